@@ -1,0 +1,79 @@
+# `make` alone lists the targets. Everything is installed into .venv, and nothing outside it but by
+# `make lab`. Another Python beside it: make setup PYTHON=/path/to/python3.12 VENV=.venv312
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# A name on PATH may be a version manager's shim that refuses to start, so each is tried.
+PYTHON ?= $(shell for p in python3.11 python3.12; do $$p -c pass 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+LAB_INSTALLED := $(VENV)/.installed-lab
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo -E)
+
+# The interpreter comes from the machine: a silent download would test another than the one named.
+export UV_PYTHON_DOWNLOADS := never
+# The machine may trust an authority of its own, as pip does by its settings.
+export UV_SYSTEM_CERTS := true
+# Compiled now, so that no dependency's syntax warning appears in the first run of the tests, where
+# warnings are errors.
+export UV_COMPILE_BYTECODE := true
+# uv takes two seconds where pip takes thirty: the machine's own, else the locked one. Where neither
+# reaches a registry pip may, since uv does not read pip's settings.
+UV = $$(uv --version >/dev/null 2>&1 && echo uv || { test -x $(BIN)/uv && echo $(BIN)/uv; } || echo false)
+PIP = $(PYTHON) -m pip --quiet --python $(BIN)/python
+install = $(UV) pip install --quiet --python $(BIN)/python $(1) || $(PIP) install $(1)
+# Writes one distribution's entry of a lock, with its hashes, to a lock of its own in the venv.
+entry = awk '/^[a-z]/ { wanted = /^$(1)==/ } wanted' $(2) >$(VENV)/$(1).lock
+
+.PHONY: help setup lab demo test lint bench e2e lock
+help: ## List the targets
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+
+setup: $(INSTALLED) ## Install Flatline and its tools into .venv, as locked
+
+$(INSTALLED): requirements.lock pyproject.toml $(BIN)/python
+	@$(call entry,uv,requirements.lock)
+	@test $(UV) != false || $(PIP) install --only-binary :all: --require-hashes -r $(VENV)/uv.lock || true
+	@$(call install,--require-hashes -r requirements.lock)
+	@$(call install,--no-deps --no-build-isolation -e .)
+	@touch $@
+
+# Without pip, which Debian splits off: the machine's own pip or uv installs into it.
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Flatline needs Python 3.11 or 3.12. Name one: make setup PYTHON=/path/to/it"; exit 1; }
+	@$(PYTHON) -m venv --without-pip $(VENV)
+
+lab: $(LAB_INSTALLED) ## Install what the integration tests need of the machine (Debian, root)
+$(LAB_INSTALLED): $(INSTALLED) requirements-node.lock deploy/lab/packages
+	@$(SUDO) deploy/lab/packages kafka
+	@$(SUDO) deploy/lab/packages libvirt
+	@$(call entry,libvirt-python,requirements-node.lock)
+	@$(call install,--require-hashes -r $(VENV)/libvirt-python.lock)
+	@touch $@
+
+demo: setup ## Watch 200 simulated VMs fail and be repaired; ends by itself
+	@$(BIN)/flatline demo
+
+# In CI every test is required; elsewhere what the machine cannot run is left out and named.
+test: setup $(if $(CI),lab) ## Run all tests
+	@$(BIN)/pytest
+
+e2e: setup $(if $(CI),lab) ## Run the tests with a real broker and real guests alone
+	@$(BIN)/pytest -m "kafka and libvirt"
+
+lint: setup ## Check format, style, types and import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+bench: setup ## Measure; tables on the screen, figures in reports/
+	@for path in benchmarks/bench_*.py; do $(BIN)/python -m benchmarks.$$(basename "$$path" .py); done
+
+COMPILE = $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11
+lock: setup ## Resolve both locks anew
+	@$(COMPILE) --extra dev pyproject.toml -o requirements.lock
+	@$(COMPILE) --group node -c requirements.lock -o requirements-node.lock

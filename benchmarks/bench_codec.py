@@ -1,0 +1,132 @@
+"""What a frame of 200 VMs costs on the wire and in CPU, beside other encodings of it.
+
+Every contestant starts and ends with the arrays the collector and the engine work on, and
+gives back every value; that it does is checked in the same run.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from benchmarks.report import report
+from benchmarks.timing import alternate
+from benchmarks.workloads import fleet_frame
+from engine.wire import metrics
+from engine.wire.frame import UUID_BYTES, Frame, Header, VmRows, decode_frame, encode_frame
+from models.kernels.columns import widen
+
+VMS = 200
+# µs a frame, µs a frame, bytes a VM-sample.
+ENCODE_GOAL_US, DECODE_GOAL_US, SIZE_GOAL_BYTES = 8.0, 10.0, 130.0
+
+Codec = tuple[Callable[[Frame], bytes], Callable[[bytes], VmRows]]
+
+_NAMES = [metric.name for metric in (*metrics.INTEGERS, *metrics.GAUGES)]
+_Row = msgspec.defstruct(
+    "Row",
+    [
+        ("uuid", bytes),
+        *((metric.name, int) for metric in metrics.INTEGERS),
+        *((metric.name, float | None) for metric in metrics.GAUGES),
+    ],
+)
+_Table = msgspec.defstruct("Table", [("header", Header), ("rows", list[_Row])])  # type: ignore[valid-type]
+
+
+class _Raw(msgspec.Struct):
+    header: Header
+    uuids: bytes
+    integers: bytes
+    gauges: bytes
+
+
+def row_objects(encoder: Any, decoder: Any) -> Codec:  # noqa: ANN401
+    """Return the codec most people would write: a list of objects with named fields."""
+
+    def encode(frame: Frame) -> bytes:
+        rows = frame.rows
+        gauges = np.where(np.isnan(rows.gauges), None, rows.gauges.astype(object))  # type: ignore[call-overload]
+        values = zip(rows.integers.T.tolist(), gauges.T.tolist(), strict=True)
+        objects = [_Row(rows.vm(vm), *ints, *floats) for vm, (ints, floats) in enumerate(values)]
+        encoded: bytes = encoder.encode(_Table(frame.header, objects))
+        return encoded
+
+    def decode(value: bytes) -> VmRows:
+        rows = decoder.decode(value).rows
+        table = [msgspec.structs.astuple(row)[1:] for row in rows]
+        count = len(metrics.INTEGERS)
+        return VmRows(
+            uuids=b"".join(row.uuid for row in rows),
+            integers=np.array([row[:count] for row in table], np.uint64).T,
+            missing=None,
+            gauges=np.array([row[count:] for row in table], np.float32).T,
+        )
+
+    return encode, decode
+
+
+def raw_columns() -> Codec:
+    """Return the codec that copies: every column in 8 bytes a value."""
+    encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(_Raw)
+
+    def encode(frame: Frame) -> bytes:
+        rows = frame.rows
+        raw = _Raw(frame.header, rows.uuids, rows.integers.tobytes(), rows.gauges.tobytes())
+        return encoder.encode(raw)
+
+    def decode(value: bytes) -> VmRows:
+        raw = decoder.decode(value)
+        size = len(raw.uuids) // UUID_BYTES
+        integers = np.frombuffer(raw.integers, np.uint64).reshape(-1, size)
+        gauges = np.frombuffer(raw.gauges, np.float32).reshape(-1, size)
+        return VmRows(uuids=raw.uuids, integers=integers, missing=None, gauges=gauges)
+
+    return encode, decode
+
+
+CODECS: dict[str, Codec] = {
+    "flatline, engine (compiled)": (encode_frame, lambda value: decode_frame(value, widen).rows),
+    "flatline, node (NumPy)": (encode_frame, lambda value: decode_frame(value).rows),
+    "raw columns of 8 bytes": raw_columns(),
+    "msgpack row objects": row_objects(msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(_Table)),
+    "JSON row objects": row_objects(msgspec.json.Encoder(), msgspec.json.Decoder(_Table)),
+}
+
+
+def main() -> None:
+    """Measure and report."""
+    frame = fleet_frame(VMS)
+    values = {name: encode(frame) for name, (encode, _) in CODECS.items()}
+    encoding = alternate({name: lambda e=c[0]: e(frame) for name, c in CODECS.items()})  # type: ignore[misc]
+    decoding = alternate(
+        {name: lambda d=c[1], v=values[name]: d(v) for name, c in CODECS.items()}  # type: ignore[misc]
+    )
+    rows: list[dict[str, str | int | float | bool | None]] = [
+        {
+            "codec": name,
+            "encode_us": encoding[name] * 1e6,
+            "decode_us": decoding[name] * 1e6,
+            "encode_us_per_vm_sample": encoding[name] * 1e6 / VMS,
+            "decode_us_per_vm_sample": decoding[name] * 1e6 / VMS,
+            "bytes_per_vm_sample": len(values[name]) / VMS,
+            "lossless": decode(values[name]) == frame.rows,
+        }
+        for name, (_, decode) in CODECS.items()
+    ]
+    own = rows[0]
+    report(
+        "codec",
+        claim=f"A frame of {VMS} VMs, {len(_NAMES)} metrics: goals {ENCODE_GOAL_US:g} µs to"
+        f" encode, {DECODE_GOAL_US:g} to decode, {SIZE_GOAL_BYTES:g} bytes a VM-sample",
+        rows=rows,
+        goals_met=all(row["lossless"] is True for row in rows)
+        and float(own["encode_us"] or 0) <= ENCODE_GOAL_US
+        and float(own["decode_us"] or 0) <= DECODE_GOAL_US
+        and float(own["bytes_per_vm_sample"] or 0) <= SIZE_GOAL_BYTES,
+    )
+
+
+if __name__ == "__main__":
+    main()

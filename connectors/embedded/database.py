@@ -1,0 +1,92 @@
+"""How a SQLite file of Flatline is opened, and what its failures mean."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from engine.errors import LogUnreachable, StateUnwritable
+
+# Another process holds a write transaction for the time of one fsync; a wait blocks the whole
+# event loop, so it ends well within the 5 s that an agent grants its barrier.
+_BUSY_WAIT_S: Final = 2.0
+
+# A file that grew while a reader pinned it is cut back to this at the next checkpoint.
+_WAL_LIMIT_BYTES: Final = 16 << 20
+
+
+def connect(path: Path | None, *, durable: bool) -> sqlite3.Connection:
+    """Return a connection in autocommit mode; None opens a database in memory.
+
+    Parameters
+    ----------
+    path
+        The file; its folder must exist.
+    durable
+        Whether a commit waits for the disk (`synchronous=FULL`). Without it a commit outlives
+        the process but not a power cut (sqlite.org/pragma.html#pragma_synchronous).
+
+    Raises
+    ------
+    StateUnwritable
+        The file cannot be opened, or is not a database.
+    """
+    try:
+        if path is None:
+            return sqlite3.connect(":memory:", isolation_level=None)
+        connection = sqlite3.connect(path, timeout=_BUSY_WAIT_S, isolation_level=None)
+        connection.execute("PRAGMA journal_mode=WAL").close()
+        connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}").close()
+        connection.execute(f"PRAGMA journal_size_limit={_WAL_LIMIT_BYTES}").close()
+    except sqlite3.DatabaseError as error:
+        raise StateUnwritable(
+            f"{path} cannot be opened: {error}. Check its owner, its rights and the free space; "
+            "if it is damaged, move it away and a new one is made"
+        ) from error
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, where: Path | None) -> Iterator[None]:
+    """Commit what the block wrote, or leave nothing of it.
+
+    Raises
+    ------
+    LogUnreachable
+        Nothing was written: the disk is full or failing, or somebody holds the file.
+    StateUnwritable
+        The file may not be written by this user.
+    """
+    with failures_named(where):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+@contextmanager
+def failures_named(where: Path | None) -> Iterator[None]:
+    """Turn SQLite's errors into Flatline's, with the file and what to do."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        name = where or "the log in memory"
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
+            raise StateUnwritable(
+                f"{name} may not be written: {error}. Give the folder to the user of this process"
+            ) from error
+        if code == sqlite3.SQLITE_FULL:
+            raise LogUnreachable(
+                f"{name} was not written: {error}. Free some space; the record may be sent again"
+            ) from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise LogUnreachable(
+                f"{name} was not written: another process held it for {_BUSY_WAIT_S} s"
+            ) from error
+        raise LogUnreachable(f"{name} does not work: {error}. Check the disk") from error

@@ -1,0 +1,101 @@
+"""Where an agent's ledger stands: one SQLite file that waits for the disk at each entry."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from connectors.embedded.database import connect, failures_named, transaction
+from connectors.embedded.lock import FileLock, holder_of
+from engine.errors import AlreadyRunning, LogUnreachable, StateUnwritable
+
+
+class EmbeddedLedger:
+    """`engine.ports.LedgerStore` on SQLite, held by one process at a time.
+
+    Parameters
+    ----------
+    path
+        The ledger's file, its folder is created if absent; None keeps it in memory.
+
+    Raises
+    ------
+    AlreadyRunning
+        Another agent of this node has it.
+    StateUnwritable
+        The folder cannot be written, or the file is no ledger.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._lock = None if path is None else _take(path)
+        try:
+            self._connection = connect(path, durable=True)
+            with _unwritable(path), transaction(self._connection, path):
+                self._connection.execute(
+                    "CREATE TABLE IF NOT EXISTS entry(id INTEGER PRIMARY KEY, value BLOB NOT NULL)"
+                )
+        except BaseException:
+            self._release()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def append(self, entry: bytes) -> None:
+        """See `engine.ports.LedgerStore`."""
+        with _unwritable(self._path), transaction(self._connection, self._path):
+            self._connection.execute("INSERT INTO entry(value) VALUES (?)", (entry,))
+
+    def entries(self) -> Sequence[bytes]:
+        """See `engine.ports.LedgerStore`."""
+        with _unwritable(self._path), failures_named(self._path):
+            rows = self._connection.execute("SELECT value FROM entry ORDER BY id").fetchall()
+        return tuple(value for (value,) in rows)
+
+    def close(self) -> None:
+        """Give the ledger back; the next agent may take it."""
+        self._connection.close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _take(path: Path) -> FileLock:
+    guard = path.with_name(f"{path.name}.lock")
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        lock = FileLock.take(guard)
+    except OSError as error:
+        raise StateUnwritable(
+            f"the ledger's folder {path.parent} cannot be used: {error.strerror or error}. "
+            "Create it for the user of the agent"
+        ) from error
+    if lock is None:
+        raise AlreadyRunning(
+            f"{holder_of(guard)} holds the ledger {path}: an agent already runs on this node. "
+            "Stop that one first"
+        )
+    return lock
+
+
+@contextmanager
+def _unwritable(path: Path | None) -> Iterator[None]:
+    """Name every failure for what it means to an agent: it must not act."""
+    try:
+        yield
+    except LogUnreachable as error:
+        raise StateUnwritable(
+            f"the ledger is not durable, so nothing may be done: {error}"
+        ) from error

@@ -1,0 +1,53 @@
+"""A lock that at most one process holds and that dies with its holder."""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Self
+
+
+class FileLock:
+    """An exclusive `flock` on a file, given back by the kernel when the holder is killed.
+
+    The lock belongs to the open file, so two holders in one process exclude each other too.
+    The file stays when the lock goes: deleting it would let two processes lock two files of
+    the same name.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    @classmethod
+    def take(cls, path: Path) -> Self | None:
+        """Return the lock, or None when somebody else holds it.
+
+        Raises
+        ------
+        OSError
+            The file cannot be created.
+        """
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        # For the person who asks who holds it; nothing reads it back as truth.
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+        return cls(descriptor)
+
+    def release(self) -> None:
+        """Let the next one in; a second call does nothing."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def holder_of(path: Path) -> str:
+    """Return `process N` for a message, or `another process` when the file does not tell."""
+    try:
+        pid = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return "another process"
+    return f"process {pid}" if pid else "another process"

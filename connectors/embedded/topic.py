@@ -1,0 +1,275 @@
+"""One topic of the embedded log: partitions of records in a SQLite file, or in memory.
+
+A file for each topic, so that a long write of frames never holds up an order, and so that
+each can have its own durability. Nothing here waits: every call is short and runs in the
+thread of the event loop, which lets the whole pipeline run on a loop of virtual time.
+"""
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from connectors.embedded.database import connect, failures_named, transaction
+from engine.errors import LogRefused, SettingsError
+from engine.ports import Bounds, Headers, Record
+from engine.wire.envelope import MAX_APPEND_BYTES
+from engine.wire.topics import Topic
+
+# A record's row id is its partition and offset in one number: appends are one B-tree step and
+# a partition is a range. 2^40 records a partition last 34,000 years at one each microsecond.
+_OFFSET_BITS: Final = 40
+
+# One poll hands over at most this much, so that no reader holds the event loop for long.
+_BATCH_BYTES: Final = 4 << 20
+
+# Age is looked at once per this share of the retention, as log time passes: a record may
+# outlive it by that much, and an append stays one write.
+_SWEEPS_PER_RETENTION: Final = 100
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS record(
+    position INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, size INTEGER NOT NULL,
+    key BLOB NOT NULL, headers BLOB, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS partition(
+    number INTEGER PRIMARY KEY, earliest INTEGER NOT NULL, next INTEGER NOT NULL,
+    time_ms INTEGER NOT NULL, bytes INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS progress(
+    consumer TEXT NOT NULL, partition INTEGER NOT NULL, next INTEGER NOT NULL,
+    PRIMARY KEY (consumer, partition));
+CREATE TABLE IF NOT EXISTS origin(id TEXT NOT NULL);
+"""
+_KEY_INDEX: Final = "CREATE INDEX IF NOT EXISTS record_key ON record(key, position)"
+
+_pack_headers = msgspec.msgpack.Encoder().encode
+_unpack_headers = msgspec.msgpack.Decoder(tuple[tuple[str, bytes], ...]).decode
+
+
+class TopicStore:
+    """What one topic holds, and how far its consumer groups have come.
+
+    Parameters
+    ----------
+    path
+        The topic's file; None keeps it in memory.
+    partitions
+        Fixed when the file is made, because the partition of a key depends on it.
+
+    Raises
+    ------
+    SettingsError
+        The file was made with another number of partitions.
+    StateUnwritable
+        The file cannot be opened.
+    """
+
+    def __init__(self, path: Path | None, topic: Topic, *, partitions: int) -> None:
+        self.topic = topic
+        self.partitions = partitions
+        self._path = path
+        self._sweep_due_ms = dict.fromkeys(range(partitions), 0)
+        self._connection = connect(path, durable=topic.durable)
+        try:
+            self.id = self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _prepare(self) -> str:
+        """Create what is missing and return the random id that this file was born with."""
+        execute = self._connection.execute
+        with transaction(self._connection, self._path):
+            for statement in _SCHEMA.split(";"):
+                execute(statement)
+            if self.topic.compacted:
+                execute(_KEY_INDEX)
+            (count,) = execute("SELECT count(*) FROM partition").fetchone()
+            if count == 0:
+                rows = [(number,) for number in range(self.partitions)]
+                self._connection.executemany("INSERT INTO partition VALUES (?, 0, 0, 0, 0)", rows)
+                execute("INSERT INTO origin VALUES (?)", (secrets.token_hex(16),))
+            elif count != self.partitions:
+                raise SettingsError(
+                    f"{self._path} was made with {count} partitions and the settings say "
+                    f"{self.partitions}: a key would change its partition. Set log.partitions to "
+                    f"{count}, or begin in an empty folder"
+                )
+            (identity,) = execute("SELECT id FROM origin").fetchone()
+        return str(identity)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._connection.close()
+
+    def append(
+        self,
+        partition: int,
+        *,
+        key: bytes,
+        value: bytes,
+        headers: Headers,
+        time_ms: int,
+    ) -> int:
+        """Write one record and return its offset; a time before the last one becomes the last.
+
+        Raises
+        ------
+        LogRefused
+            The record is larger than any log of Flatline takes.
+        LogUnreachable, StateUnwritable
+            Nothing was written.
+        """
+        packed = _pack_headers(headers) if headers else None
+        size = len(key) + len(value) + len(packed or b"")
+        if size > MAX_APPEND_BYTES:
+            raise LogRefused(
+                f"a record of {size} bytes for {self.topic.name} is over the limit of "
+                f"{MAX_APPEND_BYTES}"
+            )
+        execute = self._connection.execute
+        with transaction(self._connection, self._path):
+            earliest, offset, last_ms, held = execute(
+                "SELECT earliest, next, time_ms, bytes FROM partition WHERE number = ?",
+                (partition,),
+            ).fetchone()
+            time_ms = max(time_ms, last_ms)
+            position = _position(partition, offset)
+            if self.topic.compacted:
+                # Nothing else bounds a compacted topic: its keys do.
+                execute(
+                    "DELETE FROM record WHERE key = ? AND position >= ? AND position < ?",
+                    (key, _position(partition, 0), position),
+                )
+            execute(
+                "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?)",
+                (position, time_ms, size, key, packed, value),
+            )
+            held += size
+            if not self.topic.compacted and self._is_trim_due(partition, time_ms, held):
+                earliest, held = self._trim(partition, time_ms, earliest, held)
+            execute(
+                "UPDATE partition SET earliest = ?, next = ?, time_ms = ?, bytes = ? "
+                "WHERE number = ?",
+                (earliest, offset + 1, time_ms, held, partition),
+            )
+        return int(offset)
+
+    def _is_trim_due(self, partition: int, time_ms: int, held: int) -> bool:
+        if held > self.topic.retention_bytes:
+            return True
+        return self.topic.retention_s is not None and time_ms >= self._sweep_due_ms[partition]
+
+    def _trim(self, partition: int, time_ms: int, earliest: int, held: int) -> tuple[int, int]:
+        """Drop the oldest records until both limits hold; the newest one always stays.
+
+        Age counts from the newest record and not from the wall clock, so that a copy of an
+        old log keeps what the original kept.
+        """
+        oldest_ms = 0
+        if self.topic.retention_s is not None:
+            oldest_ms = time_ms - self.topic.retention_s * 1000
+            step_ms = self.topic.retention_s * 1000 // _SWEEPS_PER_RETENTION
+            self._sweep_due_ms[partition] = time_ms + step_ms
+        keep = _position(partition, earliest)
+        rows = self._connection.execute(
+            "SELECT position, time_ms, size FROM record WHERE position >= ? AND position < ? "
+            "ORDER BY position",
+            (keep, _position(partition + 1, 0)),
+        )
+        for position, record_ms, size in rows:
+            keep = position
+            if record_ms >= oldest_ms and held <= self.topic.retention_bytes:
+                break
+            held -= size
+        else:
+            held += size
+        rows.close()
+        self._connection.execute(
+            "DELETE FROM record WHERE position >= ? AND position < ?",
+            (_position(partition, 0), keep),
+        )
+        return _offset(keep), held
+
+    def read(self, partition: int, *, offset: int, stop: int, max_records: int) -> list[Record]:
+        """Return records from `offset` up to, and not including, offset `stop`.
+
+        At most `max_records`, and fewer when they are large; empty only if there is none.
+        """
+        records: list[Record] = []
+        size = 0
+        with failures_named(self._path):
+            rows = self._connection.execute(
+                "SELECT position, time_ms, size, key, headers, value FROM record "
+                "WHERE position >= ? AND position < ? ORDER BY position LIMIT ?",
+                (_position(partition, max(offset, 0)), _position(partition, stop), max_records),
+            )
+            for position, time_ms, length, key, packed, value in rows:
+                headers = _unpack_headers(packed) if packed else ()
+                records.append(
+                    Record(
+                        self.topic.name, partition, _offset(position), time_ms, key, value, headers
+                    )
+                )
+                size += length
+                if size >= _BATCH_BYTES:
+                    break
+            rows.close()
+        return records
+
+    def bounds(self, partition: int) -> Bounds:
+        """Return the earliest and the next offset of a partition."""
+        with failures_named(self._path):
+            row = self._connection.execute(
+                "SELECT earliest, next FROM partition WHERE number = ?", (partition,)
+            ).fetchone()
+        return Bounds(*row)
+
+    def offset_at(self, partition: int, *, time_ms: int) -> int:
+        """Return the first offset whose append time is ≥ `time_ms`, else the end.
+
+        Found by halving, as times never go back within a partition.
+        """
+        low, high = self.bounds(partition)
+        found = high
+        with failures_named(self._path):
+            while low < high:
+                middle = (low + high) // 2
+                row = self._connection.execute(
+                    "SELECT position, time_ms FROM record WHERE position >= ? AND position < ? "
+                    "ORDER BY position LIMIT 1",
+                    (_position(partition, middle), _position(partition, high)),
+                ).fetchone()
+                # Compaction leaves gaps, so the record found may stand after the middle.
+                if row is None:
+                    high = middle
+                elif row[1] >= time_ms:
+                    found, high = _offset(row[0]), middle
+                else:
+                    low = _offset(row[0]) + 1
+        return found
+
+    def committed(self, group: str) -> dict[int, int]:
+        """Return the next offset to read of each partition that `group` ever committed."""
+        with failures_named(self._path):
+            rows = self._connection.execute(
+                "SELECT partition, next FROM progress WHERE consumer = ?", (group,)
+            ).fetchall()
+        return dict(rows)
+
+    def commit(self, group: str, next_offsets: Mapping[int, int]) -> None:
+        """Remember where a successor of `group` starts."""
+        with transaction(self._connection, self._path):
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO progress VALUES (?, ?, ?)",
+                [(group, partition, offset) for partition, offset in next_offsets.items()],
+            )
+
+
+def _position(partition: int, offset: int) -> int:
+    return partition << _OFFSET_BITS | offset
+
+
+def _offset(position: int) -> int:
+    return position & ((1 << _OFFSET_BITS) - 1)

@@ -1,0 +1,1 @@
+"""What operators and monitors ask over HTTP: alive, ready, metrics."""

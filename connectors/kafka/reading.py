@@ -1,0 +1,241 @@
+"""Reads Kafka without a consumer group: barriers, tails, bounds and moments."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, Self
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from connectors.kafka.config import KafkaConfig
+from connectors.kafka.failures import named
+from connectors.kafka.pacing import Reach
+from connectors.kafka.security import client_settings
+from engine.errors import LogUnreachable
+from engine.ports import Bounds, Record
+
+# An agent gives its barrier 5 s; a question that took longer is of no use to it.
+_ANSWER_TIMEOUT_MS: Final = 5_000
+
+# The reader of barriers asks for the next batch before it knows that it has reached the end;
+# the broker holds such a request for this long, and the next question waits behind it.
+_BARRIER_WAIT_MS: Final = 10
+
+# One record of the largest size and a batch of small ones both fit; more only fills memory.
+FETCH_BYTES: Final = 4 << 20
+
+_TAIL_RECORDS: Final = 1000
+_TAIL_WAIT_S: Final = 1.0
+
+_CLOSE_TIMEOUT_S: Final = 5.0
+
+
+def make_consumer(config: KafkaConfig, **settings: object) -> AIOKafkaConsumer:
+    """Return a consumer that commits nothing by itself and falls back to the earliest record."""
+    return AIOKafkaConsumer(
+        **client_settings(config),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=FETCH_BYTES,
+        **settings,
+    )
+
+
+async def start_consumer(consumer: AIOKafkaConsumer, doing: str) -> None:
+    """Connect, or leave nothing open."""
+    try:
+        with named(doing):
+            await consumer.start()
+    except BaseException:
+        await stop_consumer(consumer)
+        raise
+
+
+async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Leave the group and disconnect; a broker that is away is not waited for."""
+    try:
+        # A consumer that was started in this very turn of the loop holds tasks that have not
+        # begun; aiokafka awaits them after it cancelled them, and lets their cancellation out.
+        await asyncio.sleep(0)
+        async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+            await consumer.stop()
+    except (TimeoutError, KafkaError):
+        await consumer._client.close()  # noqa: SLF001 - stop() closes it last
+    except asyncio.CancelledError:
+        # aiokafka cancels its own fetch, and when that was pausing after a failure the
+        # cancellation comes out here although nobody cancelled this task.
+        await consumer._client.close()  # noqa: SLF001
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+
+
+def to_record(topic: str, raw: ConsumerRecord) -> Record:
+    """Return one of aiokafka's records as the port's; what Kafka knows as null is empty."""
+    return Record(
+        topic=topic,
+        partition=raw.partition,
+        offset=raw.offset,
+        time_ms=raw.timestamp,
+        key=raw.key or b"",
+        value=raw.value or b"",
+        headers=tuple((name, value or b"") for name, value in raw.headers),
+    )
+
+
+class Reader:
+    """Asks one shared connection about partitions, and opens one more for each tail.
+
+    Topics are named as declared; the installation's prefix is added here.
+    """
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self._config = config
+        self._consumer: AIOKafkaConsumer = None
+        self._one_at_a_time = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Connect."""
+        self._consumer = make_consumer(
+            self._config,
+            group_id=None,
+            request_timeout_ms=_ANSWER_TIMEOUT_MS,
+            fetch_max_wait_ms=_BARRIER_WAIT_MS,
+        )
+        Reach("reader").calm(self._consumer._client)  # noqa: SLF001
+        await start_consumer(self._consumer, "connecting the reader")
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._consumer is not None:
+            await stop_consumer(self._consumer)
+
+    def _at(self, topic: str, partition: int) -> TopicPartition:
+        return TopicPartition(self._config.topic_prefix + topic, partition)
+
+    async def ends(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+        """Return the next offset of each partition."""
+        asked = [self._at(topic, number) for number in partitions]
+        with named(f"asking for the ends of {topic}"):
+            async with asyncio.timeout(_ANSWER_TIMEOUT_MS / 1000):
+                found = await self._consumer.end_offsets(asked)
+        return {at.partition: offset for at, offset in found.items()}
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        """Return the earliest and the next offset."""
+        at = self._at(topic, partition)
+        with named(f"asking for the bounds of {topic}/{partition}"):
+            async with asyncio.timeout(_ANSWER_TIMEOUT_MS / 1000):
+                earliest = await self._consumer.beginning_offsets([at])
+                end = await self._consumer.end_offsets([at])
+        return Bounds(earliest[at], end[at])
+
+    async def offset_at(self, topic: str, partition: int, *, time_ms: int) -> int:
+        """Return the first offset whose append time is ≥ `time_ms`, else the end."""
+        at = self._at(topic, partition)
+        with named(f"asking {topic}/{partition} for a moment"):
+            async with asyncio.timeout(_ANSWER_TIMEOUT_MS / 1000):
+                found = (await self._consumer.offsets_for_times({at: max(0, time_ms)}))[at]
+        return (await self.bounds(topic, partition)).end if found is None else int(found.offset)
+
+    async def committed(
+        self, topic: str, *, group: str, partitions: Collection[int]
+    ) -> Mapping[int, int]:
+        """Return where each partition's next member of `group` starts, the earliest if nowhere."""
+        asked = [self._at(topic, number) for number in partitions]
+        admin = AIOKafkaAdminClient(**client_settings(self._config))
+        try:
+            with named(f"asking for the progress of {group}"):
+                await admin.start()
+                found = await admin.list_consumer_group_offsets(group, partitions=asked)
+        finally:
+            await admin.close()
+        starts = {at.partition: position.offset for at, position in found.items()}
+        for number in partitions:
+            if starts.get(number, -1) < 0:
+                starts[number] = (await self.bounds(topic, number)).earliest
+        return starts
+
+    async def read_to_end(self, topic: str, partition: int, *, offset: int) -> list[Record]:
+        """Return every record from `offset` to the end as it stands now."""
+        at = self._at(topic, partition)
+        async with self._one_at_a_time:
+            earliest, end = await self.bounds(topic, partition)
+            start = max(offset, earliest)
+            if start >= end:
+                return []
+            consumer = self._consumer
+            consumer.assign([at])
+            try:
+                consumer.seek(at, start)
+                return await self._collect(topic, at, end)
+            finally:
+                # Else the idle consumer would ask for the next record a hundred times a second.
+                consumer.unsubscribe()
+
+    async def _collect(self, topic: str, at: TopicPartition, end: int) -> list[Record]:
+        records: list[Record] = []
+        with named(f"reading {topic}/{at.partition} to its end"):
+            while await self._consumer.position(at) < end:
+                batches = await self._consumer.getmany(at, timeout_ms=_ANSWER_TIMEOUT_MS)
+                if not batches and await self._consumer.position(at) < end:
+                    raise LogUnreachable(
+                        f"reading {topic}/{at.partition} to its end: nothing came within "
+                        f"{_ANSWER_TIMEOUT_MS} ms"
+                    )
+                records += [
+                    to_record(topic, raw) for raw in batches.get(at, ()) if raw.offset < end
+                ]
+        return records
+
+    @asynccontextmanager
+    async def tail(
+        self, topic: str, partition: int, *, offset: int
+    ) -> AsyncIterator[AsyncIterator[Sequence[Record]]]:
+        """Follow one partition on a connection of its own."""
+        earliest, end = await self.bounds(topic, partition)
+        at = self._at(topic, partition)
+        consumer = make_consumer(self._config, group_id=None)
+        reach = Reach(f"tail of {topic}/{partition}")
+        reach.calm(consumer._client)  # noqa: SLF001
+        await start_consumer(consumer, f"following {topic}/{partition}")
+        try:
+            consumer.assign([at])
+            # Beyond the end Kafka would start over at the earliest.
+            consumer.seek(at, min(max(offset, earliest), end))
+            yield _Tail(topic, consumer, reach, self._config.away_limit_s)
+        finally:
+            await stop_consumer(consumer)
+
+
+class _Tail:
+    """Follows one partition; an object and not a generator, so that a cancelled wait is no end."""
+
+    def __init__(
+        self, topic: str, consumer: AIOKafkaConsumer, reach: Reach, away_limit_s: float
+    ) -> None:
+        self._topic = topic
+        self._consumer = consumer
+        self._reach = reach
+        self._away_limit_s = away_limit_s
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Sequence[Record]:
+        while True:
+            raise_if_away(self._reach, self._away_limit_s)
+            with named(f"following {self._topic}"):
+                batches = await self._consumer.getmany(
+                    timeout_ms=int(_TAIL_WAIT_S * 1000), max_records=_TAIL_RECORDS
+                )
+            for batch in batches.values():
+                return [to_record(self._topic, raw) for raw in batch]
+
+
+def raise_if_away(reach: Reach, limit_s: float) -> None:
+    """Raise `LogUnreachable` when no broker has answered for longer than is bridged."""
+    if reach.away_s > limit_s:
+        raise LogUnreachable(f"Kafka has not answered for {reach.away_s:.0f} s")

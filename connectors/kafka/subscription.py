@@ -1,0 +1,197 @@
+"""A consumer group's member on plain aiokafka."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import CommitFailedError, IllegalStateError
+
+from connectors.kafka.config import KafkaConfig
+from connectors.kafka.failures import named
+from connectors.kafka.pacing import Reach
+from connectors.kafka.progress import Progress
+from connectors.kafka.reading import (
+    Reader,
+    make_consumer,
+    raise_if_away,
+    start_consumer,
+    stop_consumer,
+    to_record,
+)
+from engine.errors import LogError, LogRefused
+from engine.ports import Delivery, Record
+
+# Often enough that a stall is known within a sixth of its limit more.
+CHECK_EVERY_S: Final = 10.0
+
+# Three heartbeats may be lost before the session ends.
+HEARTBEATS_PER_SESSION: Final = 4
+
+# A role that takes longer over one batch than this loses its partitions to another member:
+# longer than any snapshot load, shorter than an operator's patience.
+MAX_POLL_INTERVAL_S: Final = 300.0
+
+_log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def plain_subscription(
+    config: KafkaConfig, reader: Reader, topic: str, *, group: str
+) -> AsyncIterator["PlainSubscription"]:
+    """Join `group` on `topic` for the length of the block."""
+    member = config.topic_prefix + group
+    consumer = make_consumer(
+        config,
+        group_id=member,
+        group_instance_id=config.instance_id,
+        session_timeout_ms=int(config.session_timeout_s * 1000),
+        heartbeat_interval_ms=int(config.session_timeout_s * 1000 / HEARTBEATS_PER_SESSION),
+        max_poll_interval_ms=int(MAX_POLL_INTERVAL_S * 1000),
+        partition_assignment_strategy=(RoundRobinPartitionAssignor,),
+    )
+    reach = Reach(f"group {group}")
+    reach.calm(consumer._client)  # noqa: SLF001
+    subscription = PlainSubscription(config, consumer, reach, topic=topic, group=group)
+    await start_consumer(consumer, f"joining {group} on {topic}")
+    try:
+        consumer.subscribe([config.topic_prefix + topic], listener=subscription)
+        async with watched(reader, subscription.progress, topic, group=member) as failure:
+            subscription.failure = failure
+            yield subscription
+    finally:
+        subscription.leave()
+        await stop_consumer(consumer)
+
+
+class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types
+    """`engine.ports.Subscription` on one aiokafka consumer."""
+
+    def __init__(
+        self,
+        config: KafkaConfig,
+        consumer: AIOKafkaConsumer,
+        reach: Reach,
+        *,
+        topic: str,
+        group: str,
+    ) -> None:
+        self.progress = make_progress(config, topic, group=group)
+        self.failure: Callable[[], LogError | None] = lambda: None
+        self._config = config
+        self._consumer = consumer
+        self._reach = reach
+        self._topic = topic
+        self._group = group
+        self._assigned: frozenset[int] = frozenset()
+        self._generation = 1
+        self._is_member = True
+
+    def leave(self) -> None:
+        """Refuse every later call."""
+        self._is_member = False
+
+    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        """Let everything go, as the group is about to be shared out anew."""
+        if self._assigned:
+            self._generation += 1
+        self._assigned = frozenset()
+        self.progress.assign(())
+
+    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        """Take what this member holds from now on."""
+        self._assigned = frozenset(at.partition for at in assigned)
+        self.progress.assign(self._assigned)
+        _log.info("kafka_assigned", group=self._group, partitions=sorted(self._assigned))
+
+    async def poll(self, *, max_records: int, wait_s: float) -> Delivery:
+        """See `engine.ports.Subscription`."""
+        self._check()
+        records: tuple[Record, ...] = ()
+        # While the group is shared out anew, or its coordinator is away, aiokafka would wait
+        # beyond the time it was given. What it holds is handed over without an await, so the
+        # cancellation loses nothing.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(wait_s, 0.01)):
+                with named(f"reading {self._topic} for {self._group}"):
+                    batches = await self._consumer.getmany(
+                        timeout_ms=int(wait_s * 1000), max_records=max_records
+                    )
+                records = tuple(
+                    to_record(self._topic, raw)
+                    for at, batch in batches.items()
+                    if at.partition in self._assigned
+                    for raw in batch
+                )
+        self.progress.polled(records)
+        return Delivery(records, self._assigned, self._generation)
+
+    async def commit(self, next_offsets: Mapping[int, int]) -> None:
+        """See `engine.ports.Subscription`; what is no longer held is its new holder's business."""
+        self._check()
+        name = self._config.topic_prefix + self._topic
+        held = {
+            TopicPartition(name, partition): offset
+            for partition, offset in next_offsets.items()
+            if partition in self._assigned
+        }
+        if held:
+            await commit_held(self._consumer.commit(held), self._group)
+
+    def _check(self) -> None:
+        if not self._is_member:
+            raise LogRefused(f"the consumer group {self._group!r} was left; subscribe again")
+        if (failure := self.failure()) is not None:
+            raise failure
+        raise_if_away(self._reach, self._config.away_limit_s)
+
+
+async def commit_held(commit: Awaitable[None], group: str) -> None:
+    """Await a commit; that the group was shared out meanwhile only means reading some again."""
+    try:
+        with named(f"committing for {group}"):
+            await commit
+    except LogError as error:
+        if not isinstance(error.__cause__, CommitFailedError | IllegalStateError):
+            raise
+        _log.info("kafka_commit_overtaken", group=group)
+
+
+def make_progress(config: KafkaConfig, topic: str, *, group: str) -> Progress:
+    """Return the watchdog's book-keeping for one subscription."""
+    checks = max(1, round(config.stall_limit_s / CHECK_EVERY_S))
+    return Progress(f"{group} on {topic}", checks=checks)
+
+
+@asynccontextmanager
+async def watched(
+    reader: Reader, progress: Progress, topic: str, *, group: str
+) -> AsyncIterator[Callable[[], LogError | None]]:
+    """Look every few seconds whether the reader comes on; gives a function that tells."""
+    stalled: list[LogError] = []
+
+    async def watch() -> None:
+        while not stalled:
+            await asyncio.sleep(CHECK_EVERY_S)
+            try:
+                if unknown := progress.unknown:
+                    starts = await reader.committed(topic, group=group, partitions=unknown)
+                    progress.start_at(starts)
+                ends = await reader.ends(topic, progress.partitions)
+            except LogError:
+                # Nobody is behind a log that is away; `Reach` tells of that.
+                continue
+            try:
+                progress.check(ends)
+            except LogError as error:
+                stalled.append(error)
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield lambda: stalled[0] if stalled else None
+    finally:
+        watcher.cancel()
+        await asyncio.gather(watcher, return_exceptions=True)

@@ -1,0 +1,174 @@
+"""Topics on Kafka: made from the one declared list, and compared with it."""
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from connectors.kafka.config import KafkaConfig
+from connectors.kafka.failures import meaning, named
+from connectors.kafka.security import client_settings
+from engine.wire.topics import Topic, partition_count
+
+# Kafka drops whole segments only, so a topic may outgrow its limit by one of them.
+_SEGMENTS_PER_RETENTION: Final = 8
+_SEGMENT_BYTES: Final = (16 << 20, 1 << 30)
+
+# A compacted topic is read whole at each start and before each action, so it is kept short.
+_COMPACT_WHEN_DIRTY_RATIO: Final = 0.1
+
+# A broker hears of a new topic within milliseconds; one under load was seen to take a second.
+_VISIBLE_TIMEOUT_S: Final = 10.0
+_VISIBLE_PAUSE_S: Final = 0.02
+
+
+def settings_of(topic: Topic, *, replication: int) -> dict[str, str]:
+    """Return the broker's settings for one declared topic.
+
+    Source: Kafka documentation, "Topic Configs".
+    """
+    smallest, largest = _SEGMENT_BYTES
+    segment_bytes = min(max(topic.retention_bytes // _SEGMENTS_PER_RETENTION, smallest), largest)
+    settings = {
+        # The append time is the clock of every reader; a writer's own clock must not be.
+        "message.timestamp.type": "LogAppendTime",
+        "segment.bytes": str(segment_bytes),
+        # With three copies two must have a record before it counts; with fewer, one can be lost
+        # without the log standing still.
+        "min.insync.replicas": "2" if replication >= 3 else "1",
+    }
+    if topic.compacted:
+        return settings | {
+            "cleanup.policy": "compact",
+            "min.cleanable.dirty.ratio": str(_COMPACT_WHEN_DIRTY_RATIO),
+        }
+    retention_ms = -1 if topic.retention_s is None else topic.retention_s * 1000
+    return settings | {
+        "cleanup.policy": "delete",
+        "retention.ms": str(retention_ms),
+        "retention.bytes": str(topic.retention_bytes),
+    }
+
+
+async def create_topics(config: KafkaConfig) -> tuple[str, ...]:
+    """Create the declared topics that are missing and return their names.
+
+    Raises
+    ------
+    LogRefused
+        This principal may not create topics.
+    LogUnreachable
+        No broker did it.
+    """
+    wanted = {config.topic_prefix + topic.name: topic for topic in config.topics}
+    async with _Admin(config) as admin:
+        with named("creating topics"):
+            existing = await _partition_counts(admin, wanted)
+            missing = [
+                NewTopic(
+                    name=name,
+                    num_partitions=partition_count(topic, config.partitions),
+                    replication_factor=config.replication,
+                    topic_configs=settings_of(topic, replication=config.replication),
+                )
+                for name, topic in wanted.items()
+                if name not in existing
+            ]
+            if not missing:
+                return ()
+            answer = await admin.create_topics(missing)
+        for name, code, *rest in answer.topic_errors:
+            kind = for_code(code)
+            # Another process of this start-up may have been faster.
+            if code != 0 and kind is not TopicAlreadyExistsError:
+                raise meaning(kind(*rest), f"creating topic {name}")
+        await _wait_until_visible(admin, wanted)
+    return tuple(topic.name for topic in missing)
+
+
+async def partition_counts(config: KafkaConfig) -> tuple[str, dict[str, int]]:
+    """Return the cluster's id, and the partitions of each declared topic that is visible.
+
+    A topic is absent from the answer if it does not exist or this principal may not see it.
+    """
+    async with _Admin(config) as admin:
+        with named("describing topics"):
+            cluster = await admin.describe_cluster()
+            names = [config.topic_prefix + topic.name for topic in config.topics]
+            return str(cluster["cluster_id"]), await _partition_counts(admin, names)
+
+
+async def describe_problems(config: KafkaConfig) -> tuple[str, ...]:
+    """Return one sentence for each way in which the cluster differs from the declared list."""
+    wanted = {config.topic_prefix + topic.name: topic for topic in config.topics}
+    problems: list[str] = []
+    async with _Admin(config) as admin:
+        with named("describing topics"):
+            counts = await _partition_counts(admin, wanted)
+            actual = await _settings(admin, counts)
+    for name, topic in wanted.items():
+        if name not in counts:
+            problems.append(f"topic {name} is missing, or this principal may not see it")
+            continue
+        partitions = partition_count(topic, config.partitions)
+        if counts[name] != partitions:
+            problems.append(f"topic {name} has {counts[name]} partitions instead of {partitions}")
+        for setting in ("message.timestamp.type", "cleanup.policy"):
+            expected = settings_of(topic, replication=config.replication)[setting]
+            found = actual.get(name, {}).get(setting)
+            if found not in (expected, None):
+                problems.append(f"topic {name} has {setting}={found} instead of {expected}")
+    return tuple(problems)
+
+
+class _Admin:
+    """An admin client for the length of a block."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self._client = AIOKafkaAdminClient(**client_settings(config))
+
+    async def __aenter__(self) -> AIOKafkaAdminClient:
+        with named("connecting to Kafka"):
+            await self._client.start()
+        return self._client
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+
+async def _wait_until_visible(admin: AIOKafkaAdminClient, names: Collection[str]) -> None:
+    """Return when the broker asked knows the topics: the controller tells it a moment later."""
+    with named("waiting for the new topics"):
+        async with asyncio.timeout(_VISIBLE_TIMEOUT_S):
+            while True:
+                if len(await _partition_counts(admin, names)) == len(names):
+                    return
+                await asyncio.sleep(_VISIBLE_PAUSE_S)
+
+
+async def _partition_counts(admin: AIOKafkaAdminClient, names: Iterable[str]) -> dict[str, int]:
+    described = await admin.describe_topics(list(names))
+    return {
+        topic["topic"]: len(topic["partitions"]) for topic in described if not topic["error_code"]
+    }
+
+
+async def _settings(
+    admin: AIOKafkaAdminClient, names: Iterable[str]
+) -> Mapping[str, Mapping[str, str]]:
+    """Return the settings of each topic; empty where this principal may not read them."""
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    if not resources:
+        return {}
+    try:
+        answers = await admin.describe_configs(resources)
+    except KafkaError:
+        return {}
+    return {
+        name: {entry[0]: entry[1] for entry in entries}
+        for answer in answers
+        for _, _, _, name, entries in answer.resources
+    }

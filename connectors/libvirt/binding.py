@@ -1,0 +1,151 @@
+# ruff: noqa: N802, N815 -- the names are libvirt's
+"""What Flatline uses of libvirt-python, with types, and the only import of it.
+
+libvirt-python ships no types and is not part of the default install, so the library is
+loaded when the first connection is built, and what crosses from it has the shapes below.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+from engine.errors import SettingsError
+
+StatValue = int | str | bool | float
+Stats = Mapping[str, StatValue]
+
+# virErrorNumber of the answers that Flatline tells apart; the numbers are libvirt's ABI.
+ERR_NO_DOMAIN: Final = 42
+# virDomainState
+STATE_RUNNING: Final = 1
+STATE_PAUSED: Final = 3
+STATE_CRASHED: Final = 6
+# virDomainPausedReason
+PAUSED_CRASHED: Final = 10
+# virDomainJobType: what `jobInfo()[0]` is when no job runs, and when the last one is over.
+JOB_IDLE: Final = frozenset({0, 3, 4, 5})
+
+
+class Domain(Protocol):
+    """A VM as libvirt hands it out; every method but the first two may block."""
+
+    def UUID(self) -> bytes: ...
+    def ID(self) -> int: ...
+    def XMLDesc(self, flags: int = 0) -> str: ...
+    def isPersistent(self) -> int: ...
+    def jobInfo(self) -> Sequence[int]: ...
+    def state(self, flags: int = 0) -> Sequence[int]: ...
+    def reset(self, flags: int = 0) -> int: ...
+    def resume(self) -> int: ...
+    def reboot(self, flags: int = 0) -> int: ...
+    def abortJob(self) -> int: ...
+    def migrateToURI3(self, dconnuri: str, params: Mapping[str, str | int], flags: int) -> int: ...
+
+
+class Pool(Protocol):
+    """A storage pool."""
+
+    def XMLDesc(self, flags: int = 0) -> str: ...
+    def info(self) -> Sequence[int]: ...
+
+
+class Connection(Protocol):
+    """A connection to one libvirtd; safe to share between threads."""
+
+    def close(self) -> int: ...
+    def isAlive(self) -> int: ...
+    def setKeepAlive(self, interval: int, count: int) -> int: ...
+    def getCapabilities(self) -> str: ...
+    def getAllDomainStats(
+        self, stats: int = 0, flags: int = 0
+    ) -> Sequence[tuple[Domain, Stats]]: ...
+    def domainListGetStats(
+        self, doms: Sequence[Domain], stats: int = 0, flags: int = 0
+    ) -> Sequence[tuple[Domain, Stats]]: ...
+    def listAllDomains(self, flags: int = 0) -> Sequence[Domain]: ...
+    def listAllStoragePools(self, flags: int = 0) -> Sequence[Pool]: ...
+    def lookupByUUID(self, uuid: bytes) -> Domain: ...
+    def registerCloseCallback(
+        self, cb: Callable[["Connection", int, None], None], opaque: None
+    ) -> int: ...
+    def unregisterCloseCallback(self) -> int: ...
+    def domainEventRegisterAny(
+        self,
+        dom: None,
+        event: int,
+        cb: Callable[..., None],
+        opaque: None,
+        /,
+    ) -> int: ...
+    def domainEventDeregisterAny(self, callback: int, /) -> None: ...
+
+
+class Library(Protocol):
+    """The functions and constants of the libvirt module that are used here."""
+
+    libvirtError: type[Exception]
+
+    def open(self, name: str) -> Connection: ...
+    def openReadOnly(self, name: str) -> Connection: ...
+    def virEventRegisterDefaultImpl(self) -> None: ...
+    def virEventRunDefaultImpl(self) -> int: ...
+    def registerErrorHandler(self, f: Callable[[object, object], None], ctx: None) -> int: ...
+
+
+_loop_guard = threading.Lock()
+_loop_started = False
+
+
+def load() -> Library:
+    """Return the libvirt module, its event loop running in a thread of its own.
+
+    Keepalive and events work only while a loop runs, and libvirt allows one per process,
+    set up before the first connection; so the loop belongs to the module, not to a
+    connection, and runs until the process ends.
+
+    Raises
+    ------
+    SettingsError
+        libvirt-python is not installed.
+    """
+    global _loop_started
+    try:
+        import libvirt
+    except ImportError as error:
+        raise SettingsError(
+            "libvirt-python is not installed, so no hypervisor can be reached: "
+            "pip install 'flatline[libvirt]' (needs libvirt-dev, pkg-config and gcc)"
+        ) from error
+    library: Library = libvirt
+    with _loop_guard:
+        if not _loop_started:
+            # Without a handler libvirt writes every error to stderr, in no log's format.
+            library.registerErrorHandler(_ignore, None)
+            library.virEventRegisterDefaultImpl()
+            # A daemon, since a connection that is stuck must not keep the process alive.
+            threading.Thread(
+                target=_run_loop, args=(library,), name="libvirt-events", daemon=True
+            ).start()
+            _loop_started = True
+    return library
+
+
+def _ignore(_context: object, _error: object) -> None:
+    """Drop what is raised as an exception anyway."""
+
+
+def _run_loop(library: Library) -> None:
+    while True:
+        try:
+            library.virEventRunDefaultImpl()
+        except library.libvirtError:
+            # A loop that ends takes every keepalive with it; one that spins takes a core.
+            time.sleep(0.1)
+
+
+def error_code(error: Exception) -> int | None:
+    """Return libvirt's number for the error, None if it has none."""
+    read = getattr(error, "get_error_code", None)
+    code = read() if read is not None else None
+    return code if isinstance(code, int) else None

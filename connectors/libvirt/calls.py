@@ -1,0 +1,70 @@
+"""Blocking calls in threads of their own, so that nobody waits longer than asked.
+
+A call into libvirt can block for as long as a qemu does not answer, and nothing can end it
+from outside. So each runs in a daemon thread: the caller stops waiting at its deadline, the
+thread stays until the call returns, and the process can end in spite of it.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Call(Generic[T_co]):
+    """One blocking call, begun when this was built in a running event loop."""
+
+    def __init__(self, work: Callable[[], T_co], *, name: str) -> None:
+        self.begun_ns = time.monotonic_ns()
+        self._work = work
+        self._value: T_co | None = None
+        self._error: BaseException | None = None
+        self._loop = asyncio.get_running_loop()
+        self.returned: asyncio.Future[None] = self._loop.create_future()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    @property
+    def waits(self) -> bool:
+        """Whether the call has not come back yet."""
+        return not self.returned.done()
+
+    def waited_s(self) -> float:
+        """Return for how long the call has been under way."""
+        return (time.monotonic_ns() - self.begun_ns) / 1e9
+
+    def result(self) -> T_co:
+        """Return what the call returned, or raise what it raised; only after it returned."""
+        if self.waits:
+            raise RuntimeError("the call has not returned yet")
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]  # None may be the result itself
+
+    def _run(self) -> None:
+        try:
+            self._value = self._work()
+        except BaseException as error:  # noqa: BLE001 -- raised again by result()
+            self._error = error
+        try:
+            self._loop.call_soon_threadsafe(self._tell)
+        except RuntimeError:
+            return  # the loop is closed: nobody waits any more
+
+    def _tell(self) -> None:
+        if not self.returned.done():
+            self.returned.set_result(None)
+
+
+async def first_returned(calls: Iterable[Call[T]], *, patience_s: float) -> Call[T] | None:
+    """Return one of the calls that has come back, or None when `patience_s` is over."""
+    by_future = {call.returned: call for call in calls}
+    if not by_future:
+        return None
+    done, _ = await asyncio.wait(
+        by_future, timeout=max(0.0, patience_s), return_when=asyncio.FIRST_COMPLETED
+    )
+    return next((call for future, call in by_future.items() if future in done), None)

@@ -1,0 +1,255 @@
+"""Turns libvirt's bulk statistics into VM rows: the only place that knows their field names.
+
+Fields, units and traps: libvirt's `virConnectGetAllDomainStats`, and what was measured on
+libvirt 9.0 with qemu 7.2:
+
+- A VM whose monitor does not answer has `cpu.*`, `net.*` and `vcpu.N.time`, but of `block.*`
+  only the names and of `balloon.*` only the definition. What is absent is missing, never 0.
+- `vcpu.N.time` and `wait` are ns, whatever virsh's manual says; `wait` is 0 on every vCPU
+  when the kernel keeps no scheduler statistics, which is not a measurement.
+- `vcpu.N.halted` is absent on x86, where asking for it would stop the vCPU.
+- `balloon.*` beyond `current` and `rss` comes from the guest, as of `last-update`.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from connectors.libvirt.binding import Stats, StatValue
+from engine.wire.frame import VmRows
+from engine.wire.metrics import GAUGE_ROW, GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
+
+# A vCPU counts as busy from half a core on: with two spinning vCPUs on one core each still
+# counts, and what an idle guest's timers cost (a few per cent) does not.
+BUSY_RATIO: Final = 0.5
+
+_DIRTY_RATE_MEASURED: Final = 2  # virDomainDirtyRateStatus
+_MIB: Final = 1024 * 1024
+_MAX_UINT64: Final = 2**64 - 1
+
+_PLAIN: Final = {
+    "cpu_time_ns": "cpu.time",
+    "cpu_user_ns": "cpu.user",
+    "cpu_system_ns": "cpu.system",
+    "balloon_major_faults": "balloon.major_fault",
+    "balloon_current_kib": "balloon.current",
+    "balloon_rss_kib": "balloon.rss",
+    "balloon_usable_kib": "balloon.usable",
+    "vcpus": "vcpu.current",
+}
+_BLOCK_SUMS: Final = {
+    "block_rd_ns": "rd.times",
+    "block_wr_ns": "wr.times",
+    "block_fl_ns": "fl.times",
+    "block_rd_bytes": "rd.bytes",
+    "block_wr_bytes": "wr.bytes",
+    "block_rd_reqs": "rd.reqs",
+    "block_wr_reqs": "wr.reqs",
+    "block_fl_reqs": "fl.reqs",
+}
+_NET_SUMS: Final = {
+    "net_rx_bytes": "rx.bytes",
+    "net_tx_bytes": "tx.bytes",
+    "net_rx_pkts": "rx.pkts",
+    "net_tx_pkts": "tx.pkts",
+    "net_rx_errs": "rx.errs",
+    "net_tx_errs": "tx.errs",
+    "net_rx_drop": "rx.drop",
+    "net_tx_drop": "tx.drop",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One VM's statistics as libvirt returned them; `job_active` None is not asked."""
+
+    vm: bytes
+    instance: int
+    stats: Stats
+    job_active: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VcpuTimes:
+    """What the next sample needs of this one to tell how busy each vCPU was."""
+
+    instance: int
+    mono_ns: int
+    times_ns: Mapping[int, int]
+
+
+def instance_of(*, host_mark: int, domain_id: int) -> int:
+    """Return the number of this run of a VM.
+
+    libvirt numbers the VMs it starts from 1 on, anew after each boot of the node, and each
+    libvirtd for itself; the mark of host and boot tells them apart. A reset keeps the
+    number. A number can return only if the VM started last is stopped, libvirtd restarted
+    and the same VM started first: its counters then start again, which is an epoch too.
+    """
+    return (host_mark + domain_id) % 2**32
+
+
+def host_mark(*, host_uuid: str, boot_id: str) -> int:
+    """Return a number that no other libvirtd has, nor this one after a boot of the node."""
+    digest = hashlib.blake2b(f"{host_uuid}/{boot_id}".encode(), digest_size=4)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def monitor_answered(stats: Stats) -> bool:
+    """Return whether qemu's monitor was asked and answered, or libvirt told only its own part."""
+    return "balloon.rss" in stats or "dirtyrate.calc_status" in stats or "block.0.rd.reqs" in stats
+
+
+def decode(
+    readings: Sequence[Reading], previous: Mapping[bytes, VcpuTimes], *, mono_ns: int
+) -> tuple[VmRows, dict[bytes, VcpuTimes]]:
+    """Return the rows of these readings, and what the next call takes as `previous`.
+
+    Parameters
+    ----------
+    mono_ns
+        When the readings were taken, on the clock of `previous`.
+    """
+    size = len(readings)
+    integers = np.zeros((len(INTEGERS), size), np.uint64)
+    missing = np.ones((len(INTEGERS), size), np.bool_)
+    gauges = np.full((len(GAUGES), size), np.nan, np.float32)
+    current: dict[bytes, VcpuTimes] = {}
+    for column, reading in enumerate(readings):
+        times = VcpuTimes(reading.instance, mono_ns, vcpu_times(reading.stats))
+        ratios = _busy_ratios(times, previous.get(reading.vm))
+        current[reading.vm] = times
+        for name, value in _integers(reading, ratios):
+            row = INTEGER_ROW[name]
+            integers[row, column] = value
+            missing[row, column] = False
+        for name, ratio in _gauges(reading.stats, ratios):
+            gauges[GAUGE_ROW[name], column] = ratio
+    rows = VmRows(
+        uuids=b"".join(reading.vm for reading in readings),
+        integers=integers,
+        missing=missing if missing.any() else None,
+        gauges=gauges,
+    )
+    return rows, current
+
+
+def vcpu_times(stats: Stats) -> dict[int, int]:
+    """Return the CPU time in ns of each vCPU that is plugged in, by its number."""
+    return dict(_vcpu_field(stats, "time"))
+
+
+def vcpu_delays(stats: Stats) -> dict[int, int]:
+    """Return for how many ns each vCPU waited for a core, by its number; some may be absent."""
+    return dict(_vcpu_field(stats, "delay"))
+
+
+def block_total(stats: Stats, field: str) -> int | None:
+    """Return a counter summed over all disks, None when no disk tells it."""
+    return _device_total(stats, "block", field)
+
+
+def net_total(stats: Stats, field: str) -> int | None:
+    """Return a counter summed over all network cards, None when there is none."""
+    return _device_total(stats, "net", field)
+
+
+def plain_counter(stats: Stats, field: str) -> int | None:
+    """Return a value that stands for itself, None when it is absent or cannot be."""
+    return _counter(stats.get(field))
+
+
+def balloon_last_update_s(stats: Stats) -> int | None:
+    """Return when the guest last reported its memory, in s since the epoch; None is never."""
+    # 0 is how libvirt says that no report has come yet.
+    return _counter(stats.get("balloon.last-update")) or None
+
+
+def state_of(stats: Stats) -> int | None:
+    """Return the VM's state as an index of `VM_STATES`."""
+    state = _counter(stats.get("state.state"))
+    return state if state is not None and state < len(VM_STATES) else None
+
+
+def _integers(reading: Reading, ratios: Sequence[float]) -> Iterator[tuple[str, int]]:
+    """Yield what is known of the integer columns, by name."""
+    for name, value in _candidates(reading, ratios):
+        if value is not None:
+            yield name, value
+
+
+def _candidates(reading: Reading, ratios: Sequence[float]) -> Iterator[tuple[str, int | None]]:
+    stats = reading.stats
+    yield "instance", reading.instance
+    yield "state", state_of(stats)
+    yield "job_active", None if reading.job_active is None else int(reading.job_active)
+    for name, field in _PLAIN.items():
+        yield name, _counter(stats.get(field))
+    yield "balloon_last_update_s", balloon_last_update_s(stats)
+    for name, field in _BLOCK_SUMS.items():
+        yield name, _device_total(stats, "block", field)
+    for name, field in _NET_SUMS.items():
+        yield name, _device_total(stats, "net", field)
+    yield "vcpu_wait_ns", sum(wait for _, wait in _vcpu_field(stats, "wait")) or None
+    delays = [delay for _, delay in _vcpu_field(stats, "delay")]
+    yield "vcpu_delay_ns", sum(delays) if delays else None
+    halted = [value for _, value in _vcpu_field(stats, "halted", flags=True)]
+    yield "vcpus_halted", sum(halted) if halted else None
+    yield "vcpus_busy", sum(ratio >= BUSY_RATIO for ratio in ratios) if ratios else None
+
+
+def _gauges(stats: Stats, ratios: Sequence[float]) -> Iterator[tuple[str, float]]:
+    if ratios:
+        yield "vcpu_busiest_ratio", max(ratios)
+    rate = _counter(stats.get("dirtyrate.megabytes_per_second"))
+    if rate is not None and stats.get("dirtyrate.calc_status") == _DIRTY_RATE_MEASURED:
+        yield "dirty_bytes_per_s", float(rate * _MIB)
+
+
+def _busy_ratios(now: VcpuTimes, before: VcpuTimes | None) -> list[float]:
+    """Return the share of a core that each vCPU used since `before`; empty is unknown.
+
+    A run that is not the same, or a vCPU whose time went back, has no interval.
+    """
+    if before is None or before.instance != now.instance or now.mono_ns <= before.mono_ns:
+        return []
+    elapsed_ns = now.mono_ns - before.mono_ns
+    used = [
+        time_ns - before.times_ns[number]
+        for number, time_ns in now.times_ns.items()
+        if number in before.times_ns
+    ]
+    return [used_ns / elapsed_ns for used_ns in used] if all(ns >= 0 for ns in used) else []
+
+
+def _vcpu_field(stats: Stats, field: str, *, flags: bool = False) -> Iterator[tuple[int, int]]:
+    # Numbers may have holes: vCPUs are unplugged one by one.
+    for number in range(_counter(stats.get("vcpu.maximum")) or 0):
+        value = stats.get(f"vcpu.{number}.{field}")
+        count = int(value) if flags and isinstance(value, bool) else _counter(value)
+        if count is not None:
+            yield number, count
+
+
+def _device_total(stats: Stats, group: str, field: str) -> int | None:
+    values = [
+        value
+        for number in range(_counter(stats.get(f"{group}.count")) or 0)
+        if (value := _counter(stats.get(f"{group}.{number}.{field}"))) is not None
+    ]
+    total = sum(values) if values else None
+    return total if total is None or total <= _MAX_UINT64 else None
+
+
+def _counter(value: StatValue | None) -> int | None:
+    """Return an unsigned 64-bit integer; anything else is not a measurement.
+
+    libvirt has -1 for what a device does not count, and guests write their own balloon
+    statistics.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value <= _MAX_UINT64 else None

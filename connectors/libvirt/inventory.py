@@ -1,0 +1,166 @@
+"""Reads what a VM is from its definition, and where a storage pool lies from its own.
+
+The XML is what libvirtd itself wrote, checked against its schema and with no document type
+of its own: entities and external references, against which defusedxml guards, cannot occur
+in it. Whoever could forge it holds libvirtd's socket, and with it every VM.
+"""
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Final, NamedTuple
+from xml.etree import ElementTree
+
+from engine.wire.frame import InventoryItem
+
+# Operators put <flatline:vm tenant= group= flavor= actionable="yes|no"/> under <metadata>.
+NAMESPACE: Final = "https://flatline.io/xmlns/domain/1"
+_QEMU: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
+
+_UNITS_BYTES: Final = {
+    "b": 1,
+    "bytes": 1,
+    "KB": 10**3,
+    "k": 2**10,
+    "KiB": 2**10,
+    "MB": 10**6,
+    "M": 2**20,
+    "MiB": 2**20,
+    "GB": 10**9,
+    "G": 2**30,
+    "GiB": 2**30,
+    "TB": 10**12,
+    "T": 2**40,
+    "TiB": 2**40,
+}
+
+
+def read_vm(xml: str, *, vm: bytes, pool_targets: Mapping[str, str]) -> InventoryItem:
+    """Return what the VM is; what its definition does not say is None or absent.
+
+    Parameters
+    ----------
+    pool_targets
+        Directory of each storage pool of the connection, to its name.
+    """
+    domain = ElementTree.fromstring(xml)
+    label = domain.find(f"metadata/{{{NAMESPACE}}}vm")
+    marks = label.attrib if label is not None else {}
+    period = domain.find("devices/memballoon/stats")
+    return InventoryItem(
+        vm=vm,
+        name=domain.findtext("name", ""),
+        tenant=marks.get("tenant") or None,
+        group=marks.get("group") or None,
+        flavor=marks.get("flavor") or None,
+        # Only the one word opts in: a typing error must not make a VM actionable.
+        actionable=marks.get("actionable") == "yes",
+        vcpus=_vcpus(domain),
+        memory_bytes=_memory_bytes(domain),
+        disks=_disks(domain, pool_targets),
+        nics=_nics(domain),
+        panic_device=_has_panic_device(domain),
+        watchdog=domain.find("devices/watchdog") is not None,
+        balloon_period_s=_whole(period.get("period")) or 0 if period is not None else 0,
+    )
+
+
+class PoolDefinition(NamedTuple):
+    """A storage pool; `folder` is where its volumes appear, None if nowhere."""
+
+    name: str
+    kind: str
+    folder: str | None
+
+
+def read_pool(xml: str) -> PoolDefinition:
+    """Return what a storage pool is."""
+    pool = ElementTree.fromstring(xml)
+    return PoolDefinition(
+        name=pool.findtext("name", ""),
+        kind=pool.get("type", ""),
+        folder=pool.findtext("target/path") or None,
+    )
+
+
+def read_host_uuid(capabilities_xml: str) -> str:
+    """Return the UUID by which migrating libvirtds tell each other apart."""
+    return ElementTree.fromstring(capabilities_xml).findtext("host/uuid", "")
+
+
+def has_mirror(xml: str) -> bool:
+    """Return whether a disk is being copied or committed, which no job of the VM shows."""
+    return ElementTree.fromstring(xml).find("devices/disk/mirror") is not None
+
+
+def _vcpus(domain: ElementTree.Element) -> int | None:
+    vcpu = domain.find("vcpu")
+    if vcpu is None:
+        return None
+    # The text is how many may be plugged in, the attribute how many are.
+    return _whole(vcpu.get("current")) or _whole(vcpu.text)
+
+
+def _memory_bytes(domain: ElementTree.Element) -> int | None:
+    memory = domain.find("memory")
+    if memory is None:
+        return None
+    amount, unit = _whole(memory.text), _UNITS_BYTES.get(memory.get("unit", "KiB"))
+    return None if amount is None or unit is None else amount * unit
+
+
+def _disks(domain: ElementTree.Element, pool_targets: Mapping[str, str]) -> dict[str, str]:
+    disks: dict[str, str] = {}
+    for disk in domain.findall("devices/disk"):
+        target, source = disk.find("target"), disk.find("source")
+        if target is None or source is None:
+            continue  # a drive without a medium shares nothing with anybody
+        pool = _pool_of(source, pool_targets)
+        if pool is not None:
+            disks[target.get("dev", "")] = pool
+    return disks
+
+
+def _pool_of(source: ElementTree.Element, pool_targets: Mapping[str, str]) -> str | None:
+    """Return the pool a disk lies in, or else the place that it shares with others.
+
+    A disk that no pool of libvirt knows still fails together with those beside it, so its
+    directory, or its server and volume, stands in for the pool's name.
+    """
+    if named := source.get("pool"):
+        return named
+    if path := source.get("file") or source.get("dev") or source.get("dir"):
+        for folder in PurePosixPath(path).parents:
+            if str(folder) in pool_targets:
+                return pool_targets[str(folder)]
+        return str(PurePosixPath(path).parent)
+    if protocol := source.get("protocol"):
+        # rbd: POOL/IMAGE; gluster: VOLUME/PATH; iscsi: IQN/LUN; nbd: an export
+        return f"{protocol}:{source.get('name', '').split('/')[0]}"
+    return None
+
+
+def _nics(domain: ElementTree.Element) -> dict[str, str]:
+    nics: dict[str, str] = {}
+    for interface in domain.findall("devices/interface"):
+        source, target, mac = (interface.find(part) for part in ("source", "target", "mac"))
+        device = target.get("dev") if target is not None else None
+        if device is None and mac is not None:
+            device = mac.get("address")  # a vhost-user card has no device on the node
+        if device is None or source is None:
+            continue
+        network = source.get("network") or source.get("bridge") or source.get("dev")
+        if network:
+            nics[device] = network
+    return nics
+
+
+def _has_panic_device(domain: ElementTree.Element) -> bool:
+    if domain.find("devices/panic") is not None:
+        return True
+    # Before libvirt 9.1 the PCI device could only be given to qemu by hand.
+    arguments = domain.findall(f"{{{_QEMU}}}commandline/{{{_QEMU}}}arg")
+    return any(argument.get("value", "").startswith("pvpanic") for argument in arguments)
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text is not None and text.strip().isdecimal() else None

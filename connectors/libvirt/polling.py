@@ -1,0 +1,210 @@
+"""Polls all VMs in one bulk call, and gets at the others when one of them blocks it.
+
+What libvirt 9.0 does when a qemu does not answer its monitor (measured, SIGSTOP): the first
+bulk call takes that VM's job and waits for as long as qemu is silent, NOWAIT or not. A
+second one with NOWAIT skips the VM, because its job is taken, and returns at once with what
+libvirt knows by itself. So a call that is late is left waiting and a second one is started
+beside it: the first hung VM holds one thread, the second another one, and none a third.
+"""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from connectors.libvirt.binding import JOB_IDLE, Connection, Domain, Library, Stats
+from connectors.libvirt.calls import Call, first_returned
+from connectors.libvirt.decoding import Reading, instance_of, monitor_answered
+from connectors.libvirt.link import Session
+from engine.errors import HypervisorError, HypervisorStuck, HypervisorUnreachable
+
+# virDomainStatsTypes: state, cpu, balloon, vcpu, interface, block, dirty rate. The others
+# cost a question to every qemu and carry nothing that a row holds.
+STATS: Final = 1 | 2 | 4 | 8 | 16 | 32 | 512
+# Only what runs here: a definition that a migration left behind would contradict the row
+# that the target reports.
+ACTIVE: Final = 1
+NOWAIT: Final = 1 << 29
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a poll waits for what."""
+
+    # A bulk call takes 20 to 50 ms; ten times that is late, and a second call beside it
+    # keeps the other VMs' interval within a second. Each further one waits twice as long,
+    # so that a node which is slow because it is busy is not asked ten times over.
+    second_call_s: float = 0.5
+    # At the end of a migration libvirt held the VM's lock for 1.64 s; less than 2 s would
+    # give false alarms, and twice that leaves room for a busy node.
+    answer_s: float = 4.0
+    # A monitor that is silent for longer than a migration's end is reported as hung.
+    hung_s: float = 2.0
+    # The keepalive's verdict comes after 20 s. A libvirtd that answers keepalives and
+    # nothing else for longer has all of its workers stuck.
+    silence_s: float = 30.0
+
+
+# Each call that is stuck holds one of libvirtd's 20 workers (max_workers), which it shares
+# with whoever else manages VMs on the node.
+MAX_STUCK: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """What one bulk call returned, by ascending UUID."""
+
+    mono_ns: int
+    wall_ns: int
+    readings: tuple[Reading, ...]
+
+
+class Poller:
+    """Polls one session after the other; remembers which calls were never answered."""
+
+    def __init__(self, library: Library, *, patience: Patience) -> None:
+        self._library = library
+        self._patience = patience
+        self._session: Session | None = None
+        self._last: Poll | None = None
+        self._waiting: list[Call[Poll]] = []
+        self._unanswered: list[Call[Poll]] = []
+        self._silent_since_ns = 0
+
+    async def poll(self, session: Session) -> Poll:
+        """Return all VMs as they are now.
+
+        Raises
+        ------
+        HypervisorUnreachable
+            No call came back in time.
+        HypervisorStuck
+            More calls wait than this process may cost libvirtd; only a new process helps.
+        """
+        if session is not self._session:
+            # What the last connection's calls and VMs have to say died with it.
+            self._session, self._last = session, None
+            self._waiting, self._unanswered = [], []
+        earlier = [call for call in self._still_waiting() if call not in self._unanswered]
+        # What the last poll asked in vain may still be answered, as of the moment it is.
+        calls = [call for call in self._unanswered if call.waits]
+        if not calls:
+            self._silent_since_ns = time.monotonic_ns()
+        first, late_s = True, self._patience.second_call_s
+        begun_ns = time.monotonic_ns()
+        while True:
+            if len(self._still_waiting()) <= MAX_STUCK:
+                calls.append(self._start(session, first=first))
+                first = False
+            left_s = self._patience.answer_s - (time.monotonic_ns() - begun_ns) / 1e9
+            returned = await first_returned(calls, patience_s=min(left_s, late_s))
+            if returned is not None:
+                self._unanswered = [call for call in calls if call.waits]
+                # One that fails because its connection was given up is not an answer.
+                self._last = self._result(returned)
+                self._unanswered = []
+                return self._last
+            if left_s <= late_s or not calls:
+                self._unanswered = calls
+                raise self._no_answer(earlier)
+            late_s *= 2
+
+    def _no_answer(self, earlier: Sequence[Call[Poll]]) -> HypervisorError:
+        """Tell a libvirtd that is silent from one VM too many that is.
+
+        Parameters
+        ----------
+        earlier
+            Calls that were stuck already while others were answered.
+        """
+        stuck = len(self._still_waiting())
+        silent_s = (time.monotonic_ns() - self._silent_since_ns) / 1e9
+        if stuck > MAX_STUCK and any(call.waits for call in earlier):
+            return HypervisorStuck(
+                f"{stuck} calls wait for VMs whose monitor is silent: more would starve libvirtd; "
+                "a new process finds those VMs marked as taken"
+            )
+        if silent_s >= self._patience.silence_s:
+            return HypervisorStuck(
+                f"libvirtd has answered keepalives and nothing else for {silent_s:.0f} s"
+            )
+        return HypervisorUnreachable(
+            f"libvirtd has answered none of {len(self._unanswered)} calls for {silent_s:.0f} s"
+        )
+
+    def _still_waiting(self) -> list[Call[Poll]]:
+        self._waiting = [call for call in self._waiting if call.waits]
+        return self._waiting
+
+    def _start(self, session: Session, *, first: bool) -> Call[Poll]:
+        """Begin a call; those after the first leave out what may have blocked the first."""
+        busy = self._with_job() if not first else frozenset()
+        last = self._last
+
+        def work(connection: Connection) -> Poll:
+            if first or not busy or last is None:
+                return self._poll_all(connection, session.host_mark, ask_jobs=first)
+            return self._poll_others(connection, session.host_mark, last, busy)
+
+        call = session.start(work, name="libvirt-poll")
+        self._waiting.append(call)
+        return call
+
+    def _with_job(self) -> frozenset[bytes]:
+        """Return the VMs with a job: the end of a migration holds the lock that NOWAIT takes."""
+        readings = self._last.readings if self._last is not None else ()
+        return frozenset(reading.vm for reading in readings if reading.job_active)
+
+    def _poll_all(self, connection: Connection, host_mark: int, *, ask_jobs: bool) -> Poll:
+        records = connection.getAllDomainStats(STATS, NOWAIT | ACTIVE)
+        mono_ns, wall_ns = time.monotonic_ns(), time.time_ns()
+        readings = [_reading(domain, stats, host_mark) for domain, stats in records]
+        if ask_jobs:
+            readings = [
+                replace(reading, job_active=self._job_active(domain, reading))
+                for reading, (domain, _) in zip(readings, records, strict=True)
+            ]
+        return _ordered(mono_ns, wall_ns, readings)
+
+    def _poll_others(
+        self, connection: Connection, host_mark: int, last: Poll, busy: frozenset[bytes]
+    ) -> Poll:
+        """Poll the VMs of the last poll but the busy ones, which become rows of unknowns."""
+        others = []
+        for reading in last.readings:
+            if reading.vm not in busy:
+                with contextlib.suppress(self._library.libvirtError):
+                    others.append(connection.lookupByUUID(reading.vm))
+        records = connection.domainListGetStats(others, STATS, NOWAIT) if others else ()
+        mono_ns, wall_ns = time.monotonic_ns(), time.time_ns()
+        readings = [_reading(domain, stats, host_mark) for domain, stats in records]
+        readings += [replace(old, stats={}) for old in last.readings if old.vm in busy]
+        return _ordered(mono_ns, wall_ns, readings)
+
+    def _job_active(self, domain: Domain, reading: Reading) -> bool | None:
+        # One question a VM and 0.1 ms: bulk statistics do not say. It waits for whatever
+        # holds the VM, so it is asked only where the monitor has just answered.
+        if not monitor_answered(reading.stats):
+            return None
+        try:
+            return domain.jobInfo()[0] not in JOB_IDLE
+        except self._library.libvirtError:
+            return None  # gone since the bulk call
+
+    def _result(self, call: Call[Poll]) -> Poll:
+        try:
+            return call.result()
+        except self._library.libvirtError as error:
+            raise HypervisorUnreachable(f"libvirtd did not return statistics: {error}") from error
+
+
+def _reading(domain: Domain, stats: Stats, host_mark: int) -> Reading:
+    instance = instance_of(host_mark=host_mark, domain_id=domain.ID())
+    return Reading(vm=domain.UUID(), instance=instance, stats=stats)
+
+
+def _ordered(mono_ns: int, wall_ns: int, readings: Sequence[Reading]) -> Poll:
+    # libvirt's order is that of a hash table; a stable one makes rosters comparable.
+    by_vm = sorted(readings, key=lambda reading: reading.vm)
+    return Poll(mono_ns=mono_ns, wall_ns=wall_ns, readings=tuple(by_vm))

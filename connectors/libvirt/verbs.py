@@ -1,0 +1,347 @@
+"""The agent's verbs, over a connection of its own that may change VMs.
+
+There is no verb that ends, removes, changes or starts a VM, and none may be added here: a
+test reads this package's syntax tree for their names.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from connectors.libvirt.binding import (
+    ERR_NO_DOMAIN,
+    JOB_IDLE,
+    PAUSED_CRASHED,
+    STATE_CRASHED,
+    STATE_PAUSED,
+    STATE_RUNNING,
+    Connection,
+    Domain,
+    Library,
+    error_code,
+    load,
+)
+from connectors.libvirt.calls import first_returned
+from connectors.libvirt.decoding import (
+    balloon_last_update_s,
+    block_total,
+    instance_of,
+    monitor_answered,
+    net_total,
+    plain_counter,
+    state_of,
+    vcpu_delays,
+    vcpu_times,
+)
+from connectors.libvirt.inventory import has_mirror
+from connectors.libvirt.link import Link
+from connectors.libvirt.node import NodeReader
+from connectors.libvirt.polling import NOWAIT, STATS
+from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
+from engine.ports import Look
+from engine.wire.frame import UUID_BYTES
+from engine.wire.metrics import VM_STATES
+
+DEFAULT_URI: Final = "qemu:///system"
+# A look takes 10 ms. The agent takes two, at least 4 s apart, within 10 s of its call: one
+# that needs longer than this is no look at the VM as it is now.
+LOOK_DEADLINE_S: Final = 3.0
+# libvirt itself gives up waiting for a VM's job after 30 s and says so, which is an answer;
+# a shorter deadline would turn it into an unknown outcome.
+VERB_DEADLINE_S: Final = 35.0
+# 64 GiB at 1 Gbit/s take 10 min; a migration that never converges must end as unknown.
+MIGRATE_DEADLINE_S: Final = 1800.0
+
+# virDomainMigrateFlags: live, peer to peer (the source's libvirtd goes on if the agent
+# dies), given up on a disk error. A VM that is defined on the source is afterwards defined
+# on the target alone: two definitions could both be started.
+_MIGRATE_FLAGS: Final = 1 | 2 | 4096
+_MIGRATE_DEFINITION: Final = 8 | 16
+_MIGRATE_UNSAFE: Final = 512
+_MIGRATE_PARAM_URI: Final = "migrate_uri"
+
+# Errors that libvirt raises before it has touched the VM: not supported, invalid argument,
+# denied, authentication, invalid in this state, job lock not had in time, invalid or
+# unsupported configuration, unsafe migration, unsupported operation, busy, access denied.
+# Any other error may come from half-way, so its outcome is unknown.
+_NOTHING_DONE: Final = frozenset({3, 8, 29, 45, 55, 67, 68, 74, 79, 81, 84, 87, 88, 94})
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationTarget:
+    """How this node reaches another one.
+
+    Parameters
+    ----------
+    uri
+        The target's libvirtd as this node's libvirtd connects to it, for instance
+        ``qemu+tls://node7/system``.
+    data_uri
+        Where the memory goes, for instance ``tcp://10.0.7.1``; None lets libvirt choose.
+    unsafe
+        Whether to migrate although libvirt cannot see that both nodes share the disks.
+    """
+
+    uri: str
+    data_uri: str | None = None
+    unsafe: bool = False
+
+
+class _Request:
+    """Decides, once, between a thread that sends a verb and a caller who gives it up."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._fate = ""
+
+    def send(self) -> bool:
+        """Return whether the verb may be sent; from then on it cannot be withdrawn."""
+        return self._settle("sent")
+
+    def withdraw(self) -> bool:
+        """Return whether the verb was not sent, and now never will be."""
+        return self._settle("withdrawn")
+
+    def _settle(self, fate: str) -> bool:
+        with self._guard:
+            self._fate = self._fate or fate
+            return self._fate == fate
+
+
+class LibvirtVerbs:
+    """The `Verbs` of one node.
+
+    Parameters
+    ----------
+    targets
+        The nodes to which a VM may be moved, by name.
+    """
+
+    def __init__(
+        self,
+        *,
+        uri: str = DEFAULT_URI,
+        targets: Mapping[str, MigrationTarget] | None = None,
+        library: Library | None = None,
+        node: NodeReader | None = None,
+    ) -> None:
+        self._library = library if library is not None else load()
+        self._targets = dict(targets or {})
+        self._uri = uri
+        boot_id = (node if node is not None else NodeReader()).boot_id()
+        self._link = Link(self._library, uri, read_only=False, boot_id=boot_id)
+        self._migrating: set[bytes] = set()
+
+    async def __aenter__(self) -> Self:
+        """Return at once: the first verb connects."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave libvirtd; a migration goes on without this process."""
+        await self._link.close()
+
+    async def look(self, vm: bytes) -> Look:
+        """Return the VM as it is now.
+
+        Raises
+        ------
+        VmNotFound
+            libvirtd knows no such VM.
+        HypervisorUnreachable
+            No answer within 3 s.
+        """
+        session = await self._link.session()
+        what = f"look at VM {vm.hex()}"
+        call = session.start(
+            lambda connection: self._look(connection, session.host_mark, _checked(vm)),
+            name="libvirt-look",
+        )
+        if await first_returned([call], patience_s=LOOK_DEADLINE_S) is None:
+            raise HypervisorUnreachable(
+                f"{what}: no answer from {self._uri} within {LOOK_DEADLINE_S:.0f} s"
+            )
+        try:
+            return call.result()
+        except self._library.libvirtError as error:
+            if error_code(error) == ERR_NO_DOMAIN:
+                raise VmNotFound(f"{what}: libvirtd knows no such VM") from error
+            raise HypervisorUnreachable(f"{what}: {error}") from error
+
+    async def reset(self, vm: bytes) -> None:
+        """Pull the VM's reset line; a VM paused by its own crash is resumed after it."""
+        await self._do(vm, self._reset, what="reset", deadline_s=VERB_DEADLINE_S)
+
+    async def reboot(self, vm: bytes) -> None:
+        """Ask the guest to reboot: through its agent if it has one, else by the power button."""
+        await self._do(
+            vm, lambda domain: domain.reboot(0), what="reboot", deadline_s=VERB_DEADLINE_S
+        )
+
+    async def migrate(self, vm: bytes, *, target: str) -> None:
+        """Move the VM live to `target`, peer to peer; return when it runs there."""
+        if target not in self._targets:
+            known = ", ".join(sorted(self._targets)) or "none"
+            raise VerbRefused(
+                f"node {target!r} is not among the migration targets of {self._uri} ({known})"
+            )
+        self._migrating.add(vm)
+        try:
+            await self._do(
+                vm,
+                lambda domain: self._migrate(domain, self._targets[target]),
+                what=f"migrate to {target}",
+                deadline_s=MIGRATE_DEADLINE_S,
+            )
+        finally:
+            self._migrating.discard(vm)
+
+    async def abort_job(self, vm: bytes) -> None:
+        """Abort the migration that `migrate` is waiting for."""
+        if vm not in self._migrating:
+            # Somebody else's backup or migration is not this agent's to end.
+            raise VerbRefused(f"VM {vm.hex()} has no job that was started from here")
+        await self._do(
+            vm, lambda domain: domain.abortJob(), what="abort job", deadline_s=VERB_DEADLINE_S
+        )
+
+    async def _do(
+        self, vm: bytes, verb: Callable[[Domain], object], *, what: str, deadline_s: float
+    ) -> None:
+        """Carry out a verb that may change the VM."""
+        what = f"{what} of VM {vm.hex()}"
+        try:
+            session = await self._link.session()
+        except HypervisorUnreachable as error:
+            # Nothing was asked of anybody, so nothing was done.
+            raise VerbRefused(f"{what} was not asked for: {error}") from error
+        request = _Request()
+
+        def work(connection: Connection) -> None:
+            domain = connection.lookupByUUID(_checked(vm))
+            if request.send():
+                verb(domain)
+
+        call = session.start(work, name="libvirt-verb")
+        if await first_returned([call], patience_s=deadline_s) is None:
+            if request.withdraw():
+                raise VerbRefused(f"{what} was not asked for: {self._uri} does not answer")
+            raise HypervisorUnreachable(
+                f"{what}: no answer from {self._uri} within {deadline_s:.0f} s; it may still happen"
+            )
+        try:
+            call.result()
+        except self._library.libvirtError as error:
+            code, unsent = error_code(error), request.withdraw()
+            # A VM that has gone once the verb was sent may have gone because of it.
+            if unsent and code == ERR_NO_DOMAIN:
+                raise VmNotFound(f"{what}: libvirtd knows no such VM") from error
+            if unsent or code in _NOTHING_DONE:
+                raise VerbRefused(f"{what} was refused: {error}") from error
+            raise HypervisorUnreachable(f"{what}: outcome unknown: {error}") from error
+
+    def _look(self, connection: Connection, host_mark: int, vm: bytes) -> Look:
+        domain = connection.lookupByUUID(vm)
+        records = connection.domainListGetStats([domain], STATS, NOWAIT)
+        mono_ns = time.monotonic_ns()
+        if not records:
+            raise VmNotFound(f"VM {vm.hex()} has gone from {self._uri} during the look")
+        domain, stats = records[0]
+        state = state_of(stats)
+        reported = (state or 0, plain_counter(stats, "state.reason") or 0)
+        answered = monitor_answered(stats)
+        times, delays = vcpu_times(stats), vcpu_delays(stats)
+        return Look(
+            vm=vm,
+            # A VM that does not run has the number -1.
+            instance=instance_of(host_mark=host_mark, domain_id=max(0, domain.ID())),
+            mono_ns=mono_ns,
+            state=VM_STATES[state if state is not None else 0],
+            # Whoever holds the monitor is at work on the VM.
+            job_active=not answered or _has_job(domain),
+            vcpu_time_ns=tuple(times.values()),
+            vcpu_delay_ns=tuple(delays[number] for number in times if number in delays),
+            cpu_time_ns=plain_counter(stats, "cpu.time"),
+            block_rd_reqs=block_total(stats, "rd.reqs"),
+            block_wr_reqs=block_total(stats, "wr.reqs"),
+            block_wr_bytes=block_total(stats, "wr.bytes"),
+            net_tx_pkts=net_total(stats, "tx.pkts"),
+            balloon_last_update_s=balloon_last_update_s(stats),
+            extra={
+                # Numbers of libvirt end here: `engine.action.look` reads the word.
+                "state_reason": "crashed" if _crashed(reported) else str(reported[1]),
+                "monitor": "answers" if answered else "silent",
+            },
+        )
+
+    def _reset(self, domain: Domain) -> None:
+        crashed = _crashed(domain.state())
+        domain.reset(0)
+        try:
+            self._resume_crashed(domain, crashed=crashed)
+        except self._library.libvirtError as error:
+            # Whatever this error says of a question, the verb before it was done.
+            raise HypervisorUnreachable(
+                f"the VM was reset, what became of it is unknown: {error}"
+            ) from error
+
+    def _resume_crashed(self, domain: Domain, *, crashed: bool) -> None:
+        # After a reset libvirt leaves a VM that its panic device stopped paused.
+        if not crashed and not _crashed(domain.state()):
+            return
+        try:
+            domain.resume()
+        except self._library.libvirtError as error:
+            if not _crashed(domain.state()):
+                return  # it runs: somebody else, or libvirt itself, was faster
+            raise HypervisorUnreachable(
+                f"the VM was reset but stays paused, resume failed: {error}"
+            ) from error
+
+    def _migrate(self, domain: Domain, target: MigrationTarget) -> None:
+        flags = _MIGRATE_FLAGS
+        if domain.isPersistent():
+            flags |= _MIGRATE_DEFINITION
+        if target.unsafe:
+            flags |= _MIGRATE_UNSAFE
+        parameters = {_MIGRATE_PARAM_URI: target.data_uri} if target.data_uri is not None else {}
+        try:
+            domain.migrateToURI3(target.uri, parameters, flags)
+        except self._library.libvirtError as error:
+            # The error may come from either node and from any phase, so what it means for
+            # the VM is read from the VM: where it runs without a job, it has stayed.
+            if self._stayed(domain):
+                raise VerbRefused(f"the migration failed, the VM runs on here: {error}") from error
+            raise HypervisorUnreachable(
+                f"the migration failed and the VM is not seen to run here: {error}"
+            ) from error
+
+    def _stayed(self, domain: Domain) -> bool:
+        """Return whether the VM is seen to run here without a job."""
+        try:
+            return domain.state()[0] == STATE_RUNNING and domain.jobInfo()[0] in JOB_IDLE
+        except self._library.libvirtError:
+            return False
+
+
+def _crashed(state: Sequence[int]) -> bool:
+    """Return whether the VM stands still because of its own crash, not of somebody's pause."""
+    number, reason = state
+    return number == STATE_CRASHED or (number == STATE_PAUSED and reason == PAUSED_CRASHED)
+
+
+def _has_job(domain: Domain) -> bool:
+    return domain.jobInfo()[0] not in JOB_IDLE or has_mirror(domain.XMLDesc())
+
+
+def _checked(vm: bytes) -> bytes:
+    if len(vm) != UUID_BYTES:
+        raise VmNotFound(f"{vm!r} is not a VM's UUID of {UUID_BYTES} bytes")
+    return vm

@@ -1,0 +1,65 @@
+"""What incidents are made of: changes to guests that can be taken back."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from connectors.simulator.plan import Incident
+from connectors.simulator.world import NS_PER_S, Action, World
+
+# Begins an incident on these VMs and returns what ends it; None: only a repair does.
+Begin = Callable[[World, Incident, list[int]], Action | None]
+
+
+def set_guests(world: World, lanes: list[int], **values: float) -> None:
+    """Set guests' modifiers by name, settling their counters first."""
+    with world.changing(lanes):
+        for name, value in values.items():
+            getattr(world.guests, name)[lanes] = value
+
+
+def modifier(**values: float) -> Begin:
+    """Return a kind that sets modifiers and, at its end, puts back what was there."""
+
+    def begin(world: World, incident: Incident, lanes: list[int]) -> Action:
+        before = {name: getattr(world.guests, name)[lanes].copy() for name in values}
+        set_guests(world, lanes, **values)
+
+        def end() -> None:
+            with world.changing(lanes):
+                for name, old in before.items():
+                    getattr(world.guests, name)[lanes] = old
+
+        return end
+
+    return begin
+
+
+def silence(*, absent: bool) -> Begin:
+    """Return a kind in which a VM's monitor does not answer, or its row is missing."""
+
+    def begin(world: World, incident: Incident, lanes: list[int]) -> Action:
+        guests = world.guests
+        gone = absent or bool(incident.params.get("absent", 0.0))
+        if gone:
+            guests.row_absent[lanes] = True
+        else:
+            guests.silent_since_s[lanes] = world.now_ns / NS_PER_S
+            tell(world, lanes, "monitor_hung")
+
+        def end() -> None:
+            if gone:
+                guests.row_absent[lanes] = False
+            else:
+                guests.silent_since_s[lanes] = np.inf
+                tell(world, lanes, "monitor_back")
+
+        return end
+
+    return begin
+
+
+def tell(world: World, lanes: list[int], kind: str) -> None:
+    """Emit an event about each VM on its node."""
+    for lane in lanes:
+        world.emit(int(world.guests.node[lane]), kind, lane)

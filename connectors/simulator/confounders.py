@@ -1,0 +1,119 @@
+"""How each confounder begins and ends.
+
+A kind is one function: it begins the incident and returns what ends it, or None where
+nothing ends it but a repair. `incident.params` overrides the numbers named beside each.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+
+from connectors.simulator import lifecycle
+from connectors.simulator.changes import Begin, modifier, set_guests, silence
+from connectors.simulator.faults import host_silence
+from connectors.simulator.guests import NEVER_S, Condition
+from connectors.simulator.plan import Incident
+from connectors.simulator.workloads import COMPUTING, FREE, RESTED, WRITING
+from connectors.simulator.world import Action, World
+
+# What a 32-bit counter that wraps adds to a reading.
+_GLITCH: Final = 1 << 32
+
+
+def _owner_reboot(world: World, incident: Incident, lanes: list[int]) -> None:
+    for lane in lanes:
+        lifecycle.shut_down(world, lane, back=True, by="its owner")
+
+
+def _live_migration(world: World, incident: Incident, lanes: list[int]) -> None:
+    """Let the platform move each VM to the next node of its cell, or to node `to`."""
+    per_cell = world.plan.nodes_per_cell
+    for lane in lanes:
+        node = int(world.guests.node[lane])
+        first = node - node % per_cell
+        target = int(incident.params.get("to", first + (node - first + 1) % per_cell))
+        if target != node and lifecycle.runs(world, lane) and not world.guests.job[lane]:
+            lifecycle.migrate(world, lane, target=target, by="the platform")
+
+
+def _pause(world: World, incident: Incident, lanes: list[int]) -> Action:
+    for lane in lanes:
+        lifecycle.pause(world, lane)
+
+    def end() -> None:
+        for lane in lanes:
+            lifecycle.resume(world, lane)
+
+    return end
+
+
+def _power_off(world: World, incident: Incident, lanes: list[int]) -> Action:
+    """Let the owner shut the guest down; it starts again after the duration."""
+    for lane in lanes:
+        lifecycle.shut_down(world, lane, back=False, by="its owner")
+
+    def end() -> None:
+        for lane in lanes:
+            if lifecycle.condition(world, lane) is Condition.OFF:
+                lifecycle.start(world, lane, by="its owner")
+
+    return end
+
+
+def _batch_compute(world: World, incident: Incident, lanes: list[int]) -> Action:
+    """Compute on all vCPUs without any I/O, then write results for `results_s` (60)."""
+    set_guests(world, lanes, forced=COMPUTING)
+
+    def end() -> None:
+        set_guests(world, lanes, forced=WRITING, extra_writes=60.0)
+        results_s = incident.params.get("results_s", 60.0)
+        world.after(results_s, lambda: set_guests(world, lanes, forced=FREE, extra_writes=0.0))
+
+    return end
+
+
+def _counter_reset(world: World, incident: Incident, lanes: list[int]) -> None:
+    with world.changing(lanes):
+        world.meters.restart(np.array(lanes), world.now_ns)
+
+
+def _boot_prompt(world: World, incident: Incident, lanes: list[int]) -> None:
+    """Wait at the boot prompt; with `spins` = 1 the loader polls the keyboard at full speed."""
+    for lane in lanes:
+        lifecycle.set_condition(world, lane, Condition.PROMPT)
+        world.guests.reported_s[lane] = NEVER_S
+    if incident.params.get("spins", 0.0):
+        set_guests(world, lanes, spin_cores=1.0)
+
+
+def _boot_storm(world: World, incident: Incident, lanes: list[int]) -> Action:
+    """Let the node lose power; after the duration all its VMs start at once."""
+    return host_silence(
+        world,
+        Incident(kind="host_silence", at_s=0.0, node=incident.node, params={"dies": 1.0}),
+        lanes,
+    )
+
+
+CONFOUNDER_KINDS: Final[Mapping[str, Begin]] = MappingProxyType(
+    {
+        "owner_reboot": _owner_reboot,
+        "live_migration": _live_migration,
+        "pause": _pause,
+        # Reads go on while the file system is frozen; writes wait. What is seen is that nothing
+        # leaves for the disk, so all of it is held back.
+        "snapshot_freeze": modifier(io_share=0.0),
+        "backup_window": modifier(extra_reads=80.0),
+        "batch_compute": _batch_compute,
+        "batch_end_idle": modifier(forced=RESTED),
+        "power_off": _power_off,
+        "counter_glitch": modifier(glitch=_GLITCH),
+        "counter_reset": _counter_reset,
+        "short_gap": silence(absent=True),
+        "boot_prompt": _boot_prompt,
+        "boot_storm": _boot_storm,
+        "fleet_io_silence": modifier(io_share=0.0, send_share=0.0),
+    }
+)

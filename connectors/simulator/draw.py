@@ -1,0 +1,96 @@
+"""Incidents drawn from a seed: scenarios by the thousand from one number each."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from connectors.simulator.plan import (
+    CONFOUNDERS,
+    FAULTS,
+    Incident,
+    WorldPlan,
+    network_name,
+    node_name,
+    pool_name,
+)
+
+# One of each: the shortest scenario in which everything happens.
+EVERYTHING_ONCE: Final[Mapping[str, int]] = dict.fromkeys({**FAULTS, **CONFOUNDERS}, 1)
+
+
+def draw_incidents(
+    plan: WorldPlan, *, seed: int, counts: Mapping[str, int], from_s: float, span_s: float
+) -> tuple[Incident, ...]:
+    """Return incidents of the kinds asked for, at even chance over a span, in order of time.
+
+    No VM is named by two incidents; those of whole nodes, pools and networks may meet it.
+
+    Parameters
+    ----------
+    counts
+        How many of each kind.
+    from_s, span_s
+        Seconds after the world began, and how long the span is from there.
+
+    Raises
+    ------
+    ValueError
+        More VMs are to be hit than the plan has.
+    """
+    rng = np.random.Generator(np.random.SFC64([seed, plan.seed]))
+    kinds = [kind for kind in sorted(counts) for _ in range(counts[kind])]
+    scopes = {**FAULTS, **CONFOUNDERS}
+    needed = sum(scopes[kind] == "vm" for kind in kinds)
+    if needed > plan.vms:
+        raise ValueError(f"{needed} incidents need a VM of their own, the plan has {plan.vms}")
+    vms = iter(rng.permutation(plan.vms)[:needed].tolist())
+    drawn = []
+    for kind in kinds:
+        at_s = round(from_s + span_s * float(rng.random()), 3)
+        scope = scopes[kind]
+        place = _place(plan, scope, rng)
+        drawn.append(
+            Incident(
+                kind=kind,
+                at_s=at_s,
+                vms=(next(vms),) if scope == "vm" else (),
+                node=place if scope == "node" else "",
+                pool=place if scope == "pool" else "",
+                network=place if scope == "network" else "",
+                params=_vary(kind, rng),
+            )
+        )
+    return tuple(sorted(drawn, key=lambda incident: (incident.at_s, incident.kind)))
+
+
+def _place(plan: WorldPlan, scope: str, rng: np.random.Generator) -> str:
+    """Return the name of a node, pool or network; nothing for other scopes."""
+    cell = int(rng.integers(plan.cells))
+    match scope:
+        case "node":
+            node = int(rng.integers(plan.nodes_per_cell))
+            return node_name(cell=cell, node=node)
+        case "pool":
+            if plan.site_pools and (not plan.pools_per_cell or rng.random() < 0.5):
+                return pool_name(cell=None, pool=int(rng.integers(plan.site_pools)))
+            return pool_name(cell=cell, pool=int(rng.integers(plan.pools_per_cell)))
+        case "network":
+            if not plan.networks_per_cell:
+                return network_name(cell=None, network=0)
+            network = int(rng.integers(plan.networks_per_cell))
+            return network_name(cell=cell, network=network)
+        case _:
+            return ""
+
+
+def _vary(kind: str, rng: np.random.Generator) -> dict[str, float]:
+    """Return parameters where a kind has more than one face."""
+    match kind:
+        case "panic_spin" | "self_heal":
+            # One vCPU spins, or all of them.
+            return {"vcpus": float(rng.integers(2))}
+        case "boot_prompt":
+            return {"spins": float(rng.integers(2))}
+        case _:
+            return {}

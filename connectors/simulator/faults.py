@@ -1,0 +1,230 @@
+"""How each fault begins and ends.
+
+A kind is one function: it begins the incident and returns what ends it, or None where
+nothing ends it but a repair. `incident.params` overrides the numbers named beside each.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from connectors.simulator import lifecycle
+from connectors.simulator.changes import Begin, modifier, set_guests, silence
+from connectors.simulator.guests import Condition
+from connectors.simulator.plan import Incident
+from connectors.simulator.world import NS_PER_S, Action, World
+
+# One bulk request, as guests make them, in MB.
+_BULK_MB: Final = 0.262_144
+
+
+def _panic_spin(world: World, incident: Incident, lanes: list[int]) -> None:
+    """Let the kernel spin on `vcpus` vCPUs (1); 0 is all of them."""
+    for lane in lanes:
+        all_vcpus = float(world.topology.vcpus[lane])
+        spin = incident.params.get("vcpus", 1.0) or all_vcpus
+        lifecycle.panic(world, lane, incident.kind, spin_cores=min(spin, all_vcpus))
+
+
+def _panic_halt(world: World, incident: Incident, lanes: list[int]) -> None:
+    for lane in lanes:
+        lifecycle.panic(world, lane, incident.kind, spin_cores=0.0)
+
+
+def _self_heal(world: World, incident: Incident, lanes: list[int]) -> Action:
+    """Panic, then reboot by itself (`panic=N` on the kernel's command line)."""
+    _panic_spin(world, incident, lanes)
+    numbers = world.guests.boot[lanes].copy()
+
+    def end() -> None:
+        for lane, number in zip(lanes, numbers, strict=True):
+            if world.guests.boot[lane] == number and lifecycle.is_dead(world, lane):
+                lifecycle.boot(world, lane, by="itself")
+
+    return end
+
+
+def _crash_reboot(world: World, incident: Incident, lanes: list[int]) -> Action:
+    """Stop dead, then reboot at once without any word."""
+    numbers = world.guests.boot[lanes].copy()
+    for lane in lanes:
+        lifecycle.set_condition(world, lane, Condition.PANIC_HALT)
+        world.truth.died(lane, incident.kind, world.now_ns)
+
+    def end() -> None:
+        for lane, number in zip(lanes, numbers, strict=True):
+            if world.guests.boot[lane] == number:
+                lifecycle.boot(world, lane, by="itself")
+
+    return end
+
+
+def _kdump(world: World, incident: Incident, lanes: list[int]) -> Action:
+    """Panic into a crash kernel that writes memory to disk, then reboots."""
+    for lane in lanes:
+        lifecycle.set_condition(world, lane, Condition.KDUMP)
+        world.truth.died(lane, incident.kind, world.now_ns)
+
+    def end() -> None:
+        for lane in lanes:
+            if lifecycle.condition(world, lane) is Condition.KDUMP:
+                lifecycle.boot(world, lane, by="itself")
+
+    return end
+
+
+def _condition(new: Condition, *, back: bool) -> Begin:
+    """Return a kind that is one condition; with `back` it ends by itself if it can."""
+
+    def begin(world: World, incident: Incident, lanes: list[int]) -> Action | None:
+        for lane in lanes:
+            lifecycle.set_condition(world, lane, new)
+
+        def end() -> None:
+            for lane in lanes:
+                if lifecycle.condition(world, lane) is new:
+                    lifecycle.set_condition(world, lane, Condition.RUNNING)
+
+        return end if back else None
+
+    return begin
+
+
+def _degrading_storage(world: World, incident: Incident, lanes: list[int]) -> Action:
+    """Slow the VM's disk to `factor` (8) times, rising over `ramp_s` (1200)."""
+    factor = incident.params.get("factor", 8.0)
+    ramp_ns = incident.params.get("ramp_s", 1200.0) * NS_PER_S
+    began_ns, key = world.now_ns, object()
+
+    def worsen() -> None:
+        progress = min(1.0, (world.now_ns - began_ns) / ramp_ns)
+        world.guests.slowness[lanes] = 1.0 + (factor - 1.0) * progress
+
+    def end() -> None:
+        del world.slow_changes[key]
+        set_guests(world, lanes, slowness=1.0)
+
+    world.slow_changes[key] = worsen
+    return end
+
+
+def _mem_leak(world: World, incident: Incident, lanes: list[int]) -> Action:
+    """Fill the guest's memory in `fills_in_s` (its duration times 0.8); then it thrashes."""
+    fills_in_s = incident.params.get("fills_in_s", 0.8 * (incident.duration_s or 7200.0))
+    guests = world.guests
+    room = guests.memory_kib[lanes] * (1.0 - guests.used_share[lanes])
+    guests.leak_kib_s[lanes] = room / fills_in_s
+    return lambda: set_guests(world, lanes, leak_kib_s=0.0, leaked_kib=0.0)
+
+
+def _cpu_runaway(world: World, incident: Incident, lanes: list[int]) -> Action:
+    """Burn `cores` (1) more, beside the usual work, until the guest boots or it ends."""
+    set_guests(world, lanes, extra_cores=incident.params.get("cores", 1.0))
+    return lambda: set_guests(world, lanes, extra_cores=0.0)
+
+
+def _noisy_neighbour(world: World, incident: Incident, lanes: list[int]) -> Action:
+    """Let the VMs named work at full CPU and press on whoever shares a node with them.
+
+    They write `write_mb` (40) MB/s and take `share` (0.4) of each neighbour's cores.
+    """
+    share = incident.params.get("share", 0.4)
+    writes = incident.params.get("write_mb", 40.0) / _BULK_MB
+    set_guests(world, lanes, extra_cores=64.0, extra_writes=writes, takes_all=True)
+    key = object()
+
+    def press() -> None:
+        """Press on the node where the aggressor runs now: it may have been moved."""
+        nodes = {int(world.guests.node[lane]) for lane in lanes if world.guests.takes_all[lane]}
+        for node in pressed - nodes:
+            world.rates.squeeze[node] = 0.0
+        for node in nodes:
+            world.rates.squeeze[node] = share
+        pressed.clear()
+        pressed.update(nodes)
+
+    pressed: set[int] = set()
+    press()
+    world.slow_changes[key] = press
+
+    def end() -> None:
+        set_guests(world, lanes, extra_cores=0.0, extra_writes=0.0, takes_all=False)
+        del world.slow_changes[key]
+        press()
+
+    return end
+
+
+def _sick_node(world: World, incident: Incident, lanes: list[int]) -> Action:
+    """Let the node withhold `share` (0.6) of its VMs' CPU."""
+    node = world.topology.node_index[incident.node]
+    with world.changing(lanes):
+        world.rates.squeeze[node] = incident.params.get("share", 0.6)
+
+    def end() -> None:
+        with world.changing(lanes):
+            world.rates.squeeze[node] = 0.0
+
+    return end
+
+
+def host_silence(world: World, incident: Incident, lanes: list[int]) -> Action:
+    """Put the node's hypervisor out of reach; with `dies` = 1 its guests boot afterwards."""
+    node = world.topology.node_index[incident.node]
+    dies = bool(incident.params.get("dies", 0.0))
+    world.unreachable[node] = True
+    if dies:
+        for lane in lanes:
+            lifecycle.stop(world, lane)
+
+    def end() -> None:
+        world.unreachable[node] = False
+        if dies:
+            for lane in lanes:
+                lifecycle.start(world, lane, by="the platform")
+
+    return end
+
+
+def _pool_stall(world: World, incident: Incident, lanes: list[int]) -> Action:
+    pool = world.topology.pools.index(incident.pool)
+
+    def stall(stalled: bool) -> None:
+        with world.changing(lanes):
+            world.rates.pool_stalled[pool] = stalled
+
+    stall(True)
+    return lambda: stall(False)
+
+
+def _network_stall(world: World, incident: Incident, lanes: list[int]) -> Action:
+    network = world.topology.networks.index(incident.network)
+
+    def stall(stalled: bool) -> None:
+        with world.changing(lanes):
+            world.rates.network_stalled[network] = stalled
+
+    stall(True)
+    return lambda: stall(False)
+
+
+FAULT_KINDS: Final[Mapping[str, Begin]] = MappingProxyType(
+    {
+        "panic_spin": _panic_spin,
+        "panic_halt": _panic_halt,
+        "hung_userland": _condition(Condition.HUNG_USERLAND, back=False),
+        "hung_io": modifier(io_stuck=True),
+        "crash_reboot": _crash_reboot,
+        "self_heal": _self_heal,
+        "kdump": _kdump,
+        "degrading_storage": _degrading_storage,
+        "mem_leak": _mem_leak,
+        "cpu_runaway": _cpu_runaway,
+        "noisy_neighbour": _noisy_neighbour,
+        "vm_silence": silence(absent=False),
+        "sick_node": _sick_node,
+        "host_silence": host_silence,
+        "pool_stall": _pool_stall,
+        "network_stall": _network_stall,
+    }
+)

@@ -1,0 +1,109 @@
+"""Builds a simulated site and hands out its nodes behind the ports of a real one."""
+
+from collections.abc import Mapping
+
+from connectors.simulator.guests import Condition
+from connectors.simulator.hypervisor import SimulatedHypervisor
+from connectors.simulator.incidents import schedule
+from connectors.simulator.lifecycle import start
+from connectors.simulator.plan import WorldPlan
+from connectors.simulator.truth import Truth
+from connectors.simulator.verbs import SimulatedVerbs
+from connectors.simulator.world import Interference, World
+from engine.ports import Clock
+
+
+class Fleet:
+    """A simulated site.
+
+    Attributes
+    ----------
+    world
+        The ground truth; programs under test get adapters only.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Names of all nodes, cell by cell."""
+        return tuple(self.world.topology.nodes)
+
+    @property
+    def truth(self) -> Truth:
+        """What really happened so far."""
+        self.world.sync()
+        return self.world.truth
+
+    def cell(self, node: str) -> str:
+        """Return the cell a node belongs to."""
+        topology = self.world.topology
+        return topology.cells[int(topology.node_cell[topology.node_index[node]])]
+
+    def zone(self, node: str) -> str:
+        """Return the zone a node stands in."""
+        return self.world.topology.zone(self.world.topology.node_index[node])
+
+    def vm(self, index: int) -> bytes:
+        """Return the UUID of a VM by its index in the plan."""
+        return self.world.topology.uuids[index]
+
+    def index(self, vm: bytes) -> int:
+        """Return the index of a VM in the plan by its UUID."""
+        return self.world.topology.lane_of[vm]
+
+    def name(self, index: int) -> str:
+        """Return the name of a VM by its index in the plan."""
+        return self.world.topology.names[index]
+
+    def node_of(self, index: int) -> str:
+        """Return the node a VM is on now."""
+        self.world.sync()
+        return self.world.topology.nodes[int(self.world.guests.node[index])]
+
+    def hypervisor(self, node: str) -> SimulatedHypervisor:
+        """Return what a collector sees of a node; each one hears the events from now on."""
+        return SimulatedHypervisor(self.world, node)
+
+    def verbs(self, node: str, *, by: str = "the agent") -> SimulatedVerbs:
+        """Return what an agent may do on a node."""
+        return SimulatedVerbs(self.world, node, by=by)
+
+    def interfere(self, interference: Interference | None) -> None:
+        """Let verbs lie, hang or fail; see `connectors.simulator.verbs`."""
+        self.world.interference = interference
+
+    def advance(self, seconds: float) -> None:
+        """Let a world without a clock go on for `seconds`."""
+        self.world.advance(self.world.now_ns + round(seconds * 1e9))
+
+    def conditions(self) -> Mapping[str, int]:
+        """Return how many VMs are in each condition now, for summaries."""
+        self.world.sync()
+        return {
+            condition.name.lower(): int((self.world.guests.condition == condition).sum())
+            for condition in Condition
+        }
+
+
+def build_world(plan: WorldPlan, clock: Clock | None = None) -> Fleet:
+    """Return a site as `plan` says, with its incidents on the agenda.
+
+    Parameters
+    ----------
+    clock
+        What the site's time follows, from its reading now; None: time passes by `advance`.
+
+    Raises
+    ------
+    ValueError
+        An incident names something that the site does not have.
+    """
+    world = World(plan, clock)
+    if plan.cold_start:
+        for lane in range(plan.vms):
+            start(world, lane, by="the platform")
+    for incident in plan.incidents:
+        schedule(world, incident)
+    return Fleet(world)

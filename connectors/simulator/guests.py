@@ -1,0 +1,178 @@
+"""The condition of every guest, as arrays: what incidents and verbs change.
+
+A condition says what a guest's processes and kernel do; the modifiers say what the world
+around it, or its own sickness, adds and takes. What lives in the guest's memory ends with
+a boot; what lies outside it does not.
+"""
+
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.simulator.meters import Lanes
+from connectors.simulator.topology import Topology
+from connectors.simulator.workloads import FREE
+from engine.wire.metrics import VM_STATES
+
+
+class Condition(IntEnum):
+    """What a guest does."""
+
+    RUNNING = 0
+    BOOTING = 1
+    STOPPING = 2  # an orderly shutdown: processes end, caches reach the disk
+    PANIC_SPIN = 3  # one or more vCPUs busy-wait, the others are stopped
+    PANIC_HALT = 4
+    HUNG_USERLAND = 5  # no process runs, the kernel answers
+    HUNG_IO = 6  # no request to the disk completes, the kernel answers
+    KDUMP = 7  # the crash kernel writes memory to disk
+    PROMPT = 8  # firmware or boot loader waits for a key
+    PAUSED = 9
+    CRASHED = 10  # stopped by its panic device
+    OFF = 11
+
+
+def _table(*, yes: tuple[Condition, ...]) -> NDArray[np.bool_]:
+    return np.array([condition in yes for condition in Condition])
+
+
+# No time at all: before any that the world has.
+NEVER_S: Final = -np.inf
+
+_C = Condition
+# Whether processes do their work, and whether a kernel answers the balloon and the network.
+WORKS: Final = _table(yes=(_C.RUNNING,))
+KERNEL: Final = _table(yes=(_C.RUNNING, _C.STOPPING, _C.HUNG_USERLAND, _C.HUNG_IO))
+# A guest nobody can say is well: a reset of any other one hurts somebody.
+DEAD: Final = _table(yes=(_C.PANIC_SPIN, _C.PANIC_HALT, _C.CRASHED))
+# Cores that a condition uses by itself, on the first vCPU, beside `spin_cores`.
+CORES: Final = np.array([0.0, 0.85, 0.2, 0.0, 0.002, 0.008, 0.006, 0.9, 0.004, 0.0, 0.0, 0.0])
+# Requests per second that a condition makes by itself, of `BULK_BYTES` each.
+READS: Final = np.array([0.0, 120.0, 2.0] + [0.0] * 9)
+WRITES: Final = np.array([0.0, 4.0, 40.0, 0.0, 0.0, 0.0, 0.0, 320.0] + [0.0] * 4)
+BULK_BYTES: Final = 256 * 1024
+_STATES: Final = {_C.PAUSED: "paused", _C.CRASHED: "crashed", _C.OFF: "shut_off"}
+STATE: Final = np.array(
+    [VM_STATES.index(_STATES.get(condition, "running")) for condition in Condition], np.uint64
+)
+
+assert CORES.size == READS.size == WRITES.size == len(Condition)
+
+
+class Guests:
+    """One value per VM in each array, shape (N,).
+
+    Attributes
+    ----------
+    condition, before_pause
+        The `Condition` now, and the one to go back to when a pause ends.
+    boot
+        Number of boots so far: whatever was planned for an earlier one is void.
+    instance
+        The hypervisor's number of this run of the VM.
+    node
+        Where it runs now.
+    boot_s
+        How long this guest takes to boot.
+    spin_cores, extra_cores
+        Cores burnt by a spinning kernel, and by a process that runs away.
+    io_share, send_share
+        What is let through of its disk and transmit traffic: 1 all, 0 none.
+    io_stuck
+        Whether none of its own disk's requests completes.
+    slowness
+        Factor on the time its requests take, ≥ 1.
+    extra_reads, extra_writes
+        Bulk requests per second on top of its habit.
+    takes_all
+        Whether it is the one who squeezes its node, and so is not squeezed.
+    leak_kib_s, leaked_kib
+        Memory lost per second, and so far.
+    silent_since_s
+        Since when its monitor has not answered, in world time; infinite while it answers.
+    row_absent
+        Whether samples lack its row altogether.
+    glitch
+        What a faulty reading adds to its byte counters.
+    """
+
+    def __init__(self, topology: Topology, rng: np.random.Generator) -> None:
+        size = topology.plan.vms
+        self.condition = np.full(size, Condition.RUNNING, np.uint8)
+        self.before_pause = self.condition.copy()
+        self.boot = np.zeros(size, np.int64)
+        self.instance = np.ones(size, np.int64)
+        self.node = topology.home.copy()
+        self.boot_s = rng.uniform(6.0, 25.0, size)
+        self.spin_cores = np.zeros(size)
+        self.extra_cores = np.zeros(size)
+        self.io_share = np.ones(size)
+        self.send_share = np.ones(size)
+        self.io_stuck = np.zeros(size, np.bool_)
+        self.slowness = np.ones(size)
+        self.extra_reads = np.zeros(size)
+        self.extra_writes = np.zeros(size)
+        self.takes_all = np.zeros(size, np.bool_)
+        self.forced = np.full(size, FREE, np.uint8)
+        self.job = np.zeros(size, np.bool_)
+        self.silent_since_s = np.full(size, np.inf)
+        self.row_absent = np.zeros(size, np.bool_)
+        self.glitch = np.zeros(size, np.int64)
+        self.memory_kib = topology.memory_kib.astype(np.float64)
+        self.used_share = rng.uniform(0.25, 0.65, size)
+        self.leak_kib_s = np.zeros(size)
+        self.leaked_kib = np.zeros(size)
+        self.resident_share = rng.uniform(0.7, 0.98, size)
+        # What the balloon last said, when in world time, and when it will speak again.
+        self.reported_s = np.full(size, NEVER_S)
+        self.report_due_s = np.zeros(size)
+        self.usable_kib = np.zeros(size)
+        self.faults = rng.uniform(500, 5_000, size)
+        self.faults_reported = np.zeros(size)
+
+    def forget(self, lane: int) -> None:
+        """End what lived in the guest's memory: it boots, or is switched off."""
+        self.boot[lane] += 1
+        self.spin_cores[lane] = 0.0
+        self.extra_cores[lane] = 0.0
+        self.leak_kib_s[lane] = 0.0
+        self.leaked_kib[lane] = 0.0
+        self.extra_reads[lane] = 0.0
+        self.extra_writes[lane] = 0.0
+        self.io_share[lane] = 1.0
+        self.takes_all[lane] = False
+        self.forced[lane] = FREE
+        self.faults[lane] = 0.0
+
+    def report_memory(
+        self, now_s: float, *, period_s: float, activity: NDArray[np.float64]
+    ) -> None:
+        """Let every living kernel whose report is due tell the balloon about its memory."""
+        due = KERNEL[self.condition] & (now_s >= self.report_due_s)
+        lanes = np.flatnonzero(due)
+        used = self.used_share[lanes] + 0.08 * activity[lanes]
+        free = self.memory_kib[lanes] * (1.0 - used) - self.leaked_kib[lanes]
+        self.usable_kib[lanes] = np.maximum(free, 0.01 * self.memory_kib[lanes])
+        self.faults_reported[lanes] = self.faults[lanes]
+        self.reported_s[lanes] = now_s
+        self.report_due_s[lanes] += period_s
+        # After a pause the plan of reports lies in the past: it starts anew from now.
+        late = lanes[self.report_due_s[lanes] <= now_s]
+        self.report_due_s[late] = now_s + period_s
+
+    def thrashes(self) -> NDArray[np.bool_]:
+        """Return shape (N,): whose memory is so full that it lives from its disk."""
+        room = self.memory_kib * (0.97 - self.used_share)
+        full: NDArray[np.bool_] = self.leaked_kib >= room
+        return full
+
+    def leak(self, step_s: float) -> None:
+        """Let leaking processes take more memory, until there is none."""
+        self.leaked_kib += self.leak_kib_s * step_s
+        np.minimum(self.leaked_kib, self.memory_kib * (0.98 - self.used_share), out=self.leaked_kib)
+
+    def state(self, lanes: Lanes) -> NDArray[np.uint64]:
+        """Return the hypervisor's word for the condition, as an index into `VM_STATES`."""
+        return STATE[self.condition[lanes]]

@@ -1,0 +1,259 @@
+"""The collector's view of a simulated node: what libvirt would show, and no more."""
+
+import asyncio
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.simulator.guests import Condition
+from connectors.simulator.panel import REPORTED, Panel
+from connectors.simulator.world import NS_PER_S, SIGHT, Roster, World
+from engine.errors import HypervisorUnreachable
+from engine.ports import NodeSample
+from engine.wire.frame import Event, InventoryItem, PoolSample, VmRows
+from engine.wire.metrics import COUNTERS, GAUGE_ROW, GAUGES, INTEGER_ROW, INTEGERS
+
+# As libvirt's adapter counts: from half a core on.
+BUSY_RATIO: Final = 0.5
+# A monitor that is silent for longer than the end of a migration takes is reported as hung.
+_HUNG_AFTER_S: Final = 2.0
+
+_ROW = INTEGER_ROW
+# What libvirt does not know of a VM whose monitor is silent.
+_ASKED: Final = np.array(
+    [
+        *(row for name, row in _ROW.items() if name.startswith("block_")),
+        *REPORTED,
+        _ROW["balloon_rss_kib"],
+        _ROW["job_active"],
+    ]
+)
+_GLITCHING: Final = [_ROW["block_wr_bytes"], _ROW["net_tx_bytes"]]
+
+
+class SimulatedHypervisor:
+    """A `Hypervisor` of one node of a simulated world.
+
+    Rows are the VMs that run on the node, by ascending UUID. One whose monitor is silent
+    keeps its row, with what libvirt knows by itself.
+    """
+
+    def __init__(self, world: World, node: str) -> None:
+        self._world = world
+        self._node = world.topology.node_index[node]
+        self._heard = len(world.events[self._node])
+        self._sight = world.stream(SIGHT, self._node)
+        self._vcpus = _VcpuShape()
+
+    async def __aenter__(self) -> Self:
+        """Return at once: there is nothing to connect to."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the world as it is."""
+
+    async def sample(self) -> NodeSample:
+        """Return all running VMs as they are when the bulk call comes back.
+
+        Raises
+        ------
+        HypervisorUnreachable
+            The node is out of reach, or this call got lost.
+        """
+        sight = self._world.plan.telemetry
+        call_s = sight.call_s
+        if sight.call_jitter_s:
+            call_s += sight.call_jitter_s * float(self._sight.random())
+        if call_s:
+            await asyncio.sleep(call_s)
+        self._world.sync()
+        return self.observe()
+
+    def observe(self) -> NodeSample:
+        """Return the sample of this moment of world time, without waiting for anything.
+
+        Raises
+        ------
+        HypervisorUnreachable
+            The node is out of reach, or this call got lost.
+        """
+        world, node = self._world, self._node
+        name = world.topology.nodes[node]
+        if world.unreachable[node]:
+            raise HypervisorUnreachable(f"node {name} does not answer")
+        sight = world.plan.telemetry
+        if sight.sample_loss_ratio and self._sight.random() < sight.sample_loss_ratio:
+            raise HypervisorUnreachable(f"the bulk call to node {name} did not return in time")
+        panel, roster = world.panel(), world.roster(node)
+        if panel.any_hidden:
+            roster = world.without(roster, panel.hidden[roster.lanes])
+        silent: NDArray[np.bool_] | None = None
+        hung: tuple[bytes, ...] = ()
+        if panel.any_silent:
+            silent_s = world.now_ns / NS_PER_S - world.guests.silent_since_s[roster.lanes]
+            silent = silent_s >= 0
+            uuids = world.topology.uuids
+            hung = tuple(uuids[lane] for lane in roster.indices[silent_s >= _HUNG_AFTER_S])
+        if sight.row_loss_ratio:
+            lost = self._sight.random(roster.indices.size) < sight.row_loss_ratio
+            silent = lost if silent is None else silent | lost
+        return NodeSample(
+            event_time_ns=world.wall_ns(node),
+            mono_ns=world.mono_ns(node),
+            rows=self._rows(panel, roster, silent),
+            node=self._node_gauges(panel),
+            pools=self._pools(),
+            hung=hung,
+        )
+
+    def drain_events(self) -> tuple[Event, ...]:
+        """Return the events since the last call, oldest first, each once."""
+        self._world.sync()
+        events = self._world.events[self._node]
+        heard, self._heard = self._heard, len(events)
+        return tuple(events[heard:])
+
+    async def inventory(self) -> tuple[InventoryItem, ...]:
+        """Return what each running VM is, from its definition.
+
+        Raises
+        ------
+        HypervisorUnreachable
+            The node is out of reach.
+        """
+        self._world.sync()
+        if self._world.unreachable[self._node]:
+            name = self._world.topology.nodes[self._node]
+            raise HypervisorUnreachable(f"node {name} does not answer")
+        here = self._world.roster(self._node).indices
+        running = here[self._world.guests.condition[here] != Condition.OFF]
+        return tuple(self._world.topology.item(int(lane)) for lane in running)
+
+    def _rows(self, panel: Panel, roster: Roster, silent: NDArray[np.bool_] | None) -> VmRows:
+        world, lanes, size = self._world, roster.lanes, roster.indices.size
+        integers = np.empty((len(INTEGERS), size), np.uint64)
+        counters, times_ns = world.meters.read(lanes, world.now_ns)
+        integers[: len(COUNTERS)] = counters
+        integers[len(COUNTERS) :] = panel.levels[:, lanes]
+        integers[_ROW["balloon_major_faults"]] = panel.major_faults[lanes]
+        if panel.any_glitch:
+            integers[_GLITCHING] += world.guests.glitch[lanes].astype(np.uint64)
+        missing = panel.missing[:, lanes].copy()
+        ratios = self._vcpus.ratios(
+            roster.indices,
+            instances=world.guests.instance[lanes],
+            times_ns=times_ns,
+            now_ns=world.now_ns,
+        )
+        gauges = np.full((len(GAUGES), size), np.nan, np.float32)
+        if ratios is None:
+            missing[_ROW["vcpus_busy"]] = True
+        else:
+            busiest = ratios.max(axis=0)
+            gauges[GAUGE_ROW["vcpu_busiest_ratio"]] = busiest
+            missing[_ROW["vcpus_busy"]] = np.isnan(busiest)
+            integers[_ROW["vcpus_busy"]] = (ratios >= BUSY_RATIO).sum(axis=0)
+        if world.plan.telemetry.dirty_rate_known:
+            cores = world.meters.vcpu_speeds[:, lanes].sum(axis=0)
+            gauges[GAUGE_ROW["dirty_bytes_per_s"]] = _DIRTIED_BYTES_PER_CORE * cores
+        if silent is not None:
+            missing[np.ix_(_ASKED, np.flatnonzero(silent))] = True
+        integers[missing] = 0
+        return VmRows(uuids=roster.uuids, integers=integers, missing=missing, gauges=gauges)
+
+    def _node_gauges(self, panel: Panel) -> Mapping[str, float]:
+        world, node = self._world, self._node
+        rates, topology = world.rates, world.topology
+        squeeze, busy = rates.squeeze.item(node), rates.node_busy.item(node)
+        given = rates.node_share.item(node) * (1.0 - squeeze)
+        waiting = panel.stuck_share.item(node)
+        return {
+            "cpu_cores": float(topology.node_cores.item(node)),
+            "cpu_busy_ratio": min(1.0, busy + squeeze),
+            "memory_total_bytes": topology.node_memory_kib.item(node) * 1024,
+            "memory_available_bytes": panel.memory_available.item(node),
+            "psi_cpu_some_ratio": min(1.0, 1.0 - given + 0.02 * busy),
+            "psi_io_some_ratio": waiting,
+            "psi_io_full_ratio": waiting if waiting == 1.0 else 0.0,
+            "psi_memory_some_ratio": 0.0,
+            "psi_memory_full_ratio": 0.0,
+            "hypervisor_reachable": 1.0,
+        }
+
+    def _pools(self) -> tuple[PoolSample, ...]:
+        """Return the node's pools; a stalled one has no latency, since nothing completes."""
+        rates, topology = self._world.rates, self._world.topology
+        return tuple(
+            PoolSample(
+                name=topology.pools[pool],
+                capacity_bytes=_POOL_BYTES,
+                available_bytes=_POOL_BYTES // 2,
+                latency_s=None if rates.pool_stalled[pool] else rates.pool_latency_s.item(pool),
+            )
+            for pool in topology.pools_seen_by(self._node)
+        )
+
+
+# A busy core dirties some tens of MB a second: what pre-copy has to win against.
+_DIRTIED_BYTES_PER_CORE: Final = 40e6
+# Pools do not fill up in a simulated world; half of 100 TB is free.
+_POOL_BYTES: Final = 100 * 10**12
+
+
+class _VcpuShape:
+    """Remembers each vCPU's time at the last sample."""
+
+    def __init__(self) -> None:
+        self._lanes = np.zeros(0, np.intp)
+        self._instances = np.zeros(0, np.int64)
+        self._times_ns = np.zeros((0, 0))
+        self._at_ns = 0
+
+    def ratios(
+        self,
+        lanes: NDArray[np.intp],
+        *,
+        instances: NDArray[np.int64],
+        times_ns: NDArray[np.float64],
+        now_ns: int,
+    ) -> NDArray[np.float64] | None:
+        """Return shape (V, n): share of a core since the last sample.
+
+        NaN is a VM without an interval, None is no interval at all.
+        """
+        before = self._before(lanes, instances, times_ns)
+        elapsed_ns = now_ns - self._at_ns
+        self._lanes, self._instances = lanes, instances.copy()
+        self._times_ns, self._at_ns = times_ns, now_ns
+        if before is None or elapsed_ns <= 0:
+            return None
+        ratios: NDArray[np.float64] = (times_ns - before) / elapsed_ns
+        if ratios.min(initial=0.0) < 0:
+            # Counters that were set back have no interval either.
+            ratios[:, (ratios < 0).any(axis=0)] = np.nan
+        return ratios
+
+    def _before(
+        self,
+        lanes: NDArray[np.intp],
+        instances: NDArray[np.int64],
+        times_ns: NDArray[np.float64],
+    ) -> NDArray[np.float64] | None:
+        """Return the last times in the order of `lanes`; NaN where the run is another one."""
+        if lanes is self._lanes and (self._instances == instances).all():
+            return self._times_ns
+        _, new, old = np.intersect1d(lanes, self._lanes, return_indices=True)
+        same = self._instances[old] == instances[new]
+        if not same.any():
+            return None
+        before = np.full(times_ns.shape, np.nan)
+        before[:, new[same]] = self._times_ns[:, old[same]]
+        return before

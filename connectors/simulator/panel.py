@@ -1,0 +1,97 @@
+"""What hypervisors show beside counters, made for the whole site at once.
+
+Between two changes of the world nothing here moves, so it is made once and sliced by each
+node's sample, however many nodes there are.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.simulator.guests import NEVER_S, Condition, Guests
+from connectors.simulator.meters import Meters
+from connectors.simulator.rates import Rates
+from connectors.simulator.topology import Topology
+from engine.wire.metrics import COUNTERS, INTEGER_ROW, INTEGERS, LEVELS
+
+_LEVEL: Final = {metric.name: row for row, metric in enumerate(LEVELS)}
+_NETWORK: Final = np.array([row for name, row in INTEGER_ROW.items() if name.startswith("net_")])
+# What the guest itself reports; unknown until it has spoken.
+REPORTED: Final = np.array(
+    [
+        INTEGER_ROW[name]
+        for name in ("balloon_usable_kib", "balloon_last_update_s", "balloon_major_faults")
+    ]
+)
+
+
+class Panel:
+    """Levels and what is missing, as of one revision of the world.
+
+    Attributes
+    ----------
+    levels
+        Shape (len(LEVELS), N), in the wire's order; `vcpus_busy` is for the sample to fill.
+    major_faults
+        Shape (N,), the guest's own counter as last reported.
+    missing
+        Shape (len(INTEGERS), N), where even an answering monitor knows nothing.
+    hidden
+        Shape (N,), VMs that no sample shows.
+    silent_since_s, glitch
+        As in `Guests`; `any_silent` and `any_glitch` say whether they matter at all.
+    stuck_share, memory_available
+        Shape (nodes,): share of VMs whose disk is stuck, and free memory in bytes.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        guests: Guests,
+        rates: Rates,
+        meters: Meters,
+        *,
+        origin_s: NDArray[np.float64],
+    ) -> None:
+        size = topology.plan.vms
+        sight = topology.plan.telemetry
+        never = guests.reported_s == NEVER_S
+        levels = np.zeros((len(LEVELS), size), np.uint64)
+        resident = guests.memory_kib * guests.resident_share
+        levels[_LEVEL["balloon_current_kib"]] = topology.memory_kib
+        levels[_LEVEL["balloon_rss_kib"]] = _in_pages(resident)
+        levels[_LEVEL["balloon_usable_kib"]] = _in_pages(guests.usable_kib)
+        stamps = np.where(never, 0.0, origin_s[guests.node] + guests.reported_s)
+        levels[_LEVEL["balloon_last_update_s"]] = stamps
+        levels[_LEVEL["instance"]] = guests.instance
+        levels[_LEVEL["state"]] = guests.state(slice(None))
+        levels[_LEVEL["vcpus"]] = topology.vcpus
+        levels[_LEVEL["job_active"]] = guests.job
+        idle = (meters.vcpu_speeds < 0.01).sum(axis=0)
+        levels[_LEVEL["vcpus_halted"]] = idle + topology.vcpus - meters.vcpu_speeds.shape[0]
+        missing = np.zeros((len(INTEGERS), size), np.bool_)
+        missing[REPORTED] = never
+        missing[_NETWORK] = topology.network < 0
+        missing[INTEGER_ROW["vcpus_halted"]] = not sight.halted_known
+        self.levels = levels
+        self.missing = missing
+        self.major_faults = guests.faults_reported.astype(np.uint64)
+        self.hidden = (guests.condition == Condition.OFF) | guests.row_absent
+        self.any_hidden = bool(self.hidden.any())
+        self.any_silent = bool(np.isfinite(guests.silent_since_s).any())
+        self.any_glitch = bool(guests.glitch.any())
+        nodes = len(topology.nodes)
+        stuck = np.bincount(guests.node, weights=rates.stuck(slice(None)), minlength=nodes)
+        here = np.bincount(guests.node, minlength=nodes)
+        self.stuck_share = stuck / np.maximum(here, 1)
+        used = np.bincount(guests.node, weights=resident, minlength=nodes)
+        self.memory_available = np.maximum(topology.node_memory_kib - used, 0.0) * 1024
+
+
+def _in_pages(kib: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """Return memory in KiB, in whole pages of 4 KiB."""
+    return (kib.astype(np.uint64) // np.uint64(4)) * np.uint64(4)
+
+
+assert len(LEVELS) + len(COUNTERS) == len(INTEGERS)

@@ -1,0 +1,106 @@
+"""What really happened in a simulated world, for tests and summaries; no adapter shows it."""
+
+from dataclasses import dataclass, field
+
+from connectors.simulator.plan import Incident
+
+
+@dataclass(slots=True)
+class Death:
+    """A guest that stopped living, and how it came back; times in ns since the world began."""
+
+    vm: int
+    kind: str
+    at_ns: int
+    alive_ns: int | None = None
+    repaired_by: str = ""
+
+
+@dataclass(slots=True)
+class Happening:
+    """An incident as it was played; `ended_ns` is None while it lasts."""
+
+    incident: Incident
+    vms: tuple[int, ...]
+    began_ns: int
+    ended_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Harm:
+    """A guest that was well and was torn down by a verb."""
+
+    vm: int
+    verb: str
+    at_ns: int
+    was: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerbCall:
+    """A verb as it reached the hypervisor; `outcome` is ok, refused, lost or nothing_happened."""
+
+    vm: int
+    verb: str
+    node: str
+    at_ns: int
+    was: str
+    outcome: str
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A finished live migration."""
+
+    vm: int
+    source: str
+    target: str
+    at_ns: int
+    by: str
+
+
+@dataclass(slots=True)
+class Truth:
+    """The world's own record.
+
+    Attributes
+    ----------
+    deaths
+        Oldest first; a VM that dies twice stands here twice.
+    harms
+        Every healthy guest hurt by a verb: the number that must stay 0.
+    """
+
+    deaths: list[Death] = field(default_factory=list)
+    happenings: list[Happening] = field(default_factory=list)
+    harms: list[Harm] = field(default_factory=list)
+    verb_calls: list[VerbCall] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+
+    def dead_since_ns(self, vm: int) -> int | None:
+        """Return since when the VM has been dead, None while it lives."""
+        for death in reversed(self.deaths):
+            if death.vm == vm:
+                return death.at_ns if death.alive_ns is None else None
+        return None
+
+    def died(self, vm: int, kind: str, at_ns: int) -> None:
+        """Record a death; one that is dead already does not die again."""
+        if self.dead_since_ns(vm) is None:
+            self.deaths.append(Death(vm, kind, at_ns))
+
+    def lives(self, vm: int, at_ns: int, by: str) -> None:
+        """Record that a VM came back, if it was dead."""
+        for death in reversed(self.deaths):
+            if death.vm == vm and death.alive_ns is None:
+                death.alive_ns = at_ns
+                death.repaired_by = by
+
+    def calls(self, verb: str, *, vm: int | None = None) -> list[VerbCall]:
+        """Return the calls of one verb that took effect, of one VM or of all."""
+        return [
+            call
+            for call in self.verb_calls
+            if call.verb == verb and call.outcome != "refused" and vm in (None, call.vm)
+        ]

@@ -1,0 +1,247 @@
+"""The agent's verbs on a simulated node: they do what they do to a real guest.
+
+A reset boots the guest whatever it was doing, and a guest that was well is hurt by it; a
+reboot needs a guest that listens; a migration takes its time and a VM whose disk is stuck
+does not arrive.
+
+`World.interference` is asked before each verb but `look`, and answers with one of
+
+- ``refuse``: `VerbRefused`, nothing done
+- ``lose``: `HypervisorUnreachable`, nothing done
+- ``lose_answer``: the verb happens, then `HypervisorUnreachable`
+- ``lie``: returns as if done, nothing done
+- ``hang``: never returns, nothing done
+- ``hang_after``: the verb happens, then never returns
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+
+from connectors.simulator import lifecycle
+from connectors.simulator.guests import NEVER_S, Condition
+from connectors.simulator.truth import Harm, VerbCall
+from connectors.simulator.world import NS_PER_S, Migration, World
+from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
+from engine.ports import Look
+from engine.wire.metrics import COUNTERS, VM_STATES
+
+_COUNTER: Final = {metric.name: row for row, metric in enumerate(COUNTERS)}
+# A guest in one of these is past helping itself; pulling its reset line takes nothing away.
+_BEYOND_HARM: Final = frozenset(
+    {
+        Condition.PANIC_SPIN,
+        Condition.PANIC_HALT,
+        Condition.CRASHED,
+        Condition.HUNG_USERLAND,
+        Condition.PROMPT,
+    }
+)
+# How often a waiting migration looks whether it has arrived.
+_WAIT_S: Final = 0.25
+
+Verb = Callable[[int], Awaitable[bool]]
+
+
+class SimulatedVerbs:
+    """The `Verbs` of one node of a simulated world.
+
+    Parameters
+    ----------
+    by
+        Who acts, as the world's truth records it.
+    """
+
+    def __init__(self, world: World, node: str, *, by: str = "the agent") -> None:
+        self._world = world
+        self._name = node
+        self._node = world.topology.node_index[node]
+        self._by = by
+        self._migrations: dict[int, Migration] = {}
+
+    async def __aenter__(self) -> Self:
+        """Return at once: there is nothing to connect to."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the world as it is; a migration goes on."""
+
+    async def look(self, vm: bytes) -> Look:
+        """Return the VM as it is now.
+
+        Raises
+        ------
+        VmNotFound
+            No VM of this UUID runs here.
+        HypervisorUnreachable
+            The node is out of reach.
+        """
+        world = self._world
+        world.sync()
+        if world.unreachable[self._node]:
+            raise HypervisorUnreachable(f"look: node {self._name} does not answer")
+        lane = self._lane(vm, "look")
+        one = np.array([lane])
+        counters, vcpus = world.meters.read(one, world.now_ns)
+        answers = world.now_ns / NS_PER_S < world.guests.silent_since_s[lane]
+        has_card = world.topology.network[lane] >= 0
+        reported_s = float(world.guests.reported_s[lane])
+        offset_ns = int(world.epoch_ns + world.clock_offset_ns[self._node])
+        stamp_s = int(offset_ns / NS_PER_S + reported_s) if reported_s != NEVER_S else None
+
+        def known(name: str, *, measured: bool) -> int | None:
+            return int(counters[_COUNTER[name], 0]) if measured else None
+
+        return Look(
+            vm=vm,
+            instance=int(world.guests.instance[lane]),
+            mono_ns=world.mono_ns(self._node),
+            state=VM_STATES[int(world.guests.state(one)[0])],
+            # A monitor that is taken by somebody else's call is a VM that is not at rest.
+            job_active=not answers or bool(world.guests.job[lane]),
+            vcpu_time_ns=tuple(int(time_ns) for time_ns in vcpus[: world.topology.vcpus[lane], 0]),
+            cpu_time_ns=known("cpu_time_ns", measured=True),
+            block_rd_reqs=known("block_rd_reqs", measured=answers),
+            block_wr_reqs=known("block_wr_reqs", measured=answers),
+            block_wr_bytes=known("block_wr_bytes", measured=answers),
+            net_tx_pkts=known("net_tx_pkts", measured=has_card),
+            balloon_last_update_s=stamp_s if answers else None,
+            extra={"monitor": "answers" if answers else "silent"},
+        )
+
+    async def reset(self, vm: bytes) -> None:
+        """Pull the VM's reset line: it boots, whatever it was doing."""
+
+        async def work(lane: int) -> bool:
+            self._note_harm(lane, "reset", beyond_harm=_BEYOND_HARM)
+            lifecycle.boot(self._world, lane, by="reset")
+            return True
+
+        await self._do(vm, "reset", work)
+
+    async def reboot(self, vm: bytes) -> None:
+        """Ask the guest to reboot; one that does not listen goes on as it is."""
+
+        async def work(lane: int) -> bool:
+            if lifecycle.condition(self._world, lane) is not Condition.RUNNING:
+                return False
+            self._note_harm(lane, "reboot", beyond_harm=frozenset())
+            lifecycle.shut_down(self._world, lane, back=True, by="reboot")
+            return True
+
+        await self._do(vm, "reboot", work)
+
+    async def migrate(self, vm: bytes, *, target: str) -> None:
+        """Move the VM live to `target`; return when it runs there."""
+        world = self._world
+
+        async def work(lane: int) -> bool:
+            goal = world.topology.node_index.get(target)
+            self._check_migration(lane, target, goal)
+            assert goal is not None
+            migration = lifecycle.migrate(world, lane, target=goal, by=self._by)
+            self._migrations[lane] = migration
+            try:
+                while migration.outcome == "running":
+                    await asyncio.sleep(_WAIT_S)
+                    world.sync()
+            finally:
+                self._migrations.pop(lane, None)
+            if migration.outcome != "done":
+                raise VerbRefused(f"migrate of VM {vm.hex()}: {migration.outcome}, it stays here")
+            return True
+
+        await self._do(vm, "migrate", work, target=target)
+
+    async def abort_job(self, vm: bytes) -> None:
+        """Abort the migration that `migrate` is waiting for."""
+
+        async def work(lane: int) -> bool:
+            migration = self._migrations.get(lane)
+            if migration is None:
+                raise VerbRefused(f"VM {vm.hex()} has no job that was started from here")
+            lifecycle.finish_migration(self._world, migration, "aborted")
+            return True
+
+        await self._do(vm, "abort_job", work)
+
+    def _check_migration(self, lane: int, target: str, goal: int | None) -> None:
+        world = self._world
+        if goal is None:
+            raise VerbRefused(f"node {target!r} is not among the migration targets")
+        if goal == self._node:
+            raise VerbRefused(f"the VM already runs on {target}")
+        if world.unreachable[goal]:
+            raise VerbRefused(f"node {target} does not answer")
+        if world.topology.pool[lane] not in world.topology.pools_seen_by(goal):
+            raise VerbRefused(f"node {target} cannot open the VM's pool")
+        if world.guests.job[lane]:
+            raise VerbRefused("the VM has a job already")
+        if not lifecycle.runs(world, lane):
+            raise VerbRefused("the VM does not run")
+
+    def _lane(self, vm: bytes, what: str) -> int:
+        """Return the VM's index if it runs here."""
+        world = self._world
+        lane = world.topology.lane_of.get(vm)
+        if lane is None or world.guests.node[lane] != self._node:
+            raise VmNotFound(f"{what}: node {self._name} knows no VM {vm.hex()}")
+        if lifecycle.condition(world, lane) is Condition.OFF:
+            raise VmNotFound(f"{what}: VM {vm.hex()} is defined on {self._name} but does not run")
+        return lane
+
+    async def _do(self, vm: bytes, what: str, work: Verb, *, target: str = "") -> None:
+        """Carry out a verb, or what a test makes of it, and record what came of it."""
+        world = self._world
+        world.sync()
+        if world.unreachable[self._node]:
+            # Nothing was asked of anybody, so nothing was done.
+            raise VerbRefused(f"{what} was not asked for: node {self._name} does not answer")
+        lane = self._lane(vm, what)
+        was = lifecycle.condition(world, lane).name.lower()
+
+        def call(outcome: str) -> VerbCall:
+            return VerbCall(lane, what, self._name, world.now_ns, was, outcome, target)
+
+        asked = call("asked")
+        meddled = world.interference(asked) if world.interference is not None else None
+        if meddled in {"refuse", "lose", "lie", "hang"}:
+            refused = meddled == "refuse"
+            world.truth.verb_calls.append(call("refused" if refused else "nothing_happened"))
+            await self._answer_falsely(meddled, vm, what)
+            return
+        try:
+            happened = await work(lane)
+        except VerbRefused:
+            world.truth.verb_calls.append(call("refused"))
+            raise
+        world.truth.verb_calls.append(call("ok" if happened else "nothing_happened"))
+        if meddled is not None:
+            await self._answer_falsely(meddled, vm, what)
+
+    async def _answer_falsely(self, how: str, vm: bytes, what: str) -> None:
+        match how:
+            case "refuse":
+                raise VerbRefused(f"{what} of VM {vm.hex()} was refused")
+            case "lose" | "lose_answer":
+                raise HypervisorUnreachable(f"{what} of VM {vm.hex()}: outcome unknown")
+            case "hang" | "hang_after":
+                await asyncio.get_running_loop().create_future()
+            case "lie":
+                return
+            case _:
+                raise ValueError(f"{how!r} is no interference")
+
+    def _note_harm(self, lane: int, verb: str, *, beyond_harm: frozenset[Condition]) -> None:
+        was = lifecycle.condition(self._world, lane)
+        if was not in beyond_harm:
+            harm = Harm(lane, verb, self._world.now_ns, was.name.lower())
+            self._world.truth.harms.append(harm)

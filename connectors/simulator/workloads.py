@@ -1,0 +1,206 @@
+"""What guests do when nothing is wrong: per-VM habits drawn from a table of workloads.
+
+A habit has a level, an hour-of-day season, noise that remembers itself for about a
+minute, and for some workloads a cycle: a batch computes without any I/O, writes its
+results and rests; a cron guest is silent between its bursts; a bursty one flips between
+working and resting by chance.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.simulator.plan import WORKLOADS
+
+Floats = NDArray[np.float64]
+Range = tuple[float, float]
+
+SECONDS_PER_DAY: Final = 86_400
+_NOISE_MEMORY_S: Final = 60.0
+# The guest's page cache writes back every 5 s (vm.dirty_writeback_centisecs).
+_FLUSH_PERIOD_S: Final = 5.0
+
+
+class Profile(NamedTuple):
+    """Ranges that one workload's VMs are drawn from, evenly on a logarithmic scale.
+
+    Rates are per second at activity 1; `level` is a share of all vCPUs. `floor` is the
+    share of writes and transmissions that go on while the work rests.
+    """
+
+    level: Range
+    idle_cores: Range
+    reads: Range
+    writes: Range
+    flushes: Range
+    sends: Range
+    read_kib: Range
+    write_kib: Range
+    send_bytes: Range
+    cycle_s: Range
+    work_share: Range
+    result_share: Range
+    floor: float
+    season: float
+    noise: float
+    flushed_later: float
+
+
+PROFILES: Final = {
+    "web": Profile(
+        (0.10, 0.35), (0.01, 0.03), (0.3, 4), (3, 15), (0.3, 1), (60, 400),
+        (8, 32), (4, 16), (300, 1200), (1, 2), (1, 1), (1, 1), 0.05, 0.5, 0.30, 0.6,
+    ),
+    "database": Profile(
+        (0.10, 0.40), (0.02, 0.06), (15, 120), (20, 90), (4, 20), (40, 250),
+        (8, 32), (8, 32), (200, 900), (1, 2), (1, 1), (1, 1), 0.10, 0.4, 0.25, 0.2,
+    ),
+    "batch": Profile(
+        (1.0, 1.0), (0.005, 0.02), (5, 30), (60, 250), (1, 5), (5, 60),
+        (64, 128), (64, 256), (300, 1400), (1200, 5400), (0.25, 0.5), (0.03, 0.08),
+        0.005, 0.0, 0.15, 0.3,
+    ),
+    "cron": Profile(
+        (0.2, 0.8), (0.001, 0.004), (5, 40), (5, 40), (0.5, 2), (2, 40),
+        (8, 64), (4, 32), (100, 800), (600, 3600), (0.01, 0.04), (1, 1), 0.0, 0.0, 0.3, 0.5,
+    ),
+    "idle": Profile(
+        (0.002, 0.01), (0.002, 0.01), (0.001, 0.01), (0.05, 0.4), (0.01, 0.05), (0.05, 0.5),
+        (4, 16), (4, 8), (80, 200), (1, 2), (1, 1), (1, 1), 0.5, 0.1, 0.3, 0.9,
+    ),
+    "bursty": Profile(
+        (0.3, 0.9), (0.01, 0.03), (2, 30), (10, 60), (1, 5), (20, 200),
+        (16, 64), (8, 64), (200, 1200), (120, 400), (0.15, 0.4), (1, 1), 0.03, 0.3, 0.4, 0.5,
+    ),
+}  # fmt: skip
+
+_BATCH, _CRON, _BURSTY = (WORKLOADS.index(name) for name in ("batch", "cron", "bursty"))
+
+# What an incident may force a guest to do, whatever its habit.
+FREE, COMPUTING, WRITING, RESTED = range(4)
+
+
+class Activity(NamedTuple):
+    """What all guests would do during one step if nothing kept them from it; each (N,)."""
+
+    cpu_share: Floats  # of all vCPUs
+    work: Floats  # reads, writes and transmissions relative to the habit
+    floor: Floats  # writes and transmissions that go on at rest, same scale
+    flush: Floats  # how many steps' worth of cached writes reach the disk
+
+
+class Habits:
+    """Every VM's parameters, shape (N,) each, drawn once; and the noise that moves them."""
+
+    def __init__(
+        self, workload: NDArray[np.int64], rng: np.random.Generator, *, step_s: float
+    ) -> None:
+        table = [PROFILES[name] for name in WORKLOADS]
+        draw = _Drawer(table, workload, rng)
+        self.workload = workload
+        self.level = draw("level")
+        self.idle_cores = draw("idle_cores")
+        self.reads = draw("reads")
+        self.writes = draw("writes")
+        self.flushes = draw("flushes")
+        self.sends = draw("sends")
+        self.receives = self.sends * rng.uniform(0.6, 1.4, workload.size)
+        self.read_bytes = draw("read_kib") * 1024
+        self.write_bytes = draw("write_kib") * 1024
+        self.send_bytes = draw("send_bytes")
+        self.cycle_s = draw("cycle_s")
+        self.work_share = draw("work_share")
+        self.result_share = draw("result_share")
+        self.offset_s = rng.random(workload.size) * self.cycle_s
+        self.floor = draw.fixed("floor")
+        self.season = draw.fixed("season") * rng.uniform(0.6, 1.4, workload.size)
+        self.peak_hour = rng.normal(14.0, 2.0, workload.size)
+        self.noise = draw.fixed("noise")
+        self.flushed_later = draw.fixed("flushed_later")
+        self.user_share = rng.uniform(0.75, 0.95, workload.size)
+        self._step_s = step_s
+        self._memory = float(np.exp(-step_s / _NOISE_MEMORY_S))
+        self._noise = rng.standard_normal(workload.size)
+        self._busy = rng.random(workload.size) < self.work_share
+
+    def step(
+        self,
+        *,
+        time_s: float,
+        day_s: float,
+        forced: NDArray[np.uint8],
+        normal: Floats,
+        chance: NDArray[np.float32],
+    ) -> Activity:
+        """Return the activity of the step that begins at `time_s`.
+
+        Parameters
+        ----------
+        time_s
+            Seconds since the world began: cycles run on it.
+        day_s
+            Seconds since midnight: the season runs on it.
+        forced
+            One of `FREE`, `COMPUTING`, `WRITING`, `RESTED` for each VM.
+        normal, chance
+            This step's standard normal and uniform draws, one for each VM.
+        """
+        memory = self._memory
+        self._noise = memory * self._noise + np.sqrt(1 - memory * memory) * normal
+        hours = day_s / 3600.0
+        season = 1.0 + self.season * np.cos((hours - self.peak_hour) * (2 * np.pi / 24))
+        swing = season * np.exp(self.noise * self._noise - 0.5 * self.noise**2)
+        working, writing = self._phases(time_s, chance)
+        free = forced == FREE
+        computing = (free & working & (self.workload == _BATCH)) | (forced == COMPUTING)
+        writing = (free & writing) | (forced == WRITING)
+        working &= free & ~computing
+        cpu_share = np.where(working, self.level * swing, 0.0)
+        cpu_share[writing] = 0.3
+        # A computing guest keeps all its vCPUs busy; a few per mille go to its timer.
+        cpu_share[computing] = 0.997 - 0.01 * chance[computing]
+        edge = (time_s + self.offset_s) % _FLUSH_PERIOD_S < self._step_s
+        later = self.flushed_later * (edge * max(1.0, _FLUSH_PERIOD_S / self._step_s))
+        return Activity(
+            cpu_share=np.minimum(cpu_share, 1.0),
+            work=np.where(working | writing, swing, 0.0),
+            floor=np.where(computing, 0.0, self.floor),
+            flush=(1.0 - self.flushed_later) + later,
+        )
+
+    def _phases(
+        self, time_s: float, chance: NDArray[np.float32]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return who works and who writes results, by each workload's cycle."""
+        phase = (time_s + self.offset_s) % self.cycle_s / self.cycle_s
+        cyclic = (self.workload == _BATCH) | (self.workload == _CRON)
+        working = ~cyclic | (phase < self.work_share)
+        results = (phase >= self.work_share) & (phase < self.work_share + self.result_share)
+        # A bursty guest stays in a state for a time that is exponential in the mean, so the
+        # chance to leave it in one step is the step over that mean.
+        stay_s = self.cycle_s * np.where(self._busy, self.work_share, 1 - self.work_share)
+        self._busy ^= chance < self._step_s / np.maximum(stay_s, self._step_s)
+        working &= (self.workload != _BURSTY) | self._busy
+        return working, results & (self.workload == _BATCH)
+
+
+class _Drawer:
+    """Draws one parameter for every VM from its workload's range."""
+
+    def __init__(
+        self, table: list[Profile], workload: NDArray[np.int64], rng: np.random.Generator
+    ) -> None:
+        self._table = table
+        self._workload = workload
+        self._rng = rng
+
+    def __call__(self, name: str) -> Floats:
+        bounds = np.log(np.array([getattr(profile, name) for profile in self._table]))
+        low, high = bounds[self._workload].T
+        drawn: Floats = np.exp(self._rng.uniform(low, high))
+        return drawn
+
+    def fixed(self, name: str) -> Floats:
+        values: Floats = np.array([getattr(profile, name) for profile in self._table])
+        return values[self._workload]

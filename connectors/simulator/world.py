@@ -1,0 +1,267 @@
+"""A simulated site: time, the agenda, and the one place where ground truth advances."""
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.simulator.guests import Condition, Guests
+from connectors.simulator.meters import Lanes, Meters
+from connectors.simulator.panel import Panel
+from connectors.simulator.plan import WorldPlan
+from connectors.simulator.rates import Draws, Rates
+from connectors.simulator.topology import Topology
+from connectors.simulator.truth import Truth, VerbCall
+from connectors.simulator.workloads import SECONDS_PER_DAY, Habits
+from engine.ports import Clock
+from engine.wire.frame import Event
+
+NS_PER_S: Final = 1_000_000_000
+_NS_PER_MS: Final = 1_000_000
+
+# Nodes number the VMs they start, each from its own origin, so that a number names one run.
+_INSTANCES_PER_NODE: Final = 1 << 20
+
+# Independent streams of chance, so that more of one moves no other.
+_PLACES, _HABITS, _STEPS, _NODES, SIGHT, SHARES = range(6)
+
+Action = Callable[[], None]
+# What a test makes of a verb: None lets it through, else see `connectors.simulator.verbs`.
+Interference = Callable[[VerbCall], str | None]
+
+
+class Roster(NamedTuple):
+    """The VMs of a node, by ascending UUID, in the three forms that are asked for."""
+
+    lanes: Lanes
+    indices: NDArray[np.intp]
+    uuids: bytes
+
+
+@dataclass(slots=True)
+class Migration:
+    """A live migration under way; `outcome` is running, done, aborted or failed."""
+
+    lane: int
+    source: int
+    target: int
+    by: str
+    outcome: str = "running"
+
+
+class World:
+    """The site as it really is. Adapters made from it show a part; tests may see it all.
+
+    Parameters
+    ----------
+    plan
+        What it is made of and what happens in it.
+    clock
+        What the world follows whenever an adapter is asked something; world time 0 is its
+        reading now. None: the world stands still until `advance` is called.
+
+    Attributes
+    ----------
+    now_ns
+        World time, ns since it began.
+    truth
+        What really happened.
+    interference
+        Hook for tests that need verbs to lie, hang or fail; None lets all through.
+    """
+
+    def __init__(self, plan: WorldPlan, clock: Clock | None = None) -> None:
+        self.plan = plan
+        self.now_ns = 0
+        self.truth = Truth()
+        self.interference: Interference | None = None
+        self._clock = clock
+        self._origin_ns = 0 if clock is None else clock.mono_ns()
+        self.epoch_ns = plan.epoch_s * NS_PER_S if clock is None else clock.now_ms() * _NS_PER_MS
+        self._step_ns = round(plan.step_s * NS_PER_S)
+        self._next_step_ns = 0
+        self._agenda: list[tuple[int, int, Action]] = []
+        self._planned = 0
+        self._panel: Panel | None = None
+        # What changes bit by bit, run at the beginning of each step.
+        self.slow_changes: dict[object, Action] = {}
+        self.migrations: dict[int, Migration] = {}
+
+        self.topology = Topology(plan, self.stream(_PLACES))
+        habits_rng = self.stream(_HABITS)
+        self.habits = Habits(self.topology.workload, habits_rng, step_s=plan.step_s)
+        self.guests = Guests(self.topology, habits_rng)
+        self.meters = Meters(plan.vms, vcpus=int(self.topology.vcpus.max()), step_ns=self._step_ns)
+        self.rates = Rates(self.topology, self.habits, self.guests, self.meters, step_s=plan.step_s)
+        self._steps_rng = self.stream(_STEPS)
+
+        nodes = len(self.topology.nodes)
+        nodes_rng = self.stream(_NODES)
+        self.unreachable = np.zeros(nodes, np.bool_)
+        self.clock_offset_ns = np.round(
+            nodes_rng.normal(0.0, plan.telemetry.clock_offset_s * NS_PER_S, nodes)
+        ).astype(np.int64)
+        # Nodes were switched on at different times; only differences of a reading count.
+        self.mono_origin_ns = nodes_rng.integers(NS_PER_S, 30 * SECONDS_PER_DAY * NS_PER_S, nodes)
+        self.events: list[list[Event]] = [[] for _ in range(nodes)]
+        self._starts = np.bincount(self.topology.home, minlength=nodes)
+        first_numbers = 1 + np.arange(plan.vms) % plan.vms_per_node
+        self.guests.instance[:] = self.topology.home * _INSTANCES_PER_NODE + first_numbers
+        # Until a VM moves in or out, a node's VMs stand side by side, and a slice is cheap.
+        self._rosters = [
+            self._roster_of(slice(first, first + plan.vms_per_node))
+            for first in range(0, plan.vms, plan.vms_per_node)
+        ]
+        if plan.cold_start:
+            self.guests.condition[:] = Condition.OFF
+        self._begin_step()
+        self.meters.age(
+            nodes_rng.uniform(1.0, 20.0, plan.vms)
+            * SECONDS_PER_DAY
+            * (self.guests.condition != Condition.OFF)
+        )
+        # All have just spoken; from here on each at its own moments.
+        self.guests.report_due_s = nodes_rng.random(plan.vms) * max(1, plan.balloon_period_s)
+        self._next_step_ns = self._step_ns
+
+    def stream(self, *name: int) -> np.random.Generator:
+        """Return a generator of its own for one purpose."""
+        return np.random.Generator(np.random.SFC64([self.plan.seed, *name]))
+
+    def advance(self, to_ns: int) -> None:
+        """Let the world go on until `to_ns` of world time; earlier times change nothing."""
+        while True:
+            due_ns = self._agenda[0][0] if self._agenda else to_ns + 1
+            if min(due_ns, self._next_step_ns) > to_ns:
+                break
+            if self._next_step_ns <= due_ns:
+                self.now_ns = self._next_step_ns
+                self._next_step_ns += self._step_ns
+                self._begin_step()
+            else:
+                self.now_ns, _, action = heapq.heappop(self._agenda)
+                action()
+                self.changed()
+        self.now_ns = max(self.now_ns, to_ns)
+
+    def sync(self) -> None:
+        """Bring the world to its clock's time; without a clock it stays where it is."""
+        if self._clock is not None:
+            self.advance(self._clock.mono_ns() - self._origin_ns)
+
+    def at(self, when_ns: int, action: Action) -> None:
+        """Plan `action` for a moment of world time; a past one comes next."""
+        self._planned += 1
+        heapq.heappush(self._agenda, (max(when_ns, self.now_ns), self._planned, action))
+
+    def after(self, delay_s: float, action: Action) -> None:
+        """Plan `action` for `delay_s` seconds from now."""
+        self.at(self.now_ns + round(delay_s * NS_PER_S), action)
+
+    @contextmanager
+    def changing(self, vms: Sequence[int] | NDArray[np.intp]) -> Iterator[None]:
+        """Change guests inside: their counters are settled before, their pace set after."""
+        lanes = np.asarray(vms, np.intp)
+        self.meters.settle(lanes, self.now_ns)
+        yield
+        self.rates.pace(lanes)
+        self.changed()
+
+    def panel(self) -> Panel:
+        """Return what hypervisors show beside counters, as of now."""
+        if self._panel is None:
+            origin_s = (self.epoch_ns + self.clock_offset_ns) / NS_PER_S
+            self._panel = Panel(
+                self.topology, self.guests, self.rates, self.meters, origin_s=origin_s
+            )
+        return self._panel
+
+    def changed(self) -> None:
+        """Say that guests, nodes or pools are no longer as the panel shows them."""
+        self._panel = None
+
+    def roster(self, node: int) -> Roster:
+        """Return which VMs the node's hypervisor knows now."""
+        return self._rosters[node]
+
+    def without(self, roster: Roster, hidden: NDArray[np.bool_]) -> Roster:
+        """Return a roster without the VMs that are `hidden`, shape (n,)."""
+        return self._roster_of(roster.indices[~hidden]) if hidden.any() else roster
+
+    def place(self, lane: int, node: int) -> None:
+        """Make a VM stand on another node's roster, in the order of the plan."""
+        left = int(self.guests.node[lane])
+        self.guests.node[lane] = node
+        for changed in (left, node):
+            self._rosters[changed] = self._roster_of(np.flatnonzero(self.guests.node == changed))
+
+    def next_instance(self, node: int) -> int:
+        """Return the number of the next run of a VM on a node."""
+        self._starts[node] += 1
+        return int(node * _INSTANCES_PER_NODE + self._starts[node])
+
+    def wall_ns(self, node: int) -> int:
+        """Return what the node's wall clock shows, ns since the Unix epoch."""
+        return int(self.epoch_ns + self.now_ns + self.clock_offset_ns[node])
+
+    def mono_ns(self, node: int) -> int:
+        """Return what the node's monotonic clock shows."""
+        return int(self.now_ns + self.mono_origin_ns[node])
+
+    def emit(self, node: int, kind: str, lane: int | None = None, **detail: str) -> None:
+        """Tell whoever listens on the node; while it is out of reach nobody hears it."""
+        if self.unreachable[node]:
+            return
+        heard = self.events[node]
+        heard.append(
+            Event(
+                id=f"{self.topology.nodes[node]}/{len(heard)}",
+                kind=kind,
+                time_ns=self.wall_ns(node),
+                vm=None if lane is None else self.topology.uuids[lane],
+                detail=detail,
+            )
+        )
+
+    def vm(self, name: int | bytes) -> int:
+        """Return the index of a VM by its index or UUID."""
+        return self.topology.lane_of[name] if isinstance(name, bytes) else name
+
+    def _roster_of(self, lanes: Lanes) -> Roster:
+        uuids = self.topology.uuids
+        indices = np.arange(lanes.start, lanes.stop) if isinstance(lanes, slice) else lanes
+        return Roster(lanes, indices, b"".join([uuids[lane] for lane in indices]))
+
+    def _begin_step(self) -> None:
+        """Settle the step that ends, then decide what everybody does in the next one."""
+        everyone = slice(None)
+        now_s = self.now_ns / NS_PER_S
+        self.meters.settle(everyone, self.now_ns)
+        guests = self.guests
+        guests.leak(self.plan.step_s)
+        for change in list(self.slow_changes.values()):
+            change()
+        draws = Draws.draw(
+            self._steps_rng,
+            size=self.plan.vms,
+            networks=len(self.topology.networks),
+            step_s=self.plan.step_s,
+        )
+        activity = self.habits.step(
+            time_s=now_s,
+            day_s=(self.epoch_ns / NS_PER_S + now_s) % SECONDS_PER_DAY,
+            forced=guests.forced,
+            normal=draws.normal,
+            chance=draws.chance,
+        )
+        guests.faults += self.plan.step_s * (0.02 + 300.0 * guests.thrashes())
+        if self.plan.balloon_period_s:
+            guests.report_memory(
+                now_s, period_s=self.plan.balloon_period_s, activity=activity.cpu_share
+            )
+        self.rates.begin(activity, draws)
+        self.changed()

@@ -1,0 +1,314 @@
+"""A real Kafka for tests and for the hand: KRaft brokers, plain, SASL or TLS, one node or three.
+
+``with Cluster(root) as cluster: connect(cluster.bootstrap)``; from the shell ``deploy/lab/kafka``.
+Needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from deploy.lab.kafka_jars import SOURCE, LabError, fetch, run
+from deploy.lab.kafka_settings import (
+    BROKER_USER,
+    PROTOCOLS,
+    make_certificates,
+    server_properties,
+    write_private,
+)
+
+LOG4J = SOURCE / "log4j2.properties"
+# Small enough for eight brokers on a laptop; 187 MB resident were seen after 1 GB of traffic.
+JVM_OPTIONS = (
+    "-Xmx256m",
+    "-Xms64m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Djava.awt.headless=true",
+    f"-Dlog4j2.configurationFile={LOG4J}",
+)
+# A broker answers 2 s after its start on an idle machine; it was seen to need 15 s after SIGKILL
+# while two cores were shared by eight.
+READY_TIMEOUT_S = 90.0
+# SIGTERM takes 0.5 s; a broker whose controller is gone waits longer and is killed after this.
+STOP_TIMEOUT_S = 15.0
+
+
+def free_port(nodes: int) -> int:
+    """Return the first port of a range in which all ports of this many nodes are free now."""
+    # Below the range from which the kernel gives out client ports, so none is taken meanwhile.
+    candidates = random.SystemRandom().sample(range(20000, 32000, 40), 100)
+    for first in candidates:
+        if all(_is_free(first + 10 * node + offset) for node in range(nodes) for offset in (0, 1)):
+            return first
+    raise LabError("no range of free ports between 20000 and 32000")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+class Broker:
+    """One node, broker and controller in one process; it outlives the Python that started it."""
+
+    def __init__(
+        self, home: Path, *, port: int, properties: Mapping[str, str], ca_file: Path | None
+    ) -> None:
+        self.home = home
+        self.port = port
+        self.ca_file = ca_file
+        self._properties = dict(properties)
+        self._config = home / "server.properties"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while this broker runs, else None; a recycled id is not taken for it."""
+        # One's own child is asked itself: it must be reaped, and its command line reads empty for
+        # a moment after its start.
+        if self._process is not None:
+            return self._process.pid if self._process.poll() is None else None
+        try:
+            pid = int((self.home / "pid").read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError, ValueError):
+            return None
+        return pid if str(self._config).encode() in command else None
+
+    def format(self, *, cluster_id: str, credentials: Mapping[str, str]) -> None:
+        """Leave configuration and formatted storage behind; storage that exists is kept."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        text = "".join(f"{key}={value}\n" for key, value in self._properties.items())
+        write_private(self._config, text)
+        if (self.home / "log" / "meta.properties").exists():
+            return
+        scram = [
+            word
+            for user, password in credentials.items()
+            for word in ("--add-scram", f"SCRAM-SHA-256=[name={user},password={password}]")
+        ]
+        tool = ["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(self._config)]
+        run(self._java(*tool, *scram))
+
+    def _java(self, *words: str) -> list[str]:
+        return ["java", *JVM_OPTIONS, "-cp", f"{fetch()}/*", *words]
+
+    def start(self) -> Self:
+        """Start it without waiting; a running broker is left alone."""
+        if self.pid is None:
+            with (self.home / "broker.log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    self._java("kafka.Kafka", str(self._config)),
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            (self.home / "pid").write_text(str(self._process.pid))
+        return self
+
+    def wait(self, timeout_s: float = READY_TIMEOUT_S) -> Self:
+        """Return once it serves requests; LabError when it exits or stays silent for so long."""
+        deadline = time.monotonic() + timeout_s
+        while not self.answers():
+            if self.pid is None:
+                raise LabError(f"broker on port {self.port} exited, see {self.home}/broker.log")
+            if time.monotonic() > deadline:
+                raise LabError(
+                    f"broker on port {self.port} silent {timeout_s} s, see {self.home}/broker.log"
+                )
+            time.sleep(0.05)
+        return self
+
+    def answers(self) -> bool:
+        """Whether an ApiVersions request is answered: Kafka serves it before any login."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1.0) as connection:
+                if self.ca_file is None:
+                    return _api_versions(connection)
+                context = ssl.create_default_context(cafile=str(self.ca_file))
+                with context.wrap_socket(connection, server_hostname="127.0.0.1") as encrypted:
+                    return _api_versions(encrypted)
+        except OSError:
+            return False
+
+    def terminate(self) -> None:
+        """Ask it to end (SIGTERM), without waiting; a frozen one is thawed to hear it."""
+        self._signal(signal.SIGTERM)
+        self.thaw()
+
+    def stop(self) -> None:
+        """Return when it has ended: by itself, or killed if it does not."""
+        self.terminate()
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while self.pid is not None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self.kill()
+
+    def kill(self) -> None:
+        """Return when it is gone, by SIGKILL: nothing is flushed, no goodbye is sent."""
+        while self.pid is not None:
+            self._signal(signal.SIGKILL)
+            time.sleep(0.02)
+
+    def freeze(self) -> None:
+        """Stop it from running (SIGSTOP): connections stay open and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen broker go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if (pid := self.pid) is not None:
+            os.kill(pid, number)
+
+
+def _api_versions(connection: socket.socket) -> bool:
+    # Request 18 in version 0, correlation id 1, client id "lab"; any complete head is an answer.
+    request = struct.pack(">hhih3s", 18, 0, 1, 3, b"lab")
+    connection.sendall(struct.pack(">i", len(request)) + request)
+    return len(connection.recv(8)) == 8
+
+
+class Cluster:
+    """One broker or three, with the same security, in one folder.
+
+    Parameters
+    ----------
+    root
+        Folder of all state. One that holds a cluster already is taken up again with its own
+        settings, ports and credentials; the other arguments are then ignored.
+    nodes
+        1, or 3 with replication 3 and two in-sync replicas asked for.
+    security
+        ``plain``, ``sasl`` (SCRAM-SHA-256) or ``tls`` (the same inside TLS).
+    first_port
+        Client port of node 1, whose controller takes the next one; node n lies 10 higher each.
+        None takes free ones.
+    users
+        SCRAM users beside the broker's own; their passwords are made at random at the start.
+    properties
+        Added to every node's server.properties, and stronger than what the lab chose.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        nodes: int = 1,
+        security: str = "plain",
+        first_port: int | None = None,
+        users: tuple[str, ...] = ("flatline",),
+        properties: Mapping[str, str] | None = None,
+    ) -> None:
+        if security not in PROTOCOLS:
+            raise LabError(f"security {security!r} is none of {', '.join(PROTOCOLS)}")
+        self.root = root.resolve()
+        state = self.root / "cluster.json"
+        if not state.exists():
+            self.root.mkdir(parents=True, exist_ok=True)
+            names = () if security == "plain" else (BROKER_USER, *users)
+            settings = {
+                "nodes": nodes,
+                "security": security,
+                "first_port": first_port if first_port is not None else free_port(nodes),
+                # 16 bytes in 22 characters of URL-safe base64: no dash in front, which the tool
+                # would take for an option, and no bits set beyond the last byte.
+                "cluster_id": "A" + secrets.token_urlsafe(16)[1:-1] + "A",
+                "credentials": {name: secrets.token_hex(16) for name in names},
+                "properties": dict(properties or {}),
+            }
+            write_private(state, json.dumps(settings, indent=2))
+        self._settings = json.loads(state.read_text())
+        self.security: str = self._settings["security"]
+        self.credentials: dict[str, str] = self._settings["credentials"]
+        self.ca_file = self.root / "tls" / "ca.crt" if self.security == "tls" else None
+        count: int = self._settings["nodes"]
+        self.brokers = [self._broker(node, count) for node in range(1, count + 1)]
+
+    @property
+    def bootstrap(self) -> str:
+        """What a client is given: every node's address, separated by commas."""
+        return ",".join(f"127.0.0.1:{broker.port}" for broker in self.brokers)
+
+    def _broker(self, node: int, count: int) -> Broker:
+        port = self._port(node)
+        home = self.root / f"node{node}"
+        properties = server_properties(
+            node=node,
+            ports=[self._port(other) for other in range(1, count + 1)],
+            log_dir=home / "log",
+            security=self.security,
+            broker_password=self.credentials.get(BROKER_USER, ""),
+            tls_dir=self.root / "tls",
+        )
+        merged: dict[str, str] = properties | self._settings["properties"]
+        return Broker(home, port=port, properties=merged, ca_file=self.ca_file)
+
+    def _port(self, node: int) -> int:
+        first: int = self._settings["first_port"]
+        return first + 10 * (node - 1)
+
+    def start(self) -> Self:
+        """Format what is not formatted and start every node that does not run."""
+        if self.ca_file is not None:
+            make_certificates(self.ca_file.parent)
+        for broker in self.brokers:
+            broker.format(cluster_id=self._settings["cluster_id"], credentials=self.credentials)
+        for broker in self.brokers:
+            broker.start()
+        return self
+
+    def wait(self, timeout_s: float = READY_TIMEOUT_S) -> Self:
+        """Return once every node serves requests."""
+        for broker in self.brokers:
+            broker.wait(timeout_s)
+        return self
+
+    def stop(self) -> None:
+        """Return when every node has ended; they are asked all at once and take leave together."""
+        for broker in self.brokers:
+            broker.terminate()
+        for broker in self.brokers:
+            broker.stop()
+
+    def kill(self) -> None:
+        """Return when every node is gone, by SIGKILL."""
+        for broker in self.brokers:
+            broker.kill()
+
+    def remove(self) -> None:
+        """Stop every node and delete the folder."""
+        self.stop()
+        shutil.rmtree(self.root)
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start().wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

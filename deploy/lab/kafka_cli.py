@@ -1,0 +1,69 @@
+"""``deploy/lab/kafka``: the lab's Kafka from the shell."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from deploy.lab.kafka_broker import Cluster
+from deploy.lab.kafka_jars import LabError, cache_dir, fetch
+from deploy.lab.kafka_settings import PROTOCOLS
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line asks and return the exit code."""
+    parser = argparse.ArgumentParser(prog="kafka", description="The lab's Kafka.")
+    parser.add_argument(
+        "action", choices=["fetch", "up", "down", "start", "stop", "kill", "status"]
+    )
+    parser.add_argument("--root", type=Path, default=cache_dir() / "kafka-lab", help="state folder")
+    parser.add_argument("--nodes", type=int, choices=[1, 3], default=1, help="up: how many")
+    parser.add_argument("--security", choices=list(PROTOCOLS), default="plain", help="up: which")
+    parser.add_argument("--port", type=int, default=19092, help="up: node 1's client port")
+    parser.add_argument("--node", type=int, help="start, stop, kill: this node alone")
+    chosen = parser.parse_args(arguments)
+    try:
+        sys.stdout.write(_act(chosen))
+    except LabError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _act(chosen: argparse.Namespace) -> str:
+    if chosen.action == "fetch":
+        return f"{fetch()}\n"
+    if chosen.action != "up" and not (chosen.root / "cluster.json").exists():
+        raise LabError(f"no cluster in {chosen.root}: bring one up first")
+    cluster = Cluster(
+        chosen.root, nodes=chosen.nodes, security=chosen.security, first_port=chosen.port
+    )
+    if chosen.action == "up" and chosen.security != cluster.security:
+        raise LabError(f"{chosen.root} holds a {cluster.security} cluster: take it down first")
+    if chosen.node is not None and not 1 <= chosen.node <= len(cluster.brokers):
+        raise LabError(f"no node {chosen.node}: this cluster has {len(cluster.brokers)}")
+    one = cluster.brokers[chosen.node - 1] if chosen.node is not None else cluster
+    match chosen.action:
+        case "up":
+            cluster.start().wait()
+        case "start":
+            one.start().wait()
+        case "stop":
+            one.stop()
+        case "kill":
+            one.kill()
+        case "down":
+            cluster.remove()
+            return "down\n"
+        case _:  # status only tells
+            pass
+    lines = [f"bootstrap {cluster.bootstrap} security {cluster.security}"]
+    lines += [f"node at port {b.port}: pid {b.pid or 'none'}" for b in cluster.brokers]
+    if cluster.credentials:
+        lines.append(f"users and passwords: {cluster.root / 'cluster.json'}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""The libvirt lab from Python: the scripts beside this file, with a guest as an object.
+
+Nothing is done here that a person cannot do with ``guest``, ``hypervisor`` and ``ping-guest``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deploy.lab.kafka_jars import SOURCE, LabError, cache_dir
+from deploy.lab.records import Record, read_records
+
+# `up` needs 20 s on an idle machine with all packages; a first run also downloads 60 MB of them.
+UP_TIMEOUT_S = 540.0
+# The scripts bound what they wait for themselves, the longest by 90 s; this is above it.
+SCRIPT_TIMEOUT_S = 120.0
+POLL_S = 0.1
+
+
+def wait_until(holds: Callable[[], bool], *, within_s: float, what: str) -> None:
+    """Return as soon as the condition holds; LabError that names it when it does not in time."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        if time.monotonic() > deadline:
+            raise LabError(f"not within {within_s} s: {what}")
+        time.sleep(POLL_S)
+
+
+class Lab:
+    """Two hypervisors, ``a`` and ``b``, with a state folder and a network of their own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def run(self, script: str, *words: str, timeout_s: float = SCRIPT_TIMEOUT_S) -> str:
+        """Run one of the lab's scripts and return what it printed; LabError when it fails."""
+        environment = os.environ | {"FLATLINE_LAB_DIR": str(self.home)}
+        # Output goes through a file: a daemon that inherited a pipe would hold it open for ever.
+        self.home.parent.mkdir(parents=True, exist_ok=True)
+        with (self.home.parent / f"{self.home.name}.out").open("w+") as out:
+            result = subprocess.run(
+                [str(SOURCE / script), *words],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                timeout=timeout_s,
+                check=False,
+            )
+            out.seek(0)
+            said = out.read().strip()
+        if result.returncode:
+            raise LabError(f"deploy/lab/{script} {' '.join(words)}: {said[-2000:]}")
+        return said
+
+    def up(self) -> None:
+        """Leave both hypervisors running, without guests."""
+        self.run("up", "--bare", timeout_s=UP_TIMEOUT_S)
+
+    def down(self) -> None:
+        """End all that `up` and the guests started, and delete the state."""
+        self.run("down")
+        (self.home.parent / f"{self.home.name}.out").unlink()
+
+    def uri(self, name: str) -> str:
+        """Where this hypervisor is read and steered."""
+        return f"qemu+unix:///system?socket={self.home}/{name}/run/libvirt-sock"
+
+    def ro_uri(self, name: str) -> str:
+        """Where this hypervisor can only be read: for libvirt's openReadOnly."""
+        return f"qemu+unix:///system?socket={self.home}/{name}/run/libvirt-sock-ro"
+
+    def pid(self, name: str) -> int:
+        """Return the libvirtd's process id."""
+        return int(self.run("hypervisor", "pid", name))
+
+    def kill(self, name: str) -> None:
+        """Leave the libvirtd dead (SIGKILL) and its guests running."""
+        self.run("hypervisor", "kill", name)
+
+    def start(self, name: str) -> None:
+        """Leave the libvirtd answering; it takes up the guests that run."""
+        self.run("hypervisor", "start", name)
+
+    @contextmanager
+    def frozen(self, pid: int) -> Iterator[None]:
+        """Hold a libvirtd or a qemu stopped (SIGSTOP) inside the block."""
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+class Guests:
+    """The guests that one test defines, and their end."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self._defined: list[Guest] = []
+
+    def define(self, name: str, *options: str) -> Guest:
+        """Return a guest that is defined and does not run; options are those of ``guest``."""
+        self.lab.run("guest", "define", name, *options)
+        guest = Guest(self.lab, name)
+        self._defined.append(guest)
+        return guest
+
+    def boot(self, name: str, *options: str) -> Guest:
+        """Return a guest whose userland is up."""
+        guest = self.define(name, *options)
+        guest.start()
+        guest.wait()
+        return guest
+
+    def destroy(self) -> None:
+        """Leave none of them behind, nor their disks."""
+        while self._defined:
+            self._defined.pop().destroy()
+
+
+class Guest:
+    """One guest, wherever it runs."""
+
+    def __init__(self, lab: Lab, name: str) -> None:
+        self.lab = lab
+        self.name = name
+
+    def _run(self, action: str, *words: str) -> str:
+        return self.lab.run("guest", action, self.name, *words)
+
+    def start(self) -> None:
+        """Switch it on, without waiting for its userland."""
+        self._run("start")
+
+    def wait(self, boots: int = 1) -> None:
+        """Return when its userland has come up so many times since the definition."""
+        self._run("wait", str(boots))
+
+    def tell(self, order: str) -> None:
+        """Return when the guest has confirmed the order (``panic``, ``reboot``, ``off``: sent)."""
+        self._run("tell", *order.split())
+
+    def migrate(self, to: str) -> None:
+        """Leave it running on the other hypervisor, and unknown to the first."""
+        self._run("migrate", to)
+
+    def destroy(self) -> None:
+        """Leave nothing of it, on either hypervisor."""
+        self._run("destroy")
+
+    @property
+    def hypervisor(self) -> str:
+        """The one on which it runs, else the one that has it defined."""
+        return self._run("where")
+
+    @property
+    def boots(self) -> int:
+        """How often its userland has come up."""
+        return int(self._run("boots"))
+
+    @property
+    def console(self) -> str:
+        """All text it has written to its first serial port."""
+        return self._run("console")
+
+    @property
+    def qemu_pid(self) -> int:
+        """Return the process id of its qemu."""
+        return int((self.lab.home / self.hypervisor / "run/qemu" / f"{self.name}.pid").read_text())
+
+    def records(self) -> list[Record]:
+        """Return what it has written to its disk, oldest first; damage raises ValueError."""
+        return read_records(Path(self._run("disk")))
+
+    def answers_ping(self) -> bool:
+        """Whether one of three pings is answered."""
+        try:
+            self.lab.run("ping-guest", self.name)
+        except LabError:
+            return False
+        return True
+
+    @contextmanager
+    def pinged(self) -> Iterator[PingLog]:
+        """Ping it twice a second inside the block."""
+        log = self.lab.home / "guests" / f"{self.name}.ping"
+        environment = os.environ | {"FLATLINE_LAB_DIR": str(self.lab.home)}
+        with log.open("wb") as out:
+            command = [str(SOURCE / "ping-guest"), self.name, "--keep"]
+            process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+        try:
+            yield PingLog(log)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+class PingLog:
+    """What came back of the pings so far; times are Unix seconds."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def answered_s(self) -> list[float]:
+        """Return when answers came."""
+        return self._times(r"^\[([\d.]+)\] \d+ bytes from")
+
+    def unanswered_s(self) -> list[float]:
+        """Return when a ping was found to have had no answer for half a second."""
+        return self._times(r"^\[([\d.]+)\] no answer yet")
+
+    def _times(self, pattern: str) -> list[float]:
+        text = self._path.read_text(errors="replace")
+        return [float(time_s) for time_s in re.findall(pattern, text, re.MULTILINE)]
+
+
+def sweep() -> None:
+    """Take down the test labs of processes that ended without doing so."""
+    for home in cache_dir().glob("lab-test-*[0-9]"):
+        if not Path(f"/proc/{home.name.rsplit('-', 1)[1]}").exists():
+            Lab(home).down()

@@ -1,0 +1,37 @@
+"""The command `flatline`: parse, run, and turn what went wrong into a sentence and a code."""
+
+import sys
+from typing import Final
+
+from engine.errors import FlatlineError, SettingsError
+
+# What a lean install leaves out, and the command that brings it.
+_BROUGHT_BY: Final = {
+    "numba": "pip install flatline",
+    "river": "pip install flatline",
+    "faust": "pip install flatline",
+    "influxdb_client": "pip install flatline",
+    "libvirt": "pip install 'flatline[libvirt]' (needs libvirt-dev, pkg-config and gcc)",
+}
+
+
+def main() -> None:
+    """Run one subcommand; ends the process with its exit code."""
+    from engine.cli.app import app, console
+
+    try:
+        app()
+    except FlatlineError as error:
+        console(stderr=True).print(f"flatline: {error}", markup=False)
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name not in _BROUGHT_BY:
+            raise
+        sentence = f"flatline: {name} is not installed here: {_BROUGHT_BY[name]}"
+        console(stderr=True).print(sentence, markup=False)
+        sys.exit(SettingsError.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""What a policy file allows: modes, limits and the ladder of steps for each kind of fault.
+
+A policy may always be stricter than the hard limits below and never laxer. It is a value:
+`hash` names it in every order, so that planner and agent know that they read the same one.
+"""
+
+import math
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cached_property
+from hashlib import blake2b
+from importlib import resources
+from typing import Final, Literal, NamedTuple, get_args, get_origin
+
+import msgspec
+
+from engine.errors import SettingsError
+from engine.wire.order import MAX_LIFETIME_MS, Action
+
+# `approve` needs signed words of people on the control topic, which this release has not.
+PolicyMode = Literal["observe", "auto"]
+Purpose = Literal["production", "demo", "lab"]
+
+SHIPPED: Final = ("default", "demo", "lab")
+
+# What an action is called in a sentence.
+NOUNS: Final[Mapping[str, str]] = {"migrate": "migration", "move_disk": "move of a disk"}
+
+# What the engine publishes again of a firing alert, and the slack of two missed slots: a
+# firing word of this window before the deadline is what a failed verification rests on.
+VERDICT_WINDOW_MS: Final = 90_000
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One rung of a ladder.
+
+    Attributes
+    ----------
+    deadline_s
+        Until then the engine must have seen the effect; later counts as unknown.
+    stable_s
+        How long the VM must have been well again before it counts as mended.
+    """
+
+    action: Action
+    deadline_s: int = 300
+    stable_s: int = 60
+
+
+class Modes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who may be touched how: tenant and action first, then action, then the default."""
+
+    default: PolicyMode = "observe"
+    actions: dict[Action, PolicyMode] = {}
+    tenants: dict[str, dict[Action, PolicyMode]] = {}
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much may happen in which time, and how sure one must be.
+
+    Attributes
+    ----------
+    backoff_s
+        Waits before the second, third and fourth step of one incident.
+    newborn_s
+        History that a VM must have before anything disruptive is done to it.
+    interval_s
+        The site's sampling interval; data may be `max(120, 1.5 * interval_s)` old.
+    look_gap_s
+        Between the two samples of the agent's own look.
+    new_log_observe_s
+        How long an agent only watches on a log that it does not know.
+    target_load_max_ratio, target_margin_ratio
+        A migration's target must be below the first, and below its source by the second.
+    """
+
+    site_per_10min: int = 1
+    cell_per_10min: int = 1
+    node_per_10min: int = 2
+    vm_per_24h: int = 3
+    vm_spacing_s: int = 1800
+    backoff_s: tuple[int, int, int] = (600, 1800, 7200)
+    newborn_s: int = 86_400
+    interval_s: float = 10.0
+    look_gap_s: float = 4.0
+    order_lifetime_s: int = 60
+    new_log_observe_s: int = 86_400
+    target_load_max_ratio: float = 0.7
+    target_margin_ratio: float = 0.15
+
+    @property
+    def data_age_ms(self) -> int:
+        """How old the newest sample behind an order may be when the agent acts."""
+        return math.ceil(1000 * max(120.0, 1.5 * self.interval_s))
+
+    def backoff_ms(self, step: int) -> int:
+        """Return the wait between step `step - 1` of an incident and `step` (≥ 1)."""
+        return 1000 * self.backoff_s[min(step, len(self.backoff_s)) - 1]
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
+    """A whole policy file, checked."""
+
+    version: Literal[1]
+    name: str
+    purpose: Purpose = "production"
+    modes: Modes = Modes()
+    limits: Limits = Limits()
+    ladders: dict[str, tuple[Step, ...]] = {}
+
+    @cached_property
+    def hash(self) -> str:
+        """Name the content, whatever its layout, comments and order: 32 hex digits."""
+        return blake2b(msgspec.json.encode(self, order="sorted"), digest_size=16).hexdigest()
+
+    def mode(self, *, tenant: str | None, action: Action) -> PolicyMode:
+        """Return whether `action` on a VM of `tenant` is carried out or only rehearsed."""
+        if tenant is None:
+            return "observe"
+        of_tenant = self.modes.tenants.get(tenant, {})
+        return of_tenant.get(action, self.modes.actions.get(action, self.modes.default))
+
+
+class Bound(NamedTuple):
+    """The hard limit of one field; `tried_*` holds where the purpose is demo or lab."""
+
+    field: str
+    low: float
+    high: float
+    tried_low: float
+    tried_high: float
+    why: str
+
+
+_FOREVER: Final = 366 * 86_400.0
+
+BOUNDS: Final = (
+    Bound("site_per_10min", 0, 1, 0, 2, "one wrong detector must not reach many VMs"),
+    Bound("cell_per_10min", 0, 1, 0, 2, "a cell shares storage and network, so faults there too"),
+    Bound("node_per_10min", 0, 2, 0, 2, "a node that needs more is itself the fault"),
+    Bound("vm_per_24h", 0, 3, 0, 3, "a VM that needs more is not mended by it"),
+    Bound("vm_spacing_s", 1800, _FOREVER, 1800, _FOREVER, "a VM needs time to show its health"),
+    Bound("newborn_s", 86_400, _FOREVER, 0, _FOREVER, "what is normal is not known before a day"),
+    Bound("interval_s", 1, 300, 1, 300, "slower sampling cannot tell a dead VM from a quiet one"),
+    Bound("look_gap_s", 4, 8, 4, 8, "shorter shows no stillness, longer does not fit into 10 s"),
+    Bound("order_lifetime_s", 15, MAX_LIFETIME_MS / 1000, 15, MAX_LIFETIME_MS / 1000,
+          "shorter leaves no time for the look, longer acts on yesterday's picture"),
+    Bound("new_log_observe_s", 86_400, _FOREVER, 0, _FOREVER,
+          "orders that were given on another log cannot be counted"),
+    Bound("target_load_max_ratio", 0, 0.9, 0, 0.9, "a full node makes the VM suffer there"),
+    Bound("target_margin_ratio", 0.05, 1, 0.05, 1, "without a margin VMs wander to and fro"),
+)  # fmt: skip
+
+# Step deadlines: room for one verdict window after the call, and an end the same shift sees.
+_DEADLINE_S: Final = (180, 3600)
+_BACKOFF_S: Final = (600, 1800, 7200)
+
+
+def read_shipped(name: str) -> str:
+    """Return the text of a policy that comes with Flatline: one of `SHIPPED`."""
+    return resources.files("engine.action").joinpath("policies", f"{name}.toml").read_text()
+
+
+def parse_policy(text: str, *, source: str) -> Policy:
+    """Return the policy that a TOML text stands for.
+
+    Parameters
+    ----------
+    text
+        The whole file.
+    source
+        Where the text came from, for messages.
+
+    Raises
+    ------
+    SettingsError
+        Not TOML, an unknown or mistyped key (the nearest name is given), or a value beyond
+        a hard limit (the sentence says why there is one).
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{source} is not TOML: {error}.") from error
+    _check_names(raw, Policy, where="", source=source)
+    try:
+        policy = msgspec.convert(raw, Policy)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{source}: {error}.") from error
+    for sentence in beyond(policy):
+        raise SettingsError(f"{source}: {sentence}")
+    return policy
+
+
+def beyond(policy: Policy) -> list[str]:
+    """Return one sentence for each value of `policy` that is beyond a hard limit."""
+    sentences = []
+    tried = policy.purpose != "production"
+    for bound in BOUNDS:
+        value = getattr(policy.limits, bound.field)
+        low = bound.tried_low if tried else bound.low
+        high = bound.tried_high if tried else bound.high
+        if not low <= value <= high:
+            sentences.append(
+                f"limits.{bound.field} is {value:g}, a {policy.purpose} policy may have"
+                f" {low:g} to {high:g}: {bound.why}."
+            )
+    for given, least in zip(policy.limits.backoff_s, _BACKOFF_S, strict=True):
+        if given < least:
+            sentences.append(
+                f"limits.backoff_s is {list(policy.limits.backoff_s)}, at least"
+                f" {list(_BACKOFF_S)}: a step that failed must not be followed in haste."
+            )
+            break
+    for kind, steps in policy.ladders.items():
+        sentences.extend(_beyond_ladder(kind, steps))
+    return sentences
+
+
+def _beyond_ladder(kind: str, steps: tuple[Step, ...]) -> list[str]:
+    low, high = _DEADLINE_S
+    sentences = [
+        f"ladders.{kind}: deadline_s is {step.deadline_s}, may be {low} to {high}: the engine"
+        " must have time to see the effect, and a person must hear of it the same hour."
+        for step in steps
+        if not low <= step.deadline_s <= high
+    ]
+    sentences += [
+        f"ladders.{kind}: stable_s is {step.stable_s}, must be 1 to deadline_s: a VM that was"
+        " not watched after the action is not known to be well."
+        for step in steps
+        if not 0 < step.stable_s < step.deadline_s
+    ]
+    if len(steps) > 3:
+        sentences.append(f"ladders.{kind} has {len(steps)} steps, 3 at most: then a person looks.")
+    return sentences
+
+
+def _check_names(raw: object, shape: object, *, where: str, source: str) -> None:
+    """Refuse keys that no field has, and name the nearest one."""
+    if get_origin(shape) is dict and isinstance(raw, dict):
+        for name, value in raw.items():
+            _check_names(value, get_args(shape)[1], where=f"{where}{name}.", source=source)
+    elif get_origin(shape) is tuple and isinstance(raw, list):
+        for value in raw:
+            _check_names(value, get_args(shape)[0], where=where, source=source)
+    elif isinstance(shape, type) and issubclass(shape, msgspec.Struct) and isinstance(raw, dict):
+        fields = {field.name: field.type for field in msgspec.structs.fields(shape)}
+        for name, value in raw.items():
+            if name not in fields:
+                near = get_close_matches(name, fields, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}."
+                raise SettingsError(f"{source}: there is no key {where}{name}; {hint}")
+            _check_names(value, fields[name], where=f"{where}{name}.", source=source)

@@ -1,0 +1,100 @@
+"""Whose word counts on the orders topic: planners sign orders, agents sign marks."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from engine.errors import RecordRejected, SettingsError
+from engine.wire.order import KEY_HEADER, Closed, Order, decode_order, key_id
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedKeys:
+    """Public keys by `key_id`; one key may be in both, where one process is both."""
+
+    planners: Mapping[str, Ed25519PublicKey]
+    agents: Mapping[str, Ed25519PublicKey]
+
+    @classmethod
+    def of(
+        cls, *, planners: Iterable[Ed25519PublicKey], agents: Iterable[Ed25519PublicKey]
+    ) -> Self:
+        """Return the keys, named."""
+        return cls(
+            planners={key_id(key): key for key in planners},
+            agents={key_id(key): key for key in agents},
+        )
+
+
+def open_entry(
+    value: bytes, headers: tuple[tuple[str, bytes], ...], *, trusted: TrustedKeys
+) -> Order | Closed:
+    """Return the order or mark that `value` says, once the right role signed it.
+
+    Raises
+    ------
+    RecordRejected
+        The signature is missing, wrong, or by a key that may not say this: an agent's key
+        gives no orders, a planner's key closes none.
+    """
+    entry = decode_order(value, headers, trusted={**trusted.planners, **trusted.agents})
+    name = dict(headers)[KEY_HEADER].decode("ascii", "replace")
+    allowed = trusted.planners if isinstance(entry, Order) else trusted.agents
+    if name not in allowed:
+        what = "an order" if isinstance(entry, Order) else "a closed mark"
+        raise RecordRejected("bad_signature", f"the key {name} may not sign {what}")
+    return entry
+
+
+def private_key_pem(key: Ed25519PrivateKey) -> bytes:
+    """Return the PEM text (PKCS 8, not encrypted) to keep in a file of mode 0600."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def public_key_pem(key: Ed25519PublicKey) -> bytes:
+    """Return the PEM text that others trust."""
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def parse_private_key(pem: bytes, *, source: str) -> Ed25519PrivateKey:
+    """Return the key that a PEM text holds.
+
+    Raises
+    ------
+    SettingsError
+        It is no unencrypted Ed25519 private key.
+    """
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"{source} is no private key in PEM: {error}.") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SettingsError(f"{source} holds a private key, but not an Ed25519 one.")
+    return key
+
+
+def parse_public_key(pem: bytes, *, source: str) -> Ed25519PublicKey:
+    """Return the key that a PEM text holds.
+
+    Raises
+    ------
+    SettingsError
+        It is no Ed25519 public key.
+    """
+    try:
+        key = load_pem_public_key(pem)
+    except ValueError as error:
+        raise SettingsError(f"{source} is no public key in PEM: {error}.") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise SettingsError(f"{source} holds a public key, but not an Ed25519 one.")
+    return key

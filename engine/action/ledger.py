@@ -1,0 +1,186 @@
+"""What an agent promised, did and knows of the outcome: one state per incident step.
+
+Each entry is durable before what it announces happens. After a restart the ledger alone
+says what may be done, and nothing may be done twice.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+import msgspec
+
+from engine.errors import StateError
+from engine.ports import Bounds
+from engine.wire.order import Action, Outcome
+
+LedgerState = Literal[
+    "accepted", "sent", "returned", "unknown", "refused", "expired", "not_attempted", "marked"
+]
+Key = tuple[str, int]
+
+# The one table of what may follow what; "marked" means that the log knows the outcome.
+LEGAL: Final[Mapping[LedgerState | None, frozenset[LedgerState]]] = {
+    None: frozenset({"accepted"}),
+    "accepted": frozenset({"sent", "refused", "expired", "not_attempted"}),
+    "sent": frozenset({"returned", "unknown", "refused"}),
+    "returned": frozenset({"marked"}),
+    "unknown": frozenset({"marked"}),
+    "refused": frozenset({"marked"}),
+    "expired": frozenset({"marked"}),
+    "not_attempted": frozenset({"marked"}),
+    "marked": frozenset(),
+}
+_ENDED: Final = frozenset({"returned", "unknown", "refused", "expired", "not_attempted"})
+
+SENTENCES: Final = {
+    "not_attempted": "The agent stopped before the call: nothing was done.",
+    "unknown": "The agent stopped during the call: read the world, nobody repeats it.",
+    "new_log": "This log is not known to the agent{then}.",
+    "log_gap": "The log lost orders that the agent has not read{then}.",
+    "log_cut": "The log ends before what the agent has read{then}.",
+    "known_log": "The log is the one the agent knows.",
+}
+
+
+class IllegalStep(ValueError):
+    """An entry that may not follow what the ledger holds: above all a second acceptance."""
+
+
+class StepEntry(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
+    """One change of state of one incident step."""
+
+    state: LedgerState
+    incident: str
+    step: int
+    vm: str
+    action: Action
+    dry_run: bool
+    time_ms: int
+    sentence: str
+
+    @property
+    def key(self) -> Key:
+        """What makes the step one step, for ever."""
+        return self.incident, self.step
+
+
+class LogEntry(msgspec.Struct, frozen=True, kw_only=True, tag="log"):
+    """Which log the agent read, how far, and until when it only watches."""
+
+    identity: str
+    next_offset: int
+    observe_until_ms: int
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The newest entry of each step, and of the log; `outcomes` outlives the mark."""
+
+    steps: Mapping[Key, StepEntry] = field(default_factory=dict)
+    outcomes: Mapping[Key, StepEntry] = field(default_factory=dict)
+    log: LogEntry | None = None
+
+    def holds(self, key: Key) -> bool:
+        """Return whether the step was ever accepted."""
+        return key in self.steps
+
+    def unmarked(self) -> tuple[StepEntry, ...]:
+        """Return the steps that ended and whose outcome the log may not know yet."""
+        return tuple(entry for entry in self.steps.values() if entry.state in _ENDED)
+
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[StepEntry | LogEntry] = msgspec.json.Decoder(StepEntry | LogEntry)
+
+
+def encode_ledger_entry(entry: StepEntry | LogEntry) -> bytes:
+    """Return the bytes that stand in the ledger."""
+    return _encoder.encode(entry)
+
+
+def entered(ledger: Ledger, entry: StepEntry | LogEntry) -> Ledger:
+    """Return the ledger with one more entry.
+
+    Raises
+    ------
+    IllegalStep
+        The entry may not follow: a step is accepted once, sent once, ended once.
+    """
+    if isinstance(entry, LogEntry):
+        return replace(ledger, log=entry)
+    before = ledger.steps.get(entry.key)
+    state = None if before is None else before.state
+    if entry.state not in LEGAL[state]:
+        raise IllegalStep(
+            f"step {entry.step} of incident {entry.incident} is {state or 'new'};"
+            f" {entry.state} may not follow"
+        )
+    outcomes = ledger.outcomes
+    if entry.state in _ENDED:
+        outcomes = {**outcomes, entry.key: entry}
+    return replace(ledger, steps={**ledger.steps, entry.key: entry}, outcomes=outcomes)
+
+
+def read_ledger(entries: Iterable[bytes]) -> Ledger:
+    """Return the ledger that these entries make, oldest first.
+
+    Raises
+    ------
+    StateError
+        An entry cannot be read or may not follow: the agent must not act on such a ledger.
+    """
+    ledger = Ledger()
+    for number, value in enumerate(entries):
+        try:
+            ledger = entered(ledger, _decoder.decode(value))
+        except (msgspec.DecodeError, IllegalStep) as error:
+            raise StateError(
+                f"entry {number} of the agent's ledger is damaged ({error}). Move the ledger"
+                " away: the agent then starts anew and only watches for a day"
+            ) from error
+    return ledger
+
+
+def recovery(ledger: Ledger, *, now_ms: int) -> tuple[StepEntry, ...]:
+    """Return how the steps end that a stopped agent left open: to be entered one by one."""
+    ends: list[StepEntry] = []
+    for entry in ledger.steps.values():
+        if entry.state in ("accepted", "sent"):
+            state: Outcome = "not_attempted" if entry.state == "accepted" else "unknown"
+            ends.append(
+                msgspec.structs.replace(
+                    entry, state=state, time_ms=now_ms, sentence=SENTENCES[state]
+                )
+            )
+    return tuple(ends)
+
+
+def log_seen(
+    ledger: Ledger, *, identity: str, bounds: Bounds, now_ms: int, observe_s: int
+) -> tuple[LogEntry, str]:
+    """Return what to enter about the log just opened, and one sentence about it.
+
+    A log that is new, that lost orders before they were read, or that was cut back cannot
+    be counted on for budgets: the agent then only watches for `observe_s`.
+    """
+    known = ledger.log
+    if known is None or known.identity != identity:
+        name = "new_log"
+    elif bounds.earliest > known.next_offset:
+        name = "log_gap"
+    elif bounds.end < known.next_offset:
+        name = "log_cut"
+    else:
+        name = "known_log"
+    until_ms = now_ms + 1000 * observe_s
+    if name == "known_log" and known is not None:
+        until_ms = known.observe_until_ms
+    entry = LogEntry(
+        identity=identity, next_offset=bounds.end, observe_until_ms=until_ms, time_ms=now_ms
+    )
+    then = (
+        f": for {observe_s / 3600:g} h it only watches" if observe_s else ", its policy trusts it"
+    )
+    return entry, SENTENCES[name].format(then=then)

@@ -1,0 +1,263 @@
+"""The agent's own look: whether what it sees of the live VM lets an order be carried out.
+
+Nothing overrides a refusal. What cannot be seen counts as the worst case.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from engine.ports import Look
+from engine.wire.alert import CpuShape
+from engine.wire.order import Order
+
+# All samples of a look lie within this time before the call: what was true earlier may
+# have changed by then.
+LOOK_WINDOW_S: Final = 10.0
+
+# A vCPU that spins in a panic uses its whole core but for what the host takes; the node
+# may be busy, so half a core still counts as spinning, and a tenth as standing still.
+_BUSY_RATIO: Final = 0.5
+_IDLE_RATIO: Final = 0.1
+
+SENTENCES: Final = {
+    "agreed": "The look agrees: {seen}.",
+    "too_few": "Refused: {count} samples over {gap_s:.1f} s; two are needed, {need_s:g} s apart.",
+    "too_old": "Refused: the look began {age_s:.1f} s ago; {limit_s:g} s at most.",
+    "other_vm": "Refused: the hypervisor showed another VM than the one ordered.",
+    "monitor": "Refused: the VM's monitor does not answer, so nothing about it is sure.",
+    "other_run": "Refused: this is run {seen} of the VM, the order judged run {ordered}.",
+    "job": "Refused: a job is active on the VM.",
+    "state": "Refused: the VM is {seen}; {action} needs it {needed}.",
+    "alive": "Refused: the VM is alive, its {counter} moved by {moved} during the look.",
+    "unseen_disk": "Refused: the VM's disk writes cannot be seen, so it may be alive.",
+    "half_seen": "Refused: {counter} was seen in one sample only, so the VM may be alive.",
+    "went_back": "Refused: {counter} went back during the look, so the VM may have restarted.",
+    "balloon": "Refused: the VM is alive, its balloon driver answered during the look.",
+    "shape_unseen": "Refused: the vCPUs cannot be seen one by one, or were not when judged.",
+    "shape": "Refused: the vCPUs look {seen}, the order judged them {ordered}.",
+    "no_request": "Refused: no disk request of the VM completed during the look; a qemu whose"
+    " I/O is stuck cannot finish a migration.",
+    "no_look": "Refused: no look is defined for {action}.",
+}
+
+# Counters that only a living guest moves. Reads are among them because a dead kernel reads
+# as little as it writes; received traffic is not, a panicked guest's card goes on counting.
+_LIFE: Final[tuple[tuple[str, Callable[[Look], int | None]], ...]] = (
+    ("disk-write requests", lambda look: look.block_wr_reqs),
+    ("written bytes", lambda look: look.block_wr_bytes),
+    ("disk-read requests", lambda look: look.block_rd_reqs),
+    ("transmitted packets", lambda look: look.net_tx_pkts),
+)
+
+
+class Verdict(NamedTuple):
+    """Whether the look lets the order be carried out; `rule` names the sentence."""
+
+    agrees: bool
+    rule: str
+    sentence: str
+
+
+_Said = tuple[str, Mapping[str, object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a rule sees: the order, the samples oldest first, and how old the first one is."""
+
+    order: Order
+    looks: Sequence[Look]
+    gap_s: float
+    age_s: float
+
+    @property
+    def span_s(self) -> float:
+        """Return the time between the first and the last sample."""
+        return (self.looks[-1].mono_ns - self.looks[0].mono_ns) / 1e9 if self.looks else 0.0
+
+
+def judge(order: Order, looks: Sequence[Look], *, gap_s: float, age_s: float) -> Verdict:
+    """Say whether these samples of the live VM let `order` be carried out now.
+
+    Parameters
+    ----------
+    order
+        What is to be done.
+    looks
+        Samples of the VM, oldest first.
+    gap_s
+        How far the first and the last sample must lie apart.
+    age_s
+        How long ago the first sample was asked for, by the agent's own monotonic clock.
+    """
+    seen = Seen(order, looks, gap_s, age_s)
+    rules = RULES.get(order.action)
+    if rules is None:
+        return _refusal("no_look", {"action": order.action})
+    for rule in (*EVERY_ACTION, *rules):
+        said = rule(seen)
+        if said is not None:
+            return _refusal(*said)
+    what = f"{looks[-1].state}, vCPUs {shape(looks)}, {seen.span_s:.1f} s watched"
+    return Verdict(True, "agreed", SENTENCES["agreed"].format(seen=what))
+
+
+def shape(looks: Sequence[Look]) -> CpuShape:
+    """Return how the vCPUs looked between the first and the last sample.
+
+    One vCPU that spins is `one_core`; it is also all of them, which `_same_shape` knows.
+    """
+    shares = _shares(looks)
+    busy = sum(share >= _BUSY_RATIO for share in shares)
+    idle = sum(share <= _IDLE_RATIO for share in shares)
+    if not shares:
+        return "unknown"
+    if idle == len(shares):
+        return "idle"
+    if busy == 1 and busy + idle == len(shares):
+        return "one_core"
+    return "all_cores" if busy == len(shares) else "mixed"
+
+
+def _shares(looks: Sequence[Look]) -> list[float]:
+    """Return the share of a core that each vCPU wanted; empty is unknown.
+
+    Time waited for a core counts as wanted, as it does for the detector: on a full node a
+    vCPU that spins gets less than half a core.
+    """
+    first, last = looks[0], looks[-1]
+    span_ns = last.mono_ns - first.mono_ns
+    if span_ns <= 0 or len(first.vcpu_time_ns) != len(last.vcpu_time_ns):
+        return []
+    used = _grown(first.vcpu_time_ns, last.vcpu_time_ns)
+    if {len(first.vcpu_delay_ns), len(last.vcpu_delay_ns)} == {len(used)}:
+        waited = _grown(first.vcpu_delay_ns, last.vcpu_delay_ns)
+    else:
+        waited = [0] * len(used)
+    if min([*used, *waited], default=0) < 0:
+        return []
+    return [sum(both) / span_ns for both in zip(used, waited, strict=True)]
+
+
+def _grown(before: Sequence[int], after: Sequence[int]) -> list[int]:
+    return [late - early for early, late in zip(before, after, strict=True)]
+
+
+def _refusal(rule: str, values: Mapping[str, object]) -> Verdict:
+    return Verdict(False, rule, SENTENCES[rule].format(**values))
+
+
+def _enough(seen: Seen) -> _Said | None:
+    in_order = all(before.mono_ns <= after.mono_ns for before, after in pairwise(seen.looks))
+    if len(seen.looks) < 2 or seen.span_s < seen.gap_s or not in_order:
+        return "too_few", {"count": len(seen.looks), "gap_s": seen.span_s, "need_s": seen.gap_s}
+    if seen.age_s > LOOK_WINDOW_S:
+        return "too_old", {"age_s": seen.age_s, "limit_s": LOOK_WINDOW_S}
+    return None
+
+
+def _same_vm(seen: Seen) -> _Said | None:
+    ordered = UUID(seen.order.vm).bytes
+    return None if all(look.vm == ordered for look in seen.looks) else ("other_vm", {})
+
+
+def _same_run(seen: Seen) -> _Said | None:
+    for look in seen.looks:
+        if look.instance != seen.order.instance:
+            return "other_run", {"seen": look.instance, "ordered": seen.order.instance}
+    return None
+
+
+def _monitor_answers(seen: Seen) -> _Said | None:
+    silent = any(look.extra.get("monitor") == "silent" for look in seen.looks)
+    return ("monitor", {}) if silent else None
+
+
+def _no_job(seen: Seen) -> _Said | None:
+    return ("job", {}) if any(look.job_active for look in seen.looks) else None
+
+
+def _running(seen: Seen) -> _Said | None:
+    return _needs_state(seen, ("running",))
+
+
+def _running_or_crashed(seen: Seen) -> _Said | None:
+    return _needs_state(seen, ("running", "crashed"))
+
+
+def _needs_state(seen: Seen, needed: tuple[str, ...]) -> _Said | None:
+    for look in seen.looks:
+        # A VM that its own crash paused is crashed, whatever the state is called.
+        state = look.state
+        if state == "paused" and look.extra.get("state_reason") == "crashed":
+            state = "crashed"
+        if state not in needed:
+            values = {"seen": look.state, "action": seen.order.action}
+            return "state", values | {"needed": " or ".join(needed)}
+    return None
+
+
+def _stands_still(seen: Seen) -> _Said | None:
+    """Refuse where a counter moved that only a living guest moves, or could not be seen.
+
+    A counter that is None in every sample belongs to a device the VM has not got; disk
+    writes must be visible all the same, or nothing at all would speak for a dead guest.
+    """
+    for name, read in _LIFE:
+        values = [read(look) for look in seen.looks]
+        known = [value for value in values if value is not None]
+        if known and len(known) < len(values):
+            return "half_seen", {"counter": name}
+        if any(after < before for before, after in pairwise(known)):
+            return "went_back", {"counter": name}
+        if known and known[-1] != known[0]:
+            return "alive", {"counter": name, "moved": known[-1] - known[0]}
+    if any(look.block_wr_reqs is None and look.block_wr_bytes is None for look in seen.looks):
+        return "unseen_disk", {}
+    return None
+
+
+def _balloon_is_stale(seen: Seen) -> _Said | None:
+    answers = {look.balloon_last_update_s for look in seen.looks}
+    return ("balloon", {}) if len(answers) > 1 else None
+
+
+def _same_shape(seen: Seen) -> _Said | None:
+    ordered, found = seen.order.cpu_shape, shape(seen.looks)
+    if "unknown" in (ordered, found):
+        return "shape_unseen", {}
+    only_one = len(seen.looks[-1].vcpu_time_ns) == 1
+    if found == ordered or (only_one and {found, ordered} == {"one_core", "all_cores"}):
+        return None
+    return "shape", {"seen": found, "ordered": ordered}
+
+
+def _same_shape_if_judged(seen: Seen) -> _Said | None:
+    return None if seen.order.cpu_shape == "unknown" else _same_shape(seen)
+
+
+def _requests_complete(seen: Seen) -> _Said | None:
+    first, last = seen.looks[0], seen.looks[-1]
+    pairs = (
+        (first.block_rd_reqs, last.block_rd_reqs),
+        (first.block_wr_reqs, last.block_wr_reqs),
+    )
+    if any(None not in pair and pair[0] != pair[1] for pair in pairs):
+        return None
+    return "no_request", {}
+
+
+Rule = Callable[[Seen], _Said | None]
+
+EVERY_ACTION: Final[tuple[Rule, ...]] = (
+    _enough, _same_vm, _same_run, _monitor_answers, _no_job,
+)  # fmt: skip
+RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
+    "reset": (_running_or_crashed, _stands_still, _balloon_is_stale, _same_shape),
+    # A hung userland leaves the kernel and its balloon driver alive: no balloon rule.
+    "reboot": (_running, _stands_still, _same_shape),
+    "migrate": (_running, _requests_complete, _same_shape_if_judged),
+}

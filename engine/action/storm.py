@@ -1,0 +1,109 @@
+"""The storm breaker: many VMs of a cell in trouble at once are one fault, not many.
+
+A pause record stops every planner and agent for the cell. It holds until a person takes it
+back or until it runs out after 30 minutes without a new reason.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from engine.wire.alert import Alert
+from engine.wire.control import Control
+
+_WINDOW_MS: Final = 300_000
+_CALM_MS: Final = 1_800_000
+# While the storm goes on, the pause is written anew when it is this old.
+_RENEW_MS: Final = 300_000
+_LEAST_VMS: Final = 3
+_SHARE: Final = 0.2
+
+AUTHOR: Final = "storm breaker"
+# Its record has a key of its own, so that it never replaces the pause of a person.
+SOURCE: Final = "breaker"
+
+SENTENCES: Final = {
+    "storm": "{count} VMs of cell {cell} were in trouble within 5 minutes, {bar} are a storm",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """When each VM of a cell was last said to be in trouble, ms by UUID text."""
+
+    seen_ms: Mapping[str, int]
+
+
+def troubled(trouble: Trouble | None, alert: Alert) -> Trouble:
+    """Return the cell's trouble with what `alert` says added, without what is too old.
+
+    A veto does not make a VM well: suppressed ones count. Pending ones do not, a single
+    odd sample is no trouble yet; nor do alerts of a host, whose VMs are judged one by one.
+    """
+    seen = dict(trouble.seen_ms) if trouble else {}
+    if alert.state in ("firing", "suppressed"):
+        vms = (alert.subject,) if alert.scope == "vm" else alert.vms
+        for vm in vms if alert.scope != "host" else ():
+            seen[vm] = max(seen.get(vm, 0), alert.decided_ms)
+    newest_ms = max(alert.decided_ms, *seen.values(), 0)
+    return Trouble({vm: ms for vm, ms in seen.items() if ms > newest_ms - _WINDOW_MS})
+
+
+def storm_pause(
+    trouble: Trouble,
+    *,
+    site: str,
+    cell: str,
+    vm_count: int,
+    controls: Mapping[bytes, Control],
+    now_ms: int,
+) -> Control | None:
+    """Return the pause record to append now, None where there is no storm or one stands.
+
+    Parameters
+    ----------
+    trouble
+        What the cell's alerts said.
+    site, cell
+        Where.
+    vm_count
+        How many VMs the cell has; 0 is unknown, then three are a storm.
+    controls
+        The control records in force. A pause by a person stands beside this one, and what
+        a person has cleared counts anew only from then on.
+    now_ms
+        Wall clock.
+    """
+    pause = Control(
+        kind="pause",
+        scope="cell",
+        subject=cell,
+        active=True,
+        by=AUTHOR,
+        reason="",
+        time_ms=now_ms,
+        until_ms=now_ms + _CALM_MS,
+        source=SOURCE,
+    )
+    standing = controls.get(pause.key())
+    cleared_ms = 0
+    if standing is not None and not standing.active:
+        cleared_ms = standing.time_ms
+    elif standing is not None and _is_enough(standing, now_ms=now_ms):
+        return None
+    since_ms = max(now_ms - _WINDOW_MS, cleared_ms)
+    count = sum(ms > since_ms for ms in trouble.seen_ms.values())
+    bar = max(_LEAST_VMS, math.ceil(vm_count * _SHARE))
+    if count < bar:
+        return None
+    reason = SENTENCES["storm"].format(count=count, cell=f"{site}/{cell}", bar=bar)
+    return msgspec.structs.replace(pause, reason=reason)
+
+
+def _is_enough(pause: Control, *, now_ms: int) -> bool:
+    """Return whether `pause` holds and is still young."""
+    left_ms = _CALM_MS if pause.until_ms is None else pause.until_ms - now_ms
+    return pause.active and left_ms > _CALM_MS - _RENEW_MS

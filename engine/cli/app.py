@@ -1,0 +1,370 @@
+"""The subcommands of `flatline`, one function each; what they need is imported when asked for."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from engine.errors import SettingsError
+from engine.settings import Settings, load_settings
+
+app = typer.Typer(
+    name="flatline",
+    help="Finds dead virtual machines by their vital signs, and brings them back without staff.",
+    epilog="Exit codes: 0 well, 1 failed, 2 settings or command line, 3 log, 4 hypervisor,"
+    " 5 state or keys on disk, 130 Ctrl-C.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+event = typer.Typer(help="Tell Flatline what an owner does to a VM.", no_args_is_help=True)
+pause = typer.Typer(help="Stop machines from acting, and let them again.", no_args_is_help=True)
+policy = typer.Typer(help="Read what may be done to whom.", no_args_is_help=True)
+audit = typer.Typer(help="Read the journal and check its chains.", no_args_is_help=True)
+config = typer.Typer(help="Show and check settings.", no_args_is_help=True)
+for name, group in (
+    ("event", event),
+    ("pause", pause),
+    ("policy", policy),
+    ("audit", audit),
+    ("config", config),
+):
+    app.add_typer(group, name=name)
+
+File = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="Settings file in TOML."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="NAME=VALUE", help="One setting, as log.kind=kafka."),
+]
+Minutes = Annotated[float, typer.Option(min=0.1, max=7 * 24 * 60, help="How long, in minutes.")]
+
+# Wide enough for a path in a table where the output is no terminal and has no width.
+_PLAIN_WIDTH = 120
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return where text goes; colours and width only where there is a terminal."""
+    found = Console(stderr=stderr, soft_wrap=True, highlight=False)
+    return found if found.is_terminal else Console(stderr=stderr, width=_PLAIN_WIDTH)
+
+
+def settings_of(file: Path | None, sets: list[str] | None) -> Settings:
+    """Return the settings of one command line."""
+    flags: dict[str, str] = {}
+    for text in sets or []:
+        setting, equals, value = text.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {text}: write NAME=VALUE, as log.kind=kafka.")
+        flags[setting.strip()] = value
+    return load_settings(file, flags=flags)[0]
+
+
+@app.command()
+def collect(file: File = None, sets: Sets = None) -> None:
+    """Sample this node's VMs into the log."""
+    from engine.cli.process import serve
+    from engine.wiring import collect_opener, libvirt_node, open_log, process
+
+    settings = settings_of(file, sets)
+    here = process(settings)
+    opener = collect_opener(here, lambda: open_log(here), libvirt_node(settings))
+    raise typer.Exit(serve(here, {"collect": opener}))
+
+
+@app.command()
+def engine(file: File = None, sets: Sets = None) -> None:
+    """Find faults in the frames and publish alerts."""
+    from engine.cli.process import serve
+    from engine.wiring import engine_opener, open_log, process
+
+    here = process(settings_of(file, sets))
+    opener = engine_opener(here, lambda: open_log(here, frames=True))
+    raise typer.Exit(serve(here, {"engine": opener}))
+
+
+@app.command()
+def plan(file: File = None, sets: Sets = None) -> None:
+    """Turn alerts into orders, under the policy."""
+    from engine.cli.process import serve
+    from engine.wiring import authority, open_log, plan_opener, process
+
+    settings = settings_of(file, sets)
+    here = process(settings)
+    opener = plan_opener(here, lambda: open_log(here), authority(settings))
+    raise typer.Exit(serve(here, {"plan": opener}))
+
+
+@app.command()
+def act(file: File = None, sets: Sets = None) -> None:
+    """Carry out the orders for this node."""
+    from engine.cli.process import serve
+    from engine.wiring import act_opener, authority, libvirt_node, open_log, process
+
+    settings = settings_of(file, sets)
+    here = process(settings)
+    node = libvirt_node(settings)
+    opener = act_opener(here, lambda: open_log(here), node, authority(settings))
+    raise typer.Exit(serve(here, {"act": opener}))
+
+
+@app.command()
+def run(
+    file: File = None,
+    sets: Sets = None,
+    libvirt_uri: Annotated[
+        str | None, typer.Option(help="Watch this libvirt instead of a simulated fleet.")
+    ] = None,
+    acting: Annotated[
+        bool, typer.Option("--act", help="Touch the VMs of that libvirt, as the policy allows.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Which simulated fleet.")] = 1,
+) -> None:
+    """Run all roles in this process, on the embedded log.
+
+    Without --libvirt-uri the fleet is simulated. A real libvirt is only read unless --act is
+    given; the policy still says what may be done.
+    """
+    from engine.cli.everything import run_everything
+
+    settings = settings_of(file, [*(sets or []), "log.kind=embedded"])
+    if acting and libvirt_uri is None:
+        raise SettingsError("--act needs --libvirt-uri: a simulated fleet is acted on anyway.")
+    raise typer.Exit(run_everything(settings, libvirt_uri=libvirt_uri, acting=acting, seed=seed))
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Which fleet and which faults.")] = 1,
+    speed: Annotated[
+        float, typer.Option(min=0.1, help="Simulated seconds in a real one, at most.")
+    ] = 12.0,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live view.")] = False,
+) -> None:
+    """Watch 200 simulated VMs fail and be repaired; ends by itself with a summary."""
+    from engine.cli.demo import run_demo
+
+    raise typer.Exit(run_demo(seed=seed, speed=speed, plain=plain))
+
+
+Vm = Annotated[str, typer.Argument(help="UUID of the VM.")]
+Cell = Annotated[
+    str | None, typer.Option(help="Cell in which the VM runs; by default this node's.")
+]
+
+
+@event.command("reboot")
+def event_reboot(
+    vm: Vm, cell: Cell = None, minutes: Minutes = 10.0, file: File = None, sets: Sets = None
+) -> None:
+    """Say that the owner reboots a VM now, so that its silence means nothing."""
+    _owner_event("owner_reboot", vm, cell=cell, minutes=minutes, file=file, sets=sets)
+
+
+@event.command("maintenance")
+def event_maintenance(
+    vm: Vm, cell: Cell = None, minutes: Minutes = 60.0, file: File = None, sets: Sets = None
+) -> None:
+    """Say that the owner works on a VM, so that nothing it does leads to an action."""
+    _owner_event("owner_maintenance", vm, cell=cell, minutes=minutes, file=file, sets=sets)
+
+
+def _owner_event(
+    kind: str,
+    vm: str,
+    *,
+    cell: str | None,
+    minutes: float,
+    file: Path | None,
+    sets: list[str] | None,
+) -> None:
+    from engine.cli.words import append_owner_event, parse_vm, with_log
+
+    settings = settings_of(file, sets)
+    where, uuid = cell or settings.site.cell, parse_vm(vm)
+    with_log(
+        settings,
+        lambda here, log: append_owner_event(
+            here, log, kind=kind, vm=uuid, cell=where, minutes=minutes
+        ),
+    )
+    console().print(f"{kind} of VM {vm} stands in the log of cell {where} for {minutes:g} min.")
+
+
+Scope = Annotated[
+    str, typer.Argument(help="site, or zone:, cell:, node:, pool:, network:, tenant:, vm:NAME.")
+]
+
+
+@pause.command("on")
+def pause_on(
+    scope: Scope,
+    reason: Annotated[str, typer.Option(help="Why, for whoever finds it.")],
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Ends by itself; without it, by `pause off`.")
+    ] = None,
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """Let no machine act in a scope; alerts go on."""
+    from engine.cli.words import append_pause, with_log
+
+    with_log(
+        settings_of(file, sets),
+        lambda here, log: append_pause(
+            here, log, scope=scope, active=True, reason=reason, minutes=minutes
+        ),
+    )
+    until = "until `flatline pause off`" if minutes is None else f"for {minutes:g} min"
+    console().print(f"Nothing is done to {scope} {until}.")
+
+
+@pause.command("off")
+def pause_off(
+    scope: Scope,
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """Take a pause back."""
+    from engine.cli.words import append_pause, with_log
+
+    with_log(
+        settings_of(file, sets),
+        lambda here, log: append_pause(
+            here, log, scope=scope, active=False, reason=reason, minutes=None
+        ),
+    )
+    console().print(f"The pause of {scope} is over.")
+
+
+@pause.command("show")
+def pause_show(file: File = None, sets: Sets = None) -> None:
+    """List every pause and other word that holds now."""
+    from engine.cli.words import controls_in_force, with_log
+
+    controls = with_log(settings_of(file, sets), controls_in_force)
+    if not controls:
+        console().print("Nothing is paused.")
+        return
+    table = Table("kind", "scope", "until", "by", "reason")
+    for control in controls:
+        scope = f"{control.scope}:{control.subject}" if control.subject else control.scope
+        table.add_row(control.kind, scope, _moment(control.until_ms), control.by, control.reason)
+    console().print(table)
+
+
+def _moment(time_ms: int | None) -> str:
+    from datetime import UTC, datetime
+
+    if time_ms is None:
+        return "taken back"
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="seconds")
+
+
+@policy.command("check")
+def policy_check(file: Annotated[Path, typer.Argument(help="Policy in TOML.")]) -> None:
+    """Check a policy file against the schema and the hard limits."""
+    from engine.wiring import read_policy
+
+    checked = read_policy(file)
+    console().print(f"{file}: policy {checked.name!r} can be used; its hash is {checked.hash}.")
+
+
+@audit.command("verify")
+def audit_verify(file: File = None, sets: Sets = None) -> None:
+    """Check every writer's chain for edits, gaps and cuts; exit code 1 if there are any."""
+    from engine.action.chain import verify
+    from engine.cli.audit import read_journal
+    from engine.cli.words import with_log
+
+    entries = with_log(settings_of(file, sets), read_journal)
+    findings = verify(entries)
+    for finding in findings:
+        console().print(finding)
+    writers = len({entry.writer for entry in entries})
+    verdict = f"{len(findings)} findings" if findings else "all as written"
+    console().print(f"{len(entries)} entries of {writers} writers: {verdict}.")
+    raise typer.Exit(1 if findings else 0)
+
+
+@audit.command("show")
+def audit_show(
+    last: Annotated[int, typer.Option(min=1, help="How many entries, the newest.")] = 50,
+    vm: Annotated[str | None, typer.Option(help="Only of this VM.")] = None,
+    incident: Annotated[str | None, typer.Option(help="Only of this incident.")] = None,
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """Show decisions, refusals, calls and outcomes, oldest first."""
+    from engine.cli.audit import read_journal
+    from engine.cli.words import with_log
+
+    entries = with_log(settings_of(file, sets), read_journal)
+    chosen = [
+        entry
+        for entry in sorted(entries, key=lambda entry: entry.time_ms)
+        if vm in (None, entry.vm) and incident in (None, entry.incident)
+    ]
+    for entry in chosen[-last:]:
+        console().print(f"{_moment(entry.time_ms)}  {entry.kind:8}  {entry.sentence}")
+
+
+@app.command()
+def doctor(
+    creating_topics: Annotated[
+        bool, typer.Option("--create-topics", help="Make the topics that Kafka lacks.")
+    ] = False,
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """Look at each part of this installation and say what to do; exit code 1 if any is ill."""
+    from engine.cli.doctor import Check, examine
+
+    settings = settings_of(file, sets)
+
+    async def all_checks() -> list[Check]:
+        return [check async for check in examine(settings, creating_topics=creating_topics)]
+
+    checks = asyncio.run(all_checks())
+    table = Table("part", "", "what to know or do")
+    for check in checks:
+        style = {"well": "green", "note": "yellow", "ill": "bold red"}[check.finding]
+        table.add_row(check.part, f"[{style}]{check.finding}[/]", check.sentence)
+    console().print(table)
+    raise typer.Exit(1 if any(check.finding == "ill" for check in checks) else 0)
+
+
+@config.command("show")
+def config_show(file: File = None, sets: Sets = None) -> None:
+    """Print the settings that hold, secrets masked, as JSON."""
+    typer.echo(settings_of(file, sets).model_dump_json(indent=2))
+
+
+@config.command("check")
+def config_check(file: File = None, sets: Sets = None) -> None:
+    """Check file, environment and flags, and say which file was read."""
+    settings_of(file, sets).log.kafka.secret()
+    console().print("The settings can be used.")
+
+
+@config.command("schema")
+def config_schema(
+    of: Annotated[
+        str, typer.Argument(help="settings, or a record: frame, alert, order, journal, ...")
+    ] = "settings",
+) -> None:
+    """Print the JSON Schema of the settings file, or of what stands in the log."""
+    from engine.wire.schemas import CONTRACTS, schema
+
+    if of != "settings" and of not in CONTRACTS:
+        raise SettingsError(f"{of!r} has no schema: settings, {', '.join(CONTRACTS)}.")
+    found = Settings.model_json_schema() if of == "settings" else schema(of)
+    typer.echo(json.dumps(found, indent=2))

@@ -1,0 +1,162 @@
+"""`flatline demo`: a simulated site, every role of Flatline, and four things to watch."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from rich.console import Console
+from rich.table import Table
+
+from connectors.clock import LoopClock
+from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from connectors.simulator.fleet import Fleet, build_world
+from connectors.simulator.virtual_time import VirtualLoop, run
+from engine.action.catalogue import parse_policy, read_shipped
+from engine.action.keys import TrustedKeys, open_entry
+from engine.cli.app import console
+from engine.cli.demo_scene import DEADLINE_S, WARM_UP_S, Claim, Referee, plan_of
+from engine.cli.demo_story import Story, follow_log
+from engine.cli.demo_view import View
+from engine.cli.logs import set_up_logs
+from engine.cli.process import INTERRUPTED
+from engine.ports import Record
+from engine.roles.health import Health
+from engine.roles.run import run_roles
+from engine.settings import Collect, Place, Settings
+from engine.wire.order import Closed, Order
+from engine.wiring import Authority, Process, compile_engine, simulated_nodes, site_openers
+
+# As the demo's policy says: fast enough to see something within a minute.
+_INTERVAL_S: Final = 2.0
+# How often the picture and the claims are looked at, in simulated seconds.
+_LOOK_EVERY_S: Final = 0.5
+
+
+def run_demo(*, seed: int, speed: float, plain: bool) -> int:
+    """Play the demo and return 0 if everything it claims came true, else 1."""
+    screen = console()
+    # What goes wrong stands in the journal, which is shown; log lines would tear the picture.
+    set_up_logs(level=logging.CRITICAL)
+    demo = _Demo(seed=seed, speed=speed, screen=screen, plain=plain or not screen.is_terminal)
+    try:
+        screen.print("Compiling the engine's kernels.")
+        compile_engine()
+        claims = run(demo.play())
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    screen.print(_summary(claims))
+    return 0 if all(claim.done for claim in claims) else 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where VMs are, for the picture."""
+
+    fleet: Fleet
+
+    def nodes(self) -> Sequence[tuple[str, Sequence[tuple[str, str]]]]:
+        vms: dict[str, list[tuple[str, str]]] = {name: [] for name in self.fleet.nodes}
+        for index in range(self.fleet.world.plan.vms):
+            text = str(UUID(bytes=self.fleet.vm(index)))
+            vms[self.fleet.node_of(index)].append((text, self.fleet.name(index)))
+        return list(vms.items())
+
+
+class _Demo:
+    """One run of the demo; the same seed gives the same story."""
+
+    def __init__(self, *, seed: int, speed: float, screen: Console, plain: bool) -> None:
+        self._plan = plan_of(seed)
+        self._speed = speed
+        self._screen = screen
+        self._plain = plain
+        self._authority = _authority(seed)
+
+    async def play(self) -> tuple[Claim, ...]:
+        """Learn at once, then play at a speed that eyes can follow, until all is decided."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        clock = LoopClock(epoch_ms=self._plan.epoch_s * 1000)
+        fleet = build_world(self._plan, clock)
+        story = Story()
+        process = Process(_settings(), clock, Health(clock), f"demo-{self._plan.seed}")
+        view = View(self._screen, _Places(fleet), story, plain=self._plain)
+        referee = Referee(fleet, story)
+        async with EmbeddedLog(EmbeddedConfig(), clock=clock) as log:
+            nodes = simulated_nodes(fleet)
+            openers = site_openers(process, log, nodes=nodes, authority=self._authority)
+            watching = asyncio.create_task(self._watch(loop, clock, referee, view))
+            playing = {
+                asyncio.create_task(run_roles(openers, health=process.health)),
+                asyncio.create_task(follow_log(log, story, open_order=self._open_order)),
+                watching,
+            }
+            with view:
+                done, _ = await asyncio.wait(playing, return_when=asyncio.FIRST_COMPLETED)
+                for task in playing - done:
+                    task.cancel()
+                await asyncio.wait(playing)
+            for task in done - {watching}:
+                task.result()
+        return referee.claims()
+
+    async def _watch(
+        self, loop: VirtualLoop, clock: LoopClock, referee: Referee, view: View
+    ) -> None:
+        """Show the story until everything is decided or the time is over."""
+        plan = self._plan
+        view.say(
+            f"{plan.vms} simulated VMs on {plan.cells * plan.nodes_per_cell} nodes in"
+            f" {plan.cells} cells (seed {plan.seed}); first {WARM_UP_S / 60:.0f} min of history,"
+            " as fast as this machine can."
+        )
+        learning = True
+        while loop.time() < DEADLINE_S and not referee.decided():
+            if learning and loop.time() >= WARM_UP_S:
+                learning = False
+                loop.pace(self._speed)
+                view.say(f"From here on at {self._speed:g} times real time.")
+            title = f"learning, {loop.time() / WARM_UP_S:.0%}" if learning else "watching"
+            view.show(now_ms=clock.now_ms(), title=title)
+            await referee.look()
+            await asyncio.sleep(_LOOK_EVERY_S)
+        view.show(now_ms=clock.now_ms(), title="the end")
+
+    def _open_order(self, record: Record) -> Order | Closed:
+        return open_entry(record.value, record.headers, trusted=self._authority.trusted)
+
+
+def _authority(seed: int) -> Authority:
+    """Return the demo's policy, and keys that nobody else trusts."""
+
+    def key(signer: str) -> Ed25519PrivateKey:
+        # From the seed, so that two runs of one seed write the same bytes.
+        return Ed25519PrivateKey.from_private_bytes(sha256(f"{signer} {seed}".encode()).digest())
+
+    planner, agent = key("planner"), key("agent")
+    return Authority(
+        policy=parse_policy(read_shipped("demo"), source="the shipped policy 'demo'"),
+        planner=planner,
+        agent=agent,
+        trusted=TrustedKeys.of(planners=[planner.public_key()], agents=[agent.public_key()]),
+    )
+
+
+def _settings() -> Settings:
+    """Return the demo's settings, whatever files and variables say."""
+    return Settings.model_construct(
+        site=Place(name="demo", node="demo"), collect=Collect(interval_s=_INTERVAL_S)
+    )
+
+
+def _summary(claims: tuple[Claim, ...]) -> Table:
+    table = Table("", "what happened", "how", title="Flatline demo")
+    for claim in claims:
+        mark = "[green]yes[/]" if claim.done else "[bold red]no[/]"
+        table.add_row(mark, claim.title, claim.detail)
+    return table

@@ -1,0 +1,198 @@
+"""Looks at each part of an installation and says what to do about what is not well."""
+
+import asyncio
+import importlib.util
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from engine.cli.logs import set_up_logs
+from engine.errors import FlatlineError, HypervisorError, LogError
+from engine.keyring import SIGNERS, own_key
+from engine.roles.health import told
+from engine.settings import Settings
+from engine.wire.topics import TOPICS
+from engine.wiring import (
+    Process,
+    authority,
+    create_topics,
+    libvirt_node,
+    open_log,
+    policy_of,
+    process,
+    topic_problems,
+)
+
+Finding = Literal["well", "note", "ill"]
+
+# Someone waits at the terminal; what answers later than this is not well anyway.
+PATIENCE_S: Final = 15.0
+# Of the first release: a clock before it has never been set.
+_BORN_MS: Final = 1_785_000_000_000
+# Files of other machines and time zones may lie ahead by as much; a clock set back by more
+# than an hour makes pauses and orders of yesterday look like those of tomorrow.
+_CLOCK_SLACK_S: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was looked at, how it is, and what to do if it is not well."""
+
+    part: str
+    finding: Finding
+    sentence: str
+
+
+async def examine(settings: Settings, *, creating_topics: bool = False) -> AsyncIterator[Check]:
+    """Yield one check after the other; none of them stops the rest."""
+    # The findings say it all; log lines between them would only repeat it.
+    set_up_logs(level=logging.CRITICAL)
+    here = process(settings)
+    for look in (_state_folder, _clock, _policy, _keys, _programs):
+        for check in look(here):
+            yield check
+    yield await _log(here, creating_topics=creating_topics)
+    yield await _libvirt(here)
+
+
+def _state_folder(here: Process) -> Iterator[Check]:
+    folder = here.settings.state.folder
+    probe = folder / f".doctor-{here.run}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with probe.open("wb") as file:
+            file.write(b"\0")
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink()
+    except OSError as error:
+        yield Check(
+            "state folder",
+            "ill",
+            f"{folder} cannot be written: {error.strerror}. Create it for this user, or set"
+            " state.folder to another place.",
+        )
+    else:
+        yield Check("state folder", "well", f"{folder} can be written.")
+
+
+def _clock(here: Process) -> Iterator[Check]:
+    now_ms, newest_s = here.clock.now_ms(), _newest_s(here.settings.state.folder)
+    if now_ms < _BORN_MS:
+        sentence = "The wall clock was never set: start a time service such as chrony."
+        yield Check("clock", "ill", sentence)
+    elif newest_s - now_ms / 1000 > _CLOCK_SLACK_S:
+        hours = (newest_s - now_ms / 1000) / 3600
+        yield Check(
+            "clock",
+            "ill",
+            f"The wall clock is {hours:.1f} h behind this installation's newest file: it went"
+            " back. Set it right before orders are given; durations are not affected.",
+        )
+    else:
+        yield Check("clock", "well", "The wall clock runs ahead of all that was written.")
+
+
+def _has(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _newest_s(folder: Path) -> float:
+    try:
+        return max((path.stat().st_mtime for path in folder.rglob("*")), default=0.0)
+    except OSError:
+        return 0.0
+
+
+def _policy(here: Process) -> Iterator[Check]:
+    try:
+        policy = policy_of(here.settings)
+    except FlatlineError as error:
+        yield Check("policy", "ill", str(error))
+    else:
+        mode = policy.modes.default
+        what = "touches nothing" if mode == "observe" and not policy.modes.actions else "may act"
+        sentence = f"{policy.name!r} ({policy.hash[:12]}) is in force and {what}."
+        yield Check("policy", "well", sentence)
+
+
+def _keys(here: Process) -> Iterator[Check]:
+    settings = here.settings
+    try:
+        for signer in SIGNERS:
+            own_key(settings.key_folder, signer)
+        trusted = authority(settings).trusted
+    except FlatlineError as error:
+        yield Check("keys", "ill", str(error))
+        return
+    missing = [
+        name
+        for name, keys in (("planner", trusted.planners), ("agent", trusted.agents))
+        if not keys
+    ]
+    if missing:
+        yield Check(
+            "keys",
+            "ill",
+            f"No {' and no '.join(missing)} is trusted, so no order can be carried out: copy"
+            f" their .pub files to {settings.trusted_folder}, named {missing[0]}-NAME.pub.",
+        )
+    else:
+        sentence = f"{len(trusted.planners)} planners and {len(trusted.agents)} agents are trusted."
+        yield Check("keys", "well", sentence)
+
+
+def _programs(here: Process) -> Iterator[Check]:
+    absent = [name for name in ("numba", "river", "faust") if not _has(name)]
+    if absent:
+        yield Check(
+            "engine's libraries",
+            "note",
+            f"{', '.join(absent)} not installed, so this machine collects and acts only; the"
+            " engine needs: pip install flatline",
+        )
+    else:
+        yield Check("engine's libraries", "well", "The engine can run here.")
+
+
+async def _log(here: Process, *, creating_topics: bool) -> Check:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            made = await create_topics(here) if creating_topics else ()
+            problems = await topic_problems(here)
+            if not problems:
+                async with open_log(here) as log:
+                    counts = [log.partitions(topic.name) for topic in TOPICS]
+    except LogError as error:
+        return Check("log", "ill", str(error))
+    except TimeoutError:
+        return Check("log", "ill", f"The log gave no answer within {PATIENCE_S:.0f} s.")
+    except FlatlineError as error:
+        return Check("log", "ill", str(error))
+    if problems:
+        cure = "`flatline doctor --create-topics` makes what is missing."
+        return Check("log", "ill", f"{'; '.join(problems)}. {cure}")
+    new = f", {len(made)} of them just made" if made else ""
+    return Check("log", "well", f"{len(counts)} topics{new}, {sum(counts)} partitions.")
+
+
+async def _libvirt(here: Process) -> Check:
+    if not _has("libvirt"):
+        return Check(
+            "libvirt",
+            "note",
+            "libvirt-python is not installed, which only a node needs: pip install"
+            " 'flatline[libvirt]' (needs libvirt-dev, pkg-config and gcc).",
+        )
+    uri = here.settings.collect.libvirt_uri
+    try:
+        async with asyncio.timeout(PATIENCE_S), libvirt_node(here.settings).hypervisor() as node:
+            sample = await node.sample()
+    except HypervisorError as error:
+        return Check("libvirt", "ill", f"{told(error)} Only a node needs it.")
+    except TimeoutError:
+        return Check("libvirt", "ill", f"{uri} gave no answer within {PATIENCE_S:.0f} s.")
+    return Check("libvirt", "well", f"{uri} answers and runs {len(sample.rows)} VMs.")

@@ -1,0 +1,48 @@
+"""How log lines look: JSON for machines, key and value for a person at a terminal."""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+import structlog
+from structlog.typing import Processor
+
+# Chatty below this: clients tell each reconnect, which our own sentences already say.
+_FOREIGN_LEVEL = logging.WARNING
+# Two errors a second and client while a broker is away, each told better by our own lines.
+_SILENT = ("aiokafka",)
+
+
+def set_up_logs(*, level: int = logging.INFO) -> None:
+    """Make every line, of ours and of libraries, go to stderr in one format."""
+    shared: Sequence[Processor] = (
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    )
+    renderer: tuple[Processor, ...]
+    if sys.stderr.isatty():
+        renderer = (structlog.dev.ConsoleRenderer(pad_event_to=0),)
+    else:
+        renderer = (
+            structlog.processors.dict_tracebacks,
+            structlog.processors.JSONRenderer(),
+        )
+    structlog.configure(
+        processors=[*shared, *renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(_FOREIGN_LEVEL)
+    for name in _SILENT:
+        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,69 @@
+"""One process from start to end: signals, probes, roles, exit code."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
+
+import structlog
+
+from engine.cli.logs import set_up_logs
+from engine.roles.run import Opener, run_roles
+from engine.wiring import Process, probes
+
+# What shells give a command that Ctrl-C ended (128 + SIGINT).
+INTERRUPTED: Final = 130
+
+_log = structlog.get_logger()
+
+
+def serve(process: Process, openers: Mapping[str, Opener]) -> int:
+    """Run roles until a signal asks to stop, and return the exit code.
+
+    Raises
+    ------
+    FlatlineError
+        What waiting does not cure.
+    """
+    set_up_logs()
+    place = process.settings.site
+    structlog.contextvars.bind_contextvars(node=place.node, run=process.run)
+
+    async def main() -> None:
+        async with probes(process):
+            _log.info(f"{', '.join(openers)} starts.", site=place.name, cell=place.cell)
+            await run_roles(openers, health=process.health)
+
+    return until_told(main)
+
+
+def until_told(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    """Run `main` until it ends or SIGTERM or SIGINT cancels it, and return the exit code.
+
+    A second signal ends the process at once, for whoever has no time for a clean end.
+    """
+    told: list[signal.Signals] = []
+
+    async def watched() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def stop(number: signal.Signals) -> None:
+            if told:
+                os._exit(128 + number)
+            told.append(number)
+            _log.info(f"{number.name} received: ending after what is under way.")
+            task.cancel()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop, number)
+        try:
+            await main()
+        except asyncio.CancelledError:
+            if not told:
+                raise
+
+    asyncio.run(watched())
+    return INTERRUPTED if signal.SIGINT in told else 0

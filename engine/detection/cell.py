@@ -1,0 +1,220 @@
+"""What the engine knows of one cell: nodes, VMs and what was said about them.
+
+A cell is the unit of state and of common causes. Everything here is a value: arrays
+(`Lanes`) and msgspec Structs, so that a snapshot is the state itself.
+"""
+
+import msgspec
+
+from engine.detection.lanes import Lanes
+from engine.wire.alert import Alert, SamplePosition
+from engine.wire.frame import PoolSample
+from models.half_space_trees import HalfSpaceForest
+
+
+class ActionMark(msgspec.Struct):
+    """What the agent said it did to a VM, and when the log took its word."""
+
+    incident: str
+    step: int
+    action: str
+    phase: str  # sent, returned or unknown
+    time_ms: int
+    dry_run: bool = False
+
+
+class Vm(msgspec.Struct):
+    """What one VM is and what happened to it.
+
+    Attributes
+    ----------
+    holds
+        Reason → append time until which silence is explained by it; -1 until taken back.
+    told
+        What the guest said of itself in this boot epoch: panicked, crashed or watchdog.
+    rebooted_ms
+        Append time of the last reboot, 0 for never; `booting` says that life since then
+        has not been seen yet.
+    gone_ms
+        Append time at which the VM left its node's roster, 0 while it is there.
+    """
+
+    uuid: bytes
+    node: str
+    name: str = ""
+    tenant: str | None = None
+    group: str | None = None
+    actionable: bool = False
+    memory_bytes: int | None = None
+    vcpus: int | None = None
+    pools: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    panic_device: bool = False
+    balloon_period_s: int = 0
+    holds: dict[str, int] = {}
+    told: str = ""
+    rebooted_ms: int = 0
+    reboot_pending: bool = False
+    reboot_position: SamplePosition | None = None
+    reboot_event_ms: int = 0
+    silent_at_reboot: bool = False
+    gone_ms: int = 0
+    gone_position: SamplePosition | None = None
+    left_by_word: bool = False
+    monitor_hung_ms: int = 0
+    mark: ActionMark | None = None
+
+    def held_by(self, time_ms: int) -> list[str]:
+        """Return the reasons that explain a silence now, in alphabetical order."""
+        return sorted(
+            reason for reason, until_ms in self.holds.items() if until_ms < 0 or time_ms < until_ms
+        )
+
+
+class Incident(msgspec.Struct):
+    """One fault from its opening to its end: the last alert published, and what it waits for.
+
+    Attributes
+    ----------
+    alert
+        As last published; its id never changes.
+    well_ms
+        Append time since which the subject is well again, 0 while it is not.
+    mark
+        The action that was done to the VM for this incident, None for none.
+    flaps
+        How often it came back after it was resolved.
+    """
+
+    alert: Alert
+    published_ms: int
+    well_ms: int = 0
+    mark: ActionMark | None = None
+    flaps: int = 0
+
+
+class Node(msgspec.Struct):
+    """One node as its collector reports it, or one further part of a node too large for a frame.
+
+    Attributes
+    ----------
+    key
+        Under which the cell keeps it: the name, or `name#part`.
+    run, sequence, mono_ns
+        Of the last frame folded; `former_run` is the one before, whose frames come too late.
+    seen_ms
+        Reading of the cell's own clock (`Cell.passed_ms`) at the last frame.
+    data_ms
+        Append time that the log had reached when the last frame was folded, 0 for none.
+    lag_ms
+        The usual difference of append and event time, whatever the run: how the node's
+        clock stands and how long a frame travels.
+    stale
+        Whether the last frame took much longer than that, so that it shows the past.
+    """
+
+    name: str
+    key: str = ""
+    run: str = ""
+    former_run: str = ""
+    sequence: int = -1
+    mono_ns: int = 0
+    event_ms: int = 0
+    interval_ms: int = 1000
+    dt_s: float = 0.0
+    seen_ms: int = 0
+    silent: bool = False
+    lag_ms: int = 0
+    stale: bool = False
+    gauges: dict[str, float] = {}
+    pools: tuple[PoolSample, ...] = ()
+    busy_since_ms: int = 0
+    contended_since_ms: int = 0
+    data_ms: int = 0
+
+    def position(self, sequence: int | None = None) -> SamplePosition:
+        """Return where a sample of this node's current run stands; None is the last one."""
+        return SamplePosition(
+            node=self.name,
+            role="collector",
+            run=self.run or "-",
+            sequence=self.sequence if sequence is None else sequence,
+        )
+
+
+class Latch(msgspec.Struct):
+    """A common cause that holds until its members move again.
+
+    `signal` is what fell silent: "disk", "tx" or "life". `fell` are the members seen falling
+    silent, whose return ends it; `onset_ms` is event time.
+    """
+
+    scope: str
+    subject: str
+    signal: str
+    members: tuple[bytes, ...]
+    fell: tuple[bytes, ...]
+    incident: str
+    since_ms: int
+    onset_ms: int
+    released_ms: int = 0
+
+
+class Totals(msgspec.Struct):
+    """Counts of what a cell has seen, for metrics and the minute."""
+
+    slots: int = 0
+    alerts: int = 0
+    minute_ms: int = 0
+
+
+class Cell:
+    """All state of one cell.
+
+    Attributes
+    ----------
+    departed
+        What was learned of VMs that left their node: a migration's target takes it over.
+    watched
+        VMs about which more is known than their counters: a reboot, a mark, an absence.
+    reported, round_ms, closed_ms
+        Who has reported in this slot, when the first did, and when the last one closed.
+    passed_ms
+        Append time that passed while the log was there (`Partition.passed_ms`).
+    outage_ms
+        Until when a hole in the log still forbids suggestions.
+    """
+
+    def __init__(self, name: str, *, site: str, zone: str, forest: HalfSpaceForest) -> None:
+        self.name = name
+        self.forest = forest
+        self.site = site
+        self.zone = zone
+        self.nodes: dict[str, Node] = {}
+        self.lanes: dict[str, Lanes] = {}
+        self.departed = Lanes(b"")
+        self.vms: dict[bytes, Vm] = {}
+        self.incidents: dict[str, Incident] = {}
+        self.latches: dict[str, Latch] = {}
+        self.totals = Totals()
+        self.reported: set[str] = set()
+        self.round_ms = 0
+        self.closed_ms = 0
+        self.passed_ms = 0
+        self.outage_ms = 0
+        self.watched: set[bytes] = set()
+
+    def place(self, vm: bytes) -> tuple[Node, Lanes, int] | None:
+        """Return where a VM's state is, None if no node has reported it."""
+        known = self.vms.get(vm)
+        if known is None:
+            return None
+        lanes = self.lanes.get(known.node)
+        if lanes is None or vm not in lanes.places:
+            return None
+        return self.nodes[known.node], lanes, lanes.places[vm]
+
+    def interval_ms(self) -> int:
+        """Return the longest sampling interval of the cell's live nodes."""
+        live = [node.interval_ms for node in self.nodes.values() if not node.silent]
+        return max(live, default=1000)

@@ -1,0 +1,165 @@
+"""Every constant of detection, in seconds and nats, each with its reason.
+
+One frozen value for all sampling intervals. Its hash stands in every alert and snapshot: a
+state learned under other constants is not continued under these.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from hashlib import sha256
+
+import msgspec
+
+from models.kernels import baseline, gaps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """What decides, besides the records themselves.
+
+    Attributes
+    ----------
+    reorder_s
+        How long a frame ahead of its sequence waits for the gap before it.
+    node_silent_intervals
+        After how many intervals without a frame a node is no longer waited for.
+    node_alert_s
+        How long a node must have been silent at least before that is told: a collector that
+        is restarted is back within it.
+    clock_step_s
+        Append time between two records that counts as passed at most; a longer hole is an
+        outage of the log, in which nobody was silent.
+    alert_error_rate, order_error_rate
+        False alerts and false suggestions per surprising silence: Wald's bound makes
+        `-log(rate)` the score to reach.
+    """
+
+    # Order of frames. DESIGN: shuffled input waits ≤ 30 s for its gap.
+    reorder_s: float = 30.0
+    reorder_frames: int = 64  # bounds memory; 30 s at 1 s sampling is half of it
+    source_kept_s: float = 600.0  # a run that ended is forgotten after any plausible replay
+    slot_grace_share: float = 0.75  # of an interval, for nodes that are late
+    node_silent_intervals: float = 3.0  # two lost frames are weather, three are a node
+    node_alert_s: float = 15.0
+    clock_step_s: float = 2.5  # ticks come each second, so longer is a hole
+
+    # Score thresholds.
+    alert_error_rate: float = 1e-3
+    order_error_rate: float = 1e-5
+    # One core spinning alone in a silence has no natural twin (research: no false order at
+    # any threshold), so each such silence is rarer by itself.
+    one_core_error_rate: float = 1e-4
+    prior_nats: float = 4.6  # one surprising silence in a hundred is a fault
+
+    # Silence. Two samples so that a mixed one never decides; seconds for fast sampling.
+    alert_samples: int = 3
+    alert_s: float = 5.0
+    order_samples: int = 5
+    # A guest set to reboot itself after a panic (panic=10 is common) must get to do it.
+    self_reboot_s: float = 16.0
+    # A guest that told of its own panic needs no silence, only time for on_crash to act.
+    told_order_s: float = 6.0
+    silence_cap_nats: float = 8.0  # unbounded, a long silence would overrule a living balloon
+    silence_alert_nats: float = 2.0
+    silence_order_nats: float = 3.0
+    gate_nats: float = 1.5  # a silence below this is not looked at by itself
+    shared_nats: float = 2.8  # of each VM in a shared silence: chance has it once in 16
+    # Seen this often in this boot epoch, standing still means something.
+    moved_samples: int = 3
+
+    # CPU.
+    level_tau_s: float = 30.0  # the level just before the silence, not a slow mean
+    cpu_cap_nats: float = 4.0
+    one_core_low: float = 0.80
+    one_core_high: float = 1.30
+    all_cores_share: float = 0.85
+    # Seen in no natural silence of real fleets (research: 22 of 22 panics, no false order).
+    one_core_nats: float = 3.5
+    idle_share: float = 0.06
+    step_cores: float = 0.25  # less is noise of a quarter of a core
+    idle_step_ratio: float = 0.35  # halted: CPU falls to about a third of its level at most
+
+    # Balloon: how many of its own periods without a report.
+    balloon_free_periods: float = 1.5
+    balloon_nats_per_period: float = 2.0
+    balloon_cap_nats: float = 7.0
+    balloon_frozen_nats: float = 2.0
+    # A balloon that reports this often is waited for even before an alert: one missed report
+    # tells a spinning kernel from a job that computes.
+    balloon_prompt_s: float = 10.0
+    balloon_fresh_nats: float = -10.0
+    told_nats: float = 15.0
+
+    # Hangs: the kernel lives, so nothing is urgent and a longer look costs nothing.
+    hung_s: float = 20.0
+    hung_cap_nats: float = 8.0
+    hung_level_nats: float = 1.5
+    hung_cpu_ratio: float = 0.5
+    hung_cpu_cores: float = 0.015  # an idle guest uses that much; below it nothing can fall
+    boot_stuck_s: float = 180.0  # a slow boot with fsck takes two minutes
+
+    # Vetoes, for how long after the event.
+    lifecycle_hold_s: float = 30.0
+    owner_reboot_hold_s: float = 300.0
+    crash_dump_hold_s: float = 600.0  # dumps take minutes of writes
+    # A boot has silences of its own; whoever dies in one is found when it should be over.
+    boot_hold_s: float = 45.0
+    stale_s: float = 20.0  # a frame that took this much longer than usual shows the past
+
+    # Fleet gate.
+    gate_members: int = 3
+    gate_share: float = 0.2
+    # Members stop within one flush of their page caches (5 s) and two samples.
+    gate_window_s: float = 12.0
+    gate_earlier_s: float = 30.0  # who fell silent this long before the first is explained too
+    # Nodes and cells are shared by all kinds of VMs, so chance needs a higher bar there.
+    gate_wide_share: float = 0.3
+    gate_release_share: float = 0.5  # of those that fell silent, still silent
+    gate_grace_s: float = 20.0  # after release, before its members are judged alone again
+
+    # Contention.
+    contention_s: float = 30.0
+    contention_tau_s: float = 10.0
+    contention_share: float = 0.25  # of the CPU a VM wanted and waited for
+    contention_cores: float = 0.15  # below this a VM hardly suffers
+    node_busy_ratio: float = 0.9
+    node_psi_ratio: float = 0.3
+    node_calm_ratio: float = 0.75
+
+    # Lifecycle of incidents.
+    clear_s: float = 6.0
+    clear_samples: int = 2
+    republish_s: float = 60.0
+    # What a policy's ladder asks for unless it says otherwise; it must not be less.
+    verify_stable_s: float = 60.0
+    vm_silence_s: float = 30.0  # a migration's target reports it within two slots
+    reboot_wait_s: float = 10.0  # lets a boot storm show before single reboots are told
+    reboot_window_s: float = 60.0
+    resolved_kept_s: float = 900.0  # a fault that returns sooner is the same one flapping
+
+    # Scores and snapshots.
+    minute_s: float = 60.0
+
+    @property
+    def alert_nats(self) -> float:
+        """Return the score from which an alert is raised."""
+        return -math.log(self.alert_error_rate)
+
+    def order_nats(self, shape: str) -> float:
+        """Return the score from which an action may be suggested for this CPU shape."""
+        one_core = shape == "one_core"
+        return -math.log(self.one_core_error_rate if one_core else self.order_error_rate)
+
+
+_KERNELS = (
+    *(baseline.MEAN_TAU_S, baseline.LEVEL_TAU_S, baseline.TREND_TAU_S, baseline.ERROR_TAU_S),
+    *(baseline.FIELD_COUNT, gaps.MEMORY_S, gaps.EDGE_COUNT, gaps.FIELD_COUNT),
+)
+
+
+@lru_cache(maxsize=16)
+def configuration_hash(configuration: Configuration) -> str:
+    """Return 16 hex digits that change with any constant, the kernels' own included."""
+    text = msgspec.json.encode([sorted(asdict(configuration).items()), _KERNELS])
+    return sha256(text).hexdigest()[:16]

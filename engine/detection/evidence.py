@@ -1,0 +1,265 @@
+"""What one VM's signals are worth, in nats, for and against its guest being dead.
+
+Rates, silences and levels come from `rates` for a whole node at once; here they are read
+for the few VMs whose silence surprises.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.detection.cell import Cell, Node, Vm
+from engine.detection.configuration import Configuration
+from engine.detection.lanes import Lanes
+from engine.wire.alert import CpuShape, EvidenceItem
+from engine.wire.metrics import VM_STATES
+from models.kernels import gaps
+from models.kernels.lanes import LANES
+
+_CRASHED = VM_STATES.index("crashed")
+_PAUSED = tuple(
+    VM_STATES.index(name) for name in ("paused", "shutdown", "shut_off", "pm_suspended")
+)
+
+# In cores: what the busiest vCPU gained, and what all others together lost.
+_BUSIEST_STEP = 0.3
+_OTHERS_STEP = 0.15
+_OTHERS_IDLE = 0.06
+
+
+class Picture(NamedTuple):
+    """One VM at one slot; times in seconds, CPU in cores, None is unknown."""
+
+    run_s: float
+    run_samples: int
+    run_sequence: int
+    onset_ms: int
+    silence_nats: float
+    longest_s: float
+    disk_run_s: float
+    disk_samples: int
+    disk_sequence: int
+    disk_onset_ms: int
+    disk_nats: float
+    tx_still_s: float
+    tx_share: float
+    cpu: float | None
+    cpu_before: float
+    busiest: float
+    busiest_before: float
+    level_nats: float
+    vcpus: int
+    shape: CpuShape
+    moved: int
+    balloon_moved: int
+    balloon_fresh: int
+    balloon_still_s: float
+    balloon_period_s: float
+    state: int
+    job_active: bool
+    told: str
+    epoch_s: float
+    history_s: float
+    dt_s: float
+
+    @property
+    def crashed(self) -> bool:
+        """Whether the hypervisor holds the VM as crashed."""
+        return self.state == _CRASHED
+
+    @property
+    def paused(self) -> bool:
+        """Whether the hypervisor says that the guest is not meant to run."""
+        return self.state in _PAUSED
+
+    @property
+    def balloon_known(self) -> bool:
+        """Whether the balloon reported often enough in this boot epoch to be missed."""
+        return self.balloon_moved >= 2 and self.balloon_period_s > 0
+
+
+def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configuration) -> Picture:
+    """Return what is known of the VM in one lane."""
+    cpu = lanes.figure("cpu", lane)
+    vcpus = lanes.number("vcpus", lane)
+    count = vcpus if vcpus > 0 else vm.vcpus or 1
+    known = None if math.isnan(cpu) else cpu
+    return Picture(
+        run_s=float(lanes.life[0, lane]),
+        run_samples=lanes.number("run_samples", lane),
+        run_sequence=lanes.number("run_sequence", lane),
+        onset_ms=lanes.number("onset_ms", lane),
+        silence_nats=float(lanes.life[1, lane]),
+        longest_s=longest_gap_s(lanes, lane),
+        disk_run_s=float(lanes.disk[0, lane]),
+        disk_samples=lanes.number("disk_samples", lane),
+        disk_sequence=lanes.number("disk_sequence", lane),
+        disk_onset_ms=lanes.number("disk_onset_ms", lane),
+        disk_nats=float(lanes.disk[1, lane]),
+        tx_still_s=lanes.figure("tx_still_s", lane),
+        tx_share=lanes.figure("tx_share", lane),
+        cpu=known,
+        cpu_before=lanes.figure("cpu_before", lane),
+        busiest=lanes.figure("busiest", lane),
+        busiest_before=lanes.figure("busiest_before", lane),
+        level_nats=lanes.figure("cpu_nats", lane),
+        vcpus=count,
+        shape=cpu_shape(
+            cpu=known,
+            delay=lanes.figure("delay", lane),
+            vcpus=count,
+            busy=lanes.number("vcpus_busy", lane),
+            busiest=lanes.figure("busiest", lane),
+            configuration=configuration,
+        ),
+        moved=lanes.number("moved", lane),
+        balloon_moved=lanes.number("balloon_moved", lane),
+        balloon_fresh=lanes.number("balloon_fresh", lane),
+        balloon_still_s=lanes.figure("balloon_still_s", lane),
+        balloon_period_s=max(lanes.figure("balloon_period_s", lane), float(vm.balloon_period_s))
+        if lanes.number("balloon_moved", lane)
+        else 0.0,
+        state=lanes.number("state", lane),
+        job_active=lanes.number("job_active", lane) > 0,
+        told=vm.told,
+        epoch_s=lanes.figure("epoch_s", lane),
+        history_s=lanes.figure("history_s", lane),
+        dt_s=node.dt_s,
+    )
+
+
+def longest_gap_s(lanes: Lanes, lane: int) -> float:
+    """Return the bound below which all silences of this VM stayed so far; 0 is none seen."""
+    block, place = divmod(lane, LANES)
+    survived = lanes.gaps[block, gaps.SURVIVED :, place]
+    reached = np.flatnonzero(survived > 0)
+    return float(2 ** (int(reached[-1]) + 1)) if len(reached) else 0.0
+
+
+def cpu_shape(
+    *,
+    cpu: float | None,
+    delay: float,
+    vcpus: int,
+    busy: int,
+    busiest: float,
+    configuration: Configuration,
+) -> CpuShape:
+    """Return how the vCPUs look; time waited for a core counts as wanted.
+
+    A guest with one vCPU that uses it whole is `all_cores`: there is no other to compare.
+    """
+    if cpu is None:
+        return "unknown"
+    wanted = cpu + (0.0 if math.isnan(delay) else delay)
+    if wanted <= configuration.idle_share * max(1.0, min(vcpus, 2)):
+        return "idle"
+    if wanted >= configuration.all_cores_share * vcpus:
+        return "all_cores"
+    one = configuration.one_core_low <= wanted <= configuration.one_core_high
+    alone = busy in {-1, 1} and (math.isnan(busiest) or busiest >= 0.6)
+    return "one_core" if one and alone else "mixed"
+
+
+def silence_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
+    """Return what the silence of disks and transmit is worth for this VM."""
+    nats = min(seen.silence_nats, configuration.silence_cap_nats)
+    return EvidenceItem(
+        signal="silence",
+        value=round(seen.run_s, 3),
+        nats=round(nats, 3),
+        text=f"neither read, written nor sent anything for {seen.run_s:.0f} s",
+    )
+
+
+def cpu_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
+    """Return what the CPU's shape is worth: nothing where the level was there before."""
+    cpu = seen.cpu if seen.cpu is not None else math.nan
+    words = {
+        "idle": "used no CPU",
+        "one_core": "used exactly one core",
+        "all_cores": "used all of its cores",
+        "mixed": f"used {cpu:.1f} cores",
+        "unknown": "its CPU is not known",
+    }
+    nats = 0.0
+    if stepped(seen, configuration):
+        floor = configuration.one_core_nats if seen.shape == "one_core" else 0.0
+        nats = max(floor, min(seen.level_nats, configuration.cpu_cap_nats))
+    before = f"{seen.cpu_before:.2f} before"
+    return EvidenceItem(
+        signal="cpu",
+        value=None if seen.cpu is None else round(seen.cpu, 4),
+        limit=round(seen.cpu_before, 4),
+        nats=round(nats, 3),
+        text=f"{words[seen.shape]} ({before})",
+    )
+
+
+def stepped(seen: Picture, configuration: Configuration) -> bool:
+    """Return whether the CPU stepped to its level as the silence began."""
+    if seen.cpu is None:
+        return False
+    if seen.shape == "idle":
+        return seen.cpu <= configuration.idle_step_ratio * seen.cpu_before
+    if seen.cpu - seen.cpu_before >= configuration.step_cores:
+        return True
+    # Load that was spread over the vCPUs and now sits on one is a step at an equal sum.
+    others = seen.cpu - seen.busiest
+    others_before = seen.cpu_before - seen.busiest_before
+    return seen.shape == "one_core" and (
+        seen.busiest - seen.busiest_before >= _BUSIEST_STEP
+        or (others <= _OTHERS_IDLE and others_before - others >= _OTHERS_STEP)
+    )
+
+
+def balloon_item(seen: Picture, configuration: Configuration) -> EvidenceItem | None:
+    """Return what the balloon says; None where it was never seen moving in this epoch."""
+    if not seen.balloon_known:
+        return None
+    if seen.balloon_fresh > 0:
+        return EvidenceItem(
+            signal="balloon",
+            value=round(seen.balloon_still_s, 3),
+            nats=configuration.balloon_fresh_nats,
+            text="its balloon driver goes on reporting: the kernel lives",
+        )
+    periods = seen.balloon_still_s / max(seen.balloon_period_s, seen.dt_s, 0.1)
+    excess = max(0.0, periods - configuration.balloon_free_periods)
+    nats = min(configuration.balloon_cap_nats, excess * configuration.balloon_nats_per_period)
+    return EvidenceItem(
+        signal="balloon",
+        value=round(seen.balloon_still_s, 3),
+        limit=round(seen.balloon_period_s, 3),
+        nats=round(nats, 3),
+        text=f"its balloon driver has not reported for {seen.balloon_still_s:.0f} s",
+    )
+
+
+def told_item(seen: Picture, configuration: Configuration) -> EvidenceItem | None:
+    """Return what the guest or its hypervisor said outright; None where nothing."""
+    if not (seen.crashed or seen.told in {"panicked", "crashed"}):
+        return None
+    said = "its panic device reported a panic" if seen.told else "the hypervisor holds it crashed"
+    return EvidenceItem(signal="told", nats=configuration.told_nats, text=said)
+
+
+def vetoes(
+    cell: Cell, node: Node, vm: Vm, seen: Picture, *, time_ms: int
+) -> tuple[list[str], list[str]]:
+    """Return what explains the silence, and what only forbids to suggest an action."""
+    explained = vm.held_by(time_ms)
+    dead = seen.crashed or seen.told in {"panicked", "crashed"}
+    if seen.paused and not dead:
+        explained.append("paused")
+    if seen.job_active:
+        explained.append("job_active")
+    if dead:
+        # A VM that its own crash stopped is not held by the operator who paused it.
+        explained = [reason for reason in explained if reason not in {"paused", "stopped"}]
+    cautious = ["boot"] if "boot" in explained else []
+    explained = [reason for reason in explained if reason != "boot"]
+    if node.stale or time_ms < cell.outage_ms:
+        cautious.append("log_outage")
+    return sorted(set(explained)), cautious

@@ -1,0 +1,189 @@
+"""Folding: one frame into its cell, on arrival. Verdicts fall elsewhere, once per slot."""
+
+import numpy as np
+
+from engine.detection.cell import Cell, Node, Vm
+from engine.detection.configuration import Configuration
+from engine.detection.lanes import Lanes, follow_roster
+from engine.detection.lifecycle import take_events, take_inventory
+from engine.detection.rates import fold_rows
+from engine.detection.sources import Counters
+from engine.wire.frame import Frame
+from engine.wire.metrics import INTEGER_ROW, VM_STATES
+
+_RUNNING = VM_STATES.index("running")
+# The usual lag follows a node's clock that was set back, but no backlog of minutes.
+_LAG_TAU_S = 300.0
+# A run may begin with a backlog, so a new one changes nothing, and a new node's first frame
+# is not believed to have taken longer than a log usually takes.
+_FIRST_LAG_MS = 1_000
+
+
+def fold_frame(
+    cell: Cell,
+    frame: Frame,
+    *,
+    time_ms: int,
+    counters: Counters,
+    configuration: Configuration,
+) -> None:
+    """Fold one frame in its source's order; ticks only let time pass."""
+    header = frame.header
+    if header.role == "shell":
+        return
+    if frame.inventory:
+        take_inventory(cell, frame.inventory)
+    if frame.events:
+        take_events(cell, frame, time_ms=time_ms, configuration=configuration)
+    # A collector that cannot reach its hypervisor says so: that is no sight of the VMs.
+    is_sight = frame.node.get("hypervisor_reachable", 1.0) > 0.0
+    is_report = len(frame.rows) > 0 or bool(frame.node)
+    if header.role != "collector" or not (is_report and is_sight):
+        return
+    node = _part(cell, frame)
+    if header.run == node.former_run:
+        return
+    dt_s = _take_header(node, frame, time_ms=time_ms, counters=counters)
+    _take_lag(node, time_ms=time_ms, dt_s=dt_s, configuration=configuration)
+    node.seen_ms = cell.passed_ms
+    node.data_ms = time_ms
+    node.gauges = frame.node
+    node.pools = frame.pools
+    lanes = cell.lanes[node.key]
+    if frame.rows.uuids != lanes.roster:
+        lanes = _follow(cell, node, lanes, frame, time_ms=time_ms)
+    if lanes.foreign:
+        _claim(cell, node, lanes, frame)
+    fold_rows(
+        lanes,
+        frame.rows,
+        dt_s=dt_s,
+        sequence=header.sequence,
+        event_ms=node.event_ms,
+        configuration=configuration,
+    )
+    cell.reported.add(node.key)
+    if not cell.round_ms:
+        cell.round_ms = time_ms
+
+
+def _part(cell: Cell, frame: Frame) -> Node:
+    """Return the node of a frame, or the part of it that this frame continues.
+
+    What is true of the node stands in its first frame; further rows of the same moment come
+    without it.
+    """
+    name = frame.header.node
+    key, number = name, 0
+    first = cell.nodes.get(name)
+    if not frame.node and first is not None and first.run == frame.header.run:
+        while key in cell.nodes and cell.nodes[key].mono_ns == frame.header.mono_ns:
+            number += 1
+            key = f"{name}#{number}"
+    node = cell.nodes.get(key)
+    if node is None:
+        node = cell.nodes[key] = Node(name=name, key=key)
+        cell.lanes[key] = Lanes(b"")
+    return node
+
+
+def _take_header(node: Node, frame: Frame, *, time_ms: int, counters: Counters) -> float | None:
+    """Note where the node stands; return the time since its last frame, None if unknown."""
+    header = frame.header
+    dt_s: float | None = None
+    if header.run == node.run:
+        dt_s = (header.mono_ns - node.mono_ns) / 1e9
+        if dt_s <= 0:
+            counters.clock_backwards += 1
+            dt_s = None
+    else:
+        if not node.run:
+            node.lag_ms = min(_FIRST_LAG_MS, time_ms - header.event_time_ns // 1_000_000)
+        node.former_run, node.run = node.run, header.run
+    node.sequence = header.sequence
+    node.mono_ns = header.mono_ns
+    node.event_ms = header.event_time_ns // 1_000_000
+    node.interval_ms = header.interval_ms
+    node.dt_s = header.interval_ms / 1000 if dt_s is None else dt_s
+    return dt_s
+
+
+def _take_lag(
+    node: Node, *, time_ms: int, dt_s: float | None, configuration: Configuration
+) -> None:
+    """Tell a frame that shows the past: it took much longer than this node's usually do."""
+    lag_ms = time_ms - node.event_ms
+    allowed_ms = max(configuration.stale_s * 1000, 3 * node.interval_ms)
+    node.stale = lag_ms - node.lag_ms > allowed_ms
+    if lag_ms <= node.lag_ms:
+        node.lag_ms = lag_ms
+    else:
+        share = min(1.0, (dt_s or 0.0) / _LAG_TAU_S)
+        node.lag_ms += round(share * (lag_ms - node.lag_ms))
+
+
+def _follow(cell: Cell, node: Node, lanes: Lanes, frame: Frame, *, time_ms: int) -> Lanes:
+    """Return lanes in the frame's order, and note who came and who left."""
+    moved = follow_roster(lanes, frame.rows.uuids)
+    cell.lanes[node.key] = moved
+    for vm in moved.places:
+        known = cell.vms.get(vm)
+        if known is None:
+            known = cell.vms[vm] = Vm(uuid=vm, node=node.key)
+        if known.node != node.key:
+            moved.foreign.add(vm)
+        elif known.gone_ms:
+            known.gone_ms = 0
+            moved.adopt(moved.places[vm], cell.departed, cell.departed.places[vm])
+    left = [vm for vm in lanes.places if vm not in moved.places and cell.vms[vm].node == node.key]
+    for vm in left:
+        known = cell.vms[vm]
+        known.gone_ms = time_ms
+        known.gone_position = node.position()
+        cell.watched.add(vm)
+    if left:
+        _keep_departed(cell, lanes, left)
+    return moved
+
+
+def _keep_departed(cell: Cell, lanes: Lanes, left: list[bytes]) -> None:
+    """Put aside what was learned of VMs that left, and drop what nobody came back for."""
+    kept = [vm for vm in cell.departed.places if vm in cell.vms and cell.vms[vm].gone_ms]
+    kept = [vm for vm in kept if vm not in left]
+    departed = follow_roster(cell.departed, b"".join([*kept, *left]))
+    places = np.array([departed.places[vm] for vm in left], np.intp)
+    departed.take(places, lanes, np.array([lanes.places[vm] for vm in left], np.intp))
+    cell.departed = departed
+
+
+def _claim(cell: Cell, node: Node, lanes: Lanes, frame: Frame) -> None:
+    """Take over VMs that another node had, with what was learned, once they run here.
+
+    During a live migration both nodes list the VM; it stands paused on the target.
+    """
+    states = frame.rows.integers[INTEGER_ROW["state"]]
+    for vm in sorted(lanes.foreign):
+        place = lanes.places[vm]
+        known = cell.vms[vm]
+        before = cell.place(vm)
+        here = states[place] == _RUNNING
+        if before is not None and not before[0].silent and not known.gone_ms and not here:
+            continue
+        if before is not None:
+            _, other, origin = before
+            lanes.adopt(place, other, origin)
+        elif vm in cell.departed.places:
+            lanes.adopt(place, cell.departed, cell.departed.places[vm])
+        known.node = node.key
+        known.gone_ms = 0
+        lanes.foreign.discard(vm)
+
+
+def set_holds(cell: Cell, held: dict[bytes, bool]) -> None:
+    """Mark the lanes whose silence is explained, so that it is not learned as a habit."""
+    for lanes in cell.lanes.values():
+        lanes.hold[...] = 0
+    for vm, is_held in held.items():
+        place = cell.place(vm)
+        if is_held and place is not None:
+            place[1].hold[place[2]] = np.uint8(1)

@@ -1,0 +1,307 @@
+"""The fleet gate: silence that many VMs share is one incident of what they share.
+
+Of sudden silences in real fleets 92 % are shared (research: fastStorage, 522 transitions).
+A cause holds until its members move again; until then it vetoes their own verdicts and
+their silence is not learned as a habit.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.detection import sentences
+from engine.detection.cell import Cell, Incident, Latch, Node
+from engine.detection.configuration import Configuration
+from engine.detection.incidents import Finding, key_of, report, resolve
+from engine.detection.lanes import Lanes
+from engine.wire.alert import Alert, EvidenceItem, Resolution, Scope
+
+_KINDS = {
+    "pool": "pool_stall",
+    "network": "network_stall",
+    "host": "host_stall",
+    "cell": "fleet_silence",
+}
+# A frame lists this many VMs in its alert; the count stands in the sentence.
+_LISTED = 64
+# Specific before general, where several things explain the same VMs equally well.
+_RANK = {"pool": 0, "network": 1, "host": 2, "cell": 3}
+
+
+class Silence(NamedTuple):
+    """One VM that fell silent lately, by one signal."""
+
+    vm: bytes
+    node: str
+    sequence: int
+    onset_ms: int
+
+
+class Candidate(NamedTuple):
+    """A thing that VMs share, by the signal its stall silences."""
+
+    scope: Scope
+    subject: str
+    signal: str
+    silent: tuple[Silence, ...]
+    active: int
+    share: float
+    outside: float
+
+
+def judge_gate(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    """Latch new common causes, release those whose members move; return what is published."""
+    alerts = _release(cell, time_ms=time_ms, configuration=configuration)
+    explained = {vm for latch in cell.latches.values() for vm in latch.members}
+    found = list(_candidates(cell, explained, configuration))
+    while found:
+        best = max(found, key=_explains)
+        alerts += _latch(cell, best, time_ms=time_ms, configuration=configuration)
+        explained |= set(cell.latches[key_of(best.scope, best.subject)].members)
+        found = list(_candidates(cell, explained, configuration))
+    return alerts
+
+
+def explains(cell: Cell, vm: bytes, *, onset_ms: int, configuration: Configuration) -> Latch | None:
+    """Return the common cause that explains the silence of a VM, None where it is its own.
+
+    What was told of a VM before a cause began is not taken back by it.
+    """
+    incident = cell.incidents.get(key_of("vm", str(UUID(bytes=vm))))
+    is_open = incident is not None and incident.alert.state in {"pending", "firing"}
+    for latch in cell.latches.values():
+        if vm not in latch.members:
+            continue
+        earlier_ms = latch.onset_ms - configuration.gate_earlier_s * 1000
+        if is_open and onset_ms < earlier_ms:
+            continue
+        return latch
+    return None
+
+
+def _explains(candidate: Candidate) -> tuple[float, int, int, str]:
+    fit = round(candidate.share - candidate.outside, 1)
+    return fit, len(candidate.silent), -_RANK[candidate.scope], candidate.subject
+
+
+def _candidates(
+    cell: Cell, explained: set[bytes], configuration: Configuration
+) -> Iterator[Candidate]:
+    """Yield everything whose VMs fell silent together."""
+    for signal, scopes in (("disk", ("pool",)), ("tx", ("network",)), ("life", ("host", "cell"))):
+        silent, active = _recent(cell, signal, explained, configuration)
+        if len(silent) < configuration.gate_members:
+            continue
+        for scope in scopes:
+            yield from _by_scope(cell, scope, signal, silent, active, configuration)
+
+
+def _by_scope(
+    cell: Cell,
+    scope: str,
+    signal: str,
+    silent: dict[bytes, Silence],
+    active: set[bytes],
+    configuration: Configuration,
+) -> Iterator[Candidate]:
+    members: dict[str, set[bytes]] = {}
+    for vm in active:
+        for subject in _subjects(cell, scope, vm):
+            members.setdefault(subject, set()).add(vm)
+    for subject, among in sorted(members.items()):
+        hit = [silent[vm] for vm in among if vm in silent]
+        share = _needed_share(scope, configuration)
+        needed = max(configuration.gate_members, share * len(among))
+        if len(hit) < needed:
+            continue
+        hit_share = len(hit) / len(among)
+        others = len(active) - len(among)
+        outside = (len(silent) - len(hit)) / others if others else 0.0
+        if outside > hit_share / 2:
+            # Others fell silent as well: something that they share with these is the cause.
+            continue
+        if scope == "cell" and len({silence.node for silence in hit}) < 2:
+            continue
+        yield Candidate(
+            scope=scope,  # type: ignore[arg-type]  # one of the four literals above
+            subject=subject,
+            signal=signal,
+            silent=tuple(sorted(hit, key=lambda one: (one.onset_ms, one.node, one.vm))),
+            active=len(among),
+            share=hit_share,
+            outside=outside,
+        )
+
+
+def _needed_share(scope: str, configuration: Configuration) -> float:
+    wide = scope in {"host", "cell"}
+    return configuration.gate_wide_share if wide else configuration.gate_share
+
+
+def _subjects(cell: Cell, scope: str, vm: bytes) -> tuple[str, ...]:
+    known = cell.vms[vm]
+    if scope == "pool":
+        return known.pools
+    if scope == "network":
+        return known.networks
+    if scope == "host":
+        return (cell.nodes[known.node].name,) if known.node in cell.nodes else ()
+    return (cell.name,)
+
+
+def _recent(
+    cell: Cell, signal: str, explained: set[bytes], configuration: Configuration
+) -> tuple[dict[bytes, Silence], set[bytes]]:
+    """Return who fell silent within the window, and who was active before it."""
+    silent: dict[bytes, Silence] = {}
+    active: set[bytes] = set()
+    masks = {
+        name: _masks(lanes, cell.nodes[name], signal, configuration)
+        for name, lanes in sorted(cell.lanes.items())
+        if not cell.nodes[name].silent
+    }
+    if sum(int(fell.sum()) for fell, *_ in masks.values()) < configuration.gate_members:
+        return silent, active
+    for name, (fell, moving, sequences, onsets) in masks.items():
+        lanes = cell.lanes[name]
+        for lane in np.flatnonzero(fell | moving):
+            vm = lanes.vm(int(lane))
+            if vm in explained or vm not in cell.vms:
+                continue
+            active.add(vm)
+            if fell[lane]:
+                silent[vm] = Silence(vm, name, int(sequences[lane]), int(onsets[lane]))
+    return silent, active
+
+
+def _masks(
+    lanes: Lanes, node: Node, signal: str, configuration: Configuration
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    """Return, per lane, who fell silent lately and who is active now, by one signal."""
+    window_s = max(configuration.gate_window_s, 3 * node.dt_s)
+    used = np.arange(lanes.hold.size) < len(lanes)
+    if signal == "tx":
+        still = lanes.row("tx_still_s")
+        share = lanes.row("tx_share")
+        # Without a gap model of its own: somebody who sent in nearly every sample.
+        usual = share >= 0.8 * np.exp(-still / 60.0)
+        fell = used & usual & (still >= 2 * node.dt_s) & (still <= window_s)
+        moving = used & (still < 2 * node.dt_s) & (share >= 0.5)
+        return fell, moving, lanes.numbers("run_sequence"), lanes.numbers("onset_ms")
+    out = lanes.disk if signal == "disk" else lanes.life
+    prefix = "disk" if signal == "disk" else "run"
+    share = lanes.row("disk_share" if signal == "disk" else "life_share")
+    samples = lanes.numbers(f"{prefix}_samples")
+    # What is silent on a node or in a cell may yet turn out to share a pool, whose members on
+    # other nodes are one sample behind.
+    enough = 2 if signal == "disk" else 3
+    fell = used & (samples >= enough) & (out[0] <= window_s) & (out[1] >= configuration.shared_nats)
+    moving = used & (samples < 2) & (share >= 0.5)
+    onsets = lanes.numbers("disk_onset_ms" if signal == "disk" else "onset_ms")
+    return fell, moving, lanes.numbers(f"{prefix}_sequence"), onsets
+
+
+def _latch(
+    cell: Cell, cause: Candidate, *, time_ms: int, configuration: Configuration
+) -> list[Alert]:
+    first = cause.silent[0]
+    text = sentences.of_common_cause(
+        scope=cause.scope,
+        subject=cause.subject,
+        signal=cause.signal,
+        count=len(cause.silent),
+        active=cause.active,
+        cell=cell.name,
+    )
+    finding = Finding(
+        scope=cause.scope,
+        subject=cause.subject,
+        kind=_KINDS[cause.scope],
+        firing=True,
+        severity="critical",
+        suggestion="fleet_alert" if cause.scope == "cell" else "host_alert",
+        confidence=round(cause.share, 4),
+        onset_ms=first.onset_ms,
+        position=cell.nodes[first.node].position(first.sequence),
+        sentence=text,
+        evidence=(
+            EvidenceItem(
+                signal=cause.signal,
+                value=float(len(cause.silent)),
+                # A float as declared: an int has other bytes before a snapshot than after it.
+                limit=max(
+                    float(configuration.gate_members),
+                    _needed_share(cause.scope, configuration) * cause.active,
+                ),
+                text=f"{len(cause.silent)} of {cause.active} active VMs fell silent",
+            ),
+        ),
+        vms=tuple(str(UUID(bytes=one.vm)) for one in cause.silent[:_LISTED]),
+        node=cause.subject if cause.scope == "host" else None,
+    )
+    alerts = report(cell, finding, time_ms=time_ms, configuration=configuration)
+    key = key_of(cause.scope, cause.subject)
+    cell.latches[key] = Latch(
+        scope=cause.scope,
+        subject=cause.subject,
+        signal=cause.signal,
+        # Whoever shares the thing is explained by it, those that were idle included.
+        members=_sharing(cell, cause),
+        fell=tuple(silence.vm for silence in cause.silent),
+        incident=cell.incidents[key].alert.id,
+        since_ms=time_ms,
+        onset_ms=first.onset_ms,
+    )
+    return alerts
+
+
+def _sharing(cell: Cell, cause: Candidate) -> tuple[bytes, ...]:
+    return tuple(sorted(vm for vm in cell.vms if cause.subject in _subjects(cell, cause.scope, vm)))
+
+
+def _release(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    """Release causes whose members move; keep the veto for a grace, then drop it."""
+    alerts: list[Alert] = []
+    for key, latch in sorted(cell.latches.items()):
+        if latch.released_ms:
+            if time_ms - latch.released_ms >= configuration.gate_grace_s * 1000:
+                del cell.latches[key]
+            continue
+        still, active = _still_silent(cell, latch)
+        if active and still < configuration.gate_release_share * active:
+            latch.released_ms = time_ms
+            incident = cell.incidents.get(key)
+            if incident is not None and incident.alert.state == "firing":
+                alerts += _resolved(cell, incident, latch, time_ms=time_ms)
+    return alerts
+
+
+def _still_silent(cell: Cell, latch: Latch) -> tuple[int, int]:
+    """Return how many of those that fell silent still are, and how many can be seen."""
+    still = seen = 0
+    for vm in latch.fell:
+        place = cell.place(vm)
+        if place is None or place[0].silent:
+            continue
+        node, lanes, lane = place
+        seen += 1
+        if latch.signal == "tx":
+            still += lanes.figure("tx_still_s", lane) >= 2 * max(node.dt_s, 0.1)
+        else:
+            out = lanes.disk if latch.signal == "disk" else lanes.life
+            still += bool(out[0, lane] > 0)
+    return still, seen
+
+
+def _resolved(cell: Cell, incident: Incident, latch: Latch, *, time_ms: int) -> list[Alert]:
+    lasted_s = (time_ms - latch.since_ms) / 1000
+    return resolve(
+        cell,
+        incident,
+        Resolution(reason="its VMs move again"),
+        time_ms=time_ms,
+        sentence=f"The VMs of {latch.scope} {latch.subject} move again after {lasted_s:.0f} s.",
+    )

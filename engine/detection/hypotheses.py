@@ -1,0 +1,244 @@
+"""The sequential test: which fault a VM's evidence adds up to, and what may follow.
+
+A score is a sum of log likelihood ratios. An alert needs the score that its error rate
+asks for (Wald 1945); a suggestion to reboot needs more: a higher score, samples and
+seconds enough for a guest that reboots itself, and two signals that agree.
+"""
+
+from typing import NamedTuple
+
+from engine.detection.configuration import Configuration
+from engine.detection.evidence import (
+    Picture,
+    balloon_item,
+    cpu_item,
+    silence_item,
+    stepped,
+    told_item,
+)
+from engine.wire.alert import CpuShape, EvidenceItem, Severity, Suggestion
+
+
+class Verdict(NamedTuple):
+    """What one slot says of one VM; `firing` False is only suspicion yet."""
+
+    kind: str
+    firing: bool
+    score: float
+    severity: Severity
+    suggestion: Suggestion
+    sequence: int
+    onset_ms: int
+    shape: CpuShape
+    evidence: tuple[EvidenceItem, ...]
+    vetoes: tuple[str, ...] = ()
+
+
+def judge_vm(
+    seen: Picture,
+    cautious: list[str],
+    configuration: Configuration,
+    *,
+    node_waits_for_io: bool = False,
+) -> Verdict | None:
+    """Return the likeliest fault, None where nothing speaks for one.
+
+    Parameters
+    ----------
+    seen, configuration
+        The VM at this slot, and what decides.
+    node_waits_for_io
+        Whether tasks of its node stand waiting for disks.
+    cautious
+        Reasons that forbid to suggest an action while the alert itself stands.
+    """
+    told = told_item(seen, configuration)
+    if told is not None:
+        return _told(seen, told, cautious, configuration)
+    if seen.moved < configuration.moved_samples:
+        return _boot_stuck(seen, configuration)
+    return _dead(seen, cautious, configuration) or _hung(
+        seen, configuration, node_waits_for_io=node_waits_for_io
+    )
+
+
+def _told(
+    seen: Picture, told: EvidenceItem, cautious: list[str], configuration: Configuration
+) -> Verdict | None:
+    """Judge a VM that said itself that it panicked: silence must agree before an order."""
+    silence = silence_item(seen, configuration)
+    items = [told, silence, cpu_item(seen, configuration)]
+    still = seen.run_samples >= 2 and seen.run_s >= configuration.told_order_s
+    vetoes = tuple(cautious) if still else (*cautious, "self_reboot_wait")
+    suggestion: Suggestion = "alert" if vetoes else "reboot"
+    return Verdict(
+        kind="panic_spin" if seen.shape in {"one_core", "all_cores", "mixed"} else "panic_halt",
+        firing=True,
+        score=configuration.told_nats + (silence.nats or 0.0),
+        severity="critical",
+        suggestion=suggestion,
+        sequence=seen.run_sequence,
+        onset_ms=seen.onset_ms,
+        shape=seen.shape,
+        evidence=tuple(items),
+        vetoes=vetoes,
+    )
+
+
+def _dead(seen: Picture, cautious: list[str], configuration: Configuration) -> Verdict | None:
+    """Judge a complete silence: spinning, halted, or a guest that still lives."""
+    if seen.run_samples < 2 or seen.shape == "unknown":
+        return None
+    silence = silence_item(seen, configuration)
+    cpu = cpu_item(seen, configuration)
+    balloon = balloon_item(seen, configuration)
+    items = [item for item in (silence, cpu, balloon) if item is not None]
+    score = sum(item.nats or 0.0 for item in items)
+    if score < configuration.alert_nats or (silence.nats or 0) < configuration.silence_alert_nats:
+        return None
+    if balloon is not None and _awaits_report(seen, balloon, configuration):
+        return None
+    step = stepped(seen, configuration)
+    frozen = balloon is not None and (balloon.nats or 0.0) >= configuration.balloon_frozen_nats
+    if not (step or frozen):
+        return None
+    firing = seen.run_samples >= configuration.alert_samples and seen.run_s >= configuration.alert_s
+    refusals = [*cautious, *_refusals(seen, score, step, frozen, balloon, silence, configuration)]
+    return Verdict(
+        kind="panic_halt" if seen.shape == "idle" else "panic_spin",
+        firing=firing,
+        score=score,
+        severity="critical" if frozen else "error",
+        suggestion="alert" if refusals or not firing else "reboot",
+        sequence=seen.run_sequence,
+        onset_ms=seen.onset_ms,
+        shape=seen.shape,
+        evidence=tuple(items),
+        vetoes=tuple(refusals),
+    )
+
+
+def _awaits_report(seen: Picture, balloon: EvidenceItem, configuration: Configuration) -> bool:
+    """Return whether the balloon speaks against a death, or will soon be able to."""
+    nats = balloon.nats or 0.0
+    prompt = seen.balloon_period_s <= configuration.balloon_prompt_s
+    return nats < 0.0 or (nats == 0.0 and prompt)
+
+
+def _refusals(
+    seen: Picture,
+    score: float,
+    step: bool,
+    frozen: bool,
+    balloon: EvidenceItem | None,
+    silence: EvidenceItem,
+    configuration: Configuration,
+) -> list[str]:
+    """Return by name why a reboot may not be suggested yet, or at all."""
+    refusals = []
+    if score < configuration.order_nats(seen.shape):
+        refusals.append("score_low")
+    if (silence.nats or 0.0) < configuration.silence_order_nats:
+        refusals.append("silence_usual")
+    if seen.run_samples < configuration.order_samples or seen.run_s < configuration.self_reboot_s:
+        refusals.append("self_reboot_wait")
+    if not step:
+        # A guest whose level was there before the silence may compute as it always did.
+        refusals.append("cpu_constant")
+    if balloon is not None and not frozen:
+        refusals.append("balloon_not_frozen")
+    if balloon is None and seen.shape != "one_core":
+        # All cores busy, or none, and silent is also what a batch job or a stalled disk
+        # looks like; only memory tells them apart. One core spinning has no natural twin.
+        refusals.append("one_signal")
+    if seen.shape == "mixed":
+        refusals.append("shape_mixed")
+    return refusals
+
+
+def _hung(
+    seen: Picture, configuration: Configuration, *, node_waits_for_io: bool
+) -> Verdict | None:
+    """Judge disks that stand still under a living kernel: an alert, never an order."""
+    if seen.disk_run_s < configuration.hung_s or seen.disk_samples < configuration.alert_samples:
+        return None
+    nats = min(seen.disk_nats, configuration.hung_cap_nats)
+    calm = (
+        seen.shape in {"idle", "mixed"}
+        and stepped_down(seen, configuration)
+        and seen.level_nats >= configuration.hung_level_nats
+    )
+    items = [
+        EvidenceItem(
+            signal="disk",
+            value=round(seen.disk_run_s, 3),
+            nats=round(nats, 3),
+            text=f"its disks have stood still for {seen.disk_run_s:.0f} s",
+        ),
+        EvidenceItem(
+            signal="cpu",
+            value=None if seen.cpu is None else round(seen.cpu, 4),
+            limit=round(seen.cpu_before, 4),
+            nats=round(min(seen.level_nats, configuration.cpu_cap_nats), 3) if calm else 0.0,
+            text=f"its CPU fell from {seen.cpu_before:.2f} to {seen.cpu or 0.0:.2f} cores",
+        ),
+    ]
+    if seen.balloon_known and seen.balloon_fresh:
+        items.append(
+            EvidenceItem(
+                signal="balloon",
+                value=round(seen.balloon_still_s, 3),
+                text="its balloon driver goes on reporting: the kernel lives",
+            )
+        )
+    score = sum(item.nats or 0.0 for item in items)
+    if not calm or score < configuration.alert_nats:
+        return None
+    return Verdict(
+        # The guest looks alike in both; on its node only stuck requests are waited for.
+        kind="hung_io" if node_waits_for_io else "hung_userland",
+        firing=True,
+        score=score,
+        severity="error",
+        suggestion="alert",
+        sequence=seen.disk_sequence,
+        onset_ms=seen.disk_onset_ms,
+        shape=seen.shape,
+        evidence=tuple(items),
+    )
+
+
+def stepped_down(seen: Picture, configuration: Configuration) -> bool:
+    """Return whether the CPU fell well below its level as the disks fell silent."""
+    return (
+        seen.cpu is not None
+        and seen.cpu <= configuration.hung_cpu_ratio * seen.cpu_before
+        and seen.cpu_before >= configuration.hung_cpu_cores
+    )
+
+
+def _boot_stuck(seen: Picture, configuration: Configuration) -> Verdict | None:
+    """Judge a guest of which nothing has moved in this boot epoch: an alert at most."""
+    if seen.epoch_s < configuration.boot_stuck_s or seen.moved > 0 or seen.balloon_moved > 1:
+        return None
+    if seen.shape not in {"one_core", "all_cores"} and seen.history_s <= seen.epoch_s * 1.01:
+        # A guest that nobody ever saw working may simply do nothing.
+        return None
+    item = EvidenceItem(
+        signal="boot",
+        value=round(seen.epoch_s, 3),
+        limit=configuration.boot_stuck_s,
+        text=f"nothing has moved for {seen.epoch_s:.0f} s since it was started",
+    )
+    return Verdict(
+        kind="boot_stuck",
+        firing=True,
+        score=configuration.alert_nats,
+        severity="warning",
+        suggestion="alert",
+        sequence=seen.run_sequence,
+        onset_ms=seen.onset_ms,
+        shape=seen.shape,
+        evidence=(item,),
+        vetoes=("nothing_moved",),
+    )

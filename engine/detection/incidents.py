@@ -1,0 +1,253 @@
+"""The life of an incident: pending, firing, resolved or suppressed; one per fault.
+
+Whatever the kind turns out to be the id stays. Firing alerts are published again every
+minute with the same id and transition, so that a planner that starts late hears of them.
+"""
+
+import math
+
+import msgspec
+
+from engine.detection.cell import Cell, Incident, Vm
+from engine.detection.configuration import Configuration, configuration_hash
+from engine.wire.alert import (
+    Alert,
+    CpuShape,
+    EvidenceItem,
+    Resolution,
+    SamplePosition,
+    Scope,
+    Severity,
+    Suggestion,
+    alert_id,
+)
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What a slot found about one subject, whatever the scope; the input of an incident."""
+
+    scope: Scope
+    subject: str
+    kind: str
+    firing: bool
+    severity: Severity
+    suggestion: Suggestion
+    confidence: float
+    onset_ms: int
+    position: SamplePosition
+    sentence: str
+    evidence: tuple[EvidenceItem, ...] = ()
+    vetoes: tuple[str, ...] = ()
+    vms: tuple[str, ...] = ()
+    node: str | None = None
+    instance: int | None = None
+    history_s: float | None = None
+    cpu_shape: CpuShape = "unknown"
+    incident: str | None = None
+
+
+def key_of(scope: str, subject: str) -> str:
+    """Return under which key a cell keeps the one open incident of a subject."""
+    return f"{scope}/{subject}"
+
+
+def confidence(score: float, configuration: Configuration) -> float:
+    """Return the probability of a fault at this score, from the prior odds."""
+    return round(1.0 / (1.0 + math.exp(min(60.0, configuration.prior_nats - score))), 4)
+
+
+def report(
+    cell: Cell,
+    finding: Finding,
+    *,
+    time_ms: int,
+    configuration: Configuration,
+    vm: Vm | None = None,
+) -> list[Alert]:
+    """Open or continue the incident of a finding; return what is to be published."""
+    key = key_of(finding.scope, finding.subject)
+    known = cell.incidents.get(key)
+    if known is not None and known.alert.state == "resolved":
+        if _returned(known, finding, time_ms, configuration):
+            known.flaps += 1
+            known.mark = None
+        else:
+            known = None
+    if known is None:
+        alert = _opened(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)
+        cell.incidents[key] = Incident(alert=alert, published_ms=time_ms)
+        cell.totals.alerts += 1
+        return [alert]
+    known.well_ms = 0
+    state = "firing" if finding.firing or known.alert.state == "firing" else "pending"
+    before = known.alert
+    kind, suggestion = finding.kind, finding.suggestion
+    if before.state == "firing" and not finding.firing:
+        kind = before.kind
+        # What was asked for is no answer to a veto, nor for another run of the VM.
+        if not finding.vetoes and finding.instance == before.instance:
+            suggestion = before.suggested_action
+    changed = (state, kind, suggestion) != (before.state, before.kind, before.suggested_action)
+    again = state == "firing" and time_ms - known.published_ms >= configuration.republish_s * 1000
+    if not (changed or again):
+        return []
+    known.alert = msgspec.structs.replace(
+        before,
+        transition=before.transition + 1 if changed else before.transition,
+        state=state,
+        kind=kind,
+        suggested_action=suggestion,
+        severity=finding.severity,
+        confidence=finding.confidence,
+        decided_ms=time_ms,
+        sentence=finding.sentence,
+        evidence=finding.evidence,
+        vetoes=finding.vetoes,
+        vms=finding.vms,
+        node=finding.node,
+        instance=finding.instance,
+        history_s=finding.history_s,
+        cpu_shape=finding.cpu_shape,
+        incident=finding.incident,
+        resolution=None,
+    )
+    known.alert = _identified(cell, known.alert, vm)
+    known.published_ms = time_ms
+    cell.totals.alerts += 1
+    return [known.alert]
+
+
+def resolve(
+    cell: Cell, incident: Incident, resolution: Resolution, *, time_ms: int, sentence: str
+) -> list[Alert]:
+    """End an incident for the reason given."""
+    return [_close(cell, incident, "resolved", time_ms, sentence=sentence, resolution=resolution)]
+
+
+def suppress(
+    cell: Cell,
+    incident: Incident,
+    *,
+    vetoes: tuple[str, ...],
+    explained_by: str | None,
+    time_ms: int,
+) -> list[Alert]:
+    """Silence an open incident that something else explains, naming it."""
+    if incident.alert.state not in {"pending", "firing"}:
+        return []
+    name = incident.alert.name or incident.alert.subject
+    sentence = f"{name}: explained by {', '.join(vetoes)}, so it is not judged alone."
+    alert = msgspec.structs.replace(incident.alert, vetoes=vetoes, incident=explained_by)
+    incident.alert = alert
+    return [_close(cell, incident, "suppressed", time_ms, sentence=sentence, resolution=None)]
+
+
+def calmed(incident: Incident, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    """Go on with an alert whose VM is out of sight or well again: it asks for no action now."""
+    alert = incident.alert
+    if alert.state != "firing" or alert.suggested_action not in {"reboot", "migrate"}:
+        return republished(incident, time_ms=time_ms, configuration=configuration)
+    incident.alert = msgspec.structs.replace(
+        alert, transition=alert.transition + 1, suggested_action="alert", decided_ms=time_ms
+    )
+    incident.published_ms = time_ms
+    return [incident.alert]
+
+
+def republished(incident: Incident, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    """Return a firing alert again when a minute has passed since it was last published."""
+    due = time_ms - incident.published_ms >= configuration.republish_s * 1000
+    if incident.alert.state != "firing" or not due:
+        return []
+    incident.alert = msgspec.structs.replace(incident.alert, decided_ms=time_ms)
+    incident.published_ms = time_ms
+    return [incident.alert]
+
+
+def _returned(
+    known: Incident, finding: Finding, time_ms: int, configuration: Configuration
+) -> bool:
+    """Return whether a resolved fault is back: the same silence, or the same kind soon after."""
+    if finding.position == known.alert.position:
+        return True
+    recently = time_ms - known.published_ms < configuration.resolved_kept_s * 1000
+    alone = known.alert.resolution is not None and not known.alert.resolution.verified
+    return recently and alone and finding.kind == known.alert.kind and finding.firing
+
+
+def _close(
+    cell: Cell,
+    incident: Incident,
+    state: str,
+    time_ms: int,
+    *,
+    sentence: str,
+    resolution: Resolution | None,
+) -> Alert:
+    incident.alert = msgspec.structs.replace(
+        incident.alert,
+        transition=incident.alert.transition + 1,
+        state=state,
+        suggested_action="none",
+        decided_ms=time_ms,
+        sentence=sentence,
+        resolution=resolution,
+    )
+    incident.published_ms = time_ms
+    cell.totals.alerts += 1
+    return incident.alert
+
+
+def _opened(
+    cell: Cell,
+    finding: Finding,
+    *,
+    time_ms: int,
+    configuration: Configuration,
+    vm: Vm | None,
+) -> Alert:
+    alert = Alert(
+        id=alert_id(scope=finding.scope, subject=finding.subject, position=finding.position),
+        transition=0,
+        scope=finding.scope,
+        subject=finding.subject,
+        site=cell.site,
+        zone=cell.zone,
+        cell=cell.name,
+        kind=finding.kind,
+        state="firing" if finding.firing else "pending",
+        severity=finding.severity,
+        confidence=finding.confidence,
+        onset_ms=finding.onset_ms,
+        opened_ms=time_ms,
+        decided_ms=time_ms,
+        suggested_action=finding.suggestion,
+        sentence=finding.sentence,
+        position=finding.position,
+        configuration=configuration_hash(configuration),
+        node=finding.node,
+        instance=finding.instance,
+        history_s=finding.history_s,
+        cpu_shape=finding.cpu_shape,
+        vms=finding.vms,
+        vetoes=finding.vetoes,
+        evidence=finding.evidence,
+        incident=finding.incident,
+    )
+    return _identified(cell, alert, vm)
+
+
+def _identified(cell: Cell, alert: Alert, vm: Vm | None) -> Alert:
+    """Return the alert with what the planner must know of the VM, so that it needs no frames."""
+    if vm is None:
+        return alert
+    place = cell.place(vm.uuid)
+    return msgspec.structs.replace(
+        alert,
+        name=vm.name or None,
+        tenant=vm.tenant,
+        group=vm.group,
+        actionable=vm.actionable,
+        panic_device=vm.panic_device,
+        data_ms=alert.data_ms if place is None else place[0].data_ms or None,
+    )

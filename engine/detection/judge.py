@@ -1,0 +1,253 @@
+"""Verdicts: once per cell and slot, when every live node has reported or a grace has passed."""
+
+from uuid import UUID
+
+import numpy as np
+
+from engine.detection import sentences
+from engine.detection.cell import Cell, Node, Vm
+from engine.detection.configuration import Configuration
+from engine.detection.evidence import Picture, picture, vetoes
+from engine.detection.fold import set_holds
+from engine.detection.forest import opinion, score_gated
+from engine.detection.gate import explains, judge_gate
+from engine.detection.hypotheses import Verdict, judge_vm
+from engine.detection.incidents import Finding, confidence, key_of, report, suppress
+from engine.detection.lanes import F, I, Lanes
+from engine.detection.recovery import follow_vm
+from engine.detection.watch import watch_absent, watch_contention, watch_nodes, watch_reboots
+from engine.wire.alert import Alert
+from engine.wire.metrics import VM_STATES
+
+_CRASHED = VM_STATES.index("crashed")
+_RUNNING = VM_STATES.index("running")
+# One sample may hold what moved before the word was given.
+_LIFE_SAMPLES = 2
+# Tasks of a node that wait for disks for this share of the time are one stuck VM of fifty.
+_NODE_WAITS_RATIO = 0.015
+
+
+def is_due(cell: Cell, *, time_ms: int, configuration: Configuration) -> bool:
+    """Return whether the slot closes now.
+
+    It closes when every live node has reported since the last closing, or a grace after the
+    first that did; the grace is shorter than the interval, so that no slot ever holds one
+    node's new sample beside the others' old ones for long. Without any report it closes
+    every other interval, so that silence is judged too.
+    """
+    interval_ms = cell.interval_ms()
+    if not cell.round_ms:
+        return time_ms - cell.closed_ms >= 2 * interval_ms
+    live = {key for key, node in cell.nodes.items() if not node.silent}
+    grace_ms = configuration.slot_grace_share * interval_ms
+    return live <= cell.reported or time_ms - cell.round_ms >= grace_ms
+
+
+def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    """Close the slot: return what is to be published, in order."""
+    score_gated(cell)
+    cell.reported.clear()
+    cell.round_ms = 0
+    cell.closed_ms = time_ms
+    cell.totals.slots += 1
+    alerts = watch_nodes(cell, time_ms=time_ms, configuration=configuration)
+    alerts += judge_gate(cell, time_ms=time_ms, configuration=configuration)
+    found: set[bytes] = set()
+    held: dict[bytes, bool] = {}
+    for name in sorted(cell.lanes):
+        node, lanes = cell.nodes[name], cell.lanes[name]
+        if node.silent:
+            continue
+        for lane in _suspects(cell, lanes, configuration):
+            uuid = lanes.vm(lane)
+            if cell.vms[uuid].node != name:
+                continue
+            published, is_found = _judge_one(
+                cell, node, lanes, lane, held, time_ms=time_ms, configuration=configuration
+            )
+            alerts += published
+            if is_found:
+                found.add(uuid)
+    contended = watch_contention(cell, time_ms=time_ms, configuration=configuration)
+    alerts += contended
+    alerts += watch_reboots(cell, time_ms=time_ms, configuration=configuration)
+    alerts += _follow(cell, found, time_ms=time_ms, configuration=configuration)
+    for latch in cell.latches.values():
+        held |= dict.fromkeys(latch.members, True)
+    set_holds(cell, held)
+    _unwatch(cell, time_ms=time_ms, configuration=configuration)
+    return alerts
+
+
+def _suspects(cell: Cell, lanes: Lanes, configuration: Configuration) -> list[int]:
+    """Return the few lanes worth a closer look: a cheap test over all of them.
+
+    It lets through every lane that `judge_vm` can find a fault in.
+    """
+    size = len(lanes)
+    numbers, figures = lanes.integers[:, :size], lanes.floats[:, :size]
+    level = figures[F["cpu_nats"]]
+    at_most = np.maximum(np.minimum(level, configuration.cpu_cap_nats), configuration.one_core_nats)
+    nats = lanes.life[1, :size]
+    period = np.maximum(figures[F["balloon_period_s"]], 0.1)
+    still = figures[F["balloon_still_s"]] / period * configuration.balloon_nats_per_period
+    at_most = at_most + np.where(
+        numbers[I["balloon_moved"]] >= 2, np.minimum(still, configuration.balloon_cap_nats), 0.0
+    )
+    suspect = (numbers[I["run_samples"]] >= 2) & (nats >= configuration.silence_alert_nats)
+    suspect &= nats + at_most >= configuration.alert_nats
+    suspect &= (numbers[I["balloon_fresh"]] == 0) | (numbers[I["balloon_moved"]] < 2)
+    hung = (lanes.disk[0, :size] >= configuration.hung_s) & (level >= configuration.hung_level_nats)
+    hung &= figures[F["cpu"]] <= configuration.hung_cpu_ratio * figures[F["cpu_before"]]
+    suspect |= hung
+    suspect |= numbers[I["state"]] == _CRASHED
+    suspect |= (figures[F["epoch_s"]] >= configuration.boot_stuck_s) & (
+        (numbers[I["moved"]] == 0) & (numbers[I["balloon_moved"]] < 2)
+    )
+    suspect[[lanes.places[vm] for vm in cell.watched if vm in lanes.places]] = True
+    return [int(lane) for lane in np.flatnonzero(suspect)]
+
+
+def _judge_one(
+    cell: Cell,
+    node: Node,
+    lanes: Lanes,
+    lane: int,
+    held: dict[bytes, bool],
+    *,
+    time_ms: int,
+    configuration: Configuration,
+) -> tuple[list[Alert], bool]:
+    """Judge one VM; return what is published and whether a fault was found."""
+    vm = cell.vms[lanes.vm(lane)]
+    seen = picture(node, lanes, lane, vm, configuration)
+    explained, cautious = vetoes(cell, node, vm, seen, time_ms=time_ms)
+    waits = node.gauges.get("psi_io_some_ratio", 0.0) >= _NODE_WAITS_RATIO
+    verdict = judge_vm(seen, cautious, configuration, node_waits_for_io=waits)
+    onset_ms = seen.onset_ms if verdict is None else verdict.onset_ms
+    latch = explains(cell, vm.uuid, onset_ms=onset_ms, configuration=configuration)
+    if latch is not None:
+        explained = [*explained, f"{latch.scope}:{latch.subject}"]
+    if explained:
+        held[vm.uuid] = True
+    if verdict is None:
+        return [], False
+    text = str(UUID(bytes=vm.uuid))
+    if explained:
+        incident = cell.incidents.get(key_of("vm", text))
+        # That a VM cannot be seen is what explains its silence here, and not explained by it.
+        if incident is None or incident.alert.kind == "vm_silence":
+            return [], True
+        published = suppress(
+            cell,
+            incident,
+            vetoes=tuple(explained),
+            explained_by=latch.incident if latch is not None else None,
+            time_ms=time_ms,
+        )
+        return published, True
+    finding = _finding(node, lanes, lane, vm, text, seen, verdict, configuration)
+    published = report(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)
+    return published, True
+
+
+def _finding(
+    node: Node,
+    lanes: Lanes,
+    lane: int,
+    vm: Vm,
+    text: str,
+    seen: Picture,
+    verdict: Verdict,
+    configuration: Configuration,
+) -> Finding:
+    strange = opinion(lanes, lane)
+    return Finding(
+        scope="vm",
+        subject=text,
+        kind=verdict.kind,
+        firing=verdict.firing,
+        severity=verdict.severity,
+        suggestion=verdict.suggestion,
+        confidence=confidence(verdict.score, configuration),
+        onset_ms=verdict.onset_ms,
+        position=node.position(verdict.sequence),
+        sentence=sentences.of_verdict(sentences.name_of(vm, text), node.name, verdict, seen),
+        evidence=verdict.evidence if strange is None else (*verdict.evidence, strange),
+        vetoes=verdict.vetoes,
+        node=node.name,
+        instance=lanes.number("instance", lane),
+        history_s=round(lanes.figure("history_s", lane), 3),
+        cpu_shape=verdict.shape,
+    )
+
+
+def _follow(
+    cell: Cell, found: set[bytes], *, time_ms: int, configuration: Configuration
+) -> list[Alert]:
+    """Go on with the open incidents of VMs in which this slot found nothing."""
+    alerts: list[Alert] = []
+    for uuid in sorted(cell.watched):
+        alerts += watch_absent(cell, cell.vms[uuid], time_ms=time_ms, configuration=configuration)
+    for key, incident in sorted(cell.incidents.items()):
+        alert = incident.alert
+        if alert.state == "resolved":
+            if time_ms - incident.published_ms > configuration.resolved_kept_s * 1000:
+                del cell.incidents[key]
+            continue
+        if alert.scope != "vm":
+            continue
+        uuid = UUID(alert.subject).bytes
+        contended = alert.kind == "node_contention" and incident.mark is None
+        if uuid in found and not contended:
+            continue
+        vm = cell.vms.get(uuid)
+        if vm is not None:
+            alerts += follow_vm(cell, incident, vm, time_ms=time_ms, configuration=configuration)
+    return alerts
+
+
+def _believe_life(cell: Cell, vm: Vm) -> None:
+    """Let a guest that moves overrule words whose counterpart never came."""
+    place = cell.place(vm.uuid)
+    if place is None or vm.gone_ms:
+        return
+    _, lanes, lane = place
+    running = lanes.number("state", lane) == _RUNNING
+    if not running or lanes.number("alive_samples", lane) < _LIFE_SAMPLES:
+        return
+    vm.left_by_word = False
+    vm.told = ""
+    for reason in ("paused", "stopped", "shutdown"):
+        if vm.holds.get(reason, 0) < 0:
+            del vm.holds[reason]
+
+
+def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
+    """Drop what has been settled: VMs long gone, holds that ended, words that grew old."""
+    old_ms = time_ms - round(configuration.resolved_kept_s * 1000)
+    for uuid in sorted(cell.watched):
+        vm = cell.vms[uuid]
+        _believe_life(cell, vm)
+        vm.holds = {
+            reason: until_ms
+            for reason, until_ms in vm.holds.items()
+            if until_ms < 0 or until_ms > time_ms
+        }
+        if vm.gone_ms and vm.gone_ms < old_ms:
+            del cell.vms[uuid]
+            cell.watched.discard(uuid)
+            continue
+        open_incident = cell.incidents.get(key_of("vm", str(UUID(bytes=uuid))))
+        busy = (
+            vm.holds
+            or vm.gone_ms
+            or vm.told
+            or vm.reboot_pending
+            or vm.monitor_hung_ms
+            or vm.rebooted_ms > old_ms
+            or (vm.mark is not None and vm.mark.time_ms > old_ms)
+            or open_incident is not None
+        )
+        if not busy:
+            cell.watched.discard(uuid)

@@ -1,0 +1,247 @@
+"""One node's VMs as arrays: a lane a VM, in the order of the node's roster.
+
+Equal rosters from frame to frame let columns go straight in; another roster copies each
+lane, with all it has learned, to its new place or to another node.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.wire.frame import UUID_BYTES
+from models.kernels import baseline, gaps
+from models.kernels.lanes import LANES, blocks_for
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+Indices = NDArray[np.intp]
+
+# Figures of each lane, float64, in seconds and cores.
+FLOATS: Final = (
+    "history_s",
+    "epoch_s",
+    "cpu",
+    "cpu_last",
+    "cpu_recent",
+    "cpu_before",
+    "cpu_nats",
+    "busiest",
+    "busiest_last",
+    "busiest_recent",
+    "busiest_before",
+    "delay",
+    "contention",
+    "balloon_still_s",
+    "balloon_period_s",
+    "life_share",
+    "disk_share",
+    "tx_share",
+    "tx_still_s",
+    "alive_s",
+    "read_rate",
+    "known_s",
+    "forest_score",
+)
+# Numbers of each lane, int64; -1 is unknown.
+INTEGERS: Final = (
+    "instance",
+    "state",
+    "vcpus",
+    "vcpus_busy",
+    "job_active",
+    "balloon_last",
+    "balloon_moved",
+    "balloon_fresh",
+    "moved",
+    "run_samples",
+    "run_sequence",
+    "onset_ms",
+    "disk_samples",
+    "disk_sequence",
+    "disk_onset_ms",
+    "alive_samples",
+    "moving",
+    "migrated",
+    "delay_ns",
+)
+F: Final = {name: row for row, name in enumerate(FLOATS)}
+I: Final = {name: row for row, name in enumerate(INTEGERS)}  # noqa: E741 - reads as F does
+
+# Edges of the share of a VM's cores, fine where halted and idle guests differ.
+LEVEL_EDGES: Final = np.array(
+    [0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 0.97]
+)
+LEVELS: Final = len(LEVEL_EDGES) + 1
+
+# The sums of a minute, and by what each is divided.
+MINUTE: Final = (
+    "cpu_cores",
+    "cpu_cores_expected",
+    "cpu_cores_error",
+    "disk_rd_bytes_per_s",
+    "disk_wr_bytes_per_s",
+    "net_tx_bytes_per_s",
+    "worst_z",
+)
+MINUTE_ROWS: Final = np.array([baseline.OUT[name] for name in MINUTE])
+
+
+class Lanes:
+    """State of one node's VMs.
+
+    Attributes
+    ----------
+    roster
+        UUIDs of the lanes in use, concatenated; lanes beyond are padding.
+    floats, integers
+        Shape (len(FLOATS), lanes) and (len(INTEGERS), lanes).
+    levels
+        Shape (LEVELS, lanes): for how many samples the CPU stood in each band.
+    counted, life, disk
+        What the kernels said of the last sample: rows as `baseline.OUT`, `gaps.OUT`.
+    foreign
+        VMs of this roster that still belong to another node.
+    hold
+        Shape (lanes,), uint8: the silence of this lane is explained from outside.
+    sums, sum_counts
+        Shape (len(MINUTE), lanes): what the running minute adds up to.
+    """
+
+    def __init__(self, roster: bytes) -> None:
+        blocks = max(1, blocks_for(len(roster) // UUID_BYTES))
+        lanes = blocks * LANES
+        self.roster = roster
+        self.baseline = baseline.new_state(blocks)
+        self.previous = baseline.new_previous(blocks)
+        self.gaps = gaps.new_state(blocks)
+        self.disk_gaps = gaps.new_state(blocks)
+        self.floats = np.zeros((len(FLOATS), lanes))
+        self.integers = np.zeros((len(INTEGERS), lanes), np.int64)
+        self.levels = np.zeros((LEVELS, lanes), np.float32)
+        self.counted = np.full((baseline.OUT_ROWS, lanes), np.nan, np.float32)
+        self.life = np.zeros((gaps.OUT_ROWS, lanes), np.float32)
+        self.disk = np.zeros((gaps.OUT_ROWS, lanes), np.float32)
+        self.hold = np.zeros(lanes, np.uint8)
+        self.sums = np.zeros((len(MINUTE), lanes))
+        self.sum_counts = np.zeros((len(MINUTE), lanes))
+        for name in ("instance", "state", "vcpus", "vcpus_busy", "job_active", "delay_ns"):
+            self.integers[I[name]] = -1
+        self.floats[F["cpu"]] = np.nan
+        self.floats[F["busiest"]] = np.nan
+        self.floats[F["forest_score"]] = np.nan
+        # VMs listed here that still belong to another node, as during a migration.
+        self.foreign: set[bytes] = set()
+        self.places = {
+            roster[start : start + UUID_BYTES]: start // UUID_BYTES
+            for start in range(0, len(roster), UUID_BYTES)
+        }
+
+    def __len__(self) -> int:
+        return len(self.roster) // UUID_BYTES
+
+    def vm(self, lane: int) -> bytes:
+        """Return the UUID of the VM in a lane."""
+        return self.roster[lane * UUID_BYTES : (lane + 1) * UUID_BYTES]
+
+    def figure(self, name: str, lane: int) -> float:
+        """Return one float of one lane."""
+        return float(self.floats[F[name], lane])
+
+    def number(self, name: str, lane: int) -> int:
+        """Return one integer of one lane."""
+        return int(self.integers[I[name], lane])
+
+    def row(self, name: str) -> F64:
+        """Return the live row of one float."""
+        row: F64 = self.floats[F[name]]
+        return row
+
+    def numbers(self, name: str) -> I64:
+        """Return the live row of one integer."""
+        row: I64 = self.integers[I[name]]
+        return row
+
+    def take(self, places: Indices, source: "Lanes", lanes: Indices) -> None:
+        """Copy `lanes` of `source`, with all they have learned, to `places` here."""
+        to_block, to_lane = places // LANES, places % LANES
+        from_block, from_lane = lanes // LANES, lanes % LANES
+        theirs = source.to_arrays()
+        for name, target in self.to_arrays().items():
+            if name in _BLOCKED:
+                target[to_block, :, to_lane] = theirs[name][from_block, :, from_lane]
+            else:
+                target[..., places] = theirs[name][..., lanes]
+
+    def adopt(self, place: int, source: "Lanes", lane: int) -> None:
+        """Take over a VM from another node: the guest goes on, its counters begin anew.
+
+        Its next instance is therefore not a boot.
+        """
+        at = np.array([place], np.intp)
+        self.take(at, source, np.array([lane], np.intp))
+        self.end_run(at)
+        self.integers[I["migrated"], place] = 1
+        self.previous[:, place] = baseline.NO_PREVIOUS
+        self.integers[I["delay_ns"], place] = -1
+        self.floats[F["balloon_still_s"], place] = 0.0
+        self.floats[F["contention"], place] = 0.0
+
+    def begin_boot(self, lanes: Indices) -> None:
+        """Begin a new boot epoch: nothing of what moved before counts, no run goes on."""
+        for name in ("moved", "balloon_moved", "balloon_fresh", "alive_samples"):
+            self.integers[I[name], lanes] = 0
+        for name in ("epoch_s", "balloon_still_s", "alive_s"):
+            self.floats[F[name], lanes] = 0.0
+        self.end_run(lanes)
+
+    def end_run(self, lanes: Indices) -> None:
+        """Forget the running silence of these lanes without learning it as a habit."""
+        block, lane = lanes // LANES, lanes % LANES
+        for model, out in ((self.gaps, self.life), (self.disk_gaps, self.disk)):
+            model[block, gaps.RUN, lane] = 0.0
+            model[block, gaps.HELD, lane] = 0.0
+            out[:, lanes] = 0.0
+        self.integers[I["run_samples"], lanes] = 0
+        self.integers[I["disk_samples"], lanes] = 0
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Return everything but the roster by name; the arrays are the live ones."""
+        return {name: getattr(self, name) for name in _ARRAYS}
+
+    @classmethod
+    def from_arrays(cls, roster: bytes, arrays: Mapping[str, NDArray[np.generic]]) -> "Lanes":
+        """Return the lanes that `to_arrays` came from, able to go on bit for bit."""
+        lanes = cls(roster)
+        for name in _ARRAYS:
+            getattr(lanes, name)[...] = arrays[name]
+        return lanes
+
+
+_BLOCKED: Final = ("baseline", "gaps", "disk_gaps")
+_ARRAYS: Final = (
+    *_BLOCKED,
+    "previous",
+    "floats",
+    "integers",
+    "levels",
+    "counted",
+    "life",
+    "disk",
+    "hold",
+    "sums",
+    "sum_counts",
+)
+
+
+def follow_roster(lanes: Lanes, roster: bytes) -> Lanes:
+    """Return lanes in the order of `roster`, each VM of this node with what was learned of it."""
+    moved = Lanes(roster)
+    here = [(place, lanes.places[vm]) for vm, place in moved.places.items() if vm in lanes.places]
+    if here:
+        targets, origins = np.array(here, np.intp).T
+        moved.take(targets, lanes, origins)
+    moved.foreign = {vm for vm in lanes.foreign if vm in moved.places}
+    return moved

@@ -1,0 +1,157 @@
+"""What events, inventory and owners say about a VM: which silences they explain.
+
+An explained silence is neither judged nor learned as a habit.
+"""
+
+import numpy as np
+
+from engine.detection.cell import ActionMark, Cell, Vm
+from engine.detection.configuration import Configuration
+from engine.wire.alert import SamplePosition
+from engine.wire.frame import Event, Frame, InventoryItem
+
+_FOR_EVER = -1
+# Event → the hold it begins; a hold without an end is taken back by its counterpart.
+_BEGINS = {
+    "paused": "paused",
+    "job_started": "job_active",
+    "stopped": "stopped",
+    "shutdown": "shutdown",
+    "monitor_hung": "monitor_hung",
+}
+_ENDS = {
+    "resumed": ("paused",),
+    "started": ("paused", "stopped", "shutdown", "job_active"),
+    "job_ended": ("job_active",),
+    "monitor_back": ("monitor_hung",),
+    "migrated_in": ("stopped", "paused", "migration"),
+}
+_LEFT = frozenset({"stopped", "shutdown", "migrated_out", "crashed"})
+_TELLS = frozenset({"panicked", "crashed", "watchdog"})
+
+
+def take_inventory(cell: Cell, items: tuple[InventoryItem, ...]) -> None:
+    """Let each item be what is known of its VM; an unknown tenant or group is not actionable."""
+    for item in items:
+        vm = cell.vms.get(item.vm)
+        if vm is None:
+            vm = cell.vms[item.vm] = Vm(uuid=item.vm, node="")
+        vm.name = item.name
+        vm.tenant = item.tenant
+        vm.group = item.group
+        vm.actionable = item.actionable and item.tenant is not None and item.group is not None
+        vm.pools = tuple(sorted(set(item.disks.values())))
+        vm.networks = tuple(sorted(set(item.nics.values())))
+        vm.panic_device = item.panic_device
+        vm.balloon_period_s = item.balloon_period_s
+        vm.memory_bytes = item.memory_bytes
+        vm.vcpus = item.vcpus
+
+
+def take_events(cell: Cell, frame: Frame, *, time_ms: int, configuration: Configuration) -> None:
+    """Fold a frame's events; kinds that this release does not know are passed over."""
+    header = frame.header
+    for event in frame.events:
+        if event.vm is None:
+            continue
+        vm = cell.vms.get(event.vm)
+        if vm is None:
+            vm = cell.vms[event.vm] = Vm(
+                uuid=event.vm, node=header.node if header.role == "collector" else ""
+            )
+        cell.watched.add(event.vm)
+        if header.role == "owner":
+            _take_owner(vm, event, time_ms=time_ms, configuration=configuration)
+        elif header.role == "agent":
+            _take_mark(vm, event, time_ms=time_ms)
+        else:
+            position = SamplePosition(
+                node=header.node, role=header.role, run=header.run, sequence=header.sequence
+            )
+            _take_lifecycle(cell, vm, event, position, time_ms, configuration)
+
+
+def _take_owner(vm: Vm, event: Event, *, time_ms: int, configuration: Configuration) -> None:
+    if event.kind == "owner_reboot":
+        vm.holds["owner_reboot"] = time_ms + round(configuration.owner_reboot_hold_s * 1000)
+    elif event.kind == "owner_maintenance":
+        until = event.detail.get("until_ms", "")
+        vm.holds["maintenance"] = int(until) if until.isdecimal() else _FOR_EVER
+
+
+def _take_mark(vm: Vm, event: Event, *, time_ms: int) -> None:
+    phase = {"action_sent": "sent", "action_returned": "returned", "action_unknown": "unknown"}
+    # A call that the hypervisor refused did nothing, so nothing is to be verified.
+    if event.kind not in phase or event.detail.get("outcome") == "refused":
+        return
+    step = event.detail.get("step", "0")
+    vm.mark = ActionMark(
+        incident=event.detail.get("incident", ""),
+        step=int(step) if step.isdecimal() else 0,
+        action=event.detail.get("action", ""),
+        phase=phase[event.kind],
+        time_ms=time_ms,
+        dry_run=event.detail.get("dry_run", "").lower() in {"true", "1"},
+    )
+
+
+def _take_lifecycle(
+    cell: Cell,
+    vm: Vm,
+    event: Event,
+    position: SamplePosition,
+    time_ms: int,
+    configuration: Configuration,
+) -> None:
+    kind = event.kind
+    hold_ms = round(configuration.lifecycle_hold_s * 1000)
+    if kind in _BEGINS:
+        vm.holds[_BEGINS[kind]] = _FOR_EVER
+    if kind == "monitor_hung":
+        vm.monitor_hung_ms = time_ms
+    elif kind == "monitor_back":
+        vm.monitor_hung_ms = 0
+    for reason in _ENDS.get(kind, ()):
+        # What an operation leaves behind settles within the hold.
+        if reason in vm.holds:
+            vm.holds[reason] = time_ms + hold_ms // 3
+    if kind in {"migrated_in", "migrated_out"}:
+        vm.holds["migration"] = time_ms + hold_ms
+    if kind == "crash_dump":
+        vm.holds["crash_dump"] = time_ms + round(configuration.crash_dump_hold_s * 1000)
+    if kind in _LEFT:
+        vm.left_by_word = True
+    elif kind in {"started", "migrated_in", "resumed"}:
+        vm.left_by_word = False
+    if kind in _TELLS:
+        vm.told = kind
+    if kind in {"rebooted", "started"}:
+        _begin_boot(cell, vm, event, position, time_ms, configuration)
+
+
+def _begin_boot(
+    cell: Cell,
+    vm: Vm,
+    event: Event,
+    position: SamplePosition,
+    time_ms: int,
+    configuration: Configuration,
+) -> None:
+    """Begin a boot epoch, and note a reboot that nobody announced."""
+    vm.told = ""
+    vm.holds["boot"] = time_ms + round(configuration.boot_hold_s * 1000)
+    place = cell.place(vm.uuid)
+    if place is not None:
+        _, lanes, lane = place
+        vm.silent_at_reboot = lanes.number("run_samples", lane) > 0
+        lanes.begin_boot(np.array([lane], np.intp))
+    if event.kind != "rebooted":
+        return
+    # One reset is told twice by libvirt 9.
+    since_ms = time_ms - vm.rebooted_ms
+    repeated = vm.rebooted_ms > 0 and since_ms < configuration.reboot_wait_s * 1000
+    vm.rebooted_ms = time_ms
+    if not repeated:
+        vm.reboot_pending = True
+        vm.reboot_position = position
+        vm.reboot_event_ms = event.time_ns // 1_000_000

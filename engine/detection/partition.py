@@ -1,0 +1,195 @@
+"""One partition of frames as a value that records are folded into: no log, no loop, no clock.
+
+The same records give the same alerts and the same digest, whatever brought them.
+"""
+
+from typing import NamedTuple
+
+from engine.detection.cell import Cell
+from engine.detection.configuration import Configuration
+from engine.detection.fold import fold_frame
+from engine.detection.forest import new_forest
+from engine.detection.judge import is_due, judge
+from engine.detection.minutes import close_minute
+from engine.detection.sources import (
+    Arrival,
+    Counters,
+    Source,
+    forget_ended,
+    order,
+    release,
+    source_key,
+)
+from engine.errors import RecordRejected
+from engine.ports import Headers, Record
+from engine.wire import topics
+from engine.wire.alert import Alert, encode_alert
+from engine.wire.frame import Frame, decode_frame
+from engine.wire.rejected import encode_rejected
+from engine.wire.score import encode_scores
+from models.kernels.columns import widen
+
+# Ended sources are looked for once in a while, not at every record.
+_FORGET_EVERY_MS = 60_000
+
+
+class Output(NamedTuple):
+    """A record to append because of what was folded; alerts are the decoded form of theirs."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: Headers = ()
+    alert: Alert | None = None
+
+
+class Partition:
+    """State of one partition.
+
+    Attributes
+    ----------
+    next_offset
+        The first record that has not been folded; it and `lost` belong to the log and not
+        to the records.
+    lost
+        Records that the log dropped before they were read, since this value was made.
+    cells, sources, counters
+        What is known of the fleet, of the writers, and what became of the records.
+    time_ms, passed_ms
+        Append time of the last record, and append time that has passed while the log was
+        there: a hole in it makes nobody silent.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self.next_offset = 0
+        self.lost = 0
+        self.cells: dict[str, Cell] = {}
+        self.sources: dict[str, Source] = {}
+        self.counters = Counters()
+        self.time_ms = 0
+        self.passed_ms = 0
+        self.forgot_ms = 0
+        # Sources with frames that wait: few, and looked at with every record.
+        self.queued: set[str] = set()
+
+    def waiting(self) -> int:
+        """Return how many frames wait for a gap in their source's sequence."""
+        return sum(len(self.sources[key].waiting) for key in self.queued)
+
+    def fold(self, record: Record) -> list[Output]:
+        """Fold one record; return what it leads to, oldest first.
+
+        Records below `next_offset` were folded before and change nothing.
+        """
+        if record.offset < self.next_offset:
+            return []
+        # Where the log begins is not known before its first record.
+        if self.next_offset:
+            self.lost += record.offset - self.next_offset
+        self.next_offset = record.offset + 1
+        self.counters.received += 1
+        self._pass_time(record.time_ms)
+        # Time first: a slot whose grace is over does not take the next slot's frame in.
+        outputs = self._close_slots()
+        try:
+            frame = decode_frame(record.value, widen)
+        except RecordRejected as rejection:
+            self.counters.rejected += 1
+            outputs.append(_rejected(record, rejection))
+        else:
+            self._take(frame, record)
+        self._release_waiting()
+        outputs += self._close_slots()
+        if self.time_ms - self.forgot_ms >= _FORGET_EVERY_MS:
+            self.forgot_ms = self.time_ms
+            forget_ended(self.sources, time_ms=self.time_ms, configuration=self.configuration)
+        return outputs
+
+    def _pass_time(self, time_ms: int) -> None:
+        """Let append time pass; it never goes back, and a hole in it is an outage."""
+        if not self.time_ms:
+            self.time_ms = time_ms
+            return
+        passed_ms = max(0, time_ms - self.time_ms)
+        intervals = [cell.interval_ms() for cell in self.cells.values()]
+        limit_ms = max(self.configuration.clock_step_s * 1000, 2 * max(intervals, default=0))
+        if passed_ms > limit_ms:
+            hold_ms = round(self.configuration.lifecycle_hold_s * 1000)
+            for cell in self.cells.values():
+                cell.outage_ms = time_ms + hold_ms
+        self.passed_ms += min(passed_ms, round(limit_ms))
+        self.time_ms = max(self.time_ms, time_ms)
+        for cell in self.cells.values():
+            cell.passed_ms = self.passed_ms
+
+    def _take(self, frame: Frame, record: Record) -> None:
+        arrival = Arrival(frame, record.value, record.time_ms)
+        is_next = order(self.sources, arrival, self.counters)
+        if is_next:
+            self._fold_frame(frame)
+            return
+        key = source_key(frame)
+        if self.sources[key].waiting:
+            self.queued.add(key)
+        cell = self.cells.get(frame.header.cell)
+        node = None if cell is None else cell.nodes.get(frame.header.node)
+        if node is not None and frame.header.run == node.run:
+            # It waits or is a repeat; either way its node is not out of sight.
+            node.seen_ms = self.passed_ms
+
+    def _release_waiting(self) -> None:
+        """Fold frames whose gap has closed or was waited for long enough."""
+        for key in sorted(self.queued):
+            source = self.sources[key]
+            ready = release(source, time_ms=self.time_ms, configuration=self.configuration)
+            for waiting in ready:
+                self._fold_frame(decode_frame(waiting.value, widen))
+            if not source.waiting:
+                self.queued.discard(key)
+
+    def _fold_frame(self, frame: Frame) -> None:
+        header = frame.header
+        self.counters.processed += 1
+        if header.role == "shell":
+            return
+        cell = self.cells.get(header.cell)
+        if cell is None:
+            cell = Cell(header.cell, site=header.site, zone=header.zone, forest=new_forest())
+            cell.passed_ms = self.passed_ms
+            cell.closed_ms = self.time_ms
+            self.cells[header.cell] = cell
+        fold_frame(
+            cell,
+            frame,
+            time_ms=self.time_ms,
+            counters=self.counters,
+            configuration=self.configuration,
+        )
+
+    def _close_slots(self) -> list[Output]:
+        outputs: list[Output] = []
+        for name in sorted(self.cells):
+            cell = self.cells[name]
+            if not is_due(cell, time_ms=self.time_ms, configuration=self.configuration):
+                continue
+            alerts = judge(cell, time_ms=self.time_ms, configuration=self.configuration)
+            for alert in alerts:
+                value, headers = encode_alert(alert)
+                outputs.append(Output(topics.ALERTS.name, name.encode(), value, headers, alert))
+            scores = close_minute(cell, time_ms=self.time_ms, configuration=self.configuration)
+            if scores is not None:
+                outputs.append(Output(topics.SCORES.name, name.encode(), encode_scores(scores)))
+        return outputs
+
+
+def _rejected(record: Record, rejection: RecordRejected) -> Output:
+    value = encode_rejected(
+        record.value,
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        reason=rejection.reason,
+        detail=rejection.detail,
+    )
+    return Output(topics.REJECTED.name, record.key, value)

@@ -1,0 +1,125 @@
+"""How incidents end: verified after an action, by themselves, or explained after all."""
+
+from engine.detection import sentences
+from engine.detection.cell import Cell, Incident, Vm
+from engine.detection.configuration import Configuration
+from engine.detection.evidence import Picture, picture
+from engine.detection.incidents import calmed, republished, resolve
+from engine.wire.alert import Alert, Resolution
+
+# An event travels in the frame of the node, the agent's mark in its own: either may be first.
+_BOOT_SLACK_MS = 30_000
+
+
+def follow_vm(
+    cell: Cell, incident: Incident, vm: Vm, *, time_ms: int, configuration: Configuration
+) -> list[Alert]:
+    """Resolve a VM's incident that was not found again in this slot, or keep it firing."""
+    _take_mark(incident, vm)
+    place = cell.place(vm.uuid)
+    if vm.left_by_word and (place is None or vm.gone_ms):
+        return _end(cell, incident, vm, "it was stopped", time_ms=time_ms)
+    if place is None or vm.gone_ms or place[0].silent:
+        return calmed(incident, time_ms=time_ms, configuration=configuration)
+    node, lanes, lane = place
+    seen = picture(node, lanes, lane, vm, configuration)
+    kind = incident.alert.kind
+    if not _is_well(incident, vm, seen, node.name, lanes.figure("contention", lane), configuration):
+        incident.well_ms = 0
+        return republished(incident, time_ms=time_ms, configuration=configuration)
+    if not incident.well_ms:
+        incident.well_ms = time_ms
+    well_s = (time_ms - incident.well_ms) / 1000
+    mark = incident.mark
+    if mark is not None and not mark.dry_run and _explains(incident, vm, node.name):
+        if well_s < configuration.verify_stable_s:
+            return calmed(incident, time_ms=time_ms, configuration=configuration)
+        return _verified(cell, incident, vm, node.name, well_s, time_ms=time_ms)
+    if well_s < configuration.clear_s:
+        return calmed(incident, time_ms=time_ms, configuration=configuration)
+    reasons = {
+        "hung_io": "its disks move again",
+        "hung_userland": "its disks move again",
+        "node_contention": "it gets the CPU it wants again",
+        "boot_stuck": "it has booted",
+        "vm_silence": "it is seen again",
+    }
+    booted = vm.rebooted_ms >= incident.alert.opened_ms - _BOOT_SLACK_MS and vm.rebooted_ms > 0
+    fallback = "it rebooted by itself" if booted else "it moves again by itself"
+    return _end(cell, incident, vm, reasons.get(kind, fallback), time_ms=time_ms)
+
+
+def _take_mark(incident: Incident, vm: Vm) -> None:
+    if vm.mark is not None and vm.mark.incident == incident.alert.id:
+        incident.mark = vm.mark
+
+
+def _is_well(
+    incident: Incident,
+    vm: Vm,
+    seen: Picture,
+    node: str,
+    contention: float,
+    configuration: Configuration,
+) -> bool:
+    """Return whether the VM shows now what the fault took from it."""
+    kind = incident.alert.kind
+    if kind == "node_contention":
+        return contention < configuration.contention_share / 2
+    if kind == "vm_silence":
+        return not vm.monitor_hung_ms
+    if kind in {"hung_io", "hung_userland"}:
+        return seen.disk_samples == 0 or (incident.well_ms > 0 and seen.disk_run_s <= 6.0)
+    patient_s = max(configuration.clear_s, 3 * seen.dt_s)
+    if seen.run_samples > 0:
+        # Once it moved again a short silence is no relapse; nor is one with a living balloon.
+        lives = seen.balloon_known and seen.balloon_fresh > 0
+        return lives or (incident.well_ms > 0 and seen.run_s <= patient_s)
+    return seen.moved >= configuration.clear_samples and seen.epoch_s > 0
+
+
+def _explains(incident: Incident, vm: Vm, node: str) -> bool:
+    """Return whether the marked action can be what helped: a boot, or another node."""
+    mark = incident.mark
+    if mark is None:
+        return False
+    if mark.action == "migrate":
+        return node != incident.alert.node
+    return vm.rebooted_ms >= mark.time_ms - _BOOT_SLACK_MS
+
+
+def _verified(
+    cell: Cell, incident: Incident, vm: Vm, node: str, stable_s: float, *, time_ms: int
+) -> list[Alert]:
+    mark = incident.mark
+    if mark is None:
+        raise ValueError("an incident without a mark cannot be verified")
+    name = sentences.name_of(vm, incident.alert.subject)
+    if mark.action == "migrate":
+        reason = f"it runs on {node} and gets the CPU it wants"
+    else:
+        reason = "it booted and its disks and network move again"
+    return resolve(
+        cell,
+        incident,
+        Resolution(
+            reason=reason,
+            verified=True,
+            action=mark.action,
+            order_step=mark.step,
+            stable_s=round(stable_s, 3),
+        ),
+        time_ms=time_ms,
+        sentence=f"{name} is well after the {mark.action}: {reason}, for {stable_s:.0f} s.",
+    )
+
+
+def _end(cell: Cell, incident: Incident, vm: Vm, reason: str, *, time_ms: int) -> list[Alert]:
+    name = sentences.name_of(vm, incident.alert.subject)
+    return resolve(
+        cell,
+        incident,
+        Resolution(reason=reason),
+        time_ms=time_ms,
+        sentence=f"{name}: {reason}.",
+    )

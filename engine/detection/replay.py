@@ -1,0 +1,29 @@
+"""The engine without a log: records in, alerts and a digest out."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from engine.detection.configuration import Configuration
+from engine.detection.partition import Partition
+from engine.detection.snapshot import digest
+from engine.ports import Record
+from engine.wire.alert import Alert
+
+
+class Replay(NamedTuple):
+    """What records of one partition led to."""
+
+    alerts: list[Alert]
+    digest: str
+
+
+def run_records(records: Iterable[Record], configuration: Configuration | None = None) -> Replay:
+    """Return the alerts that `records` of one partition lead to, and the digest of the state."""
+    partition = Partition(Configuration() if configuration is None else configuration)
+    alerts = [
+        output.alert
+        for record in records
+        for output in partition.fold(record)
+        if output.alert is not None
+    ]
+    return Replay(alerts, digest(partition))

@@ -1,0 +1,251 @@
+"""A partition's state as chunks of bytes and back, bit for bit; and its digest.
+
+A snapshot is one whole generation: chunks, then a manifest that names their hashes. State
+is arrays and msgspec Structs only; nothing is pickled.
+"""
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from engine.detection.cell import Cell, Incident, Latch, Node, Totals, Vm
+from engine.detection.configuration import Configuration, configuration_hash
+from engine.detection.lanes import Lanes
+from engine.detection.partition import Partition
+from engine.detection.sources import Counters, Source
+from engine.errors import SnapshotDamaged, SnapshotTooNew
+from models.half_space_trees import HalfSpaceForest
+
+FORMAT: Final = 1
+RELEASE: Final = "0.1.0"
+# Below the log's limit for a record, with room for key and headers.
+CHUNK_BYTES: Final = 800_000
+
+
+class Array(msgspec.Struct, frozen=True, array_like=True):
+    """A numpy array: little-endian dtype, shape, bytes in C order."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class LanesValue(msgspec.Struct, frozen=True):
+    """One node's lanes."""
+
+    roster: bytes
+    foreign: list[bytes]
+    arrays: dict[str, Array]
+
+
+class CellValue(msgspec.Struct, frozen=True):
+    """One cell."""
+
+    name: str
+    site: str
+    zone: str
+    nodes: dict[str, Node]
+    lanes: dict[str, LanesValue]
+    departed: LanesValue
+    forest: dict[str, Array]
+    vms: list[Vm]
+    incidents: dict[str, Incident]
+    latches: dict[str, Latch]
+    totals: Totals
+    reported: list[str]
+    watched: list[bytes]
+    round_ms: int
+    closed_ms: int
+    passed_ms: int
+    outage_ms: int
+
+
+class PartitionValue(msgspec.Struct, frozen=True):
+    """Everything that decides; the offset stands in the manifest."""
+
+    cells: list[CellValue]
+    sources: dict[str, Source]
+    counters: Counters
+    time_ms: int
+    passed_ms: int
+    forgot_ms: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes a generation whole; `chunks` are sha256 in order."""
+
+    generation: str
+    next_offset: int
+    time_ms: int
+    chunks: tuple[str, ...]
+    configuration: str
+    format: int = FORMAT
+    release: str = RELEASE
+
+
+class _Format(msgspec.Struct):
+    format: int = 0
+    release: str = ""
+
+
+_encoder = msgspec.msgpack.Encoder(order="sorted")
+_decoder = msgspec.msgpack.Decoder(PartitionValue)
+_manifest_decoder = msgspec.msgpack.Decoder(Manifest)
+_format_decoder = msgspec.msgpack.Decoder(_Format)
+
+
+def take_snapshot(partition: Partition) -> tuple[list[bytes], Manifest]:
+    """Return the chunks of the state, each ≤ `CHUNK_BYTES`, and the manifest that names them."""
+    body = _encoder.encode(_value(partition))
+    chunks = [body[start : start + CHUNK_BYTES] for start in range(0, len(body), CHUNK_BYTES)]
+    manifest = Manifest(
+        generation=sha256(body).hexdigest()[:32],
+        next_offset=partition.next_offset,
+        time_ms=partition.time_ms,
+        chunks=tuple(sha256(chunk).hexdigest() for chunk in chunks),
+        configuration=configuration_hash(partition.configuration),
+    )
+    return chunks, manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the bytes of a manifest."""
+    return _encoder.encode(manifest)
+
+
+def decode_manifest(value: bytes) -> Manifest:
+    """Return the manifest.
+
+    Raises
+    ------
+    SnapshotTooNew
+        A later release wrote it.
+    SnapshotDamaged
+        It is no manifest.
+    """
+    try:
+        found = _format_decoder.decode(value)
+        if found.format > FORMAT:
+            raise SnapshotTooNew(
+                f"a snapshot of format {found.format} was written by release {found.release}; "
+                f"this is {RELEASE}, which reads up to {FORMAT}: start that release again, or "
+                "delete the records of flatline.snapshots.v1 to begin anew"
+            )
+        return _manifest_decoder.decode(value)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise SnapshotDamaged(f"a snapshot's manifest cannot be read: {error}") from error
+
+
+def restore(chunks: Sequence[bytes], manifest: Manifest, configuration: Configuration) -> Partition:
+    """Return the partition that was snapshotted, able to go on bit for bit.
+
+    Raises
+    ------
+    SnapshotDamaged
+        A chunk is missing or its bytes are not those that the manifest names.
+    """
+    hashes = tuple(sha256(chunk).hexdigest() for chunk in chunks)
+    if hashes != manifest.chunks:
+        whole = sum(a == b for a, b in zip(hashes, manifest.chunks, strict=False))
+        raise SnapshotDamaged(
+            f"snapshot {manifest.generation} at offset {manifest.next_offset}: {whole} of "
+            f"{len(manifest.chunks)} chunks are as written; an older one is used instead"
+        )
+    try:
+        value = _decoder.decode(b"".join(chunks))
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise SnapshotDamaged(f"snapshot {manifest.generation}: {error}") from error
+    partition = Partition(configuration)
+    partition.next_offset = manifest.next_offset
+    partition.sources = value.sources
+    partition.counters = value.counters
+    partition.time_ms = value.time_ms
+    partition.passed_ms = value.passed_ms
+    partition.forgot_ms = value.forgot_ms
+    partition.queued = {key for key, source in value.sources.items() if source.waiting}
+    partition.cells = {cell.name: _cell(cell) for cell in value.cells}
+    return partition
+
+
+def digest(partition: Partition) -> str:
+    """Return sha256 over everything that decides: append times included, offsets not."""
+    return sha256(_encoder.encode(_value(partition))).hexdigest()
+
+
+def _value(partition: Partition) -> PartitionValue:
+    return PartitionValue(
+        cells=[_cell_value(partition.cells[name]) for name in sorted(partition.cells)],
+        sources=partition.sources,
+        counters=partition.counters,
+        time_ms=partition.time_ms,
+        passed_ms=partition.passed_ms,
+        forgot_ms=partition.forgot_ms,
+    )
+
+
+def _cell_value(cell: Cell) -> CellValue:
+    return CellValue(
+        name=cell.name,
+        site=cell.site,
+        zone=cell.zone,
+        nodes=cell.nodes,
+        lanes={name: _lanes_value(lanes) for name, lanes in cell.lanes.items()},
+        departed=_lanes_value(cell.departed),
+        forest=_pack(cell.forest.to_arrays()),
+        vms=[cell.vms[uuid] for uuid in sorted(cell.vms)],
+        incidents=cell.incidents,
+        latches=cell.latches,
+        totals=cell.totals,
+        reported=sorted(cell.reported),
+        watched=sorted(cell.watched),
+        round_ms=cell.round_ms,
+        closed_ms=cell.closed_ms,
+        passed_ms=cell.passed_ms,
+        outage_ms=cell.outage_ms,
+    )
+
+
+def _cell(value: CellValue) -> Cell:
+    forest = HalfSpaceForest.from_arrays(_unpack(value.forest))
+    cell = Cell(value.name, site=value.site, zone=value.zone, forest=forest)
+    cell.nodes = value.nodes
+    cell.lanes = {name: _lanes(lanes) for name, lanes in value.lanes.items()}
+    cell.departed = _lanes(value.departed)
+    cell.vms = {vm.uuid: vm for vm in value.vms}
+    cell.incidents = value.incidents
+    cell.latches = value.latches
+    cell.totals = value.totals
+    cell.reported = set(value.reported)
+    cell.watched = set(value.watched)
+    cell.round_ms = value.round_ms
+    cell.closed_ms = value.closed_ms
+    cell.passed_ms = value.passed_ms
+    cell.outage_ms = value.outage_ms
+    return cell
+
+
+def _lanes_value(lanes: Lanes) -> LanesValue:
+    return LanesValue(lanes.roster, sorted(lanes.foreign), _pack(lanes.to_arrays()))
+
+
+def _lanes(value: LanesValue) -> Lanes:
+    lanes = Lanes.from_arrays(value.roster, _unpack(value.arrays))
+    lanes.foreign = set(value.foreign)
+    return lanes
+
+
+def _pack(arrays: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> dict[str, Array]:
+    return {
+        name: Array(array.dtype.newbyteorder("<").str, array.shape, array.tobytes())
+        for name, array in arrays.items()
+    }
+
+
+def _unpack(arrays: Mapping[str, Array]) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    return {
+        name: np.frombuffer(array.data, array.dtype).reshape(array.shape)
+        for name, array in arrays.items()
+    }

@@ -1,0 +1,311 @@
+"""Faults that are seen otherwise than by a guest's own silence.
+
+Nodes that no longer report, VMs that vanish or do not answer, guests that reboot without
+anybody's word, and VMs that wait for the CPU of an overloaded node.
+"""
+
+from uuid import UUID
+
+import numpy as np
+
+from engine.detection import sentences
+from engine.detection.cell import Cell, Node, Vm
+from engine.detection.configuration import Configuration
+from engine.detection.incidents import Finding, key_of, report, resolve
+from engine.detection.lanes import Lanes
+from engine.wire.alert import Alert, EvidenceItem, Resolution
+
+_LISTED = 64
+
+
+def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    """Tell nodes that fell silent; several together are one incident of the cell."""
+    alerts: list[Alert] = []
+    for node in cell.nodes.values():
+        silent_ms = cell.passed_ms - node.seen_ms
+        node.silent = silent_ms >= configuration.node_silent_intervals * node.interval_ms
+    whole_nodes = [node for node in cell.nodes.values() if node.key == node.name]
+    alert_ms = configuration.node_alert_s * 1000
+    silent = [
+        node for node in whole_nodes if node.silent and cell.passed_ms - node.seen_ms >= alert_ms
+    ]
+    told = {node.name for node in silent}
+    shared = len(silent) >= max(2, len(whole_nodes) / 2)
+    if shared:
+        alerts += _silent_cell(cell, silent, time_ms=time_ms, configuration=configuration)
+    for node in sorted(whole_nodes, key=lambda node: node.name):
+        incident = cell.incidents.get(key_of("host", node.name))
+        is_open = incident is not None and incident.alert.state == "firing"
+        if node.name in told and (is_open or not shared):
+            alerts += _silent_node(cell, node, time_ms=time_ms, configuration=configuration)
+        elif (
+            incident is not None
+            and is_open
+            and not node.silent
+            and incident.alert.kind == "host_silence"
+        ):
+            alerts += resolve(
+                cell,
+                incident,
+                Resolution(reason="it reports again"),
+                time_ms=time_ms,
+                sentence=f"Node {node.name} reports again.",
+            )
+    whole = cell.incidents.get(key_of("fleet", cell.name))
+    if whole is not None and whole.alert.state == "firing" and not silent:
+        alerts += resolve(
+            cell,
+            whole,
+            Resolution(reason="its nodes report again"),
+            time_ms=time_ms,
+            sentence=f"The nodes of cell {cell.name} report again.",
+        )
+    return alerts
+
+
+def _silent_node(
+    cell: Cell, node: Node, *, time_ms: int, configuration: Configuration
+) -> list[Alert]:
+    silent_s = (cell.passed_ms - node.seen_ms) / 1000
+    lanes = cell.lanes[node.key]
+    finding = Finding(
+        scope="host",
+        subject=node.name,
+        kind="host_silence",
+        firing=True,
+        severity="critical",
+        suggestion="host_alert",
+        confidence=0.99,
+        onset_ms=node.event_ms,
+        position=node.position(),
+        sentence=sentences.of_silent_node(node=node.name, silent_s=silent_s, count=len(lanes)),
+        evidence=(EvidenceItem(signal="frames", value=silent_s, text="no frame arrived"),),
+        vms=tuple(str(UUID(bytes=lanes.vm(lane))) for lane in range(min(len(lanes), _LISTED))),
+        node=node.name,
+    )
+    return report(cell, finding, time_ms=time_ms, configuration=configuration)
+
+
+def _silent_cell(
+    cell: Cell, silent: list[Node], *, time_ms: int, configuration: Configuration
+) -> list[Alert]:
+    # The node that reported last names the sample; it is the same in every order of arrival.
+    last = max(silent, key=lambda node: (node.event_ms, node.name))
+    silent_s = (cell.passed_ms - max(node.seen_ms for node in silent)) / 1000
+    finding = Finding(
+        scope="fleet",
+        subject=cell.name,
+        kind="fleet_silence",
+        firing=True,
+        severity="critical",
+        suggestion="fleet_alert",
+        confidence=0.99,
+        onset_ms=last.event_ms,
+        position=last.position(),
+        sentence=sentences.of_silent_cell(cell=cell.name, nodes=len(silent), silent_s=silent_s),
+        evidence=(EvidenceItem(signal="frames", value=silent_s, text="no frame arrived"),),
+    )
+    return report(cell, finding, time_ms=time_ms, configuration=configuration)
+
+
+def watch_absent(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    """Tell a VM that left its node's roster, or whose monitor is hung, without any word."""
+    text = str(UUID(bytes=vm.uuid))
+    node = cell.nodes.get(vm.node)
+    if node is None or node.silent:
+        return []
+    since_ms = vm.gone_ms or vm.monitor_hung_ms
+    if not since_ms or (vm.gone_ms and vm.left_by_word):
+        return []
+    if time_ms - since_ms < configuration.vm_silence_s * 1000:
+        return []
+    name = sentences.name_of(vm, text)
+    what = (
+        "is no longer listed by its node, and no event says why"
+        if vm.gone_ms
+        else "is listed, but its monitor does not answer"
+    )
+    sentence = f"{name} on {node.name} {what}: it cannot be seen and is not judged."
+    finding = Finding(
+        scope="vm",
+        subject=text,
+        kind="vm_silence",
+        firing=True,
+        severity="warning",
+        suggestion="alert",
+        confidence=0.95,
+        onset_ms=since_ms,
+        position=vm.gone_position or node.position(),
+        sentence=sentence,
+        node=node.name,
+    )
+    return report(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)
+
+
+def watch_reboots(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    """Tell guests that rebooted without an owner's, an agent's or a node's word."""
+    alerts: list[Alert] = []
+    window_ms = configuration.reboot_window_s * 1000
+    by_node: dict[str, int] = {}
+    for uuid in cell.watched:
+        vm = cell.vms[uuid]
+        if vm.rebooted_ms and time_ms - vm.rebooted_ms < window_ms:
+            by_node[vm.node] = by_node.get(vm.node, 0) + 1
+    for uuid in sorted(cell.watched):
+        vm = cell.vms[uuid]
+        if not vm.reboot_pending:
+            continue
+        if time_ms - vm.rebooted_ms < configuration.reboot_wait_s * 1000:
+            continue
+        vm.reboot_pending = False
+        lanes = cell.lanes.get(vm.node)
+        many = max(configuration.gate_members, configuration.gate_share * len(lanes or ()))
+        if by_node.get(vm.node, 0) >= many or _announced(cell, vm, configuration):
+            continue
+        alerts += _crash_reboot(cell, vm, time_ms=time_ms, configuration=configuration)
+    return alerts
+
+
+def _announced(cell: Cell, vm: Vm, configuration: Configuration) -> bool:
+    """Return whether somebody's word, or an incident that is open, explains the reboot."""
+    incident = cell.incidents.get(key_of("vm", str(UUID(bytes=vm.uuid))))
+    if incident is not None and vm.rebooted_ms - incident.published_ms < 600_000:
+        return True
+    if vm.mark is not None and abs(vm.rebooted_ms - vm.mark.time_ms) < 60_000:
+        return True
+    held = {"owner_reboot", "maintenance", "shutdown", "stopped"}
+    return bool(held & set(vm.held_by(vm.rebooted_ms)))
+
+
+def _crash_reboot(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    node = cell.nodes.get(vm.node)
+    if node is None or vm.reboot_position is None:
+        return []
+    text = str(UUID(bytes=vm.uuid))
+    name = sentences.name_of(vm, text)
+    fell = "after it fell silent" if vm.silent_at_reboot else "in the middle of its work"
+    finding = Finding(
+        scope="vm",
+        subject=text,
+        kind="crash_reboot",
+        firing=True,
+        severity="info",
+        suggestion="alert",
+        confidence=0.6,
+        onset_ms=vm.reboot_event_ms,
+        position=vm.reboot_position,
+        sentence=f"{name} on {node.name} rebooted {fell} and nobody announced it: a crash, or an "
+        "owner who did not say.",
+        node=node.name,
+    )
+    return report(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)
+
+
+def watch_contention(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    """Name, on each overloaded node, the one VM that suffers most, if another node has room."""
+    alerts: list[Alert] = []
+    for node in sorted(cell.nodes.values(), key=lambda node: node.key):
+        if node.silent:
+            continue
+        if not _is_overloaded(node, configuration):
+            node.busy_since_ms = 0
+            continue
+        node.busy_since_ms = node.busy_since_ms or time_ms
+        busy_s = (time_ms - node.busy_since_ms) / 1000
+        calm = _calmest(cell, node, configuration)
+        if busy_s < configuration.contention_s or calm is None:
+            continue
+        lanes = cell.lanes[node.key]
+        lane = _sufferer(cell, node, lanes, configuration)
+        if lane is not None:
+            vm = cell.vms[lanes.vm(lane)]
+            alerts += _contention(
+                cell, node, vm, lane, calm, busy_s, time_ms=time_ms, configuration=configuration
+            )
+    return alerts
+
+
+def _is_overloaded(node: Node, configuration: Configuration) -> bool:
+    busy = node.gauges.get("cpu_busy_ratio", 0.0)
+    waiting = node.gauges.get("psi_cpu_some_ratio", 0.0)
+    return busy >= configuration.node_busy_ratio or waiting >= configuration.node_psi_ratio
+
+
+def _calmest(cell: Cell, node: Node, configuration: Configuration) -> Node | None:
+    """Return the node with most room, None if no other node has any."""
+    room = [
+        (other.gauges["cpu_busy_ratio"], other.name, other)
+        for other in cell.nodes.values()
+        if other is not node
+        and not other.silent
+        and other.gauges.get("cpu_busy_ratio", 1.0) < configuration.node_calm_ratio
+        and not _is_overloaded(other, configuration)
+    ]
+    return min(room)[2] if room else None
+
+
+def _sufferer(cell: Cell, node: Node, lanes: Lanes, configuration: Configuration) -> int | None:
+    """Return the lane of the VM already named for this node, else of the one that waits most."""
+    share = lanes.row("contention")[: len(lanes)]
+    delay = lanes.row("delay")[: len(lanes)]
+    suffers = (share >= configuration.contention_share) & (delay >= configuration.contention_cores)
+    for lane in np.flatnonzero(share >= configuration.contention_share / 2):
+        incident = cell.incidents.get(key_of("vm", str(UUID(bytes=lanes.vm(int(lane))))))
+        if incident is None or incident.alert.state != "firing":
+            continue
+        if incident.alert.kind == "node_contention" and incident.alert.node == node.name:
+            return int(lane)
+        suffers[lane] = False
+    lanes_found = np.flatnonzero(suffers)
+    if not len(lanes_found):
+        return None
+    return int(max(lanes_found, key=lambda lane: (delay[lane], lanes.vm(int(lane)))))
+
+
+def _contention(
+    cell: Cell,
+    node: Node,
+    vm: Vm,
+    lane: int,
+    calm: Node,
+    busy_s: float,
+    *,
+    time_ms: int,
+    configuration: Configuration,
+) -> list[Alert]:
+    lanes = cell.lanes[node.key]
+    text = str(UUID(bytes=vm.uuid))
+    share = lanes.figure("contention", lane)
+    busy = node.gauges.get("cpu_busy_ratio", 0.0)
+    held = tuple(vm.held_by(time_ms))
+    finding = Finding(
+        scope="vm",
+        subject=text,
+        kind="node_contention",
+        firing=True,
+        severity="warning",
+        suggestion="alert" if held or node.stale else "migrate",
+        confidence=round(min(0.99, share + busy / 2), 4),
+        onset_ms=node.event_ms - round(busy_s * 1000),
+        position=node.position(),
+        sentence=sentences.of_contention(
+            name=sentences.name_of(vm, text),
+            node=node.name,
+            share=share,
+            busy=busy,
+            seconds=busy_s,
+            calm=calm.name,
+        ),
+        evidence=(
+            EvidenceItem(
+                signal="delay", value=round(share, 4), limit=configuration.contention_share
+            ),
+            EvidenceItem(signal="node_busy", value=busy, limit=configuration.node_busy_ratio),
+        ),
+        vetoes=held,
+        node=node.name,
+        instance=lanes.number("instance", lane),
+        history_s=lanes.figure("history_s", lane),
+        cpu_shape="mixed",
+    )
+    return report(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)

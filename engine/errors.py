@@ -1,0 +1,128 @@
+"""Every error that Flatline raises on purpose.
+
+::
+
+    FlatlineError
+    ├── SettingsError            a setting, policy or command line that cannot be used
+    ├── RecordRejected           bytes from the log that are not a record of ours
+    ├── LogError
+    │   ├── LogUnreachable       no answer; waiting and trying again may help
+    │   ├── LogRefused           the log answered no: credentials, rights, missing topic
+    │   ├── LogProducerBroken    this producer can never append again; build a new one
+    │   └── GroupTaken           another process already reads for this consumer group
+    ├── HypervisorError
+    │   ├── HypervisorUnreachable
+    │   ├── HypervisorStuck      so many calls wait that only a new process gets answers
+    │   ├── VmNotFound           the hypervisor answered that it does not know the VM
+    │   └── VerbRefused          the hypervisor answered no to a verb, so nothing was done
+    └── StateError
+        ├── SnapshotDamaged      a snapshot whose bytes do not match its manifest
+        ├── SnapshotTooNew       a snapshot written by a later release
+        ├── StateUnwritable      a folder or file that must be durable cannot be written
+        └── AlreadyRunning       a second process of a role that may exist once
+
+Messages name what failed, where, and what to do about it. Whoever catches a
+`FlatlineError` at the top prints its message and exits with `exit_code`.
+"""
+
+
+class FlatlineError(Exception):
+    """Root of the tree; `exit_code` is what the command ends with when nobody handles it."""
+
+    exit_code = 1
+
+
+class SettingsError(FlatlineError):
+    """A setting, policy file or command line cannot be used."""
+
+    exit_code = 2
+
+
+class RecordRejected(FlatlineError):
+    """Bytes from the log are not a record of ours.
+
+    Parameters
+    ----------
+    reason
+        One of `REJECTION_REASONS`; it labels the counter, so the set is closed.
+    detail
+        What exactly is wrong, for the person who reads the `rejected` topic.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        if reason not in REJECTION_REASONS:
+            raise ValueError(f"{reason!r} is not a rejection reason: {sorted(REJECTION_REASONS)}")
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+REJECTION_REASONS = frozenset(
+    {"malformed", "truncated", "oversized", "unknown_version", "bad_value", "bad_signature", "late"}
+)
+
+
+class LogError(FlatlineError):
+    """The log did not do what was asked."""
+
+    exit_code = 3
+
+
+class LogUnreachable(LogError):
+    """The log gave no answer; the caller waits with back-off and tries again."""
+
+
+class LogRefused(LogError):
+    """The log answered no: credentials, rights or a missing topic. Trying again will not help."""
+
+
+class LogProducerBroken(LogError):
+    """The producer can never append again; the caller closes it and builds a new one."""
+
+
+class GroupTaken(LogError):
+    """Another process already reads for this consumer group on the embedded log."""
+
+
+class HypervisorError(FlatlineError):
+    """The hypervisor did not do what was asked."""
+
+    exit_code = 4
+
+
+class HypervisorUnreachable(HypervisorError):
+    """The hypervisor gave no answer in time. What was asked may or may not have happened."""
+
+
+class HypervisorStuck(HypervisorError):
+    """So many calls wait for an answer that only a new process gets one; it is to end."""
+
+
+class VmNotFound(HypervisorError):
+    """The hypervisor answered that it does not know this VM."""
+
+
+class VerbRefused(HypervisorError):
+    """The hypervisor answered no to a verb, so nothing was done to the VM."""
+
+
+class StateError(FlatlineError):
+    """Something that must be durable is damaged, unwritable or in use."""
+
+    exit_code = 5
+
+
+class SnapshotDamaged(StateError):
+    """A snapshot's bytes do not match its manifest; the older one is to be used."""
+
+
+class SnapshotTooNew(StateError):
+    """A snapshot was written by a later release; start that release, or discard the snapshot."""
+
+
+class StateUnwritable(StateError):
+    """A folder or file that must be durable cannot be written."""
+
+
+class AlreadyRunning(StateError):
+    """A second process of a role that may exist only once was started."""

@@ -1,0 +1,294 @@
+"""What the engine asks of the outside world: the protocols that adapters implement.
+
+Only `engine.wiring` knows both a port and its adapters. Every port has one contract
+suite under `tests/contracts`, run on each adapter.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+from engine.wire.frame import Event, InventoryItem, PoolSample, VmRows
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+class Clock(Protocol):
+    """Tells the time. Roles read it and hand the value to the steps; steps never ask."""
+
+    def now_ms(self) -> int:
+        """Return wall time in ms since the Unix epoch; it may jump."""
+        ...
+
+    def mono_ns(self) -> int:
+        """Return a monotonic reading in ns; only differences mean anything."""
+        ...
+
+
+class Position(NamedTuple):
+    """Where a record stands in its topic."""
+
+    partition: int
+    offset: int
+
+
+class Bounds(NamedTuple):
+    """The offsets a partition holds: `earliest` is readable unless it equals `end`."""
+
+    earliest: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as the log returned it.
+
+    `time_ms` is the append time, set by the log and never by the writer: it is the
+    clock of every reader that must decide the same on replay.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    time_ms: int
+    key: bytes
+    value: bytes
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What one poll returned, and which partitions this reader holds as of now.
+
+    `generation` grows whenever the assignment was revoked, even if the same partitions
+    came back: whoever keeps state by partition must load it again.
+    """
+
+    records: tuple[Record, ...]
+    assigned: frozenset[int]
+    generation: int
+
+
+class Subscription(Protocol):
+    """A consumer group member's view of one topic: at-least-once, in order by partition."""
+
+    async def poll(self, *, max_records: int, wait_s: float) -> Delivery:
+        """Return records as soon as there are any, or none after `wait_s`.
+
+        Raises
+        ------
+        LogUnreachable
+            The log has been away longer than the adapter bridges by itself.
+        LogRefused
+            The group or topic may not be read by this principal.
+        """
+        ...
+
+    async def commit(self, next_offsets: Mapping[int, int]) -> None:
+        """Make `{partition: next offset to read}` the place where a successor starts."""
+        ...
+
+
+class Log(Protocol):
+    """The one log of a site. Append is durable when it returns; order is kept by key."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    async def append(
+        self,
+        topic: str,
+        *,
+        key: bytes,
+        value: bytes,
+        headers: Headers = (),
+        partition: int | None = None,
+        time_ms: int | None = None,
+    ) -> Position:
+        """Append one record durably and return where it stands.
+
+        Parameters
+        ----------
+        partition
+            Only for records that belong to a partition rather than a key (ticks,
+            snapshots); None lets the key decide.
+        time_ms
+            Only for copies of an existing log; None takes the log's own append time.
+
+        Raises
+        ------
+        LogUnreachable, LogRefused, LogProducerBroken
+            See `engine.errors`. After `LogUnreachable` the record may or may not stand
+            in the log: appending it again may double it.
+        """
+        ...
+
+    def subscribe(self, topic: str, *, group: str) -> AbstractAsyncContextManager[Subscription]:
+        """Join `group` on `topic`; leaving the context leaves the group."""
+        ...
+
+    def tail(
+        self, topic: str, partition: int, *, offset: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[Record]]]:
+        """Follow one partition from `offset` for ever, without a group.
+
+        The iterator yields batches as they come; an offset below the earliest one starts
+        at the earliest.
+        """
+        ...
+
+    async def read_to_end(self, topic: str, partition: int, *, offset: int) -> list[Record]:
+        """Return every record from `offset` up to the end as it stood when asked: a barrier."""
+        ...
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        """Return the earliest and the next offset of a partition."""
+        ...
+
+    async def offset_at(self, topic: str, partition: int, *, time_ms: int) -> int:
+        """Return the first offset whose append time is ≥ `time_ms`, else the end."""
+        ...
+
+    def partitions(self, topic: str) -> int:
+        """Return how many partitions the topic has in this installation."""
+        ...
+
+    async def identity(self) -> str:
+        """Return what tells this log from another one with the same address."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSample:
+    """One bulk look at a node.
+
+    `node` holds gauges by name (`engine.wire.frame.NODE_METRICS`); a name that is absent
+    was not measured. `hung` lists the VMs whose monitor did not answer in time; their
+    rows carry what libvirt knows without it, the rest is missing.
+    """
+
+    event_time_ns: int
+    mono_ns: int
+    rows: VmRows
+    node: Mapping[str, float]
+    pools: tuple[PoolSample, ...] = ()
+    hung: tuple[bytes, ...] = ()
+
+
+class Hypervisor(Protocol):
+    """What the collector sees of a node: read-only."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    async def sample(self) -> NodeSample:
+        """Return all VMs' counters, taken in one bulk call.
+
+        Raises
+        ------
+        HypervisorUnreachable
+            No answer; the next call tries to connect again.
+        """
+        ...
+
+    def drain_events(self) -> tuple[Event, ...]:
+        """Return the events since the last call, oldest first, each once."""
+        ...
+
+    async def inventory(self) -> tuple[InventoryItem, ...]:
+        """Return what each VM is, from its definition."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The live VM as the agent sees it, at one moment.
+
+    Counters are cumulative since `instance` began. None means the hypervisor does not
+    know: no such device, or the monitor did not answer. `vcpu_delay_ns` is for how long each
+    vCPU waited for a core, in the order of `vcpu_time_ns`; empty is unknown.
+    """
+
+    vm: bytes
+    instance: int
+    mono_ns: int
+    state: str  # as `engine.wire.frame.VM_STATES`
+    job_active: bool
+    vcpu_time_ns: tuple[int, ...]
+    cpu_time_ns: int | None
+    block_rd_reqs: int | None
+    block_wr_reqs: int | None
+    block_wr_bytes: int | None
+    net_tx_pkts: int | None
+    balloon_last_update_s: int | None
+    extra: Mapping[str, str] = field(default_factory=dict)
+    vcpu_delay_ns: tuple[int, ...] = ()
+
+
+class Verbs(Protocol):
+    """What the agent may do to a VM. There is no other verb, and none on more than one VM.
+
+    Every verb raises `VerbRefused` or `VmNotFound` when nothing was done, and
+    `HypervisorUnreachable` when the outcome is unknown; unknown is never tried again.
+    """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    async def look(self, vm: bytes) -> Look:
+        """Return the VM as it is now."""
+        ...
+
+    async def reset(self, vm: bytes) -> None:
+        """Pull the VM's reset line; a VM paused by its own crash is resumed after it."""
+        ...
+
+    async def reboot(self, vm: bytes) -> None:
+        """Ask the guest to reboot by itself."""
+        ...
+
+    async def migrate(self, vm: bytes, *, target: str) -> None:
+        """Move the VM live to node `target`; returns when it runs there."""
+        ...
+
+    async def abort_job(self, vm: bytes) -> None:
+        """Abort the job that this agent started on the VM."""
+        ...
+
+
+class LedgerStore(Protocol):
+    """Where the agent's ledger stands: append-only, durable when `append` returns."""
+
+    def append(self, entry: bytes) -> None:
+        """Write one entry and wait until the disk has it.
+
+        Raises
+        ------
+        StateUnwritable
+            The entry is not durable; what it announces must not be done.
+        """
+        ...
+
+    def entries(self) -> Sequence[bytes]:
+        """Return every entry, oldest first."""
+        ...

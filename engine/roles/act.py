@@ -1,0 +1,468 @@
+"""The agent's loop on one node: orders in, at most one call each, marks out.
+
+It believes nobody: every order is verified, admitted again, looked at on the live VM and
+held against the newest pause before the call, and what it is about to do is on disk first.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from engine.action.admit import DAY_MS, PASSING, History, admit, closed, logged
+from engine.action.catalogue import NOUNS, Policy
+from engine.action.keys import TrustedKeys, open_entry
+from engine.action.ledger import (
+    LedgerState,
+    LogEntry,
+    StepEntry,
+    encode_ledger_entry,
+    entered,
+    log_seen,
+    read_ledger,
+    recovery,
+)
+from engine.action.look import LOOK_WINDOW_S, judge
+from engine.errors import (
+    LogError,
+    RecordRejected,
+    StateUnwritable,
+    VerbRefused,
+    VmNotFound,
+)
+from engine.ports import Clock, LedgerStore, Log, Look, Record, Verbs
+from engine.roles import instruments
+from engine.roles.health import Health
+from engine.roles.marks import Author, End, Marks
+from engine.roles.outbox import Journal, Outbox, follow, plain_errors
+from engine.wire.control import Control, decode_control
+from engine.wire.order import Order, Outcome
+from engine.wire.topics import CONTROL, ORDERS
+
+# Longer than this and the pause that was read is no longer the one that holds.
+BARRIER_S: Final = 5.0
+# One sample takes 10 ms; two and the gap between them must fit into the look's 10 s.
+_LOOK_S: Final = 2.0
+# So that two clocks that differ by a tick do not make a gap of 4 s one of 3.999 s.
+_GAP_SLACK_S: Final = 0.1
+# How often the ledger notes how far the log was read: retention moves in days.
+_NOTE_EVERY_MS: Final = 3_600_000
+# What is still to be told when the process ends, or before the next order is taken up.
+_LEAVE_S: Final = 2.0
+_TELL_S: Final = 30.0
+
+SENTENCES: Final = {
+    "accepted": "Accepted: {order}",
+    "calling": "The {action} of {vm} is called now. {look}",
+    "returned": "The {action} of {vm} was carried out.",
+    "rehearsed": "The {action} of {vm} was rehearsed: everything but the call was done.",
+    "wrong_place": "The order names site {site} and cell {cell}, this node is elsewhere.",
+    "before_my_time": "The order was given before this agent knew the log; what became of it"
+    " is unknown.",
+    "already_closed": "The log says already how this step ended.",
+    "no_ledger": "The ledger cannot be written, so nothing is done: {why}",
+    "no_look": "The VM cannot be seen, so nothing is done: {why}",
+    "no_vm": "The VM is not on this node: {why}",
+    "no_barrier": "The log could not be read to its end within {limit_s:g} s, so nothing is done.",
+    "log_changed": "The topic {topic} was cut back or made anew under this agent, so nothing is"
+    " done until it starts again.",
+    "other_log": "The log is not the one this agent started on, so nothing is done.",
+    "too_late": "When the ledger had the entry, the order had expired or the look, {age_s:.0f} s"
+    " old, was older than {limit_s:g} s: nothing was done.",
+    "verb_refused": "The hypervisor refused, nothing was done: {why}",
+    "verb_unknown": "Whether the {action} of {vm} happened is unknown: {why}",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActConfig:
+    """What an agent is told; `run` names this run of its process."""
+
+    site: str
+    zone: str
+    cell: str
+    node: str
+    run: str
+    policy: Policy
+    key: Ed25519PrivateKey
+    trusted: TrustedKeys
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """An order for this node, as it stands in the log, with what stood before it.
+
+    `dry_run` also holds while the agent only watches a log it does not know yet.
+    """
+
+    order: Order
+    offset: int
+    time_ms: int
+    earlier: History
+    dry_run: bool
+
+
+class Agent:
+    """Carries out the orders for one node, until cancelled.
+
+    Parameters
+    ----------
+    log, verbs
+        The site's log and the node's hypervisor, opened.
+    ledger
+        Where promises are kept; no other process may have it.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        verbs: Verbs,
+        ledger: LedgerStore,
+        config: ActConfig,
+        clock: Clock,
+        health: Health,
+    ) -> None:
+        self._log = log
+        self._verbs = verbs
+        self._store = ledger
+        self._config = config
+        self._clock = clock
+        self._health = health
+        self._ledger = read_ledger(ledger.entries())
+        self._history: History = ()
+        self._controls: dict[bytes, Control] = {}
+        self._next = {ORDERS.name: 0, CONTROL.name: 0}
+        self._identity = ""
+        self._strange_below = 0
+        self._tasks: asyncio.Queue[Task] = asyncio.Queue()
+        self._outbox = Outbox(log, health=health)
+        # A role may be opened anew in one process: each opening is a source and a chain of
+        # its own, or its first marks would count as repeated ones.
+        run = f"{config.run}.{clock.mono_ns():x}"
+        writer = f"act/{config.node}/{run}"
+        self._journal = Journal(self._outbox, clock=clock, writer=writer, cell=config.cell)
+        author = Author(
+            site=config.site,
+            zone=config.zone,
+            cell=config.cell,
+            node=config.node,
+            run=run,
+            key=config.key,
+        )
+        self._marks = Marks(self._outbox, self._journal, author=author, clock=clock)
+
+    async def run(self) -> None:
+        """Act until cancelled.
+
+        Raises
+        ------
+        LogError
+            The log refused, or was away while this started.
+        StateError
+            The ledger cannot be read or written.
+        """
+        with plain_errors():
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._outbox.run(), name="act: outbox")
+                try:
+                    await self._start()
+                    for topic in (CONTROL.name, ORDERS.name):
+                        reader = follow(
+                            self._log,
+                            topic,
+                            0,
+                            offset=self._next[topic],
+                            deliver=self._read,
+                            health=self._health,
+                        )
+                        tasks.create_task(reader, name=f"act: {topic}")
+                    tasks.create_task(self._report(), name="act: health")
+                    while True:
+                        await self._take_up(await self._tasks.get())
+                finally:
+                    await self._outbox.emptied(within_s=_LEAVE_S)
+
+    async def _start(self) -> None:
+        """Say what became of the last run's steps, and read what limits are counted from."""
+        policy, now_ms = self._config.policy, self._clock.now_ms()
+        self._identity = await self._log.identity()
+        bounds = await self._log.bounds(ORDERS.name, 0)
+        seen, sentence = log_seen(
+            self._ledger,
+            identity=self._identity,
+            bounds=bounds,
+            now_ms=now_ms,
+            observe_s=policy.limits.new_log_observe_s,
+        )
+        if self._ledger.log is None or seen.observe_until_ms != self._ledger.log.observe_until_ms:
+            self._strange_below = bounds.end
+        self._enter(seen)
+        self._journal.write(
+            "start",
+            f"The agent of {self._config.node} starts under policy {policy.name}. {sentence}",
+            detail={"policy": policy.hash, "log": self._identity},
+        )
+        for entry in recovery(self._ledger, now_ms=now_ms):
+            self._enter(entry)
+        for entry in self._ledger.unmarked():
+            self._marks.recovered(entry)
+        await self._set_down()
+        orders_since = await self._log.offset_at(ORDERS.name, 0, time_ms=now_ms - DAY_MS)
+        self._next[ORDERS.name] = orders_since
+        self._next[CONTROL.name] = (await self._log.bounds(CONTROL.name, 0)).earliest
+        await self._read_to_ends()
+
+    async def _report(self) -> None:
+        while True:
+            self._health.progress("act")
+            log = self._ledger.log
+            if log is not None and self._clock.now_ms() - log.time_ms > _NOTE_EVERY_MS:
+                self._note_position(log)
+            await asyncio.sleep(1.0)
+
+    def _note_position(self, log: LogEntry) -> None:
+        noted = msgspec.structs.replace(
+            log, next_offset=self._next[ORDERS.name], time_ms=self._clock.now_ms()
+        )
+        try:
+            self._enter(noted)
+        except StateUnwritable as error:
+            self._health.waiting("ledger", str(error))
+
+    def _enter(self, entry: StepEntry | LogEntry) -> None:
+        """Make one entry durable, then believe it."""
+        ledger = entered(self._ledger, entry)
+        self._store.append(encode_ledger_entry(entry))
+        self._ledger = ledger
+        self._health.done("ledger")
+
+    async def _cut_topic(self) -> str | None:
+        """Return a topic that no longer holds what was read: its newer words would be missed."""
+        for topic in (CONTROL.name, ORDERS.name):
+            seen = self._next[topic]
+            bounds = await self._log.bounds(topic, 0)
+            if not bounds.earliest <= seen <= bounds.end:
+                return topic
+        return None
+
+    async def _read_to_ends(self) -> None:
+        for topic in (CONTROL.name, ORDERS.name):
+            for record in await self._log.read_to_end(topic, 0, offset=self._next[topic]):
+                await self._read(record)
+
+    async def _read(self, record: Record) -> None:
+        """Take one record in, each once: the barrier and the tail both bring them."""
+        if record.offset < self._next[record.topic]:
+            return
+        self._next[record.topic] = record.offset + 1
+        try:
+            if record.topic == CONTROL.name:
+                control = decode_control(record.value)
+                self._controls[control.key()] = control
+                return
+            entry = open_entry(record.value, record.headers, trusted=self._config.trusted)
+        except RecordRejected as error:
+            self._journal.reject(record, reason=error.reason, detail=error.detail)
+            return
+        if not isinstance(entry, Order):
+            self._history = closed(self._history, entry)
+            return
+        earlier = self._history
+        self._history = logged(
+            earlier, entry, self._config.policy, offset=record.offset, time_ms=record.time_ms
+        )
+        if entry.node == self._config.node:
+            log = self._ledger.log
+            watches = log is None or self._clock.now_ms() < log.observe_until_ms
+            self._tasks.put_nowait(
+                Task(entry, record.offset, record.time_ms, earlier, entry.dry_run or watches)
+            )
+
+    async def _take_up(self, task: Task) -> None:
+        """Bring one order to its end, unless its end is known."""
+        order = task.order
+        if self._ledger.holds((order.incident, order.step)) or self._is_closed(order):
+            return
+        end = self._refusal(task)
+        if end is not None and end.rule == "duplicate":
+            # A mark would close the first order for this step, which may still run.
+            self._marks.duplicate(order, end.sentence)
+            return
+        if end is None:
+            end = await self._carry(task)
+        instruments.ORDERS_ENDED.labels(order.action, end.outcome, str(order.dry_run).lower()).inc()
+        if end.outcome != "returned":
+            instruments.ORDERS_REFUSED.labels(end.rule).inc()
+        self._marks.ended(order, end, dry_run=task.dry_run)
+        await self._set_down()
+
+    def _is_closed(self, order: Order) -> bool:
+        return any(
+            entry.closed is not None
+            for entry in self._history
+            if (entry.order.incident, entry.order.step) == (order.incident, order.step)
+        )
+
+    def _refusal(self, task: Task) -> End | None:
+        """Return why the order may not run as things stand, None if it may."""
+        order, config = task.order, self._config
+        if task.offset < self._strange_below:
+            return _end("unknown", "before_my_time")
+        if (order.site, order.cell) != (config.site, config.cell):
+            return _end("refused", "wrong_place", site=order.site, cell=order.cell)
+        admission = admit(
+            order,
+            task.earlier,
+            config.policy,
+            at_ms=task.time_ms,
+            now_ms=self._clock.now_ms(),
+            controls=self._controls,
+        )
+        if admission.admitted:
+            return None
+        outcome: Outcome = "not_attempted" if admission.rule in PASSING else "refused"
+        if admission.rule in ("expired", "appended_late"):
+            outcome = "expired"
+        return End(outcome, admission.rule, admission.sentence)
+
+    async def _carry(self, task: Task) -> End:
+        """Accept, look, read the newest words, look at the look, and call: in this order."""
+        order = task.order
+        try:
+            self._enter(self._step(task, "accepted", order.sentence))
+        except StateUnwritable as error:
+            self._health.waiting("ledger", str(error))
+            return _end("not_attempted", "no_ledger", why=error)
+        self._marks.said("decision", order, SENTENCES["accepted"].format(order=order.sentence))
+        began_ns = self._clock.mono_ns()
+        looks = await self._look(order)
+        end = looks if isinstance(looks, End) else await self._last_words(task)
+        if end is None and not isinstance(looks, End):
+            age_s = (self._clock.mono_ns() - began_ns) / 1e9
+            verdict = judge(order, looks, gap_s=self._config.policy.limits.look_gap_s, age_s=age_s)
+            if verdict.agrees:
+                return await self._call(task, verdict.sentence, began_ns=began_ns)
+            end = End("refused", verdict.rule, verdict.sentence)
+        return self._entered(task, end or _end("refused", "no_look", why="nothing was seen"))
+
+    def _entered(self, task: Task, end: End) -> End:
+        """Return `end` once the ledger has it; the log is told even if the disk is full."""
+        try:
+            self._enter(self._step(task, end.outcome, end.sentence))
+        except StateUnwritable as error:
+            self._health.waiting("ledger", str(error))
+        return end
+
+    def _step(self, task: Task, state: LedgerState, sentence: str) -> StepEntry:
+        order = task.order
+        return StepEntry(
+            state=state,
+            incident=order.incident,
+            step=order.step,
+            vm=order.vm,
+            action=order.action,
+            dry_run=task.dry_run,
+            time_ms=self._clock.now_ms(),
+            sentence=sentence,
+        )
+
+    async def _look(self, order: Order) -> list[Look] | End:
+        vm, looks = UUID(order.vm).bytes, list[Look]()
+        try:
+            for wait_s in (0.0, self._config.policy.limits.look_gap_s + _GAP_SLACK_S):
+                await asyncio.sleep(wait_s)
+                async with asyncio.timeout(_LOOK_S):
+                    looks.append(await self._verbs.look(vm))
+        except VmNotFound as error:
+            return _end("refused", "no_vm", why=error)
+        except Exception as error:  # noqa: BLE001 -- what is not understood is loss of sight
+            why = str(error) or f"no answer within {_LOOK_S:g} s"
+            return _end("not_attempted", "no_look", why=why)
+        return looks
+
+    async def _last_words(self, task: Task) -> End | None:
+        """Read control and orders to their ends, and ask once more; None: nothing is against."""
+        try:
+            async with asyncio.timeout(BARRIER_S):
+                if await self._log.identity() != self._identity:
+                    return _end("refused", "other_log")
+                # The journal is part of it: what cannot be told is not done. It comes first, so
+                # that the pause that is read afterwards is the newest.
+                if not await self._outbox.emptied(within_s=BARRIER_S):
+                    return _end("not_attempted", "no_barrier", limit_s=BARRIER_S)
+                cut = await self._cut_topic()
+                if cut is not None:
+                    return _end("not_attempted", "log_changed", topic=cut)
+                await self._read_to_ends()
+        except (TimeoutError, LogError):
+            return _end("not_attempted", "no_barrier", limit_s=BARRIER_S)
+        if self._is_closed(task.order):
+            return _end("refused", "already_closed")
+        return self._refusal(task)
+
+    async def _call(self, task: Task, look: str, *, began_ns: int) -> End:
+        """Write down that the call is made, make it, and say what came of it."""
+        order = task.order
+        try:
+            self._enter(self._step(task, "sent", order.sentence))
+        except StateUnwritable as error:
+            self._health.waiting("ledger", str(error))
+            return _end("not_attempted", "no_ledger", why=error)
+        # A disk may stand still for minutes, and what held before the entry no longer holds.
+        age_s = (self._clock.mono_ns() - began_ns) / 1e9
+        if age_s > LOOK_WINDOW_S or self._clock.now_ms() >= order.expires_ms:
+            late = _end("refused", "too_late", age_s=age_s, limit_s=LOOK_WINDOW_S)
+            return self._entered(task, late)
+        names = {"action": NOUNS.get(order.action, order.action), "vm": order.vm}
+        self._marks.acted("action_sent", order, dry_run=task.dry_run)
+        self._marks.said("call", order, SENTENCES["calling"].format(**names, look=look))
+        end = _end("returned", "rehearsed" if task.dry_run else "returned", **names)
+        try:
+            async with asyncio.timeout((order.deadline_ms - self._clock.now_ms()) / 1000):
+                if not task.dry_run:
+                    await self._verb(order)
+        except (VerbRefused, VmNotFound) as error:
+            end = _end("refused", "verb_refused", why=error)
+        except Exception as error:  # noqa: BLE001 -- what is not understood is the worst case
+            why = str(error) or type(error).__name__
+            end = _end("unknown", "verb_unknown", **names, why=why)
+        self._marks.acted(
+            "action_unknown" if end.outcome == "unknown" else "action_returned",
+            order,
+            dry_run=task.dry_run,
+            outcome=end.outcome,
+        )
+        return self._entered(task, end)
+
+    async def _verb(self, order: Order) -> None:
+        vm = UUID(order.vm).bytes
+        match order.action:
+            case "reset":
+                await self._verbs.reset(vm)
+            case "reboot":
+                await self._verbs.reboot(vm)
+            case "migrate" if order.target is not None:
+                await self._verbs.migrate(vm, target=order.target)
+            case _:
+                raise VerbRefused(f"this agent has no verb {order.action}")
+
+    async def _set_down(self) -> None:
+        """Note in the ledger that the log knows how the ended steps ended."""
+        if not await self._outbox.emptied(within_s=_TELL_S):
+            return
+        for entry in self._ledger.unmarked():
+            try:
+                self._enter(
+                    msgspec.structs.replace(entry, state="marked", time_ms=self._clock.now_ms())
+                )
+            except StateUnwritable as error:
+                self._health.waiting("ledger", str(error))
+                return
+
+
+def _end(outcome: Outcome, rule: str, **values: object) -> End:
+    return End(outcome, rule, SENTENCES[rule].format(**values))

@@ -1,0 +1,289 @@
+"""The collector: one bulk sample of a node per interval, as frames in the log.
+
+Two loops that never wait for each other. One samples on a fixed cadence and puts frames
+into a bounded buffer; the other carries the buffer to the log, in order. Whatever has to
+be given up is counted and told in the next frame. Nothing is judged here.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from engine.errors import HypervisorUnreachable, LogProducerBroken, LogUnreachable
+from engine.ports import Clock, Hypervisor, Log, NodeSample
+from engine.roles import instruments
+from engine.roles.framing import Buffer, CollectConfig, Content, InventoryWatch, Source
+from engine.roles.health import Health, told
+from engine.wire.frame import Event, InventoryItem, VmRows
+from engine.wire.topics import FRAMES
+
+# A node with thousands of VMs needs seconds for one bulk call; one that says nothing for
+# longer than this (or one interval) counts as away until it answers.
+PATIENCE_S: Final = 5.0
+# Grows by doubling: a hypervisor or log that restarts is back in seconds, and one that
+# stays away is asked every 10 s, which costs nothing.
+FIRST_BACKOFF_S: Final = 1.0
+LAST_BACKOFF_S: Final = 10.0
+# Time to carry what is buffered to the log after the process was asked to end; systemd
+# kills after 90 s, and whoever stops a collector waits for it.
+LEAVE_S: Final = 5.0
+# A wall clock is slewed by milliseconds all the time; a step back of more is told.
+WALL_SLACK_NS: Final = 1_000_000_000
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One answer of the hypervisor: a sample, and the inventory where it was due."""
+
+    sample: NodeSample
+    inventory: tuple[InventoryItem, ...] | None
+
+
+class Collector:
+    """Samples one node and carries its frames to the log, until cancelled.
+
+    Parameters
+    ----------
+    hypervisor
+        The node, opened.
+    connect
+        Opens the log; called again after the log broke. Entering it may raise
+        `LogUnreachable`, which is waited out while sampling goes on.
+    run
+        Names this run of the process: sequences count within it.
+    """
+
+    def __init__(
+        self,
+        *,
+        hypervisor: Hypervisor,
+        connect: Callable[[], AbstractAsyncContextManager[Log]],
+        config: CollectConfig,
+        clock: Clock,
+        health: Health,
+        run: str,
+    ) -> None:
+        self._hypervisor = hypervisor
+        self._connect = connect
+        self._config = config
+        self._clock = clock
+        self._health = health
+        self._run = run
+        self._buffer = Buffer(config)
+        self._source = Source(config, run)
+        self._inventory = InventoryWatch(config.inventory_every_s)
+        self._pending: asyncio.Task[_Look] | None = None
+        self._asked_ns = 0
+        self._retry_ns = 0
+        self._backoff_s = FIRST_BACKOFF_S
+        self._reachable: bool | None = None
+        self._told_lost = False
+        self._last_wall_ns = 0
+        self._dropped_total = 0
+
+    async def run(self) -> None:
+        """Sample and send until cancelled; then carry what is buffered to the log, briefly.
+
+        Raises
+        ------
+        LogRefused
+            The log will not take frames from this principal, however long one waits.
+        """
+        self._health.expect("hypervisor")
+        self._health.expect("log")
+        sampling = asyncio.create_task(self._sample_for_ever(), name="collect: sampling")
+        sending = asyncio.create_task(self._send_for_ever(), name="collect: sending")
+        try:
+            # Neither ends by itself: whichever does, did so with an error.
+            await asyncio.wait({sampling, sending}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sampling.cancel()
+            if self._pending is not None:
+                self._pending.cancel()
+            self._buffer.close()
+            await asyncio.wait({sampling, sending}, timeout=LEAVE_S)
+            if not sending.done():
+                _log.warning(
+                    "The collector ends with frames that never reached the log.",
+                    node=self._config.node,
+                    frames=len(self._buffer),
+                )
+                sending.cancel()
+                await asyncio.wait({sending})
+        for task in (sampling, sending):
+            if not task.cancelled():
+                task.result()
+
+    async def _sample_for_ever(self) -> None:
+        interval_ns = round(self._config.interval_s * 1e9)
+        due_ns = self._clock.mono_ns()
+        while True:
+            await self._sample(due_ns)
+            due_ns += interval_ns
+            behind_ns = self._clock.mono_ns() - due_ns
+            if behind_ns > 0:
+                # The cadence is kept by leaving slots out: two samples in quick succession
+                # would give rates over an interval that nobody asked for.
+                missed = behind_ns // interval_ns + 1
+                instruments.SLOTS_MISSED.labels(self._config.node).inc(missed)
+                due_ns += missed * interval_ns
+            await asyncio.sleep((due_ns - self._clock.mono_ns()) / 1e9)
+
+    async def _sample(self, due_ns: int) -> None:
+        """Put the frames of one slot into the buffer, or nothing if the node is slow."""
+        node = self._config.node
+        now_ns = self._clock.mono_ns()
+        instruments.LATE_SECONDS.labels(node).observe(max(0.0, (now_ns - due_ns) / 1e9))
+        look = await self._look(now_ns)
+        if look is not None:
+            instruments.SAMPLE_SECONDS.labels(node).observe((self._clock.mono_ns() - now_ns) / 1e9)
+            self._put(self._content(look))
+        elif self._reachable is False:
+            instruments.SLOTS_MISSED.labels(node).inc()
+            self._put(self._blind())
+        else:
+            instruments.SLOTS_MISSED.labels(node).inc()
+
+    async def _look(self, now_ns: int) -> _Look | None:
+        """Return what the hypervisor says, or None if it says nothing in this slot.
+
+        A call that takes longer goes on in its own task, and no second one is started
+        beside it: the slots that pass meanwhile keep their times.
+        """
+        if self._pending is None:
+            if now_ns < self._retry_ns:
+                return None
+            self._asked_ns = now_ns
+            self._pending = asyncio.create_task(self._ask(), name="collect: sample")
+        # Not the whole interval: what answers in the last moment would be late in the next.
+        await asyncio.wait({self._pending}, timeout=0.9 * self._config.interval_s)
+        if not self._pending.done():
+            waited_s = (self._clock.mono_ns() - self._asked_ns) / 1e9
+            if waited_s > max(PATIENCE_S, 0.9 * self._config.interval_s):
+                self._lost(f"The hypervisor has not answered for {waited_s:.0f} s.")
+            return None
+        task, self._pending = self._pending, None
+        try:
+            look = task.result()
+        except HypervisorUnreachable as error:
+            self._retry_ns = self._clock.mono_ns() + round(self._backoff_s * 1e9)
+            self._lost(f"{told(error)} Trying again in {self._backoff_s:.0f} s.")
+            self._backoff_s = min(2 * self._backoff_s, LAST_BACKOFF_S)
+            return None
+        self._found()
+        return look
+
+    async def _ask(self) -> _Look:
+        sample = await self._hypervisor.sample()
+        due = self._inventory.due(sample.rows.uuids, now_ns=self._clock.mono_ns())
+        return _Look(sample, await self._hypervisor.inventory() if due else None)
+
+    def _lost(self, sentence: str) -> None:
+        self._reachable = False
+        instruments.HYPERVISOR_REACHABLE.labels(self._config.node).set(0)
+        self._health.waiting("hypervisor", sentence)
+
+    def _found(self) -> None:
+        if self._reachable is False:
+            self._inventory.forget()
+        self._reachable = True
+        self._retry_ns, self._backoff_s = 0, FIRST_BACKOFF_S
+        instruments.HYPERVISOR_REACHABLE.labels(self._config.node).set(1)
+        self._health.progress("hypervisor")
+
+    def _content(self, look: _Look) -> Content:
+        sample = look.sample
+        self._check_wall(sample.event_time_ns)
+        return Content(
+            event_time_ns=sample.event_time_ns,
+            mono_ns=sample.mono_ns,
+            rows=sample.rows,
+            node={"hypervisor_reachable": 1.0, **sample.node},
+            inventory=self._inventory.changed(look.inventory, now_ns=self._clock.mono_ns()),
+            pools=sample.pools,
+        )
+
+    def _blind(self) -> Content:
+        """Return what is known without the hypervisor: that it does not answer."""
+        return Content(
+            event_time_ns=self._wall_ns(),
+            mono_ns=self._clock.mono_ns(),
+            rows=VmRows.empty(),
+            node={"hypervisor_reachable": 0.0},
+        )
+
+    def _put(self, content: Content) -> None:
+        now_ns = self._clock.mono_ns()
+        if dropped := self._buffer.make_room(now_ns=now_ns):
+            # Whatever was in there may have been the only copy of an inventory item.
+            self._inventory.forget()
+            self._dropped_total += dropped
+            self._note("frames_dropped", frames=dropped, frames_total=self._dropped_total)
+        content.events += self._hypervisor.drain_events()
+        self._tell_reachability(content.events)
+        content.events += self._source.drain()
+        for encoded in self._source.frames(content, now_ns=now_ns):
+            self._buffer.put(encoded)
+
+    def _tell_reachability(self, events: list[Event]) -> None:
+        """Make sure that the hypervisor's loss and return are told, by it or else by us."""
+        for event in events:
+            if event.kind in {"hypervisor_lost", "hypervisor_back"}:
+                self._told_lost = event.kind == "hypervisor_lost"
+        if self._reachable is False and not self._told_lost:
+            self._note("hypervisor_lost")
+        elif self._reachable and self._told_lost:
+            self._note("hypervisor_back")
+        self._told_lost = not self._reachable
+
+    def _note(self, kind: str, **detail: int) -> None:
+        texts = {name: str(value) for name, value in detail.items()}
+        self._source.note(kind, time_ns=self._wall_ns(), detail=texts)
+
+    def _wall_ns(self) -> int:
+        return self._clock.now_ms() * 1_000_000
+
+    def _check_wall(self, wall_ns: int) -> None:
+        if wall_ns < self._last_wall_ns - WALL_SLACK_NS:
+            _log.warning(
+                "The node's wall clock went back; durations come from its monotonic clock, so"
+                " only the times in messages are affected.",
+                node=self._config.node,
+                back_s=round((self._last_wall_ns - wall_ns) / 1e9, 3),
+            )
+        self._last_wall_ns = wall_ns
+
+    async def _send_for_ever(self) -> None:
+        backoff_s = FIRST_BACKOFF_S
+        while not self._buffer.finished():
+            try:
+                async with self._connect() as log:
+                    self._health.progress("log")
+                    backoff_s = FIRST_BACKOFF_S
+                    await self._send(log)
+            except (LogUnreachable, LogProducerBroken) as error:
+                self._health.waiting("log", f"{told(error)} Trying again in {backoff_s:.0f} s.")
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
+
+    async def _send(self, log: Log) -> None:
+        """Carry frames to `log` in order; returns when the buffer is closed and empty."""
+        config = self._config
+        key = config.cell.encode()
+        while (frame := await self._buffer.take()) is not None:
+            try:
+                await log.append(FRAMES.name, key=key, value=frame.value)
+            except BaseException:
+                # It may stand in the log or not; the engine knows a frame it has by its
+                # source and sequence, so twice is harmless and missing is not.
+                self._buffer.put_back(frame)
+                raise
+            self._health.progress("log")
+            instruments.FRAMES_SENT.labels(config.node).inc()
+            instruments.SAMPLES_SENT.labels(config.node).inc(frame.rows)

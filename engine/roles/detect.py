@@ -1,0 +1,251 @@
+"""The engine's loop: frames in, alerts, scores and refused records out, snapshots beside them.
+
+Input is never sought: the group starts where the older of two snapshots ends, and what the
+newer one holds already is skipped. What a record leads to stands in the log before a
+snapshot says that the record was folded, so a kill repeats alerts (same ids) and loses none.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from engine.detection.compiled import compile_kernels
+from engine.detection.configuration import Configuration
+from engine.detection.partition import Output, Partition
+from engine.detection.snapshot import encode_manifest, take_snapshot
+from engine.ports import Clock, Delivery, Log, Record, Subscription
+from engine.roles import instruments
+from engine.roles.generations import CHUNK, MANIFEST, headers_of, load
+from engine.roles.health import Health
+from engine.wire.frame import Frame, Header, VmRows, encode_frame
+from engine.wire.topics import FRAMES, SNAPSHOTS
+
+# One poll's worth: a tenth of a second of work, so that ticks and probes are not late.
+_MAX_RECORDS: Final = 200
+_POLL_S: Final = 0.5
+_TICK_CELL: Final = "-"
+_TICK_KEY: Final = b"tick"
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectConfig:
+    """What the engine is told.
+
+    Attributes
+    ----------
+    node, run
+        Name this process and this life of it: its ticks are a source of their own.
+    group
+        Members of one group share the partitions.
+    snapshot_every_s
+        Append time between two generations of one partition.
+    tick_s
+        An idle partition gets a tick this often, so that silence is data; None writes none,
+        for replays of records that hold their ticks.
+    """
+
+    site: str
+    node: str
+    run: str
+    group: str = "engine"
+    snapshot_every_s: float = 180.0
+    tick_s: float | None = 1.0
+    configuration: Configuration = field(default_factory=Configuration)
+
+
+@dataclass(slots=True)
+class _Held:
+    """One partition that this process holds now."""
+
+    state: Partition
+    heard_ns: int
+    saved_ms: int
+    generations: list[int] = field(default_factory=list)
+    exported: dict[str, int] = field(default_factory=dict)
+
+
+class Detector:
+    """Folds and judges the partitions it is given, until cancelled.
+
+    Attributes
+    ----------
+    partitions
+        State of the partitions held now, by number.
+    """
+
+    def __init__(self, *, log: Log, config: DetectConfig, clock: Clock, health: Health) -> None:
+        self._log = log
+        self._config = config
+        self._clock = clock
+        self._health = health
+        self._held: dict[int, _Held] = {}
+        self._generation = -1
+        self._ticks: dict[int, int] = {}
+        # A role may be opened anew in one process: each opening is a source of its own.
+        self._run = f"{config.run}.{clock.mono_ns():x}"
+
+    @property
+    def partitions(self) -> dict[int, Partition]:
+        """State of the partitions held now, by number."""
+        return {number: held.state for number, held in self._held.items()}
+
+    async def run(self) -> None:
+        """Detect until cancelled.
+
+        Raises
+        ------
+        LogError
+            The log refused or went away; whoever runs this opens it anew.
+        SnapshotTooNew
+            A later release wrote the newest snapshot.
+        """
+        compile_kernels()
+        async with self._log.subscribe(FRAMES.name, group=self._config.group) as subscription:
+            while True:
+                delivery = await subscription.poll(max_records=_MAX_RECORDS, wait_s=_POLL_S)
+                await self._assign(delivery)
+                for record in delivery.records:
+                    held = self._held.get(record.partition)
+                    if held is not None:
+                        await self._fold(held, record)
+                await self._let_time_pass()
+                await self._save_due(subscription)
+                self._export()
+                self._health.progress("engine")
+                # Appends may be instant; probes and other roles must get their turn.
+                await asyncio.sleep(0)
+
+    async def _assign(self, delivery: Delivery) -> None:
+        """Hold exactly the partitions assigned; state of a lost one may be stale, so it goes."""
+        if delivery.generation != self._generation:
+            self._generation = delivery.generation
+            self._held.clear()
+        for number in self._held.keys() - delivery.assigned:
+            del self._held[number]
+        for number in sorted(delivery.assigned - self._held.keys()):
+            state, offsets = await load(
+                self._log,
+                number,
+                group=self._config.group,
+                configuration=self._config.configuration,
+            )
+            self._held[number] = _Held(
+                state=state,
+                heard_ns=self._clock.mono_ns(),
+                saved_ms=state.time_ms,
+                generations=offsets,
+                exported=_counts(state),
+            )
+
+    async def _fold(self, held: _Held, record: Record) -> None:
+        held.heard_ns = self._clock.mono_ns()
+        for output in held.state.fold(record):
+            await self._append(output)
+        if not held.saved_ms:
+            held.saved_ms = held.state.time_ms
+
+    async def _append(self, output: Output) -> None:
+        await self._log.append(
+            output.topic, key=output.key, value=output.value, headers=output.headers
+        )
+        alert = output.alert
+        if alert is None:
+            return
+        instruments.ALERTS.labels(alert.kind, alert.state).inc()
+        _log.info(
+            alert.sentence,
+            vm=alert.subject if alert.scope == "vm" else None,
+            node=alert.node,
+            cell=alert.cell,
+            incident=alert.id,
+            kind=alert.kind,
+            state=alert.state,
+        )
+
+    async def _let_time_pass(self) -> None:
+        """Append a tick to each partition that was idle, so that replay needs no clock."""
+        if self._config.tick_s is None:
+            return
+        now_ns = self._clock.mono_ns()
+        for number, held in self._held.items():
+            if now_ns - held.heard_ns < self._config.tick_s * 1e9:
+                continue
+            held.heard_ns = now_ns
+            await self._log.append(
+                FRAMES.name, key=_TICK_KEY, value=self._tick(number), partition=number
+            )
+
+    def _tick(self, number: int) -> bytes:
+        sequence = self._ticks.get(number, 0)
+        self._ticks[number] = sequence + 1
+        header = Header(
+            site=self._config.site,
+            zone=_TICK_CELL,
+            cell=_TICK_CELL,
+            node=self._config.node,
+            role="shell",
+            run=self._run,
+            sequence=sequence,
+            event_time_ns=self._clock.now_ms() * 1_000_000,
+            mono_ns=self._clock.mono_ns(),
+            interval_ms=1000,
+        )
+        return encode_frame(Frame(header=header, rows=VmRows.empty()))
+
+    async def _save_due(self, subscription: Subscription) -> None:
+        every_ms = self._config.snapshot_every_s * 1000
+        for number, held in self._held.items():
+            if held.saved_ms and held.state.time_ms - held.saved_ms >= every_ms:
+                await self._save(subscription, number, held)
+
+    async def _save(self, subscription: Subscription, number: int, held: _Held) -> None:
+        """Write one whole generation, then let a successor start at the one before it."""
+        chunks, manifest = take_snapshot(held.state)
+        group = self._config.group
+        for index, chunk in enumerate(chunks):
+            await self._log.append(
+                SNAPSHOTS.name,
+                key=CHUNK,
+                value=chunk,
+                headers=headers_of(group, manifest.generation, index),
+                partition=number,
+            )
+        await self._log.append(
+            SNAPSHOTS.name,
+            key=MANIFEST,
+            value=encode_manifest(manifest),
+            headers=headers_of(group, manifest.generation, len(chunks)),
+            partition=number,
+        )
+        held.saved_ms = held.state.time_ms
+        held.generations = [*held.generations[-1:], manifest.next_offset]
+        if len(held.generations) == 2:
+            await subscription.commit({number: held.generations[0]})
+        instruments.SNAPSHOT_BYTES.labels(str(number)).set(sum(map(len, chunks)))
+
+    def _export(self) -> None:
+        for number, held in self._held.items():
+            now = _counts(held.state)
+            for name, count in now.items():
+                grown = count - held.exported.get(name, 0)
+                if grown > 0:
+                    instruments.RECORDS.labels(name).inc(grown)
+            held.exported = now
+            instruments.WAITING_FRAMES.labels(str(number)).set(held.state.waiting())
+
+
+def _counts(state: Partition) -> dict[str, int]:
+    counters = state.counters
+    return {
+        "processed": counters.processed,
+        "duplicate": counters.duplicate,
+        "late": counters.late,
+        "rejected": counters.rejected,
+        "shed": counters.shed,
+        "clock_backwards": counters.clock_backwards,
+        "lost": state.lost,
+    }

@@ -1,0 +1,248 @@
+"""What stands between a sample and the log: sequence, inventory and a bounded buffer.
+
+Nothing here waits for the log or asks the hypervisor; `engine.roles.collect` does.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from engine.roles import instruments
+from engine.wire.frame import (
+    Event,
+    Frame,
+    Header,
+    InventoryItem,
+    PoolSample,
+    VmRows,
+    encode_frame,
+)
+
+# 284 B is the widest row the packing can produce, so this many rows with their share of
+# events and inventory stay below what one record may hold (`envelope.MAX_RECORD_BYTES`).
+ROWS_PER_FRAME: Final = 2048
+# Names, tenants and disks of one VM take some 300 B; of 512 VMs 150 kB beside the rows.
+ITEMS_PER_FRAME: Final = 512
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectConfig:
+    """What a collector is told; see `engine.settings.Collect` for units and reasons."""
+
+    site: str
+    zone: str
+    cell: str
+    node: str
+    interval_s: float
+    buffer_s: float = 900.0
+    buffer_bytes: int = 256 << 20
+    inventory_every_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFrame:
+    """A frame on its way to the log.
+
+    `since_ns` is when it was made, by the collector's own monotonic clock: the one in the
+    header is the node's and may start elsewhere.
+    """
+
+    sequence: int
+    since_ns: int
+    rows: int
+    value: bytes
+
+
+@dataclass(slots=True)
+class Content:
+    """What the next frames carry, before it is cut into frames."""
+
+    event_time_ns: int
+    mono_ns: int
+    rows: VmRows
+    node: dict[str, float]
+    events: list[Event] = field(default_factory=list)
+    inventory: list[InventoryItem] = field(default_factory=list)
+    pools: tuple[PoolSample, ...] = ()
+
+
+class Source:
+    """One run of the collector as the engine sees it: its sequence and its own events."""
+
+    def __init__(self, config: CollectConfig, run: str) -> None:
+        self._config = config
+        self._run = run
+        self._sequence = 0
+        self._events_total = 0
+        self._events: list[Event] = []
+
+    def note(self, kind: str, *, time_ns: int, detail: dict[str, str]) -> None:
+        """Keep an event of the collector itself for the next frame."""
+        self._events_total += 1
+        self._events.append(
+            Event(id=f"{self._run}/{self._events_total}", kind=kind, time_ns=time_ns, detail=detail)
+        )
+
+    def drain(self) -> list[Event]:
+        """Return the events noted since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def frames(self, content: Content, *, now_ns: int) -> list[EncodedFrame]:
+        """Return `content` as frames, in order; several where one would be too large."""
+        parts = max(
+            _pieces(len(content.rows), ROWS_PER_FRAME),
+            _pieces(len(content.inventory), ITEMS_PER_FRAME),
+            _pieces(len(content.events), ITEMS_PER_FRAME),
+            1,
+        )
+        return [
+            EncodedFrame(frame.header.sequence, now_ns, len(frame.rows), value)
+            for index in range(parts)
+            for frame, value in self._part(content, index)
+        ]
+
+    def _part(self, content: Content, index: int) -> list[tuple[Frame, bytes]]:
+        items = slice(index * ITEMS_PER_FRAME, (index + 1) * ITEMS_PER_FRAME)
+        rows = content.rows.select(slice(index * ROWS_PER_FRAME, (index + 1) * ROWS_PER_FRAME))
+        frame = Frame(
+            header=self._header(content),
+            rows=rows,
+            events=tuple(content.events[items]),
+            inventory=tuple(content.inventory[items]),
+            # What is true of the node stands in its first frame, once.
+            node=content.node if index == 0 else {},
+            pools=content.pools if index == 0 else (),
+        )
+        try:
+            value = encode_frame(frame)
+        except ValueError as error:
+            _log.error("A frame could not be written and is given up.", why=str(error))
+            instruments.FRAMES_DROPPED.labels(self._config.node, "oversized").inc()
+            return []
+        self._sequence += 1
+        return [(frame, value)]
+
+    def _header(self, content: Content) -> Header:
+        config = self._config
+        return Header(
+            site=config.site,
+            zone=config.zone,
+            cell=config.cell,
+            node=config.node,
+            role="collector",
+            run=self._run,
+            sequence=self._sequence,
+            event_time_ns=content.event_time_ns,
+            mono_ns=content.mono_ns,
+            interval_ms=round(config.interval_s * 1000),
+        )
+
+
+def _pieces(count: int, size: int) -> int:
+    return -(-count // size)
+
+
+class InventoryWatch:
+    """Knows which inventory items the engine has not been told, or not lately."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_ns = round(every_s * 1e9)
+        self._roster: bytes | None = None
+        self._told: dict[bytes, InventoryItem] = {}
+        self._all_due_ns: int | None = None
+
+    def due(self, roster: bytes, *, now_ns: int) -> bool:
+        """Return whether to ask: the set of VMs changed, or the period has passed."""
+        changed, self._roster = roster != self._roster, roster
+        return changed or self._all_due_ns is None or now_ns >= self._all_due_ns
+
+    def changed(
+        self, inventory: tuple[InventoryItem, ...] | None, *, now_ns: int
+    ) -> list[InventoryItem]:
+        """Return what to send of what was asked: all of it when due, else what is new."""
+        if inventory is None:
+            return []
+        everything = self._all_due_ns is None or now_ns >= self._all_due_ns
+        if everything:
+            self._all_due_ns = now_ns + self._every_ns
+        fresh = [item for item in inventory if everything or self._told.get(item.vm) != item]
+        self._told = {item.vm: item for item in inventory}
+        return fresh
+
+    def forget(self) -> None:
+        """Make the whole inventory due at the next sample."""
+        self._all_due_ns = None
+
+
+class Buffer:
+    """Frames that wait for the log, bounded by age and bytes; the oldest goes first."""
+
+    def __init__(self, config: CollectConfig) -> None:
+        self._node = config.node
+        self._keep_ns = round(config.buffer_s * 1e9)
+        self._keep_bytes = config.buffer_bytes
+        self._frames: deque[EncodedFrame] = deque()
+        self._bytes = 0
+        self._filled = asyncio.Event()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def close(self) -> None:
+        """Let `take` return None once nothing is left."""
+        self._closed = True
+        self._filled.set()
+
+    def finished(self) -> bool:
+        """Return whether nothing is left and nothing will come."""
+        return self._closed and not self._frames
+
+    def make_room(self, *, now_ns: int) -> int:
+        """Give up what is too old or too much; return how many frames that were."""
+        dropped = 0
+        while self._frames:
+            old = now_ns - self._frames[0].since_ns > self._keep_ns
+            if not old and self._bytes <= self._keep_bytes:
+                break
+            self._forget_oldest("age" if old else "bytes")
+            dropped += 1
+        return dropped
+
+    def _forget_oldest(self, reason: str) -> None:
+        self._count(-len(self._frames.popleft().value))
+        instruments.FRAMES_DROPPED.labels(self._node, reason).inc()
+
+    def put(self, frame: EncodedFrame) -> None:
+        """Add the newest frame."""
+        self._frames.append(frame)
+        self._count(len(frame.value))
+        self._filled.set()
+
+    def put_back(self, frame: EncodedFrame) -> None:
+        """Return a frame that `take` gave and the log did not confirm."""
+        self._frames.appendleft(frame)
+        self._count(len(frame.value))
+        self._filled.set()
+
+    async def take(self) -> EncodedFrame | None:
+        """Return the oldest frame as soon as there is one, None when closed and empty."""
+        while not self._frames:
+            if self._closed:
+                return None
+            self._filled.clear()
+            await self._filled.wait()
+        frame = self._frames.popleft()
+        self._count(-len(frame.value))
+        return frame
+
+    def _count(self, size_bytes: int) -> None:
+        self._bytes += size_bytes
+        instruments.BUFFERED_FRAMES.labels(self._node).set(len(self._frames))
+        instruments.BUFFERED_BYTES.labels(self._node).set(self._bytes)

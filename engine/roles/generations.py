@@ -1,0 +1,91 @@
+"""Generations of snapshots in the log: chunks, then the manifest that makes them whole."""
+
+from typing import Final
+
+import structlog
+
+from engine.detection.configuration import Configuration, configuration_hash
+from engine.detection.partition import Partition
+from engine.detection.snapshot import Manifest, decode_manifest, restore
+from engine.errors import SnapshotDamaged
+from engine.ports import Headers, Log, Record
+from engine.wire.topics import SNAPSHOTS
+
+CHUNK: Final = b"chunk"
+MANIFEST: Final = b"manifest"
+
+_log = structlog.get_logger()
+
+
+def headers_of(group: str, generation: str, index: int) -> Headers:
+    """Return what tells the records of one generation apart from all others."""
+    return (
+        ("group", group.encode()),
+        ("generation", generation.encode()),
+        ("index", str(index).encode()),
+    )
+
+
+async def load(
+    log: Log, partition: int, *, group: str, configuration: Configuration
+) -> tuple[Partition, list[int]]:
+    """Return the newest whole state of a partition, and the offsets of the kept generations.
+
+    A damaged generation is passed over for an older one, one of another configuration too;
+    without any the state is empty.
+
+    Raises
+    ------
+    SnapshotTooNew
+        A later release wrote one: going on would lose what it learned.
+    """
+    bounds = await log.bounds(SNAPSHOTS.name, partition)
+    records = await log.read_to_end(SNAPSHOTS.name, partition, offset=bounds.earliest)
+    chunks, manifests = _sorted(records, group)
+    wanted = configuration_hash(configuration)
+    for record in reversed(manifests):
+        try:
+            manifest = decode_manifest(record.value)
+            if manifest.configuration != wanted:
+                _log.warning(
+                    "A snapshot was made under another configuration and is passed over.",
+                    partition=partition,
+                    generation=manifest.generation,
+                )
+                continue
+            state = restore(_chunks(chunks, manifest), manifest, configuration)
+        except SnapshotDamaged as damage:
+            _log.warning(str(damage), partition=partition)
+            continue
+        _log.info(
+            "The engine goes on from a snapshot.",
+            partition=partition,
+            next_offset=manifest.next_offset,
+        )
+        return state, [manifest.next_offset]
+    return Partition(configuration), []
+
+
+def _sorted(records: list[Record], group: str) -> tuple[dict[tuple[str, int], bytes], list[Record]]:
+    """Return this group's chunks by generation and index, and its manifests, oldest first."""
+    chunks: dict[tuple[str, int], bytes] = {}
+    manifests: list[Record] = []
+    for record in records:
+        named = dict(record.headers)
+        if named.get("group") != group.encode():
+            continue
+        if record.key == MANIFEST:
+            manifests.append(record)
+        elif record.key == CHUNK:
+            index = named.get("index", b"")
+            if index.isdigit():
+                chunks[named.get("generation", b"").decode("ascii", "replace"), int(index)] = (
+                    record.value
+                )
+    return chunks, manifests
+
+
+def _chunks(chunks: dict[tuple[str, int], bytes], manifest: Manifest) -> list[bytes]:
+    """Return the chunks of a generation that are there, in order."""
+    found = [chunks.get((manifest.generation, index)) for index in range(len(manifest.chunks))]
+    return [chunk for chunk in found if chunk is not None]

@@ -1,0 +1,94 @@
+"""Flatline's own metrics, each named once.
+
+Base units and suffixes as Prometheus asks: `_total`, `_seconds`, `_bytes`, `_ratio`. A
+label has few values: nodes, topics, reasons from a closed set; never a VM.
+"""
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# From a fast local call to a monitor that hangs for its whole time limit.
+_CALL_BUCKETS_S: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
+
+FRAMES_SENT: Final = Counter(
+    "flatline_collect_frames_total", "Frames that stand in the log.", ["node"]
+)
+SAMPLES_SENT: Final = Counter(
+    "flatline_collect_vm_samples_total", "VM rows that stand in the log.", ["node"]
+)
+FRAMES_DROPPED: Final = Counter(
+    "flatline_collect_frames_dropped_total",
+    "Frames given up before the log had them, by reason: age, bytes, oversized.",
+    ["node", "reason"],
+)
+SLOTS_MISSED: Final = Counter(
+    "flatline_collect_slots_missed_total",
+    "Sampling times that passed without a sample, because the hypervisor was slow or away.",
+    ["node"],
+)
+BUFFERED_FRAMES: Final = Gauge(
+    "flatline_collect_buffered_frames", "Frames that wait for the log.", ["node"]
+)
+BUFFERED_BYTES: Final = Gauge(
+    "flatline_collect_buffered_bytes", "Size of the frames that wait for the log.", ["node"]
+)
+SAMPLE_SECONDS: Final = Histogram(
+    "flatline_collect_sample_seconds",
+    "What one bulk look at the node took.",
+    ["node"],
+    buckets=_CALL_BUCKETS_S,
+)
+LATE_SECONDS: Final = Histogram(
+    "flatline_collect_late_seconds",
+    "How far behind its cadence a sample began.",
+    ["node"],
+    buckets=_CALL_BUCKETS_S,
+)
+HYPERVISOR_REACHABLE: Final = Gauge(
+    "flatline_collect_hypervisor_reachable", "1 while the hypervisor answers, else 0.", ["node"]
+)
+ROLE_RESTARTS: Final = Counter(
+    "flatline_role_restarts_total",
+    "How often a role of this process was started again after its log or hypervisor went away.",
+    ["role"],
+)
+RECORDS_UNSAID: Final = Counter(
+    "flatline_outbox_unsaid_total",
+    "Records that still waited for the log when their planner or agent ended.",
+    ["topic"],
+)
+ORDERS_GIVEN: Final = Counter(
+    "flatline_plan_orders_total",
+    "Orders that this planner appended.",
+    ["action", "dry_run"],
+)
+ORDERS_HELD: Final = Counter(
+    "flatline_plan_refusals_total", "Orders held back, by the rule that did.", ["rule"]
+)
+PAGES: Final = Counter(
+    "flatline_plan_pages_total", "Words of which a person must hear, by rule.", ["rule"]
+)
+ORDERS_ENDED: Final = Counter(
+    "flatline_act_orders_total",
+    "Orders for this node, by how they ended.",
+    ["action", "outcome", "dry_run"],
+)
+ORDERS_REFUSED: Final = Counter(
+    "flatline_act_refusals_total", "Orders that this agent refused, by rule.", ["rule"]
+)
+RECORDS: Final = Counter(
+    "flatline_detect_records_total",
+    "Records of the frames topic, by what became of them; clock_backwards counts beside, lost"
+    " what the log dropped unread.",
+    ["outcome"],
+)
+WAITING_FRAMES: Final = Gauge(
+    "flatline_detect_waiting_frames", "Frames that wait for a gap before them.", ["partition"]
+)
+ALERTS: Final = Counter(
+    "flatline_detect_alerts_total", "Alerts published, repeats included.", ["kind", "state"]
+)
+SNAPSHOT_BYTES: Final = Gauge(
+    "flatline_detect_snapshot_bytes", "Size of the last snapshot.", ["partition"]
+)

@@ -1,0 +1,176 @@
+"""What an agent tells: frames for the engine, closed marks for planners, its journal."""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from engine.action.ledger import StepEntry
+from engine.ports import Clock
+from engine.roles.outbox import Journal, Outbox
+from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
+from engine.wire.journal import EntryKind
+from engine.wire.order import Action, Closed, Order, Outcome, encode_order
+from engine.wire.topics import FRAMES, ORDERS
+
+Acted = Literal["action_sent", "action_returned", "action_unknown"]
+
+# An agent speaks when it acts and has no cadence; a header needs one all the same.
+_INTERVAL_MS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Author:
+    """Which agent speaks, from where, and the key that it signs with."""
+
+    site: str
+    zone: str
+    cell: str
+    node: str
+    run: str
+    key: Ed25519PrivateKey
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an order ended; `rule` names the sentence."""
+
+    outcome: Outcome
+    rule: str
+    sentence: str
+
+
+class Marks:
+    """Puts everything an agent has to tell into its outbox."""
+
+    def __init__(self, outbox: Outbox, journal: Journal, *, author: Author, clock: Clock) -> None:
+        self._outbox = outbox
+        self._journal = journal
+        self._author = author
+        self._clock = clock
+        self._sequence = 0
+
+    def acted(
+        self, kind: Acted, order: Order | StepEntry, *, dry_run: bool, outcome: str = ""
+    ) -> None:
+        """Let the engine know of a call, so that it follows the VM.
+
+        `outcome` of a call that returned says `refused` where nothing was done.
+        """
+        author, now_ns = self._author, self._clock.now_ms() * 1_000_000
+        detail = {
+            "incident": order.incident,
+            "step": str(order.step),
+            "action": order.action,
+            "dry_run": str(dry_run).lower(),
+        }
+        if outcome:
+            detail["outcome"] = outcome
+        event = Event(
+            id=f"{author.run}/{self._sequence}",
+            kind=kind,
+            time_ns=now_ns,
+            vm=UUID(order.vm).bytes,
+            detail=detail,
+        )
+        header = Header(
+            site=author.site,
+            zone=author.zone,
+            cell=author.cell,
+            node=author.node,
+            role="agent",
+            run=author.run,
+            sequence=self._sequence,
+            event_time_ns=now_ns,
+            mono_ns=self._clock.mono_ns(),
+            interval_ms=_INTERVAL_MS,
+        )
+        self._sequence += 1
+        value = encode_frame(Frame(header=header, rows=VmRows.empty(), events=(event,)))
+        self._outbox.put(FRAMES.name, key=author.cell.encode(), value=value)
+
+    def ended(self, order: Order, end: End, *, dry_run: bool) -> None:
+        """Close the order in the log, and journal how it ended."""
+        self._close(
+            incident=order.incident,
+            step=order.step,
+            vm=order.vm,
+            outcome=end.outcome,
+            dry_run=dry_run,
+            sentence=end.sentence,
+        )
+        kind: EntryKind = "outcome" if end.outcome in ("returned", "unknown") else "refusal"
+        self.said(kind, order, end.sentence, rule=end.rule)
+
+    def recovered(self, entry: StepEntry) -> None:
+        """Tell how a step ended that the last run of this agent left untold."""
+        match entry.state:
+            case "returned" | "refused" | "expired" | "not_attempted":
+                outcome: Outcome = entry.state
+            case _:
+                outcome = "unknown"
+        if outcome in ("returned", "unknown"):
+            kind: Acted = "action_returned" if outcome == "returned" else "action_unknown"
+            self.acted(kind, entry, dry_run=entry.dry_run, outcome=outcome)
+        self._close(
+            incident=entry.incident,
+            step=entry.step,
+            vm=entry.vm,
+            outcome=outcome,
+            dry_run=entry.dry_run,
+            sentence=entry.sentence,
+        )
+        self._journal.write(
+            "outcome",
+            entry.sentence,
+            incident=entry.incident,
+            step=entry.step,
+            vm=entry.vm,
+            cell=self._author.cell,
+            detail={"action": entry.action, "rule": "recovered", "outcome": outcome},
+            page=outcome == "unknown",
+        )
+
+    def duplicate(self, order: Order, sentence: str) -> None:
+        """Journal an order that repeats a step; the first one for the step stands."""
+        self.said("refusal", order, sentence, rule="duplicate")
+
+    def said(self, kind: EntryKind, order: Order, sentence: str, *, rule: str = "") -> None:
+        """Journal one sentence about an order."""
+        action: Action = order.action
+        self._journal.write(
+            kind,
+            sentence,
+            incident=order.incident,
+            step=order.step,
+            vm=order.vm,
+            cell=order.cell,
+            detail={"action": action, "planner": order.planner, "policy": order.policy}
+            | ({"rule": rule} if rule else {}),
+        )
+
+    def _close(
+        self,
+        *,
+        incident: str,
+        step: int,
+        vm: str,
+        outcome: Outcome,
+        dry_run: bool,
+        sentence: str,
+    ) -> None:
+        author = self._author
+        mark = Closed(
+            incident=incident,
+            step=step,
+            vm=vm,
+            node=author.node,
+            agent=f"{author.node}/{author.run}",
+            outcome=outcome,
+            dry_run=dry_run,
+            time_ms=self._clock.now_ms(),
+            sentence=sentence,
+        )
+        value, headers = encode_order(mark, author.key)
+        self._outbox.put(ORDERS.name, key=author.cell.encode(), value=value, headers=headers)

@@ -1,0 +1,207 @@
+"""What a planner or agent has to tell: kept in order until the log has it, in one chain."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+import structlog
+
+from engine.action.chain import Head, extend
+from engine.errors import LogProducerBroken, LogUnreachable
+from engine.ports import Clock, Headers, Log, Record
+from engine.roles import instruments
+from engine.roles.health import Health
+from engine.wire.journal import EntryKind, encode_entry
+from engine.wire.rejected import encode_rejected
+from engine.wire.topics import JOURNAL, REJECTED
+
+# A log that restarts is back in seconds; one that stays away is asked twice a minute.
+_FIRST_BACKOFF_S: Final = 0.5
+_LAST_BACKOFF_S: Final = 30.0
+
+_log = structlog.get_logger()
+
+
+class Outbox:
+    """Appends what it is given, in order, each until the log has it: at least once."""
+
+    def __init__(self, log: Log, *, health: Health) -> None:
+        self._log = log
+        self._health = health
+        self._waiting: deque[tuple[str, bytes, bytes, Headers]] = deque()
+        self._filled = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def put(self, topic: str, *, key: bytes, value: bytes, headers: Headers = ()) -> None:
+        """Take a record over; it stands in the log some time after `run` was started."""
+        self._waiting.append((topic, key, value, headers))
+        self._empty.clear()
+        self._filled.set()
+
+    async def emptied(self, *, within_s: float) -> bool:
+        """Return whether everything put so far stands in the log, after `within_s` at most."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Append for ever.
+
+        Raises
+        ------
+        LogError
+            The log refused; waiting would not help.
+        """
+        try:
+            await self._append_for_ever()
+        finally:
+            self._tell_unsaid()
+
+    def _tell_unsaid(self) -> None:
+        """Count and log what still waits: a process that ends takes it along."""
+        for topic, key, _value, _headers in self._waiting:
+            instruments.RECORDS_UNSAID.labels(topic).inc()
+            _log.error(
+                "The role ended before the log had this record.",
+                topic=topic,
+                key=key.decode(errors="replace"),
+            )
+
+    async def _append_for_ever(self) -> None:
+        backoff_s = _FIRST_BACKOFF_S
+        while True:
+            await self._filled.wait()
+            topic, key, value, headers = self._waiting[0]
+            try:
+                await self._log.append(topic, key=key, value=value, headers=headers)
+            except (LogUnreachable, LogProducerBroken) as error:
+                # The adapter builds a new producer; what was said twice is told by its id.
+                self._health.waiting("outbox", f"{error} Trying again in {backoff_s:g} s.")
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(2 * backoff_s, _LAST_BACKOFF_S)
+                continue
+            if backoff_s != _FIRST_BACKOFF_S:
+                self._health.progress("outbox")
+                self._health.done("outbox")
+                backoff_s = _FIRST_BACKOFF_S
+            self._waiting.popleft()
+            if not self._waiting:
+                self._filled.clear()
+                self._empty.set()
+
+
+class Journal:
+    """One writer's hash chain on `flatline.journal.v1`; every entry is also logged.
+
+    Parameters
+    ----------
+    writer
+        Names the chain: a role, its place and the run of the process.
+    cell
+        Key of entries that belong to no cell of their own.
+    """
+
+    def __init__(self, outbox: Outbox, *, clock: Clock, writer: str, cell: str) -> None:
+        self._outbox = outbox
+        self._clock = clock
+        self._cell = cell
+        self.head = Head(writer)
+
+    def write(
+        self,
+        kind: EntryKind,
+        sentence: str,
+        *,
+        incident: str | None = None,
+        step: int | None = None,
+        vm: str | None = None,
+        cell: str | None = None,
+        detail: Mapping[str, str] | None = None,
+        page: bool = False,
+    ) -> None:
+        """Add one entry; `page` marks what a person must hear of."""
+        self.head, entry = extend(
+            self.head,
+            time_ms=self._clock.now_ms(),
+            kind=kind,
+            sentence=sentence,
+            incident=incident,
+            step=step,
+            vm=vm,
+            cell=cell,
+            detail=detail,
+        )
+        key = (cell or self._cell).encode()
+        self._outbox.put(JOURNAL.name, key=key, value=encode_entry(entry))
+        bound = {"vm": vm, "cell": cell, "incident": incident, "step": step}
+        known = {name: value for name, value in bound.items() if value is not None}
+        (_log.error if page else _log.info)(sentence, kind=kind, **known)
+
+    def reject(self, record: Record, *, reason: str, detail: str) -> None:
+        """Keep what cannot be taken for what it claims to be, and say so."""
+        value = encode_rejected(
+            record.value,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=reason,
+            detail=detail,
+        )
+        self._outbox.put(REJECTED.name, key=record.key or self._cell.encode(), value=value)
+        self.write(
+            "refusal",
+            f"A record of {record.topic} was not read: {detail}.",
+            detail={"offset": str(record.offset), "reason": reason},
+        )
+
+
+async def follow(
+    log: Log,
+    topic: str,
+    partition: int,
+    *,
+    offset: int,
+    deliver: Callable[[Record], Awaitable[None]],
+    health: Health,
+) -> None:
+    """Give every record from `offset` on to `deliver`, for ever and each once.
+
+    Raises
+    ------
+    LogError
+        The log refused; while it is unreachable this waits and reads on where it stopped.
+    """
+    what, backoff_s = f"{topic}/{partition}", _FIRST_BACKOFF_S
+    while True:
+        try:
+            async with log.tail(topic, partition, offset=offset) as batches:
+                async for records in batches:
+                    if backoff_s != _FIRST_BACKOFF_S:
+                        health.progress(what)
+                        health.done(what)
+                        backoff_s = _FIRST_BACKOFF_S
+                    for record in records:
+                        await deliver(record)
+                        offset = record.offset + 1
+        except LogUnreachable as error:
+            health.waiting(what, f"{error} Trying again in {backoff_s:g} s.")
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, _LAST_BACKOFF_S)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Let the first error of a task group out as itself, which callers know how to take."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from group

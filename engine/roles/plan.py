@@ -1,0 +1,247 @@
+"""The planner's loop: reads the log, asks the state machine, carries its instructions out.
+
+Any number of planners may run: the log's order decides whose order counts. Nothing is kept
+but what the log holds.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from engine.action.admit import DAY_MS
+from engine.action.catalogue import VERDICT_WINDOW_MS, Policy
+from engine.action.events import (
+    AlertSeen,
+    AppendControl,
+    AppendOrder,
+    CaughtUp,
+    ClosedSeen,
+    ControlSeen,
+    Instruction,
+    LoadSeen,
+    OrderSeen,
+    PlannerEvent,
+    Tick,
+    WriteJournal,
+)
+from engine.action.keys import TrustedKeys, open_entry
+from engine.action.planner import PlannerState, step
+from engine.action.target import CellLoad
+from engine.errors import LogProducerBroken, LogUnreachable, RecordRejected
+from engine.ports import Clock, Log, Record
+from engine.roles import instruments
+from engine.roles.health import Health
+from engine.roles.outbox import Journal, Outbox, follow, plain_errors
+from engine.wire.alert import decode_alert
+from engine.wire.control import decode_control, encode_control
+from engine.wire.frame import UUID_BYTES
+from engine.wire.order import Order, encode_order
+from engine.wire.score import decode_scores
+from engine.wire.topics import ALERTS, CONTROL, ORDERS, SCORES
+
+# Deadlines and back-offs are minutes; a second of delay costs nothing.
+_TICK_S: Final = 1.0
+# Scores come once a minute; older ones say nothing about the nodes' load now.
+_SCORES_BACK_MS: Final = 300_000
+# What is still to be told when the process ends.
+_LEAVE_S: Final = 2.0
+
+_log = structlog.get_logger()
+
+Place = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanConfig:
+    """What a planner is told.
+
+    Attributes
+    ----------
+    name, run
+        Which planner this is, and which run of its process.
+    key
+        Signs its orders; the public half stands in `trusted.planners` of every agent.
+    """
+
+    site: str
+    name: str
+    run: str
+    policy: Policy
+    key: Ed25519PrivateKey
+    trusted: TrustedKeys
+
+
+class Planner:
+    """Reads alerts, orders, control and scores, and appends orders, until cancelled.
+
+    Parameters
+    ----------
+    log
+        The site's log, opened.
+    """
+
+    def __init__(self, *, log: Log, config: PlanConfig, clock: Clock, health: Health) -> None:
+        self._log = log
+        self._config = config
+        self._clock = clock
+        self._health = health
+        self._state = PlannerState(name=config.name, site=config.site)
+        self._turn = asyncio.Lock()
+        self._outbox = Outbox(log, health=health)
+        self._journal = Journal(
+            self._outbox,
+            clock=clock,
+            # A role may be opened anew in one process: each opening is a chain of its own.
+            writer=f"plan/{config.name}/{config.run}.{clock.mono_ns():x}",
+            cell=config.site,
+        )
+
+    @property
+    def state(self) -> PlannerState:
+        """What the planner knows now."""
+        return self._state
+
+    async def run(self) -> None:
+        """Plan until cancelled.
+
+        Raises
+        ------
+        LogError
+            The log refused, or was away while this started.
+        BrokenInvariant
+            The state machine reached what must not be.
+        """
+        self._journal.write(
+            "start",
+            f"Planner {self._config.name} starts under policy {self._config.policy.name}.",
+            detail={"policy": self._config.policy.hash},
+        )
+        with plain_errors():
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._outbox.run(), name="plan: outbox")
+                try:
+                    for (topic, partition), offset in (await self._catch_up()).items():
+                        reader = follow(
+                            self._log,
+                            topic,
+                            partition,
+                            offset=offset,
+                            deliver=self._read,
+                            health=self._health,
+                        )
+                        tasks.create_task(reader, name=f"plan: {topic}/{partition}")
+                    await self._tick()
+                finally:
+                    await self._outbox.emptied(within_s=_LEAVE_S)
+
+    async def _catch_up(self) -> dict[Place, int]:
+        """Read what the state follows from, oldest first; return where to read on."""
+        now_ms = self._clock.now_ms()
+        next_offsets: dict[Place, int] = {}
+        await self._replay(CONTROL.name, 0, next_offsets)
+        await self._replay(ORDERS.name, 0, next_offsets, since_ms=now_ms - DAY_MS)
+        # An incident whose step still runs is judged by every word since its first order.
+        given = [entry.order.issued_ms for entry in self._state.history]
+        alerts_ms = min(now_ms - VERDICT_WINDOW_MS, *given, now_ms)
+        for partition in range(self._log.partitions(ALERTS.name)):
+            await self._replay(ALERTS.name, partition, next_offsets, since_ms=alerts_ms)
+        scores_ms = now_ms - _SCORES_BACK_MS
+        for partition in range(self._log.partitions(SCORES.name)):
+            await self._replay(SCORES.name, partition, next_offsets, since_ms=scores_ms)
+        await self._feed(CaughtUp(now_ms=self._clock.now_ms()))
+        return next_offsets
+
+    async def _replay(
+        self,
+        topic: str,
+        partition: int,
+        next_offsets: dict[Place, int],
+        *,
+        since_ms: int | None = None,
+    ) -> None:
+        if since_ms is None:
+            offset = (await self._log.bounds(topic, partition)).earliest
+        else:
+            offset = await self._log.offset_at(topic, partition, time_ms=since_ms)
+        for record in await self._log.read_to_end(topic, partition, offset=offset):
+            await self._read(record)
+            offset = record.offset + 1
+        next_offsets[topic, partition] = offset
+
+    async def _tick(self) -> None:
+        while True:
+            await self._feed(Tick(now_ms=self._clock.now_ms()))
+            self._health.progress("plan")
+            await asyncio.sleep(_TICK_S)
+
+    async def _read(self, record: Record) -> None:
+        try:
+            event = self._event(record)
+        except RecordRejected as error:
+            self._journal.reject(record, reason=error.reason, detail=error.detail)
+            return
+        await self._feed(event)
+
+    def _event(self, record: Record) -> PlannerEvent:
+        now_ms = self._clock.now_ms()
+        if record.topic == ALERTS.name:
+            return AlertSeen(decode_alert(record.value), now_ms)
+        if record.topic == CONTROL.name:
+            return ControlSeen(decode_control(record.value), now_ms)
+        if record.topic == SCORES.name:
+            scores = decode_scores(record.value)
+            vm_count = len(scores.uuids) // UUID_BYTES
+            load = CellLoad(scores.minute_ms, scores.node_load, vm_count)
+            return LoadSeen(scores.cell, load, now_ms)
+        entry = open_entry(record.value, record.headers, trusted=self._config.trusted)
+        if isinstance(entry, Order):
+            return OrderSeen(entry, record.offset, record.time_ms, now_ms)
+        return ClosedSeen(entry, now_ms)
+
+    async def _feed(self, event: PlannerEvent) -> None:
+        """Let one event be stepped and its instructions done before the next one is."""
+        async with self._turn:
+            self._state, instructions = step(self._state, event, self._config.policy)
+            for instruction in instructions:
+                await self._do(instruction)
+
+    async def _do(self, instruction: Instruction) -> None:
+        match instruction:
+            case AppendOrder(order):
+                await self._append(order)
+            case AppendControl(control):
+                self._outbox.put(CONTROL.name, key=control.key(), value=encode_control(control))
+            case WriteJournal():
+                self._tell(instruction)
+
+    async def _append(self, order: Order) -> None:
+        value, headers = encode_order(order, self._config.key)
+        try:
+            await self._log.append(
+                ORDERS.name, key=order.cell.encode(), value=value, headers=headers
+            )
+        except (LogUnreachable, LogProducerBroken) as error:
+            # It may stand in the log or not: the state machine waits for it until it has
+            # expired, and only then gives the step again.
+            _log.warning(f"The order may not have reached the log: {error}", vm=order.vm)
+            return
+        instruments.ORDERS_GIVEN.labels(order.action, str(order.dry_run).lower()).inc()
+
+    def _tell(self, words: WriteJournal) -> None:
+        if words.kind == "refusal":
+            instruments.ORDERS_HELD.labels(words.rule).inc()
+        if words.page:
+            instruments.PAGES.labels(words.rule).inc()
+        self._journal.write(
+            words.kind,
+            words.sentence,
+            incident=words.incident,
+            step=words.step,
+            vm=words.vm,
+            cell=words.cell,
+            detail={"rule": words.rule, "policy": self._config.policy.hash},
+            page=words.page,
+        )

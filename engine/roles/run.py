@@ -1,0 +1,88 @@
+"""All roles of one process: each is kept going, and one that cannot go on ends them all."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol
+
+from engine.errors import HypervisorUnreachable, LogProducerBroken, LogUnreachable
+from engine.roles import instruments
+from engine.roles.health import Health, told
+
+# Grows by doubling, so that a broker that restarts is met again within seconds and one
+# that stays away is asked twice a minute.
+FIRST_BACKOFF_S: Final = 1.0
+LAST_BACKOFF_S: Final = 30.0
+# A role that ran this long had recovered: its next failure is a new one.
+RECOVERED_S: Final = 120.0
+
+# What waiting may cure. Everything else is for a person or for the service manager.
+PASSING: Final = (LogUnreachable, LogProducerBroken, HypervisorUnreachable)
+
+
+class Role(Protocol):
+    """A loop that ends only when cancelled or by an error."""
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        ...
+
+
+Opener = Callable[[], AbstractAsyncContextManager[Role]]
+
+
+async def keep(name: str, opener: Opener, *, health: Health) -> None:
+    """Run a role until cancelled, opening it anew after its log or hypervisor went away.
+
+    Parameters
+    ----------
+    opener
+        Opens everything the role needs and the role itself.
+    health
+        The role's own view: it waits here while nothing is open.
+
+    Raises
+    ------
+    FlatlineError
+        What waiting does not cure.
+    """
+    loop = asyncio.get_running_loop()
+    backoff_s = FIRST_BACKOFF_S
+    while True:
+        began_s = loop.time()
+        if backoff_s == FIRST_BACKOFF_S:
+            health.expect("start")
+        try:
+            async with opener() as role:
+                health.done("start")
+                await role.run()
+            return
+        except PASSING as error:
+            if loop.time() - began_s > RECOVERED_S:
+                backoff_s = FIRST_BACKOFF_S
+            instruments.ROLE_RESTARTS.labels(name).inc()
+            health.waiting("start", f"{told(error)} Trying again in {backoff_s:.0f} s.")
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
+
+
+async def run_roles(openers: Mapping[str, Opener], *, health: Health) -> None:
+    """Keep all roles going until cancelled; the first error ends them and is raised.
+
+    Raises
+    ------
+    FlatlineError
+        The first error of any role, plain and not in a group.
+    """
+    tasks = {
+        asyncio.create_task(keep(name, opener, health=health.of(name)), name=name): name
+        for name, opener in openers.items()
+    }
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in done:
+        task.result()

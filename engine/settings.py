@@ -1,0 +1,431 @@
+"""Every setting of Flatline: its unit, its default and the reason for it.
+
+A TOML file is overridden by the environment (`FLATLINE_LOG__KIND`), and that by flags
+(`--set log.kind=kafka`). A name that does not exist is refused with the nearest one that
+does, together with the line or variable it stands in: a setting that is silently ignored
+is worse than a process that does not start.
+"""
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings import SettingsError as SettingsSourceError
+
+from engine.errors import SettingsError
+
+PREFIX: Final = "FLATLINE_"
+# Where the settings file is; and what belongs to the lab's scripts, not to the program.
+CONFIG_VARIABLE: Final = "FLATLINE_CONFIG"
+_NOT_SETTINGS: Final = (CONFIG_VARIABLE, "FLATLINE_CACHE", "FLATLINE_LAB_")
+_FREE: Final = ("act.targets.",)
+DEFAULT_FILE: Final = Path("/etc/flatline/flatline.toml")
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
+
+
+def _state_folder() -> Path:
+    """Return systemd's folder for the unit, else the user's own place for state."""
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given)
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "flatline"
+
+
+class Section(BaseModel):
+    """A group of settings that one part of the program reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Place(Section):
+    """Where this process stands in the fleet."""
+
+    name: Name = "site"
+    """Name of the site: one installation, one log."""
+    zone: Name = "zone"
+    """Name of the zone inside the site."""
+    cell: Name = "cell"
+    """Name of the cell, the failure domain of up to about 64 nodes that share storage or
+    network. It is the key of every frame, so all nodes of a cell must agree on it."""
+    node: Name = Field(default_factory=lambda: socket.gethostname() or "node")
+    """Name of this node, unique in the site; by default the host's name."""
+
+
+class Kafka(Section):
+    """How to reach Kafka, where `log.kind` is `kafka`."""
+
+    bootstrap: str = "localhost:9092"
+    """`host:port` of one or more brokers, separated by commas."""
+    security: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
+    """How the connection is protected. Plaintext is for one machine only."""
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    """How the password is shown to the broker, with `sasl_*`."""
+    username: str | None = None
+    """Name of the principal, with `sasl_*`."""
+    password: SecretStr | None = None
+    """Its password; better a file, which neither a process list nor a unit file shows."""
+    password_file: Path | None = None
+    """File that holds the password, for example a systemd credential."""
+    ca_file: Path | None = None
+    """Certificates of the authorities that sign the brokers; None takes the system's."""
+    cert_file: Path | None = None
+    """Certificate of this client, where brokers ask for one."""
+    key_file: Path | None = None
+    """Its private key."""
+    consumer: Literal["plain", "faust"] = "faust"
+    """What reads the engine's frames. Both give the same alerts; `plain` is the way out when
+    a release of Faust misbehaves."""
+    topic_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=64)
+    """Put before every topic's name, so that installations can share a cluster."""
+    replication: int = Field(default=1, ge=1, le=7)
+    """Copies of each topic that `flatline doctor --create-topics` asks for; 3 in production."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Kafka":
+        secrets = (self.password is not None) + (self.password_file is not None)
+        if secrets == 2:
+            raise ValueError("password and password_file both stand here: keep one")
+        if self.security.startswith("sasl") and not (self.username and secrets):
+            raise ValueError(f"{self.security} needs username and password_file")
+        return self
+
+    def secret(self) -> str | None:
+        """Return the password, read from its file where it has one.
+
+        Raises
+        ------
+        SettingsError
+            The file cannot be read or is empty.
+        """
+        if self.password is not None:
+            return self.password.get_secret_value()
+        if self.password_file is None:
+            return None
+        try:
+            secret = self.password_file.read_text().strip()
+        except OSError as error:
+            raise SettingsError(
+                f"log.kafka.password_file {self.password_file} cannot be read:"
+                f" {error.strerror}. Give this user the right to, or name another file."
+            ) from error
+        if not secret:
+            raise SettingsError(f"log.kafka.password_file {self.password_file} is empty.")
+        return secret
+
+
+class LogPart(Section):
+    """The one log of the site."""
+
+    kind: Literal["embedded", "kafka"] = "embedded"
+    """`embedded` keeps the log in one SQLite file of this machine; `kafka` spans machines."""
+    folder: Path | None = None
+    """Folder of the embedded log; None is `log` in the state folder."""
+    max_bytes: int = Field(default=8 << 30, ge=64 << 20)
+    """Bound of the embedded log in bytes; the oldest records go first. 8 GiB hold two days of
+    frames of 1,000 VMs at 10 s."""
+    partitions: int = Field(default=8, ge=1, le=1024)
+    """Partitions of every topic that is keyed by cell. It cannot be changed once the topics
+    exist, since a cell's records would lose their order; 8 serve up to 8 engines."""
+    kafka: Kafka = Kafka()
+
+
+class Collect(Section):
+    """The collector on a node."""
+
+    interval_s: float = Field(default=10.0, ge=1.0, le=300.0)
+    """Seconds between two samples. 10 s finds a dead guest in under a minute at little cost;
+    detection works from 1 s to 5 min."""
+    libvirt_uri: str = "qemu:///system"
+    """libvirt connection that is read; the collector opens it read-only."""
+    buffer_s: float = Field(default=900.0, ge=10.0, le=86_400.0)
+    """Seconds of frames kept while the log is away. A quarter of an hour outlasts a broker's
+    restart; older frames could only explain the past."""
+    buffer_bytes: int = Field(default=256 << 20, ge=1 << 20)
+    """Bound of the same buffer in bytes: 200 VMs at 1 s fill about 25 MB in 15 min."""
+    inventory_every_s: float = Field(default=600.0, ge=10.0, le=86_400.0)
+    """Seconds after which the whole inventory is sent again although nothing changed."""
+
+
+class Engine(Section):
+    """The engine that finds faults."""
+
+    group: Name = "flatline-engine"
+    """Consumer group: engines of one group share the partitions."""
+    snapshot_every_s: float = Field(default=180.0, ge=5.0, le=3600.0)
+    """Seconds between two snapshots: what a restarted engine folds again at most."""
+
+
+class MigrationTarget(Section):
+    """How this node reaches another one for a live migration."""
+
+    uri: str
+    """The other libvirtd as this node's libvirtd connects to it: `qemu+tls://node7/system`."""
+    data_uri: str | None = None
+    """Where the memory goes, `tcp://10.0.7.1`; None lets libvirt choose."""
+    unsafe: bool = False
+    """Whether to migrate although libvirt cannot see that both nodes share the disks."""
+
+
+class Act(Section):
+    """The agent on a node."""
+
+    libvirt_uri: str = "qemu:///system"
+    """libvirt connection that verbs go through; it needs the right to write."""
+    targets: dict[Name, MigrationTarget] = {}
+    """Nodes to which a VM may be moved, by name; none that is not listed is ever a target."""
+
+
+class Policy(Section):
+    """What may be done to whom."""
+
+    file: Path | None = None
+    """Policy file. None takes the shipped `default`, which only observes."""
+
+
+class Http(Section):
+    """Probes and metrics."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Metrics name nodes and cells, so by default only this machine."""
+    port: int | None = Field(default=None, ge=0, le=65_535)
+    """Port of `/livez`, `/readyz` and `/metrics`; None serves none, 0 takes any free one."""
+
+
+class State(Section):
+    """What this process keeps on its own disk."""
+
+    folder: Path = Field(default_factory=_state_folder)
+    """Folder of the embedded log, the agent's ledger and the keys. It must be on a disk that
+    keeps what was flushed: the ledger is what prevents a second reset."""
+
+
+class Keys(Section):
+    """Who signs, and whose signature counts."""
+
+    folder: Path | None = None
+    """Private keys, one a role, made at the first start; None is `keys` in the state folder."""
+    trusted: Path | None = None
+    """Public keys (`planner-*.pub`, `agent-*.pub`) of those whose orders and marks count; None
+    is `trusted` in the state folder."""
+
+
+class Settings(BaseSettings):
+    """All settings of one process, checked."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        use_attribute_docstrings=True,
+    )
+
+    site: Place = Field(default_factory=Place)
+    log: LogPart = LogPart()
+    collect: Collect = Collect()
+    engine: Engine = Engine()
+    act: Act = Act()
+    policy: Policy = Policy()
+    http: Http = Http()
+    state: State = Field(default_factory=State)
+    keys: Keys = Keys()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where values come from: flags before the environment before the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def log_folder(self) -> Path:
+        """Where the embedded log stands."""
+        return self.log.folder or self.state.folder / "log"
+
+    @property
+    def key_folder(self) -> Path:
+        """Where this installation's own private keys stand."""
+        return self.keys.folder or self.state.folder / "keys"
+
+    @property
+    def trusted_folder(self) -> Path:
+        """Where the public keys stand that orders and marks are checked with."""
+        return self.keys.trusted or self.state.folder / "trusted"
+
+
+def load_settings(
+    file: Path | None = None, *, flags: Mapping[str, str] | None = None
+) -> tuple[Settings, Path | None]:
+    """Return the settings that hold, and the file that was read.
+
+    Parameters
+    ----------
+    file
+        TOML file; None takes `$FLATLINE_CONFIG`, else `/etc/flatline/flatline.toml` if there.
+    flags
+        Values by dotted name (`log.kind`), as text in TOML's notation; a bare word is a string.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read, a name does not exist, or a value does not fit.
+    """
+    chosen = _chosen(file)
+    text = _read(chosen) if chosen else ""
+    given = dict(flags or {})
+    origins = _Origins(file=chosen, text=text, flags=given)
+    for name, where in origins.given():
+        _check_name(name, where)
+
+    class Here(Settings):
+        model_config = SettingsConfigDict(toml_file=chosen)
+
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        _put(values, name.split("."), _flag_value(value))
+    try:
+        return Here(**values), chosen
+    except ValidationError as error:
+        problems = (_told(problem["loc"], problem["msg"], origins) for problem in error.errors())
+        raise SettingsError("\n".join(problems)) from error
+    except SettingsSourceError as error:
+        raise SettingsError(f"The environment cannot be read: {error}.") from error
+
+
+def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of every setting and, before its content, of every section."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from setting_names(kind, f"{prefix}{name}.")
+
+
+class _Origins:
+    """Where each value was written, so that a message can point at it."""
+
+    def __init__(self, *, file: Path | None, text: str, flags: Mapping[str, str]) -> None:
+        self._in_file: dict[str, str] = {}
+        if file is not None:
+            self._in_file = {
+                name: f"{file}, line {line}" for name, line in _lines(tomllib.loads(text), text)
+            }
+        self._in_environment = {
+            variable.removeprefix(PREFIX).lower().replace("__", "."): variable
+            for variable in os.environ
+            if variable.startswith(PREFIX) and not variable.startswith(_NOT_SETTINGS)
+        }
+        self._in_flags = {name: f"--set {name}" for name in flags}
+
+    def given(self) -> Iterator[tuple[str, str]]:
+        """Yield every name that was written anywhere, and where."""
+        for names in (self._in_file, self._in_environment, self._in_flags):
+            yield from names.items()
+
+    def of(self, name: str) -> str | None:
+        """Return where the value that holds for `name` was written, None for a default."""
+        for names in (self._in_flags, self._in_environment, self._in_file):
+            if name in names:
+                return names[name]
+        return None
+
+
+def _chosen(file: Path | None) -> Path | None:
+    if file is None and os.environ.get(CONFIG_VARIABLE):
+        file = Path(os.environ[CONFIG_VARIABLE])
+    if file is None and DEFAULT_FILE.exists():
+        file = DEFAULT_FILE
+    return file
+
+
+def _read(file: Path) -> str:
+    try:
+        text = file.read_text()
+        tomllib.loads(text)
+    except OSError as error:
+        raise SettingsError(f"Settings file {file} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"Settings file {file} is not TOML: {error}.") from error
+    return text
+
+
+def _check_name(name: str, where: str) -> None:
+    known = list(setting_names())
+    # What stands below a mapping is named by the user, and pydantic checks it.
+    if name in known or name.startswith(_FREE):
+        return
+    near = get_close_matches(name, known, n=1) or get_close_matches(
+        name.replace("_", "."), known, n=1, cutoff=0.5
+    )
+    hint = f" Did you mean {near[0]}?" if near else " `flatline config schema` lists all."
+    if near and where.startswith(PREFIX):
+        hint = f" Did you mean {PREFIX}{near[0].upper().replace('.', '__')}?"
+    raise SettingsError(f"{where}: there is no setting {name!r}.{hint}")
+
+
+def _told(location: tuple[int | str, ...], message: str, origins: _Origins) -> str:
+    """Return one sentence that says where a wrong value stands and what is wrong with it."""
+    parts = [str(part) for part in location]
+    # A value that may have several types reports each of them below its own name.
+    while parts and ".".join(parts) not in set(setting_names()):
+        parts.pop()
+    name = ".".join(parts)
+    where = origins.of(name) or "default"
+    return f"{where}: {name}: {message.removeprefix('Value error, ')}."
+
+
+def _flag_value(text: str) -> object:
+    """Return what a flag's text means in TOML; what is no TOML value is the text itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _put(values: dict[str, Any], path: list[str], value: object) -> None:
+    for part in path[:-1]:
+        values = values.setdefault(part, {})
+    values[path[-1]] = value
+
+
+def _lines(table: Mapping[str, Any], text: str, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Yield each name of a TOML document with its line, 1 where the layout hides it."""
+    for key, value in table.items():
+        name = prefix + key
+        if isinstance(value, Mapping):
+            yield from _lines(value, text, f"{name}.")
+            if not value or name not in set(setting_names()):
+                yield name, _line(name, text)
+        else:
+            yield name, _line(name, text)
+
+
+def _line(name: str, text: str) -> int:
+    section = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+            section = header[1] + "."
+            if header[1] == name:
+                return number
+        elif (key := re.match(r"\s*([\w.-]+)\s*=", line)) and section + key[1] == name:
+            return number
+    return 1

@@ -1,0 +1,158 @@
+"""Alerts: CloudEvents 1.0 in Kafka's binary mode, JSON data.
+
+An alert's id is fixed when it opens and says what it is about, so a restart, a replay or
+another log gives the same id. Delivery is at least once: consumers drop repeats by the
+CloudEvents id (`alert id/transition`).
+"""
+
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Final, Literal
+
+import msgspec
+
+from engine.wire.envelope import decode_json
+from engine.wire.frame import Role
+
+Scope = Literal["vm", "host", "pool", "network", "cell", "fleet"]
+AlertState = Literal["pending", "firing", "resolved", "suppressed"]
+Severity = Literal["info", "warning", "error", "critical"]
+Suggestion = Literal["none", "alert", "reboot", "migrate", "host_alert", "fleet_alert"]
+# How the vCPUs look in the evidence; the agent's look must see the same again.
+CpuShape = Literal["unknown", "idle", "one_core", "all_cores", "mixed"]
+
+EVENT_TYPE: Final = "io.flatline.alert.v1"
+
+
+class SamplePosition(msgspec.Struct, frozen=True, kw_only=True):
+    """Which frame of which source a sample came in: the same on every log."""
+
+    node: str
+    role: Role
+    run: str
+    sequence: int
+
+
+class EvidenceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One signal and what it is worth.
+
+    `nats` is the log likelihood ratio it adds to the hypothesis, negative where it
+    speaks against it; None for what gives context only. `limit` is what `value` was
+    compared with, None where there is no single one.
+    """
+
+    signal: str
+    value: float | None = None
+    limit: float | None = None
+    nats: float | None = None
+    text: str = ""
+
+
+class Resolution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why an alert was resolved; `verified` is True where the engine saw an action help."""
+
+    reason: str
+    verified: bool = False
+    action: str | None = None
+    order_step: int | None = None
+    stable_s: float | None = None
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One state of one alert.
+
+    Attributes
+    ----------
+    id
+        `alert_id(scope, subject, position)`: 32 hex digits.
+    transition
+        Counts changes of state, kind or suggestion, from 0. A firing alert that is only
+        published again keeps it.
+    subject
+        UUID text for scope `vm`, else the name of the node, pool, network, cell or site.
+    onset_ms
+        Event time at which the fault is thought to have begun.
+    opened_ms, decided_ms
+        Append time of the record that opened the alert, and of the one that decided this
+        state.
+    instance
+        The run of the VM that is judged (`metrics.LEVELS`); None for wider scopes.
+    incident
+        Id of the alert that this one belongs to, when a wider one explains it.
+    data_ms
+        Append time of the newest sample of the VM that the verdict rests on; publishing
+        again does not renew it. None is unknown, and too old to act on.
+    """
+
+    id: str
+    transition: int
+    scope: Scope
+    subject: str
+    site: str
+    zone: str
+    cell: str
+    kind: str
+    state: AlertState
+    severity: Severity
+    confidence: float
+    onset_ms: int
+    opened_ms: int
+    decided_ms: int
+    suggested_action: Suggestion
+    sentence: str
+    position: SamplePosition
+    configuration: str
+    v: Literal[1] = 1
+    node: str | None = None
+    instance: int | None = None
+    name: str | None = None
+    tenant: str | None = None
+    group: str | None = None
+    actionable: bool = False
+    history_s: float | None = None
+    panic_device: bool = False
+    cpu_shape: CpuShape = "unknown"
+    vms: tuple[str, ...] = ()
+    vetoes: tuple[str, ...] = ()
+    evidence: tuple[EvidenceItem, ...] = ()
+    incident: str | None = None
+    resolution: Resolution | None = None
+    data_ms: int | None = None
+
+
+def alert_id(*, scope: Scope, subject: str, position: SamplePosition) -> str:
+    """Return the id of the alert that the sample at `position` opened."""
+    text = "\x00".join(
+        (scope, subject, position.node, position.role, position.run, str(position.sequence))
+    )
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Alert)
+
+
+def encode_alert(alert: Alert) -> tuple[bytes, tuple[tuple[str, bytes], ...]]:
+    """Return the value and the CloudEvents headers of one alert (Kafka binding, 3.2)."""
+    moment = datetime.fromtimestamp(alert.decided_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    headers = (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", f"{alert.id}/{alert.transition}".encode()),
+        ("ce_type", EVENT_TYPE.encode()),
+        ("ce_source", f"/flatline/{alert.site}/{alert.cell}".encode()),
+        ("ce_subject", alert.subject.encode()),
+        ("ce_time", moment.encode()),
+        ("content-type", b"application/json"),
+    )
+    return _encoder.encode(alert), headers
+
+
+def decode_alert(value: bytes) -> Alert:
+    """Return the alert that `value` stands for.
+
+    Raises
+    ------
+    RecordRejected
+        `value` is not an alert of a version this release reads.
+    """
+    return decode_json(value, _decoder)

@@ -1,0 +1,72 @@
+"""Control records: what people and breakers tell every planner and agent.
+
+One compacted record per key; the last word on a key holds. An agent reads the topic to its
+current end before each call, so a pause that stands in the log is a pause that holds.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from engine.wire.envelope import decode_json
+
+ControlKind = Literal["pause", "maintenance", "silence", "mode", "policy"]
+ControlScope = Literal["site", "zone", "cell", "node", "pool", "network", "tenant", "vm"]
+Mode = Literal["observe", "approve", "auto"]
+
+
+class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One word on one scope.
+
+    Attributes
+    ----------
+    subject
+        What of the scope: a cell's name, a VM's UUID text; empty for the whole site.
+    active
+        False takes the word back.
+    until_ms
+        Wall time at which it ends by itself; None holds until taken back.
+    mode, action
+        Only for kind `mode`: which mode, for which action class (None: all).
+    policy
+        Only for kind `policy`: the hash of the policy in force.
+    source
+        Who speaks where it is not an operator: words of two sources on one scope both stand.
+    """
+
+    kind: ControlKind
+    scope: ControlScope
+    subject: str
+    active: bool
+    by: str
+    reason: str
+    time_ms: int
+    v: Literal[1] = 1
+    until_ms: int | None = None
+    mode: Mode | None = None
+    action: str | None = None
+    policy: str | None = None
+    source: str = ""
+
+    def key(self) -> bytes:
+        """Return the record key: a later word with the same key replaces this one."""
+        parts = (self.kind, self.scope, self.subject, self.action or "")
+        return "/".join((*parts, self.source) if self.source else parts).encode()
+
+    def holds(self, *, now_ms: int) -> bool:
+        """Return whether the word is in force at `now_ms`."""
+        return self.active and (self.until_ms is None or now_ms < self.until_ms)
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Control)
+
+
+def encode_control(control: Control) -> bytes:
+    """Return the bytes of one control record."""
+    return _encoder.encode(control)
+
+
+def decode_control(value: bytes) -> Control:
+    """Return the control record that `value` stands for, or raise `RecordRejected`."""
+    return decode_json(value, _decoder)

@@ -1,0 +1,69 @@
+"""What every record's bytes have in common: a size limit, a version, and how they fail."""
+
+from typing import Final, TypeVar
+
+import msgspec
+
+from engine.errors import RecordRejected
+
+# Below the broker's message.max.bytes (1,048,588), so that a record with its headers and
+# the batch around it always fits; a batch that grows past the broker's limit breaks the
+# idempotent producer for good (research: aiokafka, MessageSizeTooLarge).
+MAX_RECORD_BYTES: Final = 900_000
+
+# What a log takes at most: the value with its key and headers, still below the broker's limit.
+MAX_APPEND_BYTES: Final = MAX_RECORD_BYTES + 64 * 1024
+
+T = TypeVar("T")
+
+
+class _Version(msgspec.Struct):
+    v: int = 1
+
+
+_msgpack_version = msgspec.msgpack.Decoder(_Version)
+_json_version = msgspec.json.Decoder(_Version)
+
+
+def decode_msgpack(value: bytes, decoder: msgspec.msgpack.Decoder[T]) -> T:
+    """Return the decoded value, or raise `RecordRejected` with the reason."""
+    return _decode(value, decoder, _msgpack_version)
+
+
+def decode_json(value: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Return the decoded value, or raise `RecordRejected` with the reason."""
+    return _decode(value, decoder, _json_version)
+
+
+def _decode(
+    value: bytes,
+    decoder: "msgspec.msgpack.Decoder[T] | msgspec.json.Decoder[T]",
+    version_decoder: "msgspec.msgpack.Decoder[_Version] | msgspec.json.Decoder[_Version]",
+) -> T:
+    if len(value) > MAX_RECORD_BYTES:
+        raise RecordRejected("oversized", f"{len(value)} bytes, {MAX_RECORD_BYTES} at most")
+    try:
+        return decoder.decode(value)
+    except msgspec.ValidationError as error:
+        raise _rejected(value, version_decoder, str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        reason = "truncated" if "truncated" in str(error) else "malformed"
+        raise RecordRejected(reason, str(error)) from error
+    except (RecursionError, OverflowError, ValueError) as error:
+        # Deep nesting and absurd numbers are the writer's fault, never a reason to stop.
+        raise RecordRejected("malformed", f"{type(error).__name__}: {error}") from error
+
+
+def _rejected(
+    value: bytes,
+    version_decoder: "msgspec.msgpack.Decoder[_Version] | msgspec.json.Decoder[_Version]",
+    detail: str,
+) -> RecordRejected:
+    """Tell a record of a later release from one that is simply wrong."""
+    try:
+        version = version_decoder.decode(value).v
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        return RecordRejected("malformed", detail)
+    if version != 1:
+        return RecordRejected("unknown_version", f"version {version}, this release reads 1")
+    return RecordRejected("malformed", detail)

@@ -1,0 +1,274 @@
+"""The frame: what one node's VMs looked like at one moment, and what happened to them.
+
+A frame is one record on `flatline.frames.v1`, keyed by cell. Columns travel packed
+(`engine.wire.table`), the rest as a msgpack map, so that fields can be added.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import RecordRejected
+from engine.wire import metrics
+from engine.wire.envelope import MAX_RECORD_BYTES, decode_msgpack
+from engine.wire.table import PackedTable, Widen, pack, unpack
+
+UUID_BYTES: Final = 16
+
+# The broker takes batches up to 1,048,588 bytes (message.max.bytes); a frame above this
+# is split by VM range before it is sent, so the number bounds one frame, not one node.
+MAX_FRAME_ROWS: Final = 4096
+
+# What a `source` is to a node. "shell" is the process that runs the engine: it writes
+# ticks. "owner" is a person or program at `flatline event`.
+Role = Literal["collector", "agent", "owner", "shell"]
+
+
+class VmRows:
+    """Rows of a frame as arrays; one column per VM, rows as `engine.wire.metrics` lists them.
+
+    Attributes
+    ----------
+    uuids
+        `n` VM UUIDs, 16 bytes each, concatenated: comparing two rosters is one comparison.
+    integers
+        Shape (len(INTEGERS), n), uint64; 0 where `missing`.
+    missing
+        Shape (len(INTEGERS), n), bool; None where nothing is missing. A missing value is
+        unknown, never zero.
+    gauges
+        Shape (len(GAUGES), n), float32; NaN is missing.
+    """
+
+    __slots__ = ("gauges", "integers", "missing", "uuids")
+
+    def __init__(
+        self,
+        *,
+        uuids: bytes,
+        integers: NDArray[np.uint64],
+        missing: NDArray[np.bool_] | None,
+        gauges: NDArray[np.float32],
+    ) -> None:
+        self.uuids = uuids
+        self.integers = integers
+        self.missing = missing
+        self.gauges = gauges
+
+    def __len__(self) -> int:
+        return len(self.uuids) // UUID_BYTES
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, VmRows):
+            return NotImplemented
+        return (
+            self.uuids == other.uuids
+            and np.array_equal(self.integers, other.integers)
+            and np.array_equal(self.present(), other.present())
+            and np.array_equal(self.gauges, other.gauges, equal_nan=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @classmethod
+    def empty(cls) -> "VmRows":
+        """Return rows of no VM."""
+        return cls(
+            uuids=b"",
+            integers=np.zeros((len(metrics.INTEGERS), 0), np.uint64),
+            missing=None,
+            gauges=np.zeros((len(metrics.GAUGES), 0), np.float32),
+        )
+
+    def present(self) -> NDArray[np.bool_]:
+        """Return shape (len(INTEGERS), n): where a value was measured."""
+        if self.missing is None:
+            return np.ones(self.integers.shape, np.bool_)
+        return ~self.missing
+
+    def vm(self, column: int) -> bytes:
+        """Return the UUID of one VM."""
+        return self.uuids[column * UUID_BYTES : (column + 1) * UUID_BYTES]
+
+    def select(self, columns: slice) -> "VmRows":
+        """Return the rows of a contiguous range of VMs, sharing memory."""
+        start, stop, _ = columns.indices(len(self))
+        return VmRows(
+            uuids=self.uuids[start * UUID_BYTES : stop * UUID_BYTES],
+            integers=self.integers[:, start:stop],
+            missing=None if self.missing is None else self.missing[:, start:stop],
+            gauges=self.gauges[:, start:stop],
+        )
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that happened on a node; `id` is the source's own and never reused.
+
+    `kind` is one of `metrics.EVENT_KINDS`. `vm` is None for events of the node itself.
+    """
+
+    id: str
+    kind: str
+    time_ns: int
+    vm: bytes | None = None
+    detail: dict[str, str] = {}
+
+
+class PoolSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A storage pool as one node sees it; None is not measured."""
+
+    name: str
+    capacity_bytes: int | None = None
+    available_bytes: int | None = None
+    latency_s: float | None = None
+
+
+class InventoryItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a VM is, from its definition and its `flatline` metadata element.
+
+    An unknown `tenant` or `group` (None) makes the VM not actionable, whatever
+    `actionable` says. `disks` maps the target device to its pool, `nics` to its network.
+    """
+
+    vm: bytes
+    name: str
+    tenant: str | None = None
+    group: str | None = None
+    flavor: str | None = None
+    actionable: bool = False
+    vcpus: int | None = None
+    memory_bytes: int | None = None
+    disks: dict[str, str] = {}
+    nics: dict[str, str] = {}
+    panic_device: bool = False
+    watchdog: bool = False
+    balloon_period_s: int = 0
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """Who wrote a frame, when, and where in its own sequence.
+
+    A source is (node, role, run); `sequence` counts from 0 within a run and has no gaps,
+    so a gap at the reader is loss on the way. `mono_ns` gives durations; `event_time_ns`
+    is the node's wall clock and may be wrong.
+    """
+
+    site: str
+    zone: str
+    cell: str
+    node: str
+    role: Role
+    run: str
+    sequence: int
+    event_time_ns: int
+    mono_ns: int
+    interval_ms: int
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True):
+    """One node's report. A frame without rows and events is a tick."""
+
+    header: Header
+    rows: VmRows
+    events: tuple[Event, ...] = ()
+    inventory: tuple[InventoryItem, ...] = ()
+    node: dict[str, float] = {}
+    pools: tuple[PoolSample, ...] = ()
+
+
+class FrameValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The frame as it stands in the log: msgpack, columns packed."""
+
+    header: Header
+    v: Literal[1] = 1
+    uuids: bytes = b""
+    integers: PackedTable = PackedTable()
+    gauges: PackedTable = PackedTable()
+    events: tuple[Event, ...] = ()
+    inventory: tuple[InventoryItem, ...] = ()
+    node: dict[str, float] = {}
+    pools: tuple[PoolSample, ...] = ()
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(FrameValue)
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """Return the bytes that stand in the log for `frame`.
+
+    Gauges travel as their 32-bit patterns, through the same packing as integers.
+
+    Raises
+    ------
+    ValueError
+        More than `MAX_FRAME_ROWS` rows, or more than `MAX_RECORD_BYTES` bytes: the caller
+        splits by VM range before it encodes.
+    """
+    rows = frame.rows
+    if len(rows) > MAX_FRAME_ROWS:
+        raise ValueError(f"{len(rows)} rows in one frame, {MAX_FRAME_ROWS} at most: split it first")
+    value = _encoder.encode(
+        FrameValue(
+            header=frame.header,
+            uuids=rows.uuids,
+            integers=pack(metrics.INTEGER_COLUMNS, rows.integers, rows.missing),
+            gauges=pack(metrics.GAUGE_COLUMNS, rows.gauges.view(np.uint32).astype(np.uint64), None),
+            events=frame.events,
+            inventory=frame.inventory,
+            node=frame.node,
+            pools=frame.pools,
+        )
+    )
+    if len(value) > MAX_RECORD_BYTES:
+        raise ValueError(f"a frame of {len(value)} bytes, {MAX_RECORD_BYTES} at most: split it")
+    return value
+
+
+def decode_frame(value: bytes, widen: Widen | None = None) -> Frame:
+    """Return the frame that `value` stands for; columns of unknown names are ignored.
+
+    `widen` is `models.kernels.columns.widen` where Numba may be imported: four times as fast.
+
+    Raises
+    ------
+    RecordRejected
+        `value` is not a frame: oversized, truncated, malformed, of an unknown version,
+        or with values that cannot be.
+    """
+    wire = decode_msgpack(value, _decoder)
+    size, rest = divmod(len(wire.uuids), UUID_BYTES)
+    if rest:
+        raise RecordRejected("malformed", f"{len(wire.uuids)} bytes of UUIDs, not a multiple of 16")
+    if size > MAX_FRAME_ROWS:
+        raise RecordRejected("oversized", f"{size} rows, {MAX_FRAME_ROWS} at most")
+    _check_header(wire.header)
+    integers, missing = unpack(metrics.INTEGER_COLUMNS, wire.integers, size, widen)
+    patterns, absent = unpack(metrics.GAUGE_COLUMNS, wire.gauges, size, widen)
+    gauges = patterns.astype(np.uint32).view(np.float32)
+    if absent is not None:
+        gauges[absent] = np.nan
+    return Frame(
+        header=wire.header,
+        rows=VmRows(uuids=wire.uuids, integers=integers, missing=missing, gauges=gauges),
+        events=wire.events,
+        inventory=wire.inventory,
+        node=wire.node,
+        pools=wire.pools,
+    )
+
+
+def _check_header(header: Header) -> None:
+    """Reject what no collector writes, so that the engine need not ask again."""
+    if not (header.site and header.cell and header.node and header.run):
+        raise RecordRejected("bad_value", "site, cell, node and run must not be empty")
+    if header.sequence < 0 or header.mono_ns < 0 or header.event_time_ns < 0:
+        raise RecordRejected(
+            "bad_value", "sequence, mono_ns and event_time_ns must not be negative"
+        )
+    if not 0 < header.interval_ms <= 3_600_000:
+        raise RecordRejected(
+            "bad_value", f"interval_ms is {header.interval_ms}, must be 1..3600000"
+        )

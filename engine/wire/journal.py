@@ -1,0 +1,47 @@
+"""The journal: every decision, refusal, call, outcome and effect, in one chain per writer."""
+
+from typing import Literal
+
+import msgspec
+
+from engine.wire.envelope import decode_json
+
+EntryKind = Literal["start", "decision", "refusal", "call", "outcome", "effect", "control"]
+
+
+class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One link of a writer's chain.
+
+    `previous` is the `link` of the writer's entry before this one, empty for the first.
+    `link` is the hash over everything else (`engine.action.chain`); a reader that finds
+    another value, a gap in `sequence` or a `previous` that does not match has found an
+    edit, a deletion or a truncation.
+    """
+
+    writer: str
+    sequence: int
+    time_ms: int
+    kind: EntryKind
+    sentence: str
+    previous: str
+    link: str
+    v: Literal[1] = 1
+    incident: str | None = None
+    step: int | None = None
+    vm: str | None = None
+    cell: str | None = None
+    detail: dict[str, str] = {}
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(JournalEntry)
+
+
+def encode_entry(entry: JournalEntry) -> bytes:
+    """Return the bytes of one entry."""
+    return _encoder.encode(entry)
+
+
+def decode_entry(value: bytes) -> JournalEntry:
+    """Return the entry that `value` stands for, or raise `RecordRejected`."""
+    return decode_json(value, _decoder)

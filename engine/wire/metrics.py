@@ -1,0 +1,148 @@
+"""The metrics a VM row carries: the one list, in the order in which arrays hold them.
+
+Names and units are Flatline's; which libvirt field each comes from stands in
+`connectors.libvirt.decoding`. Appending to a list is a compatible change, since columns
+travel by name; renaming or reordering one is not.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+
+class Metric(NamedTuple):
+    """One column of the VM table.
+
+    `quantum` is a factor that all values of this column are expected to share (512-byte
+    sectors, 10 ms scheduler ticks). The codec divides by it where that loses nothing.
+    """
+
+    name: str
+    quantum: int = 1
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Columns:
+    """A list of metrics as the rows of an array; compared by identity, so cheap as a key."""
+
+    metrics: tuple[Metric, ...]
+
+    def __len__(self) -> int:
+        return len(self.metrics)
+
+
+# Cumulative since the VM's `instance` began; a smaller value than before is a new epoch.
+COUNTERS: Final = (
+    Metric("cpu_time_ns"),
+    Metric("cpu_user_ns", 10_000_000),
+    Metric("cpu_system_ns", 10_000_000),
+    Metric("vcpu_wait_ns"),
+    Metric("vcpu_delay_ns"),
+    Metric("block_rd_ns"),
+    Metric("block_wr_ns"),
+    Metric("block_fl_ns"),
+    Metric("block_rd_bytes", 512),
+    Metric("block_wr_bytes", 512),
+    Metric("net_rx_bytes"),
+    Metric("net_tx_bytes"),
+    Metric("block_rd_reqs"),
+    Metric("block_wr_reqs"),
+    Metric("block_fl_reqs"),
+    Metric("net_rx_pkts"),
+    Metric("net_tx_pkts"),
+    Metric("balloon_major_faults"),
+    Metric("net_rx_errs"),
+    Metric("net_tx_errs"),
+    Metric("net_rx_drop"),
+    Metric("net_tx_drop"),
+)
+
+# Unsigned values that stand for themselves at the moment of the sample.
+LEVELS: Final = (
+    Metric("balloon_current_kib", 1024),
+    Metric("balloon_rss_kib", 4),
+    Metric("balloon_usable_kib", 4),
+    Metric("balloon_last_update_s"),
+    # The hypervisor's number of this run of the VM: it changes at each start and on the
+    # target of a migration, not at a reset.
+    Metric("instance"),
+    Metric("state"),
+    Metric("vcpus"),
+    Metric("vcpus_busy"),
+    Metric("vcpus_halted"),
+    Metric("job_active"),
+)
+
+# 32-bit floats at the moment of the sample; NaN is missing.
+GAUGES: Final = (
+    # Share of one core that the busiest vCPU used over the interval.
+    Metric("vcpu_busiest_ratio"),
+    Metric("dirty_bytes_per_s"),
+)
+
+INTEGERS: Final = COUNTERS + LEVELS
+INTEGER_COLUMNS: Final = Columns(INTEGERS)
+GAUGE_COLUMNS: Final = Columns(GAUGES)
+INTEGER_ROW: Final = {metric.name: row for row, metric in enumerate(INTEGERS)}
+GAUGE_ROW: Final = {metric.name: row for row, metric in enumerate(GAUGES)}
+
+# Values of the level `state`, numbered as libvirt's virDomainState.
+VM_STATES: Final = (
+    "no_state",
+    "running",
+    "blocked",
+    "paused",
+    "shutdown",
+    "shut_off",
+    "crashed",
+    "pm_suspended",
+)
+
+# Gauges of a node, by name; absent is not measured.
+NODE_METRICS: Final = (
+    "cpu_cores",
+    "cpu_busy_ratio",
+    "memory_total_bytes",
+    "memory_available_bytes",
+    "psi_cpu_some_ratio",
+    "psi_io_some_ratio",
+    "psi_io_full_ratio",
+    "psi_memory_some_ratio",
+    "psi_memory_full_ratio",
+    "hypervisor_reachable",
+)
+
+# What may stand in `Event.kind`. A reader ignores kinds it does not know.
+EVENT_KINDS: Final = (
+    # lifecycle, as the hypervisor told it
+    "started",
+    "stopped",
+    "shutdown",
+    "paused",
+    "resumed",
+    "rebooted",
+    "crashed",
+    "crash_dump",
+    "migrated_in",
+    "migrated_out",
+    "panicked",
+    "watchdog",
+    "io_error",
+    "job_started",
+    "job_ended",
+    "agent_connected",
+    "agent_lost",
+    # the collector about itself
+    "monitor_hung",
+    "monitor_back",
+    "hypervisor_lost",
+    "hypervisor_back",
+    "frames_dropped",
+    "events_dropped",
+    # an owner's word
+    "owner_reboot",
+    "owner_maintenance",
+    # the agent's action marks
+    "action_sent",
+    "action_returned",
+    "action_unknown",
+)

@@ -1,0 +1,146 @@
+"""Orders and the marks that close them: everything on `flatline.orders.v1`.
+
+The exact bytes are signed with Ed25519 (RFC 8032); the headers carry the signature and
+the id of the key. A reader verifies before it parses.
+"""
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Final, Literal
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from engine.errors import RecordRejected
+from engine.wire.alert import CpuShape
+from engine.wire.envelope import decode_json
+
+Action = Literal["reboot", "reset", "migrate", "move_disk"]
+Outcome = Literal["returned", "refused", "unknown", "expired", "not_attempted"]
+
+# An order that is older than this is void whatever it says: long enough for the look
+# (≥ 4 s) and a busy log, short enough that nothing acts on yesterday's picture.
+MAX_LIFETIME_MS: Final = 60_000
+
+KEY_HEADER: Final = "flatline-key"
+SIGNATURE_HEADER: Final = "flatline-signature"
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order", omit_defaults=True):
+    """One action on one VM.
+
+    Attributes
+    ----------
+    incident, step
+        Together the idempotency key: the first order for a pair wins, for ever.
+    instance
+        The run of the VM that was judged; another one on the node makes the order void.
+    expires_ms
+        Wall time after which no agent may start it.
+    deadline_ms
+        Wall time until which the order counts as in flight when nothing closes it.
+    data_ms
+        Append time of the newest sample the decision rests on.
+    dry_run
+        Everything happens but the last call.
+    opened_ms
+        Append time of the record that opened the incident; 0 is unknown.
+    history_s
+        For how long the VM had been watched when it was judged; None is unknown.
+    attested
+        The VM's own panic device or watchdog said that it crashed.
+    """
+
+    incident: str
+    step: int
+    action: Action
+    vm: str
+    instance: int
+    site: str
+    cell: str
+    node: str
+    kind: str
+    cpu_shape: CpuShape
+    issued_ms: int
+    expires_ms: int
+    deadline_ms: int
+    data_ms: int
+    dry_run: bool
+    planner: str
+    policy: str
+    sentence: str
+    v: Literal[1] = 1
+    target: str | None = None
+    tenant: str | None = None
+    group: str | None = None
+    opened_ms: int = 0
+    history_s: float | None = None
+    attested: bool = False
+
+
+class Closed(msgspec.Struct, frozen=True, kw_only=True, tag="closed", omit_defaults=True):
+    """The agent's mark that an order is no longer in flight, and how it ended."""
+
+    incident: str
+    step: int
+    vm: str
+    node: str
+    agent: str
+    outcome: Outcome
+    dry_run: bool
+    time_ms: int
+    sentence: str
+    v: Literal[1] = 1
+
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Order | Closed] = msgspec.json.Decoder(Order | Closed)
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """Return the short name of a public key: 16 hex digits of its BLAKE2b hash."""
+    return blake2b(key.public_bytes(Encoding.Raw, PublicFormat.Raw), digest_size=8).hexdigest()
+
+
+def encode_order(
+    entry: Order | Closed, key: Ed25519PrivateKey
+) -> tuple[bytes, tuple[tuple[str, bytes], ...]]:
+    """Return the value and the headers that carry its signature."""
+    value = _encoder.encode(entry)
+    return value, (
+        (KEY_HEADER, key_id(key.public_key()).encode()),
+        (SIGNATURE_HEADER, key.sign(value)),
+    )
+
+
+def decode_order(
+    value: bytes,
+    headers: tuple[tuple[str, bytes], ...],
+    *,
+    trusted: Mapping[str, Ed25519PublicKey],
+) -> Order | Closed:
+    """Return what `value` says, once its signature holds.
+
+    Parameters
+    ----------
+    trusted
+        Public keys by `key_id`; for an order those of planners, for a mark those of agents.
+
+    Raises
+    ------
+    RecordRejected
+        `bad_signature` when a header is missing, the key is not trusted or the signature
+        does not match; else as `engine.wire.envelope` says.
+    """
+    found = dict(headers)
+    signature = found.get(SIGNATURE_HEADER)
+    name = found.get(KEY_HEADER, b"").decode("ascii", "replace")
+    if signature is None or name not in trusted:
+        raise RecordRejected("bad_signature", f"no signature by a trusted key (key {name!r})")
+    try:
+        trusted[name].verify(signature, value)
+    except InvalidSignature as error:
+        raise RecordRejected("bad_signature", f"the signature by key {name} is wrong") from error
+    return decode_json(value, _decoder)

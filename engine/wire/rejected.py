@@ -1,0 +1,52 @@
+"""What could not be read: kept with its reason, so that nothing is lost uncounted."""
+
+from hashlib import sha256
+from typing import Final, Literal
+
+import msgspec
+
+from engine.wire.envelope import decode_msgpack
+
+# Enough to see what it was; a flood of 10 MB records must not fill the topic.
+KEPT_BYTES: Final = 65_536
+
+
+class Rejected(msgspec.Struct, frozen=True, kw_only=True):
+    """The first `KEPT_BYTES` of a record that was refused, and why."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    detail: str
+    length: int
+    sha256: str
+    head: bytes
+    v: Literal[1] = 1
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Rejected)
+
+
+def encode_rejected(
+    value: bytes, *, topic: str, partition: int, offset: int, reason: str, detail: str
+) -> bytes:
+    """Return the bytes that stand on `flatline.rejected.v1` for a refused `value`."""
+    return _encoder.encode(
+        Rejected(
+            topic=topic,
+            partition=partition,
+            offset=offset,
+            reason=reason,
+            detail=detail,
+            length=len(value),
+            sha256=sha256(value).hexdigest(),
+            head=value[:KEPT_BYTES],
+        )
+    )
+
+
+def decode_rejected(value: bytes) -> Rejected:
+    """Return what was refused, or raise `RecordRejected`."""
+    return decode_msgpack(value, _decoder)

@@ -1,0 +1,29 @@
+"""JSON Schema of every contract, generated from the Structs that are its only source."""
+
+from typing import Any, Final
+
+import msgspec
+
+from engine.wire.alert import Alert
+from engine.wire.control import Control
+from engine.wire.frame import FrameValue
+from engine.wire.journal import JournalEntry
+from engine.wire.order import Closed, Order
+from engine.wire.rejected import Rejected
+from engine.wire.score import Scores
+
+CONTRACTS: Final[dict[str, Any]] = {
+    "frame": FrameValue,
+    "alert": Alert,
+    "order": Order | Closed,
+    "journal": JournalEntry,
+    "control": Control,
+    "score": Scores,
+    "rejected": Rejected,
+}
+
+
+def schema(name: str) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of one contract of `CONTRACTS`."""
+    document = msgspec.json.schema(CONTRACTS[name])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}

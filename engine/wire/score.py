@@ -1,0 +1,66 @@
+"""Scores: per closed minute and cell, what was expected of each VM and what came.
+
+For history and for retraining. Columns are 32-bit floats in the order of `FEATURES`.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import RecordRejected
+from engine.wire.envelope import decode_msgpack
+from engine.wire.frame import UUID_BYTES
+
+# Means over the minute; `*_expected` is the one-step expectation, `*_band` half the width
+# of its interval (≈ 3 standard deviations).
+FEATURES: Final = (
+    "cpu_cores",
+    "cpu_cores_expected",
+    "cpu_cores_band",
+    "disk_rd_bytes_per_s",
+    "disk_wr_bytes_per_s",
+    "net_tx_bytes_per_s",
+    "worst_z",
+    "silence_nats",
+    "fault_nats",
+    "forest_score",
+)
+
+
+class Scores(msgspec.Struct, frozen=True, kw_only=True):
+    """One minute of one cell; `values` is shape (len(features), n) float32, row by row."""
+
+    site: str
+    cell: str
+    minute_ms: int
+    uuids: bytes
+    values: bytes
+    classes: tuple[str, ...]
+    node_load: dict[str, float]
+    configuration: str
+    features: tuple[str, ...] = FEATURES
+    v: Literal[1] = 1
+
+    def matrix(self) -> NDArray[np.float32]:
+        """Return `values` as shape (len(features), n); NaN is unknown."""
+        return np.frombuffer(self.values, "<f4").reshape(len(self.features), -1)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Scores)
+
+
+def encode_scores(scores: Scores) -> bytes:
+    """Return the bytes of one minute."""
+    return _encoder.encode(scores)
+
+
+def decode_scores(value: bytes) -> Scores:
+    """Return the minute that `value` stands for, or raise `RecordRejected`."""
+    scores = decode_msgpack(value, _decoder)
+    size, rest = divmod(len(scores.uuids), UUID_BYTES)
+    if rest or len(scores.values) != 4 * size * len(scores.features):
+        raise RecordRejected("malformed", "values do not fit the VMs and features named")
+    return scores

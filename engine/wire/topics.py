@@ -1,0 +1,57 @@
+"""Every topic of a site: the one list from which both logs are set up.
+
+Sizes are for one partition on the embedded log; on Kafka they become `retention.bytes`.
+"""
+
+from typing import Final, NamedTuple
+
+_MIB: Final = 1 << 20
+_HOUR_S: Final = 3600
+_DAY_S: Final = 24 * _HOUR_S
+
+
+class Topic(NamedTuple):
+    """What an installation must provide.
+
+    Attributes
+    ----------
+    partitions
+        None takes the site's setting (`log.partitions`), which all topics keyed by cell
+        share, so that a cell has the same partition number in each of them.
+    retention_s
+        None keeps records until `retention_bytes` is reached.
+    compacted
+        Whether only the last record of each key must stay.
+    durable
+        Whether the embedded log waits for the disk at each append: for what an action
+        depends on.
+    """
+
+    name: str
+    partitions: int | None
+    retention_s: int | None
+    retention_bytes: int
+    compacted: bool = False
+    durable: bool = False
+
+
+# Two days of frames let an engine that was away over a weekend's end catch up.
+FRAMES: Final = Topic("flatline.frames.v1", None, 2 * _DAY_S, 4096 * _MIB)
+ALERTS: Final = Topic("flatline.alerts.v1", None, 30 * _DAY_S, 256 * _MIB)
+# One partition, because the order of orders is what decides which of them may run. Limits
+# look back 24 h; a month lets a person read what happened.
+ORDERS: Final = Topic("flatline.orders.v1", 1, 30 * _DAY_S, 256 * _MIB, durable=True)
+# The audit log: at least a year.
+JOURNAL: Final = Topic("flatline.journal.v1", None, 400 * _DAY_S, 1024 * _MIB, durable=True)
+SCORES: Final = Topic("flatline.scores.v1", None, 7 * _DAY_S, 512 * _MIB)
+CONTROL: Final = Topic("flatline.control.v1", 1, None, 64 * _MIB, compacted=True, durable=True)
+# By size and not by key: two generations must stay whole, chunks and manifest together.
+SNAPSHOTS: Final = Topic("flatline.snapshots.v1", None, None, 512 * _MIB)
+REJECTED: Final = Topic("flatline.rejected.v1", None, 7 * _DAY_S, 128 * _MIB)
+
+TOPICS: Final = (FRAMES, ALERTS, ORDERS, JOURNAL, SCORES, CONTROL, SNAPSHOTS, REJECTED)
+
+
+def partition_count(topic: Topic, site_partitions: int) -> int:
+    """Return how many partitions `topic` has where the site's setting is `site_partitions`."""
+    return site_partitions if topic.partitions is None else topic.partitions

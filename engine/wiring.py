@@ -1,0 +1,458 @@
+"""The one place that knows ports and adapters: settings become running roles here.
+
+Adapters are imported where they are needed and nowhere else, so that a collector or an
+agent never loads the kernels, and a machine without libvirt runs everything but its node.
+"""
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    nullcontext,
+)
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from connectors.clock import SystemClock
+from connectors.http.probes import ProbeServer
+from engine.action.catalogue import Policy, parse_policy, read_shipped
+from engine.action.keys import TrustedKeys
+from engine.errors import SettingsError
+from engine.keyring import own_key, trusted_keys
+from engine.ports import Clock, Hypervisor, LedgerStore, Log, Verbs
+from engine.roles.health import STUCK_AFTER_S, Health, Verdict
+from engine.roles.run import Opener, Role
+from engine.settings import Settings
+
+if TYPE_CHECKING:
+    from connectors.kafka.config import KafkaConfig
+    from connectors.simulator.fleet import Fleet
+
+_log = structlog.get_logger()
+
+Connect = Callable[[], AbstractAsyncContextManager[Log]]
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What all roles of one process share; `run` names this life of it."""
+
+    settings: Settings
+    clock: Clock
+    health: Health
+    run: str = field(default_factory=lambda: secrets.token_hex(8))
+
+
+def process(settings: Settings) -> Process:
+    """Return a process on the machine's own clocks."""
+    clock = SystemClock()
+    # A collector that samples every 5 min is silent for as long between two samples.
+    stuck_s = max(STUCK_AFTER_S, 3 * settings.collect.interval_s)
+    return Process(settings, clock, Health(clock, stuck_after_s=stuck_s))
+
+
+def probes(process: Process) -> AbstractAsyncContextManager[object]:
+    """Return the server of probes and metrics, or nothing where none is asked for."""
+    http = process.settings.http
+    if http.port is None:
+        return nullcontext()
+
+    def answer(verdict: Verdict) -> tuple[bool, tuple[str, ...]]:
+        return verdict.ok, verdict.sentences
+
+    server = ProbeServer(
+        host=http.host,
+        port=http.port,
+        live=lambda: answer(process.health.live()),
+        ready=lambda: answer(process.health.ready()),
+    )
+
+    @asynccontextmanager
+    async def served() -> AsyncIterator[None]:
+        with server:
+            host, port = server.address
+            _log.info("Probes and metrics are served.", host=host, port=port)
+            yield
+
+    return served()
+
+
+def open_log(process: Process, *, frames: bool = False) -> AbstractAsyncContextManager[Log]:
+    """Return the site's log, to be entered; which one is a matter of settings.
+
+    Parameters
+    ----------
+    frames
+        Whether frames are read for a group: then, on Kafka, through what
+        `log.kafka.consumer` says.
+    """
+    settings = process.settings
+    if settings.log.kind == "embedded":
+        from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+
+        config = EmbeddedConfig(
+            folder=settings.log_folder,
+            partitions=settings.log.partitions,
+            max_bytes=settings.log.max_bytes,
+        )
+        return EmbeddedLog(config, clock=process.clock)
+    kafka = kafka_config(settings, run=process.run)
+    if frames and settings.log.kafka.consumer == "faust":
+        from connectors.kafka.faust_worker import FaustKafkaLog
+
+        return FaustKafkaLog(kafka)
+    from connectors.kafka.log import KafkaLog
+
+    return KafkaLog(kafka)
+
+
+def kafka_config(settings: Settings, *, run: str = "") -> "KafkaConfig":
+    """Return what the Kafka adapter is told.
+
+    Raises
+    ------
+    SettingsError
+        The password's file cannot be read.
+    """
+    from connectors.kafka.config import KafkaConfig, KafkaSecurity
+
+    kafka = settings.log.kafka
+    return KafkaConfig(
+        bootstrap=kafka.bootstrap,
+        client_id=f"flatline-{settings.site.node}-{run}".rstrip("-"),
+        partitions=settings.log.partitions,
+        replication=kafka.replication,
+        topic_prefix=kafka.topic_prefix,
+        # Shorter than the silence after which a part of a process counts as stuck.
+        connect_timeout_s=STUCK_AFTER_S / 3,
+        security=KafkaSecurity(
+            protocol=kafka.security,
+            mechanism=kafka.mechanism,
+            username=kafka.username,
+            password=kafka.secret(),
+            ca_file=kafka.ca_file,
+            cert_file=kafka.cert_file,
+            key_file=kafka.key_file,
+        ),
+    )
+
+
+async def topic_problems(process: Process) -> tuple[str, ...]:
+    """Return one sentence for each way in which the log differs from what is declared.
+
+    Raises
+    ------
+    LogRefused, LogUnreachable
+        Nobody can be asked; the message tells a wrong password from an absent broker.
+    """
+    if process.settings.log.kind == "embedded":
+        return ()  # it makes its topics itself
+    from connectors.kafka.security import probe
+    from connectors.kafka.topics import describe_problems
+
+    config = kafka_config(process.settings)
+    await probe(config)
+    return await describe_problems(config)
+
+
+async def create_topics(process: Process) -> tuple[str, ...]:
+    """Make the topics that Kafka lacks, and return their names."""
+    if process.settings.log.kind == "embedded":
+        return ()
+    from connectors.kafka.security import probe
+    from connectors.kafka.topics import create_topics
+
+    config = kafka_config(process.settings)
+    await probe(config)
+    return await create_topics(config)
+
+
+def policy_of(settings: Settings, *, shipped: str = "default") -> Policy:
+    """Return the policy that holds: the file of the settings, else a shipped one.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read or breaks a rule.
+    """
+    file = settings.policy.file
+    if file is None:
+        return parse_policy(read_shipped(shipped), source=f"the shipped policy {shipped!r}")
+    return read_policy(file)
+
+
+def read_policy(file: Path) -> Policy:
+    """Return the policy of a file, checked.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read or breaks a rule.
+    """
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The policy {file} cannot be read: {error}.") from error
+    return parse_policy(text, source=str(file))
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """What may be done, and whose signatures say so."""
+
+    policy: Policy
+    planner: Ed25519PrivateKey
+    agent: Ed25519PrivateKey
+    trusted: TrustedKeys
+
+
+def authority(settings: Settings, *, shipped: str = "default") -> Authority:
+    """Return the policy and the keys of this installation, making keys where there are none.
+
+    Planner and agent of one embedded log share their keys' folder and trust each other; on
+    Kafka only the folder of trusted keys counts.
+    """
+    folder = settings.key_folder
+    own = folder if settings.log.kind == "embedded" else None
+    return Authority(
+        policy=policy_of(settings, shipped=shipped),
+        planner=own_key(folder, "planner"),
+        agent=own_key(folder, "agent"),
+        trusted=trusted_keys(settings.trusted_folder, own=own),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One node: where it stands, and how collector and agent reach it; `real` has real VMs."""
+
+    zone: str
+    cell: str
+    name: str
+    hypervisor: Callable[[], Hypervisor]
+    verbs: Callable[[], Verbs]
+    ledger: Callable[[], AbstractContextManager[LedgerStore]]
+    real: bool
+
+
+def libvirt_node(settings: Settings) -> Node:
+    """Return this machine as settings describe it; nothing is connected yet."""
+    place, folder = settings.site, settings.state.folder
+
+    def hypervisor() -> Hypervisor:
+        from connectors.libvirt.hypervisor import LibvirtHypervisor
+
+        return LibvirtHypervisor(uri=settings.collect.libvirt_uri)
+
+    def verbs() -> Verbs:
+        from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
+
+        targets = {
+            name: MigrationTarget(target.uri, target.data_uri, target.unsafe)
+            for name, target in settings.act.targets.items()
+        }
+        return LibvirtVerbs(uri=settings.act.libvirt_uri, targets=targets)
+
+    def ledger() -> AbstractContextManager[LedgerStore]:
+        from connectors.embedded.ledger import EmbeddedLedger
+
+        return EmbeddedLedger(folder / f"agent-{place.node}.sqlite")
+
+    return Node(
+        zone=place.zone,
+        cell=place.cell,
+        name=place.node,
+        hypervisor=hypervisor,
+        verbs=verbs,
+        ledger=ledger,
+        real=True,
+    )
+
+
+def simulated_nodes(fleet: "Fleet") -> tuple[Node, ...]:
+    """Return all nodes of a simulated site; their agents keep their ledgers in memory."""
+    from connectors.embedded.ledger import EmbeddedLedger
+
+    return tuple(
+        Node(
+            zone=fleet.zone(name),
+            cell=fleet.cell(name),
+            name=name,
+            hypervisor=partial(fleet.hypervisor, name),
+            verbs=partial(fleet.verbs, name),
+            ledger=partial(EmbeddedLedger, None),
+            real=False,
+        )
+        for name in fleet.nodes
+    )
+
+
+def collect_opener(process: Process, connect: Connect, node: Node) -> Opener:
+    """Return what opens the collector of `node`."""
+    from engine.roles.collect import Collector
+    from engine.roles.framing import CollectConfig
+
+    collect = process.settings.collect
+    config = CollectConfig(
+        site=process.settings.site.name,
+        zone=node.zone,
+        cell=node.cell,
+        node=node.name,
+        interval_s=collect.interval_s,
+        buffer_s=collect.buffer_s,
+        buffer_bytes=collect.buffer_bytes,
+        inventory_every_s=collect.inventory_every_s,
+    )
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Role]:
+        async with node.hypervisor() as hypervisor:
+            yield Collector(
+                hypervisor=hypervisor,
+                connect=connect,
+                config=config,
+                clock=process.clock,
+                health=process.health.of(f"collect {node.name}"),
+                run=process.run,
+            )
+
+    return opened
+
+
+def plan_opener(process: Process, connect: Connect, authority: Authority) -> Opener:
+    """Return what opens a planner named after this process's node."""
+    from engine.roles.plan import PlanConfig, Planner
+
+    config = PlanConfig(
+        site=process.settings.site.name,
+        name=process.settings.site.node,
+        run=process.run,
+        policy=authority.policy,
+        key=authority.planner,
+        trusted=authority.trusted,
+    )
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Role]:
+        async with connect() as log:
+            health = process.health.of("plan")
+            yield Planner(log=log, config=config, clock=process.clock, health=health)
+
+    return opened
+
+
+def act_opener(process: Process, connect: Connect, node: Node, authority: Authority) -> Opener:
+    """Return what opens the agent of `node`; a second one of the same node is refused.
+
+    Raises
+    ------
+    SettingsError
+        The policy is one for a simulated fleet, the node is not.
+    """
+    from engine.roles.act import ActConfig, Agent
+
+    if node.real:
+        _check_purpose(authority.policy, node=node.name)
+    config = ActConfig(
+        site=process.settings.site.name,
+        zone=node.zone,
+        cell=node.cell,
+        node=node.name,
+        run=process.run,
+        policy=authority.policy,
+        key=authority.agent,
+        trusted=authority.trusted,
+    )
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Role]:
+        # The ledger first: whoever holds it is the node's agent.
+        with node.ledger() as ledger:
+            async with connect() as log, node.verbs() as verbs:
+                yield Agent(
+                    log=log,
+                    verbs=verbs,
+                    ledger=ledger,
+                    config=config,
+                    clock=process.clock,
+                    health=process.health.of(f"act {node.name}"),
+                )
+
+    return opened
+
+
+def _check_purpose(policy: Policy, *, node: str) -> None:
+    """Refuse a demo's policy on real VMs, and warn of a lab's: both act on VMs of any age."""
+    if policy.purpose == "demo":
+        raise SettingsError(
+            f"Policy {policy.name!r} is for a simulated fleet (purpose demo), node {node} runs"
+            " real VMs: set policy.file to a policy for production, or leave it out to observe."
+        )
+    if policy.purpose == "lab":
+        _log.warning(
+            f"Policy {policy.name!r} is for a lab: node {node} runs real VMs, and less is asked"
+            " before they are acted on than in production."
+        )
+
+
+def compile_engine() -> None:
+    """Have the engine's kernels compiled: seconds of work that hold a loop when done inside it."""
+    from engine.detection.compiled import compile_kernels
+
+    compile_kernels()
+
+
+def engine_opener(process: Process, connect: Connect, policy: Policy | None = None) -> Opener:
+    """Return what opens the engine, with all cells whose partitions fall to it.
+
+    It judges a repair for as long as the policy's ladders ask for; None takes the policy of
+    the settings.
+    """
+    from engine.detection.configuration import Configuration
+    from engine.roles.detect import DetectConfig, Detector
+
+    settings = process.settings
+    ladders = (policy or policy_of(settings)).ladders
+    stable_s = max((step.stable_s for steps in ladders.values() for step in steps), default=60)
+    config = DetectConfig(
+        site=settings.site.name,
+        node=settings.site.node,
+        run=process.run,
+        group=settings.engine.group,
+        snapshot_every_s=settings.engine.snapshot_every_s,
+        configuration=Configuration(verify_stable_s=float(stable_s)),
+    )
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Role]:
+        async with connect() as log:
+            health = process.health.of("engine")
+            yield Detector(log=log, config=config, clock=process.clock, health=health)
+
+    return opened
+
+
+def site_openers(
+    process: Process, log: Log, *, nodes: Iterable[Node], authority: Authority, acting: bool = True
+) -> dict[str, Opener]:
+    """Return what opens every role of a site in one process, on one log that is open."""
+
+    def connect() -> AbstractAsyncContextManager[Log]:
+        return nullcontext(log)
+
+    openers = {
+        "engine": engine_opener(process, connect, authority.policy),
+        "plan": plan_opener(process, connect, authority),
+    }
+    for node in nodes:
+        openers[f"collect {node.name}"] = collect_opener(process, connect, node)
+        if acting:
+            openers[f"act {node.name}"] = act_opener(process, connect, node, authority)
+    return openers

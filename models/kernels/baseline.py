@@ -1,0 +1,396 @@
+"""What is normal for each VM right now: one fused pass from counters to surprises.
+
+For four signals: rate from cumulative counters, winsorised exponentially weighted mean and
+variance (Roberts 1959; Welford's update in the weighted form of Finch 2009, eq. 143) and
+the z score against the state before the sample. For CPU and disk: Holt's linear
+one-step expectation (Holt 1957) with its mean absolute error, and a two-sided CUSUM on z
+(Page 1954) with k = 0.5, h = 8. For CPU: the 95 % quantile by stochastic approximation.
+
+Unknown is NaN and leaves the state as it was.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.kernels._jit import inlined, kernel
+from models.kernels.lanes import LANES
+
+F32 = NDArray[np.float32]
+U64 = NDArray[np.uint64]
+U8 = NDArray[np.uint8]
+
+SIGNALS: Final = ("cpu_cores", "disk_rd_bytes_per_s", "disk_wr_bytes_per_s", "net_tx_bytes_per_s")
+# What one unit of a counter is worth in its signal: nanoseconds of CPU to cores.
+UNITS: Final = (1e-9, 1.0, 1.0, 1.0)
+# Below this much spread a signal counts as constant: what a sample's jitter makes of an
+# idle guest's CPU, and one 4 KiB page a second.
+FLOORS: Final = (0.02, 4096.0, 4096.0, 1024.0)
+
+MEAN, VARIANCE, COUNT = 0, 4, 8
+HOLT_LEVEL, HOLT_TREND, HOLT_ERROR = 12, 14, 16
+CUSUM_UP, CUSUM_DOWN = 18, 20
+QUANTILE = 22
+FIELD_COUNT: Final = 23
+
+OUT: Final = {
+    name: row
+    for row, name in enumerate(
+        (
+            *SIGNALS,
+            *(f"z_{name}" for name in SIGNALS),
+            "cpu_cores_expected",
+            "disk_bytes_per_s_expected",
+            "cpu_cores_error",
+            "disk_bytes_per_s_error",
+            "cpu_cores_residual",
+            "disk_bytes_per_s_residual",
+            "cusum_cpu_cores",
+            "cusum_disk_wr_bytes_per_s",
+            "cpu_cores_q95",
+            "worst_z",
+            "gate",
+        )
+    )
+}
+OUT_ROWS: Final = len(OUT)
+
+# Bits of `gate`: a z or residual beyond `_GATE_Z`, a CUSUM beyond `_CUSUM_LIMIT`.
+GATE_SURPRISE: Final = 1
+GATE_DRIFT: Final = 2
+
+# No counter stands here: the previous value is unknown.
+NO_PREVIOUS: Final = np.uint64(2**64 - 1)
+FLAG_SAME_EPOCH: Final = 0x80
+
+# Time constants. A minute's memory for the expectation follows a workload's own pace; the
+# mean over an hour is what a spike is measured against; Holt's trend must not chase noise.
+MEAN_TAU_S: Final = 3600.0
+LEVEL_TAU_S: Final = 60.0
+TREND_TAU_S: Final = 600.0
+ERROR_TAU_S: Final = 600.0
+QUANTILE_TAU_S: Final = 3600.0
+
+_ZERO: Final = np.float32(0)
+_ONE: Final = np.float32(1)
+_NAN: Final = np.float32(np.nan)
+# A z score means nothing before the spread is known.
+_WARM_COUNT: Final = np.float32(10)
+# A value beyond 4 standard deviations moves the mean no further than one at 4 (Huber).
+_WINSOR_Z: Final = np.float32(4)
+_CUSUM_SLACK: Final = np.float32(0.5)
+_CUSUM_LIMIT: Final = np.float32(8)
+_GATE_Z: Final = np.float32(6)
+_UNIT_CPU: Final = np.float32(UNITS[0])
+
+# Rows of the scratch block: rates, z, then the disk's rate, the worst surprise and the
+# drift so far, each a run of LANES values.
+_W_DISK: Final = 8 * LANES
+_W_WORST: Final = 9 * LANES
+_W_DRIFT: Final = 10 * LANES
+_W_SIZE: Final = 11 * LANES
+
+_FLOORS_F32: Final = np.array(FLOORS, np.float32)
+
+
+def new_state(blocks: int) -> F32:
+    """Return the state of VMs nobody has seen yet, shape (blocks, FIELD_COUNT, LANES)."""
+    return np.zeros((blocks, FIELD_COUNT, LANES), np.float32)
+
+
+def new_previous(blocks: int) -> U64:
+    """Return previous counters of VMs nobody has seen yet, shape (4, blocks * LANES)."""
+    return np.full((len(SIGNALS), blocks * LANES), NO_PREVIOUS, np.uint64)
+
+
+def constants(dt_s: float) -> F32:
+    """Return the weights for samples `dt_s` apart, so that time constants hold in seconds.
+
+    Order: 1/dt, weight of the mean, of Holt's level, of its trend, of its error, step of
+    the quantile.
+    """
+    taus = (MEAN_TAU_S, LEVEL_TAU_S, TREND_TAU_S, ERROR_TAU_S, QUANTILE_TAU_S)
+    return np.array([1 / dt_s, *(-math.expm1(-dt_s / tau) for tau in taus)], np.float32)
+
+
+# The loops below are what the vectoriser needs: arrays flat, indices unsigned (a signed one
+# may be negative and costs a test each time), every field at an offset known when compiling
+# (`k` is a literal in each call and the parts are inlined), no branch, and results through
+# a scratch block that stays in the first-level cache. `base` is where a block of the state
+# begins, `first` its first lane, `width` the lanes of a row of `out`.
+
+
+@inlined
+def _rates(
+    counters: U64,
+    previous: U64,
+    flags: U8,
+    work: F32,
+    out: F32,
+    first: np.uint64,
+    width: np.uint64,
+    k: int,
+    per_s: np.float32,
+) -> None:
+    measured = np.uint8(1 << k)
+    usable = np.uint8(FLAG_SAME_EPOCH | (1 << k))
+    source = np.uint64(k) * width + first
+    target = np.uint64(k * LANES)
+    for lane_ in range(LANES):
+        lane = np.uint64(lane_)
+        now = counters[source + lane]
+        before = previous[source + lane]
+        known = (
+            ((flags[first + lane] & usable) == usable) & (before <= now) & (before != NO_PREVIOUS)
+        )
+        # Never below `before`: a wrapped difference is a warning where this runs uncompiled.
+        growth = (now if now > before else before) - before
+        rate = np.float32(growth) * per_s
+        rate = rate if known else _NAN
+        work[target + lane] = rate
+        out[source + lane] = rate
+    for lane_ in range(LANES):
+        lane = np.uint64(lane_)
+        here = (flags[first + lane] & measured) != 0
+        previous[source + lane] = counters[source + lane] if here else NO_PREVIOUS
+
+
+@inlined
+def _mean_and_z(
+    state: F32,
+    work: F32,
+    out: F32,
+    base: np.uint64,
+    first: np.uint64,
+    width: np.uint64,
+    k: int,
+    weight: np.float32,
+    floor: np.float32,
+) -> None:
+    rates = np.uint64(k * LANES)
+    scores = np.uint64((4 + k) * LANES)
+    target = np.uint64(4 + k) * width + first
+    means = base + np.uint64((MEAN + k) * LANES)
+    variances = base + np.uint64((VARIANCE + k) * LANES)
+    counts = base + np.uint64((COUNT + k) * LANES)
+    for lane_ in range(LANES):
+        lane = np.uint64(lane_)
+        x = work[rates + lane]
+        known = x == x
+        mean = state[means + lane]
+        variance = state[variances + lane]
+        count = state[counts + lane]
+        spread = np.float32(math.sqrt(variance)) + floor
+        warm = count >= _WARM_COUNT
+        off = x - mean
+        z = off / spread
+        limit = _WINSOR_Z * spread
+        bounded = limit if off > limit else off
+        bounded = -limit if off < -limit else bounded
+        step = bounded if warm else off
+        # The first samples weigh 1/n, so that the mean does not start from zero.
+        early = _ONE / (count + _ONE)
+        share = weight if weight > early else early
+        state[means + lane] = mean + share * step if known else mean
+        state[variances + lane] = (
+            (_ONE - share) * (variance + share * step * step) if known else variance
+        )
+        state[counts + lane] = count + _ONE if known & (count < np.float32(1e6)) else count
+        z = z if warm else _ZERO
+        z = z if known else _NAN
+        work[scores + lane] = z
+        out[target + lane] = z
+
+
+@inlined
+def _worst(work: F32) -> None:
+    for lane_ in range(LANES):
+        lane = np.uint64(lane_)
+        work[np.uint64(_W_DISK) + lane] = (
+            work[np.uint64(LANES) + lane] + work[np.uint64(2 * LANES) + lane]
+        )
+        worst = _ZERO
+        for k in range(4, 8):
+            z = abs(work[np.uint64(k * LANES) + lane])
+            worst = z if z > worst else worst
+        work[np.uint64(_W_WORST) + lane] = worst
+        work[np.uint64(_W_DRIFT) + lane] = _ZERO
+
+
+@inlined
+def _expectation(
+    state: F32,
+    work: F32,
+    out: F32,
+    base: np.uint64,
+    first: np.uint64,
+    width: np.uint64,
+    k: int,
+    weights: F32,
+    floor: np.float32,
+) -> None:
+    source = np.uint64(0 if k == 0 else _W_DISK)
+    counts = base + np.uint64((COUNT + 2 * k) * LANES)
+    levels = base + np.uint64((HOLT_LEVEL + k) * LANES)
+    trends = base + np.uint64((HOLT_TREND + k) * LANES)
+    errors = base + np.uint64((HOLT_ERROR + k) * LANES)
+    target = np.uint64(8 + k) * width + first
+    level_weight, trend_weight, error_weight = weights[2], weights[2] * weights[3], weights[4]
+    for lane_ in range(LANES):
+        lane = np.uint64(lane_)
+        x = work[source + lane]
+        known = x == x
+        level = state[levels + lane]
+        trend = state[trends + lane]
+        error = state[errors + lane]
+        # The count was raised by this sample already: 1 means nothing was known before.
+        count = state[counts + lane]
+        begun = count > _ONE
+        expected = level + trend if begun else x
+        miss = x - expected
+        size = abs(miss)
+        residual = miss / (error + floor)
+        residual = residual if count > _WARM_COUNT else _ZERO
+        out[target + lane] = expected if begun else _NAN
+        out[target + np.uint64(2) * width + lane] = error if begun else _NAN
+        out[target + np.uint64(4) * width + lane] = residual if known else _NAN
+        state[levels + lane] = expected + level_weight * miss if known else level
+        state[trends + lane] = trend + trend_weight * miss if known else trend
+        state[errors + lane] = error + error_weight * (size - error) if known else error
+        surprise = abs(residual)
+        worst = work[np.uint64(_W_WORST) + lane]
+        work[np.uint64(_W_WORST) + lane] = surprise if known & (surprise > worst) else worst
+
+
+@inlined
+def _cusum(
+    state: F32,
+    work: F32,
+    out: F32,
+    base: np.uint64,
+    first: np.uint64,
+    width: np.uint64,
+    k: int,
+) -> None:
+    source = np.uint64((4 + 2 * k) * LANES)
+    ups = base + np.uint64((CUSUM_UP + k) * LANES)
+    downs = base + np.uint64((CUSUM_DOWN + k) * LANES)
+    target = np.uint64(14 + k) * width + first
+    for lane_ in range(LANES):
+        lane = np.uint64(lane_)
+        z = work[source + lane]
+        known = z == z
+        step = z if known else _ZERO
+        slack = _CUSUM_SLACK if known else _ZERO
+        up = state[ups + lane] + step - slack
+        down = state[downs + lane] - step - slack
+        up = up if up > _ZERO else _ZERO
+        down = down if down > _ZERO else _ZERO
+        height = up if up > down else down
+        hit = height > _CUSUM_LIMIT
+        state[ups + lane] = _ZERO if hit else up
+        state[downs + lane] = _ZERO if hit else down
+        out[target + lane] = height
+        drift = work[np.uint64(_W_DRIFT) + lane]
+        work[np.uint64(_W_DRIFT) + lane] = height if height > drift else drift
+
+
+@inlined
+def _finish(
+    state: F32,
+    work: F32,
+    out: F32,
+    base: np.uint64,
+    first: np.uint64,
+    width: np.uint64,
+    step: np.float32,
+) -> int:
+    # 32 bits, so that the count is as wide as the values and stays in their registers.
+    gated = np.int32(0)
+    quantiles = base + np.uint64(QUANTILE * LANES)
+    errors = base + np.uint64(HOLT_ERROR * LANES)
+    target = np.uint64(16) * width + first
+    pace = np.float32(20) * step
+    for lane_ in range(LANES):
+        lane = np.uint64(lane_)
+        x = work[lane]
+        quantile = state[quantiles + lane]
+        size = state[errors + lane] + np.float32(0.01)
+        pull = np.float32(0.95) if x > quantile else np.float32(-0.05)
+        moved = quantile + pace * size * pull
+        moved = moved if x == x else quantile
+        state[quantiles + lane] = moved
+        out[target + lane] = moved
+        worst = work[np.uint64(_W_WORST) + lane]
+        out[target + width + lane] = worst
+        surprised = np.int32(GATE_SURPRISE) if worst > _GATE_Z else np.int32(0)
+        drift = work[np.uint64(_W_DRIFT) + lane]
+        drifted = np.int32(GATE_DRIFT) if drift > _CUSUM_LIMIT else np.int32(0)
+        gate = surprised | drifted
+        out[target + np.uint64(2) * width + lane] = np.float32(gate)
+        gated += np.int32(1) if gate > np.int32(0) else np.int32(0)
+    return int(gated)
+
+
+@kernel
+def fold_counters(
+    state: F32,
+    previous: U64,
+    counters: U64,
+    flags: U8,
+    weights: F32,
+    out: F32,
+) -> int:
+    """Fold one sample of every lane into its baseline, in place, and say what surprised.
+
+    Parameters
+    ----------
+    state
+        Shape (blocks, FIELD_COUNT, LANES), updated.
+    previous
+        Shape (4, blocks * LANES): the counters of the last sample, `NO_PREVIOUS` where
+        none; updated.
+    counters
+        Shape (4, blocks * LANES), in the order of `SIGNALS`: cpu_time_ns, block_rd_bytes,
+        block_wr_bytes, net_tx_bytes; cumulative. A value below the one before is a new
+        epoch: no rate.
+    flags
+        Shape (blocks * LANES): bit k set where signal k was measured, `FLAG_SAME_EPOCH`
+        where the previous sample belongs to the same epoch.
+    weights
+        `constants(dt_s)`.
+    out
+        Shape (OUT_ROWS, blocks * LANES), overwritten; rows as `OUT`. z, expectation and
+        error are those from before the sample.
+
+    Returns
+    -------
+    int
+        How many lanes have a gate bit set.
+    """
+    work = np.empty(_W_SIZE, np.float32)
+    fields, rows = state.reshape(-1), out.reshape(-1)
+    nows, befores = counters.reshape(-1), previous.reshape(-1)
+    width = np.uint64(flags.shape[0])
+    per_s = weights[0]
+    gated = 0
+    for block in range(state.shape[0]):
+        base = np.uint64(block) * np.uint64(FIELD_COUNT * LANES)
+        first = np.uint64(block) * np.uint64(LANES)
+        _rates(nows, befores, flags, work, rows, first, width, 0, per_s * _UNIT_CPU)
+        _mean_and_z(fields, work, rows, base, first, width, 0, weights[1], _FLOORS_F32[0])
+        _rates(nows, befores, flags, work, rows, first, width, 1, per_s)
+        _mean_and_z(fields, work, rows, base, first, width, 1, weights[1], _FLOORS_F32[1])
+        _rates(nows, befores, flags, work, rows, first, width, 2, per_s)
+        _mean_and_z(fields, work, rows, base, first, width, 2, weights[1], _FLOORS_F32[2])
+        _rates(nows, befores, flags, work, rows, first, width, 3, per_s)
+        _mean_and_z(fields, work, rows, base, first, width, 3, weights[1], _FLOORS_F32[3])
+        _worst(work)
+        _expectation(fields, work, rows, base, first, width, 0, weights, _FLOORS_F32[0])
+        _cusum(fields, work, rows, base, first, width, 0)
+        _expectation(fields, work, rows, base, first, width, 1, weights, _FLOORS_F32[2])
+        _cusum(fields, work, rows, base, first, width, 1)
+        gated += _finish(fields, work, rows, base, first, width, weights[5])
+    return gated

@@ -1,0 +1,99 @@
+"""Packed columns to words in one pass: what decoding costs the engine most, compiled.
+
+The layout is `engine.wire.table`'s; this knows only the numbers handed to it, so that a
+node, which has no Numba, decodes the same bytes with NumPy.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.kernels._jit import inlined, kernel
+
+U8 = NDArray[np.uint8]
+U64 = NDArray[np.uint64]
+I64 = NDArray[np.int64]
+
+_WORD_BYTES = 8
+
+
+@inlined
+def _put(part: NDArray[np.unsignedinteger], words: U64) -> None:
+    for i_ in range(words.shape[0]):
+        i = np.uint64(i_)
+        words[i] = np.uint64(part[i])
+
+
+@inlined
+def _put_above(part: NDArray[np.unsignedinteger], shift: np.uint64, words: U64) -> None:
+    for i_ in range(words.shape[0]):
+        i = np.uint64(i_)
+        words[i] |= np.uint64(part[i]) << shift
+
+
+@inlined
+def _multiply(words: U64, factor: np.uint64) -> None:
+    for i_ in range(words.shape[0]):
+        i = np.uint64(i_)
+        words[i] *= factor
+
+
+@kernel
+def widen(data: U8, places: I64, quanta: U64, order: I64, values: U64) -> None:
+    """Write the values of packed columns to the rows of `values`.
+
+    Parameters
+    ----------
+    data
+        Constants of 8 bytes, then the parts. The first byte stands at an address that is a
+        multiple of 8.
+    places
+        Shape (columns, 5): width in bytes, then for parts of 8, 4, 2 and 1 bytes how many
+        bytes a VM stand before the column's part. Columns of width 0 come first.
+    quanta
+        What each column's values are multiplied by.
+    order
+        The column of each row; `len(places)` is a row of zeros.
+    values
+        Shape (len(order), n), overwritten.
+    """
+    size = values.shape[1]
+    stored = places.shape[0]
+    constants = 0
+    for column in range(stored):
+        constants += 1 if places[column, 0] == 0 else 0
+    first = _WORD_BYTES * constants
+    for row in range(values.shape[0]):
+        words = values[row]
+        column = order[row]
+        if column == stored:
+            words[:] = np.uint64(0)
+            continue
+        width = places[column, 0]
+        if width == 0:
+            at = _WORD_BYTES * column
+            words[:] = data[at : at + _WORD_BYTES].view(np.uint64)[0] * quanta[column]
+            continue
+        shift = np.uint64(0)
+        if width & 8:
+            at = first + size * places[column, 1]
+            _put(data[at : at + 8 * size].view(np.uint64), words)
+        if width & 4:
+            at = first + size * places[column, 2]
+            _put(data[at : at + 4 * size].view(np.uint32), words)
+            shift = np.uint64(32)
+        if width & 2:
+            at = first + size * places[column, 3]
+            part = data[at : at + 2 * size].view(np.uint16)
+            if shift == 0:
+                _put(part, words)
+            else:
+                _put_above(part, shift, words)
+            shift += np.uint64(16)
+        if width & 1:
+            at = first + size * places[column, 4]
+            if shift == 0:
+                _put(data[at : at + size], words)
+            else:
+                _put_above(data[at : at + size], shift, words)
+        if quanta[column] != 1:
+            _multiply(words, quanta[column])

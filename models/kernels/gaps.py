@@ -1,0 +1,121 @@
+"""How long each VM is ever silent: the gap model, in seconds, learned per VM.
+
+A gap is the time between two signs of life. Its survival function P(gap ≥ t) is kept as
+counts at log-spaced edges (the empirical estimator with Krichevsky-Trofimov's prior of
+one half), so what a silence is worth as evidence follows from the VM's own past: for a
+guest that writes every second ten seconds are worth more than for one that writes hourly,
+and a newborn VM cannot surprise at all.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.kernels._jit import kernel
+from models.kernels.lanes import LANES
+
+F32 = NDArray[np.float32]
+I8 = NDArray[np.int8]
+U8 = NDArray[np.uint8]
+
+# Edges 2**0 to 2**15 s: one second to nine hours.
+EDGE_COUNT: Final = 16
+RUN, HELD, LIVE = 0, 1, 2
+SURVIVED: Final = 3
+FIELD_COUNT: Final = SURVIVED + EDGE_COUNT
+
+OUT: Final = {"run_s": 0, "nats": 1}
+OUT_ROWS: Final = len(OUT)
+
+SILENT: Final = 0
+ALIVE: Final = 1
+UNKNOWN: Final = -1
+
+# Counts are halved when a week of samples has been seen, so that habits may change.
+MEMORY_S: Final = 7 * 86_400.0
+
+_ZERO: Final = np.float32(0)
+_ONE: Final = np.float32(1)
+_HALF: Final = np.float32(0.5)
+
+
+def new_state(blocks: int) -> F32:
+    """Return the state of VMs nobody has seen yet, shape (blocks, FIELD_COUNT, LANES)."""
+    return np.zeros((blocks, FIELD_COUNT, LANES), np.float32)
+
+
+@kernel
+def _surprise(state: F32, lane: int, run_s: np.float32) -> np.float32:
+    """Return -log P(gap ≥ run_s), interpolated between edges on the log of time."""
+    place = np.float32(math.log2(max(run_s, _ONE)))
+    edge = min(int(place), EDGE_COUNT - 1)
+    total = state[LIVE, lane] + _ONE
+    here = np.float32(math.log((state[SURVIVED + edge, lane] + _HALF) / total))
+    if edge == EDGE_COUNT - 1:
+        return -here
+    further = np.float32(math.log((state[SURVIVED + edge + 1, lane] + _HALF) / total))
+    return -(here + (place - np.float32(edge)) * (further - here))
+
+
+@kernel
+def fold_life(state: F32, alive: I8, hold: U8, dt_s: np.float32, out: F32) -> int:
+    """Fold one sample's signs of life into every lane's gap model, in place.
+
+    Parameters
+    ----------
+    state
+        Shape (blocks, FIELD_COUNT, LANES), updated.
+    alive
+        Shape (blocks * LANES): `ALIVE`, `SILENT` or `UNKNOWN`. Unknown time neither ends
+        a gap nor adds to it.
+    hold
+        Shape (blocks * LANES): non-zero where a silence is explained from outside (a pool
+        that stalls, a lifecycle operation, a fault that was confirmed): the gap it is
+        part of is not learned as a habit.
+    dt_s
+        Time since the sample before.
+    out
+        Shape (2, blocks * LANES), overwritten; rows as `OUT`: for how long the lane has
+        been silent, and how surprising that is for this VM, in nats; both 0 when alive.
+
+    Returns
+    -------
+    int
+        How many lanes are silent.
+    """
+    silent = 0
+    cap = np.float32(MEMORY_S) / dt_s
+    for block in range(state.shape[0]):
+        fields = state[block]
+        for lane in range(LANES):
+            i = block * LANES + lane
+            sign = alive[i]
+            run = fields[RUN, lane]
+            if sign == ALIVE:
+                learned = fields[HELD, lane] == _ZERO
+                if learned:
+                    fields[LIVE, lane] += _ONE
+                    edge = 0
+                    # The edges grow, so a short run leaves after the first comparison.
+                    while edge < EDGE_COUNT and run >= np.float32(1 << edge):
+                        fields[SURVIVED + edge, lane] += _ONE
+                        edge += 1
+                    if fields[LIVE, lane] > cap:
+                        for field in range(LIVE, FIELD_COUNT):
+                            fields[field, lane] *= _HALF
+                fields[RUN, lane] = _ZERO
+                fields[HELD, lane] = _ZERO
+                out[0, i] = _ZERO
+                out[1, i] = _ZERO
+                continue
+            if sign == SILENT:
+                run += dt_s
+                fields[RUN, lane] = run
+            if hold[i] != 0 and run > _ZERO:
+                fields[HELD, lane] = _ONE
+            out[0, i] = run
+            out[1, i] = _surprise(fields, lane, run) if run > _ZERO else _ZERO
+            silent += 1 if run > _ZERO else 0
+    return silent

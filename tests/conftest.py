@@ -1,0 +1,84 @@
+"""Settings of the whole suite: seeds, and what the integration tests need of the machine."""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# The same examples on every run, so that a red run can be repeated; no deadline, because the time
+# of one example on a shared machine says nothing about the code.
+settings.register_profile("seeded", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("seeded")
+
+
+def _program(name: str) -> Callable[[], bool]:
+    # sbin is not on everybody's path, libvirtd lives there.
+    places = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    return lambda: shutil.which(name, path=places) is not None
+
+
+# For each marker what its tests need, and how to find out whether it is there.
+NEEDS: dict[str, dict[str, Callable[[], bool]]] = {
+    "kafka": {"java": _program("java"), "mvn": _program("mvn")},
+    "libvirt": {
+        "libvirtd": _program("libvirtd"),
+        "qemu-system-x86_64": _program("qemu-system-x86_64"),
+        "libvirt-python": lambda: importlib.util.find_spec("libvirt") is not None,
+        "root's rights": lambda: os.geteuid() == 0,
+    },
+}
+REMEDY = "`make lab` installs it; libvirt's tests run as root: `sudo -E make test`"
+NOT_RUN = pytest.StashKey[dict[str, int]]()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Return a generator that draws the same numbers in every run."""
+    return np.random.default_rng(20_260_801)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, and name, what this machine cannot run; in CI refuse to start instead.
+
+    Raises
+    ------
+    pytest.UsageError
+        In CI, where every test is required, when something that a collected test needs is missing.
+    """
+    missing = {
+        marker: [name for name, present in needs.items() if not present()]
+        for marker, needs in NEEDS.items()
+    }
+    left_out: dict[str, int] = {}
+    runnable: list[pytest.Item] = []
+    deselected: list[pytest.Item] = []
+    for item in items:
+        reasons = [m for m in NEEDS if item.get_closest_marker(m) and missing[m]]
+        if not reasons:
+            runnable.append(item)
+            continue
+        deselected.append(item)
+        for marker in reasons:
+            sentence = f"{marker}: without {', '.join(missing[marker])}"
+            left_out[sentence] = left_out.get(sentence, 0) + 1
+    if left_out and os.environ.get("CI"):
+        raise pytest.UsageError(f"CI must run every test, but {'; '.join(left_out)}: {REMEDY}")
+    config.stash[NOT_RUN] = left_out
+    if deselected:
+        config.hook.pytest_deselected(items=deselected)
+        items[:] = runnable
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say which tests did not run here, and which command brings what they need."""
+    left_out = config.stash.get(NOT_RUN, {})
+    if left_out:
+        terminalreporter.section("not run on this machine")
+    for sentence, count in left_out.items():
+        terminalreporter.line(f"{count} tests of {sentence}: {REMEDY}")

@@ -1,0 +1,12 @@
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from connectors.simulator.virtual_time import VirtualLoop
+
+# The suite is no test module by name; without this its failures would show no values.
+pytest.register_assert_rewrite("tests.contracts.hypervisor.suite")
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], VirtualLoop]]:
+    return {"virtual": VirtualLoop}

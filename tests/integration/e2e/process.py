@@ -1,0 +1,131 @@
+"""One `flatline` process of a site, as an operator's service manager would run it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from deploy.lab.libvirt_lab import wait_until
+
+FLATLINE = Path(sys.executable).with_name("flatline")
+# A role finishes its append in flight, and a collector carries its buffer to the log.
+STOP_S = 20.0
+
+
+class Process:
+    """A role with a settings file and a state folder of its own, and one log over its lives."""
+
+    def __init__(self, name: str, role: str, *, folder: Path, settings: str) -> None:
+        self.name = name
+        self.role = role
+        self.state = folder / "state"
+        self.state.mkdir(parents=True)
+        self.config = folder / "flatline.toml"
+        self.config.write_text(settings)
+        self._log = folder / "log"
+        self._log.touch()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._paused = False
+        self._told = False
+        self._before = 0
+
+    def start(self) -> None:
+        """Leave it running; it may not be ready yet."""
+        self._told = False
+        self._before = len(self.log)
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [FLATLINE, self.role, "--config", self.config],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+            )
+
+    def check(self) -> None:
+        """Raise AssertionError when it has ended although nobody asked it to."""
+        process = self._process
+        if process is not None and process.poll() is not None and not self._told:
+            raise AssertionError(f"{self.name} ended with exit code {process.returncode}")
+
+    def kill(self) -> None:
+        """Return when it is gone, by SIGKILL."""
+        self._told = True
+        self._signal(signal.SIGKILL)
+        self._reap()
+
+    def stop(self) -> int:
+        """Ask it to end (SIGTERM) and return its exit code."""
+        self._told = True
+        self.resume()
+        self._signal(signal.SIGTERM)
+        return self._reap()
+
+    def pause(self) -> None:
+        """Let it sleep (SIGSTOP): its connections stay open and it does nothing."""
+        self._signal(signal.SIGSTOP)
+        self._paused = True
+
+    def resume(self) -> None:
+        """Wake it up."""
+        if self._paused:
+            self._signal(signal.SIGCONT)
+            self._paused = False
+
+    def end(self) -> None:
+        """Leave nothing of it running, however it was left."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing of it runs."""
+        return self._process is None
+
+    @property
+    def log(self) -> str:
+        """All it has said so far."""
+        return self._log.read_text(errors="replace")
+
+    def says(self, words: str, *, within_s: float) -> None:
+        """Return once it has said `words` in its present life."""
+
+        def said() -> bool:
+            self.check()
+            return words in self.log[self._before :]
+
+        wait_until(said, within_s=within_s, what=f"{words!r} in the log of {self.name}")
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None, f"{self.name} was never started"
+        self._process.send_signal(number)
+
+    def _reap(self) -> int:
+        assert self._process is not None
+        code = self._process.wait(STOP_S)
+        self._process = None
+        return code
+
+
+def run(command: str, *words: str, config: Path) -> str:
+    """Return what a `flatline` command printed; AssertionError when it fails."""
+    result = subprocess.run(
+        [FLATLINE, command, *words, "--config", config],
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60.0,
+        check=False,
+    )
+    said = result.stdout + result.stderr
+    assert result.returncode == 0, f"flatline {command} {' '.join(words)}: {said}"
+    return said
+
+
+def _environment() -> Mapping[str, str]:
+    """Return this process's environment without settings that a person may have in it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("FLATLINE_")}

@@ -1,0 +1,130 @@
+"""The same records put into any log, and what an engine on that log makes of them."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from connectors.clock import SystemClock
+from connectors.kafka.config import KafkaConfig
+from connectors.simulator.plan import Incident, WorldPlan, pool_name
+from engine.detection.partition import Partition
+from engine.detection.snapshot import digest
+from engine.ports import Log, Record
+from engine.roles.detect import DetectConfig, Detector
+from engine.roles.health import Health
+from engine.wire.alert import decode_alert
+from engine.wire.topics import ALERTS, FRAMES
+from tests.simulation.site_records import Site
+
+# Seconds of append time between snapshots: many of them in one replay, so that an engine that
+# was killed has different ones to start from.
+SNAPSHOT_EVERY_S = 15.0
+# A replay of 1,000 records takes 2 s; nothing comes after this.
+PATIENCE_S = 60.0
+
+PLAN = WorldPlan(
+    seed=11,
+    cells=2,
+    nodes_per_cell=2,
+    vms_per_node=10,
+    incidents=(
+        Incident(kind="panic_spin", at_s=120, vms=(3,)),
+        Incident(kind="pool_stall", at_s=150, pool=pool_name(cell=1, pool=0), duration_s=60),
+        Incident(kind="owner_reboot", at_s=200, vms=(7,)),
+    ),
+)
+
+
+class Outcome(NamedTuple):
+    """What an engine made of records: each published state once, and the digest of its own."""
+
+    alerts: tuple[tuple[str, int, str], ...]
+    digest: str
+
+
+def recorded() -> list[Record]:
+    """Return the frames and ticks of five minutes of a site in which a guest panics."""
+    return list(Site(PLAN).run(300))
+
+
+async def copy(records: Sequence[Record], log: Log) -> None:
+    """Append the records with the times they had."""
+    for record in records:
+        await log.append(
+            record.topic,
+            key=record.key,
+            value=record.value,
+            partition=record.partition,
+            time_ms=record.time_ms,
+        )
+
+
+async def make_frames_topic(config: KafkaConfig) -> None:
+    """Make the topic of frames keep the times of its writers, for a copy, and old records."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=config.bootstrap)
+    await admin.start()
+    try:
+        settings = {"message.timestamp.type": "CreateTime", "retention.ms": "-1"}
+        name = config.topic_prefix + FRAMES.name
+        await admin.create_topics([NewTopic(name, 1, 1, topic_configs=settings)])
+    finally:
+        await admin.close()
+
+
+class MortalDetector(Detector):
+    """An engine that stands still at one record, where it is then ended without a word.
+
+    It writes no ticks of its own: the copy holds those there were.
+    """
+
+    def __init__(self, log: Log, *, until: int) -> None:
+        clock = SystemClock()
+        config = DetectConfig(
+            site="site", node="engine", run="run", snapshot_every_s=SNAPSHOT_EVERY_S, tick_s=None
+        )
+        super().__init__(log=log, config=config, clock=clock, health=Health(clock))
+        self._until = until
+        self.arrived = asyncio.Event()
+
+    async def _fold(self, held: Any, record: Record) -> None:
+        await super()._fold(held, record)
+        if held.state.next_offset >= self._until:
+            self.arrived.set()
+            await asyncio.get_running_loop().create_future()
+
+
+async def fold(log: Log, *, until: int) -> Partition:
+    """Return the state of a new engine once so many records of the log are folded."""
+    engine = MortalDetector(log, until=until)
+    running = asyncio.create_task(engine.run())
+    arrived = asyncio.create_task(engine.arrived.wait())
+    try:
+        await asyncio.wait(
+            {running, arrived}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        assert arrived.done(), f"record {until} was not folded within {PATIENCE_S} s"
+        return engine.partitions[0]
+    finally:
+        for task in (running, arrived):
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+
+
+async def published(log: Log) -> tuple[tuple[str, int, str], ...]:
+    """Return each state of each alert once, in the order in which it first appeared."""
+    records = await log.read_to_end(ALERTS.name, 0, offset=0)
+    alerts = [decode_alert(record.value) for record in records]
+    return tuple(dict.fromkeys((alert.id, alert.transition, alert.state) for alert in alerts))
+
+
+async def outcome(log: Log, records: Sequence[Record], *, kills: Sequence[int] = ()) -> Outcome:
+    """Return what comes of the records, with engines that end at these points on the way."""
+    await copy(records, log)
+    for point in kills:
+        await fold(log, until=point)
+    state = await fold(log, until=len(records))
+    return Outcome(await published(log), digest(state))

@@ -1,0 +1,227 @@
+"""A site of real processes on a real broker: one node, engine, planners and an agent."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+import msgspec
+
+from connectors.embedded.ledger import EmbeddedLedger
+from connectors.kafka.config import KafkaConfig
+from deploy.lab.kafka_broker import Cluster
+from deploy.lab.libvirt_lab import Lab, wait_until
+from engine.action.catalogue import read_shipped
+from engine.action.keys import TrustedKeys
+from engine.keyring import Signer, own_key, trusted_keys
+from engine.wire.alert import Alert
+from engine.wire.metrics import INTEGER_ROW
+from tests.integration.e2e.process import Process, run
+from tests.integration.e2e.watcher import SeenAlert, SeenMark, SeenOrder, Watcher
+
+# As short as a collector allows with room: what a fault costs in seconds is measured with it.
+INTERVAL_S = 2.0
+NODE = "a"
+CELL = "lab"
+PARTITIONS = 2
+# What is set up, by name and role; the further planners are trusted and started on purpose only.
+PROCESSES = {
+    "collect": "collect",
+    "engine": "engine",
+    "plan": "plan",
+    "second": "plan",
+    "sleeper": "plan",
+    "act": "act",
+}
+
+SIGNER_OF: dict[str, Signer] = {"plan": "planner", "act": "agent"}
+
+SETTINGS = """
+[site]
+name = "lab"
+zone = "lab"
+cell = "{cell}"
+node = "{node}"
+
+[log]
+kind = "kafka"
+partitions = {partitions}
+
+[log.kafka]
+bootstrap = "{bootstrap}"
+consumer = "faust"
+
+[collect]
+interval_s = {interval_s}
+libvirt_uri = "{read_uri}"
+
+[engine]
+snapshot_every_s = 10
+
+[act]
+libvirt_uri = "{write_uri}"
+
+[policy]
+file = "{policy}"
+
+[state]
+folder = "{state}"
+
+[keys]
+trusted = "{trusted}"
+"""
+
+
+class Site:
+    """One node of the lab and the roles that look after it.
+
+    Entering it sets one process of each role up, makes the topics and starts nothing.
+    """
+
+    def __init__(self, folder: Path, *, broker: Cluster, lab: Lab) -> None:
+        self._folder = folder
+        self._broker = broker
+        self._lab = lab
+        self._trusted = folder / "trusted"
+        self._trusted.mkdir(parents=True)
+        self._policy = folder / "policy.toml"
+        self._policy.write_text(read_shipped("lab"))
+        self.processes: dict[str, Process] = {}
+        self.watcher = Watcher(
+            KafkaConfig(bootstrap=broker.bootstrap, client_id="watcher", partitions=PARTITIONS)
+        )
+
+    def __enter__(self) -> Self:
+        for name, role in PROCESSES.items():
+            self._set_up(name, role)
+        run("doctor", "--create-topics", config=self.processes["act"].config)
+        self.watcher.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for process in self.processes.values():
+            process.end()
+        self.watcher.__exit__(exc_type, exc, traceback)
+
+    def start(self, *names: str) -> None:
+        """Start processes that are set up."""
+        for name in names:
+            self.processes[name].start()
+
+    def pick(self, *names: str) -> tuple[Process, ...]:
+        """Return processes by name."""
+        return tuple(self.processes[name] for name in names)
+
+    def wait_until(self, holds: Callable[[], bool], *, within_s: float, what: str) -> None:
+        """Return as soon as the condition holds, while everything that was started runs."""
+
+        def holds_still() -> bool:
+            self.watcher.check()
+            for process in self.processes.values():
+                process.check()
+            return holds()
+
+        wait_until(holds_still, within_s=within_s, what=what)
+
+    def wait_for_frames(self, count: int, *, within_s: float) -> None:
+        """Return when the log holds so many more samples of the node than now."""
+        known = self._sample_count()
+        self.wait_until(
+            lambda: self._sample_count() >= known + count,
+            within_s=within_s,
+            what=f"{count} frames of the node",
+        )
+
+    def _sample_count(self) -> int:
+        return sum(len(frame.rows) > 0 for frame in self.watcher.frames())
+
+    def writers(self) -> set[str]:
+        """Return the roles that have written frames."""
+        return {frame.header.role for frame in self.watcher.frames()}
+
+    @property
+    def trusted(self) -> TrustedKeys:
+        """Whose words count here."""
+        return trusted_keys(self._trusted, own=None)
+
+    def vm(self, name: str) -> str:
+        """Return the UUID of a guest, as its inventory in the log says."""
+        for frame in self.watcher.frames():
+            for item in frame.inventory:
+                if item.name == name:
+                    return str(UUID(bytes=item.vm))
+        raise AssertionError(f"no frame tells what {name} is")
+
+    def instance(self, vm: str) -> int:
+        """Return the run of a VM, as the newest frame says."""
+        wanted = UUID(vm).bytes
+        for frame in reversed(self.watcher.frames()):
+            for column in range(len(frame.rows)):
+                if frame.rows.vm(column) == wanted:
+                    return int(frame.rows.integers[INTEGER_ROW["instance"], column])
+        raise AssertionError(f"no frame holds {vm}")
+
+    def alerts(self, vm: str, *, since_s: float = 0.0) -> list[SeenAlert]:
+        """Return what was alerted about a VM."""
+        return [seen for seen in self.watcher.alerts(vm) if seen.time_s >= since_s]
+
+    def firing(self, vm: str, *, since_s: float) -> list[SeenAlert]:
+        """Return the firing alerts of a VM."""
+        return [s for s in self.alerts(vm, since_s=since_s) if s.alert.state == "firing"]
+
+    def verified(self, vm: str, *, since_s: float) -> list[SeenAlert]:
+        """Return the alerts of a VM of which the engine says that an action helped."""
+        return [s for s in self.alerts(vm, since_s=since_s) if _verified(s.alert)]
+
+    def orders(self, vm: str | None = None) -> list[SeenOrder]:
+        """Return the orders for a VM, or for all."""
+        return [s for s in self.watcher.orders(self.trusted) if vm in (None, s.order.vm)]
+
+    def marks(self, vm: str) -> list[SeenMark]:
+        """Return the marks that ended a VM's orders."""
+        return [seen for seen in self.watcher.marks(self.trusted) if seen.mark.vm == vm]
+
+    def calls(self, vm: str) -> list[str]:
+        """Return the sentence of each call to the hypervisor that the journal tells of."""
+        return [e.sentence for e in self.watcher.journal() if e.kind == "call" and e.vm == vm]
+
+    def promised(self, vm: str) -> list[str]:
+        """Return the states of a VM's steps in the agent's ledger; the agent must have ended."""
+        path = self.processes["act"].state / f"agent-{NODE}.sqlite"
+        with EmbeddedLedger(path) as ledger:
+            steps = [msgspec.json.decode(entry) for entry in ledger.entries()]
+        return [step["state"] for step in steps if step.get("vm") == vm]
+
+    def _set_up(self, name: str, role: str) -> None:
+        folder = self._folder / name
+        node = NODE if role in ("collect", "act") else name
+        settings = SETTINGS.format(
+            cell=CELL,
+            node=node,
+            partitions=PARTITIONS,
+            bootstrap=self._broker.bootstrap,
+            interval_s=INTERVAL_S,
+            read_uri=self._lab.ro_uri(NODE),
+            write_uri=self._lab.uri(NODE),
+            policy=self._policy,
+            state=folder / "state",
+            trusted=self._trusted,
+        )
+        process = Process(name, role, folder=folder, settings=settings)
+        self.processes[name] = process
+        signer = SIGNER_OF.get(role)
+        if signer is not None:
+            # Made before the first start and copied to where everybody reads it, by an operator.
+            own_key(process.state / "keys", signer)
+            public = process.state / "keys" / f"{signer}.pub"
+            (self._trusted / f"{signer}-{name}.pub").write_bytes(public.read_bytes())
+
+
+def _verified(alert: Alert) -> bool:
+    return alert.state == "resolved" and alert.resolution is not None and alert.resolution.verified

@@ -1,0 +1,91 @@
+"""The same records lead to the same alerts and the same state, whatever brings them."""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from connectors.clock import SystemClock
+from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from connectors.kafka.config import KafkaConfig
+from connectors.kafka.faust_worker import FaustKafkaLog
+from connectors.kafka.log import KafkaLog
+from deploy.lab.kafka_broker import Cluster
+from engine.detection.replay import run_records
+from engine.ports import Log, Record
+from tests.integration.e2e.replayed import (
+    Outcome,
+    make_frames_topic,
+    outcome,
+    recorded,
+)
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+
+KILLS = 20
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    return recorded()
+
+
+@pytest.fixture(scope="module")
+def expected(records: list[Record]) -> Outcome:
+    """What a plain loop makes of them."""
+    replay = run_records(records)
+    alerts = ((alert.id, alert.transition, alert.state) for alert in replay.alerts)
+    return Outcome(tuple(dict.fromkeys(alerts)), replay.digest)
+
+
+@pytest.fixture
+def points(records: list[Record]) -> list[int]:
+    """Twenty points at which an engine is ended, in the order of the records."""
+    return sorted(random.Random(5).sample(range(1, len(records)), KILLS))
+
+
+@pytest.fixture(params=["embedded", "plain", "faust"])
+def open_log(
+    request: pytest.FixtureRequest, kafka_broker: Cluster
+) -> Callable[[], EmbeddedLog | KafkaLog]:
+    """Open an empty log, new for this test."""
+    if request.param == "embedded":
+        return lambda: EmbeddedLog(EmbeddedConfig(), clock=SystemClock())
+    config = new_installation(kafka_broker)
+    return lambda: (KafkaLog if request.param == "plain" else FaustKafkaLog)(config)
+
+
+def new_installation(cluster: Cluster) -> KafkaConfig:
+    config = KafkaConfig(
+        bootstrap=cluster.bootstrap,
+        topic_prefix=f"{uuid.uuid4().hex[:8]}.",
+        create_topics=True,
+        session_timeout_s=6.0,
+    )
+    asyncio.run(make_frames_topic(config))
+    return config
+
+
+def test_every_log_gives_the_alerts_and_the_state_of_a_loop(
+    open_log: Callable[[], EmbeddedLog | KafkaLog], records: list[Record], expected: Outcome
+) -> None:
+    assert "firing" in {state for _, _, state in expected.alerts}
+    assert asyncio.run(outcome_on(open_log, records)) == expected
+
+
+def test_an_engine_ended_at_twenty_points_gives_the_same(
+    open_log: Callable[[], EmbeddedLog | KafkaLog],
+    records: list[Record],
+    points: list[int],
+    expected: Outcome,
+) -> None:
+    assert asyncio.run(outcome_on(open_log, records, kills=points)) == expected
+
+
+async def outcome_on(
+    open_log: Callable[[], Log], records: Sequence[Record], *, kills: Sequence[int] = ()
+) -> Outcome:
+    async with open_log() as log:
+        return await outcome(log, records, kills=kills)

@@ -1,0 +1,167 @@
+"""What stands in a site's log, read beside its roles and without a group."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from connectors.kafka.config import KafkaConfig
+from connectors.kafka.log import KafkaLog
+from engine.action.keys import TrustedKeys, open_entry
+from engine.errors import RecordRejected
+from engine.ports import Headers, Record
+from engine.wire.alert import Alert, decode_alert
+from engine.wire.frame import Frame, decode_frame
+from engine.wire.journal import JournalEntry, decode_entry
+from engine.wire.order import Closed, Order
+from engine.wire.topics import ALERTS, FRAMES, JOURNAL, ORDERS, REJECTED
+
+FOLLOWED = (FRAMES, ALERTS, ORDERS, JOURNAL, REJECTED)
+
+
+class SeenAlert(NamedTuple):
+    """One published state of an alert, and when the log took it."""
+
+    time_s: float
+    alert: Alert
+
+
+class SeenOrder(NamedTuple):
+    """An order as it stands in the log."""
+
+    time_s: float
+    order: Order
+
+
+class SeenMark(NamedTuple):
+    """The end of an order as it stands in the log."""
+
+    time_s: float
+    mark: Closed
+
+
+class Watcher:
+    """Follows every topic in a thread of its own; entering it waits for the broker."""
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self._config = config
+        self._records: list[Record] = []
+        self._frames: list[Frame] = []
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+        self._opened = threading.Event()
+        self._failure: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._log: KafkaLog | None = None
+        self._ended: asyncio.Event | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._opened.wait()
+        self.check()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._loop is not None and self._ended is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join(10.0)
+
+    def check(self) -> None:
+        """Raise what ended the watching, if anything did."""
+        if self._failure is not None:
+            raise AssertionError(f"the log cannot be watched: {self._failure}") from self._failure
+
+    def records(self, topic: str) -> list[Record]:
+        """Return the records of any topic but frames so far, in the order they were read in."""
+        return [record for record in list(self._records) if record.topic == topic]
+
+    def frames(self) -> list[Frame]:
+        """Return the frames so far."""
+        return list(self._frames)
+
+    def alerts(self, subject: str | None = None) -> list[SeenAlert]:
+        """Return the alerts so far, of one subject or of all."""
+        seen = [
+            SeenAlert(record.time_ms / 1000, decode_alert(record.value))
+            for record in self.records(ALERTS.name)
+        ]
+        return [one for one in seen if subject in (None, one.alert.subject)]
+
+    def orders(self, trusted: TrustedKeys) -> list[SeenOrder]:
+        """Return the orders so far that a trusted planner signed."""
+        return [
+            SeenOrder(record.time_ms / 1000, entry)
+            for record in self.records(ORDERS.name)
+            if isinstance(entry := _opened(record, trusted), Order)
+        ]
+
+    def marks(self, trusted: TrustedKeys) -> list[SeenMark]:
+        """Return the closed marks so far that a trusted agent signed."""
+        return [
+            SeenMark(record.time_ms / 1000, entry)
+            for record in self.records(ORDERS.name)
+            if isinstance(entry := _opened(record, trusted), Closed)
+        ]
+
+    def journal(self) -> list[JournalEntry]:
+        """Return the journal so far."""
+        return [decode_entry(record.value) for record in self.records(JOURNAL.name)]
+
+    def append(self, topic: str, *, key: bytes, value: bytes, headers: Headers = ()) -> None:
+        """Append a record as a stranger would who may write to the topic."""
+        assert self._loop is not None
+        assert self._log is not None
+        appended = self._log.append(topic, key=key, value=value, headers=headers)
+        asyncio.run_coroutine_threadsafe(appended, self._loop).result(30.0)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._follow_all())
+        # Whatever it is, the test must hear of it, and this thread has nobody else to tell.
+        except BaseException as error:  # noqa: BLE001
+            self._failure = error
+        finally:
+            self._opened.set()
+
+    async def _follow_all(self) -> None:
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        async with KafkaLog(self._config) as self._log:
+            places = [
+                (topic.name, partition)
+                for topic in FOLLOWED
+                for partition in range(self._log.partitions(topic.name))
+            ]
+            self._opened.set()
+            tails = [asyncio.create_task(self._follow(*place)) for place in places]
+            ended = asyncio.create_task(self._ended.wait())
+            done, _ = await asyncio.wait({*tails, ended}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (*tails, ended):
+                task.cancel()
+            await asyncio.wait({*tails, ended})
+            for task in done:
+                task.result()
+
+    async def _follow(self, topic: str, partition: int) -> None:
+        assert self._log is not None
+        async with self._log.tail(topic, partition, offset=0) as batches:
+            async for records in batches:
+                self._take(records)
+
+    def _take(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.topic == FRAMES.name:
+                self._frames.append(decode_frame(record.value))
+            else:
+                self._records.append(record)
+
+
+def _opened(record: Record, trusted: TrustedKeys) -> Order | Closed | None:
+    try:
+        return open_entry(record.value, record.headers, trusted=trusted)
+    except RecordRejected:
+        return None

@@ -1,0 +1,41 @@
+"""What the Kafka half of the suite shares: an installation of its own for every test."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import pytest_asyncio
+
+from connectors.kafka.config import KafkaConfig
+from connectors.kafka.log import KafkaLog
+from deploy.lab.kafka_broker import Cluster
+from tests.contracts.log.declared import PARTITIONS, TOPICS
+
+# The suite is no test module by name; without this its failures would show no values.
+pytest.register_assert_rewrite("tests.contracts.log.suite")
+
+
+@pytest.fixture
+def configure(kafka_broker: Cluster) -> Callable[..., KafkaConfig]:
+    """Make configurations that share this test's own topics."""
+    prefix = f"{uuid.uuid4().hex[:8]}."
+
+    def make(**settings: object) -> KafkaConfig:
+        given: dict[str, object] = {
+            "bootstrap": kafka_broker.bootstrap,
+            "topic_prefix": prefix,
+            "topics": TOPICS,
+            "partitions": PARTITIONS,
+            "create_topics": True,
+            # A killed member is gone soon; the lab's broker allows sessions from 1 s.
+            "session_timeout_s": 3.0,
+        }
+        return KafkaConfig(**(given | settings))  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest_asyncio.fixture
+async def plain_log(configure: Callable[..., KafkaConfig]) -> AsyncIterator[KafkaLog]:
+    async with KafkaLog(configure()) as log:
+        yield log

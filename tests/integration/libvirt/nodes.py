@@ -1,0 +1,108 @@
+"""A lab's nodes through the adapter, and questions that tests ask of their samples."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from connectors.libvirt.hypervisor import LibvirtHypervisor
+from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
+from deploy.lab.libvirt_lab import Lab
+from engine.ports import NodeSample
+from engine.wire.frame import Event, VmRows
+from engine.wire.metrics import INTEGER_ROW
+
+# Migrations may follow each other before the kernel lets go of a port.
+_ports = itertools.count(49_600)
+
+
+def hypervisor_of(lab: Lab, node: str) -> LibvirtHypervisor:
+    """Return the collector's view of a node, on its read-only socket."""
+    return LibvirtHypervisor(uri=lab.ro_uri(node))
+
+
+def verbs_of(lab: Lab, node: str) -> LibvirtVerbs:
+    """Return the agent's verbs on a node, with the way to the other one."""
+    other = "b" if node == "a" else "a"
+    # unsafe: libvirt cannot see that both daemons of one machine share a directory.
+    target = MigrationTarget(
+        lab.uri(other), data_uri=f"tcp://127.0.0.1:{next(_ports)}", unsafe=True
+    )
+    return LibvirtVerbs(uri=lab.uri(node), targets={other: target})
+
+
+def vm_of(lab: Lab, name: str, node: str) -> bytes:
+    """Return a guest's UUID."""
+    import libvirt
+
+    connection = libvirt.openReadOnly(lab.ro_uri(node))
+    try:
+        return bytes(connection.lookupByName(name).UUID())
+    finally:
+        connection.close()
+
+
+def known(rows: VmRows, vm: bytes, name: str) -> int | None:
+    """Return a VM's value, None where it is missing or the VM is not there."""
+    for place in range(len(rows)):
+        if rows.vm(place) == vm:
+            row = INTEGER_ROW[name]
+            return int(rows.integers[row, place]) if rows.present()[row, place] else None
+    return None
+
+
+async def until(
+    holds: Callable[[], Awaitable[bool]], *, within_s: float, what: str, every_s: float = 0.5
+) -> None:
+    """Return as soon as the condition holds."""
+    deadline = time.monotonic() + within_s
+    while not await holds():
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        await asyncio.sleep(every_s)
+
+
+async def writes(hypervisor: LibvirtHypervisor, vm: bytes, *, within_s: float = 60.0) -> None:
+    """Return when the guest writes and its balloon is fresh: it is up."""
+    seen: list[int] = []
+
+    async def moves() -> bool:
+        sample = await hypervisor.sample()
+        requests = known(sample.rows, vm, "block_wr_reqs")
+        stamp_s = known(sample.rows, vm, "balloon_last_update_s")
+        if requests is not None:
+            seen.append(requests)
+        fresh = stamp_s is not None and sample.event_time_ns / 1e9 - stamp_s < 5
+        return fresh and len(seen) >= 2 and seen[-1] > seen[-2]
+
+    await until(moves, within_s=within_s, what="disk writes and a fresh balloon")
+
+
+async def hears(
+    hypervisor: LibvirtHypervisor, kind: str, vm: bytes | None, *, within_s: float = 30.0
+) -> list[Event]:
+    """Return all events up to the one that was waited for."""
+    events: list[Event] = []
+
+    async def heard() -> bool:
+        events.extend(hypervisor.drain_events())
+        return any((event.kind, event.vm) == (kind, vm) for event in events)
+
+    await until(heard, within_s=within_s, what=f"event {kind}", every_s=0.1)
+    return events
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One turn of a collector's loop; `sample` None is a node that did not answer."""
+
+    at_s: float
+    sample: NodeSample | None
+
+
+def gaps_s(turns: list[Taken]) -> list[float]:
+    """Return the time from each answered sample to the next, on the samples' own clock."""
+    stamps = [turn.sample.mono_ns for turn in turns if turn.sample is not None]
+    return [float(gap) / 1e9 for gap in np.diff(stamps)]

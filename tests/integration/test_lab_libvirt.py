@@ -1,0 +1,191 @@
+"""The lab shows the faults of real guests as a hypervisor sees them."""
+
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from deploy.lab.libvirt_lab import Guest, Guests, Lab, wait_until
+from deploy.lab.records import missing
+
+pytestmark = pytest.mark.libvirt
+
+# A panic has the balloon's figures age by a second each second; the guest renews them every 2 s.
+STALE_BALLOON_S = 6.0
+# A spinning vCPU takes a whole core where it can have one; a writing guest takes 0.04 of it.
+SPINNING = 0.5
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one guest's domstats say, and when."""
+
+    at_s: float
+    state: int
+    cpu_s: float
+    writes_total: int
+    balloon_age_s: float
+
+
+def opened(uri: str) -> Any:
+    # Imported here, so that a machine without libvirt collects this file and is told what it lacks.
+    import libvirt
+
+    libvirt.registerErrorHandler(lambda *_: None, None)
+    return libvirt.open(uri)
+
+
+def sampler(guest: Guest) -> Callable[[], Sample]:
+    connection = opened(guest.lab.uri(guest.hypervisor))
+    domain = connection.lookupByName(guest.name)
+
+    def sample() -> Sample:
+        [(_, stats)] = connection.domainListGetStats([domain])
+        return Sample(
+            at_s=time.monotonic(),
+            state=stats["state.state"],
+            cpu_s=stats["cpu.time"] / 1e9,
+            writes_total=stats["block.0.wr.reqs"],
+            balloon_age_s=time.time() - stats["balloon.last-update"],
+        )
+
+    return sample
+
+
+def test_a_guest_writes_a_checked_record_about_once_a_second(guests: Guests) -> None:
+    guest = guests.boot("writer")
+    wait_until(lambda: len(guest.records()) >= 5, within_s=20, what="five records")
+    assert missing(guest.records()) == []
+
+
+def test_a_panicked_guest_spins_in_state_running_and_a_reset_brings_it_back(
+    guests: Guests,
+) -> None:
+    guest = guests.boot("panicked", "--pool", "hdd")
+    sample = sampler(guest)
+    wait_until(lambda: sample().balloon_age_s < 4, within_s=20, what="fresh balloon figures")
+    wait_until(lambda: len(guest.records()) >= 2, within_s=20, what="two records")
+    guest.tell("panic")
+    wait_until(lambda: "Kernel panic" in guest.console, within_s=5, what="a panic on the console")
+
+    before = sample()
+    wait_until(
+        lambda: sample().balloon_age_s > STALE_BALLOON_S, within_s=20, what="a stale balloon"
+    )
+    after = sample()
+
+    assert after.writes_total == before.writes_total
+    assert (after.cpu_s - before.cpu_s) / (after.at_s - before.at_s) > SPINNING
+    assert after.state == 1  # running: nothing in the state says that it is dead
+    last = guest.records()[-1]
+
+    opened(guest.lab.uri("a")).lookupByName(guest.name).reset()
+    guest.wait(boots=2)
+    wait_until(lambda: sample().writes_total > after.writes_total, within_s=10, what="writes again")
+    wait_until(lambda: guest.records()[-1] > last, within_s=10, what="a record of the new boot")
+    assert guest.records()[-1].boot == last.boot + 1
+
+
+def test_a_frozen_guest_answers_ping_and_a_panicked_one_does_not(guests: Guests) -> None:
+    guest = guests.boot("pinged", "--nic")
+    sample = sampler(guest)
+    with guest.pinged() as pings:
+        wait_until(lambda: len(pings.answered_s()) >= 2, within_s=10, what="answers to ping")
+        wait_until(lambda: sample().writes_total > 0, within_s=20, what="a first write")
+        guest.tell("freeze")
+        frozen_at_s, frozen = time.time(), sample()
+        wait_until(
+            lambda: len([s for s in pings.answered_s() if s > frozen_at_s + 1]) >= 4,
+            within_s=10,
+            what="answers of a frozen guest",
+        )
+        assert sample().writes_total == frozen.writes_total
+        guest.tell("thaw")
+        guest.tell("panic")
+        panicked_at_s = time.time()
+        wait_until(
+            lambda: len([s for s in pings.unanswered_s() if s > panicked_at_s]) >= 4,
+            within_s=10,
+            what="silence of a panicked guest",
+        )
+    assert max(pings.answered_s()) < panicked_at_s + 1
+
+
+def test_a_migrated_guest_loses_no_record_and_still_obeys(guests: Guests) -> None:
+    guest = guests.boot("mover", "--nic")
+    # More than it can write between its arrival on b and the sample there.
+    wait_until(lambda: len(guest.records()) >= 12, within_s=40, what="twelve records")
+    writes_total = sampler(guest)().writes_total
+    guest.migrate("b")
+    assert guest.hypervisor == "b"
+    assert sampler(guest)().writes_total < writes_total  # counters start again on the target
+
+    moved = guest.records()[-1]
+    wait_until(
+        lambda: guest.records()[-1].sequence >= moved.sequence + 3,
+        within_s=20,
+        what="three records from the target",
+    )
+    guest.tell("up")
+    assert guest.answers_ping()
+    assert guest.boots == 1
+    assert missing(guest.records()) == []
+
+
+def test_a_burning_guest_spins_and_has_never_written(guests: Guests) -> None:
+    guest = guests.boot("burner", "--burn")
+    sample = sampler(guest)
+    before = sample()
+    wait_until(lambda: sample().at_s > before.at_s + 3, within_s=5, what="three seconds")
+    after = sample()
+    assert (after.cpu_s - before.cpu_s) / (after.at_s - before.at_s) > SPINNING
+    assert after.writes_total == 0
+    assert after.balloon_age_s < STALE_BALLOON_S
+    assert guest.records() == []
+
+
+def test_a_panic_device_has_the_domain_crashed_and_a_resume_after_reset_revives_it(
+    guests: Guests,
+) -> None:
+    guest = guests.boot("device", "--pvpanic")
+    sample = sampler(guest)
+    guest.tell("panic")
+    wait_until(lambda: sample().state == 6, within_s=10, what="the state crashed")
+    domain = opened(guest.lab.uri("a")).lookupByName(guest.name)
+    domain.reset()
+    domain.resume()
+    guest.wait(boots=2)
+
+
+def test_the_owner_reboots_through_acpi(guests: Guests) -> None:
+    guest = guests.boot("owned")
+    opened(guest.lab.uri("a")).lookupByName(guest.name).reboot()
+    guest.wait(boots=2)
+    assert "Kernel panic" not in guest.console
+
+
+def test_what_flatline_needs_to_know_of_a_vm_is_in_its_domain(guests: Guests) -> None:
+    words = ["--tenant", "acme", "--group", "web", "--flavor", "small", "--actionable", "yes"]
+    guest = guests.define("described", *words)
+    xml = opened(guest.lab.ro_uri("a")).lookupByName(guest.name).XMLDesc()
+    element = ET.fromstring(xml).find("metadata/{https://flatline.io/xmlns/domain/1}vm")
+    assert element is not None
+    expected = {"tenant": "acme", "group": "web", "flavor": "small", "actionable": "yes"}
+    assert element.attrib == expected
+
+
+def test_a_killed_libvirtd_leaves_its_guests_running_and_finds_them_again(
+    hypervisors: Lab, guests: Guests
+) -> None:
+    guest = guests.boot("orphan")
+    wait_until(lambda: len(guest.records()) >= 1, within_s=20, what="a record")
+    qemu_pid = guest.qemu_pid
+    hypervisors.kill("a")
+    last = guest.records()[-1]
+    wait_until(lambda: guest.records()[-1] > last, within_s=10, what="writes without libvirtd")
+    hypervisors.start("a")
+    assert guest.qemu_pid == qemu_pid
+    assert sampler(guest)().state == 1

@@ -1,0 +1,39 @@
+"""What `models.kernels.gaps` computes, one VM at a time: every gap is kept as it was."""
+
+import math
+
+EDGES_S = [2.0**k for k in range(16)]
+
+
+class GapsTwin:
+    """One VM's gaps; the week's halving is left out, so tests stay below it."""
+
+    def __init__(self) -> None:
+        self.gaps_s: list[float] = []
+        self.run_s = 0.0
+        self.held = False
+
+    def learn_one(self, *, alive: bool | None, held: bool, dt_s: float) -> tuple[float, float]:
+        """Return for how long the VM has been silent, and how surprising that is in nats."""
+        if alive:
+            if not self.held:
+                self.gaps_s.append(self.run_s)
+            self.run_s, self.held = 0.0, False
+            return 0.0, 0.0
+        if alive is False:
+            self.run_s += dt_s
+        self.held = self.held or (held and self.run_s > 0)
+        return self.run_s, self._surprise() if self.run_s > 0 else 0.0
+
+    def _survival(self, edge_s: float) -> float:
+        reached = sum(gap >= edge_s for gap in self.gaps_s)
+        return (reached + 0.5) / (len(self.gaps_s) + 1)
+
+    def _surprise(self) -> float:
+        place = math.log2(max(self.run_s, 1.0))
+        edge = min(int(place), len(EDGES_S) - 1)
+        here = math.log(self._survival(EDGES_S[edge]))
+        if edge == len(EDGES_S) - 1:
+            return -here
+        further = math.log(self._survival(EDGES_S[edge + 1]))
+        return -(here + (place - edge) * (further - here))

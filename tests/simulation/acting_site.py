@@ -1,0 +1,307 @@
+"""A site with planners and agents on a loop of `virtual_time`; alerts are the test's own words."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from connectors.clock import LoopClock
+from connectors.embedded.ledger import EmbeddedLedger
+from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from connectors.simulator.fleet import Fleet, build_world
+from connectors.simulator.plan import Incident, WorldPlan
+from engine.action.catalogue import Policy, parse_policy, read_shipped
+from engine.action.keys import TrustedKeys, open_entry
+from engine.errors import LogUnreachable, RecordRejected
+from engine.ports import Bounds, Clock, Headers, LedgerStore, Position, Record, Verbs
+from engine.roles.act import ActConfig, Agent
+from engine.roles.health import Health
+from engine.roles.plan import PlanConfig, Planner
+from engine.wire.alert import Alert, Resolution, SamplePosition, encode_alert
+from engine.wire.control import Control, encode_control
+from engine.wire.frame import decode_frame
+from engine.wire.journal import JournalEntry, decode_entry
+from engine.wire.order import Closed, Order, encode_order
+from engine.wire.score import Scores, encode_scores
+from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS, SCORES
+
+EPOCH_MS = 1_790_000_000_000
+PLANNER_KEY = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x01")
+AGENT_KEY = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x02")
+FOREIGN_KEY = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x03")
+TRUSTED = TrustedKeys.of(planners=[PLANNER_KEY.public_key()], agents=[AGENT_KEY.public_key()])
+LAB = parse_policy(read_shipped("lab"), source="lab")
+
+
+class FaultyLog(EmbeddedLog):
+    """The embedded log, until a test takes it away, lets it hang, or swaps it."""
+
+    away: frozenset[str] = frozenset()
+    hangs = False
+    swapped = ""
+
+    def __init__(self, config: EmbeddedConfig, *, clock: Clock) -> None:
+        super().__init__(config, clock=clock)
+        self.shows: dict[str, Bounds] = {}
+
+    async def bounds(self, topic: str, partition: int) -> Bounds:
+        """Return what the test says that a topic holds, else what it does hold."""
+        return self.shows.get(topic) or await super().bounds(topic, partition)
+
+    async def append(
+        self,
+        topic: str,
+        *,
+        key: bytes,
+        value: bytes,
+        headers: Headers = (),
+        partition: int | None = None,
+        time_ms: int | None = None,
+    ) -> Position:
+        """See `engine.ports.Log`; a topic that is away takes nothing."""
+        if topic in self.away:
+            raise LogUnreachable(f"{topic} is away.")
+        return await super().append(
+            topic, key=key, value=value, headers=headers, partition=partition, time_ms=time_ms
+        )
+
+    async def read_to_end(self, topic: str, partition: int, *, offset: int) -> list[Record]:
+        """See `engine.ports.Log`; a log that hangs never answers."""
+        if self.hangs:
+            await asyncio.get_running_loop().create_future()
+        return await super().read_to_end(topic, partition, offset=offset)
+
+    async def identity(self) -> str:
+        """Return another name once the log was swapped."""
+        return self.swapped or await super().identity()
+
+
+@dataclass
+class Site:
+    """What a test holds in its hand."""
+
+    fleet: Fleet
+    log: FaultyLog
+    clock: Clock
+    policy: Policy = LAB
+    ledgers: dict[str, LedgerStore] = field(default_factory=dict)
+    verbs: dict[str, Verbs] = field(default_factory=dict)
+    running: set[asyncio.Task[None]] = field(default_factory=set)
+    runs: int = 0
+
+    def _spawn(self, role: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(role)
+        self.running.add(task)
+        return task
+
+    def start_planner(self, name: str = "p1", *, clock: Clock | None = None) -> asyncio.Task[None]:
+        self.runs += 1
+        clock = clock or self.clock
+        config = PlanConfig(
+            site="site",
+            name=name,
+            run=f"run{self.runs}",
+            policy=self.policy,
+            key=PLANNER_KEY,
+            trusted=TRUSTED,
+        )
+        planner = Planner(log=self.log, config=config, clock=clock, health=Health(clock))
+        return self._spawn(planner.run())
+
+    def start_agent(
+        self, node: str = "c0-n0", *, wrap: Callable[[LedgerStore], LedgerStore] | None = None
+    ) -> asyncio.Task[None]:
+        return self._spawn(self.new_agent(node, wrap=wrap).run())
+
+    def new_agent(
+        self, node: str = "c0-n0", *, wrap: Callable[[LedgerStore], LedgerStore] | None = None
+    ) -> Agent:
+        self.runs += 1
+        store = self.ledgers.setdefault(node, EmbeddedLedger(None))
+        config = ActConfig(
+            site="site",
+            zone="z0",
+            cell=node.split("-")[0],
+            node=node,
+            run=f"run{self.runs}",
+            policy=self.policy,
+            key=AGENT_KEY,
+            trusted=TRUSTED,
+        )
+        return Agent(
+            log=self.log,
+            verbs=self.verbs.get(node) or self.fleet.verbs(node),
+            ledger=wrap(store) if wrap else store,
+            config=config,
+            clock=self.clock,
+            health=Health(self.clock),
+        )
+
+    async def stop(self, task: asyncio.Task[None]) -> None:
+        """Stop a role without asking, as a killed process would."""
+        self.running.discard(task)
+        task.cancel()
+        await asyncio.wait({task})
+
+    def alert(self, lane: int = 0, **changes: Any) -> Alert:
+        """Return what an engine that believes in a panic of VM `lane` would say now."""
+        world = self.fleet.world
+        now_ms = self.clock.now_ms()
+        node = world.topology.nodes[int(world.guests.node[lane])]
+        values: dict[str, Any] = {
+            "id": f"{lane:032x}",
+            "transition": 1,
+            "scope": "vm",
+            "subject": str(UUID(bytes=self.fleet.vm(lane))),
+            "site": "site",
+            "zone": "z0",
+            "cell": "c0",
+            "kind": "panic_spin",
+            "state": "firing",
+            "severity": "critical",
+            "confidence": 0.999,
+            "onset_ms": now_ms - 20_000,
+            "opened_ms": now_ms - 15_000,
+            "decided_ms": now_ms,
+            "suggested_action": "reboot",
+            "sentence": "One vCPU spins and the disks are silent.",
+            "position": SamplePosition(node=node, role="collector", run="r", sequence=9),
+            "configuration": "c",
+            "node": node,
+            "instance": int(world.guests.instance[lane]),
+            "tenant": "acme",
+            "group": f"group{lane}",
+            "actionable": True,
+            "history_s": 200_000.0,
+            "cpu_shape": "one_core",
+            "data_ms": changes.get("decided_ms", now_ms),
+        }
+        return Alert(**(values | changes))
+
+    async def say(self, alert: Alert) -> None:
+        value, headers = encode_alert(alert)
+        await self.log.append(ALERTS.name, key=alert.cell.encode(), value=value, headers=headers)
+
+    async def keep_firing(self, alert: Alert, *, seconds: float) -> None:
+        """Publish `alert` again every minute, as the engine does."""
+        left_s = seconds
+        while left_s > 0:
+            now_ms = self.clock.now_ms()
+            fresh = {"decided_ms": now_ms, "data_ms": now_ms}
+            await self.say(Alert(**(fields_of(alert) | fresh)))
+            await asyncio.sleep(min(60.0, left_s))
+            left_s -= 60.0
+
+    async def resolve(self, alert: Alert, *, verified: bool = True) -> None:
+        resolution = Resolution(
+            reason="It booted and its disks write again.", verified=verified, stable_s=30.0
+        )
+        changes = {
+            "state": "resolved",
+            "transition": alert.transition + 1,
+            "decided_ms": self.clock.now_ms(),
+            "resolution": resolution,
+        }
+        await self.say(Alert(**(fields_of(alert) | changes)))
+
+    async def until_reset(self, lane: int = 0) -> None:
+        """Wait until somebody pulls the VM's reset line."""
+        for _ in range(3_000):
+            if self.resets(lane):
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("nobody reset the VM within 30 s")
+
+    async def order(self, order: Order | Closed, *, key: Ed25519PrivateKey = PLANNER_KEY) -> None:
+        value, headers = encode_order(order, key)
+        await self.log.append(ORDERS.name, key=b"c0", value=value, headers=headers)
+
+    async def control(self, **words: Any) -> None:
+        control = Control(
+            active=True, by="ann", reason="work", time_ms=self.clock.now_ms(), **words
+        )
+        await self.log.append(CONTROL.name, key=control.key(), value=encode_control(control))
+
+    async def load(self, loads: dict[str, float]) -> None:
+        scores = Scores(
+            site="site",
+            cell="c0",
+            minute_ms=self.clock.now_ms(),
+            uuids=b"",
+            values=b"",
+            classes=(),
+            node_load=loads,
+            configuration="c",
+        )
+        await self.log.append(SCORES.name, key=b"c0", value=encode_scores(scores))
+
+    async def entries(self) -> list[Order | Closed]:
+        """Return what stands on the orders topic and is rightly signed."""
+        found: list[Order | Closed] = []
+        for record in await self.log.read_to_end(ORDERS.name, 0, offset=0):
+            with suppress(RecordRejected):
+                found.append(open_entry(record.value, record.headers, trusted=TRUSTED))
+        return found
+
+    async def orders(self) -> list[Order]:
+        return [entry for entry in await self.entries() if isinstance(entry, Order)]
+
+    async def marks(self) -> list[Closed]:
+        return [entry for entry in await self.entries() if isinstance(entry, Closed)]
+
+    async def journal(self) -> list[JournalEntry]:
+        found: list[JournalEntry] = []
+        for partition in range(self.log.partitions(JOURNAL.name)):
+            records = await self.log.read_to_end(JOURNAL.name, partition, offset=0)
+            found += [decode_entry(record.value) for record in records]
+        return sorted(found, key=lambda entry: (entry.writer, entry.sequence))
+
+    async def said(self, words: str) -> bool:
+        return any(words in entry.sentence for entry in await self.journal())
+
+    async def acted(self) -> list[str]:
+        """Return the kinds of the agents' events on the frames topic."""
+        kinds: list[str] = []
+        for partition in range(self.log.partitions(FRAMES.name)):
+            for record in await self.log.read_to_end(FRAMES.name, partition, offset=0):
+                kinds += [event.kind for event in decode_frame(record.value).events]
+        return kinds
+
+    def resets(self, lane: int | None = None) -> int:
+        return len(self.fleet.world.truth.calls("reset", vm=lane))
+
+
+def fields_of(alert: Alert) -> dict[str, Any]:
+    return {name: getattr(alert, name) for name in alert.__struct_fields__}
+
+
+@asynccontextmanager
+async def acting_site(
+    *incidents: Incident, policy: Policy = LAB, vms_per_node: int = 6
+) -> AsyncIterator[Site]:
+    """Open a site of one cell with two nodes, whose roles end with it."""
+    clock = LoopClock(epoch_ms=EPOCH_MS)
+    plan = WorldPlan(
+        seed=5,
+        vms_per_node=vms_per_node,
+        pinned=dict.fromkeys(range(2 * vms_per_node), "database"),
+        incidents=incidents,
+    )
+    async with AsyncExitStack() as stack:
+        log = await stack.enter_async_context(
+            FaultyLog(EmbeddedConfig(folder=None, partitions=2), clock=clock)
+        )
+        site = Site(build_world(plan, clock), log, clock, policy)
+        try:
+            yield site
+        finally:
+            for task in tuple(site.running):
+                await site.stop(task)
+
+
+def panic(lane: int = 0, *, at_s: float = 5.0) -> Incident:
+    return Incident(kind="panic_spin", at_s=at_s, vms=(lane,))

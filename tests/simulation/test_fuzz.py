@@ -1,0 +1,69 @@
+"""Bad records among good ones: none crashes, no good one is lost, each is counted."""
+
+import pytest
+
+from benchmarks.fuzzed import mixed
+from connectors.simulator.plan import Incident, WorldPlan
+from engine.detection.configuration import Configuration
+from engine.detection.partition import Partition
+from engine.wire import topics
+from engine.wire.rejected import decode_rejected
+from tests.simulation.site_records import Site
+
+PLAN = WorldPlan(
+    seed=11,
+    cells=1,
+    nodes_per_cell=2,
+    vms_per_node=12,
+    pinned={0: "web"},
+    incidents=(Incident(kind="panic_spin", at_s=700.0, vms=(0,)),),
+)
+
+
+@pytest.fixture(scope="module")
+def good():
+    return list(Site(PLAN).run(900.0))
+
+
+def folded(records):
+    partition = Partition(Configuration())
+    outputs = [output for record in records for output in partition.fold(record)]
+    alerts = [output.alert for output in outputs if output.alert is not None]
+    rejected = [
+        decode_rejected(output.value) for output in outputs if output.topic == topics.REJECTED.name
+    ]
+    return partition, alerts, rejected
+
+
+def test_bad_records_are_each_counted_and_change_no_alert(good):
+    clean, expected, none = folded(good)
+    assert any(alert.kind == "panic_spin" for alert in expected)
+    assert not none
+    partition, alerts, rejected = folded(mixed(good, seed=5))
+    assert partition.counters.processed == clean.counters.processed == len(good)
+    assert partition.counters.rejected == len(rejected) == len(good)
+    assert partition.counters.balanced(partition.waiting())
+    assert {alert.id for alert in alerts} == {alert.id for alert in expected}
+    assert {entry.reason for entry in rejected} >= {
+        "malformed",
+        "truncated",
+        "unknown_version",
+        "oversized",
+        "bad_value",
+    }
+
+
+def test_readable_frames_of_an_invented_cell_change_nothing_for_known_vms(good):
+    _, expected, _ = folded(good)
+    partition, alerts, _ = folded(mixed(good, seed=6, hostile_every=10, hostile_cell="nowhere"))
+    known = {alert.subject for alert in expected}
+    assert {alert.id for alert in alerts if alert.subject in known} == {
+        alert.id for alert in expected
+    }
+    assert partition.counters.balanced(partition.waiting())
+
+
+def test_readable_frames_by_strangers_in_a_cell_lead_to_no_action(good):
+    partition, alerts, _ = folded(mixed(good[: len(good) // 3], seed=7, hostile_every=10))
+    assert partition.counters.balanced(partition.waiting())
+    assert not [alert for alert in alerts if alert.suggested_action in ("reboot", "migrate")]

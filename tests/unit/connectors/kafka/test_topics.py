@@ -1,0 +1,34 @@
+import pytest
+
+from connectors.kafka.topics import settings_of
+from engine.wire.topics import CONTROL, FRAMES, SNAPSHOTS, TOPICS, Topic
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+def test_the_append_time_is_the_brokers_in_every_topic(topic: Topic) -> None:
+    assert settings_of(topic, replication=1)["message.timestamp.type"] == "LogAppendTime"
+
+
+def test_frames_are_dropped_by_age_and_size() -> None:
+    settings = settings_of(FRAMES, replication=3)
+    assert settings["cleanup.policy"] == "delete"
+    assert settings["retention.ms"] == "172800000"
+    assert settings["retention.bytes"] == str(4 << 30)
+    assert settings["min.insync.replicas"] == "2"
+
+
+def test_what_has_no_age_limit_is_kept_until_its_size() -> None:
+    assert settings_of(SNAPSHOTS, replication=1)["retention.ms"] == "-1"
+
+
+def test_control_is_compacted_and_never_dropped() -> None:
+    settings = settings_of(CONTROL, replication=1)
+    assert settings["cleanup.policy"] == "compact"
+    assert not settings.keys() & {"retention.ms", "retention.bytes"}
+    assert settings["min.insync.replicas"] == "1"
+
+
+def test_a_small_topic_has_segments_that_can_be_dropped() -> None:
+    for topic in TOPICS:
+        segment_bytes = int(settings_of(topic, replication=1)["segment.bytes"])
+        assert segment_bytes <= topic.retention_bytes / 4

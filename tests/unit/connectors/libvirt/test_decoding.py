@@ -1,0 +1,232 @@
+"""What the rows say is what libvirt said, and nothing that it did not say."""
+
+import numpy as np
+import pytest
+
+from connectors.libvirt.binding import Stats, StatValue
+from connectors.libvirt.decoding import (
+    BUSY_RATIO,
+    Reading,
+    VcpuTimes,
+    decode,
+    host_mark,
+    instance_of,
+    monitor_answered,
+)
+from engine.wire.frame import VmRows
+from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, INTEGERS
+from tests.unit.connectors.libvirt.scripted import recorded
+
+VM = bytes(range(16))
+SECOND_NS = 10**9
+
+
+def value(rows: VmRows, name: str, column: int = 0) -> int | None:
+    row = INTEGER_ROW[name]
+    if rows.missing is not None and rows.missing[row, column]:
+        assert rows.integers[row, column] == 0
+        return None
+    return int(rows.integers[row, column])
+
+
+def rows_of(stats: Stats, job_active: bool | None = None) -> VmRows:
+    reading = Reading(vm=VM, instance=7, stats=stats, job_active=job_active)
+    return decode([reading], {}, mono_ns=SECOND_NS)[0]
+
+
+def decoded_twice(
+    first: dict[str, int], second: dict[str, int], *, elapsed_ns: int = SECOND_NS
+) -> VmRows:
+    before = Reading(vm=VM, instance=7, stats=first)
+    _, previous = decode([before], {}, mono_ns=SECOND_NS)
+    after = Reading(vm=VM, instance=7, stats=second)
+    return decode([after], previous, mono_ns=SECOND_NS + elapsed_ns)[0]
+
+
+def vcpus(*times_ns: int) -> dict[str, int]:
+    told = {f"vcpu.{number}.time": time_ns for number, time_ns in enumerate(times_ns)}
+    return {"vcpu.maximum": len(times_ns), **told}
+
+
+def test_a_healthy_vm_fills_every_column_but_those_that_x86_lacks() -> None:
+    rows = rows_of(recorded("healthy")["vm1"], job_active=False)
+    absent = {metric.name for metric in INTEGERS if value(rows, metric.name) is None}
+    assert absent == {"vcpu_wait_ns", "vcpus_busy", "vcpus_halted"}
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("cpu_time_ns", "cpu.time"),
+        ("cpu_user_ns", "cpu.user"),
+        ("cpu_system_ns", "cpu.system"),
+        ("vcpu_delay_ns", "vcpu.0.delay"),
+        ("block_rd_ns", "block.0.rd.times"),
+        ("block_wr_ns", "block.0.wr.times"),
+        ("block_fl_ns", "block.0.fl.times"),
+        ("block_rd_bytes", "block.0.rd.bytes"),
+        ("block_wr_bytes", "block.0.wr.bytes"),
+        ("block_rd_reqs", "block.0.rd.reqs"),
+        ("block_wr_reqs", "block.0.wr.reqs"),
+        ("block_fl_reqs", "block.0.fl.reqs"),
+        ("net_rx_bytes", "net.0.rx.bytes"),
+        ("net_tx_bytes", "net.0.tx.bytes"),
+        ("net_rx_pkts", "net.0.rx.pkts"),
+        ("net_tx_pkts", "net.0.tx.pkts"),
+        ("net_rx_errs", "net.0.rx.errs"),
+        ("net_tx_errs", "net.0.tx.errs"),
+        ("net_rx_drop", "net.0.rx.drop"),
+        ("net_tx_drop", "net.0.tx.drop"),
+        ("balloon_major_faults", "balloon.major_fault"),
+        ("balloon_current_kib", "balloon.current"),
+        ("balloon_rss_kib", "balloon.rss"),
+        ("balloon_usable_kib", "balloon.usable"),
+        ("balloon_last_update_s", "balloon.last-update"),
+        ("state", "state.state"),
+        ("vcpus", "vcpu.current"),
+    ],
+)
+def test_each_column_holds_its_own_field(name: str, field: str) -> None:
+    stats = recorded("healthy")["vm1"]
+    stats[field] = 3  # unlike every other field's value, and a valid state
+    assert value(rows_of(stats), name) == 3
+
+
+def test_a_silent_monitor_leaves_cpu_and_network_and_nothing_of_the_disks() -> None:
+    rows = rows_of(recorded("hung")["vm1"])
+    assert value(rows, "cpu_time_ns") == recorded("hung")["vm1"]["cpu.time"]
+    assert value(rows, "net_tx_pkts") is not None
+    assert value(rows, "state") == 1
+    for name in (metric.name for metric in INTEGERS if metric.name.startswith("block_")):
+        assert value(rows, name) is None
+    assert value(rows, "balloon_last_update_s") is None
+    assert value(rows, "balloon_rss_kib") is None
+
+
+def test_a_silent_monitor_is_told_from_one_that_answered() -> None:
+    assert [monitor_answered(stats) for stats in recorded("hung").values()] == [False, True, True]
+    assert all(monitor_answered(stats) for stats in recorded("healthy").values())
+
+
+def test_a_vm_stopped_by_its_panic_device_is_crashed() -> None:
+    assert value(rows_of(recorded("crashed")["vm2"]), "state") == 6
+
+
+def test_disks_and_network_cards_are_summed_over_devices() -> None:
+    stats = {"block.count": 3, "block.0.wr.reqs": 5, "block.2.wr.reqs": 7}
+    assert value(rows_of(stats), "block_wr_reqs") == 12
+
+
+def test_a_vm_without_a_device_misses_its_columns_rather_than_idling() -> None:
+    assert value(rows_of({"block.count": 0, "net.count": 0}), "block_wr_reqs") is None
+    assert value(rows_of({"block.count": 0, "net.count": 0}), "net_rx_pkts") is None
+
+
+@pytest.mark.parametrize("told", [-1, 2**64, "many", True, 1.5])
+def test_what_is_no_counter_is_missing(told: StatValue) -> None:
+    assert value(rows_of({"cpu.time": told}), "cpu_time_ns") is None
+
+
+def test_the_largest_counter_is_kept_exactly() -> None:
+    assert value(rows_of({"cpu.time": 2**64 - 1}), "cpu_time_ns") == 2**64 - 1
+
+
+def test_a_balloon_that_never_reported_has_no_last_update() -> None:
+    assert value(rows_of({"balloon.last-update": 0}), "balloon_last_update_s") is None
+
+
+def test_a_state_that_libvirt_adds_later_is_unknown() -> None:
+    assert value(rows_of({"state.state": 8}), "state") is None
+
+
+def test_waiting_is_missing_where_the_kernel_keeps_no_scheduler_statistics() -> None:
+    assert value(rows_of({"vcpu.maximum": 1, "vcpu.0.wait": 0}), "vcpu_wait_ns") is None
+    both = {"vcpu.maximum": 2, "vcpu.0.wait": 3, "vcpu.1.wait": 4}
+    assert value(rows_of(both), "vcpu_wait_ns") == 7
+
+
+def test_halted_vcpus_are_counted_where_the_platform_tells() -> None:
+    told = {"vcpu.maximum": 3, "vcpu.0.halted": True, "vcpu.1.halted": False, "vcpu.2.halted": True}
+    assert value(rows_of(told), "vcpus_halted") == 2
+
+
+def test_a_job_not_asked_for_is_missing_and_no_job_is_zero() -> None:
+    stats = recorded("healthy")["vm1"]
+    assert value(rows_of(stats), "job_active") is None
+    assert value(rows_of(stats, job_active=False), "job_active") == 0
+    assert value(rows_of(stats, job_active=True), "job_active") == 1
+
+
+def test_the_first_sample_of_a_vm_tells_nothing_of_its_vcpus_use() -> None:
+    rows = rows_of(vcpus(5, 5))
+    assert value(rows, "vcpus_busy") is None
+    assert np.isnan(rows.gauges[GAUGE_ROW["vcpu_busiest_ratio"], 0])
+
+
+def test_one_spinning_vcpu_of_four_is_busy_and_the_busiest() -> None:
+    rows = decoded_twice(vcpus(0, 10, 20, 30), vcpus(0, 10, 20, 30 + SECOND_NS))
+    assert value(rows, "vcpus_busy") == 1
+    assert rows.gauges[GAUGE_ROW["vcpu_busiest_ratio"], 0] == pytest.approx(1.0)
+
+
+def test_a_vcpu_is_busy_from_half_a_core_on() -> None:
+    half_ns = int(BUSY_RATIO * SECOND_NS)
+    rows = decoded_twice(vcpus(0, 0), vcpus(half_ns, half_ns - 1))
+    assert value(rows, "vcpus_busy") == 1
+
+
+def test_an_idle_vm_has_no_busy_vcpu_which_is_not_missing() -> None:
+    rows = decoded_twice(vcpus(5), vcpus(5))
+    assert value(rows, "vcpus_busy") == 0
+    assert rows.gauges[GAUGE_ROW["vcpu_busiest_ratio"], 0] == 0.0
+
+
+def test_another_instance_of_the_vm_has_no_interval_yet() -> None:
+    previous = {VM: VcpuTimes(instance=6, mono_ns=0, times_ns={0: 1})}
+    reading = Reading(vm=VM, instance=7, stats=vcpus(SECOND_NS))
+    rows, current = decode([reading], previous, mono_ns=SECOND_NS)
+    assert value(rows, "vcpus_busy") is None
+    assert current[VM] == VcpuTimes(instance=7, mono_ns=SECOND_NS, times_ns={0: SECOND_NS})
+
+
+def test_a_vcpu_time_that_went_back_is_no_rate() -> None:
+    assert value(decoded_twice(vcpus(9, 0), vcpus(0, SECOND_NS)), "vcpus_busy") is None
+
+
+def test_a_vcpu_plugged_in_between_is_left_out_of_this_interval() -> None:
+    rows = decoded_twice(vcpus(0), vcpus(SECOND_NS, SECOND_NS))
+    assert value(rows, "vcpus_busy") == 1
+
+
+def test_unplugged_vcpus_leave_holes_in_the_numbers() -> None:
+    with_hole = {"vcpu.maximum": 4, "vcpu.0.time": 0, "vcpu.3.time": 0}
+    after = {"vcpu.maximum": 4, "vcpu.0.time": 0, "vcpu.3.time": SECOND_NS}
+    assert value(decoded_twice(with_hole, after), "vcpus_busy") == 1
+
+
+def test_a_vm_that_is_gone_is_forgotten() -> None:
+    _, current = decode([], {VM: VcpuTimes(instance=7, mono_ns=0, times_ns={})}, mono_ns=1)
+    assert current == {}
+
+
+def test_the_dirty_rate_is_known_only_once_it_was_measured() -> None:
+    row = GAUGE_ROW["dirty_bytes_per_s"]
+    measured = {"dirtyrate.calc_status": 2, "dirtyrate.megabytes_per_second": 3}
+    measuring = {"dirtyrate.calc_status": 1, "dirtyrate.megabytes_per_second": 3}
+    assert rows_of(measured).gauges[row, 0] == 3 * 2**20
+    assert np.isnan(rows_of(measuring).gauges[row, 0])
+
+
+def test_no_row_at_all_is_an_empty_table() -> None:
+    rows, _ = decode([], {}, mono_ns=0)
+    assert len(rows) == 0
+    assert rows == VmRows.empty()
+
+
+def test_an_instance_changes_with_each_start_each_node_and_each_boot_of_the_node() -> None:
+    here = host_mark(host_uuid="a", boot_id="1")
+    marks = [here, host_mark(host_uuid="b", boot_id="1"), host_mark(host_uuid="a", boot_id="2")]
+    numbers = [instance_of(host_mark=mark, domain_id=number) for mark in marks for number in (3, 4)]
+    assert len(set(numbers)) == 6
+    assert instance_of(host_mark=here, domain_id=3) == numbers[0]
+    assert all(0 <= number < 2**32 for number in numbers)

@@ -1,0 +1,322 @@
+"""A verb is done, refused or of unknown outcome; it says which, and never the wrong one."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import cast
+
+import pytest
+import pytest_asyncio
+
+from connectors.libvirt import verbs as verbs_module
+from connectors.libvirt.binding import Library
+from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
+from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
+from tests.unit.connectors.libvirt.scripted import ScriptedError, ScriptedLibrary, Vm
+
+RUNNING, CRASHED, PAUSED_CRASHED, PAUSED_BY_USER = (1, 1), (6, 1), (3, 10), (3, 1)
+LIVE, PEER2PEER, PERSIST_DEST, UNDEFINE_SOURCE, UNSAFE, ABORT_ON_ERROR = 1, 2, 8, 16, 512, 4096
+INTERNAL, NO_DOMAIN, OPERATION_INVALID, OPERATION_TIMEOUT, AGENT_SILENT = 1, 42, 55, 68, 86
+TARGETS = {
+    "b": MigrationTarget("qemu+tls://b/system", data_uri="tcp://10.0.0.2"),
+    "c": MigrationTarget("qemu+tls://c/system", unsafe=True),
+}
+
+
+@pytest.fixture
+def library() -> Iterator[ScriptedLibrary]:
+    library = ScriptedLibrary(vms=2)
+    yield library
+    library.let_go()
+
+
+@pytest.fixture
+def vm(library: ScriptedLibrary) -> Vm:
+    return library.vms[0]
+
+
+@pytest_asyncio.fixture
+async def verbs(library: ScriptedLibrary) -> AsyncIterator[LibvirtVerbs]:
+    async with LibvirtVerbs(library=cast(Library, library), targets=TARGETS) as verbs:
+        yield verbs
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verbs_module, "VERB_DEADLINE_S", 0.05)
+    monkeypatch.setattr(verbs_module, "LOOK_DEADLINE_S", 0.05)
+
+
+Verb = Callable[[LibvirtVerbs, bytes], Awaitable[object]]
+CHANGING: dict[str, Verb] = {
+    "reset": lambda verbs, vm: verbs.reset(vm),
+    "reboot": lambda verbs, vm: verbs.reboot(vm),
+}
+
+
+@pytest.mark.asyncio
+async def test_a_reset_of_a_running_vm_is_one_reset(verbs: LibvirtVerbs, vm: Vm) -> None:
+    await verbs.reset(vm.uuid)
+    assert vm.done == ["reset"]
+
+
+@pytest.mark.parametrize("before", [CRASHED, PAUSED_CRASHED])
+@pytest.mark.asyncio
+async def test_a_vm_stopped_by_its_own_crash_is_resumed_after_the_reset(
+    verbs: LibvirtVerbs, vm: Vm, before: tuple[int, int]
+) -> None:
+    vm.now, vm.after_reset = before, PAUSED_CRASHED
+    await verbs.reset(vm.uuid)
+    assert vm.done == ["reset", "resume"]
+
+
+@pytest.mark.asyncio
+async def test_a_vm_paused_by_a_person_stays_paused_after_a_reset(
+    verbs: LibvirtVerbs, vm: Vm
+) -> None:
+    vm.now = vm.after_reset = PAUSED_BY_USER
+    await verbs.reset(vm.uuid)
+    assert vm.done == ["reset"]
+
+
+@pytest.mark.asyncio
+async def test_a_resume_that_came_too_late_is_a_reset_that_worked(
+    verbs: LibvirtVerbs, vm: Vm
+) -> None:
+    vm.now, vm.after_reset = CRASHED, RUNNING
+    vm.errors["resume"] = ScriptedError(OPERATION_INVALID, "domain is already running")
+    await verbs.reset(vm.uuid)
+    assert vm.done == ["reset"]
+
+
+@pytest.mark.asyncio
+async def test_a_reset_whose_resume_fails_was_not_nothing(verbs: LibvirtVerbs, vm: Vm) -> None:
+    vm.now, vm.after_reset = CRASHED, PAUSED_CRASHED
+    vm.errors["resume"] = ScriptedError(OPERATION_INVALID)
+    with pytest.raises(HypervisorUnreachable, match="reset but stays paused"):
+        await verbs.reset(vm.uuid)
+
+
+@pytest.mark.parametrize("name", CHANGING)
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (OPERATION_INVALID, VerbRefused),
+        (OPERATION_TIMEOUT, VerbRefused),
+        (NO_DOMAIN, HypervisorUnreachable),
+        (INTERNAL, HypervisorUnreachable),
+        (AGENT_SILENT, HypervisorUnreachable),
+        (9999, HypervisorUnreachable),
+    ],
+)
+@pytest.mark.asyncio
+async def test_an_error_says_what_is_known_and_the_unrecognised_one_is_unknown(
+    verbs: LibvirtVerbs, vm: Vm, name: str, code: int, expected: type[Exception]
+) -> None:
+    vm.errors[name] = ScriptedError(code)
+    with pytest.raises(expected):
+        await CHANGING[name](verbs, vm.uuid)
+
+
+@pytest.mark.parametrize("name", CHANGING)
+@pytest.mark.asyncio
+async def test_a_vm_that_libvirt_does_not_know_was_not_touched(
+    verbs: LibvirtVerbs, name: str
+) -> None:
+    with pytest.raises(VmNotFound):
+        await CHANGING[name](verbs, bytes(16))
+
+
+@pytest.mark.parametrize("code", [NO_DOMAIN, OPERATION_INVALID])
+@pytest.mark.asyncio
+async def test_a_vm_out_of_sight_after_its_reset_was_not_nothing(
+    verbs: LibvirtVerbs, vm: Vm, code: int
+) -> None:
+    vm.lost = ScriptedError(code)
+    with pytest.raises(HypervisorUnreachable, match="the VM was reset"):
+        await verbs.reset(vm.uuid)
+    assert vm.done == ["reset"]
+
+
+@pytest.mark.parametrize("code", [NO_DOMAIN, OPERATION_INVALID])
+@pytest.mark.asyncio
+async def test_a_failed_migration_of_a_vm_out_of_sight_is_of_unknown_outcome(
+    verbs: LibvirtVerbs, vm: Vm, code: int
+) -> None:
+    vm.errors["migrate"], vm.lost = ScriptedError(INTERNAL), ScriptedError(code)
+    with pytest.raises(HypervisorUnreachable, match="the migration failed"):
+        await verbs.migrate(vm.uuid, target="b")
+
+
+@pytest.mark.parametrize("name", CHANGING)
+@pytest.mark.asyncio
+async def test_a_verb_that_cannot_connect_was_not_asked_for(
+    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm, name: str
+) -> None:
+    library.refusal = ScriptedError(38, "Connection refused")
+    with pytest.raises(VerbRefused, match="was not asked for"):
+        await CHANGING[name](verbs, vm.uuid)
+    assert vm.done == []
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("name", CHANGING)
+@pytest.mark.asyncio
+async def test_a_verb_given_up_before_it_was_sent_is_never_sent(
+    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm, name: str
+) -> None:
+    library.frozen.clear()
+    with pytest.raises(VerbRefused, match="was not asked for"):
+        await CHANGING[name](verbs, vm.uuid)
+    library.frozen.set()
+    for thread in threading.enumerate():
+        if thread.name == "libvirt-verb":
+            thread.join(5)
+    assert vm.done == []
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("name", CHANGING)
+@pytest.mark.asyncio
+async def test_a_verb_without_an_answer_is_of_unknown_outcome(
+    verbs: LibvirtVerbs, vm: Vm, name: str
+) -> None:
+    vm.gates[name] = threading.Event()
+    with pytest.raises(HypervisorUnreachable, match="may still happen"):
+        await CHANGING[name](verbs, vm.uuid)
+
+
+@pytest.mark.asyncio
+async def test_a_connection_that_breaks_before_the_verb_is_a_refusal(
+    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm
+) -> None:
+    await verbs.look(vm.uuid)
+    library.broken = ScriptedError(INTERNAL, "client socket is closed")
+    with pytest.raises(VerbRefused, match="client socket is closed"):
+        await verbs.reset(vm.uuid)
+    assert vm.done == []
+
+
+@pytest.mark.asyncio
+async def test_a_look_shows_what_libvirt_tells(verbs: LibvirtVerbs, vm: Vm) -> None:
+    look = await verbs.look(vm.uuid)
+    assert look.state == "running"
+    assert not look.job_active
+    assert look.vcpu_time_ns == (4,)
+    assert (look.block_wr_reqs, look.block_wr_bytes, look.block_rd_reqs) == (3, 512, 1)
+    assert look.net_tx_pkts is None
+    assert look.balloon_last_update_s is None
+    assert look.extra["monitor"] == "answers"
+
+
+@pytest.mark.asyncio
+async def test_a_look_shows_how_long_each_vcpu_waited_for_a_core(
+    verbs: LibvirtVerbs, vm: Vm
+) -> None:
+    assert (await verbs.look(vm.uuid)).vcpu_delay_ns == ()
+    vm.full |= {"vcpu.0.delay": 6}
+    assert (await verbs.look(vm.uuid)).vcpu_delay_ns == (6,)
+
+
+@pytest.mark.asyncio
+async def test_a_look_at_a_vm_whose_monitor_is_taken_shows_a_job_and_no_disks(
+    verbs: LibvirtVerbs, vm: Vm
+) -> None:
+    with cast("threading.Lock", vm.taken):
+        look = await verbs.look(vm.uuid)
+    assert look.job_active
+    assert look.block_wr_reqs is None
+    assert look.extra["monitor"] == "silent"
+
+
+@pytest.mark.asyncio
+async def test_a_look_shows_a_job(verbs: LibvirtVerbs, vm: Vm) -> None:
+    vm.job = 2
+    assert (await verbs.look(vm.uuid)).job_active
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.asyncio
+async def test_a_look_does_not_wait_for_a_silent_monitor(verbs: LibvirtVerbs, vm: Vm) -> None:
+    vm.answers.clear()
+    with pytest.raises(HypervisorUnreachable, match="no answer"):
+        await verbs.look(vm.uuid)
+
+
+@pytest.mark.asyncio
+async def test_a_migration_goes_peer_to_peer_and_leaves_one_definition(
+    verbs: LibvirtVerbs, vm: Vm
+) -> None:
+    await verbs.migrate(vm.uuid, target="b")
+    flags = LIVE | PEER2PEER | ABORT_ON_ERROR | PERSIST_DEST | UNDEFINE_SOURCE
+    expected = ("migrate", "qemu+tls://b/system", {"migrate_uri": "tcp://10.0.0.2"}, flags)
+    assert vm.done == [expected]
+
+
+@pytest.mark.asyncio
+async def test_a_transient_vm_is_not_made_persistent_by_a_migration(
+    verbs: LibvirtVerbs, vm: Vm
+) -> None:
+    vm.persistent = False
+    await verbs.migrate(vm.uuid, target="c")
+    flags = LIVE | PEER2PEER | ABORT_ON_ERROR | UNSAFE
+    assert vm.done == [("migrate", "qemu+tls://c/system", {}, flags)]
+
+
+@pytest.mark.parametrize(
+    ("state", "job", "expected"),
+    [
+        (RUNNING, 0, VerbRefused),
+        (RUNNING, 2, HypervisorUnreachable),
+        (PAUSED_BY_USER, 0, HypervisorUnreachable),
+    ],
+    ids=["runs on here", "still migrating", "stands still"],
+)
+@pytest.mark.asyncio
+async def test_what_a_failed_migration_did_is_read_from_the_vm(
+    verbs: LibvirtVerbs, vm: Vm, state: tuple[int, int], job: int, expected: type[Exception]
+) -> None:
+    vm.errors["migrate"] = ScriptedError(OPERATION_INVALID)
+    vm.now, vm.job = state, job
+    with pytest.raises(expected, match="the migration failed"):
+        await verbs.migrate(vm.uuid, target="b")
+
+
+@pytest.mark.asyncio
+async def test_a_migration_to_a_node_without_an_address_is_refused(
+    verbs: LibvirtVerbs, vm: Vm
+) -> None:
+    with pytest.raises(VerbRefused, match=r"'z' is not among .* \(b, c\)"):
+        await verbs.migrate(vm.uuid, target="z")
+    assert vm.done == []
+
+
+@pytest.mark.asyncio
+async def test_a_job_of_somebody_else_is_not_aborted(verbs: LibvirtVerbs, vm: Vm) -> None:
+    vm.job = 2
+    with pytest.raises(VerbRefused, match="started from here"):
+        await verbs.abort_job(vm.uuid)
+    assert vm.done == []
+
+
+@pytest.mark.asyncio
+async def test_a_migration_under_way_is_the_agents_own_to_abort(
+    verbs: LibvirtVerbs, vm: Vm
+) -> None:
+    vm.gates["migrate"] = threading.Event()
+    migrating = asyncio.create_task(verbs.migrate(vm.uuid, target="b"))
+    await asyncio.sleep(0)
+    await verbs.abort_job(vm.uuid)
+    assert vm.done == ["abortJob"]
+    vm.gates["migrate"].set()
+    await migrating
+    with pytest.raises(VerbRefused, match="started from here"):
+        await verbs.abort_job(vm.uuid)
+
+
+@pytest.mark.asyncio
+async def test_the_agents_own_connection_may_write(
+    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm
+) -> None:
+    await verbs.look(vm.uuid)
+    assert set(library.opened_read_only) == {False}

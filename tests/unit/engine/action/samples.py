@@ -1,0 +1,144 @@
+"""Orders, looks, alerts and marks that nothing speaks against; a test changes one thing."""
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from engine.action.admit import History, closed, logged
+from engine.action.catalogue import Policy, parse_policy, read_shipped
+from engine.ports import Look
+from engine.wire.alert import Alert, SamplePosition
+from engine.wire.control import Control
+from engine.wire.order import Closed, Order
+
+NOW_MS = 1_790_000_000_000
+VM = "6e1a2b3c-0000-4000-8000-000000000001"
+OTHER_VM = "6e1a2b3c-0000-4000-8000-000000000002"
+POLICY = parse_policy(read_shipped("lab"), source="lab")
+DEFAULT = parse_policy(read_shipped("default"), source="default")
+
+
+def order(under: Policy = POLICY, /, **changes: Any) -> Order:
+    values: dict[str, Any] = {
+        "incident": "a" * 32,
+        "step": 0,
+        "action": "reset",
+        "vm": VM,
+        "instance": 7,
+        "site": "site",
+        "cell": "c0",
+        "node": "n0",
+        "kind": "panic_spin",
+        "cpu_shape": "one_core",
+        "issued_ms": NOW_MS,
+        "expires_ms": NOW_MS + 60_000,
+        "deadline_ms": NOW_MS + 300_000,
+        "data_ms": NOW_MS - 2_000,
+        "dry_run": False,
+        "planner": "p",
+        "policy": under.hash,
+        "sentence": "reset it",
+        "tenant": "acme",
+        "group": "web",
+        "opened_ms": NOW_MS - 20_000,
+        "history_s": 200_000.0,
+    }
+    return Order(**(values | changes))
+
+
+def past(given: Order, *, ago_s: float, **changes: Any) -> Order:
+    """Return `given` as it would have been issued some time ago."""
+    names = ("issued_ms", "expires_ms", "deadline_ms", "data_ms")
+    shifted = {name: getattr(given, name) - round(1000 * ago_s) for name in names}
+    return msgspec.structs.replace(given, **(shifted | changes))
+
+
+def mark(given: Order, *, time_ms: int, **changes: Any) -> Closed:
+    values: dict[str, Any] = {
+        "incident": given.incident,
+        "step": given.step,
+        "vm": given.vm,
+        "node": given.node,
+        "agent": "n0/run",
+        "outcome": "returned",
+        "dry_run": given.dry_run,
+        "time_ms": time_ms,
+        "sentence": "done",
+    }
+    return Closed(**(values | changes))
+
+
+def history(*given: Order, policy: Policy = POLICY, ends: str | None = "returned") -> History:
+    """Return the log after these orders, each closed 10 s after it was issued."""
+    entries: History = ()
+    for offset, one in enumerate(given):
+        entries = logged(entries, one, policy, offset=offset, time_ms=one.issued_ms)
+        if ends is not None:
+            entries = closed(entries, mark(one, time_ms=one.issued_ms + 10_000, outcome=ends))
+    return entries
+
+
+def look(*, at_s: float = 0.0, **changes: Any) -> Look:
+    values: dict[str, Any] = {
+        "vm": UUID(VM).bytes,
+        "instance": 7,
+        "mono_ns": round(at_s * 1e9),
+        "state": "running",
+        "job_active": False,
+        "vcpu_time_ns": (round(at_s * 1e9), 0),
+        "cpu_time_ns": round(at_s * 1e9),
+        "block_rd_reqs": 50,
+        "block_wr_reqs": 100,
+        "block_wr_bytes": 51_200,
+        "net_tx_pkts": 30,
+        "balloon_last_update_s": 1_000,
+        "extra": {"monitor": "answers"},
+    }
+    return Look(**(values | changes))
+
+
+def alert(**changes: Any) -> Alert:
+    values: dict[str, Any] = {
+        "id": "a" * 32,
+        "transition": 1,
+        "scope": "vm",
+        "subject": VM,
+        "site": "site",
+        "zone": "z0",
+        "cell": "c0",
+        "kind": "panic_spin",
+        "state": "firing",
+        "severity": "critical",
+        "confidence": 0.99,
+        "onset_ms": NOW_MS - 30_000,
+        "opened_ms": NOW_MS - 20_000,
+        "decided_ms": NOW_MS,
+        "suggested_action": "reboot",
+        "sentence": "It spins and its disks are silent.",
+        "position": SamplePosition(node="n0", role="collector", run="r", sequence=1),
+        "configuration": "c",
+        "node": "n0",
+        "instance": 7,
+        "tenant": "acme",
+        "group": "web",
+        "actionable": True,
+        "history_s": 200_000.0,
+        "cpu_shape": "one_core",
+        "data_ms": changes.get("decided_ms", NOW_MS),
+    }
+    return Alert(**(values | changes))
+
+
+def control(**changes: Any) -> dict[bytes, Control]:
+    values: dict[str, Any] = {
+        "kind": "pause",
+        "scope": "site",
+        "subject": "",
+        "active": True,
+        "by": "ann",
+        "reason": "work",
+        "time_ms": NOW_MS,
+    }
+    word = Control(**(values | changes))
+    return {word.key(): word}

@@ -1,0 +1,78 @@
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from engine.action.keys import (
+    TrustedKeys,
+    open_entry,
+    parse_private_key,
+    parse_public_key,
+    private_key_pem,
+    public_key_pem,
+)
+from engine.errors import RecordRejected, SettingsError
+from engine.wire.order import encode_order
+from tests.unit.engine.action.samples import NOW_MS, mark, order
+
+PLANNER, AGENT, STRANGER = (
+    Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2, 3)
+)
+TRUSTED = TrustedKeys.of(planners=[PLANNER.public_key()], agents=[AGENT.public_key()])
+
+
+def test_an_order_by_a_planner_and_a_mark_by_an_agent_are_read() -> None:
+    given, closing = order(), mark(order(), time_ms=NOW_MS)
+    assert open_entry(*encode_order(given, PLANNER), trusted=TRUSTED) == given
+    assert open_entry(*encode_order(closing, AGENT), trusted=TRUSTED) == closing
+
+
+def test_an_order_by_anybody_else_is_refused() -> None:
+    for key in (AGENT, STRANGER):
+        with pytest.raises(RecordRejected, match="bad_signature"):
+            open_entry(*encode_order(order(), key), trusted=TRUSTED)
+
+
+def test_a_mark_by_anybody_else_is_refused() -> None:
+    for key in (PLANNER, STRANGER):
+        with pytest.raises(RecordRejected, match="bad_signature"):
+            open_entry(*encode_order(mark(order(), time_ms=NOW_MS), key), trusted=TRUSTED)
+
+
+def test_an_order_that_was_altered_after_signing_is_refused() -> None:
+    value, headers = encode_order(order(), PLANNER)
+    for position in range(0, len(value), 7):
+        altered = value[:position] + bytes([value[position] ^ 1]) + value[position + 1 :]
+        with pytest.raises(RecordRejected, match="bad_signature"):
+            open_entry(altered, headers, trusted=TRUSTED)
+
+
+def test_an_order_without_its_signature_is_refused() -> None:
+    value, headers = encode_order(order(), PLANNER)
+    for kept in ((), headers[:1], headers[1:]):
+        with pytest.raises(RecordRejected, match="bad_signature"):
+            open_entry(value, kept, trusted=TRUSTED)
+
+
+def test_keys_survive_their_text() -> None:
+    private = parse_private_key(private_key_pem(PLANNER), source="k")
+    assert private.private_bytes_raw() == PLANNER.private_bytes_raw()
+    public = parse_public_key(public_key_pem(PLANNER.public_key()), source="k")
+    assert public.public_bytes_raw() == PLANNER.public_key().public_bytes_raw()
+
+
+def test_what_is_no_key_is_refused_by_name() -> None:
+    other = X25519PrivateKey.generate()
+    private = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    for text in (b"", b"nonsense", private):
+        with pytest.raises(SettingsError, match=r"^the-file "):
+            parse_private_key(text, source="the-file")
+    for text in (b"", b"nonsense", public):
+        with pytest.raises(SettingsError, match=r"^the-file "):
+            parse_public_key(text, source="the-file")

@@ -1,0 +1,149 @@
+from itertools import product
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.action.ledger import (
+    LEGAL,
+    IllegalStep,
+    Ledger,
+    LedgerState,
+    LogEntry,
+    StepEntry,
+    encode_ledger_entry,
+    entered,
+    log_seen,
+    read_ledger,
+    recovery,
+)
+from engine.errors import StateError
+from engine.ports import Bounds
+
+WAYS: tuple[tuple[LedgerState, ...], ...] = (
+    ("accepted", "sent", "returned", "marked"),
+    ("accepted", "sent", "unknown", "marked"),
+    ("accepted", "sent", "refused", "marked"),
+    ("accepted", "refused", "marked"),
+    ("accepted", "expired", "marked"),
+    ("accepted", "not_attempted", "marked"),
+)
+
+
+def entry(state: LedgerState, **changes: Any) -> StepEntry:
+    values: dict[str, Any] = {
+        "state": state,
+        "incident": "a",
+        "step": 0,
+        "vm": "v",
+        "action": "reset",
+        "dry_run": False,
+        "time_ms": 1,
+        "sentence": "s",
+    }
+    return StepEntry(**(values | changes))
+
+
+def after(*states: LedgerState) -> Ledger:
+    return read_ledger([encode_ledger_entry(entry(state)) for state in states])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_legal_way_ends_marked(way: tuple[LedgerState, ...]) -> None:
+    ledger = after(*way)
+    assert ledger.steps["a", 0].state == "marked"
+    assert ledger.outcomes["a", 0].state == way[-2]
+
+
+def test_a_second_acceptance_is_impossible_after_any_history() -> None:
+    for way in WAYS:
+        for length in range(1, len(way) + 1):
+            with pytest.raises(IllegalStep):
+                entered(after(*way[:length]), entry("accepted"))
+
+
+def test_nothing_is_sent_twice_or_after_its_end() -> None:
+    for way in WAYS:
+        for length in range(2, len(way) + 1):
+            with pytest.raises(IllegalStep):
+                entered(after(*way[:length]), entry("sent"))
+
+
+def test_every_pair_of_states_that_the_table_does_not_name_is_refused() -> None:
+    states = [state for state in LEGAL if state is not None]
+    paths = {way[:length][-1]: way[:length] for way in WAYS for length in range(1, len(way) + 1)}
+    for before, then in product(states, states):
+        if then in LEGAL[before]:
+            continue
+        with pytest.raises(IllegalStep):
+            entered(after(*paths[before]), entry(then))
+
+
+def test_a_step_that_was_only_accepted_ends_not_attempted() -> None:
+    (end,) = recovery(after("accepted"), now_ms=9)
+    assert (end.state, end.time_ms) == ("not_attempted", 9)
+
+
+def test_a_step_that_was_sent_ends_unknown() -> None:
+    (end,) = recovery(after("accepted", "sent"), now_ms=9)
+    assert end.state == "unknown"
+    assert "nobody repeats it" in end.sentence
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_ended_step_is_told_until_it_is_marked(way: tuple[LedgerState, ...]) -> None:
+    assert not recovery(after(*way[:-1]), now_ms=9)
+    assert [told.state for told in after(*way[:-1]).unmarked()] == [way[-2]]
+    assert not after(*way).unmarked()
+
+
+def test_steps_of_different_incidents_do_not_touch() -> None:
+    ledger = entered(after("accepted"), entry("accepted", step=1))
+    ledger = entered(ledger, entry("accepted", incident="b"))
+    assert len(recovery(ledger, now_ms=9)) == 3
+
+
+def test_a_damaged_ledger_is_not_acted_on() -> None:
+    good = encode_ledger_entry(entry("accepted"))
+    for bad in (good[:-3], b"", good):
+        with pytest.raises(StateError, match="entry 1 of the agent's ledger is damaged"):
+            read_ledger([good, bad])
+
+
+def log_entry(**changes: Any) -> LogEntry:
+    known = LogEntry(identity="log", next_offset=50, observe_until_ms=0, time_ms=1)
+    return msgspec.structs.replace(known, **changes)
+
+
+def seen(
+    known: LogEntry | None, *, identity: str = "log", bounds: tuple[int, int] = (10, 60)
+) -> LogEntry:
+    ledger = Ledger(log=known)
+    return log_seen(
+        ledger, identity=identity, bounds=Bounds(*bounds), now_ms=1_000, observe_s=86_400
+    )[0]
+
+
+def test_a_known_log_is_acted_on_at_once() -> None:
+    assert seen(log_entry()).observe_until_ms == 0
+    assert seen(log_entry()).next_offset == 60
+
+
+@pytest.mark.parametrize(
+    ("known", "identity", "bounds"),
+    [
+        (None, "log", (0, 0)),
+        (log_entry(), "another", (10, 60)),
+        (log_entry(), "log", (51, 60)),
+        (log_entry(), "log", (10, 49)),
+    ],
+    ids=["new agent", "other log", "lost orders", "cut back"],
+)
+def test_a_log_that_is_not_known_is_only_watched_for_a_day(
+    known: LogEntry | None, identity: str, bounds: tuple[int, int]
+) -> None:
+    assert seen(known, identity=identity, bounds=bounds).observe_until_ms == 1_000 + 86_400_000
+
+
+def test_a_restart_does_not_shorten_the_time_of_watching() -> None:
+    assert seen(log_entry(observe_until_ms=77_000)).observe_until_ms == 77_000

@@ -1,0 +1,495 @@
+from itertools import product
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from engine.action.catalogue import Modes, Policy, Step
+from engine.action.events import (
+    AlertSeen,
+    AppendControl,
+    AppendOrder,
+    CaughtUp,
+    ClosedSeen,
+    ControlSeen,
+    Instruction,
+    LoadSeen,
+    OrderSeen,
+    PlannerEvent,
+    Tick,
+    WriteJournal,
+)
+from engine.action.incident import LEGAL, BrokenInvariant, Incident, Phase, moved
+from engine.action.planner import PlannerState, step
+from engine.action.target import CellLoad
+from engine.wire.alert import Alert, EvidenceItem, Resolution
+from engine.wire.order import Closed, Order
+from tests.unit.engine.action.samples import NOW_MS, POLICY, VM, alert, control, mark, order
+
+LADDER = (Step(action="reset", deadline_s=300, stable_s=20),) * 2
+TWO_RESETS = msgspec.structs.replace(POLICY, ladders={"panic_spin": LADDER})
+INCIDENT = alert().id
+
+
+class Play:
+    """A planner that is told one thing after the other; `now_s` counts from its start."""
+
+    def __init__(self, policy: Policy = TWO_RESETS, *, live: bool = True) -> None:
+        self.policy = policy
+        self.state = PlannerState(name="p", site="site")
+        self.now_ms = NOW_MS
+        self.offset = 0
+        self.words: list[WriteJournal] = []
+        self.given: list[Order] = []
+        if live:
+            self.feed(CaughtUp(NOW_MS))
+
+    def feed(self, event: PlannerEvent) -> tuple[Instruction, ...]:
+        self.state, done = step(self.state, event, self.policy)
+        self.words += [word for word in done if isinstance(word, WriteJournal)]
+        self.given += [one.order for one in done if isinstance(one, AppendOrder)]
+        return done
+
+    def wait(self, seconds: float) -> None:
+        self.now_ms += round(1000 * seconds)
+        self.feed(Tick(self.now_ms))
+
+    def fires(self, **changes: Any) -> Alert:
+        said = alert(**({"decided_ms": self.now_ms} | changes))
+        self.feed(AlertSeen(said, self.now_ms))
+        return said
+
+    def stands(self, given: Order | None = None) -> Order:
+        """Let the newest order, or another, be read back from the log."""
+        given = given or self.given[-1]
+        self.feed(OrderSeen(given, self.offset, self.now_ms, self.now_ms))
+        self.offset += 1
+        return given
+
+    def ends(self, **changes: Any) -> None:
+        closing: Closed = mark(self.given[-1], time_ms=self.now_ms, **changes)
+        self.feed(ClosedSeen(closing, self.now_ms))
+
+    def resolves(self, *, verified: bool = True, stable_s: float = 30.0) -> None:
+        resolution = Resolution(reason="it booted.", verified=verified, stable_s=stable_s)
+        self.fires(state="resolved", transition=2, resolution=resolution)
+
+    @property
+    def phase(self) -> Phase:
+        return self.state.incidents[INCIDENT].phase
+
+    @property
+    def last(self) -> WriteJournal:
+        return self.words[-1]
+
+
+def called(policy: Policy = TWO_RESETS) -> Play:
+    """Return a planner whose first order was carried out 10 s ago."""
+    play = Play(policy)
+    play.fires()
+    play.stands()
+    play.wait(10)
+    play.ends()
+    return play
+
+
+def failed() -> Play:
+    """Return a planner that saw the first step fail."""
+    play = called()
+    play.wait(280)
+    play.fires()
+    play.wait(16)
+    return play
+
+
+def test_a_firing_alert_with_a_suggestion_becomes_one_order() -> None:
+    play = Play()
+    said = play.fires()
+    (given,) = play.given
+    assert (given.action, given.vm, given.node, given.instance) == ("reset", VM, "n0", 7)
+    assert (given.incident, given.step, given.dry_run) == (said.id, 0, False)
+    assert given.expires_ms - given.issued_ms == 60_000
+    assert given.data_ms == said.data_ms
+    assert play.last.sentence == (
+        f"Ordered: reset {VM} on n0, step 0: It spins and its disks are silent."
+    )
+    play.fires()
+    play.wait(1)
+    assert len(play.given) == 1
+
+
+def test_a_step_verified_by_the_engine_is_done() -> None:
+    play = called()
+    play.wait(30)
+    play.resolves()
+    assert play.phase == "mended"
+    assert play.last.sentence == f"{VM} is well again after the reset: it booted."
+    play.wait(3_600)
+    assert len(play.given) == 1
+
+
+def test_a_repair_that_was_watched_too_briefly_is_said_to_be() -> None:
+    play = called()
+    play.resolves(stable_s=5.0)
+    assert play.phase == "mended"
+    assert "watched 5 s of 20 s only" in play.last.sentence
+
+
+def test_a_vm_that_heals_by_itself_is_left_alone() -> None:
+    play = called()
+    play.resolves(verified=False)
+    assert play.phase == "mended"
+    assert play.last.sentence == f"{VM} is well again by itself: it booted."
+
+
+def test_a_deadline_without_a_word_is_unknown_and_never_followed() -> None:
+    play = called()
+    play.wait(295 + 1)
+    assert play.phase == "unknown"
+    assert play.last.page
+    for _ in range(200):
+        play.wait(60)
+        play.fires()
+    assert len(play.given) == 1
+
+
+def test_a_word_right_before_the_deadline_makes_the_step_failed() -> None:
+    play = failed()
+    assert play.phase == "backing_off"
+    assert play.last.rule == "failed"
+
+
+def test_a_firing_word_soon_after_the_call_is_no_failure_yet() -> None:
+    play = called()
+    play.fires()
+    play.wait(296)
+    assert play.phase == "unknown"
+
+
+def test_the_next_step_waits_for_its_back_off() -> None:
+    play = failed()
+    while len(play.given) == 1:
+        play.wait(10)
+        play.fires()
+    second = play.given[1]
+    assert second.step == 1
+    # 600 s after the agent's mark, which came 10 s after the start.
+    assert 610_000 <= second.issued_ms - NOW_MS <= 620_000
+    assert not [word for word in play.words if word.kind == "refusal"]
+
+
+def test_after_the_last_step_of_the_ladder_a_person_is_called() -> None:
+    play = failed()
+    while len(play.given) == 1:
+        play.wait(10)
+        play.fires()
+    play.stands()
+    play.wait(10)
+    play.ends()
+    play.wait(280)
+    play.fires()
+    play.wait(16)
+    assert play.phase == "exhausted"
+    assert play.last.page
+    assert play.last.sentence == f"No step of the catalogue helped {VM}. A person must look."
+
+
+@pytest.mark.parametrize(("outcome", "page"), [("refused", True), ("unknown", True)])
+def test_a_refused_or_unknown_step_is_for_people_only(outcome: str, page: bool) -> None:
+    play = Play()
+    play.fires()
+    play.stands()
+    play.ends(outcome=outcome, sentence="The VM is alive.")
+    assert play.phase == outcome
+    assert play.last.page is page
+    assert "The VM is alive." in play.last.sentence
+    for _ in range(100):
+        play.wait(60)
+        play.fires()
+    assert len(play.given) == 1
+
+
+@pytest.mark.parametrize("outcome", ["expired", "not_attempted"])
+def test_a_step_that_was_not_attempted_may_be_given_again_after_half_an_hour(outcome: str) -> None:
+    play = Play()
+    play.fires()
+    play.stands()
+    play.ends(outcome=outcome)
+    assert play.phase == "backing_off"
+    while len(play.given) == 1:
+        play.wait(30)
+        play.fires()
+    again = play.given[1]
+    assert (again.step, again.action) == (1, "reset")
+    assert again.issued_ms - NOW_MS >= 1_800_000
+
+
+def test_an_order_that_nobody_closes_is_unknown_at_its_deadline() -> None:
+    play = Play()
+    play.fires()
+    play.stands()
+    play.wait(306)
+    assert play.phase == "unknown"
+    assert "no agent told the end before the deadline" in play.last.sentence
+
+
+def test_an_append_that_never_arrived_is_given_again_under_the_same_number() -> None:
+    play = Play()
+    play.fires()
+    play.wait(66)
+    assert play.phase == "watching"
+    play.fires()
+    assert [given.step for given in play.given] == [0, 0]
+
+
+def test_while_an_append_is_unconfirmed_it_counts_as_spent() -> None:
+    play = Play()
+    play.fires()
+    play.fires(id="b" * 32, subject=VM[:-1] + "5", group="db")
+    assert len(play.given) == 1
+    assert play.last.rule == "node_in_flight"
+
+
+def test_the_order_of_another_planner_is_followed() -> None:
+    play = Play()
+    given = order(policy=TWO_RESETS.hash, planner="other")
+    play.stands(given)
+    play.given.append(given)
+    play.fires()
+    assert len(play.given) == 1
+    play.ends()
+    assert play.phase == "verifying"
+
+
+def test_the_same_step_ordered_again_changes_nothing() -> None:
+    play = called()
+    play.stands(play.given[0])
+    assert play.phase == "verifying"
+    assert play.state.incidents[INCIDENT].rung == 0
+
+
+def test_the_next_step_of_another_planner_means_that_it_saw_the_failure() -> None:
+    play = called()
+    play.wait(1_000)
+    again = Play(TWO_RESETS, live=False)
+    for given in (play.given[0], order(step=1, policy=TWO_RESETS.hash)):
+        again.feed(OrderSeen(given, 0, NOW_MS, NOW_MS))
+        again.feed(ClosedSeen(mark(given, time_ms=NOW_MS + 10_000), NOW_MS))
+    assert again.state.incidents[INCIDENT].rung == 1
+    assert again.phase == "verifying"
+
+
+def test_a_rehearsal_ends_without_a_page_and_without_a_second_step() -> None:
+    play = Play(msgspec.structs.replace(TWO_RESETS, modes=Modes()))
+    play.fires()
+    assert play.given[0].dry_run
+    play.stands()
+    play.ends()
+    assert play.phase == "rehearsed"
+    for _ in range(100):
+        play.wait(60)
+        play.fires()
+    assert len(play.given) == 1
+    assert not any(word.page for word in play.words)
+
+
+HOLDS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("not_actionable", {"actionable": False}),
+    ("no_ladder", {"kind": "boot_stuck"}),
+    ("unplaced", {"node": None}),
+    ("unplaced", {"instance": None}),
+    ("no_fit", {"suggested_action": "migrate"}),
+    ("data_age", {"data_ms": NOW_MS - 130_000}),
+    ("undated", {"data_ms": None}),
+    ("newborn", {"history_s": None}),
+    ("no_owner", {"tenant": None}),
+    ("incident_old", {"opened_ms": NOW_MS - 86_400_000}),
+)
+
+
+@pytest.mark.parametrize(("rule", "changes"), HOLDS)
+def test_what_holds_an_order_back_is_told_once_and_names_the_vm(
+    rule: str, changes: dict[str, Any]
+) -> None:
+    play = Play()
+    play.fires(**changes)
+    play.wait(1)
+    play.wait(1)
+    assert not play.given
+    assert [word.rule for word in play.words] == [rule]
+    assert play.last.kind == "refusal"
+    assert play.last.sentence.startswith(f"{VM} is not touched: ")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"state": "pending"},
+        {"state": "suppressed"},
+        {"suggested_action": "alert"},
+        {"suggested_action": "none"},
+        {"scope": "host", "subject": "n0"},
+        {"scope": "pool", "subject": "p"},
+    ],
+)
+def test_what_asks_for_no_action_is_not_considered(changes: dict[str, Any]) -> None:
+    play = Play()
+    play.fires(**changes)
+    play.wait(1)
+    assert not play.given
+    assert not play.words
+
+
+def test_an_order_held_back_is_given_as_soon_as_nothing_holds_it() -> None:
+    play = Play()
+    for word in control().values():
+        play.feed(ControlSeen(word, play.now_ms))
+    play.fires()
+    assert play.last.rule == "paused"
+    for word in control(active=False).values():
+        play.feed(ControlSeen(word, play.now_ms))
+    play.wait(1)
+    assert len(play.given) == 1
+
+
+def test_a_veto_that_arrives_holds_the_order_back() -> None:
+    play = Play()
+    for word in control().values():
+        play.feed(ControlSeen(word, play.now_ms))
+    play.fires()
+    play.fires(state="suppressed", transition=2)
+    for word in control(active=False).values():
+        play.feed(ControlSeen(word, play.now_ms))
+    play.wait(1)
+    assert not play.given
+
+
+def test_an_older_word_does_not_undo_a_newer_one() -> None:
+    play = called()
+    play.resolves()
+    play.fires(transition=1)
+    assert play.phase == "mended"
+
+
+@pytest.mark.parametrize("stale", [{"transition": 1}, {"transition": 2, "decided_ms": NOW_MS - 1}])
+def test_a_firing_from_before_a_veto_brings_no_order(stale: dict[str, int]) -> None:
+    play = Play(live=False)
+    play.fires()
+    play.fires(state="suppressed", transition=2)
+    play.fires(**stale)
+    play.feed(CaughtUp(play.now_ms))
+    assert not play.given
+
+
+def test_nothing_is_decided_before_the_log_is_read_to_its_end() -> None:
+    play = Play(live=False)
+    play.fires()
+    play.wait(1)
+    assert not play.given
+    play.feed(CaughtUp(play.now_ms))
+    assert len(play.given) == 1
+
+
+def test_a_restart_reads_the_same_state_from_the_log() -> None:
+    before = failed()
+    again = Play(live=False)
+    given = before.given[0]
+    again.given = [given]
+    again.feed(OrderSeen(given, 0, NOW_MS, NOW_MS))
+    again.feed(ClosedSeen(mark(given, time_ms=NOW_MS + 10_000), before.now_ms))
+    again.feed(AlertSeen(alert(decided_ms=NOW_MS), before.now_ms))
+    again.feed(AlertSeen(alert(decided_ms=NOW_MS + 290_000), before.now_ms))
+    again.feed(CaughtUp(before.now_ms))
+    assert again.state.incidents == before.state.incidents
+    assert again.state.history == before.state.history
+
+
+def test_a_restart_after_the_evidence_was_missed_does_not_act_again() -> None:
+    given = order(policy=TWO_RESETS.hash)
+    play = Play(live=False)
+    play.feed(OrderSeen(given, 0, NOW_MS, NOW_MS))
+    play.feed(ClosedSeen(mark(given, time_ms=NOW_MS + 10_000), NOW_MS))
+    play.now_ms += 1_000_000
+    play.fires()
+    play.feed(CaughtUp(play.now_ms))
+    assert play.phase == "unknown"
+    play.wait(7_200)
+    assert not play.given
+
+
+def test_a_vm_is_moved_to_the_least_loaded_node() -> None:
+    play = Play(POLICY)
+    load = CellLoad(NOW_MS, {"n0": 0.9, "n1": 0.4, "n2": 0.2})
+    play.feed(LoadSeen("c0", load, NOW_MS))
+    play.fires(kind="node_contention", suggested_action="migrate")
+    assert (play.given[0].action, play.given[0].target) == ("migrate", "n2")
+
+
+def test_without_the_load_of_the_cell_nothing_is_moved() -> None:
+    play = Play(POLICY)
+    play.fires(kind="node_contention", suggested_action="migrate")
+    assert not play.given
+    assert play.last.rule == "no_load"
+
+
+def test_a_newborn_vm_that_says_itself_that_it_crashed_is_ordered() -> None:
+    limits = msgspec.structs.replace(POLICY.limits, newborn_s=86_400)
+    told = EvidenceItem(signal="told", text="its panic device reported a panic")
+    play = Play(msgspec.structs.replace(TWO_RESETS, limits=limits))
+    play.fires(history_s=60.0)
+    assert play.last.rule == "newborn"
+    play.fires(history_s=60.0, evidence=(told,))
+    assert play.given[0].attested
+
+
+def test_a_storm_pauses_the_cell_before_a_further_order_is_given() -> None:
+    play = Play()
+    paused: list[Instruction] = []
+    for number in range(3):
+        subject = f"{VM[:-1]}{number}"
+        said = alert(id=f"{number:032x}", subject=subject, state="suppressed", scope="vm")
+        paused += play.feed(AlertSeen(said, play.now_ms))
+    play.wait(1)
+    play.fires(id="f" * 32, subject=VM[:-1] + "9")
+    assert play.last.rule == "paused"
+    assert not play.given
+    words = [word for word in play.words if word.rule == "storm"]
+    assert len(words) == 1
+    assert words[0].page
+
+
+def test_the_storm_breaker_writes_its_pause_once() -> None:
+    play = Play()
+    said = alert(scope="pool", subject="p", vms=tuple("abc"), suggested_action="none")
+    play.feed(AlertSeen(said, play.now_ms))
+    done = play.feed(Tick(play.now_ms))
+    assert [one for one in done if isinstance(one, AppendControl)]
+    assert not play.feed(Tick(play.now_ms + 1_000))
+
+
+def test_incidents_are_forgotten_a_day_after_the_last_word() -> None:
+    play = called()
+    play.resolves()
+    play.wait(86_400)
+    assert INCIDENT in play.state.incidents
+    play.wait(400)
+    assert INCIDENT not in play.state.incidents
+
+
+def test_every_transition_that_the_table_does_not_name_is_refused() -> None:
+    phases: tuple[Phase, ...] = get_args(Phase)
+    assert set(LEGAL) == set(phases)
+    for before, then in product(phases, phases):
+        incident = Incident("a", phase=before)
+        if then in LEGAL[before]:
+            assert moved(incident, then).phase == then
+            continue
+        with pytest.raises(BrokenInvariant):
+            moved(incident, then)
+
+
+def test_an_order_given_before_the_log_was_read_is_a_broken_invariant() -> None:
+    ordering = Incident(INCIDENT, phase="ordering", order=order())
+    state = PlannerState(name="p", site="site", incidents={INCIDENT: ordering})
+    with pytest.raises(BrokenInvariant, match="before the log was read"):
+        step(state, Tick(NOW_MS), POLICY)

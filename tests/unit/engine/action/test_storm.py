@@ -1,0 +1,99 @@
+from typing import Any
+
+import msgspec
+
+from engine.action.admit import admit
+from engine.action.storm import AUTHOR, SOURCE, Trouble, storm_pause, troubled
+from engine.wire.control import Control
+from tests.unit.engine.action.samples import NOW_MS, POLICY, alert, control, order
+
+HALF_HOUR_MS = 1_800_000
+
+
+def pause(
+    count: int, *, vm_count: int = 0, controls: dict[bytes, Control] | None = None, ago_ms: int = 0
+) -> Control | None:
+    trouble = Trouble({f"vm{number}": NOW_MS - ago_ms for number in range(count)})
+    return storm_pause(
+        trouble,
+        site="site",
+        cell="c0",
+        vm_count=vm_count,
+        controls=controls or {},
+        now_ms=NOW_MS,
+    )
+
+
+def told(*alerts: dict[str, Any]) -> set[str]:
+    trouble: Trouble | None = None
+    for changes in alerts:
+        trouble = troubled(trouble, alert(**changes))
+    assert trouble is not None
+    return set(trouble.seen_ms)
+
+
+def test_three_vms_or_a_fifth_of_the_cell_are_a_storm() -> None:
+    assert pause(2) is None
+    assert pause(3) is not None
+    assert pause(9, vm_count=50) is None
+    assert pause(10, vm_count=50) is not None
+    assert pause(10, vm_count=51) is None
+
+
+def test_the_pause_is_for_the_cell_and_ends_after_thirty_calm_minutes() -> None:
+    word = pause(3)
+    assert word is not None
+    assert (word.kind, word.scope, word.subject, word.by) == ("pause", "cell", "c0", AUTHOR)
+    assert word.until_ms == NOW_MS + HALF_HOUR_MS
+    assert word.reason == "3 VMs of cell site/c0 were in trouble within 5 minutes, 3 are a storm"
+
+
+def test_trouble_older_than_five_minutes_is_no_storm() -> None:
+    assert pause(5, ago_ms=300_000) is None
+
+
+def test_a_young_pause_is_not_written_again_and_an_ageing_one_is() -> None:
+    def standing(left_ms: int) -> dict[bytes, Control]:
+        return control(scope="cell", subject="c0", source=SOURCE, until_ms=NOW_MS + left_ms)
+
+    assert pause(5, controls=standing(HALF_HOUR_MS)) is None
+    assert pause(5, controls=standing(HALF_HOUR_MS - 300_001)) is not None
+    assert pause(5, controls=standing(0)) is not None
+
+
+def test_the_pause_of_a_person_stands_beside_the_breaker_s_and_outlives_it() -> None:
+    words = control(scope="cell", subject="c0")
+    word = pause(5, controls=words)
+    assert word is not None
+    words[word.key()] = word
+    for now_ms in (NOW_MS, NOW_MS + HALF_HOUR_MS):
+        given = order(issued_ms=now_ms, expires_ms=now_ms + 60_000, data_ms=now_ms)
+        given = msgspec.structs.replace(given, deadline_ms=now_ms + 300_000)
+        admission = admit(given, (), POLICY, at_ms=now_ms, now_ms=now_ms, controls=words)
+        assert admission.sentence == "Cell c0 is paused by ann: work."
+
+
+def test_what_a_person_cleared_counts_anew_from_then_on() -> None:
+    cleared = control(
+        scope="cell", subject="c0", source=SOURCE, active=False, time_ms=NOW_MS - 60_000
+    )
+    assert pause(5, controls=cleared, ago_ms=60_000) is None
+    assert pause(5, controls=cleared, ago_ms=59_999) is not None
+
+
+def test_firing_and_vetoed_vms_are_in_trouble_and_pending_ones_are_not() -> None:
+    assert told(
+        {"subject": "a"},
+        {"subject": "b", "state": "suppressed"},
+        {"subject": "c", "state": "pending"},
+        {"subject": "d", "state": "resolved"},
+    ) == {"a", "b"}
+
+
+def test_every_vm_that_a_wider_fault_explains_is_in_trouble() -> None:
+    assert told({"scope": "pool", "subject": "p", "vms": ("a", "b")}) == {"a", "b"}
+    assert told({"scope": "host", "subject": "n", "vms": ("a", "b")}) == set()
+
+
+def test_trouble_is_forgotten_after_five_minutes() -> None:
+    assert told({"subject": "a"}, {"subject": "b", "decided_ms": NOW_MS + 300_000}) == {"b"}

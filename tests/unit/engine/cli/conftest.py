@@ -1,0 +1,50 @@
+"""A command line in this process, with a state folder and an environment of its own."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import structlog
+
+from engine.__main__ import main
+
+
+class Said(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Flatline = Callable[..., Said]
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("FLATLINE_CONFIG", raising=False)
+    monkeypatch.setattr("engine.settings.DEFAULT_FILE", tmp_path / "absent.toml")
+    monkeypatch.setenv("FLATLINE_STATE__FOLDER", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def flatline(
+    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Flatline]:
+    handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
+
+    def call(*words: str) -> Said:
+        monkeypatch.setattr("sys.argv", ["flatline", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        captured = capsys.readouterr()
+        return Said(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    yield call
+    structlog.reset_defaults()
+    logging.getLogger().handlers[:] = handlers
+    logging.getLogger().setLevel(level)

@@ -1,0 +1,271 @@
+"""What people type and what they are told."""
+
+import asyncio
+import json
+import sqlite3
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from connectors.clock import SystemClock
+from connectors.embedded.ledger import EmbeddedLedger
+from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from engine.action.admit import admit
+from engine.action.catalogue import read_shipped
+from engine.action.chain import Head, extend
+from engine.action.storm import Trouble, storm_pause
+from engine.wire.control import Control, decode_control, encode_control
+from engine.wire.frame import decode_frame
+from engine.wire.journal import encode_entry
+from engine.wire.topics import CONTROL, FRAMES, JOURNAL
+from tests.unit.engine.action.samples import NOW_MS, POLICY, order, past
+from tests.unit.engine.cli.conftest import Flatline
+
+VM = "6f0c9a1e-8a77-4c6f-9c4e-1a2b3c4d5e6f"
+NOBODY = ("--set", "log.kind=kafka", "--set", "log.kafka.bootstrap=127.0.0.1:1")
+
+
+@pytest.mark.parametrize("name", ["frame", "alert", "order", "journal", "control"])
+def test_the_schema_of_every_record_is_a_schema(flatline: Flatline, name: str) -> None:
+    Draft202012Validator.check_schema(json.loads(flatline("config", "schema", name).out))
+
+
+def test_a_schema_of_nothing_is_refused_with_those_there_are(flatline: Flatline) -> None:
+    said = flatline("config", "schema", "frames")
+    assert said.code == 2
+    assert "'frames' has no schema: settings, frame, alert" in said.err
+
+
+def test_settings_are_shown_with_secrets_masked(flatline: Flatline) -> None:
+    said = flatline("config", "show", "--set", "log.kafka.password=open sesame")
+    assert said.code == 0
+    assert json.loads(said.out)["log"]["kafka"]["password"] == "**********"
+    assert "sesame" not in said.out
+
+
+def test_the_schema_of_settings_is_a_schema(flatline: Flatline) -> None:
+    said = flatline("config", "schema")
+    Draft202012Validator.check_schema(json.loads(said.out))
+    assert "10 s finds a dead guest" in said.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--set", "log.knd=kafka"), "no setting 'log.knd'. Did you mean log.kind?"),
+        (("--set", "collect.interval_s=soon"), "should be a valid number"),
+        (("--set", "collect"), "write NAME=VALUE"),
+        (("--config", "gone.toml"), "gone.toml cannot be read"),
+    ],
+    ids=["name", "type", "form", "file"],
+)
+@pytest.mark.parametrize("command", ["collect", "engine", "plan", "act", "run"])
+def test_every_role_refuses_wrong_settings_with_code_2(
+    flatline: Flatline, command: str, words: tuple[str, ...], told: str
+) -> None:
+    said = flatline(command, *words)
+    assert said.code == 2
+    assert said.err.startswith("flatline: ")
+    assert told in said.err
+
+
+def test_an_unknown_subcommand_ends_with_code_2(flatline: Flatline) -> None:
+    assert flatline("colect").code == 2
+
+
+def test_acting_without_a_libvirt_is_refused(flatline: Flatline) -> None:
+    said = flatline("run", "--act")
+    assert said.code == 2
+    assert "--act needs --libvirt-uri" in said.err
+
+
+def test_a_pause_is_shown_until_it_is_taken_back(flatline: Flatline) -> None:
+    assert (
+        "until `flatline pause off`"
+        in flatline("pause", "on", "cell:c1", "--reason", "storage work").out
+    )
+    shown = flatline("pause", "show").out
+    assert "cell:c1" in shown
+    assert "storage work" in shown
+    assert flatline("pause", "off", "cell:c1").code == 0
+    assert flatline("pause", "show").out == "Nothing is paused.\n"
+
+
+def test_taking_a_pause_back_ends_the_storm_breaker_s_too(flatline: Flatline, state: Path) -> None:
+    storm = storm_pause(
+        Trouble(dict.fromkeys("abc", SystemClock().now_ms())),
+        site="site",
+        cell="c1",
+        vm_count=0,
+        controls={},
+        now_ms=SystemClock().now_ms(),
+    )
+    assert storm is not None
+
+    async def write() -> None:
+        config = EmbeddedConfig(folder=state / "log", partitions=8)
+        async with EmbeddedLog(config, clock=SystemClock()) as log:
+            await log.append(CONTROL.name, key=storm.key(), value=encode_control(storm))
+
+    asyncio.run(write())
+    assert flatline("pause", "on", "cell:c1", "--reason", "storage work").code == 0
+    shown = flatline("pause", "show").out
+    assert "storm breaker" in shown
+    assert "storage work" in shown
+    assert flatline("pause", "off", "cell:c1").code == 0
+    assert flatline("pause", "show").out == "Nothing is paused.\n"
+
+
+@pytest.mark.parametrize("scope", ["sites", "cell", "cell:", "site:x", "vm:web1"])
+def test_a_scope_that_is_none_is_refused(flatline: Flatline, scope: str) -> None:
+    said = flatline("pause", "on", scope, "--reason", "why")
+    assert said.code == 2
+    assert repr(scope) in said.err or "give its UUID" in said.err
+
+
+@pytest.mark.parametrize("word", ["reboot", "maintenance"])
+def test_an_owners_word_stands_in_the_frames_of_its_cell(
+    flatline: Flatline, state: Path, word: str
+) -> None:
+    said = flatline("event", word, VM, "--cell", "c7", "--minutes", "5")
+    assert said.code == 0
+
+    async def frames() -> list[bytes]:
+        config = EmbeddedConfig(folder=state / "log", partitions=8)
+        async with EmbeddedLog(config, clock=SystemClock()) as log:
+            return [
+                record.value
+                for partition in range(8)
+                for record in await log.read_to_end(FRAMES.name, partition, offset=0)
+            ]
+
+    (frame,) = [decode_frame(value) for value in asyncio.run(frames())]
+    assert frame.header.cell == "c7"
+    assert frame.header.role == "owner"
+    (event,) = frame.events
+    assert event.kind == f"owner_{word}"
+    assert event.vm == UUID(VM).bytes
+    assert int(event.detail["until_ms"]) == event.time_ns // 10**6 + 300_000
+
+
+def test_an_owners_words_hold_every_agent_off_the_vm(flatline: Flatline, state: Path) -> None:
+    assert flatline("event", "maintenance", VM.upper(), "--minutes", "60").code == 0
+    assert flatline("event", "reboot", VM, "--minutes", "5").code == 0
+
+    async def words() -> list[Control]:
+        config = EmbeddedConfig(folder=state / "log", partitions=8)
+        async with EmbeddedLog(config, clock=SystemClock()) as log:
+            records = await log.read_to_end(CONTROL.name, 0, offset=0)
+            return [decode_control(record.value) for record in records]
+
+    hour, moment = asyncio.run(words())
+    controls = {word.key(): word for word in (hour, moment)}
+    for minutes, admitted in ((0, False), (10, False), (61, True)):
+        now_ms = hour.time_ms + 60_000 * minutes
+        given = past(order(vm=VM), ago_s=(NOW_MS - now_ms) / 1000, opened_ms=now_ms)
+        admission = admit(given, (), POLICY, at_ms=now_ms, now_ms=now_ms, controls=controls)
+        assert admission.admitted == admitted
+        assert admission.rule == ("admitted" if admitted else "maintenance")
+
+
+def test_a_vm_that_is_no_uuid_is_refused(flatline: Flatline) -> None:
+    said = flatline("event", "reboot", "web1")
+    assert said.code == 2
+    assert "virsh domuuid" in said.err
+
+
+def test_the_shipped_policy_passes_its_check(flatline: Flatline, tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(read_shipped("demo"))
+    said = flatline("policy", "check", str(file))
+    assert said.code == 0
+    assert "'demo' can be used" in said.out
+
+
+def test_a_policy_with_a_wrong_name_is_refused(flatline: Flatline, tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(read_shipped("demo").replace("[limits]", "[limitz]"))
+    said = flatline("policy", "check", str(file))
+    assert said.code == 2
+    assert "limits" in said.err
+
+
+def write_journal(state: Path, *, edited: bool) -> None:
+    async def write() -> None:
+        config = EmbeddedConfig(folder=state / "log", partitions=8)
+        async with EmbeddedLog(config, clock=SystemClock()) as log:
+            head = Head("plan/p/1")
+            for number in range(3):
+                head, entry = extend(
+                    head, time_ms=1000 * number, kind="decision", sentence=f"Word {number}."
+                )
+                value = encode_entry(entry)
+                if edited and number == 1:
+                    value = value.replace(b"Word 1", b"Word 9")
+                await log.append(JOURNAL.name, key=f"c{number}".encode(), value=value)
+
+    asyncio.run(write())
+
+
+def test_a_journal_as_written_is_verified_whatever_partitions_it_stands_in(
+    flatline: Flatline, state: Path
+) -> None:
+    write_journal(state, edited=False)
+    said = flatline("audit", "verify")
+    assert said.code == 0
+    assert said.out == "3 entries of 1 writers: all as written.\n"
+    assert "Word 0.\n" in flatline("audit", "show").out
+
+
+def test_an_edited_journal_is_found_out_with_code_1(flatline: Flatline, state: Path) -> None:
+    write_journal(state, edited=True)
+    said = flatline("audit", "verify")
+    assert said.code == 1
+    assert "entry 1: its content does not match its link" in said.out
+
+
+def test_a_log_that_nobody_answers_for_is_told_with_code_3(
+    flatline: Flatline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.cli.words.PATIENCE_S", 2.0)
+    said = flatline("pause", "show", *NOBODY)
+    assert said.code == 3
+    assert "127.0.0.1:1 is away" in said.err
+    assert "gave no answer within" in said.err
+
+
+def test_a_state_folder_that_cannot_be_written_ends_with_code_5(
+    flatline: Flatline, state: Path
+) -> None:
+    state.write_text("a file stands where the folder should be")
+    for command in (("plan",), ("act",), ("pause", "show")):
+        said = flatline(*command)
+        assert said.code == 5
+        assert str(state) in said.err
+
+
+def test_a_second_agent_on_a_node_is_refused_with_code_5(flatline: Flatline, state: Path) -> None:
+    with EmbeddedLedger(state / "agent-n1.sqlite"):
+        said = flatline("act", "--set", "site.node=n1", "--set", "act.libvirt_uri=test:///default")
+    assert said.code == 5
+    assert "n1" in said.err
+
+
+def test_a_log_folder_of_another_shape_is_refused(flatline: Flatline, state: Path) -> None:
+    assert flatline("pause", "show").code == 0
+    said = flatline("pause", "show", "--set", "log.partitions=3")
+    assert said.code in {2, 5}
+    assert "partitions" in said.err
+
+
+def test_a_damaged_log_is_told_by_its_file(flatline: Flatline, state: Path) -> None:
+    assert flatline("pause", "show").code == 0
+    path = state / "log" / "flatline.control.v1.sqlite"
+    path.write_bytes(b"not a database, " * 512)
+    with pytest.raises(sqlite3.DatabaseError):
+        sqlite3.connect(path).execute("SELECT 1 FROM sqlite_master")
+    said = flatline("pause", "show")
+    assert said.code == 5
+    assert "flatline.control.v1.sqlite" in said.err

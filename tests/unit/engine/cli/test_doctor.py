@@ -1,0 +1,86 @@
+"""What the doctor finds, and what it tells people to do."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from engine.cli.doctor import Check, examine
+from engine.settings import load_settings
+from tests.unit.engine.cli.conftest import Flatline
+
+FAR_AHEAD_S = 4_000_000_000
+
+
+def checks(**flags: str) -> dict[str, Check]:
+    async def all_checks() -> dict[str, Check]:
+        settings, _ = load_settings(flags={k.replace("__", "."): v for k, v in flags.items()})
+        return {check.part: check async for check in examine(settings)}
+
+    return asyncio.run(all_checks())
+
+
+@pytest.fixture(autouse=True)
+def _no_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.cli.doctor._has", lambda name: name != "libvirt")
+
+
+@pytest.mark.usefixtures("flatline")
+def test_a_new_installation_on_one_machine_is_well() -> None:
+    found = checks()
+    assert {part: check.finding for part, check in found.items()} == {
+        "state folder": "well",
+        "clock": "well",
+        "policy": "well",
+        "keys": "well",
+        "engine's libraries": "well",
+        "log": "well",
+        "libvirt": "note",
+    }
+    assert "touches nothing" in found["policy"].sentence
+    assert "pip install 'flatline[libvirt]'" in found["libvirt"].sentence
+
+
+@pytest.mark.usefixtures("flatline")
+def test_a_state_folder_that_cannot_be_written_is_ill_and_the_rest_is_still_examined(
+    state: Path,
+) -> None:
+    state.write_text("")
+    found = checks()
+    assert found["state folder"].finding == "ill"
+    assert str(state) in found["state folder"].sentence
+    assert "state.folder" in found["state folder"].sentence
+    assert found["policy"].finding == "well"
+
+
+@pytest.mark.usefixtures("flatline")
+def test_a_clock_behind_what_was_written_is_told(state: Path) -> None:
+    state.mkdir()
+    (state / "ledger").write_text("")
+    os.utime(state / "ledger", (FAR_AHEAD_S, FAR_AHEAD_S))
+    check = checks()["clock"]
+    assert check.finding == "ill"
+    assert "it went back" in check.sentence
+
+
+@pytest.mark.usefixtures("flatline")
+def test_an_absent_broker_and_missing_keys_are_told_with_the_cure(state: Path) -> None:
+    found = checks(log__kind="kafka", log__kafka__bootstrap="127.0.0.1:1")
+    assert "127.0.0.1:1 is away" in found["log"].sentence
+    assert f"{state}/trusted, named planner-NAME.pub" in found["keys"].sentence
+
+
+@pytest.mark.usefixtures("flatline")
+def test_a_policy_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text("version = 2\n")
+    check = checks(policy__file=str(tmp_path / "policy.toml"))["policy"]
+    assert check.finding == "ill"
+    assert "policy.toml" in check.sentence
+
+
+def test_the_exit_code_says_whether_anything_is_ill(flatline: Flatline, state: Path) -> None:
+    assert flatline("doctor").code == 0
+    said = flatline("doctor", "--set", f"policy.file={state}/gone.toml")
+    assert said.code == 1
+    assert "gone.toml" in said.out

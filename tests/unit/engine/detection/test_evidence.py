@@ -1,0 +1,83 @@
+"""What one VM's signals look like, and what they are worth."""
+
+import math
+
+import pytest
+
+from engine.detection.configuration import Configuration
+from engine.detection.evidence import cpu_shape
+from engine.wire.alert import CpuShape, EvidenceItem
+from tests.unit.engine.detection.frames_by_hand import cell
+
+CONFIGURATION = Configuration()
+NAN = math.nan
+
+
+@pytest.mark.parametrize(
+    ("cpu", "delay", "vcpus", "busy", "busiest", "shape"),
+    [
+        (None, NAN, 2, -1, NAN, "unknown"),
+        (0.0, 0.0, 2, 0, 0.0, "idle"),
+        (0.03, NAN, 1, 0, 0.03, "idle"),
+        (1.02, NAN, 4, 1, 1.0, "one_core"),
+        (1.0, NAN, 4, -1, NAN, "one_core"),
+        (1.0, NAN, 1, 1, 1.0, "all_cores"),
+        (2.0, NAN, 2, 2, 1.0, "all_cores"),
+        (1.0, NAN, 4, 0, 0.26, "mixed"),
+        (2.0, NAN, 4, 2, 1.0, "mixed"),
+        (0.5, NAN, 4, 0, 0.2, "mixed"),
+        # A spinning guest that gets half of its core waits for the other half.
+        (0.5, 0.5, 4, 1, 0.6, "one_core"),
+    ],
+)
+def test_the_shape_of_the_vcpus(
+    cpu: float | None, delay: float, vcpus: int, busy: int, busiest: float, shape: CpuShape
+) -> None:
+    seen = cpu_shape(
+        cpu=cpu,
+        delay=delay,
+        vcpus=vcpus,
+        busy=busy,
+        busiest=busiest,
+        configuration=CONFIGURATION,
+    )
+    assert seen == shape
+
+
+def items_of(cores: float, seconds: float = 30.0) -> dict[str, EvidenceItem]:
+    bench, guests = cell(3)
+    bench.run(240.0)
+    guests[0].panics(cores=cores)
+    bench.run(seconds)
+    return {item.signal: item for item in bench.of(guests[0])[-1].evidence}
+
+
+def test_every_nat_of_a_score_stands_in_the_evidence_with_its_words() -> None:
+    items = items_of(1.0)
+    assert set(items) >= {"silence", "cpu", "balloon"}
+    assert all(item.text for item in items.values())
+    total = sum(item.nats or 0.0 for item in items.values())
+    assert total >= CONFIGURATION.order_nats("one_core")
+
+
+def test_silence_is_worth_what_the_vms_own_past_makes_of_it_up_to_a_cap() -> None:
+    nats = items_of(0.0)["silence"].nats or 0.0
+    assert math.log(240 / 2) <= nats <= CONFIGURATION.silence_cap_nats
+
+
+def test_a_living_balloon_outweighs_everything_else() -> None:
+    most = (
+        CONFIGURATION.silence_cap_nats
+        + CONFIGURATION.cpu_cap_nats
+        + CONFIGURATION.balloon_fresh_nats
+    )
+    assert most < CONFIGURATION.alert_nats
+
+
+def test_a_longer_silence_cannot_overrule_a_living_balloon() -> None:
+    bench, guests = cell(3)
+    bench.run(240.0)
+    guests[0].panics()
+    guests[0].balloon = True
+    bench.run(1200.0)
+    assert not [alert for alert in bench.of(guests[0]) if alert.kind.startswith("panic")]

@@ -1,0 +1,151 @@
+"""What many VMs share is one incident of it: which thing is blamed, and when it is not."""
+
+import pytest
+
+from engine.wire.alert import Alert
+from tests.unit.engine.detection.frames_by_hand import Bench, Guest, cell
+
+WARM_S = 120.0
+
+
+def quiet(guest: Guest, *, disk: bool = True, network: bool = True) -> None:
+    if disk:
+        guest.writes = 0.0
+    if network:
+        guest.sends = 0.0
+
+
+def site(count: int = 24, *, nodes: int = 4) -> tuple[Bench, list[Guest]]:
+    """Return guests dealt to nodes, and crosswise to two pools and two networks."""
+    bench, guests = cell(count, nodes=nodes)
+    for index, guest in enumerate(guests):
+        guest.pool = f"pool-{index // nodes % 2}"
+        guest.network = f"net-{index // (2 * nodes) % 2}"
+    bench.run(WARM_S)
+    return bench, guests
+
+
+def wide(bench: Bench) -> set[tuple[str, str, str]]:
+    return {(a.scope, a.subject, a.kind) for a in bench.alerts if a.scope != "vm"}
+
+
+def test_a_pool_is_blamed_where_its_vms_alone_fell_silent() -> None:
+    bench, guests = site()
+    for guest in guests:
+        if guest.pool == "pool-1":
+            quiet(guest)
+    bench.run(40.0)
+    assert wide(bench) == {("pool", "pool-1", "pool_stall")}
+
+
+def test_a_network_is_blamed_where_disks_go_on() -> None:
+    bench, guests = site()
+    for guest in guests:
+        if guest.network == "net-1":
+            quiet(guest, disk=False)
+    bench.run(40.0)
+    assert wide(bench) == {("network", "net-1", "network_stall")}
+
+
+def test_a_node_is_blamed_where_all_its_vms_fell_silent_whatever_their_pool() -> None:
+    bench, _guests = site()
+    for guest in bench.places[2].guests:
+        quiet(guest)
+    bench.run(40.0)
+    assert ("host", "node-2", "host_stall") in wide(bench)
+    assert not [alert for alert in bench.alerts if alert.suggested_action == "reboot"]
+
+
+def test_a_few_dead_guests_of_a_large_pool_are_no_stall() -> None:
+    bench, guests = cell(40, nodes=2)
+    for guest in guests:
+        guest.pool = "pool-a"
+    bench.run(WARM_S)
+    for guest in guests[:3]:
+        guest.panics()
+    bench.run(40.0)
+    assert not wide(bench)
+    assert all("reboot" in bench.suggestions(guest) for guest in guests[:3])
+
+
+def test_guests_that_die_one_after_the_other_are_no_stall() -> None:
+    bench, guests = cell(12)
+    for guest in guests:
+        guest.pool = "pool-a"
+    bench.run(WARM_S)
+    for guest in guests[:4]:
+        guest.panics()
+        bench.run(60.0)
+    assert not wide(bench)
+
+
+@pytest.mark.parametrize(("hit", "is_stall"), [(2, False), (3, True)])
+def test_three_vms_are_the_least_that_make_a_stall(hit: int, is_stall: bool) -> None:
+    bench, guests = cell(6)
+    for guest in guests:
+        guest.pool = "pool-a" if guest in guests[:4] else guest.pool
+    bench.run(WARM_S)
+    for guest in guests[:hit]:
+        guest.panics()
+    bench.run(40.0)
+    assert bool(wide(bench)) == is_stall
+
+
+def test_a_stall_holds_until_its_vms_move_again() -> None:
+    bench, guests = site()
+    members = [guest for guest in guests if guest.pool == "pool-1"]
+    for guest in members:
+        quiet(guest)
+    bench.run(600.0)
+    pool = [alert for alert in bench.alerts if alert.scope == "pool"]
+    assert {alert.state for alert in pool} == {"firing"}
+    assert {alert.transition for alert in pool} == {0}
+    assert not [alert for alert in bench.alerts if alert.scope == "vm"]
+    for guest in members:
+        guest.works()
+    bench.run(10.0)
+    assert bench.alerts[-1].state == "resolved"
+
+
+def test_a_stall_lists_its_vms_and_says_how_many_of_how_many() -> None:
+    bench, guests = site()
+    members = [guest for guest in guests if guest.pool == "pool-1"]
+    for guest in members:
+        quiet(guest)
+    bench.run(20.0)
+    alert = next(alert for alert in bench.alerts if alert.scope == "pool")
+    assert set(alert.vms) == {guest.text for guest in members}
+    assert alert.suggested_action == "host_alert"
+    assert alert.sentence == (
+        "Storage pool pool-1 has 12 of 12 active VMs whose disks fell silent together: one "
+        "incident of the pool, no VM of cell cell is judged by it."
+    )
+
+
+def test_a_silence_of_a_stall_is_not_learned_as_a_habit() -> None:
+    bench, guests = site()
+    members = [guest for guest in guests if guest.pool == "pool-1"]
+    for guest in members:
+        quiet(guest)
+    bench.run(60.0)
+    for guest in members:
+        guest.works()
+    bench.run(60.0)
+    lanes = bench.partition.cells["cell"].lanes["node-0"]
+    lane = lanes.places[next(g for g in bench.places[0].guests if g in members).uuid]
+    assert float(lanes.gaps[0, 3 + 5, lane]) == 0.0
+
+
+def test_who_died_in_a_stall_is_found_after_it() -> None:
+    bench, guests = site()
+    members = [guest for guest in guests if guest.pool == "pool-1"]
+    for guest in members:
+        quiet(guest)
+    members[0].panics()
+    bench.run(60.0)
+    for guest in members[1:]:
+        guest.works()
+    bench.run(60.0)
+    firing = [alert for alert in bench.of(members[0]) if alert.state == "firing"]
+    assert isinstance(firing[-1], Alert)
+    assert firing[-1].suggested_action == "reboot"

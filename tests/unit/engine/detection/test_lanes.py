@@ -1,0 +1,56 @@
+"""Lanes move with all they have learned, whatever the roster."""
+
+import numpy as np
+
+from engine.detection.lanes import Lanes, follow_roster
+from models.kernels.baseline import NO_PREVIOUS
+
+
+def uuids(count: int, *, first: int = 0) -> list[bytes]:
+    return [bytes([index]) * 16 for index in range(first, first + count)]
+
+
+def learned(roster: list[bytes], rng: np.random.Generator) -> Lanes:
+    lanes = Lanes(b"".join(roster))
+    for array in lanes.to_arrays().values():
+        array[...] = rng.integers(1, 100, array.shape).astype(array.dtype)
+    return lanes
+
+
+def state_of(lanes: Lanes, vm: bytes) -> dict[str, bytes]:
+    place = lanes.places[vm]
+    block, lane = divmod(place, 64)
+    return {
+        name: (array[block, :, lane] if array.ndim == 3 else array[..., place]).tobytes()
+        for name, array in lanes.to_arrays().items()
+    }
+
+
+def test_each_vm_keeps_its_state_in_another_order(rng: np.random.Generator) -> None:
+    before = learned(uuids(100), rng)
+    shuffled = [uuids(100)[index] for index in rng.permutation(100)]
+    after = follow_roster(before, b"".join(shuffled))
+    for vm in shuffled:
+        assert state_of(after, vm) == state_of(before, vm)
+
+
+def test_a_new_vm_begins_with_nothing(rng: np.random.Generator) -> None:
+    after = follow_roster(learned(uuids(3), rng), b"".join(uuids(4)))
+    assert state_of(after, uuids(4)[3]) == state_of(Lanes(b"".join(uuids(4))), uuids(4)[3])
+
+
+def test_a_migrated_vm_brings_its_habits_and_not_its_counters(rng: np.random.Generator) -> None:
+    source, target = learned(uuids(2), rng), Lanes(b"".join(uuids(3, first=10)))
+    target.adopt(1, source, 0)
+    moved = state_of(target, uuids(3, first=10)[1])
+    assert moved["baseline"] == state_of(source, uuids(1)[0])["baseline"]
+    assert (target.previous[:, 1] == NO_PREVIOUS).all()
+    assert target.number("migrated", 1) == 1
+    assert target.number("run_samples", 1) == 0
+
+
+def test_arrays_make_the_same_lanes_again(rng: np.random.Generator) -> None:
+    lanes = learned(uuids(70), rng)
+    again = Lanes.from_arrays(lanes.roster, lanes.to_arrays())
+    for name, array in lanes.to_arrays().items():
+        np.testing.assert_array_equal(again.to_arrays()[name], array)

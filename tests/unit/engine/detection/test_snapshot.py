@@ -1,0 +1,116 @@
+"""State to bytes and back: whole or refused, and a digest that knows what decides."""
+
+import msgspec
+import pytest
+
+from engine.detection.configuration import Configuration, configuration_hash
+from engine.detection.partition import Partition
+from engine.detection.replay import run_records
+from engine.detection.snapshot import (
+    CHUNK_BYTES,
+    FORMAT,
+    decode_manifest,
+    digest,
+    encode_manifest,
+    restore,
+    take_snapshot,
+)
+from engine.errors import SnapshotDamaged, SnapshotTooNew
+from engine.ports import Record
+from tests.unit.engine.detection.frames_by_hand import FAST, Bench, cell
+
+
+def snapped() -> tuple[Bench, list[bytes]]:
+    bench, guests = cell(12, nodes=12)
+    bench.run(60.0)
+    guests[0].panics()
+    bench.run(20.0)
+    return bench, take_snapshot(bench.partition)[0]
+
+
+def moved(record: Record, *, by: int = 0, time_ms: int = 0) -> Record:
+    return Record(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset + by,
+        time_ms=record.time_ms + time_ms,
+        key=record.key,
+        value=record.value,
+    )
+
+
+def test_chunks_fit_into_records_and_restore_to_the_same_state() -> None:
+    bench, chunks = snapped()
+    assert max(map(len, chunks)) <= CHUNK_BYTES
+    _, manifest = take_snapshot(bench.partition)
+    again = restore(chunks, decode_manifest(encode_manifest(manifest)), FAST)
+    assert digest(again) == digest(bench.partition)
+    assert again.next_offset == bench.partition.next_offset
+
+
+@pytest.mark.parametrize("harm", ["flipped", "missing", "swapped", "truncated"])
+def test_a_damaged_snapshot_is_refused(harm: str) -> None:
+    bench, chunks = snapped()
+    _, manifest = take_snapshot(bench.partition)
+    chunks = [*chunks, *chunks] if harm == "swapped" else list(chunks)
+    if harm == "flipped":
+        chunks[0] = chunks[0][:100] + bytes([chunks[0][100] ^ 1]) + chunks[0][101:]
+    elif harm == "missing":
+        chunks = chunks[:-1]
+    elif harm == "truncated":
+        chunks[-1] = chunks[-1][:-1]
+    with pytest.raises(SnapshotDamaged, match="an older one is used instead"):
+        restore(chunks, manifest, FAST)
+
+
+def test_bytes_that_are_no_manifest_are_damage() -> None:
+    for value in (b"", b"\xc1", b"\x80", msgspec.msgpack.encode({"format": "x"})):
+        with pytest.raises(SnapshotDamaged):
+            decode_manifest(value)
+
+
+def test_a_snapshot_of_a_later_release_is_named_with_what_to_do() -> None:
+    bench, _ = snapped()
+    _, manifest = take_snapshot(bench.partition)
+    later = msgspec.structs.replace(manifest, format=FORMAT + 1, release="7.0.0")
+    with pytest.raises(SnapshotTooNew, match=r"release 7\.0\.0"):
+        decode_manifest(encode_manifest(later))
+
+
+def test_the_digest_leaves_the_offsets_out_and_takes_append_times_in() -> None:
+    bench, _ = snapped()
+    whole = run_records(bench.records, FAST).digest
+    assert run_records([moved(one, by=1000) for one in bench.records], FAST).digest == whole
+    later = [moved(one, time_ms=1) for one in bench.records]
+    assert run_records(later, FAST).digest != whole
+
+
+def test_one_more_record_is_another_digest() -> None:
+    bench, _ = snapped()
+    before = digest(bench.partition)
+    bench.run(2.0)
+    assert digest(bench.partition) != before
+
+
+def test_a_restored_state_shares_no_memory_with_the_snapshot() -> None:
+    bench, chunks = snapped()
+    _, manifest = take_snapshot(bench.partition)
+    first = restore(chunks, manifest, FAST)
+    before = digest(restore(chunks, manifest, FAST))
+    for record in bench.records[-3:]:
+        first.fold(moved(record, by=1000, time_ms=2000))
+    assert digest(restore(chunks, manifest, FAST)) == before
+
+
+def test_any_constant_changes_the_configurations_hash() -> None:
+    hashes = {
+        configuration_hash(Configuration()),
+        configuration_hash(Configuration(alert_error_rate=1e-4)),
+        configuration_hash(Configuration(balloon_cap_nats=6.5)),
+    }
+    assert len(hashes) == 3
+
+
+def test_an_empty_partition_has_a_snapshot_too() -> None:
+    chunks, manifest = take_snapshot(Partition(FAST))
+    assert digest(restore(chunks, manifest, FAST)) == digest(Partition(FAST))

@@ -1,0 +1,56 @@
+"""Where settings, policy and node meet."""
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from connectors.simulator.fleet import build_world
+from connectors.simulator.plan import WorldPlan
+from engine.errors import SettingsError
+from engine.settings import load_settings
+from engine.wiring import (
+    act_opener,
+    authority,
+    libvirt_node,
+    open_log,
+    process,
+    simulated_nodes,
+)
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLATLINE_CONFIG", raising=False)
+    monkeypatch.setattr("engine.settings.DEFAULT_FILE", tmp_path / "absent.toml")
+    monkeypatch.setenv("FLATLINE_STATE__FOLDER", str(tmp_path / "state"))
+
+
+def open_agent(policy: str, *, real: bool) -> list[str]:
+    """Let an agent be opened under a shipped policy, and return the warnings."""
+    settings, _ = load_settings()
+    here = process(settings)
+    node = libvirt_node(settings)
+    if not real:
+        node = simulated_nodes(build_world(WorldPlan(seed=1), here.clock))[0]
+    with capture_logs() as lines:
+        act_opener(here, lambda: open_log(here), node, authority(settings, shipped=policy))
+    return [line["event"] for line in lines if line["log_level"] == "warning"]
+
+
+def test_a_demo_s_policy_is_refused_where_the_vms_are_real() -> None:
+    with pytest.raises(SettingsError, match=r"'demo' is for a simulated fleet.*set policy\.file"):
+        open_agent("demo", real=True)
+
+
+def test_a_lab_s_policy_on_real_vms_is_warned_of() -> None:
+    (warning,) = open_agent("lab", real=True)
+    assert warning.startswith("Policy 'lab' is for a lab")
+
+
+def test_any_policy_is_taken_without_a_word_where_nothing_is_real() -> None:
+    assert [open_agent(policy, real=False) for policy in ("demo", "lab", "default")] == [[]] * 3
+
+
+def test_the_default_policy_is_taken_without_a_word_where_the_vms_are_real() -> None:
+    assert not open_agent("default", real=True)
