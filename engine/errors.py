@@ -14,7 +14,8 @@
     │   ├── HypervisorUnreachable
     │   ├── HypervisorStuck      so many calls wait that only a new process gets answers
     │   ├── VmNotFound           the hypervisor answered that it does not know the VM
-    │   └── VerbRefused          the hypervisor answered no to a verb, so nothing was done
+    │   ├── VerbRefused          the hypervisor answered no to a verb, so nothing was done
+    │   └── EvidenceUnsaved      nothing of a VM could be kept before it was acted on
     └── StateError
         ├── SnapshotDamaged      a snapshot whose bytes do not match its manifest
         ├── SnapshotTooNew       a snapshot written by a later release
@@ -104,6 +105,10 @@ class VmNotFound(HypervisorError):
 
 class VerbRefused(HypervisorError):
     """The hypervisor answered no to a verb, so nothing was done to the VM."""
+
+
+class EvidenceUnsaved(HypervisorError):
+    """Nothing of a VM could be kept; what was to be done to it does not depend on that."""
 
 
 class StateError(FlatlineError):

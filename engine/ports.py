@@ -220,7 +220,8 @@ class Look:
 
     Counters are cumulative since `instance` began. None means the hypervisor does not
     know: no such device, or the monitor did not answer. `vcpu_delay_ns` is for how long each
-    vCPU waited for a core, in the order of `vcpu_time_ns`; empty is unknown.
+    vCPU waited for a core, in the order of `vcpu_time_ns`; empty is unknown. `opted_out` says
+    that the VM's definition forbids actions on it as of now.
     """
 
     vm: bytes
@@ -237,6 +238,7 @@ class Look:
     balloon_last_update_s: int | None
     extra: Mapping[str, str] = field(default_factory=dict)
     vcpu_delay_ns: tuple[int, ...] = ()
+    opted_out: bool = False
 
 
 class Verbs(Protocol):
@@ -271,8 +273,26 @@ class Verbs(Protocol):
         """Move the VM live to node `target`; returns when it runs there."""
         ...
 
+    async def move_disk(self, vm: bytes, *, disk: str, target: str) -> None:
+        """Move disk `disk` (target device) live to pool `target`; returns when the VM uses it."""
+        ...
+
     async def abort_job(self, vm: bytes) -> None:
         """Abort the job that this agent started on the VM."""
+        ...
+
+
+class Evidence(Protocol):
+    """Where a node keeps what a person will want to see of a VM that was acted on."""
+
+    async def save(self, vm: bytes, *, incident: str, step: int) -> str:
+        """Keep what can be had of the VM within 5 s, and say where, in one phrase.
+
+        Raises
+        ------
+        EvidenceUnsaved
+            Nothing could be kept; the message says why.
+        """
         ...
 
 

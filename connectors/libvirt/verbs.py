@@ -203,6 +203,12 @@ class LibvirtVerbs:
         finally:
             self._migrating.discard(vm)
 
+    async def move_disk(self, vm: bytes, *, disk: str, target: str) -> None:
+        """Refuse: this node is told of no pool that disks may be moved to."""
+        raise VerbRefused(
+            f"disk {disk} of VM {vm.hex()} stays: this node is told of no pool {target!r}"
+        )
+
     async def abort_job(self, vm: bytes) -> None:
         """Abort the migration that `migrate` is waiting for."""
         if vm not in self._migrating:

@@ -1,5 +1,6 @@
 """What a guest goes through: boots, deaths, pauses, migrations."""
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -14,6 +15,8 @@ _MIGRATION_KIB_PER_S: Final = 1_200_000.0
 # How long processes take to end when a guest is asked to reboot or switch off.
 _STOPPING_S: Final = 4.0
 _RETRY_S: Final = 1.0
+# A disk of 10 GiB at 10 Gbit/s.
+_DISK_MOVE_S: Final = 10.0
 # Conditions in which the qemu process runs its vCPUs.
 _NOT_RUNNING: Final = frozenset({Condition.PAUSED, Condition.CRASHED, Condition.OFF})
 
@@ -157,6 +160,35 @@ def migrate(world: World, lane: int, *, target: int, by: str) -> Migration:
     duration_s = _MIGRATION_SETUP_S + memory_kib / _MIGRATION_KIB_PER_S
     world.after(duration_s, arrive)
     return migration
+
+
+@dataclass(slots=True)
+class DiskMove:
+    """A disk on its way to another pool."""
+
+    done: bool = False
+
+
+def move_disk(world: World, lane: int, pool: int) -> DiskMove:
+    """Begin to copy a VM's disk to another pool; it is used there once the copy is whole.
+
+    A pool that completes nothing gives nothing to copy, so the move waits for it.
+    """
+    move = DiskMove()
+    world.guests.job[lane] = True
+    world.changed()
+
+    def pivot() -> None:
+        if world.rates.stuck(np.array([lane])).any():
+            world.after(_RETRY_S, pivot)
+            return
+        with world.changing([lane]):
+            world.topology.pool[lane] = pool
+            world.guests.job[lane] = False
+        move.done = True
+
+    world.after(_DISK_MOVE_S, pivot)
+    return move
 
 
 def finish_migration(world: World, migration: Migration, outcome: str) -> None:

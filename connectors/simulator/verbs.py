@@ -161,6 +161,31 @@ class SimulatedVerbs:
 
         await self._do(vm, "migrate", work, target=target)
 
+    async def move_disk(self, vm: bytes, *, disk: str, target: str) -> None:
+        """Copy the VM's only disk, `vda`, to pool `target` and let the VM go on there."""
+        world = self._world
+
+        async def work(lane: int) -> bool:
+            pools = world.topology.pools
+            if disk != "vda":
+                raise VerbRefused(f"the VM has no disk {disk!r}")
+            if target not in (pools[index] for index in world.topology.pools_seen_by(self._node)):
+                raise VerbRefused(f"node {self._name} cannot open pool {target!r}")
+            goal = pools.index(target)
+            if goal == int(world.topology.pool[lane]):
+                raise VerbRefused(f"the disk is on {target} already")
+            if world.guests.job[lane]:
+                raise VerbRefused("the VM has a job already")
+            if not lifecycle.runs(world, lane):
+                raise VerbRefused("the VM does not run")
+            move = lifecycle.move_disk(world, lane, goal)
+            while not move.done:
+                await asyncio.sleep(_WAIT_S)
+                world.sync()
+            return True
+
+        await self._do(vm, "move_disk", work, target=target)
+
     async def abort_job(self, vm: bytes) -> None:
         """Abort the migration that `migrate` is waiting for."""
 

@@ -447,6 +447,8 @@ class Agent:
                 await self._verbs.reboot(vm)
             case "migrate" if order.target is not None:
                 await self._verbs.migrate(vm, target=order.target)
+            case "move_disk" if order.disk is not None and order.target is not None:
+                await self._verbs.move_disk(vm, disk=order.disk, target=order.target)
             case _:
                 raise VerbRefused(f"this agent has no verb {order.action}")
 

@@ -17,7 +17,7 @@ from engine.wire.frame import Role
 Scope = Literal["vm", "host", "pool", "network", "cell", "fleet"]
 AlertState = Literal["pending", "firing", "resolved", "suppressed"]
 Severity = Literal["info", "warning", "error", "critical"]
-Suggestion = Literal["none", "alert", "reboot", "migrate", "host_alert", "fleet_alert"]
+Suggestion = Literal["none", "alert", "reboot", "migrate", "move_disk", "host_alert", "fleet_alert"]
 # How the vCPUs look in the evidence; the agent's look must see the same again.
 CpuShape = Literal["unknown", "idle", "one_core", "all_cores", "mixed"]
 
@@ -82,6 +82,10 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     data_ms
         Append time of the newest sample of the VM that the verdict rests on; publishing
         again does not renew it. None is unknown, and too old to act on.
+    disks, networks
+        The VM's disks (target device → pool) and networks; empty is unknown.
+    disk
+        Target device of the disk that the fault is about; None where it is about none.
     """
 
     id: str
@@ -118,6 +122,9 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     incident: str | None = None
     resolution: Resolution | None = None
     data_ms: int | None = None
+    disks: dict[str, str] = {}
+    networks: tuple[str, ...] = ()
+    disk: str | None = None
 
 
 def alert_id(*, scope: Scope, subject: str, position: SamplePosition) -> str:

@@ -10,7 +10,9 @@ import msgspec
 
 from engine.wire.envelope import decode_json
 
-ControlKind = Literal["pause", "maintenance", "silence", "mode", "policy"]
+# A quarantine closes one VM to machines until a person takes it back; an approval is a
+# person's word for one incident.
+ControlKind = Literal["pause", "maintenance", "silence", "mode", "policy", "quarantine", "approval"]
 ControlScope = Literal["site", "zone", "cell", "node", "pool", "network", "tenant", "vm"]
 Mode = Literal["observe", "approve", "auto"]
 
@@ -21,7 +23,8 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes
     ----------
     subject
-        What of the scope: a cell's name, a VM's UUID text; empty for the whole site.
+        What of the scope: a cell's name, a VM's UUID text; empty for the whole site. Of an
+        approval the incident's id.
     active
         False takes the word back.
     until_ms

@@ -17,8 +17,13 @@ from engine.errors import RecordRejected
 from engine.wire.alert import CpuShape
 from engine.wire.envelope import decode_json
 
-Action = Literal["reboot", "reset", "migrate", "move_disk"]
+Action = Literal["save_evidence", "reboot", "reset", "migrate", "move_disk"]
 Outcome = Literal["returned", "refused", "unknown", "expired", "not_attempted"]
+
+# What the guest notices: only these spend budgets. Saving evidence reads and touches nothing.
+DISRUPTIVE: Final[frozenset[Action]] = frozenset({"reboot", "reset", "migrate", "move_disk"})
+# Of these the guest survives nothing; the others leave it running.
+DESTRUCTIVE: Final[frozenset[Action]] = frozenset({"reboot", "reset"})
 
 # An order that is older than this is void whatever it says: long enough for the look
 # (≥ 4 s) and a busy log, short enough that nothing acts on yesterday's picture.
@@ -51,6 +56,20 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order", omit_default
         For how long the VM had been watched when it was judged; None is unknown.
     attested
         The VM's own panic device or watchdog said that it crashed.
+    target
+        Node that a migration goes to, or pool that a disk is moved to; else None.
+    disk
+        Target device (`vda`) of the disk to be moved; else None.
+    zone, pools, networks
+        What else the VM hangs on, for pauses of one of these; empty is unknown.
+    signals
+        Which independent signals agree (`io`, `cpu`, `memory`, `guest`).
+    cell_vms, site_vms
+        How many VMs the planner knew there; budgets are shares of them. 0 is unknown.
+    group_sick
+        How many other members of the VM's group were in trouble.
+    source_load_ratio, target_load_ratio
+        What both nodes of a migration carried when it was ordered; None is unknown.
     """
 
     incident: str
@@ -78,6 +97,16 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order", omit_default
     opened_ms: int = 0
     history_s: float | None = None
     attested: bool = False
+    disk: str | None = None
+    zone: str = ""
+    pools: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    signals: tuple[str, ...] = ()
+    cell_vms: int = 0
+    site_vms: int = 0
+    group_sick: int = 0
+    source_load_ratio: float | None = None
+    target_load_ratio: float | None = None
 
 
 class Closed(msgspec.Struct, frozen=True, kw_only=True, tag="closed", omit_defaults=True):

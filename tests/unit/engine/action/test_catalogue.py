@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from engine.action.catalogue import BOUNDS, SHIPPED, Bound, Policy, parse_policy, read_shipped
@@ -15,13 +13,6 @@ def parse(body: str, head: str = HEAD) -> Policy:
 def test_every_shipped_policy_is_within_the_hard_limits() -> None:
     for name in SHIPPED:
         assert parse_policy(read_shipped(name), source=name).name == name
-
-
-def test_deploy_shows_the_policies_that_are_shipped() -> None:
-    folder = Path(__file__).parents[4] / "deploy" / "policies"
-    assert {path.stem: path.read_text() for path in folder.glob("*.toml")} == {
-        name: read_shipped(name) for name in SHIPPED
-    }
 
 
 def test_the_default_only_observes_and_is_as_strict_as_stated() -> None:
