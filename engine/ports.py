@@ -4,13 +4,13 @@ Only `engine.wiring` knows both a port and its adapters. Every port has one cont
 suite under `tests/contracts`, run on each adapter.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
-from engine.wire.frame import Event, InventoryItem, PoolSample, VmRows
+from engine.wire.frame import Event, Frame, InventoryItem, PoolSample, VmRows
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -311,4 +311,46 @@ class LedgerStore(Protocol):
 
     def entries(self) -> Sequence[bytes]:
         """Return every entry, oldest first."""
+        ...
+
+
+class Moment(NamedTuple):
+    """One record of a recording, and when its log took it (ms since the epoch).
+
+    `value` is its bytes where it has any; `frame` None is a record that is no frame.
+    """
+
+    time_ms: int
+    frame: Frame | None
+    partition: int = 0
+    value: bytes = b""
+
+
+class Recording(Protocol):
+    """What happened on a site once: its frames with their append times, ticks included.
+
+    Attributes
+    ----------
+    name, interval_s
+        What it is called, and how far apart a VM's samples are.
+    names
+        UUID text of each VM to what the recording calls it; a VM that is absent goes by its UUID.
+    """
+
+    name: str
+    interval_s: float
+    names: Mapping[str, str]
+
+    def moments(self) -> Iterator[Moment]:
+        """Yield the frames from the beginning, in the order of each partition.
+
+        Raises
+        ------
+        FlatlineError
+            Something in it cannot be read.
+        """
+        ...
+
+    def figures(self) -> Mapping[str, int]:
+        """Return what became of its rows so far, by name; nothing is dropped uncounted."""
         ...

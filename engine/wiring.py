@@ -26,7 +26,7 @@ from engine.action.catalogue import Policy, parse_policy, read_shipped
 from engine.action.keys import TrustedKeys
 from engine.errors import SettingsError
 from engine.keyring import own_key, trusted_keys
-from engine.ports import Clock, Hypervisor, LedgerStore, Log, Verbs
+from engine.ports import Clock, Hypervisor, LedgerStore, Log, Recording, Verbs
 from engine.roles.health import STUCK_AFTER_S, Health, Verdict
 from engine.roles.run import Opener, Role
 from engine.settings import Settings
@@ -186,6 +186,24 @@ def policy_of(settings: Settings, *, shipped: str = "default") -> Policy:
     if file is None:
         return parse_policy(read_shipped(shipped), source=f"the shipped policy {shipped!r}")
     return read_policy(file)
+
+
+def open_recording(source: str) -> Recording:
+    """Return what a replay reads: a dataset by its prefix, or the frames of a log's folder.
+
+    Raises
+    ------
+    SettingsError
+        There is neither.
+    """
+    from connectors.embedded.recording import FILE_NAME, FrameRecording
+    from connectors.traces.dataset import open_dataset
+    from connectors.traces.recording import DatasetRecording
+    from models.kernels.columns import widen
+
+    if (Path(source) / FILE_NAME).exists():
+        return FrameRecording(Path(source), widen=widen)
+    return DatasetRecording(open_dataset(source))
 
 
 def read_policy(file: Path) -> Policy:

@@ -154,6 +154,36 @@ def demo(
     raise typer.Exit(run_demo(seed=seed, speed=speed, plain=plain))
 
 
+@app.command()
+def replay(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="Path prefix of a dataset (PREFIX_traces.csv.gz or PREFIX_stream.csv.gz), or the"
+            " folder of an embedded log with recorded frames."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for alerts, orders and the summary.")],
+    policy_file: Annotated[
+        Path | None,
+        typer.Option("--policy", metavar="FILE", help="By default every action class is auto."),
+    ] = None,
+    compared: Annotated[
+        Path | None,
+        typer.Option("--compare", metavar="FILE", help="What would this policy have done?"),
+    ] = None,
+) -> None:
+    """Run a recorded dataset through engine and planner, as fast as this machine can."""
+    from engine.cli.replay import run_replay, told
+    from engine.wiring import open_recording
+
+    summary = run_replay(
+        open_recording(dataset), source=dataset, out=out, policy=policy_file, compared=compared
+    )
+    for sentence in told(summary):
+        console().print(sentence)
+
+
 Vm = Annotated[str, typer.Argument(help="UUID of the VM.")]
 Cell = Annotated[
     str | None, typer.Option(help="Cell in which the VM runs; by default this node's.")

@@ -77,10 +77,12 @@ class Partition:
         """Return how many frames wait for a gap in their source's sequence."""
         return sum(len(self.sources[key].waiting) for key in self.queued)
 
-    def fold(self, record: Record) -> list[Output]:
+    def fold(self, record: Record, frame: Frame | None = None) -> list[Output]:
         """Fold one record; return what it leads to, oldest first.
 
-        Records below `next_offset` were folded before and change nothing.
+        Records below `next_offset` were folded before and change nothing. `frame` is what the
+        record's value stands for, where the caller has it already: a replay makes frames and
+        no bytes.
         """
         if record.offset < self.next_offset:
             return []
@@ -93,7 +95,7 @@ class Partition:
         # Time first: a slot whose grace is over does not take the next slot's frame in.
         outputs = self._close_slots()
         try:
-            frame = decode_frame(record.value, widen)
+            frame = decode_frame(record.value, widen) if frame is None else frame
         except RecordRejected as rejection:
             self.counters.rejected += 1
             outputs.append(_rejected(record, rejection))

@@ -1,0 +1,94 @@
+"""The frames of a log in a folder, read as a recording: nothing in the folder is changed."""
+
+import heapq
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from engine.errors import RecordRejected, SettingsError
+from engine.ports import Moment
+from engine.wire.frame import Frame, decode_frame
+from engine.wire.table import Widen
+from engine.wire.topics import FRAMES
+
+FILE_NAME: Final = f"{FRAMES.name}.sqlite"
+# A record's row id is its partition and offset: see `connectors.embedded.topic`.
+_OFFSET_BITS: Final = 40
+
+
+class FrameRecording:
+    """`engine.ports.Recording` of the frames that an embedded log holds.
+
+    Parameters
+    ----------
+    folder
+        The log's folder, of a process that runs or of a copy.
+    widen
+        See `engine.wire.frame.decode_frame`.
+
+    Raises
+    ------
+    SettingsError
+        The folder holds no frames.
+    """
+
+    def __init__(self, folder: Path, *, widen: Widen | None = None) -> None:
+        self.name = folder.name
+        self.names: Mapping[str, str] = {}
+        self._path = folder / FILE_NAME
+        self._widen = widen
+        self._records = 0
+        self.interval_s = self._interval_s()
+
+    def moments(self) -> Iterator[Moment]:
+        """Yield the records, each partition in its order, merged by their append times."""
+        self._records = 0
+        with closing(self._open()) as connection:
+            parts = [self._partition(connection, number) for number in self._numbers(connection)]
+            for time_ms, partition, _, value in heapq.merge(*parts):
+                self._records += 1
+                yield Moment(time_ms, self._decoded(value), partition, value)
+
+    def figures(self) -> dict[str, int]:
+        """Return how many records were read."""
+        return {"records_read": self._records}
+
+    def _decoded(self, value: bytes) -> Frame | None:
+        try:
+            return decode_frame(value, self._widen)
+        except RecordRejected:
+            return None
+
+    def _interval_s(self) -> float:
+        for moment in self.moments():
+            if moment.frame is not None and moment.frame.header.role == "collector":
+                return moment.frame.header.interval_ms / 1000
+        raise SettingsError(f"{self._path} holds no frame of a collector.")
+
+    def _open(self) -> sqlite3.Connection:
+        if not self._path.exists():
+            raise SettingsError(f"{self._path.parent} holds no recorded frames ({FILE_NAME}).")
+        try:
+            return sqlite3.connect(f"{self._path.resolve().as_uri()}?mode=ro", uri=True)
+        except sqlite3.DatabaseError as error:
+            raise SettingsError(f"{self._path} cannot be opened: {error}.") from error
+
+    def _numbers(self, connection: sqlite3.Connection) -> list[int]:
+        try:
+            rows = connection.execute("SELECT number FROM partition ORDER BY number").fetchall()
+        except sqlite3.DatabaseError as error:
+            raise SettingsError(f"{self._path} is not a log of frames: {error}.") from error
+        return [number for (number,) in rows]
+
+    def _partition(
+        self, connection: sqlite3.Connection, number: int
+    ) -> Iterator[tuple[int, int, int, bytes]]:
+        rows = connection.execute(
+            "SELECT time_ms, position, value FROM record WHERE position >= ? AND position < ? "
+            "ORDER BY position",
+            (number << _OFFSET_BITS, (number + 1) << _OFFSET_BITS),
+        )
+        for time_ms, position, value in rows:
+            yield time_ms, number, position, value

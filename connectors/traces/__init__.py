@@ -1,0 +1,1 @@
+"""Recorded datasets as columns, and as the frames a collector would have written."""

@@ -1,0 +1,263 @@
+"""A dataset on disk: which VMs it has, what was done to them, and its samples slot by slot.
+
+A dataset is a path prefix. `PREFIX_traces.csv.gz` holds gauges (t, vm, cpu_pct, mem_active_mb,
+disk_read_kbs, disk_write_kbs, net_rx_kbs, net_tx_kbs), sorted by t; or `PREFIX_stream.csv.gz`
+holds cumulative counters in order of arrival (recv_t, t, vm, cpu_time_ns, disk_rd_bytes,
+disk_wr_bytes, net_rx_bytes, net_tx_bytes, mem_kb). `PREFIX_vms.csv` (vm, host, ncpu,
+mem_capacity_mb) names the VMs; `PREFIX_lifecycle.csv` (vm, t, operation) may be absent. What is
+true of the faults, `PREFIX_events.csv`, is never opened here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.traces.slots import RATES, Samples, Slot, SlotCounts, interval_of, slots
+from connectors.traces.table import Block, number, read_blocks, read_rows
+from engine.errors import SettingsError
+
+F64 = NDArray[np.float64]
+
+OPERATIONS: Final = ("reboot", "power_off", "power_on", "live_migration")
+_GAUGES: Final = (
+    "cpu_pct",
+    "mem_active_mb",
+    "disk_read_kbs",
+    "disk_write_kbs",
+    "net_rx_kbs",
+    "net_tx_kbs",
+)
+# In the order of `RATES`.
+_COUNTERS: Final = (
+    "cpu_time_ns",
+    "mem_kb",
+    "disk_rd_bytes",
+    "disk_wr_bytes",
+    "net_rx_bytes",
+    "net_tx_bytes",
+)
+_KIB: Final = 1024.0
+_MIB: Final = 1024.0**2
+
+
+class TraceVm(NamedTuple):
+    """One VM of a dataset; `memory_bytes` None is not told."""
+
+    id: str
+    host: str
+    vcpus: int
+    memory_bytes: int | None
+
+
+class Operation(NamedTuple):
+    """What the platform itself did to a VM, and when (s since the epoch)."""
+
+    time_s: float
+    vm: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What a prefix names; opening it reads all but the samples.
+
+    Attributes
+    ----------
+    vms
+        By host, then by id: a host's VMs are neighbours in every array of a slot.
+    hosts
+        Name and range of VMs of each host, in that order.
+    samples
+        Path of the traces or the stream.
+    is_stream
+        Whether they are counters in order of arrival, and not gauges.
+    interval_s
+        How far apart a VM's samples nominally are.
+    """
+
+    name: str
+    samples: Path
+    is_stream: bool
+    vms: tuple[TraceVm, ...]
+    hosts: tuple[tuple[str, slice], ...]
+    operations: tuple[Operation, ...]
+    interval_s: float
+
+    def slots(self, counts: SlotCounts | None = None) -> Iterator[Slot]:
+        """Yield the samples, one batch a time slot, oldest first, in rates and units of `RATES`.
+
+        Parameters
+        ----------
+        counts
+            Filled with what became of the rows, where given.
+
+        Raises
+        ------
+        SettingsError
+            A row that cannot be used: no number, an unknown VM, out of order.
+        """
+        return slots(
+            self._samples(),
+            vcpus=np.array([vm.vcpus for vm in self.vms], np.float64),
+            interval_s=self.interval_s,
+            is_stream=self.is_stream,
+            counts=SlotCounts() if counts is None else counts,
+        )
+
+    def _samples(self) -> Iterator[Samples]:
+        return read_samples(self.samples, self.vms, is_stream=self.is_stream)
+
+
+def open_dataset(prefix: str | Path) -> Dataset:
+    """Return the dataset that a path prefix names.
+
+    Raises
+    ------
+    SettingsError
+        Files are missing, hold what cannot be used, or tell of too few samples to know the
+        interval.
+    """
+    prefix = str(prefix)
+    samples, is_stream = _samples_path(prefix)
+    vms = _read_vms(Path(f"{prefix}_vms.csv"))
+    places = {vm.id: place for place, vm in enumerate(vms)}
+    first = next(read_samples(samples, vms, is_stream=is_stream), None)
+    if first is None:
+        raise SettingsError(f"{samples} holds no samples.")
+    interval_s = interval_of(first)
+    if interval_s is None:
+        raise SettingsError(f"{samples}: no VM has two samples, so their interval is not known.")
+    return Dataset(
+        name=Path(prefix).name,
+        samples=samples,
+        is_stream=is_stream,
+        vms=vms,
+        hosts=_host_ranges(vms),
+        operations=_read_operations(Path(f"{prefix}_lifecycle.csv"), places),
+        interval_s=interval_s,
+    )
+
+
+def read_samples(path: Path, vms: tuple[TraceVm, ...], *, is_stream: bool) -> Iterator[Samples]:
+    """Yield the rows of a file of samples in blocks, checked, in the units of `RATES`.
+
+    A counter stays cumulative; a gauge is a rate already.
+    """
+    ids = np.array([vm.id.encode() for vm in vms])
+    order = np.argsort(ids)
+    columns = ("recv_t", "t", *_COUNTERS) if is_stream else ("t", *_GAUGES)
+    last_s = -np.inf
+    for block in read_blocks(path, name="vm", numbers=columns, name_bytes=ids.itemsize):
+        vm = _places(path, block, ids, order)
+        times = block.numbers[: 2 if is_stream else 1]
+        arrived, taken = times[0], times[-1]
+        _check_times(path, block, columns[: len(times)], last_s)
+        last_s = float(arrived[-1])
+        values = block.numbers[len(times) :]
+        vcpus = np.array([one.vcpus for one in vms], np.float64)[vm]
+        if is_stream:
+            values = values * np.array([[1e-9], [_KIB], [1.0], [1.0], [1.0], [1.0]])
+        else:
+            values = values * np.array([[0.01], [_MIB], [_KIB], [_KIB], [_KIB], [_KIB]])
+            values[0] *= vcpus
+        yield Samples(arrived_s=arrived, time_s=taken, vm=vm, values=values)
+
+
+def _places(
+    path: Path, block: Block, ids: NDArray[np.bytes_], order: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    found = np.searchsorted(ids, block.names, sorter=order)
+    places = order[np.minimum(found, len(ids) - 1)]
+    wrong = ids[places] != block.names
+    if wrong.any():
+        index = int(np.flatnonzero(wrong)[0])
+        name = block.names[index].decode(errors="replace")
+        raise SettingsError(
+            f"{path}, near line {block.first_line + index}: VM {name!r} is not in the table of VMs."
+        )
+    return places
+
+
+def _check_times(path: Path, block: Block, columns: tuple[str, ...], last_s: float) -> None:
+    for row, column in enumerate(columns):
+        times = block.numbers[row]
+        bad = ~np.isfinite(times) | (times < 0)
+        if bad.any():
+            index = int(np.flatnonzero(bad)[0])
+            raise SettingsError(
+                f"{path}, near line {block.first_line + index}: {column} is {times[index]}, "
+                "not a time in seconds since the epoch."
+            )
+    arrived = block.numbers[0]
+    back = np.diff(arrived, prepend=last_s) < 0
+    if back.any():
+        index = int(np.flatnonzero(back)[0])
+        before = last_s if index == 0 else float(arrived[index - 1])
+        raise SettingsError(
+            f"{path}, near line {block.first_line + index}: {columns[0]} goes back from "
+            f"{before:.3f} to {float(arrived[index]):.3f}; rows must be sorted by it."
+        )
+
+
+def _samples_path(prefix: str) -> tuple[Path, bool]:
+    tried = []
+    for name, is_stream in (("traces", False), ("stream", True)):
+        for suffix in (".csv.gz", ".csv"):
+            path = Path(f"{prefix}_{name}{suffix}")
+            if path.exists():
+                return path, is_stream
+            tried.append(path.name)
+    raise SettingsError(f"{prefix} names no dataset: there is none of {', '.join(tried)}.")
+
+
+def _read_vms(path: Path) -> tuple[TraceVm, ...]:
+    found: dict[str, TraceVm] = {}
+    for line, row in read_rows(path, ("vm", "host", "ncpu", "mem_capacity_mb")):
+        vm, host = row["vm"], row["host"]
+        if not vm or not host:
+            raise SettingsError(f"{path}, line {line}: vm and host must not be empty.")
+        if vm in found:
+            raise SettingsError(f"{path}, line {line}: VM {vm!r} stands there twice.")
+        vcpus = number(path, line, "ncpu", row["ncpu"])
+        if not 1 <= vcpus <= 4096 or vcpus != int(vcpus):
+            raise SettingsError(f"{path}, line {line}: ncpu is {row['ncpu']!r}, must be 1 to 4096.")
+        text = row["mem_capacity_mb"]
+        memory = None
+        if text:
+            memory = round(number(path, line, "mem_capacity_mb", text) * _MIB)
+        found[vm] = TraceVm(vm, host, int(vcpus), memory)
+    if not found:
+        raise SettingsError(f"{path} names no VM.")
+    return tuple(sorted(found.values(), key=lambda vm: (vm.host, vm.id)))
+
+
+def _host_ranges(vms: tuple[TraceVm, ...]) -> tuple[tuple[str, slice], ...]:
+    starts = [i for i, vm in enumerate(vms) if i == 0 or vm.host != vms[i - 1].host]
+    stops = [*starts[1:], len(vms)]
+    return tuple((vms[a].host, slice(a, b)) for a, b in zip(starts, stops, strict=True))
+
+
+def _read_operations(path: Path, places: dict[str, int]) -> tuple[Operation, ...]:
+    if not path.exists():
+        return ()
+    found = []
+    for line, row in read_rows(path, ("vm", "t", "operation")):
+        if row["vm"] not in places:
+            raise SettingsError(
+                f"{path}, line {line}: VM {row['vm']!r} is not in the table of VMs."
+            )
+        if row["operation"] not in OPERATIONS:
+            raise SettingsError(
+                f"{path}, line {line}: operation is {row['operation']!r}; known are "
+                f"{', '.join(OPERATIONS)}."
+            )
+        time_s = number(path, line, "t", row["t"])
+        found.append(Operation(time_s, places[row["vm"]], row["operation"]))
+    return tuple(sorted(found))
+
+
+__all__ = ["OPERATIONS", "RATES", "Dataset", "Operation", "Slot", "TraceVm", "open_dataset"]

@@ -1,0 +1,338 @@
+"""A dataset as the records its site's log would hold: frames, owners' words and ticks.
+
+Every host is a node with a collector of its own, all of them are one cell. What a collector
+reads from a hypervisor is made of the dataset's columns:
+
+===========================  ====================================================================
+engine (`wire.metrics`)      dataset
+===========================  ====================================================================
+cpu_time_ns                  sum of `cpu_pct` / 100 × ncpu × time, or growth of `cpu_time_ns`
+block_rd_bytes, _wr_bytes    sum of `disk_*_kbs` × 1024 × time, or growth of `disk_*_bytes`
+net_rx_bytes, net_tx_bytes   sum of `net_*_kbs` × 1024 × time, or growth of `net_*_bytes`
+balloon_rss_kib              `mem_active_mb` × 1024, or `mem_kb`: memory that the guest uses
+vcpus                        `ncpu`
+state                        running; shut_off between power_off and power_on while nothing moves
+instance                     counts power_on
+===========================  ====================================================================
+
+All other columns are missing. A counter grows by rate × time, time being the whole intervals
+since the frame before it, which the frame's monotonic clock shows as well: the engine's rate is
+the dataset's, and a zero stays a zero. A VM without a sample keeps its place in the frame with
+everything missing, as one whose monitor does not answer; from the second such frame on
+`monitor_hung` says so. A host without any sample writes no frame. Where gauges go on after a
+hole the collector counts as started anew, for what they say is true of one interval only.
+
+A node's busy share is that of the vCPUs sold on it: what its cores are is not known.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Final
+from uuid import UUID, uuid5
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.traces.dataset import Dataset, Operation
+from connectors.traces.slots import RATES, Slot, SlotCounts
+from engine.ports import Moment
+from engine.wire import metrics
+from engine.wire.frame import Event, Frame, Header, InventoryItem, VmRows
+from engine.wire.metrics import INTEGER_ROW, VM_STATES
+
+SITE: Final = "replay"
+ZONE: Final = "replay"
+# The namespace of a dataset's names; the number is arbitrary and must never change.
+_NAMES: Final = UUID("6c6f1a4e-3c8e-5a6b-9b0d-0f1a7c2e4d11")
+_MEMORY: Final = RATES.index("memory_bytes")
+# Which row of the counters each rate adds to.
+_COUNTED: Final = {
+    "cpu_cores": ("cpu_time_ns", 1e9),
+    "disk_read_bytes_per_s": ("block_rd_bytes", 1.0),
+    "disk_write_bytes_per_s": ("block_wr_bytes", 1.0),
+    "net_rx_bytes_per_s": ("net_rx_bytes", 1.0),
+    "net_tx_bytes_per_s": ("net_tx_bytes", 1.0),
+}
+_RATE_ROWS: Final = np.array([RATES.index(name) for name in _COUNTED])
+_COUNTER_ROWS: Final = np.array([INTEGER_ROW[name] for name, _ in _COUNTED.values()])
+_UNITS: Final = np.array([[unit] for _, unit in _COUNTED.values()])
+_RSS: Final = INTEGER_ROW["balloon_rss_kib"]
+_STATE: Final = INTEGER_ROW["state"]
+_INSTANCE: Final = INTEGER_ROW["instance"]
+_VCPUS: Final = INTEGER_ROW["vcpus"]
+_RUNNING: Final = VM_STATES.index("running")
+_SHUT_OFF: Final = VM_STATES.index("shut_off")
+# A hole in gauges longer than this is not bridged.
+_HOLE_INTERVALS: Final = 1
+_HUNG_FRAMES: Final = 2
+# What libvirt says of each of a platform's operations; to a reboot the owner gives a word first.
+_TOLD: Final = {
+    "reboot": ("rebooted",),
+    "power_off": ("shutdown", "stopped"),
+    "power_on": ("started",),
+    "live_migration": ("migrated_out", "migrated_in"),
+}
+
+
+class DatasetRecording:
+    """`engine.ports.Recording` of a dataset.
+
+    Attributes
+    ----------
+    counts
+        What became of the rows read so far.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.counts = SlotCounts()
+        self.name = dataset.name
+        self.interval_s = dataset.interval_s
+        self._uuids = [uuid5(_NAMES, vm.id) for vm in dataset.vms]
+        self.names: Mapping[str, str] = {
+            str(uuid): vm.id for uuid, vm in zip(self._uuids, dataset.vms, strict=True)
+        }
+
+    def figures(self) -> dict[str, int]:
+        """Return what became of the rows: read = used + repeated + late."""
+        return {f"rows_{name}": number for name, number in asdict(self.counts).items()}
+
+    @property
+    def tick_s(self) -> float:
+        """How often an idle log gets a tick: as on a site, but ten an interval are enough."""
+        return max(1.0, self.interval_s / 10)
+
+    def moments(self) -> Iterator[Moment]:
+        """Yield the site's records in the order of their append times."""
+        self.counts = SlotCounts()
+        clerk = _Clerk(self.dataset, self._uuids)
+        tick_ms = round(self.tick_s * 1000)
+        time_ms = 0
+        for slot in self.dataset.slots(self.counts):
+            for moment in clerk.moments(slot):
+                while time_ms and time_ms + tick_ms < moment.time_ms:
+                    time_ms += tick_ms
+                    yield clerk.tick(time_ms)
+                time_ms = max(time_ms, moment.time_ms)
+                yield moment if moment.time_ms == time_ms else moment._replace(time_ms=time_ms)
+
+
+class _Node:
+    """What the collector of one host remembers."""
+
+    def __init__(self, name: str, vms: slice) -> None:
+        self.name = name
+        self.vms = vms
+        self.run = 0
+        self.sequence = 0
+        self.number = -1
+        self.roster = b""
+        self.told: NDArray[np.bool_] = np.zeros(vms.stop - vms.start, np.bool_)
+        self.events: list[Event] = []
+
+
+class _Clerk:
+    """Writes the frames of one slot after the other."""
+
+    def __init__(self, dataset: Dataset, uuids: list[UUID]) -> None:
+        size = len(dataset.vms)
+        self._dataset = dataset
+        self._uuids = [uuid.bytes for uuid in uuids]
+        self._nodes = [_Node(name, vms) for name, vms in dataset.hosts]
+        self._starts = np.array([node.vms.start for node in self._nodes])
+        self._vcpus = np.array([vm.vcpus for vm in dataset.vms], np.float64)
+        self._sold = np.add.reduceat(self._vcpus, self._starts)
+        self._interval_ns = round(dataset.interval_s * 1e9)
+        self._counters = np.zeros((len(_COUNTED), size))
+        self._counted = np.full((len(_COUNTED), size), -1, np.int64)
+        self._known = np.zeros(size, np.bool_)
+        self._absent = np.zeros(size, np.int64)
+        self._off = np.zeros(size, np.bool_)
+        self._instance = np.ones(size, np.uint64)
+        self._operations = list(dataset.operations)
+        self._words = 0
+        self._ticks = 0
+
+    def moments(self, slot: Slot) -> list[Moment]:
+        """Return the frames of one slot and the words of owners before them, oldest first."""
+        ready = self._ready_s(slot)
+        alive = [place for place, moment_s in enumerate(ready) if np.isfinite(moment_s)]
+        found = self._take_operations(max((ready[place] for place in alive), default=0.0))
+        integers, missing = self._rows(slot)
+        busy = np.add.reduceat(np.nan_to_num(slot.column("cpu_cores")), self._starts) / self._sold
+        for place in alive:
+            frame = self._frame(slot, place, integers, missing, float(busy[place]))
+            found.append(Moment(round(ready[place] * 1000), frame))
+        return sorted(found, key=lambda moment: moment.time_ms)
+
+    def tick(self, time_ms: int) -> Moment:
+        """Return the record that lets time pass."""
+        header = self._header(
+            node="engine", role="shell", run="ticks", cell="-", sequence=self._ticks,
+            event_time_ns=time_ms * 1_000_000, mono_ns=time_ms * 1_000_000, interval_ms=1000,
+        )  # fmt: skip
+        self._ticks += 1
+        return Moment(time_ms, Frame(header=header, rows=VmRows.empty()))
+
+    def _ready_s(self, slot: Slot) -> list[float]:
+        """Return, by host, when its collector had all it waited for; inf where nothing came."""
+        arrived = np.where(slot.present, slot.arrived_s, -np.inf)
+        last = np.maximum.reduceat(arrived, self._starts)
+        if self._dataset.is_stream:
+            waits = np.logical_or.reduceat(slot.expected & ~slot.present, self._starts)
+            patience_s = slot.start_s + 0.5 * slot.interval_s
+            last = np.where(waits & np.isfinite(last), np.maximum(last, patience_s), last)
+        return [float(moment_s) if np.isfinite(moment_s) else np.inf for moment_s in last]
+
+    def _rows(self, slot: Slot) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+        """Return the columns of all VMs: values, and where they are missing."""
+        size = len(self._vcpus)
+        present = slot.present
+        rates = slot.values[_RATE_ROWS]
+        self._counters[:, slot.restarted] = 0.0
+        steps = np.where(self._counted < 0, 1, slot.number - self._counted)
+        grown = np.nan_to_num(rates) * _UNITS * steps * slot.interval_s
+        # A counter that began anew is measured, though its rate is not known.
+        measured = slot.measured[_RATE_ROWS]
+        self._counters += grown
+        self._counted[measured] = slot.number
+        self._known |= present
+        moves = (np.nan_to_num(rates) > 0).any(axis=0)
+        missing = np.ones((len(metrics.INTEGERS), size), np.bool_)
+        integers = np.zeros(missing.shape, np.uint64)
+        missing[_COUNTER_ROWS] = ~measured
+        integers[_COUNTER_ROWS] = np.where(measured, np.rint(self._counters), 0.0)
+        memory = slot.values[_MEMORY]
+        missing[_RSS] = np.isnan(memory)
+        integers[_RSS] = np.rint(np.nan_to_num(memory) / 1024.0)
+        for row, value in (
+            (_STATE, np.where(self._off & ~moves, _SHUT_OFF, _RUNNING)),
+            (_INSTANCE, self._instance),
+            (_VCPUS, self._vcpus),
+        ):
+            missing[row] = ~present
+            integers[row] = np.where(present, value, 0)
+        return integers, missing
+
+    def _frame(
+        self,
+        slot: Slot,
+        place: int,
+        integers: NDArray[np.uint64],
+        missing: NDArray[np.bool_],
+        busy: float,
+    ) -> Frame:
+        node = self._nodes[place]
+        here = node.vms
+        known = self._known[here]
+        inventory: tuple[InventoryItem, ...] = ()
+        columns: slice | NDArray[np.intp] = here
+        if not known.all():
+            columns = here.start + np.flatnonzero(known)
+        roster = node.roster
+        if len(roster) != 16 * int(known.sum()):
+            lanes = here.start + np.flatnonzero(known)
+            roster = node.roster = b"".join(self._uuids[lane] for lane in lanes)
+            inventory = tuple(self._item(int(lane)) for lane in lanes)
+        if not self._dataset.is_stream and slot.number - node.number > _HOLE_INTERVALS:
+            node.run += 1
+            node.sequence = 0
+        node.number = slot.number
+        self._note_hung(slot, node, known)
+        rows = VmRows(
+            uuids=roster,
+            integers=integers[:, columns],
+            missing=missing[:, columns],
+            gauges=np.full((len(metrics.GAUGES), len(roster) // 16), np.nan, np.float32),
+        )
+        header = self._header(
+            node=node.name,
+            role="collector",
+            run=f"run-{node.run}",
+            cell=self._dataset.name,
+            sequence=node.sequence,
+            event_time_ns=round(float(np.nanmax(slot.time_s[here])) * 1e9),
+            mono_ns=slot.number * self._interval_ns,
+            interval_ms=round(slot.interval_s * 1000),
+        )
+        node.sequence += 1
+        events, node.events = tuple(node.events), []
+        gauges = {"hypervisor_reachable": 1.0, "cpu_busy_ratio": busy}
+        return Frame(header=header, rows=rows, events=events, inventory=inventory, node=gauges)
+
+    def _note_hung(self, slot: Slot, node: _Node, known: NDArray[np.bool_]) -> None:
+        """Tell whose monitor does not answer any more, and who speaks again."""
+        here = node.vms
+        silent = known & ~slot.present[here]
+        absent = self._absent[here]
+        absent[...] = np.where(silent, absent + 1, 0)
+        hung = absent >= _HUNG_FRAMES
+        if not (hung != node.told).any():
+            return
+        for kind, lanes in (
+            ("monitor_hung", hung & ~node.told),
+            ("monitor_back", node.told & ~hung),
+        ):
+            for lane in np.flatnonzero(lanes):
+                self._note(node, kind, here.start + int(lane), slot.start_s)
+        node.told = hung
+
+    def _note(self, node: _Node, kind: str, vm: int, time_s: float) -> None:
+        self._words += 1
+        node.events.append(
+            Event(
+                id=f"event-{self._words}",
+                kind=kind,
+                time_ns=round(time_s * 1e9),
+                vm=self._uuids[vm],
+            )
+        )
+
+    def _take_operations(self, until_s: float) -> list[Moment]:
+        """Let what the platform did by then be told as libvirt and its owner tell it."""
+        found = []
+        while self._operations and self._operations[0].time_s <= until_s:
+            operation = self._operations.pop(0)
+            node = next(n for n in self._nodes if n.vms.start <= operation.vm < n.vms.stop)
+            for kind in _TOLD[operation.name]:
+                self._note(node, kind, operation.vm, operation.time_s)
+            if operation.name == "reboot":
+                found.append(self._owner_reboot(operation))
+            elif operation.name in {"power_off", "power_on"}:
+                is_on = operation.name == "power_on"
+                self._off[operation.vm] = not is_on
+                self._instance[operation.vm] += np.uint64(is_on)
+        return found
+
+    def _owner_reboot(self, operation: Operation) -> Moment:
+        self._words += 1
+        time_ns = round(operation.time_s * 1e9)
+        header = self._header(
+            node="platform", role="owner", run=f"word-{self._words}", cell=self._dataset.name,
+            sequence=0, event_time_ns=time_ns, mono_ns=time_ns, interval_ms=1000,
+        )  # fmt: skip
+        word = Event(
+            id=f"word-{self._words}",
+            kind="owner_reboot",
+            time_ns=time_ns,
+            vm=self._uuids[operation.vm],
+        )
+        frame = Frame(header=header, rows=VmRows.empty(), events=(word,))
+        return Moment(time_ns // 1_000_000, frame)
+
+    def _header(self, **fields: object) -> Header:
+        return Header(site=SITE, zone=ZONE, **fields)  # type: ignore[arg-type]  # checked by msgspec
+
+    def _item(self, lane: int) -> InventoryItem:
+        vm = self._dataset.vms[lane]
+        return InventoryItem(
+            vm=self._uuids[lane],
+            name=vm.id,
+            # Nobody owns a recorded VM. As one tenant's, each in a group of its own, a policy's
+            # modes and limits hold for it.
+            tenant=self._dataset.name,
+            group=vm.id,
+            actionable=True,
+            vcpus=vm.vcpus,
+            memory_bytes=vm.memory_bytes,
+        )

@@ -1,0 +1,244 @@
+"""Rows in order of arrival become batches, one a time slot: names of metrics to arrays of VMs.
+
+A slot begins with the earliest sample that belongs to none before it and takes in what was
+sampled within half an interval from there, so that neither jitter nor a slow drift of the
+sampling splits one.
+"""
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+# What a slot says of each VM. CPU in cores; memory is the guest's own figure, a level.
+RATES: Final = (
+    "cpu_cores",
+    "memory_bytes",
+    "disk_read_bytes_per_s",
+    "disk_write_bytes_per_s",
+    "net_rx_bytes_per_s",
+    "net_tx_bytes_per_s",
+)
+_MEMORY: Final = RATES.index("memory_bytes")
+_CUMULATIVE: Final = np.array([row for row in range(len(RATES)) if row != _MEMORY])
+# Of an interval: what is sampled later belongs to the next slot, what arrives later is late.
+_SLOT_SHARE: Final = 0.5
+# For so many slots a VM that was seen is waited for.
+_EXPECTED_SLOTS: Final = 3
+
+
+class Samples(NamedTuple):
+    """Rows as they arrived: when, sampled when, of which VM, shape (len(RATES), n)."""
+
+    arrived_s: F64
+    time_s: F64
+    vm: NDArray[np.intp]
+    values: F64
+
+
+@dataclass(slots=True)
+class SlotCounts:
+    """What became of the rows: read = used + repeated + late; `bad_values` are single fields."""
+
+    read: int = 0
+    used: int = 0
+    repeated: int = 0
+    late: int = 0
+    bad_values: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slot:
+    """One time slot of all VMs.
+
+    Attributes
+    ----------
+    number
+        Whole intervals since the first slot; a hole in the data leaves numbers out.
+    start_s
+        Time of its earliest sample.
+    time_s, arrived_s
+        Shape (vms,): when each VM was sampled, and when that arrived; NaN where it was not.
+    values
+        Shape (len(RATES), vms): rates since the VM's sample before, in the units of `RATES`.
+        NaN is unknown: no sample, a field left empty or negative, a counter's first value.
+    measured
+        Same shape: where the sample has the field, though a counter's rate may be unknown.
+    restarted
+        Shape (vms,): whether a counter was smaller than before; its rates are then unknown.
+    expected
+        Shape (vms,): who was seen lately, so that a collector waits for it.
+    """
+
+    number: int
+    start_s: float
+    interval_s: float
+    time_s: F64
+    arrived_s: F64
+    values: F64
+    measured: Bools
+    restarted: Bools
+    expected: Bools
+
+    def column(self, name: str) -> F64:
+        """Return one metric of all VMs, by its name in `RATES`; NaN is unknown."""
+        row: F64 = self.values[RATES.index(name)]
+        return row
+
+    @property
+    def present(self) -> Bools:
+        """Which VMs have a sample in this slot."""
+        return ~np.isnan(self.time_s)
+
+
+def interval_of(samples: Samples) -> float | None:
+    """Return how far apart samples of one VM usually are, None where no VM has two.
+
+    The median of all distances; one within 2 % of a number of two digits is taken as that.
+    """
+    order = np.lexsort((samples.time_s, samples.vm))
+    vm, time_s = samples.vm[order], samples.time_s[order]
+    steps = np.diff(time_s)[(np.diff(vm) == 0) & (np.diff(time_s) > 0)]
+    if not len(steps):
+        return None
+    median = float(np.median(steps))
+    plain = float(f"{median:.2g}")
+    return plain if abs(median - plain) <= 0.02 * plain else median
+
+
+def slots(
+    blocks: Iterator[Samples],
+    *,
+    vcpus: F64,
+    interval_s: float,
+    is_stream: bool,
+    counts: SlotCounts,
+) -> Iterator[Slot]:
+    """Yield slots, oldest first; a slot is closed once nothing on time can follow."""
+    state = _State(len(vcpus), is_stream=is_stream, interval_s=interval_s)
+    waiting = Samples(np.empty(0), np.empty(0), np.empty(0, np.intp), np.empty((len(RATES), 0)))
+    for block in blocks:
+        counts.read += len(block.vm)
+        known = np.isfinite(block.values) & (block.values >= 0)
+        counts.bad_values += int((~known & ~np.isnan(block.values)).sum())
+        clean = np.where(known, block.values, np.nan)
+        waiting = Samples(
+            np.concatenate([waiting.arrived_s, block.arrived_s]),
+            np.concatenate([waiting.time_s, block.time_s]),
+            np.concatenate([waiting.vm, block.vm]),
+            np.concatenate([waiting.values, clean], axis=1),
+        )
+        now_s = float(block.arrived_s[-1])
+        waiting = yield from _closed(state, waiting, now_s, counts)
+    yield from _closed(state, waiting, np.inf, counts)
+
+
+class _State:
+    """What is carried from slot to slot."""
+
+    def __init__(self, size: int, *, is_stream: bool, interval_s: float) -> None:
+        self.is_stream = is_stream
+        self.interval_s = interval_s
+        self.start_s = -np.inf
+        self.number = -1
+        self.counters = np.full((len(RATES), size), np.nan)
+        self.counted_s = np.full((len(RATES), size), np.nan)
+        self.seen = np.full(size, -(1 << 40), np.int64)
+
+
+def _closed(
+    state: _State, rows: Samples, now_s: float, counts: SlotCounts
+) -> Generator[Slot, None, Samples]:
+    """Yield the slots that ended before `now_s`; return the rows that wait for theirs."""
+    span_s = _SLOT_SHARE * state.interval_s
+    # A slot of `span_s` is over when what was sampled last has had as long to arrive.
+    on_time = rows.arrived_s - rows.time_s <= span_s
+    starts = _starts(np.unique(rows.time_s[on_time]), state.start_s, span_s)
+    done = starts[starts + 2 * span_s < now_s]
+    slot = np.searchsorted(done, rows.time_s, side="right") - 1
+    begun = np.concatenate([[-np.inf], done])[slot + 1]
+    belongs = rows.time_s < begun + span_s
+    horizon_s = (done[-1] if len(done) else state.start_s) + span_s
+    past = rows.time_s < horizon_s
+    late = past & ~(belongs & on_time)
+    counts.late += int(late.sum())
+    usable = np.flatnonzero(belongs & on_time)
+    usable = usable[np.argsort(slot[usable], kind="stable")]
+    edges = np.searchsorted(slot[usable], np.arange(len(done) + 1))
+    for index, start_s in enumerate(done):
+        chosen = usable[edges[index] : edges[index + 1]]
+        yield _slot(state, rows, chosen, float(start_s), counts)
+    rest = ~past
+    return Samples(rows.arrived_s[rest], rows.time_s[rest], rows.vm[rest], rows.values[:, rest])
+
+
+def _starts(times: F64, last_s: float, span_s: float) -> F64:
+    """Return where slots begin among ascending times, each `span_s` long at least."""
+    found = []
+    place = int(np.searchsorted(times, last_s + span_s)) if np.isfinite(last_s) else 0
+    while place < len(times):
+        found.append(times[place])
+        place = int(np.searchsorted(times, times[place] + span_s))
+    return np.array(found)
+
+
+def _slot(
+    state: _State, rows: Samples, chosen: NDArray[np.intp], start_s: float, counts: SlotCounts
+) -> Slot:
+    size = len(state.seen)
+    # Backwards, so that of several samples of one VM the first to arrive stays.
+    backwards = chosen[::-1]
+    vm = rows.vm[backwards]
+    time_s = np.full(size, np.nan)
+    arrived_s = np.full(size, np.nan)
+    values = np.full((len(RATES), size), np.nan)
+    time_s[vm] = rows.time_s[backwards]
+    arrived_s[vm] = rows.arrived_s[backwards]
+    values[:, vm] = rows.values[:, backwards]
+    present = ~np.isnan(time_s)
+    used = int(present.sum())
+    counts.used += used
+    counts.repeated += len(chosen) - used
+    steps = 1 if state.number < 0 else round((start_s - state.start_s) / state.interval_s)
+    state.number += max(1, steps)
+    state.start_s = start_s
+    restarted = np.zeros(size, np.bool_)
+    measured = ~np.isnan(values)
+    if state.is_stream:
+        values, restarted = _rates(state, values, time_s)
+    expected = state.number - state.seen <= _EXPECTED_SLOTS
+    state.seen[present] = state.number
+    return Slot(
+        number=state.number,
+        start_s=start_s,
+        interval_s=state.interval_s,
+        time_s=time_s,
+        arrived_s=arrived_s,
+        values=values,
+        measured=measured,
+        restarted=restarted,
+        expected=expected,
+    )
+
+
+def _rates(state: _State, values: F64, time_s: F64) -> tuple[F64, Bools]:
+    """Return rates from counters, and whose counters began anew.
+
+    A field left empty once makes the next rate a mean over the time since the last one.
+    """
+    growth = values - state.counters
+    restarted = (growth[_CUMULATIVE] < 0).any(axis=0)
+    lasted_s = time_s - state.counted_s
+    usable = (lasted_s > 0) & ~restarted
+    rates = np.where(usable, growth / np.where(usable, lasted_s, 1.0), np.nan)
+    rates[_MEMORY] = values[_MEMORY]
+    known = ~np.isnan(values)
+    forgotten = known | restarted
+    state.counters = np.where(forgotten, values, state.counters)
+    state.counted_s = np.where(known, time_s, state.counted_s)
+    return rates, restarted

@@ -1,0 +1,192 @@
+"""`flatline replay`: a recording through engine and planner, and what came of it as files."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+
+from engine.action.catalogue import Modes, Policy, parse_policy, read_shipped
+from engine.errors import StateUnwritable
+from engine.ports import Recording
+from engine.roles.replay import OrderLine, Planned, Replayer
+from engine.wiring import read_policy
+
+ALERTS: Final = "alerts.jsonl"
+ORDERS: Final = "orders.jsonl"
+COMPARED: Final = "orders_compared.jsonl"
+SUMMARY: Final = "summary.json"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replay was and did.
+
+    Attributes
+    ----------
+    dataset
+        The path that was given.
+    vm_days
+        Time for which VMs were seen.
+    alerts, orders, held
+        Transitions by kind and state, orders by action, and orders that a rule held back.
+    compared
+        The same for the other policy, and which incidents only one of the two would act on.
+    wall_s, vm_samples_per_s, times_real
+        The only figures that differ from run to run.
+    """
+
+    dataset: str
+    interval_s: float
+    vm_days: float
+    vm_samples: int
+    frames: int
+    rows: dict[str, int]
+    alerts: dict[str, dict[str, int]]
+    orders: dict[str, int]
+    held: dict[str, int]
+    policy: str
+    policy_hash: str
+    configuration: str
+    digest: str
+    wall_s: float
+    vm_samples_per_s: float
+    times_real: float
+    compared: dict[str, object] | None = None
+
+
+def replay_policy(file: Path | None, *, interval_s: float) -> Policy:
+    """Return the policy of a file, or the default one with every action class `auto`."""
+    if file is not None:
+        return read_policy(file)
+    shipped = parse_policy(read_shipped("default"), source="default")
+    limits = msgspec.structs.replace(shipped.limits, interval_s=max(1.0, min(300.0, interval_s)))
+    modes = Modes(default="auto")
+    return msgspec.structs.replace(shipped, name="replay", modes=modes, limits=limits)
+
+
+def run_replay(
+    recording: Recording, *, source: str, out: Path, policy: Path | None, compared: Path | None
+) -> Summary:
+    """Replay, write the files to `out` and return the summary.
+
+    Raises
+    ------
+    SettingsError
+        Recording or policy cannot be used.
+    StateUnwritable
+        `out` cannot be written.
+    """
+    policies = {"policy": replay_policy(policy, interval_s=recording.interval_s)}
+    if compared is not None:
+        policies["compared"] = read_policy(compared)
+    # Numba compiles here, before the time is taken.
+    from engine.detection.compiled import compile_kernels
+
+    compile_kernels()
+    replayer = Replayer(recording, policies=policies)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        began_s = time.perf_counter()
+        with (out / ALERTS).open("wb") as file:
+            for line in replayer.run():
+                _write(file, line)
+        wall_s = time.perf_counter() - began_s
+        _write_orders(out / ORDERS, replayer.planned["policy"].orders)
+        if compared is not None:
+            _write_orders(out / COMPARED, replayer.planned["compared"].orders)
+        summary = _summary(replayer, recording, source=source, wall_s=wall_s)
+        text = msgspec.json.format(_encode(summary), indent=2)
+        (out / SUMMARY).write_bytes(text + b"\n")
+    except OSError as error:
+        raise StateUnwritable(f"{out} cannot be written: {error}. Name another --out") from error
+    return summary
+
+
+def _write(file: BinaryIO, line: msgspec.Struct) -> None:
+    file.write(_encode(line))
+    file.write(b"\n")
+
+
+def _write_orders(path: Path, orders: Iterable[OrderLine]) -> None:
+    with path.open("wb") as file:
+        for line in orders:
+            _write(file, line)
+
+
+def _summary(replayer: Replayer, recording: Recording, *, source: str, wall_s: float) -> Summary:
+    alerts: dict[str, dict[str, int]] = {}
+    for (kind, state), number in sorted(replayer.alerts.items()):
+        alerts.setdefault(kind, {})[state] = number
+    ours = replayer.planned["policy"]
+    other = replayer.planned.get("compared")
+    wall_s = max(wall_s, 1e-9)
+    return Summary(
+        dataset=source,
+        interval_s=recording.interval_s,
+        vm_days=round(replayer.observed_s / 86_400, 3),
+        vm_samples=replayer.vm_samples,
+        frames=replayer.frames,
+        rows=dict(recording.figures()),
+        alerts=alerts,
+        orders=_by_action(ours),
+        held=dict(sorted(ours.held.items())),
+        policy=ours.policy.name,
+        policy_hash=ours.policy.hash,
+        configuration=replayer.configuration_hash,
+        digest=replayer.digest(),
+        wall_s=round(wall_s, 3),
+        vm_samples_per_s=round(replayer.vm_samples / wall_s),
+        times_real=round(replayer.spanned_s / wall_s, 1),
+        compared=None if other is None else _comparison(ours, other),
+    )
+
+
+def _by_action(planned: Planned) -> dict[str, int]:
+    return dict(sorted(Counter(order.action for order in planned.orders).items()))
+
+
+def _comparison(ours: Planned, other: Planned) -> dict[str, object]:
+    """Return what the other policy did, and in which incidents the two differ."""
+    mine = {order.incident: order for order in ours.orders}
+    theirs = {order.incident: order for order in other.orders}
+    return {
+        "policy": other.policy.name,
+        "policy_hash": other.policy.hash,
+        "orders": _by_action(other),
+        "held": dict(sorted(other.held.items())),
+        "only_policy": sorted(mine.keys() - theirs.keys()),
+        "only_compared": sorted(theirs.keys() - mine.keys()),
+        "other_action": sorted(
+            incident
+            for incident in mine.keys() & theirs.keys()
+            if mine[incident].action != theirs[incident].action
+        ),
+        "other_time": sorted(
+            incident
+            for incident in mine.keys() & theirs.keys()
+            if mine[incident].t != theirs[incident].t
+        ),
+    }
+
+
+def told(summary: Summary) -> list[str]:
+    """Return the summary as sentences for a terminal."""
+    alerts = sum(states.get("firing", 0) for states in summary.alerts.values())
+    orders = ", ".join(f"{n} {action}" for action, n in summary.orders.items()) or "none"
+    lines = [
+        f"{summary.vm_samples:,} samples of {summary.vm_days:,.1f} VM-days in "
+        f"{summary.wall_s:.1f} s: {summary.vm_samples_per_s:,} a second, "
+        f"{summary.times_real:,.0f} times real time.",
+        f"{alerts} alerts fired; orders: {orders}.",
+    ]
+    if summary.held:
+        held = ", ".join(f"{rule} {number}" for rule, number in summary.held.items())
+        lines.append(f"Held back by the policy: {held}.")
+    if summary.compared is not None:
+        other = summary.compared
+        lines.append(f"Policy {other['policy']} would have ordered {other['orders'] or 'nothing'}.")
+    return lines

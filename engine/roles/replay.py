@@ -1,0 +1,300 @@
+"""A recording run through the engine and the planner that a site runs, without a log between.
+
+The loop has no clock but the recording's: the same recording, configuration and policies give
+the same lines, byte for byte. Nobody carries an order out: each closes as `not attempted`, and
+its incident is left to people, so that an incident has one order at most.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import msgspec
+
+from engine.action.catalogue import Policy
+from engine.action.events import (
+    AlertSeen,
+    AppendControl,
+    AppendOrder,
+    CaughtUp,
+    ClosedSeen,
+    ControlSeen,
+    LoadSeen,
+    OrderSeen,
+    PlannerEvent,
+    Tick,
+    WriteJournal,
+)
+from engine.action.planner import PlannerState, step
+from engine.action.target import CellLoad
+from engine.detection.cell import Cell
+from engine.detection.configuration import Configuration, configuration_hash
+from engine.detection.partition import Partition
+from engine.detection.snapshot import digest
+from engine.ports import Moment, Record, Recording
+from engine.wire.alert import Alert
+from engine.wire.frame import UUID_BYTES, Frame
+from engine.wire.order import Closed, Order
+from engine.wire.score import decode_scores
+from engine.wire.topics import FRAMES, SCORES
+
+_PLANNER: Final = "replay"
+# Deadlines and back-offs are minutes; a planner on a site ticks as often.
+_TICK_MS: Final = 1_000
+_NOT_ATTEMPTED: Final = "A replay carries nothing out."
+
+
+class AlertLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One transition of one alert; times in s since the epoch.
+
+    `t` is the event time of the record that decided, `vms` the members of a wider scope.
+    """
+
+    t: float
+    onset_t: float
+    id: str
+    scope: str
+    subject: str
+    vms: tuple[str, ...]
+    kind: str
+    state: str
+    confidence: float
+    suggested_action: str
+    vetoes: tuple[str, ...]
+    sentence: str
+
+
+class OrderLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One order as it would have been appended."""
+
+    t: float
+    vm: str
+    action: str
+    incident: str
+    step: int
+    sentence: str
+
+
+@dataclass(slots=True)
+class Planned:
+    """One policy's planner over the replay, and what it did."""
+
+    policy: Policy
+    state: PlannerState
+    orders: list[OrderLine] = field(default_factory=list)
+    held: Counter[str] = field(default_factory=Counter)
+    ordered: set[str] = field(default_factory=set)
+    ticked_ms: int = 0
+
+
+# Called after each slot's verdicts with the cell and the event time (s): what a picture needs.
+Probe = Callable[[Cell, float], None]
+
+
+class Replayer:
+    """Runs one recording.
+
+    Parameters
+    ----------
+    policies
+        By a name that tells them apart; each gets a planner of its own over the same alerts.
+    probe
+        Sees each cell after each of its slots; None sees nothing.
+
+    Attributes
+    ----------
+    alerts, frames, vm_samples
+        Lines by kind and state, frames folded, and rows of VMs in them.
+    planned
+        By policy name.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        *,
+        policies: Mapping[str, Policy],
+        configuration: Configuration | None = None,
+        probe: Probe | None = None,
+    ) -> None:
+        self.configuration = Configuration() if configuration is None else configuration
+        self._recording = recording
+        self._names = recording.names
+        self._probe = probe
+        self._partitions: dict[int, Partition] = {}
+        self._told: dict[str, int] = {}
+        self._offset = 0
+        self.planned = {
+            name: Planned(policy, PlannerState(name=_PLANNER, site=""))
+            for name, policy in policies.items()
+        }
+        self.alerts: Counter[tuple[str, str]] = Counter()
+        self.frames = 0
+        self.vm_samples = 0
+        self.observed_s = 0.0
+        self._first_ms = self._last_ms = 0
+
+    def run(self) -> Iterator[AlertLine]:
+        """Yield the lines of alerts, oldest first; orders stand in `planned` as they come."""
+        for moment in self._recording.moments():
+            yield from self.fold(moment)
+
+    def fold(self, moment: Moment) -> Iterator[AlertLine]:
+        """Fold one frame and yield the lines it leads to."""
+        frame, time_ms = moment.frame, moment.time_ms
+        self._first_ms, self._last_ms = self._first_ms or time_ms, time_ms
+        event_s = time_ms / 1000
+        if frame is not None:
+            self._count(frame)
+            event_s = frame.header.event_time_ns / 1e9
+        state = self._partitions.get(moment.partition)
+        if state is None:
+            state = self._partitions[moment.partition] = Partition(self.configuration)
+        value = moment.value
+        record = Record(FRAMES.name, moment.partition, self._offset, time_ms, b"", value)
+        self._offset += 1
+        slots = self._slots(state)
+        for output in state.fold(record, frame):
+            if output.alert is not None:
+                yield from self._alert(output.alert, event_s, time_ms)
+            elif output.topic == SCORES.name:
+                self._scores(output.value, event_s, time_ms)
+        self._let_time_pass(event_s, time_ms)
+        if self._probe is not None:
+            for name, cell in state.cells.items():
+                if cell.totals.slots != slots.get(name, 0):
+                    self._probe(cell, event_s)
+
+    def _count(self, frame: Frame) -> None:
+        header, missing = frame.header, frame.rows.missing
+        if header.role != "collector":
+            return
+        size = len(frame.rows)
+        seen = size if missing is None else size - int(missing.all(axis=0).sum())
+        self.frames += 1
+        self.vm_samples += seen
+        self.observed_s += seen * header.interval_ms / 1000
+
+    def _slots(self, state: Partition) -> dict[str, int]:
+        if self._probe is None:
+            return {}
+        return {name: cell.totals.slots for name, cell in state.cells.items()}
+
+    @property
+    def spanned_s(self) -> float:
+        """How much of the recording's time has passed."""
+        return (self._last_ms - self._first_ms) / 1000
+
+    @property
+    def configuration_hash(self) -> str:
+        """What stands in every alert."""
+        return configuration_hash(self.configuration)
+
+    def digest(self) -> str:
+        """Return sha256 over all state that decides; of several partitions, over their digests."""
+        return "+".join(digest(self._partitions[number]) for number in sorted(self._partitions))
+
+    def _alert(self, alert: Alert, event_s: float, time_ms: int) -> Iterator[AlertLine]:
+        for planned in self.planned.values():
+            self._planner_saw(planned, alert, event_s, time_ms)
+        # A firing alert is published again every minute; a line is a transition.
+        if self._told.get(alert.id, -1) == alert.transition:
+            return
+        self._told[alert.id] = alert.transition
+        self.alerts[alert.kind, alert.state] += 1
+        yield self._line(alert, event_s)
+
+    def _line(self, alert: Alert, event_s: float) -> AlertLine:
+        name = self._names.get
+        scope, subject = alert.scope, alert.subject
+        if scope == "vm":
+            subject = name(subject, subject)
+        # A recording of one cell is a fleet: what befalls the cell befalls all of it.
+        whole = scope == "cell" and len(self._names) > 0
+        return AlertLine(
+            t=event_s,
+            onset_t=alert.onset_ms / 1000,
+            id=alert.id,
+            scope="fleet" if whole else scope,
+            subject=subject,
+            vms=tuple(name(vm, vm) for vm in alert.vms),
+            kind=alert.kind,
+            state=alert.state,
+            confidence=alert.confidence,
+            suggested_action=alert.suggested_action,
+            vetoes=alert.vetoes,
+            sentence=alert.sentence,
+        )
+
+    def _planner_saw(self, planned: Planned, alert: Alert, event_s: float, time_ms: int) -> None:
+        if alert.id in planned.ordered:
+            # Left to people; as trouble of its cell it counts all the same.
+            alert = msgspec.structs.replace(alert, suggested_action="none")
+        self._feed(planned, AlertSeen(alert, time_ms), event_s, time_ms)
+
+    def _scores(self, value: bytes, event_s: float, time_ms: int) -> None:
+        scores = decode_scores(value)
+        load = CellLoad(scores.minute_ms, scores.node_load, len(scores.uuids) // UUID_BYTES)
+        for planned in self.planned.values():
+            self._feed(planned, LoadSeen(scores.cell, load, time_ms), event_s, time_ms)
+
+    def _let_time_pass(self, event_s: float, time_ms: int) -> None:
+        for planned in self.planned.values():
+            if time_ms - planned.ticked_ms >= _TICK_MS:
+                planned.ticked_ms = time_ms
+                self._feed(planned, Tick(time_ms), event_s, time_ms)
+
+    def _feed(self, planned: Planned, event: PlannerEvent, event_s: float, time_ms: int) -> None:
+        if not planned.state.live:
+            planned.state = replace(planned.state, site=self._site())
+            planned.state, _ = step(planned.state, CaughtUp(time_ms), planned.policy)
+        planned.state, instructions = step(planned.state, event, planned.policy)
+        for instruction in instructions:
+            match instruction:
+                case AppendOrder(order):
+                    self._ordered(planned, order, event_s, time_ms)
+                case AppendControl(control):
+                    self._feed(planned, ControlSeen(control, time_ms), event_s, time_ms)
+                case WriteJournal(kind="refusal", rule=rule):
+                    planned.held[rule] += 1
+                case WriteJournal():
+                    pass
+
+    def _site(self) -> str:
+        sites = {cell.site for state in self._partitions.values() for cell in state.cells.values()}
+        return min(sites, default="replay")
+
+    def _ordered(self, planned: Planned, order: Order, event_s: float, time_ms: int) -> None:
+        """Note an order, and let the log tell the planner what became of it."""
+        planned.orders.append(
+            OrderLine(
+                t=event_s,
+                vm=self._names.get(order.vm, order.vm),
+                action=order.action,
+                incident=order.incident,
+                step=order.step,
+                sentence=order.sentence,
+            )
+        )
+        planned.ordered.add(order.incident)
+        offset = len(planned.orders)
+        mark = Closed(
+            incident=order.incident,
+            step=order.step,
+            vm=order.vm,
+            node=order.node,
+            agent=_PLANNER,
+            outcome="not_attempted",
+            dry_run=order.dry_run,
+            time_ms=time_ms,
+            sentence=_NOT_ATTEMPTED,
+        )
+        for event in (OrderSeen(order, offset, time_ms, time_ms), ClosedSeen(mark, time_ms)):
+            planned.state, _ = step(planned.state, event, planned.policy)
+        others = {
+            key: incident
+            for key, incident in planned.state.incidents.items()
+            if key != order.incident
+        }
+        planned.state = replace(planned.state, incidents=others)

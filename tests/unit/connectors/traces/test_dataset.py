@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+
+from connectors.traces.dataset import open_dataset
+from connectors.traces.slots import SlotCounts
+from engine.errors import SettingsError
+
+STEADY = [
+    f"{300 * k},{vm},{cpu},100,1,2,3,4" for k in range(1, 5) for vm, cpu in (("a", 50), ("b", 10))
+]
+
+
+def test_gauges_become_rates_in_plain_units(make) -> None:
+    dataset = open_dataset(make(traces=STEADY))
+    slots = list(dataset.slots())
+    assert dataset.interval_s == 300.0
+    assert [vm.id for vm in dataset.vms] == ["a", "b", "c"]
+    assert dict(dataset.hosts) == {"h0": slice(0, 2), "h1": slice(2, 3)}
+    assert [slot.number for slot in slots] == [0, 1, 2, 3]
+    assert slots[0].column("cpu_cores")[:2].tolist() == [1.0, 0.1]
+    assert slots[0].column("memory_bytes")[0] == 100 * 1024**2
+    assert slots[0].column("net_tx_bytes_per_s")[0] == 4096.0
+    assert np.isnan(slots[0].values[:, 2]).all()
+
+
+def test_counters_become_rates_over_the_time_between_their_samples(make) -> None:
+    rows = [
+        "10.2,10.0,a,0,0,0,0,0,7",
+        "20.2,20.0,a,5000000000,100,0,0,0,",
+        "29.2,29.0,a,14000000000,100,0,0,0,9",
+    ]
+    slots = list(open_dataset(make(stream=rows)).slots())
+    assert np.isnan(slots[0].column("cpu_cores")[0])
+    assert slots[0].measured[0, 0]
+    assert [slot.column("cpu_cores")[0] for slot in slots[1:]] == [0.5, 1.0]
+    assert [slot.column("disk_read_bytes_per_s")[0] for slot in slots[1:]] == [10.0, 0.0]
+    assert np.isnan(slots[1].column("memory_bytes")[0])
+    assert slots[2].column("memory_bytes")[0] == 9 * 1024
+
+
+def test_a_smaller_counter_is_told_and_gives_no_rate(make) -> None:
+    rows = [
+        "10,10,a,9000000000,500,0,0,0,7",
+        "20,20,a,10000000000,600,0,0,0,7",
+        "30,30,a,1000000000,5,0,0,0,7",
+        "40,40,a,6000000000,15,0,0,0,7",
+    ]
+    slots = list(open_dataset(make(stream=rows)).slots())
+    assert [bool(slot.restarted[0]) for slot in slots] == [False, False, True, False]
+    assert np.isnan(slots[2].column("cpu_cores")[0])
+    assert slots[3].column("cpu_cores")[0] == 0.5
+
+
+def test_every_row_is_used_or_counted(make) -> None:
+    rows = [
+        "10,10,a,0,0,0,0,0,1",
+        "20,20,a,0,10,0,0,0,1",
+        "20.5,20,a,0,10,0,0,0,1",
+        "40,40,a,0,40,0,0,0,1",
+        "41,30,a,0,20,0,0,0,1",
+        "50,50,a,0,50,0,0,0,1",
+    ]
+    counts = SlotCounts()
+    slots = list(open_dataset(make(stream=rows)).slots(counts))
+    assert (counts.read, counts.used, counts.repeated, counts.late) == (6, 4, 1, 1)
+    assert [slot.number for slot in slots] == [0, 1, 3, 4]
+    assert slots[2].column("disk_read_bytes_per_s")[0] == 1.5
+
+
+def test_jitter_and_drift_do_not_split_a_slot(make) -> None:
+    rows = []
+    for k in range(200):
+        for vm, jitter in (("a", 0.0), ("b", 40.0 * (k % 2)), ("c", 12.5)):
+            rows.append((300 * k + 1.5 * k + jitter, vm))
+    rows.sort()
+    slots = list(open_dataset(make(traces=[f"{t},{vm},1,1,1,1,1,1" for t, vm in rows])).slots())
+    assert len(slots) == 200
+    assert all(slot.present.all() for slot in slots)
+
+
+def test_a_negative_value_is_unknown_and_never_zero(make) -> None:
+    rows = [*STEADY[:4], "900,a,50,100,-3,2,3,4"]
+    counts = SlotCounts()
+    last = list(open_dataset(make(traces=rows)).slots(counts))[-1]
+    assert np.isnan(last.column("disk_read_bytes_per_s")[0])
+    assert last.column("disk_write_bytes_per_s")[0] == 2048.0
+    assert counts.bad_values == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"traces": [*STEADY, "1500,a,x,1,1,1,1,1"]}, "line 10: cpu_pct is 'x', not a number"),
+        ({"traces": [*STEADY, "1500,a,1,1,1,1,1"]}, "line 10: 7 fields where the header names 8"),
+        ({"traces": [*STEADY, "1500,z,1,1,1,1,1,1"]}, "line 10: VM 'z' is not in the table"),
+        ({"traces": [*STEADY, "1500,aa,1,1,1,1,1,1"]}, "VM 'aa' is not in the table"),
+        ({"traces": [*STEADY, "1100,a,1,1,1,1,1,1"]}, "line 10: t goes back from 1200.000"),
+        ({"traces": [*STEADY, ",a,1,1,1,1,1,1"]}, "line 10: t is '', not a number"),
+        ({"traces": [], "header": "t,vm,cpu_pct"}, "has no column mem_active_mb, disk_read_kbs"),
+        ({"traces": []}, "holds no samples"),
+        ({"traces": STEADY[:2]}, "no VM has two samples"),
+        ({}, "names no dataset: there is none of pack_traces.csv.gz"),
+        ({"traces": STEADY, "vms": ["vm,host", "a,h"]}, "has no column ncpu, mem_capacity_mb"),
+        (
+            {"traces": STEADY, "vms": ["vm,host,ncpu,mem_capacity_mb", "a,h,two,1"]},
+            "line 2: ncpu is 'two', not a number",
+        ),
+        (
+            {"traces": STEADY, "vms": ["vm,host,ncpu,mem_capacity_mb", "a,h,1,1", "a,h,1,1"]},
+            "line 3: VM 'a' stands there twice",
+        ),
+        ({"traces": STEADY, "lifecycle": ["a,500,explode"]}, "line 2: operation is 'explode'"),
+        ({"traces": STEADY, "lifecycle": ["a,soon,reboot"]}, "line 2: t is 'soon', not a number"),
+        ({"traces": STEADY, "lifecycle": ["q,500,reboot"]}, "VM 'q' is not in the table"),
+    ],
+)
+def test_what_cannot_be_used_is_told_with_file_line_and_column(make, change, sentence) -> None:
+    with pytest.raises(SettingsError) as caught:
+        list(open_dataset(make(**change)).slots())
+    assert sentence in str(caught.value)
+
+
+def test_the_truth_beside_a_dataset_is_never_opened(make, tmp_path) -> None:
+    prefix = make(traces=STEADY)
+    truth = tmp_path / "pack_events.csv"
+    truth.mkdir()
+    assert list(open_dataset(prefix).slots())
