@@ -34,6 +34,7 @@ from engine.settings import Settings
 if TYPE_CHECKING:
     from connectors.kafka.config import KafkaConfig
     from connectors.simulator.fleet import Fleet
+    from engine.evaluation.truth import Occurrence
 
 _log = structlog.get_logger()
 
@@ -204,6 +205,23 @@ def open_recording(source: str) -> Recording:
     if (Path(source) / FILE_NAME).exists():
         return FrameRecording(Path(source), widen=widen)
     return DatasetRecording(open_dataset(source))
+
+
+def read_truth(events: Path) -> "list[Occurrence]":
+    """Return what really happened in a dataset, from its `PREFIX_events.csv`.
+
+    Raises
+    ------
+    SettingsError
+        It cannot be read.
+    """
+    from connectors.traces.dataset import read_vms
+    from connectors.traces.table import read_rows
+    from engine.evaluation.truth import COLUMNS, parse_truth
+
+    table = events.with_name(events.name.removesuffix("events.csv") + "vms.csv")
+    vcpus = {vm.id: vm.vcpus for vm in read_vms(table)} if table.exists() else {}
+    return parse_truth(read_rows(events, COLUMNS), source=str(events), vcpus=vcpus)
 
 
 def read_policy(file: Path) -> Policy:

@@ -123,7 +123,7 @@ def open_dataset(prefix: str | Path) -> Dataset:
     """
     prefix = str(prefix)
     samples, is_stream = _samples_path(prefix)
-    vms = _read_vms(Path(f"{prefix}_vms.csv"))
+    vms = read_vms(Path(f"{prefix}_vms.csv"))
     places = {vm.id: place for place, vm in enumerate(vms)}
     first = next(read_samples(samples, vms, is_stream=is_stream), None)
     if first is None:
@@ -214,7 +214,14 @@ def _samples_path(prefix: str) -> tuple[Path, bool]:
     raise SettingsError(f"{prefix} names no dataset: there is none of {', '.join(tried)}.")
 
 
-def _read_vms(path: Path) -> tuple[TraceVm, ...]:
+def read_vms(path: Path) -> tuple[TraceVm, ...]:
+    """Return the VMs of a table, by host and then by id.
+
+    Raises
+    ------
+    SettingsError
+        A row that cannot be used, or none at all.
+    """
     found: dict[str, TraceVm] = {}
     for line, row in read_rows(path, ("vm", "host", "ncpu", "mem_capacity_mb")):
         vm, host = row["vm"], row["host"]

@@ -184,6 +184,25 @@ def replay(
         console().print(sentence)
 
 
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `flatline replay` wrote.")],
+    events: Annotated[Path, typer.Option(help="PREFIX_events.csv: what really happened.")],
+    drawing: Annotated[
+        bool,
+        typer.Option("--pages/--no-pages", help="Draw a page for each miss and false alarm."),
+    ] = True,
+) -> None:
+    """Hold a replay against the truth: recall, delay, false alarms and kinds."""
+    from engine.cli.evaluate import PAGES, run_evaluation, tables
+
+    evaluation = run_evaluation(folder, events=events, drawing=drawing)
+    for table in tables(evaluation):
+        console().print(table)
+    if evaluation.pages:
+        console().print(f"{evaluation.pages} pages of what went wrong in {folder / PAGES}.")
+
+
 Vm = Annotated[str, typer.Argument(help="UUID of the VM.")]
 Cell = Annotated[
     str | None, typer.Option(help="Cell in which the VM runs; by default this node's.")

@@ -10,8 +10,9 @@ import msgspec
 
 from engine.action.catalogue import Modes, Policy, parse_policy, read_shipped
 from engine.errors import StateUnwritable
+from engine.evaluation.lines import OrderLine, Summary
 from engine.ports import Recording
-from engine.roles.replay import OrderLine, Planned, Replayer
+from engine.roles.replay import Planned, Replayer
 from engine.wiring import read_policy
 
 ALERTS: Final = "alerts.jsonl"
@@ -20,42 +21,6 @@ COMPARED: Final = "orders_compared.jsonl"
 SUMMARY: Final = "summary.json"
 
 _encode = msgspec.json.Encoder().encode
-
-
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replay was and did.
-
-    Attributes
-    ----------
-    dataset
-        The path that was given.
-    vm_days
-        Time for which VMs were seen.
-    alerts, orders, held
-        Transitions by kind and state, orders by action, and orders that a rule held back.
-    compared
-        The same for the other policy, and which incidents only one of the two would act on.
-    wall_s, vm_samples_per_s, times_real
-        The only figures that differ from run to run.
-    """
-
-    dataset: str
-    interval_s: float
-    vm_days: float
-    vm_samples: int
-    frames: int
-    rows: dict[str, int]
-    alerts: dict[str, dict[str, int]]
-    orders: dict[str, int]
-    held: dict[str, int]
-    policy: str
-    policy_hash: str
-    configuration: str
-    digest: str
-    wall_s: float
-    vm_samples_per_s: float
-    times_real: float
-    compared: dict[str, object] | None = None
 
 
 def replay_policy(file: Path | None, *, interval_s: float) -> Policy:
@@ -124,10 +89,16 @@ def _summary(replayer: Replayer, recording: Recording, *, source: str, wall_s: f
     ours = replayer.planned["policy"]
     other = replayer.planned.get("compared")
     wall_s = max(wall_s, 1e-9)
+    by_day = replayer.observed_s_by_day
     return Summary(
         dataset=source,
         interval_s=recording.interval_s,
-        vm_days=round(replayer.observed_s / 86_400, 3),
+        began_s=replayer.began_s,
+        vm_days=round(sum(by_day.values()) / 86_400, 3),
+        vm_days_by_day=tuple(
+            round(by_day.get(day, 0.0) / 86_400, 3) for day in range(max(by_day, default=-1) + 1)
+        ),
+        vm_days_by_vm={vm: round(days, 4) for vm, days in replayer.vm_days().items()},
         vm_samples=replayer.vm_samples,
         frames=replayer.frames,
         rows=dict(recording.figures()),

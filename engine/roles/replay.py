@@ -6,12 +6,16 @@ its incident is left to people, so that an incident has one order at most.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
+from uuid import UUID
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
+from engine.action.admit import DAY_MS
 from engine.action.catalogue import Policy
 from engine.action.events import (
     AlertSeen,
@@ -32,48 +36,20 @@ from engine.detection.cell import Cell
 from engine.detection.configuration import Configuration, configuration_hash
 from engine.detection.partition import Partition
 from engine.detection.snapshot import digest
+from engine.evaluation.lines import AlertLine, OrderLine
 from engine.ports import Moment, Record, Recording
 from engine.wire.alert import Alert
 from engine.wire.frame import UUID_BYTES, Frame
+from engine.wire.metrics import INTEGER_ROW
 from engine.wire.order import Closed, Order
 from engine.wire.score import decode_scores
 from engine.wire.topics import FRAMES, SCORES
 
 _PLANNER: Final = "replay"
+_CPU_ROW: Final = INTEGER_ROW["cpu_time_ns"]
 # Deadlines and back-offs are minutes; a planner on a site ticks as often.
 _TICK_MS: Final = 1_000
 _NOT_ATTEMPTED: Final = "A replay carries nothing out."
-
-
-class AlertLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One transition of one alert; times in s since the epoch.
-
-    `t` is the event time of the record that decided, `vms` the members of a wider scope.
-    """
-
-    t: float
-    onset_t: float
-    id: str
-    scope: str
-    subject: str
-    vms: tuple[str, ...]
-    kind: str
-    state: str
-    confidence: float
-    suggested_action: str
-    vetoes: tuple[str, ...]
-    sentence: str
-
-
-class OrderLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One order as it would have been appended."""
-
-    t: float
-    vm: str
-    action: str
-    incident: str
-    step: int
-    sentence: str
 
 
 @dataclass(slots=True)
@@ -88,10 +64,6 @@ class Planned:
     ticked_ms: int = 0
 
 
-# Called after each slot's verdicts with the cell and the event time (s): what a picture needs.
-Probe = Callable[[Cell, float], None]
-
-
 class Replayer:
     """Runs one recording.
 
@@ -99,8 +71,6 @@ class Replayer:
     ----------
     policies
         By a name that tells them apart; each gets a planner of its own over the same alerts.
-    probe
-        Sees each cell after each of its slots; None sees nothing.
 
     Attributes
     ----------
@@ -116,12 +86,10 @@ class Replayer:
         *,
         policies: Mapping[str, Policy],
         configuration: Configuration | None = None,
-        probe: Probe | None = None,
     ) -> None:
         self.configuration = Configuration() if configuration is None else configuration
         self._recording = recording
         self._names = recording.names
-        self._probe = probe
         self._partitions: dict[int, Partition] = {}
         self._told: dict[str, int] = {}
         self._offset = 0
@@ -132,7 +100,8 @@ class Replayer:
         self.alerts: Counter[tuple[str, str]] = Counter()
         self.frames = 0
         self.vm_samples = 0
-        self.observed_s = 0.0
+        self.observed_s_by_day: dict[int, float] = {}
+        self._observed_s: dict[bytes, NDArray[np.float64]] = {}
         self._first_ms = self._last_ms = 0
 
     def run(self) -> Iterator[AlertLine]:
@@ -154,37 +123,57 @@ class Replayer:
         value = moment.value
         record = Record(FRAMES.name, moment.partition, self._offset, time_ms, b"", value)
         self._offset += 1
-        slots = self._slots(state)
         for output in state.fold(record, frame):
             if output.alert is not None:
                 yield from self._alert(output.alert, event_s, time_ms)
             elif output.topic == SCORES.name:
                 self._scores(output.value, event_s, time_ms)
         self._let_time_pass(event_s, time_ms)
-        if self._probe is not None:
-            for name, cell in state.cells.items():
-                if cell.totals.slots != slots.get(name, 0):
-                    self._probe(cell, event_s)
 
     def _count(self, frame: Frame) -> None:
         header, missing = frame.header, frame.rows.missing
         if header.role != "collector":
             return
-        size = len(frame.rows)
-        seen = size if missing is None else size - int(missing.all(axis=0).sum())
+        rows = frame.rows
+        # A monitor that does not answer still leaves what libvirt knows: its CPU tells.
+        known = np.ones(len(rows), np.bool_) if missing is None else ~missing[_CPU_ROW]
+        seen = int(known.sum())
         self.frames += 1
         self.vm_samples += seen
-        self.observed_s += seen * header.interval_ms / 1000
+        interval_s = header.interval_ms / 1000
+        day = (self._last_ms - self._first_ms) // DAY_MS
+        self.observed_s_by_day[day] = self.observed_s_by_day.get(day, 0.0) + seen * interval_s
+        observed_s = self._observed_s.get(rows.uuids)
+        if observed_s is None:
+            observed_s = self._observed_s[rows.uuids] = np.zeros(len(rows))
+        observed_s += known * interval_s
 
-    def _slots(self, state: Partition) -> dict[str, int]:
-        if self._probe is None:
-            return {}
-        return {name: cell.totals.slots for name, cell in state.cells.items()}
+    @property
+    def cells(self) -> dict[str, Cell]:
+        """All cells by name, as they stand now."""
+        return {
+            name: cell for state in self._partitions.values() for name, cell in state.cells.items()
+        }
 
     @property
     def spanned_s(self) -> float:
         """How much of the recording's time has passed."""
         return (self._last_ms - self._first_ms) / 1000
+
+    def vm_days(self) -> dict[str, float]:
+        """Return for how long each VM was seen, by its own id."""
+        days: dict[str, float] = {}
+        for roster, observed_s in self._observed_s.items():
+            for lane, seconds in enumerate(observed_s):
+                uuid = str(UUID(bytes=roster[lane * UUID_BYTES : (lane + 1) * UUID_BYTES]))
+                vm = self._names.get(uuid, uuid)
+                days[vm] = days.get(vm, 0.0) + float(seconds) / 86_400
+        return dict(sorted(days.items()))
+
+    @property
+    def began_s(self) -> float:
+        """When the recording began, s since the epoch."""
+        return self._first_ms / 1000
 
     @property
     def configuration_hash(self) -> str:

@@ -91,14 +91,3 @@ def test_policies_are_compared_over_the_same_alerts(recorded) -> None:
     assert len(replayer.planned["ours"].orders) == 1
     assert replayer.planned["other"].orders == []
     assert replayer.planned["other"].held["newborn"] == 1
-
-
-def test_a_probe_sees_each_slot_and_changes_nothing(recorded) -> None:
-    seen = []
-    replayer = Replayer(
-        recorded, policies={}, probe=lambda cell, event_s: seen.append((cell.name, event_s))
-    )
-    lines = list(replayer.run())
-    assert len(seen) == 420 // 2
-    assert replayer.digest() == replayed(recorded)[0].digest()
-    assert lines == replayed(recorded)[1]

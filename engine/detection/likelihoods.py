@@ -1,0 +1,34 @@
+"""What speaks for and against a fault of one VM right now, signal by signal: for pictures."""
+
+from engine.detection.cell import Cell
+from engine.detection.configuration import Configuration
+from engine.detection.evidence import balloon_item, cpu_item, picture, silence_item, told_item
+
+
+def likelihoods(cell: Cell, vm: bytes, configuration: Configuration) -> dict[str, float]:
+    """Return nats by signal, and `dead` as their sum; empty where the VM has no lane.
+
+    Numbers are as in the evidence of an alert, also where no alert was raised.
+    """
+    place = cell.place(vm)
+    if place is None:
+        return {}
+    node, lanes, lane = place
+    seen = picture(node, lanes, lane, cell.vms[vm], configuration)
+    items = [
+        silence_item(seen, configuration),
+        cpu_item(seen, configuration),
+        balloon_item(seen, configuration),
+        told_item(seen, configuration),
+    ]
+    nats = {item.signal: item.nats or 0.0 for item in items if item is not None}
+    return {**nats, "dead": sum(nats.values()), "disk_silence": seen.disk_nats}
+
+
+def limits(configuration: Configuration) -> dict[str, float]:
+    """Return the scores to reach, in nats, by what they lead to."""
+    return {
+        "alert": configuration.alert_nats,
+        "order, one core": configuration.order_nats("one_core"),
+        "order": configuration.order_nats("all_cores"),
+    }

@@ -1,0 +1,1 @@
+"""How right a replay was: pure functions of its lines and of the truth."""

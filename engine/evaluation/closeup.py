@@ -1,0 +1,152 @@
+"""What was seen of chosen VMs around the times that went wrong, collected while replaying."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from engine.detection.cell import Cell
+from engine.detection.configuration import Configuration
+from engine.detection.likelihoods import likelihoods
+from engine.ports import Moment
+from engine.wire.frame import UUID_BYTES
+from engine.wire.metrics import INTEGER_ROW
+
+# Counters whose growth is drawn, and what a unit of it is worth.
+_COUNTERS: Final = {
+    "cpu_cores": ("cpu_time_ns", 1e-9),
+    "disk_read_bytes_per_s": ("block_rd_bytes", 1.0),
+    "disk_write_bytes_per_s": ("block_wr_bytes", 1.0),
+    "net_rx_bytes_per_s": ("net_rx_bytes", 1.0),
+    "net_tx_bytes_per_s": ("net_tx_bytes", 1.0),
+}
+_MEMORY: Final = "memory_bytes"
+
+
+class Window(NamedTuple):
+    """A time of interest, s since the epoch."""
+
+    start_s: float
+    end_s: float
+
+    def holds(self, time_s: float) -> bool:
+        """Return whether a moment lies in it."""
+        return self.start_s <= time_s <= self.end_s
+
+
+@dataclass(slots=True)
+class Closeup:
+    """Of one VM: times, and by name what was measured or thought then; NaN is unknown."""
+
+    times_s: list[float] = field(default_factory=list)
+    signals: dict[str, list[float]] = field(default_factory=dict)
+    thought_s: list[float] = field(default_factory=list)
+    nats: dict[str, list[float]] = field(default_factory=dict)
+
+    def cut(self, window: Window) -> "Closeup":
+        """Return what lies in a window."""
+        seen = [index for index, time_s in enumerate(self.times_s) if window.holds(time_s)]
+        thought = [index for index, time_s in enumerate(self.thought_s) if window.holds(time_s)]
+        return Closeup(
+            [self.times_s[index] for index in seen],
+            {name: [values[index] for index in seen] for name, values in self.signals.items()},
+            [self.thought_s[index] for index in thought],
+            {name: [values[index] for index in thought] for name, values in self.nats.items()},
+        )
+
+
+class Watcher:
+    """Collects close-ups while a replay goes on.
+
+    Parameters
+    ----------
+    wanted
+        Windows by VM, by the recording's own ids.
+    names
+        UUID text to id, as of the recording.
+    """
+
+    def __init__(
+        self,
+        wanted: Mapping[str, Iterable[Window]],
+        *,
+        names: Mapping[str, str],
+        configuration: Configuration,
+    ) -> None:
+        uuids = {name: uuid for uuid, name in names.items()}
+        self._configuration = configuration
+        self._windows = {
+            UUID(uuids.get(vm, vm)).bytes: tuple(windows) for vm, windows in wanted.items()
+        }
+        self._ids = {uuid: names.get(str(UUID(bytes=uuid)), "") for uuid in self._windows}
+        self._before: dict[bytes, tuple[int, dict[str, int]]] = {}
+        self._rosters: dict[bytes, list[tuple[int, bytes]]] = {}
+        self._slots: dict[str, int] = {}
+        self.closeups = {vm: Closeup() for vm in wanted}
+
+    def see(self, moment: Moment, cells: Mapping[str, Cell]) -> None:
+        """Note what one moment shows, after it was folded."""
+        frame = moment.frame
+        if frame is None:
+            return
+        event_s = frame.header.event_time_ns / 1e9
+        if len(frame.rows):
+            for lane, vm in self._lanes(frame.rows.uuids):
+                self._measure(moment, lane, vm, event_s)
+        for name, cell in cells.items():
+            if cell.totals.slots != self._slots.get(name):
+                self._slots[name] = cell.totals.slots
+                self._think(cell, event_s)
+
+    def _lanes(self, roster: bytes) -> list[tuple[int, bytes]]:
+        found = self._rosters.get(roster)
+        if found is None:
+            vms = [roster[at : at + UUID_BYTES] for at in range(0, len(roster), UUID_BYTES)]
+            found = [(lane, vm) for lane, vm in enumerate(vms) if vm in self._windows]
+            self._rosters[roster] = found
+        return found
+
+    def _near(self, vm: bytes, time_s: float) -> bool:
+        return any(window.holds(time_s) for window in self._windows[vm])
+
+    def _measure(self, moment: Moment, lane: int, vm: bytes, event_s: float) -> None:
+        frame = moment.frame
+        if frame is None or not self._near(vm, event_s):
+            return
+        rows = frame.rows
+        now: dict[str, int] = {}
+        for name in (*(counter for counter, _ in _COUNTERS.values()), "balloon_rss_kib"):
+            row = INTEGER_ROW[name]
+            if rows.missing is None or not rows.missing[row, lane]:
+                now[name] = int(rows.integers[row, lane])
+        mono_ns = frame.header.mono_ns
+        before_ns, before = self._before.get(vm, (mono_ns, {}))
+        self._before[vm] = (mono_ns, now)
+        closeup = self.closeups[self._ids[vm] or str(UUID(bytes=vm))]
+        closeup.times_s.append(event_s)
+        for signal, (counter, unit) in _COUNTERS.items():
+            rate = float("nan")
+            if (
+                counter in now
+                and now[counter] >= before.get(counter, 2**64)
+                and mono_ns > before_ns
+            ):
+                rate = (now[counter] - before[counter]) * unit * 1e9 / (mono_ns - before_ns)
+            closeup.signals.setdefault(signal, []).append(rate)
+        memory = now.get("balloon_rss_kib")
+        closeup.signals.setdefault(_MEMORY, []).append(
+            float("nan") if memory is None else memory * 1024.0
+        )
+
+    def _think(self, cell: Cell, event_s: float) -> None:
+        for vm in self._windows:
+            if vm not in cell.vms or not self._near(vm, event_s):
+                continue
+            closeup = self.closeups[self._ids[vm] or str(UUID(bytes=vm))]
+            found = likelihoods(cell, vm, self._configuration)
+            known = len(closeup.thought_s)
+            closeup.thought_s.append(event_s)
+            for name in found.keys() - closeup.nats.keys():
+                closeup.nats[name] = [float("nan")] * known
+            for name, values in closeup.nats.items():
+                values.append(found.get(name, float("nan")))

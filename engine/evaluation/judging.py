@@ -1,0 +1,245 @@
+"""Which alerts belong to which occurrence, and what is left over on either side.
+
+An incident is what one alert id told. It belongs to an occurrence when one of its firing lines
+falls into the occurrence's time and speaks of somebody it befell. An incident that belongs to
+no fault is false, whatever confounder lies behind it; so is a suggestion to reboot or migrate
+that is not what the fault asks for, whether or not a guard would have stopped it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from engine.evaluation.lines import AlertLine
+from engine.evaluation.truth import Occurrence
+
+# Suggestions that touch a VM.
+HARMFUL: Final = ("reboot", "migrate")
+# What an occurrence leaves behind - a boot, a backlog that is written - is told for so long.
+_AFTER_INTERVALS: Final = 3.0
+_AFTER_S: Final = 120.0
+# A line counts for the sample it was decided in, though the slot closes a little later.
+SAMPLE_SLACK: Final = 0.5
+
+Chosen = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One incident: its lines, oldest first, of which one fired at least."""
+
+    id: str
+    lines: tuple[AlertLine, ...]
+
+    @property
+    def firing(self) -> tuple[AlertLine, ...]:
+        """The lines in which it fired."""
+        return tuple(line for line in self.lines if line.state == "firing")
+
+    @property
+    def first(self) -> AlertLine:
+        """The line with which it fired first."""
+        return self.firing[0]
+
+    def befalls(self) -> frozenset[str]:
+        """Return the VMs it speaks of."""
+        line = self.first
+        return frozenset({line.subject}) if line.scope == "vm" else frozenset(line.vms)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One occurrence and the incidents that belong to it.
+
+    Attributes
+    ----------
+    alert_s, suggestion_s
+        From its beginning to the first firing line, and to the first that suggests what is
+        right; None where none came.
+    kind
+        What it was taken for: the last kind told of it; empty where nothing was.
+    extra
+        Incidents beyond the first that belong to it, those of victims aside.
+    """
+
+    occurrence: Occurrence
+    told: tuple[Told, ...]
+    alert_s: float | None
+    suggestion_s: float | None
+    kind: str
+    extra: int
+
+
+@dataclass(frozen=True, slots=True)
+class FalseOrder:
+    """A suggestion to touch a VM that nothing asked for; `behind` is what lay there instead."""
+
+    incident: Told
+    line: AlertLine
+    behind: Occurrence | None
+
+
+@dataclass(frozen=True, slots=True)
+class FalseAlert:
+    """An incident that belongs to no fault; `behind` is the confounder, if one was there."""
+
+    incident: Told
+    behind: Occurrence | None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A replay held against the truth."""
+
+    findings: tuple[Finding, ...]
+    false_orders: tuple[FalseOrder, ...]
+    false_alerts: tuple[FalseAlert, ...]
+    told: tuple[Told, ...]
+
+
+def incidents_of(lines: Iterable[AlertLine]) -> tuple[Told, ...]:
+    """Return the incidents that ever fired, by the time at which they did."""
+    by_id: dict[str, list[AlertLine]] = {}
+    for line in lines:
+        by_id.setdefault(line.id, []).append(line)
+    found = [Told(name, tuple(own)) for name, own in by_id.items()]
+    fired = [one for one in found if one.firing]
+    return tuple(sorted(fired, key=lambda one: (one.first.t, one.id)))
+
+
+def judge(
+    lines: Iterable[AlertLine],
+    truth: Sequence[Occurrence],
+    *,
+    interval_s: float,
+    chosen: Chosen | None = None,
+) -> Judgement:
+    """Hold a replay against the truth.
+
+    Parameters
+    ----------
+    interval_s
+        Of the recording's samples.
+    chosen
+        Which VMs count, for figures on a part of them; what befell or speaks of none of them
+        is left out. None is all.
+    """
+    told = incidents_of(lines)
+    after_s = max(_AFTER_S, _AFTER_INTERVALS * interval_s)
+    slack_s = SAMPLE_SLACK * interval_s
+    belonging: dict[int, list[Told]] = {}
+    owned: dict[str, list[Occurrence]] = {}
+    for place, occurrence in enumerate(truth):
+        for one in told:
+            if _belongs(one, occurrence, before_s=slack_s, after_s=after_s):
+                belonging.setdefault(place, []).append(one)
+                owned.setdefault(one.id, []).append(occurrence)
+    kept = [one for one in told if _counts(one, chosen)]
+    return Judgement(
+        findings=tuple(
+            _finding(occurrence, belonging.get(place, []), before_s=slack_s, after_s=after_s)
+            for place, occurrence in enumerate(truth)
+            if chosen is None or any(chosen(vm) for vm in occurrence.vms)
+        ),
+        false_orders=tuple(
+            order for one in kept for order in _false_orders(one, owned.get(one.id, []))
+        ),
+        false_alerts=tuple(
+            FalseAlert(one, _behind(owned.get(one.id, [])))
+            for one in kept
+            if not any(_explains(occurrence, one) for occurrence in owned.get(one.id, []))
+        ),
+        told=tuple(kept),
+    )
+
+
+def within_samples(delay_s: float | None, samples: int, interval_s: float) -> bool:
+    """Return whether a delay is at most so many samples, the slot's own closing aside."""
+    return delay_s is not None and delay_s <= (samples + SAMPLE_SLACK) * interval_s
+
+
+def _counts(one: Told, chosen: Chosen | None) -> bool:
+    if chosen is None or one.first.scope != "vm":
+        return True
+    return chosen(one.first.subject)
+
+
+def _belongs(one: Told, occurrence: Occurrence, *, before_s: float, after_s: float) -> bool:
+    begins = occurrence.start_s - before_s
+    ends = occurrence.end_s + after_s
+    if not any(begins <= line.t <= ends for line in one.firing):
+        return False
+    return _speaks_of(one.first, occurrence)
+
+
+def _speaks_of(line: AlertLine, occurrence: Occurrence) -> bool:
+    if line.scope == "vm":
+        return line.subject in occurrence.vms or line.subject in occurrence.victims
+    if line.scope in {"fleet", "cell"}:
+        return occurrence.is_wide
+    if line.scope == "host":
+        return line.subject == occurrence.host or bool(occurrence.vms & set(line.vms))
+    return bool(occurrence.vms & set(line.vms))
+
+
+def _finding(
+    occurrence: Occurrence, told: list[Told], *, before_s: float, after_s: float
+) -> Finding:
+    own = [one for one in told if _answers(one, occurrence)]
+    first = occurrence.start_s - before_s
+    last = occurrence.end_s + after_s
+    firing = sorted(
+        (line for one in own for line in one.firing if first <= line.t <= last),
+        key=lambda line: line.t,
+    )
+    right = [line for line in firing if line.suggested_action == occurrence.expected]
+    # What it was taken for is what its first incident ended up saying.
+    leading = [line for line in firing if line.id == firing[0].id]
+    return Finding(
+        occurrence=occurrence,
+        told=tuple(own),
+        alert_s=firing[0].t - occurrence.start_s if firing else None,
+        suggestion_s=right[0].t - occurrence.start_s if right else None,
+        kind=leading[-1].kind if leading else "",
+        extra=max(0, len([one for one in told if not one.befalls() & occurrence.victims]) - 1),
+    )
+
+
+def _answers(one: Told, occurrence: Occurrence) -> bool:
+    """Return whether an incident is about the occurrence itself and not about its side effects."""
+    scope = one.first.scope
+    if occurrence.is_fleet:
+        return scope in {"fleet", "cell"}
+    if occurrence.is_wide:
+        return scope == "host"
+    return scope == "vm" and one.first.subject in occurrence.vms
+
+
+def _explains(occurrence: Occurrence, one: Told) -> bool:
+    """Return whether an incident about an occurrence is no false alarm."""
+    if occurrence.is_fault:
+        # A host or a fleet is not ill because one of its guests is.
+        return one.first.scope == "vm" or occurrence.is_wide or bool(occurrence.victims)
+    # Of a confounder only what it asks for is right: the alert of the fleet.
+    return occurrence.expected in {"fleet_alert", "host_alert"} and _answers(one, occurrence)
+
+
+def _false_orders(one: Told, owned: list[Occurrence]) -> list[FalseOrder]:
+    found = []
+    for action in HARMFUL:
+        lines = [line for line in one.firing if line.suggested_action == action]
+        right = any(
+            occurrence.expected == action and one.first.subject in occurrence.vms
+            for occurrence in owned
+        )
+        if lines and not right:
+            found.append(FalseOrder(one, lines[0], _behind(owned, faults=True)))
+    return found
+
+
+def _behind(owned: list[Occurrence], *, faults: bool = False) -> Occurrence | None:
+    """Return what lies behind a false alarm: the confounder, else (for orders) the fault."""
+    confounders = [occurrence for occurrence in owned if not occurrence.is_fault]
+    if confounders:
+        return confounders[0]
+    return owned[0] if faults and owned else None

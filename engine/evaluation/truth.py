@@ -1,0 +1,193 @@
+"""What really happened, from a dataset's `PREFIX_events.csv`: only ever read by the judge.
+
+The file has a row a VM. Rows of one thing that befell several VMs become one occurrence: the
+members of a host that fell silent, a fleet whose counters stood still, a noisy neighbour with
+its victims. Members of one occurrence may begin up to two hours apart.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from engine.errors import SettingsError
+
+# The ten kinds of faults that are told apart.
+KINDS: Final = (
+    "panic_spin",
+    "panic_halt",
+    "hung_io",
+    "noisy_neighbour",
+    "crash_reboot",
+    "degrading_storage",
+    "mem_leak",
+    "cpu_runaway",
+    "vm_silence",
+    "host_silence",
+)
+PANICS: Final = ("panic_spin", "panic_halt")
+COLUMNS: Final = (
+    "vm", "host", "t_start", "t_end", "kind", "class", "expected_action", "note",
+)  # fmt: skip
+_TOGETHER_S: Final = 7_200.0
+# A guest that did no I/O before cannot be seen to stop: research's rule for what counts.
+_ACTIVE_SHARE: Final = 0.5
+# Occurrences that befall a whole host or everything.
+_BY_HOST: Final = frozenset({"host_silence"})
+_BY_FLEET: Final = frozenset({"fleet_io_silence"})
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """One fault or confounder.
+
+    Attributes
+    ----------
+    vms, host
+        Who it befell; for a noisy neighbour the aggressor alone.
+    victims
+        VMs that suffered from it without being at fault: an alert on them is neither right nor
+        wrong, an action is wrong.
+    expected
+        The action that is right: reboot, migrate, alert, host_alert, fleet_alert or none.
+    detectable
+        Whether the data can show it at all; False for a panic of a guest that was idle.
+    shape
+        Of a panic: one core, all cores or halt; else empty.
+    """
+
+    kind: str
+    is_fault: bool
+    expected: str
+    host: str
+    vms: frozenset[str]
+    start_s: float
+    end_s: float
+    detectable: bool = True
+    shape: str = ""
+    note: str = ""
+    victims: frozenset[str] = field(default_factory=frozenset)
+    starts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it befell a host or the fleet as a whole."""
+        return self.kind in _BY_HOST | _BY_FLEET
+
+    @property
+    def is_fleet(self) -> bool:
+        """Whether it befell everything."""
+        return self.kind in _BY_FLEET
+
+
+def parse_truth(
+    rows: Iterable[tuple[int, Mapping[str, str]]], *, source: str, vcpus: Mapping[str, int]
+) -> list[Occurrence]:
+    """Return the occurrences in the order of their beginnings.
+
+    Parameters
+    ----------
+    rows
+        Line number and fields by `COLUMNS`.
+    vcpus
+        How many each VM has, as far as known: one busy core of one is all of them.
+
+    Raises
+    ------
+    SettingsError
+        A time is no number, or a class is neither fault nor confounder.
+    """
+    single: list[Occurrence] = []
+    for line, row in rows:
+        if row["class"] not in {"fault", "confounder"}:
+            raise SettingsError(
+                f"{source}, line {line}: class is {row['class']!r}, not fault or confounder."
+            )
+        single.append(_one(row, source=source, line=line, vcpus=vcpus))
+    wide = [one for one in single if one.is_wide or one.kind == "noisy_neighbour"]
+    alone = [one for one in single if not (one.is_wide or one.kind == "noisy_neighbour")]
+    return sorted([*alone, *_joined(wide)], key=lambda one: (one.start_s, one.kind, one.host))
+
+
+def notes_of(note: str) -> dict[str, str]:
+    """Return the `name=value` parts of a note."""
+    return dict(part.split("=", 1) for part in note.split(";") if "=" in part)
+
+
+def _one(row: Mapping[str, str], *, source: str, line: int, vcpus: Mapping[str, int]) -> Occurrence:
+    try:
+        start_s, end_s = float(row["t_start"]), float(row["t_end"])
+    except ValueError:
+        raise SettingsError(f"{source}, line {line}: t_start or t_end is no number.") from None
+    notes = notes_of(row["note"])
+    kind = row["kind"]
+    active = notes.get("pre_active", notes.get("pre_active_min", "1"))
+    try:
+        detectable = kind not in PANICS or float(active) >= _ACTIVE_SHARE
+    except ValueError:
+        raise SettingsError(f"{source}, line {line}: pre_active is {active!r}.") from None
+    return Occurrence(
+        kind=kind,
+        is_fault=row["class"] == "fault",
+        expected=row["expected_action"],
+        host=row["host"],
+        vms=frozenset({row["vm"]}),
+        start_s=start_s,
+        end_s=max(start_s, end_s),
+        detectable=detectable,
+        shape=_shape(kind, notes, vcpus.get(row["vm"], 0)),
+        note=row["note"],
+        starts={row["vm"]: start_s},
+    )
+
+
+def _shape(kind: str, notes: Mapping[str, str], vcpus: int) -> str:
+    if kind == "panic_halt":
+        return "halt"
+    if kind != "panic_spin":
+        return ""
+    busy = notes.get("busy_cores", "1")
+    return "one core" if busy == "1" and vcpus != 1 else "all cores"
+
+
+def _joined(rows: list[Occurrence]) -> list[Occurrence]:
+    """Return the rows of one thing as one occurrence each."""
+    found: list[list[Occurrence]] = []
+    for one in sorted(rows, key=lambda one: (one.kind, one.start_s)):
+        for group in reversed(found):
+            if _belongs(one, group):
+                group.append(one)
+                break
+        else:
+            found.append([one])
+    return [_merged(group) for group in found]
+
+
+def _belongs(one: Occurrence, group: list[Occurrence]) -> bool:
+    first = group[0]
+    if one.kind != first.kind or (one.host != first.host and not one.is_fleet):
+        return False
+    # A member is befallen once.
+    if any(one.vms & other.vms for other in group):
+        return False
+    return one.start_s - first.start_s <= _TOGETHER_S
+
+
+def _merged(group: list[Occurrence]) -> Occurrence:
+    first = group[0]
+    # Of a noisy neighbour's rows that of the aggressor says what is to be done.
+    guilty = [one for one in group if first.kind != "noisy_neighbour" or one.expected != "none"]
+    guilty = guilty or group
+    members = frozenset[str]().union(*(one.vms for one in guilty))
+    everyone = frozenset[str]().union(*(one.vms for one in group))
+    return Occurrence(
+        kind=first.kind,
+        is_fault=first.is_fault,
+        expected=guilty[0].expected,
+        host="" if first.is_fleet else first.host,
+        vms=members,
+        start_s=min(one.start_s for one in guilty),
+        end_s=max(one.end_s for one in guilty),
+        note=guilty[0].note,
+        victims=everyone - members,
+        starts={vm: start_s for one in group for vm, start_s in one.starts.items()},
+    )
