@@ -1,7 +1,8 @@
 """The keys of this installation: made at the first start, private ones for this user alone.
 
-`keys/planner.key` and `keys/agent.key` sign; the `.pub` beside each is what others put into
-their `trusted` folder, under a name that begins with the role (`planner-`, `agent-`).
+`keys/planner.key`, `keys/agent.key` and, for approvals, `keys/operator.key` sign; the `.pub`
+beside each is what others put into their `trusted` folder, under a name that begins with the
+role (`planner-`, `agent-`, `operator-`).
 """
 
 import os
@@ -20,8 +21,8 @@ from engine.action.keys import (
 )
 from engine.errors import SettingsError, StateUnwritable
 
-Signer = Literal["planner", "agent"]
-SIGNERS: Final[tuple[Signer, ...]] = ("planner", "agent")
+Signer = Literal["planner", "agent", "operator"]
+SIGNERS: Final[tuple[Signer, ...]] = ("planner", "agent", "operator")
 # Whoever else can read a private key can give orders.
 _OTHERS: Final = 0o077
 
@@ -77,7 +78,8 @@ def trusted_keys(folder: Path, *, own: Path | None) -> TrustedKeys:
     Parameters
     ----------
     folder
-        Holds public keys as `planner-NAME.pub` and `agent-NAME.pub`; may be absent.
+        Holds public keys as `planner-NAME.pub`, `agent-NAME.pub` and `operator-NAME.pub`; may be
+        absent.
     own
         Folder of this installation's own keys, where planner and agent share it; else None.
 
@@ -86,13 +88,15 @@ def trusted_keys(folder: Path, *, own: Path | None) -> TrustedKeys:
     SettingsError
         A file is no public key, or its name says no role.
     """
-    keys: dict[Signer, list[Ed25519PublicKey]] = {"planner": [], "agent": []}
+    keys: dict[Signer, list[Ed25519PublicKey]] = {signer: [] for signer in SIGNERS}
     if own is not None:
         for signer in SIGNERS:
             keys[signer].append(own_key(own, signer).public_key())
     for signer, path in _public_files(folder):
         keys[signer].append(parse_public_key(path.read_bytes(), source=str(path)))
-    return TrustedKeys.of(planners=keys["planner"], agents=keys["agent"])
+    return TrustedKeys.of(
+        planners=keys["planner"], agents=keys["agent"], operators=keys["operator"]
+    )
 
 
 def _public_files(folder: Path) -> Iterator[tuple[Signer, Path]]:
@@ -102,4 +106,6 @@ def _public_files(folder: Path) -> Iterator[tuple[Signer, Path]]:
                 yield signer, path
                 break
         else:
-            raise SettingsError(f"{path}: name it planner-NAME.pub or agent-NAME.pub.")
+            raise SettingsError(
+                f"{path}: name it planner-NAME.pub, agent-NAME.pub or operator-NAME.pub."
+            )

@@ -16,16 +16,25 @@ from typing import Final, Literal, NamedTuple, get_args, get_origin
 import msgspec
 
 from engine.errors import SettingsError
-from engine.wire.order import MAX_LIFETIME_MS, Action
+from engine.wire.control import Mode
+from engine.wire.order import DISRUPTIVE, MAX_LIFETIME_MS, Action
 
-# `approve` needs signed words of people on the control topic, which this release has not.
-PolicyMode = Literal["observe", "auto"]
+# What a ladder may hold: what an agent is ordered to do, and what the planner does by itself.
+StepAction = Literal[
+    "notify", "save_evidence", "reboot", "reset", "migrate", "move_disk", "quarantine"
+]
+# What speaks for a fault independently of the others (`Step.needs`, `Order.signals`).
+Signal = Literal["io", "cpu", "memory", "guest"]
 Purpose = Literal["production", "demo", "lab"]
 
 SHIPPED: Final = ("default", "demo", "lab")
 
 # What an action is called in a sentence.
-NOUNS: Final[Mapping[str, str]] = {"migrate": "migration", "move_disk": "move of a disk"}
+NOUNS: Final[Mapping[str, str]] = {
+    "migrate": "migration",
+    "move_disk": "move of a disk",
+    "save_evidence": "saving of evidence",
+}
 
 # What the engine publishes again of a firing alert, and the slack of two missed slots: a
 # firing word of this window before the deadline is what a failed verification rests on.
@@ -37,13 +46,22 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Attributes
     ----------
+    action
+        `notify` and `quarantine` are done by the planner, the rest by the VM's agent.
+    grace_s
+        How long the fault must have lasted: a guest may help itself. What the planner has
+        seen this VM need before is waited for as well.
+    needs
+        Signals that must agree, beside what the limits ask for.
     deadline_s
         Until then the engine must have seen the effect; later counts as unknown.
     stable_s
         How long the VM must have been well again before it counts as mended.
     """
 
-    action: Action
+    action: StepAction
+    grace_s: int = 0
+    needs: tuple[Signal, ...] = ()
     deadline_s: int = 300
     stable_s: int = 60
 
@@ -51,9 +69,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Modes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may be touched how: tenant and action first, then action, then the default."""
 
-    default: PolicyMode = "observe"
-    actions: dict[Action, PolicyMode] = {}
-    tenants: dict[str, dict[Action, PolicyMode]] = {}
+    default: Mode = "observe"
+    actions: dict[Action, Mode] = {}
+    tenants: dict[str, dict[Action, Mode]] = {}
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,8 +79,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Attributes
     ----------
+    site_per_10min, site_least, site_ratio
+        Disruptive orders of a site in 10 min: at most the first, and at most the larger of
+        the second and the third's share of the site's VMs. The same for `cell_*`.
     backoff_s
         Waits before the second, third and fourth step of one incident.
+    grace_limit_s
+        At most so long is waited for a VM that was seen to help itself before.
     newborn_s
         History that a VM must have before anything disruptive is done to it.
     interval_s
@@ -75,12 +98,17 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         A migration's target must be below the first, and below its source by the second.
     """
 
-    site_per_10min: int = 1
-    cell_per_10min: int = 1
+    site_per_10min: int = 20
+    site_least: int = 2
+    site_ratio: float = 0.005
+    cell_per_10min: int = 20
+    cell_least: int = 1
+    cell_ratio: float = 0.01
     node_per_10min: int = 2
     vm_per_24h: int = 3
     vm_spacing_s: int = 1800
     backoff_s: tuple[int, int, int] = (600, 1800, 7200)
+    grace_limit_s: int = 600
     newborn_s: int = 86_400
     interval_s: float = 10.0
     look_gap_s: float = 4.0
@@ -94,13 +122,25 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """How old the newest sample behind an order may be when the agent acts."""
         return math.ceil(1000 * max(120.0, 1.5 * self.interval_s))
 
+    def site_budget(self, vms: int) -> int:
+        """Return how many disruptive orders a site of `vms` VMs may have in 10 min."""
+        return min(self.site_per_10min, max(self.site_least, math.floor(self.site_ratio * vms)))
+
+    def cell_budget(self, vms: int) -> int:
+        """Return how many disruptive orders a cell of `vms` VMs may have in 10 min."""
+        return min(self.cell_per_10min, max(self.cell_least, math.floor(self.cell_ratio * vms)))
+
     def backoff_ms(self, step: int) -> int:
         """Return the wait between step `step - 1` of an incident and `step` (≥ 1)."""
         return 1000 * self.backoff_s[min(step, len(self.backoff_s)) - 1]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
-    """A whole policy file, checked."""
+    """A whole policy file, checked.
+
+    `ladders` names the steps for each kind of fault, `pools` where the disks of a pool may
+    be moved to, the best first.
+    """
 
     version: Literal[1]
     name: str
@@ -108,14 +148,15 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     modes: Modes = Modes()
     limits: Limits = Limits()
     ladders: dict[str, tuple[Step, ...]] = {}
+    pools: dict[str, tuple[str, ...]] = {}
 
     @cached_property
     def hash(self) -> str:
         """Name the content, whatever its layout, comments and order: 32 hex digits."""
         return blake2b(msgspec.json.encode(self, order="sorted"), digest_size=16).hexdigest()
 
-    def mode(self, *, tenant: str | None, action: Action) -> PolicyMode:
-        """Return whether `action` on a VM of `tenant` is carried out or only rehearsed."""
+    def mode(self, *, tenant: str | None, action: Action) -> Mode:
+        """Return whether `action` on a VM of `tenant` is done, asked for, or only rehearsed."""
         if tenant is None:
             return "observe"
         of_tenant = self.modes.tenants.get(tenant, {})
@@ -136,11 +177,16 @@ class Bound(NamedTuple):
 _FOREVER: Final = 366 * 86_400.0
 
 BOUNDS: Final = (
-    Bound("site_per_10min", 0, 1, 0, 2, "one wrong detector must not reach many VMs"),
-    Bound("cell_per_10min", 0, 1, 0, 2, "a cell shares storage and network, so faults there too"),
+    Bound("site_per_10min", 0, 20, 0, 20, "one wrong detector must not reach many VMs"),
+    Bound("site_least", 0, 2, 0, 2, "one wrong detector must not reach many VMs"),
+    Bound("site_ratio", 0, 0.005, 0, 0.005, "one wrong detector must not reach many VMs"),
+    Bound("cell_per_10min", 0, 20, 0, 20, "a cell shares storage and network, so faults there too"),
+    Bound("cell_least", 0, 1, 0, 2, "a cell shares storage and network, so faults there too"),
+    Bound("cell_ratio", 0, 0.01, 0, 0.01, "a cell shares storage and network, so faults there too"),
     Bound("node_per_10min", 0, 2, 0, 2, "a node that needs more is itself the fault"),
     Bound("vm_per_24h", 0, 3, 0, 3, "a VM that needs more is not mended by it"),
     Bound("vm_spacing_s", 1800, _FOREVER, 1800, _FOREVER, "a VM needs time to show its health"),
+    Bound("grace_limit_s", 0, 3600, 0, 3600, "a dead VM must not wait for ever"),
     Bound("newborn_s", 86_400, _FOREVER, 0, _FOREVER, "what is normal is not known before a day"),
     Bound("interval_s", 1, 300, 1, 300, "slower sampling cannot tell a dead VM from a quiet one"),
     Bound("look_gap_s", 4, 8, 4, 8, "shorter shows no stillness, longer does not fit into 10 s"),
@@ -155,6 +201,9 @@ BOUNDS: Final = (
 # Step deadlines: room for one verdict window after the call, and an end the same shift sees.
 _DEADLINE_S: Final = (180, 3600)
 _BACKOFF_S: Final = (600, 1800, 7200)
+_DISRUPTIVE_STEPS: Final = 3
+# The order of harm: what a guest loses by each action.
+HARM: Final[Mapping[str, int]] = {"migrate": 0, "move_disk": 0, "reboot": 1, "reset": 2}
 
 
 def read_shipped(name: str) -> str:
@@ -219,20 +268,38 @@ def beyond(policy: Policy) -> list[str]:
 
 def _beyond_ladder(kind: str, steps: tuple[Step, ...]) -> list[str]:
     low, high = _DEADLINE_S
-    sentences = [
-        f"ladders.{kind}: deadline_s is {step.deadline_s}, may be {low} to {high}: the engine"
-        " must have time to see the effect, and a person must hear of it the same hour."
-        for step in steps
-        if not low <= step.deadline_s <= high
-    ]
-    sentences += [
-        f"ladders.{kind}: stable_s is {step.stable_s}, must be 1 to deadline_s: a VM that was"
-        " not watched after the action is not known to be well."
-        for step in steps
-        if not 0 < step.stable_s < step.deadline_s
-    ]
-    if len(steps) > 3:
-        sentences.append(f"ladders.{kind} has {len(steps)} steps, 3 at most: then a person looks.")
+    sentences = []
+    for step in steps:
+        if not low <= step.deadline_s <= high:
+            sentences.append(
+                f"ladders.{kind}: deadline_s is {step.deadline_s}, may be {low} to {high}: the"
+                " engine must have time to see the effect, and a person must hear of it the same"
+                " hour."
+            )
+        if not 0 < step.stable_s < step.deadline_s:
+            sentences.append(
+                f"ladders.{kind}: stable_s is {step.stable_s}, must be 1 to deadline_s: a VM that"
+                " was not watched after the action is not known to be well."
+            )
+        if not 0 <= step.grace_s <= high:
+            sentences.append(
+                f"ladders.{kind}: grace_s is {step.grace_s}, may be 0 to {high}: a dead VM must"
+                " not wait for ever."
+            )
+    disruptive = [step.action for step in steps if step.action in DISRUPTIVE]
+    if len(disruptive) > _DISRUPTIVE_STEPS:
+        sentences.append(
+            f"ladders.{kind} has {len(disruptive)} disruptive steps, {_DISRUPTIVE_STEPS} at most:"
+            " then a person looks."
+        )
+    harms = [HARM[action] for action in disruptive]
+    if harms != sorted(harms):
+        sentences.append(
+            f"ladders.{kind} goes from {' to '.join(disruptive)}: the milder step comes first"
+            f" ({', '.join(HARM)})."
+        )
+    if any(step.action == "quarantine" for step in steps[:-1]):
+        sentences.append(f"ladders.{kind}: quarantine ends a ladder, nothing may follow it.")
     return sentences
 
 

@@ -12,30 +12,38 @@ Phase = Literal[
     "ordering",  # an order was handed to the log and is not read back yet
     "ordered",  # an order stands in the log
     "verifying",  # the call returned; the engine's word is awaited
+    "settling",  # a migration helped its VM; whether its target suffers is awaited
     "backing_off",  # the step failed or was not attempted; the next one waits
     "mended",  # the engine saw the effect, or the fault went by itself
     "rehearsed",  # a dry run came to its end
     "refused",  # an agent refused: people only
     "unknown",  # nobody knows what the step did: people only
-    "exhausted",  # every step failed: people only
+    "exhausted",  # the ladder has no further step: people only
+    "quarantined",  # the VM is closed to machines until a person opens it
 ]
 
-ENDED: Final = frozenset({"mended", "rehearsed", "refused", "unknown", "exhausted"})
+ENDED: Final = frozenset({"mended", "rehearsed", "refused", "unknown", "exhausted", "quarantined"})
 
 # The one table of legal transitions.
 LEGAL: Final[Mapping[Phase, frozenset[Phase]]] = {
-    "watching": frozenset({"ordering", "ordered", "mended", "exhausted"}),
-    # Back to watching: the append failed, so the step was never given.
-    "ordering": frozenset({"ordered", "watching", "mended"}),
-    "ordered": frozenset({"verifying", "backing_off", "mended", "rehearsed", "refused", "unknown"}),
+    "watching": frozenset({"ordering", "ordered", "mended", "exhausted", "quarantined"}),
+    # Back to watching or backing off: the append failed, so the step was never given.
+    "ordering": frozenset({"ordered", "watching", "backing_off", "mended"}),
+    "ordered": frozenset(
+        {"verifying", "settling", "backing_off", "mended", "rehearsed", "refused", "unknown"}
+    ),
     # Straight to ordered: another planner saw the failure first and gave the next step.
-    "verifying": frozenset({"mended", "backing_off", "unknown", "exhausted", "ordered"}),
-    "backing_off": frozenset({"ordering", "ordered", "mended", "exhausted"}),
+    "verifying": frozenset(
+        {"mended", "settling", "backing_off", "unknown", "exhausted", "quarantined", "ordered"}
+    ),
+    "settling": frozenset({"mended", "backing_off", "ordered"}),
+    "backing_off": frozenset({"ordering", "ordered", "mended", "exhausted", "quarantined"}),
     "mended": frozenset(),
     "rehearsed": frozenset(),
     "refused": frozenset(),
     "unknown": frozenset(),
     "exhausted": frozenset(),
+    "quarantined": frozenset(),
 }
 
 
@@ -63,6 +71,8 @@ class Incident:
         Before then no further step.
     held_by
         The rule that holds the next step back, so that it is told once.
+    undoing
+        The next step takes the last migration back.
     """
 
     id: str
@@ -74,6 +84,14 @@ class Incident:
     failing: bool = False
     next_ms: int = 0
     held_by: str = ""
+    undoing: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What the fault is called: by its newest alert, else by the order given for it."""
+        if self.alert is not None:
+            return self.alert.kind
+        return "" if self.order is None else self.order.kind
 
     @property
     def step(self) -> int:

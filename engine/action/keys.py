@@ -1,7 +1,7 @@
 """Whose word counts on the orders topic: planners sign orders, agents sign marks."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -15,24 +15,31 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from engine.errors import RecordRejected, SettingsError
-from engine.wire.order import KEY_HEADER, Closed, Order, decode_order, key_id
+from engine.wire.control import Control, decode_control
+from engine.wire.order import KEY_HEADER, Closed, Order, check_signature, decode_order, key_id
 
 
 @dataclass(frozen=True, slots=True)
 class TrustedKeys:
-    """Public keys by `key_id`; one key may be in both, where one process is both."""
+    """Public keys by `key_id`; one key may be in two, where one process is both."""
 
     planners: Mapping[str, Ed25519PublicKey]
     agents: Mapping[str, Ed25519PublicKey]
+    operators: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, *, planners: Iterable[Ed25519PublicKey], agents: Iterable[Ed25519PublicKey]
+        cls,
+        *,
+        planners: Iterable[Ed25519PublicKey],
+        agents: Iterable[Ed25519PublicKey],
+        operators: Iterable[Ed25519PublicKey] = (),
     ) -> Self:
         """Return the keys, named."""
         return cls(
             planners={key_id(key): key for key in planners},
             agents={key_id(key): key for key in agents},
+            operators={key_id(key): key for key in operators},
         )
 
 
@@ -54,6 +61,25 @@ def open_entry(
         what = "an order" if isinstance(entry, Order) else "a closed mark"
         raise RecordRejected("bad_signature", f"the key {name} may not sign {what}")
     return entry
+
+
+def open_control(
+    value: bytes, headers: tuple[tuple[str, bytes], ...], *, trusted: TrustedKeys
+) -> Control:
+    """Return the word of control that `value` says; an approval must be signed by an operator.
+
+    Every other word makes the rules stricter or takes such a word back, and stands for what
+    the topic's rights let its writer say.
+
+    Raises
+    ------
+    RecordRejected
+        It is no control record, or an approval without an operator's signature.
+    """
+    control = decode_control(value)
+    if control.kind == "approval":
+        check_signature(value, headers, trusted=trusted.operators)
+    return control
 
 
 def private_key_pem(key: Ed25519PrivateKey) -> bytes:

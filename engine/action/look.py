@@ -29,6 +29,7 @@ SENTENCES: Final = {
     "other_vm": "Refused: the hypervisor showed another VM than the one ordered.",
     "monitor": "Refused: the VM's monitor does not answer, so nothing about it is sure.",
     "other_run": "Refused: this is run {seen} of the VM, the order judged run {ordered}.",
+    "opted_out": "Refused: the VM's definition forbids actions on it.",
     "job": "Refused: a job is active on the VM.",
     "state": "Refused: the VM is {seen}; {action} needs it {needed}.",
     "alive": "Refused: the VM is alive, its {counter} moved by {moved} during the look.",
@@ -39,7 +40,7 @@ SENTENCES: Final = {
     "shape_unseen": "Refused: the vCPUs cannot be seen one by one, or were not when judged.",
     "shape": "Refused: the vCPUs look {seen}, the order judged them {ordered}.",
     "no_request": "Refused: no disk request of the VM completed during the look; a qemu whose"
-    " I/O is stuck cannot finish a migration.",
+    " I/O is stuck cannot finish a migration or a move of its disk.",
     "no_look": "Refused: no look is defined for {action}.",
 }
 
@@ -171,6 +172,10 @@ def _same_run(seen: Seen) -> _Said | None:
     return None
 
 
+def _open_to_actions(seen: Seen) -> _Said | None:
+    return ("opted_out", {}) if any(look.opted_out for look in seen.looks) else None
+
+
 def _monitor_answers(seen: Seen) -> _Said | None:
     silent = any(look.extra.get("monitor") == "silent" for look in seen.looks)
     return ("monitor", {}) if silent else None
@@ -252,12 +257,14 @@ def _requests_complete(seen: Seen) -> _Said | None:
 
 Rule = Callable[[Seen], _Said | None]
 
-EVERY_ACTION: Final[tuple[Rule, ...]] = (
-    _enough, _same_vm, _same_run, _monitor_answers, _no_job,
-)  # fmt: skip
+# What is read is that of the VM ordered; nothing is done to it, so it may be in any state.
+EVERY_ACTION: Final[tuple[Rule, ...]] = (_enough, _same_vm, _same_run, _open_to_actions)
+_UNTOUCHED: Final[tuple[Rule, ...]] = (_monitor_answers, _no_job)
 RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
-    "reset": (_running_or_crashed, _stands_still, _balloon_is_stale, _same_shape),
+    "save_evidence": (),
+    "reset": (*_UNTOUCHED, _running_or_crashed, _stands_still, _balloon_is_stale, _same_shape),
     # A hung userland leaves the kernel and its balloon driver alive: no balloon rule.
-    "reboot": (_running, _stands_still, _same_shape),
-    "migrate": (_running, _requests_complete, _same_shape_if_judged),
+    "reboot": (*_UNTOUCHED, _running, _stands_still, _same_shape),
+    "migrate": (*_UNTOUCHED, _running, _requests_complete, _same_shape_if_judged),
+    "move_disk": (*_UNTOUCHED, _running, _requests_complete),
 }

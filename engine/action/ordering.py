@@ -4,35 +4,57 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from engine.action.admit import Logged, admit, effective_mode
-from engine.action.catalogue import Policy, Step
+import msgspec
+
+from engine.action.admit import admit
+from engine.action.catalogue import Limits, Policy, Step
 from engine.action.incident import Incident
-from engine.action.target import CellLoad, choose_target
-from engine.wire.alert import Alert
+from engine.action.present_rules import effective_mode
+from engine.action.question import DAY_MS, Logged
+from engine.action.target import CellLoad, Choice, Mover, choose_target
+from engine.wire.alert import Alert, EvidenceItem
 from engine.wire.control import Control
-from engine.wire.order import Order
+from engine.wire.order import DESTRUCTIVE, DISRUPTIVE, Order
 
 # What the engine suggests, and the actions that answer it: the catalogue chooses among them.
 FITTING: Final[Mapping[str, frozenset[str]]] = {
     "reboot": frozenset({"reset", "reboot"}),
     "migrate": frozenset({"migrate"}),
+    "move_disk": frozenset({"move_disk", "migrate"}),
 }
+
+# Which independent signal an item of evidence stands for, where it speaks for the fault.
+_SIGNALS: Final[Mapping[str, str]] = {
+    "silence": "io", "disk": "io", "cpu": "cpu", "balloon": "memory", "told": "guest",
+}  # fmt: skip
+_MINUTE_MS: Final = 60_000
+# A guest that helped itself once may need a little longer the next time.
+_GRACE_FACTOR: Final = 1.25
 
 SENTENCES: Final = {
     "order": "{action} {vm} on {node}{target}, step {step}: {why}",
     "rehearse": "rehearse: {action} {vm} on {node}{target}, step {step}: {why}",
+    "undo": "it worsened {target} ({load:.0%} there), so it goes back",
     "not_actionable": "it is not open to actions, its owner has not agreed.",
+    "vetoed": "the engine names what forbids it: {vetoes}.",
     "unplaced": "the alert does not say on which node and in which run it is.",
     "undated": "the alert does not say when the VM was last seen.",
     "no_ladder": "the catalogue has no step for {kind}.",
     "no_fit": "the catalogue answers {kind} with {action}, the engine suggests {suggestion}.",
-    "exhausted": "every step of the catalogue was tried.",
+    "needs": "the {action} needs {needs} to agree, of which {found} does.",
+    "grace": "it may recover by itself and is given time to; {wait_s:.0f} s more.",
+    "no_disk": "the alert does not name the disk to be moved.",
+    "no_pool": "the policy names no pool to which the disks of {pools} may be moved.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What else a planner knows when it decides: see `engine.action.planner.PlannerState`."""
+    """What else a planner knows when it decides: see `engine.action.state.PlannerState`.
+
+    `group_sick` counts the other members of the VM's group that are in trouble,
+    `recovery_s` is the longest time in which this VM helped itself, 0 for never.
+    """
 
     site: str
     planner: str
@@ -40,6 +62,8 @@ class Surroundings:
     controls: Mapping[bytes, Control]
     loads: Mapping[str, CellLoad]
     now_ms: int
+    group_sick: int = 0
+    recovery_s: float = 0.0
 
 
 class Proposal(NamedTuple):
@@ -50,40 +74,65 @@ class Proposal(NamedTuple):
     sentence: str = ""
 
 
+def rung_of(incident: Incident, policy: Policy) -> Step | None:
+    """Return the rung of the ladder on which the incident stands, None past its end."""
+    ladder = policy.ladders.get(incident.kind, ())
+    return ladder[incident.rung] if incident.rung < len(ladder) else None
+
+
+def answers(rung: Step, alert: Alert) -> bool:
+    """Return whether the engine's suggestion lets this rung be taken."""
+    if rung.action not in DISRUPTIVE:
+        return alert.suggested_action in ("alert", *FITTING)
+    return rung.action in FITTING.get(alert.suggested_action, frozenset())
+
+
 def propose(incident: Incident, around: Surroundings, policy: Policy) -> Proposal:
     """Return the order that may be given for `incident` now, or what holds it back."""
-    alert = incident.alert
-    if alert is None or alert.state != "firing" or alert.suggested_action not in FITTING:
+    alert, rung = incident.alert, rung_of(incident, policy)
+    if alert is None or alert.state != "firing" or alert.suggested_action == "none":
         return Proposal(None)
-    ladder = policy.ladders.get(alert.kind, ())
-    if not alert.actionable:
-        return _held("not_actionable")
-    if not ladder:
-        return _held("no_ladder", kind=alert.kind)
-    if incident.rung >= len(ladder):
-        return _held("exhausted")
-    if alert.node is None or alert.instance is None:
-        return _held("unplaced")
-    if alert.data_ms is None:
-        return _held("undated")
-    rung = ladder[incident.rung]
-    if rung.action not in FITTING[alert.suggested_action]:
-        suggestion = alert.suggested_action
-        return _held("no_fit", kind=alert.kind, action=rung.action, suggestion=suggestion)
-    target = None
-    if rung.action == "migrate":
-        choice = choose_target(
-            around.loads.get(alert.cell),
-            cell=alert.cell,
-            source=alert.node,
-            limits=policy.limits,
-            now_ms=around.now_ms,
-            avoid=_closed_nodes(around),
-        )
-        if choice.target is None:
-            return Proposal(None, choice.rule, choice.sentence)
-        target = choice.target
-    order = _order(incident, alert, rung, around, policy, target)
+    loud = alert.suggested_action in FITTING
+    if rung is None or rung.action in ("notify", "quarantine"):
+        return _held("no_ladder", kind=alert.kind) if loud else Proposal(None)
+    if not loud and not answers(rung, alert):
+        return Proposal(None)
+    held = _precondition(alert, rung, around, policy.limits)
+    if held is not None:
+        return held
+    choice = _destination(alert, rung, around, policy)
+    if choice.rule:
+        return Proposal(None, choice.rule, choice.sentence)
+    order = _order(incident, alert, rung, around, policy, choice)
+    return _admitted(order, around, policy)
+
+
+def propose_undo(incident: Incident, around: Surroundings, policy: Policy) -> Proposal:
+    """Return the order that takes back a migration which made its target suffer.
+
+    It rests on the target's newest load and on where the engine saw the VM after the move.
+    """
+    done, alert = incident.order, incident.alert
+    found = alert.resolution if alert else None
+    load = around.loads.get(done.cell) if done else None
+    if done is None or done.target is None or alert is None or found is None or load is None:
+        return Proposal(None)
+    if found.node != done.target or found.instance is None:
+        return Proposal(None)
+    here = msgspec.structs.replace(
+        alert,
+        node=found.node,
+        instance=found.instance,
+        data_ms=min(around.now_ms, load.minute_ms + _MINUTE_MS),
+    )
+    there = load.nodes.get(done.target)
+    back = Choice(done.node, source_load=there, target_load=load.nodes.get(done.node))
+    why = SENTENCES["undo"].format(target=done.target, load=there or 0.0)
+    order = _order(incident, here, _UNDO, around, policy, back, why=why)
+    return _admitted(order, around, policy)
+
+
+def _admitted(order: Order, around: Surroundings, policy: Policy) -> Proposal:
     admission = admit(
         order,
         around.earlier,
@@ -101,14 +150,94 @@ def _held(rule: str, **values: object) -> Proposal:
     return Proposal(None, rule, SENTENCES[rule].format(**values))
 
 
-def _closed_nodes(around: Surroundings) -> frozenset[str]:
-    """Return the nodes that people have paused or are working on."""
+def _precondition(
+    alert: Alert, rung: Step, around: Surroundings, limits: Limits
+) -> Proposal | None:
+    """Return what the catalogue, the owner or the guest's own chance say against a step."""
+    if not alert.actionable:
+        return _held("not_actionable")
+    if not answers(rung, alert):
+        suggestion = alert.suggested_action
+        return _held("no_fit", kind=alert.kind, action=rung.action, suggestion=suggestion)
+    if alert.vetoes and rung.action in DISRUPTIVE:
+        return _held("vetoed", vetoes=", ".join(alert.vetoes))
+    if alert.node is None or alert.instance is None:
+        return _held("unplaced")
+    if alert.data_ms is None:
+        return _held("undated")
+    found = signals_of(alert.evidence)
+    if not set(rung.needs) <= set(found):
+        needs, known = ", ".join(rung.needs), ", ".join(found) or "none"
+        return _held("needs", action=rung.action, needs=needs, found=known)
+    grace_s = float(rung.grace_s)
+    if rung.action in DESTRUCTIVE and not _attested(alert):
+        learned_s = min(limits.grace_limit_s, _GRACE_FACTOR * around.recovery_s)
+        grace_s = max(grace_s, learned_s)
+    wait_ms = alert.opened_ms + 1000 * grace_s - around.now_ms
+    return _held("grace", wait_s=wait_ms / 1000) if grace_s and wait_ms > 0 else None
+
+
+def signals_of(evidence: Sequence[EvidenceItem]) -> tuple[str, ...]:
+    """Return the independent signals that speak for the fault, sorted."""
+    return tuple(
+        sorted(
+            {
+                _SIGNALS[item.signal]
+                for item in evidence
+                if item.signal == "told" or (item.signal in _SIGNALS and (item.nats or 0.0) > 0.0)
+            }
+        )
+    )
+
+
+def _destination(alert: Alert, rung: Step, around: Surroundings, policy: Policy) -> Choice:
+    """Return where a move goes; a choice without rule and target where nothing is moved."""
+    if rung.action == "move_disk":
+        if alert.disk is None:
+            return Choice(None, "no_disk", SENTENCES["no_disk"])
+        closed = _closed(around, "pool")
+        for pool in alert.pools:
+            for target in policy.pools.get(pool, ()):
+                if target not in closed and target not in alert.pools:
+                    return Choice(target)
+        pools = ", ".join(alert.pools) or "an unknown pool"
+        return Choice(None, "no_pool", SENTENCES["no_pool"].format(pools=pools))
+    if rung.action != "migrate" or alert.node is None:
+        return Choice(None)
+    return choose_target(
+        around.loads.get(alert.cell),
+        cell=alert.cell,
+        source=alert.node,
+        mover=Mover(
+            alert.subject,
+            alert.memory_bytes,
+            f"{alert.tenant}/{alert.group}" if alert.group else "",
+        ),
+        limits=policy.limits,
+        now_ms=around.now_ms,
+        avoid=_closed(around, "node") | _left_by(alert.subject, around),
+    )
+
+
+def _closed(around: Surroundings, scope: str) -> frozenset[str]:
+    """Return the nodes or pools that people have paused or are working on."""
     return frozenset(
         control.subject
         for control in around.controls.values()
         if control.kind in ("pause", "maintenance")
-        and control.scope == "node"
+        and control.scope == scope
         and control.holds(now_ms=around.now_ms)
+    )
+
+
+def _left_by(vm: str, around: Surroundings) -> frozenset[str]:
+    """Return the nodes from which the VM was moved within a day: it must not wander back."""
+    return frozenset(
+        entry.order.node
+        for entry in around.earlier
+        if entry.order.vm == vm
+        and entry.order.action == "migrate"
+        and entry.time_ms > around.now_ms - DAY_MS
     )
 
 
@@ -118,27 +247,32 @@ def _order(
     rung: Step,
     around: Surroundings,
     policy: Policy,
-    target: str | None,
+    choice: Choice,
+    *,
+    why: str = "",
 ) -> Order:
     now_ms, node, instance = around.now_ms, alert.node, alert.instance
-    data_ms = alert.data_ms
+    data_ms, action = alert.data_ms, rung.action
     if node is None or instance is None or data_ms is None:
         raise ValueError("an order needs the VM's node and run, and when it was last seen")
+    if action == "notify" or action == "quarantine":
+        raise ValueError(f"{action} is the planner's own step, no agent is ordered to do it")
     mode = effective_mode(
-        policy, around.controls, tenant=alert.tenant, action=rung.action, now_ms=now_ms
+        policy, around.controls, tenant=alert.tenant, action=action, now_ms=now_ms
     )
-    sentence = SENTENCES["order" if mode == "auto" else "rehearse"].format(
-        action=rung.action,
+    sentence = SENTENCES["rehearse" if mode == "observe" else "order"].format(
+        action=action,
         vm=alert.name or alert.subject,
         node=node,
-        target=f" to {target}" if target else "",
+        target=f" to {choice.target}" if choice.target else "",
         step=incident.step,
-        why=alert.sentence,
+        why=why or alert.sentence,
     )
+    cell = around.loads.get(alert.cell)
     return Order(
         incident=incident.id,
         step=incident.step,
-        action=rung.action,
+        action=action,
         vm=alert.subject,
         instance=instance,
         site=around.site,
@@ -150,17 +284,31 @@ def _order(
         expires_ms=now_ms + 1000 * policy.limits.order_lifetime_s,
         deadline_ms=now_ms + 1000 * rung.deadline_s,
         data_ms=data_ms,
-        dry_run=mode != "auto",
+        dry_run=mode == "observe",
         planner=around.planner,
         policy=policy.hash,
         sentence=sentence,
-        target=target,
+        target=choice.target,
         tenant=alert.tenant,
         group=alert.group,
         opened_ms=alert.opened_ms,
         history_s=alert.history_s,
         attested=_attested(alert),
+        disk=alert.disk if action == "move_disk" else None,
+        zone=alert.zone,
+        pools=alert.pools,
+        networks=alert.networks,
+        signals=signals_of(alert.evidence),
+        cell_vms=cell.vm_count if cell else 0,
+        site_vms=sum(load.vm_count for load in around.loads.values()),
+        group_sick=around.group_sick,
+        source_load_ratio=choice.source_load,
+        target_load_ratio=choice.target_load,
     )
+
+
+# Taking a migration back is a migration: watched as long as the default of one.
+_UNDO: Final = Step(action="migrate", deadline_s=900, stable_s=60)
 
 
 def _attested(alert: Alert) -> bool:

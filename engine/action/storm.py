@@ -1,13 +1,14 @@
-"""The storm breaker: many VMs of a cell in trouble at once are one fault, not many.
+"""The storm breaker: many VMs of one place in trouble at once are one fault, not many.
 
-A pause record stops every planner and agent for the cell. It holds until a person takes it
-back or until it runs out after 30 minutes without a new reason.
+A place is a cell, a pool or a network. A pause record stops every planner and agent for it.
+It holds until a person takes it back or until it runs out after 30 minutes without a new
+reason.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -26,27 +27,43 @@ AUTHOR: Final = "storm breaker"
 SOURCE: Final = "breaker"
 
 SENTENCES: Final = {
-    "storm": "{count} VMs of cell {cell} were in trouble within 5 minutes, {bar} are a storm",
+    "storm": "{count} VMs of {scope} {name} were in trouble within 5 minutes, {bar} are a storm",
 }
+
+PlaceScope = Literal["cell", "pool", "network"]
+Place = tuple[PlaceScope, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """When each VM of a cell was last said to be in trouble, ms by UUID text."""
+    """When each VM of a place was last said to be in trouble, ms by UUID text."""
 
     seen_ms: Mapping[str, int]
 
 
-def troubled(trouble: Trouble | None, alert: Alert) -> Trouble:
-    """Return the cell's trouble with what `alert` says added, without what is too old.
+def places_of(alert: Alert) -> Iterable[Place]:
+    """Return the places whose VMs `alert` speaks of."""
+    yield "cell", alert.cell
+    if alert.scope in ("pool", "network"):
+        yield ("pool" if alert.scope == "pool" else "network"), alert.subject
+    for pool in alert.pools:
+        yield "pool", pool
+    for network in alert.networks:
+        yield "network", network
 
-    A veto does not make a VM well: suppressed ones count. Pending ones do not, a single
-    odd sample is no trouble yet; nor do alerts of a host, whose VMs are judged one by one.
+
+def troubled(trouble: Trouble | None, alert: Alert) -> Trouble:
+    """Return a place's trouble with what `alert` says added, without what is too old.
+
+    A veto does not make a VM well: suppressed ones count. Pending ones do not, a single odd
+    sample is no trouble yet; nor do alerts of a host whose VMs are judged one by one. VMs of
+    a host that fell silent are silent too.
     """
     seen = dict(trouble.seen_ms) if trouble else {}
     if alert.state in ("firing", "suppressed"):
         vms = (alert.subject,) if alert.scope == "vm" else alert.vms
-        for vm in vms if alert.scope != "host" else ():
+        counts = alert.scope != "host" or alert.kind == "host_silence"
+        for vm in vms if counts else ():
             seen[vm] = max(seen.get(vm, 0), alert.decided_ms)
     newest_ms = max(alert.decided_ms, *seen.values(), 0)
     return Trouble({vm: ms for vm, ms in seen.items() if ms > newest_ms - _WINDOW_MS})
@@ -56,7 +73,7 @@ def storm_pause(
     trouble: Trouble,
     *,
     site: str,
-    cell: str,
+    place: Place,
     vm_count: int,
     controls: Mapping[bytes, Control],
     now_ms: int,
@@ -66,21 +83,22 @@ def storm_pause(
     Parameters
     ----------
     trouble
-        What the cell's alerts said.
-    site, cell
+        What the place's alerts said.
+    site, place
         Where.
     vm_count
-        How many VMs the cell has; 0 is unknown, then three are a storm.
+        How many VMs the place has; 0 is unknown, then three are a storm.
     controls
         The control records in force. A pause by a person stands beside this one, and what
         a person has cleared counts anew only from then on.
     now_ms
         Wall clock.
     """
+    scope, name = place
     pause = Control(
         kind="pause",
-        scope="cell",
-        subject=cell,
+        scope=scope,
+        subject=name,
         active=True,
         by=AUTHOR,
         reason="",
@@ -99,7 +117,8 @@ def storm_pause(
     bar = max(_LEAST_VMS, math.ceil(vm_count * _SHARE))
     if count < bar:
         return None
-    reason = SENTENCES["storm"].format(count=count, cell=f"{site}/{cell}", bar=bar)
+    full = f"{site}/{name}" if scope == "cell" else name
+    reason = SENTENCES["storm"].format(count=count, scope=scope, name=full, bar=bar)
     return msgspec.structs.replace(pause, reason=reason)
 
 

@@ -1,7 +1,7 @@
 """Where a VM may be moved to, by what the nodes of its cell carried in the last minute."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from engine.action.catalogue import Limits
@@ -12,26 +12,57 @@ _FRESH_MS: Final = 300_000
 SENTENCES: Final = {
     "no_load": "The load of the nodes in cell {cell} is not known, so no target can be chosen.",
     "no_source_load": "The load of node {node} is not known, so no target can be compared.",
-    "no_target_node": "No node of cell {cell} has room: below {limit:.0%}, and {margin:.0%}"
-    " below {node}, which carries {load:.0%}.",
+    "no_target_node": "No node of cell {cell} has room: below {limit:.0%} with the VM, {margin:.0%}"
+    " below {node} ({load:.0%}), memory enough, no member of its group, not left before.",
 }
 
 
 @dataclass(frozen=True, slots=True)
+class NodeRoom:
+    """What a node has; None is unknown. `groups` are the `tenant/group` that it runs."""
+
+    cores: float | None = None
+    memory_available_bytes: float | None = None
+    groups: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class CellLoad:
-    """What a cell's nodes carried (busy share by node) and how many VMs it has."""
+    """What a cell's nodes carried (busy share by node), what they have, and how many VMs it has.
+
+    `vm_cores` is what each VM used by UUID text; `pools` and `networks` count VMs by name.
+    """
 
     minute_ms: int
     nodes: Mapping[str, float]
     vm_count: int = 0
+    rooms: Mapping[str, NodeRoom] = field(default_factory=dict)
+    vm_cores: Mapping[str, float] = field(default_factory=dict)
+    pools: Mapping[str, int] = field(default_factory=dict)
+    networks: Mapping[str, int] = field(default_factory=dict)
+
+    def fresh(self, *, now_ms: int) -> bool:
+        """Return whether the picture may still be taken for the cell's."""
+        return now_ms - self.minute_ms <= _FRESH_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Mover:
+    """The VM to be moved: UUID text, memory (None: unknown), group as `tenant/group` or empty."""
+
+    vm: str
+    memory_bytes: int | None = None
+    group: str = ""
 
 
 class Choice(NamedTuple):
-    """The target, or None with the rule and the sentence why there is none."""
+    """The target and both loads, or None with the rule and the sentence why there is none."""
 
     target: str | None
     rule: str = ""
     sentence: str = ""
+    source_load: float | None = None
+    target_load: float | None = None
 
 
 def choose_target(
@@ -39,28 +70,33 @@ def choose_target(
     *,
     cell: str,
     source: str,
+    mover: Mover,
     limits: Limits,
     now_ms: int,
     avoid: frozenset[str] = frozenset(),
 ) -> Choice:
-    """Return the least loaded other node of the cell, if it is clearly better.
+    """Return the node of the cell that is clearly better, least loaded with the VM on it.
 
     Ties go to the first name, so that every planner chooses the same. NaN is unknown and
-    never chosen.
+    never chosen, nor is a node whose free memory is not known to be enough.
     """
-    if load is None or now_ms - load.minute_ms > _FRESH_MS:
+    if load is None or not load.fresh(now_ms=now_ms):
         return Choice(None, "no_load", SENTENCES["no_load"].format(cell=cell))
     here = load.nodes.get(source)
     if here is None or here != here:
         return Choice(None, "no_source_load", SENTENCES["no_source_load"].format(node=source))
     best = min(limits.target_load_max_ratio, here - limits.target_margin_ratio)
     fit = [
-        (carried, node)
+        (foreseen, node)
         for node, carried in load.nodes.items()
-        if node != source and node not in avoid and carried <= best
+        if node != source
+        and node not in avoid
+        and _takes(load.rooms.get(node, NodeRoom()), mover)
+        and (foreseen := carried + _share(load, node, mover)) <= best
     ]
     if fit:
-        return Choice(min(fit)[1])
+        foreseen, node = min(fit)
+        return Choice(node, source_load=here, target_load=foreseen)
     sentence = SENTENCES["no_target_node"].format(
         cell=cell,
         node=source,
@@ -69,3 +105,30 @@ def choose_target(
         load=here,
     )
     return Choice(None, "no_target_node", sentence)
+
+
+def worsened(load: CellLoad | None, *, target: str, limits: Limits, since_ms: int) -> bool | None:
+    """Return whether a move made its target suffer; None while no whole minute since tells.
+
+    The choice kept the target below the limit; beyond the limit and the margin it is worse
+    off than any choice would have allowed.
+    """
+    if load is None or load.minute_ms < since_ms + 60_000:
+        return None
+    carried = load.nodes.get(target)
+    if carried is None or carried != carried:
+        return None
+    return carried > min(1.0, limits.target_load_max_ratio + limits.target_margin_ratio)
+
+
+def _takes(room: NodeRoom, mover: Mover) -> bool:
+    if mover.group and mover.group in room.groups:
+        return False
+    free = room.memory_available_bytes
+    return mover.memory_bytes is None or (free is not None and free >= mover.memory_bytes)
+
+
+def _share(load: CellLoad, node: str, mover: Mover) -> float:
+    """Return what the VM would add to the node's busy share, 0 where that is not known."""
+    cores, used = load.rooms.get(node, NodeRoom()).cores, load.vm_cores.get(mover.vm)
+    return used / cores if cores and used is not None and used == used else 0.0

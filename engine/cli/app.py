@@ -318,6 +318,26 @@ def _moment(time_ms: int | None) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
+@app.command()
+def approve(
+    incident: Annotated[str, typer.Argument(help="The incident's id, as the refusal names it.")],
+    reason: Annotated[str, typer.Option(help="Why, for the journal.")],
+    minutes: Annotated[float, typer.Option(min=0.1, max=1440, help="For how long.")] = 60.0,
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """Let the steps of one incident be taken that the policy leaves to a person (approve)."""
+    from engine.cli.words import append_approval, with_log
+
+    with_log(
+        settings_of(file, sets),
+        lambda here, log: append_approval(
+            here, log, incident=incident, reason=reason, minutes=minutes
+        ),
+    )
+    console().print(f"The steps of incident {incident} may be taken for {minutes:g} min.")
+
+
 @policy.command("check")
 def policy_check(file: Annotated[Path, typer.Argument(help="Policy in TOML.")]) -> None:
     """Check a policy file against the schema and the hard limits."""
@@ -364,6 +384,17 @@ def audit_show(
     ]
     for entry in chosen[-last:]:
         console().print(f"{_moment(entry.time_ms)}  {entry.kind:8}  {entry.sentence}")
+
+
+@audit.command("rules")
+def audit_rules() -> None:
+    """List every sentence of a decision or refusal by its rule, as the runbook explains them."""
+    from engine.roles.sentences import SENTENCES
+
+    table = Table("rule", "sentence")
+    for rule, sentence in SENTENCES.items():
+        table.add_row(rule, sentence)
+    console().print(table)
 
 
 @app.command()

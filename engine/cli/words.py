@@ -12,10 +12,12 @@ import msgspec
 from engine.action.storm import SOURCE
 from engine.cli.logs import set_up_logs
 from engine.errors import LogUnreachable, SettingsError
+from engine.keyring import own_key
 from engine.ports import Log
 from engine.settings import Settings
 from engine.wire.control import Control, ControlScope, decode_control, encode_control
 from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
+from engine.wire.order import signed
 from engine.wire.topics import CONTROL, FRAMES
 from engine.wiring import Process, open_log, process
 
@@ -149,8 +151,31 @@ async def append_pause(
     if not active:
         # What a person ends is over, also where the storm breaker said the same.
         words.insert(0, msgspec.structs.replace(control, source=SOURCE))
+        if kind == "vm":
+            words.insert(0, msgspec.structs.replace(control, kind="quarantine"))
     for word in words:
         await log.append(CONTROL.name, key=word.key(), value=encode_control(word))
+    return control
+
+
+async def append_approval(
+    here: Process, log: Log, *, incident: str, reason: str, minutes: float
+) -> Control:
+    """Let machines take the steps of one incident that wait for a person's word, and sign it."""
+    now_ms = here.clock.now_ms()
+    control = Control(
+        kind="approval",
+        scope="vm",
+        subject=incident,
+        active=True,
+        by=getpass.getuser(),
+        reason=reason,
+        time_ms=now_ms,
+        until_ms=now_ms + round(minutes * MINUTE_MS),
+    )
+    value = encode_control(control)
+    headers = signed(value, own_key(here.settings.key_folder, "operator"))
+    await log.append(CONTROL.name, key=control.key(), value=value, headers=headers)
     return control
 
 

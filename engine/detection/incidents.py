@@ -250,4 +250,7 @@ def _identified(cell: Cell, alert: Alert, vm: Vm | None) -> Alert:
         actionable=vm.actionable,
         panic_device=vm.panic_device,
         data_ms=alert.data_ms if place is None else place[0].data_ms or None,
+        pools=vm.pools,
+        networks=vm.networks,
+        memory_bytes=vm.memory_bytes,
     )

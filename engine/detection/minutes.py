@@ -1,11 +1,13 @@
 """Per closed minute and cell: what was expected of each VM and what came, for history."""
 
+from collections import Counter
+
 import numpy as np
 
 from engine.detection.cell import Cell
 from engine.detection.configuration import Configuration, configuration_hash
 from engine.detection.lanes import MINUTE, Lanes
-from engine.wire.score import FEATURES, Scores
+from engine.wire.score import FEATURES, NodeMinute, Scores
 
 _CLASSES = ("idle", "steady", "busy")
 
@@ -43,7 +45,21 @@ def close_minute(cell: Cell, *, time_ms: int, configuration: Configuration) -> S
         values=np.ascontiguousarray(values, "<f4").tobytes(),
         classes=tuple(classes),
         node_load=load,
+        nodes={name: _node(cell, name) for name in sorted(cell.lanes)},
+        pool_vms=dict(Counter(pool for vm in cell.vms.values() for pool in vm.pools)),
+        network_vms=dict(Counter(net for vm in cell.vms.values() for net in vm.networks)),
         configuration=configuration_hash(configuration),
+    )
+
+
+def _node(cell: Cell, name: str) -> NodeMinute:
+    lanes, gauges = cell.lanes[name], cell.nodes[name].gauges
+    members = (cell.vms[lanes.vm(lane)] for lane in range(len(lanes)))
+    return NodeMinute(
+        vms=len(lanes),
+        cores=gauges.get("cpu_cores"),
+        memory_available_bytes=gauges.get("memory_available_bytes"),
+        groups=tuple(sorted({f"{vm.tenant}/{vm.group}" for vm in members if vm.group})),
     )
 
 

@@ -34,7 +34,8 @@ def follow_vm(
     if mark is not None and not mark.dry_run and _explains(incident, vm, node.name):
         if well_s < configuration.verify_stable_s:
             return calmed(incident, time_ms=time_ms, configuration=configuration)
-        return _verified(cell, incident, vm, node.name, well_s, time_ms=time_ms)
+        instance = lanes.number("instance", lane)
+        return _verified(cell, incident, vm, node.name, instance, well_s, time_ms=time_ms)
     if well_s < configuration.clear_s:
         return calmed(incident, time_ms=time_ms, configuration=configuration)
     reasons = {
@@ -89,7 +90,14 @@ def _explains(incident: Incident, vm: Vm, node: str) -> bool:
 
 
 def _verified(
-    cell: Cell, incident: Incident, vm: Vm, node: str, stable_s: float, *, time_ms: int
+    cell: Cell,
+    incident: Incident,
+    vm: Vm,
+    node: str,
+    instance: int | None,
+    stable_s: float,
+    *,
+    time_ms: int,
 ) -> list[Alert]:
     mark = incident.mark
     if mark is None:
@@ -108,6 +116,8 @@ def _verified(
             action=mark.action,
             order_step=mark.step,
             stable_s=round(stable_s, 3),
+            node=node,
+            instance=instance,
         ),
         time_ms=time_ms,
         sentence=f"{name} is well after the {mark.action}: {reason}, for {stable_s:.0f} s.",

@@ -12,9 +12,9 @@ from uuid import UUID
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.action.admit import DAY_MS, PASSING, History, admit, closed, logged
+from engine.action.admit import PASSING, History, admit, closed, logged
 from engine.action.catalogue import NOUNS, Policy
-from engine.action.keys import TrustedKeys, open_entry
+from engine.action.keys import TrustedKeys, open_control, open_entry
 from engine.action.ledger import (
     LedgerState,
     LogEntry,
@@ -26,6 +26,7 @@ from engine.action.ledger import (
     recovery,
 )
 from engine.action.look import LOOK_WINDOW_S, judge
+from engine.action.question import DAY_MS
 from engine.errors import (
     LogError,
     RecordRejected,
@@ -38,7 +39,7 @@ from engine.roles import instruments
 from engine.roles.health import Health
 from engine.roles.marks import Author, End, Marks
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors
-from engine.wire.control import Control, decode_control
+from engine.wire.control import Control
 from engine.wire.order import Order, Outcome
 from engine.wire.topics import CONTROL, ORDERS
 
@@ -261,7 +262,7 @@ class Agent:
         self._next[record.topic] = record.offset + 1
         try:
             if record.topic == CONTROL.name:
-                control = decode_control(record.value)
+                control = open_control(record.value, record.headers, trusted=self._config.trusted)
                 self._controls[control.key()] = control
                 return
             entry = open_entry(record.value, record.headers, trusted=self._config.trusted)

@@ -5,13 +5,14 @@ but what the log holds.
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.action.admit import DAY_MS
 from engine.action.catalogue import VERDICT_WINDOW_MS, Policy
 from engine.action.events import (
     AlertSeen,
@@ -27,29 +28,36 @@ from engine.action.events import (
     Tick,
     WriteJournal,
 )
-from engine.action.keys import TrustedKeys, open_entry
-from engine.action.planner import PlannerState, step
-from engine.action.target import CellLoad
+from engine.action.keys import TrustedKeys, open_control, open_entry
+from engine.action.planner import step
+from engine.action.question import DAY_MS
+from engine.action.state import PlannerState
+from engine.action.target import CellLoad, NodeRoom
 from engine.errors import LogProducerBroken, LogUnreachable, RecordRejected
 from engine.ports import Clock, Log, Record
 from engine.roles import instruments
 from engine.roles.health import Health
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors
 from engine.wire.alert import decode_alert
-from engine.wire.control import decode_control, encode_control
+from engine.wire.control import encode_control
 from engine.wire.frame import UUID_BYTES
 from engine.wire.order import Order, encode_order
-from engine.wire.score import decode_scores
+from engine.wire.score import Scores, decode_scores
 from engine.wire.topics import ALERTS, CONTROL, ORDERS, SCORES
 
 # Deadlines and back-offs are minutes; a second of delay costs nothing.
 _TICK_S: Final = 1.0
 # Scores come once a minute; older ones say nothing about the nodes' load now.
 _SCORES_BACK_MS: Final = 300_000
+# A week of alerts is read in a second; whoever helped itself longer ago shows it again.
+_RECOVERIES_BACK_MS: Final = 7 * DAY_MS
 # What is still to be told when the process ends.
 _LEAVE_S: Final = 2.0
 
 _log = structlog.get_logger()
+
+# The feature that tells what a VM used of its node.
+_CORES: Final = "cpu_cores"
 
 Place = tuple[str, int]
 
@@ -142,6 +150,7 @@ class Planner:
         now_ms = self._clock.now_ms()
         next_offsets: dict[Place, int] = {}
         await self._replay(CONTROL.name, 0, next_offsets)
+        await self._learn_recoveries(now_ms)
         await self._replay(ORDERS.name, 0, next_offsets, since_ms=now_ms - DAY_MS)
         # An incident whose step still runs is judged by every word since its first order.
         given = [entry.order.issued_ms for entry in self._state.history]
@@ -153,6 +162,18 @@ class Planner:
             await self._replay(SCORES.name, partition, next_offsets, since_ms=scores_ms)
         await self._feed(CaughtUp(now_ms=self._clock.now_ms()))
         return next_offsets
+
+    async def _learn_recoveries(self, now_ms: int) -> None:
+        """Read which VMs helped themselves lately: they are given time to do so again."""
+        for partition in range(self._log.partitions(ALERTS.name)):
+            offset = await self._log.offset_at(
+                ALERTS.name, partition, time_ms=now_ms - _RECOVERIES_BACK_MS
+            )
+            for record in await self._log.read_to_end(ALERTS.name, partition, offset=offset):
+                with suppress(RecordRejected):
+                    alert = decode_alert(record.value)
+                    if alert.state == "resolved":
+                        await self._feed(AlertSeen(alert, alert.decided_ms))
 
     async def _replay(
         self,
@@ -190,12 +211,11 @@ class Planner:
         if record.topic == ALERTS.name:
             return AlertSeen(decode_alert(record.value), now_ms)
         if record.topic == CONTROL.name:
-            return ControlSeen(decode_control(record.value), now_ms)
+            control = open_control(record.value, record.headers, trusted=self._config.trusted)
+            return ControlSeen(control, now_ms)
         if record.topic == SCORES.name:
             scores = decode_scores(record.value)
-            vm_count = len(scores.uuids) // UUID_BYTES
-            load = CellLoad(scores.minute_ms, scores.node_load, vm_count)
-            return LoadSeen(scores.cell, load, now_ms)
+            return LoadSeen(scores.cell, _load(scores), now_ms)
         entry = open_entry(record.value, record.headers, trusted=self._config.trusted)
         if isinstance(entry, Order):
             return OrderSeen(entry, record.offset, record.time_ms, now_ms)
@@ -245,3 +265,25 @@ class Planner:
             detail={"rule": words.rule, "policy": self._config.policy.hash},
             page=words.page,
         )
+
+
+def _load(scores: Scores) -> CellLoad:
+    """Return what a minute of scores tells of where VMs may be moved to."""
+    size = len(scores.uuids) // UUID_BYTES
+    cores = scores.matrix()[scores.features.index(_CORES)] if _CORES in scores.features else ()
+    names = (
+        str(UUID(bytes=scores.uuids[lane * UUID_BYTES : (lane + 1) * UUID_BYTES]))
+        for lane in range(size)
+    )
+    return CellLoad(
+        minute_ms=scores.minute_ms,
+        nodes=scores.node_load,
+        vm_count=size,
+        rooms={
+            name: NodeRoom(node.cores, node.memory_available_bytes, frozenset(node.groups))
+            for name, node in scores.nodes.items()
+        },
+        vm_cores={vm: float(used) for vm, used in zip(names, cores, strict=False)},
+        pools=scores.pool_vms,
+        networks=scores.network_vms,
+    )

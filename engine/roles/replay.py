@@ -15,7 +15,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.action.admit import DAY_MS
 from engine.action.catalogue import Policy
 from engine.action.events import (
     AlertSeen,
@@ -30,7 +29,9 @@ from engine.action.events import (
     Tick,
     WriteJournal,
 )
-from engine.action.planner import PlannerState, step
+from engine.action.planner import step
+from engine.action.question import DAY_MS
+from engine.action.state import PlannerState
 from engine.action.target import CellLoad
 from engine.detection.cell import Cell
 from engine.detection.configuration import Configuration, configuration_hash

@@ -49,13 +49,18 @@ class EvidenceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Resolution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why an alert was resolved; `verified` is True where the engine saw an action help."""
+    """Why an alert was resolved; `verified` is True where the engine saw an action help.
+
+    `node` and `instance` say where the VM runs since, and which run of it.
+    """
 
     reason: str
     verified: bool = False
     action: str | None = None
     order_step: int | None = None
     stable_s: float | None = None
+    node: str | None = None
+    instance: int | None = None
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -82,10 +87,12 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     data_ms
         Append time of the newest sample of the VM that the verdict rests on; publishing
         again does not renew it. None is unknown, and too old to act on.
-    disks, networks
-        The VM's disks (target device → pool) and networks; empty is unknown.
+    pools, networks
+        What the VM hangs on; empty is unknown.
     disk
         Target device of the disk that the fault is about; None where it is about none.
+    memory_bytes
+        What the VM would take of another node; None is unknown.
     """
 
     id: str
@@ -122,9 +129,10 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     incident: str | None = None
     resolution: Resolution | None = None
     data_ms: int | None = None
-    disks: dict[str, str] = {}
+    pools: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     disk: str | None = None
+    memory_bytes: int | None = None
 
 
 def alert_id(*, scope: Scope, subject: str, position: SamplePosition) -> str:

@@ -138,10 +138,33 @@ def encode_order(
 ) -> tuple[bytes, tuple[tuple[str, bytes], ...]]:
     """Return the value and the headers that carry its signature."""
     value = _encoder.encode(entry)
-    return value, (
+    return value, signed(value, key)
+
+
+def signed(value: bytes, key: Ed25519PrivateKey) -> tuple[tuple[str, bytes], ...]:
+    """Return the headers that carry the signature of `value`."""
+    return (
         (KEY_HEADER, key_id(key.public_key()).encode()),
         (SIGNATURE_HEADER, key.sign(value)),
     )
+
+
+def check_signature(
+    value: bytes,
+    headers: tuple[tuple[str, bytes], ...],
+    *,
+    trusted: Mapping[str, Ed25519PublicKey],
+) -> None:
+    """Raise `RecordRejected` (`bad_signature`) unless a trusted key signed exactly `value`."""
+    found = dict(headers)
+    signature = found.get(SIGNATURE_HEADER)
+    name = found.get(KEY_HEADER, b"").decode("ascii", "replace")
+    if signature is None or name not in trusted:
+        raise RecordRejected("bad_signature", f"no signature by a trusted key (key {name!r})")
+    try:
+        trusted[name].verify(signature, value)
+    except InvalidSignature as error:
+        raise RecordRejected("bad_signature", f"the signature by key {name} is wrong") from error
 
 
 def decode_order(
@@ -163,13 +186,5 @@ def decode_order(
         `bad_signature` when a header is missing, the key is not trusted or the signature
         does not match; else as `engine.wire.envelope` says.
     """
-    found = dict(headers)
-    signature = found.get(SIGNATURE_HEADER)
-    name = found.get(KEY_HEADER, b"").decode("ascii", "replace")
-    if signature is None or name not in trusted:
-        raise RecordRejected("bad_signature", f"no signature by a trusted key (key {name!r})")
-    try:
-        trusted[name].verify(signature, value)
-    except InvalidSignature as error:
-        raise RecordRejected("bad_signature", f"the signature by key {name} is wrong") from error
+    check_signature(value, headers, trusted=trusted)
     return decode_json(value, _decoder)

@@ -29,8 +29,23 @@ FEATURES: Final = (
 )
 
 
+class NodeMinute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A node as one who moves VMs must know it; None is not measured.
+
+    `groups` names the anti-affinity groups whose members it runs, as `tenant/group`.
+    """
+
+    vms: int = 0
+    cores: float | None = None
+    memory_available_bytes: float | None = None
+    groups: tuple[str, ...] = ()
+
+
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """One minute of one cell; `values` is shape (len(features), n) float32, row by row."""
+    """One minute of one cell; `values` is shape (len(features), n) float32, row by row.
+
+    `pool_vms` and `network_vms` count the cell's VMs that hang on each.
+    """
 
     site: str
     cell: str
@@ -42,6 +57,9 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     configuration: str
     features: tuple[str, ...] = FEATURES
     v: Literal[1] = 1
+    nodes: dict[str, NodeMinute] = {}
+    pool_vms: dict[str, int] = {}
+    network_vms: dict[str, int] = {}
 
     def matrix(self) -> NDArray[np.float32]:
         """Return `values` as shape (len(features), n); NaN is unknown."""

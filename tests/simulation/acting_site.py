@@ -21,7 +21,7 @@ from engine.ports import Bounds, Clock, Headers, LedgerStore, Position, Record, 
 from engine.roles.act import ActConfig, Agent
 from engine.roles.health import Health
 from engine.roles.plan import PlanConfig, Planner
-from engine.wire.alert import Alert, Resolution, SamplePosition, encode_alert
+from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, encode_alert
 from engine.wire.control import Control, encode_control
 from engine.wire.frame import decode_frame
 from engine.wire.journal import JournalEntry, decode_entry
@@ -179,6 +179,10 @@ class Site:
             "history_s": 200_000.0,
             "cpu_shape": "one_core",
             "data_ms": changes.get("decided_ms", now_ms),
+            "evidence": (
+                EvidenceItem(signal="silence", nats=6.0),
+                EvidenceItem(signal="cpu", nats=4.0),
+            ),
         }
         return Alert(**(values | changes))
 

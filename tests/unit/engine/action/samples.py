@@ -8,7 +8,7 @@ import msgspec
 from engine.action.admit import History, closed, logged
 from engine.action.catalogue import Policy, parse_policy, read_shipped
 from engine.ports import Look
-from engine.wire.alert import Alert, SamplePosition
+from engine.wire.alert import Alert, EvidenceItem, SamplePosition
 from engine.wire.control import Control
 from engine.wire.order import Closed, Order
 
@@ -43,6 +43,7 @@ def order(under: Policy = POLICY, /, **changes: Any) -> Order:
         "group": "web",
         "opened_ms": NOW_MS - 20_000,
         "history_s": 200_000.0,
+        "signals": ("cpu", "io"),
     }
     return Order(**(values | changes))
 
@@ -126,6 +127,10 @@ def alert(**changes: Any) -> Alert:
         "history_s": 200_000.0,
         "cpu_shape": "one_core",
         "data_ms": changes.get("decided_ms", NOW_MS),
+        "evidence": (
+            EvidenceItem(signal="silence", nats=6.0),
+            EvidenceItem(signal="cpu", nats=4.0),
+        ),
     }
     return Alert(**(values | changes))
 

@@ -5,17 +5,10 @@ import msgspec
 import pytest
 
 from engine.action import admit as module
-from engine.action.admit import (
-    DAY_MS,
-    SENTENCES,
-    Admission,
-    History,
-    admit,
-    closed,
-    effective_mode,
-    logged,
-)
+from engine.action.admit import SENTENCES, Admission, History, admit, closed, logged
 from engine.action.catalogue import Modes, Policy
+from engine.action.present_rules import effective_mode
+from engine.action.question import DAY_MS
 from engine.wire.control import Control
 from engine.wire.order import Order
 from tests.unit.engine.action.samples import (
@@ -56,12 +49,14 @@ class Case(NamedTuple):
 
 
 ROOMY = msgspec.structs.replace(
-    POLICY, limits=msgspec.structs.replace(POLICY.limits, site_per_10min=20, cell_per_10min=20)
+    POLICY, limits=msgspec.structs.replace(POLICY.limits, site_least=20, cell_least=20)
 )
 ONE_A_CELL = msgspec.structs.replace(
-    ROOMY, limits=msgspec.structs.replace(ROOMY.limits, cell_per_10min=1)
+    ROOMY, limits=msgspec.structs.replace(ROOMY.limits, cell_least=1)
 )
 AGAIN = order(step=1)
+MOVING = msgspec.structs.replace(POLICY, modes=Modes(actions={"move_disk": "auto"}))
+APPROVING = msgspec.structs.replace(POLICY, modes=Modes(actions={"reset": "approve"}))
 THIRD_VM = OTHER_VM[:-1] + "3"
 
 
@@ -84,12 +79,20 @@ CASES = (
     Case("no_target", "_no_target", order(vm=OTHER_VM.upper())),
     Case("lifetime", "_lifetime", order(issued_ms=NOW_MS - 1)),
     Case("no_deadline", "_lifetime", order(deadline_ms=NOW_MS + 59_999)),
-    Case("appended_early", "_append_time", order(), at_ms=NOW_MS - 5_001),
-    Case("appended_late", "_append_time", order(), at_ms=NOW_MS + 65_001),
-    Case("migration_target", "_migration_target", order(action="migrate")),
-    Case("migration_target", "_migration_target", order(action="migrate", target="n0")),
-    Case("migration_target", "_migration_target", order(target="n1")),
-    Case("duplicate", "_duplicate", order(), before(4_000.0, node="n8")),
+    Case("appended_early", "append_time", order(), at_ms=NOW_MS - 5_001),
+    Case("appended_late", "append_time", order(), at_ms=NOW_MS + 65_001),
+    Case("bad_target", "_target", order(action="migrate")),
+    Case("bad_target", "_target", order(action="migrate", target="n0")),
+    Case("bad_target", "_target", order(action="migrate", target="*")),
+    Case("bad_target", "_target", order(MOVING, action="move_disk", target="p1"), policy=MOVING),
+    Case(
+        "bad_target",
+        "_target",
+        order(MOVING, action="move_disk", target="p1", disk="vda", pools=("p1",)),
+        policy=MOVING,
+    ),
+    Case("bad_target", "_target", order(target="n1")),
+    Case("duplicate", "duplicate", order(), before(4_000.0, node="n8")),
     Case("gap", "_escalation", AGAIN),
     Case("step_open", "_escalation", AGAIN, before(4_000.0, ends=None)),
     Case("incident_unknown", "_escalation", AGAIN, before(4_000.0, ends="unknown")),
@@ -171,6 +174,30 @@ CASES = (
         "_words",
         order(action="migrate", target="n1"),
         controls=control(scope="node", subject="n1"),
+    ),
+    Case("paused", "_words", order(pools=("p1",)), controls=control(scope="pool", subject="p1")),
+    Case(
+        "paused",
+        "_words",
+        order(MOVING, action="move_disk", target="p2", disk="vda", pools=("p1",)),
+        policy=MOVING,
+        controls=control(scope="pool", subject="p2"),
+    ),
+    Case(
+        "quarantined",
+        "_words",
+        order(),
+        controls=control(kind="quarantine", scope="vm", subject=order().vm),
+    ),
+    Case("signals", "_signals", order(signals=("cpu",))),
+    Case("signals", "_signals", order(action="reboot", signals=("cpu", "hearsay"))),
+    Case("group_sick", "_group_sick", order(action="migrate", target="n1", group_sick=1)),
+    Case(
+        "not_approved",
+        "_mode",
+        order(APPROVING),
+        policy=APPROVING,
+        controls=control(kind="approval", scope="vm", subject="another incident"),
     ),
     Case(
         "maintenance",
@@ -320,7 +347,7 @@ def test_a_control_record_makes_a_policy_stricter_and_never_laxer() -> None:
     assert mode(POLICY, {}) == "auto"
     assert mode(POLICY, control(kind="mode", mode="observe", action="reset")) == "observe"
     assert mode(POLICY, control(kind="mode", mode="observe", action="migrate")) == "auto"
-    assert mode(POLICY, control(kind="mode", mode="approve")) == "observe"
+    assert mode(POLICY, control(kind="mode", mode="approve")) == "approve"
     assert mode(DEFAULT, control(kind="mode", mode="auto")) == "observe"
     tenants = Modes(default="observe", tenants={"acme": {"reset": "auto"}})
     of_tenant = msgspec.structs.replace(POLICY, modes=tenants)

@@ -20,8 +20,24 @@ def test_the_default_only_observes_and_is_as_strict_as_stated() -> None:
     assert policy.mode(tenant="acme", action="reset") == "observe"
     assert policy.limits == parse("").limits
     assert policy.limits.data_age_ms == 120_000
-    assert {step.action for step in policy.ladders["panic_spin"]} == {"reset"}
-    assert [step.action for step in policy.ladders["hung_userland"]] == ["reboot"]
+    assert [step.action for step in policy.ladders["panic_spin"]] == [
+        "reset",
+        "reset",
+        "quarantine",
+    ]
+    assert [step.action for step in policy.ladders["hung_userland"]] == [
+        "save_evidence",
+        "reboot",
+        "notify",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("vms", "site", "cell"), [(0, 2, 1), (299, 2, 2), (1_000, 5, 10), (9_999, 20, 20)]
+)
+def test_budgets_are_shares_with_a_floor_and_a_ceiling(vms: int, site: int, cell: int) -> None:
+    limits = parse("").limits
+    assert (limits.site_budget(vms), limits.cell_budget(vms)) == (site, cell)
 
 
 def test_data_may_be_older_where_sampling_is_slow() -> None:
@@ -66,13 +82,13 @@ def test_a_value_beyond_a_hard_limit_is_refused_with_the_reason(bound: Bound) ->
 
 
 def test_only_a_demo_or_a_lab_may_be_younger_and_busier() -> None:
-    body = "[limits]\nsite_per_10min = 2\nnewborn_s = 0\nnew_log_observe_s = 0\n"
+    body = "[limits]\ncell_least = 2\nnewborn_s = 0\nnew_log_observe_s = 0\n"
     with pytest.raises(SettingsError, match="a production policy may have 0 to 1"):
         parse(body)
     for purpose in ("demo", "lab"):
-        assert parse(body, f'{HEAD}purpose = "{purpose}"\n').limits.site_per_10min == 2
+        assert parse(body, f'{HEAD}purpose = "{purpose}"\n').limits.cell_least == 2
         with pytest.raises(SettingsError, match=f"a {purpose} policy may have 0 to 2"):
-            parse("[limits]\nsite_per_10min = 3\n", f'{HEAD}purpose = "{purpose}"\n')
+            parse("[limits]\ncell_least = 3\n", f'{HEAD}purpose = "{purpose}"\n')
 
 
 @pytest.mark.parametrize(
@@ -82,7 +98,10 @@ def test_only_a_demo_or_a_lab_may_be_younger_and_busier() -> None:
         ("[mode]\n", "no key mode; did you mean modes"),
         ('[ladders]\npanic_spin = [{ acton = "reset" }]\n', "did you mean action"),
         ("[qqqq]\n", "known are version, name"),
-        ('[modes]\ndefault = "approve"\n', "Invalid enum value 'approve'"),
+        ('[modes]\ndefault = "trust"\n', "Invalid enum value 'trust'"),
+        ('[ladders]\nx = [{ action = "reset" }, { action = "migrate" }]\n', "the milder step"),
+        ('[ladders]\nx = [{ action = "quarantine" }, { action = "notify" }]\n', "ends a ladder"),
+        ('[ladders]\nx = [{ action = "reset", grace_s = 9999 }]\n', "must not wait for ever"),
         ('[modes]\nactions = { destroy = "auto" }\n', "Invalid enum value 'destroy'"),
         ('[ladders]\npanic_spin = [{ action = "destroy" }]\n', "Invalid enum value 'destroy'"),
         ('[limits]\nvm_per_24h = "3"\n', "Expected `int`, got `str`"),

@@ -31,6 +31,7 @@ CASES: tuple[tuple[str, str, Order, tuple[Look, ...]], ...] = (
     ("other_run", "_same_run", order(instance=8), pair()),
     ("other_run", "_same_run", order(), pair(instance=8)),
     ("monitor", "_monitor_answers", order(), pair(extra={"monitor": "silent"})),
+    ("opted_out", "_open_to_actions", order(), pair(opted_out=True)),
     ("job", "_no_job", order(), pair(job_active=True)),
     ("state", "_running_or_crashed", order(), pair({"state": "paused"})),
     ("state", "_running_or_crashed", order(), pair(state="shut_off")),
@@ -129,7 +130,7 @@ def test_samples_out_of_order_are_no_look() -> None:
 
 
 def test_an_action_without_a_look_is_refused() -> None:
-    assert ask(order(action="move_disk"), *pair()).rule == "no_look"
+    assert ask(order(action="wipe"), *pair()).rule == "no_look"
 
 
 def test_a_hung_userland_is_rebooted_though_its_kernel_answers() -> None:

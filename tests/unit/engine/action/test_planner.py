@@ -4,83 +4,25 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from engine.action.catalogue import Modes, Policy, Step
+from engine.action.catalogue import Modes, Policy
 from engine.action.events import (
     AlertSeen,
     AppendControl,
-    AppendOrder,
     CaughtUp,
     ClosedSeen,
     ControlSeen,
     Instruction,
     LoadSeen,
     OrderSeen,
-    PlannerEvent,
     Tick,
-    WriteJournal,
 )
 from engine.action.incident import LEGAL, BrokenInvariant, Incident, Phase, moved
-from engine.action.planner import PlannerState, step
+from engine.action.planner import step
+from engine.action.state import PlannerState
 from engine.action.target import CellLoad
-from engine.wire.alert import Alert, EvidenceItem, Resolution
-from engine.wire.order import Closed, Order
+from engine.wire.alert import EvidenceItem
+from tests.unit.engine.action.play import INCIDENT, TWO_RESETS, Play
 from tests.unit.engine.action.samples import NOW_MS, POLICY, VM, alert, control, mark, order
-
-LADDER = (Step(action="reset", deadline_s=300, stable_s=20),) * 2
-TWO_RESETS = msgspec.structs.replace(POLICY, ladders={"panic_spin": LADDER})
-INCIDENT = alert().id
-
-
-class Play:
-    """A planner that is told one thing after the other; `now_s` counts from its start."""
-
-    def __init__(self, policy: Policy = TWO_RESETS, *, live: bool = True) -> None:
-        self.policy = policy
-        self.state = PlannerState(name="p", site="site")
-        self.now_ms = NOW_MS
-        self.offset = 0
-        self.words: list[WriteJournal] = []
-        self.given: list[Order] = []
-        if live:
-            self.feed(CaughtUp(NOW_MS))
-
-    def feed(self, event: PlannerEvent) -> tuple[Instruction, ...]:
-        self.state, done = step(self.state, event, self.policy)
-        self.words += [word for word in done if isinstance(word, WriteJournal)]
-        self.given += [one.order for one in done if isinstance(one, AppendOrder)]
-        return done
-
-    def wait(self, seconds: float) -> None:
-        self.now_ms += round(1000 * seconds)
-        self.feed(Tick(self.now_ms))
-
-    def fires(self, **changes: Any) -> Alert:
-        said = alert(**({"decided_ms": self.now_ms} | changes))
-        self.feed(AlertSeen(said, self.now_ms))
-        return said
-
-    def stands(self, given: Order | None = None) -> Order:
-        """Let the newest order, or another, be read back from the log."""
-        given = given or self.given[-1]
-        self.feed(OrderSeen(given, self.offset, self.now_ms, self.now_ms))
-        self.offset += 1
-        return given
-
-    def ends(self, **changes: Any) -> None:
-        closing: Closed = mark(self.given[-1], time_ms=self.now_ms, **changes)
-        self.feed(ClosedSeen(closing, self.now_ms))
-
-    def resolves(self, *, verified: bool = True, stable_s: float = 30.0) -> None:
-        resolution = Resolution(reason="it booted.", verified=verified, stable_s=stable_s)
-        self.fires(state="resolved", transition=2, resolution=resolution)
-
-    @property
-    def phase(self) -> Phase:
-        return self.state.incidents[INCIDENT].phase
-
-    @property
-    def last(self) -> WriteJournal:
-        return self.words[-1]
 
 
 def called(policy: Policy = TWO_RESETS) -> Play:
@@ -438,7 +380,7 @@ def test_a_newborn_vm_that_says_itself_that_it_crashed_is_ordered() -> None:
     play = Play(msgspec.structs.replace(TWO_RESETS, limits=limits))
     play.fires(history_s=60.0)
     assert play.last.rule == "newborn"
-    play.fires(history_s=60.0, evidence=(told,))
+    play.fires(history_s=60.0, evidence=(told, EvidenceItem(signal="silence", nats=2.0)))
     assert play.given[0].attested
 
 

@@ -3,7 +3,7 @@ from typing import Any
 import msgspec
 
 from engine.action.admit import admit
-from engine.action.storm import AUTHOR, SOURCE, Trouble, storm_pause, troubled
+from engine.action.storm import AUTHOR, SOURCE, Trouble, places_of, storm_pause, troubled
 from engine.wire.control import Control
 from tests.unit.engine.action.samples import NOW_MS, POLICY, alert, control, order
 
@@ -17,7 +17,7 @@ def pause(
     return storm_pause(
         trouble,
         site="site",
-        cell="c0",
+        place=("cell", "c0"),
         vm_count=vm_count,
         controls=controls or {},
         now_ms=NOW_MS,
@@ -93,6 +93,17 @@ def test_firing_and_vetoed_vms_are_in_trouble_and_pending_ones_are_not() -> None
 def test_every_vm_that_a_wider_fault_explains_is_in_trouble() -> None:
     assert told({"scope": "pool", "subject": "p", "vms": ("a", "b")}) == {"a", "b"}
     assert told({"scope": "host", "subject": "n", "vms": ("a", "b")}) == set()
+
+
+def test_the_vms_of_a_silent_host_are_silent() -> None:
+    silent = {"scope": "host", "kind": "host_silence", "subject": "n", "vms": ("a", "b")}
+    assert told(silent) == {"a", "b"}
+
+
+def test_trouble_counts_for_the_cell_the_pools_and_the_networks() -> None:
+    of_vm = alert(pools=("p1",), networks=("br0",))
+    assert set(places_of(of_vm)) == {("cell", "c0"), ("pool", "p1"), ("network", "br0")}
+    assert ("pool", "p2") in set(places_of(alert(scope="pool", subject="p2")))
 
 
 def test_trouble_is_forgotten_after_five_minutes() -> None:

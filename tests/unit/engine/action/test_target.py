@@ -1,7 +1,7 @@
 import pytest
 
 from engine.action.catalogue import Limits
-from engine.action.target import CellLoad, choose_target
+from engine.action.target import CellLoad, Mover, choose_target
 from tests.unit.engine.action.samples import NOW_MS
 
 LIMITS = Limits(target_load_max_ratio=0.7, target_margin_ratio=0.15)
@@ -12,6 +12,7 @@ def choose(nodes: dict[str, float], *, age_ms: int = 0, avoid: frozenset[str] = 
         CellLoad(NOW_MS - age_ms, nodes),
         cell="c0",
         source="n0",
+        mover=Mover("vm"),
         limits=LIMITS,
         now_ms=NOW_MS,
         avoid=avoid,
@@ -49,5 +50,7 @@ def test_a_node_that_people_work_on_is_avoided() -> None:
 
 def test_an_old_picture_chooses_nothing() -> None:
     assert choose({"n0": 0.9, "n1": 0.1}, age_ms=300_001) == "no_load"
-    unseen = choose_target(None, cell="c0", source="n0", limits=LIMITS, now_ms=NOW_MS)
+    unseen = choose_target(
+        None, cell="c0", source="n0", mover=Mover("vm"), limits=LIMITS, now_ms=NOW_MS
+    )
     assert unseen.rule == "no_load"

@@ -97,7 +97,7 @@ def test_taking_a_pause_back_ends_the_storm_breaker_s_too(flatline: Flatline, st
     storm = storm_pause(
         Trouble(dict.fromkeys("abc", SystemClock().now_ms())),
         site="site",
-        cell="c1",
+        place=("cell", "c1"),
         vm_count=0,
         controls={},
         now_ms=SystemClock().now_ms(),

@@ -1,0 +1,275 @@
+"""What time alone brings: deadlines, back-offs, storms, and the next rung of a ladder."""
+
+from dataclasses import replace
+from typing import Final
+
+from engine.action.catalogue import Policy
+from engine.action.events import AppendControl, AppendOrder, Instruction, WriteJournal
+from engine.action.incident import Incident, moved
+from engine.action.ordering import Proposal, Surroundings, answers, propose, propose_undo, rung_of
+from engine.action.present_rules import effective_mode
+from engine.action.question import DAY_MS, Logged
+from engine.action.state import SENTENCES, PlannerState, Stepped, put, told, with_control
+from engine.action.storm import Place, storm_pause
+from engine.action.target import worsened
+from engine.wire.control import Control
+from engine.wire.order import DISRUPTIVE
+
+# How late a record may be read that was in time when it was written.
+_GRACE_MS: Final = 5_000
+# After a move's deadline so long is waited for a minute that tells of its target.
+_SETTLE_MS: Final = 300_000
+
+QUARANTINER: Final = "planner"
+
+
+def every_incident(state: PlannerState, policy: Policy, now_ms: int) -> Stepped:
+    """Let time pass for all: storms first, since they stop what incidents may ask for."""
+    if not state.live:
+        return state, ()
+    state, said = storms(state, now_ms)
+    done: list[Instruction] = list(said)
+    for incident in tuple(state.incidents.values()):
+        if incident.last_ms < now_ms - DAY_MS:
+            kept = {key: kept for key, kept in state.incidents.items() if key != incident.id}
+            state = replace(state, incidents=kept)
+            continue
+        state, more = advance(state, incident, policy, now_ms)
+        done.extend(more)
+    return state, tuple(done)
+
+
+def storms(state: PlannerState, now_ms: int) -> Stepped:
+    """Pause every place whose VMs are in trouble together."""
+    done: list[Instruction] = []
+    for place, trouble in state.trouble.items():
+        pause = storm_pause(
+            trouble,
+            site=state.site,
+            place=place,
+            vm_count=_vm_count(state, place),
+            controls=state.controls,
+            now_ms=now_ms,
+        )
+        if pause is not None:
+            state = with_control(state, pause)
+            sentence = SENTENCES["storm"].format(why=pause.reason)
+            cell = place[1] if place[0] == "cell" else None
+            done += [
+                AppendControl(pause),
+                WriteJournal("control", "storm", sentence, cell=cell, page=True),
+            ]
+    return state, tuple(done)
+
+
+def _vm_count(state: PlannerState, place: Place) -> int:
+    scope, name = place
+    if scope == "cell":
+        return state.loads[name].vm_count if name in state.loads else 0
+    loads = state.loads.values()
+    return sum((load.pools if scope == "pool" else load.networks).get(name, 0) for load in loads)
+
+
+def advance(state: PlannerState, incident: Incident, policy: Policy, now_ms: int) -> Stepped:
+    """Do what time alone brings one incident: deadlines, back-offs, and the next step."""
+    order = incident.order
+    if not state.live:
+        return state, ()
+    match incident.phase:
+        case "watching":
+            return _decide(state, incident, policy, now_ms)
+        case "backing_off" if now_ms >= incident.next_ms:
+            return _decide(state, incident, policy, now_ms)
+        case "ordering" if order is not None and now_ms > order.expires_ms + _GRACE_MS:
+            # It never reached the log, so its number was not used.
+            before = next((e.order for e in reversed(state.history) if _is_of(e, incident)), None)
+            again = moved(incident, "backing_off" if incident.undoing else "watching")
+            return put(state, replace(again, order=before)), ()
+        case "ordered" if order is not None and now_ms > order.deadline_ms + _GRACE_MS:
+            if order.action not in DISRUPTIVE:
+                return evidence_saved(state, incident, saved=False, why=SENTENCES["no_mark"])
+            if order.dry_run:
+                ended = moved(incident, "rehearsed")
+                return put(state, ended), (told(ended, "outcome", "not_rehearsed"),)
+            return _lost(state, incident, SENTENCES["no_mark"])
+        case "verifying" if order is not None and now_ms > order.deadline_ms + _GRACE_MS:
+            if not incident.failing:
+                return _lost(state, incident, SENTENCES["no_verdict"])
+            return _failed(state, incident, policy, now_ms)
+        case "settling":
+            return _settle(state, incident, policy, now_ms)
+        case _:
+            return state, ()
+
+
+def _is_of(entry: Logged, incident: Incident) -> bool:
+    return entry.order.incident == incident.id
+
+
+def _lost(state: PlannerState, incident: Incident, why: str) -> Stepped:
+    ended = moved(incident, "unknown")
+    said = told(ended, "outcome", "unknown", page=True, values={"why": why})
+    return put(state, ended), (said,)
+
+
+def _failed(state: PlannerState, incident: Incident, policy: Policy, now_ms: int) -> Stepped:
+    order = incident.order
+    failed = replace(incident, rung=incident.rung + 1, failing=False)
+    following = rung_of(failed, policy)
+    if following is None:
+        ended = moved(failed, "exhausted")
+        return put(state, ended), (told(ended, "outcome", "exhausted", page=True),)
+    next_ms = now_ms
+    if following.action in DISRUPTIVE:
+        tried = sum(_is_of(e, incident) and e.order.action in DISRUPTIVE for e in state.history)
+        next_ms = max(
+            order.deadline_ms if order else now_ms,
+            incident.called_ms + policy.limits.backoff_ms(max(1, tried)),
+        )
+    waiting = replace(moved(failed, "backing_off"), next_ms=next_ms)
+    wait_s = max(0, next_ms - now_ms) / 1000
+    said = told(waiting, "outcome", "failed", values={"wait_s": wait_s})
+    return put(state, waiting), (said,)
+
+
+def evidence_saved(state: PlannerState, incident: Incident, *, saved: bool, why: str) -> Stepped:
+    """Go on after an agent told what became of the saving of evidence."""
+    said = told(incident, "outcome", "evidence" if saved else "no_evidence", values={"why": why})
+    # It changed nothing, so nothing need be waited for.
+    further = replace(moved(incident, "backing_off"), rung=incident.rung + 1, next_ms=0)
+    return put(state, further), (said,) if state.live else ()
+
+
+def _settle(state: PlannerState, incident: Incident, policy: Policy, now_ms: int) -> Stepped:
+    """See whether a migration's target suffers from it, and take the migration back if so."""
+    order = incident.order
+    if order is None or order.target is None:
+        return put(state, moved(incident, "mended")), ()
+    worse = worsened(
+        state.loads.get(order.cell),
+        target=order.target,
+        limits=policy.limits,
+        since_ms=incident.called_ms,
+    )
+    if worse is None and now_ms <= order.deadline_ms + _SETTLE_MS:
+        return state, ()
+    if not worse:
+        # Nobody said that it suffers: no reason to move a VM that is well.
+        return put(state, moved(incident, "mended")), ()
+    next_ms = max(order.deadline_ms, incident.called_ms + policy.limits.backoff_ms(1))
+    undoing = replace(moved(incident, "backing_off"), undoing=True, next_ms=next_ms)
+    values = {"target": order.target}
+    return put(state, undoing), (told(undoing, "decision", "undoing", page=True, values=values),)
+
+
+def _decide(state: PlannerState, incident: Incident, policy: Policy, now_ms: int) -> Stepped:
+    """Take the next rung, or hold it back and say why once."""
+    alert, rung = incident.alert, rung_of(incident, policy)
+    firing = alert is not None and alert.state == "firing"
+    if incident.undoing:
+        return _ordered(
+            state, incident, propose_undo(incident, _around(state, incident, now_ms), policy)
+        )
+    if alert is None or not firing:
+        return state, ()
+    if rung is None and incident.rung > 0:
+        return put(state, moved(incident, "exhausted")), ()
+    if rung is not None and rung.action == "notify" and answers(rung, alert):
+        said = told(
+            incident,
+            "decision",
+            "notify",
+            page=alert.severity != "info",
+            values={"why": alert.sentence},
+        )
+        further = replace(incident, rung=incident.rung + 1, held_by="")
+        state, more = _decide(put(state, further), further, policy, now_ms)
+        return state, (said, *more)
+    if rung is not None and rung.action == "quarantine" and answers(rung, alert):
+        return quarantined(state, incident, policy, now_ms, SENTENCES["ladder_ends"])
+    proposal = propose(incident, _around(state, incident, now_ms), policy)
+    if proposal.rule == "vm_day":
+        count = policy.limits.vm_per_24h
+        return quarantined(
+            state, incident, policy, now_ms, SENTENCES["crash_loop"].format(count=count)
+        )
+    return _ordered(state, incident, proposal)
+
+
+def _around(state: PlannerState, incident: Incident, now_ms: int) -> Surroundings:
+    # What was handed to the log and is not read back yet is spent all the same.
+    pending = tuple(
+        Logged(other.order, -1, now_ms, admitted=True)
+        for other in state.incidents.values()
+        if other.phase == "ordering" and other.order is not None
+    )
+    alert = incident.alert
+    vm = alert.subject if alert else ""
+    recovery = state.recoveries.get(vm)
+    return Surroundings(
+        site=state.site,
+        planner=state.name,
+        earlier=(*state.history, *pending),
+        controls=state.controls,
+        loads=state.loads,
+        now_ms=now_ms,
+        group_sick=_group_sick(state, incident),
+        recovery_s=recovery.longest_s if recovery else 0.0,
+    )
+
+
+def _group_sick(state: PlannerState, incident: Incident) -> int:
+    """Return how many other members of the VM's group have an alert that fires."""
+    alert = incident.alert
+    if alert is None or alert.group is None:
+        return 0
+    return len(
+        {
+            other.alert.subject
+            for other in state.incidents.values()
+            if other.alert is not None
+            and other.alert.state == "firing"
+            and (other.alert.tenant, other.alert.group) == (alert.tenant, alert.group)
+            and other.alert.subject != alert.subject
+        }
+    )
+
+
+def _ordered(state: PlannerState, incident: Incident, proposal: Proposal) -> Stepped:
+    if proposal.order is None:
+        if proposal.rule == incident.held_by:
+            return state, ()
+        said = told(incident, "refusal", "held", values={"why": proposal.sentence})
+        held = replace(incident, held_by=proposal.rule)
+        return put(state, held), (replace(said, rule=proposal.rule),) if proposal.rule else ()
+    order = proposal.order
+    ordering = replace(moved(incident, "ordering"), order=order, called_ms=0, failing=False)
+    said = told(ordering, "decision", "order", values={"why": proposal.sentence})
+    return put(state, ordering), (AppendOrder(order), said)
+
+
+def quarantined(
+    state: PlannerState, incident: Incident, policy: Policy, now_ms: int, why: str
+) -> Stepped:
+    """Close a VM to machines until a person opens it; where it is only observed, say so."""
+    alert = incident.alert
+    if alert is None:
+        return state, ()
+    ended = moved(incident, "quarantined")
+    mode = effective_mode(
+        policy, state.controls, tenant=alert.tenant, action="reset", now_ms=now_ms
+    )
+    if mode == "observe":
+        said = told(ended, "decision", "not_quarantined", values={"why": f"{why}."})
+        return put(state, ended), (said,)
+    word = Control(
+        kind="quarantine",
+        scope="vm",
+        subject=alert.subject,
+        active=True,
+        by=QUARANTINER,
+        reason=why,
+        time_ms=now_ms,
+    )
+    said = told(ended, "control", "quarantined", page=True, values={"why": f"{why}."})
+    return with_control(put(state, ended), word), (AppendControl(word), said)

@@ -1,0 +1,213 @@
+"""The rules of `admit` that read only the log, and therefore hold for everybody."""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+from uuid import UUID
+
+from engine.action.question import CLOCK_SLACK_MS, DAY_MS, Question, Rule, Said
+from engine.wire.order import DISRUPTIVE, MAX_LIFETIME_MS, Order
+
+_TEN_MINUTES_MS: Final = 600_000
+# A node or a pool by its name, and by no pattern that could mean several.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}")
+
+SENTENCES: Final = {
+    "no_target": "{vm!r} does not name one VM.",
+    "lifetime": "The order would live {lifetime_s:.0f} s; {limit_s} s at most.",
+    "no_deadline": "The order's deadline does not lie after its expiry.",
+    "appended_early": "The log dates the order {early_s:.1f} s before it was given.",
+    "appended_late": "The log took the order {late_s:.1f} s after it had expired.",
+    "bad_target": "{target!r} does not name one other place for the {action} of the VM.",
+    "duplicate": "The order for step {step} of this incident was given before.",
+    "gap": "Step {step} follows no step {before} in the log.",
+    "step_open": "Step {before} of this incident has not ended.",
+    "incident_unknown": "Step {before} ended unknown: no machine acts on this incident again.",
+    "incident_refused": "Step {before} was refused: no machine acts on this incident again.",
+    "backoff": "Step {step} may follow {wait_s:.0f} s later, after its deadline and back-off.",
+    "incident_old": "The incident opened more than a day ago, its first steps cannot be seen.",
+    "vm_in_flight": "Another order for this VM is in flight.",
+    "vm_spacing": "This VM was acted on {ago_s:.0f} s ago; once in {limit_s} s.",
+    "vm_day": "This VM had {count} orders in 24 h; {limit} at most.",
+    "group_in_flight": "Another member of the group {group} is being acted on.",
+    "group_sick": "{count} other members of group {group} are in trouble; this VM is alive.",
+    "node_in_flight": "Another order is in flight on node {node}.",
+    "node_budget": "Node {node} had {count} of {limit} orders in 10 min.",
+    "cell_budget": "Cell {cell} had {count} of {limit} orders in 10 min.",
+    "site_budget": "The site had {count} of {limit} orders in 10 min.",
+}
+
+
+def _no_target(question: Question) -> Said | None:
+    vm = question.order.vm
+    try:
+        well_formed = str(UUID(vm)) == vm and UUID(vm).int != 0
+    except ValueError:
+        well_formed = False
+    return None if well_formed else ("no_target", {"vm": vm})
+
+
+def _lifetime(question: Question) -> Said | None:
+    order = question.order
+    limit_ms = min(MAX_LIFETIME_MS, 1000 * question.policy.limits.order_lifetime_s)
+    lifetime_ms = order.expires_ms - order.issued_ms
+    if not 0 < lifetime_ms <= limit_ms:
+        return "lifetime", {"lifetime_s": lifetime_ms / 1000, "limit_s": limit_ms // 1000}
+    if order.deadline_ms < order.expires_ms:
+        return "no_deadline", {}
+    return None
+
+
+def append_time(question: Question) -> Said | None:
+    """Refuse a date of the log that does not fit the order's own: every limit counts by it."""
+    order, at_ms = question.order, question.at_ms
+    if at_ms < order.issued_ms - CLOCK_SLACK_MS:
+        return "appended_early", {"early_s": (order.issued_ms - at_ms) / 1000}
+    if at_ms > order.expires_ms + CLOCK_SLACK_MS:
+        return "appended_late", {"late_s": (at_ms - order.expires_ms) / 1000}
+    return None
+
+
+def _target(question: Question) -> Said | None:
+    """Refuse a move that does not name one place, and a target where nothing is moved."""
+    order = question.order
+    here = {"migrate": (order.node,), "move_disk": order.pools}.get(order.action)
+    if here is None:
+        wrong = order.target is not None or order.disk is not None
+    else:
+        names = (order.target, order.disk) if order.action == "move_disk" else (order.target,)
+        wrong = order.target in here or not all(_NAME.fullmatch(name or "") for name in names)
+    return ("bad_target", {"target": order.target, "action": order.action}) if wrong else None
+
+
+def duplicate(question: Question) -> Said | None:
+    """Refuse a second order for a step: the first one in the log wins, for ever."""
+    key = (question.order.incident, question.order.step)
+    if any((e.order.incident, e.order.step) == key for e in question.earlier):
+        return "duplicate", {"step": question.order.step}
+    return None
+
+
+def _escalation(question: Question) -> Said | None:
+    """Let a further step run only after the one before it failed, and not in haste."""
+    order = question.order
+    before: Mapping[str, object] = {"step": order.step, "before": order.step - 1}
+    if order.step == 0:
+        return None
+    previous = question.previous()
+    if previous is None:
+        return "gap", before
+    reads = previous.order.action not in DISRUPTIVE
+    if previous.closed is None and not (reads and question.at_ms >= previous.order.deadline_ms):
+        return "step_open", before
+    # Evidence changes nothing, so however its saving ended the next step may follow at once.
+    tried = question.tried()
+    if not tried:
+        return None
+    last = tried[-1]
+    before = {"step": order.step, "before": last.order.step}
+    if last.closed is None:
+        return "step_open", before
+    if last.closed.outcome == "unknown":
+        return "incident_unknown", before
+    if last.closed.outcome == "refused":
+        return "incident_refused", before
+    earliest_ms = max(
+        last.order.deadline_ms,
+        last.closed.time_ms + question.policy.limits.backoff_ms(len(tried)),
+    )
+    if order.action in DISRUPTIVE and question.at_ms < earliest_ms:
+        return "backoff", {**before, "wait_s": (earliest_ms - question.at_ms) / 1000}
+    return None
+
+
+def _incident_old(question: Question) -> Said | None:
+    if question.at_ms - question.order.opened_ms >= DAY_MS:
+        return "incident_old", {}
+    return None
+
+
+def _vm(question: Question) -> Said | None:
+    order, limits = question.order, question.policy.limits
+    mine = [entry for entry in question.spent() if entry.order.vm == order.vm]
+    if any(entry.in_flight(at_ms=question.at_ms) for entry in mine):
+        return "vm_in_flight", {}
+    if len(mine) >= limits.vm_per_24h:
+        return "vm_day", {"count": len(mine), "limit": limits.vm_per_24h}
+    # The next step of the same incident keeps its own distance (`_escalation`), but only
+    # where the step before it was really tried.
+    tried = question.tried()
+    follows = (
+        bool(tried) and tried[-1].closed is not None and (tried[-1].closed.outcome == "returned")
+    )
+    last_ms = max(
+        (e.time_ms for e in mine if not follows or e.order.incident != order.incident), default=None
+    )
+    if last_ms is not None and question.at_ms < last_ms + 1000 * limits.vm_spacing_s:
+        ago_s = (question.at_ms - last_ms) / 1000
+        return "vm_spacing", {"ago_s": ago_s, "limit_s": limits.vm_spacing_s}
+    return None
+
+
+def _group(question: Question) -> Said | None:
+    order = question.order
+    same = [e for e in question.spent() if (e.order.tenant, e.order.group) == owner_of(order)]
+    if order.group is not None and any(e.in_flight(at_ms=question.at_ms) for e in same):
+        return "group_in_flight", {"group": order.group}
+    return None
+
+
+def _group_sick(question: Question) -> Said | None:
+    """Leave a VM that is alive alone while others of its group are not: it may be the last."""
+    order = question.order
+    if order.action in ("migrate", "move_disk") and order.group_sick > 0:
+        return "group_sick", {"count": order.group_sick, "group": order.group}
+    return None
+
+
+def owner_of(order: Order) -> tuple[str | None, str | None]:
+    """Return tenant and group of the order's VM."""
+    return order.tenant, order.group
+
+
+def nodes_of(order: Order) -> set[str]:
+    """Return the nodes an order weighs on: a migration counts at source and target."""
+    goes = order.action == "migrate" and order.target is not None
+    return {order.node, order.target} if goes and order.target else {order.node}
+
+
+def _node(question: Question) -> Said | None:
+    limit = question.policy.limits.node_per_10min
+    if question.order.action not in DISRUPTIVE:
+        return None
+    for node in sorted(nodes_of(question.order)):
+        there = [e for e in question.spent() if node in nodes_of(e.order)]
+        if any(entry.in_flight(at_ms=question.at_ms) for entry in there):
+            return "node_in_flight", {"node": node}
+        recent = [e for e in there if e.time_ms > question.at_ms - _TEN_MINUTES_MS]
+        if len(recent) >= limit:
+            return "node_budget", {"node": node, "count": len(recent), "limit": limit}
+    return None
+
+
+def _cell(question: Question) -> Said | None:
+    cell = question.order.cell
+    limit = question.policy.limits.cell_budget(question.order.cell_vms)
+    count = sum(e.order.cell == cell for e in question.spent(within_ms=_TEN_MINUTES_MS))
+    if question.order.action in DISRUPTIVE and count >= limit:
+        return "cell_budget", {"cell": cell, "count": count, "limit": limit}
+    return None
+
+
+def _site(question: Question) -> Said | None:
+    limit = question.policy.limits.site_budget(question.order.site_vms)
+    count = len(question.spent(within_ms=_TEN_MINUTES_MS))
+    if question.order.action in DISRUPTIVE and count >= limit:
+        return "site_budget", {"count": count, "limit": limit}
+    return None
+
+
+LOG_RULES: Final[tuple[Rule, ...]] = (
+    _no_target, _lifetime, _target, duplicate, append_time, _escalation,
+    _incident_old, _vm, _group, _group_sick, _node, _cell, _site,
+)  # fmt: skip

@@ -1,0 +1,167 @@
+"""The rules of `admit` that also read the clock and the control topic of who asks."""
+
+from collections.abc import Mapping
+from typing import Final, get_args
+
+from engine.action.catalogue import Policy, Signal
+from engine.action.log_rules import nodes_of, owner_of
+from engine.action.question import CLOCK_SLACK_MS, Question, Rule, Said
+from engine.wire.control import Control, Mode
+from engine.wire.order import DESTRUCTIVE, DISRUPTIVE, Action
+
+SIGNALS: Final[frozenset[str]] = frozenset(get_args(Signal))
+# How many independent signals must say that a guest is dead.
+_AGREEING: Final = 2
+_STRICTNESS: Final[tuple[Mode, ...]] = ("observe", "approve", "auto")
+# Kinds of control records that forbid an order, and what each is called in a refusal.
+_WORDS: Final[Mapping[str, str]] = {
+    "pause": "paused", "maintenance": "maintenance", "quarantine": "quarantined",
+}  # fmt: skip
+
+SENTENCES: Final = {
+    "expired": "The order expired {late_s:.1f} s ago.",
+    "from_future": "The order is dated {ahead_s:.1f} s ahead of this clock.",
+    "data_age": "The data behind the order is {age_s:.0f} s old; {limit_s:.0f} s at most.",
+    "data_ahead": "The data behind the order is dated {ahead_s:.1f} s ahead of this clock.",
+    "newborn": "The VM has {history} of history; {limit_s} s are needed before it is touched.",
+    "signals": "Of the independent signals {count} agree; a {action} needs {limit}.",
+    "no_owner": "Tenant or group of the VM is unknown, so nobody agreed to actions on it.",
+    "policy": "The order was given under policy {given}, here {held} holds.",
+    "mode": "Policy lets {action} for tenant {tenant} be rehearsed only.",
+    "not_approved": "The {action} for tenant {tenant} waits for: flatline approve {incident}.",
+    "paused": "{scope} is paused by {by}: {reason}.",
+    "maintenance": "{scope} is in maintenance by {by}: {reason}.",
+    "quarantined": "{scope} is in quarantine by {by}: {reason}.",
+}
+
+
+def _clock(question: Question) -> Said | None:
+    order, now_ms = question.order, question.now_ms
+    if now_ms >= order.expires_ms:
+        return "expired", {"late_s": (now_ms - order.expires_ms) / 1000}
+    if order.issued_ms > now_ms + CLOCK_SLACK_MS:
+        return "from_future", {"ahead_s": (order.issued_ms - now_ms) / 1000}
+    return None
+
+
+def _data_age(question: Question) -> Said | None:
+    age_ms = question.now_ms - question.order.data_ms
+    limit_ms = question.policy.limits.data_age_ms
+    if age_ms < -CLOCK_SLACK_MS:
+        return "data_ahead", {"ahead_s": -age_ms / 1000}
+    if age_ms > limit_ms:
+        return "data_age", {"age_s": age_ms / 1000, "limit_s": limit_ms / 1000}
+    return None
+
+
+def _newborn(question: Question) -> Said | None:
+    order, limit_s = question.order, question.policy.limits.newborn_s
+    known_s = -1.0 if order.history_s is None else order.history_s
+    if order.action in DISRUPTIVE and known_s < limit_s and not order.attested:
+        history = "an unknown time" if order.history_s is None else f"{known_s:.0f} s"
+        return "newborn", {"history": history, "limit_s": limit_s}
+    return None
+
+
+def _signals(question: Question) -> Said | None:
+    """Refuse to tear a guest down on the word of one signal."""
+    order = question.order
+    agreeing = set(order.signals) & SIGNALS
+    if order.action in DESTRUCTIVE and len(agreeing) < _AGREEING:
+        return "signals", {"action": order.action, "count": len(agreeing), "limit": _AGREEING}
+    return None
+
+
+def _no_owner(question: Question) -> Said | None:
+    return None if all(owner_of(question.order)) else ("no_owner", {})
+
+
+def _policy(question: Question) -> Said | None:
+    words = [c for c in question.controls.values() if c.kind == "policy" and c.policy]
+    in_force = [c.policy for c in words if c.holds(now_ms=question.now_ms)]
+    given, held = question.order.policy, question.policy.hash
+    if given == held and all(word == held for word in in_force):
+        return None
+    return "policy", {"given": given, "held": held if given != held else in_force[0]}
+
+
+def _mode(question: Question) -> Said | None:
+    order = question.order
+    if order.dry_run:
+        return None
+    mode = effective_mode(
+        question.policy,
+        question.controls,
+        tenant=order.tenant,
+        action=order.action,
+        now_ms=question.now_ms,
+    )
+    said = {"action": order.action, "tenant": order.tenant, "incident": order.incident}
+    if mode == "observe":
+        return "mode", said
+    if mode == "approve" and not _approved(question):
+        return "not_approved", said
+    return None
+
+
+def _approved(question: Question) -> bool:
+    order = question.order
+    return any(
+        control.kind == "approval"
+        and control.subject == order.incident
+        and control.action in (None, order.action)
+        and control.holds(now_ms=question.now_ms)
+        for control in question.controls.values()
+    )
+
+
+def effective_mode(
+    policy: Policy,
+    controls: Mapping[bytes, Control],
+    *,
+    tenant: str | None,
+    action: Action,
+    now_ms: int,
+) -> Mode:
+    """Return the strictest mode: a control record may tighten the policy, never loosen it."""
+    modes = [policy.mode(tenant=tenant, action=action)]
+    modes += [
+        control.mode or "observe"
+        for control in controls.values()
+        if control.kind == "mode"
+        and control.action in (None, action)
+        and (control.scope == "site" or (control.scope, control.subject) == ("tenant", tenant))
+        and control.holds(now_ms=now_ms)
+    ]
+    return min(modes, key=_STRICTNESS.index)
+
+
+def _words(question: Question) -> Said | None:
+    """Refuse where a person's or a breaker's word covers the VM or what it hangs on.
+
+    Where an order does not say on which pools, networks or zone its VM hangs, a word about
+    one of those is taken as a word about everything.
+    """
+    order = question.order
+    covered = {("cell", order.cell), ("vm", order.vm), ("tenant", order.tenant)}
+    covered |= {("node", node) for node in nodes_of(order)}
+    covered |= {("pool", pool) for pool in order.pools}
+    if order.action == "move_disk":
+        covered.add(("pool", order.target))
+    covered |= {("network", network) for network in order.networks}
+    covered.add(("zone", order.zone))
+    known = {"zone": order.zone, "pool": order.pools, "network": order.networks}
+    for control in question.controls.values():
+        name = _WORDS.get(control.kind)
+        if name is None or not control.holds(now_ms=question.now_ms):
+            continue
+        unseen = control.scope == "site" or not known.get(control.scope, True)
+        if unseen or (control.scope, control.subject) in covered:
+            scope = f"{control.scope} {control.subject}".strip().capitalize()
+            return name, {"scope": scope, "by": control.by, "reason": control.reason}
+    return None
+
+
+PRESENT_RULES: Final[tuple[Rule, ...]] = (
+    _clock, _data_age, _newborn, _signals, _no_owner, _policy, _mode, _words,
+)  # fmt: skip

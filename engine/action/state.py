@@ -1,0 +1,108 @@
+"""What a planner knows, and how it puts its words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from engine.action.admit import History
+from engine.action.catalogue import NOUNS
+from engine.action.events import Instruction, WriteJournal
+from engine.action.incident import Incident
+from engine.action.storm import Place, Trouble
+from engine.action.target import CellLoad
+from engine.wire.control import Control
+from engine.wire.journal import EntryKind
+
+SENTENCES: Final = {
+    "order": "Ordered: {why}",
+    "held": "{vm} is not touched: {why}",
+    "called": "The {action} of {vm} was carried out; the engine's word is awaited.",
+    "rehearsed": "The rehearsal of the {action} of {vm} passed every guard; nothing was done.",
+    "not_rehearsed": "The rehearsal of the {action} of {vm} was not finished by any agent.",
+    "refused": "The agent refused the {action} of {vm}: {why} A person must look.",
+    "unknown": "What the {action} did to {vm} is unknown: {why} No machine acts on this incident"
+    " again; a person must look.",
+    "not_attempted": "The {action} of {vm} was not attempted: {why} It may be ordered again later.",
+    "verified": "{vm} is well again after the {action}: {why}",
+    "briefly_stable": "{vm} is well again after the {action}, but was watched {stable_s:.0f} s of"
+    " {wanted_s} s only: {why}",
+    "resolved": "{vm} is well again by itself: {why}",
+    "failed": "The {action} did not help {vm}; the next step may follow in {wait_s:.0f} s.",
+    "exhausted": "No step of the catalogue helped {vm}. A person must look.",
+    "notify": "A person must look at {vm}: {why}",
+    "evidence": "Evidence of {vm} was saved: {why}",
+    "no_evidence": "No evidence of {vm} was saved: {why}",
+    "settling": "{vm} is well again after the {action}; its target {target} is watched.",
+    "undoing": "The {action} of {vm} made {target} suffer; it is to be taken back.",
+    "undone": "The {action} of {vm} was taken back.",
+    "quarantined": "{vm} is in quarantine: {why}",
+    "not_quarantined": "{vm} would be in quarantine, but is only observed: {why}",
+    "crash_loop": "it had {count} repairs within 24 h and died again",
+    "ladder_ends": "the catalogue ends with it",
+    "storm": "{why}: no actions there until a person clears it or 30 min of calm.",
+    "no_mark": "no agent told the end before the deadline.",
+    "no_verdict": "the engine said nothing about it before the deadline.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """The longest time in which a VM helped itself lately, and when that was last seen."""
+
+    longest_s: float
+    seen_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerState:
+    """Everything a planner knows. `name` and `site` are its own; `recoveries` is by UUID text."""
+
+    name: str
+    site: str
+    live: bool = False
+    history: History = ()
+    incidents: Mapping[str, Incident] = field(default_factory=dict)
+    controls: Mapping[bytes, Control] = field(default_factory=dict)
+    loads: Mapping[str, CellLoad] = field(default_factory=dict)
+    trouble: Mapping[Place, Trouble] = field(default_factory=dict)
+    recoveries: Mapping[str, Recovery] = field(default_factory=dict)
+
+
+Stepped = tuple[PlannerState, tuple[Instruction, ...]]
+
+
+def put(state: PlannerState, incident: Incident) -> PlannerState:
+    """Return the state with one incident as it is now."""
+    return replace(state, incidents={**state.incidents, incident.id: incident})
+
+
+def with_control(state: PlannerState, control: Control) -> PlannerState:
+    """Return the state with one more word of control."""
+    return replace(state, controls={**state.controls, control.key(): control})
+
+
+def told(
+    incident: Incident,
+    kind: EntryKind,
+    rule: str,
+    *,
+    page: bool = False,
+    values: Mapping[str, object] | None = None,
+) -> WriteJournal:
+    """Return the journal entry for `rule`, its sentence filled from the incident."""
+    order, alert = incident.order, incident.alert
+    known = {
+        "vm": order.vm if order else alert.subject if alert else "the VM",
+        "action": NOUNS.get(order.action, order.action) if order else "no action",
+        "kind": alert.kind if alert else "the fault",
+    }
+    return WriteJournal(
+        kind=kind,
+        rule=rule,
+        sentence=SENTENCES[rule].format(**known, **(values or {})),
+        incident=incident.id,
+        step=order.step if order else None,
+        vm=known["vm"] if order or alert else None,
+        cell=order.cell if order else alert.cell if alert else None,
+        page=page,
+    )

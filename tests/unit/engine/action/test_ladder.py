@@ -1,0 +1,291 @@
+"""What the catalogue's rungs are: evidence, words to people, quarantine, grace, moves undone."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.action.catalogue import Modes, Policy, Step, parse_policy, read_shipped
+from engine.action.events import LoadSeen
+from engine.action.target import CellLoad, NodeRoom
+from engine.wire.alert import EvidenceItem
+from tests.unit.engine.action.play import TWO_RESETS, Play
+from tests.unit.engine.action.samples import NOW_MS, OTHER_VM, VM
+
+EVERYTHING = Modes(default="auto")
+
+
+def policy(*steps: Step, kind: str = "panic_spin", modes: Modes = EVERYTHING) -> Policy:
+    return msgspec.structs.replace(TWO_RESETS, modes=modes, ladders={kind: steps})
+
+
+EVIDENCE_FIRST = policy(Step(action="save_evidence"), Step(action="reset"), Step(action="notify"))
+
+
+@pytest.mark.parametrize("outcome", ["returned", "refused", "unknown", "not_attempted"])
+def test_evidence_comes_first_and_never_holds_the_repair_up(outcome: str) -> None:
+    play = Play(EVIDENCE_FIRST)
+    play.fires()
+    assert play.stands().action == "save_evidence"
+    play.ends(outcome=outcome)
+    assert play.last.rule == ("evidence" if outcome == "returned" else "no_evidence")
+    play.wait(1)
+    assert [given.action for given in play.given] == ["save_evidence", "reset"]
+    assert [given.step for given in play.given] == [0, 1]
+
+
+def test_evidence_that_no_agent_saved_is_waited_for_until_its_deadline() -> None:
+    play = Play(EVIDENCE_FIRST)
+    play.fires()
+    play.stands()
+    play.wait(299)
+    play.fires()
+    assert len(play.given) == 1
+    play.wait(7)
+    play.fires()
+    play.wait(1)
+    assert play.given[-1].action == "reset"
+
+
+def test_evidence_spends_no_budget_and_is_saved_of_a_newborn_too() -> None:
+    play = Play(policy(Step(action="save_evidence"), Step(action="notify")))
+    for number in range(10):
+        other = {"id": f"{number:032x}", "subject": f"{VM[:-2]}{number:02}", "cell": f"c{number}"}
+        play.fires(**other, history_s=1.0)
+    assert len(play.given) == 10
+
+
+def test_a_rung_for_people_tells_them_and_ends_the_ladder() -> None:
+    play = Play(policy(Step(action="notify"), kind="mem_leak"))
+    play.fires(kind="mem_leak", suggested_action="alert")
+    assert play.last.page
+    assert play.last.sentence == f"A person must look at {VM}: It spins and its disks are silent."
+    play.wait(1)
+    play.fires(kind="mem_leak", suggested_action="alert")
+    assert len(play.words) == 1
+    assert play.phase == "exhausted"
+
+
+def test_a_quarantine_closes_the_vm_to_machines_until_a_person_opens_it() -> None:
+    play = Play(policy(Step(action="quarantine"), kind="crash_loop"))
+    play.fires(kind="crash_loop", suggested_action="alert")
+    (word,) = play.said
+    assert (word.kind, word.scope, word.subject, word.until_ms) == ("quarantine", "vm", VM, None)
+    assert play.last.page
+    play.policy = TWO_RESETS
+    play.fires(id="b" * 32)
+    assert play.last.rule == "quarantined"
+    assert not play.given
+
+
+def test_who_only_observes_is_told_of_a_quarantine_and_nothing_is_closed() -> None:
+    play = Play(policy(Step(action="quarantine"), kind="crash_loop", modes=Modes()))
+    play.fires(kind="crash_loop", suggested_action="alert")
+    assert play.last.rule == "not_quarantined"
+    assert not play.said
+
+
+def test_a_crash_loop_is_quarantined_after_three_repairs_in_a_day() -> None:
+    play = Play(policy(Step(action="reset")))
+    for number in range(4):
+        play.fires(id=f"{number:032x}", decided_ms=play.now_ms, opened_ms=play.now_ms)
+        if play.said:
+            break
+        play.stands()
+        play.ends()
+        play.fires(id=f"{number:032x}", state="resolved", transition=2)
+        play.wait(1_801)
+    assert len(play.given) == 3
+    assert play.said[0].reason == "it had 3 repairs within 24 h and died again"
+
+
+def test_a_step_waits_for_the_grace_of_the_catalogue() -> None:
+    play = Play(policy(Step(action="reset", grace_s=120)))
+    play.fires(opened_ms=NOW_MS)
+    assert play.last.rule == "grace"
+    play.wait(119)
+    assert not play.given
+    play.wait(1)
+    assert len(play.given) == 1
+
+
+def test_a_vm_that_helped_itself_before_is_given_a_little_more_time() -> None:
+    play = Play()
+    play.resolves(verified=False, id="c" * 32, opened_ms=NOW_MS - 80_000)
+    play.fires(opened_ms=NOW_MS)
+    assert play.last.rule == "grace"
+    play.wait(99.5)
+    assert not play.given
+    play.wait(0.5)
+    assert len(play.given) == 1
+
+
+def test_what_was_learned_ends_with_the_limit_and_holds_for_one_vm() -> None:
+    play = Play()
+    play.resolves(verified=False, id="c" * 32, opened_ms=NOW_MS - 601_000)
+    play.resolves(verified=True, id="d" * 32, opened_ms=NOW_MS - 80_000)
+    play.resolves(verified=False, id="e" * 32, subject=OTHER_VM, opened_ms=NOW_MS - 80_000)
+    play.fires(opened_ms=NOW_MS)
+    assert len(play.given) == 1
+
+
+def test_a_guest_that_tells_of_its_panic_is_not_waited_for() -> None:
+    play = Play()
+    play.resolves(verified=False, id="c" * 32, opened_ms=NOW_MS - 80_000)
+    told = (EvidenceItem(signal="told", nats=15.0), EvidenceItem(signal="silence", nats=3.0))
+    play.fires(opened_ms=NOW_MS, evidence=told)
+    assert len(play.given) == 1
+
+
+def test_a_veto_of_the_engine_holds_what_disrupts_and_not_what_only_reads() -> None:
+    play = Play(EVIDENCE_FIRST)
+    play.fires(vetoes=("crash_dump",))
+    play.stands()
+    play.ends()
+    play.wait(1)
+    assert (
+        play.last.sentence == f"{VM} is not touched: the engine names what forbids it: crash_dump."
+    )
+    assert [given.action for given in play.given] == ["save_evidence"]
+
+
+def test_a_step_that_needs_a_signal_waits_for_it() -> None:
+    play = Play(policy(Step(action="reset", needs=("memory",))))
+    play.fires()
+    assert play.last.rule == "needs"
+    items = [EvidenceItem(signal=name, nats=2.0) for name in ("silence", "balloon")]
+    play.fires(evidence=tuple(items))
+    assert play.given[0].signals == ("io", "memory")
+
+
+def test_one_signal_alone_leads_to_no_reset() -> None:
+    play = Play()
+    play.fires(evidence=(EvidenceItem(signal="cpu", nats=9.0),))
+    assert play.last.rule == "signals"
+
+
+def test_a_disk_moves_to_the_first_pool_of_the_policy_that_is_open() -> None:
+    moving = policy(Step(action="move_disk"), kind="degrading_storage")
+    moving = msgspec.structs.replace(moving, pools={"p1": ("p2", "p3")})
+    changes: dict[str, Any] = {"kind": "degrading_storage", "suggested_action": "move_disk"}
+    play = Play(moving)
+    play.fires(**changes, pools=("p1",))
+    assert play.last.rule == "no_disk"
+    play.fires(**changes, pools=("p9",), disk="vda")
+    assert play.last.rule == "no_pool"
+    play.fires(**changes, pools=("p1",), disk="vda")
+    (given,) = play.given
+    assert (given.action, given.disk, given.target, given.pools) == (
+        "move_disk",
+        "vda",
+        "p2",
+        ("p1",),
+    )
+
+
+MOVING = policy(Step(action="migrate", deadline_s=900), kind="node_contention")
+
+
+def moved(loads: dict[str, float]) -> Play:
+    """Return a planner whose migration from n0 to n1 was verified, told what the nodes carry."""
+    play = Play(MOVING)
+    play.feed(LoadSeen("c0", CellLoad(NOW_MS - 60_000, {"n0": 0.95, "n1": 0.2}), play.now_ms))
+    play.fires(kind="node_contention", suggested_action="migrate")
+    given = play.stands()
+    assert (given.target, given.source_load_ratio, given.target_load_ratio) == ("n1", 0.95, 0.2)
+    play.wait(30)
+    play.ends()
+    play.wait(70)
+    play.resolves(kind="node_contention")
+    assert play.last.rule == "settling"
+    play.feed(LoadSeen("c0", CellLoad(play.now_ms, loads), play.now_ms))
+    play.wait(1)
+    return play
+
+
+def test_a_migration_whose_target_is_well_is_done() -> None:
+    assert moved({"n0": 0.6, "n1": 0.6}).phase == "mended"
+
+
+def test_a_migration_that_worsens_its_target_is_taken_back_by_a_new_order() -> None:
+    play = moved({"n0": 0.5, "n1": 0.95})
+    assert play.last.rule == "undoing"
+    assert play.last.page
+    play.wait(780)
+    assert len(play.given) == 1
+    for _ in range(30):
+        play.feed(LoadSeen("c0", CellLoad(play.now_ms, {"n0": 0.5, "n1": 0.95}), play.now_ms))
+        play.wait(10)
+        if len(play.given) == 2:
+            break
+    first, back = play.given
+    assert (back.step, back.action, back.node, back.target) == (1, "migrate", "n1", "n0")
+    assert back.instance == 70
+    assert back.issued_ms >= first.deadline_ms
+    play.stands()
+    play.ends(node="n1")
+    assert play.last.rule == "undone"
+    assert play.phase == "mended"
+
+
+def test_a_target_of_which_nobody_tells_is_left_as_it_is() -> None:
+    play = moved({})
+    play.wait(1_200)
+    assert play.phase == "mended"
+
+
+@pytest.mark.parametrize(
+    ("room", "rule"),
+    [
+        (NodeRoom(cores=4, memory_available_bytes=2e9), ""),
+        (NodeRoom(cores=4, memory_available_bytes=1e9), "no_target_node"),
+        (NodeRoom(cores=4), "no_target_node"),
+        (
+            NodeRoom(cores=4, memory_available_bytes=2e9, groups=frozenset({"acme/web"})),
+            "no_target_node",
+        ),
+        (NodeRoom(cores=1, memory_available_bytes=2e9), "no_target_node"),
+    ],
+)
+def test_a_target_has_the_memory_the_cores_and_no_member_of_the_group(
+    room: NodeRoom, rule: str
+) -> None:
+    play = Play(MOVING)
+    load = CellLoad(
+        NOW_MS - 60_000, {"n0": 0.95, "n1": 0.5}, rooms={"n1": room}, vm_cores={VM: 0.5}
+    )
+    play.feed(LoadSeen("c0", load, play.now_ms))
+    play.fires(kind="node_contention", suggested_action="migrate", memory_bytes=1_500_000_000)
+    assert (play.given == []) == bool(rule)
+    assert not rule or play.last.rule == rule
+
+
+def test_a_vm_is_not_moved_back_to_a_node_it_left_today() -> None:
+    play = Play(MOVING)
+    play.feed(LoadSeen("c0", CellLoad(NOW_MS, {"n0": 0.95, "n1": 0.2}), play.now_ms))
+    play.fires(kind="node_contention", suggested_action="migrate")
+    play.stands()
+    play.ends()
+    play.wait(3_600)
+    play.feed(LoadSeen("c0", CellLoad(play.now_ms, {"n0": 0.1, "n1": 0.95}), play.now_ms))
+    again = {"id": "b" * 32, "kind": "node_contention", "suggested_action": "migrate"}
+    play.fires(**again, node="n1", opened_ms=play.now_ms)
+    assert play.last.rule == "no_target_node"
+
+
+def test_a_living_vm_is_left_alone_while_its_group_is_sick() -> None:
+    play = Play(MOVING)
+    play.feed(LoadSeen("c0", CellLoad(NOW_MS, {"n0": 0.95, "n1": 0.2}), play.now_ms))
+    play.fires(id="b" * 32, subject=OTHER_VM, suggested_action="reboot")
+    play.fires(kind="node_contention", suggested_action="migrate")
+    assert play.last.rule == "group_sick"
+
+
+def test_every_kind_that_the_engine_names_has_a_shipped_ladder() -> None:
+    shipped = parse_policy(read_shipped("default"), source="default")
+    kinds = {
+        "panic_spin", "panic_halt", "hung_userland", "hung_io", "boot_stuck", "crash_loop",
+        "degrading_storage", "node_contention", "noisy_neighbour", "mem_leak", "cpu_runaway",
+        "crash_reboot", "vm_silence",
+    }  # fmt: skip
+    assert kinds <= set(shipped.ladders)
