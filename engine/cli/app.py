@@ -203,6 +203,32 @@ def evaluate(
         console().print(f"{evaluation.pages} pages of what went wrong in {folder / PAGES}.")
 
 
+@app.command()
+def forecast(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="Path prefix of a dataset (PREFIX_traces.csv.gz or PREFIX_stream.csv.gz)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Table to write, gzipped where it ends in .gz.")],
+    judged: Annotated[
+        bool, typer.Option("--score", help="Judge the forecasts by what came of them.")
+    ] = False,
+) -> None:
+    """Forecast CPU, memory, disk and network 5 min, 30 min and 24 h ahead, with intervals."""
+    from engine.cli.forecast import run_forecast, told_verdicts
+    from engine.wiring import open_traces
+
+    outcome = run_forecast(open_traces(dataset), out=out, judged=judged)
+    console().print(
+        f"{outcome.rows:,} forecasts of {outcome.series} series stand in {out};"
+        f" {outcome.us_per_update:.2f} μs for all horizons of a series and update."
+    )
+    if judged:
+        console().print(told_verdicts(outcome.verdicts))
+
+
 Vm = Annotated[str, typer.Argument(help="UUID of the VM.")]
 Cell = Annotated[
     str | None, typer.Option(help="Cell in which the VM runs; by default this node's.")

@@ -1,0 +1,1 @@
+"""What planners ask: what will be used, what still fits, when a pool is full. Pure."""

@@ -1,0 +1,140 @@
+"""Forecasts of many series that share a step: the state as one array, a row a series."""
+
+from collections.abc import Mapping
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.kernels.forecast import fold_step
+from models.kernels.forecast_row import (
+    AGE,
+    BANDS,
+    DAY,
+    HORIZON_COUNT,
+    SLOT_S,
+    constants,
+    layout,
+    new_series,
+    profile_of,
+    start_from,
+)
+from models.protocol import Arrays
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+# Before three days of its own, a series has nothing to teach others.
+GROWN_UP_S: Final = 3 * 86_400
+# A profile of fewer series would be the habits of one VM.
+_TEACHERS: Final = 3
+# After so long without a step everything is of another time; unknown steps are not replayed.
+_LONGEST_HOLE_S: Final = 2 * 86_400
+
+
+class Forecaster:
+    """`count` series on a grid of steps of `step_s` seconds.
+
+    Attributes
+    ----------
+    state
+        Shape (count, layout.size), float32: all that was learned; a row may be copied.
+    number
+        The last step folded (its end in s since the epoch, divided by `step_s`), 0 for none.
+    """
+
+    def __init__(self, count: int, *, step_s: int) -> None:
+        self.plan = layout(step_s)
+        self.step_s = step_s
+        self.number = 0
+        self.state = new_series(count, self.plan)
+        self._weights = constants(step_s)
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def fold(self, values: F64, number: int) -> F32:
+        """Fold the step that ends at `number * step_s` and return the forecasts made then.
+
+        Parameters
+        ----------
+        values
+            Shape (count,): means over the step, ≥ 0; NaN is unknown.
+        number
+            Steps that were left out since the last one are unknown; one that is not later
+            than the last is an error of the caller.
+
+        Returns
+        -------
+        Shape (count, horizons, `BANDS`); NaN where nothing is forecast.
+
+        Raises
+        ------
+        ValueError
+            `number` is not after the last step.
+        """
+        if self.number and number <= self.number:
+            raise ValueError(f"step {number} is not after step {self.number}")
+        last = self.number or number - 1
+        if (number - last) * self.step_s > _LONGEST_HOLE_S:
+            self.state = new_series(len(self.state), self.plan)
+            last = number - 1
+        out = np.empty((len(self.state), HORIZON_COUNT * len(BANDS)), np.float32)
+        unknown = np.full(len(self.state), np.nan)
+        for step in range(last + 1, number + 1):
+            fold_step(
+                self.state,
+                values if step == number else unknown,
+                step,
+                int(step * self.step_s % SLOT_S == 0),
+                self.plan.start,
+                self.plan.steps,
+                self._weights,
+                out,
+            )
+        self.number = number
+        return out.reshape(-1, HORIZON_COUNT, len(BANDS))
+
+    def is_new(self) -> NDArray[np.bool_]:
+        """Return which series have had no known value yet."""
+        new: NDArray[np.bool_] = self.state[:, AGE] == 0.0
+        return new
+
+    def profile(self, members: Indices) -> F32 | None:
+        """Return what grown-up series among `members` have in common; None if too few are."""
+        grown_up = members[self.state[members, AGE] >= GROWN_UP_S / self.step_s]
+        if len(grown_up) < _TEACHERS:
+            return None
+        return profile_of(self.state[grown_up], self.plan)
+
+    def start(self, members: Indices, profile: F32) -> None:
+        """Let new series begin with the widths and habits of their class."""
+        rows = self.state[members]
+        start_from(rows, self.plan, profile)
+        self.state[members] = rows
+
+    def rearranged(self, places: Indices) -> Self:
+        """Return series in another order: row i is row `places[i]` of this one, -1 a new one."""
+        moved = type(self)(len(places), step_s=self.step_s)
+        kept = np.flatnonzero(places >= 0)
+        moved.state[kept] = self.state[places[kept]]
+        moved.number = self.number
+        return moved
+
+    def to_arrays(self) -> Arrays:
+        """Return the whole state by name; the arrays are the live ones."""
+        return {"state": self.state, "steps": np.array([self.step_s, self.number], np.int64)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Self:
+        """Return the series that `to_arrays` came from, able to go on bit for bit."""
+        step_s, number = (int(value) for value in arrays["steps"])
+        state = np.array(arrays["state"], np.float32)
+        forecaster = cls(0, step_s=step_s)
+        forecaster.state = state
+        forecaster.number = number
+        return forecaster
+
+
+__all__ = ["BANDS", "DAY", "Forecaster"]

@@ -1,0 +1,81 @@
+"""What a forecast's candidates are made of: medians and habits, read from a series' row."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.kernels._jit import inlined
+from models.kernels.forecast_row import (
+    DAY,
+    PART_SLOTS,
+    PART_SORTED,
+    SLOTS,
+    WINDOW,
+)
+
+F32 = NDArray[np.float32]
+
+
+@inlined
+def median_3(a: float, b: float, c: float) -> float:
+    """Return the median of three."""
+    return max(min(a, b), min(max(a, b), c))
+
+
+@inlined
+def median_5(a: float, b: float, c: float, d: float, e: float) -> float:
+    """Return the median of five."""
+    # Of two sorted pairs neither the least nor the greatest of the four can be the median.
+    low = max(min(a, b), min(c, d))
+    high = min(max(a, b), max(c, d))
+    return median_3(e, low, high)
+
+
+@inlined
+def slot_at(row: F32, place: int) -> float:
+    """Return a slot's mean; `place` counts from the ring's start, up to a ring before it."""
+    return np.float64(row[PART_SLOTS + (place if place >= 0 else place + SLOTS)])
+
+
+@inlined
+def band9(x: float) -> int:
+    """Return in which of 9 bands a signed distance lies."""
+    size = abs(x)
+    step = 0 if size <= 0.1 else 1 if size <= 0.5 else 2 if size <= 1.5 else 3 if size <= 4.0 else 4
+    return 4 + step if x > 0.0 else 4 - step
+
+
+@inlined
+def band5(x: float) -> int:
+    """Return in which of 5 bands a signed distance lies."""
+    size = abs(x)
+    step = 0 if size <= 0.1 else 1 if size <= 1.0 else 2
+    return 2 + step if x > 0.0 else 2 - step
+
+
+@inlined
+def same_time(row: F32, place: int) -> float:
+    """Return the median over three days of the median around one time of day."""
+    first = around(row, place - DAY)
+    second = around(row, place - 2 * DAY)
+    return median_3(first, second, around(row, place - 3 * DAY + 1))
+
+
+@inlined
+def around(row: F32, place: int) -> float:
+    """Return the median of a slot and its two neighbours."""
+    return median_3(slot_at(row, place - 1), slot_at(row, place), slot_at(row, place + 1))
+
+
+@inlined
+def replace_sorted(row: F32, left: np.float32, entered: np.float32) -> None:
+    """Let one value leave the sorted window and another one enter it."""
+    place = 0
+    while place < WINDOW - 1 and row[PART_SORTED + place] < left:
+        place += 1
+    while place > 0 and row[PART_SORTED + place - 1] > entered:
+        row[PART_SORTED + place] = row[PART_SORTED + place - 1]
+        place -= 1
+    while place < WINDOW - 1 and row[PART_SORTED + place + 1] < entered:
+        row[PART_SORTED + place] = row[PART_SORTED + place + 1]
+        place += 1
+    row[PART_SORTED + place] = entered

@@ -1,0 +1,192 @@
+import numpy as np
+import pytest
+from river import stats, time_series
+
+from models.kernels import forecast
+from models.kernels.forecast_row import (
+    AGE,
+    BANDS,
+    EW_FAST,
+    HOLT_LEVEL,
+    HOLT_TREND,
+    HORIZON_COUNT,
+    constants,
+    layout,
+    new_series,
+)
+from tests.reference.forecast_twin import ForecastTwin
+
+START = 5_000_000 * 12
+FOLDS = pytest.mark.parametrize(
+    "fold", [forecast.fold_step, forecast.fold_step.py_func], ids=["compiled", "python"]
+)
+
+
+class Series:
+    """Series that begin at `START`, folded a step at a time."""
+
+    def __init__(self, count=1, *, step_s=300, fold=forecast.fold_step):
+        self.plan = layout(step_s)
+        self.weights = constants(step_s)
+        self.per_slot = 300 // step_s
+        self.state = new_series(count, self.plan)
+        self.out = np.empty((count, HORIZON_COUNT * len(BANDS)), np.float32)
+        self.number = START * self.per_slot
+        self.fold = fold
+
+    def step(self, values):
+        self.number += 1
+        closes = int(self.number % self.per_slot == 0)
+        self.fold(
+            self.state,
+            np.atleast_1d(np.asarray(values, np.float64)),
+            self.number,
+            closes,
+            self.plan.start,
+            self.plan.steps,
+            self.weights,
+            self.out,
+        )
+        return self.out.reshape(-1, HORIZON_COUNT, len(BANDS)).copy()
+
+
+def daily(steps, *, seed, noise=0.5, step_s=300):
+    rng = np.random.default_rng(seed)
+    hours = np.arange(steps) * step_s / 3600
+    shape = 20 + 8 * np.sin(hours / 24 * 2 * np.pi)
+    return np.maximum(shape + rng.normal(0, noise, steps), 0)
+
+
+@pytest.mark.parametrize("step_s", [300, 60])
+@FOLDS
+def test_forecast_matches_its_naive_twin(fold, step_s):
+    compiled = fold is forecast.fold_step
+    steps = 700 if compiled else 60
+    rng = np.random.default_rng(7)
+    values = daily(steps, seed=3, noise=2.0, step_s=step_s)
+    values[rng.random(steps) < 0.05] *= 4
+    values[rng.random(steps) < 0.03] = np.nan
+    series, twin = Series(step_s=step_s, fold=fold), ForecastTwin(step_s=step_s)
+    for value in values:
+        made = series.step(value)[0]
+        expected = twin.learn_one(None if np.isnan(value) else float(value), series.number)
+        if expected is None:
+            assert np.isnan(made).all()
+            continue
+        for horizon, bands in enumerate(expected):
+            if bands is None:
+                assert np.isnan(made[horizon]).all()
+            else:
+                np.testing.assert_allclose(made[horizon], bands, rtol=2e-3, atol=2e-3)
+
+
+def test_river_candidates_are_rivers_own():
+    series, mean = Series(), stats.EWMean(fading_factor=0.5)
+    holt = time_series.HoltWinters(alpha=0.3, beta=0.1)
+    values = daily(300, seed=1)
+    # River's Holt takes its first level from the second value, ours from the first.
+    for value in values[:1]:
+        series.step(value)
+        mean.update(float(value))
+        holt.learn_one(float(value))
+    for value in values[1:]:
+        series.step(value)
+        mean.update(float(value))
+        holt.learn_one(float(value))
+    row = series.state[0]
+    assert row[EW_FAST] == pytest.approx(mean.get(), rel=1e-5)
+    # Whatever they began with has faded after 300 steps.
+    assert row[HOLT_LEVEL] + row[HOLT_TREND] == pytest.approx(holt.forecast(1)[0], rel=1e-3)
+
+
+def test_constant_series_is_forecast_exactly_with_no_width():
+    series = Series()
+    for _ in range(2500):
+        made = series.step(19.63)[0]
+    assert np.array_equal(made[:, 0], np.full(3, np.float32(19.63)))
+    assert (made[:, 2] - made[:, 1] < 1e-4).all()
+    assert (made[:, 1] <= np.float32(19.63)).all()
+    assert (made[:, 2] >= np.float32(19.63)).all()
+
+
+@pytest.mark.parametrize(("horizon", "ahead"), [(0, 1), (1, 6)])
+def test_intervals_keep_their_promise_on_noise_level_shift_and_spikes(horizon, ahead):
+    rng = np.random.default_rng(5)
+    values = daily(6000, seed=2, noise=1.5)
+    values[3000:] *= 3
+    values[rng.random(6000) < 0.02] += 60
+    series = Series()
+    made = np.array([series.step(value)[0, horizon] for value in values])
+    made, outcome = made[2016:-ahead], values[2016 + ahead :].astype(np.float32)
+    wide = (made[:, 1] <= outcome) & (outcome <= made[:, 2])
+    narrow = (made[:, 3] <= outcome) & (outcome <= made[:, 4])
+    assert 0.88 <= wide.mean() <= 0.92
+    assert 0.47 <= narrow.mean() <= 0.53
+
+
+def test_noisy_daily_series_is_forecast_better_than_by_its_last_value():
+    values = daily(5000, seed=4, noise=2.0)
+    series = Series()
+    made = np.array([series.step(value)[0, :, 0] for value in values])
+    for horizon, ahead in ((0, 1), (1, 6)):
+        miss = np.abs(made[2016:-ahead, horizon] - values[2016 + ahead :]).mean()
+        persisted = np.abs(values[2016:-ahead] - values[2016 + ahead :]).mean()
+        assert miss < 0.8 * persisted
+
+
+def test_tomorrow_is_forecast_by_its_habit():
+    values = daily(288 * 12, seed=6, noise=0.2)
+    series = Series()
+    made = np.array([series.step(value)[0, 2] for value in values])
+    miss = np.abs(made[2016:-288, 0] - values[2016 + 288 :]).mean()
+    assert miss < 0.5
+
+
+def test_unknown_steps_are_not_forecast_and_teach_nothing():
+    series = Series()
+    for value in daily(400, seed=8):
+        series.step(value)
+    before = series.state.copy()
+    made = series.step(np.nan)
+    assert np.isnan(made).all()
+    head = before[0, :AGE], series.state[0, :AGE]
+    assert np.array_equal(*head)
+    assert np.isfinite(series.step(20.0)[0]).all()
+
+
+def test_nothing_is_forecast_below_zero():
+    rng = np.random.default_rng(9)
+    series = Series(20)
+    for _ in range(600):
+        made = series.step(np.where(rng.random(20) < 0.8, 0.0, rng.exponential(5, 20)))
+        assert (made >= 0).all()
+    assert (made[:, :, 1] <= made[:, :, 0]).all()
+    assert (made[:, :, 0] <= made[:, :, 2]).all()
+
+
+def test_series_do_not_touch_each_other():
+    values = np.stack([daily(400, seed=s) for s in (1, 2, 3)], axis=1)
+    values[100, 1] = np.nan
+    together, alone = Series(3), Series(1)
+    for row in values:
+        made = together.step(row)
+        single = alone.step(row[1])
+    assert np.array_equal(made[1], single[0], equal_nan=True)
+    assert np.array_equal(together.state[1], alone.state[0], equal_nan=True)
+
+
+def test_a_forecast_depends_on_nothing_that_comes_later():
+    values = daily(800, seed=11)
+    changed = values.copy()
+    changed[500:] += 100
+    one, other = Series(), Series()
+    for number, (a, b) in enumerate(zip(values, changed, strict=True)):
+        same = np.array_equal(one.step(a), other.step(b), equal_nan=True)
+        assert same == (number < 500)
+        if number > 500:
+            break
+
+
+def test_steps_that_do_not_divide_a_slot_are_refused():
+    with pytest.raises(ValueError, match="do not divide"):
+        layout(7)
