@@ -34,7 +34,6 @@ from engine.settings import Settings
 if TYPE_CHECKING:
     from connectors.kafka.config import KafkaConfig
     from connectors.simulator.fleet import Fleet
-    from connectors.traces.dataset import Dataset
     from engine.evaluation.truth import Occurrence
 
 _log = structlog.get_logger()
@@ -206,19 +205,6 @@ def open_recording(source: str) -> Recording:
     if (Path(source) / FILE_NAME).exists():
         return FrameRecording(Path(source), widen=widen)
     return DatasetRecording(open_dataset(source))
-
-
-def open_traces(prefix: str) -> "Dataset":
-    """Return the dataset that a path prefix names, for what reads its samples without frames.
-
-    Raises
-    ------
-    SettingsError
-        There is none, or its tables cannot be used.
-    """
-    from connectors.traces.dataset import open_dataset
-
-    return open_dataset(prefix)
 
 
 def read_truth(events: Path) -> "list[Occurrence]":

@@ -217,10 +217,10 @@ def forecast(
     ] = False,
 ) -> None:
     """Forecast CPU, memory, disk and network 5 min, 30 min and 24 h ahead, with intervals."""
+    from connectors.traces.dataset import open_dataset
     from engine.cli.forecast import run_forecast, told_verdicts
-    from engine.wiring import open_traces
 
-    outcome = run_forecast(open_traces(dataset), out=out, judged=judged)
+    outcome = run_forecast(open_dataset(dataset), out=out, judged=judged)
     console().print(
         f"{outcome.rows:,} forecasts of {outcome.series} series stand in {out};"
         f" {outcome.us_per_update:.2f} μs for all horizons of a series and update."

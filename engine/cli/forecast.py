@@ -9,20 +9,18 @@ import gzip
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
+from typing import Final, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from connectors.traces.dataset import Dataset
+from connectors.traces.slots import Slot
 from engine.capacity.judge import Judge, Verdict
 from engine.errors import SettingsError, StateUnwritable
 from models.forecaster import Forecaster
 from models.kernels.forecast_row import BANDS, HORIZONS_S, SLOT_S
-
-if TYPE_CHECKING:
-    from connectors.traces.dataset import Dataset
-    from connectors.traces.slots import Slot
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -79,7 +77,7 @@ class _Step(NamedTuple):
     time_s: F64
 
 
-def step_of(dataset: "Dataset") -> int:
+def step_of(dataset: Dataset) -> int:
     """Return the step a dataset is forecast on: minutes, or its own 5 minutes.
 
     Raises
@@ -95,7 +93,7 @@ def step_of(dataset: "Dataset") -> int:
     return _MINUTE_S if dataset.interval_s <= _MINUTE_S else SLOT_S
 
 
-def run_forecast(dataset: "Dataset", *, out: Path, judged: bool) -> Outcome:
+def run_forecast(dataset: Dataset, *, out: Path, judged: bool) -> Outcome:
     """Write the forecasts of a dataset to `out` (gzipped where it ends in .gz).
 
     Raises
@@ -142,7 +140,7 @@ def _opened(out: Path) -> contextlib.AbstractContextManager[TextIO]:
     return out.open("w", encoding="utf-8", newline="")
 
 
-def _steps(dataset: "Dataset", step_s: int) -> Iterator[_Step]:
+def _steps(dataset: Dataset, step_s: int) -> Iterator[_Step]:
     """Yield closed steps; several samples of one step are its mean."""
     units = np.array([[unit] for _, unit in METRICS])
     vcpus = np.array([vm.vcpus for vm in dataset.vms], np.float64)
@@ -164,7 +162,7 @@ def _steps(dataset: "Dataset", step_s: int) -> Iterator[_Step]:
         yield _closed(begun, number, units, vcpus)
 
 
-def _closed(slots: list["Slot"], number: int, units: F64, vcpus: F64) -> _Step:
+def _closed(slots: list[Slot], number: int, units: F64, vcpus: F64) -> _Step:
     times = np.stack([slot.time_s for slot in slots])
     if len(slots) == 1:
         values = slots[0].values
