@@ -20,6 +20,7 @@
         ├── SnapshotDamaged      a snapshot whose bytes do not match its manifest
         ├── SnapshotTooNew       a snapshot written by a later release
         ├── StateUnwritable      a folder or file that must be durable cannot be written
+        ├── KeyDamaged           a private key of this installation is no key
         └── AlreadyRunning       a second process of a role that may exist once
 
 Messages name what failed, where, and what to do about it. Whoever catches a
@@ -127,6 +128,10 @@ class SnapshotTooNew(StateError):
 
 class StateUnwritable(StateError):
     """A folder or file that must be durable cannot be written."""
+
+
+class KeyDamaged(StateError):
+    """A private key of this installation cannot be read as one."""
 
 
 class AlreadyRunning(StateError):

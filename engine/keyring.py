@@ -35,7 +35,9 @@ def own_key(folder: Path, signer: Signer) -> Ed25519PrivateKey:
     StateUnwritable
         The folder cannot be written.
     SettingsError
-        The file is no key, or other users can read it.
+        Other users can read the file.
+    KeyDamaged
+        The file is no key.
     """
     path = folder / f"{signer}.key"
     try:

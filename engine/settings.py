@@ -33,7 +33,8 @@ _NOT_SETTINGS: Final = (CONFIG_VARIABLE, "FLATLINE_CACHE", "FLATLINE_LAB_")
 _FREE: Final = ("act.targets.",)
 DEFAULT_FILE: Final = Path("/etc/flatline/flatline.toml")
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
+NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
 
 
 def _state_folder() -> Path:
@@ -370,6 +371,13 @@ def _read(file: Path) -> str:
 
 def _check_name(name: str, where: str) -> None:
     known = list(setting_names())
+    sections = {whole.rpartition(".")[0] for whole in known} - {""}
+    if name in sections and where.startswith((PREFIX, "--set")):
+        inside = next(whole for whole in known if whole.startswith(f"{name}."))
+        write = inside
+        if where.startswith(PREFIX):
+            write = f"{PREFIX}{inside.upper().replace('.', '__')}"
+        raise SettingsError(f"{where}: {name} is a section: name a setting in it, as {write}.")
     # What stands below a mapping is named by the user, and pydantic checks it.
     if name in known or name.startswith(_FREE):
         return

@@ -4,7 +4,6 @@ Adapters are imported where they are needed and nowhere else, so that a collecto
 agent never loads the kernels, and a machine without libvirt runs everything but its node.
 """
 
-import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import (
     AbstractAsyncContextManager,
@@ -12,7 +11,7 @@ from contextlib import (
     asynccontextmanager,
     nullcontext,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,29 +25,23 @@ from engine.action.catalogue import Policy, parse_policy, read_shipped
 from engine.action.keys import TrustedKeys
 from engine.errors import SettingsError
 from engine.keyring import own_key, trusted_keys
-from engine.ports import Clock, Hypervisor, LedgerStore, Log, Recording, Verbs
+from engine.ports import Hypervisor, LedgerStore, Log, Recording, Verbs
 from engine.roles.health import STUCK_AFTER_S, Health, Verdict
 from engine.roles.run import Opener, Role
 from engine.settings import Settings
+from engine.site_log import Process as Process
+from engine.site_log import create_topics as create_topics
+from engine.site_log import kafka_config as kafka_config
+from engine.site_log import open_log as open_log
+from engine.site_log import topic_problems as topic_problems
 
 if TYPE_CHECKING:
-    from connectors.kafka.config import KafkaConfig
     from connectors.simulator.fleet import Fleet
     from engine.evaluation.truth import Occurrence
 
 _log = structlog.get_logger()
 
 Connect = Callable[[], AbstractAsyncContextManager[Log]]
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """What all roles of one process share; `run` names this life of it."""
-
-    settings: Settings
-    clock: Clock
-    health: Health
-    run: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
 def process(settings: Settings) -> Process:
@@ -83,96 +76,6 @@ def probes(process: Process) -> AbstractAsyncContextManager[object]:
             yield
 
     return served()
-
-
-def open_log(process: Process, *, frames: bool = False) -> AbstractAsyncContextManager[Log]:
-    """Return the site's log, to be entered; which one is a matter of settings.
-
-    Parameters
-    ----------
-    frames
-        Whether frames are read for a group: then, on Kafka, through what
-        `log.kafka.consumer` says.
-    """
-    settings = process.settings
-    if settings.log.kind == "embedded":
-        from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-
-        config = EmbeddedConfig(
-            folder=settings.log_folder,
-            partitions=settings.log.partitions,
-            max_bytes=settings.log.max_bytes,
-        )
-        return EmbeddedLog(config, clock=process.clock)
-    kafka = kafka_config(settings, run=process.run)
-    if frames and settings.log.kafka.consumer == "faust":
-        from connectors.kafka.faust_worker import FaustKafkaLog
-
-        return FaustKafkaLog(kafka)
-    from connectors.kafka.log import KafkaLog
-
-    return KafkaLog(kafka)
-
-
-def kafka_config(settings: Settings, *, run: str = "") -> "KafkaConfig":
-    """Return what the Kafka adapter is told.
-
-    Raises
-    ------
-    SettingsError
-        The password's file cannot be read.
-    """
-    from connectors.kafka.config import KafkaConfig, KafkaSecurity
-
-    kafka = settings.log.kafka
-    return KafkaConfig(
-        bootstrap=kafka.bootstrap,
-        client_id=f"flatline-{settings.site.node}-{run}".rstrip("-"),
-        partitions=settings.log.partitions,
-        replication=kafka.replication,
-        topic_prefix=kafka.topic_prefix,
-        # Shorter than the silence after which a part of a process counts as stuck.
-        connect_timeout_s=STUCK_AFTER_S / 3,
-        security=KafkaSecurity(
-            protocol=kafka.security,
-            mechanism=kafka.mechanism,
-            username=kafka.username,
-            password=kafka.secret(),
-            ca_file=kafka.ca_file,
-            cert_file=kafka.cert_file,
-            key_file=kafka.key_file,
-        ),
-    )
-
-
-async def topic_problems(process: Process) -> tuple[str, ...]:
-    """Return one sentence for each way in which the log differs from what is declared.
-
-    Raises
-    ------
-    LogRefused, LogUnreachable
-        Nobody can be asked; the message tells a wrong password from an absent broker.
-    """
-    if process.settings.log.kind == "embedded":
-        return ()  # it makes its topics itself
-    from connectors.kafka.security import probe
-    from connectors.kafka.topics import describe_problems
-
-    config = kafka_config(process.settings)
-    await probe(config)
-    return await describe_problems(config)
-
-
-async def create_topics(process: Process) -> tuple[str, ...]:
-    """Make the topics that Kafka lacks, and return their names."""
-    if process.settings.log.kind == "embedded":
-        return ()
-    from connectors.kafka.security import probe
-    from connectors.kafka.topics import create_topics
-
-    config = kafka_config(process.settings)
-    await probe(config)
-    return await create_topics(config)
 
 
 def policy_of(settings: Settings, *, shipped: str = "default") -> Policy:
@@ -267,7 +170,10 @@ def authority(settings: Settings, *, shipped: str = "default") -> Authority:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One node: where it stands, and how collector and agent reach it; `real` has real VMs."""
+    """One node: where it stands, and how collector and agent reach it.
+
+    `alone` holds off a second agent of the same hypervisor; `real` has real VMs.
+    """
 
     zone: str
     cell: str
@@ -275,6 +181,7 @@ class Node:
     hypervisor: Callable[[], Hypervisor]
     verbs: Callable[[], Verbs]
     ledger: Callable[[], AbstractContextManager[LedgerStore]]
+    alone: Callable[[], AbstractContextManager[None]]
     real: bool
 
 
@@ -301,6 +208,12 @@ def libvirt_node(settings: Settings) -> Node:
 
         return EmbeddedLedger(folder / f"agent-{place.node}.sqlite")
 
+    def alone() -> AbstractContextManager[None]:
+        from connectors.embedded.lock import held_on_this_machine
+
+        uri = settings.act.libvirt_uri
+        return held_on_this_machine(f"act {uri}", what=f"agent of {uri}")
+
     return Node(
         zone=place.zone,
         cell=place.cell,
@@ -308,6 +221,7 @@ def libvirt_node(settings: Settings) -> Node:
         hypervisor=hypervisor,
         verbs=verbs,
         ledger=ledger,
+        alone=alone,
         real=True,
     )
 
@@ -324,6 +238,7 @@ def simulated_nodes(fleet: "Fleet") -> tuple[Node, ...]:
             hypervisor=partial(fleet.hypervisor, name),
             verbs=partial(fleet.verbs, name),
             ledger=partial(EmbeddedLedger, None),
+            alone=nullcontext,
             real=False,
         )
         for name in fleet.nodes
@@ -409,8 +324,8 @@ def act_opener(process: Process, connect: Connect, node: Node, authority: Author
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
-        # The ledger first: whoever holds it is the node's agent.
-        with node.ledger() as ledger:
+        # The locks first: whoever holds them is the node's agent, whatever its settings say.
+        with node.alone(), node.ledger() as ledger:
             async with connect() as log, node.verbs() as verbs:
                 yield Agent(
                     log=log,

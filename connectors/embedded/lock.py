@@ -1,9 +1,15 @@
-"""A lock that at most one process holds and that dies with its holder."""
+"""Locks that at most one process holds and that die with their holder."""
 
 import fcntl
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Self
+
+from engine.errors import AlreadyRunning
 
 
 class FileLock:
@@ -51,3 +57,32 @@ def holder_of(path: Path) -> str:
     except (OSError, UnicodeDecodeError):
         return "another process"
     return f"process {pid}" if pid else "another process"
+
+
+@contextmanager
+def held_on_this_machine(name: str, *, what: str) -> Iterator[None]:
+    """Hold `name` on this machine for the length of the block, whatever folders are set.
+
+    A name in the abstract socket namespace (unix(7)) is bound by one process at a time, needs
+    no folder that two users could write, and is given back by the kernel.
+
+    Parameters
+    ----------
+    what
+        What holds it, for the message: "agent of qemu:///system".
+
+    Raises
+    ------
+    AlreadyRunning
+        Another process holds it.
+    """
+    address = f"\0flatline-{sha256(name.encode()).hexdigest()[:32]}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as held:
+        try:
+            held.bind(address)
+        except OSError as error:
+            raise AlreadyRunning(
+                f"another process of this machine is the {what} already: two would act twice."
+                " Stop it, or leave it the work."
+            ) from error
+        yield

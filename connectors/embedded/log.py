@@ -87,6 +87,7 @@ class EmbeddedLog:
         self._bells: dict[str, _Bell] = {}
         self._groups_in_memory: set[tuple[str, str]] = set()
         self._identity = ""
+        self._files: dict[Path, tuple[int, int]] = {}
 
     async def __aenter__(self) -> Self:
         folder = self._config.folder
@@ -121,6 +122,8 @@ class EmbeddedLog:
                 self._bells[topic.name] = _Bell()
             births = {name: store.id for name, store in self._topics.items()}
             self._identity = _identify(config.folder and config.folder / "log.sqlite", births)
+            if config.folder is not None:
+                self._files = {path: _which(path) for path in config.folder.glob("*.sqlite")}
         except BaseException:
             self._close()
             raise
@@ -242,7 +245,13 @@ class EmbeddedLog:
         return self._topic(topic).partitions
 
     async def identity(self) -> str:
-        """Return the random id drawn when the log was made, or lost one of its topics."""
+        """Return the random id drawn when the log was made, or lost one of its topics.
+
+        Files that were deleted or put back under this process are another log than the one it
+        has open: what others append now never reaches it.
+        """
+        if any(_which(path) != opened for path, opened in self._files.items()):
+            return f"{self._identity}, but its files were replaced"
         return self._identity
 
     async def wait_for_append(self, topic: str, wait_s: float) -> None:
@@ -388,6 +397,15 @@ def _opening(folder: Path | None) -> Iterator[None]:
         # Held for the milliseconds of another process' opening, so waiting here is fine.
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _which(path: Path) -> tuple[int, int]:
+    """Return what tells one file from another of the same name; zeros where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _identify(path: Path | None, births: Mapping[str, str]) -> str:

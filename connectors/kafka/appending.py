@@ -122,7 +122,7 @@ class Appender:
     async def _discard(self, producer: AIOKafkaProducer) -> None:
         if self._producer is producer:
             self._producer = None
-            _log.warning("kafka_producer_replaced")
+            _log.warning("The producer was beyond repair and is replaced.")
             await _close(producer)
 
     async def close(self) -> None:

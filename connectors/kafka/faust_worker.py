@@ -172,7 +172,9 @@ async def _stop(app: faust.App) -> None:
         async with asyncio.timeout(_STOP_TIMEOUT_S):
             await app.stop()
     except TimeoutError:
-        _log.warning("faust_did_not_stop", after_s=_STOP_TIMEOUT_S)
+        _log.warning(
+            "The Faust worker did not stop in time and is left behind.", after_s=_STOP_TIMEOUT_S
+        )
 
 
 class FaustSubscription:
@@ -266,7 +268,7 @@ class FaustSubscription:
         self._expected.clear()
         self.progress.assign(self._assigned)
         self._changed.set()
-        _log.info("kafka_assigned", group=self._group, partitions=sorted(self._assigned))
+        _log.info("Partitions are assigned.", group=self._group, partitions=sorted(self._assigned))
 
     async def poll(self, *, max_records: int, wait_s: float) -> Delivery:
         """See `engine.ports.Subscription`."""

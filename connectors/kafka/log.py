@@ -51,7 +51,7 @@ class KafkaLog:
         await self._wait_for_broker()
         if self.config.create_topics:
             for name in await create_topics(self.config):
-                _log.info("kafka_topic_created", topic=name)
+                _log.info("A topic was created.", topic=name)
         self._cluster_id, counts = await partition_counts(self.config)
         prefix = self.config.topic_prefix
         self._partitions = {name.removeprefix(prefix): count for name, count in counts.items()}
@@ -84,7 +84,9 @@ class KafkaLog:
             except LogUnreachable as error:
                 if loop.time() + wait_s > deadline:
                     raise
-                _log.warning("kafka_is_away", reason=str(error), next_try_s=wait_s)
+                _log.warning(
+                    f"{error} Is log.kafka.bootstrap right? Trying again.", next_try_s=wait_s
+                )
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LAST_WAIT_S)
 

@@ -72,7 +72,7 @@ class Reach:
 
     def _answered(self) -> None:
         if self._away_since_s is not None and self._tell_at_s > 0.0:
-            _log.info("kafka_is_back", client=self._name, away_s=round(self.away_s, 1))
+            _log.info("Kafka answers again.", client=self._name, away_s=round(self.away_s, 1))
         self._away_since_s = None
         self._tell_at_s = 0.0
         self._failures = 0
@@ -88,7 +88,10 @@ class Reach:
         if away_s >= _TELL_AFTER_S and now_s >= self._tell_at_s:
             self._tell_at_s = now_s + _TELL_AGAIN_S
             _log.warning(
-                "kafka_is_away", client=self._name, away_s=round(away_s, 1), next_try_s=next_try_s
+                "Kafka does not answer; trying on.",
+                client=self._name,
+                away_s=round(away_s, 1),
+                next_try_s=next_try_s,
             )
         return next_try_s
 

@@ -105,7 +105,7 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
         """Take what this member holds from now on."""
         self._assigned = frozenset(at.partition for at in assigned)
         self.progress.assign(self._assigned)
-        _log.info("kafka_assigned", group=self._group, partitions=sorted(self._assigned))
+        _log.info("Partitions are assigned.", group=self._group, partitions=sorted(self._assigned))
 
     async def poll(self, *, max_records: int, wait_s: float) -> Delivery:
         """See `engine.ports.Subscription`."""
@@ -157,7 +157,10 @@ async def commit_held(commit: Awaitable[None], group: str) -> None:
     except LogError as error:
         if not isinstance(error.__cause__, CommitFailedError | IllegalStateError):
             raise
-        _log.info("kafka_commit_overtaken", group=group)
+        _log.info(
+            "A commit came after the group was shared out anew; what it was for is read again.",
+            group=group,
+        )
 
 
 def make_progress(config: KafkaConfig, topic: str, *, group: str) -> Progress:

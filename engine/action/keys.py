@@ -14,9 +14,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from engine.errors import RecordRejected, SettingsError
+from engine.errors import KeyDamaged, RecordRejected, SettingsError
 from engine.wire.control import Control, decode_control
 from engine.wire.order import KEY_HEADER, Closed, Order, check_signature, decode_order, key_id
+
+_MADE_ANEW = (
+    "Move it away and a new one is made at the next start; the .pub beside it must then go to"
+    " every trusted folder again."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +102,15 @@ def parse_private_key(pem: bytes, *, source: str) -> Ed25519PrivateKey:
 
     Raises
     ------
-    SettingsError
+    KeyDamaged
         It is no unencrypted Ed25519 private key.
     """
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError) as error:
-        raise SettingsError(f"{source} is no private key in PEM: {error}.") from error
+        raise KeyDamaged(f"{source} is no private key in PEM. {_MADE_ANEW}") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise SettingsError(f"{source} holds a private key, but not an Ed25519 one.")
+        raise KeyDamaged(f"{source} holds a private key, but not an Ed25519 one. {_MADE_ANEW}")
     return key
 
 

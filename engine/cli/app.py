@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from engine.errors import SettingsError
@@ -58,13 +59,18 @@ def console(*, stderr: bool = False) -> Console:
 
 def settings_of(file: Path | None, sets: list[str] | None) -> Settings:
     """Return the settings of one command line."""
+    return load_settings(file, flags=flags_of(sets))[0]
+
+
+def flags_of(sets: list[str] | None) -> dict[str, str]:
+    """Return what `--set` gave, by name."""
     flags: dict[str, str] = {}
     for text in sets or []:
         setting, equals, value = text.partition("=")
-        if not equals:
+        if not equals or not setting.strip():
             raise SettingsError(f"--set {text}: write NAME=VALUE, as log.kind=kafka.")
         flags[setting.strip()] = value
-    return load_settings(file, flags=flags)[0]
+    return flags
 
 
 @app.command()
@@ -260,10 +266,10 @@ def _owner_event(
     file: Path | None,
     sets: list[str] | None,
 ) -> None:
-    from engine.cli.words import append_owner_event, parse_vm, with_log
+    from engine.cli.words import append_owner_event, parse_name, parse_vm, with_log
 
     settings = settings_of(file, sets)
-    where, uuid = cell or settings.site.cell, parse_vm(vm)
+    where, uuid = parse_name(cell or settings.site.cell, what="cell"), parse_vm(vm)
     with_log(
         settings,
         lambda here, log: append_owner_event(
@@ -293,9 +299,7 @@ def pause_on(
 
     with_log(
         settings_of(file, sets),
-        lambda here, log: append_pause(
-            here, log, scope=scope, active=True, reason=reason, minutes=minutes
-        ),
+        lambda here, log: append_pause(here, log, scope=scope, reason=reason, minutes=minutes),
     )
     until = "until `flatline pause off`" if minutes is None else f"for {minutes:g} min"
     console().print(f"Nothing is done to {scope} {until}.")
@@ -308,15 +312,15 @@ def pause_off(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Take a pause back."""
-    from engine.cli.words import append_pause, with_log
+    """Take a pause back; exit code 1 if there was none."""
+    from engine.cli.words import end_pause, with_log
 
-    with_log(
-        settings_of(file, sets),
-        lambda here, log: append_pause(
-            here, log, scope=scope, active=False, reason=reason, minutes=None
-        ),
+    was_paused = with_log(
+        settings_of(file, sets), lambda here, log: end_pause(here, log, scope=scope, reason=reason)
     )
+    if not was_paused:
+        console().print(f"{scope} was not paused: `flatline pause show` lists what is.")
+        raise typer.Exit(1)
     console().print(f"The pause of {scope} is over.")
 
 
@@ -325,22 +329,22 @@ def pause_show(file: File = None, sets: Sets = None) -> None:
     """List every pause and other word that holds now."""
     from engine.cli.words import controls_in_force, with_log
 
-    controls = with_log(settings_of(file, sets), controls_in_force)
+    controls = with_log(settings_of(file, sets), controls_in_force, reading=True)
     if not controls:
         console().print("Nothing is paused.")
         return
-    table = Table("kind", "scope", "until", "by", "reason")
+    table = Table("kind", "scope", "holds", "by", "reason")
     for control in controls:
         scope = f"{control.scope}:{control.subject}" if control.subject else control.scope
-        table.add_row(control.kind, scope, _moment(control.until_ms), control.by, control.reason)
+        until = "taken back" if control.until_ms is None else _moment(control.until_ms)
+        row = (control.kind, scope, f"until {until}", control.by, control.reason)
+        table.add_row(*map(escape, row))
     console().print(table)
 
 
-def _moment(time_ms: int | None) -> str:
+def _moment(time_ms: int) -> str:
     from datetime import UTC, datetime
 
-    if time_ms is None:
-        return "taken back"
     return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="seconds")
 
 
@@ -378,9 +382,16 @@ def audit_verify(file: File = None, sets: Sets = None) -> None:
     """Check every writer's chain for edits, gaps and cuts; exit code 1 if there are any."""
     from engine.action.chain import verify
     from engine.cli.audit import read_journal
-    from engine.cli.words import with_log
+    from engine.cli.words import name_of, with_log
 
-    entries = with_log(settings_of(file, sets), read_journal)
+    settings = settings_of(file, sets)
+    entries = with_log(settings, read_journal, reading=True)
+    if not entries:
+        console().print(
+            f"The journal is empty, so nothing was checked: {name_of(settings)}. Is it the one"
+            " you mean?"
+        )
+        raise typer.Exit(1)
     findings = verify(entries)
     for finding in findings:
         console().print(finding)
@@ -402,12 +413,14 @@ def audit_show(
     from engine.cli.audit import read_journal
     from engine.cli.words import with_log
 
-    entries = with_log(settings_of(file, sets), read_journal)
+    entries = with_log(settings_of(file, sets), read_journal, reading=True)
     chosen = [
         entry
         for entry in sorted(entries, key=lambda entry: entry.time_ms)
         if vm in (None, entry.vm) and incident in (None, entry.incident)
     ]
+    if not chosen:
+        console().print(f"None of {len(entries)} entries is meant.")
     for entry in chosen[-last:]:
         console().print(f"{_moment(entry.time_ms)}  {entry.kind:8}  {entry.sentence}")
 
@@ -443,7 +456,7 @@ def doctor(
     table = Table("part", "", "what to know or do")
     for check in checks:
         style = {"well": "green", "note": "yellow", "ill": "bold red"}[check.finding]
-        table.add_row(check.part, f"[{style}]{check.finding}[/]", check.sentence)
+        table.add_row(check.part, f"[{style}]{check.finding}[/]", escape(check.sentence))
     console().print(table)
     raise typer.Exit(1 if any(check.finding == "ill" for check in checks) else 0)
 
@@ -456,9 +469,15 @@ def config_show(file: File = None, sets: Sets = None) -> None:
 
 @config.command("check")
 def config_check(file: File = None, sets: Sets = None) -> None:
-    """Check file, environment and flags, and say which file was read."""
-    settings_of(file, sets).log.kafka.secret()
-    console().print("The settings can be used.")
+    """Check file, environment and flags, what they name, and say which file was read."""
+    from engine.settings import DEFAULT_FILE
+    from engine.wiring import policy_of
+
+    settings, read = load_settings(file, flags=flags_of(sets))
+    settings.log.kafka.secret()
+    policy_of(settings)
+    whence = f"{read} was read" if read else f"no file was read, and {DEFAULT_FILE} is not there"
+    console().print(f"The settings can be used; {whence}.")
 
 
 @config.command("schema")

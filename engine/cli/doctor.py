@@ -138,7 +138,8 @@ def _keys(here: Process) -> Iterator[Check]:
             "keys",
             "ill",
             f"No {' and no '.join(missing)} is trusted, so no order can be carried out: copy"
-            f" their .pub files to {settings.trusted_folder}, named {missing[0]}-NAME.pub.",
+            f" their .pub files to {settings.trusted_folder}, named"
+            f" {' and '.join(f'{name}-NAME.pub' for name in missing)}.",
         )
     else:
         sentence = f"{len(trusted.planners)} planners and {len(trusted.agents)} agents are trusted."

@@ -1,13 +1,11 @@
 """`flatline run`: a whole site in one process, on the embedded log."""
 
-import asyncio
-
 import structlog
 
 from connectors.simulator.fleet import build_world
 from connectors.simulator.plan import WorldPlan
 from engine.cli.logs import set_up_logs
-from engine.cli.process import until_told
+from engine.cli.process import abandonable, until_told
 from engine.roles.run import run_roles
 from engine.settings import Settings
 from engine.wiring import (
@@ -50,13 +48,19 @@ def with_uri(settings: Settings, uri: str) -> Settings:
     return settings.model_copy(update={"collect": collect, "act": act})
 
 
+async def _compiled() -> None:
+    """Compile before anything samples: a cadence that begins with a hole looks like a fault."""
+    _log.info("Compiling the engine's kernels.")
+    await abandonable(compile_engine)
+    _log.info("Compiled; `flatline audit show` tells what is decided from here on.")
+
+
 async def _run_libvirt(here: Process, *, acting: bool) -> None:
     allowed = authority(here.settings)
     what = "may be acted on as the policy allows" if acting else "is only read (no --act)"
     _log.info(f"{here.settings.collect.libvirt_uri} {what}.", policy=allowed.policy.name)
     async with probes(here), open_log(here) as log:
-        # Before anything samples: a cadence that begins with a hole looks like a fault.
-        await asyncio.to_thread(compile_engine)
+        await _compiled()
         nodes = [libvirt_node(here.settings)]
         openers = site_openers(here, log, nodes=nodes, authority=allowed, acting=acting)
         await run_roles(openers, health=here.health)
@@ -69,6 +73,6 @@ async def _run_simulated(here: Process, *, seed: int) -> None:
     allowed = authority(here.settings, shipped="demo")
     _log.info(f"A simulated fleet of {plan.vms} VMs runs.", seed=seed, policy=allowed.policy.name)
     async with probes(here), open_log(here) as log:
-        await asyncio.to_thread(compile_engine)
+        await _compiled()
         openers = site_openers(here, log, nodes=simulated_nodes(fleet), authority=allowed)
         await run_roles(openers, health=here.health)

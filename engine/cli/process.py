@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -36,6 +38,36 @@ def serve(process: Process, openers: Mapping[str, Opener]) -> int:
             await run_roles(openers, health=process.health)
 
     return until_told(main)
+
+
+async def abandonable(work: Callable[[], None]) -> None:
+    """Do `work` in a thread that nobody waits for once this is cancelled.
+
+    The kernels take seconds to compile, and whoever presses Ctrl-C meanwhile does not want them.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def main() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as caught:  # noqa: BLE001 -- it is raised where it is awaited
+            error = caught
+        # The loop may have ended meanwhile.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=main, name=work.__name__, daemon=True).start()
+    await done
 
 
 def until_told(main: Callable[[], Coroutine[Any, Any, None]]) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import logging
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar, get_args
 from uuid import UUID
@@ -14,7 +15,7 @@ from engine.cli.logs import set_up_logs
 from engine.errors import LogUnreachable, SettingsError
 from engine.keyring import own_key
 from engine.ports import Log
-from engine.settings import Settings
+from engine.settings import NAME_PATTERN, Settings
 from engine.wire.control import Control, ControlScope, decode_control, encode_control
 from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
 from engine.wire.order import signed
@@ -25,6 +26,8 @@ from engine.wiring import Process, open_log, process
 # that is away for longer is better told than waited for.
 PATIENCE_S: Final = 15.0
 MINUTE_MS: Final = 60_000
+# What settings name, so that a name which no setting may have is a slip of the hand.
+PLACES: Final = ("zone", "cell", "node")
 
 T = TypeVar("T")
 
@@ -34,6 +37,7 @@ def with_log(
     use: Callable[[Process, Log], Coroutine[Any, Any, T]],
     *,
     patient: bool = False,
+    reading: bool = False,
 ) -> T:
     """Open the site's log for one command and return what `use` returns.
 
@@ -41,13 +45,20 @@ def with_log(
     ----------
     patient
         Whether `use` may take its time, because it reads much.
+    reading
+        Whether a log is only read: an embedded one that is not there is then not made.
 
     Raises
     ------
     LogUnreachable
-        The log did not answer within `PATIENCE_S`.
+        The log did not answer within `PATIENCE_S`, or there is none to read.
     """
     set_up_logs(level=logging.WARNING)
+    if reading and settings.log.kind == "embedded" and not settings.log_folder.exists():
+        raise LogUnreachable(
+            f"There is no {name_of(settings)} yet: a role makes it when it starts. Is it the one"
+            " you mean (log.folder, state.folder)?"
+        )
 
     async def main() -> T:
         here = process(settings)
@@ -58,11 +69,18 @@ def with_log(
                 return await use(here, log)
         except TimeoutError as error:
             raise LogUnreachable(
-                f"The log gave no answer within {PATIENCE_S:.0f} s. Is it running, and is it"
-                " the one that `flatline config show` names?"
+                f"The {name_of(settings)} gave no answer within {PATIENCE_S:.0f} s. Is it"
+                " running, and is it the one you mean?"
             ) from error
 
     return asyncio.run(main())
+
+
+def name_of(settings: Settings) -> str:
+    """Return where the site's log is, for a message."""
+    if settings.log.kind == "embedded":
+        return f"log in {settings.log_folder}"
+    return f"log on Kafka at {settings.log.kafka.bootstrap} (log.kafka.bootstrap)"
 
 
 def parse_vm(text: str) -> bytes:
@@ -73,6 +91,15 @@ def parse_vm(text: str) -> bytes:
         raise SettingsError(
             f"{text!r} is no VM: give its UUID, as `virsh domuuid NAME` shows it."
         ) from error
+
+
+def parse_name(text: str, *, what: str) -> str:
+    """Return the name of a zone, cell or node, as settings allow it."""
+    if not re.fullmatch(NAME_PATTERN, text):
+        raise SettingsError(
+            f"{text!r} can be no {what}: names are letters, digits, dots, dashes and underscores."
+        )
+    return text
 
 
 async def append_owner_event(
@@ -124,38 +151,55 @@ def parse_scope(text: str) -> tuple[ControlScope, str]:
     known: tuple[ControlScope, ...] = get_args(ControlScope)
     for name in known:
         if name == scope and bool(subject) == (scope != "site"):
-            return name, str(UUID(bytes=parse_vm(subject))) if name == "vm" else subject
+            return name, _subject(name, subject)
     raise SettingsError(
         f"{text!r} is no scope: write site, or one of"
         f" {', '.join(f'{name}:NAME' for name in known if name != 'site')}."
     )
 
 
+def _subject(scope: ControlScope, text: str) -> str:
+    """Return what a scope names: a stop that nothing can match must not look like one."""
+    if scope == "vm":
+        return str(UUID(bytes=parse_vm(text)))
+    return parse_name(text, what=scope) if scope in PLACES else text
+
+
 async def append_pause(
-    here: Process, log: Log, *, scope: str, active: bool, reason: str, minutes: float | None
-) -> Control:
-    """Make a pause, or its end, stand in the log, and return it."""
-    now_ms = here.clock.now_ms()
+    here: Process, log: Log, *, scope: str, reason: str, minutes: float | None
+) -> None:
+    """Make a pause stand in the log."""
+    pause = _pause(here, scope, reason=reason)
+    if minutes is not None:
+        pause = msgspec.structs.replace(pause, until_ms=pause.time_ms + round(minutes * MINUTE_MS))
+    await log.append(CONTROL.name, key=pause.key(), value=encode_control(pause))
+
+
+async def end_pause(here: Process, log: Log, *, scope: str, reason: str) -> bool:
+    """Make the end of a pause stand in the log, and return whether there was one."""
+    over = msgspec.structs.replace(_pause(here, scope, reason=reason), active=False)
+    in_force = {control.key() for control in await controls_in_force(here, log)}
+    # What a person ends is over, also where a machine said the same.
+    words = [msgspec.structs.replace(over, source=SOURCE), over]
+    if over.scope == "vm":
+        words.insert(0, msgspec.structs.replace(over, kind="quarantine"))
+    # Said in any case: who wants machines to go on must not depend on what was read just now.
+    for word in words:
+        await log.append(CONTROL.name, key=word.key(), value=encode_control(word))
+    return any(word.key() in in_force for word in words)
+
+
+def _pause(here: Process, scope: str, *, reason: str) -> Control:
     kind, subject = parse_scope(scope)
-    control = Control(
+    return Control(
         kind="pause",
         scope=kind,
         subject=subject,
-        active=active,
+        active=True,
         by=getpass.getuser(),
         reason=reason,
-        time_ms=now_ms,
-        until_ms=None if minutes is None else now_ms + round(minutes * MINUTE_MS),
+        time_ms=here.clock.now_ms(),
     )
-    words = [control]
-    if not active:
-        # What a person ends is over, also where the storm breaker said the same.
-        words.insert(0, msgspec.structs.replace(control, source=SOURCE))
-        if kind == "vm":
-            words.insert(0, msgspec.structs.replace(control, kind="quarantine"))
-    for word in words:
-        await log.append(CONTROL.name, key=word.key(), value=encode_control(word))
-    return control
 
 
 async def append_approval(

@@ -25,7 +25,7 @@ from engine.ports import Headers, Record
 from engine.wire import topics
 from engine.wire.alert import Alert, encode_alert
 from engine.wire.frame import Frame, decode_frame
-from engine.wire.rejected import encode_rejected
+from engine.wire.rejected import encode_rejected, rejected_key
 from engine.wire.score import encode_scores
 from models.kernels.columns import widen
 
@@ -144,7 +144,12 @@ class Partition:
         """Fold frames whose gap has closed or was waited for long enough."""
         for key in sorted(self.queued):
             source = self.sources[key]
-            ready = release(source, time_ms=self.time_ms, configuration=self.configuration)
+            ready = release(
+                source,
+                self.counters,
+                time_ms=self.time_ms,
+                configuration=self.configuration,
+            )
             for waiting in ready:
                 self._fold_frame(decode_frame(waiting.value, widen))
             if not source.waiting:
@@ -194,4 +199,4 @@ def _rejected(record: Record, rejection: RecordRejected) -> Output:
         reason=rejection.reason,
         detail=rejection.detail,
     )
-    return Output(topics.REJECTED.name, record.key, value)
+    return Output(topics.REJECTED.name, rejected_key(record.key), value)

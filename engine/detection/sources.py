@@ -15,7 +15,11 @@ _SKIPPED_KEPT = 256
 
 
 class Counters(msgspec.Struct):
-    """What became of the records of one partition."""
+    """What became of the records of one partition.
+
+    `missing` are frames that their sources numbered and that had not come when their gap was
+    given up; one that comes all the same is then `late`.
+    """
 
     received: int = 0
     processed: int = 0
@@ -24,6 +28,7 @@ class Counters(msgspec.Struct):
     rejected: int = 0
     shed: int = 0
     clock_backwards: int = 0
+    missing: int = 0
 
     def balanced(self, waiting: int) -> bool:
         """Return whether every record is accounted for."""
@@ -108,7 +113,9 @@ def order(
     return False
 
 
-def release(source: Source, *, time_ms: int, configuration: Configuration) -> list[Waiting]:
+def release(
+    source: Source, counters: Counters, *, time_ms: int, configuration: Configuration
+) -> list[Waiting]:
     """Return the frames whose turn has come: the gap closed, or was waited for long enough."""
     ready: list[Waiting] = []
     while source.waiting:
@@ -120,6 +127,7 @@ def release(source: Source, *, time_ms: int, configuration: Configuration) -> li
         )
         if first.sequence != source.following and not overdue:
             break
+        counters.missing += first.sequence - source.following
         source.skipped += range(
             max(source.following, first.sequence - _SKIPPED_KEPT), first.sequence
         )

@@ -247,5 +247,6 @@ def _counts(state: Partition) -> dict[str, int]:
         "rejected": counters.rejected,
         "shed": counters.shed,
         "clock_backwards": counters.clock_backwards,
+        "missing": counters.missing,
         "lost": state.lost,
     }

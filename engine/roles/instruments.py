@@ -17,6 +17,11 @@ FRAMES_SENT: Final = Counter(
 SAMPLES_SENT: Final = Counter(
     "flatline_collect_vm_samples_total", "VM rows that stand in the log.", ["node"]
 )
+RECORDS_REJECTED: Final = Counter(
+    "flatline_records_rejected_total",
+    "Records of alerts, orders or control that planner or agent could not take, by reason.",
+    ["topic", "reason"],
+)
 FRAMES_DROPPED: Final = Counter(
     "flatline_collect_frames_dropped_total",
     "Frames given up before the log had them, by reason: age, bytes, oversized.",

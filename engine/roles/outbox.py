@@ -14,7 +14,7 @@ from engine.ports import Clock, Headers, Log, Record
 from engine.roles import instruments
 from engine.roles.health import Health
 from engine.wire.journal import EntryKind, encode_entry
-from engine.wire.rejected import encode_rejected
+from engine.wire.rejected import encode_rejected, rejected_key
 from engine.wire.topics import JOURNAL, REJECTED
 
 # A log that restarts is back in seconds; one that stays away is asked twice a minute.
@@ -153,7 +153,8 @@ class Journal:
             reason=reason,
             detail=detail,
         )
-        self._outbox.put(REJECTED.name, key=record.key or self._cell.encode(), value=value)
+        self._outbox.put(REJECTED.name, key=rejected_key(record.key, cell=self._cell), value=value)
+        instruments.RECORDS_REJECTED.labels(record.topic, reason).inc()
         self.write(
             "refusal",
             f"A record of {record.topic} was not read: {detail}.",

@@ -9,6 +9,11 @@ from engine.wire.envelope import decode_msgpack
 
 # Enough to see what it was; a flood of 10 MB records must not fill the topic.
 KEPT_BYTES: Final = 65_536
+# A key of ours is a cell's name of at most 128; what a foreign record brings may be as long as
+# a record, and then the word about it would be longer than the log takes.
+KEPT_KEY_BYTES: Final = 256
+# The first error of a decoder is a sentence; what it quotes may be the record itself.
+KEPT_DETAIL: Final = 1_000
 
 
 class Rejected(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,12 +44,17 @@ def encode_rejected(
             partition=partition,
             offset=offset,
             reason=reason,
-            detail=detail,
+            detail=detail[:KEPT_DETAIL],
             length=len(value),
             sha256=sha256(value).hexdigest(),
             head=value[:KEPT_BYTES],
         )
     )
+
+
+def rejected_key(key: bytes, *, cell: str = "") -> bytes:
+    """Return the key under which a refused record is kept: its own, else the cell's."""
+    return key[:KEPT_KEY_BYTES] or cell.encode()
 
 
 def decode_rejected(value: bytes) -> Rejected:

@@ -158,6 +158,16 @@ async def test_a_lost_topic_changes_the_identity_and_a_new_one_does_not(tmp_path
 
 
 @pytest.mark.asyncio
+async def test_files_replaced_under_an_open_log_are_another_log(tmp_path: Path) -> None:
+    async with make(tmp_path, (ORDERS,)) as log:
+        first = await log.identity()
+        forget(tmp_path, ORDERS)
+        assert await log.identity() != first
+        async with make(tmp_path, (ORDERS,)):
+            assert await log.identity() != first
+
+
+@pytest.mark.asyncio
 async def test_the_bounds_show_that_old_records_were_dropped() -> None:
     bounded = TOPIC._replace(retention_bytes=1000)
     async with make(topics=(bounded,)) as log:

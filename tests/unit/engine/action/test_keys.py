@@ -16,7 +16,7 @@ from engine.action.keys import (
     private_key_pem,
     public_key_pem,
 )
-from engine.errors import RecordRejected, SettingsError
+from engine.errors import KeyDamaged, RecordRejected, SettingsError
 from engine.wire.order import encode_order
 from tests.unit.engine.action.samples import NOW_MS, mark, order
 
@@ -71,7 +71,7 @@ def test_what_is_no_key_is_refused_by_name() -> None:
     private = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     public = other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     for text in (b"", b"nonsense", private):
-        with pytest.raises(SettingsError, match=r"^the-file "):
+        with pytest.raises(KeyDamaged, match=r"^the-file .* Move it away"):
             parse_private_key(text, source="the-file")
     for text in (b"", b"nonsense", public):
         with pytest.raises(SettingsError, match=r"^the-file "):

@@ -24,6 +24,7 @@ from tests.unit.engine.action.samples import NOW_MS, POLICY, order, past
 from tests.unit.engine.cli.conftest import Flatline
 
 VM = "6f0c9a1e-8a77-4c6f-9c4e-1a2b3c4d5e6f"
+MAKE_LOG = ("pause", "on", "vm:" + VM, "--reason", "a test")
 NOBODY = ("--set", "log.kind=kafka", "--set", "log.kafka.bootstrap=127.0.0.1:1")
 
 
@@ -57,9 +58,11 @@ def test_the_schema_of_settings_is_a_schema(flatline: Flatline) -> None:
         (("--set", "log.knd=kafka"), "no setting 'log.knd'. Did you mean log.kind?"),
         (("--set", "collect.interval_s=soon"), "should be a valid number"),
         (("--set", "collect"), "write NAME=VALUE"),
+        (("--set", "=x"), "write NAME=VALUE"),
+        (("--set", "log=kafka"), "log is a section: name a setting in it, as log.kind"),
         (("--config", "gone.toml"), "gone.toml cannot be read"),
     ],
-    ids=["name", "type", "form", "file"],
+    ids=["name", "type", "form", "nameless", "section", "file"],
 )
 @pytest.mark.parametrize("command", ["collect", "engine", "plan", "act", "run"])
 def test_every_role_refuses_wrong_settings_with_code_2(
@@ -91,6 +94,49 @@ def test_a_pause_is_shown_until_it_is_taken_back(flatline: Flatline) -> None:
     assert "storage work" in shown
     assert flatline("pause", "off", "cell:c1").code == 0
     assert flatline("pause", "show").out == "Nothing is paused.\n"
+
+
+def test_a_pause_without_an_end_is_not_shown_as_taken_back(flatline: Flatline) -> None:
+    flatline("pause", "on", "site", "--reason", "storage work")
+    assert "until taken back" in " ".join(flatline("pause", "show").out.split())
+
+
+def test_taking_back_a_pause_that_is_not_there_is_said(flatline: Flatline) -> None:
+    said = flatline("pause", "off", "cell:c2")
+    assert said.code == 1
+    assert "cell:c2 was not paused" in said.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pause", "on", "node:a b", "--reason", "x"),
+        ("pause", "off", "cell:-c1"),
+        ("event", "reboot", VM, "--cell", "a b"),
+    ],
+)
+def test_a_stop_that_nothing_can_match_is_refused(flatline: Flatline, words: tuple[str]) -> None:
+    said = flatline(*words)
+    assert said.code == 2
+    assert "names are letters, digits" in said.err
+
+
+def test_a_journal_that_is_not_there_is_not_called_well(flatline: Flatline, state: Path) -> None:
+    said = flatline("audit", "verify")
+    assert said.code == 3
+    assert str(state / "log") in said.err
+    assert not state.exists()
+    flatline(*MAKE_LOG)
+    said = flatline("audit", "verify")
+    assert said.code == 1
+    assert "so nothing was checked" in " ".join(said.out.split())
+
+
+def test_settings_are_checked_with_the_policy_they_name(flatline: Flatline) -> None:
+    said = flatline("config", "check", "--set", "policy.file=gone.toml")
+    assert said.code == 2
+    assert "gone.toml cannot be read" in said.err
+    assert "no file was read" in flatline("config", "check").out
 
 
 def test_taking_a_pause_back_ends_the_storm_breaker_s_too(flatline: Flatline, state: Path) -> None:
@@ -240,7 +286,7 @@ def test_a_state_folder_that_cannot_be_written_ends_with_code_5(
     flatline: Flatline, state: Path
 ) -> None:
     state.write_text("a file stands where the folder should be")
-    for command in (("plan",), ("act",), ("pause", "show")):
+    for command in (("plan",), ("act",), MAKE_LOG):
         said = flatline(*command)
         assert said.code == 5
         assert str(state) in said.err
@@ -254,14 +300,14 @@ def test_a_second_agent_on_a_node_is_refused_with_code_5(flatline: Flatline, sta
 
 
 def test_a_log_folder_of_another_shape_is_refused(flatline: Flatline, state: Path) -> None:
-    assert flatline("pause", "show").code == 0
+    assert flatline(*MAKE_LOG).code == 0
     said = flatline("pause", "show", "--set", "log.partitions=3")
     assert said.code in {2, 5}
     assert "partitions" in said.err
 
 
 def test_a_damaged_log_is_told_by_its_file(flatline: Flatline, state: Path) -> None:
-    assert flatline("pause", "show").code == 0
+    assert flatline(*MAKE_LOG).code == 0
     path = state / "log" / "flatline.control.v1.sqlite"
     path.write_bytes(b"not a database, " * 512)
     with pytest.raises(sqlite3.DatabaseError):

@@ -43,7 +43,9 @@ class Reader:
 
     def wait_until(self, time_ms: int) -> None:
         for source in self.sources.values():
-            for waiting in release(source, time_ms=time_ms, configuration=CONFIGURATION):
+            for waiting in release(
+                source, self.counters, time_ms=time_ms, configuration=CONFIGURATION
+            ):
                 self.counters.processed += 1
                 self.folded.append(waiting.sequence)
 
@@ -80,6 +82,7 @@ def test_a_frame_whose_gap_was_given_up_is_late_and_counted_once() -> None:
     reader.read(1, time_ms=31_600)
     assert reader.folded == [0, 2]
     assert (reader.counters.late, reader.counters.duplicate) == (1, 1)
+    assert reader.counters.missing == 1
     assert reader.counters.balanced(0)
 
 

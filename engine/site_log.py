@@ -1,0 +1,113 @@
+"""The site's log from settings: which adapter, and how it is reached."""
+
+import secrets
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from engine.ports import Clock, Log
+from engine.roles.health import STUCK_AFTER_S, Health
+from engine.settings import Settings
+
+if TYPE_CHECKING:
+    from connectors.kafka.config import KafkaConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What all roles of one process share; `run` names this life of it."""
+
+    settings: Settings
+    clock: Clock
+    health: Health
+    run: str = field(default_factory=lambda: secrets.token_hex(8))
+
+
+def open_log(process: Process, *, frames: bool = False) -> AbstractAsyncContextManager[Log]:
+    """Return the site's log, to be entered; which one is a matter of settings.
+
+    Parameters
+    ----------
+    frames
+        Whether frames are read for a group: then, on Kafka, through what
+        `log.kafka.consumer` says.
+    """
+    settings = process.settings
+    if settings.log.kind == "embedded":
+        from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+
+        config = EmbeddedConfig(
+            folder=settings.log_folder,
+            partitions=settings.log.partitions,
+            max_bytes=settings.log.max_bytes,
+        )
+        return EmbeddedLog(config, clock=process.clock)
+    kafka = kafka_config(settings, run=process.run)
+    if frames and settings.log.kafka.consumer == "faust":
+        from connectors.kafka.faust_worker import FaustKafkaLog
+
+        return FaustKafkaLog(kafka)
+    from connectors.kafka.log import KafkaLog
+
+    return KafkaLog(kafka)
+
+
+def kafka_config(settings: Settings, *, run: str = "") -> "KafkaConfig":
+    """Return what the Kafka adapter is told.
+
+    Raises
+    ------
+    SettingsError
+        The password's file cannot be read.
+    """
+    from connectors.kafka.config import KafkaConfig, KafkaSecurity
+
+    kafka = settings.log.kafka
+    return KafkaConfig(
+        bootstrap=kafka.bootstrap,
+        client_id=f"flatline-{settings.site.node}-{run}".rstrip("-"),
+        partitions=settings.log.partitions,
+        replication=kafka.replication,
+        topic_prefix=kafka.topic_prefix,
+        # Shorter than the silence after which a part of a process counts as stuck.
+        connect_timeout_s=STUCK_AFTER_S / 3,
+        security=KafkaSecurity(
+            protocol=kafka.security,
+            mechanism=kafka.mechanism,
+            username=kafka.username,
+            password=kafka.secret(),
+            ca_file=kafka.ca_file,
+            cert_file=kafka.cert_file,
+            key_file=kafka.key_file,
+        ),
+    )
+
+
+async def topic_problems(process: Process) -> tuple[str, ...]:
+    """Return one sentence for each way in which the log differs from what is declared.
+
+    Raises
+    ------
+    LogRefused, LogUnreachable
+        Nobody can be asked; the message tells a wrong password from an absent broker.
+    """
+    if process.settings.log.kind == "embedded":
+        return ()  # it makes its topics itself
+    from connectors.kafka.security import probe
+    from connectors.kafka.topics import describe_problems
+
+    config = kafka_config(process.settings)
+    await probe(config)
+    return await describe_problems(config)
+
+
+async def create_topics(process: Process) -> tuple[str, ...]:
+    """Make the topics that Kafka lacks, and return their names."""
+    if process.settings.log.kind == "embedded":
+        return ()
+    from connectors.kafka.security import probe
+    from connectors.kafka.topics import create_topics
+
+    config = kafka_config(process.settings)
+    await probe(config)
+    return await create_topics(config)
