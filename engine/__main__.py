@@ -17,7 +17,8 @@ _BROUGHT_BY: Final = {
 
 def main() -> None:
     """Run one subcommand; ends the process with its exit code."""
-    from engine.cli.app import app, console
+    from engine.cli.app import app
+    from engine.cli.options import console
 
     try:
         app()

@@ -170,6 +170,16 @@ class Engine(Section):
     """Seconds between two snapshots: what a restarted engine folds again at most."""
 
 
+class ForecastPart(Section):
+    """The forecaster."""
+
+    group: Name = "flatline-forecast"
+    """Consumer group: forecasters of one group share the partitions."""
+    snapshot_every_s: float = Field(default=3600.0, ge=60.0, le=86400.0)
+    """Seconds between two states written to the log: what a restarted forecaster folds again at
+    most. A state has some 170 KB for each VM."""
+
+
 class MigrationTarget(Section):
     """How this node reaches another one for a live migration."""
 
@@ -239,6 +249,7 @@ class Settings(BaseSettings):
     log: LogPart = LogPart()
     collect: Collect = Collect()
     engine: Engine = Engine()
+    forecast: ForecastPart = ForecastPart()
     act: Act = Act()
     policy: Policy = Policy()
     http: Http = Http()

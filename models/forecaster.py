@@ -10,7 +10,7 @@ from models.kernels.forecast import fold_step
 from models.kernels.forecast_row import (
     AGE,
     BANDS,
-    DAY,
+    EW_LONG,
     HORIZON_COUNT,
     SLOT_S,
     constants,
@@ -101,6 +101,11 @@ class Forecaster:
         new: NDArray[np.bool_] = self.state[:, AGE] == 0.0
         return new
 
+    def level(self) -> F32:
+        """Return shape (count,): a mean over hours, 0 for a series that is new."""
+        level: F32 = self.state[:, EW_LONG]
+        return level
+
     def profile(self, members: Indices) -> F32 | None:
         """Return what grown-up series among `members` have in common; None if too few are."""
         grown_up = members[self.state[members, AGE] >= GROWN_UP_S / self.step_s]
@@ -135,6 +140,3 @@ class Forecaster:
         forecaster.state = state
         forecaster.number = number
         return forecaster
-
-
-__all__ = ["BANDS", "DAY", "Forecaster"]

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from engine.cli import planning
+from engine.cli.options import File, Sets, console, flags_of, settings_of
 from engine.errors import SettingsError
 from engine.settings import Settings, load_settings
 
@@ -29,6 +30,7 @@ policy = typer.Typer(help="Read what may be done to whom.", no_args_is_help=True
 audit = typer.Typer(help="Read the journal and check its chains.", no_args_is_help=True)
 config = typer.Typer(help="Show and check settings.", no_args_is_help=True)
 for name, group in (
+    ("capacity", planning.capacity),
     ("event", event),
     ("pause", pause),
     ("policy", policy),
@@ -37,40 +39,7 @@ for name, group in (
 ):
     app.add_typer(group, name=name)
 
-File = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", metavar="FILE", help="Settings file in TOML."),
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", metavar="NAME=VALUE", help="One setting, as log.kind=kafka."),
-]
 Minutes = Annotated[float, typer.Option(min=0.1, max=7 * 24 * 60, help="How long, in minutes.")]
-
-# Wide enough for a path in a table where the output is no terminal and has no width.
-_PLAIN_WIDTH = 120
-
-
-def console(*, stderr: bool = False) -> Console:
-    """Return where text goes; colours and width only where there is a terminal."""
-    found = Console(stderr=stderr, soft_wrap=True, highlight=False)
-    return found if found.is_terminal else Console(stderr=stderr, width=_PLAIN_WIDTH)
-
-
-def settings_of(file: Path | None, sets: list[str] | None) -> Settings:
-    """Return the settings of one command line."""
-    return load_settings(file, flags=flags_of(sets))[0]
-
-
-def flags_of(sets: list[str] | None) -> dict[str, str]:
-    """Return what `--set` gave, by name."""
-    flags: dict[str, str] = {}
-    for text in sets or []:
-        setting, equals, value = text.partition("=")
-        if not equals or not setting.strip():
-            raise SettingsError(f"--set {text}: write NAME=VALUE, as log.kind=kafka.")
-        flags[setting.strip()] = value
-    return flags
 
 
 @app.command()
@@ -209,31 +178,7 @@ def evaluate(
         console().print(f"{evaluation.pages} pages of what went wrong in {folder / PAGES}.")
 
 
-@app.command()
-def forecast(
-    dataset: Annotated[
-        str,
-        typer.Argument(
-            help="Path prefix of a dataset (PREFIX_traces.csv.gz or PREFIX_stream.csv.gz)."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Table to write, gzipped where it ends in .gz.")],
-    judged: Annotated[
-        bool, typer.Option("--score", help="Judge the forecasts by what came of them.")
-    ] = False,
-) -> None:
-    """Forecast CPU, memory, disk and network 5 min, 30 min and 24 h ahead, with intervals."""
-    from connectors.traces.dataset import open_dataset
-    from engine.cli.forecast import run_forecast, told_verdicts
-
-    outcome = run_forecast(open_dataset(dataset), out=out, judged=judged)
-    console().print(
-        f"{outcome.rows:,} forecasts of {outcome.series} series stand in {out};"
-        f" {outcome.us_per_update:.2f} μs for all horizons of a series and update."
-    )
-    if judged:
-        console().print(told_verdicts(outcome.verdicts))
-
+app.command()(planning.forecast)
 
 Vm = Annotated[str, typer.Argument(help="UUID of the VM.")]
 Cell = Annotated[

@@ -18,11 +18,11 @@ from connectors.simulator.fleet import Fleet, build_world
 from connectors.simulator.virtual_time import VirtualLoop, run
 from engine.action.catalogue import parse_policy, read_shipped
 from engine.action.keys import TrustedKeys, open_entry
-from engine.cli.app import console
 from engine.cli.demo_scene import DEADLINE_S, WARM_UP_S, Claim, Referee, plan_of
 from engine.cli.demo_story import Story, follow_log
 from engine.cli.demo_view import View
 from engine.cli.logs import set_up_logs
+from engine.cli.options import console
 from engine.cli.process import INTERRUPTED
 from engine.ports import Record
 from engine.roles.health import Health

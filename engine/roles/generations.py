@@ -1,5 +1,6 @@
 """Generations of snapshots in the log: chunks, then the manifest that makes them whole."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -89,3 +90,38 @@ def _chunks(chunks: dict[tuple[str, int], bytes], manifest: Manifest) -> list[by
     """Return the chunks of a generation that are there, in order."""
     found = [chunks.get((manifest.generation, index)) for index in range(len(manifest.chunks))]
     return [chunk for chunk in found if chunk is not None]
+
+
+async def append_generation(
+    log: Log,
+    partition: int,
+    *,
+    group: str,
+    generation: str,
+    chunks: Sequence[bytes],
+    manifest: bytes,
+) -> None:
+    """Make one generation of a group's state stand in the log, its manifest last."""
+    for index, chunk in enumerate((*chunks, manifest)):
+        await log.append(
+            SNAPSHOTS.name,
+            key=MANIFEST if index == len(chunks) else CHUNK,
+            value=chunk,
+            headers=headers_of(group, generation, index),
+            partition=partition,
+        )
+
+
+async def stored_generations(
+    log: Log, partition: int, *, group: str
+) -> list[tuple[bytes, dict[int, bytes]]]:
+    """Return manifest and chunks by index of a group's generations, the newest first."""
+    bounds = await log.bounds(SNAPSHOTS.name, partition)
+    records = await log.read_to_end(SNAPSHOTS.name, partition, offset=bounds.earliest)
+    chunks, manifests = _sorted(records, group)
+    found: list[tuple[bytes, dict[int, bytes]]] = []
+    for record in reversed(manifests):
+        name = dict(record.headers).get("generation", b"").decode("ascii", "replace")
+        own = {index: chunk for (generation, index), chunk in chunks.items() if generation == name}
+        found.append((record.value, own))
+    return found

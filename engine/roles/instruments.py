@@ -97,3 +97,6 @@ ALERTS: Final = Counter(
 SNAPSHOT_BYTES: Final = Gauge(
     "flatline_detect_snapshot_bytes", "Size of the last snapshot.", ["partition"]
 )
+FORECASTS: Final = Counter(
+    "flatline_forecast_records_total", "Records of forecasts that stand in the log."
+)

@@ -6,6 +6,7 @@ import msgspec
 
 from engine.wire.alert import Alert
 from engine.wire.control import Control
+from engine.wire.forecast import Forecasts
 from engine.wire.frame import FrameValue
 from engine.wire.journal import JournalEntry
 from engine.wire.order import Closed, Order
@@ -19,6 +20,7 @@ CONTRACTS: Final[dict[str, Any]] = {
     "journal": JournalEntry,
     "control": Control,
     "score": Scores,
+    "forecast": Forecasts,
     "rejected": Rejected,
 }
 

@@ -44,12 +44,13 @@ ORDERS: Final = Topic("flatline.orders.v1", 1, 30 * _DAY_S, 256 * _MIB, durable=
 # The audit log: at least a year.
 JOURNAL: Final = Topic("flatline.journal.v1", None, 400 * _DAY_S, 1024 * _MIB, durable=True)
 SCORES: Final = Topic("flatline.scores.v1", None, 7 * _DAY_S, 512 * _MIB)
+FORECASTS: Final = Topic("flatline.forecasts.v1", None, 7 * _DAY_S, 512 * _MIB)
 CONTROL: Final = Topic("flatline.control.v1", 1, None, 64 * _MIB, compacted=True, durable=True)
 # By size and not by key: two generations must stay whole, chunks and manifest together.
 SNAPSHOTS: Final = Topic("flatline.snapshots.v1", None, None, 512 * _MIB)
 REJECTED: Final = Topic("flatline.rejected.v1", None, 7 * _DAY_S, 128 * _MIB)
 
-TOPICS: Final = (FRAMES, ALERTS, ORDERS, JOURNAL, SCORES, CONTROL, SNAPSHOTS, REJECTED)
+TOPICS: Final = (FRAMES, ALERTS, ORDERS, JOURNAL, SCORES, FORECASTS, CONTROL, SNAPSHOTS, REJECTED)
 
 
 def partition_count(topic: Topic, site_partitions: int) -> int:

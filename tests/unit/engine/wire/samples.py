@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from engine.wire import metrics
 from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, alert_id
 from engine.wire.control import Control
+from engine.wire.forecast import Forecasts
 from engine.wire.frame import Event, Frame, Header, InventoryItem, PoolSample, VmRows
 from engine.wire.journal import JournalEntry
 from engine.wire.order import Closed, Order
@@ -183,6 +184,18 @@ CONTROL = Control(
     reason="storage work",
     time_ms=1_790_000_000_000,
     until_ms=1_790_000_600_000,
+)
+
+FORECASTS = Forecasts(
+    site="lab",
+    zone="z1",
+    cell="cell-a",
+    node="node-a1",
+    time_ms=1_790_000_040_000,
+    step_s=60,
+    uuids=VM,
+    values=np.arange(90, dtype="<f4").tobytes(),
+    node_values=np.arange(90, 180, dtype="<f4").tobytes(),
 )
 
 SCORES = Scores(

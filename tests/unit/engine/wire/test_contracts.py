@@ -14,6 +14,7 @@ from engine.errors import RecordRejected
 from engine.wire import schemas
 from engine.wire.alert import alert_id, decode_alert, encode_alert
 from engine.wire.control import decode_control, encode_control
+from engine.wire.forecast import decode_forecasts, encode_forecasts
 from engine.wire.frame import decode_frame, encode_frame
 from engine.wire.journal import decode_entry, encode_entry
 from engine.wire.order import SIGNATURE_HEADER, decode_order, encode_order, key_id
@@ -42,6 +43,7 @@ CASES: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
     "journal": (encode_entry(samples.JOURNAL), decode_entry),
     "control": (encode_control(samples.CONTROL), decode_control),
     "score": (encode_scores(samples.SCORES), decode_scores),
+    "forecast": (encode_forecasts(samples.FORECASTS), decode_forecasts),
     "rejected": (REJECTED, decode_rejected),
 }
 VALUES = {
@@ -51,6 +53,7 @@ VALUES = {
     "journal": samples.JOURNAL,
     "control": samples.CONTROL,
     "score": samples.SCORES,
+    "forecast": samples.FORECASTS,
 }
 
 
@@ -158,3 +161,21 @@ def test_scores_whose_values_do_not_fit_are_rejected():
     wrong = msgspec.structs.replace(samples.SCORES, values=b"123")
     with pytest.raises(RecordRejected):
         decode_scores(encode_scores(wrong))
+
+
+def test_forecasts_come_back_in_shape():
+    forecasts = decode_forecasts(encode_forecasts(samples.FORECASTS))
+    assert forecasts.vms().shape == (1, 6, 3, 5)
+    own = forecasts.own()
+    assert own is not None
+    assert own[0, 0, 0] == 90
+    assert msgspec.structs.replace(forecasts, node_values=b"").own() is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"values": b"123"}, {"uuids": b"1"}, {"node_values": b"1234"}], ids=str
+)
+def test_forecasts_whose_values_do_not_fit_are_rejected(wrong):
+    forecasts = msgspec.structs.replace(samples.FORECASTS, **wrong)
+    with pytest.raises(RecordRejected):
+        decode_forecasts(encode_forecasts(forecasts))

@@ -1,0 +1,229 @@
+"""One partition of frames as forecasts: no log, no loop, no clock.
+
+Steps close by the log's append time, so that the same records give the same forecasts. A VM
+that moves to another node of the partition takes what was learned of it along.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.capacity.demand import Demand, uuids_of
+from engine.errors import RecordRejected
+from engine.ports import Record
+from engine.wire.forecast import MAX_VMS, METRICS, Forecasts, encode_forecasts
+from engine.wire.frame import UUID_BYTES, Frame, decode_frame
+from engine.wire.topics import FORECASTS
+from models.forecaster import Forecaster
+from models.kernels.columns import widen
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+STEP_S: Final = 60
+_STEP_MS: Final = STEP_S * 1000
+_PER_VM: Final = len(METRICS)
+# A VM that was gone for longer begins anew.
+_KEEP_S: Final = 86_400
+_DAY_STEPS: Final = 86_400 // STEP_S
+# Classes by the share of its vCPUs that a VM uses, as the engine's.
+CLASSES: Final = ("idle", "steady", "busy")
+_CLASS_EDGES: Final = (0.02, 0.4)
+
+
+class Output(NamedTuple):
+    """A record to append."""
+
+    topic: str
+    key: bytes
+    value: bytes
+
+
+class Node:
+    """One node, or a part of one whose VMs come in several frames."""
+
+    def __init__(self, *, site: str, zone: str, cell: str, name: str) -> None:
+        self.site, self.zone, self.cell, self.name = site, zone, cell, name
+        self.demand = Demand()
+        self.forecaster = Forecaster(_PER_VM, step_s=STEP_S)
+        self.heard = 0
+
+
+class Foretelling:
+    """State of one partition.
+
+    Attributes
+    ----------
+    next_offset
+        The first record that has not been folded.
+    number
+        The step that is open: its end in s since the epoch, divided by `STEP_S`; 0 for none.
+    nodes
+        By cell and name; parts of one node are numbered.
+    departed
+        Of VMs that left their node: the step, and their rows.
+    profiles
+        By metric and class: what grown-up series of the class have in common.
+    counts
+        Records by what became of them: folded, repeated, rejected, other.
+    """
+
+    def __init__(self) -> None:
+        self.next_offset = 0
+        self.time_ms = 0
+        self.number = 0
+        self.nodes: dict[tuple[str, str], Node] = {}
+        self.departed: dict[bytes, tuple[int, F32]] = {}
+        self.profiles: dict[tuple[str, str], F32] = {}
+        self.counts = {"folded": 0, "repeated": 0, "rejected": 0, "other": 0}
+
+    def fold(self, record: Record) -> list[Output]:
+        """Fold one record; return what it leads to. Records folded before change nothing."""
+        if record.offset < self.next_offset:
+            return []
+        self.next_offset = record.offset + 1
+        outputs = self._pass_time(record.time_ms)
+        try:
+            frame = decode_frame(record.value, widen)
+        except RecordRejected:
+            # The engine keeps it, with the reason.
+            self.counts["rejected"] += 1
+            return outputs
+        if frame.header.role != "collector" or not (len(frame.rows) or frame.node):
+            self.counts["other"] += 1
+            return outputs
+        self._take(frame)
+        return outputs
+
+    def _pass_time(self, time_ms: int) -> list[Output]:
+        self.time_ms = max(self.time_ms, time_ms)
+        number = self.time_ms // _STEP_MS + 1
+        if not self.number:
+            self.number = number
+        if number == self.number:
+            return []
+        closed, self.number = self.number, number
+        outputs: list[Output] = []
+        for key in sorted(self.nodes):
+            outputs += self._close(self.nodes[key], closed)
+            if (number - self.nodes[key].heard) * STEP_S > _KEEP_S:
+                del self.nodes[key]
+        if number // _DAY_STEPS != closed // _DAY_STEPS:
+            self._teach()
+            self.departed = {
+                vm: kept
+                for vm, kept in self.departed.items()
+                if (number - kept[0]) * STEP_S <= _KEEP_S
+            }
+        return outputs
+
+    def _take(self, frame: Frame) -> None:
+        node = self._node(frame)
+        if node.demand.is_repeat(frame):
+            self.counts["repeated"] += 1
+            return
+        self.counts["folded"] += 1
+        if frame.rows.uuids != node.demand.roster:
+            self._follow(node, frame.rows.uuids)
+        node.demand.take(frame)
+        node.heard = self.number
+
+    def _node(self, frame: Frame) -> Node:
+        """Return the node of a frame; one without gauges goes on with a node's further VMs."""
+        header = frame.header
+        key, part = (header.cell, header.node), 0
+        first = self.nodes.get(key)
+        if not frame.node and first is not None and first.demand.run == header.run:
+            while key in self.nodes and self.nodes[key].demand.mono_ns == header.mono_ns:
+                if self.nodes[key].demand.sequence >= header.sequence:
+                    break
+                part += 1
+                key = (header.cell, f"{header.node}#{part}")
+        node = self.nodes.get(key)
+        if node is None:
+            node = self.nodes[key] = Node(
+                site=header.site, zone=header.zone, cell=header.cell, name=header.node
+            )
+        return node
+
+    def _follow(self, node: Node, roster: bytes) -> None:
+        """Bring rows in the order of `roster`; leavers are kept, arrivals looked for."""
+        before = node.demand
+        node.demand, places = before.followed(roster)
+        old = node.forecaster
+        stayed = {place for place in places.tolist() if place >= 0}
+        for place, vm in enumerate(uuids_of(before.roster)):
+            if place not in stayed:
+                rows = old.state[place * _PER_VM : (place + 1) * _PER_VM]
+                self.departed[vm] = (self.number, rows.copy())
+        first = np.where(places >= 0, places * _PER_VM, -1)
+        of_vms = np.where(first[:, None] >= 0, first[:, None] + np.arange(_PER_VM), -1)
+        own = len(before) * _PER_VM + np.arange(_PER_VM)
+        node.forecaster = old.rearranged(np.concatenate([of_vms.reshape(-1), own]))
+        for place, vm in enumerate(uuids_of(roster)):
+            kept = self.departed.pop(vm, None) if places[place] < 0 else None
+            if kept is not None:
+                node.forecaster.state[place * _PER_VM : (place + 1) * _PER_VM] = kept[1]
+
+    def _close(self, node: Node, number: int) -> list[Output]:
+        """Fold the step that ended at a node, and say what is foretold."""
+        means = node.demand.close()
+        self._start_new(node, means)
+        made = node.forecaster.fold(means.reshape(-1), number)
+        if np.isnan(made).all():
+            return []
+        shaped = made.reshape(-1, _PER_VM, *made.shape[1:]).astype("<f4")
+        outputs = []
+        for at in range(0, max(len(node.demand), 1), MAX_VMS):
+            part = slice(at, min(at + MAX_VMS, len(node.demand)))
+            is_first = at == 0 and not np.isnan(shaped[-1]).all()
+            forecasts = Forecasts(
+                site=node.site,
+                zone=node.zone,
+                cell=node.cell,
+                node=node.name,
+                time_ms=number * _STEP_MS,
+                step_s=STEP_S,
+                uuids=node.demand.roster[part.start * UUID_BYTES : part.stop * UUID_BYTES],
+                values=shaped[part].tobytes(),
+                node_values=shaped[-1].tobytes() if is_first else b"",
+            )
+            outputs.append(Output(FORECASTS.name, node.cell.encode(), encode_forecasts(forecasts)))
+        return outputs
+
+    def _start_new(self, node: Node, means: F64) -> None:
+        """Let series that are seen for the first time begin from the profile of their class."""
+        if not self.profiles:
+            return
+        new = node.forecaster.is_new().reshape(-1, _PER_VM) & ~np.isnan(means)
+        for vm in np.flatnonzero(new[:-1].any(axis=1)):
+            kind = _class(means[vm, 0] / node.demand.vcpus[vm])
+            for row in np.flatnonzero(new[vm]):
+                profile = self.profiles.get((METRICS[row], kind))
+                if profile is not None:
+                    node.forecaster.start(np.array([vm * _PER_VM + row]), profile)
+
+    def _teach(self) -> None:
+        """Learn once a day what the VMs of each class have in common."""
+        members: dict[str, list[tuple[Node, int]]] = {}
+        for key in sorted(self.nodes):
+            node = self.nodes[key]
+            levels = node.forecaster.level().reshape(-1, _PER_VM)[:, 0]
+            for vm in range(len(node.demand)):
+                kind = _class(float(levels[vm]) / float(node.demand.vcpus[vm]))
+                members.setdefault(kind, []).append((node, vm))
+        for kind, vms in members.items():
+            for row, metric in enumerate(METRICS):
+                rows = np.stack([node.forecaster.state[vm * _PER_VM + row] for node, vm in vms])
+                gathered = Forecaster(0, step_s=STEP_S)
+                gathered.state = rows
+                profile = gathered.profile(np.arange(len(rows)))
+                if profile is not None:
+                    self.profiles[metric, kind] = profile
+
+
+def _class(share: float) -> str:
+    if np.isnan(share):
+        return CLASSES[0]
+    return CLASSES[int(np.searchsorted(_CLASS_EDGES, share, side="right"))]

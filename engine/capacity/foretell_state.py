@@ -1,0 +1,174 @@
+"""The forecaster's state as chunks of bytes and back, bit for bit: arrays and msgpack alone."""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+
+from engine.capacity.demand import Demand
+from engine.capacity.foretell import Foretelling, Node
+from engine.errors import SnapshotDamaged, SnapshotTooNew
+from models.forecaster import Forecaster
+
+VERSION: Final = 1
+# Below the log's limit for a record, with room for key and headers.
+CHUNK_BYTES: Final = 800_000
+_DEMAND: Final = ("counters", "instances", "vcpus", "sums", "counts")
+
+
+class Array(msgspec.Struct, frozen=True, array_like=True):
+    """A numpy array: little-endian dtype, shape, bytes in C order."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes the chunks of one state whole, and where reading goes on."""
+
+    next_offset: int
+    chunks: int
+    sha256: str
+    v: int = VERSION
+
+
+class NodeValue(msgspec.Struct, frozen=True, kw_only=True):
+    """One node."""
+
+    key: tuple[str, str]
+    site: str
+    zone: str
+    name: str
+    heard: int
+    roster: bytes
+    run: str
+    sequence: int
+    mono_ns: int
+    demand: dict[str, Array]
+    forecaster: dict[str, Array]
+
+
+class StateValue(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that the next forecast depends on."""
+
+    time_ms: int
+    number: int
+    nodes: list[NodeValue]
+    departed: list[tuple[bytes, int, Array]]
+    profiles: list[tuple[str, str, Array]]
+    counts: dict[str, int]
+    v: Literal[1] = 1
+
+
+_encoder = msgspec.msgpack.Encoder(order="sorted")
+_decoder = msgspec.msgpack.Decoder(StateValue)
+_manifest_decoder = msgspec.msgpack.Decoder(Manifest)
+
+
+def take_state(state: Foretelling) -> tuple[list[bytes], bytes, str]:
+    """Return chunks, each ≤ `CHUNK_BYTES`, the manifest, and the generation's name."""
+    whole = _encoder.encode(_value(state))
+    chunks = [whole[at : at + CHUNK_BYTES] for at in range(0, len(whole), CHUNK_BYTES)]
+    name = sha256(whole).hexdigest()
+    manifest = Manifest(next_offset=state.next_offset, chunks=len(chunks), sha256=name)
+    return chunks, _encoder.encode(manifest), name[:32]
+
+
+def digest(state: Foretelling) -> str:
+    """Return sha256 over everything that the next forecast depends on."""
+    return sha256(_encoder.encode(_value(state))).hexdigest()
+
+
+def restore_state(chunks: Mapping[int, bytes], manifest: bytes) -> Foretelling:
+    """Return the state as it was, able to go on bit for bit.
+
+    Raises
+    ------
+    SnapshotDamaged
+        Bytes are missing or are not those that were written.
+    SnapshotTooNew
+        A later release wrote it.
+    """
+    try:
+        told = _manifest_decoder.decode(manifest)
+        if told.v > VERSION:
+            raise SnapshotTooNew(
+                f"The forecaster's state is of version {told.v}, this release reads {VERSION}:"
+                " start the release that wrote it, or another consumer group."
+            )
+        whole = b"".join(chunks.get(index, b"") for index in range(told.chunks))
+        if sha256(whole).hexdigest() != told.sha256:
+            raise SnapshotDamaged("The forecaster's state is damaged; an older one is used.")
+        value = _decoder.decode(whole)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise SnapshotDamaged(f"The forecaster's state cannot be read: {error}.") from error
+    state = Foretelling()
+    state.next_offset = told.next_offset
+    state.time_ms, state.number, state.counts = value.time_ms, value.number, value.counts
+    state.nodes = {node.key: _node(node) for node in value.nodes}
+    state.departed = {
+        vm: (number, np.array(_array(rows), np.float32)) for vm, number, rows in value.departed
+    }
+    state.profiles = {
+        (metric, kind): np.array(_array(profile), np.float32)
+        for metric, kind, profile in value.profiles
+    }
+    return state
+
+
+def _value(state: Foretelling) -> StateValue:
+    return StateValue(
+        time_ms=state.time_ms,
+        number=state.number,
+        nodes=[_node_value(key, state.nodes[key]) for key in sorted(state.nodes)],
+        departed=[
+            (vm, number, _pack(rows)) for vm, (number, rows) in sorted(state.departed.items())
+        ],
+        profiles=[
+            (metric, kind, _pack(profile))
+            for (metric, kind), profile in sorted(state.profiles.items())
+        ],
+        counts=state.counts,
+    )
+
+
+def _node_value(key: tuple[str, str], node: Node) -> NodeValue:
+    demand = node.demand
+    return NodeValue(
+        key=key,
+        site=node.site,
+        zone=node.zone,
+        name=node.name,
+        heard=node.heard,
+        roster=demand.roster,
+        run=demand.run,
+        sequence=demand.sequence,
+        mono_ns=demand.mono_ns,
+        demand={name: _pack(getattr(demand, name)) for name in _DEMAND},
+        forecaster={name: _pack(array) for name, array in node.forecaster.to_arrays().items()},
+    )
+
+
+def _node(value: NodeValue) -> Node:
+    node = Node(site=value.site, zone=value.zone, cell=value.key[0], name=value.name)
+    node.heard = value.heard
+    demand = Demand(value.roster)
+    demand.run, demand.sequence, demand.mono_ns = value.run, value.sequence, value.mono_ns
+    for name in _DEMAND:
+        getattr(demand, name)[...] = _array(value.demand[name])
+    node.demand = demand
+    node.forecaster = Forecaster.from_arrays(
+        {name: _array(array) for name, array in value.forecaster.items()}
+    )
+    return node
+
+
+def _pack(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Array:
+    return Array(array.dtype.newbyteorder("<").str, array.shape, array.tobytes())
+
+
+def _array(value: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+    return np.frombuffer(value.data, value.dtype).reshape(value.shape)

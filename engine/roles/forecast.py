@@ -1,0 +1,146 @@
+"""The forecaster's loop: frames in, forecasts out, its own state beside them.
+
+It has a group and a process of its own: nobody waits for it, and it may be away for as long as
+the log keeps frames. What a record leads to stands in the log before a snapshot says that the
+record was folded; a kill repeats forecasts, with the same values.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from engine.capacity.foretell import Foretelling
+from engine.capacity.foretell_state import restore_state, take_state
+from engine.errors import SnapshotDamaged
+from engine.ports import Clock, Delivery, Log, Subscription
+from engine.roles import instruments
+from engine.roles.generations import append_generation, stored_generations
+from engine.roles.health import Health
+from engine.wire.topics import FRAMES
+
+_MAX_RECORDS: Final = 200
+_POLL_S: Final = 0.5
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastConfig:
+    """What the forecaster is told.
+
+    Attributes
+    ----------
+    group
+        Members of one group share the partitions.
+    snapshot_every_s
+        Append time between two generations of one partition.
+    """
+
+    group: str = "flatline-forecast"
+    snapshot_every_s: float = 3600.0
+
+
+@dataclass(slots=True)
+class _Held:
+    """One partition that this process holds now."""
+
+    state: Foretelling
+    saved_ms: int
+    generations: list[int] = field(default_factory=list)
+    exported: dict[str, int] = field(default_factory=dict)
+
+
+class Foreteller:
+    """Forecasts the partitions it is given, until cancelled."""
+
+    def __init__(self, *, log: Log, config: ForecastConfig, clock: Clock, health: Health) -> None:
+        self._log = log
+        self._config = config
+        self._clock = clock
+        self._health = health
+        self._held: dict[int, _Held] = {}
+        self._generation = -1
+
+    @property
+    def partitions(self) -> dict[int, Foretelling]:
+        """State of the partitions held now, by number."""
+        return {number: held.state for number, held in self._held.items()}
+
+    async def run(self) -> None:
+        """Forecast until cancelled.
+
+        Raises
+        ------
+        LogError
+            The log refused or went away; whoever runs this opens it anew.
+        SnapshotTooNew
+            A later release wrote the newest state.
+        """
+        async with self._log.subscribe(FRAMES.name, group=self._config.group) as subscription:
+            while True:
+                delivery = await subscription.poll(max_records=_MAX_RECORDS, wait_s=_POLL_S)
+                await self._assign(delivery)
+                for record in delivery.records:
+                    held = self._held.get(record.partition)
+                    if held is None:
+                        continue
+                    for output in held.state.fold(record):
+                        await self._log.append(output.topic, key=output.key, value=output.value)
+                        instruments.FORECASTS.inc()
+                    held.saved_ms = held.saved_ms or held.state.time_ms
+                await self._save_due(subscription)
+                self._health.progress("forecast")
+                # Appends may be instant; probes and other roles must get their turn.
+                await asyncio.sleep(0)
+
+    async def _assign(self, delivery: Delivery) -> None:
+        """Hold exactly the partitions assigned; state of a lost one may be stale, so it goes."""
+        if delivery.generation != self._generation:
+            self._generation = delivery.generation
+            self._held.clear()
+        for number in self._held.keys() - delivery.assigned:
+            del self._held[number]
+        for number in sorted(delivery.assigned - self._held.keys()):
+            state = await self._load(number)
+            offsets = [state.next_offset] if state.next_offset else []
+            self._held[number] = _Held(state, state.time_ms, offsets)
+
+    async def _load(self, number: int) -> Foretelling:
+        group = self._config.group
+        for manifest, chunks in await stored_generations(self._log, number, group=group):
+            try:
+                state = restore_state(chunks, manifest)
+            except SnapshotDamaged as damage:
+                _log.warning(str(damage), partition=number)
+                continue
+            _log.info(
+                "The forecaster goes on from its state.",
+                partition=number,
+                next_offset=state.next_offset,
+            )
+            return state
+        return Foretelling()
+
+    async def _save_due(self, subscription: Subscription) -> None:
+        every_ms = self._config.snapshot_every_s * 1000
+        for number, held in self._held.items():
+            if held.saved_ms and held.state.time_ms - held.saved_ms >= every_ms:
+                await self._save(subscription, number, held)
+
+    async def _save(self, subscription: Subscription, number: int, held: _Held) -> None:
+        """Write one whole generation, then let a successor start at the one before it."""
+        chunks, manifest, name = take_state(held.state)
+        await append_generation(
+            self._log,
+            number,
+            group=self._config.group,
+            generation=name,
+            chunks=chunks,
+            manifest=manifest,
+        )
+        held.saved_ms = held.state.time_ms
+        held.generations = [*held.generations[-1:], held.state.next_offset]
+        if len(held.generations) == 2:
+            await subscription.commit({number: held.generations[0]})

@@ -1,0 +1,86 @@
+"""Forecasts: per step and node, what each VM and the node itself are expected to do.
+
+Values are 32-bit floats, row by row: a VM's metrics, of each its horizons, of each its bands.
+The node's own stand in `node_values`. What is foretold is the value at `time_ms + horizon`.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import RecordRejected
+from engine.wire.envelope import decode_msgpack
+from engine.wire.frame import UUID_BYTES
+
+# Means over a step. Memory is what the guest uses as its balloon tells, and resident on the node
+# where it tells nothing; a node's disk and network are the sums over its VMs.
+METRICS: Final = (
+    "cpu_cores",
+    "memory_used_bytes",
+    "disk_rd_bytes_per_s",
+    "disk_wr_bytes_per_s",
+    "net_rx_bytes_per_s",
+    "net_tx_bytes_per_s",
+)
+HORIZONS_S: Final = (300, 1800, 86_400)
+# `mean` is the middle of what is expected: the value with the least absolute error.
+BANDS: Final = ("mean", "lo90", "hi90", "lo50", "hi50")
+# A VM has 360 bytes, a record at most a million.
+MAX_VMS: Final = 2_000
+
+
+class Forecasts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was foretold of one node and (a part of) its VMs at the end of one step.
+
+    `values` has shape (n, len(metrics), len(horizons_s), len(bands)), `node_values` the same
+    without n, empty in all parts but the first; NaN is not foretold. A day ahead is foretold at
+    the end of each 5 min.
+    """
+
+    site: str
+    zone: str
+    cell: str
+    node: str
+    time_ms: int
+    step_s: int
+    uuids: bytes
+    values: bytes
+    node_values: bytes
+    metrics: tuple[str, ...] = METRICS
+    horizons_s: tuple[int, ...] = HORIZONS_S
+    bands: tuple[str, ...] = BANDS
+    v: Literal[1] = 1
+
+    def vms(self) -> NDArray[np.float32]:
+        """Return `values` as shape (n, metrics, horizons, bands)."""
+        return np.frombuffer(self.values, "<f4").reshape(-1, *self._shape())
+
+    def own(self) -> NDArray[np.float32] | None:
+        """Return what is foretold of the node itself, None where another part has it."""
+        if not self.node_values:
+            return None
+        return np.frombuffer(self.node_values, "<f4").reshape(self._shape())
+
+    def _shape(self) -> tuple[int, int, int]:
+        return len(self.metrics), len(self.horizons_s), len(self.bands)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Forecasts)
+
+
+def encode_forecasts(forecasts: Forecasts) -> bytes:
+    """Return the bytes of one record."""
+    return _encoder.encode(forecasts)
+
+
+def decode_forecasts(value: bytes) -> Forecasts:
+    """Return the forecasts that `value` stands for, or raise `RecordRejected`."""
+    forecasts = decode_msgpack(value, _decoder)
+    size, rest = divmod(len(forecasts.uuids), UUID_BYTES)
+    row = 4 * len(forecasts.metrics) * len(forecasts.horizons_s) * len(forecasts.bands)
+    if rest or len(forecasts.values) != row * size or len(forecasts.node_values) not in (0, row):
+        raise RecordRejected("malformed", "values do not fit the VMs, metrics and horizons named")
+    return forecasts

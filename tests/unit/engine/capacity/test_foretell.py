@@ -1,0 +1,173 @@
+import msgspec
+import numpy as np
+import pytest
+
+from engine.capacity.foretell import STEP_S, Foretelling
+from engine.capacity.foretell_state import digest, restore_state, take_state
+from engine.errors import SnapshotDamaged, SnapshotTooNew
+from engine.ports import Record
+from engine.wire.forecast import BANDS, HORIZONS_S, METRICS, Forecasts, decode_forecasts
+from engine.wire.frame import UUID_BYTES
+from models.kernels import forecast_row
+from tests.unit.engine.capacity.fleet_by_hand import MIB, Fleet, Machine, uuid_of
+
+
+def folded(state: Foretelling, records: list[Record]) -> list[Forecasts]:
+    return [decode_forecasts(output.value) for record in records for output in state.fold(record)]
+
+
+def of(forecasts: Forecasts, name: str, metric: str, horizon_s: int = 300) -> dict[str, float]:
+    place = forecasts.uuids.index(uuid_of(name)) // UUID_BYTES
+    bands = forecasts.vms()[place, METRICS.index(metric), HORIZONS_S.index(horizon_s)]
+    return dict(zip(BANDS, bands.tolist(), strict=True))
+
+
+def test_wire_and_kernel_mean_the_same_horizons_and_bands() -> None:
+    assert forecast_row.HORIZONS_S == HORIZONS_S
+    assert forecast_row.BANDS == BANDS
+
+
+def test_a_steady_vm_and_its_node_are_foretold_as_they_are() -> None:
+    fleet = Fleet({"n0": [Machine("a", cores=0.5), Machine("b", cores=2.0)]})
+    last = folded(Foretelling(), fleet.run(30))[-1]
+    assert last.step_s == STEP_S
+    assert of(last, "a", "cpu_cores")["mean"] == pytest.approx(0.5, rel=1e-3)
+    assert of(last, "b", "cpu_cores", 1800)["mean"] == pytest.approx(2.0, rel=1e-3)
+    assert of(last, "a", "memory_used_bytes")["mean"] == pytest.approx(512 * MIB, rel=1e-3)
+    own = last.own()
+    assert own is not None
+    # The node's CPU and memory are its own gauges, its disks the sum over its VMs.
+    assert own[0, 0, 0] == pytest.approx(2.0, rel=1e-3)
+    assert own[1, 0, 0] == pytest.approx(6144 * MIB, rel=1e-3)
+    assert own[METRICS.index("disk_wr_bytes_per_s"), 0, 0] == pytest.approx(8192, rel=1e-3)
+
+
+def test_a_day_ahead_is_foretold_every_five_minutes() -> None:
+    made = folded(Foretelling(), Fleet({"n0": [Machine("a")]}).run(30))
+    known = [not np.isnan(one.vms()[0, 0, 2, 0]) for one in made if one.time_ms]
+    assert sum(known) == len([one for one in made if one.time_ms % 300_000 == 0])
+    assert sum(known) >= 5
+
+
+def test_restarted_guest_gives_no_rate_and_no_spike() -> None:
+    fleet = Fleet({"n0": [Machine("a", cores=1.0)]})
+    state = Foretelling()
+    folded(state, fleet.run(20))
+    machine = fleet.nodes["n0"][0]
+    machine.instance, machine.cpu_ns, machine.written = 2, 5e14, 0.0
+    made = folded(state, fleet.run(10))
+    for one in made:
+        assert of(one, "a", "cpu_cores")["mean"] == pytest.approx(1.0, rel=1e-2)
+
+
+def test_missing_vm_is_not_foretold_and_others_are() -> None:
+    fleet = Fleet({"n0": [Machine("a"), Machine("b")]})
+    state = Foretelling()
+    folded(state, fleet.run(10))
+    fleet.nodes["n0"][0].missing = True
+    last = folded(state, fleet.run(5))[-1]
+    assert np.isnan(of(last, "a", "cpu_cores")["mean"])
+    assert of(last, "b", "cpu_cores")["mean"] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_repeated_and_broken_records_change_nothing_and_are_counted() -> None:
+    records = Fleet({"n0": [Machine("a")]}).run(10)
+    plain, disturbed = Foretelling(), Foretelling()
+    made = folded(plain, records)
+    noisy: list[Record] = []
+    for record in records:
+        noisy += [record, record, msgspec_free(record, b"junk")]
+    noisy = [renumbered(record, place) for place, record in enumerate(noisy)]
+    assert folded(disturbed, noisy) == made
+    assert disturbed.counts == {
+        "folded": len(records), "repeated": len(records), "rejected": len(records), "other": 0
+    }  # fmt: skip
+
+
+def msgspec_free(record: Record, value: bytes) -> Record:
+    return Record(
+        topic=record.topic, partition=0, offset=0, time_ms=record.time_ms, key=b"", value=value
+    )
+
+
+def renumbered(record: Record, offset: int) -> Record:
+    return Record(
+        topic=record.topic,
+        partition=0,
+        offset=offset,
+        time_ms=record.time_ms,
+        key=record.key,
+        value=record.value,
+    )
+
+
+def test_a_vm_that_moves_takes_what_was_learned_along() -> None:
+    fleet = Fleet({"n0": [Machine("a", cores=1.5), Machine("b")], "n1": [Machine("c")]})
+    state = Foretelling()
+    folded(state, fleet.run(60))
+    row = state.nodes["cell", "n0"].forecaster.state[:6].copy()
+    fleet.nodes["n1"].append(fleet.nodes["n0"].pop(0))
+    record = fleet.frame("n0"), fleet.frame("n1")
+    for one in record:
+        state.fold(one)
+    moved = state.nodes["cell", "n1"].forecaster.state[6:12]
+    assert np.array_equal(moved, row, equal_nan=True)
+    last = [one for one in folded(state, fleet.run(5)) if one.node == "n1"][-1]
+    assert of(last, "a", "cpu_cores")["mean"] == pytest.approx(1.5, rel=1e-2)
+
+
+def test_state_goes_on_bit_for_bit_from_its_snapshot() -> None:
+    records = Fleet({"n0": [Machine("a"), Machine("b", cores=1.0)]}).run(40)
+    half = len(records) // 2
+    whole, first = Foretelling(), Foretelling()
+    folded(whole, records)
+    folded(first, records[:half])
+    chunks, manifest, _ = take_state(first)
+    again = restore_state(dict(enumerate(chunks)), manifest)
+    # Records folded before change nothing, so reading may begin earlier.
+    folded(again, records[half - 10 :])
+    assert digest(again) == digest(whole)
+
+
+@pytest.mark.parametrize("harm", ["flipped", "missing", "manifest"])
+def test_damaged_state_is_refused(harm: str) -> None:
+    state = Foretelling()
+    folded(state, Fleet({"n0": [Machine("a")]}).run(3))
+    chunks, manifest, _ = take_state(state)
+    kept = dict(enumerate(chunks))
+    if harm == "flipped":
+        kept[0] = bytes([kept[0][0] ^ 1]) + kept[0][1:]
+    elif harm == "missing":
+        kept = {}
+    else:
+        manifest = b"junk"
+    with pytest.raises(SnapshotDamaged):
+        restore_state(kept, manifest)
+
+
+def test_state_of_a_later_release_is_refused_with_what_to_do() -> None:
+    chunks, manifest, _ = take_state(Foretelling())
+    later = msgspec.msgpack.encode({**msgspec.msgpack.decode(manifest), "v": 99})
+    with pytest.raises(SnapshotTooNew, match="start the release that wrote it"):
+        restore_state(dict(enumerate(chunks)), later)
+
+
+def test_new_vm_begins_from_the_profile_of_its_class() -> None:
+    fleet = Fleet({"n0": [Machine(name, cores=1.0) for name in "abcd"]}, interval_s=60)
+    state = Foretelling()
+    folded(state, fleet.run(30))
+    size = state.nodes["cell", "n0"].forecaster.profile
+    profile = forecast_row.profile_of(
+        state.nodes["cell", "n0"].forecaster.state, forecast_row.layout(STEP_S)
+    )
+    assert size(np.arange(6)) is None
+    profile[:] = 7.0
+    state.profiles["cpu_cores", "busy"] = profile
+    fleet.nodes["n0"].append(Machine("new", cores=1.0))
+    folded(state, fleet.run(3))
+    node = state.nodes["cell", "n0"]
+    plan = forecast_row.layout(STEP_S)
+    learned = forecast_row.profile_of(node.forecaster.state[24:25], plan)
+    assert (learned > 5).all()
+    memory = forecast_row.profile_of(node.forecaster.state[25:26], plan)
+    assert (memory < 6).all()
