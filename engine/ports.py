@@ -269,12 +269,26 @@ class Verbs(Protocol):
         """Ask the guest to reboot by itself."""
         ...
 
-    async def migrate(self, vm: bytes, *, target: str) -> None:
-        """Move the VM live to node `target`; returns when it runs there."""
+    async def migrate(self, vm: bytes, *, target: str, within_s: float) -> None:
+        """Move the VM live to node `target`; returns when it runs there.
+
+        One that gets nowhere, or is not over after `within_s`, is given up: `VerbRefused`.
+        """
         ...
 
-    async def move_disk(self, vm: bytes, *, disk: str, target: str) -> None:
-        """Move disk `disk` (target device) live to pool `target`; returns when the VM uses it."""
+    async def find_migration(self, vm: bytes, *, target: str, within_s: float) -> None:
+        """Wait for a migration that this agent asked for in an earlier life, as `migrate` does."""
+        ...
+
+    async def move_disk(self, vm: bytes, *, disk: str, target: str, within_s: float) -> None:
+        """Move disk `disk` (target device) live to pool `target`; returns when the VM uses it.
+
+        One that is not complete after `within_s` is given up: `VerbRefused`.
+        """
+        ...
+
+    async def find_disk_move(self, vm: bytes, *, disk: str, target: str) -> None:
+        """Give up a copy that this agent began in an earlier life; returns if it was complete."""
         ...
 
     async def abort_job(self, vm: bytes) -> None:
@@ -284,6 +298,15 @@ class Verbs(Protocol):
 
 class Evidence(Protocol):
     """Where a node keeps what a person will want to see of a VM that was acted on."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
 
     async def save(self, vm: bytes, *, incident: str, step: int) -> str:
         """Keep what can be had of the VM within 5 s, and say where, in one phrase.

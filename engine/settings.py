@@ -189,6 +189,8 @@ class MigrationTarget(Section):
     """Where the memory goes, `tcp://10.0.7.1`; None lets libvirt choose."""
     unsafe: bool = False
     """Whether to migrate although libvirt cannot see that both nodes share the disks."""
+    bandwidth_mib_s: int | None = Field(default=None, ge=1)
+    """At most so much of the network is taken, in MiB/s; None is all that there is."""
 
 
 class Act(Section):

@@ -25,7 +25,7 @@ from engine.action.catalogue import Policy, parse_policy, read_shipped
 from engine.action.keys import TrustedKeys
 from engine.errors import SettingsError
 from engine.keyring import own_key, trusted_keys
-from engine.ports import Hypervisor, LedgerStore, Log, Recording, Verbs
+from engine.ports import Evidence, Hypervisor, LedgerStore, Log, Recording, Verbs
 from engine.roles.health import STUCK_AFTER_S, Health, Verdict
 from engine.roles.run import Opener, Role
 from engine.settings import Settings
@@ -182,6 +182,7 @@ class Node:
     verbs: Callable[[], Verbs]
     ledger: Callable[[], AbstractContextManager[LedgerStore]]
     alone: Callable[[], AbstractContextManager[None]]
+    evidence: Callable[[], Evidence]
     real: bool
 
 
@@ -198,7 +199,7 @@ def libvirt_node(settings: Settings) -> Node:
         from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
 
         targets = {
-            name: MigrationTarget(target.uri, target.data_uri, target.unsafe)
+            name: MigrationTarget(**target.model_dump())
             for name, target in settings.act.targets.items()
         }
         return LibvirtVerbs(uri=settings.act.libvirt_uri, targets=targets)
@@ -214,6 +215,11 @@ def libvirt_node(settings: Settings) -> Node:
         uri = settings.act.libvirt_uri
         return held_on_this_machine(f"act {uri}", what=f"agent of {uri}")
 
+    def evidence() -> Evidence:
+        from connectors.libvirt.evidence import LibvirtEvidence
+
+        return LibvirtEvidence(folder / "evidence", uri=settings.act.libvirt_uri)
+
     return Node(
         zone=place.zone,
         cell=place.cell,
@@ -222,6 +228,7 @@ def libvirt_node(settings: Settings) -> Node:
         verbs=verbs,
         ledger=ledger,
         alone=alone,
+        evidence=evidence,
         real=True,
     )
 
@@ -239,6 +246,7 @@ def simulated_nodes(fleet: "Fleet") -> tuple[Node, ...]:
             verbs=partial(fleet.verbs, name),
             ledger=partial(EmbeddedLedger, None),
             alone=nullcontext,
+            evidence=partial(fleet.evidence, name),
             real=False,
         )
         for name in fleet.nodes
@@ -327,10 +335,14 @@ def act_opener(process: Process, connect: Connect, node: Node, authority: Author
         # The locks first: whoever holds them is the node's agent, whatever its settings say.
         with node.alone(), node.ledger() as ledger:
             async with connect() as log, node.verbs() as verbs:
+        # The ledger first: whoever holds it is the node's agent.
+        with node.ledger() as ledger:
+            async with connect() as log, node.verbs() as verbs, node.evidence() as evidence:
                 yield Agent(
                     log=log,
                     verbs=verbs,
                     ledger=ledger,
+                    evidence=evidence,
                     config=config,
                     clock=process.clock,
                     health=process.health.of(f"act {node.name}"),

@@ -43,8 +43,7 @@ def read_vm(xml: str, *, vm: bytes, pool_targets: Mapping[str, str]) -> Inventor
         Directory of each storage pool of the connection, to its name.
     """
     domain = ElementTree.fromstring(xml)
-    label = domain.find(f"metadata/{{{NAMESPACE}}}vm")
-    marks = label.attrib if label is not None else {}
+    marks = read_marks(domain)
     period = domain.find("devices/memballoon/stats")
     return InventoryItem(
         vm=vm,
@@ -52,8 +51,7 @@ def read_vm(xml: str, *, vm: bytes, pool_targets: Mapping[str, str]) -> Inventor
         tenant=marks.get("tenant") or None,
         group=marks.get("group") or None,
         flavor=marks.get("flavor") or None,
-        # Only the one word opts in: a typing error must not make a VM actionable.
-        actionable=marks.get("actionable") == "yes",
+        actionable=agreed(marks, "actionable"),
         vcpus=_vcpus(domain),
         memory_bytes=_memory_bytes(domain),
         disks=_disks(domain, pool_targets),
@@ -62,6 +60,20 @@ def read_vm(xml: str, *, vm: bytes, pool_targets: Mapping[str, str]) -> Inventor
         watchdog=domain.find("devices/watchdog") is not None,
         balloon_period_s=_whole(period.get("period")) or 0 if period is not None else 0,
     )
+
+
+def read_marks(domain: ElementTree.Element) -> Mapping[str, str]:
+    """Return the attributes of a VM's `flatline:vm` element; none where it has no such element."""
+    label = domain.find(f"metadata/{{{NAMESPACE}}}vm")
+    return label.attrib if label is not None else {}
+
+
+def agreed(marks: Mapping[str, str], what: str) -> bool:
+    """Return whether the VM's owner agreed to `actionable` or `screenshots`.
+
+    Only the one word does: a typing error must not open a VM to anything.
+    """
+    return marks.get(what) == "yes"
 
 
 class PoolDefinition(NamedTuple):
@@ -85,6 +97,11 @@ def read_pool(xml: str) -> PoolDefinition:
 def read_host_uuid(capabilities_xml: str) -> str:
     """Return the UUID by which migrating libvirtds tell each other apart."""
     return ElementTree.fromstring(capabilities_xml).findtext("host/uuid", "")
+
+
+def is_actionable(xml: str) -> bool:
+    """Return whether the VM's owner agreed to actions on it."""
+    return agreed(read_marks(ElementTree.fromstring(xml)), "actionable")
 
 
 def has_mirror(xml: str) -> bool:

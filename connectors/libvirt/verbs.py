@@ -6,10 +6,10 @@ test reads this package's syntax tree for their names.
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from connectors.libvirt.binding import (
     ERR_NO_DOMAIN,
@@ -24,7 +24,7 @@ from connectors.libvirt.binding import (
     error_code,
     load,
 )
-from connectors.libvirt.calls import first_returned
+from connectors.libvirt.calls import Call, first_returned
 from connectors.libvirt.decoding import (
     balloon_last_update_s,
     block_total,
@@ -36,14 +36,18 @@ from connectors.libvirt.decoding import (
     vcpu_delays,
     vcpu_times,
 )
-from connectors.libvirt.inventory import has_mirror
-from connectors.libvirt.link import Link
+from connectors.libvirt.disks import DiskMove, end_left_copy
+from connectors.libvirt.inventory import has_mirror, is_actionable
+from connectors.libvirt.link import Link, Session
+from connectors.libvirt.migration import Watch, found_again
 from connectors.libvirt.node import NodeReader
 from connectors.libvirt.polling import NOWAIT, STATS
 from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
 from engine.ports import Look
 from engine.wire.frame import UUID_BYTES
 from engine.wire.metrics import VM_STATES
+
+T = TypeVar("T")
 
 DEFAULT_URI: Final = "qemu:///system"
 # A look takes 10 ms. The agent takes two, at least 4 s apart, within 10 s of its call: one
@@ -52,8 +56,9 @@ LOOK_DEADLINE_S: Final = 3.0
 # libvirt itself gives up waiting for a VM's job after 30 s and says so, which is an answer;
 # a shorter deadline would turn it into an unknown outcome.
 VERB_DEADLINE_S: Final = 35.0
-# 64 GiB at 1 Gbit/s take 10 min; a migration that never converges must end as unknown.
-MIGRATE_DEADLINE_S: Final = 1800.0
+# Beyond the time that a move of memory or of a disk is given: for giving it up, and for
+# finding out which end it came to.
+_LAST_STEPS_S: Final = 70.0
 
 # virDomainMigrateFlags: live, peer to peer (the source's libvirtd goes on if the agent
 # dies), given up on a disk error. A VM that is defined on the source is afterwards defined
@@ -62,12 +67,17 @@ _MIGRATE_FLAGS: Final = 1 | 2 | 4096
 _MIGRATE_DEFINITION: Final = 8 | 16
 _MIGRATE_UNSAFE: Final = 512
 _MIGRATE_PARAM_URI: Final = "migrate_uri"
+_MIGRATE_PARAM_BANDWIDTH: Final = "bandwidth"
 
 # Errors that libvirt raises before it has touched the VM: not supported, invalid argument,
 # denied, authentication, invalid in this state, job lock not had in time, invalid or
 # unsupported configuration, unsafe migration, unsupported operation, busy, access denied.
 # Any other error may come from half-way, so its outcome is unknown.
 _NOTHING_DONE: Final = frozenset({3, 8, 29, 45, 55, 67, 68, 74, 79, 81, 84, 87, 88, 94})
+
+# What a verb does on a domain, saying through the last argument that it now begins to.
+Verb = Callable[[Connection, Domain, Callable[[], bool]], None]
+Wait = Callable[[Session, Call[None]], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +93,14 @@ class MigrationTarget:
         Where the memory goes, for instance ``tcp://10.0.7.1``; None lets libvirt choose.
     unsafe
         Whether to migrate although libvirt cannot see that both nodes share the disks.
+    bandwidth_mib_s
+        At most so much of the network is taken; None is all that there is.
     """
 
     uri: str
     data_uri: str | None = None
     unsafe: bool = False
+    bandwidth_mib_s: int | None = None
 
 
 class _Request:
@@ -158,22 +171,7 @@ class LibvirtVerbs:
         HypervisorUnreachable
             No answer within 3 s.
         """
-        session = await self._link.session()
-        what = f"look at VM {vm.hex()}"
-        call = session.start(
-            lambda connection: self._look(connection, session.host_mark, _checked(vm)),
-            name="libvirt-look",
-        )
-        if await first_returned([call], patience_s=LOOK_DEADLINE_S) is None:
-            raise HypervisorUnreachable(
-                f"{what}: no answer from {self._uri} within {LOOK_DEADLINE_S:.0f} s"
-            )
-        try:
-            return call.result()
-        except self._library.libvirtError as error:
-            if error_code(error) == ERR_NO_DOMAIN:
-                raise VmNotFound(f"{what}: libvirtd knows no such VM") from error
-            raise HypervisorUnreachable(f"{what}: {error}") from error
+        return await self._ask(vm, self._look, what="look", patience_s=LOOK_DEADLINE_S)
 
     async def reset(self, vm: bytes) -> None:
         """Pull the VM's reset line; a VM paused by its own crash is resumed after it."""
@@ -185,29 +183,57 @@ class LibvirtVerbs:
             vm, lambda domain: domain.reboot(0), what="reboot", deadline_s=VERB_DEADLINE_S
         )
 
-    async def migrate(self, vm: bytes, *, target: str) -> None:
-        """Move the VM live to `target`, peer to peer; return when it runs there."""
-        if target not in self._targets:
-            known = ", ".join(sorted(self._targets)) or "none"
-            raise VerbRefused(
-                f"node {target!r} is not among the migration targets of {self._uri} ({known})"
-            )
+    async def migrate(self, vm: bytes, *, target: str, within_s: float) -> None:
+        """Move the VM live to `target`, peer to peer; return when it runs there.
+
+        One that gets nowhere, or is not over after `within_s`, is aborted: the VM stays here.
+        """
+        goal = self._target(target)
+        watch = Watch(self._library, vm, within_s=within_s)
         self._migrating.add(vm)
         try:
             await self._do(
                 vm,
-                lambda domain: self._migrate(domain, self._targets[target]),
+                lambda domain: self._migrate(domain, goal),
                 what=f"migrate to {target}",
-                deadline_s=MIGRATE_DEADLINE_S,
+                deadline_s=within_s,
+                wait=watch.until_returned,
             )
+        except VerbRefused as error:
+            if watch.gave_up is None:
+                raise
+            raise VerbRefused(f"{watch.gave_up}; it was aborted, the VM runs on here") from error
         finally:
             self._migrating.discard(vm)
 
-    async def move_disk(self, vm: bytes, *, disk: str, target: str) -> None:
-        """Refuse: this node is told of no pool that disks may be moved to."""
-        raise VerbRefused(
-            f"disk {disk} of VM {vm.hex()} stays: this node is told of no pool {target!r}"
+    async def find_migration(self, vm: bytes, *, target: str, within_s: float) -> None:
+        """Wait for a migration that this agent asked for in an earlier life."""
+        if target not in self._targets:
+            raise HypervisorUnreachable(f"node {target} is no longer among the migration targets")
+        uri = self._targets[target].uri
+        self._migrating.add(vm)
+        try:
+            await found_again(self._link, self._library, vm, target_uri=uri, within_s=within_s)
+        finally:
+            self._migrating.discard(vm)
+
+    async def move_disk(self, vm: bytes, *, disk: str, target: str, within_s: float) -> None:
+        """Copy a disk to pool `target` while the VM writes, and let it go on there."""
+        move = DiskMove(self._library, device=disk, pool=target, within_s=within_s)
+        await self._do_all(
+            vm, move, what=f"move of disk {disk} to {target}", deadline_s=within_s + _LAST_STEPS_S
         )
+
+    async def find_disk_move(self, vm: bytes, *, disk: str, target: str) -> None:
+        """Give up a copy that this agent began in an earlier life; return if it was complete."""
+
+        def end(connection: Connection, domain: Domain, _host_mark: int) -> None:
+            end_left_copy(connection, domain, device=disk, pool=target, library=self._library)
+
+        try:
+            await self._ask(vm, end, what=f"end of the copy of {disk}", patience_s=VERB_DEADLINE_S)
+        except VmNotFound as error:
+            raise HypervisorUnreachable(f"the VM has gone with what it ran on: {error}") from error
 
     async def abort_job(self, vm: bytes) -> None:
         """Abort the migration that `migrate` is waiting for."""
@@ -218,10 +244,63 @@ class LibvirtVerbs:
             vm, lambda domain: domain.abortJob(), what="abort job", deadline_s=VERB_DEADLINE_S
         )
 
+    def _target(self, name: str) -> MigrationTarget:
+        if name not in self._targets:
+            known = ", ".join(sorted(self._targets)) or "none"
+            raise VerbRefused(
+                f"node {name!r} is not among the migration targets of {self._uri} ({known})"
+            )
+        return self._targets[name]
+
+    async def _ask(
+        self,
+        vm: bytes,
+        question: Callable[[Connection, Domain, int], T],
+        *,
+        what: str,
+        patience_s: float,
+    ) -> T:
+        """Return what a question about a VM is answered with, whatever was done to it before."""
+        session = await self._link.session()
+        what = f"{what} at VM {vm.hex()}"
+        call = session.start(
+            lambda connection: question(
+                connection, connection.lookupByUUID(_checked(vm)), session.host_mark
+            ),
+            name="libvirt-look",
+        )
+        if await first_returned([call], patience_s=patience_s) is None:
+            raise HypervisorUnreachable(
+                f"{what}: no answer from {self._uri} within {patience_s:.0f} s"
+            )
+        try:
+            return call.result()
+        except self._library.libvirtError as error:
+            if error_code(error) == ERR_NO_DOMAIN:
+                raise VmNotFound(f"{what}: libvirtd knows no such VM") from error
+            raise HypervisorUnreachable(f"{what}: {error}") from error
+
     async def _do(
-        self, vm: bytes, verb: Callable[[Domain], object], *, what: str, deadline_s: float
+        self,
+        vm: bytes,
+        verb: Callable[[Domain], object],
+        *,
+        what: str,
+        deadline_s: float,
+        wait: Wait | None = None,
     ) -> None:
-        """Carry out a verb that may change the VM."""
+        """Carry out a verb that is one call to libvirt."""
+
+        def work(_connection: Connection, domain: Domain, send: Callable[[], bool]) -> None:
+            if send():
+                verb(domain)
+
+        await self._do_all(vm, work, what=what, deadline_s=deadline_s, wait=wait)
+
+    async def _do_all(
+        self, vm: bytes, verb: Verb, *, what: str, deadline_s: float, wait: Wait | None = None
+    ) -> None:
+        """Carry out a verb that may change the VM, once it says that it begins to."""
         what = f"{what} of VM {vm.hex()}"
         try:
             session = await self._link.session()
@@ -231,12 +310,14 @@ class LibvirtVerbs:
         request = _Request()
 
         def work(connection: Connection) -> None:
-            domain = connection.lookupByUUID(_checked(vm))
-            if request.send():
-                verb(domain)
+            verb(connection, connection.lookupByUUID(_checked(vm)), request.send)
 
         call = session.start(work, name="libvirt-verb")
-        if await first_returned([call], patience_s=deadline_s) is None:
+        if wait is not None:
+            returned = await wait(session, call)
+        else:
+            returned = await first_returned([call], patience_s=deadline_s) is not None
+        if not returned:
             if request.withdraw():
                 raise VerbRefused(f"{what} was not asked for: {self._uri} does not answer")
             raise HypervisorUnreachable(
@@ -253,8 +334,8 @@ class LibvirtVerbs:
                 raise VerbRefused(f"{what} was refused: {error}") from error
             raise HypervisorUnreachable(f"{what}: outcome unknown: {error}") from error
 
-    def _look(self, connection: Connection, host_mark: int, vm: bytes) -> Look:
-        domain = connection.lookupByUUID(vm)
+    def _look(self, connection: Connection, domain: Domain, host_mark: int) -> Look:
+        vm = domain.UUID()
         records = connection.domainListGetStats([domain], STATS, NOWAIT)
         mono_ns = time.monotonic_ns()
         if not records:
@@ -264,6 +345,7 @@ class LibvirtVerbs:
         reported = (state or 0, plain_counter(stats, "state.reason") or 0)
         answered = monitor_answered(stats)
         times, delays = vcpu_times(stats), vcpu_delays(stats)
+        xml = domain.XMLDesc()
         return Look(
             vm=vm,
             # A VM that does not run has the number -1.
@@ -271,7 +353,7 @@ class LibvirtVerbs:
             mono_ns=mono_ns,
             state=VM_STATES[state if state is not None else 0],
             # Whoever holds the monitor is at work on the VM.
-            job_active=not answered or _has_job(domain),
+            job_active=not answered or _has_job(domain, xml),
             vcpu_time_ns=tuple(times.values()),
             vcpu_delay_ns=tuple(delays[number] for number in times if number in delays),
             cpu_time_ns=plain_counter(stats, "cpu.time"),
@@ -285,6 +367,7 @@ class LibvirtVerbs:
                 "state_reason": "crashed" if _crashed(reported) else str(reported[1]),
                 "monitor": "answers" if answered else "silent",
             },
+            opted_out=not is_actionable(xml),
         )
 
     def _reset(self, domain: Domain) -> None:
@@ -317,7 +400,11 @@ class LibvirtVerbs:
             flags |= _MIGRATE_DEFINITION
         if target.unsafe:
             flags |= _MIGRATE_UNSAFE
-        parameters = {_MIGRATE_PARAM_URI: target.data_uri} if target.data_uri is not None else {}
+        parameters: dict[str, str | int] = {}
+        if target.data_uri is not None:
+            parameters[_MIGRATE_PARAM_URI] = target.data_uri
+        if target.bandwidth_mib_s is not None:
+            parameters[_MIGRATE_PARAM_BANDWIDTH] = target.bandwidth_mib_s
         try:
             domain.migrateToURI3(target.uri, parameters, flags)
         except self._library.libvirtError as error:
@@ -343,8 +430,8 @@ def _crashed(state: Sequence[int]) -> bool:
     return number == STATE_CRASHED or (number == STATE_PAUSED and reason == PAUSED_CRASHED)
 
 
-def _has_job(domain: Domain) -> bool:
-    return domain.jobInfo()[0] not in JOB_IDLE or has_mirror(domain.XMLDesc())
+def _has_job(domain: Domain, xml: str) -> bool:
+    return domain.jobInfo()[0] not in JOB_IDLE or has_mirror(xml)
 
 
 def _checked(vm: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from connectors.simulator.evidence import SimulatedEvidence
 from connectors.simulator.guests import Condition
 from connectors.simulator.hypervisor import SimulatedHypervisor
 from connectors.simulator.incidents import schedule
@@ -69,6 +70,10 @@ class Fleet:
     def verbs(self, node: str, *, by: str = "the agent") -> SimulatedVerbs:
         """Return what an agent may do on a node."""
         return SimulatedVerbs(self.world, node, by=by)
+
+    def evidence(self, node: str) -> SimulatedEvidence:
+        """Return where a node keeps evidence of its VMs."""
+        return SimulatedEvidence(self.world, node)
 
     def interfere(self, interference: Interference | None) -> None:
         """Let verbs lie, hang or fail; see `connectors.simulator.verbs`."""

@@ -1,13 +1,12 @@
 """What a guest goes through: boots, deaths, pauses, migrations."""
 
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from connectors.simulator.guests import DEAD, KERNEL, NEVER_S, Condition
 from connectors.simulator.truth import Move
-from connectors.simulator.world import Migration, World
+from connectors.simulator.world import DiskMove, Migration, World
 
 # Live migration: memory crosses the wire at 10 Gbit/s, after a second of setting up.
 _MIGRATION_SETUP_S: Final = 1.0
@@ -162,33 +161,40 @@ def migrate(world: World, lane: int, *, target: int, by: str) -> Migration:
     return migration
 
 
-@dataclass(slots=True)
-class DiskMove:
-    """A disk on its way to another pool."""
-
-    done: bool = False
-
-
 def move_disk(world: World, lane: int, pool: int) -> DiskMove:
     """Begin to copy a VM's disk to another pool; it is used there once the copy is whole.
 
     A pool that completes nothing gives nothing to copy, so the move waits for it.
     """
-    move = DiskMove()
+    move = world.disk_moves[lane] = DiskMove(lane)
     world.guests.job[lane] = True
     world.changed()
 
     def pivot() -> None:
+        if move.outcome != "running":
+            return
         if world.rates.stuck(np.array([lane])).any():
             world.after(_RETRY_S, pivot)
             return
         with world.changing([lane]):
             world.topology.pool[lane] = pool
-            world.guests.job[lane] = False
-        move.done = True
+        _end_disk_move(world, move, "done")
 
     world.after(_DISK_MOVE_S, pivot)
     return move
+
+
+def give_up_disk(world: World, move: DiskMove) -> None:
+    """End a copy that leaves the VM on its old disk; one that is over stays as it is."""
+    if move.outcome == "running":
+        _end_disk_move(world, move, "given_up")
+
+
+def _end_disk_move(world: World, move: DiskMove, outcome: str) -> None:
+    move.outcome = outcome
+    world.disk_moves.pop(move.lane, None)
+    world.guests.job[move.lane] = False
+    world.changed()
 
 
 def finish_migration(world: World, migration: Migration, outcome: str) -> None:

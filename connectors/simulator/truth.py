@@ -37,6 +37,16 @@ class Harm:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Evidence of a VM that its node kept."""
+
+    vm: int
+    incident: str
+    step: int
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class VerbCall:
     """A verb as it reached the hypervisor; `outcome` is ok, refused, lost or nothing_happened."""
 
@@ -77,6 +87,7 @@ class Truth:
     harms: list[Harm] = field(default_factory=list)
     verb_calls: list[VerbCall] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
+    evidence: list[Kept] = field(default_factory=list)
 
     def dead_since_ns(self, vm: int) -> int | None:
         """Return since when the VM has been dead, None while it lives."""

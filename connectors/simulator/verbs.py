@@ -139,7 +139,7 @@ class SimulatedVerbs:
 
         await self._do(vm, "reboot", work)
 
-    async def migrate(self, vm: bytes, *, target: str) -> None:
+    async def migrate(self, vm: bytes, *, target: str, within_s: float) -> None:
         """Move the VM live to `target`; return when it runs there."""
         world = self._world
 
@@ -148,20 +148,28 @@ class SimulatedVerbs:
             self._check_migration(lane, target, goal)
             assert goal is not None
             migration = lifecycle.migrate(world, lane, target=goal, by=self._by)
-            self._migrations[lane] = migration
-            try:
-                while migration.outcome == "running":
-                    await asyncio.sleep(_WAIT_S)
-                    world.sync()
-            finally:
-                self._migrations.pop(lane, None)
-            if migration.outcome != "done":
-                raise VerbRefused(f"migrate of VM {vm.hex()}: {migration.outcome}, it stays here")
+            await self._until_over(migration, within_s=within_s)
             return True
 
         await self._do(vm, "migrate", work, target=target)
 
-    async def move_disk(self, vm: bytes, *, disk: str, target: str) -> None:
+    async def find_migration(self, vm: bytes, *, target: str, within_s: float) -> None:
+        """Wait for a migration that this agent asked for in an earlier life."""
+        world = self._world
+        world.sync()
+        if world.unreachable[self._node]:
+            raise HypervisorUnreachable(f"node {self._name} does not answer")
+        lane = world.topology.lane_of[vm]
+        migration = world.migrations.get(lane)
+        if migration is not None and migration.by == self._by:
+            await self._until_over(migration, within_s=within_s)
+        place = world.topology.nodes[int(world.guests.node[lane])]
+        if place == self._name:
+            raise VerbRefused(f"the migration of VM {vm.hex()} ended and it runs on here")
+        if place != target:
+            raise HypervisorUnreachable(f"VM {vm.hex()} is neither here nor on {target}")
+
+    async def move_disk(self, vm: bytes, *, disk: str, target: str, within_s: float) -> None:
         """Copy the VM's only disk, `vda`, to pool `target` and let the VM go on there."""
         world = self._world
 
@@ -179,12 +187,29 @@ class SimulatedVerbs:
             if not lifecycle.runs(world, lane):
                 raise VerbRefused("the VM does not run")
             move = lifecycle.move_disk(world, lane, goal)
-            while not move.done:
+            deadline_ns = world.now_ns + round(within_s * NS_PER_S)
+            while move.outcome == "running":
+                if world.now_ns >= deadline_ns:
+                    lifecycle.give_up_disk(world, move)
+                    raise VerbRefused(f"the copy was not complete after {within_s:.0f} s")
                 await asyncio.sleep(_WAIT_S)
                 world.sync()
             return True
 
         await self._do(vm, "move_disk", work, target=target)
+
+    async def find_disk_move(self, vm: bytes, *, disk: str, target: str) -> None:
+        """Give up a copy that this agent began in an earlier life; return if it was complete."""
+        world = self._world
+        world.sync()
+        if world.unreachable[self._node]:
+            raise HypervisorUnreachable(f"node {self._name} does not answer")
+        lane = world.topology.lane_of[vm]
+        move = world.disk_moves.get(lane)
+        if move is not None:
+            lifecycle.give_up_disk(world, move)
+        if world.topology.pools[int(world.topology.pool[lane])] != target:
+            raise VerbRefused(f"disk {disk} of VM {vm.hex()} was not moved, it runs on its old one")
 
     async def abort_job(self, vm: bytes) -> None:
         """Abort the migration that `migrate` is waiting for."""
@@ -197,6 +222,23 @@ class SimulatedVerbs:
             return True
 
         await self._do(vm, "abort_job", work)
+
+    async def _until_over(self, migration: Migration, *, within_s: float) -> None:
+        world, lane = self._world, migration.lane
+        deadline_ns = world.now_ns + round(within_s * NS_PER_S)
+        self._migrations[lane] = migration
+        try:
+            while migration.outcome == "running":
+                if world.now_ns >= deadline_ns:
+                    lifecycle.finish_migration(world, migration, "aborted")
+                    break
+                await asyncio.sleep(_WAIT_S)
+                world.sync()
+        finally:
+            self._migrations.pop(lane, None)
+        if migration.outcome != "done":
+            vm = world.topology.uuids[lane].hex()
+            raise VerbRefused(f"migrate of VM {vm}: {migration.outcome}, it stays here")
 
     def _check_migration(self, lane: int, target: str, goal: int | None) -> None:
         world = self._world

@@ -53,6 +53,14 @@ class Migration:
     outcome: str = "running"
 
 
+@dataclass(slots=True)
+class DiskMove:
+    """A disk on its way to another pool; `outcome` is running, done or given_up."""
+
+    lane: int
+    outcome: str = "running"
+
+
 class World:
     """The site as it really is. Adapters made from it show a part; tests may see it all.
 
@@ -90,6 +98,7 @@ class World:
         # What changes bit by bit, run at the beginning of each step.
         self.slow_changes: dict[object, Action] = {}
         self.migrations: dict[int, Migration] = {}
+        self.disk_moves: dict[int, DiskMove] = {}
 
         self.topology = Topology(plan, self.stream(_PLACES))
         habits_rng = self.stream(_HABITS)

@@ -176,9 +176,23 @@ class Guest:
         """Return the process id of its qemu."""
         return int((self.lab.home / self.hypervisor / "run/qemu" / f"{self.name}.pid").read_text())
 
+    @property
+    def nbd_pid(self) -> int:
+        """The server of its disk, where it was defined with ``--nbd``."""
+        return int((self.lab.home / "guests" / f"{self.name}.nbd").read_text())
+
+    @property
+    def disk(self) -> str:
+        """The file of its disk, as it was defined or last noted."""
+        return self._run("disk")
+
+    def note_disk(self, path: Path) -> None:
+        """Note that its disk lies elsewhere now."""
+        self._run("moved", str(path))
+
     def records(self) -> list[Record]:
         """Return what it has written to its disk, oldest first; damage raises ValueError."""
-        return read_records(Path(self._run("disk")))
+        return read_records(Path(self.disk))
 
     def answers_ping(self) -> bool:
         """Whether one of three pings is answered."""

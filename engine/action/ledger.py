@@ -48,7 +48,7 @@ class IllegalStep(ValueError):
 
 
 class StepEntry(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
-    """One change of state of one incident step."""
+    """One change of state of one incident step; the last three say where to look for its end."""
 
     state: LedgerState
     incident: str
@@ -58,6 +58,9 @@ class StepEntry(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     dry_run: bool
     time_ms: int
     sentence: str
+    target: str | None = None
+    disk: str | None = None
+    deadline_ms: int = 0
 
     @property
     def key(self) -> Key:

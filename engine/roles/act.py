@@ -27,20 +27,15 @@ from engine.action.ledger import (
 )
 from engine.action.look import LOOK_WINDOW_S, judge
 from engine.action.question import DAY_MS
-from engine.errors import (
-    LogError,
-    RecordRejected,
-    StateUnwritable,
-    VerbRefused,
-    VmNotFound,
-)
-from engine.ports import Clock, LedgerStore, Log, Look, Record, Verbs
+from engine.errors import LogError, RecordRejected, StateUnwritable, VerbRefused, VmNotFound
+from engine.ports import Clock, Evidence, LedgerStore, Log, Look, Record, Verbs
 from engine.roles import instruments
+from engine.roles.calling import call, find, findable, keep_evidence
 from engine.roles.health import Health
-from engine.roles.marks import Author, End, Marks
+from engine.roles.marks import SENTENCES, Author, End, Marks, ended, why_of
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors
 from engine.wire.control import Control
-from engine.wire.order import Order, Outcome
+from engine.wire.order import DESTRUCTIVE, Order, Outcome
 from engine.wire.topics import CONTROL, ORDERS
 
 # Longer than this and the pause that was read is no longer the one that holds.
@@ -51,31 +46,11 @@ _LOOK_S: Final = 2.0
 _GAP_SLACK_S: Final = 0.1
 # How often the ledger notes how far the log was read: retention moves in days.
 _NOTE_EVERY_MS: Final = 3_600_000
+# How long the end of a step is looked for whose deadline has passed meanwhile.
+_FIND_S: Final = 60.0
 # What is still to be told when the process ends, or before the next order is taken up.
 _LEAVE_S: Final = 2.0
 _TELL_S: Final = 30.0
-
-SENTENCES: Final = {
-    "accepted": "Accepted: {order}",
-    "calling": "The {action} of {vm} is called now. {look}",
-    "returned": "The {action} of {vm} was carried out.",
-    "rehearsed": "The {action} of {vm} was rehearsed: everything but the call was done.",
-    "wrong_place": "The order names site {site} and cell {cell}, this node is elsewhere.",
-    "before_my_time": "The order was given before this agent knew the log; what became of it"
-    " is unknown.",
-    "already_closed": "The log says already how this step ended.",
-    "no_ledger": "The ledger cannot be written, so nothing is done: {why}",
-    "no_look": "The VM cannot be seen, so nothing is done: {why}",
-    "no_vm": "The VM is not on this node: {why}",
-    "no_barrier": "The log could not be read to its end within {limit_s:g} s, so nothing is done.",
-    "log_changed": "The topic {topic} was cut back or made anew under this agent, so nothing is"
-    " done until it starts again.",
-    "other_log": "The log is not the one this agent started on, so nothing is done.",
-    "too_late": "When the ledger had the entry, the order had expired or the look, {age_s:.0f} s"
-    " old, was older than {limit_s:g} s: nothing was done.",
-    "verb_refused": "The hypervisor refused, nothing was done: {why}",
-    "verb_unknown": "Whether the {action} of {vm} happened is unknown: {why}",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +90,8 @@ class Agent:
         The site's log and the node's hypervisor, opened.
     ledger
         Where promises are kept; no other process may have it.
+    evidence
+        Where the node keeps what a VM looked like, opened.
     """
 
     def __init__(
@@ -123,6 +100,7 @@ class Agent:
         log: Log,
         verbs: Verbs,
         ledger: LedgerStore,
+        evidence: Evidence,
         config: ActConfig,
         clock: Clock,
         health: Health,
@@ -130,6 +108,7 @@ class Agent:
         self._log = log
         self._verbs = verbs
         self._store = ledger
+        self._evidence = evidence
         self._config = config
         self._clock = clock
         self._health = health
@@ -170,7 +149,8 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._outbox.run(), name="act: outbox")
                 try:
-                    await self._start()
+                    for entry in await self._start():
+                        tasks.create_task(self._find(entry), name="act: find")
                     for topic in (CONTROL.name, ORDERS.name):
                         reader = follow(
                             self._log,
@@ -187,8 +167,11 @@ class Agent:
                 finally:
                     await self._outbox.emptied(within_s=_LEAVE_S)
 
-    async def _start(self) -> None:
-        """Say what became of the last run's steps, and read what limits are counted from."""
+    async def _start(self) -> list[StepEntry]:
+        """Say what became of the last run's steps, and read what limits are counted from.
+
+        Returns the steps whose end must be looked for: the hypervisor goes on with them.
+        """
         policy, now_ms = self._config.policy, self._clock.now_ms()
         self._identity = await self._log.identity()
         bounds = await self._log.bounds(ORDERS.name, 0)
@@ -207,8 +190,12 @@ class Agent:
             f"The agent of {self._config.node} starts under policy {policy.name}. {sentence}",
             detail={"policy": policy.hash, "log": self._identity},
         )
+        lost: list[StepEntry] = []
         for entry in recovery(self._ledger, now_ms=now_ms):
-            self._enter(entry)
+            if findable(entry):
+                lost.append(entry)
+            else:
+                self._enter(entry)
         for entry in self._ledger.unmarked():
             self._marks.recovered(entry)
         await self._set_down()
@@ -216,6 +203,31 @@ class Agent:
         self._next[ORDERS.name] = orders_since
         self._next[CONTROL.name] = (await self._log.bounds(CONTROL.name, 0)).earliest
         await self._read_to_ends()
+        return lost
+
+    async def _find(self, entry: StepEntry) -> None:
+        """Learn how a step ended that the hypervisor went on with while no agent ran."""
+        names = {"action": NOUNS.get(entry.action, entry.action), "vm": entry.vm}
+        self._journal.write(
+            "start", SENTENCES["searching"].format(**names), incident=entry.incident, vm=entry.vm
+        )
+        try:
+            async with asyncio.timeout(max(_FIND_S, self._left_s(entry.deadline_ms))):
+                await find(self._verbs, entry, left_s=self._left_s(entry.deadline_ms))
+            end = ended("returned", "found", **names)
+        except VerbRefused as error:
+            end = ended("refused", "found_undone", **names, why=error)
+        except Exception as error:  # noqa: BLE001 -- what is not understood is the worst case
+            end = ended("unknown", "verb_unknown", **names, why=why_of(error))
+        last = msgspec.structs.replace(
+            entry, state=end.outcome, time_ms=self._clock.now_ms(), sentence=end.sentence
+        )
+        self._enter(last)
+        self._marks.recovered(last)
+        await self._set_down()
+
+    def _left_s(self, deadline_ms: int) -> float:
+        return (deadline_ms - self._clock.now_ms()) / 1000
 
     async def _report(self) -> None:
         while True:
@@ -312,9 +324,9 @@ class Agent:
         """Return why the order may not run as things stand, None if it may."""
         order, config = task.order, self._config
         if task.offset < self._strange_below:
-            return _end("unknown", "before_my_time")
+            return ended("unknown", "before_my_time")
         if (order.site, order.cell) != (config.site, config.cell):
-            return _end("refused", "wrong_place", site=order.site, cell=order.cell)
+            return ended("refused", "wrong_place", site=order.site, cell=order.cell)
         admission = admit(
             order,
             task.earlier,
@@ -337,7 +349,7 @@ class Agent:
             self._enter(self._step(task, "accepted", order.sentence))
         except StateUnwritable as error:
             self._health.waiting("ledger", str(error))
-            return _end("not_attempted", "no_ledger", why=error)
+            return ended("not_attempted", "no_ledger", why=error)
         self._marks.said("decision", order, SENTENCES["accepted"].format(order=order.sentence))
         began_ns = self._clock.mono_ns()
         looks = await self._look(order)
@@ -348,7 +360,10 @@ class Agent:
             if verdict.agrees:
                 return await self._call(task, verdict.sentence, began_ns=began_ns)
             end = End("refused", verdict.rule, verdict.sentence)
-        return self._entered(task, end or _end("refused", "no_look", why="nothing was seen"))
+            if verdict.rule == "no_request":
+                # Its disks stand still: what they look like is what a person needs.
+                await self._save_evidence(order)
+        return self._entered(task, end or ended("refused", "no_look", why="nothing was seen"))
 
     def _entered(self, task: Task, end: End) -> End:
         """Return `end` once the ledger has it; the log is told even if the disk is full."""
@@ -369,40 +384,55 @@ class Agent:
             dry_run=task.dry_run,
             time_ms=self._clock.now_ms(),
             sentence=sentence,
+            target=order.target,
+            disk=order.disk,
+            deadline_ms=order.deadline_ms,
         )
 
     async def _look(self, order: Order) -> list[Look] | End:
         vm, looks = UUID(order.vm).bytes, list[Look]()
         try:
-            for wait_s in (0.0, self._config.policy.limits.look_gap_s + _GAP_SLACK_S):
-                await asyncio.sleep(wait_s)
-                async with asyncio.timeout(_LOOK_S):
-                    looks.append(await self._verbs.look(vm))
+            looks.append(await self._seen(vm))
+            gap = asyncio.sleep(self._config.policy.limits.look_gap_s + _GAP_SLACK_S)
+            if order.action in DESTRUCTIVE:
+                # While the look waits anyway, so that a dead VM waits no longer for its evidence.
+                await asyncio.gather(gap, self._save_evidence(order))
+            else:
+                await gap
+            looks.append(await self._seen(vm))
         except VmNotFound as error:
-            return _end("refused", "no_vm", why=error)
+            return ended("refused", "no_vm", why=error)
         except Exception as error:  # noqa: BLE001 -- what is not understood is loss of sight
             why = str(error) or f"no answer within {_LOOK_S:g} s"
-            return _end("not_attempted", "no_look", why=why)
+            return ended("not_attempted", "no_look", why=why)
         return looks
+
+    async def _seen(self, vm: bytes) -> Look:
+        async with asyncio.timeout(_LOOK_S):
+            return await self._verbs.look(vm)
+
+    async def _save_evidence(self, order: Order) -> None:
+        rule, sentence = await keep_evidence(self._evidence, order)
+        self._marks.said("outcome", order, sentence, rule=rule)
 
     async def _last_words(self, task: Task) -> End | None:
         """Read control and orders to their ends, and ask once more; None: nothing is against."""
         try:
             async with asyncio.timeout(BARRIER_S):
                 if await self._log.identity() != self._identity:
-                    return _end("refused", "other_log")
+                    return ended("refused", "other_log")
                 # The journal is part of it: what cannot be told is not done. It comes first, so
                 # that the pause that is read afterwards is the newest.
                 if not await self._outbox.emptied(within_s=BARRIER_S):
-                    return _end("not_attempted", "no_barrier", limit_s=BARRIER_S)
+                    return ended("not_attempted", "no_barrier", limit_s=BARRIER_S)
                 cut = await self._cut_topic()
                 if cut is not None:
-                    return _end("not_attempted", "log_changed", topic=cut)
+                    return ended("not_attempted", "log_changed", topic=cut)
                 await self._read_to_ends()
         except (TimeoutError, LogError):
-            return _end("not_attempted", "no_barrier", limit_s=BARRIER_S)
+            return ended("not_attempted", "no_barrier", limit_s=BARRIER_S)
         if self._is_closed(task.order):
-            return _end("refused", "already_closed")
+            return ended("refused", "already_closed")
         return self._refusal(task)
 
     async def _call(self, task: Task, look: str, *, began_ns: int) -> End:
@@ -412,25 +442,25 @@ class Agent:
             self._enter(self._step(task, "sent", order.sentence))
         except StateUnwritable as error:
             self._health.waiting("ledger", str(error))
-            return _end("not_attempted", "no_ledger", why=error)
+            return ended("not_attempted", "no_ledger", why=error)
         # A disk may stand still for minutes, and what held before the entry no longer holds.
         age_s = (self._clock.mono_ns() - began_ns) / 1e9
         if age_s > LOOK_WINDOW_S or self._clock.now_ms() >= order.expires_ms:
-            late = _end("refused", "too_late", age_s=age_s, limit_s=LOOK_WINDOW_S)
+            late = ended("refused", "too_late", age_s=age_s, limit_s=LOOK_WINDOW_S)
             return self._entered(task, late)
         names = {"action": NOUNS.get(order.action, order.action), "vm": order.vm}
         self._marks.acted("action_sent", order, dry_run=task.dry_run)
         self._marks.said("call", order, SENTENCES["calling"].format(**names, look=look))
-        end = _end("returned", "rehearsed" if task.dry_run else "returned", **names)
+        end = ended("returned", "rehearsed" if task.dry_run else "returned", **names)
         try:
             async with asyncio.timeout((order.deadline_ms - self._clock.now_ms()) / 1000):
                 if not task.dry_run:
-                    await self._verb(order)
+                    left_s = self._left_s(order.deadline_ms)
+                    await call(self._verbs, self._evidence, order, left_s=left_s)
         except (VerbRefused, VmNotFound) as error:
-            end = _end("refused", "verb_refused", why=error)
+            end = ended("refused", "verb_refused", why=error)
         except Exception as error:  # noqa: BLE001 -- what is not understood is the worst case
-            why = str(error) or type(error).__name__
-            end = _end("unknown", "verb_unknown", **names, why=why)
+            end = ended("unknown", "verb_unknown", **names, why=why_of(error))
         self._marks.acted(
             "action_unknown" if end.outcome == "unknown" else "action_returned",
             order,
@@ -438,20 +468,6 @@ class Agent:
             outcome=end.outcome,
         )
         return self._entered(task, end)
-
-    async def _verb(self, order: Order) -> None:
-        vm = UUID(order.vm).bytes
-        match order.action:
-            case "reset":
-                await self._verbs.reset(vm)
-            case "reboot":
-                await self._verbs.reboot(vm)
-            case "migrate" if order.target is not None:
-                await self._verbs.migrate(vm, target=order.target)
-            case "move_disk" if order.disk is not None and order.target is not None:
-                await self._verbs.move_disk(vm, disk=order.disk, target=order.target)
-            case _:
-                raise VerbRefused(f"this agent has no verb {order.action}")
 
     async def _set_down(self) -> None:
         """Note in the ledger that the log knows how the ended steps ended."""
@@ -465,7 +481,3 @@ class Agent:
             except StateUnwritable as error:
                 self._health.waiting("ledger", str(error))
                 return
-
-
-def _end(outcome: Outcome, rule: str, **values: object) -> End:
-    return End(outcome, rule, SENTENCES[rule].format(**values))

@@ -14,6 +14,32 @@ from engine.wire.journal import EntryKind
 from engine.wire.order import Action, Closed, Order, Outcome, encode_order
 from engine.wire.topics import FRAMES, ORDERS
 
+SENTENCES: Final = {
+    "accepted": "Accepted: {order}",
+    "calling": "The {action} of {vm} is called now. {look}",
+    "returned": "The {action} of {vm} was carried out.",
+    "rehearsed": "The {action} of {vm} was rehearsed: everything but the call was done.",
+    "wrong_place": "The order names site {site} and cell {cell}, this node is elsewhere.",
+    "before_my_time": "The order was given before this agent knew the log; what became of it"
+    " is unknown.",
+    "already_closed": "The log says already how this step ended.",
+    "no_ledger": "The ledger cannot be written, so nothing is done: {why}",
+    "no_look": "The VM cannot be seen, so nothing is done: {why}",
+    "no_vm": "The VM is not on this node: {why}",
+    "no_barrier": "The log could not be read to its end within {limit_s:g} s, so nothing is done.",
+    "log_changed": "The topic {topic} was cut back or made anew under this agent, so nothing is"
+    " done until it starts again.",
+    "other_log": "The log is not the one this agent started on, so nothing is done.",
+    "too_late": "When the ledger had the entry, the order had expired or the look, {age_s:.0f} s"
+    " old, was older than {limit_s:g} s: nothing was done.",
+    "verb_refused": "The hypervisor refused, nothing was done: {why}",
+    "verb_unknown": "Whether the {action} of {vm} happened is unknown: {why}",
+    "found": "The {action} of {vm} went on while the agent was away, and is done.",
+    "found_undone": "The {action} of {vm} went on while the agent was away, and came to nothing:"
+    " {why}",
+    "searching": "The agent was away during the {action} of {vm} and looks what became of it.",
+}
+
 Acted = Literal["action_sent", "action_returned", "action_unknown"]
 
 # An agent speaks when it acts and has no cadence; a header needs one all the same.
@@ -39,6 +65,16 @@ class End:
     outcome: Outcome
     rule: str
     sentence: str
+
+
+def ended(outcome: Outcome, rule: str, **values: object) -> End:
+    """Return an end with its sentence, the gaps of which `values` fill."""
+    return End(outcome, rule, SENTENCES[rule].format(**values))
+
+
+def why_of(error: Exception) -> str:
+    """Return what an error says, its name where it says nothing."""
+    return str(error) or type(error).__name__
 
 
 class Marks:

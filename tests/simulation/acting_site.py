@@ -136,6 +136,7 @@ class Site:
             log=self.log,
             verbs=self.verbs.get(node) or self.fleet.verbs(node),
             ledger=wrap(store) if wrap else store,
+            evidence=self.fleet.evidence(node),
             config=config,
             clock=self.clock,
             health=Health(self.clock),

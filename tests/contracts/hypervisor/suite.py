@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 import pytest
 
-from engine.errors import VerbRefused, VmNotFound
-from engine.ports import Hypervisor, Look, NodeSample, Verbs
+from engine.errors import EvidenceUnsaved, VerbRefused, VmNotFound
+from engine.ports import Evidence, Hypervisor, Look, NodeSample, Verbs
 from engine.wire.frame import UUID_BYTES, Event, Frame, Header, decode_frame, encode_frame
 from engine.wire.metrics import (
     COUNTERS,
@@ -35,6 +35,7 @@ class Lab(Protocol):
 
     hypervisor: Hypervisor
     verbs: Verbs
+    evidence: Evidence
     vm: bytes
     target: str
     target_hypervisor: Hypervisor
@@ -218,7 +219,7 @@ class VerbsContract:
             lambda: lab.verbs.look(vm),
             lambda: lab.verbs.reset(vm),
             lambda: lab.verbs.reboot(vm),
-            lambda: lab.verbs.migrate(vm, target=lab.target),
+            lambda: lab.verbs.migrate(vm, target=lab.target, within_s=60.0),
         )
         for call in calls:
             with pytest.raises(VmNotFound):
@@ -242,7 +243,7 @@ class VerbsContract:
 
     async def test_a_migration_to_nowhere_is_refused_and_nothing_moves(self, lab: Lab) -> None:
         with pytest.raises(VerbRefused):
-            await lab.verbs.migrate(lab.vm, target="no-such-node")
+            await lab.verbs.migrate(lab.vm, target="no-such-node", within_s=60.0)
         assert (await lab.verbs.look(lab.vm)).state == "running"
 
     async def test_a_migrated_vm_runs_on_the_target_as_a_new_instance(self, lab: Lab) -> None:
@@ -250,7 +251,7 @@ class VerbsContract:
         for side in (lab.hypervisor, lab.target_hypervisor):
             await side.sample()
             side.drain_events()
-        await lab.verbs.migrate(lab.vm, target=lab.target)
+        await lab.verbs.migrate(lab.vm, target=lab.target, within_s=60.0)
         await heard(lab, lab.hypervisor, "migrated_out")
         await heard(lab, lab.target_hypervisor, "migrated_in")
         assert column(await lab.hypervisor.sample(), lab.vm) is None
@@ -261,6 +262,19 @@ class VerbsContract:
         assert after.state == "running"
         assert after.instance != before.instance
         assert sum(after.vcpu_time_ns) < sum(before.vcpu_time_ns)
+
+    async def test_a_disk_that_is_not_there_or_has_nowhere_to_go_stays(self, lab: Lab) -> None:
+        for disk, pool in (("vdz", "hdd"), ("vda", "no-such-pool")):
+            with pytest.raises(VerbRefused):
+                await lab.verbs.move_disk(lab.vm, disk=disk, target=pool, within_s=60.0)
+        assert not (await lab.verbs.look(lab.vm)).job_active
+
+    async def test_a_migration_that_nobody_began_is_found_to_have_come_to_nothing(
+        self, lab: Lab
+    ) -> None:
+        with pytest.raises(VerbRefused):
+            await lab.verbs.find_migration(lab.vm, target=lab.target, within_s=60.0)
+        assert (await lab.verbs.look(lab.vm)).state == "running"
 
     async def test_there_is_no_job_to_abort_that_was_not_started_here(self, lab: Lab) -> None:
         with pytest.raises(VerbRefused):
@@ -278,3 +292,24 @@ class GuestRebootContract:
         await lab.verbs.reboot(lab.vm)
         await heard(lab, lab.hypervisor, "rebooted")
         assert (await lab.verbs.look(lab.vm)).instance == before.instance
+
+
+@pytest.mark.asyncio
+class EvidenceContract:
+    """What the agent may rely on before it takes a VM's state from it."""
+
+    async def test_what_is_kept_of_a_vm_is_said_in_one_phrase(self, lab: Lab) -> None:
+        where = await lab.evidence.save(lab.vm, incident="1" * 32, step=0)
+        assert "console.txt" in where
+        assert "\n" not in where
+
+    async def test_evidence_of_an_unknown_vm_is_none(self, lab: Lab) -> None:
+        with pytest.raises(EvidenceUnsaved):
+            await lab.evidence.save(STRANGER, incident="1" * 32, step=0)
+
+    async def test_keeping_evidence_leaves_the_vm_as_it_was(self, lab: Lab) -> None:
+        before = await lab.verbs.look(lab.vm)
+        await lab.evidence.save(lab.vm, incident="2" * 32, step=0)
+        after = await lab.verbs.look(lab.vm)
+        assert (after.state, after.instance) == (before.state, before.instance)
+        assert not after.job_active

@@ -8,7 +8,12 @@ import pytest_asyncio
 from connectors.clock import LoopClock
 from connectors.simulator.fleet import Fleet, build_world
 from connectors.simulator.plan import FIELD, Telemetry, WorldPlan
-from tests.contracts.hypervisor.suite import GuestRebootContract, HypervisorContract, VerbsContract
+from tests.contracts.hypervisor.suite import (
+    EvidenceContract,
+    GuestRebootContract,
+    HypervisorContract,
+    VerbsContract,
+)
 
 
 class SimulatedLab:
@@ -17,6 +22,7 @@ class SimulatedLab:
         self.vm = fleet.vm(1)
         self.hypervisor = fleet.hypervisor(here)
         self.verbs = fleet.verbs(here)
+        self.evidence = fleet.evidence(here)
         self.target_hypervisor = fleet.hypervisor(self.target)
         self.target_verbs = fleet.verbs(self.target)
 
@@ -29,13 +35,15 @@ def lab_of(sight: Telemetry) -> SimulatedLab:
     return SimulatedLab(build_world(plan, LoopClock(epoch_ms=1_790_000_000_000)))
 
 
-class TestSeenPerfectly(HypervisorContract, VerbsContract, GuestRebootContract):
+class TestSeenPerfectly(HypervisorContract, VerbsContract, GuestRebootContract, EvidenceContract):
     @pytest_asyncio.fixture
     async def lab(self) -> AsyncIterator[SimulatedLab]:
         yield lab_of(Telemetry())
 
 
-class TestSeenAsInTheField(HypervisorContract, VerbsContract, GuestRebootContract):
+class TestSeenAsInTheField(
+    HypervisorContract, VerbsContract, GuestRebootContract, EvidenceContract
+):
     @pytest_asyncio.fixture
     async def lab(self) -> AsyncIterator[SimulatedLab]:
         yield lab_of(FIELD)

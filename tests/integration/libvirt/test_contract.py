@@ -2,14 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from connectors.libvirt.evidence import LibvirtEvidence
 from connectors.libvirt.hypervisor import LibvirtHypervisor
 from connectors.libvirt.verbs import LibvirtVerbs
 from deploy.lab.libvirt_lab import Guest, Lab
-from tests.contracts.hypervisor.suite import GuestRebootContract, HypervisorContract, VerbsContract
+from tests.contracts.hypervisor.suite import (
+    EvidenceContract,
+    GuestRebootContract,
+    HypervisorContract,
+    VerbsContract,
+)
 from tests.integration.libvirt.nodes import hypervisor_of, verbs_of, vm_of, writes
 
 pytestmark = pytest.mark.libvirt
@@ -22,9 +29,11 @@ class RealLab:
         target: str,
         here: tuple[LibvirtHypervisor, LibvirtVerbs],
         there: tuple[LibvirtHypervisor, LibvirtVerbs],
+        evidence: LibvirtEvidence,
     ) -> None:
         self.vm = vm
         self.target = target
+        self.evidence = evidence
         self.hypervisor, self.verbs = here
         self.target_hypervisor, self.target_verbs = there
 
@@ -32,9 +41,11 @@ class RealLab:
         await asyncio.sleep(seconds)
 
 
-class TestLibvirt(HypervisorContract, VerbsContract, GuestRebootContract):
+class TestLibvirt(HypervisorContract, VerbsContract, GuestRebootContract, EvidenceContract):
     @pytest_asyncio.fixture
-    async def lab(self, hypervisors: Lab, pair: tuple[Guest, Guest]) -> AsyncIterator[RealLab]:
+    async def lab(
+        self, hypervisors: Lab, pair: tuple[Guest, Guest], tmp_path: Path
+    ) -> AsyncIterator[RealLab]:
         # Whatever an earlier test did to the shared guest, it is up again when this one begins.
         guest = pair[0]
         node = await asyncio.to_thread(lambda: guest.hypervisor)
@@ -47,5 +58,7 @@ class TestLibvirt(HypervisorContract, VerbsContract, GuestRebootContract):
             verbs_of(hypervisors, node) as verbs,
             hypervisor_of(hypervisors, other) as target_hypervisor,
             verbs_of(hypervisors, other) as target_verbs,
+            LibvirtEvidence(tmp_path, uri=hypervisors.uri(node)) as evidence,
         ):
-            yield RealLab(vm, other, (hypervisor, verbs), (target_hypervisor, target_verbs))
+            there = target_hypervisor, target_verbs
+            yield RealLab(vm, other, (hypervisor, verbs), there, evidence)

@@ -145,7 +145,7 @@ async def test_a_failed_migration_of_a_vm_out_of_sight_is_of_unknown_outcome(
 ) -> None:
     vm.errors["migrate"], vm.lost = ScriptedError(INTERNAL), ScriptedError(code)
     with pytest.raises(HypervisorUnreachable, match="the migration failed"):
-        await verbs.migrate(vm.uuid, target="b")
+        await verbs.migrate(vm.uuid, target="b", within_s=60.0)
 
 
 @pytest.mark.parametrize("name", CHANGING)
@@ -247,7 +247,7 @@ async def test_a_look_does_not_wait_for_a_silent_monitor(verbs: LibvirtVerbs, vm
 async def test_a_migration_goes_peer_to_peer_and_leaves_one_definition(
     verbs: LibvirtVerbs, vm: Vm
 ) -> None:
-    await verbs.migrate(vm.uuid, target="b")
+    await verbs.migrate(vm.uuid, target="b", within_s=60.0)
     flags = LIVE | PEER2PEER | ABORT_ON_ERROR | PERSIST_DEST | UNDEFINE_SOURCE
     expected = ("migrate", "qemu+tls://b/system", {"migrate_uri": "tcp://10.0.0.2"}, flags)
     assert vm.done == [expected]
@@ -258,7 +258,7 @@ async def test_a_transient_vm_is_not_made_persistent_by_a_migration(
     verbs: LibvirtVerbs, vm: Vm
 ) -> None:
     vm.persistent = False
-    await verbs.migrate(vm.uuid, target="c")
+    await verbs.migrate(vm.uuid, target="c", within_s=60.0)
     flags = LIVE | PEER2PEER | ABORT_ON_ERROR | UNSAFE
     assert vm.done == [("migrate", "qemu+tls://c/system", {}, flags)]
 
@@ -279,7 +279,7 @@ async def test_what_a_failed_migration_did_is_read_from_the_vm(
     vm.errors["migrate"] = ScriptedError(OPERATION_INVALID)
     vm.now, vm.job = state, job
     with pytest.raises(expected, match="the migration failed"):
-        await verbs.migrate(vm.uuid, target="b")
+        await verbs.migrate(vm.uuid, target="b", within_s=60.0)
 
 
 @pytest.mark.asyncio
@@ -287,7 +287,7 @@ async def test_a_migration_to_a_node_without_an_address_is_refused(
     verbs: LibvirtVerbs, vm: Vm
 ) -> None:
     with pytest.raises(VerbRefused, match=r"'z' is not among .* \(b, c\)"):
-        await verbs.migrate(vm.uuid, target="z")
+        await verbs.migrate(vm.uuid, target="z", within_s=60.0)
     assert vm.done == []
 
 
@@ -304,7 +304,7 @@ async def test_a_migration_under_way_is_the_agents_own_to_abort(
     verbs: LibvirtVerbs, vm: Vm
 ) -> None:
     vm.gates["migrate"] = threading.Event()
-    migrating = asyncio.create_task(verbs.migrate(vm.uuid, target="b"))
+    migrating = asyncio.create_task(verbs.migrate(vm.uuid, target="b", within_s=60.0))
     await asyncio.sleep(0)
     await verbs.abort_job(vm.uuid)
     assert vm.done == ["abortJob"]

@@ -127,11 +127,11 @@ def test_a_migration_takes_time_and_shows_a_job_meanwhile() -> None:
     async def story(fleet: Fleet) -> None:
         verbs, vm = fleet.verbs(NODE), fleet.vm(VM)
         began = asyncio.get_running_loop().time()
-        moving = asyncio.create_task(verbs.migrate(vm, target="c0-n1"))
+        moving = asyncio.create_task(verbs.migrate(vm, target="c0-n1", within_s=60.0))
         await asyncio.sleep(0.5)
         assert (await verbs.look(vm)).job_active
         with pytest.raises(VerbRefused, match="a job already"):
-            await verbs.migrate(vm, target="c0-n1")
+            await verbs.migrate(vm, target="c0-n1", within_s=60.0)
         await moving
         assert asyncio.get_running_loop().time() - began >= 1.0
         assert not (await fleet.verbs("c0-n1").look(vm)).job_active
@@ -147,7 +147,7 @@ def test_a_vm_that_moved_away_from_a_sick_node_is_well() -> None:
         fleet.world.sync()
         speed = fleet.world.meters.speeds
         assert speed[4, VM] > 0.05
-        await fleet.verbs(NODE).migrate(fleet.vm(VM), target="c0-n1")
+        await fleet.verbs(NODE).migrate(fleet.vm(VM), target="c0-n1", within_s=60.0)
         await asyncio.sleep(2)
         fleet.world.sync()
         assert speed[4, VM] < 0.01
@@ -172,7 +172,7 @@ def test_a_migration_that_cannot_be_is_refused_and_nothing_is_done(
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(1)
         with pytest.raises(VerbRefused, match=why):
-            await fleet.verbs(NODE).migrate(fleet.vm(VM), target=target)
+            await fleet.verbs(NODE).migrate(fleet.vm(VM), target=target, within_s=60.0)
 
     fleet = play(story, *incidents, cells=2)
     assert fleet.node_of(VM) == NODE
@@ -183,7 +183,9 @@ def test_a_migration_that_cannot_be_is_refused_and_nothing_is_done(
 def test_a_vm_with_a_stuck_disk_does_not_arrive_until_it_moves_again() -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(20)
-        moving = asyncio.create_task(fleet.verbs(NODE).migrate(fleet.vm(VM), target="c0-n1"))
+        moving = asyncio.create_task(
+            fleet.verbs(NODE).migrate(fleet.vm(VM), target="c0-n1", within_s=600.0)
+        )
         await asyncio.sleep(60)
         assert not moving.done()
         await moving
@@ -195,7 +197,7 @@ def test_a_vm_with_a_stuck_disk_does_not_arrive_until_it_moves_again() -> None:
 def test_an_aborted_migration_leaves_the_vm_where_it_is() -> None:
     async def story(fleet: Fleet) -> None:
         verbs, vm = fleet.verbs(NODE), fleet.vm(VM)
-        moving = asyncio.create_task(verbs.migrate(vm, target="c0-n1"))
+        moving = asyncio.create_task(verbs.migrate(vm, target="c0-n1", within_s=60.0))
         await asyncio.sleep(0.5)
         with pytest.raises(VerbRefused, match="no job that was started from here"):
             await fleet.verbs(NODE).abort_job(vm)

@@ -179,7 +179,9 @@ def test_inventory_comes_at_once_then_when_it_changed_or_the_period_is_over() ->
     async def scene(bench: Bench) -> None:
         await bench.go(9)
         newcomer = bench.fleet.vm(8)
-        moving = asyncio.create_task(bench.fleet.verbs("c0-n1").migrate(newcomer, target=NODE))
+        moving = asyncio.create_task(
+            bench.fleet.verbs("c0-n1").migrate(newcomer, target=NODE, within_s=60.0)
+        )
         await bench.go(60)
         await moving
         told = [frame.inventory for frame in await bench.frames()]

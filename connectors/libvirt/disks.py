@@ -1,0 +1,206 @@
+"""Moves one disk of a running VM to another pool: a copy that follows the writes, then a pivot.
+
+The VM never stops. Until the pivot it runs on its old disk, and a copy that fails or takes
+too long is given up without a trace in the VM; afterwards it runs on the copy. The old image
+stays where it is: there is no verb that deletes.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+from xml.etree import ElementTree
+
+from connectors.libvirt.binding import ABORT_PIVOT, COPY_TRANSIENT, Connection, Domain, Library
+from connectors.libvirt.inventory import read_pool
+from engine.errors import HypervisorUnreachable, VerbRefused
+
+# Pools whose volumes are files of a folder; other kinds name and make volumes their own way.
+_FOLDER_KINDS: Final = frozenset({"dir", "fs", "netfs"})
+_POLL_S: Final = 0.25
+# A file system that is filled to the last byte stops whoever else is on it.
+_SPARE_RATIO: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk as its VM's definition describes it; `copying` is where it is being copied to."""
+
+    device: str
+    path: str
+    format: str
+    copying: str | None
+    ready: bool
+
+
+def disk_of(xml: str, device: str) -> Disk:
+    """Return a disk of a running VM by its target device.
+
+    Raises
+    ------
+    VerbRefused
+        There is none, or it is of a kind that is not moved.
+    """
+    for disk in ElementTree.fromstring(xml).findall("devices/disk"):
+        target, source = disk.find("target"), disk.find("source")
+        if target is None or target.get("dev") != device:
+            continue
+        path = source.get("file") if source is not None else None
+        if disk.get("device", "disk") != "disk" or disk.find("readonly") is not None:
+            raise VerbRefused(f"disk {device} is none that the VM writes to")
+        if disk.find("shareable") is not None:
+            raise VerbRefused(f"disk {device} is shared with other VMs, which would stay behind")
+        if path is None:
+            raise VerbRefused(f"disk {device} is no file (type {disk.get('type')}): not moved")
+        driver, mirror = disk.find("driver"), disk.find("mirror")
+        return Disk(
+            device=device,
+            path=path,
+            format=driver.get("type", "raw") if driver is not None else "raw",
+            copying=_file_of(mirror) if mirror is not None else None,
+            ready=mirror is not None and mirror.get("ready") == "yes",
+        )
+    raise VerbRefused(f"the VM has no disk {device}")
+
+
+def _file_of(mirror: ElementTree.Element) -> str:
+    source = mirror.find("source")
+    inner = source.get("file") if source is not None else None
+    return mirror.get("file") or inner or ""
+
+
+class DiskMove:
+    """One move, in a thread of its own; every step but the pivot can be taken back.
+
+    Parameters
+    ----------
+    device
+        The disk's target device.
+    pool
+        Where the disk is to lie afterwards.
+    within_s
+        After which a copy that is not complete is given up.
+    """
+
+    def __init__(self, library: Library, *, device: str, pool: str, within_s: float) -> None:
+        self._library = library
+        self._device = device
+        self._pool = pool
+        self._within_s = within_s
+
+    def __call__(self, connection: Connection, domain: Domain, send: Callable[[], bool]) -> None:
+        """Copy and pivot; `send` says whether it may begin.
+
+        Raises
+        ------
+        VerbRefused
+            The VM runs on its old disk, and nothing is copied any more.
+        HypervisorUnreachable
+            Which of the two disks it runs on is not known.
+        """
+        deadline = time.monotonic() + self._within_s
+        disk = self._checked(domain)
+        folder = _folder(connection, self._pool, self._library)
+        goal = str(PurePosixPath(folder) / PurePosixPath(disk.path).name)
+        if goal == disk.path:
+            raise VerbRefused(f"disk {disk.device} lies in pool {self._pool} already")
+        self._check_room(domain, disk, folder, goal)
+        if not send():
+            return
+        domain.blockCopy(disk.device, _destination(goal, disk.format), {}, COPY_TRANSIENT)
+        self._follow(domain, disk, goal, deadline=deadline)
+
+    def _checked(self, domain: Domain) -> Disk:
+        disk = disk_of(domain.XMLDesc(), self._device)
+        if disk.copying is not None:
+            raise VerbRefused(f"disk {disk.device} is being copied to {disk.copying} already")
+        return disk
+
+    def _check_room(self, domain: Domain, disk: Disk, folder: str, goal: str) -> None:
+        try:
+            found = os.statvfs(folder)
+        except OSError as error:
+            raise VerbRefused(f"pool {self._pool} cannot be looked into: {error}") from error
+        if os.path.lexists(goal):
+            raise VerbRefused(f"{goal} exists already; what it is must be found out first")
+        free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+        need = domain.blockInfo(disk.device)[0]
+        if free - need < total * _SPARE_RATIO:
+            raise VerbRefused(
+                f"pool {self._pool} has {free / 2**30:.1f} GiB free; the disk may grow to"
+                f" {need / 2**30:.1f} GiB, and {_SPARE_RATIO:.0%} must stay free"
+            )
+
+    def _follow(self, domain: Domain, disk: Disk, goal: str, *, deadline: float) -> None:
+        while True:
+            now = disk_of(domain.XMLDesc(), disk.device)
+            if now.copying is None:
+                raise VerbRefused(
+                    f"the copy of disk {disk.device} ended by an error, the VM runs on its old"
+                    f" disk; what was copied lies at {goal}"
+                )
+            if now.ready:
+                break
+            if time.monotonic() > deadline:
+                self._give_up(domain, disk, goal)
+            time.sleep(_POLL_S)
+        domain.blockJobAbort(disk.device, ABORT_PIVOT)
+        if disk_of(domain.XMLDesc(), disk.device).path != goal:
+            raise HypervisorUnreachable(f"disk {disk.device} is not seen to lie at {goal}")
+
+    def _give_up(self, domain: Domain, disk: Disk, goal: str) -> None:
+        info = domain.blockJobInfo(disk.device)
+        done = f"{info.get('cur', 0) / 2**20:.0f} of {info.get('end', 0) / 2**20:.0f} MiB"
+        domain.blockJobAbort(disk.device, 0)
+        raise VerbRefused(
+            f"the copy of disk {disk.device} was not complete after {self._within_s:.0f} s"
+            f" ({done}); it was given up, the VM runs on its old disk; what was copied lies at"
+            f" {goal}"
+        )
+
+
+def end_left_copy(
+    connection: Connection,
+    domain: Domain,
+    *,
+    device: str,
+    pool: str,
+    library: Library,
+) -> None:
+    """Give up the copy of a disk whose agent died; return if the VM runs on the copy already.
+
+    Raises
+    ------
+    VerbRefused
+        The VM runs on its old disk, and nothing is copied any more.
+    """
+    folder = PurePosixPath(_folder(connection, pool, library))
+    disk = disk_of(domain.XMLDesc(), device)
+    if disk.copying is not None and folder in PurePosixPath(disk.copying).parents:
+        domain.blockJobAbort(device, 0)
+        raise VerbRefused(
+            f"the copy of disk {device} that the agent had begun was given up, the VM runs on its"
+            " old disk"
+        )
+    if folder not in PurePosixPath(disk.path).parents:
+        raise VerbRefused(f"disk {device} was not moved, the VM runs on its old one")
+
+
+def _folder(connection: Connection, name: str, library: Library) -> str:
+    """Return where the files of a pool's volumes lie."""
+    try:
+        pool = read_pool(connection.storagePoolLookupByName(name).XMLDesc())
+    except library.libvirtError as error:
+        raise VerbRefused(f"pool {name} is not known here: {error}") from error
+    if pool.kind not in _FOLDER_KINDS or pool.folder is None:
+        raise VerbRefused(f"pool {name} is of kind {pool.kind}, its volumes are no files")
+    return pool.folder
+
+
+def _destination(path: str, form: str) -> str:
+    disk = ElementTree.Element("disk", type="file")
+    ElementTree.SubElement(disk, "source", file=path)
+    ElementTree.SubElement(disk, "driver", name="qemu", type=form)
+    return ElementTree.tostring(disk, encoding="unicode")

@@ -1,0 +1,230 @@
+"""What a VM looked like before something is done to it, as far as it can be had in seconds.
+
+Each part is taken by itself and kept as soon as it is there, cheapest first, so that a qemu
+whose monitor hangs still leaves its console behind. What could not be had is named with its
+reason.
+"""
+
+import asyncio
+import json
+import os
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+from uuid import UUID
+from xml.etree import ElementTree
+
+from connectors.libvirt.binding import ERR_NO_DOMAIN, Connection, Domain, Library, error_code, load
+from connectors.libvirt.calls import first_returned
+from connectors.libvirt.evidence_folder import EvidenceFolder
+from connectors.libvirt.inventory import agreed, read_marks
+from connectors.libvirt.link import Link
+from connectors.libvirt.node import NodeReader
+from connectors.libvirt.polling import NOWAIT, STATS
+from engine.errors import EvidenceUnsaved, HypervisorUnreachable, StateUnwritable
+
+# A dead VM waits for its reset meanwhile; what is not had by then is not worth the wait.
+SAVE_DEADLINE_S: Final = 5.0
+# Of that, writing some MiB to a disk that answers takes far less than a second.
+_GATHER_S: Final = 4.0
+# Two samples of one boot show what moves and what stands still.
+_SAMPLES: Final = 3
+_SAMPLE_GAP_S: Final = 1.0
+_TIDY_EVERY_S: Final = 3600.0
+
+# The last screens before a panic stand in some KiB; a console that repeats itself fills more.
+CONSOLE_TAIL_BYTES: Final = 256 * 1024
+# An uncompressed picture of 1920 × 1080 has 6 MiB.
+SCREENSHOT_MAX_BYTES: Final = 8 * 2**20
+_CHUNK_BYTES: Final = 2**18
+
+_SUFFIXES: Final = {"image/png": "png", "image/x-portable-pixmap": "ppm"}
+
+
+class LibvirtEvidence:
+    """The `Evidence` of one node: files in `folder`, of its own user only.
+
+    Raises
+    ------
+    SettingsError
+        libvirt-python is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        uri: str,
+        library: Library | None = None,
+        node: NodeReader | None = None,
+    ) -> None:
+        self._library = library if library is not None else load()
+        self._folder = EvidenceFolder(folder)
+        self._uri = uri
+        boot_id = (node if node is not None else NodeReader()).boot_id()
+        # Nothing of it needs the right to change a VM but the picture of its screen.
+        self._link = Link(self._library, uri, read_only=False, boot_id=boot_id)
+        self._tidying: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin to delete what is too old; the first VM's evidence connects."""
+        self._tidying = asyncio.get_running_loop().create_task(self._tidy(), name="evidence: tidy")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave libvirtd."""
+        if self._tidying is not None:
+            self._tidying.cancel()
+            await asyncio.wait({self._tidying})
+        await self._link.close()
+
+    async def _tidy(self) -> None:
+        while True:
+            await self._folder.tidy()
+            await asyncio.sleep(_TIDY_EVERY_S)
+
+    async def save(self, vm: bytes, *, incident: str, step: int) -> str:
+        """Keep what can be had of the VM within 5 s, and say where, in one phrase.
+
+        Raises
+        ------
+        EvidenceUnsaved
+            Nothing could be kept; the message says why.
+        """
+        began_s = time.monotonic()
+        gathering = Gathering()
+        why = await self._gather(vm, gathering)
+        parts, missing = gathering.taken()
+        if not parts:
+            raise EvidenceUnsaved(f"nothing of VM {UUID(bytes=vm)} could be had: {why}")
+        about = {"vm": str(UUID(bytes=vm)), "incident": incident, "step": step, "missing": missing}
+        left_s = SAVE_DEADLINE_S - (time.monotonic() - began_s)
+        try:
+            path, kept = await self._folder.write(
+                f"{UUID(bytes=vm)}-{incident[:16]}-{step}", parts, about, within_s=left_s
+            )
+        except StateUnwritable as error:
+            raise EvidenceUnsaved(f"evidence cannot be written: {error}") from error
+        lacking = f"; without {', '.join(missing)}" if missing else ""
+        return f"{', '.join(kept)} in {path}{lacking}"
+
+    async def _gather(self, vm: bytes, gathering: "Gathering") -> str:
+        """Fill `gathering` and return what stopped it, empty if nothing did."""
+        try:
+            session = await self._link.session()
+        except HypervisorUnreachable as error:
+            return str(error)
+
+        def work(connection: Connection) -> None:
+            gathering.gather(connection, connection.lookupByUUID(vm), self._library)
+
+        call = session.start(work, name="libvirt-evidence")
+        if await first_returned([call], patience_s=_GATHER_S) is None:
+            return f"no answer from {self._uri} within {_GATHER_S:.0f} s"
+        try:
+            call.result()
+        except self._library.libvirtError as error:
+            if error_code(error) == ERR_NO_DOMAIN:
+                return "libvirtd knows no such VM"
+            return str(error)
+        return ""
+
+
+class Gathering:
+    """Evidence as it comes in; `taken` may be asked from another thread at any time."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, bytes] = {}
+        self._missing: dict[str, str] = {}
+
+    def gather(self, connection: Connection, domain: Domain, library: Library) -> None:
+        """Take every part that can be had, the ones that need no monitor first."""
+        xml = domain.XMLDesc()
+        self._parts["domain.xml"] = xml.encode()
+        steps: tuple[tuple[str, Callable[[], tuple[str, bytes]]], ...] = (
+            ("console", lambda: ("console.txt", console_tail(xml))),
+            ("screen", lambda: _screenshot(connection, domain, xml)),
+            ("samples", lambda: ("samples.json", _samples(connection, domain))),
+        )
+        self._missing.update((what, "it was not there in time") for what, _step in steps)
+        for what, step in steps:
+            try:
+                name, content = step()
+            except (OSError, ValueError, library.libvirtError) as error:
+                self._missing[what] = str(error)
+                continue
+            self._parts[name] = content
+            del self._missing[what]
+
+    def taken(self) -> tuple[dict[str, bytes], dict[str, str]]:
+        """Return what is there by now, by file name, and what is not, by what it is and why."""
+        return dict(self._parts), dict(self._missing)
+
+
+def console_tail(xml: str) -> bytes:
+    """Return the end of what the VM wrote to its first serial port.
+
+    Raises
+    ------
+    ValueError
+        Its console goes nowhere that can be read without taking it away from somebody.
+    OSError
+        The file cannot be read.
+    """
+    path = _console_file(xml)
+    if path is None:
+        raise ValueError("the VM's serial port is written to no file (<serial> has no <log>)")
+    # A pipe or a device in its place would block, and a link may lead anywhere.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{path} is no regular file")
+        file.seek(max(0, found.st_size - CONSOLE_TAIL_BYTES))
+        return file.read(CONSOLE_TAIL_BYTES)
+
+
+def _console_file(xml: str) -> Path | None:
+    for kind in ("serial", "console"):
+        for port in ElementTree.fromstring(xml).findall(f"devices/{kind}"):
+            log, source = port.find("log"), port.find("source")
+            if log is not None and log.get("file"):
+                return Path(log.get("file", ""))
+            if port.get("type") == "file" and source is not None and source.get("path"):
+                return Path(source.get("path", ""))
+    return None
+
+
+def _samples(connection: Connection, domain: Domain) -> bytes:
+    """Return what libvirt counts of the VM, some times one after the other."""
+    taken = []
+    for number in range(_SAMPLES):
+        if number:
+            time.sleep(_SAMPLE_GAP_S)
+        records = connection.domainListGetStats([domain], STATS, NOWAIT)
+        taken.append({"time_s": time.time(), "statistics": dict(records[0][1]) if records else {}})
+    return json.dumps(taken, indent=1, sort_keys=True).encode()
+
+
+def _screenshot(connection: Connection, domain: Domain, xml: str) -> tuple[str, bytes]:
+    if not agreed(read_marks(ElementTree.fromstring(xml)), "screenshots"):
+        raise ValueError("the VM's owner has not agreed to pictures of its screen")
+    stream = connection.newStream(0)
+    kind = domain.screenshot(stream, 0, 0)
+    content = bytearray()
+    while len(content) <= SCREENSHOT_MAX_BYTES:
+        chunk = stream.recv(_CHUNK_BYTES)
+        if not isinstance(chunk, bytes) or not chunk:
+            stream.finish()
+            return f"screen.{_SUFFIXES.get(kind, 'bin')}", bytes(content)
+        content += chunk
+    stream.abort()
+    raise ValueError(f"the picture has more than {SCREENSHOT_MAX_BYTES} bytes")

@@ -1,0 +1,98 @@
+"""The folder of evidence: one folder a bundle, bounded in bytes and in days, its owner's alone.
+
+A console or a screen may show what the VM's owner calls secret, so that nobody else of the
+node may read it and it does not outlive the days in which somebody looks.
+"""
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from connectors.libvirt.calls import Call, first_returned
+from engine.errors import StateUnwritable
+
+KEEP_S: Final = 7 * 86_400
+# A picture of the screen, a console's tail, samples: with room. What is beyond is cut.
+BUNDLE_MAX_BYTES: Final = 12 * 2**20
+# A node acts 2 times in 10 minutes at most; in a week of storms this still leaves room for
+# the newest few hundred.
+FOLDER_MAX_BYTES: Final = 2**30
+_ABOUT: Final = "about.json"
+
+
+class EvidenceFolder:
+    """Where bundles stand; made when the first one comes."""
+
+    def __init__(self, folder: Path, *, max_bytes: int = FOLDER_MAX_BYTES) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+
+    async def write(
+        self,
+        name: str,
+        parts: Mapping[str, bytes],
+        about: Mapping[str, object],
+        *,
+        within_s: float,
+    ) -> tuple[Path, tuple[str, ...]]:
+        """Write a bundle and return its folder and what it holds.
+
+        Raises
+        ------
+        StateUnwritable
+            The disk refused, or did not answer within `within_s`; nobody waits for it.
+        """
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        path = self._folder / f"{stamp}-{re.sub(r'[^A-Za-z0-9-]', '-', name)}"
+        call = Call(lambda: self._write(path, parts, about), name="evidence-write")
+        if await first_returned([call], patience_s=within_s) is None:
+            raise StateUnwritable(f"{path}: the disk did not answer within {within_s:.1f} s")
+        try:
+            return path, call.result()
+        except OSError as error:
+            raise StateUnwritable(f"{path}: {error.strerror or error}") from error
+
+    async def tidy(self) -> None:
+        """Delete what is too old, and the oldest of what is too much."""
+        call = Call(self._tidy, name="evidence-tidy")
+        await call.returned
+
+    def _write(
+        self, path: Path, parts: Mapping[str, bytes], about: Mapping[str, object]
+    ) -> tuple[str, ...]:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._tidy()
+        # A step is taken once, so a bundle of this name is another try at the same evidence.
+        path.mkdir(mode=0o700, exist_ok=True)
+        left_bytes, cut = BUNDLE_MAX_BYTES, []
+        for name, content in parts.items():
+            kept = content[:left_bytes]
+            if len(kept) < len(content):
+                cut.append(name)
+            _write_privately(path / name, kept)
+            left_bytes -= len(kept)
+        text = json.dumps({**about, "cut": cut, "time_s": time.time()}, indent=1)
+        _write_privately(path / _ABOUT, text.encode())
+        return tuple(parts)
+
+    def _tidy(self) -> None:
+        if not self._folder.is_dir():
+            return
+        # Names begin with their time, so the newest come first.
+        bundles = sorted((p for p in self._folder.iterdir() if p.is_dir()), reverse=True)
+        oldest_s, total_bytes = time.time() - KEEP_S, 0
+        for bundle in bundles:
+            total_bytes += sum(file.stat().st_size for file in bundle.iterdir())
+            if bundle.stat().st_mtime < oldest_s or total_bytes > self._max_bytes:
+                shutil.rmtree(bundle, ignore_errors=True)
+
+
+def _write_privately(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)

@@ -1,0 +1,160 @@
+"""Watches a live migration: aborts one that gets nowhere or takes too long, and finds one again.
+
+The migration is libvirtd's own. It goes on when the process that asked for it dies, so that
+whoever comes after reads from both ends what became of it.
+"""
+
+import asyncio
+import time
+from typing import Final, Literal
+
+from connectors.libvirt.binding import (
+    ERR_NO_DOMAIN,
+    JOB_IDLE,
+    JOB_MIGRATION_OUT,
+    STATE_RUNNING,
+    STATE_SHUT_OFF,
+    Connection,
+    Library,
+    Stats,
+    error_code,
+)
+from connectors.libvirt.calls import Call, first_returned
+from connectors.libvirt.link import OPEN_DEADLINE_S, Link, Session
+from connectors.libvirt.progress import Progress
+from engine.errors import HypervisorUnreachable, VerbRefused
+
+# How often the job is looked at; libvirt's figures are renewed with each pass.
+EVERY_S: Final = 1.0
+_ASK_S: Final = 3.0
+# An abort takes effect within a second; one that a hung target holds up ends with its keepalive.
+_ABORT_S: Final = 35.0
+
+
+class Watch:
+    """Waits for one migration of one VM, and decides when it is given up.
+
+    Attributes
+    ----------
+    gave_up
+        Why it was aborted, None while it was not.
+    """
+
+    def __init__(self, library: Library, vm: bytes, *, within_s: float) -> None:
+        self._library = library
+        self._vm = vm
+        self._within_s = within_s
+        self._began_s = time.monotonic()
+        self._progress = Progress()
+        self._aborted_s: float | None = None
+        self.gave_up: str | None = None
+
+    async def until_returned(self, session: Session, call: Call[None]) -> bool:
+        """Return whether the call that migrates came back; False is a libvirtd without answer."""
+        while await first_returned([call], patience_s=EVERY_S) is None:
+            stats = await self.ask(session)
+            if not await self.goes_on(session, stats):
+                return False
+        return True
+
+    async def goes_on(self, session: Session, stats: Stats | None) -> bool:
+        """Abort the migration if it is time to, and return whether an end can still be awaited."""
+        if self._aborted_s is not None:
+            return time.monotonic() - self._aborted_s < _ABORT_S
+        self._progress = self._progress.seen(stats or {})
+        if self._progress.stalled:
+            self.gave_up = self._progress.sentence
+        elif time.monotonic() - self._began_s > self._within_s:
+            self.gave_up = f"the migration was not over after {self._within_s:.0f} s"
+        if self.gave_up is not None:
+            self._aborted_s = time.monotonic()
+            abort = session.start(self._abort, name="libvirt-abort")
+            await first_returned([abort], patience_s=_ASK_S)
+        return True
+
+    async def ask(self, session: Session) -> Stats | None:
+        """Return what libvirt tells of the job, None where it does not tell."""
+        call = session.start(
+            lambda connection: connection.lookupByUUID(self._vm).jobStats(0), name="libvirt-job"
+        )
+        if await first_returned([call], patience_s=_ASK_S) is None:
+            return None
+        try:
+            return call.result()
+        except self._library.libvirtError:
+            return None  # over, or gone: the call that migrates tells
+
+    def _abort(self, connection: Connection) -> None:
+        connection.lookupByUUID(self._vm).abortJob()
+
+
+Place = Literal["migrates", "here", "gone", "unseen"]
+
+
+async def found_again(
+    link: Link, library: Library, vm: bytes, *, target_uri: str, within_s: float
+) -> None:
+    """Wait for a migration that an earlier life of this process asked for.
+
+    Returns when the VM runs on the target.
+
+    Raises
+    ------
+    VerbRefused
+        It runs here, and no migration is under way.
+    HypervisorUnreachable
+        Where it runs cannot be seen.
+    """
+    watch = Watch(library, vm, within_s=within_s)
+    deadline_s = time.monotonic() + within_s + _ABORT_S
+    while (place := await _place(link, library, vm, watch)) in ("migrates", "unseen"):
+        if time.monotonic() > deadline_s:
+            raise HypervisorUnreachable(f"what became of the migration of VM {vm.hex()} is unknown")
+        await asyncio.sleep(EVERY_S)
+    if place == "here":
+        why = f": {watch.gave_up}" if watch.gave_up else ""
+        raise VerbRefused(f"the migration ended and the VM runs on here{why}")
+    check = Call(lambda: _runs_at(library, target_uri, vm), name="libvirt-target")
+    if await first_returned([check], patience_s=OPEN_DEADLINE_S) is None:
+        raise HypervisorUnreachable(f"the VM has left, and {target_uri} does not say that it came")
+    try:
+        runs = check.result()
+    except library.libvirtError as error:
+        raise HypervisorUnreachable(
+            f"the VM has left, {target_uri} cannot be asked: {error}"
+        ) from error
+    if not runs:
+        raise HypervisorUnreachable(f"the VM has left, and it does not run at {target_uri}")
+
+
+async def _place(link: Link, library: Library, vm: bytes, watch: Watch) -> Place:
+    """Return where the VM is as seen from here, and let the watch decide on its job."""
+    try:
+        session = await link.session()
+    except HypervisorUnreachable:
+        return "unseen"
+    call = session.start(lambda connection: _state(connection, vm), name="libvirt-place")
+    if await first_returned([call], patience_s=_ASK_S) is None:
+        return "unseen"
+    try:
+        state, stats = call.result()
+    except library.libvirtError as error:
+        return "gone" if error_code(error) == ERR_NO_DOMAIN else "unseen"
+    if stats.get("operation") == JOB_MIGRATION_OUT and stats.get("type") not in JOB_IDLE:
+        await watch.goes_on(session, stats)
+        return "migrates"
+    # At the end it stands still here for some moments, until the target says that it runs.
+    return "here" if state == STATE_RUNNING else "gone" if state == STATE_SHUT_OFF else "unseen"
+
+
+def _state(connection: Connection, vm: bytes) -> tuple[int, Stats]:
+    domain = connection.lookupByUUID(vm)
+    return domain.state()[0], domain.jobStats(0)
+
+
+def _runs_at(library: Library, uri: str, vm: bytes) -> bool:
+    connection = library.openReadOnly(uri)
+    try:
+        return connection.lookupByUUID(vm).state()[0] == STATE_RUNNING
+    finally:
+        connection.close()

@@ -1,0 +1,92 @@
+"""An order as one call to the hypervisor, and what is left of one as a question to it."""
+
+import asyncio
+from typing import Final
+from uuid import UUID
+
+from engine.action.ledger import StepEntry
+from engine.errors import EvidenceUnsaved, VerbRefused
+from engine.ports import Evidence, Verbs
+from engine.wire.order import Order
+
+# Before an order's deadline a move of memory or of a disk must be given up, which takes libvirt
+# a keepalive's time at worst, and the log must hear of it.
+_GIVE_UP_S: Final = 75.0
+_LEAST_S: Final = 1.0
+# What keeping evidence may take, with a margin for the disk: `engine.ports.Evidence`.
+_EVIDENCE_S: Final = 5.5
+
+SENTENCES: Final = {
+    "evidence": "Evidence of {vm} was saved: {what}.",
+    "no_evidence": "No evidence of {vm} could be saved: {what}.",
+}
+
+
+async def call(verbs: Verbs, evidence: Evidence, order: Order, *, left_s: float) -> None:
+    """Carry `order` out; `left_s` is the time until its deadline.
+
+    Raises
+    ------
+    VerbRefused, VmNotFound
+        Nothing was done.
+    HypervisorUnreachable
+        Whether it was done is unknown.
+    """
+    vm, within_s = UUID(order.vm).bytes, max(_LEAST_S, left_s - _GIVE_UP_S)
+    match order.action:
+        case "reset":
+            await verbs.reset(vm)
+        case "reboot":
+            await verbs.reboot(vm)
+        case "migrate" if order.target is not None:
+            await verbs.migrate(vm, target=order.target, within_s=within_s)
+        case "move_disk" if order.disk is not None and order.target is not None:
+            await verbs.move_disk(vm, disk=order.disk, target=order.target, within_s=within_s)
+        case "save_evidence":
+            try:
+                await evidence.save(vm, incident=order.incident, step=order.step)
+            except EvidenceUnsaved as error:
+                raise VerbRefused(str(error)) from error
+        case _:
+            raise VerbRefused(f"this agent has no verb {order.action}")
+
+
+def findable(entry: StepEntry) -> bool:
+    """Return whether the hypervisor may have gone on with the step without its agent."""
+    moves = entry.action in ("migrate", "move_disk") and entry.target is not None
+    return entry.state == "unknown" and moves and not entry.dry_run
+
+
+async def find(verbs: Verbs, entry: StepEntry, *, left_s: float) -> None:
+    """Return when the step is done that an earlier life of this agent asked for.
+
+    Raises
+    ------
+    VerbRefused
+        It came to nothing.
+    HypervisorUnreachable
+        What became of it is unknown.
+    """
+    vm, target = UUID(entry.vm).bytes, entry.target or ""
+    if entry.action == "migrate":
+        within_s = max(_LEAST_S, left_s - _GIVE_UP_S)
+        await verbs.find_migration(vm, target=target, within_s=within_s)
+    else:
+        await verbs.find_disk_move(vm, disk=entry.disk or "", target=target)
+
+
+async def keep_evidence(evidence: Evidence, order: Order) -> tuple[str, str]:
+    """Keep what the VM looks like, and return what came of it: a rule and its sentence.
+
+    A dead VM is not left dead for want of evidence, so that nothing is raised.
+    """
+    vm = UUID(order.vm).bytes
+    try:
+        async with asyncio.timeout(_EVIDENCE_S):
+            rule, what = (
+                "evidence",
+                await evidence.save(vm, incident=order.incident, step=order.step),
+            )
+    except (EvidenceUnsaved, TimeoutError) as error:
+        rule, what = "no_evidence", str(error) or f"not within {_EVIDENCE_S:g} s"
+    return rule, SENTENCES[rule].format(vm=order.vm, what=what)

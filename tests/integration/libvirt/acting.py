@@ -1,0 +1,230 @@
+"""A real agent process on a real node, ordered about by a test through an embedded log.
+
+Each has a log of its own, so that no order of another test counts against its budgets.
+"""
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import UUID, uuid4
+
+from connectors.clock import SystemClock
+from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from connectors.libvirt.verbs import LibvirtVerbs
+from deploy.lab.libvirt_lab import Lab, wait_until
+from engine.action.catalogue import parse_policy, read_shipped
+from engine.action.keys import open_entry
+from engine.keyring import own_key, trusted_keys
+from engine.ports import Look
+from engine.wire.control import Control, encode_control
+from engine.wire.frame import decode_frame
+from engine.wire.journal import JournalEntry, decode_entry
+from engine.wire.order import Closed, Order, encode_order
+from engine.wire.topics import CONTROL, FRAMES, JOURNAL, ORDERS
+from tests.integration.e2e.process import Process
+
+T = TypeVar("T")
+
+NODE, OTHER, CELL = "a", "b", "lab"
+PARTITIONS = 1
+# The look takes 4 s, saving evidence and a call some more; the rest is for a busy machine.
+END_S = 90.0
+# Migrations may follow each other before the kernel lets go of a port.
+_ports = itertools.count(49_700)
+
+SETTINGS = """
+[site]
+name = "lab"
+zone = "lab"
+cell = "{cell}"
+node = "{node}"
+
+[log]
+kind = "embedded"
+partitions = {partitions}
+
+[act]
+libvirt_uri = "{uri}"
+
+[act.targets.{other}]
+uri = "{other_uri}"
+data_uri = "tcp://127.0.0.1:{port}"
+unsafe = true
+{bandwidth}
+
+[policy]
+file = "{policy}"
+
+[state]
+folder = "{state}"
+"""
+
+
+class ActingNode:
+    """The agent of hypervisor a; entering starts it.
+
+    Parameters
+    ----------
+    policy
+        Lines of the lab's policy that are replaced, by what they are replaced with.
+    bandwidth_mib_s
+        What a migration may take of the network.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        lab: Lab,
+        *,
+        policy: dict[str, str] | None = None,
+        bandwidth_mib_s: int | None = None,
+    ) -> None:
+        text = read_shipped("lab")
+        for line, instead in (policy or {}).items():
+            assert line in text
+            text = text.replace(line, instead)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "policy.toml").write_text(text)
+        self.lab = lab
+        self.policy = parse_policy(text, source="lab")
+        bandwidth = f"bandwidth_mib_s = {bandwidth_mib_s}" if bandwidth_mib_s else ""
+        settings = SETTINGS.format(
+            cell=CELL, node=NODE, partitions=PARTITIONS, uri=lab.uri(NODE), other=OTHER,
+            other_uri=lab.uri(OTHER), port=next(_ports), bandwidth=bandwidth,
+            policy=folder / "policy.toml", state=folder / "agent" / "state",
+        )  # fmt: skip
+        self.agent = Process("act", "act", folder=folder / "agent", settings=settings)
+        self._planner = own_key(self.agent.state / "keys", "planner")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is not None:
+            exc.add_note(self.agent.log[-4000:])
+        self.agent.resume()
+        self.agent.end()
+
+    def start(self) -> None:
+        """Start the agent and return when it takes orders."""
+        self.agent.start()
+        self.agent.says("starts under policy", within_s=60)
+
+    def look(self, vm: bytes) -> Look:
+        """Return a guest as an agent sees it now."""
+
+        async def seen() -> Look:
+            async with LibvirtVerbs(uri=self.lab.uri(NODE)) as verbs:
+                return await verbs.look(vm)
+
+        return asyncio.run(seen())
+
+    def order(self, vm: bytes, action: str, *, ago_s: int = 0, **changes: Any) -> Order:
+        """Append an order that nothing but the live VM can speak against, and return it.
+
+        `ago_s` is for how long it has been under way.
+        """
+        now_ms = int(time.time() * 1000) - 1000 * ago_s
+        values: dict[str, Any] = {
+            "incident": uuid4().hex, "step": 0, "action": action, "vm": str(UUID(bytes=vm)),
+            "site": "lab", "cell": CELL, "node": NODE, "kind": "panic_spin",
+            "cpu_shape": "one_core", "issued_ms": now_ms, "expires_ms": now_ms + 60_000,
+            "deadline_ms": now_ms + 300_000, "data_ms": now_ms, "dry_run": False,
+            "planner": "test", "policy": self.policy.hash, "sentence": f"{action} it",
+            "tenant": "acme", "group": "web", "opened_ms": now_ms - 20_000,
+            "history_s": 200_000.0, "signals": ("io", "cpu"), "zone": "lab",
+        }  # fmt: skip
+        if "instance" not in changes:
+            values["instance"] = self.look(vm).instance
+        order = Order(**(values | changes))
+        value, headers = encode_order(order, self._planner)
+        self._on_log(
+            lambda log: log.append(ORDERS.name, key=CELL.encode(), value=value, headers=headers)
+        )
+        return order
+
+    def control(self, **words: Any) -> None:
+        """Say a word on the control topic."""
+        word = Control(
+            active=True, by="ann", reason="work", time_ms=int(time.time() * 1000), **words
+        )
+        value = encode_control(word)
+        self._on_log(lambda log: log.append(CONTROL.name, key=word.key(), value=value))
+
+    def end_of(self, order: Order, *, within_s: float = END_S) -> Closed:
+        """Return the mark that closed an order, once it stands in the log."""
+        wait_until(lambda: self._mark(order) is not None, within_s=within_s, what="the order's end")
+        mark = self._mark(order)
+        assert mark is not None
+        return mark
+
+    def said(self, order: Order) -> list[str]:
+        """Return the sentences of the journal about an order, oldest first."""
+        return [entry.sentence for entry in self.journal() if entry.incident == order.incident]
+
+    def wait_for_words(self, words: str, *, within_s: float = END_S) -> None:
+        """Return when the journal says so."""
+        wait_until(
+            lambda: any(words in entry.sentence for entry in self.journal()),
+            within_s=within_s,
+            what=f"{words!r} in the journal",
+        )
+
+    def journal(self) -> list[JournalEntry]:
+        """Return the journal so far."""
+        return [decode_entry(record.value) for record in self._read(JOURNAL.name)]
+
+    def acted(self) -> list[str]:
+        """Return the action marks that the engine would see."""
+        frames = [decode_frame(record.value) for record in self._read(FRAMES.name)]
+        return [event.kind for frame in frames for event in frame.events]
+
+    def evidence(self) -> list[dict[str, bytes]]:
+        """Return the bundles of evidence that the agent kept, file by file, and check rights."""
+        folder = self.agent.state / "evidence"
+        if not folder.is_dir():
+            return []
+        bundles = []
+        for bundle in sorted(folder.iterdir()):
+            assert bundle.stat().st_mode & 0o777 == 0o700
+            files = sorted(bundle.iterdir())
+            assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+            bundles.append({file.name: file.read_bytes() for file in files})
+        return bundles
+
+    def missing_of(self, bundle: dict[str, bytes]) -> dict[str, str]:
+        """Return what a bundle says it lacks, and why."""
+        missing: dict[str, str] = json.loads(bundle["about.json"])["missing"]
+        return missing
+
+    def _mark(self, order: Order) -> Closed | None:
+        trusted = trusted_keys(self.agent.state / "trusted", own=self.agent.state / "keys")
+        for record in self._read(ORDERS.name):
+            entry = open_entry(record.value, record.headers, trusted=trusted)
+            if isinstance(entry, Closed) and entry.incident == order.incident:
+                return entry
+        return None
+
+    def _read(self, topic: str) -> list[Any]:
+        self.agent.check()
+        return self._on_log(lambda log: log.read_to_end(topic, 0, offset=0))
+
+    def _on_log(self, work: Callable[[EmbeddedLog], Awaitable[T]]) -> T:
+        config = EmbeddedConfig(folder=self.agent.state / "log", partitions=PARTITIONS)
+
+        async def done() -> T:
+            async with EmbeddedLog(config, clock=SystemClock()) as log:
+                return await work(log)
+
+        return asyncio.run(done())

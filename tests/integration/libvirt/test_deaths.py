@@ -1,0 +1,124 @@
+"""Real guests die, a real agent saves what they left behind and brings them back, or does not."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from deploy.lab.libvirt_lab import Guest, Guests, Lab, wait_until
+from tests.integration.libvirt.acting import NODE, OTHER, ActingNode
+from tests.integration.libvirt.nodes import vm_of
+
+pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
+
+OWNED = ("--tenant", "acme", "--group", "web", "--actionable", "yes")
+
+
+@pytest.fixture
+def spinner(guests: Guests) -> Guest:
+    """A guest without a panic device, whose owner agreed to pictures of its screen."""
+    guest = guests.boot("spinner", "--screen", "--screenshots", "yes", *OWNED)
+    wait_until(lambda: len(guest.records()) >= 2, within_s=30, what="records")
+    return guest
+
+
+def panics(guest: Guest) -> None:
+    """Return when the guest is dead: its console says so, and its balloon has had its last word."""
+    count = guest.console.count("Kernel panic")
+    guest.tell("panic")
+    wait_until(
+        lambda: guest.console.count("Kernel panic") > count, within_s=10, what="a kernel panic"
+    )
+
+
+def test_evidence_of_a_dead_guest_is_saved_before_its_reset(
+    spinner: Guest, hypervisors: Lab, tmp_path: Path
+) -> None:
+    vm = vm_of(hypervisors, spinner.name, NODE)
+    panics(spinner)
+    with ActingNode(tmp_path, hypervisors) as node:
+        order = node.order(vm, "reset", attested=True)
+        mark = node.end_of(order)
+        assert mark.outcome == "returned", mark.sentence
+        sentences = node.said(order)
+        saved = next(i for i, s in enumerate(sentences) if s.startswith("Evidence of"))
+        called = next(i for i, s in enumerate(sentences) if "is called now" in s)
+        assert saved < called
+        [bundle] = node.evidence()
+        assert b"Kernel panic" in bundle["console.txt"]
+        assert bundle["screen.png"].startswith(b"\x89PNG")
+        samples = json.loads(bundle["samples.json"])
+        writes = {sample["statistics"]["block.0.wr.reqs"] for sample in samples}
+        assert len(samples) > 1
+        assert len(writes) == 1
+        assert node.missing_of(bundle) == {}
+    spinner.wait(boots=2)
+
+
+def test_a_guest_with_a_panic_device_is_reset_and_resumed_and_keeps_its_screen_to_itself(
+    guests: Guests, hypervisors: Lab, tmp_path: Path
+) -> None:
+    guest = guests.boot("device", "--pvpanic", "--screen", *OWNED)
+    vm = vm_of(hypervisors, guest.name, NODE)
+    panics(guest)
+    with ActingNode(tmp_path, hypervisors) as node:
+        wait_until(lambda: node.look(vm).state == "crashed", within_s=20, what="state crashed")
+        order = node.order(
+            vm, "reset", kind="panic_halt", cpu_shape="idle", attested=True, signals=("io", "guest")
+        )
+        assert node.end_of(order).outcome == "returned"
+        [bundle] = node.evidence()
+        assert b"Kernel panic" in bundle["console.txt"]
+        assert "has not agreed" in node.missing_of(bundle)["screen"]
+        guest.wait(boots=2)
+        assert node.look(vm).state == "running"
+
+
+def test_a_guest_whose_requests_are_stuck_is_not_migrated_and_its_evidence_is_kept(
+    guests: Guests, hypervisors: Lab, tmp_path: Path
+) -> None:
+    guest = guests.boot("stuck", "--nbd", *OWNED)
+    vm = vm_of(hypervisors, guest.name, NODE)
+    with ActingNode(tmp_path, hypervisors) as node:
+        first = node.look(vm).block_wr_reqs
+        wait_until(lambda: node.look(vm).block_wr_reqs != first, within_s=30, what="writes")
+        with hypervisors.frozen(guest.nbd_pid):
+            before = node.look(vm).block_wr_reqs
+            order = node.order(
+                vm, "migrate", target=OTHER, cpu_shape="unknown", kind="node_contention"
+            )
+            mark = node.end_of(order)
+            assert node.look(vm).block_wr_reqs in (before, (before or 0) + 1)
+            assert mark.outcome == "refused"
+            assert "no disk request of the VM completed" in mark.sentence
+            assert node.acted() == []
+            [bundle] = node.evidence()
+            assert b"lab: up" in bundle["console.txt"]
+        now = node.look(vm).block_wr_reqs
+        wait_until(lambda: node.look(vm).block_wr_reqs != now, within_s=30, what="writes again")
+    assert guest.boots == 1
+
+
+def test_a_libvirtd_that_stands_still_is_unknown_and_no_reason_to_act(
+    spinner: Guest, hypervisors: Lab, tmp_path: Path
+) -> None:
+    vm = vm_of(hypervisors, spinner.name, NODE)
+    panics(spinner)
+    with ActingNode(tmp_path, hypervisors) as node:
+        look = node.look(vm)
+        with hypervisors.frozen(hypervisors.pid(NODE)):
+            frozen_s = time.monotonic()
+            order = node.order(vm, "reset", instance=look.instance, attested=True)
+            mark = node.end_of(order)
+            assert mark.outcome == "not_attempted"
+            assert "The VM cannot be seen, so nothing is done" in mark.sentence
+            # Long enough for every keepalive to give up on it.
+            wait_until(lambda: time.monotonic() > frozen_s + 60, within_s=70, what="a minute")
+        assert node.acted() == []
+        # Rehearsed, since what was not attempted counts all the same; the look is a real one.
+        again = node.order(
+            vm, "reset", instance=look.instance, attested=True, dry_run=True, incident="2" * 32
+        )
+        assert node.end_of(again, within_s=30).outcome == "returned"
+    assert spinner.boots == 1
