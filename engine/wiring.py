@@ -334,9 +334,6 @@ def act_opener(process: Process, connect: Connect, node: Node, authority: Author
     async def opened() -> AsyncIterator[Role]:
         # The locks first: whoever holds them is the node's agent, whatever its settings say.
         with node.alone(), node.ledger() as ledger:
-            async with connect() as log, node.verbs() as verbs:
-        # The ledger first: whoever holds it is the node's agent.
-        with node.ledger() as ledger:
             async with connect() as log, node.verbs() as verbs, node.evidence() as evidence:
                 yield Agent(
                     log=log,

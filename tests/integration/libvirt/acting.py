@@ -37,6 +37,9 @@ END_S = 90.0
 # Migrations may follow each other before the kernel lets go of a port.
 _ports = itertools.count(49_700)
 
+# A machine has one agent for each libvirtd, by its address; tests have several at once.
+_aliases = itertools.count(1)
+
 SETTINGS = """
 [site]
 name = "lab"
@@ -63,6 +66,11 @@ file = "{policy}"
 [state]
 folder = "{state}"
 """
+
+
+def alias(uri: str) -> str:
+    """Return another way to write where a libvirtd is reached."""
+    return uri.replace("/run/libvirt-sock", "/" * next(_aliases) + "run/libvirt-sock")
 
 
 class ActingNode:
@@ -94,7 +102,7 @@ class ActingNode:
         self.policy = parse_policy(text, source="lab")
         bandwidth = f"bandwidth_mib_s = {bandwidth_mib_s}" if bandwidth_mib_s else ""
         settings = SETTINGS.format(
-            cell=CELL, node=NODE, partitions=PARTITIONS, uri=lab.uri(NODE), other=OTHER,
+            cell=CELL, node=NODE, partitions=PARTITIONS, uri=alias(lab.uri(NODE)), other=OTHER,
             other_uri=lab.uri(OTHER), port=next(_ports), bandwidth=bandwidth,
             policy=folder / "policy.toml", state=folder / "agent" / "state",
         )  # fmt: skip
