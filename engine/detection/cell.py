@@ -37,6 +37,8 @@ class Vm(msgspec.Struct):
         has not been seen yet.
     gone_ms
         Append time at which the VM left its node's roster, 0 while it is there.
+    missed_ms
+        When it was last out of sight for long though its node reported, 0 for never.
     """
 
     uuid: bytes
@@ -62,6 +64,7 @@ class Vm(msgspec.Struct):
     gone_position: SamplePosition | None = None
     left_by_word: bool = False
     monitor_hung_ms: int = 0
+    missed_ms: int = 0
     mark: ActionMark | None = None
 
     def held_by(self, time_ms: int) -> list[str]:
@@ -183,6 +186,8 @@ class Cell:
         Append time that passed while the log was there (`Partition.passed_ms`).
     outage_ms
         Until when a hole in the log still forbids suggestions.
+    disturbed_ms
+        Until when collectors count as disturbed: many VMs on several nodes lack samples.
     """
 
     def __init__(self, name: str, *, site: str, zone: str, forest: HalfSpaceForest) -> None:
@@ -202,6 +207,7 @@ class Cell:
         self.closed_ms = 0
         self.passed_ms = 0
         self.outage_ms = 0
+        self.disturbed_ms = 0
         self.watched: set[bytes] = set()
 
     def place(self, vm: bytes) -> tuple[Node, Lanes, int] | None:

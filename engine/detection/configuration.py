@@ -11,7 +11,7 @@ from hashlib import sha256
 
 import msgspec
 
-from models.kernels import baseline, gaps
+from models.kernels import baseline, gaps, vitals_layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +101,67 @@ class Configuration:
 
     # Vetoes, for how long after the event.
     lifecycle_hold_s: float = 30.0
+    # The sample of the event is mixed, and a boot takes its share of the next ones.
+    hold_samples: int = 4
     owner_reboot_hold_s: float = 300.0
     crash_dump_hold_s: float = 600.0  # dumps take minutes of writes
     # A boot has silences of its own; whoever dies in one is found when it should be over.
     boot_hold_s: float = 45.0
     stale_s: float = 20.0  # a frame that took this much longer than usual shows the past
+
+    # Totals alone: no per-vCPU picture, no dated balloon. Error rates are false verdicts per
+    # silence that surprises; each score to reach is -log of its rate (Wald).
+    totals_alert_rate: float = 1.2e-4
+    # A core exactly full, or a CPU that fell with both channels at once: no twin alive.
+    totals_order_rate: float = 7e-5
+    # With one channel only, the job that used it may have ended.
+    totals_one_channel_rate: float = 3e-5
+    # Idle before and idle now, so silence and memory alone have to carry it.
+    totals_flat_cpu_rate: float = 6e-6
+    # A job that computes looks like it in everything but memory and duration.
+    totals_all_cores_rate: float = 1e-5
+    # No CPU shape speaks for it at all.
+    totals_stuck_rate: float = 6e-6
+    totals_silence_cap_nats: float = 12.0  # beyond, a silence would overrule a living figure
+    totals_silence_alert_nats: float = 4.5
+    totals_silence_order_nats: float = 5.0
+    # What fades to idle pauses first; a death comes out of work.
+    totals_halt_silence_nats: float = 6.0
+    totals_active_share: float = 0.5  # of the two dozen samples before the silence
+    totals_cpu_nats: float = 1.386  # a level it keeps a quarter of the time is its habit
+    totals_alive_samples: int = 100  # below, a VM's habits are not known
+    # Two full samples are the least; three at 10 s, since one flush pause is 20 s.
+    totals_alert_samples: int = 2
+    totals_alert_s: float = 25.0
+    # A guest set to reboot itself has begun to by then (research: ≤ 3 samples of 10 s).
+    totals_order_s: float = 45.0
+    # Outages of two samples that end by themselves exist; of three hardly.
+    totals_halt_samples: int = 3
+    # Idle guests and jobs pause for two minutes; without a memory figure only time tells.
+    totals_patient_s: float = 130.0
+    # By chance a living figure stands still for two pairs of samples, hardly for three.
+    totals_frozen_samples: int = 4
+    totals_memory_dead_nats: float = 2.0
+    totals_memory_alive_nats: float = -5.0  # speaks against a death whatever the rest says
+    totals_memory_doubt_nats: float = -2.0
+    # Jobs that compute for so long without one byte were not seen in real fleets' minutes.
+    totals_all_cores_samples: int = 6
+    totals_stuck_samples: int = 4
+    # Who was not found dead by then fell asleep.
+    totals_run_samples: int = 12
+    totals_run_s: float = 300.0
+    # Shared silence by totals: so many began within so many samples, by chance less than
+    # once in a hundred days of a cell.
+    totals_shared_members: int = 4
+    totals_shared_ratio: float = 0.02
+    totals_shared_samples: int = 4
+    totals_shared_nats: float = 3.0
+    totals_shared_alert_ratio: float = 0.2
+    # Members of one incident were seen to begin hours apart.
+    totals_shared_open_s: float = 7200.0
+    # When so many VMs of several nodes lack a sample, the collectors are disturbed.
+    unseen_ratio: float = 0.12
+    unseen_hold_samples: int = 3
 
     # Fleet gate.
     gate_members: int = 3
@@ -134,6 +190,9 @@ class Configuration:
     # What a policy's ladder asks for unless it says otherwise; it must not be less.
     verify_stable_s: float = 60.0
     vm_silence_s: float = 30.0  # a migration's target reports it within two slots
+    vm_silence_samples: int = 2  # after the second missing one: short gaps are of two or three
+    unseen_member_samples: int = 3
+    host_member_s: float = 7200.0
     reboot_wait_s: float = 10.0  # lets a boot storm show before single reboots are told
     reboot_window_s: float = 60.0
     resolved_kept_s: float = 900.0  # a fault that returns sooner is the same one flapping
@@ -146,6 +205,11 @@ class Configuration:
         """Return the score from which an alert is raised."""
         return -math.log(self.alert_error_rate)
 
+    def totals_nats(self, hypothesis: str) -> float:
+        """Return the score from which totals alone make a verdict of this hypothesis."""
+        rate: float = getattr(self, f"totals_{hypothesis}_rate")
+        return -math.log(rate)
+
     def order_nats(self, shape: str) -> float:
         """Return the score from which an action may be suggested for this CPU shape."""
         one_core = shape == "one_core"
@@ -154,6 +218,7 @@ class Configuration:
 
 _KERNELS = (
     *(baseline.MEAN_TAU_S, baseline.LEVEL_TAU_S, baseline.TREND_TAU_S, baseline.ERROR_TAU_S),
+    *(vitals_layout.FIELD_COUNT, vitals_layout.WINDOW),
     *(baseline.FIELD_COUNT, gaps.MEMORY_S, gaps.EDGE_COUNT, gaps.FIELD_COUNT),
 )
 

@@ -262,4 +262,6 @@ def vetoes(
     explained = [reason for reason in explained if reason != "boot"]
     if node.stale or time_ms < cell.outage_ms:
         cautious.append("log_outage")
+    if time_ms < cell.disturbed_ms:
+        cautious.append("collectors_disturbed")
     return sorted(set(explained)), cautious

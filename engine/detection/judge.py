@@ -3,6 +3,7 @@
 from uuid import UUID
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.detection import sentences
 from engine.detection.cell import Cell, Node, Vm
@@ -15,7 +16,16 @@ from engine.detection.hypotheses import Verdict, judge_vm
 from engine.detection.incidents import Finding, confidence, key_of, report, suppress
 from engine.detection.lanes import F, I, Lanes
 from engine.detection.recovery import follow_vm
-from engine.detection.watch import watch_absent, watch_contention, watch_nodes, watch_reboots
+from engine.detection.shared import judge_shared
+from engine.detection.totals import is_shared, judge_totals, only_totals, suspects
+from engine.detection.watch import (
+    watch_absent,
+    watch_contention,
+    watch_members,
+    watch_nodes,
+    watch_reboots,
+    watch_sight,
+)
 from engine.wire.alert import Alert
 from engine.wire.metrics import VM_STATES
 
@@ -46,24 +56,35 @@ def is_due(cell: Cell, *, time_ms: int, configuration: Configuration) -> bool:
 def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
     """Close the slot: return what is to be published, in order."""
     score_gated(cell)
+    watch_sight(cell, time_ms=time_ms, configuration=configuration)
     cell.reported.clear()
     cell.round_ms = 0
     cell.closed_ms = time_ms
     cell.totals.slots += 1
     alerts = watch_nodes(cell, time_ms=time_ms, configuration=configuration)
+    alerts += watch_members(cell, time_ms=time_ms, configuration=configuration)
     alerts += judge_gate(cell, time_ms=time_ms, configuration=configuration)
+    alerts += judge_shared(cell, time_ms=time_ms, configuration=configuration)
     found: set[bytes] = set()
     held: dict[bytes, bool] = {}
     for name in sorted(cell.lanes):
         node, lanes = cell.nodes[name], cell.lanes[name]
         if node.silent:
             continue
-        for lane in _suspects(cell, lanes, configuration):
+        totals = only_totals(lanes)
+        for lane in _suspects(cell, lanes, totals, configuration):
             uuid = lanes.vm(lane)
             if cell.vms[uuid].node != name:
                 continue
             published, is_found = _judge_one(
-                cell, node, lanes, lane, held, time_ms=time_ms, configuration=configuration
+                cell,
+                node,
+                lanes,
+                lane,
+                held,
+                by_totals=bool(totals[lane]),
+                time_ms=time_ms,
+                configuration=configuration,
             )
             alerts += published
             if is_found:
@@ -79,7 +100,9 @@ def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Ale
     return alerts
 
 
-def _suspects(cell: Cell, lanes: Lanes, configuration: Configuration) -> list[int]:
+def _suspects(
+    cell: Cell, lanes: Lanes, totals: NDArray[np.bool_], configuration: Configuration
+) -> list[int]:
     """Return the few lanes worth a closer look: a cheap test over all of them.
 
     It lets through every lane that `judge_vm` can find a fault in.
@@ -100,6 +123,8 @@ def _suspects(cell: Cell, lanes: Lanes, configuration: Configuration) -> list[in
     hung = (lanes.disk[0, :size] >= configuration.hung_s) & (level >= configuration.hung_level_nats)
     hung &= figures[F["cpu"]] <= configuration.hung_cpu_ratio * figures[F["cpu_before"]]
     suspect |= hung
+    suspect &= ~totals
+    suspect |= suspects(lanes, configuration)
     suspect |= numbers[I["state"]] == _CRASHED
     suspect |= (figures[F["epoch_s"]] >= configuration.boot_stuck_s) & (
         (numbers[I["moved"]] == 0) & (numbers[I["balloon_moved"]] < 2)
@@ -115,6 +140,7 @@ def _judge_one(
     lane: int,
     held: dict[bytes, bool],
     *,
+    by_totals: bool,
     time_ms: int,
     configuration: Configuration,
 ) -> tuple[list[Alert], bool]:
@@ -123,11 +149,16 @@ def _judge_one(
     seen = picture(node, lanes, lane, vm, configuration)
     explained, cautious = vetoes(cell, node, vm, seen, time_ms=time_ms)
     waits = node.gauges.get("psi_io_some_ratio", 0.0) >= _NODE_WAITS_RATIO
-    verdict = judge_vm(seen, cautious, configuration, node_waits_for_io=waits)
+    if by_totals and not (seen.crashed or seen.told):
+        verdict = judge_totals(lanes, lane, seen, cautious, configuration)
+    else:
+        verdict = judge_vm(seen, cautious, configuration, node_waits_for_io=waits)
     onset_ms = seen.onset_ms if verdict is None else verdict.onset_ms
     latch = explains(cell, vm.uuid, onset_ms=onset_ms, configuration=configuration)
     if latch is not None:
         explained = [*explained, f"{latch.scope}:{latch.subject}"]
+    if by_totals and is_shared(lanes, lane):
+        explained = [*explained, f"cell:{cell.name}"]
     if explained:
         held[vm.uuid] = True
     if verdict is None:
@@ -245,6 +276,7 @@ def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
             or vm.told
             or vm.reboot_pending
             or vm.monitor_hung_ms
+            or (vm.missed_ms and time_ms - vm.missed_ms < configuration.host_member_s * 1000)
             or vm.rebooted_ms > old_ms
             or (vm.mark is not None and vm.mark.time_ms > old_ms)
             or open_incident is not None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.wire.frame import UUID_BYTES
-from models.kernels import baseline, gaps
+from models.kernels import baseline, gaps, vitals_layout
 from models.kernels.lanes import LANES, blocks_for
 
 F32 = NDArray[np.float32]
@@ -102,6 +102,8 @@ class Lanes:
         Shape (LEVELS, lanes): for how many samples the CPU stood in each band.
     counted, life, disk
         What the kernels said of the last sample: rows as `baseline.OUT`, `gaps.OUT`.
+    vitals, recent, signs
+        State, windows and last results of `models.kernels.vitals`, one VM after the other.
     foreign
         VMs of this roster that still belong to another node.
     hold
@@ -125,6 +127,9 @@ class Lanes:
         self.life = np.zeros((gaps.OUT_ROWS, lanes), np.float32)
         self.disk = np.zeros((gaps.OUT_ROWS, lanes), np.float32)
         self.hold = np.zeros(lanes, np.uint8)
+        self.vitals = vitals_layout.new_state(lanes)
+        self.recent = vitals_layout.new_recent(lanes)
+        self.signs = np.zeros((lanes, vitals_layout.OUT_ROWS))
         self.sums = np.zeros((len(MINUTE), lanes))
         self.sum_counts = np.zeros((len(MINUTE), lanes))
         for name in ("instance", "state", "vcpus", "vcpus_busy", "job_active", "delay_ns"):
@@ -154,6 +159,10 @@ class Lanes:
         """Return one integer of one lane."""
         return int(self.integers[I[name], lane])
 
+    def sign(self, name: str, lane: int) -> float:
+        """Return what the last sample's totals said of one lane, by `vitals_layout.OUT`."""
+        return float(self.signs[lane, vitals_layout.OUT[name]])
+
     def row(self, name: str) -> F64:
         """Return the live row of one float."""
         row: F64 = self.floats[F[name]]
@@ -172,6 +181,8 @@ class Lanes:
         for name, target in self.to_arrays().items():
             if name in _BLOCKED:
                 target[to_block, :, to_lane] = theirs[name][from_block, :, from_lane]
+            elif name in BY_LANE:
+                target[places] = theirs[name][lanes]
             else:
                 target[..., places] = theirs[name][..., lanes]
 
@@ -206,6 +217,9 @@ class Lanes:
             out[:, lanes] = 0.0
         self.integers[I["run_samples"], lanes] = 0
         self.integers[I["disk_samples"], lanes] = 0
+        for name in ("run", "run_s", "held", "shared", "suspected", "disk_run", "disk_run_s"):
+            self.vitals[lanes, vitals_layout.FIELD[name]] = 0.0
+        self.signs[lanes] = 0.0
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return everything but the roster by name; the arrays are the live ones."""
@@ -221,8 +235,11 @@ class Lanes:
 
 
 _BLOCKED: Final = ("baseline", "gaps", "disk_gaps")
+# One VM after the other, all fields of one together.
+BY_LANE: Final = ("vitals", "recent", "signs")
 _ARRAYS: Final = (
     *_BLOCKED,
+    *BY_LANE,
     "previous",
     "floats",
     "integers",

@@ -48,6 +48,13 @@ def take_inventory(cell: Cell, items: tuple[InventoryItem, ...]) -> None:
         vm.vcpus = item.vcpus
 
 
+def _hold_ms(cell: Cell, vm: Vm, seconds: float, configuration: Configuration) -> int:
+    """Return how long an event explains a silence: at coarse sampling, some samples at least."""
+    node = cell.nodes.get(vm.node)
+    interval_ms = 0 if node is None else node.interval_ms
+    return max(round(seconds * 1000), configuration.hold_samples * interval_ms)
+
+
 def take_events(cell: Cell, frame: Frame, *, time_ms: int, configuration: Configuration) -> None:
     """Fold a frame's events; kinds that this release does not know are passed over."""
     header = frame.header
@@ -61,7 +68,7 @@ def take_events(cell: Cell, frame: Frame, *, time_ms: int, configuration: Config
             )
         cell.watched.add(event.vm)
         if header.role == "owner":
-            _take_owner(vm, event, time_ms=time_ms, configuration=configuration)
+            _take_owner(cell, vm, event, time_ms=time_ms, configuration=configuration)
         elif header.role == "agent":
             _take_mark(vm, event, time_ms=time_ms)
         else:
@@ -71,9 +78,13 @@ def take_events(cell: Cell, frame: Frame, *, time_ms: int, configuration: Config
             _take_lifecycle(cell, vm, event, position, time_ms, configuration)
 
 
-def _take_owner(vm: Vm, event: Event, *, time_ms: int, configuration: Configuration) -> None:
+def _take_owner(
+    cell: Cell, vm: Vm, event: Event, *, time_ms: int, configuration: Configuration
+) -> None:
     if event.kind == "owner_reboot":
-        vm.holds["owner_reboot"] = time_ms + round(configuration.owner_reboot_hold_s * 1000)
+        vm.holds["owner_reboot"] = time_ms + _hold_ms(
+            cell, vm, configuration.owner_reboot_hold_s, configuration
+        )
     elif event.kind == "owner_maintenance":
         until = event.detail.get("until_ms", "")
         vm.holds["maintenance"] = int(until) if until.isdecimal() else _FOR_EVER
@@ -104,7 +115,7 @@ def _take_lifecycle(
     configuration: Configuration,
 ) -> None:
     kind = event.kind
-    hold_ms = round(configuration.lifecycle_hold_s * 1000)
+    hold_ms = _hold_ms(cell, vm, configuration.lifecycle_hold_s, configuration)
     if kind in _BEGINS:
         vm.holds[_BEGINS[kind]] = _FOR_EVER
     if kind == "monitor_hung":
@@ -139,7 +150,7 @@ def _begin_boot(
 ) -> None:
     """Begin a boot epoch, and note a reboot that nobody announced."""
     vm.told = ""
-    vm.holds["boot"] = time_ms + round(configuration.boot_hold_s * 1000)
+    vm.holds["boot"] = time_ms + _hold_ms(cell, vm, configuration.boot_hold_s, configuration)
     place = cell.place(vm.uuid)
     if place is not None:
         _, lanes, lane = place

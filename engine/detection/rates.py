@@ -4,6 +4,7 @@ Missing is unknown: it neither counts as silence nor ends one. A smaller counter
 instance or a reboot begins a new epoch and is never a rate.
 """
 
+import math
 from functools import lru_cache
 from typing import Final
 
@@ -14,7 +15,7 @@ from engine.detection.configuration import Configuration
 from engine.detection.lanes import LEVEL_EDGES, MINUTE_ROWS, F, I, Lanes
 from engine.wire.frame import VmRows
 from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, VM_STATES
-from models.kernels import baseline, gaps
+from models.kernels import baseline, gaps, vitals
 
 Bools = NDArray[np.bool_]
 
@@ -33,6 +34,7 @@ _RUNNING: Final = np.array(
     [*(name in {"running", "blocked", "crashed"} for name in VM_STATES), False], np.bool_
 )
 _SHARE_TAU_S: Final = 60.0
+_DAY_S: Final = 86_400.0
 # A silence worth more than this may be a fault: what happens in it is not learned as habit.
 _HABIT_NATS: Final = 2.0
 
@@ -89,6 +91,7 @@ def fold_rows(
         sequence=sequence,
         event_ms=event_ms,
     )
+    _fold_vitals(lanes, rows, present, running, dt_s=dt_s, step_s=step_s)
     if dt_s is None:
         return
     known = running & present_any(present, lanes.integers.shape[1])
@@ -101,6 +104,36 @@ def fold_rows(
     valid = ~np.isnan(values)
     lanes.sums += np.where(valid, values, 0.0)
     lanes.sum_counts += valid
+
+
+def _fold_vitals(
+    lanes: Lanes,
+    rows: VmRows,
+    present: Bools,
+    running: Bools,
+    *,
+    dt_s: float | None,
+    step_s: float,
+) -> None:
+    """Fold what totals alone tell; a VM that is not meant to run is unknown, not silent."""
+    size = len(rows)
+    width = running.size
+    memory = np.full(width, np.nan)
+    row = INTEGER_ROW["balloon_rss_kib"]
+    memory[:size] = np.where(present[row], rows.integers[row], np.nan)
+    rates = np.where(running if dt_s is not None else False, lanes.counted[:4], np.nan)
+    vitals.fold_vitals(
+        lanes.vitals[:size],
+        lanes.recent[:size],
+        rates.astype(np.float32),
+        memory,
+        lanes.numbers("vcpus"),
+        present_any(present, width),
+        lanes.hold,
+        step_s,
+        -math.expm1(-step_s / _DAY_S),
+        lanes.signs[:size],
+    )
 
 
 def present_any(present: Bools, width: int) -> Bools:
@@ -178,7 +211,7 @@ def _fold_life(
     )
     # A plain mean at first: from 0 upwards a busy VM would count as a quiet one for a minute,
     # and the few that fell silent meanwhile would be all that seemed to be at work.
-    share = step_s / np.minimum(lanes.row("history_s") + step_s, _SHARE_TAU_S)
+    share = np.minimum(1.0, step_s / np.minimum(lanes.row("history_s") + step_s, _SHARE_TAU_S))
     for name, known, moved in (
         ("life_share", judged, living),
         ("disk_share", disk_judged, disk_moved),

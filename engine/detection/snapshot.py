@@ -61,6 +61,7 @@ class CellValue(msgspec.Struct, frozen=True):
     closed_ms: int
     passed_ms: int
     outage_ms: int
+    disturbed_ms: int = 0
 
 
 class PartitionValue(msgspec.Struct, frozen=True):
@@ -205,6 +206,7 @@ def _cell_value(cell: Cell) -> CellValue:
         closed_ms=cell.closed_ms,
         passed_ms=cell.passed_ms,
         outage_ms=cell.outage_ms,
+        disturbed_ms=cell.disturbed_ms,
     )
 
 
@@ -224,6 +226,7 @@ def _cell(value: CellValue) -> Cell:
     cell.closed_ms = value.closed_ms
     cell.passed_ms = value.passed_ms
     cell.outage_ms = value.outage_ms
+    cell.disturbed_ms = value.disturbed_ms
     return cell
 
 

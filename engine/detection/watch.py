@@ -11,11 +11,13 @@ import numpy as np
 from engine.detection import sentences
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
-from engine.detection.incidents import Finding, key_of, report, resolve
+from engine.detection.incidents import Finding, key_of, report, resolve, suppress
 from engine.detection.lanes import Lanes
 from engine.wire.alert import Alert, EvidenceItem, Resolution
+from models.kernels import vitals_layout
 
 _LISTED = 64
+_UNSEEN = vitals_layout.OUT["unseen_s"]
 
 
 def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
@@ -27,7 +29,11 @@ def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> li
     whole_nodes = [node for node in cell.nodes.values() if node.key == node.name]
     alert_ms = configuration.node_alert_s * 1000
     silent = [
-        node for node in whole_nodes if node.silent and cell.passed_ms - node.seen_ms >= alert_ms
+        node
+        for node in whole_nodes
+        if node.silent
+        and cell.passed_ms - node.seen_ms >= alert_ms
+        and not _is_disturbed(cell, node, time_ms=time_ms, configuration=configuration)
     ]
     told = {node.name for node in silent}
     shared = len(silent) >= max(2, len(whole_nodes) / 2)
@@ -42,6 +48,7 @@ def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> li
             incident is not None
             and is_open
             and not node.silent
+            and not _members(cell, node, time_ms=time_ms, configuration=configuration)
             and incident.alert.kind == "host_silence"
         ):
             alerts += resolve(
@@ -61,6 +68,78 @@ def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> li
             sentence=f"The nodes of cell {cell.name} report again.",
         )
     return alerts
+
+
+def _is_disturbed(cell: Cell, node: Node, *, time_ms: int, configuration: Configuration) -> bool:
+    """Return whether a node's silence may be that of disturbed collectors, as others' is."""
+    silent_ms = cell.passed_ms - node.seen_ms
+    patient_ms = 2 * configuration.node_silent_intervals * node.interval_ms
+    return time_ms < cell.disturbed_ms and silent_ms < patient_ms
+
+
+def watch_members(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    """Tell nodes of which several VMs are out of sight, though others still report.
+
+    A host whose monitors fail one after the other is one incident; its members were seen to
+    fall silent up to two hours apart.
+    """
+    alerts: list[Alert] = []
+    undisturbed = time_ms >= cell.disturbed_ms
+    for name in sorted(cell.nodes):
+        node, lanes = cell.nodes[name], cell.lanes[name]
+        unseen = lanes.signs[: len(lanes), _UNSEEN]
+        enough_s = max(
+            configuration.vm_silence_s, configuration.unseen_member_samples * node.interval_ms / 1e3
+        )
+        if undisturbed:
+            for lane in np.flatnonzero(unseen >= enough_s):
+                vm = cell.vms[lanes.vm(int(lane))]
+                vm.missed_ms = time_ms
+                cell.watched.add(vm.uuid)
+        members = _members(cell, node, time_ms=time_ms, configuration=configuration)
+        if not node.silent and len(members) >= 2:
+            alerts += _lost_members(cell, node, members, time_ms, configuration)
+    return alerts
+
+
+def _members(
+    cell: Cell, node: Node, *, time_ms: int, configuration: Configuration
+) -> list[tuple[bytes, Vm]]:
+    """Return the VMs of a node that were out of sight lately, none where it was only one."""
+    since_ms = time_ms - configuration.host_member_s * 1000
+    found = [
+        (uuid, cell.vms[uuid])
+        for uuid in sorted(cell.watched)
+        if cell.vms[uuid].node == node.key and cell.vms[uuid].missed_ms > max(0, since_ms)
+    ]
+    return found if len(found) >= 2 else []
+
+
+def _lost_members(
+    cell: Cell,
+    node: Node,
+    members: list[tuple[bytes, Vm]],
+    time_ms: int,
+    configuration: Configuration,
+) -> list[Alert]:
+    onset_ms = min(vm.monitor_hung_ms or vm.missed_ms for _, vm in members)
+    finding = Finding(
+        scope="host",
+        subject=node.name,
+        kind="host_silence",
+        firing=True,
+        severity="critical",
+        suggestion="host_alert",
+        confidence=0.9,
+        onset_ms=onset_ms,
+        position=node.position(),
+        sentence=f"{len(members)} VMs of node {node.name} are out of sight, one after the other, "
+        "while others still report: the node or its collector is failing, no VM of it is judged.",
+        evidence=(EvidenceItem(signal="unseen", value=float(len(members)), limit=2.0),),
+        vms=tuple(str(UUID(bytes=uuid)) for uuid, _ in members[:_LISTED]),
+        node=node.name,
+    )
+    return report(cell, finding, time_ms=time_ms, configuration=configuration)
 
 
 def _silent_node(
@@ -108,6 +187,25 @@ def _silent_cell(
     return report(cell, finding, time_ms=time_ms, configuration=configuration)
 
 
+def watch_sight(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
+    """Note collectors that are disturbed: samples of many VMs are missing on several nodes.
+
+    What such a slot shows of the others may be half a sample, so it forbids suggestions.
+    """
+    unseen, total, nodes = 0, 0, 0
+    for name, lanes in cell.lanes.items():
+        size = len(lanes)
+        missing = size
+        if name in cell.reported:
+            missing = int((lanes.signs[:size, _UNSEEN] > 0).sum())
+        unseen += missing
+        total += size
+        nodes += missing > 0
+    if total and nodes >= 2 and unseen >= configuration.unseen_ratio * total:
+        hold_ms = configuration.unseen_hold_samples * cell.interval_ms()
+        cell.disturbed_ms = max(cell.disturbed_ms, time_ms + hold_ms)
+
+
 def watch_absent(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> list[Alert]:
     """Tell a VM that left its node's roster, or whose monitor is hung, without any word."""
     text = str(UUID(bytes=vm.uuid))
@@ -117,8 +215,23 @@ def watch_absent(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configurati
     since_ms = vm.gone_ms or vm.monitor_hung_ms
     if not since_ms or (vm.gone_ms and vm.left_by_word):
         return []
-    if time_ms - since_ms < configuration.vm_silence_s * 1000:
+    patient_ms = max(
+        configuration.vm_silence_s * 1000, configuration.vm_silence_samples * node.interval_ms
+    )
+    if time_ms - since_ms < patient_ms or time_ms < cell.disturbed_ms:
         return []
+    host = cell.incidents.get(key_of("host", node.name))
+    if host is not None and host.alert.state == "firing" and host.alert.kind == "host_silence":
+        own = cell.incidents.get(key_of("vm", text))
+        if own is None or own.alert.kind != "vm_silence":
+            return []
+        return suppress(
+            cell,
+            own,
+            vetoes=(f"host:{node.name}",),
+            explained_by=host.alert.id,
+            time_ms=time_ms,
+        )
     name = sentences.name_of(vm, text)
     what = (
         "is no longer listed by its node, and no event says why"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from engine.detection.lanes import Lanes, follow_roster
+from engine.detection.lanes import BY_LANE, Lanes, follow_roster
 from models.kernels.baseline import NO_PREVIOUS
 
 
@@ -20,10 +20,15 @@ def learned(roster: list[bytes], rng: np.random.Generator) -> Lanes:
 def state_of(lanes: Lanes, vm: bytes) -> dict[str, bytes]:
     place = lanes.places[vm]
     block, lane = divmod(place, 64)
-    return {
-        name: (array[block, :, lane] if array.ndim == 3 else array[..., place]).tobytes()
-        for name, array in lanes.to_arrays().items()
-    }
+
+    state = {}
+    for name, array in lanes.to_arrays().items():
+        if name in BY_LANE:
+            part = array[place]
+        else:
+            part = array[block, :, lane] if array.ndim == 3 else array[..., place]
+        state[name] = part.tobytes()
+    return state
 
 
 def test_each_vm_keeps_its_state_in_another_order(rng: np.random.Generator) -> None:

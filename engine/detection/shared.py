@@ -1,0 +1,126 @@
+"""Silence by totals that many VMs of a cell share: one incident of the cell, not of each.
+
+Members need not begin in the same sample: in recorded fleets they were seen to begin hours
+apart. So whoever begins a silence close to others is explained by it for as long as it lasts.
+"""
+
+from typing import NamedTuple
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.detection.cell import Cell, Node
+from engine.detection.configuration import Configuration
+from engine.detection.incidents import Finding, key_of, report, republished, resolve
+from engine.detection.lanes import Lanes
+from engine.detection.totals import only_totals
+from engine.wire.alert import Alert, EvidenceItem, Resolution
+from models.kernels import vitals_layout
+
+_LISTED = 64
+_O = vitals_layout.OUT
+_SHARED = vitals_layout.FIELD["shared"]
+
+
+class _Young(NamedTuple):
+    """The lanes of one node whose silence has just begun and surprises."""
+
+    node: Node
+    lanes: Lanes
+    places: NDArray[np.intp]
+    active: int
+
+
+def judge_shared(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    """Mark silences that began together; open or end the incident of the cell."""
+    young = [_young(cell, name, configuration) for name in sorted(cell.lanes)]
+    count = sum(len(each.places) for each in young)
+    active = sum(each.active for each in young)
+    nodes = sum(len(each.places) > 0 for each in young)
+    needed = max(configuration.totals_shared_members, configuration.totals_shared_ratio * active)
+    if count >= needed and nodes >= 2:
+        for each in young:
+            each.lanes.vitals[each.places, _SHARED] = 1.0
+        wide = max(
+            configuration.totals_shared_members, configuration.totals_shared_alert_ratio * active
+        )
+        if count >= wide:
+            return _opened(cell, young, count, active, time_ms, configuration)
+    return _followed(cell, time_ms, configuration)
+
+
+def _young(cell: Cell, name: str, configuration: Configuration) -> _Young:
+    lanes, node = cell.lanes[name], cell.nodes[name]
+    size = len(lanes)
+    signs = lanes.signs[:size]
+    run = signs[:, _O["run"]]
+    totals = only_totals(lanes)
+    begun = totals & (run >= 1) & (run <= configuration.totals_shared_samples)
+    begun &= signs[:, _O["active_share"]] >= configuration.totals_active_share
+    begun &= signs[:, _O["silence_nats"]] >= configuration.totals_shared_nats
+    moving = totals & (signs[:, _O["known"]] > 0) & (run == 0)
+    return _Young(node, lanes, np.flatnonzero(begun), int((begun | moving).sum()))
+
+
+def _opened(
+    cell: Cell,
+    young: list[_Young],
+    count: int,
+    active: int,
+    time_ms: int,
+    configuration: Configuration,
+) -> list[Alert]:
+    members = sorted(
+        (int(each.lanes.numbers("onset_ms")[lane]), each.lanes.vm(int(lane)), each)
+        for each in young
+        for lane in each.places
+    )
+    onset_ms, vm, first = members[0]
+    sequence = first.lanes.number("run_sequence", first.lanes.places[vm])
+    finding = Finding(
+        scope="cell",
+        subject=cell.name,
+        kind="fleet_silence",
+        firing=True,
+        severity="critical",
+        suggestion="fleet_alert",
+        confidence=round(min(0.99, count / max(active, 1) + 0.5), 4),
+        onset_ms=onset_ms,
+        position=first.node.position(sequence),
+        sentence=f"{count} of {active} active VMs of cell {cell.name} fell silent within "
+        f"{configuration.totals_shared_samples} samples: one incident of the cell, none of them "
+        "is judged by it.",
+        evidence=(
+            EvidenceItem(
+                signal="life",
+                value=float(count),
+                limit=configuration.totals_shared_alert_ratio * active,
+                text=f"{count} of {active} active VMs fell silent",
+            ),
+        ),
+        vms=tuple(str(UUID(bytes=member)) for _, member, _ in members[:_LISTED]),
+    )
+    return report(cell, finding, time_ms=time_ms, configuration=configuration)
+
+
+def _followed(cell: Cell, time_ms: int, configuration: Configuration) -> list[Alert]:
+    """Keep the incident open while members may still join; then say that it is over."""
+    key = key_of("cell", cell.name)
+    incident = cell.incidents.get(key)
+    if incident is None or incident.alert.state != "firing" or key in cell.latches:
+        return []
+    still = any(
+        bool((lanes.vitals[: len(lanes), _SHARED] > 0.0).any()) for lanes in cell.lanes.values()
+    )
+    if still or not incident.well_ms:
+        incident.well_ms = time_ms
+    if time_ms - incident.well_ms < configuration.totals_shared_open_s * 1000:
+        return republished(incident, time_ms=time_ms, configuration=configuration)
+    return resolve(
+        cell,
+        incident,
+        Resolution(reason="its VMs move again"),
+        time_ms=time_ms,
+        sentence=f"The VMs of cell {cell.name} move again.",
+    )

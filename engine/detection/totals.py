@@ -1,0 +1,195 @@
+"""The sequential test where only totals are known: no per-vCPU picture, no dated balloon.
+
+So it is at coarse sampling and for recorded data sets. Silence, CPU level and memory figure
+add up in nats (`models.kernels.vitals`); how long a verdict waits follows from what looks
+like it among the living.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.detection.configuration import Configuration
+from engine.detection.evidence import Picture
+from engine.detection.hypotheses import Verdict
+from engine.detection.lanes import F, I, Lanes
+from engine.wire.alert import CpuShape, EvidenceItem, Suggestion
+from models.kernels import vitals_layout
+
+_SHAPES: Final[dict[int, CpuShape]] = {
+    vitals_layout.SHAPE_MIXED: "mixed",
+    vitals_layout.SHAPE_ONE_CORE: "one_core",
+    vitals_layout.SHAPE_ALL_CORES: "all_cores",
+    vitals_layout.SHAPE_IDLE: "idle",
+}
+_MEMORY: Final = {
+    vitals_layout.MEMORY_ALIVE: "its memory figure moves as that of a living guest",
+    vitals_layout.MEMORY_UNKNOWN: "its memory figure tells nothing",
+    vitals_layout.MEMORY_FROZEN: "its memory figure stands still",
+    vitals_layout.MEMORY_NOISE: "its memory figure fell far below its habit",
+    vitals_layout.MEMORY_DECAY: "its memory figure dies away",
+}
+_O: Final = vitals_layout.OUT
+_COLUMNS: Final = slice(_O["silence_nats"], _O["memory_nats"] + 1)
+
+
+def only_totals(lanes: Lanes) -> NDArray[np.bool_]:
+    """Return, per lane in use, whether nothing better than totals is known of the VM."""
+    size = len(lanes)
+    no_picture = (lanes.integers[I["vcpus_busy"], :size] < 0) & np.isnan(
+        lanes.floats[F["busiest"], :size]
+    )
+    no_picture &= lanes.integers[I["balloon_moved"], :size] < 2
+    return no_picture
+
+
+def suspects(lanes: Lanes, configuration: Configuration) -> NDArray[np.bool_]:
+    """Return the lanes in use in whose silence `judge_totals` may find a fault."""
+    signs = lanes.signs[: len(lanes)]
+    score = signs[:, _COLUMNS].sum(axis=1)
+    found = (signs[:, _O["known"]] > 0) & (
+        signs[:, _O["run"]] >= configuration.totals_alert_samples
+    )
+    found &= score >= configuration.totals_nats("alert")
+    return found & only_totals(lanes)
+
+
+def is_shared(lanes: Lanes, lane: int) -> bool:
+    """Return whether the silence of a lane began together with those of many others."""
+    return bool(lanes.vitals[lane, vitals_layout.FIELD["shared"]] > 0.0)
+
+
+def judge_totals(
+    lanes: Lanes, lane: int, seen: Picture, cautious: list[str], configuration: Configuration
+) -> Verdict | None:
+    """Return what totals say of one VM's silence, None where nothing speaks for a fault."""
+    sign = {name: float(lanes.signs[lane, row]) for name, row in _O.items()}
+    silence = min(sign["silence_nats"], configuration.totals_silence_cap_nats)
+    score = silence + sign["cpu_nats"] + sign["memory_nats"]
+    if not _is_alarming(lanes, lane, sign, score, configuration):
+        return None
+    shape = _SHAPES[int(sign["shape"])]
+    hypothesis, refusals = _hypothesis(shape, sign, score, configuration)
+    if sign["faded"] > 0.0:
+        refusals.append("faded_before")
+    late = sign["run_s"] > configuration.totals_run_s
+    if late and sign["run"] > configuration.totals_run_samples:
+        refusals.append("silent_long")
+    if sign["silence_nats"] < configuration.totals_silence_order_nats:
+        refusals.append("silence_usual")
+    refusals = [*cautious, *refusals]
+    suggestion: Suggestion = "alert" if refusals else "reboot"
+    firing = sign["run_s"] >= configuration.totals_alert_s
+    return Verdict(
+        kind="panic_halt" if shape == "idle" else "panic_spin",
+        firing=firing,
+        score=score,
+        severity="critical" if suggestion == "reboot" else "error",
+        suggestion=suggestion if firing else "alert",
+        sequence=seen.run_sequence,
+        onset_ms=seen.onset_ms,
+        shape=shape,
+        evidence=_evidence(seen, sign, silence, hypothesis, configuration),
+        vetoes=tuple(refusals),
+    )
+
+
+def _is_alarming(
+    lanes: Lanes, lane: int, sign: dict[str, float], score: float, configuration: Configuration
+) -> bool:
+    if sign["known"] <= 0 or sign["run"] < configuration.totals_alert_samples:
+        return False
+    if lanes.vitals[lane, vitals_layout.FIELD["alive"]] < configuration.totals_alive_samples:
+        return False
+    if sign["active_share"] < configuration.totals_active_share:
+        return False
+    if sign["silence_nats"] < configuration.totals_silence_alert_nats:
+        return False
+    if sign["memory_nats"] <= configuration.totals_memory_alive_nats:
+        return False
+    shaped = sign["shape"] != vitals_layout.SHAPE_MIXED or sign["memory_nats"] >= 3.0
+    return shaped and score >= configuration.totals_nats("alert")
+
+
+def _hypothesis(
+    shape: CpuShape, sign: dict[str, float], score: float, configuration: Configuration
+) -> tuple[str, list[str]]:
+    """Return which error rate applies, and by name why no reboot may be suggested yet."""
+    samples, seconds = sign["run"], sign["run_s"]
+    memory = sign["memory_nats"]
+    dead = memory >= configuration.totals_memory_dead_nats
+    needed_s = configuration.totals_order_s
+    if shape == "one_core":
+        hypothesis, needed = "order", configuration.totals_alert_samples
+    elif shape == "idle":
+        hypothesis, needed = _halt_rate(sign, configuration), configuration.totals_halt_samples
+        if not dead:
+            needed_s = configuration.totals_patient_s
+    elif shape == "all_cores":
+        hypothesis, needed = "all_cores", configuration.totals_all_cores_samples
+        if dead:
+            frozen = sign["memory_mode"] == vitals_layout.MEMORY_FROZEN
+            needed = (
+                configuration.totals_frozen_samples if frozen else configuration.totals_halt_samples
+            )
+        else:
+            needed_s = configuration.totals_patient_s
+    else:
+        hypothesis, needed = "stuck", configuration.totals_stuck_samples
+        needed_s = configuration.totals_order_s if dead else configuration.totals_patient_s
+    refusals = []
+    if score < configuration.totals_nats(hypothesis):
+        refusals.append("score_low")
+    if samples < needed or seconds < needed_s:
+        refusals.append("self_reboot_wait" if seconds < configuration.totals_order_s else "too_few")
+    if shape == "idle" and sign["silence_nats"] < configuration.totals_halt_silence_nats:
+        refusals.append("silence_usual")
+    if shape == "all_cores" and memory < configuration.totals_memory_doubt_nats:
+        refusals.append("memory_lives")
+    if shape == "mixed" and memory < configuration.totals_memory_dead_nats:
+        refusals.append("one_signal")
+    return hypothesis, refusals
+
+
+def _halt_rate(sign: dict[str, float], configuration: Configuration) -> str:
+    """Return which error rate a halt is held to, by what else speaks for it."""
+    if sign["cpu_nats"] < configuration.totals_cpu_nats:
+        return "flat_cpu"
+    if sign["channels"] < 2.0 and sign["memory_nats"] < 1.0:
+        return "one_channel"
+    return "order"
+
+
+def _evidence(
+    seen: Picture,
+    sign: dict[str, float],
+    silence: float,
+    hypothesis: str,
+    configuration: Configuration,
+) -> tuple[EvidenceItem, ...]:
+    return (
+        EvidenceItem(
+            signal="silence",
+            value=round(sign["run_s"], 3),
+            nats=round(silence, 3),
+            text=f"neither read, written nor sent anything for {sign['run_s']:.0f} s",
+        ),
+        EvidenceItem(
+            signal="cpu",
+            value=None if seen.cpu is None else round(seen.cpu, 4),
+            limit=round(sign["cpu_before"], 4),
+            nats=round(sign["cpu_nats"], 3),
+            text=f"{sign['cpu_before']:.2f} cores before",
+        ),
+        EvidenceItem(
+            signal="memory",
+            nats=round(sign["memory_nats"], 3),
+            text=_MEMORY[int(sign["memory_mode"])],
+        ),
+        EvidenceItem(
+            signal="threshold",
+            limit=round(configuration.totals_nats(hypothesis), 3),
+            text=f"the score that the error rate of '{hypothesis}' asks for",
+        ),
+    )

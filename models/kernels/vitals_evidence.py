@@ -1,0 +1,205 @@
+"""What one VM's silence is worth by totals alone, in nats: parts of the kernel `vitals`."""
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+import models.kernels.vitals_layout as at
+from models.kernels._jit import inlined
+
+F64 = NDArray[np.float64]
+
+# An active VM falls silent in one sample of a thousand, until its own past says otherwise.
+_BEGIN_PRIOR, _ALIVE_PRIOR = 0.1, 100.0
+# Runs begun lately are worth this much of a rate of their own.
+_LOCAL_SHARE: Final = 0.3
+# Habits older than two weeks of 5-minute samples count half, those of fewer samples always.
+_MEMORY_SAMPLES: Final = 4032.0
+_CPU_CAP: Final = 5.0
+_ONE_CORE_LOW, _ONE_CORE_HIGH = 0.85, 1.3
+_ALL_CORES_SHARE: Final = 0.88
+_IDLE_CORES: Final = 0.06
+_STEP_CORES: Final = 0.25
+_ONE_CORE_NATS: Final = 3.5
+_HALT_RATIO: Final = 0.35
+_MEMORY_FLOOR, _MEMORY_CAP = -7.0, 5.0
+
+# How a figure moves from sample to sample, per way to be dead: frozen, dying away (an
+# estimate of recently touched pages halves), noise about a low level; and in a job that
+# computes, where pages are touched one after the other.
+_DEAD: Final = np.log(
+    np.array([[0.97, 0.01, 0.01, 0.01], [0.03, 0.05, 0.90, 0.02], [0.02, 0.15, 0.38, 0.45]])
+)
+_BUSY: Final = np.log(np.array([0.10, 0.84, 0.03, 0.03]))
+# From the mixed sample in which it died to the first full one, whatever the way.
+_DYING: Final = np.log(np.array([0.10, 0.20, 0.35, 0.35]))
+# A VM whose figure nobody has watched yet.
+_PAIR_PRIOR: Final = np.array([1.5, 5.0, 1.5, 2.0])
+
+
+@inlined
+def run_nats(state: F64, first: int, alive: float, steps: int) -> float:
+    """Return -log P(a silence begins and lasts so many samples), from counts per length."""
+    nats = -math.log((state[first] + _BEGIN_PRIOR) / (alive + _ALIVE_PRIOR))
+    for step in range(1, steps):
+        nats -= math.log((state[first + step] + 0.5) / (state[first + step - 1] + 1.0))
+    return nats
+
+
+@inlined
+def learn_run(state: F64, alive: int, first: int, length: int) -> None:
+    """Count a silence that has ended, as long as it was, and one sign of life."""
+    state[alive] += 1.0
+    for step in range(min(length, at.RUN_STEPS)):
+        state[first + step] += 1.0
+    if state[alive] > _MEMORY_SAMPLES:
+        state[alive] *= 0.5
+        for step in range(at.RUN_STEPS):
+            state[first + step] *= 0.5
+
+
+@inlined
+def level_before(row: F64, count: int) -> float:
+    """Return the median of the second to seventh sample before now, NaN where there is none.
+
+    The last sample before a silence is a mix of before and after, and a kernel that dies
+    often spikes for one or two.
+    """
+    found = np.empty(6)
+    size = 0
+    for back in range(2, 8):
+        if back <= count:
+            value = row[(count - back) % at.WINDOW]
+            place = size
+            while place > 0 and found[place - 1] > value:
+                found[place] = found[place - 1]
+                place -= 1
+            found[place] = value
+            size += 1
+    if size == 0:
+        return math.nan
+    return float(0.5 * (found[(size - 1) // 2] + found[size // 2]))
+
+
+@inlined
+def category(before: float, now: float) -> int:
+    """Return how a memory figure differs from the one before it."""
+    if before == now:
+        return at.EQUAL
+    ratio = (now + 1.0) / (before + 1.0)
+    if ratio < 0.8:
+        return at.FALLEN
+    return at.SMOOTH if 0.93 < ratio < 1.08 else at.JUMPED
+
+
+@inlined
+def band(share: float) -> int:
+    """Return the CPU level that a share of all vCPUs falls into."""
+    band = 0
+    while band < at.LEVELS - 1 and share >= at.LEVEL_EDGES[band]:
+        band += 1
+    return band
+
+
+@inlined
+def level_nats(state: F64, share: float) -> float:
+    """Return how unusual a CPU level is for the VM: -log of the mass about it."""
+    here = band(share)
+    total = 0.0
+    for level in range(at.LEVELS):
+        total += state[at.F_LEVEL + level]
+    mass = state[at.F_LEVEL + here]
+    if here > 0:
+        mass += 0.5 * state[at.F_LEVEL + here - 1]
+    if here < at.LEVELS - 1:
+        mass += 0.5 * state[at.F_LEVEL + here + 1]
+    return min(_CPU_CAP, -math.log(min(1.0, (mass + 0.5) / (total + 1.0))))
+
+
+@inlined
+def cpu_shape(state: F64, cpu: float, vcpus: float) -> int:
+    """Return how the CPU has looked all through the silence."""
+    if (
+        vcpus > 1
+        and state[at.F_CPU_LOW] >= _ONE_CORE_LOW
+        and state[at.F_CPU_HIGH] <= _ONE_CORE_HIGH
+    ):
+        return at.SHAPE_ONE_CORE
+    if state[at.F_CPU_LOW] >= _ALL_CORES_SHARE * vcpus:
+        return at.SHAPE_ALL_CORES
+    return at.SHAPE_IDLE if cpu <= _IDLE_CORES * min(vcpus, 2.0) else at.SHAPE_MIXED
+
+
+@inlined
+def cpu_nats(state: F64, shape: int, cpu: float, vcpus: float) -> float:
+    """Return what the CPU level is worth; nothing where it was there before the silence."""
+    before = state[at.F_CPU_BEFORE]
+    usual = level_nats(state, cpu / vcpus)
+    if shape == at.SHAPE_ONE_CORE:
+        # Nothing that lives holds exactly one core while it is silent (research: 22 of 22).
+        return max(usual, _ONE_CORE_NATS) if not abs(cpu - before) < _STEP_CORES else 0.0
+    if shape == at.SHAPE_ALL_CORES:
+        return usual if not before >= 0.8 * cpu else 0.0
+    if shape == at.SHAPE_IDLE:
+        return usual if not cpu > _HALT_RATIO * before else 0.0
+    return 0.0
+
+
+@inlined
+def memory_nats(state: F64, memory: float) -> tuple[float, int]:
+    """Return what the memory figure says, dead against alive, and in which way dead."""
+    own = np.empty(at.CATEGORIES)
+    total = 0.0
+    for kind in range(at.CATEGORIES):
+        own[kind] = state[at.F_PAIR + kind] + _PAIR_PRIOR[kind]
+        total += own[kind]
+    if total < 30.0 or state[at.F_MEMORY_MEAN] <= 0.0:
+        return 0.0, at.MEMORY_UNKNOWN
+    alive = busy = frozen = decay = noise = 0.0
+    for kind in range(at.CATEGORIES):
+        count = state[at.F_RUN_PAIR + kind]
+        alive += count * math.log(own[kind] / total)
+        busy += count * _BUSY[kind]
+        frozen += count * _DEAD[0, kind]
+        decay += count * _DEAD[1, kind]
+        noise += count * _DEAD[2, kind]
+    first = int(state[at.F_FIRST_PAIR])
+    # A figure that often stands still says nothing by it once more.
+    if first >= 0 and not (first == at.EQUAL and own[at.EQUAL] > 0.4 * total):
+        alive += math.log(own[first] / total)
+        busy += _BUSY[first]
+        frozen += _DYING[first]
+        decay += _DYING[first]
+        noise += _DYING[first]
+    spread = max(0.4, math.sqrt(state[at.F_MEMORY_VARIANCE]))
+    below = (state[at.F_MEMORY_MEAN] - state[at.F_MEMORY_RUN]) / spread
+    if memory < 0.35 * state[at.F_MEMORY_BEFORE] and below > 1.0:
+        low = min(2.5, below - 0.5)
+        decay += low
+        noise += low
+    most = max(frozen, max(decay, noise))
+    parts = math.exp(frozen - most) + math.exp(decay - most) + math.exp(noise - most)
+    nats = most + math.log(parts / 3.0) - max(alive, busy)
+    nats = min(_MEMORY_CAP, max(_MEMORY_FLOOR, nats))
+    if nats < 0.0:
+        return nats, at.MEMORY_ALIVE
+    if most == frozen:
+        return nats, at.MEMORY_FROZEN
+    return nats, at.MEMORY_DECAY if most == decay else at.MEMORY_NOISE
+
+
+@inlined
+def silence_nats(state: F64) -> float:
+    """Return how surprising the running silence is, by all the past and by the last samples."""
+    steps = min(int(state[at.F_RUN]), at.RUN_STEPS)
+    nats = run_nats(state, at.F_ALIVE + 1, state[at.F_ALIVE], steps)
+    if state[at.F_RUNS_BEGUN] > 0.0:
+        local = -math.log(_LOCAL_SHARE * state[at.F_RUNS_BEGUN] / at.WINDOW)
+        for step in range(1, steps):
+            local -= math.log(
+                (state[at.F_ALIVE + 1 + step] + 0.5) / (state[at.F_ALIVE + step] + 1.0)
+            )
+        nats = min(nats, local)
+    return nats

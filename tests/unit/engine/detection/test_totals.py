@@ -1,0 +1,135 @@
+"""Where totals are all that is known: what is told, what is suggested, and what is waited for."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from engine.wire.frame import VmRows
+from engine.wire.metrics import INTEGER_ROW
+from tests.unit.engine.detection.frames_by_hand import Bench, Guest, Place
+
+
+def memory_of(guest: Guest, rng: np.random.Generator) -> float:
+    """Let a guest's memory figure move as the guest does."""
+    assert isinstance(guest, Plain)
+    guest.memory *= 1 + guest.moves * rng.uniform(-1, 1)
+    guest.memory = min(max(guest.memory, 100_000.0), 900_000.0)
+    return guest.memory
+
+
+@dataclass
+class Plain(Guest):
+    """A guest of which only totals and a memory figure are reported."""
+
+    memory: float = 500_000.0
+    moves: float = 0.3
+    seen: bool = True
+
+
+class Coarse(Place):
+    """A collector that reads totals."""
+
+    rng = np.random.default_rng(5)
+
+    def rows(self) -> VmRows:
+        rows = super().rows()
+        assert rows.missing is not None
+        for name in ("vcpus_busy", "balloon_last_update_s"):
+            rows.integers[INTEGER_ROW[name]] = 0
+            rows.missing[INTEGER_ROW[name]] = True
+        rows.gauges[...] = np.nan
+        for column, guest in enumerate(self.guests):
+            row = INTEGER_ROW["balloon_rss_kib"]
+            rows.integers[row, column] = round(memory_of(guest, self.rng))
+            rows.missing[row, column] = False
+            assert isinstance(guest, Plain)
+            if not guest.seen:
+                rows.missing[:, column] = True
+                rows.integers[:, column] = 0
+        return rows
+
+
+def fleet(interval_s: float, *, vms: int = 12) -> tuple[Bench, list[Plain]]:
+    guests: list[Plain] = [
+        Plain(f"vm-{index}", vcpus=4, balloon=False, pool=f"pool-{index}", network=f"net-{index}")
+        for index in range(vms)
+    ]
+    rng = np.random.default_rng(7)
+    places: list[Place] = [Coarse(f"node-{at}", list[Guest](guests[at::2])) for at in range(2)]
+    bench = Bench(places, interval_s=interval_s)
+
+    def each(_: float) -> None:
+        for guest in guests:
+            if guest.sends:
+                guest.cores = rng.uniform(0.2, 0.6)
+
+    bench.run(300 * interval_s, each)
+    assert not bench.alerts
+    return bench, guests
+
+
+def dies(guest: Plain, cores: float) -> None:
+    guest.panics(cores=cores)
+    guest.moves = 0.0
+
+
+@pytest.mark.parametrize(("interval_s", "within_s"), [(10.0, 60.0), (300.0, 900.0)])
+@pytest.mark.parametrize(("cores", "kind"), [(1.02, "panic_spin"), (0.004, "panic_halt")])
+def test_a_dead_guest_is_found_and_a_reboot_suggested(
+    interval_s: float, within_s: float, cores: float, kind: str
+) -> None:
+    bench, guests = fleet(interval_s)
+    dies(guests[3], cores)
+    bench.run(within_s)
+    last = bench.of(guests[3])[-1]
+    assert (last.kind, last.suggested_action) == (kind, "reboot")
+    assert {alert.subject for alert in bench.alerts} == {guests[3].text}
+
+
+def test_ten_seconds_after_the_onset_nothing_is_suggested_yet() -> None:
+    bench, guests = fleet(10.0)
+    dies(guests[3], 1.02)
+    bench.run(40.0)
+    assert bench.suggestions(guests[3]) == {"alert"}
+
+
+def test_a_job_that_computes_on_all_cores_while_its_memory_creeps_is_left_alone() -> None:
+    bench, guests = fleet(300.0)
+    job = guests[2]
+    job.panics(cores=3.95)
+    job.moves = 0.01
+    bench.run(8 * 300.0)
+    assert "reboot" not in bench.suggestions(job)
+
+
+def test_silence_that_many_begin_within_samples_of_each_other_is_one_incident() -> None:
+    bench, guests = fleet(300.0)
+    for guest in guests[:6]:
+        guest.writes = guest.reads = guest.sends = 0.0
+    bench.run(300.0)
+    for guest in guests[6:9]:
+        dies(guest, 0.004)
+    bench.run(5 * 300.0)
+    firing = [alert for alert in bench.alerts if alert.state == "firing"]
+    assert {(alert.scope, alert.kind) for alert in firing} == {("cell", "fleet_silence")}
+    assert len({alert.id for alert in firing}) == 1
+
+
+def test_a_vm_switched_off_by_its_owner_is_not_dead() -> None:
+    bench, guests = fleet(300.0)
+    bench.places[1].tell("stopped", guests[3])
+    dies(guests[3], 0.0)
+    bench.run(6 * 300.0)
+    assert not bench.of(guests[3])
+
+
+def test_samples_missing_on_several_nodes_are_the_collectors_trouble() -> None:
+    bench, guests = fleet(300.0)
+    for guest in guests[:4]:
+        guest.seen = False
+    dies(guests[5], 1.02)
+    bench.run(900.0)
+    assert bench.suggestions(guests[5]) <= {"alert"}
+    vetoes = {veto for alert in bench.of(guests[5]) for veto in alert.vetoes}
+    assert "collectors_disturbed" in vetoes
