@@ -28,7 +28,7 @@ install = $(UV) pip install --quiet --python $(BIN)/python $(1) || $(PIP) instal
 # Writes one distribution's entry of a lock, with its hashes, to a lock of its own in the venv.
 entry = awk '/^[a-z]/ { wanted = /^$(1)==/ } wanted' $(2) >$(VENV)/$(1).lock
 
-.PHONY: help setup lab demo test lint bench e2e lock
+.PHONY: help setup lab demo test lint bench accuracy e2e lock
 help: ## List the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
 
@@ -72,6 +72,10 @@ lint: setup ## Check format, style, types and import contracts
 
 bench: setup ## Measure; tables on the screen, figures in reports/
 	@for path in benchmarks/bench_*.py; do $(BIN)/python -m benchmarks.$$(basename "$$path" .py); done
+
+SIM_VM_DAYS ?= 100
+accuracy: setup ## Judge detection on all developer data; fails where it fell behind what was committed
+	@$(BIN)/python -m benchmarks.accuracy --sim-vm-days $(SIM_VM_DAYS) $(if $(COMMIT),--commit)
 
 COMPILE = $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-header --python-version 3.11
 lock: setup ## Resolve both locks anew

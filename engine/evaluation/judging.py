@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from engine.evaluation.lines import AlertLine
-from engine.evaluation.truth import Occurrence
+from engine.evaluation.truth import SCOPES, Occurrence
 
 # Suggestions that touch a VM.
 HARMFUL: Final = ("reboot", "migrate")
@@ -208,10 +208,8 @@ def _finding(
 def _answers(one: Told, occurrence: Occurrence) -> bool:
     """Return whether an incident is about the occurrence itself and not about its side effects."""
     scope = one.first.scope
-    if occurrence.is_fleet:
-        return scope in {"fleet", "cell"}
     if occurrence.is_wide:
-        return scope == "host"
+        return scope in SCOPES[occurrence.kind]
     return scope == "vm" and one.first.subject in occurrence.vms
 
 

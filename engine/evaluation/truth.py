@@ -31,8 +31,14 @@ COLUMNS: Final = (
 _TOGETHER_S: Final = 7_200.0
 # A guest that did no I/O before cannot be seen to stop: research's rule for what counts.
 _ACTIVE_SHARE: Final = 0.5
-# Occurrences that befall a whole host or everything.
-_BY_HOST: Final = frozenset({"host_silence"})
+# What befalls many at once, and the scopes of alerts that answer it; all else befalls VMs.
+SCOPES: Final[Mapping[str, frozenset[str]]] = {
+    "host_silence": frozenset({"host"}),
+    "boot_storm": frozenset({"host"}),
+    "fleet_io_silence": frozenset({"fleet", "cell"}),
+    "pool_stall": frozenset({"pool"}),
+    "network_stall": frozenset({"network"}),
+}
 _BY_FLEET: Final = frozenset({"fleet_io_silence"})
 
 
@@ -70,8 +76,8 @@ class Occurrence:
 
     @property
     def is_wide(self) -> bool:
-        """Whether it befell a host or the fleet as a whole."""
-        return self.kind in _BY_HOST | _BY_FLEET
+        """Whether it befell something that VMs share, and not them."""
+        return self.kind in SCOPES
 
     @property
     def is_fleet(self) -> bool:

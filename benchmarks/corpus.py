@@ -1,0 +1,270 @@
+"""Simulated sites full of look-alikes, replayed and judged: seeds by the hundred from one plan.
+
+On each site guests die in every shape, and beside them happens everything that only looks like
+a death. Seeds below `FIRST_SEED` were looked at while detection was tuned; figures come from
+those above.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+from uuid import UUID
+
+import numpy as np
+
+from connectors.simulator.draw import draw_incidents
+from connectors.simulator.plan import (
+    FAULTS,
+    FIELD,
+    Incident,
+    WorldPlan,
+    network_name,
+    node_name,
+    pool_name,
+)
+from connectors.simulator.truth import Happening
+from engine.detection.configuration import Configuration
+from engine.evaluation.judging import Judgement, judge
+from engine.evaluation.truth import Occurrence
+from engine.ports import Moment, Record
+from engine.roles.replay import Replayer
+from engine.wire.frame import Frame
+from engine.wire.topics import FRAMES
+from tests.simulation.site_records import Site
+
+FIRST_SEED: Final = 1000
+CELLS, NODES, VMS = 4, 2, 25
+_NODE_CORES: Final = 8 * VMS
+# Of a site's span: until then everybody is watched in peace, then single VMs are befallen, and
+# at the end what many share, so that no death hides behind a stall.
+_PEACE_SHARE, _SINGLE_SHARE = 0.3, 0.85
+
+DEATHS: Final = {"panic_spin": 8, "panic_halt": 6}
+LOOK_ALIKES: Final = {
+    "self_heal": 4,
+    "crash_reboot": 2,
+    "kdump": 2,
+    "hung_userland": 2,
+    "hung_io": 2,
+    "cpu_runaway": 2,
+    "mem_leak": 2,
+    "degrading_storage": 2,
+    "vm_silence": 2,
+    "batch_compute": 12,
+    "batch_end_idle": 6,
+    "owner_reboot": 5,
+    "live_migration": 5,
+    "pause": 4,
+    "snapshot_freeze": 6,
+    "backup_window": 4,
+    "power_off": 4,
+    "counter_glitch": 4,
+    "counter_reset": 4,
+    "short_gap": 4,
+    "boot_prompt": 4,
+}
+# What is right where something happens; everything else asks for nothing.
+_EXPECTED: Final = {
+    "panic_spin": "reboot",
+    "panic_halt": "reboot",
+    "hung_io": "migrate",
+    "noisy_neighbour": "migrate",
+    "sick_node": "migrate",
+    "host_silence": "host_alert",
+    "boot_storm": "host_alert",
+    "pool_stall": "host_alert",
+    "network_stall": "host_alert",
+    "fleet_io_silence": "fleet_alert",
+}
+# A guest that never did anything visible cannot be seen to stop.
+_VISIBLE: Final = ("web", "database", "bursty")
+
+
+class SimulatedRecording:
+    """`engine.ports.Recording` of a simulated site, played anew at each reading."""
+
+    def __init__(self, plan: WorldPlan, *, interval_s: float, seconds: float) -> None:
+        self.name = f"simulated-{plan.seed}"
+        self.interval_s = interval_s
+        self.seconds = seconds
+        self._plan = plan
+        self.site = _Site(plan, interval_s)
+        topology = self.site.world.topology
+        self.names: Mapping[str, str] = {
+            str(UUID(bytes=uuid)): name
+            for uuid, name in zip(topology.uuids, topology.names, strict=True)
+        }
+
+    def moments(self) -> Iterator[Moment]:
+        """Yield the site's frames and ticks."""
+        self.site = _Site(self._plan, self.interval_s)
+        for record in self.site.run(self.seconds):
+            yield Moment(record.time_ms, self.site.frames.pop(record.offset))
+
+    def figures(self) -> dict[str, int]:
+        """Return how many records there were."""
+        return {"records": self.site.offset}
+
+    def truth(self) -> list[Occurrence]:
+        """Return what really happened in the last reading, in the names of the recording."""
+        world = self.site.world
+        end_s = (world.epoch_ns + world.now_ns) / 1e9
+        return [
+            _occurrence(happening, world.topology.names, world.epoch_ns, end_s, self.site)
+            for happening in world.truth.happenings
+        ]
+
+
+class _Site(Site):
+    """A site whose frames stay frames."""
+
+    def __init__(self, plan: WorldPlan, interval_s: float) -> None:
+        self.frames: dict[int, Frame] = {}
+        super().__init__(plan, interval_s)
+
+    def record(self, frame: Frame) -> Record:
+        offset = self.offset
+        self.offset += 1
+        self.frames[offset] = frame
+        time_ms = (self.world.epoch_ns + self.world.now_ns) // 1_000_000 + 5
+        return Record(FRAMES.name, 0, offset, time_ms, frame.header.cell.encode(), b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """One site of the corpus, judged."""
+
+    seed: int
+    judgement: Judgement
+    vm_days: float
+    alert_ids: frozenset[str]
+
+
+def plan_of(seed: int, *, seconds: float) -> WorldPlan:
+    """Return the site of a seed: who dies when, and what else happens."""
+    shape = WorldPlan(
+        seed=seed,
+        cells=CELLS,
+        nodes_per_cell=NODES,
+        vms_per_node=VMS,
+        telemetry=FIELD,
+        panic_device_ratio=0.1,
+        # Room for everybody: on a node that is really overloaded a migration would be right.
+        node_cores=_NODE_CORES,
+    )
+    single = draw_incidents(
+        shape,
+        seed=seed,
+        counts=DEATHS | LOOK_ALIKES,
+        from_s=_PEACE_SHARE * seconds,
+        span_s=(_SINGLE_SHARE - _PEACE_SHARE) * seconds,
+    )
+    rng = np.random.default_rng(seed)
+    dying = [vm for one in single if one.kind in DEATHS for vm in one.vms]
+    pinned = {vm: str(rng.choice(_VISIBLE)) for vm in dying}
+    # Boot prompts and owners' reboots come with their own boots; the rest ends with the site.
+    shared = _shared(rng, from_s=_SINGLE_SHARE * seconds, until_s=seconds)
+    return replace(shape, incidents=(*single, *shared), pinned=pinned)
+
+
+def _shared(rng: np.random.Generator, *, from_s: float, until_s: float) -> tuple[Incident, ...]:
+    """Return what befalls many at once, one after the other, in cells drawn by chance."""
+    step_s = (until_s - from_s) / 5
+    lasts_s = step_s / 2
+    cell = [int(one) for one in rng.permutation(CELLS)]
+    return (
+        Incident(
+            kind="pool_stall",
+            at_s=from_s,
+            pool=pool_name(cell=cell[0], pool=0),
+            duration_s=lasts_s,
+        ),
+        Incident(
+            kind="network_stall",
+            at_s=from_s + step_s,
+            network=network_name(cell=cell[1], network=0),
+            duration_s=lasts_s,
+        ),
+        Incident(
+            kind="host_silence",
+            at_s=from_s + 2 * step_s,
+            node=node_name(cell=cell[2], node=0),
+            duration_s=lasts_s,
+        ),
+        Incident(
+            kind="boot_storm",
+            at_s=from_s + 3 * step_s,
+            node=node_name(cell=cell[3], node=1),
+            duration_s=min(30.0, lasts_s),
+        ),
+        Incident(kind="fleet_io_silence", at_s=from_s + 4 * step_s, duration_s=lasts_s),
+    )
+
+
+def play(
+    seeds: Iterable[int],
+    *,
+    interval_s: float,
+    seconds: float,
+    configuration: Configuration | None = None,
+) -> Iterator[Played]:
+    """Yield each seed's site, replayed and judged."""
+    for seed in seeds:
+        recording = SimulatedRecording(
+            plan_of(seed, seconds=seconds), interval_s=interval_s, seconds=seconds
+        )
+        replayer = Replayer(recording, policies={}, configuration=configuration)
+        lines = list(replayer.run())
+        judgement = judge(lines, recording.truth(), interval_s=interval_s)
+        yield Played(
+            seed=seed,
+            judgement=judgement,
+            vm_days=sum(replayer.vm_days().values()),
+            alert_ids=frozenset(line.id for line in lines),
+        )
+
+
+def together(played: Iterable[Played]) -> tuple[Judgement, float]:
+    """Return the judgements of several sites as one, and their VM-days."""
+    found = list(played)
+    merged = Judgement(
+        findings=tuple(f for one in found for f in one.judgement.findings),
+        false_orders=tuple(f for one in found for f in one.judgement.false_orders),
+        false_alerts=tuple(f for one in found for f in one.judgement.false_alerts),
+        told=tuple(f for one in found for f in one.judgement.told),
+    )
+    return merged, sum(one.vm_days for one in found)
+
+
+def _occurrence(
+    happening: Happening, names: list[str], epoch_ns: int, end_s: float, site: Site
+) -> Occurrence:
+    incident = happening.incident
+    kind = incident.kind
+    began_s = (epoch_ns + happening.began_ns) / 1e9
+    ended_ns = happening.ended_ns
+    # A dead guest stays dead until it is repaired, and nobody repairs it here.
+    lasting = ended_ns is None or kind in DEATHS
+    vms = frozenset(names[vm] for vm in happening.vms)
+    is_fault = kind in FAULTS
+    return Occurrence(
+        kind=kind,
+        is_fault=is_fault,
+        expected=_EXPECTED.get(kind, "alert" if is_fault else "none"),
+        host=incident.node,
+        vms=vms,
+        start_s=began_s,
+        end_s=end_s if lasting or ended_ns is None else (epoch_ns + ended_ns) / 1e9,
+        shape=_shape(incident, site),
+        note=f"seed {site.plan.seed}",
+    )
+
+
+def _shape(incident: Incident, site: Site) -> str:
+    if incident.kind == "panic_halt":
+        return "halt"
+    if incident.kind != "panic_spin":
+        return ""
+    one = incident.params.get("vcpus", 1.0) == 1.0
+    single = all(site.world.topology.vcpus[vm] == 1 for vm in incident.vms)
+    return "one core" if one and not single else "all cores"
