@@ -47,8 +47,9 @@ $(BIN)/python:
 	@$(PYTHON) -m venv --without-pip $(VENV)
 
 lab: $(LAB_INSTALLED) ## Install what the integration tests need of the machine (Debian, root)
-$(LAB_INSTALLED): $(INSTALLED) requirements-node.lock deploy/lab/packages
+$(LAB_INSTALLED): $(INSTALLED) requirements-node.lock deploy/lab/packages deploy/lab/influx-build
 	@$(SUDO) deploy/lab/packages kafka
+	@deploy/lab/influx-build >/dev/null
 	@$(SUDO) deploy/lab/packages libvirt
 	@$(call entry,libvirt-python,requirements-node.lock)
 	@$(call install,--require-hashes -r $(VENV)/libvirt-python.lock)

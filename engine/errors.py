@@ -16,6 +16,9 @@
     │   ├── VmNotFound           the hypervisor answered that it does not know the VM
     │   ├── VerbRefused          the hypervisor answered no to a verb, so nothing was done
     │   └── EvidenceUnsaved      nothing of a VM could be kept before it was acted on
+    ├── HistoryError
+    │   ├── HistoryUnreachable   no answer, or not now; trying again will help
+    │   └── HistoryRefused       it answered no: token, bucket or rights; a person is needed
     └── StateError
         ├── SnapshotDamaged      a snapshot whose bytes do not match its manifest
         ├── SnapshotTooNew       a snapshot written by a later release
@@ -60,7 +63,16 @@ class RecordRejected(FlatlineError):
 
 
 REJECTION_REASONS = frozenset(
-    {"malformed", "truncated", "oversized", "unknown_version", "bad_value", "bad_signature", "late"}
+    {
+        "malformed",
+        "truncated",
+        "oversized",
+        "unknown_version",
+        "bad_value",
+        "bad_signature",
+        "late",
+        "unstorable",
+    }
 )
 
 
@@ -110,6 +122,30 @@ class VerbRefused(HypervisorError):
 
 class EvidenceUnsaved(HypervisorError):
     """Nothing of a VM could be kept; what was to be done to it does not depend on that."""
+
+
+class HistoryError(FlatlineError):
+    """The store of the history did not do what was asked."""
+
+    exit_code = 6
+
+
+class HistoryUnreachable(HistoryError):
+    """The store gave no answer, or said that it cannot now.
+
+    Parameters
+    ----------
+    retry_after_s
+        How long it asked to be left alone; None where it did not say.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class HistoryRefused(HistoryError):
+    """The store answered no to everything: token, rights, bucket. It helps only to mend that."""
 
 
 class StateError(FlatlineError):

@@ -111,3 +111,25 @@ def _public_files(folder: Path) -> Iterator[tuple[Signer, Path]]:
             raise SettingsError(
                 f"{path}: name it planner-NAME.pub, agent-NAME.pub or operator-NAME.pub."
             )
+
+
+def keep_secret(path: Path, secret: str) -> bool:
+    """Write a secret to a file of this user alone; returns whether that changed anything.
+
+    Raises
+    ------
+    StateUnwritable
+        The file cannot be written.
+    """
+    try:
+        if path.exists() and path.read_text().strip() == secret:
+            return False
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = path.with_suffix(f".{os.getpid()}")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{secret}\n")
+        fresh.rename(path)
+    except OSError as error:
+        raise StateUnwritable(f"{path} cannot be written: {error.strerror}.") from error
+    return True

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
 from engine.wire.frame import Event, Frame, InventoryItem, PoolSample, VmRows
+from engine.wire.points import Points
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -76,6 +77,9 @@ class Subscription(Protocol):
 
     async def poll(self, *, max_records: int, wait_s: float) -> Delivery:
         """Return records as soon as there are any, or none after `wait_s`.
+
+        Asking for none (`max_records=0`) keeps the membership while the reader cannot go on:
+        nothing is read, and nobody counts it as stalled.
 
         Raises
         ------
@@ -376,4 +380,91 @@ class Recording(Protocol):
 
     def figures(self) -> Mapping[str, int]:
         """Return what became of its rows so far, by name; nothing is dropped uncounted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked of the history; both stores give the same answers.
+
+    Attributes
+    ----------
+    select
+        Pairs of field and statistic: `count`, `sum`, `mean`, `min`, `max`, `first`, `last`, or
+        `p95` for the 95th percentile by nearest rank (the value at place ⌊n·0.95 + 0.5⌋ of n
+        sorted ones). An empty statistic selects each row's own value; it stands alone.
+    begin_ns, end_ns
+        Rows from `begin_ns` on and before `end_ns`.
+    where
+        Tags that must have these values.
+    group_by
+        Tags by which the answers are told apart.
+    every_s
+        Length of the windows, which begin at multiples of it; None is one window for all.
+    """
+
+    measurement: str
+    select: tuple[tuple[str, str], ...]
+    begin_ns: int
+    end_ns: int
+    where: Mapping[str, str] = field(default_factory=dict)
+    group_by: tuple[str, ...] = ()
+    every_s: int | None = None
+
+
+class Answer(NamedTuple):
+    """One group in one window, or one row.
+
+    `tags` are the values of `group_by`, empty where a row has no such tag. `time_ns` is the
+    row's own time, the window's beginning, or `begin_ns`. A value is None where nothing was
+    known; what has no value at all is no answer.
+    """
+
+    tags: tuple[str, ...]
+    time_ns: int
+    values: tuple[float | int | str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRow:
+    """A row that the store will never take: which one of those given, its text, and why."""
+
+    points: int
+    row: int
+    text: bytes
+    reason: str
+
+
+class History(Protocol):
+    """What planners ask: rows by measurement, tags and time. Writing one again replaces it."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    async def write(self, batch: Sequence[Points]) -> tuple[RefusedRow, ...]:
+        """Store rows durably, and return those that the store itself refused for good.
+
+        Raises
+        ------
+        HistoryUnreachable
+            Some or none of the rows are stored: the same call is to be made again.
+        HistoryRefused
+            Likewise, once a person has mended what the message names.
+        """
+        ...
+
+    async def ask(self, question: Question) -> list[Answer]:
+        """Return the answers, ordered by tags and time.
+
+        Raises
+        ------
+        HistoryUnreachable, HistoryRefused
+            See `write`.
+        """
         ...

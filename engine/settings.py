@@ -218,6 +218,42 @@ class Http(Section):
     """Port of `/livez`, `/readyz` and `/metrics`; None serves none, 0 takes any free one."""
 
 
+class Influx(Section):
+    """How to reach InfluxDB, where `history.kind` is `influxdb`."""
+
+    url: str = "http://localhost:8086"
+    """Address of the server; https anywhere but on one machine."""
+    org: str = "flatline"
+    """Organisation that the buckets belong to."""
+    database: Name = "flatline"
+    """Name under which InfluxQL finds the history; buckets are NAME_raw, NAME_minute, NAME_long."""
+    token_file: Path | None = None
+    """File that holds the token, read anew when the server refuses it; None is
+    `influxdb/historian.token` in the state folder, where `flatline history setup` puts it."""
+    ca_file: Path | None = None
+    """Certificates of the authorities that sign the server; None takes the system's."""
+    timeout_s: float = Field(default=30.0, ge=1.0, le=300.0)
+    """Seconds that one request may take. A server that is busy compacting was seen to need 5 s."""
+
+
+class HistoryPart(Section):
+    """What planners ask: the history of every VM."""
+
+    kind: Literal["embedded", "influxdb"] = "embedded"
+    """`embedded` keeps it as Parquet files of this machine; `influxdb` in InfluxDB 2.x or 3.x."""
+    folder: Path | None = None
+    """Folder of the embedded history; None is `history` in the state folder."""
+    group: Name = "flatline-history"
+    """Consumer group: historians of one group share the partitions."""
+    raw_days: int = Field(default=7, ge=1, le=3650)
+    """Days for which every sample is kept."""
+    minute_days: int = Field(default=30, ge=1, le=3650)
+    """Days for which minutes are kept."""
+    long_days: int = Field(default=400, ge=1, le=3650)
+    """Days for which hours, alerts, actions and capacity are kept: a year and a month."""
+    influxdb: Influx = Influx()
+
+
 class State(Section):
     """What this process keeps on its own disk."""
 
@@ -253,6 +289,7 @@ class Settings(BaseSettings):
     engine: Engine = Engine()
     forecast: ForecastPart = ForecastPart()
     act: Act = Act()
+    history: HistoryPart = HistoryPart()
     policy: Policy = Policy()
     http: Http = Http()
     state: State = Field(default_factory=State)
@@ -274,6 +311,16 @@ class Settings(BaseSettings):
     def log_folder(self) -> Path:
         """Where the embedded log stands."""
         return self.log.folder or self.state.folder / "log"
+
+    @property
+    def history_folder(self) -> Path:
+        """Where the embedded history stands."""
+        return self.history.folder or self.state.folder / "history"
+
+    @property
+    def influx_folder(self) -> Path:
+        """Where the tokens stand that `flatline history setup` made."""
+        return self.state.folder / "influxdb"
 
     @property
     def key_folder(self) -> Path:

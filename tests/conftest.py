@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from deploy.lab.kafka_jars import cache_dir
+
 # The same examples on every run, so that a red run can be repeated; no deadline, because the time
 # of one example on a shared machine says nothing about the code.
 settings.register_profile("seeded", derandomize=True, deadline=None, print_blob=True)
@@ -22,9 +24,15 @@ def _program(name: str) -> Callable[[], bool]:
     return lambda: shutil.which(name, path=places) is not None
 
 
+def _influxd_or(name: str) -> Callable[[], bool]:
+    return lambda: any((cache_dir() / "influxdb").glob("influxd-v*")) or _program(name)()
+
+
 # For each marker what its tests need, and how to find out whether it is there.
 NEEDS: dict[str, dict[str, Callable[[], bool]]] = {
     "kafka": {"java": _program("java"), "mvn": _program("mvn")},
+    # The server is built once, from its source; the binary in the cache needs none of these.
+    "influxdb": {"go": _influxd_or("go"), "cargo": _influxd_or("cargo")},
     "libvirt": {
         "libvirtd": _program("libvirtd"),
         "qemu-system-x86_64": _program("qemu-system-x86_64"),

@@ -286,7 +286,8 @@ class FaustSubscription:
         count = min(max_records, len(self._waiting))
         records = tuple(self._waiting.popleft() for _ in range(count))
         self._room.set()
-        self.progress.polled(records)
+        if max_records > 0:
+            self.progress.polled(records)
         return Delivery(records, self._assigned, self._generation)
 
     async def commit(self, next_offsets: Mapping[int, int]) -> None:

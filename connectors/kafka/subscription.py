@@ -88,6 +88,7 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
         self._group = group
         self._assigned: frozenset[int] = frozenset()
         self._generation = 1
+        self._early: tuple[Record, ...] = ()
         self._is_member = True
 
     def leave(self) -> None:
@@ -99,6 +100,7 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
         if self._assigned:
             self._generation += 1
         self._assigned = frozenset()
+        self._early = ()
         self.progress.assign(())
 
     def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
@@ -110,7 +112,15 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
     async def poll(self, *, max_records: int, wait_s: float) -> Delivery:
         """See `engine.ports.Subscription`."""
         self._check()
-        records: tuple[Record, ...] = ()
+        if max_records == 0:
+            return await self._wait_only(wait_s)
+        records, self._early = self._early, ()
+        if not records:
+            records = await self._read(max_records=max_records, wait_s=wait_s)
+        self.progress.polled(records)
+        return Delivery(records, self._assigned, self._generation)
+
+    async def _read(self, *, max_records: int, wait_s: float) -> tuple[Record, ...]:
         # While the group is shared out anew, or its coordinator is away, aiokafka would wait
         # beyond the time it was given. What it holds is handed over without an await, so the
         # cancellation loses nothing.
@@ -120,14 +130,30 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
                     batches = await self._consumer.getmany(
                         timeout_ms=int(wait_s * 1000), max_records=max_records
                     )
-                records = tuple(
+                return tuple(
                     to_record(self._topic, raw)
                     for at, batch in batches.items()
                     if at.partition in self._assigned
                     for raw in batch
                 )
-        self.progress.polled(records)
-        return Delivery(records, self._assigned, self._generation)
+        return ()
+
+    async def _wait_only(self, wait_s: float) -> Delivery:
+        """Stay a member for `wait_s` without reading on.
+
+        A member that asks for nothing at all is expelled, so it asks with its partitions
+        paused. One that is assigned meanwhile is not paused: its record waits for the next poll.
+        """
+        paused = self._consumer.assignment()
+        self._consumer.pause(*paused)
+        try:
+            if self._early:
+                await asyncio.sleep(wait_s)
+            else:
+                self._early = await self._read(max_records=1, wait_s=wait_s)
+        finally:
+            self._consumer.resume(*(paused & self._consumer.assignment()))
+        return Delivery((), self._assigned, self._generation)
 
     async def commit(self, next_offsets: Mapping[int, int]) -> None:
         """See `engine.ports.Subscription`; what is no longer held is its new holder's business."""

@@ -55,8 +55,9 @@ def fetch() -> Path:
     return jars
 
 
-def run(command: list[str], *, cwd: Path | None = None) -> None:
-    """Run a command to its end; LabError with its output when it fails."""
+def run(command: list[str], *, cwd: Path | None = None) -> str:
+    """Run a command to its end and return what it wrote; LabError when it fails."""
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if result.returncode:
         raise LabError(f"{command[0]} failed: {(result.stdout + result.stderr).strip()[-2000:]}")
+    return result.stdout

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from engine.cli import planning
+from engine.cli.history import history
 from engine.cli.options import File, Sets, console, flags_of, settings_of
 from engine.errors import SettingsError
 from engine.settings import Settings, load_settings
@@ -18,7 +19,7 @@ app = typer.Typer(
     name="flatline",
     help="Finds dead virtual machines by their vital signs, and brings them back without staff.",
     epilog="Exit codes: 0 well, 1 failed, 2 settings or command line, 3 log, 4 hypervisor,"
-    " 5 state or keys on disk, 130 Ctrl-C.",
+    " 5 state or keys on disk, 6 history, 130 Ctrl-C.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,6 +37,7 @@ for name, group in (
     ("policy", policy),
     ("audit", audit),
     ("config", config),
+    ("history", history),
 ):
     app.add_typer(group, name=name)
 

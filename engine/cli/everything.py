@@ -1,5 +1,7 @@
 """`flatline run`: a whole site in one process, on the embedded log."""
 
+from contextlib import nullcontext
+
 import structlog
 
 from connectors.simulator.fleet import build_world
@@ -19,6 +21,7 @@ from engine.wiring import (
     simulated_nodes,
     site_openers,
 )
+from engine.wiring_history import history_opener
 
 _log = structlog.get_logger()
 
@@ -63,6 +66,7 @@ async def _run_libvirt(here: Process, *, acting: bool) -> None:
         await _compiled()
         nodes = [libvirt_node(here.settings)]
         openers = site_openers(here, log, nodes=nodes, authority=allowed, acting=acting)
+        openers["history"] = history_opener(here, lambda: nullcontext(log))
         await run_roles(openers, health=here.health)
 
 
@@ -75,4 +79,5 @@ async def _run_simulated(here: Process, *, seed: int) -> None:
     async with probes(here), open_log(here) as log:
         await _compiled()
         openers = site_openers(here, log, nodes=simulated_nodes(fleet), authority=allowed)
+        openers["history"] = history_opener(here, lambda: nullcontext(log))
         await run_roles(openers, health=here.health)

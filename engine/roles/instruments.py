@@ -100,3 +100,24 @@ SNAPSHOT_BYTES: Final = Gauge(
 FORECASTS: Final = Counter(
     "flatline_forecast_records_total", "Records of forecasts that stand in the log."
 )
+HISTORY_ROWS: Final = Counter(
+    "flatline_history_rows_total", "Rows that the history's store has acknowledged."
+)
+HISTORY_FAILURES: Final = Counter(
+    "flatline_history_failures_total",
+    "Writes and questions that the store did not take, each tried again.",
+    ["error"],
+)
+HISTORY_REJECTED: Final = Counter(
+    "flatline_history_rejected_total", "Rows and records that no history can hold.", ["reason"]
+)
+HISTORY_UNREADABLE: Final = Counter(
+    "flatline_history_unreadable_total", "Records of the frames topic that are no frames."
+)
+HISTORY_BEYOND_INT64: Final = Counter(
+    "flatline_history_beyond_int64_total",
+    "Counters above 2^63 - 1, left out of their row as no store can hold them.",
+)
+HISTORY_HOURS: Final = Counter(
+    "flatline_history_hours_total", "Hours of a cell's VMs, nodes or pools that were rolled up."
+)

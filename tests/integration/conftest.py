@@ -1,4 +1,4 @@
-"""The real parts that integration tests talk to: Kafka brokers, hypervisors and guests.
+"""The real parts that integration tests talk to: Kafka brokers, InfluxDB, hypervisors and guests.
 
 A part that this machine lacks is an error that names it and the command that brings it.
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from deploy.lab.influx_server import Influx
 from deploy.lab.kafka_broker import Cluster
 from deploy.lab.kafka_jars import LabError, cache_dir
 from deploy.lab.libvirt_lab import Guests, Lab, sweep
@@ -37,6 +38,15 @@ def sasl_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def tls_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One broker with SCRAM-SHA-256 inside TLS; its authority's certificate is `ca_file`."""
     yield from _cluster(tmp_path_factory, "tls")
+
+
+@pytest.fixture(scope="session")
+def influx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx]:
+    """One InfluxDB 2.7 with an organisation and an administrator's token: kill, start, freeze."""
+    server = Influx(tmp_path_factory.mktemp("influx"))
+    with server:
+        yield server
+    server.remove()
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,7 @@ BREACHES = [
     ("home-of-numba", "models", "numba"),
     ("home-of-river", "engine.detection", "river"),
     ("home-of-influxdb", "connectors.http", "influxdb_client"),
+    ("home-of-duckdb", "connectors.embedded", "duckdb"),
 ]
 
 

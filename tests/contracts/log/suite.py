@@ -287,6 +287,23 @@ class SubscriptionContract:
         assert delivery.assigned == again.assigned == frozenset(range(PARTITIONS))
         assert delivery.generation == again.generation
 
+    async def test_a_poll_for_nothing_keeps_the_membership_and_loses_nothing(
+        self, log: Log
+    ) -> None:
+        await fill(log, 10)
+        async with log.subscribe(KEYED.name, group="waiting") as subscription:
+            seen: list[Record] = []
+            async with asyncio.timeout(PATIENCE_S):
+                while not seen:
+                    held = await subscription.poll(max_records=2, wait_s=1.0)
+                    seen += held.records
+            for _ in range(3):
+                delivery = await subscription.poll(max_records=0, wait_s=0.05)
+                assert delivery.records == ()
+                assert delivery.assigned == held.assigned
+            seen += await take(subscription, 10 - len(seen))
+        assert sorted(values(seen)) == list(range(10))
+
     async def test_a_poll_hands_over_at_most_what_was_asked_for(self, log: Log) -> None:
         await fill(log, 10)
         async with log.subscribe(KEYED.name, group="few") as subscription:

@@ -1,0 +1,1 @@
+"""The history in InfluxDB: its line protocol, its answers and its refusals."""

@@ -1,0 +1,76 @@
+"""Questions as InfluxQL, which InfluxDB 2.x and 3.x both answer, and its answers."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from engine.ports import Answer, Question
+from engine.wire.measurement import MEASUREMENTS
+
+_PLAIN: Final = frozenset({"count", "sum", "mean", "min", "max", "first", "last"})
+_PERCENTILE: Final = re.compile(r"p(\d{1,2})")
+
+
+def to_influxql(question: Question, *, begin: str | None = None, end: str | None = None) -> str:
+    """Return the query that asks this.
+
+    Parameters
+    ----------
+    begin, end
+        What a person writes instead of the question's own bounds, such as `now() - 30d`.
+    """
+    bucket = MEASUREMENTS[question.measurement].bucket
+    selected = ", ".join(
+        f'{_call(field, statistic)} AS "{_column(place)}"'
+        for place, (field, statistic) in enumerate(question.select)
+    )
+    conditions = [
+        f"time >= {begin or question.begin_ns}",
+        f"time < {end or question.end_ns}",
+        *(f"\"{tag}\" = '{_quoted(value)}'" for tag, value in question.where.items()),
+    ]
+    groups = [f'"{tag}"' for tag in question.group_by]
+    if question.every_s is not None:
+        groups.insert(0, f"time({question.every_s}s)")
+    text = f'SELECT {selected} FROM "{bucket}"."{question.measurement}" WHERE ' + " AND ".join(
+        conditions
+    )
+    if groups:
+        text += f" GROUP BY {', '.join(groups)}"
+    return f"{text} fill(none)" if question.every_s is not None else text
+
+
+def answers(question: Question, series: Sequence[dict[str, Any]]) -> list[Answer]:
+    """Return what the server's series say, ordered by tags and time."""
+    found: list[Answer] = []
+    windowed = question.every_s is not None or not question.select[0][1]
+    for one in series:
+        tags = tuple(one.get("tags", {}).get(tag, "") for tag in question.group_by)
+        order = [one["columns"].index(_column(place)) for place in range(len(question.select))]
+        for row in one["values"]:
+            values = tuple(
+                None if statistic == "count" and row[place] == 0 else row[place]
+                for place, (_, statistic) in zip(order, question.select, strict=True)
+            )
+            if any(value is not None for value in values):
+                # Without windows the server gives a selector's own time; the question's is meant.
+                found.append(Answer(tags, row[0] if windowed else question.begin_ns, values))
+    return sorted(found, key=lambda answer: answer[:2])
+
+
+def _column(place: int) -> str:
+    return f"v{place}"
+
+
+def _call(field: str, statistic: str) -> str:
+    if not statistic:
+        return f'"{field}"'
+    if statistic in _PLAIN:
+        return f'{statistic}("{field}")'
+    if rank := _PERCENTILE.fullmatch(statistic):
+        return f'percentile("{field}", {int(rank[1])})'
+    raise ValueError(f"{statistic!r} is no statistic: {', '.join(sorted(_PLAIN))}, p0 to p99")
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "\\'")

@@ -1,0 +1,177 @@
+"""Makes in InfluxDB what the history needs: buckets, retention, names for InfluxQL, two tokens."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import urllib3
+from influxdb_client import (
+    Authorization,
+    Bucket,
+    BucketRetentionRules,
+    DBRPCreate,
+    InfluxDBClient,
+    Permission,
+    PermissionResource,
+)
+from influxdb_client.rest import ApiException
+from influxdb_client.service.dbr_ps_service import DBRPsService
+
+from connectors.influxdb.config import InfluxConfig
+from connectors.influxdb.failures import meaning
+from connectors.influxdb.history import connect
+from engine.errors import HistoryRefused
+from engine.wire.measurement import RETENTION_S
+from engine.wire.measurement import Bucket as BucketName
+
+# Whole shard groups are dropped, so a group is a small part of what is kept.
+_SHARD_GROUP_S: Final[dict[BucketName, int]] = {"raw": 86_400, "minute": 86_400, "long": 7 * 86_400}
+HISTORIAN: Final = "Flatline historian {database}: reads and writes"
+PLANNER: Final = "Flatline planners {database}: read"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a set-up found or made.
+
+    Attributes
+    ----------
+    done
+        One sentence for each thing that was made or changed; empty where all was there.
+    historian, planner
+        Tokens: one that reads and writes the three buckets, one that reads them.
+    """
+
+    done: tuple[str, ...]
+    historian: str
+    planner: str
+
+
+def set_up(config: InfluxConfig) -> Made:
+    """Make what is missing and set right what differs; a second call changes nothing.
+
+    Parameters
+    ----------
+    config
+        With the token of an administrator of the organisation.
+
+    Raises
+    ------
+    HistoryRefused, HistoryUnreachable
+        The token may not do it, the organisation is unknown, or nobody answers.
+    """
+    client = connect(config)
+    try:
+        return _set_up(client, config)
+    except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise meaning(error, url=config.url, bucket=config.database) from error
+    finally:
+        client.close()
+
+
+def _set_up(client: InfluxDBClient, config: InfluxConfig) -> Made:
+    organisations = client.organizations_api().find_organizations(org=config.org)
+    if not organisations:
+        raise HistoryRefused(f"InfluxDB at {config.url} has no organisation {config.org!r}.")
+    org_id = str(organisations[0].id)
+    done: list[str] = []
+    ids: dict[BucketName, str] = {}
+    for bucket in RETENTION_S:
+        ids[bucket] = _make_bucket(client, config, bucket, org_id, done)
+        _make_mapping(client, config, bucket, ids[bucket], org_id, done)
+    tokens = [
+        _make_token(client, text.format(database=config.database), actions, ids, org_id, done)
+        for text, actions in ((HISTORIAN, ("read", "write")), (PLANNER, ("read",)))
+    ]
+    return Made(tuple(done), *tokens)
+
+
+def _make_bucket(
+    client: InfluxDBClient, config: InfluxConfig, bucket: BucketName, org_id: str, done: list[str]
+) -> str:
+    name, keep_s = config.bucket(bucket), config.retention_s[bucket]
+    rules = BucketRetentionRules(
+        type="expire",
+        every_seconds=keep_s,
+        shard_group_duration_seconds=min(_SHARD_GROUP_S[bucket], keep_s),
+    )
+    api = client.buckets_api()
+    found: Bucket | None = api.find_bucket_by_name(name)
+    if found is None:
+        found = api.create_bucket(bucket_name=name, org=org_id, retention_rules=rules)
+        done.append(f"Bucket {name} was made; it keeps {keep_s / 86_400:g} days.")
+    elif [rule.every_seconds for rule in found.retention_rules] != [keep_s]:
+        found.retention_rules = [rules]
+        api.update_bucket(found)
+        done.append(f"Bucket {name} keeps {keep_s / 86_400:g} days from now on.")
+    return str(found.id)
+
+
+def _make_mapping(
+    client: InfluxDBClient,
+    config: InfluxConfig,
+    bucket: BucketName,
+    bucket_id: str,
+    org_id: str,
+    done: list[str],
+) -> None:
+    """Let InfluxQL find a bucket as the retention policy `bucket` of the database."""
+    api = DBRPsService(client.api_client)
+    is_default = bucket == "raw"
+    content = api.get_dbr_ps(org_id=org_id, db=config.database).content or []
+    for mapping in content:
+        if mapping.retention_policy != bucket or getattr(mapping, "virtual", False):
+            continue
+        if mapping.bucket_id == bucket_id:
+            return
+        api.delete_dbrpid(mapping.id, org_id=org_id)
+    api.post_dbrp(
+        dbrp_create=DBRPCreate(
+            bucket_id=bucket_id,
+            database=config.database,
+            retention_policy=bucket,
+            default=is_default,
+            org_id=org_id,
+        )
+    )
+    done.append(f"InfluxQL finds bucket {config.bucket(bucket)} as {config.database}.{bucket}.")
+
+
+def _make_token(
+    client: InfluxDBClient,
+    description: str,
+    actions: tuple[str, ...],
+    bucket_ids: dict[BucketName, str],
+    org_id: str,
+    done: list[str],
+) -> str:
+    """Return the token of this description with exactly these rights, made anew if they differ."""
+    wanted = [
+        Permission(
+            action=action,
+            resource=PermissionResource(type="buckets", id=bucket_id, org_id=org_id),
+        )
+        for bucket_id in bucket_ids.values()
+        for action in actions
+    ]
+    api = client.authorizations_api()
+    for found in _described(api.find_authorizations(org_id=org_id), description):
+        if _rights(found.permissions) == _rights(wanted) and found.status == "active":
+            return str(found.token)
+        api.delete_authorization(found)
+        done.append(f"The token {description!r} had other rights and was taken back.")
+    made = api.create_authorization(
+        authorization=Authorization(
+            org_id=org_id, permissions=wanted, description=description, status="active"
+        )
+    )
+    done.append(f"A token was made: {description}.")
+    return str(made.token)
+
+
+def _described(found: list[Authorization], description: str) -> Iterator[Authorization]:
+    return (one for one in found if one.description == description)
+
+
+def _rights(permissions: list[Any]) -> set[tuple[str, str]]:
+    return {(one.action, one.resource.id) for one in permissions}

@@ -1,0 +1,229 @@
+"""`engine.ports.History` on Parquet files, written and read by DuckDB in this process."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import duckdb
+import numpy as np
+
+from connectors.parquet.files import Files
+from connectors.parquet.sql import columns, source, to_sql
+from engine.errors import HistoryUnreachable
+from engine.ports import Answer, Clock, Question, RefusedRow
+from engine.wire.measurement import MEASUREMENTS, RETENTION_S, Bucket
+from engine.wire.points import MISSING, Points
+
+# A partition with more files than this is written anew as one: each file costs a reader a
+# fifth of a millisecond.
+_FILES_KEPT: Final = 24
+# A file that a reader was about to open may be gone, rewritten together with others.
+_TRIES: Final = 5
+# Sorting an hour of raw rows takes less; without a bound DuckDB would take most of the machine.
+_MEMORY: Final = "512MB"
+
+
+class ParquetHistory:
+    """The history in one folder; one process writes, any may read.
+
+    Parameters
+    ----------
+    folder
+        Created if absent.
+    clock
+        Tells which rows are older than what is kept.
+    retention_s
+        How long rows of each bucket are kept.
+    """
+
+    def __init__(
+        self, folder: Path, *, clock: Clock, retention_s: Mapping[Bucket, int] = RETENTION_S
+    ) -> None:
+        self._files = Files(folder)
+        self._clock = clock
+        self._retention_s = retention_s
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return None
+
+    async def write(self, batch: Sequence[Points]) -> tuple[RefusedRow, ...]:
+        """See `engine.ports.History`; refused is what is older than its bucket keeps."""
+        return await asyncio.to_thread(self._write, batch)
+
+    async def ask(self, question: Question) -> list[Answer]:
+        """See `engine.ports.History`."""
+        return await asyncio.to_thread(self._ask, question)
+
+    def _write(self, batch: Sequence[Points]) -> tuple[RefusedRow, ...]:
+        refused = [
+            row for index, points in enumerate(batch) for row in self._too_old(index, points)
+        ]
+        ordered = sorted(batch, key=lambda points: points.measurement)
+        with _database() as database:
+            for measurement, several in groupby(ordered, key=lambda points: points.measurement):
+                table = _table(measurement, list(several))
+                oldest_s = self._oldest_ns(measurement) / 1e9
+                for number, rows in self._by_partition(measurement, table["time"]):
+                    self._write_file(database, measurement, number, table, rows)
+                self._files.forget(measurement, before_s=oldest_s)
+        return tuple(refused)
+
+    def _too_old(self, index: int, points: Points) -> Iterator[RefusedRow]:
+        oldest_ns = self._oldest_ns(points.measurement)
+        for row in np.flatnonzero(points.time_ns < oldest_ns).tolist():
+            tags = ",".join(f"{name}={texts[row]}" for name, texts in points.series.tags.items())
+            text = f"{points.measurement},{tags} {points.time_ns[row]}"
+            days = self._retention_s[points.declared.bucket] / 86_400
+            yield RefusedRow(index, row, text.encode(errors="replace"), f"older than {days:g} days")
+
+    def _oldest_ns(self, measurement: str) -> int:
+        """Return from when on rows of a measurement are kept."""
+        kept_s = self._retention_s[MEASUREMENTS[measurement].bucket]
+        return (self._clock.now_ms() - kept_s * 1000) * 1_000_000
+
+    def _by_partition(
+        self, measurement: str, times: np.ndarray[Any, Any]
+    ) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+        numbers = times // (self._files.partition_s(measurement) * 1_000_000_000)
+        recent = times >= self._oldest_ns(measurement)
+        for number in np.unique(numbers[recent]).tolist():
+            yield number, np.flatnonzero((numbers == number) & recent)
+
+    def _write_file(
+        self,
+        database: duckdb.DuckDBPyConnection,
+        measurement: str,
+        number: int,
+        table: dict[str, np.ndarray[Any, Any]],
+        rows: np.ndarray[Any, Any],
+    ) -> None:
+        partition = self._files.partition(measurement, number)
+        chosen = {name: column[rows] for name, column in table.items()}
+        database.register("chosen", chosen)
+        query = f"SELECT {_selected(measurement, frozenset(chosen))} FROM chosen"
+        _copy(database, query, self._files, partition)
+        database.unregister("chosen")
+        if len(self._files.listed(partition)) > _FILES_KEPT:
+            self._merge(database, measurement, partition)
+
+    def _merge(
+        self, database: duckdb.DuckDBPyConnection, measurement: str, partition: Path
+    ) -> None:
+        files = self._files.listed(partition)
+        _copy(database, f"SELECT * FROM {source(measurement, [files])}", self._files, partition)
+        for path in files:
+            path.unlink()
+
+    def _ask(self, question: Question) -> list[Answer]:
+        width = len(question.group_by)
+        for attempt in range(1, _TRIES + 1):
+            partitions = list(
+                self._files.within(question.measurement, question.begin_ns, question.end_ns)
+            )
+            try:
+                with _database() as database:
+                    rows = database.execute(to_sql(question, partitions)).fetchall()
+            except duckdb.IOException as error:
+                if attempt == _TRIES:
+                    raise HistoryUnreachable(f"The history cannot be read: {error}.") from error
+                continue
+            return [
+                Answer(tuple(tag or "" for tag in row[:width]), row[width], row[width + 1 :])
+                for row in rows
+            ]
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _database() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"memory_limit": _MEMORY, "threads": "2"})
+
+
+def _table(measurement: str, several: Sequence[Points]) -> dict[str, np.ndarray[Any, Any]]:
+    """Return all columns of a measurement over several points; what is not known is None or NaN."""
+    declared = MEASUREMENTS[measurement]
+    table: dict[str, np.ndarray[Any, Any]] = {
+        "time": np.concatenate([points.time_ns for points in several])
+    }
+    for tag in declared.tags:
+        texts = [points.series.tags.get(tag, ("",) * len(points)) for points in several]
+        table[tag] = np.array([text for one in texts for text in one], object)
+    for field in declared.fields:
+        parts = [points.fields.get(field.name) for points in several]
+        if all(part is None for part in parts):
+            continue
+        if field.kind == "text":
+            texts_ = [
+                part if part is not None else (None,) * len(points)
+                for part, points in zip(parts, several, strict=True)
+            ]
+            table[field.name] = np.array([text for one in texts_ for text in one], object)
+            continue
+        unknown = np.nan if field.kind == "float" else MISSING
+        dtype = np.float64 if field.kind == "float" else np.int64
+        table[field.name] = np.concatenate(
+            [
+                np.asarray(part, dtype)
+                if part is not None
+                else np.full(len(points), unknown, dtype)
+                for part, points in zip(parts, several, strict=True)
+            ]
+        )
+    return _without_empty_rows(measurement, table)
+
+
+def _without_empty_rows(
+    measurement: str, table: dict[str, np.ndarray[Any, Any]]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Leave out rows of which nothing is known, as no store keeps them."""
+    known = np.zeros(len(table["time"]), np.bool_)
+    for field in MEASUREMENTS[measurement].fields:
+        column = table.get(field.name)
+        if column is None:
+            continue
+        if field.kind == "float":
+            known |= np.isfinite(column)
+        elif field.kind == "integer":
+            known |= column != MISSING
+        else:
+            known |= np.array([text is not None for text in column], np.bool_)
+    return table if known.all() else {name: column[known] for name, column in table.items()}
+
+
+def _selected(measurement: str, given: frozenset[str]) -> str:
+    declared = MEASUREMENTS[measurement]
+    kinds = {field.name: field.kind for field in declared.fields}
+    parts = []
+    for name, kind in columns(declared).items():
+        if name not in given:
+            parts.append(f'NULL::{kind} AS "{name}"')
+        elif kinds.get(name) == "float":
+            parts.append(f'CASE WHEN isfinite("{name}") THEN "{name}" END::{kind} AS "{name}"')
+        elif kinds.get(name) == "integer":
+            parts.append(f'nullif("{name}", {MISSING})::{kind} AS "{name}"')
+        else:
+            parts.append(f'"{name}"::{kind} AS "{name}"')
+    return ", ".join(parts)
+
+
+def _copy(database: duckdb.DuckDBPyConnection, query: str, files: Files, partition: Path) -> None:
+    written = files.new(partition)
+    name = str(written).replace("'", "''")
+    try:
+        database.execute(
+            f"COPY ({query} ORDER BY ALL) TO '{name}' (FORMAT parquet, COMPRESSION zstd)"
+        )
+    except duckdb.IOException as error:
+        written.unlink(missing_ok=True)
+        raise HistoryUnreachable(f"{written} cannot be written: {error}.") from error
+    files.publish(written)

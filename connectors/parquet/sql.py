@@ -1,0 +1,100 @@
+"""Questions as SQL for DuckDB, worded so that the answers are InfluxDB's."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from engine.ports import Question
+from engine.wire.measurement import MEASUREMENTS, Measurement
+
+_TYPES: Final = {"float": "DOUBLE", "integer": "BIGINT", "text": "VARCHAR"}
+_CALLS: Final = {
+    # What was never seen has no count, as in InfluxQL.
+    "count": 'nullif(count("{field}"), 0)',
+    "sum": 'sum("{field}")',
+    "mean": 'avg("{field}")',
+    "min": 'min("{field}")',
+    "max": 'max("{field}")',
+    "first": 'arg_min("{field}", time)',
+    "last": 'arg_max("{field}", time)',
+}
+_PERCENTILE: Final = re.compile(r"p(\d{1,2})")
+
+
+def columns(declared: Measurement) -> dict[str, str]:
+    """Return the columns of a measurement's files with their types."""
+    return (
+        {"time": "BIGINT"}
+        | dict.fromkeys(declared.tags, "VARCHAR")
+        | {field.name: _TYPES[field.kind] for field in declared.fields}
+    )
+
+
+def source(measurement: str, partitions: Sequence[Sequence[Path]]) -> str:
+    """Return a table expression with every row of these partitions once."""
+    declared = MEASUREMENTS[measurement]
+    # Files of an older release lack what was declared since; here it is unknown.
+    nothing = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns(declared).items())
+    parts = [f"SELECT {nothing} WHERE false"]
+    single = [files[0] for files in partitions if len(files) == 1]
+    several = [path for files in partitions if len(files) > 1 for path in files]
+    if single:
+        parts.append(f"SELECT * FROM {_reading(single)}")
+    if several:
+        key = ", ".join(["time", *(f'"{tag}"' for tag in declared.tags)])
+        parts.append(
+            f"SELECT * EXCLUDE (filename) FROM {_reading(several, filename=True)} QUALIFY"
+            f" row_number() OVER (PARTITION BY {key} ORDER BY filename DESC) = 1"
+        )
+    return "(" + " UNION ALL BY NAME ".join(f"({part})" for part in parts) + ")"
+
+
+def to_sql(question: Question, partitions: Sequence[Sequence[Path]]) -> str:
+    """Return the query that asks this of some files: tags, then time, then what was selected."""
+    rows = not question.select[0][1]
+    selected = [
+        f'"{field}" AS v{place}' if rows else f"{_call(field, statistic)} AS v{place}"
+        for place, (field, statistic) in enumerate(question.select)
+    ]
+    tags = [f'"{tag}"' for tag in question.group_by]
+    if rows:
+        moment = "time"
+    elif question.every_s is not None:
+        moment = f"time - time % {question.every_s * 1_000_000_000}"
+    else:
+        moment = f"{question.begin_ns}::BIGINT"
+    conditions = [
+        f"time >= {question.begin_ns}",
+        f"time < {question.end_ns}",
+        *(f"\"{tag}\" = '{_quoted(value)}'" for tag, value in question.where.items()),
+    ]
+    text = (
+        f"SELECT {', '.join([*tags, f'{moment} AS moment', *selected])}"
+        f" FROM {source(question.measurement, partitions)} WHERE {' AND '.join(conditions)}"
+    )
+    if not rows:
+        text += f" GROUP BY {', '.join([*tags, 'moment'])}"
+    known = " OR ".join(f"v{place} IS NOT NULL" for place in range(len(question.select)))
+    return f"SELECT * FROM ({text}) WHERE {known} ORDER BY {', '.join([*tags, 'moment'])}"
+
+
+def _reading(paths: Sequence[Path], *, filename: bool = False) -> str:
+    names = ", ".join(f"'{_quoted(str(path))}'" for path in paths)
+    return f"read_parquet([{names}], union_by_name = true, filename = {str(filename).lower()})"
+
+
+def _call(field: str, statistic: str) -> str:
+    if rank := _PERCENTILE.fullmatch(statistic):
+        place = f'floor(count("{field}") * {int(rank[1])}.0 / 100.0 + 0.5)::BIGINT'
+        return f'list_sort(list("{field}") FILTER (WHERE "{field}" IS NOT NULL))[{place}]'
+    try:
+        return _CALLS[statistic].format(field=field)
+    except KeyError:
+        raise ValueError(
+            f"{statistic!r} is no statistic: {', '.join(sorted(_CALLS))}, p0 to p99"
+        ) from None
+
+
+def _quoted(value: str) -> str:
+    return value.replace("'", "''")

@@ -1,0 +1,301 @@
+"""Frames of one partition become rows of the history: samples, minutes, and hours to be closed.
+
+What is known of a node stands in a `NodeLane`. All of it can be put into bytes and taken up
+again, and the same frames then give the same rows: a replay overwrites what is there.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.capacity.rates import counters_of, instances_of, vm_metrics
+from engine.capacity.rollups import Window
+from engine.capacity.rows import (
+    info_points,
+    node_series,
+    node_values,
+    pool_series,
+    pool_values,
+    telegraf_points,
+    telegraf_series,
+    vm_texts,
+)
+from engine.wire.frame import UUID_BYTES, Frame, VmRows
+from engine.wire.measurement import (
+    NODE,
+    NODE_FIELDS,
+    POOL,
+    POOL_METRICS,
+    VM,
+    VM_METRICS,
+    Field,
+    Measurement,
+)
+from engine.wire.points import Points, Series, kept
+
+MINUTE_S: Final = 60
+HOUR_S: Final = 3600
+_MS: Final = 1_000_000
+# A collector samples every 5 min at most; a minute of one that has been silent for longer than
+# two is written although it may still grow.
+_SILENT_MS: Final = 120_000
+# Frames of an hour are on their way for a while after it; what comes later closes it again.
+_GRACE_MS: Final = 120_000
+
+Floats = NDArray[np.float64]
+
+
+class Hour(NamedTuple):
+    """An hour of one family's rows in one cell that must be rolled up."""
+
+    family: str
+    cell: str
+    begin_s: int
+
+
+class _Group:
+    """The series of one family on one node: tags, and the minute that is open."""
+
+    def __init__(self, family: tuple[Measurement, ...], fields: tuple[Field, ...]) -> None:
+        self.raw, self.minute = family[0].name, family[1].name
+        self.fields = fields
+        self.series: Series | None = None
+        self.window: Window | None = None
+
+    def roster(self, series: Series, lanes: NDArray[np.int64]) -> Iterator[Points]:
+        """Take up another roster; what is open for the old one is given out first."""
+        yield from self.close()
+        self.series = series
+        if self.window is not None:
+            self.window = self.window.moved(lanes)
+
+    def add(self, values: Floats, *, time_ns: int) -> Iterator[Points]:
+        """Give out a sample's rows, and the minute before where a new one begins."""
+        if self.series is None:
+            return
+        begin_s = time_ns // 1_000_000_000 // MINUTE_S * MINUTE_S
+        if self.window is None or self.window.begin_s != begin_s:
+            yield from self.close()
+            self.window = Window.empty(begin_s, metrics=len(self.fields), size=len(self.series))
+        self.window.add(values)
+        times = np.full(len(self.series), time_ns, np.int64)
+        columns = {field.name: values[row] for row, field in enumerate(self.fields)}
+        yield Points(self.raw, self.series, times, columns)
+
+    def close(self) -> Iterator[Points]:
+        """Give out the open minute as it is now; more samples may still give it out again."""
+        if self.window is None or self.series is None or not len(self.series):
+            return
+        times = np.full(len(self.series), self.window.begin_s * 1_000_000_000, np.int64)
+        yield Points(self.minute, self.series, times, self.window.columns(self.fields))
+
+
+class Source(NamedTuple):
+    """The last frame of a node: `part` counts the frames of one sample that was cut up."""
+
+    run: str
+    sequence: int
+    event_time_ns: int
+    part: int
+
+
+@dataclass(slots=True, eq=False)
+class NodeLane:
+    """What the fold knows of one node, or of one part of it where its samples are cut up.
+
+    Attributes
+    ----------
+    run, mono_ns
+        Of the last frame folded.
+    uuids
+        The roster; `before` and `instances` stand in its order.
+    heard_ms
+        Append time of the last frame; `given_out` says whether its open minutes were.
+    """
+
+    cell: str
+    node: str
+    part: int = 0
+    run: str = ""
+    mono_ns: int = 0
+    uuids: bytes = b""
+    before: Floats | None = None
+    instances: Floats = field(default_factory=lambda: np.empty(0))
+    heard_ms: int = 0
+    given_out: bool = True
+    pools: tuple[str, ...] = ()
+    vms: _Group = field(default_factory=lambda: _Group(VM, VM_METRICS))
+    own: _Group = field(default_factory=lambda: _Group(NODE, NODE_FIELDS))
+    storage: _Group = field(default_factory=lambda: _Group(POOL, POOL_METRICS))
+    telegraf: dict[str, Series] = field(default_factory=dict)
+
+    def groups(self) -> tuple[_Group, ...]:
+        """Return the families of series that this node reports."""
+        return self.vms, self.own, self.storage
+
+
+class FrameFold:
+    """The frames of one partition, folded in order.
+
+    Attributes
+    ----------
+    next_offset
+        Records below it were folded; they give no rows again.
+    time_ms
+        Append time of the newest record.
+    names
+        Of VMs by UUID text, as inventories told.
+    open_hours
+        Hours of which rows were given out since they were last rolled up.
+    repeated, beyond_int64
+        Frames that came again, and counters that no store can hold.
+    """
+
+    def __init__(self) -> None:
+        self.next_offset = 0
+        self.time_ms = 0
+        self.names: dict[str, str] = {}
+        self.lanes: dict[tuple[str, str, int], NodeLane] = {}
+        self.sources: dict[tuple[str, str], Source] = {}
+        self.open_hours: set[Hour] = set()
+        self.repeated = 0
+        self.beyond_int64 = 0
+
+    def fold(self, frame: Frame, *, time_ms: int) -> list[Points]:
+        """Return the rows of one frame, and of what it closes."""
+        points = self.pass_time(time_ms)
+        header = frame.header
+        if header.role != "collector":
+            return points
+        source, is_new = self._source(frame)
+        key = (header.cell, header.node, source.part)
+        lane = self.lanes.get(key)
+        if lane is None:
+            lane = self.lanes[key] = NodeLane(*key)
+            lane.own.series = node_series(cell=header.cell, node=header.node)
+        time_ns = header.event_time_ns // _MS * _MS
+        points += self._learn_names(lane, frame, time_ns)
+        if frame.rows.uuids:
+            points += self._take_roster(lane, frame.rows)
+            times = np.full(len(frame.rows), time_ns, np.int64)
+            raw, beyond = telegraf_points(frame.rows, lane.telegraf, times)
+            self.beyond_int64 += beyond
+            points += raw
+        if not is_new:
+            # Its counters are written again, as they overwrite themselves; but it counts once.
+            self.repeated += 1
+            return points
+        self.sources[header.cell, header.node] = source
+        if frame.rows.uuids or frame.node or frame.pools:
+            dt_s = (header.mono_ns - lane.mono_ns) / 1e9 if header.run == lane.run else None
+            points += self._take_samples(lane, frame, dt_s=dt_s, time_ns=time_ns)
+            lane.run, lane.mono_ns = header.run, header.mono_ns
+            lane.heard_ms, lane.given_out = self.time_ms, False
+        return points
+
+    def _source(self, frame: Frame) -> tuple[Source, bool]:
+        """Return the node's last frame once this one is folded, and whether it is a new one."""
+        header = frame.header
+        last = self.sources.get((header.cell, header.node))
+        if last is None or last.run != header.run:
+            return Source(header.run, header.sequence, header.event_time_ns, 0), True
+        if header.sequence <= last.sequence:
+            return last, False
+        same_sample = bool(frame.rows.uuids) and header.event_time_ns == last.event_time_ns
+        part = last.part + 1 if same_sample else 0
+        return Source(header.run, header.sequence, header.event_time_ns, part), True
+
+    def pass_time(self, time_ms: int) -> list[Points]:
+        """Return the open minutes of nodes that have been silent for long."""
+        self.time_ms = max(self.time_ms, time_ms)
+        points: list[Points] = []
+        for lane in self.lanes.values():
+            if not lane.given_out and self.time_ms - lane.heard_ms > _SILENT_MS:
+                lane.given_out = True
+                points += [one for group in lane.groups() for one in group.close()]
+        return points
+
+    def due_hours(self) -> list[Hour]:
+        """Return the hours that have ended and wait to be rolled up, oldest first."""
+        return sorted(
+            (
+                hour
+                for hour in self.open_hours
+                if (hour.begin_s + HOUR_S) * 1000 + _GRACE_MS <= self.time_ms
+            ),
+            key=lambda hour: (hour.begin_s, hour.cell, hour.family),
+        )
+
+    def _learn_names(self, lane: NodeLane, frame: Frame, time_ns: int) -> Iterator[Points]:
+        told = info_points(frame.inventory, cell=lane.cell, node=lane.node, time_ns=time_ns)
+        if told is None:
+            return
+        names = told.fields["name"]
+        changed = False
+        for vm, name in zip(told.series.tags["vm"], names, strict=True):
+            if name and self.names.get(vm) != name:
+                self.names[vm] = str(name)
+                changed = True
+        if changed:
+            lane.telegraf = self._telegraf(lane, vm_texts(lane.uuids))
+        yield told
+
+    def _telegraf(self, lane: NodeLane, vms: tuple[str, ...]) -> dict[str, Series]:
+        return telegraf_series(vms, cell=lane.cell, node=lane.node, names=self.names)
+
+    def _take_roster(self, lane: NodeLane, rows: VmRows) -> Iterator[Points]:
+        if rows.uuids == lane.uuids:
+            return
+        old = {
+            lane.uuids[at : at + UUID_BYTES]: at // UUID_BYTES
+            for at in range(0, len(lane.uuids), UUID_BYTES)
+        }
+        moved = np.array([old.get(rows.vm(column), -1) for column in range(len(rows))], np.int64)
+        vms = vm_texts(rows.uuids)
+        size = len(vms)
+        series = Series({"cell": [lane.cell] * size, "node": [lane.node] * size, "vm": vms})
+        yield from lane.vms.roster(series, moved)
+        stayed = moved >= 0
+        if lane.before is not None:
+            before = np.full((len(lane.before), size), np.nan)
+            before[:, stayed] = lane.before[:, moved[stayed]]
+            lane.before = before
+        instances = np.full(size, np.nan)
+        instances[stayed] = lane.instances[moved[stayed]]
+        lane.instances = instances
+        lane.uuids = rows.uuids
+        lane.telegraf = self._telegraf(lane, vms)
+
+    def _take_samples(
+        self, lane: NodeLane, frame: Frame, *, dt_s: float | None, time_ns: int
+    ) -> Iterator[Points]:
+        rows = frame.rows
+        begin_s = time_ns // 1_000_000_000 // HOUR_S * HOUR_S
+        if rows.uuids:
+            instances = instances_of(rows)
+            before = lane.before
+            if before is not None:
+                other = instances != lane.instances
+                before[:, other & ~np.isnan(instances) & ~np.isnan(lane.instances)] = np.nan
+            yield from lane.vms.add(vm_metrics(rows, before=before, dt_s=dt_s), time_ns=time_ns)
+            lane.before, lane.instances = counters_of(rows), instances
+            self.open_hours.add(Hour(VM[0].name, lane.cell, begin_s))
+        if frame.node:
+            own = kept(node_values(frame.node, vms=len(rows)))
+            yield from lane.own.add(own, time_ns=time_ns)
+            self.open_hours.add(Hour(NODE[0].name, lane.cell, begin_s))
+        if frame.pools:
+            names = tuple(pool.name for pool in frame.pools)
+            if names != lane.pools:
+                moved = np.array(
+                    [lane.pools.index(name) if name in lane.pools else -1 for name in names],
+                    np.int64,
+                )
+                series = pool_series(names, cell=lane.cell, node=lane.node)
+                yield from lane.storage.roster(series, moved)
+                lane.pools = names
+            yield from lane.storage.add(kept(pool_values(frame.pools)), time_ns=time_ns)
+            self.open_hours.add(Hour(POOL[0].name, lane.cell, begin_s))

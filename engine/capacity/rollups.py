@@ -1,0 +1,132 @@
+"""Samples of a minute as count, mean, min, max and last; hours from their own samples.
+
+A window is open until a sample of a later one comes; the sums stand in the order in which
+samples came, so that the same samples give the same bits.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.ports import Answer, Question
+from engine.wire.measurement import HOUR_STATISTICS, Field, Measurement
+from engine.wire.points import MISSING, Column, Points, Series, kept
+
+Floats = NDArray[np.float64]
+
+_COUNT, _SUM, _MIN, _MAX, _LAST = range(5)
+STATISTICS: Final = ("count", "sum", "min", "max", "last")
+
+
+class Window:
+    """What one minute holds so far, for the series of one node.
+
+    Attributes
+    ----------
+    begin_s
+        When the window began, in s since the epoch.
+    values
+        Shape (len(STATISTICS), metrics, n).
+    """
+
+    __slots__ = ("begin_s", "values")
+
+    def __init__(self, begin_s: int, values: Floats) -> None:
+        self.begin_s = begin_s
+        self.values = values
+
+    @classmethod
+    def empty(cls, begin_s: int, *, metrics: int, size: int) -> "Window":
+        """Return a window that holds nothing."""
+        values = np.zeros((len(STATISTICS), metrics, size))
+        values[_MIN] = np.inf
+        values[_MAX] = -np.inf
+        values[_LAST] = np.nan
+        return cls(begin_s, values)
+
+    def add(self, samples: Floats) -> None:
+        """Take one sample of every series; shape (metrics, n), NaN is unknown."""
+        known = ~np.isnan(samples)
+        plain = np.where(known, samples, 0.0)
+        self.values[_COUNT] += known
+        self.values[_SUM] += plain
+        np.fmin(self.values[_MIN], samples, out=self.values[_MIN])
+        np.fmax(self.values[_MAX], samples, out=self.values[_MAX])
+        self.values[_LAST] = np.where(known, samples, self.values[_LAST])
+
+    def moved(self, lanes: NDArray[np.int64]) -> "Window":
+        """Return the window for another roster; `lanes` says where each series stood, -1 is new."""
+        metrics = self.values.shape[1]
+        other = Window.empty(self.begin_s, metrics=metrics, size=len(lanes))
+        stayed = lanes >= 0
+        other.values[:, :, stayed] = self.values[:, :, lanes[stayed]]
+        return other
+
+    def columns(self, fields: Sequence[Field]) -> dict[str, Floats | NDArray[np.int64]]:
+        """Return the columns of a minute's roll-up, named as in the schema."""
+        count, total, smallest, largest, last = self.values
+        known = count > 0
+        mean = kept(np.where(known, total / np.where(known, count, 1.0), np.nan))
+        columns: dict[str, Floats | NDArray[np.int64]] = {}
+        for row, field in enumerate(fields):
+            there = known[row]
+            columns[f"{field.name}_count"] = np.where(there, count[row], MISSING).astype(np.int64)
+            columns[f"{field.name}_mean"] = mean[row]
+            columns[f"{field.name}_min"] = np.where(there, smallest[row], np.nan)
+            columns[f"{field.name}_max"] = np.where(there, largest[row], np.nan)
+            columns[f"{field.name}_last"] = last[row]
+        return columns
+
+
+def hour_questions(
+    family: tuple[Measurement, Measurement, Measurement], *, cell: str, begin_s: int
+) -> list[Question]:
+    """Return what to ask of an hour's samples, one question for each field."""
+    raw = family[0]
+    return [
+        Question(
+            measurement=raw.name,
+            select=tuple((field.name, statistic) for statistic in HOUR_STATISTICS),
+            begin_ns=begin_s * 1_000_000_000,
+            end_ns=(begin_s + 3600) * 1_000_000_000,
+            where={"cell": cell},
+            group_by=tuple(tag for tag in raw.tags if tag != "cell"),
+        )
+        for field in raw.fields
+    ]
+
+
+def hour_points(
+    family: tuple[Measurement, Measurement, Measurement],
+    answers: Sequence[Sequence[Answer]],
+    *,
+    cell: str,
+    begin_s: int,
+) -> list[Points]:
+    """Return the hour's roll-up from the answers to `hour_questions`, in their order."""
+    raw, _, hour = family
+    tags = [tag for tag in raw.tags if tag != "cell"]
+    rows = {answer.tags: None for one in answers for answer in one}
+    if not rows:
+        return []
+    place = {key: row for row, key in enumerate(rows)}
+    columns: dict[str, Column] = {}
+    for field, one in zip(raw.fields, answers, strict=True):
+        table = np.full((len(HOUR_STATISTICS), len(rows)), np.nan)
+        for answer in one:
+            values = [np.nan if value is None else float(value) for value in answer.values]
+            table[:, place[answer.tags]] = values
+        for statistic, column in zip(HOUR_STATISTICS, table, strict=True):
+            name = f"{field.name}_{statistic}"
+            if statistic == "count":
+                known = ~np.isnan(column)
+                columns[name] = np.where(known, column, MISSING).astype(np.int64)
+            else:
+                columns[name] = column
+    series = Series(
+        {"cell": [cell] * len(rows)}
+        | {tag: [key[index] for key in rows] for index, tag in enumerate(tags)}
+    )
+    return [Points.of(hour.name, series, [begin_s * 1_000_000_000] * len(rows), columns)]

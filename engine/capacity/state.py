@@ -1,0 +1,175 @@
+"""The fold's state as bytes and back: arrays and msgpack, nothing pickled."""
+
+from hashlib import sha256
+from typing import Final, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.capacity.fold import FrameFold, Hour, NodeLane, Source
+from engine.capacity.rates import COUNTER_ROWS
+from engine.capacity.rollups import STATISTICS, Window
+from engine.capacity.rows import pool_series, telegraf_series, vm_texts
+from engine.errors import SnapshotDamaged, SnapshotTooNew
+from engine.wire.envelope import MAX_RECORD_BYTES
+from engine.wire.frame import UUID_BYTES
+from engine.wire.points import Series
+
+VERSION: Final = 1
+# A node that has been away for a day begins anew when it comes back.
+_FORGET_MS: Final = 86_400_000
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes the chunks of one state whole: their hash, and where reading goes on."""
+
+    next_offset: int
+    chunks: int
+    sha256: str
+    v: int = VERSION
+
+
+class _Window(msgspec.Struct, frozen=True, array_like=True):
+    begin_s: int
+    values: bytes
+
+
+class _Lane(msgspec.Struct, frozen=True, array_like=True):
+    cell: str
+    node: str
+    part: int
+    run: str
+    mono_ns: int
+    heard_ms: int
+    given_out: bool
+    uuids: bytes
+    before: bytes | None
+    instances: bytes
+    pools: tuple[str, ...]
+    windows: tuple[_Window | None, ...]
+
+
+class _State(msgspec.Struct, frozen=True, kw_only=True):
+    time_ms: int
+    names: dict[str, str]
+    lanes: tuple[_Lane, ...]
+    sources: tuple[tuple[str, str, Source], ...]
+    open_hours: tuple[tuple[str, str, int], ...]
+    v: Literal[1] = 1
+
+
+_decoder = msgspec.msgpack.Decoder(_State)
+_manifest_decoder = msgspec.msgpack.Decoder(Manifest)
+
+
+def take_state(fold: FrameFold) -> tuple[list[bytes], bytes]:
+    """Return the chunks of the state and the manifest that makes them whole."""
+    lanes = [lane for lane in fold.lanes.values() if fold.time_ms - lane.heard_ms <= _FORGET_MS]
+    nodes = {(lane.cell, lane.node) for lane in lanes}
+    here = {vm for lane in lanes for vm in vm_texts(lane.uuids)}
+    state = _State(
+        time_ms=fold.time_ms,
+        names={vm: name for vm, name in fold.names.items() if vm in here},
+        lanes=tuple(_packed(lane) for lane in lanes),
+        sources=tuple((*key, source) for key, source in fold.sources.items() if key in nodes),
+        open_hours=tuple(sorted((h.family, h.cell, h.begin_s) for h in fold.open_hours)),
+    )
+    whole = msgspec.msgpack.encode(state)
+    chunks = [whole[at : at + MAX_RECORD_BYTES] for at in range(0, len(whole), MAX_RECORD_BYTES)]
+    manifest = Manifest(
+        next_offset=fold.next_offset, chunks=len(chunks), sha256=sha256(whole).hexdigest()
+    )
+    return chunks, msgspec.msgpack.encode(manifest)
+
+
+def restore(chunks: dict[int, bytes], manifest: bytes) -> FrameFold:
+    """Return the fold as it was.
+
+    Raises
+    ------
+    SnapshotDamaged
+        Bytes are missing or are not those that were written.
+    SnapshotTooNew
+        A later release wrote it.
+    """
+    try:
+        told = _manifest_decoder.decode(manifest)
+        if told.v > VERSION:
+            raise SnapshotTooNew(
+                f"The historian's state is of version {told.v}, this release reads {VERSION}:"
+                " start the release that wrote it, or another consumer group."
+            )
+        whole = b"".join(chunks.get(index, b"") for index in range(told.chunks))
+        if sha256(whole).hexdigest() != told.sha256:
+            raise SnapshotDamaged("The historian's state is damaged; an older one is used.")
+        state = _decoder.decode(whole)
+        fold = FrameFold()
+        fold.next_offset, fold.time_ms = told.next_offset, state.time_ms
+        fold.names = dict(state.names)
+        fold.open_hours = {Hour(*hour) for hour in state.open_hours}
+        fold.sources = {(cell, node): source for cell, node, source in state.sources}
+        for packed in state.lanes:
+            fold.lanes[packed.cell, packed.node, packed.part] = _lane(packed, fold.names)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise SnapshotDamaged(f"The historian's state cannot be read: {error}.") from error
+    return fold
+
+
+def _packed(lane: NodeLane) -> _Lane:
+    return _Lane(
+        lane.cell,
+        lane.node,
+        lane.part,
+        lane.run,
+        lane.mono_ns,
+        lane.heard_ms,
+        lane.given_out,
+        lane.uuids,
+        None if lane.before is None else lane.before.tobytes(),
+        lane.instances.tobytes(),
+        lane.pools,
+        tuple(
+            None
+            if group.window is None
+            else _Window(group.window.begin_s, group.window.values.tobytes())
+            for group in lane.groups()
+        ),
+    )
+
+
+def _lane(packed: _Lane, names: dict[str, str]) -> NodeLane:
+    lane = NodeLane(
+        packed.cell,
+        packed.node,
+        packed.part,
+        packed.run,
+        packed.mono_ns,
+        packed.uuids,
+        heard_ms=packed.heard_ms,
+        given_out=packed.given_out,
+        pools=packed.pools,
+    )
+    size = len(packed.uuids) // UUID_BYTES
+    if packed.before is not None:
+        lane.before = _array(packed.before).reshape(len(COUNTER_ROWS), size)
+    lane.instances = _array(packed.instances)
+    vms = vm_texts(packed.uuids)
+    place = {"cell": packed.cell, "node": packed.node}
+    if vms:
+        lane.vms.series = Series(
+            {name: [text] * size for name, text in place.items()} | {"vm": vms}
+        )
+        lane.telegraf = telegraf_series(vms, cell=packed.cell, node=packed.node, names=names)
+    lane.own.series = Series({name: [text] for name, text in place.items()})
+    if packed.pools:
+        lane.storage.series = pool_series(packed.pools, cell=packed.cell, node=packed.node)
+    for group, window in zip(lane.groups(), packed.windows, strict=True):
+        if window is not None:
+            shape = (len(STATISTICS), len(group.fields), -1)
+            group.window = Window(window.begin_s, _array(window.values).reshape(shape))
+    return lane
+
+
+def _array(values: bytes) -> NDArray[np.float64]:
+    return np.frombuffer(values, np.float64).copy()

@@ -1,0 +1,48 @@
+"""`flatline history`: the historian, and what its store needs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.cli.options import File, Sets, console, settings_of
+from engine.errors import SettingsError
+
+history = typer.Typer(help="Keep the history that planners ask.", invoke_without_command=True)
+
+
+@history.callback()
+def record(context: typer.Context, file: File = None, sets: Sets = None) -> None:
+    """Write the history of what stands in the log."""
+    if context.invoked_subcommand is not None:
+        return
+    from engine.cli.process import serve
+    from engine.wiring import open_log, process
+    from engine.wiring_history import history_opener
+
+    here = process(settings_of(file, sets))
+    raise typer.Exit(serve(here, {"history": history_opener(here, lambda: open_log(here))}))
+
+
+@history.command("setup")
+def history_setup(
+    admin_token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the token of an administrator of the organisation."),
+    ] = None,
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """Make buckets, retention, InfluxQL names and tokens; a second call changes nothing."""
+    from engine.cli.words import read_secret
+    from engine.wiring_history import set_up_history
+
+    settings = settings_of(file, sets)
+    if settings.history.kind == "embedded":
+        console().print(f"Nothing to do: {settings.history_folder} is made with the first row.")
+        return
+    if admin_token_file is None:
+        raise SettingsError("--admin-token-file is needed: buckets and tokens are made with it.")
+    done = set_up_history(settings, admin_token=read_secret(admin_token_file))
+    for sentence in done or ("All of it was there already.",):
+        console().print(sentence)

@@ -1,0 +1,159 @@
+"""Rows of the history as columns: what the historian writes and every store keeps."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.wire.measurement import MEASUREMENTS, Measurement
+
+# Stands for an integer that is not known; no counter of a hypervisor reaches it.
+MISSING: Final = int(np.iinfo(np.int64).min)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+
+Column = NDArray[np.float64] | NDArray[np.int64] | Sequence[str | None]
+
+
+class Series:
+    """The tags of some rows, made once for many writes: what a store derives from them is kept.
+
+    Parameters
+    ----------
+    tags
+        For each tag one text a row, in the rows' order; empty is no tag. What no store's
+        language can say in a tag is replaced: control characters by a space, a backslash by a
+        slash.
+
+    Attributes
+    ----------
+    derived
+        Where a store keeps what it made of the tags, by measurement.
+    """
+
+    __slots__ = ("derived", "size", "tags")
+
+    def __init__(self, tags: Mapping[str, Sequence[str]]) -> None:
+        sizes = {len(values) for values in tags.values()}
+        if len(sizes) != 1:
+            raise ValueError(f"tags of {sorted(sizes)} rows, one number of them is needed")
+        self.tags = {name: tuple(map(_tag_text, tags[name])) for name in sorted(tags)}
+        self.size = sizes.pop()
+        self.derived: dict[str, object] = {}
+
+    def __len__(self) -> int:
+        return self.size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Rows of one measurement.
+
+    Attributes
+    ----------
+    time_ns
+        Shape (n,), int64, since the Unix epoch.
+    fields
+        One column of n values for each field: float64 as they are `kept`, NaN for unknown;
+        int64 with `MISSING`; or texts with None. A row of which nothing is known is not
+        written. `Points.of` takes any floats.
+    """
+
+    measurement: str
+    series: Series
+    time_ns: NDArray[np.int64]
+    fields: Mapping[str, Column]
+
+    def __post_init__(self) -> None:
+        declared = self.declared
+        kinds = {field.name: field.kind for field in declared.fields}
+        if set(self.series.tags) - set(declared.tags):
+            raise ValueError(f"{self.measurement} has no tags {set(self.series.tags)}")
+        for name, column in self.fields.items():
+            if name not in kinds:
+                raise ValueError(f"{self.measurement} has no field {name!r}")
+            if len(column) != len(self.series) or kind_of(column) != kinds[name]:
+                raise ValueError(
+                    f"{self.measurement}.{name} wants {len(self.series)} values of kind"
+                    f" {kinds[name]}, not {len(column)} of kind {kind_of(column)}"
+                )
+
+    @classmethod
+    def of(
+        cls,
+        measurement: str,
+        series: Series,
+        time_ns: NDArray[np.int64] | Sequence[int],
+        fields: Mapping[str, Column],
+    ) -> "Points":
+        """Return rows whose floats are as they are `kept`, whatever they were."""
+        columns = {
+            name: kept(column)
+            if isinstance(column, np.ndarray) and column.dtype.kind == "f"
+            else column
+            if isinstance(column, np.ndarray)
+            else tuple(None if text is None else _encodable(text) for text in column)
+            for name, column in fields.items()
+        }
+        return cls(measurement, series, np.asarray(time_ns, np.int64), columns)
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    @property
+    def declared(self) -> Measurement:
+        """What `engine.wire.measurement` says of these rows."""
+        try:
+            return MEASUREMENTS[self.measurement]
+        except KeyError:
+            raise ValueError(f"{self.measurement!r} is not declared as a measurement") from None
+
+
+def _tag_text(text: str) -> str:
+    plain = text if text.isalnum() and text.isascii() else _CONTROL.sub(" ", _encodable(text))
+    return plain.replace("\\", "/")
+
+
+def _encodable(text: str) -> str:
+    """Return a text that UTF-8 can say: half of a surrogate pair becomes a question mark."""
+    return text.encode(errors="replace").decode()
+
+
+def kind_of(column: Column) -> str:
+    """Return the kind of a column, as `engine.wire.measurement` names it."""
+    if not isinstance(column, np.ndarray):
+        return "text"
+    return "float" if column.dtype.kind == "f" else "integer"
+
+
+def kept(values: NDArray[np.floating[Any]] | NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return floats as every store keeps them: finite, with six decimals where they matter.
+
+    Numbers from 1e9 on keep three decimals, from 1e12 on none, larger ones all they have.
+    All stores then hold the same bits, whether they keep numbers or texts. Infinity is
+    unknown (NaN), and so is everything that was unknown before.
+    """
+    exact = np.asarray(values, np.float64)
+    size = np.abs(exact)
+    scale = np.select([size < 1e9, size < 1e12, size < 1e15], [1e6, 1e3, 1.0], 0.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        rounded = np.where(
+            scale > 0.0, np.rint(exact * scale) / np.where(scale > 0, scale, 1), exact
+        )
+    return np.where(np.isfinite(exact), rounded + 0.0, np.nan)
+
+
+def known_integers(
+    values: NDArray[np.uint64], present: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], int]:
+    """Return unsigned values as the stores hold them, and how many did not fit.
+
+    What was not measured, or is beyond 2^63 - 1, is `MISSING`: no store keeps it, and a
+    clipped counter would look like one that stands still.
+    """
+    fits = values <= np.uint64(np.iinfo(np.int64).max)
+    kept_values = np.where(present & fits, values, 0).astype(np.int64)
+    kept_values[~(present & fits)] = MISSING
+    return kept_values, int((present & ~fits).sum())

@@ -1,0 +1,107 @@
+"""The wiring of the history: which store settings name, and what the historian is given.
+
+A part of `engine.wiring`, which would be too long with it.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from engine.keyring import keep_secret
+from engine.ports import History
+from engine.roles.run import Opener, Role
+from engine.settings import Settings
+from engine.wire.measurement import DAY_S, Bucket
+from engine.wiring import Connect, Process
+
+if TYPE_CHECKING:
+    from connectors.influxdb.config import InfluxConfig
+
+
+def open_history(process: Process) -> AbstractAsyncContextManager[History]:
+    """Return where the history is kept, to be entered; which one is a matter of settings."""
+    settings = process.settings
+    if settings.history.kind == "embedded":
+        from connectors.parquet.history import ParquetHistory
+
+        return ParquetHistory(
+            settings.history_folder, clock=process.clock, retention_s=retention_of(settings)
+        )
+    from connectors.influxdb.history import InfluxHistory
+    from models.kernels.lines import write_lines
+
+    return InfluxHistory(influx_config(settings), write_lines=write_lines)
+
+
+def retention_of(settings: Settings) -> dict[Bucket, int]:
+    """Return for how many seconds the rows of each bucket are kept."""
+    history = settings.history
+    return {
+        "raw": history.raw_days * DAY_S,
+        "minute": history.minute_days * DAY_S,
+        "long": history.long_days * DAY_S,
+    }
+
+
+def influx_config(settings: Settings, *, token: str | None = None) -> "InfluxConfig":
+    """Return what the InfluxDB adapter is told; `token` stands for that of its file."""
+    from connectors.influxdb.config import InfluxConfig
+
+    influx = settings.history.influxdb
+    file = influx.token_file or settings.influx_folder / "historian.token"
+    return InfluxConfig(
+        url=influx.url,
+        org=influx.org,
+        database=influx.database,
+        token=token,
+        token_file=None if token else file,
+        ca_file=influx.ca_file,
+        timeout_s=influx.timeout_s,
+        retention_s=retention_of(settings),
+    )
+
+
+def set_up_history(settings: Settings, *, admin_token: str) -> tuple[str, ...]:
+    """Make what the history needs, and return one sentence for each thing that was made.
+
+    Raises
+    ------
+    HistoryError
+        InfluxDB does not answer, or the token may not do it.
+    StateUnwritable
+        The tokens cannot be kept.
+    """
+    if settings.history.kind == "embedded":
+        return ()  # its folders are made with the first row
+    from connectors.influxdb.setup import set_up
+
+    made = set_up(influx_config(settings, token=admin_token))
+    folder = settings.influx_folder
+    tokens = {
+        settings.history.influxdb.token_file or folder / "historian.token": made.historian,
+        folder / "planner.token": made.planner,
+    }
+    kept = [f"{path} holds its token." for path, text in tokens.items() if keep_secret(path, text)]
+    return (*made.done, *kept)
+
+
+def history_opener(process: Process, connect: Connect) -> Opener:
+    """Return what opens the historian."""
+    from engine.roles.record import RecordConfig, Recorder
+
+    history = process.settings.history
+    # Each write is a file of Parquet or a request; files cost those who read them.
+    config = RecordConfig(group=history.group, gather_s=30.0 if history.kind == "embedded" else 2.0)
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Role]:
+        async with connect() as log, open_history(process) as store:
+            yield Recorder(
+                log=log,
+                history=store,
+                config=config,
+                clock=process.clock,
+                health=process.health.of("history"),
+            )
+
+    return opened
