@@ -37,10 +37,11 @@ class ClosedSeen:
 
 @dataclass(frozen=True, slots=True)
 class ControlSeen:
-    """A control record was read."""
+    """A control record was read; `key` is the record's, None the word's own."""
 
     control: Control
     now_ms: int
+    key: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

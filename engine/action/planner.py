@@ -47,8 +47,8 @@ def step(state: PlannerState, event: PlannerEvent, policy: Policy) -> Stepped:
             state, done = _order_seen(state, order, policy, offset=offset, time_ms=time_ms), ()
         case ClosedSeen(mark):
             state, done = _closed_seen(state, mark, policy)
-        case ControlSeen(control):
-            state, done = with_control(state, control), ()
+        case ControlSeen(control, key=key):
+            state, done = with_control(state, control, key=key), ()
         case LoadSeen(cell, load):
             state, done = replace(state, loads={**state.loads, cell: load}), ()
         case CaughtUp(now_ms):

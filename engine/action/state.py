@@ -10,7 +10,7 @@ from engine.action.events import Instruction, WriteJournal
 from engine.action.incident import Incident
 from engine.action.storm import Place, Trouble
 from engine.action.target import CellLoad
-from engine.wire.control import Control
+from engine.wire.control import Control, with_word
 from engine.wire.journal import EntryKind
 
 SENTENCES: Final = {
@@ -76,9 +76,13 @@ def put(state: PlannerState, incident: Incident) -> PlannerState:
     return replace(state, incidents={**state.incidents, incident.id: incident})
 
 
-def with_control(state: PlannerState, control: Control) -> PlannerState:
-    """Return the state with one more word of control."""
-    return replace(state, controls={**state.controls, control.key(): control})
+def with_control(
+    state: PlannerState, control: Control, *, key: bytes | None = None
+) -> PlannerState:
+    """Return the state with one more word of control, read under `key` if not under its own."""
+    return replace(
+        state, controls=with_word(state.controls, control.key() if key is None else key, control)
+    )
 
 
 def told(

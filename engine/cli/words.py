@@ -13,11 +13,19 @@ import msgspec
 
 from engine.action.storm import SOURCE
 from engine.cli.logs import set_up_logs
-from engine.errors import LogUnreachable, SettingsError
+from engine.errors import LogUnreachable, RecordRejected, SettingsError
 from engine.keyring import own_key
 from engine.ports import Log
 from engine.settings import NAME_PATTERN, Settings
-from engine.wire.control import Control, ControlScope, decode_control, encode_control
+from engine.wire.control import (
+    UNREADABLE,
+    Control,
+    ControlScope,
+    decode_control,
+    encode_control,
+    unreadable,
+    with_word,
+)
 from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
 from engine.wire.order import signed
 from engine.wire.topics import CONTROL, FRAMES
@@ -190,15 +198,19 @@ async def append_pause(
 async def end_pause(here: Process, log: Log, *, scope: str, reason: str) -> bool:
     """Make the end of a pause stand in the log, and return whether there was one."""
     over = msgspec.structs.replace(_pause(here, scope, reason=reason), active=False)
-    in_force = {control.key() for control in await controls_in_force(here, log)}
+    in_force = await _words_by_key(here, log)
     # What a person ends is over, also where a machine said the same.
     words = [msgspec.structs.replace(over, source=SOURCE), over]
     if over.scope == "vm":
         words.insert(0, msgspec.structs.replace(over, kind="quarantine"))
     # Said in any case: who wants machines to go on must not depend on what was read just now.
-    for word in words:
-        await log.append(CONTROL.name, key=word.key(), value=encode_control(word))
-    return any(word.key() in in_force for word in words)
+    keys = {word.key(): word for word in words}
+    if over.scope == "site":
+        # Each holds as a pause of the site, and only a word under the same key ends it.
+        keys |= {key: over for key, word in in_force.items() if word.source == UNREADABLE}
+    for key, word in keys.items():
+        await log.append(CONTROL.name, key=key, value=encode_control(word))
+    return any(key in in_force for key in keys)
 
 
 def _pause(here: Process, scope: str, *, reason: str) -> Control:
@@ -236,10 +248,17 @@ async def append_approval(
 
 
 async def controls_in_force(here: Process, log: Log) -> list[Control]:
-    """Return every word that holds now, in the order in which they were said."""
-    last: dict[bytes, Control] = {}
+    """Return every word that holds now, and a pause of the site for each that is unreadable."""
+    return list((await _words_by_key(here, log)).values())
+
+
+async def _words_by_key(here: Process, log: Log) -> dict[bytes, Control]:
+    words: dict[bytes, Control] = {}
     for record in await log.read_to_end(CONTROL.name, 0, offset=0):
-        if record.value:
-            last[record.key] = decode_control(record.value)
+        try:
+            word = decode_control(record.value)
+        except RecordRejected as error:
+            word = unreadable(record.key, time_ms=record.time_ms, why=error.detail)
+        words = with_word(words, record.key, word)
     now_ms = here.clock.now_ms()
-    return [control for control in last.values() if control.holds(now_ms=now_ms)]
+    return {key: word for key, word in words.items() if word.holds(now_ms=now_ms)}

@@ -34,7 +34,7 @@ from engine.roles.calling import call, find, findable, keep_evidence
 from engine.roles.health import Health
 from engine.roles.marks import SENTENCES, Author, End, Marks, ended, why_of
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors
-from engine.wire.control import Control
+from engine.wire.control import Control, unreadable, with_word
 from engine.wire.order import DESTRUCTIVE, Order, Outcome
 from engine.wire.topics import CONTROL, ORDERS
 
@@ -275,11 +275,14 @@ class Agent:
         try:
             if record.topic == CONTROL.name:
                 control = open_control(record.value, record.headers, trusted=self._config.trusted)
-                self._controls[control.key()] = control
+                self._controls = with_word(self._controls, record.key, control)
                 return
             entry = open_entry(record.value, record.headers, trusted=self._config.trusted)
         except RecordRejected as error:
             self._journal.reject(record, reason=error.reason, detail=error.detail)
+            if record.topic == CONTROL.name and error.reason != "bad_signature":
+                hold = unreadable(record.key, time_ms=record.time_ms, why=error.detail)
+                self._controls = with_word(self._controls, record.key, hold)
             return
         if not isinstance(entry, Order):
             self._history = closed(self._history, entry)

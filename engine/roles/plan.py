@@ -39,7 +39,7 @@ from engine.roles import instruments
 from engine.roles.health import Health
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors
 from engine.wire.alert import decode_alert
-from engine.wire.control import encode_control
+from engine.wire.control import encode_control, unreadable
 from engine.wire.frame import UUID_BYTES
 from engine.wire.order import Order, encode_order
 from engine.wire.score import Scores, decode_scores
@@ -203,7 +203,10 @@ class Planner:
             event = self._event(record)
         except RecordRejected as error:
             self._journal.reject(record, reason=error.reason, detail=error.detail)
-            return
+            if record.topic != CONTROL.name or error.reason == "bad_signature":
+                return
+            hold = unreadable(record.key, time_ms=record.time_ms, why=error.detail)
+            event = ControlSeen(hold, self._clock.now_ms(), record.key)
         await self._feed(event)
 
     def _event(self, record: Record) -> PlannerEvent:
@@ -212,7 +215,7 @@ class Planner:
             return AlertSeen(decode_alert(record.value), now_ms)
         if record.topic == CONTROL.name:
             control = open_control(record.value, record.headers, trusted=self._config.trusted)
-            return ControlSeen(control, now_ms)
+            return ControlSeen(control, now_ms, record.key)
         if record.topic == SCORES.name:
             scores = decode_scores(record.value)
             return LoadSeen(scores.cell, _load(scores), now_ms)

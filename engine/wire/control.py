@@ -4,7 +4,8 @@ One compacted record per key; the last word on a key holds. An agent reads the t
 current end before each call, so a pause that stands in the log is a pause that holds.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal
 
 import msgspec
 
@@ -15,6 +16,11 @@ from engine.wire.envelope import decode_json
 ControlKind = Literal["pause", "maintenance", "silence", "mode", "policy", "quarantine", "approval"]
 ControlScope = Literal["site", "zone", "cell", "node", "pool", "network", "tenant", "vm"]
 Mode = Literal["observe", "approve", "auto"]
+
+# Who speaks where a record says something that this release cannot read.
+UNREADABLE: Final = "unreadable"
+# Of a key that may be as long as a record can be, so much tells which one it is.
+_SHOWN_BYTES: Final = 100
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -59,6 +65,36 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def holds(self, *, now_ms: int) -> bool:
         """Return whether the word is in force at `now_ms`."""
         return self.active and (self.until_ms is None or now_ms < self.until_ms)
+
+
+def unreadable(key: bytes, *, time_ms: int, why: str) -> Control:
+    """Return what a record holds as that cannot be read: a pause of the whole site.
+
+    It may be a pause in the words of a newer release, or one that was cut short.
+    """
+    name = key[:_SHOWN_BYTES].decode(errors="replace")
+    return Control(
+        kind="pause",
+        scope="site",
+        subject="",
+        active=True,
+        by="a control record that is unreadable and holds as a pause",
+        reason=f"key {name!r}, {why}, until that key is written anew or the site's pause is ended",
+        time_ms=time_ms,
+        source=UNREADABLE,
+    )
+
+
+def with_word(controls: Mapping[bytes, Control], key: bytes, word: Control) -> dict[bytes, Control]:
+    """Return the words in force by key after one more, read from a record with key `key`.
+
+    What was unreadable under that key ends with it, as the topic's compaction ends it.
+    """
+    kept = {
+        name: held for name, held in controls.items() if name != key or held.source != UNREADABLE
+    }
+    kept[key if word.source == UNREADABLE else word.key()] = word
+    return kept
 
 
 _encoder = msgspec.json.Encoder()

@@ -96,6 +96,28 @@ def test_a_pause_is_shown_until_it_is_taken_back(flatline: Flatline) -> None:
     assert flatline("pause", "show").out == "Nothing is paused.\n"
 
 
+def test_an_unreadable_word_is_listed_as_a_pause_and_ends_with_the_site_s(
+    flatline: Flatline, state: Path
+) -> None:
+    flatline(*MAKE_LOG)
+
+    async def write() -> None:
+        config = EmbeddedConfig(folder=state / "log", partitions=8)
+        async with EmbeddedLog(config, clock=SystemClock()) as log:
+            await log.append(CONTROL.name, key=b"pause/rack/r1/", value=b'{"v":2}')
+
+    asyncio.run(write())
+    shown = flatline("pause", "show")
+    assert shown.code == 0
+    words = " ".join(shown.out.split())
+    assert "site" in words
+    assert "unreadable" in words
+    assert flatline("pause", "off", "cell:c1").code == 1
+    assert flatline("pause", "off", "site").code == 0
+    assert "unreadable" not in flatline("pause", "show").out
+    assert "a test" in flatline("pause", "show").out
+
+
 def test_a_pause_without_an_end_is_not_shown_as_taken_back(flatline: Flatline) -> None:
     flatline("pause", "on", "site", "--reason", "storage work")
     assert "until taken back" in " ".join(flatline("pause", "show").out.split())

@@ -128,6 +128,24 @@ def test_a_planner_that_starts_during_a_pause_knows_it() -> None:
     virtual_time.run(played())
 
 
+def test_a_word_of_control_that_cannot_be_read_holds_as_a_pause_for_planners_too() -> None:
+    async def scene(site: Site) -> None:
+        key = b"pause/cell/c7/"
+        await site.log.append(CONTROL.name, key=key, value=b'{"v":2}')
+        await asyncio.sleep(1.0)
+        await site.say(site.alert())
+        await asyncio.sleep(5.0)
+        assert not await site.orders()
+        assert await site.said("Site is paused by a control record that is unreadable")
+        await site.control(kind="pause", scope="cell", subject="c7")
+        await asyncio.sleep(2.0)
+        await site.say(site.alert(1))
+        await asyncio.sleep(2.0)
+        assert await site.orders()
+
+    planned(scene)
+
+
 def test_a_planner_whose_clock_runs_late_gives_only_orders_that_no_agent_takes() -> None:
     async def played() -> None:
         async with acting_site() as site:
