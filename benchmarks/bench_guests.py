@@ -1,0 +1,200 @@
+"""What the engine says of real guests that die, hang, work or rest: verdict, kind and delay.
+
+Guests of `deploy/lab` under real libvirtds, sampled every 2 s by real collectors; the engine as
+shipped judges them from an embedded log. Nothing is done to any of them. A few guests at a time,
+so that a panicked one finds the whole core that it spins on.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from uuid import UUID
+
+from benchmarks.guest_cases import CASES, Case
+from benchmarks.report import Figure, report
+from connectors.clock import SystemClock
+from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from deploy.lab.kafka_jars import cache_dir
+from deploy.lab.libvirt_lab import Guest, Guests, Lab, sweep
+from engine.ports import Log
+from engine.roles.run import run_roles
+from engine.settings import load_settings
+from engine.wire.alert import Alert, decode_alert
+from engine.wire.frame import decode_frame
+from engine.wire.topics import ALERTS, FRAMES
+from engine.wiring import collect_opener, compile_engine, engine_opener, libvirt_node, process
+
+INTERVAL_S = 2
+# A guest of the lab writes once a second; this many samples make its silence mean something.
+WARM_UP_S = 80.0
+AT_A_TIME = 4
+ORDER_GOAL_S = 60.0
+DISRUPTIVE = frozenset({"reboot", "migrate"})
+
+
+class Watch:
+    """Alerts as they come, and what the guests' UUIDs are."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.alerts: list[tuple[float, Alert]] = []
+
+    async def follow(self) -> None:
+        """Note every alert with the moment at which it was appended."""
+        async with self._log.tail(ALERTS.name, 0, offset=0) as batches:
+            async for batch in batches:
+                for record in batch:
+                    alert = decode_alert(record.value)
+                    self.alerts.append((record.time_ms / 1000, alert))
+
+    async def vm(self, name: str) -> str:
+        """Return the UUID of a guest, as the inventory says."""
+        records = await self._log.read_to_end(FRAMES.name, 0, offset=0)
+        for record in reversed(records):
+            for item in decode_frame(record.value).inventory:
+                if item.name == name:
+                    return str(UUID(bytes=item.vm))
+        raise LookupError(f"no frame tells what {name} is")
+
+    def since(self, vm: str, since_s: float) -> list[tuple[float, Alert]]:
+        """Return what was said of a VM, in seconds after `since_s`."""
+        return [
+            (at_s - since_s, alert)
+            for at_s, alert in self.alerts
+            if alert.subject == vm and at_s >= since_s
+        ]
+
+
+@asynccontextmanager
+async def watched(lab: Lab) -> AsyncIterator[Watch]:
+    """Run the collectors of both hypervisors and the engine inside the block."""
+    async with EmbeddedLog(EmbeddedConfig(), clock=SystemClock()) as log:
+        openers, health = {}, None
+        for node in ("a", "b"):
+            flags = {
+                "site.node": node,
+                "site.cell": "lab",
+                "collect.interval_s": str(INTERVAL_S),
+                "collect.libvirt_uri": lab.ro_uri(node),
+            }
+            here = process(load_settings(flags=flags)[0])
+            health = here.health
+            opener = collect_opener(here, lambda: nullcontext(log), libvirt_node(here.settings))
+            openers[f"collect {node}"] = opener
+            openers["engine"] = engine_opener(here, lambda: nullcontext(log))
+        assert health is not None
+        watch = Watch(log)
+        tasks = [
+            asyncio.create_task(run_roles(openers, health=health)),
+            asyncio.create_task(watch.follow()),
+        ]
+        try:
+            yield watch
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+
+async def judged(watch: Watch, lab: Lab, case: Case, guest: Guest) -> dict[str, Figure]:
+    """Break one guest, wait, and return what was said of it."""
+    vm = await watch.vm(guest.name)
+    async with AsyncExitStack() as stack:
+        if case.pinged:
+            stack.enter_context(guest.pinged())
+            await asyncio.sleep(5)
+        boots = guest.boots if case.boots_itself else 0
+        began_s = time.time()
+        if case.act is not None:
+            await asyncio.to_thread(case.act, lab, guest)
+        while time.time() - began_s < case.watch_s:
+            await asyncio.sleep(0.5)
+            if case.dead and ordered_s(watch.since(vm, began_s)) is not None:
+                break
+        if case.undo is not None:
+            await asyncio.to_thread(case.undo, lab, guest)
+        if case.boots_itself:
+            await asyncio.to_thread(guest.wait, boots + 1)
+    # What burns since its start was suspect, if ever, from its start on.
+    said = watch.since(vm, began_s if case.act is not None else 0.0)
+    return row(case, said)
+
+
+def ordered_s(said: Sequence[tuple[float, Alert]]) -> float | None:
+    """Return when an action was first suggested, None for never."""
+    return next(
+        (
+            at_s
+            for at_s, alert in said
+            if alert.state == "firing" and alert.suggested_action in DISRUPTIVE
+        ),
+        None,
+    )
+
+
+def row(case: Case, said: Sequence[tuple[float, Alert]]) -> dict[str, Figure]:
+    """Return one line of the table."""
+    firing = [(at_s, alert) for at_s, alert in said if alert.state == "firing"]
+    order_s = ordered_s(said)
+    last = firing[-1][1] if firing else None
+    vetoes = sorted({veto for _, alert in said for veto in alert.vetoes})
+    right = (order_s is not None and order_s <= ORDER_GOAL_S) if case.dead else order_s is None
+    return {
+        "guest": case.name,
+        "dead": case.dead,
+        "alert_s": round(firing[0][0], 1) if firing else None,
+        "kind": last.kind if last else None,
+        "order_s": None if order_s is None else round(order_s, 1),
+        "suggestion": last.suggested_action if last else None,
+        "vetoes": " ".join(vetoes),
+        "right": right and {alert.kind for _, alert in firing} <= case.kinds,
+    }
+
+
+async def measure(lab: Lab) -> list[dict[str, Figure]]:
+    """Return one line for each case."""
+    rows = []
+    async with watched(lab) as watch:
+        for first in range(0, len(CASES), AT_A_TIME):
+            cases = CASES[first : first + AT_A_TIME]
+            made = Guests(lab)
+            try:
+                guests = [
+                    await asyncio.to_thread(made.define, f"g{first + place}", *case.options)
+                    for place, case in enumerate(cases)
+                ]
+                for guest in guests:
+                    await asyncio.to_thread(guest.start)
+                await asyncio.sleep(WARM_UP_S)
+                for case, guest in zip(cases, guests, strict=True):
+                    rows.append(await judged(watch, lab, case, guest))
+                    await asyncio.to_thread(guest.destroy)
+            finally:
+                await asyncio.to_thread(made.destroy)
+    return rows
+
+
+def main() -> None:
+    """Measure and report."""
+    compile_engine()
+    sweep()
+    lab = Lab(cache_dir() / f"lab-test-{os.getpid()}")
+    try:
+        lab.up()
+        lab.run("lockup")
+        rows = asyncio.run(measure(lab))
+    finally:
+        lab.down()
+    report(
+        "guests",
+        claim="Real guests under real libvirtds, sampled every 2 s: a dead one is to be ordered"
+        f" within {ORDER_GOAL_S:.0f} s, a live one never",
+        rows=rows,
+        goals_met=all(row["right"] for row in rows),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""The guests of `bench_guests`: what each of them does, and what may be said of it.
+
+Dead is a guest whose kernel will never run again by itself. Everything else must at most be
+alerted: a suggestion to reboot or migrate it is a wrong order, whatever a guard would say.
+"""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from deploy.lab.libvirt_lab import Guest, Lab
+
+Break = Callable[[Lab, Guest], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One guest and what is done to it.
+
+    Attributes
+    ----------
+    options
+        Of `deploy/lab/guest define`.
+    act
+        What breaks it; None leaves it as it is.
+    undo
+        What ends that, where something outside the guest was held.
+    dead
+        Whether a reboot has to be suggested.
+    kinds
+        What a firing alert may call it; empty: there should be none.
+    boots_itself
+        Whether the guest boots again without anybody's help.
+    watch_s
+        For how long it is watched after that.
+    pinged
+        Whether it is pinged meanwhile.
+    """
+
+    name: str
+    options: tuple[str, ...] = ()
+    act: Break | None = None
+    undo: Break | None = None
+    dead: bool = False
+    kinds: frozenset[str] = frozenset()
+    boots_itself: bool = False
+    watch_s: float = 60.0
+    pinged: bool = False
+
+
+def tell(order: str) -> Break:
+    """Return what sends the guest an order."""
+    return lambda _, guest: guest.tell(order)
+
+
+def virsh(*words: str) -> Break:
+    """Return what has its hypervisor do something to the guest."""
+
+    def done(lab: Lab, guest: Guest) -> None:
+        uri = lab.uri(guest.hypervisor)
+        subprocess.run(["virsh", "-q", "-c", uri, *words, guest.name], check=True, timeout=30)
+
+    return done
+
+
+def signalled(number: signal.Signals) -> Break:
+    """Return what sends the guest's storage server a signal."""
+    return lambda _, guest: os.kill(guest.nbd_pid, number)
+
+
+PANICS = frozenset({"panic_spin", "panic_halt"})
+CASES: tuple[Case, ...] = (
+    Case(name="panic", act=tell("panic"), dead=True, kinds=PANICS),
+    Case(
+        name="panic told by a device",
+        options=("--pvpanic",),
+        act=tell("panic"),
+        dead=True,
+        kinds=PANICS,
+    ),
+    Case(
+        name="panic while pinged",
+        options=("--nic",),
+        act=tell("panic"),
+        dead=True,
+        kinds=PANICS,
+        pinged=True,
+    ),
+    Case(name="panic by an NMI", act=virsh("inject-nmi"), dead=True, kinds=PANICS),
+    Case(
+        name="kernel thread spins, interrupts off",
+        options=("--lockup",),
+        act=tell("lockup"),
+        dead=True,
+        kinds=PANICS,
+    ),
+    Case(
+        name="all processes hang, kernel lives",
+        options=("--nic",),
+        act=tell("freeze"),
+        kinds=frozenset({"hung_userland", "hung_io"}),
+        pinged=True,
+    ),
+    Case(
+        name="panic=10 reboots itself",
+        options=("--words", "panic=10"),
+        act=tell("panic"),
+        kinds=PANICS | {"crash_reboot"},
+        boots_itself=True,
+    ),
+    Case(
+        name="watchdog reboots a hung guest",
+        options=("--words", "flatline.watchdog=20"),
+        act=tell("freeze"),
+        kinds=PANICS | {"crash_reboot", "hung_userland", "hung_io"},
+        boots_itself=True,
+    ),
+    Case(
+        name="storage server hangs",
+        options=("--nbd",),
+        act=signalled(signal.SIGSTOP),
+        undo=signalled(signal.SIGCONT),
+        kinds=frozenset({"hung_io", "hung_userland"}),
+    ),
+    Case(name="burns CPU without I/O since its start", options=("--burn",)),
+    Case(name="begins to burn and stops writing", act=tell("burn")),
+    Case(name="idle", act=tell("stop-io")),
+    Case(
+        name="waits at the firmware's prompt",
+        options=("--no-kernel",),
+        kinds=frozenset({"boot_stuck"}),
+    ),
+    Case(name="paused by its owner", act=virsh("suspend"), undo=virsh("resume")),
+    Case(name="migrated live", act=lambda _, guest: guest.migrate("b")),
+)
