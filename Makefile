@@ -28,7 +28,7 @@ install = $(UV) pip install --quiet --python $(BIN)/python $(1) || $(PIP) instal
 # Writes one distribution's entry of a lock, with its hashes, to a lock of its own in the venv.
 entry = awk '/^[a-z]/ { wanted = /^$(1)==/ } wanted' $(2) >$(VENV)/$(1).lock
 
-.PHONY: help setup lab demo test lint bench accuracy e2e lock
+.PHONY: help setup lab demo test lint bench accuracy e2e lock simulate
 help: ## List the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
 
@@ -82,3 +82,8 @@ COMPILE = $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no
 lock: setup ## Resolve both locks anew
 	@$(COMPILE) --extra dev pyproject.toml -o requirements.lock
 	@$(COMPILE) --group node -c requirements.lock -o requirements-node.lock
+
+SEEDS ?= 1000
+FIRST ?= 0
+simulate: setup ## Play SEEDS=1000 seeded half hours with every fault, from FIRST=0 on (FAMILY=one of them)
+	@$(BIN)/python -m tests.simulation.simulate --seeds $(SEEDS) --first $(FIRST) $(if $(FAMILY),--family $(FAMILY))

@@ -44,6 +44,8 @@ BARRIER_S: Final = 5.0
 _LOOK_S: Final = 2.0
 # So that two clocks that differ by a tick do not make a gap of 4 s one of 3.999 s.
 _GAP_SLACK_S: Final = 0.1
+# Well within the time after which a role without progress counts as stuck.
+_REPORT_S: Final = 1.0
 # How often the ledger notes how far the log was read: retention moves in days.
 _NOTE_EVERY_MS: Final = 3_600_000
 # How long the end of a step is looked for whose deadline has passed meanwhile.
@@ -235,7 +237,7 @@ class Agent:
             log = self._ledger.log
             if log is not None and self._clock.now_ms() - log.time_ms > _NOTE_EVERY_MS:
                 self._note_position(log)
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(_REPORT_S)
 
     def _note_position(self, log: LogEntry) -> None:
         noted = msgspec.structs.replace(

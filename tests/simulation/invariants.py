@@ -1,0 +1,158 @@
+"""What must hold at every effect of a seeded run, counted anew in the plainest way."""
+
+import asyncio
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from engine.action.catalogue import Policy
+from engine.action.keys import TrustedKeys, open_entry
+from engine.action.ledger import read_ledger
+from engine.errors import RecordRejected
+from engine.ports import Record
+from engine.wire.control import Control, decode_control
+from engine.wire.order import Closed, Order
+from engine.wire.topics import CONTROL, ORDERS
+from tests.simulation.faulty_ports import EPOCH_MS, Process
+from tests.simulation.truthful_fleet import Guest
+
+Family = Literal["mixed", "storm", "blackout", "race"]
+
+# A pause that stands in the log is a pause that holds: at the latest this long after.
+_PAUSE_EFFECT_S: Final = 5.0
+
+
+@dataclass
+class Result:
+    """What came of one seed."""
+
+    seed: int
+    family: Family
+    breaches: list[str] = field(default_factory=list)
+    effects: int = 0
+    orders: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    points: Counter[str] = field(default_factory=Counter)
+    rules: Counter[str] = field(default_factory=Counter)
+    adversities: tuple[str, ...] = ()
+    repairable: int = 0
+    repaired: int = 0
+
+
+class Watch:
+    """Sees every record and every effect of a run; breaches go to `result`."""
+
+    def __init__(
+        self,
+        result: Result,
+        *,
+        policy: Policy,
+        trusted: TrustedKeys,
+        ledgers: dict[str, list[bytes]],
+        vms: int,
+    ) -> None:
+        self.result = result
+        self._policy = policy
+        self._trusted = trusted
+        self._ledgers = ledgers
+        self._vms = vms
+        self._executed: dict[tuple[str, int], float] = {}
+        self._spent: list[tuple[int, Order]] = []
+        self._first_orders: dict[tuple[str, int], tuple[int, Order]] = {}
+        self._pauses: dict[bytes, tuple[Control, float]] = {}
+
+    def appended(self, record: Record) -> None:
+        """Take note of what stands in the log."""
+        if record.topic == CONTROL.name:
+            word = decode_control(record.value)
+            self._pauses[word.key()] = (word, asyncio.get_running_loop().time())
+        if record.topic != ORDERS.name:
+            return
+        try:
+            entry = open_entry(record.value, record.headers, trusted=self._trusted)
+        except RecordRejected as error:
+            self.result.breaches.append(f"an unreadable entry stands in the log: {error}")
+            return
+        if isinstance(entry, Closed):
+            self.result.outcomes[entry.outcome] += 1
+            return
+        self.result.orders += 1
+        self._first_orders.setdefault((entry.incident, entry.step), (record.time_ms, entry))
+
+    def _breach(self, what: str) -> None:
+        self.result.breaches.append(f"{what} at {asyncio.get_running_loop().time():.3f} s")
+
+    def check(self, process: Process, guest: Guest, verb: str, target: str) -> None:
+        """Hold one effect, right before it happens, against everything that must be true."""
+        self.result.effects += 1
+        now_s = asyncio.get_running_loop().time()
+        if verb in ("reset", "reboot") and guest.lives():
+            self._breach(f"{verb} of a guest that is {guest.condition}")
+        ledger = read_ledger(self._ledgers[guest.node])
+        sent = [e for e in ledger.steps.values() if e.state == "sent" and e.vm == guest.text]
+        if len(sent) != 1:
+            self._breach(f"{verb} with {len(sent)} entries in the ledger that announce it")
+            return
+        key = sent[0].key
+        if key in self._executed:
+            self._breach(f"second execution of step {key}")
+        self._executed[key] = now_s
+        at_ms, order = self._first_orders[key]
+        if (order.action, order.vm, order.node) != (verb, guest.text, guest.node) or order.dry_run:
+            self._breach(f"{verb} is not what step {key} ordered")
+        self._check_unknown(key)
+        self._check_budgets(at_ms, order)
+        self._check_pauses(process, guest, order, now_s)
+        if now_s * 1000 + EPOCH_MS > order.expires_ms + abs(process.faults.clock_offset_ms) + 6_000:
+            self._breach("an expired order was carried out")
+
+    def _check_unknown(self, key: tuple[str, int]) -> None:
+        for entries in self._ledgers.values():
+            for entry in read_ledger(entries).outcomes.values():
+                if entry.incident == key[0] and entry.state == "unknown":
+                    self._breach(f"incident {key[0]} goes on after an unknown outcome")
+
+    def _check_budgets(self, at_ms: int, order: Order) -> None:
+        """Count anew what the limits count, in the plainest way."""
+        ten = [o for ms, o in self._spent if abs(at_ms - ms) < 600_000]
+        limits = self._policy.limits
+        if len(ten) + 1 > limits.site_budget(self._vms):
+            self._breach(f"{len(ten) + 1} actions of the site in 10 min")
+        of_cell = sum(o.cell == order.cell for o in ten)
+        if of_cell + 1 > limits.cell_budget(self._vms):
+            self._breach(f"{of_cell + 1} actions of cell {order.cell} in 10 min")
+        for node in {order.node, order.target or order.node}:
+            of_node = sum(node in (o.node, o.target) for o in ten)
+            if of_node + 1 > limits.node_per_10min:
+                self._breach(f"{of_node + 1} actions on node {node} in 10 min")
+        mine = [(ms, o) for ms, o in self._spent if o.vm == order.vm]
+        if len(mine) + 1 > limits.vm_per_24h:
+            self._breach(f"{len(mine) + 1} actions on one VM")
+        for ms, other in mine:
+            least_ms = 600_000 if other.incident == order.incident else 1_800_000
+            if at_ms - ms < least_ms:
+                self._breach(f"two actions on one VM within {(at_ms - ms) / 1000:.0f} s")
+        self._spent.append((at_ms, order))
+
+    def _check_pauses(self, process: Process, guest: Guest, order: Order, now_s: float) -> None:
+        covered = {
+            ("site", ""), ("cell", guest.cell), ("node", guest.node), ("vm", guest.text),
+            ("node", order.target or guest.node),
+        }  # fmt: skip
+        for word, since_s in self._pauses.values():
+            holds = word.holds(now_ms=EPOCH_MS + round(1000 * now_s))
+            if word.kind not in ("pause", "maintenance", "quarantine") or not holds:
+                continue
+            if (word.scope, word.subject) not in covered or since_s > now_s:
+                continue
+            # A clock that is wrong may end a breaker's word early; a person's has no end.
+            if word.until_ms is not None and process.faults.clock_offset_ms:
+                continue
+            if process.barrier_s > since_s or now_s - since_s > _PAUSE_EFFECT_S:
+                self._breach(f"an action on {word.scope} {word.subject} after its pause was read")
+
+
+def invariant_of(breach: str) -> str:
+    """Return which invariant a breach is of: its words without what differs between seeds."""
+    return re.sub(r"[0-9a-f]{32}|\d[\d.]*|\('.*?\)", "N", breach)
