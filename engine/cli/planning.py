@@ -1,12 +1,14 @@
 """The subcommands for planners: forecasts and capacity."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from engine.cli.options import File, Sets, console, settings_of
 from engine.errors import SettingsError
+
+Format = Literal["table", "json", "csv"]
 
 capacity = typer.Typer(help="What is used, what still fits, and until when.", no_args_is_help=True)
 
@@ -54,3 +56,59 @@ def _serve_forecasts(file: Path | None, sets: list[str] | None) -> int:
 
     here = process(settings_of(file, sets))
     return serve(here, {"forecast": forecast_opener(here, lambda: open_log(here))})
+
+
+Source = Annotated[
+    str | None,
+    typer.Argument(
+        help="Folder of an embedded log with recorded frames, or path prefix of a dataset; by"
+        " default this site's own log."
+    ),
+]
+Form = Annotated[Format, typer.Option("--format", help="table, json or csv.")]
+
+
+@capacity.command("report")
+def capacity_report(
+    source: Source = None, form: Form = "table", file: File = None, sets: Sets = None
+) -> None:
+    """Report pools, nodes, cells and zones: what is left, until when, and what still fits."""
+    from engine.capacity.report import report
+    from engine.cli.capacity import show_report, surveyed
+
+    show_report(report(surveyed(source, settings_of(file, sets))), form)
+
+
+@capacity.command("whatif")
+def capacity_whatif(
+    source: Source = None,
+    vms: Annotated[int | None, typer.Option(help="So many VMs come, of --flavor.")] = None,
+    flavor: Annotated[str | None, typer.Option(help="Their flavor.")] = None,
+    where: Annotated[
+        str | None, typer.Option("--in", help="Only to cell:NAME or zone:NAME.")
+    ] = None,
+    lost: Annotated[str | None, typer.Option(help="This node is lost.")] = None,
+    drained: Annotated[str | None, typer.Option(help="This cell is drained.")] = None,
+    form: Form = "table",
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """Say what happens when VMs come (--vms --flavor), a node is lost, or a cell is drained."""
+    from engine.capacity.whatif import cell_drained, node_lost, vms_come
+    from engine.cli.capacity import show_answer, surveyed
+
+    asked = [vms is not None, lost is not None, drained is not None]
+    if sum(asked) != 1:
+        raise SettingsError("Ask one thing: --vms N --flavor NAME, --lost NODE, or --drained CELL.")
+    if (vms is None) != (flavor is None):
+        raise SettingsError("--vms needs --flavor, and --flavor needs --vms.")
+    if where is not None and vms is None:
+        raise SettingsError("--in says where VMs come to: it needs --vms and --flavor.")
+    estate = surveyed(source, settings_of(file, sets))
+    if vms is not None and flavor is not None:
+        answer = vms_come(estate, count=vms, flavor=flavor, scope=where)
+    elif lost is not None:
+        answer = node_lost(estate, lost)
+    else:
+        answer = cell_drained(estate, str(drained))
+    show_answer(answer, form)

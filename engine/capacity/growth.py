@@ -1,0 +1,221 @@
+"""When something is full: first passage of a growing, noisy, sometimes seasonal use.
+
+The daily use is taken to be a level that wanders, a drift, a habit that comes round every few
+days, and noise around them (local level with drift; Harvey 1989). How much of the movement is
+wandering and how much noise is not known, so all shares are weighed by their likelihood, and paths
+are drawn from what remains possible; the answer is when paths first reach the limit.
+"""
+
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+
+# Beyond two years nobody plans by daily use.
+HORIZON_DAYS: Final = 730
+# Fewer days do not tell a drift from noise.
+LEAST_DAYS: Final = 7
+# What is older says little about today's growth, and costs time by its cube.
+MOST_DAYS: Final = 180
+_PATHS: Final = 1000
+# Wandering a day, as a share of the noise's variance: from none to nothing else.
+_SHARES: Final = (0.0, 0.001, 0.004, 0.016, 0.06, 0.25, 1.0, 4.0, 16.0, 100.0, 1000.0)
+# What is thought of them before a day was seen: most things either wander or do not.
+_PRIOR: Final = np.array([20.0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 5])
+# Habits: a week, and what clean-up jobs do; at least three rounds must have been seen.
+_PERIODS: Final = range(2, 15)
+_ROUNDS: Final = 3
+# Of the variance that is left without the trend, for a habit to be believed.
+_HABIT_SHARE: Final = 0.35
+_SEED: Final = 20_261_124
+
+
+class DaysToFull(NamedTuple):
+    """Days from the last day of the history until the limit is reached.
+
+    `low` is the conservative bound (in 5 % of cases it is sooner), `high` the aggressive one (in
+    5 % it is later), `expected` the middle; infinite is not within two years.
+    """
+
+    expected: float
+    low: float
+    high: float
+
+
+_NEVER: Final = DaysToFull(np.inf, np.inf, np.inf)
+_NOW: Final = DaysToFull(0.0, 0.0, 0.0)
+
+
+def days_to_full(used: F64, limit: float) -> DaysToFull | None:
+    """Return when daily use reaches `limit`.
+
+    Parameters
+    ----------
+    used
+        Shape (days,): the most that was used on each day, oldest first; NaN is unknown.
+    limit
+        In the same unit.
+
+    Returns
+    -------
+    DaysToFull | None
+        None where fewer than `LEAST_DAYS` days are known.
+    """
+    used = used[-MOST_DAYS:]
+    known = np.flatnonzero(~np.isnan(used))
+    if len(known) < LEAST_DAYS:
+        return None
+    if used[known[-1]] >= limit:
+        return _NOW
+    # An unknown day was as those beside it.
+    days = np.arange(known[0], known[-1] + 1)
+    use = np.interp(days, known, used[known])
+    waited = len(used) - 1 - int(known[-1])
+    if np.ptp(use) == 0.0:
+        return _NEVER
+    habit = _habit(use)
+    size = len(use)
+    level, drift, wander, noise = _draws(use - habit[np.arange(size) % len(habit)])
+    rng = np.random.default_rng(_SEED)
+    ahead = np.arange(1, HORIZON_DAYS + 1)
+    steps = rng.standard_normal((_PATHS, HORIZON_DAYS))
+    paths = level[:, None] + drift[:, None] * ahead + wander[:, None] * np.cumsum(steps, axis=1)
+    paths += noise[:, None] * rng.standard_normal((_PATHS, HORIZON_DAYS))
+    paths += habit[(size - 1 + ahead) % len(habit)]
+    first = first_passages(np.concatenate([np.full((_PATHS, 1), use[-1]), paths], axis=1), limit)
+    low, expected, high = np.quantile(first, (0.05, 0.5, 0.95), method="nearest")
+    return DaysToFull(*(max(float(day) - waited, 0.0) for day in (expected, low, high)))
+
+
+def first_passages(paths: F64, limit: float) -> F64:
+    """Return when each path first reaches `limit`, in days from its first value.
+
+    Shape (n, days) below the limit at first; between two days use moves in a straight line.
+    Infinite is never.
+    """
+    full = paths >= limit
+    day = full.argmax(axis=1)
+    row = np.arange(len(paths))
+    before, after = paths[row, day - 1], paths[row, day]
+    arrives = full.any(axis=1)
+    rise = np.where(arrives, after - before, 1.0)
+    return np.where(arrives, day - 1 + (limit - before) / rise, np.inf)
+
+
+def _habit(use: F64) -> F64:
+    """Return what comes round every few days, as deviations by phase; a single 0 for none."""
+    best, found = _HABIT_SHARE, np.zeros(1)
+    size = len(use)
+    trend = np.polyval(np.polyfit(np.arange(size), use, 1), np.arange(size))
+    for period in _PERIODS:
+        if size < _ROUNDS * period:
+            break
+        weights = np.ones(period) / period
+        # Around a mean over whole rounds, which holds no habit itself.
+        mean = np.convolve(use, weights, mode="valid")
+        first = (period - 1) // 2
+        rest = use[first : first + len(mean)] - mean
+        phase = (np.arange(len(rest)) + first) % period
+        total = float((rest**2).sum())
+        if total <= 1e-12 * float((trend**2).sum() + 1.0):
+            continue
+        profile = np.array([np.median(rest[phase == k]) for k in range(period)])
+        left = float(((rest - profile[phase]) ** 2).sum())
+        # What a profile of noise would explain by having `period` values to choose.
+        freedom = max(len(rest) - period, 1) / len(rest)
+        share = 1.0 - left / total / freedom
+        if share > best:
+            best, found = share, profile - profile.mean()
+    return found
+
+
+class _Shape(NamedTuple):
+    """One share's regression on some number of days, whatever their values."""
+
+    share: float
+    inverse: F64
+    whiten: F64
+    spread: F64
+    reach: F64
+    constant: float
+
+
+@lru_cache(maxsize=64)
+def _shapes(size: int) -> tuple[_Shape, ...]:
+    """Return the regression of each share.
+
+    Covariance of one day with another is the noise's on the diagonal, and the wandering up to
+    the earlier of both.
+    """
+    days = np.arange(size, dtype=np.float64)
+    design = np.stack([np.ones(size), days], axis=1)
+    shapes = []
+    for share in _SHARES:
+        covariance = np.eye(size) + share * np.minimum.outer(days, days)
+        inverse = np.asarray(np.linalg.inv(covariance), np.float64)
+        information: F64 = design.T @ inverse @ design
+        whiten = np.asarray(np.linalg.inv(np.linalg.cholesky(covariance)), np.float64)
+        _, log_det = np.linalg.slogdet(covariance)
+        _, log_information = np.linalg.slogdet(information)
+        spread = np.asarray(np.linalg.inv(information), np.float64)
+        constant = -0.5 * float(log_det + log_information)
+        shapes.append(_Shape(share, inverse, whiten, spread, share * days, constant))
+    return tuple(shapes)
+
+
+def _draws(use: F64) -> tuple[F64, F64, F64, F64]:
+    """Return, for each path, today's level, the drift, and the sizes of wandering and noise."""
+    size = len(use)
+    days = np.arange(size, dtype=np.float64)
+    design = np.stack([np.ones(size), days], axis=1)
+    freedom = size - 2
+    shapes = _shapes(size)
+    trends = [one.spread @ (design.T @ (one.inverse @ use)) for one in shapes]
+    rests = [use - design @ trend for trend in trends]
+    variances = np.array(
+        [float(r @ one.inverse @ r) / freedom for one, r in zip(shapes, rests, strict=True)]
+    )
+    variances = np.maximum(variances, 1e-30)
+    constants = np.array([one.constant for one in shapes])
+    likelihood = constants - 0.5 * freedom * np.log(variances) + np.log(_PRIOR)
+    weights = np.exp(likelihood - likelihood.max())
+    rng = np.random.default_rng(_SEED + 1)
+    chosen = np.searchsorted(np.cumsum(weights / weights.sum()), rng.random(_PATHS))
+    level, drift, wander, noise = np.empty((4, _PATHS))
+    for index in np.unique(chosen):
+        one, trend, rest = shapes[index], trends[index], rests[index]
+        mine = np.flatnonzero(chosen == index)
+        sure = _sureness(one.whiten @ rest, freedom)
+        scale = np.sqrt(variances[index] * sure / rng.chisquare(sure, len(mine)))
+        # How far the level has wandered by today, as all days tell it, and what remains open.
+        gain = one.inverse @ one.reach
+        wandered = float(gain @ rest)
+        remains = np.array([1.0, days[-1]]) - design.T @ gain
+        corner = one.share * days[-1] - float(one.reach @ gain)
+        covariance = np.empty((2, 2))
+        covariance[0, 0] = max(corner, 0.0) + float(remains @ one.spread @ remains)
+        covariance[0, 1] = covariance[1, 0] = float(remains @ one.spread[:, 1])
+        covariance[1, 1] = one.spread[1, 1]
+        root = np.linalg.cholesky(covariance + 1e-12 * np.eye(2) * np.trace(covariance))
+        errors = rng.standard_normal((len(mine), 2)) @ root.T * scale[:, None]
+        level[mine] = trend[0] + trend[1] * days[-1] + wandered + errors[:, 0]
+        drift[mine] = trend[1] + errors[:, 1]
+        wander[mine] = np.sqrt(one.share) * scale
+        noise[mine] = scale
+    return level, drift, wander, noise
+
+
+def _sureness(innovations: F64, freedom: int) -> float:
+    """Return how many normal values tell as much of a variance as these do.
+
+    A few large jumps among many quiet days say little about how large jumps are.
+    """
+    squares = innovations**2
+    mean = float(squares.mean())
+    if mean <= 0.0:
+        return float(freedom)
+    kurtosis = float((squares**2).mean()) / mean**2
+    return float(np.clip(freedom * 2.0 / max(kurtosis - 1.0, 2.0), 4.0, freedom))

@@ -1,0 +1,178 @@
+"""What if: VMs come, a node is lost, a cell is drained. Where everything would go, and what not."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+
+from engine.capacity.estate import Estate, NodeUse, Size, VmUse, flavor_size, free
+from engine.capacity.report import CellRow, cell_row
+from engine.errors import SettingsError
+
+# As many as a person asks about; placing is by each VM.
+MOST_VMS: Final = 100_000
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a change would do.
+
+    Attributes
+    ----------
+    question
+        In words.
+    asked, placed
+        VMs that need a place, and those that find one.
+    placements
+        How many each node takes.
+    unplaced
+        Names of those that find none; of VMs that come, none has a name yet.
+    cells
+        The cells afterwards.
+    """
+
+    question: str
+    asked: int
+    placed: int
+    placements: dict[str, int]
+    unplaced: tuple[str, ...]
+    cells: tuple[CellRow, ...]
+
+
+def vms_come(estate: Estate, *, count: int, flavor: str, scope: str | None = None) -> Answer:
+    """Return what happens when `count` VMs of a flavor come, anywhere or to one cell or zone.
+
+    Raises
+    ------
+    SettingsError
+        No VM of that flavor is known, no such cell or zone, or a count that makes no sense.
+    """
+    if not 1 <= count <= MOST_VMS:
+        raise SettingsError(f"{count} VMs cannot come: 1 to {MOST_VMS}.")
+    size = flavor_size(estate.vms, flavor)
+    if size is None:
+        known = ", ".join(sorted({vm.flavor for vm in estate.vms if vm.flavor})) or "none"
+        raise SettingsError(f"No VM of flavor {flavor!r} is known; flavors: {known}.")
+    nodes = _chosen(estate, scope)
+    comers = [
+        VmUse(
+            vm=f"new-{number}",
+            node="",
+            flavor=flavor,
+            vcpus=size.cores,
+            memory_bytes=size.memory_bytes,
+            cpu_p95_cores=size.cores,
+        )
+        for number in range(count)
+    ]
+    where = f" to {scope}" if scope else ""
+    question = f"{count} VMs of flavor {flavor} come{where}"
+    return _answer(estate, question, comers, nodes, gone=())
+
+
+def node_lost(estate: Estate, node: str) -> Answer:
+    """Return what happens when a node is lost: its VMs need a place in its cell.
+
+    Raises
+    ------
+    SettingsError
+        There is no such node.
+    """
+    lost = next((one for one in estate.nodes if one.node == node), None)
+    if lost is None:
+        raise SettingsError(f"There is no node {node!r}; nodes: {_some(estate, 'node')}.")
+    rest = [one for one in estate.nodes if one.cell == lost.cell and one.node != node]
+    return _answer(estate, f"node {node} is lost", estate.on([lost]), rest, gone=(lost,))
+
+
+def cell_drained(estate: Estate, cell: str) -> Answer:
+    """Return what happens when a cell is drained: its VMs need a place in its zone's other cells.
+
+    Raises
+    ------
+    SettingsError
+        There is no such cell.
+    """
+    gone = [one for one in estate.nodes if one.cell == cell]
+    if not gone:
+        raise SettingsError(f"There is no cell {cell!r}; cells: {_some(estate, 'cell')}.")
+    zones = {one.zone for one in gone}
+    rest = [one for one in estate.nodes if one.cell != cell and one.zone in zones]
+    return _answer(estate, f"cell {cell} is drained", estate.on(gone), rest, gone=gone)
+
+
+def _answer(
+    estate: Estate,
+    question: str,
+    vms: Sequence[VmUse],
+    nodes: Sequence[NodeUse],
+    *,
+    gone: Sequence[NodeUse],
+) -> Answer:
+    """Place VMs, the largest first, each on the node that is left with the most room."""
+    rooms: dict[str, Size] = {node.node: free(node, estate.on([node])) for node in nodes}
+    most = {node.node: (node.cores or 1.0, node.memory_bytes or 1.0) for node in nodes}
+    placements: dict[str, int] = {}
+    moved: list[VmUse] = []
+    unplaced: list[str] = []
+    for vm in sorted(vms, key=lambda vm: (vm.needs.memory_bytes, vm.needs.cores), reverse=True):
+        able = [name for name, room in rooms.items() if vm.needs.fits(room)]
+        if not able:
+            unplaced.append(vm.name or vm.vm)
+            continue
+
+        def room_left(name: str, needs: Size = vm.needs) -> float:
+            left, (cores, memory) = rooms[name].plus(needs, -1.0), most[name]
+            return min(left.cores / cores, left.memory_bytes / memory)
+
+        target = max(able, key=room_left)
+        rooms[target] = rooms[target].plus(vm.needs, -1.0)
+        placements[target] = placements.get(target, 0) + 1
+        moved.append(replace(vm, node=target))
+    away = {node.node for node in gone}
+    touched = {vm.vm for vm in vms}
+    stayed = [vm for vm in estate.vms if vm.vm not in touched]
+    # What a node used was its VMs' doing: their needs alone count for what moved to it.
+    left = [node for node in estate.nodes if node.node not in away]
+    grown = [_with(node, [vm for vm in moved if vm.node == node.node]) for node in left]
+    after = Estate(nodes=grown, vms=[*stayed, *moved], pools=estate.pools, days=estate.days)
+    cells = sorted({node.cell for node in (*nodes, *gone)} & {node.cell for node in left})
+    return Answer(
+        question=question,
+        asked=len(vms),
+        placed=len(moved),
+        placements=dict(sorted(placements.items())),
+        unplaced=tuple(sorted(unplaced)),
+        cells=tuple(cell_row(after, cell) for cell in cells),
+    )
+
+
+def _with(node: NodeUse, vms: Sequence[VmUse]) -> NodeUse:
+    """Return a node that also bears some VMs."""
+    cores = sum(vm.needs.cores for vm in vms)
+    memory = sum(vm.needs.memory_bytes for vm in vms)
+    return replace(
+        node,
+        cpu_p95_cores=None if node.cpu_p95_cores is None else node.cpu_p95_cores + cores,
+        memory_p99_bytes=(
+            None if node.memory_p99_bytes is None else node.memory_p99_bytes + memory
+        ),
+    )
+
+
+def _chosen(estate: Estate, scope: str | None) -> list[NodeUse]:
+    if scope is None:
+        return list(estate.nodes)
+    kind, _, name = scope.partition(":")
+    if kind not in ("cell", "zone") or not name:
+        raise SettingsError(f"--in {scope}: write cell:NAME or zone:NAME.")
+    found = [node for node in estate.nodes if (node.cell if kind == "cell" else node.zone) == name]
+    if not found:
+        raise SettingsError(f"There is no {kind} {name!r}; {kind}s: {_some(estate, kind)}.")
+    return found
+
+
+def _some(estate: Estate, kind: str) -> str:
+    """Return the names there are, as many as a message bears."""
+    names = sorted({str(getattr(node, kind)) for node in estate.nodes})
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,0 +1,183 @@
+"""`flatline capacity`: the report and the answers, as a table, as JSON or as CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+import typer
+from rich.table import Table
+
+from engine.capacity.estate import Estate
+from engine.capacity.report import CellRow, Report, ScopeRow, VmRow
+from engine.capacity.survey import Survey
+from engine.capacity.whatif import Answer
+from engine.cli.options import console
+from engine.errors import SettingsError
+from engine.settings import Settings
+
+Format = Literal["table", "json", "csv"]
+
+
+def surveyed(source: str | None, settings: Settings) -> Estate:
+    """Return the estate that recorded frames tell of; by default those of this site's log.
+
+    Raises
+    ------
+    SettingsError
+        There is nothing recorded, or no frames in it.
+    """
+    from engine.wiring import open_recording
+
+    if source is None:
+        if settings.log.kind != "embedded":
+            raise SettingsError(
+                "The frames of a log on Kafka are not surveyed: name the folder of an embedded log"
+                " or a dataset."
+            )
+        source = str(settings.log_folder)
+    estate = Survey().take(open_recording(source).moments()).estate()
+    if not estate.nodes:
+        raise SettingsError(f"{source} holds no frame of a collector: there is nothing to report.")
+    return estate
+
+
+def show_report(found: Report, form: Format) -> None:
+    """Write a report to the terminal or to whoever reads the output."""
+    if form == "json":
+        typer.echo(_json(found))
+    elif form == "csv":
+        typer.echo(_csv(ScopeRow, found.scopes), nl=False)
+    else:
+        for table in _report_tables(found):
+            console().print(table)
+
+
+def show_answer(found: Answer, form: Format) -> None:
+    """Write an answer likewise."""
+    if form == "json":
+        typer.echo(_json(found))
+        return
+    if form == "csv":
+        typer.echo(_csv(CellRow, found.cells), nl=False)
+        return
+    console().print(
+        f"If {found.question}: {found.placed} of {found.asked} VMs find a place"
+        + (f", not {', '.join(found.unplaced[:5])}" if found.unplaced else "")
+        + (f" and {len(found.unplaced) - 5} more" if len(found.unplaced) > 5 else "")
+        + "."
+    )
+    if found.placements:
+        table = Table("node", "takes VMs")
+        for node, count in found.placements.items():
+            table.add_row(node, str(count))
+        console().print(table)
+    if found.cells:
+        console().print(_cell_table(found.cells, "afterwards"))
+
+
+def _json(found: msgspec.Struct) -> str:
+    return msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
+
+
+def _csv(kind: type[msgspec.Struct], rows: Sequence[msgspec.Struct]) -> str:
+    """Return rows as CSV; unknown is an empty field."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = kind.__struct_fields__
+    writer.writerow(names)
+    for row in rows:
+        values = [getattr(row, name) for name in names]
+        writer.writerow(" ".join(v) if isinstance(v, tuple) else v for v in values)
+    return text.getvalue()
+
+
+def _report_tables(found: Report) -> list[Table]:
+    usual = ""
+    if found.usual_cores is not None and found.usual_memory_bytes is not None:
+        usual = (
+            f"; a usual VM needs {found.usual_cores:.2f} cores and"
+            f" {_bytes(found.usual_memory_bytes)}"
+        )
+    scopes = Table(
+        *("scope", "resource", "usable", "used", "left", "days to full (90 %)", "VMs fit"),
+        *("promised", "stranded"),
+        title=f"over {found.days:.1f} days{usual}",
+    )
+    for row in found.scopes:
+        amount = _cores if row.resource == "cpu" else _bytes
+        scopes.add_row(
+            f"{row.scope} {row.subject}",
+            row.resource,
+            amount(row.usable),
+            amount(row.used),
+            "–" if row.remaining_ratio is None else f"{row.remaining_ratio:.0%}",
+            _days(row),
+            "–" if row.vms_that_fit is None else str(row.vms_that_fit),
+            "–" if row.oversubscription_ratio is None else f"{row.oversubscription_ratio:.2f}x",
+            amount(row.stranded),
+        )
+    tables = [scopes, _cell_table(found.cells, "what cells can bear")]
+    if found.vms:
+        tables.append(_vm_table(found.vms))
+    return tables
+
+
+def _cell_table(cells: Sequence[CellRow], title: str) -> Table:
+    table = Table(
+        *("cell", "nodes", "VMs", "a node may fail", "largest VM for one node", "contended"),
+        title=title,
+    )
+    for row in cells:
+        may_fail = "–"
+        if row.survives_node_loss is not None:
+            short = f"{_cores(row.short_cores)} cores, {_bytes(row.short_memory_bytes)} short"
+            may_fail = "yes" if row.survives_node_loss else f"no: {short}"
+        table.add_row(
+            row.cell,
+            str(row.nodes),
+            str(row.vms),
+            may_fail,
+            f"{_cores(row.largest_vm_cores)} cores, {_bytes(row.largest_vm_memory_bytes)}",
+            ", ".join(row.contended_nodes) or "–",
+        )
+    return table
+
+
+def _vm_table(vms: Sequence[VmRow]) -> Table:
+    table = Table("VM", "node", "finding", "vCPUs", "memory", title="VMs that could be smaller")
+    for row in vms:
+        vcpus = f"{_number(row.vcpus)} → {_number(row.proposed_vcpus)}"
+        memory = f"{_bytes(row.memory_bytes)} → {_bytes(row.proposed_memory_bytes)}"
+        table.add_row(row.name or row.vm, row.node, row.finding, vcpus, memory)
+    return table
+
+
+def _days(row: ScopeRow) -> str:
+    if not row.days_known:
+        return "–"
+
+    def told(days: float | None) -> str:
+        return "never" if days is None else f"{days:.0f}"
+
+    return f"{told(row.days_to_full)} ({told(row.days_to_full_low)}–{told(row.days_to_full_high)})"
+
+
+def _cores(amount: float | None) -> str:
+    return "–" if amount is None else f"{amount:.1f}"
+
+
+def _number(amount: float | None) -> str:
+    return "–" if amount is None else f"{amount:g}"
+
+
+def _bytes(amount: float | None) -> str:
+    if amount is None:
+        return "–"
+    size: Any = amount
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
