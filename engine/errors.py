@@ -19,6 +19,7 @@
     ├── HistoryError
     │   ├── HistoryUnreachable   no answer, or not now; trying again will help
     │   └── HistoryRefused       it answered no: token, bucket or rights; a person is needed
+    ├── NotifierUnreachable      who is to tell people did not take a notice over
     └── StateError
         ├── SnapshotDamaged      a snapshot whose bytes do not match its manifest
         ├── SnapshotTooNew       a snapshot written by a later release
@@ -146,6 +147,10 @@ class HistoryUnreachable(HistoryError):
 
 class HistoryRefused(HistoryError):
     """The store answered no to everything: token, rights, bucket. It helps only to mend that."""
+
+
+class NotifierUnreachable(FlatlineError):
+    """Who is to tell people did not take a notice over; it is sent again."""
 
 
 class StateError(FlatlineError):

@@ -323,6 +323,31 @@ class Evidence(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a person is to hear; the same `name` and `labels` are the same notice again."""
+
+    name: str
+    severity: str
+    sentence: str
+    time_ms: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Notifier(Protocol):
+    """Whoever tells people."""
+
+    async def send(self, notice: Notice) -> None:
+        """Return when the notice has been taken over.
+
+        Raises
+        ------
+        NotifierUnreachable
+            It was not, or nobody knows: sending it again may double it.
+        """
+        ...
+
+
 class LedgerStore(Protocol):
     """Where the agent's ledger stands: append-only, durable when `append` returns."""
 

@@ -25,6 +25,7 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as SettingsSourceError
 
 from engine.errors import SettingsError
+from engine.secret_file import read_secret
 
 PREFIX: Final = "FLATLINE_"
 # Where the settings file is; and what belongs to the lab's scripts, not to the program.
@@ -105,27 +106,12 @@ class Kafka(Section):
         return self
 
     def secret(self) -> str | None:
-        """Return the password, read from its file where it has one.
-
-        Raises
-        ------
-        SettingsError
-            The file cannot be read or is empty.
-        """
+        """Return the password, read from its file where it has one (`read_secret`)."""
         if self.password is not None:
             return self.password.get_secret_value()
         if self.password_file is None:
             return None
-        try:
-            secret = self.password_file.read_text().strip()
-        except OSError as error:
-            raise SettingsError(
-                f"log.kafka.password_file {self.password_file} cannot be read:"
-                f" {error.strerror}. Give this user the right to, or name another file."
-            ) from error
-        if not secret:
-            raise SettingsError(f"log.kafka.password_file {self.password_file} is empty.")
-        return secret
+        return read_secret(self.password_file, name="log.kafka.password_file")
 
 
 class LogPart(Section):
@@ -207,6 +193,16 @@ class Policy(Section):
 
     file: Path | None = None
     """Policy file. None takes the shipped `default`, which only observes."""
+
+
+class Notify(Section):
+    """Who tells people; planners speak to it."""
+
+    url: str | None = Field(default=None, pattern=r"^https?://")
+    """Webhook that takes what a person must hear, in the form of Alertmanager's webhook, and
+    `FlatlineAlive` once a minute. None tells nobody but the journal."""
+    token_file: Path | None = None
+    """File that holds a bearer token for it."""
 
 
 class Http(Section):
@@ -291,6 +287,7 @@ class Settings(BaseSettings):
     act: Act = Act()
     history: HistoryPart = HistoryPart()
     policy: Policy = Policy()
+    notify: Notify = Notify()
     http: Http = Http()
     state: State = Field(default_factory=State)
     keys: Keys = Keys()

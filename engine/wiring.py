@@ -28,6 +28,7 @@ from engine.keyring import own_key, trusted_keys
 from engine.ports import Evidence, Hypervisor, LedgerStore, Log, Recording, Verbs
 from engine.roles.health import STUCK_AFTER_S, Health, Verdict
 from engine.roles.run import Opener, Role
+from engine.secret_file import read_secret
 from engine.settings import Settings
 from engine.site_log import Process as Process
 from engine.site_log import create_topics as create_topics
@@ -307,6 +308,36 @@ def plan_opener(process: Process, connect: Connect, authority: Authority) -> Ope
     return opened
 
 
+def notify_opener(process: Process, connect: Connect) -> dict[str, Opener]:
+    """Return what opens the role that tells people, or nothing where nobody is to be told.
+
+    Raises
+    ------
+    SettingsError
+        The token's file cannot be read.
+    """
+    settings = process.settings.notify
+    if settings.url is None:
+        return {}
+    from connectors.notify.webhook import Webhook
+    from engine.roles.notify import Notifying
+
+    file = settings.token_file
+    token = None if file is None else read_secret(file, name="notify.token_file")
+    notifier = Webhook(settings.url, token=token)
+    site = process.settings.site.name
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Role]:
+        async with connect() as log:
+            health = process.health.of("notify")
+            yield Notifying(
+                log=log, notifier=notifier, site=site, clock=process.clock, health=health
+            )
+
+    return {"notify": opened}
+
+
 def act_opener(process: Process, connect: Connect, node: Node, authority: Authority) -> Opener:
     """Return what opens the agent of `node`; a second one of the same node is refused.
 
@@ -410,6 +441,7 @@ def site_openers(
     openers = {
         "engine": engine_opener(process, connect, authority.policy),
         "plan": plan_opener(process, connect, authority),
+        **notify_opener(process, connect),
     }
     for node in nodes:
         openers[f"collect {node.name}"] = collect_opener(process, connect, node)

@@ -69,14 +69,15 @@ def engine(file: File = None, sets: Sets = None) -> None:
 
 @app.command()
 def plan(file: File = None, sets: Sets = None) -> None:
-    """Turn alerts into orders, under the policy."""
+    """Turn alerts into orders, under the policy, and tell people what they must hear."""
     from engine.cli.process import serve
-    from engine.wiring import authority, open_log, plan_opener, process
+    from engine.wiring import authority, notify_opener, open_log, plan_opener, process
 
     settings = settings_of(file, sets)
     here = process(settings)
     opener = plan_opener(here, lambda: open_log(here), authority(settings))
-    raise typer.Exit(serve(here, {"plan": opener}))
+    telling = notify_opener(here, lambda: open_log(here))
+    raise typer.Exit(serve(here, {"plan": opener, **telling}))
 
 
 @app.command()

@@ -121,3 +121,8 @@ HISTORY_BEYOND_INT64: Final = Counter(
 HISTORY_HOURS: Final = Counter(
     "flatline_history_hours_total", "Hours of a cell's VMs, nodes or pools that were rolled up."
 )
+NOTICES: Final = Counter(
+    "flatline_notices_total",
+    "What people were to hear, by what became of it: sent, failed (and tried again), too_old.",
+    ["result"],
+)

@@ -21,6 +21,9 @@ from engine.wire.topics import JOURNAL, REJECTED
 _FIRST_BACKOFF_S: Final = 0.5
 _LAST_BACKOFF_S: Final = 30.0
 
+# The detail of a journal entry that a person must hear of.
+PAGE: Final = "page"
+
 _log = structlog.get_logger()
 
 
@@ -125,7 +128,7 @@ class Journal:
         detail: Mapping[str, str] | None = None,
         page: bool = False,
     ) -> None:
-        """Add one entry; `page` marks what a person must hear of."""
+        """Add one entry; `page` marks what a person must hear of (`engine.roles.notify`)."""
         self.head, entry = extend(
             self.head,
             time_ms=self._clock.now_ms(),
@@ -135,7 +138,7 @@ class Journal:
             step=step,
             vm=vm,
             cell=cell,
-            detail=detail,
+            detail={**(detail or {}), PAGE: "yes"} if page else detail,
         )
         key = (cell or self._cell).encode()
         self._outbox.put(JOURNAL.name, key=key, value=encode_entry(entry))

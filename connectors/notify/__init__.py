@@ -1,0 +1,1 @@
+"""Tells people, through whatever takes a webhook."""

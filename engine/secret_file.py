@@ -1,0 +1,25 @@
+"""Secrets that stand in files, for example as credentials of systemd."""
+
+from pathlib import Path
+
+from engine.errors import SettingsError
+
+
+def read_secret(file: Path, *, name: str) -> str:
+    """Return what a file of one secret holds; `name` is the setting that names it.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read or is empty.
+    """
+    try:
+        secret = file.read_text().strip()
+    except OSError as error:
+        raise SettingsError(
+            f"{name} {file} cannot be read: {error.strerror}. Give this user the right to, or"
+            " name another file."
+        ) from error
+    if not secret:
+        raise SettingsError(f"{name} {file} is empty.")
+    return secret
