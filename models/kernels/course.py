@@ -1,0 +1,400 @@
+"""The course of each VM from sample to sample, in one pass over a node's lanes.
+
+What moved and what stands still, for how long and since which sample; the CPU level before a
+silence and how unusual the level now is; the balloon's own clock; time waited for a core. All
+of it is scalar work on a few dozen lanes, so that a kernel call costs what three array
+operations do.
+
+Unknown is NaN or -1 and leaves the state as it was.
+"""
+
+import math
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.kernels import gaps
+from models.kernels._jit import inlined, kernel
+from models.kernels.lanes import LANES
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I8 = NDArray[np.int8]
+I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
+Bools = NDArray[np.bool_]
+
+# Bits of a lane's `moves`.
+DISK_KNOWN: Final = 1
+DISK_MOVED: Final = 2
+SENT_KNOWN: Final = 4
+SENT_MOVED: Final = 8
+WRITTEN: Final = 16
+
+_SILENT: Final = gaps.SILENT
+_ALIVE: Final = gaps.ALIVE
+_UNKNOWN: Final = gaps.UNKNOWN
+
+
+class Figures(NamedTuple):
+    """Row of each figure in the array of floats."""
+
+    history_s: int
+    epoch_s: int
+    cpu: int
+    cpu_last: int
+    cpu_recent: int
+    cpu_before: int
+    cpu_nats: int
+    busiest: int
+    busiest_last: int
+    busiest_recent: int
+    busiest_before: int
+    delay: int
+    contention: int
+    balloon_still_s: int
+    balloon_period_s: int
+    life_share: int
+    disk_share: int
+    tx_share: int
+    tx_still_s: int
+    alive_s: int
+    known_s: int
+
+
+class Numbers(NamedTuple):
+    """Row of each number in the array of integers."""
+
+    vcpus: int
+    balloon_last: int
+    balloon_moved: int
+    balloon_fresh: int
+    moved: int
+    run_samples: int
+    run_sequence: int
+    onset_ms: int
+    disk_samples: int
+    disk_sequence: int
+    disk_onset_ms: int
+    alive_samples: int
+    delay_ns: int
+
+
+class Pace(NamedTuple):
+    """What is the same for all lanes of a sample.
+
+    `has_interval` is False for the first sample of a run: then nothing is known but levels.
+    """
+
+    step_s: float
+    has_interval: bool
+    sequence: int
+    event_ms: int
+    share_tau_s: float
+    level_weight: float
+    contention_weight: float
+    habit_nats: float
+    levels_full: float
+
+
+@kernel
+def fold_signs(
+    rates: F32,
+    seen: F32,
+    running: Bools,
+    limit: np.float32,
+    alive: I8,
+    disk_alive: I8,
+    moves: NDArray[np.uint8],
+) -> int:
+    """Tell moving from silent from unknown; disks and transmit are signs of life.
+
+    Parameters
+    ----------
+    rates
+        Shape (≥ 4, lanes): CPU, bytes read, written and sent a second; NaN is unknown.
+    seen
+        Shape (blocks, 4, LANES): how often each of them was ever measured. What a VM does
+        not have says nothing.
+    running
+        Shape (lanes,): whether the guest is meant to run and the time since its last
+        sample is known.
+    limit
+        More than any device moves: a glitch, not a sign of life.
+    alive, disk_alive
+        Shape (lanes,), overwritten: as `gaps`.
+    moves
+        Shape (lanes,), overwritten: bits.
+
+    Returns
+    -------
+    int
+        How many lanes are alive.
+    """
+    living = 0
+    for lane in range(alive.shape[0]):
+        block, place = lane // LANES, lane % LANES
+        reads, writes, sends = rates[1, lane], rates[2, lane], rates[3, lane]
+        disk_known = (reads < limit) & (writes < limit)
+        disk_moved = disk_known & ((reads > 0) | (writes > 0))
+        sent_known = sends < limit
+        sent_moved = sent_known & (sends > 0)
+        has_disk = seen[block, 2, place] > 0
+        has_net = seen[block, 3, place] > 0
+        judged = (disk_known | (not has_disk)) & (sent_known | (not has_net))
+        judged = judged & (disk_known | sent_known) & running[lane]
+        bits = np.uint8(0)
+        if disk_known:
+            bits |= np.uint8(DISK_KNOWN)
+            if writes > 0:
+                bits |= np.uint8(WRITTEN)
+        if disk_moved:
+            bits |= np.uint8(DISK_MOVED)
+        if sent_known:
+            bits |= np.uint8(SENT_KNOWN)
+        if sent_moved:
+            bits |= np.uint8(SENT_MOVED)
+        moves[lane] = bits
+        moved = disk_moved | sent_moved
+        alive[lane] = (_ALIVE if moved else _SILENT) if judged else _UNKNOWN
+        disk_judged = disk_known & running[lane]
+        disk_alive[lane] = (_ALIVE if disk_moved else _SILENT) if disk_judged else _UNKNOWN
+        living += 1 if judged & moved else 0
+    return living
+
+
+@inlined
+def _begin(floats: F64, f: Figures, lane: int) -> None:
+    floats[f.cpu_before, lane] = floats[f.cpu_recent, lane]
+    floats[f.busiest_before, lane] = floats[f.busiest_recent, lane]
+
+
+@inlined
+def _approach(floats: F64, row: int, lane: int, share: float, moved: bool) -> None:
+    floats[row, lane] += share * ((1.0 if moved else 0.0) - floats[row, lane])
+
+
+@inlined
+def _fold_life(
+    floats: F64, integers: I64, f: Figures, n: Numbers, pace: Pace,
+    alive: np.int8, disk_alive: np.int8, bits: np.uint8, running: bool, lane: int,
+) -> None:  # fmt: skip
+    sent_known, sent_moved = (bits & SENT_KNOWN) != 0, (bits & SENT_MOVED) != 0
+    living = alive == _ALIVE
+    if alive == _SILENT:
+        if integers[n.run_samples, lane] == 0:
+            integers[n.run_sequence, lane] = pace.sequence
+            integers[n.onset_ms, lane] = pace.event_ms
+            integers[n.balloon_fresh, lane] = 0
+            _begin(floats, f, lane)
+        integers[n.run_samples, lane] += 1
+    elif living:
+        integers[n.run_samples, lane] = 0
+    if disk_alive == _SILENT:
+        if integers[n.disk_samples, lane] == 0:
+            integers[n.disk_sequence, lane] = pace.sequence
+            integers[n.disk_onset_ms, lane] = pace.event_ms
+            _begin(floats, f, lane)
+        integers[n.disk_samples, lane] += 1
+    elif disk_alive == _ALIVE:
+        integers[n.disk_samples, lane] = 0
+    integers[n.alive_samples, lane] = integers[n.alive_samples, lane] + 1 if living else 0
+    floats[f.alive_s, lane] = floats[f.alive_s, lane] + pace.step_s if living else 0.0
+    # What firmware reads at a boot prompt is no sign that a guest ever lived in this epoch.
+    if running and ((bits & WRITTEN) != 0 or sent_moved):
+        integers[n.moved, lane] += 1
+    if sent_moved:
+        floats[f.tx_still_s, lane] = 0.0
+    elif sent_known and running:
+        floats[f.tx_still_s, lane] += pace.step_s
+    _fold_shares(floats, f, pace, alive, bits, running, lane)
+
+
+@inlined
+def _fold_shares(
+    floats: F64, f: Figures, pace: Pace, alive: np.int8, bits: np.uint8, running: bool, lane: int
+) -> None:
+    """Keep how often the VM is alive, uses its disks and sends."""
+    # A plain mean at first: from 0 upwards a busy VM would count as a quiet one for a minute,
+    # and the few that fell silent meanwhile would be all that seemed to be at work.
+    known_s = min(floats[f.history_s, lane] + pace.step_s, pace.share_tau_s)
+    share = min(1.0, pace.step_s / known_s)
+    if alive != _UNKNOWN:
+        _approach(floats, f.life_share, lane, share, alive == _ALIVE)
+    if (bits & DISK_KNOWN) != 0 and running:
+        _approach(floats, f.disk_share, lane, share, (bits & DISK_MOVED) != 0)
+    if (bits & SENT_KNOWN) != 0 and running:
+        _approach(floats, f.tx_share, lane, share, (bits & SENT_MOVED) != 0)
+
+
+@inlined
+def _fold_level(
+    floats: F64, levels: F32, edges: F64, f: Figures, cpu: float, vcpus: float, lane: int
+) -> int:
+    """Say how unusual the level is for this VM, by its own histogram; return its band."""
+    band = 0
+    while band < edges.shape[0] and cpu / vcpus >= edges[band]:
+        band += 1
+    total = np.float32(0)
+    for level in range(levels.shape[0]):
+        total += levels[level, lane]
+    below = levels[max(band - 1, 0), lane]
+    above = levels[min(band + 1, levels.shape[0] - 1), lane]
+    half = np.float32(0.5)
+    share = (levels[band, lane] + half * (below + above) + half) / (total + np.float32(1))
+    floats[f.cpu_nats, lane] = -math.log(min(share, np.float32(1)))
+    return band
+
+
+@inlined
+def _fold_cpu(
+    floats: F64, integers: I64, levels: F32, edges: F64, f: Figures, n: Numbers, pace: Pace,
+    cpu: float, known: bool, surprise: np.float32, lane: int,
+) -> None:  # fmt: skip
+    """Keep the level before the last sample, and how unusual the level now is for the VM.
+
+    The sample before a silence is a mix of before and after, so the level lags by one.
+    """
+    floats[f.cpu, lane] = cpu
+    if not known or math.isnan(cpu):
+        floats[f.cpu_nats, lane] = 0.0
+        return
+    vcpus = float(max(integers[n.vcpus, lane], 1))
+    band = _fold_level(floats, levels, edges, f, cpu, vcpus, lane)
+    if surprise >= pace.habit_nats:
+        return
+    total = np.float32(0)
+    for level in range(levels.shape[0]):
+        total += levels[level, lane]
+    levels[band, lane] += np.float32(1)
+    if total > pace.levels_full:
+        for level in range(levels.shape[0]):
+            levels[level, lane] *= np.float32(0.5)
+    if integers[n.run_samples, lane] != 0:
+        return
+    busiest = floats[f.busiest, lane]
+    busiest = 0.0 if math.isnan(busiest) else busiest
+    if floats[f.known_s, lane] <= 0.0:
+        floats[f.cpu_recent, lane] = cpu
+        floats[f.busiest_recent, lane] = busiest
+    else:
+        weight = pace.level_weight
+        recent, last = floats[f.cpu_recent, lane], floats[f.cpu_last, lane]
+        floats[f.cpu_recent, lane] = recent + weight * (last - recent)
+        recent, last = floats[f.busiest_recent, lane], floats[f.busiest_last, lane]
+        floats[f.busiest_recent, lane] = recent + weight * (last - recent)
+    floats[f.cpu_last, lane] = cpu
+    floats[f.busiest_last, lane] = busiest
+    floats[f.known_s, lane] += pace.step_s
+
+
+@inlined
+def _fold_balloon(
+    floats: F64, integers: I64, f: Figures, n: Numbers, step_s: float, update: int, lane: int
+) -> None:
+    """Follow the balloon's own clock: each new report is a sign that the guest's kernel runs."""
+    stored = integers[n.balloon_last, lane]
+    lasted = floats[f.balloon_still_s, lane] + step_s
+    moved = stored > 0 and update != stored
+    if moved:
+        period = floats[f.balloon_period_s, lane]
+        floats[f.balloon_period_s, lane] = (
+            lasted if period <= 0.0 else period + 0.2 * (lasted - period)
+        )
+        integers[n.balloon_moved, lane] += 1
+        if integers[n.run_samples, lane] >= 2 or integers[n.disk_samples, lane] >= 2:
+            integers[n.balloon_fresh, lane] += 1
+    floats[f.balloon_still_s, lane] = 0.0 if moved else lasted
+    integers[n.balloon_last, lane] = update
+
+
+@inlined
+def _fold_delay(
+    floats: F64, integers: I64, f: Figures, n: Numbers, pace: Pace, now: int, lane: int
+) -> None:
+    """Keep how many cores the VM waited for on its node's run queues; `now` -1 is unknown."""
+    before = integers[n.delay_ns, lane]
+    integers[n.delay_ns, lane] = now
+    delay = np.nan
+    if now >= 0 and before >= 0 and now >= before:
+        delay = (now - before) / (pace.step_s * 1e9)
+    floats[f.delay, lane] = delay
+    wanted = floats[f.cpu, lane] + delay
+    share = delay / wanted if wanted > 0 else 0.0
+    mean = floats[f.contention, lane]
+    floats[f.contention, lane] = mean + pace.contention_weight * (share - mean)
+
+
+@kernel
+def fold_course(
+    floats: F64,
+    integers: I64,
+    levels: F32,
+    edges: F64,
+    f: Figures,
+    n: Numbers,
+    pace: Pace,
+    cpu: F32,
+    running: Bools,
+    known: Bools,
+    alive: I8,
+    disk_alive: I8,
+    moves: NDArray[np.uint8],
+    life_nats: F32,
+    disk_nats: F32,
+    busiest: F32,
+    update: I64,
+    delay: I64,
+) -> int:
+    """Fold one sample of every lane into its course, in place.
+
+    Parameters
+    ----------
+    floats, integers, levels
+        State, shape (rows, lanes); updated. Rows by `f` and `n`; `levels` counts the samples
+        in each band of CPU use.
+    edges
+        Between the bands, as shares of all vCPUs.
+    cpu
+        Shape (lanes,), cores; NaN is unknown.
+    running, known
+        Shape (lanes,): whether the guest is meant to run, and whether it was measured.
+    alive, disk_alive, moves
+        As `fold_signs` left them.
+    life_nats, disk_nats
+        Shape (lanes,): how surprising the silence is.
+    busiest, update, delay
+        Shape (lanes in use,): share of the busiest vCPU (NaN unknown), the balloon's last
+        report (≤ 0 unknown) and ns waited for a core (-1 unknown).
+
+    Returns
+    -------
+    int
+        How many lanes were measured.
+    """
+    measured = 0
+    for lane in range(alive.shape[0]):
+        # Of lanes beyond those in use nothing is measured: they stay as they are.
+        if lane >= busiest.shape[0]:
+            break
+        _fold_life(
+            floats, integers, f, n, pace,
+            alive[lane], disk_alive[lane], moves[lane], running[lane], lane,
+        )  # fmt: skip
+        if not pace.has_interval:
+            continue
+        floats[f.busiest, lane] = busiest[lane]
+        surprise = max(life_nats[lane], disk_nats[lane])
+        _fold_cpu(
+            floats, integers, levels, edges, f, n, pace,
+            np.float64(cpu[lane]), known[lane], surprise, lane,
+        )  # fmt: skip
+        if update[lane] > 0:
+            _fold_balloon(floats, integers, f, n, pace.step_s, update[lane], lane)
+        _fold_delay(floats, integers, f, n, pace, delay[lane], lane)
+        if known[lane]:
+            floats[f.history_s, lane] += pace.step_s
+            floats[f.epoch_s, lane] += pace.step_s
+            measured += 1
+    return measured

@@ -1,0 +1,177 @@
+"""The course of each VM as whole-array steps: the plain twin of `models.kernels.course`."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.detection.lanes import LEVEL_EDGES, F, I, Lanes
+from engine.detection.rates import present_any
+from engine.wire.frame import VmRows
+from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW
+from models.kernels import baseline, gaps
+from models.kernels.course import Pace
+
+Bools = NDArray[np.bool_]
+
+_IMPOSSIBLE_BYTES_PER_S = 1e11
+
+
+def fold_course(lanes: Lanes, rows: VmRows, present: Bools, running: Bools, pace: Pace) -> None:
+    """Stand in for `engine.detection.rates._fold_course`."""
+    judged = running & pace.has_interval
+    _fold_life(lanes, judged, pace)
+    if not pace.has_interval:
+        return
+    known = running & present_any(present, lanes.integers.shape[1])
+    _fold_cpu(lanes, rows, known, pace)
+    _fold_balloon(lanes, rows, present, dt_s=pace.step_s)
+    _fold_delay(lanes, rows, present, pace)
+    lanes.row("history_s")[known] += pace.step_s
+    lanes.row("epoch_s")[known] += pace.step_s
+
+
+def _fold_life(lanes: Lanes, running: Bools, pace: Pace) -> None:
+    """Tell moving from silent from unknown; disks and transmit are signs of life, receive not."""
+    step_s, sequence, event_ms = pace.step_s, pace.sequence, pace.event_ms
+    reads, writes, sends = lanes.counted[1], lanes.counted[2], lanes.counted[3]
+    limit = _IMPOSSIBLE_BYTES_PER_S
+    disk_known = (reads < limit) & (writes < limit)
+    disk_moved = disk_known & ((reads > 0) | (writes > 0))
+    tx_known = sends < limit
+    tx_moved = tx_known & (sends > 0)
+    counts = lanes.baseline[:, baseline.COUNT : baseline.COUNT + 4]
+    has_tx = counts[:, 3].reshape(-1) > 0
+    has_disk = counts[:, 2].reshape(-1) > 0
+    judged = (disk_known | ~has_disk) & (tx_known | ~has_tx) & (disk_known | tx_known) & running
+    disk_judged = disk_known & running
+    alive = _signs(judged, disk_moved | tx_moved)
+    disk_alive = _signs(disk_judged, disk_moved)
+    step = np.float32(step_s)
+    gaps.fold_life(lanes.gaps, alive, lanes.hold, step, lanes.life)
+    gaps.fold_life(lanes.disk_gaps, disk_alive, lanes.hold, step, lanes.disk)
+    _count_run(lanes, alive, "run", "onset_ms", sequence=sequence, event_ms=event_ms)
+    _count_run(lanes, disk_alive, "disk", "disk_onset_ms", sequence=sequence, event_ms=event_ms)
+    living = alive == gaps.ALIVE
+    lanes.numbers("alive_samples")[...] = np.where(living, lanes.numbers("alive_samples") + 1, 0)
+    lanes.row("alive_s")[...] = np.where(living, lanes.row("alive_s") + step_s, 0.0)
+    # What firmware reads at a boot prompt is no sign that a guest ever lived in this epoch.
+    lanes.numbers("moved")[...] += running & ((writes > 0) & disk_known | tx_moved)
+    lanes.row("tx_still_s")[...] = np.where(
+        tx_moved, 0.0, lanes.row("tx_still_s") + np.where(tx_known & running, step_s, 0.0)
+    )
+    # A plain mean at first: from 0 upwards a busy VM would count as a quiet one for a minute,
+    # and the few that fell silent meanwhile would be all that seemed to be at work.
+    share = np.minimum(1.0, step_s / np.minimum(lanes.row("history_s") + step_s, pace.share_tau_s))
+    for name, known, moved in (
+        ("life_share", judged, living),
+        ("disk_share", disk_judged, disk_moved),
+        ("tx_share", tx_known & running, tx_moved),
+    ):
+        lanes.row(name)[...] += np.where(known, share * (moved - lanes.row(name)), 0.0)
+
+
+def _signs(judged: Bools, moved: Bools) -> NDArray[np.int8]:
+    signs = np.where(moved, gaps.ALIVE, gaps.SILENT)
+    return np.where(judged, signs, gaps.UNKNOWN).astype(np.int8)
+
+
+def _count_run(
+    lanes: Lanes,
+    alive: NDArray[np.int8],
+    name: str,
+    onset: str,
+    *,
+    sequence: int,
+    event_ms: int,
+) -> None:
+    """Count silent samples, and remember the frame and moment at which they began."""
+    samples = lanes.numbers(f"{name}_samples")
+    silent = alive == gaps.SILENT
+    if not silent.any() and not samples.any():
+        return
+    begun = silent & (samples == 0)
+    samples[...] = np.where(alive == gaps.ALIVE, 0, samples + silent)
+    if begun.any():
+        lanes.numbers(f"{name}_sequence")[begun] = sequence
+        lanes.numbers(onset)[begun] = event_ms
+        if name == "run":
+            lanes.numbers("balloon_fresh")[begun] = 0
+        for signal in ("cpu", "busiest"):
+            lanes.row(f"{signal}_before")[begun] = lanes.row(f"{signal}_recent")[begun]
+
+
+def _fold_cpu(lanes: Lanes, rows: VmRows, known: Bools, pace: Pace) -> None:
+    """Keep the level before the last sample, and how unusual the level now is for the VM.
+
+    The sample before a silence is a mix of before and after, so the level lags by one.
+    """
+    size = len(rows)
+    cpu = lanes.counted[0].astype(np.float64)
+    lanes.floats[F["cpu"]] = cpu
+    lanes.floats[F["busiest"], :size] = rows.gauges[GAUGE_ROW["vcpu_busiest_ratio"]]
+    seen = known & ~np.isnan(cpu)
+    vcpus = np.maximum(lanes.integers[I["vcpus"]], 1)
+    band = np.searchsorted(LEVEL_EDGES, np.where(seen, cpu / vcpus, 0.0), side="right")
+    lane = np.arange(len(band))
+    levels = lanes.levels
+    beside = levels[np.maximum(band - 1, 0), lane] + levels[np.minimum(band + 1, 14), lane]
+    total = levels.sum(axis=0)
+    share = (levels[band, lane] + 0.5 * beside + 0.5) / (total + 1.0)
+    lanes.floats[F["cpu_nats"]] = np.where(seen, -np.log(np.minimum(share, 1.0)), 0.0)
+    usual = seen & (lanes.life[1] < pace.habit_nats) & (lanes.disk[1] < pace.habit_nats)
+    levels[band, lane] += usual
+    full = total > pace.levels_full
+    if full.any():
+        levels[:, full] *= 0.5
+    steady = usual & (lanes.numbers("run_samples") == 0)
+    weight = pace.level_weight
+    first = lanes.row("known_s") <= 0.0
+    busiest = lanes.row("busiest")
+    for signal, now in (("cpu", cpu), ("busiest", np.where(np.isnan(busiest), 0.0, busiest))):
+        last, recent = lanes.row(f"{signal}_last"), lanes.row(f"{signal}_recent")
+        lagged = np.where(first, now, recent + weight * (last - recent))
+        recent[...] = np.where(steady, lagged, recent)
+        last[...] = np.where(steady, now, last)
+    lanes.row("known_s")[steady] += pace.step_s
+
+
+def _fold_balloon(lanes: Lanes, rows: VmRows, present: Bools, *, dt_s: float) -> None:
+    """Follow the balloon's own clock: each new report is a sign that the guest's kernel runs."""
+    size = len(rows)
+    row = INTEGER_ROW["balloon_last_update_s"]
+    known = present[row] & (rows.integers[row] > 0)
+    update = rows.integers[row].astype(np.int64)
+    stored = lanes.numbers("balloon_last")[:size]
+    moved = known & (stored > 0) & (update != stored)
+    still = lanes.row("balloon_still_s")[:size]
+    period = lanes.row("balloon_period_s")[:size]
+    lasted = still + dt_s
+    first = period <= 0.0
+    period[...] = np.where(moved, np.where(first, lasted, period + 0.2 * (lasted - period)), period)
+    still[...] = np.where(moved, 0.0, np.where(known, lasted, still))
+    stored[...] = np.where(known, update, stored)
+    lanes.numbers("balloon_moved")[:size] += moved
+    in_run = lanes.numbers("run_samples")[:size] >= 2
+    in_disk_run = lanes.numbers("disk_samples")[:size] >= 2
+    lanes.numbers("balloon_fresh")[:size] += moved & (in_run | in_disk_run)
+
+
+def _fold_delay(lanes: Lanes, rows: VmRows, present: Bools, pace: Pace) -> None:
+    """Keep how many cores the VM waited for on its node's run queues."""
+    size = len(rows)
+    name = "vcpu_delay_ns"
+    row = INTEGER_ROW[name]
+    if not present[row].any():
+        row = INTEGER_ROW["vcpu_wait_ns"]
+    known = present[row]
+    now = rows.integers[row].astype(np.int64)
+    before = lanes.numbers("delay_ns")[:size]
+    usable = known & (before >= 0) & (now >= before)
+    delay = np.where(usable, (now - before) / (pace.step_s * 1e9), np.nan)
+    before[...] = np.where(known, now, -1)
+    lanes.row("delay")[:size] = delay
+    cpu = lanes.row("cpu")[:size]
+    wanted = cpu + delay
+    share = np.where(wanted > 0, delay / np.where(wanted > 0, wanted, 1.0), 0.0)
+    weight = pace.contention_weight
+    mean = lanes.row("contention")[:size]
+    mean[...] = np.where(np.isnan(share), mean, mean + weight * (share - mean))
