@@ -245,11 +245,23 @@ class Look:
     opted_out: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """What a look allows: a call to run `instance` of the VM, sent within `within_s`."""
+
+    instance: int
+    within_s: float
+
+
 class Verbs(Protocol):
     """What the agent may do to a VM. There is no other verb, and none on more than one VM.
 
     Every verb raises `VerbRefused` or `VmNotFound` when nothing was done, and
     `HypervisorUnreachable` when the outcome is unknown; unknown is never tried again.
+
+    A call that cannot be sent as its `permit` says, however long the hypervisor was silent, is
+    refused; None permits it whenever the hypervisor answers. A caller who is cancelled takes
+    back what was not sent.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -265,15 +277,17 @@ class Verbs(Protocol):
         """Return the VM as it is now."""
         ...
 
-    async def reset(self, vm: bytes) -> None:
+    async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
         """Pull the VM's reset line; a VM paused by its own crash is resumed after it."""
         ...
 
-    async def reboot(self, vm: bytes) -> None:
+    async def reboot(self, vm: bytes, *, permit: Permit | None = None) -> None:
         """Ask the guest to reboot by itself."""
         ...
 
-    async def migrate(self, vm: bytes, *, target: str, within_s: float) -> None:
+    async def migrate(
+        self, vm: bytes, *, target: str, within_s: float, permit: Permit | None = None
+    ) -> None:
         """Move the VM live to node `target`; returns when it runs there.
 
         One that gets nowhere, or is not over after `within_s`, is given up: `VerbRefused`.
@@ -284,7 +298,15 @@ class Verbs(Protocol):
         """Wait for a migration that this agent asked for in an earlier life, as `migrate` does."""
         ...
 
-    async def move_disk(self, vm: bytes, *, disk: str, target: str, within_s: float) -> None:
+    async def move_disk(
+        self,
+        vm: bytes,
+        *,
+        disk: str,
+        target: str,
+        within_s: float,
+        permit: Permit | None = None,
+    ) -> None:
         """Move disk `disk` (target device) live to pool `target`; returns when the VM uses it.
 
         One that is not complete after `within_s` is given up: `VerbRefused`.

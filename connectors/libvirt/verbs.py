@@ -4,6 +4,7 @@ There is no verb that ends, removes, changes or starts a VM, and none may be add
 test reads this package's syntax tree for their names.
 """
 
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -43,7 +44,7 @@ from connectors.libvirt.migration import Watch, found_again
 from connectors.libvirt.node import NodeReader
 from connectors.libvirt.polling import NOWAIT, STATS
 from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
-from engine.ports import Look
+from engine.ports import Look, Permit
 from engine.wire.frame import UUID_BYTES
 from engine.wire.metrics import VM_STATES
 
@@ -106,17 +107,26 @@ class MigrationTarget:
 class _Request:
     """Decides, once, between a thread that sends a verb and a caller who gives it up."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, within_s: float | None) -> None:
         self._guard = threading.Lock()
         self._fate = ""
+        self._not_after_s = math.inf if within_s is None else time.monotonic() + within_s
+
+    @property
+    def late(self) -> bool:
+        """Whether the verb was not sent because it was too late for it."""
+        return self._fate == "late"
 
     def send(self) -> bool:
         """Return whether the verb may be sent; from then on it cannot be withdrawn."""
+        if time.monotonic() > self._not_after_s:
+            self._settle("late")
+            return False
         return self._settle("sent")
 
     def withdraw(self) -> bool:
         """Return whether the verb was not sent, and now never will be."""
-        return self._settle("withdrawn")
+        return self._settle("withdrawn") or self.late
 
     def _settle(self, fate: str) -> bool:
         with self._guard:
@@ -173,17 +183,23 @@ class LibvirtVerbs:
         """
         return await self._ask(vm, self._look, what="look", patience_s=LOOK_DEADLINE_S)
 
-    async def reset(self, vm: bytes) -> None:
+    async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
         """Pull the VM's reset line; a VM paused by its own crash is resumed after it."""
-        await self._do(vm, self._reset, what="reset", deadline_s=VERB_DEADLINE_S)
+        await self._do(vm, self._reset, what="reset", deadline_s=VERB_DEADLINE_S, permit=permit)
 
-    async def reboot(self, vm: bytes) -> None:
+    async def reboot(self, vm: bytes, *, permit: Permit | None = None) -> None:
         """Ask the guest to reboot: through its agent if it has one, else by the power button."""
         await self._do(
-            vm, lambda domain: domain.reboot(0), what="reboot", deadline_s=VERB_DEADLINE_S
+            vm,
+            lambda domain: domain.reboot(0),
+            what="reboot",
+            deadline_s=VERB_DEADLINE_S,
+            permit=permit,
         )
 
-    async def migrate(self, vm: bytes, *, target: str, within_s: float) -> None:
+    async def migrate(
+        self, vm: bytes, *, target: str, within_s: float, permit: Permit | None = None
+    ) -> None:
         """Move the VM live to `target`, peer to peer; return when it runs there.
 
         One that gets nowhere, or is not over after `within_s`, is aborted: the VM stays here.
@@ -198,6 +214,7 @@ class LibvirtVerbs:
                 what=f"migrate to {target}",
                 deadline_s=within_s,
                 wait=watch.until_returned,
+                permit=permit,
             )
         except VerbRefused as error:
             if watch.gave_up is None:
@@ -217,11 +234,23 @@ class LibvirtVerbs:
         finally:
             self._migrating.discard(vm)
 
-    async def move_disk(self, vm: bytes, *, disk: str, target: str, within_s: float) -> None:
+    async def move_disk(
+        self,
+        vm: bytes,
+        *,
+        disk: str,
+        target: str,
+        within_s: float,
+        permit: Permit | None = None,
+    ) -> None:
         """Copy a disk to pool `target` while the VM writes, and let it go on there."""
         move = DiskMove(self._library, device=disk, pool=target, within_s=within_s)
         await self._do_all(
-            vm, move, what=f"move of disk {disk} to {target}", deadline_s=within_s + _LAST_STEPS_S
+            vm,
+            move,
+            what=f"move of disk {disk} to {target}",
+            deadline_s=within_s + _LAST_STEPS_S,
+            permit=permit,
         )
 
     async def find_disk_move(self, vm: bytes, *, disk: str, target: str) -> None:
@@ -288,6 +317,7 @@ class LibvirtVerbs:
         what: str,
         deadline_s: float,
         wait: Wait | None = None,
+        permit: Permit | None = None,
     ) -> None:
         """Carry out a verb that is one call to libvirt."""
 
@@ -295,30 +325,49 @@ class LibvirtVerbs:
             if send():
                 verb(domain)
 
-        await self._do_all(vm, work, what=what, deadline_s=deadline_s, wait=wait)
+        await self._do_all(vm, work, what=what, deadline_s=deadline_s, wait=wait, permit=permit)
 
     async def _do_all(
-        self, vm: bytes, verb: Verb, *, what: str, deadline_s: float, wait: Wait | None = None
+        self,
+        vm: bytes,
+        verb: Verb,
+        *,
+        what: str,
+        deadline_s: float,
+        wait: Wait | None = None,
+        permit: Permit | None = None,
     ) -> None:
         """Carry out a verb that may change the VM, once it says that it begins to."""
         what = f"{what} of VM {vm.hex()}"
+        request = _Request(within_s=None if permit is None else permit.within_s)
         try:
             session = await self._link.session()
         except HypervisorUnreachable as error:
             # Nothing was asked of anybody, so nothing was done.
             raise VerbRefused(f"{what} was not asked for: {error}") from error
-        request = _Request()
 
         def work(connection: Connection) -> None:
-            verb(connection, connection.lookupByUUID(_checked(vm)), request.send)
+            domain = connection.lookupByUUID(_checked(vm))
+            if permit is not None and _instance(domain, session.host_mark) != permit.instance:
+                raise VerbRefused(f"{what} was not sent: the VM was started anew since")
+            verb(connection, domain, request.send)
+            if request.late:
+                raise VerbRefused(
+                    f"{what} was not sent: when {self._uri} answered, the look was too old or the"
+                    " order had expired"
+                )
 
         call = session.start(work, name="libvirt-verb")
-        if wait is not None:
-            returned = await wait(session, call)
-        else:
-            returned = await first_returned([call], patience_s=deadline_s) is not None
+        try:
+            if wait is not None:
+                returned = await wait(session, call)
+            else:
+                returned = await first_returned([call], patience_s=deadline_s) is not None
+        finally:
+            # Whoever is cancelled takes back what was not sent: nobody would tell of it.
+            unsent = request.withdraw()
         if not returned:
-            if request.withdraw():
+            if unsent:
                 raise VerbRefused(f"{what} was not asked for: {self._uri} does not answer")
             raise HypervisorUnreachable(
                 f"{what}: no answer from {self._uri} within {deadline_s:.0f} s; it may still happen"
@@ -326,7 +375,7 @@ class LibvirtVerbs:
         try:
             call.result()
         except self._library.libvirtError as error:
-            code, unsent = error_code(error), request.withdraw()
+            code = error_code(error)
             # A VM that has gone once the verb was sent may have gone because of it.
             if unsent and code == ERR_NO_DOMAIN:
                 raise VmNotFound(f"{what}: libvirtd knows no such VM") from error
@@ -348,8 +397,7 @@ class LibvirtVerbs:
         xml = domain.XMLDesc()
         return Look(
             vm=vm,
-            # A VM that does not run has the number -1.
-            instance=instance_of(host_mark=host_mark, domain_id=max(0, domain.ID())),
+            instance=_instance(domain, host_mark),
             mono_ns=mono_ns,
             state=VM_STATES[state if state is not None else 0],
             # Whoever holds the monitor is at work on the VM.
@@ -422,6 +470,11 @@ class LibvirtVerbs:
             return domain.state()[0] == STATE_RUNNING and domain.jobInfo()[0] in JOB_IDLE
         except self._library.libvirtError:
             return False
+
+
+def _instance(domain: Domain, host_mark: int) -> int:
+    # A VM that does not run has the number -1.
+    return instance_of(host_mark=host_mark, domain_id=max(0, domain.ID()))
 
 
 def _crashed(state: Sequence[int]) -> bool:

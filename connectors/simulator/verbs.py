@@ -26,7 +26,7 @@ from connectors.simulator.guests import NEVER_S, Condition
 from connectors.simulator.truth import Harm, VerbCall
 from connectors.simulator.world import NS_PER_S, Migration, World
 from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
-from engine.ports import Look
+from engine.ports import Look, Permit
 from engine.wire.metrics import COUNTERS, VM_STATES
 
 _COUNTER: Final = {metric.name: row for row, metric in enumerate(COUNTERS)}
@@ -117,7 +117,7 @@ class SimulatedVerbs:
             extra={"monitor": "answers" if answers else "silent"},
         )
 
-    async def reset(self, vm: bytes) -> None:
+    async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
         """Pull the VM's reset line: it boots, whatever it was doing."""
 
         async def work(lane: int) -> bool:
@@ -125,9 +125,9 @@ class SimulatedVerbs:
             lifecycle.boot(self._world, lane, by="reset")
             return True
 
-        await self._do(vm, "reset", work)
+        await self._do(vm, "reset", work, permit=permit)
 
-    async def reboot(self, vm: bytes) -> None:
+    async def reboot(self, vm: bytes, *, permit: Permit | None = None) -> None:
         """Ask the guest to reboot; one that does not listen goes on as it is."""
 
         async def work(lane: int) -> bool:
@@ -137,9 +137,11 @@ class SimulatedVerbs:
             lifecycle.shut_down(self._world, lane, back=True, by="reboot")
             return True
 
-        await self._do(vm, "reboot", work)
+        await self._do(vm, "reboot", work, permit=permit)
 
-    async def migrate(self, vm: bytes, *, target: str, within_s: float) -> None:
+    async def migrate(
+        self, vm: bytes, *, target: str, within_s: float, permit: Permit | None = None
+    ) -> None:
         """Move the VM live to `target`; return when it runs there."""
         world = self._world
 
@@ -151,7 +153,7 @@ class SimulatedVerbs:
             await self._until_over(migration, within_s=within_s)
             return True
 
-        await self._do(vm, "migrate", work, target=target)
+        await self._do(vm, "migrate", work, target=target, permit=permit)
 
     async def find_migration(self, vm: bytes, *, target: str, within_s: float) -> None:
         """Wait for a migration that this agent asked for in an earlier life."""
@@ -169,7 +171,15 @@ class SimulatedVerbs:
         if place != target:
             raise HypervisorUnreachable(f"VM {vm.hex()} is neither here nor on {target}")
 
-    async def move_disk(self, vm: bytes, *, disk: str, target: str, within_s: float) -> None:
+    async def move_disk(
+        self,
+        vm: bytes,
+        *,
+        disk: str,
+        target: str,
+        within_s: float,
+        permit: Permit | None = None,
+    ) -> None:
         """Copy the VM's only disk, `vda`, to pool `target` and let the VM go on there."""
         world = self._world
 
@@ -196,7 +206,7 @@ class SimulatedVerbs:
                 world.sync()
             return True
 
-        await self._do(vm, "move_disk", work, target=target)
+        await self._do(vm, "move_disk", work, target=target, permit=permit)
 
     async def find_disk_move(self, vm: bytes, *, disk: str, target: str) -> None:
         """Give up a copy that this agent began in an earlier life; return if it was complete."""
@@ -265,7 +275,15 @@ class SimulatedVerbs:
             raise VmNotFound(f"{what}: VM {vm.hex()} is defined on {self._name} but does not run")
         return lane
 
-    async def _do(self, vm: bytes, what: str, work: Verb, *, target: str = "") -> None:
+    async def _do(
+        self,
+        vm: bytes,
+        what: str,
+        work: Verb,
+        *,
+        target: str = "",
+        permit: Permit | None = None,
+    ) -> None:
         """Carry out a verb, or what a test makes of it, and record what came of it."""
         world = self._world
         world.sync()
@@ -273,6 +291,8 @@ class SimulatedVerbs:
             # Nothing was asked of anybody, so nothing was done.
             raise VerbRefused(f"{what} was not asked for: node {self._name} does not answer")
         lane = self._lane(vm, what)
+        if permit is not None and permit.instance != int(world.guests.instance[lane]):
+            raise VerbRefused(f"{what} of VM {vm.hex()} was not sent: it was started anew since")
         was = lifecycle.condition(world, lane).name.lower()
 
         def call(outcome: str) -> VerbCall:

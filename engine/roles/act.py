@@ -461,7 +461,14 @@ class Agent:
             async with asyncio.timeout((order.deadline_ms - self._clock.now_ms()) / 1000):
                 if not task.dry_run:
                     left_s = self._left_s(order.deadline_ms)
-                    await call(self._verbs, self._evidence, order, left_s=left_s)
+                    send_within_s = min(LOOK_WINDOW_S - age_s, self._left_s(order.expires_ms))
+                    await call(
+                        self._verbs,
+                        self._evidence,
+                        order,
+                        left_s=left_s,
+                        send_within_s=send_within_s,
+                    )
         except (VerbRefused, VmNotFound) as error:
             end = ended("refused", "verb_refused", why=error)
         except Exception as error:  # noqa: BLE001 -- what is not understood is the worst case

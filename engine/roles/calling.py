@@ -6,7 +6,7 @@ from uuid import UUID
 
 from engine.action.ledger import StepEntry
 from engine.errors import EvidenceUnsaved, VerbRefused
-from engine.ports import Evidence, Verbs
+from engine.ports import Evidence, Permit, Verbs
 from engine.wire.order import Order
 
 # Before an order's deadline a move of memory or of a disk must be given up, which takes libvirt
@@ -22,8 +22,12 @@ SENTENCES: Final = {
 }
 
 
-async def call(verbs: Verbs, evidence: Evidence, order: Order, *, left_s: float) -> None:
+async def call(
+    verbs: Verbs, evidence: Evidence, order: Order, *, left_s: float, send_within_s: float
+) -> None:
     """Carry `order` out; `left_s` is the time until its deadline.
+
+    After `send_within_s` the look is too old, or the order has expired: nothing is sent then.
 
     Raises
     ------
@@ -33,15 +37,18 @@ async def call(verbs: Verbs, evidence: Evidence, order: Order, *, left_s: float)
         Whether it was done is unknown.
     """
     vm, within_s = UUID(order.vm).bytes, max(_LEAST_S, left_s - _GIVE_UP_S)
+    permit = Permit(order.instance, send_within_s)
     match order.action:
         case "reset":
-            await verbs.reset(vm)
+            await verbs.reset(vm, permit=permit)
         case "reboot":
-            await verbs.reboot(vm)
+            await verbs.reboot(vm, permit=permit)
         case "migrate" if order.target is not None:
-            await verbs.migrate(vm, target=order.target, within_s=within_s)
+            await verbs.migrate(vm, target=order.target, within_s=within_s, permit=permit)
         case "move_disk" if order.disk is not None and order.target is not None:
-            await verbs.move_disk(vm, disk=order.disk, target=order.target, within_s=within_s)
+            await verbs.move_disk(
+                vm, disk=order.disk, target=order.target, within_s=within_s, permit=permit
+            )
         case "save_evidence":
             try:
                 await evidence.save(vm, incident=order.incident, step=order.step)

@@ -22,7 +22,7 @@ from engine.errors import (
     VerbRefused,
     VmNotFound,
 )
-from engine.ports import Bounds, Headers, Look, Position, Record
+from engine.ports import Bounds, Headers, Look, Permit, Position, Record
 from engine.wire.topics import CONTROL
 from tests.simulation.truthful_fleet import Fleet, Guest
 
@@ -263,14 +263,16 @@ class Hands:
         await self._process.wait_until_awake()
         return self._guest(vm).look(asyncio.get_running_loop().time())
 
-    async def reset(self, vm: bytes) -> None:
-        await self._do(vm, "reset")
+    async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
+        await self._do(vm, "reset", permit=permit)
 
-    async def reboot(self, vm: bytes) -> None:
-        await self._do(vm, "reboot")
+    async def reboot(self, vm: bytes, *, permit: Permit | None = None) -> None:
+        await self._do(vm, "reboot", permit=permit)
 
-    async def migrate(self, vm: bytes, *, target: str, within_s: float) -> None:
-        await self._do(vm, "migrate", target)
+    async def migrate(
+        self, vm: bytes, *, target: str, within_s: float, permit: Permit | None = None
+    ) -> None:
+        await self._do(vm, "migrate", target, permit=permit)
 
     async def find_migration(self, vm: bytes, *, target: str, within_s: float) -> None:
         """Wait for the migration that an earlier life asked for: see `engine.ports.Verbs`."""
@@ -281,7 +283,15 @@ class Hands:
         if guest.node != target:
             raise VerbRefused("it stays here")
 
-    async def move_disk(self, vm: bytes, *, disk: str, target: str, within_s: float) -> None:
+    async def move_disk(
+        self,
+        vm: bytes,
+        *,
+        disk: str,
+        target: str,
+        within_s: float,
+        permit: Permit | None = None,
+    ) -> None:
         raise VerbRefused("this fleet has one pool")
 
     async def find_disk_move(self, vm: bytes, *, disk: str, target: str) -> None:
@@ -298,14 +308,20 @@ class Hands:
             raise EvidenceUnsaved("no space left on device")
         return "nothing but this word"
 
-    async def _do(self, vm: bytes, verb: str, target: str = "") -> None:
+    async def _do(
+        self, vm: bytes, verb: str, target: str = "", *, permit: Permit | None = None
+    ) -> None:
         process, chance, loop = (
             self._process,
             self._process.faults.chance,
             asyncio.get_running_loop(),
         )
+        began_s = loop.time()
         await process.point(f"{verb}, before")
         guest = self._guest(vm)
+        waited_s = loop.time() - began_s
+        if permit and (guest.instance != permit.instance or waited_s > permit.within_s):
+            raise VerbRefused("the look no longer holds")
         how = chance.choice(LIES) if chance.random() < process.faults.lies else ""
         if how in ("refused", "lost", "lie", "hang"):
             await _answer(how)

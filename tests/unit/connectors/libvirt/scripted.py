@@ -197,6 +197,7 @@ class ScriptedConnection:
         return []
 
     def lookupByUUID(self, uuid: bytes) -> ScriptedDomain:
+        self.library.looked_up.set()
         self.library.frozen.wait(PATIENCE_S)
         self.library.check()
         for vm in self.library.vms:
@@ -218,6 +219,7 @@ class ScriptedLibrary:
         self.broken: Exception | None = None
         self.alive = True
         self.bulk_calls = 0
+        self.looked_up = threading.Event()
         self.held = HeldLock()
         self.frozen = threading.Event()
         self.frozen.set()

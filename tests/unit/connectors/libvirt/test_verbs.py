@@ -12,6 +12,7 @@ from connectors.libvirt import verbs as verbs_module
 from connectors.libvirt.binding import Library
 from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
 from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
+from engine.ports import Permit
 from tests.unit.connectors.libvirt.scripted import ScriptedError, ScriptedLibrary, Vm
 
 RUNNING, CRASHED, PAUSED_CRASHED, PAUSED_BY_USER = (1, 1), (6, 1), (3, 10), (3, 1)
@@ -320,3 +321,69 @@ async def test_the_agents_own_connection_may_write(
 ) -> None:
     await verbs.look(vm.uuid)
     assert set(library.opened_read_only) == {False}
+
+
+PERMITTED: dict[str, Callable[[LibvirtVerbs, bytes, Permit], Awaitable[object]]] = {
+    "reset": lambda verbs, vm, permit: verbs.reset(vm, permit=permit),
+    "reboot": lambda verbs, vm, permit: verbs.reboot(vm, permit=permit),
+    "migrate": lambda verbs, vm, permit: verbs.migrate(
+        vm, target="b", within_s=60.0, permit=permit
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", PERMITTED)
+@pytest.mark.asyncio
+async def test_a_verb_that_is_permitted_is_sent(verbs: LibvirtVerbs, vm: Vm, verb: str) -> None:
+    seen = await verbs.look(vm.uuid)
+    await PERMITTED[verb](verbs, vm.uuid, Permit(seen.instance, within_s=60.0))
+    assert len(vm.done) == 1
+
+
+@pytest.mark.parametrize("verb", PERMITTED)
+@pytest.mark.asyncio
+async def test_a_verb_is_not_sent_to_a_vm_that_was_started_anew_while_libvirtd_was_silent(
+    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm, verb: str
+) -> None:
+    seen = await verbs.look(vm.uuid)
+    library.frozen.clear()
+    library.looked_up.clear()
+    asked = asyncio.ensure_future(
+        PERMITTED[verb](verbs, vm.uuid, Permit(seen.instance, within_s=60.0))
+    )
+    await asyncio.to_thread(library.looked_up.wait, 10.0)
+    vm.id = 99
+    library.frozen.set()
+    with pytest.raises(VerbRefused, match="the VM was started anew since"):
+        await asked
+    assert not vm.done
+
+
+@pytest.mark.parametrize("verb", PERMITTED)
+@pytest.mark.asyncio
+async def test_a_verb_is_not_sent_once_its_look_is_too_old(
+    verbs: LibvirtVerbs, vm: Vm, verb: str
+) -> None:
+    seen = await verbs.look(vm.uuid)
+    with pytest.raises(VerbRefused, match="the look was too old"):
+        await PERMITTED[verb](verbs, vm.uuid, Permit(seen.instance, within_s=-0.001))
+    assert not vm.done
+
+
+@pytest.mark.asyncio
+async def test_a_caller_who_is_cancelled_takes_back_what_was_not_sent(
+    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm
+) -> None:
+    await verbs.look(vm.uuid)
+    library.frozen.clear()
+    library.looked_up.clear()
+    asked = asyncio.create_task(verbs.reset(vm.uuid))
+    await asyncio.to_thread(library.looked_up.wait, 10.0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    library.frozen.set()
+    for thread in threading.enumerate():
+        if thread.name == "libvirt-verb":
+            await asyncio.to_thread(thread.join, 10.0)
+    assert not vm.done

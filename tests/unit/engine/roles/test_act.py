@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
 from connectors.simulator import virtual_time
 from connectors.simulator.truth import VerbCall
-from engine.ports import Bounds, Clock, LedgerStore, Record
+from connectors.simulator.verbs import SimulatedVerbs
+from engine.ports import Bounds, Clock, LedgerStore, Permit, Record
 from engine.wire.control import Control, encode_control
 from engine.wire.frame import Frame, decode_frame
 from engine.wire.order import Closed
@@ -390,6 +391,32 @@ def test_what_is_no_order_is_kept_and_stops_nothing() -> None:
         assert kept == 6
 
     dead_vm(scene)
+
+
+class NotingVerbs(SimulatedVerbs):
+    """A hypervisor that notes what each reset was permitted to be."""
+
+    permits: ClassVar[list[Permit | None]] = []
+
+    async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
+        self.permits.append(permit)
+        await super().reset(vm, permit=permit)
+
+
+def test_a_call_is_permitted_for_what_is_left_of_the_look_and_for_the_run_that_was_judged() -> None:
+    async def played() -> None:
+        async with acting_site(panic()) as site:
+            site.verbs["c0-n0"] = NotingVerbs(site.fleet.world, "c0-n0")
+            site.start_agent()
+            await asyncio.sleep(20.0)
+            await ordered(site)
+            await site.until_reset()
+            (permit,) = NotingVerbs.permits
+            assert permit is not None
+            assert permit.instance == (await site.orders())[0].instance
+            assert 5.0 < permit.within_s <= 6.0
+
+    virtual_time.run(played())
 
 
 def newer(word: Control) -> bytes:
