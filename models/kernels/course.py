@@ -374,10 +374,8 @@ def fold_course(
         How many lanes were measured.
     """
     measured = 0
-    for lane in range(alive.shape[0]):
-        # Of lanes beyond those in use nothing is measured: they stay as they are.
-        if lane >= busiest.shape[0]:
-            break
+    # Of lanes beyond those in use nothing is measured: they stay as they are.
+    for lane in range(busiest.shape[0]):
         _fold_life(
             floats, integers, f, n, pace,
             alive[lane], disk_alive[lane], moves[lane], running[lane], lane,
