@@ -126,7 +126,13 @@ CASES: tuple[Case, ...] = (
     ),
     Case(name="burns CPU without I/O since its start", options=("--burn",)),
     Case(name="begins to burn and stops writing", act=tell("burn")),
-    Case(name="idle", act=tell("stop-io")),
+    Case(name="idle since its start", options=("--words", "flatline.idle=1")),
+    # Seen from outside this is what hung processes under a living kernel look like.
+    Case(
+        name="stops its work",
+        act=tell("stop-io"),
+        kinds=frozenset({"hung_io", "hung_userland"}),
+    ),
     Case(
         name="waits at the firmware's prompt",
         options=("--no-kernel",),
