@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
+from engine.looks import Look, Permit
 from engine.wire.frame import Event, Frame, InventoryItem, PoolSample, VmRows
 from engine.wire.points import Points
 
@@ -216,41 +217,6 @@ class Hypervisor(Protocol):
     async def inventory(self) -> tuple[InventoryItem, ...]:
         """Return what each VM is, from its definition."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """The live VM as the agent sees it, at one moment.
-
-    Counters are cumulative since `instance` began. None means the hypervisor does not
-    know: no such device, or the monitor did not answer. `vcpu_delay_ns` is for how long each
-    vCPU waited for a core, in the order of `vcpu_time_ns`; empty is unknown. `opted_out` says
-    that the VM's definition forbids actions on it as of now.
-    """
-
-    vm: bytes
-    instance: int
-    mono_ns: int
-    state: str  # as `engine.wire.frame.VM_STATES`
-    job_active: bool
-    vcpu_time_ns: tuple[int, ...]
-    cpu_time_ns: int | None
-    block_rd_reqs: int | None
-    block_wr_reqs: int | None
-    block_wr_bytes: int | None
-    net_tx_pkts: int | None
-    balloon_last_update_s: int | None
-    extra: Mapping[str, str] = field(default_factory=dict)
-    vcpu_delay_ns: tuple[int, ...] = ()
-    opted_out: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Permit:
-    """What a look allows: a call to run `instance` of the VM, sent within `within_s`."""
-
-    instance: int
-    within_s: float
 
 
 class Verbs(Protocol):

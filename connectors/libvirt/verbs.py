@@ -44,7 +44,7 @@ from connectors.libvirt.migration import Watch, found_again
 from connectors.libvirt.node import NodeReader
 from connectors.libvirt.polling import NOWAIT, STATS
 from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
-from engine.ports import Look, Permit
+from engine.looks import Look, Permit
 from engine.wire.frame import UUID_BYTES
 from engine.wire.metrics import VM_STATES
 

@@ -26,7 +26,7 @@ from connectors.simulator.guests import NEVER_S, Condition
 from connectors.simulator.truth import Harm, VerbCall
 from connectors.simulator.world import NS_PER_S, Migration, World
 from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
-from engine.ports import Look, Permit
+from engine.looks import Look, Permit
 from engine.wire.metrics import COUNTERS, VM_STATES
 
 _COUNTER: Final = {metric.name: row for row, metric in enumerate(COUNTERS)}

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from engine.ports import Look
+from engine.looks import Look
 from engine.wire.alert import CpuShape
 from engine.wire.order import Order
 

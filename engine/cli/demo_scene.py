@@ -11,7 +11,7 @@ from uuid import UUID
 from connectors.simulator.fleet import Fleet
 from connectors.simulator.plan import Incident, WorldPlan, node_name, pool_name
 from engine.cli.demo_story import Story
-from engine.ports import Look
+from engine.looks import Look
 from engine.wire.alert import Alert
 
 CELLS: Final = 4

@@ -28,7 +28,8 @@ from engine.action.ledger import (
 from engine.action.look import LOOK_WINDOW_S, judge
 from engine.action.question import DAY_MS
 from engine.errors import LogError, RecordRejected, StateUnwritable, VerbRefused, VmNotFound
-from engine.ports import Clock, Evidence, LedgerStore, Log, Look, Record, Verbs
+from engine.looks import Look
+from engine.ports import Clock, Evidence, LedgerStore, Log, Record, Verbs
 from engine.roles import instruments
 from engine.roles.calling import call, find, findable, keep_evidence
 from engine.roles.health import Health

@@ -6,7 +6,8 @@ from uuid import UUID
 
 from engine.action.ledger import StepEntry
 from engine.errors import EvidenceUnsaved, VerbRefused
-from engine.ports import Evidence, Permit, Verbs
+from engine.looks import Permit
+from engine.ports import Evidence, Verbs
 from engine.wire.order import Order
 
 # Before an order's deadline a move of memory or of a disk must be given up, which takes libvirt

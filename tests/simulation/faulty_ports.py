@@ -22,7 +22,8 @@ from engine.errors import (
     VerbRefused,
     VmNotFound,
 )
-from engine.ports import Bounds, Headers, Look, Permit, Position, Record
+from engine.looks import Look, Permit
+from engine.ports import Bounds, Headers, Position, Record
 from engine.wire.topics import CONTROL
 from tests.simulation.truthful_fleet import Fleet, Guest
 

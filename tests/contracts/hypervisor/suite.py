@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from engine.errors import EvidenceUnsaved, VerbRefused, VmNotFound
-from engine.ports import Evidence, Hypervisor, Look, NodeSample, Verbs
+from engine.looks import Look
+from engine.ports import Evidence, Hypervisor, NodeSample, Verbs
 from engine.wire.frame import UUID_BYTES, Event, Frame, Header, decode_frame, encode_frame
 from engine.wire.metrics import (
     COUNTERS,

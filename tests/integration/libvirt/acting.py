@@ -20,7 +20,7 @@ from deploy.lab.libvirt_lab import Lab, wait_until
 from engine.action.catalogue import parse_policy, read_shipped
 from engine.action.keys import open_entry
 from engine.keyring import own_key, trusted_keys
-from engine.ports import Look
+from engine.looks import Look
 from engine.wire.control import Control, encode_control
 from engine.wire.frame import decode_frame
 from engine.wire.journal import JournalEntry, decode_entry

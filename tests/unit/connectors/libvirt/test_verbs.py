@@ -12,7 +12,7 @@ from connectors.libvirt import verbs as verbs_module
 from connectors.libvirt.binding import Library
 from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
 from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
-from engine.ports import Permit
+from engine.looks import Permit
 from tests.unit.connectors.libvirt.scripted import ScriptedError, ScriptedLibrary, Vm
 
 RUNNING, CRASHED, PAUSED_CRASHED, PAUSED_BY_USER = (1, 1), (6, 1), (3, 10), (3, 1)

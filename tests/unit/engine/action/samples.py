@@ -7,7 +7,7 @@ import msgspec
 
 from engine.action.admit import History, closed, logged
 from engine.action.catalogue import Policy, parse_policy, read_shipped
-from engine.ports import Look
+from engine.looks import Look
 from engine.wire.alert import Alert, EvidenceItem, SamplePosition
 from engine.wire.control import Control
 from engine.wire.order import Closed, Order

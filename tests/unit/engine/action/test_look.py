@@ -4,7 +4,7 @@ import pytest
 
 from engine.action import look as module
 from engine.action.look import SENTENCES, Verdict, judge, shape
-from engine.ports import Look
+from engine.looks import Look
 from engine.wire.order import Order
 from tests.unit.engine.action.samples import OTHER_VM, look, order
 

@@ -10,7 +10,8 @@ import pytest
 from connectors.simulator import virtual_time
 from connectors.simulator.truth import VerbCall
 from connectors.simulator.verbs import SimulatedVerbs
-from engine.ports import Bounds, Clock, LedgerStore, Permit, Record
+from engine.looks import Permit
+from engine.ports import Bounds, Clock, LedgerStore, Record
 from engine.wire.control import Control, encode_control
 from engine.wire.frame import Frame, decode_frame
 from engine.wire.order import Closed
