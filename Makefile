@@ -28,7 +28,7 @@ install = $(UV) pip install --quiet --python $(BIN)/python $(1) || $(PIP) instal
 # Writes one distribution's entry of a lock, with its hashes, to a lock of its own in the venv.
 entry = awk '/^[a-z]/ { wanted = /^$(1)==/ } wanted' $(2) >$(VENV)/$(1).lock
 
-.PHONY: help setup lab demo test lint bench accuracy e2e lock simulate
+.PHONY: help setup lab demo test lint bench accuracy e2e lock simulate mutants
 help: ## List the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
 
@@ -87,3 +87,6 @@ SEEDS ?= 1000
 FIRST ?= 0
 simulate: setup ## Play SEEDS=1000 seeded half hours with every fault, from FIRST=0 on (FAMILY=one of them)
 	@$(BIN)/python -m tests.simulation.simulate --seeds $(SEEDS) --first $(FIRST) $(if $(FAMILY),--family $(FAMILY))
+
+mutants: setup ## Remove each guard of the actuator in turn; the tests must notice every time
+	@$(BIN)/python -m tests.mutants

@@ -94,3 +94,13 @@ def verify(entries: Iterable[JournalEntry], *, heads: Iterable[Head] = ()) -> li
         for head in heads
         if head.sequence and links.get((head.writer, head.sequence - 1)) != head.link
     ]
+
+
+def heads_of(entries: Iterable[JournalEntry]) -> list[Head]:
+    """Return where each writer's chain stands, to be kept outside the log."""
+    last: dict[str, JournalEntry] = {}
+    for entry in entries:
+        known = last.get(entry.writer)
+        if known is None or entry.sequence >= known.sequence:
+            last[entry.writer] = entry
+    return [Head(writer, entry.sequence + 1, entry.link) for writer, entry in last.items()]

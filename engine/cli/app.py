@@ -326,10 +326,20 @@ def policy_check(file: Annotated[Path, typer.Argument(help="Policy in TOML.")]) 
 
 
 @audit.command("verify")
-def audit_verify(file: File = None, sets: Sets = None) -> None:
-    """Check every writer's chain for edits, gaps and cuts; exit code 1 if there are any."""
+def audit_verify(
+    heads: Annotated[
+        Path | None, typer.Option(help="Where the chains stood; by default in the state folder.")
+    ] = None,
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """Check every writer's chain for edits, gaps and cuts; exit code 1 if there are any.
+
+    Where each chain stood is written to `--heads`, so that the next check sees what was cut
+    since. Copy that file to another machine: who can edit the log may reach it here.
+    """
     from engine.action.chain import verify
-    from engine.cli.audit import read_journal
+    from engine.cli.audit import HEADS_FILE, known_heads, read_journal, write_heads
     from engine.cli.words import name_of, with_log
 
     settings = settings_of(file, sets)
@@ -340,7 +350,10 @@ def audit_verify(file: File = None, sets: Sets = None) -> None:
             " you mean?"
         )
         raise typer.Exit(1)
-    findings = verify(entries)
+    place = heads or settings.state.folder / HEADS_FILE
+    findings = verify(entries, heads=known_heads(place))
+    if not findings:
+        write_heads(place, entries)
     for finding in findings:
         console().print(finding)
     writers = len({entry.writer for entry in entries})

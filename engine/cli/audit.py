@@ -1,5 +1,13 @@
 """The journal as people read it."""
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from engine.action.chain import Head, heads_of
+from engine.errors import StateError, StateUnwritable
 from engine.ports import Log
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.topics import JOURNAL
@@ -18,3 +26,44 @@ async def read_journal(_: Process, log: Log) -> list[JournalEntry]:
         for record in await log.read_to_end(JOURNAL.name, partition, offset=0)
     ]
     return sorted(entries, key=lambda entry: (entry.writer, entry.sequence))
+
+
+# What was seen last stands outside the log: an end that was cut off is missed by nothing in it.
+HEADS_FILE: Final = "audit-heads.json"
+
+
+def known_heads(file: Path) -> list[Head]:
+    """Return the heads that an earlier check wrote down; none before the first one.
+
+    Raises
+    ------
+    StateError
+        The file cannot be read: whoever edits a journal may have edited it too.
+    """
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=list[Head])
+    except FileNotFoundError:
+        return []
+    except (OSError, msgspec.DecodeError) as error:
+        raise StateError(
+            f"{file} cannot be read ({error}), so whether the journal was cut is not known. Move it"
+            " away to begin anew from what the journal holds now"
+        ) from error
+
+
+def write_heads(file: Path, entries: Iterable[JournalEntry]) -> None:
+    """Write down where every chain stands now.
+
+    Raises
+    ------
+    StateUnwritable
+        The next check could not tell whether the journal was cut since.
+    """
+    heads = sorted(heads_of(entries), key=lambda head: head.writer)
+    fresh = file.with_suffix(".new")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_bytes(msgspec.json.encode(heads))
+        fresh.replace(file)
+    except OSError as error:
+        raise StateUnwritable(f"{file} cannot be written: {error.strerror}.") from error

@@ -13,6 +13,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine.action.admit import PASSING, History, admit, closed, logged
+from engine.action.admit import SENTENCES as ADMIT_SENTENCES
 from engine.action.catalogue import NOUNS, Policy
 from engine.action.keys import TrustedKeys, open_control, open_entry
 from engine.action.ledger import (
@@ -304,13 +305,14 @@ class Agent:
     async def _take_up(self, task: Task) -> None:
         """Bring one order to its end, unless its end is known."""
         order = task.order
-        if self._ledger.holds((order.incident, order.step)) or self._is_closed(order):
+        key = (order.incident, order.step)
+        if any((entry.order.incident, entry.order.step) == key for entry in task.earlier):
+            # A mark would close the first order for this step, which may still run.
+            self._marks.duplicate(order, ADMIT_SENTENCES["duplicate"].format(step=order.step))
+            return
+        if self._ledger.holds(key) or self._is_closed(order):
             return
         end = self._refusal(task)
-        if end is not None and end.rule == "duplicate":
-            # A mark would close the first order for this step, which may still run.
-            self._marks.duplicate(order, end.sentence)
-            return
         if end is None:
             end = await self._carry(task)
         instruments.ORDERS_ENDED.labels(order.action, end.outcome, str(order.dry_run).lower()).inc()

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -286,9 +287,9 @@ def fields_of(alert: Alert) -> dict[str, Any]:
 
 @asynccontextmanager
 async def acting_site(
-    *incidents: Incident, policy: Policy = LAB, vms_per_node: int = 6
+    *incidents: Incident, policy: Policy = LAB, vms_per_node: int = 6, folder: Path | None = None
 ) -> AsyncIterator[Site]:
-    """Open a site of one cell with two nodes, whose roles end with it."""
+    """Open a site of one cell with two nodes, whose roles end with it; its log is in `folder`."""
     clock = LoopClock(epoch_ms=EPOCH_MS)
     plan = WorldPlan(
         seed=5,
@@ -298,7 +299,7 @@ async def acting_site(
     )
     async with AsyncExitStack() as stack:
         log = await stack.enter_async_context(
-            FaultyLog(EmbeddedConfig(folder=None, partitions=2), clock=clock)
+            FaultyLog(EmbeddedConfig(folder=folder, partitions=2), clock=clock)
         )
         site = Site(build_world(plan, clock), log, clock, policy)
         try:

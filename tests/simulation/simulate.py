@@ -20,6 +20,7 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
+from tests.simulation.hostile import aim, attack, tamper
 from tests.simulation.invariants import Family, Result, invariant_of
 from tests.simulation.seeded_run import FAMILIES, play
 
@@ -116,6 +117,17 @@ def _rows(sums: dict[str, Sum]) -> Iterator[tuple[str, ...]]:
         )
 
 
+def _hostile(count: int) -> dict[str, int]:
+    """Attack orders, journal and targets in proportion to the seeds."""
+    executed, told = attack(count)
+    edits, targets = max(1, count // 10), 100 * count
+    return {
+        "orders": count, "orders executed": executed, "orders told of": told,
+        "edits": edits, "edits found": tamper(edits),
+        "targets": targets, "targets hit": aim(targets),
+    }  # fmt: skip
+
+
 def main() -> int:
     """Play what the command line asks for; exit code 1 where anything did not hold."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -138,13 +150,23 @@ def main() -> int:
         table.add_row(*row)
     Console().print(table)
     REPORT.parent.mkdir(exist_ok=True)
-    report = {
+    report: dict[str, Any] = {
         family: vars(one) | {"clean_repair_ratio": one.repair_ratio(), "first": given.first}
         for family, one in sums.items()
     }
+    hostile = {} if given.family else _hostile(given.seeds)
+    report["hostile"] = hostile
     REPORT.write_text(json.dumps(report, indent=2) + "\n")
+    for what, count in hostile.items():
+        Console().print(f"{what}: {count}")
     ill = any(one.failing or one.repair_ratio() < 0.95 for one in sums.values())
-    return 1 if ill else 0
+    breached = bool(hostile) and (
+        hostile["orders executed"]
+        or hostile["targets hit"]
+        or hostile["edits found"] < hostile["edits"]
+        or hostile["orders told of"] < hostile["orders"]
+    )
+    return 1 if ill or breached else 0
 
 
 if __name__ == "__main__":

@@ -287,6 +287,21 @@ def test_a_journal_as_written_is_verified_whatever_partitions_it_stands_in(
     assert "Word 0.\n" in flatline("audit", "show").out
 
 
+def test_an_end_that_was_cut_off_since_the_last_check_is_found(
+    flatline: Flatline, state: Path
+) -> None:
+    write_journal(state, edited=False)
+    assert flatline("audit", "verify").code == 0
+    heads = state / "audit-heads.json"
+    (head,) = json.loads(heads.read_text())
+    heads.write_text(json.dumps([head | {"sequence": 4}]))
+    said = flatline("audit", "verify")
+    assert said.code == 1
+    assert "the chain does not reach entry 3 as written down" in " ".join(said.out.split())
+    heads.write_text("{")
+    assert "whether the journal was cut is not known" in flatline("audit", "verify").err
+
+
 def test_an_edited_journal_is_found_out_with_code_1(flatline: Flatline, state: Path) -> None:
     write_journal(state, edited=True)
     said = flatline("audit", "verify")

@@ -1,0 +1,328 @@
+"""Removes each guard in turn and sees the tests notice: `make mutants`, to `reports/mutants.json`.
+
+A mutant is one change of the shipped source in a copy of the tree. What its text replaces
+must stand there exactly once, so that a guard that is rewritten takes its mutant along.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Final, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT: Final = Path(__file__).parents[1]
+REPORT: Final = ROOT / "reports" / "mutants.json"
+# The quick ones first: a guard that a unit test holds costs a second.
+UNIT: Final = ("tests/unit/engine/action",)
+ROLES: Final = (
+    "tests/simulation/test_hostile.py",
+    "tests/simulation/test_actuation.py",
+    "tests/simulation/test_actuation_faults.py",
+    "tests/unit/engine/roles/test_act.py",
+)
+_WITHIN_S: Final = 240.0
+
+
+class Mutant(NamedTuple):
+    """One guard less: `old` in `file` becomes `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    suites: Sequence[str] = UNIT
+
+
+def _without(rule: str, *, last: str = "log_rules") -> Mutant:
+    """Return the mutant in which a rule of `admit` says nothing."""
+    return Mutant(
+        f"admit without {rule.strip('_')}",
+        f"engine/action/{last}.py",
+        f"def {rule}(question: Question) -> Said | None:\n",
+        f"def {rule}(question: Question) -> Said | None:\n    return None\n\n\n"
+        f"def _was{rule}(question: Question) -> Said | None:\n",
+    )
+
+
+_LOG: Final = (
+    "_no_target", "_lifetime", "_target", "duplicate", "append_time", "_escalation",
+    "_incident_old", "_vm", "_group", "_group_sick", "_node", "_cell", "_site",
+)  # fmt: skip
+_PRESENT: Final = (
+    "_clock", "_data_age", "_newborn", "_signals", "_no_owner", "_policy", "_mode", "_words",
+)  # fmt: skip
+_LOOK: Final = (
+    "_enough", "_same_vm", "_same_run", "_open_to_actions", "_monitor_answers", "_no_job",
+    "_running_or_crashed", "_running", "_stands_still", "_balloon_is_stale", "_same_shape",
+    "_requests_complete",
+)  # fmt: skip
+_ACT: Final = "engine/roles/act.py"
+_PLAN: Final = "engine/action/planner.py"
+_ADVANCE: Final = "engine/action/advance.py"
+
+MUTANTS: Final = (
+    *(_without(rule) for rule in _LOG),
+    *(_without(rule, last="present_rules") for rule in _PRESENT),
+    *(
+        Mutant(
+            f"look without {rule.strip('_')}",
+            "engine/action/look.py",
+            f"def {rule}(seen: Seen) -> _Said | None:\n",
+            f"def {rule}(seen: Seen) -> _Said | None:\n    return None\n\n\n"
+            f"def _was{rule}(seen: Seen) -> _Said | None:\n",
+        )
+        for rule in _LOOK
+    ),
+    Mutant(
+        "a signature is not checked", "engine/wire/order.py",
+        "        trusted[name].verify(signature, value)\n", "        pass\n",
+        ("tests/unit/engine/wire", *ROLES),
+    ),
+    Mutant(
+        "an agent's key gives orders", "engine/action/keys.py",
+        "    if name not in allowed:\n", "    if name not in allowed and False:\n",
+    ),
+    Mutant(
+        "an approval needs no operator", "engine/action/keys.py",
+        '    if control.kind == "approval":\n', '    if control.kind == "never":\n',
+    ),
+    Mutant(
+        "the ledger lets a step be accepted again", "engine/action/ledger.py",
+        "    if entry.state not in LEGAL[state]:\n", "    if False:\n",
+    ),
+    Mutant(
+        "a call that was cut off counts as not attempted", "engine/action/ledger.py",
+        'state: Outcome = "not_attempted" if entry.state == "accepted" else "unknown"',
+        'state: Outcome = "not_attempted"',
+    ),
+    Mutant(
+        "a log that is not known is trusted", "engine/action/ledger.py",
+        "    until_ms = now_ms + 1000 * observe_s\n", "    until_ms = now_ms\n",
+    ),
+    Mutant(
+        "the agent does not ask once more before the call", _ACT,
+        "        return self._refusal(task)\n", "        return None\n", ROLES,
+    ),
+    Mutant(
+        "the agent does not read control and orders to their ends", _ACT,
+        "                await self._read_to_ends()\n        except",
+        "                pass\n        except",
+        ROLES,
+    ),
+    Mutant(
+        "a topic that was cut back is not noticed", _ACT,
+        "                if cut is not None:\n",
+        "                if False and cut is not None:\n", ROLES,
+    ),
+    Mutant(
+        "what cannot be told is done all the same", _ACT,
+        "                if not await self._outbox.emptied(within_s=BARRIER_S):\n",
+        "                if False:\n", ROLES,
+    ),
+    Mutant(
+        "a full disk does not hold the call back", "engine/roles/act.py",
+        "        self._store.append(encode_ledger_entry(entry))\n",
+        "        try:\n            self._store.append(encode_ledger_entry(entry))\n"
+        "        except StateUnwritable:\n            pass\n",
+        ROLES,
+    ),
+    Mutant(
+        "an unknown outcome is said to be a refusal", _ACT,
+        'ended("unknown", "verb_unknown", **names, why=why_of(error))\n        self._marks',
+        'ended("refused", "verb_unknown", **names, why=why_of(error))\n        self._marks',
+        ROLES,
+    ),
+    Mutant(
+        "a rehearsal is carried out", _ACT,
+        "                if not task.dry_run:\n", "                if True:\n", ROLES,
+    ),
+    Mutant(
+        "the look may be old when the call is made", _ACT,
+        "        if age_s > LOOK_WINDOW_S or self._clock.now_ms() >= order.expires_ms:\n",
+        "        if False:\n", ROLES,
+    ),
+    Mutant(
+        "an unfamiliar log is acted on", _ACT,
+        "                if await self._log.identity() != self._identity:\n",
+        "                if False:\n", ROLES,
+    ),
+    Mutant(
+        "there is no storm breaker", "engine/action/storm.py",
+        "    if count < bar:\n", "    if True:\n",
+    ),
+    Mutant(
+        "the storm breaker ignores what a person cleared", "engine/action/storm.py",
+        "        cleared_ms = standing.time_ms\n", "        cleared_ms = 0\n",
+    ),
+    Mutant(
+        "the planner orders before it has read the log", _ADVANCE,
+        "    if not state.live:\n        return state, ()\n    match incident.phase:\n",
+        "    match incident.phase:\n",
+    ),
+    Mutant(
+        "the planner forgets what it has just ordered", _ADVANCE,
+        "        earlier=(*state.history, *pending),\n", "        earlier=state.history,\n",
+    ),
+    Mutant(
+        "silence at the deadline counts as failure", _ADVANCE,
+        "            if not incident.failing:\n", "            if False:\n",
+    ),
+    Mutant(
+        "the next step does not wait", _ADVANCE,
+        "            incident.called_ms + policy.limits.backoff_ms(max(1, tried)),\n",
+        "            0,\n",
+    ),
+    Mutant(
+        "a crash loop goes on", _ADVANCE,
+        '    if proposal.rule == "vm_day":\n', '    if proposal.rule == "never":\n',
+    ),
+    Mutant(
+        "a target that suffers is left to suffer", "engine/action/target.py",
+        "    return carried > min(", "    return False and carried > min(",
+    ),
+    Mutant(
+        "a guest is given no time to help itself", "engine/action/ordering.py",
+        '    return _held("grace", wait_s=wait_ms / 1000) if grace_s and wait_ms > 0 else None\n',
+        "    return None\n",
+    ),
+    Mutant(
+        "who has not agreed is acted on", "engine/action/ordering.py",
+        "    if not alert.actionable:\n", "    if False:\n",
+    ),
+    Mutant(
+        "a veto of the engine holds nothing", "engine/action/ordering.py",
+        "    if alert.vetoes and rung.action in DISRUPTIVE:\n", "    if False:\n",
+    ),
+    Mutant(
+        "a VM wanders back to where it came from", "engine/action/ordering.py",
+        '        avoid=_closed(around, "node") | _left_by(alert.subject, around),\n',
+        '        avoid=_closed(around, "node"),\n',
+    ),
+    Mutant(
+        "a target needs no memory and no other group", "engine/action/target.py",
+        "        and _takes(load.rooms.get(node, NodeRoom()), mover)\n", "",
+    ),
+    Mutant(
+        "an edited journal entry is believed", "engine/action/chain.py",
+        "        if link_of(entry) != entry.link:\n", "        if False:\n",
+    ),
+    Mutant(
+        "a journal that was cut is whole", "engine/action/chain.py",
+        "        if head.sequence and links.get", "        if False and links.get",
+    ),
+    Mutant(
+        "a policy may be laxer than the hard limits", "engine/action/catalogue.py",
+        "        if not low <= value <= high:\n", "        if False:\n",
+    ),
+    Mutant(
+        "the naive actuator: the look always agrees", "engine/action/look.py",
+        "        if said is not None:\n            return _refusal(*said)\n",
+        "        if False:\n            return _refusal(*said)\n",
+    ),
+    Mutant(
+        "the naive actuator: everything is admitted", "engine/action/admit.py",
+        "        if said is not None:\n            name, values = said\n",
+        "        if said is not None and False:\n            name, values = said\n",
+    ),
+)  # fmt: skip
+
+
+def check() -> list[str]:
+    """Return one sentence for each mutant whose text does not stand in the source just once."""
+    return [
+        f"{mutant.name}: its text stands {count} times in {mutant.file}, once is needed"
+        for mutant in MUTANTS
+        if (count := (ROOT / mutant.file).read_text().count(mutant.old)) != 1
+    ]
+
+
+def tree(folder: Path) -> Path:
+    """Return a copy of the tree in `folder`, whose source may be changed."""
+    for name in ("engine", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("connectors", "models", "pyproject.toml", "deploy", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def killer(mutant: Mutant, copy: Path) -> str | None:
+    """Return the test that fails with the mutant in place, None if none does."""
+    file = copy / mutant.file
+    source = file.read_text()
+    file.write_text(source.replace(mutant.old, mutant.new))
+    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    try:
+        done = subprocess.run(
+            [*command, *mutant.suites],
+            cwd=copy,
+            env=os.environ | {"PYTHONPATH": str(copy)},
+            capture_output=True,
+            text=True,
+            timeout=_WITHIN_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"none of {', '.join(mutant.suites)} came to an end within {_WITHIN_S:.0f} s"
+    finally:
+        file.write_text(source)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    if done.returncode == 0:
+        return None
+    return failed[1] if failed else f"pytest ended with {done.returncode}"
+
+
+def main() -> int:
+    """Try every mutant; exit code 1 where one survives."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--every", type=int, default=1, help="only each n-th mutant")
+    given = parser.parse_args()
+    began_s, stale, console = time.monotonic(), check(), Console()
+    for sentence in stale:
+        console.print(sentence)
+    chosen = MUTANTS[:: given.every]
+    with tempfile.TemporaryDirectory() as folder:
+        trees: SimpleQueue[Path] = SimpleQueue()
+        for number in range(given.workers):
+            trees.put(tree(Path(folder) / str(number)))
+
+        def attempt(mutant: Mutant) -> str | None:
+            mine = trees.get()
+            try:
+                return killer(mutant, mine)
+            finally:
+                trees.put(mine)
+
+        with ThreadPoolExecutor(given.workers) as pool:
+            killers = list(pool.map(attempt, chosen))
+    table = Table("mutant", "killed by")
+    for mutant, test in zip(chosen, killers, strict=True):
+        table.add_row(mutant.name, test or "[bold red]nothing[/]")
+    survivors = [mutant.name for mutant, test in zip(chosen, killers, strict=True) if not test]
+    console.print(table)
+    console.print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutants are killed.")
+    REPORT.parent.mkdir(exist_ok=True)
+    report = {
+        "mutants": len(chosen),
+        "survivors": survivors,
+        "wall_s": round(time.monotonic() - began_s, 1),
+        "killed_by": dict(zip((mutant.name for mutant in chosen), killers, strict=True)),
+    }
+    REPORT.write_text(json.dumps(report, indent=2) + "\n")
+    return 1 if survivors or stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
