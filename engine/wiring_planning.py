@@ -1,4 +1,4 @@
-"""The wiring of what planners read: what the forecaster is given.
+"""The wiring of what planners read: the forecaster, and the estate that the history tells of.
 
 A part of `engine.wiring`, which would be too long with it.
 """
@@ -6,8 +6,16 @@ A part of `engine.wiring`, which would be too long with it.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from engine.capacity.estate import Estate
+from engine.capacity.history_survey import capacity_points, estate_of, questions
+from engine.capacity.report import Report
+from engine.errors import RecordRejected
+from engine.ports import Log
 from engine.roles.run import Opener, Role
+from engine.wire.frame import decode_frame
+from engine.wire.topics import FRAMES
 from engine.wiring import Connect, Process
+from engine.wiring_history import open_history
 
 
 def forecast_opener(process: Process, connect: Connect) -> Opener:
@@ -24,3 +32,46 @@ def forecast_opener(process: Process, connect: Connect) -> Opener:
             yield Foreteller(log=log, config=config, clock=process.clock, health=health)
 
     return opened
+
+
+# Every cell's nodes report within some seconds, so that the end of a partition names its cells.
+_LATEST_FRAMES = 1_000
+
+
+async def estate_from_history(process: Process, log: Log) -> Estate:
+    """Return the estate as the history has it now; which zone a cell is in, the latest frames say.
+
+    Raises
+    ------
+    HistoryError, LogError
+        One of them cannot be read.
+    """
+    asked = questions(now_s=process.clock.now_ms() // 1000)
+    async with open_history(process) as history:
+        answers = {name: await history.ask(question) for name, question in asked.items()}
+    zones: dict[str, str] = {}
+    for partition in range(log.partitions(FRAMES.name)):
+        bounds = await log.bounds(FRAMES.name, partition)
+        start = max(bounds.earliest, bounds.end - _LATEST_FRAMES)
+        for record in await log.read_to_end(FRAMES.name, partition, offset=start):
+            try:
+                header = decode_frame(record.value).header
+            except RecordRejected:
+                continue  # the engine keeps and counts it
+            if header.role == "collector":
+                zones[header.cell] = header.zone
+    return estate_of(answers, zones=zones)
+
+
+async def store_report(process: Process, found: Report) -> int:
+    """Write a report's lines to the history, and return how many it has now.
+
+    Raises
+    ------
+    HistoryError
+        It cannot be written.
+    """
+    points = capacity_points(found, time_s=process.clock.now_ms() // 1000)
+    async with open_history(process) as history:
+        refused = await history.write([points])
+    return len(points) - len(refused)

@@ -1,5 +1,6 @@
 """`flatline capacity`: the report and the answers, as a table, as JSON or as CSV."""
 
+import asyncio
 import csv
 import io
 from collections.abc import Sequence
@@ -21,26 +22,39 @@ Format = Literal["table", "json", "csv"]
 
 
 def surveyed(source: str | None, settings: Settings) -> Estate:
-    """Return the estate that recorded frames tell of; by default those of this site's log.
+    """Return the estate that recorded frames tell of; by default that of the history.
 
     Raises
     ------
     SettingsError
-        There is nothing recorded, or no frames in it.
+        There is nothing to report on.
     """
     from engine.wiring import open_recording
 
-    if source is None:
-        if settings.log.kind != "embedded":
-            raise SettingsError(
-                "The frames of a log on Kafka are not surveyed: name the folder of an embedded log"
-                " or a dataset."
-            )
-        source = str(settings.log_folder)
-    estate = Survey().take(open_recording(source).moments()).estate()
+    if source is not None:
+        estate = Survey().take(open_recording(source).moments()).estate()
+        told = f"{source} holds no frame of a collector: there is nothing to report."
+    else:
+        from engine.cli.words import with_log
+        from engine.wiring_planning import estate_from_history
+
+        estate = with_log(settings, estate_from_history, patient=True, reading=True)
+        told = (
+            "The history has no closed hour of the last day: let `flatline history` run, or name a"
+            " recording or a dataset."
+        )
     if not estate.nodes:
-        raise SettingsError(f"{source} holds no frame of a collector: there is nothing to report.")
+        raise SettingsError(told)
     return estate
+
+
+def store(found: Report, settings: Settings) -> None:
+    """Write a report's lines to the history, and say so."""
+    from engine.wiring import process
+    from engine.wiring_planning import store_report
+
+    count = asyncio.run(store_report(process(settings), found))
+    console(stderr=True).print(f"{count} lines stand in the history as flatline_capacity.")
 
 
 def show_report(found: Report, form: Format) -> None:

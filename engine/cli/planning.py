@@ -62,7 +62,7 @@ Source = Annotated[
     str | None,
     typer.Argument(
         help="Folder of an embedded log with recorded frames, or path prefix of a dataset; by"
-        " default this site's own log."
+        " default the history."
     ),
 ]
 Form = Annotated[Format, typer.Option("--format", help="table, json or csv.")]
@@ -70,13 +70,23 @@ Form = Annotated[Format, typer.Option("--format", help="table, json or csv.")]
 
 @capacity.command("report")
 def capacity_report(
-    source: Source = None, form: Form = "table", file: File = None, sets: Sets = None
+    source: Source = None,
+    form: Form = "table",
+    storing: Annotated[
+        bool, typer.Option("--store", help="Write the lines to the history too.")
+    ] = False,
+    file: File = None,
+    sets: Sets = None,
 ) -> None:
     """Report pools, nodes, cells and zones: what is left, until when, and what still fits."""
     from engine.capacity.report import report
-    from engine.cli.capacity import show_report, surveyed
+    from engine.cli.capacity import show_report, store, surveyed
 
-    show_report(report(surveyed(source, settings_of(file, sets))), form)
+    settings = settings_of(file, sets)
+    found = report(surveyed(source, settings))
+    show_report(found, form)
+    if storing:
+        store(found, settings)
 
 
 @capacity.command("whatif")
