@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -10,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from engine.action.keys import (
     TrustedKeys,
+    open_control,
     open_entry,
     parse_private_key,
     parse_public_key,
@@ -17,8 +20,9 @@ from engine.action.keys import (
     public_key_pem,
 )
 from engine.errors import KeyDamaged, RecordRejected, SettingsError
-from engine.wire.order import encode_order
-from tests.unit.engine.action.samples import NOW_MS, mark, order
+from engine.wire.control import encode_control
+from engine.wire.order import encode_order, signed
+from tests.unit.engine.action.samples import NOW_MS, control, mark, order
 
 PLANNER, AGENT, STRANGER = (
     Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2, 3)
@@ -76,3 +80,29 @@ def test_what_is_no_key_is_refused_by_name() -> None:
     for text in (b"", b"nonsense", public):
         with pytest.raises(SettingsError, match=r"^the-file "):
             parse_public_key(text, source="the-file")
+
+
+def approval(**changes: Any) -> bytes:
+    (word,) = control(kind="approval", scope="vm", subject="a" * 32, **changes).values()
+    return encode_control(word)
+
+
+def test_an_approval_counts_only_with_an_operator_s_signature() -> None:
+    value = approval()
+    operator, stranger = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    trusted = TrustedKeys.of(
+        planners=[stranger.public_key()],
+        agents=[stranger.public_key()],
+        operators=[operator.public_key()],
+    )
+    assert open_control(value, signed(value, operator), trusted=trusted).kind == "approval"
+    for headers in ((), signed(value, stranger), signed(approval(by="eve"), operator)):
+        with pytest.raises(RecordRejected) as refusal:
+            open_control(value, headers, trusted=trusted)
+        assert refusal.value.reason == "bad_signature"
+
+
+def test_a_word_that_makes_the_rules_stricter_needs_no_signature() -> None:
+    (pause,) = control().values()
+    trusted = TrustedKeys.of(planners=[], agents=[])
+    assert open_control(encode_control(pause), (), trusted=trusted) == pause

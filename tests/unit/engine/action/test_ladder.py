@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from engine.action.catalogue import Modes, Policy, Step, parse_policy, read_shipped
-from engine.action.events import LoadSeen
+from engine.action.events import ControlSeen, LoadSeen
 from engine.action.target import CellLoad, NodeRoom
 from engine.wire.alert import EvidenceItem
 from tests.unit.engine.action.play import TWO_RESETS, Play
-from tests.unit.engine.action.samples import NOW_MS, OTHER_VM, VM
+from tests.unit.engine.action.samples import NOW_MS, OTHER_VM, VM, control
 
 EVERYTHING = Modes(default="auto")
 
@@ -289,3 +289,15 @@ def test_every_kind_that_the_engine_names_has_a_shipped_ladder() -> None:
         "crash_reboot", "vm_silence",
     }  # fmt: skip
     assert kinds <= set(shipped.ladders)
+
+
+def test_a_step_that_waits_for_a_person_is_given_once_it_is_approved() -> None:
+    play = Play(policy(Step(action="reset"), modes=Modes(default="approve")))
+    play.fires()
+    assert play.last.rule == "not_approved"
+    assert "flatline approve " + "a" * 32 in play.last.sentence
+    for word in control(kind="approval", scope="vm", subject="a" * 32).values():
+        play.feed(ControlSeen(word, play.now_ms))
+    play.wait(1)
+    (given,) = play.given
+    assert not given.dry_run
