@@ -106,17 +106,20 @@ def _learn(
     regrets = start + length * (width + PENDING)
     state = int(row[more + STATE])
     forget32 = np.float32(forget)
+    # Slices, whose indices begin at 0, spare each access a test for negative ones.
+    says = row[at : at + width]
     for voice in range(2):
         chosen = state if voice == 0 else states
         opinion = row[more + voice]
         pull = np.float32(1.0 if opinion > x else -1.0 if opinion < x else 0.0)
         first = regrets + 2 * chosen * width
+        regret, square = row[first : first + width], row[first + width : first + 2 * width]
         for k in range(width):
-            gains[k] = pull * (opinion - row[at + k])
+            gains[k] = pull * (opinion - says[k])
         for k in range(width):
-            row[first + k] = forget32 * row[first + k] + gains[k]
+            regret[k] = forget32 * regret[k] + gains[k]
         for k in range(width):
-            row[first + width + k] = forget32 * row[first + width + k] + gains[k] * gains[k]
+            square[k] = forget32 * square[k] + gains[k] * gains[k]
     voices = regrets + 2 * (states + 1) * width
     side = 1.0 if final > x else -1.0 if final < x else 0.0
     for voice in range(VOICES):
@@ -205,17 +208,19 @@ def _forecast(
     more = at + width
     regrets = start + length * (width + PENDING)
     last = np.float64(row[at])
+    says = row[at : at + width]
     for voice in range(2):
         # A state that has not been seen yet is judged by what holds in all of them.
         total = 0.0
         value = 0.0
         for chosen in (state if voice == 0 else states, states):
             first = regrets + 2 * chosen * width
+            regret, square = row[first : first + width], row[first + width : first + 2 * width]
             for k in range(width):
-                gains[k] = max(row[first + k], _ZERO) / (row[first + width + k] + _EPSILON32)
+                gains[k] = max(regret[k], _ZERO) / (square[k] + _EPSILON32)
             for k in range(width):
                 total += np.float64(gains[k])
-                value += np.float64(gains[k] * (row[at + k] - row[at]))
+                value += np.float64(gains[k] * (says[k] - says[0]))
             if total > 0.0:
                 break
         row[more + voice] = last + value / total if total > 0.0 else last
