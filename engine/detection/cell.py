@@ -209,6 +209,8 @@ class Cell:
         self.outage_ms = 0
         self.disturbed_ms = 0
         self.watched: set[bytes] = set()
+        # Follows from `nodes`; asked for with every record and looked up anew when they change.
+        self._live: tuple[frozenset[str], int] | None = None
 
     def place(self, vm: bytes) -> tuple[Node, Lanes, int] | None:
         """Return where a VM's state is, None if no node has reported it."""
@@ -222,5 +224,19 @@ class Cell:
 
     def interval_ms(self) -> int:
         """Return the longest sampling interval of the cell's live nodes."""
-        live = [node.interval_ms for node in self.nodes.values() if not node.silent]
-        return max(live, default=1000)
+        return self._look_up()[1]
+
+    def all_reported(self) -> bool:
+        """Return whether every live node has reported in this slot."""
+        live = self._look_up()[0]
+        return len(live) <= len(self.reported) and live <= self.reported
+
+    def nodes_changed(self) -> None:
+        """Take note that a node came, fell silent, is back or samples at another interval."""
+        self._live = None
+
+    def _look_up(self) -> tuple[frozenset[str], int]:
+        if self._live is None:
+            live = {key: node.interval_ms for key, node in self.nodes.items() if not node.silent}
+            self._live = frozenset(live), max(live.values(), default=1000)
+        return self._live

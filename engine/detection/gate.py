@@ -158,16 +158,19 @@ def _recent(
     """Return who fell silent within the window, and who was active before it."""
     silent: dict[bytes, Silence] = {}
     active: set[bytes] = set()
-    masks = {
-        name: _masks(lanes, cell.nodes[name], signal, configuration)
+    # Most slots end here: who is active is asked only where enough fell silent.
+    fallen = {
+        name: _fell(lanes, cell.nodes[name], signal, configuration)
         for name, lanes in sorted(cell.lanes.items())
         if not cell.nodes[name].silent
     }
-    if sum(int(fell.sum()) for fell, *_ in masks.values()) < configuration.gate_members:
+    if sum(map(np.count_nonzero, fallen.values())) < configuration.gate_members:
         return silent, active
-    for name, (fell, moving, sequences, onsets) in masks.items():
+    prefix, onset = ("disk", "disk_onset_ms") if signal == "disk" else ("run", "onset_ms")
+    for name, fell in fallen.items():
         lanes = cell.lanes[name]
-        for lane in np.flatnonzero(fell | moving):
+        sequences, onsets = lanes.numbers(f"{prefix}_sequence"), lanes.numbers(onset)
+        for lane in np.flatnonzero(fell | _moving(lanes, cell.nodes[name], signal)):
             vm = lanes.vm(int(lane))
             if vm in explained or vm not in cell.vms:
                 continue
@@ -177,31 +180,35 @@ def _recent(
     return silent, active
 
 
-def _masks(
-    lanes: Lanes, node: Node, signal: str, configuration: Configuration
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
-    """Return, per lane, who fell silent lately and who is active now, by one signal."""
+def _fell(lanes: Lanes, node: Node, signal: str, configuration: Configuration) -> NDArray[np.bool_]:
+    """Return, per lane in use, who fell silent lately by one signal."""
+    size = len(lanes)
     window_s = max(configuration.gate_window_s, 3 * node.dt_s)
-    used = np.arange(lanes.hold.size) < len(lanes)
     if signal == "tx":
-        still = lanes.row("tx_still_s")
-        share = lanes.row("tx_share")
-        # Without a gap model of its own: somebody who sent in nearly every sample.
-        usual = share >= 0.8 * np.exp(-still / 60.0)
-        fell = used & usual & (still >= 2 * node.dt_s) & (still <= window_s)
-        moving = used & (still < 2 * node.dt_s) & (share >= 0.5)
-        return fell, moving, lanes.numbers("run_sequence"), lanes.numbers("onset_ms")
+        still = lanes.row("tx_still_s")[:size]
+        fell = (still >= 2 * node.dt_s) & (still <= window_s)
+        if fell.any():
+            # Without a gap model of its own: somebody who sent in nearly every sample.
+            fell &= lanes.row("tx_share")[:size] >= 0.8 * np.exp(-still / 60.0)
+        return fell
     out = lanes.disk if signal == "disk" else lanes.life
-    prefix = "disk" if signal == "disk" else "run"
-    share = lanes.row("disk_share" if signal == "disk" else "life_share")
-    samples = lanes.numbers(f"{prefix}_samples")
+    samples = lanes.numbers("disk_samples" if signal == "disk" else "run_samples")[:size]
     # What is silent on a node or in a cell may yet turn out to share a pool, whose members on
     # other nodes are one sample behind.
-    enough = 2 if signal == "disk" else 3
-    fell = used & (samples >= enough) & (out[0] <= window_s) & (out[1] >= configuration.shared_nats)
-    moving = used & (samples < 2) & (share >= 0.5)
-    onsets = lanes.numbers("disk_onset_ms" if signal == "disk" else "onset_ms")
-    return fell, moving, lanes.numbers(f"{prefix}_sequence"), onsets
+    fell = samples >= (2 if signal == "disk" else 3)
+    if fell.any():
+        fell &= (out[0, :size] <= window_s) & (out[1, :size] >= configuration.shared_nats)
+    return fell
+
+
+def _moving(lanes: Lanes, node: Node, signal: str) -> NDArray[np.bool_]:
+    """Return, per lane in use, who is active now by one signal."""
+    size = len(lanes)
+    if signal == "tx":
+        still = lanes.row("tx_still_s")[:size] < 2 * node.dt_s
+        return still & (lanes.row("tx_share")[:size] >= 0.5)
+    prefix, share = ("disk", "disk_share") if signal == "disk" else ("run", "life_share")
+    return (lanes.numbers(f"{prefix}_samples")[:size] < 2) & (lanes.row(share)[:size] >= 0.5)
 
 
 def _latch(

@@ -48,9 +48,8 @@ def is_due(cell: Cell, *, time_ms: int, configuration: Configuration) -> bool:
     interval_ms = cell.interval_ms()
     if not cell.round_ms:
         return time_ms - cell.closed_ms >= 2 * interval_ms
-    live = {key for key, node in cell.nodes.items() if not node.silent}
     grace_ms = configuration.slot_grace_share * interval_ms
-    return live <= cell.reported or time_ms - cell.round_ms >= grace_ms
+    return cell.all_reported() or time_ms - cell.round_ms >= grace_ms
 
 
 def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:

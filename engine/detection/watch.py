@@ -26,6 +26,7 @@ def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> li
     for node in cell.nodes.values():
         silent_ms = cell.passed_ms - node.seen_ms
         node.silent = silent_ms >= configuration.node_silent_intervals * node.interval_ms
+    cell.nodes_changed()
     whole_nodes = [node for node in cell.nodes.values() if node.key == node.name]
     alert_ms = configuration.node_alert_s * 1000
     silent = [
