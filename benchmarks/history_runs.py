@@ -1,0 +1,115 @@
+"""What the history's benchmarks and its tests with real stores share: a fleet's log, and counts."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from connectors.influxdb.history import InfluxHistory
+from connectors.simulator.hypervisor import SimulatedHypervisor
+from connectors.simulator.plan import WorldPlan
+from connectors.simulator.world import World
+from engine.capacity.fold import FrameFold
+from engine.ports import Record
+from engine.wire.frame import Frame, Header, decode_frame, encode_frame
+from engine.wire.measurement import MEASUREMENTS
+from engine.wire.points import MISSING, Points
+from engine.wire.topics import FRAMES
+
+# Field by field: how many values of each are there.
+Counts = dict[tuple[str, str], int]
+
+_INVENTORY_EVERY = 60
+
+
+def recent_hours(hours: float) -> int:
+    """Return the ns at which a span of so many hours began that ended with a full hour."""
+    return (time.time_ns() // 3_600_000_000_000) * 3_600_000_000_000 - round(hours * 3.6e12)
+
+
+def fleet_records(
+    plan: WorldPlan, *, begin_ns: int, seconds: float, interval_s: float = 10.0
+) -> Iterator[Record]:
+    """Yield the frames of a simulated fleet as records of one partition."""
+    world = World(plan)
+    eyes = [SimulatedHypervisor(world, name) for name in world.topology.nodes]
+    offset = 0
+    for sequence in range(round(seconds / interval_s)):
+        world.advance(round((sequence + 1) * interval_s * 1e9))
+        at_ns = begin_ns + round(sequence * interval_s * 1e9)
+        for node, eye in enumerate(eyes):
+            sample = eye.observe()
+            topology = world.topology
+            told = sequence % _INVENTORY_EVERY == 0
+            here = world.roster(node).indices if told else ()
+            frame = Frame(
+                header=Header(
+                    site=plan.site,
+                    zone=topology.zone(node),
+                    cell=topology.cells[topology.node_cell[node]],
+                    node=topology.nodes[node],
+                    role="collector",
+                    run="run",
+                    sequence=sequence,
+                    event_time_ns=at_ns + node * 1_000_000,
+                    mono_ns=sample.mono_ns,
+                    interval_ms=round(interval_s * 1000),
+                ),
+                rows=sample.rows,
+                inventory=tuple(topology.item(int(lane)) for lane in here),
+                node=dict(sample.node),
+                pools=sample.pools,
+            )
+            yield Record(
+                topic=FRAMES.name,
+                partition=0,
+                offset=offset,
+                time_ms=at_ns // 1_000_000 + 5,
+                key=frame.header.cell.encode(),
+                value=encode_frame(frame),
+            )
+            offset += 1
+
+
+def produced(records: Iterable[Record]) -> Counts:
+    """Return how many distinct values an uninterrupted fold gives, hours left out."""
+    fold = FrameFold()
+    distinct: dict[tuple[str, str], set[tuple[int, int]]] = {}
+    series: dict[tuple[str, ...], int] = {}
+    for record in records:
+        for points in fold.fold(decode_frame(record.value), time_ms=record.time_ms):
+            _add(points, distinct, series)
+    return {key: len(values) for key, values in distinct.items()}
+
+
+def _add(
+    points: Points,
+    distinct: dict[tuple[str, str], set[tuple[int, int]]],
+    series: dict[tuple[str, ...], int],
+) -> None:
+    keys = list(zip(*points.series.tags.values(), strict=True))
+    numbers = [series.setdefault(key, len(series)) for key in keys]
+    rows = list(zip(numbers, points.time_ns.tolist(), strict=True))
+    for name, column in points.fields.items():
+        if not isinstance(column, np.ndarray):
+            known = [value is not None for value in column]
+        elif column.dtype.kind == "f":
+            known = np.isfinite(column).tolist()
+        else:
+            known = (column != MISSING).tolist()
+        distinct.setdefault((points.measurement, name), set()).update(
+            row for row, is_known in zip(rows, known, strict=True) if is_known
+        )
+
+
+async def stored(history: InfluxHistory, wanted: Counts) -> Counts:
+    """Return how many values of the same fields InfluxDB holds."""
+    found: Counts = {}
+    for measurement in {name for name, _ in wanted}:
+        bucket = MEASUREMENTS[measurement].bucket
+        text = f'SELECT count(*) FROM "{bucket}"."{measurement}" WHERE time > 0'
+        for series in await history.query(text):
+            for column, value in zip(series["columns"], series["values"][0], strict=True):
+                if column != "time":
+                    found[measurement, column.removeprefix("count_")] = value or 0
+    return {key: found.get(key, 0) for key in wanted}

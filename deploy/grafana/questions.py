@@ -1,0 +1,180 @@
+"""What planners usually ask of the history, each as a `Question` that any store answers."""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from engine.ports import Question
+
+DAY_S: Final = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """A usual question: how a planner says it, over which span, and what it asks of the rows."""
+
+    words: str
+    span_s: int
+    question: Question
+
+    def ending_at(self, end_ns: int) -> Question:
+        """Return the question over the span that ends then."""
+        begin_ns = end_ns - self.span_s * 1_000_000_000
+        return replace(self.question, begin_ns=begin_ns, end_ns=end_ns)
+
+
+def _usual(
+    words: str,
+    measurement: str,
+    select: tuple[tuple[str, str], ...],
+    *,
+    days: float,
+    where: dict[str, str] | None = None,
+    group_by: tuple[str, ...] = (),
+    every_s: int | None = None,
+) -> Usual:
+    question = Question(
+        measurement=measurement,
+        select=select,
+        begin_ns=0,
+        end_ns=0,
+        where=where or {},
+        group_by=group_by,
+        every_s=every_s,
+    )
+    return Usual(words, round(days * DAY_S), question)
+
+
+# Tags that stand for what a reader fills in.
+EXAMPLE_VM: Final = "11111111-2222-3333-4444-555555555555"
+EXAMPLE_NODE: Final = "node-1"
+
+USUAL: Final = (
+    _usual(
+        "Which size does each VM need? p95 of its CPU over 30 days, from minutes",
+        "flatline_vm_1m",
+        (("cpu_cores_mean", "p95"), ("cpu_ratio_mean", "p95"), ("cpu_cores_max", "max")),
+        days=30,
+        group_by=("vm",),
+    ),
+    _usual(
+        "How much memory does each VM need? The highest p99 of any hour in 30 days",
+        "flatline_vm_1h",
+        (("memory_used_bytes_p99", "max"), ("memory_rss_bytes_p99", "max")),
+        days=30,
+        group_by=("vm",),
+    ),
+    _usual(
+        "Which VMs are idle? The most CPU, disk and network each has used in 30 days",
+        "flatline_vm_1h",
+        (
+            ("cpu_cores_max", "max"),
+            ("disk_wr_bytes_per_s_max", "max"),
+            ("net_tx_bytes_per_s_max", "max"),
+        ),
+        days=30,
+        group_by=("vm",),
+    ),
+    _usual(
+        "Who waits for CPU? Cores waited for, by VM and hour, last week",
+        "flatline_vm_1h",
+        (("cpu_delay_cores_mean", "mean"), ("cpu_delay_cores_p95", "max")),
+        days=7,
+        group_by=("vm",),
+        every_s=3600,
+    ),
+    _usual(
+        "What did one VM do yesterday, by 5 minutes?",
+        "flatline_vm_1m",
+        (
+            ("cpu_cores_mean", "mean"),
+            ("cpu_cores_max", "max"),
+            ("disk_rd_bytes_per_s_mean", "mean"),
+            ("disk_wr_bytes_per_s_mean", "mean"),
+        ),
+        days=1,
+        where={"vm": EXAMPLE_VM},
+        every_s=300,
+    ),
+    _usual(
+        "How busy are the nodes? CPU and free memory of each, by day, over 90 days",
+        "flatline_node_1h",
+        (
+            ("cpu_busy_ratio_mean", "mean"),
+            ("cpu_busy_ratio_p95", "max"),
+            ("memory_available_bytes_min", "min"),
+            ("vms_max", "max"),
+        ),
+        days=90,
+        group_by=("node",),
+        every_s=DAY_S,
+    ),
+    _usual(
+        "When is a pool full? Size and free bytes of each, by day, over 90 days",
+        "flatline_pool_1h",
+        (("capacity_bytes_max", "max"), ("available_bytes_min", "min")),
+        days=90,
+        group_by=("pool",),
+        every_s=DAY_S,
+    ),
+    _usual(
+        "How slow is each pool? Latency by node and hour, last week",
+        "flatline_pool_1h",
+        (("latency_s_mean", "mean"), ("latency_s_p99", "max")),
+        days=7,
+        group_by=("pool", "node"),
+        every_s=3600,
+    ),
+    _usual(
+        "What was foretold for a VM (Soll), half an hour ahead?",
+        "flatline_forecast",
+        (("mean", "mean"), ("lo90", "min"), ("hi90", "max")),
+        days=1,
+        where={"vm": EXAMPLE_VM, "metric": "cpu_cores", "horizon_s": "1800"},
+        every_s=300,
+    ),
+    _usual(
+        "How far was each VM from what the engine expected? Worst minute of the last day",
+        "flatline_score",
+        (("worst_z", "max"), ("cpu_cores", "mean"), ("cpu_cores_expected", "mean")),
+        days=1,
+        group_by=("vm",),
+    ),
+    _usual(
+        "How many alerts were there, by kind, each day?",
+        "flatline_alert",
+        (("confidence", "count"),),
+        days=30,
+        where={"state": "firing"},
+        group_by=("kind",),
+        every_s=DAY_S,
+    ),
+    _usual(
+        "What was done to one VM, and why?",
+        "flatline_action",
+        (("sentence", ""),),
+        days=30,
+        where={"subject": EXAMPLE_VM},
+        group_by=("kind",),
+    ),
+    _usual(
+        "What is each VM called, and whose is it?",
+        "flatline_vm_info",
+        (("name", "last"), ("tenant", "last"), ("flavor", "last"), ("memory_bytes", "last")),
+        days=1,
+        group_by=("vm",),
+    ),
+    _usual(
+        "How much is left? The last capacity report",
+        "flatline_capacity",
+        (("remaining_ratio", "last"), ("days_to_full", "last"), ("days_to_full_low", "last")),
+        days=1,
+        group_by=("scope", "subject", "resource"),
+    ),
+    _usual(
+        "How much has each disk set written? Raw counters, under Telegraf's names",
+        "libvirt_block",
+        (("wr_bytes", "min"), ("wr_bytes", "max")),
+        days=1,
+        group_by=("vm",),
+    ),
+)
