@@ -32,6 +32,11 @@ CLASSES: Final = ("idle", "steady", "busy")
 _CLASS_EDGES: Final = (0.02, 0.4)
 
 
+def compile_kernels() -> None:
+    """Have the forecast's kernel compiled: seconds of work, to be done before a group is joined."""
+    Forecaster(1, step_s=STEP_S).fold(np.zeros(1), 1)
+
+
 class Output(NamedTuple):
     """A record to append."""
 

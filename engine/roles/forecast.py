@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from engine.capacity.foretell import Foretelling
+from engine.capacity.foretell import Foretelling, compile_kernels
 from engine.capacity.foretell_state import restore_state, take_state
 from engine.errors import SnapshotDamaged
 from engine.ports import Clock, Delivery, Log, Subscription
@@ -78,6 +78,8 @@ class Foreteller:
         SnapshotTooNew
             A later release wrote the newest state.
         """
+        # Done at the first frame it could outlast the group's session.
+        compile_kernels()
         async with self._log.subscribe(FRAMES.name, group=self._config.group) as subscription:
             while True:
                 delivery = await subscription.poll(max_records=_MAX_RECORDS, wait_s=_POLL_S)
