@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,8 +44,7 @@ class Lab:
         """Run one of the lab's scripts and return what it printed; LabError when it fails."""
         environment = os.environ | {"FLATLINE_LAB_DIR": str(self.home)}
         # Output goes through a file: a daemon that inherited a pipe would hold it open for ever.
-        self.home.parent.mkdir(parents=True, exist_ok=True)
-        with (self.home.parent / f"{self.home.name}.out").open("w+") as out:
+        with tempfile.TemporaryFile("w+") as out:
             result = subprocess.run(
                 [str(SOURCE / script), *words],
                 env=environment,
@@ -67,7 +67,6 @@ class Lab:
     def down(self) -> None:
         """End all that `up` and the guests started, and delete the state."""
         self.run("down")
-        (self.home.parent / f"{self.home.name}.out").unlink()
 
     def uri(self, name: str) -> str:
         """Where this hypervisor is read and steered."""

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.report import report
 from deploy.lab.libvirt_lab import Guest, Lab, wait_until
 from deploy.lab.records import missing
-from engine.wire.alert import Alert, SamplePosition, alert_id, encode_alert
+from engine.wire.alert import Alert, EvidenceItem, SamplePosition, alert_id, encode_alert
 from engine.wire.topics import ALERTS
 from tests.integration.e2e.fleet import Fleet, at_first_reboot, untouched
 from tests.integration.e2e.process import run
@@ -263,4 +263,5 @@ def forged(vm: str, *, instance: int) -> Alert:
         history_s=90_000.0,
         cpu_shape="all_cores",
         data_ms=now_ms,
+        evidence=(EvidenceItem(signal="silence", nats=9.0), EvidenceItem(signal="cpu", nats=5.0)),
     )

@@ -1,0 +1,194 @@
+"""One incident of one dead guest: a planner and an agent of its own, on topics of their own.
+
+Limits count over the whole log of a site, so that each trial is a site by itself. The engine's
+words are the test's; what was really done is counted by the guest, on its console.
+"""
+
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID, uuid4
+
+from connectors.kafka.config import KafkaConfig
+from deploy.lab.kafka_broker import Cluster
+from deploy.lab.libvirt_lab import Guest, wait_until
+from engine.action.catalogue import parse_policy, read_shipped
+from engine.keyring import own_key, trusted_keys
+from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, encode_alert
+from engine.wire.order import Closed, Order, encode_order
+from engine.wire.topics import ALERTS, ORDERS
+from tests.integration.e2e.process import Process
+from tests.integration.e2e.watcher import Watcher
+
+NODE, CELL = "a", "lab"
+
+SETTINGS = """
+site = {{ name = "lab", zone = "lab", cell = "lab", node = "a" }}
+log = {{ kind = "kafka", partitions = 1, kafka = {{ bootstrap = "{bootstrap}",
+        topic_prefix = "{prefix}", consumer = "plain" }} }}
+act = {{ libvirt_uri = "{uri}" }}
+policy = {{ file = "{policy}" }}
+state = {{ folder = "{state}" }}
+keys = {{ trusted = "{trusted}" }}
+"""
+
+
+class Trial:
+    """A guest that has panicked, and the two processes that may reset it."""
+
+    def __init__(self, folder: Path, *, broker: Cluster, guest: Guest, uri: str, vm: bytes) -> None:
+        folder.mkdir(parents=True)
+        self.guest, self.vm, self.name = guest, vm, folder.name
+        self._trusted, self._boots = folder / "trusted", guest.boots
+        self._trusted.mkdir()
+        text = read_shipped("lab")
+        self.policy = parse_policy(text, source="lab")
+        (folder / "policy.toml").write_text(text)
+        prefix = f"{folder.name}."
+        self.processes: dict[str, Process] = {}
+        for role, signer in (("plan", "planner"), ("act", "agent")):
+            state = folder / role / "state"
+            settings = SETTINGS.format(
+                bootstrap=broker.bootstrap, prefix=prefix, uri=uri, state=state,
+                policy=folder / "policy.toml", trusted=self._trusted,
+            )  # fmt: skip
+            settings = settings.replace('",\n        topic', '", topic')
+            self.processes[role] = Process(role, role, folder=folder / role, settings=settings)
+            own_key(state / "keys", "planner" if signer == "planner" else "agent")
+            (self._trusted / f"{signer}-{role}.pub").write_bytes(
+                (state / "keys" / f"{signer}.pub").read_bytes()
+            )
+        self.watcher = Watcher(
+            KafkaConfig(
+                bootstrap=broker.bootstrap,
+                client_id="watcher",
+                partitions=1,
+                topic_prefix=prefix,
+                create_topics=True,
+            )
+        )
+        self.instance = 0
+        self.incident = uuid4().hex
+
+    def __enter__(self) -> Self:
+        self.watcher.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for process in self.processes.values():
+            if exc is not None:
+                exc.add_note(process.log[-3000:])
+            process.resume()
+            process.end()
+        self.watcher.__exit__(exc_type, exc, traceback)
+
+    def start(self, *roles: str) -> None:
+        """Start both processes, or those that are named."""
+        for role in roles or ("plan", "act"):
+            self.processes[role].start()
+        for role in roles or ("plan", "act"):
+            self.processes[role].says("starts under policy", within_s=90)
+
+    def restart(self, role: str) -> None:
+        """Kill a process and start it again, without waiting for what it then does."""
+        self.processes[role].kill()
+        self.processes[role].start()
+
+    def executions(self) -> int:
+        """Return how often the guest was booted again, as the guest itself tells."""
+        return self.guest.boots - self._boots
+
+    def say(self, state: str, **changes: Any) -> None:
+        """Publish the engine's word about the guest."""
+        now_ms = int(time.time() * 1000)
+        values: dict[str, Any] = {
+            "id": self.incident, "transition": 1, "scope": "vm",
+            "subject": str(UUID(bytes=self.vm)), "site": "lab", "zone": "lab", "cell": CELL,
+            "kind": "panic_halt", "state": state, "severity": "critical", "confidence": 1.0,
+            "onset_ms": now_ms - 20_000, "opened_ms": now_ms - 15_000, "decided_ms": now_ms,
+            "suggested_action": "reboot", "sentence": "It is dead.",
+            "position": SamplePosition(node=NODE, role="collector", run="r", sequence=9),
+            "configuration": "c", "node": NODE, "instance": self.instance, "name": self.guest.name,
+            "tenant": "acme", "group": self.guest.name, "actionable": True,
+            "history_s": 200_000.0, "cpu_shape": "idle", "data_ms": now_ms,
+            "evidence": (
+                EvidenceItem(signal="silence", nats=9.0), EvidenceItem(signal="told", nats=9.0),
+            ),
+        }  # fmt: skip
+        value, headers = encode_alert(Alert(**(values | changes)))
+        self.watcher.append(ALERTS.name, key=CELL.encode(), value=value, headers=headers)
+
+    def resolve(self) -> None:
+        """Say that the action helped."""
+        resolution = Resolution(reason="it booted", verified=True, stable_s=30.0)
+        self.say("resolved", transition=2, suggested_action="none", resolution=resolution)
+
+    def order(self, *, lifetime_s: float) -> Order:
+        """Append an order of the planner's that lives for so long, and return it."""
+        now_ms = int(time.time() * 1000)
+        order = Order(
+            incident=uuid4().hex, step=0, action="reset", vm=str(UUID(bytes=self.vm)),
+            instance=self.instance, site="lab", cell=CELL, node=NODE, kind="panic_halt",
+            cpu_shape="idle", issued_ms=now_ms, expires_ms=now_ms + round(1000 * lifetime_s),
+            deadline_ms=now_ms + 300_000, data_ms=now_ms, dry_run=False, planner="test",
+            policy=self.policy.hash, sentence="reset it", tenant="acme", group="web",
+            opened_ms=now_ms - 15_000, history_s=200_000.0, attested=True,
+            signals=("guest", "io"), zone="lab",
+        )  # fmt: skip
+        key = own_key(self.processes["plan"].state / "keys", "planner")
+        value, headers = encode_order(order, key)
+        self.watcher.append(ORDERS.name, key=CELL.encode(), value=value, headers=headers)
+        return order
+
+    def orders(self) -> list[Order]:
+        return [seen.order for seen in self.watcher.orders(self._keys)]
+
+    def marks(self) -> list[Closed]:
+        return [seen.mark for seen in self.watcher.marks(self._keys)]
+
+    def promised(self) -> list[str]:
+        """Return the states in the agent's ledger so far, read beside the agent."""
+        path = self.processes["act"].state / f"agent-{NODE}.sqlite"
+        if not path.exists():
+            return []
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as ledger:
+            try:
+                found = [bytes(row[0]) for row in ledger.execute("SELECT value FROM entry")]
+            except sqlite3.OperationalError:
+                return []  # it is being made
+        states = ("accepted", "sent", "returned", "unknown", "not_attempted", "refused", "marked")
+        return [s for value in found for s in states if f'"state":"{s}"'.encode() in value]
+
+    def reached(self, step: str) -> bool:
+        """Return whether the incident has come so far."""
+        match step:
+            case "alert":
+                return bool(self.watcher.alerts())
+            case "order":
+                return bool(self.orders())
+            case "effect":
+                return self.executions() > 0
+            case "closed":
+                return bool(self.marks())
+            case _:
+                return step in self.promised()
+
+    def wait_for(self, step: str, *, within_s: float = 90.0) -> None:
+        """Return when the incident has come so far, or has ended before."""
+        wait_until(
+            lambda: self.reached(step) or bool(self.marks()),
+            within_s=within_s,
+            what=f"{step} in {self.name}",
+        )
+
+    @property
+    def _keys(self) -> Any:
+        return trusted_keys(self._trusted, own=None)
