@@ -29,6 +29,8 @@ class Look:
     extra: Mapping[str, str] = field(default_factory=dict)
     vcpu_delay_ns: tuple[int, ...] = ()
     opted_out: bool = False
+    block_rd_bytes: int | None = None
+    net_tx_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

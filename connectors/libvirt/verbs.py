@@ -416,6 +416,8 @@ class LibvirtVerbs:
                 "monitor": "answers" if answered else "silent",
             },
             opted_out=not is_actionable(xml),
+            block_rd_bytes=block_total(stats, "rd.bytes"),
+            net_tx_bytes=net_total(stats, "tx.bytes"),
         )
 
     def _reset(self, domain: Domain) -> None:

@@ -115,6 +115,9 @@ class SimulatedVerbs:
             net_tx_pkts=known("net_tx_pkts", measured=has_card),
             balloon_last_update_s=stamp_s if answers else None,
             extra={"monitor": "answers" if answers else "silent"},
+            opted_out=not world.topology.item(lane).actionable,
+            block_rd_bytes=known("block_rd_bytes", measured=answers),
+            net_tx_bytes=known("net_tx_bytes", measured=has_card),
         )
 
     async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:

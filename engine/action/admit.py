@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+import msgspec
+
 from engine.action import log_rules, present_rules
 from engine.action.catalogue import Policy
-from engine.action.question import DAY_MS, Logged, Question, Rule
+from engine.action.question import DAY_MS, MARK_GRACE_MS, Logged, Question, Rule
 from engine.wire.control import Control
-from engine.wire.order import Closed, Order
+from engine.wire.order import DISRUPTIVE, Closed, Order
 
 SENTENCES: Final[Mapping[str, str]] = {
     "admitted": "The order may run: no rule speaks against it.",
@@ -93,15 +95,28 @@ def logged(history: History, order: Order, policy: Policy, *, offset: int, time_
     return (*kept, Logged(order, offset, time_ms, admitted))
 
 
-def closed(history: History, mark: Closed) -> History:
-    """Return the history with the order that `mark` ends closed; the first mark stands."""
+def closed(history: History, mark: Closed, *, time_ms: int) -> History:
+    """Return the history with the order that `mark` ends closed; the first mark stands.
+
+    A mark that was appended (`time_ms`) after the step's deadline came when planners had
+    given the step up as unknown already: it explains, and opens nothing again.
+    """
     key = (mark.incident, mark.step)
     for index, entry in enumerate(history):
         if (entry.order.incident, entry.order.step) == key:
             if entry.closed is not None or entry.order.node != mark.node:
                 return history
+            late = time_ms > entry.order.deadline_ms + MARK_GRACE_MS
+            if late and entry.order.action in DISRUPTIVE and not entry.order.dry_run:
+                mark = msgspec.structs.replace(mark, outcome="unknown")
             return (*history[:index], replace(entry, closed=mark), *history[index + 1 :])
     return history
+
+
+def is_closed(history: History, order: Order) -> bool:
+    """Return whether the log says how the order's step ended."""
+    key = (order.incident, order.step)
+    return any(e.closed is not None and (e.order.incident, e.order.step) == key for e in history)
 
 
 def _first_refusal(rules: Iterable[Rule], question: Question) -> Admission:

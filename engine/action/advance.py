@@ -8,12 +8,12 @@ from engine.action.events import AppendControl, AppendOrder, Instruction, WriteJ
 from engine.action.incident import Incident, moved
 from engine.action.ordering import Proposal, Surroundings, answers, propose, propose_undo, rung_of
 from engine.action.present_rules import effective_mode
-from engine.action.question import DAY_MS, Logged
+from engine.action.question import DAY_MS, MARK_GRACE_MS, Logged
 from engine.action.state import SENTENCES, PlannerState, Stepped, put, told, with_control
 from engine.action.storm import Place, storm_pause
 from engine.action.target import worsened
 from engine.wire.control import Control
-from engine.wire.order import DISRUPTIVE
+from engine.wire.order import DISRUPTIVE, Order
 
 # How late a record may be read that was in time when it was written.
 _GRACE_MS: Final = 5_000
@@ -85,7 +85,7 @@ def advance(state: PlannerState, incident: Incident, policy: Policy, now_ms: int
             before = next((e.order for e in reversed(state.history) if _is_of(e, incident)), None)
             again = moved(incident, "backing_off" if incident.undoing else "watching")
             return put(state, replace(again, order=before)), ()
-        case "ordered" if order is not None and now_ms > order.deadline_ms + _GRACE_MS:
+        case "ordered" if order is not None and now_ms > _unmarked_ms(order):
             if order.action not in DISRUPTIVE:
                 return evidence_saved(state, incident, saved=False, why=SENTENCES["no_mark"])
             if order.dry_run:
@@ -100,6 +100,11 @@ def advance(state: PlannerState, incident: Incident, policy: Policy, now_ms: int
             return _settle(state, incident, policy, now_ms)
         case _:
             return state, ()
+
+
+def _unmarked_ms(order: Order) -> int:
+    """Return when the last mark that counts must have been read: `admit.closed`."""
+    return order.deadline_ms + MARK_GRACE_MS + _GRACE_MS
 
 
 def _is_of(entry: Logged, incident: Incident) -> bool:

@@ -29,9 +29,10 @@ class OrderSeen:
 
 @dataclass(frozen=True, slots=True)
 class ClosedSeen:
-    """An agent's mark stands in the log."""
+    """An agent's mark stands in the log since `time_ms`."""
 
     mark: Closed
+    time_ms: int
     now_ms: int
 
 

@@ -105,19 +105,22 @@ def _escalation(question: Question) -> Said | None:
     if not tried:
         return None
     last = tried[-1]
-    before = {"step": order.step, "before": last.order.step}
-    if last.closed is None:
-        return "step_open", before
-    if last.closed.outcome == "unknown":
-        return "incident_unknown", before
-    if last.closed.outcome == "refused":
-        return "incident_refused", before
+    # Also what lies further back: a step that expired after it closes nothing again.
+    for one in tried:
+        told = {"step": order.step, "before": one.order.step}
+        if one.closed is None:
+            return "step_open", told
+        if one.closed.outcome == "unknown":
+            return "incident_unknown", told
+        if one.closed.outcome == "refused":
+            return "incident_refused", told
+    ended_ms = last.closed.time_ms if last.closed else question.at_ms
     earliest_ms = max(
         last.order.deadline_ms,
-        last.closed.time_ms + question.policy.limits.backoff_ms(len(tried)),
+        ended_ms + question.policy.limits.backoff_ms(len(tried)),
     )
     if order.action in DISRUPTIVE and question.at_ms < earliest_ms:
-        return "backoff", {**before, "wait_s": (earliest_ms - question.at_ms) / 1000}
+        return "backoff", {"step": order.step, "wait_s": (earliest_ms - question.at_ms) / 1000}
     return None
 
 

@@ -9,8 +9,9 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from engine.action.question import CLOCK_SLACK_MS
 from engine.looks import Look
-from engine.wire.alert import CpuShape
+from engine.wire.alert import Counted, CpuShape
 from engine.wire.order import Order
 
 # All samples of a look lie within this time before the call: what was true earlier may
@@ -33,6 +34,9 @@ SENTENCES: Final = {
     "job": "Refused: a job is active on the VM.",
     "state": "Refused: the VM is {seen}; {action} needs it {needed}.",
     "alive": "Refused: the VM is alive, its {counter} moved by {moved} during the look.",
+    "alive_since": "Refused: the VM is alive, its {counter} moved by {moved} since it was judged.",
+    "balloon_since": "Refused: the VM is alive, its balloon driver answered {after_s:.0f} s after"
+    " it was judged.",
     "unseen_disk": "Refused: the VM's disk writes cannot be seen, so it may be alive.",
     "half_seen": "Refused: {counter} was seen in one sample only, so the VM may be alive.",
     "went_back": "Refused: {counter} went back during the look, so the VM may have restarted.",
@@ -51,6 +55,14 @@ _LIFE: Final[tuple[tuple[str, Callable[[Look], int | None]], ...]] = (
     ("written bytes", lambda look: look.block_wr_bytes),
     ("disk-read requests", lambda look: look.block_rd_reqs),
     ("transmitted packets", lambda look: look.net_tx_pkts),
+)
+
+
+# The same, as the engine judged them.
+_JUDGED: Final[tuple[tuple[str, Callable[[Look | Counted], int | None]], ...]] = (
+    ("written bytes", lambda seen: seen.block_wr_bytes),
+    ("read bytes", lambda seen: seen.block_rd_bytes),
+    ("transmitted bytes", lambda seen: seen.net_tx_bytes),
 )
 
 
@@ -230,6 +242,29 @@ def _balloon_is_stale(seen: Seen) -> _Said | None:
     return ("balloon", {}) if len(answers) > 1 else None
 
 
+def _still_since_judged(seen: Seen) -> _Said | None:
+    """Refuse where the guest moved between the judgement and the look, and rests only now.
+
+    One that said itself that it crashed may have written until then, after its last sample.
+    """
+    judged = seen.order.counted
+    if judged is None or seen.order.attested:
+        return None
+    for name, read in _JUDGED:
+        before, now = read(judged), read(seen.looks[0])
+        if before is not None and now is not None and now != before:
+            return "alive_since", {"counter": name, "moved": now - before}
+    return None
+
+
+def _balloon_silent_since_judged(seen: Seen) -> _Said | None:
+    answered_s = seen.looks[-1].balloon_last_update_s
+    if answered_s is None or seen.order.attested:
+        return None
+    after_ms = 1000 * answered_s - seen.order.data_ms
+    return ("balloon_since", {"after_s": after_ms / 1000}) if after_ms > CLOCK_SLACK_MS else None
+
+
 def _same_shape(seen: Seen) -> _Said | None:
     ordered, found = seen.order.cpu_shape, shape(seen.looks)
     if "unknown" in (ordered, found):
@@ -262,9 +297,17 @@ EVERY_ACTION: Final[tuple[Rule, ...]] = (_enough, _same_vm, _same_run, _open_to_
 _UNTOUCHED: Final[tuple[Rule, ...]] = (_monitor_answers, _no_job)
 RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
     "save_evidence": (),
-    "reset": (*_UNTOUCHED, _running_or_crashed, _stands_still, _balloon_is_stale, _same_shape),
+    "reset": (
+        *_UNTOUCHED,
+        _running_or_crashed,
+        _stands_still,
+        _still_since_judged,
+        _balloon_is_stale,
+        _balloon_silent_since_judged,
+        _same_shape,
+    ),
     # A hung userland leaves the kernel and its balloon driver alive: no balloon rule.
-    "reboot": (*_UNTOUCHED, _running, _stands_still, _same_shape),
+    "reboot": (*_UNTOUCHED, _running, _stands_still, _still_since_judged, _same_shape),
     "migrate": (*_UNTOUCHED, _running, _requests_complete, _same_shape_if_judged),
     "move_disk": (*_UNTOUCHED, _running, _requests_complete),
 }

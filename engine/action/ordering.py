@@ -284,6 +284,7 @@ def _order(
         expires_ms=now_ms + 1000 * policy.limits.order_lifetime_s,
         deadline_ms=now_ms + 1000 * rung.deadline_s,
         data_ms=data_ms,
+        counted=alert.counted,
         dry_run=mode == "observe",
         planner=around.planner,
         policy=policy.hash,

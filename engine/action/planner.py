@@ -45,8 +45,8 @@ def step(state: PlannerState, event: PlannerEvent, policy: Policy) -> Stepped:
             state, done = _alert_seen(state, alert, policy, now_ms)
         case OrderSeen(order, offset, time_ms):
             state, done = _order_seen(state, order, policy, offset=offset, time_ms=time_ms), ()
-        case ClosedSeen(mark):
-            state, done = _closed_seen(state, mark, policy)
+        case ClosedSeen(mark, time_ms):
+            state, done = _closed_seen(state, mark, policy, time_ms)
         case ControlSeen(control, key=key):
             state, done = with_control(state, control, key=key), ()
         case LoadSeen(cell, load):
@@ -191,8 +191,8 @@ def _key(order: Order) -> tuple[str, int]:
     return order.incident, order.step
 
 
-def _closed_seen(state: PlannerState, mark: Closed, policy: Policy) -> Stepped:
-    history = closed(state.history, mark)
+def _closed_seen(state: PlannerState, mark: Closed, policy: Policy, time_ms: int) -> Stepped:
+    history = closed(state.history, mark, time_ms=time_ms)
     changed = history is not state.history
     state = replace(state, history=history)
     incident = state.incidents.get(mark.incident)
@@ -204,6 +204,7 @@ def _closed_seen(state: PlannerState, mark: Closed, policy: Policy) -> Stepped:
     why: dict[str, object] = {"why": mark.sentence}
     if order.action not in DISRUPTIVE:
         return evidence_saved(state, incident, saved=mark.outcome == "returned", why=mark.sentence)
+    (mark,) = (e.closed for e in history if _key(e.order) == _key(order) and e.closed)
     match mark.outcome:
         case "returned" if incident.undoing and not (mark.dry_run or order.dry_run):
             incident = moved(incident, "mended")

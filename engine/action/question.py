@@ -13,6 +13,8 @@ DAY_MS: Final = 86_400_000
 # Clocks of nodes that run NTP agree far better; one that is off by more is not to be
 # trusted with expiry either.
 CLOCK_SLACK_MS: Final = 5_000
+# So late a mark may be appended of a call that returned in time.
+MARK_GRACE_MS: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,10 @@ import msgspec
 
 from engine.detection.cell import Cell, Incident, Vm
 from engine.detection.configuration import Configuration, configuration_hash
+from engine.detection.lanes import Lanes
 from engine.wire.alert import (
     Alert,
+    Counted,
     CpuShape,
     EvidenceItem,
     Resolution,
@@ -21,6 +23,7 @@ from engine.wire.alert import (
     Suggestion,
     alert_id,
 )
+from models.kernels import baseline
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -250,7 +253,16 @@ def _identified(cell: Cell, alert: Alert, vm: Vm | None) -> Alert:
         actionable=vm.actionable,
         panic_device=vm.panic_device,
         data_ms=alert.data_ms if place is None else place[0].data_ms or None,
+        counted=alert.counted if place is None else _counted(place[1], place[2]),
         pools=vm.pools,
         networks=vm.networks,
         memory_bytes=vm.memory_bytes,
     )
+
+
+def _counted(lanes: Lanes, lane: int) -> Counted:
+    """Return what the VM's counters were at its newest sample, which `data_ms` dates."""
+    _cpu_time_ns, read, written, sent = (
+        None if value == baseline.NO_PREVIOUS else int(value) for value in lanes.previous[:, lane]
+    )
+    return Counted(block_wr_bytes=written, block_rd_bytes=read, net_tx_bytes=sent)

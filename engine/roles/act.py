@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.action.admit import PASSING, History, admit, closed, logged
+from engine.action.admit import PASSING, History, admit, closed, is_closed, logged
 from engine.action.admit import SENTENCES as ADMIT_SENTENCES
 from engine.action.catalogue import NOUNS, Policy
 from engine.action.keys import TrustedKeys, open_control, open_entry
@@ -27,7 +27,7 @@ from engine.action.ledger import (
     recovery,
 )
 from engine.action.look import LOOK_WINDOW_S, judge
-from engine.action.question import DAY_MS
+from engine.action.question import CLOCK_SLACK_MS, DAY_MS
 from engine.errors import LogError, RecordRejected, StateUnwritable, VerbRefused, VmNotFound
 from engine.looks import Look
 from engine.ports import Clock, Evidence, LedgerStore, Log, Record, Verbs
@@ -122,6 +122,7 @@ class Agent:
         self._next = {ORDERS.name: 0, CONTROL.name: 0}
         self._identity = ""
         self._strange_below = 0
+        self._log_ms = 0
         self._tasks: asyncio.Queue[Task] = asyncio.Queue()
         self._outbox = Outbox(log, health=health)
         # A role may be opened anew in one process: each opening is a source and a chain of
@@ -276,6 +277,7 @@ class Agent:
         if record.offset < self._next[record.topic]:
             return
         self._next[record.topic] = record.offset + 1
+        self._log_ms = max(self._log_ms, record.time_ms)
         try:
             if record.topic == CONTROL.name:
                 control = open_control(record.value, record.headers, trusted=self._config.trusted)
@@ -289,7 +291,7 @@ class Agent:
                 self._controls = with_word(self._controls, record.key, hold)
             return
         if not isinstance(entry, Order):
-            self._history = closed(self._history, entry)
+            self._history = closed(self._history, entry, time_ms=record.time_ms)
             return
         earlier = self._history
         self._history = logged(
@@ -310,7 +312,7 @@ class Agent:
             # A mark would close the first order for this step, which may still run.
             self._marks.duplicate(order, ADMIT_SENTENCES["duplicate"].format(step=order.step))
             return
-        if self._ledger.holds(key) or self._is_closed(order):
+        if self._ledger.holds(key) or is_closed(self._history, order):
             return
         end = self._refusal(task)
         if end is None:
@@ -321,13 +323,6 @@ class Agent:
         self._marks.ended(order, end, dry_run=task.dry_run)
         await self._set_down()
 
-    def _is_closed(self, order: Order) -> bool:
-        return any(
-            entry.closed is not None
-            for entry in self._history
-            if (entry.order.incident, entry.order.step) == (order.incident, order.step)
-        )
-
     def _refusal(self, task: Task) -> End | None:
         """Return why the order may not run as things stand, None if it may."""
         order, config = task.order, self._config
@@ -335,6 +330,9 @@ class Agent:
             return ended("unknown", "before_my_time")
         if (order.site, order.cell) != (config.site, config.cell):
             return ended("refused", "wrong_place", site=order.site, cell=order.cell)
+        behind_ms = self._log_ms - self._clock.now_ms()
+        if behind_ms > CLOCK_SLACK_MS:
+            return ended("not_attempted", "slow_clock", behind_s=behind_ms / 1000)
         admission = admit(
             order,
             task.earlier,
@@ -439,7 +437,7 @@ class Agent:
                 await self._read_to_ends()
         except (TimeoutError, LogError):
             return ended("not_attempted", "no_barrier", limit_s=BARRIER_S)
-        if self._is_closed(task.order):
+        if is_closed(self._history, task.order):
             return ended("refused", "already_closed")
         return self._refusal(task)
 

@@ -22,6 +22,8 @@ SENTENCES: Final = {
     "wrong_place": "The order names site {site} and cell {cell}, this node is elsewhere.",
     "before_my_time": "The order was given before this agent knew the log; what became of it"
     " is unknown.",
+    "slow_clock": "This node's clock is {behind_s:.0f} s behind the log's, so no date can be judged"
+    " and nothing is done.",
     "already_closed": "The log says already how this step ended.",
     "no_ledger": "The ledger cannot be written, so nothing is done: {why}",
     "no_look": "The VM cannot be seen, so nothing is done: {why}",

@@ -222,7 +222,7 @@ class Planner:
         entry = open_entry(record.value, record.headers, trusted=self._config.trusted)
         if isinstance(entry, Order):
             return OrderSeen(entry, record.offset, record.time_ms, now_ms)
-        return ClosedSeen(entry, now_ms)
+        return ClosedSeen(entry, record.time_ms, now_ms)
 
     async def _feed(self, event: PlannerEvent) -> None:
         """Let one event be stepped and its instructions done before the next one is."""

@@ -280,7 +280,10 @@ class Replayer:
             time_ms=time_ms,
             sentence=_NOT_ATTEMPTED,
         )
-        for event in (OrderSeen(order, offset, time_ms, time_ms), ClosedSeen(mark, time_ms)):
+        for event in (
+            OrderSeen(order, offset, time_ms, time_ms),
+            ClosedSeen(mark, time_ms, time_ms),
+        ):
             planned.state, _ = step(planned.state, event, planned.policy)
         others = {
             key: incident

@@ -63,6 +63,14 @@ class Resolution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     instance: int | None = None
 
 
+class Counted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a VM had written, read and sent when it was judged; None was not measured."""
+
+    block_wr_bytes: int | None = None
+    block_rd_bytes: int | None = None
+    net_tx_bytes: int | None = None
+
+
 class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One state of one alert.
 
@@ -87,6 +95,8 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     data_ms
         Append time of the newest sample of the VM that the verdict rests on; publishing
         again does not renew it. None is unknown, and too old to act on.
+    counted
+        What the VM's counters were as of `data_ms`; None is unknown.
     pools, networks
         What the VM hangs on; empty is unknown.
     disk
@@ -133,6 +143,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     networks: tuple[str, ...] = ()
     disk: str | None = None
     memory_bytes: int | None = None
+    counted: Counted | None = None
 
 
 def alert_id(*, scope: Scope, subject: str, position: SamplePosition) -> str:

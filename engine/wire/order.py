@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from engine.errors import RecordRejected
-from engine.wire.alert import CpuShape
+from engine.wire.alert import Counted, CpuShape
 from engine.wire.envelope import decode_json
 
 Action = Literal["save_evidence", "reboot", "reset", "migrate", "move_disk"]
@@ -48,6 +48,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order", omit_default
         Wall time until which the order counts as in flight when nothing closes it.
     data_ms
         Append time of the newest sample the decision rests on.
+    counted
+        What the VM's counters were as of `data_ms`: a living guest has moved them since. None
+        leaves it to the look.
     dry_run
         Everything happens but the last call.
     opened_ms
@@ -107,6 +110,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order", omit_default
     group_sick: int = 0
     source_load_ratio: float | None = None
     target_load_ratio: float | None = None
+    counted: Counted | None = None
 
 
 class Closed(msgspec.Struct, frozen=True, kw_only=True, tag="closed", omit_defaults=True):

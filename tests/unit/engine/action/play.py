@@ -69,7 +69,7 @@ class Play:
 
     def ends(self, **changes: Any) -> None:
         closing: Closed = mark(self.given[-1], time_ms=self.now_ms, **changes)
-        self.feed(ClosedSeen(closing, self.now_ms))
+        self.feed(ClosedSeen(closing, self.now_ms, self.now_ms))
 
     def resolves(self, *, verified: bool = True, stable_s: float = 30.0, **changes: Any) -> None:
         resolution = Resolution(

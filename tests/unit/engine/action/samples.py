@@ -76,7 +76,8 @@ def history(*given: Order, policy: Policy = POLICY, ends: str | None = "returned
     for offset, one in enumerate(given):
         entries = logged(entries, one, policy, offset=offset, time_ms=one.issued_ms)
         if ends is not None:
-            entries = closed(entries, mark(one, time_ms=one.issued_ms + 10_000, outcome=ends))
+            ended_ms = one.issued_ms + 10_000
+            entries = closed(entries, mark(one, time_ms=ended_ms, outcome=ends), time_ms=ended_ms)
     return entries
 
 

@@ -65,6 +65,14 @@ def before(ago_s: float, ends: str | None = "returned", **changes: Any) -> Histo
     return history(past(order(**changes), ago_s=ago_s), ends=ends)
 
 
+def expired_after(ends: str | None) -> History:
+    """Return a log whose first step ended so, and whose second one expired."""
+    second = past(order(step=1), ago_s=2_000.0)
+    late_ms = second.expires_ms + 6_000
+    entries = logged(before(4_000.0, ends=ends), second, POLICY, offset=1, time_ms=late_ms)
+    return closed(entries, mark(second, time_ms=late_ms, outcome="expired"), time_ms=late_ms)
+
+
 def open_until_later(ago_s: float, **changes: Any) -> History:
     """Return a log that holds another order that is still in flight."""
     deadline_ms = NOW_MS + 1_000_000
@@ -97,6 +105,11 @@ CASES = (
     Case("step_open", "_escalation", AGAIN, before(4_000.0, ends=None)),
     Case("incident_unknown", "_escalation", AGAIN, before(4_000.0, ends="unknown")),
     Case("incident_refused", "_escalation", AGAIN, before(4_000.0, ends="refused")),
+    *(
+        Case(f"incident_{ends}", "_escalation", order(step=2), expired_after(ends))
+        for ends in ("unknown", "refused")
+    ),
+    Case("step_open", "_escalation", order(step=2), expired_after(None)),
     Case("backoff", "_escalation", AGAIN, before(605.0)),
     Case("incident_old", "_incident_old", order(opened_ms=NOW_MS - DAY_MS)),
     Case("vm_in_flight", "_vm", order(), open_until_later(2_000.0, vm=order().vm)),
@@ -261,17 +274,19 @@ def test_an_order_is_in_flight_until_its_mark_or_its_deadline() -> None:
     entries = history(given, ends=None)
     assert entries[0].in_flight(at_ms=given.deadline_ms - 1)
     assert not entries[0].in_flight(at_ms=given.deadline_ms)
-    assert not closed(entries, mark(given, time_ms=NOW_MS))[0].in_flight(at_ms=NOW_MS)
+    assert not closed(entries, mark(given, time_ms=NOW_MS), time_ms=NOW_MS)[0].in_flight(
+        at_ms=NOW_MS
+    )
 
 
 def test_a_mark_of_another_node_closes_nothing() -> None:
     entries = history(order(), ends=None)
-    assert closed(entries, mark(order(), time_ms=NOW_MS, node="n1")) is entries
+    assert closed(entries, mark(order(), time_ms=NOW_MS, node="n1"), time_ms=NOW_MS) is entries
 
 
 def test_the_first_mark_stands() -> None:
     entries = history(order(), ends="unknown")
-    assert closed(entries, mark(order(), time_ms=NOW_MS, outcome="returned")) is entries
+    assert closed(entries, mark(order(), time_ms=NOW_MS), time_ms=NOW_MS) is entries
 
 
 def test_rehearsals_and_real_orders_spend_apart() -> None:
@@ -330,8 +345,14 @@ def test_the_verdict_over_the_log_does_not_depend_on_who_replays_it() -> None:
     again: History = ()
     for offset, given in enumerate(orders):
         again = logged(again, given, POLICY, offset=offset, time_ms=given.issued_ms)
-        again = closed(again, mark(given, time_ms=given.issued_ms + 10_000))
-        again = closed(again, mark(given, time_ms=given.issued_ms + 12_000, outcome="unknown"))
+        again = closed(
+            again, mark(given, time_ms=given.issued_ms + 10_000), time_ms=given.issued_ms + 10_000
+        )
+        again = closed(
+            again,
+            mark(given, time_ms=given.issued_ms + 12_000, outcome="unknown"),
+            time_ms=given.issued_ms + 12_000,
+        )
     assert once == again
 
 
@@ -359,3 +380,24 @@ def test_a_control_record_makes_a_policy_stricter_and_never_laxer() -> None:
 def test_a_vm_that_says_itself_that_it_crashed_needs_no_day_of_history() -> None:
     given = order(DEFAULT, dry_run=True, history_s=10.0, attested=True)
     assert ask(Case("", "", given, policy=DEFAULT)).admitted
+
+
+@pytest.mark.parametrize(("late_ms", "outcome"), [(5_000, "returned"), (5_001, "unknown")])
+def test_a_mark_appended_after_the_deadline_says_that_nobody_knows(
+    late_ms: int, outcome: str
+) -> None:
+    given = order()
+    time_ms = given.deadline_ms + late_ms
+    entries = logged((), given, POLICY, offset=0, time_ms=NOW_MS)
+    (entry,) = closed(entries, mark(given, time_ms=NOW_MS + 10_000), time_ms=time_ms)
+    assert entry.closed is not None
+    assert entry.closed.outcome == outcome
+
+
+@pytest.mark.parametrize("changes", [{"dry_run": True}, {"action": "save_evidence"}])
+def test_a_late_mark_of_what_changes_nothing_is_taken_at_its_word(changes: dict[str, Any]) -> None:
+    given = order(**changes)
+    entries = logged((), given, POLICY, offset=0, time_ms=NOW_MS)
+    (entry,) = closed(entries, mark(given, time_ms=0), time_ms=given.deadline_ms + 60_000)
+    assert entry.closed is not None
+    assert entry.closed.outcome == "returned"

@@ -41,7 +41,7 @@ def test_evidence_that_no_agent_saved_is_waited_for_until_its_deadline() -> None
     play.wait(299)
     play.fires()
     assert len(play.given) == 1
-    play.wait(7)
+    play.wait(12)
     play.fires()
     play.wait(1)
     assert play.given[-1].action == "reset"

@@ -5,10 +5,12 @@ import pytest
 from engine.action import look as module
 from engine.action.look import SENTENCES, Verdict, judge, shape
 from engine.looks import Look
+from engine.wire.alert import Counted
 from engine.wire.order import Order
-from tests.unit.engine.action.samples import OTHER_VM, look, order
+from tests.unit.engine.action.samples import NOW_MS, OTHER_VM, look, order
 
 HALTED: dict[str, Any] = {"vcpu_time_ns": (0, 0), "cpu_time_ns": 0}
+SENT: dict[str, Any] = {"block_rd_bytes": 8_192, "net_tx_bytes": 4_096}
 MIGRATION = order(action="migrate", target="n1", cpu_shape="unknown", kind="node_contention")
 
 
@@ -44,6 +46,21 @@ CASES: tuple[tuple[str, str, Order, tuple[Look, ...]], ...] = (
     ("alive", "_stands_still", order(action="reboot"), pair(net_tx_pkts=31)),
     ("half_seen", "_stands_still", order(), pair(net_tx_pkts=None)),
     ("went_back", "_stands_still", order(), pair(block_wr_bytes=0)),
+    *(
+        ("alive_since", "_still_since_judged", order(action=action, counted=counted), pair(SENT))
+        for action in ("reset", "reboot")
+        for counted in (
+            Counted(block_wr_bytes=51_199),
+            Counted(block_rd_bytes=8_191),
+            Counted(net_tx_bytes=4_095),
+        )
+    ),
+    (
+        "balloon_since",
+        "_balloon_silent_since_judged",
+        order(data_ms=NOW_MS - 20_000),
+        pair({"balloon_last_update_s": NOW_MS // 1000 - 14}),
+    ),
     (
         "unseen_disk",
         "_stands_still",
@@ -104,6 +121,18 @@ def test_a_dead_guest_may_be_reset() -> None:
     verdict = ask(order(), *pair())
     assert verdict.agrees
     assert verdict.sentence == "The look agrees: running, vCPUs one_core, 4.2 s watched."
+
+
+def test_a_guest_that_stands_as_it_was_judged_may_be_reset() -> None:
+    judged = Counted(block_wr_bytes=51_200, block_rd_bytes=8_192, net_tx_bytes=4_096)
+    answered = {"balloon_last_update_s": NOW_MS // 1000 - 15}
+    given = order(counted=judged, data_ms=NOW_MS - 20_000)
+    assert ask(given, *pair(SENT | answered)).agrees
+
+
+def test_a_guest_that_said_itself_that_it_crashed_may_have_written_until_then() -> None:
+    given = order(counted=Counted(block_wr_bytes=1), attested=True)
+    assert ask(given, *pair({"balloon_last_update_s": NOW_MS // 1000 + 10})).agrees
 
 
 def test_a_guest_that_halted_in_its_panic_may_be_reset() -> None:

@@ -20,9 +20,11 @@ from engine.action.incident import LEGAL, BrokenInvariant, Incident, Phase, move
 from engine.action.planner import step
 from engine.action.state import PlannerState
 from engine.action.target import CellLoad
-from engine.wire.alert import EvidenceItem
+from engine.wire.alert import Counted, EvidenceItem
 from tests.unit.engine.action.play import INCIDENT, TWO_RESETS, Play
 from tests.unit.engine.action.samples import NOW_MS, POLICY, VM, alert, control, mark, order
+
+COUNTED = Counted(block_wr_bytes=5, block_rd_bytes=6, net_tx_bytes=7)
 
 
 def called(policy: Policy = TWO_RESETS) -> Play:
@@ -46,12 +48,13 @@ def failed() -> Play:
 
 def test_a_firing_alert_with_a_suggestion_becomes_one_order() -> None:
     play = Play()
-    said = play.fires()
+    said = play.fires(counted=COUNTED)
     (given,) = play.given
     assert (given.action, given.vm, given.node, given.instance) == ("reset", VM, "n0", 7)
     assert (given.incident, given.step, given.dry_run) == (said.id, 0, False)
     assert given.expires_ms - given.issued_ms == 60_000
     assert given.data_ms == said.data_ms
+    assert given.counted == COUNTED
     assert play.last.sentence == (
         f"Ordered: reset {VM} on n0, step 0: It spins and its disks are silent."
     )
@@ -170,7 +173,7 @@ def test_an_order_that_nobody_closes_is_unknown_at_its_deadline() -> None:
     play = Play()
     play.fires()
     play.stands()
-    play.wait(306)
+    play.wait(311)
     assert play.phase == "unknown"
     assert "no agent told the end before the deadline" in play.last.sentence
 
@@ -216,7 +219,7 @@ def test_the_next_step_of_another_planner_means_that_it_saw_the_failure() -> Non
     again = Play(TWO_RESETS, live=False)
     for given in (play.given[0], order(step=1, policy=TWO_RESETS.hash)):
         again.feed(OrderSeen(given, 0, NOW_MS, NOW_MS))
-        again.feed(ClosedSeen(mark(given, time_ms=NOW_MS + 10_000), NOW_MS))
+        again.feed(ClosedSeen(mark(given, time_ms=NOW_MS + 10_000), NOW_MS + 10_000, NOW_MS))
     assert again.state.incidents[INCIDENT].rung == 1
     assert again.phase == "verifying"
 
@@ -338,7 +341,7 @@ def test_a_restart_reads_the_same_state_from_the_log() -> None:
     given = before.given[0]
     again.given = [given]
     again.feed(OrderSeen(given, 0, NOW_MS, NOW_MS))
-    again.feed(ClosedSeen(mark(given, time_ms=NOW_MS + 10_000), before.now_ms))
+    again.feed(ClosedSeen(mark(given, time_ms=NOW_MS + 10_000), NOW_MS + 10_000, before.now_ms))
     again.feed(AlertSeen(alert(decided_ms=NOW_MS), before.now_ms))
     again.feed(AlertSeen(alert(decided_ms=NOW_MS + 290_000), before.now_ms))
     again.feed(CaughtUp(before.now_ms))
@@ -350,7 +353,7 @@ def test_a_restart_after_the_evidence_was_missed_does_not_act_again() -> None:
     given = order(policy=TWO_RESETS.hash)
     play = Play(live=False)
     play.feed(OrderSeen(given, 0, NOW_MS, NOW_MS))
-    play.feed(ClosedSeen(mark(given, time_ms=NOW_MS + 10_000), NOW_MS))
+    play.feed(ClosedSeen(mark(given, time_ms=NOW_MS + 10_000), NOW_MS + 10_000, NOW_MS))
     play.now_ms += 1_000_000
     play.fires()
     play.feed(CaughtUp(play.now_ms))
@@ -435,3 +438,21 @@ def test_an_order_given_before_the_log_was_read_is_a_broken_invariant() -> None:
     state = PlannerState(name="p", site="site", incidents={INCIDENT: ordering})
     with pytest.raises(BrokenInvariant, match="before the log was read"):
         step(state, Tick(NOW_MS), POLICY)
+
+
+def test_a_planner_that_restarts_after_a_late_mark_still_knows_that_nobody_acts_again() -> None:
+    play = Play()
+    play.fires()
+    given = play.stands()
+    play.wait(311.0)
+    assert play.phase == "unknown"
+    again = Play(live=False)
+    again.feed(OrderSeen(given, 0, NOW_MS, NOW_MS))
+    late_ms = given.deadline_ms + 20_000
+    again.feed(ClosedSeen(mark(given, time_ms=NOW_MS + 10_000), late_ms, late_ms))
+    again.now_ms = late_ms
+    again.fires(decided_ms=given.deadline_ms - 1_000)
+    again.feed(CaughtUp(late_ms))
+    assert again.phase == "unknown"
+    again.wait(4_000.0)
+    assert not again.given

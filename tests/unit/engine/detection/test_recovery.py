@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from engine.wire.alert import Alert, AlertState
+from engine.wire.alert import Alert, AlertState, Counted
 from tests.unit.engine.detection.frames_by_hand import EPOCH_MS, FAST, Bench, Guest, cell
 
 
@@ -109,6 +109,8 @@ def test_publishing_again_does_not_renew_what_was_seen() -> None:
     bench, guest, alert = rebootable()
     assert alert.data_ms is not None
     assert alert.decided_ms - alert.data_ms <= 2_000
+    names = ("block_wr_bytes", "block_rd_bytes", "net_tx_bytes")
+    assert alert.counted == Counted(**{name: int(guest.counters[name]) for name in names})
     bench.run(120.0)
     renewed = bench.of(guest)[-1].data_ms
     assert renewed is not None

@@ -1,0 +1,143 @@
+"""What an agent may act on: words of control, dates and looks that still hold."""
+
+import asyncio
+from collections.abc import Callable
+from typing import ClassVar
+
+import pytest
+
+from connectors.simulator import virtual_time
+from connectors.simulator.verbs import SimulatedVerbs
+from engine.looks import Permit
+from engine.wire.control import Control, encode_control
+from engine.wire.topics import CONTROL
+from tests.simulation.acting_site import Site, acting_site, panic
+from tests.unit.engine.action.samples import order as sample_order
+from tests.unit.engine.action.samples import past
+from tests.unit.engine.roles.test_act import LeapingClock, dead_vm, only_mark, ordered
+
+
+def test_a_node_whose_clock_is_behind_the_log_s_revives_no_expired_order() -> None:
+    async def played() -> None:
+        async with acting_site(panic()) as site:
+            agent = site.start_agent()
+            await asyncio.sleep(20.0)
+            await site.stop(agent)
+            await ordered(site)
+            await asyncio.sleep(600.0)
+            await site.control(kind="silence", scope="cell", subject="c8")
+            slow = LeapingClock(site.clock)
+            slow.wall_s = -600
+            site.clock = slow
+            site.start_agent()
+            mark = await only_mark(site)
+            assert mark.outcome == "not_attempted"
+            assert mark.sentence.startswith("This node's clock is 600 s behind the log's")
+            assert not site.resets()
+
+    virtual_time.run(played())
+
+
+@pytest.mark.parametrize("kind", ["pause", "maintenance", "quarantine"])
+def test_a_word_older_than_the_agent_holds(kind: str) -> None:
+    async def played() -> None:
+        async with acting_site(panic()) as site:
+            await site.control(kind=kind, scope="cell", subject="c0")
+            site.start_agent()
+            await asyncio.sleep(20.0)
+            # A planner that had not read the word yet.
+            said = site.alert()
+            given = sample_order(
+                vm=said.subject, instance=said.instance, node="c0-n0", opened_ms=said.opened_ms
+            )
+            ago_s = (given.issued_ms - site.clock.now_ms()) / 1000
+            await site.order(past(given, ago_s=ago_s))
+            mark = await only_mark(site)
+            assert mark.outcome == "not_attempted"
+            assert mark.sentence.startswith("Cell c0 is ")
+            assert not site.resets()
+
+    virtual_time.run(played())
+
+
+class NotingVerbs(SimulatedVerbs):
+    """A hypervisor that notes what each reset was permitted to be."""
+
+    permits: ClassVar[list[Permit | None]] = []
+
+    async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
+        self.permits.append(permit)
+        await super().reset(vm, permit=permit)
+
+
+def test_a_call_is_permitted_for_what_is_left_of_the_look_and_for_the_run_that_was_judged() -> None:
+    async def played() -> None:
+        async with acting_site(panic()) as site:
+            site.verbs["c0-n0"] = NotingVerbs(site.fleet.world, "c0-n0")
+            site.start_agent()
+            await asyncio.sleep(20.0)
+            await ordered(site)
+            await site.until_reset()
+            (permit,) = NotingVerbs.permits
+            assert permit is not None
+            assert permit.instance == (await site.orders())[0].instance
+            assert 5.0 < permit.within_s <= 6.0
+
+    virtual_time.run(played())
+
+
+def newer(word: Control) -> bytes:
+    return encode_control(word).replace(b"{", b'{"v":2,', 1)
+
+
+def of_a_new_scope(word: Control) -> bytes:
+    return encode_control(word).replace(b'"scope":"cell"', b'"scope":"rack"')
+
+
+def cut_short(word: Control) -> bytes:
+    return encode_control(word)[:-3]
+
+
+@pytest.mark.parametrize("bytes_of", [newer, of_a_new_scope, cut_short, lambda _word: b""])
+def test_a_word_of_control_that_cannot_be_read_holds_as_a_pause_until_its_key_is_written_anew(
+    bytes_of: Callable[[Control], bytes],
+) -> None:
+    async def scene(site: Site) -> None:
+        word = Control(
+            kind="pause",
+            scope="cell",
+            subject="c7",
+            active=True,
+            by="ann",
+            reason="work",
+            time_ms=site.clock.now_ms(),
+        )
+        await ordered(site)
+        await asyncio.sleep(2.0)
+        await site.log.append(CONTROL.name, key=word.key(), value=bytes_of(word))
+        mark = await only_mark(site)
+        assert mark.outcome == "not_attempted"
+        assert mark.sentence.startswith(
+            "Site is paused by a control record that is unreadable and holds as a pause:"
+            " key 'pause/cell/c7/'"
+        )
+        assert not site.resets()
+        await site.log.append(CONTROL.name, key=word.key(), value=encode_control(word))
+        await asyncio.sleep(1_900.0)
+        planner = site.start_planner("p2")
+        await site.say(site.alert(opened_ms=site.clock.now_ms() - 20_000))
+        await site.until_reset()
+        await site.stop(planner)
+
+    dead_vm(scene)
+
+
+def test_a_forged_approval_approves_nothing_and_pauses_nothing() -> None:
+    async def scene(site: Site) -> None:
+        await site.control(kind="approval", scope="vm", subject="0" * 32)
+        await ordered(site)
+        mark = await only_mark(site)
+        assert mark.outcome == "returned"
+        assert await site.said("no signature by a trusted key")
+
+    dead_vm(scene)
