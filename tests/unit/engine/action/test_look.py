@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -208,3 +209,22 @@ def test_waiting_that_is_not_known_for_every_vcpu_is_not_counted(delays: tuple[i
 def test_waiting_that_went_back_makes_the_vcpus_unknown() -> None:
     looks = look(vcpu_delay_ns=(5, 5)), look(at_s=4.2, vcpu_delay_ns=(5, 4))
     assert shape(looks) == "unknown"
+
+
+@pytest.mark.parametrize("bad", [0, -1], ids=["first", "last"])
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        ("other_vm", {"vm": bytes(16)}),
+        ("other_run", {"instance": 8}),
+        ("monitor", {"extra": {"monitor": "silent"}}),
+        ("opted_out", {"opted_out": True}),
+        ("job", {"job_active": True}),
+        ("state", {"state": "paused"}),
+        ("half_seen", {"net_tx_pkts": None}),
+    ],
+)
+def test_one_bad_sample_is_enough_to_refuse(rule: str, change: dict[str, Any], bad: int) -> None:
+    looks = list(pair())
+    looks[bad] = replace(looks[bad], **change)
+    assert ask(order(), *looks).rule == rule

@@ -20,6 +20,7 @@ from engine.wire.journal import decode_entry, encode_entry
 from engine.wire.order import SIGNATURE_HEADER, decode_order, encode_order, key_id
 from engine.wire.rejected import KEPT_BYTES, decode_rejected, encode_rejected
 from engine.wire.score import decode_scores, encode_scores
+from engine.wire.topics import TOPICS
 from tests.unit.engine.wire import samples
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -179,3 +180,11 @@ def test_forecasts_whose_values_do_not_fit_are_rejected(wrong):
     forecasts = msgspec.structs.replace(samples.FORECASTS, **wrong)
     with pytest.raises(RecordRejected):
         decode_forecasts(encode_forecasts(forecasts))
+
+
+def test_what_an_action_depends_on_is_on_disk_when_the_log_says_so() -> None:
+    assert {topic.name for topic in TOPICS if topic.durable} == {
+        "flatline.orders.v1",
+        "flatline.control.v1",
+        "flatline.journal.v1",
+    }
