@@ -11,7 +11,7 @@ from hashlib import sha256
 
 import msgspec
 
-from models.kernels import baseline, gaps, vitals_layout
+from models.kernels import baseline, gaps, trends, vitals_layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +163,26 @@ class Configuration:
     unseen_ratio: float = 0.12
     unseen_hold_samples: int = 3
 
+    # A disk that hangs under a guest that still answers: as rare as a halt where it is plain,
+    # told without a suggestion where the disk is often silent anyway.
+    totals_hung_rate: float = 2.7e-5
+    totals_hung_doubt_rate: float = 2e-4
+    totals_hung_samples: int = 2
+    # The kernel lives, so nothing is urgent; between two flushes a disk rests for half a minute.
+    totals_hung_s: float = 60.0
+    totals_hung_doubt_samples: int = 5
+    totals_hung_disk_nats: float = 5.0
+    totals_hung_doubt_disk_nats: float = 3.0
+    totals_hung_least_share: float = 0.05  # below, it is the pause between two bursts
+
+    # Trends, in means of five minutes.
+    leak_rises: int = 28  # of 30; a figure that only drifts has as many falls
+    leak_growth: float = 1.15
+    leak_calm_rises: int = 18
+    flood_buckets: int = 2
+    victim_share: float = 0.75  # of its work that a neighbour still gets done
+    boot_storm_members: int = 3
+
     # Fleet gate.
     gate_members: int = 3
     gate_share: float = 0.2
@@ -218,7 +238,7 @@ class Configuration:
 
 _KERNELS = (
     *(baseline.MEAN_TAU_S, baseline.LEVEL_TAU_S, baseline.TREND_TAU_S, baseline.ERROR_TAU_S),
-    *(vitals_layout.FIELD_COUNT, vitals_layout.WINDOW),
+    *(vitals_layout.FIELD_COUNT, vitals_layout.WINDOW, trends.KEPT, trends.BUCKET_S),
     *(baseline.FIELD_COUNT, gaps.MEMORY_S, gaps.EDGE_COUNT, gaps.FIELD_COUNT),
 )
 

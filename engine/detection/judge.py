@@ -17,6 +17,7 @@ from engine.detection.incidents import Finding, confidence, key_of, report, supp
 from engine.detection.lanes import F, I, Lanes
 from engine.detection.recovery import follow_vm
 from engine.detection.shared import judge_shared
+from engine.detection.slow import judge_trends
 from engine.detection.totals import is_shared, judge_totals, only_totals, suspects
 from engine.detection.watch import (
     watch_absent,
@@ -88,6 +89,7 @@ def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Ale
             alerts += published
             if is_found:
                 found.add(uuid)
+    alerts += judge_trends(cell, found=found, time_ms=time_ms, configuration=configuration)
     contended = watch_contention(cell, time_ms=time_ms, configuration=configuration)
     alerts += contended
     alerts += watch_reboots(cell, time_ms=time_ms, configuration=configuration)

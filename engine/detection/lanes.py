@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.wire.frame import UUID_BYTES
-from models.kernels import baseline, gaps, vitals_layout
+from models.kernels import baseline, gaps, trends, vitals_layout
 from models.kernels.lanes import LANES, blocks_for
 
 F32 = NDArray[np.float32]
@@ -104,6 +104,8 @@ class Lanes:
         What the kernels said of the last sample: rows as `baseline.OUT`, `gaps.OUT`.
     vitals, recent, signs
         State, windows and last results of `models.kernels.vitals`, one VM after the other.
+    trends, means, shows
+        The same of `models.kernels.trends`.
     foreign
         VMs of this roster that still belong to another node.
     hold
@@ -130,6 +132,9 @@ class Lanes:
         self.vitals = vitals_layout.new_state(lanes)
         self.recent = vitals_layout.new_recent(lanes)
         self.signs = np.zeros((lanes, vitals_layout.OUT_ROWS))
+        self.trends = trends.new_state(lanes)
+        self.means = trends.new_means(lanes)
+        self.shows = np.zeros((lanes, trends.OUT_ROWS))
         self.sums = np.zeros((len(MINUTE), lanes))
         self.sum_counts = np.zeros((len(MINUTE), lanes))
         for name in ("instance", "state", "vcpus", "vcpus_busy", "job_active", "delay_ns"):
@@ -217,7 +222,16 @@ class Lanes:
             out[:, lanes] = 0.0
         self.integers[I["run_samples"], lanes] = 0
         self.integers[I["disk_samples"], lanes] = 0
-        for name in ("run", "run_s", "held", "shared", "suspected", "disk_run", "disk_run_s"):
+        for name in (
+            "run",
+            "run_s",
+            "held",
+            "shared",
+            "suspected",
+            "disk_run",
+            "disk_run_s",
+            "disk_hung",
+        ):
             self.vitals[lanes, vitals_layout.FIELD[name]] = 0.0
         self.signs[lanes] = 0.0
 
@@ -234,9 +248,13 @@ class Lanes:
         return lanes
 
 
+_OF_RUN: Final = (
+    *("run", "run_s", "held", "shared", "suspected"),
+    *("disk_run", "disk_run_s", "disk_hung"),
+)
 _BLOCKED: Final = ("baseline", "gaps", "disk_gaps")
 # One VM after the other, all fields of one together.
-BY_LANE: Final = ("vitals", "recent", "signs")
+BY_LANE: Final = ("vitals", "recent", "signs", "trends", "means", "shows")
 _ARRAYS: Final = (
     *_BLOCKED,
     *BY_LANE,

@@ -15,7 +15,7 @@ from engine.detection.configuration import Configuration
 from engine.detection.lanes import LEVEL_EDGES, MINUTE_ROWS, F, I, Lanes
 from engine.wire.frame import VmRows
 from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, VM_STATES
-from models.kernels import baseline, course, gaps, vitals
+from models.kernels import baseline, course, gaps, trends, vitals
 from models.kernels.course import Pace
 
 Bools = NDArray[np.bool_]
@@ -133,10 +133,11 @@ def _fold_vitals(
     row = INTEGER_ROW["balloon_rss_kib"]
     memory[:size] = np.where(present[row], rows.integers[row], np.nan)
     rates = np.where(running if dt_s is not None else False, lanes.counted[:4], np.nan)
+    rates = rates.astype(np.float32)
     vitals.fold_vitals(
         lanes.vitals[:size],
         lanes.recent[:size],
-        rates.astype(np.float32),
+        rates,
         memory,
         lanes.numbers("vcpus"),
         present_any(present, width),
@@ -144,6 +145,16 @@ def _fold_vitals(
         step_s,
         -math.expm1(-step_s / _DAY_S),
         lanes.signs[:size],
+    )
+    trends.fold_trends(
+        lanes.trends[:size],
+        lanes.means[:size],
+        rates,
+        memory,
+        lanes.numbers("vcpus"),
+        lanes.vitals[:size],
+        step_s,
+        lanes.shows[:size],
     )
 
 

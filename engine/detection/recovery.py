@@ -5,7 +5,9 @@ from engine.detection.cell import Cell, Incident, Vm
 from engine.detection.configuration import Configuration
 from engine.detection.evidence import Picture, picture
 from engine.detection.incidents import calmed, republished, resolve
+from engine.detection.lanes import Lanes
 from engine.wire.alert import Alert, Resolution
+from models.kernels import trends
 
 # An event travels in the frame of the node, the agent's mark in its own: either may be first.
 _BOOT_SLACK_MS = 30_000
@@ -24,7 +26,7 @@ def follow_vm(
     node, lanes, lane = place
     seen = picture(node, lanes, lane, vm, configuration)
     kind = incident.alert.kind
-    if not _is_well(incident, vm, seen, node.name, lanes.figure("contention", lane), configuration):
+    if not _is_well(incident, vm, seen, lanes, lane, configuration):
         incident.well_ms = 0
         return republished(incident, time_ms=time_ms, configuration=configuration)
     if not incident.well_ms:
@@ -44,6 +46,9 @@ def follow_vm(
         "node_contention": "it gets the CPU it wants again",
         "boot_stuck": "it has booted",
         "vm_silence": "it is seen again",
+        "mem_leak": "its memory no longer grows",
+        "cpu_runaway": "it has let go of the cores",
+        "noisy_neighbour": "it no longer floods its node",
     }
     booted = vm.rebooted_ms >= incident.alert.opened_ms - _BOOT_SLACK_MS and vm.rebooted_ms > 0
     fallback = "it rebooted by itself" if booted else "it moves again by itself"
@@ -59,16 +64,18 @@ def _is_well(
     incident: Incident,
     vm: Vm,
     seen: Picture,
-    node: str,
-    contention: float,
+    lanes: Lanes,
+    lane: int,
     configuration: Configuration,
 ) -> bool:
     """Return whether the VM shows now what the fault took from it."""
     kind = incident.alert.kind
     if kind == "node_contention":
-        return contention < configuration.contention_share / 2
+        return lanes.figure("contention", lane) < configuration.contention_share / 2
     if kind == "vm_silence":
         return not vm.monitor_hung_ms
+    if kind in {"mem_leak", "cpu_runaway", "noisy_neighbour"}:
+        return _has_calmed(incident, seen, lanes, lane, configuration)
     if kind in {"hung_io", "hung_userland"}:
         return seen.disk_samples == 0 or (incident.well_ms > 0 and seen.disk_run_s <= 6.0)
     patient_s = max(configuration.clear_s, 3 * seen.dt_s)
@@ -77,6 +84,19 @@ def _is_well(
         lives = seen.balloon_known and seen.balloon_fresh > 0
         return lives or (incident.well_ms > 0 and seen.run_s <= patient_s)
     return seen.moved >= configuration.clear_samples and seen.epoch_s > 0
+
+
+def _has_calmed(
+    incident: Incident, seen: Picture, lanes: Lanes, lane: int, configuration: Configuration
+) -> bool:
+    """Return whether what showed over hours does so no longer."""
+    kind = incident.alert.kind
+    if kind == "mem_leak":
+        return bool(lanes.shows[lane, trends.OUT["rises"]] < configuration.leak_calm_rises)
+    if kind == "noisy_neighbour":
+        return bool(lanes.shows[lane, trends.OUT["flood"]] == 0.0)
+    cores = incident.alert.evidence[0].value or 0.0
+    return seen.cpu is not None and seen.cpu < 0.7 * cores
 
 
 def _explains(incident: Incident, vm: Vm, node: str) -> bool:

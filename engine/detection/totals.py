@@ -5,6 +5,7 @@ add up in nats (`models.kernels.vitals`); how long a verdict waits follows from 
 like it among the living.
 """
 
+import math
 from typing import Final
 
 import numpy as np
@@ -52,6 +53,7 @@ def suspects(lanes: Lanes, configuration: Configuration) -> NDArray[np.bool_]:
         signs[:, _O["run"]] >= configuration.totals_alert_samples
     )
     found &= score >= configuration.totals_nats("alert")
+    found |= signs[:, _O["disk_hung"]] >= configuration.totals_hung_samples
     return found & only_totals(lanes)
 
 
@@ -68,7 +70,7 @@ def judge_totals(
     silence = min(sign["silence_nats"], configuration.totals_silence_cap_nats)
     score = silence + sign["cpu_nats"] + sign["memory_nats"]
     if not _is_alarming(lanes, lane, sign, score, configuration):
-        return None
+        return _hung(lanes, lane, sign, seen, cautious, configuration)
     shape = _SHAPES[int(sign["shape"])]
     hypothesis, refusals = _hypothesis(shape, sign, score, configuration)
     if sign["faded"] > 0.0:
@@ -159,6 +161,64 @@ def _halt_rate(sign: dict[str, float], configuration: Configuration) -> str:
     if sign["channels"] < 2.0 and sign["memory_nats"] < 1.0:
         return "one_channel"
     return "order"
+
+
+def _hung(
+    lanes: Lanes,
+    lane: int,
+    sign: dict[str, float],
+    seen: Picture,
+    cautious: list[str],
+    configuration: Configuration,
+) -> Verdict | None:
+    """Judge disks that stand still under a guest that still answers, only less."""
+    count, share, before = sign["disk_hung"], sign["sent_share"], sign["disk_cpu_before"]
+    silent = sign["run"] > 0 or seen.cpu is None or not before > 0.0
+    if silent or count < configuration.totals_hung_samples or not 0.0 < share < 0.75:
+        return None
+    ratio = (seen.cpu or 0.0) / before
+    known = lanes.vitals[lane, vitals_layout.FIELD["disk_alive"]]
+    seconds = sign["disk_run_s"]
+    if ratio >= 0.6 or known < configuration.totals_alive_samples:
+        return None
+    if seconds < configuration.totals_hung_s:
+        return None
+    disk = min(sign["disk_nats"], configuration.totals_silence_cap_nats)
+    cpu_nats = min(5.0, 2.0 * math.log(1.0 / max(ratio, 0.02)))
+    sent_nats = min(3.0, 1.5 * math.log(1.0 / max(share, 0.05)))
+    score = disk + cpu_nats + sent_nats
+    plain = disk >= configuration.totals_hung_disk_nats
+    plain &= score >= configuration.totals_nats("hung")
+    doubtful = count >= configuration.totals_hung_doubt_samples
+    doubtful &= disk >= configuration.totals_hung_doubt_disk_nats
+    doubtful &= share >= configuration.totals_hung_least_share
+    doubtful &= score >= configuration.totals_nats("hung_doubt")
+    if not plain and not doubtful:
+        return None
+    refusals = list(cautious)
+    if not plain:
+        refusals.append("silence_usual")
+    return Verdict(
+        kind="hung_io",
+        firing=True,
+        score=score,
+        severity="error",
+        suggestion="alert" if refusals else "migrate",
+        sequence=seen.disk_sequence,
+        onset_ms=seen.disk_onset_ms,
+        shape="mixed",
+        evidence=(
+            EvidenceItem(signal="disk", value=round(seconds, 3), nats=round(disk, 3)),
+            EvidenceItem(
+                signal="cpu",
+                value=round(seen.cpu or 0.0, 4),
+                limit=round(before, 4),
+                nats=round(cpu_nats, 3),
+            ),
+            EvidenceItem(signal="sent", value=round(share, 4), nats=round(sent_nats, 3)),
+        ),
+        vetoes=tuple(refusals),
+    )
 
 
 def _evidence(

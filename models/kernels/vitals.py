@@ -33,6 +33,7 @@ _SUSPECT_NATS: Final = 9.0
 # A figure's pairs count for this many samples of a run; later ones repeat the first.
 _MEMORY_STEPS: Final = 8
 _MEMORY_PAIRS: Final = 1000
+_HUNG_SENT, _HUNG_CPU = 0.75, 0.6
 
 
 @inlined
@@ -113,13 +114,14 @@ def _take_memory_alive(state: F64, memory: float, slow: float) -> None:
 
 @inlined
 def _fold_disk(
-    state: F64, recent: F64, out: F64, disk: float, sent: float, count: int, dt_s: float
+    state: F64, recent: F64, out: F64, disk: float, sent: float, cpu: float, count: int, dt_s: float
 ) -> None:
     """Follow the disk alone: a guest whose disk hangs goes on sending."""
     if disk > 0.0:
         evidence.learn_run(state, at.F_DISK_ALIVE, at.F_DISK_ALIVE + 1, int(state[at.F_DISK_RUN]))
         state[at.F_DISK_RUN] = 0.0
         state[at.F_DISK_RUN_S] = 0.0
+        state[at.F_DISK_HUNG] = 0.0
         return
     if state[at.F_DISK_RUN] == 0.0:
         state[at.F_DISK_CPU_BEFORE] = evidence.level_before(recent[at.RECENT_CPU], count)
@@ -132,7 +134,12 @@ def _fold_disk(
     out[at.O_DISK] = evidence.run_nats(state, at.F_DISK_ALIVE + 1, state[at.F_DISK_ALIVE], steps)
     out[at.O_DISK_CPU_BEFORE] = state[at.F_DISK_CPU_BEFORE]
     before = state[at.F_DISK_SENT_BEFORE]
-    out[at.O_SENT] = sent / before if before > 0.0 else 1.0
+    share = sent / before if before > 0.0 else 1.0
+    out[at.O_SENT] = share
+    # It answers still, but less, and has less to compute: what a guest does that waits for disks.
+    if 0.0 < share < _HUNG_SENT and cpu < _HUNG_CPU * state[at.F_DISK_CPU_BEFORE]:
+        state[at.F_DISK_HUNG] += 1.0
+    out[at.O_DISK_HUNG] = state[at.F_DISK_HUNG]
 
 
 @inlined
@@ -212,7 +219,7 @@ def _fold_lane(
         _take_memory_alive(state, memory, slow)
     if score < _SUSPECT_NATS:
         state[at.F_LEVEL + evidence.band(cpu / cores)] += 1.0
-    _fold_disk(state, recent, out, disk, sent, count, dt_s)
+    _fold_disk(state, recent, out, disk, sent, cpu, count, dt_s)
     if memory == memory:
         state[at.F_MEMORY_LAST] = memory
     place = count % at.WINDOW

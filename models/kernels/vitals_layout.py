@@ -54,6 +54,7 @@ _NAMES: Final = (
     *(f"disk_run_{step}" for step in range(1, RUN_STEPS + 1)),
     "disk_cpu_before",
     "disk_sent_before",
+    "disk_hung",
     "unseen_s",
     *(f"level_{level}" for level in range(LEVELS)),
 )
@@ -80,6 +81,7 @@ OUT: Final = {
             "disk_nats",
             "disk_cpu_before",
             "sent_share",
+            "disk_hung",
             "unseen_s",
             "known",
         )
@@ -117,6 +119,7 @@ F_DISK_RUN_S: Final = FIELD["disk_run_s"]
 F_DISK_ALIVE: Final = FIELD["disk_alive"]
 F_DISK_CPU_BEFORE: Final = FIELD["disk_cpu_before"]
 F_DISK_SENT_BEFORE: Final = FIELD["disk_sent_before"]
+F_DISK_HUNG: Final = FIELD["disk_hung"]
 F_UNSEEN_S: Final = FIELD["unseen_s"]
 F_LEVEL: Final = FIELD["level_0"]
 
@@ -136,6 +139,7 @@ O_DISK_RUN_S: Final = OUT["disk_run_s"]
 O_DISK: Final = OUT["disk_nats"]
 O_DISK_CPU_BEFORE: Final = OUT["disk_cpu_before"]
 O_SENT: Final = OUT["sent_share"]
+O_DISK_HUNG: Final = OUT["disk_hung"]
 O_UNSEEN: Final = OUT["unseen_s"]
 O_KNOWN: Final = OUT["known"]
 

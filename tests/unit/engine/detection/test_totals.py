@@ -133,3 +133,56 @@ def test_samples_missing_on_several_nodes_are_the_collectors_trouble() -> None:
     assert bench.suggestions(guests[5]) <= {"alert"}
     vetoes = {veto for alert in bench.of(guests[5]) for veto in alert.vetoes}
     assert "collectors_disturbed" in vetoes
+
+
+def test_a_disk_that_hangs_under_a_guest_that_still_answers_suggests_a_migration() -> None:
+    bench, guests = fleet(300.0)
+    guests[3].writes, guests[3].sends, guests[3].cores = 0.0, 3000.0, 0.05
+    rng = np.random.default_rng(2)
+
+    def each(_: float) -> None:
+        guests[3].cores = rng.uniform(0.04, 0.06)
+
+    bench.run(4 * 300.0, each)
+    last = bench.of(guests[3])[-1]
+    assert (last.kind, last.suggested_action) == ("hung_io", "migrate")
+
+
+def test_memory_that_only_grows_is_told_as_a_leak_once() -> None:
+    bench, guests = fleet(300.0)
+    leaky = guests[4]
+    leaky.memory, leaky.moves = 110_000.0, 0.0
+
+    def each(_: float) -> None:
+        leaky.memory *= 1.02
+
+    bench.run(40 * 300.0, each)
+    told = [alert for alert in bench.of(leaky) if alert.state == "firing"]
+    assert {alert.kind for alert in told} == {"mem_leak"}
+    assert {alert.suggested_action for alert in told} == {"alert"}
+    assert len({alert.id for alert in told}) == 1
+
+
+def test_vms_of_one_node_that_vanish_one_after_the_other_are_one_incident_of_it() -> None:
+    bench, guests = fleet(300.0, vms=40)
+    hidden = guests[1:5:2]
+    for guest in hidden:
+        guest.seen = False
+        bench.places[1].tell("monitor_hung", guest)
+        bench.run(6 * 300.0)
+    wide = [alert for alert in bench.alerts if alert.scope == "host" and alert.state == "firing"]
+    assert {alert.subject for alert in wide} == {"node-1"}
+    assert {alert.kind for alert in wide} == {"host_silence"}
+    assert len({alert.id for alert in wide}) == 1
+
+
+def test_a_gap_of_three_samples_is_not_told() -> None:
+    bench, guests = fleet(300.0, vms=40)
+    guests[1].seen = False
+    bench.run(300.0)
+    bench.places[1].tell("monitor_hung", guests[1])
+    bench.run(600.0)
+    guests[1].seen = True
+    bench.places[1].tell("monitor_back", guests[1])
+    bench.run(1200.0)
+    assert not bench.alerts

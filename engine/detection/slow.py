@@ -1,0 +1,182 @@
+"""Faults that show over hours: leaks, runaways, floods of writes, boots nobody announced.
+
+They rest on means of five minutes (`models.kernels.trends`), and none of them is urgent.
+"""
+
+from uuid import UUID
+
+import numpy as np
+
+from engine.detection import sentences
+from engine.detection.cell import Cell, Node, Vm
+from engine.detection.configuration import Configuration
+from engine.detection.incidents import Finding, key_of, report
+from engine.detection.lanes import Lanes
+from engine.detection.totals import is_shared, only_totals
+from engine.wire.alert import Alert, EvidenceItem, Severity, Suggestion
+from models.kernels import trends
+
+# An incident of one of these kinds may be told anew as another of them; none of the others.
+KINDS = frozenset({"mem_leak", "cpu_runaway", "noisy_neighbour", "crash_reboot"})
+_O = trends.OUT
+# What followed an incident lately belongs to it.
+_AFTER_MS = 3_600_000
+
+
+def judge_trends(
+    cell: Cell, *, found: set[bytes], time_ms: int, configuration: Configuration
+) -> list[Alert]:
+    """Tell what shows over hours; add the VMs in which something was found to `found`."""
+    alerts: list[Alert] = []
+    for name in sorted(cell.lanes):
+        node, lanes = cell.nodes[name], cell.lanes[name]
+        if node.silent or not len(lanes):
+            continue
+        shows = lanes.shows[: len(lanes)]
+        fresh = shows[:, _O["closed"]] > 0
+        leak = (shows[:, _O["rises"]] >= configuration.leak_rises) & (
+            shows[:, _O["growth"]] >= configuration.leak_growth
+        )
+        flood = shows[:, _O["flood"]] >= configuration.flood_buckets
+        runaway = shows[:, _O["runaway_cores"]] > 0
+        booted = (shows[:, _O["booted"]] > 0) & fresh & only_totals(lanes)
+        if booted.sum() >= configuration.boot_storm_members:
+            # A node whose guests boot together has a fault of its own.
+            booted &= False
+        for lane in np.flatnonzero(leak | flood | runaway | booted):
+            vm = cell.vms[lanes.vm(int(lane))]
+            if vm.node != name or _is_excused(cell, vm, lanes, int(lane), time_ms=time_ms):
+                continue
+            if leak[lane]:
+                finding = _leak(node, lanes, int(lane), vm)
+            elif flood[lane]:
+                finding = _flood(cell, node, lanes, int(lane), vm, time_ms, configuration)
+            elif runaway[lane]:
+                finding = _runaway(node, lanes, int(lane), vm)
+            elif _is_own_boot(cell, vm, time_ms=time_ms, configuration=configuration):
+                finding = _crash(node, lanes, int(lane), vm)
+            else:
+                continue
+            found.add(vm.uuid)
+            alerts += report(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)
+    return alerts
+
+
+def _is_excused(cell: Cell, vm: Vm, lanes: Lanes, lane: int, *, time_ms: int) -> bool:
+    """Return whether something else explains it, or an incident of another kind is open."""
+    incident = cell.incidents.get(key_of("vm", str(UUID(bytes=vm.uuid))))
+    if incident is not None and incident.alert.state in {"pending", "firing"}:
+        return incident.alert.kind not in KINDS
+    return bool(vm.held_by(time_ms)) or is_shared(lanes, lane)
+
+
+def _is_own_boot(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> bool:
+    """Return whether a boot is neither announced nor the end of an incident told before."""
+    incident = cell.incidents.get(key_of("vm", str(UUID(bytes=vm.uuid))))
+    if incident is not None and time_ms - incident.published_ms < _AFTER_MS:
+        return False
+    recently = time_ms - configuration.host_member_s * 1000
+    if vm.missed_ms > recently or vm.rebooted_ms > time_ms - _AFTER_MS:
+        return False
+    return vm.mark is None or time_ms - vm.mark.time_ms > _AFTER_MS
+
+
+def _finding(
+    node: Node,
+    lanes: Lanes,
+    lane: int,
+    vm: Vm,
+    *,
+    kind: str,
+    sentence: str,
+    evidence: EvidenceItem,
+    suggestion: Suggestion = "alert",
+    severity: Severity = "warning",
+) -> Finding:
+    text = str(UUID(bytes=vm.uuid))
+    return Finding(
+        scope="vm",
+        subject=text,
+        kind=kind,
+        firing=True,
+        severity=severity,
+        suggestion=suggestion,
+        confidence=0.9,
+        onset_ms=node.event_ms,
+        position=node.position(),
+        sentence=f"{sentences.name_of(vm, text)} on {node.name} {sentence}",
+        evidence=(evidence,),
+        node=node.name,
+        instance=lanes.number("instance", lane),
+        history_s=round(lanes.figure("history_s", lane), 3),
+        cpu_shape="mixed",
+    )
+
+
+def _leak(node: Node, lanes: Lanes, lane: int, vm: Vm) -> Finding:
+    growth = float(lanes.shows[lane, _O["growth"]])
+    return _finding(
+        node,
+        lanes,
+        lane,
+        vm,
+        kind="mem_leak",
+        sentence=f"has used more memory in nearly every five minutes of the last two and a half "
+        f"hours, {growth:.1f} times as much as before: a leak.",
+        evidence=EvidenceItem(signal="memory", value=round(growth, 3)),
+    )
+
+
+def _runaway(node: Node, lanes: Lanes, lane: int, vm: Vm) -> Finding:
+    cores = float(lanes.shows[lane, _O["runaway_cores"]])
+    return _finding(
+        node,
+        lanes,
+        lane,
+        vm,
+        kind="cpu_runaway",
+        sentence=f"has held {cores:.0f} more cores for an hour than ever before, while its disks "
+        "and network go on as they did: a process that runs away.",
+        evidence=EvidenceItem(signal="cpu", value=cores),
+    )
+
+
+def _crash(node: Node, lanes: Lanes, lane: int, vm: Vm) -> Finding:
+    return _finding(
+        node,
+        lanes,
+        lane,
+        vm,
+        kind="crash_reboot",
+        severity="info",
+        sentence="spiked, stopped sending and booted, and nobody announced it: a crash that it "
+        "mended itself.",
+        evidence=EvidenceItem(signal="boot", text="it read as a boot does"),
+    )
+
+
+def _flood(
+    cell: Cell,
+    node: Node,
+    lanes: Lanes,
+    lane: int,
+    vm: Vm,
+    time_ms: int,
+    configuration: Configuration,
+) -> Finding:
+    work = lanes.shows[: len(lanes), _O["work_share"]].copy()
+    work[lane] = 1.0
+    victims = int(((work > 0) & (work < configuration.victim_share)).sum())
+    calm = time_ms >= max(cell.disturbed_ms, cell.outage_ms) and not node.stale
+    migrates = victims > 0 and calm and bool(only_totals(lanes)[lane])
+    return _finding(
+        node,
+        lanes,
+        lane,
+        vm,
+        kind="noisy_neighbour",
+        suggestion="migrate" if migrates else "alert",
+        sentence=f"writes as much as it never did, with all its CPU busy, and {victims} neighbours "
+        "get less done: a noisy neighbour.",
+        evidence=EvidenceItem(signal="neighbours", value=float(victims)),
+    )

@@ -1,0 +1,271 @@
+"""What shows over hours: a leak, a runaway, a flood of writes, a boot that nobody announced.
+
+Samples are averaged over five minutes, whatever their interval, and the last 32 of these
+means are kept per VM; a verdict needs many of them, so one strange sample never decides.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+import models.kernels.vitals_layout as at
+from models.kernels._jit import inlined, kernel
+from models.kernels.vitals_evidence import band
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+BUCKET_S: Final = 300.0
+# Means kept: two and a half hours.
+KEPT: Final = 32
+CPU, READ, WRITE, SENT, MEMORY = range(5)
+ROWS: Final = 5
+
+_STATE: Final = ("buckets", "time_s", "cpu", "read", "write", "sent", "write_peak", "flood")
+FIELD: Final = {name: row for row, name in enumerate(_STATE)}
+FIELD_COUNT: Final = len(_STATE)
+_BUCKETS, _TIME_S, _SUM, _WRITE_PEAK, _FLOOD = 0, 1, 2, 6, 7
+
+OUT: Final = {
+    name: row
+    for row, name in enumerate(
+        ("closed", "rises", "growth", "booted", "runaway_cores", "flood", "work_share")
+    )
+}
+OUT_ROWS: Final = len(OUT)
+_O_CLOSED, _O_RISES, _O_GROWTH, _O_BOOTED, _O_RUNAWAY, _O_FLOOD, _O_WORK = range(OUT_ROWS)
+
+# Differences that a leak's ramp is made of, and their window.
+RISES: Final = 30
+# A boot reads some hundred megabytes in five minutes; a backup reads more.
+_BOOT_LEAST, _BOOT_MOST = 4e5, 3e6
+_BOOT_RATIO: Final = 4.0
+# A kernel that dies spikes; one that is shut down in order falls idle.
+_SPIKE_SHARE: Final = 0.02
+# A runaway holds whole cores for an hour while everything else goes on as before.
+RUNAWAY_BUCKETS: Final = 12
+_WHOLE_CORE: Final = 0.12
+_FLAT_CORES: Final = 0.25
+_USUAL_SHARE: Final = 0.015
+# More than a business guest writes; an aggressor's is also three times its own most.
+_FLOOD_BYTES: Final = 12e6
+_FLOOD_RATIO: Final = 3.0
+_FLOOD_CPU_SHARE: Final = 0.8
+
+
+def new_state(lanes: int) -> F64:
+    """Return the state of VMs nobody has seen yet, shape (lanes, FIELD_COUNT)."""
+    return np.zeros((lanes, FIELD_COUNT))
+
+
+def new_means(lanes: int) -> F64:
+    """Return the empty means of VMs nobody has seen yet, shape (lanes, ROWS, KEPT)."""
+    return np.full((lanes, ROWS, KEPT), np.nan)
+
+
+@inlined
+def _mean_at(means: F64, row: int, count: int, back: int) -> float:
+    """Return the mean `back` buckets before the last one; NaN before the first."""
+    return float(means[row, (count - 1 - back) % KEPT])
+
+
+@inlined
+def _median(means: F64, row: int, count: int, first: int, last: int) -> float:
+    """Return the median of the means from `first` to `last` buckets back, NaN where none."""
+    found = np.empty(KEPT)
+    size = 0
+    for back in range(first, last + 1):
+        value = _mean_at(means, row, count, back)
+        if value == value:
+            place = size
+            while place > 0 and found[place - 1] > value:
+                found[place] = found[place - 1]
+                place -= 1
+            found[place] = value
+            size += 1
+    if size == 0:
+        return float(np.nan)
+    return float(0.5 * (found[(size - 1) // 2] + found[size // 2]))
+
+
+@inlined
+def _leak(means: F64, count: int, out: F64) -> None:
+    if count < KEPT:
+        return
+    rises = 0.0
+    for back in range(RISES):
+        now = _mean_at(means, MEMORY, count, back)
+        before = _mean_at(means, MEMORY, count, back + 1)
+        rises += 1.0 if now > before else 0.0
+    out[_O_RISES] = rises
+    first = _mean_at(means, MEMORY, count, RISES)
+    last = _mean_at(means, MEMORY, count, 0)
+    out[_O_GROWTH] = last / first if first > 0.0 else 0.0
+
+
+@inlined
+def _booted(means: F64, count: int, cores: float) -> bool:
+    """Return whether a guest spiked, stopped sending and booted, all within two buckets."""
+    reads = _mean_at(means, READ, count, 0)
+    if count < 26 or not (_BOOT_LEAST <= reads <= _BOOT_MOST):
+        return False
+    if _mean_at(means, READ, count, 1) > 0.5 * reads:
+        return False
+    for back in range(2, 26):
+        if _mean_at(means, READ, count, back) * _BOOT_RATIO > reads:
+            return False
+    cpu, spike = _median(means, CPU, count, 2, 8), _mean_at(means, CPU, count, 1)
+    sent, writes = _median(means, SENT, count, 2, 8), _median(means, WRITE, count, 2, 8)
+    if not spike - cpu >= max(_SPIKE_SHARE * cores, cpu):
+        return False
+    if _mean_at(means, SENT, count, 1) > 1.15 * sent + 1.0:
+        return False
+    if writes > 1000.0 and _mean_at(means, WRITE, count, 1) > 1.5 * writes:
+        return False
+    works = _mean_at(means, CPU, count, 0) >= 0.08 * cores
+    return works and _mean_at(means, WRITE, count, 0) >= 3.0 * writes
+
+
+@inlined
+def _unchanged(means: F64, row: int, count: int, floor: float) -> bool:
+    now = _median(means, row, count, 0, RUNAWAY_BUCKETS - 1) + floor
+    before = _median(means, row, count, RUNAWAY_BUCKETS + 1, RUNAWAY_BUCKETS + 7) + floor
+    return 0.5 < now / before < 2.0
+
+
+@inlined
+def _runaway(means: F64, count: int, cores: float, levels: F64, dt_s: float) -> float:
+    """Return how many whole cores run away, 0 for none."""
+    if count < RUNAWAY_BUCKETS + 8:
+        return 0.0
+    low = high = _mean_at(means, CPU, count, 0)
+    alive = 0
+    for back in range(RUNAWAY_BUCKETS):
+        value = _mean_at(means, CPU, count, back)
+        if value != value:
+            return 0.0
+        low, high = min(low, value), max(high, value)
+        moved = _mean_at(means, SENT, count, back) + _mean_at(means, WRITE, count, back)
+        alive += 1 if moved + _mean_at(means, READ, count, back) > 0.0 else 0
+    step = _median(means, CPU, count, 0, RUNAWAY_BUCKETS - 1)
+    before = _median(means, CPU, count, RUNAWAY_BUCKETS + 1, RUNAWAY_BUCKETS + 7)
+    step -= before
+    whole = float(round(step)) if step == step else 0.0
+    if whole < 1.0 or 2 * alive < RUNAWAY_BUCKETS:
+        return 0.0
+    if high - low > _FLAT_CORES * whole:
+        return 0.0
+    if not (abs(step - whole) < _WHOLE_CORE or low >= 0.93 * cores):
+        return 0.0
+    if not (_unchanged(means, SENT, count, 500.0) and _unchanged_disk(means, count)):
+        return 0.0
+    total = above = 0.0
+    first = band(0.9 * low / cores)
+    for level in range(at.LEVELS):
+        total += levels[level]
+        above += levels[level] if level >= first else 0.0
+    own = RUNAWAY_BUCKETS * BUCKET_S / dt_s
+    if above - 1.1 * own > _USUAL_SHARE * total or total < 8.0 * own:
+        return 0.0
+    return whole
+
+
+@inlined
+def _unchanged_disk(means: F64, count: int) -> bool:
+    return _unchanged(means, WRITE, count, 2000.0) and _unchanged(means, READ, count, 2000.0)
+
+
+@inlined
+def _flood(state: F64, means: F64, count: int, cores: float) -> None:
+    """Count buckets in a row in which a VM writes as it never did, all its CPU busy."""
+    writes = _mean_at(means, WRITE, count, 0)
+    floods = writes >= _FLOOD_BYTES and writes >= _FLOOD_RATIO * state[_WRITE_PEAK]
+    if floods and _mean_at(means, CPU, count, 0) >= _FLOOD_CPU_SHARE * cores:
+        state[_FLOOD] += 1.0
+        return
+    state[_FLOOD] = 0.0
+    if writes == writes:
+        # A peak fades over a fortnight, so that one backup does not excuse for ever.
+        state[_WRITE_PEAK] = max(state[_WRITE_PEAK] * 0.9998, writes)
+
+
+@inlined
+def _close(
+    state: F64, means: F64, out: F64, levels: F64, memory: float, cores: float, dt_s: float
+) -> None:
+    count = int(state[_BUCKETS])
+    place = count % KEPT
+    for row in range(MEMORY):
+        means[row, place] = state[_SUM + row] / state[_TIME_S]
+        state[_SUM + row] = 0.0
+    means[MEMORY, place] = memory
+    state[_TIME_S] = 0.0
+    count += 1
+    state[_BUCKETS] = count
+    out[_O_CLOSED] = 1.0
+    _leak(means, count, out)
+    out[_O_BOOTED] = 1.0 if _booted(means, count, cores) else 0.0
+    out[_O_RUNAWAY] = _runaway(means, count, cores, levels, dt_s)
+    _flood(state, means, count, cores)
+    out[_O_FLOOD] = state[_FLOOD]
+    now = before = 0.0
+    for row in (WRITE, SENT, READ):
+        now += _median(means, row, count, 0, 2)
+        before += _median(means, row, count, 4, 14)
+    out[_O_WORK] = now / before if before > 100.0 else 1.0
+
+
+@kernel
+def fold_trends(
+    state: F64,
+    means: F64,
+    rates: F32,
+    memory: F64,
+    vcpus: I64,
+    vitals: F64,
+    dt_s: float,
+    out: F64,
+) -> int:
+    """Fold one sample of every lane, in place; where five minutes are full, say what shows.
+
+    Parameters
+    ----------
+    state, means
+        As `new_state` and `new_means`; updated.
+    rates, memory, vcpus
+        As for `vitals.fold_vitals`.
+    vitals
+        State of `vitals.fold_vitals`, for the CPU levels that a VM knows.
+    dt_s
+        Time since the sample before.
+    out
+        Shape (lanes, OUT_ROWS); columns as `OUT`. Overwritten where five minutes are full;
+        elsewhere only `closed` becomes 0.
+
+    Returns
+    -------
+    int
+        How many lanes closed five minutes.
+    """
+    closed = 0
+    for lane in range(state.shape[0]):
+        fields = state[lane]
+        out[lane, _O_CLOSED] = 0.0
+        cpu = float(rates[0, lane])
+        reads, writes, sent = float(rates[1, lane]), float(rates[2, lane]), float(rates[3, lane])
+        if cpu != cpu or not reads + writes + sent < 4e9:
+            continue
+        fields[_TIME_S] += dt_s
+        fields[_SUM + CPU] += cpu * dt_s
+        fields[_SUM + READ] += reads * dt_s
+        fields[_SUM + WRITE] += writes * dt_s
+        fields[_SUM + SENT] += sent * dt_s
+        # Intervals jitter, so five minutes are full half a sample early.
+        if fields[_TIME_S] >= BUCKET_S - 0.5 * dt_s:
+            levels = vitals[lane, at.F_LEVEL : at.F_LEVEL + at.LEVELS]
+            cores = float(max(vcpus[lane], 1))
+            _close(fields, means[lane], out[lane], levels, memory[lane], cores, dt_s)
+            closed += 1
+    return closed
