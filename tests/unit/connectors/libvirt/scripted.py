@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
+NOWAIT = 1 << 29
 # Only a test that fails waits this long; the threads of one that passes are let go.
 PATIENCE_S = 10.0
 
@@ -74,6 +75,8 @@ class Vm:
         self.tried = False
         self.gates: dict[str, threading.Event] = {}
         self.full: dict[str, int] = dict(FULL)
+        # What the definition holds beside the name.
+        self.inside = ""
 
     def note(self, verb: str, *arguments: object) -> None:
         self.tried = True
@@ -83,8 +86,8 @@ class Vm:
             raise self.errors[verb]
         self.done.append((verb, *arguments) if arguments else verb)
 
-    def stats(self) -> dict[str, int]:
-        if not self.taken.acquire(blocking=False):
+    def stats(self, flags: int) -> dict[str, int]:
+        if not self.taken.acquire(blocking=not flags & NOWAIT):
             return dict(PARTIAL)
         try:
             self.answers.wait(PATIENCE_S)
@@ -104,7 +107,7 @@ class ScriptedDomain:
         return self.vm.id
 
     def XMLDesc(self, flags: int = 0) -> str:
-        return f"<domain><name>vm{self.vm.id}</name></domain>"
+        return f"<domain><name>vm{self.vm.id}</name>{self.vm.inside}</domain>"
 
     def isPersistent(self) -> int:
         return int(self.vm.persistent)
@@ -182,13 +185,13 @@ class ScriptedConnection:
     ) -> list[tuple[ScriptedDomain, dict[str, int]]]:
         self.library.bulk_calls += 1
         self.library.check()
-        return [(ScriptedDomain(vm), vm.stats()) for vm in self.library.vms]
+        return [(ScriptedDomain(vm), vm.stats(flags)) for vm in self.library.vms]
 
     def domainListGetStats(
         self, doms: Sequence[ScriptedDomain], stats: int = 0, flags: int = 0
     ) -> list[tuple[ScriptedDomain, dict[str, int]]]:
         self.library.check()
-        return [(dom, dom.vm.stats()) for dom in doms]
+        return [(dom, dom.vm.stats(flags)) for dom in doms]
 
     def listAllDomains(self, flags: int = 0) -> list[ScriptedDomain]:
         return [ScriptedDomain(vm) for vm in self.library.vms]

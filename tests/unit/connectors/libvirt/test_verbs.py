@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from connectors.libvirt import verbs as verbs_module
 from connectors.libvirt.binding import Library
+from connectors.libvirt.inventory import NAMESPACE
 from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
 from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
 from engine.looks import Permit
@@ -234,6 +235,24 @@ async def test_a_look_at_a_vm_whose_monitor_is_taken_shows_a_job_and_no_disks(
 async def test_a_look_shows_a_job(verbs: LibvirtVerbs, vm: Vm) -> None:
     vm.job = 2
     assert (await verbs.look(vm.uuid)).job_active
+
+
+@pytest.mark.asyncio
+async def test_a_look_shows_the_copy_of_a_disk_as_a_job(verbs: LibvirtVerbs, vm: Vm) -> None:
+    vm.inside = "<devices><disk><mirror job='copy'/></disk></devices>"
+    assert (await verbs.look(vm.uuid)).job_active
+
+
+@pytest.mark.parametrize(
+    ("marks", "opted_out"),
+    [('actionable="yes"', False), ('actionable="no"', True), ("", True)],
+)
+@pytest.mark.asyncio
+async def test_a_look_shows_whether_the_owner_agreed_to_actions(
+    verbs: LibvirtVerbs, vm: Vm, marks: str, opted_out: bool
+) -> None:
+    vm.inside = f'<metadata><f:vm xmlns:f="{NAMESPACE}" tenant="acme" {marks}/></metadata>'
+    assert (await verbs.look(vm.uuid)).opted_out is opted_out
 
 
 @pytest.mark.usefixtures("hasty")

@@ -263,6 +263,21 @@ def test_the_next_step_of_an_incident_need_not_wait_half_an_hour() -> None:
     assert ask(Case("", "", AGAIN, earlier)).admitted
 
 
+def test_the_next_step_waits_for_the_deadline_of_the_last_one_too() -> None:
+    slow = order(deadline_ms=NOW_MS + 3_600_000)
+    early, due = history(past(slow, ago_s=3_599.0)), history(past(slow, ago_s=3_600.0))
+    assert ask(Case("", "", AGAIN, early)).rule == "backoff"
+    assert ask(Case("", "", AGAIN, due)).admitted
+
+
+@pytest.mark.parametrize(("zone", "rule"), [("z0", "paused"), ("z1", "admitted"), ("", "paused")])
+def test_a_word_about_a_zone_holds_for_it_and_for_who_does_not_name_his(
+    zone: str, rule: str
+) -> None:
+    words = control(scope="zone", subject="z0")
+    assert ask(Case("", "", order(zone=zone), controls=words)).rule == rule
+
+
 def test_a_step_that_was_not_attempted_is_spaced_like_any_other_order() -> None:
     earlier = history(past(order(), ago_s=611.0), ends="not_attempted")
     assert ask(Case("", "", AGAIN, earlier)).rule == "vm_spacing"

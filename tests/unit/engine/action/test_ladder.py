@@ -260,6 +260,17 @@ def test_a_target_has_the_memory_the_cores_and_no_member_of_the_group(
     assert not rule or play.last.rule == rule
 
 
+@pytest.mark.parametrize("kind", ["pause", "maintenance"])
+def test_a_vm_is_not_moved_to_a_node_that_people_have_closed(kind: Any) -> None:
+    play = Play(MOVING)
+    (word,) = control(kind=kind, scope="node", subject="n1").values()
+    play.feed(ControlSeen(word, play.now_ms))
+    load = CellLoad(NOW_MS, {"n0": 0.95, "n1": 0.1, "n2": 0.3})
+    play.feed(LoadSeen("c0", load, play.now_ms))
+    play.fires(kind="node_contention", suggested_action="migrate")
+    assert [given.target for given in play.given] == ["n2"]
+
+
 def test_a_vm_is_not_moved_back_to_a_node_it_left_today() -> None:
     play = Play(MOVING)
     play.feed(LoadSeen("c0", CellLoad(NOW_MS, {"n0": 0.95, "n1": 0.2}), play.now_ms))

@@ -15,7 +15,7 @@ from connectors.simulator import virtual_time
 from engine.detection.replay import run_records
 from engine.detection.snapshot import FORMAT, decode_manifest, digest, encode_manifest
 from engine.errors import LogUnreachable, SnapshotTooNew
-from engine.ports import Headers, Position, Record
+from engine.ports import Delivery, Headers, Position, Record
 from engine.roles.detect import DetectConfig, Detector
 from engine.roles.generations import CHUNK, MANIFEST
 from engine.roles.health import Health
@@ -233,6 +233,19 @@ def test_a_state_learned_under_other_constants_is_not_continued() -> None:
         await asyncio.sleep(5.0)
         assert engine.detector.partitions[0].counters.received == len(panicked())
         await engine.kill()
+
+    played(scene)
+
+
+def test_state_of_a_partition_that_was_away_meanwhile_is_loaded_anew() -> None:
+    async def scene(log: EmbeddedLog, clock: LoopClock) -> None:
+        detector = Detector(log=log, config=TICKLESS, clock=clock, health=Health(clock))
+        await detector._assign(Delivery((), frozenset({0}), generation=1))
+        before = detector.partitions[0]
+        await detector._assign(Delivery((), frozenset({0}), generation=1))
+        assert detector.partitions[0] is before
+        await detector._assign(Delivery((), frozenset({0}), generation=2))
+        assert detector.partitions[0] is not before
 
     played(scene)
 
