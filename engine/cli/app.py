@@ -318,11 +318,14 @@ def approve(
 
 @policy.command("check")
 def policy_check(file: Annotated[Path, typer.Argument(help="Policy in TOML.")]) -> None:
-    """Check a policy file against the schema and the hard limits."""
+    """Check a policy file against the schema and the hard limits, and say what it allows."""
+    from engine.cli.policy import explained
     from engine.wiring import read_policy
 
     checked = read_policy(file)
     console().print(f"{file}: policy {checked.name!r} can be used; its hash is {checked.hash}.")
+    for line in explained(checked):
+        console().print(f"  {line}.")
 
 
 @audit.command("verify")

@@ -13,7 +13,7 @@ from connectors.clock import SystemClock
 from connectors.embedded.ledger import EmbeddedLedger
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from engine.action.admit import admit
-from engine.action.catalogue import read_shipped
+from engine.action.catalogue import SHIPPED, parse_policy, read_shipped
 from engine.action.chain import Head, extend
 from engine.action.storm import Trouble, storm_pause
 from engine.wire.control import Control, decode_control, encode_control
@@ -250,6 +250,63 @@ def test_the_shipped_policy_passes_its_check(flatline: Flatline, tmp_path: Path)
     said = flatline("policy", "check", str(file))
     assert said.code == 0
     assert "'demo' can be used" in said.out
+
+
+POLICY_OF_MY_OWN = """
+version = 1
+name = "mine"
+
+[modes]
+actions = { reset = "auto" }
+tenants.acme = { migrate = "approve", reset = "observe" }
+
+[limits]
+vm_per_24h = 1
+backoff_s = [700, 1800, 7200]
+
+[pools]
+nfs1 = ["ceph1", "nfs2"]
+
+[ladders]
+panic_spin = [{ action = "reset", grace_s = 20, needs = ["io", "cpu"] }, { action = "notify" }]
+"""
+EXPLAINED = """\
+  purpose: production: within every hard limit.
+  every tenant: reset is done without asking; every other action is rehearsed, and nothing touched.
+  tenant acme: migration is done once a person approves; reset, every other action are rehearsed,
+  and nothing touched.
+  a VM without a tenant: every action is rehearsed, and nothing touched.
+  limits: vm_per_24h 1 (default 3), backoff_s 700, 1800, 7200 (default 600, 1800, 7200).
+  panic_spin: reset after 20 s in which it may recover if io and cpu agree (to be well for 60 s
+  within 300 s), then tell people.
+  any other kind of fault: an alert alone.
+  disks of pool nfs1 may go to ceph1, else nfs2.
+"""
+
+
+def test_a_policy_is_explained_by_what_it_lets_be_done_to_whom(
+    flatline: Flatline, tmp_path: Path
+) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(POLICY_OF_MY_OWN)
+    said = flatline("policy", "check", str(file))
+    assert said.code == 0
+    verdict, explained = said.out.split("  purpose", 1)
+    assert "'mine' can be used" in verdict
+    # The width of the screen breaks lines where it likes.
+    assert f"purpose{explained}".split() == EXPLAINED.split()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_policy_is_explained_with_each_of_its_ladders(
+    flatline: Flatline, tmp_path: Path, name: str
+) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text(read_shipped(name))
+    told = flatline("policy", "check", str(file)).out
+    shipped = parse_policy(read_shipped(name), source=name)
+    assert all(f"  {kind}: " in told for kind in shipped.ladders)
+    assert ("limits: the default ones." in told) == (name == "default")
 
 
 def test_a_policy_with_a_wrong_name_is_refused(flatline: Flatline, tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""What a policy lets machines do, in the words of whoever answers for it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final, get_args
+
+import msgspec
+
+from engine.action.catalogue import NOUNS, Limits, Policy, Step
+from engine.wire.control import Mode
+from engine.wire.order import Action
+
+_PURPOSES: Final[Mapping[str, str]] = {
+    "production": "production: within every hard limit",
+    "demo": "demo, for simulated VMs only: some hard limits are wider",
+    "lab": "lab, for VMs that belong to nobody: some hard limits are wider",
+}
+_MODES: Final[Mapping[Mode, str]] = {
+    "auto": "done without asking",
+    "approve": "done once a person approves",
+    "observe": "rehearsed, and nothing touched",
+}
+_DEEDS: Final[Mapping[str, str]] = {
+    "notify": "tell people",
+    "save_evidence": "save evidence",
+    "quarantine": "quarantine",
+    "move_disk": "move the disk",
+}
+
+
+def explained(policy: Policy) -> Iterator[str]:
+    """Yield a line for each thing that a reader of `policy` must know before it is rolled out.
+
+    Its purpose, who may be touched how, the limits that are not the default ones, and for
+    each kind of fault what is done one after the other.
+    """
+    yield f"purpose: {_PURPOSES[policy.purpose]}"
+    yield f"every tenant: {_modes(policy.modes.actions, rest=policy.modes.default)}"
+    for tenant, actions in sorted(policy.modes.tenants.items()):
+        merged = policy.modes.actions | actions
+        yield f"tenant {tenant}: {_modes(merged, rest=policy.modes.default)}"
+    yield "a VM without a tenant: every action is rehearsed, and nothing touched"
+    yield f"limits: {_limits(policy.limits)}"
+    for kind, steps in policy.ladders.items():
+        yield f"{kind}: {', then '.join(_step(step) for step in steps) or 'an alert alone'}"
+    yield "any other kind of fault: an alert alone"
+    for pool, targets in policy.pools.items():
+        yield f"disks of pool {pool} may go to {', else '.join(targets) or 'no other pool'}"
+
+
+def _modes(actions: Mapping[Action, Mode], *, rest: Mode) -> str:
+    """Return each mode with the actions it holds for, the freest mode first."""
+    told = []
+    for mode, what in _MODES.items():
+        named = [NOUNS.get(name, name) for name in get_args(Action) if actions.get(name) == mode]
+        if rest == mode:
+            named.append("every other action" if actions else "every action")
+        if named:
+            told.append(f"{', '.join(named)} {'is' if len(named) == 1 else 'are'} {what}")
+    return "; ".join(told)
+
+
+def _limits(limits: Limits) -> str:
+    """Return the limits that differ from the defaults, each beside its default."""
+    usual = msgspec.structs.asdict(Limits())
+    changed = [
+        f"{name} {_figure(value)} (default {_figure(usual[name])})"
+        for name, value in msgspec.structs.asdict(limits).items()
+        if value != usual[name]
+    ]
+    return ", ".join(changed) or "the default ones"
+
+
+def _figure(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value).strip("()")
+
+
+def _step(step: Step) -> str:
+    """Return one rung in words: what is done, what it waits for, and how it must help."""
+    words = [_DEEDS.get(step.action, step.action)]
+    if step.grace_s:
+        words.append(f"after {step.grace_s} s in which it may recover")
+    if step.needs:
+        words.append(f"if {' and '.join(step.needs)} agree")
+    if step.action not in ("notify", "quarantine", "save_evidence"):
+        words.append(f"(to be well for {step.stable_s} s within {step.deadline_s} s)")
+    return " ".join(words)
