@@ -11,9 +11,10 @@ from engine.wire.order import Closed, Order
 
 @dataclass(frozen=True, slots=True)
 class AlertSeen:
-    """An alert was read."""
+    """An alert stands in the log since `time_ms`."""
 
     alert: Alert
+    time_ms: int
     now_ms: int
 
 

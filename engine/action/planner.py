@@ -41,8 +41,8 @@ def step(state: PlannerState, event: PlannerEvent, policy: Policy) -> Stepped:
         The result must not be; the planner stops and reads the log anew.
     """
     match event:
-        case AlertSeen(alert, now_ms):
-            state, done = _alert_seen(state, alert, policy, now_ms)
+        case AlertSeen():
+            state, done = _alert_seen(state, event, policy)
         case OrderSeen(order, offset, time_ms):
             state, done = _order_seen(state, order, policy, offset=offset, time_ms=time_ms), ()
         case ClosedSeen(mark, time_ms):
@@ -73,7 +73,8 @@ def check(state: PlannerState) -> None:
             raise BrokenInvariant("an order was given before the log was read to its end")
 
 
-def _alert_seen(state: PlannerState, alert: Alert, policy: Policy, now_ms: int) -> Stepped:
+def _alert_seen(state: PlannerState, seen: AlertSeen, policy: Policy) -> Stepped:
+    alert, now_ms = seen.alert, seen.now_ms
     trouble = dict(state.trouble)
     for place in places_of(alert):
         trouble[place] = troubled(trouble.get(place), alert)
@@ -96,7 +97,7 @@ def _alert_seen(state: PlannerState, alert: Alert, policy: Policy, now_ms: int) 
         incident.alert.decided_ms,
     ):
         return state, ()
-    incident = _with_word(incident, alert)
+    incident = _with_word(incident, alert, time_ms=seen.time_ms)
     if alert.state == "resolved" and incident.phase not in (*ENDED, "settling"):
         if incident.order is None:
             state = _recovered(state, alert, policy)
@@ -127,13 +128,18 @@ def _recovered(state: PlannerState, alert: Alert, policy: Policy) -> PlannerStat
     return replace(state, recoveries=kept)
 
 
-def _with_word(incident: Incident, alert: Alert) -> Incident:
-    """Return the incident with its newest alert, and whether it speaks of a failed step."""
+def _with_word(incident: Incident, alert: Alert, *, time_ms: int) -> Incident:
+    """Return the incident with its newest alert, and whether it speaks of a failed step.
+
+    A word that the log took (`time_ms`) after the deadline came when planners may have given
+    the step up as unknown already: one that starts later must not read it as a failure.
+    """
     order = incident.order
     failing = incident.failing
     if order is not None and alert.state == "firing":
         since_ms = max(order.deadline_ms - VERDICT_WINDOW_MS, incident.called_ms)
-        failing = failing or since_ms < alert.decided_ms <= order.deadline_ms
+        in_time = since_ms < alert.decided_ms <= order.deadline_ms
+        failing = failing or (in_time and time_ms <= order.deadline_ms)
     return replace(incident, alert=alert, failing=failing)
 
 

@@ -32,11 +32,8 @@ class Logged:
     closed: Closed | None = None
 
     def in_flight(self, *, at_ms: int) -> bool:
-        """Return whether it may still be under way at `at_ms`."""
-        return self.admitted and self.closed is None and at_ms < self.order.deadline_ms
-
-
-History = tuple[Logged, ...]
+        """Return whether it, if it was admitted, may still be under way at `at_ms`."""
+        return self.closed is None and at_ms < self.order.deadline_ms
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,7 @@ class Planner:
                 with suppress(RecordRejected):
                     alert = decode_alert(record.value)
                     if alert.state == "resolved":
-                        await self._feed(AlertSeen(alert, alert.decided_ms))
+                        await self._feed(AlertSeen(alert, record.time_ms, alert.decided_ms))
 
     async def _replay(
         self,
@@ -212,7 +212,7 @@ class Planner:
     def _event(self, record: Record) -> PlannerEvent:
         now_ms = self._clock.now_ms()
         if record.topic == ALERTS.name:
-            return AlertSeen(decode_alert(record.value), now_ms)
+            return AlertSeen(decode_alert(record.value), record.time_ms, now_ms)
         if record.topic == CONTROL.name:
             control = open_control(record.value, record.headers, trusted=self._config.trusted)
             return ControlSeen(control, now_ms, record.key)

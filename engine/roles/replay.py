@@ -221,7 +221,7 @@ class Replayer:
         if alert.id in planned.ordered:
             # Left to people; as trouble of its cell it counts all the same.
             alert = msgspec.structs.replace(alert, suggested_action="none")
-        self._feed(planned, AlertSeen(alert, time_ms), event_s, time_ms)
+        self._feed(planned, AlertSeen(alert, time_ms, time_ms), event_s, time_ms)
 
     def _scores(self, value: bytes, event_s: float, time_ms: int) -> None:
         scores = decode_scores(value)

@@ -57,7 +57,7 @@ class Play:
 
     def fires(self, **changes: Any) -> Alert:
         said = alert(**({"decided_ms": self.now_ms} | changes))
-        self.feed(AlertSeen(said, self.now_ms))
+        self.feed(AlertSeen(said, self.now_ms, self.now_ms))
         return said
 
     def stands(self, given: Order | None = None) -> Order:

@@ -342,8 +342,8 @@ def test_a_restart_reads_the_same_state_from_the_log() -> None:
     again.given = [given]
     again.feed(OrderSeen(given, 0, NOW_MS, NOW_MS))
     again.feed(ClosedSeen(mark(given, time_ms=NOW_MS + 10_000), NOW_MS + 10_000, before.now_ms))
-    again.feed(AlertSeen(alert(decided_ms=NOW_MS), before.now_ms))
-    again.feed(AlertSeen(alert(decided_ms=NOW_MS + 290_000), before.now_ms))
+    again.feed(AlertSeen(alert(decided_ms=NOW_MS), NOW_MS, before.now_ms))
+    again.feed(AlertSeen(alert(decided_ms=NOW_MS + 290_000), NOW_MS + 290_000, before.now_ms))
     again.feed(CaughtUp(before.now_ms))
     assert again.state.incidents == before.state.incidents
     assert again.state.history == before.state.history
@@ -393,7 +393,7 @@ def test_a_storm_pauses_the_cell_before_a_further_order_is_given() -> None:
     for number in range(3):
         subject = f"{VM[:-1]}{number}"
         said = alert(id=f"{number:032x}", subject=subject, state="suppressed", scope="vm")
-        paused += play.feed(AlertSeen(said, play.now_ms))
+        paused += play.feed(AlertSeen(said, play.now_ms, play.now_ms))
     play.wait(1)
     play.fires(id="f" * 32, subject=VM[:-1] + "9")
     assert play.last.rule == "paused"
@@ -406,7 +406,7 @@ def test_a_storm_pauses_the_cell_before_a_further_order_is_given() -> None:
 def test_the_storm_breaker_writes_its_pause_once() -> None:
     play = Play()
     said = alert(scope="pool", subject="p", vms=tuple("abc"), suggested_action="none")
-    play.feed(AlertSeen(said, play.now_ms))
+    play.feed(AlertSeen(said, play.now_ms, play.now_ms))
     done = play.feed(Tick(play.now_ms))
     assert [one for one in done if isinstance(one, AppendControl)]
     assert not play.feed(Tick(play.now_ms + 1_000))
@@ -456,3 +456,24 @@ def test_a_planner_that_restarts_after_a_late_mark_still_knows_that_nobody_acts_
     assert again.phase == "unknown"
     again.wait(4_000.0)
     assert not again.given
+
+
+@pytest.mark.parametrize(("late_ms", "phase"), [(0, "backing_off"), (1, "unknown")])
+def test_a_word_that_came_after_the_planner_gave_up_is_no_failure_after_a_restart(
+    late_ms: int, phase: str
+) -> None:
+    before = Play()
+    said = before.fires()
+    given = before.stands()
+    before.wait(10)
+    before.ends()
+    again = Play(live=False)
+    again.feed(OrderSeen(given, 0, given.issued_ms, given.issued_ms))
+    closing = mark(given, time_ms=before.now_ms)
+    again.feed(ClosedSeen(closing, before.now_ms, before.now_ms))
+    again.now_ms = given.deadline_ms + 60_000
+    again.feed(AlertSeen(said, said.decided_ms, again.now_ms))
+    firing = alert(decided_ms=given.deadline_ms - 1_000)
+    again.feed(AlertSeen(firing, given.deadline_ms + late_ms, again.now_ms))
+    again.feed(CaughtUp(again.now_ms))
+    assert again.phase == phase
