@@ -20,10 +20,14 @@ _BULK_MB: Final = 0.262_144
 
 def _panic_spin(world: World, incident: Incident, lanes: list[int]) -> None:
     """Let the kernel spin on `vcpus` vCPUs (1); 0 is all of them."""
+    _spin(world, incident, lanes, is_stopped=True)
+
+
+def _spin(world: World, incident: Incident, lanes: list[int], *, is_stopped: bool) -> None:
     for lane in lanes:
-        all_vcpus = float(world.topology.vcpus[lane])
-        spin = incident.params.get("vcpus", 1.0) or all_vcpus
-        lifecycle.panic(world, lane, incident.kind, spin_cores=min(spin, all_vcpus))
+        cores = float(world.topology.vcpus[lane])
+        spin = min(incident.params.get("vcpus", 1.0) or cores, cores)
+        lifecycle.panic(world, lane, incident.kind, spin_cores=spin, is_stopped=is_stopped)
 
 
 def _panic_halt(world: World, incident: Incident, lanes: list[int]) -> None:
@@ -32,8 +36,11 @@ def _panic_halt(world: World, incident: Incident, lanes: list[int]) -> None:
 
 
 def _self_heal(world: World, incident: Incident, lanes: list[int]) -> Action:
-    """Panic, then reboot by itself (`panic=N` on the kernel's command line)."""
-    _panic_spin(world, incident, lanes)
+    """Panic, then reboot by itself (`panic=N` on the kernel's command line).
+
+    A VM whose vCPUs its panic device stopped could not, so this one's device only tells.
+    """
+    _spin(world, incident, lanes, is_stopped=False)
     numbers = world.guests.boot[lanes].copy()
 
     def end() -> None:

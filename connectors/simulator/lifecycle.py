@@ -89,12 +89,19 @@ def shut_down(world: World, lane: int, *, back: bool, by: str) -> None:
     world.after(_STOPPING_S, finish)
 
 
-def panic(world: World, lane: int, kind: str, *, spin_cores: float) -> None:
-    """Let the kernel panic: it spins, or halts if `spin_cores` is 0, or its device stops it."""
-    if world.topology.panic_device[lane]:
-        set_condition(world, lane, Condition.CRASHED)
-        node = int(world.guests.node[lane])
+def panic(
+    world: World, lane: int, kind: str, *, spin_cores: float, is_stopped: bool = True
+) -> None:
+    """Let the kernel panic: it spins, or halts if `spin_cores` is 0, or its device stops it.
+
+    With `is_stopped` False the device only tells, and the guest may still reboot itself.
+    """
+    told = bool(world.topology.panic_device[lane])
+    node = int(world.guests.node[lane])
+    if told:
         world.emit(node, "panicked", lane)
+    if told and is_stopped:
+        set_condition(world, lane, Condition.CRASHED)
         world.emit(node, "crashed", lane, reason="panicked")
     else:
         with world.changing([lane]):

@@ -87,6 +87,8 @@ class Incident(msgspec.Struct):
         The action that was done to the VM for this incident, None for none.
     flaps
         How often it came back after it was resolved.
+    other_ms
+        Append time since which it looks like the other kind of hang, 0 while it does not.
     """
 
     alert: Alert
@@ -94,6 +96,7 @@ class Incident(msgspec.Struct):
     well_ms: int = 0
     mark: ActionMark | None = None
     flaps: int = 0
+    other_ms: int = 0
 
 
 class Node(msgspec.Struct):

@@ -58,7 +58,7 @@ class Configuration:
     order_samples: int = 5
     # A guest set to reboot itself after a panic (panic=10 is common) must get to do it.
     self_reboot_s: float = 16.0
-    # A guest that told of its own panic needs no silence, only time for on_crash to act.
+    # A guest held as crashed cannot reboot itself: only time for on_crash to act is needed.
     told_order_s: float = 6.0
     silence_cap_nats: float = 8.0  # unbounded, a long silence would overrule a living balloon
     silence_alert_nats: float = 2.0
@@ -97,6 +97,8 @@ class Configuration:
     hung_level_nats: float = 1.5
     hung_cpu_ratio: float = 0.5
     hung_cpu_cores: float = 0.015  # an idle guest uses that much; below it nothing can fall
+    # Which hang it is hovers with the node's waiting tasks: the other must hold for so long.
+    hung_kind_s: float = 30.0
     boot_stuck_s: float = 180.0  # a slow boot with fsck takes two minutes
 
     # Vetoes, for how long after the event.

@@ -65,11 +65,16 @@ def judge_vm(
 def _told(
     seen: Picture, told: EvidenceItem, cautious: list[str], configuration: Configuration
 ) -> Verdict | None:
-    """Judge a VM that said itself that it panicked: silence must agree before an order."""
+    """Judge a VM that said itself that it panicked: silence must agree before an order.
+
+    One that its hypervisor holds as crashed has no running vCPU left to reboot itself with;
+    one that only spoke may still be set to do so, and waits as long as every other.
+    """
     silence = silence_item(seen, configuration)
     items = [told, silence, cpu_item(seen, configuration)]
     still = seen.run_samples >= 2 and seen.run_s >= configuration.told_order_s
-    vetoes = tuple(cautious) if still else (*cautious, "self_reboot_wait")
+    waits = not still if seen.crashed else _may_reboot_itself(seen, configuration)
+    vetoes = (*cautious, "self_reboot_wait") if waits else tuple(cautious)
     suggestion: Suggestion = "alert" if vetoes else "reboot"
     return Verdict(
         kind="panic_spin" if seen.shape in {"one_core", "all_cores", "mixed"} else "panic_halt",
@@ -82,6 +87,13 @@ def _told(
         shape=seen.shape,
         evidence=tuple(items),
         vetoes=vetoes,
+    )
+
+
+def _may_reboot_itself(seen: Picture, configuration: Configuration) -> bool:
+    """Return whether a guest set to reboot after a panic may not have got to do it yet."""
+    return (
+        seen.run_samples < configuration.order_samples or seen.run_s < configuration.self_reboot_s
     )
 
 
@@ -140,7 +152,7 @@ def _refusals(
         refusals.append("score_low")
     if (silence.nats or 0.0) < configuration.silence_order_nats:
         refusals.append("silence_usual")
-    if seen.run_samples < configuration.order_samples or seen.run_s < configuration.self_reboot_s:
+    if _may_reboot_itself(seen, configuration):
         refusals.append("self_reboot_wait")
     if not step:
         # A guest whose level was there before the silence may compute as it always did.

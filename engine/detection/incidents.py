@@ -25,6 +25,9 @@ from engine.wire.alert import (
 )
 from models.kernels import baseline
 
+# The guest looks alike in both; only the node's waiting tasks tell them apart.
+_HANGS = frozenset({"hung_io", "hung_userland"})
+
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What a slot found about one subject, whatever the scope; the input of an incident."""
@@ -84,6 +87,7 @@ def report(
     known.well_ms = 0
     state = "firing" if finding.firing or known.alert.state == "firing" else "pending"
     before = known.alert
+    finding = _settled(known, finding, time_ms, configuration)
     kind, suggestion = finding.kind, finding.suggestion
     if before.state == "firing" and not finding.firing:
         kind = before.kind
@@ -165,6 +169,21 @@ def republished(incident: Incident, *, time_ms: int, configuration: Configuratio
     incident.alert = msgspec.structs.replace(incident.alert, decided_ms=time_ms)
     incident.published_ms = time_ms
     return [incident.alert]
+
+
+def _settled(
+    known: Incident, finding: Finding, time_ms: int, configuration: Configuration
+) -> Finding:
+    """Return the finding as the kind of hang told so far, until the other holds for good."""
+    alert = known.alert
+    if finding.kind == alert.kind or not {finding.kind, alert.kind} <= _HANGS:
+        known.other_ms = 0
+        return finding
+    known.other_ms = known.other_ms or time_ms
+    if time_ms - known.other_ms < configuration.hung_kind_s * 1000:
+        return msgspec.structs.replace(finding, kind=alert.kind, sentence=alert.sentence)
+    known.other_ms = 0
+    return finding
 
 
 def _returned(

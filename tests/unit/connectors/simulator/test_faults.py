@@ -85,6 +85,15 @@ def test_a_guest_that_heals_itself_is_dead_for_as_long_as_it_was_told() -> None:
     assert eye.fleet.truth.dead_since_ns(3) is None
 
 
+def test_a_guest_that_heals_itself_is_not_stopped_by_its_panic_device() -> None:
+    eye = watch(incident("self_heal", lasts_s=20), panic_device_ratio=1.0)
+    glances = eye.glances(40)
+    told = [glance.events for glance in glances if "panicked" in glance.events]
+    assert told == [("panicked",)]
+    assert {glance.state for glance in glances} == {"running"}
+    assert [glance.at_s for glance in glances if "rebooted" in glance.events] == [32.0]
+
+
 def test_a_crash_kernel_writes_its_dump_then_reboots() -> None:
     glances = watch(incident("kdump", lasts_s=30)).glances(40)
     dumping = [glance for glance in after(glances, 11.0) if glance.at_s <= 41]

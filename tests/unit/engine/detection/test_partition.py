@@ -137,6 +137,27 @@ def test_disks_that_hang_are_told_from_processes_that_hang_by_the_node() -> None
     assert {alert.kind for alert in firing(bench.of(guests[0]))} == {"hung_io"}
 
 
+def test_a_node_that_hovers_at_its_limit_does_not_make_the_kind_of_a_hang_flip() -> None:
+    bench, guests = cell()
+    bench.run(WARM_S)
+    guests[0].cores, guests[0].writes, guests[0].sends = 0.002, 0.0, 98.0
+    gauges = bench.places[0].gauges
+
+    def hovers(now_s: float) -> None:
+        gauges["psi_io_some_ratio"] = 0.2 if now_s % 20 < 10 else 0.0
+
+    bench.run(180.0, each=hovers)
+    first = firing(bench.of(guests[0]))[0].kind
+    assert {alert.kind for alert in firing(bench.of(guests[0]))} == {first}
+    assert {alert.transition for alert in firing(bench.of(guests[0]))} == {0}
+    assert len({alert.sentence.rsplit(":")[-1] for alert in bench.of(guests[0])}) == 1
+    other = {"hung_io": "hung_userland", "hung_userland": "hung_io"}[first]
+    gauges["psi_io_some_ratio"] = 0.2 if other == "hung_io" else 0.0
+    bench.run(FAST.hung_kind_s + 2 * bench.interval_s)
+    last = bench.of(guests[0])[-1]
+    assert (last.kind, last.transition) == (other, 1)
+
+
 def test_a_guest_of_which_nothing_moved_since_its_boot_is_alerted_at_most() -> None:
     bench, guests = cell()
     bench.run(WARM_S)
@@ -157,6 +178,32 @@ def test_a_panic_told_by_the_guest_needs_no_learned_silence() -> None:
     bench.places[0].tell("panicked", guests[0])
     found = firing(bench.run(10.0))
     assert found[0].kind == "panic_halt"
+    assert "reboot" in bench.suggestions(guests[0])
+
+
+def test_a_guest_held_as_crashed_is_not_given_time_to_reboot_itself() -> None:
+    bench, guests = cell()
+    bench.run(WARM_S)
+    guests[0].panics()
+    guests[0].state = "crashed"
+    bench.places[0].tell("panicked", guests[0])
+    bench.run(FAST.told_order_s + 2 * bench.interval_s)
+    assert "reboot" in bench.suggestions(guests[0])
+
+
+@pytest.mark.parametrize("interval_s", [1.0, 2.0, 10.0])
+@pytest.mark.parametrize("word", ["panicked", "crashed"])
+def test_a_guest_that_told_of_its_panic_and_runs_on_may_reboot_itself_first(
+    interval_s: float, word: str
+) -> None:
+    bench, guests = cell(interval_s=interval_s)
+    bench.run(60 * interval_s)
+    guests[0].panics()
+    bench.places[0].tell(word, guests[0])
+    wait_s = max(FAST.self_reboot_s, FAST.order_samples * interval_s)
+    bench.run(wait_s - interval_s)
+    assert bench.suggestions(guests[0]) == {"alert"}
+    bench.run(3 * interval_s)
     assert "reboot" in bench.suggestions(guests[0])
 
 
