@@ -135,10 +135,12 @@ class Reader:
     async def offset_at(self, topic: str, partition: int, *, time_ms: int) -> int:
         """Return the first offset whose append time is ≥ `time_ms`, else the end."""
         at = self._at(topic, partition)
+        # The end first: what is appended between the two questions must not be passed over.
+        end = (await self.bounds(topic, partition)).end
         with named(f"asking {topic}/{partition} for a moment"):
             async with asyncio.timeout(_ANSWER_TIMEOUT_MS / 1000):
                 found = (await self._consumer.offsets_for_times({at: max(0, time_ms)}))[at]
-        return (await self.bounds(topic, partition)).end if found is None else int(found.offset)
+        return end if found is None else int(found.offset)
 
     async def committed(
         self, topic: str, *, group: str, partitions: Collection[int]

@@ -1,8 +1,10 @@
 import asyncio
 
 import pytest
+from aiokafka import TopicPartition
 
-from connectors.kafka.reading import stop_consumer
+from connectors.kafka.config import KafkaConfig
+from connectors.kafka.reading import Reader, stop_consumer
 
 
 class _Client:
@@ -42,3 +44,30 @@ async def test_a_cancellation_of_the_caller_passes_and_closes_the_connection() -
     with pytest.raises(asyncio.CancelledError):
         await stopping
     assert consumer._client.closed == 1
+
+
+class _Growing:
+    """A partition to which somebody appends its first record between two questions."""
+
+    def __init__(self) -> None:
+        self.end = 0
+
+    async def beginning_offsets(self, asked: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(asked, 0)
+
+    async def end_offsets(self, asked: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(asked, self.end)
+
+    async def offsets_for_times(
+        self, asked: dict[TopicPartition, int]
+    ) -> dict[TopicPartition, None]:
+        found = dict.fromkeys(asked)
+        self.end += 1
+        return found
+
+
+@pytest.mark.asyncio
+async def test_what_is_appended_while_a_moment_is_asked_for_is_not_passed_over() -> None:
+    reader = Reader(KafkaConfig(bootstrap="nobody:9092"))
+    reader._consumer = _Growing()
+    assert await reader.offset_at("orders", 0, time_ms=1_000) == 0
