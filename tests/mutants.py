@@ -31,6 +31,7 @@ ROLES: Final = (
     "tests/simulation/test_actuation.py",
     "tests/simulation/test_actuation_faults.py",
     "tests/unit/engine/roles/test_act.py",
+    "tests/unit/engine/roles/test_act_memory.py",
 )
 _WITHIN_S: Final = 240.0
 
@@ -65,10 +66,11 @@ _PRESENT: Final = (
 )  # fmt: skip
 _LOOK: Final = (
     "_enough", "_same_vm", "_same_run", "_open_to_actions", "_monitor_answers", "_no_job",
-    "_running_or_crashed", "_running", "_stands_still", "_balloon_is_stale", "_same_shape",
-    "_requests_complete",
+    "_running_or_crashed", "_running", "_stands_still", "_still_since_judged",
+    "_balloon_is_stale", "_balloon_silent_since_judged", "_same_shape", "_requests_complete",
 )  # fmt: skip
 _ACT: Final = "engine/roles/act.py"
+_MEMORY: Final = ("tests/unit/engine/roles/test_act_memory.py",)
 _PLAN: Final = "engine/action/planner.py"
 _ADVANCE: Final = "engine/action/advance.py"
 
@@ -120,6 +122,26 @@ MUTANTS: Final = (
         "                await self._read_to_ends()\n        except",
         "                pass\n        except",
         ROLES,
+    ),
+    Mutant(
+        "the barrier reads no orders", _ACT,
+        "        for topic in (CONTROL.name, ORDERS.name):\n            for record in await",
+        "        for topic in (CONTROL.name,):\n            for record in await",
+        _MEMORY,
+    ),
+    Mutant(
+        "an agent that restarts knows an hour of orders", _ACT,
+        "time_ms=now_ms - DAY_MS)", "time_ms=now_ms - DAY_MS // 24)", _MEMORY,
+    ),
+    Mutant(
+        "the ledger is believed before the disk has it", _ACT,
+        "        self._store.append(encode_ledger_entry(entry))\n        self._ledger = ledger\n",
+        "        self._ledger = ledger\n        self._store.append(encode_ledger_entry(entry))\n",
+        _MEMORY,
+    ),
+    Mutant(
+        "a look may hang for ever", _ACT,
+        "asyncio.timeout(_LOOK_S)", "asyncio.timeout(None)", _MEMORY,
     ),
     Mutant(
         "a topic that was cut back is not noticed", _ACT,
@@ -178,6 +200,23 @@ MUTANTS: Final = (
     Mutant(
         "silence at the deadline counts as failure", _ADVANCE,
         "            if not incident.failing:\n", "            if False:\n",
+    ),
+    Mutant(
+        "an alert that came too late counts as failure", _PLAN,
+        "(in_time and time_ms <= order.deadline_ms)", "in_time",
+    ),
+    Mutant(
+        "the next step does not wait for the deadline", "engine/action/log_rules.py",
+        "        last.order.deadline_ms,\n", "        0,\n",
+    ),
+    Mutant(
+        "a word about a zone holds nothing", "engine/action/present_rules.py",
+        '    covered.add(("zone", order.zone))\n', "",
+    ),
+    Mutant(
+        "a VM goes to a node that people have closed", "engine/action/ordering.py",
+        '        avoid=_closed(around, "node") | _left_by(alert.subject, around),\n',
+        "        avoid=_left_by(alert.subject, around),\n",
     ),
     Mutant(
         "the next step does not wait", _ADVANCE,
