@@ -1,6 +1,7 @@
-"""A real agent is stopped beyond an order's life, on a real Kafka and with guests that are dead.
+"""Planner and agent are killed at each durable step, and stopped beyond an order's life.
 
-`FLATLINE_STOPS` says how often (5; 50 before a release).
+`FLATLINE_KILLS` says how often at each step (1; 20 before a release), `FLATLINE_STOPS` how
+often the agent is stopped (5; 50).
 """
 
 import os
@@ -25,7 +26,11 @@ pytestmark = [pytest.mark.kafka, pytest.mark.libvirt, pytest.mark.slow]
 
 # Each trial mostly waits; four at once leave two cores busy.
 AT_ONCE = 4
+KILLS = int(os.environ.get("FLATLINE_KILLS", "1"))
 STOPS = int(os.environ.get("FLATLINE_STOPS", "5"))
+STEPS = ("alert", "order", "accepted", "sent", "effect", "returned", "closed")
+# DESIGN: an incident ends within its deadline; nothing here waits for a back-off.
+END_S = 240.0
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,58 @@ def prepared(folder: Path, broker: Cluster, lab: Lab, guest: Guest) -> Trial:
     trial = Trial(folder, broker=broker, guest=guest, uri=alias(lab.uri(NODE)), vm=vm)
     trial.instance = instance_of(lab, vm)
     return trial
+
+
+def killed(role: str, step: str, trial: Trial) -> str:
+    """Kill a process at a step, and return how the incident ended."""
+    with trial:
+        trial.start()
+        trial.say("firing")
+        trial.wait_for(step)
+        trial.restart(role)
+        # The engine repeats itself once a minute; here as soon as both run again.
+        trial.processes[role].says("starts under policy", within_s=90)
+        trial.say("firing")
+        wait_until(lambda: bool(trial.marks()), within_s=END_S, what=f"an end of {trial.name}")
+        [order] = {(o.incident, o.step) for o in trial.orders()}
+        assert order == (trial.incident, 0)
+        outcomes = {mark.outcome for mark in trial.marks()}
+        assert outcomes <= {"returned", "unknown", "not_attempted"}, outcomes
+        if "returned" in outcomes:
+            wait_until(lambda: trial.executions() == 1, within_s=60, what="the guest's boot")
+            trial.resolve()
+        # Whoever acted a second time would have done so by now: the look takes four seconds.
+        seen_s = time.monotonic()
+        trial.say("firing", transition=1)
+        wait_until(lambda: time.monotonic() > seen_s + 8, within_s=20, what="eight seconds")
+        assert trial.executions() <= 1
+        assert trial.promised().count("sent") <= 1
+        if outcomes == {"not_attempted"}:
+            assert trial.executions() == 0
+    return outcomes.pop()
+
+
+def test_a_kill_at_any_durable_step_never_leads_to_a_second_reset(
+    kafka_broker: Cluster, hypervisors: Lab, dying: "SimpleQueue[Guest]", tmp_path: Path
+) -> None:
+    cases = [(role, step, n) for n in range(KILLS) for role in ("plan", "act") for step in STEPS]
+
+    def one(case: tuple[str, str, int]) -> str:
+        role, step, number = case
+        guest = dying.get()
+        try:
+            name = f"kill-{role}-{step}-{number}"
+            return killed(role, step, prepared(tmp_path / name, kafka_broker, hypervisors, guest))
+        finally:
+            dying.put(guest)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        ends = dict(zip(cases, pool.map(one, cases), strict=True))
+    # A planner that dies stops nobody: resets that were ordered are done, and where a busy machine
+    # made an agent's look too slow, nothing was.
+    planners = [end for (role, _, _), end in ends.items() if role == "plan"]
+    assert set(planners) <= {"returned", "not_attempted"}
+    assert planners.count("returned") > len(planners) / 2
 
 
 def stopped(trial: Trial, *, after: bool) -> None:
