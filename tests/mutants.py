@@ -266,6 +266,13 @@ MUTANTS: Final = (
         "        if not low <= value <= high:\n", "        if False:\n",
     ),
     Mutant(
+        "a guest that told of its panic gets no time to reboot itself",
+        "engine/detection/hypotheses.py",
+        "    waits = not still if seen.crashed else _may_reboot_itself(seen, configuration)\n",
+        "    waits = not still\n",
+        ("tests/unit/engine/detection/test_partition.py",),
+    ),
+    Mutant(
         "the naive actuator: the look always agrees", "engine/action/look.py",
         "        if said is not None:\n            return _refusal(*said)\n",
         "        if False:\n            return _refusal(*said)\n",
