@@ -16,7 +16,7 @@ pytestmark = pytest.mark.libvirt
 # A panic has the balloon's figures age by a second each second; the guest renews them every 2 s.
 STALE_BALLOON_S = 6.0
 # A spinning vCPU takes a whole core where it can have one; a writing guest takes 0.04 of it.
-SPINNING = 0.5
+SPINNING = 0.3
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def test_a_panicked_guest_spins_in_state_running_and_a_reset_brings_it_back(
     wait_until(lambda: sample().balloon_age_s < 4, within_s=20, what="fresh balloon figures")
     wait_until(lambda: len(guest.records()) >= 2, within_s=20, what="two records")
     guest.tell("panic")
-    wait_until(lambda: "Kernel panic" in guest.console, within_s=5, what="a panic on the console")
+    wait_until(lambda: "Kernel panic" in guest.console, within_s=30, what="a panic on the console")
 
     before = sample()
     wait_until(
@@ -84,8 +84,8 @@ def test_a_panicked_guest_spins_in_state_running_and_a_reset_brings_it_back(
 
     opened(guest.lab.uri("a")).lookupByName(guest.name).reset()
     guest.wait(boots=2)
-    wait_until(lambda: sample().writes_total > after.writes_total, within_s=10, what="writes again")
-    wait_until(lambda: guest.records()[-1] > last, within_s=10, what="a record of the new boot")
+    wait_until(lambda: sample().writes_total > after.writes_total, within_s=30, what="writes again")
+    wait_until(lambda: guest.records()[-1] > last, within_s=30, what="a record of the new boot")
     assert guest.records()[-1].boot == last.boot + 1
 
 
@@ -93,13 +93,13 @@ def test_a_frozen_guest_answers_ping_and_a_panicked_one_does_not(guests: Guests)
     guest = guests.boot("pinged", "--nic")
     sample = sampler(guest)
     with guest.pinged() as pings:
-        wait_until(lambda: len(pings.answered_s()) >= 2, within_s=10, what="answers to ping")
+        wait_until(lambda: len(pings.answered_s()) >= 2, within_s=30, what="answers to ping")
         wait_until(lambda: sample().writes_total > 0, within_s=20, what="a first write")
         guest.tell("freeze")
         frozen_at_s, frozen = time.time(), sample()
         wait_until(
             lambda: len([s for s in pings.answered_s() if s > frozen_at_s + 1]) >= 4,
-            within_s=10,
+            within_s=30,
             what="answers of a frozen guest",
         )
         assert sample().writes_total == frozen.writes_total
@@ -108,7 +108,7 @@ def test_a_frozen_guest_answers_ping_and_a_panicked_one_does_not(guests: Guests)
         panicked_at_s = time.time()
         wait_until(
             lambda: len([s for s in pings.unanswered_s() if s > panicked_at_s]) >= 4,
-            within_s=10,
+            within_s=30,
             what="silence of a panicked guest",
         )
     assert max(pings.answered_s()) < panicked_at_s + 1
@@ -139,7 +139,7 @@ def test_a_burning_guest_spins_and_has_never_written(guests: Guests) -> None:
     guest = guests.boot("burner", "--burn")
     sample = sampler(guest)
     before = sample()
-    wait_until(lambda: sample().at_s > before.at_s + 3, within_s=5, what="three seconds")
+    wait_until(lambda: sample().at_s > before.at_s + 3, within_s=30, what="three seconds")
     after = sample()
     assert (after.cpu_s - before.cpu_s) / (after.at_s - before.at_s) > SPINNING
     assert after.writes_total == 0
@@ -153,7 +153,7 @@ def test_a_panic_device_has_the_domain_crashed_and_a_resume_after_reset_revives_
     guest = guests.boot("device", "--pvpanic")
     sample = sampler(guest)
     guest.tell("panic")
-    wait_until(lambda: sample().state == 6, within_s=10, what="the state crashed")
+    wait_until(lambda: sample().state == 6, within_s=30, what="the state crashed")
     domain = opened(guest.lab.uri("a")).lookupByName(guest.name)
     domain.reset()
     domain.resume()
@@ -185,7 +185,7 @@ def test_a_killed_libvirtd_leaves_its_guests_running_and_finds_them_again(
     qemu_pid = guest.qemu_pid
     hypervisors.kill("a")
     last = guest.records()[-1]
-    wait_until(lambda: guest.records()[-1] > last, within_s=10, what="writes without libvirtd")
+    wait_until(lambda: guest.records()[-1] > last, within_s=30, what="writes without libvirtd")
     hypervisors.start("a")
     assert guest.qemu_pid == qemu_pid
     assert sampler(guest)().state == 1

@@ -58,7 +58,7 @@ class TestOnePlanner:
         victim, before = fleet.victim, fleet.boots()
         vm = running.vm(victim.name)
         with victim.pinged() as pings:
-            wait_until(lambda: len(pings.answered_s()) >= 2, within_s=10, what="answers to ping")
+            wait_until(lambda: len(pings.answered_s()) >= 2, within_s=30, what="answers to ping")
             last = victim.records()[-1]
             panic_s = time.time()
             victim.tell("panic")
@@ -92,7 +92,7 @@ class TestOnePlanner:
         assert running.calls(vm) == []
         running.wait_until(
             lambda: mark.sentence in [entry.sentence for entry in running.watcher.journal()],
-            within_s=10,
+            within_s=30,
             what="the refusal in the journal",
         )
         last = writer.records()[-1]

@@ -28,7 +28,7 @@ def panics(guest: Guest) -> None:
     count = guest.console.count("Kernel panic")
     guest.tell("panic")
     wait_until(
-        lambda: guest.console.count("Kernel panic") > count, within_s=10, what="a kernel panic"
+        lambda: guest.console.count("Kernel panic") > count, within_s=60, what="a kernel panic"
     )
 
 

@@ -67,7 +67,7 @@ async def test_a_panic_device_tells_at_once_and_a_reset_resumes_the_vm(
         assert item.panic_device
         node.drain_events()
         await asyncio.to_thread(guest.tell, "panic")
-        await hears(node, "panicked", vm, within_s=5)
+        await hears(node, "panicked", vm)
         assert known((await node.sample()).rows, vm, "state") == CRASHED
         assert (await verbs.look(vm)).state == "crashed"
 
