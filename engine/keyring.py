@@ -1,8 +1,8 @@
 """The keys of this installation: made at the first start, private ones for this user alone.
 
 `keys/planner.key`, `keys/agent.key` and, for approvals, `keys/operator.key` sign; the `.pub`
-beside each is what others put into their `trusted` folder, under a name that begins with the
-role (`planner-`, `agent-`, `operator-`).
+beside each is what others put into their `trusted` folder, as `planner-NAME.pub`,
+`operator-NAME.pub` and `agent-NODE.pub`: an agent's word counts for the orders of that node.
 """
 
 import os
@@ -80,8 +80,8 @@ def trusted_keys(folder: Path, *, own: Path | None) -> TrustedKeys:
     Parameters
     ----------
     folder
-        Holds public keys as `planner-NAME.pub`, `agent-NAME.pub` and `operator-NAME.pub`; may be
-        absent.
+        Holds public keys as `planner-NAME.pub`, `agent-NODE.pub` and `operator-NAME.pub`; may be
+        absent. The node is the agent's `site.node`.
     own
         Folder of this installation's own keys, where planner and agent share it; else None.
 
@@ -94,22 +94,32 @@ def trusted_keys(folder: Path, *, own: Path | None) -> TrustedKeys:
     if own is not None:
         for signer in SIGNERS:
             keys[signer].append(own_key(own, signer).public_key())
-    for signer, path in _public_files(folder):
-        keys[signer].append(parse_public_key(path.read_bytes(), source=str(path)))
+    node_agents: list[tuple[str, Ed25519PublicKey]] = []
+    for signer, name, path in _public_files(folder):
+        key = parse_public_key(path.read_bytes(), source=str(path))
+        if signer == "agent":
+            node_agents.append((name, key))
+        else:
+            keys[signer].append(key)
     return TrustedKeys.of(
-        planners=keys["planner"], agents=keys["agent"], operators=keys["operator"]
+        planners=keys["planner"],
+        agents=keys["agent"],
+        operators=keys["operator"],
+        node_agents=node_agents,
     )
 
 
-def _public_files(folder: Path) -> Iterator[tuple[Signer, Path]]:
+def _public_files(folder: Path) -> Iterator[tuple[Signer, str, Path]]:
     for path in sorted(folder.glob("*.pub")) if folder.is_dir() else ():
         for signer in SIGNERS:
-            if path.name.startswith(signer):
-                yield signer, path
+            name = path.stem.removeprefix(f"{signer}-")
+            if name and name != path.stem:
+                yield signer, name, path
                 break
         else:
             raise SettingsError(
-                f"{path}: name it planner-NAME.pub, agent-NAME.pub or operator-NAME.pub."
+                f"{path}: name it planner-NAME.pub, operator-NAME.pub or agent-NODE.pub, where"
+                " NODE is the agent's site.node."
             )
 
 

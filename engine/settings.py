@@ -264,8 +264,8 @@ class Keys(Section):
     folder: Path | None = None
     """Private keys, one a role, made at the first start; None is `keys` in the state folder."""
     trusted: Path | None = None
-    """Public keys (`planner-*.pub`, `agent-*.pub`) of those whose orders and marks count; None
-    is `trusted` in the state folder."""
+    """Public keys of those whose words count: `planner-NAME.pub`, `operator-NAME.pub` and, for the
+    orders of its node, `agent-NODE.pub`; None is `trusted` in the state folder."""
 
 
 class Settings(BaseSettings):

@@ -97,6 +97,11 @@ MUTANTS: Final = (
         "    if name not in allowed:\n", "    if name not in allowed and False:\n",
     ),
     Mutant(
+        "an agent's key closes orders of any node", "engine/action/keys.py",
+        "    if isinstance(entry, Closed) and entry.node not in",
+        "    if False and entry.node not in",
+    ),
+    Mutant(
         "an approval needs no operator", "engine/action/keys.py",
         '    if control.kind == "approval":\n', '    if control.kind == "never":\n',
     ),

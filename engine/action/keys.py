@@ -26,11 +26,19 @@ _MADE_ANEW = (
 
 @dataclass(frozen=True, slots=True)
 class TrustedKeys:
-    """Public keys by `key_id`; one key may be in two, where one process is both."""
+    """Public keys by `key_id`; one key may be in two, where one process is both.
+
+    Attributes
+    ----------
+    nodes
+        By agent's key, the nodes whose orders it may close; a key that is not here may close
+        those of every node, as where one process is the agent of them all.
+    """
 
     planners: Mapping[str, Ed25519PublicKey]
     agents: Mapping[str, Ed25519PublicKey]
     operators: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)
+    nodes: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -39,12 +47,22 @@ class TrustedKeys:
         planners: Iterable[Ed25519PublicKey],
         agents: Iterable[Ed25519PublicKey],
         operators: Iterable[Ed25519PublicKey] = (),
+        node_agents: Iterable[tuple[str, Ed25519PublicKey]] = (),
     ) -> Self:
-        """Return the keys, named."""
+        """Return the keys, named; those of `node_agents` close the orders of their node alone."""
+        everywhere = {key_id(key): key for key in agents}
+        bound: dict[str, Ed25519PublicKey] = {}
+        nodes: dict[str, frozenset[str]] = {}
+        for node, key in node_agents:
+            name = key_id(key)
+            if name not in everywhere:
+                bound[name] = key
+                nodes[name] = nodes.get(name, frozenset()) | {node}
         return cls(
             planners={key_id(key): key for key in planners},
-            agents={key_id(key): key for key in agents},
+            agents={**bound, **everywhere},
             operators={key_id(key): key for key in operators},
+            nodes=nodes,
         )
 
 
@@ -57,7 +75,7 @@ def open_entry(
     ------
     RecordRejected
         The signature is missing, wrong, or by a key that may not say this: an agent's key
-        gives no orders, a planner's key closes none.
+        gives no orders and closes none of another node, a planner's key closes none.
     """
     entry = decode_order(value, headers, trusted={**trusted.planners, **trusted.agents})
     name = dict(headers)[KEY_HEADER].decode("ascii", "replace")
@@ -65,6 +83,11 @@ def open_entry(
     if name not in allowed:
         what = "an order" if isinstance(entry, Order) else "a closed mark"
         raise RecordRejected("bad_signature", f"the key {name} may not sign {what}")
+    if isinstance(entry, Closed) and entry.node not in trusted.nodes.get(name, (entry.node,)):
+        where = ", ".join(sorted(trusted.nodes[name]))
+        raise RecordRejected(
+            "bad_signature", f"the key {name} is that of {where}, the mark is of {entry.node!r}"
+        )
     return entry
 
 

@@ -14,6 +14,7 @@ from engine.errors import FlatlineError, HypervisorError, LogError
 from engine.keyring import SIGNERS, own_key
 from engine.roles.health import told
 from engine.settings import Settings
+from engine.wire.order import key_id
 from engine.wire.topics import TOPICS
 from engine.wiring import (
     Process,
@@ -130,16 +131,25 @@ def _keys(here: Process) -> Iterator[Check]:
         return
     missing = [
         name
-        for name, keys in (("planner", trusted.planners), ("agent", trusted.agents))
+        for name, keys in (("planner-NAME", trusted.planners), ("agent-NODE", trusted.agents))
         if not keys
     ]
+    agent, node = key_id(own_key(settings.key_folder, "agent").public_key()), settings.site.node
     if missing:
         yield Check(
             "keys",
             "ill",
-            f"No {' and no '.join(missing)} is trusted, so no order can be carried out: copy"
-            f" their .pub files to {settings.trusted_folder}, named"
-            f" {' and '.join(f'{name}-NAME.pub' for name in missing)}.",
+            f"No {' and no '.join(name.split('-')[0] for name in missing)} is trusted, so no order"
+            f" can be carried out: copy their .pub files to {settings.trusted_folder}, named"
+            f" {' and '.join(f'{name}.pub' for name in missing)}.",
+        )
+    elif node not in trusted.nodes.get(agent, (node,)):
+        yield Check(
+            "keys",
+            "ill",
+            f"The agent's key of this machine is trusted for {', '.join(trusted.nodes[agent])},"
+            f" but its site.node is {node}, so nobody believes what it says: rename the file in"
+            f" every trusted folder to agent-{node}.pub.",
         )
     else:
         sentence = f"{len(trusted.planners)} planners and {len(trusted.agents)} agents are trusted."

@@ -220,7 +220,7 @@ class Site:
             # Made before the first start and copied to where everybody reads it, by an operator.
             own_key(process.state / "keys", signer)
             public = process.state / "keys" / f"{signer}.pub"
-            (self._trusted / f"{signer}-{name}.pub").write_bytes(public.read_bytes())
+            (self._trusted / f"{signer}-{node}.pub").write_bytes(public.read_bytes())
 
 
 def _verified(alert: Alert) -> bool:

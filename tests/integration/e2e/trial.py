@@ -58,7 +58,7 @@ class Trial:
             settings = settings.replace('",\n        topic', '", topic')
             self.processes[role] = Process(role, role, folder=folder / role, settings=settings)
             own_key(state / "keys", "planner" if signer == "planner" else "agent")
-            (self._trusted / f"{signer}-{role}.pub").write_bytes(
+            (self._trusted / f"{signer}-{NODE}.pub").write_bytes(
                 (state / "keys" / f"{signer}.pub").read_bytes()
             )
         self.watcher = Watcher(

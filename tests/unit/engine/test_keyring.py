@@ -51,7 +51,15 @@ def test_public_keys_are_trusted_for_the_role_in_their_name(tmp_path: Path) -> N
     assert not keys.planners
 
 
-def test_a_public_key_whose_name_says_no_role_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "node7.pub").write_bytes(b"")
-    with pytest.raises(SettingsError, match=r"node7\.pub: name it planner-NAME\.pub"):
+def test_an_agent_s_key_is_bound_to_the_node_in_its_file_s_name(tmp_path: Path) -> None:
+    key = Ed25519PrivateKey.generate().public_key()
+    for node in ("n1.example.com", "n-2"):
+        (tmp_path / f"agent-{node}.pub").write_bytes(public_key_pem(key))
+    assert trusted_keys(tmp_path, own=None).nodes == {key_id(key): {"n1.example.com", "n-2"}}
+
+
+@pytest.mark.parametrize("name", ["node7", "agent", "agent-", "agents-n1"])
+def test_a_public_key_whose_name_says_no_role_or_node_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.pub").write_bytes(b"")
+    with pytest.raises(SettingsError, match=rf"{name}\.pub: name it planner-NAME\.pub"):
         trusted_keys(tmp_path, own=None)

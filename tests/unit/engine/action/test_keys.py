@@ -48,6 +48,24 @@ def test_a_mark_by_anybody_else_is_refused() -> None:
             open_entry(*encode_order(mark(order(), time_ms=NOW_MS), key), trusted=TRUSTED)
 
 
+def test_an_agent_closes_the_orders_of_its_own_node_and_no_others() -> None:
+    key = AGENT.public_key()
+    given = order()
+    closing = encode_order(mark(given, time_ms=NOW_MS), AGENT)
+    elsewhere = TrustedKeys.of(planners=[], agents=[], node_agents=[("n8", key), ("n9", key)])
+    with pytest.raises(RecordRejected, match=r"is that of n8, n9, the mark is of 'n0'"):
+        open_entry(*closing, trusted=elsewhere)
+    here = TrustedKeys.of(planners=[], agents=[], node_agents=[("n8", key), (given.node, key)])
+    assert open_entry(*closing, trusted=here) == mark(given, time_ms=NOW_MS)
+
+
+def test_an_installation_s_own_key_closes_orders_of_every_node_though_a_file_binds_it() -> None:
+    key = AGENT.public_key()
+    trusted = TrustedKeys.of(planners=[], agents=[key], node_agents=[("n8", key)])
+    closing = mark(order(), time_ms=NOW_MS)
+    assert open_entry(*encode_order(closing, AGENT), trusted=trusted) == closing
+
+
 def test_an_order_that_was_altered_after_signing_is_refused() -> None:
     value, headers = encode_order(order(), PLANNER)
     for position in range(0, len(value), 7):

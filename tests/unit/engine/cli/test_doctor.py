@@ -68,7 +68,24 @@ def test_a_clock_behind_what_was_written_is_told(state: Path) -> None:
 def test_an_absent_broker_and_missing_keys_are_told_with_the_cure(state: Path) -> None:
     found = checks(log__kind="kafka", log__kafka__bootstrap="127.0.0.1:1")
     assert "127.0.0.1:1 is away" in found["log"].sentence
-    assert f"{state}/trusted, named planner-NAME.pub" in found["keys"].sentence
+    named = f"{state}/trusted, named planner-NAME.pub and agent-NODE.pub"
+    assert named in found["keys"].sentence
+
+
+@pytest.mark.usefixtures("flatline")
+def test_a_key_that_is_trusted_under_another_node_s_name_is_told(state: Path) -> None:
+    kafka = {"log__kind": "kafka", "log__kafka__bootstrap": "127.0.0.1:1", "site__node": "n1"}
+    checks(**kafka)  # makes the keys
+    (state / "trusted").mkdir()
+    for signer, name in (("planner", "p"), ("agent", "n2")):
+        public = (state / "keys" / f"{signer}.pub").read_bytes()
+        (state / "trusted" / f"{signer}-{name}.pub").write_bytes(public)
+    check = checks(**kafka)["keys"]
+    assert check.finding == "ill"
+    assert "trusted for n2" in check.sentence
+    assert "agent-n1.pub" in check.sentence
+    (state / "trusted" / "agent-n2.pub").rename(state / "trusted" / "agent-n1.pub")
+    assert checks(**kafka)["keys"].finding == "well"
 
 
 @pytest.mark.usefixtures("flatline")
