@@ -157,8 +157,13 @@ class KafkaLog:
         return count
 
     async def identity(self) -> str:
-        """Return the cluster's id, with the prefix of this installation."""
-        return f"{self._cluster_id}/{self.config.topic_prefix}"
+        """Return the ids of the cluster and of what limits are counted from, asked for anew.
+
+        That is each topic of one line: orders and control.
+        """
+        lines = [topic.name for topic in self.config.topics if topic.partitions == 1]
+        ids = ",".join(await self.reader.ids(lines))
+        return f"{self._cluster_id}/{self.config.topic_prefix}/{ids}"
 
     def _check(self, topic: str, partition: int) -> None:
         count = self.partitions(topic)

@@ -13,6 +13,7 @@ from connectors.kafka.config import KafkaConfig
 from connectors.kafka.failures import named
 from connectors.kafka.pacing import Reach
 from connectors.kafka.security import client_settings
+from connectors.kafka.topic_ids import topic_ids
 from engine.errors import LogUnreachable
 from engine.ports import Bounds, Record
 
@@ -114,6 +115,13 @@ class Reader:
 
     def _at(self, topic: str, partition: int) -> TopicPartition:
         return TopicPartition(self._config.topic_prefix + topic, partition)
+
+    async def ids(self, topics: Sequence[str]) -> tuple[str, ...]:
+        """Return each topic's id, empty where there is none to be seen."""
+        names = [self._config.topic_prefix + topic for topic in topics]
+        with named("asking for the ids of topics"):
+            async with asyncio.timeout(_ANSWER_TIMEOUT_MS / 1000):
+                return await topic_ids(self._consumer._client, names)  # noqa: SLF001
 
     async def ends(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
         """Return the next offset of each partition."""

@@ -1,6 +1,7 @@
 """Topics on a broker are made from the declared list and compared with it."""
 
 import asyncio
+import base64
 import random
 from collections.abc import AsyncIterator, Callable
 
@@ -10,9 +11,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from connectors.kafka.config import KafkaConfig
 from connectors.kafka.log import KafkaLog
+from connectors.kafka.topic_ids import topic_ids
 from connectors.kafka.topics import create_topics, describe_problems
 from engine.errors import LogProducerBroken, LogRefused
 from engine.wire.topics import TOPICS as DECLARED
+from engine.wire.topics import Topic
 from tests.contracts.log.declared import COMPACTED, KEYED, SINGLE
 from tests.contracts.log.suite import PATIENCE_S
 
@@ -99,6 +102,35 @@ async def test_a_copy_keeps_its_times_where_the_topic_lets_it(
         (stamped,) = await log.read_to_end(COMPACTED.name, 0, offset=0)
     assert copied.time_ms == 1_600_000_000_123
     assert stamped.time_ms > 1_700_000_000_000
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("lost", [SINGLE, COMPACTED])
+async def test_a_topic_made_anew_under_a_running_log_changes_its_identity(
+    configure: Configure, admin: AIOKafkaAdminClient, lost: Topic
+) -> None:
+    config = configure()
+    async with KafkaLog(config) as log:
+        first = await log.identity()
+        for topic in (SINGLE, COMPACTED):
+            (printed,) = await topic_ids(admin._client, [config.topic_prefix + topic.name])
+            assert len(base64.urlsafe_b64decode(f"{printed}==")) == 16
+            assert printed in first
+        await admin.delete_topics([config.topic_prefix + lost.name])
+        await make_topic(admin, NewTopic(config.topic_prefix + lost.name, 1, 1))
+        # The broker hears of both from its controller, a moment later.
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if await log.identity() != first:
+                    break
+                await asyncio.sleep(0.02)
+    async with KafkaLog(config) as log:
+        assert await log.identity() != first
+
+
+@pytest.mark.asyncio
+async def test_a_topic_that_is_not_there_has_no_id(admin: AIOKafkaAdminClient) -> None:
+    assert await topic_ids(admin._client, ["nowhere"]) == ("",)
 
 
 @pytest.mark.asyncio
