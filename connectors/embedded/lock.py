@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
-from engine.errors import AlreadyRunning
+from engine.errors import AlreadyRunning, StateUnwritable
 
 
 class FileLock:
@@ -57,6 +57,42 @@ def holder_of(path: Path) -> str:
     except (OSError, UnicodeDecodeError):
         return "another process"
     return f"process {pid}" if pid else "another process"
+
+
+@contextmanager
+def held_in(folder: Path, name: str, *, what: str) -> Iterator[None]:
+    """Hold `name` in a state folder for the length of the block, making the folder.
+
+    Parameters
+    ----------
+    what
+        What two processes must not do there, for the message: "runs all roles".
+
+    Raises
+    ------
+    AlreadyRunning
+        Another process holds it.
+    StateUnwritable
+        The folder cannot be made or written.
+    """
+    path = folder / f"{name}.lock"
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        lock = FileLock.take(path)
+    except OSError as error:
+        raise StateUnwritable(
+            f"the state folder {folder} cannot be used: {error.strerror or error}. Create it for"
+            " the user of this process, or set state.folder to another one."
+        ) from error
+    if lock is None:
+        raise AlreadyRunning(
+            f"{holder_of(path)} {what} on the state folder {folder} already. Stop it, or set"
+            " state.folder to another one."
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

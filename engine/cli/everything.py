@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import structlog
 
+from connectors.embedded.lock import held_in
 from connectors.simulator.fleet import build_world
 from connectors.simulator.plan import WorldPlan
 from engine.cli.logs import set_up_logs
@@ -36,12 +37,19 @@ def run_everything(settings: Settings, *, libvirt_uri: str | None, acting: bool,
         on, under the demo's policy unless the settings name another.
     acting
         Whether a real libvirt may be touched at all.
+
+    Raises
+    ------
+    AlreadyRunning
+        Another process does that with this state folder.
     """
     set_up_logs()
-    if libvirt_uri is not None:
-        settings = with_uri(settings, libvirt_uri)
-        return until_told(lambda: _run_libvirt(process(settings), acting=acting))
-    return until_told(lambda: _run_simulated(process(settings), seed=seed))
+    # Before anything is compiled or opened: a second one would only fail later, role by role.
+    with held_in(settings.state.folder, "run", what="runs all roles"):
+        if libvirt_uri is not None:
+            settings = with_uri(settings, libvirt_uri)
+            return until_told(lambda: _run_libvirt(process(settings), acting=acting))
+        return until_told(lambda: _run_simulated(process(settings), seed=seed))
 
 
 def with_uri(settings: Settings, uri: str) -> Settings:

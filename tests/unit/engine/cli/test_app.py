@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sqlite3
 from pathlib import Path
 from uuid import UUID
@@ -11,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 from connectors.clock import SystemClock
 from connectors.embedded.ledger import EmbeddedLedger
+from connectors.embedded.lock import held_in
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from engine.action.admit import admit
 from engine.action.catalogue import SHIPPED, parse_policy, read_shipped
@@ -380,7 +382,7 @@ def test_a_state_folder_that_cannot_be_written_ends_with_code_5(
     flatline: Flatline, state: Path
 ) -> None:
     state.write_text("a file stands where the folder should be")
-    for command in (("plan",), ("act",), MAKE_LOG):
+    for command in (("plan",), ("act",), ("run",), MAKE_LOG):
         said = flatline(*command)
         assert said.code == 5
         assert str(state) in said.err
@@ -391,6 +393,19 @@ def test_a_second_agent_on_a_node_is_refused_with_code_5(flatline: Flatline, sta
         said = flatline("act", "--set", "site.node=n1", "--set", "act.libvirt_uri=test:///default")
     assert said.code == 5
     assert "n1" in said.err
+
+
+@pytest.mark.parametrize("more", [(), ("--libvirt-uri", "test:///default")])
+def test_a_second_run_on_a_state_folder_is_refused_at_once_with_code_5(
+    flatline: Flatline, state: Path, more: tuple[str, ...]
+) -> None:
+    with held_in(state, "run", what="runs all roles"):
+        said = flatline("run", *more)
+    assert said.code == 5
+    told = " ".join(said.err.split())
+    assert f"process {os.getpid()} runs all roles on the state folder {state}" in told
+    assert "set state.folder" in told
+    assert "Compiling" not in said.out
 
 
 def test_a_log_folder_of_another_shape_is_refused(flatline: Flatline, state: Path) -> None:
