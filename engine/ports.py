@@ -239,6 +239,10 @@ class Verbs(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
+    async def reach(self) -> None:
+        """Return when the hypervisor answers; `HypervisorUnreachable` says why it does not."""
+        ...
+
     async def look(self, vm: bytes) -> Look:
         """Return the VM as it is now."""
         ...

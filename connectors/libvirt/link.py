@@ -141,7 +141,7 @@ class Link:
         Raises
         ------
         HypervisorUnreachable
-            Nobody answers at the URI; says when the next attempt is due.
+            Nobody answers at the URI.
         """
         self._give_up_dead()
         if self._session is not None:
@@ -154,9 +154,11 @@ class Link:
             # Two attempts at once would only wait side by side.
             self._note_lost("the connection request is not answered")
             raise HypervisorUnreachable(
-                f"libvirtd at {self._uri} has not answered the connection request for "
-                f"{opening.waited_s():.0f} s; still waiting"
+                f"libvirtd at {self._uri} has not answered the connection request; still waiting"
             )
+        if self._opening is not opening:
+            # Somebody else who waited has taken the answer.
+            return await self.session()
         self._opening = None
         try:
             session = opening.result()
@@ -179,20 +181,19 @@ class Link:
     def _wait_for_turn(self) -> None:
         wait_s = (self._retry_ns - time.monotonic_ns()) / 1e9
         if wait_s > 0:
-            raise HypervisorUnreachable(
-                f"libvirtd at {self._uri} is away: {self._failure}; next attempt in {wait_s:.1f} s"
-            )
+            raise HypervisorUnreachable(self._failure)
 
     def _refused(self, error: Exception) -> HypervisorUnreachable:
         wait_s = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
         self._failures += 1
-        self._failure = str(error)
-        self._retry_ns = time.monotonic_ns() + int(wait_s * 1e9)
-        self._note_lost(self._failure)
-        return HypervisorUnreachable(
-            f"libvirtd at {self._uri} cannot be reached: {error}; next attempt in {wait_s:.0f} s. "
-            "Check that it runs and that this user may open its socket"
+        # The same words until the next attempt, so that they are logged once.
+        self._failure = (
+            f"libvirtd at {self._uri} cannot be reached: {error}; it is tried every {wait_s:.0f} s."
+            " Check that it runs and that this user may open its socket"
         )
+        self._retry_ns = time.monotonic_ns() + int(wait_s * 1e9)
+        self._note_lost(str(error))
+        return HypervisorUnreachable(self._failure)
 
     def _note_lost(self, reason: str) -> None:
         if not self._was_lost:

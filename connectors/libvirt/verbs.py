@@ -159,7 +159,7 @@ class LibvirtVerbs:
         self._migrating: set[bytes] = set()
 
     async def __aenter__(self) -> Self:
-        """Return at once: the first verb connects."""
+        """Return at once: whoever asks first connects."""
         return self
 
     async def __aexit__(
@@ -170,6 +170,10 @@ class LibvirtVerbs:
     ) -> None:
         """Leave libvirtd; a migration goes on without this process."""
         await self._link.close()
+
+    async def reach(self) -> None:
+        """See `engine.ports.Verbs`."""
+        await self._link.session()
 
     async def look(self, vm: bytes) -> Look:
         """Return the VM as it is now.

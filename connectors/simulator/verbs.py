@@ -74,6 +74,11 @@ class SimulatedVerbs:
     ) -> None:
         """Leave the world as it is; a migration goes on."""
 
+    async def reach(self) -> None:
+        """See `engine.ports.Verbs`."""
+        if self._world.unreachable[self._node]:
+            raise HypervisorUnreachable(f"node {self._name} does not answer")
+
     async def look(self, vm: bytes) -> Look:
         """Return the VM as it is now.
 

@@ -32,7 +32,7 @@ from engine.errors import LogError, RecordRejected, StateUnwritable, VerbRefused
 from engine.looks import Look
 from engine.ports import Clock, Evidence, LedgerStore, Log, Record, Verbs
 from engine.roles import instruments
-from engine.roles.calling import call, find, findable, keep_evidence
+from engine.roles.calling import call, find, findable, keep_evidence, see_hypervisor
 from engine.roles.health import Health
 from engine.roles.marks import SENTENCES, Author, End, Marks, ended, why_of
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors
@@ -237,6 +237,7 @@ class Agent:
     async def _report(self) -> None:
         while True:
             self._health.progress("act")
+            await see_hypervisor(self._verbs, self._health)
             log = self._ledger.log
             if log is not None and self._clock.now_ms() - log.time_ms > _NOTE_EVERY_MS:
                 self._note_position(log)

@@ -5,9 +5,10 @@ from typing import Final
 from uuid import UUID
 
 from engine.action.ledger import StepEntry
-from engine.errors import EvidenceUnsaved, VerbRefused
+from engine.errors import EvidenceUnsaved, HypervisorUnreachable, VerbRefused
 from engine.looks import Permit
 from engine.ports import Evidence, Verbs
+from engine.roles.health import Health, told
 from engine.wire.order import Order
 
 # Before an order's deadline a move of memory or of a disk must be given up, which takes libvirt
@@ -21,6 +22,16 @@ SENTENCES: Final = {
     "evidence": "Evidence of {vm} was saved: {what}.",
     "no_evidence": "No evidence of {vm} could be saved: {what}.",
 }
+
+
+async def see_hypervisor(verbs: Verbs, health: Health) -> None:
+    """Report whether the hypervisor answers: an agent that reaches none is not ready."""
+    try:
+        await verbs.reach()
+    except HypervisorUnreachable as error:
+        health.waiting("hypervisor", told(error))
+    else:
+        health.progress("hypervisor")
 
 
 async def call(

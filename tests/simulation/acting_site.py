@@ -91,6 +91,7 @@ class Site:
     policy: Policy = LAB
     ledgers: dict[str, LedgerStore] = field(default_factory=dict)
     verbs: dict[str, Verbs] = field(default_factory=dict)
+    health: dict[str, Health] = field(default_factory=dict)
     running: set[asyncio.Task[None]] = field(default_factory=set)
     runs: int = 0
 
@@ -140,7 +141,7 @@ class Site:
             evidence=self.fleet.evidence(node),
             config=config,
             clock=self.clock,
-            health=Health(self.clock),
+            health=self.health.setdefault(node, Health(self.clock)),
         )
 
     async def stop(self, task: asyncio.Task[None]) -> None:

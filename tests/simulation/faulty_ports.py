@@ -260,6 +260,9 @@ class Hands:
             raise VmNotFound(f"node {self._node} knows no such VM")
         return guest
 
+    async def reach(self) -> None:
+        await self._process.wait_until_awake()
+
     async def look(self, vm: bytes) -> Look:
         await self._process.wait_until_awake()
         return self._guest(vm).look(asyncio.get_running_loop().time())

@@ -406,3 +406,27 @@ async def test_a_caller_who_is_cancelled_takes_back_what_was_not_sent(
         if thread.name == "libvirt-verb":
             await asyncio.to_thread(thread.join, 10.0)
     assert not vm.done
+
+
+@pytest.mark.asyncio
+async def test_reaching_libvirtd_connects_and_says_why_it_cannot_in_the_same_words(
+    library: ScriptedLibrary, verbs: LibvirtVerbs
+) -> None:
+    library.refusal = ScriptedError(38, "Connection refused")
+    said = [str(found) for found in await asyncio.gather(*both(verbs), return_exceptions=True)]
+    with pytest.raises(HypervisorUnreachable) as later:
+        await verbs.reach()
+    assert {*said, str(later.value)} == {str(later.value)}
+    assert "Connection refused; it is tried every 1 s" in said[0]
+
+
+@pytest.mark.asyncio
+async def test_two_who_wait_for_a_connection_share_one_session(
+    library: ScriptedLibrary, verbs: LibvirtVerbs
+) -> None:
+    await asyncio.gather(*both(verbs))
+    assert len(library.connections) == 1
+
+
+def both(verbs: LibvirtVerbs) -> list[Awaitable[None]]:
+    return [verbs.reach(), verbs.reach()]

@@ -214,6 +214,23 @@ def test_an_agent_that_could_not_tell_the_end_still_knows_it_after_a_restart() -
     dead_vm(scene)
 
 
+def test_an_agent_is_ready_only_while_its_hypervisor_answers() -> None:
+    async def scene(site: Site) -> None:
+        health, world = site.health["c0-n0"], site.fleet.world
+        node = world.topology.node_index["c0-n0"]
+        assert health.ready().ok
+        world.unreachable[node] = True
+        await asyncio.sleep(2.0)
+        expected = "hypervisor waits: node c0-n0 does not answer."
+        assert health.ready().sentences == (expected,)
+        assert health.live().ok
+        world.unreachable[node] = False
+        await asyncio.sleep(2.0)
+        assert health.ready().ok
+
+    dead_vm(scene)
+
+
 def test_an_order_that_names_another_cell_is_refused() -> None:
     async def scene(site: Site) -> None:
         await asyncio.sleep(0)
