@@ -251,6 +251,10 @@ class Verbs(Protocol):
         """Pull the VM's reset line; a VM paused by its own crash is resumed after it."""
         ...
 
+    async def finish_reset(self, vm: bytes, *, permit: Permit) -> None:
+        """Resume a VM that this agent's reset left paused in an earlier life, and no other."""
+        ...
+
     async def reboot(self, vm: bytes, *, permit: Permit | None = None) -> None:
         """Ask the guest to reboot by itself."""
         ...

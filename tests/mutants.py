@@ -71,6 +71,7 @@ _LOOK: Final = (
 )  # fmt: skip
 _ACT: Final = "engine/roles/act.py"
 _MEMORY: Final = ("tests/unit/engine/roles/test_act_memory.py",)
+_RESUMES: Final = ("tests/unit/engine/roles/test_act_resumes.py",)
 _PLAN: Final = "engine/action/planner.py"
 _ADVANCE: Final = "engine/action/advance.py"
 
@@ -174,6 +175,25 @@ MUTANTS: Final = (
     Mutant(
         "a rehearsal is carried out", _ACT,
         "                if not task.dry_run:\n", "                if True:\n", ROLES,
+    ),
+    Mutant(
+        "any pause is taken for that of a reset", "engine/action/look.py",
+        '    paused = look.state == "paused" and look.extra.get("state_reason") == "crashed"\n',
+        '    paused = look.state == "paused"\n', _RESUMES,
+    ),
+    Mutant(
+        "another run of the VM is resumed", "engine/action/look.py",
+        "    return paused and look.instance == instance and not look.opted_out\n",
+        "    return paused and not look.opted_out\n", _RESUMES,
+    ),
+    Mutant(
+        "a resume is made up for whatever people said", "engine/roles/calling.py",
+        "    if not finish.admitted:\n", "    if False:\n", _RESUMES,
+    ),
+    Mutant(
+        "libvirt resumes whatever is paused", "connectors/libvirt/resets.py",
+        "    if not was_reset(state):\n", "    if False:\n",
+        ("tests/unit/connectors/libvirt/test_verbs.py",),
     ),
     Mutant(
         "the look may be old when the call is made", _ACT,

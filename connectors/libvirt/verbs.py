@@ -7,17 +7,15 @@ test reads this package's syntax tree for their names.
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from connectors.libvirt import resets
 from connectors.libvirt.binding import (
     ERR_NO_DOMAIN,
     JOB_IDLE,
-    PAUSED_CRASHED,
-    STATE_CRASHED,
-    STATE_PAUSED,
     STATE_RUNNING,
     Connection,
     Domain,
@@ -189,7 +187,23 @@ class LibvirtVerbs:
 
     async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
         """Pull the VM's reset line; a VM paused by its own crash is resumed after it."""
-        await self._do(vm, self._reset, what="reset", deadline_s=VERB_DEADLINE_S, permit=permit)
+        await self._do(
+            vm,
+            lambda domain: resets.reset(domain, library=self._library),
+            what="reset",
+            deadline_s=VERB_DEADLINE_S,
+            permit=permit,
+        )
+
+    async def finish_reset(self, vm: bytes, *, permit: Permit) -> None:
+        """Resume a VM that a reset of an earlier life of this agent has left paused."""
+        await self._do(
+            vm,
+            lambda domain: resets.finish(domain, library=self._library),
+            what="resume after the reset",
+            deadline_s=VERB_DEADLINE_S,
+            permit=permit,
+        )
 
     async def reboot(self, vm: bytes, *, permit: Permit | None = None) -> None:
         """Ask the guest to reboot: through its agent if it has one, else by the power button."""
@@ -416,37 +430,13 @@ class LibvirtVerbs:
             balloon_last_update_s=balloon_last_update_s(stats),
             extra={
                 # Numbers of libvirt end here: `engine.action.look` reads the word.
-                "state_reason": "crashed" if _crashed(reported) else str(reported[1]),
+                "state_reason": "crashed" if resets.crashed(reported) else str(reported[1]),
                 "monitor": "answers" if answered else "silent",
             },
             opted_out=not is_actionable(xml),
             block_rd_bytes=block_total(stats, "rd.bytes"),
             net_tx_bytes=net_total(stats, "tx.bytes"),
         )
-
-    def _reset(self, domain: Domain) -> None:
-        crashed = _crashed(domain.state())
-        domain.reset(0)
-        try:
-            self._resume_crashed(domain, crashed=crashed)
-        except self._library.libvirtError as error:
-            # Whatever this error says of a question, the verb before it was done.
-            raise HypervisorUnreachable(
-                f"the VM was reset, what became of it is unknown: {error}"
-            ) from error
-
-    def _resume_crashed(self, domain: Domain, *, crashed: bool) -> None:
-        # After a reset libvirt leaves a VM that its panic device stopped paused.
-        if not crashed and not _crashed(domain.state()):
-            return
-        try:
-            domain.resume()
-        except self._library.libvirtError as error:
-            if not _crashed(domain.state()):
-                return  # it runs: somebody else, or libvirt itself, was faster
-            raise HypervisorUnreachable(
-                f"the VM was reset but stays paused, resume failed: {error}"
-            ) from error
 
     def _migrate(self, domain: Domain, target: MigrationTarget) -> None:
         flags = _MIGRATE_FLAGS
@@ -481,12 +471,6 @@ class LibvirtVerbs:
 def _instance(domain: Domain, host_mark: int) -> int:
     # A VM that does not run has the number -1.
     return instance_of(host_mark=host_mark, domain_id=max(0, domain.ID()))
-
-
-def _crashed(state: Sequence[int]) -> bool:
-    """Return whether the VM stands still because of its own crash, not of somebody's pause."""
-    number, reason = state
-    return number == STATE_CRASHED or (number == STATE_PAUSED and reason == PAUSED_CRASHED)
 
 
 def _has_job(domain: Domain, xml: str) -> bool:

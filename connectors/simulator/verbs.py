@@ -135,6 +135,14 @@ class SimulatedVerbs:
 
         await self._do(vm, "reset", work, permit=permit)
 
+    async def finish_reset(self, vm: bytes, *, permit: Permit) -> None:
+        """Refuse: here a reset is one step that leaves no VM paused."""
+
+        async def work(lane: int) -> bool:
+            raise VerbRefused("the VM does not stand paused by a reset")
+
+        await self._do(vm, "finish_reset", work, permit=permit)
+
     async def reboot(self, vm: bytes, *, permit: Permit | None = None) -> None:
         """Ask the guest to reboot; one that does not listen goes on as it is."""
 

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from deploy.lab.kafka_broker import free_port
-from deploy.lab.kafka_jars import SOURCE, LabError, run
+from deploy.lab.kafka_jars import PATIENCE, SOURCE, LabError, run
 from deploy.lab.kafka_settings import write_private
 
 # It answers 0.4 s after its start on an idle machine; a build beside it on two cores needs room.
-READY_TIMEOUT_S = 90.0
+READY_TIMEOUT_S = 90.0 * PATIENCE
 # SIGTERM takes 0.02 s; compactions in progress take longer and are killed after this.
-STOP_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 20.0 * PATIENCE
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from deploy.lab.kafka_jars import SOURCE, LabError, fetch, run
+from deploy.lab.kafka_jars import PATIENCE, SOURCE, LabError, fetch, run
 from deploy.lab.kafka_settings import (
     BROKER_USER,
     PROTOCOLS,
@@ -43,9 +43,9 @@ JVM_OPTIONS = (
 )
 # A broker answers 2 s after its start on an idle machine; it was seen to need 15 s after SIGKILL
 # while two cores were shared by eight.
-READY_TIMEOUT_S = 90.0
+READY_TIMEOUT_S = 90.0 * PATIENCE
 # SIGTERM takes 0.5 s; a broker whose controller is gone waits longer and is killed after this.
-STOP_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 15.0 * PATIENCE
 
 
 def free_port(nodes: int) -> int:

@@ -14,6 +14,9 @@ GATEWAY=10.73.0.1
 # One network namespace for each lab directory, so that two labs on one machine never meet.
 NETWORK=flatline-$(printf %s "$LAB_DIR" | cksum | cut -d' ' -f1)
 
+# How many times longer than on a machine of its own a script waits; a whole number.
+PATIENCE=${FLATLINE_LAB_PATIENCE:-1}
+
 die() { echo "${0##*/}: $*" >&2; exit 1; }
 need_root() { [ "$(id -u)" = 0 ] || die "libvirtd and tap devices need root: run it with sudo -E"; }
 uri() { echo "qemu+unix:///system?socket=$LAB_DIR/$1/run/libvirt-sock"; }

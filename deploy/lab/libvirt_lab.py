@@ -15,22 +15,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deploy.lab.kafka_jars import SOURCE, LabError, cache_dir
+from deploy.lab.kafka_jars import PATIENCE, SOURCE, LabError, cache_dir
 from deploy.lab.records import Record, read_records
 
 # `up` needs 20 s on an idle machine with all packages; a first run also downloads 60 MB of them.
-UP_TIMEOUT_S = 540.0
+UP_TIMEOUT_S = 540.0 * PATIENCE
 # The scripts bound what they wait for themselves, the longest by 90 s; this is above it.
-SCRIPT_TIMEOUT_S = 120.0
+SCRIPT_TIMEOUT_S = 120.0 * PATIENCE
 POLL_S = 0.1
 
 
 def wait_until(holds: Callable[[], bool], *, within_s: float, what: str) -> None:
-    """Return as soon as the condition holds; LabError that names it when it does not in time."""
+    """Return as soon as the condition holds; LabError that names it when it does not in time.
+
+    `within_s` is an upper bound for an idle machine, stretched by `PATIENCE` on a busy one.
+    """
+    within_s *= PATIENCE
     deadline = time.monotonic() + within_s
     while not holds():
         if time.monotonic() > deadline:
-            raise LabError(f"not within {within_s} s: {what}")
+            raise LabError(f"not within {within_s:g} s: {what}")
         time.sleep(POLL_S)
 
 

@@ -20,6 +20,7 @@ from engine.wire.order import DISRUPTIVE, Closed, Order
 
 SENTENCES: Final[Mapping[str, str]] = {
     "admitted": "The order may run: no rule speaks against it.",
+    "over": "The log does not hold the order open.",
     **log_rules.SENTENCES,
     **present_rules.SENTENCES,
 }
@@ -117,6 +118,28 @@ def is_closed(history: History, order: Order) -> bool:
     """Return whether the log says how the order's step ended."""
     key = (order.incident, order.step)
     return any(e.closed is not None and (e.order.incident, e.order.step) == key for e in history)
+
+
+def may_finish(
+    key: tuple[str, int],
+    history: History,
+    policy: Policy,
+    *,
+    now_ms: int,
+    controls: Mapping[bytes, Control],
+) -> Admission:
+    """Say whether what was begun of an order, and cut off, may be finished.
+
+    Its budgets are spent; but people may have spoken since, and once its step's deadline or a
+    mark has closed it, no call follows.
+    """
+    for entry in history:
+        if (entry.order.incident, entry.order.step) == key:
+            if not entry.admitted or not entry.in_flight(at_ms=now_ms):
+                break
+            question = Question(entry.order, (), policy, entry.time_ms, now_ms, controls)
+            return _first_refusal(present_rules.WORDS_OF_PEOPLE, question)
+    return Admission(False, "over", SENTENCES["over"])
 
 
 def _first_refusal(rules: Iterable[Rule], question: Question) -> Admission:

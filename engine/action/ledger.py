@@ -48,7 +48,10 @@ class IllegalStep(ValueError):
 
 
 class StepEntry(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
-    """One change of state of one incident step; the last three say where to look for its end."""
+    """One change of state of one incident step; the last four say where to look for its end.
+
+    `instance` is the run of the VM that was ordered, None in a ledger of earlier releases.
+    """
 
     state: LedgerState
     incident: str
@@ -61,6 +64,7 @@ class StepEntry(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     target: str | None = None
     disk: str | None = None
     deadline_ms: int = 0
+    instance: int | None = None
 
     @property
     def key(self) -> Key:

@@ -135,6 +135,15 @@ def shape(looks: Sequence[Look]) -> CpuShape:
     return "all_cores" if busy == len(shares) else "mixed"
 
 
+def left_by_reset(look: Look, *, instance: int | None) -> bool:
+    """Return whether this run of the VM was reset after its own crash and waits for its resume.
+
+    A person's pause has another reason, and a crash that nobody has answered another state.
+    """
+    paused = look.state == "paused" and look.extra.get("state_reason") == "crashed"
+    return paused and look.instance == instance and not look.opted_out
+
+
 def _shares(looks: Sequence[Look]) -> list[float]:
     """Return the share of a core that each vCPU wanted; empty is unknown.
 

@@ -162,6 +162,7 @@ def _words(question: Question) -> Said | None:
     return None
 
 
+WORDS_OF_PEOPLE: Final[tuple[Rule, ...]] = (_policy, _mode, _words)
 PRESENT_RULES: Final[tuple[Rule, ...]] = (
-    _clock, _data_age, _newborn, _signals, _no_owner, _policy, _mode, _words,
+    _clock, _data_age, _newborn, _signals, _no_owner, *WORDS_OF_PEOPLE,
 )  # fmt: skip

@@ -12,7 +12,7 @@ from uuid import UUID
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.action.admit import PASSING, History, admit, closed, is_closed, logged
+from engine.action.admit import PASSING, History, admit, closed, is_closed, logged, may_finish
 from engine.action.admit import SENTENCES as ADMIT_SENTENCES
 from engine.action.catalogue import NOUNS, Policy
 from engine.action.keys import TrustedKeys, open_control, open_entry
@@ -32,7 +32,7 @@ from engine.errors import LogError, RecordRejected, StateUnwritable, VerbRefused
 from engine.looks import Look
 from engine.ports import Clock, Evidence, LedgerStore, Log, Record, Verbs
 from engine.roles import instruments
-from engine.roles.calling import call, find, findable, keep_evidence, see_hypervisor
+from engine.roles.calling import call, findable, found, keep_evidence, see_hypervisor
 from engine.roles.health import Health
 from engine.roles.marks import SENTENCES, Author, End, Marks, ended, why_of
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors
@@ -50,8 +50,6 @@ _GAP_SLACK_S: Final = 0.1
 _REPORT_S: Final = 1.0
 # How often the ledger notes how far the log was read: retention moves in days.
 _NOTE_EVERY_MS: Final = 3_600_000
-# How long the end of a step is looked for whose deadline has passed meanwhile.
-_FIND_S: Final = 60.0
 # What is still to be told when the process ends, or before the next order is taken up.
 _LEAVE_S: Final = 2.0
 _TELL_S: Final = 30.0
@@ -212,18 +210,13 @@ class Agent:
 
     async def _find(self, entry: StepEntry) -> None:
         """Learn how a step ended that the hypervisor went on with while no agent ran."""
-        names = {"action": NOUNS.get(entry.action, entry.action), "vm": entry.vm}
-        self._journal.write(
-            "start", SENTENCES["searching"].format(**names), incident=entry.incident, vm=entry.vm
-        )
-        try:
-            async with asyncio.timeout(max(_FIND_S, self._left_s(entry.deadline_ms))):
-                await find(self._verbs, entry, left_s=self._left_s(entry.deadline_ms))
-            end = ended("returned", "found", **names)
-        except VerbRefused as error:
-            end = ended("refused", "found_undone", **names, why=error)
-        except Exception as error:  # noqa: BLE001 -- what is not understood is the worst case
-            end = ended("unknown", "verb_unknown", **names, why=why_of(error))
+        noun, policy = NOUNS.get(entry.action, entry.action), self._config.policy
+        searching = SENTENCES["searching"].format(action=noun, vm=entry.vm)
+        self._journal.write("start", searching, incident=entry.incident, vm=entry.vm)
+        now_ms, controls = self._clock.now_ms(), self._controls
+        finish = may_finish(entry.key, self._history, policy, now_ms=now_ms, controls=controls)
+        left_s = self._left_s(entry.deadline_ms)
+        end = await found(self._verbs, entry, left_s=left_s, finish=finish)
         last = msgspec.structs.replace(
             entry, state=end.outcome, time_ms=self._clock.now_ms(), sentence=end.sentence
         )
@@ -394,6 +387,7 @@ class Agent:
             target=order.target,
             disk=order.disk,
             deadline_ms=order.deadline_ms,
+            instance=order.instance,
         )
 
     async def _look(self, order: Order) -> list[Look] | End:

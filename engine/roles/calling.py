@@ -4,23 +4,32 @@ import asyncio
 from typing import Final
 from uuid import UUID
 
+from engine.action.admit import Admission
+from engine.action.catalogue import NOUNS
 from engine.action.ledger import StepEntry
+from engine.action.look import left_by_reset
 from engine.errors import EvidenceUnsaved, HypervisorUnreachable, VerbRefused
 from engine.looks import Permit
 from engine.ports import Evidence, Verbs
 from engine.roles.health import Health, told
+from engine.roles.marks import End, ended, why_of
 from engine.wire.order import Order
 
 # Before an order's deadline a move of memory or of a disk must be given up, which takes libvirt
 # a keepalive's time at worst, and the log must hear of it.
 _GIVE_UP_S: Final = 75.0
 _LEAST_S: Final = 1.0
+# How long the end of a step is looked for whose deadline has passed meanwhile.
+_FIND_S: Final = 60.0
 # What keeping evidence may take, with a margin for the disk: `engine.ports.Evidence`.
 _EVIDENCE_S: Final = 5.5
 
 SENTENCES: Final = {
     "evidence": "Evidence of {vm} was saved: {what}.",
     "no_evidence": "No evidence of {vm} could be saved: {what}.",
+    "read_the_world": "the agent stopped during the call and the VM is {state} now, which does"
+    " not tell",
+    "left_paused": "the VM was reset and stands paused, to be resumed by a person. {why}",
 }
 
 
@@ -71,21 +80,51 @@ async def call(
 
 
 def findable(entry: StepEntry) -> bool:
-    """Return whether the hypervisor may have gone on with the step without its agent."""
+    """Return whether the hypervisor may have gone on with the step, or have left it half done."""
     moves = entry.action in ("migrate", "move_disk") and entry.target is not None
-    return entry.state == "unknown" and moves and not entry.dry_run
+    halves = entry.action == "reset" and entry.instance is not None
+    return entry.state == "unknown" and (moves or halves) and not entry.dry_run
 
 
-async def find(verbs: Verbs, entry: StepEntry, *, left_s: float) -> None:
-    """Return when the step is done that an earlier life of this agent asked for.
+async def found(verbs: Verbs, entry: StepEntry, *, left_s: float, finish: Admission) -> End:
+    """Return how a step ended that an earlier life of this agent asked for.
 
-    Raises
-    ------
-    VerbRefused
-        It came to nothing.
-    HypervisorUnreachable
-        What became of it is unknown.
+    `finish` says whether a reset that was cut off before its resume may be finished now.
     """
+    names = {"action": NOUNS.get(entry.action, entry.action), "vm": entry.vm}
+    try:
+        async with asyncio.timeout(max(_FIND_S, left_s)):
+            if entry.action == "reset":
+                await _finish(verbs, entry, left_s=left_s, finish=finish)
+                return ended("returned", "finished", **names)
+            await _find(verbs, entry, left_s=left_s)
+        return ended("returned", "found", **names)
+    except VerbRefused as error:
+        return ended("refused", "found_undone", **names, why=error)
+    except Exception as error:  # noqa: BLE001 -- what is not understood is the worst case
+        return ended("unknown", "verb_unknown", **names, why=why_of(error))
+
+
+async def _finish(verbs: Verbs, entry: StepEntry, *, left_s: float, finish: Admission) -> None:
+    """Resume the VM where it is seen to stand between the reset and its resume.
+
+    That is no second reset. Anything else that is seen does not tell whether there was one.
+    """
+    vm = UUID(entry.vm).bytes
+    look = await verbs.look(vm)
+    if not left_by_reset(look, instance=entry.instance):
+        raise HypervisorUnreachable(SENTENCES["read_the_world"].format(state=look.state))
+    if not finish.admitted:
+        raise HypervisorUnreachable(SENTENCES["left_paused"].format(why=finish.sentence))
+    assert entry.instance is not None
+    try:
+        await verbs.finish_reset(vm, permit=Permit(entry.instance, left_s))
+    except VerbRefused as error:
+        # The resume was refused; the reset before it was done all the same.
+        raise HypervisorUnreachable(str(error)) from error
+
+
+async def _find(verbs: Verbs, entry: StepEntry, *, left_s: float) -> None:
     vm, target = UUID(entry.vm).bytes, entry.target or ""
     if entry.action == "migrate":
         within_s = max(_LEAST_S, left_s - _GIVE_UP_S)

@@ -39,6 +39,8 @@ SENTENCES: Final = {
     "found": "The {action} of {vm} went on while the agent was away, and is done.",
     "found_undone": "The {action} of {vm} went on while the agent was away, and came to nothing:"
     " {why}",
+    "finished": "The agent was away between the {action} of {vm} and its resume: the {action} was"
+    " done, the VM is resumed now.",
     "searching": "The agent was away during the {action} of {vm} and looks what became of it.",
 }
 

@@ -270,6 +270,9 @@ class Hands:
     async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
         await self._do(vm, "reset", permit=permit)
 
+    async def finish_reset(self, vm: bytes, *, permit: Permit) -> None:
+        raise VerbRefused("a reset is one step in this fleet")
+
     async def reboot(self, vm: bytes, *, permit: Permit | None = None) -> None:
         await self._do(vm, "reboot", permit=permit)
 

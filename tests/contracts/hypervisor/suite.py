@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import pytest
 
+from deploy.lab.kafka_jars import PATIENCE
 from engine.errors import EvidenceUnsaved, VerbRefused, VmNotFound
 from engine.looks import Look
 from engine.ports import Evidence, Hypervisor, NodeSample, Verbs
@@ -28,7 +29,7 @@ from engine.wire.metrics import (
 STRANGER = b"\x00" * UUID_BYTES
 RUNNING = VM_STATES.index("running")
 # Longer than any boot or migration of the labs' small guests under load.
-PATIENCE_S = 90.0
+PATIENCE_S = 90.0 * PATIENCE
 
 
 class Lab(Protocol):

@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from deploy.lab.kafka_jars import PATIENCE
 from engine.errors import LogRefused
 from engine.ports import Bounds, Delivery, Log, Position, Record, Subscription
 from engine.wire.envelope import MAX_APPEND_BYTES, MAX_RECORD_BYTES
 from tests.contracts.log.declared import COMPACTED, KEYED, PARTITIONS, SINGLE
 
 # Only ends a test that hangs; a real broker under load answers within a few seconds.
-PATIENCE_S = 30.0
+PATIENCE_S = 30.0 * PATIENCE
 
 
 async def fill(log: Log, count: int, *, start: int = 0, key: bytes = b"cell-a") -> list[Position]:

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from deploy.lab.kafka_jars import PATIENCE
 from deploy.lab.libvirt_lab import wait_until
 
 FLATLINE = Path(sys.executable).with_name("flatline")
 # A role finishes its append in flight, and a collector carries its buffer to the log.
-STOP_S = 20.0
+STOP_S = 20.0 * PATIENCE
 
 
 class Process:
@@ -118,7 +119,7 @@ def run(command: str, *words: str, config: Path) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60.0,
+        timeout=60.0 * PATIENCE,
         check=False,
     )
     said = result.stdout + result.stderr

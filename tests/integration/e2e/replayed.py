@@ -10,6 +10,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from connectors.clock import SystemClock
 from connectors.kafka.config import KafkaConfig
 from connectors.simulator.plan import Incident, WorldPlan, pool_name
+from deploy.lab.kafka_jars import PATIENCE
 from engine.detection.partition import Partition
 from engine.detection.snapshot import digest
 from engine.ports import Log, Record
@@ -23,7 +24,7 @@ from tests.simulation.site_records import Site
 # was killed has different ones to start from.
 SNAPSHOT_EVERY_S = 15.0
 # A replay of 1,000 records takes 2 s; nothing comes after this.
-PATIENCE_S = 60.0
+PATIENCE_S = 60.0 * PATIENCE
 
 PLAN = WorldPlan(
     seed=11,

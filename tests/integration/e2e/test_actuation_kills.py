@@ -31,6 +31,8 @@ STOPS = int(os.environ.get("FLATLINE_STOPS", "5"))
 STEPS = ("alert", "order", "accepted", "sent", "effect", "returned", "closed")
 # DESIGN: an incident ends within its deadline; nothing here waits for a back-off.
 END_S = 240.0
+# Of libvirt: a guest that boots, and one that its panic device has stopped.
+RUNNING, CRASHED = 1, 6
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +58,18 @@ def dying(hypervisors: Lab) -> Iterator["SimpleQueue[Guest]"]:
         made.destroy()
 
 
-def crashed(guest: Guest) -> bool:
+def dies_again(guest: Guest) -> None:
+    """Leave a guest dead by its own panic, however the trial before has left it."""
     import libvirt
 
-    connection = libvirt.openReadOnly(guest.lab.ro_uri(NODE))
+    connection = libvirt.open(guest.lab.uri(NODE))
     try:
-        return bool(connection.lookupByName(guest.name).state()[0] == 6)
+        domain = connection.lookupByName(guest.name)
+        if domain.state()[0] not in (RUNNING, CRASHED):
+            domain.destroy()
+            domain.create()
+        what = f"{guest.name} to have crashed"
+        wait_until(lambda: domain.state()[0] == CRASHED, within_s=60, what=what)
     finally:
         connection.close()
 
@@ -77,7 +85,7 @@ def instance_of(lab: Lab, vm: bytes) -> int:
 
 
 def prepared(folder: Path, broker: Cluster, lab: Lab, guest: Guest) -> Trial:
-    wait_until(lambda: crashed(guest), within_s=60, what=f"{guest.name} to have crashed")
+    dies_again(guest)
     vm = vm_of(lab, guest.name, NODE)
     trial = Trial(folder, broker=broker, guest=guest, uri=alias(lab.uri(NODE)), vm=vm)
     trial.instance = instance_of(lab, vm)

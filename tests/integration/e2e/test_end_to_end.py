@@ -208,13 +208,16 @@ def follow_repair(site: Site, guest: Guest, vm: str, *, panic_s: float) -> Steps
     )
     call = next(e for e in site.watcher.journal() if e.kind == "call" and e.vm == vm)
     order = next(seen for seen in site.orders(vm) if seen.time_s >= panic_s)
-    return Steps(
+    steps = Steps(
         alert_s=site.firing(vm, since_s=panic_s)[0].time_s - panic_s,
         order_s=order.time_s - panic_s,
         reset_s=call.time_ms / 1000 - panic_s,
         userland_s=userland_s - panic_s,
         verified_s=site.verified(vm, since_s=panic_s)[0].time_s - panic_s,
     )
+    assert steps.alert_s < ALERT_S
+    assert steps.order_s < ALERT_S + ORDER_S
+    return steps
 
 
 def tell(steps: Steps) -> None:

@@ -19,6 +19,7 @@ from connectors.influxdb.setup import set_up
 from connectors.simulator.plan import WorldPlan
 from deploy.lab.fault_proxy import Cut, Fault, FaultProxy, Silence, Slow, Status
 from deploy.lab.influx_server import Influx
+from deploy.lab.kafka_jars import PATIENCE
 from engine.ports import Record
 from engine.roles.health import Health
 from engine.roles.record import RecordConfig, Recorder
@@ -30,7 +31,7 @@ from models.kernels.lines import write_lines
 pytestmark = [pytest.mark.influxdb, pytest.mark.asyncio]
 
 PLAN = WorldPlan(seed=5, cells=1, nodes_per_cell=2, vms_per_node=20)
-PATIENCE_S = 120.0
+PATIENCE_S = 120.0 * PATIENCE
 # The server's own words, as a proxy would repeat them.
 INVALID = b'{"code":"invalid","message":"unable to parse"}'
 PARTIAL = b'{"code":"unprocessable entity","message":"failure writing points to database"}'

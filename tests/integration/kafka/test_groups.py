@@ -12,13 +12,14 @@ import pytest_asyncio
 from connectors.kafka.config import KafkaConfig
 from connectors.kafka.faust_worker import FaustKafkaLog
 from connectors.kafka.log import KafkaLog
+from deploy.lab.kafka_jars import PATIENCE
 from engine.ports import Log, Record, Subscription
 from tests.contracts.log.declared import KEYED, PARTITIONS
 from tests.contracts.log.suite import settle, take, values
 
 pytestmark = pytest.mark.kafka
 
-PATIENCE_S = 60.0
+PATIENCE_S = 60.0 * PATIENCE
 
 
 @pytest.fixture(params=["plain", "faust"])

@@ -19,6 +19,7 @@ from connectors.kafka.config import KafkaConfig
 from connectors.kafka.faust_worker import FaustKafkaLog, FaustSubscription
 from connectors.kafka.log import KafkaLog
 from deploy.lab.kafka_broker import Cluster
+from deploy.lab.kafka_jars import PATIENCE
 from engine.errors import LogError, LogProducerBroken, LogUnreachable
 from engine.ports import Log, Record, Subscription
 from tests.contracts.log.declared import KEYED, SINGLE
@@ -27,7 +28,7 @@ from tests.contracts.log.suite import settle, take, values
 pytestmark = pytest.mark.kafka
 
 AWAY_S = float(os.environ.get("FLATLINE_LAB_AWAY_S", "20"))
-PATIENCE_S = 120.0
+PATIENCE_S = 120.0 * PATIENCE
 
 Configure = Callable[..., KafkaConfig]
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from connectors.libvirt.hypervisor import LibvirtHypervisor
 from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
+from deploy.lab.kafka_jars import PATIENCE
 from deploy.lab.libvirt_lab import Lab
 from engine.ports import NodeSample
 from engine.wire.frame import Event, VmRows
@@ -57,10 +58,11 @@ def known(rows: VmRows, vm: bytes, name: str) -> int | None:
 async def until(
     holds: Callable[[], Awaitable[bool]], *, within_s: float, what: str, every_s: float = 0.5
 ) -> None:
-    """Return as soon as the condition holds."""
+    """Return as soon as the condition holds, with the lab's patience."""
+    within_s *= PATIENCE
     deadline = time.monotonic() + within_s
     while not await holds():
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
         await asyncio.sleep(every_s)
 
 

@@ -6,12 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from connectors.embedded.ledger import EmbeddedLedger
 from deploy.lab.libvirt_lab import Guest, Guests, Lab, wait_until
+from engine.action.ledger import StepEntry, encode_ledger_entry
+from engine.wire.order import Order
 from tests.integration.libvirt.acting import NODE, OTHER, ActingNode
 from tests.integration.libvirt.nodes import vm_of
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
 
+# DESIGN 8: so soon after libvirtd answers again the agent acts again.
+RECOVERED_MS = 30_000
+# States of libvirt.
+PAUSED, CRASHED = 3, 6
 OWNED = ("--tenant", "acme", "--group", "web", "--actionable", "yes")
 
 
@@ -115,10 +122,71 @@ def test_a_libvirtd_that_stands_still_is_unknown_and_no_reason_to_act(
             assert "The VM cannot be seen, so nothing is done" in mark.sentence
             # Long enough for every keepalive to give up on it.
             wait_until(lambda: time.monotonic() > frozen_s + 60, within_s=70, what="a minute")
+        thawed_ms = time.time() * 1000
         assert node.acted() == []
         # Rehearsed, since what was not attempted counts all the same; the look is a real one.
         again = node.order(
             vm, "reset", instance=look.instance, attested=True, dry_run=True, incident="2" * 32
         )
-        assert node.end_of(again, within_s=30).outcome == "returned"
+        mark = node.end_of(again, within_s=30)
+        assert mark.outcome == "returned"
+        assert mark.time_ms - thawed_ms < RECOVERED_MS
     assert spinner.boots == 1
+
+
+def cut_off(node: ActingNode, order: Order) -> None:
+    """Leave the ledger of the agent, which does not run, as a kill during the call leaves it."""
+    with EmbeddedLedger(node.agent.state / f"agent-{NODE}.sqlite") as ledger:
+        for state in ("accepted", "sent"):
+            entry = StepEntry(
+                state=state,
+                incident=order.incident,
+                step=order.step,
+                vm=order.vm,
+                action=order.action,
+                dry_run=False,
+                time_ms=order.issued_ms,
+                sentence=order.sentence,
+                deadline_ms=order.deadline_ms,
+                instance=order.instance,
+            )
+            ledger.append(encode_ledger_entry(entry))
+
+
+def test_a_guest_whose_agent_was_killed_between_reset_and_resume_is_resumed_and_no_other(
+    guests: Guests, hypervisors: Lab, tmp_path: Path
+) -> None:
+    import libvirt
+
+    cut, held = (guests.define(name, "--pvpanic", *OWNED) for name in ("cut", "held"))
+    for guest in (cut, held):
+        guest.start()
+    for guest in (cut, held):
+        guest.wait()
+    connection = libvirt.open(hypervisors.uri(NODE))
+    try:
+        crashed, paused = (connection.lookupByName(guest.name) for guest in (cut, held))
+        with ActingNode(tmp_path, hypervisors) as node:
+            node.agent.kill()
+            cut.tell("panic")
+            wait_until(lambda: crashed.state()[0] == CRASHED, within_s=30, what="a crash")
+            ends = []
+            for domain in (crashed, paused):
+                order = node.order(
+                    domain.UUID(), "reset", attested=True, incident=domain.UUIDString()
+                )
+                cut_off(node, order)
+                ends.append(order)
+            crashed.reset()
+            paused.suspend()
+            assert crashed.state()[0] == paused.state()[0] == PAUSED
+            node.start()
+            marks = [node.end_of(order) for order in ends]
+            assert [mark.outcome for mark in marks] == ["returned", "unknown"]
+            assert "between the reset" in marks[0].sentence
+            assert "paused now, which does not tell" in marks[1].sentence
+            cut.wait(boots=2)
+            assert paused.state()[0] == PAUSED
+    finally:
+        connection.close()
+    assert held.boots == 1

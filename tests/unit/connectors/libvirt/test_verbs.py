@@ -99,6 +99,28 @@ async def test_a_reset_whose_resume_fails_was_not_nothing(verbs: LibvirtVerbs, v
         await verbs.reset(vm.uuid)
 
 
+@pytest.mark.asyncio
+async def test_a_vm_that_a_reset_left_paused_is_resumed_without_another_reset(
+    verbs: LibvirtVerbs, vm: Vm
+) -> None:
+    vm.now = PAUSED_CRASHED
+    permit = Permit((await verbs.look(vm.uuid)).instance, within_s=60.0)
+    await verbs.finish_reset(vm.uuid, permit=permit)
+    assert vm.done == ["resume"]
+
+
+@pytest.mark.parametrize("state", [PAUSED_BY_USER, CRASHED, RUNNING])
+@pytest.mark.asyncio
+async def test_a_vm_that_no_reset_left_paused_is_not_resumed(
+    verbs: LibvirtVerbs, vm: Vm, state: tuple[int, int]
+) -> None:
+    vm.now = state
+    permit = Permit((await verbs.look(vm.uuid)).instance, within_s=60.0)
+    with pytest.raises(VerbRefused, match="not left by a reset"):
+        await verbs.finish_reset(vm.uuid, permit=permit)
+    assert vm.done == []
+
+
 @pytest.mark.parametrize("name", CHANGING)
 @pytest.mark.parametrize(
     ("code", "expected"),
@@ -348,12 +370,15 @@ PERMITTED: dict[str, Callable[[LibvirtVerbs, bytes, Permit], Awaitable[object]]]
     "migrate": lambda verbs, vm, permit: verbs.migrate(
         vm, target="b", within_s=60.0, permit=permit
     ),
+    "finish_reset": lambda verbs, vm, permit: verbs.finish_reset(vm, permit=permit),
 }
 
 
 @pytest.mark.parametrize("verb", PERMITTED)
 @pytest.mark.asyncio
 async def test_a_verb_that_is_permitted_is_sent(verbs: LibvirtVerbs, vm: Vm, verb: str) -> None:
+    if verb == "finish_reset":
+        vm.now = PAUSED_CRASHED
     seen = await verbs.look(vm.uuid)
     await PERMITTED[verb](verbs, vm.uuid, Permit(seen.instance, within_s=60.0))
     assert len(vm.done) == 1

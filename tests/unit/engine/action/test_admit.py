@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from engine.action import admit as module
-from engine.action.admit import SENTENCES, Admission, History, admit, closed, logged
+from engine.action.admit import SENTENCES, Admission, History, admit, closed, logged, may_finish
 from engine.action.catalogue import Modes, Policy
 from engine.action.present_rules import effective_mode
 from engine.action.question import DAY_MS
@@ -255,7 +255,40 @@ def test_without_the_guard_the_order_would_run(case: Case, monkeypatch: pytest.M
 def test_every_guard_and_every_sentence_has_a_case() -> None:
     guards = {rule.__name__ for rule in (*module.LOG_RULES, *module.PRESENT_RULES)}
     assert guards == {case.guard for case in CASES}
-    assert set(SENTENCES) == {case.rule for case in CASES} | {"admitted"}
+    assert set(SENTENCES) == {case.rule for case in CASES} | {"admitted", "over"}
+
+
+@pytest.mark.parametrize(
+    ("earlier", "ago_s", "words", "rule"),
+    [
+        (history(order(), ends=None), 0.0, {}, "admitted"),
+        (history(order(), ends=None), 0.0, control(kind="pause", scope="site"), "paused"),
+        (history(order(), ends=None), 0.0, control(kind="mode", mode="observe"), "mode"),
+        (history(order(), ends="unknown"), 0.0, {}, "over"),
+        (history(order(), ends=None), 3_600.0, {}, "over"),
+        (history(elsewhere(), ends=None), 0.0, {}, "over"),
+    ],
+    ids=["open", "paused", "observed", "marked", "past its deadline", "not in the log"],
+)
+def test_what_was_cut_off_is_finished_while_the_log_and_people_hold_it_open(
+    earlier: History, ago_s: float, words: dict[bytes, Control], rule: str
+) -> None:
+    given = order()
+    admission = may_finish(
+        (given.incident, given.step),
+        earlier,
+        POLICY,
+        now_ms=NOW_MS + round(1000 * ago_s),
+        controls=words,
+    )
+    assert (admission.admitted, admission.rule) == (rule == "admitted", rule)
+    assert admission.sentence == SENTENCES[rule] or rule in ("paused", "mode")
+
+
+def test_an_order_that_was_never_admitted_is_not_finished() -> None:
+    twice = history(order(), order(), ends=None)
+    key = (order().incident, order().step)
+    assert not may_finish(key, twice[1:], POLICY, now_ms=NOW_MS, controls={}).admitted
 
 
 def test_the_next_step_of_an_incident_need_not_wait_half_an_hour() -> None:

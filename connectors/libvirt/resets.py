@@ -1,0 +1,74 @@
+"""A reset by libvirt, with the resume that a VM needs which its panic device had stopped.
+
+libvirt leaves such a VM paused with a reason that nothing else has: state paused, reason
+crashed, set by a reset of a crashed VM alone and kept over libvirtd's own restart. Before the
+reset the state is crashed; a person's pause has the reason user, before a reset and after it.
+"""
+
+from collections.abc import Sequence
+
+from connectors.libvirt.binding import (
+    PAUSED_CRASHED,
+    STATE_CRASHED,
+    STATE_PAUSED,
+    Domain,
+    Library,
+)
+from engine.errors import HypervisorUnreachable, VerbRefused
+
+
+def crashed(state: Sequence[int]) -> bool:
+    """Return whether the VM stands still because of its own crash, not of somebody's pause."""
+    return state[0] == STATE_CRASHED or was_reset(state)
+
+
+def was_reset(state: Sequence[int]) -> bool:
+    """Return whether the VM was reset after its own crash and only waits for its resume."""
+    return (state[0], state[1]) == (STATE_PAUSED, PAUSED_CRASHED)
+
+
+def reset(domain: Domain, *, library: Library) -> None:
+    """Reset a VM, and resume it where its own crash had paused it.
+
+    Raises
+    ------
+    HypervisorUnreachable
+        It was reset, and what became of it then is unknown.
+    """
+    had_crashed = crashed(domain.state())
+    domain.reset(0)
+    try:
+        if had_crashed or crashed(domain.state()):
+            _resume(domain, library=library)
+    except library.libvirtError as error:
+        # Whatever this error says of a question, the verb before it was done.
+        raise HypervisorUnreachable(
+            f"the VM was reset, what became of it is unknown: {error}"
+        ) from error
+
+
+def finish(domain: Domain, *, library: Library) -> None:
+    """Resume a VM that a reset has left paused, and no other one.
+
+    Raises
+    ------
+    VerbRefused
+        It does not wait for that.
+    HypervisorUnreachable
+        It still stands.
+    """
+    state = domain.state()
+    if not was_reset(state):
+        raise VerbRefused(f"the VM is in state {state[0]}, reason {state[1]}, not left by a reset")
+    _resume(domain, library=library)
+
+
+def _resume(domain: Domain, *, library: Library) -> None:
+    try:
+        domain.resume()
+    except library.libvirtError as error:
+        if not crashed(domain.state()):
+            return  # it runs: somebody else, or libvirt itself, was faster
+        raise HypervisorUnreachable(
+            f"the VM was reset but stays paused, resume failed: {error}"
+        ) from error

@@ -1,0 +1,156 @@
+"""An agent that was killed between a reset and its resume makes up for the resume alone."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from connectors.embedded.ledger import EmbeddedLedger
+from connectors.simulator import virtual_time
+from connectors.simulator.verbs import SimulatedVerbs
+from engine.action.ledger import StepEntry, encode_ledger_entry
+from engine.errors import VerbRefused
+from engine.looks import Look, Permit
+from engine.roles.outbox import PAGE
+from engine.wire.order import Order
+from tests.simulation.acting_site import Site, acting_site, panic
+from tests.unit.engine.action.samples import order as sample_order
+from tests.unit.engine.action.samples import past
+from tests.unit.engine.roles.test_act import only_mark
+
+LEFT = {"state": "paused", "extra": {"state_reason": "crashed"}}
+
+
+class Paused(SimulatedVerbs):
+    """A hypervisor that shows VM 0 as a test says, and counts what is resumed."""
+
+    def __init__(self, site: Site, shown: dict[str, Any], *, refuses: bool = False) -> None:
+        super().__init__(site.fleet.world, "c0-n0")
+        self._shown = shown
+        self._refuses = refuses
+        self.resumed: list[Permit] = []
+
+    async def look(self, vm: bytes) -> Look:
+        return replace(await super().look(vm), **self._shown)
+
+    async def finish_reset(self, vm: bytes, *, permit: Permit) -> None:
+        if self._refuses:
+            raise VerbRefused("the VM was started anew since")
+        self.resumed.append(permit)
+
+
+def cut_off(order: Order, **changes: Any) -> EmbeddedLedger:
+    """Return the ledger of an agent that was killed during the call of `order`."""
+    ledger = EmbeddedLedger(None)
+    for state in ("accepted", "sent"):
+        values: dict[str, Any] = {
+            "state": state,
+            "incident": order.incident,
+            "step": order.step,
+            "vm": order.vm,
+            "action": order.action,
+            "dry_run": False,
+            "time_ms": order.issued_ms,
+            "sentence": order.sentence,
+            "deadline_ms": order.deadline_ms,
+            "instance": order.instance,
+        }
+        ledger.append(encode_ledger_entry(StepEntry(**(values | changes))))
+    return ledger
+
+
+def killed_between(
+    shown: dict[str, Any],
+    *,
+    away_s: float = 5.0,
+    refuses: bool = False,
+    word: Callable[[Site], Any] | None = None,
+    **changes: Any,
+) -> tuple[int, str, str, bool]:
+    """Return how often VM 0 was resumed, the outcome and the sentence of it, and a page's sign."""
+    told: list[tuple[int, str, str, bool]] = []
+
+    async def played() -> None:
+        async with acting_site(panic()) as site:
+            await asyncio.sleep(20.0)
+            said = site.alert()
+            given = sample_order(
+                vm=said.subject, instance=said.instance, node="c0-n0", opened_ms=said.opened_ms
+            )
+            order = past(given, ago_s=(given.issued_ms - site.clock.now_ms()) / 1000)
+            await site.order(order)
+            verbs = site.verbs["c0-n0"] = Paused(site, shown, refuses=refuses)
+            site.ledgers["c0-n0"] = cut_off(order, **changes)
+            if word is not None:
+                await word(site)
+            await asyncio.sleep(away_s)
+            site.start_agent()
+            mark = await only_mark(site)
+            assert isinstance(verbs, Paused)
+            assert not site.resets()
+            pages = [
+                PAGE in entry.detail for entry in await site.journal() if entry.kind == "outcome"
+            ]
+            told.append((len(verbs.resumed), mark.outcome, mark.sentence, pages == [True]))
+
+    virtual_time.run(played())
+    return told[0]
+
+
+def test_a_vm_that_its_reset_left_paused_is_resumed_and_nothing_is_reset_again() -> None:
+    resumed, outcome, sentence, paged = killed_between(LEFT)
+    assert (resumed, outcome, paged) == (1, "returned", False)
+    assert sentence.startswith("The agent was away between the reset of")
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"state": "paused", "extra": {"state_reason": "1"}},
+        {"state": "crashed", "extra": {"state_reason": "crashed"}},
+        {"state": "running"},
+    ],
+    ids=["a person paused it", "nobody reset it", "it runs"],
+)
+def test_any_other_state_proves_nothing_and_a_person_is_paged(shown: dict[str, Any]) -> None:
+    resumed, outcome, sentence, paged = killed_between(shown)
+    assert (resumed, outcome, paged) == (0, "unknown", True)
+    assert f"the VM is {shown['state']} now, which does not tell" in sentence
+
+
+def test_another_run_of_the_vm_is_not_resumed() -> None:
+    assert killed_between(LEFT | {"instance": 99})[:2] == (0, "unknown")
+
+
+def test_a_vm_whose_owner_has_opted_out_since_is_not_resumed() -> None:
+    assert killed_between(LEFT | {"opted_out": True})[:2] == (0, "unknown")
+
+
+def test_a_ledger_that_does_not_know_the_run_leads_to_no_resume() -> None:
+    assert killed_between(LEFT, instance=None)[:2] == (0, "unknown")
+
+
+def test_a_rehearsal_that_was_cut_off_leads_to_no_resume() -> None:
+    assert killed_between(LEFT, dry_run=True)[:2] == (0, "unknown")
+
+
+def test_after_the_steps_deadline_no_call_follows() -> None:
+    resumed, outcome, sentence, paged = killed_between(LEFT, away_s=3_600.0)
+    assert (resumed, outcome, paged) == (0, "unknown", True)
+    assert "stands paused, to be resumed by a person. The log does not hold the order" in sentence
+
+
+def test_a_site_that_was_paused_meanwhile_is_left_as_it_is() -> None:
+    resumed, outcome, sentence, paged = killed_between(
+        LEFT, word=lambda site: site.control(kind="pause", scope="site", subject="")
+    )
+    assert (resumed, outcome, paged) == (0, "unknown", True)
+    assert sentence.endswith("to be resumed by a person. Site is paused by ann: work.")
+
+
+def test_a_resume_that_is_refused_does_not_say_that_there_was_no_reset() -> None:
+    resumed, outcome, sentence, _ = killed_between(LEFT, refuses=True)
+    assert (resumed, outcome) == (0, "unknown")
+    assert "the VM was started anew since" in sentence
