@@ -455,6 +455,8 @@ def _told(location: tuple[int | str, ...], message: str, origins: _Origins) -> s
         parts.pop()
     name = ".".join(parts)
     where = origins.of(name) or "default"
+    if message.startswith("Input should be a valid dictionary"):
+        message = f"it is a section: write [{name}] with its settings below it"
     return f"{where}: {name}: {message.removeprefix('Value error, ')}."
 
 

@@ -85,7 +85,7 @@ class KafkaLog:
                 if loop.time() + wait_s > deadline:
                     raise
                 _log.warning(
-                    f"{error} Is log.kafka.bootstrap right? Trying again.", next_try_s=wait_s
+                    f"{error}. Is log.kafka.bootstrap right? Trying again.", next_try_s=wait_s
                 )
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LAST_WAIT_S)

@@ -186,10 +186,10 @@ class Link:
     def _refused(self, error: Exception) -> HypervisorUnreachable:
         wait_s = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
         self._failures += 1
-        # The same words until the next attempt, so that they are logged once.
+        # The same words at each attempt, so that they are logged once.
         self._failure = (
-            f"libvirtd at {self._uri} cannot be reached: {error}; it is tried every {wait_s:.0f} s."
-            " Check that it runs and that this user may open its socket"
+            f"libvirtd at {self._uri} cannot be reached: {error}. Check that it runs and that this"
+            " user may open its socket"
         )
         self._retry_ns = time.monotonic_ns() + int(wait_s * 1e9)
         self._note_lost(str(error))

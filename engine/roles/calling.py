@@ -38,7 +38,7 @@ async def see_hypervisor(verbs: Verbs, health: Health) -> None:
     try:
         await verbs.reach()
     except HypervisorUnreachable as error:
-        health.waiting("hypervisor", told(error))
+        health.waiting("hypervisor", f"{told(error)} Trying again.")
     else:
         health.progress("hypervisor")
 

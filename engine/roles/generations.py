@@ -64,6 +64,12 @@ async def load(
             next_offset=manifest.next_offset,
         )
         return state, [manifest.next_offset]
+    if manifests:
+        _log.warning(
+            f"None of {len(manifests)} snapshots can be used: the engine learns its VMs anew from"
+            " the frames that the log still has.",
+            partition=partition,
+        )
     return Partition(configuration), []
 
 

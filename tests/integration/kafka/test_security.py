@@ -124,3 +124,4 @@ async def test_a_broker_that_is_away_is_waited_for_and_spoken_of() -> None:
                 pass
     waits = [entry["next_try_s"] for entry in logs if "Trying again" in entry["event"]]
     assert waits == [0.5, 1.0]
+    assert ". Is log.kafka.bootstrap right?" in logs[0]["event"]

@@ -97,7 +97,7 @@ def test_an_unknown_flag_is_refused(tmp_path: Path) -> None:
         ("[collect]\ninterval_s = 'soon'\n", "line 2", "valid number"),
         ("[collect]\ninterval_s = 0.1\n", "line 2", "greater than or equal to 1"),
         ("[log]\nkind = 'redis'\n", "line 2", "'embedded' or 'kafka'"),
-        ("log = 3\n", "line 1", "log"),
+        ("log = 3\n", "line 1", "log: it is a section: write [log] with"),
         ("[site]\ncell = ''\n", "line 2", "pattern"),
         ("[http]\nport = 99999\n", "line 2", "65535"),
     ],

@@ -221,7 +221,7 @@ def test_an_agent_is_ready_only_while_its_hypervisor_answers() -> None:
         assert health.ready().ok
         world.unreachable[node] = True
         await asyncio.sleep(2.0)
-        expected = "hypervisor waits: node c0-n0 does not answer."
+        expected = "hypervisor waits: node c0-n0 does not answer. Trying again."
         assert health.ready().sentences == (expected,)
         assert health.live().ok
         world.unreachable[node] = False

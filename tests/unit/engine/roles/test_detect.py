@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from connectors.clock import LoopClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
@@ -202,6 +203,23 @@ def test_a_damaged_generation_is_passed_over_for_an_older_one() -> None:
         await asyncio.sleep(5.0)
         assert damaged
         assert digest(engine.detector.partitions[0]) == run_records(panicked(), FAST).digest
+        await engine.kill()
+
+    played(scene)
+
+
+def test_an_engine_without_a_whole_snapshot_says_that_it_learns_anew() -> None:
+    def damage_all(record: Record) -> bytes:
+        return record.value[:-1] if record.key == CHUNK else record.value
+
+    async def scene(log: EmbeddedLog, clock: LoopClock) -> None:
+        with capture_logs() as logs:
+            engine = await copied(log, clock, damage_all)
+            await asyncio.sleep(5.0)
+        assert engine.detector.partitions[0].counters.received == len(panicked())
+        said = [entry["event"] for entry in logs if entry["log_level"] == "warning"]
+        assert sum("chunks are as written" in sentence for sentence in said) == len(said) - 1
+        assert said[-1].startswith(f"None of {len(said) - 1} snapshots can be used")
         await engine.kill()
 
     played(scene)
