@@ -233,8 +233,9 @@ def _group_sick(state: PlannerState, incident: Incident) -> int:
             other.alert.subject
             for other in state.incidents.values()
             if other.alert is not None
+            and other.alert.group == alert.group
+            and other.alert.tenant == alert.tenant
             and other.alert.state == "firing"
-            and (other.alert.tenant, other.alert.group) == (alert.tenant, alert.group)
             and other.alert.subject != alert.subject
         }
     )

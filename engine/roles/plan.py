@@ -7,6 +7,7 @@ but what the log holds.
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -270,13 +271,18 @@ class Planner:
         )
 
 
+@lru_cache(maxsize=1 << 17)
+def _vm_text(vm: bytes) -> str:
+    """Return a UUID as text; kept, since every minute names the same VMs."""
+    return str(UUID(bytes=vm))
+
+
 def _load(scores: Scores) -> CellLoad:
     """Return what a minute of scores tells of where VMs may be moved to."""
     size = len(scores.uuids) // UUID_BYTES
     cores = scores.matrix()[scores.features.index(_CORES)] if _CORES in scores.features else ()
     names = (
-        str(UUID(bytes=scores.uuids[lane * UUID_BYTES : (lane + 1) * UUID_BYTES]))
-        for lane in range(size)
+        _vm_text(scores.uuids[lane * UUID_BYTES : (lane + 1) * UUID_BYTES]) for lane in range(size)
     )
     return CellLoad(
         minute_ms=scores.minute_ms,
