@@ -70,6 +70,7 @@ _LOOK: Final = (
     "_balloon_is_stale", "_balloon_silent_since_judged", "_same_shape", "_requests_complete",
 )  # fmt: skip
 _ACT: Final = "engine/roles/act.py"
+_CLOCKS: Final = ("tests/unit/engine/roles/test_act_clocks.py",)
 _MEMORY: Final = ("tests/unit/engine/roles/test_act_memory.py",)
 _RESUMES: Final = ("tests/unit/engine/roles/test_act_resumes.py",)
 _PLAN: Final = "engine/action/planner.py"
@@ -137,7 +138,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "an agent that restarts knows an hour of orders", _ACT,
-        "time_ms=now_ms - DAY_MS)", "time_ms=now_ms - DAY_MS // 24)", _MEMORY,
+        "time_ms=self._since_ms)", "time_ms=now_ms - DAY_MS // 24)", _MEMORY,
     ),
     Mutant(
         "the ledger is believed before the disk has it", _ACT,
@@ -197,8 +198,24 @@ MUTANTS: Final = (
     ),
     Mutant(
         "the look may be old when the call is made", _ACT,
-        "        if age_s > LOOK_WINDOW_S or self._clock.now_ms() >= order.expires_ms:\n",
-        "        if False:\n", ROLES,
+        "        if send_within_s <= 0:\n", "        if False:\n", ROLES,
+    ),
+    Mutant(
+        "the pause that was read may be old when the call is made", _ACT,
+        "BARRIER_S - words_s, ", "", _CLOCKS,
+    ),
+    Mutant(
+        "an order that waits grows no older", _ACT,
+        "        return max(self._clock.now_ms(), task.time_ms + waited_ms)\n",
+        "        return self._clock.now_ms()\n", _CLOCKS,
+    ),
+    Mutant(
+        "an agent that has not read a whole day counts on it", _ACT,
+        "        if task.time_ms - DAY_MS < self._since_ms:\n", "        if False:\n", _CLOCKS,
+    ),
+    Mutant(
+        "orders of the last day that the log lost are forgotten", "engine/action/ledger.py",
+        "    needed = (*day_ago, *ledger.positions)[:1]\n", "    needed = ledger.positions[-1:]\n",
     ),
     Mutant(
         "an unfamiliar log is acted on", _ACT,

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from engine.action.question import DAY_MS
 from engine.errors import StateError
 from engine.ports import Bounds
 from engine.wire.order import Action, Outcome
@@ -37,7 +38,7 @@ SENTENCES: Final = {
     "not_attempted": "The agent stopped before the call: nothing was done.",
     "unknown": "The agent stopped during the call: read the world, nobody repeats it.",
     "new_log": "This log is not known to the agent{then}.",
-    "log_gap": "The log lost orders that the agent has not read{then}.",
+    "log_gap": "The log lost orders of the last day, or that the agent has not read{then}.",
     "log_cut": "The log ends before what the agent has read{then}.",
     "known_log": "The log is the one the agent knows.",
 }
@@ -83,11 +84,19 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True, tag="log"):
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The newest entry of each step, and of the log; `outcomes` outlives the mark."""
+    """The newest entry of each step; `outcomes` outlives the mark.
+
+    `positions` says where the agent stood in its log: a day of it, and the newest one before.
+    """
 
     steps: Mapping[Key, StepEntry] = field(default_factory=dict)
     outcomes: Mapping[Key, StepEntry] = field(default_factory=dict)
-    log: LogEntry | None = None
+    positions: tuple[LogEntry, ...] = ()
+
+    @property
+    def log(self) -> LogEntry | None:
+        """Where the agent stood last, None if it never read a log."""
+        return self.positions[-1] if self.positions else None
 
     def holds(self, key: Key) -> bool:
         """Return whether the step was ever accepted."""
@@ -116,7 +125,7 @@ def entered(ledger: Ledger, entry: StepEntry | LogEntry) -> Ledger:
         The entry may not follow: a step is accepted once, sent once, ended once.
     """
     if isinstance(entry, LogEntry):
-        return replace(ledger, log=entry)
+        return replace(ledger, positions=_stood(ledger.positions, entry))
     before = ledger.steps.get(entry.key)
     state = None if before is None else before.state
     if entry.state not in LEGAL[state]:
@@ -128,6 +137,16 @@ def entered(ledger: Ledger, entry: StepEntry | LogEntry) -> Ledger:
     if entry.state in _ENDED:
         outcomes = {**outcomes, entry.key: entry}
     return replace(ledger, steps={**ledger.steps, entry.key: entry}, outcomes=outcomes)
+
+
+def _stood(positions: tuple[LogEntry, ...], entry: LogEntry) -> tuple[LogEntry, ...]:
+    """Return the positions after one more; a log that is only watched anew begins anew."""
+    last = positions[-1] if positions else entry
+    if (last.identity, last.observe_until_ms) != (entry.identity, entry.observe_until_ms):
+        return (entry,)
+    day_ago_ms = entry.time_ms - DAY_MS
+    newer = tuple(position for position in positions if position.time_ms > day_ago_ms)
+    return (*positions[: len(positions) - len(newer)][-1:], *newer, entry)
 
 
 def read_ledger(entries: Iterable[bytes]) -> Ledger:
@@ -169,13 +188,16 @@ def log_seen(
 ) -> tuple[LogEntry, str]:
     """Return what to enter about the log just opened, and one sentence about it.
 
-    A log that is new, that lost orders before they were read, or that was cut back cannot
-    be counted on for budgets: the agent then only watches for `observe_s`.
+    A log that is new, that lost orders of the last day or before they were read, or that was
+    cut back cannot be counted on for budgets: the agent then only watches for `observe_s`.
     """
     known = ledger.log
+    # Where the log stood a day ago: what it lost since then, limits would forget.
+    day_ago = [one for one in ledger.positions if one.time_ms <= now_ms - DAY_MS][-1:]
+    needed = (*day_ago, *ledger.positions)[:1]
     if known is None or known.identity != identity:
         name = "new_log"
-    elif bounds.earliest > known.next_offset:
+    elif any(bounds.earliest > one.next_offset for one in needed):
         name = "log_gap"
     elif bounds.end < known.next_offset:
         name = "log_cut"

@@ -17,7 +17,6 @@ from engine.action.admit import SENTENCES as ADMIT_SENTENCES
 from engine.action.catalogue import NOUNS, Policy
 from engine.action.keys import TrustedKeys, open_control, open_entry
 from engine.action.ledger import (
-    LedgerState,
     LogEntry,
     StepEntry,
     encode_ledger_entry,
@@ -32,15 +31,16 @@ from engine.errors import LogError, RecordRejected, StateUnwritable, VerbRefused
 from engine.looks import Look
 from engine.ports import Clock, Evidence, LedgerStore, Log, Record, Verbs
 from engine.roles import instruments
-from engine.roles.calling import call, findable, found, keep_evidence, see_hypervisor
+from engine.roles.calling import Task, call, findable, found, keep_evidence, see_hypervisor
 from engine.roles.health import Health
 from engine.roles.marks import SENTENCES, Author, End, Marks, ended, why_of
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors
 from engine.wire.control import Control, unreadable, with_word
-from engine.wire.order import DESTRUCTIVE, Order, Outcome
+from engine.wire.order import DESTRUCTIVE, MAX_LIFETIME_MS, Order, Outcome
 from engine.wire.topics import CONTROL, ORDERS
 
-# Longer than this and the pause that was read is no longer the one that holds.
+# Longer than this and the pause that was read is no longer the one that holds: neither reading
+# it may take longer, nor what is still to be done before the call.
 BARRIER_S: Final = 5.0
 # One sample takes 10 ms; two and the gap between them must fit into the look's 10 s.
 _LOOK_S: Final = 2.0
@@ -67,20 +67,6 @@ class ActConfig:
     policy: Policy
     key: Ed25519PrivateKey
     trusted: TrustedKeys
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """An order for this node, as it stands in the log, with what stood before it.
-
-    `dry_run` also holds while the agent only watches a log it does not know yet.
-    """
-
-    order: Order
-    offset: int
-    time_ms: int
-    earlier: History
-    dry_run: bool
 
 
 class Agent:
@@ -121,6 +107,8 @@ class Agent:
         self._identity = ""
         self._strange_below = 0
         self._log_ms = 0
+        self._since_ms = 0
+        self._words_ns = 0
         self._tasks: asyncio.Queue[Task] = asyncio.Queue()
         self._outbox = Outbox(log, health=health)
         # A role may be opened anew in one process: each opening is a source and a chain of
@@ -202,7 +190,9 @@ class Agent:
         for entry in self._ledger.unmarked():
             self._marks.recovered(entry)
         await self._set_down()
-        orders_since = await self._log.offset_at(ORDERS.name, 0, time_ms=now_ms - DAY_MS)
+        # An order that still lives may be a little older than this start.
+        self._since_ms = now_ms - DAY_MS - 2 * MAX_LIFETIME_MS
+        orders_since = await self._log.offset_at(ORDERS.name, 0, time_ms=self._since_ms)
         self._next[ORDERS.name] = orders_since
         self._next[CONTROL.name] = (await self._log.bounds(CONTROL.name, 0)).earliest
         await self._read_to_ends()
@@ -294,8 +284,9 @@ class Agent:
         if entry.node == self._config.node:
             log = self._ledger.log
             watches = log is None or self._clock.now_ms() < log.observe_until_ms
+            read_ns, dry_run = self._clock.mono_ns(), entry.dry_run or watches
             self._tasks.put_nowait(
-                Task(entry, record.offset, record.time_ms, earlier, entry.dry_run or watches)
+                Task(entry, record.offset, record.time_ms, read_ns, earlier, dry_run)
             )
 
     async def _take_up(self, task: Task) -> None:
@@ -327,12 +318,14 @@ class Agent:
         behind_ms = self._log_ms - self._clock.now_ms()
         if behind_ms > CLOCK_SLACK_MS:
             return ended("not_attempted", "slow_clock", behind_s=behind_ms / 1000)
+        if task.time_ms - DAY_MS < self._since_ms:
+            return ended("not_attempted", "short_day")
         admission = admit(
             order,
             task.earlier,
             config.policy,
             at_ms=task.time_ms,
-            now_ms=self._clock.now_ms(),
+            now_ms=self._now_ms(task),
             controls=self._controls,
         )
         if admission.admitted:
@@ -342,11 +335,19 @@ class Agent:
             outcome = "expired"
         return End(outcome, admission.rule, admission.sentence)
 
+    def _now_ms(self, task: Task) -> int:
+        """Return the wall time, at the least what has passed since the order was read.
+
+        A clock that is set back while an order waits makes it no younger.
+        """
+        waited_ms = (self._clock.mono_ns() - task.read_ns) // 1_000_000
+        return max(self._clock.now_ms(), task.time_ms + waited_ms)
+
     async def _carry(self, task: Task) -> End:
         """Accept, look, read the newest words, look at the look, and call: in this order."""
         order = task.order
         try:
-            self._enter(self._step(task, "accepted", order.sentence))
+            self._enter(task.entry("accepted", order.sentence, now_ms=self._clock.now_ms()))
         except StateUnwritable as error:
             self._health.waiting("ledger", str(error))
             return ended("not_attempted", "no_ledger", why=error)
@@ -368,27 +369,10 @@ class Agent:
     def _entered(self, task: Task, end: End) -> End:
         """Return `end` once the ledger has it; the log is told even if the disk is full."""
         try:
-            self._enter(self._step(task, end.outcome, end.sentence))
+            self._enter(task.entry(end.outcome, end.sentence, now_ms=self._clock.now_ms()))
         except StateUnwritable as error:
             self._health.waiting("ledger", str(error))
         return end
-
-    def _step(self, task: Task, state: LedgerState, sentence: str) -> StepEntry:
-        order = task.order
-        return StepEntry(
-            state=state,
-            incident=order.incident,
-            step=order.step,
-            vm=order.vm,
-            action=order.action,
-            dry_run=task.dry_run,
-            time_ms=self._clock.now_ms(),
-            sentence=sentence,
-            target=order.target,
-            disk=order.disk,
-            deadline_ms=order.deadline_ms,
-            instance=order.instance,
-        )
 
     async def _look(self, order: Order) -> list[Look] | End:
         vm, looks = UUID(order.vm).bytes, list[Look]()
@@ -429,6 +413,7 @@ class Agent:
                 cut = await self._cut_topic()
                 if cut is not None:
                     return ended("not_attempted", "log_changed", topic=cut)
+                self._words_ns = self._clock.mono_ns()
                 await self._read_to_ends()
         except (TimeoutError, LogError):
             return ended("not_attempted", "no_barrier", limit_s=BARRIER_S)
@@ -440,15 +425,17 @@ class Agent:
         """Write down that the call is made, make it, and say what came of it."""
         order = task.order
         try:
-            self._enter(self._step(task, "sent", order.sentence))
+            self._enter(task.entry("sent", order.sentence, now_ms=self._clock.now_ms()))
         except StateUnwritable as error:
             self._health.waiting("ledger", str(error))
             return ended("not_attempted", "no_ledger", why=error)
         # A disk may stand still for minutes, and what held before the entry no longer holds.
-        age_s = (self._clock.mono_ns() - began_ns) / 1e9
-        if age_s > LOOK_WINDOW_S or self._clock.now_ms() >= order.expires_ms:
-            late = ended("refused", "too_late", age_s=age_s, limit_s=LOOK_WINDOW_S)
-            return self._entered(task, late)
+        mono_ns = self._clock.mono_ns()
+        age_s, words_s = (mono_ns - began_ns) / 1e9, (mono_ns - self._words_ns) / 1e9
+        life_s = (order.expires_ms - self._now_ms(task)) / 1000
+        send_within_s = min(LOOK_WINDOW_S - age_s, BARRIER_S - words_s, life_s)
+        if send_within_s <= 0:
+            return self._entered(task, ended("refused", "too_late", age_s=age_s, words_s=words_s))
         names = {"action": NOUNS.get(order.action, order.action), "vm": order.vm}
         self._marks.acted("action_sent", order, dry_run=task.dry_run)
         self._marks.said("call", order, SENTENCES["calling"].format(**names, look=look))
@@ -456,13 +443,11 @@ class Agent:
         try:
             async with asyncio.timeout((order.deadline_ms - self._clock.now_ms()) / 1000):
                 if not task.dry_run:
-                    left_s = self._left_s(order.deadline_ms)
-                    send_within_s = min(LOOK_WINDOW_S - age_s, self._left_s(order.expires_ms))
                     await call(
                         self._verbs,
                         self._evidence,
                         order,
-                        left_s=left_s,
+                        left_s=self._left_s(order.deadline_ms),
                         send_within_s=send_within_s,
                     )
         except (VerbRefused, VmNotFound) as error:

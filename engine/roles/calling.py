@@ -1,12 +1,13 @@
 """An order as one call to the hypervisor, and what is left of one as a question to it."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from engine.action.admit import Admission
+from engine.action.admit import Admission, History
 from engine.action.catalogue import NOUNS
-from engine.action.ledger import StepEntry
+from engine.action.ledger import LedgerState, StepEntry
 from engine.action.look import left_by_reset
 from engine.errors import EvidenceUnsaved, HypervisorUnreachable, VerbRefused
 from engine.looks import Permit
@@ -41,6 +42,40 @@ async def see_hypervisor(verbs: Verbs, health: Health) -> None:
         health.waiting("hypervisor", f"{told(error)} Trying again.")
     else:
         health.progress("hypervisor")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """An order for this node, as it stands in the log, with what stood before it.
+
+    `read_ns` is the monotonic time at which it was read. `dry_run` also holds while the agent
+    only watches a log it does not know yet.
+    """
+
+    order: Order
+    offset: int
+    time_ms: int
+    read_ns: int
+    earlier: History
+    dry_run: bool
+
+    def entry(self, state: LedgerState, sentence: str, *, now_ms: int) -> StepEntry:
+        """Return what the ledger is told of it."""
+        order = self.order
+        return StepEntry(
+            state=state,
+            incident=order.incident,
+            step=order.step,
+            vm=order.vm,
+            action=order.action,
+            dry_run=self.dry_run,
+            time_ms=now_ms,
+            sentence=sentence,
+            target=order.target,
+            disk=order.disk,
+            deadline_ms=order.deadline_ms,
+            instance=order.instance,
+        )
 
 
 async def call(

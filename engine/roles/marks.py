@@ -32,8 +32,10 @@ SENTENCES: Final = {
     "log_changed": "The topic {topic} was cut back or made anew under this agent, so nothing is"
     " done until it starts again.",
     "other_log": "The log is not the one this agent started on, so nothing is done.",
-    "too_late": "When the ledger had the entry, the order had expired or the look, {age_s:.0f} s"
-    " old, was older than {limit_s:g} s: nothing was done.",
+    "short_day": "This node's clock was ahead when its agent started, so that it has not read all"
+    " orders of the last day: nothing is done until it starts again.",
+    "too_late": "When the ledger had the entry, the order had expired, or the look, {age_s:.1f} s"
+    " old, or the newest words, {words_s:.1f} s old, were too old: nothing was done.",
     "verb_refused": "The hypervisor refused, nothing was done: {why}",
     "verb_unknown": "Whether the {action} of {vm} happened is unknown: {why}",
     "found": "The {action} of {vm} went on while the agent was away, and is done.",

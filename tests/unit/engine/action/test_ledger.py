@@ -118,7 +118,7 @@ def log_entry(**changes: Any) -> LogEntry:
 def seen(
     known: LogEntry | None, *, identity: str = "log", bounds: tuple[int, int] = (10, 60)
 ) -> LogEntry:
-    ledger = Ledger(log=known)
+    ledger = Ledger() if known is None else entered(Ledger(), known)
     return log_seen(
         ledger, identity=identity, bounds=Bounds(*bounds), now_ms=1_000, observe_s=86_400
     )[0]
@@ -147,3 +147,49 @@ def test_a_log_that_is_not_known_is_only_watched_for_a_day(
 
 def test_a_restart_does_not_shorten_the_time_of_watching() -> None:
     assert seen(log_entry(observe_until_ms=77_000)).observe_until_ms == 77_000
+
+
+def hourly(*offsets: int) -> Ledger:
+    """Return the ledger of an agent that noted its position each hour."""
+    ledger = Ledger()
+    for hour, offset in enumerate(offsets):
+        noted = msgspec.structs.replace(
+            log_entry(), next_offset=offset, time_ms=3_600_000 * hour, observe_until_ms=0
+        )
+        ledger = entered(ledger, noted)
+    return ledger
+
+
+def since(ledger: Ledger, *, earliest: int) -> LogEntry:
+    assert ledger.log is not None
+    return log_seen(
+        ledger,
+        identity="log",
+        bounds=Bounds(earliest, 100),
+        now_ms=ledger.log.time_ms + 1_000,
+        observe_s=86_400,
+    )[0]
+
+
+def test_orders_of_the_last_day_that_the_log_lost_are_missed_though_they_were_read() -> None:
+    """A restart counts limits from the log, so that what it lost would be forgotten."""
+    thirty_hours = hourly(*range(10, 40))
+    # What stood there five hours after the first note is a day old.
+    assert since(thirty_hours, earliest=14).observe_until_ms == 0
+    assert since(thirty_hours, earliest=16).observe_until_ms > 0
+
+
+def test_an_agent_that_knows_the_log_for_an_hour_misses_what_it_lost_since() -> None:
+    assert since(hourly(10, 20), earliest=10).observe_until_ms == 0
+    assert since(hourly(10, 20), earliest=11).observe_until_ms > 0
+
+
+def test_a_log_that_lost_orders_is_watched_for_one_day_and_not_for_ever() -> None:
+    ledger = hourly(10, 20)
+    lost = since(ledger, earliest=15)
+    again = since(entered(ledger, lost), earliest=15)
+    assert again.observe_until_ms == lost.observe_until_ms
+
+
+def test_positions_are_kept_for_a_day_and_no_longer() -> None:
+    assert len(hourly(*range(200)).positions) == 25

@@ -23,26 +23,29 @@ class LeapingClock:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.wall_s = 0
-        self.mono_s = 0
+        self.wall_s = 0.0
+        self.mono_s = 0.0
 
     def now_ms(self) -> int:
-        return self._clock.now_ms() + 1_000 * self.wall_s
+        return self._clock.now_ms() + round(1e3 * self.wall_s)
 
     def mono_ns(self) -> int:
-        return self._clock.mono_ns() + 1_000_000_000 * self.mono_s
+        return self._clock.mono_ns() + round(1e9 * self.mono_s)
 
 
 class StallingDisk:
-    """A ledger whose entry before the call takes as long as `stall` says."""
+    """A ledger whose entry before the call, or another, takes as long as `stall` says."""
 
-    def __init__(self, store: LedgerStore, stall: Callable[[], None]) -> None:
+    def __init__(
+        self, store: LedgerStore, stall: Callable[[], None], *, state: str = "sent"
+    ) -> None:
         self._store = store
         self._stall = stall
+        self._entry = f'"state":"{state}"'.encode()
 
     def append(self, entry: bytes) -> None:
         self._store.append(entry)
-        if b'"state":"sent"' in entry:
+        if self._entry in entry:
             self._stall()
 
     def entries(self) -> Sequence[bytes]:

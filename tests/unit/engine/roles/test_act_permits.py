@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import ClassVar
 
+import msgspec
 import pytest
 
 from connectors.simulator import virtual_time
@@ -11,7 +12,7 @@ from connectors.simulator.verbs import SimulatedVerbs
 from engine.looks import Permit
 from engine.wire.control import Control, encode_control
 from engine.wire.topics import CONTROL
-from tests.simulation.acting_site import Site, acting_site, panic
+from tests.simulation.acting_site import LAB, Site, acting_site, panic
 from tests.unit.engine.action.samples import order as sample_order
 from tests.unit.engine.action.samples import past
 from tests.unit.engine.roles.test_act import LeapingClock, dead_vm, only_mark, ordered
@@ -70,9 +71,18 @@ class NotingVerbs(SimulatedVerbs):
         await super().reset(vm, permit=permit)
 
 
-def test_a_call_is_permitted_for_what_is_left_of_the_look_and_for_the_run_that_was_judged() -> None:
+@pytest.mark.parametrize(
+    ("look_gap_s", "left_s"), [(6.0, 3.9), (4.0, 5.0)], ids=["of the look", "of the barrier"]
+)
+def test_a_call_is_permitted_for_what_is_left_and_for_the_run_that_was_judged(
+    look_gap_s: float, left_s: float
+) -> None:
+    limits = msgspec.structs.replace(LAB.limits, look_gap_s=look_gap_s)
+
     async def played() -> None:
-        async with acting_site(panic()) as site:
+        NotingVerbs.permits.clear()
+        policy = msgspec.structs.replace(LAB, limits=limits)
+        async with acting_site(panic(), policy=policy) as site:
             site.verbs["c0-n0"] = NotingVerbs(site.fleet.world, "c0-n0")
             site.start_agent()
             await asyncio.sleep(20.0)
@@ -81,7 +91,7 @@ def test_a_call_is_permitted_for_what_is_left_of_the_look_and_for_the_run_that_w
             (permit,) = NotingVerbs.permits
             assert permit is not None
             assert permit.instance == (await site.orders())[0].instance
-            assert 5.0 < permit.within_s <= 6.0
+            assert left_s - 0.5 < permit.within_s <= left_s + 0.01
 
     virtual_time.run(played())
 

@@ -1,0 +1,94 @@
+"""What an agent believes of time: its clocks may be set, and what it waits for may take long."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from connectors.simulator import virtual_time
+from engine.wire.order import encode_order
+from engine.wire.topics import ORDERS
+from tests.simulation.acting_site import EPOCH_MS, PLANNER_KEY, Site, acting_site, panic
+from tests.unit.engine.action.samples import order as sample_order
+from tests.unit.engine.action.samples import past
+from tests.unit.engine.roles.test_act import LeapingClock, StallingDisk, only_mark, ordered
+
+HOUR_S = 3_600
+
+
+def stalled(state: str, stall: Callable[[LeapingClock], None]) -> list[str]:
+    """Return how an order ends whose ledger entry `state` takes as long as `stall` says."""
+    ends: list[str] = []
+
+    async def played() -> None:
+        async with acting_site(panic()) as site:
+            clock = site.clock = LeapingClock(site.clock)
+            site.start_agent(
+                wrap=lambda store: StallingDisk(store, lambda: stall(clock), state=state)
+            )
+            await asyncio.sleep(20.0)
+            await ordered(site)
+            mark = await only_mark(site)
+            assert not site.resets()
+            ends.extend((mark.outcome, mark.sentence))
+
+    virtual_time.run(played())
+    return ends
+
+
+def test_a_pause_that_was_read_five_seconds_ago_is_no_longer_the_one_that_holds() -> None:
+    def five_seconds_pass(clock: LeapingClock) -> None:
+        clock.wall_s += 5.5
+        clock.mono_s += 5.5
+
+    # The look is 9.6 s old by then, and so still good.
+    outcome, sentence = stalled("sent", five_seconds_pass)
+    assert outcome == "refused"
+    assert "the newest words, 5.5 s old" in sentence
+
+
+def test_an_order_expires_though_the_clock_was_set_back_while_it_waited() -> None:
+    def a_minute_passes_unseen(clock: LeapingClock) -> None:
+        clock.mono_s += 65
+
+    outcome, sentence = stalled("accepted", a_minute_passes_unseen)
+    assert (outcome, sentence[:17]) == ("expired", "The order expired")
+
+
+@pytest.mark.parametrize("ahead_h", [8, 25])
+def test_an_agent_whose_clock_was_ahead_when_it_started_does_not_forget_the_day(
+    ahead_h: int,
+) -> None:
+    async def scene(site: Site, clock: LeapingClock) -> None:
+        said = site.alert()
+        given = sample_order(
+            vm=said.subject, instance=said.instance, node="c0-n1", opened_ms=EPOCH_MS
+        )
+        for hours in (20, 10, 5):
+            ago_s = (given.issued_ms - EPOCH_MS) / 1000 + hours * HOUR_S
+            old = past(given, ago_s=ago_s, incident=f"{hours:032x}")
+            value, headers = encode_order(old, PLANNER_KEY)
+            await site.log.append(
+                ORDERS.name, key=b"c0", value=value, headers=headers, time_ms=old.issued_ms
+            )
+        # An earlier life knows the log, so that no day of watching covers what follows.
+        earlier = site.start_agent()
+        await asyncio.sleep(1.0)
+        await site.stop(earlier)
+        clock.wall_s = ahead_h * HOUR_S
+        site.start_agent()
+        await asyncio.sleep(20.0)
+        clock.wall_s = 0
+        ago_s = (given.issued_ms - site.clock.now_ms()) / 1000
+        await site.order(past(given, ago_s=ago_s, node="c0-n0"))
+        mark = await only_mark(site)
+        assert not site.resets()
+        assert mark.outcome == "not_attempted"
+        assert mark.sentence.startswith("This node's clock was ahead when its agent started")
+
+    async def played() -> None:
+        async with acting_site(panic()) as site:
+            clock = site.clock = LeapingClock(site.clock)
+            await scene(site, clock)
+
+    virtual_time.run(played())
