@@ -19,8 +19,7 @@ from influxdb_client.client.write_api import SYNCHRONOUS
 from benchmarks.history_runs import fleet_records, recent_hours
 from benchmarks.report import report
 from connectors.influxdb.config import BATCH_LINES, InfluxConfig
-from connectors.influxdb.history import InfluxHistory
-from connectors.influxdb.lines import to_lines
+from connectors.influxdb.history import InfluxHistory, bodies
 from connectors.influxdb.setup import set_up
 from connectors.simulator.plan import WorldPlan
 from deploy.lab.influx_server import Influx
@@ -105,14 +104,15 @@ def ways(server: Influx, config: InfluxConfig) -> list[dict[str, str | int | flo
         return len(objects)
 
     theirs = timed(through_objects)
-    bodies = [to_lines(points, write_lines).text for points in folded(records)]
-    lines = b"".join(bodies).splitlines(keepends=True)
-    ready = [b"".join(lines[at : at + BATCH_LINES]) for at in range(0, len(lines), BATCH_LINES)]
+    ready = [
+        bytes(body.text) for bucket, body in bodies(folded(records), write_lines) if bucket == "raw"
+    ]
+    lines = sum(body.count(b"\n") for body in ready)
 
     def through_bodies() -> int:
         for body in ready:
             history._post("raw", body)  # noqa: SLF001 - the request alone, without the lines
-        return len(lines)
+        return lines
 
     limit = timed(through_bodies)
     client.close()

@@ -7,8 +7,8 @@ kept as they are. A row without any known field has no line.
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,70 +18,128 @@ from engine.wire.points import MISSING, Points, Series
 
 U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
 
-# `models.kernels.lines.write_lines`, or the same in Python.
-WriteLines = Callable[[U8, I64, U8, I64, U8, I64, I64, NDArray[np.float64], I64], int]
+# `models.kernels.lines.write_lines`, or None for the same in Python, twenty times slower.
+WriteLines = Callable[[U8, int, I64, U8, U8, I64, int, U8, I64, I64, F64, I64], int]
 
 # A sign, 19 digits, a point and what ends or begins a field.
 _NUMBER_BYTES: Final = 24
 # Above it the kernel's fixed point has no room; Python writes such a row.
 _FIXED_BELOW: Final = 1e15
+# What a buffer begins with: a full batch of most measurements.
+_ROOM_BYTES: Final = 1 << 21
 _SPECIAL: Final = re.compile(r"([,= ])")
 _QUOTED: Final = re.compile(r'(["\\])')
+_ESCAPED: Final = r"\\\1"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Lines:
-    """Text of some rows; `ends` says where each row's line ends, as a row may have none."""
+class Line(NamedTuple):
+    """The line of one row: `points` counts the points that were added to its body."""
 
+    points: int
+    row: int
     text: bytes
-    ends: I64
-
-    def rows(self, begin: int, end: int) -> bytes:
-        """Return the lines of some rows."""
-        return self.text[int(self.ends[begin - 1]) if begin else 0 : int(self.ends[end - 1])]
 
 
-class _Keys(NamedTuple):
-    """What stands before the fields of each row."""
+class _Span(NamedTuple):
+    """Rows that were added together, from `row` on, and where their lines begin and end."""
 
-    text: U8
+    points: int
+    row: int
+    begin: int
     ends: I64
 
 
-def to_lines(points: Points, write: WriteLines | None = None) -> Lines:
-    """Return the line protocol of `points`, times in ns.
+class Body:
+    """Lines that go out together, written into one buffer that is used again and again.
 
     Parameters
     ----------
     write
         `models.kernels.lines.write_lines` where Numba may be imported; None writes the same
         in Python.
+
+    Attributes
+    ----------
+    rows
+        How many were added since it was cleared, those without a line too.
     """
-    integers, floats, texts = _columns(points)
-    # A missing comparison is False, so unknown numbers do not send a row to Python.
-    if texts or write is None or (np.abs(floats[1]) >= _FIXED_BELOW).any():
-        return _in_python(points)
-    keys = _keys(points.series, points.measurement)
-    names, name_ends = _joined([f"{name}=" for name in (*integers[0], *floats[0])])
-    size = len(points)
-    room = len(keys.text) + size * (
-        len(names) + _NUMBER_BYTES * (len(integers[0]) + len(floats[0]) + 1)
-    )
-    out = np.empty(room, np.uint8)
-    ends = np.empty(size, np.int64)
-    length = write(
-        out,
-        ends,
-        keys.text,
-        keys.ends,
-        names,
-        name_ends,
-        integers[1],
-        floats[1],
-        np.ascontiguousarray(points.time_ns, np.int64),
-    )
-    return Lines(out[:length].tobytes(), ends)
+
+    def __init__(self, write: WriteLines | None = None) -> None:
+        self._write = write
+        self._buffer = np.empty(_ROOM_BYTES, np.uint8)
+        self._length = 0
+        self._spans: list[_Span] = []
+        self.rows = 0
+
+    @property
+    def text(self) -> memoryview:
+        """The lines, until more are added or it is cleared."""
+        return self._buffer[: self._length].data
+
+    def clear(self) -> None:
+        """Forget what was added."""
+        self._length = self.rows = 0
+        self._spans = []
+
+    def add(self, points: Points, begin: int, end: int, *, number: int = 0) -> None:
+        """Add the lines of some rows; `number` is what `Line.points` says of them."""
+        ends = np.empty(end - begin, np.int64)
+        columns = _columns(points, begin, end)
+        length = -1 if columns is None else self._compiled(points, begin, columns, ends)
+        if length < 0:
+            text = _in_python(points, begin, end, ends)
+            self._make_room(len(text))
+            ends += self._length
+            length = self._length + len(text)
+            self._buffer[self._length : length] = np.frombuffer(text, np.uint8)
+        self._spans.append(_Span(number, begin, self._length, ends))
+        self._length = length
+        self.rows += end - begin
+
+    def lines(self) -> list[Line]:
+        """Return each line; asked for only when something was refused."""
+        found = []
+        for span in self._spans:
+            begin = span.begin
+            for index, end in enumerate(span.ends.tolist()):
+                if end > begin:
+                    text = self._buffer[begin:end].tobytes()
+                    found.append(Line(span.points, span.row + index, text))
+                begin = end
+        return found
+
+    def _compiled(self, points: Points, begin: int, columns: "_Columns", ends: I64) -> int:
+        """Return where the lines end; -1 if the kernel is not to be had or has no room."""
+        if self._write is None:
+            return -1
+        tags = _tags(points.series)
+        head = np.frombuffer(points.measurement.encode(), np.uint8)
+        names = _names(columns.names)
+        fields = len(names.text) + _NUMBER_BYTES * (len(columns.names) + 1)
+        self._make_room(len(tags.text) + len(ends) * (len(head) + fields))
+        return self._write(
+            self._buffer,
+            self._length,
+            ends,
+            head,
+            tags.text,
+            tags.ends,
+            begin,
+            names.text,
+            names.ends,
+            columns.integers,
+            columns.floats,
+            columns.times,
+        )
+
+    def _make_room(self, room_bytes: int) -> None:
+        needed = self._length + room_bytes
+        if needed > len(self._buffer):
+            larger = np.empty(max(needed, 2 * len(self._buffer)), np.uint8)
+            larger[: self._length] = self._buffer[: self._length]
+            self._buffer = larger
 
 
 def float_text(value: float) -> str:
@@ -96,83 +154,105 @@ def float_text(value: float) -> str:
     return "0" if text == "-0" else text
 
 
-def _columns(
-    points: Points,
-) -> tuple[
-    tuple[list[str], I64], tuple[list[str], NDArray[np.float64]], dict[str, Sequence[str | None]]
-]:
-    """Return integers and floats as (names, matrix), and texts by name."""
-    integers: dict[str, I64] = {}
-    floats: dict[str, NDArray[np.float64]] = {}
-    texts: dict[str, Sequence[str | None]] = {}
+class _Columns(NamedTuple):
+    """Numbers of some rows, a field a line; names of the integers first."""
+
+    names: tuple[str, ...]
+    integers: I64
+    floats: F64
+    times: I64
+
+
+class _Texts(NamedTuple):
+    """Texts one after the other, and where each ends."""
+
+    text: U8
+    ends: I64
+
+
+def _columns(points: Points, begin: int, end: int) -> _Columns | None:
+    """Return the numbers of some rows; None if there are texts among the fields."""
+    whole: dict[str, I64] = {}
+    fractions: dict[str, F64] = {}
     for name, column in points.fields.items():
         if not isinstance(column, np.ndarray):
-            texts[name] = column
-        elif column.dtype.kind == "f":
-            floats[name] = column.astype(np.float64, copy=False)
+            return None
+        if column.dtype.kind == "f":
+            fractions[name] = column.astype(np.float64, copy=False)
         else:
-            integers[name] = column.astype(np.int64, copy=False)
-    size = len(points)
-    return (
-        (list(integers), np.vstack([*integers.values(), np.empty((0, size), np.int64)])),
-        (list(floats), np.vstack([*floats.values(), np.empty((0, size))])),
-        texts,
-    )
+            whole[name] = column.astype(np.int64, copy=False)
+    integers = np.empty((len(whole), end - begin), np.int64)
+    for row, numbers in enumerate(whole.values()):
+        integers[row] = numbers[begin:end]
+    floats = np.empty((len(fractions), end - begin))
+    for row, values in enumerate(fractions.values()):
+        floats[row] = values[begin:end]
+    times = np.ascontiguousarray(points.time_ns[begin:end], np.int64)
+    return _Columns((*whole, *fractions), integers, floats, times)
 
 
-def _keys(series: Series, measurement: str) -> _Keys:
+@lru_cache(maxsize=256)  # far more than there are measurements with their fields
+def _names(names: tuple[str, ...]) -> _Texts:
+    return _joined([f"{name}=" for name in names])
+
+
+def _tags(series: Series) -> _Texts:
     """Return the escaped tags of each row, kept with the series for its next rows."""
-    known = series.derived.get(measurement)
-    if isinstance(known, _Keys):
-        return known
-    text, ends = _joined(_key_texts(series, measurement))
-    keys = _Keys(text, ends)
-    series.derived[measurement] = keys
-    return keys
+    known = series.derived
+    if not isinstance(known, _Texts):
+        known = series.derived = _joined(_tag_texts(series))
+    return known
 
 
-def _key_texts(series: Series, measurement: str) -> list[str]:
-    columns = [
-        [f",{name}={_SPECIAL.sub(_ESCAPED, value)}" if value else "" for value in values]
-        for name, values in series.tags.items()
-    ]
-    return [measurement + "".join(parts) for parts in zip(*columns, strict=True)]
+def _tag_texts(series: Series) -> list[str]:
+    columns = []
+    for name, values in series.tags.items():
+        # Most tags of a node's rows have one value.
+        texts = {
+            value: f",{name}={_SPECIAL.sub(_ESCAPED, value)}" if value else ""
+            for value in set(values)
+        }
+        columns.append([texts[value] for value in values])
+    return ["".join(parts) for parts in zip(*columns, strict=True)]
 
 
-_ESCAPED: Final = r"\\\1"
-
-
-def _joined(texts: list[str]) -> tuple[U8, I64]:
+def _joined(texts: list[str]) -> _Texts:
     encoded = [text.encode() for text in texts]
     ends = np.cumsum([len(part) for part in encoded], dtype=np.int64)
-    return np.frombuffer(b"".join(encoded), np.uint8), ends
+    return _Texts(np.frombuffer(b"".join(encoded), np.uint8), ends)
 
 
-def _in_python(points: Points) -> Lines:
+def _in_python(points: Points, begin: int, end: int, ends: I64) -> bytes:
     """Write every row in Python: the kernel's twin, and the only one that knows texts."""
-    (whole, integers), (fractions, floats), texts = _columns(points)
+    columns = {
+        name: column[begin:end].tolist() if isinstance(column, np.ndarray) else column[begin:end]
+        for name, column in points.fields.items()
+    }
     parts: list[bytes] = []
-    ends: list[int] = []
     length = 0
-    times = points.time_ns.tolist()
-    for row, key in enumerate(_key_texts(points.series, points.measurement)):
+    times = points.time_ns[begin:end].tolist()
+    for row, tags in enumerate(_tag_texts(points.series)[begin:end]):
         fields = [
-            f"{name}={number}i"
-            for name, number in zip(whole, integers[:, row].tolist(), strict=True)
-            if number != MISSING
+            f"{name}={text}"
+            for name, column in columns.items()
+            if (text := _field_text(column[row])) is not None
         ]
-        fields += [
-            f"{name}={float_text(number)}"
-            for name, number in zip(fractions, floats[:, row].tolist(), strict=True)
-            if math.isfinite(number)
-        ]
-        for name, values in texts.items():
-            value = values[row]
-            if value is not None:
-                fields.append(f'{name}="{_QUOTED.sub(_ESCAPED, value)}"')
         if fields:
-            line = f"{key} {','.join(fields)} {times[row]}\n".encode(errors="replace")
-            parts.append(line)
-            length += len(line)
-        ends.append(length)
-    return Lines(b"".join(parts), np.array(ends, np.int64))
+            line = f"{points.measurement}{tags} {','.join(fields)} {times[row]}\n"
+            parts.append(line.encode(errors="replace"))
+            length += len(parts[-1])
+        ends[row] = length
+    return b"".join(parts)
+
+
+def _field_text(value: float | int | str | None) -> str | None:
+    """Return a value as the protocol says it, None where it is not known."""
+    match value:
+        case str():
+            return f'"{_QUOTED.sub(_ESCAPED, value)}"'
+        case int():
+            return None if value == MISSING else f"{value}i"
+        case float():
+            return float_text(value) if math.isfinite(value) else None
+        case None:
+            return None

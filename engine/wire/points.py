@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -30,7 +31,7 @@ class Series:
     Attributes
     ----------
     derived
-        Where a store keeps what it made of the tags, by measurement.
+        Where a store keeps what it made of the tags.
     """
 
     __slots__ = ("derived", "size", "tags")
@@ -41,7 +42,7 @@ class Series:
             raise ValueError(f"tags of {sorted(sizes)} rows, one number of them is needed")
         self.tags = {name: tuple(map(_tag_text, tags[name])) for name in sorted(tags)}
         self.size = sizes.pop()
-        self.derived: dict[str, object] = {}
+        self.derived: object = None
 
     def __len__(self) -> int:
         return self.size
@@ -67,17 +68,15 @@ class Points:
     fields: Mapping[str, Column]
 
     def __post_init__(self) -> None:
-        declared = self.declared
-        kinds = {field.name: field.kind for field in declared.fields}
-        if set(self.series.tags) - set(declared.tags):
+        tags, kinds = _declared(self.measurement)
+        if not self.series.tags.keys() <= tags:
             raise ValueError(f"{self.measurement} has no tags {set(self.series.tags)}")
+        size = self.series.size
         for name, column in self.fields.items():
-            if name not in kinds:
-                raise ValueError(f"{self.measurement} has no field {name!r}")
-            if len(column) != len(self.series) or kind_of(column) != kinds[name]:
+            if kinds.get(name) != kind_of(column) or len(column) != size:
                 raise ValueError(
-                    f"{self.measurement}.{name} wants {len(self.series)} values of kind"
-                    f" {kinds[name]}, not {len(column)} of kind {kind_of(column)}"
+                    f"{self.measurement}.{name} wants {size} values of kind {kinds.get(name)},"
+                    f" not {len(column)} of kind {kind_of(column)}"
                 )
 
     @classmethod
@@ -105,10 +104,16 @@ class Points:
     @property
     def declared(self) -> Measurement:
         """What `engine.wire.measurement` says of these rows."""
-        try:
-            return MEASUREMENTS[self.measurement]
-        except KeyError:
-            raise ValueError(f"{self.measurement!r} is not declared as a measurement") from None
+        return MEASUREMENTS[self.measurement]
+
+
+@cache
+def _declared(measurement: str) -> tuple[frozenset[str], dict[str, str]]:
+    """Return the tags of a measurement and the kinds of its fields."""
+    if measurement not in MEASUREMENTS:
+        raise ValueError(f"{measurement!r} is not declared as a measurement")
+    found = MEASUREMENTS[measurement]
+    return frozenset(found.tags), {field.name: field.kind for field in found.fields}
 
 
 def _tag_text(text: str) -> str:
@@ -137,12 +142,17 @@ def kept(values: NDArray[np.floating[Any]] | NDArray[np.int64]) -> NDArray[np.fl
     """
     exact = np.asarray(values, np.float64)
     size = np.abs(exact)
-    scale = np.select([size < 1e9, size < 1e12, size < 1e15], [1e6, 1e3, 1.0], 0.0)
     with np.errstate(invalid="ignore", over="ignore"):
-        rounded = np.where(
-            scale > 0.0, np.rint(exact * scale) / np.where(scale > 0, scale, 1), exact
-        )
-    return np.where(np.isfinite(exact), rounded + 0.0, np.nan)
+        rounded: NDArray[np.float64] = np.rint(exact * 1e6) / 1e6
+        large = size >= 1e9
+        # Most columns have none of them.
+        if large.any():
+            thousandths = np.rint(exact * 1e3) / 1e3
+            plain = np.where(size < 1e15, np.rint(exact), exact)
+            rounded = np.where(large, np.where(size < 1e12, thousandths, plain), rounded)
+            rounded[np.isinf(exact)] = np.nan
+    # A negative zero becomes a plain one.
+    return rounded + 0.0
 
 
 def known_integers(

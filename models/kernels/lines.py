@@ -16,31 +16,42 @@ F64 = NDArray[np.float64]
 # As `engine.wire.points`: what is not known, and which decimals floats are kept with.
 _MISSING = -9_223_372_036_854_775_808
 _SIX_DECIMALS, _THREE_DECIMALS, _EXACT = 1e9, 1e12, 1e15
-# A sign, 19 digits, a point and what ends or begins a field.
-NUMBER_BYTES = 24
 _SPACE, _COMMA, _MINUS, _POINT, _ZERO, _I, _NEWLINE = 32, 44, 45, 46, 48, 105, 10
+# Unsigned, as dividing a signed number by a constant costs corrections for its sign.
+_ONE, _HUNDRED = np.uint64(1), np.uint64(100)
+_THOUSAND, _MILLION = np.uint64(1_000), np.uint64(1_000_000)
+_POWERS = np.array([10**exponent for exponent in range(20)], np.uint64)
+# Two digits at a time halve the divisions.
+_PAIRS = np.frombuffer(b"".join(b"%02d" % pair for pair in range(100)), np.uint8)
 
 
 @inlined
 def _copy(out: U8, at: int, source: U8, begin: int, end: int) -> int:
-    for i in range(begin, end):
-        out[at] = source[i]
-        at += 1
-    return at
+    # Signed places would be looked at for being negative, byte by byte.
+    to, of = np.uintp(at), np.uintp(begin)
+    for i in range(np.uintp(end - begin)):
+        out[to + i] = source[of + i]
+    return at + end - begin
 
 
 @inlined
-def _digits(out: U8, at: int, value: int) -> int:
-    """Write a number that is not negative, and return where it ends."""
+def _digits(out: U8, at: int, value: np.uint64) -> int:
+    """Write a number and return where it ends."""
     count = 1
-    rest = value // 10
-    while rest > 0:
-        rest //= 10
+    while count < 20 and value >= _POWERS[count]:
         count += 1
-    for place in range(at + count - 1, at - 1, -1):
-        tens = value // 10
-        out[place] = _ZERO + value - 10 * tens
-        value = tens
+    place = at + count
+    while value >= _HUNDRED:
+        rest = value // _HUNDRED
+        pair = np.int64(value - rest * _HUNDRED)
+        place -= 2
+        out[place] = _PAIRS[2 * pair]
+        out[place + 1] = _PAIRS[2 * pair + 1]
+        value = rest
+    pair = np.int64(value)
+    if pair >= 10:
+        out[at] = _PAIRS[2 * pair]
+    out[place - 1] = _PAIRS[2 * pair + 1]
     return at + count
 
 
@@ -48,30 +59,34 @@ def _digits(out: U8, at: int, value: int) -> int:
 def _decimal(out: U8, at: int, value: float) -> int:
     """Write a float below 1e15 with the decimals it is kept with, trailing zeros left out."""
     size = abs(value)
-    decimals, scale = 0, 1.0
     if size < _SIX_DECIMALS:
-        decimals, scale = 6, 1e6
+        mantissa = np.uint64(np.rint(size * 1e6))
+        whole = mantissa // _MILLION
+        millionths = mantissa - whole * _MILLION
     elif size < _THREE_DECIMALS:
-        decimals, scale = 3, 1e3
-    mantissa = int(np.rint(size * scale))
-    if value < 0.0 and mantissa > 0:
+        mantissa = np.uint64(np.rint(size * 1e3))
+        whole = mantissa // _THOUSAND
+        millionths = (mantissa - whole * _THOUSAND) * _THOUSAND
+    else:
+        whole = mantissa = np.uint64(np.rint(size))
+        millionths = whole - whole
+    if value < 0.0 and mantissa >= _ONE:
         out[at] = _MINUS
         at += 1
-    divisor = int(scale)
-    whole = mantissa // divisor
-    fraction = mantissa - whole * divisor
     at = _digits(out, at, whole)
-    if fraction == 0:
+    if millionths < _ONE:
         return at
-    while fraction % 10 == 0:
-        fraction //= 10
-        decimals -= 1
     out[at] = _POINT
-    for place in range(at + decimals, at, -1):
-        tens = fraction // 10
-        out[place] = _ZERO + fraction - 10 * tens
-        fraction = tens
-    return at + 1 + decimals
+    for place in range(at + 5, at, -2):
+        rest = millionths // _HUNDRED
+        pair = np.int64(millionths - rest * _HUNDRED)
+        out[place] = _PAIRS[2 * pair]
+        out[place + 1] = _PAIRS[2 * pair + 1]
+        millionths = rest
+    at += 7
+    while out[at - 1] == _ZERO:
+        at -= 1
+    return at
 
 
 @inlined
@@ -81,17 +96,47 @@ def _integer(out: U8, at: int, number: int) -> int:
         out[at] = _MINUS
         at += 1
         number = -number
-    at = _digits(out, at, number)
+    at = _digits(out, at, np.uint64(number))
     out[at] = _I
     return at + 1
+
+
+@inlined
+def _fields(
+    out: U8, at: int, names: U8, name_ends: I64, integers: I64, floats: F64, row: int
+) -> int:
+    """Write what is known of a row, and return where it ends; -1 if there is no room for it."""
+    whole = integers.shape[0]
+    separator = _SPACE
+    for field in range(whole + floats.shape[0]):
+        if field < whole:
+            if integers[field, row] == _MISSING:
+                continue
+        else:
+            value = floats[field - whole, row]
+            if np.isnan(value):
+                continue
+            if abs(value) >= _EXACT:
+                return -1
+        out[at] = separator
+        separator = _COMMA
+        at = _copy(out, at + 1, names, name_ends[field - 1] if field > 0 else 0, name_ends[field])
+        if field < whole:
+            at = _integer(out, at, integers[field, row])
+        else:
+            at = _decimal(out, at, floats[field - whole, row])
+    return at
 
 
 @kernel
 def write_lines(
     out: U8,
+    at: int,
     ends: I64,
-    keys: U8,
-    key_ends: I64,
+    measurement: U8,
+    tags: U8,
+    tag_ends: I64,
+    first: int,
     names: U8,
     name_ends: I64,
     integers: I64,
@@ -103,52 +148,49 @@ def write_lines(
     Parameters
     ----------
     out
-        Overwritten; long enough for every key, every name and `NUMBER_BYTES` a number.
+        Written from `at` on; it has room for every tag and name and 24 bytes a number.
     ends
         Shape (n,), overwritten: where each row's line ends in `out`; a row without a line ends
         where the one before it does.
-    keys, key_ends
-        What stands before the fields of each row, one after the other, and where each ends.
+    measurement
+        What every line begins with.
+    tags, tag_ends, first
+        What follows it, one row after the other from row `first` on, and where each ends.
     names, name_ends
         Names of the fields with what follows them, first of the integers, then of the floats.
     integers
         Shape (fields, n); the smallest int64 is unknown.
     floats
-        Shape (fields, n), all below 1e15; NaN is unknown.
+        Shape (fields, n); NaN is unknown.
     times
         Shape (n,), not negative.
 
     Returns
     -------
     int
-        How many bytes of `out` were written.
+        Where the last line ends in `out`; -1 if a float is 1e15 or more, which fixed point
+        has no room for.
     """
-    at = 0
-    whole = integers.shape[0]
+    written_ns, time_begin, time_end = -1, 0, 0
     for row in range(times.shape[0]):
         begin = at
-        at = _copy(out, at, keys, key_ends[row - 1] if row > 0 else 0, key_ends[row])
-        separator = _SPACE
-        for field in range(whole + floats.shape[0]):
-            if field < whole:
-                if integers[field, row] == _MISSING:
-                    continue
-            elif np.isnan(floats[field - whole, row]):
-                continue
-            out[at] = separator
-            separator = _COMMA
-            at = _copy(
-                out, at + 1, names, name_ends[field - 1] if field > 0 else 0, name_ends[field]
-            )
-            if field < whole:
-                at = _integer(out, at, integers[field, row])
-            else:
-                at = _decimal(out, at, floats[field - whole, row])
-        if separator == _SPACE:
+        at = _copy(out, at, measurement, 0, measurement.shape[0])
+        tag = first + row
+        at = _copy(out, at, tags, tag_ends[tag - 1] if tag > 0 else 0, tag_ends[tag])
+        line = _fields(out, at, names, name_ends, integers, floats, row)
+        if line < 0:
+            return -1
+        if line == at:
             at = begin
         else:
-            out[at] = _SPACE
-            at = _digits(out, at + 1, times[row])
+            out[line] = _SPACE
+            at = line + 1
+            # Rows of a frame have one time: its digits are copied from the row before.
+            if times[row] == written_ns:
+                at = _copy(out, at, out, time_begin, time_end)
+            else:
+                written_ns, time_begin = times[row], at
+                at = time_end = _digits(out, at, np.uint64(written_ns))
             out[at] = _NEWLINE
             at += 1
         ends[row] = at

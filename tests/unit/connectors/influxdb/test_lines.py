@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.influxdb.lines import to_lines
+from connectors.influxdb.lines import Body
 from engine.wire.points import MISSING, Points, Series
 from models.kernels.lines import write_lines
 
@@ -18,6 +18,15 @@ TEXTS = st.text(max_size=12) | st.sampled_from(
     ["a b", "a,b", "a=b", 'a"b', "a\\", "a\\ ", "\n", "\r\n", "🦆", "\ud800", "\x85", " ", "="]
 )
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True, width=64)
+
+
+def text_of(points: Points, write=None) -> str:
+    """Write rows in two goes, as a batch that fills up between them does."""
+    body = Body(write)
+    middle = len(points) // 2
+    body.add(points, 0, middle)
+    body.add(points, middle, len(points))
+    return bytes(body.text).decode()
 
 
 def parsed(text: str) -> list[tuple[str, dict[str, str], dict[str, object], int]]:
@@ -87,9 +96,7 @@ def test_numbers_come_back_to_the_last_bit(write, rows):
         tags = {name: texts[row] for name, texts in series.tags.items() if texts[row]}
         if known:
             expected.append(("flatline_vm", tags, known, times[row]))
-    lines = to_lines(points, write)
-    assert parsed(lines.text.decode()) == expected
-    assert lines.ends[-1] == len(lines.text)
+    assert parsed(text_of(points, write)) == expected
 
 
 @WRITERS
@@ -101,8 +108,7 @@ def test_integers_come_back_digit_by_digit(write, values):
         "libvirt_state", series, [1] * len(values), {"state": np.array(values, np.int64)}
     )
     found = {
-        int(tags["vm"]): fields["state"]
-        for _, tags, fields, _ in parsed(to_lines(points, write).text.decode())
+        int(tags["vm"]): fields["state"] for _, tags, fields, _ in parsed(text_of(points, write))
     }
     assert found == {row: value for row, value in enumerate(values) if value != MISSING}
 
@@ -117,19 +123,44 @@ def test_texts_come_back_as_they_were(texts):
         for row, text in enumerate(texts)
         if text is not None
     }
-    lines = parsed(to_lines(points).text.decode())
+    lines = parsed(text_of(points))
     assert {tags["subject"]: fields["sentence"] for _, tags, fields, _ in lines} == kept
 
 
-def test_each_row_can_be_cut_out_of_the_text():
+def test_each_line_can_be_told_by_its_points_and_row():
     series = Series({"vm": ["a", "b", "c"]})
     points = Points.of(
         "flatline_vm", series, [1, 2, 3], {"cpu_cores": np.array([1.0, np.nan, 2.5])}
     )
-    lines = to_lines(points, write_lines)
-    assert [lines.rows(row, row + 1) for row in range(3)] == [
-        b"flatline_vm,vm=a cpu_cores=1 1\n",
-        b"",
-        b"flatline_vm,vm=c cpu_cores=2.5 3\n",
+    body = Body(write_lines)
+    body.add(points, 0, 2, number=4)
+    body.add(points, 1, 3, number=5)
+    assert body.rows == 4
+    assert body.lines() == [
+        (4, 0, b"flatline_vm,vm=a cpu_cores=1 1\n"),
+        (5, 2, b"flatline_vm,vm=c cpu_cores=2.5 3\n"),
     ]
-    assert lines.rows(0, 3) == lines.text
+    assert bytes(body.text) == b"".join(line.text for line in body.lines())
+    body.clear()
+    assert (bytes(body.text), body.lines(), body.rows) == (b"", [], 0)
+
+
+def test_a_body_grows_without_losing_what_it_holds():
+    size = 30_000
+    series = Series({"vm": [f"{row:0100d}" for row in range(size)]})
+    points = Points.of("libvirt_state", series, [1] * size, {"state": np.arange(size)})
+    body = Body(write_lines)
+    for begin in range(0, size, 10_000):
+        body.add(points, begin, begin + 10_000)
+    states = [fields["state"] for _, _, fields, _ in parsed(bytes(body.text).decode())]
+    assert states == list(range(size))
+
+
+def test_a_time_is_that_of_its_own_row_though_rows_before_it_have_no_line():
+    series = Series({"vm": ["a", "b", "c", "d"]})
+    numbers = np.array([1.0, np.nan, 2.0, 3.0])
+    points = Points.of("flatline_vm", series, [1, 2, 2, 1], {"cpu_cores": numbers})
+    assert [time for _, _, _, time in parsed(text_of(points, write_lines))] == [1, 2, 1]
+    body = Body(write_lines)
+    body.add(points, 0, 4)
+    assert [line.text.rsplit(b" ")[-1] for line in body.lines()] == [b"1\n", b"2\n", b"1\n"]
