@@ -81,7 +81,7 @@ class Influx:
             return None
         return pid if str(self.root).encode() in command else None
 
-    def start(self) -> Self:
+    def start(self, *flags: str) -> Self:
         """Start it without waiting; a running server is left alone."""
         if self.pid is not None:
             return self
@@ -103,6 +103,7 @@ class Influx:
                     "--reporting-disabled",
                     "--ui-disabled",
                     "--log-level=info",
+                    *flags,
                 ],
                 stdout=log,
                 stderr=log,
@@ -189,6 +190,20 @@ class Influx:
         return sum(
             path.stat().st_size for path in (self.root / "engine").rglob("*") if path.is_file()
         )
+
+    def settled_disk_bytes(self) -> int:
+        """Return what its shards take once all of it is compacted, as after a quiet night."""
+        self.stop()
+        self.start(
+            "--storage-cache-snapshot-write-cold-duration=1s",
+            "--storage-compact-full-write-cold-duration=1s",
+        ).wait()
+        sizes = [-1, self.disk_bytes()]
+        while sizes[-1] != sizes[-2]:
+            # Longer than it takes to begin the next compaction.
+            time.sleep(15.0)
+            sizes.append(self.disk_bytes())
+        return sizes[-1]
 
     def remove(self) -> None:
         """Stop it and delete the folder."""
