@@ -44,6 +44,7 @@ $(INSTALLED): requirements.lock pyproject.toml $(BIN)/python
 # Without pip, which Debian splits off: the machine's own pip or uv installs into it.
 $(BIN)/python:
 	@$(if $(PYTHON),$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))',false) || { echo "Flatline needs Python 3.11 or 3.12. Name one: make setup PYTHON=/path/to/it"; exit 1; }
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || uv --version >/dev/null 2>&1 || { echo "Neither pip nor uv is here to install with: apt-get install python3-pip, or see uv's own page."; exit 1; }
 	@$(PYTHON) -m venv --without-pip $(VENV)
 
 lab: $(LAB_INSTALLED) ## Install what the integration tests need of the machine (Debian, root)

@@ -119,11 +119,6 @@ class LibvirtHypervisor:
         """Return the events since the last call, oldest first, each once."""
         return self._queue.drain()
 
-    @property
-    def events_dropped_total(self) -> int:
-        """How many events were lost because nobody drained them."""
-        return self._queue.dropped_total
-
     async def inventory(self) -> tuple[InventoryItem, ...]:
         """Return what each running VM is; one that cannot be asked, as it was when asked last.
 

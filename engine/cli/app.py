@@ -69,7 +69,7 @@ def engine(file: File = None, sets: Sets = None) -> None:
 
 @app.command()
 def plan(file: File = None, sets: Sets = None) -> None:
-    """Turn alerts into orders, under the policy, and tell people what they must hear."""
+    """Turn alerts into orders under the policy, and tell people."""
     from engine.cli.process import serve
     from engine.wiring import authority, notify_opener, open_log, plan_opener, process
 
@@ -126,7 +126,7 @@ def demo(
     ] = 12.0,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live view.")] = False,
 ) -> None:
-    """Watch 200 simulated VMs fail and be repaired; ends by itself with a summary."""
+    """Watch 200 simulated VMs fail and be repaired. Ends by itself with a summary."""
     from engine.cli.demo import run_demo
 
     raise typer.Exit(run_demo(seed=seed, speed=speed, plain=plain))
@@ -151,7 +151,7 @@ def replay(
         typer.Option("--compare", metavar="FILE", help="What would this policy have done?"),
     ] = None,
 ) -> None:
-    """Run a recorded dataset through engine and planner, as fast as this machine can."""
+    """Run a recorded dataset through engine and planner. As fast as this machine can."""
     from engine.cli.replay import run_replay, told
     from engine.wiring import open_recording
 
@@ -171,7 +171,7 @@ def evaluate(
         typer.Option("--pages/--no-pages", help="Draw a page for each miss and false alarm."),
     ] = True,
 ) -> None:
-    """Hold a replay against the truth: recall, delay, false alarms and kinds."""
+    """Hold a replay against the truth. Tells recall, delay, false alarms and kinds."""
     from engine.cli.evaluate import PAGES, run_evaluation, tables
 
     evaluation = run_evaluation(folder, events=events, drawing=drawing)
@@ -193,7 +193,7 @@ Cell = Annotated[
 def event_reboot(
     vm: Vm, cell: Cell = None, minutes: Minutes = 10.0, file: File = None, sets: Sets = None
 ) -> None:
-    """Say that the owner reboots a VM now, so that its silence means nothing."""
+    """Say that the owner reboots a VM now. Its silence then means nothing."""
     _owner_event("owner_reboot", vm, cell=cell, minutes=minutes, file=file, sets=sets)
 
 
@@ -201,7 +201,7 @@ def event_reboot(
 def event_maintenance(
     vm: Vm, cell: Cell = None, minutes: Minutes = 60.0, file: File = None, sets: Sets = None
 ) -> None:
-    """Say that the owner works on a VM, so that nothing it does leads to an action."""
+    """Say that the owner works on a VM. Nothing it does then leads to an action."""
     _owner_event("owner_maintenance", vm, cell=cell, minutes=minutes, file=file, sets=sets)
 
 
@@ -249,7 +249,7 @@ def pause_on(
         settings_of(file, sets),
         lambda here, log: append_pause(here, log, scope=scope, reason=reason, minutes=minutes),
     )
-    until = "until `flatline pause off`" if minutes is None else f"for {minutes:g} min"
+    until = f"until `flatline pause off {scope}`" if minutes is None else f"for {minutes:g} min"
     console().print(f"Nothing is done to {scope} {until}.")
 
 
@@ -304,7 +304,7 @@ def approve(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Let the steps of one incident be taken that the policy leaves to a person (approve)."""
+    """Approve the steps of one incident. Those that the policy leaves to a person."""
     from engine.cli.words import append_approval, with_log
 
     with_log(
@@ -318,7 +318,7 @@ def approve(
 
 @policy.command("check")
 def policy_check(file: Annotated[Path, typer.Argument(help="Policy in TOML.")]) -> None:
-    """Check a policy file against the schema and the hard limits, and say what it allows."""
+    """Check a policy file and say what it allows. It must keep the schema and the hard limits."""
     from engine.cli.policy import explained
     from engine.wiring import read_policy
 
@@ -336,7 +336,7 @@ def audit_verify(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Check every writer's chain for edits, gaps and cuts; exit code 1 if there are any.
+    """Check each writer's chain for edits, gaps and cuts. Exit code 1 if there are any.
 
     Where each chain stood is written to `--heads`, so that the next check sees what was cut
     since. Copy that file to another machine: who can edit the log may reach it here.
@@ -391,7 +391,7 @@ def audit_show(
 
 @audit.command("rules")
 def audit_rules() -> None:
-    """List every sentence of a decision or refusal by its rule, as the runbook explains them."""
+    """List every sentence of a decision or refusal. The runbook explains them."""
     from engine.roles.sentences import SENTENCES
 
     table = Table("rule", "sentence")
@@ -408,7 +408,7 @@ def doctor(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Look at each part of this installation and say what to do; exit code 1 if any is ill."""
+    """Look at each part and say what to do. Exit code 1 if any is ill."""
     from engine.cli.doctor import Check, examine
 
     settings = settings_of(file, sets)
@@ -433,7 +433,7 @@ def config_show(file: File = None, sets: Sets = None) -> None:
 
 @config.command("check")
 def config_check(file: File = None, sets: Sets = None) -> None:
-    """Check file, environment and flags, what they name, and say which file was read."""
+    """Check settings and what they name. Says which file was read."""
     from engine.settings import DEFAULT_FILE
     from engine.wiring import policy_of
 
@@ -450,7 +450,7 @@ def config_schema(
         str, typer.Argument(help="settings, or a record: frame, alert, order, journal, ...")
     ] = "settings",
 ) -> None:
-    """Print the JSON Schema of the settings file, or of what stands in the log."""
+    """Print the JSON Schema of the settings or of a record."""
     from engine.wire.schemas import CONTRACTS, schema
 
     if of != "settings" and of not in CONTRACTS:

@@ -152,7 +152,7 @@ def _keys(here: Process) -> Iterator[Check]:
             f" every trusted folder to agent-{node}.pub.",
         )
     else:
-        sentence = f"{len(trusted.planners)} planners and {len(trusted.agents)} agents are trusted."
+        sentence = f"Trusted planners: {len(trusted.planners)}, agents: {len(trusted.agents)}."
         yield Check("keys", "well", sentence)
 
 

@@ -33,8 +33,8 @@ def history_setup(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Make buckets, retention, InfluxQL names and tokens; a second call changes nothing."""
-    from engine.cli.words import read_secret
+    """Make buckets, retention, InfluxQL names and tokens. A second call changes nothing."""
+    from engine.secret_file import read_secret
     from engine.wiring_history import set_up_history
 
     settings = settings_of(file, sets)
@@ -43,6 +43,7 @@ def history_setup(
         return
     if admin_token_file is None:
         raise SettingsError("--admin-token-file is needed: buckets and tokens are made with it.")
-    done = set_up_history(settings, admin_token=read_secret(admin_token_file))
+    token = read_secret(admin_token_file, name="--admin-token-file")
+    done = set_up_history(settings, admin_token=token)
     for sentence in done or ("All of it was there already.",):
         console().print(sentence)

@@ -30,7 +30,7 @@ def forecast(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Forecast CPU, memory, disk and network 5 min, 30 min and 24 h ahead, with intervals."""
+    """Forecast CPU, memory, disk and network. 5 min, 30 min and 24 h ahead, with intervals."""
     if dataset is None:
         if out is not None or judged:
             raise SettingsError("--out and --score are for a dataset: name its path prefix.")
@@ -78,7 +78,7 @@ def capacity_report(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Report pools, nodes, cells and zones: what is left, until when, and what still fits."""
+    """Report what is left, until when, and what still fits. For pools, nodes, cells, zones."""
     from engine.capacity.report import report
     from engine.cli.capacity import show_report, store, surveyed
 
@@ -103,7 +103,7 @@ def capacity_whatif(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Say what happens when VMs come (--vms --flavor), a node is lost, or a cell is drained."""
+    """Say what happens when VMs come or a node or cell goes. VMs: --vms and --flavor."""
     from engine.capacity.whatif import cell_drained, node_lost, vms_come
     from engine.cli.capacity import show_answer, surveyed
 

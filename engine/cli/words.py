@@ -5,7 +5,6 @@ import getpass
 import logging
 import re
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
 from uuid import UUID
 
@@ -90,17 +89,6 @@ def name_of(settings: Settings) -> str:
     if settings.log.kind == "embedded":
         return f"log in {settings.log_folder}"
     return f"log on Kafka at {settings.log.kafka.bootstrap} (log.kafka.bootstrap)"
-
-
-def read_secret(path: Path) -> str:
-    """Return what a file holds, without what ends its line."""
-    try:
-        secret = path.read_text().strip()
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
-    if not secret:
-        raise SettingsError(f"{path} is empty.")
-    return secret
 
 
 def parse_vm(text: str) -> bytes:

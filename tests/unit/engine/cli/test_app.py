@@ -87,10 +87,8 @@ def test_acting_without_a_libvirt_is_refused(flatline: Flatline) -> None:
 
 
 def test_a_pause_is_shown_until_it_is_taken_back(flatline: Flatline) -> None:
-    assert (
-        "until `flatline pause off`"
-        in flatline("pause", "on", "cell:c1", "--reason", "storage work").out
-    )
+    said = flatline("pause", "on", "cell:c1", "--reason", "storage work").out
+    assert "until `flatline pause off cell:c1`" in said
     shown = flatline("pause", "show").out
     assert "cell:c1" in shown
     assert "storage work" in shown
