@@ -36,6 +36,8 @@ METRICS: Final = (
     ("net_tx_kbs", 1 / 1024),
 )
 _MINUTE_S: Final = 60
+# Of a dataset's own files, which no table may take the place of.
+_PARTS: Final = ("vms.csv", "lifecycle.csv", "events.csv")
 # What a float32 can tell apart, so that no interval is narrowed by being written down.
 _ROW: Final = "%s,%s,%s,%d,%.7g,%.9g,%.9g,%.9g,%.9g\n"
 
@@ -99,10 +101,11 @@ def run_forecast(dataset: Dataset, *, out: Path, judged: bool) -> Outcome:
     Raises
     ------
     SettingsError
-        The dataset cannot be used.
+        The dataset cannot be used, or `out` is one of its files.
     StateUnwritable
         `out` cannot be written.
     """
+    _refuse_own_file(dataset, out)
     step_s = step_of(dataset)
     names = tuple(vm.id for vm in dataset.vms)
     forecaster = Forecaster(len(METRICS) * len(names), step_s=step_s)
@@ -132,6 +135,13 @@ def run_forecast(dataset: Dataset, *, out: Path, judged: bool) -> Outcome:
         us_per_update=spent_s * 1e6 / max(updates, 1),
         verdicts=[] if judge is None else judge.verdicts(),
     )
+
+
+def _refuse_own_file(dataset: Dataset, out: Path) -> None:
+    folder = dataset.samples.parent
+    own = (dataset.samples, *(folder / f"{dataset.name}_{part}" for part in _PARTS))
+    if out.exists() and any(path.exists() and out.samefile(path) for path in own):
+        raise SettingsError(f"{out} is a file of the dataset itself. Name another --out.")
 
 
 def _opened(out: Path) -> contextlib.AbstractContextManager[TextIO]:

@@ -45,8 +45,13 @@ def forecast(
         f"{outcome.rows:,} forecasts of {outcome.series} series stand in {out};"
         f" {outcome.us_per_update:.2f} μs for all horizons of a series and update."
     )
-    if judged:
+    if outcome.verdicts:
         console().print(told_verdicts(outcome.verdicts))
+    elif judged:
+        console().print(
+            "Nothing to judge yet: a VM is judged after its first 7 days, and this dataset has no"
+            " forecast beyond them whose outcome it holds."
+        )
 
 
 def _serve_forecasts(file: Path | None, sets: list[str] | None) -> int:

@@ -113,7 +113,7 @@ class ForecastTwin:
         share = step_s / 300
         self.step_s = step_s
         self.per_slot = 300 // step_s
-        self.forget = 0.999**share
+        self.forget = 0.998**share
         self.slow, self.long = 1 - 0.94**share, 1 - 0.988**share
         self.horizons = [
             Horizon(ahead=n * self.per_slot, width=NEAR, states=9, length=n * self.per_slot)

@@ -87,6 +87,25 @@ def test_score_needs_a_week_and_then_names_the_worst(flatline: Flatline, tmp_pat
     assert "μs" in said.out
 
 
+def test_score_of_less_than_a_week_says_so_and_shows_no_table(flatline: Flatline, tmp_path) -> None:
+    out = tmp_path / "forecasts.csv"
+    said = flatline("forecast", dataset(tmp_path), "--out", str(out), "--score")
+    assert said.code == 0
+    assert "Nothing to judge yet" in said.out
+    assert "persistence" not in said.out
+
+
+@pytest.mark.parametrize("part", ["traces.csv.gz", "vms.csv"])
+def test_file_of_the_dataset_itself_is_not_written_over(flatline: Flatline, tmp_path, part) -> None:
+    own = tmp_path / f"pack_{part}"
+    prefix = dataset(tmp_path, samples=5)
+    before = own.read_bytes()
+    said = flatline("forecast", prefix, "--out", str(own))
+    assert said.code == 2
+    assert "is a file of the dataset itself" in " ".join(said.err.split())
+    assert own.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("prefix", "told"),
     [("nowhere", "names no dataset"), ("apart", "apart; forecasts need them every 300 s")],
