@@ -211,7 +211,11 @@ def _samples_path(prefix: str) -> tuple[Path, bool]:
             if path.exists():
                 return path, is_stream
             tried.append(path.name)
-    raise SettingsError(f"{prefix} names no dataset: there is none of {', '.join(tried)}.")
+    hint = ""
+    for name in ("_traces.csv", "_stream.csv"):
+        if name in prefix:
+            hint = f" Name it by what stands before it: {prefix[: prefix.rindex(name)]}"
+    raise SettingsError(f"{prefix} names no dataset: there is none of {', '.join(tried)}.{hint}")
 
 
 def read_vms(path: Path) -> tuple[TraceVm, ...]:

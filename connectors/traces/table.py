@@ -6,6 +6,7 @@ judged as a whole.
 
 import csv
 import gzip
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -81,7 +82,7 @@ def read_blocks(
                         first_line=line,
                     )
                 line += len(lines)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} cannot be read: {error}.") from error
 
 
@@ -107,7 +108,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
                         f"{len(header)}."
                     )
                 yield line, dict(zip(header, fields, strict=True))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise SettingsError(f"{path} cannot be read: {error}.") from error
 
 
@@ -123,9 +124,10 @@ def number(path: Path, line: int, column: str, text: str) -> float:
 
 
 def _opened(path: Path) -> TextIO:
+    # Spreadsheets put a byte order mark before what they export.
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
 
 
 def _header(path: Path, file: TextIO, columns: Sequence[str]) -> list[str]:

@@ -193,6 +193,13 @@ def _draw(
 ) -> None:
     """Replay once more with a watch on the VMs concerned, and write the pages."""
     recording = open_recording(summary.dataset)
+    known = {*recording.names.values(), *recording.names}
+    strange = sorted({vm for mistake in mistakes for vm in mistake.vms} - known)
+    if strange and known:
+        raise SettingsError(
+            f"The truth speaks of VMs that {summary.dataset} does not have, {strange[0]} for one: "
+            "it is that of another dataset."
+        )
     wanted: dict[str, list[Window]] = {}
     for mistake in mistakes:
         for vm in mistake.vms[:_DRAWN]:

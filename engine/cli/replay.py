@@ -55,6 +55,8 @@ def run_replay(
     replayer = Replayer(recording, policies=policies)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        # One that an earlier replay left would vouch for what this one has not finished.
+        (out / SUMMARY).unlink(missing_ok=True)
         began_s = time.perf_counter()
         with (out / ALERTS).open("wb") as file:
             for line in replayer.run():

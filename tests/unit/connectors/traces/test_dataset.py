@@ -4,6 +4,7 @@ import pytest
 from connectors.traces.dataset import open_dataset
 from connectors.traces.slots import SlotCounts
 from engine.errors import SettingsError
+from tests.unit.connectors.traces.conftest import GAUGES
 
 STEADY = [
     f"{300 * k},{vm},{cpu},100,1,2,3,4" for k in range(1, 5) for vm, cpu in (("a", 50), ("b", 10))
@@ -125,3 +126,25 @@ def test_the_truth_beside_a_dataset_is_never_opened(make, tmp_path) -> None:
     truth = tmp_path / "pack_events.csv"
     truth.mkdir()
     assert list(open_dataset(prefix).slots())
+
+
+def test_samples_that_are_damaged_are_told(make, tmp_path) -> None:
+    rng = np.random.default_rng(3)
+    rows = [f"{300 * k},a,{rng.random()},1,1,1,1,1" for k in range(2000)]
+    prefix = make(traces=rows)
+    path = tmp_path / "pack_traces.csv.gz"
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:200] + bytes(60) + whole[260:]):
+        path.write_bytes(damaged)
+        with pytest.raises(SettingsError, match="cannot be read"):
+            list(open_dataset(prefix).slots())
+
+
+def test_a_byte_order_mark_is_no_part_of_a_columns_name(make) -> None:
+    assert list(open_dataset(make(traces=STEADY, header="\ufeff" + GAUGES)).slots())
+
+
+def test_whoever_names_the_file_is_told_the_prefix(make) -> None:
+    prefix = make(traces=STEADY)
+    with pytest.raises(SettingsError, match=f"Name it by what stands before it: {prefix}$"):
+        open_dataset(f"{prefix}_traces.csv.gz")

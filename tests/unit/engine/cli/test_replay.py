@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,31 @@ def test_a_dataset_that_changed_since_is_told(
     said = flatline("evaluate", str(out), "--events", f"{prefix}_events.csv")
     assert said.code == 2
     assert "Replay it again" in said.err
+
+
+def test_the_truth_of_another_dataset_is_told(
+    flatline: Flatline, prefix: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert flatline("replay", prefix, "--out", str(out)).code == 0
+    events = tmp_path / "other_events.csv"
+    text = Path(f"{prefix}_events.csv").read_text()
+    events.write_text("\n".join(line.replace("v3", "x9", 1) for line in text.splitlines()))
+    said = flatline("evaluate", str(out), "--events", str(events))
+    assert said.code == 2
+    assert "x9 for one: it is that of another dataset" in " ".join(said.err.split())
+
+
+def test_a_replay_that_fails_leaves_no_summary_of_an_earlier_one(
+    flatline: Flatline, prefix: str, tmp_path: Path
+) -> None:
+    out, source = tmp_path / "out", Path(prefix)
+    shutil.copytree(source.parent, tmp_path / "pack")
+    prefix = str(tmp_path / "pack" / source.name)
+    assert flatline("replay", prefix, "--out", str(out)).code == 0
+    samples = Path(f"{prefix}_stream.csv.gz")
+    samples.write_bytes(samples.read_bytes()[:-3])
+    said = flatline("replay", prefix, "--out", str(out))
+    assert said.code == 2
+    assert "cannot be read" in said.err
+    assert flatline("evaluate", str(out), "--events", f"{prefix}_events.csv").code == 2
