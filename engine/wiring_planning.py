@@ -18,6 +18,13 @@ from engine.wiring import Connect, Process
 from engine.wiring_history import open_history
 
 
+def compile_forecaster() -> None:
+    """Have the forecaster's kernels compiled: seconds that would hold the loop of other roles."""
+    from engine.capacity.foretell import compile_kernels
+
+    compile_kernels()
+
+
 def forecast_opener(process: Process, connect: Connect) -> Opener:
     """Return what opens the forecaster, with all cells whose partitions fall to it."""
     from engine.roles.forecast import ForecastConfig, Foreteller

@@ -1,6 +1,6 @@
 """`flatline run`: a whole site in one process, on the embedded log."""
 
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 import structlog
 
@@ -9,7 +9,8 @@ from connectors.simulator.fleet import build_world
 from connectors.simulator.plan import WorldPlan
 from engine.cli.logs import set_up_logs
 from engine.cli.process import abandonable, until_told
-from engine.roles.run import run_roles
+from engine.ports import Log
+from engine.roles.run import Opener, run_roles
 from engine.settings import Settings
 from engine.wiring import (
     Process,
@@ -23,12 +24,13 @@ from engine.wiring import (
     site_openers,
 )
 from engine.wiring_history import history_opener
+from engine.wiring_planning import compile_forecaster, forecast_opener
 
 _log = structlog.get_logger()
 
 
 def run_everything(settings: Settings, *, libvirt_uri: str | None, acting: bool, seed: int) -> int:
-    """Run collector, engine, planner and agent until a signal, and return the exit code.
+    """Run every role until a signal, and return the exit code.
 
     Parameters
     ----------
@@ -61,8 +63,9 @@ def with_uri(settings: Settings, uri: str) -> Settings:
 
 async def _compiled() -> None:
     """Compile before anything samples: a cadence that begins with a hole looks like a fault."""
-    _log.info("Compiling the engine's kernels.")
+    _log.info("Compiling the kernels.")
     await abandonable(compile_engine)
+    await abandonable(compile_forecaster)
     _log.info("Compiled; `flatline audit show` tells what is decided from here on.")
 
 
@@ -74,7 +77,7 @@ async def _run_libvirt(here: Process, *, acting: bool) -> None:
         await _compiled()
         nodes = [libvirt_node(here.settings)]
         openers = site_openers(here, log, nodes=nodes, authority=allowed, acting=acting)
-        openers["history"] = history_opener(here, lambda: nullcontext(log))
+        openers |= _for_planners(here, log)
         await run_roles(openers, health=here.health)
 
 
@@ -87,5 +90,14 @@ async def _run_simulated(here: Process, *, seed: int) -> None:
     async with probes(here), open_log(here) as log:
         await _compiled()
         openers = site_openers(here, log, nodes=simulated_nodes(fleet), authority=allowed)
-        openers["history"] = history_opener(here, lambda: nullcontext(log))
+        openers |= _for_planners(here, log)
         await run_roles(openers, health=here.health)
+
+
+def _for_planners(here: Process, log: Log) -> dict[str, Opener]:
+    """Return what opens the roles that planners read from: history and forecasts."""
+
+    def connect() -> AbstractAsyncContextManager[Log]:
+        return nullcontext(log)
+
+    return {"history": history_opener(here, connect), "forecast": forecast_opener(here, connect)}

@@ -17,10 +17,10 @@ from engine.detection.partition import Output, Partition
 from engine.detection.snapshot import encode_manifest, take_snapshot
 from engine.ports import Clock, Delivery, Log, Record, Subscription
 from engine.roles import instruments
-from engine.roles.generations import CHUNK, MANIFEST, headers_of, load
+from engine.roles.generations import append_generation, load
 from engine.roles.health import Health
 from engine.wire.frame import Frame, Header, VmRows, encode_frame
-from engine.wire.topics import FRAMES, SNAPSHOTS
+from engine.wire.topics import FRAMES
 
 # One poll's worth: a tenth of a second of work, so that ticks and probes are not late.
 _MAX_RECORDS: Final = 200
@@ -205,21 +205,13 @@ class Detector:
     async def _save(self, subscription: Subscription, number: int, held: _Held) -> None:
         """Write one whole generation, then let a successor start at the one before it."""
         chunks, manifest = take_snapshot(held.state)
-        group = self._config.group
-        for index, chunk in enumerate(chunks):
-            await self._log.append(
-                SNAPSHOTS.name,
-                key=CHUNK,
-                value=chunk,
-                headers=headers_of(group, manifest.generation, index),
-                partition=number,
-            )
-        await self._log.append(
-            SNAPSHOTS.name,
-            key=MANIFEST,
-            value=encode_manifest(manifest),
-            headers=headers_of(group, manifest.generation, len(chunks)),
-            partition=number,
+        await append_generation(
+            self._log,
+            number,
+            group=self._config.group,
+            generation=manifest.generation,
+            chunks=chunks,
+            manifest=encode_manifest(manifest),
         )
         held.saved_ms = held.state.time_ms
         held.generations = [*held.generations[-1:], manifest.next_offset]

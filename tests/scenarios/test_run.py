@@ -1,4 +1,4 @@
-"""`flatline run`: a whole site in one process, in real time, until it is told to end."""
+"""`flatline run`: a whole site in one process, until it is told to end."""
 
 import asyncio
 import signal
@@ -9,15 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from connectors.clock import SystemClock
+from connectors.clock import LoopClock, SystemClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from connectors.simulator import virtual_time
+from deploy.lab.kafka_jars import PATIENCE
+from engine.cli import everything
+from engine.ports import Question
+from engine.roles.health import Health
+from engine.settings import Settings
 from engine.wire.frame import decode_frame
 from engine.wire.topics import FRAMES
+from engine.wiring import Process, compile_engine
+from engine.wiring_history import open_history
+from engine.wiring_planning import compile_forecaster
 
 PARTITIONS = 2
 NODES = 8
-# Compiling the kernels takes most of it on a loaded machine.
-PATIENCE_S = 240.0
+# Compiling the kernels takes most of it.
+PATIENCE_S = 240.0 * PATIENCE
 
 
 async def sources(folder: Path) -> set[tuple[str, str]]:
@@ -61,3 +70,41 @@ def test_a_site_in_one_process_runs_every_role_and_ends_when_told(tmp_path: Path
     assert {node for role, node in written if role == "collector"} == {
         f"c{cell}-n{node}" for cell in range(4) for node in range(2)
     }
+
+
+@pytest.mark.slow
+def test_planners_find_forecasts_in_the_history_of_a_site_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def compiled() -> None:
+        # Virtual time does not wait for a thread that compiles.
+        compile_engine()
+        compile_forecaster()
+
+    monkeypatch.setattr(everything, "_compiled", compiled)
+    settings = Settings.model_validate(
+        {"state": {"folder": tmp_path}, "log": {"kind": "embedded", "partitions": PARTITIONS}}
+    )
+
+    async def main() -> set[tuple[str, ...]]:
+        clock = LoopClock(epoch_ms=1_800_000_000_000)
+        here = Process(settings, clock, Health(clock))
+        site = asyncio.create_task(everything._run_simulated(here, seed=1))
+        await asyncio.sleep(300)
+        site.cancel()
+        await asyncio.gather(site, return_exceptions=True)
+        question = Question(
+            measurement="flatline_forecast",
+            select=(("mean", "last"), ("hi90", "last")),
+            begin_ns=0,
+            end_ns=(clock.now_ms() + 2 * 86_400_000) * 1_000_000,  # rows are dated ahead
+            group_by=("metric", "horizon_s", "vm"),
+        )
+        async with open_history(here) as history:
+            return {answer.tags for answer in await history.ask(question)}
+
+    found = virtual_time.run(main())
+    kinds = {(metric, horizon_s, "vm" if vm else "node") for metric, horizon_s, vm in found}
+    for horizon_s in ("300", "1800"):
+        for subject in ("vm", "node"):
+            assert ("cpu_cores", horizon_s, subject) in kinds
