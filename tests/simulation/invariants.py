@@ -3,7 +3,9 @@
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Literal
 
 from engine.action.catalogue import Policy
@@ -115,17 +117,17 @@ class Watch:
 
     def _check_budgets(self, at_ms: int, order: Order) -> None:
         """Count anew what the limits count, in the plainest way."""
-        ten = [o for ms, o in self._spent if abs(at_ms - ms) < 600_000]
         limits = self._policy.limits
-        if len(ten) + 1 > limits.site_budget(self._vms):
-            self._breach(f"{len(ten) + 1} actions of the site in 10 min")
-        of_cell = sum(o.cell == order.cell for o in ten)
-        if of_cell + 1 > limits.cell_budget(self._vms):
-            self._breach(f"{of_cell + 1} actions of cell {order.cell} in 10 min")
+        count = self._most_in_10min(at_ms, lambda _: True)
+        if count > limits.site_budget(self._vms):
+            self._breach(f"{count} actions of the site in 10 min")
+        count = self._most_in_10min(at_ms, lambda other: other.cell == order.cell)
+        if count > limits.cell_budget(self._vms):
+            self._breach(f"{count} actions of cell {order.cell} in 10 min")
         for node in {order.node, order.target or order.node}:
-            of_node = sum(node in (o.node, o.target) for o in ten)
-            if of_node + 1 > limits.node_per_10min:
-                self._breach(f"{of_node + 1} actions on node {node} in 10 min")
+            count = self._most_in_10min(at_ms, partial(_weighs_on, node))
+            if count > limits.node_per_10min:
+                self._breach(f"{count} actions on node {node} in 10 min")
         mine = [(ms, o) for ms, o in self._spent if o.vm == order.vm]
         if len(mine) + 1 > limits.vm_per_24h:
             self._breach(f"{len(mine) + 1} actions on one VM")
@@ -134,6 +136,15 @@ class Watch:
             if at_ms - ms < least_ms:
                 self._breach(f"two actions on one VM within {(at_ms - ms) / 1000:.0f} s")
         self._spent.append((at_ms, order))
+
+    def _most_in_10min(self, at_ms: int, counts: Callable[[Order], bool]) -> int:
+        """Return how many actions that count the fullest 10 min around one more at `at_ms` hold.
+
+        Agents act in another order than orders stand in the log, so that a window may end later.
+        """
+        dates_ms = [at_ms, *(ms for ms, order in self._spent if counts(order))]
+        ends_ms = [ms for ms in dates_ms if 0 <= ms - at_ms < 600_000]
+        return max(sum(end - 600_000 < ms <= end for ms in dates_ms) for end in ends_ms)
 
     def _check_pauses(self, process: Process, guest: Guest, order: Order, now_s: float) -> None:
         covered = {
@@ -151,6 +162,10 @@ class Watch:
                 continue
             if process.barrier_s > since_s or now_s - since_s > _PAUSE_EFFECT_S:
                 self._breach(f"an action on {word.scope} {word.subject} after its pause was read")
+
+
+def _weighs_on(node: str, order: Order) -> bool:
+    return node in (order.node, order.target)
 
 
 def invariant_of(breach: str) -> str:
