@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.wire.frame import UUID_BYTES
-from models.kernels import baseline, gaps, trends, vitals_layout
+from models.kernels import baseline, gaps, intake, trends, vitals_layout
 from models.kernels.lanes import LANES, blocks_for
 
 F32 = NDArray[np.float32]
@@ -112,6 +112,8 @@ class Lanes:
         Shape (lanes,), uint8: the silence of this lane is explained from outside.
     sums, sum_counts
         Shape (len(MINUTE), lanes): what the running minute adds up to.
+    taken
+        Room for what the frame being folded says; nothing of it outlasts the frame.
     """
 
     def __init__(self, roster: bytes) -> None:
@@ -137,6 +139,7 @@ class Lanes:
         self.shows = np.zeros((lanes, trends.OUT_ROWS))
         self.sums = np.zeros((len(MINUTE), lanes))
         self.sum_counts = np.zeros((len(MINUTE), lanes))
+        self.taken = intake.new_taken(lanes)
         for name in ("instance", "state", "vcpus", "vcpus_busy", "job_active", "delay_ns"):
             self.integers[I[name]] = -1
         self.floats[F["cpu"]] = np.nan

@@ -15,19 +15,31 @@ from engine.detection.configuration import Configuration
 from engine.detection.lanes import LEVEL_EDGES, MINUTE_ROWS, F, I, Lanes
 from engine.wire.frame import VmRows
 from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, VM_STATES
-from models.kernels import baseline, course, gaps, trends, vitals
+from models.kernels import baseline, course, gaps, intake, trends, vitals
 from models.kernels.course import Pace
 
-Bools = NDArray[np.bool_]
-
-_COUNTERS: Final = np.array(
+# Where each of `models.kernels.intake`'s values stands in a frame, and in the lanes' integers.
+_PLACES: Final = np.array(
     [
-        INTEGER_ROW[name]
-        for name in ("cpu_time_ns", "block_rd_bytes", "block_wr_bytes", "net_tx_bytes")
+        (INTEGER_ROW[metric], I.get(number, -1))
+        for metric, number in (
+            ("cpu_time_ns", ""),
+            ("block_rd_bytes", ""),
+            ("block_wr_bytes", ""),
+            ("net_tx_bytes", ""),
+            ("instance", "instance"),
+            ("state", "state"),
+            ("vcpus", "vcpus"),
+            ("vcpus_busy", "vcpus_busy"),
+            ("job_active", "job_active"),
+            ("balloon_rss_kib", ""),
+            ("balloon_last_update_s", ""),
+            ("vcpu_delay_ns", "delay_ns"),
+            ("vcpu_wait_ns", "delay_ns"),
+        )
     ]
 )
-_BITS: Final = np.array([[1], [2], [4], [8]], np.uint8)
-_LEVELS: Final = ("instance", "state", "vcpus", "vcpus_busy", "job_active")
+_NOTHING_MISSING: Final = np.zeros((0, 0), np.bool_)
 # More than any device moves: a glitch of the counter, not a sign of life.
 _IMPOSSIBLE_BYTES_PER_S: Final = np.float32(1e11)
 # By state; the last entry is for a state that is not known (-1).
@@ -66,38 +78,48 @@ def fold_rows(
         Time since the node's last frame on its own monotonic clock; None where there is
         no interval (first frame of a run, clock that went back): no rates, no silence.
     """
-    size = len(rows)
-    present = rows.present()
-    _take_levels(lanes, rows, present)
-    counters = np.zeros_like(lanes.previous)
-    counters[:, :size] = rows.integers[_COUNTERS]
-    measured = np.zeros(counters.shape, np.bool_)
-    measured[:, :size] = present[_COUNTERS]
-    _begin_epochs(lanes, rows, present, counters, measured)
-    flags = (measured * _BITS).sum(axis=0, dtype=np.uint8)
+    _take_rows(lanes, rows, has_interval=dt_s is not None)
     step_s = 1.0 if dt_s is None else dt_s
-    if dt_s is None:
-        lanes.previous[...] = baseline.NO_PREVIOUS
-        lanes.numbers("delay_ns")[...] = -1
+    taken = lanes.taken
     baseline.fold_counters(
         lanes.baseline,
         lanes.previous,
-        counters,
-        flags | np.uint8(baseline.FLAG_SAME_EPOCH),
+        taken.counters,
+        taken.flags,
         _weights(round(step_s, 3)),
         lanes.counted,
     )
-    running = _RUNNING[np.clip(lanes.numbers("state"), -1, len(VM_STATES))]
-    running[size:] = False
     pace = _pace(dt_s, sequence=sequence, event_ms=event_ms, configuration=configuration)
-    _fold_course(lanes, rows, present, running, pace)
-    _fold_vitals(lanes, rows, present, running, dt_s=dt_s, step_s=step_s)
-    if dt_s is None:
+    _fold_course(lanes, rows, pace)
+    _note_rates(lanes, has_interval=pace.has_interval)
+    _fold_vitals(lanes, len(rows), step_s)
+
+
+def _take_rows(lanes: Lanes, rows: VmRows, *, has_interval: bool) -> None:
+    """Take the frame in; a boot also forgets what was seen moving."""
+    begun = intake.take_rows(
+        rows.integers,
+        _NOTHING_MISSING if rows.missing is None else rows.missing,
+        _PLACES,
+        _RUNNING,
+        has_interval,
+        lanes.previous,
+        lanes.integers,
+        I["migrated"],
+        lanes.taken,
+    )
+    if not begun:
         return
-    values = lanes.counted[MINUTE_ROWS]
-    valid = ~np.isnan(values)
-    lanes.sums += np.where(valid, values, 0.0)
-    lanes.sum_counts += valid
+    booted = np.flatnonzero(lanes.taken.epochs[: len(rows)] == intake.NEW_BOOT)
+    if len(booted):
+        lanes.begin_boot(booted)
+
+
+def _note_rates(lanes: Lanes, *, has_interval: bool) -> None:
+    """Keep the rates of guests that are meant to run, and add what is known to the minute."""
+    intake.note_rates(
+        lanes.counted, MINUTE_ROWS, has_interval, lanes.taken, lanes.sums, lanes.sum_counts
+    )
 
 
 def _pace(
@@ -117,30 +139,17 @@ def _pace(
     )
 
 
-def _fold_vitals(
-    lanes: Lanes,
-    rows: VmRows,
-    present: Bools,
-    running: Bools,
-    *,
-    dt_s: float | None,
-    step_s: float,
-) -> None:
+def _fold_vitals(lanes: Lanes, size: int, step_s: float) -> None:
     """Fold what totals alone tell; a VM that is not meant to run is unknown, not silent."""
-    size = len(rows)
-    width = running.size
-    memory = np.full(width, np.nan)
-    row = INTEGER_ROW["balloon_rss_kib"]
-    memory[:size] = np.where(present[row], rows.integers[row], np.nan)
-    rates = np.where(running if dt_s is not None else False, lanes.counted[:4], np.nan)
-    rates = rates.astype(np.float32)
+    taken = lanes.taken
+    vcpus = lanes.numbers("vcpus")
     vitals.fold_vitals(
         lanes.vitals[:size],
         lanes.recent[:size],
-        rates,
-        memory,
-        lanes.numbers("vcpus"),
-        present_any(present, width),
+        taken.rates,
+        taken.memory,
+        vcpus,
+        taken.measured,
         lanes.hold,
         step_s,
         -math.expm1(-step_s / _DAY_S),
@@ -149,75 +158,31 @@ def _fold_vitals(
     trends.fold_trends(
         lanes.trends[:size],
         lanes.means[:size],
-        rates,
-        memory,
-        lanes.numbers("vcpus"),
+        taken.rates,
+        taken.memory,
+        vcpus,
         lanes.vitals[:size],
         step_s,
         lanes.shows[:size],
     )
 
 
-def present_any(present: Bools, width: int) -> Bools:
-    """Return, padded to `width`, which VMs have their disk and CPU columns measured."""
-    measured = np.zeros(width, np.bool_)
-    measured[: present.shape[1]] = present[_COUNTERS[0]]
-    return measured
-
-
-def _take_levels(lanes: Lanes, rows: VmRows, present: Bools) -> None:
-    size = len(rows)
-    for name in _LEVELS[1:]:
-        row = INTEGER_ROW[name]
-        lanes.numbers(name)[:size] = np.where(present[row], rows.integers[row].astype(np.int64), -1)
-
-
-def _begin_epochs(
-    lanes: Lanes,
-    rows: VmRows,
-    present: Bools,
-    counters: NDArray[np.uint64],
-    measured: Bools,
-) -> None:
-    """Begin epochs: counters start anew; a boot also forgets what was seen moving."""
-    size = len(rows)
-    row = INTEGER_ROW["instance"]
-    instance = rows.integers[row].astype(np.int64)
-    stored = lanes.numbers("instance")
-    other = np.zeros(stored.shape, np.bool_)
-    other[:size] = present[row] & (stored[:size] >= 0) & (instance != stored[:size])
-    valid = measured & (lanes.previous != baseline.NO_PREVIOUS)
-    smaller = (valid & (counters < lanes.previous)).any(axis=0)
-    broken = other | smaller
-    stored[:size] = np.where(present[row], instance, stored[:size])
-    if not broken.any():
-        return
-    lanes.previous[:, broken] = baseline.NO_PREVIOUS
-    lanes.numbers("delay_ns")[broken] = -1
-    migrated = lanes.numbers("migrated")
-    booted = broken & (migrated == 0)
-    migrated[other] = 0
-    if booted.any():
-        lanes.begin_boot(np.flatnonzero(booted))
-
-
-def _fold_course(lanes: Lanes, rows: VmRows, present: Bools, running: Bools, pace: Pace) -> None:
+def _fold_course(lanes: Lanes, rows: VmRows, pace: Pace) -> None:
     """Let the kernels say what moved, learn the gaps, and follow each VM's course."""
-    width = running.size
-    judged = running if pace.has_interval else np.zeros(width, np.bool_)
-    alive, disk_alive = np.empty(width, np.int8), np.empty(width, np.int8)
-    moves = np.empty(width, np.uint8)
+    taken, size = lanes.taken, len(rows)
     seen = lanes.baseline[:, baseline.COUNT : baseline.COUNT + 4]
     course.fold_signs(
-        lanes.counted, seen, judged, _IMPOSSIBLE_BYTES_PER_S, alive, disk_alive, moves
+        lanes.counted,
+        seen,
+        taken.judged,
+        _IMPOSSIBLE_BYTES_PER_S,
+        taken.alive,
+        taken.disk_alive,
+        taken.moves,
     )
     step = np.float32(pace.step_s)
-    gaps.fold_life(lanes.gaps, alive, lanes.hold, step, lanes.life)
-    gaps.fold_life(lanes.disk_gaps, disk_alive, lanes.hold, step, lanes.disk)
-    delayed = INTEGER_ROW["vcpu_delay_ns"]
-    if not present[delayed].any():
-        delayed = INTEGER_ROW["vcpu_wait_ns"]
-    updated = INTEGER_ROW["balloon_last_update_s"]
+    gaps.fold_life(lanes.gaps, taken.alive, lanes.hold, step, lanes.life)
+    gaps.fold_life(lanes.disk_gaps, taken.disk_alive, lanes.hold, step, lanes.disk)
     course.fold_course(
         lanes.floats,
         lanes.integers,
@@ -227,14 +192,14 @@ def _fold_course(lanes: Lanes, rows: VmRows, present: Bools, running: Bools, pac
         _NUMBERS,
         pace,
         lanes.counted[0],
-        judged,
-        judged & present_any(present, width),
-        alive,
-        disk_alive,
-        moves,
+        taken.judged,
+        taken.known,
+        taken.alive,
+        taken.disk_alive,
+        taken.moves,
         lanes.life[1],
         lanes.disk[1],
         rows.gauges[GAUGE_ROW["vcpu_busiest_ratio"]],
-        np.where(present[updated], rows.integers[updated], 0).astype(np.int64),
-        np.where(present[delayed], rows.integers[delayed].astype(np.int64), -1),
+        taken.updated[:size],
+        taken.delay[:size],
     )

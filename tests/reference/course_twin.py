@@ -4,7 +4,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.detection.lanes import LEVEL_EDGES, F, I, Lanes
-from engine.detection.rates import present_any
 from engine.wire.frame import VmRows
 from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW
 from models.kernels import baseline, gaps
@@ -15,13 +14,14 @@ Bools = NDArray[np.bool_]
 _IMPOSSIBLE_BYTES_PER_S = 1e11
 
 
-def fold_course(lanes: Lanes, rows: VmRows, present: Bools, running: Bools, pace: Pace) -> None:
+def fold_course(lanes: Lanes, rows: VmRows, pace: Pace) -> None:
     """Stand in for `engine.detection.rates._fold_course`."""
+    present, running = rows.present(), lanes.taken.running
     judged = running & pace.has_interval
     _fold_life(lanes, judged, pace)
     if not pace.has_interval:
         return
-    known = running & present_any(present, lanes.integers.shape[1])
+    known = running & lanes.taken.measured
     _fold_cpu(lanes, rows, known, pace)
     _fold_balloon(lanes, rows, present, dt_s=pace.step_s)
     _fold_delay(lanes, rows, present, pace)

@@ -1,0 +1,67 @@
+"""A frame into lanes as whole-array steps: the plain twin of `models.kernels.intake`."""
+
+import numpy as np
+
+from engine.detection.lanes import MINUTE_ROWS, Lanes
+from engine.wire.frame import VmRows
+from engine.wire.metrics import INTEGER_ROW, VM_STATES
+from models.kernels import baseline
+
+_COUNTERS = [
+    INTEGER_ROW[name]
+    for name in ("cpu_time_ns", "block_rd_bytes", "block_wr_bytes", "net_tx_bytes")
+]
+_RUNNING = [VM_STATES.index(name) for name in ("running", "blocked", "crashed")]
+
+
+def take_rows(lanes: Lanes, rows: VmRows, *, has_interval: bool) -> None:
+    """Stand in for `engine.detection.rates._take_rows`."""
+    size, taken, present = len(rows), lanes.taken, rows.present()
+
+    def numbers(name: str, unknown: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        row = INTEGER_ROW[name]
+        return np.where(present[row], rows.integers[row].astype(np.int64), unknown)
+
+    for name in ("state", "vcpus", "vcpus_busy", "job_active"):
+        lanes.numbers(name)[:size] = numbers(name, -1)
+    measured = present[_COUNTERS]
+    taken.counters[:, :size] = rows.integers[_COUNTERS]
+    taken.flags[:] = baseline.FLAG_SAME_EPOCH
+    taken.flags[:size] += (measured * np.array([[1], [2], [4], [8]], np.uint8)).sum(
+        axis=0, dtype=np.uint8
+    )
+    stored, instance = lanes.numbers("instance")[:size], numbers("instance", -1)
+    other = (instance >= 0) & (stored >= 0) & (instance != stored)
+    previous = lanes.previous[:, :size]
+    valid = measured & (previous != baseline.NO_PREVIOUS)
+    broken = other | (valid & (rows.integers[_COUNTERS] < previous)).any(axis=0)
+    stored[...] = np.where(instance >= 0, instance, stored)
+    previous[:, broken] = baseline.NO_PREVIOUS
+    lanes.numbers("delay_ns")[:size][broken] = -1
+    migrated = lanes.numbers("migrated")[:size]
+    booted = broken & (migrated == 0)
+    migrated[other] = 0
+    lanes.begin_boot(np.flatnonzero(booted))
+    if not has_interval:
+        lanes.previous[...] = baseline.NO_PREVIOUS
+        lanes.numbers("delay_ns")[...] = -1
+    taken.running[:size] = np.isin(lanes.numbers("state")[:size], _RUNNING)
+    taken.judged[:size] = taken.running[:size] & has_interval
+    taken.measured[:size] = measured[0]
+    taken.known[:] = taken.measured & taken.judged
+    row = INTEGER_ROW["balloon_rss_kib"]
+    taken.memory[:size] = np.where(present[row], rows.integers[row], np.nan)
+    taken.updated[:size] = numbers("balloon_last_update_s", 0)
+    delayed = present[INTEGER_ROW["vcpu_delay_ns"]].any()
+    taken.delay[:size] = numbers("vcpu_delay_ns" if delayed else "vcpu_wait_ns", -1)
+
+
+def note_rates(lanes: Lanes, *, has_interval: bool) -> None:
+    """Stand in for `intake.note_rates`."""
+    taken = lanes.taken
+    taken.rates[...] = np.where(taken.judged, lanes.counted[:4], np.nan)
+    if has_interval:
+        values = lanes.counted[MINUTE_ROWS]
+        valid = ~np.isnan(values)
+        lanes.sums += np.where(valid, values, 0.0)
+        lanes.sum_counts += valid

@@ -1,0 +1,66 @@
+"""Claims about how a frame's columns are taken into lanes: the kernel and its twin agree."""
+
+import numpy as np
+import pytest
+
+from engine.detection import rates
+from engine.detection.configuration import Configuration
+from engine.detection.lanes import I, Lanes
+from engine.wire.frame import VmRows
+from engine.wire.metrics import GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
+from models.kernels import intake
+from tests.reference import intake_twin
+
+VMS = 150
+ROSTER = np.arange(VMS, dtype=">u8").repeat(2).tobytes()
+
+
+def frames(rng, *, whole):
+    """Yield frames of guests that boot, stop, lose counters and values."""
+    integers = rng.integers(0, 10**9, (len(INTEGERS), VMS))
+    for _ in range(30):
+        integers += rng.integers(0, 10**6, integers.shape)
+        integers[:, rng.random(VMS) < 0.03] //= 7
+        integers[INTEGER_ROW["instance"]] += rng.random(VMS) < 0.05
+        integers[INTEGER_ROW["state"]] = rng.integers(0, len(VM_STATES) + 2, VMS)
+        missing = None if whole else rng.random(integers.shape) < 0.1
+        if missing is not None and rng.random() < 0.5:
+            missing[INTEGER_ROW["vcpu_delay_ns"]] = True
+        yield VmRows(
+            uuids=ROSTER,
+            integers=np.where(False if missing is None else missing, 0, integers).astype(np.uint64),
+            missing=missing,
+            gauges=np.full((len(GAUGES), VMS), np.nan, np.float32),
+        )
+
+
+def states(rng, *, whole):
+    lanes = Lanes(ROSTER)
+    for number, rows in enumerate(frames(rng, whole=whole)):
+        lanes.integers[I["migrated"], :VMS] |= rng.random(VMS) < 0.02
+        rates.fold_rows(
+            lanes,
+            rows,
+            dt_s=None if number in {0, 20} else 10.0,
+            sequence=number,
+            event_ms=10_000 * number,
+            configuration=Configuration(),
+        )
+        found = {name: array.copy() for name, array in lanes.to_arrays().items()}
+        yield found | {name: array.copy() for name, array in lanes.taken._asdict().items()}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_kernels_do_what_their_twins_do_to_the_bit(monkeypatch, whole) -> None:
+    compiled = list(states(np.random.default_rng(5), whole=whole))
+    monkeypatch.setattr(rates, "_take_rows", intake_twin.take_rows)
+    monkeypatch.setattr(rates, "_note_rates", intake_twin.note_rates)
+    plain = list(states(np.random.default_rng(5), whole=whole))
+    begun = set()
+    for number, (ours, theirs) in enumerate(zip(compiled, plain, strict=True)):
+        # How an epoch began is only the kernel's word to its caller.
+        begun |= set(ours.pop("epochs").tolist())
+        theirs.pop("epochs")
+        for name, array in ours.items():
+            np.testing.assert_array_equal(array, theirs[name], err_msg=f"{name} at {number}")
+    assert begun == {intake.SAME_EPOCH, intake.NEW_EPOCH, intake.NEW_BOOT}
