@@ -97,9 +97,11 @@ def fold_rows(
 
 def _take_rows(lanes: Lanes, rows: VmRows, *, has_interval: bool) -> None:
     """Take the frame in; a boot also forgets what was seen moving."""
+    missing = _NOTHING_MISSING if rows.missing is None else rows.missing
+    # A replay hands in slices: one more layout would have the kernel compiled once more.
     begun = intake.take_rows(
-        rows.integers,
-        _NOTHING_MISSING if rows.missing is None else rows.missing,
+        np.ascontiguousarray(rows.integers),
+        np.ascontiguousarray(missing),
         _PLACES,
         _RUNNING,
         has_interval,
