@@ -36,6 +36,25 @@ keys = {{ trusted = "{trusted}" }}
 """
 
 
+def word_about(guest: Guest, vm: bytes, **changes: Any) -> Alert:
+    """Return what an engine would say now of a guest that told of its panic."""
+    now_ms = int(time.time() * 1000)
+    values: dict[str, Any] = {
+        "transition": 1, "scope": "vm", "subject": str(UUID(bytes=vm)), "site": "lab",
+        "zone": "lab", "cell": CELL, "kind": "panic_halt", "state": "firing",
+        "severity": "critical", "confidence": 1.0, "onset_ms": now_ms - 20_000,
+        "opened_ms": now_ms - 15_000, "decided_ms": now_ms, "suggested_action": "reboot",
+        "sentence": "It is dead.", "configuration": "c", "node": NODE, "name": guest.name,
+        "position": SamplePosition(node=NODE, role="collector", run="r", sequence=9),
+        "tenant": "acme", "group": guest.name, "actionable": True,
+        "history_s": 200_000.0, "cpu_shape": "idle", "data_ms": now_ms,
+        "evidence": (
+            EvidenceItem(signal="silence", nats=9.0), EvidenceItem(signal="told", nats=9.0),
+        ),
+    }  # fmt: skip
+    return Alert(**(values | changes))
+
+
 class Trial:
     """A guest that has panicked, and the two processes that may reset it."""
 
@@ -108,22 +127,8 @@ class Trial:
 
     def say(self, state: str, **changes: Any) -> None:
         """Publish the engine's word about the guest."""
-        now_ms = int(time.time() * 1000)
-        values: dict[str, Any] = {
-            "id": self.incident, "transition": 1, "scope": "vm",
-            "subject": str(UUID(bytes=self.vm)), "site": "lab", "zone": "lab", "cell": CELL,
-            "kind": "panic_halt", "state": state, "severity": "critical", "confidence": 1.0,
-            "onset_ms": now_ms - 20_000, "opened_ms": now_ms - 15_000, "decided_ms": now_ms,
-            "suggested_action": "reboot", "sentence": "It is dead.",
-            "position": SamplePosition(node=NODE, role="collector", run="r", sequence=9),
-            "configuration": "c", "node": NODE, "instance": self.instance, "name": self.guest.name,
-            "tenant": "acme", "group": self.guest.name, "actionable": True,
-            "history_s": 200_000.0, "cpu_shape": "idle", "data_ms": now_ms,
-            "evidence": (
-                EvidenceItem(signal="silence", nats=9.0), EvidenceItem(signal="told", nats=9.0),
-            ),
-        }  # fmt: skip
-        value, headers = encode_alert(Alert(**(values | changes)))
+        told = {"id": self.incident, "state": state, "instance": self.instance} | changes
+        value, headers = encode_alert(word_about(self.guest, self.vm, **told))
         self.watcher.append(ALERTS.name, key=CELL.encode(), value=value, headers=headers)
 
     def resolve(self) -> None:

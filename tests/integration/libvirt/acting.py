@@ -21,11 +21,13 @@ from engine.action.catalogue import parse_policy, read_shipped
 from engine.action.keys import open_entry
 from engine.keyring import own_key, trusted_keys
 from engine.looks import Look
-from engine.wire.control import Control, encode_control
+from engine.ports import Headers
+from engine.wire.alert import Alert, encode_alert
+from engine.wire.control import Control, decode_control, encode_control
 from engine.wire.frame import decode_frame
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.order import Closed, Order, encode_order
-from engine.wire.topics import CONTROL, FRAMES, JOURNAL, ORDERS
+from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS
 from tests.integration.e2e.process import Process
 
 T = TypeVar("T")
@@ -82,6 +84,8 @@ class ActingNode:
         Lines of the lab's policy that are replaced, by what they are replaced with.
     bandwidth_mib_s
         What a migration may take of the network.
+    webhook
+        Whom a planner tells; none tells nobody.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class ActingNode:
         *,
         policy: dict[str, str] | None = None,
         bandwidth_mib_s: int | None = None,
+        webhook: str | None = None,
     ) -> None:
         text = read_shipped("lab")
         for line, instead in (policy or {}).items():
@@ -105,9 +110,11 @@ class ActingNode:
             cell=CELL, node=NODE, partitions=PARTITIONS, uri=alias(lab.uri(NODE)), other=OTHER,
             other_uri=lab.uri(OTHER), port=next(_ports), bandwidth=bandwidth,
             policy=folder / "policy.toml", state=folder / "agent" / "state",
-        )  # fmt: skip
+        ) + (f'\n[notify]\nurl = "{webhook}"\n' if webhook else "")  # fmt: skip
         self.agent = Process("act", "act", folder=folder / "agent", settings=settings)
+        self.planner = Process("plan", "plan", folder=folder / "plan", settings=settings)
         self._planner = own_key(self.agent.state / "keys", "planner")
+        self.agent_key = own_key(self.agent.state / "keys", "agent")
 
     def __enter__(self) -> Self:
         self.start()
@@ -121,13 +128,20 @@ class ActingNode:
     ) -> None:
         if exc is not None:
             exc.add_note(self.agent.log[-4000:])
+            exc.add_note(self.planner.log[-4000:])
         self.agent.resume()
-        self.agent.end()
+        for process in (self.agent, self.planner):
+            process.end()
 
     def start(self) -> None:
         """Start the agent and return when it takes orders."""
         self.agent.start()
         self.agent.says("starts under policy", within_s=60)
+
+    def start_planner(self) -> None:
+        """Start a planner on the same log, and return when it plans."""
+        self.planner.start()
+        self.planner.says("starts under policy", within_s=60)
 
     def look(self, vm: bytes) -> Look:
         """Return a guest as an agent sees it now."""
@@ -157,10 +171,32 @@ class ActingNode:
             values["instance"] = self.look(vm).instance
         order = Order(**(values | changes))
         value, headers = encode_order(order, self._planner)
-        self._on_log(
-            lambda log: log.append(ORDERS.name, key=CELL.encode(), value=value, headers=headers)
-        )
+        # What has been under way for a while stands in the log since then.
+        self.append(ORDERS.name, value, headers=headers, time_ms=now_ms if ago_s else None)
         return order
+
+    def say(self, alert: Alert) -> None:
+        """Publish the engine's word."""
+        value, headers = encode_alert(alert)
+        self.append(ALERTS.name, value, headers=headers)
+
+    def append(
+        self, topic: str, value: bytes, *, headers: Headers = (), time_ms: int | None = None
+    ) -> None:
+        """Append a record to the log, as of a time that may be past."""
+        self._on_log(
+            lambda log: log.append(
+                topic, key=CELL.encode(), value=value, headers=headers, time_ms=time_ms
+            )
+        )
+
+    def orders(self) -> list[Order]:
+        """Return the orders so far."""
+        return [entry for entry in self._entries() if isinstance(entry, Order)]
+
+    def words(self) -> list[Control]:
+        """Return the control records so far."""
+        return [decode_control(record.value) for record in self._read(CONTROL.name)]
 
     def control(self, **words: Any) -> None:
         """Say a word on the control topic."""
@@ -217,12 +253,15 @@ class ActingNode:
         return missing
 
     def _mark(self, order: Order) -> Closed | None:
+        marks = (entry for entry in self._entries() if isinstance(entry, Closed))
+        return next((mark for mark in marks if mark.incident == order.incident), None)
+
+    def _entries(self) -> list[Order | Closed]:
         trusted = trusted_keys(self.agent.state / "trusted", own=self.agent.state / "keys")
-        for record in self._read(ORDERS.name):
-            entry = open_entry(record.value, record.headers, trusted=trusted)
-            if isinstance(entry, Closed) and entry.incident == order.incident:
-                return entry
-        return None
+        return [
+            open_entry(record.value, record.headers, trusted=trusted)
+            for record in self._read(ORDERS.name)
+        ]
 
     def _read(self, topic: str) -> list[Any]:
         self.agent.check()
