@@ -20,6 +20,7 @@ from connectors.libvirt.binding import (
     Connection,
     Domain,
     Library,
+    Stats,
     error_code,
     load,
 )
@@ -52,6 +53,11 @@ DEFAULT_URI: Final = "qemu:///system"
 # A look takes 10 ms. The agent takes two, at least 4 s apart, within 10 s of its call: one
 # that needs longer than this is no look at the VM as it is now.
 LOOK_DEADLINE_S: Final = 3.0
+# NOWAIT does not wait for whoever holds a VM: the collector's poll, a screenshot, the end of a
+# copy hold it for some 10 ms each, ten times that on a busy node. Half a second tells them from a
+# monitor that hangs, and leaves the look most of its deadline.
+_HELD_TRIES: Final = 5
+_HELD_PAUSE_S: Final = 0.1
 # libvirt itself gives up waiting for a VM's job after 30 s and says so, which is an answer;
 # a shorter deadline would turn it into an unknown outcome.
 VERB_DEADLINE_S: Final = 35.0
@@ -403,11 +409,8 @@ class LibvirtVerbs:
 
     def _look(self, connection: Connection, domain: Domain, host_mark: int) -> Look:
         vm = domain.UUID()
-        records = connection.domainListGetStats([domain], STATS, NOWAIT)
+        domain, stats = self._statistics(connection, domain)
         mono_ns = time.monotonic_ns()
-        if not records:
-            raise VmNotFound(f"VM {vm.hex()} has gone from {self._uri} during the look")
-        domain, stats = records[0]
         state = state_of(stats)
         reported = (state or 0, plain_counter(stats, "state.reason") or 0)
         answered = monitor_answered(stats)
@@ -437,6 +440,17 @@ class LibvirtVerbs:
             block_rd_bytes=block_total(stats, "rd.bytes"),
             net_tx_bytes=net_total(stats, "tx.bytes"),
         )
+
+    def _statistics(self, connection: Connection, domain: Domain) -> tuple[Domain, Stats]:
+        """Return what libvirt tells of a VM, asked again while its monitor is only held."""
+        for pause_s in (*(_HELD_PAUSE_S,) * _HELD_TRIES, None):
+            records = connection.domainListGetStats([domain], STATS, NOWAIT)
+            if not records:
+                raise VmNotFound(f"VM {domain.UUID().hex()} has gone from {self._uri} meanwhile")
+            if pause_s is None or monitor_answered(records[0][1]):
+                break
+            time.sleep(pause_s)
+        return records[0]
 
     def _migrate(self, domain: Domain, target: MigrationTarget) -> None:
         flags = _MIGRATE_FLAGS

@@ -55,6 +55,20 @@ class HeldLock:
         pass
 
 
+class TakenFor:
+    """A VM that somebody else holds during its first looks."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    def acquire(self, *, blocking: bool) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+    def release(self) -> None:
+        pass
+
+
 class Vm:
     """One VM: `answers` is cleared while its monitor is silent."""
 
@@ -63,7 +77,7 @@ class Vm:
         self.id = number
         self.answers = threading.Event()
         self.answers.set()
-        self.taken: threading.Lock | HeldLock = threading.Lock()
+        self.taken: threading.Lock | HeldLock | TakenFor = threading.Lock()
         self.now = (1, 1)
         self.after_reset: tuple[int, int] = (1, 1)
         self.job = 0

@@ -14,7 +14,7 @@ from connectors.libvirt.inventory import NAMESPACE
 from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
 from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
 from engine.looks import Permit
-from tests.unit.connectors.libvirt.scripted import ScriptedError, ScriptedLibrary, Vm
+from tests.unit.connectors.libvirt.scripted import ScriptedError, ScriptedLibrary, TakenFor, Vm
 
 RUNNING, CRASHED, PAUSED_CRASHED, PAUSED_BY_USER = (1, 1), (6, 1), (3, 10), (3, 1)
 LIVE, PEER2PEER, PERSIST_DEST, UNDEFINE_SOURCE, UNSAFE, ABORT_ON_ERROR = 1, 2, 8, 16, 512, 4096
@@ -47,6 +47,11 @@ async def verbs(library: ScriptedLibrary) -> AsyncIterator[LibvirtVerbs]:
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verbs_module, "VERB_DEADLINE_S", 0.05)
     monkeypatch.setattr(verbs_module, "LOOK_DEADLINE_S", 0.05)
+
+
+@pytest.fixture
+def unpaused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verbs_module, "_HELD_PAUSE_S", 0.0)
 
 
 Verb = Callable[[LibvirtVerbs, bytes], Awaitable[object]]
@@ -242,6 +247,19 @@ async def test_a_look_shows_how_long_each_vcpu_waited_for_a_core(
     assert (await verbs.look(vm.uuid)).vcpu_delay_ns == (6,)
 
 
+@pytest.mark.usefixtures("unpaused")
+@pytest.mark.asyncio
+async def test_a_look_asks_again_while_somebody_holds_the_monitor_for_a_moment(
+    verbs: LibvirtVerbs, vm: Vm
+) -> None:
+    vm.taken = TakenFor(looks=5)
+    look = await verbs.look(vm.uuid)
+    assert not look.job_active
+    assert look.block_wr_reqs == 3
+    assert look.extra["monitor"] == "answers"
+
+
+@pytest.mark.usefixtures("unpaused")
 @pytest.mark.asyncio
 async def test_a_look_at_a_vm_whose_monitor_is_taken_shows_a_job_and_no_disks(
     verbs: LibvirtVerbs, vm: Vm
