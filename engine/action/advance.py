@@ -1,6 +1,9 @@
 """What time alone brings: deadlines, back-offs, storms, and the next rung of a ladder."""
 
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from typing import Final
 
 from engine.action.catalogue import Policy
@@ -12,6 +15,7 @@ from engine.action.question import DAY_MS, MARK_GRACE_MS, Logged
 from engine.action.state import SENTENCES, PlannerState, Stepped, put, told, with_control
 from engine.action.storm import Place, storm_pause
 from engine.action.target import worsened
+from engine.wire.alert import Alert
 from engine.wire.control import Control
 from engine.wire.order import DISRUPTIVE, Order
 
@@ -19,6 +23,9 @@ from engine.wire.order import DISRUPTIVE, Order
 _GRACE_MS: Final = 5_000
 # After a move's deadline so long is waited for a minute that tells of its target.
 _SETTLE_MS: Final = 300_000
+# So many incidents that a rule holds back are asked again each second. What holds them lasts
+# minutes and their own news comes at once; a thousand a second took a sixth of a core.
+_HELD_ASKED: Final = 100
 
 QUARANTINER: Final = "planner"
 
@@ -29,14 +36,30 @@ def every_incident(state: PlannerState, policy: Policy, now_ms: int) -> Stepped:
         return state, ()
     state, said = storms(state, now_ms)
     done: list[Instruction] = list(said)
-    for incident in tuple(state.incidents.values()):
-        if incident.last_ms < now_ms - DAY_MS:
-            kept = {key: kept for key, kept in state.incidents.items() if key != incident.id}
-            state = replace(state, incidents=kept)
-            continue
-        state, more = advance(state, incident, policy, now_ms)
+    known = state.incidents
+    kept = {key: one for key, one in known.items() if one.last_ms >= now_ms - DAY_MS}
+    if len(kept) < len(known):
+        state = replace(state, incidents=kept)
+    state, asked = _asked(state)
+    counted, others = state.incidents, others_of(state.incidents)
+    for incident in asked:
+        state, more = advance(state, incident, policy, now_ms, others)
         done.extend(more)
+        if state.incidents is not counted:
+            # In a storm nearly all are held back as before, and are counted once for all.
+            counted, others = state.incidents, others_of(state.incidents)
     return state, tuple(done)
+
+
+def _asked(state: PlannerState) -> tuple[PlannerState, list[Incident]]:
+    """Return the incidents that time may bring further now: of those held back a share, in turn."""
+    held = [incident for incident in state.incidents.values() if incident.held_by]
+    rest = [incident for incident in state.incidents.values() if not incident.held_by]
+    if len(held) <= _HELD_ASKED:
+        return state, rest + held
+    first = state.turn % len(held)
+    share = (held[first:] + held[:first])[:_HELD_ASKED]
+    return replace(state, turn=first + _HELD_ASKED), rest + share
 
 
 def storms(state: PlannerState, now_ms: int) -> Stepped:
@@ -70,16 +93,49 @@ def _vm_count(state: PlannerState, place: Place) -> int:
     return sum((load.pools if scope == "pool" else load.networks).get(name, 0) for load in loads)
 
 
-def advance(state: PlannerState, incident: Incident, policy: Policy, now_ms: int) -> Stepped:
+@dataclass(frozen=True, slots=True)
+class Others:
+    """What all incidents together say about the next order of one.
+
+    Attributes
+    ----------
+    pending
+        Orders that were handed to the log and are not read back yet: they are spent all the same.
+    firing
+        The VMs whose alerts fire, as UUID texts by tenant and group.
+    """
+
+    pending: tuple[Order, ...]
+    firing: Mapping[tuple[str | None, str | None], AbstractSet[str]]
+
+
+def others_of(incidents: Mapping[str, Incident], *, of: Alert | None = None) -> Others:
+    """Return what these incidents say about each one of them, or about the group of `of` alone."""
+    firing: defaultdict[tuple[str | None, str | None], set[str]] = defaultdict(set)
+    pending = []
+    for one in incidents.values():
+        if one.phase == "ordering" and one.order is not None:
+            pending.append(one.order)
+        alert = one.alert
+        if alert is None or alert.state != "firing":
+            continue
+        if of is None or (alert.group == of.group and alert.tenant == of.tenant):
+            firing[alert.tenant, alert.group].add(alert.subject)
+    return Others(tuple(pending), firing)
+
+
+def advance(
+    state: PlannerState, incident: Incident, policy: Policy, now_ms: int, others: Others
+) -> Stepped:
     """Do what time alone brings one incident: deadlines, back-offs, and the next step."""
     order = incident.order
     if not state.live:
         return state, ()
     match incident.phase:
         case "watching":
-            return _decide(state, incident, policy, now_ms)
+            return _decide(state, incident, policy, now_ms, others)
         case "backing_off" if now_ms >= incident.next_ms:
-            return _decide(state, incident, policy, now_ms)
+            return _decide(state, incident, policy, now_ms, others)
         case "ordering" if order is not None and now_ms > order.expires_ms + _GRACE_MS:
             # It never reached the log, so its number was not used.
             before = next((e.order for e in reversed(state.history) if _is_of(e, incident)), None)
@@ -167,14 +223,15 @@ def _settle(state: PlannerState, incident: Incident, policy: Policy, now_ms: int
     return put(state, undoing), (told(undoing, "decision", "undoing", page=True, values=values),)
 
 
-def _decide(state: PlannerState, incident: Incident, policy: Policy, now_ms: int) -> Stepped:
+def _decide(
+    state: PlannerState, incident: Incident, policy: Policy, now_ms: int, others: Others
+) -> Stepped:
     """Take the next rung, or hold it back and say why once."""
     alert, rung = incident.alert, rung_of(incident, policy)
     firing = alert is not None and alert.state == "firing"
     if incident.undoing:
-        return _ordered(
-            state, incident, propose_undo(incident, _around(state, incident, now_ms), policy)
-        )
+        around = _around(state, incident, now_ms, others)
+        return _ordered(state, incident, propose_undo(incident, around, policy))
     if alert is None or not firing:
         return state, ()
     if rung is None and incident.rung > 0:
@@ -188,11 +245,11 @@ def _decide(state: PlannerState, incident: Incident, policy: Policy, now_ms: int
             values={"why": alert.sentence},
         )
         further = replace(incident, rung=incident.rung + 1, held_by="")
-        state, more = _decide(put(state, further), further, policy, now_ms)
+        state, more = _decide(put(state, further), further, policy, now_ms, others)
         return state, (said, *more)
     if rung is not None and rung.action == "quarantine" and answers(rung, alert):
         return quarantined(state, incident, policy, now_ms, SENTENCES["ladder_ends"])
-    proposal = propose(incident, _around(state, incident, now_ms), policy)
+    proposal = propose(incident, _around(state, incident, now_ms, others), policy)
     if proposal.rule == "vm_day":
         count = policy.limits.vm_per_24h
         return quarantined(
@@ -201,13 +258,8 @@ def _decide(state: PlannerState, incident: Incident, policy: Policy, now_ms: int
     return _ordered(state, incident, proposal)
 
 
-def _around(state: PlannerState, incident: Incident, now_ms: int) -> Surroundings:
-    # What was handed to the log and is not read back yet is spent all the same.
-    pending = tuple(
-        Logged(other.order, -1, now_ms, admitted=True)
-        for other in state.incidents.values()
-        if other.phase == "ordering" and other.order is not None
-    )
+def _around(state: PlannerState, incident: Incident, now_ms: int, others: Others) -> Surroundings:
+    pending = tuple(Logged(order, -1, now_ms, admitted=True) for order in others.pending)
     alert = incident.alert
     vm = alert.subject if alert else ""
     recovery = state.recoveries.get(vm)
@@ -218,27 +270,16 @@ def _around(state: PlannerState, incident: Incident, now_ms: int) -> Surrounding
         controls=state.controls,
         loads=state.loads,
         now_ms=now_ms,
-        group_sick=_group_sick(state, incident),
+        group_sick=_group_sick(alert, others),
         recovery_s=recovery.longest_s if recovery else 0.0,
     )
 
 
-def _group_sick(state: PlannerState, incident: Incident) -> int:
+def _group_sick(alert: Alert | None, others: Others) -> int:
     """Return how many other members of the VM's group have an alert that fires."""
-    alert = incident.alert
     if alert is None or alert.group is None:
         return 0
-    return len(
-        {
-            other.alert.subject
-            for other in state.incidents.values()
-            if other.alert is not None
-            and other.alert.group == alert.group
-            and other.alert.tenant == alert.tenant
-            and other.alert.state == "firing"
-            and other.alert.subject != alert.subject
-        }
-    )
+    return len(others.firing.get((alert.tenant, alert.group), set()) - {alert.subject})
 
 
 def _ordered(state: PlannerState, incident: Incident, proposal: Proposal) -> Stepped:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final, assert_never
 
 from engine.action.admit import closed, logged
-from engine.action.advance import advance, every_incident, evidence_saved, storms
+from engine.action.advance import advance, every_incident, evidence_saved, others_of, storms
 from engine.action.catalogue import VERDICT_WINDOW_MS, Policy
 from engine.action.events import (
     AlertSeen,
@@ -103,7 +103,8 @@ def _alert_seen(state: PlannerState, seen: AlertSeen, policy: Policy) -> Stepped
             state = _recovered(state, alert, policy)
         return _resolved(state, incident, policy)
     state, paused = _storming(put(state, incident), now_ms)
-    state, decided = advance(state, incident, policy, now_ms)
+    others = others_of(state.incidents, of=alert)
+    state, decided = advance(state, incident, policy, now_ms, others)
     return state, (*paused, *decided)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from engine.action.catalogue import Policy
@@ -36,7 +37,7 @@ class Logged:
         return self.closed is None and at_ms < self.order.deadline_ms
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Question:
     """What a rule sees.
 
@@ -56,15 +57,19 @@ class Question:
 
         None where this order itself is not disruptive: it then weighs on no budget.
         """
+        return [entry for entry in self._spent if entry.time_ms > self.at_ms - within_ms]
+
+    @cached_property
+    def _spent(self) -> Sequence[Logged]:
+        # Five rules ask for it, and a day's log is long.
         if self.order.action not in DISRUPTIVE:
-            return []
+            return ()
         return [
             entry
             for entry in self.earlier
             if entry.admitted
             and entry.order.dry_run == self.order.dry_run
             and entry.order.action in DISRUPTIVE
-            and entry.time_ms > self.at_ms - within_ms
         ]
 
     def previous(self) -> Logged | None:

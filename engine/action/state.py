@@ -55,7 +55,10 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class PlannerState:
-    """Everything a planner knows. `name` and `site` are its own; `recoveries` is by UUID text."""
+    """Everything a planner knows. `name` and `site` are its own; `recoveries` is by UUID text.
+
+    `turn` says whose turn it is among the incidents that rules hold back.
+    """
 
     name: str
     site: str
@@ -66,6 +69,7 @@ class PlannerState:
     loads: Mapping[str, CellLoad] = field(default_factory=dict)
     trouble: Mapping[Place, Trouble] = field(default_factory=dict)
     recoveries: Mapping[str, Recovery] = field(default_factory=dict)
+    turn: int = 0
 
 
 Stepped = tuple[PlannerState, tuple[Instruction, ...]]

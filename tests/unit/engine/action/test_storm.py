@@ -1,10 +1,13 @@
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
 from engine.action.admit import admit
+from engine.action.events import ControlSeen
 from engine.action.storm import AUTHOR, SOURCE, Trouble, places_of, storm_pause, troubled
 from engine.wire.control import Control
+from tests.unit.engine.action.play import Play
 from tests.unit.engine.action.samples import NOW_MS, POLICY, alert, control, order
 
 HALF_HOUR_MS = 1_800_000
@@ -108,3 +111,28 @@ def test_trouble_counts_for_the_cell_the_pools_and_the_networks() -> None:
 
 def test_trouble_is_forgotten_after_five_minutes() -> None:
     assert told({"subject": "a"}, {"subject": "b", "decided_ms": NOW_MS + 300_000}) == {"b"}
+
+
+def test_each_tick_asks_for_a_share_of_many_held_back_until_all_had_their_turn() -> None:
+    play = Play()
+
+    def people_say(**changes: Any) -> None:
+        (word,) = control(**changes).values()
+        play.feed(ControlSeen(word, play.now_ms))
+
+    people_say()
+    for n in range(250):
+        # Each in a cell of its own: no storm breaker speaks before the people do.
+        play.fires(
+            id=f"{n:032x}", subject=str(UUID(int=n + 1)), cell=f"c{n}", pools=(), networks=()
+        )
+    assert [one.rule for one in play.words if one.kind == "refusal"] == ["paused"] * 250
+    people_say(active=False)
+    people_say(kind="maintenance")
+    told = []
+    for _ in range(4):
+        play.words.clear()
+        play.wait(1)
+        told.append([one.incident for one in play.words if one.rule == "maintenance"])
+    assert [len(ids) for ids in told] == [100, 100, 50, 0]
+    assert len({name for ids in told for name in ids}) == 250
