@@ -1,21 +1,19 @@
 """Plays many seeds on all cores: `make simulate SEEDS=N [FIRST=n]`, to `reports/simulation.json`.
 
-A failing seed prints one line that plays it again.
+A failing seed prints one line that plays it again. Slices over the same code that follow on each
+other (`FIRST=` where the one before ended) add up in the report.
 """
 
 import argparse
-import json
 import os
-import resource
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from multiprocessing import get_context
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import structlog
 from rich.console import Console
@@ -24,17 +22,22 @@ from rich.table import Table
 from tests.simulation.hostile import aim, attack, tamper
 from tests.simulation.invariants import Family, Result, invariant_of
 from tests.simulation.seeded_run import FAMILIES, play
+from tests.slices import ROOT, earlier, keep
 
 _CHUNK = 25
 # A blackout is about nothing happening at all: a tenth of the runs say as much.
 _SHARE = {"mixed": 1.0, "storm": 1.0, "blackout": 0.1, "race": 1.0}
-REPORT = Path("reports") / "simulation.json"
+REPORT = ROOT / "reports" / "simulation.json"
 
 
 @dataclass
 class Sum:
-    """What many seeds of one family came to; `clean_*` are the same seeds without the faults."""
+    """What the seeds of one family from `first` on came to.
 
+    `clean_*` are the same seeds without the faults.
+    """
+
+    first: int = 0
     seeds: int = 0
     breaches: Counter[str] = field(default_factory=Counter)
     actions: int = 0
@@ -50,6 +53,7 @@ class Sum:
     clean_breaches: int = 0
     wall_s: float = 0.0
     cpu_s: float = 0.0
+    clean_cpu_s: float = 0.0
     failing: list[str] = field(default_factory=list)
 
     def take(self, result: Result, clean: Result | None) -> None:
@@ -78,6 +82,19 @@ class Sum:
         """Return the share of the repairable that is repaired where nothing else is wrong."""
         return self.clean_repaired / self.clean_repairable if self.clean_repairable else 1.0
 
+    def told(self) -> dict[str, Any]:
+        """Return what the report says of it."""
+        return vars(self) | {"clean_repair_ratio": self.repair_ratio()}
+
+    @classmethod
+    def going_on(cls, told: dict[str, Any], *, first: int) -> Self:
+        """Return the sum that the slice before ended with, an empty one where none ended here."""
+        if not told or told["first"] + told["seeds"] != first:
+            return cls(first=first)
+        values = {one.name: told[one.name] for one in fields(cls)}
+        counted = {name: Counter(v) for name, v in values.items() if isinstance(v, dict)}
+        return cls(**(values | counted))
+
 
 def quiet() -> None:
     """Write no log: the journal of a run says the same, and nobody reads ten thousand."""
@@ -88,29 +105,29 @@ def _drop(_: Any, __: str, ___: Any) -> Any:
     raise structlog.DropEvent
 
 
-def _chunk(family: Family, seeds: range) -> list[tuple[Result, Result]]:
+def _chunk(family: Family, seeds: range) -> tuple[list[Result], list[Result], float, float]:
+    """Play seeds and their twins, and tell what each took of a core, since others use it too."""
     quiet()
-    return [(play(seed, family), play(seed, family, clean=True)) for seed in seeds]
+    began_s = time.process_time()
+    results = [play(seed, family) for seed in seeds]
+    half_s = time.process_time()
+    clean = [play(seed, family, clean=True) for seed in seeds]
+    return results, clean, half_s - began_s, time.process_time() - half_s
 
 
-def simulate(family: Family, *, first: int, seeds: int, workers: int) -> Sum:
-    """Play `seeds` seeds of a family and their clean twins."""
-    began_s, used_s, total = time.monotonic(), _used_by_workers_s(), Sum()
+def simulate(family: Family, *, first: int, seeds: int, workers: int, total: Sum) -> Sum:
+    """Play `seeds` seeds of a family and their clean twins, and add them to `total`."""
+    began_s = time.monotonic()
     parts = [range(n, min(n + _CHUNK, first + seeds)) for n in range(first, first + seeds, _CHUNK)]
     # Started anew and not forked: a test process may have threads.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for results in pool.map(_chunk, [family] * len(parts), parts):
-            for result, clean in results:
+        for results, twins, cpu_s, clean_cpu_s in pool.map(_chunk, [family] * len(parts), parts):
+            total.cpu_s = round(total.cpu_s + cpu_s, 1)
+            total.clean_cpu_s = round(total.clean_cpu_s + clean_cpu_s, 1)
+            for result, clean in zip(results, twins, strict=True):
                 total.take(result, clean)
-    total.wall_s = round(time.monotonic() - began_s, 1)
-    total.cpu_s = round(_used_by_workers_s() - used_s, 1)
+    total.wall_s = round(total.wall_s + time.monotonic() - began_s, 1)
     return total
-
-
-def _used_by_workers_s() -> float:
-    """Return what ended workers used of the cores: on a machine with other work wall time lies."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _rows(sums: dict[str, Sum]) -> Iterator[tuple[str, ...]]:
@@ -122,7 +139,7 @@ def _rows(sums: dict[str, Sum]) -> Iterator[tuple[str, ...]]:
             f"{one.actions}",
             f"{one.repaired}/{one.repairable}",
             f"{one.repair_ratio():.2%} of {one.clean_repairable}",
-            f"{one.wall_s:.0f} s ({one.cpu_s:.0f} s)",
+            f"{one.wall_s:.0f} s ({one.cpu_s + one.clean_cpu_s:.0f} s, {one.clean_cpu_s:.0f} s)",
         )
 
 
@@ -142,32 +159,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=1_000)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--family", choices=FAMILIES, default=None, help="only this one")
+    parser.add_argument("--family", choices=(*FAMILIES, "hostile"), help="only this one")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
-    families = (given.family,) if given.family else FAMILIES
-    sums = {}
-    for family in families:
+    report = earlier(REPORT)
+    sums: dict[str, Sum] = {}
+    quiet()
+    for family in FAMILIES if given.family is None else set(FAMILIES) & {given.family}:
         count = given.seeds if given.family else max(1, round(given.seeds * _SHARE[family]))
-        sums[family] = simulate(family, first=given.first, seeds=count, workers=given.workers)
-        for line in sums[family].failing[:20]:
+        total = Sum.going_on(report.get(family, {}), first=given.first)
+        sums[family] = simulate(
+            family, first=given.first, seeds=count, workers=given.workers, total=total
+        )
+        report[family] = total.told()
+        for line in total.failing[:20]:
             sys.stderr.write(f"{line}\n")
     table = Table(
-        "family", "seeds", "breaches", "actions", "repaired, with faults", "without", "wall (CPU)"
-    )
+        "family", "seeds", "breaches", "actions", "repaired, with faults", "without",
+        "wall (CPU, of it without)",
+    )  # fmt: skip
     for row in _rows(sums):
         table.add_row(*row)
     Console().print(table)
-    REPORT.parent.mkdir(exist_ok=True)
-    report: dict[str, Any] = {
-        family: vars(one) | {"clean_repair_ratio": one.repair_ratio(), "first": given.first}
-        for family, one in sums.items()
-    }
-    hostile = {} if given.family else _hostile(given.seeds)
-    report["hostile"] = hostile
-    REPORT.write_text(json.dumps(report, indent=2) + "\n")
-    for what, count in hostile.items():
-        Console().print(f"{what}: {count}")
+    hostile = {} if given.family in FAMILIES else _hostile(given.seeds)
+    if hostile:
+        report["hostile"] = hostile
+    keep(REPORT, report)
+    for what, number in hostile.items():
+        Console().print(f"{what}: {number}")
     ill = any(one.failing or one.repair_ratio() < 0.95 for one in sums.values())
     breached = bool(hostile) and (
         hostile["orders executed"]
