@@ -34,7 +34,7 @@ _NO_TARGETS: Final = (
 )  # fmt: skip
 
 
-def _order(guest: Guest, number: int, *, now_ms: int) -> Order:
+def order_for(guest: Guest, number: int, *, now_ms: int) -> Order:
     """Return an order that nothing speaks against: the guest is dead."""
     return Order(
         incident=f"{number:032x}", step=0, action="reset", vm=guest.text,
@@ -100,7 +100,7 @@ class _Attack(Run):
             self.fleet.dies(guest, "panic_spin", 0.0)
         await asyncio.sleep(1.0)
         now_ms = self.detector.now_ms()
-        executed = encode_order(_order(here[0], 10**30, now_ms=now_ms), PLANNER_KEY)
+        executed = encode_order(order_for(here[0], 10**30, now_ms=now_ms), PLANNER_KEY)
         self.store.put(ORDERS.name, b"c0", *executed)
         # Half an hour later no limit speaks against another one.
         await asyncio.sleep(1_900.0)
@@ -108,7 +108,7 @@ class _Attack(Run):
         here[0].turn("panic_spin", asyncio.get_running_loop().time())
         before = len(self.store.topics[JOURNAL.name])
         for number in range(self._count):
-            good = _order(self.chance.choice(here), number, now_ms=self.detector.now_ms())
+            good = order_for(self.chance.choice(here), number, now_ms=self.detector.now_ms())
             self.store.put(ORDERS.name, b"c0", *_bytes_of(self.chance, good, executed))
             await asyncio.sleep(1.0)
         await asyncio.sleep(30.0)
@@ -193,7 +193,7 @@ def aim(count: int) -> int:
     guest = small_fleet(chance).guests[0]
     guest.turn("panic_spin", 0.0)
     looks = (guest.look(10.0), guest.look(14.5))
-    good = _order(guest, 1, now_ms=EPOCH_MS)
+    good = order_for(guest, 1, now_ms=EPOCH_MS)
 
     def would_run(order: Order) -> bool:
         admission = admit(order, (), POLICY, at_ms=EPOCH_MS, now_ms=EPOCH_MS, controls={})
