@@ -15,11 +15,12 @@ from engine.wire.journal import EntryKind, JournalEntry, encode_entry
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a writer's chain stands: the next sequence and the link of the last entry."""
+    """Where a writer's chain stands: the next sequence, and link and time of the last entry."""
 
     writer: str
     sequence: int = 0
     link: str = ""
+    time_ms: int = 0
 
 
 def link_of(entry: JournalEntry) -> str:
@@ -56,10 +57,16 @@ def extend(
         detail=dict(sorted((detail or {}).items())),
     )
     entry = msgspec.structs.replace(entry, link=link_of(entry))
-    return Head(head.writer, head.sequence + 1, entry.link), entry
+    return _after(entry), entry
 
 
-def verify(entries: Iterable[JournalEntry], *, heads: Iterable[Head] = ()) -> list[str]:
+def _after(entry: JournalEntry) -> Head:
+    return Head(entry.writer, entry.sequence + 1, entry.link, entry.time_ms)
+
+
+def verify(
+    entries: Iterable[JournalEntry], *, heads: Iterable[Head] = (), cut_ms: int | None = None
+) -> list[str]:
     """Return one sentence for each edit, gap or truncation; none means all is as written.
 
     Parameters
@@ -69,7 +76,13 @@ def verify(entries: Iterable[JournalEntry], *, heads: Iterable[Head] = ()) -> li
         is no finding: delivery is at least once.
     heads
         Heads written down elsewhere; a chain that ends before its head was cut.
+    cut_ms
+        Up to when the log has dropped its oldest records, as its retention says; None if it
+        has dropped none. A chain may then begin later, though not after what its head says
+        was checked, and one that ended before may be gone.
     """
+    known = {head.writer: head for head in heads}
+    begun: set[Head] = set()
     findings: list[str] = []
     reached: dict[str, Head] = {}
     links: dict[tuple[str, int], str] = {}
@@ -79,7 +92,10 @@ def verify(entries: Iterable[JournalEntry], *, heads: Iterable[Head] = ()) -> li
             findings.append(f"{where}: its content does not match its link; it was edited.")
         if links.get((entry.writer, entry.sequence)) == entry.link:
             continue
-        before = reached.get(entry.writer, Head(entry.writer))
+        before = reached.get(entry.writer)
+        if before is None:
+            before = _first(entry, known.get(entry.writer), cut_ms)
+            begun.add(before)
         if entry.sequence != before.sequence:
             findings.append(
                 f"{where}: entry {before.sequence} was expected; entries are missing or moved."
@@ -87,13 +103,25 @@ def verify(entries: Iterable[JournalEntry], *, heads: Iterable[Head] = ()) -> li
         elif entry.previous != before.link:
             findings.append(f"{where}: it does not follow the entry before it; one was replaced.")
         links[entry.writer, entry.sequence] = entry.link
-        reached[entry.writer] = Head(entry.writer, entry.sequence + 1, entry.link)
+        reached[entry.writer] = _after(entry)
     return findings + [
         f"{head.writer}: the chain does not reach entry {head.sequence - 1} as written down; it"
         " was cut or replaced."
-        for head in heads
+        for head in known.values()
         if head.sequence and links.get((head.writer, head.sequence - 1)) != head.link
+        # Gone with the log's oldest records: the chain ended before, or goes on right after it.
+        if cut_ms is None
+        or (head.time_ms > cut_ms if head.writer not in reached else head not in begun)
     ]
+
+
+def _first(entry: JournalEntry, head: Head | None, cut_ms: int | None) -> Head:
+    """Return where a chain stood before the first entry of it that the log still holds."""
+    if cut_ms is None or (head is not None and head.sequence < entry.sequence):
+        return Head(entry.writer)
+    if head is not None and head.sequence == entry.sequence:
+        return head
+    return Head(entry.writer, entry.sequence, entry.previous)
 
 
 def heads_of(entries: Iterable[JournalEntry]) -> list[Head]:
@@ -103,4 +131,4 @@ def heads_of(entries: Iterable[JournalEntry]) -> list[Head]:
         known = last.get(entry.writer)
         if known is None or entry.sequence >= known.sequence:
             last[entry.writer] = entry
-    return [Head(writer, entry.sequence + 1, entry.link) for writer, entry in last.items()]
+    return [_after(entry) for entry in last.values()]

@@ -24,7 +24,7 @@ Key = tuple[str, int]
 LEGAL: Final[Mapping[LedgerState | None, frozenset[LedgerState]]] = {
     None: frozenset({"accepted"}),
     "accepted": frozenset({"sent", "refused", "expired", "not_attempted"}),
-    "sent": frozenset({"returned", "unknown", "refused"}),
+    "sent": frozenset({"returned", "unknown", "refused", "expired"}),
     "returned": frozenset({"marked"}),
     "unknown": frozenset({"marked"}),
     "refused": frozenset({"marked"}),

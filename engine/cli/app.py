@@ -342,11 +342,11 @@ def audit_verify(
     since. Copy that file to another machine: who can edit the log may reach it here.
     """
     from engine.action.chain import verify
-    from engine.cli.audit import HEADS_FILE, known_heads, read_journal, write_heads
+    from engine.cli.audit import HEADS_FILE, journal_and_cut, known_heads, write_heads
     from engine.cli.words import name_of, with_log
 
     settings = settings_of(file, sets)
-    entries = with_log(settings, read_journal, reading=True)
+    entries, cut_ms = with_log(settings, journal_and_cut, reading=True)
     if not entries:
         console().print(
             f"The journal is empty, so nothing was checked: {name_of(settings)}. Is it the one"
@@ -354,7 +354,7 @@ def audit_verify(
         )
         raise typer.Exit(1)
     place = heads or settings.state.folder / HEADS_FILE
-    findings = verify(entries, heads=known_heads(place))
+    findings = verify(entries, heads=known_heads(place), cut_ms=cut_ms)
     if not findings:
         write_heads(place, entries)
     for finding in findings:

@@ -28,6 +28,24 @@ async def read_journal(_: Process, log: Log) -> list[JournalEntry]:
     return sorted(entries, key=lambda entry: (entry.writer, entry.sequence))
 
 
+async def cut_until_ms(log: Log) -> int | None:
+    """Return up to when the log has dropped entries of the journal, None if it dropped none."""
+    cuts = [
+        record.time_ms
+        for partition in range(log.partitions(JOURNAL.name))
+        if (earliest := (await log.bounds(JOURNAL.name, partition)).earliest) > 0
+        for record in (await log.read_to_end(JOURNAL.name, partition, offset=earliest))[:1]
+    ]
+    return max(cuts, default=None)
+
+
+async def journal_and_cut(process: Process, log: Log) -> tuple[list[JournalEntry], int | None]:
+    """Return every entry that the log holds, and up to when it has dropped older ones."""
+    # In this order: what is dropped in between is then no finding.
+    entries = await read_journal(process, log)
+    return entries, await cut_until_ms(log)
+
+
 # What was seen last stands outside the log: an end that was cut off is missed by nothing in it.
 HEADS_FILE: Final = "audit-heads.json"
 

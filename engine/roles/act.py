@@ -435,7 +435,7 @@ class Agent:
         life_s = (order.expires_ms - self._now_ms(task)) / 1000
         send_within_s = min(LOOK_WINDOW_S - age_s, BARRIER_S - words_s, life_s)
         if send_within_s <= 0:
-            return self._entered(task, ended("refused", "too_late", age_s=age_s, words_s=words_s))
+            return self._entered(task, ended("expired", "too_late", age_s=age_s, words_s=words_s))
         names = {"action": NOUNS.get(order.action, order.action), "vm": order.vm}
         self._marks.acted("action_sent", order, dry_run=task.dry_run)
         self._marks.said("call", order, SENTENCES["calling"].format(**names, look=look))

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.action.chain import Head, extend, verify
+from engine.action.chain import Head, extend, heads_of, link_of, verify
 from engine.wire.journal import JournalEntry, decode_entry, encode_entry
 
 
@@ -80,6 +80,28 @@ def test_a_cut_chain_is_found_by_the_head_that_was_written_down() -> None:
     assert verify(entries[:6], heads=[head]) == [
         "act/n0/run: the chain does not reach entry 8 as written down; it was cut or replaced."
     ]
+
+
+def test_a_front_that_the_log_has_dropped_by_its_retention_is_no_finding() -> None:
+    head, entries = chain(9)
+    assert verify(entries[4:], cut_ms=3) == []
+    # Whatever of it was checked before: more, just so much, or the whole chain.
+    for checked in (heads_of(entries), heads_of(entries[:6]), heads_of(entries[:4])):
+        assert verify(entries[4:], heads=checked, cut_ms=3) == []
+    other = chain(3, "gone")[0]
+    assert verify(entries[4:], heads=[head, other], cut_ms=3) == []
+
+
+def test_what_no_retention_explains_is_found_in_a_log_that_has_dropped_its_front() -> None:
+    head, entries = chain(9)
+    late = Head("late", 5, "0" * 64, time_ms=4)
+    altered = msgspec.structs.replace(entries[4], previous="1" * 64)
+    altered = msgspec.structs.replace(altered, link=link_of(altered))
+    assert verify(entries[4:], heads=heads_of(entries[:3]), cut_ms=3)  # entry 3 was never checked
+    assert verify(entries[4:], heads=[late], cut_ms=3)  # it wrote after what was dropped
+    assert verify([altered], heads=heads_of(entries[:4]), cut_ms=3)
+    assert verify(entries[4:8], heads=[head], cut_ms=3)
+    assert verify([*entries[4:6], *entries[7:]], cut_ms=3)
 
 
 def test_a_thousand_random_edits_are_all_found(rng: np.random.Generator) -> None:

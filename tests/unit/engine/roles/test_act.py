@@ -11,11 +11,20 @@ from connectors.simulator import virtual_time
 from connectors.simulator.truth import VerbCall
 from engine.ports import Bounds, Clock, LedgerStore, Record
 from engine.wire.frame import Frame, decode_frame
-from engine.wire.order import Closed
+from engine.wire.order import Closed, Order, encode_order
 from engine.wire.topics import CONTROL, FRAMES, JOURNAL, ORDERS, REJECTED
-from tests.simulation.acting_site import AGENT_KEY, EPOCH_MS, Site, acting_site, panic
+from tests.simulation.acting_site import (
+    AGENT_KEY,
+    EPOCH_MS,
+    PLANNER_KEY,
+    Site,
+    acting_site,
+    panic,
+)
 from tests.unit.engine.action.samples import order as sample_order
 from tests.unit.engine.action.samples import past
+
+HOUR_S = 3_600
 
 
 class LeapingClock:
@@ -73,6 +82,20 @@ async def ordered(site: Site) -> None:
     assert len(await site.orders()) == 1
 
 
+async def repaired_three_times(site: Site) -> Order:
+    """Let the log hold three repairs of VM 0 within the last day, and return what they were."""
+    said = site.alert()
+    given = sample_order(vm=said.subject, instance=said.instance, node="c0-n1", opened_ms=EPOCH_MS)
+    for hours in (20, 10, 5):
+        ago_s = (given.issued_ms - EPOCH_MS) / 1000 + hours * HOUR_S
+        old = past(given, ago_s=ago_s, incident=f"{hours:032x}")
+        value, headers = encode_order(old, PLANNER_KEY)
+        await site.log.append(
+            ORDERS.name, key=b"c0", value=value, headers=headers, time_ms=old.issued_ms
+        )
+    return given
+
+
 async def only_mark(site: Site, *, after_s: float = 30.0) -> Closed:
     await asyncio.sleep(after_s)
     (mark,) = await site.marks()
@@ -118,7 +141,7 @@ def test_a_disk_that_stands_still_before_the_call_lets_the_order_lapse(
             await asyncio.sleep(20.0)
             await ordered(site)
             mark = await only_mark(site)
-            assert mark.outcome == "refused"
+            assert mark.outcome == "expired"
             assert mark.sentence.startswith("When the ledger had the entry, the order had expired")
             assert not site.resets()
             assert not await site.acted()

@@ -13,21 +13,24 @@ from engine.action.ledger import StepEntry
 from engine.errors import StateUnwritable
 from engine.looks import Look
 from engine.ports import Record
-from engine.wire.order import Closed, encode_order
+from engine.wire.order import Closed
 from engine.wire.topics import ORDERS
 from tests.simulation.acting_site import (
     AGENT_KEY,
     EPOCH_MS,
-    PLANNER_KEY,
     Site,
     acting_site,
     panic,
 )
 from tests.unit.engine.action.samples import order as sample_order
 from tests.unit.engine.action.samples import past
-from tests.unit.engine.roles.test_act import dead_vm, only_mark, ordered
-
-HOUR_S = 3_600
+from tests.unit.engine.roles.test_act import (
+    HOUR_S,
+    dead_vm,
+    only_mark,
+    ordered,
+    repaired_three_times,
+)
 
 
 def test_the_barrier_reads_the_orders_that_the_tail_has_not_brought_yet(
@@ -80,17 +83,7 @@ def test_the_barrier_reads_the_orders_that_the_tail_has_not_brought_yet(
 def test_an_agent_that_restarts_counts_the_orders_of_a_whole_day() -> None:
     async def played() -> None:
         async with acting_site(panic()) as site:
-            said = site.alert()
-            given = sample_order(
-                vm=said.subject, instance=said.instance, node="c0-n1", opened_ms=EPOCH_MS
-            )
-            for hours in (20, 10, 5):
-                ago_s = (given.issued_ms - EPOCH_MS) / 1000 + hours * HOUR_S
-                old = past(given, ago_s=ago_s, incident=f"{hours:032x}")
-                value, headers = encode_order(old, PLANNER_KEY)
-                await site.log.append(
-                    ORDERS.name, key=b"c0", value=value, headers=headers, time_ms=old.issued_ms
-                )
+            given = await repaired_three_times(site)
             site.start_agent()
             await asyncio.sleep(20.0)
             ago_s = (given.issued_ms - site.clock.now_ms()) / 1000
