@@ -110,7 +110,14 @@ class DiskMove:
         if not send():
             return
         domain.blockCopy(disk.device, _destination(goal, disk.format), {}, COPY_TRANSIENT)
-        self._follow(domain, disk, goal, deadline=deadline)
+        try:
+            self._follow(domain, disk, goal, deadline=deadline)
+        except self._library.libvirtError as error:
+            # Whatever this error says of a question, the copy before it was begun.
+            raise HypervisorUnreachable(
+                f"the copy of disk {disk.device} to {goal} was begun, what became of it is"
+                f" unknown: {error}"
+            ) from error
 
     def _checked(self, domain: Domain) -> Disk:
         disk = disk_of(domain.XMLDesc(), self._device)
@@ -141,10 +148,12 @@ class DiskMove:
                     f"the copy of disk {disk.device} ended by an error, the VM runs on its old"
                     f" disk; what was copied lies at {goal}"
                 )
-            if now.ready:
-                break
+            # Asked first: after a long silence of libvirtd people were told that the end is
+            # unknown, and no pivot may follow that.
             if time.monotonic() > deadline:
                 self._give_up(domain, disk, goal)
+            if now.ready:
+                break
             time.sleep(_POLL_S)
         domain.blockJobAbort(disk.device, ABORT_PIVOT)
         if disk_of(domain.XMLDesc(), disk.device).path != goal:

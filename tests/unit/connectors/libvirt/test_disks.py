@@ -116,6 +116,28 @@ def test_a_copy_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     assert domain.done == [("copy", 4), ("abort", 0)]
 
 
+def test_no_pivot_follows_a_silence_of_libvirtd_beyond_the_deadline(tmp_path: Path) -> None:
+    domain = CopiedDomain(tmp_path, polls=0)
+    with pytest.raises(VerbRefused, match="it was given up, the VM runs on its old disk"):
+        move(domain, Pools(tmp_path), within_s=-1.0)
+    assert domain.done == [("copy", 4), ("abort", 0)]
+
+
+def test_an_error_after_the_copy_was_begun_is_no_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt says of a lock not had in time that nothing was done: by this question."""
+    domain = CopiedDomain(tmp_path)
+
+    def locked(_disk: str, _flags: int) -> int:
+        raise ScriptedError(68, "cannot acquire state change lock")
+
+    monkeypatch.setattr(domain, "blockJobAbort", locked)
+    with pytest.raises(HypervisorUnreachable, match="was begun, what became of it is unknown"):
+        move(domain, Pools(tmp_path))
+    assert domain.done == [("copy", 4)]
+
+
 def test_a_pivot_that_is_not_seen_is_unknown(tmp_path: Path) -> None:
     with pytest.raises(HypervisorUnreachable, match="not seen to lie at"):
         move(CopiedDomain(tmp_path, lies=True), Pools(tmp_path))
