@@ -38,7 +38,8 @@ LEGAL: Final[Mapping[Phase, frozenset[Phase]]] = {
     ),
     "settling": frozenset({"mended", "backing_off", "ordered"}),
     "backing_off": frozenset({"ordering", "ordered", "mended", "exhausted", "quarantined"}),
-    "mended": frozenset(),
+    # Its VM was well by itself and is not: the alert fires again under its old id.
+    "mended": frozenset({"backing_off", "exhausted"}),
     "rehearsed": frozenset(),
     "refused": frozenset(),
     "unknown": frozenset(),

@@ -16,6 +16,7 @@ from engine.action.events import (
     CaughtUp,
     ClosedSeen,
     ControlSeen,
+    Instruction,
     LoadSeen,
     OrderSeen,
     PlannerEvent,
@@ -82,9 +83,11 @@ def _alert_seen(state: PlannerState, seen: AlertSeen, policy: Policy) -> Stepped
     if alert.scope != "vm":
         return state, ()
     incident = state.incidents.get(alert.id)
-    if incident is not None and incident.phase == "mended" and incident.order is None:
-        # It had helped itself, and is back: nothing was done yet that would forbid a step.
-        incident = None
+    if incident is not None and _is_stale(alert, incident):
+        return state, ()
+    back: tuple[Instruction, ...] = ()
+    if incident is not None and incident.phase == "mended" and alert.state == "firing":
+        incident, back = _back(state, incident)
     if incident is None:
         if alert.state == "resolved":
             state = _recovered(state, alert, policy)
@@ -92,11 +95,6 @@ def _alert_seen(state: PlannerState, seen: AlertSeen, policy: Policy) -> Stepped
         if alert.state != "firing" or not asked:
             return _storming(state, now_ms)
         incident = Incident(alert.id)
-    elif incident.alert is not None and (alert.transition, alert.decided_ms) < (
-        incident.alert.transition,
-        incident.alert.decided_ms,
-    ):
-        return state, ()
     incident = _with_word(incident, alert, time_ms=seen.time_ms)
     if alert.state == "resolved" and incident.phase not in (*ENDED, "settling"):
         if incident.order is None:
@@ -105,7 +103,34 @@ def _alert_seen(state: PlannerState, seen: AlertSeen, policy: Policy) -> Stepped
     state, paused = _storming(put(state, incident), now_ms)
     others = others_of(state.incidents, of=alert)
     state, decided = advance(state, incident, policy, now_ms, others)
-    return state, (*paused, *decided)
+    return state, (*back, *paused, *decided)
+
+
+def _is_stale(alert: Alert, incident: Incident) -> bool:
+    """Return whether a newer word on the incident is known: an engine may say old ones twice."""
+    known = incident.alert
+    return known is not None and (alert.transition, alert.decided_ms) < (
+        known.transition,
+        known.decided_ms,
+    )
+
+
+def _back(
+    state: PlannerState, incident: Incident
+) -> tuple[Incident | None, tuple[Instruction, ...]]:
+    """Return an incident whose VM was well and is in trouble again; None begins it anew."""
+    order = incident.order
+    if order is None:
+        # It had helped itself, and nothing was done yet that would forbid a step.
+        return None, ()
+    ends = (entry.closed for entry in state.history if _key(entry.order) == _key(order))
+    outcome = next((mark.outcome for mark in ends if mark is not None), None)
+    if outcome in ("expired", "not_attempted"):
+        return replace(moved(incident, "backing_off"), next_ms=order.deadline_ms), ()
+    if not state.live:
+        return incident, ()
+    ended = moved(incident, "exhausted")
+    return ended, (told(ended, "outcome", "again", page=not order.dry_run),)
 
 
 def _storming(state: PlannerState, now_ms: int) -> Stepped:

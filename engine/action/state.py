@@ -29,6 +29,8 @@ SENTENCES: Final = {
     "resolved": "{vm} is well again by itself: {why}",
     "failed": "The {action} did not help {vm}; the next step may follow in {wait_s:.0f} s.",
     "exhausted": "No step of the catalogue helped {vm}. A person must look.",
+    "again": "{vm} is in trouble again after it was well; the {action} that was ordered before is"
+    " not repeated. A person must look.",
     "notify": "A person must look at {vm}: {why}",
     "evidence": "Evidence of {vm} was saved: {why}",
     "no_evidence": "No evidence of {vm} was saved: {why}",
