@@ -28,7 +28,8 @@ SENTENCES: Final = {
     "no_owner": "Tenant or group of the VM is unknown, so nobody agreed to actions on it.",
     "policy": "The order was given under policy {given}, here {held} holds.",
     "mode": "Policy lets {action} for tenant {tenant} be rehearsed only.",
-    "not_approved": "The {action} for tenant {tenant} waits for: flatline approve {incident}.",
+    "not_approved": "The {action} for tenant {tenant} waits for:"
+    " flatline approve {incident} --reason WHY.",
     "paused": "{scope} is paused by {by}: {reason}.",
     "maintenance": "{scope} is in maintenance by {by}: {reason}.",
     "quarantined": "{scope} is in quarantine by {by}: {reason}.",

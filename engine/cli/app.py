@@ -228,7 +228,10 @@ def _owner_event(
 
 
 Scope = Annotated[
-    str, typer.Argument(help="site, or zone:, cell:, node:, pool:, network:, tenant:, vm:NAME.")
+    str,
+    typer.Argument(
+        help="site, or zone:, cell:, node:, pool:, network: or tenant:NAME, or vm:UUID."
+    ),
 ]
 
 
@@ -245,12 +248,13 @@ def pause_on(
     """Let no machine act in a scope; alerts go on."""
     from engine.cli.words import append_pause, with_log
 
-    with_log(
+    held = with_log(
         settings_of(file, sets),
         lambda here, log: append_pause(here, log, scope=scope, reason=reason, minutes=minutes),
     )
-    until = f"until `flatline pause off {scope}`" if minutes is None else f"for {minutes:g} min"
-    console().print(f"Nothing is done to {scope} {until}.")
+    ends = held.until_ms
+    until = f"`flatline pause off {scope}`" if ends is None else _moment(ends)
+    console().print(f"Nothing is done to {scope} until {until} ({held.by}: {held.reason}).")
 
 
 @pause.command("off")
@@ -384,7 +388,8 @@ def audit_show(
         if vm in (None, entry.vm) and incident in (None, entry.incident)
     ]
     if not chosen:
-        console().print(f"None of {len(entries)} entries is meant.")
+        told = "The journal has no entry yet." if not entries else "No entry is about that."
+        console().print(told)
     for entry in chosen[-last:]:
         console().print(f"{_moment(entry.time_ms)}  {entry.kind:8}  {entry.sentence}")
 

@@ -162,7 +162,7 @@ def parse_scope(text: str) -> tuple[ControlScope, str]:
             return name, _subject(name, subject)
     raise SettingsError(
         f"{text!r} is no scope: write site, or one of"
-        f" {', '.join(f'{name}:NAME' for name in known if name != 'site')}."
+        f" {', '.join(f'{name}:NAME' for name in known if name not in ('site', 'vm'))}, vm:UUID."
     )
 
 
@@ -175,12 +175,23 @@ def _subject(scope: ControlScope, text: str) -> str:
 
 async def append_pause(
     here: Process, log: Log, *, scope: str, reason: str, minutes: float | None
-) -> None:
-    """Make a pause stand in the log."""
+) -> Control:
+    """Make a pause stand in the log, and return the one that holds.
+
+    One that holds longer stays: somebody's ten minutes must not end a stop without an end.
+    """
     pause = _pause(here, scope, reason=reason)
     if minutes is not None:
         pause = msgspec.structs.replace(pause, until_ms=pause.time_ms + round(minutes * MINUTE_MS))
+        held = (await _words_by_key(here, log)).get(pause.key())
+        if held is not None and held.source == pause.source and _outlasts(held, pause):
+            return held
     await log.append(CONTROL.name, key=pause.key(), value=encode_control(pause))
+    return pause
+
+
+def _outlasts(held: Control, word: Control) -> bool:
+    return held.until_ms is None or (word.until_ms is not None and held.until_ms > word.until_ms)
 
 
 async def end_pause(here: Process, log: Log, *, scope: str, reason: str) -> bool:

@@ -123,6 +123,24 @@ def test_a_pause_without_an_end_is_not_shown_as_taken_back(flatline: Flatline) -
     assert "until taken back" in " ".join(flatline("pause", "show").out.split())
 
 
+def test_a_pause_with_an_end_does_not_shorten_one_that_holds_longer(flatline: Flatline) -> None:
+    flatline("pause", "on", "site", "--reason", "storage work")
+    said = flatline("pause", "on", "site", "--reason", "a short look", "--minutes", "10")
+    assert "until `flatline pause off site`" in " ".join(said.out.split())
+    assert "storage work" in said.out
+    shown = " ".join(flatline("pause", "show").out.split())
+    assert "until taken back" in shown
+    assert "a short look" not in shown
+
+
+def test_a_longer_pause_replaces_a_shorter_one(flatline: Flatline) -> None:
+    flatline("pause", "on", "site", "--reason", "a short look", "--minutes", "10")
+    flatline("pause", "on", "site", "--reason", "a longer look", "--minutes", "20")
+    assert "a longer look" in flatline("pause", "show").out
+    flatline("pause", "on", "site", "--reason", "storage work")
+    assert "until taken back" in " ".join(flatline("pause", "show").out.split())
+
+
 def test_taking_back_a_pause_that_is_not_there_is_said(flatline: Flatline) -> None:
     said = flatline("pause", "off", "cell:c2")
     assert said.code == 1
