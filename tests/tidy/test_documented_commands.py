@@ -1,4 +1,4 @@
-"""Every command that the documents and Flatline's own sentences tell people to type can be typed."""
+"""Every command that documents and sentences of ours tell people to type can be typed."""
 
 import re
 import shlex

@@ -326,48 +326,6 @@ def test_a_firing_from_before_a_veto_brings_no_order(stale: dict[str, int]) -> N
     assert not play.given
 
 
-def test_an_old_word_said_twice_brings_no_order_for_a_vm_that_healed_by_itself() -> None:
-    play = Play()
-    for word in control().values():
-        play.feed(ControlSeen(word, play.now_ms))
-    play.fires()
-    play.resolves(verified=False)
-    for word in control(active=False).values():
-        play.feed(ControlSeen(word, play.now_ms))
-    play.fires(transition=1)
-    play.wait(1)
-    assert play.phase == "mended"
-    assert not play.given
-
-
-def test_a_vm_that_is_back_in_trouble_after_a_step_that_nobody_took_is_ordered_again() -> None:
-    play = Play()
-    play.fires()
-    play.stands()
-    play.ends(outcome="not_attempted")
-    play.resolves(verified=False)
-    while len(play.given) == 1 and play.now_ms < NOW_MS + 4_000_000:
-        play.wait(30)
-        play.fires(transition=3)
-    assert [given.step for given in play.given] == [0, 1]
-    assert play.given[1].issued_ms - NOW_MS >= 1_800_000
-
-
-def test_a_vm_that_is_back_in_trouble_after_a_step_is_left_to_a_person_who_is_told() -> None:
-    play = called()
-    play.resolves(verified=False)
-    for _ in range(100):
-        play.wait(60)
-        play.fires(transition=3)
-    assert play.phase == "exhausted"
-    assert [word.rule for word in play.words if word.page] == ["again"]
-    assert play.last.sentence == (
-        f"{VM} is in trouble again after it was well; the reset that was ordered before is not"
-        " repeated. A person must look."
-    )
-    assert len(play.given) == 1
-
-
 def test_nothing_is_decided_before_the_log_is_read_to_its_end() -> None:
     play = Play(live=False)
     play.fires()
