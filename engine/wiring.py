@@ -24,6 +24,7 @@ from connectors.http.probes import ProbeServer
 from engine.action.catalogue import Policy, parse_policy, read_shipped
 from engine.action.keys import TrustedKeys
 from engine.errors import SettingsError
+from engine.kept_kernels import compile_kept
 from engine.keyring import own_key, trusted_keys
 from engine.ports import Evidence, Hypervisor, LedgerStore, Log, Recording, Verbs
 from engine.roles.health import STUCK_AFTER_S, Health, Verdict
@@ -393,11 +394,20 @@ def _check_purpose(policy: Policy, *, node: str) -> None:
         )
 
 
-def compile_engine() -> None:
-    """Have the engine's kernels compiled: seconds of work that hold a loop when done inside it."""
+def compile_engine(settings: Settings | None = None) -> None:
+    """Have the engine's kernels compiled: seconds of work that hold a loop when done inside it.
+
+    Parameters
+    ----------
+    settings
+        Whose state folder keeps them for the next start; None keeps nothing.
+    """
     from engine.detection.compiled import compile_kernels
 
-    compile_kernels()
+    if settings is None:
+        compile_kernels()
+    else:
+        compile_kept(compile_kernels, settings.state.folder / "kernels" / "engine")
 
 
 def engine_opener(process: Process, connect: Connect, policy: Policy | None = None) -> Opener:
@@ -423,6 +433,8 @@ def engine_opener(process: Process, connect: Connect, policy: Policy | None = No
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
+        # Before it joins its group, which waits for a silent member for less than this may take.
+        compile_engine(settings)
         async with connect() as log:
             health = process.health.of("engine")
             yield Detector(log=log, config=config, clock=process.clock, health=health)

@@ -10,19 +10,24 @@ from engine.capacity.estate import Estate
 from engine.capacity.history_survey import capacity_points, estate_of, questions
 from engine.capacity.report import Report
 from engine.errors import RecordRejected
+from engine.kept_kernels import compile_kept
 from engine.ports import Log
 from engine.roles.run import Opener, Role
+from engine.settings import Settings
 from engine.wire.frame import decode_frame
 from engine.wire.topics import FRAMES
 from engine.wiring import Connect, Process
 from engine.wiring_history import open_history
 
 
-def compile_forecaster() -> None:
-    """Have the forecaster's kernels compiled: seconds that would hold the loop of other roles."""
+def compile_forecaster(settings: Settings) -> None:
+    """Have the forecaster's kernels compiled, or loaded from where the state folder keeps them.
+
+    Seconds of work that would hold the loop of other roles.
+    """
     from engine.capacity.foretell import compile_kernels
 
-    compile_kernels()
+    compile_kept(compile_kernels, settings.state.folder / "kernels" / "forecast")
 
 
 def forecast_opener(process: Process, connect: Connect) -> Opener:
@@ -34,6 +39,8 @@ def forecast_opener(process: Process, connect: Connect) -> Opener:
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
+        # Done at the first frame it could outlast the group's session.
+        compile_forecaster(process.settings)
         async with connect() as log:
             health = process.health.of("forecast")
             yield Foreteller(log=log, config=config, clock=process.clock, health=health)

@@ -61,11 +61,11 @@ def with_uri(settings: Settings, uri: str) -> Settings:
     return settings.model_copy(update={"collect": collect, "act": act})
 
 
-async def _compiled() -> None:
+async def _compiled(settings: Settings) -> None:
     """Compile before anything samples: a cadence that begins with a hole looks like a fault."""
     _log.info("Compiling the kernels.")
-    await abandonable(compile_engine)
-    await abandonable(compile_forecaster)
+    await abandonable(lambda: compile_engine(settings))
+    await abandonable(lambda: compile_forecaster(settings))
     _log.info("Compiled; `flatline audit show` tells what is decided from here on.")
 
 
@@ -74,7 +74,7 @@ async def _run_libvirt(here: Process, *, acting: bool) -> None:
     what = "may be acted on as the policy allows" if acting else "is only read (no --act)"
     _log.info(f"{here.settings.collect.libvirt_uri} {what}.", policy=allowed.policy.name)
     async with probes(here), open_log(here) as log:
-        await _compiled()
+        await _compiled(here.settings)
         nodes = [libvirt_node(here.settings)]
         openers = site_openers(here, log, nodes=nodes, authority=allowed, acting=acting)
         openers |= _for_planners(here, log)
@@ -88,7 +88,7 @@ async def _run_simulated(here: Process, *, seed: int) -> None:
     allowed = authority(here.settings, shipped="demo")
     _log.info(f"A simulated fleet of {plan.vms} VMs runs.", seed=seed, policy=allowed.policy.name)
     async with probes(here), open_log(here) as log:
-        await _compiled()
+        await _compiled(here.settings)
         openers = site_openers(here, log, nodes=simulated_nodes(fleet), authority=allowed)
         openers |= _for_planners(here, log)
         await run_roles(openers, health=here.health)

@@ -14,7 +14,7 @@ from engine.wire.topics import FRAMES
 
 @lru_cache(maxsize=1)
 def compile_kernels() -> None:
-    """Compile everything a frame runs through: some 6 s, once in a process.
+    """Compile everything a frame runs through: some 20 s, once in a process.
 
     A frame of one VM is folded into a partition that is then thrown away. Compiled at the
     first real frame instead, the kernels would hold the loop for longer than a group waits

@@ -1,17 +1,21 @@
-"""The only import of Numba: one decorator, one set of flags.
+"""Where kernels are made: one decorator, one set of flags.
 
 Never `fastmath`: it assumes NaN away, and NaN is our missed sample; what it gains (≤ 5 %
-in cache) is not worth scores that differ between machines. Never `cache`: a cached kernel
-went stale when a function it calls changed in another file, and the cache folder is code.
+in cache) is not worth scores that differ between machines. Never `cache` as such: a cached
+kernel went stale when a function it calls changed in another file; `kept` knows of all files.
 """
 
 from collections.abc import Callable
-from typing import Generic, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast
 
 import numba
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+# Every kernel of this process that is compiled at its first call.
+KERNELS: Final[list[Any]] = []
 
 
 class Kernel(Protocol, Generic[P, R]):
@@ -33,6 +37,8 @@ def kernel(function: Callable[P, R]) -> Kernel[P, R]:
     compiled = cast("Kernel[P, R]", numba.njit(nogil=True, error_model="numpy")(function))
     if not hasattr(compiled, "py_func"):
         compiled.py_func = function
+    else:
+        KERNELS.append(compiled)
     return compiled
 
 

@@ -76,10 +76,10 @@ def test_a_site_in_one_process_runs_every_role_and_ends_when_told(tmp_path: Path
 def test_planners_find_forecasts_in_the_history_of_a_site_in_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def compiled() -> None:
+    async def compiled(settings: Settings) -> None:
         # Virtual time does not wait for a thread that compiles.
-        compile_engine()
-        compile_forecaster()
+        compile_engine(settings)
+        compile_forecaster(settings)
 
     monkeypatch.setattr(everything, "_compiled", compiled)
     settings = Settings.model_validate(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from deploy.lab.kafka_jars import PATIENCE
+from deploy.lab.kafka_jars import PATIENCE, cache_dir
 from deploy.lab.libvirt_lab import wait_until
 
 FLATLINE = Path(sys.executable).with_name("flatline")
@@ -23,6 +23,10 @@ class Process:
         self.role = role
         self.state = folder / "state"
         self.state.mkdir(parents=True)
+        # Compiled once for all of them, though each has a state folder of its own.
+        kernels = cache_dir() / "kernels"
+        kernels.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.state / "kernels").symlink_to(kernels)
         self.config = folder / "flatline.toml"
         self.config.write_text(settings)
         self._log = folder / "log"
