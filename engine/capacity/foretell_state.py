@@ -9,12 +9,10 @@ import numpy as np
 
 from engine.capacity.demand import Demand
 from engine.capacity.foretell import Foretelling, Node
-from engine.errors import SnapshotDamaged, SnapshotTooNew
+from engine.capacity.generation import Generation, packed, unpacked
+from engine.errors import SnapshotDamaged
 from models.forecaster import Forecaster
 
-VERSION: Final = 1
-# Below the log's limit for a record, with room for key and headers.
-CHUNK_BYTES: Final = 800_000
 _DEMAND: Final = ("counters", "instances", "vcpus", "sums", "counts")
 
 
@@ -24,15 +22,6 @@ class Array(msgspec.Struct, frozen=True, array_like=True):
     dtype: str
     shape: tuple[int, ...]
     data: bytes
-
-
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What makes the chunks of one state whole, and where reading goes on."""
-
-    next_offset: int
-    chunks: int
-    sha256: str
-    v: int = VERSION
 
 
 class NodeValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,16 +54,11 @@ class StateValue(msgspec.Struct, frozen=True, kw_only=True):
 
 _encoder = msgspec.msgpack.Encoder(order="sorted")
 _decoder = msgspec.msgpack.Decoder(StateValue)
-_manifest_decoder = msgspec.msgpack.Decoder(Manifest)
 
 
-def take_state(state: Foretelling) -> tuple[list[bytes], bytes, str]:
-    """Return chunks, each ≤ `CHUNK_BYTES`, the manifest, and the generation's name."""
-    whole = _encoder.encode(_value(state))
-    chunks = [whole[at : at + CHUNK_BYTES] for at in range(0, len(whole), CHUNK_BYTES)]
-    name = sha256(whole).hexdigest()
-    manifest = Manifest(next_offset=state.next_offset, chunks=len(chunks), sha256=name)
-    return chunks, _encoder.encode(manifest), name[:32]
+def take_state(state: Foretelling) -> Generation:
+    """Return the state as what is appended to the log."""
+    return packed(_encoder.encode(_value(state)), next_offset=state.next_offset)
 
 
 def digest(state: Foretelling) -> str:
@@ -92,21 +76,13 @@ def restore_state(chunks: Mapping[int, bytes], manifest: bytes) -> Foretelling:
     SnapshotTooNew
         A later release wrote it.
     """
+    next_offset, whole = unpacked(chunks, manifest, owner="forecaster")
     try:
-        told = _manifest_decoder.decode(manifest)
-        if told.v > VERSION:
-            raise SnapshotTooNew(
-                f"The forecaster's state is of version {told.v}, this release reads {VERSION}:"
-                " start the release that wrote it, or another consumer group."
-            )
-        whole = b"".join(chunks.get(index, b"") for index in range(told.chunks))
-        if sha256(whole).hexdigest() != told.sha256:
-            raise SnapshotDamaged("The forecaster's state is damaged; an older one is used.")
         value = _decoder.decode(whole)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise SnapshotDamaged(f"The forecaster's state cannot be read: {error}.") from error
     state = Foretelling()
-    state.next_offset = told.next_offset
+    state.next_offset = next_offset
     state.time_ms, state.number, state.counts = value.time_ms, value.number, value.counts
     state.nodes = {node.key: _node(node) for node in value.nodes}
     state.departed = {

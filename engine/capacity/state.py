@@ -1,6 +1,5 @@
 """The fold's state as bytes and back: arrays and msgpack, nothing pickled."""
 
-from hashlib import sha256
 from typing import Final, Literal
 
 import msgspec
@@ -8,26 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.capacity.fold import FrameFold, Hour, NodeLane, Source
+from engine.capacity.generation import Generation, packed, unpacked
 from engine.capacity.rates import COUNTER_ROWS
 from engine.capacity.rollups import STATISTICS, Window
 from engine.capacity.rows import pool_series, telegraf_series, vm_texts
-from engine.errors import SnapshotDamaged, SnapshotTooNew
-from engine.wire.envelope import MAX_RECORD_BYTES
+from engine.errors import SnapshotDamaged
 from engine.wire.frame import UUID_BYTES
 from engine.wire.points import Series
 
-VERSION: Final = 1
 # A node that has been away for a day begins anew when it comes back.
 _FORGET_MS: Final = 86_400_000
-
-
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What makes the chunks of one state whole: their hash, and where reading goes on."""
-
-    next_offset: int
-    chunks: int
-    sha256: str
-    v: int = VERSION
 
 
 class _Window(msgspec.Struct, frozen=True, array_like=True):
@@ -60,11 +49,10 @@ class _State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _decoder = msgspec.msgpack.Decoder(_State)
-_manifest_decoder = msgspec.msgpack.Decoder(Manifest)
 
 
-def take_state(fold: FrameFold) -> tuple[list[bytes], bytes]:
-    """Return the chunks of the state and the manifest that makes them whole."""
+def take_state(fold: FrameFold) -> Generation:
+    """Return the state as what is appended to the log."""
     lanes = [lane for lane in fold.lanes.values() if fold.time_ms - lane.heard_ms <= _FORGET_MS]
     nodes = {(lane.cell, lane.node) for lane in lanes}
     here = {vm for lane in lanes for vm in vm_texts(lane.uuids)}
@@ -75,12 +63,7 @@ def take_state(fold: FrameFold) -> tuple[list[bytes], bytes]:
         sources=tuple((*key, source) for key, source in fold.sources.items() if key in nodes),
         open_hours=tuple(sorted((h.family, h.cell, h.begin_s) for h in fold.open_hours)),
     )
-    whole = msgspec.msgpack.encode(state)
-    chunks = [whole[at : at + MAX_RECORD_BYTES] for at in range(0, len(whole), MAX_RECORD_BYTES)]
-    manifest = Manifest(
-        next_offset=fold.next_offset, chunks=len(chunks), sha256=sha256(whole).hexdigest()
-    )
-    return chunks, msgspec.msgpack.encode(manifest)
+    return packed(msgspec.msgpack.encode(state), next_offset=fold.next_offset)
 
 
 def restore(chunks: dict[int, bytes], manifest: bytes) -> FrameFold:
@@ -93,19 +76,11 @@ def restore(chunks: dict[int, bytes], manifest: bytes) -> FrameFold:
     SnapshotTooNew
         A later release wrote it.
     """
+    next_offset, whole = unpacked(chunks, manifest, owner="historian")
     try:
-        told = _manifest_decoder.decode(manifest)
-        if told.v > VERSION:
-            raise SnapshotTooNew(
-                f"The historian's state is of version {told.v}, this release reads {VERSION}:"
-                " start the release that wrote it, or another consumer group."
-            )
-        whole = b"".join(chunks.get(index, b"") for index in range(told.chunks))
-        if sha256(whole).hexdigest() != told.sha256:
-            raise SnapshotDamaged("The historian's state is damaged; an older one is used.")
         state = _decoder.decode(whole)
         fold = FrameFold()
-        fold.next_offset, fold.time_ms = told.next_offset, state.time_ms
+        fold.next_offset, fold.time_ms = next_offset, state.time_ms
         fold.names = dict(state.names)
         fold.open_hours = {Hour(*hour) for hour in state.open_hours}
         fold.sources = {(cell, node): source for cell, node, source in state.sources}

@@ -13,12 +13,11 @@ import structlog
 
 from engine.capacity.foretell import Foretelling, compile_kernels
 from engine.capacity.foretell_state import restore_state, take_state
-from engine.errors import SnapshotDamaged
 from engine.ports import Clock, Delivery, Log, Subscription
 from engine.roles import instruments
-from engine.roles.generations import append_generation, stored_generations
+from engine.roles.generations import append_generation, newest_state
 from engine.roles.health import Health
-from engine.wire.topics import FRAMES
+from engine.wire.topics import FORECASTER, FRAMES
 
 _MAX_RECORDS: Final = 200
 _POLL_S: Final = 0.5
@@ -35,11 +34,13 @@ class ForecastConfig:
     group
         Members of one group share the partitions.
     snapshot_every_s
-        Append time between two generations of one partition.
+        Append time between two generations of one partition. A generation is large (80 KB a
+        VM), and frames are kept for days: folding three hours of a thousand VMs again takes
+        seconds.
     """
 
     group: str = "flatline-forecast"
-    snapshot_every_s: float = 3600.0
+    snapshot_every_s: float = 3 * 3600.0
 
 
 @dataclass(slots=True)
@@ -49,7 +50,6 @@ class _Held:
     state: Foretelling
     saved_ms: int
     generations: list[int] = field(default_factory=list)
-    exported: dict[str, int] = field(default_factory=dict)
 
 
 class Foreteller:
@@ -110,20 +110,21 @@ class Foreteller:
             self._held[number] = _Held(state, state.time_ms, offsets)
 
     async def _load(self, number: int) -> Foretelling:
-        group = self._config.group
-        for manifest, chunks in await stored_generations(self._log, number, group=group):
-            try:
-                state = restore_state(chunks, manifest)
-            except SnapshotDamaged as damage:
-                _log.warning(str(damage), partition=number)
-                continue
-            _log.info(
-                "The forecaster goes on from its state.",
-                partition=number,
-                next_offset=state.next_offset,
-            )
-            return state
-        return Foretelling()
+        state = await newest_state(
+            self._log,
+            number,
+            group=self._config.group,
+            topic=FORECASTER,
+            restore=restore_state,
+        )
+        if state is None:
+            return Foretelling()
+        _log.info(
+            "The forecaster goes on from its state.",
+            partition=number,
+            next_offset=state.next_offset,
+        )
+        return state
 
     async def _save_due(self, subscription: Subscription) -> None:
         every_ms = self._config.snapshot_every_s * 1000
@@ -133,14 +134,15 @@ class Foreteller:
 
     async def _save(self, subscription: Subscription, number: int, held: _Held) -> None:
         """Write one whole generation, then let a successor start at the one before it."""
-        chunks, manifest, name = take_state(held.state)
+        taken = take_state(held.state)
         await append_generation(
             self._log,
             number,
             group=self._config.group,
-            generation=name,
-            chunks=chunks,
-            manifest=manifest,
+            generation=taken.name,
+            chunks=taken.chunks,
+            manifest=taken.manifest,
+            topic=FORECASTER,
         )
         held.saved_ms = held.state.time_ms
         held.generations = [*held.generations[-1:], held.state.next_offset]

@@ -1,7 +1,7 @@
 """Generations of snapshots in the log: chunks, then the manifest that makes them whole."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
 import structlog
 
@@ -10,10 +10,12 @@ from engine.detection.partition import Partition
 from engine.detection.snapshot import Manifest, decode_manifest, restore
 from engine.errors import SnapshotDamaged
 from engine.ports import Headers, Log, Record
-from engine.wire.topics import SNAPSHOTS
+from engine.wire.topics import SNAPSHOTS, Topic
 
 CHUNK: Final = b"chunk"
 MANIFEST: Final = b"manifest"
+
+State = TypeVar("State")
 
 _log = structlog.get_logger()
 
@@ -40,9 +42,7 @@ async def load(
     SnapshotTooNew
         A later release wrote one: going on would lose what it learned.
     """
-    bounds = await log.bounds(SNAPSHOTS.name, partition)
-    records = await log.read_to_end(SNAPSHOTS.name, partition, offset=bounds.earliest)
-    chunks, manifests = _sorted(records, group)
+    chunks, manifests = await _stored(log, partition, group=group, topic=SNAPSHOTS)
     wanted = configuration_hash(configuration)
     for record in reversed(manifests):
         try:
@@ -73,8 +73,12 @@ async def load(
     return Partition(configuration), []
 
 
-def _sorted(records: list[Record], group: str) -> tuple[dict[tuple[str, int], bytes], list[Record]]:
+async def _stored(
+    log: Log, partition: int, *, group: str, topic: Topic
+) -> tuple[dict[tuple[str, int], bytes], list[Record]]:
     """Return this group's chunks by generation and index, and its manifests, oldest first."""
+    bounds = await log.bounds(topic.name, partition)
+    records = await log.read_to_end(topic.name, partition, offset=bounds.earliest)
     chunks: dict[tuple[str, int], bytes] = {}
     manifests: list[Record] = []
     for record in records:
@@ -106,11 +110,12 @@ async def append_generation(
     generation: str,
     chunks: Sequence[bytes],
     manifest: bytes,
+    topic: Topic = SNAPSHOTS,
 ) -> None:
     """Make one generation of a group's state stand in the log, its manifest last."""
     for index, chunk in enumerate((*chunks, manifest)):
         await log.append(
-            SNAPSHOTS.name,
+            topic.name,
             key=MANIFEST if index == len(chunks) else CHUNK,
             value=chunk,
             headers=headers_of(group, generation, index),
@@ -119,15 +124,36 @@ async def append_generation(
 
 
 async def stored_generations(
-    log: Log, partition: int, *, group: str
+    log: Log, partition: int, *, group: str, topic: Topic
 ) -> list[tuple[bytes, dict[int, bytes]]]:
     """Return manifest and chunks by index of a group's generations, the newest first."""
-    bounds = await log.bounds(SNAPSHOTS.name, partition)
-    records = await log.read_to_end(SNAPSHOTS.name, partition, offset=bounds.earliest)
-    chunks, manifests = _sorted(records, group)
+    chunks, manifests = await _stored(log, partition, group=group, topic=topic)
     found: list[tuple[bytes, dict[int, bytes]]] = []
     for record in reversed(manifests):
         name = dict(record.headers).get("generation", b"").decode("ascii", "replace")
         own = {index: chunk for (generation, index), chunk in chunks.items() if generation == name}
         found.append((record.value, own))
     return found
+
+
+async def newest_state(
+    log: Log,
+    partition: int,
+    *,
+    group: str,
+    topic: Topic,
+    restore: Callable[[dict[int, bytes], bytes], State],
+) -> State | None:
+    """Return the newest state that `restore` makes of a group's generations, None without any.
+
+    Raises
+    ------
+    SnapshotTooNew
+        A later release wrote one: going on would lose what it learned.
+    """
+    for manifest, chunks in await stored_generations(log, partition, group=group, topic=topic):
+        try:
+            return restore(chunks, manifest)
+        except SnapshotDamaged as damage:
+            _log.warning(str(damage), partition=partition)
+    return None

@@ -16,16 +16,16 @@ from engine.capacity.fold import FrameFold, Hour
 from engine.capacity.rollups import hour_points, hour_questions
 from engine.capacity.rows import action_points, alert_points, forecast_points, score_points
 from engine.capacity.state import restore, take_state
-from engine.errors import HistoryError, HistoryUnreachable, RecordRejected, SnapshotDamaged
+from engine.errors import HistoryError, HistoryUnreachable, RecordRejected
 from engine.ports import Clock, Delivery, History, Log, Record, RefusedRow, Subscription
 from engine.roles import instruments
-from engine.roles.generations import append_generation, stored_generations
+from engine.roles.generations import append_generation, newest_state
 from engine.roles.health import Health, told
 from engine.wire.frame import decode_frame
 from engine.wire.measurement import FAMILIES
 from engine.wire.points import Points
 from engine.wire.rejected import encode_rejected
-from engine.wire.topics import ALERTS, FORECASTS, FRAMES, JOURNAL, REJECTED, SCORES
+from engine.wire.topics import ALERTS, FORECASTS, FRAMES, JOURNAL, REJECTED, SCORES, SNAPSHOTS
 
 # What is read before it is written: 200 frames of 200 VMs are a third of a million rows' worth
 # of numbers, some 60 MB while they become text.
@@ -295,19 +295,13 @@ class _Frames(_Stream):
         for number in self._folds.keys() - delivery.assigned:
             del self._folds[number]
         for number in sorted(delivery.assigned - self._folds.keys()):
-            fold = await self._load(number)
+            stored = await newest_state(
+                self._log, number, group=self._config.group, topic=SNAPSHOTS, restore=restore
+            )
+            fold = FrameFold() if stored is None else stored
             self._folds[number] = fold
             self._saved_ms[number] = fold.time_ms
             self._committed[number] = [fold.next_offset] if fold.next_offset else []
-
-    async def _load(self, number: int) -> FrameFold:
-        found = await stored_generations(self._log, number, group=self._config.group)
-        for manifest, chunks in found:
-            try:
-                return restore(chunks, manifest)
-            except SnapshotDamaged as damage:
-                _log.warning(str(damage), partition=number)
-        return FrameFold()
 
     def _fold(self, record: Record) -> None:
         fold = self._folds.get(record.partition)
@@ -364,14 +358,14 @@ class _Frames(_Stream):
         for number, fold in self._folds.items():
             if fold.time_ms - self._saved_ms[number] < every_ms and self._saved_ms[number]:
                 continue
-            chunks, manifest = take_state(fold)
+            taken = take_state(fold)
             await append_generation(
                 self._log,
                 number,
                 group=self._config.group,
-                generation=f"{fold.next_offset}",
-                chunks=chunks,
-                manifest=manifest,
+                generation=taken.name,
+                chunks=taken.chunks,
+                manifest=taken.manifest,
             )
             self._saved_ms[number] = fold.time_ms
             kept = [*self._committed[number][-1:], fold.next_offset]

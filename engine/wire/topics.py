@@ -48,9 +48,23 @@ FORECASTS: Final = Topic("flatline.forecasts.v1", None, 7 * _DAY_S, 512 * _MIB)
 CONTROL: Final = Topic("flatline.control.v1", 1, None, 64 * _MIB, compacted=True, durable=True)
 # By size and not by key: two generations must stay whole, chunks and manifest together.
 SNAPSHOTS: Final = Topic("flatline.snapshots.v1", None, None, 512 * _MIB)
+# Of its own: a forecaster's generation of a thousand VMs has tens of MB every few hours, the
+# engine's a few MB every 3 min, and where size decides what stays each would push out the other.
+FORECASTER: Final = Topic("flatline.forecaster.v1", None, None, 1024 * _MIB)
 REJECTED: Final = Topic("flatline.rejected.v1", None, 7 * _DAY_S, 128 * _MIB)
 
-TOPICS: Final = (FRAMES, ALERTS, ORDERS, JOURNAL, SCORES, FORECASTS, CONTROL, SNAPSHOTS, REJECTED)
+TOPICS: Final = (
+    FRAMES,
+    ALERTS,
+    ORDERS,
+    JOURNAL,
+    SCORES,
+    FORECASTS,
+    CONTROL,
+    SNAPSHOTS,
+    FORECASTER,
+    REJECTED,
+)
 
 
 def partition_count(topic: Topic, site_partitions: int) -> int:

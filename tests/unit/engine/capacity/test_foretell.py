@@ -4,6 +4,7 @@ import pytest
 
 from engine.capacity.foretell import STEP_S, Foretelling
 from engine.capacity.foretell_state import digest, restore_state, take_state
+from engine.capacity.generation import CHUNK_BYTES, packed, unpacked
 from engine.errors import SnapshotDamaged, SnapshotTooNew
 from engine.ports import Record
 from engine.wire.forecast import BANDS, HORIZONS_S, METRICS, Forecasts, decode_forecasts
@@ -122,18 +123,34 @@ def test_state_goes_on_bit_for_bit_from_its_snapshot() -> None:
     whole, first = Foretelling(), Foretelling()
     folded(whole, records)
     folded(first, records[:half])
-    chunks, manifest, _ = take_state(first)
+    _, chunks, manifest = take_state(first)
     again = restore_state(dict(enumerate(chunks)), manifest)
     # Records folded before change nothing, so reading may begin earlier.
     folded(again, records[half - 10 :])
     assert digest(again) == digest(whole)
 
 
+def test_a_generation_takes_half_the_bytes_of_the_state() -> None:
+    state = Foretelling()
+    folded(state, Fleet({"n0": [Machine(f"vm-{n}", cores=n / 9) for n in range(9)]}).run(3))
+    held = sum(node.forecaster.state.nbytes for node in state.nodes.values())
+    assert sum(map(len, take_state(state).chunks)) < held / 2
+
+
+def test_a_generation_of_many_chunks_is_whole_again() -> None:
+    state = np.random.default_rng(0).bytes(3 * CHUNK_BYTES)
+    taken = packed(state, next_offset=7)
+    assert len(taken.chunks) > 3
+    assert max(map(len, taken.chunks)) <= CHUNK_BYTES
+    again = unpacked(dict(enumerate(taken.chunks)), taken.manifest, owner="forecaster")
+    assert again == (7, state)
+
+
 @pytest.mark.parametrize("harm", ["flipped", "missing", "manifest"])
 def test_damaged_state_is_refused(harm: str) -> None:
     state = Foretelling()
     folded(state, Fleet({"n0": [Machine("a")]}).run(3))
-    chunks, manifest, _ = take_state(state)
+    _, chunks, manifest = take_state(state)
     kept = dict(enumerate(chunks))
     if harm == "flipped":
         kept[0] = bytes([kept[0][0] ^ 1]) + kept[0][1:]
@@ -146,7 +163,7 @@ def test_damaged_state_is_refused(harm: str) -> None:
 
 
 def test_state_of_a_later_release_is_refused_with_what_to_do() -> None:
-    chunks, manifest, _ = take_state(Foretelling())
+    _, chunks, manifest = take_state(Foretelling())
     later = msgspec.msgpack.encode({**msgspec.msgpack.decode(manifest), "v": 99})
     with pytest.raises(SnapshotTooNew, match="start the release that wrote it"):
         restore_state(dict(enumerate(chunks)), later)

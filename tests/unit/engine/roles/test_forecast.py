@@ -11,7 +11,7 @@ from engine.capacity.foretell_state import digest
 from engine.roles.forecast import ForecastConfig, Foreteller
 from engine.roles.generations import stored_generations
 from engine.roles.health import Health
-from engine.wire.topics import FORECASTS, FRAMES
+from engine.wire.topics import FORECASTER, FORECASTS, FRAMES, SNAPSHOTS
 from tests.unit.engine.capacity.fleet_by_hand import EPOCH_MS, Fleet, Machine
 
 CONFIG = ForecastConfig(snapshot_every_s=300.0)
@@ -62,7 +62,9 @@ def test_killed_forecaster_goes_on_and_publishes_the_same_values():
         await append(log, records[:60])
         first = Running(log, clock)
         await first.folded(60)
-        assert await stored_generations(log, 0, group=CONFIG.group)
+        assert await stored_generations(log, 0, group=CONFIG.group, topic=FORECASTER)
+        # Where size decides what stays, these would push out the engine's.
+        assert not await log.read_to_end(SNAPSHOTS.name, 0, offset=0)
         await first.kill()
         await append(log, records[60:])
         second = Running(log, clock)
@@ -85,12 +87,12 @@ def test_a_damaged_generation_is_passed_over_for_the_one_before():
             await append(log, records[end - 30 : end])
             await first.folded(end)
         await first.kill()
-        kept = await stored_generations(log, 0, group=CONFIG.group)
+        kept = await stored_generations(log, 0, group=CONFIG.group, topic=FORECASTER)
         assert len(kept) >= 2
         newest = kept[0][0]
         # A generation whose chunks never arrived: its manifest alone stands in the log.
         await log.append(
-            "flatline.snapshots.v1",
+            FORECASTER.name,
             key=b"manifest",
             value=newest,
             headers=(("group", CONFIG.group.encode()), ("generation", b"torn"), ("index", b"9")),

@@ -1,0 +1,70 @@
+"""A fold's state in the log: compressed chunks, and the manifest that makes them whole."""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+import msgspec
+from cramjam import zstd
+
+from engine.errors import SnapshotDamaged, SnapshotTooNew
+
+VERSION: Final = 1
+# Below the log's limit for a record, with room for key and headers.
+CHUNK_BYTES: Final = 800_000
+# Half the bytes of a forecaster for 10 ms of a core per 30 MB; higher levels gain 3 %.
+_LEVEL: Final = 1
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes the chunks of one state whole: their hash, and where reading goes on."""
+
+    next_offset: int
+    chunks: int
+    sha256: str
+    v: int = VERSION
+
+
+class Generation(NamedTuple):
+    """What is appended for one state: chunks, each ≤ `CHUNK_BYTES`, then the manifest."""
+
+    name: str
+    chunks: list[bytes]
+    manifest: bytes
+
+
+_manifest_decoder = msgspec.msgpack.Decoder(Manifest)
+
+
+def packed(state: bytes, *, next_offset: int) -> Generation:
+    """Return the generation that holds `state`; reading goes on at `next_offset`."""
+    body = bytes(zstd.compress(state, level=_LEVEL))
+    chunks = [body[at : at + CHUNK_BYTES] for at in range(0, len(body), CHUNK_BYTES)]
+    hashed = sha256(body).hexdigest()
+    manifest = Manifest(next_offset=next_offset, chunks=len(chunks), sha256=hashed)
+    return Generation(hashed[:32], chunks, msgspec.msgpack.encode(manifest))
+
+
+def unpacked(chunks: Mapping[int, bytes], manifest: bytes, *, owner: str) -> tuple[int, bytes]:
+    """Return where reading goes on, and the bytes of the state of `owner` (a role).
+
+    Raises
+    ------
+    SnapshotDamaged
+        Bytes are missing or are not those that were written.
+    SnapshotTooNew
+        A later release wrote it.
+    """
+    try:
+        told = _manifest_decoder.decode(manifest)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise SnapshotDamaged(f"The {owner}'s state cannot be read: {error}.") from error
+    if told.v > VERSION:
+        raise SnapshotTooNew(
+            f"The {owner}'s state is of version {told.v}, this release reads {VERSION}:"
+            " start the release that wrote it, or another consumer group."
+        )
+    body = b"".join(chunks.get(index, b"") for index in range(told.chunks))
+    if sha256(body).hexdigest() != told.sha256:
+        raise SnapshotDamaged(f"The {owner}'s state is damaged; an older one is used.")
+    return told.next_offset, bytes(zstd.decompress(body))
