@@ -18,6 +18,7 @@ from engine.detection.configuration import Configuration
 from engine.detection.incidents import Finding, key_of, report, resolve
 from engine.detection.lanes import Lanes
 from engine.wire.alert import Alert, EvidenceItem, Resolution, Scope
+from models.kernels import glance
 
 _KINDS = {
     "pool": "pool_stall",
@@ -25,6 +26,7 @@ _KINDS = {
     "host": "host_stall",
     "cell": "fleet_silence",
 }
+_FELL = {"disk": glance.FELL_DISK, "tx": glance.FELL_TX, "life": glance.FELL_LIFE}
 # A frame lists this many VMs in its alert; the count stands in the sentence.
 _LISTED = 64
 # Specific before general, where several things explain the same VMs equally well.
@@ -159,11 +161,11 @@ def _recent(
     silent: dict[bytes, Silence] = {}
     active: set[bytes] = set()
     # Most slots end here: who is active is asked only where enough fell silent.
-    fallen = {
-        name: _fell(lanes, cell.nodes[name], signal, configuration)
-        for name, lanes in sorted(cell.lanes.items())
-        if not cell.nodes[name].silent
-    }
+    bit = _FELL[signal]
+    seen = {name: lanes for name, lanes in cell.lanes.items() if not cell.nodes[name].silent}
+    if sum(lanes.found[bit] for lanes in seen.values()) < configuration.gate_members:
+        return silent, active
+    fallen = {name: _fell(lanes, signal) for name, lanes in sorted(seen.items())}
     if sum(map(np.count_nonzero, fallen.values())) < configuration.gate_members:
         return silent, active
     prefix, onset = ("disk", "disk_onset_ms") if signal == "disk" else ("run", "onset_ms")
@@ -180,24 +182,14 @@ def _recent(
     return silent, active
 
 
-def _fell(lanes: Lanes, node: Node, signal: str, configuration: Configuration) -> NDArray[np.bool_]:
+def _fell(lanes: Lanes, signal: str) -> NDArray[np.bool_]:
     """Return, per lane in use, who fell silent lately by one signal."""
-    size = len(lanes)
-    window_s = max(configuration.gate_window_s, 3 * node.dt_s)
+    fell = lanes.which(_FELL[signal])
     if signal == "tx":
+        # Without a gap model of its own: somebody who sent in nearly every sample.
+        size = len(lanes)
         still = lanes.row("tx_still_s")[:size]
-        fell = (still >= 2 * node.dt_s) & (still <= window_s)
-        if fell.any():
-            # Without a gap model of its own: somebody who sent in nearly every sample.
-            fell &= lanes.row("tx_share")[:size] >= 0.8 * np.exp(-still / 60.0)
-        return fell
-    out = lanes.disk if signal == "disk" else lanes.life
-    samples = lanes.numbers("disk_samples" if signal == "disk" else "run_samples")[:size]
-    # What is silent on a node or in a cell may yet turn out to share a pool, whose members on
-    # other nodes are one sample behind.
-    fell = samples >= (2 if signal == "disk" else 3)
-    if fell.any():
-        fell &= (out[0, :size] <= window_s) & (out[1, :size] >= configuration.shared_nats)
+        fell &= lanes.row("tx_share")[:size] >= 0.8 * np.exp(-still / 60.0)
     return fell
 
 

@@ -3,7 +3,6 @@
 from uuid import UUID
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.detection import sentences
 from engine.detection.cell import Cell, Node, Vm
@@ -12,13 +11,14 @@ from engine.detection.evidence import Picture, picture, vetoes
 from engine.detection.fold import set_holds
 from engine.detection.forest import opinion, score_gated
 from engine.detection.gate import explains, judge_gate
+from engine.detection.glance import glance
 from engine.detection.hypotheses import Verdict, judge_vm
 from engine.detection.incidents import Finding, confidence, key_of, report, suppress
-from engine.detection.lanes import F, I, Lanes
+from engine.detection.lanes import Lanes
 from engine.detection.recovery import follow_vm
 from engine.detection.shared import judge_shared
 from engine.detection.slow import judge_trends
-from engine.detection.totals import is_shared, judge_totals, only_totals, suspects
+from engine.detection.totals import is_shared, judge_totals
 from engine.detection.watch import (
     watch_absent,
     watch_contention,
@@ -29,8 +29,8 @@ from engine.detection.watch import (
 )
 from engine.wire.alert import Alert
 from engine.wire.metrics import VM_STATES
+from models.kernels.glance import ONLY_TOTALS, SUSPECT
 
-_CRASHED = VM_STATES.index("crashed")
 _RUNNING = VM_STATES.index("running")
 # One sample may hold what moved before the word was given.
 _LIFE_SAMPLES = 2
@@ -55,6 +55,7 @@ def is_due(cell: Cell, *, time_ms: int, configuration: Configuration) -> bool:
 
 def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
     """Close the slot: return what is to be published, in order."""
+    glance(cell, configuration)
     score_gated(cell)
     watch_sight(cell, time_ms=time_ms, configuration=configuration)
     cell.reported.clear()
@@ -71,8 +72,7 @@ def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Ale
         node, lanes = cell.nodes[name], cell.lanes[name]
         if node.silent:
             continue
-        totals = only_totals(lanes)
-        for lane in _suspects(cell, lanes, totals, configuration):
+        for lane in _suspects(cell, lanes):
             uuid = lanes.vm(lane)
             if cell.vms[uuid].node != name:
                 continue
@@ -82,7 +82,7 @@ def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Ale
                 lanes,
                 lane,
                 held,
-                by_totals=bool(totals[lane]),
+                by_totals=bool(lanes.finds[lane] >> ONLY_TOTALS & 1),
                 time_ms=time_ms,
                 configuration=configuration,
             )
@@ -101,37 +101,12 @@ def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Ale
     return alerts
 
 
-def _suspects(
-    cell: Cell, lanes: Lanes, totals: NDArray[np.bool_], configuration: Configuration
-) -> list[int]:
-    """Return the few lanes worth a closer look: a cheap test over all of them.
-
-    It lets through every lane that `judge_vm` can find a fault in.
-    """
-    size = len(lanes)
-    numbers, figures = lanes.integers[:, :size], lanes.floats[:, :size]
-    level = figures[F["cpu_nats"]]
-    at_most = np.maximum(np.minimum(level, configuration.cpu_cap_nats), configuration.one_core_nats)
-    nats = lanes.life[1, :size]
-    period = np.maximum(figures[F["balloon_period_s"]], 0.1)
-    still = figures[F["balloon_still_s"]] / period * configuration.balloon_nats_per_period
-    at_most = at_most + np.where(
-        numbers[I["balloon_moved"]] >= 2, np.minimum(still, configuration.balloon_cap_nats), 0.0
-    )
-    suspect = (numbers[I["run_samples"]] >= 2) & (nats >= configuration.silence_alert_nats)
-    suspect &= nats + at_most >= configuration.alert_nats
-    suspect &= (numbers[I["balloon_fresh"]] == 0) | (numbers[I["balloon_moved"]] < 2)
-    hung = (lanes.disk[0, :size] >= configuration.hung_s) & (level >= configuration.hung_level_nats)
-    hung &= figures[F["cpu"]] <= configuration.hung_cpu_ratio * figures[F["cpu_before"]]
-    suspect |= hung
-    suspect &= ~totals
-    suspect |= suspects(lanes, configuration)
-    suspect |= numbers[I["state"]] == _CRASHED
-    suspect |= (figures[F["epoch_s"]] >= configuration.boot_stuck_s) & (
-        (numbers[I["moved"]] == 0) & (numbers[I["balloon_moved"]] < 2)
-    )
-    suspect[[lanes.places[vm] for vm in cell.watched if vm in lanes.places]] = True
-    return [int(lane) for lane in np.flatnonzero(suspect)]
+def _suspects(cell: Cell, lanes: Lanes) -> list[int]:
+    """Return the few lanes worth a closer look: suspects, and who is watched anyway."""
+    found = {lanes.places[vm] for vm in cell.watched if vm in lanes.places}
+    if lanes.found[SUSPECT]:
+        found.update(np.flatnonzero(lanes.which(SUSPECT)).tolist())
+    return sorted(found)
 
 
 def _judge_one(

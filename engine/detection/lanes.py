@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.wire.frame import UUID_BYTES
-from models.kernels import baseline, gaps, intake, trends, vitals_layout
+from models.kernels import baseline, gaps, glance, intake, trends, vitals_layout
 from models.kernels.lanes import LANES, blocks_for
 
 F32 = NDArray[np.float32]
@@ -114,6 +114,9 @@ class Lanes:
         Shape (len(MINUTE), lanes): what the running minute adds up to.
     taken
         Room for what the frame being folded says; nothing of it outlasts the frame.
+    finds, found
+        What the slot's first look saw (`models.kernels.glance`): bits of each lane, and how
+        many lanes have each; nothing of it outlasts the slot.
     """
 
     def __init__(self, roster: bytes) -> None:
@@ -140,6 +143,8 @@ class Lanes:
         self.sums = np.zeros((len(MINUTE), lanes))
         self.sum_counts = np.zeros((len(MINUTE), lanes))
         self.taken = intake.new_taken(lanes)
+        self.finds = np.zeros(lanes, np.uint16)
+        self.found = np.zeros(glance.BITS, np.int64)
         for name in ("instance", "state", "vcpus", "vcpus_busy", "job_active", "delay_ns"):
             self.integers[I[name]] = -1
         self.floats[F["cpu"]] = np.nan
@@ -170,6 +175,11 @@ class Lanes:
     def sign(self, name: str, lane: int) -> float:
         """Return what the last sample's totals said of one lane, by `vitals_layout.OUT`."""
         return float(self.signs[lane, vitals_layout.OUT[name]])
+
+    def which(self, bit: int) -> NDArray[np.bool_]:
+        """Return, per lane in use, whether the slot's first look saw a bit of it."""
+        seen: NDArray[np.bool_] = (self.finds[: len(self)] & (1 << bit)) != 0
+        return seen
 
     def row(self, name: str) -> F64:
         """Return the live row of one float."""

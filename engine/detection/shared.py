@@ -14,12 +14,10 @@ from engine.detection.cell import Cell, Node
 from engine.detection.configuration import Configuration
 from engine.detection.incidents import Finding, key_of, report, republished, resolve
 from engine.detection.lanes import Lanes
-from engine.detection.totals import only_totals
 from engine.wire.alert import Alert, EvidenceItem, Resolution
-from models.kernels import vitals_layout
+from models.kernels import glance, vitals_layout
 
 _LISTED = 64
-_O = vitals_layout.OUT
 _SHARED = vitals_layout.FIELD["shared"]
 
 
@@ -28,39 +26,33 @@ class _Young(NamedTuple):
 
     node: Node
     lanes: Lanes
-    places: NDArray[np.intp]
-    active: int
+    silent: int
+
+    def places(self) -> NDArray[np.intp]:
+        """Return which lanes."""
+        return np.flatnonzero(self.lanes.which(glance.YOUNG))
 
 
 def judge_shared(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
     """Mark silences that began together; open or end the incident of the cell."""
-    young = [_young(cell, name, configuration) for name in sorted(cell.lanes)]
-    count = sum(len(each.places) for each in young)
-    active = sum(each.active for each in young)
-    nodes = sum(len(each.places) > 0 for each in young)
+    young = [
+        _Young(cell.nodes[name], lanes, int(lanes.found[glance.YOUNG]))
+        for name, lanes in sorted(cell.lanes.items())
+    ]
+    count = sum(each.silent for each in young)
+    moving = sum(int(each.lanes.found[glance.MOVING]) for each in young)
+    active = count + moving
+    nodes = sum(each.silent > 0 for each in young)
     needed = max(configuration.totals_shared_members, configuration.totals_shared_ratio * active)
     if count >= needed and nodes >= 2:
         for each in young:
-            each.lanes.vitals[each.places, _SHARED] = 1.0
+            each.lanes.vitals[each.places(), _SHARED] = 1.0
         wide = max(
             configuration.totals_shared_members, configuration.totals_shared_alert_ratio * active
         )
         if count >= wide:
             return _opened(cell, young, count, active, time_ms, configuration)
     return _followed(cell, time_ms, configuration)
-
-
-def _young(cell: Cell, name: str, configuration: Configuration) -> _Young:
-    lanes, node = cell.lanes[name], cell.nodes[name]
-    size = len(lanes)
-    signs = lanes.signs[:size]
-    run = signs[:, _O["run"]]
-    totals = only_totals(lanes)
-    begun = totals & (run >= 1) & (run <= configuration.totals_shared_samples)
-    begun &= signs[:, _O["active_share"]] >= configuration.totals_active_share
-    begun &= signs[:, _O["silence_nats"]] >= configuration.totals_shared_nats
-    moving = totals & (signs[:, _O["known"]] > 0) & (run == 0)
-    return _Young(node, lanes, np.flatnonzero(begun), int((begun | moving).sum()))
 
 
 def _opened(
@@ -74,7 +66,7 @@ def _opened(
     members = sorted(
         (int(each.lanes.numbers("onset_ms")[lane]), each.lanes.vm(int(lane)), each)
         for each in young
-        for lane in each.places
+        for lane in each.places()
     )
     onset_ms, vm, first = members[0]
     sequence = first.lanes.number("run_sequence", first.lanes.places[vm])

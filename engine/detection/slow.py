@@ -12,13 +12,14 @@ from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
 from engine.detection.incidents import Finding, key_of, report
 from engine.detection.lanes import Lanes
-from engine.detection.totals import is_shared, only_totals
+from engine.detection.totals import is_shared
 from engine.wire.alert import Alert, EvidenceItem, Severity, Suggestion
-from models.kernels import trends
+from models.kernels import glance, trends
 
 # An incident of one of these kinds may be told anew as another of them; none of the others.
 KINDS = frozenset({"mem_leak", "cpu_runaway", "noisy_neighbour", "crash_reboot"})
 _O = trends.OUT
+_SIGNS = (glance.LEAK, glance.FLOOD, glance.RUNAWAY, glance.BOOTED)
 # What followed an incident lately belongs to it.
 _AFTER_MS = 3_600_000
 
@@ -30,17 +31,10 @@ def judge_trends(
     alerts: list[Alert] = []
     for name in sorted(cell.lanes):
         node, lanes = cell.nodes[name], cell.lanes[name]
-        if node.silent or not len(lanes):
+        if node.silent or not any(lanes.found[sign] for sign in _SIGNS):
             continue
-        shows = lanes.shows[: len(lanes)]
-        fresh = shows[:, _O["closed"]] > 0
-        leak = (shows[:, _O["rises"]] >= configuration.leak_rises) & (
-            shows[:, _O["growth"]] >= configuration.leak_growth
-        )
-        flood = shows[:, _O["flood"]] >= configuration.flood_buckets
-        runaway = shows[:, _O["runaway_cores"]] > 0
-        booted = (shows[:, _O["booted"]] > 0) & fresh & only_totals(lanes)
-        if booted.sum() >= configuration.boot_storm_members:
+        leak, flood, runaway, booted = (lanes.which(sign) for sign in _SIGNS)
+        if lanes.found[glance.BOOTED] >= configuration.boot_storm_members:
             # A node whose guests boot together has a fault of its own.
             booted &= False
         for lane in np.flatnonzero(leak | flood | runaway | booted):
@@ -168,7 +162,7 @@ def _flood(
     work[lane] = 1.0
     victims = int(((work > 0) & (work < configuration.victim_share)).sum())
     calm = time_ms >= max(cell.disturbed_ms, cell.outage_ms) and not node.stale
-    migrates = victims > 0 and calm and bool(only_totals(lanes)[lane])
+    migrates = victims > 0 and calm and bool(lanes.which(glance.ONLY_TOTALS)[lane])
     return _finding(
         node,
         lanes,

@@ -8,13 +8,10 @@ like it among the living.
 import math
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from engine.detection.configuration import Configuration
 from engine.detection.evidence import Picture
 from engine.detection.hypotheses import Verdict
-from engine.detection.lanes import F, I, Lanes
+from engine.detection.lanes import Lanes
 from engine.wire.alert import CpuShape, EvidenceItem, Suggestion
 from models.kernels import vitals_layout
 
@@ -32,29 +29,6 @@ _MEMORY: Final = {
     vitals_layout.MEMORY_DECAY: "its memory figure dies away",
 }
 _O: Final = vitals_layout.OUT
-_COLUMNS: Final = slice(_O["silence_nats"], _O["memory_nats"] + 1)
-
-
-def only_totals(lanes: Lanes) -> NDArray[np.bool_]:
-    """Return, per lane in use, whether nothing better than totals is known of the VM."""
-    size = len(lanes)
-    no_picture = (lanes.integers[I["vcpus_busy"], :size] < 0) & np.isnan(
-        lanes.floats[F["busiest"], :size]
-    )
-    no_picture &= lanes.integers[I["balloon_moved"], :size] < 2
-    return no_picture
-
-
-def suspects(lanes: Lanes, configuration: Configuration) -> NDArray[np.bool_]:
-    """Return the lanes in use in whose silence `judge_totals` may find a fault."""
-    signs = lanes.signs[: len(lanes)]
-    score = signs[:, _COLUMNS].sum(axis=1)
-    found = (signs[:, _O["known"]] > 0) & (
-        signs[:, _O["run"]] >= configuration.totals_alert_samples
-    )
-    found &= score >= configuration.totals_nats("alert")
-    found |= signs[:, _O["disk_hung"]] >= configuration.totals_hung_samples
-    return found & only_totals(lanes)
 
 
 def is_shared(lanes: Lanes, lane: int) -> bool:

@@ -14,10 +14,9 @@ from engine.detection.configuration import Configuration
 from engine.detection.incidents import Finding, key_of, report, resolve, suppress
 from engine.detection.lanes import Lanes
 from engine.wire.alert import Alert, EvidenceItem, Resolution
-from models.kernels import vitals_layout
+from models.kernels import glance
 
 _LISTED = 64
-_UNSEEN = vitals_layout.OUT["unseen_s"]
 
 
 def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
@@ -88,12 +87,8 @@ def watch_members(cell: Cell, *, time_ms: int, configuration: Configuration) -> 
     undisturbed = time_ms >= cell.disturbed_ms
     for name in sorted(cell.nodes):
         node, lanes = cell.nodes[name], cell.lanes[name]
-        unseen = lanes.signs[: len(lanes), _UNSEEN]
-        enough_s = max(
-            configuration.vm_silence_s, configuration.unseen_member_samples * node.interval_ms / 1e3
-        )
-        if undisturbed:
-            for lane in np.flatnonzero(unseen >= enough_s):
+        if undisturbed and lanes.found[glance.ABSENT]:
+            for lane in np.flatnonzero(lanes.which(glance.ABSENT)):
                 vm = cell.vms[lanes.vm(int(lane))]
                 vm.missed_ms = time_ms
                 cell.watched.add(vm.uuid)
@@ -198,7 +193,7 @@ def watch_sight(cell: Cell, *, time_ms: int, configuration: Configuration) -> No
         size = len(lanes)
         missing = size
         if name in cell.reported:
-            missing = int((lanes.signs[:size, _UNSEEN] > 0).sum())
+            missing = int(lanes.found[glance.UNSEEN])
         unseen += missing
         total += size
         nodes += missing > 0

@@ -1,0 +1,233 @@
+"""One look over all VMs of a node: which of them are worth a closer one.
+
+Each test is cheap, lets through whatever the closer look may find a fault in, and says in one
+bit what it saw. So a slot in which nothing happens costs one pass, whatever the fleet.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import models.kernels.vitals_layout as at
+from models.kernels import trends
+from models.kernels._jit import inlined, kernel
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+U16 = NDArray[np.uint16]
+
+# Bits of a lane, and places in the counts. By totals alone: nothing better is known of the VM;
+# it is suspect; its silence has just begun; it moves.
+ONLY_TOTALS, SUSPECT, YOUNG, MOVING = 0, 1, 2, 3
+# What shows over hours.
+LEAK, FLOOD, RUNAWAY, BOOTED = 4, 5, 6, 7
+# Who fell silent lately: its disks, its sending (whether it sent often is not asked), all of it.
+FELL_DISK, FELL_TX, FELL_LIFE = 8, 9, 10
+# Without this sample, and out of sight for long.
+UNSEEN, ABSENT = 11, 12
+BITS: Final = 13
+
+
+class Rows(NamedTuple):
+    """Place of each row's number: of the lanes' floats and integers, and the state `crashed`."""
+
+    cpu: int
+    cpu_before: int
+    cpu_nats: int
+    busiest: int
+    balloon_still_s: int
+    balloon_period_s: int
+    tx_still_s: int
+    epoch_s: int
+    vcpus_busy: int
+    balloon_moved: int
+    balloon_fresh: int
+    moved: int
+    run_samples: int
+    disk_samples: int
+    state: int
+    crashed: int
+
+
+class Limits(NamedTuple):
+    """Place of each limit, named as in the configuration; `totals_alert_nats` by its error rate."""
+
+    cpu_cap_nats: int
+    one_core_nats: int
+    balloon_nats_per_period: int
+    balloon_cap_nats: int
+    silence_alert_nats: int
+    alert_nats: int
+    hung_s: int
+    hung_level_nats: int
+    hung_cpu_ratio: int
+    boot_stuck_s: int
+    totals_alert_samples: int
+    totals_alert_nats: int
+    totals_hung_samples: int
+    totals_shared_samples: int
+    totals_active_share: int
+    totals_shared_nats: int
+    leak_rises: int
+    leak_growth: int
+    flood_buckets: int
+    gate_window_s: int
+    shared_nats: int
+
+
+_R: Final = Rows(*range(len(Rows._fields)))
+_L: Final = Limits(*range(len(Limits._fields)))
+_RISES, _GROWTH = trends.OUT["rises"], trends.OUT["growth"]
+_CLOSED, _BOOTED = trends.OUT["closed"], trends.OUT["booted"]
+_FLOOD, _CORES = trends.OUT["flood"], trends.OUT["runaway_cores"]
+
+
+@inlined
+def _bit(number: int, holds: bool) -> int:
+    return 1 << number if holds else 0
+
+
+@inlined
+def _single(limits: F64, row: int) -> np.float32:
+    """Return a limit as the float32 that what is held against it has."""
+    return np.float32(limits[row])
+
+
+@inlined
+def _is_silent(floats: F64, integers: I64, life: F32, rows: I64, limits: F64, lane: int) -> bool:
+    """Return whether silence, CPU and balloon may add up to an alert."""
+    nats = life[1, lane]
+    moved, fresh = integers[rows[_R.balloon_moved], lane], integers[rows[_R.balloon_fresh], lane]
+    if integers[rows[_R.run_samples], lane] < 2 or not nats >= _single(
+        limits, _L.silence_alert_nats
+    ):
+        return False
+    if fresh != 0 and moved >= 2:
+        return False
+    level = np.minimum(floats[rows[_R.cpu_nats], lane], limits[_L.cpu_cap_nats])
+    most = np.maximum(level, limits[_L.one_core_nats])
+    period = np.maximum(floats[rows[_R.balloon_period_s], lane], 0.1)
+    still = floats[rows[_R.balloon_still_s], lane] / period * limits[_L.balloon_nats_per_period]
+    most = most + (np.minimum(still, limits[_L.balloon_cap_nats]) if moved >= 2 else 0.0)
+    return bool(np.float64(nats) + most >= limits[_L.alert_nats])
+
+
+@inlined
+def _is_hung(floats: F64, disk: F32, rows: I64, limits: F64, lane: int) -> bool:
+    if not disk[0, lane] >= _single(limits, _L.hung_s):
+        return False
+    if not floats[rows[_R.cpu_nats], lane] >= limits[_L.hung_level_nats]:
+        return False
+    most = limits[_L.hung_cpu_ratio] * floats[rows[_R.cpu_before], lane]
+    return bool(floats[rows[_R.cpu], lane] <= most)
+
+
+@inlined
+def _is_suspect_by_totals(signs: F64, limits: F64, lane: int) -> bool:
+    if signs[lane, at.O_DISK_HUNG] >= limits[_L.totals_hung_samples]:
+        return True
+    if not signs[lane, at.O_KNOWN] > 0.0:
+        return False
+    score = (signs[lane, at.O_SILENCE] + signs[lane, at.O_CPU]) + signs[lane, at.O_MEMORY]
+    enough = signs[lane, at.O_RUN] >= limits[_L.totals_alert_samples]
+    return bool(enough and score >= limits[_L.totals_alert_nats])
+
+
+@inlined
+def _of_totals(signs: F64, limits: F64, lane: int) -> int:
+    """Return who has just fallen silent, and who moves, where totals are all there is."""
+    run = signs[lane, at.O_RUN]
+    young = run >= 1.0 and run <= limits[_L.totals_shared_samples]
+    young = young and signs[lane, at.O_ACTIVE] >= limits[_L.totals_active_share]
+    young = young and signs[lane, at.O_SILENCE] >= limits[_L.totals_shared_nats]
+    moving = signs[lane, at.O_KNOWN] > 0.0 and run == 0.0
+    return _bit(ONLY_TOTALS, True) | _bit(YOUNG, young) | _bit(MOVING, moving)
+
+
+@inlined
+def _of_hours(shows: F64, limits: F64, is_totals: bool, lane: int) -> int:
+    leak = shows[lane, _RISES] >= limits[_L.leak_rises]
+    leak = leak and shows[lane, _GROWTH] >= limits[_L.leak_growth]
+    booted = is_totals and shows[lane, _BOOTED] > 0.0 and shows[lane, _CLOSED] > 0.0
+    found = _bit(LEAK, leak) | _bit(FLOOD, shows[lane, _FLOOD] >= limits[_L.flood_buckets])
+    return found | _bit(RUNAWAY, shows[lane, _CORES] > 0.0) | _bit(BOOTED, booted)
+
+
+@inlined
+def _fell(
+    floats: F64, integers: I64, life: F32, disk: F32, rows: I64, limits: F64, dt_s: float,
+    lane: int,
+) -> int:  # fmt: skip
+    """Return by which signals the VM fell silent within the gate's window."""
+    window_s = max(limits[_L.gate_window_s], 3.0 * dt_s)
+    short, nats = np.float32(window_s), _single(limits, _L.shared_nats)
+    by_disk = integers[rows[_R.disk_samples], lane] >= 2
+    by_disk = by_disk and disk[0, lane] <= short and disk[1, lane] >= nats
+    # What is silent on a node or in a cell may yet turn out to share a pool, whose members on
+    # other nodes are one sample behind.
+    by_life = integers[rows[_R.run_samples], lane] >= 3
+    by_life = by_life and life[0, lane] <= short and life[1, lane] >= nats
+    still = floats[rows[_R.tx_still_s], lane]
+    by_tx = still >= 2.0 * dt_s and still <= window_s
+    return _bit(FELL_DISK, by_disk) | _bit(FELL_TX, by_tx) | _bit(FELL_LIFE, by_life)
+
+
+@kernel
+def glance(
+    floats: F64,
+    integers: I64,
+    life: F32,
+    disk: F32,
+    signs: F64,
+    shows: F64,
+    rows: I64,
+    limits: F64,
+    dt_s: float,
+    absent_s: float,
+    size: int,
+    finds: U16,
+    counts: I64,
+) -> None:
+    """Look at every lane in use.
+
+    Parameters
+    ----------
+    floats, integers, life, disk, signs, shows
+        State of `engine.detection.lanes.Lanes`, as the last sample left it.
+    rows, limits
+        In the order of `Rows` and `Limits`.
+    dt_s
+        Time between the node's last two samples.
+    absent_s
+        From when on a VM without samples is `ABSENT`.
+    size
+        How many lanes are in use.
+    finds
+        Shape (≥ size,), overwritten up to `size`: the bits of each lane.
+    counts
+        Shape (BITS,), overwritten: how many lanes have each bit.
+    """
+    counts[:] = 0
+    for lane in range(size):
+        moved = integers[rows[_R.balloon_moved], lane]
+        busiest = floats[rows[_R.busiest], lane]
+        is_totals = integers[rows[_R.vcpus_busy], lane] < 0 and busiest != busiest and moved < 2
+        found = 0
+        if is_totals:
+            found |= _of_totals(signs, limits, lane)
+            suspect = _is_suspect_by_totals(signs, limits, lane)
+        else:
+            suspect = _is_silent(floats, integers, life, rows, limits, lane)
+            suspect = suspect or _is_hung(floats, disk, rows, limits, lane)
+        stuck = floats[rows[_R.epoch_s], lane] >= limits[_L.boot_stuck_s]
+        stuck = stuck and integers[rows[_R.moved], lane] == 0 and moved < 2
+        suspect = suspect or stuck or integers[rows[_R.state], lane] == rows[_R.crashed]
+        found |= _bit(SUSPECT, suspect) | _of_hours(shows, limits, is_totals, lane)
+        found |= _fell(floats, integers, life, disk, rows, limits, dt_s, lane)
+        unseen_s = signs[lane, at.O_UNSEEN]
+        found |= _bit(UNSEEN, unseen_s > 0.0) | _bit(ABSENT, unseen_s >= absent_s)
+        finds[lane] = np.uint16(found)
+        for bit in range(BITS):
+            counts[bit] += (found >> bit) & 1

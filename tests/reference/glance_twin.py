@@ -1,0 +1,108 @@
+"""A node's lanes looked at by whole-array steps: the plain twin of `models.kernels.glance`."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.detection.cell import Node
+from engine.detection.configuration import Configuration
+from engine.detection.lanes import F, I, Lanes
+from engine.wire.metrics import VM_STATES
+from models.kernels import glance, trends, vitals_layout
+
+Bools = NDArray[np.bool_]
+_CRASHED = VM_STATES.index("crashed")
+_O, _SHOWS = vitals_layout.OUT, trends.OUT
+_SCORE = slice(_O["silence_nats"], _O["memory_nats"] + 1)
+
+
+def look(lanes: Lanes, node: Node, configuration: Configuration) -> dict[int, Bools]:
+    """Return, by bit, which lanes in use have it."""
+    size = len(lanes)
+    signs, shows = lanes.signs[:size], lanes.shows[:size]
+    totals = _only_totals(lanes)
+    unseen = signs[:, _O["unseen_s"]]
+    absent_s = max(
+        configuration.vm_silence_s, configuration.unseen_member_samples * node.interval_ms / 1e3
+    )
+    leak = (shows[:, _SHOWS["rises"]] >= configuration.leak_rises) & (
+        shows[:, _SHOWS["growth"]] >= configuration.leak_growth
+    )
+    fresh = shows[:, _SHOWS["closed"]] > 0
+    run = signs[:, _O["run"]]
+    young = totals & (run >= 1) & (run <= configuration.totals_shared_samples)
+    young &= signs[:, _O["active_share"]] >= configuration.totals_active_share
+    young &= signs[:, _O["silence_nats"]] >= configuration.totals_shared_nats
+    return {
+        glance.ONLY_TOTALS: totals,
+        glance.SUSPECT: _suspects(lanes, totals, configuration),
+        glance.YOUNG: young,
+        glance.MOVING: totals & (signs[:, _O["known"]] > 0) & (run == 0),
+        glance.LEAK: leak,
+        glance.FLOOD: shows[:, _SHOWS["flood"]] >= configuration.flood_buckets,
+        glance.RUNAWAY: shows[:, _SHOWS["runaway_cores"]] > 0,
+        glance.BOOTED: (shows[:, _SHOWS["booted"]] > 0) & fresh & totals,
+        glance.FELL_DISK: _fell(lanes, node, "disk", configuration),
+        glance.FELL_TX: _fell(lanes, node, "tx", configuration),
+        glance.FELL_LIFE: _fell(lanes, node, "life", configuration),
+        glance.UNSEEN: unseen > 0,
+        glance.ABSENT: unseen >= absent_s,
+    }
+
+
+def _only_totals(lanes: Lanes) -> Bools:
+    size = len(lanes)
+    no_picture = (lanes.integers[I["vcpus_busy"], :size] < 0) & np.isnan(
+        lanes.floats[F["busiest"], :size]
+    )
+    no_picture &= lanes.integers[I["balloon_moved"], :size] < 2
+    return no_picture
+
+
+def _suspects(lanes: Lanes, totals: Bools, configuration: Configuration) -> Bools:
+    size = len(lanes)
+    numbers, figures = lanes.integers[:, :size], lanes.floats[:, :size]
+    level = figures[F["cpu_nats"]]
+    at_most = np.maximum(np.minimum(level, configuration.cpu_cap_nats), configuration.one_core_nats)
+    nats = lanes.life[1, :size]
+    period = np.maximum(figures[F["balloon_period_s"]], 0.1)
+    still = figures[F["balloon_still_s"]] / period * configuration.balloon_nats_per_period
+    at_most = at_most + np.where(
+        numbers[I["balloon_moved"]] >= 2, np.minimum(still, configuration.balloon_cap_nats), 0.0
+    )
+    suspect: Bools = (numbers[I["run_samples"]] >= 2) & (nats >= configuration.silence_alert_nats)
+    suspect &= nats + at_most >= configuration.alert_nats
+    suspect &= (numbers[I["balloon_fresh"]] == 0) | (numbers[I["balloon_moved"]] < 2)
+    hung = (lanes.disk[0, :size] >= configuration.hung_s) & (level >= configuration.hung_level_nats)
+    hung &= figures[F["cpu"]] <= configuration.hung_cpu_ratio * figures[F["cpu_before"]]
+    suspect |= hung
+    suspect &= ~totals
+    suspect |= _by_totals(lanes, configuration) & totals
+    suspect |= numbers[I["state"]] == _CRASHED
+    suspect |= (figures[F["epoch_s"]] >= configuration.boot_stuck_s) & (
+        (numbers[I["moved"]] == 0) & (numbers[I["balloon_moved"]] < 2)
+    )
+    return suspect
+
+
+def _by_totals(lanes: Lanes, configuration: Configuration) -> Bools:
+    signs = lanes.signs[: len(lanes)]
+    found: Bools = (signs[:, _O["known"]] > 0) & (
+        signs[:, _O["run"]] >= configuration.totals_alert_samples
+    )
+    found &= signs[:, _SCORE].sum(axis=1) >= configuration.totals_nats("alert")
+    found |= signs[:, _O["disk_hung"]] >= configuration.totals_hung_samples
+    return found
+
+
+def _fell(lanes: Lanes, node: Node, signal: str, configuration: Configuration) -> Bools:
+    size = len(lanes)
+    window_s = max(configuration.gate_window_s, 3 * node.dt_s)
+    if signal == "tx":
+        still = lanes.row("tx_still_s")[:size]
+        by_tx: Bools = (still >= 2 * node.dt_s) & (still <= window_s)
+        return by_tx
+    out = lanes.disk if signal == "disk" else lanes.life
+    samples = lanes.numbers("disk_samples" if signal == "disk" else "run_samples")[:size]
+    fell: Bools = samples >= (2 if signal == "disk" else 3)
+    fell &= (out[0, :size] <= window_s) & (out[1, :size] >= configuration.shared_nats)
+    return fell
