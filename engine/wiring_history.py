@@ -95,6 +95,10 @@ def history_opener(process: Process, connect: Connect) -> Opener:
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
+        if history.kind == "embedded":
+            from connectors.parquet.files import require_writable
+
+            require_writable(process.settings.history_folder)
         async with connect() as log, open_history(process) as store:
             yield Recorder(
                 log=log,

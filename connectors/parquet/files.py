@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from errno import EACCES
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -102,6 +103,22 @@ class Files:
             for path in folder.iterdir():
                 path.unlink(missing_ok=True)
             folder.rmdir()
+
+
+def require_writable(folder: Path) -> None:
+    """Make the history's folder, so that one of somebody else is told before the first row.
+
+    Raises
+    ------
+    HistoryUnreachable
+        It cannot be made, or belongs to another user.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES))
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def unwritable(path: Path, error: OSError) -> HistoryUnreachable:

@@ -5,7 +5,12 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
-from engine.errors import HypervisorUnreachable, LogProducerBroken, LogUnreachable
+from engine.errors import (
+    HistoryUnreachable,
+    HypervisorUnreachable,
+    LogProducerBroken,
+    LogUnreachable,
+)
 from engine.roles import instruments
 from engine.roles.health import Health, told
 
@@ -17,7 +22,7 @@ LAST_BACKOFF_S: Final = 30.0
 RECOVERED_S: Final = 120.0
 
 # What waiting may cure. Everything else is for a person or for the service manager.
-PASSING: Final = (LogUnreachable, LogProducerBroken, HypervisorUnreachable)
+PASSING: Final = (LogUnreachable, LogProducerBroken, HypervisorUnreachable, HistoryUnreachable)
 
 
 class Role(Protocol):
@@ -32,7 +37,7 @@ Opener = Callable[[], AbstractAsyncContextManager[Role]]
 
 
 async def keep(name: str, opener: Opener, *, health: Health) -> None:
-    """Run a role until cancelled, opening it anew after its log or hypervisor went away.
+    """Run a role until cancelled, opening it anew after its log, hypervisor or history went away.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from connectors.simulator.fleet import build_world
 from connectors.simulator.plan import WorldPlan
-from engine.errors import SettingsError
+from engine.errors import HistoryUnreachable, SettingsError
 from engine.settings import load_settings
 from engine.wiring import (
     act_opener,
@@ -17,6 +17,7 @@ from engine.wiring import (
     process,
     simulated_nodes,
 )
+from engine.wiring_history import history_opener
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +55,15 @@ def test_any_policy_is_taken_without_a_word_where_nothing_is_real() -> None:
 
 def test_the_default_policy_is_taken_without_a_word_where_the_vms_are_real() -> None:
     assert not open_agent("default", real=True)
+
+
+@pytest.mark.asyncio
+async def test_a_history_that_cannot_be_written_is_told_before_the_first_row(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "history").write_text("a file of somebody else's")
+    here = process(load_settings()[0])
+    with pytest.raises(HistoryUnreachable, match=r"history cannot be written: File exists"):
+        async with history_opener(here, lambda: open_log(here))():
+            pass

@@ -8,7 +8,7 @@ import pytest
 
 from connectors.clock import LoopClock
 from connectors.simulator import virtual_time
-from engine.errors import AlreadyRunning, LogRefused, LogUnreachable
+from engine.errors import AlreadyRunning, HistoryUnreachable, LogRefused, LogUnreachable
 from engine.roles.health import Health
 from engine.roles.run import Role, keep, run_roles
 
@@ -60,13 +60,14 @@ def test_a_role_is_opened_anew_with_growing_waits_while_its_log_is_away() -> Non
     virtual_time.run(main())
 
 
-def test_a_log_that_cannot_be_opened_is_tried_again_too() -> None:
+@pytest.mark.parametrize("error", [LogUnreachable("Nobody answers"), HistoryUnreachable("Full")])
+def test_what_cannot_be_opened_is_tried_again_too(error: Exception) -> None:
     tries: list[float] = []
 
     @asynccontextmanager
     async def never() -> AsyncIterator[Role]:
         tries.append(asyncio.get_running_loop().time())
-        raise LogUnreachable("Nobody answers")
+        raise error
         yield Fickle()
 
     async def main() -> None:
