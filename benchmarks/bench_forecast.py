@@ -30,33 +30,43 @@ STEP_S = 300
 GOALS = {300: 0.86, 1800: 0.72}
 # Near horizons in steps.
 AHEAD = {300: 1, 1800: 6}
+US_GOAL = 2.0
+FLEET, FLEET_STEPS = 1_000, 1_200
 
 
-def loaded(pack: str) -> tuple[tuple[str, ...], F64, F64]:
-    """Return names, CPU in % as shape (steps, vms), and all metrics as (steps, metrics * vms)."""
+def loaded(pack: str) -> tuple[tuple[str, ...], F64]:
+    """Return names, and CPU in % as shape (steps, vms)."""
     dataset = open_dataset(DATA / pack)
     slots = list(dataset.slots())
     vcpus = np.array([vm.vcpus for vm in dataset.vms])
-    values = np.full((slots[-1].number + 1, len(slots[0].values), len(vcpus)), np.nan)
+    cpu = np.full((slots[-1].number + 1, len(vcpus)), np.nan)
     for slot in slots:
-        values[slot.number] = slot.values
-    values[:, 0] *= 100 / vcpus
-    names = tuple(vm.id for vm in dataset.vms)
-    return names, values[:, 0], values.reshape(len(values), -1)
+        cpu[slot.number] = slot.values[0]
+    return tuple(vm.id for vm in dataset.vms), cpu * (100 / vcpus)
 
 
-def flatline(names: tuple[str, ...], cpu: F64) -> tuple[dict[int, Verdict], float]:
-    """Return what became of Flatline's forecasts, and μs an update of one series."""
+def flatline(names: tuple[str, ...], cpu: F64) -> dict[int, Verdict]:
+    """Return what became of Flatline's forecasts."""
     forecaster, judge = Forecaster(len(names), step_s=STEP_S), Judge(("cpu",), names, step_s=STEP_S)
-    Forecaster(1, step_s=STEP_S).fold(np.zeros(1), 1)
-    spent = 0.0
     for number, values in enumerate(cpu, start=1_000_000):
+        judge.take(number, values, forecaster.fold(values, number))
+    return {one.horizon_s: one for one in judge.verdicts()}
+
+
+def us_per_update(cpu: F64) -> float:
+    """Return μs an update of one VM's CPU in a fleet, whose state no cache holds.
+
+    Each of the fleet's VMs lives one of the pack's, a few steps later than the one before. All
+    steps do the same work, so that the least disturbed tenth says what it costs.
+    """
+    fleet = np.stack([np.roll(cpu[:, vm % cpu.shape[1]], 7 * vm) for vm in range(FLEET)], axis=1)
+    forecaster = Forecaster(FLEET, step_s=STEP_S)
+    spent = []
+    for number, values in enumerate(fleet[:FLEET_STEPS], start=1_000_000):
         began = time.thread_time()
-        made = forecaster.fold(values, number)
-        spent += time.thread_time() - began
-        judge.take(number, values, made)
-    updates = int((~np.isnan(cpu)).sum())
-    return {one.horizon_s: one for one in judge.verdicts()}, spent * 1e6 / updates
+        forecaster.fold(values, number)
+        spent.append(time.thread_time() - began)
+    return float(np.quantile(spent[FLEET_STEPS // 2 :], 0.1)) * 1e6 / FLEET
 
 
 def ewma(values: F64, ahead: int) -> F64:
@@ -131,10 +141,9 @@ def main() -> int:
     rows: list[dict[str, Figure]] = []
     met = True
     for pack in packs:
-        names, cpu, everything = loaded(pack)
-        verdicts, us_per_update = flatline(names, cpu)
-        metrics = range(everything.shape[1] // len(names))
-        _, us_all = flatline(tuple(f"{m}:{name}" for m in metrics for name in names), everything)
+        names, cpu = loaded(pack)
+        verdicts, us = flatline(names, cpu), us_per_update(cpu)
+        met &= us <= US_GOAL
         for horizon_s in HORIZONS_S:
             one = verdicts[horizon_s]
             rows.append(
@@ -149,8 +158,7 @@ def main() -> int:
                     "in_50": one.coverage_50,
                     "moving_90": one.moving_90,
                     "moving_50": one.moving_50,
-                    "us_series": us_per_update,
-                    "us_vm": us_all * len(metrics),
+                    "us_update": us,
                 }
             )
             if horizon_s not in GOALS:
@@ -158,14 +166,14 @@ def main() -> int:
             met &= pack != PACKS[0] or one.mae_ratio <= GOALS[horizon_s]
             met &= 0.88 <= one.coverage_90 <= 0.92 and one.lowest_decile_90 >= 0.87
             met &= 0.47 <= one.moving_50 <= 0.55
-            for name, (ratio, us) in others(cpu, horizon_s).items():
+            for name, (ratio, us_other) in others(cpu, horizon_s).items():
                 empty: dict[str, Figure] = dict.fromkeys(rows[0])
                 known: dict[str, Figure] = {
                     "pack": pack.split("_")[1],
                     "min": horizon_s // 60,
                     "method": name,
                     "mae_ratio": ratio,
-                    "us_series": us,
+                    "us_update": us_other,
                 }
                 rows.append(empty | known)
     report(
@@ -173,7 +181,7 @@ def main() -> int:
         claim=(
             "CPU forecasts: median MAE / persistence (clean VMs: <= 0.86 at 5 min, <= 0.72 at 30),"
             " 90 % interval 0.88-0.92, in each tenth of VMs >= 0.87, 50 % interval of VMs that move"
-            " 0.47-0.55"
+            " 0.47-0.55; one update of a VM in a fleet of a thousand costs <= 2 μs"
         ),
         rows=rows,
         goals_met=bool(met),
