@@ -11,7 +11,8 @@ class Look:
     Counters are cumulative since `instance` began. None means the hypervisor does not
     know: no such device, or the monitor did not answer. `vcpu_delay_ns` is for how long each
     vCPU waited for a core, in the order of `vcpu_time_ns`; empty is unknown. `opted_out` says
-    that the VM's definition forbids actions on it as of now.
+    that the VM's definition forbids actions on it as of now. `uncounted` names a device of the
+    VM whose traffic no counter here shows; None is that all of it is counted.
     """
 
     vm: bytes
@@ -31,6 +32,7 @@ class Look:
     opted_out: bool = False
     block_rd_bytes: int | None = None
     net_tx_bytes: int | None = None
+    uncounted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

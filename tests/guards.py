@@ -46,8 +46,9 @@ _PRESENT: Final = (
 )  # fmt: skip
 _LOOK: Final = (
     "_enough", "_same_vm", "_same_run", "_open_to_actions", "_monitor_answers", "_no_job",
-    "_running_or_crashed", "_running", "_stands_still", "_still_since_judged",
-    "_balloon_is_stale", "_balloon_silent_since_judged", "_same_shape", "_requests_complete",
+    "_running_or_crashed", "_running", "_every_device_counts", "_stands_still",
+    "_still_since_judged", "_balloon_is_stale", "_balloon_silent_since_judged", "_same_shape",
+    "_requests_complete",
 )  # fmt: skip
 _ACT: Final = "engine/roles/act.py"
 _CLOCKS: Final = ("tests/unit/engine/roles/test_act_clocks.py",)

@@ -157,6 +157,13 @@ def net_total(stats: Stats, field: str) -> int | None:
     return _device_total(stats, "net", field)
 
 
+def counted_nics(stats: Stats) -> int:
+    """Return how many network cards tell what the guest sent."""
+    count = _counter(stats.get("net.count")) or 0
+    told = (_counter(stats.get(f"net.{number}.tx.pkts")) for number in range(count))
+    return sum(packets is not None for packets in told)
+
+
 def plain_counter(stats: Stats, field: str) -> int | None:
     """Return a value that stands for itself, None when it is absent or cannot be."""
     return _counter(stats.get(field))

@@ -15,6 +15,7 @@ from engine.wire.frame import InventoryItem
 # Operators put <flatline:vm tenant= group= flavor= actionable="yes|no"/> under <metadata>.
 NAMESPACE: Final = "https://flatline.io/xmlns/domain/1"
 _QEMU: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
+_UNCOUNTED_DISKS: Final = frozenset({"vhostuser", "vhostvdpa"})
 
 _UNITS_BYTES: Final = {
     "b": 1,
@@ -107,6 +108,29 @@ def is_actionable(xml: str) -> bool:
 def has_mirror(xml: str) -> bool:
     """Return whether a disk is being copied or committed, which no job of the VM shows."""
     return ElementTree.fromstring(xml).find("devices/disk/mirror") is not None
+
+
+def uncounted_device(xml: str, *, counted_nics: int) -> str | None:
+    """Return a device through which the VM works unseen; None where libvirt counts all traffic.
+
+    A device of the host that was handed to the guest, a shared folder, and a disk or network
+    card that is served by another process than qemu have no counter (libvirt's
+    `virConnectGetAllDomainStats` leaves them out).
+
+    Parameters
+    ----------
+    counted_nics
+        How many of the VM's network cards tell what it sent.
+    """
+    domain = ElementTree.fromstring(xml)
+    for what in ("hostdev", "filesystem"):
+        if domain.find(f"devices/{what}") is not None:
+            return what
+    for disk in domain.findall("devices/disk"):
+        if disk.get("type") in _UNCOUNTED_DISKS:
+            return f"{disk.get('type')} disk"
+    uncounted = len(domain.findall("devices/interface")) > counted_nics
+    return "network card without counters" if uncounted else None
 
 
 def _vcpus(domain: ElementTree.Element) -> int | None:

@@ -28,6 +28,7 @@ from connectors.libvirt.calls import Call, first_returned
 from connectors.libvirt.decoding import (
     balloon_last_update_s,
     block_total,
+    counted_nics,
     instance_of,
     monitor_answered,
     net_total,
@@ -37,7 +38,7 @@ from connectors.libvirt.decoding import (
     vcpu_times,
 )
 from connectors.libvirt.disks import DiskMove, end_left_copy
-from connectors.libvirt.inventory import has_mirror, is_actionable
+from connectors.libvirt.inventory import has_mirror, is_actionable, uncounted_device
 from connectors.libvirt.link import Link, Session
 from connectors.libvirt.migration import Watch, found_again
 from connectors.libvirt.node import NodeReader
@@ -439,6 +440,7 @@ class LibvirtVerbs:
             opted_out=not is_actionable(xml),
             block_rd_bytes=block_total(stats, "rd.bytes"),
             net_tx_bytes=net_total(stats, "tx.bytes"),
+            uncounted=uncounted_device(xml, counted_nics=counted_nics(stats)),
         )
 
     def _statistics(self, connection: Connection, domain: Domain) -> tuple[Domain, Stats]:

@@ -38,6 +38,7 @@ SENTENCES: Final = {
     "balloon_since": "Refused: the VM is alive, its balloon driver answered {after_s:.0f} s after"
     " it was judged.",
     "unseen_disk": "Refused: the VM's disk writes cannot be seen, so it may be alive.",
+    "uncounted": "Refused: what the VM moves through its {device} is not counted, so it may live.",
     "half_seen": "Refused: {counter} was seen in one sample only, so the VM may be alive.",
     "went_back": "Refused: {counter} went back during the look, so the VM may have restarted.",
     "balloon": "Refused: the VM is alive, its balloon driver answered during the look.",
@@ -246,6 +247,15 @@ def _stands_still(seen: Seen) -> _Said | None:
     return None
 
 
+def _every_device_counts(seen: Seen) -> _Said | None:
+    """Refuse where a guest may work through a device that shows nothing of it.
+
+    One that said itself that it crashed works through none.
+    """
+    devices = [look.uncounted for look in seen.looks if look.uncounted is not None]
+    return ("uncounted", {"device": devices[0]}) if devices and not seen.order.attested else None
+
+
 def _balloon_is_stale(seen: Seen) -> _Said | None:
     answers = {look.balloon_last_update_s for look in seen.looks}
     return ("balloon", {}) if len(answers) > 1 else None
@@ -309,6 +319,7 @@ RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
     "reset": (
         *_UNTOUCHED,
         _running_or_crashed,
+        _every_device_counts,
         _stands_still,
         _still_since_judged,
         _balloon_is_stale,
@@ -316,7 +327,14 @@ RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
         _same_shape,
     ),
     # A hung userland leaves the kernel and its balloon driver alive: no balloon rule.
-    "reboot": (*_UNTOUCHED, _running, _stands_still, _still_since_judged, _same_shape),
+    "reboot": (
+        *_UNTOUCHED,
+        _running,
+        _every_device_counts,
+        _stands_still,
+        _still_since_judged,
+        _same_shape,
+    ),
     "migrate": (*_UNTOUCHED, _running, _requests_complete, _same_shape_if_judged),
     "move_disk": (*_UNTOUCHED, _running, _requests_complete),
 }

@@ -66,6 +66,11 @@ def show_report(found: Report, form: Format) -> None:
     else:
         for table in _report_tables(found):
             console().print(table)
+        if found.scopes and all(row.usable is None for row in found.scopes):
+            console().print(
+                "– is not known: a dataset does not tell what its nodes have, frames of a real"
+                " log or the history do."
+            )
 
 
 def show_answer(found: Answer, form: Format) -> None:

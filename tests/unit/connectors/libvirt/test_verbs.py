@@ -283,6 +283,30 @@ async def test_a_look_shows_the_copy_of_a_disk_as_a_job(verbs: LibvirtVerbs, vm:
     assert (await verbs.look(vm.uuid)).job_active
 
 
+TAP = "<interface type='bridge'/>"
+
+
+@pytest.mark.parametrize(
+    ("devices", "counters", "seen"),
+    [
+        ("", {}, None),
+        (TAP, {"net.count": 1, "net.0.tx.pkts": 3}, None),
+        (TAP, {"net.count": 1}, "network card without counters"),
+        (TAP * 2, {"net.count": 2, "net.0.tx.pkts": 3}, "network card without counters"),
+        ("<hostdev mode='subsystem' type='pci'/>", {}, "hostdev"),
+        ("<filesystem type='mount'/>", {}, "filesystem"),
+        ("<disk type='file'/><disk type='vhostuser'/>", {}, "vhostuser disk"),
+    ],
+)
+@pytest.mark.asyncio
+async def test_a_look_names_a_device_whose_traffic_libvirt_does_not_count(
+    verbs: LibvirtVerbs, vm: Vm, devices: str, counters: dict[str, int], seen: str | None
+) -> None:
+    vm.inside = f"<devices>{devices}</devices>"
+    vm.full |= counters
+    assert (await verbs.look(vm.uuid)).uncounted == seen
+
+
 @pytest.mark.parametrize(
     ("marks", "opted_out"),
     [('actionable="yes"', False), ('actionable="no"', True), ("", True)],

@@ -45,6 +45,8 @@ CASES: tuple[tuple[str, str, Order, tuple[Look, ...]], ...] = (
     ("alive", "_stands_still", order(), pair(block_rd_reqs=51)),
     ("alive", "_stands_still", order(), pair(net_tx_pkts=31)),
     ("alive", "_stands_still", order(action="reboot"), pair(net_tx_pkts=31)),
+    ("uncounted", "_every_device_counts", order(), pair({"uncounted": "hostdev"})),
+    ("uncounted", "_every_device_counts", order(action="reboot"), pair(uncounted="hostdev")),
     ("half_seen", "_stands_still", order(), pair(net_tx_pkts=None)),
     ("went_back", "_stands_still", order(), pair(block_wr_bytes=0)),
     *(
@@ -211,6 +213,10 @@ def test_waiting_that_went_back_makes_the_vcpus_unknown() -> None:
     assert shape(looks) == "unknown"
 
 
+def test_a_vm_that_says_itself_that_it_crashed_works_through_no_device() -> None:
+    assert ask(order(attested=True), *pair({"uncounted": "hostdev"})).agrees
+
+
 @pytest.mark.parametrize("bad", [0, -1], ids=["first", "last"])
 @pytest.mark.parametrize(
     ("rule", "change"),
@@ -222,6 +228,7 @@ def test_waiting_that_went_back_makes_the_vcpus_unknown() -> None:
         ("job", {"job_active": True}),
         ("state", {"state": "paused"}),
         ("half_seen", {"net_tx_pkts": None}),
+        ("uncounted", {"uncounted": "hostdev"}),
     ],
 )
 def test_one_bad_sample_is_enough_to_refuse(rule: str, change: dict[str, Any], bad: int) -> None:
