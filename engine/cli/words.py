@@ -37,6 +37,9 @@ MINUTE_MS: Final = 60_000
 # What settings name, so that a name which no setting may have is a slip of the hand.
 PLACES: Final = ("zone", "cell", "node")
 
+# As `engine.wire.alert.alert_id` makes them.
+_INCIDENT: Final = "[0-9a-f]{32}"
+
 T = TypeVar("T")
 
 
@@ -229,6 +232,11 @@ async def append_approval(
     here: Process, log: Log, *, incident: str, reason: str, minutes: float
 ) -> Control:
     """Let machines take the steps of one incident that wait for a person's word, and sign it."""
+    if not re.fullmatch(_INCIDENT, incident):
+        raise SettingsError(
+            f"{incident!r} is no incident: give its 32 hex digits, as `flatline audit show` has"
+            " them where a step waits for a person's word."
+        )
     now_ms = here.clock.now_ms()
     control = Control(
         kind="approval",
