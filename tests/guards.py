@@ -55,6 +55,7 @@ _CLOCKS: Final = ("tests/unit/engine/roles/test_act_clocks.py",)
 _MEMORY: Final = ("tests/unit/engine/roles/test_act_memory.py",)
 _RESUMES: Final = ("tests/unit/engine/roles/test_act_resumes.py",)
 _PLAN: Final = "engine/action/planner.py"
+_DISKS: Final = "connectors/libvirt/disks.py"
 _ADVANCE: Final = "engine/action/advance.py"
 
 MUTANTS: Final = (
@@ -193,6 +194,27 @@ MUTANTS: Final = (
     Mutant(
         "an agent that has not read a whole day counts on it", _ACT,
         "        if task.time_ms - DAY_MS < self._since_ms:\n", "        if False:\n", _CLOCKS,
+    ),
+    Mutant(
+        "an old word said twice opens an incident anew", _PLAN,
+        "    if incident is not None and _is_stale(alert, incident):\n", "    if False:\n",
+    ),
+    Mutant(
+        "a VM that is back in trouble is ignored", _PLAN,
+        '    if incident is not None and incident.phase == "mended" and alert.state == "firing":\n',
+        "    if incident is None:\n",
+    ),
+    Mutant(
+        "a disk goes over to its copy long after the deadline", _DISKS,
+        "            if time.monotonic() > deadline:\n",
+        "            if not now.ready and time.monotonic() > deadline:\n",
+        ("tests/unit/connectors/libvirt/test_disks.py",),
+    ),
+    Mutant(
+        "a copy that was begun is told as a refusal", _DISKS,
+        '            raise HypervisorUnreachable(\n                f"the copy',
+        '            raise VerbRefused(\n                f"the copy',
+        ("tests/unit/connectors/libvirt/test_disks.py",),
     ),
     Mutant(
         "orders of the last day that the log lost are forgotten", "engine/action/ledger.py",
