@@ -5,6 +5,7 @@ A cause holds until its members move again; until then it vetoes their own verdi
 their silence is not learned as a habit.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 from uuid import UUID
@@ -94,11 +95,20 @@ def _candidates(
 ) -> Iterator[Candidate]:
     """Yield everything whose VMs fell silent together."""
     for signal, scopes in (("disk", ("pool",)), ("tx", ("network",)), ("life", ("host", "cell"))):
-        silent, active = _recent(cell, signal, explained, configuration)
-        if len(silent) < configuration.gate_members:
-            continue
-        for scope in scopes:
+        silent = _silent(cell, signal, explained, configuration)
+        shared = [scope for scope in scopes if _is_shared(cell, scope, silent, configuration)]
+        # Most slots end here: who is active is asked only where enough of one thing fell silent.
+        active = _moving_vms(cell, signal, explained) | silent.keys() if shared else set()
+        for scope in shared:
             yield from _by_scope(cell, scope, signal, silent, active, configuration)
+
+
+def _is_shared(
+    cell: Cell, scope: str, silent: dict[bytes, Silence], configuration: Configuration
+) -> bool:
+    """Return whether enough of the silent VMs share one thing of this scope."""
+    counts = Counter(subject for vm in silent for subject in _subjects(cell, scope, vm))
+    return max(counts.values(), default=0) >= configuration.gate_members
 
 
 def _by_scope(
@@ -154,32 +164,40 @@ def _subjects(cell: Cell, scope: str, vm: bytes) -> tuple[str, ...]:
     return (cell.name,)
 
 
-def _recent(
+def _silent(
     cell: Cell, signal: str, explained: set[bytes], configuration: Configuration
-) -> tuple[dict[bytes, Silence], set[bytes]]:
-    """Return who fell silent within the window, and who was active before it."""
-    silent: dict[bytes, Silence] = {}
-    active: set[bytes] = set()
-    # Most slots end here: who is active is asked only where enough fell silent.
+) -> dict[bytes, Silence]:
+    """Return who fell silent within the window, nobody where they are too few for a cause."""
     bit = _FELL[signal]
-    seen = {name: lanes for name, lanes in cell.lanes.items() if not cell.nodes[name].silent}
+    seen = _seen(cell)
+    silent: dict[bytes, Silence] = {}
     if sum(lanes.found[bit] for lanes in seen.values()) < configuration.gate_members:
-        return silent, active
-    fallen = {name: _fell(lanes, signal) for name, lanes in sorted(seen.items())}
-    if sum(map(np.count_nonzero, fallen.values())) < configuration.gate_members:
-        return silent, active
+        return silent
     prefix, onset = ("disk", "disk_onset_ms") if signal == "disk" else ("run", "onset_ms")
-    for name, fell in fallen.items():
-        lanes = cell.lanes[name]
+    for name, lanes in seen.items():
         sequences, onsets = lanes.numbers(f"{prefix}_sequence"), lanes.numbers(onset)
-        for lane in np.flatnonzero(fell | _moving(lanes, cell.nodes[name], signal)):
+        for lane in np.flatnonzero(_fell(lanes, signal)) if lanes.found[bit] else ():
             vm = lanes.vm(int(lane))
-            if vm in explained or vm not in cell.vms:
-                continue
-            active.add(vm)
-            if fell[lane]:
+            if vm not in explained and vm in cell.vms:
                 silent[vm] = Silence(vm, name, int(sequences[lane]), int(onsets[lane]))
-    return silent, active
+    return silent
+
+
+def _moving_vms(cell: Cell, signal: str, explained: set[bytes]) -> set[bytes]:
+    """Return who is active now by one signal and is not explained."""
+    return {
+        vm
+        for name, lanes in _seen(cell).items()
+        for vm in map(lanes.vm, np.flatnonzero(_moving(lanes, cell.nodes[name], signal)).tolist())
+        if vm not in explained and vm in cell.vms
+    }
+
+
+def _seen(cell: Cell) -> dict[str, Lanes]:
+    """Return the lanes of nodes that report, in the order of their names."""
+    return {
+        name: lanes for name, lanes in sorted(cell.lanes.items()) if not cell.nodes[name].silent
+    }
 
 
 def _fell(lanes: Lanes, signal: str) -> NDArray[np.bool_]:
