@@ -25,7 +25,7 @@ from engine.action.catalogue import Policy, parse_policy, read_shipped
 from engine.action.keys import TrustedKeys
 from engine.errors import SettingsError
 from engine.kept_kernels import compile_kept
-from engine.keyring import own_key, trusted_keys
+from engine.keyring import Signer, own_key, trusted_keys
 from engine.ports import Evidence, Hypervisor, LedgerStore, Log, Recording, Verbs
 from engine.roles.health import STUCK_AFTER_S, Health, Verdict
 from engine.roles.run import Opener, Role
@@ -146,16 +146,18 @@ def read_policy(file: Path) -> Policy:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """What may be done, and whose signatures say so."""
+    """What may be done, and whose signatures say so.
+
+    `key` gives the key of a role, and makes it where there is none: a node needs no planner's.
+    """
 
     policy: Policy
-    planner: Ed25519PrivateKey
-    agent: Ed25519PrivateKey
+    key: Callable[[Signer], Ed25519PrivateKey]
     trusted: TrustedKeys
 
 
 def authority(settings: Settings, *, shipped: str = "default") -> Authority:
-    """Return the policy and the keys of this installation, making keys where there are none.
+    """Return the policy and the keys of this installation.
 
     Planner and agent of one embedded log share their keys' folder and trust each other; on
     Kafka only the folder of trusted keys counts.
@@ -164,8 +166,7 @@ def authority(settings: Settings, *, shipped: str = "default") -> Authority:
     own = folder if settings.log.kind == "embedded" else None
     return Authority(
         policy=policy_of(settings, shipped=shipped),
-        planner=own_key(folder, "planner"),
-        agent=own_key(folder, "agent"),
+        key=partial(own_key, folder),
         trusted=trusted_keys(settings.trusted_folder, own=own),
     )
 
@@ -296,7 +297,7 @@ def plan_opener(process: Process, connect: Connect, authority: Authority) -> Ope
         name=process.settings.site.node,
         run=process.run,
         policy=authority.policy,
-        key=authority.planner,
+        key=authority.key("planner"),
         trusted=authority.trusted,
     )
 
@@ -358,7 +359,7 @@ def act_opener(process: Process, connect: Connect, node: Node, authority: Author
         node=node.name,
         run=process.run,
         policy=authority.policy,
-        key=authority.agent,
+        key=authority.key("agent"),
         trusted=authority.trusted,
     )
 

@@ -138,12 +138,12 @@ def _authority(seed: int) -> Authority:
         # From the seed, so that two runs of one seed write the same bytes.
         return Ed25519PrivateKey.from_private_bytes(sha256(f"{signer} {seed}".encode()).digest())
 
-    planner, agent = key("planner"), key("agent")
     return Authority(
         policy=parse_policy(read_shipped("demo"), source="the shipped policy 'demo'"),
-        planner=planner,
-        agent=agent,
-        trusted=TrustedKeys.of(planners=[planner.public_key()], agents=[agent.public_key()]),
+        key=key,
+        trusted=TrustedKeys.of(
+            planners=[key("planner").public_key()], agents=[key("agent").public_key()]
+        ),
     )
 
 

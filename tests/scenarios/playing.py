@@ -30,6 +30,7 @@ from engine.action.keys import TrustedKeys, open_entry
 from engine.detection.configuration import Configuration
 from engine.detection.replay import run_records
 from engine.errors import LogUnreachable
+from engine.keyring import Signer
 from engine.ports import Clock, Headers, LedgerStore, Position, Record
 from engine.roles.health import Health
 from engine.roles.run import Opener, keep
@@ -320,10 +321,14 @@ def policy_of(scenario: Scenario) -> Policy:
 
 
 def authority_of(scenario: Scenario) -> Authority:
-    planner = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x01")
-    agent = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x02")
-    trusted = TrustedKeys.of(planners=[planner.public_key()], agents=[agent.public_key()])
-    return Authority(policy_of(scenario), planner, agent, trusted)
+    keys: dict[Signer, Ed25519PrivateKey] = {
+        "planner": Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x01"),
+        "agent": Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x02"),
+    }
+    trusted = TrustedKeys.of(
+        planners=[keys["planner"].public_key()], agents=[keys["agent"].public_key()]
+    )
+    return Authority(policy_of(scenario), keys.__getitem__, trusted)
 
 
 @dataclass

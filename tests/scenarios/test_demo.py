@@ -51,7 +51,7 @@ def test_a_flatline_that_only_watches_fails_the_demo(
 ) -> None:
     allowed = demo._authority(1)
     policy = parse_policy(read_shipped("demo").replace('"auto"', '"observe"'), source="this test")
-    watching = Authority(policy, allowed.planner, allowed.agent, allowed.trusted)
+    watching = Authority(policy, allowed.key, allowed.trusted)
     monkeypatch.setattr(demo, "_authority", lambda _: watching)
     monkeypatch.setattr(demo, "DEADLINE_S", demo_scene.WARM_UP_S + 150)
     code, story = story_of(capsys, seed=1, speed=UNPACED)

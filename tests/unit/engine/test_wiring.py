@@ -67,3 +67,14 @@ async def test_a_history_that_cannot_be_written_is_told_before_the_first_row(
     with pytest.raises(HistoryUnreachable, match=r"history cannot be written: File exists"):
         async with history_opener(here, lambda: open_log(here))():
             pass
+
+
+def test_an_agent_on_kafka_makes_no_key_that_could_give_orders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLATLINE_LOG__KIND", "kafka")
+    open_agent("default", real=True)
+    assert {file.name for file in (tmp_path / "state" / "keys").iterdir()} == {
+        "agent.key",
+        "agent.pub",
+    }
