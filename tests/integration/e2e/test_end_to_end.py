@@ -40,8 +40,9 @@ class Steps(NamedTuple):
 def running(site: Site) -> Site:
     site.start("collect", "engine", "plan", "act")
     site.wait_for_frames(FRAMES_BEFORE, within_s=120)
-    # An engine that holds partitions lets time pass on those that are idle.
-    site.wait_until(lambda: "shell" in site.writers(), within_s=60, what="a tick of the engine")
+    # An engine that holds partitions lets time pass on those that are idle. Its first start
+    # compiles, 20 s of a core that guests and a broker want as well.
+    site.wait_until(lambda: "shell" in site.writers(), within_s=120, what="a tick of the engine")
     return site
 
 
