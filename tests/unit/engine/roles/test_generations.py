@@ -1,0 +1,93 @@
+"""Which generation of a state is found in the log, and how much is read for it."""
+
+from connectors.clock import ManualClock
+from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from connectors.simulator import virtual_time
+from engine.errors import SnapshotDamaged
+from engine.roles.generations import append_generation, newest_state
+from engine.wire.topics import FORECASTER
+
+GROUP = "flatline-forecast"
+
+
+class ReadingLog(EmbeddedLog):
+    """A log that remembers how many records each reading to the end gave."""
+
+    def __init__(self, *args, **named):
+        super().__init__(*args, **named)
+        self.read = []
+
+    async def read_to_end(self, topic, partition, *, offset):
+        records = await super().read_to_end(topic, partition, offset=offset)
+        self.read.append(len(records))
+        return records
+
+
+async def append(log, name, chunks):
+    await append_generation(
+        log,
+        0,
+        group=GROUP,
+        generation=name,
+        chunks=[b"%d" % index for index in range(chunks)],
+        manifest=f"{name} {chunks}".encode(),
+        topic=FORECASTER,
+    )
+
+
+def restore(chunks, manifest):
+    name, count = manifest.decode().split()
+    if len(chunks) != int(count):
+        raise SnapshotDamaged(f"{name} has {len(chunks)} chunks of {count}")
+    return name
+
+
+def found_in(scene):
+    """Return the name of the generation that is found, and what was read for it."""
+
+    async def play():
+        async with ReadingLog(EmbeddedConfig(partitions=1), clock=ManualClock()) as log:
+            await scene(log)
+            log.read.clear()
+            state = await newest_state(log, 0, group=GROUP, topic=FORECASTER, restore=restore)
+            return state, log.read
+
+    return virtual_time.run(play())
+
+
+def test_the_newest_is_found_without_reading_all_of_the_topic():
+    async def scene(log):
+        for name in ("one", "two", "three", "four", "five"):
+            await append(log, name, 100)
+
+    assert found_in(scene) == ("five", [256])
+
+
+def test_a_generation_longer_than_the_first_reach_is_whole():
+    async def scene(log):
+        await append(log, "one", 10)
+        await append(log, "two", 300)
+
+    assert found_in(scene) == ("two", [256, 312])
+
+
+def test_a_damaged_one_leads_to_the_one_before_it():
+    async def scene(log):
+        await append(log, "one", 300)
+        await append(log, "two", 20)
+        await log.append(
+            FORECASTER.name,
+            key=b"manifest",
+            value=b"torn 9",
+            headers=(("group", GROUP.encode()), ("generation", b"torn"), ("index", b"9")),
+            partition=0,
+        )
+
+    assert found_in(scene) == ("two", [256])
+
+
+def test_of_a_topic_without_generations_there_is_none():
+    async def scene(log):
+        pass
+
+    assert found_in(scene) == (None, [0])
