@@ -138,12 +138,27 @@ def release(
 
 
 def forget_ended(sources: dict[str, Source], *, time_ms: int, configuration: Configuration) -> None:
-    """Drop sources that have been silent for so long that no repeat can come."""
+    """Drop runs that a later run of the same writer followed, once no repeat can come.
+
+    The latest run is kept however long it is quiet: an agent may have nothing to say for months,
+    and where its sequence stood is then needed, lest its next mark wait for frames long folded.
+    """
     kept_ms = configuration.source_kept_s * 1000
+    latest_ms: dict[str, int] = {}
+    for key, source in sources.items():
+        writer = _writer(key)
+        latest_ms[writer] = max(latest_ms.get(writer, 0), source.seen_ms)
     ended = [
         key
         for key, source in sources.items()
-        if not source.waiting and time_ms - source.seen_ms > kept_ms
+        if not source.waiting
+        and time_ms - source.seen_ms > kept_ms
+        and source.seen_ms < latest_ms[_writer(key)]
     ]
     for key in ended:
         del sources[key]
+
+
+def _writer(key: str) -> str:
+    """Return the part of a source's key that outlives its runs."""
+    return key.rpartition("\x00")[0]

@@ -119,10 +119,21 @@ def test_another_run_is_another_source() -> None:
     assert reader.folded == [0, 0]
 
 
-def test_a_run_that_ended_is_forgotten_but_not_while_frames_of_it_wait() -> None:
+def test_a_run_that_was_followed_is_forgotten_but_not_while_frames_of_it_wait() -> None:
     reader = Reader()
     reader.read(0)
-    reader.read(0, run="next")
-    reader.read(2, run="next")
+    reader.read(1, run="second")
+    reader.read(0, time_ms=1, run="third")
     forget_ended(reader.sources, time_ms=700_000, configuration=CONFIGURATION)
-    assert [source.following for source in reader.sources.values()] == [1]
+    assert [key.rpartition("\x00")[2] for key in reader.sources] == ["second", "third"]
+
+
+def test_a_run_that_was_quiet_for_a_week_goes_on_where_it_was() -> None:
+    reader = Reader()
+    week_ms = 7 * 86_400_000
+    reader.read(0)
+    reader.read(1)
+    forget_ended(reader.sources, time_ms=week_ms, configuration=CONFIGURATION)
+    reader.read(2, time_ms=week_ms)
+    assert reader.folded == [0, 1, 2]
+    assert reader.counters.balanced(0)
