@@ -104,6 +104,7 @@ def _summary(replayer: Replayer, recording: Recording, *, source: str, wall_s: f
         vm_samples=replayer.vm_samples,
         frames=replayer.frames,
         rows=dict(recording.figures()),
+        fired=len(replayer.fired),
         alerts=alerts,
         orders=_by_action(ours),
         held=dict(sorted(ours.held.items())),
@@ -148,13 +149,12 @@ def _comparison(ours: Planned, other: Planned) -> dict[str, object]:
 
 def told(summary: Summary) -> list[str]:
     """Return the summary as sentences for a terminal."""
-    alerts = sum(states.get("firing", 0) for states in summary.alerts.values())
     orders = ", ".join(f"{n} {action}" for action, n in summary.orders.items()) or "none"
     lines = [
         f"{summary.vm_samples:,} samples of {summary.vm_days:,.1f} VM-days in "
         f"{summary.wall_s:.1f} s: {summary.vm_samples_per_s:,} a second, "
         f"{summary.times_real:,.0f} times real time.",
-        f"{alerts} alerts fired; orders: {orders}.",
+        f"{summary.fired} alerts fired; orders: {orders}.",
     ]
     if summary.held:
         held = ", ".join(f"{rule} {number}" for rule, number in summary.held.items())

@@ -44,8 +44,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     vm_days
         Time for which VMs were seen; `vm_days_by_day` from the first day of the recording on,
         `vm_days_by_vm` by the VM's own id.
+    fired
+        Alerts that ever fired, by their ids: what an evaluation counts.
     alerts, orders, held
-        Transitions by kind and state, orders by action, and orders that a rule held back.
+        Transitions by kind and state, orders by action, and orders that a rule held back. An
+        alert whose kind or suggestion changes fires again in these.
     compared
         The same for the other policy, and the incidents in which the two differ.
     wall_s, vm_samples_per_s, times_real
@@ -61,6 +64,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     vm_samples: int
     frames: int
     rows: dict[str, int]
+    fired: int
     alerts: dict[str, dict[str, int]]
     orders: dict[str, int]
     held: dict[str, int]

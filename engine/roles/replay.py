@@ -75,8 +75,10 @@ class Replayer:
 
     Attributes
     ----------
-    alerts, frames, vm_samples
-        Lines by kind and state, frames folded, and rows of VMs in them.
+    alerts, fired
+        Lines by kind and state, and the ids of all alerts that ever fired.
+    frames, vm_samples
+        Frames folded, and rows of VMs in them.
     planned
         By policy name.
     """
@@ -99,6 +101,7 @@ class Replayer:
             for name, policy in policies.items()
         }
         self.alerts: Counter[tuple[str, str]] = Counter()
+        self.fired: set[str] = set()
         self.frames = 0
         self.vm_samples = 0
         self.observed_s_by_day: dict[int, float] = {}
@@ -193,6 +196,8 @@ class Replayer:
             return
         self._told[alert.id] = alert.transition
         self.alerts[alert.kind, alert.state] += 1
+        if alert.state == "firing":
+            self.fired.add(alert.id)
         yield self._line(alert, event_s)
 
     def _line(self, alert: Alert, event_s: float) -> AlertLine:

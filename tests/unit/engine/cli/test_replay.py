@@ -72,6 +72,9 @@ def test_a_replay_writes_alerts_orders_and_a_summary(
     assert summary["rows"]["rows_read"] == summary["rows"]["rows_used"] == 4 * SLOTS - 7
     assert summary["vm_days"] == pytest.approx((4 * SLOTS - 7) * 10 / 86_400, abs=1e-3)
     assert sum(summary["vm_days_by_vm"].values()) == pytest.approx(summary["vm_days"], abs=1e-3)
+    fired = {line["id"] for line in alerts if line["state"] == "firing"}
+    assert summary["fired"] == len(fired)
+    assert f"{len(fired)} alerts fired;" in said.out
     # Two hours are no day: the default policy lets nobody be touched yet.
     assert lines_of(tmp_path / "out" / "orders.jsonl") == []
 
