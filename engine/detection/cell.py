@@ -35,8 +35,9 @@ class Vm(msgspec.Struct):
     rebooted_ms
         Append time of the last reboot, 0 for never; `booting` says that life since then
         has not been seen yet.
-    gone_ms
-        Append time at which the VM left its node's roster, 0 while it is there.
+    gone_ms, gone_position
+        Append time at which the VM left its node's roster, 0 while it is there; and the sample
+        in which it did, or in which its monitor was last found hung.
     missed_ms
         When it was last out of sight for long though its node reported, 0 for never.
     """

@@ -85,11 +85,17 @@ def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configur
     vcpus = lanes.number("vcpus", lane)
     count = vcpus if vcpus > 0 else vm.vcpus or 1
     known = None if math.isnan(cpu) else cpu
+    run_samples = lanes.number("run_samples", lane)
+    # What was told before any sample is silent begins now, not with the silence before.
+    run_sequence, onset_ms = node.sequence, node.event_ms
+    if run_samples:
+        run_sequence = lanes.number("run_sequence", lane)
+        onset_ms = lanes.number("onset_ms", lane)
     return Picture(
         run_s=float(lanes.life[0, lane]),
-        run_samples=lanes.number("run_samples", lane),
-        run_sequence=lanes.number("run_sequence", lane),
-        onset_ms=lanes.number("onset_ms", lane),
+        run_samples=run_samples,
+        run_sequence=run_sequence,
+        onset_ms=onset_ms,
         silence_nats=float(lanes.life[1, lane]),
         longest_s=longest_gap_s(lanes, lane),
         disk_run_s=float(lanes.disk[0, lane]),

@@ -120,6 +120,7 @@ def _take_lifecycle(
         vm.holds[_BEGINS[kind]] = _FOR_EVER
     if kind == "monitor_hung":
         vm.monitor_hung_ms = time_ms
+        vm.gone_position = position
     elif kind == "monitor_back":
         vm.monitor_hung_ms = 0
     for reason in _ENDS.get(kind, ()):
