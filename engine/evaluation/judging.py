@@ -59,7 +59,8 @@ class Finding:
     kind
         What it was taken for: the last kind told of it; empty where nothing was.
     extra
-        Incidents beyond the first that belong to it, those of victims aside.
+        Incidents beyond the first that belong to it; those of victims aside, and those of
+        something shared that another occurrence explains.
     """
 
     occurrence: Occurrence
@@ -137,7 +138,12 @@ def judge(
     kept = [one for one in told if _counts(one, chosen)]
     return Judgement(
         findings=tuple(
-            _finding(occurrence, belonging.get(place, []), before_s=slack_s, after_s=after_s)
+            _finding(
+                occurrence,
+                _about(occurrence, belonging.get(place, []), owned),
+                before_s=slack_s,
+                after_s=after_s,
+            )
             for place, occurrence in enumerate(truth)
             if chosen is None or any(chosen(vm) for vm in occurrence.vms)
         ),
@@ -203,6 +209,22 @@ def _finding(
         kind=leading[-1].kind if leading else "",
         extra=max(0, len([one for one in told if not one.befalls() & occurrence.victims]) - 1),
     )
+
+
+def _about(
+    occurrence: Occurrence, told: list[Told], owned: dict[str, list[Occurrence]]
+) -> list[Told]:
+    """Return the incidents that are not, of something shared, the answer to another occurrence.
+
+    A fleet that falls silent while a host is out is told once, and that is no repeat of the host.
+    """
+    return [
+        one
+        for one in told
+        if one.first.scope == "vm"
+        or _answers(one, occurrence)
+        or not any(_answers(one, other) for other in owned[one.id])
+    ]
 
 
 def _answers(one: Told, occurrence: Occurrence) -> bool:

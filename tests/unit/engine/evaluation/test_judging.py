@@ -107,6 +107,17 @@ def test_a_silent_host_is_found_by_an_alert_of_the_host(line) -> None:
     assert judgement.false_alerts == ()
 
 
+def test_a_fleet_that_falls_silent_while_a_host_is_out_is_no_repeat_of_the_host(line) -> None:
+    host = fault("host_silence", expected="host_alert", vms="ab")
+    fleet = confounder("fleet_io_silence", expected="fleet_alert", vms="cd", host="")
+    told = [
+        line(10_600, "h0", "host_silence", "host_alert", scope="host", vms=("a", "b")),
+        line(10_900, "cell", "fleet_silence", "fleet_alert", scope="fleet", vms=("c", "d")),
+    ]
+    assert [found.extra for found in judged(told, host, fleet).findings] == [0, 0]
+    assert [found.extra for found in judged(told, host).findings] == [1]
+
+
 def test_a_host_is_not_ill_because_one_of_its_guests_is(line) -> None:
     host = line(10_600, "h0", "host_stall", "host_alert", scope="host", vms=("a", "b", "c"))
     assert len(judged([host], fault()).false_alerts) == 1
