@@ -3,9 +3,10 @@ both stores answer every usual question alike."""
 
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import pytest_asyncio
@@ -17,10 +18,14 @@ from connectors.parquet.history import ParquetHistory
 from deploy.grafana.dashboards import ALERTS_OF_VM, files
 from deploy.grafana.planners_page import PAGE
 from deploy.grafana.questions import EXAMPLE_NODE, EXAMPLE_VM, USUAL
+from engine.capacity.history_survey import estate_of, questions
+from engine.capacity.report import report
 from engine.ports import Answer
 from engine.wire.measurement import MEASUREMENTS
 from engine.wire.points import Column, Points, Series
 from models.kernels.lines import write_lines
+from tests.unit.engine.capacity.hours_by_hand import NOW_S
+from tests.unit.engine.capacity.hours_by_hand import rows as rows_of_hours
 
 pytestmark = [pytest.mark.influxdb, pytest.mark.asyncio]
 
@@ -93,6 +98,37 @@ async def test_both_stores_answer_every_usual_question_alike(
             answers = await embedded.ask(question)
             assert answers, usual.words
             assert alike(answers, await filled.ask(question)), usual.words
+
+
+async def test_capacity_is_the_same_from_both_stores(
+    configure: Callable[..., InfluxConfig], tmp_path: Path
+) -> None:
+    async with (
+        ParquetHistory(tmp_path / "history", clock=SystemClock()) as embedded,
+        InfluxHistory(configure(), write_lines=write_lines) as influx,
+    ):
+        estates = []
+        for history in (embedded, influx):
+            assert await history.write(rows_of_hours()) == ()
+            asked = questions(now_s=NOW_S).items()
+            answers = {name: await history.ask(question) for name, question in asked}
+            assert all(answers.values())
+            estates.append(estate_of(answers, zones={"cell": "zone"}))
+    here, there = (msgspec.to_builtins(report(estate)) for estate in estates)
+    assert here["vms"]
+    assert list(flat(there)) == [
+        value if isinstance(value, str) or value is None else pytest.approx(value, rel=1e-9)
+        for value in flat(here)
+    ]
+
+
+def flat(value: object) -> Iterator[object]:
+    """Return the leaves of a report in order."""
+    if isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from flat(part)
+    else:
+        yield value
 
 
 async def test_every_query_of_the_page_returns_rows(filled: InfluxHistory) -> None:
