@@ -10,6 +10,7 @@ true of the faults, `PREFIX_events.csv`, is never opened here.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -125,10 +126,11 @@ def open_dataset(prefix: str | Path) -> Dataset:
     samples, is_stream = _samples_path(prefix)
     vms = read_vms(Path(f"{prefix}_vms.csv"))
     places = {vm.id: place for place, vm in enumerate(vms)}
-    first = next(read_samples(samples, vms, is_stream=is_stream), None)
+    blocks = read_samples(samples, vms, is_stream=is_stream)
+    first = next(blocks, None)
     if first is None:
         raise SettingsError(f"{samples} holds no samples.")
-    interval_s = interval_of(first)
+    interval_s = interval_of(chain([first], blocks))
     if interval_s is None:
         raise SettingsError(f"{samples}: no VM has two samples, so their interval is not known.")
     return Dataset(

@@ -5,7 +5,7 @@ sampled within half an interval from there, so that neither jitter nor a slow dr
 sampling splits one.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -96,19 +96,23 @@ class Slot:
         return ~np.isnan(self.time_s)
 
 
-def interval_of(samples: Samples) -> float | None:
+def interval_of(blocks: Iterable[Samples]) -> float | None:
     """Return how far apart samples of one VM usually are, None where no VM has two.
 
-    The median of all distances; one within 2 % of a number of two digits is taken as that.
+    The median of all distances; one within 2 % of a number of two digits is taken as that. No
+    more blocks are read than it takes until a VM has two samples.
     """
-    order = np.lexsort((samples.time_s, samples.vm))
-    vm, time_s = samples.vm[order], samples.time_s[order]
-    steps = np.diff(time_s)[(np.diff(vm) == 0) & (np.diff(time_s) > 0)]
-    if not len(steps):
-        return None
-    median = float(np.median(steps))
-    plain = float(f"{median:.2g}")
-    return plain if abs(median - plain) <= 0.02 * plain else median
+    vm, time_s = np.empty(0, np.intp), np.empty(0)
+    for block in blocks:
+        vm, time_s = np.concatenate([vm, block.vm]), np.concatenate([time_s, block.time_s])
+        order = np.lexsort((time_s, vm))
+        between_s = np.diff(time_s[order])
+        steps_s = between_s[(np.diff(vm[order]) == 0) & (between_s > 0)]
+        if len(steps_s):
+            median = float(np.median(steps_s))
+            plain = float(f"{median:.2g}")
+            return plain if abs(median - plain) <= 0.02 * plain else median
+    return None
 
 
 def slots(

@@ -1,8 +1,11 @@
+from functools import partial
+
 import numpy as np
 import pytest
 
 from connectors.traces.dataset import open_dataset
 from connectors.traces.slots import SlotCounts
+from connectors.traces.table import read_blocks
 from engine.errors import SettingsError
 from tests.unit.connectors.traces.conftest import GAUGES
 
@@ -22,6 +25,14 @@ def test_gauges_become_rates_in_plain_units(make) -> None:
     assert slots[0].column("memory_bytes")[0] == 100 * 1024**2
     assert slots[0].column("net_tx_bytes_per_s")[0] == 4096.0
     assert np.isnan(slots[0].values[:, 2]).all()
+
+
+def test_a_fleet_larger_than_a_block_of_rows_has_an_interval(
+    make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = partial(read_blocks, rows=1)
+    monkeypatch.setattr("connectors.traces.dataset.read_blocks", small)
+    assert open_dataset(make(traces=STEADY)).interval_s == 300.0
 
 
 def test_counters_become_rates_over_the_time_between_their_samples(make) -> None:
