@@ -161,9 +161,9 @@ class ForecastPart(Section):
 
     group: Name = "flatline-forecast"
     """Consumer group: forecasters of one group share the partitions."""
-    snapshot_every_s: float = Field(default=3600.0, ge=60.0, le=86400.0)
+    snapshot_every_s: float = Field(default=3 * 3600.0, ge=60.0, le=86400.0)
     """Seconds between two states written to the log: what a restarted forecaster folds again at
-    most. A state has some 170 KB for each VM."""
+    most. A state is large (some 80 KB a VM), and frames are kept for days."""
 
 
 class MigrationTarget(Section):

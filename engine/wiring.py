@@ -434,7 +434,7 @@ def engine_opener(process: Process, connect: Connect, policy: Policy | None = No
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
-        # Before it joins its group, which waits for a silent member for less than this may take.
+        # The engine compiles before it joins its group; here it finds what an earlier one kept.
         compile_engine(settings)
         async with connect() as log:
             health = process.health.of("engine")

@@ -39,7 +39,7 @@ def forecast_opener(process: Process, connect: Connect) -> Opener:
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
-        # Done at the first frame it could outlast the group's session.
+        # As for the engine: what an earlier one kept is loaded, the rest compiled and kept.
         compile_forecaster(process.settings)
         async with connect() as log:
             health = process.health.of("forecast")

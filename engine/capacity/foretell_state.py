@@ -10,7 +10,6 @@ import numpy as np
 from engine.capacity.demand import Demand
 from engine.capacity.foretell import Foretelling, Node
 from engine.capacity.generation import Generation, packed, unpacked
-from engine.errors import SnapshotDamaged
 from models.forecaster import Forecaster
 
 _DEMAND: Final = ("counters", "instances", "vcpus", "sums", "counts")
@@ -76,11 +75,7 @@ def restore_state(chunks: Mapping[int, bytes], manifest: bytes) -> Foretelling:
     SnapshotTooNew
         A later release wrote it.
     """
-    next_offset, whole = unpacked(chunks, manifest, owner="forecaster")
-    try:
-        value = _decoder.decode(whole)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise SnapshotDamaged(f"The forecaster's state cannot be read: {error}.") from error
+    next_offset, value = unpacked(chunks, manifest, _decoder, owner="forecaster")
     state = Foretelling()
     state.next_offset = next_offset
     state.time_ms, state.number, state.counts = value.time_ms, value.number, value.counts

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
-from cramjam import zstd
+from cramjam import DecompressionError, zstd
 
 from engine.errors import SnapshotDamaged, SnapshotTooNew
 
@@ -33,6 +33,8 @@ class Generation(NamedTuple):
     manifest: bytes
 
 
+State = TypeVar("State")
+
 _manifest_decoder = msgspec.msgpack.Decoder(Manifest)
 
 
@@ -45,26 +47,32 @@ def packed(state: bytes, *, next_offset: int) -> Generation:
     return Generation(hashed[:32], chunks, msgspec.msgpack.encode(manifest))
 
 
-def unpacked(chunks: Mapping[int, bytes], manifest: bytes, *, owner: str) -> tuple[int, bytes]:
-    """Return where reading goes on, and the bytes of the state of `owner` (a role).
+def unpacked(
+    chunks: Mapping[int, bytes],
+    manifest: bytes,
+    decoder: msgspec.msgpack.Decoder[State],
+    *,
+    owner: str,
+) -> tuple[int, State]:
+    """Return where reading goes on, and what `decoder` makes of the state of `owner` (a role).
 
     Raises
     ------
     SnapshotDamaged
-        Bytes are missing or are not those that were written.
+        Bytes are missing, are not those that were written, or are of an earlier form.
     SnapshotTooNew
         A later release wrote it.
     """
     try:
         told = _manifest_decoder.decode(manifest)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        if told.v > VERSION:
+            raise SnapshotTooNew(
+                f"The {owner}'s state is of version {told.v}, this release reads {VERSION}:"
+                " start the release that wrote it, or another consumer group."
+            )
+        body = b"".join(chunks.get(index, b"") for index in range(told.chunks))
+        if sha256(body).hexdigest() != told.sha256:
+            raise SnapshotDamaged(f"The {owner}'s state is damaged; an older one is used.")
+        return told.next_offset, decoder.decode(bytes(zstd.decompress(body)))
+    except (msgspec.DecodeError, UnicodeDecodeError, DecompressionError) as error:
         raise SnapshotDamaged(f"The {owner}'s state cannot be read: {error}.") from error
-    if told.v > VERSION:
-        raise SnapshotTooNew(
-            f"The {owner}'s state is of version {told.v}, this release reads {VERSION}:"
-            " start the release that wrote it, or another consumer group."
-        )
-    body = b"".join(chunks.get(index, b"") for index in range(told.chunks))
-    if sha256(body).hexdigest() != told.sha256:
-        raise SnapshotDamaged(f"The {owner}'s state is damaged; an older one is used.")
-    return told.next_offset, bytes(zstd.decompress(body))

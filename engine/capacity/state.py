@@ -76,9 +76,8 @@ def restore(chunks: dict[int, bytes], manifest: bytes) -> FrameFold:
     SnapshotTooNew
         A later release wrote it.
     """
-    next_offset, whole = unpacked(chunks, manifest, owner="historian")
+    next_offset, state = unpacked(chunks, manifest, _decoder, owner="historian")
     try:
-        state = _decoder.decode(whole)
         fold = FrameFold()
         fold.next_offset, fold.time_ms = next_offset, state.time_ms
         fold.names = dict(state.names)
@@ -86,7 +85,7 @@ def restore(chunks: dict[int, bytes], manifest: bytes) -> FrameFold:
         fold.sources = {(cell, node): source for cell, node, source in state.sources}
         for packed in state.lanes:
             fold.lanes[packed.cell, packed.node, packed.part] = _lane(packed, fold.names)
-    except (msgspec.DecodeError, ValueError) as error:
+    except ValueError as error:
         raise SnapshotDamaged(f"The historian's state cannot be read: {error}.") from error
     return fold
 

@@ -34,13 +34,11 @@ class ForecastConfig:
     group
         Members of one group share the partitions.
     snapshot_every_s
-        Append time between two generations of one partition. A generation is large (80 KB a
-        VM), and frames are kept for days: folding three hours of a thousand VMs again takes
-        seconds.
+        Append time between two generations of one partition.
     """
 
-    group: str = "flatline-forecast"
-    snapshot_every_s: float = 3 * 3600.0
+    group: str
+    snapshot_every_s: float
 
 
 @dataclass(slots=True)

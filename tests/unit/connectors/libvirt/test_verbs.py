@@ -50,8 +50,10 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def unpaused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verbs_module, "_HELD_PAUSE_S", 0.0)
+def slept_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    slept: list[float] = []
+    monkeypatch.setattr("connectors.libvirt.verbs.time.sleep", slept.append)
+    return slept
 
 
 Verb = Callable[[LibvirtVerbs, bytes], Awaitable[object]]
@@ -247,28 +249,26 @@ async def test_a_look_shows_how_long_each_vcpu_waited_for_a_core(
     assert (await verbs.look(vm.uuid)).vcpu_delay_ns == (6,)
 
 
-@pytest.mark.usefixtures("unpaused")
 @pytest.mark.asyncio
 async def test_a_look_asks_again_while_somebody_holds_the_monitor_for_a_moment(
-    verbs: LibvirtVerbs, vm: Vm
+    verbs: LibvirtVerbs, vm: Vm, slept_s: list[float]
 ) -> None:
     vm.taken = TakenFor(looks=5)
     look = await verbs.look(vm.uuid)
     assert not look.job_active
-    assert look.block_wr_reqs == 3
-    assert look.extra["monitor"] == "answers"
+    assert (look.block_wr_reqs, look.extra["monitor"]) == (3, "answers")
+    assert slept_s == [0.1] * 5
 
 
-@pytest.mark.usefixtures("unpaused")
 @pytest.mark.asyncio
 async def test_a_look_at_a_vm_whose_monitor_is_taken_shows_a_job_and_no_disks(
-    verbs: LibvirtVerbs, vm: Vm
+    verbs: LibvirtVerbs, vm: Vm, slept_s: list[float]
 ) -> None:
     with cast("threading.Lock", vm.taken):
         look = await verbs.look(vm.uuid)
     assert look.job_active
     assert look.block_wr_reqs is None
-    assert look.extra["monitor"] == "silent"
+    assert (look.extra["monitor"], len(slept_s)) == ("silent", 5)
 
 
 @pytest.mark.asyncio

@@ -1,3 +1,5 @@
+from hashlib import sha256
+
 import msgspec
 import numpy as np
 import pytest
@@ -139,14 +141,15 @@ def test_a_generation_takes_half_the_bytes_of_the_state() -> None:
 
 def test_a_generation_of_many_chunks_is_whole_again() -> None:
     state = np.random.default_rng(0).bytes(3 * CHUNK_BYTES)
-    taken = packed(state, next_offset=7)
+    taken = packed(msgspec.msgpack.encode(state), next_offset=7)
     assert len(taken.chunks) > 3
     assert max(map(len, taken.chunks)) <= CHUNK_BYTES
-    again = unpacked(dict(enumerate(taken.chunks)), taken.manifest, owner="forecaster")
+    decoder = msgspec.msgpack.Decoder(bytes)
+    again = unpacked(dict(enumerate(taken.chunks)), taken.manifest, decoder, owner="forecaster")
     assert again == (7, state)
 
 
-@pytest.mark.parametrize("harm", ["flipped", "missing", "manifest"])
+@pytest.mark.parametrize("harm", ["flipped", "missing", "manifest", "earlier"])
 def test_damaged_state_is_refused(harm: str) -> None:
     state = Foretelling()
     folded(state, Fleet({"n0": [Machine("a")]}).run(3))
@@ -156,6 +159,11 @@ def test_damaged_state_is_refused(harm: str) -> None:
         kept[0] = bytes([kept[0][0] ^ 1]) + kept[0][1:]
     elif harm == "missing":
         kept = {}
+    elif harm == "earlier":
+        # Before states were compressed they were whole in the same way.
+        kept = {0: b"\x80"}
+        told = {**msgspec.msgpack.decode(manifest), "chunks": 1}
+        manifest = msgspec.msgpack.encode({**told, "sha256": sha256(kept[0]).hexdigest()})
     else:
         manifest = b"junk"
     with pytest.raises(SnapshotDamaged):

@@ -14,7 +14,7 @@ from engine.roles.health import Health
 from engine.wire.topics import FORECASTER, FORECASTS, FRAMES, SNAPSHOTS
 from tests.unit.engine.capacity.fleet_by_hand import EPOCH_MS, Fleet, Machine
 
-CONFIG = ForecastConfig(snapshot_every_s=300.0)
+CONFIG = ForecastConfig(group="flatline-forecast", snapshot_every_s=300.0)
 
 
 class Running:
