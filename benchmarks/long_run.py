@@ -1,16 +1,21 @@
 """The long run over simulated sites, in slices: each site's figures are kept, and all are summed.
 
 A site that was played with these constants is not played again, so a run may end at any time
-and be continued with the same command. `code` tells sites apart that older code judged.
+and be continued with the same command. `code` tells sites apart that older code judged. Compiled
+kernels are kept for the next slice; each worker is a fork that has them and plays its own share.
 
     python -m benchmarks.long_run --interval-s 10 --minutes 7           # as many as fit
+    python -m benchmarks.long_run --interval-s 10 --workers 2           # on both cores
     python -m benchmarks.long_run --interval-s 2 --first 3000 --sites 4
     python -m benchmarks.long_run --interval-s 10 --sites 0             # only sum
 """
 
 import argparse
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +29,7 @@ from engine.detection.compiled import compile_kernels
 from engine.detection.configuration import Configuration, configuration_hash
 from engine.evaluation.bounds import binomial_lower
 from engine.evaluation.scores import rate
+from engine.kept_kernels import compile_kept
 from tests import slices
 
 FIRST_SEED: Final = 2000  # above those of the release gate, which were seen while tuning
@@ -64,6 +70,19 @@ def played(seed: int, *, interval_s: float, code: str) -> Site:
         ],
         false_alerts=len(judgement.false_alerts),
     )
+
+
+def play_share(
+    seeds: Sequence[int], *, interval_s: float, code: str, folder: Path, until_s: float
+) -> None:
+    """Play one site after the other and keep each, until the monotonic clock shows `until_s`."""
+    for seed in seeds:
+        if time.monotonic() >= until_s:
+            break
+        site = played(seed, interval_s=interval_s, code=code)
+        path = folder / f"{seed}.json"
+        path.with_suffix(".new").write_bytes(msgspec.json.encode(site))
+        path.with_suffix(".new").replace(path)
 
 
 def summed(sites: Iterable[Site], *, interval_s: float) -> dict[str, Figure]:
@@ -117,22 +136,25 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=FIRST_SEED, help="seed of the first site")
     parser.add_argument("--sites", type=int, default=1200, help="1,200 are 10,000 VM-days")
     parser.add_argument("--minutes", type=float, default=7.0, help="begin no site after these")
+    parser.add_argument("--workers", type=int, default=1, help="sites played at the same time")
     asked = parser.parse_args()
     until_s = time.monotonic() + 60.0 * asked.minutes
     name = f"long_run_{asked.interval_s:g}s"
     folder = REPORTS / f"{name}-{configuration_hash(Configuration())}"
     folder.mkdir(parents=True, exist_ok=True)
     missing = sorted(set(range(asked.first, asked.first + asked.sites)) - set(kept_in(folder)))
+    play = partial(
+        play_share,
+        interval_s=asked.interval_s,
+        code=slices.code(),
+        folder=folder,
+        until_s=until_s,
+    )
     if missing:
-        compile_kernels()
-    code = slices.code()
-    for seed in missing:
-        if time.monotonic() >= until_s:
-            break
-        site = played(seed, interval_s=asked.interval_s, code=code)
-        path = folder / f"{seed}.json"
-        path.with_suffix(".new").write_bytes(msgspec.json.encode(site))
-        path.with_suffix(".new").replace(path)
+        compile_kept(compile_kernels, REPORTS / "kernels")
+        shares = [missing[first :: asked.workers] for first in range(asked.workers)]
+        with ProcessPoolExecutor(asked.workers, mp_context=get_context("fork")) as pool:
+            list(pool.map(play, shares))
     row = summed(kept_in(folder).values(), interval_s=asked.interval_s)
     report(
         name,

@@ -6,6 +6,7 @@ at a hundredth of the cost, and export exactly. Feed bounded features: a tree's 
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -113,10 +114,14 @@ class HalfSpaceForest:
         return forest
 
 
+@lru_cache(maxsize=8)
 def _grow(
     features: tuple[str, ...], tree_count: int, height: int, window: int, seed: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Return the shapes River gives these settings, as heaps."""
+    """Return the shapes River gives these settings, as heaps that all forests of them share.
+
+    River needs 50 ms for it, which a site of many cells would pay for each.
+    """
     river = HalfSpaceTrees(n_trees=tree_count, height=height, window_size=window, seed=seed)
     # River builds its trees from the names in the first sample; its value does not matter.
     river.learn_one(dict.fromkeys(features, 0.5))  # type: ignore[no-untyped-call]
@@ -133,4 +138,5 @@ def _grow(
                 thresholds[tree, place] = node.threshold
                 left, right = node.children
                 waiting += [(left, 2 * place + 1), (right, 2 * place + 2)]
+    shapes.flags.writeable = thresholds.flags.writeable = False
     return shapes, thresholds

@@ -4,7 +4,6 @@ What learns online annotates an alert and never leads to an order. Every feature
 and a score stays below its maximum, so two strange samples can still be told apart.
 """
 
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -34,15 +33,9 @@ _Z_HALF: Final = 6.0
 STRANGE_SCORE: Final = 0.9
 
 
-@lru_cache(maxsize=1)
-def _prototype() -> HalfSpaceForest:
-    """Return an untrained forest; growing it through River takes 50 ms."""
-    return HalfSpaceForest(features=FEATURES, model_count=CLASS_COUNT)
-
-
 def new_forest() -> HalfSpaceForest:
     """Return a forest that has learned nothing, one model a workload class."""
-    return HalfSpaceForest.from_arrays(_prototype().to_arrays())
+    return HalfSpaceForest(features=FEATURES, model_count=CLASS_COUNT)
 
 
 def score_gated(cell: Cell) -> None:

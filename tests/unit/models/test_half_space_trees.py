@@ -46,6 +46,15 @@ def test_scores_equal_rivers_to_the_last_bit(trees, height, window, missing):
     assert nonzero > window
 
 
+def test_forests_of_the_same_settings_share_shapes_that_nobody_can_change():
+    first, second = (HalfSpaceForest(features=FEATURES, model_count=1) for _ in range(2))
+    other = HalfSpaceForest(features=FEATURES, model_count=1, seed=7)
+    assert first._shapes is second._shapes
+    assert not np.array_equal(first._thresholds, other._thresholds)
+    with pytest.raises(ValueError, match="read-only"):
+        first._thresholds[0, 0] = 0.5
+
+
 def test_compiled_walk_equals_python_walk():
     samples = stream(120, seed=3, missing=0.1)
     models = np.arange(120) % 3
