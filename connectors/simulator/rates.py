@@ -125,7 +125,7 @@ class Rates:
         cores = self._topology.node_cores
         self.node_share = np.minimum(1.0, cores / np.maximum(wanted, 1e-9))
         self.node_busy = np.minimum(1.0, wanted * self.node_share / cores)
-        self.pace(everyone)
+        self._pace(everyone, stuck, spread, pinned)
         load = np.bincount(
             self._topology.pool,
             weights=self._meters.events[READ] + self._meters.events[WRITE],
@@ -138,7 +138,9 @@ class Rates:
     def pace(self, lanes: Lanes) -> None:
         """Set the pace of `lanes` for the rest of the step, from what they are now."""
         stuck = self.stuck(lanes)
-        spread, pinned = self._wants(lanes, stuck)
+        self._pace(lanes, stuck, *self._wants(lanes, stuck))
+
+    def _pace(self, lanes: Lanes, stuck: NDArray[np.bool_], spread: Floats, pinned: Floats) -> None:
         share = self._share(lanes)
         self._pace_disk(lanes, stuck, share)
         self._pace_network(lanes, stuck, share)

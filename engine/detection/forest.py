@@ -26,6 +26,18 @@ FEATURES: Final = (
     "z_send",
     "z_write",
 )
+_Z_FROM: Final = FEATURES.index("z_cpu")
+_Z_ROWS: Final = np.array(
+    [
+        baseline.OUT[f"z_{name}"]
+        for name in (
+            "cpu_cores",
+            "disk_rd_bytes_per_s",
+            "net_tx_bytes_per_s",
+            "disk_wr_bytes_per_s",
+        )
+    ]
+)
 # A silence of this many nats is as surprising as they count here; a z of this is half way.
 _NATS_CAP: Final = 8.0
 _Z_HALF: Final = 6.0
@@ -55,24 +67,17 @@ def score_gated(cell: Cell) -> None:
 def _samples(lanes: Lanes, gated: NDArray[np.intp]) -> NDArray[np.float64]:
     """Return shape (gated, len(FEATURES)), each value in [0, 1], NaN where unknown."""
     vcpus = np.maximum(lanes.numbers("vcpus")[gated], 1)
-    columns = {
-        "cpu_share": np.clip(lanes.floats[F["cpu"], gated] / vcpus, 0.0, 1.0),
-        "delay_share": np.clip(lanes.row("contention")[gated], 0.0, 1.0),
-        "disk_silence": np.clip(lanes.disk[1, gated] / _NATS_CAP, 0.0, 1.0),
-        "silence": np.clip(lanes.life[1, gated] / _NATS_CAP, 0.0, 1.0),
-        "z_cpu": _squashed(lanes.counted[4, gated]),
-        "z_read": _squashed(lanes.counted[5, gated]),
-        "z_write": _squashed(lanes.counted[6, gated]),
-        "z_send": _squashed(lanes.counted[7, gated]),
-    }
-    return np.stack([columns[name] for name in FEATURES], axis=1).astype(np.float64)
-
-
-def _squashed(z: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return z mapped onto (0, 1), 0.5 at 0: monotonic, so nothing saturates."""
-    wide = z.astype(np.float64)
-    result: NDArray[np.float64] = 0.5 + 0.5 * wide / (np.abs(wide) + _Z_HALF)
-    return result
+    samples = np.empty((len(gated), len(FEATURES)))
+    samples[:, 0] = lanes.floats[F["cpu"], gated] / vcpus
+    samples[:, 1] = lanes.row("contention")[gated]
+    samples[:, 2] = lanes.disk[1, gated] / _NATS_CAP
+    samples[:, 3] = lanes.life[1, gated] / _NATS_CAP
+    shares = samples[:, :_Z_FROM]
+    np.clip(shares, 0.0, 1.0, out=shares)
+    z = lanes.counted[_Z_ROWS[:, None], gated].astype(np.float64)
+    # Mapped onto (0, 1), 0.5 at 0: monotonic, so nothing saturates.
+    samples[:, _Z_FROM:] = (0.5 + 0.5 * z / (np.abs(z) + _Z_HALF)).T
+    return samples
 
 
 def opinion(lanes: Lanes, lane: int) -> EvidenceItem | None:
