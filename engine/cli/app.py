@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from engine.cli import planning
 from engine.cli.history import history
 from engine.cli.options import File, Sets, console, flags_of, settings_of
-from engine.errors import SettingsError
+from engine.errors import FlatlineError, SettingsError
 from engine.settings import Settings, load_settings
 
 app = typer.Typer(
@@ -246,15 +247,24 @@ def pause_on(
     sets: Sets = None,
 ) -> None:
     """Let no machine act in a scope; alerts go on."""
-    from engine.cli.words import append_pause, with_log
+    from engine.cli.words import append_pause, nearest_names, with_log
 
+    settings = settings_of(file, sets)
     held = with_log(
-        settings_of(file, sets),
+        settings,
         lambda here, log: append_pause(here, log, scope=scope, reason=reason, minutes=minutes),
     )
     ends = held.until_ms
     until = f"`flatline pause off {scope}`" if ends is None else _moment(ends)
     console().print(f"Nothing is done to {scope} until {until} ({held.by}: {held.reason}).")
+    # The pause stands already: who cannot look now must be able to stop machines all the same.
+    with suppress(FlatlineError):
+        nearest = with_log(settings, lambda here, log: nearest_names(here, log, scope=scope))
+        if nearest:
+            console(stderr=True).print(
+                f"But the engine knows no {scope}. The nearest: {', '.join(nearest)}. If that is"
+                f" what you mean, pause it as well, and `flatline pause off {scope}`."
+            )
 
 
 @pause.command("off")
