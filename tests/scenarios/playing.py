@@ -41,6 +41,7 @@ from engine.wire.journal import decode_entry
 from engine.wire.order import Order
 from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS
 from engine.wiring import Authority, Process, plan_opener, simulated_nodes, site_openers
+from tests.scenarios.others import OTHERS, word_of_others
 
 # Two planners are more than any scenario needs; the second one is started on purpose only.
 SECOND: Final = "second planner"
@@ -102,6 +103,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         What every verb does from then on: see `connectors.simulator.verbs`; empty is as usual.
     say
         A control record: kind, scope, subject, until_s.
+    alert
+        What a detector that is none of ours says of `vm`: fields of an alert.
     """
 
     at_s: float
@@ -110,6 +113,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     log: str = ""
     hypervisor: str | None = None
     say: dict[str, Any] = {}
+    alert: dict[str, Any] = {}
 
 
 class SitePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -207,6 +211,8 @@ class Stage:
             self.fleet.interfere((lambda _call: how) if how else None)
         if event.say:
             await self.say(dict(event.say))
+        if event.alert:
+            await self.alert(dict(event.alert))
 
     async def say(self, words: dict[str, Any]) -> None:
         now_ms, until_s = self.clock.now_ms(), words.pop("until_s", None)
@@ -222,6 +228,10 @@ class Stage:
             **words,
         )
         await self.log.append(CONTROL.name, key=control.key(), value=encode_control(control))
+
+    async def alert(self, words: dict[str, Any]) -> None:
+        value, headers = word_of_others(self.fleet, words, now_ms=self.clock.now_ms())
+        await self.log.append(ALERTS.name, key=b"c0", value=value, headers=headers)
 
     async def play(self) -> None:
         """Let everything happen, each at its time; an error of a role ends the play."""
@@ -405,6 +415,7 @@ async def replayed(stage: Stage) -> Line:
         (alert.id, alert.transition)
         async for record in records(stage.log, ALERTS.name)
         for alert in (decode_alert(record.value),)
+        if alert.configuration != OTHERS
     }
     ladders = stage.authority.policy.ladders
     stable_s = max(step.stable_s for steps in ladders.values() for step in steps)
