@@ -143,7 +143,8 @@ def cpu_nats(state: F64, shape: int, cpu: float, vcpus: float) -> float:
     if shape == at.SHAPE_ALL_CORES:
         return usual if not before >= 0.8 * cpu else 0.0
     if shape == at.SHAPE_IDLE:
-        return usual if not cpu > _HALT_RATIO * before else 0.0
+        # A guest that used nothing before its silence did not halt when it began.
+        return usual if not cpu >= _HALT_RATIO * before else 0.0
     return 0.0
 
 

@@ -94,10 +94,11 @@ def test_ten_seconds_after_the_onset_nothing_is_suggested_yet() -> None:
     assert bench.suggestions(guests[3]) == {"alert"}
 
 
-def test_a_job_that_computes_on_all_cores_while_its_memory_creeps_is_left_alone() -> None:
+@pytest.mark.parametrize("cores", [1.02, 3.95])
+def test_a_job_that_computes_while_its_memory_creeps_is_left_alone(cores: float) -> None:
     bench, guests = fleet(300.0)
     job = guests[2]
-    job.panics(cores=3.95)
+    job.panics(cores=cores)
     job.moves = 0.01
     bench.run(8 * 300.0)
     assert "reboot" not in bench.suggestions(job)

@@ -104,6 +104,14 @@ def test_a_level_that_was_there_before_the_silence_is_worth_nothing():
     assert working().silent(2, cpu=1.0)["cpu_nats"] >= 3.5
 
 
+def test_a_guest_that_used_no_cpu_before_its_silence_has_not_halted() -> None:
+    resting = working()
+    for _ in range(8):
+        resting.sample(cpu=0.0)
+    assert resting.silent(2, cpu=0.0)["cpu_nats"] == 0
+    assert working().silent(2, cpu=0.0)["cpu_nats"] > 2
+
+
 @pytest.mark.parametrize("figures", [[700.0] * 4, [500.0, 250.0, 120.0, 60.0]])
 def test_a_figure_that_stands_still_or_dies_away_speaks_for_a_death(figures):
     one = working()
