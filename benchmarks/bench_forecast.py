@@ -31,7 +31,8 @@ GOALS = {300: 0.86, 1800: 0.72}
 # Near horizons in steps.
 AHEAD = {300: 1, 1800: 6}
 US_GOAL = 2.0
-FLEET, FLEET_STEPS = 1_000, 1_200
+# Four metrics of a thousand VMs: 100 MB of state.
+SERIES, FLEET_STEPS = 4_000, 900
 
 
 def loaded(pack: str) -> tuple[tuple[str, ...], F64]:
@@ -54,19 +55,21 @@ def flatline(names: tuple[str, ...], cpu: F64) -> dict[int, Verdict]:
 
 
 def us_per_update(cpu: F64) -> float:
-    """Return μs an update of one VM's CPU in a fleet, whose state no cache holds.
+    """Return μs an update of one metric of one VM in a fleet, whose state no cache holds.
 
-    Each of the fleet's VMs lives one of the pack's, a few steps later than the one before. All
-    steps do the same work, so that the least disturbed tenth says what it costs.
+    An update is one mean through all candidates of all three horizons: every step of 5 min ends
+    a slot, so each forecasts a day ahead too, which of the role's steps of 1 min every fifth
+    does. Each series lives the CPU of one of the pack's VMs, a few steps later than the one
+    before. All steps do the same work, so that the least disturbed tenth says what it costs.
     """
-    fleet = np.stack([np.roll(cpu[:, vm % cpu.shape[1]], 7 * vm) for vm in range(FLEET)], axis=1)
-    forecaster = Forecaster(FLEET, step_s=STEP_S)
+    fleet = np.stack([np.roll(cpu[:, k % cpu.shape[1]], 7 * k) for k in range(SERIES)], axis=1)
+    forecaster = Forecaster(SERIES, step_s=STEP_S)
     spent = []
     for number, values in enumerate(fleet[:FLEET_STEPS], start=1_000_000):
         began = time.thread_time()
         forecaster.fold(values, number)
         spent.append(time.thread_time() - began)
-    return float(np.quantile(spent[FLEET_STEPS // 2 :], 0.1)) * 1e6 / FLEET
+    return float(np.quantile(spent[FLEET_STEPS // 2 :], 0.1)) * 1e6 / SERIES
 
 
 def ewma(values: F64, ahead: int) -> F64:
@@ -181,7 +184,7 @@ def main() -> int:
         claim=(
             "CPU forecasts: median MAE / persistence (clean VMs: <= 0.86 at 5 min, <= 0.72 at 30),"
             " 90 % interval 0.88-0.92, in each tenth of VMs >= 0.87, 50 % interval of VMs that move"
-            " 0.47-0.55; one update of a VM in a fleet of a thousand costs <= 2 μs"
+            " 0.47-0.55; one update of a metric in a fleet of a thousand VMs costs <= 2 μs"
         ),
         rows=rows,
         goals_met=bool(met),

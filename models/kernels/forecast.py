@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.kernels._jit import inlined, kernel
+from models.kernels._memory import row_of, scratch
 from models.kernels.forecast_candidates import (
     around,
     band5,
@@ -48,7 +49,6 @@ from models.kernels.forecast_row import (
     HORIZONS_S,
     HOUR,
     LAST,
-    LATEST,
     LEAST,
     MOVE,
     NEAR_COUNT,
@@ -69,6 +69,7 @@ from models.kernels.forecast_row import (
     WINDOW,
     Constants,
 )
+from models.kernels.forecast_touched import MOST_LINES, fetch_series, touched
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -106,20 +107,19 @@ def _learn(
     regrets = start + length * (width + PENDING)
     state = int(row[more + STATE])
     forget32 = np.float32(forget)
-    # Slices, whose indices begin at 0, spare each access a test for negative ones.
-    says = row[at : at + width]
     for voice in range(2):
         chosen = state if voice == 0 else states
         opinion = row[more + voice]
         pull = np.float32(1.0 if opinion > x else -1.0 if opinion < x else 0.0)
         first = regrets + 2 * chosen * width
-        regret, square = row[first : first + width], row[first + width : first + 2 * width]
         for k in range(width):
-            gains[k] = pull * (opinion - says[k])
+            gains[k] = pull * (opinion - row[np.uintp(at + k)])
         for k in range(width):
-            regret[k] = forget32 * regret[k] + gains[k]
+            regret = np.uintp(first + k)
+            row[regret] = forget32 * row[regret] + gains[k]
         for k in range(width):
-            square[k] = forget32 * square[k] + gains[k] * gains[k]
+            square = np.uintp(first + width + k)
+            row[square] = forget32 * row[square] + gains[k] * gains[k]
     voices = regrets + 2 * (states + 1) * width
     side = 1.0 if final > x else -1.0 if final < x else 0.0
     for voice in range(VOICES):
@@ -208,19 +208,18 @@ def _forecast(
     more = at + width
     regrets = start + length * (width + PENDING)
     last = np.float64(row[at])
-    says = row[at : at + width]
     for voice in range(2):
         # A state that has not been seen yet is judged by what holds in all of them.
         total = 0.0
         value = 0.0
         for chosen in (state if voice == 0 else states, states):
             first = regrets + 2 * chosen * width
-            regret, square = row[first : first + width], row[first + width : first + 2 * width]
             for k in range(width):
-                gains[k] = max(regret[k], _ZERO) / (square[k] + _EPSILON32)
+                square = row[np.uintp(first + width + k)]
+                gains[k] = max(row[np.uintp(first + k)], _ZERO) / (square + _EPSILON32)
             for k in range(width):
                 total += np.float64(gains[k])
-                value += np.float64(gains[k] * (says[k] - says[0]))
+                value += np.float64(gains[k] * (row[np.uintp(at + k)] - row[np.uintp(at)]))
             if total > 0.0:
                 break
         row[more + voice] = last + value / total if total > 0.0 else last
@@ -272,8 +271,13 @@ def _near(
 ) -> None:
     """Forecast 5 and 30 min ahead."""
     x, previous = np.float64(row[LAST]), np.float64(row[PREVIOUS])
-    latest = row[PART_LATEST : PART_LATEST + LATEST]
-    middle = median_5(latest[0], latest[1], latest[2], latest[3], latest[4])
+    middle = median_5(
+        row[PART_LATEST],
+        row[PART_LATEST + 1],
+        row[PART_LATEST + 2],
+        row[PART_LATEST + 3],
+        row[PART_LATEST + 4],
+    )
     away = np.float64(row[AWAY])
     move = np.float64(row[MOVE])
     off, step = x - median_25, x - previous
@@ -422,12 +426,15 @@ def fold_step(
         Shape (n, HORIZON_COUNT * len(BANDS)), overwritten: `BANDS` of each horizon; NaN
         where nothing is forecast. The far horizon stays NaN between the ends of slots.
     """
-    gains = np.empty(NEAR_COUNT, np.float32)
+    gains = scratch()
     per_slot = lengths[0]
     # The slot that this step is part of; the last one of its steps closes it.
     slot = (number + per_slot - 1) // per_slot
+    places = np.empty(MOST_LINES, np.int64)
+    count = touched(places, starts, lengths, number, slot, slots_closed)
     for i in range(state.shape[0]):
-        row, line, x = state[i], out[i], values[i]
+        fetch_series(state, i, places, count, starts, lengths, number)
+        row, line, x = row_of(state, i), row_of(out, i), values[i]
         line[:] = np.nan
         known = x == x
         if row[AGE] == 0.0:
