@@ -271,13 +271,8 @@ def _near(
 ) -> None:
     """Forecast 5 and 30 min ahead."""
     x, previous = np.float64(row[LAST]), np.float64(row[PREVIOUS])
-    middle = median_5(
-        row[PART_LATEST],
-        row[PART_LATEST + 1],
-        row[PART_LATEST + 2],
-        row[PART_LATEST + 3],
-        row[PART_LATEST + 4],
-    )
+    p = PART_LATEST
+    middle = median_5(row[p], row[p + 1], row[p + 2], row[p + 3], row[p + 4])
     away = np.float64(row[AWAY])
     move = np.float64(row[MOVE])
     off, step = x - median_25, x - previous
