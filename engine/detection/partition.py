@@ -26,7 +26,7 @@ from engine.wire import topics
 from engine.wire.alert import Alert, encode_alert
 from engine.wire.frame import Frame, decode_frame
 from engine.wire.rejected import encode_rejected, rejected_key
-from engine.wire.score import encode_scores
+from engine.wire.score import Scores, encode_scores
 from models.kernels.columns import widen
 
 # Ended sources are looked for once in a while, not at every record.
@@ -34,13 +34,14 @@ _FORGET_EVERY_MS = 60_000
 
 
 class Output(NamedTuple):
-    """A record to append because of what was folded; alerts are the decoded form of theirs."""
+    """A record to append because of what was folded; `alert` and `scores` are its decoded form."""
 
     topic: str
     key: bytes
     value: bytes
     headers: Headers = ()
     alert: Alert | None = None
+    scores: Scores | None = None
 
 
 class Partition:
@@ -186,7 +187,8 @@ class Partition:
                 outputs.append(Output(topics.ALERTS.name, name.encode(), value, headers, alert))
             scores = close_minute(cell, time_ms=self.time_ms, configuration=self.configuration)
             if scores is not None:
-                outputs.append(Output(topics.SCORES.name, name.encode(), encode_scores(scores)))
+                value = encode_scores(scores)
+                outputs.append(Output(topics.SCORES.name, name.encode(), value, scores=scores))
         return outputs
 
 

@@ -43,8 +43,8 @@ from engine.wire.alert import Alert
 from engine.wire.frame import UUID_BYTES, Frame
 from engine.wire.metrics import INTEGER_ROW
 from engine.wire.order import Closed, Order
-from engine.wire.score import decode_scores
-from engine.wire.topics import FRAMES, SCORES
+from engine.wire.score import Scores
+from engine.wire.topics import FRAMES
 
 _PLANNER: Final = "replay"
 _CPU_ROW: Final = INTEGER_ROW["cpu_time_ns"]
@@ -130,8 +130,8 @@ class Replayer:
         for output in state.fold(record, frame):
             if output.alert is not None:
                 yield from self._alert(output.alert, event_s, time_ms)
-            elif output.topic == SCORES.name:
-                self._scores(output.value, event_s, time_ms)
+            elif output.scores is not None:
+                self._load_is(output.scores, event_s, time_ms)
         self._let_time_pass(event_s, time_ms)
 
     def _count(self, frame: Frame) -> None:
@@ -228,8 +228,7 @@ class Replayer:
             alert = msgspec.structs.replace(alert, suggested_action="none")
         self._feed(planned, AlertSeen(alert, time_ms, time_ms), event_s, time_ms)
 
-    def _scores(self, value: bytes, event_s: float, time_ms: int) -> None:
-        scores = decode_scores(value)
+    def _load_is(self, scores: Scores, event_s: float, time_ms: int) -> None:
         load = CellLoad(scores.minute_ms, scores.node_load, len(scores.uuids) // UUID_BYTES)
         for planned in self.planned.values():
             self._feed(planned, LoadSeen(scores.cell, load, time_ms), event_s, time_ms)

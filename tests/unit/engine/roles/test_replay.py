@@ -21,11 +21,11 @@ PLAN = WorldPlan(
 class Recorded:
     """A simulated site as a recording."""
 
-    def __init__(self, plan=PLAN, *, seconds=420, whole=False):
+    def __init__(self, plan=PLAN, *, seconds=420, interval_s=2.0, whole=False):
         self.name = "simulated"
-        self.interval_s = 2.0
+        self.interval_s = interval_s
         self.names = {}
-        self.records = list(Site(plan).run(seconds))
+        self.records = list(Site(plan, interval_s).run(seconds))
         self._whole = whole
 
     def moments(self):
@@ -91,3 +91,11 @@ def test_policies_are_compared_over_the_same_alerts(recorded) -> None:
     assert len(replayer.planned["ours"].orders) == 1
     assert replayer.planned["other"].orders == []
     assert replayer.planned["other"].held["newborn"] == 1
+
+
+def test_a_cell_whose_minute_is_no_record_of_a_log_is_replayed() -> None:
+    plan = WorldPlan(seed=3, cells=1, nodes_per_cell=12, vms_per_node=1_000)
+    replayer, _ = replayed(Recorded(plan, seconds=150, interval_s=30.0))
+    assert replayer.vm_samples == 4 * plan.vms
+    (planned,) = replayer.planned.values()
+    assert {load.vm_count for load in planned.state.loads.values()} == {plan.vms}
