@@ -126,12 +126,19 @@ def _fold_disk(
     if state[at.F_DISK_RUN] == 0.0:
         state[at.F_DISK_CPU_BEFORE] = evidence.level_before(recent[at.RECENT_CPU], count)
         state[at.F_DISK_SENT_BEFORE] = evidence.level_before(recent[at.RECENT_SENT], count)
+        begun = 0.0
+        for back in range(2, min(count, at.WINDOW) + 1):
+            before, after = (count - back) % at.WINDOW, (count - back + 1) % at.WINDOW
+            if recent[at.RECENT_DISK, before] > 0.0 and recent[at.RECENT_DISK, after] == 0.0:
+                begun += 1.0
+        state[at.F_DISK_BEGUN] = begun
     state[at.F_DISK_RUN] += 1.0
     state[at.F_DISK_RUN_S] += dt_s
     out[at.O_DISK_RUN] = state[at.F_DISK_RUN]
     out[at.O_DISK_RUN_S] = state[at.F_DISK_RUN_S]
-    steps = min(int(state[at.F_DISK_RUN]), at.RUN_STEPS)
-    out[at.O_DISK] = evidence.run_nats(state, at.F_DISK_ALIVE + 1, state[at.F_DISK_ALIVE], steps)
+    out[at.O_DISK] = evidence.surprise_nats(
+        state, at.F_DISK_ALIVE, state[at.F_DISK_RUN], state[at.F_DISK_BEGUN]
+    )
     out[at.O_DISK_CPU_BEFORE] = state[at.F_DISK_CPU_BEFORE]
     before = state[at.F_DISK_SENT_BEFORE]
     share = sent / before if before > 0.0 else 1.0
@@ -167,7 +174,9 @@ def _weigh(state: F64, out: F64, cpu: float, cores: float, memory: float) -> flo
         nats, mode = evidence.memory_nats(state, memory)
     out[at.O_RUN] = state[at.F_RUN]
     out[at.O_RUN_S] = state[at.F_RUN_S]
-    out[at.O_SILENCE] = evidence.silence_nats(state)
+    out[at.O_SILENCE] = evidence.surprise_nats(
+        state, at.F_ALIVE, state[at.F_RUN], state[at.F_RUNS_BEGUN]
+    )
     out[at.O_CPU] = evidence.cpu_nats(state, shape, cpu, cores)
     out[at.O_MEMORY] = nats
     out[at.O_SHAPE] = shape

@@ -192,15 +192,17 @@ def memory_nats(state: F64, memory: float) -> tuple[float, int]:
 
 
 @inlined
-def silence_nats(state: F64) -> float:
-    """Return how surprising the running silence is, by all the past and by the last samples."""
-    steps = min(int(state[at.F_RUN]), at.RUN_STEPS)
-    nats = run_nats(state, at.F_ALIVE + 1, state[at.F_ALIVE], steps)
-    if state[at.F_RUNS_BEGUN] > 0.0:
-        local = -math.log(_LOCAL_SHARE * state[at.F_RUNS_BEGUN] / at.WINDOW)
+def surprise_nats(state: F64, alive: int, run: float, begun: float) -> float:
+    """Return how surprising a silence of so many samples is, by all past and by the last samples.
+
+    `alive` is the field of the signs of life, before those of the lengths; `begun` is how many
+    silences began within the window before this one.
+    """
+    steps = min(int(run), at.RUN_STEPS)
+    nats = run_nats(state, alive + 1, state[alive], steps)
+    if begun > 0.0:
+        local = -math.log(_LOCAL_SHARE * begun / at.WINDOW)
         for step in range(1, steps):
-            local -= math.log(
-                (state[at.F_ALIVE + 1 + step] + 0.5) / (state[at.F_ALIVE + step] + 1.0)
-            )
+            local -= math.log((state[alive + 1 + step] + 0.5) / (state[alive + step] + 1.0))
         nats = min(nats, local)
     return nats

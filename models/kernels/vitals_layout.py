@@ -54,6 +54,7 @@ _NAMES: Final = (
     *(f"disk_run_{step}" for step in range(1, RUN_STEPS + 1)),
     "disk_cpu_before",
     "disk_sent_before",
+    "disk_begun",
     "disk_hung",
     "unseen_s",
     *(f"level_{level}" for level in range(LEVELS)),
@@ -119,6 +120,7 @@ F_DISK_RUN_S: Final = FIELD["disk_run_s"]
 F_DISK_ALIVE: Final = FIELD["disk_alive"]
 F_DISK_CPU_BEFORE: Final = FIELD["disk_cpu_before"]
 F_DISK_SENT_BEFORE: Final = FIELD["disk_sent_before"]
+F_DISK_BEGUN: Final = FIELD["disk_begun"]
 F_DISK_HUNG: Final = FIELD["disk_hung"]
 F_UNSEEN_S: Final = FIELD["unseen_s"]
 F_LEVEL: Final = FIELD["level_0"]

@@ -28,7 +28,8 @@ class Said(NamedTuple):
 class VitalsTwin:
     """One VM; a sample is (moved anything, memory figure)."""
 
-    def __init__(self) -> None:
+    def __init__(self, window: int = WINDOW) -> None:
+        self.window = window
         self.runs: list[int] = []
         self.pairs: list[int] = []
         self.history: list[tuple[bool, bool, float]] = []  # alive, begun, memory
@@ -66,7 +67,7 @@ class VitalsTwin:
         for step in range(1, steps):
             lasts -= math.log((self._reached(step + 1) + 0.5) / (self._reached(step) + 1.0))
         nats = lasts - math.log((self._reached(1) + 0.1) / (len(self.runs) + 100.0))
-        begun = sum(begun for _, begun, _ in self.before[-WINDOW:])
+        begun = sum(begun for _, begun, _ in self.before[-self.window :])
         if begun:
             nats = min(nats, lasts - math.log(0.3 * begun / WINDOW))
         return nats

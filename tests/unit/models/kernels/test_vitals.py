@@ -8,6 +8,7 @@ from models.kernels.vitals_layout import (
     SHAPE_ALL_CORES,
     SHAPE_IDLE,
     SHAPE_ONE_CORE,
+    WINDOW,
     new_recent,
     new_state,
 )
@@ -74,6 +75,27 @@ def test_vitals_match_reference(fold):
         assert said["run"] == expected.run
         assert said["silence_nats"] == pytest.approx(expected.silence_nats)
         assert said["memory_nats"] == pytest.approx(expected.memory_nats)
+
+
+@FOLDS
+def test_silence_of_the_disk_alone_matches_reference(fold):
+    rng = np.random.default_rng(20261126)
+    # A silence that began before the window is not known to have begun there.
+    one, twin = One(fold), VitalsTwin(window=WINDOW - 1)
+    for step in range(1100 if fold is vitals.fold_vitals else 300):
+        moved = step == 0 or bool(rng.random() < 0.8)
+        said = one.sample(writes=9000.0 if moved else 0.0)
+        expected = twin.learn_one(moved=moved, memory=1000.0, slow=SLOW)
+        assert said["disk_run"] == expected.run
+        assert said["disk_nats"] == pytest.approx(expected.silence_nats)
+
+
+def test_a_disk_that_paused_often_of_late_surprises_little_by_one_pause_more():
+    steady, resting = working(), working()
+    for _ in range(6):
+        resting.sample(writes=0.0)
+        resting.sample()
+    assert steady.sample(writes=0.0)["disk_nats"] > resting.sample(writes=0.0)["disk_nats"] + 2
 
 
 def test_a_second_silent_sample_of_a_steady_sender_surprises_more_than_the_first():
