@@ -18,14 +18,14 @@ import pytest
 from connectors.libvirt.verbs import LibvirtVerbs
 from deploy.lab.kafka_broker import Cluster
 from deploy.lab.libvirt_lab import Guest, Guests, Lab, wait_until
-from tests.integration.e2e.trial import NODE, Trial
+from tests.integration.e2e.trial import NODE, Trial, report_ends
 from tests.integration.libvirt.acting import alias
 from tests.integration.libvirt.nodes import vm_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.libvirt, pytest.mark.slow]
 
-# Each trial mostly waits; four at once leave two cores busy.
-AT_ONCE = 4
+# Each trial mostly waits; seven at once keep two cores busy, and two waves play all steps.
+AT_ONCE = 7
 KILLS = int(os.environ.get("FLATLINE_KILLS", "1"))
 STOPS = int(os.environ.get("FLATLINE_STOPS", "5"))
 STEPS = ("alert", "order", "accepted", "sent", "effect", "returned", "closed")
@@ -122,7 +122,11 @@ def killed(role: str, step: str, trial: Trial) -> str:
 
 
 def test_a_kill_at_any_durable_step_never_leads_to_a_second_reset(
-    kafka_broker: Cluster, hypervisors: Lab, dying: "SimpleQueue[Guest]", tmp_path: Path
+    kafka_broker: Cluster,
+    hypervisors: Lab,
+    dying: "SimpleQueue[Guest]",
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     cases = [(role, step, n) for n in range(KILLS) for role in ("plan", "act") for step in STEPS]
 
@@ -137,6 +141,13 @@ def test_a_kill_at_any_durable_step_never_leads_to_a_second_reset(
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         ends = dict(zip(cases, pool.map(one, cases), strict=True))
+    with capsys.disabled():
+        report_ends(
+            "actuation_kills",
+            claim="How orders end when their planner or agent is killed at each durable step",
+            ends=[(f"{role} at {step}", end) for (role, step, _), end in ends.items()],
+            words=("returned", "unknown", "not_attempted"),
+        )
     # A planner that dies stops nobody: resets that were ordered are done, and where a busy machine
     # made an agent's look too slow, nothing was.
     planners = [end for (role, _, _), end in ends.items() if role == "plan"]

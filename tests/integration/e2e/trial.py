@@ -1,39 +1,70 @@
-"""One incident of one dead guest: a planner and an agent of its own, on topics of their own.
+"""One incident of one guest: roles of its own, on topics of their own.
 
-Limits count over the whole log of a site, so that each trial is a site by itself. The engine's
-words are the test's; what was really done is counted by the guest, on its console.
+Limits count over the whole log of a site, so that each trial is a site by itself. Without an
+engine its words are the test's; what was really done is counted by the guest, on its console.
 """
 
 import sqlite3
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID, uuid4
 
+from benchmarks.report import report
 from connectors.kafka.config import KafkaConfig
 from deploy.lab.kafka_broker import Cluster
 from deploy.lab.libvirt_lab import Guest, wait_until
 from engine.action.catalogue import parse_policy, read_shipped
-from engine.keyring import own_key, trusted_keys
+from engine.keyring import Signer, own_key, trusted_keys
 from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, encode_alert
 from engine.wire.order import Closed, Order, encode_order
-from engine.wire.topics import ALERTS, ORDERS
+from engine.wire.topics import ALERTS, ORDERS, SNAPSHOTS
 from tests.integration.e2e.process import Process
 from tests.integration.e2e.watcher import Watcher
 
 NODE, CELL = "a", "lab"
 
 SETTINGS = """
-site = {{ name = "lab", zone = "lab", cell = "lab", node = "a" }}
-log = {{ kind = "kafka", partitions = 1, kafka = {{ bootstrap = "{bootstrap}",
-        topic_prefix = "{prefix}", consumer = "plain" }} }}
-act = {{ libvirt_uri = "{uri}" }}
-policy = {{ file = "{policy}" }}
-state = {{ folder = "{state}" }}
-keys = {{ trusted = "{trusted}" }}
+[site]
+name = "lab"
+zone = "lab"
+cell = "lab"
+node = "{node}"
+
+[log]
+kind = "kafka"
+partitions = 1
+
+[log.kafka]
+bootstrap = "{bootstrap}"
+topic_prefix = "{prefix}"
+consumer = "faust"
+
+[collect]
+interval_s = 2.0
+libvirt_uri = "{read_uri}"
+
+[engine]
+snapshot_every_s = 10
+
+[act]
+libvirt_uri = "{uri}"
+
+[policy]
+file = "{policy}"
+
+[state]
+folder = "{state}"
+
+[keys]
+trusted = "{trusted}"
 """
+
+SIGNER_OF: dict[str, Signer] = {"plan": "planner", "act": "agent"}
 
 
 def word_about(guest: Guest, vm: bytes, **changes: Any) -> Alert:
@@ -55,12 +86,38 @@ def word_about(guest: Guest, vm: bytes, **changes: Any) -> Alert:
     return Alert(**(values | changes))
 
 
-class Trial:
-    """A guest that has panicked, and the two processes that may reset it."""
+def report_ends(
+    name: str, *, claim: str, ends: Sequence[tuple[str, str]], words: Sequence[str]
+) -> None:
+    """Write to `reports/NAME.json` how often the trials of each kind ended with each word."""
+    counts = Counter(ends)
+    report(
+        name,
+        claim=claim,
+        rows=[
+            {"killed": kind} | {word: counts[kind, word] for word in words}
+            for kind in dict.fromkeys(kind for kind, _ in ends)
+        ],
+        goals_met=True,
+    )
 
-    def __init__(self, folder: Path, *, broker: Cluster, guest: Guest, uri: str, vm: bytes) -> None:
+
+class Trial:
+    """A guest that has panicked or will, and the processes that may reset it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        broker: Cluster,
+        guest: Guest,
+        uri: str,
+        vm: bytes,
+        node: str = NODE,
+        roles: Sequence[str] = ("plan", "act"),
+    ) -> None:
         folder.mkdir(parents=True)
-        self.guest, self.vm, self.name = guest, vm, folder.name
+        self.guest, self.vm, self.name, self.node = guest, vm, folder.name, node
         self._trusted, self._boots = folder / "trusted", guest.boots
         self._trusted.mkdir()
         text = read_shipped("lab")
@@ -68,18 +125,20 @@ class Trial:
         (folder / "policy.toml").write_text(text)
         prefix = f"{folder.name}."
         self.processes: dict[str, Process] = {}
-        for role, signer in (("plan", "planner"), ("act", "agent")):
+        for role in roles:
             state = folder / role / "state"
             settings = SETTINGS.format(
-                bootstrap=broker.bootstrap, prefix=prefix, uri=uri, state=state,
+                bootstrap=broker.bootstrap, prefix=prefix, uri=uri, state=state, node=node,
                 policy=folder / "policy.toml", trusted=self._trusted,
+                read_uri=guest.lab.ro_uri(node),
             )  # fmt: skip
-            settings = settings.replace('",\n        topic', '", topic')
             self.processes[role] = Process(role, role, folder=folder / role, settings=settings)
-            own_key(state / "keys", "planner" if signer == "planner" else "agent")
-            (self._trusted / f"{signer}-{NODE}.pub").write_bytes(
-                (state / "keys" / f"{signer}.pub").read_bytes()
-            )
+            signer = SIGNER_OF.get(role)
+            if signer is not None:
+                own_key(state / "keys", signer)
+                (self._trusted / f"{signer}-{node}.pub").write_bytes(
+                    (state / "keys" / f"{signer}.pub").read_bytes()
+                )
         self.watcher = Watcher(
             KafkaConfig(
                 bootstrap=broker.bootstrap,
@@ -110,11 +169,12 @@ class Trial:
         self.watcher.__exit__(exc_type, exc, traceback)
 
     def start(self, *roles: str) -> None:
-        """Start both processes, or those that are named."""
-        for role in roles or ("plan", "act"):
+        """Start all processes, or those that are named."""
+        for role in roles or self.processes:
             self.processes[role].start()
-        for role in roles or ("plan", "act"):
-            self.processes[role].says("starts under policy", within_s=90)
+        for role in roles or self.processes:
+            if role in SIGNER_OF:
+                self.processes[role].says("starts under policy", within_s=90)
 
     def restart(self, role: str) -> None:
         """Kill a process and start it again, without waiting for what it then does."""
@@ -153,6 +213,9 @@ class Trial:
         self.watcher.append(ORDERS.name, key=CELL.encode(), value=value, headers=headers)
         return order
 
+    def alerts(self) -> list[Alert]:
+        return [seen.alert for seen in self.watcher.alerts(str(UUID(bytes=self.vm)))]
+
     def orders(self) -> list[Order]:
         return [seen.order for seen in self.watcher.orders(self._keys)]
 
@@ -161,7 +224,7 @@ class Trial:
 
     def promised(self) -> list[str]:
         """Return the states in the agent's ledger so far, read beside the agent."""
-        path = self.processes["act"].state / f"agent-{NODE}.sqlite"
+        path = self.processes["act"].state / f"agent-{self.node}.sqlite"
         if not path.exists():
             return []
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as ledger:
@@ -176,7 +239,11 @@ class Trial:
         """Return whether the incident has come so far."""
         match step:
             case "alert":
-                return bool(self.watcher.alerts())
+                return bool(self.alerts())
+            case "firing" | "resolved":
+                return step in {alert.state for alert in self.alerts()}
+            case "snapshot":
+                return self._saved_since_firing()
             case "order":
                 return bool(self.orders())
             case "effect":
@@ -193,6 +260,12 @@ class Trial:
             within_s=within_s,
             what=f"{step} in {self.name}",
         )
+
+    def _saved_since_firing(self) -> bool:
+        saved = self.watcher.records(SNAPSHOTS.name)
+        alerts = self.watcher.alerts(str(UUID(bytes=self.vm)))
+        firing_s = [seen.time_s for seen in alerts if seen.alert.state == "firing"]
+        return bool(saved and firing_s) and saved[-1].time_ms / 1000 > firing_s[0]
 
     @property
     def _keys(self) -> Any:

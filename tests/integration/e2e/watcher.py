@@ -15,9 +15,9 @@ from engine.wire.alert import Alert, decode_alert
 from engine.wire.frame import Frame, decode_frame
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.order import Closed, Order
-from engine.wire.topics import ALERTS, FRAMES, JOURNAL, ORDERS, REJECTED
+from engine.wire.topics import ALERTS, FRAMES, JOURNAL, ORDERS, REJECTED, SNAPSHOTS
 
-FOLLOWED = (FRAMES, ALERTS, ORDERS, JOURNAL, REJECTED)
+FOLLOWED = (FRAMES, ALERTS, ORDERS, JOURNAL, REJECTED, SNAPSHOTS)
 
 
 class SeenAlert(NamedTuple):
