@@ -49,7 +49,6 @@ LAYERS: Final[Mapping[str, Mapping[str, float]]] = {
     "no fleet gate": {"gate_members": _NEVER, "totals_shared_members": _NEVER},
     "no wait for who reboots by himself": {
         "self_reboot_s": 0.0,
-        "order_samples": 1,
         "totals_order_s": 0.0,
     },
     "no cap on silence": {"silence_cap_nats": 1e6, "totals_silence_cap_nats": 1e6},

@@ -41,9 +41,9 @@ _PEACE_SHARE, _SINGLE_SHARE = 0.3, 0.85
 
 DEATHS: Final = {"panic_spin": 8, "panic_halt": 6}
 LOOK_ALIKES: Final = {
-    "self_heal": 4,
+    "self_heal": 8,
     "crash_reboot": 2,
-    "kdump": 2,
+    "kdump": 4,
     "hung_userland": 2,
     "hung_io": 2,
     "cpu_runaway": 2,
@@ -78,6 +78,10 @@ _EXPECTED: Final = {
 }
 # A guest that never did anything visible cannot be seen to stop.
 _VISIBLE: Final = ("web", "database", "bursty")
+# How long a guest that mends itself stands still first: panic=10 or more, firmware, and a boot
+# loader; a crash kernel boots before it writes. As long as detection promises to wait.
+_SELF_REBOOT_S: Final = (11.0, 28.5)
+_CRASH_KERNEL_S: Final = (5.0, 28.5)
 
 
 class SimulatedRecording:
@@ -160,11 +164,25 @@ def plan_of(seed: int, *, seconds: float) -> WorldPlan:
         span_s=(_SINGLE_SHARE - _PEACE_SHARE) * seconds,
     )
     rng = np.random.default_rng(seed)
-    dying = [vm for one in single if one.kind in DEATHS for vm in one.vms]
+    single = tuple(_stands_still(one, rng) for one in single)
+    stopping = {*DEATHS, "self_heal", "kdump"}
+    dying = [vm for one in single if one.kind in stopping for vm in one.vms]
     pinned = {vm: str(rng.choice(_VISIBLE)) for vm in dying}
     # Boot prompts and owners' reboots come with their own boots; the rest ends with the site.
     shared = _shared(rng, from_s=_SINGLE_SHARE * seconds, until_s=seconds)
     return replace(shape, incidents=(*single, *shared), pinned=pinned)
+
+
+def _stands_still(incident: Incident, rng: np.random.Generator) -> Incident:
+    """Return the incident with its time of silence drawn, where its guest mends itself."""
+    match incident.kind:
+        case "self_heal":
+            return replace(incident, duration_s=float(rng.uniform(*_SELF_REBOOT_S)))
+        case "kdump":
+            boots_s = float(rng.uniform(*_CRASH_KERNEL_S))
+            return replace(incident, duration_s=60.0 + boots_s, params={"boots_s": boots_s})
+        case _:
+            return incident
 
 
 def _shared(rng: np.random.Generator, *, from_s: float, until_s: float) -> tuple[Incident, ...]:

@@ -318,6 +318,16 @@ MUTANTS: Final = (
         ("tests/unit/engine/detection/test_partition.py",),
     ),
     Mutant(
+        "no guest gets time to reboot itself", "engine/detection/hypotheses.py",
+        " or seen.run_s < configuration.self_reboot_s\n", "\n",
+        ("tests/unit/engine/detection/test_partition.py",),
+    ),
+    Mutant(
+        "one coarse sample is time enough to reboot itself", "engine/detection/hypotheses.py",
+        "seen.run_samples < configuration.alert_samples or ", "",
+        ("tests/unit/engine/detection/test_partition.py",),
+    ),
+    Mutant(
         "the naive actuator: the look always agrees", "engine/action/look.py",
         "        if said is not None:\n            return _refusal(*said)\n",
         "        if False:\n            return _refusal(*said)\n",

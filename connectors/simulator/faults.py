@@ -67,10 +67,29 @@ def _crash_reboot(world: World, incident: Incident, lanes: list[int]) -> Action:
 
 
 def _kdump(world: World, incident: Incident, lanes: list[int]) -> Action:
-    """Panic into a crash kernel that writes memory to disk, then reboots."""
+    """Panic into a crash kernel that writes memory to disk, then reboots.
+
+    It boots for `boots_s` (0) before it writes: silent, on one vCPU.
+    """
+    boots_s = incident.params.get("boots_s", 0.0)
+    numbers = world.guests.boot[lanes].copy()
     for lane in lanes:
-        lifecycle.set_condition(world, lane, Condition.KDUMP)
+        with world.changing([lane]):
+            world.guests.spin_cores[lane] = 1.0
+            world.guests.condition[lane] = Condition.PANIC_SPIN
         world.truth.died(lane, incident.kind, world.now_ns)
+
+    def write() -> None:
+        for lane, number in zip(lanes, numbers, strict=True):
+            if world.guests.boot[lane] == number and lifecycle.is_dead(world, lane):
+                with world.changing([lane]):
+                    world.guests.spin_cores[lane] = 0.0
+                    world.guests.condition[lane] = Condition.KDUMP
+
+    if boots_s > 0:
+        world.after(boots_s, write)
+    else:
+        write()
 
     def end() -> None:
         for lane in lanes:

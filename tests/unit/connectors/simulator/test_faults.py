@@ -102,6 +102,16 @@ def test_a_crash_kernel_writes_its_dump_then_reboots() -> None:
     assert any("rebooted" in glance.events for glance in glances)
 
 
+def test_a_crash_kernel_is_silent_on_one_vcpu_until_it_has_booted() -> None:
+    glances = watch(incident("kdump", lasts_s=50, boots_s=20)).glances(60)
+    booting = [glance for glance in after(glances, 13.0) if glance.at_s <= 31]
+    assert all((glance.writes, glance.reads, glance.sends) == (0, 0, 0) for glance in booting)
+    assert all(glance.cores == pytest.approx(1.0, rel=0.1) for glance in booting)
+    dumping = [glance for glance in after(glances, 33.0) if glance.at_s <= 61]
+    assert all((glance.writes or 0) > 200 for glance in dumping)
+    assert any("rebooted" in glance.events for glance in glances)
+
+
 def test_degrading_storage_takes_longer_and_serves_less() -> None:
     eye = watch(incident("degrading_storage", at_s=60, lasts_s=600, factor=8, ramp_s=100))
     calm = watch()
