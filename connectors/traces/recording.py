@@ -65,6 +65,8 @@ _SHUT_OFF: Final = VM_STATES.index("shut_off")
 # A hole in gauges longer than this is not bridged.
 _HOLE_INTERVALS: Final = 1
 _HUNG_FRAMES: Final = 2
+# Of ticks and words; most records of a small dataset are ticks.
+_NO_ROWS: Final = VmRows.empty()
 # What libvirt says of each of a platform's operations; to a reboot the owner gives a word first.
 _TOLD: Final = {
     "reboot": ("rebooted",),
@@ -172,7 +174,7 @@ class _Clerk:
             event_time_ns=time_ms * 1_000_000, mono_ns=time_ms * 1_000_000, interval_ms=1000,
         )  # fmt: skip
         self._ticks += 1
-        return Moment(time_ms, Frame(header=header, rows=VmRows.empty()))
+        return Moment(time_ms, Frame(header=header, rows=_NO_ROWS))
 
     def _ready_s(self, slot: Slot) -> list[float]:
         """Return, by host, when its collector had all it waited for; inf where nothing came."""
@@ -263,7 +265,8 @@ class _Clerk:
     def _note_hung(self, slot: Slot, node: _Node, known: NDArray[np.bool_]) -> None:
         """Tell whose monitor does not answer any more, and who speaks again."""
         here = node.vms
-        silent = known & ~slot.present[here]
+        # Of this node alone: over all VMs it would grow with the square of the fleet.
+        silent = known & np.isnan(slot.time_s[here])
         absent = self._absent[here]
         absent[...] = np.where(silent, absent + 1, 0)
         hung = absent >= _HUNG_FRAMES
@@ -317,7 +320,7 @@ class _Clerk:
             time_ns=time_ns,
             vm=self._uuids[operation.vm],
         )
-        frame = Frame(header=header, rows=VmRows.empty(), events=(word,))
+        frame = Frame(header=header, rows=_NO_ROWS, events=(word,))
         return Moment(time_ns // 1_000_000, frame)
 
     def _header(self, **fields: object) -> Header:

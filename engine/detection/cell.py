@@ -214,7 +214,7 @@ class Cell:
         self.disturbed_ms = 0
         self.watched: set[bytes] = set()
         # Follows from `nodes`; asked for with every record and looked up anew when they change.
-        self._live: tuple[frozenset[str], int] | None = None
+        self._live: tuple[set[str], int] | None = None
 
     def place(self, vm: bytes) -> tuple[Node, Lanes, int] | None:
         """Return where a VM's state is, None if no node has reported it."""
@@ -236,11 +236,26 @@ class Cell:
         return len(live) <= len(self.reported) and live <= self.reported
 
     def nodes_changed(self) -> None:
-        """Take note that a node came, fell silent, is back or samples at another interval."""
+        """Take note that nodes fell silent or are back."""
         self._live = None
 
-    def _look_up(self) -> tuple[frozenset[str], int]:
+    def samples_every(self, node: Node, interval_ms: int) -> None:
+        """Take note of a live node's interval, before it stands in the node.
+
+        A fleet comes node by node, and to look at all of them for each would take the square.
+        """
+        if self._live is None:
+            return
+        keys, longest_ms = self._live
+        was_longest = node.interval_ms >= longest_ms
+        if node.silent or not keys or (was_longest and interval_ms < node.interval_ms):
+            self._live = None
+            return
+        keys.add(node.key)
+        self._live = keys, max(longest_ms, interval_ms)
+
+    def _look_up(self) -> tuple[set[str], int]:
         if self._live is None:
             live = {key: node.interval_ms for key, node in self.nodes.items() if not node.silent}
-            self._live = frozenset(live), max(live.values(), default=1000)
+            self._live = set(live), max(live.values(), default=1000)
         return self._live

@@ -44,7 +44,7 @@ def fold_frame(
     if header.run == node.former_run:
         return
     if node.interval_ms != header.interval_ms:
-        cell.nodes_changed()
+        cell.samples_every(node, header.interval_ms)
     dt_s = _take_header(node, frame, time_ms=time_ms, counters=counters)
     _take_lag(node, time_ms=time_ms, dt_s=dt_s, configuration=configuration)
     node.seen_ms = cell.passed_ms
@@ -85,7 +85,7 @@ def _part(cell: Cell, frame: Frame) -> Node:
     node = cell.nodes.get(key)
     if node is None:
         node = cell.nodes[key] = Node(name=name, key=key)
-        cell.nodes_changed()
+        cell.samples_every(node, node.interval_ms)
         cell.lanes[key] = Lanes(b"")
     return node
 
