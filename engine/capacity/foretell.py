@@ -29,7 +29,7 @@ _KEEP_S: Final = 86_400
 _DAY_STEPS: Final = 86_400 // STEP_S
 # Classes by the share of its vCPUs that a VM uses, as the engine's.
 CLASSES: Final = ("idle", "steady", "busy")
-_CLASS_EDGES: Final = (0.02, 0.4)
+CLASS_EDGES: Final = (0.02, 0.4)
 
 
 def compile_kernels() -> None:
@@ -231,4 +231,4 @@ class Foretelling:
 def _class(share: float) -> str:
     if np.isnan(share):
         return CLASSES[0]
-    return CLASSES[int(np.searchsorted(_CLASS_EDGES, share, side="right"))]
+    return CLASSES[int(np.searchsorted(CLASS_EDGES, share, side="right"))]

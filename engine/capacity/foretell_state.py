@@ -48,7 +48,7 @@ class StateValue(msgspec.Struct, frozen=True, kw_only=True):
     departed: list[tuple[bytes, int, Array]]
     profiles: list[tuple[str, str, Array]]
     counts: dict[str, int]
-    v: Literal[1] = 1
+    v: Literal[2] = 2
 
 
 _encoder = msgspec.msgpack.Encoder(order="sorted")

@@ -389,6 +389,19 @@ def _day_ahead(
     _far(row, start, slot, median_25, out, gains)
 
 
+@inlined
+def _begin_sizes(
+    row: F32, starts: tuple[int, int, int], lengths: tuple[int, int, int], x: float
+) -> None:
+    """Make the errors that a class was taught, shares of the level, those of a level of `x`."""
+    for horizon in range(3):
+        width = NEAR_COUNT if horizon < 2 else FAR_COUNT
+        states = STATES if horizon < 2 else 1
+        regrets = starts[horizon] + lengths[horizon] * (width + PENDING)
+        sizes = regrets + 2 * (states + 1) * width + 2 * VOICES + QUANTILES
+        row[sizes + states] *= x
+
+
 @kernel
 def fold_step(
     state: F32,
@@ -436,6 +449,7 @@ def fold_step(
             if not known:
                 continue
             begin(row, x)
+            _begin_sizes(row, starts, lengths, x)
         if known:
             _learn_near(row, starts, lengths, number, x, weights.forget, gains)
             follow(row, x, weights.slow, weights.long)

@@ -136,19 +136,27 @@ def _fixed(horizon: int) -> int:
     return 2 * sets * WIDTHS[horizon] + 2 * VOICES + QUANTILES + 2 * sets + cells
 
 
-def _profile_places(plan: Layout) -> tuple[NDArray[np.intp], ...]:
-    """Return, for each horizon, where the values stand that mean the same on every series."""
-    places: list[NDArray[np.intp]] = []
-    for horizon in range(HORIZON_COUNT):
-        width, sets = WIDTHS[horizon], STATE_COUNTS[horizon] + 1
-        ring = plan.steps[horizon] * (width + PENDING)
-        first = plan.start[horizon] + ring + 2 * sets * width + 2 * VOICES
-        quantiles = np.arange(first, first + QUANTILES)
-        cells = first + QUANTILES + 2 * sets
-        count = CELLS if horizon < HORIZON_COUNT - 1 else 0
-        places.append(np.concatenate([quantiles, np.arange(cells, cells + count)]))
-    return tuple(places)
+def _sizes(horizon: int, plan: Layout) -> int:
+    """Return where error sizes by state and overall begin; their counts follow."""
+    width, sets = WIDTHS[horizon], STATE_COUNTS[horizon] + 1
+    ring = plan.steps[horizon] * (width + PENDING)
+    return plan.start[horizon] + ring + 2 * sets * width + 2 * VOICES + QUANTILES
 
+
+def _size_places(plan: Layout) -> NDArray[np.intp]:
+    """Return where the overall error size of each horizon stands."""
+    return np.array([_sizes(h, plan) + STATE_COUNTS[h] for h in range(HORIZON_COUNT)])
+
+
+def _cell_places(plan: Layout) -> NDArray[np.intp]:
+    """Return, for each near horizon, where stands what follows on a state."""
+    firsts = [_sizes(h, plan) + 2 * (STATE_COUNTS[h] + 1) for h in range(HORIZON_COUNT - 1)]
+    return np.array(firsts)[:, None] + np.arange(CELLS)
+
+
+# As how many errors of its own a series takes what it was taught of their size (chosen on
+# `bitbrains_faults_dev`).
+_TAUGHT_COUNT: Final = 2.0
 
 # In units of the mean absolute error: those of a Laplace distribution.
 _FIRST_QUANTILES: Final = (-2.3, 2.3, -0.69, 0.69)
@@ -157,12 +165,12 @@ _FIRST_QUANTILES: Final = (-2.3, 2.3, -0.69, 0.69)
 def new_series(count: int, plan: Layout) -> F32:
     """Return the state of `count` series that have not been seen yet."""
     state = np.zeros((count, plan.size), np.float32)
-    for horizon, places in enumerate(_profile_places(plan)):
-        ring = plan.start[horizon], plan.steps[horizon] * (WIDTHS[horizon] + PENDING)
-        state[:, ring[0] : ring[0] + ring[1]] = np.nan
-        state[:, places[:QUANTILES]] = _FIRST_QUANTILES
-        if len(places) > QUANTILES:
-            state[:, places[QUANTILES:]] = _first_cells()
+    for horizon in range(HORIZON_COUNT):
+        first, sizes = plan.start[horizon], _sizes(horizon, plan)
+        state[:, first : first + plan.steps[horizon] * (WIDTHS[horizon] + PENDING)] = np.nan
+        state[:, sizes - QUANTILES : sizes] = _FIRST_QUANTILES
+    for places in _cell_places(plan):
+        state[:, places] = _first_cells()
     return state
 
 
@@ -175,16 +183,26 @@ def _first_cells() -> F32:
 def profile_of(state: F32, plan: Layout) -> F32:
     """Return shape (size of a profile,): what grown-up series of one class have in common.
 
-    Medians over `state`'s series of the values that carry no unit: how wide intervals are
-    and what follows on which state.
+    Medians over `state`'s series: what follows on which state, and how large errors are beside
+    the level. Their quantiles are not among it: those are of errors whose size the state tells,
+    and too narrow where nobody knows it yet.
     """
-    places = np.concatenate(_profile_places(plan))
-    return np.asarray(np.median(state[:, places], axis=0), np.float32)
+    level = np.maximum(state[:, EW_LONG], np.float32(LEAST))
+    # Beside a level of nothing every error would be without bounds.
+    sizes = np.minimum(state[:, _size_places(plan)] / level[:, None], np.float32(1.0))
+    cells = state[:, _cell_places(plan).reshape(-1)]
+    return np.asarray(np.median(np.concatenate([cells, sizes], axis=1), axis=0), np.float32)
 
 
 def start_from(state: F32, plan: Layout, profile: F32) -> None:
-    """Let the series of `state`, which have not been seen yet, begin from a class's profile."""
-    state[:, np.concatenate(_profile_places(plan))] = profile
+    """Let the series of `state`, which have not been seen yet, begin from a class's profile.
+
+    Error sizes are shares of the level until the first value tells the level.
+    """
+    cells, sizes = _cell_places(plan).reshape(-1), _size_places(plan)
+    state[:, cells] = profile[: cells.size]
+    state[:, sizes] = profile[cells.size :]
+    state[:, sizes + np.array(STATE_COUNTS) + 1] = _TAUGHT_COUNT
 
 
 class Constants(NamedTuple):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from models.forecaster import Forecaster
+from models.kernels.forecast_row import EW_LONG
 
 START = 6_000_000
 
@@ -56,31 +57,38 @@ def test_rearranged_series_keep_what_they_learned():
     assert moved.is_new().tolist() == [False, True, False]
 
 
-def test_new_series_starts_with_the_widths_of_its_class():
+def width_90(made):
+    return float(np.mean(made[:, 0, 2] - made[:, 0, 1]))
+
+
+def test_new_series_begins_with_errors_as_large_as_its_class_has_at_its_level():
     rng = np.random.default_rng(3)
-    grown_up = Forecaster(5, step_s=300)
-    # Skewed errors: the upper side of an interval is far wider than the lower one.
+    levels = np.array([5.0, 10.0, 20.0, 40.0])
+    grown_up = Forecaster(4, step_s=300)
     for step in range(1000):
-        grown_up.fold(10 + rng.exponential(1, 5) ** 2, START + step)
-    profile = grown_up.profile(np.arange(5))
+        made = grown_up.fold(levels * rng.uniform(0.8, 1.2, 4), START + step)
+    profile = grown_up.profile(np.arange(4))
     assert profile is not None
-    misses = {}
-    for name in ("taught", "plain"):
-        newborn = Forecaster(200, step_s=300)
-        if name == "taught":
-            newborn.start(np.arange(200), profile)
-        rng = np.random.default_rng(4)
-        above = count = 0
-        edge = None
-        # The first hour: later each has learned its own widths.
-        for step in range(12):
-            values = 10 + rng.exponential(1, 200) ** 2
-            if edge is not None and step > 3:
-                above += int((values > edge).sum())
-                count += 200
-            edge = newborn.fold(values, START + step)[:, 0, 2]
-        misses[name] = above / count
-    assert abs(misses["taught"] - 0.05) < abs(misses["plain"] - 0.05)
+    taught, plain = Forecaster(1, step_s=300), Forecaster(1, step_s=300)
+    taught.start(np.arange(1), profile)
+    first = taught.fold(np.array([30.0]), START)
+    usual = width_90(made) / levels.mean() * 30.0
+    assert 0.5 * usual < width_90(first) < 2.0 * usual
+    assert width_90(plain.fold(np.array([30.0]), START)) < 0.01 * usual
+
+
+def test_a_class_that_rests_teaches_no_width_beyond_the_level_itself():
+    rng = np.random.default_rng(3)
+    grown_up = Forecaster(4, step_s=300)
+    for step in range(1000):
+        grown_up.fold(rng.exponential(5.0, 4), START + step)
+    # Silent since for so long that the mean over hours has forgotten what was.
+    grown_up.state[:, EW_LONG] = 0.0
+    profile = grown_up.profile(np.arange(4))
+    assert profile is not None
+    taught = Forecaster(1, step_s=300)
+    taught.start(np.arange(1), profile)
+    assert width_90(taught.fold(np.array([2.0]), START)) < 20.0
 
 
 def test_too_few_or_too_young_series_teach_nobody():
