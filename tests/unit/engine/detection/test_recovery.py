@@ -12,7 +12,7 @@ def rebootable() -> tuple[Bench, Guest, Alert]:
     bench, guests = cell(4, nodes=2)
     bench.run(120.0)
     guests[0].panics()
-    bench.run(26.0)
+    bench.run(FAST.self_reboot_s + 3.0)
     alert = bench.of(guests[0])[-1]
     assert alert.suggested_action == "reboot"
     return bench, guests[0], alert

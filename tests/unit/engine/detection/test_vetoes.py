@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from engine.wire.alert import Alert
-from tests.unit.engine.detection.frames_by_hand import EPOCH_MS, Bench, Guest, cell
+from tests.unit.engine.detection.frames_by_hand import EPOCH_MS, FAST, Bench, Guest, cell
 
 Guard = Callable[[Bench, Guest], None]
 
@@ -81,7 +81,8 @@ def dead_looking(guard: Guard | None, *, warm_s: float = 120.0) -> tuple[Bench, 
     guests[0].panics()
     if guard is not None:
         guard(bench, guests[0])
-    bench.run(26.0)
+    # Enough for a reboot, and before the shortest hold, that of a migration, ends.
+    bench.run(FAST.self_reboot_s + 1.0)
     return bench, guests[0]
 
 
@@ -102,7 +103,7 @@ def test_a_guest_that_dies_while_it_boots_is_rebooted_only_when_the_boot_should_
     bench.places[0].tell("rebooted", guests[0])
     bench.run(12.0)
     guests[0].panics()
-    bench.run(26.0)
+    bench.run(FAST.self_reboot_s + 1.0)
     assert bench.suggestions(guests[0]) == {"alert"}
     bench.run(30.0)
     assert "reboot" in bench.suggestions(guests[0])
