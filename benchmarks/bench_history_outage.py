@@ -3,8 +3,9 @@
 Engine, historian and the fleet's frames are processes of their own on one embedded log, as on a
 site. The hour is played in eight minutes, so that the outage covers more than half of it. What
 counts: nothing is missing afterwards, the historian's memory does not grow while it waits, and
-the engine does not notice. The engine's cost is told in CPU time of its own thread, since a
-machine that others use as well says nothing by the wall.
+the engine does not notice. The engine's cost is told in CPU time of its own thread, beside that of
+an engine that folds the same records at the same moments from a log that has no historian: what
+others do on the machine, and what each record costs, is the same for both.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -102,19 +104,25 @@ def _resident_mib(pid: int) -> float:
 
 
 async def _play(
-    folder: Path, records: Sequence[Record], server: Influx, historian_pid: int
+    folders: Sequence[Path], records: Sequence[Record], server: Influx, historian_pid: int
 ) -> tuple[list[_Memory], float, float]:
-    """Append the hour, kill the server in it; return the historian's memory and the outage."""
+    """Append the hour to each log, kill the server in it; return memory and the outage."""
     killed_s = up_s = 0.0
     memory: list[_Memory] = []
-    async with EmbeddedLog(EmbeddedConfig(folder=folder), clock=SystemClock()) as log:
+    clock = SystemClock()
+    async with AsyncExitStack() as stack:
+        logs = [
+            await stack.enter_async_context(EmbeddedLog(EmbeddedConfig(folder=one), clock=clock))
+            for one in folders
+        ]
         began_s = time.monotonic()
         for number, record in enumerate(records):
             due_s = began_s + PLAYED_IN_S * number / len(records)
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
-            await log.append(
-                record.topic, key=record.key, value=record.value, time_ms=record.time_ms
-            )
+            for log in logs:
+                await log.append(
+                    record.topic, key=record.key, value=record.value, time_ms=record.time_ms
+                )
             now_s = time.monotonic()
             if not memory or now_s - memory[-1].at_s > 0.2:
                 memory.append(_Memory(now_s, _resident_mib(historian_pid)))
@@ -169,28 +177,31 @@ def _outage(folder: Path, server: Influx) -> dict[str, Figure]:
     records = list(fleet_records(PLAN, begin_ns=recent_hours(2.0), seconds=SECONDS))
     wanted = produced(records)
     spawn = multiprocessing.get_context("spawn")
-    log, told = folder / "log", folder / "engine.txt"
-    asyncio.run(_made(log))
-    engine = spawn.Process(target=_engine_process, args=(log, told), daemon=True)
+    log, alone = folder / "log", folder / "alone"
+    told = {one: folder / f"{one.name}.txt" for one in (log, alone)}
+    for one in told:
+        asyncio.run(_made(one))
+    engines = [
+        spawn.Process(target=_engine_process, args=pair, daemon=True) for pair in told.items()
+    ]
     historian = spawn.Process(target=_historian_process, args=(log, config), daemon=True)
-    engine.start()
-    historian.start()
+    processes = [*engines, historian]
+    for process in processes:
+        process.start()
     try:
-        while not told.exists():
+        while not all(file.exists() for file in told.values()):
             time.sleep(0.5)
         assert historian.pid is not None
-        memory, killed_s, up_s = asyncio.run(_play(log, records, server, historian.pid))
+        memory, killed_s, up_s = asyncio.run(_play(list(told), records, server, historian.pid))
         missing = asyncio.run(_until_stored(config, wanted))
         series = _series(server)
     finally:
-        engine.terminate()
-        historian.terminate()
-        engine.join()
-        historian.join()
+        for process in processes:
+            process.terminate()
+            process.join()
     before = max(mib for at, mib in memory if at < killed_s)
     during = max(mib for at, mib in memory if at >= killed_s)
-    up = _p99_ms(told, lambda at: not killed_s <= at < up_s)
-    down = _p99_ms(told, lambda at: killed_s <= at < up_s)
+    costs = {one: _p99_ms(file, lambda at: killed_s <= at < up_s) for one, file in told.items()}
     disk_bytes = server.settled_disk_bytes()
     return {
         "frames": len(records),
@@ -199,10 +210,10 @@ def _outage(folder: Path, server: Influx) -> dict[str, Figure]:
         "down_s": up_s - killed_s,
         "historian_mib_before": before,
         "historian_mib_more": during - before,
-        "engine_median_ms_up": up[0],
-        "engine_median_ms_down": down[0],
-        "engine_p99_ms_up": up[1],
-        "engine_p99_ms_down": down[1],
+        "engine_median_ms": costs[log][0],
+        "alone_median_ms": costs[alone][0],
+        "engine_p99_ms": costs[log][1],
+        "alone_p99_ms": costs[alone][1],
         "series_per_vm": series / PLAN.vms,
         "disk_bytes_per_vm_sample": disk_bytes / (PLAN.vms * SECONDS / 10.0),
     }
@@ -222,12 +233,13 @@ def main() -> None:
             row = _outage(folder, server)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    changed = float(row["engine_p99_ms_down"] or 0) / float(row["engine_p99_ms_up"] or 1) - 1
+    changed = float(row["engine_p99_ms"] or 0) / float(row["alone_p99_ms"] or 1) - 1
     row["engine_p99_changed"] = changed
     report(
         "history_outage",
         claim=f"{PLAN.vms} VMs, an hour; the store is killed and down {DOWN_S:g} s: nothing is"
-        f" missing, memory + <= {MEMORY_GOAL_MIB:g} MiB, the engine's p99 + <= {P99_GOAL:.0%}",
+        f" missing, memory + <= {MEMORY_GOAL_MIB:g} MiB, the engine's p99 is <= {P99_GOAL:.0%}"
+        " above that of an engine without a historian",
         rows=[row],
         goals_met=row["values_missing"] == 0
         and float(row["historian_mib_more"] or 0) <= MEMORY_GOAL_MIB
