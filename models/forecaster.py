@@ -114,7 +114,7 @@ class Forecaster:
         return profile_of(self.state[grown_up], self.plan)
 
     def start(self, members: Indices, profile: F32) -> None:
-        """Let new series begin with the widths and habits of their class."""
+        """Let new series begin with the habits of their class and errors as large as it has."""
         rows = self.state[members]
         start_from(rows, self.plan, profile)
         self.state[members] = rows

@@ -319,13 +319,23 @@ MUTANTS: Final = (
     ),
     Mutant(
         "no guest gets time to reboot itself", "engine/detection/hypotheses.py",
-        " or seen.run_s < configuration.self_reboot_s\n", "\n",
+        "        or _dead_s(seen) < configuration.self_reboot_s\n", "",
         ("tests/unit/engine/detection/test_partition.py",),
     ),
     Mutant(
         "one coarse sample is time enough to reboot itself", "engine/detection/hypotheses.py",
-        "seen.run_samples < configuration.alert_samples or ", "",
+        "seen.run_samples < configuration.alert_samples\n        or ", "",
         ("tests/unit/engine/detection/test_partition.py",),
+    ),
+    Mutant(
+        "the rest before a panic counts as time to reboot", "engine/detection/hypotheses.py",
+        "return min(seen.run_s, seen.told_s)", "return seen.run_s",
+        ("tests/unit/engine/detection/test_partition.py",),
+    ),
+    Mutant(
+        "memory that moves is no sign of life", "engine/detection/totals.py",
+        '        refusals.append("memory_lives")\n', "        pass\n",
+        ("tests/unit/engine/detection/test_totals.py",),
     ),
     Mutant(
         "the naive actuator: the look always agrees", "engine/action/look.py",

@@ -71,7 +71,7 @@ def restore_state(chunks: Mapping[int, bytes], manifest: bytes) -> Foretelling:
     Raises
     ------
     SnapshotDamaged
-        Bytes are missing or are not those that were written.
+        Bytes are missing, are not those that were written, or are of an earlier form.
     SnapshotTooNew
         A later release wrote it.
     """

@@ -260,10 +260,11 @@ def pause_on(
     # The pause stands already: who cannot look now must be able to stop machines all the same.
     with suppress(FlatlineError):
         nearest = with_log(settings, lambda here, log: nearest_names(here, log, scope=scope))
-        if nearest:
+        if nearest is not None:
+            like = f" (the nearest: {', '.join(nearest)})" if nearest else ""
             console(stderr=True).print(
-                f"But the engine knows no {scope}. The nearest: {', '.join(nearest)}. If that is"
-                f" what you mean, pause it as well, and `flatline pause off {scope}`."
+                f"But no engine told of {scope} in the last five minutes{like}. The pause stands;"
+                " if you meant another, pause that too."
             )
 
 

@@ -202,19 +202,23 @@ def _outlasts(held: Control, word: Control) -> bool:
     return held.until_ms is None or (word.until_ms is not None and held.until_ms > word.until_ms)
 
 
-async def nearest_names(here: Process, log: Log, *, scope: str) -> list[str]:
+async def nearest_names(here: Process, log: Log, *, scope: str) -> list[str] | None:
     """Return what is named most like a scope that the engine does not know.
 
-    Nothing where it knows it, and where nobody can tell: no engine told of such things lately.
+    None where it knows it, and where nobody can tell: no engine told of such things lately.
     """
     kind, subject = parse_scope(scope)
+    if kind in {"site", "zone", "tenant"}:
+        return None  # scores do not name them
     since_ms, seen = here.clock.now_ms() - _SEEN_MS, set[str]()
     for partition in range(log.partitions(SCORES.name)):
         offset = await log.offset_at(SCORES.name, partition, time_ms=since_ms)
         for record in await log.read_to_end(SCORES.name, partition, offset=offset):
             with suppress(RecordRejected):
                 seen |= _named(decode_scores(record.value), kind)
-    return [] if subject in seen else get_close_matches(subject, sorted(seen), n=3, cutoff=0.0)
+    if subject in seen or not seen:
+        return None
+    return get_close_matches(subject, sorted(seen), n=3)
 
 
 def _named(scores: Scores, kind: ControlScope) -> set[str]:
@@ -231,8 +235,8 @@ def _named(scores: Scores, kind: ControlScope) -> set[str]:
             size = UUID_BYTES
             starts = range(0, len(scores.uuids), size)
             return {str(UUID(bytes=scores.uuids[at : at + size])) for at in starts}
-        case "site" | "zone" | "tenant":
-            return set()  # scores do not name them
+        case _:
+            return set()
 
 
 async def end_pause(here: Process, log: Log, *, scope: str, reason: str) -> bool:

@@ -31,7 +31,8 @@ class Vm(msgspec.Struct):
     holds
         Reason → append time until which silence is explained by it; -1 until taken back.
     told
-        What the guest said of itself in this boot epoch: panicked, crashed or watchdog.
+        What the guest said of itself in this boot epoch: panicked, crashed or watchdog;
+        `told_ms` is the cell's own clock (`Cell.passed_ms`) when it last did.
     rebooted_ms
         Append time of the last reboot, 0 for never; `booting` says that life since then
         has not been seen yet.
@@ -56,6 +57,7 @@ class Vm(msgspec.Struct):
     balloon_period_s: int = 0
     holds: dict[str, int] = {}
     told: str = ""
+    told_ms: int = 0
     rebooted_ms: int = 0
     reboot_pending: bool = False
     reboot_position: SamplePosition | None = None

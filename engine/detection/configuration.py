@@ -52,11 +52,12 @@ class Configuration:
     one_core_error_rate: float = 1e-4
     prior_nats: float = 4.6  # one surprising silence in a hundred is a fault
 
-    # Silence. Two samples so that a mixed one never decides; seconds for fast sampling.
+    # Silence. Three samples, since the first may be mixed; seconds for fast sampling.
     alert_samples: int = 3
     alert_s: float = 5.0
     # A guest set to reboot itself after a panic must get to do it, however often it is sampled:
-    # panic=10 is common, firmware and boot take some 20 s more. Three samples of 10 s with jitter.
+    # panic=10 is common, firmware and boot loader take 3 to 15 s more. Three samples of 10 s, with
+    # jitter.
     self_reboot_s: float = 29.0
     # A guest held as crashed cannot reboot itself: only time for on_crash to act is needed.
     told_order_s: float = 6.0

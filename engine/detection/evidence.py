@@ -59,6 +59,7 @@ class Picture(NamedTuple):
     state: int
     job_active: bool
     told: str
+    told_s: float
     epoch_s: float
     history_s: float
     dt_s: float
@@ -129,6 +130,7 @@ def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configur
         state=lanes.number("state", lane),
         job_active=lanes.number("job_active", lane) > 0,
         told=vm.told,
+        told_s=(node.seen_ms - vm.told_ms) / 1000 if vm.told else math.inf,
         epoch_s=lanes.figure("epoch_s", lane),
         history_s=lanes.figure("history_s", lane),
         dt_s=node.dt_s,

@@ -72,7 +72,7 @@ def _told(
     """
     silence = silence_item(seen, configuration)
     items = [told, silence, cpu_item(seen, configuration)]
-    still = seen.run_samples >= 2 and seen.run_s >= configuration.told_order_s
+    still = seen.run_samples >= 2 and _dead_s(seen) >= configuration.told_order_s
     waits = not still if seen.crashed else _may_reboot_itself(seen, configuration)
     vetoes = (*cautious, "self_reboot_wait") if waits else tuple(cautious)
     suggestion: Suggestion = "alert" if vetoes else "reboot"
@@ -90,10 +90,19 @@ def _told(
     )
 
 
+def _dead_s(seen: Picture) -> float:
+    """Return for how long a VM may have been dead at most, in s.
+
+    From its last byte on; one that was quiet before it panicked, and said so, from its word on.
+    """
+    return min(seen.run_s, seen.told_s)
+
+
 def _may_reboot_itself(seen: Picture, configuration: Configuration) -> bool:
     """Return whether a guest set to reboot after a panic may not have got to do it yet."""
     return (
-        seen.run_samples < configuration.alert_samples or seen.run_s < configuration.self_reboot_s
+        seen.run_samples < configuration.alert_samples
+        or _dead_s(seen) < configuration.self_reboot_s
     )
 
 

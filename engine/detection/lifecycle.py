@@ -136,7 +136,7 @@ def _take_lifecycle(
     elif kind in {"started", "migrated_in", "resumed"}:
         vm.left_by_word = False
     if kind in _TELLS:
-        vm.told = kind
+        vm.told, vm.told_ms = kind, cell.passed_ms
     if kind in {"rebooted", "started"}:
         _begin_boot(cell, vm, event, position, time_ms, configuration)
 

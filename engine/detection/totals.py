@@ -95,7 +95,6 @@ def _hypothesis(
     samples, seconds = sign["run"], sign["run_s"]
     memory = sign["memory_nats"]
     dead = memory >= configuration.totals_memory_dead_nats
-    spins = shape in {"one_core", "all_cores"}
     needed_s = configuration.totals_order_s
     if shape == "one_core":
         hypothesis, needed = "order", configuration.totals_alert_samples
@@ -122,7 +121,7 @@ def _hypothesis(
         refusals.append("self_reboot_wait" if seconds < configuration.totals_order_s else "too_few")
     if shape == "idle" and sign["silence_nats"] < configuration.totals_halt_silence_nats:
         refusals.append("silence_usual")
-    if spins and memory < configuration.totals_memory_doubt_nats:
+    if memory < configuration.totals_memory_doubt_nats:
         refusals.append("memory_lives")
     if shape == "mixed" and memory < configuration.totals_memory_dead_nats:
         refusals.append("one_signal")

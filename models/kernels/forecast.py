@@ -399,7 +399,12 @@ def _begin_sizes(
         states = STATES if horizon < 2 else 1
         regrets = starts[horizon] + lengths[horizon] * (width + PENDING)
         sizes = regrets + 2 * (states + 1) * width + 2 * VOICES + QUANTILES
-        row[sizes + states] *= x
+        if x > LEAST:
+            row[sizes + states] *= x
+        else:
+            # A share of nothing is no size: it begins as a series that nobody taught one.
+            row[sizes + states] = 0.0
+            row[sizes + 2 * states + 1] = 0.0
 
 
 @kernel

@@ -98,7 +98,7 @@ def report_ends(
             {"killed": kind} | {word: counts[kind, word] for word in words}
             for kind in dict.fromkeys(kind for kind, _ in ends)
         ],
-        goals_met=True,
+        goals_met=all(end in words for _, end in ends),
     )
 
 

@@ -77,6 +77,20 @@ def test_new_series_begins_with_errors_as_large_as_its_class_has_at_its_level():
     assert width_90(plain.fold(np.array([30.0]), START)) < 0.01 * usual
 
 
+def test_a_taught_series_that_rests_at_first_learns_its_errors_like_an_untaught_one():
+    rng = np.random.default_rng(3)
+    grown_up = Forecaster(4, step_s=300)
+    for step in range(1000):
+        grown_up.fold(rng.uniform(8.0, 12.0, 4), START + step)
+    profile = grown_up.profile(np.arange(4))
+    assert profile is not None
+    taught, plain = Forecaster(1, step_s=300), Forecaster(1, step_s=300)
+    taught.start(np.arange(1), profile)
+    for step, value in enumerate((0.0, 30.0, 20.0, 35.0)):
+        widths = [width_90(one.fold(np.array([value]), START + step)) for one in (taught, plain)]
+        assert widths[0] >= 0.9 * widths[1]
+
+
 def test_a_class_that_rests_teaches_no_width_beyond_the_level_itself():
     rng = np.random.default_rng(3)
     grown_up = Forecaster(4, step_s=300)

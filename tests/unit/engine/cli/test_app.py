@@ -21,8 +21,7 @@ from engine.action.storm import Trouble, storm_pause
 from engine.wire.control import Control, decode_control, encode_control
 from engine.wire.frame import decode_frame
 from engine.wire.journal import encode_entry
-from engine.wire.score import FEATURES, NodeMinute, Scores, encode_scores
-from engine.wire.topics import CONTROL, FRAMES, JOURNAL, SCORES
+from engine.wire.topics import CONTROL, FRAMES, JOURNAL
 from tests.unit.engine.action.samples import NOW_MS, POLICY, order, past
 from tests.unit.engine.cli.conftest import Flatline
 
@@ -95,62 +94,6 @@ def test_a_pause_is_shown_until_it_is_taken_back(flatline: Flatline) -> None:
     assert "storage work" in shown
     assert flatline("pause", "off", "cell:c1").code == 0
     assert flatline("pause", "show").out == "Nothing is paused.\n"
-
-
-@pytest.mark.parametrize(
-    ("scope", "told"),
-    [
-        ("cell:c10", "The nearest: c1."),
-        ("node:c1-n2", "The nearest: c1-n1, c1-n0."),
-        ("pool:pool1", "The nearest: pool0."),
-        ("network:net1", "The nearest: net0."),
-        ("vm:" + VM[:-1] + "0", f"The nearest: {VM}."),
-    ],
-)
-def test_a_pause_of_what_the_engine_does_not_know_stands_and_is_doubted(
-    flatline: Flatline, state: Path, scope: str, told: str
-) -> None:
-    flatline(*MAKE_LOG)
-    append_scores(state)
-    said = flatline("pause", "on", scope, "--reason", "storage work")
-    assert said.code == 0
-    assert said.out.startswith(f"Nothing is done to {scope} until")
-    assert f"the engine knows no {scope}. {told}" in " ".join(said.err.split())
-    assert scope.partition(":")[2] in flatline("pause", "show").out
-
-
-@pytest.mark.parametrize(
-    "scope", ["cell:c1", "node:c1-n0", "pool:pool0", "network:net0", "vm:" + VM, "zone:z9", "site"]
-)
-def test_a_pause_of_what_the_engine_knows_or_nobody_can_tell_is_not_doubted(
-    flatline: Flatline, state: Path, scope: str
-) -> None:
-    flatline(*MAKE_LOG)
-    append_scores(state)
-    said = flatline("pause", "on", scope, "--reason", "storage work")
-    assert (said.code, said.err) == (0, "")
-
-
-def test_a_pause_in_a_log_without_scores_is_not_doubted(flatline: Flatline) -> None:
-    said = flatline("pause", "on", "cell:c9", "--reason", "storage work")
-    assert (said.code, said.err) == (0, "")
-
-
-def append_scores(state: Path) -> None:
-    """Append one minute of cell c1 with two nodes and one VM, as an engine does."""
-    scores = Scores(
-        site="site", cell="c1", minute_ms=0, uuids=UUID(VM).bytes,
-        values=bytes(4 * len(FEATURES)), classes=("steady",), node_load={}, configuration="c",
-        nodes={"c1-n0": NodeMinute(vms=1), "c1-n1": NodeMinute()},
-        pool_vms={"pool0": 1}, network_vms={"net0": 1},
-    )  # fmt: skip
-
-    async def write() -> None:
-        config = EmbeddedConfig(folder=state / "log", partitions=8)
-        async with EmbeddedLog(config, clock=SystemClock()) as log:
-            await log.append(SCORES.name, key=b"c1", value=encode_scores(scores))
-
-    asyncio.run(write())
 
 
 def test_an_unreadable_word_is_listed_as_a_pause_and_ends_with_the_site_s(

@@ -212,6 +212,22 @@ def test_a_guest_that_told_of_its_panic_and_runs_on_may_reboot_itself_first(
     assert "reboot" in bench.suggestions(guests[0])
 
 
+@pytest.mark.parametrize("interval_s", [2.0, 10.0])
+def test_a_guest_that_was_quiet_before_it_told_of_its_panic_gets_as_long(
+    interval_s: float,
+) -> None:
+    bench, guests = cell(interval_s=interval_s)
+    bench.run(60 * interval_s)
+    guests[0].writes = guests[0].reads = guests[0].sends = 0.0
+    bench.run(60.0)
+    guests[0].panics()
+    bench.places[0].tell("panicked", guests[0])
+    bench.run(FAST.self_reboot_s)
+    assert "reboot" not in bench.suggestions(guests[0])
+    bench.run(3 * interval_s)
+    assert "reboot" in bench.suggestions(guests[0])
+
+
 def test_a_shared_pool_that_stalls_is_one_alert_and_no_reboot() -> None:
     bench, guests = cell(50, nodes=2)
     for guest in guests:

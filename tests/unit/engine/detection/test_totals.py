@@ -94,8 +94,8 @@ def test_ten_seconds_after_the_onset_nothing_is_suggested_yet() -> None:
     assert bench.suggestions(guests[3]) == {"alert"}
 
 
-@pytest.mark.parametrize("cores", [1.02, 3.95])
-def test_a_job_that_computes_while_its_memory_creeps_is_left_alone(cores: float) -> None:
+@pytest.mark.parametrize("cores", [0.004, 1.02, 3.95])
+def test_a_silence_in_which_the_memory_creeps_on_as_in_life_is_left_alone(cores: float) -> None:
     bench, guests = fleet(300.0)
     job = guests[2]
     job.panics(cores=cores)
