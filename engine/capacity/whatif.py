@@ -45,7 +45,8 @@ def vms_come(estate: Estate, *, count: int, flavor: str, scope: str | None = Non
     Raises
     ------
     SettingsError
-        No VM of that flavor is known, no such cell or zone, or a count that makes no sense.
+        No VM of that flavor is known, no such cell or zone, a count that makes no sense, or
+        nodes of which nobody knows what they have.
     """
     if not 1 <= count <= MOST_VMS:
         raise SettingsError(f"{count} VMs cannot come: 1 to {MOST_VMS}.")
@@ -76,7 +77,7 @@ def node_lost(estate: Estate, node: str) -> Answer:
     Raises
     ------
     SettingsError
-        There is no such node.
+        There is no such node, or nobody knows what the others have.
     """
     lost = next((one for one in estate.nodes if one.node == node), None)
     if lost is None:
@@ -91,7 +92,7 @@ def cell_drained(estate: Estate, cell: str) -> Answer:
     Raises
     ------
     SettingsError
-        There is no such cell.
+        There is no such cell, or nobody knows what the nodes of the others have.
     """
     gone = [one for one in estate.nodes if one.cell == cell]
     if not gone:
@@ -110,6 +111,11 @@ def _answer(
     gone: Sequence[NodeUse],
 ) -> Answer:
     """Place VMs, the largest first, each on the node that is left with the most room."""
+    if nodes and all(node.cores is None or node.memory_bytes is None for node in nodes):
+        raise SettingsError(
+            "Nobody knows what finds a place: a dataset does not tell what its nodes have, frames"
+            " of a real log or the history do."
+        )
     rooms: dict[str, Size] = {node.node: free(node, estate.on([node])) for node in nodes}
     most = {node.node: (node.cores or 1.0, node.memory_bytes or 1.0) for node in nodes}
     placements: dict[str, int] = {}

@@ -39,7 +39,7 @@ _MINUTE_S: Final = 60
 # Of a dataset's own files, which no table may take the place of.
 _PARTS: Final = ("vms.csv", "lifecycle.csv", "events.csv")
 # What a float32 can tell apart, so that no interval is narrowed by being written down.
-_ROW: Final = "%s,%s,%s,%d,%.7g,%.9g,%.9g,%.9g,%.9g\n"
+_ROW: Final = "%s,%s,%s,%d,%.9g,%.9g,%.9g,%.9g,%.9g\n"
 
 
 class Outcome(NamedTuple):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -165,6 +167,12 @@ def test_a_drained_cell_goes_to_the_other_cells_of_its_zone(estate):
 def test_questions_about_nothing_are_refused_with_what_there_is(estate, ask, told):
     with pytest.raises(SettingsError, match=told):
         ask(estate)
+
+
+def test_what_fits_nodes_of_unknown_size_is_no_answer_of_nothing(estate):
+    unknown = [replace(one, cores=None, memory_bytes=None) for one in estate.nodes]
+    with pytest.raises(SettingsError, match="does not tell what its nodes have"):
+        node_lost(replace(estate, nodes=unknown), "n0")
 
 
 def test_room_is_what_neither_use_nor_promise_takes():

@@ -53,11 +53,25 @@ def test_every_sample_gets_every_metric_and_horizon(flatline: Flatline, tmp_path
     # In the trace's own unit: % of the VM's vCPUs, whatever their number.
     assert float(last[0]["mean"]) == pytest.approx(20, abs=1)
     assert float(last[1]["mean"]) == pytest.approx(3, abs=1)
-    for row in rows[-36:]:
+    for row in rows:
         mean, lo90, hi90, lo50, hi50 = (float(row[band]) for band in COLUMNS[4:])
         assert lo90 <= mean <= hi90
         assert lo90 <= lo50
         assert hi50 <= hi90
+
+
+def test_mean_of_a_constant_lies_in_its_interval_to_the_last_digit(
+    flatline: Flatline, tmp_path
+) -> None:
+    prefix = dataset(tmp_path, samples=1)
+    rows = [f"{BEGIN_S + 300 * step},a" + ",309.31427" * 6 for step in range(40)]
+    with gzip.open(tmp_path / "pack_traces.csv.gz", "wt") as file:
+        file.write("\n".join([GAUGES, *rows]) + "\n")
+    out = tmp_path / "forecasts.csv"
+    assert flatline("forecast", prefix, "--out", str(out)).code == 0
+    for row in table(out):
+        mean, lo90, hi90, lo50, hi50 = (float(row[band]) for band in COLUMNS[4:])
+        assert lo90 <= lo50 <= mean <= hi50 <= hi90
 
 
 def test_what_comes_later_changes_no_forecast(flatline: Flatline, tmp_path) -> None:
