@@ -6,7 +6,7 @@ A policy may always be stricter than the hard limits below and never laxer. It i
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from hashlib import blake2b
@@ -28,6 +28,14 @@ Signal = Literal["io", "cpu", "memory", "guest"]
 Purpose = Literal["production", "demo", "lab"]
 
 SHIPPED: Final = ("default", "demo", "lab")
+
+# What an alert on a VM may be about; alerts on more than one VM lead to no step. The engine
+# names all but crash_loop and degrading_storage, which a monitor beside it may.
+KINDS: Final = (
+    "panic_spin", "panic_halt", "hung_userland", "hung_io", "boot_stuck", "crash_loop",
+    "degrading_storage", "node_contention", "noisy_neighbour", "mem_leak", "cpu_runaway",
+    "crash_reboot", "vm_silence",
+)  # fmt: skip
 
 # What an action is called in a sentence.
 NOUNS: Final[Mapping[str, str]] = {
@@ -224,8 +232,9 @@ def parse_policy(text: str, *, source: str) -> Policy:
     Raises
     ------
     SettingsError
-        Not TOML, an unknown or mistyped key (the nearest name is given), or a value beyond
-        a hard limit (the sentence says why there is one).
+        Not TOML, an unknown or mistyped key or kind of fault (the nearest name is given), a
+        word that is none of those allowed, or a value beyond a hard limit (the sentence says
+        why there is one).
     """
     try:
         raw = tomllib.loads(text)
@@ -236,6 +245,11 @@ def parse_policy(text: str, *, source: str) -> Policy:
         policy = msgspec.convert(raw, Policy)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{source}: {error}.") from error
+    for kind in policy.ladders:
+        if kind not in KINDS:
+            raise SettingsError(
+                f"{source}: ladders: there is no kind {kind}; {_nearest(kind, KINDS)}"
+            )
     for sentence in beyond(policy):
         raise SettingsError(f"{source}: {sentence}")
     return policy
@@ -304,9 +318,14 @@ def _beyond_ladder(kind: str, steps: tuple[Step, ...]) -> list[str]:
 
 
 def _check_names(raw: object, shape: object, *, where: str, source: str) -> None:
-    """Refuse keys that no field has, and name the nearest one."""
+    """Refuse keys that no field has, naming the nearest one, and words that are not allowed."""
+    choices = get_args(shape) if get_origin(shape) is Literal else ()
+    words = [choice for choice in choices if isinstance(choice, str)]
+    if words and isinstance(raw, str) and raw not in words:
+        raise SettingsError(f"{source}: {where[:-1]}: {raw!r} is none of {', '.join(words)}.")
     if get_origin(shape) is dict and isinstance(raw, dict):
         for name, value in raw.items():
+            _check_names(name, get_args(shape)[0], where=where, source=source)
             _check_names(value, get_args(shape)[1], where=f"{where}{name}.", source=source)
     elif get_origin(shape) is tuple and isinstance(raw, list):
         for value in raw:
@@ -315,7 +334,12 @@ def _check_names(raw: object, shape: object, *, where: str, source: str) -> None
         fields = {field.name: field.type for field in msgspec.structs.fields(shape)}
         for name, value in raw.items():
             if name not in fields:
-                near = get_close_matches(name, fields, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}."
-                raise SettingsError(f"{source}: there is no key {where}{name}; {hint}")
+                raise SettingsError(
+                    f"{source}: there is no key {where}{name}; {_nearest(name, fields)}"
+                )
             _check_names(value, fields[name], where=f"{where}{name}.", source=source)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}."
