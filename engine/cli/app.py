@@ -353,6 +353,8 @@ def audit_verify(
 ) -> None:
     """Check each writer's chain for edits, gaps and cuts. Exit code 1 if there are any.
 
+    A record that cannot be read is one too.
+
     Where each chain stood is written to `--heads`, so that the next check sees what was cut
     since. Copy that file to another machine: who can edit the log may reach it here.
     """
@@ -361,15 +363,20 @@ def audit_verify(
     from engine.cli.words import name_of, with_log
 
     settings = settings_of(file, sets)
-    entries, cut_ms = with_log(settings, journal_and_cut, reading=True)
-    if not entries:
+    (entries, unreadable), cut_ms = with_log(settings, journal_and_cut, reading=True)
+    if not entries and not unreadable:
         console().print(
             f"The journal is empty, so nothing was checked: {name_of(settings)}. Is it the one"
             " you mean?"
         )
         raise typer.Exit(1)
     place = heads or settings.state.folder / HEADS_FILE
-    findings = verify(entries, heads=known_heads(place), cut_ms=cut_ms)
+    if not place.exists():
+        console().print(
+            f"There was no earlier note at {place}, so what was cut off before now cannot be seen."
+        )
+    findings = [record.sentence for record in unreadable]
+    findings += verify(entries, heads=known_heads(place), cut_ms=cut_ms)
     if not findings:
         write_heads(place, entries)
     for finding in findings:
@@ -388,21 +395,26 @@ def audit_show(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Show decisions, refusals, calls and outcomes, oldest first."""
+    """Show decisions, refusals, calls and outcomes, oldest first.
+
+    A record that cannot be read is shown whatever is asked for: nobody knows what it was about.
+    """
     from engine.cli.audit import read_journal
     from engine.cli.words import with_log
 
-    entries = with_log(settings_of(file, sets), read_journal, reading=True)
-    chosen = [
-        entry
-        for entry in sorted(entries, key=lambda entry: entry.time_ms)
+    entries, unreadable = with_log(settings_of(file, sets), read_journal, reading=True)
+    lines: list[tuple[int, str, str]] = [
+        (entry.time_ms, entry.kind, entry.sentence)
+        for entry in entries
         if vm in (None, entry.vm) and incident in (None, entry.incident)
     ]
-    if not chosen:
+    lines += [(record.time_ms, "damaged", record.sentence) for record in unreadable]
+    if not lines:
         told = "The journal has no entry yet." if not entries else "No entry is about that."
         console().print(told)
-    for entry in chosen[-last:]:
-        console().print(f"{_moment(entry.time_ms)}  {entry.kind:8}  {entry.sentence}")
+    # Stable: entries of one moment keep the order of their chain.
+    for time_ms, kind, sentence in sorted(lines, key=lambda line: line[0])[-last:]:
+        console().print(f"{_moment(time_ms)}  {kind:8}  {sentence}")
 
 
 @audit.command("rules")

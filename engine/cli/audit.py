@@ -2,30 +2,50 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from engine.action.chain import Head, heads_of
-from engine.errors import StateError, StateUnwritable
+from engine.errors import RecordRejected, StateError, StateUnwritable
 from engine.ports import Log
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.topics import JOURNAL
 from engine.wiring import Process
 
 
-async def read_journal(_: Process, log: Log) -> list[JournalEntry]:
-    """Return every entry that the log holds, each writer's in the order of its chain.
+class Unreadable(NamedTuple):
+    """A record of the journal that is no entry, and a sentence that says where and why."""
+
+    time_ms: int
+    sentence: str
+
+
+class Journal(NamedTuple):
+    """What the log holds of the journal: each writer's entries in the order of its chain."""
+
+    entries: list[JournalEntry]
+    unreadable: list[Unreadable]
+
+
+async def read_journal(_: Process, log: Log) -> Journal:
+    """Return every entry that the log holds, and what else stands among them.
 
     A writer's entries stand in the partitions of the cells they are about, so only their
     sequence gives back the order in which they were written.
     """
-    entries = [
-        decode_entry(record.value)
-        for partition in range(log.partitions(JOURNAL.name))
-        for record in await log.read_to_end(JOURNAL.name, partition, offset=0)
-    ]
-    return sorted(entries, key=lambda entry: (entry.writer, entry.sequence))
+    entries: list[JournalEntry] = []
+    unreadable: list[Unreadable] = []
+    for partition in range(log.partitions(JOURNAL.name)):
+        for record in await log.read_to_end(JOURNAL.name, partition, offset=0):
+            try:
+                entries.append(decode_entry(record.value))
+            except RecordRejected as error:
+                where = f"Partition {partition}, offset {record.offset}"
+                told = f"{where}: no entry can be read here: {error}."
+                unreadable.append(Unreadable(record.time_ms, told))
+    entries.sort(key=lambda entry: (entry.writer, entry.sequence))
+    return Journal(entries, unreadable)
 
 
 async def cut_until_ms(log: Log) -> int | None:
@@ -39,11 +59,11 @@ async def cut_until_ms(log: Log) -> int | None:
     return max(cuts, default=None)
 
 
-async def journal_and_cut(process: Process, log: Log) -> tuple[list[JournalEntry], int | None]:
-    """Return every entry that the log holds, and up to when it has dropped older ones."""
+async def journal_and_cut(process: Process, log: Log) -> tuple[Journal, int | None]:
+    """Return what the log holds of the journal, and up to when it has dropped older entries."""
     # In this order: what is dropped in between is then no finding.
-    entries = await read_journal(process, log)
-    return entries, await cut_until_ms(log)
+    journal = await read_journal(process, log)
+    return journal, await cut_until_ms(log)
 
 
 # What was seen last stands outside the log: an end that was cut off is missed by nothing in it.

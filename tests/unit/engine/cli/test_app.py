@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import sqlite3
 from pathlib import Path
 from uuid import UUID
@@ -335,7 +336,7 @@ def test_a_policy_with_a_wrong_name_is_refused(flatline: Flatline, tmp_path: Pat
     assert "limits" in said.err
 
 
-def write_journal(state: Path, *, edited: bool) -> None:
+def write_journal(state: Path, *, edited: bool = False, unreadable: bool = False) -> None:
     async def write() -> None:
         config = EmbeddedConfig(folder=state / "log", partitions=8)
         async with EmbeddedLog(config, clock=SystemClock()) as log:
@@ -347,6 +348,8 @@ def write_journal(state: Path, *, edited: bool) -> None:
                 value = encode_entry(entry)
                 if edited and number == 1:
                     value = value.replace(b"Word 1", b"Word 9")
+                if unreadable and number == 1:
+                    value = b"\x00\xff"
                 await log.append(JOURNAL.name, key=f"c{number}".encode(), value=value)
 
     asyncio.run(write())
@@ -355,7 +358,8 @@ def write_journal(state: Path, *, edited: bool) -> None:
 def test_a_journal_as_written_is_verified_whatever_partitions_it_stands_in(
     flatline: Flatline, state: Path
 ) -> None:
-    write_journal(state, edited=False)
+    write_journal(state)
+    assert flatline("audit", "verify").code == 0
     said = flatline("audit", "verify")
     assert said.code == 0
     assert said.out == "3 entries of 1 writers: all as written.\n"
@@ -365,7 +369,7 @@ def test_a_journal_as_written_is_verified_whatever_partitions_it_stands_in(
 def test_an_end_that_was_cut_off_since_the_last_check_is_found(
     flatline: Flatline, state: Path
 ) -> None:
-    write_journal(state, edited=False)
+    write_journal(state)
     assert flatline("audit", "verify").code == 0
     heads = state / "audit-heads.json"
     (head,) = json.loads(heads.read_text())
@@ -382,6 +386,50 @@ def test_an_edited_journal_is_found_out_with_code_1(flatline: Flatline, state: P
     said = flatline("audit", "verify")
     assert said.code == 1
     assert "entry 1: its content does not match its link" in said.out
+
+
+def test_a_check_without_an_earlier_note_says_what_it_cannot_see(
+    flatline: Flatline, state: Path, tmp_path: Path
+) -> None:
+    write_journal(state)
+    note = tmp_path / "heads.json"
+    said = flatline("audit", "verify", "--heads", str(note))
+    assert said.code == 0
+    told = f"There was no earlier note at {note}, so what was cut off before now cannot be seen."
+    assert told.split() == said.out.split()[: len(told.split())]
+    assert "no earlier note" not in flatline("audit", "verify", "--heads", str(note)).out
+
+
+def test_an_entry_that_cannot_be_read_is_a_finding_and_hides_no_other(
+    flatline: Flatline, state: Path
+) -> None:
+    write_journal(state, unreadable=True)
+    said = flatline("audit", "verify")
+    assert said.code == 1
+    place = re.search(r"Partition \d, offset 0: no entry can be read here: malformed: ", said.out)
+    assert place
+    told = " ".join(said.out.split())
+    assert "entry 2: entry 1 was expected" in told
+    assert "2 entries of 1 writers: 2 findings." in told
+    assert not (state / "audit-heads.json").exists()
+    shown = flatline("audit", "show")
+    assert shown.code == 0
+    assert all(part in shown.out for part in ("Word 0.", place[0], "Word 2."))
+
+
+def test_a_journal_of_which_nothing_can_be_read_is_not_called_empty(
+    flatline: Flatline, state: Path
+) -> None:
+    async def write() -> None:
+        config = EmbeddedConfig(folder=state / "log", partitions=8)
+        async with EmbeddedLog(config, clock=SystemClock()) as log:
+            await log.append(JOURNAL.name, key=b"c", value=b"\x00\xff")
+
+    asyncio.run(write())
+    said = flatline("audit", "verify")
+    assert said.code == 1
+    assert "0 entries of 0 writers: 1 findings." in said.out
+    assert "no entry yet" not in flatline("audit", "show").out
 
 
 def test_a_log_that_nobody_answers_for_is_told_with_code_3(
