@@ -248,7 +248,7 @@ def parse_policy(text: str, *, source: str) -> Policy:
     for kind in policy.ladders:
         if kind not in KINDS:
             raise SettingsError(
-                f"{source}: ladders: there is no kind {kind}; {_nearest(kind, KINDS)}"
+                f"{source}: ladders: no alert on a VM is of kind {kind}; {_nearest(kind, KINDS)}"
             )
     for sentence in beyond(policy):
         raise SettingsError(f"{source}: {sentence}")

@@ -4,7 +4,7 @@ import asyncio
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import typer
@@ -57,6 +57,10 @@ def store(found: Report, settings: Settings) -> None:
     console(stderr=True).print(f"{count} lines stand in the history as flatline_capacity.")
 
 
+# Work has habits of days and weeks; a size that follows from less misses some of them.
+_WEEK_DAYS: Final = 7.0
+
+
 def show_report(found: Report, form: Format) -> None:
     """Write a report to the terminal or to whoever reads the output."""
     if form == "json":
@@ -66,6 +70,11 @@ def show_report(found: Report, form: Format) -> None:
     else:
         for table in _report_tables(found):
             console().print(table)
+        if found.vms and found.days < _WEEK_DAYS:
+            console().print(
+                f"{found.days:.1f} days are less than a week: what VMs need on other days"
+                " and nights is not among it, so do not make them smaller yet."
+            )
         if found.scopes and all(row.usable is None for row in found.scopes):
             console().print(
                 "– is not known: a dataset does not tell what its nodes have, frames of a real"

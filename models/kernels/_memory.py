@@ -44,7 +44,7 @@ def fetch(array: F32, row: int, column: int) -> None:
 def _type_row_of(context: Context) -> Callable[..., types.Type | None]:
     def typer(array: types.Array, row: types.Integer) -> types.Type | None:
         # Of anything else a row would be read as what it is not.
-        rows = array.dtype == types.float32 and array.ndim == 2 and array.layout == "C"
+        rows = array.dtype == types.float32 and array.ndim == 2
         return types.Array(types.float32, 1, "C") if rows else None
 
     return typer

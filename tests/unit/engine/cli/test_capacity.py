@@ -31,6 +31,7 @@ def test_report_is_a_table_json_or_csv_of_the_same(flatline: Flatline, prefix: s
     assert "node h0" in table.out
     assert "idle" in table.out
     assert "a dataset does not tell what its nodes have" in " ".join(table.out.split())
+    assert "0.2 days are less than a week" in " ".join(table.out.split())
     found = json.loads(flatline("capacity", "report", prefix, "--format", "json").out)
     idle = next(vm for vm in found["vms"] if vm["name"] == "b")
     assert (idle["finding"], idle["proposed_vcpus"]) == ("idle", 1)
