@@ -47,10 +47,7 @@ SHIFTS: Final = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
 _NEVER: Final = 1_000_000
 LAYERS: Final[Mapping[str, Mapping[str, float]]] = {
     "no fleet gate": {"gate_members": _NEVER, "totals_shared_members": _NEVER},
-    "no wait for who reboots by himself": {
-        "self_reboot_s": 0.0,
-        "totals_order_s": 0.0,
-    },
+    "no wait for who reboots by himself": {"self_reboot_s": 0.0, "totals_order_s": 0.0},
     "no cap on silence": {"silence_cap_nats": 1e6, "totals_silence_cap_nats": 1e6},
     "no holds after lifecycle events": {
         "lifecycle_hold_s": 0.0,

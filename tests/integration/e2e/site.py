@@ -50,6 +50,7 @@ partitions = {partitions}
 
 [log.kafka]
 bootstrap = "{bootstrap}"
+topic_prefix = "{prefix}"
 consumer = "faust"
 
 [collect]
@@ -206,6 +207,7 @@ class Site:
             node=node,
             partitions=PARTITIONS,
             bootstrap=self._broker.bootstrap,
+            prefix="",
             interval_s=INTERVAL_S,
             read_uri=self._lab.ro_uri(NODE),
             write_uri=self._lab.uri(NODE),
@@ -215,12 +217,16 @@ class Site:
         )
         process = Process(name, role, folder=folder, settings=settings)
         self.processes[name] = process
-        signer = SIGNER_OF.get(role)
-        if signer is not None:
-            # Made before the first start and copied to where everybody reads it, by an operator.
-            own_key(process.state / "keys", signer)
-            public = process.state / "keys" / f"{signer}.pub"
-            (self._trusted / f"{signer}-{node}.pub").write_bytes(public.read_bytes())
+        trust(process, role, node=node, folder=self._trusted)
+
+
+def trust(process: Process, role: str, *, node: str, folder: Path) -> None:
+    """Make a process its key before its first start, and copy it to where everybody reads it."""
+    signer = SIGNER_OF.get(role)
+    if signer is not None:
+        own_key(process.state / "keys", signer)
+        public = process.state / "keys" / f"{signer}.pub"
+        (folder / f"{signer}-{node}.pub").write_bytes(public.read_bytes())
 
 
 def _verified(alert: Alert) -> bool:

@@ -19,52 +19,13 @@ from connectors.kafka.config import KafkaConfig
 from deploy.lab.kafka_broker import Cluster
 from deploy.lab.libvirt_lab import Guest, wait_until
 from engine.action.catalogue import parse_policy, read_shipped
-from engine.keyring import Signer, own_key, trusted_keys
+from engine.keyring import own_key, trusted_keys
 from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, encode_alert
 from engine.wire.order import Closed, Order, encode_order
 from engine.wire.topics import ALERTS, ORDERS, SNAPSHOTS
 from tests.integration.e2e.process import Process
+from tests.integration.e2e.site import CELL, INTERVAL_S, NODE, SETTINGS, SIGNER_OF, trust
 from tests.integration.e2e.watcher import Watcher
-
-NODE, CELL = "a", "lab"
-
-SETTINGS = """
-[site]
-name = "lab"
-zone = "lab"
-cell = "lab"
-node = "{node}"
-
-[log]
-kind = "kafka"
-partitions = 1
-
-[log.kafka]
-bootstrap = "{bootstrap}"
-topic_prefix = "{prefix}"
-consumer = "faust"
-
-[collect]
-interval_s = 2.0
-libvirt_uri = "{read_uri}"
-
-[engine]
-snapshot_every_s = 10
-
-[act]
-libvirt_uri = "{uri}"
-
-[policy]
-file = "{policy}"
-
-[state]
-folder = "{state}"
-
-[keys]
-trusted = "{trusted}"
-"""
-
-SIGNER_OF: dict[str, Signer] = {"plan": "planner", "act": "agent"}
 
 
 def word_about(guest: Guest, vm: bytes, **changes: Any) -> Alert:
@@ -126,19 +87,14 @@ class Trial:
         prefix = f"{folder.name}."
         self.processes: dict[str, Process] = {}
         for role in roles:
-            state = folder / role / "state"
             settings = SETTINGS.format(
-                bootstrap=broker.bootstrap, prefix=prefix, uri=uri, state=state, node=node,
-                policy=folder / "policy.toml", trusted=self._trusted,
-                read_uri=guest.lab.ro_uri(node),
+                cell=CELL, node=node, partitions=1, bootstrap=broker.bootstrap, prefix=prefix,
+                interval_s=INTERVAL_S, read_uri=guest.lab.ro_uri(node), write_uri=uri,
+                policy=folder / "policy.toml", state=folder / role / "state",
+                trusted=self._trusted,
             )  # fmt: skip
             self.processes[role] = Process(role, role, folder=folder / role, settings=settings)
-            signer = SIGNER_OF.get(role)
-            if signer is not None:
-                own_key(state / "keys", signer)
-                (self._trusted / f"{signer}-{node}.pub").write_bytes(
-                    (state / "keys" / f"{signer}.pub").read_bytes()
-                )
+            trust(self.processes[role], role, node=node, folder=self._trusted)
         self.watcher = Watcher(
             KafkaConfig(
                 bootstrap=broker.bootstrap,

@@ -1,5 +1,6 @@
 """A command line in this process, with a state folder and an environment of its own."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import NamedTuple
 import pytest
 import structlog
 
+from connectors.clock import SystemClock
+from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from engine.__main__ import main
+from engine.wire.topics import Topic
 
 
 class Said(NamedTuple):
@@ -28,6 +32,18 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("engine.settings.DEFAULT_FILE", tmp_path / "absent.toml")
     monkeypatch.setenv("FLATLINE_STATE__FOLDER", str(tmp_path / "state"))
     return tmp_path / "state"
+
+
+def append(state: Path, topic: Topic, *records: tuple[bytes, bytes]) -> None:
+    """Append records, each a key and a value, to the log that commands of this state use."""
+
+    async def write() -> None:
+        config = EmbeddedConfig(folder=state / "log", partitions=8)
+        async with EmbeddedLog(config, clock=SystemClock()) as log:
+            for key, value in records:
+                await log.append(topic.name, key=key, value=value)
+
+    asyncio.run(write())
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from engine.wire.frame import decode_frame
 from engine.wire.journal import encode_entry
 from engine.wire.topics import CONTROL, FRAMES, JOURNAL
 from tests.unit.engine.action.samples import NOW_MS, POLICY, order, past
-from tests.unit.engine.cli.conftest import Flatline
+from tests.unit.engine.cli.conftest import Flatline, append
 
 VM = "6f0c9a1e-8a77-4c6f-9c4e-1a2b3c4d5e6f"
 MAKE_LOG = ("pause", "on", "vm:" + VM, "--reason", "a test")
@@ -101,13 +101,7 @@ def test_an_unreadable_word_is_listed_as_a_pause_and_ends_with_the_site_s(
     flatline: Flatline, state: Path
 ) -> None:
     flatline(*MAKE_LOG)
-
-    async def write() -> None:
-        config = EmbeddedConfig(folder=state / "log", partitions=8)
-        async with EmbeddedLog(config, clock=SystemClock()) as log:
-            await log.append(CONTROL.name, key=b"pause/rack/r1/", value=b'{"v":2}')
-
-    asyncio.run(write())
+    append(state, CONTROL, (b"pause/rack/r1/", b'{"v":2}'))
     shown = flatline("pause", "show")
     assert shown.code == 0
     words = " ".join(shown.out.split())
@@ -190,13 +184,7 @@ def test_taking_a_pause_back_ends_the_storm_breaker_s_too(flatline: Flatline, st
         now_ms=SystemClock().now_ms(),
     )
     assert storm is not None
-
-    async def write() -> None:
-        config = EmbeddedConfig(folder=state / "log", partitions=8)
-        async with EmbeddedLog(config, clock=SystemClock()) as log:
-            await log.append(CONTROL.name, key=storm.key(), value=encode_control(storm))
-
-    asyncio.run(write())
+    append(state, CONTROL, (storm.key(), encode_control(storm)))
     assert flatline("pause", "on", "cell:c1", "--reason", "storage work").code == 0
     shown = flatline("pause", "show").out
     assert "storm breaker" in shown
@@ -337,22 +325,18 @@ def test_a_policy_with_a_wrong_name_is_refused(flatline: Flatline, tmp_path: Pat
 
 
 def write_journal(state: Path, *, edited: bool = False, unreadable: bool = False) -> None:
-    async def write() -> None:
-        config = EmbeddedConfig(folder=state / "log", partitions=8)
-        async with EmbeddedLog(config, clock=SystemClock()) as log:
-            head = Head("plan/p/1")
-            for number in range(3):
-                head, entry = extend(
-                    head, time_ms=1000 * number, kind="decision", sentence=f"Word {number}."
-                )
-                value = encode_entry(entry)
-                if edited and number == 1:
-                    value = value.replace(b"Word 1", b"Word 9")
-                if unreadable and number == 1:
-                    value = b"\x00\xff"
-                await log.append(JOURNAL.name, key=f"c{number}".encode(), value=value)
-
-    asyncio.run(write())
+    head, records = Head("plan/p/1"), []
+    for number in range(3):
+        head, entry = extend(
+            head, time_ms=1000 * number, kind="decision", sentence=f"Word {number}."
+        )
+        value = encode_entry(entry)
+        if edited and number == 1:
+            value = value.replace(b"Word 1", b"Word 9")
+        if unreadable and number == 1:
+            value = b"\x00\xff"
+        records.append((f"c{number}".encode(), value))
+    append(state, JOURNAL, *records)
 
 
 def test_a_journal_as_written_is_verified_whatever_partitions_it_stands_in(
@@ -420,12 +404,7 @@ def test_an_entry_that_cannot_be_read_is_a_finding_and_hides_no_other(
 def test_a_journal_of_which_nothing_can_be_read_is_not_called_empty(
     flatline: Flatline, state: Path
 ) -> None:
-    async def write() -> None:
-        config = EmbeddedConfig(folder=state / "log", partitions=8)
-        async with EmbeddedLog(config, clock=SystemClock()) as log:
-            await log.append(JOURNAL.name, key=b"c", value=b"\x00\xff")
-
-    asyncio.run(write())
+    append(state, JOURNAL, (b"c", b"\x00\xff"))
     said = flatline("audit", "verify")
     assert said.code == 1
     assert "0 entries of 0 writers: 1 findings." in said.out

@@ -1,16 +1,13 @@
 """A pause of a name that no engine told of lately stands, and is doubted."""
 
-import asyncio
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from connectors.clock import SystemClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from engine.wire.score import FEATURES, NodeMinute, Scores, encode_scores
 from engine.wire.topics import SCORES
-from tests.unit.engine.cli.conftest import Flatline
+from tests.unit.engine.cli.conftest import Flatline, append
 from tests.unit.engine.cli.test_app import MAKE_LOG, VM
 
 
@@ -65,10 +62,4 @@ def append_scores(state: Path) -> None:
         nodes={"c1-n0": NodeMinute(vms=1), "c1-n1": NodeMinute()},
         pool_vms={"pool0": 1}, network_vms={"net0": 1},
     )  # fmt: skip
-
-    async def write() -> None:
-        config = EmbeddedConfig(folder=state / "log", partitions=8)
-        async with EmbeddedLog(config, clock=SystemClock()) as log:
-            await log.append(SCORES.name, key=b"c1", value=encode_scores(scores))
-
-    asyncio.run(write())
+    append(state, SCORES, (b"c1", encode_scores(scores)))
