@@ -18,7 +18,8 @@ import pytest
 from connectors.libvirt.verbs import LibvirtVerbs
 from deploy.lab.kafka_broker import Cluster
 from deploy.lab.libvirt_lab import Guest, Guests, Lab, wait_until
-from tests.integration.e2e.trial import NODE, Trial, report_ends
+from tests.integration.e2e.site import NODE
+from tests.integration.e2e.trial import Trial, report_ends
 from tests.integration.libvirt.acting import alias
 from tests.integration.libvirt.nodes import vm_of
 

@@ -91,11 +91,17 @@ def test_silence_of_the_disk_alone_matches_reference(fold):
 
 
 def test_a_disk_that_paused_often_of_late_surprises_little_by_one_pause_more():
-    steady, resting = working(), working()
-    for _ in range(6):
-        resting.sample(writes=0.0)
-        resting.sample()
-    assert steady.sample(writes=0.0)["disk_nats"] > resting.sample(writes=0.0)["disk_nats"] + 2
+    said = []
+    for since in (WINDOW, 0):
+        one = working()
+        for _ in range(6):
+            one.sample(writes=0.0)
+            one.sample()
+        for _ in range(since):
+            one.sample()
+        said.append(one.sample(writes=0.0)["disk_nats"])
+    long_ago, of_late = said
+    assert long_ago > of_late + 2
 
 
 def test_a_second_silent_sample_of_a_steady_sender_surprises_more_than_the_first():
