@@ -1,4 +1,4 @@
-"""Kernels stay compiled between two starts of a role, in its state folder.
+"""Kernels stay compiled between two starts: a role's in its state folder, else in the user's cache.
 
 To compile takes 20 s of a core, for which a restarted engine would see nothing.
 """
@@ -17,6 +17,8 @@ from connectors.embedded.lock import FileLock
 _log = structlog.get_logger()
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+# Two checkouts that share a cache must not compile in turns; each takes some megabytes.
+_SOURCES_KEPT: Final = 4
 
 
 def compile_kept(compile_kernels: Callable[[], None], folder: Path) -> None:
@@ -37,6 +39,18 @@ def compile_kept(compile_kernels: Callable[[], None], folder: Path) -> None:
     compile_kernels()
 
 
+def users_folder() -> Path:
+    """Return where commands without a state folder keep kernels: XDG's cache of this user."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The specification has a relative one ignored.
+    if not cache.is_absolute():
+        try:
+            cache = Path.home() / ".cache"
+        except RuntimeError:
+            cache = Path("/nonexistent")  # the home of who has none, which nobody can make
+    return cache / "flatline" / "kernels"
+
+
 def _taken(folder: Path) -> FileLock | None:
     """Return the lock on the folder, None while another process compiles into it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -47,17 +61,23 @@ def _taken(folder: Path) -> FileLock | None:
 
 
 def _of_today(folder: Path) -> Path:
-    """Return the folder of these sources and this boot, and remove those of others.
+    """Return the folder of these sources and this boot, and remove old ones.
 
-    A machine that lost its power may have kept half a file, so nothing outlives a boot.
+    A machine that lost its power may have kept half a file, so nothing outlives a boot. Of one
+    boot's the latest used stay.
     """
     from models.kernels.kept import fingerprint
 
-    name = f"{fingerprint()}-{_BOOT_ID.read_text().strip()}"
-    for other in folder.iterdir():
-        if other.is_dir() and other.name != name:
-            rmtree(other, ignore_errors=True)
-    return folder / name
+    boot = _BOOT_ID.read_text().strip()
+    own = folder / f"{fingerprint()}-{boot}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    os.utime(own)
+    every = [found for found in folder.iterdir() if found.is_dir()]
+    of_boot = [found for found in every if found.name.endswith(boot)]
+    of_boot.sort(key=lambda found: found.stat().st_mtime_ns, reverse=True)
+    for found in {*every} - {*of_boot[:_SOURCES_KEPT]}:
+        rmtree(found, ignore_errors=True)
+    return own
 
 
 def _compile_in(folder: Path, compile_kernels: Callable[[], None]) -> None:

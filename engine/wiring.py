@@ -24,7 +24,7 @@ from connectors.http.probes import ProbeServer
 from engine.action.catalogue import Policy, parse_policy, read_shipped
 from engine.action.keys import TrustedKeys
 from engine.errors import SettingsError
-from engine.kept_kernels import compile_kept
+from engine.kept_kernels import compile_kept, users_folder
 from engine.keyring import Signer, own_key, trusted_keys
 from engine.ports import Evidence, Hypervisor, LedgerStore, Log, Recording, Verbs
 from engine.roles.health import STUCK_AFTER_S, Health, Verdict
@@ -401,14 +401,16 @@ def compile_engine(settings: Settings | None = None) -> None:
     Parameters
     ----------
     settings
-        Whose state folder keeps them for the next start; None keeps nothing.
+        Whose state folder keeps them for the next start; None keeps them in the user's cache.
     """
     from engine.detection.compiled import compile_kernels
 
-    if settings is None:
-        compile_kernels()
-    else:
-        compile_kept(compile_kernels, settings.state.folder / "kernels" / "engine")
+    compile_kept(compile_kernels, kernel_folder(settings) / "engine")
+
+
+def kernel_folder(settings: Settings | None) -> Path:
+    """Return where compiled kernels are kept; without settings the user's cache."""
+    return users_folder() if settings is None else settings.state.folder / "kernels"
 
 
 def engine_opener(process: Process, connect: Connect, policy: Policy | None = None) -> Opener:

@@ -16,18 +16,18 @@ from engine.roles.run import Opener, Role
 from engine.settings import Settings
 from engine.wire.frame import decode_frame
 from engine.wire.topics import FRAMES
-from engine.wiring import Connect, Process
+from engine.wiring import Connect, Process, kernel_folder
 from engine.wiring_history import open_history
 
 
-def compile_forecaster(settings: Settings) -> None:
-    """Have the forecaster's kernels compiled, or loaded from where the state folder keeps them.
+def compile_forecaster(settings: Settings | None = None) -> None:
+    """Have the forecaster's kernels compiled, or loaded from where `compile_engine` has its own.
 
     Seconds of work that would hold the loop of other roles.
     """
     from engine.capacity.foretell import compile_kernels
 
-    compile_kept(compile_kernels, settings.state.folder / "kernels" / "forecast")
+    compile_kept(compile_kernels, kernel_folder(settings) / "forecast")
 
 
 def forecast_opener(process: Process, connect: Connect) -> Opener:

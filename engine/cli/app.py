@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +9,10 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from engine.cli import planning
+from engine.cli import planning, telling
 from engine.cli.history import history
-from engine.cli.options import File, Sets, console, flags_of, settings_of
-from engine.errors import FlatlineError, SettingsError
+from engine.cli.options import File, Sets, console, flags_of, moment, settings_of
+from engine.errors import SettingsError
 from engine.settings import Settings, load_settings
 
 app = typer.Typer(
@@ -26,15 +25,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-event = typer.Typer(help="Tell Flatline what an owner does to a VM.", no_args_is_help=True)
-pause = typer.Typer(help="Stop machines from acting, and let them again.", no_args_is_help=True)
 policy = typer.Typer(help="Read what may be done to whom.", no_args_is_help=True)
 audit = typer.Typer(help="Read the journal and check its chains.", no_args_is_help=True)
 config = typer.Typer(help="Show and check settings.", no_args_is_help=True)
 for name, group in (
     ("capacity", planning.capacity),
-    ("event", event),
-    ("pause", pause),
+    ("event", telling.event),
+    ("pause", telling.pause),
     ("policy", policy),
     ("audit", audit),
     ("config", config),
@@ -42,7 +39,25 @@ for name, group in (
 ):
     app.add_typer(group, name=name)
 
-Minutes = Annotated[float, typer.Option(min=0.1, max=7 * 24 * 60, help="How long, in minutes.")]
+
+def _told_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"flatline {version('flatline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def flatline(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_told_version, is_eager=True, help="Print the release and end."
+        ),
+    ] = False,
+) -> None:
+    """Take what stands before the subcommand."""
 
 
 @app.command()
@@ -178,157 +193,18 @@ def evaluate(
     evaluation = run_evaluation(folder, events=events, drawing=drawing)
     for table in tables(evaluation):
         console().print(table)
+    if evaluation.strangers:
+        console(stderr=True).print(
+            f"{len(evaluation.strangers)} events cannot have been seen in this replay and count as"
+            f" missed where they are faults; for one, {evaluation.strangers[0]}.",
+            markup=False,
+        )
     if evaluation.pages:
         console().print(f"{evaluation.pages} pages of what went wrong in {folder / PAGES}.")
 
 
 app.command()(planning.forecast)
-
-Vm = Annotated[str, typer.Argument(help="UUID of the VM.")]
-Cell = Annotated[
-    str | None, typer.Option(help="Cell in which the VM runs; by default this node's.")
-]
-
-
-@event.command("reboot")
-def event_reboot(
-    vm: Vm, cell: Cell = None, minutes: Minutes = 10.0, file: File = None, sets: Sets = None
-) -> None:
-    """Say that the owner reboots a VM now. Its silence then means nothing."""
-    _owner_event("owner_reboot", vm, cell=cell, minutes=minutes, file=file, sets=sets)
-
-
-@event.command("maintenance")
-def event_maintenance(
-    vm: Vm, cell: Cell = None, minutes: Minutes = 60.0, file: File = None, sets: Sets = None
-) -> None:
-    """Say that the owner works on a VM. Nothing it does then leads to an action."""
-    _owner_event("owner_maintenance", vm, cell=cell, minutes=minutes, file=file, sets=sets)
-
-
-def _owner_event(
-    kind: str,
-    vm: str,
-    *,
-    cell: str | None,
-    minutes: float,
-    file: Path | None,
-    sets: list[str] | None,
-) -> None:
-    from engine.cli.words import append_owner_event, parse_name, parse_vm, with_log
-
-    settings = settings_of(file, sets)
-    where, uuid = parse_name(cell or settings.site.cell, what="cell"), parse_vm(vm)
-    with_log(
-        settings,
-        lambda here, log: append_owner_event(
-            here, log, kind=kind, vm=uuid, cell=where, minutes=minutes
-        ),
-    )
-    console().print(f"{kind} of VM {vm} stands in the log of cell {where} for {minutes:g} min.")
-
-
-Scope = Annotated[
-    str,
-    typer.Argument(
-        help="site, or zone:, cell:, node:, pool:, network: or tenant:NAME, or vm:UUID."
-    ),
-]
-
-
-@pause.command("on")
-def pause_on(
-    scope: Scope,
-    reason: Annotated[str, typer.Option(help="Why, for whoever finds it.")],
-    minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="Ends by itself; without it, by `pause off`.")
-    ] = None,
-    file: File = None,
-    sets: Sets = None,
-) -> None:
-    """Let no machine act in a scope; alerts go on."""
-    from engine.cli.words import append_pause, nearest_names, with_log
-
-    settings = settings_of(file, sets)
-    held = with_log(
-        settings,
-        lambda here, log: append_pause(here, log, scope=scope, reason=reason, minutes=minutes),
-    )
-    ends = held.until_ms
-    until = f"`flatline pause off {scope}`" if ends is None else _moment(ends)
-    console().print(f"Nothing is done to {scope} until {until} ({held.by}: {held.reason}).")
-    # The pause stands already: who cannot look now must be able to stop machines all the same.
-    with suppress(FlatlineError):
-        nearest = with_log(settings, lambda here, log: nearest_names(here, log, scope=scope))
-        if nearest is not None:
-            like = f" (the nearest: {', '.join(nearest)})" if nearest else ""
-            console(stderr=True).print(
-                f"But no engine told of {scope} in the last five minutes{like}. The pause stands;"
-                " if you meant another, pause that too."
-            )
-
-
-@pause.command("off")
-def pause_off(
-    scope: Scope,
-    reason: Annotated[str, typer.Option(help="Why.")] = "",
-    file: File = None,
-    sets: Sets = None,
-) -> None:
-    """Take a pause back; exit code 1 if there was none."""
-    from engine.cli.words import end_pause, with_log
-
-    was_paused = with_log(
-        settings_of(file, sets), lambda here, log: end_pause(here, log, scope=scope, reason=reason)
-    )
-    if not was_paused:
-        console().print(f"{scope} was not paused: `flatline pause show` lists what is.")
-        raise typer.Exit(1)
-    console().print(f"The pause of {scope} is over.")
-
-
-@pause.command("show")
-def pause_show(file: File = None, sets: Sets = None) -> None:
-    """List every pause and other word that holds now."""
-    from engine.cli.words import controls_in_force, with_log
-
-    controls = with_log(settings_of(file, sets), controls_in_force, reading=True)
-    if not controls:
-        console().print("Nothing is paused.")
-        return
-    table = Table("kind", "scope", "holds", "by", "reason")
-    for control in controls:
-        scope = f"{control.scope}:{control.subject}" if control.subject else control.scope
-        until = "taken back" if control.until_ms is None else _moment(control.until_ms)
-        row = (control.kind, scope, f"until {until}", control.by, control.reason)
-        table.add_row(*map(escape, row))
-    console().print(table)
-
-
-def _moment(time_ms: int) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="seconds")
-
-
-@app.command()
-def approve(
-    incident: Annotated[str, typer.Argument(help="The incident's id, as the refusal names it.")],
-    reason: Annotated[str, typer.Option(help="Why, for the journal.")],
-    minutes: Annotated[float, typer.Option(min=0.1, max=1440, help="For how long.")] = 60.0,
-    file: File = None,
-    sets: Sets = None,
-) -> None:
-    """Approve the steps of one incident. Those that the policy leaves to a person."""
-    from engine.cli.words import append_approval, with_log
-
-    with_log(
-        settings_of(file, sets),
-        lambda here, log: append_approval(
-            here, log, incident=incident, reason=reason, minutes=minutes
-        ),
-    )
-    console().print(f"The steps of incident {incident} may be taken for {minutes:g} min.")
+app.command()(telling.approve)
 
 
 @policy.command("check")
@@ -414,7 +290,7 @@ def audit_show(
         console().print(told)
     # Stable: entries of one moment keep the order of their chain.
     for time_ms, kind, sentence in sorted(lines, key=lambda line: line[0])[-last:]:
-        console().print(f"{_moment(time_ms)}  {kind:8}  {sentence}")
+        console().print(f"{moment(time_ms)}  {kind:8}  {sentence}")
 
 
 @audit.command("rules")

@@ -7,13 +7,16 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from engine.cli.logs import set_up_logs
+from engine.cli.options import moment
+from engine.cli.words import controls_in_force, scope_of
 from engine.errors import FlatlineError, HypervisorError, LogError
 from engine.keyring import SIGNERS, own_key
 from engine.roles.health import told
 from engine.settings import Settings
+from engine.wire.control import Control, ControlScope
 from engine.wire.order import key_id
 from engine.wire.topics import TOPICS
 from engine.wiring import (
@@ -38,6 +41,11 @@ _BORN_MS: Final = 1_785_000_000_000
 _CLOCK_SLACK_S: Final = 3600.0
 
 
+# Words that keep machines off. Of a storm's quarantines so many are told.
+_STOPS: Final = frozenset({"pause", "maintenance", "quarantine"})
+_TOLD_STOPS: Final = 5
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """What was looked at, how it is, and what to do if it is not well."""
@@ -55,7 +63,10 @@ async def examine(settings: Settings, *, creating_topics: bool = False) -> Async
     for look in (_state_folder, _clock, _policy, _keys, _programs):
         for check in look(here):
             yield check
-    yield await _log(here, creating_topics=creating_topics)
+    log = await _log(here, creating_topics=creating_topics)
+    yield log
+    if log.finding == "well":
+        yield await _pauses(here)
     yield await _libvirt(here)
 
 
@@ -188,6 +199,33 @@ async def _log(here: Process, *, creating_topics: bool) -> Check:
         return Check("log", "ill", f"{'; '.join(problems)}. {cure}")
     new = f", {len(made)} of them just made" if made else ""
     return Check("log", "well", f"{len(counts)} topics{new}, {sum(counts)} partitions.")
+
+
+async def _pauses(here: Process) -> Check:
+    try:
+        async with asyncio.timeout(PATIENCE_S), open_log(here) as log:
+            words = await controls_in_force(here, log)
+    except FlatlineError as error:
+        return Check("pauses", "ill", str(error))
+    except TimeoutError:
+        return Check("pauses", "ill", f"What is paused was not read within {PATIENCE_S:.0f} s.")
+    stops = [word for word in words if word.kind in _STOPS]
+    if not stops:
+        return Check("pauses", "well", "Nothing is paused.")
+    told = [_told_stop(word) for word in sorted(stops, key=_widest_first)[:_TOLD_STOPS]]
+    if len(stops) > _TOLD_STOPS:
+        told.append(f"and {len(stops) - _TOLD_STOPS} more: `flatline pause show` has all")
+    return Check("pauses", "note", f"No machine acts on {'; '.join(told)}.")
+
+
+def _widest_first(word: Control) -> int:
+    return get_args(ControlScope).index(word.scope)
+
+
+def _told_stop(word: Control) -> str:
+    scope = scope_of(word)
+    ends = f"`flatline pause off {scope}`" if word.until_ms is None else moment(word.until_ms)
+    return f"{scope} until {ends} ({word.kind} by {word.by}: {word.reason})"
 
 
 async def _libvirt(here: Process) -> Check:

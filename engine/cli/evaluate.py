@@ -13,6 +13,7 @@ from engine.detection.configuration import Configuration
 from engine.detection.likelihoods import limits
 from engine.errors import SettingsError, StateUnwritable
 from engine.evaluation.closeup import Watcher, Window
+from engine.evaluation.fitting import strangers
 from engine.evaluation.judging import HARMFUL, Judgement, Told, judge
 from engine.evaluation.lines import AlertLine, Summary
 from engine.evaluation.page import Mark, Span, moment, page
@@ -20,7 +21,7 @@ from engine.evaluation.scores import Rate, Recall, Scores, rate, score
 from engine.evaluation.truth import Occurrence
 from engine.ports import Recording
 from engine.roles.replay import Replayer
-from engine.wiring import open_recording, read_truth
+from engine.wiring import compile_engine, open_recording, read_truth
 
 EVALUATION: Final = "evaluation.json"
 PAGES: Final = "pages"
@@ -32,6 +33,9 @@ _LONGEST_INTERVALS: Final = 200.0
 # What is normal is learned in the first week; a recording that is long enough tells apart what
 # was told after it.
 _WARM_UP_DAYS: Final = 7
+# Of another dataset's truth nearly everything is strange; of a dataset that was replayed in
+# part, some of it.
+_STRANGE_SHARE: Final = 0.9
 
 
 class AfterWarmUp(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,12 +47,19 @@ class AfterWarmUp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What `evaluation.json` holds."""
+    """What `evaluation.json` holds.
+
+    Attributes
+    ----------
+    strangers
+        Why each event that the replay cannot have seen counts as missed all the same.
+    """
 
     dataset: str
     configuration: str
     digest: str
     interval_s: float
+    strangers: tuple[str, ...]
     scores: Scores
     after_warm_up: AfterWarmUp | None
     pages: int
@@ -71,10 +82,17 @@ def run_evaluation(folder: Path, *, events: Path, drawing: bool) -> Evaluation:
     Raises
     ------
     SettingsError
-        The folder holds no replay, or the truth cannot be read.
+        The folder holds no replay, or the truth cannot be read or is that of another dataset.
     """
     summary, lines = read_replay(folder)
     truth = read_truth(events)
+    strange = tuple(strangers(truth, summary))
+    if strange and len(strange) >= _STRANGE_SHARE * len(truth):
+        raise SettingsError(
+            f"{events} is not the truth of the replay in {folder}: {len(strange)} of its"
+            f" {len(truth)} events cannot have been seen there; for one, {strange[0]}. That"
+            f" replay is of {summary.dataset}: name the events of that dataset."
+        )
     judgement = judge(lines, truth, interval_s=summary.interval_s)
     mistakes = list(_mistakes(judgement, truth, summary.interval_s))
     if drawing and mistakes:
@@ -84,6 +102,7 @@ def run_evaluation(folder: Path, *, events: Path, drawing: bool) -> Evaluation:
         configuration=summary.configuration,
         digest=summary.digest,
         interval_s=summary.interval_s,
+        strangers=strange,
         scores=score(judgement, interval_s=summary.interval_s, vm_days=summary.vm_days),
         after_warm_up=_after_warm_up(judgement, summary),
         pages=len(mistakes) if drawing else 0,
@@ -193,20 +212,16 @@ def _draw(
 ) -> None:
     """Replay once more with a watch on the VMs concerned, and write the pages."""
     recording = open_recording(summary.dataset)
-    known = {*recording.names.values(), *recording.names}
-    strange = sorted({vm for mistake in mistakes for vm in mistake.vms} - known)
-    if strange and known:
-        raise SettingsError(
-            f"The truth speaks of VMs that {summary.dataset} does not have, {strange[0]} for one: "
-            "it is that of another dataset."
-        )
+    drawn = [
+        [vm for vm in mistake.vms if vm in summary.vm_days_by_vm][:_DRAWN] for mistake in mistakes
+    ]
     wanted: dict[str, list[Window]] = {}
-    for mistake in mistakes:
-        for vm in mistake.vms[:_DRAWN]:
+    for mistake, vms in zip(mistakes, drawn, strict=True):
+        for vm in vms:
             wanted.setdefault(vm, []).append(mistake.window)
     watcher = _watched(recording, wanted, summary)
     scores = limits(Configuration())
-    for mistake in mistakes:
+    for mistake, vms in zip(mistakes, drawn, strict=True):
         first = next((line for line in mistake.lines if line.state == "firing"), None)
         sentence = first.sentence if first is not None else "The engine said nothing."
         own = set(mistake.vms)
@@ -220,7 +235,7 @@ def _draw(
             title=mistake.title,
             sentence=sentence,
             facts=_facts(mistake),
-            closeups={vm: watcher.closeups[vm] for vm in mistake.vms[:_DRAWN]},
+            closeups={vm: watcher.closeups[vm] for vm in vms},
             window=mistake.window,
             marks=marks,
             spans=[
@@ -235,9 +250,7 @@ def _draw(
 
 
 def _watched(recording: Recording, wanted: dict[str, list[Window]], summary: Summary) -> Watcher:
-    from engine.detection.compiled import compile_kernels
-
-    compile_kernels()
+    compile_engine()
     replayer = Replayer(recording, policies={})
     watcher = Watcher(wanted, names=recording.names, configuration=replayer.configuration)
     for one in recording.moments():

@@ -19,6 +19,7 @@ from connectors.traces.dataset import Dataset
 from connectors.traces.slots import Slot
 from engine.capacity.judge import Judge, Verdict
 from engine.errors import SettingsError, StateUnwritable
+from engine.wiring_planning import compile_forecaster
 from models.forecaster import Forecaster
 from models.kernels.forecast_row import BANDS, HORIZONS_S, SLOT_S
 
@@ -110,8 +111,7 @@ def run_forecast(dataset: Dataset, *, out: Path, judged: bool) -> Outcome:
     names = tuple(vm.id for vm in dataset.vms)
     forecaster = Forecaster(len(METRICS) * len(names), step_s=step_s)
     judge = Judge(tuple(name for name, _ in METRICS), names, step_s=step_s) if judged else None
-    # Compiled before the time is taken.
-    Forecaster(1, step_s=step_s).fold(np.zeros(1), 1)
+    compile_forecaster()  # before the time is taken
     rows = updates = 0
     spent_s = 0.0
     try:

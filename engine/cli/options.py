@@ -1,5 +1,6 @@
 """What all subcommands share: the settings' options, and where text goes."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -42,3 +43,8 @@ def flags_of(sets: list[str] | None) -> dict[str, str]:
             raise SettingsError(f"--set {text}: write NAME=VALUE, as log.kind=kafka.")
         flags[setting.strip()] = value
     return flags
+
+
+def moment(time_ms: int) -> str:
+    """Return a time in ms since the epoch as people read it."""
+    return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="seconds")

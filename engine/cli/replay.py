@@ -13,7 +13,7 @@ from engine.errors import StateUnwritable
 from engine.evaluation.lines import OrderLine, Summary
 from engine.ports import Recording
 from engine.roles.replay import Planned, Replayer
-from engine.wiring import read_policy
+from engine.wiring import compile_engine, read_policy
 
 ALERTS: Final = "alerts.jsonl"
 ORDERS: Final = "orders.jsonl"
@@ -48,10 +48,7 @@ def run_replay(
     policies = {"policy": replay_policy(policy, interval_s=recording.interval_s)}
     if compared is not None:
         policies["compared"] = read_policy(compared)
-    # Numba compiles here, before the time is taken.
-    from engine.detection.compiled import compile_kernels
-
-    compile_kernels()
+    compile_engine()  # before the time is taken
     replayer = Replayer(recording, policies=policies)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -5,8 +5,6 @@ import getpass
 import logging
 import re
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
-from difflib import get_close_matches
 from typing import Any, Final, TypeVar, get_args
 from uuid import UUID
 
@@ -27,10 +25,9 @@ from engine.wire.control import (
     unreadable,
     with_word,
 )
-from engine.wire.frame import UUID_BYTES, Event, Frame, Header, VmRows, encode_frame
+from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
 from engine.wire.order import signed
-from engine.wire.score import Scores, decode_scores
-from engine.wire.topics import CONTROL, FRAMES, SCORES
+from engine.wire.topics import CONTROL, FRAMES
 from engine.wiring import Process, open_log, process
 
 # Whoever types a command waits for it: a log that restarts is back within this, and one
@@ -40,8 +37,6 @@ MINUTE_MS: Final = 60_000
 # What settings name, so that a name which no setting may have is a slip of the hand.
 PLACES: Final = ("zone", "cell", "node")
 
-# Scores come once a minute; one that is missed makes nothing unknown.
-_SEEN_MS: Final = 5 * MINUTE_MS
 # As `engine.wire.alert.alert_id` makes them.
 _INCIDENT: Final = "[0-9a-f]{32}"
 
@@ -181,6 +176,11 @@ def _subject(scope: ControlScope, text: str) -> str:
     return parse_name(text, what=scope) if scope in PLACES else text
 
 
+def scope_of(control: Control) -> str:
+    """Return the scope of a word as a person types it."""
+    return f"{control.scope}:{control.subject}" if control.subject else control.scope
+
+
 async def append_pause(
     here: Process, log: Log, *, scope: str, reason: str, minutes: float | None
 ) -> Control:
@@ -200,43 +200,6 @@ async def append_pause(
 
 def _outlasts(held: Control, word: Control) -> bool:
     return held.until_ms is None or (word.until_ms is not None and held.until_ms > word.until_ms)
-
-
-async def nearest_names(here: Process, log: Log, *, scope: str) -> list[str] | None:
-    """Return what is named most like a scope that the engine does not know.
-
-    None where it knows it, and where nobody can tell: no engine told of such things lately.
-    """
-    kind, subject = parse_scope(scope)
-    if kind in {"site", "zone", "tenant"}:
-        return None  # scores do not name them
-    since_ms, seen = here.clock.now_ms() - _SEEN_MS, set[str]()
-    for partition in range(log.partitions(SCORES.name)):
-        offset = await log.offset_at(SCORES.name, partition, time_ms=since_ms)
-        for record in await log.read_to_end(SCORES.name, partition, offset=offset):
-            with suppress(RecordRejected):
-                seen |= _named(decode_scores(record.value), kind)
-    if subject in seen or not seen:
-        return None
-    return get_close_matches(subject, sorted(seen), n=3)
-
-
-def _named(scores: Scores, kind: ControlScope) -> set[str]:
-    match kind:
-        case "cell":
-            return {scores.cell}
-        case "node":
-            return set(scores.nodes)
-        case "pool":
-            return set(scores.pool_vms)
-        case "network":
-            return set(scores.network_vms)
-        case "vm":
-            size = UUID_BYTES
-            starts = range(0, len(scores.uuids), size)
-            return {str(UUID(bytes=scores.uuids[at : at + size])) for at in starts}
-        case _:
-            return set()
 
 
 async def end_pause(here: Process, log: Log, *, scope: str, reason: str) -> bool:

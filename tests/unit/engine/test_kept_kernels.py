@@ -1,12 +1,13 @@
 """Kept kernels save time and nothing else: whatever is wrong with the folder, all is compiled."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from connectors.embedded.lock import FileLock
-from engine.kept_kernels import compile_kept
+from engine.kept_kernels import compile_kept, users_folder
 from models.kernels._jit import Kernel, kernel
 
 
@@ -89,7 +90,7 @@ def test_a_disk_that_is_full_meanwhile_costs_time_alone(
     assert "No space left on device" in capsys.readouterr().out
 
 
-def test_what_is_kept_goes_with_its_boot_and_its_release(
+def test_what_is_kept_goes_with_its_boot(
     tmp_path: Path, compile_it: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boot = tmp_path / "boot_id"
@@ -100,3 +101,36 @@ def test_what_is_kept_goes_with_its_boot_and_its_release(
     boot.write_text("second\n")
     compile_kept(compile_it, tmp_path / "kernels")
     assert not before.exists()
+
+
+def test_sources_side_by_side_leave_each_other_s_kernels_until_others_were_used_since(
+    tmp_path: Path, compile_it: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "kernels"
+    for used_ns, name in enumerate("abcdae"):
+        monkeypatch.setattr("models.kernels.kept.fingerprint", lambda name=name: name)
+        compile_kept(compile_it, folder)
+        if used_ns < 4:  # long ago, one after the other
+            [own] = folder.glob(f"{name}-*")
+            os.utime(own, ns=(used_ns, used_ns))
+    assert {path.name[0] for path in folder.glob("*-*")} == {"a", "c", "d", "e"}
+
+
+@pytest.mark.parametrize("relative", ["", "caches"])
+def test_without_an_absolute_cache_of_xdg_a_user_has_the_one_in_the_home(
+    monkeypatch: pytest.MonkeyPatch, relative: str
+) -> None:
+    monkeypatch.setenv("HOME", "/srv/u")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/u")
+    assert users_folder() == Path("/var/cache/u/flatline/kernels")
+    monkeypatch.setenv("XDG_CACHE_HOME", relative)
+    assert users_folder() == Path("/srv/u/.cache/flatline/kernels")
+
+
+def test_who_has_no_home_compiles_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("engine.kept_kernels.Path.home", homeless)
+    assert not users_folder().parents[1].exists()

@@ -31,6 +31,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("FLATLINE_CONFIG", raising=False)
     monkeypatch.setattr("engine.settings.DEFAULT_FILE", tmp_path / "absent.toml")
     monkeypatch.setenv("FLATLINE_STATE__FOLDER", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "state"
 
 

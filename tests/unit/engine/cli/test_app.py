@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sqlite3
+from importlib import metadata
 from pathlib import Path
 from uuid import UUID
 
@@ -75,6 +76,11 @@ def test_every_role_refuses_wrong_settings_with_code_2(
     assert said.code == 2
     assert said.err.startswith("flatline: ")
     assert told in said.err
+
+
+def test_the_version_is_that_of_the_installed_distribution(flatline: Flatline) -> None:
+    said = flatline("--version")
+    assert (said.code, said.out) == (0, f"flatline {metadata.version('flatline')}\n")
 
 
 def test_an_unknown_subcommand_ends_with_code_2(flatline: Flatline) -> None:

@@ -1,7 +1,9 @@
 """What the doctor finds, and what it tells people to do."""
 
 import asyncio
+import getpass
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from engine.cli.doctor import Check, examine
 from engine.settings import load_settings
 from tests.unit.engine.cli.conftest import Flatline
+from tests.unit.engine.cli.test_app import VM
 
 FAR_AHEAD_S = 4_000_000_000
 
@@ -36,6 +39,7 @@ def test_a_new_installation_on_one_machine_is_well() -> None:
         "keys": "well",
         "engine's libraries": "well",
         "log": "well",
+        "pauses": "well",
         "libvirt": "note",
     }
     assert "touches nothing" in found["policy"].sentence
@@ -68,6 +72,7 @@ def test_a_clock_behind_what_was_written_is_told(state: Path) -> None:
 def test_an_absent_broker_and_missing_keys_are_told_with_the_cure(state: Path) -> None:
     found = checks(log__kind="kafka", log__kafka__bootstrap="127.0.0.1:1")
     assert "127.0.0.1:1 is away" in found["log"].sentence
+    assert "pauses" not in found
     named = f"{state}/trusted, named planner-NAME.pub and agent-NODE.pub"
     assert named in found["keys"].sentence
 
@@ -94,6 +99,33 @@ def test_a_policy_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     check = checks(policy__file=str(tmp_path / "policy.toml"))["policy"]
     assert check.finding == "ill"
     assert "policy.toml" in check.sentence
+
+
+def test_what_no_machine_may_touch_is_told_with_who_said_so_and_how_it_ends(
+    flatline: Flatline,
+) -> None:
+    flatline("pause", "on", "cell:c1", "--reason", "storage work", "--minutes", "5")
+    flatline("event", "maintenance", VM)
+    flatline("pause", "on", "site", "--reason", "audit")
+    flatline("approve", "a" * 32, "--reason", "an approval stops nothing")
+    check = checks()["pauses"]
+    assert check.finding == "note"
+    site, cell, vm = check.sentence.split("; ")
+    me = getpass.getuser()
+    assert site == f"No machine acts on site until `flatline pause off site` (pause by {me}: audit)"
+    assert re.fullmatch(rf"cell:c1 until 20\S+\+00:00 \(pause by {me}: storage work\)", cell)
+    assert f"(maintenance by {me}: owner_maintenance)." in vm
+    flatline("pause", "off", "site")
+    assert "site" not in checks()["pauses"].sentence
+
+
+def test_of_many_stops_the_widest_are_told_and_the_others_counted(flatline: Flatline) -> None:
+    for number in range(6):
+        flatline("pause", "on", f"tenant:t{number}", "--reason", "r")
+    flatline("pause", "on", "zone:z1", "--reason", "r")
+    told = checks()["pauses"].sentence
+    assert told.startswith("No machine acts on zone:z1 until")
+    assert told.endswith("; and 2 more: `flatline pause show` has all.")
 
 
 def test_the_exit_code_says_whether_anything_is_ill(flatline: Flatline, state: Path) -> None:

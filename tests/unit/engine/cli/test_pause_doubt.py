@@ -1,12 +1,14 @@
-"""A pause of a name that no engine told of lately stands, and is doubted."""
+"""A person's word on a name that no engine told of lately stands, and is doubted."""
 
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
+from engine.wire.alert import encode_alert
 from engine.wire.score import FEATURES, NodeMinute, Scores, encode_scores
-from engine.wire.topics import SCORES
+from engine.wire.topics import ALERTS, SCORES
+from tests.unit.engine.action.samples import alert
 from tests.unit.engine.cli.conftest import Flatline, append
 from tests.unit.engine.cli.test_app import MAKE_LOG, VM
 
@@ -52,6 +54,46 @@ def test_a_pause_of_what_the_engine_knows_or_nobody_can_tell_is_not_doubted(
 def test_a_pause_in_a_log_without_scores_is_not_doubted(flatline: Flatline) -> None:
     said = flatline("pause", "on", "cell:c9", "--reason", "storage work")
     assert (said.code, said.err) == (0, "")
+
+
+def test_an_owner_s_word_on_a_vm_that_the_engine_does_not_know_stands_and_is_doubted(
+    flatline: Flatline, state: Path
+) -> None:
+    flatline(*MAKE_LOG)
+    append_scores(state)
+    said = flatline("event", "reboot", VM[:-1] + "0", "--cell", "c1")
+    assert said.code == 0
+    assert (
+        f"no engine told of VM {VM[:-1]}0 in the last five minutes (the nearest: {VM}). The word"
+        in " ".join(said.err.split())
+    )
+
+
+def test_an_owner_s_word_in_a_cell_where_the_vm_does_not_run_is_told_the_cell(
+    flatline: Flatline, state: Path
+) -> None:
+    flatline(*MAKE_LOG)
+    append_scores(state)
+    said = flatline("event", "reboot", VM.upper(), "--cell", "c2")
+    assert said.code == 0
+    told = " ".join(said.err.split())
+    assert told.startswith(f"But the engine tells of VM {VM} in cell c1 (--cell), and not in c2.")
+    assert flatline("event", "reboot", VM.upper(), "--cell", "c1").err == ""
+
+
+def test_an_approval_of_an_incident_that_no_engine_told_of_stands_and_is_doubted(
+    flatline: Flatline, state: Path
+) -> None:
+    flatline(*MAKE_LOG)
+    fires = alert(id="0123456789abcdef" * 2)
+    append(state, ALERTS, (b"c1", b"unreadable"), (b"c1", encode_alert(fires)[0]))
+    slip = fires.id[:-1] + "0"
+    said = flatline("approve", slip, "--reason", "it is dead")
+    assert said.code == 0
+    told = " ".join(said.err.split())
+    assert f"no engine told of incident {slip} in the last five minutes" in told
+    assert f"(the nearest: {fires.id}). The approval stands" in told
+    assert flatline("approve", fires.id, "--reason", "it is dead").err == ""
 
 
 def append_scores(state: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -151,17 +152,46 @@ def test_a_dataset_that_changed_since_is_told(
     assert "Replay it again" in said.err
 
 
-def test_the_truth_of_another_dataset_is_told(
-    flatline: Flatline, prefix: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("written", "read", "told"),
+    [
+        (r"^v[13],", "x9,", "VM x9 of its panic_spin was never seen there"),
+        (r",1700", ",1710", "of v1 on 2024-03-09 lies outside 2023-11-14 to 2023-11-15"),
+    ],
+    ids=["VMs", "time"],
+)
+def test_the_truth_of_another_dataset_is_refused(
+    flatline: Flatline, prefix: str, tmp_path: Path, written: str, read: str, told: str
 ) -> None:
     out = tmp_path / "out"
     assert flatline("replay", prefix, "--out", str(out)).code == 0
     events = tmp_path / "other_events.csv"
     text = Path(f"{prefix}_events.csv").read_text()
-    events.write_text("\n".join(line.replace("v3", "x9", 1) for line in text.splitlines()))
-    said = flatline("evaluate", str(out), "--events", str(events))
+    events.write_text(re.sub(written, read, text, flags=re.MULTILINE))
+    said = flatline("evaluate", str(out), "--events", str(events), "--no-pages")
     assert said.code == 2
-    assert "x9 for one: it is that of another dataset" in " ".join(said.err.split())
+    refused = " ".join(said.err.split())
+    assert "2 of its 2 events cannot have been seen there" in refused
+    assert told in refused
+    assert f"replay is of {prefix}: name the events of that dataset." in refused
+    assert not (out / "evaluation.json").exists()
+
+
+def test_events_that_a_replay_cannot_have_seen_are_told_beside_the_figures(
+    flatline: Flatline, prefix: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert flatline("replay", prefix, "--out", str(out)).code == 0
+    events = tmp_path / "more_events.csv"
+    events.write_text(Path(f"{prefix}_events.csv").read_text().replace("v3", "x9"))
+    said = flatline("evaluate", str(out), "--events", str(events))
+    assert said.code == 0
+    told = "1 events cannot have been seen in this replay and count as missed where they are faults"
+    assert told in " ".join(said.err.split())
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    assert evaluation["strangers"] == ["VM x9 of its mem_leak was never seen there"]
+    [miss] = (out / "pages").glob("miss-mem_leak-x9-*.html")
+    assert "The engine said nothing." in miss.read_text()
 
 
 def test_a_replay_that_fails_leaves_no_summary_of_an_earlier_one(

@@ -1,0 +1,105 @@
+"""Doubts a person's word on what no engine told of lately: a slip of the hand stops nothing."""
+
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from engine.cli.options import console
+from engine.cli.words import MINUTE_MS, parse_scope, with_log
+from engine.errors import FlatlineError, RecordRejected
+from engine.ports import Log
+from engine.settings import Settings
+from engine.wire.alert import decode_alert
+from engine.wire.control import ControlScope
+from engine.wire.frame import UUID_BYTES
+from engine.wire.score import Scores, decode_scores
+from engine.wire.topics import ALERTS, SCORES
+from engine.wiring import Process
+
+# Scores come once a minute, and so does what fires; one that is missed makes nothing unknown.
+_SEEN_MS: Final = 5 * MINUTE_MS
+
+T = TypeVar("T")
+Asking = Callable[[Process, Log], Coroutine[Any, Any, str | None]]
+
+
+def tell_doubt(settings: Settings, asking: Asking, stands: str) -> None:
+    """Print why a word that stands may be of nothing, and `stands`, if there is a reason."""
+    # Who cannot look now must be able to say the word all the same.
+    with suppress(FlatlineError):
+        why = with_log(settings, asking)
+        if why is not None:
+            console(stderr=True).print(f"But {why}. {stands}", markup=False)
+
+
+async def doubt_of_scope(here: Process, log: Log, *, scope: str) -> str | None:
+    """Return why a word on a scope may be of nothing.
+
+    None where the engine knows it, and where nobody can tell: no engine told of such things
+    lately.
+    """
+    kind, subject = parse_scope(scope)
+    if kind in {"site", "zone", "tenant"}:
+        return None  # scores do not name them
+    told = await _latest(here, log, SCORES.name, decode_scores)
+    return _doubt(scope, subject, (name for scores in told for name in _named(scores, kind)))
+
+
+async def doubt_of_vm(here: Process, log: Log, *, vm: bytes, cell: str) -> str | None:
+    """Return why a word on a VM in a cell may be of nothing, None as for a scope."""
+    name = str(UUID(bytes=vm))
+    told = {
+        (seen, scores.cell)
+        for scores in await _latest(here, log, SCORES.name, decode_scores)
+        for seen in _named(scores, "vm")
+    }
+    cells = {where for seen, where in told if seen == name}
+    if cells and cell not in cells:
+        return f"the engine tells of VM {name} in cell {min(cells)} (--cell), and not in {cell}"
+    return _doubt(f"VM {name}", name, (seen for seen, _ in told))
+
+
+async def doubt_of_incident(here: Process, log: Log, *, incident: str) -> str | None:
+    """Return why an approval may be of nothing, None as for a scope."""
+    told = await _latest(here, log, ALERTS.name, decode_alert)
+    return _doubt(f"incident {incident}", incident, (alert.id for alert in told))
+
+
+async def _latest(here: Process, log: Log, topic: str, decode: Callable[[bytes], T]) -> list[T]:
+    """Return what engines told in the last minutes; what cannot be read tells nothing."""
+    since_ms, found = here.clock.now_ms() - _SEEN_MS, []
+    for partition in range(log.partitions(topic)):
+        offset = await log.offset_at(topic, partition, time_ms=since_ms)
+        for record in await log.read_to_end(topic, partition, offset=offset):
+            with suppress(RecordRejected):
+                found.append(decode(record.value))
+    return found
+
+
+def _doubt(what: str, name: str, told: Iterable[str]) -> str | None:
+    seen = sorted(set(told))
+    if name in seen or not seen:
+        return None
+    nearest = get_close_matches(name, seen, n=3)
+    like = f" (the nearest: {', '.join(nearest)})" if nearest else ""
+    return f"no engine told of {what} in the last five minutes{like}"
+
+
+def _named(scores: Scores, kind: ControlScope) -> set[str]:
+    match kind:
+        case "cell":
+            return {scores.cell}
+        case "node":
+            return set(scores.nodes)
+        case "pool":
+            return set(scores.pool_vms)
+        case "network":
+            return set(scores.network_vms)
+        case "vm":
+            size = UUID_BYTES
+            starts = range(0, len(scores.uuids), size)
+            return {str(UUID(bytes=scores.uuids[at : at + size])) for at in starts}
+        case _:
+            return set()

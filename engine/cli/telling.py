@@ -1,0 +1,162 @@
+"""The subcommands with which people tell Flatline something: owner's work, pauses, approvals."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from engine.cli.options import File, Sets, console, moment, settings_of
+
+event = typer.Typer(help="Tell Flatline what an owner does to a VM.", no_args_is_help=True)
+pause = typer.Typer(help="Stop machines from acting, and let them again.", no_args_is_help=True)
+
+Minutes = Annotated[float, typer.Option(min=0.1, max=7 * 24 * 60, help="How long, in minutes.")]
+Vm = Annotated[str, typer.Argument(help="UUID of the VM.")]
+Cell = Annotated[
+    str | None, typer.Option(help="Cell in which the VM runs; by default this node's.")
+]
+
+
+@event.command("reboot")
+def event_reboot(
+    vm: Vm, cell: Cell = None, minutes: Minutes = 10.0, file: File = None, sets: Sets = None
+) -> None:
+    """Say that the owner reboots a VM now. Its silence then means nothing."""
+    _owner_event("owner_reboot", vm, cell=cell, minutes=minutes, file=file, sets=sets)
+
+
+@event.command("maintenance")
+def event_maintenance(
+    vm: Vm, cell: Cell = None, minutes: Minutes = 60.0, file: File = None, sets: Sets = None
+) -> None:
+    """Say that the owner works on a VM. Nothing it does then leads to an action."""
+    _owner_event("owner_maintenance", vm, cell=cell, minutes=minutes, file=file, sets=sets)
+
+
+def _owner_event(
+    kind: str,
+    vm: str,
+    *,
+    cell: str | None,
+    minutes: float,
+    file: Path | None,
+    sets: list[str] | None,
+) -> None:
+    from engine.cli.doubts import doubt_of_vm, tell_doubt
+    from engine.cli.words import append_owner_event, parse_name, parse_vm, with_log
+
+    settings = settings_of(file, sets)
+    where, uuid = parse_name(cell or settings.site.cell, what="cell"), parse_vm(vm)
+    with_log(
+        settings,
+        lambda here, log: append_owner_event(
+            here, log, kind=kind, vm=uuid, cell=where, minutes=minutes
+        ),
+    )
+    console().print(f"{kind} of VM {vm} stands in the log of cell {where} for {minutes:g} min.")
+    tell_doubt(
+        settings,
+        lambda here, log: doubt_of_vm(here, log, vm=uuid, cell=where),
+        "The word stands; if you meant another, say it of that too.",
+    )
+
+
+Scope = Annotated[
+    str,
+    typer.Argument(
+        help="site, or zone:, cell:, node:, pool:, network: or tenant:NAME, or vm:UUID."
+    ),
+]
+
+
+@pause.command("on")
+def pause_on(
+    scope: Scope,
+    reason: Annotated[str, typer.Option(help="Why, for whoever finds it.")],
+    minutes: Annotated[
+        float | None, typer.Option(min=0.1, help="Ends by itself; without it, by `pause off`.")
+    ] = None,
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """Let no machine act in a scope; alerts go on."""
+    from engine.cli.doubts import doubt_of_scope, tell_doubt
+    from engine.cli.words import append_pause, with_log
+
+    settings = settings_of(file, sets)
+    held = with_log(
+        settings,
+        lambda here, log: append_pause(here, log, scope=scope, reason=reason, minutes=minutes),
+    )
+    ends = held.until_ms
+    until = f"`flatline pause off {scope}`" if ends is None else moment(ends)
+    console().print(f"Nothing is done to {scope} until {until} ({held.by}: {held.reason}).")
+    tell_doubt(
+        settings,
+        lambda here, log: doubt_of_scope(here, log, scope=scope),
+        "The pause stands; if you meant another, pause that too.",
+    )
+
+
+@pause.command("off")
+def pause_off(
+    scope: Scope,
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """Take a pause back; exit code 1 if there was none."""
+    from engine.cli.words import end_pause, with_log
+
+    was_paused = with_log(
+        settings_of(file, sets), lambda here, log: end_pause(here, log, scope=scope, reason=reason)
+    )
+    if not was_paused:
+        console().print(f"{scope} was not paused: `flatline pause show` lists what is.")
+        raise typer.Exit(1)
+    console().print(f"The pause of {scope} is over.")
+
+
+@pause.command("show")
+def pause_show(file: File = None, sets: Sets = None) -> None:
+    """List every pause and other word that holds now."""
+    from engine.cli.words import controls_in_force, scope_of, with_log
+
+    controls = with_log(settings_of(file, sets), controls_in_force, reading=True)
+    if not controls:
+        console().print("Nothing is paused.")
+        return
+    table = Table("kind", "scope", "holds", "by", "reason")
+    for control in controls:
+        until = "taken back" if control.until_ms is None else moment(control.until_ms)
+        row = (control.kind, scope_of(control), f"until {until}", control.by, control.reason)
+        table.add_row(*map(escape, row))
+    console().print(table)
+
+
+def approve(
+    incident: Annotated[str, typer.Argument(help="The incident's id, as the refusal names it.")],
+    reason: Annotated[str, typer.Option(help="Why, for the journal.")],
+    minutes: Annotated[float, typer.Option(min=0.1, max=1440, help="For how long.")] = 60.0,
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """Approve the steps of one incident. Those that the policy leaves to a person."""
+    from engine.cli.doubts import doubt_of_incident, tell_doubt
+    from engine.cli.words import append_approval, with_log
+
+    settings = settings_of(file, sets)
+    with_log(
+        settings,
+        lambda here, log: append_approval(
+            here, log, incident=incident, reason=reason, minutes=minutes
+        ),
+    )
+    console().print(f"The steps of incident {incident} may be taken for {minutes:g} min.")
+    tell_doubt(
+        settings,
+        lambda here, log: doubt_of_incident(here, log, incident=incident),
+        "The approval stands; if you meant another, approve that too.",
+    )

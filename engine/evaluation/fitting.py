@@ -1,0 +1,28 @@
+"""Whether a truth is that of a replay: whom and when it speaks of, beside what the replay saw."""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from engine.evaluation.lines import Summary
+from engine.evaluation.truth import Occurrence
+
+_DAY_S: Final = 86_400.0
+
+
+def strangers(truth: Iterable[Occurrence], summary: Summary) -> Iterator[str]:
+    """Yield, for each occurrence that the replay cannot have seen, a sentence why."""
+    # Whole days, so the end may lie up to one late: enough to tell another recording.
+    ends_s = summary.began_s + _DAY_S * len(summary.vm_days_by_day)
+    for one in truth:
+        if one.vms.isdisjoint(summary.vm_days_by_vm):
+            yield f"VM {min(one.vms)} of its {one.kind} was never seen there"
+        elif one.start_s > ends_s or one.end_s < summary.began_s:
+            yield (
+                f"its {one.kind} of {min(one.vms)} on {_day(one.start_s)} lies outside"
+                f" {_day(summary.began_s)} to {_day(ends_s)}"
+            )
+
+
+def _day(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, UTC).date().isoformat()
