@@ -138,7 +138,6 @@ class Node(msgspec.Struct):
     gauges: dict[str, float] = {}
     pools: tuple[PoolSample, ...] = ()
     busy_since_ms: int = 0
-    contended_since_ms: int = 0
     data_ms: int = 0
 
     def position(self, sequence: int | None = None) -> SamplePosition:
