@@ -50,9 +50,14 @@ class Case:
     pinged: bool = False
 
 
-def tell(order: str) -> Break:
-    """Return what sends the guest an order."""
-    return lambda _, guest: guest.tell(order)
+def tell(*orders: str) -> Break:
+    """Return what sends the guest orders, one after the other."""
+
+    def told(_: Lab, guest: Guest) -> None:
+        for order in orders:
+            guest.tell(order)
+
+    return told
 
 
 def virsh(*words: str) -> Break:
@@ -126,6 +131,10 @@ CASES: tuple[Case, ...] = (
     ),
     Case(name="burns CPU without I/O since its start", options=("--burn",)),
     Case(name="begins to burn and stops writing", act=tell("burn")),
+    Case(
+        name="begins to fork without end and stops writing",
+        act=tell("stop-io", "run while :; do /bin/true; done &"),
+    ),
     Case(name="idle since its start", options=("--words", "flatline.idle=1")),
     # Seen from outside this is what hung processes under a living kernel look like.
     Case(
