@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.simulator.guests import Condition
+from connectors.simulator.meters import VCPUS
 from connectors.simulator.panel import REPORTED, Panel
 from connectors.simulator.world import NS_PER_S, SIGHT, Roster, World
 from engine.errors import HypervisorUnreachable
@@ -47,6 +48,7 @@ class SimulatedHypervisor:
         self._heard = len(world.events[self._node])
         self._sight = world.stream(SIGHT, self._node)
         self._vcpus = _VcpuShape()
+        self._shown = world.roster(self._node)
 
     async def __aenter__(self) -> Self:
         """Return at once: there is nothing to connect to."""
@@ -94,7 +96,7 @@ class SimulatedHypervisor:
             raise HypervisorUnreachable(f"the bulk call to node {name} did not return in time")
         panel, roster = world.panel(), world.roster(node)
         if panel.any_hidden:
-            roster = world.without(roster, panel.hidden[roster.lanes])
+            roster = self._as_before(world.without(roster, panel.hidden[roster.lanes]))
         silent: NDArray[np.bool_] | None = None
         hung: tuple[bytes, ...] = ()
         if panel.any_silent:
@@ -105,6 +107,8 @@ class SimulatedHypervisor:
         if sight.row_loss_ratio:
             lost = self._sight.random(roster.indices.size) < sight.row_loss_ratio
             silent = lost if silent is None else silent | lost
+        if silent is not None and not silent.any():
+            silent = None
         return NodeSample(
             event_time_ns=world.wall_ns(node),
             mono_ns=world.mono_ns(node),
@@ -137,6 +141,12 @@ class SimulatedHypervisor:
         running = here[self._world.guests.condition[here] != Condition.OFF]
         return tuple(self._world.topology.item(int(lane)) for lane in running)
 
+    def _as_before(self, roster: Roster) -> Roster:
+        """Return the last roster where nobody came or went: that it is the same is seen at once."""
+        if roster.uuids != self._shown.uuids:
+            self._shown = roster
+        return self._shown
+
     def _rows(self, panel: Panel, roster: Roster, silent: NDArray[np.bool_] | None) -> VmRows:
         world, lanes, size = self._world, roster.lanes, roster.indices.size
         integers = np.empty((len(INTEGERS), size), np.uint64)
@@ -157,15 +167,15 @@ class SimulatedHypervisor:
         if ratios is None:
             missing[_ROW["vcpus_busy"]] = True
         else:
-            busiest = ratios.max(axis=0)
+            busiest = np.maximum.reduce(ratios)
             gauges[GAUGE_ROW["vcpu_busiest_ratio"]] = busiest
             missing[_ROW["vcpus_busy"]] = np.isnan(busiest)
-            integers[_ROW["vcpus_busy"]] = (ratios >= BUSY_RATIO).sum(axis=0)
+            integers[_ROW["vcpus_busy"]] = np.add.reduce(ratios >= BUSY_RATIO, dtype=np.intp)
         if world.plan.telemetry.dirty_rate_known:
-            cores = world.meters.vcpu_speeds[:, lanes].sum(axis=0)
+            cores = world.meters.pace.gains[VCPUS:, lanes].sum(axis=0)
             gauges[GAUGE_ROW["dirty_bytes_per_s"]] = _DIRTIED_BYTES_PER_CORE * cores
         if silent is not None:
-            missing[np.ix_(_ASKED, np.flatnonzero(silent))] = True
+            missing[_ASKED[:, None], np.flatnonzero(silent)] = True
         integers[missing] = 0
         return VmRows(uuids=roster.uuids, integers=integers, missing=missing, gauges=gauges)
 
@@ -236,7 +246,7 @@ class _VcpuShape:
         if before is None or elapsed_ns <= 0:
             return None
         ratios: NDArray[np.float64] = (times_ns - before) / elapsed_ns
-        if ratios.min(initial=0.0) < 0:
+        if np.minimum.reduce(ratios, axis=None, initial=0.0) < 0:
             # Counters that were set back have no interval either.
             ratios[:, (ratios < 0).any(axis=0)] = np.nan
         return ratios

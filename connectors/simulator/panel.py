@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.simulator.guests import NEVER_S, Condition, Guests
-from connectors.simulator.meters import Meters
+from connectors.simulator.meters import VCPUS, Meters
 from connectors.simulator.rates import Rates
 from connectors.simulator.topology import Topology
 from engine.wire.metrics import COUNTERS, INTEGER_ROW, INTEGERS, LEVELS
 
+# A member is looked up each time that it is named through its class.
+_OFF: Final = Condition.OFF
 _LEVEL: Final = {metric.name: row for row, metric in enumerate(LEVELS)}
 _NETWORK: Final = np.array([row for name, row in INTEGER_ROW.items() if name.startswith("net_")])
 # What the guest itself reports; unknown until it has spoken.
@@ -68,8 +70,10 @@ class Panel:
         levels[_LEVEL["state"]] = guests.state(slice(None))
         levels[_LEVEL["vcpus"]] = topology.vcpus
         levels[_LEVEL["job_active"]] = guests.job
-        idle = (meters.vcpu_speeds < 0.01).sum(axis=0)
-        levels[_LEVEL["vcpus_halted"]] = idle + topology.vcpus - meters.vcpu_speeds.shape[0]
+        speeds = meters.pace.gains[VCPUS:]
+        levels[_LEVEL["vcpus_halted"]] = (
+            (speeds < 0.01).sum(axis=0) + topology.vcpus - speeds.shape[0]
+        )
         missing = np.zeros((len(INTEGERS), size), np.bool_)
         missing[REPORTED] = never
         missing[_NETWORK] = topology.network < 0
@@ -77,7 +81,7 @@ class Panel:
         self.levels = levels
         self.missing = missing
         self.major_faults = guests.faults_reported.astype(np.uint64)
-        self.hidden = (guests.condition == Condition.OFF) | guests.row_absent
+        self.hidden = (guests.condition == _OFF) | guests.row_absent
         self.any_hidden = bool(self.hidden.any())
         self.any_silent = bool(np.isfinite(guests.silent_since_s).any())
         self.any_glitch = bool(guests.glitch.any())

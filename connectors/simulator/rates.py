@@ -1,4 +1,4 @@
-"""From what guests want to what they get: one step's pace of every counter.
+"""From what guests want to what they get: the pace of every counter in the next steps.
 
 Wants follow from habit and condition. A node whose VMs want more cores than it has, or
 that is sick or squeezed by an aggressor, gives everybody less, and the rest is counted as
@@ -13,18 +13,16 @@ from numpy.typing import NDArray
 from connectors.simulator import guests as g
 from connectors.simulator.guests import Condition, Guests
 from connectors.simulator.meters import (
-    CPU,
-    DELAY,
     FLUSH,
     READ,
     RECEIVE,
+    ROW,
     SEND,
-    SYSTEM,
-    USER,
-    WAIT,
+    VCPUS,
     WRITE,
     Lanes,
     Meters,
+    Paces,
 )
 from connectors.simulator.topology import Topology
 from connectors.simulator.workloads import Activity, Habits
@@ -44,35 +42,59 @@ _OVERHEAD_NS = 15_000.0
 _STUCK_CPU_SHARE = 0.04
 _UNANSWERED_SEND_SHARE = 0.05
 _SECTOR = 512.0
+# A member is looked up each time that it is named through its class.
+_HUNG_IO, _PAUSED, _OFF = Condition.HUNG_IO, Condition.PAUSED, Condition.OFF
 
 
 class Draws(NamedTuple):
-    """The chance of one step.
+    """The chance of some steps, first axis the steps; of one step, without it.
 
     It is drawn for all VMs whatever their state, so that what is done to one VM changes no
     other one's noise.
     """
 
-    normal: Floats  # (N,)
-    chance: NDArray[np.float32]  # (N,)
-    rounding: NDArray[np.float32]  # (5, N): which side a fraction of a request falls to
-    size: NDArray[np.float32]  # (N,)
-    chatter: Floats  # (networks,): broadcasts of this step
+    normal: Floats  # (steps, N)
+    chance: NDArray[np.float32]  # (steps, N)
+    rounding: NDArray[np.float32]  # (steps, 5, N): which side a fraction of a request falls to
+    size: NDArray[np.float32]  # (steps, N)
+    chatter: Floats  # (steps, networks + 1): broadcasts of each step
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, *, size: int, networks: int, step_s: float) -> "Draws":
-        """Return the draws of the next step."""
-        return cls(
-            normal=rng.standard_normal(size, np.float32).astype(np.float64),
-            chance=rng.random(size, np.float32),
-            rounding=rng.random((5, size), np.float32),
-            size=rng.random(size, np.float32),
-            chatter=np.append(rng.poisson(_CHATTER_PER_S * step_s, networks), 0).astype(np.float64),
-        )
+    def draw(
+        cls, rng: np.random.Generator, *, steps: int, size: int, networks: int, step_s: float
+    ) -> "Draws":
+        """Return the draws of the next steps: as many of them at a time gives the same."""
+        normal = np.empty((steps, size), np.float32)
+        even = np.empty((steps, 7, size), np.float32)
+        chatter = np.zeros((steps, networks + 1))
+        for step in range(steps):
+            rng.standard_normal(dtype=np.float32, out=normal[step])
+            rng.random(dtype=np.float32, out=even[step])
+            chatter[step, :-1] = rng.poisson(_CHATTER_PER_S * step_s, networks)
+        return cls(normal.astype(np.float64), even[:, 0], even[:, 1:6], even[:, 6], chatter)
+
+
+class Strain(NamedTuple):
+    """What slows guests down and may move in each step; of one step, without the first axis."""
+
+    slowness: Floats  # (steps, N)
+    thrashes: NDArray[np.bool_]  # (steps, N)
+    squeeze: Floats  # (steps, nodes)
+
+
+class Given(NamedTuple):
+    """What some steps were foreseen from and what came out, first axis the steps."""
+
+    activity: Activity
+    draws: Draws
+    paces: Paces
+    node_share: Floats  # (steps, nodes)
+    node_busy: Floats  # (steps, nodes)
+    pool_latency_s: Floats  # (steps, pools)
 
 
 class Rates:
-    """Sets the pace of `Meters` for one step, for all VMs or for those that changed in it.
+    """Says how guests' counters grow: for all VMs some steps ahead, and for those that changed.
 
     Attributes
     ----------
@@ -105,46 +127,63 @@ class Rates:
         self.node_share = np.ones(nodes)
         self.node_busy = np.zeros(nodes)
         self.pool_latency_s = np.full(pools, _BASE_LATENCY_NS / 1e9)
-        ranks = np.arange(meters.vcpu_speeds.shape[0])[:, None]
+        ranks = np.arange(len(meters.pace.gains) - VCPUS)[:, None]
         self._ranks = ranks
         self._has = ranks < topology.vcpus
         self._skew = _skew(topology.uuids, topology.vcpus, ranks.size)
         self._activity: Activity
         self._draws: Draws
 
-    def begin(self, activity: Activity, draws: Draws) -> None:
-        """Start a step: settle who gets how much of nodes and pools, then pace all VMs."""
-        self._activity = activity
-        self._draws = draws
+    def foresee(self, activity: Activity, draws: Draws, strain: Strain) -> Given:
+        """Say who gets how much of nodes and pools in the next steps, should nothing change."""
         everyone = slice(None)
         stuck = self.stuck(everyone)
-        spread, pinned = self._wants(everyone, stuck)
-        nodes = self.squeeze.size
-        node = self._guests.node
-        wanted = np.bincount(node, weights=spread + pinned, minlength=nodes)
+        spread, pinned = self._wants(everyone, stuck, activity, draws)
         cores = self._topology.node_cores
-        self.node_share = np.minimum(1.0, cores / np.maximum(wanted, 1e-9))
-        self.node_busy = np.minimum(1.0, wanted * self.node_share / cores)
-        self._pace(everyone, stuck, spread, pinned)
-        load = np.bincount(
-            self._topology.pool,
-            weights=self._meters.events[READ] + self._meters.events[WRITE],
-            minlength=self.pool_stalled.size,
-        )
+        wanted = _sums(self._guests.node, spread + pinned, cores.size)
+        node_share = np.minimum(1.0, cores / np.maximum(wanted, 1e-9))
+        node_busy = np.minimum(1.0, wanted * node_share / cores)
+        share = self._share(everyone, node_share, strain.squeeze)
+        paces = Paces.of(*draws.chance.shape, vcpus=self._ranks.size)
+        self._pace_disk(everyone, stuck, share, activity, draws, strain, paces)
+        requests = paces.events[:, READ] + paces.events[:, WRITE]
+        load = _sums(self._topology.pool, requests, self.pool_stalled.size)
         # Latency doubles at twenty thousand requests per second: a mid-range array.
         queue = 1.0 + load / self._step_s / 20_000.0
-        self.pool_latency_s = _BASE_LATENCY_NS / 1e9 * queue * self.pool_slowness
+        latency_s = _BASE_LATENCY_NS / 1e9 * queue * self.pool_slowness
+        # Requests take what the load of the step before made of it.
+        before_s = np.concatenate([self.pool_latency_s[None], latency_s[:-1]])
+        self._pace_requests(everyone, before_s, draws, strain, paces)
+        self._pace_network(everyone, stuck, share, activity, draws, paces)
+        self._pace_cpu(everyone, spread, pinned, share, draws, paces)
+        return Given(activity, draws, paces, node_share, node_busy, latency_s)
+
+    def begin(self, given: Given, step: int) -> None:
+        """Start one of the steps that were foreseen."""
+        self._activity = Activity._make(part[step] for part in given.activity)
+        self._draws = Draws._make(part[step] for part in given.draws)
+        self._meters.pace = Paces._make(part[step] for part in given.paces)
+        self.node_share = given.node_share[step]
+        self.node_busy = given.node_busy[step]
+        self.pool_latency_s = given.pool_latency_s[step]
 
     def pace(self, lanes: Lanes) -> None:
         """Set the pace of `lanes` for the rest of the step, from what they are now."""
+        guests, activity, draws = self._guests, self._activity, self._draws
         stuck = self.stuck(lanes)
-        self._pace(lanes, stuck, *self._wants(lanes, stuck))
+        spread, pinned = self._wants(lanes, stuck, activity, draws)
+        share = self._share(lanes, self.node_share, self.squeeze)
+        strain = Strain(guests.slowness, guests.thrashes(), self.squeeze)
+        paces = self._meters.pace
+        self._pace_disk(lanes, stuck, share, activity, draws, strain, paces)
+        self._pace_requests(lanes, self.pool_latency_s, draws, strain, paces)
+        self._pace_network(lanes, stuck, share, activity, draws, paces)
+        self._pace_cpu(lanes, spread, pinned, share, draws, paces)
 
-    def _pace(self, lanes: Lanes, stuck: NDArray[np.bool_], spread: Floats, pinned: Floats) -> None:
-        share = self._share(lanes)
-        self._pace_disk(lanes, stuck, share)
-        self._pace_network(lanes, stuck, share)
-        self._pace_cpu(lanes, spread, pinned, share)
+    @property
+    def cpu_share(self) -> Floats:
+        """Shape (N,): what share of its cores each guest would use in this step."""
+        return self._activity.cpu_share
 
     def stuck(self, lanes: Lanes) -> NDArray[np.bool_]:
         """Return shape (n,): whose disk completes nothing now."""
@@ -152,11 +191,15 @@ class Rates:
         stuck: NDArray[np.bool_] = (
             self.pool_stalled[self._topology.pool[lanes]]
             | guests.io_stuck[lanes]
-            | (guests.condition[lanes] == Condition.HUNG_IO)
+            | (guests.condition[lanes] == _HUNG_IO)
         )
         return stuck
 
-    def _wants(self, lanes: Lanes, stuck: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    # Below, the last axis is `lanes` and the one before, where there is one, the steps.
+
+    def _wants(
+        self, lanes: Lanes, stuck: NDArray[np.bool_], activity: Activity, draws: Draws
+    ) -> tuple[Floats, Floats]:
         """Return the cores wanted: spread over all vCPUs, and pinned to the first ones."""
         guests, vcpus = self._guests, self._topology.vcpus[lanes]
         condition = guests.condition[lanes]
@@ -165,104 +208,149 @@ class Rates:
         # Without a network there are no requests to serve; half of the load is such.
         cut_off = self.network_stalled[:-1][self._topology.network[lanes]]
         share = share * np.where(cut_off & (self._topology.network[lanes] >= 0), 0.5, 1.0)
-        idle = self._habits.idle_cores[lanes] * (0.7 + 0.6 * self._draws.chance[lanes])
-        spread = works * (idle + self._activity.cpu_share[lanes] * vcpus * share)
+        idle = self._habits.idle_cores[lanes] * (0.7 + 0.6 * draws.chance[..., lanes])
+        spread = works * (idle + activity.cpu_share[..., lanes] * vcpus * share)
         own = g.CORES[condition] * np.where(stuck, _STUCK_CPU_SHARE, 1.0)
         pinned = own + guests.spin_cores[lanes] + works * guests.extra_cores[lanes]
         pinned = np.minimum(pinned, vcpus)
         return np.minimum(spread, vcpus - pinned), pinned
 
-    def _share(self, lanes: Lanes) -> Floats:
+    def _share(self, lanes: Lanes, node_share: Floats, squeeze: Floats) -> Floats:
         """Return what share of its wish each VM gets from its node."""
         node = self._guests.node[lanes]
-        squeezed = np.where(self._guests.takes_all[lanes], 0.0, self.squeeze[node])
-        share: Floats = self.node_share[node] * (1.0 - squeezed)
+        squeezed = np.where(self._guests.takes_all[lanes], 0.0, squeeze[..., node])
+        share: Floats = node_share[..., node] * (1.0 - squeezed)
         return share
 
-    def _pace_cpu(self, lanes: Lanes, spread: Floats, pinned: Floats, share: Floats) -> None:
-        meters, vcpus = self._meters, self._topology.vcpus[lanes]
+    def _pace_cpu(
+        self,
+        lanes: Lanes,
+        spread: Floats,
+        pinned: Floats,
+        share: Floats,
+        draws: Draws,
+        paces: Paces,
+    ) -> None:
+        vcpus, chance = self._topology.vcpus[lanes], draws.chance[..., lanes]
         even = spread / vcpus
         # The busier the guest, the less room there is for its vCPUs to differ.
-        own = even + self._skew[:, lanes] * (even * (1.0 - even))
+        own = even[..., None, :] + self._skew[:, lanes] * (even * (1.0 - even))[..., None, :]
         own += np.clip(pinned - self._ranks, 0.0, 1.0)
         np.minimum(own, 1.0, out=own)
         own *= self._has[:, lanes]
-        wanted = own.sum(axis=0)
-        own *= share
-        meters.vcpu_speeds[:, lanes] = own
-        got = own.sum(axis=0)
-        requests = meters.events[:3, lanes].sum(axis=0) / self._step_s
-        alive = self._guests.condition[lanes] < Condition.PAUSED
-        total = got * (1.002 + 0.012 * self._draws.chance[lanes]) + alive * (
+        wanted = own.sum(axis=-2)
+        own *= share[..., None, :]
+        paces.gains[..., VCPUS:, lanes] = own
+        got = own.sum(axis=-2)
+        requests = paces.events[..., :3, lanes].sum(axis=-2) / self._step_s
+        alive = self._guests.condition[lanes] < _PAUSED
+        total = got * (1.002 + 0.012 * chance) + alive * (
             _OVERHEAD_CORES + requests * (_OVERHEAD_NS / 1e9)
         )
         user = self._habits.user_share[lanes]
-        meters.speeds[CPU, lanes] = total
-        meters.speeds[USER, lanes] = total * user
-        meters.speeds[SYSTEM, lanes] = total * (1.0 - user)
+        gains = paces.gains
+        gains[..., ROW["cpu_time_ns"], lanes] = total
+        gains[..., ROW["cpu_user_ns"], lanes] = total * user
+        gains[..., ROW["cpu_system_ns"], lanes] = total * (1.0 - user)
         lost = wanted - got
-        meters.speeds[DELAY, lanes] = lost
-        meters.speeds[WAIT, lanes] = lost + got * 0.004 * self._draws.chance[lanes]
+        gains[..., ROW["vcpu_delay_ns"], lanes] = lost
+        gains[..., ROW["vcpu_wait_ns"], lanes] = lost + got * 0.004 * chance
 
-    def _pace_disk(self, lanes: Lanes, stuck: NDArray[np.bool_], share: Floats) -> None:
+    def _pace_disk(
+        self,
+        lanes: Lanes,
+        stuck: NDArray[np.bool_],
+        share: Floats,
+        activity: Activity,
+        draws: Draws,
+        strain: Strain,
+        paces: Paces,
+    ) -> None:
         habits, guests, step_s = self._habits, self._guests, self._step_s
         condition = guests.condition[lanes]
         works = g.WORKS[condition]
-        work, floor = self._activity.work[lanes], self._activity.floor[lanes]
+        work, floor = activity.work[..., lanes], activity.floor[..., lanes]
         # A disk three times as slow serves about half: queues are only partly full.
         let = ~stuck * share * guests.io_share[lanes]
-        slowness = guests.slowness[lanes] * self.pool_slowness[self._topology.pool[lanes]]
+        slowness = strain.slowness[..., lanes] * self.pool_slowness[self._topology.pool[lanes]]
         let = let / slowness**0.7 * step_s
-        swaps = works * guests.thrashes()[lanes] * 150.0
+        swaps = works * strain.thrashes[..., lanes] * 150.0
         reads = works * habits.reads[lanes] * work + swaps
-        writes = works * habits.writes[lanes] * np.maximum(work, floor)
-        writes = writes * self._activity.flush[lanes] + swaps
-        flushes = works * habits.flushes[lanes] * np.maximum(work, floor)
+        kept = np.maximum(work, floor)
+        writes = works * habits.writes[lanes] * kept
+        writes = writes * activity.flush[..., lanes] + swaps
+        flushes = works * habits.flushes[lanes] * kept
         bulk_reads = g.READS[condition] + works * guests.extra_reads[lanes]
         bulk_writes = g.WRITES[condition] + works * guests.extra_writes[lanes]
-        rounding = self._draws.rounding
-        events, phase = self._meters.events, self._meters.phase
-        events[READ, lanes] = np.floor((reads + bulk_reads) * let + rounding[READ, lanes])
-        events[WRITE, lanes] = np.floor((writes + bulk_writes) * let + rounding[WRITE, lanes])
-        events[FLUSH, lanes] = np.floor(flushes * let + rounding[FLUSH, lanes])
+        rounding = draws.rounding[..., lanes]
+        events = paces.events
+        events[..., READ, lanes] = np.floor((reads + bulk_reads) * let + rounding[..., READ, :])
+        events[..., WRITE, lanes] = np.floor((writes + bulk_writes) * let + rounding[..., WRITE, :])
+        events[..., FLUSH, lanes] = np.floor(flushes * let + rounding[..., FLUSH, :])
         # The same draw says when in the step the first one completes: a fraction that was
         # rounded up is then late in it.
-        phase[:, lanes] = 0.5 * rounding[:, lanes]
-        spread = 0.7 + 0.6 * self._draws.size[lanes]
-        sizes = self._meters.sizes
-        sizes[0, lanes] = _mean_size(reads, habits.read_bytes[lanes] * spread, bulk_reads)
-        sizes[1, lanes] = _mean_size(writes, habits.write_bytes[lanes] * spread, bulk_writes)
-        latency = self.pool_latency_s[self._topology.pool[lanes]] * 1e9
-        cost = np.floor(latency * guests.slowness[lanes] * spread)
-        self._meters.costs[0, lanes] = cost
-        self._meters.costs[1, lanes] = np.floor(cost * 1.3)
-        self._meters.costs[2, lanes] = np.floor(cost * 2.0)
+        paces.phase[..., lanes] = 0.5 * rounding
+        spread = 0.7 + 0.6 * draws.size[..., lanes]
+        read_bytes, write_bytes = habits.read_bytes[lanes], habits.write_bytes[lanes]
+        gains = paces.gains
+        gains[..., ROW["block_rd_bytes"], lanes] = _mean_size(
+            reads, read_bytes * spread, bulk_reads
+        )
+        gains[..., ROW["block_wr_bytes"], lanes] = _mean_size(
+            writes, write_bytes * spread, bulk_writes
+        )
 
-    def _pace_network(self, lanes: Lanes, stuck: NDArray[np.bool_], share: Floats) -> None:
+    def _pace_requests(
+        self, lanes: Lanes, latency_s: Floats, draws: Draws, strain: Strain, paces: Paces
+    ) -> None:
+        latency = latency_s[..., self._topology.pool[lanes]] * 1e9
+        spread = 0.7 + 0.6 * draws.size[..., lanes]
+        cost = np.floor(latency * strain.slowness[..., lanes] * spread)
+        paces.gains[..., ROW["block_rd_ns"], lanes] = cost
+        paces.gains[..., ROW["block_wr_ns"], lanes] = np.floor(cost * 1.3)
+        paces.gains[..., ROW["block_fl_ns"], lanes] = np.floor(cost * 2.0)
+
+    def _pace_network(
+        self,
+        lanes: Lanes,
+        stuck: NDArray[np.bool_],
+        share: Floats,
+        activity: Activity,
+        draws: Draws,
+        paces: Paces,
+    ) -> None:
         habits, guests, step_s = self._habits, self._guests, self._step_s
         condition = guests.condition[lanes]
         network = self._topology.network[lanes]
         open_ = ~self.network_stalled[network]
-        work, floor = self._activity.work[lanes], self._activity.floor[lanes]
+        kept = np.maximum(activity.work[..., lanes], activity.floor[..., lanes])
         served = g.WORKS[condition] * share * np.where(stuck, _UNANSWERED_SEND_SHARE, 1.0)
-        sends = served * habits.sends[lanes] * np.maximum(work, floor)
-        receives = served * habits.receives[lanes] * np.maximum(work, floor)
+        sends = served * habits.sends[lanes] * kept * step_s
+        receives = served * habits.receives[lanes] * kept * step_s
         # A probe is answered by the kernel alone; nobody has to be at home behind it.
-        probes = np.floor(_PROBES_PER_S * step_s + self._draws.chance[lanes])
+        probes = np.floor(_PROBES_PER_S * step_s + draws.chance[..., lanes])
         answers = probes * g.KERNEL[condition]
-        rounding = self._draws.rounding
-        events, sizes = self._meters.events, self._meters.sizes
+        rounding = draws.rounding
+        events, gains = paces.events, paces.gains
         gate = open_ * guests.send_share[lanes]
-        events[SEND, lanes] = gate * (np.floor(sends * step_s + rounding[SEND, lanes]) + answers)
-        heard = probes + self._draws.chatter[network]
-        asked = np.floor(receives * step_s + rounding[RECEIVE, lanes])
-        events[RECEIVE, lanes] = open_ * (heard + asked) * (condition != Condition.OFF)
-        spread = 0.7 + 0.6 * self._draws.size[lanes]
+        events[..., SEND, lanes] = gate * (np.floor(sends + rounding[..., SEND, lanes]) + answers)
+        heard = probes + draws.chatter[..., network]
+        asked = np.floor(receives + rounding[..., RECEIVE, lanes])
+        events[..., RECEIVE, lanes] = open_ * (heard + asked) * (condition != _OFF)
+        spread = 0.7 + 0.6 * draws.size[..., lanes]
         per_send = habits.send_bytes[lanes] * spread
-        total = np.maximum(sends * step_s + answers, 1e-9)
-        sizes[2, lanes] = np.floor((sends * step_s * per_send + answers * _PROBE_BYTES) / total)
-        total = np.maximum(receives * step_s + heard, 1e-9)
-        sizes[3, lanes] = np.floor((receives * step_s * per_send + heard * _PROBE_BYTES) / total)
+        total = np.maximum(sends + answers, 1e-9)
+        sent = np.floor((sends * per_send + answers * _PROBE_BYTES) / total)
+        gains[..., ROW["net_tx_bytes"], lanes] = sent
+        total = np.maximum(receives + heard, 1e-9)
+        received = np.floor((receives * per_send + heard * _PROBE_BYTES) / total)
+        gains[..., ROW["net_rx_bytes"], lanes] = received
+
+
+def _sums(place: NDArray[np.int64], values: Floats, places: int) -> Floats:
+    """Return shape (steps, places): what stands at each place, in each step."""
+    found = [np.bincount(place, weights=of_step, minlength=places) for of_step in values]
+    return np.array(found)
 
 
 def _mean_size(small: Floats, small_bytes: Floats, bulk: Floats) -> Floats:

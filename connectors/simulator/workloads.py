@@ -81,8 +81,17 @@ _BATCH, _CRON, _BURSTY = (WORKLOADS.index(name) for name in ("batch", "cron", "b
 FREE, COMPUTING, WRITING, RESTED = range(4)
 
 
+class Course(NamedTuple):
+    """What all guests do by themselves in some steps, whatever is forced on them; (steps, N)."""
+
+    swing: Floats  # work relative to the habit, by hour and noise
+    working: NDArray[np.bool_]
+    writing: NDArray[np.bool_]  # results of a batch
+    flush: Floats  # as in `Activity`
+
+
 class Activity(NamedTuple):
-    """What all guests would do during one step if nothing kept them from it; each (N,)."""
+    """What all guests would do if nothing kept them from it; shape (steps, N), or (N,) of one."""
 
     cpu_share: Floats  # of all vCPUs
     work: Floats  # reads, writes and transmissions relative to the habit
@@ -124,65 +133,88 @@ class Habits:
         self._noise = rng.standard_normal(workload.size)
         self._busy = rng.random(workload.size) < self.work_share
 
-    def step(
+    def course(
         self,
         *,
-        time_s: float,
-        day_s: float,
-        forced: NDArray[np.uint8],
+        times_s: Floats,
+        days_s: Floats,
         normal: Floats,
         chance: NDArray[np.float32],
-    ) -> Activity:
-        """Return the activity of the step that begins at `time_s`.
+    ) -> Course:
+        """Return the course of the steps that begin at `times_s`, which follow the last ones.
 
         Parameters
         ----------
-        time_s
-            Seconds since the world began: cycles run on it.
-        day_s
-            Seconds since midnight: the season runs on it.
-        forced
-            One of `FREE`, `COMPUTING`, `WRITING`, `RESTED` for each VM.
+        times_s
+            Shape (steps,), seconds since the world began: cycles run on it.
+        days_s
+            Shape (steps,), seconds since midnight: the season runs on it.
         normal, chance
-            This step's standard normal and uniform draws, one for each VM.
+            Shape (steps, N), standard normal and uniform draws.
         """
-        memory = self._memory
-        self._noise = memory * self._noise + np.sqrt(1 - memory * memory) * normal
-        hours = day_s / 3600.0
+        noise, busy = self._walk(normal, chance)
+        hours = days_s[:, None] / 3600.0
         season = 1.0 + self.season * np.cos((hours - self.peak_hour) * (2 * np.pi / 24))
-        swing = season * np.exp(self.noise * self._noise - 0.5 * self.noise**2)
-        working, writing = self._phases(time_s, chance)
-        free = forced == FREE
-        computing = (free & working & (self.workload == _BATCH)) | (forced == COMPUTING)
-        writing = (free & writing) | (forced == WRITING)
-        working &= free & ~computing
+        swing = season * np.exp(self.noise * noise - 0.5 * self.noise**2)
+        since_s = times_s[:, None] + self.offset_s
+        phase = since_s % self.cycle_s / self.cycle_s
+        cyclic = (self.workload == _BATCH) | (self.workload == _CRON)
+        working = ~cyclic | (phase < self.work_share)
+        working &= (self.workload != _BURSTY) | busy
+        results = (phase >= self.work_share) & (phase < self.work_share + self.result_share)
+        edge = since_s % _FLUSH_PERIOD_S < self._step_s
+        later = self.flushed_later * (edge * max(1.0, _FLUSH_PERIOD_S / self._step_s))
+        return Course(
+            swing=swing,
+            working=working,
+            writing=results & (self.workload == _BATCH),
+            flush=(1.0 - self.flushed_later) + later,
+        )
+
+    def activity(
+        self, course: Course, *, forced: NDArray[np.uint8], chance: NDArray[np.float32]
+    ) -> Activity:
+        """Return what guests do in these steps.
+
+        Parameters
+        ----------
+        forced
+            Shape (N,), one of `FREE`, `COMPUTING`, `WRITING`, `RESTED`.
+        chance
+            Of the same draws as the course.
+        """
+        swing, free = course.swing, forced == FREE
+        computing = (free & course.working & (self.workload == _BATCH)) | (forced == COMPUTING)
+        writing = (free & course.writing) | (forced == WRITING)
+        working = course.working & free & ~computing
         cpu_share = np.where(working, self.level * swing, 0.0)
         cpu_share[writing] = 0.3
         # A computing guest keeps all its vCPUs busy; a few per mille go to its timer.
         cpu_share[computing] = 0.997 - 0.01 * chance[computing]
-        edge = (time_s + self.offset_s) % _FLUSH_PERIOD_S < self._step_s
-        later = self.flushed_later * (edge * max(1.0, _FLUSH_PERIOD_S / self._step_s))
         return Activity(
             cpu_share=np.minimum(cpu_share, 1.0),
             work=np.where(working | writing, swing, 0.0),
             floor=np.where(computing, 0.0, self.floor),
-            flush=(1.0 - self.flushed_later) + later,
+            flush=course.flush,
         )
 
-    def _phases(
-        self, time_s: float, chance: NDArray[np.float32]
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return who works and who writes results, by each workload's cycle."""
-        phase = (time_s + self.offset_s) % self.cycle_s / self.cycle_s
-        cyclic = (self.workload == _BATCH) | (self.workload == _CRON)
-        working = ~cyclic | (phase < self.work_share)
-        results = (phase >= self.work_share) & (phase < self.work_share + self.result_share)
+    def _walk(
+        self, normal: Floats, chance: NDArray[np.float32]
+    ) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return the noise and who is busy in each step: what follows from the step before."""
+        noise = np.sqrt(1 - self._memory * self._memory) * normal
         # A bursty guest stays in a state for a time that is exponential in the mean, so the
         # chance to leave it in one step is the step over that mean.
-        stay_s = self.cycle_s * np.where(self._busy, self.work_share, 1 - self.work_share)
-        self._busy ^= chance < self._step_s / np.maximum(stay_s, self._step_s)
-        working &= (self.workload != _BURSTY) | self._busy
-        return working, results & (self.workload == _BATCH)
+        step_s = self._step_s
+        leaves_work = step_s / np.maximum(self.cycle_s * self.work_share, step_s)
+        leaves_rest = step_s / np.maximum(self.cycle_s * (1 - self.work_share), step_s)
+        busy = np.empty(normal.shape, np.bool_)
+        for step in range(len(normal)):
+            noise[step] += self._memory * self._noise
+            leaves = chance[step] < np.where(self._busy, leaves_work, leaves_rest)
+            np.not_equal(self._busy, leaves, out=busy[step])
+            self._noise, self._busy = noise[step], busy[step]
+        return noise, busy
 
 
 class _Drawer:

@@ -13,10 +13,10 @@ from connectors.simulator.guests import Condition, Guests
 from connectors.simulator.meters import Lanes, Meters
 from connectors.simulator.panel import Panel
 from connectors.simulator.plan import WorldPlan
-from connectors.simulator.rates import Draws, Rates
+from connectors.simulator.rates import Draws, Given, Rates, Strain
 from connectors.simulator.topology import Topology
 from connectors.simulator.truth import Truth, VerbCall
-from connectors.simulator.workloads import SECONDS_PER_DAY, Habits
+from connectors.simulator.workloads import SECONDS_PER_DAY, Course, Habits
 from engine.ports import Clock
 from engine.wire.frame import Event
 
@@ -28,6 +28,9 @@ _INSTANCES_PER_NODE: Final = 1 << 20
 
 # Independent streams of chance, so that more of one moves no other.
 _PLACES, _HABITS, _STEPS, _NODES, SIGHT, SHARES = range(6)
+
+# How many values an array of the next steps has: more would leave the cache, fewer cost as much.
+_VALUES_AHEAD: Final = 2048
 
 Action = Callable[[], None]
 # What a test makes of a verb: None lets it through, else see `connectors.simulator.verbs`.
@@ -94,8 +97,16 @@ class World:
         self._next_step_ns = 0
         self._agenda: list[tuple[int, int, Action]] = []
         self._planned = 0
+        # Steps are drawn many at a time and foreseen until the next thing that is planned:
+        # an array operation on a few thousand values costs little more than one on a few.
+        self._drawn: Draws
+        self._course: Course
+        self._step = self._steps_drawn = self._foreseen_until = 0
+        self._foreseen_from = 0
+        self._given: Given
         self._panel: Panel | None = None
-        # What changes bit by bit, run at the beginning of each step.
+        # What changes bit by bit, run at the beginning of each step; it depends on the time alone,
+        # for it is also run ahead of it.
         self.slow_changes: dict[object, Action] = {}
         self.migrations: dict[int, Migration] = {}
         self.disk_moves: dict[int, DiskMove] = {}
@@ -190,8 +201,9 @@ class World:
         return self._panel
 
     def changed(self) -> None:
-        """Say that guests, nodes or pools are no longer as the panel shows them."""
+        """Say that guests, nodes or pools are not as the panel shows and the next steps expect."""
         self._panel = None
+        self._foreseen_until = self._step + 1
 
     def roster(self, node: int) -> Roster:
         """Return which VMs the node's hypervisor knows now."""
@@ -246,31 +258,80 @@ class World:
         return Roster(lanes, indices, b"".join([uuids[lane] for lane in indices]))
 
     def _begin_step(self) -> None:
-        """Settle the step that ends, then decide what everybody does in the next one."""
-        everyone = slice(None)
-        now_s = self.now_ns / NS_PER_S
-        self.meters.settle(everyone, self.now_ns)
-        guests = self.guests
-        guests.leak(self.plan.step_s)
+        """Settle the step that ends, then let everybody do in the next one what was foreseen."""
+        guests, step_s = self.guests, self.plan.step_s
+        self.meters.settle(slice(None), self.now_ns)
+        guests.leak(step_s)
         for change in list(self.slow_changes.values()):
             change()
-        draws = Draws.draw(
+        self._step += 1
+        if self._step >= self._steps_drawn:
+            self._draw_steps()
+        if self._step >= self._foreseen_until:
+            self._foresee()
+        self.rates.begin(self._given, self._step - self._foreseen_from)
+        guests.faults += step_s * (0.02 + 300.0 * guests.thrashes())
+        if self.plan.balloon_period_s:
+            guests.report_memory(
+                self.now_ns / NS_PER_S,
+                period_s=self.plan.balloon_period_s,
+                activity=self.rates.cpu_share,
+            )
+        self._panel = None
+
+    def _draw_steps(self) -> None:
+        """Draw the chance of the next steps, and what guests make of it by themselves."""
+        steps = max(1, _VALUES_AHEAD // self.plan.vms)
+        self._drawn = Draws.draw(
             self._steps_rng,
+            steps=steps,
             size=self.plan.vms,
             networks=len(self.topology.networks),
             step_s=self.plan.step_s,
         )
-        activity = self.habits.step(
-            time_s=now_s,
-            day_s=(self.epoch_ns / NS_PER_S + now_s) % SECONDS_PER_DAY,
-            forced=guests.forced,
-            normal=draws.normal,
+        times_s = np.array([(self.now_ns + n * self._step_ns) / NS_PER_S for n in range(steps)])
+        self._course = self.habits.course(
+            times_s=times_s,
+            days_s=(self.epoch_ns / NS_PER_S + times_s) % SECONDS_PER_DAY,
+            normal=self._drawn.normal,
+            chance=self._drawn.chance,
+        )
+        self._step, self._steps_drawn, self._foreseen_until = 0, steps, 0
+
+    def _foresee(self) -> None:
+        """Set the pace of this step and of those that begin before the next thing planned."""
+        until = self._steps_drawn
+        if self._agenda:
+            before = (self._agenda[0][0] - self.now_ns) // self._step_ns + 1
+            until = min(until, self._step + max(1, before))
+        ahead = slice(self._step, until)
+        draws = Draws._make(part[ahead] for part in self._drawn)
+        activity = self.habits.activity(
+            Course._make(part[ahead] for part in self._course),
+            forced=self.guests.forced,
             chance=draws.chance,
         )
-        guests.faults += self.plan.step_s * (0.02 + 300.0 * guests.thrashes())
-        if self.plan.balloon_period_s:
-            guests.report_memory(
-                now_s, period_s=self.plan.balloon_period_s, activity=activity.cpu_share
-            )
-        self.rates.begin(activity, draws)
-        self.changed()
+        self._given = self.rates.foresee(activity, draws, self._strain(until - self._step))
+        self._foreseen_from, self._foreseen_until = self._step, until
+
+    def _strain(self, steps: int) -> Strain:
+        """Return what leaks and slow changes will have made of guests and nodes in each step."""
+        guests, rates, now_ns = self.guests, self.rates, self.now_ns
+        changes = list(self.slow_changes.values())
+        slowness = np.empty((steps, self.plan.vms))
+        squeeze = np.empty((steps, rates.squeeze.size))
+        thrashes = np.empty(slowness.shape, np.bool_)
+        leaked_kib = guests.leaked_kib.copy()
+        for step in range(steps):
+            if step:
+                guests.leak(self.plan.step_s)
+                self.now_ns += self._step_ns
+                for change in changes:
+                    change()
+            slowness[step], squeeze[step] = guests.slowness, rates.squeeze
+            thrashes[step] = guests.thrashes()
+        guests.leaked_kib = leaked_kib
+        self.now_ns = now_ns
+        for change in changes:
+            change()
+        return Strain(slowness, thrashes, squeeze)

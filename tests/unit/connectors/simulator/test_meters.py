@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from connectors.simulator.meters import CPU, READ, USER, WRITE, Meters
-from engine.wire.metrics import INTEGER_ROW
+from connectors.simulator.meters import READ, ROW, VCPUS, WRITE, Meters
 
 S = 1_000_000_000
 EVERYONE = slice(None)
@@ -10,17 +9,18 @@ EVERYONE = slice(None)
 
 def meters(size: int = 3) -> Meters:
     made = Meters(size, vcpus=2, step_ns=S)
-    made.events[WRITE] = 4
-    made.sizes[1] = 4096
-    made.costs[1] = 1000
-    made.speeds[CPU] = 0.5
-    made.speeds[USER] = 0.4
-    made.vcpu_speeds[:] = 0.25
+    made.pace.events[WRITE] = 4
+    gains = made.pace.gains
+    gains[ROW["block_wr_bytes"]] = 4096
+    gains[ROW["block_wr_ns"]] = 1000
+    gains[ROW["cpu_time_ns"]] = 0.5
+    gains[ROW["cpu_user_ns"]] = 0.4
+    gains[VCPUS:] = 0.25
     return made
 
 
 def shown(made: Meters, name: str, at_ns: int, lane: int = 0) -> int:
-    return int(made.counters(EVERYONE, at_ns)[INTEGER_ROW[name], lane])
+    return int(made.counters(EVERYONE, at_ns)[ROW[name], lane])
 
 
 def test_a_step_completes_its_requests_and_no_part_of_one() -> None:
@@ -49,8 +49,8 @@ def test_a_change_in_between_loses_nothing_and_counts_nothing_twice(
 ) -> None:
     made = meters()
     made.settle(lanes, S // 2)
-    made.events[WRITE, lanes] = 8
-    made.speeds[CPU, lanes] = 1.0
+    made.pace.events[WRITE, lanes] = 8
+    made.pace.gains[ROW["cpu_time_ns"], lanes] = 1.0
     assert shown(made, "block_wr_reqs", S) == 2 + 4
     assert shown(made, "cpu_time_ns", S) == 250_000_000 + 500_000_000
     assert shown(made, "block_wr_reqs", S, lane=2) == 4
@@ -94,13 +94,13 @@ def test_reading_again_after_a_change_shows_the_change() -> None:
         made.read(EVERYONE, S)
     made.restart(np.array([0]), S)
     counters, vcpus = made.read(EVERYONE, S)
-    assert counters[INTEGER_ROW["block_wr_reqs"]].tolist() == [0, 4, 4]
+    assert counters[ROW["block_wr_reqs"]].tolist() == [0, 4, 4]
     assert vcpus[0].tolist() == [0.0, 0.25 * S, 0.25 * S]
 
 
 def test_reads_and_writes_are_counted_apart() -> None:
     made = meters()
-    made.events[READ] = 1
-    made.sizes[0] = 512
+    made.pace.events[READ] = 1
+    made.pace.gains[ROW["block_rd_bytes"]] = 512
     assert shown(made, "block_rd_bytes", S) == 512
     assert shown(made, "block_wr_bytes", S) == 4 * 4096

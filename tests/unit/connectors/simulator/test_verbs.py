@@ -6,6 +6,7 @@ import pytest
 
 from connectors.clock import LoopClock
 from connectors.simulator.fleet import Fleet, build_world
+from connectors.simulator.meters import ROW
 from connectors.simulator.plan import Incident, WorldPlan
 from connectors.simulator.virtual_time import run
 from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
@@ -145,12 +146,12 @@ def test_a_vm_that_moved_away_from_a_sick_node_is_well() -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(20)
         fleet.world.sync()
-        speed = fleet.world.meters.speeds
-        assert speed[4, VM] > 0.05
+        delay, meters = ROW["vcpu_delay_ns"], fleet.world.meters
+        assert meters.pace.gains[delay, VM] > 0.05
         await fleet.verbs(NODE).migrate(fleet.vm(VM), target="c0-n1", within_s=60.0)
         await asyncio.sleep(2)
         fleet.world.sync()
-        assert speed[4, VM] < 0.01
+        assert meters.pace.gains[delay, VM] < 0.01
         assert fleet.node_of(VM) == "c0-n1"
 
     play(story, incident("sick_node", lasts_s=300))

@@ -20,24 +20,17 @@ def habits(name: str, *, step_s: float = 1.0) -> tuple[Habits, np.random.Generat
     return Habits(np.full(SIZE, WORKLOADS.index(name)), rng, step_s=step_s), rng
 
 
-def live(
-    name: str, *, seconds: int, forced: int = FREE, from_s: float = 36_000.0
-) -> list[Activity]:
+def live(name: str, *, seconds: int, forced: int = FREE, from_s: float = 36_000.0) -> Activity:
     made, rng = habits(name)
-    return [
-        made.step(
-            time_s=float(second),
-            day_s=(from_s + second) % 86_400,
-            forced=np.full(SIZE, forced, np.uint8),
-            normal=rng.standard_normal(SIZE),
-            chance=rng.random(SIZE, np.float32),
-        )
-        for second in range(seconds)
-    ]
-
-
-def over_time(steps: list[Activity], name: str) -> np.ndarray:
-    return np.array([getattr(step, name) for step in steps])
+    times_s = np.arange(float(seconds))
+    chance = rng.random((seconds, SIZE), np.float32)
+    course = made.course(
+        times_s=times_s,
+        days_s=(from_s + times_s) % 86_400,
+        normal=rng.standard_normal((seconds, SIZE)),
+        chance=chance,
+    )
+    return made.activity(course, forced=np.full(SIZE, forced, np.uint8), chance=chance)
 
 
 def test_every_workload_has_a_profile() -> None:
@@ -46,7 +39,7 @@ def test_every_workload_has_a_profile() -> None:
 
 def test_a_batch_computes_without_any_io_then_writes_its_results() -> None:
     steps = live("batch", seconds=6000)
-    cpu, work, floor = (over_time(steps, name) for name in ("cpu_share", "work", "floor"))
+    cpu, work, floor = steps.cpu_share, steps.work, steps.floor
     computing = cpu > 0.95
     assert 0.2 < computing.mean() < 0.55
     assert not work[computing].any()
@@ -58,27 +51,27 @@ def test_a_batch_computes_without_any_io_then_writes_its_results() -> None:
 
 def test_a_cron_guest_is_silent_by_habit() -> None:
     steps = live("cron", seconds=4000)
-    cpu, work, floor = (over_time(steps, name) for name in ("cpu_share", "work", "floor"))
+    cpu, work, floor = steps.cpu_share, steps.work, steps.floor
     silent = (work == 0) & (floor == 0)
     assert 0.9 < silent.mean() < 0.995
     assert (cpu[~silent] > 0.05).all()
 
 
 def test_a_bursty_guest_flips_between_work_and_rest() -> None:
-    work = over_time(live("bursty", seconds=4000), "work") > 0
+    work = live("bursty", seconds=4000).work > 0
     flips = (work[1:] != work[:-1]).sum(axis=0)
     assert 0.1 < work.mean() < 0.5
     assert (flips > 4).all()
 
 
 def test_a_web_guest_works_more_at_its_peak_hour_than_at_night() -> None:
-    day = over_time(live("web", seconds=300, from_s=14 * 3600.0), "cpu_share").mean()
-    night = over_time(live("web", seconds=300, from_s=2 * 3600.0), "cpu_share").mean()
+    day = live("web", seconds=300, from_s=14 * 3600.0).cpu_share.mean()
+    night = live("web", seconds=300, from_s=2 * 3600.0).cpu_share.mean()
     assert day > 1.8 * night
 
 
 def test_cached_writes_reach_the_disk_in_the_long_run() -> None:
-    flush = over_time(live("web", seconds=1000), "flush")
+    flush = live("web", seconds=1000).flush
     assert flush.mean(axis=0) == pytest.approx(1.0, abs=0.02)
     assert flush.min() < 0.5 < 2.0 < flush.max()
 
@@ -91,9 +84,9 @@ def test_an_incident_overrules_the_habit(
     forced: int, cpu: tuple[float, float], works: bool
 ) -> None:
     steps = live("web", seconds=20, forced=forced)
-    share = over_time(steps, "cpu_share")
+    share = steps.cpu_share
     assert cpu[0] <= share.min() <= share.max() <= cpu[1]
-    assert (over_time(steps, "work") > 0).all() == works
+    assert (steps.work > 0).all() == works
 
 
 def test_all_parameters_lie_in_their_profiles_range() -> None:

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from connectors.clock import ManualClock
+from connectors.simulator import lifecycle
 from connectors.simulator.draw import EVERYTHING_ONCE, draw_incidents
 from connectors.simulator.fleet import Fleet, build_world
+from connectors.simulator.meters import VCPUS
 from connectors.simulator.plan import FIELD, Incident, WorldPlan
 from engine.errors import HypervisorUnreachable
 from engine.wire.frame import Frame, Header, encode_frame
@@ -86,6 +90,35 @@ def test_time_that_has_passed_does_not_come_back() -> None:
     assert fleet.world.now_ns == 50_000_000_000
 
 
+def read_in_half_seconds(plan: WorldPlan) -> list[np.ndarray]:
+    """Return all counters over time, while guests also boot at moments on no agenda."""
+    world = build_world(plan).world
+    seen: list[np.ndarray] = []
+    for half_second in range(1, 400):
+        world.advance(half_second * 500_000_000)
+        if half_second % 37 == 0:
+            lifecycle.boot(world, half_second % plan.vms, by="the agent")
+        seen += world.meters.read(slice(None), world.now_ns)
+    return seen
+
+
+def test_steps_foreseen_are_those_taken_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = WorldPlan(seed=5, cells=2, pinned={3: "database"})
+    plan = replace(
+        shape,
+        incidents=(
+            *draw_incidents(shape, seed=5, counts=EVERYTHING_ONCE, from_s=100.0, span_s=90.0),
+            Incident(kind="degrading_storage", at_s=10, vms=(3,), params={"ramp_s": 60.0}),
+            Incident(
+                kind="mem_leak", at_s=10, vms=tuple(range(4, 30)), params={"fills_in_s": 50.0}
+            ),
+        ),
+    )
+    foreseen = read_in_half_seconds(plan)
+    monkeypatch.setattr("connectors.simulator.world._VALUES_AHEAD", 1)
+    assert all(map(np.array_equal, foreseen, read_in_half_seconds(plan)))
+
+
 def test_a_world_with_a_clock_follows_it() -> None:
     clock = ManualClock(now_ms=1_790_000_000_123, mono_ns=777)
     fleet = build_world(WorldPlan(seed=1), clock)
@@ -113,7 +146,7 @@ def test_an_overbooked_node_gives_everybody_less() -> None:
     fleet.advance(10)
     world = fleet.world
     assert (world.rates.node_share < 0.8).all()
-    used = world.meters.vcpu_speeds.sum(axis=0)
+    used = world.meters.pace.gains[VCPUS:].sum(axis=0)
     per_node = np.bincount(world.guests.node, weights=used)
     assert per_node == pytest.approx([1.0, 1.0], rel=0.1)
 
