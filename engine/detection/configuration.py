@@ -14,9 +14,12 @@ import msgspec
 from models.kernels import baseline, gaps, trends, vitals_layout
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Configuration:
     """What decides, besides the records themselves.
+
+    Compared by its hash (`configuration_hash`); as a key it is itself alone, since what follows
+    from it is asked for in every slot.
 
     Attributes
     ----------

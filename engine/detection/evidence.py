@@ -7,11 +7,9 @@ for the few VMs whose silence surprises.
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
-from engine.detection.lanes import Lanes
+from engine.detection.lanes import F, I, Lanes
 from engine.wire.alert import CpuShape, EvidenceItem
 from engine.wire.metrics import VM_STATES
 from models.kernels import gaps
@@ -82,16 +80,19 @@ class Picture(NamedTuple):
 
 def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configuration) -> Picture:
     """Return what is known of the VM in one lane."""
-    cpu = lanes.figure("cpu", lane)
-    vcpus = lanes.number("vcpus", lane)
+    # One VM's figures and numbers at once: each by itself costs as much.
+    figures: list[float] = lanes.floats[:, lane].tolist()
+    numbers: list[int] = lanes.integers[:, lane].tolist()
+    cpu, busiest = figures[F["cpu"]], figures[F["busiest"]]
+    vcpus = numbers[I["vcpus"]]
     count = vcpus if vcpus > 0 else vm.vcpus or 1
     known = None if math.isnan(cpu) else cpu
-    run_samples = lanes.number("run_samples", lane)
+    run_samples = numbers[I["run_samples"]]
     # What was told before any sample is silent begins now, not with the silence before.
     run_sequence, onset_ms = node.sequence, node.event_ms
     if run_samples:
-        run_sequence = lanes.number("run_sequence", lane)
-        onset_ms = lanes.number("onset_ms", lane)
+        run_sequence = numbers[I["run_sequence"]]
+        onset_ms = numbers[I["onset_ms"]]
     return Picture(
         run_s=float(lanes.life[0, lane]),
         run_samples=run_samples,
@@ -100,39 +101,39 @@ def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configur
         silence_nats=float(lanes.life[1, lane]),
         longest_s=longest_gap_s(lanes, lane),
         disk_run_s=float(lanes.disk[0, lane]),
-        disk_samples=lanes.number("disk_samples", lane),
-        disk_sequence=lanes.number("disk_sequence", lane),
-        disk_onset_ms=lanes.number("disk_onset_ms", lane),
+        disk_samples=numbers[I["disk_samples"]],
+        disk_sequence=numbers[I["disk_sequence"]],
+        disk_onset_ms=numbers[I["disk_onset_ms"]],
         disk_nats=float(lanes.disk[1, lane]),
-        tx_still_s=lanes.figure("tx_still_s", lane),
-        tx_share=lanes.figure("tx_share", lane),
+        tx_still_s=figures[F["tx_still_s"]],
+        tx_share=figures[F["tx_share"]],
         cpu=known,
-        cpu_before=lanes.figure("cpu_before", lane),
-        busiest=lanes.figure("busiest", lane),
-        busiest_before=lanes.figure("busiest_before", lane),
-        level_nats=lanes.figure("cpu_nats", lane),
+        cpu_before=figures[F["cpu_before"]],
+        busiest=busiest,
+        busiest_before=figures[F["busiest_before"]],
+        level_nats=figures[F["cpu_nats"]],
         vcpus=count,
         shape=cpu_shape(
             cpu=known,
-            delay=lanes.figure("delay", lane),
+            delay=figures[F["delay"]],
             vcpus=count,
-            busy=lanes.number("vcpus_busy", lane),
-            busiest=lanes.figure("busiest", lane),
+            busy=numbers[I["vcpus_busy"]],
+            busiest=busiest,
             configuration=configuration,
         ),
-        moved=lanes.number("moved", lane),
-        balloon_moved=lanes.number("balloon_moved", lane),
-        balloon_fresh=lanes.number("balloon_fresh", lane),
-        balloon_still_s=lanes.figure("balloon_still_s", lane),
-        balloon_period_s=max(lanes.figure("balloon_period_s", lane), float(vm.balloon_period_s))
-        if lanes.number("balloon_moved", lane)
+        moved=numbers[I["moved"]],
+        balloon_moved=numbers[I["balloon_moved"]],
+        balloon_fresh=numbers[I["balloon_fresh"]],
+        balloon_still_s=figures[F["balloon_still_s"]],
+        balloon_period_s=max(figures[F["balloon_period_s"]], float(vm.balloon_period_s))
+        if numbers[I["balloon_moved"]]
         else 0.0,
-        state=lanes.number("state", lane),
-        job_active=lanes.number("job_active", lane) > 0,
+        state=numbers[I["state"]],
+        job_active=numbers[I["job_active"]] > 0,
         told=vm.told,
         told_s=(node.seen_ms - vm.told_ms) / 1000 if vm.told else math.inf,
-        epoch_s=lanes.figure("epoch_s", lane),
-        history_s=lanes.figure("history_s", lane),
+        epoch_s=figures[F["epoch_s"]],
+        history_s=figures[F["history_s"]],
         dt_s=node.dt_s,
     )
 
@@ -140,9 +141,11 @@ def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configur
 def longest_gap_s(lanes: Lanes, lane: int) -> float:
     """Return the bound below which all silences of this VM stayed so far; 0 is none seen."""
     block, place = divmod(lane, LANES)
-    survived = lanes.gaps[block, gaps.SURVIVED :, place]
-    reached = np.flatnonzero(survived > 0)
-    return float(2 ** (int(reached[-1]) + 1)) if len(reached) else 0.0
+    survived: list[float] = lanes.gaps[block, gaps.SURVIVED :, place].tolist()
+    edges = len(survived)
+    while edges and not survived[edges - 1] > 0:
+        edges -= 1
+    return float(2**edges) if edges else 0.0
 
 
 def cpu_shape(

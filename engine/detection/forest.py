@@ -7,14 +7,13 @@ and a score stays below its maximum, so two strange samples can still be told ap
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.detection.cell import Cell
-from engine.detection.lanes import F, Lanes
-from engine.detection.minutes import CLASS_COUNT, class_indices
+from engine.detection.lanes import Lanes
+from engine.detection.minutes import CLASS_COUNT, CLASS_EDGES
 from engine.wire.alert import EvidenceItem
 from models.half_space_trees import HalfSpaceForest
-from models.kernels import baseline
+from models.kernels import forest as kernel
 
 FEATURES: Final = (
     "cpu_share",
@@ -26,21 +25,6 @@ FEATURES: Final = (
     "z_send",
     "z_write",
 )
-_Z_FROM: Final = FEATURES.index("z_cpu")
-_Z_ROWS: Final = np.array(
-    [
-        baseline.OUT[f"z_{name}"]
-        for name in (
-            "cpu_cores",
-            "disk_rd_bytes_per_s",
-            "net_tx_bytes_per_s",
-            "disk_wr_bytes_per_s",
-        )
-    ]
-)
-# A silence of this many nats is as surprising as they count here; a z of this is half way.
-_NATS_CAP: Final = 8.0
-_Z_HALF: Final = 6.0
 # Of the samples that surprise a baseline one in twenty reaches it, on simulated sites.
 STRANGE_SCORE: Final = 0.9
 
@@ -57,27 +41,25 @@ def score_gated(cell: Cell) -> None:
         size = len(lanes)
         if name not in cell.reported or not size:
             continue
-        gated = np.flatnonzero(lanes.counted[baseline.OUT["gate"], :size] > 0)
-        if len(gated):
-            samples = _samples(lanes, gated)
-            classes = class_indices(lanes)[gated]
-            lanes.row("forest_score")[gated] = cell.forest.score_then_learn(samples, classes)
-
-
-def _samples(lanes: Lanes, gated: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return shape (gated, len(FEATURES)), each value in [0, 1], NaN where unknown."""
-    vcpus = np.maximum(lanes.numbers("vcpus")[gated], 1)
-    samples = np.empty((len(gated), len(FEATURES)))
-    samples[:, 0] = lanes.floats[F["cpu"], gated] / vcpus
-    samples[:, 1] = lanes.row("contention")[gated]
-    samples[:, 2] = lanes.disk[1, gated] / _NATS_CAP
-    samples[:, 3] = lanes.life[1, gated] / _NATS_CAP
-    shares = samples[:, :_Z_FROM]
-    np.clip(shares, 0.0, 1.0, out=shares)
-    z = lanes.counted[_Z_ROWS[:, None], gated].astype(np.float64)
-    # Mapped onto (0, 1), 0.5 at 0: monotonic, so nothing saturates.
-    samples[:, _Z_FROM:] = (0.5 + 0.5 * z / (np.abs(z) + _Z_HALF)).T
-    return samples
+        gated, classes = np.empty((2, size), np.int64)
+        samples = np.empty((size, kernel.FEATURES))
+        count = kernel.take_gated(
+            lanes.counted,
+            lanes.baseline,
+            lanes.row("cpu"),
+            lanes.row("contention"),
+            lanes.numbers("vcpus"),
+            lanes.life[1],
+            lanes.disk[1],
+            CLASS_EDGES,
+            size,
+            gated,
+            samples,
+            classes,
+        )
+        if count:
+            scores = cell.forest.score_then_learn(samples[:count], classes[:count])
+            lanes.row("forest_score")[gated[:count]] = scores
 
 
 def opinion(lanes: Lanes, lane: int) -> EvidenceItem | None:

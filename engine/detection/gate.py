@@ -8,7 +8,6 @@ their silence is not learned as a habit.
 from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
-from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from engine.detection import sentences
 from engine.detection.cell import Cell, Incident, Latch, Node
 from engine.detection.configuration import Configuration
-from engine.detection.incidents import Finding, key_of, report, resolve
+from engine.detection.incidents import Finding, key_of, report, resolve, text_of
 from engine.detection.lanes import Lanes
 from engine.wire.alert import Alert, EvidenceItem, Resolution, Scope
 from models.kernels import glance
@@ -73,11 +72,11 @@ def explains(cell: Cell, vm: bytes, *, onset_ms: int, configuration: Configurati
 
     What was told of a VM before a cause began is not taken back by it.
     """
-    incident = cell.incidents.get(key_of("vm", str(UUID(bytes=vm))))
-    is_open = incident is not None and incident.alert.state in {"pending", "firing"}
     for latch in cell.latches.values():
         if vm not in latch.members:
             continue
+        incident = cell.incidents.get(key_of("vm", text_of(vm)))
+        is_open = incident is not None and incident.alert.state in {"pending", "firing"}
         earlier_ms = latch.onset_ms - configuration.gate_earlier_s * 1000
         if is_open and onset_ms < earlier_ms:
             continue
@@ -94,11 +93,14 @@ def _candidates(
     cell: Cell, explained: set[bytes], configuration: Configuration
 ) -> Iterator[Candidate]:
     """Yield everything whose VMs fell silent together."""
+    seen = _seen(cell)
     for signal, scopes in (("disk", ("pool",)), ("tx", ("network",)), ("life", ("host", "cell"))):
-        silent = _silent(cell, signal, explained, configuration)
+        silent = _silent(cell, seen, signal, explained, configuration)
+        if len(silent) < configuration.gate_members:
+            continue
         shared = [scope for scope in scopes if _is_shared(cell, scope, silent, configuration)]
         # Most slots end here: who is active is asked only where enough of one thing fell silent.
-        active = _moving_vms(cell, signal, explained) | silent.keys() if shared else set()
+        active = _moving_vms(cell, seen, signal, explained) | silent.keys() if shared else set()
         for scope in shared:
             yield from _by_scope(cell, scope, signal, silent, active, configuration)
 
@@ -165,11 +167,14 @@ def _subjects(cell: Cell, scope: str, vm: bytes) -> tuple[str, ...]:
 
 
 def _silent(
-    cell: Cell, signal: str, explained: set[bytes], configuration: Configuration
+    cell: Cell,
+    seen: dict[str, Lanes],
+    signal: str,
+    explained: set[bytes],
+    configuration: Configuration,
 ) -> dict[bytes, Silence]:
     """Return who fell silent within the window, nobody where they are too few for a cause."""
     bit = _FELL[signal]
-    seen = _seen(cell)
     silent: dict[bytes, Silence] = {}
     if sum(lanes.found[bit] for lanes in seen.values()) < configuration.gate_members:
         return silent
@@ -183,11 +188,13 @@ def _silent(
     return silent
 
 
-def _moving_vms(cell: Cell, signal: str, explained: set[bytes]) -> set[bytes]:
+def _moving_vms(
+    cell: Cell, seen: dict[str, Lanes], signal: str, explained: set[bytes]
+) -> set[bytes]:
     """Return who is active now by one signal and is not explained."""
     return {
         vm
-        for name, lanes in _seen(cell).items()
+        for name, lanes in seen.items()
         for vm in map(lanes.vm, np.flatnonzero(_moving(lanes, cell.nodes[name], signal)).tolist())
         if vm not in explained and vm in cell.vms
     }
@@ -256,7 +263,7 @@ def _latch(
                 text=f"{len(cause.silent)} of {cause.active} active VMs fell silent",
             ),
         ),
-        vms=tuple(str(UUID(bytes=one.vm)) for one in cause.silent[:_LISTED]),
+        vms=tuple(text_of(one.vm) for one in cause.silent[:_LISTED]),
         node=cause.subject if cause.scope == "host" else None,
     )
     alerts = report(cell, finding, time_ms=time_ms, configuration=configuration)

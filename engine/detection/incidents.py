@@ -52,6 +52,12 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     incident: str | None = None
 
 
+def text_of(uuid: bytes) -> str:
+    """Return a VM's UUID as alerts have it; `uuid.UUID` takes ten times as long."""
+    digits = uuid.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
 def key_of(scope: str, subject: str) -> str:
     """Return under which key a cell keeps the one open incident of a subject."""
     return f"{scope}/{subject}"

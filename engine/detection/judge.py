@@ -1,7 +1,5 @@
 """Verdicts: once per cell and slot, when every live node has reported or a grace has passed."""
 
-from uuid import UUID
-
 import numpy as np
 
 from engine.detection import sentences
@@ -13,7 +11,7 @@ from engine.detection.forest import opinion, score_gated
 from engine.detection.gate import explains, judge_gate
 from engine.detection.glance import glance
 from engine.detection.hypotheses import Verdict, judge_vm
-from engine.detection.incidents import Finding, confidence, key_of, report, suppress
+from engine.detection.incidents import Finding, confidence, key_of, report, suppress, text_of
 from engine.detection.lanes import Lanes
 from engine.detection.recovery import follow_vm
 from engine.detection.shared import judge_shared
@@ -139,7 +137,7 @@ def _judge_one(
         held[vm.uuid] = True
     if verdict is None:
         return [], False
-    text = str(UUID(bytes=vm.uuid))
+    text = text_of(vm.uuid)
     if explained:
         incident = cell.incidents.get(key_of("vm", text))
         # That a VM cannot be seen is what explains its silence here, and not explained by it.
@@ -204,7 +202,7 @@ def _follow(
             continue
         if alert.scope != "vm":
             continue
-        uuid = UUID(alert.subject).bytes
+        uuid = bytes.fromhex(alert.subject.replace("-", ""))
         contended = alert.kind == "node_contention" and incident.mark is None
         if uuid in found and not contended:
             continue
@@ -245,7 +243,7 @@ def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
             del cell.vms[uuid]
             cell.watched.discard(uuid)
             continue
-        open_incident = cell.incidents.get(key_of("vm", str(UUID(bytes=uuid))))
+        open_incident = cell.incidents.get(key_of("vm", text_of(uuid)))
         busy = (
             vm.holds
             or vm.gone_ms

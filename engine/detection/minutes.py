@@ -1,6 +1,7 @@
 """Per closed minute and cell: what was expected of each VM and what came, for history."""
 
 from collections import Counter
+from typing import Final
 
 import numpy as np
 
@@ -10,6 +11,9 @@ from engine.detection.lanes import MINUTE, Lanes
 from engine.wire.score import FEATURES, NodeMinute, Scores
 
 _CLASSES = ("idle", "steady", "busy")
+# Mean CPU shares at which the next class begins.
+_EDGES: Final = (0.02, 0.4)
+CLASS_EDGES: Final = np.array(_EDGES)
 
 
 def close_minute(cell: Cell, *, time_ms: int, configuration: Configuration) -> Scores | None:
@@ -85,7 +89,8 @@ def class_indices(lanes: Lanes) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     size = len(lanes)
     mean = lanes.baseline[:, 0].reshape(-1)[:size]
     share = mean / np.maximum(lanes.numbers("vcpus")[:size], 1)
-    return (share >= 0.02).astype(np.int64) + (share >= 0.4)
+    steady, busy = _EDGES
+    return (share >= steady).astype(np.int64) + (share >= busy)
 
 
 def _classes(lanes: Lanes) -> list[str]:

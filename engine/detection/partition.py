@@ -3,6 +3,7 @@
 The same records give the same alerts and the same digest, whatever brought them.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from engine.detection.cell import Cell
@@ -73,6 +74,8 @@ class Partition:
         self.forgot_ms = 0
         # Sources with frames that wait: few, and looked at with every record.
         self.queued: set[str] = set()
+        # Cells that took a frame in with this record: no other one can have become due by it.
+        self._touched: set[str] = set()
 
     def waiting(self) -> int:
         """Return how many frames wait for a gap in their source's sequence."""
@@ -94,7 +97,8 @@ class Partition:
         self.counters.received += 1
         self._pass_time(record.time_ms)
         # Time first: a slot whose grace is over does not take the next slot's frame in.
-        outputs = self._close_slots()
+        outputs = self._close_slots(self.cells)
+        self._touched.clear()
         try:
             frame = decode_frame(record.value, widen) if frame is None else frame
         except RecordRejected as rejection:
@@ -103,7 +107,7 @@ class Partition:
         else:
             self._take(frame, record)
         self._release_waiting()
-        outputs += self._close_slots()
+        outputs += self._close_slots(self._touched)
         if self.time_ms - self.forgot_ms >= _FORGET_EVERY_MS:
             self.forgot_ms = self.time_ms
             forget_ended(self.sources, time_ms=self.time_ms, configuration=self.configuration)
@@ -115,8 +119,10 @@ class Partition:
             self.time_ms = time_ms
             return
         passed_ms = max(0, time_ms - self.time_ms)
-        intervals = [cell.interval_ms() for cell in self.cells.values()]
-        limit_ms = max(self.configuration.clock_step_s * 1000, 2 * max(intervals, default=0))
+        limit_ms = self.configuration.clock_step_s * 1000
+        if passed_ms > limit_ms:
+            intervals = [cell.interval_ms() for cell in self.cells.values()]
+            limit_ms = max(limit_ms, 2 * max(intervals, default=0))
         if passed_ms > limit_ms:
             hold_ms = round(self.configuration.lifecycle_hold_s * 1000)
             for cell in self.cells.values():
@@ -161,6 +167,7 @@ class Partition:
         self.counters.processed += 1
         if header.role == "shell":
             return
+        self._touched.add(header.cell)
         cell = self.cells.get(header.cell)
         if cell is None:
             cell = Cell(header.cell, site=header.site, zone=header.zone, forest=new_forest())
@@ -175,9 +182,9 @@ class Partition:
             configuration=self.configuration,
         )
 
-    def _close_slots(self) -> list[Output]:
+    def _close_slots(self, names: Iterable[str]) -> list[Output]:
         outputs: list[Output] = []
-        for name in sorted(self.cells):
+        for name in sorted(names):
             cell = self.cells[name]
             if not is_due(cell, time_ms=self.time_ms, configuration=self.configuration):
                 continue

@@ -5,14 +5,13 @@ apart. So whoever begins a silence close to others is explained by it for as lon
 """
 
 from typing import NamedTuple
-from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.detection.cell import Cell, Node
 from engine.detection.configuration import Configuration
-from engine.detection.incidents import Finding, key_of, report, republished, resolve
+from engine.detection.incidents import Finding, key_of, report, republished, resolve, text_of
 from engine.detection.lanes import Lanes
 from engine.wire.alert import Alert, EvidenceItem, Resolution
 from models.kernels import glance, vitals_layout
@@ -91,7 +90,7 @@ def _opened(
                 text=f"{count} of {active} active VMs fell silent",
             ),
         ),
-        vms=tuple(str(UUID(bytes=member)) for _, member, _ in members[:_LISTED]),
+        vms=tuple(text_of(member) for _, member, _ in members[:_LISTED]),
     )
     return report(cell, finding, time_ms=time_ms, configuration=configuration)
 

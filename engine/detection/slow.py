@@ -3,14 +3,12 @@
 They rest on means of five minutes (`models.kernels.trends`), and none of them is urgent.
 """
 
-from uuid import UUID
-
 import numpy as np
 
 from engine.detection import sentences
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
-from engine.detection.incidents import Finding, key_of, report
+from engine.detection.incidents import Finding, key_of, report, text_of
 from engine.detection.lanes import Lanes
 from engine.detection.totals import is_shared
 from engine.wire.alert import Alert, EvidenceItem, Severity, Suggestion
@@ -58,7 +56,7 @@ def judge_trends(
 
 def _is_excused(cell: Cell, vm: Vm, lanes: Lanes, lane: int, *, time_ms: int) -> bool:
     """Return whether something else explains it, or an incident of another kind is open."""
-    incident = cell.incidents.get(key_of("vm", str(UUID(bytes=vm.uuid))))
+    incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
     if incident is not None and incident.alert.state in {"pending", "firing"}:
         return incident.alert.kind not in KINDS
     return bool(vm.held_by(time_ms)) or is_shared(lanes, lane)
@@ -66,7 +64,7 @@ def _is_excused(cell: Cell, vm: Vm, lanes: Lanes, lane: int, *, time_ms: int) ->
 
 def _is_own_boot(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> bool:
     """Return whether a boot is neither announced nor the end of an incident told before."""
-    incident = cell.incidents.get(key_of("vm", str(UUID(bytes=vm.uuid))))
+    incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
     if incident is not None and time_ms - incident.published_ms < _AFTER_MS:
         return False
     recently = time_ms - configuration.host_member_s * 1000
@@ -87,7 +85,7 @@ def _finding(
     suggestion: Suggestion = "alert",
     severity: Severity = "warning",
 ) -> Finding:
-    text = str(UUID(bytes=vm.uuid))
+    text = text_of(vm.uuid)
     return Finding(
         scope="vm",
         subject=text,

@@ -4,14 +4,12 @@ Nodes that no longer report, VMs that vanish or do not answer, guests that reboo
 anybody's word, and VMs that wait for the CPU of an overloaded node.
 """
 
-from uuid import UUID
-
 import numpy as np
 
 from engine.detection import sentences
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
-from engine.detection.incidents import Finding, key_of, report, resolve, suppress
+from engine.detection.incidents import Finding, key_of, report, resolve, suppress, text_of
 from engine.detection.lanes import Lanes
 from engine.wire.alert import Alert, EvidenceItem, Resolution
 from models.kernels import glance
@@ -132,7 +130,7 @@ def _lost_members(
         sentence=f"{len(members)} VMs of node {node.name} are out of sight, one after the other, "
         "while others still report: the node or its collector is failing, no VM of it is judged.",
         evidence=(EvidenceItem(signal="unseen", value=float(len(members)), limit=2.0),),
-        vms=tuple(str(UUID(bytes=uuid)) for uuid, _ in members[:_LISTED]),
+        vms=tuple(text_of(uuid) for uuid, _ in members[:_LISTED]),
         node=node.name,
     )
     return report(cell, finding, time_ms=time_ms, configuration=configuration)
@@ -155,7 +153,7 @@ def _silent_node(
         position=node.position(),
         sentence=sentences.of_silent_node(node=node.name, silent_s=silent_s, count=len(lanes)),
         evidence=(EvidenceItem(signal="frames", value=silent_s, text="no frame arrived"),),
-        vms=tuple(str(UUID(bytes=lanes.vm(lane))) for lane in range(min(len(lanes), _LISTED))),
+        vms=tuple(text_of(lanes.vm(lane)) for lane in range(min(len(lanes), _LISTED))),
         node=node.name,
     )
     return report(cell, finding, time_ms=time_ms, configuration=configuration)
@@ -204,7 +202,7 @@ def watch_sight(cell: Cell, *, time_ms: int, configuration: Configuration) -> No
 
 def watch_absent(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> list[Alert]:
     """Tell a VM that left its node's roster, or whose monitor is hung, without any word."""
-    text = str(UUID(bytes=vm.uuid))
+    text = text_of(vm.uuid)
     node = cell.nodes.get(vm.node)
     if node is None or node.silent:
         return []
@@ -277,7 +275,7 @@ def watch_reboots(cell: Cell, *, time_ms: int, configuration: Configuration) -> 
 
 def _announced(cell: Cell, vm: Vm, configuration: Configuration) -> bool:
     """Return whether somebody's word, or an incident that is open, explains the reboot."""
-    incident = cell.incidents.get(key_of("vm", str(UUID(bytes=vm.uuid))))
+    incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
     if incident is not None and vm.rebooted_ms - incident.published_ms < 600_000:
         return True
     if vm.mark is not None and abs(vm.rebooted_ms - vm.mark.time_ms) < 60_000:
@@ -290,7 +288,7 @@ def _crash_reboot(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configurat
     node = cell.nodes.get(vm.node)
     if node is None or vm.reboot_position is None:
         return []
-    text = str(UUID(bytes=vm.uuid))
+    text = text_of(vm.uuid)
     name = sentences.name_of(vm, text)
     fell = "after it fell silent" if vm.silent_at_reboot else "in the middle of its work"
     finding = Finding(
@@ -359,7 +357,7 @@ def _sufferer(cell: Cell, node: Node, lanes: Lanes, configuration: Configuration
     delay = lanes.row("delay")[: len(lanes)]
     suffers = (share >= configuration.contention_share) & (delay >= configuration.contention_cores)
     for lane in np.flatnonzero(share >= configuration.contention_share / 2):
-        incident = cell.incidents.get(key_of("vm", str(UUID(bytes=lanes.vm(int(lane))))))
+        incident = cell.incidents.get(key_of("vm", text_of(lanes.vm(int(lane)))))
         if incident is None or incident.alert.state != "firing":
             continue
         if incident.alert.kind == "node_contention" and incident.alert.node == node.name:
@@ -383,7 +381,7 @@ def _contention(
     configuration: Configuration,
 ) -> list[Alert]:
     lanes = cell.lanes[node.key]
-    text = str(UUID(bytes=vm.uuid))
+    text = text_of(vm.uuid)
     share = lanes.figure("contention", lane)
     busy = node.gauges.get("cpu_busy_ratio", 0.0)
     held = tuple(vm.held_by(time_ms))

@@ -5,12 +5,108 @@ sections 3 and 4, as River implements it (`river.anomaly.HalfSpaceTrees`), bit f
 tree's shape depends only on the seed, so models of one seed share features and
 thresholds and differ in masses alone; a score is a sum of integers, exact in float64, so
 the order of summation does not matter.
+
+What is scored are the few samples that surprised a baseline, told in bounded features.
 """
+
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels._jit import kernel
+from models.kernels import baseline
+from models.kernels._jit import inlined, kernel
+from models.kernels.lanes import LANES
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+# Columns of a sample.
+CPU_SHARE, DELAY_SHARE, DISK_SILENCE, SILENCE, Z_CPU, Z_READ, Z_SEND, Z_WRITE = range(8)
+FEATURES: Final = 8
+# A silence of this many nats is as surprising as they count here; a z of this is half way.
+_NATS_CAP: Final = np.float32(8)
+_Z_HALF: Final = 6.0
+_GATE: Final = baseline.OUT["gate"]
+_Z_ROWS: Final = np.array(
+    [
+        baseline.OUT[f"z_{name}"]
+        for name in (
+            "cpu_cores",
+            "disk_rd_bytes_per_s",
+            "net_tx_bytes_per_s",
+            "disk_wr_bytes_per_s",
+        )
+    ]
+)
+
+
+@inlined
+def _bounded(value: float) -> float:
+    """Return a share as one in [0, 1]; NaN stays."""
+    return 0.0 if value < 0.0 else (1.0 if value > 1.0 else value)
+
+
+@kernel
+def take_gated(
+    counted: F32,
+    state: F32,
+    cpu: F64,
+    contention: F64,
+    vcpus: I64,
+    life_nats: F32,
+    disk_nats: F32,
+    edges: F64,
+    size: int,
+    gated: I64,
+    samples: F64,
+    models: I64,
+) -> int:
+    """Take the samples that surprised a baseline, and the class that each VM belongs to.
+
+    Parameters
+    ----------
+    counted, state
+        What `baseline.fold_counters` said of the sample, and its state.
+    cpu, contention, vcpus, life_nats, disk_nats
+        Shape (lanes,): cores used, share of them waited for, vCPUs, and how surprising the
+        silence of all and of the disks is.
+    edges
+        Ascending: mean CPU shares at which another class begins.
+    size
+        How many lanes are in use.
+    gated, samples, models
+        Shape (≥ size,), (≥ size, FEATURES) and (≥ size,), overwritten from the front: the
+        lanes taken, their samples in [0, 1] with NaN for unknown, and their classes.
+
+    Returns
+    -------
+    int
+        How many lanes were taken.
+    """
+    count = 0
+    for lane in range(size):
+        if not counted[_GATE, lane] > 0:
+            continue
+        cores = np.float64(max(vcpus[lane], 1))
+        sample = samples[count]
+        sample[CPU_SHARE] = _bounded(cpu[lane] / cores)
+        sample[DELAY_SHARE] = _bounded(contention[lane])
+        sample[DISK_SILENCE] = _bounded(np.float64(disk_nats[lane] / _NATS_CAP))
+        sample[SILENCE] = _bounded(np.float64(life_nats[lane] / _NATS_CAP))
+        for k in range(4):
+            # Mapped onto (0, 1), 0.5 at 0: monotonic, so nothing saturates.
+            z = np.float64(counted[_Z_ROWS[k], lane])
+            sample[Z_CPU + k] = 0.5 + 0.5 * z / (abs(z) + _Z_HALF)
+        mean = np.float64(state[lane // LANES, baseline.MEAN, lane % LANES])
+        model = 0
+        for edge in range(edges.shape[0]):
+            model += 1 if mean / cores >= edges[edge] else 0
+        models[count] = model
+        gated[count] = lane
+        count += 1
+    return count
 
 
 @kernel
