@@ -11,7 +11,7 @@ from hashlib import sha256
 
 import msgspec
 
-from models.kernels import baseline, gaps, trends, vitals_layout
+from models.kernels import baseline, gaps, hours, trends, vitals_layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -186,6 +186,8 @@ class Configuration:
     leak_calm_rises: int = 18
     flood_buckets: int = 2
     victim_share: float = 0.75  # of its work that a neighbour still gets done
+    degraded_calm_share: float = 0.7  # of its usual writing
+    degraded_most_s: float = 86_400.0  # whatever lasts for a day has become usual
     boot_storm_members: int = 3
 
     # Fleet gate.
@@ -244,6 +246,7 @@ class Configuration:
 _KERNELS = (
     *(baseline.MEAN_TAU_S, baseline.LEVEL_TAU_S, baseline.TREND_TAU_S, baseline.ERROR_TAU_S),
     *(vitals_layout.FIELD_COUNT, vitals_layout.WINDOW, trends.KEPT, trends.BUCKET_S),
+    *(hours.FIELD_COUNT, hours.FALLS_LEAST, hours.FALLS_MOST),
     *(baseline.FIELD_COUNT, gaps.MEMORY_S, gaps.EDGE_COUNT, gaps.FIELD_COUNT),
 )
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.wire.frame import UUID_BYTES
-from models.kernels import baseline, gaps, glance, intake, trends, vitals_layout
+from models.kernels import baseline, gaps, glance, hours, intake, trends, vitals_layout
 from models.kernels.lanes import LANES, blocks_for
 
 F32 = NDArray[np.float32]
@@ -104,8 +104,8 @@ class Lanes:
         What the kernels said of the last sample: rows as `baseline.OUT`, `gaps.OUT`.
     vitals, recent, signs
         State, windows and last results of `models.kernels.vitals`, one VM after the other.
-    trends, means, shows
-        The same of `models.kernels.trends`.
+    trends, means, hours, shows
+        The same of `models.kernels.trends`, hours by `models.kernels.hours`.
     foreign
         VMs of this roster that still belong to another node.
     hold
@@ -139,6 +139,7 @@ class Lanes:
         self.signs = np.zeros((lanes, vitals_layout.OUT_ROWS))
         self.trends = trends.new_state(lanes)
         self.means = trends.new_means(lanes)
+        self.hours = hours.new_state(lanes)
         self.shows = np.zeros((lanes, trends.OUT_ROWS))
         self.sums = np.zeros((len(MINUTE), lanes))
         self.sum_counts = np.zeros((len(MINUTE), lanes))
@@ -267,7 +268,7 @@ _OF_RUN: Final = (
 )
 _BLOCKED: Final = ("baseline", "gaps", "disk_gaps")
 # One VM after the other, all fields of one together.
-BY_LANE: Final = ("vitals", "recent", "signs", "trends", "means", "shows")
+BY_LANE: Final = ("vitals", "recent", "signs", "trends", "means", "hours", "shows")
 _ARRAYS: Final = (
     *_BLOCKED,
     *BY_LANE,

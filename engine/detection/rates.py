@@ -92,7 +92,7 @@ def fold_rows(
     pace = _pace(dt_s, sequence=sequence, event_ms=event_ms, configuration=configuration)
     _fold_course(lanes, rows, pace)
     _note_rates(lanes, has_interval=pace.has_interval)
-    _fold_vitals(lanes, len(rows), step_s)
+    _fold_vitals(lanes, len(rows), step_s, event_ms / 1000.0)
 
 
 def _take_rows(lanes: Lanes, rows: VmRows, *, has_interval: bool) -> None:
@@ -141,7 +141,7 @@ def _pace(
     )
 
 
-def _fold_vitals(lanes: Lanes, size: int, step_s: float) -> None:
+def _fold_vitals(lanes: Lanes, size: int, step_s: float, time_s: float) -> None:
     """Fold what totals alone tell; a VM that is not meant to run is unknown, not silent."""
     taken = lanes.taken
     vcpus = lanes.numbers("vcpus")
@@ -160,11 +160,13 @@ def _fold_vitals(lanes: Lanes, size: int, step_s: float) -> None:
     trends.fold_trends(
         lanes.trends[:size],
         lanes.means[:size],
+        lanes.hours[:size],
         taken.rates,
         taken.memory,
         vcpus,
         lanes.vitals[:size],
         step_s,
+        time_s,
         lanes.shows[:size],
     )
 

@@ -26,7 +26,7 @@ def follow_vm(
     node, lanes, lane = place
     seen = picture(node, lanes, lane, vm, configuration)
     kind = incident.alert.kind
-    if not _is_well(incident, vm, seen, lanes, lane, configuration):
+    if not _is_well(incident, vm, seen, lanes, lane, configuration, time_ms=time_ms):
         incident.well_ms = 0
         return republished(incident, time_ms=time_ms, configuration=configuration)
     if not incident.well_ms:
@@ -49,6 +49,9 @@ def follow_vm(
         "mem_leak": "its memory no longer grows",
         "cpu_runaway": "it has let go of the cores",
         "noisy_neighbour": "it no longer floods its node",
+        "degrading_storage": "its disks write as usual again"
+        if _writes_again(lanes, lane, configuration)
+        else "it has written no more than this for a day, so that is its habit now",
     }
     booted = vm.rebooted_ms >= incident.alert.opened_ms - _BOOT_SLACK_MS and vm.rebooted_ms > 0
     fallback = "it rebooted by itself" if booted else "it moves again by itself"
@@ -67,6 +70,8 @@ def _is_well(
     lanes: Lanes,
     lane: int,
     configuration: Configuration,
+    *,
+    time_ms: int,
 ) -> bool:
     """Return whether the VM shows now what the fault took from it."""
     kind = incident.alert.kind
@@ -74,6 +79,9 @@ def _is_well(
         return lanes.figure("contention", lane) < configuration.contention_share / 2
     if kind == "vm_silence":
         return not vm.monitor_hung_ms
+    if kind == "degrading_storage":
+        is_usual = time_ms - incident.alert.opened_ms > configuration.degraded_most_s * 1000
+        return is_usual or _writes_again(lanes, lane, configuration)
     if kind in {"mem_leak", "cpu_runaway", "noisy_neighbour"}:
         return _has_calmed(incident, seen, lanes, lane, configuration)
     if kind in {"hung_io", "hung_userland"}:
@@ -84,6 +92,11 @@ def _is_well(
         lives = seen.balloon_known and seen.balloon_fresh > 0
         return lives or (incident.well_ms > 0 and seen.run_s <= patient_s)
     return seen.moved >= configuration.clear_samples and seen.epoch_s > 0
+
+
+def _writes_again(lanes: Lanes, lane: int, configuration: Configuration) -> bool:
+    share = lanes.shows[lane, trends.OUT["write_share"]]
+    return bool(share >= configuration.degraded_calm_share)
 
 
 def _has_calmed(

@@ -1,4 +1,4 @@
-"""Faults that show over hours: leaks, runaways, floods of writes, boots nobody announced.
+"""Faults that show over hours: leaks, runaways, floods, slow disks, boots nobody announced.
 
 They rest on means of five minutes (`models.kernels.trends`), and none of them is urgent.
 """
@@ -15,9 +15,11 @@ from engine.wire.alert import Alert, EvidenceItem, Severity, Suggestion
 from models.kernels import glance, trends
 
 # An incident of one of these kinds may be told anew as another of them; none of the others.
-KINDS = frozenset({"mem_leak", "cpu_runaway", "noisy_neighbour", "crash_reboot"})
+KINDS = frozenset(
+    {"mem_leak", "cpu_runaway", "noisy_neighbour", "crash_reboot", "degrading_storage"}
+)
 _O = trends.OUT
-_SIGNS = (glance.LEAK, glance.FLOOD, glance.RUNAWAY, glance.BOOTED)
+_SIGNS = (glance.LEAK, glance.FLOOD, glance.RUNAWAY, glance.SLOWED, glance.BOOTED)
 # What followed an incident lately belongs to it.
 _AFTER_MS = 3_600_000
 
@@ -31,11 +33,11 @@ def judge_trends(
         node, lanes = cell.nodes[name], cell.lanes[name]
         if node.silent or not any(lanes.found[sign] for sign in _SIGNS):
             continue
-        leak, flood, runaway, booted = (lanes.which(sign) for sign in _SIGNS)
+        leak, flood, runaway, slowed, booted = (lanes.which(sign) for sign in _SIGNS)
         if lanes.found[glance.BOOTED] >= configuration.boot_storm_members:
             # A node whose guests boot together has a fault of its own.
             booted &= False
-        for lane in np.flatnonzero(leak | flood | runaway | booted):
+        for lane in np.flatnonzero(leak | flood | runaway | slowed | booted):
             vm = cell.vms[lanes.vm(int(lane))]
             if vm.node != name or _is_excused(cell, vm, lanes, int(lane), time_ms=time_ms):
                 continue
@@ -45,6 +47,8 @@ def judge_trends(
                 finding = _flood(cell, node, lanes, int(lane), vm, time_ms, configuration)
             elif runaway[lane]:
                 finding = _runaway(node, lanes, int(lane), vm)
+            elif slowed[lane]:
+                finding = _degraded(node, lanes, int(lane), vm)
             elif _is_own_boot(cell, vm, time_ms=time_ms, configuration=configuration):
                 finding = _crash(node, lanes, int(lane), vm)
             else:
@@ -130,6 +134,20 @@ def _runaway(node: Node, lanes: Lanes, lane: int, vm: Vm) -> Finding:
         sentence=f"has held {cores:.0f} more cores for an hour than ever before, while its disks "
         "and network go on as they did: a process that runs away.",
         evidence=EvidenceItem(signal="cpu", value=cores),
+    )
+
+
+def _degraded(node: Node, lanes: Lanes, lane: int, vm: Vm) -> Finding:
+    hours, share = (float(lanes.shows[lane, _O[name]]) for name in ("slowed_hours", "write_share"))
+    return _finding(
+        node,
+        lanes,
+        lane,
+        vm,
+        kind="degrading_storage",
+        sentence=f"has written less in each of the last {hours:.0f} hours, now {share:.0%} of what "
+        "it writes at this time of the day, while its CPU fell less: its storage degrades.",
+        evidence=EvidenceItem(signal="writes", value=round(share, 3)),
     )
 
 

@@ -27,7 +27,9 @@ LEAK, FLOOD, RUNAWAY, BOOTED = 4, 5, 6, 7
 FELL_DISK, FELL_TX, FELL_LIFE = 8, 9, 10
 # Without this sample, and out of sight for long.
 UNSEEN, ABSENT = 11, 12
-BITS: Final = 13
+# Its writing falls hour by hour.
+SLOWED = 13
+BITS: Final = 14
 
 
 class Rows(NamedTuple):
@@ -82,6 +84,7 @@ _L: Final = Limits(*range(len(Limits._fields)))
 _RISES, _GROWTH = trends.OUT["rises"], trends.OUT["growth"]
 _CLOSED, _BOOTED = trends.OUT["closed"], trends.OUT["booted"]
 _FLOOD, _CORES = trends.OUT["flood"], trends.OUT["runaway_cores"]
+_SLOWED_HOURS = trends.OUT["slowed_hours"]
 
 
 @inlined
@@ -152,7 +155,8 @@ def _of_hours(shows: F64, limits: F64, is_totals: bool, lane: int) -> int:
     leak = leak and shows[lane, _GROWTH] >= limits[_L.leak_growth]
     booted = is_totals and shows[lane, _BOOTED] > 0.0 and shows[lane, _CLOSED] > 0.0
     found = _bit(LEAK, leak) | _bit(FLOOD, shows[lane, _FLOOD] >= limits[_L.flood_buckets])
-    return found | _bit(RUNAWAY, shows[lane, _CORES] > 0.0) | _bit(BOOTED, booted)
+    found |= _bit(RUNAWAY, shows[lane, _CORES] > 0.0) | _bit(BOOTED, booted)
+    return found | _bit(SLOWED, shows[lane, _SLOWED_HOURS] > 0.0)
 
 
 @inlined

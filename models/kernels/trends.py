@@ -1,4 +1,4 @@
-"""What shows over hours: a leak, a runaway, a flood of writes, a boot that nobody announced.
+"""What shows over hours: a leak, a runaway, a flood of writes, a slow disk, a boot unannounced.
 
 Samples are averaged over five minutes, whatever their interval, and the last 32 of these
 means are kept per VM; a verdict needs many of them, so one strange sample never decides.
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import models.kernels.vitals_layout as at
+from models.kernels import hours as by_hour
 from models.kernels._jit import inlined, kernel
 from models.kernels.vitals_evidence import band
 
@@ -31,11 +32,15 @@ _BUCKETS, _TIME_S, _SUM, _WRITE_PEAK, _FLOOD = 0, 1, 2, 6, 7
 OUT: Final = {
     name: row
     for row, name in enumerate(
-        ("closed", "rises", "growth", "booted", "runaway_cores", "flood", "work_share")
+        (
+            *("closed", "rises", "growth", "booted", "runaway_cores", "flood", "work_share"),
+            *("slowed_hours", "write_share"),
+        )
     )
 }
 OUT_ROWS: Final = len(OUT)
-_O_CLOSED, _O_RISES, _O_GROWTH, _O_BOOTED, _O_RUNAWAY, _O_FLOOD, _O_WORK = range(OUT_ROWS)
+_O_CLOSED, _O_RISES, _O_GROWTH, _O_BOOTED, _O_RUNAWAY, _O_FLOOD, _O_WORK = range(7)
+_O_SLOWED, _O_WRITE_SHARE = 7, 8
 
 # Differences that a leak's ramp is made of, and their window.
 RISES: Final = 30
@@ -192,6 +197,24 @@ def _flood(state: F64, means: F64, count: int, cores: float) -> None:
 
 
 @inlined
+def _slowed(own: F32, means: F64, count: int, cores: float, time_s: float, out: F64) -> None:
+    """Where an hour of the clock is over, say whether writing fell in each one of many."""
+    # A mean belongs to the hour in which most of it lies.
+    hour = float((time_s - 0.5 * BUCKET_S) // by_hour.HOUR_S)
+    if not by_hour.is_over(own, hour):
+        return
+    size = by_hour.means_of(own, count)
+    enough = by_hour.MEANS_LEAST <= size < KEPT
+    writes = _median(means, WRITE, count, 1, size) if enough else float(np.nan)
+    cpu = _median(means, CPU, count, 1, size) if enough else float(np.nan)
+    out[_O_SLOWED] = by_hour.close_hour(own, writes, cpu, cores)
+    out[_O_WRITE_SHARE] = by_hour.write_share(own)
+    if not by_hour.follows(own, hour):
+        by_hour.forget_row(own)
+    by_hour.begin_hour(own, hour, count - 1)
+
+
+@inlined
 def _close(
     state: F64, means: F64, out: F64, levels: F64, memory: float, cores: float, dt_s: float
 ) -> None:
@@ -221,25 +244,29 @@ def _close(
 def fold_trends(
     state: F64,
     means: F64,
+    hours: F32,
     rates: F32,
     memory: F64,
     vcpus: I64,
     vitals: F64,
     dt_s: float,
+    time_s: float,
     out: F64,
 ) -> int:
     """Fold one sample of every lane, in place; where five minutes are full, say what shows.
 
     Parameters
     ----------
-    state, means
-        As `new_state` and `new_means`; updated.
+    state, means, hours
+        As `new_state`, `new_means` and `hours.new_state`; updated.
     rates, memory, vcpus
         As for `vitals.fold_vitals`.
     vitals
         State of `vitals.fold_vitals`, for the CPU levels that a VM knows.
     dt_s
         Time since the sample before.
+    time_s
+        Of the sample, since the epoch.
     out
         Shape (lanes, OUT_ROWS); columns as `OUT`. Overwritten where five minutes are full;
         elsewhere only `closed` becomes 0.
@@ -267,5 +294,7 @@ def fold_trends(
             levels = vitals[lane, at.F_LEVEL : at.F_LEVEL + at.LEVELS]
             cores = float(max(vcpus[lane], 1))
             _close(fields, means[lane], out[lane], levels, memory[lane], cores, dt_s)
+            count = int(fields[_BUCKETS])
+            _slowed(hours[lane], means[lane], count, cores, time_s, out[lane])
             closed += 1
     return closed

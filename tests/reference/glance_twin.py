@@ -41,6 +41,7 @@ def look(lanes: Lanes, node: Node, configuration: Configuration) -> dict[int, Bo
         glance.FLOOD: shows[:, _SHOWS["flood"]] >= configuration.flood_buckets,
         glance.RUNAWAY: shows[:, _SHOWS["runaway_cores"]] > 0,
         glance.BOOTED: (shows[:, _SHOWS["booted"]] > 0) & fresh & totals,
+        glance.SLOWED: shows[:, _SHOWS["slowed_hours"]] > 0,
         glance.FELL_DISK: _fell(lanes, node, "disk", configuration),
         glance.FELL_TX: _fell(lanes, node, "tx", configuration),
         glance.FELL_LIFE: _fell(lanes, node, "life", configuration),

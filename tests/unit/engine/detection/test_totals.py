@@ -164,6 +164,41 @@ def test_memory_that_only_grows_is_told_as_a_leak_once() -> None:
     assert len({alert.id for alert in told}) == 1
 
 
+def degrades(bench: Bench, guest: Plain, *, hours: int) -> None:
+    """Live through four ordinary days, then hours in each of which the disk gets slower."""
+    usual = guest.writes = 20_000.0
+    bench.run(4 * 86_400.0)
+    for _ in range(hours):
+        guest.writes *= 0.88
+        bench.run(3600.0)
+    assert guest.writes < 0.5 * usual
+
+
+@pytest.mark.parametrize(
+    ("hours", "then", "reason"),
+    [(1, 20_000.0, "as usual again"), (26, 7_000.0, "its habit now")],
+    ids=["a disk that works again", "a level that stays"],
+)
+def test_a_slowing_disk_is_told_once_and_ends(hours: int, then: float, reason: str) -> None:
+    bench, guests = fleet(300.0)
+    slow = guests[4]
+    degrades(bench, slow, hours=8)
+    fired = bench.of(slow)[-1]
+    assert (fired.kind, fired.state, fired.suggested_action) == (
+        "degrading_storage",
+        "firing",
+        "alert",
+    )
+    slow.writes = then
+    bench.run(hours * 3600.0 + 900.0)
+    told = bench.of(slow)
+    assert {alert.kind for alert in told} == {"degrading_storage"}
+    assert len({alert.id for alert in told}) == 1
+    assert told[-1].state == "resolved"
+    assert told[-1].resolution is not None
+    assert reason in told[-1].resolution.reason
+
+
 def test_vms_of_one_node_that_vanish_one_after_the_other_are_one_incident_of_it() -> None:
     bench, guests = fleet(300.0, vms=40)
     hidden = guests[1:5:2]

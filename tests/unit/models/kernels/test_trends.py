@@ -1,8 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 
-from models.kernels import trends, vitals_layout
+from models.kernels import hours, trends, vitals_layout
 from models.kernels.trends import OUT, OUT_ROWS, fold_trends
+from tests.reference.hours_twin import HoursTwin
 
 FOLDS = pytest.mark.parametrize("fold", [fold_trends, fold_trends.py_func], ids=["jit", "python"])
 
@@ -13,6 +16,8 @@ class One:
     def __init__(self, fold=fold_trends, dt_s=300.0):
         self.fold, self.dt_s = fold, dt_s
         self.state, self.means = trends.new_state(1), trends.new_means(1)
+        self.hours = hours.new_state(1)
+        self.time_s = 480_000 * 3600.0
         self.vitals = vitals_layout.new_state(1)
         self.vitals[0, vitals_layout.F_LEVEL + 4] = 2000 * 300 / dt_s
         self.out = np.zeros((1, OUT_ROWS))
@@ -21,14 +26,17 @@ class One:
     def sample(self, *, cpu=0.1, reads=0.0, writes=9000.0, sent=900.0, memory=1000.0):
         rates = np.array([[cpu], [reads], [writes], [sent]], np.float32)
         vcpus = np.array([4], np.int64)
+        self.time_s += self.dt_s
         self.closed += self.fold(
             self.state,
             self.means,
+            self.hours,
             rates,
             np.array([memory]),
             vcpus,
             self.vitals,
             self.dt_s,
+            self.time_s,
             self.out,
         )
         return {name: float(self.out[0, row]) for name, row in OUT.items()}
@@ -110,3 +118,84 @@ def test_a_victim_gets_less_of_its_work_done():
     one = One()
     one.works()
     assert one.works(4, writes=4000.0, sent=400.0)["work_share"] == pytest.approx(0.444, abs=0.01)
+
+
+def days_of(one, *, days, shares=(), cpu=1.0, writes=20_000.0):
+    """Live through ordinary days, then hours with these shares of the usual writing."""
+    for share in (*([1.0] * 24 * days), *shares):
+        said = one.works(12, writes=writes * share, cpu=cpu * share**0.4)
+    return said, one.sample()
+
+
+RAMP = tuple(0.9**hour for hour in range(1, 9))
+
+
+@FOLDS
+def test_writing_that_falls_in_each_of_seven_hours_to_half_is_a_degrading_disk(fold):
+    said, told = days_of(One(fold), days=4, shares=RAMP)
+    assert said["slowed_hours"] == 7  # the eighth is over with the next sample
+    assert told["slowed_hours"] == 7
+    assert told["write_share"] == pytest.approx(0.9**8, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("why", "shares", "more"),
+    [
+        ("it falls once and stays", (0.3,) * 8, {}),
+        ("it falls less than to half", tuple(0.95**hour for hour in range(1, 9)), {}),
+        ("it rises in between", (0.9, 0.8, 0.7, 0.6, 0.65, 0.5, 0.4, 0.3), {}),
+        ("it hardly writes", RAMP, {"writes": 1500.0}),
+        ("its habits are not known", RAMP, {"days": 2}),
+    ],
+    ids=lambda value: value.replace(" ", "_") if isinstance(value, str) else "",
+)
+def test_other_falls_of_writing_are_no_degrading_disk(why, shares, more):
+    _, told = days_of(One(), shares=shares, **({"days": 4} | more))
+    assert told["slowed_hours"] == 0, why
+
+
+def test_a_load_that_ends_takes_its_cpu_along_and_is_no_degrading_disk():
+    one = One()
+    days_of(one, days=4)
+    one.works(11)
+    for share in RAMP:
+        one.works(12, writes=20_000.0 * share, cpu=share)
+    assert one.sample()["slowed_hours"] == 0
+
+
+def test_less_writing_than_on_the_days_before_at_that_hour_alone_is_no_fall():
+    one = One()
+    evening = [1.0] * 12 + [1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 4.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    for share in (*(evening * 4), *([1.0] * 19)):
+        said = one.works(12, writes=20_000.0 * share)
+    assert said["write_share"] < 0.5
+    assert said["slowed_hours"] == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_hours_that_fall_are_those_of_the_twin(seed):
+    rng = np.random.default_rng(seed)
+    one, twin = One(), HoursTwin(cores=4.0)
+    before, number, told = [], 480_000, 0
+    level = 0.0
+    for hour in range(24 * 30):
+        # Mostly habit, at times a ramp, at times a sample or an hour that is missing.
+        level = 0.0 if hour % 60 < 45 else level - rng.uniform(-0.02, 0.15)
+        means = [
+            (
+                float(np.float32(9e3 * math.exp(level + 0.02 * rng.standard_normal()))),
+                float(np.float32(math.exp(0.4 * level + 0.01 * rng.standard_normal()))),
+            )
+            for _ in range(12)
+        ]
+        if rng.random() < 0.02:
+            one.time_s += 3600.0 * rng.integers(1, 3)
+        for place, (writes, cpu) in enumerate(means):
+            said = one.sample(writes=writes, cpu=cpu)
+            if place == 0 and before:
+                expected = twin.hour(number, before)
+                assert said["slowed_hours"] == expected[0]
+                assert said["write_share"] == pytest.approx(expected[1], rel=1e-3, nan_ok=True)
+                told += expected[0] > 0
+        before, number = means, int(one.time_s - 150) // 3600
+    assert told > 0

@@ -1,0 +1,165 @@
+"""Storage that degrades: what a VM writes falls hour after hour, while its CPU goes on.
+
+Each hour's writing is held against what the VM writes at that time of the day. A load that
+ends falls once and takes its CPU along; a disk that serves ever more slowly falls in every hour
+for half a day. Six falls in a row are one order of 5,040 by chance.
+"""
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.kernels._jit import inlined
+
+F32 = NDArray[np.float32]
+
+HOUR_S: Final = 3600.0
+DAY_HOURS: Final = 24
+# A fall is looked for from its last hour back to half a day before.
+FALLS_LEAST, FALLS_MOST = 6, 12
+_PAST: Final = FALLS_MOST + 1
+
+# A VM's row: its hour and the first mean of it, then by hour of day the usual logarithms and over
+# how many days, then the last hours, newest first.
+_HOUR, _FIRST, _RUN = 0, 1, 2
+_USUAL_WRITE: Final = 3
+_USUAL_CPU: Final = _USUAL_WRITE + DAY_HOURS
+_DAYS: Final = _USUAL_CPU + DAY_HOURS
+_WRITE_SHARE: Final = _DAYS + DAY_HOURS
+_CPU_SHARE: Final = _WRITE_SHARE + _PAST
+_WRITE: Final = _CPU_SHARE + _PAST
+FIELD_COUNT: Final = _WRITE + _PAST
+
+# Half of an hour's twelve means are an hour.
+MEANS_LEAST: Final = 6
+# Of three days the median is one of an ordinary day; the profile follows a new habit in some four.
+_DAYS_LEAST: Final = 3.0
+_LEARN: Final = 0.25
+# Below 2 KB/s a single log file makes the hours; a VM without CPU or writes has no logarithm.
+_WRITES_LEAST: Final = 2000.0
+_WRITE_FLOOR, _CPU_FLOOR = 500.0, 0.001
+# To half: what a share is good for varies less than that on most VMs.
+_FALL_NATS: Final = math.log(2.0)
+# Less than a hundredth in an hour is no fall.
+_STEP_NATS: Final = 0.01
+# It falls from what is usual, not from an unusual day back to it.
+_USUAL_NATS: Final = math.log(1.5)
+# The writes fall by themselves, not since less is expected at that hour.
+_OWN_PART: Final = 0.7
+# Guests that wait for their disks compute less, too, but not as much less.
+_CPU_PART: Final = 0.7
+
+
+def new_state(lanes: int) -> F32:
+    """Return the hours of VMs nobody has seen yet, shape (lanes, FIELD_COUNT)."""
+    state = np.zeros((lanes, FIELD_COUNT), np.float32)
+    state[:, _WRITE_SHARE:] = np.nan
+    return state
+
+
+@inlined
+def is_over(own: F32, hour: float) -> bool:
+    """Return whether the hour that a VM was in has ended."""
+    return float(own[_HOUR]) != hour
+
+
+@inlined
+def follows(own: F32, hour: float) -> bool:
+    """Return whether an hour is the next one."""
+    return float(own[_HOUR]) + 1.0 == hour
+
+
+@inlined
+def begin_hour(own: F32, hour: float, first: int) -> None:
+    """Begin an hour with the mean of number `first`."""
+    own[_HOUR] = np.float32(hour)
+    own[_FIRST] = np.float32(first)
+
+
+@inlined
+def means_of(own: F32, count: int) -> int:
+    """Return how many means the hour has that ended before the last one of `count`."""
+    return count - 1 - int(own[_FIRST])
+
+
+@inlined
+def forget_row(own: F32) -> None:
+    """Begin the row of hours anew: one is missing, or nothing is known to hold it against."""
+    own[_RUN] = np.float32(0.0)
+    own[_WRITE_SHARE] = np.float32(np.nan)
+
+
+@inlined
+def _follow(own: F32, place: int, writes: float, cpu: float) -> None:
+    """Put an hour before the others, and count the falls in a row that it ends."""
+    share = writes - float(own[_USUAL_WRITE + place])
+    fell = share < float(own[_WRITE_SHARE]) - _STEP_NATS
+    own[_RUN] = np.float32(min(float(own[_RUN]) + 1.0, float(FALLS_MOST)) if fell else 0.0)
+    for back in range(_PAST - 1, 0, -1):
+        own[_WRITE_SHARE + back] = own[_WRITE_SHARE + back - 1]
+        own[_CPU_SHARE + back] = own[_CPU_SHARE + back - 1]
+        own[_WRITE + back] = own[_WRITE + back - 1]
+    own[_WRITE_SHARE] = np.float32(share)
+    own[_CPU_SHARE] = np.float32(cpu - float(own[_USUAL_CPU + place]))
+    own[_WRITE] = np.float32(writes)
+
+
+@inlined
+def _falls(own: F32) -> float:
+    """Return in how many hours in a row writing fell as it does on a degrading disk, or 0."""
+    for length in range(FALLS_LEAST, int(own[_RUN]) + 1):
+        before = float(own[_WRITE_SHARE + length])
+        fall = before - float(own[_WRITE_SHARE])
+        by_itself = float(own[_WRITE + length]) - float(own[_WRITE])
+        less_cpu = float(own[_CPU_SHARE + length]) - float(own[_CPU_SHARE])
+        if fall < _FALL_NATS or abs(before) > _USUAL_NATS:
+            continue
+        if float(own[_WRITE + length]) < math.log(_WRITES_LEAST + _WRITE_FLOOR):
+            continue
+        if by_itself >= _OWN_PART * fall and less_cpu <= _CPU_PART * fall:
+            return float(length)
+    return 0.0
+
+
+@inlined
+def close_hour(own: F32, writes: float, cpu: float, cores: float) -> float:
+    """Take in an hour that ended.
+
+    Parameters
+    ----------
+    own
+        The VM's row; its hour is the one that ended. Updated.
+    writes, cpu
+        Medians of the hour's means, bytes/s and cores; NaN where it had too few.
+
+    Returns
+    -------
+    float
+        In how many hours in a row writing fell as it does on a degrading disk; 0 for none.
+    """
+    place = int(own[_HOUR]) % DAY_HOURS
+    if not (writes == writes and cpu == cpu):
+        forget_row(own)
+        return 0.0
+    days = float(own[_DAYS + place])
+    log_writes, log_cpu = math.log(writes + _WRITE_FLOOR), math.log(cpu + _CPU_FLOOR * cores)
+    found = 0.0
+    if days >= _DAYS_LEAST:
+        _follow(own, place, log_writes, log_cpu)
+        found = _falls(own)
+    else:
+        forget_row(own)
+    weight = max(_LEARN, 1.0 / (days + 1.0))
+    for row, value in ((_USUAL_WRITE + place, log_writes), (_USUAL_CPU + place, log_cpu)):
+        usual = float(own[row])
+        own[row] = np.float32(usual + weight * (value - usual))
+    own[_DAYS + place] = np.float32(min(days + 1.0, _DAYS_LEAST))
+    return found
+
+
+@inlined
+def write_share(own: F32) -> float:
+    """Return the last hour's writing as a share of what is usual then; NaN where unknown."""
+    return math.exp(float(own[_WRITE_SHARE]))
