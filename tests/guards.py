@@ -333,6 +333,11 @@ MUTANTS: Final = (
         ("tests/unit/engine/detection/test_partition.py",),
     ),
     Mutant(
+        "a silence that outlasts the others' is ordered", "engine/detection/totals.py",
+        'FIELD["shared"]] < 0.0:\n', 'FIELD["shared"]] < -2.0:\n',
+        ("tests/unit/engine/detection/test_totals.py",),
+    ),
+    Mutant(
         "memory that moves is no sign of life", "engine/detection/totals.py",
         '        refusals.append("memory_lives")\n', "        pass\n",
         ("tests/unit/engine/detection/test_totals.py",),

@@ -162,6 +162,8 @@ class Configuration:
     totals_shared_samples: int = 4
     totals_shared_nats: float = 3.0
     totals_shared_alert_ratio: float = 0.2
+    # Twice what the longest member of a recorded fleet's silence took, 35 minutes.
+    totals_shared_alone_s: float = 3600.0
     # Members of one incident were seen to begin hours apart.
     totals_shared_open_s: float = 7200.0
     # When so many VMs of several nodes lack a sample, the collectors are disturbed.

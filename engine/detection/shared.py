@@ -18,6 +18,8 @@ from models.kernels import glance, vitals_layout
 
 _LISTED = 64
 _SHARED = vitals_layout.FIELD["shared"]
+# Of a silence that began with others' and goes on without them.
+OUTLASTED = -1.0
 
 
 class _Young(NamedTuple):
@@ -43,6 +45,7 @@ def judge_shared(cell: Cell, *, time_ms: int, configuration: Configuration) -> l
     active = count + moving
     nodes = sum(each.silent > 0 for each in young)
     needed = max(configuration.totals_shared_members, configuration.totals_shared_ratio * active)
+    _release(cell, configuration)
     if count >= needed and nodes >= 2:
         for each in young:
             each.lanes.vitals[each.places(), _SHARED] = 1.0
@@ -52,6 +55,24 @@ def judge_shared(cell: Cell, *, time_ms: int, configuration: Configuration) -> l
         if count >= wide:
             return _opened(cell, young, count, active, time_ms, configuration)
     return _followed(cell, time_ms, configuration)
+
+
+def _release(cell: Cell, configuration: Configuration) -> None:
+    """Let those be judged alone again whose silence outlasts that of all they shared it with.
+
+    Else whoever dies in a silence of many would never be told, and that silence never end. It
+    is told to people alone: its storage may have gone with the others' and not come back.
+    """
+    marked = [
+        (lanes, lane)
+        for lanes in cell.lanes.values()
+        for lane in np.flatnonzero(lanes.vitals[: len(lanes), _SHARED] > 0.0)
+    ]
+    if len(marked) >= configuration.totals_shared_members:
+        return
+    for lanes, lane in marked:
+        if lanes.sign("run_s", int(lane)) >= configuration.totals_shared_alone_s:
+            lanes.vitals[lane, _SHARED] = OUTLASTED
 
 
 def _opened(

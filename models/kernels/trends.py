@@ -52,6 +52,8 @@ _SPIKE_SHARE: Final = 0.02
 # A runaway holds whole cores for an hour while everything else goes on as before.
 RUNAWAY_BUCKETS: Final = 12
 _WHOLE_CORE: Final = 0.12
+# Of many cores each is a hundredth or two less than whole.
+_WHOLE_SHARE: Final = 0.02
 _FLAT_CORES: Final = 0.25
 _USUAL_SHARE: Final = 0.015
 # More than a business guest writes; an aggressor's is also three times its own most.
@@ -162,7 +164,8 @@ def _runaway(means: F64, count: int, cores: float, levels: F64, dt_s: float) -> 
         return 0.0
     if high - low > _FLAT_CORES * whole:
         return 0.0
-    if not (abs(step - whole) < _WHOLE_CORE or low >= 0.93 * cores):
+    is_whole = abs(step - whole) < max(_WHOLE_CORE, _WHOLE_SHARE * whole)
+    if not (is_whole or low >= 0.93 * cores):
         return 0.0
     if not (_unchanged(means, SENT, count, 500.0) and _unchanged_disk(means, count)):
         return 0.0

@@ -153,7 +153,7 @@ def _fold_disk(
 def _end_run(state: F64, reads: float, slow: float) -> None:
     """Let life end a silence: it is learned unless explained, or a boot shows that it was real."""
     booted = reads > max(_BOOT_READS, _BOOT_RATIO * state[at.F_READ_MEAN])
-    explained = state[at.F_HELD] > 0.0 or state[at.F_SHARED] > 0.0
+    explained = state[at.F_HELD] > 0.0 or state[at.F_SHARED] != 0.0
     if not explained and not (state[at.F_SUSPECTED] > 0.0 and booted):
         evidence.learn_run(state, at.F_ALIVE, at.F_ALIVE + 1, int(state[at.F_RUN]))
     state[at.F_RUN] = 0.0

@@ -117,6 +117,44 @@ def test_silence_that_many_begin_within_samples_of_each_other_is_one_incident() 
     assert len({alert.id for alert in firing}) == 1
 
 
+def stalls(guests: list[Plain]) -> None:
+    for guest in guests:
+        guest.writes = guest.reads = guest.sends = 0.0
+
+
+@pytest.mark.parametrize(("goes_on", "told"), [(True, {"cell"}), (False, {"cell", "host"})])
+def test_a_nodes_stall_is_told_with_the_cells_that_goes_on_and_apart_from_one_that_is_over(
+    goes_on: bool, told: set[str]
+) -> None:
+    bench, guests = fleet(300.0, vms=40)
+    few, many = guests[1:10], guests[20:36:2]
+    stalls(few)
+    bench.run(1500.0)
+    if not goes_on:
+        for guest in few:
+            guest.writes, guest.sends = 50_000.0, 3000.0
+        bench.run(1800.0)
+    stalls(many)
+    bench.run(900.0)
+    assert {alert.scope for alert in bench.alerts} == told
+
+
+def test_who_stays_silent_when_all_others_move_again_is_told_and_not_ordered() -> None:
+    bench, guests = fleet(300.0)
+    for guest in guests[:6]:
+        guest.writes = guest.reads = guest.sends = 0.0
+    dies(guests[6], 0.004)
+    bench.run(900.0)
+    for guest in guests[:6]:
+        guest.writes, guest.sends = 50_000.0, 3000.0
+    bench.run(4000.0)
+    assert {alert.scope for alert in bench.alerts} == {"cell", "vm"}
+    assert {alert.subject for alert in bench.alerts if alert.scope == "vm"} == {guests[6].text}
+    assert bench.suggestions(guests[6]) == {"alert"}
+    bench.run(7500.0)
+    assert [alert.state for alert in bench.alerts if alert.scope == "cell"][-1] == "resolved"
+
+
 def test_a_vm_switched_off_by_its_owner_is_not_dead() -> None:
     bench, guests = fleet(300.0)
     bench.places[1].tell("stopped", guests[3])

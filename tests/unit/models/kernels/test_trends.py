@@ -13,8 +13,8 @@ FOLDS = pytest.mark.parametrize("fold", [fold_trends, fold_trends.py_func], ids=
 class One:
     """One VM of four vCPUs that knows low CPU levels."""
 
-    def __init__(self, fold=fold_trends, dt_s=300.0):
-        self.fold, self.dt_s = fold, dt_s
+    def __init__(self, fold=fold_trends, dt_s=300.0, vcpus=4):
+        self.fold, self.dt_s, self.vcpus = fold, dt_s, vcpus
         self.state, self.means = trends.new_state(1), trends.new_means(1)
         self.hours = hours.new_state(1)
         self.time_s = 480_000 * 3600.0
@@ -25,7 +25,7 @@ class One:
 
     def sample(self, *, cpu=0.1, reads=0.0, writes=9000.0, sent=900.0, memory=1000.0):
         rates = np.array([[cpu], [reads], [writes], [sent]], np.float32)
-        vcpus = np.array([4], np.int64)
+        vcpus = np.array([self.vcpus], np.int64)
         self.time_s += self.dt_s
         self.closed += self.fold(
             self.state,
@@ -91,6 +91,12 @@ def test_whole_cores_held_for_an_hour_beside_usual_work_run_away():
     one.works()
     assert one.works(8, cpu=2.1)["runaway_cores"] == 0
     assert one.works(5, cpu=2.1)["runaway_cores"] == 2
+
+
+def test_many_cores_are_whole_though_each_lacks_a_hundredth():
+    one = One(vcpus=32)
+    one.works()
+    assert one.works(13, cpu=24.7)["runaway_cores"] == 25
 
 
 def test_a_job_that_reads_and_writes_for_its_cores_does_not_run_away():
@@ -176,7 +182,8 @@ def test_less_writing_than_on_the_days_before_at_that_hour_alone_is_no_fall():
 def test_hours_that_fall_are_those_of_the_twin(seed):
     rng = np.random.default_rng(seed)
     one, twin = One(), HoursTwin(cores=4.0)
-    before, number, told = [], 480_000, 0
+    before: list[tuple[float, float]] = []
+    number, told = 480_000, 0
     level = 0.0
     for hour in range(24 * 30):
         # Mostly habit, at times a ramp, at times a sample or an hour that is missing.
