@@ -15,7 +15,7 @@ from connectors.simulator.world import NS_PER_S, SIGHT, Roster, World
 from engine.errors import HypervisorUnreachable
 from engine.ports import NodeSample
 from engine.wire.frame import Event, InventoryItem, PoolSample, VmRows
-from engine.wire.metrics import COUNTERS, GAUGE_ROW, GAUGES, INTEGER_ROW, INTEGERS
+from engine.wire.metrics import COUNTERS, GAUGE_ROW, GAUGES, INTEGER_ROW
 
 # As libvirt's adapter counts: from half a core on.
 BUSY_RATIO: Final = 0.5
@@ -32,7 +32,6 @@ _ASKED: Final = np.array(
         _ROW["job_active"],
     ]
 )
-_GLITCHING: Final = [_ROW["block_wr_bytes"], _ROW["net_tx_bytes"]]
 
 
 class SimulatedHypervisor:
@@ -149,13 +148,9 @@ class SimulatedHypervisor:
 
     def _rows(self, panel: Panel, roster: Roster, silent: NDArray[np.bool_] | None) -> VmRows:
         world, lanes, size = self._world, roster.lanes, roster.indices.size
-        integers = np.empty((len(INTEGERS), size), np.uint64)
+        integers = panel.shown[:, lanes].copy()
         counters, times_ns = world.meters.read(lanes, world.now_ns)
-        integers[: len(COUNTERS)] = counters
-        integers[len(COUNTERS) :] = panel.levels[:, lanes]
-        integers[_ROW["balloon_major_faults"]] = panel.major_faults[lanes]
-        if panel.any_glitch:
-            integers[_GLITCHING] += world.guests.glitch[lanes].astype(np.uint64)
+        integers[: len(COUNTERS)] += counters
         missing = panel.missing[:, lanes].copy()
         ratios = self._vcpus.ratios(
             roster.indices,

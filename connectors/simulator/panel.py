@@ -15,10 +15,11 @@ from connectors.simulator.rates import Rates
 from connectors.simulator.topology import Topology
 from engine.wire.metrics import COUNTERS, INTEGER_ROW, INTEGERS, LEVELS
 
-# A member is looked up each time that it is named through its class.
-_OFF: Final = Condition.OFF
+# An array is compared with a number much faster than with a member.
+_OFF: Final = int(Condition.OFF)
 _LEVEL: Final = {metric.name: row for row, metric in enumerate(LEVELS)}
 _NETWORK: Final = np.array([row for name, row in INTEGER_ROW.items() if name.startswith("net_")])
+_GLITCHING: Final = [INTEGER_ROW["block_wr_bytes"], INTEGER_ROW["net_tx_bytes"]]
 # What the guest itself reports; unknown until it has spoken.
 REPORTED: Final = np.array(
     [
@@ -33,16 +34,16 @@ class Panel:
 
     Attributes
     ----------
-    levels
-        Shape (len(LEVELS), N), in the wire's order; `vcpus_busy` is for the sample to fill.
-    major_faults
-        Shape (N,), the guest's own counter as last reported.
+    shown
+        Shape (len(INTEGERS), N), in the wire's order; `vcpus_busy` is for the sample to fill,
+        counters for the meters to add to: what stands there is the guest's own, as last
+        reported, and what a faulty reading adds.
     missing
         Shape (len(INTEGERS), N), where even an answering monitor knows nothing.
     hidden
         Shape (N,), VMs that no sample shows.
-    silent_since_s, glitch
-        As in `Guests`; `any_silent` and `any_glitch` say whether they matter at all.
+    any_hidden, any_silent
+        Whether there are such, and whether there are any whose monitor does not answer.
     stuck_share, memory_available
         Shape (nodes,): share of VMs whose disk is stuck, and free memory in bytes.
     """
@@ -59,7 +60,8 @@ class Panel:
         size = topology.plan.vms
         sight = topology.plan.telemetry
         never = guests.reported_s == NEVER_S
-        levels = np.zeros((len(LEVELS), size), np.uint64)
+        shown = np.zeros((len(INTEGERS), size), np.uint64)
+        levels = shown[len(COUNTERS) :]
         resident = guests.memory_kib * guests.resident_share
         levels[_LEVEL["balloon_current_kib"]] = topology.memory_kib
         levels[_LEVEL["balloon_rss_kib"]] = _in_pages(resident)
@@ -78,13 +80,13 @@ class Panel:
         missing[REPORTED] = never
         missing[_NETWORK] = topology.network < 0
         missing[INTEGER_ROW["vcpus_halted"]] = not sight.halted_known
-        self.levels = levels
+        shown[INTEGER_ROW["balloon_major_faults"]] = guests.faults_reported
+        shown[_GLITCHING] += guests.glitch.astype(np.uint64)
+        self.shown = shown
         self.missing = missing
-        self.major_faults = guests.faults_reported.astype(np.uint64)
         self.hidden = (guests.condition == _OFF) | guests.row_absent
         self.any_hidden = bool(self.hidden.any())
         self.any_silent = bool(np.isfinite(guests.silent_since_s).any())
-        self.any_glitch = bool(guests.glitch.any())
         nodes = len(topology.nodes)
         stuck = np.bincount(guests.node, weights=rates.stuck(slice(None)), minlength=nodes)
         here = np.bincount(guests.node, minlength=nodes)

@@ -42,8 +42,8 @@ _OVERHEAD_NS = 15_000.0
 _STUCK_CPU_SHARE = 0.04
 _UNANSWERED_SEND_SHARE = 0.05
 _SECTOR = 512.0
-# A member is looked up each time that it is named through its class.
-_HUNG_IO, _PAUSED, _OFF = Condition.HUNG_IO, Condition.PAUSED, Condition.OFF
+# An array is compared with a number much faster than with a member.
+_HUNG_IO, _PAUSED, _OFF = map(int, (Condition.HUNG_IO, Condition.PAUSED, Condition.OFF))
 
 
 class Draws(NamedTuple):
