@@ -68,11 +68,6 @@ class Picture(NamedTuple):
         return self.state == _CRASHED
 
     @property
-    def paused(self) -> bool:
-        """Whether the hypervisor says that the guest is not meant to run."""
-        return self.state in _PAUSED
-
-    @property
     def balloon_known(self) -> bool:
         """Whether the balloon reported often enough in this boot epoch to be missed."""
         return self.balloon_moved >= 2 and self.balloon_period_s > 0
@@ -256,17 +251,22 @@ def told_item(seen: Picture, configuration: Configuration) -> EvidenceItem | Non
     return EvidenceItem(signal="told", nats=configuration.told_nats, text=said)
 
 
+def explanations(vm: Vm, *, state: int, job_active: bool, time_ms: int) -> list[str]:
+    """Return what explains a VM's silence, by what was said of it and by its hypervisor."""
+    explained = vm.held_by(time_ms)
+    if state in _PAUSED:
+        explained.append("paused")
+    if job_active:
+        explained.append("job_active")
+    return explained
+
+
 def vetoes(
     cell: Cell, node: Node, vm: Vm, seen: Picture, *, time_ms: int
 ) -> tuple[list[str], list[str]]:
     """Return what explains the silence, and what only forbids to suggest an action."""
-    explained = vm.held_by(time_ms)
-    dead = seen.crashed or seen.told in {"panicked", "crashed"}
-    if seen.paused and not dead:
-        explained.append("paused")
-    if seen.job_active:
-        explained.append("job_active")
-    if dead:
+    explained = explanations(vm, state=seen.state, job_active=seen.job_active, time_ms=time_ms)
+    if seen.crashed or seen.told in {"panicked", "crashed"}:
         # A VM that its own crash stopped is not held by the operator who paused it.
         explained = [reason for reason in explained if reason not in {"paused", "stopped"}]
     cautious = ["boot"] if "boot" in explained else []

@@ -181,7 +181,7 @@ def _silent(
     prefix, onset = ("disk", "disk_onset_ms") if signal == "disk" else ("run", "onset_ms")
     for name, lanes in seen.items():
         sequences, onsets = lanes.numbers(f"{prefix}_sequence"), lanes.numbers(onset)
-        for lane in np.flatnonzero(_fell(lanes, signal)) if lanes.found[bit] else ():
+        for lane in np.flatnonzero(lanes.which(bit)) if lanes.found[bit] else ():
             vm = lanes.vm(int(lane))
             if vm not in explained and vm in cell.vms:
                 silent[vm] = Silence(vm, name, int(sequences[lane]), int(onsets[lane]))
@@ -205,17 +205,6 @@ def _seen(cell: Cell) -> dict[str, Lanes]:
     return {
         name: lanes for name, lanes in sorted(cell.lanes.items()) if not cell.nodes[name].silent
     }
-
-
-def _fell(lanes: Lanes, signal: str) -> NDArray[np.bool_]:
-    """Return, per lane in use, who fell silent lately by one signal."""
-    fell = lanes.which(_FELL[signal])
-    if signal == "tx":
-        # Without a gap model of its own: somebody who sent in nearly every sample.
-        size = len(lanes)
-        still = lanes.row("tx_still_s")[:size]
-        fell &= lanes.row("tx_share")[:size] >= 0.8 * np.exp(-still / 60.0)
-    return fell
 
 
 def _moving(lanes: Lanes, node: Node, signal: str) -> NDArray[np.bool_]:

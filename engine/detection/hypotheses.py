@@ -111,11 +111,13 @@ def _dead(seen: Picture, cautious: list[str], configuration: Configuration) -> V
     if seen.run_samples < 2 or seen.shape == "unknown":
         return None
     silence = silence_item(seen, configuration)
+    if (silence.nats or 0) < configuration.silence_alert_nats:
+        return None
     cpu = cpu_item(seen, configuration)
     balloon = balloon_item(seen, configuration)
     items = [item for item in (silence, cpu, balloon) if item is not None]
     score = sum(item.nats or 0.0 for item in items)
-    if score < configuration.alert_nats or (silence.nats or 0) < configuration.silence_alert_nats:
+    if score < configuration.alert_nats:
         return None
     if balloon is not None and _awaits_report(seen, balloon, configuration):
         return None

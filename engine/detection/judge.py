@@ -5,7 +5,7 @@ import numpy as np
 from engine.detection import sentences
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
-from engine.detection.evidence import Picture, picture, vetoes
+from engine.detection.evidence import Picture, explanations, picture, vetoes
 from engine.detection.fold import set_holds
 from engine.detection.forest import opinion, score_gated
 from engine.detection.gate import explains, judge_gate
@@ -72,7 +72,13 @@ def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Ale
             continue
         for lane in _suspects(cell, lanes):
             uuid = lanes.vm(lane)
-            if cell.vms[uuid].node != name:
+            vm = cell.vms[uuid]
+            if vm.node != name:
+                continue
+            if not (vm.told or lanes.finds[lane] >> SUSPECT & 1):
+                # Watched for something else: no fault is to be found, its silence may be explained.
+                if _is_explained(cell, node, lanes, lane, vm, time_ms, configuration):
+                    held[uuid] = True
                 continue
             published, is_found = _judge_one(
                 cell,
@@ -105,6 +111,26 @@ def _suspects(cell: Cell, lanes: Lanes) -> list[int]:
     if lanes.found[SUSPECT]:
         found.update(np.flatnonzero(lanes.which(SUSPECT)).tolist())
     return sorted(found)
+
+
+def _is_explained(
+    cell: Cell,
+    node: Node,
+    lanes: Lanes,
+    lane: int,
+    vm: Vm,
+    time_ms: int,
+    configuration: Configuration,
+) -> bool:
+    """Return whether a VM's silence, if it is silent, has a reason outside of it."""
+    state, job_active = lanes.number("state", lane), lanes.number("job_active", lane) > 0
+    reasons = explanations(vm, state=state, job_active=job_active, time_ms=time_ms)
+    by_totals = bool(lanes.finds[lane] >> ONLY_TOTALS & 1)
+    if any(reason != "boot" for reason in reasons) or (by_totals and is_shared(lanes, lane)):
+        return True
+    silent = lanes.number("run_samples", lane) > 0
+    onset_ms = lanes.number("onset_ms", lane) if silent else node.event_ms
+    return explains(cell, vm.uuid, onset_ms=onset_ms, configuration=configuration) is not None
 
 
 def _judge_one(

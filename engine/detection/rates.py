@@ -52,8 +52,9 @@ _DAY_S: Final = 86_400.0
 _HABIT_NATS: Final = 2.0
 # Counts of a VM's CPU levels are halved at a day of samples a second, so that habits may change.
 _LEVELS_FULL: Final = 86_400.0
-_FIGURES: Final = course.Figures(**{name: F[name] for name in course.Figures._fields})
-_NUMBERS: Final = course.Numbers(**{name: I[name] for name in course.Numbers._fields})
+# As arrays: a kernel takes a tuple field by field.
+_FIGURES: Final = np.array([F[name] for name in course.Figures._fields])
+_NUMBERS: Final = np.array([I[name] for name in course.Numbers._fields])
 
 
 @lru_cache(maxsize=256)

@@ -22,8 +22,10 @@ def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> li
     alerts: list[Alert] = []
     for node in cell.nodes.values():
         silent_ms = cell.passed_ms - node.seen_ms
-        node.silent = silent_ms >= configuration.node_silent_intervals * node.interval_ms
-    cell.nodes_changed()
+        is_silent = silent_ms >= configuration.node_silent_intervals * node.interval_ms
+        if is_silent != node.silent:
+            node.silent = is_silent
+            cell.nodes_changed()
     whole_nodes = [node for node in cell.nodes.values() if node.key == node.name]
     alert_ms = configuration.node_alert_s * 1000
     silent = [

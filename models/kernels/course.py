@@ -38,7 +38,7 @@ _UNKNOWN: Final = gaps.UNKNOWN
 
 
 class Figures(NamedTuple):
-    """Row of each figure in the array of floats."""
+    """Place of each figure's row, of those in the array of floats."""
 
     history_s: int
     epoch_s: int
@@ -64,7 +64,7 @@ class Figures(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Row of each number in the array of integers."""
+    """Place of each number's row, of those in the array of integers."""
 
     vcpus: int
     balloon_last: int
@@ -79,6 +79,10 @@ class Numbers(NamedTuple):
     disk_onset_ms: int
     alive_samples: int
     delay_ns: int
+
+
+_F: Final = Figures(*range(len(Figures._fields)))
+_N: Final = Numbers(*range(len(Numbers._fields)))
 
 
 class Pace(NamedTuple):
@@ -165,9 +169,9 @@ def fold_signs(
 
 
 @inlined
-def _begin(floats: F64, f: Figures, lane: int) -> None:
-    floats[f.cpu_before, lane] = floats[f.cpu_recent, lane]
-    floats[f.busiest_before, lane] = floats[f.busiest_recent, lane]
+def _begin(floats: F64, f: I64, lane: int) -> None:
+    floats[f[_F.cpu_before], lane] = floats[f[_F.cpu_recent], lane]
+    floats[f[_F.busiest_before], lane] = floats[f[_F.busiest_recent], lane]
 
 
 @inlined
@@ -177,60 +181,60 @@ def _approach(floats: F64, row: int, lane: int, share: float, moved: bool) -> No
 
 @inlined
 def _fold_life(
-    floats: F64, integers: I64, f: Figures, n: Numbers, pace: Pace,
+    floats: F64, integers: I64, f: I64, n: I64, pace: Pace,
     alive: np.int8, disk_alive: np.int8, bits: np.uint8, running: bool, lane: int,
 ) -> None:  # fmt: skip
     sent_known, sent_moved = (bits & SENT_KNOWN) != 0, (bits & SENT_MOVED) != 0
     living = alive == _ALIVE
     if alive == _SILENT:
-        if integers[n.run_samples, lane] == 0:
-            integers[n.run_sequence, lane] = pace.sequence
-            integers[n.onset_ms, lane] = pace.event_ms
-            integers[n.balloon_fresh, lane] = 0
+        if integers[n[_N.run_samples], lane] == 0:
+            integers[n[_N.run_sequence], lane] = pace.sequence
+            integers[n[_N.onset_ms], lane] = pace.event_ms
+            integers[n[_N.balloon_fresh], lane] = 0
             _begin(floats, f, lane)
-        integers[n.run_samples, lane] += 1
+        integers[n[_N.run_samples], lane] += 1
     elif living:
-        integers[n.run_samples, lane] = 0
+        integers[n[_N.run_samples], lane] = 0
     if disk_alive == _SILENT:
-        if integers[n.disk_samples, lane] == 0:
-            integers[n.disk_sequence, lane] = pace.sequence
-            integers[n.disk_onset_ms, lane] = pace.event_ms
+        if integers[n[_N.disk_samples], lane] == 0:
+            integers[n[_N.disk_sequence], lane] = pace.sequence
+            integers[n[_N.disk_onset_ms], lane] = pace.event_ms
             _begin(floats, f, lane)
-        integers[n.disk_samples, lane] += 1
+        integers[n[_N.disk_samples], lane] += 1
     elif disk_alive == _ALIVE:
-        integers[n.disk_samples, lane] = 0
-    integers[n.alive_samples, lane] = integers[n.alive_samples, lane] + 1 if living else 0
-    floats[f.alive_s, lane] = floats[f.alive_s, lane] + pace.step_s if living else 0.0
+        integers[n[_N.disk_samples], lane] = 0
+    integers[n[_N.alive_samples], lane] = integers[n[_N.alive_samples], lane] + 1 if living else 0
+    floats[f[_F.alive_s], lane] = floats[f[_F.alive_s], lane] + pace.step_s if living else 0.0
     # What firmware reads at a boot prompt is no sign that a guest ever lived in this epoch.
     if running and ((bits & WRITTEN) != 0 or sent_moved):
-        integers[n.moved, lane] += 1
+        integers[n[_N.moved], lane] += 1
     if sent_moved:
-        floats[f.tx_still_s, lane] = 0.0
+        floats[f[_F.tx_still_s], lane] = 0.0
     elif sent_known and running:
-        floats[f.tx_still_s, lane] += pace.step_s
+        floats[f[_F.tx_still_s], lane] += pace.step_s
     _fold_shares(floats, f, pace, alive, bits, running, lane)
 
 
 @inlined
 def _fold_shares(
-    floats: F64, f: Figures, pace: Pace, alive: np.int8, bits: np.uint8, running: bool, lane: int
+    floats: F64, f: I64, pace: Pace, alive: np.int8, bits: np.uint8, running: bool, lane: int
 ) -> None:
     """Keep how often the VM is alive, uses its disks and sends."""
     # A plain mean at first: from 0 upwards a busy VM would count as a quiet one for a minute,
     # and the few that fell silent meanwhile would be all that seemed to be at work.
-    known_s = min(floats[f.history_s, lane] + pace.step_s, pace.share_tau_s)
+    known_s = min(floats[f[_F.history_s], lane] + pace.step_s, pace.share_tau_s)
     share = min(1.0, pace.step_s / known_s)
     if alive != _UNKNOWN:
-        _approach(floats, f.life_share, lane, share, alive == _ALIVE)
+        _approach(floats, f[_F.life_share], lane, share, alive == _ALIVE)
     if (bits & DISK_KNOWN) != 0 and running:
-        _approach(floats, f.disk_share, lane, share, (bits & DISK_MOVED) != 0)
+        _approach(floats, f[_F.disk_share], lane, share, (bits & DISK_MOVED) != 0)
     if (bits & SENT_KNOWN) != 0 and running:
-        _approach(floats, f.tx_share, lane, share, (bits & SENT_MOVED) != 0)
+        _approach(floats, f[_F.tx_share], lane, share, (bits & SENT_MOVED) != 0)
 
 
 @inlined
 def _fold_level(
-    floats: F64, levels: F32, edges: F64, f: Figures, cpu: float, vcpus: float, lane: int
+    floats: F64, levels: F32, edges: F64, f: I64, cpu: float, vcpus: float, lane: int
 ) -> int:
     """Say how unusual the level is for this VM, by its own histogram; return its band."""
     band = 0
@@ -243,24 +247,24 @@ def _fold_level(
     above = levels[min(band + 1, levels.shape[0] - 1), lane]
     half = np.float32(0.5)
     share = (levels[band, lane] + half * (below + above) + half) / (total + np.float32(1))
-    floats[f.cpu_nats, lane] = -math.log(min(share, np.float32(1)))
+    floats[f[_F.cpu_nats], lane] = -math.log(min(share, np.float32(1)))
     return band
 
 
 @inlined
 def _fold_cpu(
-    floats: F64, integers: I64, levels: F32, edges: F64, f: Figures, n: Numbers, pace: Pace,
+    floats: F64, integers: I64, levels: F32, edges: F64, f: I64, n: I64, pace: Pace,
     cpu: float, known: bool, surprise: np.float32, lane: int,
 ) -> None:  # fmt: skip
     """Keep the level before the last sample, and how unusual the level now is for the VM.
 
     The sample before a silence is a mix of before and after, so the level lags by one.
     """
-    floats[f.cpu, lane] = cpu
+    floats[f[_F.cpu], lane] = cpu
     if not known or math.isnan(cpu):
-        floats[f.cpu_nats, lane] = 0.0
+        floats[f[_F.cpu_nats], lane] = 0.0
         return
-    vcpus = float(max(integers[n.vcpus, lane], 1))
+    vcpus = float(max(integers[n[_N.vcpus], lane], 1))
     band = _fold_level(floats, levels, edges, f, cpu, vcpus, lane)
     if surprise >= pace.habit_nats:
         return
@@ -271,59 +275,59 @@ def _fold_cpu(
     if total > pace.levels_full:
         for level in range(levels.shape[0]):
             levels[level, lane] *= np.float32(0.5)
-    if integers[n.run_samples, lane] != 0:
+    if integers[n[_N.run_samples], lane] != 0:
         return
-    busiest = floats[f.busiest, lane]
+    busiest = floats[f[_F.busiest], lane]
     busiest = 0.0 if math.isnan(busiest) else busiest
-    if floats[f.known_s, lane] <= 0.0:
-        floats[f.cpu_recent, lane] = cpu
-        floats[f.busiest_recent, lane] = busiest
+    if floats[f[_F.known_s], lane] <= 0.0:
+        floats[f[_F.cpu_recent], lane] = cpu
+        floats[f[_F.busiest_recent], lane] = busiest
     else:
         weight = pace.level_weight
-        recent, last = floats[f.cpu_recent, lane], floats[f.cpu_last, lane]
-        floats[f.cpu_recent, lane] = recent + weight * (last - recent)
-        recent, last = floats[f.busiest_recent, lane], floats[f.busiest_last, lane]
-        floats[f.busiest_recent, lane] = recent + weight * (last - recent)
-    floats[f.cpu_last, lane] = cpu
-    floats[f.busiest_last, lane] = busiest
-    floats[f.known_s, lane] += pace.step_s
+        recent, last = floats[f[_F.cpu_recent], lane], floats[f[_F.cpu_last], lane]
+        floats[f[_F.cpu_recent], lane] = recent + weight * (last - recent)
+        recent, last = floats[f[_F.busiest_recent], lane], floats[f[_F.busiest_last], lane]
+        floats[f[_F.busiest_recent], lane] = recent + weight * (last - recent)
+    floats[f[_F.cpu_last], lane] = cpu
+    floats[f[_F.busiest_last], lane] = busiest
+    floats[f[_F.known_s], lane] += pace.step_s
 
 
 @inlined
 def _fold_balloon(
-    floats: F64, integers: I64, f: Figures, n: Numbers, step_s: float, update: int, lane: int
+    floats: F64, integers: I64, f: I64, n: I64, step_s: float, update: int, lane: int
 ) -> None:
     """Follow the balloon's own clock: each new report is a sign that the guest's kernel runs."""
-    stored = integers[n.balloon_last, lane]
-    lasted = floats[f.balloon_still_s, lane] + step_s
+    stored = integers[n[_N.balloon_last], lane]
+    lasted = floats[f[_F.balloon_still_s], lane] + step_s
     moved = stored > 0 and update != stored
     if moved:
-        period = floats[f.balloon_period_s, lane]
-        floats[f.balloon_period_s, lane] = (
+        period = floats[f[_F.balloon_period_s], lane]
+        floats[f[_F.balloon_period_s], lane] = (
             lasted if period <= 0.0 else period + 0.2 * (lasted - period)
         )
-        integers[n.balloon_moved, lane] += 1
-        if integers[n.run_samples, lane] >= 2 or integers[n.disk_samples, lane] >= 2:
-            integers[n.balloon_fresh, lane] += 1
-    floats[f.balloon_still_s, lane] = 0.0 if moved else lasted
-    integers[n.balloon_last, lane] = update
+        integers[n[_N.balloon_moved], lane] += 1
+        if integers[n[_N.run_samples], lane] >= 2 or integers[n[_N.disk_samples], lane] >= 2:
+            integers[n[_N.balloon_fresh], lane] += 1
+    floats[f[_F.balloon_still_s], lane] = 0.0 if moved else lasted
+    integers[n[_N.balloon_last], lane] = update
 
 
 @inlined
 def _fold_delay(
-    floats: F64, integers: I64, f: Figures, n: Numbers, pace: Pace, now: int, lane: int
+    floats: F64, integers: I64, f: I64, n: I64, pace: Pace, now: int, lane: int
 ) -> None:
     """Keep how many cores the VM waited for on its node's run queues; `now` -1 is unknown."""
-    before = integers[n.delay_ns, lane]
-    integers[n.delay_ns, lane] = now
+    before = integers[n[_N.delay_ns], lane]
+    integers[n[_N.delay_ns], lane] = now
     delay = np.nan
     if now >= 0 and before >= 0 and now >= before:
         delay = (now - before) / (pace.step_s * 1e9)
-    floats[f.delay, lane] = delay
-    wanted = floats[f.cpu, lane] + delay
+    floats[f[_F.delay], lane] = delay
+    wanted = floats[f[_F.cpu], lane] + delay
     share = delay / wanted if wanted > 0 else 0.0
-    mean = floats[f.contention, lane]
-    floats[f.contention, lane] = mean + pace.contention_weight * (share - mean)
+    mean = floats[f[_F.contention], lane]
+    floats[f[_F.contention], lane] = mean + pace.contention_weight * (share - mean)
 
 
 @kernel
@@ -332,8 +336,8 @@ def fold_course(
     integers: I64,
     levels: F32,
     edges: F64,
-    f: Figures,
-    n: Numbers,
+    f: I64,
+    n: I64,
     pace: Pace,
     cpu: F32,
     running: Bools,
@@ -382,7 +386,7 @@ def fold_course(
         )  # fmt: skip
         if not pace.has_interval:
             continue
-        floats[f.busiest, lane] = busiest[lane]
+        floats[f[_F.busiest], lane] = busiest[lane]
         surprise = max(life_nats[lane], disk_nats[lane])
         _fold_cpu(
             floats, integers, levels, edges, f, n, pace,
@@ -392,7 +396,7 @@ def fold_course(
             _fold_balloon(floats, integers, f, n, pace.step_s, update[lane], lane)
         _fold_delay(floats, integers, f, n, pace, delay[lane], lane)
         if known[lane]:
-            floats[f.history_s, lane] += pace.step_s
-            floats[f.epoch_s, lane] += pace.step_s
+            floats[f[_F.history_s], lane] += pace.step_s
+            floats[f[_F.epoch_s], lane] += pace.step_s
             measured += 1
     return measured

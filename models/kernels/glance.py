@@ -4,6 +4,7 @@ Each test is cheap, lets through whatever the closer look may find a fault in, a
 bit what it saw. So a slot in which nothing happens costs one pass, whatever the fleet.
 """
 
+import math
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ U16 = NDArray[np.uint16]
 ONLY_TOTALS, SUSPECT, YOUNG, MOVING = 0, 1, 2, 3
 # What shows over hours.
 LEAK, FLOOD, RUNAWAY, BOOTED = 4, 5, 6, 7
-# Who fell silent lately: its disks, its sending (whether it sent often is not asked), all of it.
+# Who fell silent lately: its disks, its sending, all of it.
 FELL_DISK, FELL_TX, FELL_LIFE = 8, 9, 10
 # Without this sample, and out of sight for long.
 UNSEEN, ABSENT = 11, 12
@@ -42,6 +43,7 @@ class Rows(NamedTuple):
     balloon_still_s: int
     balloon_period_s: int
     tx_still_s: int
+    tx_share: int
     epoch_s: int
     vcpus_busy: int
     balloon_moved: int
@@ -175,6 +177,8 @@ def _fell(
     by_life = by_life and life[0, lane] <= short and life[1, lane] >= nats
     still = floats[rows[_R.tx_still_s], lane]
     by_tx = still >= 2.0 * dt_s and still <= window_s
+    # Without a gap model of its own: somebody who sent in nearly every sample.
+    by_tx = by_tx and floats[rows[_R.tx_share], lane] >= 0.8 * math.exp(-still / 60.0)
     return _bit(FELL_DISK, by_disk) | _bit(FELL_TX, by_tx) | _bit(FELL_LIFE, by_life)
 
 

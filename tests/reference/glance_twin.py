@@ -101,7 +101,7 @@ def _fell(lanes: Lanes, node: Node, signal: str, configuration: Configuration) -
     if signal == "tx":
         still = lanes.row("tx_still_s")[:size]
         by_tx: Bools = (still >= 2 * node.dt_s) & (still <= window_s)
-        return by_tx
+        return by_tx & (lanes.row("tx_share")[:size] >= 0.8 * np.exp(-still / 60.0))
     out = lanes.disk if signal == "disk" else lanes.life
     samples = lanes.numbers("disk_samples" if signal == "disk" else "run_samples")[:size]
     fell: Bools = samples >= (2 if signal == "disk" else 3)

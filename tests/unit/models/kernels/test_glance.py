@@ -43,6 +43,7 @@ def lanes_of_chance(rng, dt_s) -> Lanes:
         "balloon_still_s": (5.0, 12.0, 35.0),
         "balloon_period_s": (0.1, 5.0, 10.0),
         "tx_still_s": (2 * dt_s, 3 * dt_s, LIMITS.gate_window_s),
+        "tx_share": (0.4, 0.7, 1.0),
         "epoch_s": (LIMITS.boot_stuck_s,),
     }
     for name, around in floats.items():
