@@ -1,0 +1,55 @@
+"""A recording as a bad network delivers it: frames lost, doubled and overtaken by others."""
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.ports import Moment
+from engine.wire.frame import encode_frame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disturbance:
+    """How frames travel; what the engine's own shell appends is not on the network.
+
+    Attributes
+    ----------
+    lost, doubled
+        Share of the frames that never arrive, and of those that arrive twice.
+    late_s
+        Each arrival is late by anything up to this.
+    """
+
+    lost: float = 0.0
+    doubled: float = 0.0
+    late_s: float = 0.0
+
+
+def disturb(moments: Iterable[Moment], how: Disturbance, *, seed: int) -> Iterator[Moment]:
+    """Yield the moments in their new order of arrival; each has the time at which it arrives.
+
+    The log dates records as it takes them, so append times follow the order of arrival. Every
+    moment has the same draws whatever becomes of it: a loss alone shifts no other frame.
+    """
+    rng = np.random.default_rng(seed)
+    waiting: list[tuple[int, int, Moment]] = []
+    number = 0
+    for moment in moments:
+        while waiting and waiting[0][0] <= moment.time_ms:
+            yield heapq.heappop(waiting)[2]
+        if moment.frame is not None and moment.frame.header.role == "shell":
+            yield moment
+            continue
+        chance, *delays = (float(one) for one in rng.random(3))
+        copies = 0 if chance < how.lost else 2 if chance >= 1.0 - how.doubled else 1
+        # One that waits for its turn is kept as bytes.
+        value = moment.value or (encode_frame(moment.frame) if moment.frame is not None else b"")
+        for delay in delays[:copies]:
+            time_ms = moment.time_ms + round(1000 * how.late_s * delay)
+            number += 1
+            arrival = moment._replace(time_ms=time_ms, value=value)
+            heapq.heappush(waiting, (time_ms, number, arrival))
+    while waiting:
+        yield heapq.heappop(waiting)[2]
