@@ -181,11 +181,23 @@ def _silent(
     prefix, onset = ("disk", "disk_onset_ms") if signal == "disk" else ("run", "onset_ms")
     for name, lanes in seen.items():
         sequences, onsets = lanes.numbers(f"{prefix}_sequence"), lanes.numbers(onset)
+        if signal == "tx":
+            sequences, onsets = _since_sent(cell.nodes[name], lanes)
         for lane in np.flatnonzero(lanes.which(bit)) if lanes.found[bit] else ():
             vm = lanes.vm(int(lane))
             if vm not in explained and vm in cell.vms:
                 silent[vm] = Silence(vm, name, int(sequences[lane]), int(onsets[lane]))
     return silent
+
+
+def _since_sent(node: Node, lanes: Lanes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return, per lane, the first sample in which nothing was sent any more, and its time.
+
+    Who stops sending may go on using its disks, so that no silence of all of it says it.
+    """
+    still_ms = 1000 * lanes.row("tx_still_s")[: len(lanes)]
+    samples = np.maximum(np.rint(still_ms / node.interval_ms).astype(np.int64) - 1, 0)
+    return node.sequence - samples, node.event_ms - samples * node.interval_ms
 
 
 def _moving_vms(

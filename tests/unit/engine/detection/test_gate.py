@@ -47,6 +47,24 @@ def test_a_network_is_blamed_where_disks_go_on() -> None:
     assert wide(bench) == {("network", "net-1", "network_stall")}
 
 
+def test_a_network_stall_begins_where_sending_stopped_so_that_the_next_has_another_id() -> None:
+    bench, guests = site()
+    ids, onsets = [], []
+    for _ in range(2):
+        began_ms, first = bench.time_ms, bench.places[0].sequence
+        for guest in guests:
+            if guest.network == "net-1":
+                guest.sends = 0.0
+        told = bench.run(40.0)
+        for guest in guests:
+            guest.works()
+        bench.run(1000.0)
+        ids.append(told[0].id)
+        onsets.append((told[0].position.sequence - first, told[0].onset_ms - began_ms))
+    assert onsets == [(0, 2000), (0, 2000)]
+    assert len(set(ids)) == 2
+
+
 def test_a_node_is_blamed_where_all_its_vms_fell_silent_whatever_their_pool() -> None:
     bench, _guests = site()
     for guest in bench.places[2].guests:
