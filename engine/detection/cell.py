@@ -102,6 +102,14 @@ class Incident(msgspec.Struct):
     other_ms: int = 0
 
 
+class Hole(msgspec.Struct, frozen=True):
+    """A time in which a node took no sample: the last one before it, and how long it was."""
+
+    position: SamplePosition
+    event_ms: int
+    lasted_s: float
+
+
 class Node(msgspec.Struct):
     """One node as its collector reports it, or one further part of a node too large for a frame.
 
@@ -120,6 +128,8 @@ class Node(msgspec.Struct):
         clock stands and how long a frame travels.
     stale
         Whether the last frame took much longer than that, so that it shows the past.
+    hole
+        What was between its last two samples, None where the interval was as usual.
     """
 
     name: str
@@ -139,6 +149,7 @@ class Node(msgspec.Struct):
     pools: tuple[PoolSample, ...] = ()
     busy_since_ms: int = 0
     data_ms: int = 0
+    hole: Hole | None = None
 
     def position(self, sequence: int | None = None) -> SamplePosition:
         """Return where a sample of this node's current run stands; None is the last one."""
@@ -168,6 +179,34 @@ class Latch(msgspec.Struct):
     released_ms: int = 0
 
 
+class Overtaken(msgspec.Struct):
+    """How late frames come that others have overtaken: the most in this window and the last.
+
+    A frame that closes a gap in its source's sequence came so long after the first one behind
+    the gap. No clock but the log's is asked; where nothing is ever overtaken it is 0, and where
+    frames are only slow, or a backlog, as well.
+    """
+
+    now_ms: int = 0
+    before_ms: int = 0
+    since_ms: int = 0
+
+    @property
+    def late_ms(self) -> int:
+        """For how long something that is still out may yet come."""
+        return max(self.now_ms, self.before_ms)
+
+    def take(self, gap_ms: int) -> None:
+        """Note that a gap closed after so long."""
+        self.now_ms = max(self.now_ms, gap_ms)
+
+    def turn(self, time_ms: int, window_ms: int) -> None:
+        """Let what is older than two windows be forgotten."""
+        if time_ms - self.since_ms >= window_ms:
+            self.before_ms, self.now_ms = self.now_ms, 0
+            self.since_ms = time_ms
+
+
 class Totals(msgspec.Struct):
     """Counts of what a cell has seen, for metrics and the minute."""
 
@@ -187,12 +226,16 @@ class Cell:
         VMs about which more is known than their counters: a reboot, a mark, an absence.
     reported, round_ms, closed_ms
         Who has reported in this slot, when the first did, and when the last one closed.
+    beyond
+        Who has no sample for this slot, since one for a later slot waits already.
     passed_ms
         Append time that passed while the log was there (`Partition.passed_ms`).
     outage_ms
         Until when a hole in the log still forbids suggestions.
     disturbed_ms
         Until when collectors count as disturbed: many VMs on several nodes lack samples.
+    overtaken
+        How late frames come: what its sources' gaps of late took to close.
     """
 
     def __init__(self, name: str, *, site: str, zone: str, forest: HalfSpaceForest) -> None:
@@ -208,11 +251,13 @@ class Cell:
         self.latches: dict[str, Latch] = {}
         self.totals = Totals()
         self.reported: set[str] = set()
+        self.beyond: set[str] = set()
         self.round_ms = 0
         self.closed_ms = 0
         self.passed_ms = 0
         self.outage_ms = 0
         self.disturbed_ms = 0
+        self.overtaken = Overtaken()
         self.watched: set[bytes] = set()
         # Follows from `nodes`; asked for with every record and looked up anew when they change.
         self._live: tuple[set[str], int] | None = None
@@ -232,8 +277,10 @@ class Cell:
         return self._look_up()[1]
 
     def all_reported(self) -> bool:
-        """Return whether every live node has reported in this slot."""
+        """Return whether every live node has reported in this slot, or has nothing for it."""
         live = self._look_up()[0]
+        if self.beyond:
+            return live <= self.reported | self.beyond
         return len(live) <= len(self.reported) and live <= self.reported
 
     def nodes_changed(self) -> None:

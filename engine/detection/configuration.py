@@ -41,6 +41,8 @@ class Configuration:
     # Order of frames. DESIGN: shuffled input waits ≤ 30 s for its gap.
     reorder_s: float = 30.0
     reorder_frames: int = 64  # bounds memory; 30 s at 1 s sampling is half of it
+    # A network that shuffles does so for minutes; a retry alone is forgotten soon.
+    overtaken_window_s: float = 300.0
     source_kept_s: float = 600.0  # a run that ended is forgotten after any plausible replay
     slot_grace_share: float = 0.75  # of an interval, for nodes that are late
     node_silent_intervals: float = 3.0  # two lost frames are weather, three are a node

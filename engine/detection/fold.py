@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from engine.detection.cell import Cell, Node, Vm
+from engine.detection.cell import Cell, Hole, Node, Vm
 from engine.detection.configuration import Configuration
 from engine.detection.lanes import Lanes, follow_roster
 from engine.detection.lifecycle import take_events, take_inventory
@@ -26,8 +26,12 @@ def fold_frame(
     time_ms: int,
     counters: Counters,
     configuration: Configuration,
+    missing: int = 0,
 ) -> None:
-    """Fold one frame in its source's order; ticks only let time pass."""
+    """Fold one frame in its source's order; ticks only let time pass.
+
+    `missing` are the frames right before it that never came.
+    """
     header = frame.header
     if header.role == "shell":
         return
@@ -45,6 +49,7 @@ def fold_frame(
         return
     if node.interval_ms != header.interval_ms:
         cell.samples_every(node, header.interval_ms)
+    node.hole = None if missing else _hole_before(node, frame, configuration)
     dt_s = _take_header(node, frame, time_ms=time_ms, counters=counters)
     _take_lag(node, time_ms=time_ms, dt_s=dt_s, configuration=configuration)
     node.seen_ms = cell.passed_ms
@@ -60,8 +65,7 @@ def fold_frame(
         lanes,
         frame.rows,
         dt_s=dt_s,
-        sequence=header.sequence,
-        event_ms=node.event_ms,
+        **_first_told(node, missing, dt_s),
         configuration=configuration,
     )
     cell.reported.add(node.key)
@@ -109,6 +113,29 @@ def _take_header(node: Node, frame: Frame, *, time_ms: int, counters: Counters) 
     node.interval_ms = header.interval_ms
     node.dt_s = header.interval_ms / 1000 if dt_s is None else dt_s
     return dt_s
+
+
+def _hole_before(node: Node, frame: Frame, configuration: Configuration) -> Hole | None:
+    """Return the time without a sample before this one, None where it is not unusual."""
+    header = frame.header
+    lasted_ms = (header.mono_ns - node.mono_ns) / 1e6
+    usual_ms = max(node.interval_ms, header.interval_ms)
+    if header.run != node.run or lasted_ms <= configuration.node_silent_intervals * usual_ms:
+        return None
+    return Hole(node.position(), node.event_ms, lasted_ms / 1000)
+
+
+def _first_told(node: Node, missing: int, dt_s: float | None) -> dict[str, int]:
+    """Return the first sample that a frame tells of, and when it was taken.
+
+    Counters run on over a hole: who has not moved since the frame before it was silent in the
+    lost samples already. Frames that hold no sample are lost without a hole in time.
+    """
+    lost = 0 if dt_s is None else min(missing, round(1000 * dt_s / node.interval_ms) - 1)
+    if dt_s is None or lost <= 0:
+        return {"sequence": node.sequence, "event_ms": node.event_ms}
+    since_ms = round(1000 * dt_s * lost / (lost + 1))
+    return {"sequence": node.sequence - lost, "event_ms": node.event_ms - since_ms}
 
 
 def _take_lag(

@@ -36,27 +36,14 @@ _LIFE_SAMPLES = 2
 _NODE_WAITS_RATIO = 0.015
 
 
-def is_due(cell: Cell, *, time_ms: int, configuration: Configuration) -> bool:
-    """Return whether the slot closes now.
-
-    It closes when every live node has reported since the last closing, or a grace after the
-    first that did; the grace is shorter than the interval, so that no slot ever holds one
-    node's new sample beside the others' old ones for long. Without any report it closes
-    every other interval, so that silence is judged too.
-    """
-    interval_ms = cell.interval_ms()
-    if not cell.round_ms:
-        return time_ms - cell.closed_ms >= 2 * interval_ms
-    grace_ms = configuration.slot_grace_share * interval_ms
-    return cell.all_reported() or time_ms - cell.round_ms >= grace_ms
-
-
 def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
     """Close the slot: return what is to be published, in order."""
+    cell.overtaken.turn(time_ms, round(configuration.overtaken_window_s * 1000))
     glance(cell, configuration)
     score_gated(cell)
     watch_sight(cell, time_ms=time_ms, configuration=configuration)
     cell.reported.clear()
+    cell.beyond.clear()
     cell.round_ms = 0
     cell.closed_ms = time_ms
     cell.totals.slots += 1

@@ -3,21 +3,24 @@
 The same records give the same alerts and the same digest, whatever brought them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from engine.detection.cell import Cell
 from engine.detection.configuration import Configuration
 from engine.detection.fold import fold_frame
 from engine.detection.forest import new_forest
-from engine.detection.judge import is_due, judge
+from engine.detection.judge import judge
 from engine.detection.minutes import close_minute
+from engine.detection.slots import is_due, is_early
 from engine.detection.sources import (
     Arrival,
     Counters,
     Source,
+    Waiting,
     forget_ended,
     order,
+    overtaken_ms,
     release,
     source_key,
 )
@@ -74,7 +77,8 @@ class Partition:
         self.forgot_ms = 0
         # Sources with frames that wait: few, and looked at with every record.
         self.queued: set[str] = set()
-        # Cells that took a frame in with this record: no other one can have become due by it.
+        # Cells that took a frame in, or had one wait, with this record: only they can have become
+        # due by it.
         self._touched: set[str] = set()
 
     def waiting(self) -> int:
@@ -106,8 +110,7 @@ class Partition:
             outputs.append(_rejected(record, rejection))
         else:
             self._take(frame, record)
-        self._release_waiting()
-        outputs += self._close_slots(self._touched)
+        outputs += self._release_waiting()
         if self.time_ms - self.forgot_ms >= _FORGET_EVERY_MS:
             self.forgot_ms = self.time_ms
             forget_ended(self.sources, time_ms=self.time_ms, configuration=self.configuration)
@@ -133,36 +136,70 @@ class Partition:
             cell.passed_ms = self.passed_ms
 
     def _take(self, frame: Frame, record: Record) -> None:
+        header = frame.header
         arrival = Arrival(frame, record.value, record.time_ms)
-        is_next = order(self.sources, arrival, self.counters)
-        if is_next:
+        cell = self.cells.get(header.cell)
+        key = source_key(frame)
+        if cell is not None and key in self.queued:
+            cell.overtaken.take(overtaken_ms(self.sources[key], arrival))
+        waits = self._early(key) if cell is not None and cell.overtaken.late_ms else None
+        if order(self.sources, arrival, self.counters, waits):
             self._fold_frame(frame)
             return
-        key = source_key(frame)
         if self.sources[key].waiting:
             self.queued.add(key)
-        cell = self.cells.get(frame.header.cell)
-        node = None if cell is None else cell.nodes.get(frame.header.node)
-        if node is not None and frame.header.run == node.run:
+        node = None if cell is None else cell.nodes.get(header.node)
+        if node is not None and header.run == node.run:
             # It waits or is a repeat; either way its node is not out of sight.
             node.seen_ms = self.passed_ms
 
-    def _release_waiting(self) -> None:
-        """Fold frames whose gap has closed or was waited for long enough."""
-        for key in sorted(self.queued):
-            source = self.sources[key]
-            ready = release(
-                source,
-                self.counters,
+    def _early(self, key: str) -> Callable[[Waiting], bool]:
+        """Return what says of the next frame of a source that it has to wait for its slot."""
+        name, node = key.split("\x00")[:2]
+
+        def is_early_now(waiting: Waiting) -> bool:
+            cell = self.cells.get(name)
+            # One that has nothing for the open slot may be the last that it waited for.
+            self._touched.add(name)
+            return cell is not None and is_early(
+                cell,
+                node,
+                waiting.sample,
+                since_ms=waiting.time_ms,
                 time_ms=self.time_ms,
                 configuration=self.configuration,
             )
-            for waiting in ready:
-                self._fold_frame(decode_frame(waiting.value, widen))
-            if not source.waiting:
-                self.queued.discard(key)
 
-    def _fold_frame(self, frame: Frame) -> None:
+        return is_early_now
+
+    def _release_waiting(self) -> list[Output]:
+        """Fold frames whose turn has come, and close the slots that they fill."""
+        outputs: list[Output] = []
+        while True:
+            folded = [self._release(key) for key in sorted(self.queued)]
+            outputs += self._close_slots(self._touched)
+            if not any(folded):
+                return outputs
+
+    def _release(self, key: str) -> int:
+        """Fold the frames of one source whose turn has come; return how many."""
+        source, folded = self.sources[key], 0
+        before = self.counters.missing
+        for waiting in release(
+            source,
+            self.counters,
+            time_ms=self.time_ms,
+            configuration=self.configuration,
+            waits=self._early(key),
+        ):
+            missing, before = self.counters.missing - before, self.counters.missing
+            self._fold_frame(decode_frame(waiting.value, widen), missing=missing)
+            folded += 1
+        if not source.waiting:
+            self.queued.discard(key)
+        return folded
+
+    def _fold_frame(self, frame: Frame, *, missing: int = 0) -> None:
         header = frame.header
         self.counters.processed += 1
         if header.role == "shell":
@@ -180,13 +217,16 @@ class Partition:
             time_ms=self.time_ms,
             counters=self.counters,
             configuration=self.configuration,
+            missing=missing,
         )
 
     def _close_slots(self, names: Iterable[str]) -> list[Output]:
         outputs: list[Output] = []
         for name in sorted(names):
-            cell = self.cells[name]
-            if not is_due(cell, time_ms=self.time_ms, configuration=self.configuration):
+            cell = self.cells.get(name)
+            if cell is None or not is_due(
+                cell, time_ms=self.time_ms, configuration=self.configuration
+            ):
                 continue
             alerts = judge(cell, time_ms=self.time_ms, configuration=self.configuration)
             for alert in alerts:

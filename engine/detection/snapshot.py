@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from engine.detection.cell import Cell, Incident, Latch, Node, Totals, Vm
+from engine.detection.cell import Cell, Incident, Latch, Node, Overtaken, Totals, Vm
 from engine.detection.configuration import Configuration, configuration_hash
 from engine.detection.lanes import Lanes
 from engine.detection.partition import Partition
@@ -62,6 +62,8 @@ class CellValue(msgspec.Struct, frozen=True):
     passed_ms: int
     outage_ms: int
     disturbed_ms: int = 0
+    overtaken: Overtaken = msgspec.field(default_factory=Overtaken)
+    beyond: list[str] = []
 
 
 class PartitionValue(msgspec.Struct, frozen=True):
@@ -207,6 +209,8 @@ def _cell_value(cell: Cell) -> CellValue:
         passed_ms=cell.passed_ms,
         outage_ms=cell.outage_ms,
         disturbed_ms=cell.disturbed_ms,
+        overtaken=cell.overtaken,
+        beyond=sorted(cell.beyond),
     )
 
 
@@ -227,6 +231,8 @@ def _cell(value: CellValue) -> Cell:
     cell.passed_ms = value.passed_ms
     cell.outage_ms = value.outage_ms
     cell.disturbed_ms = value.disturbed_ms
+    cell.overtaken = value.overtaken
+    cell.beyond = set(value.beyond)
     return cell
 
 

@@ -4,6 +4,8 @@ A source is (node, role, run). Every frame that is offered ends in exactly one c
 that in = processed + duplicate + late + rejected + shed + waiting at any moment.
 """
 
+from collections.abc import Callable, Iterator
+
 import msgspec
 
 from engine.detection.configuration import Configuration
@@ -36,12 +38,23 @@ class Counters(msgspec.Struct):
         return self.received == done + waiting
 
 
+class Sample(msgspec.Struct, frozen=True):
+    """When a sample was taken, by its node's clocks; `mono_ns` 0 is none."""
+
+    mono_ns: int = 0
+    event_ms: int = 0
+
+
 class Waiting(msgspec.Struct):
-    """A frame ahead of its sequence; `value` is its bytes, so that a snapshot can hold it."""
+    """A frame whose turn has not come; `value` is its bytes, so that a snapshot can hold it.
+
+    `sample` is the one that it reports.
+    """
 
     sequence: int
     time_ms: int
     value: bytes
+    sample: Sample = Sample()
 
 
 class Source(msgspec.Struct):
@@ -68,15 +81,34 @@ def source_key(frame: Frame) -> str:
     return "\x00".join((header.cell, header.node, header.role, header.run))
 
 
+def sample_of(frame: Frame) -> Sample:
+    """Return which sample a frame reports."""
+    header = frame.header
+    if header.role != "collector" or not (len(frame.rows) or frame.node):
+        return Sample()
+    return Sample(header.mono_ns, header.event_time_ns // 1_000_000)
+
+
+def overtaken_ms(source: Source, arrival: Arrival) -> int:
+    """Return how long after the first of those behind it a frame came, 0 if it came before them."""
+    sequence = arrival.frame.header.sequence
+    if sequence < source.following:
+        return 0
+    behind = [one.time_ms for one in source.waiting if one.sequence > sequence]
+    repeated = any(one.sequence == sequence for one in source.waiting)
+    return 0 if repeated or not behind else max(0, arrival.time_ms - min(behind))
+
+
 def order(
     sources: dict[str, Source],
     arrival: Arrival,
     counters: Counters,
+    waits: Callable[[Waiting], bool] | None = None,
 ) -> bool:
     """Return whether a frame is to be folded now, as the next one of its source.
 
-    A frame ahead of its sequence is put aside; a repeated one is counted `duplicate`, one
-    whose gap was given up `late`.
+    A frame ahead of its sequence, or a next one that `waits` says is early, is put aside; a
+    repeated one is counted `duplicate`, one whose gap was given up `late`.
     """
     key = source_key(arrival.frame)
     sequence = arrival.frame.header.sequence
@@ -87,9 +119,6 @@ def order(
         source = Source(following=first, seen_ms=arrival.time_ms, first=first)
         sources[key] = source
     source.seen_ms = arrival.time_ms
-    if sequence == source.following:
-        source.following += 1
-        return True
     if sequence < source.following:
         if sequence in source.skipped:
             source.skipped.remove(sequence)
@@ -102,30 +131,41 @@ def order(
     if any(other.sequence == sequence for other in source.waiting):
         counters.duplicate += 1
         return False
-    source.waiting.append(
-        Waiting(
-            sequence=sequence,
-            time_ms=arrival.time_ms,
-            value=arrival.value,
-        )
+    waiting = Waiting(
+        sequence=sequence,
+        time_ms=arrival.time_ms,
+        value=arrival.value,
+        sample=sample_of(arrival.frame),
     )
+    if sequence == source.following and not (waits is not None and waits(waiting)):
+        source.following += 1
+        return True
+    source.waiting.append(waiting)
     source.waiting.sort(key=lambda waiting: waiting.sequence)
     return False
 
 
 def release(
-    source: Source, counters: Counters, *, time_ms: int, configuration: Configuration
-) -> list[Waiting]:
-    """Return the frames whose turn has come: the gap closed, or was waited for long enough."""
-    ready: list[Waiting] = []
+    source: Source,
+    counters: Counters,
+    *,
+    time_ms: int,
+    configuration: Configuration,
+    waits: Callable[[Waiting], bool] | None = None,
+) -> Iterator[Waiting]:
+    """Yield the frames whose turn has come: the gap closed, or was waited for long enough.
+
+    `waits` says of a next one that it is early still. Each is to be folded before the following
+    one is asked for, since that may follow from it.
+    """
     while source.waiting:
         first = source.waiting[0]
         oldest_ms = min(waiting.time_ms for waiting in source.waiting)
-        overdue = (
-            time_ms - oldest_ms >= configuration.reorder_s * 1000
-            or len(source.waiting) > configuration.reorder_frames
-        )
-        if first.sequence != source.following and not overdue:
+        too_many = len(source.waiting) > configuration.reorder_frames
+        overdue = too_many or time_ms - oldest_ms >= configuration.reorder_s * 1000
+        is_next = first.sequence == source.following
+        is_early = is_next and not too_many and waits is not None and waits(first)
+        if is_early or not (is_next or overdue):
             break
         counters.missing += first.sequence - source.following
         source.skipped += range(
@@ -133,8 +173,7 @@ def release(
         )
         del source.skipped[:-_SKIPPED_KEPT]
         source.following = first.sequence + 1
-        ready.append(source.waiting.pop(0))
-    return ready
+        yield source.waiting.pop(0)
 
 
 def forget_ended(sources: dict[str, Source], *, time_ms: int, configuration: Configuration) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from engine.detection import sentences
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
+from engine.detection.holes import silence_of, watch_holes
 from engine.detection.incidents import Finding, key_of, report, resolve, suppress, text_of
 from engine.detection.lanes import Lanes
 from engine.wire.alert import Alert, EvidenceItem, Resolution
@@ -21,13 +22,13 @@ def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> li
     """Tell nodes that fell silent; several together are one incident of the cell."""
     alerts: list[Alert] = []
     for node in cell.nodes.values():
-        silent_ms = cell.passed_ms - node.seen_ms
+        silent_ms = cell.passed_ms - node.seen_ms - cell.overtaken.late_ms
         is_silent = silent_ms >= configuration.node_silent_intervals * node.interval_ms
         if is_silent != node.silent:
             node.silent = is_silent
             cell.nodes_changed()
     whole_nodes = [node for node in cell.nodes.values() if node.key == node.name]
-    alert_ms = configuration.node_alert_s * 1000
+    alert_ms = configuration.node_alert_s * 1000 + cell.overtaken.late_ms
     silent = [
         node
         for node in whole_nodes
@@ -58,6 +59,7 @@ def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> li
                 time_ms=time_ms,
                 sentence=f"Node {node.name} reports again.",
             )
+    alerts += watch_holes(cell, whole_nodes, time_ms=time_ms, configuration=configuration)
     whole = cell.incidents.get(key_of("fleet", cell.name))
     if whole is not None and whole.alert.state == "firing" and not silent:
         alerts += resolve(
@@ -72,7 +74,7 @@ def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> li
 
 def _is_disturbed(cell: Cell, node: Node, *, time_ms: int, configuration: Configuration) -> bool:
     """Return whether a node's silence may be that of disturbed collectors, as others' is."""
-    silent_ms = cell.passed_ms - node.seen_ms
+    silent_ms = cell.passed_ms - node.seen_ms - cell.overtaken.late_ms
     patient_ms = 2 * configuration.node_silent_intervals * node.interval_ms
     return time_ms < cell.disturbed_ms and silent_ms < patient_ms
 
@@ -141,22 +143,12 @@ def _lost_members(
 def _silent_node(
     cell: Cell, node: Node, *, time_ms: int, configuration: Configuration
 ) -> list[Alert]:
-    silent_s = (cell.passed_ms - node.seen_ms) / 1000
-    lanes = cell.lanes[node.key]
-    finding = Finding(
-        scope="host",
-        subject=node.name,
-        kind="host_silence",
-        firing=True,
-        severity="critical",
-        suggestion="host_alert",
-        confidence=0.99,
-        onset_ms=node.event_ms,
+    finding = silence_of(
+        cell,
+        node,
         position=node.position(),
-        sentence=sentences.of_silent_node(node=node.name, silent_s=silent_s, count=len(lanes)),
-        evidence=(EvidenceItem(signal="frames", value=silent_s, text="no frame arrived"),),
-        vms=tuple(text_of(lanes.vm(lane)) for lane in range(min(len(lanes), _LISTED))),
-        node=node.name,
+        onset_ms=node.event_ms,
+        silent_s=(cell.passed_ms - node.seen_ms) / 1000,
     )
     return report(cell, finding, time_ms=time_ms, configuration=configuration)
 
@@ -192,7 +184,7 @@ def watch_sight(cell: Cell, *, time_ms: int, configuration: Configuration) -> No
     for name, lanes in cell.lanes.items():
         size = len(lanes)
         missing = size
-        if name in cell.reported:
+        if name in cell.reported or name in cell.beyond:
             missing = int(lanes.found[glance.UNSEEN])
         unseen += missing
         total += size
@@ -214,6 +206,8 @@ def watch_absent(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configurati
     patient_ms = max(
         configuration.vm_silence_s * 1000, configuration.vm_silence_samples * node.interval_ms
     )
+    # Where it went to is told by another node, whose frame may be late.
+    patient_ms += cell.overtaken.late_ms
     if time_ms - since_ms < patient_ms or time_ms < cell.disturbed_ms:
         return []
     host = cell.incidents.get(key_of("host", node.name))

@@ -1,0 +1,83 @@
+"""Silences of nodes that can only be told when they are over.
+
+Where frames overtake each other a node's next one may be on its way for longer than a silence
+lasts, so that nobody can tell it as it is. Its samples tell it: a time without one, though no
+frame is missing. What is told then has the id that it would have had in better weather.
+"""
+
+from engine.detection import sentences
+from engine.detection.cell import Cell, Node
+from engine.detection.configuration import Configuration
+from engine.detection.incidents import Finding, key_of, report, resolve, text_of
+from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition
+
+# A node's alert lists so many of its VMs.
+_LISTED = 64
+
+
+def silence_of(
+    cell: Cell, node: Node, *, position: SamplePosition, onset_ms: int, silent_s: float
+) -> Finding:
+    """Return the finding of a node that took no sample after `position`."""
+    lanes = cell.lanes[node.key]
+    return Finding(
+        scope="host",
+        subject=node.name,
+        kind="host_silence",
+        firing=True,
+        severity="critical",
+        suggestion="host_alert",
+        confidence=0.99,
+        onset_ms=onset_ms,
+        position=position,
+        sentence=sentences.of_silent_node(node=node.name, silent_s=silent_s, count=len(lanes)),
+        evidence=(EvidenceItem(signal="frames", value=silent_s, text="no frame arrived"),),
+        vms=tuple(text_of(lanes.vm(lane)) for lane in range(min(len(lanes), _LISTED))),
+        node=node.name,
+    )
+
+
+def watch_holes(
+    cell: Cell, nodes: list[Node], *, time_ms: int, configuration: Configuration
+) -> list[Alert]:
+    """Tell silences of single nodes that ended unseen; several at once are not a node's."""
+    found = [node for node in nodes if _was_silent(node, configuration)]
+    if not cell.overtaken.late_ms or len(found) >= max(2, len(nodes) / 2):
+        return []
+    alerts: list[Alert] = []
+    for node in sorted(found, key=lambda node: node.name):
+        alerts += _told(cell, node, time_ms=time_ms, configuration=configuration)
+    return alerts
+
+
+def _told(cell: Cell, node: Node, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    """Open and end the incident of a node's hole, unless it was told in time."""
+    hole, node.hole = node.hole, None
+    key = key_of("host", node.name)
+    known = cell.incidents.get(key)
+    if hole is None or (known is not None and known.alert.state == "firing"):
+        return []
+    if known is not None and known.alert.position == hole.position:
+        return []
+    finding = silence_of(
+        cell, node, position=hole.position, onset_ms=hole.event_ms, silent_s=hole.lasted_s
+    )
+    opened = report(cell, finding, time_ms=time_ms, configuration=configuration)
+    ended = resolve(
+        cell,
+        cell.incidents[key],
+        Resolution(reason="it reports again"),
+        time_ms=time_ms,
+        sentence=f"Node {node.name} reports again.",
+    )
+    return [*opened, *ended]
+
+
+def _was_silent(node: Node, configuration: Configuration) -> bool:
+    """Return whether a node's hole would have been told in time."""
+    if node.hole is None:
+        return False
+    interval_s = node.interval_ms / 1000
+    least_s = max(configuration.node_alert_s, configuration.node_silent_intervals * interval_s)
+    # Its next sample may come so long after it would have been told, and the slot with it.
+    return node.hole.lasted_s >= least_s + 0.5 * interval_s

@@ -1,0 +1,77 @@
+"""Slots: which samples of a cell's nodes are judged together, and when.
+
+Where frames come in order, whatever has come since the last slot makes the next one. Where they
+overtake each other they come in bursts, and the nodes of a cell run apart by what each waits for;
+there a sample waits for its slot, so that each is judged, and beside those that were taken with
+it. How long that may take follows from how late frames came of late.
+"""
+
+from engine.detection.cell import Cell, Node
+from engine.detection.configuration import Configuration
+from engine.detection.sources import Sample
+
+
+def is_due(cell: Cell, *, time_ms: int, configuration: Configuration) -> bool:
+    """Return whether the slot closes now.
+
+    It closes when every live node has reported since the last closing, or a grace after the
+    first that did; the grace is shorter than the interval, so that no slot ever holds one
+    node's new sample beside the others' old ones for long. Without any report it closes
+    every other interval, so that silence is judged too.
+    """
+    if not cell.round_ms:
+        return time_ms - cell.closed_ms >= 2 * cell.interval_ms() + cell.overtaken.late_ms
+    return cell.all_reported() or time_ms - cell.round_ms >= grace_ms(cell, configuration)
+
+
+def grace_ms(cell: Cell, configuration: Configuration) -> float:
+    """Return how long a slot waits for nodes that are late."""
+    return configuration.slot_grace_share * cell.interval_ms() + cell.overtaken.late_ms
+
+
+def is_early(
+    cell: Cell,
+    name: str,
+    sample: Sample,
+    *,
+    since_ms: int,
+    time_ms: int,
+    configuration: Configuration,
+) -> bool:
+    """Return whether a node's sample, here `since_ms`, has to wait for its slot.
+
+    One that waits for the next slot has nothing for this one, which the cell notes. Nothing waits
+    where nothing was overtaken lately, nor longer than a gap and a grace. Nodes that are further
+    apart than that are not in step: one has a backlog, or another time of day.
+    """
+    node = cell.nodes.get(name)
+    if node is None or not sample.mono_ns or not (cell.overtaken.late_ms and cell.round_ms):
+        return False
+    apart_ms = configuration.reorder_s * 1000 + grace_ms(cell, configuration)
+    newest_ms = max(other.event_ms for other in cell.nodes.values())
+    if time_ms - since_ms >= apart_ms or newest_ms - sample.event_ms >= apart_ms:
+        return False
+    return _is_beyond(cell, node, sample, apart_ms, configuration)
+
+
+def _is_beyond(
+    cell: Cell, node: Node, sample: Sample, apart_ms: float, configuration: Configuration
+) -> bool:
+    """Return whether a sample belongs to a later slot than the one that is open."""
+    opened_ms = min(cell.nodes[key].event_ms for key in cell.reported)
+    later_ms = configuration.slot_grace_share * cell.interval_ms()
+    if node.key not in cell.reported:
+        if not later_ms <= sample.event_ms - opened_ms < apart_ms:
+            return False
+        cell.beyond.add(node.key)
+        return True
+    if node.mono_ns == sample.mono_ns:
+        # Further rows of the same moment are of the same sample.
+        return False
+    # A node that catches up is not kept by those that are past this slot already.
+    cell.beyond |= {
+        key
+        for key, other in cell.nodes.items()
+        if key not in cell.reported and other.event_ms - opened_ms >= later_ms
+    }
+    return True
