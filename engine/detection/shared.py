@@ -63,16 +63,28 @@ def _release(cell: Cell, configuration: Configuration) -> None:
     Else whoever dies in a silence of many would never be told, and that silence never end. It
     is told to people alone: its storage may have gone with the others' and not come back.
     """
-    marked = [
-        (lanes, lane)
+    lasting = [
+        (lanes, int(lane))
         for lanes in cell.lanes.values()
-        for lane in np.flatnonzero(lanes.vitals[: len(lanes), _SHARED] > 0.0)
+        if lanes.found[glance.SUSPECT]
+        for lane in np.flatnonzero(lanes.which(glance.SUSPECT))
+        if lanes.vitals[lane, _SHARED] > 0.0
+        and lanes.sign("run_s", int(lane)) >= configuration.totals_shared_alone_s
     ]
-    if len(marked) >= configuration.totals_shared_members:
-        return
-    for lanes, lane in marked:
-        if lanes.sign("run_s", int(lane)) >= configuration.totals_shared_alone_s:
+    if lasting and _silent_together(cell, configuration)[0] < configuration.totals_shared_members:
+        for lanes, lane in lasting:
             lanes.vitals[lane, _SHARED] = OUTLASTED
+
+
+def _silent_together(cell: Cell, configuration: Configuration) -> tuple[int, bool]:
+    """Return how many are in a silence that is shared, and whether one of them is so of late."""
+    silent, of_late = 0, False
+    for lanes in cell.lanes.values():
+        shared = lanes.vitals[: len(lanes), _SHARED] > 0.0
+        run_s = lanes.signs[: len(lanes), vitals_layout.OUT["run_s"]]
+        silent += int(shared.sum())
+        of_late |= bool((shared & (run_s < configuration.totals_shared_alone_s)).any())
+    return silent, of_late
 
 
 def _opened(
@@ -122,9 +134,8 @@ def _followed(cell: Cell, time_ms: int, configuration: Configuration) -> list[Al
     incident = cell.incidents.get(key)
     if incident is None or incident.alert.state != "firing" or key in cell.latches:
         return []
-    still = any(
-        bool((lanes.vitals[: len(lanes), _SHARED] > 0.0).any()) for lanes in cell.lanes.values()
-    )
+    silent, of_late = _silent_together(cell, configuration)
+    still = of_late or silent >= configuration.totals_shared_members
     if still or not incident.well_ms:
         incident.well_ms = time_ms
     if time_ms - incident.well_ms < configuration.totals_shared_open_s * 1000:

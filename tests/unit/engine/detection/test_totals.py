@@ -139,6 +139,14 @@ def test_a_nodes_stall_is_told_with_the_cells_that_goes_on_and_apart_from_one_th
     assert {alert.scope for alert in bench.alerts} == told
 
 
+def test_a_silence_of_many_is_not_over_before_they_move() -> None:
+    bench, guests = fleet(300.0, vms=40)
+    stalls(guests[1:10])
+    bench.run(5 * 3600.0)
+    assert {(alert.scope, alert.state) for alert in bench.alerts} == {("cell", "firing")}
+    assert bench.alerts[-1].state == "firing"
+
+
 def test_who_stays_silent_when_all_others_move_again_is_told_and_not_ordered() -> None:
     bench, guests = fleet(300.0)
     for guest in guests[:6]:
