@@ -334,7 +334,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a silence that outlasts the others' is ordered", "engine/detection/totals.py",
-        'FIELD["shared"]] < 0.0:\n', 'FIELD["shared"]] < -2.0:\n',
+        "== vitals_layout.OUTLASTED:\n", "== 2.0:\n",
         ("tests/unit/engine/detection/test_totals.py",),
     ),
     Mutant(

@@ -232,39 +232,6 @@ def _moving(lanes: Lanes, node: Node, signal: str) -> NDArray[np.bool_]:
 def _latch(
     cell: Cell, cause: Candidate, *, time_ms: int, configuration: Configuration
 ) -> list[Alert]:
-    key = key_of(cause.scope, cause.subject)
-    whole = _part_of(cell, cause, time_ms=time_ms)
-    alerts: list[Alert] = []
-    if whole is None:
-        alerts = _told(cell, cause, time_ms=time_ms, configuration=configuration)
-        whole = cell.incidents[key]
-    cell.latches[key] = Latch(
-        scope=cause.scope,
-        subject=cause.subject,
-        signal=cause.signal,
-        # Whoever shares the thing is explained by it, those that were idle included.
-        members=_sharing(cell, cause),
-        fell=tuple(silence.vm for silence in cause.silent),
-        incident=whole.alert.id,
-        since_ms=time_ms,
-        onset_ms=cause.silent[0].onset_ms,
-    )
-    return alerts
-
-
-def _part_of(cell: Cell, cause: Candidate, *, time_ms: int) -> Incident | None:
-    """Return the cell's incident where it goes on: a node's stall is a part of it, told with it."""
-    incident = cell.incidents.get(key_of("cell", cell.name))
-    if cause.scope != "host" or incident is None or incident.alert.state != "firing":
-        return None
-    # `shared` notes until when somebody was silent; a stall long after that is one of its own.
-    goes_on = not incident.well_ms or time_ms - incident.well_ms <= 2 * cell.interval_ms()
-    return incident if goes_on else None
-
-
-def _told(
-    cell: Cell, cause: Candidate, *, time_ms: int, configuration: Configuration
-) -> list[Alert]:
     first = cause.silent[0]
     text = sentences.of_common_cause(
         scope=cause.scope,
@@ -300,7 +267,20 @@ def _told(
         vms=tuple(text_of(one.vm) for one in cause.silent[:_LISTED]),
         node=cause.subject if cause.scope == "host" else None,
     )
-    return report(cell, finding, time_ms=time_ms, configuration=configuration)
+    alerts = report(cell, finding, time_ms=time_ms, configuration=configuration)
+    key = key_of(cause.scope, cause.subject)
+    cell.latches[key] = Latch(
+        scope=cause.scope,
+        subject=cause.subject,
+        signal=cause.signal,
+        # Whoever shares the thing is explained by it, those that were idle included.
+        members=_sharing(cell, cause),
+        fell=tuple(silence.vm for silence in cause.silent),
+        incident=cell.incidents[key].alert.id,
+        since_ms=time_ms,
+        onset_ms=first.onset_ms,
+    )
+    return alerts
 
 
 def _sharing(cell: Cell, cause: Candidate) -> tuple[bytes, ...]:
@@ -319,11 +299,7 @@ def _release(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[
         if active and still < configuration.gate_release_share * active:
             latch.released_ms = time_ms
             incident = cell.incidents.get(key)
-            if (
-                incident is not None
-                and incident.alert.id == latch.incident
-                and incident.alert.state == "firing"
-            ):
+            if incident is not None and incident.alert.state == "firing":
                 alerts += _resolved(cell, incident, latch, time_ms=time_ms)
     return alerts
 

@@ -13,13 +13,13 @@ from engine.detection.cell import Cell, Node
 from engine.detection.configuration import Configuration
 from engine.detection.incidents import Finding, key_of, report, republished, resolve, text_of
 from engine.detection.lanes import Lanes
+from engine.detection.totals import is_shared
 from engine.wire.alert import Alert, EvidenceItem, Resolution
 from models.kernels import glance, vitals_layout
 
 _LISTED = 64
 _SHARED = vitals_layout.FIELD["shared"]
-# Of a silence that began with others' and goes on without them.
-OUTLASTED = -1.0
+_KNOWN, _RUN_S = vitals_layout.OUT["known"], vitals_layout.OUT["run_s"]
 
 
 class _Young(NamedTuple):
@@ -45,46 +45,56 @@ def judge_shared(cell: Cell, *, time_ms: int, configuration: Configuration) -> l
     active = count + moving
     nodes = sum(each.silent > 0 for each in young)
     needed = max(configuration.totals_shared_members, configuration.totals_shared_ratio * active)
-    _release(cell, configuration)
+    _release(cell, moving, configuration)
     if count >= needed and nodes >= 2:
         for each in young:
             each.lanes.vitals[each.places(), _SHARED] = 1.0
-        wide = max(
-            configuration.totals_shared_members, configuration.totals_shared_alert_ratio * active
-        )
-        if count >= wide:
+        if count >= _wide(active, configuration):
             return _opened(cell, young, count, active, time_ms, configuration)
-    return _followed(cell, time_ms, configuration)
+    return _followed(cell, moving, time_ms, configuration)
 
 
-def _release(cell: Cell, configuration: Configuration) -> None:
-    """Let those be judged alone again whose silence outlasts that of all they shared it with.
+def _wide(active: int, configuration: Configuration) -> float:
+    """Return how many silent VMs of so many active ones are an incident of their cell."""
+    return max(
+        configuration.totals_shared_members, configuration.totals_shared_alert_ratio * active
+    )
 
-    Else whoever dies in a silence of many would never be told, and that silence never end. It
-    is told to people alone: its storage may have gone with the others' and not come back.
+
+def _release(cell: Cell, moving: int, configuration: Configuration) -> None:
+    """Let those be judged alone again whose shared silence goes on for long, unless many's does.
+
+    Else whoever dies in a silence of many would never be told. It is told to people alone: its
+    storage may have gone with the others' and not come back.
     """
     lasting = [
         (lanes, int(lane))
         for lanes in cell.lanes.values()
         if lanes.found[glance.SUSPECT]
         for lane in np.flatnonzero(lanes.which(glance.SUSPECT))
-        if lanes.vitals[lane, _SHARED] > 0.0
+        if is_shared(lanes, int(lane))
         and lanes.sign("run_s", int(lane)) >= configuration.totals_shared_alone_s
     ]
-    if lasting and _silent_together(cell, configuration)[0] < configuration.totals_shared_members:
-        for lanes, lane in lasting:
-            lanes.vitals[lane, _SHARED] = OUTLASTED
+    if not lasting or _silent_together(cell, moving, configuration):
+        return
+    for lanes, lane in lasting:
+        lanes.vitals[lane, _SHARED] = vitals_layout.OUTLASTED
 
 
-def _silent_together(cell: Cell, configuration: Configuration) -> tuple[int, bool]:
-    """Return how many are in a silence that is shared, and whether one of them is so of late."""
-    silent, of_late = 0, False
-    for lanes in cell.lanes.values():
-        shared = lanes.vitals[: len(lanes), _SHARED] > 0.0
-        run_s = lanes.signs[: len(lanes), vitals_layout.OUT["run_s"]]
-        silent += int(shared.sum())
-        of_late |= bool((shared & (run_s < configuration.totals_shared_alone_s)).any())
-    return silent, of_late
+def _silent_together(cell: Cell, moving: int, configuration: Configuration) -> bool:
+    """Return whether those who are still in a shared silence are as many as an incident needs."""
+    silent = sum(int(_sharing(cell, name).sum()) for name in cell.lanes)
+    return silent >= _wide(silent + moving, configuration)
+
+
+def _sharing(cell: Cell, name: str) -> NDArray[np.bool_]:
+    """Return, per lane in use of a node, whether it is seen to be in a shared silence."""
+    lanes = cell.lanes[name]
+    size = len(lanes)
+    # Who gives no samples (its owner stopped it, its node died) has a mark that nothing ends.
+    sharing: NDArray[np.bool_] = lanes.signs[:size, _KNOWN] > 0.0
+    sharing &= (lanes.vitals[:size, _SHARED] > 0.0) & (not cell.nodes[name].silent)
+    return sharing
 
 
 def _opened(
@@ -128,14 +138,17 @@ def _opened(
     return report(cell, finding, time_ms=time_ms, configuration=configuration)
 
 
-def _followed(cell: Cell, time_ms: int, configuration: Configuration) -> list[Alert]:
+def _followed(cell: Cell, moving: int, time_ms: int, configuration: Configuration) -> list[Alert]:
     """Keep the incident open while members may still join; then say that it is over."""
     key = key_of("cell", cell.name)
     incident = cell.incidents.get(key)
     if incident is None or incident.alert.state != "firing" or key in cell.latches:
         return []
-    silent, of_late = _silent_together(cell, configuration)
-    still = of_late or silent >= configuration.totals_shared_members
+    alone_s = configuration.totals_shared_alone_s
+    still = _silent_together(cell, moving, configuration) or any(
+        bool((cell.lanes[name].signs[: len(each), _RUN_S][each] < alone_s).any())
+        for name, each in ((name, _sharing(cell, name)) for name in cell.lanes)
+    )
     if still or not incident.well_ms:
         incident.well_ms = time_ms
     if time_ms - incident.well_ms < configuration.totals_shared_open_s * 1000:

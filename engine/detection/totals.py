@@ -49,7 +49,7 @@ def judge_totals(
     hypothesis, refusals = _hypothesis(shape, sign, score, configuration)
     if sign["faded"] > 0.0:
         refusals.append("faded_before")
-    if lanes.vitals[lane, vitals_layout.FIELD["shared"]] < 0.0:
+    if lanes.vitals[lane, vitals_layout.F_SHARED] == vitals_layout.OUTLASTED:
         refusals.append("fell_with_others")
     late = sign["run_s"] > configuration.totals_run_s
     if late and sign["run"] > configuration.totals_run_samples:

@@ -114,6 +114,8 @@ F_CHANNELS: Final = FIELD["channels"]
 F_FADED: Final = FIELD["faded"]
 F_HELD: Final = FIELD["held"]
 F_SHARED: Final = FIELD["shared"]
+# Of a silence that began with others' and goes on without them; 1 while it is theirs.
+OUTLASTED: Final = -1.0
 F_SUSPECTED: Final = FIELD["suspected"]
 F_DISK_RUN: Final = FIELD["disk_run"]
 F_DISK_RUN_S: Final = FIELD["disk_run_s"]
