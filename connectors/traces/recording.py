@@ -19,8 +19,12 @@ All other columns are missing. A counter grows by rate × time, time being the w
 since the frame before it, which the frame's monotonic clock shows as well: the engine's rate is
 the dataset's, and a zero stays a zero. A VM without a sample keeps its place in the frame with
 everything missing, as one whose monitor does not answer; from the second such frame on
-`monitor_hung` says so. A host without any sample writes no frame. Where gauges go on after a
-hole the collector counts as started anew, for what they say is true of one interval only.
+`monitor_hung` says so. A host without any sample writes no frame. Where gauges go on after a hole
+the collector counts as started anew, for what they say is true of one interval only.
+
+For the counters of a VM that was seen lately a collector waits half an interval. Where many rows
+take longer it waits up to 30 s more, and so with every frame: they come in order and as far apart
+as their samples were taken.
 
 A node's busy share is that of the vCPUs sold on it: what its cores are is not known.
 """
@@ -182,8 +186,9 @@ class _Clerk:
         last = np.maximum.reduceat(arrived, self._starts)
         if self._dataset.is_stream:
             waits = np.logical_or.reduceat(slot.expected & ~slot.present, self._starts)
-            patience_s = slot.start_s + 0.5 * slot.interval_s
-            last = np.where(waits & np.isfinite(last), np.maximum(last, patience_s), last)
+            until_s = slot.start_s + slot.patience_s
+            waits |= slot.has_late
+            last = np.where(waits & np.isfinite(last), np.maximum(last, until_s), last)
         return [float(moment_s) if np.isfinite(moment_s) else np.inf for moment_s in last]
 
     def _rows(self, slot: Slot) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:

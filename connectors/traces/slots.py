@@ -2,7 +2,8 @@
 
 A slot begins with the earliest sample that belongs to none before it and takes in what was
 sampled within half an interval from there, so that neither jitter nor a slow drift of the
-sampling splits one.
+sampling splits one. A row may take half an interval to arrive, and where many take longer, up
+to 30 s more.
 """
 
 from collections.abc import Generator, Iterable, Iterator
@@ -28,6 +29,11 @@ _MEMORY: Final = RATES.index("memory_bytes")
 _CUMULATIVE: Final = np.array([row for row in range(len(RATES)) if row != _MEMORY])
 # Of an interval: what is sampled later belongs to the next slot, what arrives later is late.
 _SLOT_SHARE: Final = 0.5
+# Slots wait longer where more than this share of a block's rows would be late otherwise. Batches
+# that a collector delivers late now and then are a fifth of it: for their sake all frames would be.
+_LATE_SHARE: Final = 0.01
+# By how much more at most; the engine waits as long for a gap.
+_REORDER_S: Final = 30.0
 # For so many slots a VM that was seen is waited for.
 _EXPECTED_SLOTS: Final = 3
 
@@ -62,6 +68,8 @@ class Slot:
         Whole intervals since the first slot; a hole in the data leaves numbers out.
     start_s
         Time of its earliest sample.
+    patience_s
+        How long a sample may take to arrive.
     time_s, arrived_s
         Shape (vms,): when each VM was sampled, and when that arrived; NaN where it was not.
     values
@@ -77,6 +85,7 @@ class Slot:
 
     number: int
     start_s: float
+    patience_s: float
     interval_s: float
     time_s: F64
     arrived_s: F64
@@ -94,6 +103,11 @@ class Slot:
     def present(self) -> Bools:
         """Which VMs have a sample in this slot."""
         return ~np.isnan(self.time_s)
+
+    @property
+    def has_late(self) -> bool:
+        """Whether samples are waited for that take longer than half an interval."""
+        return self.patience_s > _SLOT_SHARE * self.interval_s
 
 
 def interval_of(blocks: Iterable[Samples]) -> float | None:
@@ -137,6 +151,7 @@ def slots(
             np.concatenate([waiting.vm, block.vm]),
             np.concatenate([waiting.values, clean], axis=1),
         )
+        state.learn_patience(block)
         now_s = float(block.arrived_s[-1])
         waiting = yield from _closed(state, waiting, now_s, counts)
     yield from _closed(state, waiting, np.inf, counts)
@@ -148,22 +163,35 @@ class _State:
     def __init__(self, size: int, *, is_stream: bool, interval_s: float) -> None:
         self.is_stream = is_stream
         self.interval_s = interval_s
+        self.span_s = _SLOT_SHARE * interval_s
+        self.patience_s = self.span_s
         self.start_s = -np.inf
         self.number = -1
         self.counters = np.full((len(RATES), size), np.nan)
         self.counted_s = np.full((len(RATES), size), np.nan)
         self.seen = np.full(size, -(1 << 40), np.int64)
 
+    def learn_patience(self, block: Samples) -> None:
+        """Wait, from this block on, for rows that take long, where there are many.
+
+        There is no way back: rows that were to be waited for would be late.
+        """
+        longest_s = self.span_s + _REORDER_S
+        took_s = block.arrived_s - block.time_s
+        took_s = np.where(took_s <= longest_s, took_s, 0.0)
+        while (took_s > self.patience_s).mean() > _LATE_SHARE:
+            self.patience_s = min(2 * self.patience_s, longest_s)
+
 
 def _closed(
     state: _State, rows: Samples, now_s: float, counts: SlotCounts
 ) -> Generator[Slot, None, Samples]:
     """Yield the slots that ended before `now_s`; return the rows that wait for theirs."""
-    span_s = _SLOT_SHARE * state.interval_s
-    # A slot of `span_s` is over when what was sampled last has had as long to arrive.
-    on_time = rows.arrived_s - rows.time_s <= span_s
+    span_s, patience_s = state.span_s, state.patience_s
+    # A slot of `span_s` is over when what was sampled last has had its time to arrive.
+    on_time = rows.arrived_s - rows.time_s <= patience_s
     starts = _starts(np.unique(rows.time_s[on_time]), state.start_s, span_s)
-    done = starts[starts + 2 * span_s < now_s]
+    done = starts[starts + (span_s + patience_s) < now_s]
     slot = np.searchsorted(done, rows.time_s, side="right") - 1
     begun = np.concatenate([[-np.inf], done])[slot + 1]
     belongs = rows.time_s < begun + span_s
@@ -220,6 +248,7 @@ def _slot(
     return Slot(
         number=state.number,
         start_s=start_s,
+        patience_s=state.patience_s,
         interval_s=state.interval_s,
         time_s=time_s,
         arrived_s=arrived_s,

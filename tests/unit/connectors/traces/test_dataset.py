@@ -69,8 +69,8 @@ def test_every_row_is_used_or_counted(make) -> None:
         "20,20,a,0,10,0,0,0,1",
         "20.5,20,a,0,10,0,0,0,1",
         "40,40,a,0,40,0,0,0,1",
-        "41,30,a,0,20,0,0,0,1",
         "50,50,a,0,50,0,0,0,1",
+        "66,30,a,0,20,0,0,0,1",
     ]
     counts = SlotCounts()
     slots = list(open_dataset(make(stream=rows)).slots(counts))
@@ -159,3 +159,47 @@ def test_whoever_names_the_file_is_told_the_prefix(make) -> None:
     prefix = make(traces=STEADY)
     with pytest.raises(SettingsError, match=f"Name it by what stands before it: {prefix}$"):
         open_dataset(f"{prefix}_traces.csv.gz")
+
+
+def shuffled(*, late_s, share=1.0, seed=7):
+    """Rows of two VMs every 10 s, of which a share arrives late; the counter grows evenly."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (10 * k + 0.2 + (rng.random() < share) * rng.uniform(0, late_s), 10 * k, vm)
+        for k in range(1, 1001)
+        for vm in "ab"
+    ]
+    return [f"{late:.3f},{t},{vm},0,{t},0,0,0,1" for late, t, vm in sorted(rows)]
+
+
+@pytest.mark.parametrize("late_s", [10, 30])
+@pytest.mark.parametrize("rows_in_block", [100_000, 150])
+def test_rows_that_overtake_each_other_are_waited_for(
+    make, monkeypatch: pytest.MonkeyPatch, late_s, rows_in_block
+) -> None:
+    small = partial(read_blocks, rows=rows_in_block)
+    monkeypatch.setattr("connectors.traces.dataset.read_blocks", small)
+    counts = SlotCounts()
+    slots = list(open_dataset(make(stream=shuffled(late_s=late_s))).slots(counts))
+    assert (counts.used, counts.late) == (2000, 0)
+    assert [slot.number for slot in slots] == list(range(1000))
+    rates = np.array([slot.column("disk_read_bytes_per_s")[:2] for slot in slots[1:]])
+    assert (rates == 1.0).all()
+
+
+def test_nobody_waits_for_a_late_batch_now_and_then(make) -> None:
+    counts = SlotCounts()
+    slots = list(open_dataset(make(stream=shuffled(late_s=30, share=0.01))).slots(counts))
+    assert counts.late > 5
+    assert {slot.patience_s for slot in slots} == {5.0}
+
+
+def test_nobody_waits_for_a_clock_that_is_minutes_behind(make) -> None:
+    rows = [
+        (10 * k + 0.2, 10 * k - lag, vm) for k in range(20, 99) for vm, lag in (("a", 0), ("b", 90))
+    ]
+    counts = SlotCounts()
+    stream = [f"{arrived},{t},{vm},0,0,0,0,0,1" for arrived, t, vm in rows]
+    slots = list(open_dataset(make(stream=stream)).slots(counts))
+    assert counts.late == 79
+    assert {slot.patience_s for slot in slots} == {5.0}

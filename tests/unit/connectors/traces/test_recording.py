@@ -141,6 +141,16 @@ def test_a_stream_waits_for_who_was_seen_lately_but_not_longer_than_half_an_inte
     assert lags == [0.7, 0.7, 0.7, 0.7, 5.0, 5.0, 5.0, 0.1, 0.1, 0.1, 0.1]
 
 
+def test_frames_of_rows_that_overtake_each_other_are_late_and_evenly_spaced(make) -> None:
+    rng = np.random.default_rng(3)
+    rows = [(10 * k + rng.uniform(0, 30), 10 * k, vm) for k in range(1, 200) for vm in "abc"]
+    stream = [f"{arrived},{t},{vm},0,0,0,0,0,1" for arrived, t, vm in sorted(rows)]
+    for node in ("h0", "h1"):
+        found = frames(make(stream=stream), node)
+        assert [m.frame.header.event_time_ns // 10**9 for m in found] == [*range(10, 2000, 10)]
+        assert [m.time_ms for m in found] == [1000 * (t + 35) for t in range(10, 2000, 10)]
+
+
 def test_a_counter_that_began_anew_is_smaller_in_the_frame_too(make) -> None:
     rows = [f"{10 * k},{10 * k},a,{v},0,0,0,0,1" for k, v in enumerate((5, 9, 2, 4), start=1)]
     values = [counter(m, "cpu_time_ns") for m in frames(make(stream=rows), "h0")]
