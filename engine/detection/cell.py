@@ -8,7 +8,7 @@ import msgspec
 
 from engine.detection.lanes import Lanes
 from engine.wire.alert import Alert, SamplePosition
-from engine.wire.frame import PoolSample
+from engine.wire.frame import Frame, PoolSample
 from models.half_space_trees import HalfSpaceForest
 
 
@@ -180,13 +180,15 @@ class Latch(msgspec.Struct):
 
 
 class Overtaken(msgspec.Struct):
-    """How late frames come that others have overtaken: the most in this window and the last.
+    """How late frames come that others have overtaken, in this window and the last.
 
     A frame that closes a gap in its source's sequence came so long after the first one behind
     the gap. No clock but the log's is asked; where nothing is ever overtaken it is 0, and where
-    frames are only slow, or a backlog, as well.
+    frames are only slow, or a backlog, as well. Of a window the second largest counts: one frame
+    that was sent again is no weather.
     """
 
+    most_ms: int = 0
     now_ms: int = 0
     before_ms: int = 0
     since_ms: int = 0
@@ -198,12 +200,13 @@ class Overtaken(msgspec.Struct):
 
     def take(self, gap_ms: int) -> None:
         """Note that a gap closed after so long."""
-        self.now_ms = max(self.now_ms, gap_ms)
+        self.now_ms = max(self.now_ms, min(gap_ms, self.most_ms))
+        self.most_ms = max(self.most_ms, gap_ms)
 
     def turn(self, time_ms: int, window_ms: int) -> None:
         """Let what is older than two windows be forgotten."""
         if time_ms - self.since_ms >= window_ms:
-            self.before_ms, self.now_ms = self.now_ms, 0
+            self.before_ms, self.now_ms, self.most_ms = self.now_ms, 0, 0
             self.since_ms = time_ms
 
 
@@ -234,6 +237,8 @@ class Cell:
         Until when a hole in the log still forbids suggestions.
     disturbed_ms
         Until when collectors count as disturbed: many VMs on several nodes lack samples.
+    ahead
+        By node, the newest of its frames that wait while this slot is judged.
     overtaken
         How late frames come: what its sources' gaps of late took to close.
     """
@@ -258,6 +263,8 @@ class Cell:
         self.outage_ms = 0
         self.disturbed_ms = 0
         self.overtaken = Overtaken()
+        # Follows from frames that wait; set anew before each slot is judged.
+        self.ahead: dict[str, Frame] = {}
         self.watched: set[bytes] = set()
         # Follows from `nodes`; asked for with every record and looked up anew when they change.
         self._live: tuple[set[str], int] | None = None

@@ -24,13 +24,15 @@ def fold_frame(
     frame: Frame,
     *,
     time_ms: int,
+    arrived_ms: int,
     counters: Counters,
     configuration: Configuration,
     missing: int = 0,
 ) -> None:
     """Fold one frame in its source's order; ticks only let time pass.
 
-    `missing` are the frames right before it that never came.
+    It was appended at `arrived_ms` and may have waited since; `missing` are the frames right
+    before it that never came.
     """
     header = frame.header
     if header.role == "shell":
@@ -53,7 +55,7 @@ def fold_frame(
     dt_s = _take_header(node, frame, time_ms=time_ms, counters=counters)
     _take_lag(node, time_ms=time_ms, dt_s=dt_s, configuration=configuration)
     node.seen_ms = cell.passed_ms
-    node.data_ms = time_ms
+    node.data_ms = arrived_ms
     node.gauges = frame.node
     node.pools = frame.pools
     lanes = cell.lanes[node.key]

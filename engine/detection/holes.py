@@ -6,7 +6,7 @@ frame is missing. What is told then has the id that it would have had in better 
 """
 
 from engine.detection import sentences
-from engine.detection.cell import Cell, Node
+from engine.detection.cell import Cell, Hole, Node
 from engine.detection.configuration import Configuration
 from engine.detection.incidents import Finding, key_of, report, resolve, text_of
 from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition
@@ -41,21 +41,25 @@ def watch_holes(
     cell: Cell, nodes: list[Node], *, time_ms: int, configuration: Configuration
 ) -> list[Alert]:
     """Tell silences of single nodes that ended unseen; several at once are not a node's."""
-    found = [node for node in nodes if _was_silent(node, configuration)]
-    if not cell.overtaken.late_ms or len(found) >= max(2, len(nodes) / 2):
+    holes = [(node, node.hole) for node in nodes if _was_silent(node, configuration)]
+    for node in nodes:
+        node.hole = None
+    if not cell.overtaken.late_ms or len(holes) >= max(2, len(nodes) / 2):
         return []
     alerts: list[Alert] = []
-    for node in sorted(found, key=lambda node: node.name):
-        alerts += _told(cell, node, time_ms=time_ms, configuration=configuration)
+    for node, hole in sorted(holes, key=lambda one: one[0].name):
+        if hole is not None:
+            alerts += _told(cell, node, hole, time_ms=time_ms, configuration=configuration)
     return alerts
 
 
-def _told(cell: Cell, node: Node, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+def _told(
+    cell: Cell, node: Node, hole: Hole, *, time_ms: int, configuration: Configuration
+) -> list[Alert]:
     """Open and end the incident of a node's hole, unless it was told in time."""
-    hole, node.hole = node.hole, None
     key = key_of("host", node.name)
     known = cell.incidents.get(key)
-    if hole is None or (known is not None and known.alert.state == "firing"):
+    if known is not None and known.alert.state == "firing":
         return []
     if known is not None and known.alert.position == hole.position:
         return []

@@ -15,6 +15,7 @@ from engine.detection.incidents import Finding, confidence, key_of, report, supp
 from engine.detection.lanes import Lanes
 from engine.detection.recovery import follow_vm
 from engine.detection.shared import judge_shared
+from engine.detection.slots import moves_ahead
 from engine.detection.slow import judge_trends
 from engine.detection.totals import is_shared, judge_totals
 from engine.detection.watch import (
@@ -135,6 +136,8 @@ def _judge_one(
     vm = cell.vms[lanes.vm(lane)]
     seen = picture(node, lanes, lane, vm, configuration)
     explained, cautious = vetoes(cell, node, vm, seen, time_ms=time_ms)
+    if moves_ahead(cell, node, lanes, lane):
+        cautious = [*cautious, "moves_again"]
     waits = node.gauges.get("psi_io_some_ratio", 0.0) >= _NODE_WAITS_RATIO
     if by_totals and not (seen.crashed or seen.told):
         verdict = judge_totals(lanes, lane, seen, cautious, configuration)

@@ -140,8 +140,10 @@ class Partition:
         arrival = Arrival(frame, record.value, record.time_ms)
         cell = self.cells.get(header.cell)
         key = source_key(frame)
-        if cell is not None and key in self.queued:
-            cell.overtaken.take(overtaken_ms(self.sources[key], arrival))
+        # A gap that an outage of the log kept open was not overtaken.
+        if cell is not None and key in self.queued and self.time_ms >= cell.outage_ms:
+            most_ms = round(self.configuration.reorder_s * 1000)
+            cell.overtaken.take(min(most_ms, overtaken_ms(self.sources[key], arrival)))
         waits = self._early(key) if cell is not None and cell.overtaken.late_ms else None
         if order(self.sources, arrival, self.counters, waits):
             self._fold_frame(frame)
@@ -193,13 +195,14 @@ class Partition:
             waits=self._early(key),
         ):
             missing, before = self.counters.missing - before, self.counters.missing
-            self._fold_frame(decode_frame(waiting.value, widen), missing=missing)
+            frame = decode_frame(waiting.value, widen)
+            self._fold_frame(frame, missing=missing, arrived_ms=waiting.time_ms)
             folded += 1
         if not source.waiting:
             self.queued.discard(key)
         return folded
 
-    def _fold_frame(self, frame: Frame, *, missing: int = 0) -> None:
+    def _fold_frame(self, frame: Frame, *, missing: int = 0, arrived_ms: int | None = None) -> None:
         header = frame.header
         self.counters.processed += 1
         if header.role == "shell":
@@ -215,6 +218,7 @@ class Partition:
             cell,
             frame,
             time_ms=self.time_ms,
+            arrived_ms=self.time_ms if arrived_ms is None else arrived_ms,
             counters=self.counters,
             configuration=self.configuration,
             missing=missing,
@@ -228,6 +232,7 @@ class Partition:
                 cell, time_ms=self.time_ms, configuration=self.configuration
             ):
                 continue
+            cell.ahead = self._ahead(cell) if cell.overtaken.late_ms else {}
             alerts = judge(cell, time_ms=self.time_ms, configuration=self.configuration)
             for alert in alerts:
                 value, headers = encode_alert(alert)
@@ -237,6 +242,16 @@ class Partition:
                 value = encode_scores(scores)
                 outputs.append(Output(topics.SCORES.name, name.encode(), value, scores=scores))
         return outputs
+
+    def _ahead(self, cell: Cell) -> dict[str, Frame]:
+        """Return, by node, the newest sample that waits: what is judged now may be over by it."""
+        newest: dict[str, Frame] = {}
+        for key in sorted(self.queued):
+            name, node = key.split("\x00")[:2]
+            sampled = [one for one in self.sources[key].waiting if one.sample.mono_ns]
+            if name == cell.name and sampled:
+                newest[node] = decode_frame(sampled[-1].value, widen)
+        return newest
 
 
 def _rejected(record: Record, rejection: RecordRejected) -> Output:

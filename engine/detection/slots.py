@@ -6,9 +6,18 @@ there a sample waits for its slot, so that each is judged, and beside those that
 it. How long that may take follows from how late frames came of late.
 """
 
+import numpy as np
+
 from engine.detection.cell import Cell, Node
 from engine.detection.configuration import Configuration
+from engine.detection.lanes import Lanes
 from engine.detection.sources import Sample
+from engine.wire.frame import UUID_BYTES
+from engine.wire.metrics import INTEGER_ROW
+from models.kernels.baseline import NO_PREVIOUS
+
+# In the order in which lanes keep them, CPU before them: what only a living guest moves.
+_LIFE = [INTEGER_ROW[name] for name in ("block_rd_bytes", "block_wr_bytes", "net_tx_bytes")]
 
 
 def is_due(cell: Cell, *, time_ms: int, configuration: Configuration) -> bool:
@@ -48,7 +57,7 @@ def is_early(
     if node is None or not sample.mono_ns or not (cell.overtaken.late_ms and cell.round_ms):
         return False
     apart_ms = configuration.reorder_s * 1000 + grace_ms(cell, configuration)
-    newest_ms = max(other.event_ms for other in cell.nodes.values())
+    newest_ms = max(other.event_ms for other in cell.nodes.values() if not other.silent)
     if time_ms - since_ms >= apart_ms or newest_ms - sample.event_ms >= apart_ms:
         return False
     return _is_beyond(cell, node, sample, apart_ms, configuration)
@@ -75,3 +84,21 @@ def _is_beyond(
         if key not in cell.reported and other.event_ms - opened_ms >= later_ms
     }
     return True
+
+
+def moves_ahead(cell: Cell, node: Node, lanes: Lanes, lane: int) -> bool:
+    """Return whether a VM has moved by a sample that is here already and waits for its slot.
+
+    What is judged later than it could be must not ask for an action that is known to be wrong.
+    """
+    frame = cell.ahead.get(node.name)
+    if frame is None:
+        return False
+    rows = frame.rows
+    uuids = [rows.uuids[at : at + UUID_BYTES] for at in range(0, len(rows.uuids), UUID_BYTES)]
+    if lanes.vm(lane) not in uuids:
+        return False
+    column = uuids.index(lanes.vm(lane))
+    known = np.ones(len(_LIFE), bool) if rows.missing is None else ~rows.missing[_LIFE, column]
+    now, before = rows.integers[_LIFE, column], lanes.previous[1 : 1 + len(_LIFE), lane]
+    return bool((known & (now != before) & (before != NO_PREVIOUS)).any())

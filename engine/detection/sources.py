@@ -92,7 +92,8 @@ def sample_of(frame: Frame) -> Sample:
 def overtaken_ms(source: Source, arrival: Arrival) -> int:
     """Return how long after the first of those behind it a frame came, 0 if it came before them."""
     sequence = arrival.frame.header.sequence
-    if sequence < source.following:
+    # What owners and agents send again says nothing of how samples travel.
+    if sequence < source.following or not sample_of(arrival.frame).mono_ns:
         return 0
     behind = [one.time_ms for one in source.waiting if one.sequence > sequence]
     repeated = any(one.sequence == sequence for one in source.waiting)

@@ -1,6 +1,7 @@
 """Frames that are lost, doubled and overtaken on their way: what is told stays the same."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -250,12 +251,13 @@ def test_a_restored_snapshot_goes_on_bit_for_bit_while_samples_wait() -> None:
 def test_how_late_frames_come_is_forgotten_after_two_windows_without_one_overtaken() -> None:
     overtaken = Overtaken()
     overtaken.turn(1_000_000, 300_000)
-    overtaken.take(9_000)
-    overtaken.take(4_000)
+    for gap_ms in (9_000, 4_000, 9_000):
+        overtaken.take(gap_ms)
     assert overtaken.late_ms == 9_000
     overtaken.turn(1_299_999, 300_000)
     overtaken.turn(1_300_000, 300_000)
-    overtaken.take(2_000)
+    for gap_ms in (2_000, 2_000):
+        overtaken.take(gap_ms)
     assert overtaken.late_ms == 9_000
     overtaken.turn(1_600_000, 300_000)
     assert overtaken.late_ms == 2_000
@@ -277,3 +279,43 @@ def test_samples_are_judged_no_later_than_the_slowest_frames_and_gaps_ask_for(
             nodes = partition.cells["cell"].nodes.values()
             behind_s.append((record.time_ms - min(node.event_ms for node in nodes)) / 1000)
     assert max(behind_s) < most_s
+
+
+@pytest.mark.parametrize(("outage_ms", "is_weather"), [(0, True), (600_000, False)])
+def test_a_gap_that_an_outage_of_the_log_kept_open_is_no_weather(
+    outage_ms: int, is_weather: bool
+) -> None:
+    bench, _ = site(2.0)
+    held = [
+        record
+        for node in ("node-0", "node-1", "node-2")
+        for record in [r for r in bench.records if decode_frame(r.value).header.node == node][-2:-1]
+    ]
+    there = [record for record in bench.records if record not in held]
+    back_ms = bench.time_ms + 1_000 + outage_ms
+    delivered = [*there, *(replace(record, time_ms=back_ms) for record in held)]
+    partition = Partition(FAST)
+    for offset, record in enumerate(delivered):
+        partition.fold(replace(record, offset=offset))
+    assert bool(partition.cells["cell"].overtaken.late_ms) == is_weather
+
+
+def test_one_frame_that_is_sent_again_is_no_weather_and_two_are() -> None:
+    overtaken = Overtaken()
+    overtaken.take(25_000)
+    assert overtaken.late_ms == 0
+    overtaken.take(3_000)
+    assert overtaken.late_ms == 3_000
+
+
+@pytest.mark.parametrize("back_s", [34.0, 40.0, 46.0])
+def test_who_works_again_by_a_sample_that_waits_is_not_ordered(back_s: float) -> None:
+    bench, guests = site(2.0)
+    guests[0].panics()
+    bench.run(back_s)
+    guests[0].works()
+    bench.run(120.0)
+    alerts = run_records(travelled(bench.records, WEATHER), FAST).alerts
+    of_it = [alert for alert in alerts if alert.subject == guests[0].text]
+    assert of_it
+    assert "reboot" not in {alert.suggested_action for alert in of_it}
