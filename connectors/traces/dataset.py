@@ -41,6 +41,7 @@ _COUNTERS: Final = (
     "net_rx_bytes",
     "net_tx_bytes",
 )
+_TABLE: Final = ("vm", "host", "ncpu", "mem_capacity_mb")
 _KIB: Final = 1024.0
 _MIB: Final = 1024.0**2
 
@@ -124,7 +125,7 @@ def open_dataset(prefix: str | Path) -> Dataset:
     """
     prefix = str(prefix)
     samples, is_stream = _samples_path(prefix)
-    vms = read_vms(Path(f"{prefix}_vms.csv"))
+    vms = read_vms(_table_beside(samples))
     places = {vm.id: place for place, vm in enumerate(vms)}
     blocks = read_samples(samples, vms, is_stream=is_stream)
     first = next(blocks, None)
@@ -179,7 +180,8 @@ def _places(
         index = int(np.flatnonzero(wrong)[0])
         name = block.names[index].decode(errors="replace")
         raise SettingsError(
-            f"{path}, near line {block.first_line + index}: VM {name!r} is not in the table of VMs."
+            f"{path}, near line {block.first_line + index}: VM {name!r} is not in the table "
+            f"of VMs, {_table_beside(path)}."
         )
     return places
 
@@ -190,8 +192,9 @@ def _check_times(path: Path, block: Block, columns: tuple[str, ...], last_s: flo
         bad = ~np.isfinite(times) | (times < 0)
         if bad.any():
             index = int(np.flatnonzero(bad)[0])
+            told = times[index] if np.isfinite(times[index]) else "empty or no finite number"
             raise SettingsError(
-                f"{path}, near line {block.first_line + index}: {column} is {times[index]}, "
+                f"{path}, near line {block.first_line + index}: {column} is {told}, "
                 "not a time in seconds since the epoch."
             )
     arrived = block.numbers[0]
@@ -220,16 +223,26 @@ def _samples_path(prefix: str) -> tuple[Path, bool]:
     raise SettingsError(f"{prefix} names no dataset: there is none of {', '.join(tried)}.{hint}")
 
 
+def _table_beside(path: Path) -> Path:
+    """Return PREFIX_vms.csv of PREFIX_traces.csv.gz and the like."""
+    return path.with_name(f"{path.name.rpartition('_')[0]}_vms.csv")
+
+
 def read_vms(path: Path) -> tuple[TraceVm, ...]:
     """Return the VMs of a table, by host and then by id.
 
     Raises
     ------
     SettingsError
-        A row that cannot be used, or none at all.
+        The table is missing, has a row that cannot be used, or none at all.
     """
+    if not path.exists():
+        raise SettingsError(
+            f"{path} is not there: PREFIX_vms.csv is required and names the VMs, with the columns "
+            f"{', '.join(_TABLE)}."
+        )
     found: dict[str, TraceVm] = {}
-    for line, row in read_rows(path, ("vm", "host", "ncpu", "mem_capacity_mb")):
+    for line, row in read_rows(path, _TABLE):
         vm, host = row["vm"], row["host"]
         if not vm or not host:
             raise SettingsError(f"{path}, line {line}: vm and host must not be empty.")
@@ -261,7 +274,8 @@ def _read_operations(path: Path, places: dict[str, int]) -> tuple[Operation, ...
     for line, row in read_rows(path, ("vm", "t", "operation")):
         if row["vm"] not in places:
             raise SettingsError(
-                f"{path}, line {line}: VM {row['vm']!r} is not in the table of VMs."
+                f"{path}, line {line}: VM {row['vm']!r} is not in the table of VMs, "
+                f"{_table_beside(path)}."
             )
         if row["operation"] not in OPERATIONS:
             raise SettingsError(

@@ -33,6 +33,7 @@ class Block:
         Shape (n,): the column of names, as bytes.
     numbers
         Shape (columns, n), in the order asked for; NaN is an empty field: missing, never zero.
+        A NaN that stands there is infinite: as little a measurement, but not left out.
     first_line
         Line of the first row in its file, from 1.
     """
@@ -148,11 +149,32 @@ def _parsed(
     *,
     first_line: int,
 ) -> NDArray[np.void]:
+    table = _loaded(path, lines, kind, wanted, header, empty="nan", first_line=first_line)
+    if "nan" in "".join(lines).lower():
+        # One that stands there is what stays NaN where empty fields are zero. The name of a VM
+        # that looks like one costs time and nothing else.
+        filled = _loaded(path, lines, kind, wanted, header, empty="0", first_line=first_line)
+        for column in (kind.names or ())[1:]:
+            table[column][np.isnan(filled[column])] = np.inf
+    return table
+
+
+def _loaded(
+    path: Path,
+    lines: list[str],
+    kind: np.dtype[np.void],
+    wanted: list[int],
+    header: list[str],
+    *,
+    empty: str,
+    first_line: int,
+) -> NDArray[np.void]:
+    """Return the fields of some lines, with `empty` for one in which nothing stands."""
     text = "".join(lines)
     if ",," in text or ",\n" in text or ",\r" in text:
         # An empty field is missing. Twice, since neighbours share a comma.
-        text = text.replace(",,", ",nan,").replace(",,", ",nan,")
-        text = text.replace(",\n", ",nan\n").replace(",\r", ",nan\r")
+        text = text.replace(",,", f",{empty},").replace(",,", f",{empty},")
+        text = text.replace(",\n", f",{empty}\n").replace(",\r", f",{empty}\r")
         lines = text.splitlines()
     try:
         return np.loadtxt(

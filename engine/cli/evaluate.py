@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import msgspec
 from rich.table import Table
 
-from engine.cli.replay import ALERTS, SUMMARY
+from engine.cli.replay import ALERTS, EVALUATION, PAGES, SUMMARY, remove_pages
 from engine.detection.configuration import Configuration
 from engine.detection.likelihoods import limits
 from engine.errors import SettingsError, StateUnwritable
@@ -23,8 +23,6 @@ from engine.ports import Recording
 from engine.roles.replay import Replayer
 from engine.wiring import compile_engine, open_recording, read_truth
 
-EVALUATION: Final = "evaluation.json"
-PAGES: Final = "pages"
 # Of a wider incident so many members are drawn.
 _DRAWN: Final = 6
 _BEFORE_INTERVALS: Final = 30.0
@@ -95,6 +93,8 @@ def run_evaluation(folder: Path, *, events: Path, drawing: bool) -> Evaluation:
         )
     judgement = judge(lines, truth, interval_s=summary.interval_s)
     mistakes = list(_mistakes(judgement, truth, summary.interval_s))
+    if drawing:
+        _remove_pages(folder)
     if drawing and mistakes:
         _draw(folder / PAGES, mistakes, summary, lines, truth)
     evaluation = Evaluation(
@@ -277,6 +277,13 @@ def _facts(mistake: Mistake) -> list[tuple[str, str]]:
     return facts
 
 
+def _remove_pages(folder: Path) -> None:
+    try:
+        remove_pages(folder)
+    except OSError as error:
+        raise StateUnwritable(f"{folder / PAGES} cannot be emptied: {error}") from error
+
+
 def _write(path: Path, text: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -289,8 +296,9 @@ def tables(evaluation: Evaluation) -> Iterator[Table]:
     """Yield the figures as tables for a terminal."""
     scores = evaluation.scores
     table = Table(
-        "fault", "n", "alert", "within 2", "median", "right suggestion", "within 3", "within 6",
-        "median", "p95", title="Recall (95 % bound) and delay", title_justify="left",
+        "fault", "n", "alert", "within 2 samples", "median", "right suggestion",
+        "within 3 samples", "within 6 samples", "median", "p95",
+        title="Recall (95 % bound) and delay", title_justify="left",
     )  # fmt: skip
     for kind, alert in scores.alerts.items():
         right = scores.suggestions[kind]
@@ -348,3 +356,6 @@ def _seconds(seconds: float | None) -> str:
 
 def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:,.3g}"
+
+
+__all__ = ["PAGES", "Evaluation", "read_replay", "run_evaluation", "tables"]

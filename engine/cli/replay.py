@@ -19,6 +19,10 @@ ALERTS: Final = "alerts.jsonl"
 ORDERS: Final = "orders.jsonl"
 COMPARED: Final = "orders_compared.jsonl"
 SUMMARY: Final = "summary.json"
+# What `flatline evaluate` makes of them, in the same folder.
+EVALUATION: Final = "evaluation.json"
+PAGES: Final = "pages"
+_PAGE_NAMES: Final = ("miss-*.html", "false-*.html")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -52,8 +56,7 @@ def run_replay(
     replayer = Replayer(recording, policies=policies)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        # One that an earlier replay left would vouch for what this one has not finished.
-        (out / SUMMARY).unlink(missing_ok=True)
+        _remove_earlier(out)
         began_s = time.perf_counter()
         with (out / ALERTS).open("wb") as file:
             for line in replayer.run():
@@ -68,6 +71,23 @@ def run_replay(
     except OSError as error:
         raise StateUnwritable(f"{out} cannot be written: {error}. Name another --out") from error
     return summary
+
+
+def remove_pages(folder: Path) -> None:
+    """Remove the pages of an earlier evaluation, and their folder where nothing else is in it."""
+    pages = folder / PAGES
+    for names in _PAGE_NAMES:
+        for page in pages.glob(names):
+            page.unlink()
+    if pages.is_dir() and not any(pages.iterdir()):
+        pages.rmdir()
+
+
+def _remove_earlier(out: Path) -> None:
+    """Remove what an earlier replay left: it would pass for what came of this one."""
+    for name in (SUMMARY, ORDERS, COMPARED, EVALUATION):
+        (out / name).unlink(missing_ok=True)
+    remove_pages(out)
 
 
 def _write(file: BinaryIO, line: msgspec.Struct) -> None:
@@ -146,17 +166,21 @@ def _comparison(ours: Planned, other: Planned) -> dict[str, object]:
 
 def told(summary: Summary) -> list[str]:
     """Return the summary as sentences for a terminal."""
-    orders = ", ".join(f"{n} {action}" for action, n in summary.orders.items()) or "none"
     lines = [
         f"{summary.vm_samples:,} samples of {summary.vm_days:,.1f} VM-days in "
         f"{summary.wall_s:.1f} s: {summary.vm_samples_per_s:,} a second, "
         f"{summary.times_real:,.0f} times real time.",
-        f"{summary.fired} alerts fired; orders: {orders}.",
+        f"{summary.fired} alerts fired; orders: {_counted(summary.orders) or 'none'}.",
     ]
     if summary.held:
         held = ", ".join(f"{rule} {number}" for rule, number in summary.held.items())
         lines.append(f"Held back by the policy: {held}.")
     if summary.compared is not None:
         other = summary.compared
-        lines.append(f"Policy {other['policy']} would have ordered {other['orders'] or 'nothing'}.")
+        orders = _counted(msgspec.convert(other["orders"], dict[str, int])) or "nothing"
+        lines.append(f"Policy {other['policy']} would have ordered {orders}.")
     return lines
+
+
+def _counted(orders: dict[str, int]) -> str:
+    return ", ".join(f"{number} {action}" for action, number in orders.items())

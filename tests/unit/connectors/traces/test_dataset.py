@@ -12,6 +12,10 @@ from tests.unit.connectors.traces.conftest import GAUGES
 STEADY = [
     f"{300 * k},{vm},{cpu},100,1,2,3,4" for k in range(1, 5) for vm, cpu in (("a", 50), ("b", 10))
 ]
+EXPLODE = (
+    "pack_lifecycle.csv, line 2: operation is 'explode'; known are "
+    "reboot, power_off, power_on, live_migration."
+)
 
 
 def test_gauges_become_rates_in_plain_units(make) -> None:
@@ -99,6 +103,45 @@ def test_a_negative_value_is_unknown_and_never_zero(make) -> None:
     assert counts.bad_values == 1
 
 
+@pytest.mark.parametrize("written", ["nan", "NaN", "-nan", " nan", '"nan"', "inf"])
+def test_a_nan_that_stands_there_is_counted_and_an_empty_field_is_not(make, written) -> None:
+    rows = [*STEADY[:4], f"900,a,50,100,{written},,3,4", f"900,b,50,100,,2,3,{written}"]
+    counts = SlotCounts()
+    last = list(open_dataset(make(traces=rows)).slots(counts))[-1]
+    assert np.isnan(last.column("disk_read_bytes_per_s")).all()
+    assert np.isnan(last.column("disk_write_bytes_per_s")[0])
+    assert last.column("disk_write_bytes_per_s")[1] == 2048.0
+    assert np.isnan(last.column("net_tx_bytes_per_s")[1])
+    assert counts.bad_values == 2
+
+
+def test_a_vm_may_be_called_nan(make) -> None:
+    vms = ["vm,host,ncpu,mem_capacity_mb", "nan,h0,1,1024"]
+    counts = SlotCounts()
+    rows = [f"{300 * k},nan,50,100,1,2,3," for k in range(1, 4)]
+    assert len(list(open_dataset(make(traces=rows, vms=vms)).slots(counts))) == 3
+    assert counts.bad_values == 0
+
+
+def test_a_missing_table_of_vms_is_told_with_its_columns(make, tmp_path) -> None:
+    prefix = make(traces=STEADY)
+    (tmp_path / "pack_vms.csv").unlink()
+    with pytest.raises(SettingsError) as caught:
+        open_dataset(prefix)
+    assert f"{prefix}_vms.csv is not there: PREFIX_vms.csv is required" in str(caught.value)
+    assert "with the columns vm, host, ncpu, mem_capacity_mb." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"traces": [*STEADY, "1500,z,1,1,1,1,1,1"]}, {"traces": STEADY, "lifecycle": ["z,5,reboot"]}],
+)
+def test_an_unknown_vm_is_told_with_the_table_that_lacks_it(make, change) -> None:
+    prefix = make(**change)
+    with pytest.raises(SettingsError, match=f"'z' is not in the table of VMs, {prefix}_vms.csv"):
+        list(open_dataset(prefix).slots())
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -121,7 +164,9 @@ def test_a_negative_value_is_unknown_and_never_zero(make) -> None:
             {"traces": STEADY, "vms": ["vm,host,ncpu,mem_capacity_mb", "a,h,1,1", "a,h,1,1"]},
             "line 3: VM 'a' stands there twice",
         ),
-        ({"traces": STEADY, "lifecycle": ["a,500,explode"]}, "line 2: operation is 'explode'"),
+        ({"traces": STEADY, "lifecycle": ["a,500,explode"]}, EXPLODE),
+        ({"traces": [*STEADY, "nan,a,1,1,1,1,1,1"]}, "line 10: t is empty or no finite number"),
+        ({"traces": [*STEADY, "-5,a,1,1,1,1,1,1"]}, "line 10: t is -5.0, not a time"),
         ({"traces": STEADY, "lifecycle": ["a,soon,reboot"]}, "line 2: t is 'soon', not a number"),
         ({"traces": STEADY, "lifecycle": ["q,500,reboot"]}, "VM 'q' is not in the table"),
     ],

@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from engine.action.catalogue import read_shipped
+from engine.cli.evaluate import Evaluation, tables
 from tests.unit.engine.cli.conftest import Flatline
 
 SLOTS = 720
@@ -105,7 +107,7 @@ def test_two_policies_are_compared(flatline: Flatline, prefix: str, tmp_path: Pa
     assert (order["vm"], order["action"], order["step"]) == ("v1", "reset", 0)
     compared = json.loads((out / "summary.json").read_text())["compared"]
     assert compared["only_compared"] == [order["incident"]]
-    assert "Policy lab would have ordered" in said.out
+    assert "Policy lab would have ordered 1 reset." in said.out
 
 
 def test_an_evaluation_gives_figures_and_a_page_for_each_mistake(
@@ -125,6 +127,41 @@ def test_an_evaluation_gives_figures_and_a_page_for_each_mistake(
     assert "The engine said nothing." in miss.read_text()
     [false] = (out / "pages").glob("false-alert-vm_silence-v2-*.html")
     assert "v2 on h1" in false.read_text()
+    evaluation = msgspec.json.decode((out / "evaluation.json").read_bytes(), type=Evaluation)
+    heads = [str(column.header) for column in next(tables(evaluation)).columns]
+    within = [head for head in heads if head.startswith("within")]
+    assert within == ["within 2 samples", "within 3 samples", "within 6 samples"]
+
+
+def test_a_replay_removes_what_came_of_the_earlier_one_and_nothing_else(
+    flatline: Flatline, prefix: str, tmp_path: Path
+) -> None:
+    out, lab = tmp_path / "out", tmp_path / "lab.toml"
+    lab.write_text(read_shipped("lab"))
+    assert flatline("replay", prefix, "--out", str(out), "--compare", str(lab)).code == 0
+    assert flatline("evaluate", str(out), "--events", f"{prefix}_events.csv").code == 0
+    assert any((out / "pages").iterdir())
+    (out / "notes.txt").write_text("my own")
+    assert flatline("replay", prefix, "--out", str(out)).code == 0
+    assert {path.name for path in out.iterdir()} == {
+        "alerts.jsonl", "orders.jsonl", "summary.json", "notes.txt"
+    }  # fmt: skip
+
+
+def test_an_evaluation_removes_its_own_earlier_pages_and_no_others(
+    flatline: Flatline, prefix: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert flatline("replay", prefix, "--out", str(out)).code == 0
+    pages = out / "pages"
+    pages.mkdir()
+    (pages / "miss-disk_hang-v0-1.html").write_text("of an earlier evaluation")
+    (pages / "index.html").write_text("my own")
+    assert flatline("evaluate", str(out), "--events", f"{prefix}_events.csv").code == 0
+    names = {page.name for page in pages.iterdir()}
+    assert "miss-disk_hang-v0-1.html" not in names
+    assert "index.html" in names
+    assert len(names) == 3
 
 
 @pytest.mark.parametrize(
