@@ -140,8 +140,9 @@ def _storming(state: PlannerState, now_ms: int) -> Stepped:
 def _recovered(state: PlannerState, alert: Alert, policy: Policy) -> PlannerState:
     """Learn how long a VM took that helped itself: so long it is given the next time."""
     took_s = (alert.decided_ms - alert.opened_ms) / 1000
-    told_so = alert.resolution is not None and not alert.resolution.verified
-    if not told_so or not 0 <= took_s <= policy.limits.grace_limit_s:
+    found = alert.resolution
+    helped_itself = found is not None and not (found.verified or found.superseded_by)
+    if not helped_itself or not 0 <= took_s <= policy.limits.grace_limit_s:
         return state
     kept = {
         vm: recovery

@@ -249,8 +249,7 @@ class Configuration:
 
 _KERNELS = (
     *(baseline.MEAN_TAU_S, baseline.LEVEL_TAU_S, baseline.TREND_TAU_S, baseline.ERROR_TAU_S),
-    *(vitals_layout.FIELD_COUNT, vitals_layout.WINDOW, trends.KEPT, trends.BUCKET_S),
-    *(hours.FIELD_COUNT, hours.FALLS_LEAST, hours.FALLS_MOST),
+    *(vitals_layout.FIELD_COUNT, vitals_layout.WINDOW, *trends.CONSTANTS, *hours.CONSTANTS),
     *(baseline.FIELD_COUNT, gaps.MEMORY_S, gaps.EDGE_COUNT, gaps.FIELD_COUNT),
 )
 

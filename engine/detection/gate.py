@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from engine.detection import sentences
 from engine.detection.cell import Cell, Incident, Latch, Node
 from engine.detection.configuration import Configuration
-from engine.detection.incidents import Finding, key_of, report, resolve, text_of
+from engine.detection.incidents import (
+    SLOW_KINDS,
+    Finding,
+    key_of,
+    report,
+    resolve,
+    text_of,
+)
 from engine.detection.lanes import Lanes
 from engine.wire.alert import Alert, EvidenceItem, Resolution, Scope
 from models.kernels import glance
@@ -27,6 +34,8 @@ _KINDS = {
     "cell": "fleet_silence",
 }
 _FELL = {"disk": glance.FELL_DISK, "tx": glance.FELL_TX, "life": glance.FELL_LIFE}
+# These tell of no silence: whoever falls silent with others is none the less explained by them.
+_NO_SILENCE = SLOW_KINDS | {"node_contention"}
 # A frame lists this many VMs in its alert; the count stands in the sentence.
 _LISTED = 64
 # Specific before general, where several things explain the same VMs equally well.
@@ -70,15 +79,19 @@ def judge_gate(cell: Cell, *, time_ms: int, configuration: Configuration) -> lis
 def explains(cell: Cell, vm: bytes, *, onset_ms: int, configuration: Configuration) -> Latch | None:
     """Return the common cause that explains the silence of a VM, None where it is its own.
 
-    What was told of a VM before a cause began is not taken back by it.
+    A silence that was told of a VM before a cause began is not taken back by it.
     """
     for latch in cell.latches.values():
         if vm not in latch.members:
             continue
         incident = cell.incidents.get(key_of("vm", text_of(vm)))
-        is_open = incident is not None and incident.alert.state in {"pending", "firing"}
+        was_told = (
+            incident is not None
+            and incident.alert.state in {"pending", "firing"}
+            and incident.alert.kind not in _NO_SILENCE
+        )
         earlier_ms = latch.onset_ms - configuration.gate_earlier_s * 1000
-        if is_open and onset_ms < earlier_ms:
+        if was_told and onset_ms < earlier_ms:
             continue
         return latch
     return None

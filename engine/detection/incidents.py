@@ -1,7 +1,9 @@
 """The life of an incident: pending, firing, resolved or suppressed; one per fault.
 
-Whatever the kind turns out to be the id stays. Firing alerts are published again every
-minute with the same id and transition, so that a planner that starts late hears of them.
+Whatever the kind turns out to be the id stays, but what showed over hours ends where something
+urgent is found: that has its own id, and begins now and not hours ago. Firing alerts are
+published again every minute with the same id and transition, so that a planner that starts late
+hears of them.
 """
 
 import math
@@ -25,6 +27,11 @@ from engine.wire.alert import (
 )
 from models.kernels import baseline
 
+# What shows over hours (`engine.detection.slow`). An incident of one of these kinds may be told
+# anew as another of them; whatever else is found of the VM is an incident of its own.
+SLOW_KINDS = frozenset(
+    {"mem_leak", "cpu_runaway", "noisy_neighbour", "crash_reboot", "degrading_storage"}
+)
 # The guest looks alike in both; only the node's waiting tasks tell them apart.
 _HANGS = frozenset({"hung_io", "hung_userland"})
 
@@ -68,6 +75,17 @@ def confidence(score: float, configuration: Configuration) -> float:
     return round(1.0 / (1.0 + math.exp(min(60.0, configuration.prior_nats - score))), 4)
 
 
+def news_ms(incident: Incident) -> int:
+    """Return when an incident last said what may explain a boot after it.
+
+    One that goes on for hours is published every minute and explains none of them: only its
+    beginning may.
+    """
+    alert = incident.alert
+    is_slow = alert.kind in SLOW_KINDS and alert.state != "resolved"
+    return alert.opened_ms if is_slow else incident.published_ms
+
+
 def report(
     cell: Cell,
     finding: Finding,
@@ -85,11 +103,36 @@ def report(
             known.mark = None
         else:
             known = None
+    ended: list[Alert] = []
+    if known is not None and _is_other(known, finding):
+        if not finding.firing:
+            # A suspicion takes nothing back; should it harden, it opens then.
+            return calmed(known, time_ms=time_ms, configuration=configuration)
+        if finding.position == known.alert.position:
+            # One sample showed both, so they have one id; the time to act begins now all the same.
+            known.alert = msgspec.structs.replace(
+                known.alert, opened_ms=time_ms, onset_ms=finding.onset_ms
+            )
+        else:
+            ended, known = _superseded(cell, known, finding, time_ms=time_ms), None
     if known is None:
         alert = _opened(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)
         cell.incidents[key] = Incident(alert=alert, published_ms=time_ms)
         cell.totals.alerts += 1
-        return [alert]
+        return [*ended, alert]
+    return _continued(cell, known, finding, time_ms=time_ms, configuration=configuration, vm=vm)
+
+
+def _continued(
+    cell: Cell,
+    known: Incident,
+    finding: Finding,
+    *,
+    time_ms: int,
+    configuration: Configuration,
+    vm: Vm | None,
+) -> list[Alert]:
+    """Go on with an open incident; return what is to be published."""
     known.well_ms = 0
     state = "firing" if finding.firing or known.alert.state == "firing" else "pending"
     before = known.alert
@@ -175,6 +218,26 @@ def republished(incident: Incident, *, time_ms: int, configuration: Configuratio
     incident.alert = msgspec.structs.replace(incident.alert, decided_ms=time_ms)
     incident.published_ms = time_ms
     return [incident.alert]
+
+
+def _is_other(known: Incident, finding: Finding) -> bool:
+    """Return whether what showed over hours is open, and this is another fault of the VM."""
+    is_open = known.alert.state != "resolved"
+    return is_open and known.alert.kind in SLOW_KINDS and finding.kind not in SLOW_KINDS
+
+
+def _superseded(cell: Cell, known: Incident, finding: Finding, *, time_ms: int) -> list[Alert]:
+    """End what showed over hours, naming the incident that takes its place."""
+    alert = known.alert
+    follower = alert_id(scope=finding.scope, subject=finding.subject, position=finding.position)
+    reason = f"superseded: {finding.kind} was found, which is an incident of its own"
+    return resolve(
+        cell,
+        known,
+        Resolution(reason=reason, superseded_by=follower),
+        time_ms=time_ms,
+        sentence=f"{alert.name or alert.subject}: {alert.kind} is {reason}.",
+    )
 
 
 def _settled(

@@ -11,7 +11,15 @@ from engine.detection.forest import opinion, score_gated
 from engine.detection.gate import explains, judge_gate
 from engine.detection.glance import glance
 from engine.detection.hypotheses import Verdict, judge_vm
-from engine.detection.incidents import Finding, confidence, key_of, report, suppress, text_of
+from engine.detection.incidents import (
+    SLOW_KINDS,
+    Finding,
+    confidence,
+    key_of,
+    report,
+    suppress,
+    text_of,
+)
 from engine.detection.lanes import Lanes
 from engine.detection.recovery import follow_vm
 from engine.detection.shared import judge_shared
@@ -159,6 +167,9 @@ def _judge_one(
         # That a VM cannot be seen is what explains its silence here, and not explained by it.
         if incident is None or incident.alert.kind == "vm_silence":
             return [], True
+        # Nor is it what showed over hours, which goes on or ends as if the VM were not silent.
+        if incident.alert.kind in SLOW_KINDS:
+            return [], False
         published = suppress(
             cell,
             incident,

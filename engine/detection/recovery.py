@@ -1,5 +1,8 @@
 """How incidents end: verified after an action, by themselves, or explained after all."""
 
+import math
+from typing import Final, NamedTuple
+
 from engine.detection import sentences
 from engine.detection.cell import Cell, Incident, Vm
 from engine.detection.configuration import Configuration
@@ -11,6 +14,38 @@ from models.kernels import trends
 
 # An event travels in the frame of the node, the agent's mark in its own: either may be first.
 _BOOT_SLACK_MS = 30_000
+# What is seen of these ends with the samples: a VM that is paused for days shows nothing.
+_TRENDS: Final = frozenset({"mem_leak", "cpu_runaway", "noisy_neighbour"})
+_UNSEEN: Final = "no sample of it was seen for an hour, so whether it goes on is not known"
+_REASONS: Final = {
+    "hung_io": "its disks move again",
+    "hung_userland": "its disks move again",
+    "node_contention": "it gets the CPU it wants again",
+    "boot_stuck": "it has booted",
+    "vm_silence": "it is seen again",
+    "mem_leak": "its memory no longer grows",
+    "cpu_runaway": "it has let go of the cores",
+    "noisy_neighbour": "it no longer floods its node",
+}
+
+
+class _Look(NamedTuple):
+    """An incident, and what this slot shows of its VM."""
+
+    incident: Incident
+    vm: Vm
+    seen: Picture
+    lanes: Lanes
+    lane: int
+    time_ms: int
+
+    def shown(self, name: str) -> float:
+        """Return what shows over hours, by its name in `trends.OUT`; NaN is unknown."""
+        return float(self.lanes.shows[self.lane, trends.OUT[name]])
+
+    def is_unseen(self) -> bool:
+        """Return whether nothing was known of the VM for `trends.UNKNOWN_S`."""
+        return math.isnan(self.shown("closed"))
 
 
 def follow_vm(
@@ -25,8 +60,8 @@ def follow_vm(
         return calmed(incident, time_ms=time_ms, configuration=configuration)
     node, lanes, lane = place
     seen = picture(node, lanes, lane, vm, configuration)
-    kind = incident.alert.kind
-    if not _is_well(incident, vm, seen, lanes, lane, configuration, time_ms=time_ms):
+    look = _Look(incident, vm, seen, lanes, lane, time_ms)
+    if not _is_well(look, configuration):
         incident.well_ms = 0
         return republished(incident, time_ms=time_ms, configuration=configuration)
     if not incident.well_ms:
@@ -40,22 +75,22 @@ def follow_vm(
         return _verified(cell, incident, vm, node.name, instance, well_s, time_ms=time_ms)
     if well_s < configuration.clear_s:
         return calmed(incident, time_ms=time_ms, configuration=configuration)
-    reasons = {
-        "hung_io": "its disks move again",
-        "hung_userland": "its disks move again",
-        "node_contention": "it gets the CPU it wants again",
-        "boot_stuck": "it has booted",
-        "vm_silence": "it is seen again",
-        "mem_leak": "its memory no longer grows",
-        "cpu_runaway": "it has let go of the cores",
-        "noisy_neighbour": "it no longer floods its node",
-        "degrading_storage": "its disks write as usual again"
-        if _writes_again(lanes, lane, configuration)
-        else "it has written no more than this for a day, so that is its habit now",
-    }
-    booted = vm.rebooted_ms >= incident.alert.opened_ms - _BOOT_SLACK_MS and vm.rebooted_ms > 0
-    fallback = "it rebooted by itself" if booted else "it moves again by itself"
-    return _end(cell, incident, vm, reasons.get(kind, fallback), time_ms=time_ms)
+    return _end(cell, incident, vm, _reason(look, configuration), time_ms=time_ms)
+
+
+def _reason(look: _Look, configuration: Configuration) -> str:
+    """Return why the VM counts as well."""
+    kind, vm = look.incident.alert.kind, look.vm
+    if kind in _REASONS:
+        return _UNSEEN if kind in _TRENDS and look.is_unseen() else _REASONS[kind]
+    if kind == "degrading_storage":
+        if _writes_again(look, configuration):
+            return "its disks write as usual again"
+        if math.isnan(look.shown("write_share")):
+            return "it was told a day ago, and what it writes now beside its habit is not known"
+        return "it has written no more than this for a day, so that is its habit now"
+    booted = vm.rebooted_ms >= look.incident.alert.opened_ms - _BOOT_SLACK_MS
+    return "it rebooted by itself" if booted and vm.rebooted_ms else "it moves again by itself"
 
 
 def _take_mark(incident: Incident, vm: Vm) -> None:
@@ -63,27 +98,20 @@ def _take_mark(incident: Incident, vm: Vm) -> None:
         incident.mark = vm.mark
 
 
-def _is_well(
-    incident: Incident,
-    vm: Vm,
-    seen: Picture,
-    lanes: Lanes,
-    lane: int,
-    configuration: Configuration,
-    *,
-    time_ms: int,
-) -> bool:
+def _is_well(look: _Look, configuration: Configuration) -> bool:
     """Return whether the VM shows now what the fault took from it."""
+    incident, seen = look.incident, look.seen
     kind = incident.alert.kind
     if kind == "node_contention":
-        return lanes.figure("contention", lane) < configuration.contention_share / 2
+        return look.lanes.figure("contention", look.lane) < configuration.contention_share / 2
     if kind == "vm_silence":
-        return not vm.monitor_hung_ms
+        return not look.vm.monitor_hung_ms
     if kind == "degrading_storage":
-        is_usual = time_ms - incident.alert.opened_ms > configuration.degraded_most_s * 1000
-        return is_usual or _writes_again(lanes, lane, configuration)
-    if kind in {"mem_leak", "cpu_runaway", "noisy_neighbour"}:
-        return _has_calmed(incident, seen, lanes, lane, configuration)
+        lasted_ms = look.time_ms - incident.alert.opened_ms
+        is_usual = lasted_ms > configuration.degraded_most_s * 1000
+        return is_usual or _writes_again(look, configuration)
+    if kind in _TRENDS:
+        return look.is_unseen() or _has_calmed(look, configuration)
     if kind in {"hung_io", "hung_userland"}:
         return seen.disk_samples == 0 or (incident.well_ms > 0 and seen.disk_run_s <= 6.0)
     patient_s = max(configuration.clear_s, 3 * seen.dt_s)
@@ -94,21 +122,18 @@ def _is_well(
     return seen.moved >= configuration.clear_samples and seen.epoch_s > 0
 
 
-def _writes_again(lanes: Lanes, lane: int, configuration: Configuration) -> bool:
-    share = lanes.shows[lane, trends.OUT["write_share"]]
-    return bool(share >= configuration.degraded_calm_share)
+def _writes_again(look: _Look, configuration: Configuration) -> bool:
+    return look.shown("write_share") >= configuration.degraded_calm_share
 
 
-def _has_calmed(
-    incident: Incident, seen: Picture, lanes: Lanes, lane: int, configuration: Configuration
-) -> bool:
+def _has_calmed(look: _Look, configuration: Configuration) -> bool:
     """Return whether what showed over hours does so no longer."""
-    kind = incident.alert.kind
-    if kind == "mem_leak":
-        return bool(lanes.shows[lane, trends.OUT["rises"]] < configuration.leak_calm_rises)
-    if kind == "noisy_neighbour":
-        return bool(lanes.shows[lane, trends.OUT["flood"]] == 0.0)
-    cores = incident.alert.evidence[0].value or 0.0
+    alert, seen = look.incident.alert, look.seen
+    if alert.kind == "mem_leak":
+        return look.shown("rises") < configuration.leak_calm_rises
+    if alert.kind == "noisy_neighbour":
+        return look.shown("flood") == 0.0
+    cores = alert.evidence[0].value or 0.0
     return seen.cpu is not None and seen.cpu < 0.7 * cores
 
 

@@ -8,16 +8,19 @@ import numpy as np
 from engine.detection import sentences
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
-from engine.detection.incidents import Finding, key_of, report, text_of
+from engine.detection.incidents import (
+    SLOW_KINDS,
+    Finding,
+    key_of,
+    news_ms,
+    report,
+    text_of,
+)
 from engine.detection.lanes import Lanes
 from engine.detection.totals import is_shared
 from engine.wire.alert import Alert, EvidenceItem, Severity, Suggestion
 from models.kernels import glance, trends
 
-# An incident of one of these kinds may be told anew as another of them; none of the others.
-KINDS = frozenset(
-    {"mem_leak", "cpu_runaway", "noisy_neighbour", "crash_reboot", "degrading_storage"}
-)
 _O = trends.OUT
 _SIGNS = (glance.LEAK, glance.FLOOD, glance.RUNAWAY, glance.SLOWED, glance.BOOTED)
 # What followed an incident lately belongs to it.
@@ -60,16 +63,18 @@ def judge_trends(
 
 def _is_excused(cell: Cell, vm: Vm, lanes: Lanes, lane: int, *, time_ms: int) -> bool:
     """Return whether something else explains it, or an incident of another kind is open."""
+    if vm.held_by(time_ms):
+        return True
     incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
     if incident is not None and incident.alert.state in {"pending", "firing"}:
-        return incident.alert.kind not in KINDS
-    return bool(vm.held_by(time_ms)) or is_shared(lanes, lane)
+        return incident.alert.kind not in SLOW_KINDS
+    return is_shared(lanes, lane)
 
 
 def _is_own_boot(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> bool:
     """Return whether a boot is neither announced nor the end of an incident told before."""
     incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
-    if incident is not None and time_ms - incident.published_ms < _AFTER_MS:
+    if incident is not None and time_ms - news_ms(incident) < _AFTER_MS:
         return False
     recently = time_ms - configuration.host_member_s * 1000
     if vm.missed_ms > recently or vm.rebooted_ms > time_ms - _AFTER_MS:

@@ -10,7 +10,15 @@ from engine.detection import sentences
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
 from engine.detection.holes import silence_of, watch_holes
-from engine.detection.incidents import Finding, key_of, report, resolve, suppress, text_of
+from engine.detection.incidents import (
+    Finding,
+    key_of,
+    news_ms,
+    report,
+    resolve,
+    suppress,
+    text_of,
+)
 from engine.detection.lanes import Lanes
 from engine.wire.alert import Alert, EvidenceItem, Resolution
 from models.kernels import glance
@@ -272,7 +280,7 @@ def watch_reboots(cell: Cell, *, time_ms: int, configuration: Configuration) -> 
 def _announced(cell: Cell, vm: Vm, configuration: Configuration) -> bool:
     """Return whether somebody's word, or an incident that is open, explains the reboot."""
     incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
-    if incident is not None and vm.rebooted_ms - incident.published_ms < 600_000:
+    if incident is not None and vm.rebooted_ms - news_ms(incident) < 600_000:
         return True
     if vm.mark is not None and abs(vm.rebooted_ms - vm.mark.time_ms) < 60_000:
         return True

@@ -51,7 +51,8 @@ class EvidenceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 class Resolution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why an alert was resolved; `verified` is True where the engine saw an action help.
 
-    `node` and `instance` say where the VM runs since, and which run of it.
+    `node` and `instance` say where the VM runs since, and which run of it. `superseded_by` is
+    the id of another fault's alert that took its place: the VM is not well.
     """
 
     reason: str
@@ -61,6 +62,7 @@ class Resolution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stable_s: float | None = None
     node: str | None = None
     instance: int | None = None
+    superseded_by: str | None = None
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

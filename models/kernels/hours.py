@@ -3,6 +3,9 @@
 Each hour's writing is held against what the VM writes at that time of the day. A load that
 ends falls once and takes its CPU along; a disk that serves ever more slowly falls in every hour
 for half a day. Six falls in a row are one order of 5,040 by chance.
+
+An hour counts with half of its twelve means or more, so a VM that is sampled more coarsely than
+every 600 s has none and is never told. The state costs 456 bytes a VM.
 """
 
 import math
@@ -34,7 +37,9 @@ FIELD_COUNT: Final = _WRITE + _PAST
 
 # Half of an hour's twelve means are an hour.
 MEANS_LEAST: Final = 6
-# Of three days the median is one of an ordinary day; the profile follows a new habit in some four.
+# The usual logarithm is the mean of three days, so that one strange day moves it by a third. A
+# further day weighs a quarter (of the days before it 1, 1/2 and 1/3): in some four it follows a
+# new habit.
 _DAYS_LEAST: Final = 3.0
 _LEARN: Final = 0.25
 # Below 2 KB/s a single log file makes the hours; a VM without CPU or writes has no logarithm.
@@ -50,6 +55,12 @@ _USUAL_NATS: Final = math.log(1.5)
 _OWN_PART: Final = 0.7
 # Guests that wait for their disks compute less, too, but not as much less.
 _CPU_PART: Final = 0.7
+# Whatever decides: two builds that differ here decide differently.
+CONSTANTS: Final = (
+    *(FIELD_COUNT, HOUR_S, DAY_HOURS, FALLS_LEAST, FALLS_MOST, MEANS_LEAST, _DAYS_LEAST, _LEARN),
+    *(_WRITES_LEAST, _WRITE_FLOOR, _CPU_FLOOR),
+    *(_FALL_NATS, _STEP_NATS, _USUAL_NATS, _OWN_PART, _CPU_PART),
+)
 
 
 def new_state(lanes: int) -> F32:

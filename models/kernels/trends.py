@@ -24,23 +24,26 @@ KEPT: Final = 32
 CPU, READ, WRITE, SENT, MEMORY = range(5)
 ROWS: Final = 5
 
-_STATE: Final = ("buckets", "time_s", "cpu", "read", "write", "sent", "write_peak", "flood")
+_STATE: Final = (
+    *("buckets", "time_s", "cpu", "read", "write", "sent"),
+    *("write_peak", "flood", "unknown_s"),
+)
 FIELD: Final = {name: row for row, name in enumerate(_STATE)}
 FIELD_COUNT: Final = len(_STATE)
-_BUCKETS, _TIME_S, _SUM, _WRITE_PEAK, _FLOOD = 0, 1, 2, 6, 7
+_BUCKETS, _TIME_S, _SUM, _WRITE_PEAK, _FLOOD, _UNKNOWN_S = 0, 1, 2, 6, 7, 8
 
-OUT: Final = {
-    name: row
-    for row, name in enumerate(
-        (
-            *("closed", "rises", "growth", "booted", "runaway_cores", "flood", "work_share"),
-            *("slowed_hours", "write_share"),
-        )
-    )
-}
-OUT_ROWS: Final = len(OUT)
-_O_CLOSED, _O_RISES, _O_GROWTH, _O_BOOTED, _O_RUNAWAY, _O_FLOOD, _O_WORK = range(7)
-_O_SLOWED, _O_WRITE_SHARE = 7, 8
+_OUT: Final = (
+    "closed", "rises", "growth", "booted", "runaway_cores", "flood", "work_share", "slowed_hours",
+    "write_share",
+)  # fmt: skip
+OUT: Final = {name: row for row, name in enumerate(_OUT)}
+OUT_ROWS: Final = len(_OUT)
+(
+    _O_CLOSED, _O_RISES, _O_GROWTH, _O_BOOTED, _O_RUNAWAY, _O_FLOOD, _O_WORK, _O_SLOWED,
+    _O_WRITE_SHARE,
+) = range(OUT_ROWS)  # fmt: skip
+# What showed before an hour without one known sample is no news; shorter holes are weather.
+UNKNOWN_S: Final = 3600.0
 
 # Differences that a leak's ramp is made of, and their window.
 RISES: Final = 30
@@ -60,6 +63,13 @@ _USUAL_SHARE: Final = 0.015
 _FLOOD_BYTES: Final = 12e6
 _FLOOD_RATIO: Final = 3.0
 _FLOOD_CPU_SHARE: Final = 0.8
+# Whatever decides: two builds that differ here decide differently.
+CONSTANTS: Final = (
+    *(FIELD_COUNT, OUT_ROWS, BUCKET_S, KEPT, RISES, UNKNOWN_S),
+    *(_BOOT_LEAST, _BOOT_MOST, _BOOT_RATIO, _SPIKE_SHARE),
+    *(RUNAWAY_BUCKETS, _WHOLE_CORE, _WHOLE_SHARE, _FLAT_CORES, _USUAL_SHARE),
+    *(_FLOOD_BYTES, _FLOOD_RATIO, _FLOOD_CPU_SHARE),
+)
 
 
 def new_state(lanes: int) -> F64:
@@ -272,7 +282,7 @@ def fold_trends(
         Of the sample, since the epoch.
     out
         Shape (lanes, OUT_ROWS); columns as `OUT`. Overwritten where five minutes are full;
-        elsewhere only `closed` becomes 0.
+        elsewhere only `closed` becomes 0. NaN where nothing was known for `UNKNOWN_S`.
 
     Returns
     -------
@@ -286,7 +296,11 @@ def fold_trends(
         cpu = float(rates[0, lane])
         reads, writes, sent = float(rates[1, lane]), float(rates[2, lane]), float(rates[3, lane])
         if cpu != cpu or not reads + writes + sent < 4e9:
+            fields[_UNKNOWN_S] += dt_s
+            if fields[_UNKNOWN_S] >= UNKNOWN_S:
+                out[lane, :] = np.nan
             continue
+        fields[_UNKNOWN_S] = 0.0
         fields[_TIME_S] += dt_s
         fields[_SUM + CPU] += cpu * dt_s
         fields[_SUM + READ] += reads * dt_s

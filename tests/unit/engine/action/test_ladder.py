@@ -8,7 +8,7 @@ import pytest
 from engine.action.catalogue import KINDS, Modes, Policy, Step, parse_policy, read_shipped
 from engine.action.events import ControlSeen, LoadSeen
 from engine.action.target import CellLoad, NodeRoom
-from engine.wire.alert import EvidenceItem
+from engine.wire.alert import EvidenceItem, Resolution
 from tests.unit.engine.action.play import TWO_RESETS, Play
 from tests.unit.engine.action.samples import NOW_MS, OTHER_VM, VM, control
 
@@ -117,6 +117,15 @@ def test_a_vm_that_helped_itself_before_is_given_a_little_more_time() -> None:
     play.wait(99.5)
     assert not play.given
     play.wait(0.5)
+    assert len(play.given) == 1
+
+
+def test_a_leak_that_ends_in_a_panic_is_no_vm_that_helped_itself() -> None:
+    play = Play()
+    over = Resolution(reason="superseded: a panic", superseded_by="f" * 32)
+    leak = {"kind": "mem_leak", "suggested_action": "none", "state": "resolved"}
+    play.fires(**leak, id="c" * 32, opened_ms=NOW_MS - 80_000, resolution=over)
+    play.fires(opened_ms=NOW_MS)
     assert len(play.given) == 1
 
 

@@ -2,8 +2,10 @@
 
 import pytest
 
-from engine.wire.alert import Alert
-from tests.unit.engine.detection.frames_by_hand import Bench, Guest, cell
+from engine.detection.gate import explains
+from engine.detection.incidents import Finding, report
+from engine.wire.alert import Alert, SamplePosition
+from tests.unit.engine.detection.frames_by_hand import FAST, Bench, Guest, cell
 
 WARM_S = 120.0
 
@@ -167,3 +169,37 @@ def test_who_died_in_a_stall_is_found_after_it() -> None:
     firing = [alert for alert in bench.of(members[0]) if alert.state == "firing"]
     assert isinstance(firing[-1], Alert)
     assert firing[-1].suggested_action == "reboot"
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_explained"),
+    [("mem_leak", True), ("degrading_storage", True), ("node_contention", True),
+     ("panic_spin", False), ("hung_io", False)],
+)  # fmt: skip
+def test_only_a_silence_told_before_a_stall_is_not_taken_back_by_it(
+    kind: str, is_explained: bool
+) -> None:
+    bench, guests = site()
+    members = [guest for guest in guests if guest.pool == "pool-1"]
+    state = bench.partition.cells["cell"]
+    told = Finding(
+        scope="vm",
+        subject=members[0].text,
+        kind=kind,
+        firing=True,
+        severity="warning",
+        suggestion="alert",
+        confidence=0.9,
+        onset_ms=bench.time_ms,
+        position=SamplePosition(node="node-0", role="collector", run="r", sequence=1),
+        sentence="It was told.",
+    )
+    for guest in members:
+        quiet(guest)
+    bench.run(20.0)
+    (latch,) = state.latches.values()
+    report(state, told, time_ms=bench.time_ms, configuration=FAST)
+    early_ms = latch.onset_ms - 40_000
+    found = explains(state, members[0].uuid, onset_ms=early_ms, configuration=FAST)
+    assert (found is latch) == is_explained
+    assert explains(state, members[0].uuid, onset_ms=latch.onset_ms, configuration=FAST) is latch

@@ -7,7 +7,7 @@ import pytest
 from engine.detection.cell import Cell
 from engine.detection.configuration import Configuration
 from engine.detection.forest import new_forest
-from engine.detection.incidents import Finding, report
+from engine.detection.incidents import SLOW_KINDS, Finding, report
 from engine.wire.alert import Alert, SamplePosition
 
 SUBJECT = "6e1a2b3c-0000-4000-8000-000000000001"
@@ -52,3 +52,53 @@ def test_a_weaker_sign_of_the_same_fault_changes_nothing() -> None:
 def test_what_was_asked_for_does_not_outlive_a_veto_or_the_run(changes: dict[str, Any]) -> None:
     last = after(finding(firing=False, suggestion="alert", **changes))
     assert (last.state, last.suggested_action, last.transition) == ("firing", "alert", 1)
+
+
+HOUR_MS = 3_600_000
+
+
+def with_slow(kind: str, *, sequence: int = 1) -> tuple[Cell, Alert]:
+    """Return a cell in which something showed over hours, and what was told of it."""
+    cell = Cell("cell", site="site", zone="zone", forest=new_forest())
+    position = SamplePosition(node="n0", role="collector", run="r", sequence=sequence)
+    slow = finding(kind=kind, suggestion="alert", severity="warning", position=position)
+    return cell, report(cell, slow, time_ms=10_000, configuration=Configuration())[0]
+
+
+@pytest.mark.parametrize("kind", sorted(SLOW_KINDS))
+def test_a_panic_in_a_slow_incident_of_yesterday_is_an_incident_that_opens_now(kind: str) -> None:
+    cell, slow = with_slow(kind)
+    now_ms = 25 * HOUR_MS
+    position = SamplePosition(node="n0", role="collector", run="r", sequence=9_000)
+    panic = finding(position=position, onset_ms=now_ms - 30_000)
+    ended, opened = report(cell, panic, time_ms=now_ms, configuration=Configuration())
+    assert (ended.id, ended.state, ended.kind, ended.transition) == (slow.id, "resolved", kind, 1)
+    assert ended.resolution is not None
+    assert (ended.resolution.superseded_by, ended.resolution.verified) == (opened.id, False)
+    assert opened.id != slow.id
+    assert (opened.kind, opened.state, opened.transition) == ("panic_spin", "firing", 0)
+    assert (opened.opened_ms, opened.onset_ms) == (now_ms, now_ms - 30_000)
+    again = report(cell, panic, time_ms=now_ms + 60_000, configuration=Configuration())
+    assert [(alert.id, alert.opened_ms) for alert in again] == [(opened.id, now_ms)]
+
+
+def test_a_slow_incident_told_anew_as_another_slow_kind_keeps_its_id() -> None:
+    cell, slow = with_slow("mem_leak")
+    other = finding(kind="cpu_runaway", suggestion="alert")
+    (alert,) = report(cell, other, time_ms=HOUR_MS, configuration=Configuration())
+    assert (alert.id, alert.kind, alert.opened_ms) == (slow.id, "cpu_runaway", slow.opened_ms)
+
+
+def test_a_mere_suspicion_neither_ends_nor_rewrites_a_slow_incident() -> None:
+    cell, slow = with_slow("cpu_runaway")
+    suspicion = finding(firing=False, suggestion="alert", sentence="Watching.")
+    (alert,) = report(cell, suspicion, time_ms=HOUR_MS, configuration=Configuration())
+    assert (alert.id, alert.kind, alert.sentence) == (slow.id, "cpu_runaway", slow.sentence)
+
+
+def test_a_panic_that_began_in_the_very_sample_of_a_slow_incident_opens_now_all_the_same() -> None:
+    cell, slow = with_slow("mem_leak", sequence=1)
+    panic = finding(onset_ms=9_000)
+    (alert,) = report(cell, panic, time_ms=70_000, configuration=Configuration())
+    assert (alert.id, alert.kind, alert.transition) == (slow.id, "panic_spin", 1)
+    assert (alert.opened_ms, alert.onset_ms) == (70_000, 9_000)

@@ -1,8 +1,11 @@
 """State to bytes and back: whole or refused, and a digest that knows what decides."""
 
+from types import ModuleType
+
 import msgspec
 import pytest
 
+from engine.detection import configuration
 from engine.detection.configuration import Configuration, configuration_hash
 from engine.detection.partition import Partition
 from engine.detection.replay import run_records
@@ -17,6 +20,7 @@ from engine.detection.snapshot import (
 )
 from engine.errors import SnapshotDamaged, SnapshotTooNew
 from engine.ports import Record
+from models.kernels import hours, trends
 from tests.unit.engine.detection.frames_by_hand import FAST, Bench, cell
 
 
@@ -114,3 +118,11 @@ def test_any_constant_changes_the_configurations_hash() -> None:
 def test_an_empty_partition_has_a_snapshot_too() -> None:
     chunks, manifest = take_snapshot(Partition(FAST))
     assert digest(restore(chunks, manifest, FAST)) == digest(Partition(FAST))
+
+
+@pytest.mark.parametrize("kernel", [hours, trends], ids=["hours", "trends"])
+def test_the_hash_knows_every_limit_of_what_shows_over_hours(kernel: ModuleType) -> None:
+    limits = {name: value for name, value in vars(kernel).items() if isinstance(value, float)}
+    assert len(limits) > 5
+    assert not [name for name, value in limits.items() if value not in kernel.CONSTANTS]
+    assert set(kernel.CONSTANTS) <= set(configuration._KERNELS)

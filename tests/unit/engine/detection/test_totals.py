@@ -1,5 +1,6 @@
 """Where totals are all that is known: what is told, what is suggested, and what is waited for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -202,15 +203,19 @@ def test_a_disk_that_hangs_under_a_guest_that_still_answers_suggests_a_migration
     assert (last.kind, last.suggested_action) == ("hung_io", "migrate")
 
 
+def leaks(bench: Bench, guest: Plain) -> None:
+    guest.memory, guest.moves = 110_000.0, 0.0
+
+    def each(_: float) -> None:
+        guest.memory *= 1.02
+
+    bench.run(40 * 300.0, each)
+
+
 def test_memory_that_only_grows_is_told_as_a_leak_once() -> None:
     bench, guests = fleet(300.0)
     leaky = guests[4]
-    leaky.memory, leaky.moves = 110_000.0, 0.0
-
-    def each(_: float) -> None:
-        leaky.memory *= 1.02
-
-    bench.run(40 * 300.0, each)
+    leaks(bench, leaky)
     told = [alert for alert in bench.of(leaky) if alert.state == "firing"]
     assert {alert.kind for alert in told} == {"mem_leak"}
     assert {alert.suggested_action for alert in told} == {"alert"}
@@ -250,6 +255,76 @@ def test_a_slowing_disk_is_told_once_and_ends(hours: int, then: float, reason: s
     assert told[-1].state == "resolved"
     assert told[-1].resolution is not None
     assert reason in told[-1].resolution.reason
+
+
+def runs_away(bench: Bench, guest: Plain) -> None:
+    bench.run(86_400.0)
+    guest.cores += 2.0
+    bench.run(20 * 300.0)
+
+
+SLOW = pytest.mark.parametrize(
+    ("kind", "begins"),
+    [
+        ("mem_leak", leaks),
+        ("cpu_runaway", runs_away),
+        ("degrading_storage", lambda bench, guest: degrades(bench, guest, hours=8)),
+    ],
+    ids=["a leak", "a runaway", "a slow disk"],
+)
+
+
+@SLOW
+@pytest.mark.parametrize("by_word", [True, False], ids=["an operator's word", "its state alone"])
+def test_what_showed_over_hours_ends_while_the_vm_is_paused_for_days(
+    kind: str, begins: Callable[[Bench, Plain], None], by_word: bool
+) -> None:
+    bench, guests = fleet(300.0)
+    guest = guests[4]
+    begins(bench, guest)
+    fired = bench.of(guest)[-1]
+    assert (fired.kind, fired.state) == (kind, "firing")
+    guest.state = "paused"
+    guest.cores = guest.writes = guest.sends = guest.moves = 0.0
+    if by_word:
+        bench.places[0].tell("paused", guest)
+    bench.run(3 * 86_400.0)
+    last = bench.of(guest)[-1]
+    assert (last.id, last.kind, last.state) == (fired.id, kind, "resolved")
+    hours, reason = {
+        "mem_leak": (3, "is not known"),
+        "cpu_runaway": (3, "it has let go of the cores"),
+        "degrading_storage": (26, "is not known"),
+    }[kind]
+    assert (last.decided_ms - fired.opened_ms) / 3.6e6 < hours
+    assert last.resolution is not None
+    assert reason in last.resolution.reason
+
+
+@SLOW
+def test_what_shows_over_hours_outlasts_a_short_hole_in_what_is_seen(
+    kind: str, begins: Callable[[Bench, Plain], None]
+) -> None:
+    bench, guests = fleet(300.0)
+    guest = guests[4]
+    begins(bench, guest)
+    guest.seen = False
+    bench.run(600.0)
+    guest.seen = True
+    bench.run(900.0)
+    told = bench.of(guest)
+    assert {(alert.kind, alert.state) for alert in told} == {(kind, "firing")}
+
+
+def test_a_crash_in_a_slow_disks_incident_is_told() -> None:
+    bench, guests = fleet(300.0)
+    slow = guests[4]
+    degrades(bench, slow, hours=8)
+    bench.run(3600.0)
+    assert {alert.kind for alert in bench.of(slow)} == {"degrading_storage"}
+    bench.places[0].tell("rebooted", slow)
+    told = [alert.kind for alert in bench.run(900.0) if alert.subject == slow.text]
+    assert "crash_reboot" in told
 
 
 def test_vms_of_one_node_that_vanish_one_after_the_other_are_one_incident_of_it() -> None:

@@ -152,12 +152,44 @@ def test_writing_that_falls_in_each_of_seven_hours_to_half_is_a_degrading_disk(f
         ("it rises in between", (0.9, 0.8, 0.7, 0.6, 0.65, 0.5, 0.4, 0.3), {}),
         ("it hardly writes", RAMP, {"writes": 1500.0}),
         ("its habits are not known", RAMP, {"days": 2}),
+        ("it falls back from an unusual day", tuple(3 * 0.85**hour for hour in range(9)), {}),
     ],
     ids=lambda value: value.replace(" ", "_") if isinstance(value, str) else "",
 )
 def test_other_falls_of_writing_are_no_degrading_disk(why, shares, more):
     _, told = days_of(One(), shares=shares, **({"days": 4} | more))
     assert told["slowed_hours"] == 0, why
+
+
+@FOLDS
+def test_falls_are_looked_for_within_half_a_day_however_long_the_row(fold):
+    one = One(fold)
+    # Twelve of these falls are not to half, the fourteen of the row would be.
+    days_of(one, days=4, shares=tuple(0.95**hour for hour in range(1, 15)))
+    assert one.out[0, OUT["slowed_hours"]] == 0
+    assert one.out[0, OUT["write_share"]] == pytest.approx(0.95**14, rel=0.05)
+
+
+def test_an_hour_that_a_clock_set_back_makes_long_is_unknown():
+    one = One()
+    days_of(one, days=4)
+    for _ in range(3):
+        one.works(11)
+        one.time_s -= 11 * 300.0
+    one.works(10)
+    said = one.works(2)
+    assert math.isnan(said["write_share"])
+    assert one.works(12)["write_share"] > 0
+
+
+def test_what_showed_is_no_news_after_an_hour_without_a_sample_and_is_before():
+    one = One()
+    one.works()
+    assert one.works(13, cpu=2.1)["runaway_cores"] == 2
+    assert one.works(11, cpu=math.nan)["runaway_cores"] == 2
+    assert all(math.isnan(value) for value in one.sample(cpu=math.nan).values())
+    one.sample(cpu=2.1)
+    assert one.works(11, cpu=math.nan)["runaway_cores"] == 2
 
 
 def test_a_load_that_ends_takes_its_cpu_along_and_is_no_degrading_disk():
@@ -183,7 +215,7 @@ def test_hours_that_fall_are_those_of_the_twin(seed):
     rng = np.random.default_rng(seed)
     one, twin = One(), HoursTwin(cores=4.0)
     before: list[tuple[float, float]] = []
-    number, told = 480_000, 0
+    number, told, short = 480_000, 0, 0
     level = 0.0
     for hour in range(24 * 30):
         # Mostly habit, at times a ramp, at times a sample or an hour that is missing.
@@ -197,12 +229,15 @@ def test_hours_that_fall_are_those_of_the_twin(seed):
         ]
         if rng.random() < 0.02:
             one.time_s += 3600.0 * rng.integers(1, 3)
+        known = set(rng.permutation(12)[: rng.integers(3, 9) if rng.random() < 0.05 else 12])
         for place, (writes, cpu) in enumerate(means):
-            said = one.sample(writes=writes, cpu=cpu)
-            if place == 0 and before:
+            said = one.sample(writes=writes, cpu=cpu if place in known else math.nan)
+            if place == min(known) and before:
                 expected = twin.hour(number, before)
                 assert said["slowed_hours"] == expected[0]
                 assert said["write_share"] == pytest.approx(expected[1], rel=1e-3, nan_ok=True)
                 told += expected[0] > 0
-        before, number = means, int(one.time_s - 150) // 3600
+                short += len(before) < 6
+        before, number = [means[place] for place in sorted(known)], int(one.time_s - 150) // 3600
     assert told > 0
+    assert short > 0
