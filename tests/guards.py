@@ -333,6 +333,11 @@ MUTANTS: Final = (
         ("tests/unit/engine/detection/test_partition.py",),
     ),
     Mutant(
+        "who moves again in a frame that waits is ordered", "engine/detection/judge.py",
+        '        cautious = [*cautious, "moves_again"]\n', "        pass\n",
+        ("tests/unit/engine/detection/test_weather.py",),
+    ),
+    Mutant(
         "a silence that outlasts the others' is ordered", "engine/detection/totals.py",
         "== vitals_layout.OUTLASTED:\n", "== 2.0:\n",
         ("tests/unit/engine/detection/test_totals.py",),
