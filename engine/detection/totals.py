@@ -174,6 +174,9 @@ def _hung(
     refusals = list(cautious)
     if not plain:
         refusals.append("silence_usual")
+    if before < configuration.hung_cpu_cores:
+        # An idle guest's CPU falls to nothing by itself, and its disks rest as well.
+        refusals.append("idle_before")
     return Verdict(
         kind="hung_io",
         firing=True,

@@ -212,6 +212,23 @@ def leaks(bench: Bench, guest: Plain) -> None:
     bench.run(40 * 300.0, each)
 
 
+def test_an_idle_guest_whose_disks_rest_is_told_as_hung_and_not_moved() -> None:
+    bench, guests = fleet(60.0)
+    idle = guests[3]
+
+    def rests(_: float) -> None:
+        idle.cores = 0.01
+
+    bench.run(300 * 60.0, rests)
+    idle.writes, idle.sends = 0.0, 1500.0
+
+    def stops(_: float) -> None:
+        idle.cores = 0.002
+
+    bench.run(600.0, stops)
+    assert bench.suggestions(idle) == {"alert"}
+
+
 def test_memory_that_only_grows_is_told_as_a_leak_once() -> None:
     bench, guests = fleet(300.0)
     leaky = guests[4]
