@@ -141,6 +141,10 @@ def _is_near(one: tuple[int, Told], other: tuple[int, Told]) -> bool:
     return (one[0], one[1].subject) == (other[0], other[1].subject) and apart_ms < _NEAR_MS
 
 
+def _is_of(kind: str, told: Told) -> bool:
+    return told.group == kind
+
+
 def rows_of(found: Sequence[Compared]) -> list[dict[str, Figure]]:
     """Return the figures of all sites together: what fires, what asks for an action, each kind.
 
@@ -154,7 +158,7 @@ def rows_of(found: Sequence[Compared]) -> list[dict[str, Figure]]:
         "asked for an action": lambda told: told.acted,
     }
     for kind in sorted({told.group for _, told in clean + disturbed}):
-        groups[kind] = lambda told, kind=kind: told.group == kind  # type: ignore[misc]
+        groups[kind] = partial(_is_of, kind)
     return [
         row_of(
             name,

@@ -8,7 +8,7 @@ import msgspec
 
 from engine.detection.lanes import Lanes
 from engine.wire.alert import Alert, SamplePosition
-from engine.wire.frame import Frame, PoolSample
+from engine.wire.frame import PoolSample
 from models.half_space_trees import HalfSpaceForest
 
 
@@ -238,7 +238,7 @@ class Cell:
     disturbed_ms
         Until when collectors count as disturbed: many VMs on several nodes lack samples.
     ahead
-        By node, the newest of its frames that wait while this slot is judged.
+        By node, its frames that wait while this slot is judged; decoded where one is asked for.
     overtaken
         How late frames come: what its sources' gaps of late took to close.
     """
@@ -264,7 +264,7 @@ class Cell:
         self.disturbed_ms = 0
         self.overtaken = Overtaken()
         # Follows from frames that wait; set anew before each slot is judged.
-        self.ahead: dict[str, Frame] = {}
+        self.ahead: dict[str, list[bytes]] = {}
         self.watched: set[bytes] = set()
         # Follows from `nodes`; asked for with every record and looked up anew when they change.
         self._live: tuple[set[str], int] | None = None

@@ -243,15 +243,15 @@ class Partition:
                 outputs.append(Output(topics.SCORES.name, name.encode(), value, scores=scores))
         return outputs
 
-    def _ahead(self, cell: Cell) -> dict[str, Frame]:
-        """Return, by node, the newest sample that waits: what is judged now may be over by it."""
-        newest: dict[str, Frame] = {}
+    def _ahead(self, cell: Cell) -> dict[str, list[bytes]]:
+        """Return, by node, its samples that wait: what is judged now may be over by them."""
+        waiting: dict[str, list[bytes]] = {}
         for key in sorted(self.queued):
             name, node = key.split("\x00")[:2]
-            sampled = [one for one in self.sources[key].waiting if one.sample.mono_ns]
-            if name == cell.name and sampled:
-                newest[node] = decode_frame(sampled[-1].value, widen)
-        return newest
+            if name == cell.name:
+                sampled = [one.value for one in self.sources[key].waiting if one.sample.mono_ns]
+                waiting.setdefault(node, []).extend(sampled)
+        return waiting
 
 
 def _rejected(record: Record, rejection: RecordRejected) -> Output:

@@ -12,7 +12,7 @@ from engine.detection.cell import Cell, Node
 from engine.detection.configuration import Configuration
 from engine.detection.lanes import Lanes
 from engine.detection.sources import Sample
-from engine.wire.frame import UUID_BYTES
+from engine.wire.frame import UUID_BYTES, VmRows, decode_frame
 from engine.wire.metrics import INTEGER_ROW
 from models.kernels.baseline import NO_PREVIOUS
 
@@ -91,10 +91,14 @@ def moves_ahead(cell: Cell, node: Node, lanes: Lanes, lane: int) -> bool:
 
     What is judged later than it could be must not ask for an action that is known to be wrong.
     """
-    frame = cell.ahead.get(node.name)
-    if frame is None:
-        return False
-    rows = frame.rows
+    # All of them: a node's newest frame may be a part of it, or tell of no VM.
+    return any(
+        _moved(decode_frame(value).rows, lanes, lane) for value in cell.ahead.get(node.name, ())
+    )
+
+
+def _moved(rows: VmRows, lanes: Lanes, lane: int) -> bool:
+    """Return whether rows have counters of a VM that are not those of its last sample."""
     uuids = [rows.uuids[at : at + UUID_BYTES] for at in range(0, len(rows.uuids), UUID_BYTES)]
     if lanes.vm(lane) not in uuids:
         return False

@@ -3,16 +3,18 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from benchmarks.disturbed import Disturbance, disturb
 from engine.detection.cell import Overtaken
 from engine.detection.partition import Partition
 from engine.detection.replay import run_records
+from engine.detection.slots import moves_ahead
 from engine.detection.snapshot import digest, restore, take_snapshot
 from engine.ports import Moment, Record
 from engine.wire.alert import Alert
-from engine.wire.frame import decode_frame
+from engine.wire.frame import decode_frame, encode_frame
 from tests.unit.engine.detection.frames_by_hand import FAST, Bench, Guest, cell
 
 LATE = Disturbance(late_s=30.0)
@@ -319,3 +321,26 @@ def test_who_works_again_by_a_sample_that_waits_is_not_ordered(back_s: float) ->
     of_it = [alert for alert in alerts if alert.subject == guests[0].text]
     assert of_it
     assert "reboot" not in {alert.suggested_action for alert in of_it}
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_each_frame_that_waits_is_asked_also_before_one_that_tells_of_no_vm(moves: bool) -> None:
+    bench, guests = site(2.0)
+    guests[0].panics()
+    bench.run(4.0)
+    partition = Partition(FAST)
+    for record in bench.records:
+        partition.fold(record)
+    if moves:
+        guests[0].works()
+    bench.run(4.0)
+    frames = [decode_frame(record.value) for record in bench.records]
+    newest = [frame for frame in frames if frame.header.node == "node-0"][-1]
+    of_none = msgspec.structs.replace(
+        newest, rows=next(f for f in frames if f.header.role == "shell").rows
+    )
+    here = partition.cells["cell"]
+    here.ahead = {"node-0": [encode_frame(newest), encode_frame(of_none)]}
+    place = here.place(guests[0].uuid)
+    assert place is not None
+    assert moves_ahead(here, *place) is moves
