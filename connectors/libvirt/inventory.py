@@ -60,6 +60,7 @@ def read_vm(xml: str, *, vm: bytes, pool_targets: Mapping[str, str]) -> Inventor
         panic_device=_has_panic_device(domain),
         watchdog=domain.find("devices/watchdog") is not None,
         balloon_period_s=_whole(period.get("period")) or 0 if period is not None else 0,
+        guest_agent=_has_guest_agent(domain),
     )
 
 
@@ -201,6 +202,11 @@ def _has_panic_device(domain: ElementTree.Element) -> bool:
     # Before libvirt 9.1 the PCI device could only be given to qemu by hand.
     arguments = domain.findall(f"{{{_QEMU}}}commandline/{{{_QEMU}}}arg")
     return any(argument.get("value", "").startswith("pvpanic") for argument in arguments)
+
+
+def _has_guest_agent(domain: ElementTree.Element) -> bool:
+    targets = domain.findall("devices/channel/target")
+    return any(target.get("name") == "org.qemu.guest_agent.0" for target in targets)
 
 
 def _whole(text: str | None) -> int | None:

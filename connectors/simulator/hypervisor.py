@@ -16,6 +16,7 @@ from engine.errors import HypervisorUnreachable
 from engine.ports import NodeSample
 from engine.wire.frame import Event, InventoryItem, PoolSample, VmRows
 from engine.wire.metrics import COUNTERS, GAUGE_ROW, GAUGES, INTEGER_ROW
+from engine.wire.vcpus import VcpuRows
 
 # As libvirt's adapter counts: from half a core on.
 BUSY_RATIO: Final = 0.5
@@ -172,7 +173,13 @@ class SimulatedHypervisor:
         if silent is not None:
             missing[_ASKED[:, None], np.flatnonzero(silent)] = True
         integers[missing] = 0
-        return VmRows(uuids=roster.uuids, integers=integers, missing=missing, gauges=gauges)
+        return VmRows(
+            uuids=roster.uuids,
+            integers=integers,
+            missing=missing,
+            gauges=gauges,
+            vcpus=_vcpu_rows(world.topology.vcpus[lanes], times_ns),
+        )
 
     def _node_gauges(self, panel: Panel) -> Mapping[str, float]:
         world, node = self._world, self._node
@@ -209,8 +216,19 @@ class SimulatedHypervisor:
 
 # A busy core dirties some tens of MB a second: what pre-copy has to win against.
 _DIRTIED_BYTES_PER_CORE: Final = 40e6
+# What the times in /proc/PID/stat are multiples of.
+_TICK_NS: Final = 10_000_000
 # Pools do not fill up in a simulated world; half of 100 TB is free.
 _POOL_BYTES: Final = 100 * 10**12
+
+
+def _vcpu_rows(counts: NDArray[np.int64], times_ns: NDArray[np.float64]) -> VcpuRows:
+    """Return each VM's vCPU times, shape (V, n), as the node's kernel shows them: in ticks."""
+    has = np.arange(len(times_ns)) < counts[:, None]
+    ticks = np.floor(times_ns.T[has] / _TICK_NS).astype(np.uint64)
+    return VcpuRows(
+        counts=counts.astype(np.uint16), times_ns=ticks * np.uint64(_TICK_NS), missing=None
+    )
 
 
 class _VcpuShape:

@@ -13,7 +13,7 @@ from connectors.simulator.guests import NEVER_S, Condition, Guests
 from connectors.simulator.meters import VCPUS, Meters
 from connectors.simulator.rates import Rates
 from connectors.simulator.topology import Topology
-from engine.wire.metrics import COUNTERS, INTEGER_ROW, INTEGERS, LEVELS
+from engine.wire.metrics import COUNTERS, INTEGER_ROW, INTEGERS, KVM_COUNTERS, LEVELS
 
 # An array is compared with a number much faster than with a member.
 _OFF: Final = int(Condition.OFF)
@@ -61,7 +61,7 @@ class Panel:
         sight = topology.plan.telemetry
         never = guests.reported_s == NEVER_S
         shown = np.zeros((len(INTEGERS), size), np.uint64)
-        levels = shown[len(COUNTERS) :]
+        levels = shown[len(COUNTERS) : len(COUNTERS) + len(LEVELS)]
         resident = guests.memory_kib * guests.resident_share
         levels[_LEVEL["balloon_current_kib"]] = topology.memory_kib
         levels[_LEVEL["balloon_rss_kib"]] = _in_pages(resident)
@@ -79,6 +79,8 @@ class Panel:
         missing = np.zeros((len(INTEGERS), size), np.bool_)
         missing[REPORTED] = never
         missing[_NETWORK] = topology.network < 0
+        # As of qemu without KVM, and of libvirt before 8.9.
+        missing[len(COUNTERS) + len(LEVELS) :] = True
         missing[INTEGER_ROW["vcpus_halted"]] = not sight.halted_known
         shown[INTEGER_ROW["balloon_major_faults"]] = guests.faults_reported
         shown[_GLITCHING] += guests.glitch.astype(np.uint64)
@@ -100,4 +102,4 @@ def _in_pages(kib: NDArray[np.float64]) -> NDArray[np.uint64]:
     return (kib.astype(np.uint64) // np.uint64(4)) * np.uint64(4)
 
 
-assert len(LEVELS) + len(COUNTERS) == len(INTEGERS)
+assert len(COUNTERS) + len(LEVELS) + len(KVM_COUNTERS) == len(INTEGERS)

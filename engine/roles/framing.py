@@ -8,9 +8,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
 import structlog
 
 from engine.roles import instruments
+from engine.wire import vcpus
 from engine.wire.frame import (
     Event,
     Frame,
@@ -95,21 +97,22 @@ class Source:
 
     def frames(self, content: Content, *, now_ns: int) -> list[EncodedFrame]:
         """Return `content` as frames, in order; several where one would be too large."""
+        cuts = row_cuts(content.rows)
         parts = max(
-            _pieces(len(content.rows), ROWS_PER_FRAME),
+            len(cuts),
             _pieces(len(content.inventory), ITEMS_PER_FRAME),
             _pieces(len(content.events), ITEMS_PER_FRAME),
             1,
         )
+        cuts += [slice(0, 0)] * (parts - len(cuts))
         return [
             EncodedFrame(frame.header.sequence, now_ns, len(frame.rows), value)
-            for index in range(parts)
-            for frame, value in self._part(content, index)
+            for index, cut in enumerate(cuts)
+            for frame, value in self._part(content, index, content.rows.select(cut))
         ]
 
-    def _part(self, content: Content, index: int) -> list[tuple[Frame, bytes]]:
+    def _part(self, content: Content, index: int, rows: VmRows) -> list[tuple[Frame, bytes]]:
         items = slice(index * ITEMS_PER_FRAME, (index + 1) * ITEMS_PER_FRAME)
-        rows = content.rows.select(slice(index * ROWS_PER_FRAME, (index + 1) * ROWS_PER_FRAME))
         frame = Frame(
             header=self._header(content),
             rows=rows,
@@ -142,6 +145,20 @@ class Source:
             mono_ns=content.mono_ns,
             interval_ms=round(config.interval_s * 1000),
         )
+
+
+def row_cuts(rows: VmRows) -> list[slice]:
+    """Return the ranges of VMs that stand in one frame each, as few as fit."""
+    cuts, start = [], 0
+    bounds = None if rows.vcpus is None else rows.vcpus.bounds()
+    while start < len(rows):
+        stop = min(len(rows), start + ROWS_PER_FRAME)
+        if bounds is not None:
+            most = bounds[start] + vcpus.MAX_FRAME_VCPUS
+            stop = min(stop, max(start + 1, int(np.searchsorted(bounds, most, "right")) - 1))
+        cuts.append(slice(start, stop))
+        start = stop
+    return cuts
 
 
 def _pieces(count: int, size: int) -> int:

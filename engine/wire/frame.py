@@ -14,6 +14,7 @@ from engine.errors import RecordRejected
 from engine.wire import metrics
 from engine.wire.envelope import MAX_RECORD_BYTES, decode_msgpack
 from engine.wire.table import PackedTable, Widen, pack, unpack
+from engine.wire.vcpus import NO_TIMES, VcpuRows, pack_vcpus, unpack_vcpus
 
 UUID_BYTES: Final = 16
 
@@ -40,9 +41,11 @@ class VmRows:
         unknown, never zero.
     gauges
         Shape (len(GAUGES), n), float32; NaN is missing.
+    vcpus
+        CPU time of each vCPU of each VM; None where the source does not tell it.
     """
 
-    __slots__ = ("gauges", "integers", "missing", "uuids")
+    __slots__ = ("gauges", "integers", "missing", "uuids", "vcpus")
 
     def __init__(
         self,
@@ -51,11 +54,14 @@ class VmRows:
         integers: NDArray[np.uint64],
         missing: NDArray[np.bool_] | None,
         gauges: NDArray[np.float32],
+        vcpus: VcpuRows | None = None,
     ) -> None:
         self.uuids = uuids
         self.integers = integers
         self.missing = missing
         self.gauges = gauges
+        # Of no vCPU nothing is known, as of a frame without these columns.
+        self.vcpus = vcpus if vcpus is not None and len(vcpus.times_ns) else None
 
     def __len__(self) -> int:
         return len(self.uuids) // UUID_BYTES
@@ -68,6 +74,7 @@ class VmRows:
             and np.array_equal(self.integers, other.integers)
             and np.array_equal(self.present(), other.present())
             and np.array_equal(self.gauges, other.gauges, equal_nan=True)
+            and self.vcpus == other.vcpus
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -100,6 +107,7 @@ class VmRows:
             integers=self.integers[:, start:stop],
             missing=None if self.missing is None else self.missing[:, start:stop],
             gauges=self.gauges[:, start:stop],
+            vcpus=None if self.vcpus is None else self.vcpus.select(start, stop),
         )
 
 
@@ -130,6 +138,7 @@ class InventoryItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     An unknown `tenant` or `group` (None) makes the VM not actionable, whatever
     `actionable` says. `disks` maps the target device to its pool, `nics` to its network.
+    `guest_agent` is whether it has a channel on which a guest agent may answer.
     """
 
     vm: bytes
@@ -145,6 +154,7 @@ class InventoryItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     panic_device: bool = False
     watchdog: bool = False
     balloon_period_s: int = 0
+    guest_agent: bool = False
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,6 +196,8 @@ class FrameValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     uuids: bytes = b""
     integers: PackedTable = PackedTable()
     gauges: PackedTable = PackedTable()
+    vcpu_counts: bytes = b""
+    vcpu_times: PackedTable = NO_TIMES
     events: tuple[Event, ...] = ()
     inventory: tuple[InventoryItem, ...] = ()
     node: dict[str, float] = {}
@@ -204,18 +216,21 @@ def encode_frame(frame: Frame) -> bytes:
     Raises
     ------
     ValueError
-        More than `MAX_FRAME_ROWS` rows, or more than `MAX_RECORD_BYTES` bytes: the caller
-        splits by VM range before it encodes.
+        More than `MAX_FRAME_ROWS` rows, `MAX_FRAME_VCPUS` vCPUs or `MAX_RECORD_BYTES` bytes:
+        the caller splits by VM range before it encodes.
     """
     rows = frame.rows
     if len(rows) > MAX_FRAME_ROWS:
         raise ValueError(f"{len(rows)} rows in one frame, {MAX_FRAME_ROWS} at most: split it first")
+    vcpu_counts, vcpu_times = pack_vcpus(rows.vcpus)
     value = _encoder.encode(
         FrameValue(
             header=frame.header,
             uuids=rows.uuids,
             integers=pack(metrics.INTEGER_COLUMNS, rows.integers, rows.missing),
             gauges=pack(metrics.GAUGE_COLUMNS, rows.gauges.view(np.uint32).astype(np.uint64), None),
+            vcpu_counts=vcpu_counts,
+            vcpu_times=vcpu_times,
             events=frame.events,
             inventory=frame.inventory,
             node=frame.node,
@@ -250,9 +265,12 @@ def decode_frame(value: bytes, widen: Widen | None = None) -> Frame:
     gauges = patterns.astype(np.uint32).view(np.float32)
     if absent is not None:
         gauges[absent] = np.nan
+    vcpus = unpack_vcpus(wire.vcpu_counts, wire.vcpu_times, size, widen)
     return Frame(
         header=wire.header,
-        rows=VmRows(uuids=wire.uuids, integers=integers, missing=missing, gauges=gauges),
+        rows=VmRows(
+            uuids=wire.uuids, integers=integers, missing=missing, gauges=gauges, vcpus=vcpus
+        ),
         events=wire.events,
         inventory=wire.inventory,
         node=wire.node,

@@ -27,6 +27,8 @@ _LAYOUTS_KEPT: Final = 1024
 _MAX_COLUMNS: Final = 256
 _WORD_BYTES: Final = 8
 
+_ABSENT: Final = 2
+
 Words = NDArray[np.uint64]
 Flags = NDArray[np.bool_]
 
@@ -42,7 +44,8 @@ class PackedTable(msgspec.Struct, frozen=True, array_like=True):
     `layout` is a msgpack list of `PackedColumn`, by ascending width. `data` holds one
     8-byte word for each column of width 0, then the parts (`_Part`): 8-byte parts of all
     columns that have one, then 4-, 2- and 1-byte parts.
-    `missing` holds one bit a value for each column that has any value missing.
+    `missing` holds one bit a value for each column that has any value missing; a column of
+    which nothing is known does not travel.
     """
 
     layout: bytes = b""
@@ -140,7 +143,10 @@ def pack(columns: Columns, values: Words, missing: Flags | None) -> PackedTable:
     exact |= (bits & scale.low_bits) == 0
     bits >>= scale.shifts * exact
     widths = (np.searchsorted(_WIDTH_LIMITS, bits) + 1) * varying
-    gaps = b"" if missing is None else np.asarray(missing.any(axis=1)).tobytes()
+    # For each column 0 where nothing is missing, `_ABSENT` where everything is, else 1.
+    gaps = b""
+    if missing is not None:
+        gaps = (missing.any(axis=1).view(np.uint8) + missing.all(axis=1)).tobytes()
     writer = _writer(columns, widths.astype(np.uint8).tobytes(), exact.tobytes(), gaps)
     stored = scaled.take(writer.order, axis=0, mode="clip")
     if len(writer.shifts):
@@ -299,7 +305,8 @@ def _divided(scale: _Scale, values: Words) -> tuple[Words, Flags]:
 @lru_cache(maxsize=_LAYOUTS_KEPT)
 def _writer(columns: Columns, widths: bytes, exact: bytes, gaps: bytes) -> _Writer:
     shifts = _scale(columns).shifts
-    order = sorted(range(len(columns)), key=lambda row: (widths[row], row))
+    known = [row for row in range(len(columns)) if not gaps or gaps[row] != _ABSENT]
+    order = sorted(known, key=lambda row: (widths[row], row))
     layout = [
         PackedColumn(
             name=columns.metrics[row].name,
@@ -313,7 +320,7 @@ def _writer(columns: Columns, widths: bytes, exact: bytes, gaps: bytes) -> _Writ
     return _Writer(
         layout=_columns_encoder.encode(layout),
         order=np.array(order, np.intp),
-        constants=widths.count(0),
+        constants=sum(widths[row] == 0 for row in order),
         parts=_parts([widths[row] for row in order]),
         shifted=shifted,
         shifts=np.array([shifts[row] if exact[row] else 0 for row in order[shifted]], np.uint64),

@@ -14,7 +14,8 @@ from connectors.libvirt.decoding import (
     monitor_answered,
 )
 from engine.wire.frame import VmRows
-from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, INTEGERS
+from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, INTEGERS, KVM_COUNTERS
+from engine.wire.vcpus import MAX_VM_VCPUS
 from tests.unit.connectors.libvirt.scripted import recorded
 
 VM = bytes(range(16))
@@ -51,7 +52,8 @@ def vcpus(*times_ns: int) -> dict[str, int]:
 def test_a_healthy_vm_fills_every_column_but_those_that_x86_lacks() -> None:
     rows = rows_of(recorded("healthy")["vm1"], job_active=False)
     absent = {metric.name for metric in INTEGERS if value(rows, metric.name) is None}
-    assert absent == {"vcpu_wait_ns", "vcpus_busy", "vcpus_halted"}
+    of_kvm = {metric.name for metric in KVM_COUNTERS}
+    assert absent == {"vcpu_wait_ns", "vcpus_busy", "vcpus_halted"} | of_kvm
 
 
 @pytest.mark.parametrize(
@@ -202,6 +204,59 @@ def test_unplugged_vcpus_leave_holes_in_the_numbers() -> None:
     with_hole = {"vcpu.maximum": 4, "vcpu.0.time": 0, "vcpu.3.time": 0}
     after = {"vcpu.maximum": 4, "vcpu.0.time": 0, "vcpu.3.time": SECOND_NS}
     assert value(decoded_twice(with_hole, after), "vcpus_busy") == 1
+
+
+def test_the_time_of_each_vcpu_stands_at_its_number() -> None:
+    stats = recorded("healthy")
+    readings = [
+        Reading(vm=bytes([number]) * 16, instance=7, stats=told)
+        for number, told in enumerate([stats["vm1"], stats["vm3"]])
+    ]
+    rows, _ = decode(readings, {}, mono_ns=1)
+    assert rows.vcpus is not None
+    assert rows.vcpus.counts.tolist() == [1, 2]
+    assert rows.vcpus.times_ns.tolist() == [7_160_000_000, 7_720_000_000, 5_270_000_000]
+    assert rows.vcpus.missing is None
+
+
+def test_a_vcpu_that_is_not_plugged_in_is_missing_and_not_still() -> None:
+    rows = rows_of({"vcpu.maximum": 8, "vcpu.0.time": 5, "vcpu.3.time": 6})
+    assert rows.vcpus is not None
+    assert rows.vcpus.counts.tolist() == [4]
+    assert rows.vcpus.times_ns.tolist() == [5, 0, 0, 6]
+    assert rows.vcpus.absent().tolist() == [False, True, True, False]
+
+
+def test_a_vm_with_more_vcpus_than_a_frame_tells_of_is_unknown() -> None:
+    assert rows_of(vcpus(*range(MAX_VM_VCPUS + 1))).vcpus is None
+    most = rows_of(vcpus(*range(MAX_VM_VCPUS))).vcpus
+    assert most is not None
+    assert most.counts.tolist() == [MAX_VM_VCPUS]
+
+
+# What `virsh domstats --vcpu` shows of a guest on KVM with libvirt 9 (crafted: the lab has no KVM).
+OF_KVM = {
+    "vcpu.current": 2, "vcpu.maximum": 2, "vcpu.0.time": 10, "vcpu.1.time": 20,
+    "vcpu.0.exits.sum": 5_468_522, "vcpu.1.exits.sum": 4_003_074,
+    "vcpu.0.irq_injections.sum": 230_535, "vcpu.1.irq_injections.sum": 594,
+    "vcpu.0.io_exits.sum": 2_425_489, "vcpu.1.io_exits.sum": 1_723_037,
+    "vcpu.0.mmio_exits.sum": 913, "vcpu.1.mmio_exits.sum": 87,
+    "vcpu.0.halt_exits.sum": 132_437, "vcpu.0.blocking.cur": True,
+}  # fmt: skip
+
+
+def test_what_kvm_counts_is_summed_over_all_vcpus() -> None:
+    rows = rows_of(dict(OF_KVM))
+    assert value(rows, "kvm_exits") == 9_471_596
+    assert value(rows, "kvm_irq_injections") == 231_129
+    assert value(rows, "kvm_io_exits") == 4_149_526
+
+
+@pytest.mark.parametrize("lost", ["vcpu.1.io_exits.sum", "vcpu.0.mmio_exits.sum"])
+def test_a_sum_that_lacks_a_vcpu_is_unknown(lost: str) -> None:
+    told: Stats = {name: number for name, number in OF_KVM.items() if name != lost}
+    assert value(rows_of(told), "kvm_io_exits") is None
+    assert value(rows_of(told), "kvm_irq_injections") == 231_129
 
 
 def test_a_vm_that_is_gone_is_forgotten() -> None:

@@ -59,6 +59,18 @@ def test_only_the_word_yes_makes_a_vm_actionable(attributes: str, actionable: bo
     assert label(attributes).actionable is actionable
 
 
+@pytest.mark.parametrize(
+    ("channel", "has_agent"),
+    [
+        ("<target type='virtio' name='org.qemu.guest_agent.0'/>", True),
+        ("<target type='virtio' name='com.redhat.spice.0'/>", False),
+        ("", False),
+    ],
+)
+def test_a_channel_of_the_guest_agent_is_told_from_others(channel: str, has_agent: bool) -> None:
+    assert devices(f"<channel type='unix'>{channel}</channel>").guest_agent is has_agent
+
+
 def test_a_vm_without_the_label_belongs_to_nobody_and_is_not_actionable() -> None:
     item = item_of("<name>plain</name>")
     assert (item.tenant, item.group, item.flavor, item.actionable) == (None, None, None, False)

@@ -6,9 +6,11 @@ from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from benchmarks import workloads
 from connectors.clock import LoopClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from connectors.simulator import virtual_time
@@ -20,8 +22,10 @@ from engine.roles import framing
 from engine.roles.collect import Collector
 from engine.roles.framing import CollectConfig
 from engine.roles.health import Health
-from engine.wire.frame import Event, Frame, InventoryItem, decode_frame
+from engine.wire import vcpus
+from engine.wire.frame import Event, Frame, InventoryItem, VmRows, decode_frame
 from engine.wire.topics import FRAMES
+from engine.wire.vcpus import VcpuRows
 
 NODE = "c0-n0"
 EPOCH_MS = 1_767_261_600_000
@@ -192,6 +196,27 @@ def test_inventory_comes_at_once_then_when_it_changed_or_the_period_is_over() ->
         await bench.end()
 
     play(scene, inventory_every_s=60.0)
+
+
+def test_rows_are_also_split_where_their_vcpus_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(framing, "ROWS_PER_FRAME", 6)
+    monkeypatch.setattr(vcpus, "MAX_FRAME_VCPUS", 6)
+    plain = workloads.fleet_rows(9)
+    counts = np.array([4, 2, 1, 5, 9, 0, 0, 6, 1], np.uint16)
+    rows = VmRows(
+        uuids=plain.uuids,
+        integers=plain.integers,
+        missing=plain.missing,
+        gauges=plain.gauges,
+        vcpus=VcpuRows(counts=counts, times_ns=np.ones(28, np.uint64), missing=None),
+    )
+    cuts = [(cut.start, cut.stop) for cut in framing.row_cuts(rows)]
+    # One VM alone is never split: its frame is refused by the codec, and the others are sent.
+    assert cuts == [(0, 2), (2, 4), (4, 5), (5, 8), (8, 9)]
+    without = rows.select(slice(5, 7))
+    assert framing.row_cuts(without) == [slice(0, 2)]
 
 
 def test_more_rows_than_one_frame_holds_are_split_in_order(

@@ -14,6 +14,7 @@ from engine.wire.frame import Event, Frame, Header, InventoryItem, PoolSample, V
 from engine.wire.journal import JournalEntry
 from engine.wire.order import Closed, Order
 from engine.wire.score import FEATURES, Scores
+from engine.wire.vcpus import VcpuRows
 
 # Not a secret: a key whose only use is that golden signatures stay the same.
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -36,7 +37,10 @@ def rows(size, *, seed=1, missing_share=0.0):
     integers[metrics.INTEGER_ROW["balloon_last_update_s"]] = 1_790_000_000 + rng.integers(
         0, 9, size
     )
-    missing = rng.random(integers.shape) < missing_share
+    # The released state had no KVM counters: a sample of it has none, and the same bytes.
+    told = len(metrics.INTEGERS) - len(metrics.KVM_COUNTERS)
+    missing = np.ones(integers.shape, bool)
+    missing[:told] = rng.random((told, size)) < missing_share
     integers[missing] = 0
     gauges = rng.random((len(metrics.GAUGES), size)).astype(np.float32)
     gauges[:, ::7] = np.nan
@@ -46,6 +50,15 @@ def rows(size, *, seed=1, missing_share=0.0):
         missing=missing if missing.any() else None,
         gauges=gauges,
     )
+
+
+def vcpu_rows(size, *, seed=3, most=9, missing_share=0.1):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, most, size).astype(np.uint16)
+    times_ns = rng.integers(0, 2**60, counts.sum(dtype=int)).astype(np.uint64)
+    missing = rng.random(len(times_ns)) < missing_share
+    times_ns[missing] = 0
+    return VcpuRows(counts=counts, times_ns=times_ns, missing=missing if missing.any() else None)
 
 
 HEADER = Header(

@@ -1,0 +1,133 @@
+"""CPU time of every virtual CPU: the columns of a frame that are narrower than a VM.
+
+VMs have different numbers of vCPUs, so the times of all of them stand one after the other in
+one packed column, and a byte a VM (two where that is too little) says how many belong to each.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import RecordRejected
+from engine.wire.metrics import Columns, Metric
+from engine.wire.table import PackedTable, Widen, pack, unpack
+
+# qemu starts no x86 machine with more (q35 up to 8.x: 1,024; common limits are 240 to 710).
+MAX_VM_VCPUS: Final = 1024
+# 16 for each of the rows of a frame as collectors cut them: 262 kB at the widest, which still
+# fits into a record beside those rows.
+MAX_FRAME_VCPUS: Final = 32_768
+
+# libvirt reads the time of a vCPU's thread from /proc/PID/stat, which counts in ticks.
+_TIME_COLUMNS: Final = Columns((Metric("vcpu_time_ns", 10_000_000),))
+# The very object is the default of the frame's field, so that it does not travel.
+NO_TIMES: Final = PackedTable()
+
+Flags = NDArray[np.bool_]
+
+
+class VcpuRows:
+    """Cumulative CPU time of each vCPU, by the order of a frame's VMs and of their vCPUs.
+
+    Attributes
+    ----------
+    counts
+        Shape (n,), uint16: how many times belong to each VM; 0 is unknown.
+    times_ns
+        Shape (counts.sum(),), uint64: time each vCPU has used since its VM's `instance` began;
+        0 where `missing`.
+    missing
+        Same shape, bool; None where nothing is missing. A vCPU that is not plugged in, below
+        one that is, is missing, so that the place of a time is the number of its vCPU.
+    """
+
+    __slots__ = ("counts", "missing", "times_ns")
+
+    def __init__(
+        self, *, counts: NDArray[np.uint16], times_ns: NDArray[np.uint64], missing: Flags | None
+    ) -> None:
+        self.counts = counts
+        self.times_ns = times_ns
+        self.missing = missing
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, VcpuRows):
+            return NotImplemented
+        return (
+            np.array_equal(self.counts, other.counts)
+            and np.array_equal(self.times_ns, other.times_ns)
+            and np.array_equal(self.absent(), other.absent())
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def absent(self) -> Flags:
+        """Return, for each time, whether it is missing."""
+        return np.zeros(self.times_ns.shape, np.bool_) if self.missing is None else self.missing
+
+    def bounds(self) -> NDArray[np.int64]:
+        """Return shape (n + 1,): where each VM's times begin, and where the last one's end."""
+        bounds = np.zeros(len(self.counts) + 1, np.int64)
+        np.cumsum(self.counts, out=bounds[1:])
+        return bounds
+
+    def select(self, start: int, stop: int) -> "VcpuRows":
+        """Return the times of a contiguous range of VMs, sharing memory."""
+        bounds = self.bounds()
+        times = slice(int(bounds[start]), int(bounds[max(start, stop)]))
+        return VcpuRows(
+            counts=self.counts[start:stop],
+            times_ns=self.times_ns[times],
+            missing=None if self.missing is None else self.missing[times],
+        )
+
+
+def pack_vcpus(vcpus: VcpuRows | None) -> tuple[bytes, PackedTable]:
+    """Return the counts and the packed times; both empty where no time is known.
+
+    Raises
+    ------
+    ValueError
+        More than `MAX_FRAME_VCPUS` times, or a VM with more than `MAX_VM_VCPUS`.
+    """
+    if vcpus is None or not len(vcpus.times_ns):
+        return b"", NO_TIMES
+    most = int(vcpus.counts.max())
+    if len(vcpus.times_ns) > MAX_FRAME_VCPUS or most > MAX_VM_VCPUS:
+        raise ValueError(
+            f"{len(vcpus.times_ns)} vCPUs in one frame and {most} in one VM, at most "
+            f"{MAX_FRAME_VCPUS} and {MAX_VM_VCPUS}: split the frame"
+        )
+    missing = None if vcpus.missing is None else vcpus.missing[None]
+    counts = vcpus.counts.astype("u1" if most < 256 else "<u2").tobytes()
+    return counts, pack(_TIME_COLUMNS, vcpus.times_ns[None], missing)
+
+
+def unpack_vcpus(
+    counts: bytes, times: PackedTable, size: int, widen: Widen | None = None
+) -> VcpuRows | None:
+    """Return the times of a frame of `size` VMs, None where it has none.
+
+    Raises
+    ------
+    RecordRejected
+        `oversized` beyond `MAX_VM_VCPUS` or `MAX_FRAME_VCPUS`, which is found out before any
+        time is unpacked; else as `engine.wire.table.unpack`.
+    """
+    if not size or not counts:
+        return None
+    if len(counts) not in (size, 2 * size):
+        raise RecordRejected("malformed", f"{len(counts)} bytes of vCPU counts for {size} VMs")
+    told = np.frombuffer(counts, "u1" if len(counts) == size else "<u2").astype(np.uint16)
+    most, total = int(told.max()), int(told.sum(dtype=np.int64))
+    if most > MAX_VM_VCPUS:
+        raise RecordRejected("oversized", f"a VM of {most} vCPUs, {MAX_VM_VCPUS} at most")
+    if total > MAX_FRAME_VCPUS:
+        raise RecordRejected("oversized", f"{total} vCPUs in a frame, {MAX_FRAME_VCPUS} at most")
+    times_ns, missing = unpack(_TIME_COLUMNS, times, total, widen)
+    return VcpuRows(
+        counts=told,
+        times_ns=times_ns[0],
+        missing=None if missing is None else missing[0],
+    )
