@@ -18,19 +18,20 @@ _BROUGHT_BY: Final = {
 def main() -> None:
     """Run one subcommand; ends the process with its exit code."""
     from engine.cli.app import app
-    from engine.cli.options import console
+    from engine.cli.options import say
 
     try:
         app()
     except FlatlineError as error:
-        console(stderr=True).print(f"flatline: {error}", markup=False)
+        for line in f"flatline: {error}".split("\n"):
+            say(line, stderr=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         name = (error.name or "").partition(".")[0]
         if name not in _BROUGHT_BY:
             raise
         sentence = f"flatline: {name} is not installed here: {_BROUGHT_BY[name]}"
-        console(stderr=True).print(sentence, markup=False)
+        say(sentence, stderr=True)
         sys.exit(SettingsError.exit_code)
 
 

@@ -18,8 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.traces.slots import RATES, Samples, Slot, SlotCounts, interval_of, slots
-from connectors.traces.table import Block, number, read_blocks, read_rows
+from connectors.traces.table import (
+    MAX_NAME,
+    Block,
+    number,
+    read_blocks,
+    read_rows,
+)
 from engine.errors import SettingsError
+from engine.seconds import not_seconds
 
 F64 = NDArray[np.float64]
 
@@ -41,6 +48,9 @@ _COUNTERS: Final = (
     "net_rx_bytes",
     "net_tx_bytes",
 )
+# As `engine.wire.frame` takes it from a collector. Times in ms that count from 0, and times
+# rounded to a few digits, show as samples that are further apart.
+MAX_INTERVAL_S: Final = 3600
 _TABLE: Final = ("vm", "host", "ncpu", "mem_capacity_mb")
 _KIB: Final = 1024.0
 _MIB: Final = 1024.0**2
@@ -100,7 +110,8 @@ class Dataset:
         Raises
         ------
         SettingsError
-            A row that cannot be used: no number, an unknown VM, out of order.
+            A row that cannot be used: no number, an unknown VM, out of order, a time in another
+            unit.
         """
         return slots(
             self._samples(),
@@ -134,6 +145,11 @@ def open_dataset(prefix: str | Path) -> Dataset:
     interval_s = interval_of(chain([first], blocks))
     if interval_s is None:
         raise SettingsError(f"{samples}: no VM has two samples, so their interval is not known.")
+    if interval_s > MAX_INTERVAL_S:
+        raise SettingsError(
+            f"{samples}: samples of a VM are {interval_s:,.0f} s apart, {MAX_INTERVAL_S:,} s at"
+            " most. Is t in seconds, and written with all its digits?"
+        )
     return Dataset(
         name=Path(prefix).name,
         samples=samples,
@@ -189,14 +205,15 @@ def _places(
 def _check_times(path: Path, block: Block, columns: tuple[str, ...], last_s: float) -> None:
     for row, column in enumerate(columns):
         times = block.numbers[row]
-        bad = ~np.isfinite(times) | (times < 0)
-        if bad.any():
-            index = int(np.flatnonzero(bad)[0])
-            told = times[index] if np.isfinite(times[index]) else "empty or no finite number"
-            raise SettingsError(
-                f"{path}, near line {block.first_line + index}: {column} is {told}, "
-                "not a time in seconds since the epoch."
-            )
+        if not_seconds(float(times.min())) is None and not_seconds(float(times.max())) is None:
+            continue
+        index = next(i for i, time_s in enumerate(times.tolist()) if not_seconds(time_s))
+        value = float(times[index])
+        told = f"{value}" if np.isfinite(value) else "empty or no finite number"
+        raise SettingsError(
+            f"{path}, near line {block.first_line + index}: {column} is {told}, "
+            f"{not_seconds(value)}."
+        )
     arrived = block.numbers[0]
     back = np.diff(arrived, prepend=last_s) < 0
     if back.any():
@@ -244,8 +261,12 @@ def read_vms(path: Path) -> tuple[TraceVm, ...]:
     found: dict[str, TraceVm] = {}
     for line, row in read_rows(path, _TABLE):
         vm, host = row["vm"], row["host"]
-        if not vm or not host:
-            raise SettingsError(f"{path}, line {line}: vm and host must not be empty.")
+        for column, name in (("vm", vm), ("host", host)):
+            if not 0 < len(name) <= MAX_NAME:
+                raise SettingsError(
+                    f"{path}, line {line}: {column} has {len(name)} characters, must have 1 to"
+                    f" {MAX_NAME}. Shorten it here and in the samples."
+                )
         if vm in found:
             raise SettingsError(f"{path}, line {line}: VM {vm!r} stands there twice.")
         vcpus = number(path, line, "ncpu", row["ncpu"])
@@ -283,6 +304,8 @@ def _read_operations(path: Path, places: dict[str, int]) -> tuple[Operation, ...
                 f"{', '.join(OPERATIONS)}."
             )
         time_s = number(path, line, "t", row["t"])
+        if wrong := not_seconds(time_s):
+            raise SettingsError(f"{path}, line {line}: t is {row['t']}, {wrong}.")
         found.append(Operation(time_s, places[row["vm"]], row["operation"]))
     return tuple(sorted(found))
 

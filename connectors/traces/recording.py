@@ -30,7 +30,6 @@ A node's busy share is that of the vCPUs sold on it: what its cores are is not k
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Final
 from uuid import UUID, uuid5
 
@@ -100,8 +99,8 @@ class DatasetRecording:
         }
 
     def figures(self) -> dict[str, int]:
-        """Return what became of the rows: read = used + repeated + late."""
-        return {f"rows_{name}": number for name, number in asdict(self.counts).items()}
+        """Return what became of the rows: read = used + repeated + late + invalid."""
+        return self.counts.figures()
 
     @property
     def tick_s(self) -> float:

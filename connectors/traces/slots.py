@@ -7,7 +7,7 @@ to 30 s more.
 """
 
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -49,13 +49,35 @@ class Samples(NamedTuple):
 
 @dataclass(slots=True)
 class SlotCounts:
-    """What became of the rows: read = used + repeated + late; `bad_values` are single fields."""
+    """What became of the rows: read = used + repeated + late + invalid.
+
+    Attributes
+    ----------
+    invalid
+        Rows without one rate or counter that can be used; memory alone lets nothing be judged.
+    bad_values
+        Single fields that are negative or not finite.
+    bad_by_rate, good_by_rate
+        Shape (len(RATES),): fields of each column that cannot and that can be used.
+    """
 
     read: int = 0
     used: int = 0
     repeated: int = 0
     late: int = 0
+    invalid: int = 0
     bad_values: int = 0
+    bad_by_rate: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(RATES), np.int64))
+    good_by_rate: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(RATES), np.int64))
+
+    def figures(self) -> dict[str, int]:
+        """Return the counts by name, and the fields of each column that is never usable."""
+        names = ("read", "used", "repeated", "late", "invalid", "bad_values")
+        found: dict[str, int] = {f"rows_{name}": getattr(self, name) for name in names}
+        unusable = (self.good_by_rate == 0) & (self.bad_by_rate > 0)
+        for row in np.flatnonzero(unusable).tolist():
+            found[f"unusable_{RATES[row]}"] = int(self.bad_by_rate[row])
+        return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,7 +165,10 @@ def slots(
     for block in blocks:
         counts.read += len(block.vm)
         known = np.isfinite(block.values) & (block.values >= 0)
-        counts.bad_values += int((~known & ~np.isnan(block.values)).sum())
+        bad = (~known & ~np.isnan(block.values)).sum(axis=1)
+        counts.bad_values += int(bad.sum())
+        counts.bad_by_rate += bad
+        counts.good_by_rate += known.sum(axis=1)
         clean = np.where(known, block.values, np.nan)
         waiting = Samples(
             np.concatenate([waiting.arrived_s, block.arrived_s]),
@@ -154,7 +179,9 @@ def slots(
         state.learn_patience(block)
         now_s = float(block.arrived_s[-1])
         waiting = yield from _closed(state, waiting, now_s, counts)
-    yield from _closed(state, waiting, np.inf, counts)
+    rest = yield from _closed(state, waiting, np.inf, counts)
+    # Nothing on time followed them, so that no slot was ever begun for them.
+    counts.late += len(rest.vm)
 
 
 class _State:
@@ -233,9 +260,10 @@ def _slot(
     arrived_s[vm] = rows.arrived_s[backwards]
     values[:, vm] = rows.values[:, backwards]
     present = ~np.isnan(time_s)
-    used = int(present.sum())
-    counts.used += used
-    counts.repeated += len(chosen) - used
+    usable = present & ~np.isnan(values[_CUMULATIVE]).all(axis=0)
+    counts.used += int(usable.sum())
+    counts.invalid += int((present & ~usable).sum())
+    counts.repeated += len(chosen) - int(present.sum())
     steps = 1 if state.number < 0 else round((start_s - state.start_s) / state.interval_s)
     state.number += max(1, steps)
     state.start_s = start_s

@@ -1,16 +1,18 @@
 """CSV tables of a dataset, plain or gzipped, read in blocks of columns.
 
-Whatever is wrong is told with file, line and column: a dataset that is read in part would be
-judged as a whole.
+A table is UTF-8 text as RFC 4180 has it: any name can be quoted. Whatever is wrong is told with
+file, line and column: a dataset that is read in part would be judged as a whole.
 """
 
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from io import StringIO
+from itertools import chain, islice
+from math import nan
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +25,22 @@ Names = NDArray[np.bytes_]
 # Some 10 MB of text: large enough for NumPy's parser, small beside the state of a fleet.
 ROWS_PER_BLOCK: Final = 100_000
 
+# The longest name of a VM or host, in characters. Longer ones are no names but a mistake in the
+# file, and would not fit a line of a report or the name of a page.
+MAX_NAME: Final = 255
 
-class Block:
+# What opens a file of another encoding, written as Latin-1 reads it.
+_OTHER_MARKS: Final = ("\xff\xfe", "\xfe\xff", "\x00")
+_UTF8_MARK: Final = "\xef\xbb\xbf"
+
+
+class Block(NamedTuple):
     """Neighbouring rows of a table.
 
     Attributes
     ----------
     names
-        Shape (n,): the column of names, as bytes.
+        Shape (n,): the column of names, as UTF-8 bytes.
     numbers
         Shape (columns, n), in the order asked for; NaN is an empty field: missing, never zero.
         A NaN that stands there is infinite: as little a measurement, but not left out.
@@ -38,15 +48,18 @@ class Block:
         Line of the first row in its file, from 1.
     """
 
-    __slots__ = ("first_line", "names", "numbers")
+    names: Names
+    numbers: F64
+    first_line: int
 
-    def __init__(self, *, names: Names, numbers: F64, first_line: int) -> None:
-        self.names = names
-        self.numbers = numbers
-        self.first_line = first_line
 
-    def __len__(self) -> int:
-        return len(self.names)
+class _Columns(NamedTuple):
+    """Which fields of a row are read, the name first, and what the header calls all of them."""
+
+    path: Path
+    header: list[str]
+    wanted: list[int]
+    name_bytes: int
 
 
 def read_blocks(
@@ -66,25 +79,28 @@ def read_blocks(
     Raises
     ------
     SettingsError
-        The file cannot be read, lacks a column, or holds what is no number.
+        The file cannot be read, is not UTF-8, lacks a column, or holds what is no number.
     """
     try:
         with _opened(path) as file:
             header = _header(path, file, (name, *numbers))
             wanted = [header.index(column) for column in (name, *numbers)]
-            kind = np.dtype([("name", f"S{name_bytes + 1}"), *((n, "f8") for n in numbers)])
+            columns = _Columns(path, header, wanted, name_bytes)
             line = 2
             while lines := list(islice(file, rows)):
-                table = _parsed(path, lines, kind, wanted, header, first_line=line)
-                if len(table):
-                    yield Block(
-                        names=table["name"],
-                        numbers=np.stack([table[column] for column in numbers]),
-                        first_line=line,
-                    )
+                text = "".join(lines)
+                _require_utf8(path, lines, text, first_line=line)
+                if '"' in text:
+                    # NumPy's parser is twice as fast, but knows quotes only within a line, and
+                    # fields that are empty only where we fill them in. From here on csv reads.
+                    yield from _quoted(columns, lines, file, first_line=line, rows=rows)
+                    return
+                names, values = _plain(columns, lines, text, first_line=line)
+                if len(names):
+                    yield Block(names, values, line)
                 line += len(lines)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}.") from error
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise _unreadable(path, error) from error
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -93,46 +109,58 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
     Raises
     ------
     SettingsError
-        The file cannot be read, lacks a column, or a row has fewer fields than the header.
+        The file cannot be read, is not UTF-8, lacks a column, or a row has fewer fields than
+        the header.
     """
     try:
         with _opened(path) as file:
             header = _header(path, file, columns)
-            reader = csv.reader(file)
+            lines = file.readlines()
+            _require_utf8(path, lines, "".join(lines), first_line=2)
+            reader = csv.reader(map(_decoded, lines), strict=True)
             for fields in reader:
                 line = reader.line_num + 1
                 if not fields:
                     continue
                 if len(fields) != len(header):
-                    raise SettingsError(
-                        f"{path}, line {line}: {len(fields)} fields where the header names "
-                        f"{len(header)}."
-                    )
+                    raise _wrong_count(path, header, fields, line=line)
                 yield line, dict(zip(header, fields, strict=True))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise SettingsError(f"{path} cannot be read: {error}.") from error
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise _unreadable(path, error) from error
 
 
 def number(path: Path, line: int, column: str, text: str) -> float:
     """Return one field as a number, or raise `SettingsError`."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = np.nan
+    value = _value(text)
     if not np.isfinite(value):
         raise SettingsError(f"{path}, line {line}: {column} is {text!r}, not a number.")
     return value
 
 
 def _opened(path: Path) -> TextIO:
-    # Spreadsheets put a byte order mark before what they export.
+    """Open a table as one character per byte: what is UTF-8 is checked block by block."""
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+        return gzip.open(path, "rt", encoding="latin-1", newline="")
+    return path.open(encoding="latin-1", newline="")
+
+
+def _unreadable(path: Path, error: Exception) -> SettingsError:
+    if isinstance(error, EOFError | zlib.error):
+        return SettingsError(
+            f"{path} cannot be read: the compressed file is cut off or damaged ({error}). Copy or"
+            " write it again."
+        )
+    return SettingsError(f"{path} cannot be read: {error}.")
 
 
 def _header(path: Path, file: TextIO, columns: Sequence[str]) -> list[str]:
-    header = next(csv.reader([file.readline()]), [])
+    line = file.readline()
+    if line.startswith(_OTHER_MARKS) or "\x00" in line[:4]:
+        raise SettingsError(f"{path} cannot be read: it is UTF-16 or no text. Write it as UTF-8.")
+    # Spreadsheets put a byte order mark before what they export.
+    line = line.removeprefix(_UTF8_MARK)
+    _require_utf8(path, [line], line, first_line=1)
+    header = next(csv.reader([_decoded(line)]), [])
     missing = [column for column in columns if column not in header]
     if missing:
         found = ",".join(header) or "empty"
@@ -140,66 +168,147 @@ def _header(path: Path, file: TextIO, columns: Sequence[str]) -> list[str]:
     return header
 
 
-def _parsed(
-    path: Path,
-    lines: list[str],
-    kind: np.dtype[np.void],
-    wanted: list[int],
-    header: list[str],
-    *,
-    first_line: int,
-) -> NDArray[np.void]:
-    table = _loaded(path, lines, kind, wanted, header, empty="nan", first_line=first_line)
-    if "nan" in "".join(lines).lower():
+def _decoded(text: str) -> str:
+    """Return what bytes read as Latin-1 say in UTF-8."""
+    return text if text.isascii() else text.encode("latin-1").decode()
+
+
+def _require_utf8(path: Path, lines: list[str], text: str, *, first_line: int) -> None:
+    if text.isascii() and "\x00" not in text:
+        return
+    for index, line in enumerate(lines):
+        try:
+            wrong = "a NUL byte" if "\x00" in _decoded(line) else ""
+        except UnicodeDecodeError as error:
+            wrong = f"byte 0x{error.object[error.start]:02x}, which is not UTF-8"
+        if wrong:
+            raise SettingsError(
+                f"{path}, line {first_line + index}: {wrong}. Write the file as UTF-8"
+                " (spreadsheets call it `CSV UTF-8`; `iconv -t UTF-8` converts)."
+            )
+
+
+def _wrong_count(
+    path: Path, header: list[str], fields: Sequence[str], *, line: int
+) -> SettingsError:
+    return SettingsError(
+        f"{path}, line {line}: {len(fields)} fields where the header names {len(header)}."
+    )
+
+
+def _quoted(
+    columns: _Columns, begun: list[str], rest: TextIO, *, first_line: int, rows: int
+) -> Iterator[Block]:
+    """Yield the blocks of a table with quoted fields, which may hold commas and line ends."""
+    reader = csv.reader(_checked(columns.path, begun, rest, first_line=first_line), strict=True)
+    while True:
+        line = first_line + reader.line_num
+        try:
+            records = list(islice(reader, rows))
+        except csv.Error as error:
+            raise SettingsError(
+                f"{columns.path}, near line {first_line + reader.line_num}: {error}. A quoted"
+                " field ends with a quote before a comma or a line end; a quote in it is doubled."
+            ) from error
+        if not records:
+            return
+        # Within a block rows are counted: a line end within quotes moves the number a little.
+        names, values = _values(columns, records, first_line=line)
+        if len(names):
+            yield Block(names, values, line)
+
+
+def _checked(path: Path, begun: list[str], rest: TextIO, *, first_line: int) -> Iterator[str]:
+    for index, line in enumerate(chain(begun, rest)):
+        _require_utf8(path, [line], line, first_line=first_line + index)
+        yield line
+
+
+def _values(
+    columns: _Columns, records: Sequence[list[str]], *, first_line: int
+) -> tuple[Names, F64]:
+    """Return the names and numbers of rows that csv has split."""
+    full = [fields for fields in records if fields]
+    if not full:
+        return np.empty(0, "S1"), np.empty((len(columns.wanted) - 1, 0))
+    if any(len(fields) != len(columns.header) for fields in full):
+        raise _complaint(columns, records, first_line=first_line)
+    fields = list(zip(*full, strict=True))
+    values = np.empty((len(columns.wanted) - 1, len(full)))
+    for row, place in enumerate(columns.wanted[1:]):
+        texts = fields[place]
+        try:
+            values[row] = [float(text) if text else nan for text in texts]
+        except ValueError:
+            raise _complaint(columns, records, first_line=first_line) from None
+        if any("_" in text for text in texts):
+            raise _complaint(columns, records, first_line=first_line)
+        unknown = np.flatnonzero(np.isnan(values[row]))
+        values[row, [place for place in unknown if texts[place]]] = np.inf
+    names = [text.encode("latin-1") for text in fields[columns.wanted[0]]]
+    return np.array(names, f"S{columns.name_bytes + 1}"), values
+
+
+def _plain(columns: _Columns, lines: list[str], text: str, *, first_line: int) -> tuple[Names, F64]:
+    """Return the names and numbers of lines in which nothing is quoted."""
+    has_empty = ",," in text or ",\n" in text or ",\r" in text
+    found = _loaded(columns, _filled(text, "nan") if has_empty else lines)
+    if found is None or (has_empty and (found["name"] == b"nan").any()):
+        # Something that NumPy does not take for a number, or a name that may be an empty one.
+        return _values(columns, list(csv.reader(lines)), first_line=first_line)
+    numbers = np.stack([found[name] for name in (found.dtype.names or ())[1:]])
+    if "nan" in text.lower():
         # One that stands there is what stays NaN where empty fields are zero. The name of a VM
         # that looks like one costs time and nothing else.
-        filled = _loaded(path, lines, kind, wanted, header, empty="0", first_line=first_line)
-        for column in (kind.names or ())[1:]:
-            table[column][np.isnan(filled[column])] = np.inf
-    return table
+        zeros = _loaded(columns, _filled(text, "0"))
+        assert zeros is not None, "what could be read with one filling is read with another"
+        for row, name in enumerate((zeros.dtype.names or ())[1:]):
+            numbers[row, np.isnan(zeros[name])] = np.inf
+    return found["name"], numbers
 
 
-def _loaded(
-    path: Path,
-    lines: list[str],
-    kind: np.dtype[np.void],
-    wanted: list[int],
-    header: list[str],
-    *,
-    empty: str,
-    first_line: int,
-) -> NDArray[np.void]:
-    """Return the fields of some lines, with `empty` for one in which nothing stands."""
-    text = "".join(lines)
-    if ",," in text or ",\n" in text or ",\r" in text:
-        # An empty field is missing. Twice, since neighbours share a comma.
-        text = text.replace(",,", f",{empty},").replace(",,", f",{empty},")
-        text = text.replace(",\n", f",{empty}\n").replace(",\r", f",{empty}\r")
-        lines = text.splitlines()
+def _filled(text: str, empty: str) -> TextIO:
+    """Return lines with `empty` in fields in which nothing stands."""
+    # Twice, since neighbours share a comma.
+    text = text.replace(",,", f",{empty},").replace(",,", f",{empty},")
+    return StringIO(text.replace(",\n", f",{empty}\n").replace(",\r", f",{empty}\r"), newline="")
+
+
+def _loaded(columns: _Columns, lines: Iterable[str]) -> NDArray[np.void] | None:
+    """Return the wanted fields of some lines, None where one is no number or left out."""
+    numbers = [(f"n{place}", "f8") for place in columns.wanted[1:]]
+    kind = np.dtype([("name", f"S{columns.name_bytes + 1}"), *numbers])
     try:
         return np.loadtxt(
-            lines, kind, delimiter=",", usecols=wanted, comments=None, quotechar='"', ndmin=1
+            lines, kind, delimiter=",", usecols=columns.wanted, comments=None, ndmin=1
         )
     except ValueError:
-        raise _complaint(path, lines, wanted, header, first_line=first_line) from None
+        return None
 
 
 def _complaint(
-    path: Path, lines: list[str], wanted: list[int], header: list[str], *, first_line: int
+    columns: _Columns, records: Sequence[list[str]], *, first_line: int
 ) -> SettingsError:
-    """Return what is wrong in a block that NumPy refused, found a row at a time."""
-    for index, fields in enumerate(csv.reader(lines)):
+    """Return what is wrong in a block that could not be read, found a row at a time."""
+    path, header = columns.path, columns.header
+    for index, fields in enumerate(records):
         line = first_line + index
         if fields and len(fields) != len(header):
-            return SettingsError(
-                f"{path}, line {line}: {len(fields)} fields where the header names {len(header)}."
-            )
-        for place in wanted[1:] if fields else ():
-            try:
-                float(fields[place])
-            except ValueError:
+            return _wrong_count(path, header, fields, line=line)
+        for place in columns.wanted[1:] if fields else ():
+            if not fields[place] or not np.isnan(_value(fields[place])):
+                continue
+            if fields[place].strip().lower().lstrip("+-") != "nan":
                 return SettingsError(
-                    f"{path}, line {line}: {header[place]} is {fields[place]!r}, not a number; "
-                    "leave the field empty where nothing was measured."
+                    f"{path}, line {line}: {header[place]} is {_decoded(fields[place])!r}, not a"
+                    " number; leave the field empty where nothing was measured."
                 )
     return SettingsError(f"{path}, lines {first_line} on: not a table of numbers.")
+
+
+def _value(text: str) -> float:
+    """Return a field as a number, NaN where it is none; Python's 1_000 is none."""
+    try:
+        return nan if "_" in text else float(text)
+    except ValueError:
+        return nan

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from engine.cli import planning, telling
 from engine.cli.history import history
 from engine.cli.options import File, Sets, console, flags_of, moment, settings_of
 from engine.errors import SettingsError
+from engine.plain_text import in_json
 from engine.settings import Settings, load_settings
 
 app = typer.Typer(
@@ -169,6 +170,7 @@ def replay(
 ) -> None:
     """Run a recorded dataset through engine and planner. As fast as this machine can."""
     from engine.cli.replay import run_replay, told
+    from engine.cli.usable import require_rows
     from engine.wiring import open_recording
 
     summary = run_replay(
@@ -176,6 +178,7 @@ def replay(
     )
     for sentence in told(summary):
         console().print(sentence)
+    require_rows(summary.rows)
 
 
 @app.command()
@@ -196,8 +199,7 @@ def evaluate(
     if evaluation.strangers:
         console(stderr=True).print(
             f"{len(evaluation.strangers)} events cannot have been seen in this replay and count as"
-            f" missed where they are faults; for one, {evaluation.strangers[0]}.",
-            markup=False,
+            f" missed where they are faults; for one, {evaluation.strangers[0]}."
         )
     if evaluation.pages:
         console().print(f"{evaluation.pages} pages of what went wrong in {folder / PAGES}.")
@@ -324,7 +326,7 @@ def doctor(
     table = Table("part", "", "what to know or do")
     for check in checks:
         style = {"well": "green", "note": "yellow", "ill": "bold red"}[check.finding]
-        table.add_row(check.part, f"[{style}]{check.finding}[/]", escape(check.sentence))
+        table.add_row(check.part, Text(check.finding, style=style), check.sentence)
     console().print(table)
     raise typer.Exit(1 if any(check.finding == "ill" for check in checks) else 0)
 
@@ -332,7 +334,7 @@ def doctor(
 @config.command("show")
 def config_show(file: File = None, sets: Sets = None) -> None:
     """Print the settings that hold, secrets masked, as JSON."""
-    typer.echo(settings_of(file, sets).model_dump_json(indent=2))
+    typer.echo(in_json(settings_of(file, sets).model_dump_json(indent=2)))
 
 
 @config.command("check")

@@ -15,7 +15,9 @@ from engine.capacity.report import CellRow, Report, ScopeRow, VmRow
 from engine.capacity.survey import Survey
 from engine.capacity.whatif import Answer
 from engine.cli.options import console
+from engine.cli.usable import require_rows
 from engine.errors import SettingsError
+from engine.plain_text import in_csv, in_json
 from engine.settings import Settings
 
 Format = Literal["table", "json", "csv"]
@@ -32,7 +34,9 @@ def surveyed(source: str | None, settings: Settings) -> Estate:
     from engine.wiring import open_recording
 
     if source is not None:
-        estate = Survey().take(open_recording(source).moments()).estate()
+        recording = open_recording(source)
+        estate = Survey().take(recording.moments()).estate()
+        require_rows(recording.figures())
         told = f"{source} holds no frame of a collector: there is nothing to report."
     else:
         from engine.cli.words import with_log
@@ -106,7 +110,7 @@ def show_answer(found: Answer, form: Format) -> None:
 
 
 def _json(found: msgspec.Struct) -> str:
-    return msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
+    return in_json(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
 
 
 def _csv(kind: type[msgspec.Struct], rows: Sequence[msgspec.Struct]) -> str:
@@ -117,8 +121,14 @@ def _csv(kind: type[msgspec.Struct], rows: Sequence[msgspec.Struct]) -> str:
     writer.writerow(names)
     for row in rows:
         values = [getattr(row, name) for name in names]
-        writer.writerow(" ".join(v) if isinstance(v, tuple) else v for v in values)
+        writer.writerow(map(_field, values))
     return text.getvalue()
+
+
+def _field(value: Any) -> Any:  # noqa: ANN401 -- the csv module writes any value
+    if isinstance(value, tuple):
+        return in_csv(" ".join(value))
+    return in_csv(value) if isinstance(value, str) else value
 
 
 def _report_tables(found: Report) -> list[Table]:

@@ -11,6 +11,7 @@ from uuid import UUID
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from connectors.clock import LoopClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
@@ -157,6 +158,6 @@ def _settings() -> Settings:
 def _summary(claims: tuple[Claim, ...]) -> Table:
     table = Table("", "what happened", "how", title="Flatline demo")
     for claim in claims:
-        mark = "[green]yes[/]" if claim.done else "[bold red]no[/]"
+        mark = Text("yes", style="green") if claim.done else Text("no", style="bold red")
         table.add_row(mark, claim.title, claim.detail)
     return table

@@ -76,7 +76,7 @@ class View:
 
     def say(self, text: str) -> None:
         """Show one line that stays."""
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     def show(self, *, now_ms: int, title: str) -> None:
         """Show what is new; pictures that come too fast are left out."""
@@ -90,9 +90,7 @@ class View:
 
     def _show_lines(self) -> None:
         for line in self._story.take_unread():
-            self._console.print(
-                f"{_clock(line.time_ms)}  {line.kind:16}  {line.text}", markup=False
-            )
+            self._console.print(f"{_clock(line.time_ms)}  {line.kind:16}  {line.text}")
 
     def _picture(self, now_ms: int, title: str) -> RenderableType:
         head = Text.assemble(

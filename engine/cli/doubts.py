@@ -31,7 +31,7 @@ def tell_doubt(settings: Settings, asking: Asking, stands: str) -> None:
     with suppress(FlatlineError):
         why = with_log(settings, asking)
         if why is not None:
-            console(stderr=True).print(f"But {why}. {stands}", markup=False)
+            console(stderr=True).print(f"But {why}. {stands}")
 
 
 async def doubt_of_scope(here: Process, log: Log, *, scope: str) -> str | None:

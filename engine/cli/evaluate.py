@@ -19,6 +19,7 @@ from engine.evaluation.lines import AlertLine, Summary
 from engine.evaluation.page import Mark, Span, moment, page
 from engine.evaluation.scores import Rate, Recall, Scores, rate, score
 from engine.evaluation.truth import Occurrence
+from engine.plain_text import file_name
 from engine.ports import Recording
 from engine.roles.replay import Replayer
 from engine.wiring import compile_engine, open_recording, read_truth
@@ -245,8 +246,7 @@ def _draw(
             ],
             limits=scores,
         )
-        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in mistake.name)
-        _write(folder / f"{safe}.html", text.encode())
+        _write(folder / f"{file_name(mistake.name)}.html", text.encode())
 
 
 def _watched(recording: Recording, wanted: dict[str, list[Window]], summary: Summary) -> Watcher:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from connectors.traces.dataset import Dataset
-from connectors.traces.slots import Slot
+from connectors.traces.slots import Slot, SlotCounts
 from engine.capacity.judge import Judge, Verdict
 from engine.errors import SettingsError, StateUnwritable
+from engine.plain_text import csv_field
 from engine.wiring_planning import compile_forecaster
 from models.forecaster import Forecaster
 from models.kernels.forecast_row import BANDS, HORIZONS_S, SLOT_S
@@ -44,9 +45,10 @@ _ROW: Final = "%s,%s,%s,%d,%.9g,%.9g,%.9g,%.9g,%.9g\n"
 
 
 class Outcome(NamedTuple):
-    """What was written: rows, and the cost of one series' update (all horizons) in μs."""
+    """What was written, what became of the rows read, and the cost of a series' update in μs."""
 
     rows: int
+    figures: dict[str, int]
     series: int
     updates: int
     us_per_update: float
@@ -112,24 +114,27 @@ def run_forecast(dataset: Dataset, *, out: Path, judged: bool) -> Outcome:
     forecaster = Forecaster(len(METRICS) * len(names), step_s=step_s)
     judge = Judge(tuple(name for name, _ in METRICS), names, step_s=step_s) if judged else None
     compile_forecaster()  # before the time is taken
+    quoted = tuple(map(csv_field, names))
+    counts = SlotCounts()
     rows = updates = 0
     spent_s = 0.0
     try:
         with _opened(out) as file:
             file.write(",".join(COLUMNS) + "\n")
-            for step in _steps(dataset, step_s):
+            for step in _steps(dataset, step_s, counts):
                 values = step.values.reshape(-1)
                 began_s = time.perf_counter()
                 made = forecaster.fold(values, step.number)
                 spent_s += time.perf_counter() - began_s
                 updates += int((~np.isnan(values)).sum())
-                rows += _write(file, step, names, made)
+                rows += _write(file, step, quoted, made)
                 if judge is not None:
                     judge.take(step.number, values, made)
     except OSError as error:
         raise StateUnwritable(f"{out} cannot be written: {error}. Name another --out") from error
     return Outcome(
         rows=rows,
+        figures=counts.figures(),
         series=len(forecaster),
         updates=updates,
         us_per_update=spent_s * 1e6 / max(updates, 1),
@@ -150,7 +155,7 @@ def _opened(out: Path) -> contextlib.AbstractContextManager[TextIO]:
     return out.open("w", encoding="utf-8", newline="")
 
 
-def _steps(dataset: Dataset, step_s: int) -> Iterator[_Step]:
+def _steps(dataset: Dataset, step_s: int, counts: SlotCounts) -> Iterator[_Step]:
     """Yield closed steps; several samples of one step are its mean."""
     units = np.array([[unit] for _, unit in METRICS])
     vcpus = np.array([vm.vcpus for vm in dataset.vms], np.float64)
@@ -159,7 +164,7 @@ def _steps(dataset: Dataset, step_s: int) -> Iterator[_Step]:
     # Sampling drifts; where slot and step are equally long a slot's own number counts, so that
     # no step gets two samples and none is left empty.
     counted = 0.9 * step_s < dataset.interval_s
-    for slot in dataset.slots():
+    for slot in dataset.slots(counts):
         if first < 0:
             first = int(slot.start_s // step_s) + 1
         now = first + slot.number if counted else int(slot.start_s // step_s) + 1

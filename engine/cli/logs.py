@@ -1,16 +1,32 @@
 """How log lines look: JSON for machines, key and value for a person at a terminal."""
 
+import io
 import logging
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
+
+from engine.plain_text import lines, one_line
 
 # Chatty below this: clients tell each reconnect, which our own sentences already say.
 _FOREIGN_LEVEL = logging.WARNING
 # Two errors a second and client while a broker is away, each told better by our own lines.
 _SILENT = ("aiokafka",)
+
+
+def harmless(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Let no text of an event move the cursor or forge a line."""
+    return {name: one_line(v) if isinstance(v, str) else v for name, v in event.items()}
+
+
+def _traceback(stream: TextIO, error: ExcInfo) -> None:
+    """Write a traceback, in which messages may quote what guests wrote."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, error)
+    stream.write(lines(text.getvalue()))
 
 
 def set_up_logs(*, level: int = logging.INFO) -> None:
@@ -21,8 +37,12 @@ def set_up_logs(*, level: int = logging.INFO) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     )
     renderer: tuple[Processor, ...]
+    # JSON has escapes of its own; a terminal acts on what it is sent.
     if sys.stderr.isatty():
-        renderer = (structlog.dev.ConsoleRenderer(pad_event_to=0),)
+        renderer = (
+            harmless,
+            structlog.dev.ConsoleRenderer(pad_event_to=0, exception_formatter=_traceback),
+        )
     else:
         renderer = (
             structlog.processors.dict_tracebacks,

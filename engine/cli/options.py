@@ -2,12 +2,14 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from engine.errors import SettingsError
+from engine.plain_text import one_line
 from engine.settings import Settings, load_settings
 
 File = Annotated[
@@ -23,10 +25,27 @@ Sets = Annotated[
 _PLAIN_WIDTH = 120
 
 
-def console(*, stderr: bool = False) -> Console:
+class PlainConsole(Console):
+    """A console to which a string is text: no markup, no emoji codes, no control characters.
+
+    Every string passes here, cells and titles of tables too, so that no name of a guest needs
+    care where it is shown. What is to have a style is a `rich.text.Text`.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 -- rich's own
+        """Return the text as it stands."""
+        return super().render_str(one_line(text), **{**options, "markup": False, "emoji": False})
+
+
+def console(*, stderr: bool = False) -> PlainConsole:
     """Return where text goes; colours and width only where there is a terminal."""
-    found = Console(stderr=stderr, soft_wrap=True, highlight=False)
-    return found if found.is_terminal else Console(stderr=stderr, width=_PLAIN_WIDTH)
+    found = PlainConsole(stderr=stderr, soft_wrap=True, highlight=False)
+    return found if found.is_terminal else PlainConsole(stderr=stderr, width=_PLAIN_WIDTH)
+
+
+def say(text: str, *, stderr: bool = False) -> None:
+    """Print one sentence."""
+    console(stderr=stderr).print(text)
 
 
 def settings_of(file: Path | None, sets: list[str] | None) -> Settings:

@@ -39,12 +39,14 @@ def forecast(
         raise SettingsError(f"Where shall the forecasts of {dataset} go? Name a file with --out.")
     from connectors.traces.dataset import open_dataset
     from engine.cli.forecast import run_forecast, told_verdicts
+    from engine.cli.usable import require_rows
 
     outcome = run_forecast(open_dataset(dataset), out=out, judged=judged)
     console().print(
         f"{outcome.rows:,} forecasts of {outcome.series} series stand in {out};"
         f" {outcome.us_per_update:.2f} μs for all horizons of a series and update."
     )
+    require_rows(outcome.figures)
     if outcome.verdicts:
         console().print(told_verdicts(outcome.verdicts))
     elif judged:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from engine.cli.options import File, Sets, console, moment, settings_of
@@ -131,8 +130,7 @@ def pause_show(file: File = None, sets: Sets = None) -> None:
     table = Table("kind", "scope", "holds", "by", "reason")
     for control in controls:
         until = "taken back" if control.until_ms is None else moment(control.until_ms)
-        row = (control.kind, scope_of(control), f"until {until}", control.by, control.reason)
-        table.add_row(*map(escape, row))
+        table.add_row(control.kind, scope_of(control), f"until {until}", control.by, control.reason)
     console().print(table)
 
 

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
 from typing import Final, NamedTuple
 
 from engine.evaluation.closeup import Closeup, Window
+from engine.plain_text import in_html
 
 _WIDTH: Final = 960
 _HEIGHT: Final = 130
@@ -79,14 +79,14 @@ def page(
     """
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{escape(title)}</h1><p class=s>{escape(sentence)}</p><table>",
-        *(f"<tr><th>{escape(name)}<td>{escape(value)}" for name, value in facts),
+        f"<title>{in_html(title)}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{in_html(title)}</h1><p class=s>{in_html(sentence)}</p><table>",
+        *(f"<tr><th>{in_html(name)}<td>{in_html(value)}" for name, value in facts),
         "</table>",
     ]
     for vm, closeup in closeups.items():
         seen = closeup.cut(window)
-        parts.append(f"<h2>{escape(vm)}</h2>")
+        parts.append(f"<h2>{in_html(vm)}</h2>")
         if not seen.times_s and not seen.thought_s:
             parts.append("<p>No sample in this time.</p>")
             continue
@@ -109,8 +109,8 @@ def _told(marks: Iterable[Mark]) -> Iterable[str]:
     for mark in marks:
         colour = _STATES.get(mark.state, "#222")
         yield (
-            f"<tr><td>{moment(mark.time_s)}<td style='color:{colour}'>{escape(mark.state)}"
-            f"<td>{escape(mark.text)}"
+            f"<tr><td>{moment(mark.time_s)}<td style='color:{colour}'>{in_html(mark.state)}"
+            f"<td>{in_html(mark.text)}"
         )
 
 
@@ -128,7 +128,7 @@ def _panel(
     low = min([*values, 0.0])
     scale = _Scale(window, low, high if high > low else low + 1.0)
     parts = [
-        f"<svg width={_WIDTH} height={_HEIGHT} role=img aria-label='{escape(name, quote=True)}'>",
+        f"<svg width={_WIDTH} height={_HEIGHT} role=img aria-label='{in_html(name)}'>",
         *(_span(scale, span, window) for span in spans),
         _text(4, 14, name),
         _text(_LEFT - 6, scale.y(scale.high) + 4, _number(scale.high), anchor="end"),
@@ -142,7 +142,7 @@ def _panel(
     for mark in marks:
         if window.holds(mark.time_s):
             x = scale.x(mark.time_s)
-            tip = escape(f"{moment(mark.time_s)} {mark.state}: {mark.text}")
+            tip = in_html(f"{moment(mark.time_s)} {mark.state}: {mark.text}")
             drawn = _line(x, 18, x, _HEIGHT - 4, _STATES.get(mark.state, "#222"), dashes="2 2")
             parts.append(f"<g><title>{tip}</title>{drawn}</g>")
     for place, (signal, line) in enumerate(lines.items()):
@@ -196,7 +196,7 @@ def _span(scale: _Scale, span: Span, window: Window) -> str:
     x, end = scale.x(span.start_s), scale.x(span.end_s)
     return (
         f"<rect x={x:.1f} y=18 width={max(end - x, 1.5):.1f} height={_HEIGHT - 22} fill='#f6dfb8'>"
-        f"<title>{escape(span.text)}</title></rect>"
+        f"<title>{in_html(span.text)}</title></rect>"
     )
 
 
@@ -210,7 +210,7 @@ def _line(
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start", fill: str = "#444") -> str:
-    return f"<text x={x:.1f} y={y:.1f} text-anchor={anchor} fill='{fill}'>{escape(text)}</text>"
+    return f"<text x={x:.1f} y={y:.1f} text-anchor={anchor} fill='{fill}'>{in_html(text)}</text>"
 
 
 def _number(value: float) -> str:

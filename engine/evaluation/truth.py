@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from engine.errors import SettingsError
+from engine.seconds import not_seconds
 
 # The ten kinds of faults that are told apart.
 KINDS: Final = (
@@ -124,6 +125,9 @@ def _one(row: Mapping[str, str], *, source: str, line: int, vcpus: Mapping[str, 
         start_s, end_s = float(row["t_start"]), float(row["t_end"])
     except ValueError:
         raise SettingsError(f"{source}, line {line}: t_start or t_end is no number.") from None
+    for column, time_s in (("t_start", start_s), ("t_end", end_s)):
+        if wrong := not_seconds(time_s):
+            raise SettingsError(f"{source}, line {line}: {column} is {time_s}, {wrong}.")
     notes = notes_of(row["note"])
     kind = row["kind"]
     active = notes.get("pre_active", notes.get("pre_active_min", "1"))

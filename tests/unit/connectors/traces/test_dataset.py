@@ -150,7 +150,7 @@ def test_an_unknown_vm_is_told_with_the_table_that_lacks_it(make, change) -> Non
         ({"traces": [*STEADY, "1500,z,1,1,1,1,1,1"]}, "line 10: VM 'z' is not in the table"),
         ({"traces": [*STEADY, "1500,aa,1,1,1,1,1,1"]}, "VM 'aa' is not in the table"),
         ({"traces": [*STEADY, "1100,a,1,1,1,1,1,1"]}, "line 10: t goes back from 1200.000"),
-        ({"traces": [*STEADY, ",a,1,1,1,1,1,1"]}, "line 10: t is '', not a number"),
+        ({"traces": [*STEADY, ",a,1,1,1,1,1,1"]}, "line 10: t is empty or no finite number"),
         ({"traces": [], "header": "t,vm,cpu_pct"}, "has no column mem_active_mb, disk_read_kbs"),
         ({"traces": []}, "holds no samples"),
         ({"traces": STEADY[:2]}, "no VM has two samples"),

@@ -1,0 +1,55 @@
+"""How much of a dataset was used: said after each command that reads one."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from engine.cli.options import say
+from engine.errors import SettingsError
+
+# Late and repeated rows are part of any recording, some of each hundred; below this share the
+# figures are not those of the dataset.
+_USED_SHARE: Final = 0.9
+_WHY: Final = (
+    ("repeated", "repeat a VM and time that stood there before: are the times rounded?"),
+    ("late", "arrived too late after they were sampled: was the dataset uploaded in batches?"),
+    ("invalid", "have no rate or counter that can be used: are they negative or empty?"),
+)
+
+
+def doubts(figures: Mapping[str, int]) -> list[str]:
+    """Return one sentence for each reason why a result may not be that of the whole dataset.
+
+    Parameters
+    ----------
+    figures
+        As `engine.ports.Recording.figures` has them. A recorded log has no rows and no doubt.
+    """
+    read, used = figures.get("rows_read", 0), figures.get("rows_used", 0)
+    found = []
+    if read and used < _USED_SHARE * read:
+        found.append(f"Only {used:,} of {read:,} rows were used ({used / read:.0%}).")
+        for name, why in _WHY:
+            if count := figures.get(f"rows_{name}", 0):
+                found.append(f"{count:,} rows {why}")
+    for name, count in figures.items():
+        if name.startswith("unusable_"):
+            column = name.removeprefix("unusable_")
+            found.append(
+                f"{column}: each of its {count:,} values is negative or not finite, so that nothing"
+                " was judged by it."
+            )
+    return found
+
+
+def require_rows(figures: Mapping[str, int]) -> None:
+    """Say what was left out of a dataset; one of which nothing was used is no result.
+
+    Raises
+    ------
+    SettingsError
+        Rows were read and none was used.
+    """
+    for sentence in doubts(figures):
+        say(sentence, stderr=True)
+    if figures.get("rows_read", 0) and not figures.get("rows_used", 0):
+        raise SettingsError("Not one row of the dataset could be used, so this says nothing.")

@@ -1,0 +1,274 @@
+"""A dataset is UTF-8 text as CSV quotes it, with times in seconds; what is not is refused."""
+
+import csv
+import gzip
+import io
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from connectors.traces.dataset import open_dataset
+from connectors.traces.recording import DatasetRecording
+from connectors.traces.slots import SlotCounts
+from connectors.traces.table import read_blocks
+from engine.errors import SettingsError
+from engine.seconds import not_seconds
+from tests.unit.connectors.traces.conftest import GAUGES
+
+# Before 3.13 the csv module writes a lone carriage return without quotes.
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1, max_size=8)
+FIELDS = st.one_of(
+    st.just(""),
+    st.sampled_from(["nan", "-NaN", "inf", "0", "1e3", " 7 ", "-2.5"]),
+    st.floats(0, 1e12).map(repr),
+)
+
+
+@given(
+    rows=st.lists(st.tuples(NAMES, FIELDS, FIELDS), min_size=1, max_size=12),
+    quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+    end=st.sampled_from(["\n", "\r\n"]),
+    last_end=st.booleans(),
+    block=st.integers(1, 5),
+)
+@settings(max_examples=150, deadline=None)
+def test_every_table_that_csv_can_write_is_read_as_csv_reads_it(
+    tmp_path_factory: pytest.TempPathFactory, rows, quoting, end, last_end, block
+) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, quoting=quoting, lineterminator=end)
+    writer.writerows([("x", "name", "y"), *((x, name, y) for name, x, y in rows)])
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    path.write_bytes(text.getvalue().removesuffix("" if last_end else end).encode())
+    blocks = list(read_blocks(path, name="name", numbers=["y", "x"], name_bytes=40, rows=block))
+    names = [name.decode() for found in blocks for name in found.names.tolist()]
+    assert names == [name for name, _, _ in rows]
+    numbers = np.concatenate([found.numbers for found in blocks], axis=1)
+    for row, place in ((0, 2), (1, 1)):
+        for value, written in zip(numbers[row], (one[place] for one in rows), strict=True):
+            if not written:
+                assert np.isnan(value)
+            elif np.isnan(float(written)):
+                assert value == np.inf
+            else:
+                assert value == float(written)
+
+
+def steady(vms=("a", "b"), *, first=1_700_000_000, step=300, unit=1, slots=4):
+    return [f"{(first + step * k) * unit},{vm},50,100,1,2,3,4" for k in range(slots) for vm in vms]
+
+
+@pytest.mark.parametrize(
+    "name", ["büro", "虚拟机", "a,,b", 'a"b', "a\r\nb", "nan", "\x85", "=1", "😀"]
+)
+@pytest.mark.parametrize("others", [["a"], ["a", "x,y"]])
+def test_any_name_is_known_in_every_file(make, tmp_path, name, others) -> None:
+    def quoted(text: str) -> str:
+        return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\n') else text
+
+    vms = [quoted(one) for one in [name, *others]]
+    prefix = make(
+        traces=steady(vms),
+        vms=["vm,host,ncpu,mem_capacity_mb", *(f"{vm},{vm},2,1024" for vm in vms)],
+        lifecycle=[f"{vms[0]},1700000300,reboot"],
+    )
+    dataset = open_dataset(prefix)
+    assert {vm.id for vm in dataset.vms} == {name, *others}
+    assert all(slot.present.all() for slot in dataset.slots())
+    assert [dataset.vms[one.vm].id for one in dataset.operations] == [name]
+
+
+def test_an_empty_name_is_not_the_vm_that_is_called_nan(make) -> None:
+    vms = ["vm,host,ncpu,mem_capacity_mb", "nan,h0,1,1024"]
+    rows = [*steady(["nan"]), "1700009999,,50,100,1,2,3,4"]
+    with pytest.raises(SettingsError, match="VM '' is not in the table"):
+        list(open_dataset(make(traces=rows, vms=vms)).slots())
+
+
+def test_quoted_empty_fields_are_missing_and_no_zeros(make) -> None:
+    rows = ['"1700000000","a","50","","1","2","3","4"', '"1700000300","a","50","","1","","3","4"']
+    slots = list(open_dataset(make(traces=rows)).slots())
+    assert np.isnan(slots[1].column("memory_bytes")[0])
+    assert np.isnan(slots[1].column("disk_write_bytes_per_s")[0])
+    assert slots[0].column("disk_write_bytes_per_s")[0] == 2048.0
+
+
+@pytest.mark.parametrize(
+    ("encoding", "told"),
+    [
+        ("latin-1", "line 6: byte 0xfc, which is not UTF-8. Write the file as UTF-8"),
+        ("utf-16", "it is UTF-16 or no text. Write it as UTF-8"),
+        ("utf-16-le", "it is UTF-16 or no text. Write it as UTF-8"),
+        ("utf-16-be", "it is UTF-16 or no text. Write it as UTF-8"),
+        ("cp1252", "line 6: byte 0xfc, which is not UTF-8"),
+        ("utf-32", "it is UTF-16 or no text"),
+    ],
+)
+@pytest.mark.parametrize("part", ["traces", "vms"])
+def test_other_encodings_are_refused_with_what_to_do(
+    make, tmp_path: Path, encoding: str, told: str, part: str
+) -> None:
+    vms = ["vm,host,ncpu,mem_capacity_mb", *(f"v{k},h,1,1" for k in range(4)), "büro,h,1,1"]
+    rows = ["1700000000,v0,1,1,1,1,1,1"] * 4 + ["1700000300,büro,1,1,1,1,1,1"]
+    prefix = make(traces=rows, vms=vms)
+    text = "\n".join([GAUGES, *rows] if part == "traces" else vms) + "\n"
+    path = tmp_path / f"pack_{part}.csv"
+    (tmp_path / "pack_traces.csv.gz").rename(tmp_path / "pack_traces.gone")
+    (tmp_path / "pack_traces.csv").write_text("\n".join([GAUGES, *rows]) + "\n")
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(SettingsError) as caught:
+        list(open_dataset(prefix).slots())
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ('1700000600,"a,50,100,1,2,3,4', "A quoted field ends with a quote before a comma"),
+        ('1700000600,"a"x,50,100,1,2,3,4', "A quoted field ends with a quote before a comma"),
+        ("1700000600,a,5_0,100,1,2,3,4", "cpu_pct is '5_0', not a number"),
+        ('1700000600,"a","5_0",100,1,2,3,4', "cpu_pct is '5_0', not a number"),
+        ('1700000600,"a",fünf,100,1,2,3,4', "cpu_pct is 'fünf', not a number"),
+        ("1700000600,a,50\0,100,1,2,3,4", "line 10: a NUL byte"),
+        ('1700000600,"a",50,100,1,2,3', "7 fields where the header names 8"),
+    ],
+)
+def test_what_csv_cannot_read_is_told_with_its_line(make, row: str, told: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        list(open_dataset(make(traces=[*steady(), row])).slots())
+    assert told in str(caught.value)
+    assert "line 1" in str(caught.value)
+
+
+UNITS = [("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9)]
+
+
+@pytest.mark.parametrize(("unit", "factor"), UNITS)
+def test_times_in_another_unit_are_refused_with_that_unit(make, unit: str, factor: int) -> None:
+    told = f"it looks like {unit}; divide the times by {factor:,}"
+    with pytest.raises(SettingsError, match=told):
+        open_dataset(make(traces=steady(unit=factor)))
+    late = [*steady(), f"{1_700_003_000 * factor},a,1,1,1,1,1,1"]
+    with pytest.raises(SettingsError, match=f"near line 10: t is .*{told}"):
+        list(open_dataset(make(traces=late)).slots())
+    with pytest.raises(SettingsError, match=f"line 2: t is 1700000300{str(factor)[1:]}, .*{told}"):
+        open_dataset(make(traces=steady(), lifecycle=[f"a,{1_700_000_300 * factor},reboot"]))
+
+
+@pytest.mark.parametrize("column", ["recv_t", "t"])
+@pytest.mark.parametrize(("unit", "factor"), UNITS)
+def test_both_times_of_a_stream_are_seconds(make, column: str, unit: str, factor: int) -> None:
+    times = {"recv_t": 1_700_000_000, "t": 1_700_000_000}
+    times[column] *= factor
+    row = f"{times['recv_t']},{times['t']},a,1,1,1,1,1,1"
+    with pytest.raises(SettingsError, match=f" {column} is .*it looks like {unit}"):
+        open_dataset(make(stream=[row]))
+
+
+@given(st.integers(10**9, 4 * 10**9))
+def test_every_moment_of_this_century_is_seconds_in_seconds_alone(seconds: int) -> None:
+    assert not_seconds(seconds) is None
+    for unit, factor in UNITS:
+        assert unit in (not_seconds(float(seconds) * factor) or "")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -1.0, 1e30, 1e300])
+def test_what_is_no_time_at_all_has_no_unit(value: float) -> None:
+    assert not_seconds(value) == "not a time in seconds since the epoch"
+
+
+def test_milliseconds_that_count_from_zero_and_rounded_times_are_refused(make) -> None:
+    told = "apart, 3,600 s at most. Is t in seconds, and written with all its digits"
+    with pytest.raises(SettingsError, match=told):
+        open_dataset(make(traces=steady(first=0, step=10_000)))
+    rounded = [f"{1_700_000_000 + 10 * k:.5e},{vm},5,1,1,1,1,1" for k in range(2000) for vm in "ab"]
+    with pytest.raises(SettingsError, match=told):
+        open_dataset(make(traces=rounded))
+
+
+@pytest.mark.parametrize("column", ["vm", "host"])
+def test_names_longer_than_any_name_are_refused(make, column: str) -> None:
+    fields = {"vm": "a", "host": "h"} | {column: "n" * 256}
+    vms = ["vm,host,ncpu,mem_capacity_mb", f"{fields['vm']},{fields['host']},1,1"]
+    told = f"line 2: {column} has 256 characters, must have 1 to 255"
+    with pytest.raises(SettingsError, match=told):
+        open_dataset(make(traces=steady([fields["vm"]]), vms=vms))
+
+
+def counted(make, **files: list[str]) -> dict[str, int]:
+    recording = DatasetRecording(open_dataset(make(**files)))
+    for _ in recording.moments():
+        pass
+    figures = recording.figures()
+    kinds = ("used", "repeated", "late", "invalid")
+    assert figures["rows_read"] == sum(figures[f"rows_{kind}"] for kind in kinds)
+    return figures
+
+
+def test_rows_without_one_usable_rate_are_invalid(make) -> None:
+    bad = ["1700001200,a,-1,100,-1,-1,-1,-1", "1700001200,b,,100,,,,", "1700001500,a,,,,,,"]
+    figures = counted(make, traces=[*steady(), *bad])
+    assert (figures["rows_used"], figures["rows_invalid"]) == (8, 3)
+    assert not any(name.startswith("unusable") for name in figures)
+
+
+def test_a_column_without_one_usable_value_is_named(make) -> None:
+    rows = [row.replace(",50,", ",-50,").replace(",4", ",inf") for row in steady()]
+    figures = counted(make, traces=rows)
+    assert figures["unusable_cpu_cores"] == figures["unusable_net_tx_bytes_per_s"] == 8
+    assert figures["rows_used"] == 8
+
+
+@pytest.mark.parametrize("period", [90, 900, 3600])
+@pytest.mark.parametrize("block", [100_000, 37])
+def test_every_row_of_uploads_in_batches_is_counted(
+    make, monkeypatch: pytest.MonkeyPatch, period: int, block: int
+) -> None:
+    small = partial(read_blocks, rows=block)
+    monkeypatch.setattr("connectors.traces.dataset.read_blocks", small)
+    rows = [
+        ((t // period + 1) * period + 1, t, vm)
+        for t in range(1_700_000_000, 1_700_007_200, 10)
+        for vm in "ab"
+    ]
+    stream = [f"{arrived},{t},{vm},{t},{t},0,0,0,1" for arrived, t, vm in rows]
+    figures = counted(make, stream=stream)
+    assert figures["rows_read"] == len(rows)
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 600), st.booleans()), max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_read_is_what_was_used_repeated_late_and_invalid(
+    tmp_path_factory: pytest.TempPathFactory, rows
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    arrivals = sorted((t + delay, t, is_good) for t, delay, is_good in rows)
+    (folder / "any_vms.csv").write_text("vm,host,ncpu,mem_capacity_mb\na,h,1,1\n")
+    text = "recv_t,t,vm,cpu_time_ns,disk_rd_bytes,disk_wr_bytes,net_rx_bytes,net_tx_bytes,mem_kb"
+    begin = [(0, 0, True), (10, 10, True)]
+    for arrived, t, is_good in [*begin, *((a + 10, t, good) for a, t, good in arrivals)]:
+        text += f"\n{arrived},{t},a," + ("1,1,1,1,1,1" if is_good else "-1,-1,,,,1")
+    (folder / "any_stream.csv").write_text(text + "\n")
+    counts = SlotCounts()
+    for _ in open_dataset(folder / "any").slots(counts):
+        pass
+    assert counts.read == len(rows) + 2
+    assert counts.read == counts.used + counts.repeated + counts.late + counts.invalid
+
+
+@pytest.mark.parametrize("cut", [8, 1, 500])
+def test_a_compressed_file_that_is_cut_off_is_told(make, tmp_path: Path, cut: int) -> None:
+    rng = np.random.default_rng(3)
+    rows = [f"{1_700_000_000 + 300 * k},a,{rng.random()},1,1,1,1,1" for k in range(500)]
+    prefix = make(traces=rows)
+    path = tmp_path / "pack_traces.csv.gz"
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(SettingsError, match=r"cut off or damaged .*Copy or write it again"):
+        list(open_dataset(prefix).slots())
+    path.write_bytes(gzip.compress(b""))
+    with pytest.raises(SettingsError, match="its header is empty"):
+        open_dataset(prefix)
