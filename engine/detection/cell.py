@@ -4,9 +4,11 @@ A cell is the unit of state and of common causes. Everything here is a value: ar
 (`Lanes`) and msgspec Structs, so that a snapshot is the state itself.
 """
 
+from collections.abc import Collection
+
 import msgspec
 
-from engine.detection.lanes import Lanes
+from engine.detection.lanes import Lanes, without
 from engine.wire.alert import Alert, SamplePosition
 from engine.wire.frame import PoolSample
 from models.half_space_trees import HalfSpaceForest
@@ -221,6 +223,9 @@ class Totals(msgspec.Struct):
 class Cell:
     """All state of one cell.
 
+    Every VM in `lanes` stands in `vms`, and every key of `lanes` in `nodes`: whoever drops one
+    of them drops what refers to it (`forget_vms`).
+
     Attributes
     ----------
     departed
@@ -278,6 +283,15 @@ class Cell:
         if lanes is None or vm not in lanes.places:
             return None
         return self.nodes[known.node], lanes, lanes.places[vm]
+
+    def forget_vms(self, vms: Collection[bytes]) -> None:
+        """Drop VMs with what was learned of them, also where a node that fell silent lists them."""
+        for vm in vms:
+            self.vms.pop(vm, None)
+            self.watched.discard(vm)
+        for key, lanes in self.lanes.items():
+            if not lanes.places.keys().isdisjoint(vms):
+                self.lanes[key] = without(lanes, vms)
 
     def interval_ms(self) -> int:
         """Return the longest sampling interval of the cell's live nodes."""

@@ -4,7 +4,7 @@ import numpy as np
 
 from engine.detection.cell import Cell, Hole, Node, Vm
 from engine.detection.configuration import Configuration
-from engine.detection.lanes import Lanes, follow_roster
+from engine.detection.lanes import Lanes, follow_roster, without
 from engine.detection.lifecycle import take_events, take_inventory
 from engine.detection.rates import fold_rows
 from engine.detection.sources import Counters
@@ -166,8 +166,13 @@ def _follow(cell: Cell, node: Node, lanes: Lanes, frame: Frame, *, time_ms: int)
             moved.foreign.add(vm)
         elif known.gone_ms:
             known.gone_ms = 0
-            moved.adopt(moved.places[vm], cell.departed, cell.departed.places[vm])
-    left = [vm for vm in lanes.places if vm not in moved.places and cell.vms[vm].node == node.key]
+            if vm in cell.departed.places:
+                moved.adopt(moved.places[vm], cell.departed, cell.departed.places[vm])
+    left = [
+        vm
+        for vm in lanes.places
+        if vm not in moved.places and vm in cell.vms and cell.vms[vm].node == node.key
+    ]
     for vm in left:
         known = cell.vms[vm]
         known.gone_ms = time_ms
@@ -202,13 +207,25 @@ def _claim(cell: Cell, node: Node, lanes: Lanes, frame: Frame) -> None:
         if before is not None and not before[0].silent and not known.gone_ms and not here:
             continue
         if before is not None:
-            _, other, origin = before
+            former, other, origin = before
             lanes.adopt(place, other, origin)
+            _disown(cell, former, other, vm)
         elif vm in cell.departed.places:
             lanes.adopt(place, cell.departed, cell.departed.places[vm])
         known.node = node.key
         known.gone_ms = 0
         lanes.foreign.discard(vm)
+
+
+def _disown(cell: Cell, former: Node, lanes: Lanes, vm: bytes) -> None:
+    """Let a node no longer speak for a VM that another one took over.
+
+    One that is silent may never report again, so that its list would name the VM for ever.
+    """
+    if former.silent:
+        cell.lanes[former.key] = without(lanes, {vm})
+    else:
+        lanes.foreign.add(vm)
 
 
 def set_holds(cell: Cell, held: dict[bytes, bool]) -> None:

@@ -258,6 +258,7 @@ def _believe_life(cell: Cell, vm: Vm) -> None:
 def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
     """Drop what has been settled: VMs long gone, holds that ended, words that grew old."""
     old_ms = time_ms - round(configuration.resolved_kept_s * 1000)
+    forgotten: list[bytes] = []
     for uuid in sorted(cell.watched):
         vm = cell.vms[uuid]
         _believe_life(cell, vm)
@@ -267,8 +268,7 @@ def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
             if until_ms < 0 or until_ms > time_ms
         }
         if vm.gone_ms and vm.gone_ms < old_ms:
-            del cell.vms[uuid]
-            cell.watched.discard(uuid)
+            forgotten.append(uuid)
             continue
         open_incident = cell.incidents.get(key_of("vm", text_of(uuid)))
         busy = (
@@ -284,3 +284,5 @@ def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
         )
         if not busy:
             cell.watched.discard(uuid)
+    if forgotten:
+        cell.forget_vms(forgotten)

@@ -4,7 +4,7 @@ Equal rosters from frame to frame let columns go straight in; another roster cop
 lane, with all it has learned, to its new place or to another node.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import numpy as np
@@ -294,3 +294,8 @@ def follow_roster(lanes: Lanes, roster: bytes) -> Lanes:
         moved.take(targets, lanes, origins)
     moved.foreign = {vm for vm in lanes.foreign if vm in moved.places}
     return moved
+
+
+def without(lanes: Lanes, vms: Collection[bytes]) -> Lanes:
+    """Return lanes of all VMs but these, each with what was learned of it."""
+    return follow_roster(lanes, b"".join(vm for vm in lanes.places if vm not in vms))

@@ -1,6 +1,7 @@
 """Per closed minute and cell: what was expected of each VM and what came, for history."""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -50,10 +51,15 @@ def close_minute(cell: Cell, *, time_ms: int, configuration: Configuration) -> S
         classes=tuple(classes),
         node_load=load,
         nodes={name: _node(cell, name) for name in sorted(cell.lanes)},
-        pool_vms=dict(Counter(pool for vm in cell.vms.values() for pool in vm.pools)),
-        network_vms=dict(Counter(net for vm in cell.vms.values() for net in vm.networks)),
+        pool_vms=_counts(pool for vm in cell.vms.values() for pool in vm.pools),
+        network_vms=_counts(net for vm in cell.vms.values() for net in vm.networks),
         configuration=configuration_hash(configuration),
     )
+
+
+def _counts(names: Iterable[str]) -> dict[str, int]:
+    """Return how often each name stands there, in their order: a restored cell has another one."""
+    return dict(sorted(Counter(names).items()))
 
 
 def _node(cell: Cell, name: str) -> NodeMinute:

@@ -57,7 +57,15 @@ def is_early(
     if node is None or not sample.mono_ns or not (cell.overtaken.late_ms and cell.round_ms):
         return False
     apart_ms = configuration.reorder_s * 1000 + grace_ms(cell, configuration)
-    newest_ms = max(other.event_ms for other in cell.nodes.values() if not other.silent)
+    # A silent node that has just come back counts as silent until the slot closes.
+    newest_ms = max(
+        (
+            other.event_ms
+            for other in cell.nodes.values()
+            if not other.silent or other.key in cell.reported
+        ),
+        default=node.event_ms,
+    )
     if time_ms - since_ms >= apart_ms or newest_ms - sample.event_ms >= apart_ms:
         return False
     return _is_beyond(cell, node, sample, apart_ms, configuration)
@@ -67,7 +75,7 @@ def _is_beyond(
     cell: Cell, node: Node, sample: Sample, apart_ms: float, configuration: Configuration
 ) -> bool:
     """Return whether a sample belongs to a later slot than the one that is open."""
-    opened_ms = min(cell.nodes[key].event_ms for key in cell.reported)
+    opened_ms = min((cell.nodes[key].event_ms for key in cell.reported), default=node.event_ms)
     later_ms = configuration.slot_grace_share * cell.interval_ms()
     if node.key not in cell.reported:
         if not later_ms <= sample.event_ms - opened_ms < apart_ms:

@@ -352,7 +352,7 @@ def _calmest(cell: Cell, node: Node, configuration: Configuration) -> Node | Non
         and other.gauges.get("cpu_busy_ratio", 1.0) < configuration.node_calm_ratio
         and not _is_overloaded(other, configuration)
     ]
-    return min(room)[2] if room else None
+    return min(room, key=lambda one: one[:2])[2] if room else None
 
 
 def _sufferer(cell: Cell, node: Node, lanes: Lanes, configuration: Configuration) -> int | None:

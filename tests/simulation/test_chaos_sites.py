@@ -1,0 +1,10 @@
+"""A short form of `python -m tests.simulation.chaos_sites`."""
+
+import pytest
+
+from tests.simulation.chaos_sites import failures
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 5, 6, 7])
+def test_ordinary_trouble_ends_no_role_and_a_restored_state_goes_on(seed: int) -> None:
+    assert failures(seed, seconds=600.0) == []
