@@ -2,6 +2,8 @@
 
 from engine.detection.configuration import Configuration
 from engine.detection.snapshot import digest, restore, take_snapshot
+from engine.ports import Record
+from engine.wire.alert import Alert
 from tests.unit.engine.detection.frames_by_hand import Bench, cell
 
 # A deleted VM is forgotten after two minutes instead of a quarter of an hour.
@@ -50,8 +52,13 @@ def test_a_lone_node_that_was_silent_may_come_back_with_its_frames_swapped() -> 
 def _swap(bench: Bench) -> None:
     """Let the next two frames of the only place arrive in the wrong order, a second apart."""
     (place,) = bench.places
-    held = []
-    fold, bench.fold = bench.fold, lambda record: held.append(record.value) or []  # type: ignore[method-assign]
+    held: list[bytes] = []
+
+    def hold(record: Record) -> list[Alert]:
+        held.append(record.value)
+        return []
+
+    fold, bench.fold = bench.fold, hold  # type: ignore[method-assign]
     for _ in range(2):
         bench.now_s += bench.interval_s
         bench.sample(place)
