@@ -1,91 +1,34 @@
-"""Sites with ordinary trouble, seeded: what engine, forecaster and historian make of it.
+"""Sites with ordinary trouble, seeded: `tests.simulation.chaos` plays them.
 
 Hosts die and come back, VMs are restarted elsewhere, moved, renamed and deleted, collectors are
-restarted, frames are swapped, doubled and lost, clocks step. Nothing of it may end a role, and a
-state that was restored from a snapshot in the middle goes on bit for bit.
-
-Run `python -m tests.simulation.chaos_sites --sites 500`; a failing seed is played again by
-`--first SEED --sites 1`.
+restarted, frames are swapped, doubled and lost, clocks step.
 """
 
-import argparse
 import random
-import sys
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-import msgspec
-
-from engine.capacity import foretell_state
-from engine.capacity import state as history_state
-from engine.capacity.fold import FrameFold
-from engine.capacity.foretell import Foretelling
-from engine.detection.configuration import Configuration
-from engine.detection.partition import Partition
-from engine.detection.snapshot import digest, restore, take_snapshot
-from engine.errors import RecordRejected
 from engine.ports import Record
 from engine.wire.frame import (
     Event,
     Frame,
-    Header,
-    InventoryItem,
-    PoolSample,
     Role,
     VmRows,
-    decode_frame,
     encode_frame,
 )
-from tests.unit.engine.detection.frames_by_hand import EPOCH_MS, Guest, Place, item
+from tests.simulation.chaos_frames import Host, Later, Telling
+from tests.unit.engine.detection.frames_by_hand import EPOCH_MS, Guest
 
-# What takes a quarter of an hour by default takes minutes here, so that a short play sees the end.
-_SHORT: Final = Configuration(
-    resolved_kept_s=120.0,
-    source_kept_s=60.0,
-    host_member_s=300.0,
-    totals_shared_open_s=300.0,
-)
 _TICK_S: Final = 2.0
 
 
-@dataclass
-class Host(Place):
-    """A node, what its clocks show, and what its frames go through on the way."""
-
-    cell: str = "cell-0"
-    up: bool = True
-    cuts: bool = False
-    wall_shift_ms: int = 0
-    told: int = 0
-    held: list[bytes] = field(default_factory=list)
-    swaps: int = 0
-    doubles: float = 0.0
-    loses: float = 0.0
-    hypervisor: bool = True
-
-
-@dataclass(frozen=True)
-class Later:
-    """Something that is to happen at a time of the play."""
-
-    at_s: float
-    act: Callable[[], None]
-
-
-class Site:
+class Site(Telling):
     """One seeded site: hosts in cells, guests, and the records they leave behind."""
 
     def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
-        chance = self.chance
-        self.interval_s = chance.choice((2.0, 10.0, 10.0, 60.0))
-        self.now_s = 0.0
-        self.log_shift_ms = 0
-        self.records: list[Record] = []
+        chance = random.Random(seed)
+        super().__init__(chance, interval_s=chance.choice((2.0, 10.0, 10.0, 60.0)))
         self.later: list[Later] = []
         self.made = 0
         self.hosts: list[Host] = []
@@ -431,216 +374,5 @@ class Site:
             host.hypervisor = False
             self._in(self.chance.uniform(10, 120), lambda: setattr(host, "hypervisor", True))
 
-    # How it is told -----------------------------------------------------------------------
-
     def _in(self, seconds: float, act: Callable[[], None]) -> None:
         self.later.append(Later(self.now_s + seconds, act))
-
-    def _tell(self, host: Host, kind: str, guest: Guest) -> None:
-        host.tell(kind, guest)
-
-    def _ms(self) -> int:
-        return EPOCH_MS + round(self.now_s * 1000)
-
-    def _header(self, host: Host, *, role: Role, run: str, sequence: int) -> Header:
-        return Header(
-            site="site",
-            zone="zone",
-            cell=host.cell,
-            node=host.name if role == "collector" else f"{role}-{host.name}",
-            role=role,
-            run=run,
-            sequence=sequence,
-            event_time_ns=max(0, (self._ms() + host.wall_shift_ms) * 1_000_000),
-            mono_ns=host.mono_ns,
-            interval_ms=round(self.interval_s * 1000),
-        )
-
-    def _encoded(self, host: Host, *, run: str, sequence: int) -> list[bytes]:
-        """Return a sample as one frame, or as two where the host's samples are cut up."""
-        rows = host.rows() if host.hypervisor else VmRows.empty()
-        half = len(rows) // 2
-        cut = host.cuts and half > 0
-        parts = [rows.select(slice(0, half)), rows.select(slice(half, None))] if cut else [rows]
-        inventory: tuple[InventoryItem, ...] = ()
-        if sequence % 20 == 0 and host.hypervisor:
-            inventory = tuple(item(guest) for guest in host.guests)
-        frames = [
-            Frame(
-                header=self._header(host, role="collector", run=run, sequence=sequence + index),
-                rows=part,
-                events=tuple(host.events) if index == 0 else (),
-                inventory=inventory if index == 0 else (),
-                node={
-                    "cpu_busy_ratio": host.busy,
-                    "hypervisor_reachable": float(host.hypervisor),
-                    **host.gauges,
-                }
-                if index == 0
-                else {},
-                pools=(PoolSample(name="pool-0", capacity_bytes=10**12, available_bytes=10**11),)
-                if index == 0
-                else (),
-            )
-            for index, part in enumerate(parts)
-        ]
-        host.events.clear()
-        return [encode_frame(frame) for frame in frames]
-
-    def _sample(self, host: Host) -> None:
-        if not host.up:
-            return
-        for guest in host.guests:
-            guest.passes(self.interval_s, self.now_s)
-        host.mono_ns += round(self.interval_s * 1e9)
-        values = self._encoded(host, run=host.run, sequence=host.sequence)
-        host.sequence += len(values)
-        for value in values:
-            self._send(host, value)
-
-    def _send(self, host: Host, value: bytes) -> None:
-        if host.swaps:
-            host.held.append(value)
-            if len(host.held) > host.swaps:
-                held, host.held, host.swaps = host.held, [], 0
-                self.chance.shuffle(held)
-                for one in [value, *held[:-1]] if held[-1] is value else held:
-                    self._append(host, one)
-            return
-        if self.chance.random() < host.loses:
-            return
-        self._append(host, value)
-        if self.chance.random() < host.doubles:
-            self._append(host, value)
-
-    def _tick(self) -> None:
-        header = Header(
-            site="site",
-            zone="-",
-            cell="-",
-            node="shell",
-            role="shell",
-            run="shell",
-            sequence=self.made_ticks,
-            event_time_ns=self._ms() * 1_000_000,
-            mono_ns=self._ms() * 1_000_000,
-            interval_ms=1000,
-        )
-        self.made_ticks += 1
-        self._append(None, encode_frame(Frame(header=header, rows=VmRows.empty())))
-
-    made_ticks = 0
-
-    def _append(self, host: Host | None, value: bytes) -> None:
-        self.records.append(
-            Record(
-                topic="flatline.frames.v1",
-                partition=0,
-                offset=len(self.records),
-                time_ms=self._ms() + self.log_shift_ms,
-                key=b"tick" if host is None else host.cell.encode(),
-                value=value,
-            )
-        )
-
-
-def configuration_of(seed: int) -> Configuration:
-    """Return the constants of a seed: three of four sites let time pass faster."""
-    return Configuration() if seed % 4 == 0 else _SHORT
-
-
-def engine_failures(records: list[Record], seed: int, *, stop_at: int) -> Iterator[str]:
-    """Yield how the engine fails at these records, restored from a snapshot at `stop_at`."""
-    configuration = configuration_of(seed)
-    partition = Partition(configuration)
-    restored: Partition | None = None
-    for record in records:
-        if record.offset == stop_at:
-            chunks, manifest = take_snapshot(partition)
-            restored = restore(chunks, manifest, configuration)
-        outputs = partition.fold(record)
-        if restored is not None:
-            again = restored.fold(record)
-            if [one.value for one in again] != [one.value for one in outputs]:
-                yield f"offset {record.offset}: a restored engine says something else"
-                return
-    if restored is not None and digest(restored) != digest(partition):
-        yield "the digest of a restored engine is another one"
-    if not partition.counters.balanced(partition.waiting()):
-        yield f"records are not accounted for: {msgspec.to_builtins(partition.counters)}"
-
-
-def forecaster_failures(records: list[Record], *, stop_at: int) -> Iterator[str]:
-    """Yield how the forecaster fails at these records, restored in the middle."""
-    state, restored = Foretelling(), None
-    for record in records:
-        if record.offset == stop_at:
-            taken = foretell_state.take_state(state)
-            restored = foretell_state.restore_state(dict(enumerate(taken.chunks)), taken.manifest)
-        state.fold(record)
-        if restored is not None:
-            restored.fold(record)
-    if restored is not None and foretell_state.digest(restored) != foretell_state.digest(state):
-        yield "the digest of a restored forecaster is another one"
-
-
-def historian_failures(records: list[Record], *, stop_at: int) -> Iterator[str]:
-    """Yield how the historian's fold fails at these records, restored in the middle."""
-    fold, restored = FrameFold(), None
-    for record in records:
-        if record.offset == stop_at:
-            taken = history_state.take_state(fold)
-            restored = history_state.restore(dict(enumerate(taken.chunks)), taken.manifest)
-        try:
-            frame = decode_frame(record.value)
-        except RecordRejected:
-            continue
-        fold.fold(frame, time_ms=record.time_ms)
-        if restored is not None:
-            restored.fold(frame, time_ms=record.time_ms)
-    if restored is not None:
-        ends = [history_state.take_state(one).chunks for one in (fold, restored)]
-        if ends[0] != ends[1]:
-            yield "the state of a restored historian is another one"
-
-
-def failures(seed: int, *, seconds: float = 1_800.0) -> list[str]:
-    """Play a seed's site; return what failed, nothing where all held."""
-    records = Site(seed).play(seconds)
-    stop_at = random.Random(seed + 1).randrange(len(records))
-    plays: tuple[tuple[str, Callable[[], Iterator[str]]], ...] = (
-        ("engine", lambda: engine_failures(records, seed, stop_at=stop_at)),
-        ("forecaster", lambda: forecaster_failures(records, stop_at=stop_at)),
-        ("historian", lambda: historian_failures(records, stop_at=stop_at)),
-    )
-    found: list[str] = []
-    for role, play in plays:
-        try:
-            found += [f"{role}: {text}" for text in play()]
-        except Exception as error:  # noqa: BLE001 - any escape at all is a death
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{last.filename.rpartition('/')[2]}:{last.lineno}"
-            found.append(f"{role} died: {type(error).__name__}: {error} at {where}")
-    return found
-
-
-def main() -> None:
-    """Play as many sites as asked for; end with 1 where one failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sites", type=int, default=500)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=1_800.0)
-    asked = parser.parse_args()
-    began_s, bad = time.perf_counter(), 0
-    for seed in range(asked.first, asked.first + asked.sites):
-        found = failures(seed, seconds=asked.seconds)
-        bad += bool(found)
-        for text in found:
-            sys.stdout.write(f"seed {seed}: {text}\n")
-    took_s = time.perf_counter() - began_s
-    sys.stdout.write(f"{asked.sites} sites, {bad} failed, {took_s:.0f} s\n")
-    sys.exit(bool(bad))
-
-
-if __name__ == "__main__":
-    main()

@@ -17,7 +17,7 @@ def _unlisted(bench: Bench) -> set[bytes]:
 
 
 def test_a_vm_restarted_elsewhere_and_then_deleted_leaves_nothing_on_its_dead_node() -> None:
-    bench, guests = cell(4, nodes=2, configuration=SHORT)
+    bench, _ = cell(4, nodes=2, configuration=SHORT)
     bench.run(60.0)
     alive, dead = bench.places
     dead.reachable = False

@@ -1,8 +1,8 @@
-"""A short form of `python -m tests.simulation.chaos_sites`."""
+"""A short form of `python -m tests.simulation.chaos`."""
 
 import pytest
 
-from tests.simulation.chaos_sites import failures
+from tests.simulation.chaos import failures
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 5, 6, 7])

@@ -1,0 +1,146 @@
+"""Plays seeded sites with ordinary trouble through engine, forecaster and historian.
+
+Nothing of it may end a role, and a state that was restored from a snapshot in the middle goes on
+bit for bit. Run `python -m tests.simulation.chaos --sites 500`; a failing seed is played again by
+`--first SEED --sites 1`.
+"""
+
+import argparse
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import msgspec
+
+from engine.capacity import foretell, foretell_state
+from engine.capacity import state as history_state
+from engine.capacity.fold import FrameFold
+from engine.capacity.foretell import Foretelling
+from engine.detection.compiled import compile_kernels
+from engine.detection.configuration import Configuration
+from engine.detection.partition import Partition
+from engine.detection.snapshot import digest, restore, take_snapshot
+from engine.errors import RecordRejected
+from engine.kept_kernels import compile_kept, users_folder
+from engine.ports import Record
+from engine.wire.frame import decode_frame
+from tests.simulation.chaos_sites import Site
+
+# What takes a quarter of an hour by default takes minutes here, so that a short play sees the end.
+_SHORT: Final = Configuration(
+    resolved_kept_s=120.0,
+    source_kept_s=60.0,
+    host_member_s=300.0,
+    totals_shared_open_s=300.0,
+)
+
+
+def configuration_of(seed: int) -> Configuration:
+    """Return the constants of a seed: three of four sites let time pass faster."""
+    return Configuration() if seed % 4 == 0 else _SHORT
+
+
+def engine_failures(records: list[Record], seed: int, *, stop_at: int) -> Iterator[str]:
+    """Yield how the engine fails at these records, restored from a snapshot at `stop_at`."""
+    configuration = configuration_of(seed)
+    partition = Partition(configuration)
+    restored: Partition | None = None
+    for record in records:
+        if record.offset == stop_at:
+            chunks, manifest = take_snapshot(partition)
+            restored = restore(chunks, manifest, configuration)
+        outputs = partition.fold(record)
+        if restored is not None:
+            again = restored.fold(record)
+            if [one.value for one in again] != [one.value for one in outputs]:
+                yield f"offset {record.offset}: a restored engine says something else"
+                return
+    if restored is not None and digest(restored) != digest(partition):
+        yield "the digest of a restored engine is another one"
+    if not partition.counters.balanced(partition.waiting()):
+        yield f"records are not accounted for: {msgspec.to_builtins(partition.counters)}"
+
+
+def forecaster_failures(records: list[Record], *, stop_at: int) -> Iterator[str]:
+    """Yield how the forecaster fails at these records, restored in the middle."""
+    state, restored = Foretelling(), None
+    for record in records:
+        if record.offset == stop_at:
+            taken = foretell_state.take_state(state)
+            restored = foretell_state.restore_state(dict(enumerate(taken.chunks)), taken.manifest)
+        state.fold(record)
+        if restored is not None:
+            restored.fold(record)
+    if restored is not None and foretell_state.digest(restored) != foretell_state.digest(state):
+        yield "the digest of a restored forecaster is another one"
+
+
+def historian_failures(records: list[Record], *, stop_at: int) -> Iterator[str]:
+    """Yield how the historian's fold fails at these records, restored in the middle."""
+    fold, restored = FrameFold(), None
+    for record in records:
+        if record.offset == stop_at:
+            taken = history_state.take_state(fold)
+            restored = history_state.restore(dict(enumerate(taken.chunks)), taken.manifest)
+        try:
+            frame = decode_frame(record.value)
+        except RecordRejected:
+            continue
+        fold.fold(frame, time_ms=record.time_ms)
+        if restored is not None:
+            restored.fold(frame, time_ms=record.time_ms)
+    if restored is not None:
+        ends = [history_state.take_state(one).chunks for one in (fold, restored)]
+        if ends[0] != ends[1]:
+            yield "the state of a restored historian is another one"
+
+
+def failures(seed: int, *, seconds: float = 1_800.0) -> list[str]:
+    """Play a seed's site; return what failed, nothing where all held."""
+    records = Site(seed).play(seconds)
+    stop_at = random.Random(seed + 1).randrange(len(records))
+    plays: tuple[tuple[str, Callable[[], Iterator[str]]], ...] = (
+        ("engine", lambda: engine_failures(records, seed, stop_at=stop_at)),
+        ("forecaster", lambda: forecaster_failures(records, stop_at=stop_at)),
+        ("historian", lambda: historian_failures(records, stop_at=stop_at)),
+    )
+    found: list[str] = []
+    for role, play in plays:
+        try:
+            found += [f"{role}: {text}" for text in play()]
+        except Exception as error:  # noqa: BLE001 - any escape at all is a death
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{last.filename.rpartition('/')[2]}:{last.lineno}"
+            found.append(f"{role} died: {type(error).__name__}: {error} at {where}")
+    return found
+
+
+def _compile() -> None:
+    compile_kernels()
+    foretell.compile_kernels()
+
+
+def main() -> None:
+    """Play as many sites as asked for; end with 1 where one failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sites", type=int, default=500)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=1_800.0)
+    asked = parser.parse_args()
+    compile_kept(_compile, users_folder())
+    began_s, bad = time.perf_counter(), 0
+    for seed in range(asked.first, asked.first + asked.sites):
+        found = failures(seed, seconds=asked.seconds)
+        bad += bool(found)
+        for text in found:
+            sys.stdout.write(f"seed {seed}: {text}\n")
+    took_s = time.perf_counter() - began_s
+    sys.stdout.write(f"{asked.sites} sites, {bad} failed, {took_s:.0f} s\n")
+    sys.exit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()
