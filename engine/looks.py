@@ -1,43 +1,129 @@
 """The live VM as an agent sees it, and what a look at it allows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+# So long before the call the last look may have been asked for: it takes 10 ms, ten times that on
+# a busy node, and what happens to a guest in between could not be seen.
+LAST_LOOK_S: Final = 0.1
+
+# Why the VM is in its state: `crashed` is that its own crash put it there.
+StateReason = Literal["unknown", "crashed", "other"]
+# What a guest's own device told the hypervisor.
+GuestReport = Literal["panicked", "watchdog"]
+# `silent` is an answer that was had before, within the time in which it counts, and is not now.
+Sign = Literal["unknown", "answered", "silent"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """The live VM as the agent sees it, at one moment.
+    """The live VM as the agent sees it, at one moment; no field may be left out.
 
-    Counters are cumulative since `instance` began. None means the hypervisor does not
-    know: no such device, or the monitor did not answer. `vcpu_delay_ns` is for how long each
-    vCPU waited for a core, in the order of `vcpu_time_ns`; empty is unknown. `opted_out` says
-    that the VM's definition forbids actions on it as of now. `uncounted` names a device of the
-    VM whose traffic no counter here shows; None is that all of it is counted.
+    Counters are cumulative since `instance` began. None means that it could not be read: no such
+    device, or the monitor did not answer. What could not be read speaks against a call.
+
+    Attributes
+    ----------
+    mono_ns, wall_ms
+        When the counters were asked for, by the node's monotonic and wall clock.
+    state, state_reason
+        As `engine.wire.metrics.VM_STATES`, and why.
+    monitor_answered
+        Whether qemu's monitor answered; None is not known.
+    job_active
+        Whether a job runs on the VM; None is not known.
+    boots_seen
+        How many resets and reboots of the VM this connection was told of.
+    reported
+        What the guest's own device told this node's hypervisor since the guest's last boot;
+        None where this connection heard nothing.
+    tenant, group, opted_out
+        What the VM's definition says as of now; `opted_out` is that it forbids actions.
+    uncounted
+        A device of the VM whose traffic no counter here shows; None is that all is counted.
+    vcpus
+        How many vCPUs are plugged in.
+    vcpu_time_ns, vcpu_delay_ns
+        What each vCPU ran, and for how long it waited for a core, in the same order; empty is
+        unknown.
+    balloon_last_update_s, balloon_period_s
+        When the guest last reported its memory (s since the epoch), and how often it is asked
+        to (s); 0 is never asked.
+    kvm_irq_injections, kvm_io_exits
+        Interrupts given to the guest, and its exits for I/O, over all vCPUs.
     """
 
     vm: bytes
     instance: int
     mono_ns: int
-    state: str  # as `engine.wire.frame.VM_STATES`
-    job_active: bool
+    wall_ms: int
+    state: str
+    state_reason: StateReason
+    monitor_answered: bool | None
+    job_active: bool | None
+    boots_seen: int
+    reported: GuestReport | None
+    tenant: str | None
+    group: str | None
+    opted_out: bool
+    uncounted: str | None
+    vcpus: int | None
     vcpu_time_ns: tuple[int, ...]
+    vcpu_delay_ns: tuple[int, ...]
     cpu_time_ns: int | None
     block_rd_reqs: int | None
     block_wr_reqs: int | None
+    block_rd_bytes: int | None
     block_wr_bytes: int | None
     net_tx_pkts: int | None
+    net_tx_bytes: int | None
     balloon_last_update_s: int | None
-    extra: Mapping[str, str] = field(default_factory=dict)
-    vcpu_delay_ns: tuple[int, ...] = ()
-    opted_out: bool = False
-    block_rd_bytes: int | None = None
-    net_tx_bytes: int | None = None
-    uncounted: str | None = None
+    balloon_period_s: int | None
+    kvm_irq_injections: int | None
+    kvm_io_exits: int | None
+
+
+class Rest(NamedTuple):
+    """For how long a vCPU has gained exactly nothing, and the longest time it did and ran again.
+
+    In s, by the node's own watch of this run of the VM.
+    """
+
+    still_s: float
+    longest_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signs:
+    """What the node's own watch knows of a guest's signs of life, as of the look.
+
+    Attributes
+    ----------
+    probe
+        Answers to neighbour requests over the node's bridge.
+    agent
+        Answers of the guest agent.
+    console_panic
+        Whether the serial console shows that the kernel panicked, since the last boot.
+    rests
+        By place in `Look.vcpu_time_ns`; empty where the node has not watched the vCPUs.
+    """
+
+    probe: Sign = "unknown"
+    agent: Sign = "unknown"
+    console_panic: bool = False
+    rests: Mapping[int, Rest] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """What a look allows: a call to run `instance` of the VM, sent within `within_s`."""
+    """What a look allows: a call to run `instance` of the VM, sent within `within_s`.
+
+    `last_check` is asked in the calling thread about one more look, taken at most
+    `LAST_LOOK_S` before the call: a sentence forbids the call, None allows it.
+    """
 
     instance: int
     within_s: float
+    last_check: Callable[[Look], str | None]

@@ -48,12 +48,14 @@ _LOOK: Final = (
     "_enough", "_same_vm", "_same_run", "_open_to_actions", "_monitor_answers", "_no_job",
     "_running_or_crashed", "_running", "_every_device_counts", "_stands_still",
     "_still_since_judged", "_balloon_is_stale", "_balloon_silent_since_judged", "_same_shape",
-    "_requests_complete",
+    "_requests_complete", "_same_owner", "_not_booted", "_dead_vcpus_stand_still",
+    "_no_sign_of_life", "_second_witness",
 )  # fmt: skip
 _ACT: Final = "engine/roles/act.py"
 _CLOCKS: Final = ("tests/unit/engine/roles/test_act_clocks.py",)
 _MEMORY: Final = ("tests/unit/engine/roles/test_act_memory.py",)
 _RESUMES: Final = ("tests/unit/engine/roles/test_act_resumes.py",)
+_LOOKS: Final = ("tests/contracts/look",)
 _PLAN: Final = "engine/action/planner.py"
 _DISKS: Final = "connectors/libvirt/disks.py"
 _ADVANCE: Final = "engine/action/advance.py"
@@ -161,8 +163,85 @@ MUTANTS: Final = (
     ),
     Mutant(
         "any pause is taken for that of a reset", "engine/action/look.py",
-        '    paused = look.state == "paused" and look.extra.get("state_reason") == "crashed"\n',
+        '    paused = look.state == "paused" and look.state_reason == "crashed"\n',
         '    paused = look.state == "paused"\n', _RESUMES,
+    ),
+    Mutant(
+        "a monitor of which nothing is known answers", "engine/action/look.py",
+        "look.monitor_answered is True for", "look.monitor_answered is not False for",
+    ),
+    Mutant(
+        "a job of which nothing is known is none", "engine/action/look.py",
+        "all(look.job_active is False for", "not any(look.job_active for",
+    ),
+    Mutant(
+        "a state without a reason is believed", "engine/action/look.py",
+        ' or look.state_reason == "unknown":', ":",
+    ),
+    Mutant(
+        "the order's word that the guest crashed excuses its writes", "engine/action/look.py",
+        "    if judged is None or seen.told:\n",
+        "    if judged is None or seen.order.attested:\n",
+    ),
+    Mutant(
+        "the order's word excuses a device without counters", "engine/action/look.py",
+        "if devices and not seen.crashed else None",
+        "if devices and not seen.order.attested else None",
+    ),
+    Mutant(
+        "the guest's own word excuses a device without counters", "engine/action/look.py",
+        "if devices and not seen.crashed else None", "if devices and not seen.told else None",
+    ),
+    Mutant(
+        "one vCPU is its own witness", "engine/action/witnesses.py",
+        "whole and len(last.vcpu_time_ns) > 1 and vcpus", "whole and vcpus",
+    ),
+    Mutant(
+        "a vCPU of which nothing is told stands still", "engine/action/witnesses.py",
+        "len(first.vcpu_time_ns) == first.vcpus == last.vcpus == len(last.vcpu_time_ns)", "True",
+    ),
+    Mutant(
+        "a vCPU that rests as it did before is a witness", "engine/action/witnesses.py",
+        "max(least_s, _REST_FACTOR * rest.longest_s)", "least_s",
+    ),
+    Mutant(
+        "a look tells a halt from rest", "engine/action/witnesses.py",
+        '        return shape != "idle" and not signs.rests\n', "        return True\n",
+    ),
+    Mutant(
+        "a balloon that was never asked is late", "engine/action/witnesses.py",
+        "    if not look.balloon_period_s or look.balloon_last_update_s is None:\n",
+        "    if look.balloon_last_update_s is None:\n",
+    ),
+    Mutant(
+        "the last look forbids nothing", "connectors/libvirt/verbs.py",
+        "            why = permit.last_check(look)\n", "            why = None\n",
+        ("tests/unit/connectors/libvirt/test_verbs.py",),
+    ),
+    Mutant(
+        "the last look may be old", "connectors/libvirt/verbs.py",
+        " or time.monotonic_ns() - look.mono_ns <= LAST_LOOK_S * 1e9:", " or look:",
+        ("tests/unit/connectors/libvirt/test_verbs.py",),
+    ),
+    Mutant(
+        "what is asked last is asked of no rule", "engine/action/look.py",
+        "            if said is not None:\n                return SENTENCES",
+        "            if False:\n                return SENTENCES",
+    ),
+    Mutant(
+        "the agent hands no last check on", _ACT,
+        "Permit(order.instance, send_within_s, last_check(order, looks))",
+        "Permit(order.instance, send_within_s, lambda _look: None)",
+        ("tests/unit/engine/roles/test_act_permits.py",),
+    ),
+    Mutant(
+        "what was heard before libvirtd went is still believed", "connectors/libvirt/heard.py",
+        "            self._reports.clear()\n", "            pass\n", _LOOKS,
+    ),
+    Mutant(
+        "a boot leaves the panic before it standing", "connectors/libvirt/heard.py",
+        "self._boots[vm] = self._number\n                self._reports.pop(vm, None)\n",
+        "self._boots[vm] = self._number\n", _LOOKS,
     ),
     Mutant(
         "another run of the VM is resumed", "engine/action/look.py",

@@ -176,6 +176,11 @@ def vcpu_delays(stats: Stats) -> dict[int, int]:
     return dict(_vcpu_field(stats, "delay"))
 
 
+def kvm_total(stats: Stats, name: str) -> int | None:
+    """Return one of KVM's own counts by its column, None unless every vCPU tells it."""
+    return _vcpu_total(stats, _KVM_SUMS[name])
+
+
 def block_total(stats: Stats, field: str) -> int | None:
     """Return a counter summed over all disks, None when no disk tells it."""
     return _device_total(stats, "block", field)

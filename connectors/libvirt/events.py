@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from connectors.libvirt.binding import Connection, Domain
 from engine.wire.frame import Event
@@ -105,6 +105,16 @@ def lifecycle_kind(event: int, detail: int) -> tuple[str, str] | None:
     return _DETAILED_KINDS.get((kind, meaning), kind), meaning
 
 
+class Hearer(Protocol):
+    """Whoever is told of events, in libvirt's own thread."""
+
+    def add(
+        self, kind: str, *, vm: bytes | None = None, detail: Mapping[str, str] | None = None
+    ) -> None:
+        """Take one event in."""
+        ...
+
+
 class EventQueue:
     """Holds events between two samples; safe to fill from any thread.
 
@@ -157,7 +167,7 @@ class EventQueue:
         )
 
 
-def register(connection: Connection, queue: EventQueue) -> list[int]:
+def register(connection: Connection, queue: Hearer) -> list[int]:
     """Make libvirt fill the queue; return what `unregister` takes.
 
     Callbacks run in libvirt's event loop: they append and return.
@@ -190,13 +200,13 @@ def register(connection: Connection, queue: EventQueue) -> list[int]:
     ]
 
 
-def _on_lifecycle(queue: EventQueue, domain: Domain, *, event: int, detail: int) -> None:
+def _on_lifecycle(queue: Hearer, domain: Domain, *, event: int, detail: int) -> None:
     told = lifecycle_kind(event, detail)
     if told is not None:
         queue.add(told[0], vm=domain.UUID(), detail={"reason": told[1]})
 
 
-def _on_agent(queue: EventQueue, domain: Domain, state: int) -> None:
+def _on_agent(queue: Hearer, domain: Domain, state: int) -> None:
     if state in _AGENT_STATES:
         queue.add(_AGENT_STATES[state], vm=domain.UUID())
 

@@ -45,7 +45,6 @@ def read_vm(xml: str, *, vm: bytes, pool_targets: Mapping[str, str]) -> Inventor
     """
     domain = ElementTree.fromstring(xml)
     marks = read_marks(domain)
-    period = domain.find("devices/memballoon/stats")
     return InventoryItem(
         vm=vm,
         name=domain.findtext("name", ""),
@@ -59,7 +58,7 @@ def read_vm(xml: str, *, vm: bytes, pool_targets: Mapping[str, str]) -> Inventor
         nics=_nics(domain),
         panic_device=_has_panic_device(domain),
         watchdog=domain.find("devices/watchdog") is not None,
-        balloon_period_s=_whole(period.get("period")) or 0 if period is not None else 0,
+        balloon_period_s=_balloon_period_s(domain) or 0,
         guest_agent=_has_guest_agent(domain),
     )
 
@@ -76,6 +75,42 @@ def agreed(marks: Mapping[str, str], what: str) -> bool:
     Only the one word does: a typing error must not open a VM to anything.
     """
     return marks.get(what) == "yes"
+
+
+class Definition(NamedTuple):
+    """What the agent asks of a VM's live definition.
+
+    `uncounted` is a device whose traffic libvirt does not count, None where there is none.
+    `balloon_period_s` is None where the VM has no balloon that could report, 0 where it has one
+    that is never asked.
+    """
+
+    tenant: str | None
+    group: str | None
+    actionable: bool
+    mirrored: bool
+    uncounted: str | None
+    balloon_period_s: int | None
+
+
+def read_definition(xml: str, *, counted_nics: int) -> Definition:
+    """Return what the agent asks of a VM's live definition, read once.
+
+    Parameters
+    ----------
+    counted_nics
+        How many of the VM's network cards tell what it sent.
+    """
+    domain = ElementTree.fromstring(xml)
+    marks = read_marks(domain)
+    return Definition(
+        tenant=marks.get("tenant") or None,
+        group=marks.get("group") or None,
+        actionable=agreed(marks, "actionable"),
+        mirrored=_has_mirror(domain),
+        uncounted=_uncounted_device(domain, counted_nics=counted_nics),
+        balloon_period_s=_balloon_period_s(domain),
+    )
 
 
 class PoolDefinition(NamedTuple):
@@ -101,29 +136,17 @@ def read_host_uuid(capabilities_xml: str) -> str:
     return ElementTree.fromstring(capabilities_xml).findtext("host/uuid", "")
 
 
-def is_actionable(xml: str) -> bool:
-    """Return whether the VM's owner agreed to actions on it."""
-    return agreed(read_marks(ElementTree.fromstring(xml)), "actionable")
+def _has_mirror(domain: ElementTree.Element) -> bool:
+    return domain.find("devices/disk/mirror") is not None
 
 
-def has_mirror(xml: str) -> bool:
-    """Return whether a disk is being copied or committed, which no job of the VM shows."""
-    return ElementTree.fromstring(xml).find("devices/disk/mirror") is not None
-
-
-def uncounted_device(xml: str, *, counted_nics: int) -> str | None:
+def _uncounted_device(domain: ElementTree.Element, *, counted_nics: int) -> str | None:
     """Return a device through which the VM works unseen; None where libvirt counts all traffic.
 
     A device of the host that was handed to the guest, a shared folder, and a disk or network
     card that is served by another process than qemu have no counter (libvirt's
     `virConnectGetAllDomainStats` leaves them out).
-
-    Parameters
-    ----------
-    counted_nics
-        How many of the VM's network cards tell what it sent.
     """
-    domain = ElementTree.fromstring(xml)
     for what in ("hostdev", "filesystem"):
         if domain.find(f"devices/{what}") is not None:
             return what
@@ -132,6 +155,14 @@ def uncounted_device(xml: str, *, counted_nics: int) -> str | None:
             return f"{disk.get('type')} disk"
     uncounted = len(domain.findall("devices/interface")) > counted_nics
     return "network card without counters" if uncounted else None
+
+
+def _balloon_period_s(domain: ElementTree.Element) -> int | None:
+    balloon = domain.find("devices/memballoon")
+    if balloon is None or balloon.get("model") == "none":
+        return None
+    stats = balloon.find("stats")
+    return (_whole(stats.get("period")) or 0) if stats is not None else 0
 
 
 def _vcpus(domain: ElementTree.Element) -> int | None:

@@ -4,8 +4,6 @@ There is no verb that ends, removes, changes or starts a VM, and none may be add
 test reads this package's syntax tree for their names.
 """
 
-import math
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -20,33 +18,21 @@ from connectors.libvirt.binding import (
     Connection,
     Domain,
     Library,
-    Stats,
     error_code,
     load,
 )
 from connectors.libvirt.calls import Call, first_returned
-from connectors.libvirt.decoding import (
-    balloon_last_update_s,
-    block_total,
-    counted_nics,
-    instance_of,
-    monitor_answered,
-    net_total,
-    plain_counter,
-    state_of,
-    vcpu_delays,
-    vcpu_times,
-)
 from connectors.libvirt.disks import DiskMove, end_left_copy
-from connectors.libvirt.inventory import has_mirror, is_actionable, uncounted_device
+from connectors.libvirt.events import register
+from connectors.libvirt.heard import Heard
 from connectors.libvirt.link import Link, Session
 from connectors.libvirt.migration import Watch, found_again
 from connectors.libvirt.node import NodeReader
-from connectors.libvirt.polling import NOWAIT, STATS
+from connectors.libvirt.request import Request
+from connectors.libvirt.sight import instance, see
 from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
-from engine.looks import Look, Permit
+from engine.looks import LAST_LOOK_S, Look, Permit
 from engine.wire.frame import UUID_BYTES
-from engine.wire.metrics import VM_STATES
 
 T = TypeVar("T")
 
@@ -54,11 +40,6 @@ DEFAULT_URI: Final = "qemu:///system"
 # A look takes 10 ms. The agent takes two, at least 4 s apart, within 10 s of its call: one
 # that needs longer than this is no look at the VM as it is now.
 LOOK_DEADLINE_S: Final = 3.0
-# NOWAIT does not wait for whoever holds a VM: the collector's poll, a screenshot, the end of a
-# copy hold it for some 10 ms each, ten times that on a busy node. Half a second tells them from a
-# monitor that hangs, and leaves the look most of its deadline.
-_HELD_TRIES: Final = 5
-_HELD_PAUSE_S: Final = 0.1
 # libvirt itself gives up waiting for a VM's job after 30 s and says so, which is an answer;
 # a shorter deadline would turn it into an unknown outcome.
 VERB_DEADLINE_S: Final = 35.0
@@ -109,36 +90,6 @@ class MigrationTarget:
     bandwidth_mib_s: int | None = None
 
 
-class _Request:
-    """Decides, once, between a thread that sends a verb and a caller who gives it up."""
-
-    def __init__(self, *, within_s: float | None) -> None:
-        self._guard = threading.Lock()
-        self._fate = ""
-        self._not_after_s = math.inf if within_s is None else time.monotonic() + within_s
-
-    @property
-    def late(self) -> bool:
-        """Whether the verb was not sent because it was too late for it."""
-        return self._fate == "late"
-
-    def send(self) -> bool:
-        """Return whether the verb may be sent; from then on it cannot be withdrawn."""
-        if time.monotonic() > self._not_after_s:
-            self._settle("late")
-            return False
-        return self._settle("sent")
-
-    def withdraw(self) -> bool:
-        """Return whether the verb was not sent, and now never will be."""
-        return self._settle("withdrawn") or self.late
-
-    def _settle(self, fate: str) -> bool:
-        with self._guard:
-            self._fate = self._fate or fate
-            return self._fate == fate
-
-
 class LibvirtVerbs:
     """The `Verbs` of one node.
 
@@ -160,7 +111,10 @@ class LibvirtVerbs:
         self._targets = dict(targets or {})
         self._uri = uri
         boot_id = (node if node is not None else NodeReader()).boot_id()
-        self._link = Link(self._library, uri, read_only=False, boot_id=boot_id)
+        self._heard = Heard()
+        self._link = Link(
+            self._library, uri, read_only=False, boot_id=boot_id, register=self._listen
+        )
         self._migrating: set[bytes] = set()
 
     async def __aenter__(self) -> Self:
@@ -179,6 +133,10 @@ class LibvirtVerbs:
     async def reach(self) -> None:
         """See `engine.ports.Verbs`."""
         await self._link.session()
+
+    def _listen(self, connection: Connection) -> list[int]:
+        self._heard.begin()
+        return register(connection, self._heard)
 
     async def look(self, vm: bytes) -> Look:
         """Return the VM as it is now.
@@ -364,7 +322,7 @@ class LibvirtVerbs:
     ) -> None:
         """Carry out a verb that may change the VM, once it says that it begins to."""
         what = f"{what} of VM {vm.hex()}"
-        request = _Request(within_s=None if permit is None else permit.within_s)
+        request = Request(within_s=None if permit is None else permit.within_s)
         try:
             session = await self._link.session()
         except HypervisorUnreachable as error:
@@ -373,9 +331,21 @@ class LibvirtVerbs:
 
         def work(connection: Connection) -> None:
             domain = connection.lookupByUUID(_checked(vm))
-            if permit is not None and _instance(domain, session.host_mark) != permit.instance:
+            if (
+                permit is not None
+                and instance(domain, host_mark=session.host_mark) != permit.instance
+            ):
                 raise VerbRefused(f"{what} was not sent: the VM was started anew since")
-            verb(connection, domain, request.send)
+
+            def send() -> bool:
+                why = permit and self._forbids(
+                    permit, connection, domain, session.host_mark, request
+                )
+                if why:
+                    raise VerbRefused(f"{what} was not sent: {why}")
+                return request.send()
+
+            verb(connection, domain, send)
             if request.late:
                 raise VerbRefused(
                     f"{what} was not sent: when {self._uri} answered, the look was too old or the"
@@ -397,6 +367,10 @@ class LibvirtVerbs:
             raise HypervisorUnreachable(
                 f"{what}: no answer from {self._uri} within {deadline_s:.0f} s; it may still happen"
             )
+        self._end_of(call, what=what, unsent=unsent)
+
+    def _end_of(self, call: Call[None], *, what: str, unsent: bool) -> None:
+        """Raise what a verb that returned must be told as; return where it was done."""
         try:
             call.result()
         except self._library.libvirtError as error:
@@ -408,51 +382,28 @@ class LibvirtVerbs:
                 raise VerbRefused(f"{what} was refused: {error}") from error
             raise HypervisorUnreachable(f"{what}: outcome unknown: {error}") from error
 
-    def _look(self, connection: Connection, domain: Domain, host_mark: int) -> Look:
-        vm = domain.UUID()
-        domain, stats = self._statistics(connection, domain)
-        mono_ns = time.monotonic_ns()
-        state = state_of(stats)
-        reported = (state or 0, plain_counter(stats, "state.reason") or 0)
-        answered = monitor_answered(stats)
-        times, delays = vcpu_times(stats), vcpu_delays(stats)
-        xml = domain.XMLDesc()
-        return Look(
-            vm=vm,
-            instance=_instance(domain, host_mark),
-            mono_ns=mono_ns,
-            state=VM_STATES[state if state is not None else 0],
-            # Whoever holds the monitor is at work on the VM.
-            job_active=not answered or _has_job(domain, xml),
-            vcpu_time_ns=tuple(times.values()),
-            vcpu_delay_ns=tuple(delays[number] for number in times if number in delays),
-            cpu_time_ns=plain_counter(stats, "cpu.time"),
-            block_rd_reqs=block_total(stats, "rd.reqs"),
-            block_wr_reqs=block_total(stats, "wr.reqs"),
-            block_wr_bytes=block_total(stats, "wr.bytes"),
-            net_tx_pkts=net_total(stats, "tx.pkts"),
-            balloon_last_update_s=balloon_last_update_s(stats),
-            extra={
-                # Numbers of libvirt end here: `engine.action.look` reads the word.
-                "state_reason": "crashed" if resets.crashed(reported) else str(reported[1]),
-                "monitor": "answers" if answered else "silent",
-            },
-            opted_out=not is_actionable(xml),
-            block_rd_bytes=block_total(stats, "rd.bytes"),
-            net_tx_bytes=net_total(stats, "tx.bytes"),
-            uncounted=uncounted_device(xml, counted_nics=counted_nics(stats)),
-        )
+    def _forbids(
+        self,
+        permit: Permit,
+        connection: Connection,
+        domain: Domain,
+        host_mark: int,
+        request: Request,
+    ) -> str | None:
+        """Return why the VM as it is now forbids the call, None if it does not.
 
-    def _statistics(self, connection: Connection, domain: Domain) -> tuple[Domain, Stats]:
-        """Return what libvirt tells of a VM, asked again while its monitor is only held."""
-        for pause_s in (*(_HELD_PAUSE_S,) * _HELD_TRIES, None):
-            records = connection.domainListGetStats([domain], STATS, NOWAIT)
-            if not records:
-                raise VmNotFound(f"VM {domain.UUID().hex()} has gone from {self._uri} meanwhile")
-            if pause_s is None or monitor_answered(records[0][1]):
-                break
-            time.sleep(pause_s)
-        return records[0]
+        Asked in the thread that calls, so late that nothing fits in between. On a node that is
+        too busy for that the VM is looked at again, until the request is late.
+        """
+        while not request.over:
+            look = self._look(connection, domain, host_mark)
+            why = permit.last_check(look)
+            if why is not None or time.monotonic_ns() - look.mono_ns <= LAST_LOOK_S * 1e9:
+                return why
+        return None
+
+    def _look(self, connection: Connection, domain: Domain, host_mark: int) -> Look:
+        return see(connection, domain, host_mark=host_mark, heard=self._heard, uri=self._uri)
 
     def _migrate(self, domain: Domain, target: MigrationTarget) -> None:
         flags = _MIGRATE_FLAGS
@@ -482,15 +433,6 @@ class LibvirtVerbs:
             return domain.state()[0] == STATE_RUNNING and domain.jobInfo()[0] in JOB_IDLE
         except self._library.libvirtError:
             return False
-
-
-def _instance(domain: Domain, host_mark: int) -> int:
-    # A VM that does not run has the number -1.
-    return instance_of(host_mark=host_mark, domain_id=max(0, domain.ID()))
-
-
-def _has_job(domain: Domain, xml: str) -> bool:
-    return domain.jobInfo()[0] not in JOB_IDLE or has_mirror(xml)
 
 
 def _checked(vm: bytes) -> bytes:

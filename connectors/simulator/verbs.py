@@ -40,6 +40,7 @@ _BEYOND_HARM: Final = frozenset(
         Condition.PROMPT,
     }
 )
+_PANICKED: Final = frozenset({Condition.PANIC_SPIN, Condition.PANIC_HALT, Condition.CRASHED})
 # How often a waiting migration looks whether it has arrived.
 _WAIT_S: Final = 0.25
 
@@ -96,7 +97,7 @@ class SimulatedVerbs:
         lane = self._lane(vm, "look")
         one = np.array([lane])
         counters, vcpus = world.meters.read(one, world.now_ns)
-        answers = world.now_ns / NS_PER_S < world.guests.silent_since_s[lane]
+        answers = bool(world.now_ns / NS_PER_S < world.guests.silent_since_s[lane])
         has_card = world.topology.network[lane] >= 0
         reported_s = float(world.guests.reported_s[lane])
         offset_ns = int(world.epoch_ns + world.clock_offset_ns[self._node])
@@ -105,24 +106,39 @@ class SimulatedVerbs:
         def known(name: str, *, measured: bool) -> int | None:
             return int(counters[_COUNTER[name], 0]) if measured else None
 
+        item, condition = world.topology.item(lane), lifecycle.condition(world, lane)
+        crashed = condition is Condition.CRASHED
+        told = bool(world.topology.panic_device[lane]) and condition in _PANICKED
         return Look(
             vm=vm,
             instance=int(world.guests.instance[lane]),
             mono_ns=world.mono_ns(self._node),
+            wall_ms=(offset_ns + world.now_ns) // 1_000_000,
             state=VM_STATES[int(world.guests.state(one)[0])],
+            state_reason="crashed" if crashed else "other",
+            monitor_answered=answers,
             # A monitor that is taken by somebody else's call is a VM that is not at rest.
-            job_active=not answers or bool(world.guests.job[lane]),
+            job_active=bool(world.guests.job[lane]) or (False if answers else None),
+            boots_seen=int(world.guests.boot[lane]),
+            reported="panicked" if told else None,
+            tenant=item.tenant,
+            group=item.group,
+            opted_out=not item.actionable,
+            uncounted=None,
+            vcpus=int(world.topology.vcpus[lane]),
             vcpu_time_ns=tuple(int(time_ns) for time_ns in vcpus[: world.topology.vcpus[lane], 0]),
+            vcpu_delay_ns=(),
             cpu_time_ns=known("cpu_time_ns", measured=True),
             block_rd_reqs=known("block_rd_reqs", measured=answers),
             block_wr_reqs=known("block_wr_reqs", measured=answers),
+            block_rd_bytes=known("block_rd_bytes", measured=answers),
             block_wr_bytes=known("block_wr_bytes", measured=answers),
             net_tx_pkts=known("net_tx_pkts", measured=has_card),
-            balloon_last_update_s=stamp_s if answers else None,
-            extra={"monitor": "answers" if answers else "silent"},
-            opted_out=not world.topology.item(lane).actionable,
-            block_rd_bytes=known("block_rd_bytes", measured=answers),
             net_tx_bytes=known("net_tx_bytes", measured=has_card),
+            balloon_last_update_s=stamp_s if answers else None,
+            balloon_period_s=item.balloon_period_s,
+            kvm_irq_injections=None,
+            kvm_io_exits=None,
         )
 
     async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
@@ -309,6 +325,9 @@ class SimulatedVerbs:
         lane = self._lane(vm, what)
         if permit is not None and permit.instance != int(world.guests.instance[lane]):
             raise VerbRefused(f"{what} of VM {vm.hex()} was not sent: it was started anew since")
+        why = permit.last_check(await self.look(vm)) if permit is not None else None
+        if why is not None:
+            raise VerbRefused(f"{what} of VM {vm.hex()} was not sent: {why}")
         was = lifecycle.condition(world, lane).name.lower()
 
         def call(outcome: str) -> VerbCall:

@@ -1,6 +1,7 @@
 """The agent's own look: whether what it sees of the live VM lets an order be carried out.
 
-Nothing overrides a refusal. What cannot be seen counts as the worst case.
+Nothing overrides a refusal. What cannot be seen counts as the worst case, and what the order
+claims relaxes nothing: only what this node's own hypervisor shows does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +11,10 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from engine.action.question import CLOCK_SLACK_MS
-from engine.looks import Look
+from engine.action.witnesses import dead_vcpus, is_crashed, lacking, witnesses
+from engine.looks import Look, Signs
 from engine.wire.alert import Counted, CpuShape
-from engine.wire.order import Order
+from engine.wire.order import DESTRUCTIVE, Order
 
 # All samples of a look lie within this time before the call: what was true earlier may
 # have changed by then.
@@ -24,15 +26,17 @@ _BUSY_RATIO: Final = 0.5
 _IDLE_RATIO: Final = 0.1
 
 SENTENCES: Final = {
-    "agreed": "The look agrees: {seen}.",
+    "agreed": "The look agrees: {seen}; witnesses: {witnesses}.",
     "too_few": "Refused: {count} samples over {gap_s:.1f} s; two are needed, {need_s:g} s apart.",
     "too_old": "Refused: the look began {age_s:.1f} s ago; {limit_s:g} s at most.",
     "other_vm": "Refused: the hypervisor showed another VM than the one ordered.",
     "monitor": "Refused: the VM's monitor does not answer, so nothing about it is sure.",
+    "other_owner": "Refused: the VM's definition says {seen}, the order was given for {ordered}.",
     "other_run": "Refused: this is run {seen} of the VM, the order judged run {ordered}.",
     "opted_out": "Refused: the VM's definition forbids actions on it.",
     "job": "Refused: a job is active on the VM.",
     "state": "Refused: the VM is {seen}; {action} needs it {needed}.",
+    "booted": "Refused: the VM was reset or rebooted during the look.",
     "alive": "Refused: the VM is alive, its {counter} moved by {moved} during the look.",
     "alive_since": "Refused: the VM is alive, its {counter} moved by {moved} since it was judged.",
     "balloon_since": "Refused: the VM is alive, its balloon driver answered {after_s:.0f} s after"
@@ -44,6 +48,10 @@ SENTENCES: Final = {
     "balloon": "Refused: the VM is alive, its balloon driver answered during the look.",
     "shape_unseen": "Refused: the vCPUs cannot be seen one by one, or were not when judged.",
     "shape": "Refused: the vCPUs look {seen}, the order judged them {ordered}.",
+    "vcpu_moves": "Refused: vCPU {number} ran {gained_ms:.3f} ms during the look; in a dead guest"
+    " it runs {limit_ms:g} ms at most.",
+    "sign_of_life": "Refused: the VM is alive, it answered {what} during the look.",
+    "no_witness": "Refused: nothing but its silence says that the VM is dead. {lacking}",
     "no_request": "Refused: no disk request of the VM completed during the look; a qemu whose"
     " I/O is stuck cannot finish a migration or a move of its disk.",
     "no_look": "Refused: no look is defined for {action}.",
@@ -68,11 +76,15 @@ _JUDGED: Final[tuple[tuple[str, Callable[[Look | Counted], int | None]], ...]] =
 
 
 class Verdict(NamedTuple):
-    """Whether the look lets the order be carried out; `rule` names the sentence."""
+    """Whether the look lets the order be carried out; `rule` names the sentence.
+
+    `witnesses` are the independent signs of death that this node sees, where it agrees.
+    """
 
     agrees: bool
     rule: str
     sentence: str
+    witnesses: tuple[str, ...] = ()
 
 
 _Said = tuple[str, Mapping[str, object]]
@@ -86,14 +98,28 @@ class Seen:
     looks: Sequence[Look]
     gap_s: float
     age_s: float
+    signs: Signs
 
     @property
     def span_s(self) -> float:
         """Return the time between the first and the last sample."""
         return (self.looks[-1].mono_ns - self.looks[0].mono_ns) / 1e9 if self.looks else 0.0
 
+    @property
+    def crashed(self) -> bool:
+        """Whether this node's hypervisor held the VM as crashed in every sample."""
+        return bool(self.looks) and all(is_crashed(look) for look in self.looks)
 
-def judge(order: Order, looks: Sequence[Look], *, gap_s: float, age_s: float) -> Verdict:
+    @property
+    def told(self) -> bool:
+        """Whether this node's hypervisor heard of the crash from the guest's own device."""
+        heard = bool(self.looks) and all(look.reported is not None for look in self.looks)
+        return self.crashed or heard
+
+
+def judge(
+    order: Order, looks: Sequence[Look], *, gap_s: float, age_s: float, signs: Signs
+) -> Verdict:
     """Say whether these samples of the live VM let `order` be carried out now.
 
     Parameters
@@ -106,8 +132,10 @@ def judge(order: Order, looks: Sequence[Look], *, gap_s: float, age_s: float) ->
         How far the first and the last sample must lie apart.
     age_s
         How long ago the first sample was asked for, by the agent's own monotonic clock.
+    signs
+        What the node's own watch knows of the guest's signs of life as of the last sample.
     """
-    seen = Seen(order, looks, gap_s, age_s)
+    seen = Seen(order, looks, gap_s, age_s, signs)
     rules = RULES.get(order.action)
     if rules is None:
         return _refusal("no_look", {"action": order.action})
@@ -116,7 +144,29 @@ def judge(order: Order, looks: Sequence[Look], *, gap_s: float, age_s: float) ->
         if said is not None:
             return _refusal(*said)
     what = f"{looks[-1].state}, vCPUs {shape(looks)}, {seen.span_s:.1f} s watched"
-    return Verdict(True, "agreed", SENTENCES["agreed"].format(seen=what))
+    found = _witnesses(seen) if order.action in DESTRUCTIVE else ()
+    sentence = SENTENCES["agreed"].format(seen=what, witnesses=", ".join(found) or "none needed")
+    return Verdict(True, "agreed", sentence, found)
+
+
+def last_check(order: Order, looks: Sequence[Look]) -> Callable[[Look], str | None]:
+    """Return what is asked of the look right before the call; a sentence forbids the call.
+
+    That look must equal the last one of `looks` in all that a living guest moves.
+    """
+
+    def check(last: Look) -> str | None:
+        # What was refused then would be refused now, whatever the age of the first sample.
+        both = Seen(order, (looks[-1], last), 0.0, 0.0, Signs())
+        since = Seen(order, (looks[0], last), 0.0, 0.0, Signs())
+        rules = LAST_RULES.get(order.action, (_never,))
+        for rule in (_same_vm, _same_run, _same_owner, _open_to_actions, _not_booted, *rules):
+            said = rule(since if rule is _dead_vcpus_stand_still else both)
+            if said is not None:
+                return SENTENCES[said[0]].format(**said[1])
+        return None
+
+    return check
 
 
 def shape(looks: Sequence[Look]) -> CpuShape:
@@ -141,7 +191,7 @@ def left_by_reset(look: Look, *, instance: int | None) -> bool:
 
     A person's pause has another reason, and a crash that nobody has answered another state.
     """
-    paused = look.state == "paused" and look.extra.get("state_reason") == "crashed"
+    paused = look.state == "paused" and look.state_reason == "crashed"
     return paused and look.instance == instance and not look.opted_out
 
 
@@ -194,17 +244,39 @@ def _same_run(seen: Seen) -> _Said | None:
     return None
 
 
+def _same_owner(seen: Seen) -> _Said | None:
+    """Refuse where the live definition names another owner than the order.
+
+    What the policy lets be done is decided for the order's tenant, and so for the live one.
+    """
+    ordered = seen.order.tenant, seen.order.group
+    for look in seen.looks:
+        if (look.tenant, look.group) != ordered:
+            names = {"seen": _owner(look.tenant, look.group), "ordered": _owner(*ordered)}
+            return "other_owner", names
+    return None
+
+
+def _owner(tenant: str | None, group: str | None) -> str:
+    return f"tenant {tenant!r} and group {group!r}"
+
+
 def _open_to_actions(seen: Seen) -> _Said | None:
     return ("opted_out", {}) if any(look.opted_out for look in seen.looks) else None
 
 
 def _monitor_answers(seen: Seen) -> _Said | None:
-    silent = any(look.extra.get("monitor") == "silent" for look in seen.looks)
-    return ("monitor", {}) if silent else None
+    answers = all(look.monitor_answered is True for look in seen.looks)
+    return None if answers else ("monitor", {})
 
 
 def _no_job(seen: Seen) -> _Said | None:
-    return ("job", {}) if any(look.job_active for look in seen.looks) else None
+    return None if all(look.job_active is False for look in seen.looks) else ("job", {})
+
+
+def _not_booted(seen: Seen) -> _Said | None:
+    """Refuse where somebody reset the VM meanwhile: it has not moved anything else yet."""
+    return ("booted", {}) if len({look.boots_seen for look in seen.looks}) > 1 else None
 
 
 def _running(seen: Seen) -> _Said | None:
@@ -215,14 +287,21 @@ def _running_or_crashed(seen: Seen) -> _Said | None:
     return _needs_state(seen, ("running", "crashed"))
 
 
+def _same_state(seen: Seen) -> _Said | None:
+    """Refuse where the VM left its state, for instance by being resumed after its crash."""
+    first, last = seen.looks[0], seen.looks[-1]
+    if (first.state, first.state_reason) == (last.state, last.state_reason):
+        return None
+    return "state", {"seen": last.state, "action": seen.order.action, "needed": first.state}
+
+
 def _needs_state(seen: Seen, needed: tuple[str, ...]) -> _Said | None:
     for look in seen.looks:
         # A VM that its own crash paused is crashed, whatever the state is called.
-        state = look.state
-        if state == "paused" and look.extra.get("state_reason") == "crashed":
-            state = "crashed"
-        if state not in needed:
-            values = {"seen": look.state, "action": seen.order.action}
+        state = "crashed" if is_crashed(look) else look.state
+        if state not in needed or look.state_reason == "unknown":
+            why = " for an unknown reason" if look.state_reason == "unknown" else ""
+            values = {"seen": look.state + why, "action": seen.order.action}
             return "state", values | {"needed": " or ".join(needed)}
     return None
 
@@ -250,10 +329,10 @@ def _stands_still(seen: Seen) -> _Said | None:
 def _every_device_counts(seen: Seen) -> _Said | None:
     """Refuse where a guest may work through a device that shows nothing of it.
 
-    One that said itself that it crashed works through none.
+    One that the hypervisor holds as crashed has no vCPU left to work with.
     """
     devices = [look.uncounted for look in seen.looks if look.uncounted is not None]
-    return ("uncounted", {"device": devices[0]}) if devices and not seen.order.attested else None
+    return ("uncounted", {"device": devices[0]}) if devices and not seen.crashed else None
 
 
 def _balloon_is_stale(seen: Seen) -> _Said | None:
@@ -264,10 +343,11 @@ def _balloon_is_stale(seen: Seen) -> _Said | None:
 def _still_since_judged(seen: Seen) -> _Said | None:
     """Refuse where the guest moved between the judgement and the look, and rests only now.
 
-    One that said itself that it crashed may have written until then, after its last sample.
+    One of which this node heard that it crashed may have written until then, after its last
+    sample.
     """
     judged = seen.order.counted
-    if judged is None or seen.order.attested:
+    if judged is None or seen.told:
         return None
     for name, read in _JUDGED:
         before, now = read(judged), read(seen.looks[0])
@@ -278,7 +358,7 @@ def _still_since_judged(seen: Seen) -> _Said | None:
 
 def _balloon_silent_since_judged(seen: Seen) -> _Said | None:
     answered_s = seen.looks[-1].balloon_last_update_s
-    if answered_s is None or seen.order.attested:
+    if answered_s is None or seen.told:
         return None
     after_ms = 1000 * answered_s - seen.order.data_ms
     return ("balloon_since", {"after_s": after_ms / 1000}) if after_ms > CLOCK_SLACK_MS else None
@@ -298,6 +378,40 @@ def _same_shape_if_judged(seen: Seen) -> _Said | None:
     return None if seen.order.cpu_shape == "unknown" else _same_shape(seen)
 
 
+def _dead_vcpus_stand_still(seen: Seen) -> _Said | None:
+    """Refuse where a vCPU ran that a dead kernel does not run."""
+    for vcpu in dead_vcpus(seen.order.cpu_shape, seen.looks[0], seen.looks[-1]):
+        if vcpu.gained_ns > vcpu.limit_ns:
+            return "vcpu_moves", {
+                "number": vcpu.place,
+                "gained_ms": vcpu.gained_ns / 1e6,
+                "limit_ms": vcpu.limit_ns / 1e6,
+            }
+    return None
+
+
+def _no_sign_of_life(seen: Seen) -> _Said | None:
+    for what, sign in (("a probe", seen.signs.probe), ("its guest agent", seen.signs.agent)):
+        if sign == "answered":
+            return "sign_of_life", {"what": what}
+    return None
+
+
+def _second_witness(seen: Seen) -> _Said | None:
+    """Refuse where nothing but the silence itself, with the CPU shape, speaks for a death."""
+    if len(_witnesses(seen)) > 1 or seen.crashed:
+        return None
+    return "no_witness", {"lacking": lacking(seen.order.cpu_shape, seen.looks, seen.signs)}
+
+
+def _witnesses(seen: Seen) -> tuple[str, ...]:
+    return witnesses(seen.order.cpu_shape, seen.looks, seen.signs)
+
+
+def _never(seen: Seen) -> _Said | None:
+    return "no_look", {"action": seen.order.action}
+
+
 def _requests_complete(seen: Seen) -> _Said | None:
     first, last = seen.looks[0], seen.looks[-1]
     pairs = (
@@ -312,29 +426,51 @@ def _requests_complete(seen: Seen) -> _Said | None:
 Rule = Callable[[Seen], _Said | None]
 
 # What is read is that of the VM ordered; nothing is done to it, so it may be in any state.
-EVERY_ACTION: Final[tuple[Rule, ...]] = (_enough, _same_vm, _same_run, _open_to_actions)
-_UNTOUCHED: Final[tuple[Rule, ...]] = (_monitor_answers, _no_job)
+EVERY_ACTION: Final[tuple[Rule, ...]] = (
+    _enough, _same_vm, _same_run, _same_owner, _open_to_actions,
+)  # fmt: skip
+_UNTOUCHED: Final[tuple[Rule, ...]] = (_monitor_answers, _no_job, _not_booted)
 RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
     "save_evidence": (),
     "reset": (
         *_UNTOUCHED,
         _running_or_crashed,
+        _no_sign_of_life,
         _every_device_counts,
         _stands_still,
         _still_since_judged,
         _balloon_is_stale,
         _balloon_silent_since_judged,
         _same_shape,
+        _dead_vcpus_stand_still,
+        _second_witness,
     ),
-    # A hung userland leaves the kernel and its balloon driver alive: no balloon rule.
+    # A hung userland leaves the kernel, its vCPUs and its balloon driver alive.
     "reboot": (
         *_UNTOUCHED,
         _running,
+        _no_sign_of_life,
         _every_device_counts,
         _stands_still,
         _still_since_judged,
         _same_shape,
+        _second_witness,
     ),
     "migrate": (*_UNTOUCHED, _running, _requests_complete, _same_shape_if_judged),
     "move_disk": (*_UNTOUCHED, _running, _requests_complete),
+}
+# Of the look right before the call, beside what holds for every action.
+LAST_RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
+    "reset": (
+        *_UNTOUCHED,
+        _running_or_crashed,
+        _same_state,
+        _every_device_counts,
+        _stands_still,
+        _balloon_is_stale,
+        _dead_vcpus_stand_still,
+    ),
+    "reboot": (*_UNTOUCHED, _running, _every_device_counts, _stands_still),
+    "migrate": (*_UNTOUCHED, _running),
+    "move_disk": (*_UNTOUCHED, _running),
 }

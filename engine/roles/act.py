@@ -25,10 +25,10 @@ from engine.action.ledger import (
     read_ledger,
     recovery,
 )
-from engine.action.look import LOOK_WINDOW_S, judge
+from engine.action.look import LOOK_WINDOW_S, judge, last_check
 from engine.action.question import CLOCK_SLACK_MS, DAY_MS
 from engine.errors import LogError, RecordRejected, StateUnwritable, VerbRefused, VmNotFound
-from engine.looks import Look
+from engine.looks import Look, Permit, Signs
 from engine.ports import Clock, Evidence, LedgerStore, Log, Record, Verbs
 from engine.roles import instruments
 from engine.roles.calling import Task, call, findable, found, keep_evidence, see_hypervisor
@@ -357,9 +357,15 @@ class Agent:
         end = looks if isinstance(looks, End) else await self._last_words(task)
         if end is None and not isinstance(looks, End):
             age_s = (self._clock.mono_ns() - began_ns) / 1e9
-            verdict = judge(order, looks, gap_s=self._config.policy.limits.look_gap_s, age_s=age_s)
+            verdict = judge(
+                order,
+                looks,
+                gap_s=self._config.policy.limits.look_gap_s,
+                age_s=age_s,
+                signs=Signs(),
+            )
             if verdict.agrees:
-                return await self._call(task, verdict.sentence, began_ns=began_ns)
+                return await self._call(task, looks, verdict.sentence, began_ns=began_ns)
             end = End("refused", verdict.rule, verdict.sentence)
             if verdict.rule == "no_request":
                 # Its disks stand still: what they look like is what a person needs.
@@ -421,7 +427,7 @@ class Agent:
             return ended("refused", "already_closed")
         return self._refusal(task)
 
-    async def _call(self, task: Task, look: str, *, began_ns: int) -> End:
+    async def _call(self, task: Task, looks: list[Look], agreed: str, *, began_ns: int) -> End:
         """Write down that the call is made, make it, and say what came of it."""
         order = task.order
         try:
@@ -436,9 +442,10 @@ class Agent:
         send_within_s = min(LOOK_WINDOW_S - age_s, BARRIER_S - words_s, life_s)
         if send_within_s <= 0:
             return self._entered(task, ended("expired", "too_late", age_s=age_s, words_s=words_s))
+        permit = Permit(order.instance, send_within_s, last_check(order, looks))
         names = {"action": NOUNS.get(order.action, order.action), "vm": order.vm}
         self._marks.acted("action_sent", order, dry_run=task.dry_run)
-        self._marks.said("call", order, SENTENCES["calling"].format(**names, look=look))
+        self._marks.said("call", order, SENTENCES["calling"].format(**names, look=agreed))
         end = ended("returned", "rehearsed" if task.dry_run else "returned", **names)
         try:
             async with asyncio.timeout((order.deadline_ms - self._clock.now_ms()) / 1000):
@@ -448,7 +455,7 @@ class Agent:
                         self._evidence,
                         order,
                         left_s=self._left_s(order.deadline_ms),
-                        send_within_s=send_within_s,
+                        permit=permit,
                     )
         except (VerbRefused, VmNotFound) as error:
             end = ended("refused", "verb_refused", why=error)

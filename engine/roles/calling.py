@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from engine.action.catalogue import NOUNS
 from engine.action.ledger import LedgerState, StepEntry
 from engine.action.look import left_by_reset
 from engine.errors import EvidenceUnsaved, HypervisorUnreachable, VerbRefused
-from engine.looks import Permit
+from engine.looks import Look, Permit
 from engine.ports import Evidence, Verbs
 from engine.roles.health import Health, told
 from engine.roles.marks import End, ended, why_of
@@ -79,11 +80,9 @@ class Task:
 
 
 async def call(
-    verbs: Verbs, evidence: Evidence, order: Order, *, left_s: float, send_within_s: float
+    verbs: Verbs, evidence: Evidence, order: Order, *, left_s: float, permit: Permit
 ) -> None:
-    """Carry `order` out; `left_s` is the time until its deadline.
-
-    After `send_within_s` the look is too old, or the order has expired: nothing is sent then.
+    """Carry `order` out as `permit` says; `left_s` is the time until its deadline.
 
     Raises
     ------
@@ -93,7 +92,6 @@ async def call(
         Whether it was done is unknown.
     """
     vm, within_s = UUID(order.vm).bytes, max(_LEAST_S, left_s - _GIVE_UP_S)
-    permit = Permit(order.instance, send_within_s)
     match order.action:
         case "reset":
             await verbs.reset(vm, permit=permit)
@@ -153,10 +151,19 @@ async def _finish(verbs: Verbs, entry: StepEntry, *, left_s: float, finish: Admi
         raise HypervisorUnreachable(SENTENCES["left_paused"].format(why=finish.sentence))
     assert entry.instance is not None
     try:
-        await verbs.finish_reset(vm, permit=Permit(entry.instance, left_s))
+        await verbs.finish_reset(
+            vm, permit=Permit(entry.instance, left_s, partial(_still_left, entry))
+        )
     except VerbRefused as error:
         # The resume was refused; the reset before it was done all the same.
         raise HypervisorUnreachable(str(error)) from error
+
+
+def _still_left(entry: StepEntry, look: Look) -> str | None:
+    """Return why the VM no longer waits for its resume, None if it does."""
+    if left_by_reset(look, instance=entry.instance):
+        return None
+    return SENTENCES["read_the_world"].format(state=look.state)
 
 
 async def _find(verbs: Verbs, entry: StepEntry, *, left_s: float) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from connectors.clock import LoopClock
@@ -24,7 +25,7 @@ from engine.roles.health import Health
 from engine.roles.plan import PlanConfig, Planner
 from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, encode_alert
 from engine.wire.control import Control, encode_control
-from engine.wire.frame import decode_frame
+from engine.wire.frame import InventoryItem, decode_frame
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.order import Closed, Order, encode_order
 from engine.wire.score import Scores, encode_scores
@@ -302,12 +303,24 @@ async def acting_site(
         log = await stack.enter_async_context(
             FaultyLog(EmbeddedConfig(folder=folder, partitions=2), clock=clock)
         )
-        site = Site(build_world(plan, clock), log, clock, policy)
+        site = Site(_owned(build_world(plan, clock)), log, clock, policy)
         try:
             yield site
         finally:
             for task in tuple(site.running):
                 await site.stop(task)
+
+
+def _owned(fleet: Fleet) -> Fleet:
+    """Let every VM belong to acme and to a group of its own, so that none stands in another's."""
+    topology = fleet.world.topology
+    item = topology.item
+
+    def owned(lane: int) -> InventoryItem:
+        return msgspec.structs.replace(item(lane), tenant="acme", group=f"group{lane}")
+
+    topology.item = owned  # type: ignore[method-assign]
+    return fleet
 
 
 def panic(lane: int = 0, *, at_s: float = 5.0) -> Incident:

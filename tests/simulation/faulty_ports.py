@@ -25,9 +25,7 @@ from engine.errors import (
 from engine.looks import Look, Permit
 from engine.ports import Bounds, Headers, Position, Record
 from engine.wire.topics import CONTROL
-from tests.simulation.truthful_fleet import Fleet, Guest
-
-EPOCH_MS = 1_790_000_000_000
+from tests.simulation.truthful_fleet import EPOCH_MS, Fleet, Guest
 
 
 class Killed(BaseException):
@@ -329,6 +327,9 @@ class Hands:
         waited_s = loop.time() - began_s
         if permit and (guest.instance != permit.instance or waited_s > permit.within_s):
             raise VerbRefused("the look no longer holds")
+        why = permit.last_check(guest.look(loop.time())) if permit else None
+        if why is not None:
+            raise VerbRefused(why)
         how = chance.choice(LIES) if chance.random() < process.faults.lies else ""
         if how in ("refused", "lost", "lie", "hang"):
             await _answer(how)

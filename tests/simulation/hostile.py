@@ -16,13 +16,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from engine.action.admit import admit
 from engine.action.chain import Head, extend, link_of, verify
 from engine.action.look import judge
+from engine.looks import Look, Signs
 from engine.ports import Headers
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.order import Order, encode_order
 from engine.wire.topics import JOURNAL, ORDERS
-from tests.simulation.faulty_ports import EPOCH_MS
 from tests.simulation.seeded_run import AGENT_KEY, PLANNER_KEY, POLICY, Run
-from tests.simulation.truthful_fleet import Guest, small_fleet
+from tests.simulation.truthful_fleet import EPOCH_MS, Guest, small_fleet
 
 _FOREIGN_KEY: Final = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x03")
 # A site is made anew after so many, so that no limit of theirs hides what else refuses them.
@@ -187,17 +187,21 @@ def tamper(count: int) -> int:
     return found
 
 
+def _looks_dead(order: Order, looks: Sequence[Look]) -> bool:
+    return judge(order, looks, gap_s=4.0, age_s=4.5, signs=Signs()).agrees
+
+
 def aim(count: int) -> int:
     """Ask for `count` targets that are none; return how many would have been touched."""
     chance, touched = random.Random(0), 0
     guest = small_fleet(chance).guests[0]
     guest.turn("panic_spin", 0.0)
-    looks = (guest.look(10.0), guest.look(14.5))
+    looks = (guest.look(20.0), guest.look(24.5))
     good = order_for(guest, 1, now_ms=EPOCH_MS)
 
     def would_run(order: Order) -> bool:
         admission = admit(order, (), POLICY, at_ms=EPOCH_MS, now_ms=EPOCH_MS, controls={})
-        return admission.admitted and judge(order, looks, gap_s=4.0, age_s=4.5).agrees
+        return admission.admitted and _looks_dead(order, looks)
 
     assert would_run(good), "but for its target the order must be good"
     for _ in range(count):

@@ -16,8 +16,8 @@ from engine.ports import Record
 from engine.wire.control import Control, decode_control
 from engine.wire.order import Closed, Order
 from engine.wire.topics import CONTROL, ORDERS
-from tests.simulation.faulty_ports import EPOCH_MS, Process
-from tests.simulation.truthful_fleet import Guest
+from tests.simulation.faulty_ports import Process
+from tests.simulation.truthful_fleet import EPOCH_MS, Guest
 
 Family = Literal["mixed", "storm", "blackout", "race"]
 

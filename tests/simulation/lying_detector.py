@@ -9,8 +9,8 @@ import msgspec
 from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, encode_alert
 from engine.wire.score import NodeMinute, Scores, encode_scores
 from engine.wire.topics import ALERTS, SCORES
-from tests.simulation.faulty_ports import EPOCH_MS, Store
-from tests.simulation.truthful_fleet import Condition, Fleet, Guest
+from tests.simulation.faulty_ports import Store
+from tests.simulation.truthful_fleet import EPOCH_MS, Condition, Fleet, Guest
 
 NODES: Final = {"n0": "c0", "n1": "c0", "n2": "c1"}
 _ROOM: Final = NodeMinute(vms=8, cores=32.0, memory_available_bytes=1e11)

@@ -30,7 +30,6 @@ from engine.wire.control import Control, ControlScope, encode_control
 from engine.wire.journal import decode_entry
 from engine.wire.topics import CONTROL, JOURNAL
 from tests.simulation.faulty_ports import (
-    EPOCH_MS,
     Disk,
     Faults,
     Hands,
@@ -41,7 +40,7 @@ from tests.simulation.faulty_ports import (
 )
 from tests.simulation.invariants import Family, Result, Watch
 from tests.simulation.lying_detector import NODES, Detector
-from tests.simulation.truthful_fleet import Condition, Fleet, small_fleet
+from tests.simulation.truthful_fleet import EPOCH_MS, Condition, Fleet, small_fleet
 
 FAMILIES: Final[tuple[Family, ...]] = ("mixed", "storm", "blackout", "race")
 

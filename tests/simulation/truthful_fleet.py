@@ -19,6 +19,10 @@ DEAD: Final = frozenset({"panic_spin", "panic_halt"})
 # The look watches for 4.1 s: the quietest guest that lives moves each counter once in three.
 _QUIETEST_PER_S: Final = 0.34
 _BOOTING_PER_S: Final = 40.0
+# Of a core, on a vCPU that nothing but the kernel's own timers wakes.
+_TICKING: Final = 0.007
+_BALLOON_PERIOD_S: Final = 5
+EPOCH_MS: Final = 1_790_000_000_000
 
 
 @dataclass(slots=True)
@@ -34,12 +38,14 @@ class Guest:
     instance: int
     rate_per_s: float
     cores_busy: float
+    tenant: str = "acme"
     opted_in: bool = True
     condition: Condition = "alive"
     since_s: float = 0.0
     job: bool = False
     counted: float = 0.0
     spun_s: float = 0.0
+    ticked_s: float = 0.0
     resets: int = 0
 
     def lives(self) -> bool:
@@ -49,6 +55,7 @@ class Guest:
     def turn(self, condition: Condition, now_s: float) -> None:
         """Be something else from now on; what was counted stays counted."""
         self.counted, self.spun_s = self._counted(now_s), self._spun_s(now_s)
+        self.ticked_s = self._ticked_s(now_s)
         self.condition, self.since_s = condition, now_s
 
     def _counted(self, now_s: float) -> float:
@@ -59,23 +66,49 @@ class Guest:
         share = {"panic_spin": 1.0, "panic_halt": 0.0}.get(self.condition, self.cores_busy)
         return self.spun_s + share * (now_s - self.since_s)
 
+    def _ticked_s(self, now_s: float) -> float:
+        """Return what the second vCPU ran: a kernel that lives wakes it all the time."""
+        share = 0.0 if self.condition in DEAD else _TICKING
+        return self.ticked_s + share * (now_s - self.since_s)
+
+    def _reported_s(self, now_s: float) -> int:
+        """Return when the guest last reported its memory: who has not booted does not yet."""
+        last_s = now_s if self.condition == "alive" else self.since_s
+        return EPOCH_MS // 1000 + int(last_s // _BALLOON_PERIOD_S * _BALLOON_PERIOD_S)
+
     def look(self, now_s: float) -> Look:
         """Return what a hypervisor shows of it."""
         counted, spun_ns = int(self._counted(now_s)), int(1e9 * self._spun_s(now_s))
+        ticked_ns = int(1e9 * self._ticked_s(now_s))
         return Look(
             vm=self.vm,
             instance=self.instance,
             mono_ns=round(1e9 * now_s),
+            wall_ms=EPOCH_MS + round(1e3 * now_s),
             state="running",
+            state_reason="other",
+            monitor_answered=True,
             job_active=self.job,
-            vcpu_time_ns=(spun_ns, 0),
-            cpu_time_ns=spun_ns,
+            boots_seen=self.resets,
+            reported=None,
+            tenant=self.tenant,
+            group=self.group,
+            opted_out=not self.opted_in,
+            uncounted=None,
+            vcpus=2,
+            vcpu_time_ns=(spun_ns, ticked_ns),
+            vcpu_delay_ns=(),
+            cpu_time_ns=spun_ns + ticked_ns,
             block_rd_reqs=counted,
             block_wr_reqs=counted,
+            block_rd_bytes=512 * counted,
             block_wr_bytes=512 * counted,
             net_tx_pkts=counted,
-            balloon_last_update_s=None,
-            extra={"monitor": "answers"},
+            net_tx_bytes=64 * counted,
+            balloon_last_update_s=self._reported_s(now_s),
+            balloon_period_s=_BALLOON_PERIOD_S,
+            kvm_irq_injections=None,
+            kvm_io_exits=None,
         )
 
 

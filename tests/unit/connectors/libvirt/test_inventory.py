@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.libvirt.inventory import has_mirror, read_host_uuid, read_pool, read_vm
+from connectors.libvirt.inventory import read_definition, read_host_uuid, read_pool, read_vm
 from engine.wire.frame import InventoryItem
 
 VM = bytes(range(16))
@@ -167,8 +167,9 @@ def test_a_pool_is_its_name_kind_and_folder() -> None:
 
 
 def test_a_disk_that_is_being_copied_is_noticed() -> None:
-    assert has_mirror("<domain><devices><disk><mirror job='copy'/></disk></devices></domain>")
-    assert not has_mirror("<domain><devices><disk/></devices></domain>")
+    for inside, copied in (("<mirror job='copy'/>", True), ("", False)):
+        xml = f"<domain><devices><disk>{inside}</disk></devices></domain>"
+        assert read_definition(xml, counted_nics=0).mirrored is copied
 
 
 def test_the_hosts_uuid_is_read_from_its_capabilities() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import cast
+from uuid import UUID
 
 import pytest
 import pytest_asyncio
@@ -12,9 +13,17 @@ from connectors.libvirt import verbs as verbs_module
 from connectors.libvirt.binding import Library
 from connectors.libvirt.inventory import NAMESPACE
 from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
+from engine.action.look import last_check
 from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
-from engine.looks import Permit
-from tests.unit.connectors.libvirt.scripted import ScriptedError, ScriptedLibrary, TakenFor, Vm
+from engine.looks import Look, Permit
+from tests.unit.connectors.libvirt.scripted import (
+    ScriptedDomain,
+    ScriptedError,
+    ScriptedLibrary,
+    TakenFor,
+    Vm,
+)
+from tests.unit.engine.action.samples import order
 
 RUNNING, CRASHED, PAUSED_CRASHED, PAUSED_BY_USER = (1, 1), (6, 1), (3, 10), (3, 1)
 LIVE, PEER2PEER, PERSIST_DEST, UNDEFINE_SOURCE, UNSAFE, ABORT_ON_ERROR = 1, 2, 8, 16, 512, 4096
@@ -52,8 +61,12 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def slept_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slept: list[float] = []
-    monkeypatch.setattr("connectors.libvirt.verbs.time.sleep", slept.append)
+    monkeypatch.setattr("connectors.libvirt.sight.time.sleep", slept.append)
     return slept
+
+
+def permitted(seen: Look, *, within_s: float = 60.0) -> Permit:
+    return Permit(seen.instance, within_s, last_check=lambda _look: None)
 
 
 Verb = Callable[[LibvirtVerbs, bytes], Awaitable[object]]
@@ -111,7 +124,7 @@ async def test_a_vm_that_a_reset_left_paused_is_resumed_without_another_reset(
     verbs: LibvirtVerbs, vm: Vm
 ) -> None:
     vm.now = PAUSED_CRASHED
-    permit = Permit((await verbs.look(vm.uuid)).instance, within_s=60.0)
+    permit = permitted(await verbs.look(vm.uuid))
     await verbs.finish_reset(vm.uuid, permit=permit)
     assert vm.done == ["resume"]
 
@@ -122,7 +135,7 @@ async def test_a_vm_that_no_reset_left_paused_is_not_resumed(
     verbs: LibvirtVerbs, vm: Vm, state: tuple[int, int]
 ) -> None:
     vm.now = state
-    permit = Permit((await verbs.look(vm.uuid)).instance, within_s=60.0)
+    permit = permitted(await verbs.look(vm.uuid))
     with pytest.raises(VerbRefused, match="not left by a reset"):
         await verbs.finish_reset(vm.uuid, permit=permit)
     assert vm.done == []
@@ -237,7 +250,7 @@ async def test_a_look_shows_what_libvirt_tells(verbs: LibvirtVerbs, vm: Vm) -> N
     assert (look.block_wr_reqs, look.block_wr_bytes, look.block_rd_reqs) == (3, 512, 1)
     assert look.net_tx_pkts is None
     assert look.balloon_last_update_s is None
-    assert look.extra["monitor"] == "answers"
+    assert look.monitor_answered is True
 
 
 @pytest.mark.asyncio
@@ -256,19 +269,19 @@ async def test_a_look_asks_again_while_somebody_holds_the_monitor_for_a_moment(
     vm.taken = TakenFor(looks=5)
     look = await verbs.look(vm.uuid)
     assert not look.job_active
-    assert (look.block_wr_reqs, look.extra["monitor"]) == (3, "answers")
+    assert (look.block_wr_reqs, look.monitor_answered) == (3, True)
     assert slept_s == [0.1] * 5
 
 
 @pytest.mark.asyncio
-async def test_a_look_at_a_vm_whose_monitor_is_taken_shows_a_job_and_no_disks(
+async def test_a_look_at_a_vm_whose_monitor_is_taken_knows_of_no_job_and_no_disks(
     verbs: LibvirtVerbs, vm: Vm, slept_s: list[float]
 ) -> None:
     with cast("threading.Lock", vm.taken):
         look = await verbs.look(vm.uuid)
-    assert look.job_active
+    assert look.job_active is None
     assert look.block_wr_reqs is None
-    assert (look.extra["monitor"], len(slept_s)) == ("silent", 5)
+    assert (look.monitor_answered, len(slept_s)) == (False, 5)
 
 
 @pytest.mark.asyncio
@@ -422,7 +435,7 @@ async def test_a_verb_that_is_permitted_is_sent(verbs: LibvirtVerbs, vm: Vm, ver
     if verb == "finish_reset":
         vm.now = PAUSED_CRASHED
     seen = await verbs.look(vm.uuid)
-    await PERMITTED[verb](verbs, vm.uuid, Permit(seen.instance, within_s=60.0))
+    await PERMITTED[verb](verbs, vm.uuid, permitted(seen))
     assert len(vm.done) == 1
 
 
@@ -434,9 +447,7 @@ async def test_a_verb_is_not_sent_to_a_vm_that_was_started_anew_while_libvirtd_w
     seen = await verbs.look(vm.uuid)
     library.frozen.clear()
     library.looked_up.clear()
-    asked = asyncio.ensure_future(
-        PERMITTED[verb](verbs, vm.uuid, Permit(seen.instance, within_s=60.0))
-    )
+    asked = asyncio.ensure_future(PERMITTED[verb](verbs, vm.uuid, permitted(seen)))
     await asyncio.to_thread(library.looked_up.wait, 10.0)
     vm.id = 99
     library.frozen.set()
@@ -452,8 +463,57 @@ async def test_a_verb_is_not_sent_once_its_look_is_too_old(
 ) -> None:
     seen = await verbs.look(vm.uuid)
     with pytest.raises(VerbRefused, match="the look was too old"):
-        await PERMITTED[verb](verbs, vm.uuid, Permit(seen.instance, within_s=-0.001))
+        await PERMITTED[verb](verbs, vm.uuid, permitted(seen, within_s=-0.001))
     assert not vm.done
+
+
+@pytest.mark.parametrize("verb", PERMITTED)
+@pytest.mark.asyncio
+async def test_a_verb_is_not_sent_where_no_last_look_is_young_enough(
+    verbs: LibvirtVerbs, vm: Vm, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = await verbs.look(vm.uuid)
+    monkeypatch.setattr(verbs_module, "LAST_LOOK_S", -1.0)
+    with pytest.raises(VerbRefused, match="the look was too old"):
+        await PERMITTED[verb](verbs, vm.uuid, permitted(seen, within_s=0.02))
+    assert not vm.done
+
+
+STIRRED: dict[str, Callable[[ScriptedLibrary, Vm], None]] = {
+    "it wrote": lambda _library, vm: vm.full.update({"block.0.wr.reqs": 4}),
+    "it was reset": lambda library, vm: library.connections[0].callbacks[1](
+        library.connections[0], ScriptedDomain(vm), None
+    ),
+    "its second vCPU ran": lambda _library, vm: vm.full.update({"vcpu.1.time": 5_000_001}),
+    "somebody paused it": lambda _library, vm: vm.full.update({"state.state": 3}),
+    "a job began": lambda _library, vm: setattr(vm, "job", 2),
+    "its owner opted out": lambda _library, vm: setattr(vm, "inside", ""),
+}
+
+
+@pytest.mark.parametrize("what", [None, *STIRRED])
+@pytest.mark.asyncio
+async def test_a_guest_that_stirs_after_the_look_is_not_reset(
+    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm, what: str | None
+) -> None:
+    vm.inside = (
+        f"<metadata><f:vm xmlns:f='{NAMESPACE}' tenant='acme' group='web' actionable='yes'/>"
+        "</metadata>"
+    )
+    vm.full |= {"state.reason": 1, "vcpu.maximum": 2, "vcpu.current": 2, "vcpu.1.time": 5}
+    looks = [await verbs.look(vm.uuid)]
+    vm.full["vcpu.0.time"] += 4_000_000_000
+    looks.append(await verbs.look(vm.uuid))
+    given = order(vm=str(UUID(bytes=vm.uuid)), instance=looks[0].instance)
+    permit = Permit(looks[0].instance, 60.0, last_check(given, looks))
+    if what is None:
+        await verbs.reset(vm.uuid, permit=permit)
+        assert vm.done == ["reset"]
+        return
+    STIRRED[what](library, vm)
+    with pytest.raises(VerbRefused, match="was not sent: Refused: "):
+        await verbs.reset(vm.uuid, permit=permit)
+    assert vm.done == []
 
 
 @pytest.mark.asyncio

@@ -4,19 +4,30 @@ from typing import Any
 import pytest
 
 from engine.action import look as module
-from engine.action.look import SENTENCES, Verdict, judge, shape
-from engine.looks import Look
-from engine.wire.alert import Counted
+from engine.action.look import SENTENCES, Verdict, judge, last_check, shape
+from engine.action.witnesses import witnesses
+from engine.looks import Look, Rest, Signs
+from engine.wire.alert import Counted, CpuShape
 from engine.wire.order import Order
 from tests.unit.engine.action.samples import NOW_MS, OTHER_VM, look, order
 
+AGENT_SILENT = Signs(agent="silent")
 HALTED: dict[str, Any] = {"vcpu_time_ns": (0, 0), "cpu_time_ns": 0}
 SENT: dict[str, Any] = {"block_rd_bytes": 8_192, "net_tx_bytes": 4_096}
+ONE_VCPU: dict[str, Any] = {"vcpu_time_ns": (0,), "vcpus": 1}
+CRASHED: dict[str, Any] = {"state": "crashed", "state_reason": "crashed", **HALTED}
 MIGRATION = order(action="migrate", target="n1", cpu_shape="unknown", kind="node_contention")
 
 
-def ask(given: Order, *looks: Look, gap_s: float = 4.0, age_s: float = 5.0) -> Verdict:
-    return judge(given, looks, gap_s=gap_s, age_s=age_s)
+def ask(
+    given: Order,
+    *looks: Look,
+    gap_s: float = 4.0,
+    age_s: float = 5.0,
+    signs: Signs = AGENT_SILENT,
+) -> Verdict:
+    """Judge with one witness more than the looks have, unless the test says otherwise."""
+    return judge(given, looks, gap_s=gap_s, age_s=age_s, signs=signs)
 
 
 def pair(first: dict[str, Any] | None = None, **second: Any) -> tuple[Look, Look]:
@@ -33,11 +44,17 @@ CASES: tuple[tuple[str, str, Order, tuple[Look, ...]], ...] = (
     ("other_vm", "_same_vm", order(vm=OTHER_VM), pair()),
     ("other_run", "_same_run", order(instance=8), pair()),
     ("other_run", "_same_run", order(), pair(instance=8)),
-    ("monitor", "_monitor_answers", order(), pair(extra={"monitor": "silent"})),
+    ("monitor", "_monitor_answers", order(), pair(monitor_answered=False)),
+    ("monitor", "_monitor_answers", order(), pair(monitor_answered=None)),
+    ("other_owner", "_same_owner", order(), pair(tenant="bmce")),
+    ("other_owner", "_same_owner", order(), pair({"group": None})),
+    ("booted", "_not_booted", order(), pair(boots_seen=1)),
     ("opted_out", "_open_to_actions", order(), pair(opted_out=True)),
     ("job", "_no_job", order(), pair(job_active=True)),
+    ("job", "_no_job", order(), pair(job_active=None)),
     ("state", "_running_or_crashed", order(), pair({"state": "paused"})),
     ("state", "_running_or_crashed", order(), pair(state="shut_off")),
+    ("state", "_running_or_crashed", order(), pair(state_reason="unknown")),
     ("state", "_running", order(action="reboot"), pair({"state": "crashed"})),
     ("state", "_running", MIGRATION, moving(state="paused")),
     ("alive", "_stands_still", order(), pair(block_wr_reqs=101)),
@@ -74,7 +91,7 @@ CASES: tuple[tuple[str, str, Order, tuple[Look, ...]], ...] = (
     ("shape_unseen", "_same_shape", order(), pair({"vcpu_time_ns": ()})),
     ("shape_unseen", "_same_shape", order(cpu_shape="unknown"), pair()),
     ("shape", "_same_shape", order(), pair(HALTED)),
-    ("shape", "_same_shape", order(cpu_shape="idle"), pair()),
+    ("shape", "_same_shape", order(cpu_shape="all_cores"), pair()),
     (
         "shape",
         "_same_shape_if_judged",
@@ -82,24 +99,44 @@ CASES: tuple[tuple[str, str, Order, tuple[Look, ...]], ...] = (
         moving(),
     ),
     ("no_request", "_requests_complete", MIGRATION, pair()),
+    ("vcpu_moves", "_dead_vcpus_stand_still", order(), pair(vcpu_time_ns=(4_200_000_000, 1))),
+    (
+        "vcpu_moves",
+        "_dead_vcpus_stand_still",
+        order(cpu_shape="idle"),
+        pair(HALTED, vcpu_time_ns=(0, 10_000_001)),
+    ),
+)
+SIGNED: tuple[tuple[str, str, Signs], ...] = (
+    ("sign_of_life", "_no_sign_of_life", Signs(probe="answered", agent="silent")),
+    ("sign_of_life", "_no_sign_of_life", Signs(probe="silent", agent="answered")),
+    ("no_witness", "_second_witness", Signs()),
 )
 
 
-@pytest.mark.parametrize(("rule", "guard", "given", "looks"), CASES)
+ALL = [(*case, AGENT_SILENT) for case in CASES] + [
+    (rule, guard, order(action=action), pair(ONE_VCPU, vcpu_time_ns=(4_200_000_000,)), signs)
+    for rule, guard, signs in SIGNED
+    for action in ("reset", "reboot")
+]
+
+
+@pytest.mark.parametrize(("rule", "guard", "given", "looks", "signs"), ALL)
 def test_each_rule_refuses_with_its_own_sentence(
-    rule: str, guard: str, given: Order, looks: tuple[Look, ...]
+    rule: str, guard: str, given: Order, looks: tuple[Look, ...], signs: Signs
 ) -> None:
-    verdict = ask(given, *looks)
+    verdict = ask(given, *looks, signs=signs)
     assert (verdict.agrees, verdict.rule) == (False, rule)
     assert verdict.sentence.startswith("Refused: ")
 
 
-@pytest.mark.parametrize(("rule", "guard", "given", "looks"), CASES)
+@pytest.mark.parametrize(("rule", "guard", "given", "looks", "signs"), ALL)
 def test_without_the_guard_the_call_would_be_made(
     rule: str,
     guard: str,
     given: Order,
     looks: tuple[Look, ...],
+    signs: Signs,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     every = tuple(one for one in module.EVERY_ACTION if one.__name__ != guard)
@@ -109,21 +146,24 @@ def test_without_the_guard_the_call_would_be_made(
     }
     monkeypatch.setattr(module, "EVERY_ACTION", every)
     monkeypatch.setattr(module, "RULES", rules)
-    assert ask(given, *looks).agrees
+    assert ask(given, *looks, signs=signs).agrees
 
 
 def test_every_guard_and_every_sentence_has_a_case() -> None:
     guards = {rule.__name__ for rule in module.EVERY_ACTION}
     guards |= {rule.__name__ for rules in module.RULES.values() for rule in rules}
-    assert guards == {guard for _, guard, _, _ in CASES}
+    assert guards == {guard for _, guard, *_ in ALL}
     elsewhere = {"agreed", "too_old", "no_look"}
-    assert set(SENTENCES) == {rule for rule, _, _, _ in CASES} | elsewhere
+    assert set(SENTENCES) == {rule for rule, *_ in ALL} | elsewhere
 
 
 def test_a_dead_guest_may_be_reset() -> None:
-    verdict = ask(order(), *pair())
+    verdict = ask(order(), *pair(), signs=Signs())
     assert verdict.agrees
-    assert verdict.sentence == "The look agrees: running, vCPUs one_core, 4.2 s watched."
+    assert verdict.witnesses == ("activity", "vcpus")
+    assert verdict.sentence == (
+        "The look agrees: running, vCPUs one_core, 4.2 s watched; witnesses: activity, vcpus."
+    )
 
 
 def test_a_guest_that_stands_as_it_was_judged_may_be_reset() -> None:
@@ -133,9 +173,23 @@ def test_a_guest_that_stands_as_it_was_judged_may_be_reset() -> None:
     assert ask(given, *pair(SENT | answered)).agrees
 
 
-def test_a_guest_that_said_itself_that_it_crashed_may_have_written_until_then() -> None:
-    given = order(counted=Counted(block_wr_bytes=1), attested=True)
-    assert ask(given, *pair({"balloon_last_update_s": NOW_MS // 1000 + 10})).agrees
+LATER: dict[str, Any] = {"balloon_last_update_s": NOW_MS // 1000 + 10}
+
+
+@pytest.mark.parametrize("seen", [{"reported": "panicked"}, CRASHED], ids=["device", "crashed"])
+def test_a_guest_of_whose_crash_this_node_heard_may_have_written_until_then(
+    seen: dict[str, Any],
+) -> None:
+    shape: Any = "idle" if "state" in seen else "one_core"
+    given = order(counted=Counted(block_wr_bytes=1), cpu_shape=shape)
+    assert ask(given, *pair(LATER | seen)).agrees
+
+
+@pytest.mark.parametrize("changes", [{"counted": Counted(block_wr_bytes=1)}, {}])
+def test_the_word_of_the_order_that_a_guest_crashed_relaxes_nothing(
+    changes: dict[str, Any],
+) -> None:
+    assert not ask(order(attested=True, **changes), *pair(LATER)).agrees
 
 
 def test_a_guest_that_halted_in_its_panic_may_be_reset() -> None:
@@ -143,8 +197,10 @@ def test_a_guest_that_halted_in_its_panic_may_be_reset() -> None:
 
 
 def test_a_vm_paused_by_its_own_crash_counts_as_crashed() -> None:
-    crashed: dict[str, Any] = {"state": "paused", "extra": {"state_reason": "crashed"}}
-    assert ask(order(cpu_shape="idle"), *pair(crashed | HALTED)).agrees
+    crashed: dict[str, Any] = {"state": "paused", "state_reason": "crashed"}
+    assert ask(order(cpu_shape="idle"), *pair(crashed | HALTED), signs=Signs()).agrees
+    unread = crashed | HALTED | {"state_reason": "unknown"}
+    assert ask(order(cpu_shape="idle"), *pair(unread)).rule == "state"
 
 
 def test_a_vm_without_a_network_card_can_still_be_seen_dead() -> None:
@@ -170,7 +226,7 @@ def test_a_hung_userland_is_rebooted_though_its_kernel_answers() -> None:
 
 
 def test_one_spinning_vcpu_of_one_is_all_of_them() -> None:
-    looks = look(vcpu_time_ns=(0,)), look(at_s=4.2, vcpu_time_ns=(4_200_000_000,))
+    looks = look(**ONE_VCPU), look(at_s=4.2, vcpus=1, vcpu_time_ns=(4_200_000_000,))
     assert ask(order(cpu_shape="one_core"), *looks).agrees
     assert ask(order(cpu_shape="all_cores"), *looks).agrees
 
@@ -213,8 +269,18 @@ def test_waiting_that_went_back_makes_the_vcpus_unknown() -> None:
     assert shape(looks) == "unknown"
 
 
-def test_a_vm_that_says_itself_that_it_crashed_works_through_no_device() -> None:
-    assert ask(order(attested=True), *pair({"uncounted": "hostdev"})).agrees
+def test_a_crashed_vm_works_through_no_device_and_needs_no_other_witness() -> None:
+    looks = pair(CRASHED | ONE_VCPU | {"uncounted": "hostdev"})
+    verdict = ask(order(cpu_shape="idle"), *looks, signs=Signs())
+    assert verdict.witnesses == ("activity", "hypervisor")
+
+
+@pytest.mark.parametrize("seen", [{}, {"reported": "panicked"}])
+def test_a_device_without_counters_refuses_whatever_the_order_or_the_guest_says(
+    seen: dict[str, Any],
+) -> None:
+    looks = pair(seen | {"uncounted": "hostdev"})
+    assert ask(order(attested=True), *looks).rule == "uncounted"
 
 
 @pytest.mark.parametrize("bad", [0, -1], ids=["first", "last"])
@@ -223,7 +289,8 @@ def test_a_vm_that_says_itself_that_it_crashed_works_through_no_device() -> None
     [
         ("other_vm", {"vm": bytes(16)}),
         ("other_run", {"instance": 8}),
-        ("monitor", {"extra": {"monitor": "silent"}}),
+        ("monitor", {"monitor_answered": False}),
+        ("other_owner", {"tenant": None}),
         ("opted_out", {"opted_out": True}),
         ("job", {"job_active": True}),
         ("state", {"state": "paused"}),
@@ -235,3 +302,129 @@ def test_one_bad_sample_is_enough_to_refuse(rule: str, change: dict[str, Any], b
     looks = list(pair())
     looks[bad] = replace(looks[bad], **change)
     assert ask(order(), *looks).rule == rule
+
+
+def after(**last: Any) -> str | None:
+    """Return what forbids the call where the look right before it shows this besides."""
+    given, looks = order(), pair()
+    return last_check(given, looks)(look(at_s=6.0, vcpu_time_ns=(6_000_000_000, 0), **last))
+
+
+def test_a_guest_that_stands_as_it_was_looked_at_may_be_reset() -> None:
+    assert after() is None
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        ("another VM", {"vm": bytes(16)}),
+        ("this is run 8", {"instance": 8}),
+        ("definition says tenant 'bmce'", {"tenant": "bmce"}),
+        ("forbids actions", {"opted_out": True}),
+        ("was reset or rebooted", {"boots_seen": 1}),
+        ("monitor", {"monitor_answered": None}),
+        ("a job is active", {"job_active": True}),
+        ("the VM is paused", {"state": "paused"}),
+        ("the VM is crashed", {"state": "crashed", "state_reason": "crashed"}),
+        ("hostdev", {"uncounted": "hostdev"}),
+        ("disk-write requests moved", {"block_wr_reqs": 101}),
+        ("written bytes moved", {"block_wr_bytes": 51_201}),
+        ("disk-read requests moved", {"block_rd_reqs": 51}),
+        ("transmitted packets moved", {"net_tx_pkts": 31}),
+        ("transmitted packets was seen in one sample only", {"net_tx_pkts": None}),
+        ("balloon driver answered", {"balloon_last_update_s": 1_002}),
+    ],
+)
+def test_whatever_moved_since_the_look_forbids_the_call(words: str, change: dict[str, Any]) -> None:
+    said = after(**change)
+    assert said is not None
+    assert words in said
+
+
+def test_a_vcpu_that_ran_since_the_look_forbids_the_call() -> None:
+    check = last_check(order(), pair())
+    said = check(look(at_s=6.0, vcpu_time_ns=(6_000_000_000, 1)))
+    assert said is not None
+    assert said.startswith("Refused: vCPU 1 ran 0.000 ms")
+
+
+def test_no_call_is_made_for_an_action_without_a_last_look() -> None:
+    assert last_check(order(action="wipe"), pair())(pair()[1]) is not None
+
+
+WATCHED = {1: Rest(still_s=40.0, longest_s=12.0)}
+
+
+@pytest.mark.parametrize(
+    ("witness", "shape", "seen", "signs"),
+    [
+        ("vcpus", "one_core", {}, Signs(rests=WATCHED)),
+        ("vcpus", "idle", HALTED, Signs(rests={0: Rest(31.0, 8.0), 1: Rest(31.0, 0.0)})),
+        ("exits", "all_cores", {"kvm_irq_injections": 7, "kvm_io_exits": 9}, Signs()),
+        ("guest", "all_cores", {"reported": "watchdog"}, Signs()),
+        ("guest", "all_cores", {}, Signs(agent="silent")),
+        ("guest", "all_cores", {}, Signs(console_panic=True)),
+        ("probe", "all_cores", {}, Signs(probe="silent")),
+        (
+            "balloon",
+            "all_cores",
+            {"balloon_period_s": 5, "balloon_last_update_s": NOW_MS // 1000 - 15},
+            Signs(),
+        ),
+        ("hypervisor", "all_cores", {"state": "crashed", "state_reason": "crashed"}, Signs()),
+    ],
+)
+def test_each_witness_is_seen_and_suffices_beside_the_silence(
+    witness: str, shape: CpuShape, seen: dict[str, Any], signs: Signs
+) -> None:
+    assert witnesses(shape, pair(seen), signs) == ("activity", witness)
+
+
+@pytest.mark.parametrize(
+    ("shape", "first", "last", "signs"),
+    [
+        # One vCPU has no other one; all that spin have none that rests.
+        ("one_core", ONE_VCPU, {"vcpu_time_ns": (4_200_000_000,)}, Signs()),
+        ("all_cores", {}, {"vcpu_time_ns": (4_200_000_000, 4_200_000_000)}, Signs()),
+        ("mixed", {}, {}, Signs()),
+        # Of three plugged in vCPUs two are told.
+        ("one_core", {"vcpus": 3}, {}, Signs()),
+        ("one_core", {"vcpus": None}, {}, Signs()),
+        ("one_core", {}, {"vcpu_time_ns": (4_200_000_000, 1)}, Signs()),
+        # It stood still for longer while it lived.
+        ("one_core", {}, {}, Signs(rests={1: Rest(40.0, 30.0)})),
+        ("one_core", {}, {}, Signs(rests={0: Rest(40.0, 1.0)})),
+        # A look alone does not tell a halt from rest, nor does a short watch.
+        ("idle", HALTED, {}, Signs()),
+        ("idle", HALTED, {}, Signs(rests={0: Rest(29.0, 0.0), 1: Rest(29.0, 0.0)})),
+        ("idle", ONE_VCPU, {"vcpu_time_ns": (0,)}, Signs(rests={0: Rest(99.0, 0.0)})),
+        ("all_cores", {"kvm_irq_injections": 7, "kvm_io_exits": 9}, {"kvm_io_exits": 10}, Signs()),
+        ("all_cores", {"kvm_io_exits": 9}, {}, Signs()),
+        ("all_cores", {}, {"reported": "panicked"}, Signs()),
+        ("all_cores", {}, {}, Signs(probe="answered", agent="answered")),
+        # Never asked, never answered, and not late yet.
+        ("all_cores", {"balloon_period_s": 0}, {}, Signs()),
+        ("all_cores", {"balloon_period_s": 5, "balloon_last_update_s": None}, {}, Signs()),
+        (
+            "all_cores",
+            {"balloon_period_s": 5, "balloon_last_update_s": NOW_MS // 1000 - 14},
+            {},
+            Signs(),
+        ),
+    ],
+)
+def test_what_does_not_prove_a_death_is_no_witness(
+    shape: CpuShape, first: dict[str, Any], last: dict[str, Any], signs: Signs
+) -> None:
+    assert witnesses(shape, pair(first, **last), signs) == ("activity",)
+
+
+def test_who_has_no_second_witness_is_told_which_would_help() -> None:
+    looks = pair(ONE_VCPU, vcpu_time_ns=(4_200_000_000,))
+    verdict = ask(order(), *looks, signs=Signs())
+    assert verdict.sentence == (
+        "Refused: nothing but its silence says that the VM is dead. Of second witnesses: it has one"
+        " vCPU, its balloon has no period (virsh dommemstat --period 10), this node heard nothing"
+        " of a panic device or watchdog, no guest agent has answered before, no probe has answered"
+        " before."
+    )

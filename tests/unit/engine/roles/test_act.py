@@ -85,7 +85,9 @@ async def ordered(site: Site) -> None:
 async def repaired_three_times(site: Site) -> Order:
     """Let the log hold three repairs of VM 0 within the last day, and return what they were."""
     said = site.alert()
-    given = sample_order(vm=said.subject, instance=said.instance, node="c0-n1", opened_ms=EPOCH_MS)
+    given = sample_order(
+        vm=said.subject, group=said.group, instance=said.instance, node="c0-n1", opened_ms=EPOCH_MS
+    )
     for hours in (20, 10, 5):
         ago_s = (given.issued_ms - EPOCH_MS) / 1000 + hours * HOUR_S
         old = past(given, ago_s=ago_s, incident=f"{hours:032x}")
@@ -278,7 +280,11 @@ def test_an_order_of_another_site_with_a_cell_of_the_same_name_is_refused(
     async def scene(site: Site) -> None:
         said = site.alert()
         given = sample_order(
-            vm=said.subject, instance=said.instance, node="c0-n0", opened_ms=said.opened_ms
+            vm=said.subject,
+            group=said.group,
+            instance=said.instance,
+            node="c0-n0",
+            opened_ms=said.opened_ms,
         )
         ago_s = (given.issued_ms - site.clock.now_ms()) / 1000
         await site.order(past(given, ago_s=ago_s, site=place))

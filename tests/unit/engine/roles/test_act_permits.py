@@ -7,7 +7,8 @@ from typing import ClassVar
 import msgspec
 import pytest
 
-from connectors.simulator import virtual_time
+from connectors.embedded.ledger import EmbeddedLedger
+from connectors.simulator import lifecycle, virtual_time
 from connectors.simulator.verbs import SimulatedVerbs
 from engine.looks import Permit
 from engine.wire.control import Control, encode_control
@@ -49,7 +50,11 @@ def test_a_word_older_than_the_agent_holds(kind: str) -> None:
             # A planner that had not read the word yet.
             said = site.alert()
             given = sample_order(
-                vm=said.subject, instance=said.instance, node="c0-n0", opened_ms=said.opened_ms
+                vm=said.subject,
+                group=said.group,
+                instance=said.instance,
+                node="c0-n0",
+                opened_ms=said.opened_ms,
             )
             ago_s = (given.issued_ms - site.clock.now_ms()) / 1000
             await site.order(past(given, ago_s=ago_s))
@@ -149,5 +154,49 @@ def test_a_forged_approval_approves_nothing_and_pauses_nothing() -> None:
         mark = await only_mark(site)
         assert mark.outcome == "returned"
         assert await site.said("no signature by a trusted key")
+
+    dead_vm(scene)
+
+
+class OwnerResetsWhenSent(EmbeddedLedger):
+    """A ledger whose VM is reset by its owner while it takes the entry before the call."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(None)
+        self._site = site
+
+    def append(self, entry: bytes) -> None:
+        super().append(entry)
+        if b'"state":"sent"' in entry:
+            self._site.fleet.world.sync()
+            lifecycle.boot(self._site.fleet.world, 0, by="its owner")
+
+
+def test_a_guest_that_its_owner_reset_right_before_the_call_is_left_alone() -> None:
+    async def played() -> None:
+        async with acting_site(panic()) as site:
+            site.start_agent(wrap=lambda _store: OwnerResetsWhenSent(site))
+            await asyncio.sleep(20.0)
+            await ordered(site)
+            mark = await only_mark(site)
+            assert mark.outcome == "refused"
+            assert "the VM was reset or rebooted during the look" in mark.sentence
+            assert not site.resets()
+
+    virtual_time.run(played())
+
+
+def test_an_order_that_names_another_tenant_than_the_live_definition_is_refused() -> None:
+    """An inventory item that was forged makes no order of an observe-only tenant's VM."""
+
+    async def scene(site: Site) -> None:
+        planner = site.start_planner()
+        await site.say(site.alert(tenant="forged"))
+        await asyncio.sleep(0.5)
+        await site.stop(planner)
+        mark = await only_mark(site)
+        assert mark.outcome == "refused"
+        assert "the order was given for tenant 'forged'" in mark.sentence
+        assert not site.resets()
 
     dead_vm(scene)

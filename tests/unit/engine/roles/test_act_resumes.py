@@ -20,7 +20,7 @@ from tests.unit.engine.action.samples import order as sample_order
 from tests.unit.engine.action.samples import past
 from tests.unit.engine.roles.test_act import only_mark
 
-LEFT = {"state": "paused", "extra": {"state_reason": "crashed"}}
+LEFT = {"state": "paused", "state_reason": "crashed"}
 
 
 class Paused(SimulatedVerbs):
@@ -77,7 +77,11 @@ def killed_between(
             await asyncio.sleep(20.0)
             said = site.alert()
             given = sample_order(
-                vm=said.subject, instance=said.instance, node="c0-n0", opened_ms=said.opened_ms
+                vm=said.subject,
+                group=said.group,
+                instance=said.instance,
+                node="c0-n0",
+                opened_ms=said.opened_ms,
             )
             order = past(given, ago_s=(given.issued_ms - site.clock.now_ms()) / 1000)
             await site.order(order)
@@ -108,8 +112,8 @@ def test_a_vm_that_its_reset_left_paused_is_resumed_and_nothing_is_reset_again()
 @pytest.mark.parametrize(
     "shown",
     [
-        {"state": "paused", "extra": {"state_reason": "1"}},
-        {"state": "crashed", "extra": {"state_reason": "crashed"}},
+        {"state": "paused", "state_reason": "other"},
+        {"state": "crashed", "state_reason": "crashed"},
         {"state": "running"},
     ],
     ids=["a person paused it", "nobody reset it", "it runs"],

@@ -1,0 +1,61 @@
+"""What this connection heard of each VM since the VM's last boot: resets, panics, watchdogs."""
+
+import threading
+from collections.abc import Mapping
+from typing import Final
+
+from engine.looks import GuestReport
+
+_BOOTS: Final = frozenset({"rebooted", "started", "resumed"})
+_GONE: Final = frozenset({"stopped", "migrated_out"})
+_REPORTS: Final[Mapping[str, GuestReport]] = {"panicked": "panicked", "watchdog": "watchdog"}
+
+
+class Heard:
+    """Remembers events by VM; filled from libvirt's event loop, asked from any thread.
+
+    What happened while there was no connection is not told later: a new one forgets all, and
+    counts as a boot of every VM.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._number = 0
+        self._since = 0
+        self._boots: dict[bytes, int] = {}
+        self._reports: dict[bytes, GuestReport] = {}
+
+    def begin(self) -> None:
+        """Forget everything: a new connection hears from now on."""
+        with self._guard:
+            self._number += 1
+            self._since = self._number
+            self._boots.clear()
+            self._reports.clear()
+
+    def add(
+        self, kind: str, *, vm: bytes | None = None, detail: Mapping[str, str] | None = None
+    ) -> None:
+        """Take one event in."""
+        if vm is None:
+            return
+        with self._guard:
+            if kind in _REPORTS:
+                self._reports[vm] = _REPORTS[kind]
+            elif kind in _BOOTS:
+                self._number += 1
+                self._boots[vm] = self._number
+                self._reports.pop(vm, None)
+            elif kind in _GONE:
+                self._boots.pop(vm, None)
+                self._reports.pop(vm, None)
+
+    def boots(self, vm: bytes) -> int:
+        """Return a number that changes with each boot of the VM, and with each connection."""
+        with self._guard:
+            return self._boots.get(vm, self._since)
+
+    def report(self, vm: bytes) -> GuestReport | None:
+        """Return what the guest's own device told since its last boot, None if nothing."""
+        with self._guard:
+            return self._reports.get(vm)

@@ -1,0 +1,111 @@
+"""One VM as libvirt shows it to the agent, with what this connection heard of it."""
+
+import time
+from typing import Final
+
+from connectors.libvirt import resets
+from connectors.libvirt.binding import JOB_IDLE, Connection, Domain, Stats
+from connectors.libvirt.decoding import (
+    balloon_last_update_s,
+    block_total,
+    counted_nics,
+    instance_of,
+    kvm_total,
+    monitor_answered,
+    net_total,
+    plain_counter,
+    state_of,
+    vcpu_delays,
+    vcpu_times,
+)
+from connectors.libvirt.heard import Heard
+from connectors.libvirt.inventory import read_definition
+from connectors.libvirt.polling import NOWAIT, STATS
+from engine.errors import VmNotFound
+from engine.looks import Look, StateReason
+from engine.wire.metrics import VM_STATES
+
+# NOWAIT does not wait for whoever holds a VM: the collector's poll, a screenshot, the end of a
+# copy hold it for some 10 ms each, ten times that on a busy node. Half a second tells them from a
+# monitor that hangs, and leaves the look most of its deadline.
+_HELD_TRIES: Final = 5
+_HELD_PAUSE_S: Final = 0.1
+
+
+def see(connection: Connection, domain: Domain, *, host_mark: int, heard: Heard, uri: str) -> Look:
+    """Return the VM as it is now.
+
+    Raises
+    ------
+    VmNotFound
+        It has gone meanwhile.
+    """
+    # What changes last is asked for last: the counters are as young as the look says.
+    vm, xml = domain.UUID(), domain.XMLDesc()
+    run, job = instance(domain, host_mark=host_mark), domain.jobInfo()[0] not in JOB_IDLE
+    domain, stats, mono_ns = _statistics(connection, domain, uri=uri)
+    wall_ms = time.time_ns() // 1_000_000
+    state, reason = state_of(stats), plain_counter(stats, "state.reason")
+    answered = monitor_answered(stats)
+    definition = read_definition(xml, counted_nics=counted_nics(stats))
+    times, delays = vcpu_times(stats), vcpu_delays(stats)
+    return Look(
+        vm=vm,
+        instance=run,
+        mono_ns=mono_ns,
+        wall_ms=wall_ms,
+        state=VM_STATES[state if state is not None else 0],
+        state_reason=_reason(state, reason),
+        monitor_answered=answered,
+        # Who holds the monitor may be at work on the VM.
+        job_active=job or definition.mirrored or (False if answered else None),
+        boots_seen=heard.boots(vm),
+        reported=heard.report(vm),
+        tenant=definition.tenant,
+        group=definition.group,
+        opted_out=not definition.actionable,
+        uncounted=definition.uncounted,
+        vcpus=plain_counter(stats, "vcpu.current"),
+        vcpu_time_ns=tuple(times.values()),
+        vcpu_delay_ns=tuple(delays[number] for number in times if number in delays),
+        cpu_time_ns=plain_counter(stats, "cpu.time"),
+        block_rd_reqs=block_total(stats, "rd.reqs"),
+        block_wr_reqs=block_total(stats, "wr.reqs"),
+        block_rd_bytes=block_total(stats, "rd.bytes"),
+        block_wr_bytes=block_total(stats, "wr.bytes"),
+        net_tx_pkts=net_total(stats, "tx.pkts"),
+        net_tx_bytes=net_total(stats, "tx.bytes"),
+        balloon_last_update_s=balloon_last_update_s(stats),
+        balloon_period_s=definition.balloon_period_s,
+        kvm_irq_injections=kvm_total(stats, "kvm_irq_injections"),
+        kvm_io_exits=kvm_total(stats, "kvm_io_exits"),
+    )
+
+
+def instance(domain: Domain, *, host_mark: int) -> int:
+    """Return the number of the VM's run, as `engine.looks.Look` has it."""
+    # A VM that does not run has the number -1.
+    return instance_of(host_mark=host_mark, domain_id=max(0, domain.ID()))
+
+
+def _statistics(connection: Connection, domain: Domain, *, uri: str) -> tuple[Domain, Stats, int]:
+    """Return what libvirt tells of a VM and when it was asked (monotonic ns).
+
+    It is asked again while its monitor is only held.
+    """
+    for pause_s in (*(_HELD_PAUSE_S,) * _HELD_TRIES, None):
+        mono_ns = time.monotonic_ns()
+        records = connection.domainListGetStats([domain], STATS, NOWAIT)
+        if not records:
+            raise VmNotFound(f"VM {domain.UUID().hex()} has gone from {uri} meanwhile")
+        if pause_s is None or monitor_answered(records[0][1]):
+            break
+        time.sleep(pause_s)
+    return (*records[0], mono_ns)
+
+
+def _reason(state: int | None, reason: int | None) -> StateReason:
+    """Return libvirt's numbers as `engine.action` reads them."""
+    if state is None or reason is None:
+        return "unknown"
+    return "crashed" if resets.crashed((state, reason)) else "other"
