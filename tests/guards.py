@@ -216,12 +216,12 @@ MUTANTS: Final = (
     Mutant(
         "the last look forbids nothing", "connectors/libvirt/verbs.py",
         "            why = permit.last_check(look)\n", "            why = None\n",
-        ("tests/unit/connectors/libvirt/test_verbs.py",),
+        ("tests/unit/connectors/libvirt/test_verb_permits.py",),
     ),
     Mutant(
         "the last look may be old", "connectors/libvirt/verbs.py",
         " or time.monotonic_ns() - look.mono_ns <= LAST_LOOK_S * 1e9:", " or look:",
-        ("tests/unit/connectors/libvirt/test_verbs.py",),
+        ("tests/unit/connectors/libvirt/test_verb_permits.py",),
     ),
     Mutant(
         "what is asked last is asked of no rule", "engine/action/look.py",

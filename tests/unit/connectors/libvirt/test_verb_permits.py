@@ -1,0 +1,170 @@
+"""A verb is sent only as its permit says: this run of the VM, in time, and as it was looked at."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import cast
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+
+from connectors.libvirt import verbs as verbs_module
+from connectors.libvirt.binding import Library
+from connectors.libvirt.inventory import NAMESPACE
+from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
+from engine.action.look import last_check
+from engine.errors import VerbRefused
+from engine.looks import Look, Permit
+from tests.unit.connectors.libvirt.scripted import (
+    ScriptedDomain,
+    ScriptedLibrary,
+    Vm,
+)
+from tests.unit.engine.action.samples import order
+
+RUNNING, CRASHED, PAUSED_CRASHED, PAUSED_BY_USER = (1, 1), (6, 1), (3, 10), (3, 1)
+LIVE, PEER2PEER, PERSIST_DEST, UNDEFINE_SOURCE, UNSAFE, ABORT_ON_ERROR = 1, 2, 8, 16, 512, 4096
+INTERNAL, NO_DOMAIN, OPERATION_INVALID, OPERATION_TIMEOUT, AGENT_SILENT = 1, 42, 55, 68, 86
+TARGETS = {
+    "b": MigrationTarget("qemu+tls://b/system", data_uri="tcp://10.0.0.2"),
+    "c": MigrationTarget("qemu+tls://c/system", unsafe=True),
+}
+
+
+@pytest.fixture
+def library() -> Iterator[ScriptedLibrary]:
+    library = ScriptedLibrary(vms=2)
+    yield library
+    library.let_go()
+
+
+@pytest.fixture
+def vm(library: ScriptedLibrary) -> Vm:
+    return library.vms[0]
+
+
+@pytest_asyncio.fixture
+async def verbs(library: ScriptedLibrary) -> AsyncIterator[LibvirtVerbs]:
+    async with LibvirtVerbs(library=cast(Library, library), targets=TARGETS) as verbs:
+        yield verbs
+
+
+def permitted(seen: Look, *, within_s: float = 60.0) -> Permit:
+    return Permit(seen.instance, within_s, last_check=lambda _look: None)
+
+
+PERMITTED: dict[str, Callable[[LibvirtVerbs, bytes, Permit], Awaitable[object]]] = {
+    "reset": lambda verbs, vm, permit: verbs.reset(vm, permit=permit),
+    "reboot": lambda verbs, vm, permit: verbs.reboot(vm, permit=permit),
+    "migrate": lambda verbs, vm, permit: verbs.migrate(
+        vm, target="b", within_s=60.0, permit=permit
+    ),
+    "finish_reset": lambda verbs, vm, permit: verbs.finish_reset(vm, permit=permit),
+}
+
+
+@pytest.mark.parametrize("verb", PERMITTED)
+@pytest.mark.asyncio
+async def test_a_verb_that_is_permitted_is_sent(verbs: LibvirtVerbs, vm: Vm, verb: str) -> None:
+    if verb == "finish_reset":
+        vm.now = PAUSED_CRASHED
+    seen = await verbs.look(vm.uuid)
+    await PERMITTED[verb](verbs, vm.uuid, permitted(seen))
+    assert len(vm.done) == 1
+
+
+@pytest.mark.parametrize("verb", PERMITTED)
+@pytest.mark.asyncio
+async def test_a_verb_is_not_sent_to_a_vm_that_was_started_anew_while_libvirtd_was_silent(
+    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm, verb: str
+) -> None:
+    seen = await verbs.look(vm.uuid)
+    library.frozen.clear()
+    library.looked_up.clear()
+    asked = asyncio.ensure_future(PERMITTED[verb](verbs, vm.uuid, permitted(seen)))
+    await asyncio.to_thread(library.looked_up.wait, 10.0)
+    vm.id = 99
+    library.frozen.set()
+    with pytest.raises(VerbRefused, match="the VM was started anew since"):
+        await asked
+    assert not vm.done
+
+
+@pytest.mark.parametrize("verb", PERMITTED)
+@pytest.mark.asyncio
+async def test_a_verb_is_not_sent_once_its_look_is_too_old(
+    verbs: LibvirtVerbs, vm: Vm, verb: str
+) -> None:
+    seen = await verbs.look(vm.uuid)
+    with pytest.raises(VerbRefused, match="the look was too old"):
+        await PERMITTED[verb](verbs, vm.uuid, permitted(seen, within_s=-0.001))
+    assert not vm.done
+
+
+@pytest.mark.parametrize("verb", PERMITTED)
+@pytest.mark.asyncio
+async def test_a_verb_is_not_sent_where_no_last_look_is_young_enough(
+    verbs: LibvirtVerbs, vm: Vm, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = await verbs.look(vm.uuid)
+    monkeypatch.setattr(verbs_module, "LAST_LOOK_S", -1.0)
+    with pytest.raises(VerbRefused, match="the look was too old"):
+        await PERMITTED[verb](verbs, vm.uuid, permitted(seen, within_s=0.02))
+    assert not vm.done
+
+
+STIRRED: dict[str, Callable[[ScriptedLibrary, Vm], None]] = {
+    "it wrote": lambda _library, vm: vm.full.update({"block.0.wr.reqs": 4}),
+    "it was reset": lambda library, vm: library.connections[0].callbacks[1](
+        library.connections[0], ScriptedDomain(vm), None
+    ),
+    "its second vCPU ran": lambda _library, vm: vm.full.update({"vcpu.1.time": 5_000_001}),
+    "somebody paused it": lambda _library, vm: vm.full.update({"state.state": 3}),
+    "a job began": lambda _library, vm: setattr(vm, "job", 2),
+    "its owner opted out": lambda _library, vm: setattr(vm, "inside", ""),
+}
+
+
+@pytest.mark.parametrize("what", [None, *STIRRED])
+@pytest.mark.asyncio
+async def test_a_guest_that_stirs_after_the_look_is_not_reset(
+    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm, what: str | None
+) -> None:
+    vm.inside = (
+        f"<metadata><f:vm xmlns:f='{NAMESPACE}' tenant='acme' group='web' actionable='yes'/>"
+        "</metadata>"
+    )
+    vm.full |= {"state.reason": 1, "vcpu.maximum": 2, "vcpu.current": 2, "vcpu.1.time": 5}
+    looks = [await verbs.look(vm.uuid)]
+    vm.full["vcpu.0.time"] += 4_000_000_000
+    looks.append(await verbs.look(vm.uuid))
+    given = order(vm=str(UUID(bytes=vm.uuid)), instance=looks[0].instance)
+    permit = Permit(looks[0].instance, 60.0, last_check(given, looks))
+    if what is None:
+        await verbs.reset(vm.uuid, permit=permit)
+        assert vm.done == ["reset"]
+        return
+    STIRRED[what](library, vm)
+    with pytest.raises(VerbRefused, match="was not sent: Refused: "):
+        await verbs.reset(vm.uuid, permit=permit)
+    assert vm.done == []
+
+
+@pytest.mark.asyncio
+async def test_a_caller_who_is_cancelled_takes_back_what_was_not_sent(
+    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm
+) -> None:
+    await verbs.look(vm.uuid)
+    library.frozen.clear()
+    library.looked_up.clear()
+    asked = asyncio.create_task(verbs.reset(vm.uuid))
+    await asyncio.to_thread(library.looked_up.wait, 10.0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    library.frozen.set()
+    for thread in threading.enumerate():
+        if thread.name == "libvirt-verb":
+            await asyncio.to_thread(thread.join, 10.0)
+    assert not vm.done
