@@ -73,6 +73,8 @@ REJECTION_REASONS = frozenset(
         "bad_signature",
         "late",
         "unstorable",
+        "poison",
+        "too_many",
     }
 )
 

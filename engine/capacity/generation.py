@@ -2,26 +2,30 @@
 
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Final, NamedTuple, TypeVar
+from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
 from cramjam import DecompressionError, zstd
+from msgspec import Meta
 
 from engine.errors import SnapshotDamaged, SnapshotTooNew
+from engine.wire import limits
 
 VERSION: Final = 1
 # Below the log's limit for a record, with room for key and headers.
 CHUNK_BYTES: Final = 800_000
 # Half the bytes of a forecaster for 10 ms of a core per 30 MB; higher levels gain 3 %.
 _LEVEL: Final = 1
+# 50 GB: more than the state of a whole site.
+_MAX_CHUNKS: Final = 65_536
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What makes the chunks of one state whole: their hash, and where reading goes on."""
 
-    next_offset: int
-    chunks: int
-    sha256: str
+    next_offset: limits.Count
+    chunks: Annotated[int, Meta(ge=0, le=_MAX_CHUNKS)]
+    sha256: limits.Word
     v: int = VERSION
 
 

@@ -58,7 +58,7 @@ def take_state(fold: FrameFold) -> Generation:
     here = {vm for lane in lanes for vm in vm_texts(lane.uuids)}
     state = _State(
         time_ms=fold.time_ms,
-        names={vm: name for vm, name in fold.names.items() if vm in here},
+        names={vm: name for vm, name in sorted(fold.names.items()) if vm in here},
         lanes=tuple(_packed(lane) for lane in lanes),
         sources=tuple((*key, source) for key, source in fold.sources.items() if key in nodes),
         open_hours=tuple(sorted((h.family, h.cell, h.begin_s) for h in fold.open_hours)),

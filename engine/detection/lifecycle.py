@@ -9,6 +9,7 @@ from engine.detection.cell import ActionMark, Cell, Vm
 from engine.detection.configuration import Configuration
 from engine.wire.alert import SamplePosition
 from engine.wire.frame import Event, Frame, InventoryItem
+from engine.wire.limits import small_int
 
 _FOR_EVER = -1
 # Event → the hold it begins; a hold without an end is taken back by its counterpart.
@@ -86,8 +87,8 @@ def _take_owner(
             cell, vm, configuration.owner_reboot_hold_s, configuration
         )
     elif event.kind == "owner_maintenance":
-        until = event.detail.get("until_ms", "")
-        vm.holds["maintenance"] = int(until) if until.isdecimal() else _FOR_EVER
+        until_ms = small_int(event.detail.get("until_ms", ""))
+        vm.holds["maintenance"] = _FOR_EVER if until_ms is None else until_ms
 
 
 def _take_mark(vm: Vm, event: Event, *, time_ms: int) -> None:
@@ -95,10 +96,9 @@ def _take_mark(vm: Vm, event: Event, *, time_ms: int) -> None:
     # A call that the hypervisor refused did nothing, so nothing is to be verified.
     if event.kind not in phase or event.detail.get("outcome") == "refused":
         return
-    step = event.detail.get("step", "0")
     vm.mark = ActionMark(
         incident=event.detail.get("incident", ""),
-        step=int(step) if step.isdecimal() else 0,
+        step=small_int(event.detail.get("step", "")) or 0,
         action=event.detail.get("action", ""),
         phase=phase[event.kind],
         time_ms=time_ms,

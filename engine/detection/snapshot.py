@@ -6,10 +6,11 @@ is arrays and msgspec Structs only; nothing is pickled.
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from engine.detection.cell import Cell, Incident, Latch, Node, Overtaken, Totals, Vm
 from engine.detection.configuration import Configuration, configuration_hash
@@ -17,6 +18,7 @@ from engine.detection.lanes import Lanes
 from engine.detection.partition import Partition
 from engine.detection.sources import Counters, Source
 from engine.errors import SnapshotDamaged, SnapshotTooNew
+from engine.wire import limits
 from models.half_space_trees import HalfSpaceForest
 
 FORMAT: Final = 1
@@ -80,11 +82,11 @@ class PartitionValue(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """What makes a generation whole; `chunks` are sha256 in order."""
 
-    generation: str
-    next_offset: int
-    time_ms: int
-    chunks: tuple[str, ...]
-    configuration: str
+    generation: limits.Word
+    next_offset: limits.Count
+    time_ms: limits.TimeMs
+    chunks: Annotated[tuple[limits.Word, ...], Meta(max_length=65_536)]
+    configuration: limits.Word
     format: int = FORMAT
     release: str = RELEASE
 

@@ -8,11 +8,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 import numpy as np
 import structlog
 
 from engine.roles import instruments
-from engine.wire import vcpus
+from engine.wire import limits, vcpus
 from engine.wire.frame import (
     Event,
     Frame,
@@ -116,8 +117,8 @@ class Source:
         frame = Frame(
             header=self._header(content),
             rows=rows,
-            events=tuple(content.events[items]),
-            inventory=tuple(content.inventory[items]),
+            events=tuple(map(_fitting_event, content.events[items])),
+            inventory=tuple(map(_fitting_item, content.inventory[items])),
             # What is true of the node stands in its first frame, once.
             node=content.node if index == 0 else {},
             pools=content.pools if index == 0 else (),
@@ -159,6 +160,41 @@ def row_cuts(rows: VmRows) -> list[slice]:
         cuts.append(slice(start, stop))
         start = stop
     return cuts
+
+
+def _fitting_event(event: Event) -> Event:
+    """Return an event as readers take it: what is said of a VM may be of any length."""
+    if all(len(text) <= limits.MAX_TEXT for text in event.detail.values()):
+        return event
+    detail = {name: limits.clipped(text) for name, text in event.detail.items()}
+    return msgspec.structs.replace(event, detail=detail)
+
+
+def _fitting_item(item: InventoryItem) -> InventoryItem:
+    """Return an item as readers take it.
+
+    A tenant or group that is cut off would be another one, so it is unknown; and so is what hangs
+    on more devices than a reader takes.
+    """
+    texts = (item.name, item.tenant, item.group, item.flavor)
+    devices = (*item.disks.items(), *item.nics.items())
+    longest = max(len(text or "") for text in (*texts, *(one for pair in devices for one in pair)))
+    if longest <= limits.MAX_TEXT and len(devices) <= limits.MAX_DEVICES:
+        return item
+    return msgspec.structs.replace(
+        item,
+        name=limits.clipped(item.name),
+        tenant=None if item.tenant is None or len(item.tenant) > limits.MAX_TEXT else item.tenant,
+        group=None if item.group is None or len(item.group) > limits.MAX_TEXT else item.group,
+        flavor=None if item.flavor is None else limits.clipped(item.flavor),
+        disks=_fitting_devices(item.disks),
+        nics=_fitting_devices(item.nics),
+    )
+
+
+def _fitting_devices(devices: dict[str, str]) -> dict[str, str]:
+    few = list(devices.items())[: limits.MAX_DEVICES]
+    return {limits.clipped(name): limits.clipped(text) for name, text in few}
 
 
 def _pieces(count: int, size: int) -> int:

@@ -7,10 +7,12 @@ CloudEvents id (`alert id/transition`).
 
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
+from engine.wire import limits
 from engine.wire.envelope import decode_json
 from engine.wire.frame import Role
 
@@ -27,10 +29,10 @@ EVENT_TYPE: Final = "io.flatline.alert.v1"
 class SamplePosition(msgspec.Struct, frozen=True, kw_only=True):
     """Which frame of which source a sample came in: the same on every log."""
 
-    node: str
+    node: limits.Name
     role: Role
-    run: str
-    sequence: int
+    run: limits.Name
+    sequence: limits.Count
 
 
 class EvidenceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -41,11 +43,11 @@ class EvidenceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     compared with, None where there is no single one.
     """
 
-    signal: str
-    value: float | None = None
-    limit: float | None = None
-    nats: float | None = None
-    text: str = ""
+    signal: limits.Word
+    value: limits.Figure | None = None
+    limit: limits.Figure | None = None
+    nats: limits.Figure | None = None
+    text: limits.Sentence = ""
 
 
 class Resolution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,14 +57,14 @@ class Resolution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     the id of another fault's alert that took its place: the VM is not well.
     """
 
-    reason: str
+    reason: limits.Sentence
     verified: bool = False
-    action: str | None = None
-    order_step: int | None = None
-    stable_s: float | None = None
-    node: str | None = None
+    action: limits.Word | None = None
+    order_step: limits.Count | None = None
+    stable_s: limits.Figure | None = None
+    node: limits.Text | None = None
     instance: int | None = None
-    superseded_by: str | None = None
+    superseded_by: limits.Word | None = None
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -107,44 +109,44 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         What the VM would take of another node; None is unknown.
     """
 
-    id: str
-    transition: int
+    id: limits.Word
+    transition: limits.Count
     scope: Scope
-    subject: str
-    site: str
-    zone: str
-    cell: str
-    kind: str
+    subject: limits.Text
+    site: limits.Name
+    zone: limits.Name
+    cell: limits.Name
+    kind: limits.Word
     state: AlertState
     severity: Severity
-    confidence: float
+    confidence: limits.Figure
     onset_ms: int
-    opened_ms: int
-    decided_ms: int
+    opened_ms: limits.TimeMs
+    decided_ms: limits.TimeMs
     suggested_action: Suggestion
-    sentence: str
+    sentence: limits.Sentence
     position: SamplePosition
-    configuration: str
+    configuration: limits.Word
     v: Literal[1] = 1
-    node: str | None = None
+    node: limits.Text | None = None
     instance: int | None = None
-    name: str | None = None
-    tenant: str | None = None
-    group: str | None = None
+    name: limits.Text | None = None
+    tenant: limits.Text | None = None
+    group: limits.Text | None = None
     actionable: bool = False
-    history_s: float | None = None
+    history_s: limits.Figure | None = None
     panic_device: bool = False
     cpu_shape: CpuShape = "unknown"
-    vms: tuple[str, ...] = ()
-    vetoes: tuple[str, ...] = ()
-    evidence: tuple[EvidenceItem, ...] = ()
-    incident: str | None = None
+    vms: limits.Texts = ()
+    vetoes: limits.Texts = ()
+    evidence: Annotated[tuple[EvidenceItem, ...], Meta(max_length=limits.MAX_DETAILS)] = ()
+    incident: limits.Word | None = None
     resolution: Resolution | None = None
-    data_ms: int | None = None
-    pools: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
-    disk: str | None = None
-    memory_bytes: int | None = None
+    data_ms: limits.TimeMs | None = None
+    pools: limits.Texts = ()
+    networks: limits.Texts = ()
+    disk: limits.Text | None = None
+    memory_bytes: limits.Bytes | None = None
     counted: Counted | None = None
 
 

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from engine.wire import limits
 from engine.wire.envelope import decode_json
 
 # A quarantine closes one VM to machines until a person takes it back; an approval is a
@@ -45,17 +46,17 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kind: ControlKind
     scope: ControlScope
-    subject: str
+    subject: limits.Text
     active: bool
-    by: str
-    reason: str
-    time_ms: int
+    by: limits.Text
+    reason: limits.Sentence
+    time_ms: limits.TimeMs
     v: Literal[1] = 1
-    until_ms: int | None = None
+    until_ms: limits.TimeMs | None = None
     mode: Mode | None = None
-    action: str | None = None
-    policy: str | None = None
-    source: str = ""
+    action: limits.Word | None = None
+    policy: limits.Text | None = None
+    source: limits.Text = ""
 
     def key(self) -> bytes:
         """Return the record key: a later word with the same key replaces this one."""

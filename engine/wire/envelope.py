@@ -1,5 +1,6 @@
 """What every record's bytes have in common: a size limit, a version, and how they fail."""
 
+import re
 from typing import Final, TypeVar
 
 import msgspec
@@ -13,6 +14,9 @@ MAX_RECORD_BYTES: Final = 900_000
 
 # What a log takes at most: the value with its key and headers, still below the broker's limit.
 MAX_APPEND_BYTES: Final = MAX_RECORD_BYTES + 64 * 1024
+
+# How msgspec says that a value passes a limit of `engine.wire.limits`.
+_LIMIT: Final = re.compile(r"Expected `\w+` (>=|<=|of length|matching)")
 
 T = TypeVar("T")
 
@@ -66,4 +70,4 @@ def _rejected(
         return RecordRejected("malformed", detail)
     if version != 1:
         return RecordRejected("unknown_version", f"version {version}, this release reads 1")
-    return RecordRejected("malformed", detail)
+    return RecordRejected("bad_value" if _LIMIT.match(detail) else "malformed", detail)

@@ -4,13 +4,15 @@ Values are 32-bit floats, row by row: a VM's metrics, of each its horizons, of e
 The node's own stand in `node_values`. What is foretold is the value at `time_ms + horizon`.
 """
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from engine.errors import RecordRejected
+from engine.wire import limits
 from engine.wire.envelope import decode_msgpack
 from engine.wire.frame import UUID_BYTES
 
@@ -39,18 +41,22 @@ class Forecasts(msgspec.Struct, frozen=True, kw_only=True):
     the end of each 5 min.
     """
 
-    site: str
-    zone: str
-    cell: str
-    node: str
-    time_ms: int
-    step_s: int
+    site: limits.Name
+    zone: limits.Name
+    cell: limits.Name
+    node: limits.Name
+    time_ms: limits.TimeMs
+    step_s: Annotated[int, Meta(ge=1, le=limits.MAX_PERIOD_S)]
     uuids: bytes
     values: bytes
     node_values: bytes
-    metrics: tuple[str, ...] = METRICS
-    horizons_s: tuple[int, ...] = HORIZONS_S
-    bands: tuple[str, ...] = BANDS
+    metrics: Annotated[
+        tuple[limits.Word, ...], Meta(min_length=1, max_length=limits.MAX_DETAILS)
+    ] = METRICS
+    horizons_s: Annotated[
+        tuple[limits.PeriodS, ...], Meta(min_length=1, max_length=limits.MAX_DETAILS)
+    ] = HORIZONS_S
+    bands: limits.Words = BANDS
     v: Literal[1] = 1
 
     def vms(self) -> NDArray[np.float32]:

@@ -4,14 +4,16 @@ A frame is one record on `flatline.frames.v1`, keyed by cell. Columns travel pac
 (`engine.wire.table`), the rest as a msgpack map, so that fields can be added.
 """
 
-from typing import Final, Literal
+from functools import lru_cache
+from typing import Annotated, Final, Literal
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from engine.errors import RecordRejected
-from engine.wire import metrics
+from engine.wire import limits, metrics
 from engine.wire.envelope import MAX_RECORD_BYTES, decode_msgpack
 from engine.wire.table import PackedTable, Widen, pack, unpack
 from engine.wire.vcpus import NO_TIMES, VcpuRows, pack_vcpus, unpack_vcpus
@@ -21,6 +23,9 @@ UUID_BYTES: Final = 16
 # The broker takes batches up to 1,048,588 bytes (message.max.bytes); a frame above this
 # is split by VM range before it is sent, so the number bounds one frame, not one node.
 MAX_FRAME_ROWS: Final = 4096
+
+# Rosters repeat from frame to frame: that of each node of some cells is looked at once.
+_ROSTERS_KEPT: Final = 256
 
 # What a `source` is to a node. "shell" is the process that runs the engine: it writes
 # ticks. "owner" is a person or program at `flatline event`.
@@ -117,20 +122,20 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `kind` is one of `metrics.EVENT_KINDS`. `vm` is None for events of the node itself.
     """
 
-    id: str
-    kind: str
-    time_ns: int
-    vm: bytes | None = None
-    detail: dict[str, str] = {}
+    id: limits.Text
+    kind: limits.Word
+    time_ns: limits.TimeNs
+    vm: limits.Uuid | None = None
+    detail: limits.Details = {}
 
 
 class PoolSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A storage pool as one node sees it; None is not measured."""
 
-    name: str
-    capacity_bytes: int | None = None
-    available_bytes: int | None = None
-    latency_s: float | None = None
+    name: limits.Text
+    capacity_bytes: limits.Bytes | None = None
+    available_bytes: limits.Bytes | None = None
+    latency_s: limits.Seconds | None = None
 
 
 class InventoryItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -141,19 +146,19 @@ class InventoryItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     `guest_agent` is whether it has a channel on which a guest agent may answer.
     """
 
-    vm: bytes
-    name: str
-    tenant: str | None = None
-    group: str | None = None
-    flavor: str | None = None
+    vm: limits.Uuid
+    name: limits.Text
+    tenant: limits.Text | None = None
+    group: limits.Text | None = None
+    flavor: limits.Text | None = None
     actionable: bool = False
-    vcpus: int | None = None
-    memory_bytes: int | None = None
-    disks: dict[str, str] = {}
-    nics: dict[str, str] = {}
+    vcpus: limits.Vcpus | None = None
+    memory_bytes: limits.Bytes | None = None
+    disks: limits.Devices = {}
+    nics: limits.Devices = {}
     panic_device: bool = False
     watchdog: bool = False
-    balloon_period_s: int = 0
+    balloon_period_s: limits.PeriodS = 0
     guest_agent: bool = False
 
 
@@ -165,16 +170,16 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     is the node's wall clock and may be wrong.
     """
 
-    site: str
-    zone: str
-    cell: str
-    node: str
+    site: limits.Name
+    zone: limits.Name
+    cell: limits.Name
+    node: limits.Name
     role: Role
-    run: str
-    sequence: int
-    event_time_ns: int
-    mono_ns: int
-    interval_ms: int
+    run: limits.Name
+    sequence: limits.Count
+    event_time_ns: limits.TimeNs
+    mono_ns: limits.MonoNs
+    interval_ms: limits.IntervalMs
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,10 +203,10 @@ class FrameValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     gauges: PackedTable = PackedTable()
     vcpu_counts: bytes = b""
     vcpu_times: PackedTable = NO_TIMES
-    events: tuple[Event, ...] = ()
-    inventory: tuple[InventoryItem, ...] = ()
-    node: dict[str, float] = {}
-    pools: tuple[PoolSample, ...] = ()
+    events: Annotated[tuple[Event, ...], Meta(max_length=limits.MAX_LISTED)] = ()
+    inventory: Annotated[tuple[InventoryItem, ...], Meta(max_length=limits.MAX_LISTED)] = ()
+    node: limits.Gauges = {}
+    pools: Annotated[tuple[PoolSample, ...], Meta(max_length=limits.MAX_POOLS)] = ()
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -259,12 +264,12 @@ def decode_frame(value: bytes, widen: Widen | None = None) -> Frame:
         raise RecordRejected("malformed", f"{len(wire.uuids)} bytes of UUIDs, not a multiple of 16")
     if size > MAX_FRAME_ROWS:
         raise RecordRejected("oversized", f"{size} rows, {MAX_FRAME_ROWS} at most")
-    _check_header(wire.header)
     integers, missing = unpack(metrics.INTEGER_COLUMNS, wire.integers, size, widen)
     patterns, absent = unpack(metrics.GAUGE_COLUMNS, wire.gauges, size, widen)
     gauges = patterns.astype(np.uint32).view(np.float32)
     if absent is not None:
         gauges[absent] = np.nan
+    _check_rows(wire, gauges)
     vcpus = unpack_vcpus(wire.vcpu_counts, wire.vcpu_times, size, widen)
     return Frame(
         header=wire.header,
@@ -278,15 +283,16 @@ def decode_frame(value: bytes, widen: Widen | None = None) -> Frame:
     )
 
 
-def _check_header(header: Header) -> None:
+def _check_rows(wire: FrameValue, gauges: NDArray[np.float32]) -> None:
     """Reject what no collector writes, so that the engine need not ask again."""
-    if not (header.site and header.cell and header.node and header.run):
-        raise RecordRejected("bad_value", "site, cell, node and run must not be empty")
-    if header.sequence < 0 or header.mono_ns < 0 or header.event_time_ns < 0:
-        raise RecordRejected(
-            "bad_value", "sequence, mono_ns and event_time_ns must not be negative"
-        )
-    if not 0 < header.interval_ms <= 3_600_000:
-        raise RecordRejected(
-            "bad_value", f"interval_ms is {header.interval_ms}, must be 1..3600000"
-        )
+    if np.isinf(gauges).any():
+        raise RecordRejected("bad_value", "a gauge of a VM is infinite")
+    if not _is_roster(wire.uuids):
+        raise RecordRejected("bad_value", "a VM stands twice among the rows")
+
+
+@lru_cache(maxsize=_ROSTERS_KEPT)
+def _is_roster(uuids: bytes) -> bool:
+    """Return whether every VM stands there once."""
+    size = len(uuids) // UUID_BYTES
+    return len({uuids[at : at + UUID_BYTES] for at in range(0, len(uuids), UUID_BYTES)}) == size

@@ -1,9 +1,11 @@
 """The journal: every decision, refusal, call, outcome and effect, in one chain per writer."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
+from engine.wire import limits
 from engine.wire.envelope import decode_json
 
 EntryKind = Literal["start", "decision", "refusal", "call", "outcome", "effect", "control"]
@@ -18,19 +20,19 @@ class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     edit, a deletion or a truncation.
     """
 
-    writer: str
-    sequence: int
-    time_ms: int
+    writer: limits.Text
+    sequence: limits.Count
+    time_ms: limits.TimeMs
     kind: EntryKind
-    sentence: str
-    previous: str
-    link: str
+    sentence: limits.Sentence
+    previous: limits.Text
+    link: limits.Text
     v: Literal[1] = 1
-    incident: str | None = None
-    step: int | None = None
-    vm: str | None = None
-    cell: str | None = None
-    detail: dict[str, str] = {}
+    incident: limits.Text | None = None
+    step: limits.Count | None = None
+    vm: limits.Text | None = None
+    cell: limits.Text | None = None
+    detail: Annotated[dict[limits.Word, limits.Sentence], Meta(max_length=limits.MAX_DETAILS)] = {}
 
 
 _encoder = msgspec.json.Encoder()

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from engine.errors import RecordRejected
+from engine.wire import limits
 from engine.wire.alert import Counted, CpuShape
 from engine.wire.envelope import decode_json
 
@@ -75,56 +76,56 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order", omit_default
         What both nodes of a migration carried when it was ordered; None is unknown.
     """
 
-    incident: str
-    step: int
+    incident: limits.Word
+    step: limits.Count
     action: Action
-    vm: str
+    vm: limits.Text
     instance: int
-    site: str
-    cell: str
-    node: str
-    kind: str
+    site: limits.Text
+    cell: limits.Text
+    node: limits.Text
+    kind: limits.Word
     cpu_shape: CpuShape
-    issued_ms: int
-    expires_ms: int
-    deadline_ms: int
-    data_ms: int
+    issued_ms: limits.TimeMs
+    expires_ms: limits.TimeMs
+    deadline_ms: limits.TimeMs
+    data_ms: limits.TimeMs
     dry_run: bool
-    planner: str
-    policy: str
-    sentence: str
+    planner: limits.Text
+    policy: limits.Text
+    sentence: limits.Sentence
     v: Literal[1] = 1
-    target: str | None = None
-    tenant: str | None = None
-    group: str | None = None
-    opened_ms: int = 0
-    history_s: float | None = None
+    target: limits.Text | None = None
+    tenant: limits.Text | None = None
+    group: limits.Text | None = None
+    opened_ms: limits.TimeMs = 0
+    history_s: limits.Figure | None = None
     attested: bool = False
-    disk: str | None = None
-    zone: str = ""
-    pools: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
-    signals: tuple[str, ...] = ()
-    cell_vms: int = 0
-    site_vms: int = 0
-    group_sick: int = 0
-    source_load_ratio: float | None = None
-    target_load_ratio: float | None = None
+    disk: limits.Text | None = None
+    zone: limits.Text = ""
+    pools: limits.Texts = ()
+    networks: limits.Texts = ()
+    signals: limits.Texts = ()
+    cell_vms: limits.Count = 0
+    site_vms: limits.Count = 0
+    group_sick: limits.Count = 0
+    source_load_ratio: limits.Figure | None = None
+    target_load_ratio: limits.Figure | None = None
     counted: Counted | None = None
 
 
 class Closed(msgspec.Struct, frozen=True, kw_only=True, tag="closed", omit_defaults=True):
     """The agent's mark that an order is no longer in flight, and how it ended."""
 
-    incident: str
-    step: int
-    vm: str
-    node: str
-    agent: str
+    incident: limits.Word
+    step: limits.Count
+    vm: limits.Text
+    node: limits.Text
+    agent: limits.Text
     outcome: Outcome
     dry_run: bool
-    time_ms: int
-    sentence: str
+    time_ms: limits.TimeMs
+    sentence: limits.Sentence
     v: Literal[1] = 1
 
 

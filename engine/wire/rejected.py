@@ -5,6 +5,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from engine.wire import limits
 from engine.wire.envelope import decode_msgpack
 
 # Enough to see what it was; a flood of 10 MB records must not fill the topic.
@@ -19,12 +20,12 @@ KEPT_DETAIL: Final = 1_000
 class Rejected(msgspec.Struct, frozen=True, kw_only=True):
     """The first `KEPT_BYTES` of a record that was refused, and why."""
 
-    topic: str
-    partition: int
-    offset: int
-    reason: str
-    detail: str
-    length: int
+    topic: limits.Text
+    partition: limits.Count
+    offset: limits.Count
+    reason: limits.Word
+    detail: limits.Sentence
+    length: limits.Count
     sha256: str
     head: bytes
     v: Literal[1] = 1

@@ -3,13 +3,15 @@
 For history and for retraining. Columns are 32-bit floats in the order of `FEATURES`.
 """
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from engine.errors import RecordRejected
+from engine.wire import limits
 from engine.wire.envelope import decode_msgpack
 from engine.wire.frame import UUID_BYTES
 
@@ -35,10 +37,10 @@ class NodeMinute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `groups` names the anti-affinity groups whose members it runs, as `tenant/group`.
     """
 
-    vms: int = 0
-    cores: float | None = None
-    memory_available_bytes: float | None = None
-    groups: tuple[str, ...] = ()
+    vms: limits.Count = 0
+    cores: limits.Figure | None = None
+    memory_available_bytes: limits.Figure | None = None
+    groups: limits.Texts = ()
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,15 +49,17 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     `pool_vms` and `network_vms` count the cell's VMs that hang on each.
     """
 
-    site: str
-    cell: str
-    minute_ms: int
+    site: limits.Name
+    cell: limits.Name
+    minute_ms: limits.TimeMs
     uuids: bytes
     values: bytes
     classes: tuple[str, ...]
     node_load: dict[str, float]
-    configuration: str
-    features: tuple[str, ...] = FEATURES
+    configuration: limits.Word
+    features: Annotated[
+        tuple[limits.Word, ...], Meta(min_length=1, max_length=limits.MAX_DETAILS)
+    ] = FEATURES
     v: Literal[1] = 1
     nodes: dict[str, NodeMinute] = {}
     pool_vms: dict[str, int] = {}
