@@ -116,7 +116,13 @@ class Replayed:
     def scores(self, part: str = "all") -> tuple[Scores, Judgement]:
         """Return the figures on all VMs, or on one half of them."""
         chosen = {"all": None, "tuning": _is_even, "report": _is_odd}[part]
-        judgement = judge(self.lines, self.truth, interval_s=self.interval_s, chosen=chosen)
+        judgement = judge(
+            self.lines,
+            self.truth,
+            interval_s=self.interval_s,
+            chosen=chosen,
+            totals_only=True,
+        )
         days = sum(d for vm, d in self.vm_days.items() if chosen is None or chosen(vm))
         return score(judgement, interval_s=self.interval_s, vm_days=days), judgement
 

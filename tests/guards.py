@@ -42,7 +42,7 @@ _LOG: Final = (
     "_incident_old", "_vm", "_group", "_group_sick", "_node", "_cell", "_site",
 )  # fmt: skip
 _PRESENT: Final = (
-    "_clock", "_data_age", "_newborn", "_signals", "_no_owner", "_policy", "_mode", "_words",
+    "_clock", "_data_age", "_newborn", "_witnesses", "_no_owner", "_policy", "_mode", "_words",
 )  # fmt: skip
 _LOOK: Final = (
     "_enough", "_same_vm", "_same_run", "_open_to_actions", "_monitor_answers", "_no_job",

@@ -16,6 +16,7 @@ from typing import Final, Literal, NamedTuple, get_args, get_origin
 import msgspec
 
 from engine.errors import SettingsError
+from engine.wire.alert import Witness
 from engine.wire.control import Mode
 from engine.wire.order import DISRUPTIVE, MAX_LIFETIME_MS, Action
 
@@ -23,8 +24,6 @@ from engine.wire.order import DISRUPTIVE, MAX_LIFETIME_MS, Action
 StepAction = Literal[
     "notify", "save_evidence", "reboot", "reset", "migrate", "move_disk", "quarantine"
 ]
-# What speaks for a fault independently of the others (`Step.needs`, `Order.signals`).
-Signal = Literal["io", "cpu", "memory", "guest"]
 Purpose = Literal["production", "demo", "lab"]
 
 SHIPPED: Final = ("default", "demo", "lab")
@@ -60,7 +59,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         How long the fault must have lasted: a guest may help itself. What the planner has
         seen this VM need before is waited for as well.
     needs
-        Signals that must agree, beside what the limits ask for.
+        Witnesses that must be among those heard, beside what `admit` asks for.
     deadline_s
         Until then the engine must have seen the effect; later counts as unknown.
     stable_s
@@ -69,7 +68,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     action: StepAction
     grace_s: int = 0
-    needs: tuple[Signal, ...] = ()
+    needs: tuple[Witness, ...] = ()
     deadline_s: int = 300
     stable_s: int = 60
 

@@ -12,7 +12,7 @@ from engine.action.incident import Incident
 from engine.action.present_rules import effective_mode
 from engine.action.question import DAY_MS, Logged
 from engine.action.target import CellLoad, Choice, Mover, choose_target
-from engine.wire.alert import Alert, EvidenceItem
+from engine.wire.alert import Alert, may_be_reset
 from engine.wire.control import Control
 from engine.wire.order import DESTRUCTIVE, DISRUPTIVE, Order
 
@@ -23,9 +23,9 @@ FITTING: Final[Mapping[str, frozenset[str]]] = {
     "move_disk": frozenset({"move_disk", "migrate"}),
 }
 
-# Which independent signal an item of evidence stands for, where it speaks for the fault.
-_SIGNALS: Final[Mapping[str, str]] = {
-    "silence": "io", "disk": "io", "cpu": "cpu", "balloon": "memory", "told": "guest",
+# Evidence by which a VM itself, or its hypervisor, said that it crashed.
+_ATTESTING: Final[Mapping[str, str]] = {
+    "told": "guest", "watchdog": "guest", "crashed": "hypervisor",
 }  # fmt: skip
 _MINUTE_MS: Final = 60_000
 # A guest that helped itself once may need a little longer the next time.
@@ -42,6 +42,8 @@ SENTENCES: Final = {
     "no_ladder": "the catalogue has no step for {kind}.",
     "no_fit": "the catalogue answers {kind} with {action}, the engine suggests {suggestion}.",
     "needs": "the {action} needs {needs} to agree, of which {found} does.",
+    "unwitnessed": "nobody but {found} says that it is dead, and a {action} needs its activity and"
+    " one witness more, or its hypervisor.",
     "grace": "it may recover by itself and is given time to; {wait_s:.0f} s more.",
     "no_disk": "the alert does not name the disk to be moved.",
     "no_pool": "the policy names no pool to which the disks of {pools} may be moved.",
@@ -83,7 +85,7 @@ def rung_of(incident: Incident, policy: Policy) -> Step | None:
 def answers(rung: Step, alert: Alert) -> bool:
     """Return whether the engine's suggestion lets this rung be taken."""
     if rung.action not in DISRUPTIVE:
-        return alert.suggested_action in ("alert", *FITTING)
+        return alert.suggested_action in ("alert", "inspect", *FITTING)
     return rung.action in FITTING.get(alert.suggested_action, frozenset())
 
 
@@ -96,7 +98,7 @@ def propose(incident: Incident, around: Surroundings, policy: Policy) -> Proposa
     if rung is None or rung.action in ("notify", "quarantine"):
         return _held("no_ladder", kind=alert.kind) if loud else Proposal(None)
     if not loud and not answers(rung, alert):
-        return Proposal(None)
+        return Proposal(None) if alert.suggested_action != "inspect" else _unwitnessed(alert, rung)
     held = _precondition(alert, rung, around, policy.limits)
     if held is not None:
         return held
@@ -165,9 +167,10 @@ def _precondition(
         return _held("unplaced")
     if alert.data_ms is None:
         return _held("undated")
-    found = signals_of(alert.evidence)
-    if not set(rung.needs) <= set(found):
-        needs, known = ", ".join(rung.needs), ", ".join(found) or "none"
+    if rung.action in DESTRUCTIVE and not may_be_reset(alert.witnesses):
+        return _unwitnessed(alert, rung)
+    if not set(rung.needs) <= set(alert.witnesses):
+        needs, known = ", ".join(rung.needs), ", ".join(alert.witnesses) or "none"
         return _held("needs", action=rung.action, needs=needs, found=known)
     grace_s = float(rung.grace_s)
     if rung.action in DESTRUCTIVE and not _attested(alert):
@@ -177,17 +180,9 @@ def _precondition(
     return _held("grace", wait_s=wait_ms / 1000) if grace_s and wait_ms > 0 else None
 
 
-def signals_of(evidence: Sequence[EvidenceItem]) -> tuple[str, ...]:
-    """Return the independent signals that speak for the fault, sorted."""
-    return tuple(
-        sorted(
-            {
-                _SIGNALS[item.signal]
-                for item in evidence
-                if item.signal == "told" or (item.signal in _SIGNALS and (item.nats or 0.0) > 0.0)
-            }
-        )
-    )
+def _unwitnessed(alert: Alert, rung: Step) -> Proposal:
+    found = ", ".join(alert.witnesses) or "the alert"
+    return _held("unwitnessed", action=rung.action, found=found)
 
 
 def _destination(alert: Alert, rung: Step, around: Surroundings, policy: Policy) -> Choice:
@@ -299,7 +294,7 @@ def _order(
         zone=alert.zone,
         pools=alert.pools,
         networks=alert.networks,
-        signals=signals_of(alert.evidence),
+        witnesses=alert.witnesses,
         cell_vms=cell.vm_count if cell else 0,
         site_vms=sum(load.vm_count for load in around.loads.values()),
         group_sick=around.group_sick,
@@ -313,5 +308,5 @@ _UNDO: Final = Step(action="migrate", deadline_s=900, stable_s=60)
 
 
 def _attested(alert: Alert) -> bool:
-    """Return whether the VM said itself that it crashed: its panic device or its watchdog."""
-    return any(item.signal == "told" for item in alert.evidence)
+    """Return whether the VM's panic device or watchdog, or its hypervisor, says that it crashed."""
+    return any(_ATTESTING.get(item.signal) in alert.witnesses for item in alert.evidence)

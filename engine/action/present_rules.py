@@ -1,17 +1,15 @@
 """The rules of `admit` that also read the clock and the control topic of who asks."""
 
 from collections.abc import Mapping
-from typing import Final, get_args
+from typing import Final
 
-from engine.action.catalogue import Policy, Signal
+from engine.action.catalogue import Policy
 from engine.action.log_rules import nodes_of, owner_of
 from engine.action.question import CLOCK_SLACK_MS, Question, Rule, Said
+from engine.wire.alert import may_be_reset
 from engine.wire.control import Control, Mode
 from engine.wire.order import DESTRUCTIVE, DISRUPTIVE, Action
 
-SIGNALS: Final[frozenset[str]] = frozenset(get_args(Signal))
-# How many independent signals must say that a guest is dead.
-_AGREEING: Final = 2
 _STRICTNESS: Final[tuple[Mode, ...]] = ("observe", "approve", "auto")
 # Kinds of control records that forbid an order, and what each is called in a refusal.
 _WORDS: Final[Mapping[str, str]] = {
@@ -24,7 +22,8 @@ SENTENCES: Final = {
     "data_age": "The data behind the order is {age_s:.0f} s old; {limit_s:.0f} s at most.",
     "data_ahead": "The data behind the order is dated {ahead_s:.1f} s ahead of this clock.",
     "newborn": "The VM has {history} of history; {limit_s} s are needed before it is touched.",
-    "signals": "Of the independent signals {count} agree; a {action} needs {limit}.",
+    "witnesses": "That the guest is dead is said by {heard} alone; a {action} needs its activity"
+    " and one witness more, or its hypervisor.",
     "no_owner": "Tenant or group of the VM is unknown, so nobody agreed to actions on it.",
     "policy": "The order was given under policy {given}, here {held} holds.",
     "mode": "Policy lets {action} for tenant {tenant} be rehearsed only.",
@@ -64,12 +63,14 @@ def _newborn(question: Question) -> Said | None:
     return None
 
 
-def _signals(question: Question) -> Said | None:
-    """Refuse to tear a guest down on the word of one signal."""
+def _witnesses(question: Question) -> Said | None:
+    """Refuse to tear a guest down unless two that are independent say that it is dead."""
     order = question.order
-    agreeing = set(order.signals) & SIGNALS
-    if order.action in DESTRUCTIVE and len(agreeing) < _AGREEING:
-        return "signals", {"action": order.action, "count": len(agreeing), "limit": _AGREEING}
+    if order.action in DESTRUCTIVE and not may_be_reset(order.witnesses):
+        return "witnesses", {
+            "action": order.action,
+            "heard": ", ".join(order.witnesses) or "nobody",
+        }
     return None
 
 
@@ -165,5 +166,5 @@ def _words(question: Question) -> Said | None:
 
 WORDS_OF_PEOPLE: Final[tuple[Rule, ...]] = (_policy, _mode, _words)
 PRESENT_RULES: Final[tuple[Rule, ...]] = (
-    _clock, _data_age, _newborn, _signals, _no_owner, *WORDS_OF_PEOPLE,
+    _clock, _data_age, _newborn, _witnesses, _no_owner, *WORDS_OF_PEOPLE,
 )  # fmt: skip

@@ -92,7 +92,7 @@ def run_evaluation(folder: Path, *, events: Path, drawing: bool) -> Evaluation:
             f" {len(truth)} events cannot have been seen there; for one, {strange[0]}. That"
             f" replay is of {summary.dataset}: name the events of that dataset."
         )
-    judgement = judge(lines, truth, interval_s=summary.interval_s)
+    judgement = judge(lines, truth, interval_s=summary.interval_s, totals_only=True)
     mistakes = list(_mistakes(judgement, truth, summary.interval_s))
     if drawing:
         _remove_pages(folder)

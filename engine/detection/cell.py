@@ -33,8 +33,14 @@ class Vm(msgspec.Struct):
     holds
         Reason → append time until which silence is explained by it; -1 until taken back.
     told
-        What the guest said of itself in this boot epoch: panicked, crashed or watchdog;
-        `told_ms` is the cell's own clock (`Cell.passed_ms`) when it last did.
+        What the guest said of itself in this boot epoch: panicked or crashed; `told_ms` is the
+        cell's own clock (`Cell.passed_ms`) when it last did.
+    said
+        When it last said less than that, by the node's wall clock in ms: watchdog, agent_silent,
+        console_panic.
+    probe_answered_ms, probe_silent_ms, agent_answered_ms
+        When it last answered a probe, stopped answering, and when its guest agent last answered,
+        by the node's wall clock; 0 is never.
     rebooted_ms
         Append time of the last reboot, 0 for never; `booting` says that life since then
         has not been seen yet.
@@ -60,6 +66,12 @@ class Vm(msgspec.Struct):
     holds: dict[str, int] = {}
     told: str = ""
     told_ms: int = 0
+    said: dict[str, int] = {}
+    probe_answered_ms: int = 0
+    probe_silent_ms: int = 0
+    agent_answered_ms: int = 0
+    watchdog: bool = False
+    guest_agent: bool = False
     rebooted_ms: int = 0
     reboot_pending: bool = False
     reboot_position: SamplePosition | None = None

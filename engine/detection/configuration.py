@@ -8,6 +8,7 @@ import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
+from typing import Final
 
 import msgspec
 
@@ -95,6 +96,35 @@ class Configuration:
     balloon_prompt_s: float = 10.0
     balloon_fresh_nats: float = -10.0
     told_nats: float = 15.0
+
+    # Witnesses, and what each must be worth at least. Activity by itself carries the order's score;
+    # here it only has to be one: a silence that this VM has once in twenty times.
+    activity_least_nats: float = 3.0
+    # Once in twenty of this VM's standstills, beside a silence that is as surprising as an order
+    # asks for: independent, so both together are one in some million.
+    standstill_least_nats: float = 3.0
+    standstill_cap_nats: float = 6.0  # a model of a day knows no more than one in 400
+    # What is told outright is false by mistake only: a watchdog that a busy guest did not serve
+    # in time, an agent that was stopped, a text that was only printed.
+    guest_least_nats: float = 3.0
+    watchdog_nats: float = 5.0
+    agent_silent_nats: float = 4.0
+    console_panic_nats: float = 10.0
+    # A guest that answered within ten minutes and does not now: cards are also cut off.
+    probe_silent_nats: float = 5.0
+    probe_least_nats: float = 3.0
+    probe_fresh_s: float = 600.0
+    # What only a kernel that lives does; as much as a balloon that goes on reporting.
+    life_nats: float = -10.0
+    # Words of a death come with the last sample before the silence at the earliest.
+    said_before_s: float = 30.0
+
+    # Each vCPU by itself. Guests' idle vCPUs were measured below 7 % of a core (the lab's, whose
+    # emulation makes timers dear); from a tenth on one works.
+    vcpu_idle_share: float = 0.1
+    # libvirt tells the time of a vCPU in ticks of 10 ms, so that at up to 20 s between samples
+    # this is no tick at all, the least that can be told from the timers of a kernel that lives.
+    vcpu_floor_share: float = 0.0005
 
     # Hangs: the kernel lives, so nothing is urgent and a longer look costs nothing.
     hung_s: float = 20.0
@@ -252,6 +282,11 @@ _KERNELS = (
     *(vitals_layout.FIELD_COUNT, vitals_layout.WINDOW, *trends.CONSTANTS, *hours.CONSTANTS),
     *(baseline.FIELD_COUNT, gaps.MEMORY_S, gaps.EDGE_COUNT, gaps.FIELD_COUNT),
 )
+
+
+# A state that was learned under these goes on under today's: what has been added since reads what
+# they did not keep as unknown. c9b9…: no witnesses but activity and balloon.
+CONTINUED: Final = frozenset({"c9b90e905f6c0d81"})
 
 
 @lru_cache(maxsize=16)

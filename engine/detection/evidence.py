@@ -7,6 +7,9 @@ for the few VMs whose silence surprises.
 import math
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
 from engine.detection.lanes import F, I, Lanes
@@ -24,6 +27,17 @@ _PAUSED = tuple(
 _BUSIEST_STEP = 0.3
 _OTHERS_STEP = 0.15
 _OTHERS_IDLE = 0.06
+
+
+class Stillness(NamedTuple):
+    """What the last sample said of some vCPUs, for how long they stand and what that is worth.
+
+    `told` is one of `standstill.STILL`, `MOVED` and `UNKNOWN`.
+    """
+
+    told: int
+    run_s: float
+    nats: float
 
 
 class Picture(NamedTuple):
@@ -61,6 +75,12 @@ class Picture(NamedTuple):
     epoch_s: float
     history_s: float
     dt_s: float
+    others: Stillness
+    whole: Stillness
+    exits: Stillness
+    said: tuple[str, ...]
+    answered: tuple[str, ...]
+    probe_silent: bool
 
     @property
     def crashed(self) -> bool:
@@ -130,6 +150,33 @@ def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configur
         epoch_s=figures[F["epoch_s"]],
         history_s=figures[F["history_s"]],
         dt_s=node.dt_s,
+        others=_stillness(lanes, 0, lanes.others, lane),
+        whole=_stillness(lanes, 1, lanes.whole, lane),
+        exits=_stillness(lanes, 2, lanes.exits, lane),
+        said=_said(vm, onset_ms, configuration),
+        answered=_answered(vm, onset_ms),
+        probe_silent=vm.probe_silent_ms > 0 and vm.probe_silent_ms >= onset_ms,
+    )
+
+
+def _stillness(lanes: Lanes, row: int, out: NDArray[np.float32], lane: int) -> Stillness:
+    return Stillness(int(lanes.stills[row, lane]), float(out[0, lane]), float(out[1, lane]))
+
+
+def _said(vm: Vm, onset_ms: int, configuration: Configuration) -> tuple[str, ...]:
+    """Return what the guest said as its silence began or later; older words were overtaken."""
+    since_ms = onset_ms - round(configuration.said_before_s * 1000)
+    return tuple(sorted(kind for kind, said_ms in vm.said.items() if said_ms >= since_ms))
+
+
+def _answered(vm: Vm, onset_ms: int) -> tuple[str, ...]:
+    """Return who answered after the silence began: an answer is the work of a living guest."""
+    answers = {"probe": vm.probe_answered_ms, "guest agent": vm.agent_answered_ms}
+    taken_back = {"probe": vm.probe_silent_ms, "guest agent": vm.said.get("agent_silent", 0)}
+    return tuple(
+        who
+        for who, answered_ms in answers.items()
+        if answered_ms > onset_ms and answered_ms >= taken_back[who]
     )
 
 
@@ -176,6 +223,8 @@ def silence_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
         value=round(seen.run_s, 3),
         nats=round(nats, 3),
         text=f"neither read, written nor sent anything for {seen.run_s:.0f} s",
+        witness="activity",
+        minimum_nats=configuration.activity_least_nats,
     )
 
 
@@ -200,6 +249,7 @@ def cpu_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
         limit=round(seen.cpu_before, 4),
         nats=round(nats, 3),
         text=f"{words[seen.shape]} ({before})",
+        witness="activity",
     )
 
 
@@ -218,37 +268,6 @@ def stepped(seen: Picture, configuration: Configuration) -> bool:
         seen.busiest - seen.busiest_before >= _BUSIEST_STEP
         or (others <= _OTHERS_IDLE and others_before - others >= _OTHERS_STEP)
     )
-
-
-def balloon_item(seen: Picture, configuration: Configuration) -> EvidenceItem | None:
-    """Return what the balloon says; None where it was never seen moving in this epoch."""
-    if not seen.balloon_known:
-        return None
-    if seen.balloon_fresh > 0:
-        return EvidenceItem(
-            signal="balloon",
-            value=round(seen.balloon_still_s, 3),
-            nats=configuration.balloon_fresh_nats,
-            text="its balloon driver goes on reporting: the kernel lives",
-        )
-    periods = seen.balloon_still_s / max(seen.balloon_period_s, seen.dt_s, 0.1)
-    excess = max(0.0, periods - configuration.balloon_free_periods)
-    nats = min(configuration.balloon_cap_nats, excess * configuration.balloon_nats_per_period)
-    return EvidenceItem(
-        signal="balloon",
-        value=round(seen.balloon_still_s, 3),
-        limit=round(seen.balloon_period_s, 3),
-        nats=round(nats, 3),
-        text=f"its balloon driver has not reported for {seen.balloon_still_s:.0f} s",
-    )
-
-
-def told_item(seen: Picture, configuration: Configuration) -> EvidenceItem | None:
-    """Return what the guest or its hypervisor said outright; None where nothing."""
-    if not (seen.crashed or seen.told in {"panicked", "crashed"}):
-        return None
-    said = "its panic device reported a panic" if seen.told else "the hypervisor holds it crashed"
-    return EvidenceItem(signal="told", nats=configuration.told_nats, text=said)
 
 
 def explanations(vm: Vm, *, state: int, job_active: bool, time_ms: int) -> list[str]:

@@ -2,21 +2,25 @@
 
 A score is a sum of log likelihood ratios. An alert needs the score that its error rate
 asks for (Wald 1945); a suggestion to reboot needs more: a higher score, samples and
-seconds enough for a guest that reboots itself, and two signals that agree.
+seconds enough for a guest that reboots itself, and a second witness
+(`engine.detection.witnesses`). Without one the suggestion is to look at the guest.
 """
 
+import math
 from typing import NamedTuple
 
 from engine.detection.configuration import Configuration
-from engine.detection.evidence import (
-    Picture,
-    balloon_item,
-    cpu_item,
-    silence_item,
-    stepped,
-    told_item,
+from engine.detection.evidence import Picture, cpu_item, silence_item, stepped
+from engine.detection.witnesses import signs_of_life, witness_items
+from engine.wire.alert import (
+    CpuShape,
+    EvidenceItem,
+    Severity,
+    Suggestion,
+    counted_witnesses,
+    may_be_reset,
 )
-from engine.wire.alert import CpuShape, EvidenceItem, Severity, Suggestion
+from models.kernels import standstill
 
 
 class Verdict(NamedTuple):
@@ -52,18 +56,28 @@ def judge_vm(
     cautious
         Reasons that forbid to suggest an action while the alert itself stands.
     """
-    told = told_item(seen, configuration)
-    if told is not None:
-        return _told(seen, told, cautious, configuration)
+    others = witness_items(seen, configuration)
+    if any(item.signal in {"told", "crashed"} for item in others):
+        return _told(seen, others, cautious, configuration)
     if seen.moved < configuration.moved_samples:
         return _boot_stuck(seen, configuration)
-    return _dead(seen, cautious, configuration) or _hung(
+    return _dead(seen, others, cautious, configuration) or _hung(
         seen, configuration, node_waits_for_io=node_waits_for_io
     )
 
 
+def suggested(evidence: tuple[EvidenceItem, ...], refusals: list[str]) -> Suggestion:
+    """Return what may be suggested of a guest that the test takes for dead.
+
+    Without a second witness somebody has to look at it, however sure the test is.
+    """
+    if refusals:
+        return "alert"
+    return "reboot" if may_be_reset(counted_witnesses(evidence)) else "inspect"
+
+
 def _told(
-    seen: Picture, told: EvidenceItem, cautious: list[str], configuration: Configuration
+    seen: Picture, others: list[EvidenceItem], cautious: list[str], configuration: Configuration
 ) -> Verdict | None:
     """Judge a VM that said itself that it panicked: silence must agree before an order.
 
@@ -71,31 +85,38 @@ def _told(
     one that only spoke may still be set to do so, and waits as long as every other.
     """
     silence = silence_item(seen, configuration)
-    items = [told, silence, cpu_item(seen, configuration)]
+    first = [item for item in others if item.signal in {"told", "crashed"}]
+    rest = [item for item in others if item not in first]
+    items = (*first, silence, cpu_item(seen, configuration), *rest)
     still = seen.run_samples >= 2 and _dead_s(seen) >= configuration.told_order_s
     waits = not still if seen.crashed else _may_reboot_itself(seen, configuration)
-    vetoes = (*cautious, "self_reboot_wait") if waits else tuple(cautious)
-    suggestion: Suggestion = "alert" if vetoes else "reboot"
+    refusals = [*cautious, *signs_of_life(others)]
+    if waits:
+        refusals.append("self_reboot_wait")
     return Verdict(
         kind="panic_spin" if seen.shape in {"one_core", "all_cores", "mixed"} else "panic_halt",
         firing=True,
         score=configuration.told_nats + (silence.nats or 0.0),
         severity="critical",
-        suggestion=suggestion,
+        suggestion=suggested(items, refusals),
         sequence=seen.run_sequence,
         onset_ms=seen.onset_ms,
         shape=seen.shape,
-        evidence=tuple(items),
-        vetoes=vetoes,
+        evidence=items,
+        vetoes=tuple(refusals),
     )
 
 
 def _dead_s(seen: Picture) -> float:
     """Return for how long a VM may have been dead at most, in s.
 
-    From its last byte on; one that was quiet before it panicked, and said so, from its word on.
+    From its last byte on; one that was quiet before it panicked, and said so, from its word on;
+    one that uses one core not for longer than its other vCPUs stand still.
     """
-    return min(seen.run_s, seen.told_s)
+    others_s = math.inf
+    if seen.shape == "one_core" and seen.others.told != standstill.UNKNOWN:
+        others_s = seen.others.run_s
+    return min(seen.run_s, seen.told_s, others_s)
 
 
 def _may_reboot_itself(seen: Picture, configuration: Configuration) -> bool:
@@ -106,46 +127,52 @@ def _may_reboot_itself(seen: Picture, configuration: Configuration) -> bool:
     )
 
 
-def _dead(seen: Picture, cautious: list[str], configuration: Configuration) -> Verdict | None:
+def _dead(
+    seen: Picture, others: list[EvidenceItem], cautious: list[str], configuration: Configuration
+) -> Verdict | None:
     """Judge a complete silence: spinning, halted, or a guest that still lives."""
-    if seen.run_samples < 2 or seen.shape == "unknown":
+    if seen.run_samples < 2 or seen.shape == "unknown" or signs_of_life(others):
         return None
     silence = silence_item(seen, configuration)
     if (silence.nats or 0) < configuration.silence_alert_nats:
         return None
-    cpu = cpu_item(seen, configuration)
-    balloon = balloon_item(seen, configuration)
-    items = [item for item in (silence, cpu, balloon) if item is not None]
-    score = sum(item.nats or 0.0 for item in items)
-    if score < configuration.alert_nats:
-        return None
-    if balloon is not None and _awaits_report(seen, balloon, configuration):
+    balloon = next((item for item in others if item.signal == "balloon"), None)
+    rest = [item for item in others if item is not balloon]
+    shown = [silence, cpu_item(seen, configuration), *([balloon] if balloon else [])]
+    score = sum(item.nats or 0.0 for item in shown)
+    if score < configuration.alert_nats or _awaits_report(seen, balloon, configuration):
         return None
     step = stepped(seen, configuration)
     frozen = balloon is not None and (balloon.nats or 0.0) >= configuration.balloon_frozen_nats
     if not (step or frozen):
         return None
     firing = seen.run_samples >= configuration.alert_samples and seen.run_s >= configuration.alert_s
+    # What the other witnesses say makes no alert by itself, but it counts once there is one.
+    score += sum(item.nats or 0.0 for item in rest)
+    evidence = (*shown, *rest)
     refusals = [*cautious, *_refusals(seen, score, step, frozen, balloon, silence, configuration)]
     return Verdict(
         kind="panic_halt" if seen.shape == "idle" else "panic_spin",
         firing=firing,
         score=score,
         severity="critical" if frozen else "error",
-        suggestion="alert" if refusals or not firing else "reboot",
+        suggestion=suggested(evidence, refusals) if firing else "alert",
         sequence=seen.run_sequence,
         onset_ms=seen.onset_ms,
         shape=seen.shape,
-        evidence=tuple(items),
+        evidence=evidence,
         vetoes=tuple(refusals),
     )
 
 
-def _awaits_report(seen: Picture, balloon: EvidenceItem, configuration: Configuration) -> bool:
-    """Return whether the balloon speaks against a death, or will soon be able to."""
-    nats = balloon.nats or 0.0
+def _awaits_report(
+    seen: Picture, balloon: EvidenceItem | None, configuration: Configuration
+) -> bool:
+    """Return whether the balloon will soon be able to speak."""
+    if balloon is None:
+        return False
     prompt = seen.balloon_period_s <= configuration.balloon_prompt_s
-    return nats < 0.0 or (nats == 0.0 and prompt)
+    return (balloon.nats or 0.0) == 0.0 and prompt
 
 
 def _refusals(
@@ -170,10 +197,6 @@ def _refusals(
         refusals.append("cpu_constant")
     if balloon is not None and not frozen:
         refusals.append("balloon_not_frozen")
-    if balloon is None and seen.shape != "one_core":
-        # All cores busy, or none, and silent is also what a batch job or a stalled disk
-        # looks like; only memory tells them apart. One core spinning has no natural twin.
-        refusals.append("one_signal")
     if seen.shape == "mixed":
         refusals.append("shape_mixed")
     return refusals

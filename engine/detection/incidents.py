@@ -24,6 +24,7 @@ from engine.wire.alert import (
     Severity,
     Suggestion,
     alert_id,
+    counted_witnesses,
 )
 from models.kernels import baseline
 
@@ -165,6 +166,7 @@ def _continued(
         history_s=finding.history_s,
         cpu_shape=finding.cpu_shape,
         incident=finding.incident,
+        witnesses=counted_witnesses(finding.evidence),
         resolution=None,
     )
     known.alert = _identified(cell, known.alert, vm)
@@ -201,7 +203,7 @@ def suppress(
 def calmed(incident: Incident, *, time_ms: int, configuration: Configuration) -> list[Alert]:
     """Go on with an alert whose VM is out of sight or well again: it asks for no action now."""
     alert = incident.alert
-    if alert.state != "firing" or alert.suggested_action not in {"reboot", "migrate"}:
+    if alert.state != "firing" or alert.suggested_action not in {"inspect", "reboot", "migrate"}:
         return republished(incident, time_ms=time_ms, configuration=configuration)
     incident.alert = msgspec.structs.replace(
         alert, transition=alert.transition + 1, suggested_action="alert", decided_ms=time_ms
@@ -324,6 +326,7 @@ def _opened(
         vetoes=finding.vetoes,
         evidence=finding.evidence,
         incident=finding.incident,
+        witnesses=counted_witnesses(finding.evidence),
     )
     return _identified(cell, alert, vm)
 

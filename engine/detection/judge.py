@@ -5,6 +5,7 @@ import numpy as np
 from engine.detection import sentences
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
+from engine.detection.coverage import advice, available
 from engine.detection.evidence import Picture, explanations, picture, vetoes
 from engine.detection.fold import set_holds
 from engine.detection.forest import opinion, score_gated
@@ -204,7 +205,13 @@ def _finding(
         confidence=confidence(verdict.score, configuration),
         onset_ms=verdict.onset_ms,
         position=node.position(verdict.sequence),
-        sentence=sentences.of_verdict(sentences.name_of(vm, text), node.name, verdict, seen),
+        sentence=sentences.of_verdict(
+            sentences.name_of(vm, text),
+            node.name,
+            verdict,
+            seen,
+            way=advice(available(node, lanes, lane, vm, configuration), vm),
+        ),
         evidence=verdict.evidence if strange is None else (*verdict.evidence, strange),
         vetoes=verdict.vetoes,
         node=node.name,
@@ -249,7 +256,7 @@ def _believe_life(cell: Cell, vm: Vm) -> None:
     if not running or lanes.number("alive_samples", lane) < _LIFE_SAMPLES:
         return
     vm.left_by_word = False
-    vm.told = ""
+    vm.told, vm.said = "", {}
     for reason in ("paused", "stopped", "shutdown"):
         if vm.holds.get(reason, 0) < 0:
             del vm.holds[reason]
@@ -275,6 +282,7 @@ def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
             vm.holds
             or vm.gone_ms
             or vm.told
+            or vm.said
             or vm.reboot_pending
             or vm.monitor_hung_ms
             or (vm.missed_ms and time_ms - vm.missed_ms < configuration.host_member_s * 1000)

@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.wire.frame import UUID_BYTES
-from models.kernels import baseline, gaps, glance, hours, intake, trends, vitals_layout
+from models.kernels import (
+    baseline,
+    gaps,
+    glance,
+    hours,
+    intake,
+    standstill,
+    trends,
+    vitals_layout,
+)
 from models.kernels.lanes import LANES, blocks_for
 
 F32 = NDArray[np.float32]
@@ -66,6 +75,7 @@ INTEGERS: Final = (
     "moving",
     "migrated",
     "delay_ns",
+    "vcpu_mover",
 )
 F: Final = {name: row for row, name in enumerate(FLOATS)}
 I: Final = {name: row for row, name in enumerate(INTEGERS)}  # noqa: E741 - reads as F does
@@ -104,6 +114,19 @@ class Lanes:
         What the kernels said of the last sample: rows as `baseline.OUT`, `gaps.OUT`.
     vitals, recent, signs
         State, windows and last results of `models.kernels.vitals`, one VM after the other.
+    others_gaps, whole_gaps, exit_gaps
+        How long all vCPUs but the busiest, all vCPUs, and KVM's interrupts are ever still while
+        the guest lives (`models.kernels.standstill`).
+    others, whole, exits
+        What these gap models said of the last sample: rows as `gaps.OUT`.
+    stills
+        Shape (3, lanes), int8: whether the others, all of them and the interrupts stood still in
+        the last sample, as `standstill.STILL`.
+    vcpu_counts, vcpu_times
+        How many vCPU times were last told of each lane, and these times, one lane after the
+        other.
+    kvm
+        Shape (2, lanes): injected interrupts and exits for I/O, `standstill.NO_TIME` unknown.
     trends, means, hours, shows
         The same of `models.kernels.trends`, hours by `models.kernels.hours`.
     foreign
@@ -137,6 +160,16 @@ class Lanes:
         self.vitals = vitals_layout.new_state(lanes)
         self.recent = vitals_layout.new_recent(lanes)
         self.signs = np.zeros((lanes, vitals_layout.OUT_ROWS))
+        self.others_gaps = gaps.new_state(blocks)
+        self.whole_gaps = gaps.new_state(blocks)
+        self.exit_gaps = gaps.new_state(blocks)
+        self.others = np.zeros((gaps.OUT_ROWS, lanes), np.float32)
+        self.whole = np.zeros((gaps.OUT_ROWS, lanes), np.float32)
+        self.exits = np.zeros((gaps.OUT_ROWS, lanes), np.float32)
+        self.stills = np.full((3, lanes), standstill.UNKNOWN, np.int8)
+        self.vcpu_counts = np.zeros(lanes, np.int64)
+        self.vcpu_times = np.zeros(0, np.uint64)
+        self.kvm = np.full((2, lanes), standstill.NO_TIME, np.uint64)
         self.trends = trends.new_state(lanes)
         self.means = trends.new_means(lanes)
         self.hours = hours.new_state(lanes)
@@ -146,7 +179,8 @@ class Lanes:
         self.taken = intake.new_taken(lanes)
         self.finds = np.zeros(lanes, np.uint16)
         self.found = np.zeros(glance.BITS, np.int64)
-        for name in ("instance", "state", "vcpus", "vcpus_busy", "job_active", "delay_ns"):
+        unknown = ("instance", "state", "vcpus", "vcpus_busy", "job_active", "delay_ns")
+        for name in (*unknown, "vcpu_mover"):
             self.integers[I[name]] = -1
         self.floats[F["cpu"]] = np.nan
         self.floats[F["busiest"]] = np.nan
@@ -197,13 +231,22 @@ class Lanes:
         to_block, to_lane = places // LANES, places % LANES
         from_block, from_lane = lanes // LANES, lanes % LANES
         theirs = source.to_arrays()
+        own, given = self.times_by_lane(), source.times_by_lane()
         for name, target in self.to_arrays().items():
             if name in _BLOCKED:
                 target[to_block, :, to_lane] = theirs[name][from_block, :, from_lane]
             elif name in BY_LANE:
                 target[places] = theirs[name][lanes]
-            else:
+            elif name != "vcpu_times":
                 target[..., places] = theirs[name][..., lanes]
+        if len(source.vcpu_times) or len(self.vcpu_times):
+            for place, lane in zip(places.tolist(), lanes.tolist(), strict=True):
+                own[place] = given[lane]
+            self.vcpu_times = np.concatenate(own)
+
+    def times_by_lane(self) -> list[NDArray[np.uint64]]:
+        """Return the vCPU times of each lane, as views."""
+        return np.split(self.vcpu_times, np.cumsum(self.vcpu_counts)[:-1])
 
     def adopt(self, place: int, source: "Lanes", lane: int) -> None:
         """Take over a VM from another node: the guest goes on, its counters begin anew.
@@ -215,6 +258,8 @@ class Lanes:
         self.end_run(at)
         self.integers[I["migrated"], place] = 1
         self.previous[:, place] = baseline.NO_PREVIOUS
+        self.kvm[:, place] = standstill.NO_TIME
+        self.times_by_lane()[place][:] = standstill.NO_TIME
         self.integers[I["delay_ns"], place] = -1
         self.floats[F["balloon_still_s"], place] = 0.0
         self.floats[F["contention"], place] = 0.0
@@ -230,12 +275,20 @@ class Lanes:
     def end_run(self, lanes: Indices) -> None:
         """Forget the running silence of these lanes without learning it as a habit."""
         block, lane = lanes // LANES, lanes % LANES
-        for model, out in ((self.gaps, self.life), (self.disk_gaps, self.disk)):
+        for model, out in (
+            (self.gaps, self.life),
+            (self.disk_gaps, self.disk),
+            (self.others_gaps, self.others),
+            (self.whole_gaps, self.whole),
+            (self.exit_gaps, self.exits),
+        ):
             model[block, gaps.RUN, lane] = 0.0
             model[block, gaps.HELD, lane] = 0.0
             out[:, lanes] = 0.0
         self.integers[I["run_samples"], lanes] = 0
         self.integers[I["disk_samples"], lanes] = 0
+        self.integers[I["vcpu_mover"], lanes] = standstill.NO_MOVER
+        self.stills[:, lanes] = standstill.UNKNOWN
         for name in (
             "run",
             "run_s",
@@ -255,10 +308,16 @@ class Lanes:
 
     @classmethod
     def from_arrays(cls, roster: bytes, arrays: Mapping[str, NDArray[np.generic]]) -> "Lanes":
-        """Return the lanes that `to_arrays` came from, able to go on bit for bit."""
+        """Return the lanes that `to_arrays` came from, able to go on bit for bit.
+
+        What an earlier release did not keep begins empty.
+        """
         lanes = cls(roster)
         for name in _ARRAYS:
-            getattr(lanes, name)[...] = arrays[name]
+            if name == "vcpu_times":
+                lanes.vcpu_times = np.array(arrays.get(name, lanes.vcpu_times), np.uint64)
+            elif name in arrays:
+                getattr(lanes, name)[: len(arrays[name])] = arrays[name]
         return lanes
 
 
@@ -266,7 +325,7 @@ _OF_RUN: Final = (
     *("run", "run_s", "held", "shared", "suspected"),
     *("disk_run", "disk_run_s", "disk_hung"),
 )
-_BLOCKED: Final = ("baseline", "gaps", "disk_gaps")
+_BLOCKED: Final = ("baseline", "gaps", "disk_gaps", "others_gaps", "whole_gaps", "exit_gaps")
 # One VM after the other, all fields of one together.
 BY_LANE: Final = ("vitals", "recent", "signs", "trends", "means", "hours", "shows")
 _ARRAYS: Final = (
@@ -282,6 +341,13 @@ _ARRAYS: Final = (
     "hold",
     "sums",
     "sum_counts",
+    "others",
+    "whole",
+    "exits",
+    "stills",
+    "vcpu_counts",
+    "vcpu_times",
+    "kvm",
 )
 
 

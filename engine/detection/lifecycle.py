@@ -28,7 +28,11 @@ _ENDS = {
     "migrated_in": ("stopped", "paused", "migration"),
 }
 _LEFT = frozenset({"stopped", "shutdown", "migrated_out", "crashed"})
-_TELLS = frozenset({"panicked", "crashed", "watchdog"})
+_TELLS = frozenset({"panicked", "crashed"})
+# What the node's agent says of a guest that it asked, or whose console it read.
+_SIGNS = frozenset(
+    {"probe_answered", "probe_silent", "agent_answered", "agent_silent", "console_panic"}
+)
 
 
 def take_inventory(cell: Cell, items: tuple[InventoryItem, ...]) -> None:
@@ -44,6 +48,8 @@ def take_inventory(cell: Cell, items: tuple[InventoryItem, ...]) -> None:
         vm.pools = tuple(sorted(set(item.disks.values())))
         vm.networks = tuple(sorted(set(item.nics.values())))
         vm.panic_device = item.panic_device
+        vm.watchdog = item.watchdog
+        vm.guest_agent = item.guest_agent
         vm.balloon_period_s = item.balloon_period_s
         vm.memory_bytes = item.memory_bytes
         vm.vcpus = item.vcpus
@@ -70,6 +76,8 @@ def take_events(cell: Cell, frame: Frame, *, time_ms: int, configuration: Config
         cell.watched.add(event.vm)
         if header.role == "owner":
             _take_owner(cell, vm, event, time_ms=time_ms, configuration=configuration)
+        elif header.role == "agent" and event.kind in _SIGNS:
+            _take_sign(cell, vm, event, header.node, configuration)
         elif header.role == "agent":
             _take_mark(vm, event, time_ms=time_ms)
         else:
@@ -106,6 +114,34 @@ def _take_mark(vm: Vm, event: Event, *, time_ms: int) -> None:
     )
 
 
+def _take_sign(cell: Cell, vm: Vm, event: Event, node: str, configuration: Configuration) -> None:
+    """Take an answer, or the lack of one, of a guest.
+
+    An answer counts whoever heard it and takes back that there was none; that there is none is
+    believed from the VM's own node alone, and not where a later answer was heard already.
+    """
+    event_ms = event.time_ns // 1_000_000
+    if event.kind == "probe_answered":
+        vm.probe_answered_ms = event_ms
+        vm.probe_silent_ms = 0
+        return
+    if event.kind == "agent_answered":
+        vm.agent_answered_ms = event_ms
+        vm.said.pop("agent_silent", None)
+        return
+    home = cell.nodes.get(vm.node)
+    if home is None or home.name != node:
+        return
+    if event.kind == "probe_silent":
+        told_ms = small_int(event.detail.get("last_answer_ms", ""))
+        answered_ms = vm.probe_answered_ms if told_ms is None else told_ms
+        is_fresh = 0 <= event_ms - answered_ms <= configuration.probe_fresh_s * 1000
+        if is_fresh and event_ms >= vm.probe_answered_ms:
+            vm.probe_silent_ms = event_ms
+    elif event.kind == "console_panic" or event_ms >= vm.agent_answered_ms:
+        vm.said[event.kind] = event_ms
+
+
 def _take_lifecycle(
     cell: Cell,
     vm: Vm,
@@ -135,10 +171,17 @@ def _take_lifecycle(
         vm.left_by_word = True
     elif kind in {"started", "migrated_in", "resumed"}:
         vm.left_by_word = False
-    if kind in _TELLS:
-        vm.told, vm.told_ms = kind, cell.passed_ms
+    _take_word(cell, vm, event)
     if kind in {"rebooted", "started"}:
         _begin_boot(cell, vm, event, position, time_ms, configuration)
+
+
+def _take_word(cell: Cell, vm: Vm, event: Event) -> None:
+    """Take what a VM's panic device or watchdog said of it."""
+    if event.kind in _TELLS:
+        vm.told, vm.told_ms = event.kind, cell.passed_ms
+    elif event.kind == "watchdog":
+        vm.said[event.kind] = event.time_ns // 1_000_000
 
 
 def _begin_boot(
@@ -151,6 +194,8 @@ def _begin_boot(
 ) -> None:
     """Begin a boot epoch, and note a reboot that nobody announced."""
     vm.told = ""
+    vm.said = {}
+    vm.probe_silent_ms = 0
     vm.holds["boot"] = time_ms + _hold_ms(cell, vm, configuration.boot_hold_s, configuration)
     place = cell.place(vm.uuid)
     if place is not None:

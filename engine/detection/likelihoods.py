@@ -2,7 +2,8 @@
 
 from engine.detection.cell import Cell
 from engine.detection.configuration import Configuration
-from engine.detection.evidence import balloon_item, cpu_item, picture, silence_item, told_item
+from engine.detection.evidence import cpu_item, picture, silence_item
+from engine.detection.witnesses import witness_items
 
 
 def likelihoods(cell: Cell, vm: bytes, configuration: Configuration) -> dict[str, float]:
@@ -18,10 +19,9 @@ def likelihoods(cell: Cell, vm: bytes, configuration: Configuration) -> dict[str
     items = [
         silence_item(seen, configuration),
         cpu_item(seen, configuration),
-        balloon_item(seen, configuration),
-        told_item(seen, configuration),
+        *witness_items(seen, configuration),
     ]
-    nats = {item.signal: item.nats or 0.0 for item in items if item is not None}
+    nats = {item.signal: item.nats or 0.0 for item in items}
     return {**nats, "dead": sum(nats.values()), "disk_silence": seen.disk_nats}
 
 

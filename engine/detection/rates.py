@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from engine.detection.configuration import Configuration
 from engine.detection.lanes import LEVEL_EDGES, MINUTE_ROWS, F, I, Lanes
 from engine.wire.frame import VmRows
-from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, VM_STATES
-from models.kernels import baseline, course, gaps, intake, trends, vitals
+from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, KVM_COUNTERS, VM_STATES
+from models.kernels import baseline, course, gaps, intake, standstill, trends, vitals
 from models.kernels.course import Pace
+from models.kernels.standstill import Shares
 
 # Where each of `models.kernels.intake`'s values stands in a frame, and in the lanes' integers.
 _PLACES: Final = np.array(
@@ -39,6 +40,7 @@ _PLACES: Final = np.array(
         )
     ]
 )
+_KVM: Final = np.array([INTEGER_ROW[metric.name] for metric in KVM_COUNTERS])
 _NOTHING_MISSING: Final = np.zeros((0, 0), np.bool_)
 # More than any device moves: a glitch of the counter, not a sign of life.
 _IMPOSSIBLE_BYTES_PER_S: Final = np.float32(1e11)
@@ -90,6 +92,7 @@ def fold_rows(
         _weights(round(step_s, 3)),
         lanes.counted,
     )
+    _fold_standstill(lanes, rows, step_s, configuration)
     pace = _pace(dt_s, sequence=sequence, event_ms=event_ms, configuration=configuration)
     _fold_course(lanes, rows, pace)
     _note_rates(lanes, has_interval=pace.has_interval)
@@ -170,6 +173,67 @@ def _fold_vitals(lanes: Lanes, size: int, step_s: float, time_s: float) -> None:
         time_s,
         lanes.shows[:size],
     )
+
+
+def _fold_standstill(
+    lanes: Lanes, rows: VmRows, step_s: float, configuration: Configuration
+) -> None:
+    """Say which vCPUs stood still, and learn how long they ever do; untold is unknown."""
+    if rows.vcpus is None and not len(lanes.vcpu_times) and not _tells_kvm(rows):
+        # Recorded fleets have neither, and their replay is held against its cost.
+        lanes.stills[...] = standstill.UNKNOWN
+        return
+    step = np.float32(step_s)
+    broken = lanes.taken.epochs != intake.SAME_EPOCH
+    signs = np.full((3, len(lanes.hold)), gaps.UNKNOWN, np.int8)
+    counts, times = _vcpus_of(rows)
+    standstill.fold_vcpus(
+        lanes.vcpu_counts,
+        lanes.vcpu_times,
+        counts,
+        times,
+        lanes.taken.judged,
+        broken,
+        Shares(configuration.vcpu_idle_share, configuration.vcpu_floor_share),
+        step_s * 1e9,
+        lanes.others_gaps,
+        lanes.whole_gaps,
+        lanes.numbers("vcpu_mover"),
+        lanes.stills[:2],
+        signs[:2],
+    )
+    lanes.vcpu_counts, lanes.vcpu_times = standstill.keep_times(
+        lanes.vcpu_counts, lanes.vcpu_times, counts, times, lanes.taken.judged, broken
+    )
+    kvm = rows.integers[_KVM[1:]]
+    if rows.missing is not None:
+        kvm[rows.missing[_KVM[1:]]] = standstill.NO_TIME
+    standstill.fold_exits(
+        lanes.kvm,
+        kvm,
+        lanes.taken.judged,
+        lanes.taken.epochs != intake.SAME_EPOCH,
+        lanes.exit_gaps,
+        lanes.stills[2],
+        signs[2],
+    )
+    gaps.fold_life(lanes.others_gaps, signs[0], lanes.hold, step, lanes.others)
+    gaps.fold_life(lanes.whole_gaps, signs[1], lanes.hold, step, lanes.whole)
+    gaps.fold_life(lanes.exit_gaps, signs[2], lanes.hold, step, lanes.exits)
+
+
+def _tells_kvm(rows: VmRows) -> bool:
+    return rows.missing is None or not rows.missing[_KVM].all()
+
+
+def _vcpus_of(rows: VmRows) -> tuple[NDArray[np.uint16], NDArray[np.uint64]]:
+    """Return a frame's counts and times as the kernel takes them."""
+    if rows.vcpus is None:
+        return np.zeros(len(rows), np.uint16), np.zeros(0, np.uint64)
+    times = rows.vcpus.times_ns.copy()
+    if rows.vcpus.missing is not None:
+        times[rows.vcpus.missing] = standstill.NO_TIME
+    return np.ascontiguousarray(rows.vcpus.counts), times
 
 
 def _fold_course(lanes: Lanes, rows: VmRows, pace: Pace) -> None:

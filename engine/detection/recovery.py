@@ -9,6 +9,7 @@ from engine.detection.configuration import Configuration
 from engine.detection.evidence import Picture, picture
 from engine.detection.incidents import calmed, republished, resolve
 from engine.detection.lanes import Lanes
+from engine.detection.witnesses import signs_of_life, witness_items
 from engine.wire.alert import Alert, Resolution
 from models.kernels import trends
 
@@ -89,6 +90,8 @@ def _reason(look: _Look, configuration: Configuration) -> str:
         if math.isnan(look.shown("write_share")):
             return "it was told a day ago, and what it writes now beside its habit is not known"
         return "it has written no more than this for a day, so that is its habit now"
+    if look.seen.run_samples > 0 and not look.seen.crashed:
+        return "it does no I/O, but its kernel shows that it lives"
     booted = vm.rebooted_ms >= look.incident.alert.opened_ms - _BOOT_SLACK_MS
     return "it rebooted by itself" if booted and vm.rebooted_ms else "it moves again by itself"
 
@@ -116,8 +119,8 @@ def _is_well(look: _Look, configuration: Configuration) -> bool:
         return seen.disk_samples == 0 or (incident.well_ms > 0 and seen.disk_run_s <= 6.0)
     patient_s = max(configuration.clear_s, 3 * seen.dt_s)
     if seen.run_samples > 0:
-        # Once it moved again a short silence is no relapse; nor is one with a living balloon.
-        lives = seen.balloon_known and seen.balloon_fresh > 0
+        # Once it moved again a short silence is no relapse; nor is one of a guest that shows life.
+        lives = bool(signs_of_life(witness_items(seen, configuration)))
         return lives or (incident.well_ms > 0 and seen.run_s <= patient_s)
     return seen.moved >= configuration.clear_samples and seen.epoch_s > 0
 

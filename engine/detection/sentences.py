@@ -3,6 +3,7 @@
 from engine.detection.cell import Vm
 from engine.detection.evidence import Picture
 from engine.detection.hypotheses import Verdict
+from engine.wire.alert import counted_witnesses, may_be_reset
 
 _CPU = {
     "idle": "has used no CPU",
@@ -25,8 +26,8 @@ def name_of(vm: Vm, text: str) -> str:
     return vm.name or text
 
 
-def of_verdict(name: str, node: str, verdict: Verdict, seen: Picture) -> str:
-    """Return the sentence of a VM's verdict."""
+def of_verdict(name: str, node: str, verdict: Verdict, seen: Picture, *, way: str = "") -> str:
+    """Return the sentence of a VM's verdict; `way` is what would give it a second witness."""
     meaning = _MEANING[verdict.kind]
     if verdict.kind == "boot_stuck":
         return (
@@ -50,11 +51,20 @@ def of_verdict(name: str, node: str, verdict: Verdict, seen: Picture) -> str:
         longest,
     ]
     parts += [
-        item.text for item in verdict.evidence if item.signal in {"balloon", "told"} and item.text
+        item.text
+        for item in verdict.evidence
+        if item.witness not in {"", "activity"} and item.nats and item.text
     ]
     if not verdict.firing:
         return f"{'; '.join(parts)}: watching."
-    return f"{'; '.join(parts)}: {meaning}."
+    told = f"{'; '.join(parts)}: {meaning}."
+    if may_be_reset(counted_witnesses(verdict.evidence)):
+        return told
+    advice = f" Switch on {way} to have one." if way else ""
+    return (
+        f"{told} A guest that computes without I/O looks the same and no second witness says that "
+        f"it is dead, so somebody has to look at it.{advice}"
+    )
 
 
 def _odds(nats: float) -> str:

@@ -10,9 +10,10 @@ from typing import Final
 
 from engine.detection.configuration import Configuration
 from engine.detection.evidence import Picture
-from engine.detection.hypotheses import Verdict
+from engine.detection.hypotheses import Verdict, suggested
 from engine.detection.lanes import Lanes
-from engine.wire.alert import CpuShape, EvidenceItem, Suggestion
+from engine.detection.witnesses import signs_of_life, witness_items
+from engine.wire.alert import CpuShape, EvidenceItem
 from models.kernels import vitals_layout
 
 _SHAPES: Final[dict[int, CpuShape]] = {
@@ -56,19 +57,21 @@ def judge_totals(
         refusals.append("silent_long")
     if sign["silence_nats"] < configuration.totals_silence_order_nats:
         refusals.append("silence_usual")
-    refusals = [*cautious, *refusals]
-    suggestion: Suggestion = "alert" if refusals else "reboot"
+    others = witness_items(seen, configuration)
+    evidence = (*_evidence(seen, sign, silence, hypothesis, configuration), *others)
+    refusals = [*cautious, *refusals, *signs_of_life(others)]
+    suggestion = suggested(evidence, refusals)
     firing = sign["run_s"] >= configuration.totals_alert_s
     return Verdict(
         kind="panic_halt" if shape == "idle" else "panic_spin",
         firing=firing,
         score=score,
-        severity="critical" if suggestion == "reboot" else "error",
+        severity="error" if refusals else "critical",
         suggestion=suggestion if firing else "alert",
         sequence=seen.run_sequence,
         onset_ms=seen.onset_ms,
         shape=shape,
-        evidence=_evidence(seen, sign, silence, hypothesis, configuration),
+        evidence=evidence,
         vetoes=tuple(refusals),
     )
 
@@ -213,6 +216,8 @@ def _evidence(
             value=round(sign["run_s"], 3),
             nats=round(silence, 3),
             text=f"neither read, written nor sent anything for {sign['run_s']:.0f} s",
+            witness="activity",
+            minimum_nats=configuration.activity_least_nats,
         ),
         EvidenceItem(
             signal="cpu",
@@ -220,6 +225,7 @@ def _evidence(
             limit=round(sign["cpu_before"], 4),
             nats=round(sign["cpu_nats"], 3),
             text=f"{sign['cpu_before']:.2f} cores before",
+            witness="activity",
         ),
         EvidenceItem(
             signal="memory",

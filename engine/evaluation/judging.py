@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from engine.evaluation.lines import AlertLine
 from engine.evaluation.truth import SCOPES, Occurrence
 
@@ -114,6 +116,7 @@ def judge(
     *,
     interval_s: float,
     chosen: Chosen | None = None,
+    totals_only: bool = False,
 ) -> Judgement:
     """Hold a replay against the truth.
 
@@ -121,11 +124,14 @@ def judge(
     ----------
     interval_s
         Of the recording's samples.
+    totals_only
+        Whether totals are all that was recorded of each VM, so that no second witness could
+        ever be heard: then a suggestion to inspect counts as the decision that it is, to reboot.
     chosen
         Which VMs count, for figures on a part of them; what befell or speaks of none of them
         is left out. None is all.
     """
-    told = incidents_of(lines)
+    told = incidents_of(map(_decided, lines) if totals_only else lines)
     after_s = max(_AFTER_S, _AFTER_INTERVALS * interval_s)
     slack_s = SAMPLE_SLACK * interval_s
     belonging: dict[int, list[Told]] = {}
@@ -157,6 +163,11 @@ def judge(
         ),
         told=tuple(kept),
     )
+
+
+def _decided(line: AlertLine) -> AlertLine:
+    is_sure = line.suggested_action == "inspect"
+    return msgspec.structs.replace(line, suggested_action="reboot") if is_sure else line
 
 
 def within_samples(delay_s: float | None, samples: int, interval_s: float) -> bool:

@@ -5,7 +5,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from engine.detection.configuration import Configuration, configuration_hash
+from engine.detection.configuration import CONTINUED, Configuration, configuration_hash
 from engine.detection.partition import Partition
 from engine.detection.snapshot import Manifest, decode_manifest, restore
 from engine.errors import SnapshotDamaged
@@ -50,11 +50,13 @@ async def load(
     bounds = await log.bounds(SNAPSHOTS.name, partition)
     records = await log.read_to_end(SNAPSHOTS.name, partition, offset=bounds.earliest)
     chunks, manifests = _sorted(records, group)
-    wanted = configuration_hash(configuration)
+    wanted = {configuration_hash(configuration)}
+    if configuration_hash(configuration) == configuration_hash(Configuration()):
+        wanted |= CONTINUED
     for record in reversed(manifests):
         try:
             manifest = decode_manifest(record.value)
-            if manifest.configuration != wanted:
+            if manifest.configuration not in wanted:
                 _log.warning(
                     "A snapshot was made under another configuration and is passed over.",
                     partition=partition,

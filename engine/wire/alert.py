@@ -5,9 +5,10 @@ another log gives the same id. Delivery is at least once: consumers drop repeats
 CloudEvents id (`alert id/transition`).
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -19,7 +20,15 @@ from engine.wire.frame import Role
 Scope = Literal["vm", "host", "pool", "network", "cell", "fleet"]
 AlertState = Literal["pending", "firing", "resolved", "suppressed"]
 Severity = Literal["info", "warning", "error", "critical"]
-Suggestion = Literal["none", "alert", "reboot", "migrate", "move_disk", "host_alert", "fleet_alert"]
+# "inspect": the test is as sure as for "reboot", but no second witness says that the guest is
+# dead. It is never ordered, whatever the policy.
+Suggestion = Literal[
+    "none", "alert", "inspect", "reboot", "migrate", "move_disk", "host_alert", "fleet_alert"
+]
+# What may say that a guest is dead, each independent of the others. Silence and CPU shape have
+# one cause in a batch job, so together they are one witness, "activity".
+Witness = Literal["activity", "vcpus", "exits", "balloon", "guest", "hypervisor", "probe"]
+WITNESSES: Final[tuple[Witness, ...]] = get_args(Witness)
 # How the vCPUs look in the evidence; the agent's look must see the same again.
 CpuShape = Literal["unknown", "idle", "one_core", "all_cores", "mixed"]
 
@@ -40,7 +49,9 @@ class EvidenceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     `nats` is the log likelihood ratio it adds to the hypothesis, negative where it
     speaks against it; None for what gives context only. `limit` is what `value` was
-    compared with, None where there is no single one.
+    compared with, None where there is no single one. `witness` is who says it, one of
+    `WITNESSES` ("" is nobody who counts), and `minimum_nats` what all that this witness says
+    must be worth for it to count.
     """
 
     signal: limits.Word
@@ -48,6 +59,8 @@ class EvidenceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     limit: limits.Figure | None = None
     nats: limits.Figure | None = None
     text: limits.Sentence = ""
+    witness: limits.Word = ""
+    minimum_nats: limits.Figure | None = None
 
 
 class Resolution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -107,6 +120,9 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         Target device of the disk that the fault is about; None where it is about none.
     memory_bytes
         What the VM would take of another node; None is unknown.
+    witnesses
+        Who says that the guest is dead, each by its stated minimum at least; in the order of
+        `WITNESSES`.
     """
 
     id: limits.Word
@@ -148,6 +164,32 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     disk: limits.Text | None = None
     memory_bytes: limits.Bytes | None = None
     counted: Counted | None = None
+    witnesses: limits.Texts = ()
+
+
+def counted_witnesses(evidence: Sequence[EvidenceItem]) -> tuple[Witness, ...]:
+    """Return the witnesses whose evidence reaches its stated minimum.
+
+    One without a stated minimum does not count, nor does one that speaks against the fault.
+    """
+    found = []
+    for witness in WITNESSES:
+        items = [item for item in evidence if item.witness == witness]
+        minima = [item.minimum_nats for item in items if item.minimum_nats is not None]
+        worth = sum(item.nats or 0.0 for item in items)
+        if minima and worth > 0.0 and worth >= max(minima):
+            found.append(witness)
+    return tuple(found)
+
+
+def may_be_reset(witnesses: Sequence[str]) -> bool:
+    """Return whether these witnesses suffice to take a guest for dead.
+
+    Its activity and one that is independent of it, or the hypervisor alone, which holds the VM
+    as crashed and runs none of its vCPUs.
+    """
+    heard = set(witnesses) & set(WITNESSES)
+    return "hypervisor" in heard or ("activity" in heard and len(heard) > 1)
 
 
 def alert_id(*, scope: Scope, subject: str, position: SamplePosition) -> str:

@@ -154,4 +154,10 @@ EVENT_KINDS: Final = (
     "action_sent",
     "action_returned",
     "action_unknown",
+    # what the agent hears of the guest itself
+    "probe_answered",
+    "probe_silent",
+    "agent_answered",
+    "agent_silent",
+    "console_panic",
 )

@@ -59,15 +59,16 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order", omit_default
     history_s
         For how long the VM had been watched when it was judged; None is unknown.
     attested
-        The VM's own panic device or watchdog said that it crashed.
+        The VM's own panic device or watchdog, or its hypervisor, says that it crashed.
     target
         Node that a migration goes to, or pool that a disk is moved to; else None.
     disk
         Target device (`vda`) of the disk to be moved; else None.
     zone, pools, networks
         What else the VM hangs on, for pauses of one of these; empty is unknown.
-    signals
-        Which independent signals agree (`io`, `cpu`, `memory`, `guest`).
+    witnesses
+        Who says that the guest is dead (`engine.wire.alert.WITNESSES`). Orders of an earlier
+        release name `signals` instead, which no reader counts.
     cell_vms, site_vms
         How many VMs the planner knew there; budgets are shares of them. 0 is unknown.
     group_sick
@@ -105,7 +106,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order", omit_default
     zone: limits.Text = ""
     pools: limits.Texts = ()
     networks: limits.Texts = ()
-    signals: limits.Texts = ()
+    witnesses: limits.Texts = ()
     cell_vms: limits.Count = 0
     site_vms: limits.Count = 0
     group_sick: limits.Count = 0

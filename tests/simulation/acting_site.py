@@ -183,6 +183,7 @@ class Site:
             "history_s": 200_000.0,
             "cpu_shape": "one_core",
             "data_ms": changes.get("decided_ms", now_ms),
+            "witnesses": ("activity", "balloon"),
             "evidence": (
                 EvidenceItem(signal="silence", nats=6.0),
                 EvidenceItem(signal="cpu", nats=4.0),

@@ -42,7 +42,7 @@ def order_for(guest: Guest, number: int, *, now_ms: int) -> Order:
         kind="panic_spin", cpu_shape="one_core", issued_ms=now_ms, expires_ms=now_ms + 60_000,
         deadline_ms=now_ms + 300_000, data_ms=now_ms, dry_run=False, planner="p",
         policy=POLICY.hash, sentence="reset it", tenant="acme", group=guest.group,
-        opened_ms=now_ms - 20_000, history_s=200_000.0, signals=("cpu", "io"),
+        opened_ms=now_ms - 20_000, history_s=200_000.0, witnesses=("activity", "balloon"),
     )  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def _bytes_of(
             change(data_ms=good.data_ms - late - 60_000),
             change(tenant=None),
             change(history_s=5.0),
-            change(signals=()),
+            change(witnesses=("activity",)),
             change(target="n1"),
             change(step=1 + chance.randrange(3)),
         )

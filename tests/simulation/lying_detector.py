@@ -70,7 +70,7 @@ class Detector:
                 {"data_ms": self.now_ms() - 121_000},
                 {"subject": "*"},
                 {"vetoes": ("job_active",)},
-                {"evidence": ()},
+                {"witnesses": ("activity",)},
                 {"kind": "hung_userland", "cpu_shape": "mixed"},
             )
         )
@@ -115,6 +115,7 @@ class Detector:
             "history_s": 200_000.0,
             "cpu_shape": "one_core",
             "data_ms": now_ms,
+            "witnesses": ("activity", "balloon"),
             "evidence": (
                 EvidenceItem(signal="silence", nats=6.0),
                 EvidenceItem(signal="cpu", nats=4.0),

@@ -267,5 +267,6 @@ def forged(vm: str, *, instance: int) -> Alert:
         history_s=90_000.0,
         cpu_shape="all_cores",
         data_ms=now_ms,
+        witnesses=("activity", "balloon"),
         evidence=(EvidenceItem(signal="silence", nats=9.0), EvidenceItem(signal="cpu", nats=5.0)),
     )

@@ -40,6 +40,7 @@ def word_about(guest: Guest, vm: bytes, **changes: Any) -> Alert:
         "position": SamplePosition(node=NODE, role="collector", run="r", sequence=9),
         "tenant": "acme", "group": guest.name, "actionable": True,
         "history_s": 200_000.0, "cpu_shape": "idle", "data_ms": now_ms,
+        "witnesses": ("activity", "guest"),
         "evidence": (
             EvidenceItem(signal="silence", nats=9.0), EvidenceItem(signal="told", nats=9.0),
         ),
@@ -162,7 +163,7 @@ class Trial:
             deadline_ms=now_ms + 300_000, data_ms=now_ms, dry_run=False, planner="test",
             policy=self.policy.hash, sentence="reset it", tenant="acme", group="web",
             opened_ms=now_ms - 15_000, history_s=200_000.0, attested=True,
-            signals=("guest", "io"), zone="lab",
+            witnesses=("activity", "guest"), zone="lab",
         )  # fmt: skip
         key = own_key(self.processes["plan"].state / "keys", "planner")
         value, headers = encode_order(order, key)

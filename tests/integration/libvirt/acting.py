@@ -165,7 +165,7 @@ class ActingNode:
             "deadline_ms": now_ms + 300_000, "data_ms": now_ms, "dry_run": False,
             "planner": "test", "policy": self.policy.hash, "sentence": f"{action} it",
             "tenant": "acme", "group": "web", "opened_ms": now_ms - 20_000,
-            "history_s": 200_000.0, "signals": ("io", "cpu"), "zone": "lab",
+            "history_s": 200_000.0, "witnesses": ("activity", "balloon"), "zone": "lab",
         }  # fmt: skip
         if "instance" not in changes:
             values["instance"] = self.look(vm).instance

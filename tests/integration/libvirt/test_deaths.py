@@ -72,7 +72,12 @@ def test_a_guest_with_a_panic_device_is_reset_and_resumed_and_keeps_its_screen_t
     with ActingNode(tmp_path, hypervisors) as node:
         wait_until(lambda: node.look(vm).state == "crashed", within_s=20, what="state crashed")
         order = node.order(
-            vm, "reset", kind="panic_halt", cpu_shape="idle", attested=True, signals=("io", "guest")
+            vm,
+            "reset",
+            kind="panic_halt",
+            cpu_shape="idle",
+            attested=True,
+            witnesses=("activity", "guest"),
         )
         assert node.end_of(order).outcome == "returned"
         [bundle] = node.evidence()

@@ -43,7 +43,7 @@ def order(under: Policy = POLICY, /, **changes: Any) -> Order:
         "group": "web",
         "opened_ms": NOW_MS - 20_000,
         "history_s": 200_000.0,
-        "signals": ("cpu", "io"),
+        "witnesses": ("activity", "balloon"),
     }
     return Order(**(values | changes))
 
@@ -143,6 +143,7 @@ def alert(**changes: Any) -> Alert:
         "history_s": 200_000.0,
         "cpu_shape": "one_core",
         "data_ms": changes.get("decided_ms", NOW_MS),
+        "witnesses": ("activity", "balloon"),
         "evidence": (
             EvidenceItem(signal="silence", nats=6.0),
             EvidenceItem(signal="cpu", nats=4.0),

@@ -202,8 +202,9 @@ CASES = (
         order(),
         controls=control(kind="quarantine", scope="vm", subject=order().vm),
     ),
-    Case("signals", "_signals", order(signals=("cpu",))),
-    Case("signals", "_signals", order(action="reboot", signals=("cpu", "hearsay"))),
+    Case("witnesses", "_witnesses", order(witnesses=("activity",))),
+    Case("witnesses", "_witnesses", order(witnesses=("balloon", "vcpus"))),
+    Case("witnesses", "_witnesses", order(action="reboot", witnesses=("activity", "hearsay"))),
     Case("group_sick", "_group_sick", order(action="migrate", target="n1", group_sick=1)),
     Case(
         "not_approved",

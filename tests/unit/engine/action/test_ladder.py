@@ -142,7 +142,7 @@ def test_a_guest_that_tells_of_its_panic_is_not_waited_for() -> None:
     play = Play()
     play.resolves(verified=False, id="c" * 32, opened_ms=NOW_MS - 80_000)
     told = (EvidenceItem(signal="told", nats=15.0), EvidenceItem(signal="silence", nats=3.0))
-    play.fires(opened_ms=NOW_MS, evidence=told)
+    play.fires(opened_ms=NOW_MS, evidence=told, witnesses=("activity", "guest"))
     assert len(play.given) == 1
 
 
@@ -158,19 +158,43 @@ def test_a_veto_of_the_engine_holds_what_disrupts_and_not_what_only_reads() -> N
     assert [given.action for given in play.given] == ["save_evidence"]
 
 
-def test_a_step_that_needs_a_signal_waits_for_it() -> None:
-    play = Play(policy(Step(action="reset", needs=("memory",))))
+def test_a_step_that_needs_a_witness_waits_for_it() -> None:
+    play = Play(policy(Step(action="reset", needs=("vcpus",))))
     play.fires()
     assert play.last.rule == "needs"
-    items = [EvidenceItem(signal=name, nats=2.0) for name in ("silence", "balloon")]
-    play.fires(evidence=tuple(items))
-    assert play.given[0].signals == ("io", "memory")
+    play.fires(witnesses=("activity", "vcpus"))
+    assert play.given[0].witnesses == ("activity", "vcpus")
 
 
-def test_one_signal_alone_leads_to_no_reset() -> None:
+@pytest.mark.parametrize(
+    "heard", [(), ("activity",), ("balloon", "vcpus"), ("activity", "hearsay")], ids=str
+)
+def test_without_a_second_witness_there_is_no_reset(heard: tuple[str, ...]) -> None:
     play = Play()
-    play.fires(evidence=(EvidenceItem(signal="cpu", nats=9.0),))
-    assert play.last.rule == "signals"
+    play.fires(witnesses=heard)
+    assert not play.given
+    assert play.last.rule == "unwitnessed"
+
+
+def test_evidence_of_many_nats_is_no_witness_unless_the_engine_counted_it() -> None:
+    play = Play()
+    many = (EvidenceItem(signal="balloon", nats=9.0), EvidenceItem(signal="told", nats=9.0))
+    play.fires(evidence=many, witnesses=("activity",))
+    assert not play.given
+
+
+def test_a_vm_that_is_only_to_be_looked_at_is_never_ordered() -> None:
+    play = Play()
+    play.fires(suggested_action="inspect", witnesses=("activity", "balloon"))
+    play.wait(3600)
+    assert not play.given
+    assert play.last.rule == "unwitnessed"
+
+
+def test_what_only_reads_is_done_for_a_vm_that_is_to_be_looked_at() -> None:
+    play = Play(EVIDENCE_FIRST)
+    play.fires(suggested_action="inspect", witnesses=("activity",))
+    assert [given.action for given in play.given] == ["save_evidence"]
 
 
 def test_a_disk_moves_to_the_first_pool_of_the_policy_that_is_open() -> None:

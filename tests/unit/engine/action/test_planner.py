@@ -20,7 +20,7 @@ from engine.action.incident import LEGAL, BrokenInvariant, Incident, Phase, move
 from engine.action.planner import step
 from engine.action.state import PlannerState
 from engine.action.target import CellLoad
-from engine.wire.alert import Counted, EvidenceItem
+from engine.wire.alert import Counted
 from tests.unit.engine.action.play import INCIDENT, TWO_RESETS, Play
 from tests.unit.engine.action.samples import NOW_MS, POLICY, VM, alert, control, mark, order
 
@@ -375,16 +375,6 @@ def test_without_the_load_of_the_cell_nothing_is_moved() -> None:
     play.fires(kind="node_contention", suggested_action="migrate")
     assert not play.given
     assert play.last.rule == "no_load"
-
-
-def test_a_newborn_vm_that_says_itself_that_it_crashed_is_ordered() -> None:
-    limits = msgspec.structs.replace(POLICY.limits, newborn_s=86_400)
-    told = EvidenceItem(signal="told", text="its panic device reported a panic")
-    play = Play(msgspec.structs.replace(TWO_RESETS, limits=limits))
-    play.fires(history_s=60.0)
-    assert play.last.rule == "newborn"
-    play.fires(history_s=60.0, evidence=(told, EvidenceItem(signal="silence", nats=2.0)))
-    assert play.given[0].attested
 
 
 def test_a_storm_pauses_the_cell_before_a_further_order_is_given() -> None:

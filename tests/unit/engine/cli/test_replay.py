@@ -98,16 +98,18 @@ def test_the_same_dataset_gives_the_same_bytes(
 
 def test_two_policies_are_compared(flatline: Flatline, prefix: str, tmp_path: Path) -> None:
     lab = tmp_path / "lab.toml"
-    lab.write_text(read_shipped("lab"))
+    # Of totals alone no second witness is ever heard, so that nothing but evidence is ordered.
+    saving = 'panic_spin = [{ action = "save_evidence" }, '
+    lab.write_text(read_shipped("lab").replace("panic_spin = [", saving))
     out = tmp_path / "out"
     said = flatline("replay", prefix, "--out", str(out), "--compare", str(lab))
     assert said.code == 0, said.err
     [order] = lines_of(out / "orders_compared.jsonl")
     assert set(order) == {"t", "vm", "action", "incident", "step", "sentence"}
-    assert (order["vm"], order["action"], order["step"]) == ("v1", "reset", 0)
+    assert (order["vm"], order["action"], order["step"]) == ("v1", "save_evidence", 0)
     compared = json.loads((out / "summary.json").read_text())["compared"]
     assert compared["only_compared"] == [order["incident"]]
-    assert "Policy lab would have ordered 1 reset." in said.out
+    assert "Policy lab would have ordered 1 save_evidence." in said.out
 
 
 def test_an_evaluation_gives_figures_and_a_page_for_each_mistake(

@@ -13,6 +13,7 @@ from engine.ports import Record
 from engine.wire.alert import Alert
 from engine.wire.frame import Event, Frame, Header, InventoryItem, Role, VmRows, encode_frame
 from engine.wire.metrics import GAUGE_ROW, GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
+from engine.wire.vcpus import VcpuRows
 
 EPOCH_MS = 1_767_261_600_000
 FAST = Configuration(verify_stable_s=10.0)
@@ -39,6 +40,10 @@ class Guest:
     pool: str = "pool"
     network: str = "net"
     measured: bool = True
+    # Share of a core that each vCPU but the first uses; None is vCPUs that are not told.
+    others: float | None = None
+    times_ns: list[float] = field(default_factory=list)
+    kvm: tuple[float, float] | None = None
     counters: dict[str, float] = field(default_factory=dict)
     reported_s: int = 0
 
@@ -80,6 +85,14 @@ class Guest:
         }
         for name, per_s in grown.items():
             self.counters[name] = self.counters.get(name, 1e9) + per_s * dt_s
+        if self.others is not None:
+            self.times_ns += [3e9] * (self.vcpus - len(self.times_ns))
+            first = min(1.0, max(0.0, self.cores - self.others * (self.vcpus - 1)))
+            for number, share in enumerate([first] + [self.others] * (self.vcpus - 1)):
+                self.times_ns[number] += share * dt_s * 1e9
+        if self.kvm is not None:
+            for name, per_s in zip(("kvm_irq_injections", "kvm_io_exits"), self.kvm, strict=True):
+                self.counters[name] = self.counters.get(name, 1e6) + per_s * dt_s
         if self.balloon and self.balloon_period_s:
             self.reported_s = int(now_s) - int(now_s) % self.balloon_period_s
 
@@ -105,7 +118,7 @@ class Place:
             Event(
                 id=f"{self.name}/{number}",
                 kind=kind,
-                time_ns=EPOCH_MS * 1_000_000,
+                time_ns=EPOCH_MS * 1_000_000 + self.mono_ns - 5_000_000_000,
                 vm=guest.uuid,
                 detail=detail,
             )
@@ -135,7 +148,20 @@ class Place:
                 integers[INTEGER_ROW[name], column] = int(value)
                 missing[INTEGER_ROW[name], column] = False
         uuids = b"".join(guest.uuid for guest in self.guests)
-        return VmRows(uuids=uuids, integers=integers, missing=missing, gauges=gauges)
+        return VmRows(
+            uuids=uuids,
+            integers=integers,
+            missing=missing,
+            gauges=gauges,
+            vcpus=self.vcpu_rows(),
+        )
+
+    def vcpu_rows(self) -> VcpuRows:
+        """Return the vCPU times of the guests that tell them, in ticks."""
+        told = [guest.times_ns if guest.others is not None else [] for guest in self.guests]
+        ticks = [int(time // 1e7) * 10_000_000 for times in told for time in times]
+        counts = np.array([len(times) for times in told], np.uint16)
+        return VcpuRows(counts=counts, times_ns=np.array(ticks, np.uint64), missing=None)
 
 
 @dataclass
@@ -188,8 +214,10 @@ class Bench:
         place.events.clear()
         return self.fold(self.record(encode_frame(frame)))
 
-    def said(self, role: Role, kind: str, guest: Guest, **detail: str) -> list[Alert]:
-        """Fold a frame of an owner or an agent with one event."""
+    def said(
+        self, role: Role, kind: str, guest: Guest, *, node: str = "", **detail: str
+    ) -> list[Alert]:
+        """Fold a frame of an owner or an agent with one event; `node` is where it is."""
         event = Event(
             id=f"{role}/{self.offset}",
             kind=kind,
@@ -197,7 +225,7 @@ class Bench:
             vm=guest.uuid,
             detail=detail,
         )
-        header = self.header(f"{role}-1", role, f"{role}-{self.offset}", 0, 0)
+        header = self.header(node or f"{role}-1", role, f"{role}-{self.offset}", 0, 0)
         frame = Frame(header=header, rows=VmRows.empty(), events=(event,))
         return self.fold(self.record(encode_frame(frame)))
 

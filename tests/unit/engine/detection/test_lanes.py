@@ -12,8 +12,11 @@ def uuids(count: int, *, first: int = 0) -> list[bytes]:
 
 def learned(roster: list[bytes], rng: np.random.Generator) -> Lanes:
     lanes = Lanes(b"".join(roster))
-    for array in lanes.to_arrays().values():
-        array[...] = rng.integers(1, 100, array.shape).astype(array.dtype)
+    lanes.vcpu_counts[: len(roster)] = rng.integers(0, 5, len(roster))
+    lanes.vcpu_times = np.zeros(lanes.vcpu_counts.sum(), np.uint64)
+    for name, array in lanes.to_arrays().items():
+        if name != "vcpu_counts":
+            array[...] = rng.integers(1, 100, array.shape).astype(array.dtype)
     return lanes
 
 
@@ -23,6 +26,9 @@ def state_of(lanes: Lanes, vm: bytes) -> dict[str, bytes]:
 
     state = {}
     for name, array in lanes.to_arrays().items():
+        if name == "vcpu_times":
+            state[name] = lanes.times_by_lane()[place].tobytes()
+            continue
         if name in BY_LANE:
             part = array[place]
         else:
@@ -39,6 +45,16 @@ def test_each_vm_keeps_its_state_in_another_order(rng: np.random.Generator) -> N
         assert state_of(after, vm) == state_of(before, vm)
 
 
+def test_times_of_several_vms_follow_them_to_another_node(rng: np.random.Generator) -> None:
+    source, target = learned(uuids(8), rng), learned(uuids(6, first=10), rng)
+    kept = {place: target.times_by_lane()[place].tobytes() for place in (0, 2, 3, 5)}
+    target.take(np.array([4, 1]), source, np.array([7, 2]))
+    times = target.times_by_lane()
+    assert {place: times[place].tobytes() for place in kept} == kept
+    for place, lane in ((4, 7), (1, 2)):
+        assert times[place].tobytes() == source.times_by_lane()[lane].tobytes()
+
+
 def test_a_new_vm_begins_with_nothing(rng: np.random.Generator) -> None:
     after = follow_roster(learned(uuids(3), rng), b"".join(uuids(4)))
     assert state_of(after, uuids(4)[3]) == state_of(Lanes(b"".join(uuids(4))), uuids(4)[3])
@@ -50,6 +66,9 @@ def test_a_migrated_vm_brings_its_habits_and_not_its_counters(rng: np.random.Gen
     moved = state_of(target, uuids(3, first=10)[1])
     assert moved["baseline"] == state_of(source, uuids(1)[0])["baseline"]
     assert (target.previous[:, 1] == NO_PREVIOUS).all()
+    assert (target.kvm[:, 1] == NO_PREVIOUS).all()
+    assert len(target.times_by_lane()[1]) == len(source.times_by_lane()[0])
+    assert (target.times_by_lane()[1] == NO_PREVIOUS).all()
     assert target.number("migrated", 1) == 1
     assert target.number("run_samples", 1) == 0
 

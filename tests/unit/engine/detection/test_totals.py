@@ -77,14 +77,15 @@ def dies(guest: Plain, cores: float) -> None:
 
 @pytest.mark.parametrize(("interval_s", "within_s"), [(10.0, 60.0), (300.0, 900.0)])
 @pytest.mark.parametrize(("cores", "kind"), [(1.02, "panic_spin"), (0.004, "panic_halt")])
-def test_a_dead_guest_is_found_and_a_reboot_suggested(
+def test_a_dead_guest_is_found_and_somebody_is_to_look_at_it(
     interval_s: float, within_s: float, cores: float, kind: str
 ) -> None:
     bench, guests = fleet(interval_s)
     dies(guests[3], cores)
     bench.run(within_s)
     last = bench.of(guests[3])[-1]
-    assert (last.kind, last.suggested_action) == (kind, "reboot")
+    assert (last.kind, last.suggested_action) == (kind, "inspect")
+    assert last.witnesses == ("activity",)
     assert {alert.subject for alert in bench.alerts} == {guests[3].text}
 
 

@@ -187,25 +187,15 @@ def test_cpu_that_was_there_before_is_no_reason_for_an_order() -> None:
     assert any("cpu_constant" in alert.vetoes for alert in bench.of(guests[0]))
 
 
-def test_all_cores_busy_is_one_signal_where_no_balloon_speaks() -> None:
+@pytest.mark.parametrize("cores", [1.0, 2.0], ids=["one core", "all cores"])
+def test_no_silence_and_no_cpu_shape_is_enough_without_a_second_witness(cores: float) -> None:
     bench, guests = cell(4)
-    guests[0].balloon_period_s = 0
-    bench.run(120.0)
-    guests[0].panics(cores=2.0)
-    bench.run(60.0)
-    assert bench.suggestions(guests[0]) == {"alert"}
-    assert any("one_signal" in alert.vetoes for alert in bench.of(guests[0]))
-
-
-def test_one_core_spinning_alone_is_enough_without_a_balloon() -> None:
-    bench, guests = cell(4)
-    guests[0].vcpus = 4
-    guests[0].cores = 0.6
     guests[0].balloon_period_s = 0
     bench.run(240.0)
-    guests[0].panics()
-    bench.run(60.0)
-    assert "reboot" in bench.suggestions(guests[0])
+    guests[0].panics(cores=cores)
+    bench.run(120.0)
+    assert bench.suggestions(guests[0]) <= {"alert", "inspect"}
+    assert {alert.witnesses for alert in bench.of(guests[0])} == {("activity",)}
 
 
 def test_some_cores_spinning_is_alerted_at_most() -> None:

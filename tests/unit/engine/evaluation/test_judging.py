@@ -175,3 +175,14 @@ def test_scores_add_up(line) -> None:
     assert scores.kinds["panic_spin"].f1 == pytest.approx(0.5)
     assert scores.kinds["panic_halt"].f1 == 0.0
     assert scores.macro_f1 == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("totals_only", [True, False])
+def test_to_inspect_is_the_decision_only_where_no_second_witness_can_be_heard(
+    line, totals_only
+) -> None:
+    lines = [line(10_600), line(10_900, suggestion="inspect")]
+    right = judge(lines, (fault(),), interval_s=300.0, totals_only=totals_only)
+    assert right.findings[0].suggestion_s == (900.0 if totals_only else None)
+    wrong = judge(lines, (confounder(),), interval_s=300.0, totals_only=totals_only)
+    assert len(wrong.false_orders) == totals_only

@@ -1,0 +1,274 @@
+"""Which vCPUs of each VM stand still: what a death does to them and a computing guest does not.
+
+When a Linux kernel panics, every vCPU but the one that panicked is stopped and gains exactly
+0 ns from then on (measured: 0 ns in 16 s); when it halts, all are. While the kernel lives its
+idle vCPUs serve timers, so a job that computes on one of them leaves some time on the others.
+How long a VM's idle vCPUs stand at exactly 0 while it lives differs from guest to guest (a
+tickless one may sleep for seconds), so it is learned of each, by `models.kernels.gaps`, from
+samples in which they are idle: what busy vCPUs gain says nothing about idle ones.
+
+The same is learned of what KVM counts: how long a VM goes without an injected interrupt.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.kernels import gaps
+from models.kernels._jit import inlined, kernel
+from models.kernels.lanes import LANES
+
+F32 = NDArray[np.float32]
+I8 = NDArray[np.int8]
+I64 = NDArray[np.int64]
+U8 = NDArray[np.uint8]
+U16 = NDArray[np.uint16]
+U64 = NDArray[np.uint64]
+Bools = NDArray[np.bool_]
+
+# Stored in place of a time or count that is not known.
+NO_TIME: Final = np.uint64(2**64 - 1)
+# Of a lane whose standstill nobody's vCPU has left yet.
+NO_MOVER: Final = -1
+
+# What a sample said of a lane's vCPUs.
+STILL: Final = 0
+MOVED: Final = 1
+UNKNOWN: Final = -1
+
+_RUN: Final = gaps.RUN
+_HELD: Final = gaps.HELD
+
+
+class Shares(NamedTuple):
+    """What the vCPUs' gains are held against, as shares of one core.
+
+    A vCPU that gained no more than `idle` was idle; one that gained less than `floor` did less
+    than the idle vCPU of a kernel that lives.
+    """
+
+    idle: float
+    floor: float
+
+
+@inlined
+def _end_run(state: F32, lane: int) -> None:
+    state[lane // LANES, _RUN, lane % LANES] = np.float32(0)
+    state[lane // LANES, _HELD, lane % LANES] = np.float32(0)
+
+
+@inlined
+def _sign_of_move(state: F32, lane: int, is_idle: bool) -> int:
+    """Return how a gap model takes that vCPUs moved: busy ones only end what has begun."""
+    stood = state[lane // LANES, _RUN, lane % LANES] > np.float32(0)
+    return gaps.ALIVE if is_idle or stood else gaps.UNKNOWN
+
+
+@inlined
+def _is_comparable(before: U64, now: U64) -> bool:
+    """Return whether the same vCPUs were told twice and none of them went back."""
+    if before.shape[0] != now.shape[0] or now.shape[0] == 0:
+        return False
+    for number in range(now.shape[0]):
+        if (before[number] == NO_TIME) != (now[number] == NO_TIME):
+            return False
+        if now[number] < before[number]:
+            return False
+    return True
+
+
+@inlined
+def _most(before: U64, now: U64, but: int) -> int:
+    """Return which vCPU gained most, `but` left out; -1 where there is no other."""
+    best, most = -1, np.uint64(0)
+    for number in range(now.shape[0]):
+        if number == but or now[number] == NO_TIME:
+            continue
+        gain = now[number] - before[number]
+        if best < 0 or gain > most:
+            best, most = number, gain
+    return best
+
+
+@inlined
+def _compare(
+    was: U64, now: U64, shares: Shares, step_ns: float,
+    others: F32, whole: F32, mover: I64, told: I8, signs: I8, lane: int,
+) -> None:  # fmt: skip
+    """Say of one lane, whose vCPUs are those that were told before, which of them stood still."""
+    busiest = _most(was, now, -1)
+    if busiest < 0:
+        return
+    most = now[busiest] - was[busiest]
+    if np.float64(most) < shares.floor * step_ns:
+        told[1, lane], signs[1, lane] = STILL, gaps.SILENT
+    else:
+        is_idle = bool(np.float64(most) <= shares.idle * step_ns)
+        told[1, lane], signs[1, lane] = MOVED, _sign_of_move(whole, lane, is_idle)
+    next_busy = _most(was, now, busiest)
+    if next_busy < 0:
+        return
+    # If another vCPU than so far is the only one that moves, both have moved.
+    changed = mover[lane] >= 0 and most > 0 and busiest != mover[lane]
+    second_most = now[next_busy] - was[next_busy]
+    if second_most == 0 and not changed:
+        told[0, lane], signs[0, lane] = STILL, gaps.SILENT
+        if most > 0:
+            mover[lane] = busiest
+    else:
+        mover[lane] = NO_MOVER
+        is_idle = bool(np.float64(second_most) <= shares.idle * step_ns)
+        told[0, lane], signs[0, lane] = MOVED, _sign_of_move(others, lane, is_idle)
+
+
+@kernel
+def fold_vcpus(
+    before_counts: I64,
+    before: U64,
+    counts: U16,
+    times: U64,
+    judged: Bools,
+    broken: Bools,
+    shares: Shares,
+    step_ns: float,
+    others: F32,
+    whole: F32,
+    mover: I64,
+    told: I8,
+    signs: I8,
+) -> int:
+    """Say of every lane in use which of its vCPUs stood still since they were last told.
+
+    Parameters
+    ----------
+    before_counts, before
+        How many times each lane last had, shape (≥ n,), and these times, one lane after the
+        other.
+    counts, times
+        The same of this frame, shape (n,) and (counts.sum(),); `NO_TIME` is missing.
+    judged
+        Shape (≥ n,): whether the guest is meant to run and the time since the last sample is
+        known.
+    broken
+        Shape (≥ n,), updated: whether the lane began a new epoch, so that nothing may be
+        compared; set as well where the vCPUs are not those that were told before.
+    shares, step_ns
+        See `Shares`; the time since the last sample.
+    others, whole
+        State of the gap models of all vCPUs but the busiest, and of all; runs that may not go
+        on are ended in place, without being learned.
+    mover
+        Shape (≥ n,), updated: the only vCPU that moved in the running standstill of the others.
+    told
+        Shape (2, ≥ n), overwritten: `STILL`, `MOVED` or `UNKNOWN`, of the others and of all.
+    signs
+        Shape (2, ≥ n), overwritten: the same as `gaps.fold_life` takes it.
+
+    Returns
+    -------
+    int
+        How many lanes could be compared.
+    """
+    compared = begin = end = 0
+    told[:] = UNKNOWN
+    signs[:] = gaps.UNKNOWN
+    for lane in range(counts.shape[0]):
+        first, second = begin, end
+        begin += before_counts[lane]
+        end += counts[lane]
+        was, now = before[first:begin], times[second:end]
+        # A VM of which this frame tells nothing is compared when it is told again.
+        if now.shape[0] == 0 and not broken[lane]:
+            continue
+        if broken[lane] or not _is_comparable(was, now):
+            broken[lane] = True
+            mover[lane] = NO_MOVER
+            _end_run(others, lane)
+            _end_run(whole, lane)
+            continue
+        if not judged[lane]:
+            continue
+        compared += 1
+        _compare(was, now, shares, step_ns, others, whole, mover, told, signs, lane)
+    return compared
+
+
+@kernel
+def keep_times(
+    before_counts: I64, before: U64, counts: U16, times: U64, judged: Bools, broken: Bools
+) -> tuple[I64, U64]:
+    """Return the counts and times that the next frame is to be compared with.
+
+    What this frame tells replaces what was known, but of a lane that it says nothing of, or
+    whose time since the last sample is not known: those are compared over the hole.
+    """
+    kept = np.zeros(before_counts.shape[0], np.bool_)
+    merged = np.zeros(before_counts.shape[0], np.int64)
+    total = 0
+    for lane in range(counts.shape[0]):
+        waits = counts[lane] == 0 or (not judged[lane] and before_counts[lane] > 0)
+        kept[lane] = waits and not broken[lane]
+        merged[lane] = before_counts[lane] if kept[lane] else counts[lane]
+        total += merged[lane]
+    out = np.empty(total, np.uint64)
+    begin = end = place = 0
+    for lane in range(counts.shape[0]):
+        source, first = (before, begin) if kept[lane] else (times, end)
+        for number in range(merged[lane]):
+            out[place + number] = source[first + number]
+        place += merged[lane]
+        begin += before_counts[lane]
+        end += counts[lane]
+    return merged, out
+
+
+@kernel
+def fold_exits(
+    before: U64, now: U64, judged: Bools, broken: Bools, state: F32, told: I8, signs: I8
+) -> int:
+    """Say of every lane in use whether KVM injected an interrupt into it or served its I/O.
+
+    An injected interrupt is what a living kernel's own timers cause, so only that is learned
+    as life. An exit for I/O ends a standstill and teaches nothing: it has the cause in common
+    with disks and network.
+
+    Parameters
+    ----------
+    before
+        Shape (2, ≥ n), updated: injected interrupts and exits for I/O, `NO_TIME` unknown.
+    now
+        The same of this frame, shape (2, n).
+    judged, broken, state
+        As in `fold_vcpus`; `state` of the gap model of interrupts.
+    told, signs
+        Shape (≥ n,), overwritten: as in `fold_vcpus`.
+
+    Returns
+    -------
+    int
+        How many lanes could be compared.
+    """
+    compared = 0
+    told[:] = UNKNOWN
+    signs[:] = gaps.UNKNOWN
+    for lane in range(now.shape[1]):
+        injected, served = now[0, lane], now[1, lane]
+        if (injected == NO_TIME or served == NO_TIME) and not broken[lane]:
+            continue
+        was_injected, was_served = before[0, lane], before[1, lane]
+        is_known = was_injected != NO_TIME and injected >= was_injected and served >= was_served
+        if broken[lane] or not is_known:
+            _end_run(state, lane)
+            before[0, lane], before[1, lane] = injected, served
+            continue
+        if not judged[lane]:
+            continue
+        before[0, lane], before[1, lane] = injected, served
+        compared += 1
+        if injected == was_injected and served == was_served:
+            told[lane], signs[lane] = STILL, gaps.SILENT
+        else:
+            told[lane] = MOVED
+            signs[lane] = _sign_of_move(state, lane, bool(injected > was_injected))
+    return compared

@@ -1,0 +1,70 @@
+"""What `models.kernels.standstill` says, one VM at a time, with every sample kept."""
+
+STILL, MOVED, UNKNOWN = 0, 1, -1
+
+
+class VcpusTwin:
+    """One VM's vCPUs.
+
+    `standing` are the samples since the others last moved, each as the set of vCPUs that
+    gained anything; `life_others` and `life_whole` are what a gap model was told.
+    """
+
+    def __init__(self, *, idle, floor):
+        self.idle, self.floor = idle, floor
+        self.times = None
+        self.standing = []
+        self.whole_stood = False
+
+    def learn_one(self, times, *, judged, broken, step_ns):
+        """Return (told of others, of all) and (sign of others, of all); sign None is unknown.
+
+        `times` has None for a vCPU that is not there; [] is a VM that was not told.
+        """
+        nothing = (UNKNOWN, UNKNOWN), (None, None)
+        if not times and not broken:
+            return nothing
+        before = self.times or []
+        if broken or not self._comparable(before, times):
+            self.times = list(times)
+            self.standing, self.whole_stood = [], False
+            return nothing
+        if not judged:
+            return nothing
+        self.times = list(times)
+        gains = {
+            number: now - was
+            for number, (was, now) in enumerate(zip(before, times, strict=True))
+            if now is not None
+        }
+        if not gains:
+            return nothing
+        (others, others_sign), (whole, whole_sign) = (UNKNOWN, None), self._whole(gains, step_ns)
+        if len(gains) > 1:
+            others, others_sign = self._others(gains, step_ns)
+        return (others, whole), (others_sign, whole_sign)
+
+    def _comparable(self, before, times):
+        if not times or len(before) != len(times):
+            return False
+        pairs = list(zip(before, times, strict=True))
+        if any((was is None) != (now is None) for was, now in pairs):
+            return False
+        return all(was is None or now >= was for was, now in pairs)
+
+    def _whole(self, gains, step_ns):
+        if max(gains.values()) < self.floor * step_ns:
+            self.whole_stood = True
+            return STILL, False
+        stood, self.whole_stood = self.whole_stood, False
+        is_idle = max(gains.values()) <= self.idle * step_ns
+        return MOVED, True if is_idle or stood else None
+
+    def _others(self, gains, step_ns):
+        moved = {number for number, gain in gains.items() if gain}
+        if len(set().union(*self.standing, moved)) <= 1:
+            self.standing.append(moved)
+            return STILL, False
+        stood, self.standing = bool(self.standing), []
+        second = sorted(gains.values())[-2]
+        return MOVED, True if second <= self.idle * step_ns or stood else None

@@ -1,0 +1,357 @@
+"""A death needs two independent witnesses; whoever speaks for life is believed at once."""
+
+from typing import Any
+
+import pytest
+
+from engine.action.catalogue import Policy, parse_policy, read_shipped
+from engine.action.events import AlertSeen, AppendOrder, CaughtUp, Tick
+from engine.action.planner import step
+from engine.action.state import PlannerState
+from engine.detection.lanes import Lanes
+from engine.detection.snapshot import digest, restore, take_snapshot
+from engine.wire.alert import Alert, EvidenceItem, counted_witnesses, may_be_reset
+from engine.wire.order import Order
+from models.kernels import gaps
+from tests.unit.engine.detection.frames_by_hand import Bench, Guest, cell
+
+DEFAULT = parse_policy(
+    read_shipped("default").replace(
+        '# actions = { reset = "auto" }', 'actions = { reset = "auto" }'
+    ),
+    source="default with resets",
+)
+IDLE = 0.02  # of a core, what the timers of an idle vCPU cost
+
+
+def orders(alerts: list[Alert], policy: Policy = DEFAULT) -> list[Order]:
+    """Return what a planner orders that hears these alerts, under the default policy."""
+    state, given = PlannerState(name="p", site="site"), []
+    now_ms = alerts[0].decided_ms if alerts else 0
+    state, _ = step(state, CaughtUp(now_ms), policy)
+    for alert in alerts:
+        for event in (
+            AlertSeen(alert, alert.decided_ms, alert.decided_ms),
+            Tick(alert.decided_ms + 1000),
+        ):
+            state, done = step(state, event, policy)
+            given += [one.order for one in done if isinstance(one, AppendOrder)]
+    return given
+
+
+def watched(
+    vcpus: int, *, interval_s: float = 10.0, balloon: bool = False, **changes: Any
+) -> tuple[Bench, Guest]:
+    """Return a guest that wrote once a second for a while, with 25 h of history."""
+    bench, guests = cell(4, interval_s=interval_s)
+    guest = guests[0]
+    guest.vcpus, guest.cores = vcpus, 0.05
+    guest.balloon_period_s = 5 if balloon else 0
+    guest.others = IDLE if vcpus > 1 else 0.0
+    for name, value in changes.items():
+        setattr(guest, name, value)
+    # A second of writes, as learned over a day, and then the four minutes of the report.
+    bench.run(120 * interval_s)
+    lanes: Lanes = bench.partition.cells["cell"].lanes["node-0"]
+    lanes.row("history_s")[:] = 90_000.0
+    # What a day of samples like these leaves: 9,000 signs of life and not one gap.
+    lanes.gaps[:, gaps.LIVE] += 9000.0
+    bench.run(240.0)
+    return bench, guest
+
+
+def computes(guest: Guest, *, others: float = IDLE) -> None:
+    """Use one core whole without any I/O; the kernel's timers go on on the other vCPUs."""
+    guest.cores = 1.0 + others * (guest.vcpus - 1)
+    guest.busiest, guest.others = 1.0, others
+    guest.writes = guest.reads = guest.sends = 0.0
+
+
+def dies(guest: Guest, *, cores: float = 1.0) -> None:
+    guest.panics(cores=cores)
+    guest.others = 0.0
+
+
+@pytest.mark.parametrize("vcpus", [1, 2, 8])
+@pytest.mark.parametrize("told", [True, False], ids=["vcpus told", "vcpus not told"])
+def test_a_live_guest_that_computes_on_one_thread_is_never_ordered(vcpus: int, told: bool) -> None:
+    bench, guest = watched(vcpus)
+    computes(guest)
+    if not told:
+        guest.others = None
+    bench.run(600.0)
+    assert "reboot" not in bench.suggestions(guest)
+    assert orders(bench.of(guest)) == []
+
+
+def test_its_other_vcpus_take_even_the_alert_back() -> None:
+    bench, guest = watched(2)
+    computes(guest)
+    bench.run(600.0)
+    assert bench.of(guest) == []
+
+
+def test_the_same_guest_that_panicked_is_ordered_by_its_other_vcpus() -> None:
+    bench, guest = watched(2)
+    dies(guest)
+    bench.run(60.0)
+    last = bench.of(guest)[-1]
+    assert (last.suggested_action, last.witnesses) == ("reboot", ("activity", "vcpus"))
+    (order,) = orders(bench.of(guest))
+    assert (order.action, order.witnesses) == ("reset", ("activity", "vcpus"))
+    assert order.dry_run is False
+
+
+def test_the_same_guest_with_one_vcpu_is_looked_at_and_its_alert_says_what_would_help() -> None:
+    bench, guest = watched(1)
+    dies(guest)
+    bench.run(300.0)
+    last = bench.of(guest)[-1]
+    assert (last.suggested_action, last.witnesses) == ("inspect", ("activity",))
+    assert "no second witness" in last.sentence
+    for way in ("<stats period='5'/>", "<panic model='pvpanic'/>", "the agent's probe"):
+        assert way in last.sentence
+    assert orders(bench.of(guest)) == []
+
+
+def test_the_same_guest_with_one_vcpu_and_a_balloon_is_ordered() -> None:
+    bench, guest = watched(1, balloon=True)
+    dies(guest)
+    bench.run(60.0)
+    assert bench.of(guest)[-1].witnesses == ("activity", "balloon")
+    assert len(orders(bench.of(guest))) == 1
+
+
+def test_a_guest_whose_vcpus_nobody_saw_idle_has_no_witness_in_them() -> None:
+    bench, guest = watched(2, cores=1.2, others=0.6)
+    dies(guest)
+    bench.run(300.0)
+    assert "vcpus" not in bench.of(guest)[-1].witnesses
+
+
+def test_a_tickless_guest_whose_idle_vcpus_sleep_for_long_has_no_witness_in_them() -> None:
+    bench, guest = watched(2)
+
+    def sleeps(now_s: float) -> None:
+        guest.others = IDLE if round(now_s) % 120 == 0 else 0.0
+
+    bench.run(3600.0, sleeps)
+    dies(guest)
+    bench.run(60.0)
+    assert bench.of(guest)[-1].suggested_action == "inspect"
+    # Its owner's batch job looks the same, and was not ordered either.
+    assert orders(bench.of(guest)) == []
+
+
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_a_halted_guest_is_told_by_all_of_its_vcpus(vcpus: int) -> None:
+    # Its single vCPU is its idle one: it ticks too, and stands at 0 once the kernel halted.
+    bench, guest = watched(vcpus, cores=0.09)
+    dies(guest, cores=0.0)
+    bench.run(90.0)
+    last = bench.of(guest)[-1]
+    assert (last.kind, last.suggested_action) == ("panic_halt", "reboot")
+    assert last.witnesses == ("activity", "vcpus")
+
+
+def test_vcpus_that_moved_within_the_silence_are_waited_for() -> None:
+    bench, guest = watched(2)
+    dies(guest)
+    bench.run(20.0)
+    guest.others = IDLE
+    bench.run(10.0)
+    guest.others = 0.0
+    bench.run(20.0)
+    # Silent for 50 s, and its other vCPU for 20: as a guest that computes and ticks seldom.
+    assert "reboot" not in bench.suggestions(guest)
+    bench.run(30.0)
+    assert "reboot" in bench.suggestions(guest)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"vcpus": 3, "times_ns": [3e9, 3e9, 3e9]}, {"others": None}],
+    ids=["plugged", "lost"],
+)
+def test_vcpus_that_changed_or_are_not_told_are_unknown(changes: dict[str, Any]) -> None:
+    bench, guest = watched(2)
+    dies(guest)
+    bench.run(20.0)
+    for name, value in changes.items():
+        setattr(guest, name, value)
+    bench.run(10.0)
+    assert "vcpus" not in bench.of(guest)[-1].witnesses
+    assert "reboot" not in bench.suggestions(guest)
+
+
+def test_kvm_that_injects_nothing_and_serves_nothing_is_a_witness() -> None:
+    bench, guest = watched(1, kvm=(250.0, 40.0))
+    dies(guest)
+    guest.kvm = (0.0, 0.0)
+    bench.run(60.0)
+    assert bench.of(guest)[-1].witnesses == ("activity", "exits")
+
+
+def test_kvm_whose_interrupts_are_posted_is_no_witness() -> None:
+    # They reach the guest without a count; then only its I/O moved, which is its activity.
+    bench, guest = watched(1, kvm=(0.0, 40.0))
+    dies(guest)
+    guest.kvm = (0.0, 0.0)
+    bench.run(300.0)
+    assert bench.of(guest)[-1].witnesses == ("activity",)
+
+
+def test_interrupts_that_go_on_speak_neither_for_nor_against_a_death() -> None:
+    # A Linux kernel takes its timer's interrupts after a panic.
+    bench, guest = watched(1, balloon=True, kvm=(250.0, 40.0))
+    dies(guest)
+    guest.kvm = (250.0, 0.0)
+    bench.run(60.0)
+    assert bench.of(guest)[-1].witnesses == ("activity", "balloon")
+
+
+def last_answer(bench: Bench, ago_s: float = 0.0) -> str:
+    return str(bench.time_ms - round(1000 * ago_s))
+
+
+def test_a_probe_that_is_not_answered_any_more_is_a_witness() -> None:
+    bench, guest = watched(1)
+    bench.said("agent", "probe_answered", guest, node="node-0", address="10.0.0.7")
+    dies(guest)
+    bench.run(20.0)
+    bench.said("agent", "probe_silent", guest, node="node-0", last_answer_ms=last_answer(bench, 20))
+    bench.run(40.0)
+    assert bench.of(guest)[-1].witnesses == ("activity", "probe")
+    assert len(orders(bench.of(guest))) == 1
+
+
+@pytest.mark.parametrize(
+    ("node", "ago_s"), [("node-0", 601.0), ("node-9", 20.0)], ids=["long ago", "another node"]
+)
+def test_silence_of_a_probe_that_says_nothing(node: str, ago_s: float) -> None:
+    bench, guest = watched(1)
+    dies(guest)
+    bench.run(20.0)
+    answered = last_answer(bench, ago_s)
+    bench.said("agent", "probe_silent", guest, node=node, last_answer_ms=answered)
+    bench.run(40.0)
+    assert bench.of(guest)[-1].witnesses == ("activity",)
+
+
+@pytest.mark.parametrize("kind", ["probe_answered", "agent_answered"])
+@pytest.mark.parametrize("after_s", [20.0, 60.0], ids=["before the order", "after it"])
+def test_an_answer_always_means_alive(kind: str, after_s: float) -> None:
+    bench, guest = watched(2, balloon=True)
+    dies(guest)
+    bench.run(after_s)
+    # From whatever node: whoever heard it heard a guest that lives.
+    bench.said("agent", kind, guest, node="node-9")
+    bench.alerts.clear()
+    bench.run(120.0)
+    assert "reboot" not in bench.suggestions(guest)
+    if after_s > 30.0:
+        assert bench.of(guest)[0].suggested_action == "alert"
+        assert "lives" in bench.of(guest)[-1].sentence
+
+
+@pytest.mark.parametrize("kind", ["probe_answered", "agent_answered"])
+def test_an_answer_from_before_the_silence_says_nothing(kind: str) -> None:
+    bench, guest = watched(2)
+    bench.said("agent", kind, guest, node="node-0")
+    dies(guest)
+    bench.run(60.0)
+    assert "reboot" in bench.suggestions(guest)
+
+
+@pytest.mark.parametrize("kind", ["agent_silent", "console_panic"])
+def test_what_the_agent_hears_of_a_guest_is_a_witness(kind: str) -> None:
+    bench, guest = watched(1)
+    bench.said("agent", "agent_answered", guest, node="node-0")
+    dies(guest)
+    bench.run(10.0)
+    bench.said("agent", kind, guest, node="node-0", line="Kernel panic - not syncing")
+    bench.run(50.0)
+    assert bench.of(guest)[-1].witnesses == ("activity", "guest")
+
+
+def test_a_watchdog_that_was_not_served_is_a_witness() -> None:
+    bench, guest = watched(1)
+    dies(guest)
+    bench.run(10.0)
+    bench.places[0].tell("watchdog", guest)
+    bench.run(50.0)
+    assert bench.of(guest)[-1].witnesses == ("activity", "guest")
+
+
+@pytest.mark.parametrize("kind", ["agent_silent", "console_panic"])
+def test_words_of_a_guest_that_lived_on_are_forgotten(kind: str) -> None:
+    bench, guest = watched(1)
+    bench.said("agent", kind, guest, node="node-0")
+    bench.run(60.0)
+    dies(guest)
+    bench.run(60.0)
+    assert bench.of(guest)[-1].witnesses == ("activity",)
+
+
+def test_the_hypervisor_alone_is_enough() -> None:
+    bench, guest = watched(1)
+    dies(guest, cores=0.0)
+    guest.state = "crashed"
+    bench.run(40.0)
+    last = bench.of(guest)[-1]
+    assert last.suggested_action == "reboot"
+    assert "hypervisor" in last.witnesses
+
+
+def test_a_panic_that_a_live_guest_is_said_to_have_had_is_refused_by_its_other_vcpus() -> None:
+    bench, guest = watched(2)
+    computes(guest)
+    bench.places[0].tell("panicked", guest)
+    bench.run(300.0)
+    last = bench.of(guest)[-1]
+    assert last.suggested_action == "alert"
+    assert "vcpus_lives" in last.vetoes
+    assert orders(bench.of(guest)) == []
+
+
+def item(witness: str, nats: float, minimum_nats: float | None) -> EvidenceItem:
+    return EvidenceItem(signal="x", nats=nats, witness=witness, minimum_nats=minimum_nats)
+
+
+def test_a_witness_below_its_stated_minimum_does_not_count() -> None:
+    assert counted_witnesses([item("balloon", 0.008, 2.0)]) == ()
+    assert counted_witnesses([item("balloon", 2.0, 2.0)]) == ("balloon",)
+    assert counted_witnesses([item("balloon", 9.0, None)]) == ()
+    assert counted_witnesses([item("rumour", 9.0, 1.0)]) == ()
+    both = [item("activity", 2.5, 3.0), item("activity", 0.6, None)]
+    assert counted_witnesses(both) == ("activity",)
+    assert counted_witnesses([item("guest", 15.0, 3.0), item("guest", -20.0, 3.0)]) == ()
+
+
+@pytest.mark.parametrize(
+    ("heard", "enough"),
+    [
+        ((), False),
+        (("activity",), False),
+        (("balloon", "vcpus", "probe"), False),
+        (("activity", "activity"), False),
+        (("activity", "io"), False),
+        (("activity", "probe"), True),
+        (("hypervisor",), True),
+    ],
+)
+def test_activity_and_one_more_or_the_hypervisor(heard: tuple[str, ...], enough: bool) -> None:
+    assert may_be_reset(heard) is enough
+
+
+def test_a_snapshot_keeps_what_was_learned_of_vcpus_bit_for_bit() -> None:
+    bench, guest = watched(2, kvm=(250.0, 40.0))
+    chunks, manifest = take_snapshot(bench.partition)
+    again = restore(chunks, manifest, bench.partition.configuration)
+    assert digest(again) == digest(bench.partition)
+    before = len(bench.records)
+    dies(guest)
+    bench.run(60.0)
+    for record in bench.records[before:]:
+        again.fold(record)
+    assert digest(again) == digest(bench.partition)

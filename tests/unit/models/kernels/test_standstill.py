@@ -1,0 +1,181 @@
+"""Claims about vCPUs that stand still: the kernel says what its twin says of one VM at a time."""
+
+import numpy as np
+import pytest
+
+from models.kernels import gaps, standstill
+from models.kernels.lanes import LANES
+from models.kernels.standstill import NO_TIME, Shares
+from tests.reference.standstill_twin import VcpusTwin
+
+VMS = 60
+STEP_S = 10.0
+STEP_NS = STEP_S * 1e9
+SHARES = Shares(idle=0.1, floor=0.0005)
+SIGN = {None: gaps.UNKNOWN, True: gaps.ALIVE, False: gaps.SILENT}
+
+
+class Kernel:
+    """The kernel's state for some lanes, fed as `engine.detection.rates` does."""
+
+    def __init__(self, size):
+        self.others, self.whole = gaps.new_state(1), gaps.new_state(1)
+        self.counts = np.zeros(LANES, np.int64)
+        self.times = np.zeros(0, np.uint64)
+        self.mover = np.full(LANES, standstill.NO_MOVER, np.int64)
+        self.size = size
+
+    def fold(self, vcpus, judged=None, broken=None):
+        """Fold one frame; `vcpus` has a list of times for each VM, None a time not known."""
+        flat = [NO_TIME if time is None else time for times in vcpus for time in times]
+        counts = np.array([len(times) for times in vcpus], np.uint16)
+        times = np.array(flat, np.uint64)
+        judged = np.ones(LANES, bool) if judged is None else judged
+        broken = np.zeros(LANES, bool) if broken is None else broken.copy()
+        told, signs = np.empty((2, LANES), np.int8), np.empty((2, LANES), np.int8)
+        standstill.fold_vcpus(
+            self.counts, self.times, counts, times, judged, broken, SHARES, STEP_NS,
+            self.others, self.whole, self.mover, told, signs,
+        )  # fmt: skip
+        self.counts, self.times = standstill.keep_times(
+            self.counts, self.times, counts, times, judged, broken
+        )
+        hold, out = np.zeros(LANES, np.uint8), np.zeros((2, LANES), np.float32)
+        gaps.fold_life(self.others, signs[0], hold, np.float32(STEP_S), out)
+        gaps.fold_life(self.whole, signs[1], hold, np.float32(STEP_S), out)
+        return told[:, : self.size], signs[:, : self.size]
+
+
+def lives(rng):
+    """Yield frames of VMs that idle, work, stand still, lose values and are replugged."""
+    sizes = rng.integers(1, 6, VMS)
+    times = [[int(time) for time in rng.integers(0, 10**9, size)] for size in sizes]
+    for _ in range(80):
+        judged, broken = rng.random(LANES) > 0.1, rng.random(LANES) < 0.03
+        told = []
+        for lane in range(VMS):
+            ticks = rng.integers(0, 3, len(times[lane])) * (rng.random(len(times[lane])) < 0.4)
+            busy = (rng.random(len(times[lane])) < 0.15) * rng.integers(0, 1000, len(times[lane]))
+            gains = (ticks + busy) * 10_000_000
+            if rng.random() < 0.3:
+                gains[rng.permutation(len(gains))[: rng.integers(0, len(gains) + 1)]] = 0
+                gains[1:] = 0
+            times[lane] = [time + int(gain) for time, gain in zip(times[lane], gains, strict=True)]
+            if rng.random() < 0.03:
+                times[lane] = [*times[lane][: rng.integers(0, len(times[lane])) + 1], 5]
+            if rng.random() < 0.02:
+                times[lane][0] = 0
+            shown = [None if rng.random() < 0.02 else time for time in times[lane]]
+            told.append([] if rng.random() < 0.1 else shown)
+        yield told, judged, broken
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_kernel_says_what_its_twin_says(seed):
+    kernel = Kernel(VMS)
+    twins = [VcpusTwin(idle=SHARES.idle, floor=SHARES.floor) for _ in range(VMS)]
+    seen = set()
+    for told, judged, broken in lives(np.random.default_rng(seed)):
+        says, signs = kernel.fold(told, judged, broken)
+        for lane, (twin, times) in enumerate(zip(twins, told, strict=True)):
+            stills, lived = twin.learn_one(
+                times, judged=judged[lane], broken=broken[lane], step_ns=STEP_NS
+            )
+            assert tuple(says[:, lane]) == stills
+            assert tuple(signs[:, lane]) == tuple(SIGN[sign] for sign in lived)
+            seen |= {("others", stills[0], lived[0]), ("whole", stills[1], lived[1])}
+    assert len(seen) == 8  # each kind of word was heard
+
+
+TICK = 10_000_000
+
+
+def runs(kernel):
+    return float(kernel.others[0, gaps.RUN, 0]), float(kernel.whole[0, gaps.RUN, 0])
+
+
+def test_one_vcpu_that_spins_alone_leaves_the_others_still_and_not_all():
+    kernel = Kernel(1)
+    for number in range(4):
+        kernel.fold([[number * 1000 * TICK, 7 * TICK, 9 * TICK]])
+    assert runs(kernel) == (30.0, 0.0)
+
+
+def test_a_guest_that_computes_on_one_vcpu_and_ticks_on_another_never_stands_still():
+    kernel = Kernel(1)
+    for number in range(4):
+        told, _ = kernel.fold([[number * 1000 * TICK, number * 7 * TICK]])
+    assert runs(kernel) == (0.0, 0.0)
+    assert told[0, 0] == standstill.MOVED
+
+
+def test_vcpus_that_take_turns_have_both_moved():
+    kernel = Kernel(1)
+    a, b = 0, 0
+    for number in range(6):
+        a, b = (a + TICK, b) if number % 2 else (a, b + TICK)
+        kernel.fold([[a, b]])
+        assert runs(kernel)[0] <= STEP_S
+
+
+def test_a_vm_that_is_not_told_for_a_while_is_compared_over_the_hole():
+    kernel = Kernel(1)
+    for times in ([0, 5], [1000 * TICK, 5], [2000 * TICK, 5], []):
+        kernel.fold([times])
+    assert runs(kernel)[0] == 20.0  # unknown time is no standstill, and does not end one
+    kernel.fold([[4000 * TICK, 5 + TICK]])
+    assert runs(kernel)[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    "after", [[1000 * TICK, 5, 5], [1000 * TICK, None], [0, 5], [1000 * TICK]],
+    ids=["plugged", "lost", "went_back", "unplugged"],
+)  # fmt: skip
+def test_vcpus_that_are_not_the_same_as_before_are_unknown_and_end_a_standstill(after):
+    kernel = Kernel(1)
+    for times in ([1, 5], [1000 * TICK, 5], after):
+        told, _ = kernel.fold([times])
+    assert told[:, 0].tolist() == [standstill.UNKNOWN] * 2
+    assert runs(kernel) == (0.0, 0.0)
+    assert kernel.others[0, gaps.LIVE, 0] == 0  # nor is what ended so a habit
+
+
+def test_busy_vcpus_teach_nothing_of_idle_ones():
+    kernel = Kernel(1)
+    for number in range(50):
+        kernel.fold([[number * 500 * TICK, number * 400 * TICK]])
+    assert kernel.others[0, gaps.LIVE, 0] == 0
+    for number in range(50):
+        kernel.fold([[10**6 * TICK + number * 3 * TICK, 10**6 * TICK + number * TICK]])
+    assert kernel.others[0, gaps.LIVE, 0] == 49
+
+
+def exits(samples):
+    """Return the run, the lives learned and the last word after such (injected, served)."""
+    state, before = gaps.new_state(1), np.full((2, LANES), NO_TIME, np.uint64)
+    hold, out = np.zeros(LANES, np.uint8), np.zeros((2, LANES), np.float32)
+    for injected, served in samples:
+        now = np.array([[NO_TIME if one is None else one] for one in (injected, served)], np.uint64)
+        told, signs = np.empty(LANES, np.int8), np.empty(LANES, np.int8)
+        judged, broken = np.ones(LANES, bool), np.zeros(LANES, bool)
+        standstill.fold_exits(before, now, judged, broken, state, told, signs)
+        gaps.fold_life(state, signs, hold, np.float32(STEP_S), out)
+    return float(state[0, gaps.RUN, 0]), float(state[0, gaps.LIVE, 0]), int(told[0])
+
+
+def test_a_kernel_that_takes_no_interrupt_and_serves_no_io_stands_still():
+    assert exits([(5, 5), (9, 9), (9, 9), (9, 9)]) == (20.0, 1.0, standstill.STILL)
+
+
+def test_io_alone_ends_a_standstill_and_teaches_nothing():
+    assert exits([(5, 5), (5, 9), (5, 12)]) == (0.0, 0.0, standstill.MOVED)
+    assert exits([(5, 5), (5, 5), (5, 9)]) == (0.0, 1.0, standstill.MOVED)
+
+
+@pytest.mark.parametrize("lost", [(None, 9), (9, None), (None, None)])
+def test_counts_that_are_not_told_are_unknown(lost):
+    assert exits([(5, 5), (5, 5), lost]) == (10.0, 0.0, standstill.UNKNOWN)
+
+
+def test_counts_that_went_back_are_another_qemu():
+    assert exits([(5, 5), (5, 5), (1, 1)]) == (0.0, 0.0, standstill.UNKNOWN)
