@@ -1,12 +1,14 @@
 """The guests of `bench_guests`: what each of them does, and what may be said of it.
 
-Dead is a guest whose kernel will never run again by itself. Everything else must at most be
-alerted: a suggestion to reboot or migrate it is a wrong order, whatever a guard would say.
+Dead is a guest whose kernel will never run again by itself; where nothing but its own silence
+says so, it is alerted and left to people. Everything else must at most be alerted: a suggestion to
+reboot or migrate it is a wrong order, whatever a guard would say.
 """
 
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,7 +30,9 @@ class Case:
     undo
         What ends that, where something outside the guest was held.
     dead
-        Whether a reboot has to be suggested.
+        Whether its kernel will never run again.
+    orderable
+        Whether a second witness of a dead guest exists, so that a reboot has to be suggested.
     kinds
         What a firing alert may call it; empty: there should be none.
     boots_itself
@@ -44,6 +48,7 @@ class Case:
     act: Break | None = None
     undo: Break | None = None
     dead: bool = False
+    orderable: bool = True
     kinds: frozenset[str] = frozenset()
     boots_itself: bool = False
     watch_s: float = 60.0
@@ -75,7 +80,33 @@ def signalled(number: signal.Signals) -> Break:
     return lambda _, guest: os.kill(guest.nbd_pid, number)
 
 
+def signalled_over_network(number: signal.Signals) -> Break:
+    """Return what sends the server of a disk of the guest's network a signal."""
+    return lambda _, guest: os.kill(guest.san_pid, number)
+
+
+def in_turn(*steps: Break | float) -> Break:
+    """Return what does one step after the other, and waits where a number of seconds stands."""
+
+    def done(lab: Lab, guest: Guest) -> None:
+        for step in steps:
+            if isinstance(step, float):
+                time.sleep(step)
+            else:
+                step(lab, guest)
+
+    return done
+
+
 PANICS = frozenset({"panic_spin", "panic_halt"})
+HUNG = frozenset({"hung_io", "hung_userland"})
+# From outside, a guest that computes and writes nothing is a panic whose proof is missing.
+LOOKS_DEAD = PANICS | HUNG
+# No report of its memory, so that silence is all there is to see beside the CPU.
+TWO_VCPUS = ("--vcpus", "2", "--no-balloon-stats")
+ONE_VCPU = ("--no-balloon-stats",)
+# The second vCPU is left to what is pinned to it: alive, it is never woken.
+TICKLESS = (*TWO_VCPUS, "--words", "nohz_full=1 rcu_nocbs=1")
 CASES: tuple[Case, ...] = (
     Case(name="panic", act=tell("panic"), dead=True, kinds=PANICS),
     Case(
@@ -149,4 +180,88 @@ CASES: tuple[Case, ...] = (
     ),
     Case(name="paused by its owner", act=virsh("suspend"), undo=virsh("resume")),
     Case(name="migrated live", act=lambda _, guest: guest.migrate("b")),
+    Case(name="2 vCPUs, panic", options=TWO_VCPUS, act=tell("panic"), dead=True, kinds=PANICS),
+    Case(
+        name="2 vCPUs, halted for good",
+        options=TWO_VCPUS,
+        act=tell("halt"),
+        dead=True,
+        kinds=PANICS,
+    ),
+    Case(
+        name="1 vCPU, panic without a second witness",
+        options=ONE_VCPU,
+        act=tell("panic"),
+        dead=True,
+        orderable=False,
+        kinds=PANICS,
+    ),
+    Case(
+        name="2 vCPUs, computes in one thread",
+        options=TWO_VCPUS,
+        act=tell("compute 1"),
+        kinds=LOOKS_DEAD,
+        watch_s=120.0,
+    ),
+    Case(
+        name="1 vCPU, computes in one thread",
+        options=ONE_VCPU,
+        act=tell("compute 1"),
+        kinds=LOOKS_DEAD,
+        watch_s=120.0,
+    ),
+    Case(
+        name="2 vCPUs, computes in all threads",
+        options=TWO_VCPUS,
+        act=tell("compute all"),
+        kinds=LOOKS_DEAD,
+        watch_s=120.0,
+    ),
+    Case(
+        name="2 vCPUs, computes after heavy writes",
+        options=TWO_VCPUS,
+        act=in_turn(tell("heavy"), 30.0, tell("compute 1")),
+        kinds=LOOKS_DEAD,
+        watch_s=120.0,
+    ),
+    Case(
+        name="tickless, computes on the vCPU that keeps the clock",
+        options=TICKLESS,
+        act=tell("stop-io", "run taskset 1 sh -c 'while :; do :; done' &"),
+        kinds=LOOKS_DEAD,
+        watch_s=120.0,
+    ),
+    Case(
+        name="collects garbage for 30 s",
+        options=TWO_VCPUS,
+        act=tell("pause 30"),
+        kinds=LOOKS_DEAD,
+        watch_s=75.0,
+    ),
+    Case(name="its service is stopped", options=TWO_VCPUS, act=tell("stop-service"), kinds=HUNG),
+    Case(
+        name="its file system is full",
+        options=(*TWO_VCPUS, "--files"),
+        act=tell("fill"),
+        kinds=HUNG,
+    ),
+    Case(
+        name="storage of its network goes away",
+        options=(*TWO_VCPUS, "--nic", "--san"),
+        act=signalled_over_network(signal.SIGSTOP),
+        undo=signalled_over_network(signal.SIGCONT),
+        kinds=HUNG,
+    ),
+    Case(
+        name="its clock stands for a snapshot",
+        options=TWO_VCPUS,
+        act=in_turn(virsh("suspend"), 15.0, virsh("resume")),
+    ),
+    Case(
+        name="its file system is frozen for a snapshot",
+        options=(*TWO_VCPUS, "--files"),
+        act=tell("frozen 30"),
+        kinds=HUNG,
+        watch_s=75.0,
+    ),
 )

@@ -185,6 +185,11 @@ class Guest:
         return int((self.lab.home / "guests" / f"{self.name}.nbd").read_text())
 
     @property
+    def san_pid(self) -> int:
+        """The server of its network's disk, where it was defined with ``--san``."""
+        return int((self.lab.home / "guests" / f"{self.name}.vblade").read_text())
+
+    @property
     def disk(self) -> str:
         """The file of its disk, as it was defined or last noted."""
         return self._run("disk")

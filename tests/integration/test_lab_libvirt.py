@@ -1,5 +1,7 @@
 """The lab shows the faults of real guests as a hypervisor sees them."""
 
+import os
+import signal
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -112,6 +114,71 @@ def test_a_frozen_guest_answers_ping_and_a_panicked_one_does_not(guests: Guests)
             what="silence of a panicked guest",
         )
     assert max(pings.answered_s()) < panicked_at_s + 1
+
+
+def test_an_agent_answers_until_its_processes_are_stopped_and_halted_vcpus_gain_nothing(
+    guests: Guests,
+) -> None:
+    import libvirt
+    import libvirt_qemu
+
+    guest = guests.boot("agent", "--vcpus", "2", "--no-balloon-stats", "--agent")
+    connection = opened(guest.lab.uri("a"))
+    domain = connection.lookupByName(guest.name)
+
+    def answers() -> bool:
+        try:
+            libvirt_qemu.qemuAgentCommand(domain, '{"execute": "guest-ping"}', 2, 0)
+        except libvirt.libvirtError:
+            return False
+        return True
+
+    def vcpu_times() -> tuple[int, ...]:
+        [(_, stats)] = connection.domainListGetStats([domain])
+        return tuple(stats[f"vcpu.{n}.time"] + stats[f"vcpu.{n}.delay"] for n in range(2))
+
+    wait_until(answers, within_s=20, what="an answer of the agent")
+    guest.tell("freeze")
+    wait_until(lambda: not answers(), within_s=20, what="silence of a stopped agent")
+    guest.tell("thaw")
+    wait_until(answers, within_s=20, what="an answer of the agent that goes on")
+    guest.tell("halt")
+    wait_until(lambda: "System halted" in guest.console, within_s=20, what="a halt")
+    halted = vcpu_times()
+    ended_s = time.monotonic() + 5
+    wait_until(lambda: time.monotonic() > ended_s, within_s=10, what="five seconds")
+    assert vcpu_times() == halted
+
+
+def test_storage_of_the_network_and_a_frozen_file_system_hold_a_writer_up(guests: Guests) -> None:
+    san = guests.define("san", "--nic", "--san")
+    files = guests.define("files", "--files")
+    for guest in (san, files):
+        guest.start()
+    for guest in (san, files):
+        guest.wait()
+    disk = san.lab.home / "guests" / f"{san.name}.san"
+    sample = sampler(files)
+
+    def written() -> tuple[int, int]:
+        return disk.stat().st_mtime_ns, sample().writes_total
+
+    def both_write() -> bool:
+        return all(now > before for before, now in zip(first, written(), strict=True))
+
+    first = written()
+    wait_until(both_write, within_s=30, what="writes of both")
+    assert sampler(san)().writes_total == 0
+    os.kill(san.san_pid, signal.SIGSTOP)
+    files.tell("frozen 12")
+    frozen_s = time.monotonic()
+    # What was under way when the file system froze is on its disk by then.
+    wait_until(lambda: time.monotonic() > frozen_s + 3, within_s=10, what="three seconds")
+    first = written()
+    wait_until(lambda: time.monotonic() > frozen_s + 8, within_s=20, what="eight seconds")
+    assert written() == first
+    os.kill(san.san_pid, signal.SIGCONT)
+    wait_until(both_write, within_s=60, what="writes of both again")
 
 
 def test_a_migrated_guest_loses_no_record_and_still_obeys(guests: Guests) -> None:
