@@ -216,7 +216,7 @@ def libvirt_node(settings: Settings) -> Node:
         from connectors.embedded.lock import held_on_this_machine
 
         uri = settings.act.libvirt_uri
-        return held_on_this_machine(f"act {uri}", what=f"agent of {uri}")
+        return held_on_this_machine(f"act {uri}", what=f"agent of {uri}", folder=folder)
 
     def evidence() -> Evidence:
         from connectors.libvirt.evidence import LibvirtEvidence

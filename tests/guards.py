@@ -1,29 +1,10 @@
 """The guards of the actuator, and how each is removed: what `tests/mutants.py` tries."""
 
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
+from tests.agent_guards import AGENT_MUTANTS
+from tests.mutant import ROLES, Mutant
 from tests.slices import ROOT
-
-# The quick ones first: a guard that a unit test holds costs a second.
-UNIT: Final = ("tests/unit/engine/action",)
-ROLES: Final = (
-    "tests/simulation/test_hostile.py",
-    "tests/simulation/test_actuation.py",
-    "tests/simulation/test_actuation_faults.py",
-    "tests/unit/engine/roles/test_act.py",
-    "tests/unit/engine/roles/test_act_memory.py",
-)
-
-
-class Mutant(NamedTuple):
-    """One guard less: `old` in `file` becomes `new`."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    suites: Sequence[str] = UNIT
 
 
 def _without(rule: str, *, last: str = "log_rules") -> Mutant:
@@ -44,35 +25,14 @@ _LOG: Final = (
 _PRESENT: Final = (
     "_clock", "_data_age", "_newborn", "_witnesses", "_no_owner", "_policy", "_mode", "_words",
 )  # fmt: skip
-_LOOK: Final = (
-    "_enough", "_same_vm", "_same_run", "_open_to_actions", "_monitor_answers", "_no_job",
-    "_running_or_crashed", "_running", "_every_device_counts", "_stands_still",
-    "_still_since_judged", "_balloon_is_stale", "_balloon_silent_since_judged", "_same_shape",
-    "_requests_complete", "_same_owner", "_not_booted", "_dead_vcpus_stand_still",
-    "_no_sign_of_life", "_second_witness",
-)  # fmt: skip
-_ACT: Final = "engine/roles/act.py"
-_CLOCKS: Final = ("tests/unit/engine/roles/test_act_clocks.py",)
-_MEMORY: Final = ("tests/unit/engine/roles/test_act_memory.py",)
-_RESUMES: Final = ("tests/unit/engine/roles/test_act_resumes.py",)
-_LOOKS: Final = ("tests/contracts/look",)
 _PLAN: Final = "engine/action/planner.py"
 _DISKS: Final = "connectors/libvirt/disks.py"
 _ADVANCE: Final = "engine/action/advance.py"
 
 MUTANTS: Final = (
+    *AGENT_MUTANTS,
     *(_without(rule) for rule in _LOG),
     *(_without(rule, last="present_rules") for rule in _PRESENT),
-    *(
-        Mutant(
-            f"look without {rule.strip('_')}",
-            "engine/action/look.py",
-            f"def {rule}(seen: Seen) -> _Said | None:\n",
-            f"def {rule}(seen: Seen) -> _Said | None:\n    return None\n\n\n"
-            f"def _was{rule}(seen: Seen) -> _Said | None:\n",
-        )
-        for rule in _LOOK
-    ),
     Mutant(
         "a signature is not checked", "engine/wire/order.py",
         "        trusted[name].verify(signature, value)\n", "        pass\n",
@@ -84,195 +44,12 @@ MUTANTS: Final = (
     ),
     Mutant(
         "an agent's key closes orders of any node", "engine/action/keys.py",
-        "    if isinstance(entry, Closed) and entry.node not in",
+        "    if not isinstance(entry, Order) and entry.node not in",
         "    if False and entry.node not in",
     ),
     Mutant(
         "an approval needs no operator", "engine/action/keys.py",
         '    if control.kind == "approval":\n', '    if control.kind == "never":\n',
-    ),
-    Mutant(
-        "the ledger lets a step be accepted again", "engine/action/ledger.py",
-        "    if entry.state not in LEGAL[state]:\n", "    if False:\n",
-    ),
-    Mutant(
-        "a call that was cut off counts as not attempted", "engine/action/ledger.py",
-        'state: Outcome = "not_attempted" if entry.state == "accepted" else "unknown"',
-        'state: Outcome = "not_attempted"',
-    ),
-    Mutant(
-        "a log that is not known is trusted", "engine/action/ledger.py",
-        "    until_ms = now_ms + 1000 * observe_s\n", "    until_ms = now_ms\n",
-    ),
-    Mutant(
-        "the agent does not ask once more before the call", _ACT,
-        "        return self._refusal(task)\n", "        return None\n", ROLES,
-    ),
-    Mutant(
-        "the agent does not read control and orders to their ends", _ACT,
-        "                await self._read_to_ends()\n        except",
-        "                pass\n        except",
-        ROLES,
-    ),
-    Mutant(
-        "the barrier reads no orders", _ACT,
-        "        for topic in (CONTROL.name, ORDERS.name):\n            for record in await",
-        "        for topic in (CONTROL.name,):\n            for record in await",
-        _MEMORY,
-    ),
-    Mutant(
-        "an agent that restarts knows an hour of orders", _ACT,
-        "time_ms=self._since_ms)", "time_ms=now_ms - DAY_MS // 24)", _MEMORY,
-    ),
-    Mutant(
-        "the ledger is believed before the disk has it", _ACT,
-        "        self._store.append(encode_ledger_entry(entry))\n        self._ledger = ledger\n",
-        "        self._ledger = ledger\n        self._store.append(encode_ledger_entry(entry))\n",
-        _MEMORY,
-    ),
-    Mutant(
-        "a look may hang for ever", _ACT,
-        "asyncio.timeout(_LOOK_S)", "asyncio.timeout(None)", _MEMORY,
-    ),
-    Mutant(
-        "a topic that was cut back is not noticed", _ACT,
-        "                if cut is not None:\n",
-        "                if False and cut is not None:\n", ROLES,
-    ),
-    Mutant(
-        "what cannot be told is done all the same", _ACT,
-        "                if not await self._outbox.emptied(within_s=BARRIER_S):\n",
-        "                if False:\n", ROLES,
-    ),
-    Mutant(
-        "a full disk does not hold the call back", "engine/roles/act.py",
-        "        self._store.append(encode_ledger_entry(entry))\n",
-        "        try:\n            self._store.append(encode_ledger_entry(entry))\n"
-        "        except StateUnwritable:\n            pass\n",
-        ROLES,
-    ),
-    Mutant(
-        "an unknown outcome is said to be a refusal", _ACT,
-        'ended("unknown", "verb_unknown", **names, why=why_of(error))\n        self._marks',
-        'ended("refused", "verb_unknown", **names, why=why_of(error))\n        self._marks',
-        ROLES,
-    ),
-    Mutant(
-        "a rehearsal is carried out", _ACT,
-        "                if not task.dry_run:\n", "                if True:\n", ROLES,
-    ),
-    Mutant(
-        "any pause is taken for that of a reset", "engine/action/look.py",
-        '    paused = look.state == "paused" and look.state_reason == "crashed"\n',
-        '    paused = look.state == "paused"\n', _RESUMES,
-    ),
-    Mutant(
-        "a monitor of which nothing is known answers", "engine/action/look.py",
-        "look.monitor_answered is True for", "look.monitor_answered is not False for",
-    ),
-    Mutant(
-        "a job of which nothing is known is none", "engine/action/look.py",
-        "all(look.job_active is False for", "not any(look.job_active for",
-    ),
-    Mutant(
-        "a state without a reason is believed", "engine/action/look.py",
-        ' or look.state_reason == "unknown":', ":",
-    ),
-    Mutant(
-        "the order's word that the guest crashed excuses its writes", "engine/action/look.py",
-        "    if judged is None or seen.told:\n",
-        "    if judged is None or seen.order.attested:\n",
-    ),
-    Mutant(
-        "the order's word excuses a device without counters", "engine/action/look.py",
-        "if devices and not seen.crashed else None",
-        "if devices and not seen.order.attested else None",
-    ),
-    Mutant(
-        "the guest's own word excuses a device without counters", "engine/action/look.py",
-        "if devices and not seen.crashed else None", "if devices and not seen.told else None",
-    ),
-    Mutant(
-        "one vCPU is its own witness", "engine/action/witnesses.py",
-        "whole and len(last.vcpu_time_ns) > 1 and vcpus", "whole and vcpus",
-    ),
-    Mutant(
-        "a vCPU of which nothing is told stands still", "engine/action/witnesses.py",
-        "len(first.vcpu_time_ns) == first.vcpus == last.vcpus == len(last.vcpu_time_ns)", "True",
-    ),
-    Mutant(
-        "a vCPU that rests as it did before is a witness", "engine/action/witnesses.py",
-        "max(least_s, _REST_FACTOR * rest.longest_s)", "least_s",
-    ),
-    Mutant(
-        "a look tells a halt from rest", "engine/action/witnesses.py",
-        '        return shape != "idle" and not signs.rests\n', "        return True\n",
-    ),
-    Mutant(
-        "a balloon that was never asked is late", "engine/action/witnesses.py",
-        "    if not look.balloon_period_s or look.balloon_last_update_s is None:\n",
-        "    if look.balloon_last_update_s is None:\n",
-    ),
-    Mutant(
-        "the last look forbids nothing", "connectors/libvirt/verbs.py",
-        "            why = permit.last_check(look)\n", "            why = None\n",
-        ("tests/unit/connectors/libvirt/test_verb_permits.py",),
-    ),
-    Mutant(
-        "the last look may be old", "connectors/libvirt/verbs.py",
-        " or time.monotonic_ns() - look.mono_ns <= LAST_LOOK_S * 1e9:", " or look:",
-        ("tests/unit/connectors/libvirt/test_verb_permits.py",),
-    ),
-    Mutant(
-        "what is asked last is asked of no rule", "engine/action/look.py",
-        "            if said is not None:\n                return SENTENCES",
-        "            if False:\n                return SENTENCES",
-    ),
-    Mutant(
-        "the agent hands no last check on", _ACT,
-        "Permit(order.instance, send_within_s, last_check(order, looks))",
-        "Permit(order.instance, send_within_s, lambda _look: None)",
-        ("tests/unit/engine/roles/test_act_permits.py",),
-    ),
-    Mutant(
-        "what was heard before libvirtd went is still believed", "connectors/libvirt/heard.py",
-        "            self._reports.clear()\n", "            pass\n", _LOOKS,
-    ),
-    Mutant(
-        "a boot leaves the panic before it standing", "connectors/libvirt/heard.py",
-        "self._boots[vm] = self._number\n                self._reports.pop(vm, None)\n",
-        "self._boots[vm] = self._number\n", _LOOKS,
-    ),
-    Mutant(
-        "another run of the VM is resumed", "engine/action/look.py",
-        "    return paused and look.instance == instance and not look.opted_out\n",
-        "    return paused and not look.opted_out\n", _RESUMES,
-    ),
-    Mutant(
-        "a resume is made up for whatever people said", "engine/roles/calling.py",
-        "    if not finish.admitted:\n", "    if False:\n", _RESUMES,
-    ),
-    Mutant(
-        "libvirt resumes whatever is paused", "connectors/libvirt/resets.py",
-        "    if not was_reset(state):\n", "    if False:\n",
-        ("tests/unit/connectors/libvirt/test_verbs.py",),
-    ),
-    Mutant(
-        "the look may be old when the call is made", _ACT,
-        "        if send_within_s <= 0:\n", "        if False:\n", ROLES,
-    ),
-    Mutant(
-        "the pause that was read may be old when the call is made", _ACT,
-        "BARRIER_S - words_s, ", "", _CLOCKS,
-    ),
-    Mutant(
-        "an order that waits grows no older", _ACT,
-        "        return max(self._clock.now_ms(), task.time_ms + waited_ms)\n",
-        "        return self._clock.now_ms()\n", _CLOCKS,
-    ),
-    Mutant(
-        "an agent that has not read a whole day counts on it", _ACT,
-        "        if task.time_ms - DAY_MS < self._since_ms:\n", "        if False:\n", _CLOCKS,
     ),
     Mutant(
         "an old word said twice opens an incident anew", _PLAN,
@@ -298,11 +75,6 @@ MUTANTS: Final = (
     Mutant(
         "orders of the last day that the log lost are forgotten", "engine/action/ledger.py",
         "    needed = (*day_ago, *ledger.positions)[:1]\n", "    needed = ledger.positions[-1:]\n",
-    ),
-    Mutant(
-        "an unfamiliar log is acted on", _ACT,
-        "                if await self._log.identity() != self._identity:\n",
-        "                if False:\n", ROLES,
     ),
     Mutant(
         "there is no storm breaker", "engine/action/storm.py",

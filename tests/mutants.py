@@ -23,7 +23,8 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from tests.guards import MUTANTS, Mutant, check
+from tests.guards import MUTANTS, check
+from tests.mutant import Mutant
 from tests.slices import ROOT, earlier, keep
 
 REPORT: Final = ROOT / "reports" / "mutants.json"

@@ -76,14 +76,7 @@ def held_in(folder: Path, name: str, *, what: str) -> Iterator[None]:
         The folder cannot be made or written.
     """
     path = folder / f"{name}.lock"
-    try:
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        lock = FileLock.take(path)
-    except OSError as error:
-        raise StateUnwritable(
-            f"the state folder {folder} cannot be used: {error.strerror or error}. Create it for"
-            " the user of this process, or set state.folder to another one."
-        ) from error
+    lock = _taken(path)
     if lock is None:
         raise AlreadyRunning(
             f"{holder_of(path)} {what} on the state folder {folder} already. Stop it, or set"
@@ -96,29 +89,52 @@ def held_in(folder: Path, name: str, *, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def held_on_this_machine(name: str, *, what: str) -> Iterator[None]:
+def held_on_this_machine(name: str, *, what: str, folder: Path) -> Iterator[None]:
     """Hold `name` on this machine for the length of the block, whatever folders are set.
 
     A name in the abstract socket namespace (unix(7)) is bound by one process at a time, needs
-    no folder that two users could write, and is given back by the kernel.
+    no folder that two users could write, and is given back by the kernel; but each network
+    namespace has names of its own. So a file in the state folder is locked besides, which
+    processes of all namespaces share. Two that share neither are told apart by the log alone.
 
     Parameters
     ----------
     what
         What holds it, for the message: "agent of qemu:///system".
+    folder
+        The state folder.
 
     Raises
     ------
     AlreadyRunning
         Another process holds it.
+    StateUnwritable
+        The folder cannot be made or written.
     """
-    address = f"\0flatline-{sha256(name.encode()).hexdigest()[:32]}"
+    digest = sha256(name.encode()).hexdigest()[:32]
+    path = folder / f"only-{digest}.lock"
+    twice = f"is the {what} already: two would act twice. Stop it, or leave it the work."
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as held:
         try:
-            held.bind(address)
+            held.bind(f"\0flatline-{digest}")
         except OSError as error:
-            raise AlreadyRunning(
-                f"another process of this machine is the {what} already: two would act twice."
-                " Stop it, or leave it the work."
-            ) from error
-        yield
+            raise AlreadyRunning(f"another process of this machine {twice}") from error
+        lock = _taken(path)
+        if lock is None:
+            raise AlreadyRunning(f"{holder_of(path)} {twice}")
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _taken(path: Path) -> FileLock | None:
+    """Return the lock of a state folder's file, made with the folder; None if it is held."""
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        return FileLock.take(path)
+    except OSError as error:
+        raise StateUnwritable(
+            f"the state folder {path.parent} cannot be used: {error.strerror or error}. Create it"
+            " for the user of this process, or set state.folder to another one."
+        ) from error

@@ -16,7 +16,7 @@ from engine.action import log_rules, present_rules
 from engine.action.catalogue import Policy
 from engine.action.question import DAY_MS, MARK_GRACE_MS, Logged, Question, Rule
 from engine.wire.control import Control
-from engine.wire.order import DISRUPTIVE, Closed, Order
+from engine.wire.order import DISRUPTIVE, Claim, Closed, Order
 
 SENTENCES: Final[Mapping[str, str]] = {
     "admitted": "The order may run: no rule speaks against it.",
@@ -112,6 +112,30 @@ def closed(history: History, mark: Closed, *, time_ms: int) -> History:
                 mark = msgspec.structs.replace(mark, outcome="unknown")
             return (*history[:index], replace(entry, closed=mark), *history[index + 1 :])
     return history
+
+
+def claimed(history: History, claim: Claim, *, time_ms: int) -> History:
+    """Return the history with the order claimed that `claim` names; the first claim stands.
+
+    A claim counts for the node whose order it is, while the order lives and is not closed.
+    """
+    key = (claim.incident, claim.step)
+    for index, entry in enumerate(history):
+        order = entry.order
+        if (order.incident, order.step) == key:
+            mine = (order.node, order.vm) == (claim.node, claim.vm)
+            late = time_ms >= order.expires_ms or entry.closed is not None
+            if entry.claim is not None or not mine or late:
+                return history
+            return (*history[:index], replace(entry, claim=claim), *history[index + 1 :])
+    return history
+
+
+def claim_of(history: History, order: Order) -> Claim | None:
+    """Return who may carry the order's step out; None is nobody yet."""
+    key = (order.incident, order.step)
+    found = (e.claim for e in history if (e.order.incident, e.order.step) == key)
+    return next(found, None)
 
 
 def is_closed(history: History, order: Order) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
@@ -16,12 +16,23 @@ from cryptography.hazmat.primitives.serialization import (
 
 from engine.errors import KeyDamaged, RecordRejected, SettingsError
 from engine.wire.control import Control, decode_control
-from engine.wire.order import KEY_HEADER, Closed, Order, check_signature, decode_order, key_id
+from engine.wire.order import (
+    KEY_HEADER,
+    Claim,
+    Closed,
+    Entry,
+    Order,
+    check_signature,
+    decode_order,
+    key_id,
+)
 
 _MADE_ANEW = (
     "Move it away and a new one is made at the next start; the .pub beside it must then go to"
     " every trusted folder again."
 )
+
+_NAMES: Final = {Order: "an order", Claim: "a claim", Closed: "a closed mark"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +79,26 @@ class TrustedKeys:
 
 def open_entry(
     value: bytes, headers: tuple[tuple[str, bytes], ...], *, trusted: TrustedKeys
-) -> Order | Closed:
-    """Return the order or mark that `value` says, once the right role signed it.
+) -> Entry:
+    """Return the order, claim or mark that `value` says, once the right role signed it.
 
     Raises
     ------
     RecordRejected
         The signature is missing, wrong, or by a key that may not say this: an agent's key
-        gives no orders and closes none of another node, a planner's key closes none.
+        gives no orders and claims and closes none of another node, a planner's key neither.
     """
     entry = decode_order(value, headers, trusted={**trusted.planners, **trusted.agents})
     name = dict(headers)[KEY_HEADER].decode("ascii", "replace")
     allowed = trusted.planners if isinstance(entry, Order) else trusted.agents
     if name not in allowed:
-        what = "an order" if isinstance(entry, Order) else "a closed mark"
+        what = _NAMES[type(entry)]
         raise RecordRejected("bad_signature", f"the key {name} may not sign {what}")
-    if isinstance(entry, Closed) and entry.node not in trusted.nodes.get(name, (entry.node,)):
-        where = ", ".join(sorted(trusted.nodes[name]))
+    if not isinstance(entry, Order) and entry.node not in trusted.nodes.get(name, (entry.node,)):
+        where, what = ", ".join(sorted(trusted.nodes[name])), _NAMES[type(entry)]
         raise RecordRejected(
-            "bad_signature", f"the key {name} is that of {where}, the mark is of {entry.node!r}"
+            "bad_signature",
+            f"the key {name} is that of {where}, not of {entry.node!r} as {what} says",
         )
     return entry
 

@@ -6,24 +6,26 @@ says what may be done, and nothing may be done twice.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from engine.action.question import DAY_MS
 from engine.errors import StateError
 from engine.ports import Bounds
-from engine.wire.order import Action, Outcome
+from engine.wire.order import DISRUPTIVE, Action, Outcome
 
+# "elsewhere" is that another agent claimed the step: its end is that agent's to tell.
 LedgerState = Literal[
-    "accepted", "sent", "returned", "unknown", "refused", "expired", "not_attempted", "marked"
-]
+    "accepted", "sent", "returned", "unknown", "refused", "expired", "not_attempted", "marked",
+    "elsewhere",
+]  # fmt: skip
 Key = tuple[str, int]
 
 # The one table of what may follow what; "marked" means that the log knows the outcome.
 LEGAL: Final[Mapping[LedgerState | None, frozenset[LedgerState]]] = {
     None: frozenset({"accepted"}),
-    "accepted": frozenset({"sent", "refused", "expired", "not_attempted"}),
+    "accepted": frozenset({"sent", "refused", "expired", "not_attempted", "elsewhere"}),
     "sent": frozenset({"returned", "unknown", "refused", "expired"}),
     "returned": frozenset({"marked"}),
     "unknown": frozenset({"marked"}),
@@ -31,7 +33,9 @@ LEGAL: Final[Mapping[LedgerState | None, frozenset[LedgerState]]] = {
     "expired": frozenset({"marked"}),
     "not_attempted": frozenset({"marked"}),
     "marked": frozenset(),
+    "elsewhere": frozenset(),
 }
+_HOUR_MS: Final = 3_600_000
 _ENDED: Final = frozenset({"returned", "unknown", "refused", "expired", "not_attempted"})
 
 SENTENCES: Final = {
@@ -40,6 +44,8 @@ SENTENCES: Final = {
     "new_log": "This log is not known to the agent{then}.",
     "log_gap": "The log lost orders of the last day, or that the agent has not read{then}.",
     "log_cut": "The log ends before what the agent has read{then}.",
+    "log_other": "The log holds other records where the agent has read before{then}.",
+    "ledger_behind": "The log holds claims of this node that the ledger does not know{then}.",
     "known_log": "The log is the one the agent knows.",
 }
 
@@ -48,10 +54,23 @@ class IllegalStep(ValueError):
     """An entry that may not follow what the ledger holds: above all a second acceptance."""
 
 
-class StepEntry(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
-    """One change of state of one incident step; the last four say where to look for its end.
+class LogMark(msgspec.Struct, frozen=True, kw_only=True):
+    """How far orders and control were read, and the hash of the last record of each.
 
-    `instance` is the run of the VM that was ordered, None in a ledger of earlier releases.
+    A hash is empty where nothing was read.
+    """
+
+    orders: int
+    orders_hash: str
+    control: int
+    control_hash: str
+
+
+class StepEntry(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
+    """One change of state of one incident step.
+
+    `target` to `instance` say where to look for its end; `instance` is the run of the VM that was
+    ordered. It and `mark`, how far the log was read, are None in a ledger of earlier releases.
     """
 
     state: LedgerState
@@ -66,6 +85,7 @@ class StepEntry(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     disk: str | None = None
     deadline_ms: int = 0
     instance: int | None = None
+    mark: LogMark | None = None
 
     @property
     def key(self) -> Key:
@@ -80,18 +100,22 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True, tag="log"):
     next_offset: int
     observe_until_ms: int
     time_ms: int
+    mark: LogMark | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
     """The newest entry of each step; `outcomes` outlives the mark.
 
-    `positions` says where the agent stood in its log: a day of it, and the newest one before.
+    `accepted_ms` is when each step was accepted. `positions` says where the agent stood in its
+    log: a day of it, and the newest one before; `mark` is the newest note of both topics.
     """
 
     steps: Mapping[Key, StepEntry] = field(default_factory=dict)
     outcomes: Mapping[Key, StepEntry] = field(default_factory=dict)
     positions: tuple[LogEntry, ...] = ()
+    accepted_ms: Mapping[Key, int] = field(default_factory=dict)
+    mark: LogMark | None = None
 
     @property
     def log(self) -> LogEntry | None:
@@ -111,6 +135,14 @@ _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[StepEntry | LogEntry] = msgspec.json.Decoder(StepEntry | LogEntry)
 
 
+class Spent(NamedTuple):
+    """A step that was accepted, when, and how it ended as far as is known."""
+
+    entry: StepEntry
+    accepted_ms: int
+    state: LedgerState
+
+
 def encode_ledger_entry(entry: StepEntry | LogEntry) -> bytes:
     """Return the bytes that stand in the ledger."""
     return _encoder.encode(entry)
@@ -124,8 +156,9 @@ def entered(ledger: Ledger, entry: StepEntry | LogEntry) -> Ledger:
     IllegalStep
         The entry may not follow: a step is accepted once, sent once, ended once.
     """
+    mark = entry.mark or ledger.mark
     if isinstance(entry, LogEntry):
-        return replace(ledger, positions=_stood(ledger.positions, entry))
+        return replace(ledger, positions=_stood(ledger.positions, entry), mark=mark)
     before = ledger.steps.get(entry.key)
     state = None if before is None else before.state
     if entry.state not in LEGAL[state]:
@@ -136,7 +169,11 @@ def entered(ledger: Ledger, entry: StepEntry | LogEntry) -> Ledger:
     outcomes = ledger.outcomes
     if entry.state in _ENDED:
         outcomes = {**outcomes, entry.key: entry}
-    return replace(ledger, steps={**ledger.steps, entry.key: entry}, outcomes=outcomes)
+    accepted_ms = ledger.accepted_ms
+    if entry.state == "accepted":
+        accepted_ms = {**accepted_ms, entry.key: entry.time_ms}
+    steps = {**ledger.steps, entry.key: entry}
+    return replace(ledger, steps=steps, outcomes=outcomes, accepted_ms=accepted_ms, mark=mark)
 
 
 def _stood(positions: tuple[LogEntry, ...], entry: LogEntry) -> tuple[LogEntry, ...]:
@@ -144,6 +181,9 @@ def _stood(positions: tuple[LogEntry, ...], entry: LogEntry) -> tuple[LogEntry, 
     last = positions[-1] if positions else entry
     if (last.identity, last.observe_until_ms) != (entry.identity, entry.observe_until_ms):
         return (entry,)
+    # Retention moves in days, so that one position an hour tells enough; the newest is exact.
+    if len(positions) > 1 and entry.time_ms - positions[-2].time_ms < _HOUR_MS:
+        positions = positions[:-1]
     day_ago_ms = entry.time_ms - DAY_MS
     newer = tuple(position for position in positions if position.time_ms > day_ago_ms)
     return (*positions[: len(positions) - len(newer)][-1:], *newer, entry)
@@ -184,32 +224,93 @@ def recovery(ledger: Ledger, *, now_ms: int) -> tuple[StepEntry, ...]:
 
 
 def log_seen(
-    ledger: Ledger, *, identity: str, bounds: Bounds, now_ms: int, observe_s: int
-) -> tuple[LogEntry, str]:
-    """Return what to enter about the log just opened, and one sentence about it.
+    ledger: Ledger,
+    *,
+    identity: str,
+    bounds: Bounds,
+    control: Bounds,
+    found: LogMark | None,
+    now_ms: int,
+    observe_s: int,
+) -> tuple[LogEntry, str, bool]:
+    """Return what to enter about the log just opened, one sentence about it, and an alarm.
 
     A log that is new, that lost orders of the last day or before they were read, or that was
-    cut back cannot be counted on for budgets: the agent then only watches for `observe_s`.
+    cut back or exchanged cannot be counted on for budgets and words of people: the agent then
+    only watches for `observe_s`, and for a day at least where the log was restored from a backup.
+
+    Parameters
+    ----------
+    bounds, control
+        What the topics of orders and of control hold.
+    found
+        What stands in the log where `ledger.mark` was noted; None where nothing was noted.
     """
+    name = _judged(
+        ledger, identity=identity, bounds=bounds, control=control, found=found, now_ms=now_ms
+    )
     known = ledger.log
-    # Where the log stood a day ago: what it lost since then, limits would forget.
-    day_ago = [one for one in ledger.positions if one.time_ms <= now_ms - DAY_MS][-1:]
-    needed = (*day_ago, *ledger.positions)[:1]
-    if known is None or known.identity != identity:
-        name = "new_log"
-    elif any(bounds.earliest > one.next_offset for one in needed):
-        name = "log_gap"
-    elif bounds.end < known.next_offset:
-        name = "log_cut"
-    else:
-        name = "known_log"
-    until_ms = now_ms + 1000 * observe_s
+    restored = name in ("log_cut", "log_other")
+    watch_s = max(observe_s, DAY_MS // 1000) if restored else observe_s
+    until_ms = now_ms + 1000 * watch_s
     if name == "known_log" and known is not None:
         until_ms = known.observe_until_ms
     entry = LogEntry(
         identity=identity, next_offset=bounds.end, observe_until_ms=until_ms, time_ms=now_ms
     )
-    then = (
-        f": for {observe_s / 3600:g} h it only watches" if observe_s else ", its policy trusts it"
+    return entry, watching(name, watch_s=watch_s), restored
+
+
+def _judged(
+    ledger: Ledger,
+    *,
+    identity: str,
+    bounds: Bounds,
+    control: Bounds,
+    found: LogMark | None,
+    now_ms: int,
+) -> str:
+    """Return the name of the sentence about a log that was just opened."""
+    known, mark = ledger.log, ledger.mark
+    if known is None or known.identity != identity:
+        return "new_log"
+    # Where the log stood a day ago: what it lost since then, limits would forget.
+    day_ago = [one for one in ledger.positions if one.time_ms <= now_ms - DAY_MS][-1:]
+    needed = (*day_ago, *ledger.positions)[:1]
+    if any(bounds.earliest > one.next_offset for one in needed):
+        return "log_gap"
+    if bounds.end < known.next_offset:
+        return "log_cut"
+    if mark is None or found is None:
+        return "known_log"
+    if bounds.end < mark.orders or control.end < mark.control:
+        return "log_cut"
+    # What is not there any more was compacted or deleted by its age.
+    pairs = ((found.orders_hash, mark.orders_hash), (found.control_hash, mark.control_hash))
+    other = any(here and noted and here != noted for here, noted in pairs)
+    return "log_other" if other else "known_log"
+
+
+def watching(name: str, *, watch_s: int) -> str:
+    """Return the sentence of that name, with what the agent does about it."""
+    then = f": for {watch_s / 3600:g} h it only watches" if watch_s else ", its policy trusts it"
+    return SENTENCES[name].format(then=then)
+
+
+def is_behind(ledger: Ledger, claims: Iterable[Key]) -> bool:
+    """Return whether the log holds claims of this node that the ledger should know of.
+
+    An agent enters a step before it claims it. A ledger without any step is one that begins.
+    """
+    return bool(ledger.steps) and any(not ledger.holds(key) for key in claims)
+
+
+def spent(ledger: Ledger, *, dry_run: bool) -> tuple[Spent, ...]:
+    """Return the disruptive steps of this node that count against limits, oldest first."""
+    entries = (entry for entry in ledger.steps.values() if entry.state != "elsewhere")
+    found = (
+        Spent(entry, ledger.accepted_ms[entry.key], ledger.outcomes.get(entry.key, entry).state)
+        for entry in entries
+        if entry.action in DISRUPTIVE and entry.dry_run == dry_run
     )
-    return entry, SENTENCES[name].format(then=then)
+    return tuple(sorted(found, key=lambda one: one.accepted_ms))

@@ -7,7 +7,7 @@ from typing import Final
 
 from engine.action.catalogue import Policy
 from engine.wire.control import Control
-from engine.wire.order import DISRUPTIVE, Closed, Order
+from engine.wire.order import DISRUPTIVE, Claim, Closed, Order
 
 DAY_MS: Final = 86_400_000
 
@@ -23,7 +23,7 @@ class Logged:
     """An order as it stands in the log.
 
     `admitted` says whether the log's own rules let it run; only such an order spends
-    budgets. `closed` is the first mark that ended it.
+    budgets. `claim` is the first claim of it that counts, `closed` the first mark that ended it.
     """
 
     order: Order
@@ -31,6 +31,7 @@ class Logged:
     time_ms: int
     admitted: bool
     closed: Closed | None = None
+    claim: Claim | None = None
 
     def in_flight(self, *, at_ms: int) -> bool:
         """Return whether it, if it was admitted, may still be under way at `at_ms`."""

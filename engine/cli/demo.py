@@ -29,7 +29,7 @@ from engine.ports import Record
 from engine.roles.health import Health
 from engine.roles.run import run_roles
 from engine.settings import Collect, Place, Settings
-from engine.wire.order import Closed, Order
+from engine.wire.order import Entry
 from engine.wiring import Authority, Process, compile_engine, simulated_nodes, site_openers
 
 # As the demo's policy says: fast enough to see something within a minute.
@@ -128,7 +128,7 @@ class _Demo:
             await asyncio.sleep(_LOOK_EVERY_S)
         view.show(now_ms=clock.now_ms(), title="the end")
 
-    def _open_order(self, record: Record) -> Order | Closed:
+    def _open_order(self, record: Record) -> Entry:
         return open_entry(record.value, record.headers, trusted=self._authority.trusted)
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from engine.ports import Log, Record
 from engine.wire.alert import Alert, decode_alert
 from engine.wire.journal import decode_entry
-from engine.wire.order import Closed, Order
+from engine.wire.order import Closed, Entry, Order
 from engine.wire.topics import ALERTS, JOURNAL, ORDERS
 
 # More lines than any terminal shows at once.
@@ -80,12 +80,12 @@ class Story:
             if entry.kind in {"refusal", "call", "outcome", "effect", "control"}:
                 self.hear(Line(record.time_ms, entry.kind, entry.sentence))
 
-    def order(self, time_ms: int, entry: Order | Closed) -> None:
+    def order(self, time_ms: int, entry: Entry) -> None:
         """Take an order or its closing mark in, once its signature was checked."""
         if isinstance(entry, Order):
             self.orders.append(entry)
             self.hear(Line(time_ms, "order", entry.sentence))
-        else:
+        elif isinstance(entry, Closed):
             self.closed.append(entry)
             if entry.outcome == "returned" and not entry.dry_run:
                 self.acted.add(entry.vm)
@@ -108,9 +108,7 @@ class Story:
             self.hear(Line(time_ms, f"alert {alert.state}", alert.sentence))
 
 
-async def follow_log(
-    log: Log, story: Story, *, open_order: Callable[[Record], Order | Closed]
-) -> None:
+async def follow_log(log: Log, story: Story, *, open_order: Callable[[Record], Entry]) -> None:
     """Read everything into `story`, for ever."""
 
     async def tail(topic: str, partition: int) -> None:

@@ -12,32 +12,25 @@ from uuid import UUID
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.action.admit import PASSING, History, admit, closed, is_closed, logged, may_finish
+from engine.action.admit import PASSING, History, admit, claim_of, is_closed, may_finish
 from engine.action.admit import SENTENCES as ADMIT_SENTENCES
 from engine.action.catalogue import NOUNS, Policy
-from engine.action.keys import TrustedKeys, open_control, open_entry
-from engine.action.ledger import (
-    LogEntry,
-    StepEntry,
-    encode_ledger_entry,
-    entered,
-    log_seen,
-    read_ledger,
-    recovery,
-)
+from engine.action.keys import TrustedKeys
+from engine.action.ledger import StepEntry, recovery
+from engine.action.ledger_rules import within_limits
 from engine.action.look import LOOK_WINDOW_S, judge, last_check
 from engine.action.question import CLOCK_SLACK_MS, DAY_MS
-from engine.errors import LogError, RecordRejected, StateUnwritable, VerbRefused, VmNotFound
+from engine.errors import LogError, StateUnwritable, VerbRefused, VmNotFound
 from engine.looks import Look, Permit, Signs
 from engine.ports import Clock, Evidence, LedgerStore, Log, Record, Verbs
 from engine.roles import instruments
+from engine.roles.books import Books
 from engine.roles.calling import Task, call, findable, found, keep_evidence, see_hypervisor
 from engine.roles.health import Health
 from engine.roles.marks import SENTENCES, Author, End, Marks, ended, why_of
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors
-from engine.wire.control import Control, unreadable, with_word
+from engine.roles.reading import TOPICS, LogChanged, Reading
 from engine.wire.order import DESTRUCTIVE, MAX_LIFETIME_MS, Order, Outcome
-from engine.wire.topics import CONTROL, ORDERS
 
 # Longer than this and the pause that was read is no longer the one that holds: neither reading
 # it may take longer, nor what is still to be done before the call.
@@ -48,8 +41,6 @@ _LOOK_S: Final = 2.0
 _GAP_SLACK_S: Final = 0.1
 # Well within the time after which a role without progress counts as stuck.
 _REPORT_S: Final = 1.0
-# How often the ledger notes how far the log was read: retention moves in days.
-_NOTE_EVERY_MS: Final = 3_600_000
 # What is still to be told when the process ends, or before the next order is taken up.
 _LEAVE_S: Final = 2.0
 _TELL_S: Final = 30.0
@@ -95,18 +86,10 @@ class Agent:
     ) -> None:
         self._log = log
         self._verbs = verbs
-        self._store = ledger
         self._evidence = evidence
         self._config = config
         self._clock = clock
         self._health = health
-        self._ledger = read_ledger(ledger.entries())
-        self._history: History = ()
-        self._controls: dict[bytes, Control] = {}
-        self._next = {ORDERS.name: 0, CONTROL.name: 0}
-        self._identity = ""
-        self._strange_below = 0
-        self._log_ms = 0
         self._since_ms = 0
         self._words_ns = 0
         self._tasks: asyncio.Queue[Task] = asyncio.Queue()
@@ -125,6 +108,23 @@ class Agent:
             key=config.key,
         )
         self._marks = Marks(self._outbox, self._journal, author=author, clock=clock)
+        self._reading = Reading(
+            log,
+            policy=config.policy,
+            trusted=config.trusted,
+            journal=self._journal,
+            deliver=self._ordered,
+        )
+        self._books = Books(
+            ledger,
+            log=log,
+            reading=self._reading,
+            journal=self._journal,
+            node=config.node,
+            policy=config.policy,
+            clock=clock,
+            health=health,
+        )
 
     async def run(self) -> None:
         """Act until cancelled.
@@ -142,13 +142,13 @@ class Agent:
                 try:
                     for entry in await self._start():
                         tasks.create_task(self._find(entry), name="act: find")
-                    for topic in (CONTROL.name, ORDERS.name):
+                    for topic in TOPICS:
                         reader = follow(
                             self._log,
                             topic,
                             0,
-                            offset=self._next[topic],
-                            deliver=self._read,
+                            offset=self._reading.next_offsets[topic],
+                            deliver=self._reading.read,
                             health=self._health,
                         )
                         tasks.create_task(reader, name=f"act: {topic}")
@@ -163,39 +163,21 @@ class Agent:
 
         Returns the steps whose end must be looked for: the hypervisor goes on with them.
         """
-        policy, now_ms = self._config.policy, self._clock.now_ms()
-        self._identity = await self._log.identity()
-        bounds = await self._log.bounds(ORDERS.name, 0)
-        seen, sentence = log_seen(
-            self._ledger,
-            identity=self._identity,
-            bounds=bounds,
-            now_ms=now_ms,
-            observe_s=policy.limits.new_log_observe_s,
-        )
-        if self._ledger.log is None or seen.observe_until_ms != self._ledger.log.observe_until_ms:
-            self._strange_below = bounds.end
-        self._enter(seen)
-        self._journal.write(
-            "start",
-            f"The agent of {self._config.node} starts under policy {policy.name}. {sentence}",
-            detail={"policy": policy.hash, "log": self._identity},
-        )
+        now_ms = self._clock.now_ms()
+        await self._books.recognise(now_ms)
         lost: list[StepEntry] = []
-        for entry in recovery(self._ledger, now_ms=now_ms):
+        for entry in recovery(self._books.ledger, now_ms=now_ms):
             if findable(entry):
                 lost.append(entry)
             else:
-                self._enter(entry)
-        for entry in self._ledger.unmarked():
+                self._books.enter(entry)
+        for entry in self._books.ledger.unmarked():
             self._marks.recovered(entry)
         await self._set_down()
         # An order that still lives may be a little older than this start.
         self._since_ms = now_ms - DAY_MS - 2 * MAX_LIFETIME_MS
-        orders_since = await self._log.offset_at(ORDERS.name, 0, time_ms=self._since_ms)
-        self._next[ORDERS.name] = orders_since
-        self._next[CONTROL.name] = (await self._log.bounds(CONTROL.name, 0)).earliest
-        await self._read_to_ends()
+        await self._reading.begin(since_ms=self._since_ms)
+        self._books.compare(now_ms)
         return lost
 
     async def _find(self, entry: StepEntry) -> None:
@@ -203,14 +185,16 @@ class Agent:
         noun, policy = NOUNS.get(entry.action, entry.action), self._config.policy
         searching = SENTENCES["searching"].format(action=noun, vm=entry.vm)
         self._journal.write("start", searching, incident=entry.incident, vm=entry.vm)
-        now_ms, controls = self._clock.now_ms(), self._controls
-        finish = may_finish(entry.key, self._history, policy, now_ms=now_ms, controls=controls)
+        now_ms, reading = self._clock.now_ms(), self._reading
+        finish = may_finish(
+            entry.key, reading.history, policy, now_ms=now_ms, controls=reading.controls
+        )
         left_s = self._left_s(entry.deadline_ms)
         end = await found(self._verbs, entry, left_s=left_s, finish=finish)
         last = msgspec.structs.replace(
             entry, state=end.outcome, time_ms=self._clock.now_ms(), sentence=end.sentence
         )
-        self._enter(last)
+        self._books.enter(last)
         self._marks.recovered(last)
         await self._set_down()
 
@@ -221,73 +205,17 @@ class Agent:
         while True:
             self._health.progress("act")
             await see_hypervisor(self._verbs, self._health)
-            log = self._ledger.log
-            if log is not None and self._clock.now_ms() - log.time_ms > _NOTE_EVERY_MS:
-                self._note_position(log)
+            self._books.note_position()
             await asyncio.sleep(_REPORT_S)
 
-    def _note_position(self, log: LogEntry) -> None:
-        noted = msgspec.structs.replace(
-            log, next_offset=self._next[ORDERS.name], time_ms=self._clock.now_ms()
+    def _ordered(self, order: Order, record: Record, earlier: History) -> None:
+        """Put an order for this node into the queue."""
+        if order.node != self._config.node:
+            return
+        read_ns, dry_run = self._clock.mono_ns(), order.dry_run or self._books.watches
+        self._tasks.put_nowait(
+            Task(order, record.offset, record.time_ms, read_ns, earlier, dry_run)
         )
-        try:
-            self._enter(noted)
-        except StateUnwritable as error:
-            self._health.waiting("ledger", str(error))
-
-    def _enter(self, entry: StepEntry | LogEntry) -> None:
-        """Make one entry durable, then believe it."""
-        ledger = entered(self._ledger, entry)
-        self._store.append(encode_ledger_entry(entry))
-        self._ledger = ledger
-        self._health.done("ledger")
-
-    async def _cut_topic(self) -> str | None:
-        """Return a topic that no longer holds what was read: its newer words would be missed."""
-        for topic in (CONTROL.name, ORDERS.name):
-            seen = self._next[topic]
-            bounds = await self._log.bounds(topic, 0)
-            if not bounds.earliest <= seen <= bounds.end:
-                return topic
-        return None
-
-    async def _read_to_ends(self) -> None:
-        for topic in (CONTROL.name, ORDERS.name):
-            for record in await self._log.read_to_end(topic, 0, offset=self._next[topic]):
-                await self._read(record)
-
-    async def _read(self, record: Record) -> None:
-        """Take one record in, each once: the barrier and the tail both bring them."""
-        if record.offset < self._next[record.topic]:
-            return
-        self._next[record.topic] = record.offset + 1
-        self._log_ms = max(self._log_ms, record.time_ms)
-        try:
-            if record.topic == CONTROL.name:
-                control = open_control(record.value, record.headers, trusted=self._config.trusted)
-                self._controls = with_word(self._controls, record.key, control)
-                return
-            entry = open_entry(record.value, record.headers, trusted=self._config.trusted)
-        except RecordRejected as error:
-            self._journal.reject(record, reason=error.reason, detail=error.detail)
-            if record.topic == CONTROL.name and error.reason != "bad_signature":
-                hold = unreadable(record.key, time_ms=record.time_ms, why=error.detail)
-                self._controls = with_word(self._controls, record.key, hold)
-            return
-        if not isinstance(entry, Order):
-            self._history = closed(self._history, entry, time_ms=record.time_ms)
-            return
-        earlier = self._history
-        self._history = logged(
-            earlier, entry, self._config.policy, offset=record.offset, time_ms=record.time_ms
-        )
-        if entry.node == self._config.node:
-            log = self._ledger.log
-            watches = log is None or self._clock.now_ms() < log.observe_until_ms
-            read_ns, dry_run = self._clock.mono_ns(), entry.dry_run or watches
-            self._tasks.put_nowait(
-                Task(entry, record.offset, record.time_ms, read_ns, earlier, dry_run)
-            )
 
     async def _take_up(self, task: Task) -> None:
         """Bring one order to its end, unless its end is known."""
@@ -297,11 +225,16 @@ class Agent:
             # A mark would close the first order for this step, which may still run.
             self._marks.duplicate(order, ADMIT_SENTENCES["duplicate"].format(step=order.step))
             return
-        if self._ledger.holds(key) or is_closed(self._history, order):
+        if self._books.ledger.holds(key) or is_closed(self._reading.history, order):
             return
         end = self._refusal(task)
         if end is None:
             end = await self._carry(task)
+        if end.rule == "claimed":
+            # The agent that claimed it tells how it ended; a mark would close it before that.
+            self._marks.said("refusal", order, end.sentence, rule=end.rule, page=True)
+            instruments.ORDERS_REFUSED.labels(end.rule).inc()
+            return
         instruments.ORDERS_ENDED.labels(order.action, end.outcome, str(order.dry_run).lower()).inc()
         if end.outcome != "returned":
             instruments.ORDERS_REFUSED.labels(end.rule).inc()
@@ -311,11 +244,14 @@ class Agent:
     def _refusal(self, task: Task) -> End | None:
         """Return why the order may not run as things stand, None if it may."""
         order, config = task.order, self._config
-        if task.offset < self._strange_below:
+        if task.offset < self._books.strange_below:
             return ended("unknown", "before_my_time")
         if (order.site, order.cell) != (config.site, config.cell):
             return ended("refused", "wrong_place", site=order.site, cell=order.cell)
-        behind_ms = self._log_ms - self._clock.now_ms()
+        other = self._other_claim(order)
+        if other is not None:
+            return other
+        behind_ms = self._reading.log_ms - self._clock.now_ms()
         if behind_ms > CLOCK_SLACK_MS:
             return ended("not_attempted", "slow_clock", behind_s=behind_ms / 1000)
         if task.time_ms - DAY_MS < self._since_ms:
@@ -326,14 +262,29 @@ class Agent:
             config.policy,
             at_ms=task.time_ms,
             now_ms=self._now_ms(task),
-            controls=self._controls,
+            controls=self._reading.controls,
         )
+        if admission.admitted:
+            admission = within_limits(
+                self._books.ledger,
+                order,
+                config.policy.limits,
+                now_ms=self._now_ms(task),
+                dry_run=task.dry_run,
+            )
         if admission.admitted:
             return None
         outcome: Outcome = "not_attempted" if admission.rule in PASSING else "refused"
         if admission.rule in ("expired", "appended_late"):
             outcome = "expired"
         return End(outcome, admission.rule, admission.sentence)
+
+    def _other_claim(self, order: Order) -> End | None:
+        """Return an end where another agent, or an earlier life of this one, has the step."""
+        claim = claim_of(self._reading.history, order)
+        if claim is None or claim.agent == self._marks.agent:
+            return None
+        return ended("not_attempted", "claimed", step=order.step, agent=claim.agent)
 
     def _now_ms(self, task: Task) -> int:
         """Return the wall time, at the least what has passed since the order was read.
@@ -344,10 +295,10 @@ class Agent:
         return max(self._clock.now_ms(), task.time_ms + waited_ms)
 
     async def _carry(self, task: Task) -> End:
-        """Accept, look, read the newest words, look at the look, and call: in this order."""
+        """Accept, look, read the newest words, judge the look, claim, and call: in this order."""
         order = task.order
         try:
-            self._enter(task.entry("accepted", order.sentence, now_ms=self._clock.now_ms()))
+            self._books.enter(task.entry("accepted", order.sentence, now_ms=self._clock.now_ms()))
         except StateUnwritable as error:
             self._health.waiting("ledger", str(error))
             return ended("not_attempted", "no_ledger", why=error)
@@ -365,7 +316,10 @@ class Agent:
                 signs=Signs(),
             )
             if verdict.agrees:
-                return await self._call(task, looks, verdict.sentence, began_ns=began_ns)
+                end = await self._claim(task)
+                if end is None:
+                    return await self._call(task, looks, verdict.sentence, began_ns=began_ns)
+                return self._entered(task, end)
             end = End("refused", verdict.rule, verdict.sentence)
             if verdict.rule == "no_request":
                 # Its disks stand still: what they look like is what a person needs.
@@ -374,8 +328,9 @@ class Agent:
 
     def _entered(self, task: Task, end: End) -> End:
         """Return `end` once the ledger has it; the log is told even if the disk is full."""
+        state = "elsewhere" if end.rule == "claimed" else end.outcome
         try:
-            self._enter(task.entry(end.outcome, end.sentence, now_ms=self._clock.now_ms()))
+            self._books.enter(task.entry(state, end.sentence, now_ms=self._clock.now_ms()))
         except StateUnwritable as error:
             self._health.waiting("ledger", str(error))
         return end
@@ -410,28 +365,61 @@ class Agent:
         """Read control and orders to their ends, and ask once more; None: nothing is against."""
         try:
             async with asyncio.timeout(BARRIER_S):
-                if await self._log.identity() != self._identity:
+                if await self._log.identity() != self._books.identity:
                     return ended("refused", "other_log")
                 # The journal is part of it: what cannot be told is not done. It comes first, so
                 # that the pause that is read afterwards is the newest.
                 if not await self._outbox.emptied(within_s=BARRIER_S):
                     return ended("not_attempted", "no_barrier", limit_s=BARRIER_S)
-                cut = await self._cut_topic()
+                cut = await self._reading.cut_topic()
                 if cut is not None:
                     return ended("not_attempted", "log_changed", topic=cut)
                 self._words_ns = self._clock.mono_ns()
-                await self._read_to_ends()
+                await self._reading.read_to_ends()
+        except LogChanged as topic:
+            return ended("not_attempted", "log_changed", topic=topic)
         except (TimeoutError, LogError):
             return ended("not_attempted", "no_barrier", limit_s=BARRIER_S)
-        if is_closed(self._history, task.order):
+        return self._newly_refused(task)
+
+    def _newly_refused(self, task: Task) -> End | None:
+        """Return what the newest words say against the order, None if nothing."""
+        if is_closed(self._reading.history, task.order):
             return ended("refused", "already_closed")
         return self._refusal(task)
+
+    async def _claim(self, task: Task) -> End | None:
+        """Claim the step in the log and read what was claimed first; None: this agent has it.
+
+        Two agents of one node may hold the same order, and neither can see the other.
+        """
+        try:
+            async with asyncio.timeout(BARRIER_S):
+                await self._marks.claim(self._log, task.order, dry_run=task.dry_run)
+                self._words_ns = self._clock.mono_ns()
+                await self._reading.read_to_ends()
+        except LogChanged as topic:
+            return ended("not_attempted", "log_changed", topic=topic)
+        except (TimeoutError, LogError):
+            return ended("not_attempted", "no_claim", limit_s=BARRIER_S)
+        end = self._newly_refused(task)
+        if end is None and claim_of(self._reading.history, task.order) is None:
+            # It stands in the log behind the order's end, or the log has not got it.
+            return ended("not_attempted", "claim_void")
+        return end
 
     async def _call(self, task: Task, looks: list[Look], agreed: str, *, began_ns: int) -> End:
         """Write down that the call is made, make it, and say what came of it."""
         order = task.order
         try:
-            self._enter(task.entry("sent", order.sentence, now_ms=self._clock.now_ms()))
+            self._books.enter(
+                task.entry(
+                    "sent",
+                    order.sentence,
+                    now_ms=self._clock.now_ms(),
+                    mark=self._reading.mark,
+                )
+            )
         except StateUnwritable as error:
             self._health.waiting("ledger", str(error))
             return ended("not_attempted", "no_ledger", why=error)
@@ -473,9 +461,9 @@ class Agent:
         """Note in the ledger that the log knows how the ended steps ended."""
         if not await self._outbox.emptied(within_s=_TELL_S):
             return
-        for entry in self._ledger.unmarked():
+        for entry in self._books.ledger.unmarked():
             try:
-                self._enter(
+                self._books.enter(
                     msgspec.structs.replace(entry, state="marked", time_ms=self._clock.now_ms())
                 )
             except StateUnwritable as error:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from engine.action.admit import Admission, History
 from engine.action.catalogue import NOUNS
-from engine.action.ledger import LedgerState, StepEntry
+from engine.action.ledger import LedgerState, LogMark, StepEntry
 from engine.action.look import left_by_reset
 from engine.errors import EvidenceUnsaved, HypervisorUnreachable, VerbRefused
 from engine.looks import Look, Permit
@@ -60,7 +60,9 @@ class Task:
     earlier: History
     dry_run: bool
 
-    def entry(self, state: LedgerState, sentence: str, *, now_ms: int) -> StepEntry:
+    def entry(
+        self, state: LedgerState, sentence: str, *, now_ms: int, mark: LogMark | None = None
+    ) -> StepEntry:
         """Return what the ledger is told of it."""
         order = self.order
         return StepEntry(
@@ -76,6 +78,7 @@ class Task:
             disk=order.disk,
             deadline_ms=order.deadline_ms,
             instance=order.instance,
+            mark=mark,
         )
 
 

@@ -7,11 +7,11 @@ from uuid import UUID
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine.action.ledger import StepEntry
-from engine.ports import Clock
+from engine.ports import Clock, Log
 from engine.roles.outbox import Journal, Outbox
 from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
 from engine.wire.journal import EntryKind
-from engine.wire.order import Action, Closed, Order, Outcome, encode_order
+from engine.wire.order import Action, Claim, Closed, Order, Outcome, encode_order
 from engine.wire.topics import FRAMES, ORDERS
 
 SENTENCES: Final = {
@@ -24,6 +24,10 @@ SENTENCES: Final = {
     " is unknown.",
     "slow_clock": "This node's clock is {behind_s:.0f} s behind the log's, so no date can be judged"
     " and nothing is done.",
+    "claimed": "Step {step} was claimed first by agent {agent}, which tells how it ends: nothing is"
+    " done here.",
+    "no_claim": "The step could not be claimed in the log within {limit_s:g} s: nothing is done.",
+    "claim_void": "The claim of the step reached the log too late to count, so nothing is done.",
     "already_closed": "The log says already how this step ended.",
     "no_ledger": "The ledger cannot be written, so nothing is done: {why}",
     "no_look": "The VM cannot be seen, so nothing is done: {why}",
@@ -92,6 +96,28 @@ class Marks:
         self._author = author
         self._clock = clock
         self._sequence = 0
+        self.agent = f"{author.node}/{author.run}"
+
+    async def claim(self, log: Log, order: Order, *, dry_run: bool) -> None:
+        """Append that this agent is about to carry the order out.
+
+        Raises
+        ------
+        LogError
+            Whether it stands in the log is not known: the order must not be carried out.
+        """
+        author = self._author
+        claim = Claim(
+            incident=order.incident,
+            step=order.step,
+            vm=order.vm,
+            node=author.node,
+            agent=self.agent,
+            dry_run=dry_run,
+            time_ms=self._clock.now_ms(),
+        )
+        value, headers = encode_order(claim, author.key)
+        await log.append(ORDERS.name, key=author.cell.encode(), value=value, headers=headers)
 
     def acted(
         self, kind: Acted, order: Order | StepEntry, *, dry_run: bool, outcome: str = ""
@@ -178,8 +204,10 @@ class Marks:
         """Journal an order that repeats a step; the first one for the step stands."""
         self.said("refusal", order, sentence, rule="duplicate")
 
-    def said(self, kind: EntryKind, order: Order, sentence: str, *, rule: str = "") -> None:
-        """Journal one sentence about an order."""
+    def said(
+        self, kind: EntryKind, order: Order, sentence: str, *, rule: str = "", page: bool = False
+    ) -> None:
+        """Journal one sentence about an order; `page` is that a person must hear of it."""
         action: Action = order.action
         self._journal.write(
             kind,
@@ -190,6 +218,7 @@ class Marks:
             cell=order.cell,
             detail={"action": action, "planner": order.planner, "policy": order.policy}
             | ({"rule": rule} if rule else {}),
+            page=page,
         )
 
     def _close(
@@ -208,7 +237,7 @@ class Marks:
             step=step,
             vm=vm,
             node=author.node,
-            agent=f"{author.node}/{author.run}",
+            agent=self.agent,
             outcome=outcome,
             dry_run=dry_run,
             time_ms=self._clock.now_ms(),

@@ -42,7 +42,7 @@ from engine.roles.outbox import Journal, Outbox, follow, plain_errors
 from engine.wire.alert import decode_alert
 from engine.wire.control import encode_control, unreadable
 from engine.wire.frame import UUID_BYTES
-from engine.wire.order import Order, encode_order
+from engine.wire.order import Closed, Order, encode_order
 from engine.wire.score import Scores, decode_scores
 from engine.wire.topics import ALERTS, CONTROL, ORDERS, SCORES
 
@@ -202,6 +202,8 @@ class Planner:
     async def _read(self, record: Record) -> None:
         try:
             event = self._event(record)
+            if event is None:
+                return
         except RecordRejected as error:
             self._journal.reject(record, reason=error.reason, detail=error.detail)
             if record.topic != CONTROL.name or error.reason == "bad_signature":
@@ -210,7 +212,8 @@ class Planner:
             event = ControlSeen(hold, self._clock.now_ms(), record.key)
         await self._feed(event)
 
-    def _event(self, record: Record) -> PlannerEvent:
+    def _event(self, record: Record) -> PlannerEvent | None:
+        """Return what a record says to the planner; a claim is between agents and says nothing."""
         now_ms = self._clock.now_ms()
         if record.topic == ALERTS.name:
             return AlertSeen(decode_alert(record.value), record.time_ms, now_ms)
@@ -223,7 +226,7 @@ class Planner:
         entry = open_entry(record.value, record.headers, trusted=self._config.trusted)
         if isinstance(entry, Order):
             return OrderSeen(entry, record.offset, record.time_ms, now_ms)
-        return ClosedSeen(entry, record.time_ms, now_ms)
+        return ClosedSeen(entry, record.time_ms, now_ms) if isinstance(entry, Closed) else None
 
     async def _feed(self, event: PlannerEvent) -> None:
         """Let one event be stepped and its instructions done before the next one is."""

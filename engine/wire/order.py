@@ -1,4 +1,4 @@
-"""Orders and the marks that close them: everything on `flatline.orders.v1`.
+"""Orders, claims and the marks that close orders: everything on `flatline.orders.v1`.
 
 The exact bytes are signed with Ed25519 (RFC 8032); the headers carry the signature and
 the id of the key. A reader verifies before it parses.
@@ -130,8 +130,26 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True, tag="closed", omit_defau
     v: Literal[1] = 1
 
 
+class Claim(msgspec.Struct, frozen=True, kw_only=True, tag="claim", omit_defaults=True):
+    """An agent's word that it is about to carry a step out; the first one in the log may.
+
+    `agent` names one run of one agent process.
+    """
+
+    incident: str
+    step: int
+    vm: str
+    node: str
+    agent: str
+    dry_run: bool
+    time_ms: int
+    v: Literal[1] = 1
+
+
+Entry = Order | Closed | Claim
+
 _encoder = msgspec.json.Encoder()
-_decoder: msgspec.json.Decoder[Order | Closed] = msgspec.json.Decoder(Order | Closed)
+_decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 
 
 def key_id(key: Ed25519PublicKey) -> str:
@@ -140,7 +158,7 @@ def key_id(key: Ed25519PublicKey) -> str:
 
 
 def encode_order(
-    entry: Order | Closed, key: Ed25519PrivateKey
+    entry: Entry, key: Ed25519PrivateKey
 ) -> tuple[bytes, tuple[tuple[str, bytes], ...]]:
     """Return the value and the headers that carry its signature."""
     value = _encoder.encode(entry)
@@ -178,13 +196,13 @@ def decode_order(
     headers: tuple[tuple[str, bytes], ...],
     *,
     trusted: Mapping[str, Ed25519PublicKey],
-) -> Order | Closed:
+) -> Entry:
     """Return what `value` says, once its signature holds.
 
     Parameters
     ----------
     trusted
-        Public keys by `key_id`; for an order those of planners, for a mark those of agents.
+        Public keys by `key_id`; for an order those of planners, for claims and marks of agents.
 
     Raises
     ------

@@ -9,14 +9,14 @@ from engine.wire.control import Control
 from engine.wire.forecast import Forecasts
 from engine.wire.frame import FrameValue
 from engine.wire.journal import JournalEntry
-from engine.wire.order import Closed, Order
+from engine.wire.order import Entry
 from engine.wire.rejected import Rejected
 from engine.wire.score import Scores
 
 CONTRACTS: Final[dict[str, Any]] = {
     "frame": FrameValue,
     "alert": Alert,
-    "order": Order | Closed,
+    "order": Entry,
     "journal": JournalEntry,
     "control": Control,
     "score": Scores,

@@ -38,7 +38,7 @@ from engine.settings import Collect, Place, Settings
 from engine.wire.alert import decode_alert
 from engine.wire.control import Control, decode_control, encode_control
 from engine.wire.journal import decode_entry
-from engine.wire.order import Order
+from engine.wire.order import Closed, Order
 from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS
 from engine.wiring import Authority, Process, plan_opener, simulated_nodes, site_openers
 from tests.scenarios.others import OTHERS, word_of_others
@@ -397,14 +397,14 @@ async def tell_orders(stage: Stage, teller: Teller) -> set[tuple[str, int, str]]
     ordered: set[tuple[str, int, str]] = set()
     async for record in records(stage.log, ORDERS.name):
         entry = open_entry(record.value, record.headers, trusted=stage.authority.trusted)
-        if not isinstance(entry, Order):
+        if isinstance(entry, Closed):
             teller.tell(record, "end", f"{entry.outcome} {entry.vm}: {entry.sentence}")
+        if not isinstance(entry, Order):
             continue
-        if not entry.dry_run:
-            ordered.add((entry.incident, entry.step, entry.vm))
+        ordered |= set() if entry.dry_run else {(entry.incident, entry.step, entry.vm)}
         goal = f" to {entry.target}" if entry.target else ""
-        kind = "rehearsal" if entry.dry_run else "order"
-        teller.tell(record, kind, f"{entry.action} {entry.vm}{goal}, step {entry.step}")
+        name = "rehearsal" if entry.dry_run else "order"
+        teller.tell(record, name, f"{entry.action} {entry.vm}{goal}, step {entry.step}")
     return ordered
 
 

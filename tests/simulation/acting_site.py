@@ -27,7 +27,7 @@ from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, e
 from engine.wire.control import Control, encode_control
 from engine.wire.frame import InventoryItem, decode_frame
 from engine.wire.journal import JournalEntry, decode_entry
-from engine.wire.order import Closed, Order, encode_order
+from engine.wire.order import Claim, Closed, Entry, Order, encode_order
 from engine.wire.score import Scores, encode_scores
 from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS, SCORES
 
@@ -225,7 +225,7 @@ class Site:
             await asyncio.sleep(0.01)
         raise AssertionError("nobody reset the VM within 30 s")
 
-    async def order(self, order: Order | Closed, *, key: Ed25519PrivateKey = PLANNER_KEY) -> None:
+    async def order(self, order: Entry, *, key: Ed25519PrivateKey = PLANNER_KEY) -> None:
         value, headers = encode_order(order, key)
         await self.log.append(ORDERS.name, key=b"c0", value=value, headers=headers)
 
@@ -248,9 +248,9 @@ class Site:
         )
         await self.log.append(SCORES.name, key=b"c0", value=encode_scores(scores))
 
-    async def entries(self) -> list[Order | Closed]:
+    async def entries(self) -> list[Entry]:
         """Return what stands on the orders topic and is rightly signed."""
-        found: list[Order | Closed] = []
+        found: list[Entry] = []
         for record in await self.log.read_to_end(ORDERS.name, 0, offset=0):
             with suppress(RecordRejected):
                 found.append(open_entry(record.value, record.headers, trusted=TRUSTED))
@@ -261,6 +261,9 @@ class Site:
 
     async def marks(self) -> list[Closed]:
         return [entry for entry in await self.entries() if isinstance(entry, Closed)]
+
+    async def claims(self) -> list[Claim]:
+        return [entry for entry in await self.entries() if isinstance(entry, Claim)]
 
     async def journal(self) -> list[JournalEntry]:
         found: list[JournalEntry] = []

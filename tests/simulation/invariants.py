@@ -14,7 +14,7 @@ from engine.action.ledger import read_ledger
 from engine.errors import RecordRejected
 from engine.ports import Record
 from engine.wire.control import Control, decode_control
-from engine.wire.order import Closed, Order
+from engine.wire.order import Claim, Closed, Order
 from engine.wire.topics import CONTROL, ORDERS
 from tests.simulation.faulty_ports import Process
 from tests.simulation.truthful_fleet import EPOCH_MS, Guest
@@ -62,6 +62,7 @@ class Watch:
         self._executed: dict[tuple[str, int], float] = {}
         self._spent: list[tuple[int, Order]] = []
         self._first_orders: dict[tuple[str, int], tuple[int, Order]] = {}
+        self._claims: dict[tuple[str, int], str] = {}
         self._pauses: dict[bytes, tuple[Control, float]] = {}
 
     def appended(self, record: Record) -> None:
@@ -78,6 +79,9 @@ class Watch:
             return
         if isinstance(entry, Closed):
             self.result.outcomes[entry.outcome] += 1
+            return
+        if isinstance(entry, Claim):
+            self._claims.setdefault((entry.incident, entry.step), entry.agent)
             return
         self.result.orders += 1
         self._first_orders.setdefault((entry.incident, entry.step), (record.time_ms, entry))
@@ -100,6 +104,8 @@ class Watch:
         if key in self._executed:
             self._breach(f"second execution of step {key}")
         self._executed[key] = now_s
+        if key not in self._claims:
+            self._breach(f"{verb} of step {key} that nobody claimed")
         at_ms, order = self._first_orders[key]
         if (order.action, order.vm, order.node) != (verb, guest.text, guest.node) or order.dry_run:
             self._breach(f"{verb} is not what step {key} ordered")

@@ -15,12 +15,12 @@ from engine.action.incident import BrokenInvariant
 from engine.action.ledger import StepEntry, encode_ledger_entry
 from engine.wire.control import Control, encode_control
 from engine.wire.journal import encode_entry
-from engine.wire.order import Order, encode_order
+from engine.wire.order import Claim, Order, encode_order
 from engine.wire.topics import CONTROL, JOURNAL, ORDERS
 from tests.simulation import invariants, seeded_run
 from tests.simulation.faulty_ports import Faults, Process
 from tests.simulation.hostile import order_for
-from tests.simulation.seeded_run import PLANNER_KEY, Run
+from tests.simulation.seeded_run import AGENT_KEY, PLANNER_KEY, Run
 from tests.simulation.truthful_fleet import Guest
 from tests.slices import ROOT
 
@@ -37,11 +37,19 @@ class World:
         guest.turn("panic_spin", asyncio.get_running_loop().time())
         return guest
 
-    def ordered(self, guest: Guest, number: int = 1, **changes: Any) -> Order:
-        """Let an order stand in the log, and the agent of its node announce its call."""
+    def ordered(
+        self, guest: Guest, number: int = 1, *, claimed: bool = True, **changes: Any
+    ) -> Order:
+        """Let an order stand in the log, and the agent of its node claim and announce its call."""
         order = order_for(guest, number, now_ms=self.run.detector.now_ms())
         order = msgspec.structs.replace(order, **changes)
         self.run.store.put(ORDERS.name, b"c0", *encode_order(order, PLANNER_KEY))
+        if claimed:
+            claim = Claim(
+                incident=order.incident, step=order.step, vm=order.vm, node=order.node,
+                agent="a", dry_run=False, time_ms=order.issued_ms,
+            )  # fmt: skip
+            self.run.store.put(ORDERS.name, b"c0", *encode_order(claim, AGENT_KEY))
         self.remember(order, "accepted", "sent")
         return order
 
@@ -87,6 +95,12 @@ async def the_living(world: World) -> None:
 
 async def unannounced(world: World) -> None:
     world.effect(world.dead())
+
+
+async def unclaimed(world: World) -> None:
+    guest = world.dead()
+    world.ordered(guest, claimed=False)
+    world.effect(guest)
 
 
 async def twice(world: World) -> None:
@@ -205,6 +219,7 @@ PLANTS: Final[dict[Plant, str]] = {
     nothing_readable: "an unreadable entry stands in the log",
     the_living: "reset of a guest that is alive",
     unannounced: "reset with 0 entries in the ledger that announce it",
+    unclaimed: "reset of step .* that nobody claimed",
     twice: "second execution of step",
     something_else: "reboot is not what step",
     a_rehearsal: "reset is not what step",

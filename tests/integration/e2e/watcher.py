@@ -14,7 +14,7 @@ from engine.ports import Headers, Record
 from engine.wire.alert import Alert, decode_alert
 from engine.wire.frame import Frame, decode_frame
 from engine.wire.journal import JournalEntry, decode_entry
-from engine.wire.order import Closed, Order
+from engine.wire.order import Closed, Entry, Order
 from engine.wire.topics import ALERTS, FRAMES, JOURNAL, ORDERS, REJECTED, SNAPSHOTS
 
 FOLLOWED = (FRAMES, ALERTS, ORDERS, JOURNAL, REJECTED, SNAPSHOTS)
@@ -160,7 +160,7 @@ class Watcher:
                 self._records.append(record)
 
 
-def _opened(record: Record, trusted: TrustedKeys) -> Order | Closed | None:
+def _opened(record: Record, trusted: TrustedKeys) -> Entry | None:
     try:
         return open_entry(record.value, record.headers, trusted=trusted)
     except RecordRejected:

@@ -26,7 +26,7 @@ from engine.wire.alert import Alert, encode_alert
 from engine.wire.control import Control, decode_control, encode_control
 from engine.wire.frame import decode_frame
 from engine.wire.journal import JournalEntry, decode_entry
-from engine.wire.order import Closed, Order, encode_order
+from engine.wire.order import Closed, Entry, Order, encode_order
 from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS
 from tests.integration.e2e.process import Process
 
@@ -256,7 +256,7 @@ class ActingNode:
         marks = (entry for entry in self._entries() if isinstance(entry, Closed))
         return next((mark for mark in marks if mark.incident == order.incident), None)
 
-    def _entries(self) -> list[Order | Closed]:
+    def _entries(self) -> list[Entry]:
         trusted = trusted_keys(self.agent.state / "trusted", own=self.agent.state / "keys")
         return [
             open_entry(record.value, record.headers, trusted=trusted)

@@ -1,13 +1,18 @@
 """Where settings, policy and node meet."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from connectors.simulator.fleet import build_world
 from connectors.simulator.plan import WorldPlan
-from engine.errors import HistoryUnreachable, SettingsError
+from engine.errors import AlreadyRunning, HistoryUnreachable, SettingsError
+from engine.roles.run import Opener
 from engine.settings import load_settings
 from engine.wiring import (
     act_opener,
@@ -78,3 +83,31 @@ def test_an_agent_on_kafka_makes_no_key_that_could_give_orders(
         "agent.key",
         "agent.pub",
     }
+
+
+@pytest.mark.asyncio
+async def test_a_second_agent_of_one_hypervisor_is_refused_whatever_node_it_is_told_to_be() -> None:
+    settings, _ = load_settings()
+    here = process(settings)
+    policy = authority(settings)
+
+    def agent_of(name: str) -> Opener:
+        site = settings.site.model_copy(update={"node": name})
+        node = libvirt_node(settings.model_copy(update={"site": site}))
+        # Only the locks count here: nothing of libvirt is opened.
+        ports: dict[str, Any] = {"verbs": unopened, "evidence": unopened}
+        node = replace(node, **ports)
+        return act_opener(here, lambda: open_log(here), node, policy)
+
+    async with agent_of("n1")():
+        with pytest.raises(AlreadyRunning, match="is the agent of qemu:///system already"):
+            async with agent_of("n2")():
+                raise AssertionError("two agents of one hypervisor")
+    async with agent_of("n2")():
+        pass
+
+
+@asynccontextmanager
+async def unopened() -> AsyncIterator[Any]:
+    """Stand for a port that a test opens and never uses."""
+    yield None

@@ -5,7 +5,15 @@ import msgspec
 import pytest
 
 from engine.action import admit as module
-from engine.action.admit import SENTENCES, Admission, History, admit, closed, logged, may_finish
+from engine.action.admit import (
+    SENTENCES,
+    Admission,
+    History,
+    admit,
+    closed,
+    logged,
+    may_finish,
+)
 from engine.action.catalogue import Modes, Policy
 from engine.action.present_rules import effective_mode
 from engine.action.question import DAY_MS

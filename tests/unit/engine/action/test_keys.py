@@ -21,8 +21,8 @@ from engine.action.keys import (
 )
 from engine.errors import KeyDamaged, RecordRejected, SettingsError
 from engine.wire.control import encode_control
-from engine.wire.order import encode_order, signed
-from tests.unit.engine.action.samples import NOW_MS, control, mark, order
+from engine.wire.order import Claim, Entry, encode_order, signed
+from tests.unit.engine.action.samples import NOW_MS, VM, control, mark, order
 
 PLANNER, AGENT, STRANGER = (
     Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2, 3)
@@ -48,15 +48,32 @@ def test_a_mark_by_anybody_else_is_refused() -> None:
             open_entry(*encode_order(mark(order(), time_ms=NOW_MS), key), trusted=TRUSTED)
 
 
-def test_an_agent_closes_the_orders_of_its_own_node_and_no_others() -> None:
+CLAIM = Claim(
+    incident="a" * 32, step=0, vm=VM, node="n0", agent="n0/r", dry_run=False, time_ms=NOW_MS
+)
+
+
+@pytest.mark.parametrize("key", [PLANNER, STRANGER])
+def test_a_claim_by_anybody_but_an_agent_is_refused(key: Ed25519PrivateKey) -> None:
+    with pytest.raises(RecordRejected, match="bad_signature"):
+        open_entry(*encode_order(CLAIM, key), trusted=TRUSTED)
+    assert open_entry(*encode_order(CLAIM, AGENT), trusted=TRUSTED) == CLAIM
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"), [(mark(order(), time_ms=NOW_MS), "a closed mark"), (CLAIM, "a claim")]
+)
+def test_an_agent_claims_and_closes_the_orders_of_its_own_node_and_no_others(
+    entry: Entry, what: str
+) -> None:
     key = AGENT.public_key()
     given = order()
-    closing = encode_order(mark(given, time_ms=NOW_MS), AGENT)
+    closing = encode_order(entry, AGENT)
     elsewhere = TrustedKeys.of(planners=[], agents=[], node_agents=[("n8", key), ("n9", key)])
-    with pytest.raises(RecordRejected, match=r"is that of n8, n9, the mark is of 'n0'"):
+    with pytest.raises(RecordRejected, match=f"is that of n8, n9, not of 'n0' as {what}"):
         open_entry(*closing, trusted=elsewhere)
     here = TrustedKeys.of(planners=[], agents=[], node_agents=[("n8", key), (given.node, key)])
-    assert open_entry(*closing, trusted=here) == mark(given, time_ms=NOW_MS)
+    assert open_entry(*closing, trusted=here) == entry
 
 
 def test_an_installation_s_own_key_closes_orders_of_every_node_though_a_file_binds_it() -> None:

@@ -10,9 +10,11 @@ from engine.action.ledger import (
     Ledger,
     LedgerState,
     LogEntry,
+    LogMark,
     StepEntry,
     encode_ledger_entry,
     entered,
+    is_behind,
     log_seen,
     read_ledger,
     recovery,
@@ -28,6 +30,7 @@ WAYS: tuple[tuple[LedgerState, ...], ...] = (
     ("accepted", "expired", "marked"),
     ("accepted", "not_attempted", "marked"),
 )
+ELSEWHERE: tuple[LedgerState, ...] = ("accepted", "elsewhere")
 
 
 def entry(state: LedgerState, **changes: Any) -> StepEntry:
@@ -71,7 +74,8 @@ def test_nothing_is_sent_twice_or_after_its_end() -> None:
 
 def test_every_pair_of_states_that_the_table_does_not_name_is_refused() -> None:
     states = [state for state in LEGAL if state is not None]
-    paths = {way[:length][-1]: way[:length] for way in WAYS for length in range(1, len(way) + 1)}
+    ways = (*WAYS, ELSEWHERE)
+    paths = {way[:length][-1]: way[:length] for way in ways for length in range(1, len(way) + 1)}
     for before, then in product(states, states):
         if then in LEGAL[before]:
             continue
@@ -97,6 +101,13 @@ def test_an_ended_step_is_told_until_it_is_marked(way: tuple[LedgerState, ...]) 
     assert not after(*way).unmarked()
 
 
+def test_a_step_that_another_agent_claimed_is_nothing_to_tell_and_nothing_to_take_up() -> None:
+    ledger = after(*ELSEWHERE)
+    assert not recovery(ledger, now_ms=9)
+    assert not ledger.unmarked()
+    assert ledger.holds(("a", 0))
+
+
 def test_steps_of_different_incidents_do_not_touch() -> None:
     ledger = entered(after("accepted"), entry("accepted", step=1))
     ledger = entered(ledger, entry("accepted", incident="b"))
@@ -116,12 +127,25 @@ def log_entry(**changes: Any) -> LogEntry:
 
 
 def seen(
-    known: LogEntry | None, *, identity: str = "log", bounds: tuple[int, int] = (10, 60)
+    known: LogEntry | None,
+    *,
+    identity: str = "log",
+    bounds: tuple[int, int] = (10, 60),
+    control: int = 9,
+    found: LogMark | None = None,
+    observe_s: int = 86_400,
 ) -> LogEntry:
     ledger = Ledger() if known is None else entered(Ledger(), known)
-    return log_seen(
-        ledger, identity=identity, bounds=Bounds(*bounds), now_ms=1_000, observe_s=86_400
-    )[0]
+    entry, _sentence, _alarm = log_seen(
+        ledger,
+        identity=identity,
+        bounds=Bounds(*bounds),
+        control=Bounds(0, control),
+        found=found,
+        now_ms=1_000,
+        observe_s=observe_s,
+    )
+    return entry
 
 
 def test_a_known_log_is_acted_on_at_once() -> None:
@@ -149,6 +173,45 @@ def test_a_restart_does_not_shorten_the_time_of_watching() -> None:
     assert seen(log_entry(observe_until_ms=77_000)).observe_until_ms == 77_000
 
 
+MARK = LogMark(orders=50, orders_hash="aa", control=9, control_hash="cc")
+
+
+@pytest.mark.parametrize(
+    ("found", "bounds", "control", "known"),
+    [
+        ({}, (10, 60), 9, True),
+        # Compacted away, or deleted by its age.
+        ({"control_hash": ""}, (10, 60), 12, True),
+        ({"orders_hash": ""}, (50, 60), 9, True),
+        ({"orders_hash": "bb"}, (10, 60), 9, False),
+        ({"control_hash": "dd"}, (10, 60), 9, False),
+        ({}, (10, 49), 9, False),
+        ({}, (10, 60), 8, False),
+    ],
+)
+def test_a_log_that_is_behind_or_other_than_it_was_is_watched_whatever_the_policy_trusts(
+    found: dict[str, str], bounds: tuple[int, int], control: int, known: bool
+) -> None:
+    stands = msgspec.structs.replace(MARK, **found)
+    entry = seen(log_entry(mark=MARK), bounds=bounds, control=control, found=stands, observe_s=0)
+    assert entry.observe_until_ms == (0 if known else 1_000 + 86_400_000)
+
+
+def test_the_newest_note_is_the_one_that_counts() -> None:
+    ledger = entered(Ledger(), log_entry(mark=MARK))
+    later = msgspec.structs.replace(MARK, orders=51)
+    ledger = entered(ledger, entry("accepted"))
+    assert ledger.mark == MARK
+    assert entered(ledger, entry("sent", mark=later)).mark == later
+
+
+def test_a_ledger_without_a_step_that_this_node_claimed_is_behind() -> None:
+    ledger = after("accepted")
+    assert not is_behind(ledger, [("a", 0)])
+    assert is_behind(ledger, [("a", 0), ("a", 1)])
+    assert not is_behind(Ledger(), [("a", 0)])
+
+
 def hourly(*offsets: int) -> Ledger:
     """Return the ledger of an agent that noted its position each hour."""
     ledger = Ledger()
@@ -166,6 +229,8 @@ def since(ledger: Ledger, *, earliest: int) -> LogEntry:
         ledger,
         identity="log",
         bounds=Bounds(earliest, 100),
+        control=Bounds(0, 0),
+        found=None,
         now_ms=ledger.log.time_ms + 1_000,
         observe_s=86_400,
     )[0]
@@ -189,6 +254,13 @@ def test_a_log_that_lost_orders_is_watched_for_one_day_and_not_for_ever() -> Non
     lost = since(ledger, earliest=15)
     again = since(entered(ledger, lost), earliest=15)
     assert again.observe_until_ms == lost.observe_until_ms
+
+
+def test_notes_within_an_hour_replace_each_other() -> None:
+    ledger = Ledger()
+    for second in range(7_300):
+        ledger = entered(ledger, log_entry(next_offset=second, time_ms=1_000 * second))
+    assert [position.next_offset for position in ledger.positions] == [0, 3_599, 7_198, 7_299]
 
 
 def test_positions_are_kept_for_a_day_and_no_longer() -> None:

@@ -447,8 +447,8 @@ def test_a_record_that_barrier_and_tail_both_bring_is_taken_in_once() -> None:
             record = Record(
                 topic=ORDERS.name, partition=0, offset=3, time_ms=EPOCH_MS, key=b"c0", value=b"{}"
             )
-            await agent._read(record)
-            await agent._read(record)
+            await agent._reading.read(record)
+            await agent._reading.read(record)
             assert agent._journal.head.sequence == 1
 
     virtual_time.run(played())

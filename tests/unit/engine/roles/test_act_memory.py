@@ -117,8 +117,8 @@ def test_what_the_disk_did_not_take_is_not_believed() -> None:
                 sentence="reset it",
             )
             with pytest.raises(StateUnwritable):
-                agent._enter(entry)
-            assert not agent._ledger.holds((entry.incident, entry.step))
+                agent._books.enter(entry)
+            assert not agent._books.ledger.holds((entry.incident, entry.step))
 
     virtual_time.run(played())
 

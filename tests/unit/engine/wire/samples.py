@@ -12,7 +12,7 @@ from engine.wire.control import Control
 from engine.wire.forecast import Forecasts
 from engine.wire.frame import Event, Frame, Header, InventoryItem, PoolSample, VmRows
 from engine.wire.journal import JournalEntry
-from engine.wire.order import Closed, Order
+from engine.wire.order import Claim, Closed, Order
 from engine.wire.score import FEATURES, Scores
 from engine.wire.vcpus import VcpuRows
 
@@ -161,6 +161,15 @@ ORDER = Order(
     group="web",
 )
 
+CLAIM = Claim(
+    incident="0123456789abcdef0123456789abcdef",
+    step=0,
+    vm="6e1a2b3c-0000-4000-8000-000000000001",
+    node="n1",
+    agent="n1/run1.2f",
+    dry_run=False,
+    time_ms=1_790_000_007_000,
+)
 CLOSED = Closed(
     incident=ORDER.incident,
     step=0,

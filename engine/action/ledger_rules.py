@@ -1,0 +1,54 @@
+"""The limits per VM and node once more, counted from the node's own ledger.
+
+A log that was restored from a backup has forgotten orders; the ledger of the node that carried
+them out has not. Over a whole log these rules refuse nothing that the log's own rules admit.
+"""
+
+from typing import Final
+
+from engine.action.admit import SENTENCES, Admission
+from engine.action.catalogue import Limits
+from engine.action.ledger import Ledger, Spent, spent
+from engine.action.question import DAY_MS, Said
+from engine.wire.order import DISRUPTIVE, MAX_LIFETIME_MS, Order
+
+_TEN_MINUTES_MS: Final = 600_000
+# A step is accepted some time after the log took its order, at most for as long as it lives.
+_SLACK_MS: Final = MAX_LIFETIME_MS
+
+
+def within_limits(
+    ledger: Ledger, order: Order, limits: Limits, *, now_ms: int, dry_run: bool
+) -> Admission:
+    """Say whether the ledger's own count lets `order` be carried out now."""
+    if order.action not in DISRUPTIVE:
+        return Admission(True, "admitted", SENTENCES["admitted"])
+    key = (order.incident, order.step)
+    others = [one for one in spent(ledger, dry_run=dry_run) if one.entry.key != key]
+    said = _vm(others, order, limits, now_ms) or _node(others, order, limits, now_ms)
+    if said is None:
+        return Admission(True, "admitted", SENTENCES["admitted"])
+    return Admission(False, said[0], SENTENCES[said[0]].format(**said[1]))
+
+
+def _vm(others: list[Spent], order: Order, limits: Limits, now_ms: int) -> Said | None:
+    mine = [one for one in others if one.entry.vm == order.vm]
+    day = [one for one in mine if one.accepted_ms > now_ms - DAY_MS + _SLACK_MS]
+    if len(day) >= limits.vm_per_24h:
+        return "vm_day", {"count": len(day), "limit": limits.vm_per_24h}
+    # A next step keeps its own distance, where the step before it was really tried.
+    same = [one for one in mine if one.entry.incident == order.incident]
+    follows = bool(same) and same[-1].state == "returned"
+    counted = [one for one in mine if not (follows and one in same)]
+    last_ms = max((one.accepted_ms for one in counted), default=None)
+    if last_ms is not None and now_ms < last_ms + 1000 * limits.vm_spacing_s - _SLACK_MS:
+        return "vm_spacing", {"ago_s": (now_ms - last_ms) / 1000, "limit_s": limits.vm_spacing_s}
+    return None
+
+
+def _node(others: list[Spent], order: Order, limits: Limits, now_ms: int) -> Said | None:
+    recent = [o for o in others if o.accepted_ms > now_ms - _TEN_MINUTES_MS + _SLACK_MS]
+    limit = limits.node_per_10min
+    if len(recent) >= limit:
+        return "node_budget", {"node": order.node, "count": len(recent), "limit": limit}
+    return None

@@ -1,0 +1,139 @@
+"""The ledger of one agent while it runs: what it promised, and how far it read which log."""
+
+from typing import Final
+
+import msgspec
+
+from engine.action.catalogue import Policy
+from engine.action.ledger import (
+    LogEntry,
+    StepEntry,
+    encode_ledger_entry,
+    entered,
+    is_behind,
+    log_seen,
+    read_ledger,
+    watching,
+)
+from engine.action.question import DAY_MS
+from engine.errors import StateUnwritable
+from engine.ports import Clock, LedgerStore, Log
+from engine.roles.health import Health
+from engine.roles.outbox import Journal
+from engine.roles.reading import Reading, found_at
+from engine.wire.topics import CONTROL, ORDERS
+
+# How often the ledger notes how far the log was read: at once after a word of people, which a
+# restored log must not make it forget; orders come often, and a minute of them is counted anew.
+_NOTE_EVERY_MS: Final = 60_000
+
+
+class Books:
+    """Makes entries durable before they are believed, and holds log and ledger to each other.
+
+    Attributes
+    ----------
+    ledger
+        What the entries so far make.
+    identity
+        Which log the agent started on.
+    strange_below
+        Orders below this offset were given before the agent knew the log.
+    """
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        *,
+        log: Log,
+        reading: Reading,
+        journal: Journal,
+        node: str,
+        policy: Policy,
+        clock: Clock,
+        health: Health,
+    ) -> None:
+        self._store = store
+        self._log = log
+        self._reading = reading
+        self._journal = journal
+        self._node = node
+        self._policy = policy
+        self._clock = clock
+        self._health = health
+        self.ledger = read_ledger(store.entries())
+        self.identity = ""
+        self.strange_below = 0
+
+    @property
+    def watches(self) -> bool:
+        """Whether the agent only rehearses, since it cannot count on what the log tells."""
+        log = self.ledger.log
+        return log is None or self._clock.now_ms() < log.observe_until_ms
+
+    async def recognise(self, now_ms: int) -> None:
+        """Enter which log this is; one that is not as it was left is only watched."""
+        ledger = self.ledger
+        self.identity = await self._log.identity()
+        bounds = await self._log.bounds(ORDERS.name, 0)
+        control = await self._log.bounds(CONTROL.name, 0)
+        found = None if ledger.mark is None else await found_at(self._log, ledger.mark)
+        seen, sentence, alarm = log_seen(
+            ledger,
+            identity=self.identity,
+            bounds=bounds,
+            control=control,
+            found=found,
+            now_ms=now_ms,
+            observe_s=self._policy.limits.new_log_observe_s,
+        )
+        if ledger.log is None or seen.observe_until_ms != ledger.log.observe_until_ms:
+            self.strange_below = bounds.end
+        self.enter(seen)
+        self._journal.write(
+            "start",
+            f"The agent of {self._node} starts under policy {self._policy.name}. {sentence}",
+            detail={"policy": self._policy.hash, "log": self.identity},
+            page=alarm,
+        )
+
+    def compare(self, now_ms: int) -> None:
+        """Enter how far the log was read, and watch for a day where the ledger forgot claims."""
+        log = self.ledger.log
+        assert log is not None, "the log is recognised before it is read"
+        claims = [entry.claim for entry in self._reading.history if entry.claim is not None]
+        mine = [(claim.incident, claim.step) for claim in claims if claim.node == self._node]
+        until_ms = log.observe_until_ms
+        if is_behind(self.ledger, mine):
+            watch_s = max(self._policy.limits.new_log_observe_s, DAY_MS // 1000)
+            until_ms = max(until_ms, now_ms + 1000 * watch_s)
+            self.strange_below = self._reading.mark.orders
+            self._journal.write("start", watching("ledger_behind", watch_s=watch_s), page=True)
+        self.enter(msgspec.structs.replace(log, observe_until_ms=until_ms, mark=self._reading.mark))
+
+    def note_position(self) -> None:
+        """Note how far the log was read, where that is due."""
+        log, mark, now_ms = self.ledger.log, self._reading.mark, self._clock.now_ms()
+        noted = self.ledger.mark
+        if log is None or mark == noted:
+            return
+        if noted and mark.control == noted.control and now_ms - log.time_ms < _NOTE_EVERY_MS:
+            return
+        entry = msgspec.structs.replace(log, next_offset=mark.orders, time_ms=now_ms, mark=mark)
+        try:
+            self.enter(entry)
+        except StateUnwritable as error:
+            self._health.waiting("ledger", str(error))
+
+    def enter(self, entry: StepEntry | LogEntry) -> None:
+        """Make one entry durable, then believe it.
+
+        Raises
+        ------
+        StateUnwritable
+            It is not durable: what it announces must not be done.
+        """
+        ledger = entered(self.ledger, entry)
+        self._store.append(encode_ledger_entry(entry))
+        self.ledger = ledger
+        self._health.done("ledger")

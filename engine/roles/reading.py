@@ -1,0 +1,154 @@
+"""Orders and control as one agent reads them: each record once, and nothing exchanged unnoticed."""
+
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Final
+
+from engine.action.admit import History, claimed, closed, logged
+from engine.action.catalogue import Policy
+from engine.action.keys import TrustedKeys, open_control, open_entry
+from engine.action.ledger import LogMark
+from engine.errors import RecordRejected
+from engine.ports import Log, Record
+from engine.roles.outbox import Journal
+from engine.wire.control import Control, unreadable, with_word
+from engine.wire.order import Claim, Order
+from engine.wire.topics import CONTROL, ORDERS
+
+TOPICS: Final = (CONTROL.name, ORDERS.name)
+
+
+class LogChanged(Exception):
+    """A topic holds something else where it was read before; its name is the message."""
+
+
+# What an order is handed to: the order, its record, and the history before it.
+Deliver = Callable[[Order, Record, History], None]
+
+
+class Reading:
+    """What the log says, as far as it was read.
+
+    Parameters
+    ----------
+    deliver
+        Hears of every order, in the log's order.
+    journal
+        Keeps what cannot be taken for what it claims to be.
+
+    Attributes
+    ----------
+    history, controls
+        The orders of the last day, and the words in force by key.
+    next_offsets
+        Where each topic is read on.
+    log_ms
+        The newest append time seen.
+    """
+
+    def __init__(
+        self, log: Log, *, policy: Policy, trusted: TrustedKeys, journal: Journal, deliver: Deliver
+    ) -> None:
+        self._log = log
+        self._policy = policy
+        self._trusted = trusted
+        self._journal = journal
+        self._deliver = deliver
+        self._hashes = dict.fromkeys(TOPICS, "")
+        self.history: History = ()
+        self.controls: dict[bytes, Control] = {}
+        self.next_offsets = dict.fromkeys(TOPICS, 0)
+        self.log_ms = 0
+
+    @property
+    def mark(self) -> LogMark:
+        """How far the log was read, and what stood last there."""
+        return LogMark(
+            orders=self.next_offsets[ORDERS.name],
+            orders_hash=self._hashes[ORDERS.name],
+            control=self.next_offsets[CONTROL.name],
+            control_hash=self._hashes[CONTROL.name],
+        )
+
+    async def begin(self, *, since_ms: int) -> None:
+        """Read control from its beginning and orders from `since_ms` on, to their ends."""
+        bounds = await self._log.bounds(CONTROL.name, 0)
+        self.next_offsets[CONTROL.name] = bounds.earliest
+        self.next_offsets[ORDERS.name] = await self._log.offset_at(ORDERS.name, 0, time_ms=since_ms)
+        await self.read_to_ends()
+
+    async def cut_topic(self) -> str | None:
+        """Return a topic that no longer holds what was read: its newer words would be missed."""
+        for topic in TOPICS:
+            bounds = await self._log.bounds(topic, 0)
+            if not bounds.earliest <= self.next_offsets[topic] <= bounds.end:
+                return topic
+        return None
+
+    async def read_to_ends(self) -> None:
+        """Read both topics to their ends as they are now.
+
+        Raises
+        ------
+        LogChanged
+            The record that was read last is another one now: the log was exchanged.
+        """
+        for topic in TOPICS:
+            last, known = self.next_offsets[topic] - 1, self._hashes[topic]
+            for record in await self._log.read_to_end(topic, 0, offset=max(0, last)):
+                if record.offset == last and known and record_hash(record) != known:
+                    raise LogChanged(topic)
+                await self.read(record)
+
+    async def read(self, record: Record) -> None:
+        """Take one record in, each once: the barrier and the tail both bring them."""
+        if record.offset < self.next_offsets[record.topic]:
+            return
+        self.next_offsets[record.topic] = record.offset + 1
+        self._hashes[record.topic] = record_hash(record)
+        self.log_ms = max(self.log_ms, record.time_ms)
+        try:
+            if record.topic == CONTROL.name:
+                control = open_control(record.value, record.headers, trusted=self._trusted)
+                self.controls = with_word(self.controls, record.key, control)
+                return
+            entry = open_entry(record.value, record.headers, trusted=self._trusted)
+        except RecordRejected as error:
+            self._journal.reject(record, reason=error.reason, detail=error.detail)
+            if record.topic == CONTROL.name and error.reason != "bad_signature":
+                hold = unreadable(record.key, time_ms=record.time_ms, why=error.detail)
+                self.controls = with_word(self.controls, record.key, hold)
+            return
+        earlier, time_ms = self.history, record.time_ms
+        if isinstance(entry, Order):
+            self.history = logged(
+                earlier, entry, self._policy, offset=record.offset, time_ms=time_ms
+            )
+            self._deliver(entry, record, earlier)
+        elif isinstance(entry, Claim):
+            self.history = claimed(earlier, entry, time_ms=time_ms)
+        else:
+            self.history = closed(earlier, entry, time_ms=time_ms)
+
+
+def record_hash(record: Record) -> str:
+    """Return what tells a record from any other at its place: 32 hex digits."""
+    place = f"{record.topic}/{record.offset}/{record.time_ms}/{len(record.key)}/".encode()
+    return blake2b(place + record.key + record.value, digest_size=16).hexdigest()
+
+
+async def found_at(log: Log, mark: LogMark) -> LogMark:
+    """Return what stands in the log now where `mark` was noted.
+
+    A hash is empty where there is no record: not written any more, or compacted away.
+    """
+    hashes = []
+    for topic, offset in ((ORDERS.name, mark.orders - 1), (CONTROL.name, mark.control - 1)):
+        bounds = await log.bounds(topic, 0)
+        stands = bounds.earliest <= offset < bounds.end
+        records = await log.read_to_end(topic, 0, offset=offset) if stands else []
+        here = [record for record in records[:1] if record.offset == offset]
+        hashes.append(record_hash(here[0]) if here else "")
+    return LogMark(
+        orders=mark.orders, orders_hash=hashes[0], control=mark.control, control_hash=hashes[1]
+    )

@@ -1,0 +1,309 @@
+"""The guards of the agent on the node, and how each is removed."""
+
+from typing import Final
+
+from tests.mutant import ROLES, Mutant
+
+_LOOK: Final = (
+    "_enough", "_same_vm", "_same_run", "_open_to_actions", "_monitor_answers", "_no_job",
+    "_running_or_crashed", "_running", "_every_device_counts", "_stands_still",
+    "_still_since_judged", "_balloon_is_stale", "_balloon_silent_since_judged", "_same_shape",
+    "_requests_complete", "_same_owner", "_not_booted", "_dead_vcpus_stand_still",
+    "_no_sign_of_life", "_second_witness",
+)  # fmt: skip
+_ACT: Final = "engine/roles/act.py"
+_BOOKS: Final = "engine/roles/books.py"
+_CLAIMS: Final = ("tests/unit/engine/roles/test_act_claims.py",)
+_CLOCKS: Final = ("tests/unit/engine/roles/test_act_clocks.py",)
+_MEMORY: Final = ("tests/unit/engine/roles/test_act_memory.py",)
+_RESUMES: Final = ("tests/unit/engine/roles/test_act_resumes.py",)
+_LOOKS: Final = ("tests/contracts/look",)
+
+AGENT_MUTANTS: Final = (
+    Mutant(
+        "an unfamiliar log is acted on", _ACT,
+        "                if await self._log.identity() != self._books.identity:\n",
+        "                if False:\n", ROLES,
+    ),
+    *(
+        Mutant(
+            f"look without {rule.strip('_')}",
+            "engine/action/look.py",
+            f"def {rule}(seen: Seen) -> _Said | None:\n",
+            f"def {rule}(seen: Seen) -> _Said | None:\n    return None\n\n\n"
+            f"def _was{rule}(seen: Seen) -> _Said | None:\n",
+        )
+        for rule in _LOOK
+    ),
+    Mutant(
+        "the ledger lets a step be accepted again", "engine/action/ledger.py",
+        "    if entry.state not in LEGAL[state]:\n", "    if False:\n",
+    ),
+    Mutant(
+        "a call that was cut off counts as not attempted", "engine/action/ledger.py",
+        'state: Outcome = "not_attempted" if entry.state == "accepted" else "unknown"',
+        'state: Outcome = "not_attempted"',
+    ),
+    Mutant(
+        "a log that is not known is trusted", "engine/action/ledger.py",
+        "    until_ms = now_ms + 1000 * watch_s\n", "    until_ms = now_ms\n",
+    ),
+    Mutant(
+        "the agent does not ask once more before the call", _ACT,
+        "        return self._refusal(task)\n", "        return None\n", ROLES,
+    ),
+    Mutant(
+        "the agent does not read control and orders to their ends", _ACT,
+        "topic=cut)\n                self._words_ns = self._clock.mono_ns()\n"
+        "                await self._reading.read_to_ends()\n",
+        "topic=cut)\n                self._words_ns = self._clock.mono_ns()\n",
+        (*_CLAIMS, *ROLES),
+    ),
+    Mutant(
+        "the barrier reads no orders", "engine/roles/reading.py",
+        "        for topic in TOPICS:\n            last, known",
+        "        for topic in (CONTROL.name,):\n            last, known",
+        _MEMORY,
+    ),
+    Mutant(
+        "an agent that restarts knows an hour of orders", _ACT,
+        "begin(since_ms=self._since_ms)", "begin(since_ms=now_ms - DAY_MS // 24)", _MEMORY,
+    ),
+    Mutant(
+        "the ledger is believed before the disk has it", _BOOKS,
+        "        self._store.append(encode_ledger_entry(entry))\n        self.ledger = ledger\n",
+        "        self.ledger = ledger\n        self._store.append(encode_ledger_entry(entry))\n",
+        _MEMORY,
+    ),
+    Mutant(
+        "a look may hang for ever", _ACT,
+        "asyncio.timeout(_LOOK_S)", "asyncio.timeout(None)", _MEMORY,
+    ),
+    Mutant(
+        "a topic that was cut back is not noticed", _ACT,
+        "                if cut is not None:\n",
+        "                if False and cut is not None:\n", ROLES,
+    ),
+    Mutant(
+        "what cannot be told is done all the same", _ACT,
+        "                if not await self._outbox.emptied(within_s=BARRIER_S):\n",
+        "                if False:\n", ROLES,
+    ),
+    Mutant(
+        "a full disk does not hold the call back", _BOOKS,
+        "        self._store.append(encode_ledger_entry(entry))\n",
+        "        try:\n            self._store.append(encode_ledger_entry(entry))\n"
+        "        except StateUnwritable:\n            pass\n",
+        ROLES,
+    ),
+    Mutant(
+        "an unknown outcome is said to be a refusal", _ACT,
+        'ended("unknown", "verb_unknown", **names, why=why_of(error))\n        self._marks',
+        'ended("refused", "verb_unknown", **names, why=why_of(error))\n        self._marks',
+        ROLES,
+    ),
+    Mutant(
+        "a rehearsal is carried out", _ACT,
+        "                if not task.dry_run:\n", "                if True:\n", ROLES,
+    ),
+    Mutant(
+        "a claim of another agent is ignored", _ACT,
+        "        if claim is None or claim.agent == self._marks.agent:\n", "        if True:\n",
+        _CLAIMS,
+    ),
+    Mutant(
+        "a claim need not stand in the log", _ACT,
+        "        if end is None and claim_of(self._reading.history, task.order) is None:\n",
+        "        if False:\n", _CLAIMS,
+    ),
+    Mutant(
+        "nothing is read after the claim", _ACT,
+        "task.dry_run)\n                self._words_ns = self._clock.mono_ns()\n"
+        "                await self._reading.read_to_ends()\n",
+        "task.dry_run)\n                self._words_ns = self._clock.mono_ns()\n",
+        _CLAIMS,
+    ),
+    Mutant(
+        "the last claim of a step wins", "engine/action/admit.py",
+        "            if entry.claim is not None or not mine or late:\n",
+        "            if not mine or late:\n",
+    ),
+    Mutant(
+        "a claim of another node counts", "engine/action/admit.py",
+        "(order.node, order.vm) == (claim.node, claim.vm)", "order.vm == claim.vm",
+    ),
+    Mutant(
+        "a claim behind the order's expiry counts", "engine/action/admit.py",
+        "time_ms >= order.expires_ms or entry.closed", "entry.closed",
+    ),
+    Mutant(
+        "who lost the claim closes the step", _ACT,
+        '        if end.rule == "claimed":\n            #', "        if False:\n            #",
+        _CLAIMS,
+    ),
+    Mutant(
+        "a log that was cut back is trusted where the policy trusts new ones",
+        "engine/action/ledger.py",
+        "max(observe_s, DAY_MS // 1000) if restored else observe_s", "observe_s",
+    ),
+    Mutant(
+        "words of people that the log lost are forgotten", "engine/action/ledger.py",
+        " or control.end < mark.control:", ":",
+    ),
+    Mutant(
+        "a log with other records is the same log", "engine/action/ledger.py",
+        "here and noted and here != noted for", "False for",
+    ),
+    Mutant(
+        "a ledger older than the log is believed", _BOOKS,
+        "        if is_behind(self.ledger, mine):\n", "        if False:\n", _CLAIMS,
+    ),
+    Mutant(
+        "a word of people is noted a minute later", _BOOKS,
+        "        if noted and mark.control == noted.control and now_ms",
+        "        if noted and now_ms",
+        _CLAIMS,
+    ),
+    Mutant(
+        "a log that is exchanged under the agent is read on", "engine/roles/reading.py",
+        "                if record.offset == last and known and", "                if False and",
+        _CLAIMS,
+    ),
+    Mutant(
+        "the ledger's own count limits nothing", _ACT,
+        "        if admission.admitted:\n            admission = within_limits(",
+        "        if False:\n            admission = within_limits(", _CLAIMS,
+    ),
+    Mutant(
+        "the ledger counts no VM's day", "engine/action/ledger_rules.py",
+        "    if len(day) >= limits.vm_per_24h:\n", "    if False:\n",
+    ),
+    Mutant(
+        "the ledger counts nothing of the node", "engine/action/ledger_rules.py",
+        "    if len(recent) >= limit:\n", "    if False:\n",
+    ),
+    Mutant(
+        "two agents of one hypervisor run", "engine/wiring.py",
+        "        with node.alone(), node.ledger() as ledger:\n",
+        "        with node.ledger() as ledger:\n", ("tests/unit/engine/test_wiring.py",),
+    ),
+    Mutant(
+        "agents in two network namespaces do not see each other", "connectors/embedded/lock.py",
+        "        if lock is None:\n            raise AlreadyRunning(f\"{holder_of(path)} {twice}",
+        "        if False:\n            raise AlreadyRunning(f\"{holder_of(path)} {twice}",
+        ("tests/unit/connectors/embedded",),
+    ),
+    Mutant(
+        "any pause is taken for that of a reset", "engine/action/look.py",
+        '    paused = look.state == "paused" and look.state_reason == "crashed"\n',
+        '    paused = look.state == "paused"\n', _RESUMES,
+    ),
+    Mutant(
+        "a monitor of which nothing is known answers", "engine/action/look.py",
+        "look.monitor_answered is True for", "look.monitor_answered is not False for",
+    ),
+    Mutant(
+        "a job of which nothing is known is none", "engine/action/look.py",
+        "all(look.job_active is False for", "not any(look.job_active for",
+    ),
+    Mutant(
+        "a state without a reason is believed", "engine/action/look.py",
+        ' or look.state_reason == "unknown":', ":",
+    ),
+    Mutant(
+        "the order's word that the guest crashed excuses its writes", "engine/action/look.py",
+        "    if judged is None or seen.told:\n",
+        "    if judged is None or seen.order.attested:\n",
+    ),
+    Mutant(
+        "the order's word excuses a device without counters", "engine/action/look.py",
+        "if devices and not seen.crashed else None",
+        "if devices and not seen.order.attested else None",
+    ),
+    Mutant(
+        "the guest's own word excuses a device without counters", "engine/action/look.py",
+        "if devices and not seen.crashed else None", "if devices and not seen.told else None",
+    ),
+    Mutant(
+        "one vCPU is its own witness", "engine/action/witnesses.py",
+        "whole and len(last.vcpu_time_ns) > 1 and vcpus", "whole and vcpus",
+    ),
+    Mutant(
+        "a vCPU of which nothing is told stands still", "engine/action/witnesses.py",
+        "len(first.vcpu_time_ns) == first.vcpus == last.vcpus == len(last.vcpu_time_ns)", "True",
+    ),
+    Mutant(
+        "a vCPU that rests as it did before is a witness", "engine/action/witnesses.py",
+        "max(least_s, _REST_FACTOR * rest.longest_s)", "least_s",
+    ),
+    Mutant(
+        "a look tells a halt from rest", "engine/action/witnesses.py",
+        '        return shape != "idle" and not signs.rests\n', "        return True\n",
+    ),
+    Mutant(
+        "a balloon that was never asked is late", "engine/action/witnesses.py",
+        "    if not look.balloon_period_s or look.balloon_last_update_s is None:\n",
+        "    if look.balloon_last_update_s is None:\n",
+    ),
+    Mutant(
+        "the last look forbids nothing", "connectors/libvirt/verbs.py",
+        "            why = permit.last_check(look)\n", "            why = None\n",
+        ("tests/unit/connectors/libvirt/test_verb_permits.py",),
+    ),
+    Mutant(
+        "the last look may be old", "connectors/libvirt/verbs.py",
+        " or time.monotonic_ns() - look.mono_ns <= LAST_LOOK_S * 1e9:", " or look:",
+        ("tests/unit/connectors/libvirt/test_verb_permits.py",),
+    ),
+    Mutant(
+        "what is asked last is asked of no rule", "engine/action/look.py",
+        "            if said is not None:\n                return SENTENCES",
+        "            if False:\n                return SENTENCES",
+    ),
+    Mutant(
+        "the agent hands no last check on", _ACT,
+        "Permit(order.instance, send_within_s, last_check(order, looks))",
+        "Permit(order.instance, send_within_s, lambda _look: None)",
+        ("tests/unit/engine/roles/test_act_permits.py",),
+    ),
+    Mutant(
+        "what was heard before libvirtd went is still believed", "connectors/libvirt/heard.py",
+        "            self._reports.clear()\n", "            pass\n", _LOOKS,
+    ),
+    Mutant(
+        "a boot leaves the panic before it standing", "connectors/libvirt/heard.py",
+        "self._boots[vm] = self._number\n                self._reports.pop(vm, None)\n",
+        "self._boots[vm] = self._number\n", _LOOKS,
+    ),
+    Mutant(
+        "another run of the VM is resumed", "engine/action/look.py",
+        "    return paused and look.instance == instance and not look.opted_out\n",
+        "    return paused and not look.opted_out\n", _RESUMES,
+    ),
+    Mutant(
+        "a resume is made up for whatever people said", "engine/roles/calling.py",
+        "    if not finish.admitted:\n", "    if False:\n", _RESUMES,
+    ),
+    Mutant(
+        "libvirt resumes whatever is paused", "connectors/libvirt/resets.py",
+        "    if not was_reset(state):\n", "    if False:\n",
+        ("tests/unit/connectors/libvirt/test_verbs.py",),
+    ),
+    Mutant(
+        "the look may be old when the call is made", _ACT,
+        "        if send_within_s <= 0:\n", "        if False:\n", ROLES,
+    ),
+    Mutant(
+        "the pause that was read may be old when the call is made", _ACT,
+        "BARRIER_S - words_s, ", "", _CLOCKS,
+    ),
+    Mutant(
+        "an order that waits grows no older", _ACT,
+        "        return max(self._clock.now_ms(), task.time_ms + waited_ms)\n",
+        "        return self._clock.now_ms()\n", _CLOCKS,
+    ),
+    Mutant(
+        "an agent that has not read a whole day counts on it", _ACT,
+        "        if task.time_ms - DAY_MS < self._since_ms:\n", "        if False:\n", _CLOCKS,
+    ),
+)  # fmt: skip
