@@ -8,6 +8,7 @@
     ├── LogError
     │   ├── LogUnreachable       no answer; waiting and trying again may help
     │   ├── LogRefused           the log answered no: credentials, rights, missing topic
+    │   ├── RecordTooLarge       the log will never take this one record; others it does
     │   ├── LogProducerBroken    this producer can never append again; build a new one
     │   └── GroupTaken           another process already reads for this consumer group
     ├── HypervisorError
@@ -19,7 +20,9 @@
     ├── HistoryError
     │   ├── HistoryUnreachable   no answer, or not now; trying again will help
     │   └── HistoryRefused       it answered no: token, bucket or rights; a person is needed
-    ├── NotifierUnreachable      who is to tell people did not take a notice over
+    ├── NotifierError
+    │   ├── NotifierUnreachable  a notice was not taken over; it is sent again
+    │   └── NotifierRefused      this notice will never be taken over; it is passed over
     └── StateError
         ├── SnapshotDamaged      a snapshot whose bytes do not match its manifest
         ├── SnapshotTooNew       a snapshot written by a later release
@@ -93,6 +96,10 @@ class LogRefused(LogError):
     """The log answered no: credentials, rights or a missing topic. Trying again will not help."""
 
 
+class RecordTooLarge(LogRefused):
+    """The log will never take a record of this size; it is split or given up, not sent again."""
+
+
 class LogProducerBroken(LogError):
     """The producer can never append again; the caller closes it and builds a new one."""
 
@@ -151,8 +158,31 @@ class HistoryRefused(HistoryError):
     """The store answered no to everything: token, rights, bucket. It helps only to mend that."""
 
 
-class NotifierUnreachable(FlatlineError):
-    """Who is to tell people did not take a notice over; it is sent again."""
+class NotifierError(FlatlineError):
+    """Who is to tell people did not take a notice over."""
+
+
+class NotifierUnreachable(NotifierError):
+    """A notice was not taken over, which may pass.
+
+    Parameters
+    ----------
+    retry_after_s
+        How long the receiver asked to be left alone; None where it did not say.
+    has_answered
+        Whether the receiver answered: another notice may then be taken all the same.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, has_answered: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.has_answered = has_answered
+
+
+class NotifierRefused(NotifierError):
+    """The receiver will never take this notice, whatever is waited for."""
 
 
 class StateError(FlatlineError):

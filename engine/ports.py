@@ -130,7 +130,7 @@ class Log(Protocol):
 
         Raises
         ------
-        LogUnreachable, LogRefused, LogProducerBroken
+        LogUnreachable, LogRefused, RecordTooLarge, LogProducerBroken
             See `engine.errors`. After `LogUnreachable` the record may or may not stand
             in the log: appending it again may double it.
         """
@@ -340,6 +340,8 @@ class Notifier(Protocol):
         ------
         NotifierUnreachable
             It was not, or nobody knows: sending it again may double it.
+        NotifierRefused
+            It was not and will never be: the receiver answered no to this notice.
         """
         ...
 

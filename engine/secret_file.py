@@ -1,8 +1,15 @@
 """Secrets that stand in files, for example as credentials of systemd."""
 
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import PlainSerializer
 
 from engine.errors import SettingsError
+from engine.plain_text import masked_url
+
+# An address among the settings; `flatline config show` prints it without what may be a secret.
+Url = Annotated[str, PlainSerializer(masked_url, when_used="json")]
 
 
 def read_secret(file: Path, *, name: str) -> str:

@@ -25,7 +25,7 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as SettingsSourceError
 
 from engine.errors import SettingsError
-from engine.secret_file import read_secret
+from engine.secret_file import Url, read_secret
 
 PREFIX: Final = "FLATLINE_"
 # Where the settings file is; and what belongs to the lab's scripts, not to the program.
@@ -198,7 +198,7 @@ class Policy(Section):
 class Notify(Section):
     """Who tells people; planners speak to it."""
 
-    url: str | None = Field(default=None, pattern=r"^https?://")
+    url: Url | None = Field(default=None, pattern=r"^https?://")
     """Webhook that takes what a person must hear, in the form of Alertmanager's webhook, and
     `FlatlineAlive` once a minute. None tells nobody but the journal."""
     token_file: Path | None = None
@@ -217,7 +217,7 @@ class Http(Section):
 class Influx(Section):
     """How to reach InfluxDB, where `history.kind` is `influxdb`."""
 
-    url: str = "http://localhost:8086"
+    url: Url = "http://localhost:8086"
     """Address of the server; https anywhere but on one machine."""
     org: str = "flatline"
     """Organisation that the buckets belong to."""

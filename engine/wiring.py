@@ -334,7 +334,13 @@ def notify_opener(process: Process, connect: Connect) -> dict[str, Opener]:
         async with connect() as log:
             health = process.health.of("notify")
             yield Notifying(
-                log=log, notifier=notifier, site=site, clock=process.clock, health=health
+                log=log,
+                notifier=notifier,
+                site=site,
+                clock=process.clock,
+                health=health,
+                # A role may be opened anew in one process: each opening is a chain of its own.
+                writer=f"notify/{site}/{process.run}.{process.clock.mono_ns():x}",
             )
 
     return {"notify": opened}

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from connectors.embedded.database import connect, failures_named, transaction
-from engine.errors import LogRefused, SettingsError
+from engine.errors import RecordTooLarge, SettingsError
 from engine.ports import Bounds, Headers, Record
 from engine.wire.envelope import MAX_APPEND_BYTES
 from engine.wire.topics import Topic
@@ -116,7 +116,7 @@ class TopicStore:
 
         Raises
         ------
-        LogRefused
+        RecordTooLarge
             The record is larger than any log of Flatline takes.
         LogUnreachable, StateUnwritable
             Nothing was written.
@@ -124,7 +124,7 @@ class TopicStore:
         packed = _pack_headers(headers) if headers else None
         size = len(key) + len(value) + len(packed or b"")
         if size > MAX_APPEND_BYTES:
-            raise LogRefused(
+            raise RecordTooLarge(
                 f"a record of {size} bytes for {self.topic.name} is over the limit of "
                 f"{MAX_APPEND_BYTES}"
             )

@@ -1,71 +1,146 @@
-"""What the server's answers mean: whose fault it is, and whether trying again can help."""
+"""What the server's answers mean: whose fault it is, and whether trying again can help.
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Final, NamedTuple
+InfluxDB 2.0, 2.7, Cloud and 3 Core or Enterprise say the same thing in different words and with
+different statuses; they are all read here and nowhere else.
+"""
+
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import urllib3
 from influxdb_client.rest import ApiException
 
 from engine.errors import HistoryError, HistoryRefused, HistoryUnreachable
+from engine.plain_text import masked_url, one_line
+from engine.refusals import retry_after_s
 
-# What the server itself says about bad lines; a 400 without it is a proxy's, and no line's fault.
-_FAULT_OF_LINES: Final = frozenset({"invalid", "unprocessable entity", "request too large"})
-# A header that asks for more than an hour is a mistake, or a day's quota: look again hourly.
-_LONGEST_WAIT_S: Final = 3600.0
+# Codes of 2.x for what only a person can mend: no line is at fault.
+_NOT_OF_LINES: Final = frozenset({"unauthorized", "forbidden", "not found", "method not allowed"})
+# What 2.0 and 1.x say of lines with a status that blames the server.
+_OF_LINES: Final = (
+    "beyond retention policy",
+    "outside retention policy",
+    "field type conflict",
+    "unable to parse",
+    "max-values-per-tag limit exceeded",
+    "max-series-per-database limit exceeded",
+    "invalid column type",
+)
+# A full cache is emptied by time, whatever else the message says.
+_PASSING: Final = ("cache-max-memory", "timeout", "engine is closed", "shard is disabled")
+_SHORT: Final = 300
+
+
+class LineFault(NamedTuple):
+    """A line that the server named: its number in the body from 1, and why."""
+
+    number: int
+    reason: str
 
 
 class Verdict(NamedTuple):
-    """The server's word on a batch: `dropped` is how many of its lines it did not take, if told."""
+    """The server's word on a batch.
+
+    Attributes
+    ----------
+    dropped
+        How many of its lines it did not take; None where it does not say.
+    faults
+        Lines that it named. There may be more that are as bad: 3.x names a hundred at most.
+    is_sure
+        Whether it said that lines are at fault. Else only the lines themselves can tell: the
+        server takes some of them and not others.
+    """
 
     status: int
     reason: str
-    dropped: int | None
+    dropped: int | None = None
+    faults: tuple[LineFault, ...] = ()
+    is_sure: bool = True
 
 
 class _Answer(msgspec.Struct):
-    code: str = ""
-    message: str = ""
+    """The bodies of all versions: 2.x has `code` and `message`, 3.x and 1.x `error`, 3.x `data`."""
+
+    code: Any = ""
+    message: Any = ""
+    error: Any = ""
+    data: Any = None
+
+    @property
+    def text(self) -> str:
+        return next((t for t in (self.message, self.error) if isinstance(t, str) and t), "")
 
 
 def verdict(error: ApiException) -> Verdict | None:
     """Return what the server says of the lines it was sent, None if they are not at fault."""
-    answer = _answer(error)
-    if error.status == 413:
-        return Verdict(413, answer.message or "the body is too large", None)
-    if error.status in (400, 422) and answer.code in _FAULT_OF_LINES:
-        return Verdict(error.status, answer.message, _dropped(answer.message))
+    answer, status = _answer(error), int(error.status or 0)
+    text = answer.text
+    faults = _faults(answer.data)
+    if status == 413:
+        return Verdict(413, text or "the body is too large")
+    if status in (400, 422):
+        # A body without a word of the server is a proxy's, and no line's fault.
+        if (text or faults) and answer.code not in _NOT_OF_LINES:
+            return Verdict(status, text, _dropped(text), faults)
+        return None
+    blames_lines = any(words in text for words in _OF_LINES) or bool(_dropped(text))
+    if status >= 500 and blames_lines and not any(words in text for words in _PASSING):
+        return Verdict(status, text, _dropped(text), faults)
     return None
+
+
+def doubted(error: ApiException) -> Verdict | None:
+    """Return a verdict that is not sure, where the server fails at this body again and again.
+
+    None for what says by its status that the server is away or busy.
+    """
+    if error.status != 500:
+        return None
+    return Verdict(500, _answer(error).text or str(error.reason or ""), is_sure=False)
 
 
 def meaning(error: Exception, *, url: str, bucket: str) -> HistoryError:
     """Return Flatline's error for a request that led to nothing."""
+    where = masked_url(url)
     if not isinstance(error, ApiException) or error.status is None:
-        return HistoryUnreachable(f"InfluxDB at {url} gave no answer: {_short(error)}.")
-    answer = _answer(error)
-    said = f"{error.status} {answer.message or error.reason or ''}".strip()
+        return HistoryUnreachable(f"InfluxDB at {where} gave no answer: {_short(error)}.")
+    said = one_line(f"{error.status} {_answer(error).text or error.reason or ''}".strip())[:_SHORT]
     if error.status == 401:
         return HistoryRefused(
-            f"InfluxDB at {url} does not know this token ({said}): put a valid one where"
+            f"InfluxDB at {where} does not know this token ({said}): put a valid one where"
             " history.influxdb.token_file points, it is read again."
         )
     if error.status in (403, 404):
         return HistoryRefused(
-            f"InfluxDB at {url} has no bucket {bucket!r}, or this token has no right to it"
+            f"InfluxDB at {where} has no bucket {bucket!r}, or this token has no right to it"
             f" ({said}): `flatline history setup` makes both."
         )
+    header = next((v for k, v in (error.headers or {}).items() if k.lower() == "retry-after"), None)
     return HistoryUnreachable(
-        f"InfluxDB at {url} did not do it ({said}).", retry_after_s=_retry_after(error.headers)
+        f"InfluxDB at {where} did not do it ({said}).", retry_after_s=retry_after_s(header)
     )
+
+
+def is_unknown_database(error: ApiException) -> bool:
+    """Return whether a query named a database in a form that this server does not know."""
+    return error.status in (400, 404, 500) and "token" not in _answer(error).text
 
 
 def _answer(error: ApiException) -> _Answer:
     try:
         return msgspec.json.decode(error.body or b"{}", type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _Answer()
+
+
+def _faults(data: object) -> tuple[LineFault, ...]:
+    """Return the lines that 3.x names: a list, or one by itself where it took none."""
+    return tuple(
+        LineFault(item["line_number"], str(item.get("error_message", "")))
+        for item in (data if isinstance(data, list) else [data])
+        if isinstance(item, dict) and isinstance(item.get("line_number"), int)
+    )
 
 
 def _dropped(message: str) -> int | None:
@@ -75,22 +150,7 @@ def _dropped(message: str) -> int | None:
     return int(digits) if found and digits.isdigit() else None
 
 
-def _retry_after(headers: Mapping[str, str] | None) -> float | None:
-    """Return the seconds of `Retry-After`, which are a number or a date (RFC 9110, 10.2.3)."""
-    text = next((v for k, v in (headers or {}).items() if k.lower() == "retry-after"), "").strip()
-    if not text:
-        return None
-    try:
-        wait_s = float(text)
-    except ValueError:
-        try:
-            wait_s = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return None
-    return min(max(0.0, wait_s), _LONGEST_WAIT_S) if wait_s == wait_s else None
-
-
 def _short(error: Exception) -> str:
     if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason is not None:
         error = error.reason
-    return f"{type(error).__name__}: {str(error)[:200]}"
+    return one_line(f"{type(error).__name__}: {str(error)[:200]}")

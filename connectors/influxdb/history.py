@@ -6,7 +6,7 @@ The client's own batching writer is never used: it drops what it could not deliv
 import asyncio
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 import msgspec
 import urllib3
@@ -16,18 +16,38 @@ from influxdb_client.service.write_service import WriteService
 from isal import igzip
 
 from connectors.influxdb.config import BATCH_LINES, InfluxConfig
-from connectors.influxdb.failures import Verdict, meaning, verdict
+from connectors.influxdb.failures import (
+    Verdict,
+    doubted,
+    is_unknown_database,
+    meaning,
+    verdict,
+)
 from connectors.influxdb.influxql import answers, to_influxql
 from connectors.influxdb.lines import Body, Line, WriteLines
-from engine.errors import HistoryRefused, HistoryUnreachable
+from engine.errors import HistoryError, HistoryRefused, HistoryUnreachable
+from engine.plain_text import masked_url
 from engine.ports import Answer, Question, RefusedRow
-from engine.wire.measurement import Bucket
+from engine.wire.measurement import MEASUREMENTS, Bucket
 from engine.wire.points import Points
 
 # isal's first level takes a third of zlib's time for fewer bytes; its second gains nothing.
 _GZIP_LEVEL: Final = 1
 # What a connection breaks with; the client passes them on as they are.
 _BROKEN: Final = (urllib3.exceptions.HTTPError, OSError)
+# After so many failures of the server in a row the lines are tried by themselves: one of them may
+# be what it fails at. A restart that is in trouble gives a few and then none.
+_DOUBTED_AFTER: Final = 5
+# Single lines that fail before any is taken; then it is the server after all.
+_DOUBTED_LINES: Final = 64
+
+
+# How the server finds a bucket: as a retention policy of a database, or as a database.
+_Form = Literal["policy", "database"]
+
+
+class _UnknownDatabase(HistoryRefused):
+    """The server knows no database of this name, or none in this form."""
 
 
 class InfluxHistory:
@@ -44,6 +64,8 @@ class InfluxHistory:
         self._config = config
         self._write_lines = write_lines
         self._client: InfluxDBClient | None = None
+        self._failures = 0
+        self._form: _Form | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -62,8 +84,7 @@ class InfluxHistory:
 
     async def ask(self, question: Question) -> list[Answer]:
         """See `engine.ports.History`."""
-        text = to_influxql(question)
-        return answers(question, await self.query(text))
+        return answers(question, await asyncio.to_thread(self._ask, question))
 
     async def query(self, text: str) -> list[dict[str, Any]]:
         """Return the series that an InfluxQL query gives, times in ns; [] where there are none.
@@ -73,7 +94,33 @@ class InfluxHistory:
         HistoryUnreachable, HistoryRefused
             See `engine.ports.History`; a query that the server does not understand is refused.
         """
-        return await asyncio.to_thread(self._query, text)
+        return await asyncio.to_thread(self._query, text, self._config.database)
+
+    def _ask(self, question: Question) -> list[dict[str, Any]]:
+        """Ask in the form that this server takes, found out by the first question.
+
+        2.x finds a bucket as a retention policy of the database, 3.x as a database.
+        """
+        bucket = MEASUREMENTS[question.measurement].bucket
+        forms: dict[_Form, tuple[str, bool]] = {
+            "policy": (self._config.database, True),
+            "database": (self._config.bucket(bucket), False),
+        }
+        first: HistoryError | None = None
+        for form, (database, has_policy) in forms.items():
+            if self._form not in (None, form):
+                continue
+            text = to_influxql(question, has_policy=has_policy)
+            try:
+                found = self._query(text, database)
+            except _UnknownDatabase as error:
+                first = first or error
+                continue
+            self._form = form
+            return found
+        self._form = None
+        assert first is not None, "a form that is known is tried"
+        raise first
 
     def _connected(self) -> InfluxDBClient:
         if self._client is None:
@@ -90,26 +137,62 @@ class InfluxHistory:
         for bucket, body in bodies(batch, self._write_lines):
             said = self._post(bucket, body.text) if body.text else None
             if said is not None:
-                refused += self._halved(bucket, body.lines(), said)
+                refused += self._without_bad_lines(bucket, body.lines(), said)
         return tuple(refused)
 
-    def _halved(self, bucket: Bucket, lines: list[Line], said: Verdict) -> list[RefusedRow]:
-        """Send what was refused in halves until the bad lines stand alone; return those."""
-        if len(lines) == 1 or (said.status != 413 and said.dropped == len(lines)):
-            reason = f"{said.status} {said.reason}"
-            return [
-                RefusedRow(line.points, line.row, line.text.rstrip(b"\n"), reason) for line in lines
-            ]
+    def _without_bad_lines(
+        self, bucket: Bucket, lines: list[Line], said: Verdict
+    ) -> list[RefusedRow]:
+        """Send what was refused without the lines at fault, and return those.
+
+        Lines that the server names are left out; where it names none, halves are sent until the
+        bad lines stand alone. What it took is sent again, which changes nothing.
+        """
         refused: list[RefusedRow] = []
-        middle = len(lines) // 2
-        for half in (lines[:middle], lines[middle:]):
-            again = self._post(bucket, b"".join(line.text for line in half))
-            if again is not None:
-                refused += self._halved(bucket, half, again)
+        doubted_lines: list[RefusedRow] = []
+        taken, doubting = b"", not said.is_sure
+        # The last is the next: lines keep their order.
+        waiting: list[tuple[list[Line], Verdict]] = [(lines, said)]
+        while waiting:
+            lines, said = waiting.pop()
+            if (bad := _named(lines, said)) is not None:
+                refused += bad
+                if not said.is_sure:
+                    doubted_lines += bad
+                    if not taken and len(doubted_lines) >= _DOUBTED_LINES:
+                        raise self._unsure(said)
+                gone = {(row.points, row.row) for row in bad}
+                halves = [[line for line in lines if (line.points, line.row) not in gone]]
+            else:
+                middle = len(lines) // 2
+                halves = [lines[:middle], lines[middle:]]
+            for half in reversed(halves):
+                body = b"".join(line.text for line in half)
+                again = self._post(bucket, body, doubting=doubting) if half else None
+                if again is not None:
+                    waiting.append((half, again))
+                elif half:
+                    taken = body
+        # Where it failed at lines, it must still take what it took: else it is the server.
+        if doubted_lines and (not taken or self._post(bucket, taken, doubting=True) is not None):
+            raise self._unsure(said)
         return refused
 
-    def _post(self, bucket: Bucket, body: bytes | memoryview) -> Verdict | None:
-        """Write one body; None is acknowledged."""
+    def _unsure(self, said: Verdict) -> HistoryUnreachable:
+        """Return what it means that a server takes no line at all; then it is asked as before."""
+        self._failures = 0
+        return HistoryUnreachable(
+            f"InfluxDB at {masked_url(self._config.url)} takes no row at all ({said.status}"
+            f" {said.reason})."
+        )
+
+    def _post(
+        self, bucket: Bucket, body: bytes | memoryview, *, doubting: bool = False
+    ) -> Verdict | None:
+        """Write one body; None is acknowledged.
+
+        `doubting` holds a failure of the server against the body and not against the server.
+        """
         config = self._config
         service = WriteService(self._connected().api_client)
         try:
@@ -123,44 +206,84 @@ class InfluxHistory:
         except ApiException as error:
             said = verdict(error)
             if said is None:
+                self._failures += 1
+                doubting = doubting or self._failures > _DOUBTED_AFTER
+                said = doubted(error) if doubting else None
+            if said is None:
                 raise self._failed(error, config.bucket(bucket)) from error
             return said
         except _BROKEN as error:
             raise self._failed(error, config.bucket(bucket)) from error
+        self._failures = 0
         return None
 
-    def _failed(self, error: Exception, bucket: str) -> Exception:
+    def _failed(self, error: Exception, bucket: str) -> HistoryError:
         """Return what a failure means; the next try has a new connection and reads the token."""
         self._close()
         return meaning(error, url=self._config.url, bucket=bucket)
 
-    def _query(self, text: str) -> list[dict[str, Any]]:
+    def _query(self, text: str, database: str) -> list[dict[str, Any]]:
         config = self._config
+        # The address carries all of it: 2.x reads a form as well, 3.x the address alone.
+        query = [("db", database), ("epoch", "ns"), ("q", text)]
+        headers = {
+            "Authorization": f"Token {config.read_token()}",
+            "Accept": "application/json",
+        }
         client = self._connected()
+        url = f"{config.url.rstrip('/')}/query"
         try:
-            response = client.api_client.request(
-                "POST",
-                f"{config.url.rstrip('/')}/query",
-                post_params=[("db", config.database), ("epoch", "ns"), ("q", text)],
-                headers={
-                    "Authorization": f"Token {config.read_token()}",
-                    "Content-Type": "application/x-www-form-urlencoded",
-                    "Accept": "application/json",
-                },
-            )
+            response = client.api_client.request("GET", url, query_params=query, headers=headers)
         except ApiException as error:
+            failed: HistoryError = self._failed(error, database)
             if error.status == 400:
-                raise HistoryRefused(
-                    f"InfluxDB does not understand {text!r}: {error.body!r}"
-                ) from error
-            raise self._failed(error, config.database) from error
+                failed = HistoryRefused(f"InfluxDB does not understand {text!r}: {error.body!r}")
+            if is_unknown_database(error):
+                failed = _UnknownDatabase(str(failed))
+            raise failed from error
         except _BROKEN as error:
-            raise self._failed(error, config.database) from error
-        result = msgspec.json.decode(response.data)["results"][0]
+            raise self._failed(error, database) from error
+        result = _result(response.data)
         if "error" in result:
-            # A wrong database, a wrong field type or a server that ran out of time or memory.
-            raise HistoryUnreachable(f"InfluxDB did not answer {text!r}: {result['error']}.")
+            said = f"InfluxDB did not answer {text!r}: {result['error']}."
+            if "not found" in result["error"]:
+                raise _UnknownDatabase(said)
+            # A wrong field type, or a server that ran out of time or memory.
+            raise HistoryUnreachable(said)
         return list(result.get("series", ()))
+
+
+def _named(lines: list[Line], said: Verdict) -> list[RefusedRow] | None:
+    """Return the lines that a verdict leaves no doubt about, None where it names none."""
+    reasons: dict[int, str] = {}
+    if len(lines) == 1 or (said.status != 413 and said.dropped == len(lines)):
+        reasons = dict.fromkeys(range(len(lines)), said.reason)
+    reasons |= {
+        fault.number - 1: fault.reason for fault in said.faults if 1 <= fault.number <= len(lines)
+    }
+    if not reasons:
+        return None
+    return [
+        RefusedRow(
+            lines[place].points,
+            lines[place].row,
+            lines[place].text.rstrip(b"\n"),
+            f"{said.status} {reason or said.reason}",
+        )
+        for place, reason in sorted(reasons.items())
+    ]
+
+
+def _result(body: bytes) -> dict[str, Any]:
+    """Return the one result of an answer, with `error` where it holds none."""
+    try:
+        decoded = msgspec.json.decode(body)
+        if "error" in decoded:
+            return {"error": str(decoded["error"])}
+        result = decoded["results"][0]
+        return {**result, "error": str(result["error"])} if "error" in result else dict(result)
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError):
+        return {"error": f"no answer of InfluxDB: {body[:100]!r}"}
 
 
 def connect(config: InfluxConfig) -> InfluxDBClient:

@@ -6,18 +6,28 @@ from typing import Any, Final
 
 from engine.ports import Answer, Question
 from engine.wire.measurement import MEASUREMENTS
+from engine.wire.points import tag_text
 
 _PLAIN: Final = frozenset({"count", "sum", "mean", "min", "max", "first", "last"})
 _PERCENTILE: Final = re.compile(r"p(\d{1,2})")
 
 
-def to_influxql(question: Question, *, begin: str | None = None, end: str | None = None) -> str:
+def to_influxql(
+    question: Question,
+    *,
+    begin: str | None = None,
+    end: str | None = None,
+    has_policy: bool = True,
+) -> str:
     """Return the query that asks this.
 
     Parameters
     ----------
     begin, end
         What a person writes instead of the question's own bounds, such as `now() - 30d`.
+    has_policy
+        Whether the bucket is a retention policy of the database that is asked, as in 2.x; in 3.x
+        it is the database.
     """
     bucket = MEASUREMENTS[question.measurement].bucket
     selected = ", ".join(
@@ -27,14 +37,15 @@ def to_influxql(question: Question, *, begin: str | None = None, end: str | None
     conditions = [
         f"time >= {begin or question.begin_ns}",
         f"time < {end or question.end_ns}",
-        *(f"\"{tag}\" = '{_quoted(value)}'" for tag, value in question.where.items()),
+        *(f"\"{tag}\" = '{_quoted(tag_text(value))}'" for tag, value in question.where.items()),
     ]
     groups = [f'"{tag}"' for tag in question.group_by]
     if question.every_s is not None:
         groups.insert(0, f"time({question.every_s}s)")
-    text = f'SELECT {selected} FROM "{bucket}"."{question.measurement}" WHERE ' + " AND ".join(
-        conditions
-    )
+    source = f'"{question.measurement}"'
+    if has_policy:
+        source = f'"{bucket}".{source}'
+    text = f"SELECT {selected} FROM {source} WHERE {' AND '.join(conditions)}"
     if groups:
         text += f" GROUP BY {', '.join(groups)}"
     return f"{text} fill(none)" if question.every_s is not None else text

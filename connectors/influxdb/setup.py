@@ -21,6 +21,7 @@ from connectors.influxdb.config import InfluxConfig
 from connectors.influxdb.failures import meaning
 from connectors.influxdb.history import connect
 from engine.errors import HistoryRefused
+from engine.plain_text import masked_url
 from engine.wire.measurement import RETENTION_S
 from engine.wire.measurement import Bucket as BucketName
 
@@ -64,6 +65,12 @@ def set_up(config: InfluxConfig) -> Made:
     try:
         return _set_up(client, config)
     except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
+        if isinstance(error, ApiException) and error.status in (404, 405):
+            raise HistoryRefused(
+                f"{masked_url(config.url)} has not the buckets of InfluxDB 2.x. InfluxDB 3 needs no"
+                " set-up: it makes each database at the first write. Put a token of it where"
+                " history.influxdb.token_file points; how long it keeps rows is its own setting."
+            ) from error
         raise meaning(error, url=config.url, bucket=config.database) from error
     finally:
         client.close()
@@ -72,7 +79,8 @@ def set_up(config: InfluxConfig) -> Made:
 def _set_up(client: InfluxDBClient, config: InfluxConfig) -> Made:
     organisations = client.organizations_api().find_organizations(org=config.org)
     if not organisations:
-        raise HistoryRefused(f"InfluxDB at {config.url} has no organisation {config.org!r}.")
+        where = masked_url(config.url)
+        raise HistoryRefused(f"InfluxDB at {where} has no organisation {config.org!r}.")
     org_id = str(organisations[0].id)
     done: list[str] = []
     ids: dict[BucketName, str] = {}

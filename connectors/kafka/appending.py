@@ -1,21 +1,23 @@
 """Appends to Kafka: idempotent, acknowledged by every in-sync copy, each one checked."""
 
 import asyncio
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
+    MessageSizeTooLargeError,
     ProducerClosed,
+    RecordListTooLargeError,
 )
 
 from connectors.kafka.config import KafkaConfig
 from connectors.kafka.failures import meaning, named
 from connectors.kafka.pacing import Reach
 from connectors.kafka.security import client_settings
-from engine.errors import LogProducerBroken, LogRefused, LogUnreachable
+from engine.errors import LogProducerBroken, LogRefused, LogUnreachable, RecordTooLarge
 from engine.ports import Headers, Position
 
 # Below the broker's message.max.bytes (1,048,588) with room for the batch's own bytes: a batch
@@ -29,6 +31,9 @@ _LINGER_MS: Final = 0
 # Attempts after kill -9 end at once with "connection refused"; two a second are enough.
 _RETRY_MS: Final = 500
 
+# The broker's answers to a batch and the client's own to a record; waiting changes neither.
+_TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
+
 # What a broken producer may still be busy with is of no use to anybody.
 _CLOSE_TIMEOUT_S: Final = 5.0
 
@@ -36,11 +41,17 @@ _log = structlog.get_logger()
 
 
 class Appender:
-    """One producer, made at the first append and made anew whenever it broke."""
+    """A producer for compressed topics and one for the others.
+
+    Each is made at the first append and made anew whenever it broke.
+    """
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
-        self._producer: AIOKafkaProducer | None = None
+        self._plain = frozenset(
+            config.topic_prefix + topic.name for topic in config.topics if not topic.compressed
+        )
+        self._producers: dict[bool, AIOKafkaProducer] = {}
         self._starting = asyncio.Lock()
 
     async def append(
@@ -61,29 +72,60 @@ class Appender:
             Nobody acknowledged it in time; it may yet appear.
         LogRefused
             This principal may not write there.
+        RecordTooLarge
+            The topic takes no record of this size, not even by itself.
         LogProducerBroken
             A broker refused the batch for good, so the record is most likely not there; the next
             append gets a new producer. Seen once in ten outages of a loaded broker, as
             OutOfOrderSequenceNumber for the batch that the outage had interrupted.
         """
         doing = f"appending to {topic}"
-        producer = await self._ready()
+        compressed = topic not in self._plain
+        record = _Record(topic, key, value, headers, partition, time_ms)
+        producer = await self._ready(compressed=compressed)
+        try:
+            return await self._send(producer, record, doing)
+        except _TOO_LARGE as error:
+            # The batch was, with what others sent at the same time; the record may not be.
+            await self._discard(producer)
+            _log.warning("A batch was too large; its records are sent by themselves.", topic=topic)
+            return await self._append_alone(record, doing, compressed=compressed, why=repr(error))
+
+    async def _append_alone(
+        self, record: "_Record", doing: str, *, compressed: bool, why: str
+    ) -> Position:
+        """Append one record through a producer that puts nothing beside it."""
+        producer = await self._started(compressed=compressed, batch_bytes=1)
+        try:
+            return await self._send(producer, record, doing)
+        except _TOO_LARGE as error:
+            size = len(record.key) + len(record.value)
+            raise RecordTooLarge(
+                f"{doing}: a record of {size} bytes is larger than the topic takes ({why}): raise"
+                " max.message.bytes of the topic, as `flatline doctor` says"
+            ) from error
+        finally:
+            await _close(producer)
+
+    async def _send(self, producer: AIOKafkaProducer, record: "_Record", doing: str) -> Position:
         limit_s = self._config.append_timeout_s
         try:
             async with asyncio.timeout(limit_s):
                 acknowledged = await producer.send(
-                    topic,
-                    value,
-                    key=key,
-                    partition=partition,
-                    timestamp_ms=time_ms,
-                    headers=list(headers),
+                    record.topic,
+                    record.value,
+                    key=record.key,
+                    partition=record.partition,
+                    timestamp_ms=record.time_ms,
+                    headers=list(record.headers),
                 )
                 metadata = await acknowledged
         except (TimeoutError, KafkaTimeoutError) as error:
             raise LogUnreachable(
                 f"{doing}: no acknowledgement within {limit_s} s; it may yet appear in the log"
             ) from error
+        except _TOO_LARGE:
+            raise
         except KafkaError as error:
             # Whatever failed a batch of an idempotent producer has used up its sequence number:
             # everything after it would be refused as out of order.
@@ -96,40 +138,55 @@ class Appender:
             ) from error
         return Position(metadata.partition, metadata.offset)
 
-    async def _ready(self) -> AIOKafkaProducer:
+    async def _ready(self, *, compressed: bool) -> AIOKafkaProducer:
         async with self._starting:
-            if self._producer is None:
-                producer = AIOKafkaProducer(
-                    **client_settings(self._config),
-                    acks="all",
-                    enable_idempotence=True,
-                    compression_type="zstd",
-                    max_batch_size=_BATCH_BYTES,
-                    linger_ms=_LINGER_MS,
-                    retry_backoff_ms=_RETRY_MS,
+            if compressed not in self._producers:
+                self._producers[compressed] = await self._started(
+                    compressed=compressed, batch_bytes=_BATCH_BYTES
                 )
-                Reach("producer").calm(producer.client)
-                try:
-                    with named("starting the producer"):
-                        async with asyncio.timeout(self._config.append_timeout_s):
-                            await producer.start()
-                except BaseException:
-                    await _close(producer)
-                    raise
-                self._producer = producer
-            return self._producer
+            return self._producers[compressed]
+
+    async def _started(self, *, compressed: bool, batch_bytes: int) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(
+            **client_settings(self._config),
+            acks="all",
+            enable_idempotence=True,
+            compression_type="zstd" if compressed else None,
+            max_batch_size=batch_bytes,
+            linger_ms=_LINGER_MS,
+            retry_backoff_ms=_RETRY_MS,
+        )
+        Reach("producer").calm(producer.client)
+        try:
+            with named("starting the producer"):
+                async with asyncio.timeout(self._config.append_timeout_s):
+                    await producer.start()
+        except BaseException:
+            await _close(producer)
+            raise
+        return producer
 
     async def _discard(self, producer: AIOKafkaProducer) -> None:
-        if self._producer is producer:
-            self._producer = None
-            _log.warning("The producer was beyond repair and is replaced.")
-            await _close(producer)
+        for compressed, held in tuple(self._producers.items()):
+            if held is producer:
+                del self._producers[compressed]
+                _log.warning("The producer was beyond repair and is replaced.")
+                await _close(producer)
 
     async def close(self) -> None:
-        """Close the producer; what nobody waits for any more may be lost."""
-        producer, self._producer = self._producer, None
-        if producer is not None:
+        """Close the producers; what nobody waits for any more may be lost."""
+        while self._producers:
+            _, producer = self._producers.popitem()
             await _close(producer)
+
+
+class _Record(NamedTuple):
+    topic: str
+    key: bytes
+    value: bytes
+    headers: Headers
+    partition: int | None
+    time_ms: int | None
 
 
 async def _close(producer: AIOKafkaProducer) -> None:

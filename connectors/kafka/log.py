@@ -14,7 +14,7 @@ from connectors.kafka.reading import Reader
 from connectors.kafka.security import probe
 from connectors.kafka.subscription import plain_subscription
 from connectors.kafka.topics import create_topics, partition_counts
-from engine.errors import LogRefused, LogUnreachable
+from engine.errors import LogRefused, LogUnreachable, RecordTooLarge
 from engine.ports import Bounds, Headers, Position, Record, Subscription
 from engine.wire.envelope import MAX_APPEND_BYTES
 
@@ -107,7 +107,7 @@ class KafkaLog:
             self._check(topic, partition)
         size = len(key) + len(value) + sum(len(name) + len(text) for name, text in headers)
         if size > MAX_APPEND_BYTES:
-            raise LogRefused(
+            raise RecordTooLarge(
                 f"a record of {size} bytes for {topic} is over the limit of {MAX_APPEND_BYTES}"
             )
         return await self._appender.append(

@@ -14,6 +14,7 @@ from connectors.kafka.failures import named
 from connectors.kafka.pacing import Reach
 from connectors.kafka.security import client_settings
 from connectors.kafka.topic_ids import topic_ids
+from connectors.kafka.unpacking import install
 from engine.errors import LogUnreachable
 from engine.ports import Bounds, Record
 
@@ -31,6 +32,9 @@ _TAIL_RECORDS: Final = 1000
 _TAIL_WAIT_S: Final = 1.0
 
 _CLOSE_TIMEOUT_S: Final = 5.0
+
+# Faust's consumer reads through it as well; its module imports this one.
+install()
 
 
 def make_consumer(config: KafkaConfig, **settings: object) -> AIOKafkaConsumer:

@@ -36,6 +36,7 @@ def settings_of(topic: Topic, *, replication: int) -> dict[str, str]:
         # The append time is the clock of every reader; a writer's own clock must not be.
         "message.timestamp.type": "LogAppendTime",
         "segment.bytes": str(segment_bytes),
+        "compression.type": "producer" if topic.compressed else "uncompressed",
         # With three copies two must have a record before it counts; with fewer, one can be lost
         # without the log standing still.
         "min.insync.replicas": "2" if replication >= 3 else "1",

@@ -1,19 +1,25 @@
 """One webhook, in the form in which Alertmanager calls webhooks (version 4).
 
 Receivers of pagers, chats and ticket systems understand that form, so that none of them needs
-an adapter of its own here.
+an adapter of its own here. Each call carries one alert, in a group of its own: receivers that
+gather by group keep the VMs and incidents apart. Nothing here ever says that an alert is over.
 """
 
 import asyncio
+import http.client
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from hashlib import blake2b
 from http import HTTPStatus
 from typing import Final
 
-from engine.errors import NotifierUnreachable
+from engine.errors import NotifierRefused, NotifierUnreachable
+from engine.plain_text import masked_url, one_line, without_secrets
 from engine.ports import Notice
+from engine.refusals import is_permanent, retry_after_s
 
 # A receiver that takes longer is one that does not answer; the notice is sent again.
 TIMEOUT_S: Final = 10.0
@@ -32,6 +38,8 @@ class Webhook:
 
     def __init__(self, url: str, *, token: str | None = None) -> None:
         self._url = url
+        self._token = token
+        self._where = f"The webhook {masked_url(url)}"
         self._headers = {"Content-Type": "application/json", "User-Agent": "flatline"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -43,31 +51,51 @@ class Webhook:
         Raises
         ------
         NotifierUnreachable
-            No answer within 10 s, or one that is not 2xx.
+            No answer within 10 s, or one that blames the receiver or the moment.
+        NotifierRefused
+            An answer that blames the notice (4xx but 408, 425 and 429, or a redirect).
         """
         await asyncio.to_thread(self._post, json.dumps(payload(notice)).encode())
 
     def _post(self, body: bytes) -> None:
-        request = urllib.request.Request(self._url, body, self._headers, method="POST")
+        asked = None
         try:
+            request = urllib.request.Request(self._url, body, self._headers, method="POST")
             with self._opener.open(request, timeout=TIMEOUT_S) as answer:
                 status = answer.status
         except urllib.error.HTTPError as error:
             with error:
-                status = error.code
-        except (OSError, ValueError) as error:
-            raise NotifierUnreachable(f"The webhook {self._url} cannot be reached: {error}.") from (
-                error
-            )
-        if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
-            raise NotifierUnreachable(f"The webhook {self._url} answered {status}.")
+                status, asked = error.code, error.headers.get("Retry-After")
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            # What is no error of the network quotes the address or the token it was given.
+            said = str(error) if isinstance(error, OSError) else ""
+            said = one_line(without_secrets(said, self._url, self._token))
+            raise NotifierUnreachable(
+                f"{self._where} cannot be reached: {said or type(error).__name__}."
+            ) from None
+        if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+            return
+        if is_permanent(status):
+            raise NotifierRefused(f"{self._where} answered {status}.")
+        raise NotifierUnreachable(
+            f"{self._where} answered {status}.",
+            retry_after_s=retry_after_s(asked),
+            has_answered=True,
+        )
 
 
 def payload(notice: Notice) -> dict[str, object]:
     """Return a notice as Alertmanager would post it."""
-    labels = {**notice.labels, "alertname": notice.name, "severity": notice.severity}
+    labels = {
+        **{name: one_line(value) for name, value in notice.labels.items()},
+        "alertname": notice.name,
+        "severity": notice.severity,
+    }
     started = datetime.fromtimestamp(notice.time_ms / 1000, UTC).isoformat(timespec="milliseconds")
-    annotations = {"summary": notice.sentence}
+    annotations = {"summary": one_line(notice.sentence)}
+    own = {name: labels[name] for name in sorted(labels) if name != "severity"}
+    # What several rules say of one incident belongs together.
+    group = {n: v for n, v in own.items() if n != "rule" or "incident" not in own}
     alert = {
         "status": "firing",
         "labels": labels,
@@ -75,17 +103,21 @@ def payload(notice: Notice) -> dict[str, object]:
         "startsAt": started,
         "endsAt": "0001-01-01T00:00:00Z",
         "generatorURL": "",
-        "fingerprint": "/".join((notice.name, *(v for _, v in sorted(notice.labels.items())))),
+        "fingerprint": blake2b(_joined(own).encode(), digest_size=8).hexdigest(),
     }
     return {
         "version": "4",
         "status": "firing",
         "receiver": "flatline",
-        "groupKey": f"{{}}:{{alertname={json.dumps(notice.name)}}}",
+        "groupKey": f"{{}}:{{{_joined(group)}}}",
         "truncatedAlerts": 0,
-        "groupLabels": {"alertname": notice.name},
+        "groupLabels": group,
         "commonLabels": labels,
         "commonAnnotations": annotations,
         "externalURL": "",
         "alerts": [alert],
     }
+
+
+def _joined(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={json.dumps(value)}" for name, value in labels.items())

@@ -7,6 +7,7 @@ from typing import Final
 
 from engine.ports import Question
 from engine.wire.measurement import MEASUREMENTS, Measurement
+from engine.wire.points import tag_text
 
 _TYPES: Final = {"float": "DOUBLE", "integer": "BIGINT", "text": "VARCHAR"}
 _CALLS: Final = {
@@ -67,7 +68,7 @@ def to_sql(question: Question, partitions: Sequence[Sequence[Path]]) -> str:
     conditions = [
         f"time >= {question.begin_ns}",
         f"time < {question.end_ns}",
-        *(f"\"{tag}\" = '{_quoted(value)}'" for tag, value in question.where.items()),
+        *(f"\"{tag}\" = '{_quoted(tag_text(value))}'" for tag, value in question.where.items()),
     ]
     text = (
         f"SELECT {', '.join([*tags, f'{moment} AS moment', *selected])}"

@@ -13,10 +13,22 @@ from typing import Final
 
 import structlog
 
-from engine.errors import HypervisorUnreachable, LogProducerBroken, LogUnreachable
+from engine.errors import (
+    HypervisorUnreachable,
+    LogProducerBroken,
+    LogUnreachable,
+    RecordTooLarge,
+)
 from engine.ports import Clock, Hypervisor, Log, NodeSample
 from engine.roles import instruments
-from engine.roles.framing import Buffer, CollectConfig, Content, InventoryWatch, Source
+from engine.roles.framing import (
+    Buffer,
+    CollectConfig,
+    Content,
+    EncodedFrame,
+    InventoryWatch,
+    Source,
+)
 from engine.roles.health import Health, told
 from engine.wire.frame import Event, InventoryItem, VmRows
 from engine.wire.topics import FRAMES
@@ -279,6 +291,9 @@ class Collector:
         while (frame := await self._buffer.take()) is not None:
             try:
                 await log.append(FRAMES.name, key=key, value=frame.value)
+            except RecordTooLarge as error:
+                self._cut_smaller(frame, str(error))
+                continue
             except BaseException:
                 # It may stand in the log or not; the engine knows a frame it has by its
                 # source and sequence, so twice is harmless and missing is not.
@@ -287,3 +302,16 @@ class Collector:
             self._health.progress("log")
             instruments.FRAMES_SENT.labels(config.node).inc()
             instruments.SAMPLES_SENT.labels(config.node).inc(frame.rows)
+
+    def _cut_smaller(self, frame: EncodedFrame, why: str) -> None:
+        """Let frames that wait be sent in pieces that the log takes."""
+        _log.warning(
+            "The log takes no frame of this size; frames are cut smaller from now on.",
+            node=self._config.node,
+            bytes=len(frame.value),
+            reason=why,
+        )
+        # What is given up because it cannot be cut may have been the only copy of an item.
+        self._inventory.forget()
+        for piece in self._source.cut_smaller(frame, self._buffer.take_all()):
+            self._buffer.put(piece)

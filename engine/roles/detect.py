@@ -17,6 +17,7 @@ from engine.detection.partition import Output, Partition
 from engine.detection.snapshot import encode_manifest, take_snapshot
 from engine.ports import Clock, Delivery, Log, Record, Subscription
 from engine.roles import instruments
+from engine.roles.appending import append_or_give_up
 from engine.roles.generations import append_generation, load
 from engine.roles.health import Health
 from engine.wire.frame import Frame, Header, VmRows, encode_frame
@@ -149,8 +150,8 @@ class Detector:
             held.saved_ms = held.state.time_ms
 
     async def _append(self, output: Output) -> None:
-        await self._log.append(
-            output.topic, key=output.key, value=output.value, headers=output.headers
+        await append_or_give_up(
+            self._log, output.topic, key=output.key, value=output.value, headers=output.headers
         )
         alert = output.alert
         if alert is None:
@@ -205,15 +206,17 @@ class Detector:
     async def _save(self, subscription: Subscription, number: int, held: _Held) -> None:
         """Write one whole generation, then let a successor start at the one before it."""
         chunks, manifest = take_snapshot(held.state)
-        await append_generation(
+        # One that cannot be saved is tried again when the next one is due.
+        held.saved_ms = held.state.time_ms
+        if not await append_generation(
             self._log,
             number,
             group=self._config.group,
             generation=manifest.generation,
             chunks=chunks,
             manifest=encode_manifest(manifest),
-        )
-        held.saved_ms = held.state.time_ms
+        ):
+            return
         held.generations = [*held.generations[-1:], manifest.next_offset]
         if len(held.generations) == 2:
             await subscription.commit({number: held.generations[0]})

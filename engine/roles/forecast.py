@@ -15,6 +15,7 @@ from engine.capacity.foretell import Foretelling, compile_kernels
 from engine.capacity.foretell_state import restore_state, take_state
 from engine.ports import Clock, Delivery, Log, Subscription
 from engine.roles import instruments
+from engine.roles.appending import append_or_give_up
 from engine.roles.generations import append_generation, newest_state
 from engine.roles.health import Health
 from engine.wire.topics import FORECASTER, FRAMES
@@ -87,8 +88,10 @@ class Foreteller:
                     if held is None:
                         continue
                     for output in held.state.fold(record):
-                        await self._log.append(output.topic, key=output.key, value=output.value)
-                        instruments.FORECASTS.inc()
+                        if await append_or_give_up(
+                            self._log, output.topic, key=output.key, value=output.value
+                        ):
+                            instruments.FORECASTS.inc()
                     held.saved_ms = held.saved_ms or held.state.time_ms
                 await self._save_due(subscription)
                 self._health.progress("forecast")
@@ -133,7 +136,9 @@ class Foreteller:
     async def _save(self, subscription: Subscription, number: int, held: _Held) -> None:
         """Write one whole generation, then let a successor start at the one before it."""
         taken = take_state(held.state)
-        await append_generation(
+        # One that cannot be saved is tried again when the next one is due.
+        held.saved_ms = held.state.time_ms
+        if not await append_generation(
             self._log,
             number,
             group=self._config.group,
@@ -141,8 +146,8 @@ class Foreteller:
             chunks=taken.chunks,
             manifest=taken.manifest,
             topic=FORECASTER,
-        )
-        held.saved_ms = held.state.time_ms
+        ):
+            return
         held.generations = [*held.generations[-1:], held.state.next_offset]
         if len(held.generations) == 2:
             await subscription.commit({number: held.generations[0]})

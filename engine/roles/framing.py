@@ -5,15 +5,18 @@ Nothing here waits for the log or asks the hypervisor; `engine.roles.collect` do
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 import numpy as np
 import structlog
+from msgspec.structs import replace
 
 from engine.roles import instruments
 from engine.wire import limits, vcpus
+from engine.wire.envelope import MAX_RECORD_BYTES
 from engine.wire.frame import (
     Event,
     Frame,
@@ -21,6 +24,7 @@ from engine.wire.frame import (
     InventoryItem,
     PoolSample,
     VmRows,
+    decode_frame,
     encode_frame,
 )
 
@@ -81,6 +85,7 @@ class Source:
         self._config = config
         self._run = run
         self._sequence = 0
+        self._limit_bytes = MAX_RECORD_BYTES
         self._events_total = 0
         self._events: list[Event] = []
 
@@ -123,14 +128,42 @@ class Source:
             node=content.node if index == 0 else {},
             pools=content.pools if index == 0 else (),
         )
+        return self._numbered(frame)
+
+    def cut_smaller(
+        self, refused: EncodedFrame, behind: Sequence[EncodedFrame]
+    ) -> list[EncodedFrame]:
+        """Return what a frame says that the log will never take, and those behind it, in pieces.
+
+        Pieces are numbered on from the refused frame, so that the engine sees no gap: nothing
+        behind it was sent yet. Frames made from now on are as small; what cannot be cut any
+        further is given up.
+        """
+        self._limit_bytes = min(self._limit_bytes, len(refused.value) - 1)
+        self._sequence = refused.sequence
+        return [
+            EncodedFrame(frame.header.sequence, old.since_ns, len(frame.rows), value)
+            for old in (refused, *behind)
+            for frame, value in self._numbered(decode_frame(old.value))
+        ]
+
+    def _numbered(self, frame: Frame) -> list[tuple[Frame, bytes]]:
+        """Return a frame under the next number, in as many pieces as the log's limit asks for."""
+        frame = replace(frame, header=replace(frame.header, sequence=self._sequence))
         try:
             value = encode_frame(frame)
+            why = f"{len(value)} bytes, the log takes {self._limit_bytes}"
         except ValueError as error:
-            _log.error("A frame could not be written and is given up.", why=str(error))
+            value, why = None, str(error)
+        if value is not None and len(value) <= self._limit_bytes:
+            self._sequence += 1
+            return [(frame, value)]
+        halves = _halves(frame)
+        if halves is None:
+            _log.error("A frame could not be written and is given up.", why=why)
             instruments.FRAMES_DROPPED.labels(self._config.node, "oversized").inc()
             return []
-        self._sequence += 1
-        return [(frame, value)]
+        return [piece for half in halves for piece in self._numbered(half)]
 
     def _header(self, content: Content) -> Header:
         config = self._config
@@ -146,6 +179,42 @@ class Source:
             mono_ns=content.mono_ns,
             interval_ms=round(config.interval_s * 1000),
         )
+
+
+def _halves(frame: Frame) -> tuple[Frame, Frame] | None:
+    """Return what a frame says as two, None where it says one thing only."""
+    rows, events, inventory = frame.rows, frame.events, frame.inventory
+    if len(rows) > 1 or len(events) > 1 or len(inventory) > 1:
+        row, event, item = (-(-len(part) // 2) for part in (rows, events, inventory))
+        return (
+            replace(
+                frame,
+                rows=rows.select(slice(0, row)),
+                events=events[:event],
+                inventory=inventory[:item],
+            ),
+            replace(
+                frame,
+                rows=rows.select(slice(row, len(rows))),
+                events=events[event:],
+                inventory=inventory[item:],
+                node={},
+                pools=(),
+            ),
+        )
+    # One VM, and what is told of it or of its node.
+    if sum(map(bool, (len(rows), events, inventory, frame.node or frame.pools))) > 1:
+        first = replace(frame, events=(), inventory=())
+        second = replace(frame, rows=VmRows.empty(), node={}, pools=())
+        if not (events or inventory):
+            first, second = (
+                replace(first, node={}, pools=()),
+                replace(frame, rows=VmRows.empty(), events=(), inventory=()),
+            )
+        elif not (len(rows) or frame.node or frame.pools):
+            first, second = replace(frame, inventory=()), replace(frame, events=())
+        return first, second
+    return None
 
 
 def row_cuts(rows: VmRows) -> list[slice]:
@@ -283,6 +352,13 @@ class Buffer:
         self._frames.appendleft(frame)
         self._count(len(frame.value))
         self._filled.set()
+
+    def take_all(self) -> list[EncodedFrame]:
+        """Return all frames, oldest first, and hold none."""
+        frames = list(self._frames)
+        self._frames.clear()
+        self._count(-sum(len(frame.value) for frame in frames))
+        return frames
 
     async def take(self) -> EncodedFrame | None:
         """Return the oldest frame as soon as there is one, None when closed and empty."""

@@ -8,8 +8,9 @@ import structlog
 from engine.detection.configuration import CONTINUED, Configuration, configuration_hash
 from engine.detection.partition import Partition
 from engine.detection.snapshot import Manifest, decode_manifest, restore
-from engine.errors import SnapshotDamaged
+from engine.errors import RecordTooLarge, SnapshotDamaged
 from engine.ports import Headers, Log, Record
+from engine.roles import instruments
 from engine.wire.topics import SNAPSHOTS, Topic
 
 CHUNK: Final = b"chunk"
@@ -116,16 +117,34 @@ async def append_generation(
     chunks: Sequence[bytes],
     manifest: bytes,
     topic: Topic = SNAPSHOTS,
-) -> None:
-    """Make one generation of a group's state stand in the log, its manifest last."""
+) -> bool:
+    """Make one generation of a group's state stand in the log, its manifest last.
+
+    Returns
+    -------
+    bool
+        Whether it stands there. The log may never take a record of its size: the state is then
+        told as unsaved and the role goes on, to read more again after a restart.
+    """
     for index, chunk in enumerate((*chunks, manifest)):
-        await log.append(
-            topic.name,
-            key=MANIFEST if index == len(chunks) else CHUNK,
-            value=chunk,
-            headers=headers_of(group, generation, index),
-            partition=partition,
-        )
+        try:
+            await log.append(
+                topic.name,
+                key=MANIFEST if index == len(chunks) else CHUNK,
+                value=chunk,
+                headers=headers_of(group, generation, index),
+                partition=partition,
+            )
+        except RecordTooLarge as error:
+            instruments.RECORDS_GIVEN_UP.labels(topic.name, "oversized").inc()
+            _log.error(
+                "The state cannot be saved; a restart reads all frames since the last one.",
+                topic=topic.name,
+                partition=partition,
+                reason=str(error),
+            )
+            return False
+    return True
 
 
 async def stored_generations(

@@ -63,6 +63,11 @@ RECORDS_UNSAID: Final = Counter(
     "Records that still waited for the log when their planner or agent ended.",
     ["topic"],
 )
+RECORDS_GIVEN_UP: Final = Counter(
+    "flatline_records_given_up_total",
+    "Records that the log will never take, by topic and reason; their beginning is in rejected.",
+    ["topic", "reason"],
+)
 ORDERS_GIVEN: Final = Counter(
     "flatline_plan_orders_total",
     "Orders that this planner appended.",
@@ -123,6 +128,7 @@ HISTORY_HOURS: Final = Counter(
 )
 NOTICES: Final = Counter(
     "flatline_notices_total",
-    "What people were to hear, by what became of it: sent, failed (and tried again), too_old.",
+    "What people were to hear, by what became of it: sent, failed (and tried again), refused (and"
+    " written to the journal), too_old.",
     ["result"],
 )

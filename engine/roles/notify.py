@@ -1,17 +1,24 @@
 """The loop that tells people: what the journal marks for them, and that somebody would.
 
+A page that the receiver will never take is written to the journal with the reason and passed
+over; one that fails for the moment is sent again, and those behind it are told meanwhile.
 `FlatlineAlive` fires all the time, so that its absence is the alarm of last resort: it is
 sent only while the log can be read.
 """
 
 import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
-from engine.errors import NotifierUnreachable, RecordRejected
-from engine.ports import Clock, Log, Notice, Notifier
+import structlog
+
+from engine.errors import NotifierRefused, NotifierUnreachable, RecordRejected
+from engine.ports import Clock, Log, Notice, Notifier, Record
+from engine.refusals import Backoff
 from engine.roles import instruments
 from engine.roles.health import Health
-from engine.roles.outbox import PAGE
+from engine.roles.outbox import PAGE, Journal, Outbox
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.topics import JOURNAL
 
@@ -27,20 +34,62 @@ _MAX_RECORDS: Final = 500
 _POLL_S: Final = 1.0
 _FIRST_BACKOFF_S: Final = 1.0
 _LAST_BACKOFF_S: Final = 30.0
+# Pages of an hour in a storm; beyond it nothing is read until some are told or too old.
+_MOST_WAITING: Final = 1000
+# Each failure may take as long as the receiver is waited for; the log and the probes wait too.
+_FAILURES_A_PASS: Final = 3
+# What the journal is told at the end may take this long.
+_LEAVE_S: Final = 2.0
+
+SENTENCES: Final = {"page_refused": "{why} People were not told: {sentence}"}
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Page:
+    """A notice that was not taken over yet, and the record it came from."""
+
+    notice: Notice
+    partition: int
+    offset: int
+    backoff: Backoff
+    due_ns: int = 0
 
 
 class Notifying:
-    """Reads the journal for its group and sends what a person must hear, until cancelled."""
+    """Reads the journal for its group and sends what a person must hear, until cancelled.
+
+    Parameters
+    ----------
+    writer
+        Names this role's own chain in the journal: what could not be told stands there.
+    """
 
     def __init__(
-        self, *, log: Log, notifier: Notifier, site: str, clock: Clock, health: Health
+        self,
+        *,
+        log: Log,
+        notifier: Notifier,
+        site: str,
+        clock: Clock,
+        health: Health,
+        writer: str = "notify",
     ) -> None:
         self._log = log
         self._notifier = notifier
         self._site = site
         self._clock = clock
         self._health = health
+        self._outbox = Outbox(log, health=health)
+        self._journal = Journal(self._outbox, clock=clock, writer=writer, cell=site)
+        self._waiting: list[_Page] = []
+        self._next: dict[int, int] = {}
+        self._committed: dict[int, int] = {}
         self._alive_ms: int | None = None
+        # Until then the receiver is left alone: it gave no answer, or asked for it.
+        self._away_ns = 0
+        self._backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
 
     async def run(self) -> None:
         """Tell until cancelled.
@@ -50,57 +99,131 @@ class Notifying:
         LogError
             The log refused or went away; whoever runs this opens it anew.
         """
+        saying = asyncio.create_task(self._outbox.run())
+        telling = asyncio.create_task(self._tell_for_ever())
+        try:
+            done, _ = await asyncio.wait({saying, telling}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            telling.cancel()
+            await asyncio.wait({telling})
+            if not saying.done():
+                await self._outbox.emptied(within_s=_LEAVE_S)
+            saying.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await saying
+
+    async def _tell_for_ever(self) -> None:
+        generation = -1
         async with self._log.subscribe(JOURNAL.name, group=GROUP) as journal:
             while True:
-                delivery = await journal.poll(max_records=_MAX_RECORDS, wait_s=_POLL_S)
-                next_offsets: dict[int, int] = {}
+                has_room = len(self._waiting) < _MOST_WAITING
+                delivery = await journal.poll(
+                    max_records=_MAX_RECORDS if has_room else 0, wait_s=_POLL_S
+                )
+                if delivery.generation != generation:
+                    # What was not told and committed is read again by whoever holds it now.
+                    generation = delivery.generation
+                    self._waiting, self._next, self._committed = [], {}, {}
                 for record in delivery.records:
-                    await self._told(record.value)
-                    next_offsets[record.partition] = record.offset + 1
-                if next_offsets:
+                    self._take(record)
+                await self._send_due()
+                if done := self._done():
                     # Only now: what was sent and not noted is sent again, never left out.
-                    await journal.commit(next_offsets)
+                    await journal.commit(done)
+                    self._committed |= done
                 await self._say_alive()
                 self._health.progress("notify")
                 await asyncio.sleep(0)
 
-    async def _told(self, value: bytes) -> None:
+    def _take(self, record: Record) -> None:
+        """Keep what a record has to tell."""
+        self._next[record.partition] = record.offset + 1
         try:
-            entry = decode_entry(value)
+            entry = decode_entry(record.value)
         except RecordRejected:
             return  # `audit verify` is who finds damage in the journal
-        if entry.detail.get(PAGE) != "yes":
-            return
-        if self._clock.now_ms() - entry.time_ms > MAX_AGE_MS:
-            instruments.NOTICES.labels("too_old").inc()
-            return
-        await self._send(notice_of(entry, site=self._site))
+        if entry.detail.get(PAGE) == "yes":
+            notice = notice_of(entry, site=self._site)
+            backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
+            self._waiting.append(_Page(notice, record.partition, record.offset, backoff))
+
+    def _done(self) -> dict[int, int]:
+        """Return, by partition, the offset before which everything is settled, where it moved."""
+        first = dict(self._next)
+        for page in self._waiting:
+            first[page.partition] = min(first[page.partition], page.offset)
+        return {number: at for number, at in first.items() if at != self._committed.get(number)}
+
+    async def _send_due(self) -> None:
+        """Try what is due; one that fails lets those behind it go on."""
+        failures = 0
+        # What was never tried comes first, or many that fail would hold up the rest.
+        for page in sorted(self._waiting, key=lambda page: page.due_ns):
+            if failures >= _FAILURES_A_PASS or self._clock.mono_ns() < self._away_ns:
+                break
+            if page.due_ns > self._clock.mono_ns():
+                continue
+            if self._clock.now_ms() - page.notice.time_ms > MAX_AGE_MS:
+                instruments.NOTICES.labels("too_old").inc()
+                self._waiting.remove(page)
+            elif (pause_ns := await self._send(page.notice, page.backoff)) is None:
+                self._waiting.remove(page)
+            else:
+                failures += 1
+                page.due_ns = self._clock.mono_ns() + pause_ns
+        if not self._waiting and self._clock.mono_ns() >= self._away_ns:
+            self._health.done("webhook")
 
     async def _say_alive(self) -> None:
         now_ms = self._clock.now_ms()
+        if self._clock.mono_ns() < self._away_ns:
+            return
         if self._alive_ms is not None and 0 <= now_ms - self._alive_ms < ALIVE_EVERY_MS:
             return
-        self._alive_ms = now_ms
         sentence = "Flatline reads its log and would tell you. This fires all the time."
-        await self._send(
-            Notice(ALIVE, "none", sentence, time_ms=now_ms, labels={"site": self._site})
-        )
+        notice = Notice(ALIVE, "none", sentence, time_ms=now_ms, labels={"site": self._site})
+        if (pause_ns := await self._send(notice, self._backoff)) is None:
+            self._alive_ms = now_ms
+        else:
+            self._away_ns = max(self._away_ns, self._clock.mono_ns() + pause_ns)
 
-    async def _send(self, notice: Notice) -> None:
-        """Send until it is taken over: people hear late rather than never."""
-        backoff_s = _FIRST_BACKOFF_S
-        while True:
-            try:
-                await self._notifier.send(notice)
-            except NotifierUnreachable as error:
-                instruments.NOTICES.labels("failed").inc()
-                self._health.waiting("webhook", f"{error} Trying again in {backoff_s:g} s.")
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, _LAST_BACKOFF_S)
-                continue
+    async def _send(self, notice: Notice, backoff: Backoff) -> int | None:
+        """Send a notice; None if that settled it, else after how many ns to try again."""
+        try:
+            await self._notifier.send(notice)
+        except NotifierRefused as error:
+            instruments.NOTICES.labels("refused").inc()
+            self._note_refusal(notice, str(error))
+        except NotifierUnreachable as error:
+            instruments.NOTICES.labels("failed").inc()
+            pause_ns = round(backoff.failed(error.retry_after_s) * 1e9)
+            if not error.has_answered or error.retry_after_s is not None:
+                self._away_ns = self._clock.mono_ns() + pause_ns
+            self._health.waiting("webhook", f"{error} Trying again.")
+            return pause_ns
+        else:
             instruments.NOTICES.labels("sent").inc()
-            self._health.done("webhook")
+        backoff.worked()
+        self._away_ns = 0
+        return None
+
+    def _note_refusal(self, notice: Notice, why: str) -> None:
+        """Write down that nobody heard of something, and why."""
+        if notice.name == ALIVE:
+            # Once a minute: its absence is what the receiver's side notices.
+            _log.error("The webhook refuses the heartbeat.", reason=why)
             return
+        about = notice.labels
+        self._journal.write(
+            "refusal",
+            SENTENCES["page_refused"].format(why=why, sentence=notice.sentence),
+            incident=about.get("incident"),
+            vm=about.get("vm"),
+            cell=about.get("cell"),
+            detail={"rule": "notify.page_refused"},
+        )
 
 
 def notice_of(entry: JournalEntry, *, site: str) -> Notice:

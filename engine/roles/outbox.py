@@ -9,9 +9,12 @@ from typing import Final
 import structlog
 
 from engine.action.chain import Head, extend
-from engine.errors import LogProducerBroken, LogUnreachable
+from engine.errors import LogProducerBroken, LogUnreachable, RecordTooLarge
+from engine.plain_text import one_line
 from engine.ports import Clock, Headers, Log, Record
+from engine.refusals import Backoff
 from engine.roles import instruments
+from engine.roles.appending import give_up
 from engine.roles.health import Health
 from engine.wire.journal import EntryKind, encode_entry
 from engine.wire.rejected import encode_rejected, rejected_key
@@ -77,23 +80,28 @@ class Outbox:
             )
 
     async def _append_for_ever(self) -> None:
-        backoff_s = _FIRST_BACKOFF_S
+        backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
         while True:
             await self._filled.wait()
             topic, key, value, headers = self._waiting[0]
+            given_up: bytes | None = None
             try:
                 await self._log.append(topic, key=key, value=value, headers=headers)
             except (LogUnreachable, LogProducerBroken) as error:
                 # The adapter builds a new producer; what was said twice is told by its id.
-                self._health.waiting("outbox", f"{error} Trying again in {backoff_s:g} s.")
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, _LAST_BACKOFF_S)
+                pause_s = backoff.failed()
+                self._health.waiting("outbox", f"{error} Trying again in {pause_s:g} s.")
+                await asyncio.sleep(pause_s)
                 continue
-            if backoff_s != _FIRST_BACKOFF_S:
+            except RecordTooLarge as error:
+                given_up = give_up(topic, key, value, str(error))
+            if backoff.has_failed:
                 self._health.progress("outbox")
                 self._health.done("outbox")
-                backoff_s = _FIRST_BACKOFF_S
+                backoff.worked()
             self._waiting.popleft()
+            if given_up is not None and topic != REJECTED.name:
+                self.put(REJECTED.name, key=rejected_key(key), value=given_up)
             if not self._waiting:
                 self._filled.clear()
                 self._empty.set()
@@ -129,6 +137,9 @@ class Journal:
         page: bool = False,
     ) -> None:
         """Add one entry; `page` marks what a person must hear of (`engine.roles.notify`)."""
+        # A sentence may name a tenant, a pool or a VM as its owner wrote it.
+        plain = {name: one_line(text) for name, text in (detail or {}).items()}
+        sentence = one_line(sentence)
         self.head, entry = extend(
             self.head,
             time_ms=self._clock.now_ms(),
@@ -138,7 +149,7 @@ class Journal:
             step=step,
             vm=vm,
             cell=cell,
-            detail={**(detail or {}), PAGE: "yes"} if page else detail,
+            detail={**plain, PAGE: "yes"} if page else plain,
         )
         key = (cell or self._cell).encode()
         self._outbox.put(JOURNAL.name, key=key, value=encode_entry(entry))
@@ -181,22 +192,22 @@ async def follow(
     LogError
         The log refused; while it is unreachable this waits and reads on where it stopped.
     """
-    what, backoff_s = f"{topic}/{partition}", _FIRST_BACKOFF_S
+    what, backoff = f"{topic}/{partition}", Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
     while True:
         try:
             async with log.tail(topic, partition, offset=offset) as batches:
                 async for records in batches:
-                    if backoff_s != _FIRST_BACKOFF_S:
+                    if backoff.has_failed:
                         health.progress(what)
                         health.done(what)
-                        backoff_s = _FIRST_BACKOFF_S
+                        backoff.worked()
                     for record in records:
                         await deliver(record)
                         offset = record.offset + 1
         except LogUnreachable as error:
-            health.waiting(what, f"{error} Trying again in {backoff_s:g} s.")
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, _LAST_BACKOFF_S)
+            pause_s = backoff.failed()
+            health.waiting(what, f"{error} Trying again in {pause_s:g} s.")
+            await asyncio.sleep(pause_s)
 
 
 @contextmanager

@@ -18,7 +18,9 @@ from engine.capacity.rows import action_points, alert_points, forecast_points, s
 from engine.capacity.state import restore, take_state
 from engine.errors import HistoryError, HistoryUnreachable, RecordRejected
 from engine.ports import Clock, Delivery, History, Log, Record, RefusedRow, Subscription
+from engine.refusals import Backoff
 from engine.roles import instruments
+from engine.roles.appending import append_or_give_up
 from engine.roles.generations import append_generation, newest_state
 from engine.roles.health import Health, told
 from engine.wire.frame import decode_frame
@@ -205,17 +207,15 @@ class _Stream:
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T | None:
         """Try for ever; None where the partitions were given to somebody else meanwhile."""
-        backoff_s = _FIRST_BACKOFF_S
+        backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
         while True:
             try:
                 found = await self._kept_alive(call)
             except HistoryError as error:
                 instruments.HISTORY_FAILURES.labels(type(error).__name__).inc()
                 asked_s = error.retry_after_s if isinstance(error, HistoryUnreachable) else None
-                wait_s = backoff_s if asked_s is None else max(asked_s, _FIRST_BACKOFF_S)
-                if not await self._wait(wait_s, f"{told(error)} Trying again."):
+                if not await self._wait(backoff.failed(asked_s), f"{told(error)} Trying again."):
                     return None
-                backoff_s = min(2 * backoff_s, _LAST_BACKOFF_S)
                 continue
             self._health.progress(self._part)
             return found
@@ -252,7 +252,8 @@ class _Stream:
         """Keep what the history cannot hold, with the reason."""
         instruments.HISTORY_REJECTED.labels(reason).inc()
         _log.warning("The history does not take this.", topic=record.topic, reason=detail[:500])
-        await self._log.append(
+        await append_or_give_up(
+            self._log,
             REJECTED.name,
             key=record.key or b"-",
             value=encode_rejected(
@@ -359,15 +360,17 @@ class _Frames(_Stream):
             if fold.time_ms - self._saved_ms[number] < every_ms and self._saved_ms[number]:
                 continue
             taken = take_state(fold)
-            await append_generation(
+            # One that cannot be saved is tried again when the next one is due.
+            self._saved_ms[number] = fold.time_ms
+            if not await append_generation(
                 self._log,
                 number,
                 group=self._config.group,
                 generation=taken.name,
                 chunks=taken.chunks,
                 manifest=taken.manifest,
-            )
-            self._saved_ms[number] = fold.time_ms
+            ):
+                continue
             kept = [*self._committed[number][-1:], fold.next_offset]
             self._committed[number] = kept
             # As with the engine: two generations are kept, the older one's offset is committed.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from engine.action import admit, ledger, look, ordering, state, storm, target
-from engine.roles import calling, marks
+from engine.roles import calling, marks, notify
 
 _PARTS: Final[Mapping[str, Mapping[str, str]]] = {
     "admit": admit.SENTENCES,
@@ -19,6 +19,7 @@ _PARTS: Final[Mapping[str, Mapping[str, str]]] = {
     "storm": storm.SENTENCES,
     "target": target.SENTENCES,
     "act": {**marks.SENTENCES, **calling.SENTENCES},
+    "notify": notify.SENTENCES,
 }
 
 SENTENCES: Final[Mapping[str, str]] = {

@@ -40,7 +40,7 @@ class Series:
         sizes = {len(values) for values in tags.values()}
         if len(sizes) != 1:
             raise ValueError(f"tags of {sorted(sizes)} rows, one number of them is needed")
-        self.tags = {name: tuple(map(_tag_text, tags[name])) for name in sorted(tags)}
+        self.tags = {name: tuple(map(tag_text, tags[name])) for name in sorted(tags)}
         self.size = sizes.pop()
         self.derived: object = None
 
@@ -116,7 +116,8 @@ def _declared(measurement: str) -> tuple[frozenset[str], dict[str, str]]:
     return frozenset(found.tags), {field.name: field.kind for field in found.fields}
 
 
-def _tag_text(text: str) -> str:
+def tag_text(text: str) -> str:
+    """Return a text as the tag of a row has it; who asks for a tag's value asks for this."""
     plain = text if text.isalnum() and text.isascii() else _CONTROL.sub(" ", _encodable(text))
     return plain.replace("\\", "/")
 

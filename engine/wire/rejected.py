@@ -36,9 +36,19 @@ _decoder = msgspec.msgpack.Decoder(Rejected)
 
 
 def encode_rejected(
-    value: bytes, *, topic: str, partition: int, offset: int, reason: str, detail: str
+    value: bytes,
+    *,
+    topic: str,
+    partition: int,
+    offset: int,
+    reason: str,
+    detail: str,
+    kept_bytes: int = KEPT_BYTES,
 ) -> bytes:
-    """Return the bytes that stand on `flatline.rejected.v1` for a refused `value`."""
+    """Return the bytes that stand on `flatline.rejected.v1` for a refused `value`.
+
+    Partition and offset are 0 of a record that no log took, which `detail` then says.
+    """
     return _encoder.encode(
         Rejected(
             topic=topic,
@@ -48,7 +58,7 @@ def encode_rejected(
             detail=detail[:KEPT_DETAIL],
             length=len(value),
             sha256=sha256(value).hexdigest(),
-            head=value[:KEPT_BYTES],
+            head=value[:kept_bytes],
         )
     )
 

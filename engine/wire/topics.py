@@ -25,6 +25,9 @@ class Topic(NamedTuple):
     durable
         Whether the embedded log waits for the disk at each append: for what an action
         depends on.
+    compressed
+        Whether its batches are compressed. Small records gain nothing, and those that foreign
+        programs or each node's agent read are to be readable without a codec.
     """
 
     name: str
@@ -33,25 +36,32 @@ class Topic(NamedTuple):
     retention_bytes: int
     compacted: bool = False
     durable: bool = False
+    compressed: bool = True
 
 
 # Two days of frames let an engine that was away over a weekend's end catch up.
 FRAMES: Final = Topic("flatline.frames.v1", None, 2 * _DAY_S, 4096 * _MIB)
-ALERTS: Final = Topic("flatline.alerts.v1", None, 30 * _DAY_S, 256 * _MIB)
+ALERTS: Final = Topic("flatline.alerts.v1", None, 30 * _DAY_S, 256 * _MIB, compressed=False)
 # One partition, because the order of orders is what decides which of them may run. Limits
 # look back 24 h; a month lets a person read what happened.
-ORDERS: Final = Topic("flatline.orders.v1", 1, 30 * _DAY_S, 256 * _MIB, durable=True)
+ORDERS: Final = Topic(
+    "flatline.orders.v1", 1, 30 * _DAY_S, 256 * _MIB, durable=True, compressed=False
+)
 # The audit log: at least a year.
-JOURNAL: Final = Topic("flatline.journal.v1", None, 400 * _DAY_S, 1024 * _MIB, durable=True)
+JOURNAL: Final = Topic(
+    "flatline.journal.v1", None, 400 * _DAY_S, 1024 * _MIB, durable=True, compressed=False
+)
 SCORES: Final = Topic("flatline.scores.v1", None, 7 * _DAY_S, 512 * _MIB)
 FORECASTS: Final = Topic("flatline.forecasts.v1", None, 7 * _DAY_S, 512 * _MIB)
-CONTROL: Final = Topic("flatline.control.v1", 1, None, 64 * _MIB, compacted=True, durable=True)
+CONTROL: Final = Topic(
+    "flatline.control.v1", 1, None, 64 * _MIB, compacted=True, durable=True, compressed=False
+)
 # By size and not by key: two generations must stay whole, chunks and manifest together.
 SNAPSHOTS: Final = Topic("flatline.snapshots.v1", None, None, 512 * _MIB)
 # Of its own: a forecaster's generation of a thousand VMs has tens of MB every few hours, the
 # engine's a few MB every 3 min, and where size decides what stays each would push out the other.
 FORECASTER: Final = Topic("flatline.forecaster.v1", None, None, 1024 * _MIB)
-REJECTED: Final = Topic("flatline.rejected.v1", None, 7 * _DAY_S, 128 * _MIB)
+REJECTED: Final = Topic("flatline.rejected.v1", None, 7 * _DAY_S, 128 * _MIB, compressed=False)
 
 TOPICS: Final = (
     FRAMES,

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from deploy.lab.kafka_jars import PATIENCE
-from engine.errors import LogRefused
+from engine.errors import LogRefused, RecordTooLarge
 from engine.ports import Bounds, Delivery, Log, Position, Record, Subscription
 from engine.wire.envelope import MAX_APPEND_BYTES, MAX_RECORD_BYTES
 from tests.contracts.log.declared import COMPACTED, KEYED, PARTITIONS, SINGLE
@@ -108,7 +108,7 @@ class AppendContract:
         # Bytes that do not compress, so that no codec makes it fit.
         noise = (b"".join(n.to_bytes(4, "little") for n in range(250_000)))[:MAX_RECORD_BYTES]
         await log.append(SINGLE.name, key=b"k", value=noise)
-        with pytest.raises(LogRefused, match="over the limit"):
+        with pytest.raises(RecordTooLarge, match="over the limit"):
             await log.append(SINGLE.name, key=b"k", value=bytes(MAX_APPEND_BYTES + 1))
         await log.append(SINGLE.name, key=b"k", value=b"after")
         records = await log.read_to_end(SINGLE.name, 0, offset=0)

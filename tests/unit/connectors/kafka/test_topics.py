@@ -1,7 +1,17 @@
 import pytest
 
 from connectors.kafka.topics import settings_of
-from engine.wire.topics import CONTROL, FRAMES, SNAPSHOTS, TOPICS, Topic
+from engine.wire.topics import (
+    ALERTS,
+    CONTROL,
+    FRAMES,
+    JOURNAL,
+    ORDERS,
+    REJECTED,
+    SNAPSHOTS,
+    TOPICS,
+    Topic,
+)
 
 
 @pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
@@ -32,3 +42,11 @@ def test_a_small_topic_has_segments_that_can_be_dropped() -> None:
     for topic in TOPICS:
         segment_bytes = int(settings_of(topic, replication=1)["segment.bytes"])
         assert segment_bytes <= topic.retention_bytes / 4
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+def test_topics_that_others_read_are_declared_without_compression(topic: Topic) -> None:
+    small = {ALERTS, ORDERS, JOURNAL, CONTROL, REJECTED}
+    declared = settings_of(topic, replication=1)["compression.type"]
+    assert declared == ("uncompressed" if topic in small else "producer")
+    assert topic.compressed == (topic not in small)

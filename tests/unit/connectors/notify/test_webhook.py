@@ -4,14 +4,15 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 
-from connectors.notify.webhook import Webhook
-from engine.errors import NotifierUnreachable
+from connectors.notify.webhook import Webhook, payload
+from engine.errors import FlatlineError, NotifierRefused, NotifierUnreachable
 from engine.ports import Notice
 
 NOTICE = Notice(
@@ -41,8 +42,9 @@ def receiver() -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             receiver.heard.append((dict(self.headers), json.loads(body)))
             self.send_response(receiver.status)
-            if receiver.status == 302:
+            if 300 <= receiver.status < 400:
                 self.send_header("Location", receiver.url)
+            self.send_header("Retry-After", "7")
             self.end_headers()
 
         def log_message(self, *_words: object) -> None:
@@ -76,14 +78,81 @@ def test_a_token_goes_along(receiver: Receiver) -> None:
     assert receiver.heard[0][0]["Authorization"] == "Bearer abc"
 
 
-@pytest.mark.parametrize("status", [302, 400, 503])
-def test_an_answer_that_is_no_yes_is_a_no(receiver: Receiver, status: int) -> None:
+PASSING = [408, 425, 429, 500, 502, 503, 504]
+FOR_GOOD = [301, 302, 307, 308, 400, 401, 403, 404, 410, 413, 415, 422, 451, 501]
+
+
+@pytest.mark.parametrize("status", PASSING)
+def test_an_answer_that_blames_the_moment_may_pass(receiver: Receiver, status: int) -> None:
     receiver.status = status
-    with pytest.raises(NotifierUnreachable, match=f"answered {status}"):
+    with pytest.raises(NotifierUnreachable, match=f"answered {status}") as caught:
+        asyncio.run(Webhook(receiver.url).send(NOTICE))
+    assert caught.value.has_answered
+    assert caught.value.retry_after_s == 7.0
+    assert len(receiver.heard) == 1
+
+
+@pytest.mark.parametrize("status", FOR_GOOD)
+def test_an_answer_that_blames_the_notice_is_for_good(receiver: Receiver, status: int) -> None:
+    receiver.status = status
+    with pytest.raises(NotifierRefused, match=f"answered {status}"):
         asyncio.run(Webhook(receiver.url).send(NOTICE))
     assert len(receiver.heard) == 1
 
 
-def test_nobody_there_is_a_no() -> None:
-    with pytest.raises(NotifierUnreachable, match="cannot be reached"):
+def test_nobody_there_may_pass() -> None:
+    with pytest.raises(NotifierUnreachable, match="cannot be reached") as caught:
         asyncio.run(Webhook("http://127.0.0.1:1/hook").send(NOTICE))
+    assert not caught.value.has_answered
+
+
+@contextmanager
+def suppress_told(said: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except FlatlineError as error:
+        said.append(f"{error!r} {error.__cause__!r}")
+
+
+@pytest.mark.parametrize("status", [200, 400, 503])
+def test_neither_the_url_nor_the_token_is_told(receiver: Receiver, status: int) -> None:
+    receiver.status = status
+    url = f"{receiver.url}/T0P/s3cr3t?key=s3cr3t"
+    for at in (url, "http://127.0.0.1:1/s3cr3t", "http://u:s3cr3t@127.0.0.1:1/", "http://s3cr3t"):
+        for token in (None, "s3cr3t", "s3cr3t\r\nX: y"):
+            said: list[str] = []
+            with suppress_told(said):
+                asyncio.run(Webhook(at, token=token).send(NOTICE))
+            # A host's name is told: without it nobody knows which receiver is meant.
+            assert "s3cr3t" not in "".join(said).replace("http://s3cr3t", "")
+
+
+def told(**labels: str) -> dict[str, Any]:
+    return payload(Notice("FlatlineNeedsYou", "critical", "s", time_ms=0, labels=labels))
+
+
+def test_each_vm_and_each_incident_is_a_group_of_its_own() -> None:
+    about = [
+        {"site": "s", "cell": "c", "vm": vm, "incident": incident}
+        for vm, incident in (("a", "1"), ("a", "2"), ("b", "3"))
+    ]
+    about += [{"site": "s", "cell": cell, "rule": rule} for cell in "cd" for rule in ("x", "y")]
+    bodies = [told(**labels) for labels in about]
+    assert len({body["groupKey"] for body in bodies}) == len(bodies)
+    assert len({json.dumps(body["groupLabels"]) for body in bodies}) == len(bodies)
+    assert len({body["alerts"][0]["fingerprint"] for body in bodies}) == len(bodies)
+    assert told(vm="a", incident="1")["groupKey"] == told(incident="1", vm="a")["groupKey"]
+
+
+def test_what_two_rules_say_of_one_incident_is_two_alerts_of_one_group() -> None:
+    one, other = (told(vm="a", incident="1", rule=rule) for rule in "xy")
+    assert one["groupKey"] == other["groupKey"]
+    assert one["alerts"][0]["fingerprint"] != other["alerts"][0]["fingerprint"]
+
+
+def test_names_in_a_notice_are_one_line() -> None:
+    notice = Notice("N", "critical", "VM a\nb", time_ms=0, labels={"cell": "\x1b[2J"})
+    body: dict[str, Any] = payload(notice)
+    [alert] = body["alerts"]
+    assert alert["annotations"] == {"summary": "VM a\\x0ab"}
+    assert alert["labels"]["cell"] == "\\x1b[2J"

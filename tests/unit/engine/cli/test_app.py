@@ -473,3 +473,21 @@ def test_a_damaged_log_is_told_by_its_file(flatline: Flatline, state: Path) -> N
     said = flatline("pause", "show")
     assert said.code == 5
     assert "flatline.control.v1.sqlite" in said.err
+
+
+def test_addresses_are_shown_without_their_secrets(flatline: Flatline) -> None:
+    words = (
+        "--set", "notify.url=https://hooks.example/T0/s3cr3t",
+        "--set", "history.influxdb.url=https://me:s3cr3t@influx:8086/?token=s3cr3t",
+    )  # fmt: skip
+    said = flatline("config", "show", *words)
+    assert said.code == 0
+    shown = json.loads(said.out)
+    assert shown["notify"]["url"] == "https://hooks.example/***"
+    assert shown["history"]["influxdb"]["url"] == "https://***@influx:8086/***"
+    for command in (("config", "check"), ("doctor",)):
+        one = flatline(*command, *words)
+        assert "s3cr3t" not in said.out + said.err + one.out + one.err
+    wrong = flatline("config", "check", "--set", "notify.url=ftp://s3cr3t")
+    assert wrong.code == 2
+    assert "s3cr3t" not in wrong.err

@@ -16,7 +16,7 @@ from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from connectors.simulator import virtual_time
 from connectors.simulator.fleet import Fleet, build_world
 from connectors.simulator.plan import WorldPlan
-from engine.errors import HypervisorStuck, LogRefused, LogUnreachable
+from engine.errors import HypervisorStuck, LogRefused, LogUnreachable, RecordTooLarge
 from engine.ports import Headers, NodeSample, Position
 from engine.roles import framing
 from engine.roles.collect import Collector
@@ -74,9 +74,10 @@ class Node:
 
 
 class Log(EmbeddedLog):
-    """A log in memory that goes away or refuses when told."""
+    """A log in memory that goes away or refuses when told, and takes records of `limit` bytes."""
 
     error: Exception | None = None
+    limit = 1 << 30
 
     async def append(
         self,
@@ -90,6 +91,8 @@ class Log(EmbeddedLog):
     ) -> Position:
         if self.error is not None:
             raise self.error
+        if len(value) > self.limit:
+            raise RecordTooLarge(f"{len(value)} bytes are too large")
         return await super().append(
             topic, key=key, value=value, headers=headers, partition=partition, time_ms=time_ms
         )
@@ -406,6 +409,27 @@ def test_a_wall_clock_that_goes_back_is_told_once_and_durations_stay_right() -> 
         frames = await bench.frames()
         assert frames[2].header.event_time_ns < frames[1].header.event_time_ns
         assert frames[2].header.mono_ns - frames[1].header.mono_ns == 2 * 10**9
+        await bench.end()
+
+    play(scene)
+
+
+def test_a_log_that_takes_little_gets_all_vms_in_smaller_frames_without_a_gap() -> None:
+    async def scene(bench: Bench) -> None:
+        bench.log.error = LogUnreachable("away")
+        await bench.go(21)  # some wait, all of them too large
+        bench.log.error, bench.log.limit = None, 1600
+        await bench.go(60)
+        frames = await bench.frames()
+        assert sequences(frames) == list(range(len(frames)))
+        by_time: dict[int, set[bytes]] = {}
+        for frame in frames:
+            vms = by_time.setdefault(frame.header.event_time_ns, set())
+            vms |= {frame.rows.vm(column) for column in range(len(frame.rows))}
+        assert len(by_time) == 41
+        assert {len(vms) for vms in by_time.values()} == {8}
+        assert len({item.vm for frame in frames for item in frame.inventory}) == 8
+        assert bench.health.ready().ok
         await bench.end()
 
     play(scene)

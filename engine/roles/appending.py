@@ -1,0 +1,63 @@
+"""Appends what the log may never take: such a record is given up, counted and told, not resent.
+
+For roles that append as they go; those that must not wait put into an `engine.roles.outbox`.
+"""
+
+from typing import Final
+
+import structlog
+
+from engine.errors import RecordTooLarge
+from engine.ports import Headers, Log
+from engine.roles import instruments
+from engine.wire.rejected import encode_rejected, rejected_key
+from engine.wire.topics import REJECTED
+
+# Enough to see which record it was, and small enough for a topic that takes little.
+_GIVEN_UP_KEPT_BYTES: Final = 256
+
+_log = structlog.get_logger()
+
+
+async def append_or_give_up(
+    log: Log, topic: str, *, key: bytes, value: bytes, headers: Headers = ()
+) -> bool:
+    """Append a record; return False where the log will never take one of its size.
+
+    Its beginning then stands in `rejected` with the reason, if there is room for that.
+
+    Raises
+    ------
+    LogError
+        Any other no of the log.
+    """
+    try:
+        await log.append(topic, key=key, value=value, headers=headers)
+    except RecordTooLarge as error:
+        given_up = give_up(topic, key, value, str(error))
+    else:
+        return True
+    if topic != REJECTED.name:
+        await append_or_give_up(log, REJECTED.name, key=rejected_key(key), value=given_up)
+    return False
+
+
+def give_up(topic: str, key: bytes, value: bytes, why: str) -> bytes:
+    """Count and log a record that the log will never take; return what `rejected` has of it."""
+    instruments.RECORDS_GIVEN_UP.labels(topic, "oversized").inc()
+    _log.error(
+        "A record is too large for the log and was given up.",
+        topic=topic,
+        key=key.decode(errors="replace"),
+        bytes=len(value),
+        reason=why,
+    )
+    return encode_rejected(
+        value,
+        topic=topic,
+        partition=0,
+        offset=0,
+        reason="oversized",
+        detail=f"The log never took this: {why}",
+        kept_bytes=_GIVEN_UP_KEPT_BYTES,
+    )
