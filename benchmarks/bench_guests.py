@@ -17,19 +17,30 @@ from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from itertools import zip_longest
 from uuid import UUID
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from benchmarks.guest_cases import CASES, Case
 from benchmarks.report import Figure, report
 from connectors.clock import SystemClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from deploy.lab.kafka_jars import cache_dir
 from deploy.lab.libvirt_lab import Guest, Guests, Lab, sweep
+from engine.action.keys import TrustedKeys
 from engine.ports import Log
 from engine.roles.run import run_roles
 from engine.settings import load_settings
 from engine.wire.alert import Alert, decode_alert
 from engine.wire.frame import decode_frame
 from engine.wire.topics import ALERTS, FRAMES
-from engine.wiring import collect_opener, compile_engine, engine_opener, libvirt_node, process
+from engine.wiring import (
+    Authority,
+    collect_opener,
+    compile_engine,
+    engine_opener,
+    libvirt_node,
+    policy_of,
+    process,
+)
 
 INTERVAL_S = 2
 # A guest of the lab writes once a second; this many samples make its silence mean something.
@@ -81,6 +92,12 @@ async def watched(lab: Lab) -> AsyncIterator[Watch]:
     """Run the collectors of both hypervisors and the engine inside the block."""
     async with EmbeddedLog(EmbeddedConfig(), clock=SystemClock()) as log:
         openers, health = {}, None
+        key = Ed25519PrivateKey.generate()
+        allowed = Authority(
+            policy_of(load_settings()[0]),
+            key=lambda _: key,
+            trusted=TrustedKeys.of(planners=[], agents=[], engines=[key.public_key()]),
+        )
         for node in ("a", "b"):
             flags = {
                 "site.node": node,
@@ -90,9 +107,11 @@ async def watched(lab: Lab) -> AsyncIterator[Watch]:
             }
             here = process(load_settings(flags=flags)[0])
             health = here.health
-            opener = collect_opener(here, lambda: nullcontext(log), libvirt_node(here.settings))
+            opener = collect_opener(
+                here, lambda: nullcontext(log), libvirt_node(here.settings), allowed.frames
+            )
             openers[f"collect {node}"] = opener
-            openers["engine"] = engine_opener(here, lambda: nullcontext(log))
+            openers["engine"] = engine_opener(here, lambda: nullcontext(log), allowed)
         assert health is not None
         watch = Watch(log)
         tasks = [

@@ -74,6 +74,8 @@ REJECTION_REASONS = frozenset(
         "unknown_version",
         "bad_value",
         "bad_signature",
+        "bad_mac",
+        "expired_key",
         "late",
         "unstorable",
         "poison",

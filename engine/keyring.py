@@ -1,14 +1,15 @@
 """The keys of this installation: made at the first start, private ones for this user alone.
 
-`keys/planner.key`, `keys/agent.key` and, for approvals, `keys/operator.key` sign; the `.pub`
-beside each is what others put into their `trusted` folder, as `planner-NAME.pub`,
-`operator-NAME.pub` and `agent-NODE.pub`: an agent's word counts for the orders of that node.
+`keys/planner.key` signs orders, `keys/agent.key` marks, `keys/engine.key` alerts and
+`keys/operator.key` what lifts a restriction. The `.pub` beside each is what others put into their
+`trusted` folder, as `planner-NAME.pub`, `engine-NAME.pub`, `operator-NAME.pub` and
+`agent-NODE.pub`: an agent's word counts for the orders of that node.
 """
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -20,11 +21,18 @@ from engine.action.keys import (
     public_key_pem,
 )
 from engine.errors import SettingsError, StateUnwritable
+from engine.key_files import (
+    Watched,
+    labels_of,
+    require_unreadable_by_others,
+    require_unwritable_by_others,
+    until_ms_of,
+)
+from engine.ports import Clock
+from engine.wire.order import key_id
 
-Signer = Literal["planner", "agent", "operator"]
-SIGNERS: Final[tuple[Signer, ...]] = ("planner", "agent", "operator")
-# Whoever else can read a private key can give orders.
-_OTHERS: Final = 0o077
+Signer = Literal["planner", "agent", "engine", "operator"]
+SIGNERS: Final[tuple[Signer, ...]] = get_args(Signer)
 
 
 def own_key(folder: Path, signer: Signer) -> Ed25519PrivateKey:
@@ -44,8 +52,7 @@ def own_key(folder: Path, signer: Signer) -> Ed25519PrivateKey:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             _make(path)
-        if path.stat().st_mode & _OTHERS:
-            raise SettingsError(f"{path} can be read by others: chmod 600 {path}")
+        require_unreadable_by_others(path)
         key = parse_private_key(path.read_bytes(), source=str(path))
         public = path.with_suffix(".pub")
         if not public.exists():
@@ -75,28 +82,35 @@ def _make(path: Path) -> None:
 
 
 def trusted_keys(folder: Path, *, own: Path | None) -> TrustedKeys:
-    """Return whose orders and marks count.
+    """Return whose orders, marks, alerts and words of control count.
 
     Parameters
     ----------
     folder
-        Holds public keys as `planner-NAME.pub`, `agent-NODE.pub` and `operator-NAME.pub`; may be
-        absent. The node is the agent's `site.node`.
+        Holds public keys as `planner-NAME.pub`, `engine-NAME.pub`, `operator-NAME.pub` and
+        `agent-NODE.pub`; may be absent. The node is the agent's `site.node`. A line
+        `Not-After: 2027-01-31T00:00:00Z` above a key says when it ends.
     own
-        Folder of this installation's own keys, where planner and agent share it; else None.
+        Folder of this installation's own keys, where all roles share it; else None.
 
     Raises
     ------
     SettingsError
-        A file is no public key, or its name says no role.
+        A file is no public key, or its name says no role; or others may write it or the folder.
     """
     keys: dict[Signer, list[Ed25519PublicKey]] = {signer: [] for signer in SIGNERS}
     if own is not None:
         for signer in SIGNERS:
             keys[signer].append(own_key(own, signer).public_key())
     node_agents: list[tuple[str, Ed25519PublicKey]] = []
-    for signer, name, path in _public_files(folder):
-        key = parse_public_key(path.read_bytes(), source=str(path))
+    names: dict[str, str] = {}
+    ends: dict[str, list[int | None]] = {}
+    for signer, name, path in public_files(folder):
+        pem, source = path.read_bytes(), str(path)
+        key = parse_public_key(pem, source=source)
+        labels = labels_of(pem.decode("utf-8", "replace"))
+        names[key_id(key)] = name
+        ends.setdefault(key_id(key), []).append(until_ms_of(labels, source=source))
         if signer == "agent":
             node_agents.append((name, key))
         else:
@@ -105,21 +119,59 @@ def trusted_keys(folder: Path, *, own: Path | None) -> TrustedKeys:
         planners=keys["planner"],
         agents=keys["agent"],
         operators=keys["operator"],
+        engines=keys["engine"],
         node_agents=node_agents,
+        names=names,
+        # One key may stand in several files; the first end counts.
+        until_ms={
+            name: min(known)
+            for name, stated in ends.items()
+            if (known := [until_ms for until_ms in stated if until_ms is not None])
+        },
     )
 
 
-def _public_files(folder: Path) -> Iterator[tuple[Signer, str, Path]]:
-    for path in sorted(folder.glob("*.pub")) if folder.is_dir() else ():
+class WatchedKeys:
+    """A folder of trusted keys as it is now: `engine.action.keys.Trust`.
+
+    Parameters
+    ----------
+    folder, own
+        See `trusted_keys`, whose errors end the start; a later one leaves the former keys in force.
+    """
+
+    def __init__(self, folder: Path, *, own: Path | None, clock: Clock) -> None:
+        self._watched = Watched(
+            folder, lambda: trusted_keys(folder, own=own), mono_ns=clock.mono_ns
+        )
+
+    def current(self) -> TrustedKeys:
+        """Return the keys as they are now."""
+        return self._watched.current()
+
+
+def public_files(folder: Path) -> Iterator[tuple[Signer, str, Path]]:
+    """Yield role, name and path of each key in a folder of trusted ones.
+
+    Raises
+    ------
+    SettingsError
+        A file's name says no role, or others may write it or the folder.
+    """
+    if not folder.is_dir():
+        return
+    require_unwritable_by_others(folder)
+    for path in sorted(folder.glob("*.pub")):
         for signer in SIGNERS:
             name = path.stem.removeprefix(f"{signer}-")
             if name and name != path.stem:
+                require_unwritable_by_others(path)
                 yield signer, name, path
                 break
         else:
             raise SettingsError(
-                f"{path}: name it planner-NAME.pub, operator-NAME.pub or agent-NODE.pub, where"
-                " NODE is the agent's site.node."
+                f"{path}: name it planner-NAME.pub, engine-NAME.pub, operator-NAME.pub or"
+                " agent-NODE.pub, where NODE is the agent's site.node."
             )
 
 

@@ -4,7 +4,7 @@ Only `engine.wiring` knows both a port and its adapters. Every port has one cont
 suite under `tests/contracts`, run on each adapter.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -15,6 +15,8 @@ from engine.wire.frame import Event, Frame, InventoryItem, PoolSample, VmRows
 from engine.wire.points import Points
 
 Headers = tuple[tuple[str, bytes], ...]
+# Gives the headers that authenticate a record, from its key and its value.
+SignFrame = Callable[[bytes, bytes], Headers]
 
 
 class Clock(Protocol):
@@ -58,6 +60,11 @@ class Record:
     key: bytes
     value: bytes
     headers: Headers = ()
+
+
+# Gives the frame of a record, or raises `RecordRejected`; where writers are known by their keys
+# it checks first who wrote it.
+OpenFrame = Callable[[Record], Frame]
 
 
 @dataclass(frozen=True, slots=True)

@@ -262,10 +262,12 @@ class Keys(Section):
     """Who signs, and whose signature counts."""
 
     folder: Path | None = None
-    """Private keys, one a role, made at the first start; None is `keys` in the state folder."""
+    """Private keys, one a role; None is `keys` in the state folder."""
     trusted: Path | None = None
-    """Public keys of those whose words count: `planner-NAME.pub`, `operator-NAME.pub` and, for the
-    orders of its node, `agent-NODE.pub`; None is `trusted` in the state folder."""
+    """Public keys that count, read anew when they change; None is `trusted` in the state folder."""
+    frames: Literal["require", "accept"] = "require"
+    """Whether frames must carry their node's MAC. `accept` also takes and writes those without:
+    for the days of an upgrade alone, since anybody may then speak for any node."""
 
 
 class Settings(BaseSettings):

@@ -17,15 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from connectors.clock import SystemClock
 from connectors.http.probes import ProbeServer
-from engine.action.catalogue import Policy, parse_policy, read_shipped
-from engine.action.keys import TrustedKeys
+from engine.action.catalogue import Policy
 from engine.errors import SettingsError
+from engine.frame_keyring import FrameKeyring
 from engine.kept_kernels import compile_kept, users_folder
-from engine.keyring import Signer, own_key, trusted_keys
 from engine.ports import Evidence, Hypervisor, LedgerStore, Log, Recording, Verbs
 from engine.roles.health import STUCK_AFTER_S, Health, Verdict
 from engine.roles.run import Opener, Role
@@ -36,6 +34,12 @@ from engine.site_log import create_topics as create_topics
 from engine.site_log import kafka_config as kafka_config
 from engine.site_log import open_log as open_log
 from engine.site_log import topic_problems as topic_problems
+from engine.wiring_keys import Authority as Authority
+from engine.wiring_keys import authority as authority
+from engine.wiring_keys import frame_keyring as frame_keyring
+from engine.wiring_keys import frame_opener as frame_opener
+from engine.wiring_keys import policy_of as policy_of
+from engine.wiring_keys import read_policy as read_policy
 
 if TYPE_CHECKING:
     from connectors.simulator.fleet import Fleet
@@ -80,20 +84,6 @@ def probes(process: Process) -> AbstractAsyncContextManager[object]:
     return served()
 
 
-def policy_of(settings: Settings, *, shipped: str = "default") -> Policy:
-    """Return the policy that holds: the file of the settings, else a shipped one.
-
-    Raises
-    ------
-    SettingsError
-        The file cannot be read or breaks a rule.
-    """
-    file = settings.policy.file
-    if file is None:
-        return parse_policy(read_shipped(shipped), source=f"the shipped policy {shipped!r}")
-    return read_policy(file)
-
-
 def open_recording(source: str) -> Recording:
     """Return what a replay reads: a dataset by its prefix, or the frames of a log's folder.
 
@@ -127,48 +117,6 @@ def read_truth(events: Path) -> "list[Occurrence]":
     table = events.with_name(events.name.removesuffix("events.csv") + "vms.csv")
     vcpus = {vm.id: vm.vcpus for vm in read_vms(table)} if table.exists() else {}
     return parse_truth(read_rows(events, COLUMNS), source=str(events), vcpus=vcpus)
-
-
-def read_policy(file: Path) -> Policy:
-    """Return the policy of a file, checked.
-
-    Raises
-    ------
-    SettingsError
-        The file cannot be read or breaks a rule.
-    """
-    try:
-        text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"The policy {file} cannot be read: {error}.") from error
-    return parse_policy(text, source=str(file))
-
-
-@dataclass(frozen=True, slots=True)
-class Authority:
-    """What may be done, and whose signatures say so.
-
-    `key` gives the key of a role, and makes it where there is none: a node needs no planner's.
-    """
-
-    policy: Policy
-    key: Callable[[Signer], Ed25519PrivateKey]
-    trusted: TrustedKeys
-
-
-def authority(settings: Settings, *, shipped: str = "default") -> Authority:
-    """Return the policy and the keys of this installation.
-
-    Planner and agent of one embedded log share their keys' folder and trust each other; on
-    Kafka only the folder of trusted keys counts.
-    """
-    folder = settings.key_folder
-    own = folder if settings.log.kind == "embedded" else None
-    return Authority(
-        policy=policy_of(settings, shipped=shipped),
-        key=partial(own_key, folder),
-        trusted=trusted_keys(settings.trusted_folder, own=own),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,8 +204,14 @@ def simulated_nodes(fleet: "Fleet") -> tuple[Node, ...]:
     )
 
 
-def collect_opener(process: Process, connect: Connect, node: Node) -> Opener:
-    """Return what opens the collector of `node`."""
+def collect_opener(process: Process, connect: Connect, node: Node, frames: FrameKeyring) -> Opener:
+    """Return what opens the collector of `node`, which signs its frames with a key of `frames`.
+
+    Raises
+    ------
+    SettingsError
+        There is no key, and frames without a MAC would not be believed.
+    """
     from engine.roles.collect import Collector
     from engine.roles.framing import CollectConfig
 
@@ -272,6 +226,7 @@ def collect_opener(process: Process, connect: Connect, node: Node) -> Opener:
         buffer_bytes=collect.buffer_bytes,
         inventory_every_s=collect.inventory_every_s,
     )
+    sign = frames.signer("node", node.name)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
@@ -283,6 +238,7 @@ def collect_opener(process: Process, connect: Connect, node: Node) -> Opener:
                 clock=process.clock,
                 health=process.health.of(f"collect {node.name}"),
                 run=process.run,
+                sign=sign,
             )
 
     return opened
@@ -367,6 +323,7 @@ def act_opener(process: Process, connect: Connect, node: Node, authority: Author
         policy=authority.policy,
         key=authority.key("agent"),
         trusted=authority.trusted,
+        sign=authority.frames.signer("node", node.name),
     )
 
     @asynccontextmanager
@@ -419,17 +376,22 @@ def kernel_folder(settings: Settings | None) -> Path:
     return users_folder() if settings is None else settings.state.folder / "kernels"
 
 
-def engine_opener(process: Process, connect: Connect, policy: Policy | None = None) -> Opener:
+def engine_opener(process: Process, connect: Connect, authority: Authority) -> Opener:
     """Return what opens the engine, with all cells whose partitions fall to it.
 
-    It judges a repair for as long as the policy's ladders ask for; None takes the policy of
-    the settings.
+    It judges a repair for as long as the policy's ladders ask for, checks frames with the site's
+    keys, and signs its alerts.
+
+    Raises
+    ------
+    SettingsError
+        There is no site key to check frames with.
     """
     from engine.detection.configuration import Configuration
     from engine.roles.detect import DetectConfig, Detector
 
     settings = process.settings
-    ladders = (policy or policy_of(settings)).ladders
+    ladders = authority.policy.ladders
     stable_s = max((step.stable_s for steps in ladders.values() for step in steps), default=60)
     config = DetectConfig(
         site=settings.site.name,
@@ -440,13 +402,25 @@ def engine_opener(process: Process, connect: Connect, policy: Policy | None = No
         configuration=Configuration(verify_stable_s=float(stable_s)),
     )
 
+    open_frame = frame_opener(process, authority.frames, reader="engine")
+    sign = authority.frames.signer("engine", settings.site.node)
+    alert_key = authority.key("engine")
+
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
         # The engine compiles before it joins its group; here it finds what an earlier one kept.
         compile_engine(settings)
         async with connect() as log:
             health = process.health.of("engine")
-            yield Detector(log=log, config=config, clock=process.clock, health=health)
+            yield Detector(
+                log=log,
+                config=config,
+                clock=process.clock,
+                health=health,
+                open_frame=open_frame,
+                sign=sign,
+                alert_key=alert_key,
+            )
 
     return opened
 
@@ -460,12 +434,12 @@ def site_openers(
         return nullcontext(log)
 
     openers = {
-        "engine": engine_opener(process, connect, authority.policy),
+        "engine": engine_opener(process, connect, authority),
         "plan": plan_opener(process, connect, authority),
         **notify_opener(process, connect),
     }
     for node in nodes:
-        openers[f"collect {node.name}"] = collect_opener(process, connect, node)
+        openers[f"collect {node.name}"] = collect_opener(process, connect, node, authority.frames)
         if acting:
             openers[f"act {node.name}"] = act_opener(process, connect, node, authority)
     return openers

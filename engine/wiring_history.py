@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
+from engine.frame_keyring import FrameKeyring
 from engine.keyring import keep_secret
 from engine.ports import History
 from engine.roles.run import Opener, Role
 from engine.settings import Settings
 from engine.wire.measurement import DAY_S, Bucket
-from engine.wiring import Connect, Process
+from engine.wiring import Connect, Process, frame_opener
 
 if TYPE_CHECKING:
     from connectors.influxdb.config import InfluxConfig
@@ -85,13 +86,21 @@ def set_up_history(settings: Settings, *, admin_token: str) -> tuple[str, ...]:
     return (*made.done, *kept)
 
 
-def history_opener(process: Process, connect: Connect) -> Opener:
-    """Return what opens the historian."""
+def history_opener(process: Process, connect: Connect, frames: FrameKeyring) -> Opener:
+    """Return what opens the historian.
+
+    Raises
+    ------
+    SettingsError
+        There is no site key to check frames with.
+    """
     from engine.roles.record import RecordConfig, Recorder
 
     history = process.settings.history
     # Each write is a file of Parquet or a request; files cost those who read them.
     config = RecordConfig(group=history.group, gather_s=30.0 if history.kind == "embedded" else 2.0)
+
+    open_frame = frame_opener(process, frames, reader="historian", compiled=False)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
@@ -106,6 +115,7 @@ def history_opener(process: Process, connect: Connect) -> Opener:
                 config=config,
                 clock=process.clock,
                 health=process.health.of("history"),
+                open_frame=open_frame,
             )
 
     return opened

@@ -10,13 +10,14 @@ from engine.capacity.estate import Estate
 from engine.capacity.history_survey import capacity_points, estate_of, questions
 from engine.capacity.report import Report
 from engine.errors import RecordRejected
+from engine.frame_keyring import FrameKeyring
 from engine.kept_kernels import compile_kept
 from engine.ports import Log
 from engine.roles.run import Opener, Role
 from engine.settings import Settings
 from engine.wire.frame import decode_frame
 from engine.wire.topics import FRAMES
-from engine.wiring import Connect, Process, kernel_folder
+from engine.wiring import Connect, Process, frame_opener, kernel_folder
 from engine.wiring_history import open_history
 
 
@@ -30,12 +31,19 @@ def compile_forecaster(settings: Settings | None = None) -> None:
     compile_kept(compile_kernels, kernel_folder(settings) / "forecast")
 
 
-def forecast_opener(process: Process, connect: Connect) -> Opener:
-    """Return what opens the forecaster, with all cells whose partitions fall to it."""
+def forecast_opener(process: Process, connect: Connect, frames: FrameKeyring) -> Opener:
+    """Return what opens the forecaster, with all cells whose partitions fall to it.
+
+    Raises
+    ------
+    SettingsError
+        There is no site key to check frames with.
+    """
     from engine.roles.forecast import ForecastConfig, Foreteller
 
     forecast = process.settings.forecast
     config = ForecastConfig(group=forecast.group, snapshot_every_s=forecast.snapshot_every_s)
+    open_frame = frame_opener(process, frames, reader="forecaster")
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
@@ -43,7 +51,13 @@ def forecast_opener(process: Process, connect: Connect) -> Opener:
         compile_forecaster(process.settings)
         async with connect() as log:
             health = process.health.of("forecast")
-            yield Foreteller(log=log, config=config, clock=process.clock, health=health)
+            yield Foreteller(
+                log=log,
+                config=config,
+                clock=process.clock,
+                health=health,
+                open_frame=open_frame,
+            )
 
     return opened
 

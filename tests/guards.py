@@ -3,6 +3,7 @@
 from typing import Final
 
 from tests.agent_guards import AGENT_MUTANTS
+from tests.key_guards import KEY_MUTANTS
 from tests.mutant import ROLES, Mutant
 from tests.slices import ROOT
 
@@ -47,10 +48,7 @@ MUTANTS: Final = (
         "    if not isinstance(entry, Order) and entry.node not in",
         "    if False and entry.node not in",
     ),
-    Mutant(
-        "an approval needs no operator", "engine/action/keys.py",
-        '    if control.kind == "approval":\n', '    if control.kind == "never":\n',
-    ),
+    *KEY_MUTANTS,
     Mutant(
         "an old word said twice opens an incident anew", _PLAN,
         "    if incident is not None and _is_stale(alert, incident):\n", "    if False:\n",

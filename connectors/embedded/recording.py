@@ -10,8 +10,9 @@ from typing import Final
 from engine.errors import RecordRejected, SettingsError
 from engine.ports import Moment
 from engine.wire.frame import Frame, decode_frame
+from engine.wire.rejected import decode_rejected
 from engine.wire.table import Widen
-from engine.wire.topics import FRAMES
+from engine.wire.topics import FRAMES, REJECTED
 
 FILE_NAME: Final = f"{FRAMES.name}.sqlite"
 # A record's row id is its partition and offset: see `connectors.embedded.topic`.
@@ -45,10 +46,15 @@ class FrameRecording:
     def moments(self) -> Iterator[Moment]:
         """Yield the records, each partition in its order, merged by their append times."""
         self._records = 0
+        refused = self._refused()
         with closing(self._open()) as connection:
             parts = [self._partition(connection, number) for number in self._numbers(connection)]
-            for time_ms, partition, _, value in heapq.merge(*parts):
+            for time_ms, partition, position, value in heapq.merge(*parts):
                 self._records += 1
+                if position in refused:
+                    # Whose writer was not believed then is not believed now, without any key.
+                    yield Moment(time_ms, None, partition)
+                    continue
                 yield Moment(time_ms, self._decoded(value), partition, value)
 
     def figures(self) -> dict[str, int]:
@@ -60,6 +66,26 @@ class FrameRecording:
             return decode_frame(value, self._widen)
         except RecordRejected:
             return None
+
+    def _refused(self) -> frozenset[int]:
+        """Return where frames stand whose MAC the engine refused, as its `rejected` topic says."""
+        path = self._path.with_name(f"{REJECTED.name}.sqlite")
+        if not path.exists():
+            return frozenset()
+        found: set[int] = set()
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            try:
+                values = [value for (value,) in connection.execute("SELECT value FROM record")]
+            except sqlite3.DatabaseError as error:
+                raise SettingsError(f"{path} cannot be read: {error}.") from error
+        for value in values:
+            try:
+                record = decode_rejected(value)
+            except RecordRejected:
+                continue
+            if record.topic == FRAMES.name and record.reason == "bad_mac":
+                found.add(record.partition << _OFFSET_BITS | record.offset)
+        return frozenset(found)
 
     def _interval_s(self) -> float:
         for moment in self.moments():

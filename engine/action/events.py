@@ -39,11 +39,15 @@ class ClosedSeen:
 
 @dataclass(frozen=True, slots=True)
 class ControlSeen:
-    """A control record was read; `key` is the record's, None the word's own."""
+    """A control record was read; `key` is the record's, None the word's own.
+
+    `by_operator` as `engine.action.words.Heard` has it.
+    """
 
     control: Control
     now_ms: int
     key: bytes | None = None
+    by_operator: bool = True
 
 
 @dataclass(frozen=True, slots=True)

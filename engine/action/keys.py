@@ -1,8 +1,12 @@
-"""Whose word counts on the orders topic: planners sign orders, agents sign marks."""
+"""Whose word counts: planners sign orders, agents sign marks, engines sign alerts.
+
+What lifts a restriction is signed by an operator; `engine.action.words` reads words of control.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Self
+from datetime import UTC, datetime
+from typing import Final, Protocol, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
@@ -15,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from engine.errors import KeyDamaged, RecordRejected, SettingsError
-from engine.wire.control import Control, decode_control
+from engine.wire.alert import Alert, decode_alert
 from engine.wire.order import (
     KEY_HEADER,
     Claim,
@@ -33,6 +37,7 @@ _MADE_ANEW = (
 )
 
 _NAMES: Final = {Order: "an order", Claim: "a claim", Closed: "a closed mark"}
+Headers = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +49,20 @@ class TrustedKeys:
     nodes
         By agent's key, the nodes whose orders it may close; a key that is not here may close
         those of every node, as where one process is the agent of them all.
+    names
+        By key, what its file calls it: who speaks, whatever a record says. An installation's own
+        keys have no name here.
+    until_ms
+        By key, when it ends (ms since the epoch); one that is not here does not.
     """
 
     planners: Mapping[str, Ed25519PublicKey]
     agents: Mapping[str, Ed25519PublicKey]
     operators: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)
     nodes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    engines: Mapping[str, Ed25519PublicKey] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    until_ms: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -58,7 +71,10 @@ class TrustedKeys:
         planners: Iterable[Ed25519PublicKey],
         agents: Iterable[Ed25519PublicKey],
         operators: Iterable[Ed25519PublicKey] = (),
+        engines: Iterable[Ed25519PublicKey] = (),
         node_agents: Iterable[tuple[str, Ed25519PublicKey]] = (),
+        names: Mapping[str, str] | None = None,
+        until_ms: Mapping[str, int] | None = None,
     ) -> Self:
         """Return the keys, named; those of `node_agents` close the orders of their node alone."""
         everywhere = {key_id(key): key for key in agents}
@@ -73,14 +89,58 @@ class TrustedKeys:
             planners={key_id(key): key for key in planners},
             agents={**bound, **everywhere},
             operators={key_id(key): key for key in operators},
+            engines={key_id(key): key for key in engines},
             nodes=nodes,
+            names={} if names is None else names,
+            until_ms={} if until_ms is None else until_ms,
+        )
+
+    def current(self) -> "TrustedKeys":
+        """Return these keys: a fixed set is its own newest state, see `Trust`."""
+        return self
+
+
+class Trust(Protocol):
+    """Gives whose words count now; `TrustedKeys` itself does, and so does a folder that changes."""
+
+    def current(self) -> TrustedKeys:
+        """Return the keys as they are now."""
+        ...
+
+
+def signer_of(headers: Headers) -> str:
+    """Return the id of the key that a record states, empty where it states none."""
+    for header, content in headers:
+        if header == KEY_HEADER:
+            return content[:64].decode("ascii", "replace")
+    return ""
+
+
+def check_life(name: str, *, trusted: TrustedKeys, time_ms: int) -> None:
+    """Reject what a key signed after its end, by the log's time of the record.
+
+    Raises
+    ------
+    RecordRejected
+        `expired_key`.
+    """
+    until_ms = trusted.until_ms.get(name)
+    if until_ms is not None and time_ms >= until_ms:
+        ended = datetime.fromtimestamp(until_ms / 1000, UTC).isoformat(timespec="seconds")
+        raise RecordRejected(
+            "expired_key",
+            f"the key {name} ({trusted.names.get(name, 'unnamed')}) ended at {ended}, before the"
+            " log took the record; make another and put its .pub into every trusted folder",
         )
 
 
-def open_entry(
-    value: bytes, headers: tuple[tuple[str, bytes], ...], *, trusted: TrustedKeys
-) -> Entry:
+def open_entry(value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms: int = 0) -> Entry:
     """Return the order, claim or mark that `value` says, once the right role signed it.
+
+    Parameters
+    ----------
+    time_ms
+        Append time of the record, by which keys end; 0 is before the end of every key.
 
     Raises
     ------
@@ -89,7 +149,7 @@ def open_entry(
         gives no orders and claims and closes none of another node, a planner's key neither.
     """
     entry = decode_order(value, headers, trusted={**trusted.planners, **trusted.agents})
-    name = dict(headers)[KEY_HEADER].decode("ascii", "replace")
+    name = signer_of(headers)
     allowed = trusted.planners if isinstance(entry, Order) else trusted.agents
     if name not in allowed:
         what = _NAMES[type(entry)]
@@ -100,26 +160,27 @@ def open_entry(
             "bad_signature",
             f"the key {name} is that of {where}, not of {entry.node!r} as {what} says",
         )
+    check_life(name, trusted=trusted, time_ms=time_ms)
     return entry
 
 
-def open_control(
-    value: bytes, headers: tuple[tuple[str, bytes], ...], *, trusted: TrustedKeys
-) -> Control:
-    """Return the word of control that `value` says; an approval must be signed by an operator.
+def open_alert(value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms: int = 0) -> Alert:
+    """Return the alert that `value` says, once a trusted engine signed it.
 
-    Every other word makes the rules stricter or takes such a word back, and stands for what
-    the topic's rights let its writer say.
+    Parameters
+    ----------
+    time_ms
+        Append time of the record, by which keys end; 0 is before the end of every key.
 
     Raises
     ------
     RecordRejected
-        It is no control record, or an approval without an operator's signature.
+        The signature is missing or wrong, its key is no engine's or has ended, or the value is no
+        alert.
     """
-    control = decode_control(value)
-    if control.kind == "approval":
-        check_signature(value, headers, trusted=trusted.operators)
-    return control
+    check_signature(value, headers, trusted=trusted.engines)
+    check_life(signer_of(headers), trusted=trusted, time_ms=time_ms)
+    return decode_alert(value)
 
 
 def private_key_pem(key: Ed25519PrivateKey) -> bytes:

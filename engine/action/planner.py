@@ -48,8 +48,8 @@ def step(state: PlannerState, event: PlannerEvent, policy: Policy) -> Stepped:
             state, done = _order_seen(state, order, policy, offset=offset, time_ms=time_ms), ()
         case ClosedSeen(mark, time_ms):
             state, done = _closed_seen(state, mark, policy, time_ms)
-        case ControlSeen(control, key=key):
-            state, done = with_control(state, control, key=key), ()
+        case ControlSeen(control, key=key, by_operator=by_operator):
+            state, done = with_control(state, control, key=key, by_operator=by_operator), ()
         case LoadSeen(cell, load):
             state, done = replace(state, loads={**state.loads, cell: load}), ()
         case CaughtUp(now_ms):

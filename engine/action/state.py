@@ -83,11 +83,12 @@ def put(state: PlannerState, incident: Incident) -> PlannerState:
 
 
 def with_control(
-    state: PlannerState, control: Control, *, key: bytes | None = None
+    state: PlannerState, control: Control, *, key: bytes | None = None, by_operator: bool = True
 ) -> PlannerState:
     """Return the state with one more word of control, read under `key` if not under its own."""
+    under = control.key() if key is None else key
     return replace(
-        state, controls=with_word(state.controls, control.key() if key is None else key, control)
+        state, controls=with_word(state.controls, under, control, by_operator=by_operator)
     )
 
 

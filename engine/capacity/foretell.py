@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.capacity.demand import Demand, uuids_of
 from engine.errors import RecordRejected
-from engine.ports import Record
+from engine.ports import OpenFrame, Record
 from engine.wire.forecast import MAX_VMS, METRICS, Forecasts, encode_forecasts
 from engine.wire.frame import UUID_BYTES, Frame, decode_frame
 from engine.wire.topics import FORECASTS
@@ -55,11 +55,18 @@ class Node:
         self.heard = 0
 
 
+def decoded(record: Record) -> Frame:
+    """Return the frame of a record whoever wrote it, for recordings."""
+    return decode_frame(record.value, widen)
+
+
 class Foretelling:
     """State of one partition.
 
     Attributes
     ----------
+    open_frame
+        Gives the frame of a record, or refuses it; the role puts one here that checks the writer.
     next_offset
         The first record that has not been folded.
     number
@@ -75,6 +82,7 @@ class Foretelling:
     """
 
     def __init__(self) -> None:
+        self.open_frame: OpenFrame = decoded
         self.next_offset = 0
         self.time_ms = 0
         self.number = 0
@@ -90,7 +98,7 @@ class Foretelling:
         self.next_offset = record.offset + 1
         outputs = self._pass_time(record.time_ms)
         try:
-            frame = decode_frame(record.value, widen)
+            frame = self.open_frame(record)
         except RecordRejected:
             # The engine keeps it, with the reason.
             self.counts["rejected"] += 1

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from engine.cli import planning, telling
 from engine.cli.history import history
+from engine.cli.keys import keys
 from engine.cli.options import File, Sets, console, flags_of, moment, settings_of
 from engine.errors import SettingsError
 from engine.plain_text import in_json
@@ -37,6 +38,7 @@ for name, group in (
     ("audit", audit),
     ("config", config),
     ("history", history),
+    ("keys", keys),
 ):
     app.add_typer(group, name=name)
 
@@ -65,11 +67,12 @@ def flatline(
 def collect(file: File = None, sets: Sets = None) -> None:
     """Sample this node's VMs into the log."""
     from engine.cli.process import serve
-    from engine.wiring import collect_opener, libvirt_node, open_log, process
+    from engine.wiring import collect_opener, frame_keyring, libvirt_node, open_log, process
 
     settings = settings_of(file, sets)
     here = process(settings)
-    opener = collect_opener(here, lambda: open_log(here), libvirt_node(settings))
+    frames = frame_keyring(settings, here.clock)
+    opener = collect_opener(here, lambda: open_log(here), libvirt_node(settings), frames)
     raise typer.Exit(serve(here, {"collect": opener}))
 
 
@@ -77,10 +80,11 @@ def collect(file: File = None, sets: Sets = None) -> None:
 def engine(file: File = None, sets: Sets = None) -> None:
     """Find faults in the frames and publish alerts."""
     from engine.cli.process import serve
-    from engine.wiring import engine_opener, open_log, process
+    from engine.wiring import authority, engine_opener, open_log, process
 
-    here = process(settings_of(file, sets))
-    opener = engine_opener(here, lambda: open_log(here, frames=True))
+    settings = settings_of(file, sets)
+    here = process(settings)
+    opener = engine_opener(here, lambda: open_log(here, frames=True), authority(settings))
     raise typer.Exit(serve(here, {"engine": opener}))
 
 

@@ -129,7 +129,7 @@ class _Demo:
         view.show(now_ms=clock.now_ms(), title="the end")
 
     def _open_order(self, record: Record) -> Entry:
-        return open_entry(record.value, record.headers, trusted=self._authority.trusted)
+        return open_entry(record.value, record.headers, trusted=self._authority.trusted.current())
 
 
 def _authority(seed: int) -> Authority:
@@ -143,7 +143,9 @@ def _authority(seed: int) -> Authority:
         policy=parse_policy(read_shipped("demo"), source="the shipped policy 'demo'"),
         key=key,
         trusted=TrustedKeys.of(
-            planners=[key("planner").public_key()], agents=[key("agent").public_key()]
+            planners=[key("planner").public_key()],
+            agents=[key("agent").public_key()],
+            engines=[key("engine").public_key()],
         ),
     )
 

@@ -13,6 +13,7 @@ from engine.cli.logs import set_up_logs
 from engine.cli.options import moment
 from engine.cli.words import controls_in_force, scope_of
 from engine.errors import FlatlineError, HypervisorError, LogError
+from engine.frame_keyring import read_site_keys
 from engine.keyring import SIGNERS, own_key
 from engine.roles.health import told
 from engine.settings import Settings
@@ -23,6 +24,7 @@ from engine.wiring import (
     Process,
     authority,
     create_topics,
+    frame_keyring,
     libvirt_node,
     open_log,
     policy_of,
@@ -44,6 +46,8 @@ _CLOCK_SLACK_S: Final = 3600.0
 # Words that keep machines off. Of a storm's quarantines so many are told.
 _STOPS: Final = frozenset({"pause", "maintenance", "quarantine"})
 _TOLD_STOPS: Final = 5
+# A key that ends this soon is told of: new ones must reach every node by then.
+_SOON_MS: Final = 14 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ async def examine(settings: Settings, *, creating_topics: bool = False) -> Async
     # The findings say it all; log lines between them would only repeat it.
     set_up_logs(level=logging.CRITICAL)
     here = process(settings)
-    for look in (_state_folder, _clock, _policy, _keys, _programs):
+    for look in (_state_folder, _clock, _policy, _keys, _frame_keys, _programs):
         for check in look(here):
             yield check
     log = await _log(here, creating_topics=creating_topics)
@@ -136,13 +140,17 @@ def _keys(here: Process) -> Iterator[Check]:
     try:
         for signer in SIGNERS:
             own_key(settings.key_folder, signer)
-        trusted = authority(settings).trusted
+        trusted = authority(settings).trusted.current()
     except FlatlineError as error:
         yield Check("keys", "ill", str(error))
         return
     missing = [
         name
-        for name, keys in (("planner-NAME", trusted.planners), ("agent-NODE", trusted.agents))
+        for name, keys in (
+            ("planner-NAME", trusted.planners),
+            ("agent-NODE", trusted.agents),
+            ("engine-NAME", trusted.engines),
+        )
         if not keys
     ]
     agent, node = key_id(own_key(settings.key_folder, "agent").public_key()), settings.site.node
@@ -151,7 +159,7 @@ def _keys(here: Process) -> Iterator[Check]:
             "keys",
             "ill",
             f"No {' and no '.join(name.split('-')[0] for name in missing)} is trusted, so no order"
-            f" can be carried out: copy their .pub files to {settings.trusted_folder}, named"
+            f" is given or carried out: copy their .pub files to {settings.trusted_folder}, named"
             f" {' and '.join(f'{name}.pub' for name in missing)}.",
         )
     elif node not in trusted.nodes.get(agent, (node,)):
@@ -163,8 +171,43 @@ def _keys(here: Process) -> Iterator[Check]:
             f" every trusted folder to agent-{node}.pub.",
         )
     else:
-        sentence = f"Trusted planners: {len(trusted.planners)}, agents: {len(trusted.agents)}."
+        sentence = (
+            f"Trusted planners: {len(trusted.planners)}, agents: {len(trusted.agents)}, engines:"
+            f" {len(trusted.engines)}, operators: {len(trusted.operators)}."
+        )
         yield Check("keys", "well", sentence)
+
+
+def _frame_keys(here: Process) -> Iterator[Check]:
+    settings, part = here.settings, "frame keys"
+    folder, node = settings.key_folder, settings.site.node
+    try:
+        frame_keyring(settings, here.clock).signer("node", node)
+        site_keys = read_site_keys(folder)
+    except FlatlineError as error:
+        yield Check(part, "ill", str(error))
+        return
+    if settings.keys.frames == "accept":
+        sentence = (
+            "keys.frames is accept: anybody who may write the topic may speak for any node. Give"
+            " each node a key (`flatline keys create node NAME`), then take the setting out."
+        )
+        yield Check(part, "note", sentence)
+        return
+    soon_ms = here.clock.now_ms() + _SOON_MS
+    ending = [
+        name
+        for name, key in site_keys.items()
+        if key.until_ms is not None and key.until_ms < soon_ms
+    ]
+    if ending and len(ending) == len(site_keys):
+        sentence = (
+            f"Every site key ends within {_SOON_MS // 86_400_000} days: flatline keys rotate."
+        )
+        yield Check(part, "note", sentence)
+    else:
+        what = f"{len(site_keys)} site keys" if site_keys else f"the key of node {node}"
+        yield Check(part, "well", f"This machine has {what}.")
 
 
 def _programs(here: Process) -> Iterator[Check]:

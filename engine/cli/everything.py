@@ -9,6 +9,7 @@ from connectors.simulator.fleet import build_world
 from connectors.simulator.plan import WorldPlan
 from engine.cli.logs import set_up_logs
 from engine.cli.process import abandonable, until_told
+from engine.frame_keyring import FrameKeyring
 from engine.ports import Log
 from engine.roles.run import Opener, run_roles
 from engine.settings import Settings
@@ -77,7 +78,7 @@ async def _run_libvirt(here: Process, *, acting: bool) -> None:
         await _compiled(here.settings)
         nodes = [libvirt_node(here.settings)]
         openers = site_openers(here, log, nodes=nodes, authority=allowed, acting=acting)
-        openers |= _for_planners(here, log)
+        openers |= _for_planners(here, log, allowed.frames)
         await run_roles(openers, health=here.health)
 
 
@@ -90,14 +91,17 @@ async def _run_simulated(here: Process, *, seed: int) -> None:
     async with probes(here), open_log(here) as log:
         await _compiled(here.settings)
         openers = site_openers(here, log, nodes=simulated_nodes(fleet), authority=allowed)
-        openers |= _for_planners(here, log)
+        openers |= _for_planners(here, log, allowed.frames)
         await run_roles(openers, health=here.health)
 
 
-def _for_planners(here: Process, log: Log) -> dict[str, Opener]:
+def _for_planners(here: Process, log: Log, frames: FrameKeyring) -> dict[str, Opener]:
     """Return what opens the roles that planners read from: history and forecasts."""
 
     def connect() -> AbstractAsyncContextManager[Log]:
         return nullcontext(log)
 
-    return {"history": history_opener(here, connect), "forecast": forecast_opener(here, connect)}
+    return {
+        "history": history_opener(here, connect, frames),
+        "forecast": forecast_opener(here, connect, frames),
+    }

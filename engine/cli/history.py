@@ -17,11 +17,13 @@ def record(context: typer.Context, file: File = None, sets: Sets = None) -> None
     if context.invoked_subcommand is not None:
         return
     from engine.cli.process import serve
-    from engine.wiring import open_log, process
+    from engine.wiring import frame_keyring, open_log, process
     from engine.wiring_history import history_opener
 
-    here = process(settings_of(file, sets))
-    raise typer.Exit(serve(here, {"history": history_opener(here, lambda: open_log(here))}))
+    settings = settings_of(file, sets)
+    here = process(settings)
+    opener = history_opener(here, lambda: open_log(here), frame_keyring(settings, here.clock))
+    raise typer.Exit(serve(here, {"history": opener}))
 
 
 @history.command("setup")

@@ -58,11 +58,13 @@ def forecast(
 
 def _serve_forecasts(file: Path | None, sets: list[str] | None) -> int:
     from engine.cli.process import serve
-    from engine.wiring import open_log, process
+    from engine.wiring import frame_keyring, open_log, process
     from engine.wiring_planning import forecast_opener
 
-    here = process(settings_of(file, sets))
-    return serve(here, {"forecast": forecast_opener(here, lambda: open_log(here))})
+    settings = settings_of(file, sets)
+    here = process(settings)
+    frames = frame_keyring(settings, here.clock)
+    return serve(here, {"forecast": forecast_opener(here, lambda: open_log(here), frames)})
 
 
 Source = Annotated[

@@ -118,6 +118,20 @@ def pause_off(
     console().print(f"The pause of {scope} is over.")
 
 
+@pause.command("adopt")
+def pause_adopt(file: File = None, sets: Sets = None) -> None:
+    """Sign the ends of pauses that an earlier release left unsigned, after an upgrade.
+
+    What was taken back without a signature holds until an operator says so.
+    """
+    from engine.cli.words import adopt, scope_of, with_log
+
+    ended = with_log(settings_of(file, sets), adopt)
+    for word in ended:
+        console().print(f"The {word.kind} of {scope_of(word)} is over.", markup=False)
+    console().print(f"{len(ended)} ends were signed.")
+
+
 @pause.command("show")
 def pause_show(file: File = None, sets: Sets = None) -> None:
     """List every pause and other word that holds now."""

@@ -4,31 +4,32 @@ import asyncio
 import getpass
 import logging
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar, get_args
 from uuid import UUID
 
 import msgspec
 
+from engine.action.keys import TrustedKeys
 from engine.action.storm import SOURCE
+from engine.action.words import fold_word, hear, loosens
 from engine.cli.logs import set_up_logs
-from engine.errors import LogUnreachable, RecordRejected, SettingsError
-from engine.keyring import own_key
-from engine.ports import Log
+from engine.errors import LogUnreachable, SettingsError
+from engine.keyring import own_key, trusted_keys
+from engine.ports import Headers, Log
 from engine.settings import NAME_PATTERN, Settings
 from engine.wire.control import (
-    UNREADABLE,
+    HOLDS,
+    REFUSED,
     Control,
     ControlScope,
-    decode_control,
     encode_control,
-    unreadable,
-    with_word,
+    held_key,
 )
 from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
 from engine.wire.order import signed
 from engine.wire.topics import CONTROL, FRAMES
-from engine.wiring import Process, open_log, process
+from engine.wiring import Process, frame_keyring, open_log, process
 
 # Whoever types a command waits for it: a log that restarts is back within this, and one
 # that is away for longer is better told than waited for.
@@ -39,6 +40,8 @@ PLACES: Final = ("zone", "cell", "node")
 
 # As `engine.wire.alert.alert_id` makes them.
 _INCIDENT: Final = "[0-9a-f]{32}"
+
+_NO_HEADERS: Final[Headers] = ()
 
 T = TypeVar("T")
 
@@ -118,6 +121,8 @@ async def append_owner_event(
 ) -> None:
     """Make an owner's word on a VM stand in the log of its cell, and hold every agent off it."""
     place, now_ms = here.settings.site, here.clock.now_ms()
+    # Before anything stands in the log: who has no key is told so.
+    sign = frame_keyring(here.settings, here.clock).signer("owner", place.node)
     until_ms = now_ms + round(minutes * MINUTE_MS)
     event = Event(
         id=f"{here.run}/0",
@@ -151,9 +156,47 @@ async def append_owner_event(
         source=kind,
     )
     # First the word that an agent reads before its call: an order may be on its way already.
-    await log.append(CONTROL.name, key=control.key(), value=encode_control(control))
+    held = (await _words_by_key(here, log)).get(control.key())
+    await _say(here, log, control, signing=loosens(control, held))
     frame = Frame(header=header, rows=VmRows.empty(), events=(event,))
-    await log.append(FRAMES.name, key=cell.encode(), value=encode_frame(frame))
+    key, value = cell.encode(), encode_frame(frame)
+    await log.append(FRAMES.name, key=key, value=value, headers=sign(key, value))
+
+
+def _has_operator_key(settings: Settings) -> bool:
+    """Return whether this installation can sign as an operator; on one machine it always can."""
+    return settings.log.kind == "embedded" or (settings.key_folder / "operator.key").exists()
+
+
+async def _say(
+    here: Process, log: Log, control: Control, *, signing: bool, key: bytes | None = None
+) -> None:
+    """Make one word stand in the log, signed where there is a key.
+
+    Parameters
+    ----------
+    signing
+        Whether it counts only with an operator's signature.
+    key
+        Record key, where it ends what stands under another one.
+
+    Raises
+    ------
+    SettingsError
+        It must be signed, and this installation has no operator's key.
+    """
+    value, headers = encode_control(control), _NO_HEADERS
+    if _has_operator_key(here.settings):
+        headers = signed(value, own_key(here.settings.key_folder, "operator"))
+    elif signing:
+        raise SettingsError(
+            f"What takes a word back needs an operator's key, and {here.settings.key_folder} has"
+            " none: `flatline keys create operator NAME` makes one; copy operator-NAME.pub to the"
+            " trusted folder of every planner and agent."
+        )
+    await log.append(
+        CONTROL.name, key=control.key() if key is None else key, value=value, headers=headers
+    )
 
 
 def parse_scope(text: str) -> tuple[ControlScope, str]:
@@ -194,7 +237,7 @@ async def append_pause(
         held = (await _words_by_key(here, log)).get(pause.key())
         if held is not None and held.source == pause.source and _outlasts(held, pause):
             return held
-    await log.append(CONTROL.name, key=pause.key(), value=encode_control(pause))
+    await _say(here, log, pause, signing=False)
     return pause
 
 
@@ -212,12 +255,36 @@ async def end_pause(here: Process, log: Log, *, scope: str, reason: str) -> bool
         words.insert(0, msgspec.structs.replace(over, kind="quarantine"))
     # Said in any case: who wants machines to go on must not depend on what was read just now.
     keys = {word.key(): word for word in words}
-    if over.scope == "site":
-        # Each holds as a pause of the site, and only a word under the same key ends it.
-        keys |= {key: over for key, word in in_force.items() if word.source == UNREADABLE}
+    # What was refused or unreadable holds until an operator's word stands under the same key.
+    holds = [
+        key
+        for key, word in in_force.items()
+        if word.source in HOLDS and (word.scope, word.subject) == (over.scope, over.subject)
+    ]
+    keys |= {held_key(key): over for key in holds}
+    # Never older than what it ends, though another operator's clock runs ahead.
+    newest_ms = max((in_force[key].time_ms for key in keys if key in in_force), default=0)
     for key, word in keys.items():
-        await log.append(CONTROL.name, key=key, value=encode_control(word))
-    return any(key in in_force for key in keys)
+        at_ms = max(word.time_ms, newest_ms)
+        await _say(here, log, msgspec.structs.replace(word, time_ms=at_ms), signing=True, key=key)
+    return bool(holds) or any(key in in_force for key in keys)
+
+
+async def adopt(here: Process, log: Log) -> list[Control]:
+    """Sign the ends of words that an earlier release left unsigned, and return what they end."""
+    in_force = await _words_by_key(here, log)
+    holds = {key: word for key, word in in_force.items() if word.source == REFUSED}
+    for key, word in holds.items():
+        over = msgspec.structs.replace(
+            word,
+            active=False,
+            by=getpass.getuser(),
+            reason="its end was not signed, and is now",
+            time_ms=max(here.clock.now_ms(), word.time_ms),
+            source="",
+        )
+        await _say(here, log, over, signing=True, key=held_key(key))
+    return list(holds.values())
 
 
 def _pause(here: Process, scope: str, *, reason: str) -> Control:
@@ -253,9 +320,7 @@ async def append_approval(
         time_ms=now_ms,
         until_ms=now_ms + round(minutes * MINUTE_MS),
     )
-    value = encode_control(control)
-    headers = signed(value, own_key(here.settings.key_folder, "operator"))
-    await log.append(CONTROL.name, key=control.key(), value=value, headers=headers)
+    await _say(here, log, control, signing=True)
     return control
 
 
@@ -265,12 +330,23 @@ async def controls_in_force(here: Process, log: Log) -> list[Control]:
 
 
 async def _words_by_key(here: Process, log: Log) -> dict[bytes, Control]:
-    words: dict[bytes, Control] = {}
+    words: Mapping[bytes, Control] = {}
+    trusted = _trusted(here.settings)
     for record in await log.read_to_end(CONTROL.name, 0, offset=0):
-        try:
-            word = decode_control(record.value)
-        except RecordRejected as error:
-            word = unreadable(record.key, time_ms=record.time_ms, why=error.detail)
-        words = with_word(words, record.key, word)
+        heard = hear(
+            record.key,
+            record.value,
+            record.headers,
+            time_ms=record.time_ms,
+            trusted=trusted,
+            controls=words,
+        )
+        words = fold_word(words, record.key, heard)
     now_ms = here.clock.now_ms()
     return {key: word for key, word in words.items() if word.holds(now_ms=now_ms)}
+
+
+def _trusted(settings: Settings) -> TrustedKeys:
+    """Return whose words this machine believes; on an embedded log it trusts its own keys."""
+    own = settings.key_folder if settings.log.kind == "embedded" else None
+    return trusted_keys(settings.trusted_folder, own=own)

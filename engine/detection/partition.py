@@ -25,7 +25,7 @@ from engine.detection.sources import (
     source_key,
 )
 from engine.errors import RecordRejected
-from engine.ports import Headers, Record
+from engine.ports import Headers, OpenFrame, Record
 from engine.wire import topics
 from engine.wire.alert import Alert, encode_alert
 from engine.wire.frame import Frame, decode_frame
@@ -48,11 +48,18 @@ class Output(NamedTuple):
     scores: Scores | None = None
 
 
+def decoded(record: Record) -> Frame:
+    """Return the frame of a record whoever wrote it, for replays and recordings."""
+    return decode_frame(record.value, widen)
+
+
 class Partition:
     """State of one partition.
 
     Attributes
     ----------
+    open_frame
+        Gives the frame of a record, or refuses it; a role puts one here that checks the writer.
     next_offset
         The first record that has not been folded; it and `lost` belong to the log and not
         to the records.
@@ -67,6 +74,7 @@ class Partition:
 
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
+        self.open_frame: OpenFrame = decoded
         self.next_offset = 0
         self.lost = 0
         self.cells: dict[str, Cell] = {}
@@ -104,7 +112,7 @@ class Partition:
         outputs = self._close_slots(self.cells)
         self._touched.clear()
         try:
-            frame = decode_frame(record.value, widen) if frame is None else frame
+            frame = self.open_frame(record) if frame is None else frame
         except RecordRejected as rejection:
             self.counters.rejected += 1
             outputs.append(_rejected(record, rejection))

@@ -15,19 +15,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from engine.action.admit import PASSING, History, admit, claim_of, is_closed, may_finish
 from engine.action.admit import SENTENCES as ADMIT_SENTENCES
 from engine.action.catalogue import NOUNS, Policy
-from engine.action.keys import TrustedKeys
+from engine.action.keys import Trust
 from engine.action.ledger import StepEntry, recovery
 from engine.action.ledger_rules import within_limits
 from engine.action.look import LOOK_WINDOW_S, judge, last_check
 from engine.action.question import CLOCK_SLACK_MS, DAY_MS
 from engine.errors import LogError, StateUnwritable, VerbRefused, VmNotFound
 from engine.looks import Look, Permit, Signs
-from engine.ports import Clock, Evidence, LedgerStore, Log, Record, Verbs
+from engine.ports import Clock, Evidence, LedgerStore, Log, Record, SignFrame, Verbs
 from engine.roles import instruments
 from engine.roles.books import Books
 from engine.roles.calling import Task, call, findable, found, keep_evidence, see_hypervisor
 from engine.roles.health import Health
 from engine.roles.marks import SENTENCES, Author, End, Marks, ended, why_of
+from engine.roles.opening import unsigned
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors
 from engine.roles.reading import TOPICS, LogChanged, Reading
 from engine.wire.order import DESTRUCTIVE, MAX_LIFETIME_MS, Order, Outcome
@@ -48,7 +49,10 @@ _TELL_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActConfig:
-    """What an agent is told; `run` names this run of its process."""
+    """What an agent is told.
+
+    `run` names this run of its process; `sign` authenticates the frames that tell of its calls.
+    """
 
     site: str
     zone: str
@@ -57,7 +61,8 @@ class ActConfig:
     run: str
     policy: Policy
     key: Ed25519PrivateKey
-    trusted: TrustedKeys
+    trusted: Trust
+    sign: SignFrame = unsigned
 
 
 class Agent:
@@ -106,6 +111,7 @@ class Agent:
             node=config.node,
             run=run,
             key=config.key,
+            sign=config.sign,
         )
         self._marks = Marks(self._outbox, self._journal, author=author, clock=clock)
         self._reading = Reading(

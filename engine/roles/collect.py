@@ -19,7 +19,7 @@ from engine.errors import (
     LogUnreachable,
     RecordTooLarge,
 )
-from engine.ports import Clock, Hypervisor, Log, NodeSample
+from engine.ports import Clock, Hypervisor, Log, NodeSample, SignFrame
 from engine.roles import instruments
 from engine.roles.framing import (
     Buffer,
@@ -30,6 +30,7 @@ from engine.roles.framing import (
     Source,
 )
 from engine.roles.health import Health, told
+from engine.roles.opening import unsigned
 from engine.wire.frame import Event, InventoryItem, VmRows
 from engine.wire.topics import FRAMES
 
@@ -69,6 +70,8 @@ class Collector:
         `LogUnreachable`, which is waited out while sampling goes on.
     run
         Names this run of the process: sequences count within it.
+    sign
+        Signs the frames on their way to the log, so that what waited goes out under today's key.
     """
 
     def __init__(
@@ -80,7 +83,9 @@ class Collector:
         clock: Clock,
         health: Health,
         run: str,
+        sign: SignFrame = unsigned,
     ) -> None:
+        self._sign = sign
         self._hypervisor = hypervisor
         self._connect = connect
         self._config = config
@@ -290,7 +295,8 @@ class Collector:
         key = config.cell.encode()
         while (frame := await self._buffer.take()) is not None:
             try:
-                await log.append(FRAMES.name, key=key, value=frame.value)
+                headers = self._sign(key, frame.value)
+                await log.append(FRAMES.name, key=key, value=frame.value, headers=headers)
             except RecordTooLarge as error:
                 self._cut_smaller(frame, str(error))
                 continue

@@ -10,17 +10,20 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine.detection.compiled import compile_kernels
 from engine.detection.configuration import Configuration
-from engine.detection.partition import Output, Partition
+from engine.detection.partition import Output, Partition, decoded
 from engine.detection.snapshot import encode_manifest, take_snapshot
-from engine.ports import Clock, Delivery, Log, Record, Subscription
+from engine.ports import Clock, Delivery, Log, OpenFrame, Record, SignFrame, Subscription
 from engine.roles import instruments
 from engine.roles.appending import append_or_give_up
 from engine.roles.generations import append_generation, load
 from engine.roles.health import Health
+from engine.roles.opening import unsigned
 from engine.wire.frame import Frame, Header, VmRows, encode_frame
+from engine.wire.order import signed
 from engine.wire.topics import FRAMES
 
 # One poll's worth: a tenth of a second of work, so that ticks and probes are not late.
@@ -72,14 +75,36 @@ class _Held:
 class Detector:
     """Folds and judges the partitions it is given, until cancelled.
 
+    Parameters
+    ----------
+    open_frame
+        Checks who wrote a frame and decodes it; the default believes every writer, for tests.
+    sign
+        Signs the ticks.
+    alert_key
+        Signs the alerts; None leaves them unsigned, and no planner believes them.
+
     Attributes
     ----------
     partitions
         State of the partitions held now, by number.
     """
 
-    def __init__(self, *, log: Log, config: DetectConfig, clock: Clock, health: Health) -> None:
+    def __init__(
+        self,
+        *,
+        log: Log,
+        config: DetectConfig,
+        clock: Clock,
+        health: Health,
+        open_frame: OpenFrame = decoded,
+        sign: SignFrame = unsigned,
+        alert_key: Ed25519PrivateKey | None = None,
+    ) -> None:
         self._log = log
+        self._open_frame = open_frame
+        self._sign = sign
+        self._alert_key = alert_key
         self._config = config
         self._clock = clock
         self._health = health
@@ -134,6 +159,7 @@ class Detector:
                 group=self._config.group,
                 configuration=self._config.configuration,
             )
+            state.open_frame = self._open_frame
             self._held[number] = _Held(
                 state=state,
                 heard_ns=self._clock.mono_ns(),
@@ -150,8 +176,11 @@ class Detector:
             held.saved_ms = held.state.time_ms
 
     async def _append(self, output: Output) -> None:
+        headers = output.headers
+        if output.alert is not None and self._alert_key is not None:
+            headers += signed(output.value, self._alert_key)
         await append_or_give_up(
-            self._log, output.topic, key=output.key, value=output.value, headers=output.headers
+            self._log, output.topic, key=output.key, value=output.value, headers=headers
         )
         alert = output.alert
         if alert is None:
@@ -176,8 +205,13 @@ class Detector:
             if now_ns - held.heard_ns < self._config.tick_s * 1e9:
                 continue
             held.heard_ns = now_ns
+            value = self._tick(number)
             await self._log.append(
-                FRAMES.name, key=_TICK_KEY, value=self._tick(number), partition=number
+                FRAMES.name,
+                key=_TICK_KEY,
+                value=value,
+                headers=self._sign(_TICK_KEY, value),
+                partition=number,
             )
 
     def _tick(self, number: int) -> bytes:

@@ -11,9 +11,9 @@ from typing import Final
 
 import structlog
 
-from engine.capacity.foretell import Foretelling, compile_kernels
+from engine.capacity.foretell import Foretelling, compile_kernels, decoded
 from engine.capacity.foretell_state import restore_state, take_state
-from engine.ports import Clock, Delivery, Log, Subscription
+from engine.ports import Clock, Delivery, Log, OpenFrame, Subscription
 from engine.roles import instruments
 from engine.roles.appending import append_or_give_up
 from engine.roles.generations import append_generation, newest_state
@@ -52,10 +52,25 @@ class _Held:
 
 
 class Foreteller:
-    """Forecasts the partitions it is given, until cancelled."""
+    """Forecasts the partitions it is given, until cancelled.
 
-    def __init__(self, *, log: Log, config: ForecastConfig, clock: Clock, health: Health) -> None:
+    Parameters
+    ----------
+    open_frame
+        Checks who wrote a frame and decodes it; the default believes every writer, for tests.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        config: ForecastConfig,
+        clock: Clock,
+        health: Health,
+        open_frame: OpenFrame = decoded,
+    ) -> None:
         self._log = log
+        self._open_frame = open_frame
         self._config = config
         self._clock = clock
         self._health = health
@@ -107,6 +122,7 @@ class Foreteller:
             del self._held[number]
         for number in sorted(delivery.assigned - self._held.keys()):
             state = await self._load(number)
+            state.open_frame = self._open_frame
             offsets = [state.next_offset] if state.next_offset else []
             self._held[number] = _Held(state, state.time_ms, offsets)
 

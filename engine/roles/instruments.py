@@ -93,6 +93,12 @@ RECORDS: Final = Counter(
     " what the log dropped unread.",
     ["outcome"],
 )
+FRAMES_NOT_BELIEVED: Final = Counter(
+    "flatline_frames_not_believed_total",
+    "Frames whose writer could not be verified (bad_mac), by the role that read them. Anything"
+    " above zero is a node without its key, or somebody who forges frames.",
+    ["reader"],
+)
 WAITING_FRAMES: Final = Gauge(
     "flatline_detect_waiting_frames", "Frames that wait for a gap before them.", ["partition"]
 )

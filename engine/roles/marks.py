@@ -7,7 +7,8 @@ from uuid import UUID
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine.action.ledger import StepEntry
-from engine.ports import Clock, Log
+from engine.ports import Clock, Log, SignFrame
+from engine.roles.opening import unsigned
 from engine.roles.outbox import Journal, Outbox
 from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
 from engine.wire.journal import EntryKind
@@ -58,7 +59,7 @@ _INTERVAL_MS: Final = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Author:
-    """Which agent speaks, from where, and the key that it signs with."""
+    """Which agent speaks, from where, and what it signs marks (`key`) and frames with."""
 
     site: str
     zone: str
@@ -66,6 +67,7 @@ class Author:
     node: str
     run: str
     key: Ed25519PrivateKey
+    sign: SignFrame = unsigned
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +158,8 @@ class Marks:
         )
         self._sequence += 1
         value = encode_frame(Frame(header=header, rows=VmRows.empty(), events=(event,)))
-        self._outbox.put(FRAMES.name, key=author.cell.encode(), value=value)
+        key = author.cell.encode()
+        self._outbox.put(FRAMES.name, key=key, value=value, headers=author.sign(key, value))
 
     def ended(self, order: Order, end: End, *, dry_run: bool) -> None:
         """Close the order in the log, and journal how it ended."""

@@ -29,20 +29,21 @@ from engine.action.events import (
     Tick,
     WriteJournal,
 )
-from engine.action.keys import TrustedKeys, open_control, open_entry
+from engine.action.keys import Trust, open_alert, open_entry
 from engine.action.planner import step
 from engine.action.question import DAY_MS
 from engine.action.state import PlannerState
 from engine.action.target import CellLoad, NodeRoom
 from engine.errors import LogProducerBroken, LogUnreachable, RecordRejected
-from engine.ports import Clock, Log, Record
+from engine.ports import Clock, Headers, Log, Record
 from engine.roles import instruments
 from engine.roles.health import Health
+from engine.roles.hearing import hear_record
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors
-from engine.wire.alert import decode_alert
-from engine.wire.control import encode_control, unreadable
+from engine.wire.alert import Alert
+from engine.wire.control import encode_control
 from engine.wire.frame import UUID_BYTES
-from engine.wire.order import Closed, Order, encode_order
+from engine.wire.order import Closed, Order, encode_order, signed
 from engine.wire.score import Scores, decode_scores
 from engine.wire.topics import ALERTS, CONTROL, ORDERS, SCORES
 
@@ -73,6 +74,8 @@ class PlanConfig:
         Which planner this is, and which run of its process.
     key
         Signs its orders; the public half stands in `trusted.planners` of every agent.
+    trusted
+        Whose orders, marks, alerts and words of control count.
     """
 
     site: str
@@ -80,7 +83,7 @@ class PlanConfig:
     run: str
     policy: Policy
     key: Ed25519PrivateKey
-    trusted: TrustedKeys
+    trusted: Trust
 
 
 class Planner:
@@ -99,6 +102,10 @@ class Planner:
         self._health = health
         self._state = PlannerState(name=config.name, site=config.site)
         self._turn = asyncio.Lock()
+        # By record key: the bytes of the word that holds, and keys of words that a refused record
+        # has displaced since.
+        self._standing: dict[bytes, tuple[bytes, Headers]] = {}
+        self._displaced: set[bytes] = set()
         self._outbox = Outbox(log, health=health)
         self._journal = Journal(
             self._outbox,
@@ -151,6 +158,7 @@ class Planner:
         now_ms = self._clock.now_ms()
         next_offsets: dict[Place, int] = {}
         await self._replay(CONTROL.name, 0, next_offsets)
+        self._write_back()
         await self._learn_recoveries(now_ms)
         await self._replay(ORDERS.name, 0, next_offsets, since_ms=now_ms - DAY_MS)
         # An incident whose step still runs is judged by every word since its first order.
@@ -172,7 +180,7 @@ class Planner:
             )
             for record in await self._log.read_to_end(ALERTS.name, partition, offset=offset):
                 with suppress(RecordRejected):
-                    alert = decode_alert(record.value)
+                    alert = self._alert(record)
                     if alert.state == "resolved":
                         await self._feed(AlertSeen(alert, record.time_ms, alert.decided_ms))
 
@@ -195,6 +203,7 @@ class Planner:
 
     async def _tick(self) -> None:
         while True:
+            self._write_back()
             await self._feed(Tick(now_ms=self._clock.now_ms()))
             self._health.progress("plan")
             await asyncio.sleep(_TICK_S)
@@ -202,31 +211,57 @@ class Planner:
     async def _read(self, record: Record) -> None:
         try:
             event = self._event(record)
-            if event is None:
-                return
         except RecordRejected as error:
             self._journal.reject(record, reason=error.reason, detail=error.detail)
-            if record.topic != CONTROL.name or error.reason == "bad_signature":
-                return
-            hold = unreadable(record.key, time_ms=record.time_ms, why=error.detail)
-            event = ControlSeen(hold, self._clock.now_ms(), record.key)
-        await self._feed(event)
+            return
+        if event is not None:
+            await self._feed(event)
 
     def _event(self, record: Record) -> PlannerEvent | None:
         """Return what a record says to the planner; a claim is between agents and says nothing."""
         now_ms = self._clock.now_ms()
         if record.topic == ALERTS.name:
-            return AlertSeen(decode_alert(record.value), record.time_ms, now_ms)
+            return AlertSeen(self._alert(record), record.time_ms, now_ms)
         if record.topic == CONTROL.name:
-            control = open_control(record.value, record.headers, trusted=self._config.trusted)
-            return ControlSeen(control, now_ms, record.key)
+            return self._heard(record, now_ms)
         if record.topic == SCORES.name:
             scores = decode_scores(record.value)
             return LoadSeen(scores.cell, _load(scores), now_ms)
-        entry = open_entry(record.value, record.headers, trusted=self._config.trusted)
+        trusted = self._config.trusted.current()
+        entry = open_entry(record.value, record.headers, trusted=trusted, time_ms=record.time_ms)
         if isinstance(entry, Order):
             return OrderSeen(entry, record.offset, record.time_ms, now_ms)
         return ClosedSeen(entry, record.time_ms, now_ms) if isinstance(entry, Closed) else None
+
+    def _alert(self, record: Record) -> Alert:
+        trusted = self._config.trusted.current()
+        return open_alert(record.value, record.headers, trusted=trusted, time_ms=record.time_ms)
+
+    def _heard(self, record: Record, now_ms: int) -> ControlSeen | None:
+        """Return what a word of control comes to, and note which word stands in its place."""
+        known, trust = self._state.controls, self._config.trusted
+        heard = hear_record(record, trust=trust, controls=known, journal=self._journal)
+        if heard.rejected is None:
+            self._standing[record.key] = (record.value, record.headers)
+            self._displaced.discard(record.key)
+        elif heard.displaces:
+            self._displaced.add(record.key)
+        if heard.word is None:
+            return None
+        return ControlSeen(heard.word, now_ms, record.key, heard.by_operator)
+
+    def _write_back(self) -> None:
+        """Put words that refused records have displaced back into the log.
+
+        Compaction keeps the newest record of a key, so that a planner or agent that starts later
+        would not find the word that goes on holding here.
+        """
+        for key in sorted(self._displaced):
+            standing = self._standing.get(key)
+            if standing is not None:
+                value, headers = standing
+                self._outbox.put(CONTROL.name, key=key, value=value, headers=headers)
+        self._displaced.clear()
 
     async def _feed(self, event: PlannerEvent) -> None:
         """Let one event be stepped and its instructions done before the next one is."""
@@ -240,7 +275,9 @@ class Planner:
             case AppendOrder(order):
                 await self._append(order)
             case AppendControl(control):
-                self._outbox.put(CONTROL.name, key=control.key(), value=encode_control(control))
+                value = encode_control(control)
+                headers = signed(value, self._config.key)
+                self._outbox.put(CONTROL.name, key=control.key(), value=value, headers=headers)
             case WriteJournal():
                 self._tell(instruction)
 

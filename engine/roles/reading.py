@@ -1,17 +1,19 @@
 """Orders and control as one agent reads them: each record once, and nothing exchanged unnoticed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Final
 
 from engine.action.admit import History, claimed, closed, logged
 from engine.action.catalogue import Policy
-from engine.action.keys import TrustedKeys, open_control, open_entry
+from engine.action.keys import Trust, open_entry
 from engine.action.ledger import LogMark
+from engine.action.words import fold_word
 from engine.errors import RecordRejected
 from engine.ports import Log, Record
+from engine.roles.hearing import hear_record
 from engine.roles.outbox import Journal
-from engine.wire.control import Control, unreadable, with_word
+from engine.wire.control import Control
 from engine.wire.order import Claim, Order
 from engine.wire.topics import CONTROL, ORDERS
 
@@ -47,7 +49,7 @@ class Reading:
     """
 
     def __init__(
-        self, log: Log, *, policy: Policy, trusted: TrustedKeys, journal: Journal, deliver: Deliver
+        self, log: Log, *, policy: Policy, trusted: Trust, journal: Journal, deliver: Deliver
     ) -> None:
         self._log = log
         self._policy = policy
@@ -56,7 +58,7 @@ class Reading:
         self._deliver = deliver
         self._hashes = dict.fromkeys(TOPICS, "")
         self.history: History = ()
-        self.controls: dict[bytes, Control] = {}
+        self.controls: Mapping[bytes, Control] = {}
         self.next_offsets = dict.fromkeys(TOPICS, 0)
         self.log_ms = 0
 
@@ -107,19 +109,19 @@ class Reading:
         self.next_offsets[record.topic] = record.offset + 1
         self._hashes[record.topic] = record_hash(record)
         self.log_ms = max(self.log_ms, record.time_ms)
-        try:
-            if record.topic == CONTROL.name:
-                control = open_control(record.value, record.headers, trusted=self._trusted)
-                self.controls = with_word(self.controls, record.key, control)
-                return
-            entry = open_entry(record.value, record.headers, trusted=self._trusted)
-        except RecordRejected as error:
-            self._journal.reject(record, reason=error.reason, detail=error.detail)
-            if record.topic == CONTROL.name and error.reason != "bad_signature":
-                hold = unreadable(record.key, time_ms=record.time_ms, why=error.detail)
-                self.controls = with_word(self.controls, record.key, hold)
+        if record.topic == CONTROL.name:
+            heard = hear_record(
+                record, trust=self._trusted, controls=self.controls, journal=self._journal
+            )
+            self.controls = fold_word(self.controls, record.key, heard)
             return
         earlier, time_ms = self.history, record.time_ms
+        trusted = self._trusted.current()
+        try:
+            entry = open_entry(record.value, record.headers, trusted=trusted, time_ms=time_ms)
+        except RecordRejected as error:
+            self._journal.reject(record, reason=error.reason, detail=error.detail)
+            return
         if isinstance(entry, Order):
             self.history = logged(
                 earlier, entry, self._policy, offset=record.offset, time_ms=time_ms

@@ -17,13 +17,13 @@ from engine.capacity.rollups import hour_points, hour_questions
 from engine.capacity.rows import action_points, alert_points, forecast_points, score_points
 from engine.capacity.state import restore, take_state
 from engine.errors import HistoryError, HistoryUnreachable, RecordRejected
-from engine.ports import Clock, Delivery, History, Log, Record, RefusedRow, Subscription
+from engine.ports import Clock, Delivery, History, Log, OpenFrame, Record, RefusedRow, Subscription
 from engine.refusals import Backoff
 from engine.roles import instruments
 from engine.roles.appending import append_or_give_up
 from engine.roles.generations import append_generation, newest_state
 from engine.roles.health import Health, told
-from engine.wire.frame import decode_frame
+from engine.wire.frame import Frame, decode_frame
 from engine.wire.measurement import FAMILIES
 from engine.wire.points import Points
 from engine.wire.rejected import encode_rejected
@@ -72,12 +72,31 @@ class RecordConfig:
     snapshot_every_s: float = 180.0
 
 
+def decoded(record: Record) -> Frame:
+    """Return the frame of a record whoever wrote it, for tests."""
+    return decode_frame(record.value)
+
+
 class Recorder:
-    """Writes the history of the partitions it is given, until cancelled."""
+    """Writes the history of the partitions it is given, until cancelled.
+
+    Parameters
+    ----------
+    open_frame
+        Checks who wrote a frame and decodes it.
+    """
 
     def __init__(
-        self, *, log: Log, history: History, config: RecordConfig, clock: Clock, health: Health
+        self,
+        *,
+        log: Log,
+        history: History,
+        config: RecordConfig,
+        clock: Clock,
+        health: Health,
+        open_frame: OpenFrame = decoded,
     ) -> None:
+        self._open_frame = open_frame
         self._log = log
         self._history = history
         self._config = config
@@ -112,6 +131,7 @@ class Recorder:
             stream = _Frames(
                 self._log, self._history, subscription, self._config, self._clock, self._health
             )
+            stream.open_frame = self._open_frame
             await stream.run()
 
     async def _run_each(self, topic: str) -> None:
@@ -270,6 +290,8 @@ class _Stream:
 class _Frames(_Stream):
     """Frames: their rows, their minutes, and the hours that end; state beside the offsets."""
 
+    open_frame: OpenFrame = staticmethod(decoded)
+
     async def run(self, topic: str = FRAMES.name) -> None:
         """Write what frames say, and keep what the next ones need."""
         self._part = f"history of {topic}"
@@ -311,7 +333,7 @@ class _Frames(_Stream):
         fold.next_offset = record.offset + 1
         self._next[record.partition] = fold.next_offset
         try:
-            frame = decode_frame(record.value)
+            frame = self.open_frame(record)
         except RecordRejected:
             # The engine reads the same record and keeps it in `rejected`.
             instruments.HISTORY_UNREADABLE.inc()

@@ -20,6 +20,11 @@ Mode = Literal["observe", "approve", "auto"]
 
 # Who speaks where a record says something that this release cannot read.
 UNREADABLE: Final = "unreadable"
+# Who speaks where a record was refused and may have displaced a restriction.
+REFUSED: Final = "refused"
+HOLDS: Final = frozenset({UNREADABLE, REFUSED})
+# Before the key of a hold, so that it stands beside the word under the same key.
+_HOLD_PREFIX: Final = b"\0"
 # Of a key that may be as long as a record can be, so much tells which one it is.
 _SHOWN_BYTES: Final = 100
 
@@ -80,21 +85,38 @@ def unreadable(key: bytes, *, time_ms: int, why: str) -> Control:
         subject="",
         active=True,
         by="a control record that is unreadable and holds as a pause",
-        reason=f"key {name!r}, {why}, until that key is written anew or the site's pause is ended",
+        reason=f"key {name!r}, {why}, until an operator writes that key anew or ends the site's"
+        " pause",
         time_ms=time_ms,
         source=UNREADABLE,
     )
 
 
-def with_word(controls: Mapping[bytes, Control], key: bytes, word: Control) -> dict[bytes, Control]:
+def hold_key(key: bytes) -> bytes:
+    """Return under which key a hold for records with key `key` stands among the words in force."""
+    return _HOLD_PREFIX + key
+
+
+def held_key(key: bytes) -> bytes:
+    """Return the record key that a hold is for, from the key under which it stands."""
+    return key.removeprefix(_HOLD_PREFIX)
+
+
+def with_word(
+    controls: Mapping[bytes, Control], key: bytes, word: Control, *, by_operator: bool = True
+) -> dict[bytes, Control]:
     """Return the words in force by key after one more, read from a record with key `key`.
 
-    What was unreadable under that key ends with it, as the topic's compaction ends it.
+    What is held for that key, because a record under it was unreadable or refused, ends with an
+    operator's word alone.
     """
-    kept = {
-        name: held for name, held in controls.items() if name != key or held.source != UNREADABLE
-    }
-    kept[key if word.source == UNREADABLE else word.key()] = word
+    kept = dict(controls)
+    if word.source in HOLDS:
+        kept[hold_key(key)] = word
+        return kept
+    if by_operator:
+        kept.pop(hold_key(key), None)
+    kept[word.key()] = word
     return kept
 
 

@@ -27,7 +27,7 @@ def word_of_others(fleet: Fleet, words: Mapping[str, Any], *, now_ms: int) -> tu
         "subject": str(UUID(bytes=item.vm)), "site": "site", "zone": "z0", "cell": "c0",
         "severity": "error", "confidence": 1.0, "onset_ms": now_ms, "opened_ms": now_ms,
         "decided_ms": now_ms, "data_ms": now_ms, "configuration": OTHERS, "node": node,
-        "position": {"node": node, "role": "collector", "run": OTHERS, "sequence": 0},
+        "position": {"node": node, "role": "collector", "run": "others", "sequence": 0},
         "instance": int(world.guests.instance[lane]), "tenant": item.tenant,
         "group": item.group, "actionable": item.actionable, "history_s": world.now_ns / 1e9,
         "pools": sorted(set(item.disks.values())), "networks": sorted(item.nics.values()),

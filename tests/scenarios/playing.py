@@ -18,7 +18,6 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from connectors.clock import LoopClock
 from connectors.embedded.ledger import EmbeddedLedger
@@ -26,22 +25,22 @@ from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from connectors.simulator.fleet import Fleet, build_world
 from connectors.simulator.plan import Incident, WorldPlan
 from engine.action.catalogue import Policy, parse_policy, read_shipped
-from engine.action.keys import TrustedKeys, open_entry
+from engine.action.keys import open_entry
 from engine.detection.configuration import Configuration
 from engine.detection.replay import run_records
 from engine.errors import LogUnreachable
-from engine.keyring import Signer
 from engine.ports import Clock, Headers, LedgerStore, Position, Record
 from engine.roles.health import Health
 from engine.roles.run import Opener, keep
 from engine.settings import Collect, Place, Settings
 from engine.wire.alert import decode_alert
-from engine.wire.control import Control, decode_control, encode_control
+from engine.wire.control import Control, decode_control
 from engine.wire.journal import decode_entry
 from engine.wire.order import Closed, Order
 from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS
 from engine.wiring import Authority, Process, plan_opener, simulated_nodes, site_openers
 from tests.scenarios.others import OTHERS, word_of_others
+from tests.signing import KEYS, TRUSTED, with_signature, word
 
 # Two planners are more than any scenario needs; the second one is started on purpose only.
 SECOND: Final = "second planner"
@@ -227,10 +226,12 @@ class Stage:
             until_ms=None if until_s is None else now_ms + round(1000 * until_s),
             **words,
         )
-        await self.log.append(CONTROL.name, key=control.key(), value=encode_control(control))
+        value, headers = word(control)
+        await self.log.append(CONTROL.name, key=control.key(), value=value, headers=headers)
 
     async def alert(self, words: dict[str, Any]) -> None:
-        value, headers = word_of_others(self.fleet, words, now_ms=self.clock.now_ms())
+        said = word_of_others(self.fleet, words, now_ms=self.clock.now_ms())
+        value, headers = with_signature(said)
         await self.log.append(ALERTS.name, key=b"c0", value=value, headers=headers)
 
     async def play(self) -> None:
@@ -331,14 +332,7 @@ def policy_of(scenario: Scenario) -> Policy:
 
 
 def authority_of(scenario: Scenario) -> Authority:
-    keys: dict[Signer, Ed25519PrivateKey] = {
-        "planner": Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x01"),
-        "agent": Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x02"),
-    }
-    trusted = TrustedKeys.of(
-        planners=[keys["planner"].public_key()], agents=[keys["agent"].public_key()]
-    )
-    return Authority(policy_of(scenario), keys.__getitem__, trusted)
+    return Authority(policy_of(scenario), KEYS.__getitem__, TRUSTED)
 
 
 @dataclass
@@ -396,7 +390,7 @@ async def tell_orders(stage: Stage, teller: Teller) -> set[tuple[str, int, str]]
     """Tell orders and their ends, and return the steps that were ordered in earnest."""
     ordered: set[tuple[str, int, str]] = set()
     async for record in records(stage.log, ORDERS.name):
-        entry = open_entry(record.value, record.headers, trusted=stage.authority.trusted)
+        entry = open_entry(record.value, record.headers, trusted=TRUSTED)
         if isinstance(entry, Closed):
             teller.tell(record, "end", f"{entry.outcome} {entry.vm}: {entry.sentence}")
         if not isinstance(entry, Order):

@@ -17,25 +17,22 @@ from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from connectors.simulator.fleet import Fleet, build_world
 from connectors.simulator.plan import Incident, WorldPlan
 from engine.action.catalogue import Policy, parse_policy, read_shipped
-from engine.action.keys import TrustedKeys, open_entry
+from engine.action.keys import open_entry
 from engine.errors import LogUnreachable, RecordRejected
 from engine.ports import Bounds, Clock, Headers, LedgerStore, Position, Record, Verbs
 from engine.roles.act import ActConfig, Agent
 from engine.roles.health import Health
 from engine.roles.plan import PlanConfig, Planner
-from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, encode_alert
+from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition
 from engine.wire.control import Control, encode_control
 from engine.wire.frame import InventoryItem, decode_frame
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.order import Claim, Closed, Entry, Order, encode_order
 from engine.wire.score import Scores, encode_scores
 from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS, SCORES
+from tests.signing import AGENT_KEY, PLANNER_KEY, TRUSTED, said, word
 
 EPOCH_MS = 1_790_000_000_000
-PLANNER_KEY = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x01")
-AGENT_KEY = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x02")
-FOREIGN_KEY = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x03")
-TRUSTED = TrustedKeys.of(planners=[PLANNER_KEY.public_key()], agents=[AGENT_KEY.public_key()])
 LAB = parse_policy(read_shipped("lab"), source="lab")
 
 
@@ -192,7 +189,7 @@ class Site:
         return Alert(**(values | changes))
 
     async def say(self, alert: Alert) -> None:
-        value, headers = encode_alert(alert)
+        value, headers = said(alert)
         await self.log.append(ALERTS.name, key=alert.cell.encode(), value=value, headers=headers)
 
     async def keep_firing(self, alert: Alert, *, seconds: float) -> None:
@@ -229,11 +226,22 @@ class Site:
         value, headers = encode_order(order, key)
         await self.log.append(ORDERS.name, key=b"c0", value=value, headers=headers)
 
-    async def control(self, **words: Any) -> None:
-        control = Control(
-            active=True, by="ann", reason="work", time_ms=self.clock.now_ms(), **words
-        )
+    async def anybody(self, **words: Any) -> None:
+        """Say a word of control as anybody may who can write the topic: without a signature."""
+        control = self.word(**words)
         await self.log.append(CONTROL.name, key=control.key(), value=encode_control(control))
+
+    async def control(self, **words: Any) -> None:
+        """Say a word of control with an operator's signature."""
+        control = self.word(**words)
+        value, headers = word(control)
+        await self.log.append(CONTROL.name, key=control.key(), value=value, headers=headers)
+
+    def word(self, **words: Any) -> Control:
+        said: dict[str, Any] = {
+            "active": True, "by": "ann", "reason": "work", "time_ms": self.clock.now_ms(), **words,
+        }  # fmt: skip
+        return Control(**said)
 
     async def load(self, loads: dict[str, float]) -> None:
         scores = Scores(

@@ -11,7 +11,6 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine.action.admit import admit
 from engine.action.chain import Head, extend, link_of, verify
@@ -21,10 +20,10 @@ from engine.ports import Headers
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.order import Order, encode_order
 from engine.wire.topics import JOURNAL, ORDERS
-from tests.simulation.seeded_run import AGENT_KEY, PLANNER_KEY, POLICY, Run
+from tests.signing import AGENT_KEY, FOREIGN_KEY, PLANNER_KEY
+from tests.simulation.seeded_run import POLICY, Run
 from tests.simulation.truthful_fleet import EPOCH_MS, Guest, small_fleet
 
-_FOREIGN_KEY: Final = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x03")
 # A site is made anew after so many, so that no limit of theirs hides what else refuses them.
 _AT_ONE_SITE: Final = 50
 # What an attacker or a broken planner may put in the place of one VM.
@@ -55,7 +54,7 @@ def _bytes_of(
     late = 60_001 + chance.randrange(10**8)
     kind = chance.randrange(8)
     if kind == 0:
-        return encode_order(good, chance.choice((_FOREIGN_KEY, AGENT_KEY)))
+        return encode_order(good, chance.choice((FOREIGN_KEY, AGENT_KEY)))
     if kind == 1:
         altered = bytearray(value)
         altered[chance.randrange(len(altered))] ^= chance.randrange(1, 256)

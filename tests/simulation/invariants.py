@@ -69,6 +69,8 @@ class Watch:
         """Take note of what stands in the log."""
         if record.topic == CONTROL.name:
             word = decode_control(record.value)
+            if not word.active and not record.headers:
+                return  # a pause ends by an operator's word alone
             self._pauses[word.key()] = (word, asyncio.get_running_loop().time())
         if record.topic != ORDERS.name:
             return

@@ -6,9 +6,10 @@ from typing import Any, Final
 
 import msgspec
 
-from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, encode_alert
+from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition
 from engine.wire.score import NodeMinute, Scores, encode_scores
 from engine.wire.topics import ALERTS, SCORES
+from tests.signing import said
 from tests.simulation.faulty_ports import Store
 from tests.simulation.truthful_fleet import EPOCH_MS, Condition, Fleet, Guest
 
@@ -127,7 +128,7 @@ class Detector:
         asyncio.get_running_loop().call_later(60.0, self._again, guest, alert, 3 if false else 99)
 
     def _say(self, alert: Alert) -> None:
-        value, headers = encode_alert(alert)
+        value, headers = said(alert)
         self.store.put(ALERTS.name, alert.cell.encode(), value, headers)
 
     def host_silent(self, node: str) -> None:

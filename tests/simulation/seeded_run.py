@@ -6,18 +6,19 @@ with delays, and lies: it may say anything, and no living guest may be torn down
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Final
 from unittest import mock
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from connectors.simulator import virtual_time
+from engine.action import keys, words
 from engine.action.catalogue import Modes, Policy, Step, parse_policy, read_shipped
 from engine.action.chain import verify
-from engine.action.keys import TrustedKeys
 from engine.action.ledger import LogEntry, encode_ledger_entry
 from engine.ports import Headers
 from engine.roles import act as act_role
@@ -29,6 +30,7 @@ from engine.wire import order
 from engine.wire.control import Control, ControlScope, encode_control
 from engine.wire.journal import decode_entry
 from engine.wire.topics import CONTROL, JOURNAL
+from tests.signing import AGENT_KEY, PLANNER_KEY, TRUSTED, word
 from tests.simulation.faulty_ports import (
     Disk,
     Faults,
@@ -49,11 +51,6 @@ ADVERSITIES: Final = (
     "sleep",
 )  # fmt: skip
 
-PLANNER_KEY: Final = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x01")
-AGENT_KEY: Final = Ed25519PrivateKey.from_private_bytes(bytes(31) + b"\x02")
-TRUSTED: Final = TrustedKeys.of(
-    planners=[PLANNER_KEY.public_key()], agents=[AGENT_KEY.public_key()]
-)
 # A production policy, but for the modes: what it may touch it may touch by itself.
 _DEFAULT: Final = parse_policy(read_shipped("default"), source="default")
 POLICY: Final[Policy] = msgspec.structs.replace(
@@ -243,17 +240,24 @@ class Run:
             ("site", ""), ("cell", guest.cell), ("node", guest.node), ("vm", guest.text),
         )  # fmt: skip
         scope, subject = chance.choice(places)
-        word = Control(
+        pause = Control(
             kind=chance.choice(("pause", "maintenance")), scope=scope, subject=subject,
             active=True, by="ann", reason="work", time_ms=self.detector.now_ms(),
         )  # fmt: skip
-        self.store.put(CONTROL.name, word.key(), encode_control(word))
+        self.store.put(CONTROL.name, pause.key(), encode_control(pause))
         if chance.random() < 0.5:
-            over = msgspec.structs.replace(word, active=False)
+            over_s = now_s + chance.uniform(20.0, 600.0)
+            asyncio.get_running_loop().call_at(over_s, self._end_pause, pause)
+        else:
+            # Somebody who may write the topic and is no operator would like it to end.
+            over = msgspec.structs.replace(pause, active=False)
             asyncio.get_running_loop().call_at(
-                now_s + chance.uniform(20.0, 600.0),
-                self.store.put, CONTROL.name, word.key(), encode_control(over),
-            )  # fmt: skip
+                now_s + 10.0, self.store.put, CONTROL.name, pause.key(), encode_control(over)
+            )
+
+    def _end_pause(self, pause: Control) -> None:
+        over = msgspec.structs.replace(pause, active=False, time_ms=self.detector.now_ms())
+        self.store.put(CONTROL.name, pause.key(), *word(over))
 
     # -- who acts ------------------------------------------------------------------------
 
@@ -351,23 +355,28 @@ def play(seed: int, family: Family, *, clean: bool = False) -> Result:
     with (
         mock.patch.multiple(plan_role, _TICK_S=_TICK_S),
         mock.patch.multiple(act_role, _REPORT_S=_REPORT_S),
-        mock.patch.object(order, "check_signature", _checked_once()),
+        _signatures_checked_once(),
     ):
         return run.play()
 
 
-def _checked_once() -> Callable[..., None]:
-    """Return a check of signatures that remembers which bytes were rightly signed.
+@contextmanager
+def _signatures_checked_once() -> Iterator[None]:
+    """Let the check of signatures remember which bytes were rightly signed by whom.
 
     Six readers of one run trust the same keys, and a signature that held once holds: checking
     it anew for each of them took a fifth of a run.
     """
-    held: set[tuple[bytes, Headers]] = set()
+    held: set[tuple[bytes, Headers, tuple[str, ...]]] = set()
     check = order.check_signature
 
     def checked(value: bytes, headers: Headers, *, trusted: Mapping[str, Ed25519PublicKey]) -> None:
-        if (value, headers) not in held:
+        known = value, headers, tuple(trusted)
+        if known not in held:
             check(value, headers, trusted=trusted)
-            held.add((value, headers))
+            held.add(known)
 
-    return checked
+    with ExitStack() as patches:
+        for module in (order, keys, words):
+            patches.enter_context(mock.patch.object(module, "check_signature", checked))
+        yield

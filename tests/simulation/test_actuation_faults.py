@@ -15,7 +15,8 @@ from engine.errors import StateUnwritable
 from engine.ports import LedgerStore
 from engine.wire.order import Order
 from engine.wire.topics import ORDERS
-from tests.simulation.acting_site import FOREIGN_KEY, LAB, Site, acting_site, panic
+from tests.signing import FOREIGN_KEY
+from tests.simulation.acting_site import LAB, Site, acting_site, panic
 
 TWO_RESETS = msgspec.structs.replace(
     LAB, ladders={"panic_spin": (Step(action="reset", deadline_s=180, stable_s=20),) * 2}

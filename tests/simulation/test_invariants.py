@@ -17,10 +17,11 @@ from engine.wire.control import Control, encode_control
 from engine.wire.journal import encode_entry
 from engine.wire.order import Claim, Order, encode_order
 from engine.wire.topics import CONTROL, JOURNAL, ORDERS
+from tests.signing import AGENT_KEY, PLANNER_KEY
 from tests.simulation import invariants, seeded_run
 from tests.simulation.faulty_ports import Faults, Process
 from tests.simulation.hostile import order_for
-from tests.simulation.seeded_run import AGENT_KEY, PLANNER_KEY, Run
+from tests.simulation.seeded_run import Run
 from tests.simulation.truthful_fleet import Guest
 from tests.slices import ROOT
 

@@ -8,12 +8,21 @@ from uuid import UUID
 
 import msgspec
 
+from connectors.clock import SystemClock
 from connectors.embedded.ledger import EmbeddedLedger
 from connectors.kafka.config import KafkaConfig
 from deploy.lab.kafka_broker import Cluster
 from deploy.lab.libvirt_lab import Lab, wait_until
 from engine.action.catalogue import read_shipped
 from engine.action.keys import TrustedKeys
+from engine.frame_keyring import (
+    make_name,
+    make_site_key,
+    name_key_path,
+    read_site_keys,
+    write_name_key,
+    write_site_key,
+)
 from engine.keyring import Signer, own_key, trusted_keys
 from engine.wire.alert import Alert
 from engine.wire.metrics import INTEGER_ROW
@@ -35,7 +44,7 @@ PROCESSES = {
     "act": "act",
 }
 
-SIGNER_OF: dict[str, Signer] = {"plan": "planner", "act": "agent"}
+SIGNER_OF: dict[str, Signer] = {"plan": "planner", "act": "agent", "engine": "engine"}
 
 SETTINGS = """
 [site]
@@ -86,6 +95,8 @@ class Site:
         self._lab = lab
         self._trusted = folder / "trusted"
         self._trusted.mkdir(parents=True)
+        self._site_keys = folder / "site-keys"
+        make_site_key(self._site_keys, now_ms=SystemClock().now_ms())
         self._policy = folder / "policy.toml"
         self._policy.write_text(read_shipped("lab"))
         self.processes: dict[str, Process] = {}
@@ -217,11 +228,18 @@ class Site:
         )
         process = Process(name, role, folder=folder, settings=settings)
         self.processes[name] = process
-        trust(process, role, node=node, folder=self._trusted)
+        trust(process, role, node=node, folder=self._trusted, site_keys=self._site_keys)
 
 
-def trust(process: Process, role: str, *, node: str, folder: Path) -> None:
-    """Make a process its key before its first start, and copy it to where everybody reads it."""
+def trust(process: Process, role: str, *, node: str, folder: Path, site_keys: Path) -> None:
+    """Make a process its keys before its first start, and copy the public one to everybody."""
+    keys = process.state / "keys"
+    [(site_key, secret)] = read_site_keys(site_keys).items()
+    if role in ("collect", "act"):
+        name = make_name("node", node, site_key=site_key, now_ms=SystemClock().now_ms())
+        write_name_key(name_key_path(keys, "node", node), name, secret)
+    else:
+        write_site_key(keys, site_key, secret)
     signer = SIGNER_OF.get(role)
     if signer is not None:
         own_key(process.state / "keys", signer)

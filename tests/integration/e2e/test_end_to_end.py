@@ -8,11 +8,13 @@ import pytest
 from benchmarks.report import report
 from deploy.lab.libvirt_lab import Guest, Lab, wait_until
 from deploy.lab.records import missing
+from engine.keyring import own_key
 from engine.wire.alert import Alert, EvidenceItem, SamplePosition, alert_id, encode_alert
 from engine.wire.topics import ALERTS
 from tests.integration.e2e.fleet import Fleet, at_first_reboot, untouched
 from tests.integration.e2e.process import run
 from tests.integration.e2e.site import CELL, NODE, Site
+from tests.signing import with_signature
 
 pytestmark = [pytest.mark.kafka, pytest.mark.libvirt, pytest.mark.slow]
 
@@ -78,11 +80,30 @@ class TestOnePlanner:
         with capsys.disabled():
             tell(steps)
 
-    def test_a_live_guest_is_not_reset_by_a_forged_alert(self, running: Site, fleet: Fleet) -> None:
+    def test_an_alert_that_no_engine_signed_leads_to_no_order(
+        self, running: Site, fleet: Fleet
+    ) -> None:
+        vm = running.vm(fleet.writer.name)
+        value, headers = encode_alert(forged(vm, instance=running.instance(vm)))
+        running.watcher.append(ALERTS.name, key=CELL.encode(), value=value, headers=headers)
+        running.wait_until(
+            lambda: any(
+                f"A record of {ALERTS.name} was not read: no signature" in entry.sentence
+                for entry in running.watcher.journal()
+            ),
+            within_s=30,
+            what="the refusal of the forged alert",
+        )
+        assert running.orders(vm) == []
+
+    def test_a_live_guest_is_not_reset_by_an_alert_of_a_stolen_engine_key(
+        self, running: Site, fleet: Fleet
+    ) -> None:
         writer, before = fleet.writer, fleet.boots()
         vm = running.vm(writer.name)
         alert = forged(vm, instance=running.instance(vm))
-        value, headers = encode_alert(alert)
+        key = own_key(running.processes["engine"].state / "keys", "engine")
+        value, headers = with_signature(encode_alert(alert), key)
         running.watcher.append(ALERTS.name, key=CELL.encode(), value=value, headers=headers)
         running.wait_until(
             lambda: bool(running.marks(vm)), within_s=60, what="the end of the forged order"

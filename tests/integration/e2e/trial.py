@@ -19,13 +19,15 @@ from connectors.kafka.config import KafkaConfig
 from deploy.lab.kafka_broker import Cluster
 from deploy.lab.libvirt_lab import Guest, wait_until
 from engine.action.catalogue import parse_policy, read_shipped
+from engine.frame_keyring import make_site_key
 from engine.keyring import own_key, trusted_keys
 from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, encode_alert
 from engine.wire.order import Closed, Order, encode_order
 from engine.wire.topics import ALERTS, ORDERS, SNAPSHOTS
 from tests.integration.e2e.process import Process
-from tests.integration.e2e.site import CELL, INTERVAL_S, NODE, SETTINGS, SIGNER_OF, trust
+from tests.integration.e2e.site import CELL, INTERVAL_S, NODE, SETTINGS, trust
 from tests.integration.e2e.watcher import Watcher
+from tests.signing import with_signature
 
 
 def word_about(guest: Guest, vm: bytes, **changes: Any) -> Alert:
@@ -82,6 +84,12 @@ class Trial:
         self.guest, self.vm, self.name, self.node = guest, vm, folder.name, node
         self._trusted, self._boots = folder / "trusted", guest.boots
         self._trusted.mkdir()
+        site_keys = folder / "site-keys"
+        make_site_key(site_keys, now_ms=int(time.time() * 1000))
+        # The test speaks as an engine, whether or not one runs.
+        self._engine = own_key(folder / "engine-keys", "engine")
+        public = (folder / "engine-keys" / "engine.pub").read_bytes()
+        (self._trusted / "engine-test.pub").write_bytes(public)
         text = read_shipped("lab")
         self.policy = parse_policy(text, source="lab")
         (folder / "policy.toml").write_text(text)
@@ -95,7 +103,7 @@ class Trial:
                 trusted=self._trusted,
             )  # fmt: skip
             self.processes[role] = Process(role, role, folder=folder / role, settings=settings)
-            trust(self.processes[role], role, node=node, folder=self._trusted)
+            trust(self.processes[role], role, node=node, folder=self._trusted, site_keys=site_keys)
         self.watcher = Watcher(
             KafkaConfig(
                 bootstrap=broker.bootstrap,
@@ -130,7 +138,7 @@ class Trial:
         for role in roles or self.processes:
             self.processes[role].start()
         for role in roles or self.processes:
-            if role in SIGNER_OF:
+            if role in ("plan", "act"):
                 self.processes[role].says("starts under policy", within_s=90)
 
     def restart(self, role: str) -> None:
@@ -145,7 +153,9 @@ class Trial:
     def say(self, state: str, **changes: Any) -> None:
         """Publish the engine's word about the guest."""
         told = {"id": self.incident, "state": state, "instance": self.instance} | changes
-        value, headers = encode_alert(word_about(self.guest, self.vm, **told))
+        value, headers = with_signature(
+            encode_alert(word_about(self.guest, self.vm, **told)), self._engine
+        )
         self.watcher.append(ALERTS.name, key=CELL.encode(), value=value, headers=headers)
 
     def resolve(self) -> None:

@@ -29,6 +29,7 @@ from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.order import Closed, Entry, Order, encode_order
 from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS
 from tests.integration.e2e.process import Process
+from tests.signing import with_signature
 
 T = TypeVar("T")
 
@@ -177,7 +178,8 @@ class ActingNode:
 
     def say(self, alert: Alert) -> None:
         """Publish the engine's word."""
-        value, headers = encode_alert(alert)
+        key = own_key(self.agent.state / "keys", "engine")
+        value, headers = with_signature(encode_alert(alert), key)
         self.append(ALERTS.name, value, headers=headers)
 
     def append(
@@ -203,8 +205,11 @@ class ActingNode:
         word = Control(
             active=True, by="ann", reason="work", time_ms=int(time.time() * 1000), **words
         )
-        value = encode_control(word)
-        self._on_log(lambda log: log.append(CONTROL.name, key=word.key(), value=value))
+        key = own_key(self.agent.state / "keys", "operator")
+        value, headers = with_signature((encode_control(word), ()), key)
+        self._on_log(
+            lambda log: log.append(CONTROL.name, key=word.key(), value=value, headers=headers)
+        )
 
     def end_of(self, order: Order, *, within_s: float = END_S) -> Closed:
         """Return the mark that closed an order, once it stands in the log."""

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from connectors.simulator.fleet import build_world
 from connectors.simulator.plan import WorldPlan
 from engine.errors import AlreadyRunning, HistoryUnreachable, SettingsError
+from engine.frame_keyring import FrameKeyring
 from engine.roles.run import Opener
 from engine.settings import load_settings
 from engine.wiring import (
@@ -69,8 +70,9 @@ async def test_a_history_that_cannot_be_written_is_told_before_the_first_row(
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "history").write_text("a file of somebody else's")
     here = process(load_settings()[0])
+    frames = FrameKeyring.in_memory(here.clock)
     with pytest.raises(HistoryUnreachable, match=r"history cannot be written: File exists"):
-        async with history_opener(here, lambda: open_log(here))():
+        async with history_opener(here, lambda: open_log(here), frames)():
             pass
 
 
@@ -78,6 +80,7 @@ def test_an_agent_on_kafka_makes_no_key_that_could_give_orders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLATLINE_LOG__KIND", "kafka")
+    monkeypatch.setenv("FLATLINE_KEYS__FRAMES", "accept")
     open_agent("default", real=True)
     assert {file.name for file in (tmp_path / "state" / "keys").iterdir()} == {
         "agent.key",

@@ -1,5 +1,4 @@
-from typing import Any
-
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -12,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from engine.action.keys import (
     TrustedKeys,
-    open_control,
+    open_alert,
     open_entry,
     parse_private_key,
     parse_public_key,
@@ -20,9 +19,10 @@ from engine.action.keys import (
     public_key_pem,
 )
 from engine.errors import KeyDamaged, RecordRejected, SettingsError
-from engine.wire.control import encode_control
-from engine.wire.order import Claim, Entry, encode_order, signed
-from tests.unit.engine.action.samples import NOW_MS, VM, control, mark, order
+from engine.wire.alert import encode_alert
+from engine.wire.order import Claim, Entry, encode_order, key_id, signed
+from tests.unit.engine.action.samples import NOW_MS, VM, mark, order
+from tests.unit.engine.wire.samples import ALERT
 
 PLANNER, AGENT, STRANGER = (
     Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2, 3)
@@ -117,27 +117,41 @@ def test_what_is_no_key_is_refused_by_name() -> None:
             parse_public_key(text, source="the-file")
 
 
-def approval(**changes: Any) -> bytes:
-    (word,) = control(kind="approval", scope="vm", subject="a" * 32, **changes).values()
-    return encode_control(word)
-
-
-def test_an_approval_counts_only_with_an_operator_s_signature() -> None:
-    value = approval()
-    operator, stranger = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+def test_an_alert_counts_only_with_an_engine_s_signature() -> None:
+    engine = Ed25519PrivateKey.from_private_bytes(bytes([4]) * 32)
     trusted = TrustedKeys.of(
-        planners=[stranger.public_key()],
-        agents=[stranger.public_key()],
-        operators=[operator.public_key()],
+        planners=[PLANNER.public_key()], agents=[AGENT.public_key()], engines=[engine.public_key()]
     )
-    assert open_control(value, signed(value, operator), trusted=trusted).kind == "approval"
-    for headers in ((), signed(value, stranger), signed(approval(by="eve"), operator)):
+    value, headers = encode_alert(ALERT)
+    assert open_alert(value, (*headers, *signed(value, engine)), trusted=trusted) == ALERT
+    other, _ = encode_alert(msgspec.structs.replace(ALERT, kind="panic_halt"))
+    forged: list[tuple[bytes, tuple[tuple[str, bytes], ...]]] = [
+        (value, headers),
+        (other, (*headers, *signed(value, engine))),
+        *((value, (*headers, *signed(value, key))) for key in (PLANNER, AGENT, STRANGER)),
+    ]
+    for record in forged:
         with pytest.raises(RecordRejected) as refusal:
-            open_control(value, headers, trusted=trusted)
+            open_alert(*record, trusted=trusted)
         assert refusal.value.reason == "bad_signature"
 
 
-def test_a_word_that_makes_the_rules_stricter_needs_no_signature() -> None:
-    (pause,) = control().values()
-    trusted = TrustedKeys.of(planners=[], agents=[])
-    assert open_control(encode_control(pause), (), trusted=trusted) == pause
+def test_a_key_that_has_ended_signs_nothing_that_the_log_took_later() -> None:
+    ended_ms = 1_800_000_000_000
+    ids = {key_id(key.public_key()): ended_ms for key in (PLANNER, AGENT)}
+    trusted = TrustedKeys.of(
+        planners=[PLANNER.public_key()],
+        agents=[AGENT.public_key()],
+        engines=[PLANNER.public_key()],
+        until_ms=ids,
+    )
+    value, headers = encode_alert(ALERT)
+    alert = value, (*headers, *signed(value, PLANNER))
+    records = encode_order(order(), PLANNER), encode_order(mark(order(), time_ms=NOW_MS), AGENT)
+    for record in records:
+        open_entry(*record, trusted=trusted, time_ms=ended_ms - 1)
+        with pytest.raises(RecordRejected, match=r"expired_key: .* ended at 2027-01-15T08:00:00"):
+            open_entry(*record, trusted=trusted, time_ms=ended_ms)
+    open_alert(*alert, trusted=trusted, time_ms=ended_ms - 1)
+    with pytest.raises(RecordRejected, match="expired_key"):
+        open_alert(*alert, trusted=trusted, time_ms=ended_ms)

@@ -10,7 +10,7 @@ from connectors.clock import SystemClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from engine.action.admit import admit
 from engine.action.catalogue import Modes
-from engine.action.keys import open_control
+from engine.action.words import hear
 from engine.keyring import trusted_keys
 from engine.ports import Record
 from engine.wire.topics import CONTROL
@@ -34,7 +34,17 @@ def test_an_approval_is_signed_and_lets_the_steps_of_its_incident_run_for_its_ti
 
     (record,) = asyncio.run(words())
     trusted = trusted_keys(state / "trusted", own=state / "keys")
-    word = open_control(record.value, record.headers, trusted=trusted)
+    heard = hear(
+        record.key,
+        record.value,
+        record.headers,
+        time_ms=record.time_ms,
+        trusted=trusted,
+        controls={},
+    )
+    word = heard.word
+    assert word is not None
+    assert heard.rejected is None
     for minutes, rule in ((0, "admitted"), (9, "admitted"), (11, "not_approved")):
         now_ms = word.time_ms + 60_000 * minutes
         given = past(waits, ago_s=(NOW_MS - now_ms) / 1000, opened_ms=now_ms)

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from connectors.clock import SystemClock
 from engine.cli.doctor import Check, examine
+from engine.frame_keyring import make_site_key, read_site_keys, write_site_key
 from engine.settings import load_settings
+from engine.wire.frame_mac import SiteKey
 from tests.unit.engine.cli.conftest import Flatline
 from tests.unit.engine.cli.test_app import VM
 
@@ -37,6 +40,7 @@ def test_a_new_installation_on_one_machine_is_well() -> None:
         "clock": "well",
         "policy": "well",
         "keys": "well",
+        "frame keys": "well",
         "engine's libraries": "well",
         "log": "well",
         "pauses": "well",
@@ -73,8 +77,23 @@ def test_an_absent_broker_and_missing_keys_are_told_with_the_cure(state: Path) -
     found = checks(log__kind="kafka", log__kafka__bootstrap="127.0.0.1:1")
     assert "127.0.0.1:1 is away" in found["log"].sentence
     assert "pauses" not in found
-    named = f"{state}/trusted, named planner-NAME.pub and agent-NODE.pub"
+    named = f"{state}/trusted, named planner-NAME.pub and agent-NODE.pub and engine-NAME.pub"
     assert named in found["keys"].sentence
+    assert "flatline keys create node" in found["frame keys"].sentence
+
+
+@pytest.mark.usefixtures("flatline")
+def test_frames_that_anybody_may_write_and_keys_that_end_soon_are_told(state: Path) -> None:
+    kafka = {"log__kind": "kafka", "log__kafka__bootstrap": "127.0.0.1:1"}
+    accepting = checks(**kafka, keys__frames="accept")["frame keys"]
+    assert accepting.finding == "note"
+    assert "anybody who may write the topic may speak for any node" in accepting.sentence
+    now_ms = SystemClock().now_ms()
+    key = make_site_key(state / "keys", now_ms=now_ms)
+    assert checks(**kafka)["frame keys"].finding == "well"
+    secret = read_site_keys(state / "keys")[key].secret
+    write_site_key(state / "keys", key, SiteKey(secret, until_ms=now_ms + 86_400_000))
+    assert "flatline keys rotate" in checks(**kafka)["frame keys"].sentence
 
 
 @pytest.mark.usefixtures("flatline")
@@ -82,7 +101,7 @@ def test_a_key_that_is_trusted_under_another_node_s_name_is_told(state: Path) ->
     kafka = {"log__kind": "kafka", "log__kafka__bootstrap": "127.0.0.1:1", "site__node": "n1"}
     checks(**kafka)  # makes the keys
     (state / "trusted").mkdir()
-    for signer, name in (("planner", "p"), ("agent", "n2")):
+    for signer, name in (("planner", "p"), ("engine", "e"), ("agent", "n2")):
         public = (state / "keys" / f"{signer}.pub").read_bytes()
         (state / "trusted" / f"{signer}-{name}.pub").write_bytes(public)
     check = checks(**kafka)["keys"]

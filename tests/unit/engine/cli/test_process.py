@@ -110,7 +110,7 @@ async def main():
     node = simulated_nodes(build_world(WorldPlan(seed=1), here.clock))[0]
     connect = lambda: open_log(here)
     openers = dict(
-        collect=lambda: collect_opener(here, connect, node),
+        collect=lambda: collect_opener(here, connect, node, authority(settings).frames),
         act=lambda: act_opener(here, connect, node, authority(settings)),
     )
     async with openers[{command!r}]()() as role:

@@ -13,10 +13,9 @@ from engine.ports import Bounds, Clock, LedgerStore, Record
 from engine.wire.frame import Frame, decode_frame
 from engine.wire.order import Closed, Order, encode_order
 from engine.wire.topics import CONTROL, FRAMES, JOURNAL, ORDERS, REJECTED
+from tests.signing import AGENT_KEY, PLANNER_KEY
 from tests.simulation.acting_site import (
-    AGENT_KEY,
     EPOCH_MS,
-    PLANNER_KEY,
     Site,
     acting_site,
     panic,

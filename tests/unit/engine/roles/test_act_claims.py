@@ -14,7 +14,8 @@ from engine.ports import LedgerStore
 from engine.roles.outbox import PAGE
 from engine.wire.order import Claim, Order
 from engine.wire.topics import CONTROL, ORDERS
-from tests.simulation.acting_site import AGENT_KEY, FaultyLog, Site, acting_site, panic
+from tests.signing import AGENT_KEY
+from tests.simulation.acting_site import FaultyLog, Site, acting_site, panic
 from tests.unit.engine.action.samples import order as sample_order
 from tests.unit.engine.action.samples import past
 from tests.unit.engine.roles.test_act import dead_vm, only_mark, ordered

@@ -15,8 +15,8 @@ from engine.looks import Look
 from engine.ports import Record
 from engine.wire.order import Closed
 from engine.wire.topics import ORDERS
+from tests.signing import AGENT_KEY
 from tests.simulation.acting_site import (
-    AGENT_KEY,
     EPOCH_MS,
     Site,
     acting_site,

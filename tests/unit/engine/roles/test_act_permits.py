@@ -137,7 +137,7 @@ def test_a_word_of_control_that_cannot_be_read_holds_as_a_pause_until_its_key_is
             " key 'pause/cell/c7/'"
         )
         assert not site.resets()
-        await site.log.append(CONTROL.name, key=word.key(), value=encode_control(word))
+        await site.control(kind="pause", scope="cell", subject="c7")
         await asyncio.sleep(1_900.0)
         planner = site.start_planner("p2")
         await site.say(site.alert(opened_ms=site.clock.now_ms() - 20_000))
@@ -149,11 +149,11 @@ def test_a_word_of_control_that_cannot_be_read_holds_as_a_pause_until_its_key_is
 
 def test_a_forged_approval_approves_nothing_and_pauses_nothing() -> None:
     async def scene(site: Site) -> None:
-        await site.control(kind="approval", scope="vm", subject="0" * 32)
+        await site.anybody(kind="approval", scope="vm", subject="0" * 32)
         await ordered(site)
         mark = await only_mark(site)
         assert mark.outcome == "returned"
-        assert await site.said("no signature by a trusted key")
+        assert await site.said("needs an operator's key")
 
     dead_vm(scene)
 

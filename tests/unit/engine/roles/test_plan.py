@@ -4,14 +4,18 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
+
 from connectors.clock import ManualClock
 from connectors.simulator import virtual_time
 from engine.action.chain import verify
-from engine.wire.alert import encode_alert
+from engine.roles import instruments
 from engine.wire.control import decode_control
+from engine.wire.order import KEY_HEADER, key_id
 from engine.wire.topics import ALERTS, CONTROL, JOURNAL, ORDERS, REJECTED
-from tests.simulation.acting_site import EPOCH_MS, FOREIGN_KEY, LAB, Site, acting_site
-from tests.unit.engine.action.samples import order
+from tests.signing import FOREIGN_KEY, OPERATOR_KEY, said
+from tests.simulation.acting_site import EPOCH_MS, LAB, Site, acting_site, panic
+from tests.unit.engine.action.samples import NOW_MS, order, past
 
 
 def planned(scene: Callable[[Site], Coroutine[Any, Any, None]]) -> None:
@@ -146,6 +150,83 @@ def test_a_word_of_control_that_cannot_be_read_holds_as_a_pause_for_planners_too
     planned(scene)
 
 
+def test_a_forged_alert_leads_to_nothing_and_is_counted_and_kept() -> None:
+    async def scene(site: Site) -> None:
+        counted = instruments.RECORDS_REJECTED.labels(ALERTS.name, "bad_signature")
+        before = counted._value.get()
+        value, _ = said(site.alert())
+        other = said(site.alert(1))
+        for headers in ((), said(site.alert(), key=FOREIGN_KEY)[1], other[1]):
+            await site.log.append(ALERTS.name, key=b"c0", value=value, headers=headers)
+        await asyncio.sleep(5.0)
+        assert not await site.orders()
+        assert counted._value.get() - before == 3
+        assert await site.said(f"A record of {ALERTS.name} was not read: no signature")
+        await site.say(site.alert())
+        await asyncio.sleep(2.0)
+        assert len(await site.orders()) == 1
+
+    planned(scene)
+
+
+@pytest.mark.parametrize("compacted", [False, True], ids=["live", "restarted"])
+def test_a_pause_stands_for_planner_and_agent_though_somebody_writes_that_it_is_over(
+    compacted: bool,
+) -> None:
+    """The embedded log compacts at each append: the forged record has erased the pause."""
+
+    async def played() -> None:
+        async with acting_site(panic()) as site:
+            planner, agent = site.start_planner(), site.start_agent()
+            await site.control(kind="pause", scope="site", subject="")
+            await asyncio.sleep(2.0)
+            if compacted:
+                await site.stop(planner)
+                await site.stop(agent)
+            await site.anybody(kind="pause", scope="site", subject="", active=False)
+            await asyncio.sleep(20.0)
+            if compacted:
+                site.start_planner()
+                site.start_agent()
+                await asyncio.sleep(1.0)
+            await site.say(site.alert())
+            await asyncio.sleep(30.0)
+            assert not await site.orders()
+            alert, ago_s = site.alert(), (NOW_MS - site.clock.now_ms()) / 1000
+            given = past(
+                order(vm=alert.subject, instance=alert.instance, node="c0-n0", policy=LAB.hash),
+                ago_s=ago_s,
+            )
+            await site.order(given)
+            await asyncio.sleep(30.0)
+            (mark,) = await site.marks()
+            assert (mark.outcome, site.resets()) == ("not_attempted", 0)
+            assert mark.sentence.startswith("Site is paused by")
+            await site.control(kind="pause", scope="site", subject="", active=False)
+            await asyncio.sleep(2.0)
+            await site.say(site.alert(1))
+            await asyncio.sleep(2.0)
+            assert len(await site.orders()) == 2
+
+    virtual_time.run(played())
+
+
+def test_a_planner_writes_back_what_a_refused_record_has_displaced() -> None:
+    async def played() -> None:
+        async with acting_site() as site:
+            planner = site.start_planner()
+            await site.control(kind="pause", scope="cell", subject="c7")
+            await asyncio.sleep(2.0)
+            await site.anybody(kind="pause", scope="cell", subject="c7", active=False)
+            await asyncio.sleep(2.0)
+            await site.stop(planner)
+            (record,) = await site.log.read_to_end(CONTROL.name, 0, offset=0)
+            assert decode_control(record.value).active
+            assert dict(record.headers)[KEY_HEADER].decode() == key_id(OPERATOR_KEY.public_key())
+
+    virtual_time.run(played())
+
+
 def test_a_planner_whose_clock_runs_late_gives_only_orders_that_no_agent_takes() -> None:
     async def played() -> None:
         async with acting_site() as site:
@@ -168,8 +249,7 @@ def test_ending_a_planner_leaves_its_journal_complete() -> None:
         async with acting_site() as site:
             planner = site.start_planner()
             await asyncio.sleep(1.0)
-            value, headers = encode_alert(site.alert())
-            await site.log.append(ALERTS.name, key=b"c0", value=value, headers=headers)
+            await site.say(site.alert())
             await asyncio.sleep(0.1)
             await site.stop(planner)
             assert [entry.kind for entry in await site.journal()] == ["start", "decision"]

@@ -1,0 +1,210 @@
+"""Words of control as planner, agent and command line read them: one function, so all agree.
+
+Whoever may write the topic may make the rules stricter: a pause, a maintenance or a quarantine
+needs no signature. What makes them looser needs an operator's: taking such a word back or ending
+it earlier, an approval, a mode, a policy, and writing under another word's key.
+
+The topic is compacted, so a record that is refused has still displaced the word before it. Who
+read that word goes on holding it, and a planner writes it back. Who only finds the refused record
+holds a restriction in its place, until an operator's word stands under that key.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, get_args
+
+import msgspec
+
+from engine.action.keys import Headers, TrustedKeys, check_life, signer_of
+from engine.errors import RecordRejected
+from engine.wire.control import (
+    HOLDS,
+    REFUSED,
+    Control,
+    ControlKind,
+    ControlScope,
+    decode_control,
+    unreadable,
+    with_word,
+)
+from engine.wire.order import check_signature
+
+# What anybody who may write the topic may say, as long as it is in force and not taken back.
+_RESTRICTIONS: Final[frozenset[ControlKind]] = frozenset({"pause", "maintenance", "quarantine"})
+# A word that makes rules looser is appended as soon as it is signed. One that is older is a copy:
+# today's pause must not end by the bytes that ended last week's. Kerberos allows clocks as much.
+_FRESH_MS: Final = 300_000
+_KEY_PARTS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What one record of control comes to.
+
+    Attributes
+    ----------
+    word
+        To be folded in with `with_word`; None changes nothing.
+    by_operator
+        Whether an operator signed it: only then it ends what was refused or unreadable.
+    rejected
+        Why the record itself was not taken, None where it was.
+    displaces
+        Whether it stands in the log in the place of a word that goes on holding.
+    """
+
+    word: Control | None
+    by_operator: bool = False
+    rejected: RecordRejected | None = None
+    displaces: bool = False
+
+
+def hear(
+    key: bytes,
+    value: bytes,
+    headers: Headers,
+    *,
+    time_ms: int,
+    trusted: TrustedKeys,
+    controls: Mapping[bytes, Control],
+) -> Heard:
+    """Return what a record of control says to a reader that holds `controls`.
+
+    Parameters
+    ----------
+    time_ms
+        Append time of the record.
+    controls
+        The words in force by key, as `with_word` gives them.
+    """
+    try:
+        control = decode_control(value)
+    except RecordRejected as error:
+        hold = unreadable(key, time_ms=time_ms, why=error.detail)
+        # An empty value deletes a key when the topic is compacted; nobody of ours writes one.
+        return Heard(hold, rejected=error, displaces=not value and _stands(controls.get(key)))
+    # Whose clock runs ahead must not have the last word for as long, and nobody speaks as a hold.
+    source = "" if control.source in HOLDS else control.source
+    at_ms = min(control.time_ms, time_ms)
+    control = msgspec.structs.replace(control, time_ms=at_ms, source=source)
+    held = controls.get(control.key())
+    operator, fault = _operator(value, headers, trusted=trusted, time_ms=time_ms)
+    stale = _stale(control, held, time_ms)
+    if loosens(control, held) or key != control.key():
+        if operator is None and fault is None:
+            fault = RecordRejected("bad_signature", f"{_told(control)} needs an operator's key")
+        if fault or stale:
+            return _refused(key, fault or stale, time_ms=time_ms, controls=controls)
+    if operator is None:
+        author = _author(control, headers, value, trusted)
+        return Heard(msgspec.structs.replace(control, by=author))
+    name = trusted.names.get(operator, control.by)
+    return Heard(msgspec.structs.replace(control, by=name), by_operator=stale is None)
+
+
+def loosens(control: Control, held: Control | None) -> bool:
+    """Return whether a word, said in the place of `held`, takes anything back."""
+    if control.kind not in _RESTRICTIONS or not control.active:
+        return True
+    if held is None or not held.active:
+        return False
+    if control.until_ms is None:
+        return False
+    return held.until_ms is None or control.until_ms < held.until_ms
+
+
+def _operator(
+    value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms: int
+) -> tuple[str | None, RecordRejected | None]:
+    """Return the id of the operator's key that signed a word, or why it does not count."""
+    name = signer_of(headers)
+    if not name:
+        return None, None
+    try:
+        check_signature(value, headers, trusted=trusted.operators)
+        check_life(name, trusted=trusted, time_ms=time_ms)
+    except RecordRejected as error:
+        return None, error
+    return name, None
+
+
+def _author(control: Control, headers: Headers, value: bytes, trusted: TrustedKeys) -> str:
+    """Return who a restriction is said to be by; one that no planner signed is marked."""
+    try:
+        check_signature(value, headers, trusted=trusted.planners)
+    except RecordRejected:
+        return f"{control.by} (not signed)"
+    return control.by
+
+
+def _stale(control: Control, held: Control | None, time_ms: int) -> RecordRejected | None:
+    """Return why a word's signature may be a copy of an earlier record, None where it is new."""
+    if time_ms - control.time_ms > _FRESH_MS:
+        return RecordRejected(
+            "bad_signature",
+            f"{_told(control)} was signed {(time_ms - control.time_ms) / 1000:.0f} s before the log"
+            f" took it ({_FRESH_MS // 1000} s at most), so it may be a copy of an old record",
+        )
+    if held is not None and held.active and control.time_ms < held.time_ms:
+        return RecordRejected(
+            "bad_signature", f"{_told(control)} is older than the word that it would end"
+        )
+    return None
+
+
+def _told(control: Control) -> str:
+    end = "" if control.active else "the end of "
+    return f"{end}{control.kind} of {control.scope} {control.subject[:100]!r}"
+
+
+def _refused(
+    key: bytes, error: RecordRejected | None, *, time_ms: int, controls: Mapping[bytes, Control]
+) -> Heard:
+    """Return what a refused record comes to: what stood before it goes on, else a hold."""
+    assert error is not None
+    if _stands(controls.get(key)):
+        return Heard(None, rejected=error, displaces=True)
+    return Heard(_hold(key, error, time_ms=time_ms), rejected=error)
+
+
+def _stands(held: Control | None) -> bool:
+    return held is not None and held.active
+
+
+def _hold(key: bytes, error: RecordRejected, *, time_ms: int) -> Control | None:
+    """Return the restriction that `key` may have held before it was displaced; None: none."""
+    parts = key.decode("utf-8", "replace").split("/")
+    kinds, scopes = get_args(ControlKind), get_args(ControlScope)
+    if not (len(parts) == _KEY_PARTS and parts[0] in kinds and parts[1] in scopes):
+        if len(parts) == _KEY_PARTS + 1 and parts[0] in _RESTRICTIONS and parts[-1]:
+            parts = parts[:_KEY_PARTS]  # a word with a source of its own
+        else:
+            return unreadable(key, time_ms=time_ms, why=error.detail)
+    if parts[0] in {"approval", "silence"}:
+        return None  # neither restricts anything
+    if parts[0] == "policy":
+        return unreadable(key, time_ms=time_ms, why=error.detail)
+    return msgspec.convert(
+        {
+            "kind": parts[0],
+            "scope": parts[1],
+            "subject": parts[2],
+            "action": parts[3] or None,
+            "mode": "observe" if parts[0] == "mode" else None,
+            "active": True,
+            "by": "a control record that was refused and holds as a restriction",
+            "reason": f"{error.detail}; an operator's word on it ends this",
+            "time_ms": time_ms,
+            "source": REFUSED,
+        },
+        Control,
+    )
+
+
+def fold_word(
+    controls: Mapping[bytes, Control], key: bytes, heard: Heard
+) -> Mapping[bytes, Control]:
+    """Return the words in force by key after a record was heard."""
+    if heard.word is None:
+        return controls
+    return with_word(controls, key, heard.word, by_operator=heard.by_operator)

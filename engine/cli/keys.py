@@ -1,0 +1,332 @@
+"""`flatline keys`: makes, shows, rotates and revokes keys. No private key is ever printed."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from engine.action.keys import parse_public_key, public_key_pem
+from engine.cli.options import File, Sets, console, settings_of
+from engine.errors import SettingsError
+from engine.frame_keyring import (
+    make_name,
+    make_site_key,
+    name_key_path,
+    newest_site_key,
+    read_name_key,
+    read_revoked,
+    read_site_keys,
+    revoke,
+    site_key_path,
+    write_name_key,
+    write_site_key,
+)
+from engine.key_files import date_of, labels_of, until_ms_of, with_end, write_key_file
+from engine.keyring import SIGNERS, own_key, public_files
+from engine.settings import NAME_PATTERN, Settings
+from engine.wire.frame_mac import KINDS, Kind, SiteKey, made_ms
+from engine.wire.order import key_id
+
+keys = typer.Typer(
+    help="Make, show, rotate and revoke keys; private ones go to files alone.",
+    no_args_is_help=True,
+)
+
+_DAY_MS: Final = 86_400_000
+_ID_LENGTH: Final = 16
+_WHAT: Final = f"site, {', '.join((*KINDS, *(s for s in SIGNERS if s not in KINDS)))}"
+
+What = Annotated[str, typer.Argument(metavar="KIND", help=f"{_WHAT}.")]
+Name = Annotated[str | None, typer.Argument(help="For whom: a node's site.node, a person, ...")]
+Days = Annotated[
+    float | None, typer.Option("--days", min=0.01, help="Ends by itself after so many days.")
+]
+
+
+def _now_ms() -> int:
+    from connectors.clock import SystemClock
+
+    return SystemClock().now_ms()
+
+
+def _checked(name: str | None, kind: str, settings: Settings) -> str:
+    import re
+
+    if name is None and kind in {"node", "agent"}:
+        return settings.site.node
+    if name is None or not re.fullmatch(NAME_PATTERN, name):
+        raise SettingsError(
+            f"Whose key of kind {kind}? Give a name of letters, digits, dots, dashes and"
+            " underscores, as site.node has it for nodes and agents."
+        )
+    return name
+
+
+@keys.command("create")
+def create(
+    kind: What,
+    name: Name = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File for a node's or owner's key, mode 0600.")
+    ] = None,
+    days: Days = None,
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """Make a key. `site` first, then one for each node; operator, planner and so on sign."""
+    settings = settings_of(file, sets)
+    until_ms = None if days is None else _now_ms() + round(days * _DAY_MS)
+    if kind == "site":
+        told = _create_site(settings, until_ms)
+    elif kind in {"node", "owner"}:
+        told = _create_frame_key(
+            settings, "node" if kind == "node" else "owner", name, out=out, until_ms=until_ms
+        )
+    elif kind in SIGNERS:
+        told = _create_signer(settings, kind, name, until_ms)
+    else:
+        raise SettingsError(f"{kind!r} is no kind of key: {_WHAT}.")
+    for sentence in told:
+        console().print(escape(sentence))
+
+
+def _create_site(settings: Settings, until_ms: int | None) -> Iterator[str]:
+    folder = settings.key_folder
+    known = read_site_keys(folder)
+    if known:
+        raise SettingsError(
+            f"{folder} has a site key already ({', '.join(known)}): `flatline keys rotate` makes"
+            " another one beside it."
+        )
+    key = make_site_key(folder, now_ms=_now_ms())
+    if until_ms is not None:
+        secret = read_site_keys(folder)[key].secret
+        write_site_key(folder, key, SiteKey(secret, until_ms))
+    yield f"The site key {key} stands in {site_key_path(folder, key)}."
+    yield (
+        "Copy the file to the keys folder of every engine, forecaster and historian, and to no"
+        " node; give each node its own: flatline keys create node NAME."
+    )
+
+
+def _create_frame_key(
+    settings: Settings, kind: Kind, name: str | None, *, out: Path | None, until_ms: int | None
+) -> Iterator[str]:
+    name = _checked(name, kind, settings)
+    site_keys = read_site_keys(settings.key_folder)
+    now_ms = _now_ms()
+    newest = newest_site_key(site_keys, now_ms=now_ms)
+    if newest is None:
+        raise SettingsError(
+            f"{settings.key_folder} has no site key, from which others are derived: run this where"
+            " it is, or make one with `flatline keys create site`."
+        )
+    made = make_name(kind, name, site_key=newest, now_ms=now_ms, until_ms=until_ms)
+    path = name_key_path(settings.key_folder, kind, name) if out is None else out
+    write_name_key(path, made, site_keys[newest])
+    yield f"The key {made.serial} of {kind} {name} stands in {path}, under site key {newest}."
+    yield (
+        f"Copy it to the keys folder of {name} as {kind}-{name}.key, for the user of its roles"
+        " alone (chmod 600). A role that runs takes it up within a second."
+    )
+
+
+def _create_signer(
+    settings: Settings, kind: str, name: str | None, until_ms: int | None
+) -> Iterator[str]:
+    name = _checked(name, kind, settings)
+    signer = next(signer for signer in SIGNERS if signer == kind)
+    key = own_key(settings.key_folder, signer).public_key()
+    text = public_key_pem(key).decode()
+    public = settings.key_folder / f"{signer}-{name}.pub"
+    write_key_file(public, text if until_ms is None else with_end(text, until_ms), mode=0o644)
+    yield f"The key {key_id(key)} of {kind} {name} stands in {settings.key_folder / f'{kind}.key'}."
+    readers = {
+        "planner": "every planner and agent",
+        "agent": "every planner and agent",
+        "engine": "every planner",
+        "operator": "every planner and agent",
+    }[kind]
+    yield f"Copy {public} to the trusted folder of {readers}."
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    kind: str
+    name: str
+    id: str
+    until_ms: int | None
+    state: str
+    place: Path
+
+
+@keys.command("show")
+def show(file: File = None, sets: Sets = None) -> None:
+    """List the keys of this machine, and whose word it believes; no private key is shown."""
+    settings = settings_of(file, sets)
+    table = Table("kind", "name", "id", "made", "ends", "state", "file")
+    for row in (*_frame_rows(settings), *_own_rows(settings), *_trusted_rows(settings)):
+        made = day_of(made_ms(row.id)) if row.kind in {"site", "node", "owner"} else ""
+        ends = "never" if row.until_ms is None else day_of(row.until_ms)
+        cells = (row.kind, row.name, row.id, made, ends, row.state, row.place.name)
+        table.add_row(*map(escape, cells))
+    console().print(table)
+    console().print(
+        escape(
+            f"Own keys stand in {settings.key_folder}, trusted ones in {settings.trusted_folder}."
+        )
+    )
+
+
+def day_of(time_ms: int) -> str:
+    """Return the day of a time in ms since the epoch, in UTC."""
+    return date_of(time_ms)[:10]
+
+
+def _state(until_ms: int | None, *, revoked: bool, fine: str) -> str:
+    if revoked:
+        return "revoked"
+    return "expired" if until_ms is not None and until_ms <= _now_ms() else fine
+
+
+def _frame_rows(settings: Settings) -> Iterator[_Row]:
+    folder = settings.key_folder
+    if not folder.is_dir():
+        return
+    revoked, site_keys = read_revoked(folder), read_site_keys(folder)
+    newest = newest_site_key(site_keys, now_ms=_now_ms())
+    for name, key in site_keys.items():
+        fine = "in use" if name == newest else "accepted"
+        state = _state(key.until_ms, revoked=name in revoked.ids, fine=fine)
+        yield _Row("site", "", name, key.until_ms, state, site_key_path(folder, name))
+    for kind in KINDS:
+        for path in sorted(folder.glob(f"{kind}-*.key")):
+            known, _ = read_name_key(path)
+            until_ms = known.until_s * 1000 or None
+            state = _state(until_ms, revoked=revoked.covers(known), fine="derived")
+            yield _Row(kind, known.name, known.serial, until_ms, state, path)
+
+
+def _own_rows(settings: Settings) -> Iterator[_Row]:
+    for signer in SIGNERS:
+        path = settings.key_folder / f"{signer}.key"
+        if path.exists():
+            key = own_key(settings.key_folder, signer).public_key()
+            yield _Row(signer, "", key_id(key), None, "signs", path)
+
+
+def _trusted_rows(settings: Settings) -> Iterator[_Row]:
+    for signer, name, path in public_files(settings.trusted_folder):
+        pem = path.read_bytes()
+        key = parse_public_key(pem, source=str(path))
+        labels = labels_of(pem.decode("utf-8", "replace"))
+        until_ms = until_ms_of(labels, source=str(path))
+        state = _state(until_ms, revoked=False, fine="believed")
+        yield _Row(signer, name, key_id(key), until_ms, state, path)
+
+
+@keys.command("rotate")
+def rotate(
+    overlap_days: Annotated[
+        float, typer.Option(min=0.0, help="For so long frames under the older keys are accepted.")
+    ] = 30.0,
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """Make another site key. Readers accept both for a while, writers use the newest."""
+    settings = settings_of(file, sets)
+    folder, now_ms = settings.key_folder, _now_ms()
+    older = read_site_keys(folder)
+    if not older:
+        raise SettingsError(
+            f"{folder} has no site key to be rotated: `flatline keys create site` makes one."
+        )
+    made = make_site_key(folder, now_ms=now_ms)
+    ends_ms = now_ms + round(overlap_days * _DAY_MS)
+    for name, key in older.items():
+        until_ms = ends_ms if key.until_ms is None else min(key.until_ms, ends_ms)
+        write_site_key(folder, name, SiteKey(key.secret, until_ms))
+    say = console().print
+    say(escape(f"The site key {made} stands in {site_key_path(folder, made)}."))
+    say(f"Frames under {', '.join(older)} are accepted until {date_of(ends_ms)}.")
+    say(
+        "First copy the site-*.key files to the keys folder of every other engine, forecaster and"
+        " historian."
+    )
+    say("Then give each node its new key: flatline keys create node NAME.")
+
+
+@keys.command("revoke")
+def revoke_key(
+    what: Annotated[str, typer.Argument(help="A key's id; or node, owner, planner, operator, ...")],
+    name: Name = None,
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """Believe a key no more: by its id, or every key made for a name until now."""
+    settings = settings_of(file, sets)
+    now_ms = _now_ms()
+    trusted = [
+        path
+        for signer, known, path in public_files(settings.trusted_folder)
+        if (signer, known) == (what, name) or (name is None and _id_of(path) == what)
+    ]
+    for path in trusted:
+        write_key_file(path, with_end(path.read_text(), now_ms), mode=0o644)
+        console().print(
+            escape(f"{path} ends now: what the log takes from here on is not believed.")
+        )
+    if not trusted:
+        is_id = name is None and len(what) == _ID_LENGTH and set(what) <= set("0123456789abcdef")
+        if not is_id and (what not in KINDS or name is None):
+            raise SettingsError(
+                f"There is no trusted key of {what} {name or ''}".rstrip()
+                + f" in {settings.trusted_folder}, and it is neither a key's id nor node NAME,"
+                " engine NAME or owner NAME: `flatline keys show` lists what there is."
+            )
+        revoke(settings.key_folder, what=what if is_id else f"{what}/{name}", now_ms=now_ms)
+        console().print(
+            escape(
+                f"{settings.key_folder / 'revoked'} names it: frames under it are rejected within a"
+                " second."
+            )
+        )
+    place = settings.trusted_folder if trusted else settings.key_folder / "revoked"
+    console().print(escape(f"Copy {place} to the other machines that read the log."))
+
+
+def _id_of(path: Path) -> str:
+    return key_id(parse_public_key(path.read_bytes(), source=str(path)))
+
+
+@keys.command("export")
+def export(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="site, node or owner.")],
+    name: Annotated[str, typer.Argument(help="A node's or owner's name, or a site key's id.")],
+    to: Annotated[Path, typer.Argument(metavar="FILE", help="Is made with mode 0600.")],
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """Write a private frame key of this machine to a file, to be carried to another one."""
+    settings = settings_of(file, sets)
+    folder = settings.key_folder
+    if kind not in {"site", "node", "owner"}:
+        raise SettingsError(f"{kind!r} cannot be exported: site, node or owner.")
+    source = folder / f"{kind}-{name}.key"
+    if not source.is_file() or source.parent != folder:
+        raise SettingsError(
+            f"{source} is not there: `flatline keys show` lists this machine's keys, and"
+            f" `flatline keys create {kind}` makes one."
+        )
+    if to.exists():
+        raise SettingsError(f"{to} exists: name a new file, so that nothing is lost.")
+    text = source.read_text()
+    descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as target:
+        target.write(text)
+    console().print(escape(f"{to} holds the private key of {kind} {name}; delete it when carried."))

@@ -1,0 +1,364 @@
+"""Frame keys on disk: site keys where frames are checked, one key a node where they are written.
+
+In the `keys` folder: `site-ID.key` on machines that check frames (engine, forecaster, historian),
+`node-NODE.key` or `owner-NAME.key` on those that write them, and `revoked`. Who can check a MAC
+can make one, so site keys stay off the nodes.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from engine.errors import KeyDamaged, SettingsError
+from engine.key_files import (
+    NOT_AFTER,
+    Watched,
+    date_of,
+    labels_of,
+    require_unreadable_by_others,
+    require_unwritable_by_others,
+    until_ms_of,
+    write_key_file,
+)
+from engine.ports import Clock, Headers, SignFrame
+from engine.wire.frame_mac import (
+    KEY_BYTES,
+    FrameKeys,
+    FrameSigner,
+    KeyName,
+    Kind,
+    Revoked,
+    SiteKey,
+    decode_secret,
+    derive_key,
+    encode_secret,
+    made_ms,
+    new_key_id,
+    parse_key_name,
+)
+
+_BEGIN: Final = "-----BEGIN FLATLINE FRAME KEY-----"
+_END: Final = "-----END FLATLINE FRAME KEY-----"
+_REVOKED: Final = "revoked"
+_NONCE_BYTES: Final = 12
+# Readers look at their folder once a second: a writer that waits this long before it uses a new
+# site key of a shared folder is never ahead of them.
+_SETTLED_MS: Final = 10_000
+
+
+def site_key_path(folder: Path, key_id: str) -> Path:
+    """Return where a site key stands."""
+    return folder / f"site-{key_id}.key"
+
+
+def name_key_path(folder: Path, kind: Kind, name: str) -> Path:
+    """Return where the key of a node, engine or owner stands."""
+    return folder / f"{kind}-{name}.key"
+
+
+def _text(labels: Mapping[str, str], secret: bytes) -> str:
+    lines = [f"{name}: {value}" for name, value in labels.items()]
+    return "\n".join([*lines, _BEGIN, encode_secret(secret), _END, ""])
+
+
+def _read(path: Path) -> tuple[dict[str, str], bytes]:
+    """Return the labels and the secret of a key file.
+
+    Raises
+    ------
+    SettingsError
+        Others can read it.
+    KeyDamaged
+        It is no key.
+    """
+    require_unreadable_by_others(path)
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise KeyDamaged(f"{path} is no frame key: {error}.") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    secret = None
+    if _BEGIN in lines and lines[-1] == _END:
+        secret = decode_secret("".join(lines[lines.index(_BEGIN) + 1 : -1]))
+    if secret is None:
+        raise KeyDamaged(
+            f"{path} is no frame key: put a copy of it back, or make another with"
+            " `flatline keys create`."
+        )
+    return labels_of(text), secret
+
+
+def make_site_key(folder: Path, *, now_ms: int) -> str:
+    """Write a new site key and return its id."""
+    key_id = new_key_id(now_ms=now_ms, chance=os.urandom(2))
+    write_site_key(folder, key_id, SiteKey(os.urandom(KEY_BYTES)))
+    return key_id
+
+
+def write_site_key(folder: Path, key_id: str, key: SiteKey) -> None:
+    """Write a site key of a known id, as with another end."""
+    labels = {"Kind": "site", "Key-Id": key_id}
+    if key.until_ms is not None:
+        labels[NOT_AFTER] = date_of(key.until_ms)
+    write_key_file(site_key_path(folder, key_id), _text(labels, key.secret), mode=0o600)
+
+
+def read_site_keys(folder: Path) -> dict[str, SiteKey]:
+    """Return the site keys of a folder by id, oldest first; none where there is no folder.
+
+    Raises
+    ------
+    SettingsError, KeyDamaged
+        A file can be read by others or is no key.
+    """
+    if not folder.exists():
+        return {}
+    found: dict[str, SiteKey] = {}
+    for path in sorted(folder.glob("site-*.key")):
+        labels, secret = _read(path)
+        key_id = path.stem.removeprefix("site-")
+        if labels.get("Key-Id") != key_id:
+            raise KeyDamaged(
+                f"{path} holds the site key {labels.get('Key-Id')}: name it"
+                f" site-{labels.get('Key-Id')}.key."
+            )
+        found[key_id] = SiteKey(secret, until_ms_of(labels, source=str(path)))
+    return found
+
+
+def newest_site_key(site_keys: Mapping[str, SiteKey], *, now_ms: int) -> str | None:
+    """Return the id of the key that writers use: the newest that every reader has seen by now."""
+    live = [
+        key_id for key_id, key in site_keys.items() if key.until_ms is None or now_ms < key.until_ms
+    ]
+    settled = [key_id for key_id in live if made_ms(key_id) + _SETTLED_MS <= now_ms]
+    return max(settled) if settled else min(live, default=None)
+
+
+def make_name(
+    kind: Kind, name: str, *, site_key: str, now_ms: int, until_ms: int | None = None
+) -> KeyName:
+    """Return the name of a new key that nobody has."""
+    serial = new_key_id(now_ms=now_ms, chance=os.urandom(2))
+    until_s = 0 if until_ms is None else until_ms // 1000
+    return KeyName(kind, name, site_key, serial, until_s)
+
+
+def write_name_key(path: Path, name: KeyName, site: SiteKey) -> None:
+    """Write the derived key of a name to a file of this user alone."""
+    labels = {"Kind": name.kind, "Name": name.name, "Key": str(name)}
+    if name.until_s:
+        labels[NOT_AFTER] = date_of(name.until_s * 1000)
+    write_key_file(path, _text(labels, derive_key(site.secret, name)), mode=0o600)
+
+
+def read_name_key(path: Path) -> tuple[KeyName, bytes]:
+    """Return the name and the secret of a node's or owner's key file.
+
+    Raises
+    ------
+    SettingsError, KeyDamaged
+        Others can read it, or it is no key.
+    """
+    labels, secret = _read(path)
+    name = parse_key_name(labels.get("Key", ""))
+    if name is None:
+        raise KeyDamaged(f"{path} does not say whose key it is: make it again.")
+    return name, secret
+
+
+def read_revoked(folder: Path) -> Revoked:
+    """Return what was revoked: lines of an id, or of `kind/name` and a time in ms.
+
+    Raises
+    ------
+    SettingsError
+        A line cannot be read, or others may write the file.
+    """
+    path = folder / _REVOKED
+    if not path.exists():
+        return Revoked()
+    require_unwritable_by_others(path)
+    ids: set[str] = set()
+    names: dict[str, int] = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        words = line.partition("#")[0].split()
+        match words:
+            case []:
+                continue
+            case [key_id] if len(key_id) == 16 and "/" not in key_id:
+                ids.add(key_id)
+            case [name, time_ms] if "/" in name and time_ms.isdecimal():
+                names[name] = max(names.get(name, 0), int(time_ms))
+            case _:
+                raise SettingsError(
+                    f"{path}, line {number}: {line!r} is neither a key's id nor KIND/NAME and a"
+                    " time in ms, as `flatline keys revoke` writes them."
+                )
+    return Revoked(frozenset(ids), names)
+
+
+def revoke(folder: Path, *, what: str, now_ms: int) -> None:
+    """Add a key's id, or `kind/name` with every key made for it until now, to `revoked`."""
+    path = folder / _REVOKED
+    text = path.read_text() if path.exists() else ""
+    line = what if "/" not in what else f"{what} {now_ms}"
+    write_key_file(path, f"{text}{line}  # {date_of(now_ms)}\n", mode=0o644)
+
+
+def read_frame_keys(folder: Path, *, accepting_unsigned: bool) -> FrameKeys:
+    """Return what a reader with this folder checks frames with.
+
+    Raises
+    ------
+    SettingsError
+        There is no site key, and frames without a MAC are not to be believed; or others may write
+        the folder.
+    KeyDamaged
+        A file is no key.
+    """
+    if folder.exists():
+        require_unwritable_by_others(folder)
+    site_keys = read_site_keys(folder)
+    if not site_keys and not accepting_unsigned:
+        raise SettingsError(
+            f"There is no site key in {folder}, so no frame can be checked: make one with"
+            " `flatline keys create site`, or copy site-ID.key from the machine that has it"
+            " (deploy/RUNBOOK.md, Keys)."
+        )
+    revoked = read_revoked(folder) if folder.exists() else Revoked()
+    return FrameKeys(site_keys, revoked=revoked, accepting_unsigned=accepting_unsigned)
+
+
+class _FolderSigner:
+    """Signs with the newest key of a folder, read again when it changes."""
+
+    def __init__(self, folder: Path, kind: Kind, name: str, *, clock: Clock) -> None:
+        self._folder, self._kind, self._name, self._clock = folder, kind, name, clock
+        self._derived: dict[str, FrameSigner] = {}
+        self._watched = Watched(folder, self._read, mono_ns=clock.mono_ns)
+        self._signer = self._chosen()
+
+    def __call__(self, record_key: bytes, value: bytes) -> Headers:
+        signer = self._chosen()
+        return () if signer is None else signer(record_key, value)
+
+    def missing(self) -> bool:
+        """Return whether there is no key to sign with."""
+        return self._chosen() is None
+
+    def _read(self) -> tuple[FrameSigner | None, dict[str, SiteKey]]:
+        path = name_key_path(self._folder, self._kind, self._name)
+        given = None
+        if path.exists():
+            name, key = read_name_key(path)
+            if (name.kind, name.name) != (self._kind, self._name):
+                raise KeyDamaged(
+                    f"{path} is the key of {name.kind} {name.name}: its frames would not be"
+                    f" believed here. Put the key of {self._kind} {self._name} there."
+                )
+            given = FrameSigner(name, key, nonce=_nonce)
+        return given, read_site_keys(self._folder)
+
+    def _chosen(self) -> FrameSigner | None:
+        given, site_keys = self._watched.current()
+        if given is not None:
+            return given
+        now_ms = self._clock.now_ms()
+        newest = newest_site_key(site_keys, now_ms=now_ms)
+        if newest is None:
+            return None
+        if newest not in self._derived:
+            name = make_name(self._kind, self._name, site_key=newest, now_ms=now_ms)
+            key = derive_key(site_keys[newest].secret, name)
+            self._derived = {newest: FrameSigner(name, key, nonce=_nonce)}
+        return self._derived[newest]
+
+
+def _nonce() -> bytes:
+    return os.urandom(_NONCE_BYTES)
+
+
+@dataclass(frozen=True)
+class FrameKeyring:
+    """Frame keys of an installation: signers for those who write, keys for those who check.
+
+    Parameters
+    ----------
+    folder
+        The `keys` folder; None keeps one site key in memory, for a site that lives in one process.
+    clock
+        Tells when keys settle and expire for writers.
+    requiring
+        Whether frames must have a MAC: `keys.frames`.
+    making
+        Whether a site key is made where there is none: the embedded log's site has one machine.
+    memory
+        The site key where there is no folder.
+    """
+
+    folder: Path | None
+    clock: Clock
+    requiring: bool = True
+    making: bool = False
+    memory: SiteKey | None = None
+
+    @classmethod
+    def in_memory(cls, clock: Clock, *, secret: bytes | None = None) -> "FrameKeyring":
+        """Return keys that nobody else has; a `secret` of 32 bytes is for tests and the demo."""
+        return cls(None, clock, memory=SiteKey(os.urandom(KEY_BYTES) if secret is None else secret))
+
+    def signer(self, kind: Kind, name: str) -> SignFrame:
+        """Return what signs the frames of a name.
+
+        Raises
+        ------
+        SettingsError
+            There is no key, and frames without a MAC would not be believed.
+        """
+        if self.memory is not None:
+            key_name = KeyName(kind, name, _MEMORY_ID, _MEMORY_ID)
+            key = derive_key(self.memory.secret, key_name)
+            return FrameSigner(key_name, key, nonce=_nonce)
+        assert self.folder is not None, "keys are in memory or in a folder"
+        self._make()
+        signer = _FolderSigner(self.folder, kind, name, clock=self.clock)
+        if signer.missing() and self.requiring:
+            path = name_key_path(self.folder, kind, name)
+            raise SettingsError(
+                f"There is no key {path}, so nobody would believe the frames of {kind} {name}: run"
+                f" `flatline keys create {kind} {name}` on the machine that holds the site key and"
+                f" copy the file here, or set keys.frames to accept while releases before frame"
+                " keys still run."
+            )
+        return signer
+
+    def reader(self) -> Callable[[], FrameKeys]:
+        """Return what gives the keys that frames are checked with, as they are now.
+
+        Raises
+        ------
+        SettingsError
+            There is no site key, and frames without a MAC are not to be believed.
+        """
+        if self.memory is not None:
+            keys = FrameKeys({_MEMORY_ID: self.memory}, accepting_unsigned=not self.requiring)
+            return lambda: keys
+        assert self.folder is not None, "keys are in memory or in a folder"
+        self._make()
+        folder, accepting = self.folder, not self.requiring
+        watched = Watched(
+            folder,
+            lambda: read_frame_keys(folder, accepting_unsigned=accepting),
+            mono_ns=self.clock.mono_ns,
+        )
+        return watched.current
+
+    def _make(self) -> None:
+        if self.making and self.folder is not None and not read_site_keys(self.folder):
+            make_site_key(self.folder, now_ms=self.clock.now_ms())
+
+
+_MEMORY_ID: Final = "0" * 16

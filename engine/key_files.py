@@ -1,0 +1,205 @@
+"""Key files: who may write them, the lines above their PEM block, and noticing that they changed.
+
+A key file is PEM (RFC 7468). The lines above its block are that standard's explanatory text, which
+other programs skip: `Not-After: 2027-01-31T00:00:00Z` says when the key ends.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+import structlog
+
+from engine.errors import FlatlineError, SettingsError, StateUnwritable
+
+NOT_AFTER: Final = "Not-After"
+# Group and others: who may write a file says what is trusted, who may read one can sign.
+_OTHERS_WRITE: Final = 0o022
+_OTHERS_READ: Final = 0o077
+# A key that is taken out of a folder counts no longer than this; looking costs some 50 µs.
+_LOOK_EVERY_NS: Final = 1_000_000_000
+
+Content = TypeVar("Content")
+_log = structlog.get_logger()
+
+
+def require_unwritable_by_others(path: Path) -> None:
+    """Refuse a folder or file that says who is trusted, where others could write it.
+
+    Raises
+    ------
+    SettingsError
+        Group or others may write it, or it belongs to neither this user nor root.
+    """
+    found = path.stat()
+    kind = "folder" if stat.S_ISDIR(found.st_mode) else "file"
+    if found.st_mode & _OTHERS_WRITE:
+        raise SettingsError(
+            f"The {kind} {path} says whose word counts, and other users may write it:"
+            f" chmod go-w {path}, after a look at what is in it."
+        )
+    if found.st_uid not in (0, os.geteuid()):
+        raise SettingsError(
+            f"The {kind} {path} says whose word counts, and it belongs to user {found.st_uid}:"
+            f" chown it to root or to user {os.geteuid()}, after a look at what is in it."
+        )
+
+
+def require_unreadable_by_others(path: Path) -> None:
+    """Refuse a private key that others can read.
+
+    Raises
+    ------
+    SettingsError
+        They can.
+    """
+    if path.stat().st_mode & _OTHERS_READ:
+        raise SettingsError(f"{path} can be read by others: chmod 600 {path}")
+
+
+def labels_of(text: str) -> dict[str, str]:
+    """Return what stands above the first PEM block as `Name: value`."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        if line.startswith("-----BEGIN "):
+            break
+        name, colon, value = line.partition(":")
+        if colon:
+            found[name.strip()] = value.strip()
+    return found
+
+
+def until_ms_of(labels: dict[str, str], *, source: str) -> int | None:
+    """Return when a key ends, in ms since the epoch, None where it does not.
+
+    Raises
+    ------
+    SettingsError
+        The date cannot be read: a key must not last longer because of a typing error.
+    """
+    text = labels.get(NOT_AFTER)
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise SettingsError(
+            f"{source}: {NOT_AFTER}: {text!r} is no date: write it as 2027-01-31T00:00:00Z."
+        ) from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1000)
+
+
+def date_of(time_ms: int) -> str:
+    """Return a time in ms since the epoch as key files state it."""
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def with_end(text: str, until_ms: int) -> str:
+    """Return a key file's text with another `Not-After`."""
+    lines = [line for line in text.splitlines() if not line.startswith(f"{NOT_AFTER}:")]
+    return "\n".join([f"{NOT_AFTER}: {date_of(until_ms)}", *lines, ""])
+
+
+def write_key_file(path: Path, text: str, *, mode: int) -> None:
+    """Write a key file in one step and make it durable: a reader sees the old or the new one.
+
+    Raises
+    ------
+    StateUnwritable
+        It cannot be written.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            fresh.unlink()
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        raise StateUnwritable(
+            f"The key file {path} cannot be written: {error.strerror}. Let this user write"
+            f" {path.parent}, or name another place."
+        ) from error
+
+
+def _seen(path: Path) -> tuple[object, ...]:
+    """Return what changes whenever a folder or one of its files does, without reading them."""
+    try:
+        folder = path.stat()
+        files = sorted(
+            (
+                entry.name,
+                found.st_mtime_ns,
+                found.st_size,
+                found.st_ino,
+                found.st_mode,
+                found.st_uid,
+            )
+            for entry in os.scandir(path)
+            if not entry.name.startswith(".")
+            for found in (entry.stat(),)
+        )
+    except OSError as error:
+        return (error.errno,)
+    return folder.st_mode, folder.st_uid, tuple(files)
+
+
+class Watched(Generic[Content]):
+    """What a folder of keys says now, read again once it changed.
+
+    At the first reading an error ends the start. Later one leaves what was read before in force
+    and is logged: whoever may write the folder must not stop a role with it, nor add a key.
+
+    Parameters
+    ----------
+    folder
+        Whose files are looked at.
+    read
+        Reads them, or raises `FlatlineError`.
+    mono_ns
+        Monotonic clock in ns; the folder is looked at once a second at most.
+    """
+
+    def __init__(
+        self, folder: Path, read: Callable[[], Content], *, mono_ns: Callable[[], int]
+    ) -> None:
+        self._folder = folder
+        self._read = read
+        self._mono_ns = mono_ns
+        self._looked_ns = mono_ns()
+        self._seen = _seen(folder)
+        self._content = read()
+        # The first start makes keys that are not there yet, so it changes what it looked at.
+        self._seen = _seen(folder)
+
+    def current(self) -> Content:
+        """Return what holds now."""
+        now_ns = self._mono_ns()
+        if now_ns - self._looked_ns >= _LOOK_EVERY_NS:
+            self._looked_ns = now_ns
+            seen = _seen(self._folder)
+            if seen != self._seen:
+                self._seen = seen
+                self._read_again()
+        return self._content
+
+    def _read_again(self) -> None:
+        try:
+            self._content = self._read()
+        except (FlatlineError, OSError) as error:
+            _log.error(
+                f"The keys in {self._folder} changed and cannot be used; those read before stay in"
+                f" force until this is mended: {error}"
+            )
+        else:
+            _log.info(f"The keys in {self._folder} changed and were read again.")

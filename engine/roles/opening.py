@@ -1,0 +1,74 @@
+"""Frames as the roles that read them open them: whose MAC does not hold is counted and logged."""
+
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from engine.errors import RecordRejected
+from engine.ports import Clock, Headers, Record
+from engine.roles import instruments
+from engine.wire.frame import Frame
+from engine.wire.frame_mac import FrameKeys, open_frame
+from engine.wire.table import Widen
+
+# The record itself stands in `rejected` with its reason; a flood must not fill the log file too.
+_TELL_EVERY_NS: Final = 60_000_000_000
+
+_log = structlog.get_logger()
+
+
+def unsigned(_record_key: bytes, _value: bytes) -> Headers:
+    """Return no headers: what a writer without a key signs with."""
+    return ()
+
+
+class FrameOpener:
+    """Gives the frame of a record whose writer is known; `engine.ports.OpenFrame`.
+
+    Parameters
+    ----------
+    keys
+        Gives the keys as they are now.
+    reader
+        Which role reads, for the metric.
+    widen
+        See `engine.wire.frame.decode_frame`.
+    """
+
+    def __init__(
+        self,
+        keys: Callable[[], FrameKeys],
+        *,
+        reader: str,
+        clock: Clock,
+        widen: Widen | None = None,
+    ) -> None:
+        self._keys = keys
+        self._refused = instruments.FRAMES_NOT_BELIEVED.labels(reader)
+        self._clock = clock
+        self._widen = widen
+        self._told_ns: int | None = None
+
+    def __call__(self, record: Record) -> Frame:
+        """Return the frame, or raise `RecordRejected`."""
+        try:
+            return open_frame(
+                record.value,
+                record_key=record.key,
+                headers=record.headers,
+                time_ms=record.time_ms,
+                keys=self._keys(),
+                widen=self._widen,
+            )
+        except RecordRejected as error:
+            if error.reason == "bad_mac":
+                self._refused.inc()
+                self._tell(error.detail)
+            raise
+
+    def _tell(self, why: str) -> None:
+        now_ns = self._clock.mono_ns()
+        if self._told_ns is None or now_ns - self._told_ns >= _TELL_EVERY_NS:
+            self._told_ns = now_ns
+            _log.warning(why)

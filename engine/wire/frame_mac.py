@@ -1,0 +1,364 @@
+"""Who wrote a frame: a message authentication code in its headers, checked before decoding.
+
+AES-256-GMAC (NIST SP 800-38D, GCM without plaintext) over exactly the value's bytes. All keys are
+derived with keyed BLAKE2b (RFC 7693): the site key gives one key for each name, and that gives one
+for each record key, so that a frame cannot be moved to another cell.
+
+The nonce is 96 random bits, drawn for each frame. A counter would have to survive restarts, and
+the collector and the agent of a node share a key without talking to each other. The standard allows
+2^32 random nonces under one key: 136 years at a frame a second.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Final, Literal, get_args
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from engine.errors import RecordRejected
+from engine.wire.frame import Frame, Header, Role, decode_frame
+from engine.wire.order import KEY_HEADER
+from engine.wire.table import Widen
+
+MAC_HEADER: Final = "flatline-mac"
+
+# What a key speaks for. A node's key is used by its collector and its agent; an engine writes
+# ticks; an owner tells what is done to a VM.
+Kind = Literal["node", "engine", "owner"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+ROLES_OF: Final[Mapping[Kind, frozenset[Role]]] = {
+    "node": frozenset({"collector", "agent"}),
+    "engine": frozenset({"shell"}),
+    "owner": frozenset({"owner"}),
+}
+
+KEY_BYTES: Final = 32
+_NONCE_BYTES: Final = 12
+_TAG_BYTES: Final = 16
+_KEY_PERSON: Final = b"flatline-name-1"
+_CELL_PERSON: Final = b"flatline-cell-1"
+# Names and key ids as settings and `new_key_id` make them; the header is short whoever wrote it.
+_NAME: Final = re.compile(
+    r"(node|engine|owner)/([A-Za-z0-9][A-Za-z0-9._-]{0,127})/([0-9a-f]{16})/([0-9a-f]{16})/(\d{1,12})"
+)
+_KEY_HEADER_BYTES: Final = 256
+# Ciphers kept by key and cell: some for each node of a site. A flood of invented names must not
+# grow it, so it is emptied when it is full; a cipher is made anew in 3 µs.
+_CIPHERS_KEPT: Final = 8192
+
+
+class _HeaderOnly(msgspec.Struct):
+    header: Header
+
+
+_header_decoder = msgspec.msgpack.Decoder(_HeaderOnly)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyName:
+    """Which key a MAC was made with. Every part enters the derivation, so none can be changed.
+
+    Attributes
+    ----------
+    kind, name
+        For whom it speaks: a node's `site.node`, an engine's, or an owner's name.
+    site_key
+        Id of the site key that it is derived from.
+    serial
+        Id of this key: another one is drawn each time a key is made for the same name.
+    until_s
+        When it ends, in s since the epoch; 0 is never.
+    """
+
+    kind: Kind
+    name: str
+    site_key: str
+    serial: str
+    until_s: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name}/{self.site_key}/{self.serial}/{self.until_s}"
+
+
+def parse_key_name(text: str) -> KeyName | None:
+    """Return the name that a header or a key file states, None where it is none."""
+    found = _NAME.fullmatch(text)
+    if found is None:
+        return None
+    kind, name, site_key, serial, until_s = found.groups()
+    return KeyName(_kind(kind), name, site_key, serial, int(until_s))
+
+
+def _kind(text: str) -> Kind:
+    return next(kind for kind in KINDS if kind == text)
+
+
+def new_key_id(*, now_ms: int, chance: bytes) -> str:
+    """Return an id of 16 hex digits: the time in ms, then two random bytes; ids sort by age."""
+    return f"{now_ms & (1 << 48) - 1:012x}{chance[:2].hex()}"
+
+
+def made_ms(key_id: str) -> int:
+    """Return when the key of an id was made, in ms since the epoch."""
+    return int(key_id[:12], 16)
+
+
+def derive_key(site_secret: bytes, name: KeyName) -> bytes:
+    """Return the 32 bytes of a name's key."""
+    return blake2b(
+        str(name).encode(), key=site_secret, digest_size=KEY_BYTES, person=_KEY_PERSON
+    ).digest()
+
+
+def _cipher(key: bytes, record_key: bytes) -> AESGCM:
+    cell_key = blake2b(record_key, key=key, digest_size=KEY_BYTES, person=_CELL_PERSON).digest()
+    return AESGCM(cell_key)
+
+
+class FrameSigner:
+    """Makes the headers of one writer's frames.
+
+    Parameters
+    ----------
+    name, key
+        `derive_key` gave the key for the name.
+    nonce
+        Draws 12 bytes that are never drawn again under this key: `os.urandom(12)`.
+    """
+
+    def __init__(self, name: KeyName, key: bytes, *, nonce: Callable[[], bytes]) -> None:
+        self.name = name
+        self._key = key
+        self._nonce = nonce
+        self._header = str(name).encode()
+        self._ciphers: dict[bytes, AESGCM] = {}
+
+    def __call__(self, record_key: bytes, value: bytes) -> tuple[tuple[str, bytes], ...]:
+        """Return the headers for `value` under `record_key`."""
+        cipher = self._ciphers.get(record_key)
+        if cipher is None:
+            cipher = self._ciphers[record_key] = _cipher(self._key, record_key)
+        nonce = self._nonce()
+        tag = cipher.encrypt(nonce, b"", value)
+        return (KEY_HEADER, self._header), (MAC_HEADER, nonce + tag)
+
+
+@dataclass(frozen=True, slots=True)
+class SiteKey:
+    """The secret that all frame keys of a site are derived from; `until_ms` None has no end."""
+
+    secret: bytes
+    until_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """What is not believed any more.
+
+    Attributes
+    ----------
+    ids
+        Serials, and ids of site keys.
+    names
+        `kind/name` to a time in ms: no key counts that was made for it until then.
+    """
+
+    ids: frozenset[str] = frozenset()
+    names: Mapping[str, int] = field(default_factory=dict)
+
+    def covers(self, name: KeyName) -> bool:
+        """Return whether a key's frames are refused."""
+        if name.serial in self.ids or name.site_key in self.ids:
+            return True
+        return made_ms(name.serial) <= self.names.get(f"{name.kind}/{name.name}", -1)
+
+
+class FrameKeys:
+    """What a reader checks frames with.
+
+    Parameters
+    ----------
+    site_keys
+        By id; several while keys are rotated.
+    accepting_unsigned
+        Whether frames without a MAC are believed, as those of releases before it.
+    """
+
+    def __init__(
+        self,
+        site_keys: Mapping[str, SiteKey],
+        *,
+        revoked: Revoked | None = None,
+        accepting_unsigned: bool = False,
+    ) -> None:
+        self._site_keys = dict(site_keys)
+        self._revoked = Revoked() if revoked is None else revoked
+        self._accepting_unsigned = accepting_unsigned
+        self._ciphers: dict[tuple[bytes, bytes], tuple[KeyName, AESGCM]] = {}
+
+    def writer(
+        self,
+        value: bytes,
+        *,
+        record_key: bytes,
+        headers: tuple[tuple[str, bytes], ...],
+        time_ms: int,
+    ) -> KeyName | None:
+        """Return who wrote a frame, None for one without a MAC that is believed all the same.
+
+        Parameters
+        ----------
+        time_ms
+            Append time of the record: expiry follows from the log, the same at each reading.
+
+        Raises
+        ------
+        RecordRejected
+            `bad_mac`: it has none, the key is unknown, expired or revoked, or it is wrong.
+        """
+        stated, code = b"", b""
+        for header, content in headers:
+            if header == KEY_HEADER:
+                stated = content
+            elif header == MAC_HEADER:
+                code = content
+        if not stated and not code:
+            if self._accepting_unsigned:
+                return None
+            raise _bad(f"it has no MAC and says that it is of {claimed(value)}", _GIVE_A_KEY)
+        name, cipher = self._cipher_of(stated, record_key)
+        self._check_life(name, time_ms)
+        try:
+            cipher.decrypt(code[:_NONCE_BYTES], code[_NONCE_BYTES:], value)
+        except (InvalidTag, ValueError) as error:
+            raise _bad(
+                f"its MAC is not that of key {name.serial} of {name.kind} {name.name} under record"
+                f" key {record_key[:64]!r}",
+                "it was altered, moved or forged, or the site key was made anew under the same id:"
+                f" find out who wrote it, and give the {name.kind} its key again",
+            ) from error
+        return name
+
+    def _cipher_of(self, stated: bytes, record_key: bytes) -> tuple[KeyName, AESGCM]:
+        known = self._ciphers.get((stated, record_key))
+        if known is not None:
+            return known
+        text = stated[:_KEY_HEADER_BYTES].decode("ascii", "replace")
+        name = parse_key_name(text)
+        if name is None:
+            raise _bad(f"its key name {text!r} is none", _GIVE_A_KEY)
+        site_key = self._site_keys.get(name.site_key)
+        if site_key is None:
+            raise _bad(
+                f"key {name.serial} of {name.kind} {name.name} is derived from the site key"
+                f" {name.site_key}, which is not here",
+                "copy that site key to this machine, or give the"
+                f" {name.kind} a key of today's: flatline keys create {name.kind} {name.name}",
+            )
+        if len(self._ciphers) >= _CIPHERS_KEPT:
+            self._ciphers.clear()
+        found = name, _cipher(derive_key(site_key.secret, name), record_key)
+        self._ciphers[stated, record_key] = found
+        return found
+
+    def _check_life(self, name: KeyName, time_ms: int) -> None:
+        renew = f"flatline keys create {name.kind} {name.name}, and copy the file there"
+        if self._revoked.covers(name):
+            raise _bad(f"key {name.serial} of {name.kind} {name.name} is revoked", renew)
+        until_ms = self._site_keys[name.site_key].until_ms
+        if until_ms is not None and time_ms >= until_ms:
+            raise _bad(
+                f"the site key {name.site_key}, from which key {name.serial} of {name.kind}"
+                f" {name.name} is derived, has expired",
+                renew,
+            )
+        if name.until_s and time_ms >= name.until_s * 1000:
+            raise _bad(f"key {name.serial} of {name.kind} {name.name} has expired", renew)
+
+
+_GIVE_A_KEY: Final = (
+    "make a key with `flatline keys create node NAME` where the site key is and copy it to the"
+    " node, or set keys.frames to accept while releases before frame keys still run"
+)
+
+
+def _bad(why: str, cure: str) -> RecordRejected:
+    return RecordRejected("bad_mac", f"the frame is not believed: {why}; {cure}")
+
+
+def claimed(value: bytes) -> str:
+    """Return which node a frame that nobody has checked says it is of, for a message alone."""
+    try:
+        header = _header_decoder.decode(value).header
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        return "nobody"
+    return f"{header.role[:16]} {header.node[:128]!r} in cell {header.cell[:128]!r}"
+
+
+def open_frame(
+    value: bytes,
+    *,
+    record_key: bytes,
+    headers: tuple[tuple[str, bytes], ...],
+    time_ms: int,
+    keys: FrameKeys,
+    widen: Widen | None = None,
+) -> Frame:
+    """Return the frame of a record once its writer is known: the one way for every reader.
+
+    Parameters
+    ----------
+    record_key
+        Of the record: the cell's name, `tick` for ticks.
+    time_ms
+        Append time of the record.
+
+    Raises
+    ------
+    RecordRejected
+        `bad_mac` where the writer is not who it says; else as `decode_frame` says.
+    """
+    name = keys.writer(value, record_key=record_key, headers=headers, time_ms=time_ms)
+    frame = decode_frame(value, widen)
+    if name is not None:
+        _check_header(frame.header, name, record_key)
+    return frame
+
+
+def _check_header(header: Header, name: KeyName, record_key: bytes) -> None:
+    """Reject a frame of another node, role or cell than its key speaks for."""
+    key = f"key {name.serial} of {name.kind} {name.name}"
+    if header.role not in ROLES_OF[name.kind]:
+        raise _bad(f"{key} may not write frames of role {header.role}", _FIND_OUT)
+    if header.node != name.name:
+        raise _bad(
+            f"it is of node {header.node[:128]!r} but signed with {key}",
+            "give each node the key that was made for its site.node",
+        )
+    if header.role != "shell" and record_key != header.cell.encode():
+        raise _bad(
+            f"it is of cell {header.cell[:128]!r} under record key {record_key[:64]!r}", _FIND_OUT
+        )
+
+
+_FIND_OUT: Final = "find out who holds that key, and revoke it: flatline keys revoke"
+
+
+def encode_secret(secret: bytes) -> str:
+    """Return the text of a key for its file."""
+    return base64.b64encode(secret).decode()
+
+
+def decode_secret(text: str) -> bytes | None:
+    """Return the key that a file's text holds, None where it is none."""
+    try:
+        secret = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return secret if len(secret) == KEY_BYTES else None

@@ -1,0 +1,111 @@
+"""The wiring of what may be done and of whose word counts: the policy, and every kind of key.
+
+A part of `engine.wiring`, which would be too long with it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from connectors.clock import SystemClock
+from engine.action.catalogue import Policy, parse_policy, read_shipped
+from engine.action.keys import Trust
+from engine.errors import SettingsError
+from engine.frame_keyring import FrameKeyring
+from engine.keyring import Signer, WatchedKeys, own_key
+from engine.ports import Clock, OpenFrame
+from engine.roles.opening import FrameOpener
+from engine.settings import Settings
+from engine.site_log import Process
+
+
+def policy_of(settings: Settings, *, shipped: str = "default") -> Policy:
+    """Return the policy that holds: the file of the settings, else a shipped one.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read or breaks a rule.
+    """
+    file = settings.policy.file
+    if file is None:
+        return parse_policy(read_shipped(shipped), source=f"the shipped policy {shipped!r}")
+    return read_policy(file)
+
+
+def read_policy(file: Path) -> Policy:
+    """Return the policy of a file, checked.
+
+    Raises
+    ------
+    SettingsError
+        The file cannot be read or breaks a rule.
+    """
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"The policy {file} cannot be read: {error}.") from error
+    return parse_policy(text, source=str(file))
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """What may be done, and whose signatures say so.
+
+    `key` gives the key of a role, and makes it where there is none: a node needs no planner's.
+    `frames` are in memory by default: those of a site that lives in this process.
+    """
+
+    policy: Policy
+    key: Callable[[Signer], Ed25519PrivateKey]
+    trusted: Trust
+    frames: FrameKeyring = field(default_factory=lambda: FrameKeyring.in_memory(SystemClock()))
+
+
+def authority(settings: Settings, *, shipped: str = "default") -> Authority:
+    """Return the policy and the keys of this installation.
+
+    Planner and agent of one embedded log share their keys' folder and trust each other; on
+    Kafka only the folder of trusted keys counts.
+    """
+    folder = settings.key_folder
+    own = folder if settings.log.kind == "embedded" else None
+    clock = SystemClock()
+    return Authority(
+        policy=policy_of(settings, shipped=shipped),
+        key=partial(own_key, folder),
+        trusted=WatchedKeys(settings.trusted_folder, own=own, clock=clock),
+        frames=frame_keyring(settings, clock),
+    )
+
+
+def frame_keyring(settings: Settings, clock: Clock) -> FrameKeyring:
+    """Return this installation's frame keys; those of an embedded log's site are made here."""
+    return FrameKeyring(
+        settings.key_folder,
+        clock,
+        requiring=settings.keys.frames == "require",
+        making=settings.log.kind == "embedded",
+    )
+
+
+def frame_opener(
+    process: Process, frames: FrameKeyring, *, reader: str, compiled: bool = True
+) -> OpenFrame:
+    """Return what a role that reads frames opens them with: it checks first who wrote them.
+
+    `compiled` columns are unpacked by a kernel, which a role compiles before it joins its group.
+
+    Raises
+    ------
+    SettingsError
+        There is no site key to check them with.
+    """
+    if not compiled:
+        return FrameOpener(frames.reader(), reader=reader, clock=process.clock)
+    from models.kernels.columns import widen
+
+    return FrameOpener(frames.reader(), reader=reader, clock=process.clock, widen=widen)

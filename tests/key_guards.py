@@ -1,0 +1,193 @@
+"""Who may say what: the guards of keys, signatures and MACs, and how each is removed."""
+
+from typing import Final
+
+from tests.mutant import Mutant
+
+_WORDS: Final = "engine/action/words.py"
+_MAC: Final = "engine/wire/frame_mac.py"
+_FRAMES: Final = ("tests/unit/engine/wire/test_frame_mac.py",)
+_KEYRINGS: Final = (
+    "tests/unit/engine/test_frame_keyring.py",
+    "tests/unit/engine/test_key_files.py",
+)
+
+KEY_MUTANTS: Final = (
+    Mutant(
+        "an approval needs no operator",
+        _WORDS,
+        "    if control.kind not in _RESTRICTIONS or not control.active:\n",
+        "    if not control.active:\n",
+    ),
+    Mutant(
+        "anybody ends a pause",
+        _WORDS,
+        "    if control.kind not in _RESTRICTIONS or not control.active:\n",
+        "    if control.kind not in _RESTRICTIONS:\n",
+    ),
+    Mutant(
+        "anybody shortens a pause",
+        _WORDS,
+        "    return held.until_ms is None or control.until_ms < held.until_ms\n",
+        "    return False\n",
+    ),
+    Mutant(
+        "a word under another key displaces a pause",
+        _WORDS,
+        "    if loosens(control, held) or key != control.key():\n",
+        "    if loosens(control, held):\n",
+    ),
+    Mutant(
+        "the copy of an old word ends a pause",
+        _WORDS,
+        "    if time_ms - control.time_ms > _FRESH_MS:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "a word ends a pause that is newer",
+        _WORDS,
+        "    if held is not None and held.active and control.time_ms < held.time_ms:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "a refused record leaves nothing in the place of a pause",
+        _WORDS,
+        "    return Heard(_hold(key, error, time_ms=time_ms), rejected=error)\n",
+        "    return Heard(None, rejected=error)\n",
+    ),
+    Mutant(
+        "anybody's word ends a hold",
+        "engine/wire/control.py",
+        "    if by_operator:\n",
+        "    if True:\n",
+    ),
+    Mutant(
+        "a hold is said by anybody",
+        _WORDS,
+        '    source = "" if control.source in HOLDS else control.source\n',
+        "    source = control.source\n",
+    ),
+    Mutant(
+        "a displaced pause is not written back",
+        "engine/roles/plan.py",
+        "                self._displaced.add(record.key)\n",
+        "                pass\n",
+        ("tests/unit/engine/roles/test_plan.py",),
+    ),
+    Mutant(
+        "an alert needs no engine",
+        "engine/action/keys.py",
+        "    check_signature(value, headers, trusted=trusted.engines)\n",
+        "",
+    ),
+    Mutant(
+        "a planner's key signs alerts",
+        "engine/action/keys.py",
+        "    check_signature(value, headers, trusted=trusted.engines)\n",
+        "    check_signature(value, headers, trusted={**trusted.engines, **trusted.planners})\n",
+    ),
+    Mutant(
+        "a key lasts for ever",
+        "engine/action/keys.py",
+        "    if until_ms is not None and time_ms >= until_ms:\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "a frame needs no MAC",
+        _MAC,
+        "            if self._accepting_unsigned:\n",
+        "            if True:\n",
+        _FRAMES,
+    ),
+    Mutant(
+        "a frame's MAC is not checked",
+        _MAC,
+        "            cipher.decrypt(code[:_NONCE_BYTES], code[_NONCE_BYTES:], value)\n",
+        "            pass\n",
+        _FRAMES,
+    ),
+    Mutant(
+        "a frame may be moved to another cell",
+        _MAC,
+        "blake2b(record_key, key=key,",
+        'blake2b(b"", key=key,',
+        _FRAMES,
+    ),
+    Mutant(
+        "a node signs for a cell that is not its frame's",
+        _MAC,
+        '    if header.role != "shell" and record_key != header.cell.encode():\n',
+        "    if False:\n",
+        _FRAMES,
+    ),
+    Mutant(
+        "a node speaks for another",
+        _MAC,
+        "    if header.node != name.name:\n",
+        "    if False:\n",
+        _FRAMES,
+    ),
+    Mutant(
+        "an owner's key writes a collector's frames",
+        _MAC,
+        "    if header.role not in ROLES_OF[name.kind]:\n",
+        "    if False:\n",
+        _FRAMES,
+    ),
+    Mutant(
+        "a revoked frame key counts",
+        _MAC,
+        "        if self._revoked.covers(name):\n",
+        "        if False:\n",
+        _FRAMES,
+    ),
+    Mutant(
+        "a site key lasts for ever",
+        _MAC,
+        "        if until_ms is not None and time_ms >= until_ms:\n",
+        "        if False:\n",
+        _FRAMES,
+    ),
+    Mutant(
+        "a node's key lasts for ever",
+        _MAC,
+        "        if name.until_s and time_ms >= name.until_s * 1000:\n",
+        "        if False:\n",
+        _FRAMES,
+    ),
+    Mutant(
+        "the engine folds frames whoever wrote them",
+        "engine/roles/detect.py",
+        "            state.open_frame = self._open_frame\n",
+        "",
+        ("tests/simulation/test_forged_frames.py",),
+    ),
+    Mutant(
+        "writers are ahead of readers when site keys are rotated",
+        "engine/frame_keyring.py",
+        "_SETTLED_MS: Final = 10_000\n",
+        "_SETTLED_MS: Final = 0\n",
+        _KEYRINGS,
+    ),
+    Mutant(
+        "a folder of trusted keys that others may write is believed",
+        "engine/key_files.py",
+        "    if found.st_mode & _OTHERS_WRITE:\n",
+        "    if False:\n",
+        _KEYRINGS,
+    ),
+    Mutant(
+        "a folder of trusted keys may be anybody's",
+        "engine/key_files.py",
+        "    if found.st_uid not in (0, os.geteuid()):\n",
+        "    if False:\n",
+        _KEYRINGS,
+    ),
+    Mutant(
+        "trusted keys are read at the start alone",
+        "engine/key_files.py",
+        "            if seen != self._seen:\n",
+        "            if False:\n",
+        _KEYRINGS,
+    ),
+)
