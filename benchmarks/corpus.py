@@ -55,6 +55,8 @@ LOOK_ALIKES: Final = {
     "degrading_storage": 2,
     "vm_silence": 2,
     "batch_compute": 12,
+    "one_thread": 8,
+    "gc_pause": 4,
     "batch_end_idle": 6,
     "owner_reboot": 5,
     "live_migration": 5,
@@ -159,6 +161,9 @@ def plan_of(seed: int, *, seconds: float) -> WorldPlan:
         vms_per_node=VMS,
         telemetry=FIELD,
         panic_device_ratio=0.1,
+        # Who set no period is told by its vCPUs alone, and where those sleep long by nothing.
+        balloonless_ratio=0.3,
+        tickless_ratio=0.2,
         # Room for everybody: on a node that is really overloaded a migration would be right.
         node_cores=_NODE_CORES,
     )

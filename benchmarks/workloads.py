@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from engine.wire import metrics
 from engine.wire.frame import Frame, Header, VmRows
-from engine.wire.vcpus import VcpuRows
+from engine.wire.vcpus import QUANTUM_NS, VcpuRows
 
 _DAY_S = 86_400
 
@@ -70,12 +70,12 @@ def fleet_rows(size: int, *, seed: int = 20261123) -> VmRows:
 
 
 def _vcpu_rows(rng: np.random.Generator, integers: NDArray[np.uint64]) -> VcpuRows:
-    """Return each VM's CPU time as its vCPUs used it, in ticks of 10 ms."""
+    """Return each VM's CPU time as its vCPUs used it."""
     counts = integers[metrics.INTEGER_ROW["vcpus"]].astype(np.uint16)
     shares = [rng.dirichlet(np.full(count, 4.0)) for count in counts]
     used_ns = np.repeat(integers[metrics.INTEGER_ROW["cpu_time_ns"]], counts)
-    ticks = (np.concatenate(shares) * used_ns / 1e7).astype(np.uint64)
-    return VcpuRows(counts=counts, times_ns=ticks * np.uint64(10_000_000), missing=None)
+    quanta = (np.concatenate(shares) * used_ns / QUANTUM_NS).astype(np.uint64)
+    return VcpuRows(counts=counts, times_ns=quanta * np.uint64(QUANTUM_NS), missing=None)
 
 
 def fleet_frame(

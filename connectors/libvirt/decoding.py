@@ -9,7 +9,9 @@ libvirt 9.0 with qemu 7.2:
   when the kernel keeps no scheduler statistics, which is not a measurement.
 - `vcpu.N.halted` is absent on x86, where asking for it would stop the vCPU.
 - `balloon.*` beyond `current` and `rss` comes from the guest, as of `last-update`.
-- `vcpu.N.time` has the resolution of /proc/PID/stat, ticks of 10 ms.
+- `vcpu.N.time` comes in ticks of 10 ms, in which an idle vCPU of a live guest stands still for a
+  minute. `vcpu.N.delay`, for how long it waited for a core, comes in ns and grows with nearly
+  every wake-up, so both together show a vCPU that stands still (ARCHITECTURE.md).
 - `vcpu.N.*.sum` (libvirt >= 8.9, qemu >= 7.1 on KVM) are what KVM counts. qemu without KVM has
   none, so they were never seen on the lab's guests: their names are those of other sites'
   `virsh domstats`.
@@ -25,7 +27,7 @@ import numpy as np
 from connectors.libvirt.binding import Stats, StatValue
 from engine.wire.frame import VmRows
 from engine.wire.metrics import GAUGE_ROW, GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
-from engine.wire.vcpus import MAX_VM_VCPUS, VcpuRows
+from engine.wire.vcpus import MAX_VM_VCPUS, QUANTUM_NS, VcpuRows
 
 # A vCPU counts as busy from half a core on: with two spinning vCPUs on one core each still
 # counts, and what an idle guest's timers cost (a few per cent) does not.
@@ -144,9 +146,19 @@ def decode(
         integers=integers,
         missing=missing if missing.any() else None,
         gauges=gauges,
-        vcpus=_vcpu_rows([current[reading.vm].times_ns for reading in readings]),
+        vcpus=_vcpu_rows([_vcpus_wanted(reading.stats) for reading in readings]),
     )
     return rows, current
+
+
+def _vcpus_wanted(stats: Stats) -> dict[int, int]:
+    """Return for how many ns each vCPU ran or waited for a core, in whole quanta."""
+    delays = vcpu_delays(stats)
+    return {
+        number: (time_ns + delays.get(number, 0)) // QUANTUM_NS * QUANTUM_NS
+        for number, time_ns in vcpu_times(stats).items()
+        if time_ns + delays.get(number, 0) <= _MAX_UINT64
+    }
 
 
 def _vcpu_rows(times_ns: Sequence[Mapping[int, int]]) -> VcpuRows:

@@ -15,7 +15,7 @@ from connectors.simulator.changes import Begin, modifier, set_guests, silence
 from connectors.simulator.faults import host_silence
 from connectors.simulator.guests import NEVER_S, Condition
 from connectors.simulator.plan import Incident
-from connectors.simulator.workloads import COMPUTING, FREE, RESTED, WRITING
+from connectors.simulator.workloads import COMPUTING, FREE, RESTED, SILENT, WRITING
 from connectors.simulator.world import Action, World
 
 # What a 32-bit counter that wraps adds to a reading.
@@ -74,6 +74,39 @@ def _batch_compute(world: World, incident: Incident, lanes: list[int]) -> Action
     return end
 
 
+def _one_thread(world: World, incident: Incident, lanes: list[int]) -> Action:
+    """Compute in one thread without any I/O, after `writes_s` (0) of heavy writes.
+
+    Nobody asks the guest anything meanwhile, so it does not send either; its kernel serves the
+    timers of all vCPUs.
+    """
+    writes_s = incident.params.get("writes_s", 0.0)
+    numbers = world.guests.boot[lanes].copy()
+
+    def compute() -> None:
+        if (world.guests.boot[lanes] == numbers).all():
+            set_guests(
+                world, lanes, forced=SILENT, extra_cores=1.0, extra_writes=0.0, send_share=0.0
+            )
+
+    if writes_s:
+        set_guests(world, lanes, forced=WRITING, extra_writes=60.0)
+        world.after(writes_s, compute)
+    else:
+        compute()
+
+    def end() -> None:
+        set_guests(world, lanes, forced=FREE, extra_cores=0.0, extra_writes=0.0, send_share=1.0)
+
+    return end
+
+
+def _gc_pause(world: World, incident: Incident, lanes: list[int]) -> Action:
+    """Stop the world of its one process: all vCPUs collect garbage, nothing else happens."""
+    set_guests(world, lanes, forced=COMPUTING, send_share=0.0)
+    return lambda: set_guests(world, lanes, forced=FREE, send_share=1.0)
+
+
 def _counter_reset(world: World, incident: Incident, lanes: list[int]) -> None:
     with world.changing(lanes):
         world.meters.restart(np.array(lanes), world.now_ns)
@@ -107,6 +140,8 @@ CONFOUNDER_KINDS: Final[Mapping[str, Begin]] = MappingProxyType(
         "snapshot_freeze": modifier(io_share=0.0),
         "backup_window": modifier(extra_reads=80.0),
         "batch_compute": _batch_compute,
+        "one_thread": _one_thread,
+        "gc_pause": _gc_pause,
         "batch_end_idle": modifier(forced=RESTED),
         "power_off": _power_off,
         "counter_glitch": modifier(glitch=_GLITCH),

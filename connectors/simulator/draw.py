@@ -90,6 +90,8 @@ def _vary(kind: str, rng: np.random.Generator) -> dict[str, float]:
         case "panic_spin" | "self_heal":
             # One vCPU spins, or all of them.
             return {"vcpus": float(rng.integers(2))}
+        case "one_thread":
+            return {"writes_s": float(rng.choice((0.0, 240.0)))}
         case "boot_prompt":
             return {"spins": float(rng.integers(2))}
         case _:

@@ -48,7 +48,7 @@ KERNEL: Final = _table(yes=(_C.RUNNING, _C.STOPPING, _C.HUNG_USERLAND, _C.HUNG_I
 # A guest nobody can say is well: a reset of any other one hurts somebody.
 DEAD: Final = _table(yes=(_C.PANIC_SPIN, _C.PANIC_HALT, _C.CRASHED))
 # Cores that a condition uses by itself, on the first vCPU, beside `spin_cores`.
-CORES: Final = np.array([0.0, 0.85, 0.2, 0.0, 0.002, 0.008, 0.006, 0.9, 0.004, 0.0, 0.0, 0.0])
+CORES: Final = np.array([0.0, 0.85, 0.2, 0.0, 0.0, 0.008, 0.006, 0.9, 0.004, 0.0, 0.0, 0.0])
 # Requests per second that a condition makes by itself, of `BULK_BYTES` each.
 READS: Final = np.array([0.0, 120.0, 2.0] + [0.0] * 9)
 WRITES: Final = np.array([0.0, 4.0, 40.0, 0.0, 0.0, 0.0, 0.0, 320.0] + [0.0] * 4)
@@ -131,6 +131,7 @@ class Guests:
         self.usable_kib = np.zeros(size)
         self.faults = rng.uniform(500, 5_000, size)
         self.faults_reported = np.zeros(size)
+        self._has_balloon = topology.balloon
 
     def forget(self, lane: int) -> None:
         """End what lived in the guest's memory: it boots, or is switched off."""
@@ -150,7 +151,7 @@ class Guests:
         self, now_s: float, *, period_s: float, activity: NDArray[np.float64]
     ) -> None:
         """Let every living kernel whose report is due tell the balloon about its memory."""
-        due = KERNEL[self.condition] & (now_s >= self.report_due_s)
+        due = KERNEL[self.condition] & self._has_balloon & (now_s >= self.report_due_s)
         lanes = np.flatnonzero(due)
         used = self.used_share[lanes] + 0.08 * activity[lanes]
         free = self.memory_kib[lanes] * (1.0 - used) - self.leaked_kib[lanes]

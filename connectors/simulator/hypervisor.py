@@ -16,7 +16,7 @@ from engine.errors import HypervisorUnreachable
 from engine.ports import NodeSample
 from engine.wire.frame import Event, InventoryItem, PoolSample, VmRows
 from engine.wire.metrics import COUNTERS, GAUGE_ROW, GAUGES, INTEGER_ROW
-from engine.wire.vcpus import VcpuRows
+from engine.wire.vcpus import QUANTUM_NS, VcpuRows
 
 # As libvirt's adapter counts: from half a core on.
 BUSY_RATIO: Final = 0.5
@@ -178,7 +178,7 @@ class SimulatedHypervisor:
             integers=integers,
             missing=missing,
             gauges=gauges,
-            vcpus=_vcpu_rows(world.topology.vcpus[lanes], times_ns),
+            vcpus=_vcpu_rows(world.topology.vcpus[lanes], world.topology.tickless[lanes], times_ns),
         )
 
     def _node_gauges(self, panel: Panel) -> Mapping[str, float]:
@@ -216,19 +216,24 @@ class SimulatedHypervisor:
 
 # A busy core dirties some tens of MB a second: what pre-copy has to win against.
 _DIRTIED_BYTES_PER_CORE: Final = 40e6
-# What the times in /proc/PID/stat are multiples of.
-_TICK_NS: Final = 10_000_000
+# What a guest without ticks does at one wake-up of an idle vCPU.
+_WAKE_NS: Final = 20_000_000
 # Pools do not fill up in a simulated world; half of 100 TB is free.
 _POOL_BYTES: Final = 100 * 10**12
 
 
-def _vcpu_rows(counts: NDArray[np.int64], times_ns: NDArray[np.float64]) -> VcpuRows:
-    """Return each VM's vCPU times, shape (V, n), as the node's kernel shows them: in ticks."""
+def _vcpu_rows(
+    counts: NDArray[np.int64], tickless: NDArray[np.bool_], times_ns: NDArray[np.float64]
+) -> VcpuRows:
+    """Return each VM's vCPU times, shape (V, n), as a collector tells them.
+
+    Nearly every wake-up waits a little for its core, so times grow with each. Guests without ticks
+    wake up seldom and then have much to do.
+    """
     has = np.arange(len(times_ns)) < counts[:, None]
-    ticks = np.floor(times_ns.T[has] / _TICK_NS).astype(np.uint64)
-    return VcpuRows(
-        counts=counts.astype(np.uint16), times_ns=ticks * np.uint64(_TICK_NS), missing=None
-    )
+    quanta = np.where(tickless, _WAKE_NS, QUANTUM_NS)
+    shown = (times_ns // quanta * quanta).T[has].astype(np.uint64)
+    return VcpuRows(counts=counts.astype(np.uint16), times_ns=shown, missing=None)
 
 
 class _VcpuShape:

@@ -28,6 +28,8 @@ _USUAL_S: Final = {
     "snapshot_freeze": 20.0,
     "backup_window": 1800.0,
     "batch_compute": 1200.0,
+    "one_thread": 1200.0,
+    "gc_pause": 40.0,
     "batch_end_idle": 1800.0,
     "power_off": 900.0,
     "counter_glitch": 2.0,

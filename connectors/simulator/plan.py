@@ -42,6 +42,8 @@ CONFOUNDERS: Final[Mapping[str, Scope]] = MappingProxyType(
         "snapshot_freeze": "vm",
         "backup_window": "vm",
         "batch_compute": "vm",
+        "one_thread": "vm",
+        "gc_pause": "vm",
         "batch_end_idle": "vm",
         "power_off": "vm",
         "counter_glitch": "vm",
@@ -166,6 +168,10 @@ class WorldPlan:
         How often guests report memory; 0 is never, which leaves those columns missing.
     panic_device_ratio, nicless_ratio
         Share of VMs with a panic device, and without any network card.
+    balloonless_ratio
+        Share of VMs whose balloon has no period, whatever `balloon_period_s`.
+    tickless_ratio
+        Share of VMs whose idle vCPUs sleep for long: all their timers run on the first one.
     """
 
     seed: int
@@ -198,6 +204,8 @@ class WorldPlan:
     balloon_period_s: int = 5
     panic_device_ratio: float = 0.0
     nicless_ratio: float = 0.0
+    balloonless_ratio: float = 0.0
+    tickless_ratio: float = 0.0
     tenants: int = 4
 
     def __post_init__(self) -> None:

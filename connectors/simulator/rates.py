@@ -32,6 +32,9 @@ Floats = NDArray[np.float64]
 _BASE_LATENCY_NS = 800_000.0
 # One probe of each guest's card every 5 s: neighbours' ARP requests and the platform's ping.
 _PROBES_PER_S = 0.2
+# What the idle vCPU of a guest without ticks does beside one that ticks: a wake-up a second or
+# less, so that its time stands still for tens of seconds.
+_TICKLESS_SHARE = 0.03
 _PROBE_BYTES = 64.0
 # Broadcast and multicast chatter that every card of a network receives.
 _CHATTER_PER_S = 1.5
@@ -131,6 +134,10 @@ class Rates:
         self._ranks = ranks
         self._has = ranks < topology.vcpus
         self._skew = _skew(topology.uuids, topology.vcpus, ranks.size)
+        # Which vCPUs serve the timers: each its own, or, where nothing ticks, the first for all.
+        own = np.where(topology.tickless, _TICKLESS_SHARE, 1.0) * self._has / topology.vcpus
+        own[0] += 1.0 - own.sum(axis=0)
+        self._timer_share = own
         self._activity: Activity
         self._draws: Draws
 
@@ -138,9 +145,9 @@ class Rates:
         """Say who gets how much of nodes and pools in the next steps, should nothing change."""
         everyone = slice(None)
         stuck = self.stuck(everyone)
-        spread, pinned = self._wants(everyone, stuck, activity, draws)
+        timers, spread, pinned = self._wants(everyone, stuck, activity, draws)
         cores = self._topology.node_cores
-        wanted = _sums(self._guests.node, spread + pinned, cores.size)
+        wanted = _sums(self._guests.node, timers + spread + pinned, cores.size)
         node_share = np.minimum(1.0, cores / np.maximum(wanted, 1e-9))
         node_busy = np.minimum(1.0, wanted * node_share / cores)
         share = self._share(everyone, node_share, strain.squeeze)
@@ -155,7 +162,7 @@ class Rates:
         before_s = np.concatenate([self.pool_latency_s[None], latency_s[:-1]])
         self._pace_requests(everyone, before_s, draws, strain, paces)
         self._pace_network(everyone, stuck, share, activity, draws, paces)
-        self._pace_cpu(everyone, spread, pinned, share, draws, paces)
+        self._pace_cpu(everyone, timers, spread, pinned, share, draws, paces)
         return Given(activity, draws, paces, node_share, node_busy, latency_s)
 
     def begin(self, given: Given, step: int) -> None:
@@ -171,14 +178,14 @@ class Rates:
         """Set the pace of `lanes` for the rest of the step, from what they are now."""
         guests, activity, draws = self._guests, self._activity, self._draws
         stuck = self.stuck(lanes)
-        spread, pinned = self._wants(lanes, stuck, activity, draws)
+        timers, spread, pinned = self._wants(lanes, stuck, activity, draws)
         share = self._share(lanes, self.node_share, self.squeeze)
         strain = Strain(guests.slowness, guests.thrashes(), self.squeeze)
         paces = self._meters.pace
         self._pace_disk(lanes, stuck, share, activity, draws, strain, paces)
         self._pace_requests(lanes, self.pool_latency_s, draws, strain, paces)
         self._pace_network(lanes, stuck, share, activity, draws, paces)
-        self._pace_cpu(lanes, spread, pinned, share, draws, paces)
+        self._pace_cpu(lanes, timers, spread, pinned, share, draws, paces)
 
     @property
     def cpu_share(self) -> Floats:
@@ -199,8 +206,8 @@ class Rates:
 
     def _wants(
         self, lanes: Lanes, stuck: NDArray[np.bool_], activity: Activity, draws: Draws
-    ) -> tuple[Floats, Floats]:
-        """Return the cores wanted: spread over all vCPUs, and pinned to the first ones."""
+    ) -> tuple[Floats, Floats, Floats]:
+        """Return the cores wanted: by timers, spread over all vCPUs, and pinned to the first."""
         guests, vcpus = self._guests, self._topology.vcpus[lanes]
         condition = guests.condition[lanes]
         works = g.WORKS[condition]
@@ -209,11 +216,13 @@ class Rates:
         cut_off = self.network_stalled[:-1][self._topology.network[lanes]]
         share = share * np.where(cut_off & (self._topology.network[lanes] >= 0), 0.5, 1.0)
         idle = self._habits.idle_cores[lanes] * (0.7 + 0.6 * draws.chance[..., lanes])
-        spread = works * (idle + activity.cpu_share[..., lanes] * vcpus * share)
+        timers = works * idle
+        spread = works * (activity.cpu_share[..., lanes] * vcpus * share)
         own = g.CORES[condition] * np.where(stuck, _STUCK_CPU_SHARE, 1.0)
         pinned = own + guests.spin_cores[lanes] + works * guests.extra_cores[lanes]
         pinned = np.minimum(pinned, vcpus)
-        return np.minimum(spread, vcpus - pinned), pinned
+        timers = np.minimum(timers, vcpus - pinned)
+        return timers, np.minimum(spread, vcpus - pinned - timers), pinned
 
     def _share(self, lanes: Lanes, node_share: Floats, squeeze: Floats) -> Floats:
         """Return what share of its wish each VM gets from its node."""
@@ -225,6 +234,7 @@ class Rates:
     def _pace_cpu(
         self,
         lanes: Lanes,
+        timers: Floats,
         spread: Floats,
         pinned: Floats,
         share: Floats,
@@ -235,6 +245,7 @@ class Rates:
         even = spread / vcpus
         # The busier the guest, the less room there is for its vCPUs to differ.
         own = even[..., None, :] + self._skew[:, lanes] * (even * (1.0 - even))[..., None, :]
+        own += timers[..., None, :] * self._timer_share[:, lanes]
         own += np.clip(pinned - self._ranks, 0.0, 1.0)
         np.minimum(own, 1.0, out=own)
         own *= self._has[:, lanes]

@@ -35,6 +35,8 @@ class Topology:
         Shape (N,), index into `WORKLOADS`.
     home
         Shape (N,), the node each VM starts on.
+    balloon, tickless
+        Shape (N,), whether the guest reports its memory, and whether its idle vCPUs sleep long.
     pool, network
         Shape (N,), where the VM's disk and card hang; network -1 is no card.
     """
@@ -70,6 +72,9 @@ class Topology:
             lambda cell, index: network_name(cell=cell, network=index),
         )
         self.network = np.where(rng.random(size) < plan.nicless_ratio, -1, network)
+        # Drawn last, so that they move nothing else of a seed.
+        self.balloon = rng.random(size) >= plan.balloonless_ratio
+        self.tickless = rng.random(size) < plan.tickless_ratio
         self.names = [
             f"{self.nodes[self.home[lane]]}-{WORKLOADS[self.workload[lane]]}{lane:04d}"
             for lane in range(size)
@@ -109,7 +114,7 @@ class Topology:
             disks={"vda": self.pools[self.pool[lane]]},
             nics={} if network < 0 else {"vnet0": self.networks[network]},
             panic_device=bool(self.panic_device[lane]),
-            balloon_period_s=self.plan.balloon_period_s,
+            balloon_period_s=self.plan.balloon_period_s if self.balloon[lane] else 0,
         )
 
     def _draw_workloads(self, rng: np.random.Generator) -> NDArray[np.int64]:

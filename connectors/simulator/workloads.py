@@ -78,7 +78,7 @@ PROFILES: Final = {
 _BATCH, _CRON, _BURSTY = (WORKLOADS.index(name) for name in ("batch", "cron", "bursty"))
 
 # What an incident may force a guest to do, whatever its habit.
-FREE, COMPUTING, WRITING, RESTED = range(4)
+FREE, COMPUTING, WRITING, RESTED, SILENT = range(5)
 
 
 class Course(NamedTuple):
@@ -179,7 +179,8 @@ class Habits:
         Parameters
         ----------
         forced
-            Shape (N,), one of `FREE`, `COMPUTING`, `WRITING`, `RESTED`.
+            Shape (N,), one of `FREE`, `COMPUTING`, `WRITING`, `RESTED`; `SILENT` rests without
+            any I/O.
         chance
             Of the same draws as the course.
         """
@@ -194,7 +195,7 @@ class Habits:
         return Activity(
             cpu_share=np.minimum(cpu_share, 1.0),
             work=np.where(working | writing, swing, 0.0),
-            floor=np.where(computing, 0.0, self.floor),
+            floor=np.where(computing | (forced == SILENT), 0.0, self.floor),
             flush=course.flush,
         )
 

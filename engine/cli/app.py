@@ -315,6 +315,10 @@ def doctor(
     creating_topics: Annotated[
         bool, typer.Option("--create-topics", help="Make the topics that Kafka lacks.")
     ] = False,
+    witnesses: Annotated[
+        bool,
+        typer.Option("--witnesses", help="List who would say of each VM that it is dead."),
+    ] = False,
     file: File = None,
     sets: Sets = None,
 ) -> None:
@@ -322,6 +326,9 @@ def doctor(
     from engine.cli.doctor import Check, examine
 
     settings = settings_of(file, sets)
+    if witnesses:
+        _print_witnesses(settings)
+        return
 
     async def all_checks() -> list[Check]:
         return [check async for check in examine(settings, creating_topics=creating_topics)]
@@ -333,6 +340,19 @@ def doctor(
         table.add_row(check.part, Text(check.finding, style=style), check.sentence)
     console().print(table)
     raise typer.Exit(1 if any(check.finding == "ill" for check in checks) else 0)
+
+
+def _print_witnesses(settings: Settings) -> None:
+    from engine.cli.covered import covered
+    from engine.cli.words import with_log
+
+    table = Table("VM", "cell", "witnesses", "if it dies", "what to do")
+    for one in with_log(settings, covered, patient=True, reading=True):
+        what = "ordered" if one.orderable else "alerted only"
+        if not one.actionable:
+            what = "alerted only, it is not open to actions"
+        table.add_row(one.vm, one.cell, ", ".join(one.witnesses) or "none", what, one.advice)
+    console().print(table)
 
 
 @config.command("show")

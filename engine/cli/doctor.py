@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from engine.cli.covered import covered, summary
 from engine.cli.logs import set_up_logs
 from engine.cli.options import moment
 from engine.cli.words import controls_in_force, scope_of
@@ -71,6 +72,7 @@ async def examine(settings: Settings, *, creating_topics: bool = False) -> Async
     yield log
     if log.finding == "well":
         yield await _pauses(here)
+        yield await _witnesses(here)
     yield await _libvirt(here)
 
 
@@ -259,6 +261,17 @@ async def _pauses(here: Process) -> Check:
     if len(stops) > _TOLD_STOPS:
         told.append(f"and {len(stops) - _TOLD_STOPS} more: `flatline pause show` has all")
     return Check("pauses", "note", f"No machine acts on {'; '.join(told)}.")
+
+
+async def _witnesses(here: Process) -> Check:
+    try:
+        async with asyncio.timeout(PATIENCE_S), open_log(here) as log:
+            is_well, sentence = summary(await covered(here, log))
+    except FlatlineError as error:
+        return Check("witnesses", "ill", str(error))
+    except TimeoutError:
+        return Check("witnesses", "ill", f"Scores were not read within {PATIENCE_S:.0f} s.")
+    return Check("witnesses", "well" if is_well else "note", sentence)
 
 
 def _widest_first(word: Control) -> int:

@@ -43,7 +43,7 @@ async def doubt_of_scope(here: Process, log: Log, *, scope: str) -> str | None:
     kind, subject = parse_scope(scope)
     if kind in {"site", "zone", "tenant"}:
         return None  # scores do not name them
-    told = await _latest(here, log, SCORES.name, decode_scores)
+    told = await latest(here, log, SCORES.name, decode_scores)
     return _doubt(scope, subject, (name for scores in told for name in _named(scores, kind)))
 
 
@@ -52,7 +52,7 @@ async def doubt_of_vm(here: Process, log: Log, *, vm: bytes, cell: str) -> str |
     name = str(UUID(bytes=vm))
     told = {
         (seen, scores.cell)
-        for scores in await _latest(here, log, SCORES.name, decode_scores)
+        for scores in await latest(here, log, SCORES.name, decode_scores)
         for seen in _named(scores, "vm")
     }
     cells = {where for seen, where in told if seen == name}
@@ -63,11 +63,11 @@ async def doubt_of_vm(here: Process, log: Log, *, vm: bytes, cell: str) -> str |
 
 async def doubt_of_incident(here: Process, log: Log, *, incident: str) -> str | None:
     """Return why an approval may be of nothing, None as for a scope."""
-    told = await _latest(here, log, ALERTS.name, decode_alert)
+    told = await latest(here, log, ALERTS.name, decode_alert)
     return _doubt(f"incident {incident}", incident, (alert.id for alert in told))
 
 
-async def _latest(here: Process, log: Log, topic: str, decode: Callable[[bytes], T]) -> list[T]:
+async def latest(here: Process, log: Log, topic: str, decode: Callable[[bytes], T]) -> list[T]:
     """Return what engines told in the last minutes; what cannot be read tells nothing."""
     since_ms, found = here.clock.now_ms() - _SEEN_MS, []
     for partition in range(log.partitions(topic)):

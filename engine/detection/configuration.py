@@ -119,12 +119,9 @@ class Configuration:
     # Words of a death come with the last sample before the silence at the earliest.
     said_before_s: float = 30.0
 
-    # Each vCPU by itself. Guests' idle vCPUs were measured below 7 % of a core (the lab's, whose
-    # emulation makes timers dear); from a tenth on one works.
+    # Of a core that an idle vCPU uses and waits for at most: the lab's used below 7 %, on a busy
+    # host whose emulation makes timers dear; from a tenth on one works.
     vcpu_idle_share: float = 0.1
-    # libvirt tells the time of a vCPU in ticks of 10 ms, so that at up to 20 s between samples
-    # this is no tick at all, the least that can be told from the timers of a kernel that lives.
-    vcpu_floor_share: float = 0.0005
 
     # Hangs: the kernel lives, so nothing is urgent and a longer look costs nothing.
     hung_s: float = 20.0

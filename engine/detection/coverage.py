@@ -7,63 +7,105 @@ dies.
 import math
 from typing import Final
 
-from engine.detection.cell import Node, Vm
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
 from engine.detection.lanes import F, I, Lanes
-from engine.wire.alert import Witness
+from engine.wire.alert import WITNESSES, may_be_reset
+from engine.wire.score import SET_UP
 from models.kernels import gaps
-from models.kernels.lanes import LANES
+
+U8 = NDArray[np.uint8]
 
 # An order is given about half a minute after a death: what is worth too little by then comes
 # too late.
 _BY_THEN_EDGE: Final = 5  # 2**5 s
-_ADVICE: Final[tuple[tuple[Witness, str], ...]] = (
-    ("balloon", "balloon statistics (<memballoon><stats period='5'/></memballoon>)"),
-    ("guest", "a panic device (<panic model='pvpanic'/>)"),
-    ("probe", "the agent's probe (agent.probe, and CAP_NET_RAW for its unit)"),
-)
+_BIT: Final = {name: 1 << place for place, name in enumerate(WITNESSES)}
+_HAS: Final = {name: 1 << place for place, name in enumerate(SET_UP)}
+# What gives a VM a witness that its definition does not have yet.
+_WAYS: Final = {
+    "balloon": "balloon statistics (<memballoon><stats period='5'/></memballoon>)",
+    "panic_device": "a panic device (<panic model='pvpanic'/>)",
+    "guest_agent": "a guest agent (a channel org.qemu.guest_agent.0)",
+}
+_PROBE: Final = "the agent's probe"
 
 
-def available(
-    node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configuration
-) -> tuple[Witness, ...]:
-    """Return the witnesses beside activity that would be heard if the VM died now."""
-    found: list[Witness] = []
+def coverage(
+    cell: Cell, node: Node, lanes: Lanes, places: NDArray[np.intp], configuration: Configuration
+) -> U8:
+    """Return shape (len(places), 2): for each lane what `Scores.coverage` has of a VM."""
     least = configuration.standstill_least_nats
-    if lanes.vcpu_counts[lane] > 1 and _would_surprise(lanes.others_gaps, lane, least):
-        found.append("vcpus")
-    if _would_surprise(lanes.exit_gaps, lane, least):
-        found.append("exits")
-    if lanes.integers[I["balloon_moved"], lane] >= 2 and lanes.floats[F["balloon_period_s"], lane]:
-        found.append("balloon")
+    found = np.zeros(len(places), np.uint8)
+    silent = _would_surprise(lanes.gaps, places, configuration.activity_least_nats)
+    found |= _BIT["activity"] * silent.astype(np.uint8)
+    several = lanes.vcpu_counts[places] > 1
+    stands = several & _would_surprise(lanes.others_gaps, places, least)
+    found |= _BIT["vcpus"] * stands.astype(np.uint8)
+    exits = _would_surprise(lanes.exit_gaps, places, least)
+    found |= _BIT["exits"] * exits.astype(np.uint8)
+    reports = lanes.integers[I["balloon_moved"], places] >= 2
+    reports &= lanes.floats[F["balloon_period_s"], places] > 0
+    found |= _BIT["balloon"] * reports.astype(np.uint8)
+    of_vms = [_of_vm(cell.vms[lanes.vm(int(lane))], node, configuration) for lane in places]
+    of_vms_array = np.array(of_vms, np.uint8).reshape(-1, 2)
+    return np.stack([found | of_vms_array[:, 0], of_vms_array[:, 1]], axis=1)
+
+
+def _would_surprise(
+    state: gaps.F32, places: NDArray[np.intp], least_nats: float
+) -> NDArray[np.bool_]:
+    """Return, per lane, whether half a minute of standstill would be worth so much."""
+    blocks, lane = np.divmod(places, state.shape[2])
+    survived = state[blocks, gaps.SURVIVED + _BY_THEN_EDGE, lane] + 0.5
+    share: NDArray[np.float32] = survived / (state[blocks, gaps.LIVE, lane] + 1.0)
+    seldom: NDArray[np.bool_] = share <= math.exp(-least_nats)
+    return seldom
+
+
+def _of_vm(vm: Vm, node: Node, configuration: Configuration) -> tuple[int, int]:
+    """Return the bits of what the VM itself, or a probe of it, could say."""
+    found = 0
     if vm.panic_device or vm.watchdog or vm.agent_answered_ms:
-        found.append("guest")
-    answered_s = (node.event_ms - vm.probe_answered_ms) / 1000
-    if vm.probe_answered_ms and answered_s <= configuration.probe_fresh_s:
-        found.append("probe")
-    return tuple(found)
+        found |= _BIT["guest"]
+    if vm.probe_answered_ms:
+        answered_s = (node.event_ms - vm.probe_answered_ms) / 1000
+        found |= _BIT["probe"] if answered_s <= configuration.probe_fresh_s else 0
+    has = _HAS["balloon"] if vm.balloon_period_s > 0 else 0
+    has |= _HAS["panic_device"] if vm.panic_device else 0
+    has |= _HAS["watchdog"] if vm.watchdog else 0
+    has |= _HAS["guest_agent"] if vm.guest_agent else 0
+    has |= _HAS["actionable"] if vm.actionable else 0
+    return found, has
 
 
-def _would_surprise(state: gaps.F32, lane: int, least_nats: float) -> bool:
-    """Return whether half a minute of standstill would be worth what a witness needs."""
-    fields = state[lane // LANES, :, lane % LANES]
-    survived = fields[gaps.SURVIVED + _BY_THEN_EDGE] + 0.5
-    return -math.log(survived / (fields[gaps.LIVE] + 1.0)) >= least_nats
+def witnesses_of(found: int) -> tuple[str, ...]:
+    """Return the names of the witnesses whose bits are set."""
+    return tuple(name for name in WITNESSES if found & _BIT[name])
 
 
-def advice(known: tuple[Witness, ...], vm: Vm) -> str:
-    """Return what would give a VM a second witness, in words; empty where it has one."""
-    if known:
+def is_actionable(has: int) -> bool:
+    """Return whether the VM's owner agreed to actions, by the second byte."""
+    return bool(has & _HAS["actionable"])
+
+
+def advice(found: int, has: int) -> str:
+    """Return what would let a VM be ordered, in words; empty where it can be.
+
+    Parameters
+    ----------
+    found, has
+        The two bytes that `coverage` has of the VM.
+    """
+    if may_be_reset(witnesses_of(found)):
         return ""
-    ways = [way for witness, way in _ADVICE if not _is_set_up(witness, vm)]
-    if not vm.guest_agent:
-        ways.append("a guest agent (org.qemu.guest_agent.0)")
-    return " or ".join(ways) or "its second witness has yet to be heard for the first time"
+    if found & ~_BIT["activity"]:
+        return "wait: its own silences have yet to be learned"
+    return f"switch on {ways(has)}"
 
 
-def _is_set_up(witness: Witness, vm: Vm) -> bool:
-    return {
-        "balloon": vm.balloon_period_s > 0,
-        "guest": vm.panic_device,
-        "probe": vm.probe_answered_ms > 0,
-    }.get(witness, False)
+def ways(has: int) -> str:
+    """Return what would give a VM a witness that its definition does not have yet, in words."""
+    return " or ".join([*(way for name, way in _WAYS.items() if not has & _HAS[name]), _PROBE])

@@ -5,7 +5,7 @@ import numpy as np
 from engine.detection import sentences
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
-from engine.detection.coverage import advice, available
+from engine.detection.coverage import coverage, ways
 from engine.detection.evidence import Picture, explanations, picture, vetoes
 from engine.detection.fold import set_holds
 from engine.detection.forest import opinion, score_gated
@@ -179,12 +179,13 @@ def _judge_one(
             time_ms=time_ms,
         )
         return published, True
-    finding = _finding(node, lanes, lane, vm, text, seen, verdict, configuration)
+    finding = _finding(cell, node, lanes, lane, vm, text, seen, verdict, configuration)
     published = report(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)
     return published, True
 
 
 def _finding(
+    cell: Cell,
     node: Node,
     lanes: Lanes,
     lane: int,
@@ -195,6 +196,7 @@ def _finding(
     configuration: Configuration,
 ) -> Finding:
     strange = opinion(lanes, lane)
+    ((_, has),) = coverage(cell, node, lanes, np.array([lane]), configuration).tolist()
     return Finding(
         scope="vm",
         subject=text,
@@ -210,7 +212,7 @@ def _finding(
             node.name,
             verdict,
             seen,
-            way=advice(available(node, lanes, lane, vm, configuration), vm),
+            way=ways(has),
         ),
         evidence=verdict.evidence if strange is None else (*verdict.evidence, strange),
         vetoes=verdict.vetoes,

@@ -8,6 +8,7 @@ import numpy as np
 
 from engine.detection.cell import Cell
 from engine.detection.configuration import Configuration, configuration_hash
+from engine.detection.coverage import coverage
 from engine.detection.lanes import MINUTE, Lanes
 from engine.wire.score import FEATURES, NodeMinute, Scores
 
@@ -26,6 +27,7 @@ def close_minute(cell: Cell, *, time_ms: int, configuration: Configuration) -> S
         return None
     uuids: list[bytes] = []
     columns: list[np.ndarray[tuple[int, int], np.dtype[np.float32]]] = []
+    covered: list[np.ndarray[tuple[int, int], np.dtype[np.uint8]]] = []
     classes: list[str] = []
     load: dict[str, float] = {}
     for name in sorted(cell.lanes):
@@ -33,6 +35,7 @@ def close_minute(cell: Cell, *, time_ms: int, configuration: Configuration) -> S
         if len(lanes):
             uuids.append(lanes.roster)
             columns.append(_features(lanes))
+            covered.append(coverage(cell, node, lanes, np.arange(len(lanes)), configuration))
             classes += _classes(lanes)
         if "cpu_busy_ratio" in node.gauges:
             load[name] = node.gauges["cpu_busy_ratio"]
@@ -54,6 +57,7 @@ def close_minute(cell: Cell, *, time_ms: int, configuration: Configuration) -> S
         pool_vms=_counts(pool for vm in cell.vms.values() for pool in vm.pools),
         network_vms=_counts(net for vm in cell.vms.values() for net in vm.networks),
         configuration=configuration_hash(configuration),
+        coverage=np.concatenate(covered).tobytes(),
     )
 
 

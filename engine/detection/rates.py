@@ -17,7 +17,6 @@ from engine.wire.frame import VmRows
 from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, KVM_COUNTERS, VM_STATES
 from models.kernels import baseline, course, gaps, intake, standstill, trends, vitals
 from models.kernels.course import Pace
-from models.kernels.standstill import Shares
 
 # Where each of `models.kernels.intake`'s values stands in a frame, and in the lanes' integers.
 _PLACES: Final = np.array(
@@ -194,8 +193,7 @@ def _fold_standstill(
         times,
         lanes.taken.judged,
         broken,
-        Shares(configuration.vcpu_idle_share, configuration.vcpu_floor_share),
-        step_s * 1e9,
+        configuration.vcpu_idle_share * step_s * 1e9,
         lanes.others_gaps,
         lanes.whole_gaps,
         lanes.numbers("vcpu_mover"),

@@ -27,7 +27,7 @@ def name_of(vm: Vm, text: str) -> str:
 
 
 def of_verdict(name: str, node: str, verdict: Verdict, seen: Picture, *, way: str = "") -> str:
-    """Return the sentence of a VM's verdict; `way` is what would give it a second witness."""
+    """Return the sentence of a VM's verdict; `way` is what would give it one more witness."""
     meaning = _MEANING[verdict.kind]
     if verdict.kind == "boot_stuck":
         return (

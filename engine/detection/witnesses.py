@@ -73,8 +73,8 @@ def vcpus_item(seen: Picture, configuration: Configuration) -> EvidenceItem | No
     """Return what the vCPUs say that a dead kernel would have stopped; None where not known.
 
     Of a guest that uses one core these are all others: if one of them gains time, a kernel
-    serves its timers. Of one that uses none they are all; that they gain time is no proof of
-    life there, since emulated vCPUs that are halted may cost some. Where several vCPUs work
+    serves its timers. Of one that uses none they are all; that they gain time is what a hung
+    guest's kernel does as well, and no proof that its processes live. Where several vCPUs work
     nothing is known: they may work or spin.
     """
     if seen.shape == "idle":

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine.detection.compiled import compile_kernels
 from engine.detection.configuration import Configuration
+from engine.detection.coverage import witnesses_of
 from engine.detection.partition import Output, Partition, decoded
 from engine.detection.snapshot import encode_manifest, take_snapshot
 from engine.ports import Clock, Delivery, Log, OpenFrame, Record, SignFrame, Subscription
@@ -22,8 +23,10 @@ from engine.roles.appending import append_or_give_up
 from engine.roles.generations import append_generation, load
 from engine.roles.health import Health
 from engine.roles.opening import unsigned
+from engine.wire.alert import WITNESSES, may_be_reset
 from engine.wire.frame import Frame, Header, VmRows, encode_frame
 from engine.wire.order import signed
+from engine.wire.score import Scores
 from engine.wire.topics import FRAMES
 
 # One poll's worth: a tenth of a second of work, so that ticks and probes are not late.
@@ -182,6 +185,8 @@ class Detector:
         await append_or_give_up(
             self._log, output.topic, key=output.key, value=output.value, headers=headers
         )
+        if output.scores is not None:
+            _export_coverage(output.scores)
         alert = output.alert
         if alert is None:
             return
@@ -265,6 +270,17 @@ class Detector:
                     instruments.RECORDS.labels(name).inc(grown)
             held.exported = now
             instruments.WAITING_FRAMES.labels(str(number)).set(held.state.waiting())
+
+
+def _export_coverage(scores: Scores) -> None:
+    """Count the VMs of a cell by the witnesses that would be heard if they died."""
+    heard = [witnesses_of(found) for found in scores.covered()[:, 0].tolist()]
+    for witness in WITNESSES:
+        count = sum(witness in names for names in heard)
+        instruments.WITNESSED_VMS.labels(scores.cell, witness).set(count)
+    orderable = sum(may_be_reset(names) for names in heard)
+    instruments.ORDERABLE_VMS.labels(scores.cell, "yes").set(orderable)
+    instruments.ORDERABLE_VMS.labels(scores.cell, "no").set(len(heard) - orderable)
 
 
 def _counts(state: Partition) -> dict[str, int]:

@@ -105,6 +105,16 @@ WAITING_FRAMES: Final = Gauge(
 ALERTS: Final = Counter(
     "flatline_detect_alerts_total", "Alerts published, repeats included.", ["kind", "state"]
 )
+WITNESSED_VMS: Final = Gauge(
+    "flatline_detect_witnessed_vms",
+    "VMs of which this witness would be heard if they died.",
+    ["cell", "witness"],
+)
+ORDERABLE_VMS: Final = Gauge(
+    "flatline_detect_orderable_vms",
+    "VMs by whether a death of theirs would have a second witness: yes, or no (alerted only).",
+    ["cell", "orderable"],
+)
 SNAPSHOT_BYTES: Final = Gauge(
     "flatline_detect_snapshot_bytes", "Size of the last snapshot.", ["partition"]
 )

@@ -31,6 +31,10 @@ FEATURES: Final = (
 )
 
 
+# What a VM's definition may have for a witness, and whether its owner agreed to actions.
+SET_UP: Final = ("balloon", "panic_device", "watchdog", "guest_agent", "actionable")
+
+
 class NodeMinute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A node as one who moves VMs must know it; None is not measured.
 
@@ -46,7 +50,10 @@ class NodeMinute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
     """One minute of one cell; `values` is shape (len(features), n) float32, row by row.
 
-    `pool_vms` and `network_vms` count the cell's VMs that hang on each.
+    `pool_vms` and `network_vms` count the cell's VMs that hang on each. `coverage` is shape
+    (n, 2) uint8: which witnesses would be heard if a VM died (a bit for each of `WITNESSES`, in
+    their order), and what its definition has for them (a bit for each of `SET_UP`); empty where
+    the engine of an earlier release wrote it.
     """
 
     site: limits.Name
@@ -64,6 +71,11 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     nodes: dict[str, NodeMinute] = {}
     pool_vms: dict[str, int] = {}
     network_vms: dict[str, int] = {}
+    coverage: bytes = b""
+
+    def covered(self) -> NDArray[np.uint8]:
+        """Return `coverage` as shape (n, 2); shape (0, 2) where nobody wrote it."""
+        return np.frombuffer(self.coverage, np.uint8).reshape(-1, 2)
 
     def matrix(self) -> NDArray[np.float32]:
         """Return `values` as shape (len(features), n); NaN is unknown."""
@@ -83,6 +95,8 @@ def decode_scores(value: bytes) -> Scores:
     """Return the minute that `value` stands for, or raise `RecordRejected`."""
     scores = decode_msgpack(value, _decoder)
     size, rest = divmod(len(scores.uuids), UUID_BYTES)
+    if len(scores.coverage) not in (0, 2 * size):
+        raise RecordRejected("malformed", f"coverage of {len(scores.coverage)} bytes, {size} VMs")
     if rest or len(scores.values) != 4 * size * len(scores.features):
         raise RecordRejected("malformed", "values do not fit the VMs and features named")
     return scores

@@ -1,4 +1,4 @@
-"""CPU time of every virtual CPU: the columns of a frame that are narrower than a VM.
+"""What every virtual CPU used and waited for: the columns of a frame that are narrower than a VM.
 
 VMs have different numbers of vCPUs, so the times of all of them stand one after the other in
 one packed column, and a byte a VM (two where that is too little) says how many belong to each.
@@ -18,9 +18,11 @@ MAX_VM_VCPUS: Final = 1024
 # 16 for each of the rows of a frame as collectors cut them: 262 kB at the widest, which still
 # fits into a record beside those rows.
 MAX_FRAME_VCPUS: Final = 32_768
+# Of the times in a frame. Any wake-up of a vCPU takes some of it.
+QUANTUM_NS: Final = 1_000
 
-# libvirt reads the time of a vCPU's thread from /proc/PID/stat, which counts in ticks.
-_TIME_COLUMNS: Final = Columns((Metric("vcpu_time_ns", 10_000_000),))
+# Collectors tell it in whole microseconds: nanoseconds would take a byte more of each vCPU.
+_TIME_COLUMNS: Final = Columns((Metric("vcpu_time_ns", QUANTUM_NS),))
 # The very object is the default of the frame's field, so that it does not travel.
 NO_TIMES: Final = PackedTable()
 
@@ -28,15 +30,15 @@ Flags = NDArray[np.bool_]
 
 
 class VcpuRows:
-    """Cumulative CPU time of each vCPU, by the order of a frame's VMs and of their vCPUs.
+    """Cumulative time of each vCPU, by the order of a frame's VMs and of their vCPUs.
 
     Attributes
     ----------
     counts
         Shape (n,), uint16: how many times belong to each VM; 0 is unknown.
     times_ns
-        Shape (counts.sum(),), uint64: time each vCPU has used since its VM's `instance` began;
-        0 where `missing`.
+        Shape (counts.sum(),), uint64: for how long each vCPU has run or waited for a core since
+        its VM's `instance` began, in multiples of `QUANTUM_NS`; 0 where `missing`.
     missing
         Same shape, bool; None where nothing is missing. A vCPU that is not plugged in, below
         one that is, is missing, so that the place of a time is the number of its vCPU.

@@ -1,8 +1,9 @@
 """Which vCPUs of each VM stand still: what a death does to them and a computing guest does not.
 
 When a Linux kernel panics, every vCPU but the one that panicked is stopped and gains exactly
-0 ns from then on (measured: 0 ns in 16 s); when it halts, all are. While the kernel lives its
-idle vCPUs serve timers, so a job that computes on one of them leaves some time on the others.
+0 ns from then on, and when it halts, all are (measured on the lab's guests: ARCHITECTURE.md).
+While the kernel lives its idle vCPUs serve timers, so a job that computes on one of them leaves
+some time on the others.
 How long a VM's idle vCPUs stand at exactly 0 while it lives differs from guest to guest (a
 tickless one may sleep for seconds), so it is learned of each, by `models.kernels.gaps`, from
 samples in which they are idle: what busy vCPUs gain says nothing about idle ones.
@@ -10,7 +11,7 @@ samples in which they are idle: what busy vCPUs gain says nothing about idle one
 The same is learned of what KVM counts: how long a VM goes without an injected interrupt.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,17 +40,6 @@ UNKNOWN: Final = -1
 
 _RUN: Final = gaps.RUN
 _HELD: Final = gaps.HELD
-
-
-class Shares(NamedTuple):
-    """What the vCPUs' gains are held against, as shares of one core.
-
-    A vCPU that gained no more than `idle` was idle; one that gained less than `floor` did less
-    than the idle vCPU of a kernel that lives.
-    """
-
-    idle: float
-    floor: float
 
 
 @inlined
@@ -93,7 +83,7 @@ def _most(before: U64, now: U64, but: int) -> int:
 
 @inlined
 def _compare(
-    was: U64, now: U64, shares: Shares, step_ns: float,
+    was: U64, now: U64, idle_ns: float,
     others: F32, whole: F32, mover: I64, told: I8, signs: I8, lane: int,
 ) -> None:  # fmt: skip
     """Say of one lane, whose vCPUs are those that were told before, which of them stood still."""
@@ -101,10 +91,10 @@ def _compare(
     if busiest < 0:
         return
     most = now[busiest] - was[busiest]
-    if np.float64(most) < shares.floor * step_ns:
+    if most == 0:
         told[1, lane], signs[1, lane] = STILL, gaps.SILENT
     else:
-        is_idle = bool(np.float64(most) <= shares.idle * step_ns)
+        is_idle = bool(np.float64(most) <= idle_ns)
         told[1, lane], signs[1, lane] = MOVED, _sign_of_move(whole, lane, is_idle)
     next_busy = _most(was, now, busiest)
     if next_busy < 0:
@@ -118,7 +108,7 @@ def _compare(
             mover[lane] = busiest
     else:
         mover[lane] = NO_MOVER
-        is_idle = bool(np.float64(second_most) <= shares.idle * step_ns)
+        is_idle = bool(np.float64(second_most) <= idle_ns)
         told[0, lane], signs[0, lane] = MOVED, _sign_of_move(others, lane, is_idle)
 
 
@@ -130,8 +120,7 @@ def fold_vcpus(
     times: U64,
     judged: Bools,
     broken: Bools,
-    shares: Shares,
-    step_ns: float,
+    idle_ns: float,
     others: F32,
     whole: F32,
     mover: I64,
@@ -153,8 +142,8 @@ def fold_vcpus(
     broken
         Shape (≥ n,), updated: whether the lane began a new epoch, so that nothing may be
         compared; set as well where the vCPUs are not those that were told before.
-    shares, step_ns
-        See `Shares`; the time since the last sample.
+    idle_ns
+        A vCPU that gained no more was idle.
     others, whole
         State of the gap models of all vCPUs but the busiest, and of all; runs that may not go
         on are ended in place, without being learned.
@@ -190,7 +179,7 @@ def fold_vcpus(
         if not judged[lane]:
             continue
         compared += 1
-        _compare(was, now, shares, step_ns, others, whole, mover, told, signs, lane)
+        _compare(was, now, idle_ns, others, whole, mover, told, signs, lane)
     return compared
 
 

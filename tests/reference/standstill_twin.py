@@ -10,13 +10,13 @@ class VcpusTwin:
     gained anything; `life_others` and `life_whole` are what a gap model was told.
     """
 
-    def __init__(self, *, idle, floor):
-        self.idle, self.floor = idle, floor
+    def __init__(self, *, idle_ns):
+        self.idle_ns = idle_ns
         self.times = None
         self.standing = []
         self.whole_stood = False
 
-    def learn_one(self, times, *, judged, broken, step_ns):
+    def learn_one(self, times, *, judged, broken):
         """Return (told of others, of all) and (sign of others, of all); sign None is unknown.
 
         `times` has None for a vCPU that is not there; [] is a VM that was not told.
@@ -39,9 +39,9 @@ class VcpusTwin:
         }
         if not gains:
             return nothing
-        (others, others_sign), (whole, whole_sign) = (UNKNOWN, None), self._whole(gains, step_ns)
+        (others, others_sign), (whole, whole_sign) = (UNKNOWN, None), self._whole(gains)
         if len(gains) > 1:
-            others, others_sign = self._others(gains, step_ns)
+            others, others_sign = self._others(gains)
         return (others, whole), (others_sign, whole_sign)
 
     def _comparable(self, before, times):
@@ -52,19 +52,19 @@ class VcpusTwin:
             return False
         return all(was is None or now >= was for was, now in pairs)
 
-    def _whole(self, gains, step_ns):
-        if max(gains.values()) < self.floor * step_ns:
+    def _whole(self, gains):
+        if not any(gains.values()):
             self.whole_stood = True
             return STILL, False
         stood, self.whole_stood = self.whole_stood, False
-        is_idle = max(gains.values()) <= self.idle * step_ns
+        is_idle = max(gains.values()) <= self.idle_ns
         return MOVED, True if is_idle or stood else None
 
-    def _others(self, gains, step_ns):
+    def _others(self, gains):
         moved = {number for number, gain in gains.items() if gain}
         if len(set().union(*self.standing, moved)) <= 1:
             self.standing.append(moved)
             return STILL, False
         stood, self.standing = bool(self.standing), []
         second = sorted(gains.values())[-2]
-        return MOVED, True if second <= self.idle * step_ns or stood else None
+        return MOVED, True if second <= self.idle_ns or stood else None

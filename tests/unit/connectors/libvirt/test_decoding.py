@@ -215,15 +215,21 @@ def test_the_time_of_each_vcpu_stands_at_its_number() -> None:
     rows, _ = decode(readings, {}, mono_ns=1)
     assert rows.vcpus is not None
     assert rows.vcpus.counts.tolist() == [1, 2]
-    assert rows.vcpus.times_ns.tolist() == [7_160_000_000, 7_720_000_000, 5_270_000_000]
+    # What it ran, in ticks of 10 ms, and what it waited for a core, in ns: whole microseconds.
+    waited = [
+        stats[vm][f"vcpu.{number}.delay"] for vm, number in (("vm1", 0), ("vm3", 0), ("vm3", 1))
+    ]
+    ran = [7_160_000_000, 7_720_000_000, 5_270_000_000]
+    wanted = [(a + int(b)) // 1000 * 1000 for a, b in zip(ran, waited, strict=True)]
+    assert rows.vcpus.times_ns.tolist() == wanted
     assert rows.vcpus.missing is None
 
 
 def test_a_vcpu_that_is_not_plugged_in_is_missing_and_not_still() -> None:
-    rows = rows_of({"vcpu.maximum": 8, "vcpu.0.time": 5, "vcpu.3.time": 6})
+    rows = rows_of({"vcpu.maximum": 8, "vcpu.0.time": 5000, "vcpu.3.time": 6000})
     assert rows.vcpus is not None
     assert rows.vcpus.counts.tolist() == [4]
-    assert rows.vcpus.times_ns.tolist() == [5, 0, 0, 6]
+    assert rows.vcpus.times_ns.tolist() == [5000, 0, 0, 6000]
     assert rows.vcpus.absent().tolist() == [False, True, True, False]
 
 

@@ -44,6 +44,7 @@ def test_a_new_installation_on_one_machine_is_well() -> None:
         "engine's libraries": "well",
         "log": "well",
         "pauses": "well",
+        "witnesses": "well",
         "libvirt": "note",
     }
     assert "touches nothing" in found["policy"].sentence

@@ -157,7 +157,7 @@ class Place:
         )
 
     def vcpu_rows(self) -> VcpuRows:
-        """Return the vCPU times of the guests that tell them, in ticks."""
+        """Return the vCPU times of the guests that tell them."""
         told = [guest.times_ns if guest.others is not None else [] for guest in self.guests]
         ticks = [int(time // 1e7) * 10_000_000 for times in told for time in times]
         counts = np.array([len(times) for times in told], np.uint16)

@@ -229,4 +229,5 @@ SCORES = Scores(
     classes=("web",),
     node_load={"node-a1": 0.25},
     configuration="0" * 16,
+    coverage=bytes([0b0001011, 0b10001]),
 )

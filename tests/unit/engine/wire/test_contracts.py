@@ -77,6 +77,18 @@ def test_golden_bytes_of_the_release_still_decode(name):
         assert decode(golden) == decode(value)
 
 
+def test_scores_from_before_they_had_coverage_still_decode():
+    golden = bytes.fromhex((GOLDEN / "before_coverage" / "score.v1.hex").read_text())
+    assert decode_scores(golden) == msgspec.structs.replace(samples.SCORES, coverage=b"")
+    assert decode_scores(golden).covered().shape == (0, 2)
+
+
+def test_coverage_that_does_not_fit_the_vms_is_refused():
+    odd = msgspec.structs.replace(samples.SCORES, coverage=b"123")
+    with pytest.raises(RecordRejected):
+        decode_scores(encode_scores(odd))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_bytes_written_today_equal_the_golden_ones(name):
     assert CASES[name][0].hex() == (GOLDEN / f"{name}.v1.hex").read_text().strip()

@@ -6,7 +6,14 @@ import pytest
 
 from engine.errors import RecordRejected
 from engine.wire.frame import Frame, VmRows, decode_frame, encode_frame
-from engine.wire.vcpus import MAX_FRAME_VCPUS, MAX_VM_VCPUS, VcpuRows, pack_vcpus, unpack_vcpus
+from engine.wire.vcpus import (
+    MAX_FRAME_VCPUS,
+    MAX_VM_VCPUS,
+    QUANTUM_NS,
+    VcpuRows,
+    pack_vcpus,
+    unpack_vcpus,
+)
 from models.kernels.columns import widen
 from tests.unit.engine.wire import samples
 
@@ -64,11 +71,11 @@ def test_times_follow_their_vms_when_rows_are_split():
     assert whole.select(slice(3, 3)).vcpus is None
 
 
-def test_ticks_of_ten_milliseconds_cost_a_third_of_nanoseconds():
+def test_whole_quanta_cost_no_more_bytes_than_they_need():
     counts = np.full(100, 2, np.uint16)
     ticks = np.random.default_rng(1).integers(0, 2**24, 200).astype(np.uint64)
     _, table = pack_vcpus(
-        VcpuRows(counts=counts, times_ns=ticks * np.uint64(10_000_000), missing=None)
+        VcpuRows(counts=counts, times_ns=ticks * np.uint64(QUANTUM_NS), missing=None)
     )
     assert len(table.data) == 3 * len(ticks)
 

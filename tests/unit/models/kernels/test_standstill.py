@@ -5,13 +5,13 @@ import pytest
 
 from models.kernels import gaps, standstill
 from models.kernels.lanes import LANES
-from models.kernels.standstill import NO_TIME, Shares
+from models.kernels.standstill import NO_TIME
 from tests.reference.standstill_twin import VcpusTwin
 
 VMS = 60
 STEP_S = 10.0
 STEP_NS = STEP_S * 1e9
-SHARES = Shares(idle=0.1, floor=0.0005)
+IDLE_NS = 0.1 * STEP_NS
 SIGN = {None: gaps.UNKNOWN, True: gaps.ALIVE, False: gaps.SILENT}
 
 
@@ -34,7 +34,7 @@ class Kernel:
         broken = np.zeros(LANES, bool) if broken is None else broken.copy()
         told, signs = np.empty((2, LANES), np.int8), np.empty((2, LANES), np.int8)
         standstill.fold_vcpus(
-            self.counts, self.times, counts, times, judged, broken, SHARES, STEP_NS,
+            self.counts, self.times, counts, times, judged, broken, IDLE_NS,
             self.others, self.whole, self.mover, told, signs,
         )  # fmt: skip
         self.counts, self.times = standstill.keep_times(
@@ -73,14 +73,12 @@ def lives(rng):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_kernel_says_what_its_twin_says(seed):
     kernel = Kernel(VMS)
-    twins = [VcpusTwin(idle=SHARES.idle, floor=SHARES.floor) for _ in range(VMS)]
+    twins = [VcpusTwin(idle_ns=IDLE_NS) for _ in range(VMS)]
     seen = set()
     for told, judged, broken in lives(np.random.default_rng(seed)):
         says, signs = kernel.fold(told, judged, broken)
         for lane, (twin, times) in enumerate(zip(twins, told, strict=True)):
-            stills, lived = twin.learn_one(
-                times, judged=judged[lane], broken=broken[lane], step_ns=STEP_NS
-            )
+            stills, lived = twin.learn_one(times, judged=judged[lane], broken=broken[lane])
             assert tuple(says[:, lane]) == stills
             assert tuple(signs[:, lane]) == tuple(SIGN[sign] for sign in lived)
             seen |= {("others", stills[0], lived[0]), ("whole", stills[1], lived[1])}

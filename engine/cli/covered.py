@@ -1,0 +1,71 @@
+"""Which witnesses each VM has, from the newest minutes that engines told."""
+
+from typing import NamedTuple
+from uuid import UUID
+
+from engine.cli.doubts import latest
+from engine.detection.coverage import advice, is_actionable, witnesses_of
+from engine.ports import Log
+from engine.wire.alert import may_be_reset
+from engine.wire.frame import UUID_BYTES
+from engine.wire.score import Scores, decode_scores
+from engine.wire.topics import SCORES
+from engine.wiring import Process
+
+# So many VMs are named in one line of the doctor.
+_NAMED = 3
+
+
+class Covered(NamedTuple):
+    """One VM: who would say that it is dead, and what to do where nobody else would."""
+
+    vm: str
+    cell: str
+    witnesses: tuple[str, ...]
+    actionable: bool
+    advice: str
+
+    @property
+    def orderable(self) -> bool:
+        """Whether it could be ordered to be reset; else it is alerted only."""
+        return may_be_reset(self.witnesses)
+
+
+async def covered(here: Process, log: Log) -> list[Covered]:
+    """Return what engines told of every VM in the last minutes, the newest word of each."""
+    told = await latest(here, log, SCORES.name, decode_scores)
+    found: dict[str, Covered] = {}
+    for scores in sorted(told, key=lambda one: one.minute_ms):
+        found |= {one.vm: one for one in _of(scores)}
+    return [found[vm] for vm in sorted(found)]
+
+
+def _of(scores: Scores) -> list[Covered]:
+    starts = range(0, len(scores.uuids), UUID_BYTES)
+    uuids = [str(UUID(bytes=scores.uuids[at : at + UUID_BYTES])) for at in starts]
+    return [
+        Covered(vm, scores.cell, witnesses_of(bits), is_actionable(has), advice(bits, has))
+        for vm, (bits, has) in zip(uuids, scores.covered().tolist(), strict=False)
+    ]
+
+
+def summary(vms: list[Covered]) -> tuple[bool, str]:
+    """Return whether all VMs that are open to actions could be ordered, and a sentence.
+
+    It names the first that could not, and what would change that.
+    """
+    if not vms:
+        return True, "No engine told of a VM in the last five minutes."
+    open_to_actions = [one for one in vms if one.actionable]
+    alone = [one for one in open_to_actions if not one.orderable]
+    if not alone:
+        return True, (
+            f"Each of {len(open_to_actions)} VMs that are open to actions has a second witness."
+        )
+    named = "; ".join(f"{one.vm}: {one.advice}" for one in alone[:_NAMED])
+    more = f"; and {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
+    return False, (
+        f"{len(alone)} of {len(open_to_actions)} VMs that are open to actions have no second"
+        f" witness of a death, so they are alerted and never ordered ({named}{more})."
+        " `flatline doctor --witnesses` lists every VM."
+    )

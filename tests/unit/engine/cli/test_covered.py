@@ -1,0 +1,66 @@
+"""What the doctor says of VMs that no second witness would speak for."""
+
+from typing import Any
+
+import numpy as np
+
+from engine.cli import covered
+from engine.cli.covered import Covered, summary
+from engine.detection.coverage import advice, witnesses_of
+from engine.wire.alert import WITNESSES
+from engine.wire.score import SET_UP
+from tests.unit.engine.detection.frames_by_hand import cell
+from tests.unit.engine.wire import samples
+
+
+def bits(names: tuple[str, ...], of: tuple[str, ...]) -> int:
+    return sum(1 << of.index(name) for name in names)
+
+
+def test_bits_are_named_and_say_what_to_switch_on() -> None:
+    heard = bits(("activity", "vcpus"), WITNESSES)
+    assert witnesses_of(heard) == ("activity", "vcpus")
+    assert advice(heard, 0) == ""
+    told = advice(bits(("activity",), WITNESSES), bits(("balloon", "guest_agent"), SET_UP))
+    assert "panic device" in told
+    assert "balloon" not in told
+    assert "guest agent" not in told
+    assert "yet to be learned" in advice(bits(("balloon",), WITNESSES), 0)
+
+
+def test_the_newest_minute_says_who_is_alerted_only() -> None:
+    (one,) = covered._of(samples.SCORES)
+    assert one.witnesses == ("activity", "vcpus", "balloon")
+    assert (one.orderable, one.actionable, one.cell) == (True, True, "cell-a")
+
+
+def vm(number: int, *witnesses: str, actionable: bool = True) -> Covered:
+    return Covered(f"vm-{number}", "c", witnesses, actionable, "switch on a thing")
+
+
+def test_the_doctor_counts_vms_that_are_open_to_actions_and_names_some() -> None:
+    well, sentence = summary([vm(0, "activity", "probe"), vm(1, "activity", actionable=False)])
+    assert well
+    assert "Each of 1 VMs" in sentence
+    ill, sentence = summary([vm(number, "activity") for number in range(5)])
+    assert not ill
+    assert "5 of 5" in sentence
+    assert "vm-2: switch on a thing; and 2 more" in sentence
+    assert summary([])[0]
+
+
+def test_the_engine_tells_each_minute_what_it_could_hear_of_each_vm() -> None:
+    bench, guests = cell(3, interval_s=2.0)
+    for guest in guests:
+        guest.others = 0.02
+    guests[1].balloon_period_s = 0
+    guests[2].balloon_period_s, guests[2].vcpus, guests[2].others = 0, 1, 0.0
+    bench.run(240.0)
+    scores = [one.scores for one in bench.outputs if one.scores is not None][-1]
+    told: dict[str, Any] = {one.vm: one for one in covered._of(scores)}
+    assert told[guests[0].text].witnesses == ("activity", "vcpus", "balloon")
+    assert told[guests[1].text].witnesses == ("activity", "vcpus")
+    assert told[guests[2].text].witnesses == ("activity",)
+    assert [told[guest.text].orderable for guest in guests] == [True, True, False]
+    assert "balloon statistics" in told[guests[2].text].advice
+    assert np.frombuffer(scores.coverage, np.uint8).size == 2 * len(guests)
