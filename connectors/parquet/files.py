@@ -3,16 +3,23 @@
 A measurement has a folder, in it one for each hour (raw rows) or day (all others), in it some
 files. A file appears whole, by a rename, and is never changed. Where several files hold the
 same row, the one whose name sorts last counts: that is the newest.
+
+Only names of ours are looked at. A file that cannot be read is set aside: it stays where it is
+under a name that no reader looks at, and the log names it.
 """
 
 import os
+import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from errno import EACCES
 from itertools import count
 from pathlib import Path
 from typing import Final
+
+import structlog
 
 from engine.errors import HistoryUnreachable
 from engine.wire.measurement import DAY_S, MEASUREMENTS, Bucket
@@ -20,7 +27,13 @@ from engine.wire.measurement import DAY_S, MEASUREMENTS, Bucket
 # Of raw rows an hour of 1,000 VMs at 10 s is 30 MB; of the others a day is a few.
 _PARTITION_S: Final[dict[Bucket, int]] = {"raw": 3600, "minute": DAY_S, "long": DAY_S}
 _ROWS: Final = ".parquet"
+_DAMAGED: Final = ".damaged"
+_NEW: Final = ".new"
+# As `new` makes them: a time in ns, the process, and a number of its own.
+_FILE: Final = re.compile(rf"\d{{20}}-\d+-\d+{re.escape(_ROWS)}")
+_PARTITION: Final = re.compile(r"\d{8}T\d{2}")
 _numbers = count()
+_log = structlog.get_logger()
 
 
 class Files:
@@ -34,6 +47,7 @@ class Files:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._passed_over: set[Path] = set()
 
     def partition_s(self, measurement: str) -> int:
         """Return the length of the measurement's partitions in s."""
@@ -55,14 +69,53 @@ class Files:
 
     def partitions(self, measurement: str) -> list[Path]:
         """Return the folders of a measurement, oldest first."""
-        try:
-            return sorted((self.folder / measurement).iterdir())
-        except FileNotFoundError:
-            return []
+        found = self._entries(self.folder / measurement)
+        return sorted(path for path in found if _PARTITION.fullmatch(path.name) and path.is_dir())
 
     def listed(self, partition: Path) -> tuple[Path, ...]:
         """Return the files of a partition, oldest first."""
-        return tuple(sorted(path for path in partition.iterdir() if path.suffix == _ROWS))
+        return tuple(sorted(path for path in self._entries(partition) if self._is_ours(path)))
+
+    def _is_ours(self, path: Path) -> bool:
+        if path.suffix != _ROWS:
+            return False
+        if _FILE.fullmatch(path.name) and path.is_file():
+            return True
+        if path not in self._passed_over:
+            self._passed_over.add(path)
+            _log.warning("This is no file of the history and is passed over.", file=str(path))
+        return False
+
+    def _entries(self, folder: Path) -> list[Path]:
+        try:
+            return list(folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []  # never made, or deleted because it was too old
+        except OSError as error:
+            raise HistoryUnreachable(
+                f"{folder} cannot be read: {error.strerror}. Give the user of this process the"
+                " right to."
+            ) from error
+
+    def set_aside(self, path: Path, why: str) -> None:
+        """Let no reader look at a file that cannot be read, and name it.
+
+        Where this process may not rename it, it is named all the same, and the caller leaves it
+        out by itself.
+        """
+        try:
+            path.rename(path.with_suffix(_DAMAGED))
+            done = "was set aside"
+        except FileNotFoundError:
+            return  # another process did, or it became part of a larger file
+        except OSError as error:
+            done = f"is left out, and cannot be renamed ({error.strerror})"
+        _log.error(
+            f"A file of the history cannot be read and {done}: its rows are missing. Restore it"
+            f" from a copy, or delete it.",
+            file=str(path),
+            reason=why.partition("\n")[0][:300],
+        )
 
     def new(self, partition: Path) -> Path:
         """Return a name for a file that is being written; no reader looks at it.
@@ -77,7 +130,7 @@ class Files:
         stamp = time.time_ns()
         if names:
             stamp = max(stamp, int(names[-1].name.split("-")[0]) + 1)
-        return partition / f"{stamp:020d}-{os.getpid()}-{next(_numbers)}.new"
+        return partition / f"{stamp:020d}-{os.getpid()}-{next(_numbers)}{_NEW}"
 
     def publish(self, written: Path) -> None:
         """Make a file durable and let readers see it."""
@@ -97,12 +150,18 @@ class Files:
         """Delete the partitions that ended before a time."""
         length_s = self.partition_s(measurement)
         for folder in self.partitions(measurement):
-            begin = datetime.strptime(folder.name, "%Y%m%dT%H").replace(tzinfo=UTC)
+            try:
+                begin = datetime.strptime(folder.name, "%Y%m%dT%H").replace(tzinfo=UTC)
+            except ValueError:
+                continue  # eight digits that are no date
             if begin.timestamp() + length_s > before_s:
                 break
-            for path in folder.iterdir():
-                path.unlink(missing_ok=True)
-            folder.rmdir()
+            # What is not ours stays, and its folder with it: that is no reason to stop writing.
+            with suppress(OSError):
+                for path in self._entries(folder):
+                    if path.suffix in (_ROWS, _DAMAGED, _NEW) and path.is_file():
+                        path.unlink(missing_ok=True)
+                folder.rmdir()
 
 
 def require_writable(folder: Path) -> None:

@@ -1,17 +1,19 @@
 """`engine.ports.History` on Parquet files, written and read by DuckDB in this process."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import duckdb
 import numpy as np
+import structlog
 
 from connectors.parquet.files import Files
-from connectors.parquet.sql import columns, source, to_sql
+from connectors.parquet.sql import columns, misfits, source, to_sql
 from engine.errors import HistoryUnreachable
 from engine.ports import Answer, Clock, Question, RefusedRow
 from engine.wire.measurement import MEASUREMENTS, RETENTION_S, Bucket
@@ -24,6 +26,11 @@ _FILES_KEPT: Final = 24
 _TRIES: Final = 5
 # Sorting an hour of raw rows takes less; without a bound DuckDB would take most of the machine.
 _MEMORY: Final = "512MB"
+# What may pass: a disk that is full or away, memory, an interrupt. All else is about the rows.
+_PASSING: Final = (duckdb.OperationalError, duckdb.InternalError, duckdb.FatalException)
+
+
+_log = structlog.get_logger()
 
 
 class ParquetHistory:
@@ -58,7 +65,10 @@ class ParquetHistory:
         return None
 
     async def write(self, batch: Sequence[Points]) -> tuple[RefusedRow, ...]:
-        """See `engine.ports.History`; refused is what is older than its bucket keeps."""
+        """See `engine.ports.History`; refused is what is older than its bucket keeps.
+
+        And a row that no file can hold.
+        """
         return await asyncio.to_thread(self._write, batch)
 
     async def ask(self, question: Question) -> list[Answer]:
@@ -70,22 +80,47 @@ class ParquetHistory:
             row for index, points in enumerate(batch) for row in self._too_old(index, points)
         ]
         ordered = sorted(batch, key=lambda points: points.measurement)
+        places = {id(points): index for index, points in enumerate(batch)}
         with _database() as database:
             for measurement, several in groupby(ordered, key=lambda points: points.measurement):
-                table = _table(measurement, list(several))
+                chosen = list(several)
+                table, known = _table(measurement, chosen)
                 oldest_s = self._oldest_ns(measurement) / 1e9
                 for number, rows in self._by_partition(measurement, table["time"]):
-                    self._write_file(database, measurement, number, table, rows)
+                    refused += [
+                        _refused(chosen, places, int(known[bad.place]), bad.why)
+                        for bad in self._write_rows(database, measurement, number, table, rows)
+                    ]
                 self._files.forget(measurement, before_s=oldest_s)
         return tuple(refused)
+
+    def _write_rows(
+        self,
+        database: duckdb.DuckDBPyConnection,
+        measurement: str,
+        number: int,
+        table: dict[str, np.ndarray[Any, Any]],
+        rows: np.ndarray[Any, Any],
+    ) -> "list[_Bad]":
+        """Write rows of one partition and return those that no file can hold."""
+        try:
+            self._write_file(database, measurement, number, table, rows)
+        except _RowsRefused as error:
+            if len(rows) == 1:
+                return [_Bad(int(rows[0]), str(error))]
+            middle = len(rows) // 2
+            return [
+                bad
+                for half in (rows[:middle], rows[middle:])
+                for bad in self._write_rows(database, measurement, number, table, half)
+            ]
+        return []
 
     def _too_old(self, index: int, points: Points) -> Iterator[RefusedRow]:
         oldest_ns = self._oldest_ns(points.measurement)
         for row in np.flatnonzero(points.time_ns < oldest_ns).tolist():
-            tags = ",".join(f"{name}={texts[row]}" for name, texts in points.series.tags.items())
-            text = f"{points.measurement},{tags} {points.time_ns[row]}"
             days = self._retention_s[points.declared.bucket] / 86_400
-            yield RefusedRow(index, row, text.encode(errors="replace"), f"older than {days:g} days")
+            yield RefusedRow(index, row, _text(points, row), f"older than {days:g} days")
 
     def _oldest_ns(self, measurement: str) -> int:
         """Return from when on rows of a measurement are kept."""
@@ -110,10 +145,14 @@ class ParquetHistory:
     ) -> None:
         partition = self._files.partition(measurement, number)
         chosen = {name: column[rows] for name, column in table.items()}
-        database.register("chosen", chosen)
         query = f"SELECT {_selected(measurement, frozenset(chosen))} FROM chosen"
-        _copy(database, query, self._files, partition)
-        database.unregister("chosen")
+        try:
+            database.register("chosen", chosen)
+            _copy(database, query, self._files, partition)
+        except duckdb.Error as error:
+            raise _RowsRefused(str(error)) from error
+        finally:
+            database.unregister("chosen")
         if len(self._files.listed(partition)) > _FILES_KEPT:
             self._merge(database, measurement, partition)
 
@@ -121,20 +160,47 @@ class ParquetHistory:
         self, database: duckdb.DuckDBPyConnection, measurement: str, partition: Path
     ) -> None:
         files = self._files.listed(partition)
-        _copy(database, f"SELECT * FROM {source(measurement, [files])}", self._files, partition)
+        try:
+            _copy(database, f"SELECT * FROM {source(measurement, [files])}", self._files, partition)
+        except (duckdb.Error, HistoryUnreachable) as error:
+            # The rows stand in their own files, so that a merge can wait; a file that cannot be
+            # read must not end each later one too.
+            if not self._without_damaged(measurement, files):
+                _log.warning(
+                    "Files of the history are not merged for now.", reason=str(error)[:300]
+                )
+            return
         for path in files:
-            path.unlink()
+            path.unlink(missing_ok=True)
+
+    def _without_damaged(self, measurement: str, files: Iterable[Path]) -> set[Path]:
+        """Set aside the files that cannot be read by themselves, and return them."""
+        damaged: set[Path] = set()
+        for path in files:
+            if why := _damage(measurement, path):
+                self._files.set_aside(path, why)
+                damaged.add(path)
+        return damaged
 
     def _ask(self, question: Question) -> list[Answer]:
         width = len(question.group_by)
+        damaged: set[Path] = set()
         for attempt in range(1, _TRIES + 1):
-            partitions = list(
-                self._files.within(question.measurement, question.begin_ns, question.end_ns)
-            )
+            partitions = [
+                tuple(path for path in files if path not in damaged)
+                for files in self._files.within(
+                    question.measurement, question.begin_ns, question.end_ns
+                )
+            ]
             try:
                 with _database() as database:
-                    rows = database.execute(to_sql(question, partitions)).fetchall()
-            except duckdb.IOException as error:
+                    query = to_sql(question, [files for files in partitions if files])
+                    rows = database.execute(query).fetchall()
+            except duckdb.Error as error:
+                files = [path for several in partitions for path in several]
+                # One that is gone became part of another meanwhile, and nothing is damaged.
+                if all(path.exists() for path in files):
+                    damaged |= self._without_damaged(question.measurement, files)
                 if attempt == _TRIES:
                     raise HistoryUnreachable(f"The history cannot be read: {error}.") from error
                 continue
@@ -145,12 +211,67 @@ class ParquetHistory:
         raise AssertionError("the last attempt returns or raises")
 
 
+class _RowsRefused(Exception):
+    """DuckDB will never write these rows."""
+
+
+class _Bad(NamedTuple):
+    """A row of a table that cannot be written, and why."""
+
+    place: int
+    why: str
+
+
 def _database() -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(config={"memory_limit": _MEMORY, "threads": "2"})
+    try:
+        return duckdb.connect(config={"memory_limit": _MEMORY, "threads": "2"})
+    except duckdb.Error as error:
+        raise HistoryUnreachable(f"DuckDB does not start: {error}.") from error
 
 
-def _table(measurement: str, several: Sequence[Points]) -> dict[str, np.ndarray[Any, Any]]:
-    """Return all columns of a measurement over several points; what is not known is None or NaN."""
+def _damage(measurement: str, path: Path) -> str:
+    """Return why a file cannot be read, empty if it can: all of it is."""
+    if not os.access(path, os.R_OK):
+        return ""  # gone, or another user's: that is no damage
+    try:
+        with _database() as database:
+            name = str(path).replace("'", "''")
+            described = database.execute(f"DESCRIBE SELECT * FROM read_parquet('{name}')")
+            if wrong := misfits(measurement, {row[0]: row[1] for row in described.fetchall()}):
+                return wrong
+            database.execute(f"SELECT bit_xor(hash(row)) FROM {source(measurement, [(path,)])} row")
+    except duckdb.OperationalError as error:
+        # Gone meanwhile, or the machine is short of something: not the file's fault.
+        return "" if not path.exists() or not isinstance(error, duckdb.IOException) else str(error)
+    except duckdb.Error as error:
+        return str(error)
+    return ""
+
+
+def _text(points: Points, row: int) -> bytes:
+    """Return a row's name for the record of what was refused."""
+    tags = ",".join(f"{name}={texts[row]}" for name, texts in points.series.tags.items())
+    return f"{points.measurement},{tags} {points.time_ns[row]}".encode(errors="replace")
+
+
+def _refused(
+    several: Sequence[Points], places: Mapping[int, int], row: int, why: str
+) -> RefusedRow:
+    """Return the row of a table as the row of its points."""
+    for points in several:
+        if row < len(points):
+            return RefusedRow(places[id(points)], row, _text(points, row), why)
+        row -= len(points)
+    raise AssertionError("a row of a table is one of its points")
+
+
+def _table(
+    measurement: str, several: Sequence[Points]
+) -> tuple[dict[str, np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+    """Return all columns of a measurement over several points, and which row each one was.
+
+    What is not known is None or NaN; rows of which nothing is known are left out.
+    """
     declared = MEASUREMENTS[measurement]
     table: dict[str, np.ndarray[Any, Any]] = {
         "time": np.concatenate([points.time_ns for points in several])
@@ -184,8 +305,8 @@ def _table(measurement: str, several: Sequence[Points]) -> dict[str, np.ndarray[
 
 def _without_empty_rows(
     measurement: str, table: dict[str, np.ndarray[Any, Any]]
-) -> dict[str, np.ndarray[Any, Any]]:
-    """Leave out rows of which nothing is known, as no store keeps them."""
+) -> tuple[dict[str, np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+    """Leave out rows of which nothing is known, as no store keeps them; return the others too."""
     known = np.zeros(len(table["time"]), np.bool_)
     for field in MEASUREMENTS[measurement].fields:
         column = table.get(field.name)
@@ -197,7 +318,10 @@ def _without_empty_rows(
             known |= column != MISSING
         else:
             known |= np.array([text is not None for text in column], np.bool_)
-    return table if known.all() else {name: column[known] for name, column in table.items()}
+    places = np.flatnonzero(known)
+    if known.all():
+        return table, places
+    return {name: column[known] for name, column in table.items()}, places
 
 
 def _selected(measurement: str, given: frozenset[str]) -> str:
@@ -223,7 +347,9 @@ def _copy(database: duckdb.DuckDBPyConnection, query: str, files: Files, partiti
         database.execute(
             f"COPY ({query} ORDER BY ALL) TO '{name}' (FORMAT parquet, COMPRESSION zstd)"
         )
-    except duckdb.IOException as error:
+    except duckdb.Error as error:
         written.unlink(missing_ok=True)
-        raise HistoryUnreachable(f"{written} cannot be written: {error}.") from error
+        if isinstance(error, _PASSING):
+            raise HistoryUnreachable(f"{written} cannot be written: {error}.") from error
+        raise
     files.publish(written)

@@ -1,7 +1,7 @@
 """Questions as SQL for DuckDB, worded so that the answers are InfluxDB's."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -48,7 +48,29 @@ def source(measurement: str, partitions: Sequence[Sequence[Path]]) -> str:
             f"SELECT * EXCLUDE (filename) FROM {_reading(several, filename=True)} QUALIFY"
             f" row_number() OVER (PARTITION BY {key} ORDER BY filename DESC) = 1"
         )
-    return "(" + " UNION ALL BY NAME ".join(f"({part})" for part in parts) + ")"
+    union = " UNION ALL BY NAME ".join(f"({part})" for part in parts)
+    # A file of somebody else may call a figure what is a text; then it is no file of ours, and
+    # its rows must not count. Of columns that nobody asks for nothing is cast.
+    cast = ", ".join(
+        f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in columns(declared).items()
+    )
+    return f"(SELECT * REPLACE ({cast}) FROM ({union}))"
+
+
+def misfits(measurement: str, found: Mapping[str, str]) -> str:
+    """Return what is wrong with the columns of a file, by name and type; empty if nothing is.
+
+    A later release may have more of them, an earlier one fewer.
+    """
+    declared = columns(MEASUREMENTS[measurement])
+    if "time" not in found:
+        return "it has no column time"
+    wrong = [
+        f"{name} is {kind} and not {declared[name]}"
+        for name, kind in found.items()
+        if name in declared and kind != declared[name]
+    ]
+    return ", ".join(wrong)
 
 
 def to_sql(question: Question, partitions: Sequence[Sequence[Path]]) -> str:

@@ -38,11 +38,13 @@ from models.kernels.forecast_row import (
     CELL,
     CELLS,
     DAY,
+    ENOUGH_OUTCOMES,
     EW_FAST,
     EW_LONG,
     EW_MEDIUM,
     EW_SLOW,
     FAR_COUNT,
+    FEW_OUTCOMES,
     FINAL,
     HOLT_LEVEL,
     HOLT_TREND,
@@ -191,6 +193,22 @@ def _learn_cell(row: F32, start: int, length: int, place: int, x: float) -> None
 
 
 @inlined
+def _bands(row: F32, quantiles: int, final: float, scale: float, out: F32, at_out: int) -> None:
+    """Write the bands around a forecast, in their order."""
+    for side in range(QUANTILES):
+        q = np.float64(row[quantiles + side])
+        out[at_out + 1 + side] = max(final + q * scale, 0.0)
+    # Quantiles that are learned each by itself may cross. The narrow band holds the forecast and
+    # the wide one holds the narrow one, also where most outcomes are one and the same value.
+    one, other = out[at_out + 3], out[at_out + 4]
+    out[at_out + 3] = min(out[at_out], min(one, other))
+    out[at_out + 4] = max(out[at_out], max(one, other))
+    low, high = out[at_out + 1], out[at_out + 2]
+    out[at_out + 1] = min(out[at_out + 3], min(low, high))
+    out[at_out + 2] = max(out[at_out + 4], max(low, high))
+
+
+@inlined
 def _forecast(
     row: F32,
     start: int,
@@ -247,14 +265,15 @@ def _forecast(
     scale = max(mixed, LEAST)
     row[more + SCALE] = scale
     out[at_out] = final
-    for side in range(QUANTILES):
-        q = np.float64(row[quantiles + side])
-        out[at_out + 1 + side] = max(final + q * scale, 0.0)
-    # The wide band holds the forecast and the narrow band. The narrow one need not hold the
-    # forecast: where most outcomes are one and the same value, it would be right too often.
-    low, high = out[at_out + 1], out[at_out + 2]
-    out[at_out + 1] = min(low, min(out[at_out], out[at_out + 3]))
-    out[at_out + 2] = max(high, max(out[at_out], out[at_out + 4]))
+    # An interval says how far off forecasts were. Until that is known an error may be as large as
+    # the level; where there is no level either, nothing is said: it would be that nothing errs.
+    outcomes = np.float64(row[sizes + 2 * states + 1])
+    if outcomes < FEW_OUTCOMES or (overall == 0.0 and outcomes < ENOUGH_OUTCOMES):
+        scale = max(scale, np.float64(row[EW_LONG]))
+        if scale <= LEAST:
+            out[at_out : at_out + len(BANDS)] = np.nan
+            return final
+    _bands(row, quantiles, final, scale, out, at_out)
     return final
 
 

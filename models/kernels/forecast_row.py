@@ -158,6 +158,11 @@ def _cell_places(plan: Layout) -> NDArray[np.intp]:
 # `bitbrains_faults_dev`).
 _TAUGHT_COUNT: Final = 2.0
 
+# Outcomes before which the usual error of a horizon is not known: two tell a size, which may be a
+# class's; that it is nothing at all is believed of six.
+FEW_OUTCOMES = 2.0
+ENOUGH_OUTCOMES = 6.0
+
 # In units of the mean absolute error: those of a Laplace distribution.
 _FIRST_QUANTILES: Final = (-2.3, 2.3, -0.69, 0.69)
 

@@ -70,7 +70,7 @@ class Horizon:
             self.size[chosen] += weight * (size - usual)
             self.count[chosen] += 1
 
-    def forecast(self, number, says, state, cell=None):
+    def forecast(self, number, says, state, cell=None, *, level):
         says = [single(say) for say in says]
         last = says[0]
         voices = []
@@ -96,14 +96,16 @@ class Horizon:
         scale = (known * self.size[state] + 10 * self.size[self.states]) / (known + 10)
         scale = max(scale, 1e-6)
         self.waiting[number] = (says, voices, final, scale, state, cell)
+        self.final = final
+        size, outcomes = self.size[self.states], self.count[self.states]
+        if outcomes < 2 or (size == 0 and outcomes < 6):
+            scale = max(scale, level)
+            if scale <= 1e-6:
+                return None
         low, high, inner_low, inner_high = (max(final + q * scale, 0.0) for q in self.quantiles)
-        return [
-            final,
-            min(low, final, inner_low),
-            max(high, final, inner_high),
-            inner_low,
-            inner_high,
-        ]
+        inner = (final, inner_low, inner_high)
+        every = (*inner, low, high)
+        return [final, min(every), max(every), min(inner), max(inner)]
 
 
 class ForecastTwin:
@@ -177,7 +179,7 @@ class ForecastTwin:
             says = [
                 self.last, middle, self.slow_mean, same_time, self.by_slot[place], self.long_mean
             ]  # fmt: skip
-            found[2] = self.far.forecast(slot, says, 0)
+            found[2] = self.far.forecast(slot, says, 0, level=self.long_mean)
         return found
 
     def _follow(self, x):
@@ -230,8 +232,12 @@ class ForecastTwin:
                 self.by_slot[then % DAY],
                 middle if near else x,
             ]
-            found.append(horizon.forecast(number, says, state, (cell, middle, self.away)))
-            next_step = found[-1][0]
+            found.append(
+                horizon.forecast(
+                    number, says, state, (cell, middle, self.away), level=self.long_mean
+                )
+            )
+            next_step = horizon.final
         least = max(0.5 * self.resolution, 1e-6)
         self.away = max(self.away + 0.01 * (min(abs(off), 10 * self.away) - self.away), least)
         return found

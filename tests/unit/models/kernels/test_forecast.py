@@ -159,7 +159,7 @@ def test_nothing_is_forecast_below_zero():
     series = Series(20)
     for _ in range(600):
         made = series.step(np.where(rng.random(20) < 0.8, 0.0, rng.exponential(5, 20)))
-        assert (made >= 0).all()
+        assert (made[~np.isnan(made)] >= 0).all()
     assert (made[:, :, 1] <= made[:, :, 0]).all()
     assert (made[:, :, 0] <= made[:, :, 2]).all()
 
@@ -204,3 +204,62 @@ def test_a_day_of_a_fault_does_not_decide_for_days_who_is_heard():
     persisted = np.abs(values[later] - outcome).mean()
     # Noise around a level: the level itself errs 0.71 times as much as the last value.
     assert missed <= 0.88 * persisted
+
+
+SHAPES = {
+    "constant": lambda rng, n: np.full(n, rng.choice([0.0, 1e-6, 12.5, 80.0, 1e9])),
+    "rarely another": lambda rng, n: np.where(rng.random(n) < 0.02, rng.random(n), 80.0),
+    "steps": lambda rng, n: np.repeat(rng.integers(0, 5, n // 50 + 1), 50)[:n] * 1.0,
+    "spikes": lambda rng, n: rng.exponential(1, n) * (rng.random(n) < 0.1) * 1e6,
+    "noise": lambda rng, n: np.abs(rng.normal(50, 5, n)),
+    "drift": lambda rng, n: np.cumsum(rng.exponential(0.01, n)),
+    "nearly constant": lambda rng, n: 80.0 + rng.integers(-1, 2, n) * 1e-4,
+    "holes": lambda rng, n: np.where(rng.random(n) < 0.3, np.nan, rng.integers(0, 3, n) * 1.0),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@FOLDS
+def test_quantiles_are_in_order_and_hold_the_forecast(fold, shape):
+    steps = 3000 if fold is forecast.fold_step else 40
+    rng = np.random.default_rng(list(SHAPES).index(shape))
+    values = np.stack([SHAPES[shape](rng, steps) for _ in range(6)], axis=1)
+    series = Series(6, fold=fold)
+    for row in values:
+        made = series.step(row)
+        mean, lo90, hi90, lo50, hi50 = np.moveaxis(made[~np.isnan(made[:, :, 0])], -1, 0)
+        assert (lo90 <= lo50).all()
+        assert (lo50 <= mean).all()
+        assert (mean <= hi50).all()
+        assert (hi50 <= hi90).all()
+        assert (np.isnan(made).all(axis=2) == np.isnan(made).any(axis=2)).all()
+
+
+@pytest.mark.parametrize("step_s", [300, 60])
+@FOLDS
+def test_no_interval_claims_that_nothing_errs_before_an_outcome_has_shown_it(fold, step_s):
+    values = daily(60, seed=21, step_s=step_s)
+    series = Series(step_s=step_s, fold=fold)
+    for number, value in enumerate(values):
+        for mean, lo90, hi90, lo50, hi50 in series.step(value)[0]:
+            if np.isnan(mean):
+                continue
+            assert lo90 < lo50 <= hi50 < hi90
+            if number < 2:
+                # Nothing is known of errors: they may be as large as the level.
+                assert lo90 == 0
+                assert hi90 > 2 * value
+
+
+def test_of_a_series_that_was_nothing_so_far_nothing_is_said_until_six_outcomes_are_known():
+    series = Series()
+    shown = [not np.isnan(series.step(0.0)[0, 0, 0]) for _ in range(12)]
+    assert shown.index(True) == 6
+    assert all(shown[6:])
+
+
+def test_a_constant_series_has_no_width_once_six_outcomes_have_shown_it():
+    series = Series()
+    widths = [float(np.ptp(series.step(7.0)[0, 0, 1:3])) for _ in range(12)]
+    assert min(widths[:6]) > 7.0
+    assert max(widths[6:]) < 1e-4
