@@ -85,13 +85,54 @@ class Look:
 
 
 class Rest(NamedTuple):
-    """For how long a vCPU has gained exactly nothing, and the longest time it did and ran again.
+    """How a vCPU rested, by the node's own watch of this boot of the VM, in s.
 
-    In s, by the node's own watch of this run of the VM.
+    `still_s` is for how long it has gained exactly nothing up to now, `longest_s` the longest time
+    that it did and then ran again, `idle_s` how long it was seen at the little that an idle vCPU of
+    a living kernel runs: without that nothing is known of how it rests.
     """
 
     still_s: float
     longest_s: float
+    idle_s: float
+
+
+class Card(NamedTuple):
+    """A network card of a guest: its address, and the bridge of the node that it hangs on."""
+
+    mac: str
+    bridge: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """A VM that may be acted on, as the node's watch sees it now.
+
+    Attributes
+    ----------
+    mono_ns
+        When it was asked for, by the node's monotonic clock.
+    vcpu_wanted_ns
+        What each vCPU ran and for how long it waited for a core, together; empty is unknown.
+    cards
+        Those that hang on a bridge of this node; a card that bypasses it is not among them.
+    balloon_period_s
+        None is no balloon, 0 one that is never asked.
+    agent_connected
+        Whether the guest agent's channel is open.
+    has_console
+        Whether what the guest writes to its serial port is kept in a file.
+    """
+
+    vm: bytes
+    instance: int
+    boots_seen: int
+    mono_ns: int
+    vcpu_wanted_ns: tuple[int, ...]
+    cards: tuple[Card, ...] = ()
+    balloon_period_s: int | None = None
+    agent_connected: bool = False
+    has_console: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

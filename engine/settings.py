@@ -61,8 +61,7 @@ class Place(Section):
     zone: Name = "zone"
     """Name of the zone inside the site."""
     cell: Name = "cell"
-    """Name of the cell, the failure domain of up to about 64 nodes that share storage or
-    network. It is the key of every frame, so all nodes of a cell must agree on it."""
+    """Name of the cell, the failure domain of up to about 64 nodes: the key of every frame."""
     node: Name = Field(default_factory=lambda: socket.gethostname() or "node")
     """Name of this node, unique in the site; by default the host's name."""
 
@@ -122,8 +121,7 @@ class LogPart(Section):
     folder: Path | None = None
     """Folder of the embedded log; None is `log` in the state folder."""
     max_bytes: int = Field(default=8 << 30, ge=64 << 20)
-    """Bound of the embedded log in bytes; the oldest records go first. 8 GiB hold two days of
-    frames of 1,000 VMs at 10 s."""
+    """Bytes the embedded log keeps, the newest: 8 GiB hold two days of 1,000 VMs at 10 s."""
     partitions: int = Field(default=8, ge=1, le=1024)
     """Partitions of every topic that is keyed by cell. It cannot be changed once the topics
     exist, since a cell's records would lose their order; 8 serve up to 8 engines."""
@@ -186,6 +184,8 @@ class Act(Section):
     """libvirt connection that verbs go through; it needs the right to write."""
     targets: dict[Name, MigrationTarget] = {}
     """Nodes to which a VM may be moved, by name; none that is not listed is ever a target."""
+    enable_balloon_stats: bool = False
+    """Give the balloons of VMs that may be acted on a period, so that they are a witness."""
 
 
 class Policy(Section):

@@ -7,12 +7,9 @@ agent never loads the kernels, and a machine without libvirt runs everything but
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import (
     AbstractAsyncContextManager,
-    AbstractContextManager,
     asynccontextmanager,
     nullcontext,
 )
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +21,7 @@ from engine.action.catalogue import Policy
 from engine.errors import SettingsError
 from engine.frame_keyring import FrameKeyring
 from engine.kept_kernels import compile_kept, users_folder
-from engine.ports import Evidence, Hypervisor, LedgerStore, Log, Recording, Verbs
+from engine.ports import Log, Recording
 from engine.roles.health import STUCK_AFTER_S, Health, Verdict
 from engine.roles.run import Opener, Role
 from engine.secret_file import read_secret
@@ -40,9 +37,11 @@ from engine.wiring_keys import frame_keyring as frame_keyring
 from engine.wiring_keys import frame_opener as frame_opener
 from engine.wiring_keys import policy_of as policy_of
 from engine.wiring_keys import read_policy as read_policy
+from engine.wiring_nodes import Node as Node
+from engine.wiring_nodes import libvirt_node as libvirt_node
+from engine.wiring_nodes import simulated_nodes as simulated_nodes
 
 if TYPE_CHECKING:
-    from connectors.simulator.fleet import Fleet
     from engine.evaluation.truth import Occurrence
 
 _log = structlog.get_logger()
@@ -117,91 +116,6 @@ def read_truth(events: Path) -> "list[Occurrence]":
     table = events.with_name(events.name.removesuffix("events.csv") + "vms.csv")
     vcpus = {vm.id: vm.vcpus for vm in read_vms(table)} if table.exists() else {}
     return parse_truth(read_rows(events, COLUMNS), source=str(events), vcpus=vcpus)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """One node: where it stands, and how collector and agent reach it.
-
-    `alone` holds off a second agent of the same hypervisor; `real` has real VMs.
-    """
-
-    zone: str
-    cell: str
-    name: str
-    hypervisor: Callable[[], Hypervisor]
-    verbs: Callable[[], Verbs]
-    ledger: Callable[[], AbstractContextManager[LedgerStore]]
-    alone: Callable[[], AbstractContextManager[None]]
-    evidence: Callable[[], Evidence]
-    real: bool
-
-
-def libvirt_node(settings: Settings) -> Node:
-    """Return this machine as settings describe it; nothing is connected yet."""
-    place, folder = settings.site, settings.state.folder
-
-    def hypervisor() -> Hypervisor:
-        from connectors.libvirt.hypervisor import LibvirtHypervisor
-
-        return LibvirtHypervisor(uri=settings.collect.libvirt_uri)
-
-    def verbs() -> Verbs:
-        from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
-
-        targets = {
-            name: MigrationTarget(**target.model_dump())
-            for name, target in settings.act.targets.items()
-        }
-        return LibvirtVerbs(uri=settings.act.libvirt_uri, targets=targets)
-
-    def ledger() -> AbstractContextManager[LedgerStore]:
-        from connectors.embedded.ledger import EmbeddedLedger
-
-        return EmbeddedLedger(folder / f"agent-{place.node}.sqlite")
-
-    def alone() -> AbstractContextManager[None]:
-        from connectors.embedded.lock import held_on_this_machine
-
-        uri = settings.act.libvirt_uri
-        return held_on_this_machine(f"act {uri}", what=f"agent of {uri}", folder=folder)
-
-    def evidence() -> Evidence:
-        from connectors.libvirt.evidence import LibvirtEvidence
-
-        return LibvirtEvidence(folder / "evidence", uri=settings.act.libvirt_uri)
-
-    return Node(
-        zone=place.zone,
-        cell=place.cell,
-        name=place.node,
-        hypervisor=hypervisor,
-        verbs=verbs,
-        ledger=ledger,
-        alone=alone,
-        evidence=evidence,
-        real=True,
-    )
-
-
-def simulated_nodes(fleet: "Fleet") -> tuple[Node, ...]:
-    """Return all nodes of a simulated site; their agents keep their ledgers in memory."""
-    from connectors.embedded.ledger import EmbeddedLedger
-
-    return tuple(
-        Node(
-            zone=fleet.zone(name),
-            cell=fleet.cell(name),
-            name=name,
-            hypervisor=partial(fleet.hypervisor, name),
-            verbs=partial(fleet.verbs, name),
-            ledger=partial(EmbeddedLedger, None),
-            alone=nullcontext,
-            evidence=partial(fleet.evidence, name),
-            real=False,
-        )
-        for name in fleet.nodes
-    )
 
 
 def collect_opener(process: Process, connect: Connect, node: Node, frames: FrameKeyring) -> Opener:
@@ -324,18 +238,26 @@ def act_opener(process: Process, connect: Connect, node: Node, authority: Author
         key=authority.key("agent"),
         trusted=authority.trusted,
         sign=authority.frames.signer("node", node.name),
+        sets_balloons=process.settings.act.enable_balloon_stats,
     )
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
         # The locks first: whoever holds them is the node's agent, whatever its settings say.
         with node.alone(), node.ledger() as ledger:
-            async with connect() as log, node.verbs() as verbs, node.evidence() as evidence:
+            async with (
+                connect() as log,
+                node.verbs() as verbs,
+                node.evidence() as evidence,
+                node.watch() as watch,
+            ):
                 yield Agent(
                     log=log,
                     verbs=verbs,
                     ledger=ledger,
                     evidence=evidence,
+                    watch=watch,
+                    prober=node.prober(),
                     config=config,
                     clock=process.clock,
                     health=process.health.of(f"act {node.name}"),

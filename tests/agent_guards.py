@@ -17,6 +17,8 @@ _CLAIMS: Final = ("tests/unit/engine/roles/test_act_claims.py",)
 _CLOCKS: Final = ("tests/unit/engine/roles/test_act_clocks.py",)
 _MEMORY: Final = ("tests/unit/engine/roles/test_act_memory.py",)
 _RESUMES: Final = ("tests/unit/engine/roles/test_act_resumes.py",)
+_PROBE: Final = ("tests/unit/connectors/probe",)
+_WATCHING: Final = ("tests/unit/engine/roles/test_watching.py",)
 _LOOKS: Final = ("tests/contracts/look",)
 
 AGENT_MUTANTS: Final = (
@@ -194,6 +196,67 @@ AGENT_MUTANTS: Final = (
         ("tests/unit/connectors/embedded",),
     ),
     Mutant(
+        "an answer of another card is the guest's", "connectors/probe/packets.py",
+        "    if sender != asked:\n", "    if False:\n", _PROBE,
+    ),
+    Mutant(
+        "an ARP answer for another card counts", "connectors/probe/packets.py",
+        "(tuple(kind), operation, mac, has) == (_ARP_OF_ETHERNET, _REPLY, asked, address)",
+        "(tuple(kind), operation, has) == (_ARP_OF_ETHERNET, _REPLY, address)", _PROBE,
+    ),
+    Mutant(
+        "an answer that a router passed on counts", "connectors/probe/packets.py",
+        "(following, hops) != (_ICMPV6, _HOPS)", "following != _ICMPV6", _PROBE,
+    ),
+    Mutant(
+        "a right that is missing is silence", "connectors/probe/prober.py",
+        '        except PermissionError:\n            return ProbeAnswer("unknown", why',
+        '        except PermissionError:\n            return ProbeAnswer("silent", why', _PROBE,
+    ),
+    Mutant(
+        "who never answered is silent", "engine/action/watch.py",
+        "    return last_ns is not None and now_ns - last_ns <= ANSWERED_WITHIN_NS\n",
+        "    return True\n",
+    ),
+    Mutant(
+        "who answered yesterday is silent", "engine/action/watch.py",
+        "    return last_ns is not None and now_ns - last_ns <= ANSWERED_WITHIN_NS\n",
+        "    return last_ns is not None\n",
+    ),
+    Mutant(
+        "a boot takes no answer back", "engine/action/watch.py",
+        "        kept = before if before is not None and same else fresh\n",
+        "        kept = before if before is not None else fresh\n",
+    ),
+    Mutant(
+        "a panic of an earlier boot counts", "engine/action/watch.py",
+        "    if guest.console_old is None:\n", "    if False:\n",
+    ),
+    Mutant(
+        "a vCPU that computes was at rest", "engine/action/watch.py",
+        "    idle = 0 < gained_ns <= _IDLE_SHARE * span_ns\n", "    idle = gained_ns > 0\n",
+    ),
+    Mutant(
+        "nobody is asked during the look", _ACT,
+        "            signs = self._watcher.signs(looks[-1], asked)\n", "", _WATCHING,
+    ),
+    Mutant(
+        "an answer that is not understood is silence", "engine/roles/watching.py",
+        'no answer and no silence\n            return "unknown"\n',
+        'no answer and no silence\n            return "silent"\n', _WATCHING,
+    ),
+    Mutant(
+        "a balloon is set though nobody asked for it", "engine/roles/watching.py",
+        "            if self._sets_balloons and one.balloon_period_s == 0:\n",
+        "            if one.balloon_period_s == 0:\n", _WATCHING,
+    ),
+    Mutant(
+        "pictures are taken of screens without their owner's consent",
+        "connectors/libvirt/evidence.py",
+        '    if not agreed(read_marks(ElementTree.fromstring(xml)), "screenshots"):\n',
+        "    if False:\n", ("tests/unit/connectors/libvirt/test_evidence.py",),
+    ),
+    Mutant(
         "any pause is taken for that of a reset", "engine/action/look.py",
         '    paused = look.state == "paused" and look.state_reason == "crashed"\n',
         '    paused = look.state == "paused"\n', _RESUMES,
@@ -226,19 +289,28 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "one vCPU is its own witness", "engine/action/witnesses.py",
-        "whole and len(last.vcpu_time_ns) > 1 and vcpus", "whole and vcpus",
+        "if not (whole and fine and len(last.vcpu_time_ns) > 1 and vcpus):",
+        "if not (whole and fine and vcpus):",
     ),
     Mutant(
         "a vCPU of which nothing is told stands still", "engine/action/witnesses.py",
-        "len(first.vcpu_time_ns) == first.vcpus == last.vcpus == len(last.vcpu_time_ns)", "True",
+        "if not (whole and fine and len", "if not (fine and len",
+    ),
+    Mutant(
+        "a tick of 10 ms is fine enough to tell rest by", "engine/action/witnesses.py",
+        "if not (whole and fine and len", "if not (whole and len",
     ),
     Mutant(
         "a vCPU that rests as it did before is a witness", "engine/action/witnesses.py",
-        "max(least_s, _REST_FACTOR * rest.longest_s)", "least_s",
+        "max(_STILL_S, _REST_FACTOR * rest.longest_s)", "_STILL_S",
     ),
     Mutant(
-        "a look tells a halt from rest", "engine/action/witnesses.py",
-        '        return shape != "idle" and not signs.rests\n', "        return True\n",
+        "a vCPU that was never seen at rest is a witness", "engine/action/witnesses.py",
+        "rest is None or rest.idle_s < _IDLE_LEAST_S", "rest is None",
+    ),
+    Mutant(
+        "a moment of rest is a witness", "engine/action/witnesses.py",
+        "max(_STILL_S, _REST_FACTOR * rest.longest_s)", "_REST_FACTOR * rest.longest_s",
     ),
     Mutant(
         "a balloon that was never asked is late", "engine/action/witnesses.py",

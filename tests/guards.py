@@ -178,7 +178,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "the rest before a panic counts as time to reboot", "engine/detection/hypotheses.py",
-        "return min(seen.run_s, seen.told_s)", "return seen.run_s",
+        "return min(seen.run_s, seen.told_s, others_s)", "return min(seen.run_s, others_s)",
         ("tests/unit/engine/detection/test_partition.py",),
     ),
     Mutant(

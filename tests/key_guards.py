@@ -70,8 +70,8 @@ KEY_MUTANTS: Final = (
     Mutant(
         "a displaced pause is not written back",
         "engine/roles/plan.py",
-        "                self._displaced.add(record.key)\n",
-        "                pass\n",
+        "            self._displaced.add(record.key)\n",
+        "            pass\n",
         ("tests/unit/engine/roles/test_plan.py",),
     ),
     Mutant(

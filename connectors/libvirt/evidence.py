@@ -169,7 +169,7 @@ class Gathering:
         return dict(self._parts), dict(self._missing)
 
 
-def console_tail(xml: str) -> bytes:
+def console_tail(xml: str, *, most_bytes: int = CONSOLE_TAIL_BYTES) -> bytes:
     """Return the end of what the VM wrote to its first serial port.
 
     Raises
@@ -188,8 +188,8 @@ def console_tail(xml: str) -> bytes:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise ValueError(f"{path} is no regular file")
-        file.seek(max(0, found.st_size - CONSOLE_TAIL_BYTES))
-        return file.read(CONSOLE_TAIL_BYTES)
+        file.seek(max(0, found.st_size - most_bytes))
+        return file.read(most_bytes)
 
 
 def _console_file(xml: str) -> Path | None:

@@ -5,16 +5,18 @@ of its own: entities and external references, against which defusedxml guards, c
 in it. Whoever could forge it holds libvirtd's socket, and with it every VM.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Final, NamedTuple
 from xml.etree import ElementTree
 
+from engine.looks import Card
 from engine.wire.frame import InventoryItem
 
 # Operators put <flatline:vm tenant= group= flavor= actionable="yes|no"/> under <metadata>.
 NAMESPACE: Final = "https://flatline.io/xmlns/domain/1"
 _QEMU: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
+_AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
 _UNCOUNTED_DISKS: Final = frozenset({"vhostuser", "vhostvdpa"})
 
 _UNITS_BYTES: Final = {
@@ -111,6 +113,46 @@ def read_definition(xml: str, *, counted_nics: int) -> Definition:
         uncounted=_uncounted_device(domain, counted_nics=counted_nics),
         balloon_period_s=_balloon_period_s(domain),
     )
+
+
+class WatchedDefinition(NamedTuple):
+    """What the agent's watch asks of a VM's live definition: see `engine.looks.Watched`."""
+
+    actionable: bool
+    cards: tuple[Card, ...]
+    balloon_period_s: int | None
+    agent_connected: bool
+    has_console: bool
+
+
+# Cards that hang on a bridge of the node; others (hostdev, direct, vhostuser) go past it.
+_BRIDGED: Final = frozenset({"bridge", "network"})
+
+
+def read_watched(xml: str) -> WatchedDefinition:
+    """Return what the agent's watch asks of a VM's live definition."""
+    domain = ElementTree.fromstring(xml)
+    agent = domain.find(f"devices/channel/target[@name='{_AGENT_CHANNEL}']")
+    ports = [port for kind in ("serial", "console") for port in domain.findall(f"devices/{kind}")]
+    kept = any(port.find("log") is not None or port.get("type") == "file" for port in ports)
+    return WatchedDefinition(
+        actionable=agreed(read_marks(domain), "actionable"),
+        cards=tuple(_cards(domain)),
+        balloon_period_s=_balloon_period_s(domain),
+        agent_connected=agent is not None and agent.get("state") == "connected",
+        has_console=kept,
+    )
+
+
+def _cards(domain: ElementTree.Element) -> Iterator[Card]:
+    """Yield the cards whose bridge the live definition names."""
+    for interface in domain.findall("devices/interface"):
+        source, mac = interface.find("source"), interface.find("mac")
+        if interface.get("type") not in _BRIDGED or source is None or mac is None:
+            continue
+        bridge, address = source.get("bridge"), mac.get("address")
+        if bridge and address:
+            yield Card(address.lower(), bridge)
 
 
 class PoolDefinition(NamedTuple):
@@ -237,7 +279,7 @@ def _has_panic_device(domain: ElementTree.Element) -> bool:
 
 def _has_guest_agent(domain: ElementTree.Element) -> bool:
     targets = domain.findall("devices/channel/target")
-    return any(target.get("name") == "org.qemu.guest_agent.0" for target in targets)
+    return any(target.get("name") == _AGENT_CHANNEL for target in targets)
 
 
 def _whole(text: str | None) -> int | None:

@@ -82,6 +82,11 @@ def see(connection: Connection, domain: Domain, *, host_mark: int, heard: Heard,
     )
 
 
+def moment_ns() -> int:
+    """Return the node's monotonic clock, in ns, as looks are dated by."""
+    return time.monotonic_ns()
+
+
 def instance(domain: Domain, *, host_mark: int) -> int:
     """Return the number of the VM's run, as `engine.looks.Look` has it."""
     # A VM that does not run has the number -1.
@@ -94,7 +99,7 @@ def _statistics(connection: Connection, domain: Domain, *, uri: str) -> tuple[Do
     It is asked again while its monitor is only held.
     """
     for pause_s in (*(_HELD_PAUSE_S,) * _HELD_TRIES, None):
-        mono_ns = time.monotonic_ns()
+        mono_ns = moment_ns()
         records = connection.domainListGetStats([domain], STATS, NOWAIT)
         if not records:
             raise VmNotFound(f"VM {domain.UUID().hex()} has gone from {uri} meanwhile")

@@ -97,6 +97,8 @@ class LibvirtVerbs:
     ----------
     targets
         The nodes to which a VM may be moved, by name.
+    heard
+        Where this connection notes what it hears, for others to read; None is one of its own.
     """
 
     def __init__(
@@ -106,12 +108,13 @@ class LibvirtVerbs:
         targets: Mapping[str, MigrationTarget] | None = None,
         library: Library | None = None,
         node: NodeReader | None = None,
+        heard: Heard | None = None,
     ) -> None:
         self._library = library if library is not None else load()
         self._targets = dict(targets or {})
         self._uri = uri
         boot_id = (node if node is not None else NodeReader()).boot_id()
-        self._heard = Heard()
+        self._heard = heard if heard is not None else Heard()
         self._link = Link(
             self._library, uri, read_only=False, boot_id=boot_id, register=self._listen
         )

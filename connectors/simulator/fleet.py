@@ -10,6 +10,7 @@ from connectors.simulator.lifecycle import start
 from connectors.simulator.plan import WorldPlan
 from connectors.simulator.truth import Truth
 from connectors.simulator.verbs import SimulatedVerbs
+from connectors.simulator.watch import SimulatedWatch
 from connectors.simulator.world import Interference, World
 from engine.ports import Clock
 
@@ -66,6 +67,10 @@ class Fleet:
     def hypervisor(self, node: str) -> SimulatedHypervisor:
         """Return what a collector sees of a node; each one hears the events from now on."""
         return SimulatedHypervisor(self.world, node)
+
+    def watch(self, node: str) -> SimulatedWatch:
+        """Return what the agent of a node watches its guests by."""
+        return SimulatedWatch(self.world, node)
 
     def verbs(self, node: str, *, by: str = "the agent") -> SimulatedVerbs:
         """Return what an agent may do on a node."""

@@ -127,7 +127,8 @@ class SimulatedVerbs:
             uncounted=None,
             vcpus=int(world.topology.vcpus[lane]),
             vcpu_time_ns=tuple(int(time_ns) for time_ns in vcpus[: world.topology.vcpus[lane], 0]),
-            vcpu_delay_ns=(),
+            # Time waited for a core is told of a VM as a whole here, and vCPU times to the ns.
+            vcpu_delay_ns=(0,) * int(world.topology.vcpus[lane]),
             cpu_time_ns=known("cpu_time_ns", measured=True),
             block_rd_reqs=known("block_rd_reqs", measured=answers),
             block_wr_reqs=known("block_wr_reqs", measured=answers),

@@ -11,12 +11,15 @@ from engine.looks import Look, Signs
 from engine.wire.alert import CpuShape
 
 # What a vCPU of a halted guest may run during a look: one tick of the host's clock, in which
-# libvirt counts. A live kernel that idles runs no more in 4 s (0 to 20 ms, measured), so that a
-# look alone is no witness of a halt; over half a minute it runs 30 ms.
+# libvirt counts. It gains nothing at all, so whoever stands as a witness has gained nothing.
 HALTED_LIMIT_NS: Final = 10_000_000
-_HALTED_STILL_S: Final = 30.0
-# How often beyond its longest known rest a vCPU must have stood still.
+# For how long vCPUs must have stood still: in guests that live and rest, one vCPU did for 11 s at
+# most, all but one for 3 s (time plus delay, kernel's watchdog on; ARCHITECTURE).
+_STILL_S: Final = 20.0
+# So much longer than ever before while the guest lived.
 _REST_FACTOR: Final = 2.0
+# For so long a vCPU must have been seen at rest, or nothing is known of how long it rests.
+_IDLE_LEAST_S: Final = 300.0
 # A guest that lives answers its balloon once a period; two missed answers and 5 s for a node
 # that is too busy to ask in time.
 _BALLOON_MISSED: Final = 2
@@ -43,10 +46,13 @@ def dead_vcpus(shape: CpuShape, first: Look, last: Look) -> tuple[DeadVcpu, ...]
     Of a kernel that spins on one core these are all others, which gain exactly 0 ns (measured:
     16 s after a Linux panic); of one that halted these are all. Of other shapes none are known.
     """
-    before, after = first.vcpu_time_ns, last.vcpu_time_ns
-    if not after or len(before) != len(after):
+    gained = _gained(first.vcpu_time_ns, last.vcpu_time_ns)
+    waited = _gained(first.vcpu_delay_ns, last.vcpu_delay_ns)
+    if not gained:
         return ()
-    gained = [late - early for early, late in zip(before, after, strict=True)]
+    if len(waited) == len(gained):
+        # libvirt's time comes in ticks of 10 ms; the delay is in ns and grows with each wake-up.
+        gained = [ran + wait for ran, wait in zip(gained, waited, strict=True)]
     match shape:
         case "one_core":
             spins = max(range(len(gained)), key=gained.__getitem__)
@@ -55,6 +61,12 @@ def dead_vcpus(shape: CpuShape, first: Look, last: Look) -> tuple[DeadVcpu, ...]
             return tuple(DeadVcpu(n, ns, HALTED_LIMIT_NS) for n, ns in enumerate(gained))
         case _:
             return ()
+
+
+def _gained(before: Sequence[int], after: Sequence[int]) -> list[int]:
+    if len(before) != len(after):
+        return []
+    return [late - early for early, late in zip(before, after, strict=True)]
 
 
 def witnesses(shape: CpuShape, looks: Sequence[Look], signs: Signs) -> tuple[str, ...]:
@@ -73,6 +85,8 @@ def lacking(shape: CpuShape, looks: Sequence[Look], signs: Signs) -> str:
         why.append("it has one vCPU")
     elif shape not in ("one_core", "idle"):
         why.append("all its vCPUs run")
+    else:
+        why.append("its vCPUs have rested for as long before, or were not watched at rest")
     if not last.balloon_period_s:
         why.append("its balloon has no period (virsh dommemstat --period 10)")
     elif last.balloon_last_update_s is None:
@@ -90,24 +104,23 @@ def lacking(shape: CpuShape, looks: Sequence[Look], signs: Signs) -> str:
 def _vcpus_stand_still(shape: CpuShape, looks: Sequence[Look], signs: Signs) -> bool:
     """Whether vCPUs stand still that a living kernel runs; a guest with one vCPU has none.
 
-    Where the node watched the guest's vCPUs before, they must stand still for longer than they
-    ever did while it lived. A halt is told only there: a look is too short for it.
+    They gained exactly nothing during the look, and before it for longer than they ever did while
+    the guest lived. What the node has not watched while it rested is not known to rest.
     """
     first, last = looks[0], looks[-1]
     whole = len(first.vcpu_time_ns) == first.vcpus == last.vcpus == len(last.vcpu_time_ns)
+    fine = len(first.vcpu_delay_ns) == len(last.vcpu_delay_ns) == last.vcpus
     vcpus = dead_vcpus(shape, first, last)
-    still = all(0 <= vcpu.gained_ns <= vcpu.limit_ns for vcpu in vcpus)
-    if not (whole and len(last.vcpu_time_ns) > 1 and vcpus and still):
+    if not (whole and fine and len(last.vcpu_time_ns) > 1 and vcpus):
         return False
-    least_s = _HALTED_STILL_S if shape == "idle" else 0.0
-    rests = [signs.rests.get(vcpu.place) for vcpu in vcpus]
-    if None in rests:
-        return shape != "idle" and not signs.rests
-    return all(
-        rest.still_s >= max(least_s, _REST_FACTOR * rest.longest_s)
-        for rest in rests
-        if rest is not None
-    )
+    return all(vcpu.gained_ns == 0 and _rests_too_long(signs, vcpu.place) for vcpu in vcpus)
+
+
+def _rests_too_long(signs: Signs, place: int) -> bool:
+    rest = signs.rests.get(place)
+    if rest is None or rest.idle_s < _IDLE_LEAST_S:
+        return False
+    return rest.still_s >= max(_STILL_S, _REST_FACTOR * rest.longest_s)
 
 
 def _exits_stand_still(_shape: CpuShape, looks: Sequence[Look], _signs: Signs) -> bool:

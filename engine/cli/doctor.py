@@ -65,7 +65,7 @@ async def examine(settings: Settings, *, creating_topics: bool = False) -> Async
     # The findings say it all; log lines between them would only repeat it.
     set_up_logs(level=logging.CRITICAL)
     here = process(settings)
-    for look in (_state_folder, _clock, _policy, _keys, _frame_keys, _programs):
+    for look in (_state_folder, _clock, _policy, _keys, _frame_keys, _programs, _probe):
         for check in look(here):
             yield check
     log = await _log(here, creating_topics=creating_topics)
@@ -223,6 +223,22 @@ def _programs(here: Process) -> Iterator[Check]:
         )
     else:
         yield Check("engine's libraries", "well", "The engine can run here.")
+
+
+def _probe(here: Process) -> Iterator[Check]:
+    """Tell whether guests can be asked for a sign of life, which needs a right of its own."""
+    from connectors.probe.prober import may_probe
+
+    why = may_probe()
+    if why:
+        sentence = (
+            f"Guests are not asked for a sign of life: {why}. An agent with CAP_NET_RAW asks them"
+            " over the node's bridges (see flatline-agent.service); without it a guest needs"
+            " another second witness to be reset."
+        )
+        yield Check("probe", "note", sentence)
+    else:
+        yield Check("probe", "well", "Guests can be asked for a sign of life over bridges here.")
 
 
 async def _log(here: Process, *, creating_topics: bool) -> Check:

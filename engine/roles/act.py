@@ -21,7 +21,7 @@ from engine.action.ledger_rules import within_limits
 from engine.action.look import LOOK_WINDOW_S, judge, last_check
 from engine.action.question import CLOCK_SLACK_MS, DAY_MS
 from engine.errors import LogError, StateUnwritable, VerbRefused, VmNotFound
-from engine.looks import Look, Permit, Signs
+from engine.looks import Look, Permit, Sign, Signs
 from engine.ports import Clock, Evidence, LedgerStore, Log, Record, SignFrame, Verbs
 from engine.roles import instruments
 from engine.roles.books import Books
@@ -31,6 +31,8 @@ from engine.roles.marks import SENTENCES, Author, End, Marks, ended, why_of
 from engine.roles.opening import unsigned
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors
 from engine.roles.reading import TOPICS, LogChanged, Reading
+from engine.roles.watching import Watcher
+from engine.sign_ports import Prober, Watch
 from engine.wire.order import DESTRUCTIVE, MAX_LIFETIME_MS, Order, Outcome
 
 # Longer than this and the pause that was read is no longer the one that holds: neither reading
@@ -51,7 +53,8 @@ _TELL_S: Final = 30.0
 class ActConfig:
     """What an agent is told.
 
-    `run` names this run of its process; `sign` authenticates the frames that tell of its calls.
+    `run` names this run of its process; `sign` authenticates its frames; `sets_balloons` has it
+    give balloons a period where they have none.
     """
 
     site: str
@@ -63,6 +66,7 @@ class ActConfig:
     key: Ed25519PrivateKey
     trusted: Trust
     sign: SignFrame = unsigned
+    sets_balloons: bool = False
 
 
 class Agent:
@@ -76,6 +80,8 @@ class Agent:
         Where promises are kept; no other process may have it.
     evidence
         Where the node keeps what a VM looked like, opened.
+    watch, prober
+        By which it watches its guests' signs of life, opened; without them it knows of none.
     """
 
     def __init__(
@@ -88,6 +94,8 @@ class Agent:
         config: ActConfig,
         clock: Clock,
         health: Health,
+        watch: Watch | None = None,
+        prober: Prober | None = None,
     ) -> None:
         self._log = log
         self._verbs = verbs
@@ -114,6 +122,14 @@ class Agent:
             sign=config.sign,
         )
         self._marks = Marks(self._outbox, self._journal, author=author, clock=clock)
+        self._watcher = Watcher(
+            watch=watch,
+            prober=prober,
+            marks=self._marks,
+            clock=clock,
+            health=health,
+            sets_balloons=config.sets_balloons,
+        )
         self._reading = Reading(
             log,
             policy=config.policy,
@@ -159,6 +175,7 @@ class Agent:
                         )
                         tasks.create_task(reader, name=f"act: {topic}")
                     tasks.create_task(self._report(), name="act: health")
+                    tasks.create_task(self._watcher.run(), name="act: watch")
                     while True:
                         await self._take_up(await self._tasks.get())
                 finally:
@@ -310,23 +327,20 @@ class Agent:
             return ended("not_attempted", "no_ledger", why=error)
         self._marks.said("decision", order, SENTENCES["accepted"].format(order=order.sentence))
         began_ns = self._clock.mono_ns()
-        looks = await self._look(order)
+        looks, signs = await self._look(order)
         end = looks if isinstance(looks, End) else await self._last_words(task)
         if end is None and not isinstance(looks, End):
             age_s = (self._clock.mono_ns() - began_ns) / 1e9
-            verdict = judge(
-                order,
-                looks,
-                gap_s=self._config.policy.limits.look_gap_s,
-                age_s=age_s,
-                signs=Signs(),
-            )
+            gap_s = self._config.policy.limits.look_gap_s
+            verdict = judge(order, looks, gap_s=gap_s, age_s=age_s, signs=signs)
             if verdict.agrees:
                 end = await self._claim(task)
                 if end is None:
                     return await self._call(task, looks, verdict.sentence, began_ns=began_ns)
                 return self._entered(task, end)
-            end = End("refused", verdict.rule, verdict.sentence)
+            # A witness may still come, such as a balloon that is not late yet.
+            outcome: Outcome = "not_attempted" if verdict.rule == "no_witness" else "refused"
+            end = End(outcome, verdict.rule, verdict.sentence)
             if verdict.rule == "no_request":
                 # Its disks stand still: what they look like is what a person needs.
                 await self._save_evidence(order)
@@ -341,23 +355,28 @@ class Agent:
             self._health.waiting("ledger", str(error))
         return end
 
-    async def _look(self, order: Order) -> list[Look] | End:
-        vm, looks = UUID(order.vm).bytes, list[Look]()
+    async def _look(self, order: Order) -> tuple[list[Look] | End, Signs]:
+        """Return the samples, and what the guest's signs of life say meanwhile."""
+        vm, looks, signs = UUID(order.vm).bytes, list[Look](), Signs()
         try:
             looks.append(await self._seen(vm))
             gap = asyncio.sleep(self._config.policy.limits.look_gap_s + _GAP_SLACK_S)
+            asked: tuple[Sign, Sign] = ("unknown", "unknown")
             if order.action in DESTRUCTIVE:
                 # While the look waits anyway, so that a dead VM waits no longer for its evidence.
-                await asyncio.gather(gap, self._save_evidence(order))
+                _, _, asked = await asyncio.gather(
+                    gap, self._save_evidence(order), self._watcher.asked(vm)
+                )
             else:
                 await gap
             looks.append(await self._seen(vm))
+            signs = self._watcher.signs(looks[-1], asked)
         except VmNotFound as error:
-            return ended("refused", "no_vm", why=error)
+            return ended("refused", "no_vm", why=error), signs
         except Exception as error:  # noqa: BLE001 -- what is not understood is loss of sight
             why = str(error) or f"no answer within {_LOOK_S:g} s"
-            return ended("not_attempted", "no_look", why=why)
-        return looks
+            return ended("not_attempted", "no_look", why=why), signs
+        return looks, signs
 
     async def _seen(self, vm: bytes) -> Look:
         async with asyncio.timeout(_LOOK_S):

@@ -128,7 +128,6 @@ class Marks:
 
         `outcome` of a call that returned says `refused` where nothing was done.
         """
-        author, now_ns = self._author, self._clock.now_ms() * 1_000_000
         detail = {
             "incident": order.incident,
             "step": str(order.step),
@@ -137,12 +136,13 @@ class Marks:
         }
         if outcome:
             detail["outcome"] = outcome
+        self.noticed(kind, UUID(order.vm).bytes, detail)
+
+    def noticed(self, kind: str, vm: bytes, detail: dict[str, str]) -> None:
+        """Let the engine know of something about one VM."""
+        author, now_ns = self._author, self._clock.now_ms() * 1_000_000
         event = Event(
-            id=f"{author.run}/{self._sequence}",
-            kind=kind,
-            time_ns=now_ns,
-            vm=UUID(order.vm).bytes,
-            detail=detail,
+            id=f"{author.run}/{self._sequence}", kind=kind, time_ns=now_ns, vm=vm, detail=detail
         )
         header = Header(
             site=author.site,
@@ -160,6 +160,12 @@ class Marks:
         value = encode_frame(Frame(header=header, rows=VmRows.empty(), events=(event,)))
         key = author.cell.encode()
         self._outbox.put(FRAMES.name, key=key, value=value, headers=author.sign(key, value))
+
+    def journalled(self, sentence: str, *, vm: str, rule: str) -> None:
+        """Journal what was done to a VM without an order."""
+        self._journal.write(
+            "effect", sentence, vm=vm, cell=self._author.cell, detail={"rule": rule}
+        )
 
     def ended(self, order: Order, end: End, *, dry_run: bool) -> None:
         """Close the order in the log, and journal how it ended."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from engine.action import admit, ledger, look, ordering, state, storm, target
-from engine.roles import calling, marks, notify
+from engine.roles import calling, marks, notify, watching
 
 _PARTS: Final[Mapping[str, Mapping[str, str]]] = {
     "admit": admit.SENTENCES,
@@ -18,7 +18,7 @@ _PARTS: Final[Mapping[str, Mapping[str, str]]] = {
     "plan": state.SENTENCES,
     "storm": storm.SENTENCES,
     "target": target.SENTENCES,
-    "act": {**marks.SENTENCES, **calling.SENTENCES},
+    "act": {**marks.SENTENCES, **calling.SENTENCES, **watching.SENTENCES},
     "notify": notify.SENTENCES,
 }
 

@@ -136,13 +136,13 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, tag="claim", omit_default
     `agent` names one run of one agent process.
     """
 
-    incident: str
-    step: int
-    vm: str
-    node: str
-    agent: str
+    incident: limits.Word
+    step: limits.Count
+    vm: limits.Text
+    node: limits.Text
+    agent: limits.Text
     dry_run: bool
-    time_ms: int
+    time_ms: limits.TimeMs
     v: Literal[1] = 1
 
 

@@ -23,6 +23,7 @@ from engine.ports import Bounds, Clock, Headers, LedgerStore, Position, Record, 
 from engine.roles.act import ActConfig, Agent
 from engine.roles.health import Health
 from engine.roles.plan import PlanConfig, Planner
+from engine.sign_ports import Prober, Watch
 from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition
 from engine.wire.control import Control, encode_control
 from engine.wire.frame import InventoryItem, decode_frame
@@ -93,7 +94,7 @@ class Site:
     running: set[asyncio.Task[None]] = field(default_factory=set)
     runs: int = 0
 
-    def _spawn(self, role: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, role: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(role)
         self.running.add(task)
         return task
@@ -110,15 +111,21 @@ class Site:
             trusted=TRUSTED,
         )
         planner = Planner(log=self.log, config=config, clock=clock, health=Health(clock))
-        return self._spawn(planner.run())
+        return self.spawn(planner.run())
 
     def start_agent(
         self, node: str = "c0-n0", *, wrap: Callable[[LedgerStore], LedgerStore] | None = None
     ) -> asyncio.Task[None]:
-        return self._spawn(self.new_agent(node, wrap=wrap).run())
+        return self.spawn(self.new_agent(node, wrap=wrap).run())
 
     def new_agent(
-        self, node: str = "c0-n0", *, wrap: Callable[[LedgerStore], LedgerStore] | None = None
+        self,
+        node: str = "c0-n0",
+        *,
+        wrap: Callable[[LedgerStore], LedgerStore] | None = None,
+        watch: Watch | None = None,
+        prober: Prober | None = None,
+        sets_balloons: bool = False,
     ) -> Agent:
         self.runs += 1
         store = self.ledgers.setdefault(node, EmbeddedLedger(None))
@@ -131,6 +138,7 @@ class Site:
             policy=self.policy,
             key=AGENT_KEY,
             trusted=TRUSTED,
+            sets_balloons=sets_balloons,
         )
         return Agent(
             log=self.log,
@@ -140,6 +148,8 @@ class Site:
             config=config,
             clock=self.clock,
             health=self.health.setdefault(node, Health(self.clock)),
+            watch=watch,
+            prober=prober,
         )
 
     async def stop(self, task: asyncio.Task[None]) -> None:

@@ -97,7 +97,7 @@ class Guest:
             uncounted=None,
             vcpus=2,
             vcpu_time_ns=(spun_ns, ticked_ns),
-            vcpu_delay_ns=(),
+            vcpu_delay_ns=(0, 0),
             cpu_time_ns=spun_ns + ticked_ns,
             block_rd_reqs=counted,
             block_wr_reqs=counted,

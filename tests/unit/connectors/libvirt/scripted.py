@@ -91,6 +91,9 @@ class Vm:
         self.full: dict[str, int] = dict(FULL)
         # What the definition holds beside the name.
         self.inside = ""
+        # What each source tells of its addresses, and which were asked.
+        self.addresses: dict[int, object] = {}
+        self.asked_addresses: list[int] = []
 
     def note(self, verb: str, *arguments: object) -> None:
         self.tried = True
@@ -147,6 +150,21 @@ class ScriptedDomain:
     def reboot(self, flags: int = 0) -> int:
         self.vm.note("reboot")
         return 0
+
+    def getTime(self, flags: int = 0) -> dict[str, int]:
+        self.vm.note("getTime")
+        return {"seconds": 1}
+
+    def setMemoryStatsPeriod(self, period: int, flags: int = 0) -> int:
+        self.vm.note("setMemoryStatsPeriod", period, flags)
+        return 0
+
+    def interfaceAddresses(self, source: int, flags: int = 0) -> object:
+        self.vm.asked_addresses.append(source)
+        told = self.vm.addresses.get(source, {})
+        if isinstance(told, Exception):
+            raise told
+        return told
 
     def abortJob(self) -> int:
         self.vm.note("abortJob")

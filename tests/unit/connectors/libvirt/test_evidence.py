@@ -1,3 +1,4 @@
+# ruff: noqa: N802 -- the names are libvirt's
 """Evidence is bounded, private, short-lived, and says what it lacks."""
 
 import asyncio
@@ -5,12 +6,16 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from connectors.libvirt.evidence import CONSOLE_TAIL_BYTES, console_tail
+from connectors.libvirt.binding import Connection, Domain, Library
+from connectors.libvirt.evidence import CONSOLE_TAIL_BYTES, Gathering, console_tail
 from connectors.libvirt.evidence_folder import BUNDLE_MAX_BYTES, KEEP_S, EvidenceFolder
+from connectors.libvirt.inventory import NAMESPACE
 from engine.errors import StateUnwritable
+from tests.unit.connectors.libvirt.scripted import ScriptedLibrary
 
 
 def serial(inner: str, *, kind: str = "file") -> str:
@@ -88,3 +93,61 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_its_name(tmp_path: Pat
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(StateUnwritable, match="taken"):
         kept(tmp_path / "taken", {"console.txt": b"panic"})
+
+
+class Screen:
+    """A VM with a screen: how often somebody looked at it is counted."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def screenshot(self, stream: "Screen", screen: int, flags: int = 0) -> str:
+        self.taken += 1
+        return "image/png"
+
+    def newStream(self, flags: int = 0) -> "Screen":
+        return self
+
+    def recv(self, nbytes: int) -> bytes:
+        return b"" if self.taken > 1 else self._first()
+
+    def _first(self) -> bytes:
+        self.taken += 1
+        return b"picture"
+
+    def finish(self) -> int:
+        return 0
+
+    def XMLDesc(self, flags: int = 0) -> str:
+        return self.xml
+
+    def domainListGetStats(self, *_asked: object) -> list[object]:
+        return []
+
+    xml = ""
+
+
+@pytest.mark.parametrize(
+    ("marks", "taken"),
+    [
+        ("screenshots='yes'", True),
+        ("screenshots='no'", False),
+        ("screenshots='YES'", False),
+        ("", False),
+    ],
+)
+def test_a_screen_is_pictured_only_with_its_owner_s_consent(
+    marks: str, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("connectors.libvirt.evidence._SAMPLE_GAP_S", 0.0)
+    screen = Screen()
+    screen.xml = (
+        f"<domain><metadata><f:vm xmlns:f='{NAMESPACE}' {marks}/></metadata><devices/></domain>"
+    )
+    gathering = Gathering()
+    gathering.gather(
+        cast(Connection, screen), cast(Domain, screen), cast(Library, ScriptedLibrary())
+    )
+    parts, missing = gathering.taken()
+    assert ("screen.png" in parts, screen.taken > 0) == (taken, taken)
+    assert taken or "has not agreed" in missing["screen"]

@@ -15,6 +15,9 @@ AGENT_SILENT = Signs(agent="silent")
 HALTED: dict[str, Any] = {"vcpu_time_ns": (0, 0), "cpu_time_ns": 0}
 SENT: dict[str, Any] = {"block_rd_bytes": 8_192, "net_tx_bytes": 4_096}
 ONE_VCPU: dict[str, Any] = {"vcpu_time_ns": (0,), "vcpus": 1}
+WATCHED = {1: Rest(still_s=40.0, longest_s=12.0, idle_s=300.0)}
+FINE: dict[str, Any] = {"vcpu_delay_ns": (7, 9)}
+ONE_FINE: dict[str, Any] = ONE_VCPU | {"vcpu_delay_ns": (7,)}
 CRASHED: dict[str, Any] = {"state": "crashed", "state_reason": "crashed", **HALTED}
 MIGRATION = order(action="migrate", target="n1", cpu_shape="unknown", kind="node_contention")
 
@@ -158,7 +161,7 @@ def test_every_guard_and_every_sentence_has_a_case() -> None:
 
 
 def test_a_dead_guest_may_be_reset() -> None:
-    verdict = ask(order(), *pair(), signs=Signs())
+    verdict = ask(order(), *pair(FINE), signs=Signs(rests=WATCHED))
     assert verdict.agrees
     assert verdict.witnesses == ("activity", "vcpus")
     assert verdict.sentence == (
@@ -352,14 +355,16 @@ def test_no_call_is_made_for_an_action_without_a_last_look() -> None:
     assert last_check(order(action="wipe"), pair())(pair()[1]) is not None
 
 
-WATCHED = {1: Rest(still_s=40.0, longest_s=12.0)}
-
-
 @pytest.mark.parametrize(
     ("witness", "shape", "seen", "signs"),
     [
-        ("vcpus", "one_core", {}, Signs(rests=WATCHED)),
-        ("vcpus", "idle", HALTED, Signs(rests={0: Rest(31.0, 8.0), 1: Rest(31.0, 0.0)})),
+        ("vcpus", "one_core", FINE, Signs(rests=WATCHED)),
+        (
+            "vcpus",
+            "idle",
+            HALTED | FINE,
+            Signs(rests={0: Rest(21.0, 8.0, 400.0), 1: Rest(21.0, 0.0, 400.0)}),
+        ),
         ("exits", "all_cores", {"kvm_irq_injections": 7, "kvm_io_exits": 9}, Signs()),
         ("guest", "all_cores", {"reported": "watchdog"}, Signs()),
         ("guest", "all_cores", {}, Signs(agent="silent")),
@@ -384,20 +389,25 @@ def test_each_witness_is_seen_and_suffices_beside_the_silence(
     ("shape", "first", "last", "signs"),
     [
         # One vCPU has no other one; all that spin have none that rests.
-        ("one_core", ONE_VCPU, {"vcpu_time_ns": (4_200_000_000,)}, Signs()),
-        ("all_cores", {}, {"vcpu_time_ns": (4_200_000_000, 4_200_000_000)}, Signs()),
-        ("mixed", {}, {}, Signs()),
-        # Of three plugged in vCPUs two are told.
-        ("one_core", {"vcpus": 3}, {}, Signs()),
-        ("one_core", {"vcpus": None}, {}, Signs()),
-        ("one_core", {}, {"vcpu_time_ns": (4_200_000_000, 1)}, Signs()),
-        # It stood still for longer while it lived.
-        ("one_core", {}, {}, Signs(rests={1: Rest(40.0, 30.0)})),
-        ("one_core", {}, {}, Signs(rests={0: Rest(40.0, 1.0)})),
-        # A look alone does not tell a halt from rest, nor does a short watch.
-        ("idle", HALTED, {}, Signs()),
-        ("idle", HALTED, {}, Signs(rests={0: Rest(29.0, 0.0), 1: Rest(29.0, 0.0)})),
-        ("idle", ONE_VCPU, {"vcpu_time_ns": (0,)}, Signs(rests={0: Rest(99.0, 0.0)})),
+        ("one_core", ONE_FINE, {"vcpu_time_ns": (4_200_000_000,)}, Signs(rests=WATCHED)),
+        ("idle", ONE_FINE, {"vcpu_time_ns": (0,)}, Signs(rests={0: Rest(99.0, 0.0, 400.0)})),
+        ("all_cores", FINE, {"vcpu_time_ns": (4_200_000_000,) * 2}, Signs(rests=WATCHED)),
+        ("mixed", FINE, {}, Signs(rests=WATCHED)),
+        # Of three plugged in vCPUs two are told; of two delays one.
+        ("one_core", FINE | {"vcpus": 3}, {}, Signs(rests=WATCHED)),
+        ("one_core", FINE | {"vcpus": None}, {}, Signs(rests=WATCHED)),
+        ("one_core", {"vcpu_delay_ns": (7,)}, {}, Signs(rests=WATCHED)),
+        ("one_core", {}, {}, Signs(rests=WATCHED)),
+        # It ran, or only wanted to run.
+        ("one_core", FINE, {"vcpu_time_ns": (4_200_000_000, 1)}, Signs(rests=WATCHED)),
+        ("one_core", FINE, {"vcpu_delay_ns": (7, 10)}, Signs(rests=WATCHED)),
+        # Not watched, not at rest, still for too short a time, and for longer while it lived.
+        ("one_core", FINE, {}, Signs()),
+        ("one_core", FINE, {}, Signs(rests={0: Rest(40.0, 1.0, 400.0)})),
+        ("one_core", FINE, {}, Signs(rests={1: Rest(40.0, 1.0, 299.0)})),
+        ("one_core", FINE, {}, Signs(rests={1: Rest(19.9, 1.0, 400.0)})),
+        ("one_core", FINE, {}, Signs(rests={1: Rest(40.0, 20.1, 400.0)})),
+        ("idle", HALTED | FINE, {"vcpu_time_ns": (0, 1)}, Signs(rests=WATCHED | {0: WATCHED[1]})),
         ("all_cores", {"kvm_irq_injections": 7, "kvm_io_exits": 9}, {"kvm_io_exits": 10}, Signs()),
         ("all_cores", {"kvm_io_exits": 9}, {}, Signs()),
         ("all_cores", {}, {"reported": "panicked"}, Signs()),

@@ -30,6 +30,8 @@ def checks(**flags: str) -> dict[str, Check]:
 @pytest.fixture(autouse=True)
 def _no_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.cli.doctor._has", lambda name: name != "libvirt")
+    # Whether the one who runs the tests has the right is not what they are about.
+    monkeypatch.setattr("connectors.probe.prober.may_probe", lambda: "")
 
 
 @pytest.mark.usefixtures("flatline")
@@ -42,6 +44,7 @@ def test_a_new_installation_on_one_machine_is_well() -> None:
         "keys": "well",
         "frame keys": "well",
         "engine's libraries": "well",
+        "probe": "well",
         "log": "well",
         "pauses": "well",
         "witnesses": "well",
@@ -61,6 +64,17 @@ def test_a_state_folder_that_cannot_be_written_is_ill_and_the_rest_is_still_exam
     assert str(state) in found["state folder"].sentence
     assert "state.folder" in found["state folder"].sentence
     assert found["policy"].finding == "well"
+
+
+@pytest.mark.usefixtures("flatline")
+def test_a_missing_right_to_probe_is_noted_with_what_it_is_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("connectors.probe.prober.may_probe", lambda: "CAP_NET_RAW is missing")
+    check = checks()["probe"]
+    assert check.finding == "note"
+    assert check.sentence.startswith("Guests are not asked for a sign of life: CAP_NET_RAW is")
+    assert "flatline-agent.service" in check.sentence
 
 
 @pytest.mark.usefixtures("flatline")

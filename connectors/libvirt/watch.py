@@ -1,0 +1,242 @@
+"""What the agent's watch asks of this node's guests, over a connection of its own."""
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+from connectors.libvirt.binding import (
+    ADDRESSES_BY_AGENT,
+    ADDRESSES_BY_ARP,
+    ADDRESSES_BY_LEASE,
+    AFFECT_LIVE,
+    Connection,
+    Domain,
+    Library,
+    load,
+)
+from connectors.libvirt.calls import first_returned
+from connectors.libvirt.decoding import vcpu_delays, vcpu_times
+from connectors.libvirt.evidence import console_tail
+from connectors.libvirt.heard import Heard
+from connectors.libvirt.inventory import read_watched
+from connectors.libvirt.link import Link
+from connectors.libvirt.node import NodeReader
+from connectors.libvirt.polling import NOWAIT
+from connectors.libvirt.sight import instance, moment_ns
+from engine.errors import HypervisorUnreachable, VerbRefused
+from engine.looks import Sign, Watched
+
+T = TypeVar("T")
+
+# virConnectGetAllDomainStatsFlags and virDomainStatsTypes: VMs that run, and what their vCPUs
+# ran, which libvirt reads from /proc without asking any qemu.
+_ACTIVE: Final = 1
+_VCPU: Final = 8
+# A node of 200 VMs takes 0.1 s; this is for one that is busy too.
+_ROSTER_S: Final = 10.0
+_QUESTION_S: Final = 5.0
+# The kernel's neighbours are told by /proc too, where libvirt's own way of asking is not there.
+_NEIGHBOURS: Final = Path("/proc/net/arp")
+_MAX_ADDRESSES: Final = 8
+# A panic's line stands before its stack and registers, some KiB from the end.
+_CONSOLE_BYTES: Final = 16 * 1024
+
+
+class LibvirtWatch:
+    """The `Watch` of one node.
+
+    Parameters
+    ----------
+    heard
+        What the connection of the verbs heard, so that both count the same boots.
+    """
+
+    def __init__(
+        self,
+        *,
+        uri: str,
+        heard: Heard,
+        library: Library | None = None,
+        node: NodeReader | None = None,
+        neighbours: Path = _NEIGHBOURS,
+    ) -> None:
+        self._library = library if library is not None else load()
+        self._uri = uri
+        self._heard = heard
+        self._neighbours = neighbours
+        boot_id = (node if node is not None else NodeReader()).boot_id()
+        self._link = Link(self._library, uri, read_only=False, boot_id=boot_id)
+
+    async def __aenter__(self) -> Self:
+        """Return at once: who asks first connects."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave libvirtd."""
+        await self._link.close()
+
+    async def roster(self) -> tuple[Watched, ...]:
+        """See `engine.ports.Watch`."""
+
+        def read(connection: Connection, host_mark: int) -> tuple[Watched, ...]:
+            mono_ns = moment_ns()
+            told = connection.getAllDomainStats(_VCPU, _ACTIVE | NOWAIT)
+            found = (self._watched(domain, stats, host_mark, mono_ns) for domain, stats in told)
+            return tuple(one for one in found if one is not None)
+
+        return await self._ask(read, what="roster", patience_s=_ROSTER_S)
+
+    def _watched(
+        self, domain: Domain, stats: Mapping[str, int | str | bool | float], mark: int, mono_ns: int
+    ) -> Watched | None:
+        vm = domain.UUID()
+        try:
+            marks = read_watched(domain.XMLDesc())
+            run = instance(domain, host_mark=mark)
+        except self._library.libvirtError:
+            return None  # it has gone since
+        if not marks.actionable:
+            return None
+        times, delays = vcpu_times(stats), vcpu_delays(stats)
+        known = set(times) == set(delays)
+        return Watched(
+            vm=vm,
+            instance=run,
+            boots_seen=self._heard.boots(vm),
+            mono_ns=mono_ns,
+            vcpu_wanted_ns=tuple(times[n] + delays[n] for n in times) if known else (),
+            cards=marks.cards,
+            balloon_period_s=marks.balloon_period_s,
+            agent_connected=marks.agent_connected,
+            has_console=marks.has_console,
+        )
+
+    async def addresses(self, vm: bytes) -> Mapping[str, tuple[str, ...]]:
+        """See `engine.ports.Watch`."""
+        return await self._ask(
+            lambda connection, _mark: self._addresses(connection.lookupByUUID(vm)),
+            what="addresses",
+            patience_s=_QUESTION_S,
+        )
+
+    def _addresses(self, domain: Domain) -> dict[str, tuple[str, ...]]:
+        found: dict[str, dict[str, None]] = {}
+        for source in (ADDRESSES_BY_LEASE, ADDRESSES_BY_ARP, ADDRESSES_BY_AGENT):
+            try:
+                told = domain.interfaceAddresses(source)
+            except self._library.libvirtError:
+                continue  # no such network, no agent, or a kernel that does not tell
+            for mac, address in read_addresses(told):
+                found.setdefault(mac, {})[address] = None
+            if found:
+                break
+        for mac, address in read_neighbours(_text(self._neighbours)):
+            found.setdefault(mac, {})[address] = None
+        return {mac: tuple(known)[:_MAX_ADDRESSES] for mac, known in found.items()}
+
+    async def ping_agent(self, vm: bytes, *, within_s: float) -> Sign:
+        """Ask for the guest's time: the agent answers, or it does not.
+
+        libvirt's own ping would mark the VM as tampered with. libvirt waits 5 s for an agent.
+        """
+
+        def ask(connection: Connection, _mark: int) -> Sign:
+            try:
+                connection.lookupByUUID(vm).getTime()
+            except self._library.libvirtError:
+                return "silent"
+            return "answered"
+
+        try:
+            return await self._ask(ask, what="guest agent", patience_s=within_s)
+        except HypervisorUnreachable:
+            return "silent"
+
+    async def console(self, vm: bytes) -> str:
+        """See `engine.ports.Watch`."""
+
+        def read(connection: Connection, _mark: int) -> str:
+            try:
+                xml = connection.lookupByUUID(vm).XMLDesc()
+                return console_tail(xml, most_bytes=_CONSOLE_BYTES).decode(errors="replace")
+            except (OSError, ValueError, self._library.libvirtError):
+                return ""
+
+        return await self._ask(read, what="console", patience_s=_QUESTION_S)
+
+    async def set_balloon_period(self, vm: bytes, *, period_s: int) -> None:
+        """See `engine.ports.Watch`."""
+
+        def change(connection: Connection, _mark: int) -> None:
+            try:
+                connection.lookupByUUID(vm).setMemoryStatsPeriod(period_s, AFFECT_LIVE)
+            except self._library.libvirtError as error:
+                raise VerbRefused(f"the balloon's period was not set: {error}") from error
+
+        await self._ask(change, what="balloon period", patience_s=_QUESTION_S)
+
+    async def _ask(
+        self, question: Callable[[Connection, int], T], *, what: str, patience_s: float
+    ) -> T:
+        session = await self._link.session()
+        call = session.start(
+            lambda connection: question(connection, session.host_mark), name="libvirt-watch"
+        )
+        if await first_returned([call], patience_s=patience_s) is None:
+            raise HypervisorUnreachable(
+                f"{what}: no answer from {self._uri} within {patience_s:g} s"
+            )
+        try:
+            return call.result()
+        except self._library.libvirtError as error:
+            raise HypervisorUnreachable(f"{what}: {error}") from error
+
+
+def read_addresses(told: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Return pairs of MAC and IP address from what libvirt tells of a VM's cards."""
+    pairs = []
+    for card in told.values():
+        if not isinstance(card, Mapping):
+            continue
+        mac, known = card.get("hwaddr"), card.get("addrs") or ()
+        for one in known:
+            address = _usable(str(one.get("addr", "")))
+            if isinstance(mac, str) and address:
+                pairs.append((mac.lower(), address))
+    return pairs
+
+
+def read_neighbours(text: str) -> list[tuple[str, str]]:
+    """Return pairs of MAC and IPv4 address from the kernel's table (proc_pid_net(5), arp)."""
+    pairs = []
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) >= 4 and fields[2] != "0x0":
+            address = _usable(fields[0])
+            if address:
+                pairs.append((fields[3].lower(), address))
+    return pairs
+
+
+def _usable(text: str) -> str:
+    """Return an address that a neighbour can be asked for, empty where it is none."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return ""
+    none = address.is_loopback or address.is_multicast or address.is_unspecified
+    return "" if none else str(address)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

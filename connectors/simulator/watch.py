@@ -1,0 +1,74 @@
+"""The `Watch` of a simulated node: what its guests' vCPUs ran, and nobody who answers a probe."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from connectors.simulator import lifecycle
+from connectors.simulator.world import World
+from engine.errors import HypervisorUnreachable
+from engine.looks import Sign, Watched
+
+
+class SimulatedWatch:
+    """See `engine.ports.Watch`; simulated guests have no network stack, agent or console."""
+
+    def __init__(self, world: World, node: str) -> None:
+        self._world = world
+        self._name = node
+        self._node = world.topology.node_index[node]
+
+    async def __aenter__(self) -> Self:
+        """Return at once: there is nothing to connect to."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the world as it is."""
+
+    async def roster(self) -> tuple[Watched, ...]:
+        """See `engine.ports.Watch`."""
+        world = self._world
+        world.sync()
+        if world.unreachable[self._node]:
+            raise HypervisorUnreachable(f"node {self._name} does not answer")
+        lanes = np.flatnonzero(world.guests.node == self._node)
+        _counters, vcpus = world.meters.read(lanes, world.now_ns)
+        found = []
+        for column, lane in enumerate(lanes.tolist()):
+            item = world.topology.item(lane)
+            if not item.actionable or not lifecycle.runs(world, lane):
+                continue
+            ran = vcpus[: world.topology.vcpus[lane], column]
+            found.append(
+                Watched(
+                    vm=world.topology.uuids[lane],
+                    instance=int(world.guests.instance[lane]),
+                    boots_seen=int(world.guests.boot[lane]),
+                    mono_ns=world.mono_ns(self._node),
+                    vcpu_wanted_ns=tuple(int(ns) for ns in ran),
+                    balloon_period_s=item.balloon_period_s,
+                )
+            )
+        return tuple(found)
+
+    async def addresses(self, vm: bytes) -> Mapping[str, tuple[str, ...]]:
+        """See `engine.ports.Watch`."""
+        return {}
+
+    async def ping_agent(self, vm: bytes, *, within_s: float) -> Sign:
+        """See `engine.ports.Watch`."""
+        return "unknown"
+
+    async def console(self, vm: bytes) -> str:
+        """See `engine.ports.Watch`."""
+        return ""
+
+    async def set_balloon_period(self, vm: bytes, *, period_s: int) -> None:
+        """See `engine.ports.Watch`; a simulated balloon reports as it was made to."""

@@ -1,0 +1,235 @@
+"""The agent's watch over the guests that it may act on: signs of life, round after round.
+
+It decides nothing. What an answer or its lack means stands in `engine.action.watch`.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Final, Self
+from uuid import UUID
+
+from engine.action.watch import Channel, Guest, Told, console_read, heard, seen, signs_of
+from engine.errors import HypervisorUnreachable, VerbRefused
+from engine.looks import Look, Sign, Signs, Watched
+from engine.ports import Clock
+from engine.roles.health import Health, told
+from engine.roles.marks import Marks
+from engine.sign_ports import ProbeAnswer, Prober, Watch
+
+# A dead guest is alerted after some 30 s, and by then two rounds have missed its answer.
+ROUND_S: Final = 10.0
+# So many guests are asked at once: a probe sends three frames in 1.2 s at the most, so that a node
+# sends 20 frames a second at worst, and a round over more guests than that takes longer.
+_AT_ONCE: Final = 8
+_PROBE_S: Final = 1.5
+# libvirt itself gives a guest agent 5 s.
+_AGENT_S: Final = 6.0
+# During a look, which waits 4 s between its samples.
+_LOOK_AGENT_S: Final = 3.0
+# Leases last hours; a guest that changed its address by itself is silent until then, and silence
+# of one is no order.
+_ADDRESSES_NS: Final = 300 * 10**9
+# How often a balloon reports where the agent has it report.
+BALLOON_PERIOD_S: Final = 10
+
+SENTENCES: Final = {
+    "balloon_set": "The balloon of {vm} had no period: it now reports its memory every"
+    " {period_s} s, until the VM ends.",
+    "balloon_unset": "The balloon of {vm} has no period, and could not be given one: {why}",
+}
+
+
+class Watcher:
+    """Keeps what is known of each guest; `signs` tells it as of a look.
+
+    Parameters
+    ----------
+    watch, prober
+        None where there is none: nothing is known of any guest then.
+    sets_balloons
+        Whether a balloon without a period is given one.
+    """
+
+    def __init__(
+        self,
+        *,
+        watch: Watch | None,
+        prober: Prober | None,
+        marks: Marks,
+        clock: Clock,
+        health: Health,
+        sets_balloons: bool,
+    ) -> None:
+        self._watch = watch if watch is not None else _Blind()
+        self._prober = prober
+        self._marks = marks
+        self._clock = clock
+        self._health = health
+        self._sets_balloons = sets_balloons
+        self._guests: dict[bytes, Guest] = {}
+        self._roster: dict[bytes, Watched] = {}
+        self._addresses: dict[bytes, tuple[int, Mapping[str, tuple[str, ...]]]] = {}
+        self._tried: set[tuple[bytes, int]] = set()
+        self._room = asyncio.Semaphore(_AT_ONCE)
+
+    async def run(self) -> None:
+        """Watch until cancelled; what cannot be asked is unknown, and ends nothing."""
+        while True:
+            began_ns = self._clock.mono_ns()
+            try:
+                await self.round()
+                self._health.done("watch")
+            except HypervisorUnreachable as error:
+                self._health.waiting("watch", f"{told(error)} Trying again.")
+            spent_s = (self._clock.mono_ns() - began_ns) / 1e9
+            await asyncio.sleep(max(1.0, ROUND_S - spent_s))
+
+    async def round(self) -> None:
+        """Look at all guests, then ask each of them for its signs of life.
+
+        Raises
+        ------
+        HypervisorUnreachable
+            It tells of no guest.
+        """
+        roster = {one.vm: one for one in await self._watch.roster()}
+        self._guests = {vm: seen(self._guests.get(vm), one) for vm, one in roster.items()}
+        self._addresses = {vm: known for vm, known in self._addresses.items() if vm in roster}
+        self._tried = {(vm, run) for vm, run in self._tried if vm in roster}
+        self._roster = roster
+        await asyncio.gather(*(self._visit(one) for one in roster.values()))
+
+    async def _visit(self, one: Watched) -> None:
+        async with self._room:
+            probe = await self._probe(one)
+            self._note(one, "probe", probe.sign, {"address": probe.address})
+            if one.agent_connected:
+                sign = await self._ping(one, within_s=_AGENT_S)
+                self._note(one, "agent", sign, {})
+            if one.has_console:
+                await self._read_console(one)
+            if self._sets_balloons and one.balloon_period_s == 0:
+                await self._set_balloon(one)
+
+    async def asked(self, vm: bytes) -> tuple[Sign, Sign]:
+        """Return what a probe and the guest agent say right now; both are unknown by default."""
+        one = self._roster.get(vm)
+        if one is None:
+            return "unknown", "unknown"
+        probe, agent = await asyncio.gather(
+            self._probe(one),
+            self._ping(one, within_s=_LOOK_AGENT_S) if one.agent_connected else _unknown(),
+        )
+        return probe.sign, agent
+
+    def signs(self, look: Look, asked: tuple[Sign, Sign]) -> Signs:
+        """Return what is known of a guest as of a look, after it was asked."""
+        probe, agent = asked
+        return signs_of(self._guests.get(look.vm), look, probe=probe, agent=agent)
+
+    async def _probe(self, one: Watched) -> ProbeAnswer:
+        try:
+            addresses = await self._addresses_of(one)
+            for card in one.cards if self._prober is not None else ():
+                assert self._prober is not None
+                answer = await self._prober.ask(
+                    card, addresses.get(card.mac, ()), within_s=_PROBE_S
+                )
+                if answer.sign != "unknown":
+                    return answer
+        except Exception as error:  # noqa: BLE001 -- what is not understood is no answer and no silence
+            return ProbeAnswer("unknown", why=str(error))
+        return ProbeAnswer("unknown", why="no card of it hangs on a bridge, or no address is known")
+
+    async def _addresses_of(self, one: Watched) -> Mapping[str, tuple[str, ...]]:
+        known_ns, known = self._addresses.get(one.vm, (0, {}))
+        if one.cards and (not known or one.mono_ns - known_ns > _ADDRESSES_NS):
+            known = await self._watch.addresses(one.vm)
+            self._addresses[one.vm] = (one.mono_ns, known)
+        return known
+
+    async def _ping(self, one: Watched, *, within_s: float) -> Sign:
+        try:
+            return await self._watch.ping_agent(one.vm, within_s=within_s)
+        except Exception:  # noqa: BLE001 -- what is not understood is no answer and no silence
+            return "unknown"
+
+    async def _read_console(self, one: Watched) -> None:
+        try:
+            text = await self._watch.console(one.vm)
+        except Exception:  # noqa: BLE001 -- an unreadable console says nothing
+            return
+        guest = self._guests.get(one.vm)
+        if guest is not None:
+            self._guests[one.vm], line = console_read(guest, text)
+            if line:
+                self._marks.noticed("console_panic", one.vm, {"line": line})
+
+    def _note(self, one: Watched, channel: Channel, sign: Sign, detail: dict[str, str]) -> None:
+        guest = self._guests.get(one.vm)
+        if guest is None:
+            return
+        last_ns = getattr(guest, channel).answered_ns
+        self._guests[one.vm], change = heard(guest, channel, sign, now_ns=one.mono_ns)
+        if change is None:
+            return
+        if change == "silent":
+            ago_ms = (one.mono_ns - (last_ns or one.mono_ns)) // 1_000_000
+            detail = {"last_answer_ms": str(self._clock.now_ms() - ago_ms)}
+        self._marks.noticed(_KINDS[channel, change], one.vm, detail)
+
+    async def _set_balloon(self, one: Watched) -> None:
+        """Give a balloon its period, once for each run of a VM, and journal what came of it."""
+        if (one.vm, one.instance) in self._tried:
+            return
+        self._tried.add((one.vm, one.instance))
+        vm = str(UUID(bytes=one.vm))
+        try:
+            await self._watch.set_balloon_period(one.vm, period_s=BALLOON_PERIOD_S)
+        except (HypervisorUnreachable, VerbRefused) as error:
+            sentence = SENTENCES["balloon_unset"].format(vm=vm, why=error)
+            self._marks.journalled(sentence, vm=vm, rule="balloon_unset")
+        else:
+            sentence = SENTENCES["balloon_set"].format(vm=vm, period_s=BALLOON_PERIOD_S)
+            self._marks.journalled(sentence, vm=vm, rule="balloon_set")
+
+
+_KINDS: Final[Mapping[tuple[Channel, Told], str]] = {
+    ("probe", "answered"): "probe_answered",
+    ("probe", "silent"): "probe_silent",
+    ("agent", "answered"): "agent_answered",
+    ("agent", "silent"): "agent_silent",
+}
+
+
+async def _unknown() -> Sign:
+    return "unknown"
+
+
+class _Blind:
+    """The `Watch` of an agent that has none: it sees no guest, and is asked for nothing else."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    async def roster(self) -> tuple[Watched, ...]:
+        return ()
+
+    async def addresses(self, vm: bytes) -> Mapping[str, tuple[str, ...]]:
+        return {}
+
+    async def ping_agent(self, vm: bytes, *, within_s: float) -> Sign:
+        return "unknown"
+
+    async def console(self, vm: bytes) -> str:
+        return ""
+
+    async def set_balloon_period(self, vm: bytes, *, period_s: int) -> None: ...

@@ -1,0 +1,79 @@
+"""The ports by which an agent watches its guests' signs of life; see `engine.ports`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from engine.looks import Card, Sign, Watched
+
+
+class Watch(Protocol):
+    """What an agent asks of the guests of its node all the time; nothing here acts on a VM."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    async def roster(self) -> tuple[Watched, ...]:
+        """Return the running VMs whose owners agreed to actions on them, as they are now.
+
+        Raises
+        ------
+        HypervisorUnreachable
+            No answer; the next call tries again.
+        """
+        ...
+
+    async def addresses(self, vm: bytes) -> Mapping[str, tuple[str, ...]]:
+        """Return the IP addresses that are known of each card, by its MAC; empty is none.
+
+        Raises
+        ------
+        HypervisorUnreachable
+            No answer.
+        """
+        ...
+
+    async def ping_agent(self, vm: bytes, *, within_s: float) -> Sign:
+        """Ask the guest agent for a sign of life; `unknown` where it cannot be asked."""
+        ...
+
+    async def console(self, vm: bytes) -> str:
+        """Return the end of what the guest wrote to its serial port, empty where it is unknown."""
+        ...
+
+    async def set_balloon_period(self, vm: bytes, *, period_s: int) -> None:
+        """Have the running VM's balloon report its memory every `period_s`; not kept at its end.
+
+        Raises
+        ------
+        VerbRefused, HypervisorUnreachable
+            It may not be set.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """What came of a probe: the address that answered, or why nothing could be asked."""
+
+    sign: Sign
+    address: str = ""
+    why: str = ""
+
+
+class Prober(Protocol):
+    """Asks guests for a sign of life over the node's bridges, as their neighbours do."""
+
+    async def ask(self, card: Card, addresses: Sequence[str], *, within_s: float) -> ProbeAnswer:
+        """Ask one card for the owner of its addresses; only its own MAC and address answer.
+
+        `unknown` is that nothing could be asked: no address, no right, no such bridge.
+        """
+        ...

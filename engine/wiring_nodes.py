@@ -1,0 +1,134 @@
+"""The wiring of one node: how its collector and its agent reach the VMs that run there.
+
+A part of `engine.wiring`, which would be too long with it.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+import structlog
+
+from engine.ports import Evidence, Hypervisor, LedgerStore, Verbs
+from engine.settings import Settings
+from engine.sign_ports import Prober, Watch
+
+if TYPE_CHECKING:
+    from connectors.libvirt.heard import Heard
+    from connectors.simulator.fleet import Fleet
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One node: where it stands, and how collector and agent reach it.
+
+    `alone` holds off a second agent of the same hypervisor; `real` has real VMs.
+    """
+
+    zone: str
+    cell: str
+    name: str
+    hypervisor: Callable[[], Hypervisor]
+    verbs: Callable[[], Verbs]
+    ledger: Callable[[], AbstractContextManager[LedgerStore]]
+    alone: Callable[[], AbstractContextManager[None]]
+    evidence: Callable[[], Evidence]
+    watch: Callable[[], Watch]
+    prober: Callable[[], Prober]
+    real: bool
+
+
+def libvirt_node(settings: Settings) -> Node:
+    """Return this machine as settings describe it; nothing is connected yet."""
+    place, folder = settings.site, settings.state.folder
+
+    def hypervisor() -> Hypervisor:
+        from connectors.libvirt.hypervisor import LibvirtHypervisor
+
+        return LibvirtHypervisor(uri=settings.collect.libvirt_uri)
+
+    @cache
+    def heard() -> "Heard":
+        from connectors.libvirt.heard import Heard
+
+        return Heard()
+
+    def verbs() -> Verbs:
+        from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
+
+        targets = {
+            name: MigrationTarget(**target.model_dump())
+            for name, target in settings.act.targets.items()
+        }
+        return LibvirtVerbs(uri=settings.act.libvirt_uri, targets=targets, heard=heard())
+
+    def watch() -> Watch:
+        from connectors.libvirt.watch import LibvirtWatch
+
+        return LibvirtWatch(uri=settings.act.libvirt_uri, heard=heard())
+
+    def prober() -> Prober:
+        from connectors.probe.prober import BridgeProber, NoProber, may_probe
+
+        why = may_probe()
+        if why:
+            _log.info(f"No guest is probed for a sign of life: {why}.", node=place.node)
+            return NoProber(why)
+        return BridgeProber()
+
+    def ledger() -> AbstractContextManager[LedgerStore]:
+        from connectors.embedded.ledger import EmbeddedLedger
+
+        return EmbeddedLedger(folder / f"agent-{place.node}.sqlite")
+
+    def alone() -> AbstractContextManager[None]:
+        from connectors.embedded.lock import held_on_this_machine
+
+        uri = settings.act.libvirt_uri
+        return held_on_this_machine(f"act {uri}", what=f"agent of {uri}", folder=folder)
+
+    def evidence() -> Evidence:
+        from connectors.libvirt.evidence import LibvirtEvidence
+
+        return LibvirtEvidence(folder / "evidence", uri=settings.act.libvirt_uri)
+
+    return Node(
+        zone=place.zone,
+        cell=place.cell,
+        name=place.node,
+        hypervisor=hypervisor,
+        verbs=verbs,
+        ledger=ledger,
+        alone=alone,
+        evidence=evidence,
+        watch=watch,
+        prober=prober,
+        real=True,
+    )
+
+
+def simulated_nodes(fleet: "Fleet") -> tuple[Node, ...]:
+    """Return all nodes of a simulated site; their agents keep their ledgers in memory."""
+    from connectors.embedded.ledger import EmbeddedLedger
+    from connectors.probe.prober import NoProber
+
+    return tuple(
+        Node(
+            zone=fleet.zone(name),
+            cell=fleet.cell(name),
+            name=name,
+            hypervisor=partial(fleet.hypervisor, name),
+            verbs=partial(fleet.verbs, name),
+            ledger=partial(EmbeddedLedger, None),
+            alone=nullcontext,
+            evidence=partial(fleet.evidence, name),
+            watch=partial(fleet.watch, name),
+            prober=partial(NoProber, "simulated guests have no network stack"),
+            real=False,
+        )
+        for name in fleet.nodes
+    )

@@ -1,0 +1,186 @@
+"""What a node's watch knows of a guest after its samples and answers."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from engine.action.watch import Answers, Guest, console_read, heard, seen, signs_of
+from engine.looks import Look, Rest, Watched
+from tests.unit.engine.action.samples import look
+
+VM = look().vm
+S = 10**9
+MS = 10**6
+
+
+def sample(at_s: float, *wanted_ns: int, **changes: Any) -> Watched:
+    values: dict[str, Any] = {
+        "vm": VM,
+        "instance": 7,
+        "boots_seen": 0,
+        "mono_ns": round(at_s * S),
+        "vcpu_wanted_ns": wanted_ns,
+    }
+    return Watched(**(values | changes))
+
+
+def watched(*samples: Watched) -> Guest:
+    guest: Guest | None = None
+    for one in samples:
+        guest = seen(guest, one)
+    assert guest is not None
+    return guest
+
+
+def at(at_s: float, *wanted_ns: int) -> Look:
+    """Return a look whose vCPUs wanted so much, half of it waiting."""
+    halves = tuple(ns // 2 for ns in wanted_ns)
+    rest = tuple(ns - ns // 2 for ns in wanted_ns)
+    return look(at_s=at_s, vcpu_time_ns=halves, vcpu_delay_ns=rest, vcpus=len(wanted_ns))
+
+
+def test_a_vcpu_is_known_by_how_long_it_stands_and_how_long_it_rested_before() -> None:
+    guest = watched(
+        sample(0, 0, 0),
+        sample(10, 9 * S, 50 * MS),
+        sample(20, 18 * S, 50 * MS),
+        sample(30, 27 * S, 60 * MS),
+        sample(40, 36 * S, 60 * MS),
+    )
+    rests = signs_of(guest, at(44, 40 * S, 60 * MS)).rests
+    # The first one spins: it never stood still, and was never idle.
+    assert rests[0] == Rest(still_s=0.0, longest_s=10.0, idle_s=0.0)
+    assert rests[1] == Rest(still_s=14.0, longest_s=20.0, idle_s=20.0)
+
+
+def test_a_vcpu_that_ran_since_the_last_sample_does_not_stand() -> None:
+    guest = watched(sample(0, 5), sample(10, 5))
+    assert signs_of(guest, at(14, 6)).rests[0].still_s == 0.0
+
+
+@pytest.mark.parametrize(
+    "changes", [{"instance": 8}, {"boots_seen": 1}], ids=["another run", "another boot"]
+)
+def test_a_boot_makes_everything_unknown_again(changes: dict[str, int]) -> None:
+    guest = watched(sample(0, 5, 5), sample(10, 5, 9))
+    guest, _ = heard(guest, "probe", "answered", now_ns=10 * S)
+    after = seen(guest, sample(20, 5, 9, **changes))
+    assert after.probe == Answers()
+    shown = replace(at(24, 5, 9), **changes)  # type: ignore[arg-type]
+    assert signs_of(after, shown).rests[1] == Rest(4.0, 0.0, 0.0)
+    # A look at a boot that the watch has not seen yet.
+    assert signs_of(guest, shown, probe="silent").probe == "unknown"
+    assert signs_of(guest, shown).rests == {}
+
+
+def test_a_vcpu_more_begins_all_their_rests_anew_and_keeps_what_was_answered() -> None:
+    guest = watched(sample(0, 5), sample(10, 9))
+    guest, _ = heard(guest, "agent", "answered", now_ns=10 * S)
+    after = seen(guest, sample(20, 9, 1))
+    assert after.agent.answered_ns == 10 * S
+    assert signs_of(after, at(20, 9, 1)).rests[0] == Rest(0.0, 0.0, 0.0)
+
+
+def test_times_without_delays_say_nothing_of_rest() -> None:
+    guest = watched(sample(0, 5), sample(10, 5))
+    assert signs_of(guest, look(vcpu_time_ns=(5,), vcpu_delay_ns=())).rests == {}
+
+
+def told_of(*answers: tuple[float, Any]) -> list[str | None]:
+    guest = watched(sample(0, 1))
+    told: list[str | None] = []
+    for at_s, sign in answers:
+        guest, said = heard(guest, "probe", sign, now_ns=round(at_s * S))
+        told.append(said)
+    return told
+
+
+def test_the_first_answer_is_told_and_then_one_in_five_minutes() -> None:
+    assert told_of((0, "answered"), (10, "answered"), (299, "answered"), (300, "answered")) == [
+        "answered", None, None, "answered",
+    ]  # fmt: skip
+
+
+def test_two_answers_that_do_not_come_are_told_once() -> None:
+    answers = [(0, "answered"), (10, "silent"), (20, "silent"), (30, "silent")]
+    assert told_of(*answers) == ["answered", None, "silent", None]
+
+
+def test_one_lost_answer_is_nothing_and_an_answer_after_silence_is_told() -> None:
+    assert told_of((0, "answered"), (10, "silent"), (20, "answered"), (30, "silent")) == [
+        "answered", None, None, None,
+    ]  # fmt: skip
+    assert told_of(
+        (0, "answered"), (10, "silent"), (20, "silent"), (30, "answered")
+    ) == ["answered", None, "silent", "answered"]  # fmt: skip
+
+
+def test_who_never_answered_is_not_silent() -> None:
+    assert told_of((0, "silent"), (10, "silent"), (20, "unknown")) == [None, None, None]
+
+
+def test_who_answered_too_long_ago_is_not_silent() -> None:
+    assert told_of((0, "answered"), (601, "silent"), (611, "silent")) == ["answered", None, None]
+
+
+@pytest.mark.parametrize(
+    ("answered_s", "asked", "expected"),
+    [
+        (0, "silent", "silent"),
+        (0, "answered", "answered"),
+        (0, "unknown", "unknown"),
+        (None, "silent", "unknown"),
+        (None, "answered", "answered"),
+        (-601, "silent", "unknown"),
+        (-600, "silent", "silent"),
+    ],
+)
+@pytest.mark.parametrize("channel", ["probe", "agent"])
+def test_silence_counts_of_a_guest_that_answered_within_ten_minutes_alone(
+    channel: Any, answered_s: float | None, asked: Any, expected: str
+) -> None:
+    guest = watched(sample(0, 1))
+    if answered_s is not None:
+        guest, _ = heard(guest, channel, "answered", now_ns=round(answered_s * S))
+    assert getattr(signs_of(guest, look(at_s=0.0), **{channel: asked}), channel) == expected
+
+
+def test_a_guest_that_is_not_watched_may_only_be_alive() -> None:
+    assert signs_of(None, look(), probe="silent", agent="silent") == signs_of(None, look())
+    assert signs_of(None, look(), probe="answered").probe == "answered"
+
+
+OLD = "[    5.1] Kernel panic - not syncing: sysrq triggered crash\n"
+NEW = "[ 9321.7] Kernel panic - not syncing: Fatal\x1b[31m exception\a\n ---[ end\n"
+
+
+def test_a_panic_that_comes_while_the_console_is_watched_is_told_once() -> None:
+    guest, line = console_read(watched(sample(0, 1)), "lab: up\n")
+    assert line == ""
+    guest, line = console_read(guest, f"lab: up\n{NEW}")
+    assert line == "Kernel panic - not syncing: Fatal[31m exception"
+    assert signs_of(guest, look()).console_panic
+    assert console_read(guest, f"lab: up\n{NEW}")[1] == ""
+
+
+@pytest.mark.parametrize("text", ["", "lab: up", "Kernel panic is what it is not"])
+def test_other_words_are_no_panic(text: str) -> None:
+    guest, _ = console_read(watched(sample(0, 1)), "")
+    guest, line = console_read(guest, text)
+    assert (line, guest.console_panic) == ("", False)
+
+
+def test_a_panic_of_an_earlier_boot_is_none() -> None:
+    guest, line = console_read(watched(sample(0, 1)), f"{OLD}Linux version 6.1\n")
+    assert line == ""
+    guest, line = console_read(guest, f"{OLD}Linux version 6.1\nlab: up\n")
+    assert (line, guest.console_panic) == ("", False)
+    guest, line = console_read(guest, f"{OLD}Linux version 6.1\n{NEW}")
+    assert guest.console_panic
+
+
+def test_a_line_without_end_is_cut() -> None:
+    guest, _ = console_read(watched(sample(0, 1)), "")
+    _, line = console_read(guest, "Kernel panic - not syncing: " + "x" * 10_000)
+    assert len(line) == 200
