@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from engine.action.keys import parse_public_key, public_key_pem
@@ -92,7 +91,7 @@ def create(
     else:
         raise SettingsError(f"{kind!r} is no kind of key: {_WHAT}.")
     for sentence in told:
-        console().print(escape(sentence))
+        console().print(sentence)
 
 
 def _create_site(settings: Settings, until_ms: int | None) -> Iterator[str]:
@@ -174,12 +173,10 @@ def show(file: File = None, sets: Sets = None) -> None:
         made = day_of(made_ms(row.id)) if row.kind in {"site", "node", "owner"} else ""
         ends = "never" if row.until_ms is None else day_of(row.until_ms)
         cells = (row.kind, row.name, row.id, made, ends, row.state, row.place.name)
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
     console().print(table)
     console().print(
-        escape(
-            f"Own keys stand in {settings.key_folder}, trusted ones in {settings.trusted_folder}."
-        )
+        f"Own keys stand in {settings.key_folder}, trusted ones in {settings.trusted_folder}."
     )
 
 
@@ -252,7 +249,7 @@ def rotate(
         until_ms = ends_ms if key.until_ms is None else min(key.until_ms, ends_ms)
         write_site_key(folder, name, SiteKey(key.secret, until_ms))
     say = console().print
-    say(escape(f"The site key {made} stands in {site_key_path(folder, made)}."))
+    say(f"The site key {made} stands in {site_key_path(folder, made)}.")
     say(f"Frames under {', '.join(older)} are accepted until {date_of(ends_ms)}.")
     say(
         "First copy the site-*.key files to the keys folder of every other engine, forecaster and"
@@ -278,9 +275,7 @@ def revoke_key(
     ]
     for path in trusted:
         write_key_file(path, with_end(path.read_text(), now_ms), mode=0o644)
-        console().print(
-            escape(f"{path} ends now: what the log takes from here on is not believed.")
-        )
+        console().print(f"{path} ends now: what the log takes from here on is not believed.")
     if not trusted:
         is_id = name is None and len(what) == _ID_LENGTH and set(what) <= set("0123456789abcdef")
         if not is_id and (what not in KINDS or name is None):
@@ -291,13 +286,11 @@ def revoke_key(
             )
         revoke(settings.key_folder, what=what if is_id else f"{what}/{name}", now_ms=now_ms)
         console().print(
-            escape(
-                f"{settings.key_folder / 'revoked'} names it: frames under it are rejected within a"
-                " second."
-            )
+            f"{settings.key_folder / 'revoked'} names it: frames under it are rejected within a"
+            " second."
         )
     place = settings.trusted_folder if trusted else settings.key_folder / "revoked"
-    console().print(escape(f"Copy {place} to the other machines that read the log."))
+    console().print(f"Copy {place} to the other machines that read the log.")
 
 
 def _id_of(path: Path) -> str:
@@ -329,4 +322,4 @@ def export(
     descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as target:
         target.write(text)
-    console().print(escape(f"{to} holds the private key of {kind} {name}; delete it when carried."))
+    console().print(f"{to} holds the private key of {kind} {name}; delete it when carried.")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import typer
 
+import engine.cli.app as typer_app
 from engine.action.chain import Head, extend
 from engine.cli.app import app
 from engine.plain_text import in_csv, one_line
@@ -42,7 +43,8 @@ SHOWING = {
 OTHERS = {
     "collect", "engine", "plan", "act", "run", "demo", "approve", "history", "history setup",
     "policy check", "audit rules", "config show", "config check", "config schema",
-    "event reboot", "event maintenance", "pause on", "pause off",
+    "event reboot", "event maintenance", "pause on", "pause off", "pause adopt",
+    "keys create", "keys export", "keys revoke", "keys rotate", "keys show",
 }  # fmt: skip
 SLOTS = 40
 
@@ -70,6 +72,12 @@ def test_each_command_is_either_shown_hostile_names_or_shows_none() -> None:
     assert not SHOWING & OTHERS
     assert commands() >= SHOWING
     assert commands() <= SHOWING | OTHERS
+
+
+def test_nobody_asks_for_markup() -> None:
+    """The console takes each string as text; what is to have a style is a `rich.text.Text`."""
+    folder = Path(typer_app.__file__).parent
+    assert not [p.name for p in folder.rglob("*.py") if "rich.markup" in p.read_text()]
 
 
 def require_harmless(text: str) -> None:
