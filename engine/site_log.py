@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from engine.ports import Clock, Log
 from engine.roles.health import STUCK_AFTER_S, Health
 from engine.settings import Settings
+from engine.wire.topics import TOPICS
 
 if TYPE_CHECKING:
     from connectors.kafka.config import KafkaConfig
@@ -99,6 +100,21 @@ async def topic_problems(process: Process) -> tuple[str, ...]:
     config = kafka_config(process.settings)
     await probe(config)
     return await describe_problems(config)
+
+
+async def own_rights(process: Process) -> dict[str, frozenset[str]] | None:
+    """Return what this principal may do with each topic, None where nobody can say.
+
+    Raises
+    ------
+    LogRefused, LogUnreachable
+        Nobody can be asked.
+    """
+    if process.settings.log.kind == "embedded":
+        return None
+    from connectors.kafka.rights import own_rights
+
+    return await own_rights(kafka_config(process.settings), [topic.name for topic in TOPICS])
 
 
 async def create_topics(process: Process) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from engine.site_log import Process as Process
 from engine.site_log import create_topics as create_topics
 from engine.site_log import kafka_config as kafka_config
 from engine.site_log import open_log as open_log
+from engine.site_log import own_rights as own_rights
 from engine.site_log import topic_problems as topic_problems
 from engine.wiring_keys import Authority as Authority
 from engine.wiring_keys import authority as authority

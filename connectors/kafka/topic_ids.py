@@ -97,13 +97,14 @@ class _MetadataRequest(RequestStruct):  # type: ignore[misc] # the same
 class _TopicIds(Request[_MetadataRequest]):  # type: ignore[misc] # the same
     API_KEY = _API_KEY
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], *, with_rights: bool = False) -> None:
         self._names = names
+        self._with_rights = with_rights
 
     def build(self, request_struct_class: type[_MetadataRequest]) -> _MetadataRequest:
         no_tags: dict[int, bytes] = {}
         asked = [(_NO_ID, name, no_tags) for name in self._names]
-        return request_struct_class(asked, False, False, False, no_tags)
+        return request_struct_class(asked, False, False, self._with_rights, no_tags)
 
 
 async def topic_ids(client: AIOKafkaClient, names: Sequence[str]) -> tuple[str, ...]:
@@ -123,6 +124,25 @@ async def topic_ids(client: AIOKafkaClient, names: Sequence[str]) -> tuple[str, 
         return ("",) * len(names)
     found = {name: uuid for error, name, uuid, *_ in answer.topics if not error and uuid != _NO_ID}
     return tuple(_printed(found[name]) if name in found else "" for name in names)
+
+
+async def authorized_operations(
+    client: AIOKafkaClient, names: Sequence[str]
+) -> dict[str, int] | None:
+    """Return what this principal may do with each topic that it may see: bits by operation.
+
+    None where the broker does not speak the version that tells (before 2.8).
+
+    Raises
+    ------
+    KafkaError
+        No broker answered.
+    """
+    try:
+        answer = await client.send(client.get_random_node(), _TopicIds(names, with_rights=True))
+    except NotImplementedError:  # aiokafka's word for a version that the broker does not speak
+        return None
+    return {name: rights for error, name, *_, rights, _tags in answer.topics if not error}
 
 
 def _printed(uuid: tuple[int, int]) -> str:

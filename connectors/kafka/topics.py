@@ -1,7 +1,7 @@
 """Topics on Kafka: made from the one declared list, and compared with it."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from connectors.kafka.config import KafkaConfig
 from connectors.kafka.failures import meaning, named
 from connectors.kafka.security import client_settings
+from engine.wire.envelope import MAX_APPEND_BYTES
 from engine.wire.topics import Topic, partition_count
 
 # Kafka drops whole segments only, so a topic may outgrow its limit by one of them.
@@ -19,6 +20,17 @@ _SEGMENT_BYTES: Final = (16 << 20, 1 << 30)
 
 # A compacted topic is read whole at each start and before each action, so it is kept short.
 _COMPACT_WHEN_DIRTY_RATIO: Final = 0.1
+
+# A record that is refused displaces the word of control before it. For a week that word stays in
+# the log all the same, so that a planner that was away for as long finds it and writes it back.
+_COMPACTION_LAG_MS: Final = 7 * 86_400_000
+# Settings that must be as declared, and those that may be more; -1 is without end.
+_EXACT: Final = ("message.timestamp.type", "cleanup.policy")
+_AT_LEAST: Final = (
+    "min.insync.replicas", "retention.ms", "retention.bytes", "min.compaction.lag.ms",
+)  # fmt: skip
+# What a batch of one record adds to it (Kafka documentation, Message Format).
+_BATCH_OVERHEAD_BYTES: Final = 512
 
 # A broker hears of a new topic within milliseconds; one under load was seen to take a second.
 _VISIBLE_TIMEOUT_S: Final = 10.0
@@ -45,6 +57,7 @@ def settings_of(topic: Topic, *, replication: int) -> dict[str, str]:
         return settings | {
             "cleanup.policy": "compact",
             "min.cleanable.dirty.ratio": str(_COMPACT_WHEN_DIRTY_RATIO),
+            "min.compaction.lag.ms": str(_COMPACTION_LAG_MS),
         }
     retention_ms = -1 if topic.retention_s is None else topic.retention_s * 1000
     return settings | {
@@ -117,12 +130,36 @@ async def describe_problems(config: KafkaConfig) -> tuple[str, ...]:
         partitions = partition_count(topic, config.partitions)
         if counts[name] != partitions:
             problems.append(f"topic {name} has {counts[name]} partitions instead of {partitions}")
-        for setting in ("message.timestamp.type", "cleanup.policy"):
-            expected = settings_of(topic, replication=config.replication)[setting]
-            found = actual.get(name, {}).get(setting)
-            if found not in (expected, None):
-                problems.append(f"topic {name} has {setting}={found} instead of {expected}")
+        declared = settings_of(topic, replication=config.replication)
+        problems += [
+            f"topic {name} has {setting}={found} instead of {expected}"
+            for setting, found, expected in _differing(declared, actual.get(name, {}))
+        ]
     return tuple(problems)
+
+
+def _differing(
+    declared: Mapping[str, str], actual: Mapping[str, str]
+) -> Iterator[tuple[str, str, str]]:
+    """Yield setting, value and what it should be, where a topic holds less than is declared."""
+    for setting in _EXACT:
+        found = actual.get(setting)
+        if found not in (declared[setting], None):
+            yield setting, str(found), declared[setting]
+    # Producers of ours compress only what is declared so; a broker that compresses all the same
+    # gives readers of alerts what they may not unpack.
+    compression = actual.get("compression.type")
+    if compression not in (declared["compression.type"], "producer", None):
+        yield "compression.type", str(compression), declared["compression.type"]
+    least = {name: int(declared[name]) for name in _AT_LEAST if name in declared}
+    least["max.message.bytes"] = MAX_APPEND_BYTES + _BATCH_OVERHEAD_BYTES
+    for setting, expected in least.items():
+        text = actual.get(setting)
+        if text is None or int(text) == -1:
+            continue
+        if expected == -1 or int(text) < expected:
+            wanted = "no limit (-1)" if expected == -1 else f"{expected} at least"
+            yield setting, text, wanted
 
 
 class _Admin:

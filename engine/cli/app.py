@@ -319,19 +319,29 @@ def doctor(
         bool,
         typer.Option("--witnesses", help="List who would say of each VM that it is dead."),
     ] = False,
+    acting_as: Annotated[
+        list[str] | None,
+        typer.Option("--as", metavar="ROLE", help="Hold this principal's rights to a role's."),
+    ] = None,
     file: File = None,
     sets: Sets = None,
 ) -> None:
     """Look at each part and say what to do. Exit code 1 if any is ill."""
     from engine.cli.doctor import Check, examine
+    from engine.wire.rights import ROLES
 
     settings = settings_of(file, sets)
     if witnesses:
         _print_witnesses(settings)
         return
+    roles = [role for role in ROLES if role in (acting_as or [])]
+    if len(roles) != len(acting_as or []):
+        raise SettingsError(f"--as: there is no such role: {', '.join(ROLES)}.")
 
     async def all_checks() -> list[Check]:
-        return [check async for check in examine(settings, creating_topics=creating_topics)]
+        return [
+            check async for check in examine(settings, creating_topics=creating_topics, roles=roles)
+        ]
 
     checks = asyncio.run(all_checks())
     table = Table("part", "", "what to know or do")

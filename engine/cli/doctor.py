@@ -4,7 +4,7 @@ import asyncio
 import importlib.util
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -20,7 +20,8 @@ from engine.roles.health import told
 from engine.settings import Settings
 from engine.wire.control import Control, ControlScope
 from engine.wire.order import key_id
-from engine.wire.topics import TOPICS
+from engine.wire.rights import Role, problems_of, suited
+from engine.wire.topics import FRAMES, TOPICS
 from engine.wiring import (
     Process,
     authority,
@@ -28,6 +29,7 @@ from engine.wiring import (
     frame_keyring,
     libvirt_node,
     open_log,
+    own_rights,
     policy_of,
     process,
     topic_problems,
@@ -43,6 +45,9 @@ _BORN_MS: Final = 1_785_000_000_000
 # than an hour makes pauses and orders of yesterday look like those of tomorrow.
 _CLOCK_SLACK_S: Final = 3600.0
 
+
+# As what agents allow between their clock and the log's before they do nothing.
+_LOG_CLOCK_SLACK_S: Final = 5.0
 
 # Words that keep machines off. Of a storm's quarantines so many are told.
 _STOPS: Final = frozenset({"pause", "maintenance", "quarantine"})
@@ -60,8 +65,14 @@ class Check:
     sentence: str
 
 
-async def examine(settings: Settings, *, creating_topics: bool = False) -> AsyncIterator[Check]:
-    """Yield one check after the other; none of them stops the rest."""
+async def examine(
+    settings: Settings, *, creating_topics: bool = False, roles: Sequence[Role] = ()
+) -> AsyncIterator[Check]:
+    """Yield one check after the other; none of them stops the rest.
+
+    `roles` are those that this machine's principal is to have on Kafka; none takes those for which
+    its rights suffice.
+    """
     # The findings say it all; log lines between them would only repeat it.
     set_up_logs(level=logging.CRITICAL)
     here = process(settings)
@@ -70,7 +81,10 @@ async def examine(settings: Settings, *, creating_topics: bool = False) -> Async
             yield check
     log = await _log(here, creating_topics=creating_topics)
     yield log
+    if settings.log.kind == "kafka":
+        yield await _rights(here, roles)
     if log.finding == "well":
+        yield await _log_clock(here)
         yield await _pauses(here)
         yield await _witnesses(here)
     yield await _libvirt(here)
@@ -260,6 +274,78 @@ async def _log(here: Process, *, creating_topics: bool) -> Check:
         return Check("log", "ill", f"{'; '.join(problems)}. {cure}")
     new = f", {len(made)} of them just made" if made else ""
     return Check("log", "well", f"{len(counts)} topics{new}, {sum(counts)} partitions.")
+
+
+async def _rights(here: Process, roles: Sequence[Role]) -> Check:
+    """Hold what the principal may do to what its roles need."""
+    part = "rights"
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            found = await own_rights(here)
+    except FlatlineError as error:
+        return Check(part, "ill", str(error))
+    except TimeoutError:
+        return Check(part, "ill", f"The log gave no answer within {PATIENCE_S:.0f} s.")
+    if found is None:
+        return Check(part, "note", "This broker does not tell what a principal may do.")
+    user = here.settings.log.kafka.username or "this principal"
+    if not roles and {"Alter", "Delete"} <= frozenset[str]().union(*found.values()):
+        return Check(
+            part,
+            "note",
+            f"{user} may do everything: the broker has no ACLs, or this is its administrator. Give"
+            " each role a principal of its own (deploy/kafka/README.md).",
+        )
+    chosen = tuple(roles) or suited(found)
+    if not chosen:
+        return Check(
+            part,
+            "ill",
+            f"The rights of {user} suffice for no role: name one with --as ROLE to see what is"
+            " missing (deploy/kafka/README.md).",
+        )
+    missing, excess = problems_of(found, chosen)
+    named = ", ".join(chosen)
+    if missing:
+        return Check(
+            part,
+            "ill",
+            f"{user} lacks, as {named}: {'; '.join(missing)}. deploy/kafka/README.md has the ACLs.",
+        )
+    if excess:
+        return Check(
+            part,
+            "note",
+            f"{user} may do more than {named} needs: {'; '.join(excess)}. Take those ACLs away.",
+        )
+    return Check(part, "well", f"{user} may do what {named} needs, and no more.")
+
+
+async def _log_clock(here: Process) -> Check:
+    """Hold this machine's clock to the append time of the log's newest frame or tick."""
+    part, newest_ms = "log's clock", 0
+    try:
+        async with asyncio.timeout(PATIENCE_S), open_log(here) as log:
+            for partition in range(log.partitions(FRAMES.name)):
+                bounds = await log.bounds(FRAMES.name, partition)
+                start = max(bounds.earliest, bounds.end - 1)
+                for record in await log.read_to_end(FRAMES.name, partition, offset=start):
+                    newest_ms = max(newest_ms, record.time_ms)
+    except FlatlineError as error:
+        return Check(part, "note", f"The log's clock cannot be seen: {error}")
+    except TimeoutError:
+        return Check(part, "note", f"The newest frame was not read within {PATIENCE_S:.0f} s.")
+    ahead_s = (newest_ms - here.clock.now_ms()) / 1000
+    if not newest_ms:
+        return Check(part, "well", "The log has no frames yet.")
+    if ahead_s > _LOG_CLOCK_SLACK_S:
+        return Check(
+            part,
+            "ill",
+            f"The log dates its newest frame {ahead_s:.0f} s ahead of this machine's clock: one of"
+            " the two is wrong. Mend NTP on the broker and here.",
+        )
+    return Check(part, "well", f"The newest frame is {-ahead_s:.0f} s old by this machine's clock.")
 
 
 async def _pauses(here: Process) -> Check:

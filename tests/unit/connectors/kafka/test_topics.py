@@ -1,6 +1,6 @@
 import pytest
 
-from connectors.kafka.topics import settings_of
+from connectors.kafka.topics import _differing, settings_of
 from engine.wire.topics import (
     ALERTS,
     CONTROL,
@@ -50,3 +50,41 @@ def test_topics_that_others_read_are_declared_without_compression(topic: Topic) 
     declared = settings_of(topic, replication=1)["compression.type"]
     assert declared == ("uncompressed" if topic in small else "producer")
     assert topic.compressed == (topic not in small)
+
+
+def differing(topic: Topic, **actual: str) -> dict[str, str]:
+    declared = settings_of(topic, replication=3)
+    return {setting: wanted for setting, _, wanted in _differing(declared, declared | actual)}
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_topic_as_declared_differs_in_nothing(topic: Topic) -> None:
+    assert differing(topic) == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("max.message.bytes", "500000"),
+        ("retention.ms", "1000"),
+        ("retention.bytes", "1000"),
+        ("min.insync.replicas", "1"),
+        ("message.timestamp.type", "CreateTime"),
+        ("cleanup.policy", "compact"),
+        ("compression.type", "zstd"),
+    ],
+)
+def test_a_setting_below_what_is_declared_is_named(setting: str, value: str) -> None:
+    assert set(differing(ALERTS, **{setting: value})) == {setting}
+
+
+def test_a_setting_beyond_what_is_declared_is_well() -> None:
+    more = {
+        "max.message.bytes": "10000000", "retention.ms": "-1", "retention.bytes": "-1",
+        "min.insync.replicas": "3",
+    }  # fmt: skip
+    assert differing(ALERTS, **more) == {}
+
+
+def test_words_of_control_stay_for_a_week_though_others_displace_them() -> None:
+    assert set(differing(CONTROL, **{"min.compaction.lag.ms": "0"})) == {"min.compaction.lag.ms"}

@@ -46,6 +46,7 @@ def test_a_new_installation_on_one_machine_is_well() -> None:
         "engine's libraries": "well",
         "probe": "well",
         "log": "well",
+        "log's clock": "well",
         "pauses": "well",
         "witnesses": "well",
         "libvirt": "note",

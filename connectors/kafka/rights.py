@@ -1,0 +1,51 @@
+"""What this principal may do with each topic, as the broker itself answers it.
+
+Brokers tell a client its own rights with the topics' metadata (KIP-430), so nobody needs the
+right to read ACLs.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from aiokafka.client import AIOKafkaClient
+
+from connectors.kafka.config import KafkaConfig
+from connectors.kafka.failures import named
+from connectors.kafka.security import client_settings
+from connectors.kafka.topic_ids import authorized_operations
+
+# Kafka protocol guide, "ACL operations"; those that concern a topic.
+OPERATIONS: Final[Mapping[int, str]] = {
+    3: "Read", 4: "Write", 5: "Create", 6: "Delete", 7: "Alter", 8: "Describe",
+    10: "DescribeConfigs", 11: "AlterConfigs",
+}  # fmt: skip
+
+
+async def own_rights(
+    config: KafkaConfig, topics: Sequence[str]
+) -> dict[str, frozenset[str]] | None:
+    """Return what this principal may do with each topic; nothing where it may not even see it.
+
+    None where the broker does not tell (before 2.3).
+
+    Raises
+    ------
+    LogUnreachable, LogRefused
+        No broker answered, or it refused the login.
+    """
+    client = AIOKafkaClient(**client_settings(config))
+    with named("asking for rights"):
+        await client.bootstrap()
+        try:
+            names = [config.topic_prefix + topic for topic in topics]
+            found = await authorized_operations(client, names)
+        finally:
+            await client.close()
+    if found is None:
+        return None
+    return {
+        topic: frozenset(
+            operation for code, operation in OPERATIONS.items() if found.get(name, 0) >> code & 1
+        )
+        for topic, name in zip(topics, names, strict=True)
+    }

@@ -1,0 +1,1 @@
+"""Kafka's side of an installation: who may read and write which topic."""

@@ -1,0 +1,94 @@
+"""The table of rights, the commands made of it, and what doctor says of a principal's own."""
+
+import asyncio
+import tomllib
+
+import pytest
+
+from deploy.kafka.acls import acls, command
+from engine.cli import doctor
+from engine.settings import load_settings
+from engine.wire.rights import RIGHTS, ROLES, operations, problems_of, suited
+from engine.wire.topics import FRAMES, ORDERS, TOPICS
+from engine.wiring import process
+from tests.slices import ROOT
+
+NAMES = [topic.name for topic in TOPICS]
+
+
+def of(*roles: str) -> dict[str, frozenset[str]]:
+    chosen = [role for role in ROLES if role in roles]
+    return {
+        name: frozenset[str]().union(*(operations(role, name) for role in chosen)) for name in NAMES
+    }
+
+
+def test_every_topic_has_a_writer_and_a_reader_and_orders_are_given_by_planners_alone() -> None:
+    for name in NAMES:
+        assert any(name in rights.writes for rights in RIGHTS.values()), name
+        assert any(name in rights.reads for rights in RIGHTS.values()), name
+    assert {role for role in ROLES if ORDERS.name in RIGHTS[role].writes} == {"planner", "agent"}
+    assert RIGHTS["collector"].reads == ()
+    assert RIGHTS["reader"].writes == ()
+
+
+def test_each_acl_is_one_command_and_describe_is_not_said_where_it_is_implied() -> None:
+    made = list(acls({"flatline-c": ["collector"], "flatline-r": ["reader"]}, prefix="x."))
+    assert [acl for acl in made if acl.principal == "flatline-c"] == [
+        ("flatline-c", "topic", f"x.{FRAMES.name}", False, "Write")
+    ]
+    lines = [command(acl, server="k:9093", config="admin.properties") for acl in made]
+    assert lines[0] == (
+        "kafka-acls.sh --bootstrap-server k:9093 --command-config admin.properties --add"
+        f" --allow-principal User:flatline-c --operation Write --topic x.{FRAMES.name}"
+    )
+    assert lines[-1].endswith("--group flatline-reader- --resource-pattern-type prefixed")
+    assert not any(acl.operation == "Describe" for acl in made)
+    with pytest.raises(ValueError, match="'nobody' is no role"):
+        list(acls({"x": ["nobody"]}))
+
+
+def test_the_shipped_principals_have_every_role_once() -> None:
+    table = tomllib.loads((ROOT / "deploy/kafka/principals.toml").read_text())["principals"]
+    assert sorted(role for roles in table.values() for role in roles) == sorted(ROLES)
+
+
+def test_missing_and_excess_rights_are_told_apart() -> None:
+    assert problems_of(of("engine"), ["engine"]) == ([], [])
+    missing, excess = problems_of(of("collector"), ["agent"])
+    assert f"Read on {ORDERS.name}" in missing
+    assert excess == []
+    assert problems_of(of("planner", "notifier"), ["notifier"])[1]
+    assert suited(of("planner", "notifier")) == ("planner", "notifier")
+
+
+@pytest.mark.parametrize(
+    ("found", "roles", "finding", "words"),
+    [
+        (of("collector"), [], "well", "may do what collector needs, and no more"),
+        (of("collector", "agent"), ["collector"], "note", "may do more than collector needs"),
+        (of("collector"), ["agent"], "ill", f"lacks, as agent: Describe on {NAMES[2]}"),
+        (of(), [], "ill", "suffice for no role"),
+        (
+            {name: frozenset({"Read", "Write", "Alter", "Delete", "Describe"}) for name in NAMES},
+            [], "note", "may do everything",
+        ),
+        (None, [], "note", "does not tell"),
+    ],
+)  # fmt: skip
+def test_doctor_says_what_a_principal_lacks_and_has_too_much(
+    found: dict[str, frozenset[str]] | None,
+    roles: list[str],
+    finding: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def answer(_here: object) -> dict[str, frozenset[str]] | None:
+        return found
+
+    monkeypatch.setattr(doctor, "own_rights", answer)
+    monkeypatch.delenv("FLATLINE_CONFIG", raising=False)
+    chosen = [role for role in ROLES if role in roles]
+    check = asyncio.run(doctor._rights(process(load_settings()[0]), chosen))
+    assert check.finding == finding
+    assert words in check.sentence
