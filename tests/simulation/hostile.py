@@ -97,7 +97,8 @@ class _Attack(Run):
         self._spawn("act n0", partial(self._agent, "n0"))
         for guest in here:
             self.fleet.dies(guest, "panic_spin", 0.0)
-        await asyncio.sleep(1.0)
+        # By then their balloons are late, which is the second witness.
+        await asyncio.sleep(20.0)
         now_ms = self.detector.now_ms()
         executed = encode_order(order_for(here[0], 10**30, now_ms=now_ms), PLANNER_KEY)
         self.store.put(ORDERS.name, b"c0", *executed)
@@ -105,6 +106,7 @@ class _Attack(Run):
         await asyncio.sleep(1_900.0)
         assert self.result.effects == 1, "the order that is replayed must have been good"
         here[0].turn("panic_spin", asyncio.get_running_loop().time())
+        await asyncio.sleep(20.0)
         before = len(self.store.topics[JOURNAL.name])
         for number in range(self._count):
             good = order_for(self.chance.choice(here), number, now_ms=self.detector.now_ms())

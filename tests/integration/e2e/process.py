@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from deploy.lab.kafka_jars import PATIENCE, cache_dir
@@ -16,11 +16,20 @@ STOP_S = 20.0 * PATIENCE
 
 
 class Process:
-    """A role with a settings file and a state folder of its own, and one log over its lives."""
+    """A role with a settings file and a state folder of its own, and one log over its lives.
 
-    def __init__(self, name: str, role: str, *, folder: Path, settings: str) -> None:
+    Parameters
+    ----------
+    inside
+        A command that runs another one, such as `nsenter --net=FILE --`.
+    """
+
+    def __init__(
+        self, name: str, role: str, *, folder: Path, settings: str, inside: Sequence[str] = ()
+    ) -> None:
         self.name = name
         self.role = role
+        self.inside = tuple(inside)
         self.state = folder / "state"
         self.state.mkdir(parents=True)
         # Compiled once for all of them, though each has a state folder of its own.
@@ -42,7 +51,7 @@ class Process:
         self._before = len(self.log)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [FLATLINE, self.role, "--config", self.config],
+                [*self.inside, FLATLINE, self.role, "--config", self.config],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

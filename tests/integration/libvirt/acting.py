@@ -6,8 +6,9 @@ Each has a log of its own, so that no order of another test counts against its b
 import asyncio
 import itertools
 import json
+import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,7 +27,7 @@ from engine.wire.alert import Alert, encode_alert
 from engine.wire.control import Control, decode_control, encode_control
 from engine.wire.frame import decode_frame
 from engine.wire.journal import JournalEntry, decode_entry
-from engine.wire.order import Closed, Entry, Order, encode_order
+from engine.wire.order import Claim, Closed, Entry, Order, encode_order
 from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS
 from tests.integration.e2e.process import Process
 from tests.signing import with_signature
@@ -87,6 +88,8 @@ class ActingNode:
         What a migration may take of the network.
     webhook
         Whom a planner tells; none tells nobody.
+    inside
+        The command within which the agent runs, for another network namespace.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class ActingNode:
         policy: dict[str, str] | None = None,
         bandwidth_mib_s: int | None = None,
         webhook: str | None = None,
+        inside: Sequence[str] = (),
     ) -> None:
         text = read_shipped("lab")
         for line, instead in (policy or {}).items():
@@ -107,12 +111,14 @@ class ActingNode:
         self.lab = lab
         self.policy = parse_policy(text, source="lab")
         bandwidth = f"bandwidth_mib_s = {bandwidth_mib_s}" if bandwidth_mib_s else ""
-        settings = SETTINGS.format(
+        self._settings = settings = SETTINGS.format(
             cell=CELL, node=NODE, partitions=PARTITIONS, uri=alias(lab.uri(NODE)), other=OTHER,
             other_uri=lab.uri(OTHER), port=next(_ports), bandwidth=bandwidth,
             policy=folder / "policy.toml", state=folder / "agent" / "state",
         ) + (f'\n[notify]\nurl = "{webhook}"\n' if webhook else "")  # fmt: skip
-        self.agent = Process("act", "act", folder=folder / "agent", settings=settings)
+        self.agent = Process(
+            "act", "act", folder=folder / "agent", settings=settings, inside=inside
+        )
         self.planner = Process("plan", "plan", folder=folder / "plan", settings=settings)
         self._planner = own_key(self.agent.state / "keys", "planner")
         self.agent_key = own_key(self.agent.state / "keys", "agent")
@@ -138,6 +144,20 @@ class ActingNode:
         """Start the agent and return when it takes orders."""
         self.agent.start()
         self.agent.says("starts under policy", within_s=60)
+
+    def twin(self, folder: Path, *, inside: Sequence[str]) -> Process:
+        """Return a second agent of the same node on the same log, which no lock tells of this one.
+
+        It has a state folder and a ledger of its own, and writes libvirtd's address otherwise.
+        """
+        settings = self._settings.replace(str(self.agent.state), str(folder / "state"))
+        uri = self.lab.uri(NODE)
+        settings = re.sub(r'libvirt_uri = "[^"]*"', f'libvirt_uri = "{alias(uri)}"', settings)
+        twin = Process("twin", "act", folder=folder, settings=settings, inside=inside)
+        for name in ("log", "keys"):
+            (self.agent.state / name).mkdir(mode=0o700, exist_ok=True)
+            (twin.state / name).symlink_to(self.agent.state / name)
+        return twin
 
     def start_planner(self) -> None:
         """Start a planner on the same log, and return when it plans."""
@@ -196,6 +216,11 @@ class ActingNode:
         """Return the orders so far."""
         return [entry for entry in self._entries() if isinstance(entry, Order)]
 
+    def claims(self, order: Order) -> list[Claim]:
+        """Return who claimed an order's step, in the log's order."""
+        claims = [entry for entry in self._entries() if isinstance(entry, Claim)]
+        return [claim for claim in claims if claim.incident == order.incident]
+
     def words(self) -> list[Control]:
         """Return the control records so far."""
         return [decode_control(record.value) for record in self._read(CONTROL.name)]
@@ -237,7 +262,14 @@ class ActingNode:
     def acted(self) -> list[str]:
         """Return the action marks that the engine would see."""
         frames = [decode_frame(record.value) for record in self._read(FRAMES.name)]
-        return [event.kind for frame in frames for event in frame.events]
+        kinds = [event.kind for frame in frames for event in frame.events]
+        return [kind for kind in kinds if kind.startswith("action_")]
+
+    def noticed(self) -> list[tuple[str, dict[str, str]]]:
+        """Return what the agent's watch told the engine of guests, oldest first."""
+        frames = [decode_frame(record.value) for record in self._read(FRAMES.name)]
+        events = [event for frame in frames for event in frame.events]
+        return [(one.kind, one.detail) for one in events if not one.kind.startswith("action_")]
 
     def evidence(self) -> list[dict[str, bytes]]:
         """Return the bundles of evidence that the agent kept, file by file, and check rights."""

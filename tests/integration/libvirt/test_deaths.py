@@ -17,6 +17,8 @@ pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
 
 # DESIGN 8: so soon after libvirtd answers again the agent acts again.
 RECOVERED_MS = 30_000
+# The lab's balloons report every 2 s: two missed reports and 5 s make one late.
+BALLOON_LATE_S = 10.0
 # States of libvirt.
 PAUSED, CRASHED = 3, 6
 OWNED = ("--tenant", "acme", "--group", "web", "--actionable", "yes")
@@ -36,6 +38,10 @@ def panics(guest: Guest) -> None:
     guest.tell("panic")
     wait_until(
         lambda: guest.console.count("Kernel panic") > count, within_s=60, what="a kernel panic"
+    )
+    dead_s = time.monotonic()
+    wait_until(
+        lambda: time.monotonic() > dead_s + BALLOON_LATE_S, within_s=30, what="a late balloon"
     )
 
 
