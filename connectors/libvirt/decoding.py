@@ -87,7 +87,11 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class VcpuTimes:
-    """What the next sample needs of this one to tell how busy each vCPU was."""
+    """What the next sample needs of this one to tell how busy each vCPU was.
+
+    Its times are for how long each vCPU ran or waited for a core: where four threads share one, a
+    vCPU that spins runs for a quarter of it.
+    """
 
     instance: int
     mono_ns: int
@@ -132,7 +136,7 @@ def decode(
     gauges = np.full((len(GAUGES), size), np.nan, np.float32)
     current: dict[bytes, VcpuTimes] = {}
     for column, reading in enumerate(readings):
-        times = VcpuTimes(reading.instance, mono_ns, vcpu_times(reading.stats))
+        times = VcpuTimes(reading.instance, mono_ns, _vcpus_wanted(reading.stats))
         ratios = _busy_ratios(times, previous.get(reading.vm))
         current[reading.vm] = times
         for name, value in _integers(reading, ratios):
@@ -146,7 +150,7 @@ def decode(
         integers=integers,
         missing=missing if missing.any() else None,
         gauges=gauges,
-        vcpus=_vcpu_rows([_vcpus_wanted(reading.stats) for reading in readings]),
+        vcpus=_vcpu_rows([current[reading.vm].times_ns for reading in readings]),
     )
     return rows, current
 
@@ -265,19 +269,19 @@ def _gauges(stats: Stats, ratios: Sequence[float]) -> Iterator[tuple[str, float]
 
 
 def _busy_ratios(now: VcpuTimes, before: VcpuTimes | None) -> list[float]:
-    """Return the share of a core that each vCPU used since `before`; empty is unknown.
+    """Return the share of a core that each vCPU wanted since `before`; empty is unknown.
 
     A run that is not the same, or a vCPU whose time went back, has no interval.
     """
     if before is None or before.instance != now.instance or now.mono_ns <= before.mono_ns:
         return []
     elapsed_ns = now.mono_ns - before.mono_ns
-    used = [
+    wanted = [
         time_ns - before.times_ns[number]
         for number, time_ns in now.times_ns.items()
         if number in before.times_ns
     ]
-    return [used_ns / elapsed_ns for used_ns in used] if all(ns >= 0 for ns in used) else []
+    return [ns / elapsed_ns for ns in wanted] if all(ns >= 0 for ns in wanted) else []
 
 
 def _vcpu_field(stats: Stats, field: str, *, flags: bool = False) -> Iterator[tuple[int, int]]:

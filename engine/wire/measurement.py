@@ -181,7 +181,7 @@ TELEGRAF: Final = (
 VM_METRICS: Final = (
     Field("cpu_cores", "float", "cores", "CPU used; 1.0 is one core kept busy"),
     Field("cpu_ratio", "float", "0..1", "CPU used, of what all its vCPUs could use"),
-    Field("vcpu_busiest_ratio", "float", "0..1", "CPU used by the busiest vCPU, of one core"),
+    Field("vcpu_busiest_ratio", "float", "0..1", "CPU wanted by the busiest vCPU, of one core"),
     Field("cpu_delay_cores", "float", "cores", "cores waited for: contention on the node (steal)"),
     Field("disk_rd_bytes_per_s", "float", "bytes/s", "read from all disks"),
     Field("disk_wr_bytes_per_s", "float", "bytes/s", "written to all disks"),

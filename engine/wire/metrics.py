@@ -83,7 +83,7 @@ KVM_COUNTERS: Final = (
 
 # 32-bit floats at the moment of the sample; NaN is missing.
 GAUGES: Final = (
-    # Share of one core that the busiest vCPU used over the interval.
+    # Share of one core for which the busiest vCPU ran or waited for a core over the interval.
     Metric("vcpu_busiest_ratio"),
     Metric("dirty_bytes_per_s"),
 )

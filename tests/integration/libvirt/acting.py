@@ -83,7 +83,9 @@ class ActingNode:
     Parameters
     ----------
     policy
-        Lines of the lab's policy that are replaced, by what they are replaced with.
+        Lines of the shipped policy that are replaced, by what they are replaced with.
+    base
+        Which of the shipped policies that is.
     bandwidth_mib_s
         What a migration may take of the network.
     webhook
@@ -98,11 +100,12 @@ class ActingNode:
         lab: Lab,
         *,
         policy: dict[str, str] | None = None,
+        base: str = "lab",
         bandwidth_mib_s: int | None = None,
         webhook: str | None = None,
         inside: Sequence[str] = (),
     ) -> None:
-        text = read_shipped("lab")
+        text = read_shipped(base)
         for line, instead in (policy or {}).items():
             assert line in text
             text = text.replace(line, instead)

@@ -192,7 +192,7 @@ def test_another_instance_of_the_vm_has_no_interval_yet() -> None:
 
 
 def test_a_vcpu_time_that_went_back_is_no_rate() -> None:
-    assert value(decoded_twice(vcpus(9, 0), vcpus(0, SECOND_NS)), "vcpus_busy") is None
+    assert value(decoded_twice(vcpus(9_000, 0), vcpus(0, SECOND_NS)), "vcpus_busy") is None
 
 
 def test_a_vcpu_plugged_in_between_is_left_out_of_this_interval() -> None:
@@ -223,6 +223,14 @@ def test_the_time_of_each_vcpu_stands_at_its_number() -> None:
     wanted = [(a + int(b)) // 1000 * 1000 for a, b in zip(ran, waited, strict=True)]
     assert rows.vcpus.times_ns.tolist() == wanted
     assert rows.vcpus.missing is None
+
+
+def test_a_vcpu_that_waits_for_a_core_is_as_busy_as_one_that_has_it() -> None:
+    waiting = {**vcpus(0, 0), "vcpu.0.delay": 0, "vcpu.1.delay": 0}
+    later = {**vcpus(SECOND_NS // 4, 0), "vcpu.0.delay": 3 * SECOND_NS // 4, "vcpu.1.delay": 0}
+    rows = decoded_twice(waiting, later)
+    assert value(rows, "vcpus_busy") == 1
+    assert rows.gauges[GAUGE_ROW["vcpu_busiest_ratio"], 0] == pytest.approx(1.0)
 
 
 def test_a_vcpu_that_is_not_plugged_in_is_missing_and_not_still() -> None:
