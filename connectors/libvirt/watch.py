@@ -14,6 +14,7 @@ from connectors.libvirt.binding import (
     Connection,
     Domain,
     Library,
+    error_code,
     load,
 )
 from connectors.libvirt.calls import first_returned
@@ -37,6 +38,10 @@ _VCPU: Final = 8
 # A node of 200 VMs takes 0.1 s; this is for one that is busy too.
 _ROSTER_S: Final = 10.0
 _QUESTION_S: Final = 5.0
+# virErrorNumber of an agent that does not answer, and how libvirt begins what an agent answered
+# that does not know or may not do what it was asked.
+_AGENT_UNRESPONSIVE: Final = 86
+_AGENT_SAID: Final = "unable to execute QEMU agent command"
 # The kernel's neighbours are told by /proc too, where libvirt's own way of asking is not there.
 _NEIGHBOURS: Final = Path("/proc/net/arp")
 _MAX_ADDRESSES: Final = 8
@@ -142,22 +147,25 @@ class LibvirtWatch:
         return {mac: tuple(known)[:_MAX_ADDRESSES] for mac, known in found.items()}
 
     async def ping_agent(self, vm: bytes, *, within_s: float) -> Sign:
-        """Ask for the guest's time: the agent answers, or it does not.
+        """Ask for the guest's time: any word of the agent is an answer, a refusal as well.
 
-        libvirt's own ping would mark the VM as tampered with. libvirt waits 5 s for an agent.
+        libvirt's own ping would mark the VM as tampered with. libvirt waits 5 s for an agent;
+        where libvirt itself takes longer than that nothing is known.
         """
 
         def ask(connection: Connection, _mark: int) -> Sign:
             try:
                 connection.lookupByUUID(vm).getTime()
-            except self._library.libvirtError:
-                return "silent"
+            except self._library.libvirtError as error:
+                if _AGENT_SAID in str(error):
+                    return "answered"
+                return "silent" if error_code(error) == _AGENT_UNRESPONSIVE else "unknown"
             return "answered"
 
         try:
             return await self._ask(ask, what="guest agent", patience_s=within_s)
         except HypervisorUnreachable:
-            return "silent"
+            return "unknown"
 
     async def console(self, vm: bytes) -> str:
         """See `engine.ports.Watch`."""

@@ -127,7 +127,7 @@ def signs_of(
         return Signs(probe=_only_life(probe), agent=_only_life(agent))
     return Signs(
         probe=_sign(guest.probe, probe, look.mono_ns),
-        agent=_sign(guest.agent, agent, look.mono_ns),
+        agent=_sign(guest.agent, _as_told(guest.agent, agent), look.mono_ns),
         console_panic=guest.console_panic,
         rests=_rests(guest, look),
     )
@@ -135,6 +135,12 @@ def signs_of(
 
 def _only_life(sign: Sign) -> Sign:
     return "answered" if sign == "answered" else "unknown"
+
+
+def _as_told(answers: Answers, sign: Sign) -> Sign:
+    """Return what the last rounds heard, where a look is too short to wait for an agent."""
+    missed = answers.told == "silent" and answers.misses >= _MISSES
+    return "silent" if sign == "unknown" and missed else sign
 
 
 def _sign(answers: Answers, sign: Sign, now_ns: int) -> Sign:

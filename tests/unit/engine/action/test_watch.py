@@ -146,6 +146,19 @@ def test_silence_counts_of_a_guest_that_answered_within_ten_minutes_alone(
     assert getattr(signs_of(guest, look(at_s=0.0), **{channel: asked}), channel) == expected
 
 
+def test_an_agent_that_missed_two_rounds_is_silent_to_a_look_that_cannot_wait_for_it() -> None:
+    guest = watched(sample(0, 1))
+    guest, _ = heard(guest, "agent", "answered", now_ns=0)
+    guest, _ = heard(guest, "agent", "silent", now_ns=10 * S)
+    assert signs_of(guest, look(at_s=14)).agent == "unknown"
+    guest, _ = heard(guest, "agent", "silent", now_ns=20 * S)
+    assert signs_of(guest, look(at_s=24)).agent == "silent"
+    assert signs_of(guest, look(at_s=601)).agent == "unknown"
+    assert signs_of(guest, look(at_s=24), agent="answered").agent == "answered"
+    guest, _ = heard(guest, "agent", "answered", now_ns=30 * S)
+    assert signs_of(guest, look(at_s=34)).agent == "unknown"
+
+
 def test_a_guest_that_is_not_watched_may_only_be_alive() -> None:
     assert signs_of(None, look(), probe="silent", agent="silent") == signs_of(None, look())
     assert signs_of(None, look(), probe="answered").probe == "answered"

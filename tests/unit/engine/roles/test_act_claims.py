@@ -10,7 +10,7 @@ import pytest
 from connectors.embedded.ledger import EmbeddedLedger
 from connectors.embedded.log import EmbeddedConfig
 from connectors.simulator import lifecycle, virtual_time
-from engine.ports import LedgerStore
+from engine.ports import LedgerStore, Position
 from engine.roles.outbox import PAGE
 from engine.wire.order import Claim, Order
 from engine.wire.topics import CONTROL, ORDERS
@@ -114,6 +114,25 @@ def test_a_claim_that_reaches_the_log_after_the_order_s_expiry_is_no_call(
         await ordered(site)
         mark = await only_mark(site, after_s=90.0)
         assert mark.outcome in ("expired", "not_attempted")
+        assert not site.resets()
+
+    dead_vm(scene)
+
+
+def test_a_claim_that_does_not_stand_in_the_log_is_no_call() -> None:
+    async def scene(site: Site) -> None:
+        append = site.log.append
+
+        async def swallowing(topic: str, **words: object) -> object:
+            if b'"type":"claim"' in words["value"]:  # type: ignore[operator]
+                return Position(0, 0)
+            return await append(topic, **words)  # type: ignore[arg-type]
+
+        site.log.append = swallowing  # type: ignore[method-assign, assignment]
+        await ordered(site)
+        mark = await only_mark(site)
+        assert mark.outcome == "not_attempted"
+        assert mark.sentence.startswith("The claim of the step reached the log too late to count")
         assert not site.resets()
 
     dead_vm(scene)

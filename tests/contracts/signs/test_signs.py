@@ -1,0 +1,119 @@
+"""libvirt, the simulator and the packet sockets keep the promises of the watch's ports."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import pytest
+
+from connectors.clock import LoopClock
+from connectors.libvirt.binding import Library
+from connectors.libvirt.heard import Heard
+from connectors.libvirt.inventory import NAMESPACE
+from connectors.libvirt.watch import LibvirtWatch
+from connectors.probe import prober as probing
+from connectors.probe.packets import ETH_ARP
+from connectors.probe.prober import BridgeProber, NoProber
+from connectors.simulator import lifecycle, virtual_time
+from connectors.simulator.fleet import build_world
+from connectors.simulator.plan import WorldPlan
+from connectors.simulator.watch import SimulatedWatch
+from engine.sign_ports import ProbeAnswer, Prober
+from tests.contracts.signs.suite import CARD, ProberContract, WatchContract
+from tests.unit.connectors.libvirt.scripted import ScriptedError, ScriptedLibrary
+from tests.unit.connectors.probe.test_packets import ARP_REPLY, packet
+from tests.unit.connectors.probe.test_prober import Wire
+
+
+class ScriptedNode:
+    def __init__(self) -> None:
+        self.library = ScriptedLibrary(vms=2)
+        guest = self.library.vms[0]
+        marks = f"<f:vm xmlns:f='{NAMESPACE}' actionable='yes'/>"
+        guest.inside = f"<metadata>{marks}</metadata><devices><memballoon/></devices>"
+        guest.full |= {"vcpu.0.delay": 6}
+        guest.errors["getTime"] = ScriptedError(74, "agent is not configured")
+        self.vm = guest.uuid
+        self.heard = Heard()
+        self.heard.begin()
+        self.watch = LibvirtWatch(
+            uri="test",
+            heard=self.heard,
+            library=cast(Library, self.library),
+            neighbours=Path("/nowhere"),
+        )
+
+    def play(self, scene: Callable[[], Awaitable[None]]) -> None:
+        async def played() -> None:
+            async with self.watch:
+                await scene()
+
+        asyncio.run(played())
+
+    async def boot(self) -> None:
+        self.heard.add("rebooted", vm=self.vm)
+
+
+class SimulatedNode:
+    lane = 1
+
+    def play(self, scene: Callable[[], Awaitable[None]]) -> None:
+        async def played() -> None:
+            plan = WorldPlan(seed=7, vms_per_node=5, pinned={self.lane: "database"})
+            fleet = build_world(plan, LoopClock(epoch_ms=1_790_000_000_000))
+            self.world, self.vm = fleet.world, fleet.vm(self.lane)
+            topology, item = self.world.topology, self.world.topology.item
+            topology.item = lambda lane: msgspec.structs.replace(  # type: ignore[method-assign]
+                item(lane), actionable=lane == self.lane
+            )
+            self.watch: SimulatedWatch = fleet.watch(fleet.nodes[0])
+            await asyncio.sleep(1.0)
+            await scene()
+
+        virtual_time.run(played())
+
+    async def boot(self) -> None:
+        self.world.sync()
+        lifecycle.boot(self.world, self.lane, by="its owner")
+
+
+class TestLibvirt(WatchContract):
+    @pytest.fixture
+    def node(self) -> Iterator[ScriptedNode]:
+        node = ScriptedNode()
+        yield node
+        node.library.let_go()
+
+
+class TestSimulator(WatchContract):
+    @pytest.fixture
+    def node(self) -> SimulatedNode:
+        return SimulatedNode()
+
+
+class TestPacketSockets(ProberContract):
+    answers = ProbeAnswer("answered")
+
+    @pytest.fixture
+    def prober(self, monkeypatch: pytest.MonkeyPatch) -> BridgeProber:
+        monkeypatch.setattr(probing, "_PAUSE_S", 0.01)
+        wire = Wire(lambda kind, _number: packet(ARP_REPLY) if kind == ETH_ARP else None)
+        return BridgeProber(wire.open)
+
+    def ask(self, prober: Prober, *addresses: str) -> ProbeAnswer:
+        return asyncio.run(_asked(prober, addresses))
+
+
+class TestNoProber(ProberContract):
+    @pytest.fixture
+    def prober(self) -> NoProber:
+        return NoProber("CAP_NET_RAW is missing")
+
+    def ask(self, prober: Prober, *addresses: str) -> ProbeAnswer:
+        return asyncio.run(_asked(prober, addresses))
+
+
+async def _asked(prober: Prober, addresses: tuple[str, ...]) -> ProbeAnswer:
+    return await prober.ask(CARD, addresses, within_s=5.0)
