@@ -289,16 +289,15 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "one vCPU is its own witness", "engine/action/witnesses.py",
-        "if not (whole and fine and len(last.vcpu_time_ns) > 1 and vcpus):",
-        "if not (whole and fine and vcpus):",
+        " or len(last.vcpu_time_ns) < 2 or not vcpus:", " or not vcpus:",
     ),
     Mutant(
         "a vCPU of which nothing is told stands still", "engine/action/witnesses.py",
-        "if not (whole and fine and len", "if not (fine and len",
+        "    if told != {last.vcpus} or", "    if len(told) > 1 or",
     ),
     Mutant(
         "a tick of 10 ms is fine enough to tell rest by", "engine/action/witnesses.py",
-        "if not (whole and fine and len", "if not (whole and len",
+        "for times in (look.vcpu_time_ns, look.vcpu_delay_ns)", "for times in (look.vcpu_time_ns,)",
     ),
     Mutant(
         "a vCPU that rests as it did before is a witness", "engine/action/witnesses.py",

@@ -108,10 +108,11 @@ def _vcpus_stand_still(shape: CpuShape, looks: Sequence[Look], signs: Signs) -> 
     the guest lived. What the node has not watched while it rested is not known to rest.
     """
     first, last = looks[0], looks[-1]
-    whole = len(first.vcpu_time_ns) == first.vcpus == last.vcpus == len(last.vcpu_time_ns)
-    fine = len(first.vcpu_delay_ns) == len(last.vcpu_delay_ns) == last.vcpus
     vcpus = dead_vcpus(shape, first, last)
-    if not (whole and fine and len(last.vcpu_time_ns) > 1 and vcpus):
+    told = {
+        len(times) for look in (first, last) for times in (look.vcpu_time_ns, look.vcpu_delay_ns)
+    }
+    if told != {last.vcpus} or len(last.vcpu_time_ns) < 2 or not vcpus:
         return False
     return all(vcpu.gained_ns == 0 and _rests_too_long(signs, vcpu.place) for vcpu in vcpus)
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,14 +22,14 @@ OWNED = ("--tenant", "acme", "--group", "web", "--actionable", "yes")
 # Orders that two agents race for; 50 by hand: FLATLINE_RACES=50.
 RACES = int(os.environ.get("FLATLINE_RACES", "3"))
 
-# Asks one card and prints what came of it; runs in the network namespace of the bridge.
+# Asks one card and says what came of it; runs in the network namespace of the bridge.
 ASK = """
 import asyncio, json, sys
 from connectors.probe.prober import BridgeProber
 from engine.looks import Card
 bridge, mac, *addresses = sys.argv[1:]
 found = asyncio.run(BridgeProber().ask(Card(mac, bridge), addresses, within_s=3.0))
-print(json.dumps([found.sign, found.address, found.why]))
+sys.stdout.write(json.dumps([found.sign, found.address, found.why]))
 """
 
 
@@ -172,8 +171,8 @@ def test_a_guest_that_its_owner_resets_during_the_look_is_not_reset_again(
     try:
         with ActingNode(tmp_path, hypervisors) as node:
             order = node.order(vm, "reset")
-            node.wait_for_words("Accepted: ")
-            time.sleep(2.0)  # within the look's 4 s
+            # Saved between the look's two samples, in half of the 4 s between them.
+            node.wait_for_words("Evidence of")
             connection.lookupByUUID(vm).reset()
             mark = node.end_of(order)
             assert mark.outcome == "refused", mark.sentence
