@@ -150,7 +150,7 @@ def decode(
         integers=integers,
         missing=missing if missing.any() else None,
         gauges=gauges,
-        vcpus=_vcpu_rows([current[reading.vm].times_ns for reading in readings]),
+        vcpus=_vcpu_rows([_vcpus_told(reading.stats, current[reading.vm]) for reading in readings]),
     )
     return rows, current
 
@@ -163,6 +163,14 @@ def _vcpus_wanted(stats: Stats) -> dict[int, int]:
         for number, time_ns in vcpu_times(stats).items()
         if time_ns + delays.get(number, 0) <= _MAX_UINT64
     }
+
+
+def _vcpus_told(stats: Stats, times: VcpuTimes) -> Mapping[int, int]:
+    """Return the times by which a vCPU may be known to stand still; none where delays are not told.
+
+    Ticks alone stand still for a minute while a guest lives.
+    """
+    return times.times_ns if vcpu_delays(stats).keys() == times.times_ns.keys() else {}
 
 
 def _vcpu_rows(times_ns: Sequence[Mapping[int, int]]) -> VcpuRows:

@@ -46,7 +46,8 @@ def decoded_twice(
 
 def vcpus(*times_ns: int) -> dict[str, int]:
     told = {f"vcpu.{number}.time": time_ns for number, time_ns in enumerate(times_ns)}
-    return {"vcpu.maximum": len(times_ns), **told}
+    waited = {f"vcpu.{number}.delay": 0 for number in range(len(times_ns))}
+    return {"vcpu.maximum": len(times_ns), **told, **waited}
 
 
 def test_a_healthy_vm_fills_every_column_but_those_that_x86_lacks() -> None:
@@ -225,16 +226,22 @@ def test_the_time_of_each_vcpu_stands_at_its_number() -> None:
     assert rows.vcpus.missing is None
 
 
+def test_ticks_alone_are_no_standstill() -> None:
+    told = vcpus(5_000_000, 7_000_000)
+    del told["vcpu.1.delay"]
+    assert rows_of(told).vcpus is None
+
+
 def test_a_vcpu_that_waits_for_a_core_is_as_busy_as_one_that_has_it() -> None:
-    waiting = {**vcpus(0, 0), "vcpu.0.delay": 0, "vcpu.1.delay": 0}
-    later = {**vcpus(SECOND_NS // 4, 0), "vcpu.0.delay": 3 * SECOND_NS // 4, "vcpu.1.delay": 0}
-    rows = decoded_twice(waiting, later)
+    later = {**vcpus(SECOND_NS // 4, 0), "vcpu.0.delay": 3 * SECOND_NS // 4}
+    rows = decoded_twice(vcpus(0, 0), later)
     assert value(rows, "vcpus_busy") == 1
     assert rows.gauges[GAUGE_ROW["vcpu_busiest_ratio"], 0] == pytest.approx(1.0)
 
 
 def test_a_vcpu_that_is_not_plugged_in_is_missing_and_not_still() -> None:
-    rows = rows_of({"vcpu.maximum": 8, "vcpu.0.time": 5000, "vcpu.3.time": 6000})
+    told = {"vcpu.0.time": 5000, "vcpu.3.time": 6000, "vcpu.0.delay": 0, "vcpu.3.delay": 0}
+    rows = rows_of({"vcpu.maximum": 8, **told})
     assert rows.vcpus is not None
     assert rows.vcpus.counts.tolist() == [4]
     assert rows.vcpus.times_ns.tolist() == [5000, 0, 0, 6000]
