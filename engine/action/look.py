@@ -51,6 +51,8 @@ SENTENCES: Final = {
     "vcpu_moves": "Refused: vCPU {number} ran {gained_ms:.3f} ms during the look; in a dead guest"
     " it runs {limit_ms:g} ms at most.",
     "sign_of_life": "Refused: the VM is alive, it answered {what} during the look.",
+    "newborn_untold": "Refused: the VM has {history} of history, {limit_s:g} s are needed, and this"
+    " node heard nothing of a crash from its own device or hypervisor.",
     "no_witness": "Refused: nothing but its silence says that the VM is dead. {lacking}",
     "no_request": "Refused: no disk request of the VM completed during the look; a qemu whose"
     " I/O is stuck cannot finish a migration or a move of its disk.",
@@ -99,6 +101,7 @@ class Seen:
     gap_s: float
     age_s: float
     signs: Signs
+    newborn_s: float = 0.0
 
     @property
     def span_s(self) -> float:
@@ -118,7 +121,13 @@ class Seen:
 
 
 def judge(
-    order: Order, looks: Sequence[Look], *, gap_s: float, age_s: float, signs: Signs
+    order: Order,
+    looks: Sequence[Look],
+    *,
+    gap_s: float,
+    age_s: float,
+    signs: Signs,
+    newborn_s: float = 0.0,
 ) -> Verdict:
     """Say whether these samples of the live VM let `order` be carried out now.
 
@@ -134,8 +143,10 @@ def judge(
         How long ago the first sample was asked for, by the agent's own monotonic clock.
     signs
         What the node's own watch knows of the guest's signs of life as of the last sample.
+    newborn_s
+        History that a VM must have, unless this node heard of its crash itself.
     """
-    seen = Seen(order, looks, gap_s, age_s, signs)
+    seen = Seen(order, looks, gap_s, age_s, signs, newborn_s)
     rules = RULES.get(order.action)
     if rules is None:
         return _refusal("no_look", {"action": order.action})
@@ -397,6 +408,15 @@ def _no_sign_of_life(seen: Seen) -> _Said | None:
     return None
 
 
+def _old_or_told(seen: Seen) -> _Said | None:
+    """Refuse a young VM on the order's word alone that its own device told of a crash."""
+    known_s = seen.order.history_s
+    if seen.told or (known_s is not None and known_s >= seen.newborn_s) or seen.newborn_s <= 0:
+        return None
+    history = "an unknown time" if known_s is None else f"{known_s:.0f} s"
+    return "newborn_untold", {"history": history, "limit_s": seen.newborn_s}
+
+
 def _second_witness(seen: Seen) -> _Said | None:
     """Refuse where nothing but the silence itself, with the CPU shape, speaks for a death."""
     if len(_witnesses(seen)) > 1 or seen.crashed:
@@ -443,6 +463,7 @@ RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
         _balloon_silent_since_judged,
         _same_shape,
         _dead_vcpus_stand_still,
+        _old_or_told,
         _second_witness,
     ),
     # A hung userland leaves the kernel, its vCPUs and its balloon driver alive.
@@ -454,6 +475,7 @@ RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
         _stands_still,
         _still_since_judged,
         _same_shape,
+        _old_or_told,
         _second_witness,
     ),
     "migrate": (*_UNTOUCHED, _running, _requests_complete, _same_shape_if_judged),

@@ -331,8 +331,11 @@ class Agent:
         end = looks if isinstance(looks, End) else await self._last_words(task)
         if end is None and not isinstance(looks, End):
             age_s = (self._clock.mono_ns() - began_ns) / 1e9
-            gap_s = self._config.policy.limits.look_gap_s
-            verdict = judge(order, looks, gap_s=gap_s, age_s=age_s, signs=signs)
+            limits = self._config.policy.limits
+            gap_s, newborn_s = limits.look_gap_s, limits.newborn_s
+            verdict = judge(
+                order, looks, gap_s=gap_s, age_s=age_s, signs=signs, newborn_s=newborn_s
+            )
             if verdict.agrees:
                 end = await self._claim(task)
                 if end is None:

@@ -30,7 +30,7 @@ def ask(
     signs: Signs = AGENT_SILENT,
 ) -> Verdict:
     """Judge with one witness more than the looks have, unless the test says otherwise."""
-    return judge(given, looks, gap_s=gap_s, age_s=age_s, signs=signs)
+    return judge(given, looks, gap_s=gap_s, age_s=age_s, signs=signs, newborn_s=86_400)
 
 
 def pair(first: dict[str, Any] | None = None, **second: Any) -> tuple[Look, Look]:
@@ -110,6 +110,11 @@ CASES: tuple[tuple[str, str, Order, tuple[Look, ...]], ...] = (
         pair(HALTED, vcpu_time_ns=(0, 10_000_001)),
     ),
 )
+NEWBORN = tuple(
+    ("newborn_untold", "_old_or_told", order(attested=True, action=action, history_s=known), pair())
+    for action in ("reset", "reboot")
+    for known in (None, 86_399.0)
+)
 SIGNED: tuple[tuple[str, str, Signs], ...] = (
     ("sign_of_life", "_no_sign_of_life", Signs(probe="answered", agent="silent")),
     ("sign_of_life", "_no_sign_of_life", Signs(probe="silent", agent="answered")),
@@ -117,7 +122,7 @@ SIGNED: tuple[tuple[str, str, Signs], ...] = (
 )
 
 
-ALL = [(*case, AGENT_SILENT) for case in CASES] + [
+ALL = [(*case, AGENT_SILENT) for case in (*CASES, *NEWBORN)] + [
     (rule, guard, order(action=action), pair(ONE_VCPU, vcpu_time_ns=(4_200_000_000,)), signs)
     for rule, guard, signs in SIGNED
     for action in ("reset", "reboot")
@@ -438,3 +443,9 @@ def test_who_has_no_second_witness_is_told_which_would_help() -> None:
         " of a panic device or watchdog, no guest agent has answered before, no probe has answered"
         " before."
     )
+
+
+@pytest.mark.parametrize("seen", [{"reported": "watchdog"}, CRASHED], ids=["told", "crashed"])
+def test_a_young_vm_is_reset_where_this_node_heard_of_its_crash(seen: dict[str, Any]) -> None:
+    shape: Any = "idle" if "state" in seen else "one_core"
+    assert ask(order(attested=True, history_s=60.0, cpu_shape=shape), *pair(seen)).agrees
