@@ -1,11 +1,18 @@
-"""`/livez`, `/readyz` and `/metrics` of one process, on the standard library alone."""
+"""`/livez`, `/readyz` and `/metrics` of one process, on the standard library alone.
 
+Whoever can reach the port can hold neither many threads nor one for long: connections, the bytes
+of a request and the time of a connection are bounded.
+"""
+
+import io
+import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from socketserver import TCPServer, ThreadingMixIn
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import REGISTRY, make_wsgi_app
@@ -16,9 +23,13 @@ from engine.errors import SettingsError
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-# A probe asks and reads within milliseconds; a client that holds a connection open without
-# asking would otherwise hold its thread for ever.
+# A probe asks and reads within milliseconds. A client that asks byte by byte, or does not read the
+# answer, is cut off after this time, however often it moves.
 REQUEST_S: Final = 5.0
+# A kubelet, a Prometheus and a person ask at the same time; each connection costs a thread.
+MAX_CONNECTIONS: Final = 16
+# Browsers send some 2 KiB, proxies add to it; the standard library would take 6 MiB.
+MAX_REQUEST_BYTES: Final = 16 * 1024
 
 # Whether all is well, and one sentence for each thing that is not.
 Answer = tuple[bool, Sequence[str]]
@@ -120,9 +131,39 @@ class ProbeServer:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """One thread a request, none of which keeps the process alive."""
+    """One thread a request, none of which keeps the process alive, and so many at once."""
 
     daemon_threads = True
+    # A burst of connections is taken and bounded here, and not left to the kernel's retries.
+    request_queue_size = 4 * MAX_CONNECTIONS
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401 -- the base's own
+        self._open: list[socket.socket] = []
+        self._changing = threading.Lock()
+        super().__init__(*arguments, **settings)
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
+        """Take a connection; where too many are open the oldest one ends, as a probe is quick."""
+        with self._changing:
+            if len(self._open) >= MAX_CONNECTIONS:
+                _cut(self._open.pop(0))
+            self._open.append(request)
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
+        """Answer in a thread, for `REQUEST_S` at most."""
+        cutting = threading.Timer(REQUEST_S, _cut, (request,))
+        cutting.daemon = True
+        cutting.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            cutting.cancel()
+            with self._changing, suppress(ValueError):
+                self._open.remove(request)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a client that goes away or asks for too much is its own affair."""
 
     def server_bind(self) -> None:
         """Bind without asking the name service who we are, which may take seconds."""
@@ -132,10 +173,47 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
 
+def _cut(connection: socket.socket) -> None:
+    """End a connection that its thread still waits for."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Bounded(io.BufferedIOBase):
+    """What a client sends, up to `MAX_REQUEST_BYTES` of it."""
+
+    def __init__(self, stream: io.BufferedIOBase) -> None:
+        self._stream = stream
+        self._left = MAX_REQUEST_BYTES
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Return the next line; one that is beyond the bound ends the connection."""
+        most = self._left if size is None or size < 0 else min(size, self._left)
+        line = self._stream.readline(most + 1)
+        self._left -= len(line)
+        if self._left < 0:
+            raise ConnectionAbortedError(f"a request of more than {MAX_REQUEST_BYTES} bytes")
+        return line
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return nothing: no request here has a body that anybody reads."""
+        return b""
+
+    def close(self) -> None:
+        """Close the stream below."""
+        self._stream.close()
+        super().close()
+
+
 class _QuietHandler(WSGIRequestHandler):
     """Logs nothing: probes ask every few seconds."""
 
     timeout = REQUEST_S
+
+    def setup(self) -> None:
+        """Bound what is read."""
+        super().setup()
+        self.rfile = _Bounded(self.rfile)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing."""
