@@ -51,6 +51,7 @@ def step(state: PlannerState, event: PlannerEvent, policy: Policy) -> Stepped:
         case ControlSeen(control, key=key, by_operator=by_operator):
             state, done = with_control(state, control, key=key, by_operator=by_operator), ()
         case LoadSeen(cell, load):
+            load = load.with_part(state.loads.get(cell))
             state, done = replace(state, loads={**state.loads, cell: load}), ()
         case CaughtUp(now_ms):
             state, done = every_incident(replace(state, live=True), policy, now_ms)

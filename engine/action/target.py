@@ -41,6 +41,23 @@ class CellLoad:
     pools: Mapping[str, int] = field(default_factory=dict)
     networks: Mapping[str, int] = field(default_factory=dict)
 
+    def with_part(self, other: "CellLoad | None") -> "CellLoad":
+        """Return the picture with what another record says of the same minute.
+
+        A large cell's minute is several records; one that comes twice changes nothing.
+        """
+        if other is None or other.minute_ms != self.minute_ms:
+            return self
+        return CellLoad(
+            minute_ms=self.minute_ms,
+            nodes={**other.nodes, **self.nodes},
+            vm_count=max(other.vm_count, self.vm_count),
+            rooms={**other.rooms, **self.rooms},
+            vm_cores={**other.vm_cores, **self.vm_cores},
+            pools={**other.pools, **self.pools},
+            networks={**other.networks, **self.networks},
+        )
+
     def fresh(self, *, now_ms: int) -> bool:
         """Return whether the picture may still be taken for the cell's."""
         return now_ms - self.minute_ms <= _FRESH_MS

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from engine.detection.cell import Cell
@@ -16,49 +17,85 @@ _CLASSES = ("idle", "steady", "busy")
 # Mean CPU shares at which the next class begins.
 _EDGES: Final = (0.02, 0.4)
 CLASS_EDGES: Final = np.array(_EDGES)
+# Each takes 64 bytes, and the name of its group: so many with 150 bytes of names are below what a
+# record may have (`envelope.MAX_RECORD_BYTES`).
+PART_VMS: Final = 4096
 
 
-def close_minute(cell: Cell, *, time_ms: int, configuration: Configuration) -> Scores | None:
-    """Return the minute that has ended by `time_ms`, None while it lasts; begin the next."""
+def close_minute(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Scores]:
+    """Return the minute that has ended by `time_ms`, nothing while it lasts; begin the next.
+
+    A minute of many VMs is several records, each of as many nodes as a record of the log bears.
+    """
     minute_ms = round(configuration.minute_s * 1000)
     now = time_ms - time_ms % minute_ms
     closed, cell.totals.minute_ms = cell.totals.minute_ms, now
     if not closed or closed == now:
-        return None
-    uuids: list[bytes] = []
-    columns: list[np.ndarray[tuple[int, int], np.dtype[np.float32]]] = []
-    covered: list[np.ndarray[tuple[int, int], np.dtype[np.uint8]]] = []
-    classes: list[str] = []
-    load: dict[str, float] = {}
-    for name in sorted(cell.lanes):
-        lanes, node = cell.lanes[name], cell.nodes[name]
-        if len(lanes):
-            uuids.append(lanes.roster)
-            columns.append(_features(lanes))
-            covered.append(coverage(cell, node, lanes, np.arange(len(lanes)), configuration))
-            classes += _classes(lanes)
-        if "cpu_busy_ratio" in node.gauges:
-            load[name] = node.gauges["cpu_busy_ratio"]
+        return []
+    names = sorted(cell.lanes)
+    count = sum(len(cell.lanes[name]) for name in names)
+    parts = _shared_out(names, [len(cell.lanes[name]) for name in names]) if count else []
+    found: list[Scores] = []
+    for part in parts:
+        scores = Scores(
+            site=cell.site,
+            cell=cell.name,
+            minute_ms=closed,
+            uuids=b"".join(cell.lanes[name].roster for name in part),
+            values=_values(cell, part),
+            classes=tuple(kind for name in part for kind in _classes(cell.lanes[name])),
+            node_load={
+                name: cell.nodes[name].gauges["cpu_busy_ratio"]
+                for name in part
+                if "cpu_busy_ratio" in cell.nodes[name].gauges
+            },
+            nodes={name: _node(cell, name) for name in part},
+            configuration=configuration_hash(configuration),
+            coverage=_covered(cell, part, configuration),
+            cell_vms=count if len(parts) > 1 else msgspec.UNSET,
+        )
+        if not found:
+            scores = msgspec.structs.replace(
+                scores,
+                pool_vms=_counts(pool for vm in cell.vms.values() for pool in vm.pools),
+                network_vms=_counts(net for vm in cell.vms.values() for net in vm.networks),
+            )
+        found.append(scores)
+    for lanes in cell.lanes.values():
         lanes.row("forest_score")[...] = np.nan
         lanes.sums[...] = 0.0
         lanes.sum_counts[...] = 0.0
-    if not uuids:
-        return None
-    values = np.concatenate(columns, axis=1)
-    return Scores(
-        site=cell.site,
-        cell=cell.name,
-        minute_ms=closed,
-        uuids=b"".join(uuids),
-        values=np.ascontiguousarray(values, "<f4").tobytes(),
-        classes=tuple(classes),
-        node_load=load,
-        nodes={name: _node(cell, name) for name in sorted(cell.lanes)},
-        pool_vms=_counts(pool for vm in cell.vms.values() for pool in vm.pools),
-        network_vms=_counts(net for vm in cell.vms.values() for net in vm.networks),
-        configuration=configuration_hash(configuration),
-        coverage=np.concatenate(covered).tobytes(),
-    )
+    return found
+
+
+def _shared_out(names: list[str], sizes: list[int]) -> list[list[str]]:
+    """Return neighbouring nodes together, as many as have `PART_VMS` VMs; a larger one alone."""
+    parts: list[list[str]] = [[]]
+    vms = 0
+    for name, size in zip(names, sizes, strict=True):
+        if parts[-1] and vms + size > PART_VMS:
+            parts.append([])
+            vms = 0
+        parts[-1].append(name)
+        vms += size
+    return parts
+
+
+def _covered(cell: Cell, part: list[str], configuration: Configuration) -> bytes:
+    found = b""
+    for name in part:
+        lanes = cell.lanes[name]
+        every = np.arange(len(lanes))
+        if len(lanes):
+            found += coverage(cell, cell.nodes[name], lanes, every, configuration).tobytes()
+    return found
+
+
+def _values(cell: Cell, part: list[str]) -> bytes:
+    columns = [_features(cell.lanes[name]) for name in part if len(cell.lanes[name])]
+    if not columns:
+        return b""
+    return np.ascontiguousarray(np.concatenate(columns, axis=1), "<f4").tobytes()
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:

@@ -245,8 +245,9 @@ class Partition:
             for alert in alerts:
                 value, headers = encode_alert(alert)
                 outputs.append(Output(topics.ALERTS.name, name.encode(), value, headers, alert))
-            scores = close_minute(cell, time_ms=self.time_ms, configuration=self.configuration)
-            if scores is not None:
+            for scores in close_minute(
+                cell, time_ms=self.time_ms, configuration=self.configuration
+            ):
                 value = encode_scores(scores)
                 outputs.append(Output(topics.SCORES.name, name.encode(), value, scores=scores))
         return outputs

@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec import UNSET
 
 from engine.detection.compiled import compile_kernels
 from engine.detection.configuration import Configuration
@@ -114,6 +115,7 @@ class Detector:
         self._held: dict[int, _Held] = {}
         self._generation = -1
         self._ticks: dict[int, int] = {}
+        self._heard: dict[str, tuple[int, list[tuple[str, ...]]]] = {}
         # A role may be opened anew in one process: each opening is a source of its own.
         self._run = f"{config.run}.{clock.mono_ns():x}"
 
@@ -186,7 +188,7 @@ class Detector:
             self._log, output.topic, key=output.key, value=output.value, headers=headers
         )
         if output.scores is not None:
-            _export_coverage(output.scores)
+            self._export_coverage(output.scores)
         alert = output.alert
         if alert is None:
             return
@@ -261,6 +263,21 @@ class Detector:
             await subscription.commit({number: held.generations[0]})
         instruments.SNAPSHOT_BYTES.labels(str(number)).set(sum(map(len, chunks)))
 
+    def _export_coverage(self, scores: Scores) -> None:
+        """Count the VMs of a cell by the witnesses that would be heard if they died."""
+        heard = [witnesses_of(found) for found in scores.covered()[:, 0].tolist()]
+        if scores.cell_vms is not UNSET:
+            # One of several records of a minute.
+            minute_ms, others = self._heard.get(scores.cell, (0, []))
+            heard = [*others, *heard] if minute_ms == scores.minute_ms else heard
+            self._heard[scores.cell] = (scores.minute_ms, heard)
+        for witness in WITNESSES:
+            count = sum(witness in names for names in heard)
+            instruments.WITNESSED_VMS.labels(scores.cell, witness).set(count)
+        orderable = sum(may_be_reset(names) for names in heard)
+        instruments.ORDERABLE_VMS.labels(scores.cell, "yes").set(orderable)
+        instruments.ORDERABLE_VMS.labels(scores.cell, "no").set(len(heard) - orderable)
+
     def _export(self) -> None:
         for number, held in self._held.items():
             now = _counts(held.state)
@@ -270,17 +287,6 @@ class Detector:
                     instruments.RECORDS.labels(name).inc(grown)
             held.exported = now
             instruments.WAITING_FRAMES.labels(str(number)).set(held.state.waiting())
-
-
-def _export_coverage(scores: Scores) -> None:
-    """Count the VMs of a cell by the witnesses that would be heard if they died."""
-    heard = [witnesses_of(found) for found in scores.covered()[:, 0].tolist()]
-    for witness in WITNESSES:
-        count = sum(witness in names for names in heard)
-        instruments.WITNESSED_VMS.labels(scores.cell, witness).set(count)
-    orderable = sum(may_be_reset(names) for names in heard)
-    instruments.ORDERABLE_VMS.labels(scores.cell, "yes").set(orderable)
-    instruments.ORDERABLE_VMS.labels(scores.cell, "no").set(len(heard) - orderable)
 
 
 def _counts(state: Partition) -> dict[str, int]:

@@ -34,7 +34,7 @@ from engine.action.planner import step
 from engine.action.question import DAY_MS
 from engine.action.state import PlannerState
 from engine.action.target import CellLoad, NodeRoom
-from engine.errors import LogProducerBroken, LogUnreachable, RecordRejected
+from engine.errors import LogProducerBroken, LogUnreachable, RecordRejected, RecordTooLarge
 from engine.ports import Clock, Headers, Log, Record
 from engine.roles import instruments
 from engine.roles.health import Health
@@ -287,7 +287,7 @@ class Planner:
             await self._log.append(
                 ORDERS.name, key=order.cell.encode(), value=value, headers=headers
             )
-        except (LogUnreachable, LogProducerBroken) as error:
+        except (LogUnreachable, LogProducerBroken, RecordTooLarge) as error:
             # It may stand in the log or not: the state machine waits for it until it has
             # expired, and only then gives the step again.
             _log.warning(f"The order may not have reached the log: {error}", vm=order.vm)
@@ -327,7 +327,7 @@ def _load(scores: Scores) -> CellLoad:
     return CellLoad(
         minute_ms=scores.minute_ms,
         nodes=scores.node_load,
-        vm_count=size,
+        vm_count=scores.vm_count,
         rooms={
             name: NodeRoom(node.cores, node.memory_available_bytes, frozenset(node.groups))
             for name, node in scores.nodes.items()

@@ -229,7 +229,7 @@ class Replayer:
         self._feed(planned, AlertSeen(alert, time_ms, time_ms), event_s, time_ms)
 
     def _load_is(self, scores: Scores, event_s: float, time_ms: int) -> None:
-        load = CellLoad(scores.minute_ms, scores.node_load, len(scores.uuids) // UUID_BYTES)
+        load = CellLoad(scores.minute_ms, scores.node_load, scores.vm_count)
         for planned in self.planned.values():
             self._feed(planned, LoadSeen(scores.cell, load, time_ms), event_s, time_ms)
 

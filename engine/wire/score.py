@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 import numpy as np
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
 from engine.errors import RecordRejected
@@ -50,7 +50,9 @@ class NodeMinute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
     """One minute of one cell; `values` is shape (len(features), n) float32, row by row.
 
-    `pool_vms` and `network_vms` count the cell's VMs that hang on each. `coverage` is shape
+    `pool_vms` and `network_vms` count the cell's VMs that hang on each. A large cell's minute is
+    several records, each of some of its nodes; `cell_vms` is then how many VMs the cell has, and
+    the first record alone has the two counts. `coverage` is shape
     (n, 2) uint8: which witnesses would be heard if a VM died (a bit for each of `WITNESSES`, in
     their order), and what its definition has for them (a bit for each of `SET_UP`); empty where
     the engine of an earlier release wrote it.
@@ -72,6 +74,12 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     pool_vms: dict[str, int] = {}
     network_vms: dict[str, int] = {}
     coverage: bytes = b""
+    cell_vms: limits.Count | UnsetType = UNSET
+
+    @property
+    def vm_count(self) -> int:
+        """How many VMs the cell has."""
+        return len(self.uuids) // UUID_BYTES if self.cell_vms is UNSET else self.cell_vms
 
     def covered(self) -> NDArray[np.uint8]:
         """Return `coverage` as shape (n, 2); shape (0, 2) where nobody wrote it."""

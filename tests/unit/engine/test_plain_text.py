@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import PurePosixPath
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from engine.plain_text import (
@@ -40,6 +40,9 @@ def is_hidden(character: str) -> bool:
 
 
 @given(ANY)
+@example("\x1b]0;owned\x07")
+@example("a\nb\u2028c\x85d\u202ee\x9b")
+@example("\ud800")
 def test_one_line_is_one_line_that_utf8_can_say_and_says_plain_text_as_it_is(text: str) -> None:
     shown = one_line(text)
     assert not any(map(is_hidden, shown))
@@ -59,6 +62,10 @@ def test_what_cannot_be_seen_is_shown(character: str) -> None:
 
 
 @given(ENCODABLE)
+@example("=1+1")
+@example(" \t-2")
+@example("\uff0b1")
+@example('@a,"b"')
 def test_no_field_of_a_csv_table_is_a_formula_and_each_stays_one_field(text: str) -> None:
     [[first, second]] = csv.reader(io.StringIO(f"{csv_field(text)},end\n"), strict=True)
     assert (first, second) == (in_csv(text), "end")
@@ -79,6 +86,10 @@ class Seen(HTMLParser):
 
 
 @given(ENCODABLE)
+@example("<script>alert(1)</script>")
+@example("' onload='x")
+@example('" onload="x')
+@example("&lt;")
 def test_html_shows_the_text_and_has_no_element_of_it(text: str) -> None:
     seen = Seen()
     seen.feed(f"<p title='{in_html(text)}'>{in_html(text)}</p>")
@@ -96,6 +107,12 @@ def test_json_says_the_same_and_moves_no_cursor(value: object) -> None:
 
 
 @given(ANY)
+@example("../../etc/passwd")
+@example("..")
+@example("")
+@example("-rf")
+@example(".hidden")
+@example("a\0b/c\\d")
 def test_a_file_name_stays_in_its_folder(text: str) -> None:
     name = file_name(text)
     path = PurePosixPath("/folder") / name
