@@ -33,8 +33,11 @@ from connectors.kafka.log import KafkaLog
 from connectors.kafka.reading import FETCH_BYTES, make_consumer
 from deploy.lab.kafka_broker import Cluster
 from engine.detection.compiled import compile_kernels
+from engine.detection.partition import decoded
+from engine.frame_keyring import FrameKeyring
 from engine.roles.detect import DetectConfig, Detector
 from engine.roles.health import Health
+from engine.roles.opening import FrameOpener
 from engine.wire import metrics
 from engine.wire.frame import Frame, VmRows, decode_frame, encode_frame
 from engine.wire.topics import FRAMES
@@ -50,6 +53,10 @@ PLAIN_GOAL, FAUST_GOAL = 0.80, 0.70
 INTERVAL_NS = 2_000_000_000
 # Longer than the slowest contestant on the slowest machine.
 LIMIT_S = 60.0
+
+CELL = b"cell-1"
+# Frames are signed by their nodes and checked by the engine, as on a site.
+KEYS = FrameKeyring.in_memory(SystemClock(), secret=bytes(range(32)))
 
 _COUNTERS = [
     metrics.INTEGER_ROW[name]
@@ -125,12 +132,13 @@ async def prepare(bootstrap: str, vms: int, frames: int) -> Case:
         bootstrap=bootstrap, topic_prefix=f"{uuid.uuid4().hex[:8]}.", create_topics=True
     )
     values = fleet(vms, frames)
+    signers = [KEYS.signer("node", f"node-{node}") for node in range(NODES)]
     async with KafkaLog(config) as log:
         for begin in range(0, frames, NODES):
             await asyncio.gather(
                 *(
-                    log.append(FRAMES.name, key=b"cell-1", value=value)
-                    for value in values[begin : begin + NODES]
+                    log.append(FRAMES.name, key=CELL, value=value, headers=sign(CELL, value))
+                    for sign, value in zip(signers, values[begin : begin + NODES], strict=True)
                 )
             )
     return Case(config, vms, frames)
@@ -209,9 +217,10 @@ async def read_faust(case: Case) -> float:
 
 
 @asynccontextmanager
-async def detecting(log: KafkaLog, watch: Watch) -> AsyncIterator[None]:
+async def detecting(log: KafkaLog, watch: Watch, *, checking: bool) -> AsyncIterator[None]:
     """Run the engine's role on `log` for the length of the block."""
     clock = SystemClock()
+    opener = FrameOpener(KEYS.reader(), reader="bench", clock=clock, widen=widen)
     detector = Detector(
         log=log,
         config=DetectConfig(
@@ -219,6 +228,7 @@ async def detecting(log: KafkaLog, watch: Watch) -> AsyncIterator[None]:
         ),
         clock=clock,
         health=Health(clock),
+        open_frame=opener if checking else decoded,
     )
     task = asyncio.create_task(detector.run())
 
@@ -241,10 +251,11 @@ async def detecting(log: KafkaLog, watch: Watch) -> AsyncIterator[None]:
                 await running
 
 
-async def read_flatline(case: Case, kind: type[KafkaLog]) -> float:
+async def read_flatline(case: Case, kind: type[KafkaLog], *, checking: bool = True) -> float:
     """Return seconds of CPU of the engine, from the log to its decisions."""
     watch = Watch(case.frames)
-    async with kind(replace(case.config, create_topics=False)) as log, detecting(log, watch):
+    config = replace(case.config, create_topics=False)
+    async with kind(config) as log, detecting(log, watch, checking=checking):
         return await watch.frame_s()
 
 
@@ -252,6 +263,7 @@ CONTESTANTS: dict[str, Callable[[Case], Awaitable[float]]] = {
     "bare aiokafka": read_bare,
     "aiokafka, decode and kernel": read_and_fold,
     "Flatline, plain": lambda case: read_flatline(case, KafkaLog),
+    "Flatline, plain, MAC not checked": lambda case: read_flatline(case, KafkaLog, checking=False),
     "empty Faust agent": read_faust,
     "Flatline, Faust": lambda case: read_flatline(case, FaustKafkaLog),
 }

@@ -5,6 +5,8 @@ from typing import Final
 from tests.mutant import Mutant
 
 _WORDS: Final = "engine/action/words.py"
+_HEARD: Final = ("tests/unit/engine/action/test_words.py",)
+_SIGNED: Final = ("tests/unit/engine/action/test_keys.py",)
 _MAC: Final = "engine/wire/frame_mac.py"
 _FRAMES: Final = ("tests/unit/engine/wire/test_frame_mac.py",)
 _KEYRINGS: Final = (
@@ -18,54 +20,63 @@ KEY_MUTANTS: Final = (
         _WORDS,
         "    if control.kind not in _RESTRICTIONS or not control.active:\n",
         "    if not control.active:\n",
+        _HEARD,
     ),
     Mutant(
         "anybody ends a pause",
         _WORDS,
         "    if control.kind not in _RESTRICTIONS or not control.active:\n",
         "    if control.kind not in _RESTRICTIONS:\n",
+        _HEARD,
     ),
     Mutant(
         "anybody shortens a pause",
         _WORDS,
         "    return held.until_ms is None or control.until_ms < held.until_ms\n",
         "    return False\n",
+        _HEARD,
     ),
     Mutant(
         "a word under another key displaces a pause",
         _WORDS,
         "    if loosens(control, held) or key != control.key():\n",
         "    if loosens(control, held):\n",
+        _HEARD,
     ),
     Mutant(
         "the copy of an old word ends a pause",
         _WORDS,
         "    if time_ms - control.time_ms > _FRESH_MS:\n",
         "    if False:\n",
+        _HEARD,
     ),
     Mutant(
         "a word ends a pause that is newer",
         _WORDS,
         "    if held is not None and held.active and control.time_ms < held.time_ms:\n",
         "    if False:\n",
+        _HEARD,
     ),
     Mutant(
         "a refused record leaves nothing in the place of a pause",
         _WORDS,
         "    return Heard(_hold(key, error, time_ms=time_ms), rejected=error)\n",
         "    return Heard(None, rejected=error)\n",
+        _HEARD,
     ),
     Mutant(
         "anybody's word ends a hold",
         "engine/wire/control.py",
         "    if by_operator:\n",
         "    if True:\n",
+        _HEARD,
     ),
     Mutant(
         "a hold is said by anybody",
         _WORDS,
         '    source = "" if control.source in HOLDS else control.source\n',
         "    source = control.source\n",
+        _HEARD,
     ),
     Mutant(
         "a displaced pause is not written back",
@@ -79,18 +90,21 @@ KEY_MUTANTS: Final = (
         "engine/action/keys.py",
         "    check_signature(value, headers, trusted=trusted.engines)\n",
         "",
+        _SIGNED,
     ),
     Mutant(
         "a planner's key signs alerts",
         "engine/action/keys.py",
         "    check_signature(value, headers, trusted=trusted.engines)\n",
         "    check_signature(value, headers, trusted={**trusted.engines, **trusted.planners})\n",
+        _SIGNED,
     ),
     Mutant(
         "a key lasts for ever",
         "engine/action/keys.py",
         "    if until_ms is not None and time_ms >= until_ms:\n",
         "    if False:\n",
+        _SIGNED,
     ),
     Mutant(
         "a frame needs no MAC",

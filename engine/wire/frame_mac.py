@@ -176,6 +176,8 @@ class Revoked:
         """Return whether a key's frames are refused."""
         if name.serial in self.ids or name.site_key in self.ids:
             return True
+        if not self.names:
+            return False
         return made_ms(name.serial) <= self.names.get(f"{name.kind}/{name.name}", -1)
 
 
@@ -268,24 +270,30 @@ class FrameKeys:
         return found
 
     def _check_life(self, name: KeyName, time_ms: int) -> None:
-        renew = f"flatline keys create {name.kind} {name.name}, and copy the file there"
         if self._revoked.covers(name):
-            raise _bad(f"key {name.serial} of {name.kind} {name.name} is revoked", renew)
+            raise _bad(f"{_told(name)} is revoked", _renew(name))
         until_ms = self._site_keys[name.site_key].until_ms
         if until_ms is not None and time_ms >= until_ms:
             raise _bad(
-                f"the site key {name.site_key}, from which key {name.serial} of {name.kind}"
-                f" {name.name} is derived, has expired",
-                renew,
+                f"the site key {name.site_key}, from which {_told(name)} is derived, has expired",
+                _renew(name),
             )
         if name.until_s and time_ms >= name.until_s * 1000:
-            raise _bad(f"key {name.serial} of {name.kind} {name.name} has expired", renew)
+            raise _bad(f"{_told(name)} has expired", _renew(name))
 
 
 _GIVE_A_KEY: Final = (
     "make a key with `flatline keys create node NAME` where the site key is and copy it to the"
     " node, or set keys.frames to accept while releases before frame keys still run"
 )
+
+
+def _told(name: KeyName) -> str:
+    return f"key {name.serial} of {name.kind} {name.name}"
+
+
+def _renew(name: KeyName) -> str:
+    return f"flatline keys create {name.kind} {name.name}, and copy the file there"
 
 
 def _bad(why: str, cure: str) -> RecordRejected:
@@ -333,12 +341,11 @@ def open_frame(
 
 def _check_header(header: Header, name: KeyName, record_key: bytes) -> None:
     """Reject a frame of another node, role or cell than its key speaks for."""
-    key = f"key {name.serial} of {name.kind} {name.name}"
     if header.role not in ROLES_OF[name.kind]:
-        raise _bad(f"{key} may not write frames of role {header.role}", _FIND_OUT)
+        raise _bad(f"{_told(name)} may not write frames of role {header.role}", _FIND_OUT)
     if header.node != name.name:
         raise _bad(
-            f"it is of node {header.node[:128]!r} but signed with {key}",
+            f"it is of node {header.node[:128]!r} but signed with {_told(name)}",
             "give each node the key that was made for its site.node",
         )
     if header.role != "shell" and record_key != header.cell.encode():
