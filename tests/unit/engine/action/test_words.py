@@ -214,11 +214,12 @@ def test_an_operator_s_key_counts_until_it_ends() -> None:
 @pytest.mark.parametrize("source", [UNREADABLE, REFUSED])
 def test_nobody_speaks_as_a_hold(source: str) -> None:
     reader = Reader()
-    reader.read(word(active=False))
     said = word(source=source, until_ms=NOW_MS + 1)
-    reader.read(said)
-    reader.read(said, under=word().key())
-    assert reader.paused(NOW_MS + 2)
+    for key in (word().key(), said.key()):
+        reader.read(word(active=False), under=key)
+        reader.read(said, under=key)
+        assert reader.paused(NOW_MS + 2)
+        reader.controls = {}
 
 
 @pytest.mark.parametrize(
