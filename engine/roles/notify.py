@@ -7,7 +7,6 @@ sent only while the log can be read.
 """
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -99,20 +98,23 @@ class Notifying:
         LogError
             The log refused or went away; whoever runs this opens it anew.
         """
-        saying = asyncio.create_task(self._outbox.run())
-        telling = asyncio.create_task(self._tell_for_ever())
+        saying = asyncio.create_task(self._write_for_ever())
         try:
-            done, _ = await asyncio.wait({saying, telling}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await self._tell_for_ever()
         finally:
-            telling.cancel()
-            await asyncio.wait({telling})
-            if not saying.done():
-                await self._outbox.emptied(within_s=_LEAVE_S)
+            await self._outbox.emptied(within_s=_LEAVE_S)
             saying.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await saying
+            await asyncio.wait({saying})
+
+    async def _write_for_ever(self) -> None:
+        """Write to the journal what was refused; where that fails pages are told all the same."""
+        backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
+        while True:
+            try:
+                await self._outbox.run()
+            except Exception as error:  # noqa: BLE001 -- whatever it is, people are to be told
+                _log.error("A page that was refused is not in the journal.", reason=str(error))
+            await asyncio.sleep(backoff.failed())
 
     async def _tell_for_ever(self) -> None:
         generation = -1

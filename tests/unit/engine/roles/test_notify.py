@@ -9,7 +9,7 @@ import pytest
 from connectors.clock import LoopClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from connectors.simulator import virtual_time
-from engine.errors import NotifierRefused, NotifierUnreachable
+from engine.errors import LogRefused, NotifierRefused, NotifierUnreachable
 from engine.ports import Notice
 from engine.roles.health import Health
 from engine.roles.notify import ALIVE, MAX_AGE_MS, Notifying
@@ -254,5 +254,23 @@ def test_many_pages_that_fail_take_a_few_tries_at_a_time() -> None:
         stage.journal.write("refusal", "Good.", page=True)
         await asyncio.sleep(120)
         assert stage.pager.pages() == ["Good."]
+
+    play(scene)
+
+
+def test_a_journal_that_cannot_be_written_keeps_no_page_from_people() -> None:
+    async def scene(stage: Scene) -> None:
+        stage.start()
+        stage.journal.write("refusal", "Two is refused.", page=True)
+        stage.journal.write("refusal", "Three.", page=True)
+        assert await stage.outbox.emptied(within_s=5)
+
+        async def refuse(*_: object, **__: object) -> None:
+            raise LogRefused("nobody may write here")
+
+        stage.log.append = refuse  # type: ignore[assignment, method-assign]
+        await asyncio.sleep(200)
+        assert stage.pager.pages() == ["Three."]
+        assert len(stage.pager.heard) >= 4
 
     play(scene)
