@@ -131,6 +131,8 @@ def test_a_request_without_end_is_cut_off(server: ProbeServer, part: str) -> Non
         with suppress(OSError):
             for sent in parts[part]:
                 connection.sendall(sent)
+        # At once, and not only when the time of a connection is over.
+        connection.settimeout(0.4 * probes.REQUEST_S)
         assert ended(connection)
     assert get(server, "/livez") == (200, "ok\n")
 
