@@ -5,7 +5,7 @@ a death. Seeds below `FIRST_SEED` were looked at while detection was tuned; figu
 those above.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
@@ -29,6 +29,7 @@ from engine.evaluation.judging import Judgement, judge
 from engine.evaluation.truth import Occurrence
 from engine.ports import Moment, Record
 from engine.roles.replay import Replayer
+from engine.wire.alert import may_be_reset
 from engine.wire.frame import Frame
 from engine.wire.topics import FRAMES
 from tests.simulation.site_records import Site
@@ -90,6 +91,10 @@ _SELF_REBOOT_S: Final = (11.0, 28.5)
 _CRASH_KERNEL_S: Final = (5.0, 28.5)
 
 
+Witnesses = Mapping[str, Sequence[tuple[int, tuple[str, ...]]]]
+_MINUTE_MS: Final = 60_000
+
+
 class SimulatedRecording:
     """`engine.ports.Recording` of a simulated site, played anew at each reading."""
 
@@ -117,14 +122,42 @@ class SimulatedRecording:
         """Return how many records there were."""
         return {"records": self.site.offset}
 
-    def truth(self) -> list[Occurrence]:
-        """Return what really happened in the last reading, in the names of the recording."""
+    def truth(self, witnesses: Witnesses | None = None) -> list[Occurrence]:
+        """Return what really happened in the last reading, in the names of the recording.
+
+        The death of a VM that had no second witness by then is told and never ordered: it is not
+        counted among those that can be seen. `witnesses` is `Replayer.witnesses`, None if all had.
+        """
         world = self.site.world
         end_s = (world.epoch_ns + world.now_ns) / 1e9
         return [
-            _occurrence(happening, world.topology.names, world.epoch_ns, end_s, self.site)
+            _occurrence(
+                happening,
+                world.topology.names,
+                world.epoch_ns,
+                end_s,
+                self.site,
+                alone=witnesses is not None and self._is_alone(happening, witnesses),
+            )
             for happening in world.truth.happenings
         ]
+
+    def _is_alone(self, happening: Happening, witnesses: Witnesses) -> bool:
+        """Return whether a VM that died had no second witness in the minute before."""
+        world = self.site.world
+        if happening.incident.kind not in DEATHS:
+            return False
+        died_ms = (world.epoch_ns + happening.began_ns) // 1_000_000
+        # Where all vCPUs spin none stands still.
+        spins = happening.incident.kind == "panic_spin"
+        all_spin = spins and happening.incident.params.get("vcpus", 1.0) == 0.0
+        for vm in happening.vms:
+            told = witnesses.get(str(UUID(bytes=world.topology.uuids[vm])), [])
+            heard = [names for minute_ms, names in told if minute_ms + _MINUTE_MS <= died_ms]
+            names = heard[-1] if heard else ()
+            if not may_be_reset([name for name in names if not (all_spin and name == "vcpus")]):
+                return True
+        return False
 
 
 class _Site(Site):
@@ -150,6 +183,14 @@ class Played:
     judgement: Judgement
     vm_days: float
     alert_ids: frozenset[str]
+
+    @property
+    def alert_only(self) -> int:
+        """How many guests died that had no second witness."""
+        return sum(
+            one.occurrence.kind in DEATHS and not one.occurrence.detectable
+            for one in self.judgement.findings
+        )
 
 
 def plan_of(seed: int, *, seconds: float) -> WorldPlan:
@@ -244,7 +285,7 @@ def play(
         )
         replayer = Replayer(recording, policies={}, configuration=configuration)
         lines = list(replayer.run())
-        judgement = judge(lines, recording.truth(), interval_s=interval_s)
+        judgement = judge(lines, recording.truth(replayer.witnesses), interval_s=interval_s)
         yield Played(
             seed=seed,
             judgement=judgement,
@@ -266,7 +307,13 @@ def together(played: Iterable[Played]) -> tuple[Judgement, float]:
 
 
 def _occurrence(
-    happening: Happening, names: list[str], epoch_ns: int, end_s: float, site: Site
+    happening: Happening,
+    names: list[str],
+    epoch_ns: int,
+    end_s: float,
+    site: Site,
+    *,
+    alone: bool = False,
 ) -> Occurrence:
     incident = happening.incident
     kind = incident.kind
@@ -285,6 +332,7 @@ def _occurrence(
         start_s=began_s,
         end_s=end_s if lasting or ended_ns is None else (epoch_ns + ended_ns) / 1e9,
         shape=_shape(incident, site),
+        detectable=not alone,
         note=f"seed {site.plan.seed}",
     )
 

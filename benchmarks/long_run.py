@@ -39,8 +39,9 @@ SITE_SECONDS: Final = 3600.0
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """What came out on one site.
 
-    `delays_s` has one entry for each death that can be seen: from the death to the suggestion
-    that is right, None where none came.
+    `delays_s` has one entry for each death that a second witness sees: from the death to the
+    suggestion that is right, None where none came. `alert_only` counts the other deaths, and
+    `alerted` those of them that were told.
     """
 
     seed: int
@@ -49,6 +50,8 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
     delays_s: list[float | None]
     false_orders: list[str]
     false_alerts: int
+    alert_only: int = 0
+    alerted: int = 0
 
 
 def played(seed: int, *, interval_s: float, code: str) -> Site:
@@ -69,6 +72,12 @@ def played(seed: int, *, interval_s: float, code: str) -> Site:
             for order in judgement.false_orders
         ],
         false_alerts=len(judgement.false_alerts),
+        alert_only=one.alert_only,
+        alerted=sum(
+            found.alert_s is not None
+            for found in judgement.findings
+            if found.occurrence.kind in corpus.DEATHS and not found.occurrence.detectable
+        ),
     )
 
 
@@ -91,6 +100,7 @@ def summed(sites: Iterable[Site], *, interval_s: float) -> dict[str, Figure]:
     delays = [delay for site in found for delay in site.delays_s]
     ordered = [delay for delay in delays if delay is not None]
     vm_days = sum(site.vm_days for site in found)
+    alone = sum(site.alert_only for site in found)
     orders = rate(sum(len(site.false_orders) for site in found), vm_days)
     return {
         "interval_s": interval_s,
@@ -98,6 +108,9 @@ def summed(sites: Iterable[Site], *, interval_s: float) -> dict[str, Figure]:
         "codes": len({site.code for site in found}),
         "vm_days": round(vm_days, 1),
         "deaths": len(delays),
+        "alert_only": alone,
+        "alert_only_share": round(alone / max(1, alone + len(delays)), 4),
+        "alert_only_told": sum(site.alerted for site in found),
         "recall": len(ordered) / len(delays) if delays else None,
         "recall_lower": round(binomial_lower(len(ordered), len(delays)), 4),
         "median_s": float(np.median(ordered)) if ordered else None,

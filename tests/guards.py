@@ -7,6 +7,7 @@ from tests.key_guards import KEY_MUTANTS
 from tests.mutant import ROLES, Mutant
 from tests.receiver_guards import RECEIVER_MUTANTS
 from tests.slices import ROOT
+from tests.witness_guards import WITNESS_MUTANTS
 
 
 def _without(rule: str, *, last: str = "log_rules") -> Mutant:
@@ -51,6 +52,7 @@ MUTANTS: Final = (
         "    if False and entry.node not in",
     ),
     *KEY_MUTANTS,
+    *WITNESS_MUTANTS,
     Mutant(
         "an old word said twice opens an incident anew", _PLAN,
         "    if incident is not None and _is_stale(alert, incident):\n", "    if False:\n",

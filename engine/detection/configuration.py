@@ -119,9 +119,11 @@ class Configuration:
     # Words of a death come with the last sample before the silence at the earliest.
     said_before_s: float = 30.0
 
-    # Of a core that an idle vCPU uses and waits for at most: the lab's used below 7 %, on a busy
-    # host whose emulation makes timers dear; from a tenth on one works.
+    # Of a core, what a vCPU uses and waits for at most that only serves timers: in a VM that does
+    # no I/O a tenth (the lab's used up to 7 %, on a busy host whose emulation makes timers dear);
+    # in one that works, less than which hardly any request is served.
     vcpu_idle_share: float = 0.1
+    vcpu_timer_share: float = 0.01
 
     # Hangs: the kernel lives, so nothing is urgent and a longer look costs nothing.
     hung_s: float = 20.0

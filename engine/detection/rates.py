@@ -91,9 +91,9 @@ def fold_rows(
         _weights(round(step_s, 3)),
         lanes.counted,
     )
-    _fold_standstill(lanes, rows, step_s, configuration)
     pace = _pace(dt_s, sequence=sequence, event_ms=event_ms, configuration=configuration)
     _fold_course(lanes, rows, pace)
+    _fold_standstill(lanes, rows, step_s, configuration)
     _note_rates(lanes, has_interval=pace.has_interval)
     _fold_vitals(lanes, len(rows), step_s, event_ms / 1000.0)
 
@@ -193,7 +193,9 @@ def _fold_standstill(
         times,
         lanes.taken.judged,
         broken,
+        lanes.taken.alive == gaps.SILENT,
         configuration.vcpu_idle_share * step_s * 1e9,
+        configuration.vcpu_timer_share * step_s * 1e9,
         lanes.others_gaps,
         lanes.whole_gaps,
         lanes.numbers("vcpu_mover"),

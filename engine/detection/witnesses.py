@@ -78,7 +78,12 @@ def vcpus_item(seen: Picture, configuration: Configuration) -> EvidenceItem | No
     nothing is known: they may work or spin.
     """
     if seen.shape == "idle":
-        still, who = seen.whole, "none of its vCPUs has used any time"
+        # Of several vCPUs the others stand still as well, and often more is known of them.
+        still = max(
+            seen.whole, seen.others, key=lambda one: (one.told == standstill.STILL, one.nats)
+        )
+        still = still if seen.whole.told == standstill.STILL else seen.whole
+        who = "none of its vCPUs has used any time"
     elif seen.shape == "one_core":
         still, who = seen.others, "all of its vCPUs but one have used no time at all"
         if still.told == standstill.MOVED:

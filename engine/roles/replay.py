@@ -35,6 +35,7 @@ from engine.action.state import PlannerState
 from engine.action.target import CellLoad
 from engine.detection.cell import Cell
 from engine.detection.configuration import Configuration, configuration_hash
+from engine.detection.coverage import witnesses_of
 from engine.detection.partition import Partition
 from engine.detection.snapshot import digest
 from engine.evaluation.lines import AlertLine, OrderLine
@@ -104,6 +105,8 @@ class Replayer:
         self.fired: set[str] = set()
         self.frames = 0
         self.vm_samples = 0
+        # By VM, each minute in which its witnesses changed, and who would be heard from then on.
+        self.witnesses: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
         self.observed_s_by_day: dict[int, float] = {}
         self._observed_s: dict[bytes, NDArray[np.float64]] = {}
         self._first_ms = self._last_ms = 0
@@ -228,7 +231,16 @@ class Replayer:
             alert = msgspec.structs.replace(alert, suggested_action="none")
         self._feed(planned, AlertSeen(alert, time_ms, time_ms), event_s, time_ms)
 
+    def _note_witnesses(self, scores: Scores) -> None:
+        for place, found in enumerate(scores.covered()[:, 0].tolist()):
+            uuid = scores.uuids[place * UUID_BYTES : (place + 1) * UUID_BYTES]
+            known = self.witnesses.setdefault(str(UUID(bytes=uuid)), [])
+            heard = witnesses_of(found)
+            if not known or known[-1][1] != heard:
+                known.append((scores.minute_ms, heard))
+
     def _load_is(self, scores: Scores, event_s: float, time_ms: int) -> None:
+        self._note_witnesses(scores)
         load = CellLoad(scores.minute_ms, scores.node_load, scores.vm_count)
         for planned in self.planned.values():
             self._feed(planned, LoadSeen(scores.cell, load, time_ms), event_s, time_ms)

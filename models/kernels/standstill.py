@@ -5,8 +5,9 @@ When a Linux kernel panics, every vCPU but the one that panicked is stopped and 
 While the kernel lives its idle vCPUs serve timers, so a job that computes on one of them leaves
 some time on the others.
 How long a VM's idle vCPUs stand at exactly 0 while it lives differs from guest to guest (a
-tickless one may sleep for seconds), so it is learned of each, by `models.kernels.gaps`, from
-samples in which they are idle: what busy vCPUs gain says nothing about idle ones.
+tickless one may sleep for minutes), so it is learned of each, by `models.kernels.gaps`, from
+samples in which they are idle: what vCPUs gain by work says nothing of what timers alone do. A
+VM without any I/O has little work; of one with I/O only the least gains are taken for timers'.
 
 The same is learned of what KVM counts: how long a VM goes without an injected interrupt.
 """
@@ -120,7 +121,9 @@ def fold_vcpus(
     times: U64,
     judged: Bools,
     broken: Bools,
+    rests: Bools,
     idle_ns: float,
+    timer_ns: float,
     others: F32,
     whole: F32,
     mover: I64,
@@ -142,8 +145,10 @@ def fold_vcpus(
     broken
         Shape (≥ n,), updated: whether the lane began a new epoch, so that nothing may be
         compared; set as well where the vCPUs are not those that were told before.
-    idle_ns
-        A vCPU that gained no more was idle.
+    rests
+        Shape (≥ n,): whether the VM did no I/O in this sample.
+    idle_ns, timer_ns
+        A vCPU of a VM that rests, and one of any VM, was idle if it gained no more.
     others, whole
         State of the gap models of all vCPUs but the busiest, and of all; runs that may not go
         on are ended in place, without being learned.
@@ -160,8 +165,7 @@ def fold_vcpus(
         How many lanes could be compared.
     """
     compared = begin = end = 0
-    told[:] = UNKNOWN
-    signs[:] = gaps.UNKNOWN
+    told[:], signs[:] = UNKNOWN, gaps.UNKNOWN
     for lane in range(counts.shape[0]):
         first, second = begin, end
         begin += before_counts[lane]
@@ -171,15 +175,13 @@ def fold_vcpus(
         if now.shape[0] == 0 and not broken[lane]:
             continue
         if broken[lane] or not _is_comparable(was, now):
-            broken[lane] = True
-            mover[lane] = NO_MOVER
+            broken[lane], mover[lane] = True, NO_MOVER
             _end_run(others, lane)
             _end_run(whole, lane)
-            continue
-        if not judged[lane]:
-            continue
-        compared += 1
-        _compare(was, now, idle_ns, others, whole, mover, told, signs, lane)
+        elif judged[lane]:
+            compared += 1
+            most_ns = idle_ns if rests[lane] else timer_ns
+            _compare(was, now, most_ns, others, whole, mover, told, signs, lane)
     return compared
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from engine.detection.lanes import MINUTE_ROWS, Lanes
 from engine.wire.frame import VmRows
 from engine.wire.metrics import INTEGER_ROW, VM_STATES
-from models.kernels import baseline
+from models.kernels import baseline, intake
 
 _COUNTERS = [
     INTEGER_ROW[name]
@@ -40,6 +40,8 @@ def take_rows(lanes: Lanes, rows: VmRows, *, has_interval: bool) -> None:
     lanes.numbers("delay_ns")[:size][broken] = -1
     migrated = lanes.numbers("migrated")[:size]
     booted = broken & (migrated == 0)
+    began = np.where(booted, intake.NEW_BOOT, intake.NEW_EPOCH)
+    taken.epochs[:size] = np.where(broken, began, intake.SAME_EPOCH)
     migrated[other] = 0
     lanes.begin_boot(np.flatnonzero(booted))
     if not has_interval:

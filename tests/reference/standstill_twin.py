@@ -10,18 +10,20 @@ class VcpusTwin:
     gained anything; `life_others` and `life_whole` are what a gap model was told.
     """
 
-    def __init__(self, *, idle_ns):
-        self.idle_ns = idle_ns
+    def __init__(self, *, idle_ns, timer_ns):
+        self.idle_ns, self.timer_ns = idle_ns, timer_ns
+        self.limit_ns = idle_ns
         self.times = None
         self.standing = []
         self.whole_stood = False
 
-    def learn_one(self, times, *, judged, broken):
+    def learn_one(self, times, *, judged, broken, rests):
         """Return (told of others, of all) and (sign of others, of all); sign None is unknown.
 
         `times` has None for a vCPU that is not there; [] is a VM that was not told.
         """
         nothing = (UNKNOWN, UNKNOWN), (None, None)
+        self.limit_ns = self.idle_ns if rests else self.timer_ns
         if not times and not broken:
             return nothing
         before = self.times or []
@@ -57,7 +59,7 @@ class VcpusTwin:
             self.whole_stood = True
             return STILL, False
         stood, self.whole_stood = self.whole_stood, False
-        is_idle = max(gains.values()) <= self.idle_ns
+        is_idle = max(gains.values()) <= self.limit_ns
         return MOVED, True if is_idle or stood else None
 
     def _others(self, gains):
@@ -67,4 +69,4 @@ class VcpusTwin:
             return STILL, False
         stood, self.standing = bool(self.standing), []
         second = sorted(gains.values())[-2]
-        return MOVED, True if second <= self.idle_ns or stood else None
+        return MOVED, True if second <= self.limit_ns or stood else None

@@ -13,11 +13,15 @@ SECONDS = 2400.0
 
 @pytest.mark.slow
 def test_look_alikes_lead_to_no_order_and_the_dead_are_found() -> None:
-    judgement, vm_days = corpus.together(corpus.play(SEEDS, interval_s=10.0, seconds=SECONDS))
+    played = list(corpus.play(SEEDS, interval_s=10.0, seconds=SECONDS))
+    judgement, vm_days = corpus.together(played)
     scores = score(judgement, interval_s=10.0, vm_days=vm_days)
     wrong = [(order.line.sentence, order.behind) for order in judgement.false_orders]
     assert wrong == []
-    deaths = len(SEEDS) * sum(corpus.DEATHS.values())
+    # Who has no second witness is alerted only: the others are all ordered.
+    alone = sum(one.alert_only for one in played)
+    deaths = len(SEEDS) * sum(corpus.DEATHS.values()) - alone
+    assert 0 < alone < deaths
     assert scores.suggestions["panic"].total == deaths
     assert scores.suggestions["panic"].found >= 0.95 * deaths
     assert (scores.suggestions["panic"].p95_s or 0.0) <= 90.0

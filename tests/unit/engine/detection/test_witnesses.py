@@ -21,7 +21,7 @@ DEFAULT = parse_policy(
     ),
     source="default with resets",
 )
-IDLE = 0.02  # of a core, what the timers of an idle vCPU cost
+IDLE = 0.006  # of a core, what the timers of an idle vCPU cost
 
 
 def orders(alerts: list[Alert], policy: Policy = DEFAULT) -> list[Order]:
@@ -147,6 +147,15 @@ def test_a_tickless_guest_whose_idle_vcpus_sleep_for_long_has_no_witness_in_them
 def test_a_halted_guest_is_told_by_all_of_its_vcpus(vcpus: int) -> None:
     # Its single vCPU is its idle one: it ticks too, and stands at 0 once the kernel halted.
     bench, guest = watched(vcpus, cores=0.09)
+
+    def rests(now_s: float) -> None:
+        """Do nothing in every second sample, with a tenth of the CPU."""
+        guest.writes, guest.sends = (0.0, 0.0) if round(now_s) % 20 else (50_000.0, 20_000.0)
+
+    bench.run(600.0, rests)
+    guest.works()
+    guest.cores = 0.09
+    bench.run(1200.0)
     dies(guest, cores=0.0)
     bench.run(90.0)
     last = bench.of(guest)[-1]

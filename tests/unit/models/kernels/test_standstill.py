@@ -11,7 +11,7 @@ from tests.reference.standstill_twin import VcpusTwin
 VMS = 60
 STEP_S = 10.0
 STEP_NS = STEP_S * 1e9
-IDLE_NS = 0.1 * STEP_NS
+IDLE_NS, TIMER_NS = 0.1 * STEP_NS, 0.01 * STEP_NS
 SIGN = {None: gaps.UNKNOWN, True: gaps.ALIVE, False: gaps.SILENT}
 
 
@@ -25,16 +25,17 @@ class Kernel:
         self.mover = np.full(LANES, standstill.NO_MOVER, np.int64)
         self.size = size
 
-    def fold(self, vcpus, judged=None, broken=None):
+    def fold(self, vcpus, judged=None, broken=None, rests=None):
         """Fold one frame; `vcpus` has a list of times for each VM, None a time not known."""
         flat = [NO_TIME if time is None else time for times in vcpus for time in times]
         counts = np.array([len(times) for times in vcpus], np.uint16)
         times = np.array(flat, np.uint64)
         judged = np.ones(LANES, bool) if judged is None else judged
         broken = np.zeros(LANES, bool) if broken is None else broken.copy()
+        rests = np.ones(LANES, bool) if rests is None else rests
         told, signs = np.empty((2, LANES), np.int8), np.empty((2, LANES), np.int8)
         standstill.fold_vcpus(
-            self.counts, self.times, counts, times, judged, broken, IDLE_NS,
+            self.counts, self.times, counts, times, judged, broken, rests, IDLE_NS, TIMER_NS,
             self.others, self.whole, self.mover, told, signs,
         )  # fmt: skip
         self.counts, self.times = standstill.keep_times(
@@ -67,18 +68,20 @@ def lives(rng):
                 times[lane][0] = 0
             shown = [None if rng.random() < 0.02 else time for time in times[lane]]
             told.append([] if rng.random() < 0.1 else shown)
-        yield told, judged, broken
+        yield told, judged, broken, rng.random(LANES) < 0.5
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_kernel_says_what_its_twin_says(seed):
     kernel = Kernel(VMS)
-    twins = [VcpusTwin(idle_ns=IDLE_NS) for _ in range(VMS)]
+    twins = [VcpusTwin(idle_ns=IDLE_NS, timer_ns=TIMER_NS) for _ in range(VMS)]
     seen = set()
-    for told, judged, broken in lives(np.random.default_rng(seed)):
-        says, signs = kernel.fold(told, judged, broken)
+    for told, judged, broken, rests in lives(np.random.default_rng(seed)):
+        says, signs = kernel.fold(told, judged, broken, rests)
         for lane, (twin, times) in enumerate(zip(twins, told, strict=True)):
-            stills, lived = twin.learn_one(times, judged=judged[lane], broken=broken[lane])
+            stills, lived = twin.learn_one(
+                times, judged=judged[lane], broken=broken[lane], rests=rests[lane]
+            )
             assert tuple(says[:, lane]) == stills
             assert tuple(signs[:, lane]) == tuple(SIGN[sign] for sign in lived)
             seen |= {("others", stills[0], lived[0]), ("whole", stills[1], lived[1])}
@@ -146,6 +149,16 @@ def test_busy_vcpus_teach_nothing_of_idle_ones():
     for number in range(50):
         kernel.fold([[10**6 * TICK + number * 3 * TICK, 10**6 * TICK + number * TICK]])
     assert kernel.others[0, gaps.LIVE, 0] == 49
+
+
+def test_what_a_working_vm_gives_its_vcpus_teaches_nothing_of_timers():
+    kernel, works = Kernel(1), np.zeros(LANES, bool)
+    for number in range(20):  # 2 % of a core each: served requests, or timers
+        kernel.fold([[number * 20 * TICK, number * 20 * TICK]], rests=works)
+    assert kernel.others[0, gaps.LIVE, 0] == 0
+    for number in range(20, 40):
+        kernel.fold([[number * 20 * TICK, number * 20 * TICK]])
+    assert kernel.others[0, gaps.LIVE, 0] == 20
 
 
 def exits(samples):

@@ -1,0 +1,89 @@
+"""The guards of the rule that a death needs two witnesses, and how each is removed."""
+
+from typing import Final
+
+from tests.mutant import Mutant
+
+_ALERT: Final = "engine/wire/alert.py"
+_HYPOTHESES: Final = "engine/detection/hypotheses.py"
+_WITNESSES: Final = "engine/detection/witnesses.py"
+_LIFECYCLE: Final = "engine/detection/lifecycle.py"
+_SUITE: Final = ("tests/unit/engine/detection/test_witnesses.py",)
+_KERNEL: Final = ("tests/unit/models/kernels/test_standstill.py",)
+
+WITNESS_MUTANTS: Final = (
+    Mutant(
+        "any nats count", _ALERT,
+        "        if minima and worth > 0.0 and worth >= max(minima):\n",
+        "        if minima and worth > 0.0:\n", _SUITE,
+    ),
+    Mutant(
+        "activity alone is enough", _ALERT,
+        '("activity" in heard and len(heard) > 1)', '"activity" in heard', _SUITE,
+    ),
+    Mutant(
+        "two that are not activity are enough", _ALERT,
+        '("activity" in heard and len(heard) > 1)', "len(heard) > 1", _SUITE,
+    ),
+    Mutant(
+        "a name that is no witness counts", _ALERT,
+        "    heard = set(witnesses) & set(WITNESSES)\n", "    heard = set(witnesses)\n", _SUITE,
+    ),
+    Mutant(
+        "the planner does not ask for a second witness", "engine/action/ordering.py",
+        "    if rung.action in DESTRUCTIVE and not may_be_reset(alert.witnesses):\n",
+        "    if False:\n",
+    ),
+    Mutant(
+        "what is only to be looked at is ordered", "engine/action/ordering.py",
+        '    "reboot": frozenset({"reset", "reboot"}),\n',
+        '    "reboot": frozenset({"reset", "reboot"}),\n    "inspect": frozenset({"reset"}),\n',
+    ),
+    Mutant(
+        "a console's text attests a crash", "engine/action/ordering.py",
+        '    "told": "guest", "watchdog": "guest", "crashed": "hypervisor",\n',
+        '    "told": "guest", "watchdog": "guest", "crashed": "hypervisor",\n'
+        '    "console_panic": "guest",\n',
+    ),
+    Mutant(
+        "signs of life hold back no order", _HYPOTHESES,
+        'seen.shape == "unknown" or signs_of_life(others):\n', 'seen.shape == "unknown":\n', _SUITE,
+    ),
+    Mutant(
+        "signs of life hold back no panic that was told", _HYPOTHESES,
+        "    refusals = [*cautious, *signs_of_life(others)]\n", "    refusals = [*cautious]\n",
+        _SUITE,
+    ),
+    Mutant(
+        "other vCPUs that moved meanwhile are not waited for", _HYPOTHESES,
+        "        others_s = seen.others.run_s\n", "        pass\n", _SUITE,
+    ),
+    Mutant(
+        "a vCPU that works beside the busy one is no sign of life", _WITNESSES,
+        "        if still.told == standstill.MOVED:\n", "        if False:\n", _SUITE,
+    ),
+    Mutant(
+        "an answer to a probe is no sign of life", "engine/detection/evidence.py",
+        "        if answered_ms > onset_ms and answered_ms >= taken_back[who]\n",
+        "        if False\n", _SUITE,
+    ),
+    Mutant(
+        "a probe counts however long ago it was answered", _LIFECYCLE,
+        "        if is_fresh and event_ms >= vm.probe_answered_ms:\n",
+        "        if event_ms >= vm.probe_answered_ms:\n", _SUITE,
+    ),
+    Mutant(
+        "silence is believed from any node's agent", _LIFECYCLE,
+        "    if home is None or home.name != node:\n", "    if home is None:\n", _SUITE,
+    ),
+    Mutant(
+        "busy vCPUs teach how long idle ones stand still", "models/kernels/standstill.py",
+        "    return gaps.ALIVE if is_idle or stood else gaps.UNKNOWN\n",
+        "    return gaps.ALIVE\n", _KERNEL,
+    ),
+    Mutant(
+        "vCPUs that take turns stand still", "models/kernels/standstill.py",
+        "    changed = mover[lane] >= 0 and most > 0 and busiest != mover[lane]\n",
+        "    changed = False\n", _KERNEL,
+    ),
+)  # fmt: skip
