@@ -5,6 +5,7 @@
     FlatlineError
     ├── SettingsError            a setting, policy or command line that cannot be used
     ├── RecordRejected           bytes from the log that are not a record of ours
+    ├── FoldFailed               a record that could not be folded into a state
     ├── LogError
     │   ├── LogUnreachable       no answer; waiting and trying again may help
     │   ├── LogRefused           the log answered no: credentials, rights, missing topic
@@ -64,6 +65,24 @@ class RecordRejected(FlatlineError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class FoldFailed(FlatlineError):
+    """Folding a record raised, so that the state may be half changed.
+
+    Parameters
+    ----------
+    culprit
+        What is to be left out when the record is folded again: `record`, or a part of it or of
+        the state by a name that the state gave it.
+    cause
+        What was raised.
+    """
+
+    def __init__(self, culprit: str, cause: Exception) -> None:
+        super().__init__(f"{type(cause).__name__}: {cause}")
+        self.culprit = culprit
+        self.cause = cause
 
 
 REJECTION_REASONS = frozenset(

@@ -43,12 +43,23 @@ def every_incident(state: PlannerState, policy: Policy, now_ms: int) -> Stepped:
     state, asked = _asked(state)
     counted, others = state.incidents, others_of(state.incidents)
     for incident in asked:
-        state, more = advance(state, incident, policy, now_ms, others)
+        try:
+            state, more = advance(state, incident, policy, now_ms, others)
+        except Exception as error:  # noqa: BLE001 - one incident must not stop all others
+            state, more = _given_up(state, incident, error)
         done.extend(more)
         if state.incidents is not counted:
             # In a storm nearly all are held back as before, and are counted once for all.
             counted, others = state.incidents, others_of(state.incidents)
     return state, tuple(done)
+
+
+def _given_up(state: PlannerState, incident: Incident, error: Exception) -> Stepped:
+    """Drop an incident that no step can be found for; what was done for it stays counted."""
+    kept = {key: one for key, one in state.incidents.items() if key != incident.id}
+    why = f"{type(error).__name__}: {error}"
+    said = told(incident, "outcome", "given_up", page=True, values={"why": why})
+    return replace(state, incidents=kept), (said,)
 
 
 def _asked(state: PlannerState) -> tuple[PlannerState, list[Incident]]:

@@ -42,6 +42,8 @@ SENTENCES: Final = {
     "crash_loop": "it had {count} repairs within 24 h and died again",
     "ladder_ends": "the catalogue ends with it",
     "storm": "{why}: no actions there until a person clears it or 30 min of calm.",
+    "given_up": "The planner gives the incident of {vm} up, since it cannot go on with it: {why}."
+    " A person must look, and report this.",
     "no_mark": "no agent told the end before the deadline.",
     "no_verdict": "the engine said nothing about it before the deadline.",
 }

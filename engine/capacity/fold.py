@@ -4,7 +4,7 @@ What is known of a node stands in a `NodeLane`. All of it can be put into bytes 
 again, and the same frames then give the same rows: a replay overwrites what is there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -23,7 +23,9 @@ from engine.capacity.rows import (
     telegraf_series,
     vm_texts,
 )
-from engine.wire.frame import UUID_BYTES, Frame, VmRows
+from engine.errors import FoldFailed, RecordRejected
+from engine.ports import OpenFrame, Record
+from engine.wire.frame import UUID_BYTES, Frame, VmRows, decode_frame
 from engine.wire.measurement import (
     NODE,
     NODE_FIELDS,
@@ -35,6 +37,7 @@ from engine.wire.measurement import (
     Measurement,
 )
 from engine.wire.points import Points, Series, kept
+from engine.wire.runs import Runs
 
 MINUTE_S: Final = 60
 HOUR_S: Final = 3600
@@ -44,6 +47,9 @@ _MS: Final = 1_000_000
 _SILENT_MS: Final = 120_000
 # Frames of an hour are on their way for a while after it; what comes later closes it again.
 _GRACE_MS: Final = 120_000
+
+# The culprit of a failed fold that is the record itself.
+_RECORD: Final = "record"
 
 Floats = NDArray[np.float64]
 
@@ -137,11 +143,18 @@ class NodeLane:
         return self.vms, self.own, self.storage
 
 
+def decoded(record: Record) -> Frame:
+    """Return the frame of a record whoever wrote it, for recordings."""
+    return decode_frame(record.value)
+
+
 class FrameFold:
     """The frames of one partition, folded in order.
 
     Attributes
     ----------
+    open_frame
+        Gives the frame of a record, or refuses it; the role puts one here that checks the writer.
     next_offset
         Records below it were folded; they give no rows again.
     time_ms
@@ -150,25 +163,64 @@ class FrameFold:
         Of VMs by UUID text, as inventories told.
     open_hours
         Hours of which rows were given out since they were last rolled up.
-    repeated, beyond_int64
-        Frames that came again, and counters that no store can hold.
+    runs
+        By cell and node, which of several collectors is heard.
+    repeated, rivals, beyond_int64, unreadable
+        Frames that came again, frames of collectors that are not heard, counters that no store
+        can hold, and records that are no frames.
     """
 
     def __init__(self) -> None:
+        self.open_frame: OpenFrame = decoded
         self.next_offset = 0
         self.time_ms = 0
         self.names: dict[str, str] = {}
         self.lanes: dict[tuple[str, str, int], NodeLane] = {}
         self.sources: dict[tuple[str, str], Source] = {}
+        self.runs: dict[tuple[str, str], Runs] = {}
         self.open_hours: set[Hour] = set()
         self.repeated = 0
+        self.rivals = 0
         self.beyond_int64 = 0
+        self.unreadable = 0
+
+    def fold_record(self, record: Record, *, given_up: Collection[str] = ()) -> list[Points]:
+        """Return the rows of one record; `given_up` names culprits of `FoldFailed` to leave out.
+
+        Raises
+        ------
+        FoldFailed
+            Something raised, and the state may be half changed: it is to be restored.
+        """
+        if record.offset < self.next_offset:
+            return []
+        self.next_offset = record.offset + 1
+        for culprit in given_up:
+            self.drop_lane(culprit)
+        try:
+            if _RECORD in given_up:
+                return self.pass_time(record.time_ms)
+            try:
+                frame = self.open_frame(record)
+            except RecordRejected:
+                # The engine reads the same record and keeps it in `rejected`.
+                self.unreadable += 1
+                return self.pass_time(record.time_ms)
+            return self.fold(frame, time_ms=record.time_ms)
+        except FoldFailed:
+            raise
+        except Exception as error:
+            raise FoldFailed(_RECORD, error) from error
 
     def fold(self, frame: Frame, *, time_ms: int) -> list[Points]:
         """Return the rows of one frame, and of what it closes."""
         points = self.pass_time(time_ms)
         header = frame.header
         if header.role != "collector":
+            return points
+        if not self._hears(frame):
+            # The counters of two collectors in turn are no rates; the engine tells of them.
+            self.rivals += 1
             return points
         source, is_new = self._source(frame)
         key = (header.cell, header.node, source.part)
@@ -196,6 +248,17 @@ class FrameFold:
             lane.heard_ms, lane.given_out = self.time_ms, False
         return points
 
+    def _hears(self, frame: Frame) -> bool:
+        """Return whether a frame is of the collector that is heard for its node."""
+        header = frame.header
+        return self.runs.setdefault((header.cell, header.node), Runs()).hears(
+            header.run,
+            sequence=header.sequence,
+            event_ms=header.event_time_ns // _MS,
+            now_ms=self.time_ms,
+            interval_ms=header.interval_ms,
+        )
+
     def _source(self, frame: Frame) -> tuple[Source, bool]:
         """Return the node's last frame once this one is folded, and whether it is a new one."""
         header = frame.header
@@ -212,11 +275,19 @@ class FrameFold:
         """Return the open minutes of nodes that have been silent for long."""
         self.time_ms = max(self.time_ms, time_ms)
         points: list[Points] = []
-        for lane in self.lanes.values():
+        for key, lane in self.lanes.items():
             if not lane.given_out and self.time_ms - lane.heard_ms > _SILENT_MS:
                 lane.given_out = True
-                points += [one for group in lane.groups() for one in group.close()]
+                try:
+                    points += [one for group in lane.groups() for one in group.close()]
+                except Exception as error:
+                    raise FoldFailed(f"lane {key}", error) from error
         return points
+
+    def drop_lane(self, culprit: str) -> None:
+        """Forget the lane that a failed fold named: it begins anew with its next frame."""
+        for key in [key for key in self.lanes if culprit == f"lane {key}"]:
+            del self.lanes[key]
 
     def due_hours(self) -> list[Hour]:
         """Return the hours that have ended and wait to be rolled up, oldest first."""

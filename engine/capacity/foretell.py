@@ -4,16 +4,18 @@ Steps close by the log's append time, so that the same records give the same for
 that moves to another node of the partition takes what was learned of it along.
 """
 
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.capacity.demand import Demand, uuids_of
-from engine.errors import RecordRejected
+from engine.errors import FoldFailed, RecordRejected
 from engine.ports import OpenFrame, Record
 from engine.wire.forecast import MAX_VMS, METRICS, Forecasts, encode_forecasts
 from engine.wire.frame import UUID_BYTES, Frame, decode_frame
+from engine.wire.runs import Runs
 from engine.wire.topics import FORECASTS
 from models.forecaster import Forecaster
 from models.kernels.columns import widen
@@ -30,6 +32,10 @@ _DAY_STEPS: Final = 86_400 // STEP_S
 # Classes by the share of its vCPUs that a VM uses, as the engine's.
 CLASSES: Final = ("idle", "steady", "busy")
 CLASS_EDGES: Final = (0.02, 0.4)
+
+# Culprits of a failed fold, beside the nodes.
+_RECORD: Final = "record"
+_PROFILES: Final = "profiles"
 
 
 def compile_kernels() -> None:
@@ -73,6 +79,8 @@ class Foretelling:
         The step that is open: its end in s since the epoch, divided by `STEP_S`; 0 for none.
     nodes
         By cell and name; parts of one node are numbered.
+    runs
+        By cell and name, which of several collectors is heard.
     departed
         Of VMs that left their node: the step, and their rows.
     profiles
@@ -87,16 +95,46 @@ class Foretelling:
         self.time_ms = 0
         self.number = 0
         self.nodes: dict[tuple[str, str], Node] = {}
+        self.runs: dict[tuple[str, str], Runs] = {}
         self.departed: dict[bytes, tuple[int, F32]] = {}
         self.profiles: dict[tuple[str, str], F32] = {}
         self.counts = {"folded": 0, "repeated": 0, "rejected": 0, "other": 0}
 
-    def fold(self, record: Record) -> list[Output]:
-        """Fold one record; return what it leads to. Records folded before change nothing."""
+    def fold(self, record: Record, *, given_up: Collection[str] = ()) -> list[Output]:
+        """Fold one record; return what it leads to. Records folded before change nothing.
+
+        `given_up` names culprits of `FoldFailed`: what is set aside this time.
+
+        Raises
+        ------
+        FoldFailed
+            Something raised, and the state may be half changed: it is to be restored.
+        """
         if record.offset < self.next_offset:
             return []
         self.next_offset = record.offset + 1
+        for culprit in given_up:
+            self._begin_anew(culprit)
+        try:
+            return self._fold(record, is_skipped=_RECORD in given_up)
+        except FoldFailed:
+            raise
+        except Exception as error:
+            raise FoldFailed(_RECORD, error) from error
+
+    def _begin_anew(self, culprit: str) -> None:
+        """Drop the node, or what classes have in common, that cannot be folded further."""
+        for key in [key for key in self.nodes if culprit == _culprit(key)]:
+            del self.nodes[key]
+        if culprit == _PROFILES:
+            self.profiles.clear()
+            self.departed.clear()
+
+    def _fold(self, record: Record, *, is_skipped: bool) -> list[Output]:
         outputs = self._pass_time(record.time_ms)
+        if is_skipped:
+            self.counts["rejected"] += 1
+            return outputs
         try:
             frame = self.open_frame(record)
         except RecordRejected:
@@ -119,11 +157,18 @@ class Foretelling:
         closed, self.number = self.number, number
         outputs: list[Output] = []
         for key in sorted(self.nodes):
-            outputs += self._close(self.nodes[key], closed)
+            try:
+                outputs += self._close(self.nodes[key], closed)
+            except Exception as error:
+                raise FoldFailed(_culprit(key), error) from error
             if (number - self.nodes[key].heard) * STEP_S > _KEEP_S:
                 del self.nodes[key]
+                self.runs.pop(key, None)
         if number // _DAY_STEPS != closed // _DAY_STEPS:
-            self._teach()
+            try:
+                self._teach()
+            except Exception as error:
+                raise FoldFailed(_PROFILES, error) from error
             self.departed = {
                 vm: kept
                 for vm, kept in self.departed.items()
@@ -132,6 +177,17 @@ class Foretelling:
         return outputs
 
     def _take(self, frame: Frame) -> None:
+        header = frame.header
+        runs = self.runs.setdefault((header.cell, header.node), Runs())
+        if not runs.hears(
+            header.run,
+            sequence=header.sequence,
+            event_ms=header.event_time_ns // 1_000_000,
+            now_ms=self.time_ms,
+            interval_ms=header.interval_ms,
+        ):
+            self.counts["repeated"] += 1
+            return
         node = self._node(frame)
         if node.demand.is_repeat(frame):
             self.counts["repeated"] += 1
@@ -234,6 +290,11 @@ class Foretelling:
                 profile = gathered.profile(np.arange(len(rows)))
                 if profile is not None:
                     self.profiles[metric, kind] = profile
+
+
+def _culprit(key: tuple[str, str]) -> str:
+    """Return the name of a node whose step cannot be closed."""
+    return f"node {key[0]}/{key[1]}"
 
 
 def _class(share: float) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from engine.capacity.demand import Demand
 from engine.capacity.foretell import Foretelling, Node
 from engine.capacity.generation import Generation, packed, unpacked
+from engine.wire.runs import Runs
 from models.forecaster import Forecaster
 
 _DEMAND: Final = ("counters", "instances", "vcpus", "sums", "counts")
@@ -48,6 +49,7 @@ class StateValue(msgspec.Struct, frozen=True, kw_only=True):
     departed: list[tuple[bytes, int, Array]]
     profiles: list[tuple[str, str, Array]]
     counts: dict[str, int]
+    runs: list[tuple[str, str, Runs]] = []
     v: Literal[2] = 2
 
 
@@ -80,6 +82,7 @@ def restore_state(chunks: Mapping[int, bytes], manifest: bytes) -> Foretelling:
     state.next_offset = next_offset
     state.time_ms, state.number, state.counts = value.time_ms, value.number, value.counts
     state.nodes = {node.key: _node(node) for node in value.nodes}
+    state.runs = {(cell, node): runs for cell, node, runs in value.runs}
     state.departed = {
         vm: (number, np.array(_array(rows), np.float32)) for vm, number, rows in value.departed
     }
@@ -103,6 +106,7 @@ def _value(state: Foretelling) -> StateValue:
             for (metric, kind), profile in sorted(state.profiles.items())
         ],
         counts=state.counts,
+        runs=[(*key, runs) for key, runs in sorted(state.runs.items())],
     )
 
 

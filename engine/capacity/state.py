@@ -14,6 +14,7 @@ from engine.capacity.rows import pool_series, telegraf_series, vm_texts
 from engine.errors import SnapshotDamaged
 from engine.wire.frame import UUID_BYTES
 from engine.wire.points import Series
+from engine.wire.runs import Runs
 
 # A node that has been away for a day begins anew when it comes back.
 _FORGET_MS: Final = 86_400_000
@@ -45,6 +46,7 @@ class _State(msgspec.Struct, frozen=True, kw_only=True):
     lanes: tuple[_Lane, ...]
     sources: tuple[tuple[str, str, Source], ...]
     open_hours: tuple[tuple[str, str, int], ...]
+    runs: tuple[tuple[str, str, Runs], ...] = ()
     v: Literal[1] = 1
 
 
@@ -61,6 +63,7 @@ def take_state(fold: FrameFold) -> Generation:
         names={vm: name for vm, name in sorted(fold.names.items()) if vm in here},
         lanes=tuple(_packed(lane) for lane in lanes),
         sources=tuple((*key, source) for key, source in fold.sources.items() if key in nodes),
+        runs=tuple((*key, runs) for key, runs in sorted(fold.runs.items()) if key in nodes),
         open_hours=tuple(sorted((h.family, h.cell, h.begin_s) for h in fold.open_hours)),
     )
     return packed(msgspec.msgpack.encode(state), next_offset=fold.next_offset)
@@ -83,6 +86,7 @@ def restore(chunks: dict[int, bytes], manifest: bytes) -> FrameFold:
         fold.names = dict(state.names)
         fold.open_hours = {Hour(*hour) for hour in state.open_hours}
         fold.sources = {(cell, node): source for cell, node, source in state.sources}
+        fold.runs = {(cell, node): runs for cell, node, runs in state.runs}
         for packed in state.lanes:
             fold.lanes[packed.cell, packed.node, packed.part] = _lane(packed, fold.names)
     except ValueError as error:

@@ -10,7 +10,8 @@ import msgspec
 
 from engine.detection.lanes import Lanes, without
 from engine.wire.alert import Alert, SamplePosition
-from engine.wire.frame import PoolSample
+from engine.wire.frame import InventoryItem, PoolSample
+from engine.wire.runs import Runs
 from models.half_space_trees import HalfSpaceForest
 
 
@@ -49,6 +50,17 @@ class Vm(msgspec.Struct):
         in which it did, or in which its monitor was last found hung.
     missed_ms
         When it was last out of sight for long though its node reported, 0 for never.
+    offers
+        By node that lists the VM but does not run it alone: what its inventory says. It holds once
+        that node takes the VM over.
+    arrivals
+        By such a node, how the VM came there: "started" or "migrated_in".
+    former
+        The node that ran it before this one.
+    twice, twice_ms
+        The other node that runs the VM as well, and since when.
+    known_ms
+        When the VM was first named by a node that had no sample of it yet.
     """
 
     uuid: bytes
@@ -83,6 +95,12 @@ class Vm(msgspec.Struct):
     monitor_hung_ms: int = 0
     missed_ms: int = 0
     mark: ActionMark | None = None
+    offers: dict[str, InventoryItem] = {}
+    arrivals: dict[str, str] = {}
+    former: str = ""
+    twice: str = ""
+    twice_ms: int = 0
+    known_ms: int = 0
 
     def held_by(self, time_ms: int) -> list[str]:
         """Return the reasons that explain a silence now, in alphabetical order."""
@@ -132,7 +150,9 @@ class Node(msgspec.Struct):
     key
         Under which the cell keeps it: the name, or `name#part`.
     run, sequence, mono_ns
-        Of the last frame folded; `former_run` is the one before, whose frames come too late.
+        Of the last frame folded; `former_run` is the one before.
+    runs
+        Which of several collectors that report as this node is heard.
     seen_ms
         Reading of the cell's own clock (`Cell.passed_ms`) at the last frame.
     data_ms
@@ -162,6 +182,7 @@ class Node(msgspec.Struct):
     gauges: dict[str, float] = {}
     pools: tuple[PoolSample, ...] = ()
     busy_since_ms: int = 0
+    runs: Runs = msgspec.field(default_factory=Runs)
     data_ms: int = 0
     hole: Hole | None = None
 

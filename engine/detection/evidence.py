@@ -290,6 +290,10 @@ def vetoes(
         explained = [reason for reason in explained if reason not in {"paused", "stopped"}]
     cautious = ["boot"] if "boot" in explained else []
     explained = [reason for reason in explained if reason != "boot"]
+    if vm.twice:
+        cautious.append("runs_twice")
+    if node.runs.are_several(now_ms=cell.passed_ms, interval_ms=node.interval_ms):
+        cautious.append("several_collectors")
     if node.stale or time_ms < cell.outage_ms:
         cautious.append("log_outage")
     if time_ms < cell.disturbed_ms:

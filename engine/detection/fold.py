@@ -5,7 +5,8 @@ import numpy as np
 from engine.detection.cell import Cell, Hole, Node, Vm
 from engine.detection.configuration import Configuration
 from engine.detection.lanes import Lanes, follow_roster, without
-from engine.detection.lifecycle import take_events, take_inventory
+from engine.detection.lifecycle import arrived, take_events, take_inventory
+from engine.detection.ownership import moves_to, note_twice
 from engine.detection.rates import fold_rows
 from engine.detection.sources import Counters
 from engine.wire.frame import Frame
@@ -37,18 +38,22 @@ def fold_frame(
     header = frame.header
     if header.role == "shell":
         return
-    if frame.inventory:
-        take_inventory(cell, frame.inventory)
+    known = cell.nodes.get(header.node)
+    if header.role == "collector" and known is not None and not _hears(cell, known, frame):
+        counters.rival += 1
+        return
+    if frame.inventory and header.role == "collector":
+        counters.foreign += take_inventory(cell, frame, time_ms=time_ms)
     if frame.events:
-        take_events(cell, frame, time_ms=time_ms, configuration=configuration)
+        counters.foreign += take_events(cell, frame, time_ms=time_ms, configuration=configuration)
     # A collector that cannot reach its hypervisor says so: that is no sight of the VMs.
     is_sight = frame.node.get("hypervisor_reachable", 1.0) > 0.0
     is_report = len(frame.rows) > 0 or bool(frame.node)
     if header.role != "collector" or not (is_report and is_sight):
         return
     node = _part(cell, frame)
-    if header.run == node.former_run:
-        return
+    if not node.runs.run:
+        _hears(cell, node, frame)
     if node.interval_ms != header.interval_ms:
         cell.samples_every(node, header.interval_ms)
     node.hole = None if missing else _hole_before(node, frame, configuration)
@@ -60,9 +65,11 @@ def fold_frame(
     node.pools = frame.pools
     lanes = cell.lanes[node.key]
     if frame.rows.uuids != lanes.roster:
-        lanes = _follow(cell, node, lanes, frame, time_ms=time_ms)
+        lanes = _follow(cell, node, lanes, frame, time_ms=time_ms, configuration=configuration)
     if lanes.foreign:
-        _claim(cell, node, lanes, frame)
+        counters.foreign += _claim(
+            cell, node, lanes, frame, time_ms=time_ms, configuration=configuration
+        )
     fold_rows(
         lanes,
         frame.rows,
@@ -73,6 +80,18 @@ def fold_frame(
     cell.reported.add(node.key)
     if not cell.round_ms:
         cell.round_ms = time_ms
+
+
+def _hears(cell: Cell, node: Node, frame: Frame) -> bool:
+    """Return whether a frame is of the collector that is heard for its node."""
+    header = frame.header
+    return node.runs.hears(
+        header.run,
+        sequence=header.sequence,
+        event_ms=header.event_time_ns // 1_000_000,
+        now_ms=cell.passed_ms,
+        interval_ms=header.interval_ms,
+    )
 
 
 def _part(cell: Cell, frame: Frame) -> Node:
@@ -154,7 +173,15 @@ def _take_lag(
         node.lag_ms += round(share * (lag_ms - node.lag_ms))
 
 
-def _follow(cell: Cell, node: Node, lanes: Lanes, frame: Frame, *, time_ms: int) -> Lanes:
+def _follow(
+    cell: Cell,
+    node: Node,
+    lanes: Lanes,
+    frame: Frame,
+    *,
+    time_ms: int,
+    configuration: Configuration,
+) -> Lanes:
     """Return lanes in the frame's order, and note who came and who left."""
     moved = follow_roster(lanes, frame.rows.uuids)
     cell.lanes[node.key] = moved
@@ -180,7 +207,21 @@ def _follow(cell: Cell, node: Node, lanes: Lanes, frame: Frame, *, time_ms: int)
         cell.watched.add(vm)
     if left:
         _keep_departed(cell, lanes, left)
+    for vm in left:
+        _hand_over(cell, vm, time_ms=time_ms, configuration=configuration)
     return moved
+
+
+def _hand_over(cell: Cell, vm: bytes, *, time_ms: int, configuration: Configuration) -> None:
+    """Let a VM that left its node go on where it runs already, as after a live migration."""
+    known = cell.vms[vm]
+    for key in sorted(cell.lanes):
+        node, lanes = cell.nodes[key], cell.lanes[key]
+        if vm not in lanes.foreign or node.silent:
+            continue
+        if lanes.number("state", lanes.places[vm]) == _RUNNING:
+            _take_over(cell, known, node, lanes, time_ms=time_ms, configuration=configuration)
+            return
 
 
 def _keep_departed(cell: Cell, lanes: Lanes, left: list[bytes]) -> None:
@@ -193,28 +234,58 @@ def _keep_departed(cell: Cell, lanes: Lanes, left: list[bytes]) -> None:
     cell.departed = departed
 
 
-def _claim(cell: Cell, node: Node, lanes: Lanes, frame: Frame) -> None:
-    """Take over VMs that another node had, with what was learned, once they run here.
+def _claim(
+    cell: Cell,
+    node: Node,
+    lanes: Lanes,
+    frame: Frame,
+    *,
+    time_ms: int,
+    configuration: Configuration,
+) -> int:
+    """Take over VMs that another node had; return how many run here and are not taken over.
 
     During a live migration both nodes list the VM; it stands paused on the target.
     """
     states = frame.rows.integers[INTEGER_ROW["state"]]
+    refused = 0
     for vm in sorted(lanes.foreign):
-        place = lanes.places[vm]
         known = cell.vms[vm]
-        before = cell.place(vm)
-        here = states[place] == _RUNNING
-        if before is not None and not before[0].silent and not known.gone_ms and not here:
-            continue
-        if before is not None:
-            former, other, origin = before
-            lanes.adopt(place, other, origin)
-            _disown(cell, former, other, vm)
-        elif vm in cell.departed.places:
-            lanes.adopt(place, cell.departed, cell.departed.places[vm])
-        known.node = node.key
-        known.gone_ms = 0
-        lanes.foreign.discard(vm)
+        here = bool(states[lanes.places[vm]] == _RUNNING)
+        if moves_to(cell, known, node, here=here):
+            _take_over(cell, known, node, lanes, time_ms=time_ms, configuration=configuration)
+        elif here:
+            refused += 1
+            note_twice(cell, known, node, time_ms=time_ms)
+    return refused
+
+
+def _take_over(
+    cell: Cell,
+    known: Vm,
+    node: Node,
+    lanes: Lanes,
+    *,
+    time_ms: int,
+    configuration: Configuration,
+) -> None:
+    """Let a node speak for a VM from now on, with what was learned of it elsewhere."""
+    vm, before = known.uuid, cell.place(known.uuid)
+    place = lanes.places[vm]
+    if before is not None:
+        former, other, origin = before
+        lanes.adopt(place, other, origin)
+        _disown(cell, former, other, vm)
+        known.former = former.name
+    elif vm in cell.departed.places:
+        lanes.adopt(place, cell.departed, cell.departed.places[vm])
+        owner = cell.nodes.get(known.node)
+        known.former = "" if owner is None else owner.name
+    known.node = node.key
+    known.gone_ms = 0
+    known.twice, known.twice_ms = "", 0
+    lanes.foreign.discard(vm)
+    arrived(cell, known, node.name, time_ms=time_ms, configuration=configuration)
 
 
 def _disown(cell: Cell, former: Node, lanes: Lanes, vm: bytes) -> None:

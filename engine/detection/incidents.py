@@ -58,6 +58,17 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     history_s: float | None = None
     cpu_shape: CpuShape = "unknown"
     incident: str | None = None
+    # Where it is not the one incident of its subject: under which key the cell keeps it.
+    key: str = ""
+
+    def place(self) -> str:
+        """Return under which key a cell keeps the incident."""
+        return self.key or key_of(self.scope, self.subject)
+
+    def alert_id(self) -> str:
+        """Return the id of the alert that this finding opens."""
+        subject = f"{self.kind}:{self.subject}" if self.key else self.subject
+        return alert_id(scope=self.scope, subject=subject, position=self.position)
 
 
 def text_of(uuid: bytes) -> str:
@@ -96,7 +107,7 @@ def report(
     vm: Vm | None = None,
 ) -> list[Alert]:
     """Open or continue the incident of a finding; return what is to be published."""
-    key = key_of(finding.scope, finding.subject)
+    key = finding.place()
     known = cell.incidents.get(key)
     if known is not None and known.alert.state == "resolved":
         if _returned(known, finding, time_ms, configuration):
@@ -300,7 +311,7 @@ def _opened(
     vm: Vm | None,
 ) -> Alert:
     alert = Alert(
-        id=alert_id(scope=finding.scope, subject=finding.subject, position=finding.position),
+        id=finding.alert_id(),
         transition=0,
         scope=finding.scope,
         subject=finding.subject,

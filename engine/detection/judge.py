@@ -22,6 +22,8 @@ from engine.detection.incidents import (
     text_of,
 )
 from engine.detection.lanes import Lanes
+from engine.detection.notices import follow_notices, is_notice
+from engine.detection.ownership import watch_identities
 from engine.detection.recovery import follow_vm
 from engine.detection.shared import judge_shared
 from engine.detection.slots import moves_ahead
@@ -230,13 +232,15 @@ def _follow(
     alerts: list[Alert] = []
     for uuid in sorted(cell.watched):
         alerts += watch_absent(cell, cell.vms[uuid], time_ms=time_ms, configuration=configuration)
+    alerts += watch_identities(cell, time_ms=time_ms, configuration=configuration)
+    alerts += follow_notices(cell, time_ms=time_ms, configuration=configuration)
     for key, incident in sorted(cell.incidents.items()):
         alert = incident.alert
         if alert.state == "resolved":
             if time_ms - incident.published_ms > configuration.resolved_kept_s * 1000:
                 del cell.incidents[key]
             continue
-        if alert.scope != "vm":
+        if alert.scope != "vm" or is_notice(key):
             continue
         uuid = bytes.fromhex(alert.subject.replace("-", ""))
         contended = alert.kind == "node_contention" and incident.mark is None
@@ -285,6 +289,7 @@ def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
             or vm.gone_ms
             or vm.told
             or vm.said
+            or vm.twice
             or vm.reboot_pending
             or vm.monitor_hung_ms
             or (vm.missed_ms and time_ms - vm.missed_ms < configuration.host_member_s * 1000)

@@ -7,6 +7,7 @@ import numpy as np
 
 from engine.detection.cell import ActionMark, Cell, Vm
 from engine.detection.configuration import Configuration
+from engine.detection.ownership import may_mark, may_speak, remember_event, remember_item
 from engine.wire.alert import SamplePosition
 from engine.wire.frame import Event, Frame, InventoryItem
 from engine.wire.limits import small_int
@@ -35,24 +36,66 @@ _SIGNS = frozenset(
 )
 
 
-def take_inventory(cell: Cell, items: tuple[InventoryItem, ...]) -> None:
-    """Let each item be what is known of its VM; an unknown tenant or group is not actionable."""
-    for item in items:
-        vm = cell.vms.get(item.vm)
-        if vm is None:
-            vm = cell.vms[item.vm] = Vm(uuid=item.vm, node="")
-        vm.name = item.name
-        vm.tenant = item.tenant
-        vm.group = item.group
-        vm.actionable = item.actionable and item.tenant is not None and item.group is not None
-        vm.pools = tuple(sorted(set(item.disks.values())))
-        vm.networks = tuple(sorted(set(item.nics.values())))
-        vm.panic_device = item.panic_device
-        vm.watchdog = item.watchdog
-        vm.guest_agent = item.guest_agent
-        vm.balloon_period_s = item.balloon_period_s
-        vm.memory_bytes = item.memory_bytes
-        vm.vcpus = item.vcpus
+def take_inventory(cell: Cell, frame: Frame, *, time_ms: int) -> int:
+    """Let each item be what is known of its VM; return how many are of VMs of other nodes."""
+    name, foreign = frame.header.node, 0
+    for item in frame.inventory:
+        vm = _known(cell, item.vm, time_ms=time_ms)
+        if may_speak(cell, vm, name):
+            _describe(vm, item)
+        else:
+            remember_item(vm, name, item)
+            foreign += 1
+    return foreign
+
+
+def _known(cell: Cell, uuid: bytes, *, time_ms: int) -> Vm:
+    """Return a VM; one that no node has shown yet belongs to none, and is forgotten in time."""
+    vm = cell.vms.get(uuid)
+    if vm is None:
+        vm = cell.vms[uuid] = Vm(uuid=uuid, node="", known_ms=time_ms)
+    return vm
+
+
+def _describe(vm: Vm, item: InventoryItem) -> None:
+    """Take an item's word; an unknown tenant or group is not actionable."""
+    vm.name = item.name
+    vm.tenant = item.tenant
+    vm.group = item.group
+    vm.actionable = item.actionable and item.tenant is not None and item.group is not None
+    vm.pools = tuple(sorted(set(item.disks.values())))
+    vm.networks = tuple(sorted(set(item.nics.values())))
+    vm.panic_device = item.panic_device
+    vm.watchdog = item.watchdog
+    vm.guest_agent = item.guest_agent
+    vm.balloon_period_s = item.balloon_period_s
+    vm.memory_bytes = item.memory_bytes
+    vm.vcpus = item.vcpus
+
+
+def arrived(cell: Cell, vm: Vm, name: str, *, time_ms: int, configuration: Configuration) -> None:
+    """Let hold what a node said of a VM before it took it over."""
+    item, kind = vm.offers.get(name), vm.arrivals.get(name)
+    vm.offers, vm.arrivals = {}, {}
+    if item is not None:
+        _describe(vm, item)
+    vm.left_by_word = False
+    hold_ms = _hold_ms(cell, vm, configuration.lifecycle_hold_s, configuration)
+    if kind == "migrated_in":
+        _end_holds(vm, kind, time_ms=time_ms, hold_ms=hold_ms)
+        vm.holds["migration"] = time_ms + hold_ms
+    if kind == "started":
+        _end_holds(vm, kind, time_ms=time_ms, hold_ms=hold_ms)
+        _enter_boot(cell, vm, time_ms=time_ms, configuration=configuration)
+    if kind is not None:
+        cell.watched.add(vm.uuid)
+
+
+def _end_holds(vm: Vm, kind: str, *, time_ms: int, hold_ms: int) -> None:
+    """Let the holds end that an event takes back: what it leaves behind settles in a while."""
+    for reason in _ENDS.get(kind, ()):
+        if reason in vm.holds:
+            vm.holds[reason] = time_ms + hold_ms // 3
 
 
 def _hold_ms(cell: Cell, vm: Vm, seconds: float, configuration: Configuration) -> int:
@@ -62,29 +105,36 @@ def _hold_ms(cell: Cell, vm: Vm, seconds: float, configuration: Configuration) -
     return max(round(seconds * 1000), configuration.hold_samples * interval_ms)
 
 
-def take_events(cell: Cell, frame: Frame, *, time_ms: int, configuration: Configuration) -> None:
-    """Fold a frame's events; kinds that this release does not know are passed over."""
-    header = frame.header
+def take_events(cell: Cell, frame: Frame, *, time_ms: int, configuration: Configuration) -> int:
+    """Fold a frame's events; return how many speak of VMs of other nodes, which do not count.
+
+    Kinds that this release does not know are passed over.
+    """
+    header, foreign = frame.header, 0
     for event in frame.events:
         if event.vm is None:
             continue
-        vm = cell.vms.get(event.vm)
-        if vm is None:
-            vm = cell.vms[event.vm] = Vm(
-                uuid=event.vm, node=header.node if header.role == "collector" else ""
-            )
-        cell.watched.add(event.vm)
+        vm = _known(cell, event.vm, time_ms=time_ms)
         if header.role == "owner":
             _take_owner(cell, vm, event, time_ms=time_ms, configuration=configuration)
         elif header.role == "agent" and event.kind in _SIGNS:
             _take_sign(cell, vm, event, header.node, configuration)
         elif header.role == "agent":
+            if not may_mark(cell, vm, header.node):
+                foreign += 1
+                continue
             _take_mark(vm, event, time_ms=time_ms)
-        else:
+        elif may_speak(cell, vm, header.node):
             position = SamplePosition(
                 node=header.node, role=header.role, run=header.run, sequence=header.sequence
             )
             _take_lifecycle(cell, vm, event, position, time_ms, configuration)
+        else:
+            remember_event(vm, header.node, event)
+            foreign += 1
+            continue
+        cell.watched.add(event.vm)
+    return foreign
 
 
 def _take_owner(
@@ -159,10 +209,7 @@ def _take_lifecycle(
         vm.gone_position = position
     elif kind == "monitor_back":
         vm.monitor_hung_ms = 0
-    for reason in _ENDS.get(kind, ()):
-        # What an operation leaves behind settles within the hold.
-        if reason in vm.holds:
-            vm.holds[reason] = time_ms + hold_ms // 3
+    _end_holds(vm, kind, time_ms=time_ms, hold_ms=hold_ms)
     if kind in {"migrated_in", "migrated_out"}:
         vm.holds["migration"] = time_ms + hold_ms
     if kind == "crash_dump":
@@ -193,15 +240,7 @@ def _begin_boot(
     configuration: Configuration,
 ) -> None:
     """Begin a boot epoch, and note a reboot that nobody announced."""
-    vm.told = ""
-    vm.said = {}
-    vm.probe_silent_ms = 0
-    vm.holds["boot"] = time_ms + _hold_ms(cell, vm, configuration.boot_hold_s, configuration)
-    place = cell.place(vm.uuid)
-    if place is not None:
-        _, lanes, lane = place
-        vm.silent_at_reboot = lanes.number("run_samples", lane) > 0
-        lanes.begin_boot(np.array([lane], np.intp))
+    _enter_boot(cell, vm, time_ms=time_ms, configuration=configuration)
     if event.kind != "rebooted":
         return
     # One reset is told twice by libvirt 9.
@@ -212,3 +251,15 @@ def _begin_boot(
         vm.reboot_pending = True
         vm.reboot_position = position
         vm.reboot_event_ms = event.time_ns // 1_000_000
+
+
+def _enter_boot(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> None:
+    vm.told = ""
+    vm.said = {}
+    vm.probe_silent_ms = 0
+    vm.holds["boot"] = time_ms + _hold_ms(cell, vm, configuration.boot_hold_s, configuration)
+    place = cell.place(vm.uuid)
+    if place is not None:
+        _, lanes, lane = place
+        vm.silent_at_reboot = lanes.number("run_samples", lane) > 0
+        lanes.begin_boot(np.array([lane], np.intp))

@@ -32,6 +32,7 @@ def close_minute(cell: Cell, *, time_ms: int, configuration: Configuration) -> l
     closed, cell.totals.minute_ms = cell.totals.minute_ms, now
     if not closed or closed == now:
         return []
+    _forget_unseen(cell, time_ms=time_ms, configuration=configuration)
     names = sorted(cell.lanes)
     count = sum(len(cell.lanes[name]) for name in names)
     parts = _shared_out(names, [len(cell.lanes[name]) for name in names]) if count else []
@@ -66,6 +67,18 @@ def close_minute(cell: Cell, *, time_ms: int, configuration: Configuration) -> l
         lanes.sums[...] = 0.0
         lanes.sum_counts[...] = 0.0
     return found
+
+
+def _forget_unseen(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
+    """Drop VMs that were only ever named: by an inventory or an event, and by no sample."""
+    since_ms = time_ms - round(configuration.resolved_kept_s * 1000)
+    unseen = [
+        uuid
+        for uuid, vm in cell.vms.items()
+        if not vm.node and vm.known_ms < since_ms and uuid not in cell.watched
+    ]
+    if unseen:
+        cell.forget_vms(unseen)
 
 
 def _shared_out(names: list[str], sizes: list[int]) -> list[list[str]]:

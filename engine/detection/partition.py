@@ -3,15 +3,17 @@
 The same records give the same alerts and the same digest, whatever brought them.
 """
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable
+from typing import Final, NamedTuple
 
 from engine.detection.cell import Cell
 from engine.detection.configuration import Configuration
 from engine.detection.fold import fold_frame
 from engine.detection.forest import new_forest
+from engine.detection.incidents import Finding, resolve
 from engine.detection.judge import judge
 from engine.detection.minutes import close_minute
+from engine.detection.notices import give_notice, notice_key
 from engine.detection.slots import is_due, is_early
 from engine.detection.sources import (
     Arrival,
@@ -24,10 +26,10 @@ from engine.detection.sources import (
     release,
     source_key,
 )
-from engine.errors import RecordRejected
+from engine.errors import FoldFailed, RecordRejected
 from engine.ports import Headers, OpenFrame, Record
 from engine.wire import topics
-from engine.wire.alert import Alert, encode_alert
+from engine.wire.alert import Alert, Resolution, SamplePosition, encode_alert
 from engine.wire.frame import Frame, decode_frame
 from engine.wire.rejected import encode_rejected, rejected_key
 from engine.wire.score import Scores, encode_scores
@@ -35,6 +37,7 @@ from models.kernels.columns import widen
 
 # Ended sources are looked for once in a while, not at every record.
 _FORGET_EVERY_MS = 60_000
+_RECORD: Final = "record"
 
 
 class Output(NamedTuple):
@@ -88,20 +91,42 @@ class Partition:
         # Cells that took a frame in, or had one wait, with this record: only they can have become
         # due by it.
         self._touched: set[str] = set()
+        # Culprits that this record is folded without.
+        self._given_up: set[str] = set()
 
     def waiting(self) -> int:
         """Return how many frames wait for a gap in their source's sequence."""
         return sum(len(self.sources[key].waiting) for key in self.queued)
 
-    def fold(self, record: Record, frame: Frame | None = None) -> list[Output]:
+    def fold(
+        self,
+        record: Record,
+        frame: Frame | None = None,
+        *,
+        given_up: Collection[str] = (),
+    ) -> list[Output]:
         """Fold one record; return what it leads to, oldest first.
 
         Records below `next_offset` were folded before and change nothing. `frame` is what the
         record's value stands for, where the caller has it already: a replay makes frames and
-        no bytes.
+        no bytes. `given_up` names culprits of `FoldFailed`: what is set aside this time.
+
+        Raises
+        ------
+        FoldFailed
+            Something raised, and the state may be half changed: it is to be restored.
         """
         if record.offset < self.next_offset:
             return []
+        self._given_up = set(given_up)
+        try:
+            return self._fold(record, frame)
+        except FoldFailed:
+            raise
+        except Exception as error:
+            raise FoldFailed(_RECORD, error) from error
+
+    def _fold(self, record: Record, frame: Frame | None) -> list[Output]:
         # Where the log begins is not known before its first record.
         if self.next_offset:
             self.lost += record.offset - self.next_offset
@@ -111,14 +136,17 @@ class Partition:
         # Time first: a slot whose grace is over does not take the next slot's frame in.
         outputs = self._close_slots(self.cells)
         self._touched.clear()
+        if _RECORD in self._given_up:
+            outputs += self._set_aside(None, record.value, record)
+            return outputs
         try:
             frame = self.open_frame(record) if frame is None else frame
         except RecordRejected as rejection:
             self.counters.rejected += 1
-            outputs.append(_rejected(record, rejection))
+            outputs.append(_rejected(record.value, record, rejection))
         else:
-            self._take(frame, record)
-        outputs += self._release_waiting()
+            outputs += self._take(frame, record)
+        outputs += self._release_waiting(record)
         if self.time_ms - self.forgot_ms >= _FORGET_EVERY_MS:
             self.forgot_ms = self.time_ms
             forget_ended(self.sources, time_ms=self.time_ms, configuration=self.configuration)
@@ -143,7 +171,7 @@ class Partition:
         for cell in self.cells.values():
             cell.passed_ms = self.passed_ms
 
-    def _take(self, frame: Frame, record: Record) -> None:
+    def _take(self, frame: Frame, record: Record) -> list[Output]:
         header = frame.header
         arrival = Arrival(frame, record.value, record.time_ms)
         cell = self.cells.get(header.cell)
@@ -154,14 +182,14 @@ class Partition:
             cell.overtaken.take(min(most_ms, overtaken_ms(self.sources[key], arrival)))
         waits = self._early(key) if cell is not None and cell.overtaken.late_ms else None
         if order(self.sources, arrival, self.counters, waits):
-            self._fold_frame(frame)
-            return
+            return self._fold_frame(frame, record.value, record)
         if self.sources[key].waiting:
             self.queued.add(key)
         node = None if cell is None else cell.nodes.get(header.node)
         if node is not None and header.run == node.run:
             # It waits or is a repeat; either way its node is not out of sight.
             node.seen_ms = self.passed_ms
+        return []
 
     def _early(self, key: str) -> Callable[[Waiting], bool]:
         """Return what says of the next frame of a source that it has to wait for its slot."""
@@ -182,18 +210,23 @@ class Partition:
 
         return is_early_now
 
-    def _release_waiting(self) -> list[Output]:
+    def _release_waiting(self, record: Record) -> list[Output]:
         """Fold frames whose turn has come, and close the slots that they fill."""
         outputs: list[Output] = []
         while True:
-            folded = [self._release(key) for key in sorted(self.queued)]
+            folded = 0
+            for key in sorted(self.queued):
+                count, said = self._release(key, record)
+                folded += count
+                outputs += said
             outputs += self._close_slots(self._touched)
-            if not any(folded):
+            if not folded:
                 return outputs
 
-    def _release(self, key: str) -> int:
+    def _release(self, key: str, record: Record) -> tuple[int, list[Output]]:
         """Fold the frames of one source whose turn has come; return how many."""
         source, folded = self.sources[key], 0
+        said: list[Output] = []
         before = self.counters.missing
         for waiting in release(
             source,
@@ -204,24 +237,83 @@ class Partition:
         ):
             missing, before = self.counters.missing - before, self.counters.missing
             frame = decode_frame(waiting.value, widen)
-            self._fold_frame(frame, missing=missing, arrived_ms=waiting.time_ms)
+            said += self._fold_frame(
+                frame, waiting.value, record, missing=missing, arrived_ms=waiting.time_ms
+            )
             folded += 1
         if not source.waiting:
             self.queued.discard(key)
-        return folded
+        return folded, said
 
-    def _fold_frame(self, frame: Frame, *, missing: int = 0, arrived_ms: int | None = None) -> None:
+    def _fold_frame(
+        self,
+        frame: Frame,
+        value: bytes,
+        record: Record,
+        *,
+        missing: int = 0,
+        arrived_ms: int | None = None,
+    ) -> list[Output]:
+        """Fold a frame whose turn has come; `record` is the one that is being folded now."""
         header = frame.header
+        culprit = f"frame {source_key(frame)} {header.sequence}"
+        if culprit in self._given_up:
+            return self._set_aside(frame, value, record)
         self.counters.processed += 1
         if header.role == "shell":
-            return
+            return []
+        try:
+            self._fold_into_cell(frame, missing=missing, arrived_ms=arrived_ms)
+        except Exception as error:
+            raise FoldFailed(culprit, error) from error
+        return []
+
+    def _set_aside(self, frame: Frame | None, value: bytes, record: Record) -> list[Output]:
+        """Keep what cannot be folded in `rejected`, and tell of it; None is no readable frame."""
+        self.counters.rejected += 1
+        self.counters.poison += 1
+        if frame is None:
+            detail = f"a record of {len(value)} bytes could not be read twice and is skipped"
+            return [_rejected(value, record, RecordRejected("poison", detail))]
+        header = frame.header
+        detail = (
+            f"frame {header.sequence} of {header.role} run {header.run} of node {header.node} "
+            "could not be folded twice and is skipped"
+        )
+        said = [_rejected(value, record, RecordRejected("poison", detail))]
+        cell = self.cells.get(header.cell)
+        if cell is not None:
+            position = SamplePosition(
+                node=header.node, role=header.role, run=header.run, sequence=header.sequence
+            )
+            said += self._told_skipped(cell, position, detail)
+        return said
+
+    def _told_skipped(self, cell: Cell, position: SamplePosition, detail: str) -> list[Output]:
+        finding = Finding(
+            scope="cell",
+            subject=cell.name,
+            kind="record_skipped",
+            firing=True,
+            severity="error",
+            suggestion="alert",
+            confidence=1.0,
+            onset_ms=self.time_ms,
+            position=position,
+            sentence=f"Cell {cell.name}: {detail}. This is an error of Flatline: please report it "
+            "with the record, which stands in flatline.rejected.v1.",
+            node=position.node,
+            key=notice_key("record_skipped", cell.name),
+        )
+        alerts = give_notice(cell, finding, time_ms=self.time_ms, configuration=self.configuration)
+        return [_alert_output(cell, alert) for alert in alerts]
+
+    def _fold_into_cell(self, frame: Frame, *, missing: int, arrived_ms: int | None) -> None:
+        header = frame.header
         self._touched.add(header.cell)
         cell = self.cells.get(header.cell)
         if cell is None:
-            cell = Cell(header.cell, site=header.site, zone=header.zone, forest=new_forest())
-            cell.passed_ms = self.passed_ms
-            cell.closed_ms = self.time_ms
-            self.cells[header.cell] = cell
+            cell = self._new_cell(header.cell, site=header.site, zone=header.zone)
         fold_frame(
             cell,
             frame,
@@ -236,21 +328,60 @@ class Partition:
         outputs: list[Output] = []
         for name in sorted(names):
             cell = self.cells.get(name)
-            if cell is None or not is_due(
-                cell, time_ms=self.time_ms, configuration=self.configuration
-            ):
+            if cell is None:
                 continue
-            cell.ahead = self._ahead(cell) if cell.overtaken.late_ms else {}
-            alerts = judge(cell, time_ms=self.time_ms, configuration=self.configuration)
-            for alert in alerts:
-                value, headers = encode_alert(alert)
-                outputs.append(Output(topics.ALERTS.name, name.encode(), value, headers, alert))
-            for scores in close_minute(
-                cell, time_ms=self.time_ms, configuration=self.configuration
-            ):
-                value = encode_scores(scores)
-                outputs.append(Output(topics.SCORES.name, name.encode(), value, scores=scores))
+            culprit = f"cell {name}"
+            try:
+                outputs += self._judged(cell)
+            except Exception as error:
+                if culprit not in self._given_up:
+                    raise FoldFailed(culprit, error) from error
+                # All of the cell is dropped, whatever the error left half changed.
+                outputs += self._begin_anew(cell)
         return outputs
+
+    def _judged(self, cell: Cell) -> list[Output]:
+        """Close a cell's slot if it is due, and its minute where that has ended."""
+        if not is_due(cell, time_ms=self.time_ms, configuration=self.configuration):
+            return []
+        cell.ahead = self._ahead(cell) if cell.overtaken.late_ms else {}
+        alerts = judge(cell, time_ms=self.time_ms, configuration=self.configuration)
+        outputs = [_alert_output(cell, alert) for alert in alerts]
+        for scores in close_minute(cell, time_ms=self.time_ms, configuration=self.configuration):
+            value = encode_scores(scores)
+            outputs.append(Output(topics.SCORES.name, cell.name.encode(), value, scores=scores))
+        return outputs
+
+    def _begin_anew(self, cell: Cell) -> list[Output]:
+        """Put an empty cell in the place of one that cannot be judged; end what it had told.
+
+        No record is to blame, so that skipping one would not help. What was learned is lost,
+        and without a day of history nothing in the cell is acted on.
+        """
+        self.counters.poison += 1
+        outputs: list[Output] = []
+        for _, incident in sorted(cell.incidents.items()):
+            if incident.alert.state != "resolved":
+                ended = resolve(
+                    cell,
+                    incident,
+                    Resolution(reason="its cell had to begin anew after an error"),
+                    time_ms=self.time_ms,
+                    sentence=f"{incident.alert.name or incident.alert.subject}: its cell had to "
+                    "begin anew after an error, so whether this goes on is not known.",
+                )
+                outputs += [_alert_output(cell, alert) for alert in ended]
+        fresh = self._new_cell(cell.name, site=cell.site, zone=cell.zone)
+        position = SamplePosition(node="-", role="shell", run="-", sequence=self.time_ms)
+        detail = "its state could not be judged twice, so that it begins anew"
+        return [*outputs, *self._told_skipped(fresh, position, detail)]
+
+    def _new_cell(self, name: str, *, site: str, zone: str) -> Cell:
+        cell = Cell(name, site=site, zone=zone, forest=new_forest())
+        cell.passed_ms = self.passed_ms
+        cell.closed_ms = self.time_ms
+        self.cells[name] = cell
+        return cell
 
     def _ahead(self, cell: Cell) -> dict[str, list[bytes]]:
         """Return, by node, its samples that wait: what is judged now may be over by them."""
@@ -263,13 +394,18 @@ class Partition:
         return waiting
 
 
-def _rejected(record: Record, rejection: RecordRejected) -> Output:
-    value = encode_rejected(
-        record.value,
+def _alert_output(cell: Cell, alert: Alert) -> Output:
+    value, headers = encode_alert(alert)
+    return Output(topics.ALERTS.name, cell.name.encode(), value, headers, alert)
+
+
+def _rejected(value: bytes, record: Record, rejection: RecordRejected) -> Output:
+    kept = encode_rejected(
+        value,
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,
         reason=rejection.reason,
         detail=rejection.detail,
     )
-    return Output(topics.REJECTED.name, rejected_key(record.key), value)
+    return Output(topics.REJECTED.name, rejected_key(record.key), kept)

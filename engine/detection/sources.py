@@ -20,7 +20,9 @@ class Counters(msgspec.Struct):
     """What became of the records of one partition.
 
     `missing` are frames that their sources numbered and that had not come when their gap was
-    given up; one that comes all the same is then `late`.
+    given up; one that comes all the same is then `late`. `poison` are those of `rejected` that
+    could not be folded, and cells that had to begin anew. `foreign` are rows, events and items of
+    VMs that another node runs, `rival` frames of a second collector of a node: both are not used.
     """
 
     received: int = 0
@@ -31,6 +33,9 @@ class Counters(msgspec.Struct):
     shed: int = 0
     clock_backwards: int = 0
     missing: int = 0
+    poison: int = 0
+    foreign: int = 0
+    rival: int = 0
 
     def balanced(self, waiting: int) -> bool:
         """Return whether every record is accounted for."""

@@ -132,6 +132,7 @@ class Agent:
         )
         self._reading = Reading(
             log,
+            node=config.node,
             policy=config.policy,
             trusted=config.trusted,
             journal=self._journal,

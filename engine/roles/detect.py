@@ -24,6 +24,7 @@ from engine.roles.appending import append_or_give_up
 from engine.roles.generations import append_generation, load
 from engine.roles.health import Health
 from engine.roles.opening import unsigned
+from engine.roles.refolding import Refolding
 from engine.wire.alert import WITNESSES, may_be_reset
 from engine.wire.frame import Frame, Header, VmRows, encode_frame
 from engine.wire.order import signed
@@ -116,6 +117,9 @@ class Detector:
         self._generation = -1
         self._ticks: dict[int, int] = {}
         self._heard: dict[str, tuple[int, list[tuple[str, ...]]]] = {}
+        self._refolding: Refolding[Partition, list[Output]] = Refolding(
+            log, "engine", self._load, Partition.fold
+        )
         # A role may be opened anew in one process: each opening is a source of its own.
         self._run = f"{config.run}.{clock.mono_ns():x}"
 
@@ -175,10 +179,25 @@ class Detector:
 
     async def _fold(self, held: _Held, record: Record) -> None:
         held.heard_ns = self._clock.mono_ns()
-        for output in held.state.fold(record):
+        for output in await self._outputs(held, record):
             await self._append(output)
         if not held.saved_ms:
             held.saved_ms = held.state.time_ms
+
+    async def _outputs(self, held: _Held, record: Record) -> list[Output]:
+        """Fold a record, or what is left of it once it failed twice; return what it leads to."""
+        held.state, outputs = await self._refolding.fold(held.state, record)
+        return outputs
+
+    async def _load(self, number: int) -> Partition:
+        state, _ = await load(
+            self._log,
+            number,
+            group=self._config.group,
+            configuration=self._config.configuration,
+        )
+        state.open_frame = self._open_frame
+        return state
 
     async def _append(self, output: Output) -> None:
         headers = output.headers

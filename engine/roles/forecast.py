@@ -11,13 +11,14 @@ from typing import Final
 
 import structlog
 
-from engine.capacity.foretell import Foretelling, compile_kernels, decoded
+from engine.capacity.foretell import Foretelling, Output, compile_kernels, decoded
 from engine.capacity.foretell_state import restore_state, take_state
-from engine.ports import Clock, Delivery, Log, OpenFrame, Subscription
+from engine.ports import Clock, Delivery, Log, OpenFrame, Record, Subscription
 from engine.roles import instruments
 from engine.roles.appending import append_or_give_up
 from engine.roles.generations import append_generation, newest_state
 from engine.roles.health import Health
+from engine.roles.refolding import Refolding
 from engine.wire.topics import FORECASTER, FRAMES
 
 _MAX_RECORDS: Final = 200
@@ -76,6 +77,9 @@ class Foreteller:
         self._health = health
         self._held: dict[int, _Held] = {}
         self._generation = -1
+        self._refolding: Refolding[Foretelling, list[Output]] = Refolding(
+            log, "forecaster", self._load, Foretelling.fold
+        )
 
     @property
     def partitions(self) -> dict[int, Foretelling]:
@@ -102,7 +106,7 @@ class Foreteller:
                     held = self._held.get(record.partition)
                     if held is None:
                         continue
-                    for output in held.state.fold(record):
+                    for output in await self._fold(held, record):
                         if await append_or_give_up(
                             self._log, output.topic, key=output.key, value=output.value
                         ):
@@ -113,6 +117,11 @@ class Foreteller:
                 # Appends may be instant; probes and other roles must get their turn.
                 await asyncio.sleep(0)
 
+    async def _fold(self, held: _Held, record: Record) -> list[Output]:
+        """Fold a record, or what is left of it once it failed twice."""
+        held.state, outputs = await self._refolding.fold(held.state, record)
+        return outputs
+
     async def _assign(self, delivery: Delivery) -> None:
         """Hold exactly the partitions assigned; state of a lost one may be stale, so it goes."""
         if delivery.generation != self._generation:
@@ -122,7 +131,6 @@ class Foreteller:
             del self._held[number]
         for number in sorted(delivery.assigned - self._held.keys()):
             state = await self._load(number)
-            state.open_frame = self._open_frame
             offsets = [state.next_offset] if state.next_offset else []
             self._held[number] = _Held(state, state.time_ms, offsets)
 
@@ -135,7 +143,10 @@ class Foreteller:
             restore=restore_state,
         )
         if state is None:
-            return Foretelling()
+            state = Foretelling()
+            state.open_frame = self._open_frame
+            return state
+        state.open_frame = self._open_frame
         _log.info(
             "The forecaster goes on from its state.",
             partition=number,

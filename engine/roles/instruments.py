@@ -22,6 +22,11 @@ RECORDS_REJECTED: Final = Counter(
     "Records of alerts, orders or control that planner or agent could not take, by reason.",
     ["topic", "reason"],
 )
+POISON: Final = Counter(
+    "flatline_poison_records_total",
+    "Records that could not be folded twice and were set aside, by role.",
+    ["role"],
+)
 FRAMES_DROPPED: Final = Counter(
     "flatline_collect_frames_dropped_total",
     "Frames given up before the log had them, by reason: age, bytes, oversized.",

@@ -157,7 +157,7 @@ class Journal:
         known = {name: value for name, value in bound.items() if value is not None}
         (_log.error if page else _log.info)(sentence, kind=kind, **known)
 
-    def reject(self, record: Record, *, reason: str, detail: str) -> None:
+    def reject(self, record: Record, *, reason: str, detail: str, page: bool = False) -> None:
         """Keep what cannot be taken for what it claims to be, and say so."""
         value = encode_rejected(
             record.value,
@@ -173,6 +173,7 @@ class Journal:
             "refusal",
             f"A record of {record.topic} was not read: {detail}.",
             detail={"offset": str(record.offset), "reason": reason},
+            page=page,
         )
 
 

@@ -34,14 +34,20 @@ from engine.action.planner import step
 from engine.action.question import DAY_MS
 from engine.action.state import PlannerState
 from engine.action.target import CellLoad, NodeRoom
-from engine.errors import LogProducerBroken, LogUnreachable, RecordRejected, RecordTooLarge
+from engine.errors import (
+    FoldFailed,
+    LogProducerBroken,
+    LogUnreachable,
+    RecordRejected,
+    RecordTooLarge,
+)
 from engine.ports import Clock, Headers, Log, Record
 from engine.roles import instruments
 from engine.roles.health import Health
 from engine.roles.hearing import hear_record
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors
 from engine.wire.alert import Alert
-from engine.wire.control import encode_control
+from engine.wire.control import encode_control, unreadable
 from engine.wire.frame import UUID_BYTES
 from engine.wire.order import Closed, Order, encode_order, signed
 from engine.wire.score import Scores, decode_scores
@@ -204,18 +210,41 @@ class Planner:
     async def _tick(self) -> None:
         while True:
             self._write_back()
-            await self._feed(Tick(now_ms=self._clock.now_ms()))
-            self._health.progress("plan")
+            try:
+                await self._feed(Tick(now_ms=self._clock.now_ms()))
+            except FoldFailed as failure:
+                # Nothing is ordered by a state that cannot be stepped; people must hear of it.
+                instruments.POISON.labels("planner").inc()
+                self._health.waiting("plan", f"Time cannot be stepped: {failure}")
+                _log.error("The planner cannot step time.", exc_info=failure.cause)
+            else:
+                self._health.done("plan")
+                self._health.progress("plan")
             await asyncio.sleep(_TICK_S)
 
     async def _read(self, record: Record) -> None:
         try:
-            event = self._event(record)
+            event = self._read_as(record)
+            if event is not None:
+                await self._feed(event)
         except RecordRejected as error:
             self._journal.reject(record, reason=error.reason, detail=error.detail)
-            return
-        if event is not None:
-            await self._feed(event)
+        except FoldFailed as failure:
+            instruments.POISON.labels("planner").inc()
+            self._journal.reject(record, reason="poison", detail=str(failure), page=True)
+            if record.topic in (CONTROL.name, ORDERS.name):
+                # An order that is not counted, or a word that is not heeded, stops all others.
+                hold = unreadable(record.key, time_ms=record.time_ms, why=str(failure))
+                await self._feed(ControlSeen(hold, self._clock.now_ms(), record.key))
+
+    def _read_as(self, record: Record) -> PlannerEvent | None:
+        """Return what a record says; `FoldFailed` where reading it raises."""
+        try:
+            return self._event(record)
+        except RecordRejected:
+            raise
+        except Exception as error:
+            raise FoldFailed(record.topic, error) from error
 
     def _event(self, record: Record) -> PlannerEvent | None:
         """Return what a record says to the planner; a claim is between agents and says nothing."""
@@ -264,9 +293,18 @@ class Planner:
         self._displaced.clear()
 
     async def _feed(self, event: PlannerEvent) -> None:
-        """Let one event be stepped and its instructions done before the next one is."""
+        """Let one event be stepped and its instructions done before the next one is.
+
+        Raises
+        ------
+        FoldFailed
+            Stepping raised. The state is a value, so that it is as it was before the event.
+        """
         async with self._turn:
-            self._state, instructions = step(self._state, event, self._config.policy)
+            try:
+                self._state, instructions = step(self._state, event, self._config.policy)
+            except Exception as error:
+                raise FoldFailed(type(event).__name__, error) from error
             for instruction in instructions:
                 await self._do(instruction)
 

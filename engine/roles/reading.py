@@ -11,10 +11,11 @@ from engine.action.ledger import LogMark
 from engine.action.words import fold_word
 from engine.errors import RecordRejected
 from engine.ports import Log, Record
+from engine.roles import instruments
 from engine.roles.hearing import hear_record
 from engine.roles.outbox import Journal
-from engine.wire.control import Control
-from engine.wire.order import Claim, Order
+from engine.wire.control import Control, unreadable, with_word
+from engine.wire.order import Claim, Entry, Order, names_node
 from engine.wire.topics import CONTROL, ORDERS
 
 TOPICS: Final = (CONTROL.name, ORDERS.name)
@@ -49,9 +50,17 @@ class Reading:
     """
 
     def __init__(
-        self, log: Log, *, policy: Policy, trusted: Trust, journal: Journal, deliver: Deliver
+        self,
+        log: Log,
+        *,
+        node: str,
+        policy: Policy,
+        trusted: Trust,
+        journal: Journal,
+        deliver: Deliver,
     ) -> None:
         self._log = log
+        self._node = node
         self._policy = policy
         self._trusted = trusted
         self._journal = journal
@@ -120,17 +129,33 @@ class Reading:
         try:
             entry = open_entry(record.value, record.headers, trusted=trusted, time_ms=time_ms)
         except RecordRejected as error:
-            self._journal.reject(record, reason=error.reason, detail=error.detail)
+            if names_node(record.value, self._node):
+                self._journal.reject(record, reason=error.reason, detail=error.detail)
+            else:
+                # A planner keeps it, so that a site of a thousand agents does so once.
+                instruments.RECORDS_REJECTED.labels(record.topic, error.reason).inc()
+            return
+        try:
+            self.history = self._with(entry, record)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this record's
+            # The history is a value and as it was. What is not counted must not let others run.
+            detail = f"{type(error).__name__}: {error}"
+            instruments.POISON.labels("agent").inc()
+            self._journal.reject(record, reason="poison", detail=detail, page=True)
+            hold = unreadable(record.key, time_ms=time_ms, why=detail)
+            self.controls = with_word(self.controls, record.key, hold)
             return
         if isinstance(entry, Order):
-            self.history = logged(
-                earlier, entry, self._policy, offset=record.offset, time_ms=time_ms
-            )
             self._deliver(entry, record, earlier)
-        elif isinstance(entry, Claim):
-            self.history = claimed(earlier, entry, time_ms=time_ms)
-        else:
-            self.history = closed(earlier, entry, time_ms=time_ms)
+
+    def _with(self, entry: Entry, record: Record) -> History:
+        """Return the history with one more order, claim or mark."""
+        at_ms = record.time_ms
+        if isinstance(entry, Order):
+            return logged(self.history, entry, self._policy, offset=record.offset, time_ms=at_ms)
+        if isinstance(entry, Claim):
+            return claimed(self.history, entry, time_ms=at_ms)
+        return closed(self.history, entry, time_ms=at_ms)
 
 
 def record_hash(record: Record) -> str:

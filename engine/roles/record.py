@@ -23,6 +23,7 @@ from engine.roles import instruments
 from engine.roles.appending import append_or_give_up
 from engine.roles.generations import append_generation, newest_state
 from engine.roles.health import Health, told
+from engine.roles.refolding import Refolding
 from engine.wire.frame import Frame, decode_frame
 from engine.wire.measurement import FAMILIES
 from engine.wire.points import Points
@@ -185,6 +186,11 @@ class _Stream:
                     await self._reject(
                         record, record.value, reason=rejection.reason, detail=rejection.detail
                     )
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is this record's
+                    # Each record is rows by itself: a second try would end the same.
+                    instruments.POISON.labels("historian").inc()
+                    detail = f"{type(error).__name__}: {error}"
+                    await self._reject(record, record.value, reason="poison", detail=detail)
                 self._next[record.partition] = record.offset + 1
             if self._is_due() and await self._write():
                 await self._subscription.commit(self._next)
@@ -295,11 +301,14 @@ class _Frames(_Stream):
     async def run(self, topic: str = FRAMES.name) -> None:
         """Write what frames say, and keep what the next ones need."""
         self._part = f"history of {topic}"
+        self._refolding: Refolding[FrameFold, list[Points]] = Refolding(
+            self._log, "historian", self._load, FrameFold.fold_record
+        )
         while True:
             delivery = await self._poll()
             await self._assign(delivery)
             for record in delivery.records:
-                self._fold(record)
+                await self._fold(record)
             if self._is_due() and await self._write():
                 await self._close_hours()
                 await self._save_due()
@@ -318,28 +327,29 @@ class _Frames(_Stream):
         for number in self._folds.keys() - delivery.assigned:
             del self._folds[number]
         for number in sorted(delivery.assigned - self._folds.keys()):
-            stored = await newest_state(
-                self._log, number, group=self._config.group, topic=SNAPSHOTS, restore=restore
-            )
-            fold = FrameFold() if stored is None else stored
+            fold = await self._load(number)
             self._folds[number] = fold
             self._saved_ms[number] = fold.time_ms
             self._committed[number] = [fold.next_offset] if fold.next_offset else []
 
-    def _fold(self, record: Record) -> None:
+    async def _load(self, number: int) -> FrameFold:
+        stored = await newest_state(
+            self._log, number, group=self._config.group, topic=SNAPSHOTS, restore=restore
+        )
+        fold = FrameFold() if stored is None else stored
+        fold.open_frame = self.open_frame
+        return fold
+
+    async def _fold(self, record: Record) -> None:
         fold = self._folds.get(record.partition)
         if fold is None or record.offset < fold.next_offset:
             return
-        fold.next_offset = record.offset + 1
+        fold, points = await self._refolding.fold(fold, record)
+        self._folds[record.partition] = fold
         self._next[record.partition] = fold.next_offset
-        try:
-            frame = self.open_frame(record)
-        except RecordRejected:
-            # The engine reads the same record and keeps it in `rejected`.
-            instruments.HISTORY_UNREADABLE.inc()
-            points = fold.pass_time(record.time_ms)
-        else:
-            points = fold.fold(frame, time_ms=record.time_ms)
+        if fold.unreadable:
+            instruments.HISTORY_UNREADABLE.inc(fold.unreadable)
+            fold.unreadable = 0
         if fold.beyond_int64:
             instruments.HISTORY_BEYOND_INT64.inc(fold.beyond_int64)
             fold.beyond_int64 = 0

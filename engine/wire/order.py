@@ -148,6 +148,22 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, tag="claim", omit_default
 
 Entry = Order | Closed | Claim
 
+
+class _Place(msgspec.Struct):
+    node: str = ""
+
+
+_place_decoder = msgspec.json.Decoder(_Place)
+
+
+def names_node(value: bytes, node: str) -> bool:
+    """Return whether bytes that may be no order say that they are for this node."""
+    try:
+        return _place_decoder.decode(value).node == node
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        return False
+
+
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Entry] = msgspec.json.Decoder(Entry)
 

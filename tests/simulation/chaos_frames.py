@@ -55,7 +55,7 @@ class Telling:
             site="site",
             zone="zone",
             cell=host.cell,
-            node=host.name if role == "collector" else f"{role}-{host.name}",
+            node=f"owner-{host.name}" if role == "owner" else host.name,
             role=role,
             run=run,
             sequence=sequence,

@@ -17,6 +17,7 @@ from engine.action.chain import Head, extend, link_of, verify
 from engine.action.look import judge
 from engine.looks import Look, Signs
 from engine.ports import Headers
+from engine.roles import instruments
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.order import Order, encode_order
 from engine.wire.topics import JOURNAL, ORDERS
@@ -84,6 +85,13 @@ def _bytes_of(
     return chance.randbytes(chance.randrange(400)), headers
 
 
+def _unread() -> int:
+    """Return how many records of orders were counted as unreadable in this process."""
+    samples = (one for metric in instruments.RECORDS_REJECTED.collect() for one in metric.samples)
+    counted = (s for s in samples if s.name.endswith("_total") and s.labels["topic"] == ORDERS.name)
+    return round(sum(sample.value for sample in counted))
+
+
 class _Attack(Run):
     """A site without a planner, with one dead guest that every hostile order would have reset."""
 
@@ -107,14 +115,19 @@ class _Attack(Run):
         assert self.result.effects == 1, "the order that is replayed must have been good"
         here[0].turn("panic_spin", asyncio.get_running_loop().time())
         await asyncio.sleep(20.0)
-        before = len(self.store.topics[JOURNAL.name])
+        before, unread = len(self.store.topics[JOURNAL.name]), _unread()
         for number in range(self._count):
             good = order_for(self.chance.choice(here), number, now_ms=self.detector.now_ms())
             self.store.put(ORDERS.name, b"c0", *_bytes_of(self.chance, good, executed))
             await asyncio.sleep(1.0)
         await asyncio.sleep(30.0)
         entries = [decode_entry(record.value) for record in self.store.topics[JOURNAL.name]]
-        self.told = sum(entry.kind == "refusal" for entry in entries[before:])
+        # What no agent can read is counted by each, and kept by a planner where one runs.
+        self.told = _unread() - unread
+        self.told += sum(
+            entry.kind == "refusal" and "was not read" not in entry.sentence
+            for entry in entries[before:]
+        )
         assert not verify(entries)
         for task in tuple(self.tasks):
             task.cancel()

@@ -225,7 +225,10 @@ class Bench:
             vm=guest.uuid,
             detail=detail,
         )
-        header = self.header(node or f"{role}-1", role, f"{role}-{self.offset}", 0, 0)
+        # An agent speaks from the node of the VM it acted on.
+        here = next((place.name for place in self.places if guest in place.guests), "elsewhere")
+        node = node or (here if role == "agent" else f"{role}-1")
+        header = self.header(node, role, f"{role}-{self.offset}", 0, 0)
         frame = Frame(header=header, rows=VmRows.empty(), events=(event,))
         return self.fold(self.record(encode_frame(frame)))
 

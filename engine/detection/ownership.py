@@ -1,0 +1,149 @@
+"""Who may speak for a VM: the node that runs it, until its move is believed.
+
+A move is believed when its source said so, or when the source no longer runs the VM (it left the
+list, it is not running there, the node is silent) and another node does. Until then what another
+node says of the VM is not used, only remembered: it holds once that node takes the VM over.
+"""
+
+from typing import Final
+
+from engine.detection import sentences
+from engine.detection.cell import Cell, Node, Vm
+from engine.detection.configuration import Configuration
+from engine.detection.incidents import Finding, text_of
+from engine.detection.notices import give_notice, notice_key
+from engine.wire.alert import Alert
+from engine.wire.frame import Event, InventoryItem
+from engine.wire.metrics import VM_STATES
+
+_RUNNING: Final = VM_STATES.index("running")
+# Nodes that may have something to say of a VM that another one runs: more is no migration.
+_OFFERS_KEPT: Final = 4
+# At the end of a live migration both may show it running for a sample; longer is no migration.
+_TWICE_S: Final = 60.0
+_TWICE_INTERVALS: Final = 3
+_ARRIVALS: Final = frozenset({"started", "migrated_in"})
+
+
+def may_speak(cell: Cell, vm: Vm, name: str) -> bool:
+    """Return whether the collector of a node may speak for a VM now."""
+    owner = cell.nodes.get(vm.node)
+    return owner is None or owner.name == name or is_absent(vm, owner)
+
+
+def is_absent(vm: Vm, owner: Node) -> bool:
+    """Return whether a VM's node no longer runs it, by its own word or by its silence."""
+    return owner.silent or vm.gone_ms > 0 or vm.left_by_word
+
+
+def may_mark(cell: Cell, vm: Vm, name: str) -> bool:
+    """Return whether the agent of a node may have acted on a VM: it runs there, or did before."""
+    return name == vm.former or may_speak(cell, vm, name)
+
+
+def remember_item(vm: Vm, name: str, item: InventoryItem) -> None:
+    """Keep what another node says a VM is, until it takes the VM over."""
+    if name in vm.offers or len(vm.offers) < _OFFERS_KEPT:
+        vm.offers = {**vm.offers, name: item}
+
+
+def remember_event(vm: Vm, name: str, event: Event) -> None:
+    """Keep how a VM came to another node, until that takes the VM over."""
+    known = name in vm.arrivals or len(vm.arrivals) < _OFFERS_KEPT
+    if event.kind in _ARRIVALS and known:
+        vm.arrivals = {**vm.arrivals, name: event.kind}
+
+
+def moves_to(cell: Cell, vm: Vm, node: Node, *, here: bool) -> bool:
+    """Return whether a node that lists a VM of another one takes it over now.
+
+    `here` says whether the VM runs there by this sample.
+    """
+    place = cell.place(vm.uuid)
+    if place is None:
+        return True
+    owner, theirs, lane = place
+    if owner.name == node.name or owner.silent or vm.gone_ms:
+        return True
+    there = theirs.number("state", lane) == _RUNNING
+    return here and (vm.left_by_word or not there)
+
+
+def note_twice(cell: Cell, vm: Vm, node: Node, *, time_ms: int) -> None:
+    """Note that a node runs a VM that another one runs as well."""
+    if not vm.twice:
+        vm.twice, vm.twice_ms = node.key, time_ms
+    cell.watched.add(vm.uuid)
+
+
+def watch_identities(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    """Tell VMs that run on two nodes, and nodes as which two collectors report."""
+    alerts: list[Alert] = []
+    for uuid in sorted(cell.watched):
+        vm = cell.vms[uuid]
+        if not vm.twice:
+            continue
+        if not _runs_there(cell, vm):
+            vm.twice, vm.twice_ms = "", 0
+            continue
+        least_s = max(_TWICE_S, _TWICE_INTERVALS * cell.interval_ms() / 1000)
+        if time_ms - vm.twice_ms >= least_s * 1000:
+            alerts += _twice(cell, vm, time_ms=time_ms, configuration=configuration)
+    for key in sorted(cell.nodes):
+        node = cell.nodes[key]
+        now_ms, interval_ms = cell.passed_ms, node.interval_ms
+        if key == node.name and node.runs.are_several(now_ms=now_ms, interval_ms=interval_ms):
+            alerts += _several(cell, node, time_ms=time_ms, configuration=configuration)
+    return alerts
+
+
+def _runs_there(cell: Cell, vm: Vm) -> bool:
+    """Return whether the other node still shows a VM running that its own node runs."""
+    other, lanes = cell.nodes.get(vm.twice), cell.lanes.get(vm.twice)
+    if other is None or lanes is None or other.silent or vm.uuid not in lanes.foreign:
+        return False
+    return lanes.number("state", lanes.places[vm.uuid]) == _RUNNING
+
+
+def _twice(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    text = text_of(vm.uuid)
+    here, other = cell.nodes[vm.node], cell.nodes[vm.twice]
+    seconds = (time_ms - vm.twice_ms) / 1000
+    finding = Finding(
+        scope="vm",
+        subject=text,
+        kind="duplicate_vm",
+        firing=True,
+        severity="critical",
+        suggestion="alert",
+        confidence=0.99,
+        onset_ms=vm.twice_ms,
+        position=other.position(),
+        sentence=f"{sentences.name_of(vm, text)} runs on {here.name} and on {other.name} for "
+        f"{seconds:.0f} s: two copies may write to the same disks. The one on {here.name} is "
+        "judged; end the copy that should not run.",
+        node=here.name,
+        key=notice_key("duplicate_vm", text),
+    )
+    return give_notice(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)
+
+
+def _several(cell: Cell, node: Node, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    others = node.runs.rivals(now_ms=cell.passed_ms, interval_ms=node.interval_ms)
+    finding = Finding(
+        scope="host",
+        subject=node.name,
+        kind="duplicate_collector",
+        firing=True,
+        severity="error",
+        suggestion="alert",
+        confidence=0.99,
+        onset_ms=node.event_ms,
+        position=node.position(),
+        sentence=f"Several collectors report as node {node.name} of cell {cell.name}: run "
+        f"{node.run} is used, run {', '.join(others)} is not. Two machines have one hostname, or "
+        "a second collector runs: give each node its own name, or end one of them.",
+        node=node.name,
+        key=notice_key("duplicate_collector", node.name),
+    )
+    return give_notice(cell, finding, time_ms=time_ms, configuration=configuration)

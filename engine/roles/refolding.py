@@ -1,0 +1,144 @@
+"""What a role does when folding a record raises: once more from its last snapshot, then without it.
+
+A fold changes its state step by step, so that after an error the state may be half changed. It is
+loaded again, and the records since then are read and folded again. What raises a second time is
+set aside: the record, or the part of the state that cannot go on. The same records raise the same
+errors, so that every restart and every other reader comes to the same state.
+"""
+
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from typing import Final, Generic, Protocol, TypeVar
+
+import structlog
+
+from engine.errors import FoldFailed
+from engine.ports import Log, Record
+from engine.roles import instruments
+from engine.wire.topics import FRAMES
+
+# The first time may be a fault of the machine (memory, a signal); the second is the record's.
+_ATTEMPTS: Final = 2
+_HOPELESS: Final = 8
+
+_log = structlog.get_logger()
+
+
+class Folded(Protocol):
+    """A state that records of one partition are folded into; `next_offset` 0 has seen none."""
+
+    next_offset: int
+
+
+State = TypeVar("State", bound=Folded)
+Result = TypeVar("Result")
+State_contra = TypeVar("State_contra", contravariant=True)
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+class Fold(Protocol[State_contra, Result_co]):
+    """Folds one record without the culprits given up; `FoldFailed` names one more."""
+
+    def __call__(
+        self, state: State_contra, record: Record, /, *, given_up: Collection[str]
+    ) -> Result_co:
+        """Return what the record leads to."""
+        ...
+
+
+@dataclass(slots=True)
+class Refolding(Generic[State, Result]):
+    """Folds the frames of a role's partitions, whatever they hold.
+
+    Attributes
+    ----------
+    role
+        Labels the metric and the log.
+    load
+        Returns the newest state of a partition that stands in the log, else an empty one.
+    step
+        Folds one record.
+    """
+
+    log: Log
+    role: str
+    load: Callable[[int], Awaitable[State]]
+    step: Fold[State, Result]
+    # Where a state without a snapshot began, by partition.
+    _begun: dict[int, int] = field(default_factory=dict)
+    # How often each culprit of a record failed.
+    _failed: dict[tuple[int, int], dict[str, int]] = field(default_factory=dict)
+
+    async def fold(self, state: State, record: Record) -> tuple[State, Result]:
+        """Fold a record, or what is left of it once it failed twice.
+
+        Returns the state to go on with, another one where the record failed, and what the
+        record leads to.
+        """
+        if not state.next_offset:
+            self._begun[record.partition] = record.offset
+        while True:
+            try:
+                return state, self.step(state, record, given_up=self._given_up(record))
+            except FoldFailed as failure:
+                self._note(record, failure)
+                state = await self._recovered(record)
+
+    def _given_up(self, record: Record) -> frozenset[str]:
+        """Return what of a record is set aside."""
+        failed = self._failed.get((record.partition, record.offset))
+        if failed is None:
+            return frozenset()
+        return frozenset(culprit for culprit, count in failed.items() if count >= _ATTEMPTS)
+
+    async def _recovered(self, record: Record) -> State:
+        """Return the state as it was before `record`."""
+        while True:
+            state = await self.load(record.partition)
+            if not state.next_offset:
+                state.next_offset = self._begun.get(record.partition, record.offset)
+            again = await self._caught_up(state, record)
+            if again is None:
+                return state
+            # Something else fails on the way, and the state with it.
+            self._note(*again)
+
+    def _note(self, record: Record, failure: FoldFailed) -> None:
+        failed = self._failed.setdefault((record.partition, record.offset), {})
+        count = failed[failure.culprit] = failed.get(failure.culprit, 0) + 1
+        if count > _HOPELESS:
+            # A state that leaves nothing out as asked would be read again for ever.
+            raise failure
+        where = f"{record.topic}/{record.partition} at offset {record.offset}"
+        if count < _ATTEMPTS:
+            _log.warning(
+                f"A record could not be folded ({failure}); the {self.role} reads it once more"
+                f" from its last snapshot: {where}.",
+                culprit=failure.culprit,
+            )
+            return
+        instruments.POISON.labels(self.role).inc()
+        _log.error(
+            f"A record could not be folded twice ({failure}); the {self.role} goes on without"
+            f" it: {where}. Please report this with the record.",
+            culprit=failure.culprit,
+            exc_info=failure.cause,
+        )
+
+    async def _caught_up(self, state: State, record: Record) -> tuple[Record, FoldFailed] | None:
+        """Fold what stands before `record`; return what failed on the way, None for nothing."""
+        if state.next_offset >= record.offset:
+            return None
+        async with self.log.tail(
+            FRAMES.name, record.partition, offset=state.next_offset
+        ) as batches:
+            async for batch in batches:
+                for one in batch:
+                    if one.offset >= record.offset:
+                        return None
+                    try:
+                        # What it leads to stands in the log already.
+                        self.step(state, one, given_up=self._given_up(one))
+                    except FoldFailed as failure:
+                        return one, failure
+        return None

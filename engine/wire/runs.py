@@ -1,0 +1,111 @@
+"""Which run of a node's collector is heard, where several report as one node.
+
+A collector that is started again is a new run, and the run before it ends. Two that report at the
+same time (one started by hand, two machines of one hostname) are a collision: the one that was
+there first is heard as long as it reports, and the others are known by name.
+"""
+
+from typing import Final
+
+import msgspec
+
+# After so many intervals without a frame a run has ended.
+SILENT_INTERVALS: Final = 3
+# What an ended run sent may be on its way for so long; later it is alive.
+_ON_ITS_WAY_MS: Final = 30_000
+# One frame may be a late one; two are a collector.
+_FRAMES_OF_A_RIVAL: Final = 2
+# A crash loop leaves one a minute; the latest tell all there is to tell.
+_KEPT: Final = 8
+
+
+class Other(msgspec.Struct):
+    """A run that is not heard: one that ended, or a rival that goes on.
+
+    `frames` counts what it sent while another run was heard, 0 for one that ended.
+    """
+
+    run: str
+    sequence: int
+    seen_ms: int
+    frames: int = 0
+
+
+class Runs(msgspec.Struct):
+    """The runs of one node; empty at first.
+
+    Attributes
+    ----------
+    run, sequence, seen_ms
+        The run that is heard, and its last frame.
+    began_ms, began_event_ms
+        When it was first heard: by the reader's clock, and by its own.
+    others
+        The latest others.
+    """
+
+    run: str = ""
+    sequence: int = -1
+    seen_ms: int = 0
+    began_ms: int = 0
+    began_event_ms: int = 0
+    others: list[Other] = []
+
+    def hears(
+        self, run: str, *, sequence: int, event_ms: int, now_ms: int, interval_ms: int
+    ) -> bool:
+        """Return whether a frame is to be used, and note that it came.
+
+        Parameters
+        ----------
+        event_ms, now_ms
+            When it was taken by its node's clock, and the reader's time now.
+        """
+        if run == self.run:
+            self.sequence, self.seen_ms = max(sequence, self.sequence), now_ms
+            return True
+        silent_ms = SILENT_INTERVALS * interval_ms
+        has_ended = not self.run or now_ms - self.seen_ms >= silent_ms
+        other = next((one for one in self.others if one.run == run), None)
+        if other is None:
+            if not has_ended and self.rivals(now_ms=now_ms, interval_ms=interval_ms):
+                # Where two report already, one more does not get a turn before one ends.
+                self._keep(Other(run, sequence, now_ms, frames=1))
+                return False
+            self._turn_to(run, sequence, event_ms, now_ms, frames=0)
+            return True
+        if sequence <= other.sequence:
+            return False
+        was_rival = other.frames > 0
+        lives = event_ms > self.began_event_ms or now_ms - self.began_ms > _ON_ITS_WAY_MS
+        other.sequence, other.seen_ms = sequence, now_ms
+        if was_rival and not has_ended:
+            other.frames += 1
+            return False
+        if not was_rival and not lives:
+            return False
+        # The run heard so far ended, or it is the younger one of two that go on.
+        self._turn_to(run, sequence, event_ms, now_ms, frames=0 if has_ended else 1)
+        return True
+
+    def rivals(self, *, now_ms: int, interval_ms: int) -> list[str]:
+        """Return the runs that report beside the one that is heard, in order."""
+        since_ms = now_ms - SILENT_INTERVALS * interval_ms
+        return sorted(one.run for one in self.others if one.frames and one.seen_ms > since_ms)
+
+    def are_several(self, *, now_ms: int, interval_ms: int) -> bool:
+        """Return whether another run certainly goes on beside the one that is heard."""
+        names = self.rivals(now_ms=now_ms, interval_ms=interval_ms)
+        certain = {one.run for one in self.others if one.frames >= _FRAMES_OF_A_RIVAL}
+        return not certain.isdisjoint(names)
+
+    def _turn_to(self, run: str, sequence: int, event_ms: int, now_ms: int, *, frames: int) -> None:
+        before, others = self.run, [one for one in self.others if one.run != run]
+        self.others = others
+        if before:
+            self._keep(Other(before, self.sequence, self.seen_ms, frames=frames))
+        self.run, self.sequence, self.seen_ms = run, sequence, now_ms
+        self.began_ms, self.began_event_ms = now_ms, event_ms
+
+    def _keep(self, other: Other) -> None:
+        self.others = [*self.others, other][-_KEPT:]
