@@ -59,7 +59,8 @@ def fleet_rows(size: int, *, seed: int = 20261123) -> VmRows:
     gauges[metrics.GAUGE_ROW["vcpu_busiest_ratio"]] = rng.random(size)
     # Nothing of KVM's own counts, which few hypervisors tell.
     missing = np.zeros(integers.shape, np.bool_)
-    missing[[metrics.INTEGER_ROW[metric.name] for metric in metrics.KVM_COUNTERS]] = True
+    untold = metrics.KVM_COUNTERS + metrics.DEVICE_SETS
+    missing[[metrics.INTEGER_ROW[metric.name] for metric in untold]] = True
     return VmRows(
         uuids=rng.bytes(16 * size),
         integers=integers,

@@ -19,7 +19,7 @@ libvirt 9.0 with qemu 7.2:
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -75,6 +75,12 @@ _KVM_SUMS: Final = {
 }
 
 
+# Whether a device tells its counters is seen by the one that all of them have.
+_TOLD_BY: Final = {"block": "wr.bytes", "net": "tx.bytes"}
+# Longer than any job that keeps a monitor busy; then a device is taken for one without counters.
+_UNTOLD_NS: Final = 120_000_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One VM's statistics as libvirt returned them; `job_active` None is not asked."""
@@ -96,6 +102,8 @@ class VcpuTimes:
     instance: int
     mono_ns: int
     times_ns: Mapping[int, int]
+    # When each device last told its counters, by group and name.
+    told_ns: Mapping[str, int] = field(default_factory=dict)
 
 
 def instance_of(*, host_mark: int, domain_id: int) -> int:
@@ -136,13 +144,21 @@ def decode(
     gauges = np.full((len(GAUGES), size), np.nan, np.float32)
     current: dict[bytes, VcpuTimes] = {}
     for column, reading in enumerate(readings):
-        times = VcpuTimes(reading.instance, mono_ns, _vcpus_wanted(reading.stats))
-        ratios = _busy_ratios(times, previous.get(reading.vm))
+        before = previous.get(reading.vm)
+        told_ns = _told_ns(reading, before, mono_ns)
+        times = VcpuTimes(reading.instance, mono_ns, _vcpus_wanted(reading.stats), told_ns)
+        ratios = _busy_ratios(times, before)
         current[reading.vm] = times
+        withheld = {name.split("/")[0] for name, at_ns in told_ns.items() if at_ns != mono_ns}
         for name, value in _integers(reading, ratios):
+            if name.split("_")[0] in withheld:
+                continue
             row = INTEGER_ROW[name]
             integers[row, column] = value
             missing[row, column] = False
+        if not withheld:
+            row = INTEGER_ROW["device_set"]
+            integers[row, column], missing[row, column] = _device_set(told_ns), False
         for name, ratio in _gauges(reading.stats, ratios):
             gauges[GAUGE_ROW[name], column] = ratio
     rows = VmRows(
@@ -171,6 +187,31 @@ def _vcpus_told(stats: Stats, times: VcpuTimes) -> Mapping[int, int]:
     Ticks alone stand still for a minute while a guest lives.
     """
     return times.times_ns if vcpu_delays(stats).keys() == times.times_ns.keys() else {}
+
+
+def _told_ns(reading: Reading, before: VcpuTimes | None, mono_ns: int) -> dict[str, int]:
+    """Return when each device that is there told its counters, those that never did left out.
+
+    libvirt leaves out the counters of a card whose tap cannot be read, and of a disk whose monitor
+    is busy: such a device makes the sum of its group unknown. One that tells nothing for long (a
+    drive without a medium) does not count any more, and the set is another one.
+    """
+    known = before.told_ns if before is not None and before.instance == reading.instance else {}
+    told: dict[str, int] = {}
+    for group, counter in _TOLD_BY.items():
+        for number in range(_counter(reading.stats.get(f"{group}.count")) or 0):
+            name = f"{group}/{reading.stats.get(f'{group}.{number}.name', number)}"
+            if _counter(reading.stats.get(f"{group}.{number}.{counter}")) is not None:
+                told[name] = mono_ns
+            elif mono_ns - known.get(name, mono_ns - _UNTOLD_NS) < _UNTOLD_NS:
+                told[name] = known[name]
+    return told
+
+
+def _device_set(told_ns: Mapping[str, int]) -> int:
+    """Return a number that stands for the devices whose counters are summed."""
+    names = "\x00".join(sorted(told_ns)).encode()
+    return int.from_bytes(hashlib.blake2b(names, digest_size=2).digest(), "little")
 
 
 def _vcpu_rows(times_ns: Sequence[Mapping[int, int]]) -> VcpuRows:
@@ -251,13 +292,13 @@ def _candidates(reading: Reading, ratios: Sequence[float]) -> Iterator[tuple[str
     yield "instance", reading.instance
     yield "state", state_of(stats)
     yield "job_active", None if reading.job_active is None else int(reading.job_active)
-    for name, field in _PLAIN.items():
-        yield name, _counter(stats.get(field))
+    for name, told in _PLAIN.items():
+        yield name, _counter(stats.get(told))
     yield "balloon_last_update_s", balloon_last_update_s(stats)
-    for name, field in _BLOCK_SUMS.items():
-        yield name, _device_total(stats, "block", field)
-    for name, field in _NET_SUMS.items():
-        yield name, _device_total(stats, "net", field)
+    for name, told in _BLOCK_SUMS.items():
+        yield name, _device_total(stats, "block", told)
+    for name, told in _NET_SUMS.items():
+        yield name, _device_total(stats, "net", told)
     yield "vcpu_wait_ns", sum(wait for _, wait in _vcpu_field(stats, "wait")) or None
     delays = [delay for _, delay in _vcpu_field(stats, "delay")]
     yield "vcpu_delay_ns", sum(delays) if delays else None

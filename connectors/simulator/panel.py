@@ -13,7 +13,14 @@ from connectors.simulator.guests import NEVER_S, Condition, Guests
 from connectors.simulator.meters import VCPUS, Meters
 from connectors.simulator.rates import Rates
 from connectors.simulator.topology import Topology
-from engine.wire.metrics import COUNTERS, INTEGER_ROW, INTEGERS, KVM_COUNTERS, LEVELS
+from engine.wire.metrics import (
+    COUNTERS,
+    DEVICE_SETS,
+    INTEGER_ROW,
+    INTEGERS,
+    KVM_COUNTERS,
+    LEVELS,
+)
 
 # An array is compared with a number much faster than with a member.
 _OFF: Final = int(Condition.OFF)
@@ -79,7 +86,7 @@ class Panel:
         missing = np.zeros((len(INTEGERS), size), np.bool_)
         missing[REPORTED] = never
         missing[_NETWORK] = topology.network < 0
-        # As of qemu without KVM, and of libvirt before 8.9.
+        # As of qemu without KVM, and of libvirt before 8.9; no device is plugged or unplugged.
         missing[len(COUNTERS) + len(LEVELS) :] = True
         missing[INTEGER_ROW["vcpus_halted"]] = not sight.halted_known
         shown[INTEGER_ROW["balloon_major_faults"]] = guests.faults_reported
@@ -102,4 +109,4 @@ def _in_pages(kib: NDArray[np.float64]) -> NDArray[np.uint64]:
     return (kib.astype(np.uint64) // np.uint64(4)) * np.uint64(4)
 
 
-assert len(COUNTERS) + len(LEVELS) + len(KVM_COUNTERS) == len(INTEGERS)
+assert COUNTERS + LEVELS + KVM_COUNTERS + DEVICE_SETS == INTEGERS

@@ -1,7 +1,7 @@
 """What time alone brings: deadlines, back-offs, storms, and the next rung of a ladder."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Final
@@ -25,7 +25,7 @@ _GRACE_MS: Final = 5_000
 _SETTLE_MS: Final = 300_000
 # So many incidents that a rule holds back are asked again each second. What holds them lasts
 # minutes and their own news comes at once; a thousand a second took a sixth of a core.
-_HELD_ASKED: Final = 100
+HELD_ASKED: Final = 100
 
 QUARANTINER: Final = "planner"
 
@@ -66,17 +66,18 @@ def _asked(state: PlannerState) -> tuple[PlannerState, list[Incident]]:
     """Return the incidents that time may bring further now: of those held back a share, in turn."""
     held = [incident for incident in state.incidents.values() if incident.held_by]
     rest = [incident for incident in state.incidents.values() if not incident.held_by]
-    if len(held) <= _HELD_ASKED:
+    if len(held) <= HELD_ASKED:
         return state, rest + held
     first = state.turn % len(held)
-    share = (held[first:] + held[:first])[:_HELD_ASKED]
-    return replace(state, turn=first + _HELD_ASKED), rest + share
+    share = (held[first:] + held[:first])[:HELD_ASKED]
+    return replace(state, turn=first + HELD_ASKED), rest + share
 
 
-def storms(state: PlannerState, now_ms: int) -> Stepped:
-    """Pause every place whose VMs are in trouble together."""
+def storms(state: PlannerState, now_ms: int, places: Iterable[Place] | None = None) -> Stepped:
+    """Pause every place whose VMs are in trouble together; None looks at all of them."""
     done: list[Instruction] = []
-    for place, trouble in state.trouble.items():
+    for place in state.trouble if places is None else dict.fromkeys(places):
+        trouble = state.trouble[place]
         pause = storm_pause(
             trouble,
             site=state.site,

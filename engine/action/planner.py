@@ -9,7 +9,14 @@ from dataclasses import replace
 from typing import Final, assert_never
 
 from engine.action.admit import closed, logged
-from engine.action.advance import advance, every_incident, evidence_saved, others_of, storms
+from engine.action.advance import (
+    HELD_ASKED,
+    advance,
+    every_incident,
+    evidence_saved,
+    others_of,
+    storms,
+)
 from engine.action.catalogue import VERDICT_WINDOW_MS, Policy
 from engine.action.events import (
     AlertSeen,
@@ -59,16 +66,19 @@ def step(state: PlannerState, event: PlannerEvent, policy: Policy) -> Stepped:
             state, done = every_incident(state, policy, now_ms)
         case _:
             assert_never(event)
-    check(state)
+    # An alert changes one incident; to look at all of them each time takes their square.
+    check(state, only=event.alert.id if isinstance(event, AlertSeen) else None)
     return state, done
 
 
-def check(state: PlannerState) -> None:
-    """Raise `BrokenInvariant` if the state is one that must not be."""
+def check(state: PlannerState, *, only: str | None = None) -> None:
+    """Raise `BrokenInvariant` if the state is one that must not be; `only` names an incident."""
     keys = [(entry.order.incident, entry.order.step) for entry in state.history if entry.admitted]
     if len(keys) != len(set(keys)):
         raise BrokenInvariant("two orders for one incident step were both admitted")
-    for incident in state.incidents.values():
+    changed = state.incidents.get(only) if only is not None else None
+    of_interest = state.incidents.values() if only is None else (changed,) if changed else ()
+    for incident in of_interest:
         if incident.phase in ("ordering", "ordered", "verifying") and incident.order is None:
             raise BrokenInvariant(f"incident {incident.id} is {incident.phase} without an order")
         if incident.phase == "ordering" and not state.live:
@@ -94,14 +104,22 @@ def _alert_seen(state: PlannerState, seen: AlertSeen, policy: Policy) -> Stepped
             state = _recovered(state, alert, policy)
         asked = alert.suggested_action in FITTING or policy.ladders.get(alert.kind)
         if alert.state != "firing" or not asked:
-            return _storming(state, now_ms)
+            return _storming(state, alert, now_ms)
         incident = Incident(alert.id)
+    before = incident.alert
     incident = _with_word(incident, alert, time_ms=seen.time_ms)
     if alert.state == "resolved" and incident.phase not in (*ENDED, "settling"):
         if incident.order is None:
             state = _recovered(state, alert, policy)
         return _resolved(state, incident, policy)
-    state, paused = _storming(put(state, incident), now_ms)
+    # Of few, each is asked with every word.
+    are_many = len(state.incidents) > HELD_ASKED
+    is_repeat = are_many and incident.held_by and before is not None
+    is_repeat = is_repeat and not _is_news(alert, before)
+    state, paused = _storming(put(state, incident), alert, now_ms)
+    if is_repeat and not back:
+        # It is asked again with time, as all that a rule holds back.
+        return state, paused
     others = others_of(state.incidents, of=alert)
     state, decided = advance(state, incident, policy, now_ms, others)
     return state, (*back, *paused, *decided)
@@ -134,8 +152,19 @@ def _back(
     return ended, (told(ended, "outcome", "again", page=not order.dry_run),)
 
 
-def _storming(state: PlannerState, now_ms: int) -> Stepped:
-    return storms(state, now_ms) if state.live else (state, ())
+def _is_news(alert: Alert, before: Alert | None) -> bool:
+    """Return whether an alert says more than that it still fires."""
+    if before is None:
+        return True
+    now, known = (
+        (one.transition, one.state, one.suggested_action, one.vetoes, one.witnesses, one.pools)
+        for one in (alert, before)
+    )
+    return now != known
+
+
+def _storming(state: PlannerState, alert: Alert, now_ms: int) -> Stepped:
+    return storms(state, now_ms, places_of(alert)) if state.live else (state, ())
 
 
 def _recovered(state: PlannerState, alert: Alert, policy: Policy) -> PlannerState:

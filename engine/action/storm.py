@@ -16,6 +16,7 @@ from engine.wire.alert import Alert
 from engine.wire.control import Control
 
 _WINDOW_MS: Final = 300_000
+_PRUNE_MS: Final = 60_000
 _CALM_MS: Final = 1_800_000
 # While the storm goes on, the pause is written anew when it is this old.
 _RENEW_MS: Final = 300_000
@@ -36,9 +37,15 @@ Place = tuple[PlaceScope, str]
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """When each VM of a place was last said to be in trouble, ms by UUID text."""
+    """When each VM of a place was last said to be in trouble, ms by UUID text.
+
+    What is too old is dropped now and then (`pruned_ms`), since to look at all of them with each
+    alert takes the square of their number.
+    """
 
     seen_ms: Mapping[str, int]
+    newest_ms: int = 0
+    pruned_ms: int = 0
 
 
 def places_of(alert: Alert) -> Iterable[Place]:
@@ -53,7 +60,7 @@ def places_of(alert: Alert) -> Iterable[Place]:
 
 
 def troubled(trouble: Trouble | None, alert: Alert) -> Trouble:
-    """Return a place's trouble with what `alert` says added, without what is too old.
+    """Return a place's trouble with what `alert` says added.
 
     A veto does not make a VM well: suppressed ones count. Pending ones do not, a single odd
     sample is no trouble yet; nor do alerts of a host whose VMs are judged one by one. VMs of
@@ -65,8 +72,12 @@ def troubled(trouble: Trouble | None, alert: Alert) -> Trouble:
         counts = alert.scope != "host" or alert.kind == "host_silence"
         for vm in vms if counts else ():
             seen[vm] = max(seen.get(vm, 0), alert.decided_ms)
-    newest_ms = max(alert.decided_ms, *seen.values(), 0)
-    return Trouble({vm: ms for vm, ms in seen.items() if ms > newest_ms - _WINDOW_MS})
+    newest_ms = max(alert.decided_ms, trouble.newest_ms if trouble else 0)
+    pruned_ms = trouble.pruned_ms if trouble else newest_ms
+    if newest_ms - pruned_ms >= _PRUNE_MS:
+        seen = {vm: ms for vm, ms in seen.items() if ms > newest_ms - _WINDOW_MS}
+        pruned_ms = newest_ms
+    return Trouble(seen, newest_ms, pruned_ms)
 
 
 def storm_pause(
@@ -112,7 +123,8 @@ def storm_pause(
         cleared_ms = standing.time_ms
     elif standing is not None and _is_enough(standing, now_ms=now_ms):
         return None
-    since_ms = max(now_ms - _WINDOW_MS, cleared_ms)
+    # No word is newer than the newest, however the reader's clock stands.
+    since_ms = max(now_ms - _WINDOW_MS, trouble.newest_ms - _WINDOW_MS, cleared_ms)
     count = sum(ms > since_ms for ms in trouble.seen_ms.values())
     bar = max(_LEAST_VMS, math.ceil(vm_count * _SHARE))
     if count < bar:

@@ -51,6 +51,7 @@ class Demand:
         self.mono_ns = 0
         self.counters = np.full((len(_COUNTERS), size), np.nan)
         self.instances = np.full(size, np.nan)
+        self.device_sets = np.full(size, np.nan)
         self.vcpus = np.full(size, np.nan)
         # The node itself is the last column.
         self.sums = np.zeros((len(METRICS), size + 1))
@@ -76,6 +77,11 @@ class Demand:
         instances = _level(rows, "instance")
         if rows.missing is not None:
             counters[rows.missing[_COUNTERS]] = np.nan
+        sets = _level(rows, "device_set")
+        told = ~np.isnan(sets)
+        # Sums over other devices are compared with nothing; the CPU time is none of them.
+        self.counters[1:, told & ~np.isnan(self.device_sets) & (sets != self.device_sets)] = np.nan
+        self.device_sets = np.where(told, sets, self.device_sets)
         if dt_s is not None:
             values[_RATES, :-1] = self._rates(counters, instances, dt_s)
         self.counters, self.instances = counters, instances
@@ -107,7 +113,7 @@ class Demand:
         moved = Demand(roster)
         moved.run, moved.sequence, moved.mono_ns = self.run, self.sequence, self.mono_ns
         kept = np.flatnonzero(places >= 0)
-        for name in ("counters", "instances", "vcpus"):
+        for name in ("counters", "instances", "device_sets", "vcpus"):
             getattr(moved, name)[..., kept] = getattr(self, name)[..., places[kept]]
         for name in ("sums", "counts"):
             getattr(moved, name)[:, kept] = getattr(self, name)[:, places[kept]]

@@ -11,7 +11,13 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.capacity.rates import counters_of, instances_of, vm_metrics
+from engine.capacity.rates import (
+    DEVICE_RATES,
+    counters_of,
+    device_sets_of,
+    instances_of,
+    vm_metrics,
+)
 from engine.capacity.rollups import Window
 from engine.capacity.rows import (
     info_points,
@@ -117,7 +123,7 @@ class NodeLane:
     run, mono_ns
         Of the last frame folded.
     uuids
-        The roster; `before` and `instances` stand in its order.
+        The roster; `before`, `instances` and `device_sets` stand in its order.
     heard_ms
         Append time of the last frame; `given_out` says whether its open minutes were.
     """
@@ -130,6 +136,7 @@ class NodeLane:
     uuids: bytes = b""
     before: Floats | None = None
     instances: Floats = field(default_factory=lambda: np.empty(0))
+    device_sets: Floats = field(default_factory=lambda: np.empty(0))
     heard_ms: int = 0
     given_out: bool = True
     pools: tuple[str, ...] = ()
@@ -337,6 +344,9 @@ class FrameFold:
         instances = np.full(size, np.nan)
         instances[stayed] = lane.instances[moved[stayed]]
         lane.instances = instances
+        sets = np.full(size, np.nan)
+        sets[stayed] = lane.device_sets[moved[stayed]]
+        lane.device_sets = sets
         lane.uuids = rows.uuids
         lane.telegraf = self._telegraf(lane, vms)
 
@@ -351,8 +361,13 @@ class FrameFold:
             if before is not None:
                 other = instances != lane.instances
                 before[:, other & ~np.isnan(instances) & ~np.isnan(lane.instances)] = np.nan
+                sets = device_sets_of(rows)
+                changed = (sets != lane.device_sets) & ~np.isnan(sets) & ~np.isnan(lane.device_sets)
+                before[np.ix_(DEVICE_RATES, changed)] = np.nan
             yield from lane.vms.add(vm_metrics(rows, before=before, dt_s=dt_s), time_ns=time_ns)
             lane.before, lane.instances = counters_of(rows), instances
+            sets = device_sets_of(rows)
+            lane.device_sets = np.where(np.isnan(sets), lane.device_sets, sets)
             self.open_hours.add(Hour(VM[0].name, lane.cell, begin_s))
         if frame.node:
             own = kept(node_values(frame.node, vms=len(rows)))

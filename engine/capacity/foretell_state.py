@@ -13,7 +13,7 @@ from engine.capacity.generation import Generation, packed, unpacked
 from engine.wire.runs import Runs
 from models.forecaster import Forecaster
 
-_DEMAND: Final = ("counters", "instances", "vcpus", "sums", "counts")
+_DEMAND: Final = ("counters", "instances", "device_sets", "vcpus", "sums", "counts")
 
 
 class Array(msgspec.Struct, frozen=True, array_like=True):
@@ -133,7 +133,8 @@ def _node(value: NodeValue) -> Node:
     demand = Demand(value.roster)
     demand.run, demand.sequence, demand.mono_ns = value.run, value.sequence, value.mono_ns
     for name in _DEMAND:
-        getattr(demand, name)[...] = _array(value.demand[name])
+        if name in value.demand:  # an earlier release did not keep all of them
+            getattr(demand, name)[...] = _array(value.demand[name])
     node.demand = demand
     node.forecaster = Forecaster.from_arrays(
         {name: _array(array) for name, array in value.forecaster.items()}

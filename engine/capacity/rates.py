@@ -46,6 +46,15 @@ def counters_of(rows: VmRows) -> Floats:
     return values
 
 
+# The rates that are sums over devices.
+DEVICE_RATES: Final = np.array([name.startswith(("disk", "net")) for name in _RATES])
+
+
+def device_sets_of(rows: VmRows) -> Floats:
+    """Return shape (n,): which devices the sums are over, NaN where not known."""
+    return _level(rows, "device_set")
+
+
 def instances_of(rows: VmRows) -> Floats:
     """Return shape (n,): which run of each VM this is, NaN where not known."""
     return _level(rows, "instance")

@@ -38,6 +38,7 @@ class _Lane(msgspec.Struct, frozen=True, array_like=True):
     instances: bytes
     pools: tuple[str, ...]
     windows: tuple[_Window | None, ...]
+    device_sets: bytes = b""
 
 
 class _State(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +114,7 @@ def _packed(lane: NodeLane) -> _Lane:
             else _Window(group.window.begin_s, group.window.values.tobytes())
             for group in lane.groups()
         ),
+        lane.device_sets.tobytes(),
     )
 
 
@@ -132,6 +134,8 @@ def _lane(packed: _Lane, names: dict[str, str]) -> NodeLane:
     if packed.before is not None:
         lane.before = _array(packed.before).reshape(len(COUNTER_ROWS), size)
     lane.instances = _array(packed.instances)
+    # An earlier release kept none.
+    lane.device_sets = _array(packed.device_sets) if packed.device_sets else np.full(size, np.nan)
     vms = vm_texts(packed.uuids)
     place = {"cell": packed.cell, "node": packed.node}
     if vms:

@@ -210,6 +210,7 @@ def evaluate(
 
 
 app.command()(planning.forecast)
+app.command()(telling.forget)
 app.command()(telling.approve)
 
 

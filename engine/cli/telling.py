@@ -1,5 +1,6 @@
 """The subcommands with which people tell Flatline something: owner's work, pauses, approvals."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,43 @@ def event_maintenance(
 ) -> None:
     """Say that the owner works on a VM. Nothing it does then leads to an action."""
     _owner_event("owner_maintenance", vm, cell=cell, minutes=minutes, file=file, sets=sets)
+
+
+class Gone(StrEnum):
+    """What may be forgotten."""
+
+    NODE = "node"
+    VM = "vm"
+    POOL = "pool"
+    NETWORK = "network"
+
+
+def forget(
+    what: Annotated[Gone, typer.Argument(help="What is gone.")],
+    name: Annotated[str, typer.Argument(help="Its name; of a VM its UUID.")],
+    cell: Cell = None,
+    file: File = None,
+    sets: Sets = None,
+) -> None:
+    """End what is told of a node, VM, pool or network that is gone for good.
+
+    Whoever reports again is known again.
+    """
+    from uuid import UUID
+
+    from engine.cli.words import append_forget, parse_name, parse_vm, with_log
+
+    settings = settings_of(file, sets)
+    where = parse_name(cell or settings.site.cell, what="cell")
+    gone = str(UUID(bytes=parse_vm(name))) if what is Gone.VM else name
+    with_log(
+        settings,
+        lambda here, log: append_forget(here, log, scope=what.value, name=gone, cell=where),
+    )
+    console().print(
+        f"The engine forgets {what.value} {gone} of cell {where}, and its alert ends.",
+        markup=False,
+    )
 
 
 def _owner_event(

@@ -131,18 +131,6 @@ async def append_owner_event(
         vm=vm,
         detail={"until_ms": str(until_ms), "by": getpass.getuser()},
     )
-    header = Header(
-        site=place.name,
-        zone=place.zone,
-        cell=cell,
-        node=place.node,
-        role="owner",
-        run=here.run,
-        sequence=0,
-        event_time_ns=now_ms * 1_000_000,
-        mono_ns=here.clock.mono_ns(),
-        interval_ms=1000,
-    )
     control = Control(
         kind="maintenance",
         scope="vm",
@@ -158,8 +146,38 @@ async def append_owner_event(
     # First the word that an agent reads before its call: an order may be on its way already.
     held = (await _words_by_key(here, log)).get(control.key())
     await _say(here, log, control, signing=loosens(control, held))
-    frame = Frame(header=header, rows=VmRows.empty(), events=(event,))
-    key, value = cell.encode(), encode_frame(frame)
+    key, value = cell.encode(), _owner_frame(here, event, cell=cell)
+    await log.append(FRAMES.name, key=key, value=value, headers=sign(key, value))
+
+
+def _owner_frame(here: Process, event: Event, *, cell: str) -> bytes:
+    """Return the frame that carries an owner's word to the engine of a cell."""
+    place = here.settings.site
+    header = Header(
+        site=place.name,
+        zone=place.zone,
+        cell=cell,
+        node=place.node,
+        role="owner",
+        run=here.run,
+        sequence=0,
+        event_time_ns=event.time_ns,
+        mono_ns=here.clock.mono_ns(),
+        interval_ms=1000,
+    )
+    return encode_frame(Frame(header=header, rows=VmRows.empty(), events=(event,)))
+
+
+async def append_forget(here: Process, log: Log, *, scope: str, name: str, cell: str) -> None:
+    """Make an owner's word stand in the log that a node, VM, pool or network is gone for good."""
+    sign = frame_keyring(here.settings, here.clock).signer("owner", here.settings.site.node)
+    event = Event(
+        id=f"{here.run}/0",
+        kind="owner_forget",
+        time_ns=here.clock.now_ms() * 1_000_000,
+        detail={"scope": scope, "name": name, "by": getpass.getuser()},
+    )
+    key, value = cell.encode(), _owner_frame(here, event, cell=cell)
     await log.append(FRAMES.name, key=key, value=value, headers=sign(key, value))
 
 

@@ -162,6 +162,8 @@ class Node(msgspec.Struct):
         clock stands and how long a frame travels.
     stale
         Whether the last frame took much longer than that, so that it shows the past.
+    stepped_ms, step_ms
+        When the node's wall clock last stepped, and by how much; 0 for never.
     hole
         What was between its last two samples, None where the interval was as usual.
     """
@@ -182,6 +184,8 @@ class Node(msgspec.Struct):
     gauges: dict[str, float] = {}
     pools: tuple[PoolSample, ...] = ()
     busy_since_ms: int = 0
+    stepped_ms: int = 0
+    step_ms: int = 0
     runs: Runs = msgspec.field(default_factory=Runs)
     data_ms: int = 0
     hole: Hole | None = None
@@ -265,6 +269,8 @@ class Cell:
         What was learned of VMs that left their node: a migration's target takes it over.
     watched
         VMs about which more is known than their counters: a reboot, a mark, an absence.
+    forgets
+        Scopes and names that an owner wants forgotten, until the slot closes.
     reported, round_ms, closed_ms
         Who has reported in this slot, when the first did, and when the last one closed.
     beyond
@@ -304,6 +310,7 @@ class Cell:
         # Follows from frames that wait; set anew before each slot is judged.
         self.ahead: dict[str, list[bytes]] = {}
         self.watched: set[bytes] = set()
+        self.forgets: list[tuple[str, str]] = []
         # Follows from `nodes`; asked for with every record and looked up anew when they change.
         self._live: tuple[set[str], int] | None = None
 
@@ -325,6 +332,18 @@ class Cell:
         for key, lanes in self.lanes.items():
             if not lanes.places.keys().isdisjoint(vms):
                 self.lanes[key] = without(lanes, vms)
+
+    def is_empty(self) -> bool:
+        """Return whether nothing is known of the cell any more."""
+        return not (self.nodes or self.vms or self.incidents or self.forgets)
+
+    def drop_node(self, key: str) -> None:
+        """Drop a node, or a part of one, whose VMs were forgotten or run elsewhere."""
+        del self.nodes[key]
+        del self.lanes[key]
+        self.reported.discard(key)
+        self.beyond.discard(key)
+        self.nodes_changed()
 
     def interval_ms(self) -> int:
         """Return the longest sampling interval of the cell's live nodes."""

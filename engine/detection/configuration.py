@@ -257,6 +257,11 @@ class Configuration:
     reboot_window_s: float = 60.0
     resolved_kept_s: float = 900.0  # a fault that returns sooner is the same one flapping
 
+    # A subject that is gone: after a day everybody who had to react has. Where nothing is missing
+    # with a silent node, an hour is longer than any reboot of it.
+    forget_s: float = 86_400.0
+    forget_empty_s: float = 3_600.0
+
     # Scores and snapshots.
     minute_s: float = 60.0
 

@@ -18,6 +18,8 @@ _LAG_TAU_S = 300.0
 # A run may begin with a backlog, so a new one changes nothing, and a new node's first frame
 # is not believed to have taken longer than a log usually takes.
 _FIRST_LAG_MS = 1_000
+# NTP slews what is less; more is a step.
+_STEP_MS = 1_000
 
 
 def fold_frame(
@@ -52,6 +54,7 @@ def fold_frame(
     if header.role != "collector" or not (is_report and is_sight):
         return
     node = _part(cell, frame)
+    _take_clock_step(node, frame, time_ms=time_ms)
     if not node.runs.run:
         _hears(cell, node, frame)
     if node.interval_ms != header.interval_ms:
@@ -134,6 +137,25 @@ def _take_header(node: Node, frame: Frame, *, time_ms: int, counters: Counters) 
     node.interval_ms = header.interval_ms
     node.dt_s = header.interval_ms / 1000 if dt_s is None else dt_s
     return dt_s
+
+
+def _take_clock_step(node: Node, frame: Frame, *, time_ms: int) -> None:
+    """Tell a step of the node's wall clock from a frame that is late.
+
+    Both clocks were read as the sample was taken, so that a late frame has both of them late. The
+    usual lag moves with the step at once, and frames are not taken for old ones.
+    """
+    header = frame.header
+    if header.run != node.run or header.mono_ns <= node.mono_ns:
+        return
+    event_ms = header.event_time_ns // 1_000_000
+    step_ms = event_ms - node.event_ms - (header.mono_ns - node.mono_ns) // 1_000_000
+    lag_ms = time_ms - event_ms
+    # Where the log's clock went the same way it was the monotonic one that stood: a node asleep.
+    is_nearer = abs(lag_ms - (node.lag_ms - step_ms)) < abs(lag_ms - node.lag_ms)
+    if abs(step_ms) >= _STEP_MS and is_nearer:
+        node.lag_ms -= step_ms
+        node.stepped_ms, node.step_ms = time_ms, step_ms
 
 
 def _hole_before(node: Node, frame: Frame, configuration: Configuration) -> Hole | None:

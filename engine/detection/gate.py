@@ -309,6 +309,19 @@ def _release(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[
                 del cell.latches[key]
             continue
         still, active = _still_silent(cell, latch)
+        if not any(vm in cell.vms for vm in latch.fell):
+            # None of those that fell silent exists any more, so that none can move again.
+            del cell.latches[key]
+            incident = cell.incidents.get(key)
+            if incident is not None and incident.alert.state == "firing":
+                alerts += resolve(
+                    cell,
+                    incident,
+                    Resolution(reason="none of its VMs is left"),
+                    time_ms=time_ms,
+                    sentence=f"None of the VMs of {latch.scope} {latch.subject} is left.",
+                )
+            continue
         if active and still < configuration.gate_release_share * active:
             latch.released_ms = time_ms
             incident = cell.incidents.get(key)

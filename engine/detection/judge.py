@@ -6,6 +6,7 @@ from engine.detection import sentences
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
 from engine.detection.coverage import coverage, ways
+from engine.detection.departures import end_departed, end_of_vms
 from engine.detection.evidence import Picture, explanations, picture, vetoes
 from engine.detection.fold import set_holds
 from engine.detection.forest import opinion, score_gated
@@ -100,7 +101,7 @@ def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Ale
     for latch in cell.latches.values():
         held |= dict.fromkeys(latch.members, True)
     set_holds(cell, held)
-    _unwatch(cell, time_ms=time_ms, configuration=configuration)
+    alerts += _unwatch(cell, time_ms=time_ms, configuration=configuration)
     return alerts
 
 
@@ -232,6 +233,7 @@ def _follow(
     alerts: list[Alert] = []
     for uuid in sorted(cell.watched):
         alerts += watch_absent(cell, cell.vms[uuid], time_ms=time_ms, configuration=configuration)
+    alerts += end_departed(cell, time_ms=time_ms, configuration=configuration)
     alerts += watch_identities(cell, time_ms=time_ms, configuration=configuration)
     alerts += follow_notices(cell, time_ms=time_ms, configuration=configuration)
     for key, incident in sorted(cell.incidents.items()):
@@ -268,7 +270,7 @@ def _believe_life(cell: Cell, vm: Vm) -> None:
             del vm.holds[reason]
 
 
-def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
+def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
     """Drop what has been settled: VMs long gone, holds that ended, words that grew old."""
     old_ms = time_ms - round(configuration.resolved_kept_s * 1000)
     forgotten: list[bytes] = []
@@ -280,7 +282,7 @@ def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
             for reason, until_ms in vm.holds.items()
             if until_ms < 0 or until_ms > time_ms
         }
-        if vm.gone_ms and vm.gone_ms < old_ms:
+        if vm.gone_ms and vm.gone_ms < old_ms and not _is_missed(cell, vm, time_ms, configuration):
             forgotten.append(uuid)
             continue
         open_incident = cell.incidents.get(key_of("vm", text_of(uuid)))
@@ -299,5 +301,12 @@ def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
         )
         if not busy:
             cell.watched.discard(uuid)
-    if forgotten:
-        cell.forget_vms(forgotten)
+    return end_of_vms(cell, forgotten, "it has been gone for long", time_ms=time_ms)
+
+
+def _is_missed(cell: Cell, vm: Vm, time_ms: int, configuration: Configuration) -> bool:
+    """Return whether a VM that went without a word is still to be told."""
+    incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
+    is_told = incident is not None and incident.alert.state == "firing"
+    recently = time_ms - vm.gone_ms < configuration.forget_s * 1000
+    return is_told and recently and not vm.left_by_word

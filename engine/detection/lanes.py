@@ -76,6 +76,7 @@ INTEGERS: Final = (
     "migrated",
     "delay_ns",
     "vcpu_mover",
+    "device_set",
 )
 F: Final = {name: row for row, name in enumerate(FLOATS)}
 I: Final = {name: row for row, name in enumerate(INTEGERS)}  # noqa: E741 - reads as F does
@@ -180,7 +181,7 @@ class Lanes:
         self.finds = np.zeros(lanes, np.uint16)
         self.found = np.zeros(glance.BITS, np.int64)
         unknown = ("instance", "state", "vcpus", "vcpus_busy", "job_active", "delay_ns")
-        for name in (*unknown, "vcpu_mover"):
+        for name in (*unknown, "vcpu_mover", "device_set"):
             self.integers[I[name]] = -1
         self.floats[F["cpu"]] = np.nan
         self.floats[F["busiest"]] = np.nan
@@ -261,6 +262,7 @@ class Lanes:
         self.kvm[:, place] = standstill.NO_TIME
         self.times_by_lane()[place][:] = standstill.NO_TIME
         self.integers[I["delay_ns"], place] = -1
+        self.integers[I["device_set"], place] = -1
         self.floats[F["balloon_still_s"], place] = 0.0
         self.floats[F["contention"], place] = 0.0
 

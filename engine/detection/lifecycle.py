@@ -7,12 +7,15 @@ import numpy as np
 
 from engine.detection.cell import ActionMark, Cell, Vm
 from engine.detection.configuration import Configuration
+from engine.detection.departures import FORGETTABLE
 from engine.detection.ownership import may_mark, may_speak, remember_event, remember_item
 from engine.wire.alert import SamplePosition
 from engine.wire.frame import Event, Frame, InventoryItem
 from engine.wire.limits import small_int
 
 _FOR_EVER = -1
+# Until the slot closes: more at once is no person's word.
+_FORGETS_KEPT = 1_024
 # Event → the hold it begins; a hold without an end is taken back by its counterpart.
 _BEGINS = {
     "paused": "paused",
@@ -113,6 +116,8 @@ def take_events(cell: Cell, frame: Frame, *, time_ms: int, configuration: Config
     header, foreign = frame.header, 0
     for event in frame.events:
         if event.vm is None:
+            if header.role == "owner" and event.kind == "owner_forget":
+                _take_forget(cell, event)
             continue
         vm = _known(cell, event.vm, time_ms=time_ms)
         if header.role == "owner":
@@ -135,6 +140,13 @@ def take_events(cell: Cell, frame: Frame, *, time_ms: int, configuration: Config
             continue
         cell.watched.add(event.vm)
     return foreign
+
+
+def _take_forget(cell: Cell, event: Event) -> None:
+    """Note a subject that an owner wants forgotten; the slot's end forgets it."""
+    scope = FORGETTABLE.get(event.detail.get("scope", ""))
+    if scope is not None and len(cell.forgets) < _FORGETS_KEPT:
+        cell.forgets.append((scope, event.detail.get("name", "")))
 
 
 def _take_owner(

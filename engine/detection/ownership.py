@@ -22,6 +22,8 @@ _OFFERS_KEPT: Final = 4
 # At the end of a live migration both may show it running for a sample; longer is no migration.
 _TWICE_S: Final = 60.0
 _TWICE_INTERVALS: Final = 3
+# A slot closes at the latest so long after the sample that showed a step.
+_STEP_TOLD_MS: Final = 60_000
 _ARRIVALS: Final = frozenset({"started", "migrated_in"})
 
 
@@ -77,7 +79,7 @@ def note_twice(cell: Cell, vm: Vm, node: Node, *, time_ms: int) -> None:
 
 
 def watch_identities(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Tell VMs that run on two nodes, and nodes as which two collectors report."""
+    """Tell VMs that run on two nodes, nodes as which two collectors report, clocks that step."""
     alerts: list[Alert] = []
     for uuid in sorted(cell.watched):
         vm = cell.vms[uuid]
@@ -94,6 +96,8 @@ def watch_identities(cell: Cell, *, time_ms: int, configuration: Configuration) 
         now_ms, interval_ms = cell.passed_ms, node.interval_ms
         if key == node.name and node.runs.are_several(now_ms=now_ms, interval_ms=interval_ms):
             alerts += _several(cell, node, time_ms=time_ms, configuration=configuration)
+        if key == node.name and node.stepped_ms and time_ms - node.stepped_ms <= _STEP_TOLD_MS:
+            alerts += _stepped(cell, node, time_ms=time_ms, configuration=configuration)
     return alerts
 
 
@@ -145,5 +149,26 @@ def _several(cell: Cell, node: Node, *, time_ms: int, configuration: Configurati
         "a second collector runs: give each node its own name, or end one of them.",
         node=node.name,
         key=notice_key("duplicate_collector", node.name),
+    )
+    return give_notice(cell, finding, time_ms=time_ms, configuration=configuration)
+
+
+def _stepped(cell: Cell, node: Node, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+    way = "forward" if node.step_ms > 0 else "back"
+    finding = Finding(
+        scope="host",
+        subject=node.name,
+        kind="clock_step",
+        firing=True,
+        severity="warning",
+        suggestion="alert",
+        confidence=0.99,
+        onset_ms=node.stepped_ms,
+        position=node.position(),
+        sentence=f"The wall clock of node {node.name} stepped {way} by "
+        f"{abs(node.step_ms) / 1000:.0f} s. Its samples are judged on by its monotonic clock; what "
+        "the history has of it is dated by the wall clock. See to its time service.",
+        node=node.name,
+        key=notice_key("clock_step", node.name),
     )
     return give_notice(cell, finding, time_ms=time_ms, configuration=configuration)

@@ -150,6 +150,8 @@ class Partition:
         if self.time_ms - self.forgot_ms >= _FORGET_EVERY_MS:
             self.forgot_ms = self.time_ms
             forget_ended(self.sources, time_ms=self.time_ms, configuration=self.configuration)
+            for name in [name for name, cell in self.cells.items() if cell.is_empty()]:
+                del self.cells[name]
         return outputs
 
     def _pass_time(self, time_ms: int) -> None:

@@ -101,6 +101,7 @@ def fold_rows(
 def _take_rows(lanes: Lanes, rows: VmRows, *, has_interval: bool) -> None:
     """Take the frame in; a boot also forgets what was seen moving."""
     missing = _NOTHING_MISSING if rows.missing is None else rows.missing
+    _take_device_sets(lanes, rows)
     # A replay hands in slices: one more layout would have the kernel compiled once more.
     begun = intake.take_rows(
         np.ascontiguousarray(rows.integers),
@@ -118,6 +119,20 @@ def _take_rows(lanes: Lanes, rows: VmRows, *, has_interval: bool) -> None:
     booted = np.flatnonzero(lanes.taken.epochs[: len(rows)] == intake.NEW_BOOT)
     if len(booted):
         lanes.begin_boot(booted)
+
+
+def _take_device_sets(lanes: Lanes, rows: VmRows) -> None:
+    """Compare sums over another set of devices with nothing: they are neither boot nor life."""
+    row, size = INTEGER_ROW["device_set"], len(rows)
+    now = rows.integers[row].astype(np.int64)
+    if rows.missing is not None:
+        now[rows.missing[row]] = -1
+    before = lanes.integers[I["device_set"], :size]
+    other = (now >= 0) & (before >= 0) & (now != before)
+    if other.any():
+        # The CPU time, first of them, is not summed over devices.
+        lanes.previous[1:4, np.flatnonzero(other)] = baseline.NO_PREVIOUS
+    before[now >= 0] = now[now >= 0]
 
 
 def _note_rates(lanes: Lanes, *, has_interval: bool) -> None:

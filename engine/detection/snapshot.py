@@ -66,6 +66,7 @@ class CellValue(msgspec.Struct, frozen=True):
     disturbed_ms: int = 0
     overtaken: Overtaken = msgspec.field(default_factory=Overtaken)
     beyond: list[str] = []
+    forgets: list[tuple[str, str]] = []
 
 
 class PartitionValue(msgspec.Struct, frozen=True):
@@ -213,6 +214,7 @@ def _cell_value(cell: Cell) -> CellValue:
         disturbed_ms=cell.disturbed_ms,
         overtaken=cell.overtaken,
         beyond=sorted(cell.beyond),
+        forgets=cell.forgets,
     )
 
 
@@ -235,6 +237,7 @@ def _cell(value: CellValue) -> Cell:
     cell.disturbed_ms = value.disturbed_ms
     cell.overtaken = value.overtaken
     cell.beyond = set(value.beyond)
+    cell.forgets = value.forgets
     return cell
 
 

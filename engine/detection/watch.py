@@ -73,9 +73,11 @@ def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> li
         alerts += resolve(
             cell,
             whole,
-            Resolution(reason="its nodes report again"),
+            Resolution(reason="its nodes report again" if whole_nodes else "its nodes are gone"),
             time_ms=time_ms,
-            sentence=f"The nodes of cell {cell.name} report again.",
+            sentence=f"The nodes of cell {cell.name} report again."
+            if whole_nodes
+            else f"The nodes of cell {cell.name} are gone.",
         )
     return alerts
 

@@ -72,6 +72,10 @@ LEVELS: Final = (
     Metric("job_active"),
 )
 
+# Which devices stand behind the sums of disks and cards: another number is another set, whose sums
+# cannot be compared with the ones before.
+DEVICE_SETS: Final = (Metric("device_set"),)
+
 # Sums over a VM's vCPUs of what KVM counts, since the VM's `instance` began; missing where the
 # hypervisor does not tell them (libvirt before 8.9, qemu without KVM).
 KVM_COUNTERS: Final = (
@@ -88,7 +92,7 @@ GAUGES: Final = (
     Metric("dirty_bytes_per_s"),
 )
 
-INTEGERS: Final = COUNTERS + LEVELS + KVM_COUNTERS
+INTEGERS: Final = COUNTERS + LEVELS + KVM_COUNTERS + DEVICE_SETS
 INTEGER_COLUMNS: Final = Columns(INTEGERS)
 GAUGE_COLUMNS: Final = Columns(GAUGES)
 INTEGER_ROW: Final = {metric.name: row for row, metric in enumerate(INTEGERS)}
@@ -150,6 +154,7 @@ EVENT_KINDS: Final = (
     # an owner's word
     "owner_reboot",
     "owner_maintenance",
+    "owner_forget",
     # the agent's action marks
     "action_sent",
     "action_returned",

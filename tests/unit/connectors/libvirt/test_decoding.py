@@ -306,3 +306,45 @@ def test_an_instance_changes_with_each_start_each_node_and_each_boot_of_the_node
     assert len(set(numbers)) == 6
     assert instance_of(host_mark=here, domain_id=3) == numbers[0]
     assert all(0 <= number < 2**32 for number in numbers)
+
+
+def two_cards(second: bool, *, name: str = "vnet1", sent: int = 10**10) -> Stats:
+    """Return the statistics of a VM with two network cards, the second told or not."""
+    told: dict[str, StatValue] = {"net.count": 2, "net.0.name": "vnet0", "net.1.name": name}
+    told["net.0.tx.bytes"] = 1000
+    return told | ({"net.1.tx.bytes": sent} if second else {})
+
+
+def sampled(*samples: Stats) -> list[VmRows]:
+    """Decode samples of one VM, ten seconds apart."""
+    previous: dict[bytes, VcpuTimes] = {}
+    rows: list[VmRows] = []
+    for number, stats in enumerate(samples):
+        reading = Reading(vm=VM, instance=7, stats=stats)
+        decoded, previous = decode([reading], previous, mono_ns=(1 + number) * 10 * SECOND_NS)
+        rows.append(decoded)
+    return rows
+
+
+def test_a_card_that_leaves_its_counters_out_makes_the_sum_unknown_and_no_other_set() -> None:
+    first, second, third = sampled(two_cards(True), two_cards(False), two_cards(True, sent=10**11))
+    assert value(first, "net_tx_bytes") == 10**10 + 1000
+    assert value(second, "net_tx_bytes") is None
+    assert value(second, "device_set") is None
+    assert value(third, "net_tx_bytes") == 10**11 + 1000
+    assert value(third, "device_set") == value(first, "device_set")
+
+
+def test_a_card_that_is_unplugged_is_another_set_at_once() -> None:
+    gone: dict[str, StatValue] = {"net.count": 1, "net.0.name": "vnet0", "net.0.tx.bytes": 1000}
+    first, second = sampled(two_cards(True), gone)
+    assert value(second, "net_tx_bytes") == 1000
+    assert value(second, "device_set") not in (None, value(first, "device_set"))
+
+
+def test_a_device_that_never_told_or_has_not_for_long_does_not_count() -> None:
+    (alone,) = sampled(two_cards(False))
+    assert value(alone, "net_tx_bytes") == 1000
+    rows = sampled(two_cards(True), *[two_cards(False)] * 14)
+    assert value(rows[11], "net_tx_bytes") is None
+    assert value(rows[14], "net_tx_bytes") == 1000

@@ -1,4 +1,4 @@
-"""A record whose folding raises is read once more and then set aside, in every role."""
+"""A record that raises when folded is read once more, then set aside; on `virtual_time`."""
 
 import asyncio
 from collections.abc import Callable

@@ -37,8 +37,9 @@ def rows(size, *, seed=1, missing_share=0.0):
     integers[metrics.INTEGER_ROW["balloon_last_update_s"]] = 1_790_000_000 + rng.integers(
         0, 9, size
     )
-    # The released state had no KVM counters: a sample of it has none, and the same bytes.
-    told = len(metrics.INTEGERS) - len(metrics.KVM_COUNTERS)
+    # The released state had neither KVM counters nor device sets: a sample of it has none, and the
+    # same bytes.
+    told = len(metrics.COUNTERS + metrics.LEVELS)
     missing = np.ones(integers.shape, bool)
     missing[:told] = rng.random((told, size)) < missing_share
     integers[missing] = 0
