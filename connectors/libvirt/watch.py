@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 from connectors.libvirt.binding import (
     ADDRESSES_BY_AGENT,
@@ -16,6 +16,7 @@ from connectors.libvirt.binding import (
     Library,
     error_code,
     load,
+    ping_agent,
 )
 from connectors.libvirt.calls import first_returned
 from connectors.libvirt.decoding import vcpu_delays, vcpu_times
@@ -42,11 +43,21 @@ _QUESTION_S: Final = 5.0
 # that does not know or may not do what it was asked.
 _AGENT_UNRESPONSIVE: Final = 86
 _AGENT_SAID: Final = "unable to execute QEMU agent command"
+# What libvirt needs beside the time that the agent is given.
+_LIBVIRT_S: Final = 1
 # The kernel's neighbours are told by /proc too, where libvirt's own way of asking is not there.
 _NEIGHBOURS: Final = Path("/proc/net/arp")
 _MAX_ADDRESSES: Final = 8
 # A panic's line stands before its stack and registers, some KiB from the end.
 _CONSOLE_BYTES: Final = 16 * 1024
+
+
+class Ping(Protocol):
+    """Asks a VM's agent for an answer, as `connectors.libvirt.binding.ping_agent` does."""
+
+    def __call__(self, domain: Domain, *, within_s: int) -> object:
+        """Return once it has answered; a libvirtError says that it has not."""
+        ...
 
 
 class LibvirtWatch:
@@ -56,6 +67,8 @@ class LibvirtWatch:
     ----------
     heard
         What the connection of the verbs heard, so that both count the same boots.
+    neighbours, ping
+        The kernel's table of neighbours, and how a guest agent is asked.
     """
 
     def __init__(
@@ -66,11 +79,13 @@ class LibvirtWatch:
         library: Library | None = None,
         node: NodeReader | None = None,
         neighbours: Path = _NEIGHBOURS,
+        ping: Ping = ping_agent,
     ) -> None:
         self._library = library if library is not None else load()
         self._uri = uri
         self._heard = heard
         self._neighbours = neighbours
+        self._ping = ping
         boot_id = (node if node is not None else NodeReader()).boot_id()
         self._link = Link(self._library, uri, read_only=False, boot_id=boot_id)
 
@@ -147,15 +162,15 @@ class LibvirtWatch:
         return {mac: tuple(known)[:_MAX_ADDRESSES] for mac, known in found.items()}
 
     async def ping_agent(self, vm: bytes, *, within_s: float) -> Sign:
-        """Ask for the guest's time: any word of the agent is an answer, a refusal as well.
+        """Ping the agent: any word of it is an answer, a refusal as well.
 
-        libvirt's own ping would mark the VM as tampered with. libvirt waits 5 s for an agent;
-        where libvirt itself takes longer than that nothing is known.
+        Where libvirt itself takes longer than the agent may, nothing is known.
         """
+        agent_s = max(1, int(within_s) - _LIBVIRT_S)
 
         def ask(connection: Connection, _mark: int) -> Sign:
             try:
-                connection.lookupByUUID(vm).getTime()
+                self._ping(connection.lookupByUUID(vm), within_s=agent_s)
             except self._library.libvirtError as error:
                 if _AGENT_SAID in str(error):
                     return "answered"

@@ -27,6 +27,10 @@ from tests.unit.connectors.probe.test_packets import ARP_REPLY, packet
 from tests.unit.connectors.probe.test_prober import Wire
 
 
+def _no_agent(domain: object, *, within_s: int) -> None:
+    raise ScriptedError(74, "agent is not configured")
+
+
 class ScriptedNode:
     def __init__(self) -> None:
         self.library = ScriptedLibrary(vms=2)
@@ -34,7 +38,6 @@ class ScriptedNode:
         marks = f"<f:vm xmlns:f='{NAMESPACE}' actionable='yes'/>"
         guest.inside = f"<metadata>{marks}</metadata><devices><memballoon/></devices>"
         guest.full |= {"vcpu.0.delay": 6}
-        guest.errors["getTime"] = ScriptedError(74, "agent is not configured")
         self.vm = guest.uuid
         self.heard = Heard()
         self.heard.begin()
@@ -43,6 +46,7 @@ class ScriptedNode:
             heard=self.heard,
             library=cast(Library, self.library),
             neighbours=Path("/nowhere"),
+            ping=_no_agent,
         )
 
     def play(self, scene: Callable[[], Awaitable[None]]) -> None:

@@ -151,10 +151,6 @@ class ScriptedDomain:
         self.vm.note("reboot")
         return 0
 
-    def getTime(self, flags: int = 0) -> dict[str, int]:
-        self.vm.note("getTime")
-        return {"seconds": 1}
-
     def setMemoryStatsPeriod(self, period: int, flags: int = 0) -> int:
         self.vm.note("setMemoryStatsPeriod", period, flags)
         return 0

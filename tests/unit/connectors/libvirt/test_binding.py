@@ -3,14 +3,17 @@
 import ast
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from connectors.libvirt import binding
-from connectors.libvirt.binding import error_code, load
+from connectors.libvirt.binding import error_code, load, ping_agent
 from engine.errors import SettingsError
 
 PACKAGE = Path(binding.__file__).parent
+LIBVIRT = {"libvirt", "libvirt_qemu"}
 # Whatever ends, removes, changes, starts, pauses, saves or copies a VM, a disk or a pool, or
 # runs something inside a guest.
 FORBIDDEN = (
@@ -69,6 +72,8 @@ ALLOWED = {
     "setKeepAlive": {"binding.py", "link.py"},
     "set_result": {"calls.py"},  # asyncio's
     "create_future": {"calls.py"},
+    # The guest agent's ping, and nothing else that an agent could be told.
+    "qemuAgentCommand": {"binding.py"},
     # How often a balloon reports, where the operator asked for it; the port's own names.
     "setMemoryStatsPeriod": {"binding.py", "watch.py"},
     "set_balloon_period": {"watch.py"},
@@ -135,7 +140,8 @@ def test_nothing_but_the_binding_imports_libvirt() -> None:
         path.name
         for path in PACKAGE.glob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Import) and any(name.name == "libvirt" for name in node.names)
+        if isinstance(node, ast.Import)
+        and any(name.name in ("libvirt", "libvirt_qemu") for name in node.names)
     }
     assert importers == {"binding.py"}
 
@@ -150,3 +156,14 @@ def test_a_missing_libvirt_names_the_command_that_brings_it(
 
 def test_an_error_without_a_number_has_none() -> None:
     assert error_code(ValueError("no libvirt error")) is None
+
+
+def test_a_guest_agent_is_told_to_answer_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[object, ...]] = []
+    module = SimpleNamespace(qemuAgentCommand=lambda *words: told.append(words))
+    monkeypatch.setitem(sys.modules, "libvirt_qemu", module)
+    domain: Any = object()
+    ping_agent(domain, within_s=4)
+    assert told == [(domain, '{"execute":"guest-ping"}', 4, 0)]
+    source = (PACKAGE / "binding.py").read_text()
+    assert source.count("qemuAgentCommand(") == 1

@@ -13,7 +13,12 @@ from connectors.libvirt.inventory import NAMESPACE, read_watched
 from connectors.libvirt.watch import LibvirtWatch, read_addresses, read_neighbours
 from engine.errors import HypervisorUnreachable, VerbRefused
 from engine.looks import Card
-from tests.unit.connectors.libvirt.scripted import ScriptedError, ScriptedLibrary, Vm
+from tests.unit.connectors.libvirt.scripted import (
+    ScriptedDomain,
+    ScriptedError,
+    ScriptedLibrary,
+    Vm,
+)
 
 AGREED = f"<metadata><f:vm xmlns:f='{NAMESPACE}' actionable='yes'/></metadata>"
 MAC = "52:54:00:00:00:01"
@@ -49,6 +54,9 @@ def play(
             heard=heard or Heard(),
             library=cast(Library, library),
             neighbours=neighbours,
+            ping=lambda domain, *, within_s: cast(ScriptedDomain, domain).vm.note(
+                "guest-ping", within_s
+            ),
         ) as watch:
             await scene(watch)
 
@@ -132,7 +140,7 @@ def test_a_balloon_has_a_period_or_none_or_is_none(inside: str, period_s: int | 
     ("error", "sign"),
     [
         (None, "answered"),
-        (ScriptedError(1, "unable to execute QEMU agent command 'guest-get-time': x"), "answered"),
+        (ScriptedError(1, "unable to execute QEMU agent command 'guest-ping': x"), "answered"),
         (ScriptedError(86, "agent is silent"), "silent"),
         (ScriptedError(97, "not in step"), "unknown"),
         (ScriptedError(1, "monitor socket did not show up"), "unknown"),
@@ -142,10 +150,12 @@ def test_a_guest_agent_answers_or_does_not(
     library: ScriptedLibrary, vm: Vm, error: Exception | None, sign: str
 ) -> None:
     if error is not None:
-        vm.errors["getTime"] = error
+        vm.errors["guest-ping"] = error
 
     async def scene(watch: LibvirtWatch) -> None:
         assert await watch.ping_agent(vm.uuid, within_s=9.0) == sign
+        # libvirt is given a second to say what it knows.
+        assert vm.done == ([] if error else [("guest-ping", 8)])
 
     play(library, scene)
 
