@@ -52,7 +52,7 @@ def test_the_doctor_counts_vms_that_are_open_to_actions_and_names_some() -> None
 def test_the_engine_tells_each_minute_what_it_could_hear_of_each_vm() -> None:
     bench, guests = cell(3, interval_s=2.0)
     for guest in guests:
-        guest.others = 0.02
+        guest.others = 0.006
     guests[1].balloon_period_s = 0
     guests[2].balloon_period_s, guests[2].vcpus, guests[2].others = 0, 1, 0.0
     bench.run(240.0)
