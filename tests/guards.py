@@ -3,6 +3,7 @@
 from typing import Final
 
 from tests.agent_guards import AGENT_MUTANTS
+from tests.engine_guards import ENGINE_MUTANTS
 from tests.key_guards import KEY_MUTANTS
 from tests.mutant import ROLES, Mutant
 from tests.receiver_guards import RECEIVER_MUTANTS
@@ -35,6 +36,7 @@ _ADVANCE: Final = "engine/action/advance.py"
 MUTANTS: Final = (
     *AGENT_MUTANTS,
     *RECEIVER_MUTANTS,
+    *ENGINE_MUTANTS,
     *(_without(rule) for rule in _LOG),
     *(_without(rule, last="present_rules") for rule in _PRESENT),
     Mutant(

@@ -15,6 +15,7 @@ from engine.errors import FoldFailed, RecordRejected
 from engine.ports import OpenFrame, Record
 from engine.wire.forecast import MAX_VMS, METRICS, Forecasts, encode_forecasts
 from engine.wire.frame import UUID_BYTES, Frame, decode_frame
+from engine.wire.log_clock import LogClock
 from engine.wire.runs import Runs
 from engine.wire.topics import FORECASTS
 from models.forecaster import Forecaster
@@ -33,6 +34,8 @@ _DAY_STEPS: Final = 86_400 // STEP_S
 CLASSES: Final = ("idle", "steady", "busy")
 CLASS_EDGES: Final = (0.02, 0.4)
 
+# A node samples every five minutes at most; what lies further apart is a hole or another clock.
+_HOLE_MS: Final = 600_000
 # Culprits of a failed fold, beside the nodes.
 _RECORD: Final = "record"
 _PROFILES: Final = "profiles"
@@ -75,6 +78,8 @@ class Foretelling:
         Gives the frame of a record, or refuses it; the role puts one here that checks the writer.
     next_offset
         The first record that has not been folded.
+    clock, time_ms
+        What the append times of the records come to, and the time that is believed.
     number
         The step that is open: its end in s since the epoch, divided by `STEP_S`; 0 for none.
     nodes
@@ -92,6 +97,7 @@ class Foretelling:
     def __init__(self) -> None:
         self.open_frame: OpenFrame = decoded
         self.next_offset = 0
+        self.clock = LogClock()
         self.time_ms = 0
         self.number = 0
         self.nodes: dict[tuple[str, str], Node] = {}
@@ -148,7 +154,8 @@ class Foretelling:
         return outputs
 
     def _pass_time(self, time_ms: int) -> list[Output]:
-        self.time_ms = max(self.time_ms, time_ms)
+        self.clock.read(time_ms, limit_ms=_HOLE_MS)
+        self.time_ms = self.clock.time_ms
         number = self.time_ms // _STEP_MS + 1
         if not self.number:
             self.number = number

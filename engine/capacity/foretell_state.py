@@ -10,6 +10,7 @@ import numpy as np
 from engine.capacity.demand import Demand
 from engine.capacity.foretell import Foretelling, Node
 from engine.capacity.generation import Generation, packed, unpacked
+from engine.wire.log_clock import LogClock
 from engine.wire.runs import Runs
 from models.forecaster import Forecaster
 
@@ -50,6 +51,7 @@ class StateValue(msgspec.Struct, frozen=True, kw_only=True):
     profiles: list[tuple[str, str, Array]]
     counts: dict[str, int]
     runs: list[tuple[str, str, Runs]] = []
+    clock: LogClock | None = None
     v: Literal[2] = 2
 
 
@@ -82,6 +84,8 @@ def restore_state(chunks: Mapping[int, bytes], manifest: bytes) -> Foretelling:
     state.next_offset = next_offset
     state.time_ms, state.number, state.counts = value.time_ms, value.number, value.counts
     state.nodes = {node.key: _node(node) for node in value.nodes}
+    # An earlier release kept none, and believed every append time.
+    state.clock = value.clock or LogClock(value.time_ms, value.time_ms)
     state.runs = {(cell, node): runs for cell, node, runs in value.runs}
     state.departed = {
         vm: (number, np.array(_array(rows), np.float32)) for vm, number, rows in value.departed
@@ -106,6 +110,7 @@ def _value(state: Foretelling) -> StateValue:
             for (metric, kind), profile in sorted(state.profiles.items())
         ],
         counts=state.counts,
+        clock=state.clock,
         runs=[(*key, runs) for key, runs in sorted(state.runs.items())],
     )
 

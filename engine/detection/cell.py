@@ -311,6 +311,8 @@ class Cell:
         self.ahead: dict[str, list[bytes]] = {}
         self.watched: set[bytes] = set()
         self.forgets: list[tuple[str, str]] = []
+        # Set with each record: whether its append time is not what is believed.
+        self.is_unsure = False
         # Follows from `nodes`; asked for with every record and looked up anew when they change.
         self._live: tuple[set[str], int] | None = None
 

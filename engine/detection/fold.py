@@ -54,14 +54,14 @@ def fold_frame(
     if header.role != "collector" or not (is_report and is_sight):
         return
     node = _part(cell, frame)
-    _take_clock_step(node, frame, time_ms=time_ms)
+    _take_clock_step(cell, node, frame, time_ms=time_ms)
     if not node.runs.run:
         _hears(cell, node, frame)
     if node.interval_ms != header.interval_ms:
         cell.samples_every(node, header.interval_ms)
     node.hole = None if missing else _hole_before(node, frame, configuration)
     dt_s = _take_header(node, frame, time_ms=time_ms, counters=counters)
-    _take_lag(node, time_ms=time_ms, dt_s=dt_s, configuration=configuration)
+    _take_lag(cell, node, time_ms=time_ms, dt_s=dt_s, configuration=configuration)
     node.seen_ms = cell.passed_ms
     node.data_ms = arrived_ms
     node.gauges = frame.node
@@ -139,14 +139,14 @@ def _take_header(node: Node, frame: Frame, *, time_ms: int, counters: Counters) 
     return dt_s
 
 
-def _take_clock_step(node: Node, frame: Frame, *, time_ms: int) -> None:
+def _take_clock_step(cell: Cell, node: Node, frame: Frame, *, time_ms: int) -> None:
     """Tell a step of the node's wall clock from a frame that is late.
 
     Both clocks were read as the sample was taken, so that a late frame has both of them late. The
     usual lag moves with the step at once, and frames are not taken for old ones.
     """
     header = frame.header
-    if header.run != node.run or header.mono_ns <= node.mono_ns:
+    if cell.is_unsure or header.run != node.run or header.mono_ns <= node.mono_ns:
         return
     event_ms = header.event_time_ns // 1_000_000
     step_ms = event_ms - node.event_ms - (header.mono_ns - node.mono_ns) // 1_000_000
@@ -182,9 +182,12 @@ def _first_told(node: Node, missing: int, dt_s: float | None) -> dict[str, int]:
 
 
 def _take_lag(
-    node: Node, *, time_ms: int, dt_s: float | None, configuration: Configuration
+    cell: Cell, node: Node, *, time_ms: int, dt_s: float | None, configuration: Configuration
 ) -> None:
     """Tell a frame that shows the past: it took much longer than this node's usually do."""
+    if cell.is_unsure:
+        # How long it took is not known while the log's own clock is not.
+        return
     lag_ms = time_ms - node.event_ms
     allowed_ms = max(configuration.stale_s * 1000, 3 * node.interval_ms)
     node.stale = lag_ms - node.lag_ms > allowed_ms

@@ -12,7 +12,7 @@ from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
 from engine.detection.incidents import Finding, text_of
 from engine.detection.notices import give_notice, notice_key
-from engine.wire.alert import Alert
+from engine.wire.alert import Alert, SamplePosition
 from engine.wire.frame import Event, InventoryItem
 from engine.wire.metrics import VM_STATES
 
@@ -170,5 +170,27 @@ def _stepped(cell: Cell, node: Node, *, time_ms: int, configuration: Configurati
         "the history has of it is dated by the wall clock. See to its time service.",
         node=node.name,
         key=notice_key("clock_step", node.name),
+    )
+    return give_notice(cell, finding, time_ms=time_ms, configuration=configuration)
+
+
+def log_stepped(
+    cell: Cell, by_ms: int, *, time_ms: int, configuration: Configuration
+) -> list[Alert]:
+    """Tell that the log's clock was ahead for a while and is right again."""
+    finding = Finding(
+        scope="cell",
+        subject=cell.name,
+        kind="clock_step",
+        firing=True,
+        severity="warning",
+        suggestion="alert",
+        confidence=0.99,
+        onset_ms=time_ms,
+        position=SamplePosition(node="-", role="shell", run="-", sequence=time_ms),
+        sentence=f"The log's clock, by which cell {cell.name} is judged, went back by "
+        f"{by_ms / 1000:.0f} s: a broker or writer was ahead. What was dated later counts as of "
+        "now. See to the time service of the brokers.",
+        key=notice_key("clock_step", f"log of {cell.name}"),
     )
     return give_notice(cell, finding, time_ms=time_ms, configuration=configuration)

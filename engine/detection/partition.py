@@ -14,6 +14,7 @@ from engine.detection.incidents import Finding, resolve
 from engine.detection.judge import judge
 from engine.detection.minutes import close_minute
 from engine.detection.notices import give_notice, notice_key
+from engine.detection.ownership import log_stepped
 from engine.detection.slots import is_due, is_early
 from engine.detection.sources import (
     Arrival,
@@ -26,11 +27,13 @@ from engine.detection.sources import (
     release,
     source_key,
 )
+from engine.detection.stepping import step_back
 from engine.errors import FoldFailed, RecordRejected
 from engine.ports import Headers, OpenFrame, Record
 from engine.wire import topics
 from engine.wire.alert import Alert, Resolution, SamplePosition, encode_alert
 from engine.wire.frame import Frame, decode_frame
+from engine.wire.log_clock import LogClock
 from engine.wire.rejected import encode_rejected, rejected_key
 from engine.wire.score import Scores, encode_scores
 from models.kernels.columns import widen
@@ -70,8 +73,10 @@ class Partition:
         Records that the log dropped before they were read, since this value was made.
     cells, sources, counters
         What is known of the fleet, of the writers, and what became of the records.
+    clock
+        What the append times of the records come to.
     time_ms, passed_ms
-        Append time of the last record, and append time that has passed while the log was
+        The append time that is believed now, and append time that has passed while the log was
         there: a hole in it makes nobody silent.
     """
 
@@ -83,6 +88,7 @@ class Partition:
         self.cells: dict[str, Cell] = {}
         self.sources: dict[str, Source] = {}
         self.counters = Counters()
+        self.clock = LogClock()
         self.time_ms = 0
         self.passed_ms = 0
         self.forgot_ms = 0
@@ -132,19 +138,23 @@ class Partition:
             self.lost += record.offset - self.next_offset
         self.next_offset = record.offset + 1
         self.counters.received += 1
-        self._pass_time(record.time_ms)
+        rejection: RecordRejected | None = None
+        if _RECORD not in self._given_up:
+            try:
+                frame = self.open_frame(record) if frame is None else frame
+            except RecordRejected as error:
+                rejection = error
+        outputs = self._pass_time(record, frame)
         # Time first: a slot whose grace is over does not take the next slot's frame in.
-        outputs = self._close_slots(self.cells)
+        outputs += self._close_slots(self.cells)
         self._touched.clear()
         if _RECORD in self._given_up:
             outputs += self._set_aside(None, record.value, record)
             return outputs
-        try:
-            frame = self.open_frame(record) if frame is None else frame
-        except RecordRejected as rejection:
+        if rejection is not None:
             self.counters.rejected += 1
             outputs.append(_rejected(record.value, record, rejection))
-        else:
+        elif frame is not None:
             outputs += self._take(frame, record)
         outputs += self._release_waiting(record)
         if self.time_ms - self.forgot_ms >= _FORGET_EVERY_MS:
@@ -154,32 +164,56 @@ class Partition:
                 del self.cells[name]
         return outputs
 
-    def _pass_time(self, time_ms: int) -> None:
-        """Let append time pass; it never goes back, and a hole in it is an outage."""
-        if not self.time_ms:
-            self.time_ms = time_ms
-            return
-        passed_ms = max(0, time_ms - self.time_ms)
-        limit_ms = self.configuration.clock_step_s * 1000
-        if passed_ms > limit_ms:
+    def _pass_time(self, record: Record, frame: Frame | None) -> list[Output]:
+        """Let append time pass as far as it is believed; a hole in it is an outage."""
+        limit_ms = round(self.configuration.clock_step_s * 1000)
+        if record.time_ms - self.time_ms > limit_ms:
             intervals = [cell.interval_ms() for cell in self.cells.values()]
             limit_ms = max(limit_ms, 2 * max(intervals, default=0))
-        if passed_ms > limit_ms:
-            hold_ms = round(self.configuration.lifecycle_hold_s * 1000)
-            for cell in self.cells.values():
-                cell.outage_ms = time_ms + hold_ms
-        self.passed_ms += min(passed_ms, round(limit_ms))
-        self.time_ms = max(self.time_ms, time_ms)
+        is_tick = frame is not None and frame.header.role == "shell"
+        tick_ms = frame.header.event_time_ns // 1_000_000 if frame is not None and is_tick else None
+        before_ms = self.clock.time_ms
+        jump_ms = self.clock.read(record.time_ms, limit_ms=limit_ms, tick_ms=tick_ms)
+        self.time_ms = self.clock.time_ms
+        if not before_ms:
+            return []
+        self.passed_ms += min(max(0, self.time_ms - before_ms), limit_ms)
+        is_unsure = self.clock.is_unsure(limit_ms=limit_ms)
         for cell in self.cells.values():
             cell.passed_ms = self.passed_ms
+            cell.is_unsure = is_unsure
+        if jump_ms > 0 or self.clock.apart_ms > 0:
+            hold_ms = round(self.configuration.lifecycle_hold_s * 1000)
+            for cell in self.cells.values():
+                cell.outage_ms = max(cell.outage_ms, self.time_ms + hold_ms)
+        return self._step_back(-jump_ms) if jump_ms < 0 else []
+
+    def _step_back(self, by_ms: int) -> list[Output]:
+        """Leave a time behind that was believed and is not the log's any more; tell of it."""
+        from_ms = self.time_ms + by_ms
+        self.forgot_ms = min(self.forgot_ms, self.time_ms)
+        for source in self.sources.values():
+            source.seen_ms = min(source.seen_ms, self.time_ms)
+            for waiting in source.waiting:
+                waiting.time_ms = min(waiting.time_ms, self.time_ms)
+        outputs: list[Output] = []
+        for name in sorted(self.cells):
+            cell = self.cells[name]
+            step_back(cell, from_ms=from_ms, to_ms=self.time_ms)
+            alerts = log_stepped(
+                cell, by_ms, time_ms=self.time_ms, configuration=self.configuration
+            )
+            outputs += [_alert_output(cell, alert) for alert in alerts]
+        return outputs
 
     def _take(self, frame: Frame, record: Record) -> list[Output]:
         header = frame.header
-        arrival = Arrival(frame, record.value, record.time_ms)
+        arrival = Arrival(frame, record.value, self.time_ms)
         cell = self.cells.get(header.cell)
         key = source_key(frame)
         # A gap that an outage of the log kept open was not overtaken.
-        if cell is not None and key in self.queued and self.time_ms >= cell.outage_ms:
+        is_calm = cell is not None and not cell.is_unsure and self.time_ms >= cell.outage_ms
+        if cell is not None and is_calm and key in self.queued:
             most_ms = round(self.configuration.reorder_s * 1000)
             cell.overtaken.take(min(most_ms, overtaken_ms(self.sources[key], arrival)))
         waits = self._early(key) if cell is not None and cell.overtaken.late_ms else None

@@ -19,6 +19,7 @@ from engine.detection.partition import Partition
 from engine.detection.sources import Counters, Source
 from engine.errors import SnapshotDamaged, SnapshotTooNew
 from engine.wire import limits
+from engine.wire.log_clock import LogClock
 from models.half_space_trees import HalfSpaceForest
 
 FORMAT: Final = 1
@@ -78,6 +79,7 @@ class PartitionValue(msgspec.Struct, frozen=True):
     time_ms: int
     passed_ms: int
     forgot_ms: int
+    clock: LogClock | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,6 +173,8 @@ def restore(chunks: Sequence[bytes], manifest: Manifest, configuration: Configur
     partition.time_ms = value.time_ms
     partition.passed_ms = value.passed_ms
     partition.forgot_ms = value.forgot_ms
+    # An earlier release kept none, and believed every append time.
+    partition.clock = value.clock or LogClock(value.time_ms, value.time_ms)
     partition.queued = {key for key, source in value.sources.items() if source.waiting}
     partition.cells = {cell.name: _cell(cell) for cell in value.cells}
     return partition
@@ -189,6 +193,7 @@ def _value(partition: Partition) -> PartitionValue:
         time_ms=partition.time_ms,
         passed_ms=partition.passed_ms,
         forgot_ms=partition.forgot_ms,
+        clock=partition.clock,
     )
 
 

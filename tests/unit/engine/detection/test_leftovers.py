@@ -154,6 +154,17 @@ def test_a_vm_that_an_owner_forgets_ends_with_its_alert() -> None:
     assert guests[0].uuid not in bench.partition.cells["cell"].vms
 
 
+def test_a_vm_of_a_silent_node_that_is_forgotten_leaves_nothing_in_its_list() -> None:
+    bench, guests = cell(4, nodes=2)
+    bench.run(60.0)
+    bench.places[0].reachable = False
+    bench.run(30.0)
+    _forget(bench, "vm", guests[0].text)
+    bench.run(130.0)
+    assert guests[0].uuid not in bench.partition.cells["cell"].vms
+    assert not _unlisted(bench)
+
+
 def test_a_word_about_what_nobody_knows_changes_nothing() -> None:
     bench, _ = cell(2)
     bench.run(20.0)

@@ -1,0 +1,54 @@
+"""What a cell holds in the future after its clock was set back: now, and no sooner."""
+
+import msgspec
+
+from engine.detection import cell as cells
+from engine.detection.cell import Cell
+from engine.wire.alert import Alert
+
+
+def step_back(cell: Cell, *, from_ms: int, to_ms: int) -> None:
+    """Let no time that was noted lie after `to_ms`; what was to last goes on for what was left."""
+
+    def ends(until_ms: int) -> int:
+        left_ms = until_ms - from_ms
+        return to_ms + left_ms if left_ms > 0 else min(until_ms, to_ms)
+
+    for vm in cell.vms.values():
+        vm.holds = {reason: ends(until) for reason, until in vm.holds.items()}
+        _earlier(vm, to_ms, "rebooted_ms", "gone_ms", "monitor_hung_ms", "missed_ms")
+        _earlier(vm, to_ms, "twice_ms", "known_ms")
+        vm.mark = _marked(vm.mark, to_ms)
+    for incident in cell.incidents.values():
+        _earlier(incident, to_ms, "published_ms", "well_ms", "other_ms")
+        incident.mark = _marked(incident.mark, to_ms)
+        incident.alert = _dated(incident.alert, to_ms)
+    for node in cell.nodes.values():
+        _earlier(node, to_ms, "data_ms", "busy_since_ms", "stepped_ms")
+    for latch in cell.latches.values():
+        _earlier(latch, to_ms, "since_ms", "released_ms")
+    _earlier(cell.overtaken, to_ms, "since_ms")
+    _earlier(cell.totals, to_ms, "minute_ms")
+    _earlier(cell, to_ms, "round_ms", "closed_ms")
+    cell.outage_ms, cell.disturbed_ms = ends(cell.outage_ms), ends(cell.disturbed_ms)
+
+
+def _earlier(holder: object, to_ms: int, *names: str) -> None:
+    for name in names:
+        setattr(holder, name, min(getattr(holder, name), to_ms))
+
+
+def _marked(mark: cells.ActionMark | None, to_ms: int) -> cells.ActionMark | None:
+    if mark is None or mark.time_ms <= to_ms:
+        return mark
+    return msgspec.structs.replace(mark, time_ms=to_ms)
+
+
+def _dated(alert: Alert, to_ms: int) -> Alert:
+    """Return an alert that was opened and decided by `to_ms` at the latest."""
+    return msgspec.structs.replace(
+        alert,
+        opened_ms=min(alert.opened_ms, to_ms),
+        decided_ms=min(alert.decided_ms, to_ms),
+        data_ms=None if alert.data_ms is None else min(alert.data_ms, to_ms),
+    )

@@ -1,0 +1,96 @@
+"""Guards of the engine's own state: no record ends it, and nobody speaks for others."""
+
+from typing import Final
+
+from tests.mutant import Mutant
+
+_OWNERS: Final = ("tests/unit/engine/detection/test_ownership.py",)
+_LEFT: Final = ("tests/unit/engine/detection/test_leftovers.py",)
+_LIMITS: Final = ("tests/unit/engine/wire/test_limits.py",)
+_REFOLDING: Final = ("tests/unit/engine/roles/test_refolding.py",)
+_DEVICES: Final = ("tests/unit/connectors/libvirt/test_decoding.py",)
+_LOG_CLOCK: Final = ("tests/unit/engine/wire/test_log_clock.py",)
+_CLOCKS: Final = ("tests/unit/engine/detection/test_clock_steps.py",)
+
+ENGINE_MUTANTS: Final = (
+    Mutant(
+        "a running copy takes a VM over", "engine/detection/ownership.py",
+        "    return here and (vm.left_by_word or not there)\n", "    return here\n", _OWNERS,
+    ),
+    Mutant(
+        "any node may speak for any VM", "engine/detection/ownership.py",
+        "    return owner is None or owner.name == name or is_absent(vm, owner)\n",
+        "    return True\n", _OWNERS,
+    ),
+    Mutant(
+        "any agent may mark any VM", "engine/detection/ownership.py",
+        "    return name == vm.former or may_speak(cell, vm, name)\n", "    return True\n", _OWNERS,
+    ),
+    Mutant(
+        "a VM that runs twice may be ordered", "engine/detection/evidence.py",
+        '        cautious.append("runs_twice")\n', "        pass\n", _OWNERS,
+    ),
+    Mutant(
+        "the newest collector of a node is heard for ever", "engine/wire/runs.py",
+        "        if not was_rival and not lives:\n", "        if not was_rival:\n", _OWNERS,
+    ),
+    Mutant(
+        "a second collector is heard while the first reports", "engine/wire/runs.py",
+        "        if was_rival and not has_ended:\n", "        if False:\n", _OWNERS,
+    ),
+    Mutant(
+        "a record that raises is tried for ever", "engine/roles/refolding.py",
+        "if count >= _ATTEMPTS)", "if count < 0)", _REFOLDING,
+    ),
+    Mutant(
+        "a state that an error left half changed goes on", "engine/roles/refolding.py",
+        "                state = await self._recovered(record)\n", "                pass\n",
+        _REFOLDING,
+    ),
+    Mutant(
+        "a cell that cannot be judged ends the engine", "engine/detection/partition.py",
+        "                if culprit not in self._given_up:\n", "                if True:\n",
+        _REFOLDING,
+    ),
+    Mutant(
+        "numbers of any size are read from texts", "engine/wire/limits.py",
+        " and len(text) <= len(str(MAX_COUNT))", "", _LIMITS,
+    ),
+    Mutant(
+        "a sequence may be of any size", "engine/wire/frame.py",
+        "    sequence: limits.Count\n", "    sequence: int\n", _LIMITS,
+    ),
+    Mutant(
+        "a VM may stand twice among the rows", "engine/wire/frame.py",
+        "    if not _is_roster(wire.uuids):\n", "    if False:\n", _LIMITS,
+    ),
+    Mutant(
+        "a VM that went stays in the list of its dead node", "engine/detection/cell.py",
+        "            if not lanes.places.keys().isdisjoint(vms):\n", "            if False:\n",
+        _LEFT,
+    ),
+    Mutant(
+        "a silent node is told for ever", "engine/detection/departures.py",
+        "        if away_s >= configuration.forget_empty_s and away_s >= _patience_s(\n",
+        "        if away_s < 0 and away_s >= _patience_s(\n", _LEFT,
+    ),
+    Mutant(
+        "a device that leaves its counters out is left out of the sum",
+        "connectors/libvirt/decoding.py",
+        '            if name.split("_")[0] in withheld:\n', "            if False:\n", _DEVICES,
+    ),
+    Mutant(
+        "the log's clock never goes back", "engine/wire/log_clock.py",
+        "        if -_SLACK_MS <= ahead_ms <= limit_ms:\n", "        if ahead_ms <= limit_ms:\n",
+        _LOG_CLOCK,
+    ),
+    Mutant(
+        "every append time is believed at once", "engine/wire/log_clock.py",
+        "        if not agrees and self.apart_ms < _BELIEVED_AFTER_MS:\n", "        if False:\n",
+        _LOG_CLOCK,
+    ),
+    Mutant(
+        "a node's clock that steps makes its frames old", "engine/detection/fold.py",
+        "        node.lag_ms -= step_ms\n", "", _CLOCKS,
+    ),
+)  # fmt: skip
