@@ -8,8 +8,19 @@ import numpy as np
 
 from engine.errors import RecordRejected
 from engine.ports import Record
+from engine.wire import limits
 from engine.wire.envelope import MAX_RECORD_BYTES
-from engine.wire.frame import Frame, VmRows, decode_frame, encode_frame
+from engine.wire.frame import (
+    Event,
+    Frame,
+    InventoryItem,
+    PoolSample,
+    Role,
+    VmRows,
+    decode_frame,
+    encode_frame,
+)
+from engine.wire.metrics import EVENT_KINDS
 
 Draw = Callable[[np.random.Generator, bytes], bytes]
 
@@ -104,38 +115,101 @@ def bad_values(good: Iterable[bytes], *, seed: int) -> Iterator[bytes]:
         yield drawn
 
 
-def hostile_frame(rng: np.random.Generator, good: Frame, *, cell: str | None) -> Frame:
-    """Return a readable frame by a stranger with values nobody should send.
+_NO_ROWS = VmRows.empty()
+_DETAILS = ("until_ms", "last_answer_ms", "incident", "step", "action", "dry_run", "scope", "name")
+_FOES = ("stranger", "node", "second collector")
 
-    Invented nodes and VMs, counters at their ends, gauges that are infinite, and sequences
-    from nowhere. `cell` None is the cell of the good frame.
+
+def _edge(rng: np.random.Generator, most: int) -> int:
+    """Return a number that readers take, mostly one of the ends."""
+    ends = (0, 1, most, most - 1, most // 2)
+    is_end = rng.random() < 0.7
+    return ends[int(rng.integers(len(ends)))] if is_end else int(rng.integers(most))
+
+
+def _text(rng: np.random.Generator) -> str:
+    """Return a text that nobody should give a name: long, empty, digits, markup or control."""
+    texts = ("", "9" * 1000, "\x00", "[/red]", "../" * 20, "名", "-1", "1e309", "nan", "\u202e")
+    return texts[int(rng.integers(len(texts)))]
+
+
+def _hostile_rows(rng: np.random.Generator, good: VmRows, uuids: bytes) -> VmRows:
+    """Return rows of these VMs with counters and gauges at their ends."""
+    size = len(uuids) // 16
+    shape = (good.integers.shape[0], size)
+    integers = rng.integers(0, 2**64, shape, np.uint64)
+    integers[rng.random(shape) < 0.4] = np.uint64(2**64 - 1)
+    integers[rng.random(shape) < 0.3] = 0
+    missing = rng.random(shape) < 0.2
+    integers[missing] = 0
+    values = np.array([np.nan, 0.0, -1.0, 3e38, -3e38], np.float32)
+    gauges = rng.choice(values, (good.gauges.shape[0], size)).astype(np.float32)
+    return VmRows(uuids=uuids, integers=integers, missing=missing, gauges=gauges)
+
+
+def hostile_frame(rng: np.random.Generator, good: Frame, *, cell: str | None) -> Frame:
+    """Return a readable frame with values nobody should send in every field.
+
+    By a stranger, or by the node of the good frame itself in another run: counters, clocks and
+    sequences at their ends, events and inventory of its own and of foreign VMs, and in any role.
+    `cell` None is the cell of the good frame.
     """
-    size = int(rng.integers(0, 64))
+    foe = _FOES[int(rng.integers(len(_FOES)))] if cell is None else "stranger"
+    vms = [good.rows.vm(column) for column in range(len(good.rows))]
+    vms = [*vms[: int(rng.integers(len(vms) + 1))], *(rng.bytes(16) for _ in range(3))]
+    if foe == "stranger":
+        vms = [rng.bytes(16) for _ in range(int(rng.integers(0, 24)))]
+    roles: tuple[Role, ...] = ("collector", "collector", "collector", "agent", "owner", "shell")
     header = msgspec.structs.replace(
         good.header,
         cell=cell or good.header.cell,
-        node=f"stranger-{rng.integers(1000)}",
-        run=rng.bytes(8).hex(),
-        sequence=int(rng.integers(0, 2**62)),
-        mono_ns=int(rng.integers(0, 2**62)),
-        event_time_ns=int(rng.integers(0, 2**62)),
-        interval_ms=int(rng.integers(1, 3_600_000)),
+        node=f"stranger-{rng.integers(50)}" if foe == "stranger" else good.header.node,
+        role=roles[int(rng.integers(len(roles)))],
+        run=good.header.run if foe == "node" and rng.random() < 0.2 else rng.bytes(8).hex(),
+        sequence=_edge(rng, limits.MAX_COUNT),
+        mono_ns=_edge(rng, limits.MAX_COUNT),
+        event_time_ns=_edge(rng, limits.MAX_TIME_S * 10**9),
+        interval_ms=1 + _edge(rng, limits.MAX_INTERVAL_MS - 1),
     )
-    rows = good.rows.select(slice(0, 0))
-    if size:
-        gauges = rng.choice(
-            np.array([np.inf, -np.inf, np.nan, 0.0, 3e38], np.float32),
-            (rows.gauges.shape[0], size),
+    events = tuple(
+        Event(
+            id=_text(rng),
+            kind=str(rng.choice([*EVENT_KINDS, "never heard of"])),
+            time_ns=_edge(rng, limits.MAX_TIME_S * 10**9),
+            vm=None if not vms or rng.random() < 0.1 else vms[int(rng.integers(len(vms)))],
+            detail={name: _text(rng) for name in _DETAILS if rng.random() < 0.5},
         )
-        rows = VmRows(
-            uuids=rng.bytes(16 * size),
-            integers=rng.integers(0, 2**64, (rows.integers.shape[0], size), np.uint64),
-            missing=None,
-            gauges=gauges.astype(np.float32),
+        for _ in range(int(rng.integers(0, 6)))
+    )
+    inventory = tuple(
+        InventoryItem(
+            vm=vm,
+            name=_text(rng),
+            tenant=_text(rng) if rng.random() < 0.5 else None,
+            group=_text(rng) if rng.random() < 0.5 else None,
+            actionable=bool(rng.random() < 0.5),
+            vcpus=_edge(rng, limits.MAX_VCPUS),
+            memory_bytes=_edge(rng, limits.MAX_BYTES),
+            disks={_text(rng): _text(rng) for _ in range(3)},
+            nics={_text(rng): _text(rng) for _ in range(3)},
+            balloon_period_s=_edge(rng, limits.MAX_PERIOD_S),
         )
-    node = dict.fromkeys(good.node, float(rng.choice([np.inf, -1.0, np.nan, 1e300])))
+        for vm in vms[: int(rng.integers(0, 6))]
+    )
+    pool = PoolSample(
+        name=_text(rng),
+        capacity_bytes=_edge(rng, limits.MAX_BYTES),
+        latency_s=float(rng.choice([0.0, 1e300])),
+    )
+    figures = (-1.0, 0.0, 1e300, -1e300)
     return msgspec.structs.replace(
-        good, header=header, rows=rows, events=(), inventory=(), node=node
+        good,
+        header=header,
+        rows=_hostile_rows(rng, good.rows, b"".join(vms)) if rng.random() < 0.8 else _NO_ROWS,
+        events=events,
+        inventory=inventory,
+        node={name: float(rng.choice(figures)) for name in good.node if rng.random() < 0.8},
+        pools=(pool,) if rng.random() < 0.3 else (),
     )
 
 

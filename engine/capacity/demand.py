@@ -30,6 +30,7 @@ _UNITS: Final = np.array([[1e-9], [1.0], [1.0], [1.0], [1.0]])
 _KIB: Final = 1024.0
 # More than any device moves: a glitch of the counter.
 _IMPOSSIBLE_PER_S: Final = 1e11
+_IMPOSSIBLE: Final = 1e18
 
 
 class Demand:
@@ -88,6 +89,8 @@ class Demand:
         vcpus = _level(rows, "vcpus")
         self.vcpus = np.where(np.isnan(vcpus), self.vcpus, vcpus)
         values[:, -1] = _own(frame, values[:, :-1])
+        # More than any node has: a gauge that nobody measured.
+        values[~(np.abs(values) < _IMPOSSIBLE)] = np.nan
         known = ~np.isnan(values)
         self.sums += np.where(known, values, 0.0)
         self.counts += known

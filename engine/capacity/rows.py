@@ -20,6 +20,7 @@ from engine.wire.points import MISSING, Column, Points, Series, known_integers
 from engine.wire.score import decode_scores
 
 _MIB: Final = 1 << 20
+_MOST_DIRTY: Final = 2.0**60
 _MS: Final = 1_000_000
 # Telegraf's measurement and field for each integer of a frame.
 _TELEGRAF: Final[dict[str, dict[str, str]]] = {
@@ -100,7 +101,8 @@ def telegraf_points(
         for measurement, fields in _TELEGRAF.items()
     ]
     dirty = rows.gauges[GAUGE_ROW["dirty_bytes_per_s"]].astype(np.float64)
-    known = np.isfinite(dirty)
+    # What no store can hold as an integer is no rate of any memory.
+    known = np.abs(dirty) < _MOST_DIRTY
     if known.any():
         mib = np.where(known, np.rint(np.where(known, dirty, 0.0) / _MIB), 0.0).astype(np.int64)
         mib[~known] = MISSING

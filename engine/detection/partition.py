@@ -41,6 +41,8 @@ from models.kernels.columns import widen
 # Ended sources are looked for once in a while, not at every record.
 _FORGET_EVERY_MS = 60_000
 _RECORD: Final = "record"
+# At a sample a second more than ten days of one run that no reader saw.
+_MOST_MISSING: Final = 1_000_000
 
 
 class Output(NamedTuple):
@@ -216,6 +218,12 @@ class Partition:
         if cell is not None and is_calm and key in self.queued:
             most_ms = round(self.configuration.reorder_s * 1000)
             cell.overtaken.take(min(most_ms, overtaken_ms(self.sources[key], arrival)))
+        source = self.sources.get(key)
+        if source is not None and header.sequence - source.following > _MOST_MISSING:
+            # Given up after a while, such a gap would make all that follows a repeat.
+            self.counters.rejected += 1
+            detail = f"sequence {header.sequence} after {source.following - 1} of the same run"
+            return [_rejected(record.value, record, RecordRejected("bad_value", detail))]
         waits = self._early(key) if cell is not None and cell.overtaken.late_ms else None
         if order(self.sources, arrival, self.counters, waits):
             return self._fold_frame(frame, record.value, record)

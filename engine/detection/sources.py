@@ -10,6 +10,7 @@ import msgspec
 
 from engine.detection.configuration import Configuration
 from engine.wire.frame import Frame
+from engine.wire.limits import MAX_COUNT
 
 # A run that begins with one of its first frames may have been overtaken by frame 0.
 _EARLY_SEQUENCE = 16
@@ -173,7 +174,10 @@ def release(
         is_early = is_next and not too_many and waits is not None and waits(first)
         if is_early or not (is_next or overdue):
             break
-        counters.missing += first.sequence - source.following
+        # A sequence from nowhere makes a gap of any size; a snapshot holds 64 bits.
+        counters.missing = min(
+            MAX_COUNT, counters.missing + max(0, first.sequence - source.following)
+        )
         source.skipped += range(
             max(source.following, first.sequence - _SKIPPED_KEPT), first.sequence
         )

@@ -4,9 +4,15 @@ import pytest
 
 from benchmarks.fuzzed import mixed
 from connectors.simulator.plan import Incident, WorldPlan
+from engine.capacity import foretell_state
+from engine.capacity import state as history_state
+from engine.capacity.fold import FrameFold
+from engine.capacity.foretell import Foretelling
 from engine.detection.configuration import Configuration
 from engine.detection.partition import Partition
+from engine.detection.snapshot import digest, restore, take_snapshot
 from engine.wire import topics
+from engine.wire.frame import decode_frame
 from engine.wire.rejected import decode_rejected
 from tests.simulation.site_records import Site
 
@@ -67,3 +73,27 @@ def test_readable_frames_by_strangers_in_a_cell_lead_to_no_action(good):
     partition, alerts, _ = folded(mixed(good[: len(good) // 3], seed=7, hostile_every=10))
     assert partition.counters.balanced(partition.waiting())
     assert not [alert for alert in alerts if alert.suggested_action in ("reboot", "migrate")]
+
+
+def test_frames_hostile_in_every_field_end_no_role_and_lose_no_good_one(good):
+    records = list(mixed(good[: len(good) // 2], seed=11, hostile_every=2))
+    partition, forecaster, historian = Partition(Configuration()), Foretelling(), FrameFold()
+    for record in records:
+        partition.fold(record)
+        forecaster.fold(record)
+        historian.fold_record(record)
+    counters = partition.counters
+    assert counters.poison == 0
+    assert counters.balanced(partition.waiting())
+    chunks, manifest = take_snapshot(partition)
+    assert digest(restore(chunks, manifest, Configuration())) == digest(partition)
+    assert foretell_state.take_state(forecaster).chunks
+    assert history_state.take_state(historian).chunks
+    nodes = {frame.header.node for frame in map(_collected, good) if frame is not None}
+    known = partition.cells["c0"].nodes
+    assert nodes <= {node.name for node in known.values()}
+
+
+def _collected(record):
+    frame = decode_frame(record.value)
+    return frame if frame.header.role == "collector" else None
