@@ -54,6 +54,8 @@ _SILENT_MS: Final = 120_000
 # Frames of an hour are on their way for a while after it; what comes later closes it again.
 _GRACE_MS: Final = 120_000
 
+# Names of VMs that went are kept for when they come back, as after a migration.
+_NAMES_KEPT: Final = 200_000
 # The culprit of a failed fold that is the record itself.
 _RECORD: Final = "record"
 
@@ -317,6 +319,9 @@ class FrameFold:
             if name and self.names.get(vm) != name:
                 self.names[vm] = str(name)
                 changed = True
+        if len(self.names) > _NAMES_KEPT:
+            here = {vm for one in self.lanes.values() for vm in vm_texts(one.uuids)}
+            self.names = {vm: name for vm, name in self.names.items() if vm in here}
         if changed:
             lane.telegraf = self._telegraf(lane, vm_texts(lane.uuids))
         yield told

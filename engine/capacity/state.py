@@ -58,10 +58,9 @@ def take_state(fold: FrameFold) -> Generation:
     """Return the state as what is appended to the log."""
     lanes = [lane for lane in fold.lanes.values() if fold.time_ms - lane.heard_ms <= _FORGET_MS]
     nodes = {(lane.cell, lane.node) for lane in lanes}
-    here = {vm for lane in lanes for vm in vm_texts(lane.uuids)}
     state = _State(
         time_ms=fold.time_ms,
-        names={vm: name for vm, name in sorted(fold.names.items()) if vm in here},
+        names=dict(sorted(fold.names.items())),
         lanes=tuple(_packed(lane) for lane in lanes),
         sources=tuple((*key, source) for key, source in fold.sources.items() if key in nodes),
         runs=tuple((*key, runs) for key, runs in sorted(fold.runs.items()) if key in nodes),
