@@ -159,6 +159,8 @@ class Foretelling:
         number = self.time_ms // _STEP_MS + 1
         if not self.number:
             self.number = number
+        if number < self.number:
+            self._step_back(number)
         if number == self.number:
             return []
         closed, self.number = self.number, number
@@ -182,6 +184,14 @@ class Foretelling:
                 if (number - kept[0]) * STEP_S <= _KEEP_S
             }
         return outputs
+
+    def _step_back(self, number: int) -> None:
+        """Go on with an earlier step, once the log's clock was ahead and is right again."""
+        self.number = number
+        for node in self.nodes.values():
+            node.heard = min(node.heard, number)
+            node.forecaster.number = min(node.forecaster.number, number - 1)
+        self.departed = {vm: (min(at, number), rows) for vm, (at, rows) in self.departed.items()}
 
     def _take(self, frame: Frame) -> None:
         header = frame.header

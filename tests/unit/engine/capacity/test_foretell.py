@@ -1,3 +1,4 @@
+import dataclasses
 from hashlib import sha256
 
 import msgspec
@@ -197,3 +198,20 @@ def test_new_vm_begins_from_the_profile_of_its_class() -> None:
     assert (learned[:-horizons] > 5).all()
     memory = forecast_row.profile_of(node.forecaster.state[25:26], plan)
     assert (memory[:-horizons] < 6).all()
+
+
+def test_a_log_whose_clock_ran_ahead_for_minutes_stops_no_forecast() -> None:
+    records = Fleet({"n0": [Machine("a", cores=0.5)]}).run(60)
+    third = len(records) // 3
+    shifted = [
+        dataclasses.replace(record, time_ms=record.time_ms + 600_000)
+        if third <= place < 2 * third
+        else record
+        for place, record in enumerate(records)
+    ]
+    state = Foretelling()
+    folded(state, shifted[: 2 * third])
+    after = folded(state, shifted[2 * third :])
+    # It goes on with the steps of the time that is right again, within two minutes.
+    assert after[-1].time_ms <= records[-1].time_ms + STEP_S * 1000
+    assert len(after) >= 17
