@@ -80,6 +80,7 @@ def fold_rows(
         Time since the node's last frame on its own monotonic clock; None where there is
         no interval (first frame of a run, clock that went back): no rates, no silence.
     """
+    _take_device_sets(lanes, rows)
     _take_rows(lanes, rows, has_interval=dt_s is not None)
     step_s = 1.0 if dt_s is None else dt_s
     taken = lanes.taken
@@ -101,7 +102,6 @@ def fold_rows(
 def _take_rows(lanes: Lanes, rows: VmRows, *, has_interval: bool) -> None:
     """Take the frame in; a boot also forgets what was seen moving."""
     missing = _NOTHING_MISSING if rows.missing is None else rows.missing
-    _take_device_sets(lanes, rows)
     # A replay hands in slices: one more layout would have the kernel compiled once more.
     begun = intake.take_rows(
         np.ascontiguousarray(rows.integers),

@@ -43,7 +43,7 @@ SHOWING = {
 OTHERS = {
     "collect", "engine", "plan", "act", "run", "demo", "approve", "history", "history setup",
     "policy check", "audit rules", "config show", "config check", "config schema",
-    "event reboot", "event maintenance", "pause on", "pause off", "pause adopt",
+    "event reboot", "event maintenance", "forget", "pause on", "pause off", "pause adopt",
     "keys create", "keys export", "keys revoke", "keys rotate", "keys show",
 }  # fmt: skip
 SLOTS = 40
