@@ -281,7 +281,10 @@ backoff_s = [700, 1800, 7200]
 nfs1 = ["ceph1", "nfs2"]
 
 [ladders]
-panic_spin = [{ action = "reset", grace_s = 20, needs = ["activity", "vcpus"] }, { action = "notify" }]
+panic_spin = [
+  { action = "reset", grace_s = 20, needs = ["activity", "vcpus"] },
+  { action = "notify" },
+]
 """
 EXPLAINED = """\
   purpose: production: within every hard limit.
@@ -290,8 +293,8 @@ EXPLAINED = """\
   and nothing touched.
   a VM without a tenant: every action is rehearsed, and nothing touched.
   limits: vm_per_24h 1 (default 3), backoff_s 700, 1800, 7200 (default 600, 1800, 7200).
-  panic_spin: reset after 20 s in which it may recover if activity and vcpus agree (to be well for 60 s
-  within 300 s), then tell people.
+  panic_spin: reset after 20 s in which it may recover if activity and vcpus agree (to be well
+  for 60 s within 300 s), then tell people.
   any other kind of fault: an alert alone.
   disks of pool nfs1 may go to ceph1, else nfs2.
 """
