@@ -24,6 +24,9 @@ _TWICE_S: Final = 60.0
 _TWICE_INTERVALS: Final = 3
 # A slot closes at the latest so long after the sample that showed a step.
 _STEP_TOLD_MS: Final = 60_000
+# Orders accept clocks that differ by so much (`CLOCK_SLACK_MS`): a smaller step harms nothing, and
+# recorded rows are dated to the second.
+_STEP_REPORTED_MS: Final = 5_000
 _ARRIVALS: Final = frozenset({"started", "migrated_in"})
 
 
@@ -96,9 +99,15 @@ def watch_identities(cell: Cell, *, time_ms: int, configuration: Configuration) 
         now_ms, interval_ms = cell.passed_ms, node.interval_ms
         if key == node.name and node.runs.are_several(now_ms=now_ms, interval_ms=interval_ms):
             alerts += _several(cell, node, time_ms=time_ms, configuration=configuration)
-        if key == node.name and node.stepped_ms and time_ms - node.stepped_ms <= _STEP_TOLD_MS:
+        if key == node.name and _has_stepped(node, time_ms=time_ms):
             alerts += _stepped(cell, node, time_ms=time_ms, configuration=configuration)
     return alerts
+
+
+def _has_stepped(node: Node, *, time_ms: int) -> bool:
+    """Return whether a node's wall clock stepped a moment ago, by more than may be ignored."""
+    is_recent = node.stepped_ms > 0 and time_ms - node.stepped_ms <= _STEP_TOLD_MS
+    return is_recent and abs(node.step_ms) >= _STEP_REPORTED_MS
 
 
 def _runs_there(cell: Cell, vm: Vm) -> bool:

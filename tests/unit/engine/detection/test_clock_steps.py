@@ -44,6 +44,17 @@ def test_a_guest_that_dies_after_a_step_is_found_as_soon_as_before(step_s: int) 
     assert [alert.state for alert in bench.alerts if alert.kind == "clock_step"][-1] == "resolved"
 
 
+@pytest.mark.parametrize(("step_ms", "reported"), [(-4_900, False), (5_000, True)])
+def test_a_step_is_reported_from_five_seconds_on(step_ms: int, reported: bool) -> None:
+    bench, _ = cell(4, nodes=2)
+    steps_ms = [0]
+    stepping(bench, "node-0", steps_ms)
+    bench.run(60.0)
+    steps_ms.append(step_ms)
+    bench.run(60.0)
+    assert bool([alert for alert in bench.alerts if alert.kind == "clock_step"]) == reported
+
+
 def test_frames_that_come_late_are_no_step() -> None:
     bench, _ = cell(4, nodes=2)
     bench.run(60.0)
