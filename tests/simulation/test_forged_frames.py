@@ -30,7 +30,7 @@ FORGED_S = 520.0
 KEY = b"c0"
 
 
-def forged_frame(stage: Stage, node: str = "node-that-is-none") -> bytes:
+def forged_frame(stage: Stage, node: str) -> bytes:
     """Return one frame of a collector that says that the VM's panic device spoke."""
     now_ns = stage.clock.now_ms() * 1_000_000
     header = Header(
@@ -51,13 +51,13 @@ def by_another_site(value: bytes) -> Headers:
     return FrameSigner(name, derive_key(bytes(32), name), nonce=lambda: bytes(12))(KEY, value)
 
 
-async def told_of(*signs: Callable[[bytes], Headers]) -> tuple[set[str], int]:
+async def told_of(node: str, *signs: Callable[[bytes], Headers]) -> tuple[set[str], int]:
     """Play the scene, forge a frame in each way, and return the kinds of alerts, and the orders."""
     async with staged(SCENE) as stage:
         playing_on = asyncio.create_task(stage.play())
         await asyncio.sleep(FORGED_S)
         for sign in signs:
-            value = forged_frame(stage)
+            value = forged_frame(stage, node)
             await stage.log.append(FRAMES.name, key=KEY, value=value, headers=sign(value))
         await playing_on
         alerts = [decode_alert(record.value) async for record in records(stage.log, ALERTS.name)]
@@ -66,7 +66,10 @@ async def told_of(*signs: Callable[[bytes], Headers]) -> tuple[set[str], int]:
 
 
 def play(
-    monkeypatch: pytest.MonkeyPatch, *signs: Callable[[bytes], Headers], requiring: bool
+    monkeypatch: pytest.MonkeyPatch,
+    *signs: Callable[[bytes], Headers],
+    requiring: bool,
+    node: str = "c0-n0",
 ) -> tuple[set[str], int]:
     made = playing.authority_of
 
@@ -77,15 +80,16 @@ def play(
         return replace(authority, frames=frames)
 
     monkeypatch.setattr(playing, "authority_of", with_keys)
-    return virtual_time.run(told_of(*signs))
+    return virtual_time.run(told_of(node, *signs))
 
 
-def test_one_frame_from_a_node_that_does_not_exist_tells_of_no_panic(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("node", ["c0-n0", "node-that-is-none"])
+def test_one_frame_without_a_known_key_tells_of_no_panic(
+    monkeypatch: pytest.MonkeyPatch, node: str
 ) -> None:
     counted = instruments.FRAMES_NOT_BELIEVED.labels("engine")
     before = counted._value.get()
-    kinds, orders = play(monkeypatch, unsigned, by_another_site, requiring=True)
+    kinds, orders = play(monkeypatch, unsigned, by_another_site, requiring=True, node=node)
     assert not {kind for kind in kinds if kind.startswith("panic")}
     assert not orders
     assert counted._value.get() - before == 2
@@ -97,3 +101,10 @@ def test_where_frames_without_a_mac_are_accepted_the_live_vm_is_told_to_have_pan
     """The scene is as dangerous as it claims: releases before frame keys ordered a reset here."""
     kinds, _ = play(monkeypatch, unsigned, requiring=False)
     assert "panic_spin" in kinds
+
+
+def test_a_node_that_does_not_exist_speaks_for_no_vm_though_its_frames_are_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kinds, _ = play(monkeypatch, unsigned, requiring=False, node="node-that-is-none")
+    assert "panic_spin" not in kinds
