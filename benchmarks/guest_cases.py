@@ -102,9 +102,12 @@ PANICS = frozenset({"panic_spin", "panic_halt"})
 HUNG = frozenset({"hung_io", "hung_userland"})
 # From outside, a guest that computes and writes nothing is a panic whose proof is missing.
 LOOKS_DEAD = PANICS | HUNG
-# No report of its memory, so that silence is all there is to see beside the CPU.
-TWO_VCPUS = ("--vcpus", "2", "--no-balloon-stats")
-ONE_VCPU = ("--no-balloon-stats",)
+# No report of its memory and no word of a panic on its console, so that silence is all there is to
+# see beside the CPU.
+ONE_VCPU = ("--no-balloon-stats", "--words", "loglevel=0")
+TWO_VCPUS = (*ONE_VCPU, "--vcpus", "2")
+# It rests between two writes, so that it is known how its vCPUs rest while it lives.
+RESTING = (*TWO_VCPUS, "--words", "flatline.pause_ms=5000")
 # The second vCPU is left to what is pinned to it: alive, it is never woken.
 TICKLESS = (*TWO_VCPUS, "--words", "nohz_full=1 rcu_nocbs=1")
 CASES: tuple[Case, ...] = (
@@ -180,12 +183,20 @@ CASES: tuple[Case, ...] = (
     ),
     Case(name="paused by its owner", act=virsh("suspend"), undo=virsh("resume")),
     Case(name="migrated live", act=lambda _, guest: guest.migrate("b")),
-    Case(name="2 vCPUs, panic", options=TWO_VCPUS, act=tell("panic"), dead=True, kinds=PANICS),
+    Case(name="2 vCPUs, panic", options=RESTING, act=tell("panic"), dead=True, kinds=PANICS),
     Case(
         name="2 vCPUs, halted for good",
-        options=TWO_VCPUS,
+        options=RESTING,
         act=tell("halt"),
         dead=True,
+        kinds=PANICS,
+    ),
+    Case(
+        name="2 vCPUs that never rest, panic without a second witness",
+        options=TWO_VCPUS,
+        act=tell("panic"),
+        dead=True,
+        orderable=False,
         kinds=PANICS,
     ),
     Case(
@@ -195,6 +206,45 @@ CASES: tuple[Case, ...] = (
         dead=True,
         orderable=False,
         kinds=PANICS,
+    ),
+    Case(
+        name="1 vCPU, panic told on its console",
+        options=("--no-balloon-stats",),
+        act=tell("panic"),
+        dead=True,
+        kinds=PANICS,
+    ),
+    Case(
+        name="1 vCPU, panic, with a guest agent",
+        options=(*ONE_VCPU, "--agent"),
+        act=tell("panic"),
+        dead=True,
+        kinds=PANICS,
+        watch_s=90.0,
+    ),
+    Case(
+        name="1 vCPU, panic, probed by its agent",
+        options=(*ONE_VCPU, "--nic"),
+        act=tell("panic"),
+        dead=True,
+        kinds=PANICS,
+        watch_s=90.0,
+        pinged=True,
+    ),
+    Case(
+        name="1 vCPU with a guest agent, computes in one thread",
+        options=(*ONE_VCPU, "--agent"),
+        act=tell("compute 1"),
+        kinds=LOOKS_DEAD,
+        watch_s=120.0,
+    ),
+    Case(
+        name="1 vCPU that is probed, computes in one thread",
+        options=(*ONE_VCPU, "--nic"),
+        act=tell("compute 1"),
+        kinds=LOOKS_DEAD,
+        watch_s=120.0,
+        pinged=True,
     ),
     Case(
         name="2 vCPUs, computes in one thread",

@@ -80,6 +80,10 @@ class Lab:
         """Where this hypervisor can only be read: for libvirt's openReadOnly."""
         return f"qemu+unix:///system?socket={self.home}/{name}/run/libvirt-sock-ro"
 
+    def inside(self, *command: str) -> list[str]:
+        """Return what runs a command in the lab's network, where its bridge is."""
+        return ["nsenter", f"--net=/run/netns/{self.run('network', 'name')}", "--", *command]
+
     def pid(self, name: str) -> int:
         """Return the libvirtd's process id."""
         return int(self.run("hypervisor", "pid", name))

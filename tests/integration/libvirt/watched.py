@@ -23,9 +23,9 @@ from engine.wire.topics import ALERTS, FRAMES, SCORES
 from tests.integration.e2e.process import Process
 from tests.integration.libvirt.acting import CELL, NODE, PARTITIONS, ActingNode
 
-# An engine compiles for 10 s of a core; each step of a repair is waited for as long as in the
-# end-to-end tests.
-ENGINE_S = 150.0
+# An engine compiles for a minute of a core where none did before; each step of a repair is waited
+# for as long as in the end-to-end tests.
+ENGINE_S = 300.0
 ORDER_S = 150.0
 
 SAMPLED = """

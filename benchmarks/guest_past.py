@@ -1,7 +1,7 @@
 """A day in which real guests did what they do now, as frames in a log.
 
-No machine is touched before its VM has been known for a day, and no test waits for one. So two
-samples of the guests are drawn out: each counter grows as it grew between the two, and the
+No machine is touched before its VM has been known for a day, and nobody waits here for one. So
+two samples of the guests are drawn out: each counter grows as it grew between the two, and the
 frames end as another run of the VMs, which was started anew since.
 """
 
@@ -12,29 +12,39 @@ from typing import Final
 
 import numpy as np
 
+from connectors.libvirt.hypervisor import LibvirtHypervisor
 from deploy.lab.libvirt_lab import Lab
 from engine.ports import NodeSample
 from engine.wire.frame import Frame, Header, InventoryItem, VmRows, encode_frame
 from engine.wire.metrics import COUNTERS, INTEGER_ROW
 from engine.wire.vcpus import VcpuRows
-from tests.integration.libvirt.nodes import hypervisor_of
 
 # An hour more than the day that a policy for production asks for.
 PAST_S: Final = 25 * 3600
 # Of the 9,000 samples that a collector takes in that time a third is enough to know a guest by.
 STEP_S: Final = 30
 # A guest writes once a second: what it does in this time it does always.
-SEEN_S: Final = 10
+SEEN_S: Final = 5
 # The last frame of the past is older than the first of the present, by a restart of the VMs.
 GAP_S: Final = 60
 
 
-def past_of(lab: Lab, node: str, cell: str) -> Iterator[tuple[int, bytes]]:
-    """Yield append times in ms and frames of a day of the guests that run on a node now.
+async def past_of(lab: Lab, node: str, cell: str) -> list[tuple[int, bytes]]:
+    """Return append times in ms and frames of a day of the guests that run on a node now.
 
     They must be up and at work: what they do within `SEEN_S` is what they did all day.
     """
-    first, last, inventory = asyncio.run(_two_samples(lab, node))
+    return list(_drawn_out(*await _two_samples(lab, node), node=node, cell=cell))
+
+
+def _drawn_out(
+    first: NodeSample,
+    last: NodeSample,
+    inventory: tuple[InventoryItem, ...],
+    *,
+    node: str,
+    cell: str,
+) -> Iterator[tuple[int, bytes]]:
     now_ms = int(time.time() * 1000) - 1000 * GAP_S
     steps = PAST_S // STEP_S
     for step in range(steps):
@@ -56,7 +66,7 @@ def past_of(lab: Lab, node: str, cell: str) -> Iterator[tuple[int, bytes]]:
 async def _two_samples(
     lab: Lab, node: str
 ) -> tuple[NodeSample, NodeSample, tuple[InventoryItem, ...]]:
-    async with hypervisor_of(lab, node) as hypervisor:
+    async with LibvirtHypervisor(uri=lab.ro_uri(node)) as hypervisor:
         first = await hypervisor.sample()
         await asyncio.sleep(SEEN_S)
         last = await hypervisor.sample()
