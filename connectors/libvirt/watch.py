@@ -43,8 +43,8 @@ _QUESTION_S: Final = 5.0
 # that does not know or may not do what it was asked.
 _AGENT_UNRESPONSIVE: Final = 86
 _AGENT_SAID: Final = "unable to execute QEMU agent command"
-# What libvirt needs beside the time that the agent is given.
-_LIBVIRT_S: Final = 1
+# An agent answers in 50 ms. One that fell out of step is given 5 s by libvirt before that.
+_AGENT_S: Final = 4
 # The kernel's neighbours are told by /proc too, where libvirt's own way of asking is not there.
 _NEIGHBOURS: Final = Path("/proc/net/arp")
 _MAX_ADDRESSES: Final = 8
@@ -166,11 +166,10 @@ class LibvirtWatch:
 
         Where libvirt itself takes longer than the agent may, nothing is known.
         """
-        agent_s = max(1, int(within_s) - _LIBVIRT_S)
 
         def ask(connection: Connection, _mark: int) -> Sign:
             try:
-                self._ping(connection.lookupByUUID(vm), within_s=agent_s)
+                self._ping(connection.lookupByUUID(vm), within_s=_AGENT_S)
             except self._library.libvirtError as error:
                 if _AGENT_SAID in str(error):
                     return "answered"

@@ -23,8 +23,8 @@ ROUND_S: Final = 10.0
 # sends 20 frames a second at worst, and a round over more guests than that takes longer.
 _AT_ONCE: Final = 8
 _PROBE_S: Final = 1.5
-# An agent answers in 50 ms; this is for a guest and a node that are busy, well within a round.
-_AGENT_S: Final = 5.0
+# An agent that fell silent is waited for by libvirt itself, for 9 s at most; then it says so.
+_AGENT_S: Final = 12.0
 # During a look, which waits 4 s between its samples.
 _LOOK_AGENT_S: Final = 3.0
 # Leases last hours; a guest that changed its address by itself is silent until then, and silence

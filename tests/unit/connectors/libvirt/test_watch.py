@@ -154,8 +154,7 @@ def test_a_guest_agent_answers_or_does_not(
 
     async def scene(watch: LibvirtWatch) -> None:
         assert await watch.ping_agent(vm.uuid, within_s=9.0) == sign
-        # libvirt is given a second to say what it knows.
-        assert vm.done == ([] if error else [("guest-ping", 8)])
+        assert vm.done == ([] if error else [("guest-ping", 4)])
 
     play(library, scene)
 
