@@ -278,8 +278,16 @@ async def together(lab: Lab, cases: Sequence[Case], first: int) -> list[dict[str
 
 
 def chosen(words: Sequence[str], times: int) -> list[Case]:
-    """Return the cases whose names hold one of the words, so many times; no word means all."""
-    cases = [case for case in CASES if not words or any(word in case.name for word in words)]
+    """Return the cases whose names hold one of the words, so many times; no word means all.
+
+    A word that is a whole name means that case alone.
+    """
+    names = {case.name for case in CASES}
+
+    def meant(case: Case) -> bool:
+        return any(word == case.name if word in names else word in case.name for word in words)
+
+    cases = [case for case in CASES if not words or meant(case)]
     if not cases:
         raise SystemExit(f"no case is called like {' or '.join(words)}")
     return cases * times
