@@ -225,7 +225,8 @@ def act_opener(process: Process, connect: Connect, node: Node, authority: Author
     SettingsError
         The policy is one for a simulated fleet, the node is not.
     """
-    from engine.roles.act import ActConfig, Agent
+    from engine.roles.act import Agent
+    from engine.roles.act_config import ActConfig
 
     if node.real:
         _check_purpose(authority.policy, node=node.name)

@@ -17,6 +17,7 @@ _CLAIMS: Final = ("tests/unit/engine/roles/test_act_claims.py",)
 _CLOCKS: Final = ("tests/unit/engine/roles/test_act_clocks.py",)
 _MEMORY: Final = ("tests/unit/engine/roles/test_act_memory.py",)
 _RESUMES: Final = ("tests/unit/engine/roles/test_act_resumes.py",)
+_POISON: Final = ("tests/unit/engine/roles/test_poison.py",)
 _PROBE: Final = ("tests/unit/connectors/probe",)
 _WATCHING: Final = ("tests/unit/engine/roles/test_watching.py",)
 _LOOKS: Final = ("tests/contracts/look",)
@@ -36,6 +37,11 @@ AGENT_MUTANTS: Final = (
             f"def _was{rule}(seen: Seen) -> _Said | None:\n",
         )
         for rule in _LOOK
+    ),
+    Mutant(
+        "an order at which the agent fails after its entry counts as not done",
+        "engine/roles/calling.py", '        case "sent":\n            return ended("unknown"',
+        '        case "sent":\n            return ended("refused"', _POISON,
     ),
     Mutant(
         "the ledger lets a step be accepted again", "engine/action/ledger.py",
@@ -109,8 +115,8 @@ AGENT_MUTANTS: Final = (
         "                if not task.dry_run:\n", "                if True:\n", ROLES,
     ),
     Mutant(
-        "a claim of another agent is ignored", _ACT,
-        "        if claim is None or claim.agent == self._marks.agent:\n", "        if True:\n",
+        "a claim of another agent is ignored", "engine/roles/calling.py",
+        "    if claim is None or claim.agent == agent:\n", "    if True:\n",
         _CLAIMS,
     ),
     Mutant(

@@ -5,30 +5,37 @@ held against the newest pause before the call, and what it is about to do is on 
 """
 
 import asyncio
-from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+import structlog
 
 from engine.action.admit import PASSING, History, admit, claim_of, is_closed, may_finish
 from engine.action.admit import SENTENCES as ADMIT_SENTENCES
-from engine.action.catalogue import NOUNS, Policy
-from engine.action.keys import Trust
+from engine.action.catalogue import NOUNS
 from engine.action.ledger import StepEntry, recovery
 from engine.action.ledger_rules import within_limits
 from engine.action.look import LOOK_WINDOW_S, judge, last_check
 from engine.action.question import CLOCK_SLACK_MS, DAY_MS
-from engine.errors import LogError, StateUnwritable, VerbRefused, VmNotFound
+from engine.errors import LogError, VerbRefused, VmNotFound
 from engine.looks import Look, Permit, Sign, Signs
-from engine.ports import Clock, Evidence, LedgerStore, Log, Record, SignFrame, Verbs
+from engine.ports import Clock, Evidence, LedgerStore, Log, Record, Verbs
 from engine.roles import instruments
+from engine.roles.act_config import ActConfig
 from engine.roles.books import Books
-from engine.roles.calling import Task, call, findable, found, keep_evidence, see_hypervisor
+from engine.roles.calling import (
+    Task,
+    call,
+    claimed_elsewhere,
+    failed,
+    findable,
+    found,
+    keep_evidence,
+    see_hypervisor,
+)
 from engine.roles.health import Health
 from engine.roles.marks import SENTENCES, Author, End, Marks, ended, why_of
-from engine.roles.opening import unsigned
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors
 from engine.roles.reading import TOPICS, LogChanged, Reading
 from engine.roles.watching import Watcher
@@ -48,25 +55,7 @@ _REPORT_S: Final = 1.0
 _LEAVE_S: Final = 2.0
 _TELL_S: Final = 30.0
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActConfig:
-    """What an agent is told.
-
-    `run` names this run of its process; `sign` authenticates its frames; `sets_balloons` has it
-    give balloons a period where they have none.
-    """
-
-    site: str
-    zone: str
-    cell: str
-    node: str
-    run: str
-    policy: Policy
-    key: Ed25519PrivateKey
-    trusted: Trust
-    sign: SignFrame = unsigned
-    sets_balloons: bool = False
+_log = structlog.get_logger()
 
 
 class Agent:
@@ -178,7 +167,7 @@ class Agent:
                     tasks.create_task(self._report(), name="act: health")
                     tasks.create_task(self._watcher.run(), name="act: watch")
                     while True:
-                        await self._take_up(await self._tasks.get())
+                        await self._bring_to_end(await self._tasks.get())
                 finally:
                     await self._outbox.emptied(within_s=_LEAVE_S)
 
@@ -209,10 +198,9 @@ class Agent:
         noun, policy = NOUNS.get(entry.action, entry.action), self._config.policy
         searching = SENTENCES["searching"].format(action=noun, vm=entry.vm)
         self._journal.write("start", searching, incident=entry.incident, vm=entry.vm)
-        now_ms, reading = self._clock.now_ms(), self._reading
-        finish = may_finish(
-            entry.key, reading.history, policy, now_ms=now_ms, controls=reading.controls
-        )
+        now_ms, history = self._clock.now_ms(), self._reading.history
+        controls = self._reading.controls
+        finish = may_finish(entry.key, history, policy, now_ms=now_ms, controls=controls)
         left_s = self._left_s(entry.deadline_ms)
         end = await found(self._verbs, entry, left_s=left_s, finish=finish)
         last = msgspec.structs.replace(
@@ -240,6 +228,29 @@ class Agent:
         self._tasks.put_nowait(
             Task(order, record.offset, record.time_ms, read_ns, earlier, dry_run)
         )
+
+    async def _bring_to_end(self, task: Task) -> None:
+        """Take an order up; one at which the agent itself fails ends, and the agent goes on."""
+        try:
+            await self._take_up(task)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it is this order's
+            instruments.POISON.labels("agent").inc()
+            _log.error("The agent failed at an order.", vm=task.order.vm, exc_info=error)
+            await self._given_up(task, error)
+
+    async def _given_up(self, task: Task, error: Exception) -> None:
+        """Tell how an order ended at which the agent failed: the worst that may be."""
+        order, dry_run = task.order, task.dry_run
+        known = self._books.ledger.steps.get((order.incident, order.step))
+        end = failed(known, order, error)
+        if end is None:
+            return
+        if known is not None and known.state in ("accepted", "sent"):
+            self._entered(task, end)
+        if end.outcome == "unknown":
+            self._marks.acted("action_unknown", order, dry_run=dry_run, outcome=end.outcome)
+        self._marks.ended(order, end, dry_run=dry_run, page=True)
+        await self._set_down()
 
     async def _take_up(self, task: Task) -> None:
         """Bring one order to its end, unless its end is known."""
@@ -272,7 +283,7 @@ class Agent:
             return ended("unknown", "before_my_time")
         if (order.site, order.cell) != (config.site, config.cell):
             return ended("refused", "wrong_place", site=order.site, cell=order.cell)
-        other = self._other_claim(order)
+        other = claimed_elsewhere(self._reading.history, order, agent=self._marks.agent)
         if other is not None:
             return other
         behind_ms = self._reading.log_ms - self._clock.now_ms()
@@ -303,13 +314,6 @@ class Agent:
             outcome = "expired"
         return End(outcome, admission.rule, admission.sentence)
 
-    def _other_claim(self, order: Order) -> End | None:
-        """Return an end where another agent, or an earlier life of this one, has the step."""
-        claim = claim_of(self._reading.history, order)
-        if claim is None or claim.agent == self._marks.agent:
-            return None
-        return ended("not_attempted", "claimed", step=order.step, agent=claim.agent)
-
     def _now_ms(self, task: Task) -> int:
         """Return the wall time, at the least what has passed since the order was read.
 
@@ -321,11 +325,10 @@ class Agent:
     async def _carry(self, task: Task) -> End:
         """Accept, look, read the newest words, judge the look, claim, and call: in this order."""
         order = task.order
-        try:
-            self._books.enter(task.entry("accepted", order.sentence, now_ms=self._clock.now_ms()))
-        except StateUnwritable as error:
-            self._health.waiting("ledger", str(error))
-            return ended("not_attempted", "no_ledger", why=error)
+        accepted = task.entry("accepted", order.sentence, now_ms=self._clock.now_ms())
+        unwritable = self._books.enter_if_writable(accepted)
+        if unwritable is not None:
+            return ended("not_attempted", "no_ledger", why=unwritable)
         self._marks.said("decision", order, SENTENCES["accepted"].format(order=order.sentence))
         began_ns = self._clock.mono_ns()
         looks, signs = await self._look(order)
@@ -353,10 +356,8 @@ class Agent:
     def _entered(self, task: Task, end: End) -> End:
         """Return `end` once the ledger has it; the log is told even if the disk is full."""
         state = "elsewhere" if end.rule == "claimed" else end.outcome
-        try:
-            self._books.enter(task.entry(state, end.sentence, now_ms=self._clock.now_ms()))
-        except StateUnwritable as error:
-            self._health.waiting("ledger", str(error))
+        now_ms = self._clock.now_ms()
+        self._books.enter_if_writable(task.entry(state, end.sentence, now_ms=now_ms))
         return end
 
     async def _look(self, order: Order) -> tuple[list[Look] | End, Signs]:
@@ -440,18 +441,11 @@ class Agent:
     async def _call(self, task: Task, looks: list[Look], agreed: str, *, began_ns: int) -> End:
         """Write down that the call is made, make it, and say what came of it."""
         order = task.order
-        try:
-            self._books.enter(
-                task.entry(
-                    "sent",
-                    order.sentence,
-                    now_ms=self._clock.now_ms(),
-                    mark=self._reading.mark,
-                )
-            )
-        except StateUnwritable as error:
-            self._health.waiting("ledger", str(error))
-            return ended("not_attempted", "no_ledger", why=error)
+        now_ms, mark = self._clock.now_ms(), self._reading.mark
+        sent = task.entry("sent", order.sentence, now_ms=now_ms, mark=mark)
+        unwritable = self._books.enter_if_writable(sent)
+        if unwritable is not None:
+            return ended("not_attempted", "no_ledger", why=unwritable)
         # A disk may stand still for minutes, and what held before the entry no longer holds.
         mono_ns = self._clock.mono_ns()
         age_s, words_s = (mono_ns - began_ns) / 1e9, (mono_ns - self._words_ns) / 1e9
@@ -488,13 +482,5 @@ class Agent:
 
     async def _set_down(self) -> None:
         """Note in the ledger that the log knows how the ended steps ended."""
-        if not await self._outbox.emptied(within_s=_TELL_S):
-            return
-        for entry in self._books.ledger.unmarked():
-            try:
-                self._books.enter(
-                    msgspec.structs.replace(entry, state="marked", time_ms=self._clock.now_ms())
-                )
-            except StateUnwritable as error:
-                self._health.waiting("ledger", str(error))
-                return
+        if await self._outbox.emptied(within_s=_TELL_S):
+            self._books.set_down()

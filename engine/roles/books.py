@@ -120,10 +120,23 @@ class Books:
         if noted and mark.control == noted.control and now_ms - log.time_ms < _NOTE_EVERY_MS:
             return
         entry = msgspec.structs.replace(log, next_offset=mark.orders, time_ms=now_ms, mark=mark)
+        self.enter_if_writable(entry)
+
+    def set_down(self) -> None:
+        """Note of every step that ended that the log knows how."""
+        for entry in self.ledger.unmarked():
+            marked = msgspec.structs.replace(entry, state="marked", time_ms=self._clock.now_ms())
+            if self.enter_if_writable(marked) is not None:
+                return
+
+    def enter_if_writable(self, entry: StepEntry | LogEntry) -> StateUnwritable | None:
+        """Enter, and return what the disk says against it; it is reported and tried again."""
         try:
             self.enter(entry)
         except StateUnwritable as error:
             self._health.waiting("ledger", str(error))
+            return error
+        return None
 
     def enter(self, entry: StepEntry | LogEntry) -> None:
         """Make one entry durable, then believe it.

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
-from engine.action.admit import Admission, History
+from engine.action.admit import Admission, History, claim_of
 from engine.action.catalogue import NOUNS
 from engine.action.ledger import LedgerState, LogMark, StepEntry
 from engine.action.look import left_by_reset
@@ -113,6 +113,33 @@ async def call(
                 raise VerbRefused(str(error)) from error
         case _:
             raise VerbRefused(f"this agent has no verb {order.action}")
+
+
+def claimed_elsewhere(history: History, order: Order, *, agent: str) -> End | None:
+    """Return an end where another agent, or an earlier life of this one, has the step."""
+    claim = claim_of(history, order)
+    if claim is None or claim.agent == agent:
+        return None
+    return ended("not_attempted", "claimed", step=order.step, agent=claim.agent)
+
+
+def failed(entry: StepEntry | None, order: Order, error: Exception) -> End | None:
+    """Return how an order ends at which the agent itself failed, by what its ledger holds of it.
+
+    Before the call nothing was done; from the entry on that precedes the call the worst case
+    holds. None is that the log knows its end already.
+    """
+    names = {"action": NOUNS.get(order.action, order.action), "vm": order.vm}
+    match "accepted" if entry is None else entry.state:
+        case "accepted":
+            return ended("refused", "failed", why=why_of(error))
+        case "sent":
+            return ended("unknown", "verb_unknown", **names, why=why_of(error))
+        case "returned" | "unknown" | "refused" | "expired" | "not_attempted" as state:
+            assert entry is not None
+            return End(state, "failed", entry.sentence)
+        case _:
+            return None
 
 
 def findable(entry: StepEntry) -> bool:

@@ -43,6 +43,8 @@ SENTENCES: Final = {
     " old, or the newest words, {words_s:.1f} s old, were too old: nothing was done.",
     "verb_refused": "The hypervisor refused, nothing was done: {why}",
     "verb_unknown": "Whether the {action} of {vm} happened is unknown: {why}",
+    "failed": "The agent failed at this order before the call, so nothing was done. Please report"
+    " this: {why}",
     "found": "The {action} of {vm} went on while the agent was away, and is done.",
     "found_undone": "The {action} of {vm} went on while the agent was away, and came to nothing:"
     " {why}",
@@ -167,8 +169,8 @@ class Marks:
             "effect", sentence, vm=vm, cell=self._author.cell, detail={"rule": rule}
         )
 
-    def ended(self, order: Order, end: End, *, dry_run: bool) -> None:
-        """Close the order in the log, and journal how it ended."""
+    def ended(self, order: Order, end: End, *, dry_run: bool, page: bool = False) -> None:
+        """Close the order in the log, and journal how it ended; `page` as in `said`."""
         self._close(
             incident=order.incident,
             step=order.step,
@@ -178,7 +180,7 @@ class Marks:
             sentence=end.sentence,
         )
         kind: EntryKind = "outcome" if end.outcome in ("returned", "unknown") else "refusal"
-        self.said(kind, order, end.sentence, rule=end.rule)
+        self.said(kind, order, end.sentence, rule=end.rule, page=page)
 
     def recovered(self, entry: StepEntry) -> None:
         """Tell how a step ended that the last run of this agent left untold."""

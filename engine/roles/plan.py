@@ -6,7 +6,7 @@ but what the log holds.
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 from uuid import UUID
@@ -36,6 +36,7 @@ from engine.action.state import PlannerState
 from engine.action.target import CellLoad, NodeRoom
 from engine.errors import (
     FoldFailed,
+    LogError,
     LogProducerBroken,
     LogUnreachable,
     RecordRejected,
@@ -133,8 +134,6 @@ class Planner:
         ------
         LogError
             The log refused, or was away while this started.
-        BrokenInvariant
-            The state machine reached what must not be.
         """
         self._journal.write(
             "start",
@@ -175,7 +174,7 @@ class Planner:
         scores_ms = now_ms - _SCORES_BACK_MS
         for partition in range(self._log.partitions(SCORES.name)):
             await self._replay(SCORES.name, partition, next_offsets, since_ms=scores_ms)
-        await self._feed(CaughtUp(now_ms=self._clock.now_ms()))
+        await self._step_time()
         return next_offsets
 
     async def _learn_recoveries(self, now_ms: int) -> None:
@@ -185,10 +184,11 @@ class Planner:
                 ALERTS.name, partition, time_ms=now_ms - _RECOVERIES_BACK_MS
             )
             for record in await self._log.read_to_end(ALERTS.name, partition, offset=offset):
-                with suppress(RecordRejected):
-                    alert = self._alert(record)
-                    if alert.state == "resolved":
-                        await self._feed(AlertSeen(alert, record.time_ms, alert.decided_ms))
+                # What is not taken in is journaled where the alerts are read in their turn.
+                with suppress(RecordRejected, FoldFailed):
+                    seen = self._read_as(record)
+                    if isinstance(seen, AlertSeen) and seen.alert.state == "resolved":
+                        await self._feed(replace(seen, now_ms=seen.alert.decided_ms))
 
     async def _replay(
         self,
@@ -210,23 +210,32 @@ class Planner:
     async def _tick(self) -> None:
         while True:
             self._write_back()
-            try:
-                await self._feed(Tick(now_ms=self._clock.now_ms()))
-            except FoldFailed as failure:
-                # Nothing is ordered by a state that cannot be stepped; people must hear of it.
-                instruments.POISON.labels("planner").inc()
-                self._health.waiting("plan", f"Time cannot be stepped: {failure}")
-                _log.error("The planner cannot step time.", exc_info=failure.cause)
-            else:
-                self._health.done("plan")
-                self._health.progress("plan")
+            await self._step_time()
             await asyncio.sleep(_TICK_S)
 
-    async def _read(self, record: Record) -> None:
+    async def _step_time(self) -> None:
+        """Let time pass; the first time says that the log was read to its end."""
+        now_ms = self._clock.now_ms()
         try:
-            event = self._read_as(record)
-            if event is not None:
-                await self._feed(event)
+            await self._feed(Tick(now_ms) if self._state.live else CaughtUp(now_ms))
+        except FoldFailed as failure:
+            # Nothing is ordered by a state that cannot be stepped; people must hear of it.
+            instruments.POISON.labels("planner").inc()
+            self._health.waiting("plan", f"Time cannot be stepped: {failure}")
+            _log.error("The planner cannot step time.", exc_info=failure.cause)
+        else:
+            self._health.done("plan")
+            self._health.progress("plan")
+
+    async def _read(self, record: Record) -> None:
+        """Take one record in, whatever it holds."""
+        try:
+            try:
+                await self._take_in(record)
+            except FoldFailed as failure:
+                # The first time may be a fault of the machine.
+                _log.warning(f"A record is read once more: {failure}", topic=record.topic)
+                await self._take_in(record)
         except RecordRejected as error:
             self._journal.reject(record, reason=error.reason, detail=error.detail)
         except FoldFailed as failure:
@@ -236,6 +245,11 @@ class Planner:
                 # An order that is not counted, or a word that is not heeded, stops all others.
                 hold = unreadable(record.key, time_ms=record.time_ms, why=str(failure))
                 await self._feed(ControlSeen(hold, self._clock.now_ms(), record.key))
+
+    async def _take_in(self, record: Record) -> None:
+        event = self._read_as(record)
+        if event is not None:
+            await self._feed(event)
 
     def _read_as(self, record: Record) -> PlannerEvent | None:
         """Return what a record says; `FoldFailed` where reading it raises."""
@@ -306,7 +320,15 @@ class Planner:
             except Exception as error:
                 raise FoldFailed(type(event).__name__, error) from error
             for instruction in instructions:
-                await self._do(instruction)
+                try:
+                    await self._do(instruction)
+                except LogError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - the rest is done all the same
+                    # An order that was not given is waited for until it has expired, then given
+                    # again; all that follows is still done.
+                    instruments.POISON.labels("planner").inc()
+                    _log.error("The planner failed to carry its own word out.", exc_info=error)
 
     async def _do(self, instruction: Instruction) -> None:
         match instruction:

@@ -118,16 +118,32 @@ class Reading:
         self.next_offsets[record.topic] = record.offset + 1
         self._hashes[record.topic] = record_hash(record)
         self.log_ms = max(self.log_ms, record.time_ms)
+        try:
+            try:
+                self._take_in(record)
+            except Exception:  # noqa: BLE001 - the first time may be a fault of the machine
+                self._take_in(record)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this record's
+            # What was read is a value and as it was. What is not counted must not let others run.
+            detail = f"{type(error).__name__}: {error}"
+            instruments.POISON.labels("agent").inc()
+            self._journal.reject(record, reason="poison", detail=detail, page=True)
+            hold = unreadable(record.key, time_ms=record.time_ms, why=detail)
+            self.controls = with_word(self.controls, record.key, hold)
+
+    def _take_in(self, record: Record) -> None:
+        """Take in what one record says."""
         if record.topic == CONTROL.name:
             heard = hear_record(
                 record, trust=self._trusted, controls=self.controls, journal=self._journal
             )
             self.controls = fold_word(self.controls, record.key, heard)
             return
-        earlier, time_ms = self.history, record.time_ms
-        trusted = self._trusted.current()
+        earlier, trusted = self.history, self._trusted.current()
         try:
-            entry = open_entry(record.value, record.headers, trusted=trusted, time_ms=time_ms)
+            entry = open_entry(
+                record.value, record.headers, trusted=trusted, time_ms=record.time_ms
+            )
         except RecordRejected as error:
             if names_node(record.value, self._node):
                 self._journal.reject(record, reason=error.reason, detail=error.detail)
@@ -135,16 +151,7 @@ class Reading:
                 # A planner keeps it, so that a site of a thousand agents does so once.
                 instruments.RECORDS_REJECTED.labels(record.topic, error.reason).inc()
             return
-        try:
-            self.history = self._with(entry, record)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this record's
-            # The history is a value and as it was. What is not counted must not let others run.
-            detail = f"{type(error).__name__}: {error}"
-            instruments.POISON.labels("agent").inc()
-            self._journal.reject(record, reason="poison", detail=detail, page=True)
-            hold = unreadable(record.key, time_ms=time_ms, why=detail)
-            self.controls = with_word(self.controls, record.key, hold)
-            return
+        self.history = self._with(entry, record)
         if isinstance(entry, Order):
             self._deliver(entry, record, earlier)
 

@@ -20,7 +20,8 @@ from engine.action.catalogue import Policy, parse_policy, read_shipped
 from engine.action.keys import open_entry
 from engine.errors import LogUnreachable, RecordRejected
 from engine.ports import Bounds, Clock, Headers, LedgerStore, Position, Record, Verbs
-from engine.roles.act import ActConfig, Agent
+from engine.roles.act import Agent
+from engine.roles.act_config import ActConfig
 from engine.roles.health import Health
 from engine.roles.plan import PlanConfig, Planner
 from engine.sign_ports import Prober, Watch

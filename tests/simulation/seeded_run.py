@@ -23,7 +23,8 @@ from engine.action.ledger import LogEntry, encode_ledger_entry
 from engine.ports import Headers
 from engine.roles import act as act_role
 from engine.roles import plan as plan_role
-from engine.roles.act import ActConfig, Agent
+from engine.roles.act import Agent
+from engine.roles.act_config import ActConfig
 from engine.roles.health import Health
 from engine.roles.plan import PlanConfig, Planner
 from engine.wire import order
