@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,8 @@ def _clock(here: Process) -> Iterator[Check]:
 
 
 def _has(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+    # Faust replaces its own module by one without a spec, which `find_spec` refuses.
+    return name in sys.modules or importlib.util.find_spec(name) is not None
 
 
 def _newest_s(folder: Path) -> float:

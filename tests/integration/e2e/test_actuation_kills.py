@@ -43,7 +43,7 @@ def dying(hypervisors: Lab) -> Iterator["SimpleQueue[Guest]"]:
     try:
         guests = [
             made.define(
-                f"dying{n}", "--dies", "--pvpanic", "--tenant", "acme", "--group", f"g{n}",
+                f"dying{n}", "--dies", "--pvpanic", "--tenant", "acme", "--group", f"dying{n}",
                 "--actionable", "yes",
             )
             for n in range(AT_ONCE)

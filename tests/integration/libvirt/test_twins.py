@@ -66,12 +66,16 @@ def test_a_guest_that_computes_is_alerted_and_left_alone_until_its_other_vcpus_s
     ) as node:
         node.knows(KNOWN_FRAMES)
         two.tell("compute 1")
-        time.sleep(APART_S)
+        apart_s = time.monotonic() + APART_S
+        wait_until(lambda: time.monotonic() > apart_s, within_s=2 * APART_S, what="the second")
         one.tell("compute 1")
-        began_s = time.monotonic()
-        while time.monotonic() < began_s + COMPUTES_S:
-            assert node.orders() == []
-            time.sleep(5)
+        end_s = time.monotonic() + COMPUTES_S
+        wait_until(
+            lambda: bool(node.orders()) or time.monotonic() > end_s,
+            within_s=2 * COMPUTES_S,
+            what="the end of the computing",
+        )
+        assert node.orders() == []
         for guest in twins:
             firing = [alert for alert in node.alerts(vms[guest.name]) if alert.state == "firing"]
             assert {alert.suggested_action for alert in firing} <= {"alert", "inspect"}
