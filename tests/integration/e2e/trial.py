@@ -171,7 +171,7 @@ class Trial:
             instance=self.instance, site="lab", cell=CELL, node=NODE, kind="panic_halt",
             cpu_shape="idle", issued_ms=now_ms, expires_ms=now_ms + round(1000 * lifetime_s),
             deadline_ms=now_ms + 300_000, data_ms=now_ms, dry_run=False, planner="test",
-            policy=self.policy.hash, sentence="reset it", tenant="acme", group="web",
+            policy=self.policy.hash, sentence="reset it", tenant="acme", group=self.guest.name,
             opened_ms=now_ms - 15_000, history_s=200_000.0, attested=True,
             witnesses=("activity", "guest"), zone="lab",
         )  # fmt: skip

@@ -184,5 +184,5 @@ async def test_an_agent_gets_no_answer_about_a_hung_vm_and_then_none_about_its_d
             with pytest.raises(HypervisorUnreachable, match="no answer"):
                 await verbs.look(vm)
             look = await verbs.look(vm)
-            assert look.job_active
+            assert (look.monitor_answered, look.job_active) == (False, None)
             assert look.block_wr_reqs is None

@@ -24,7 +24,7 @@ from tests.integration.libvirt.nodes import vm_of
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
 
-OWNED = ("--tenant", "acme", "--group", "web", "--actionable", "yes")
+OWNED = ("--tenant", "acme", "--actionable", "yes")
 DISKS_MOVE = {
     'migrate = "auto" }': 'migrate = "auto", move_disk = "auto" }',
     "node_contention = [": (
@@ -38,7 +38,7 @@ DISKS_MOVE = {
 def test_a_disk_that_an_alert_names_is_moved_while_its_guest_writes(
     guests: Guests, hypervisors: Lab, tmp_path: Path
 ) -> None:
-    guest = guests.boot("leaver", *OWNED)
+    guest = guests.boot("leaver", "--group", "leaver", *OWNED)
     vm, old = vm_of(hypervisors, guest.name, NODE), Path(guest.disk)
     new = hypervisors.home / "pools/hdd" / old.name
     with ActingNode(tmp_path, hypervisors, policy=DISKS_MOVE) as node:
@@ -69,7 +69,7 @@ def test_a_disk_that_an_alert_names_is_moved_while_its_guest_writes(
 def test_a_guest_that_dies_again_after_three_repairs_is_quarantined_with_its_evidence_kept(
     guests: Guests, hypervisors: Lab, tmp_path: Path
 ) -> None:
-    guest = guests.define("looper", "--dies", "--pvpanic", *OWNED)
+    guest = guests.define("looper", "--dies", "--pvpanic", "--group", "looper", *OWNED)
     guest.start()
     guest.wait()
     vm = vm_of(hypervisors, guest.name, NODE)
@@ -136,7 +136,7 @@ def receiver(told: list[dict[str, Any]]) -> Iterator[str]:
 def test_a_person_is_told_of_a_guest_whose_requests_are_stuck_and_it_is_not_migrated(
     guests: Guests, hypervisors: Lab, tmp_path: Path
 ) -> None:
-    guest = guests.boot("stuck", "--nbd", *OWNED)
+    guest = guests.boot("stuck", "--nbd", "--group", "stuck", *OWNED)
     vm = vm_of(hypervisors, guest.name, NODE)
     told: list[dict[str, Any]] = []
     with receiver(told) as url, ActingNode(tmp_path, hypervisors, webhook=url) as node:

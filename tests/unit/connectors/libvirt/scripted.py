@@ -12,6 +12,7 @@ from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
 NOWAIT = 1 << 29
+SHUT_OFF = 5
 # Only a test that fails waits this long; the threads of one that passes are let go.
 PATIENCE_S = 10.0
 
@@ -130,6 +131,11 @@ class ScriptedDomain:
         return int(self.vm.persistent)
 
     def jobInfo(self) -> Sequence[int]:
+        if self.vm.full.get("state.state") == SHUT_OFF:
+            raise ScriptedError(55, "Requested operation is not valid: domain is not running")
+        # It waits for whoever holds the VM, as no call with NOWAIT does.
+        if self.vm.taken.acquire(blocking=True):
+            self.vm.taken.release()
         return [self.vm.job]
 
     def state(self, flags: int = 0) -> Sequence[int]:

@@ -15,6 +15,7 @@ from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
 from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
 from engine.looks import Look, Permit
 from tests.unit.connectors.libvirt.scripted import (
+    SHUT_OFF,
     ScriptedError,
     ScriptedLibrary,
     TakenFor,
@@ -278,6 +279,15 @@ async def test_a_look_at_a_vm_whose_monitor_is_taken_knows_of_no_job_and_no_disk
     assert look.job_active is None
     assert look.block_wr_reqs is None
     assert (look.monitor_answered, len(slept_s)) == (False, 5)
+
+
+@pytest.mark.asyncio
+async def test_a_look_at_a_vm_that_is_off_shows_that_and_knows_of_no_job(
+    verbs: LibvirtVerbs, vm: Vm, slept_s: list[float]
+) -> None:
+    vm.full = {"state.state": SHUT_OFF, "state.reason": 1}
+    look = await verbs.look(vm.uuid)
+    assert (look.state, look.job_active, len(slept_s)) == ("shut_off", None, 5)
 
 
 @pytest.mark.asyncio
