@@ -59,7 +59,7 @@ def test_report_is_made_of_the_history_and_stored_in_it(flatline: Flatline, kept
                     measurement="flatline_capacity",
                     select=(("usable", "last"), ("days_to_full", "last")),
                     begin_ns=(NOW_S - 60) * 1_000_000_000,
-                    end_ns=(NOW_S + 600) * 1_000_000_000,
+                    end_ns=(NOW_S + 86_400) * 1_000_000_000,
                     group_by=("scope", "subject", "resource"),
                 )
             )
