@@ -17,6 +17,7 @@
     │   ├── HypervisorStuck      so many calls wait that only a new process gets answers
     │   ├── VmNotFound           the hypervisor answered that it does not know the VM
     │   ├── VerbRefused          the hypervisor answered no to a verb, so nothing was done
+    │   │   └── VerbUnsent       it was not asked in time; asked later, it may do it
     │   └── EvidenceUnsaved      nothing of a VM could be kept before it was acted on
     ├── HistoryError
     │   ├── HistoryUnreachable   no answer, or not now; trying again will help
@@ -149,6 +150,10 @@ class VmNotFound(HypervisorError):
 
 class VerbRefused(HypervisorError):
     """The hypervisor answered no to a verb, so nothing was done to the VM."""
+
+
+class VerbUnsent(VerbRefused):
+    """The verb was not sent in time, for a reason that passes; nothing speaks against the next."""
 
 
 class EvidenceUnsaved(HypervisorError):

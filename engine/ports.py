@@ -229,11 +229,11 @@ class Hypervisor(Protocol):
 class Verbs(Protocol):
     """What the agent may do to a VM. There is no other verb, and none on more than one VM.
 
-    Every verb raises `VerbRefused` or `VmNotFound` when nothing was done, and
-    `HypervisorUnreachable` when the outcome is unknown; unknown is never tried again.
+    Every verb raises `VerbRefused` or `VmNotFound` when nothing was done, `VerbUnsent` where only
+    time was short, and `HypervisorUnreachable` when the outcome is unknown; that is never repeated.
 
     A call that cannot be sent as its `permit` says, however long the hypervisor was silent, is
-    refused; None permits it whenever the hypervisor answers. A caller who is cancelled takes
+    not sent; None permits it whenever the hypervisor answers. A caller who is cancelled takes
     back what was not sent.
     """
 

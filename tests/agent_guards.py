@@ -333,6 +333,19 @@ AGENT_MUTANTS: Final = (
         ("tests/unit/connectors/libvirt/test_verb_permits.py",),
     ),
     Mutant(
+        "a call that came too late is refused for good", "engine/roles/calling.py",
+        "    if isinstance(error, VerbUnsent):\n", "    if False:\n", ROLES,
+    ),
+    Mutant(
+        "a call that was refused may be made later", "engine/roles/calling.py",
+        "    if isinstance(error, VerbUnsent):\n", "    if True:\n", ROLES,
+    ),
+    Mutant(
+        "libvirt's being late is its refusal", "connectors/libvirt/verbs.py",
+        "                raise VerbUnsent(\n", "                raise VerbRefused(\n",
+        ("tests/unit/connectors/libvirt/test_verb_permits.py",),
+    ),
+    Mutant(
         "what is asked last is asked of no rule", "engine/action/look.py",
         "            if said is not None:\n                return SENTENCES",
         "            if False:\n                return SENTENCES",

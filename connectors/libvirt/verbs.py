@@ -30,7 +30,7 @@ from connectors.libvirt.migration import Watch, found_again
 from connectors.libvirt.node import NodeReader
 from connectors.libvirt.request import Request
 from connectors.libvirt.sight import instance, see
-from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
+from engine.errors import HypervisorUnreachable, VerbRefused, VerbUnsent, VmNotFound
 from engine.looks import LAST_LOOK_S, Look, Permit
 from engine.wire.frame import UUID_BYTES
 
@@ -330,7 +330,7 @@ class LibvirtVerbs:
             session = await self._link.session()
         except HypervisorUnreachable as error:
             # Nothing was asked of anybody, so nothing was done.
-            raise VerbRefused(f"{what} was not asked for: {error}") from error
+            raise VerbUnsent(f"{what} was not asked for: {error}") from error
 
         def work(connection: Connection) -> None:
             domain = connection.lookupByUUID(_checked(vm))
@@ -350,7 +350,7 @@ class LibvirtVerbs:
 
             verb(connection, domain, send)
             if request.late:
-                raise VerbRefused(
+                raise VerbUnsent(
                     f"{what} was not sent: when {self._uri} answered, the look was too old or the"
                     " order had expired"
                 )
@@ -366,7 +366,7 @@ class LibvirtVerbs:
             unsent = request.withdraw()
         if not returned:
             if unsent:
-                raise VerbRefused(f"{what} was not asked for: {self._uri} does not answer")
+                raise VerbUnsent(f"{what} was not asked for: {self._uri} does not answer")
             raise HypervisorUnreachable(
                 f"{what}: no answer from {self._uri} within {deadline_s:.0f} s; it may still happen"
             )

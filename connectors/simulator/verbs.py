@@ -25,7 +25,7 @@ from connectors.simulator import lifecycle
 from connectors.simulator.guests import NEVER_S, Condition
 from connectors.simulator.truth import Harm, VerbCall
 from connectors.simulator.world import NS_PER_S, Migration, World
-from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
+from engine.errors import HypervisorUnreachable, VerbRefused, VerbUnsent, VmNotFound
 from engine.looks import Look, Permit
 from engine.wire.metrics import COUNTERS, VM_STATES
 
@@ -322,7 +322,7 @@ class SimulatedVerbs:
         world.sync()
         if world.unreachable[self._node]:
             # Nothing was asked of anybody, so nothing was done.
-            raise VerbRefused(f"{what} was not asked for: node {self._name} does not answer")
+            raise VerbUnsent(f"{what} was not asked for: node {self._name} does not answer")
         lane = self._lane(vm, what)
         if permit is not None and permit.instance != int(world.guests.instance[lane]):
             raise VerbRefused(f"{what} of VM {vm.hex()} was not sent: it was started anew since")

@@ -163,8 +163,8 @@ def _take_owner(
 
 def _take_mark(vm: Vm, event: Event, *, time_ms: int) -> None:
     phase = {"action_sent": "sent", "action_returned": "returned", "action_unknown": "unknown"}
-    # A call that the hypervisor refused did nothing, so nothing is to be verified.
-    if event.kind not in phase or event.detail.get("outcome") == "refused":
+    # A call that was refused, or came too late to be made, did nothing: there is nothing to verify.
+    if event.kind not in phase or event.detail.get("outcome") in ("refused", "expired"):
         return
     vm.mark = ActionMark(
         incident=event.detail.get("incident", ""),

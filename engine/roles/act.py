@@ -33,6 +33,7 @@ from engine.roles.calling import (
     found,
     keep_evidence,
     see_hypervisor,
+    undone,
 )
 from engine.roles.health import Health
 from engine.roles.marks import SENTENCES, Author, End, Marks, ended, why_of
@@ -469,7 +470,7 @@ class Agent:
                         permit=permit,
                     )
         except (VerbRefused, VmNotFound) as error:
-            end = ended("refused", "verb_refused", why=error)
+            end = undone(error)
         except Exception as error:  # noqa: BLE001 -- what is not understood is the worst case
             end = ended("unknown", "verb_unknown", **names, why=why_of(error))
         self._marks.acted(

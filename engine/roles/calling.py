@@ -10,7 +10,13 @@ from engine.action.admit import Admission, History, claim_of
 from engine.action.catalogue import NOUNS
 from engine.action.ledger import LedgerState, LogMark, StepEntry
 from engine.action.look import left_by_reset
-from engine.errors import EvidenceUnsaved, HypervisorUnreachable, VerbRefused
+from engine.errors import (
+    EvidenceUnsaved,
+    HypervisorUnreachable,
+    VerbRefused,
+    VerbUnsent,
+    VmNotFound,
+)
 from engine.looks import Look, Permit
 from engine.ports import Evidence, Verbs
 from engine.roles.health import Health, told
@@ -90,7 +96,7 @@ async def call(
     Raises
     ------
     VerbRefused, VmNotFound
-        Nothing was done.
+        Nothing was done: see `undone`.
     HypervisorUnreachable
         Whether it was done is unknown.
     """
@@ -113,6 +119,16 @@ async def call(
                 raise VerbRefused(str(error)) from error
         case _:
             raise VerbRefused(f"this agent has no verb {order.action}")
+
+
+def undone(error: VerbRefused | VmNotFound) -> End:
+    """Return how an order ends whose call did nothing.
+
+    What came too late on a busy node says nothing about the VM, so that it may be ordered again.
+    """
+    if isinstance(error, VerbUnsent):
+        return ended("expired", "verb_unsent", why=error)
+    return ended("refused", "verb_refused", why=error)
 
 
 def claimed_elsewhere(history: History, order: Order, *, agent: str) -> End | None:

@@ -41,6 +41,7 @@ SENTENCES: Final = {
     " orders of the last day: nothing is done until it starts again.",
     "too_late": "When the ledger had the entry, the order had expired, or the look, {age_s:.1f} s"
     " old, or the newest words, {words_s:.1f} s old, were too old: nothing was done.",
+    "verb_unsent": "The hypervisor was not asked in time, nothing was done: {why}",
     "verb_refused": "The hypervisor refused, nothing was done: {why}",
     "verb_unknown": "Whether the {action} of {vm} happened is unknown: {why}",
     "failed": "The agent failed at this order before the call, so nothing was done. Please report"

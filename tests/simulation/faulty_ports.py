@@ -20,6 +20,7 @@ from engine.errors import (
     LogUnreachable,
     StateUnwritable,
     VerbRefused,
+    VerbUnsent,
     VmNotFound,
 )
 from engine.looks import Look, Permit
@@ -325,8 +326,10 @@ class Hands:
         await process.point(f"{verb}, before")
         guest = self._guest(vm)
         waited_s = loop.time() - began_s
-        if permit and (guest.instance != permit.instance or waited_s > permit.within_s):
-            raise VerbRefused("the look no longer holds")
+        if permit and guest.instance != permit.instance:
+            raise VerbRefused("the VM was started anew since")
+        if permit and waited_s > permit.within_s:
+            raise VerbUnsent("the look no longer holds")
         why = permit.last_check(guest.look(loop.time())) if permit else None
         if why is not None:
             raise VerbRefused(why)

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.simulator import virtual_time
+from connectors.simulator.verbs import SimulatedVerbs
 from engine.action.catalogue import Step
 from engine.action.chain import verify
-from engine.errors import StateUnwritable
+from engine.errors import StateUnwritable, VerbRefused, VerbUnsent
+from engine.looks import Permit
 from engine.ports import LedgerStore
 from engine.wire.order import Order
 from engine.wire.topics import ORDERS
@@ -184,6 +186,42 @@ def test_a_node_whose_hypervisor_is_away_does_nothing_and_may_be_asked_again() -
             (mark,) = await site.marks()
             assert mark.outcome == "not_attempted"
             assert not site.fleet.world.truth.verb_calls
+
+    virtual_time.run(scene())
+
+
+class FirstResetFails(SimulatedVerbs):
+    """A hypervisor whose first reset is not made, for the reason that a test gives."""
+
+    def __init__(self, site: Site, error: VerbRefused) -> None:
+        super().__init__(site.fleet.world, "c0-n0")
+        self._errors = [error]
+
+    async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
+        if self._errors:
+            raise self._errors.pop()
+        await super().reset(vm, permit=permit)
+
+
+@pytest.mark.parametrize(
+    ("error", "outcomes"),
+    [
+        (VerbUnsent("when libvirtd answered, the look was too old"), ["expired", "returned"]),
+        (VerbRefused("the VM was started anew since"), ["refused"]),
+    ],
+    ids=["too late", "refused"],
+)
+def test_a_dead_vm_whose_reset_came_too_late_is_ordered_again_and_a_refused_one_is_not(
+    error: VerbRefused, outcomes: list[str]
+) -> None:
+    async def scene() -> None:
+        async with acting_site(panic()) as site:
+            site.verbs["c0-n0"] = FirstResetFails(site, error)
+            site.start_agent()
+            await _dead_vm_and_its_alert(site)
+            await site.keep_firing(site.alert(), seconds=3_600.0)
+            assert [mark.outcome for mark in await site.marks()] == outcomes
+            assert site.resets() == outcomes.count("returned")
 
     virtual_time.run(scene())
 

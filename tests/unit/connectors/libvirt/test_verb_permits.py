@@ -14,7 +14,7 @@ from connectors.libvirt.binding import Library
 from connectors.libvirt.inventory import NAMESPACE
 from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
 from engine.action.look import last_check
-from engine.errors import VerbRefused
+from engine.errors import VerbRefused, VerbUnsent
 from engine.looks import Look, Permit
 from tests.unit.connectors.libvirt.scripted import (
     ScriptedDomain,
@@ -97,7 +97,7 @@ async def test_a_verb_is_not_sent_once_its_look_is_too_old(
     verbs: LibvirtVerbs, vm: Vm, verb: str
 ) -> None:
     seen = await verbs.look(vm.uuid)
-    with pytest.raises(VerbRefused, match="the look was too old"):
+    with pytest.raises(VerbUnsent, match="the look was too old"):
         await PERMITTED[verb](verbs, vm.uuid, permitted(seen, within_s=-0.001))
     assert not vm.done
 
@@ -109,7 +109,7 @@ async def test_a_verb_is_not_sent_where_no_last_look_is_young_enough(
 ) -> None:
     seen = await verbs.look(vm.uuid)
     monkeypatch.setattr(verbs_module, "LAST_LOOK_S", -1.0)
-    with pytest.raises(VerbRefused, match="the look was too old"):
+    with pytest.raises(VerbUnsent, match="the look was too old"):
         await PERMITTED[verb](verbs, vm.uuid, permitted(seen, within_s=0.02))
     assert not vm.done
 

@@ -12,7 +12,7 @@ from connectors.libvirt import verbs as verbs_module
 from connectors.libvirt.binding import Library
 from connectors.libvirt.inventory import NAMESPACE
 from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
-from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
+from engine.errors import HypervisorUnreachable, VerbRefused, VerbUnsent, VmNotFound
 from engine.looks import Look, Permit
 from tests.unit.connectors.libvirt.scripted import (
     SHUT_OFF,
@@ -195,7 +195,7 @@ async def test_a_verb_that_cannot_connect_was_not_asked_for(
     library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm, name: str
 ) -> None:
     library.refusal = ScriptedError(38, "Connection refused")
-    with pytest.raises(VerbRefused, match="was not asked for"):
+    with pytest.raises(VerbUnsent, match="was not asked for"):
         await CHANGING[name](verbs, vm.uuid)
     assert vm.done == []
 
@@ -207,7 +207,7 @@ async def test_a_verb_given_up_before_it_was_sent_is_never_sent(
     library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm, name: str
 ) -> None:
     library.frozen.clear()
-    with pytest.raises(VerbRefused, match="was not asked for"):
+    with pytest.raises(VerbUnsent, match="was not asked for"):
         await CHANGING[name](verbs, vm.uuid)
     library.frozen.set()
     for thread in threading.enumerate():

@@ -141,9 +141,10 @@ def test_a_guest_that_is_well_again_is_not_to_be_rebooted_while_it_is_watched() 
     assert bench.of(guest)[-1].state == "resolved"
 
 
-def test_a_refused_call_is_not_taken_for_what_helped() -> None:
+@pytest.mark.parametrize("outcome", ["refused", "expired"])
+def test_a_call_that_was_not_made_is_not_taken_for_what_helped(outcome: str) -> None:
     bench, guest, alert = rebootable()
-    detail = {"incident": alert.id, "step": "1", "action": "reset", "outcome": "refused"}
+    detail = {"incident": alert.id, "step": "1", "action": "reset", "outcome": outcome}
     bench.said("agent", "action_returned", guest, **detail)
     bench.places[0].tell("rebooted", guest)
     guest.works()
