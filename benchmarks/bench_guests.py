@@ -29,7 +29,7 @@ from benchmarks.guest_past import past_of
 from benchmarks.report import Figure, report
 from connectors.clock import SystemClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from deploy.lab.kafka_jars import cache_dir
+from deploy.lab.kafka_jars import PATIENCE, cache_dir
 from deploy.lab.libvirt_lab import Guest, Guests, Lab, sweep
 from engine.action.keys import TrustedKeys
 from engine.ports import Log
@@ -51,8 +51,9 @@ from engine.wiring import (
 )
 
 INTERVAL_S = 2
-# By then a guest of the lab is up and writes once a second.
-BOOT_S = 40.0
+# By then a guest of the lab is up and writes once a second: what it does by then is its past. On a
+# busy machine it needs longer: FLATLINE_LAB_PATIENCE=4 in the environment.
+BOOT_S = 40.0 * PATIENCE
 # Then balloons have reported, agents have asked whom they watch, and of vCPUs that rest between
 # two writes it is known how they rest.
 WARM_UP_S = 90.0
