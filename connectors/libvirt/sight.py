@@ -40,16 +40,18 @@ def see(connection: Connection, domain: Domain, *, host_mark: int, heard: Heard,
     VmNotFound
         It has gone meanwhile.
     """
-    # What changes last is asked for late: the counters are as young as the look says.
+    # What changes last is asked for last: the counters are as young as the look says.
     vm, xml = domain.UUID(), domain.XMLDesc()
     run = instance(domain, host_mark=host_mark)
     domain, stats, mono_ns = _statistics(connection, domain, uri=uri)
+    job = False
+    if monitor_answered(stats):
+        # Only now: this question waits for whatever holds the VM, and fails at one that is off.
+        job = domain.jobInfo()[0] not in JOB_IDLE
+        domain, stats, mono_ns = _statistics(connection, domain, uri=uri)
     wall_ms = time.time_ns() // 1_000_000
     state, reason = state_of(stats), plain_counter(stats, "state.reason")
     answered = monitor_answered(stats)
-    # This question waits for whatever holds the VM, and fails at one that does not run. So it
-    # is asked only where the monitor has just answered, and a job that begins meanwhile is seen.
-    job = domain.jobInfo()[0] not in JOB_IDLE if answered else None
     definition = read_definition(xml, counted_nics=counted_nics(stats))
     times, delays = vcpu_times(stats), vcpu_delays(stats)
     return Look(
@@ -61,7 +63,7 @@ def see(connection: Connection, domain: Domain, *, host_mark: int, heard: Heard,
         state_reason=_reason(state, reason),
         monitor_answered=answered,
         # Who holds the monitor may be at work on the VM.
-        job_active=definition.mirrored or job,
+        job_active=job or definition.mirrored or (False if answered else None),
         boots_seen=heard.boots(vm),
         reported=heard.report(vm),
         tenant=definition.tenant,

@@ -15,7 +15,9 @@ from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
 from engine.errors import HypervisorUnreachable, VerbRefused, VerbUnsent, VmNotFound
 from engine.looks import Look, Permit
 from tests.unit.connectors.libvirt.scripted import (
+    FULL,
     SHUT_OFF,
+    ScriptedDomain,
     ScriptedError,
     ScriptedLibrary,
     TakenFor,
@@ -288,6 +290,18 @@ async def test_a_look_at_a_vm_that_is_off_shows_that_and_knows_of_no_job(
     vm.full = {"state.state": SHUT_OFF, "state.reason": 1}
     look = await verbs.look(vm.uuid)
     assert (look.state, look.job_active, len(slept_s)) == ("shut_off", None, 5)
+
+
+@pytest.mark.asyncio
+async def test_a_look_asks_for_counters_after_all_that_it_waits_for(
+    verbs: LibvirtVerbs, vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def writes_meanwhile(domain: ScriptedDomain) -> list[int]:
+        domain.vm.full["block.0.wr.reqs"] += 1
+        return [0]
+
+    monkeypatch.setattr(ScriptedDomain, "jobInfo", writes_meanwhile)
+    assert (await verbs.look(vm.uuid)).block_wr_reqs == FULL["block.0.wr.reqs"] + 1
 
 
 @pytest.mark.asyncio
