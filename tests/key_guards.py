@@ -16,6 +16,13 @@ _KEYRINGS: Final = (
 
 KEY_MUTANTS: Final = (
     Mutant(
+        "the first of two keys in the headers says who signed",
+        "engine/wire/order.py",
+        "    if len(names) > 1 or len(signatures) > 1:\n",
+        "    if False:\n",
+        _SIGNED,
+    ),
+    Mutant(
         "an approval needs no operator",
         _WORDS,
         "    if control.kind not in _RESTRICTIONS or not control.active:\n",
@@ -88,15 +95,16 @@ KEY_MUTANTS: Final = (
     Mutant(
         "an alert needs no engine",
         "engine/action/keys.py",
-        "    check_signature(value, headers, trusted=trusted.engines)\n",
-        "",
+        "    name = check_signature(value, headers, trusted=trusted.engines)\n",
+        '    name = ""\n',
         _SIGNED,
     ),
     Mutant(
         "a planner's key signs alerts",
         "engine/action/keys.py",
-        "    check_signature(value, headers, trusted=trusted.engines)\n",
-        "    check_signature(value, headers, trusted={**trusted.engines, **trusted.planners})\n",
+        "    name = check_signature(value, headers, trusted=trusted.engines)\n",
+        "    both = {**trusted.engines, **trusted.planners}\n"
+        "    name = check_signature(value, headers, trusted=both)\n",
         _SIGNED,
     ),
     Mutant(

@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.serialization import (
 from engine.errors import KeyDamaged, RecordRejected, SettingsError
 from engine.wire.alert import Alert, decode_alert
 from engine.wire.order import (
-    KEY_HEADER,
     Claim,
     Closed,
     Entry,
@@ -108,14 +107,6 @@ class Trust(Protocol):
         ...
 
 
-def signer_of(headers: Headers) -> str:
-    """Return the id of the key that a record states, empty where it states none."""
-    for header, content in headers:
-        if header == KEY_HEADER:
-            return content[:64].decode("ascii", "replace")
-    return ""
-
-
 def check_life(name: str, *, trusted: TrustedKeys, time_ms: int) -> None:
     """Reject what a key signed after its end, by the log's time of the record.
 
@@ -148,8 +139,7 @@ def open_entry(value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms:
         The signature is missing, wrong, or by a key that may not say this: an agent's key
         gives no orders and claims and closes none of another node, a planner's key neither.
     """
-    entry = decode_order(value, headers, trusted={**trusted.planners, **trusted.agents})
-    name = signer_of(headers)
+    entry, name = decode_order(value, headers, trusted={**trusted.planners, **trusted.agents})
     allowed = trusted.planners if isinstance(entry, Order) else trusted.agents
     if name not in allowed:
         what = _NAMES[type(entry)]
@@ -178,8 +168,8 @@ def open_alert(value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms:
         The signature is missing or wrong, its key is no engine's or has ended, or the value is no
         alert.
     """
-    check_signature(value, headers, trusted=trusted.engines)
-    check_life(signer_of(headers), trusted=trusted, time_ms=time_ms)
+    name = check_signature(value, headers, trusted=trusted.engines)
+    check_life(name, trusted=trusted, time_ms=time_ms)
     return decode_alert(value)
 
 

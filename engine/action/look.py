@@ -101,7 +101,7 @@ class Seen:
     gap_s: float
     age_s: float
     signs: Signs
-    newborn_s: float = 0.0
+    newborn_s: float
 
     @property
     def span_s(self) -> float:
@@ -127,7 +127,7 @@ def judge(
     gap_s: float,
     age_s: float,
     signs: Signs,
-    newborn_s: float = 0.0,
+    newborn_s: float,
 ) -> Verdict:
     """Say whether these samples of the live VM let `order` be carried out now.
 
@@ -168,8 +168,8 @@ def last_check(order: Order, looks: Sequence[Look]) -> Callable[[Look], str | No
 
     def check(last: Look) -> str | None:
         # What was refused then would be refused now, whatever the age of the first sample.
-        both = Seen(order, (looks[-1], last), 0.0, 0.0, Signs())
-        since = Seen(order, (looks[0], last), 0.0, 0.0, Signs())
+        both = Seen(order, (looks[-1], last), 0.0, 0.0, Signs(), 0.0)
+        since = Seen(order, (looks[0], last), 0.0, 0.0, Signs(), 0.0)
         rules = LAST_RULES.get(order.action, (_never,))
         for rule in (_same_vm, _same_run, _same_owner, _open_to_actions, _not_booted, *rules):
             said = rule(since if rule is _dead_vcpus_stand_still else both)

@@ -15,7 +15,7 @@ from typing import Final, get_args
 
 import msgspec
 
-from engine.action.keys import Headers, TrustedKeys, check_life, signer_of
+from engine.action.keys import Headers, TrustedKeys, check_life
 from engine.errors import RecordRejected
 from engine.wire.control import (
     HOLDS,
@@ -27,7 +27,7 @@ from engine.wire.control import (
     unreadable,
     with_word,
 )
-from engine.wire.order import check_signature
+from engine.wire.order import KEY_HEADER, check_signature
 
 # What anybody who may write the topic may say, as long as it is in force and not taken back.
 _RESTRICTIONS: Final[frozenset[ControlKind]] = frozenset({"pause", "maintenance", "quarantine"})
@@ -117,11 +117,10 @@ def _operator(
     value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms: int
 ) -> tuple[str | None, RecordRejected | None]:
     """Return the id of the operator's key that signed a word, or why it does not count."""
-    name = signer_of(headers)
-    if not name:
+    if not any(header == KEY_HEADER for header, _ in headers):
         return None, None
     try:
-        check_signature(value, headers, trusted=trusted.operators)
+        name = check_signature(value, headers, trusted=trusted.operators)
         check_life(name, trusted=trusted, time_ms=time_ms)
     except RecordRejected as error:
         return None, error

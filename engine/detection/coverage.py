@@ -26,8 +26,8 @@ _BIT: Final = {name: 1 << place for place, name in enumerate(WITNESSES)}
 _HAS: Final = {name: 1 << place for place, name in enumerate(SET_UP)}
 # What gives a VM a witness that its definition does not have yet.
 _WAYS: Final = {
-    "balloon": "balloon statistics (<memballoon><stats period='5'/></memballoon>)",
-    "panic_device": "a panic device (<panic model='pvpanic'/>)",
+    "balloon": "balloon statistics (<memballoon><stats period='10'/></memballoon>)",
+    "panic_device": "a panic device (<panic model='isa'/>)",
     "guest_agent": "a guest agent (a channel org.qemu.guest_agent.0)",
 }
 _PROBE: Final = "the agent's probe"

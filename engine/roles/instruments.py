@@ -73,6 +73,11 @@ RECORDS_GIVEN_UP: Final = Counter(
     "Records that the log will never take, by topic and reason; their beginning is in rejected.",
     ["topic", "reason"],
 )
+SIGNS_UNREAD: Final = Counter(
+    "flatline_act_signs_unread_total",
+    "Signs of life that could not be read and count as unknown: probe, guest agent, console.",
+    ["channel"],
+)
 ORDERS_GIVEN: Final = Counter(
     "flatline_plan_orders_total",
     "Orders that this planner appended.",

@@ -9,13 +9,18 @@ from types import TracebackType
 from typing import Final, Self
 from uuid import UUID
 
+import structlog
+
 from engine.action.watch import Channel, Guest, Told, console_read, heard, seen, signs_of
 from engine.errors import HypervisorUnreachable, VerbRefused
 from engine.looks import Look, Sign, Signs, Watched
 from engine.ports import Clock
+from engine.roles import instruments
 from engine.roles.health import Health, told
 from engine.roles.marks import Marks
 from engine.sign_ports import ProbeAnswer, Prober, Watch
+
+_log = structlog.get_logger()
 
 # A dead guest is alerted after some 30 s, and by then two rounds have missed its answer.
 ROUND_S: Final = 10.0
@@ -71,6 +76,7 @@ class Watcher:
         self._roster: dict[bytes, Watched] = {}
         self._addresses: dict[bytes, tuple[int, Mapping[str, tuple[str, ...]]]] = {}
         self._tried: set[tuple[bytes, int]] = set()
+        self._logged: set[tuple[bytes, str]] = set()
         self._room = asyncio.Semaphore(_AT_ONCE)
 
     async def run(self) -> None:
@@ -97,6 +103,7 @@ class Watcher:
         self._guests = {vm: seen(self._guests.get(vm), one) for vm, one in roster.items()}
         self._addresses = {vm: known for vm, known in self._addresses.items() if vm in roster}
         self._tried = {(vm, run) for vm, run in self._tried if vm in roster}
+        self._logged = {(vm, channel) for vm, channel in self._logged if vm in roster}
         self._roster = roster
         await asyncio.gather(*(self._visit(one) for one in roster.values()))
 
@@ -139,6 +146,7 @@ class Watcher:
                 if answer.sign != "unknown":
                     return answer
         except Exception as error:  # noqa: BLE001 -- what is not understood is no answer and no silence
+            self._failed("probe", one.vm, error)
             return ProbeAnswer("unknown", why=str(error))
         return ProbeAnswer("unknown", why="no card of it hangs on a bridge, or no address is known")
 
@@ -152,19 +160,33 @@ class Watcher:
     async def _ping(self, one: Watched, *, within_s: float) -> Sign:
         try:
             return await self._watch.ping_agent(one.vm, within_s=within_s)
-        except Exception:  # noqa: BLE001 -- what is not understood is no answer and no silence
+        except Exception as error:  # noqa: BLE001 -- what is not understood is no answer and no silence
+            self._failed("agent", one.vm, error)
             return "unknown"
 
     async def _read_console(self, one: Watched) -> None:
         try:
             text = await self._watch.console(one.vm)
-        except Exception:  # noqa: BLE001 -- an unreadable console says nothing
+        except Exception as error:  # noqa: BLE001 -- an unreadable console says nothing
+            self._failed("console", one.vm, error)
             return
         guest = self._guests.get(one.vm)
         if guest is not None:
             self._guests[one.vm], line = console_read(guest, text)
             if line:
                 self._marks.noticed("console_panic", one.vm, {"line": line})
+
+    def _failed(self, channel: str, vm: bytes, error: Exception) -> None:
+        """Count what could not be asked, and log it once a VM: an error of ours must be seen."""
+        instruments.SIGNS_UNREAD.labels(channel).inc()
+        if (vm, channel) not in self._logged:
+            self._logged.add((vm, channel))
+            _log.warning(
+                "A guest's sign of life could not be read and counts as unknown.",
+                vm=str(UUID(bytes=vm)),
+                channel=channel,
+                error=told(error),
+            )
 
     def _note(self, one: Watched, channel: Channel, sign: Sign, detail: dict[str, str]) -> None:
         guest = self._guests.get(one.vm)

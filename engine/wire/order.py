@@ -194,17 +194,32 @@ def check_signature(
     headers: tuple[tuple[str, bytes], ...],
     *,
     trusted: Mapping[str, Ed25519PublicKey],
-) -> None:
-    """Raise `RecordRejected` (`bad_signature`) unless a trusted key signed exactly `value`."""
-    found = dict(headers)
-    signature = found.get(SIGNATURE_HEADER)
-    name = found.get(KEY_HEADER, b"").decode("ascii", "replace")
-    if signature is None or name not in trusted:
+) -> str:
+    """Return the id of the trusted key that signed exactly `value`.
+
+    A record may repeat a header, so nothing but this id says who signed it.
+
+    Raises
+    ------
+    RecordRejected
+        `bad_signature`: a header is missing or repeated, the key is not trusted, or the signature
+        does not match.
+    """
+    names = [content for header, content in headers if header == KEY_HEADER]
+    signatures = [content for header, content in headers if header == SIGNATURE_HEADER]
+    if len(names) > 1 or len(signatures) > 1:
+        detail = (
+            f"it has {len(names)} headers {KEY_HEADER} and {len(signatures)} {SIGNATURE_HEADER}"
+        )
+        raise RecordRejected("bad_signature", f"{detail}, where one of each is allowed")
+    name = names[0][:64].decode("ascii", "replace") if names else ""
+    if not signatures or name not in trusted:
         raise RecordRejected("bad_signature", f"no signature by a trusted key (key {name!r})")
     try:
-        trusted[name].verify(signature, value)
+        trusted[name].verify(signatures[0], value)
     except InvalidSignature as error:
         raise RecordRejected("bad_signature", f"the signature by key {name} is wrong") from error
+    return name
 
 
 def decode_order(
@@ -212,8 +227,8 @@ def decode_order(
     headers: tuple[tuple[str, bytes], ...],
     *,
     trusted: Mapping[str, Ed25519PublicKey],
-) -> Entry:
-    """Return what `value` says, once its signature holds.
+) -> tuple[Entry, str]:
+    """Return what `value` says, once its signature holds, and the id of the key that made it.
 
     Parameters
     ----------
@@ -223,8 +238,7 @@ def decode_order(
     Raises
     ------
     RecordRejected
-        `bad_signature` when a header is missing, the key is not trusted or the signature
-        does not match; else as `engine.wire.envelope` says.
+        `bad_signature` as `check_signature` says; else as `engine.wire.envelope` says.
     """
-    check_signature(value, headers, trusted=trusted)
-    return decode_json(value, _decoder)
+    name = check_signature(value, headers, trusted=trusted)
+    return decode_json(value, _decoder), name

@@ -202,7 +202,7 @@ def tamper(count: int) -> int:
 
 
 def _looks_dead(order: Order, looks: Sequence[Look]) -> bool:
-    return judge(order, looks, gap_s=4.0, age_s=4.5, signs=Signs()).agrees
+    return judge(order, looks, gap_s=4.0, age_s=4.5, signs=Signs(), newborn_s=0.0).agrees
 
 
 def aim(count: int) -> int:

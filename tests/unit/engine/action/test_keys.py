@@ -20,7 +20,7 @@ from engine.action.keys import (
 )
 from engine.errors import KeyDamaged, RecordRejected, SettingsError
 from engine.wire.alert import encode_alert
-from engine.wire.order import Claim, Entry, encode_order, key_id, signed
+from engine.wire.order import KEY_HEADER, Claim, Entry, encode_order, key_id, signed
 from tests.unit.engine.action.samples import NOW_MS, VM, mark, order
 from tests.unit.engine.wire.samples import ALERT
 
@@ -96,6 +96,18 @@ def test_an_order_without_its_signature_is_refused() -> None:
     for kept in ((), headers[:1], headers[1:]):
         with pytest.raises(RecordRejected, match="bad_signature"):
             open_entry(value, kept, trusted=TRUSTED)
+
+
+@pytest.mark.parametrize("named_first", [True, False])
+def test_a_record_that_states_two_signers_is_refused(named_first: bool) -> None:
+    """An agent's signature beside a planner's name gave orders: each was looked for elsewhere."""
+    value, headers = encode_order(order(), AGENT)
+    named = (KEY_HEADER, key_id(PLANNER.public_key()).encode())
+    doubled = (named, *headers) if named_first else (*headers, named)
+    with pytest.raises(RecordRejected, match="2 headers flatline-key"):
+        open_entry(value, doubled, trusted=TRUSTED)
+    with pytest.raises(RecordRejected, match="2 flatline-signature"):
+        open_entry(value, (*headers, headers[1]), trusted=TRUSTED)
 
 
 def test_keys_survive_their_text() -> None:

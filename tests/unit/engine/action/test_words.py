@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from engine.action.keys import TrustedKeys
 from engine.action.words import Heard, fold_word, hear
 from engine.wire.control import REFUSED, UNREADABLE, Control, encode_control
-from engine.wire.order import key_id, signed
+from engine.wire.order import KEY_HEADER, key_id, signed
 from tests.signing import AGENT_KEY, FOREIGN_KEY, OPERATOR_KEY, PLANNER_KEY, TRUSTED
 
 NOW_MS = 1_790_000_000_000
@@ -209,6 +209,24 @@ def test_an_operator_s_key_counts_until_it_ends() -> None:
     assert reader.paused()
     # What the log took before that goes on counting, whenever it is read.
     assert reader.read(word(active=False), OPERATOR_KEY, at_ms=NOW_MS + 999).rejected is None
+
+
+def test_a_key_that_ended_signs_nothing_beside_the_name_of_one_that_did_not() -> None:
+    other = Ed25519PrivateKey.from_private_bytes(bytes([9]) * 32)
+    trusted = TrustedKeys.of(
+        planners=[],
+        agents=[],
+        operators=[OPERATOR_KEY.public_key(), other.public_key()],
+        until_ms={key_id(OPERATOR_KEY.public_key()): NOW_MS - 1},
+    )
+    reader = Reader(trusted)
+    reader.read(word())
+    over = word(active=False)
+    value = encode_control(over)
+    named = (KEY_HEADER, key_id(other.public_key()).encode())
+    heard = reader.take(over.key(), value, (named, *signed(value, OPERATOR_KEY)), at_ms=NOW_MS)
+    assert heard.rejected is not None
+    assert reader.paused()
 
 
 @pytest.mark.parametrize("source", [UNREADABLE, REFUSED])

@@ -109,9 +109,20 @@ def test_the_same_guest_with_one_vcpu_is_looked_at_and_its_alert_says_what_would
     last = bench.of(guest)[-1]
     assert (last.suggested_action, last.witnesses) == ("inspect", ("activity",))
     assert "no second witness" in last.sentence
-    for way in ("<stats period='5'/>", "<panic model='pvpanic'/>", "the agent's probe"):
+    for way in ("<stats period='10'/>", "<panic model='isa'/>", "the agent's probe"):
         assert way in last.sentence
     assert orders(bench.of(guest)) == []
+
+
+def test_an_alert_whose_second_witness_has_yet_to_last_says_so_and_advises_nothing() -> None:
+    bench, guest = watched(1, balloon=True)
+    dies(guest)
+    bench.run(60.0)
+    early = [one for one in bench.of(guest) if one.suggested_action == "inspect"]
+    assert early
+    for alert in early:
+        assert "has not lasted long enough to count yet" in alert.sentence
+        assert "Switch on" not in alert.sentence
 
 
 def test_the_same_guest_with_one_vcpu_and_a_balloon_is_ordered() -> None:

@@ -6,9 +6,12 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from structlog.testing import capture_logs
+
 from connectors.simulator import lifecycle, virtual_time
 from engine.errors import HypervisorUnreachable, VerbRefused
 from engine.looks import Card, Sign, Watched
+from engine.roles import instruments
 from engine.sign_ports import ProbeAnswer
 from engine.wire.frame import Event, decode_frame
 from engine.wire.topics import FRAMES
@@ -245,14 +248,24 @@ def test_a_hypervisor_that_is_away_makes_nobody_silent_and_ends_nothing() -> Non
     watched(scene)
 
 
-def test_an_answer_that_cannot_be_understood_is_no_silence() -> None:
+def unread(channel: str) -> float:
+    return instruments.SIGNS_UNREAD.labels(channel)._value.get()
+
+
+def test_an_answer_that_cannot_be_understood_is_no_silence_and_is_counted_and_logged_once() -> None:
     async def scene(site: Site, around: Neighbourhood) -> None:
         async def broken(*_words: Any, **_named: Any) -> Any:
             raise RuntimeError("what is this")
 
         around.ask = around.ping_agent = around.console = broken  # type: ignore[method-assign]
         around.shows["has_console"] = True
-        await asyncio.sleep(60.0)
+        before = {channel: unread(channel) for channel in ("probe", "agent", "console")}
+        with capture_logs() as lines:
+            await asyncio.sleep(60.0)
         assert [kind for kind, _ in await told(site)] == ["probe_answered", "agent_answered"]
+        for channel, count in before.items():
+            assert unread(channel) >= count + 5
+        logged = [line["channel"] for line in lines if "sign of life" in line["event"]]
+        assert sorted(logged) == ["agent", "console", "probe"]
 
     watched(scene)

@@ -33,7 +33,7 @@ REJECTED = encode_rejected(
 def open_order(value):
     _, headers = encode_order(samples.ORDER, samples.KEY)
     signed = {**dict(headers), SIGNATURE_HEADER: samples.KEY.sign(value)}
-    return decode_order(value, tuple(signed.items()), trusted=TRUSTED)
+    return decode_order(value, tuple(signed.items()), trusted=TRUSTED)[0]
 
 
 CASES: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
