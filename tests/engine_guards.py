@@ -11,6 +11,9 @@ _REFOLDING: Final = ("tests/unit/engine/roles/test_refolding.py",)
 _DEVICES: Final = ("tests/unit/connectors/libvirt/test_decoding.py",)
 _LOG_CLOCK: Final = ("tests/unit/engine/wire/test_log_clock.py",)
 _CLOCKS: Final = ("tests/unit/engine/detection/test_clock_steps.py",)
+_LARGE: Final = ("tests/unit/engine/detection/test_large_cell.py",)
+_SETS: Final = ("tests/unit/engine/detection/test_device_sets.py",)
+_POISON: Final = ("tests/unit/engine/roles/test_poison.py",)
 
 ENGINE_MUTANTS: Final = (
     Mutant(
@@ -92,5 +95,51 @@ ENGINE_MUTANTS: Final = (
     Mutant(
         "a node's clock that steps makes its frames old", "engine/detection/fold.py",
         "        node.lag_ms -= step_ms\n", "", _CLOCKS,
+    ),
+    Mutant(
+        "a clock that steps is told to nobody", "engine/detection/ownership.py",
+        "    return is_recent and abs(node.step_ms) >= _STEP_REPORTED_MS\n", "    return False\n",
+        _CLOCKS,
+    ),
+    Mutant(
+        "a VM that runs twice is told to nobody", "engine/detection/ownership.py",
+        "            alerts += _twice(cell, vm, time_ms=time_ms, configuration=configuration)\n",
+        "            pass\n", _OWNERS,
+    ),
+    Mutant(
+        "a second collector is told to nobody", "engine/detection/ownership.py",
+        "            alerts += _several(cell, node,",
+        "            alerts += [] and _several(cell, node,", _OWNERS,
+    ),
+    Mutant(
+        "a record that is skipped is told to nobody", "engine/detection/partition.py",
+        "            said += self._told_skipped(cell, position, detail)\n", "            pass\n",
+        _REFOLDING,
+    ),
+    Mutant(
+        "a cell without a node that reports ends the engine", "engine/detection/slots.py",
+        "for key in cell.reported), default=node.event_ms)", "for key in cell.reported))", _LEFT,
+    ),
+    Mutant(
+        "the minute of a large cell is one record", "engine/detection/minutes.py",
+        "        if parts[-1] and vms + size > PART_VMS:\n", "        if False:\n", _LARGE,
+    ),
+    Mutant(
+        "another set of devices is life", "engine/detection/rates.py",
+        "    if other.any():\n", "    if False:\n", _SETS,
+    ),
+    Mutant(
+        "an alert at which the planner fails ends it", "engine/roles/plan.py",
+        "        except FoldFailed as failure:\n            instruments.POISON",
+        "        except ZeroDivisionError as failure:\n            instruments.POISON", _POISON,
+    ),
+    Mutant(
+        "an order that an agent cannot read lets others run", "engine/roles/reading.py",
+        "            self.controls = with_word(self.controls, record.key, hold)\n",
+        "            pass\n", _POISON,
+    ),
+    Mutant(
+        "a subject that its owner forgets goes on", "engine/detection/lifecycle.py",
+        "        cell.forgets.append(", "        [].append(", _LEFT,
     ),
 )  # fmt: skip

@@ -4,6 +4,7 @@ from typing import Final
 
 from tests.mutant import Mutant
 
+_TOPICS: Final = ("tests/unit/connectors/kafka/test_topics.py",)
 _UNPACKING: Final = ("tests/unit/connectors/kafka/test_unpacking.py",)
 _TEXT: Final = ("tests/unit/engine/test_plain_text.py",)
 _SHOWN: Final = ("tests/unit/engine/cli/test_hostile_names.py",)
@@ -17,6 +18,14 @@ _PROBES: Final = ("tests/unit/connectors/http/test_probes.py",)
 _QUANTILES: Final = ("tests/unit/models/kernels/test_forecast.py",)
 
 RECEIVER_MUTANTS: Final = (
+    Mutant(
+        "small topics are compressed by whoever writes them", "connectors/kafka/topics.py",
+        '"producer" if topic.compressed else "uncompressed"', '"producer"', _TOPICS,
+    ),
+    Mutant(
+        "a topic's settings below what is declared are well", "connectors/kafka/topics.py",
+        "        if expected == -1 or int(text) < expected:\n", "        if False:\n", _TOPICS,
+    ),
     Mutant(
         "aiokafka unpacks batches whole", "connectors/kafka/unpacking.py",
         "    cast(Any, fetcher).MemoryRecords = Batches\n", "    pass\n", _UNPACKING,
