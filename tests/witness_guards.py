@@ -82,6 +82,31 @@ WITNESS_MUTANTS: Final = (
         "    return gaps.ALIVE\n", _KERNEL,
     ),
     Mutant(
+        "work teaches how long idle vCPUs stand still", "models/kernels/standstill.py",
+        "            most_ns = idle_ns if rests[lane] else 0.0\n",
+        "            most_ns = idle_ns\n", _KERNEL,
+    ),
+    Mutant(
+        "vCPUs that stand still as they often did are a witness", "models/kernels/standstill.py",
+        "SHARE: Final = np.float32(0.25)\n", "SHARE: Final = np.float32(1)\n", _SUITE,
+    ),
+    Mutant(
+        "vCPUs that moved in this very silence are a witness at once", _WITNESSES,
+        "    if seen.lived is not None and not _outlasts(still, seen.lived, configuration):\n",
+        "    if False:\n", _SUITE,
+    ),
+    Mutant(
+        "a guest that lived in its silence is alerted each time it stands still", _HYPOTHESES,
+        "    if _is_of_job(seen, (*shown, *rest), configuration):\n", "    if False:\n",
+        _SUITE,
+    ),
+    Mutant(
+        "a guest that comes back again and again is told each time",
+        "engine/detection/incidents.py",
+        "        if _is_habit(known, finding, vm, time_ms, configuration):\n",
+        "        if False:\n", _SUITE,
+    ),
+    Mutant(
         "vCPUs that take turns stand still", "models/kernels/standstill.py",
         "    changed = mover[lane] >= 0 and most > 0 and busiest != mover[lane]\n",
         "    changed = False\n", _KERNEL,

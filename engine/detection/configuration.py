@@ -118,12 +118,18 @@ class Configuration:
     life_nats: float = -10.0
     # Words of a death come with the last sample before the silence at the earliest.
     said_before_s: float = 30.0
+    # A silence in which it lived is alerted anew, without a second witness, when nothing showed
+    # life for as long as the silence was old by then, and after this at the latest.
+    lived_wait_s: float = 600.0
+    # Where they showed life within the silence that often, its vCPUs are a witness again once they
+    # stand still for so many times as long as ever in it. Of gaps by chance hardly one in 1,000
+    # silences has such a one.
+    lived_samples: int = 9
+    lived_ratio: float = 6.0
 
-    # Of a core, what a vCPU uses and waits for at most that only serves timers: in a VM that does
-    # no I/O a tenth (the lab's used up to 7 %, on a busy host whose emulation makes timers dear);
-    # in one that works, less than which hardly any request is served.
+    # Of a core, what a vCPU of a VM that does no I/O uses and waits for at most if it only serves
+    # timers (the lab's used up to 7 %, on a busy host whose emulation makes timers dear).
     vcpu_idle_share: float = 0.1
-    vcpu_timer_share: float = 0.01
 
     # Hangs: the kernel lives, so nothing is urgent and a longer look costs nothing.
     hung_s: float = 20.0

@@ -15,13 +15,14 @@ from engine.detection.configuration import Configuration
 from engine.detection.lanes import F, I, Lanes
 from engine.wire.alert import WITNESSES, may_be_reset
 from engine.wire.score import SET_UP
-from models.kernels import gaps
+from models.kernels import gaps, standstill
 
 U8 = NDArray[np.uint8]
 
-# An order is given about half a minute after a death: what is worth too little by then comes
-# too late.
-_BY_THEN_EDGE: Final = 5  # 2**5 s
+# An order is given about half a minute after a death, 2**5 s: what is worth too little by then
+# comes too late.
+_BY_THEN_EDGE: Final = 5
+_STANDSTILL_EDGE: Final = _BY_THEN_EDGE + round(math.log2(standstill.SHARE))
 _BIT: Final = {name: 1 << place for place, name in enumerate(WITNESSES)}
 _HAS: Final = {name: 1 << place for place, name in enumerate(SET_UP)}
 # What gives a VM a witness that its definition does not have yet.
@@ -39,12 +40,14 @@ def coverage(
     """Return shape (len(places), 2): for each lane what `Scores.coverage` has of a VM."""
     least = configuration.standstill_least_nats
     found = np.zeros(len(places), np.uint8)
-    silent = _would_surprise(lanes.gaps, places, configuration.activity_least_nats)
+    silent = _would_surprise(
+        lanes.gaps, places, configuration.activity_least_nats, edge=_BY_THEN_EDGE
+    )
     found |= _BIT["activity"] * silent.astype(np.uint8)
     several = lanes.vcpu_counts[places] > 1
-    stands = several & _would_surprise(lanes.others_gaps, places, least)
+    stands = several & _would_surprise(lanes.others_gaps, places, least, edge=_STANDSTILL_EDGE)
     found |= _BIT["vcpus"] * stands.astype(np.uint8)
-    exits = _would_surprise(lanes.exit_gaps, places, least)
+    exits = _would_surprise(lanes.exit_gaps, places, least, edge=_STANDSTILL_EDGE)
     found |= _BIT["exits"] * exits.astype(np.uint8)
     reports = lanes.integers[I["balloon_moved"], places] >= 2
     reports &= lanes.floats[F["balloon_period_s"], places] > 0
@@ -55,11 +58,11 @@ def coverage(
 
 
 def _would_surprise(
-    state: gaps.F32, places: NDArray[np.intp], least_nats: float
+    state: gaps.F32, places: NDArray[np.intp], least_nats: float, *, edge: int
 ) -> NDArray[np.bool_]:
-    """Return, per lane, whether half a minute of standstill would be worth so much."""
+    """Return, per lane, whether a gap of 2**edge s would be worth so much."""
     blocks, lane = np.divmod(places, state.shape[2])
-    survived = state[blocks, gaps.SURVIVED + _BY_THEN_EDGE, lane] + 0.5
+    survived = state[blocks, gaps.SURVIVED + edge, lane] + 0.5
     share: NDArray[np.float32] = survived / (state[blocks, gaps.LIVE, lane] + 1.0)
     seldom: NDArray[np.bool_] = share <= math.exp(-least_nats)
     return seldom

@@ -40,6 +40,17 @@ class Stillness(NamedTuple):
     nats: float
 
 
+class Lived(NamedTuple):
+    """That a VM showed life in the silence that goes on, when that surprised already.
+
+    In how many samples, how long ago at last, and the longest it took until the next.
+    """
+
+    samples: int
+    ago_s: float
+    longest_s: float
+
+
 class Picture(NamedTuple):
     """One VM at one slot; times in seconds, CPU in cores, None is unknown."""
 
@@ -78,6 +89,7 @@ class Picture(NamedTuple):
     others: Stillness
     whole: Stillness
     exits: Stillness
+    lived: Lived | None
     said: tuple[str, ...]
     answered: tuple[str, ...]
     probe_silent: bool
@@ -153,6 +165,7 @@ def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configur
         others=_stillness(lanes, 0, lanes.others, lane),
         whole=_stillness(lanes, 1, lanes.whole, lane),
         exits=_stillness(lanes, 2, lanes.exits, lane),
+        lived=_lived(node, numbers) if run_samples else None,
         said=_said(vm, onset_ms, configuration),
         answered=_answered(vm, onset_ms),
         probe_silent=vm.probe_silent_ms > 0 and vm.probe_silent_ms >= onset_ms,
@@ -161,6 +174,32 @@ def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configur
 
 def _stillness(lanes: Lanes, row: int, out: NDArray[np.float32], lane: int) -> Stillness:
     return Stillness(int(lanes.stills[row, lane]), float(out[0, lane]), float(out[1, lane]))
+
+
+def note_life(node: Node, lanes: Lanes, lane: int, seen: Picture) -> Picture:
+    """Keep that a VM shows life in its silence, and return the picture with it."""
+    now_ms, before = node.event_ms, seen.lived
+    pause_ms = 0 if before is None else round(1000 * before.ago_s)
+    longest_ms = 0 if before is None else round(1000 * before.longest_s)
+    kept = {
+        "lived_onset_ms": seen.onset_ms,
+        "lived_ms": now_ms,
+        "lived_longest_ms": max(longest_ms, pause_ms),
+        "lived_samples": 1 if before is None else before.samples + 1,
+    }
+    for name, value in kept.items():
+        lanes.integers[I[name], lane] = value
+    return seen._replace(lived=_lived(node, lanes.integers[:, lane].tolist()))
+
+
+def _lived(node: Node, numbers: list[int]) -> Lived | None:
+    if numbers[I["lived_onset_ms"]] != numbers[I["onset_ms"]]:
+        return None
+    return Lived(
+        samples=numbers[I["lived_samples"]],
+        ago_s=(node.event_ms - numbers[I["lived_ms"]]) / 1000,
+        longest_s=numbers[I["lived_longest_ms"]] / 1000,
+    )
 
 
 def _said(vm: Vm, onset_ms: int, configuration: Configuration) -> tuple[str, ...]:

@@ -147,6 +147,8 @@ def _dead(
     if not (step or frozen):
         return None
     firing = seen.run_samples >= configuration.alert_samples and seen.run_s >= configuration.alert_s
+    if _is_of_job(seen, (*shown, *rest), configuration):
+        return None
     # What the other witnesses say makes no alert by itself, but it counts once there is one.
     score += sum(item.nats or 0.0 for item in rest)
     evidence = (*shown, *rest)
@@ -163,6 +165,19 @@ def _dead(
         evidence=evidence,
         vetoes=tuple(refusals),
     )
+
+
+def _is_of_job(
+    seen: Picture, evidence: tuple[EvidenceItem, ...], configuration: Configuration
+) -> bool:
+    """Return whether a guest showed life in this silence, so that activity alone says nothing.
+
+    Until nothing has shown life for as long as it had been silent by then.
+    """
+    if seen.lived is None or may_be_reset(counted_witnesses(evidence)):
+        return False
+    ago_s = seen.lived.ago_s
+    return ago_s < min(seen.run_s - ago_s, configuration.lived_wait_s)
 
 
 def _awaits_report(

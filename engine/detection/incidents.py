@@ -33,6 +33,9 @@ from models.kernels import baseline
 SLOW_KINDS = frozenset(
     {"mem_leak", "cpu_runaway", "noisy_neighbour", "crash_reboot", "degrading_storage"}
 )
+# Where activity is the only witness a guest that computes looks as one that died.
+_DEATHS = frozenset({"panic_spin", "panic_halt"})
+_ALONE = frozenset({"activity"})
 # The guest looks alike in both; only the node's waiting tasks tell them apart.
 _HANGS = frozenset({"hung_io", "hung_userland"})
 
@@ -110,6 +113,8 @@ def report(
     key = finding.place()
     known = cell.incidents.get(key)
     if known is not None and known.alert.state == "resolved":
+        if _is_habit(known, finding, vm, time_ms, configuration):
+            return []
         if _returned(known, finding, time_ms, configuration):
             known.flaps += 1
             known.mark = None
@@ -277,6 +282,25 @@ def _returned(
     recently = time_ms - known.published_ms < configuration.resolved_kept_s * 1000
     alone = known.alert.resolution is not None and not known.alert.resolution.verified
     return recently and alone and finding.kind == known.alert.kind and finding.firing
+
+
+def _is_habit(
+    known: Incident, finding: Finding, vm: Vm | None, time_ms: int, configuration: Configuration
+) -> bool:
+    """Return whether a guest came back of itself from a silence like this one a while ago.
+
+    What activity alone says of the next is then no news until it has lasted twice as long.
+    """
+    alert, resolution = known.alert, known.alert.resolution
+    if resolution is None or resolution.verified or finding.position == alert.position:
+        return False
+    if vm is None or vm.rebooted_ms > alert.onset_ms or finding.instance != alert.instance:
+        return False
+    if {alert.kind, finding.kind} - _DEATHS or set(counted_witnesses(finding.evidence)) - _ALONE:
+        return False
+    lasted_ms = known.published_ms - alert.onset_ms
+    wait_ms = min(2 * lasted_ms, round(configuration.lived_wait_s * 1000))
+    return time_ms - finding.onset_ms < wait_ms
 
 
 def _close(

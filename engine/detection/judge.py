@@ -7,7 +7,7 @@ from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
 from engine.detection.coverage import coverage, ways
 from engine.detection.departures import end_departed, end_of_vms
-from engine.detection.evidence import Picture, explanations, picture, vetoes
+from engine.detection.evidence import Picture, explanations, note_life, picture, vetoes
 from engine.detection.fold import set_holds
 from engine.detection.forest import opinion, score_gated
 from engine.detection.gate import explains, judge_gate
@@ -38,6 +38,7 @@ from engine.detection.watch import (
     watch_reboots,
     watch_sight,
 )
+from engine.detection.witnesses import shows_life
 from engine.wire.alert import Alert
 from engine.wire.metrics import VM_STATES
 from models.kernels.glance import ONLY_TOTALS, SUSPECT
@@ -147,6 +148,8 @@ def _judge_one(
     """Judge one VM; return what is published and whether a fault was found."""
     vm = cell.vms[lanes.vm(lane)]
     seen = picture(node, lanes, lane, vm, configuration)
+    if shows_life(seen, configuration):
+        seen = note_life(node, lanes, lane, seen)
     explained, cautious = vetoes(cell, node, vm, seen, time_ms=time_ms)
     if moves_ahead(cell, node, lanes, lane):
         cautious = [*cautious, "moves_again"]
@@ -239,7 +242,8 @@ def _follow(
     for key, incident in sorted(cell.incidents.items()):
         alert = incident.alert
         if alert.state == "resolved":
-            if time_ms - incident.published_ms > configuration.resolved_kept_s * 1000:
+            kept_ms = configuration.resolved_kept_s * 1000
+            if time_ms - incident.published_ms > kept_ms and not _goes_on(cell, key, alert):
                 del cell.incidents[key]
             continue
         if alert.scope != "vm" or is_notice(key):
@@ -252,6 +256,18 @@ def _follow(
         if vm is not None:
             alerts += follow_vm(cell, incident, vm, time_ms=time_ms, configuration=configuration)
     return alerts
+
+
+def _goes_on(cell: Cell, key: str, alert: Alert) -> bool:
+    """Return whether the silence that an alert was of goes on: it would open with the same id."""
+    if alert.scope != "vm" or is_notice(key):
+        return False
+    place = cell.place(bytes.fromhex(alert.subject.replace("-", "")))
+    if place is None:
+        return False
+    _, lanes, lane = place
+    is_silent = lanes.number("run_samples", lane) > 0
+    return is_silent and lanes.number("onset_ms", lane) == alert.onset_ms
 
 
 def _believe_life(cell: Cell, vm: Vm) -> None:

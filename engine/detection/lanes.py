@@ -77,6 +77,10 @@ INTEGERS: Final = (
     "delay_ns",
     "vcpu_mover",
     "device_set",
+    "lived_onset_ms",
+    "lived_ms",
+    "lived_longest_ms",
+    "lived_samples",
 )
 F: Final = {name: row for row, name in enumerate(FLOATS)}
 I: Final = {name: row for row, name in enumerate(INTEGERS)}  # noqa: E741 - reads as F does

@@ -201,6 +201,7 @@ def _fold_standstill(
     broken = lanes.taken.epochs != intake.SAME_EPOCH
     signs = np.full((3, len(lanes.hold)), gaps.UNKNOWN, np.int8)
     counts, times = _vcpus_of(rows)
+    rests = lanes.taken.alive == gaps.SILENT
     standstill.fold_vcpus(
         lanes.vcpu_counts,
         lanes.vcpu_times,
@@ -208,9 +209,8 @@ def _fold_standstill(
         times,
         lanes.taken.judged,
         broken,
-        lanes.taken.alive == gaps.SILENT,
+        rests,
         configuration.vcpu_idle_share * step_s * 1e9,
-        configuration.vcpu_timer_share * step_s * 1e9,
         lanes.others_gaps,
         lanes.whole_gaps,
         lanes.numbers("vcpu_mover"),
@@ -228,13 +228,15 @@ def _fold_standstill(
         kvm,
         lanes.taken.judged,
         lanes.taken.epochs != intake.SAME_EPOCH,
+        rests,
         lanes.exit_gaps,
         lanes.stills[2],
         signs[2],
     )
-    gaps.fold_life(lanes.others_gaps, signs[0], lanes.hold, step, lanes.others)
-    gaps.fold_life(lanes.whole_gaps, signs[1], lanes.hold, step, lanes.whole)
-    gaps.fold_life(lanes.exit_gaps, signs[2], lanes.hold, step, lanes.exits)
+    share = standstill.SHARE
+    gaps.fold_life(lanes.others_gaps, signs[0], lanes.hold, step, lanes.others, share)
+    gaps.fold_life(lanes.whole_gaps, signs[1], lanes.hold, step, lanes.whole, share)
+    gaps.fold_life(lanes.exit_gaps, signs[2], lanes.hold, step, lanes.exits, share)
 
 
 def _tells_kvm(rows: VmRows) -> bool:
@@ -265,8 +267,8 @@ def _fold_course(lanes: Lanes, rows: VmRows, pace: Pace) -> None:
         taken.moves,
     )
     step = np.float32(pace.step_s)
-    gaps.fold_life(lanes.gaps, taken.alive, lanes.hold, step, lanes.life)
-    gaps.fold_life(lanes.disk_gaps, taken.disk_alive, lanes.hold, step, lanes.disk)
+    gaps.fold_life(lanes.gaps, taken.alive, lanes.hold, step, lanes.life, gaps.WHOLE)
+    gaps.fold_life(lanes.disk_gaps, taken.disk_alive, lanes.hold, step, lanes.disk, gaps.WHOLE)
     course.fold_course(
         lanes.floats,
         lanes.integers,

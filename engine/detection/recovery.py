@@ -120,7 +120,8 @@ def _is_well(look: _Look, configuration: Configuration) -> bool:
     patient_s = max(configuration.clear_s, 3 * seen.dt_s)
     if seen.run_samples > 0:
         # Once it moved again a short silence is no relapse; nor is one of a guest that shows life.
-        lives = bool(signs_of_life(witness_items(seen, configuration)))
+        signs = signs_of_life(witness_items(seen, configuration))
+        lives = bool(signs) or seen.lived is not None
         return lives or (incident.well_ms > 0 and seen.run_s <= patient_s)
     return seen.moved >= configuration.clear_samples and seen.epoch_s > 0
 

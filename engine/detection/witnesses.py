@@ -6,7 +6,7 @@ death forbids to suggest an action, however much speaks for it.
 """
 
 from engine.detection.configuration import Configuration
-from engine.detection.evidence import Picture, Stillness
+from engine.detection.evidence import Lived, Picture, Stillness
 from engine.wire.alert import EvidenceItem
 from models.kernels import standstill
 
@@ -37,6 +37,15 @@ def witness_items(seen: Picture, configuration: Configuration) -> list[EvidenceI
 def signs_of_life(items: list[EvidenceItem]) -> list[str]:
     """Return the names of those that speak against a death, as vetoes are called."""
     return sorted({f"{item.witness}_lives" for item in items if (item.nats or 0.0) < 0.0})
+
+
+def shows_life(seen: Picture, configuration: Configuration) -> bool:
+    """Return whether a VM lives in a silence that surprises, so that the silence is no death's.
+
+    Before it surprises a guest may be silent by its habit, and die after that.
+    """
+    surprises = seen.run_samples >= 2 and seen.silence_nats >= configuration.silence_alert_nats
+    return surprises and bool(signs_of_life(witness_items(seen, configuration)))
 
 
 def balloon_item(seen: Picture, configuration: Configuration) -> EvidenceItem | None:
@@ -75,7 +84,8 @@ def vcpus_item(seen: Picture, configuration: Configuration) -> EvidenceItem | No
     Of a guest that uses one core these are all others: if one of them gains time, a kernel
     serves its timers. Of one that uses none they are all; that they gain time is what a hung
     guest's kernel does as well, and no proof that its processes live. Where several vCPUs work
-    nothing is known: they may work or spin.
+    nothing is known: they may work or spin. In a silence in which the guest showed life, which is
+    that of a job, what they did in it counts: they may stand still now and then.
     """
     if seen.shape == "idle":
         # Of several vCPUs the others stand still as well, and often more is known of them.
@@ -96,7 +106,15 @@ def vcpus_item(seen: Picture, configuration: Configuration) -> EvidenceItem | No
             )
     else:
         return None
+    if seen.lived is not None and not _outlasts(still, seen.lived, configuration):
+        return None
     return _still_item("vcpus", still, who, configuration)
+
+
+def _outlasts(still: Stillness, lived: Lived, configuration: Configuration) -> bool:
+    """Return whether vCPUs stand still for much longer than they did so far in this silence."""
+    long_s = configuration.lived_ratio * lived.longest_s
+    return lived.samples >= configuration.lived_samples and still.run_s >= long_s
 
 
 def exits_item(seen: Picture, configuration: Configuration) -> EvidenceItem | None:

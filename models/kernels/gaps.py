@@ -36,6 +36,9 @@ UNKNOWN: Final = -1
 # Counts are halved when a week of samples has been seen, so that habits may change.
 MEMORY_S: Final = 7 * 86_400.0
 
+# All of a silence, for `share` of `fold_life`.
+WHOLE: Final = np.float32(1)
+
 _ZERO: Final = np.float32(0)
 _ONE: Final = np.float32(1)
 _HALF: Final = np.float32(0.5)
@@ -60,7 +63,9 @@ def _surprise(state: F32, lane: int, run_s: np.float32) -> np.float32:
 
 
 @kernel
-def fold_life(state: F32, alive: I8, hold: U8, dt_s: np.float32, out: F32) -> int:
+def fold_life(
+    state: F32, alive: I8, hold: U8, dt_s: np.float32, out: F32, share: np.float32
+) -> int:
     """Fold one sample's signs of life into every lane's gap model, in place.
 
     Parameters
@@ -79,6 +84,10 @@ def fold_life(state: F32, alive: I8, hold: U8, dt_s: np.float32, out: F32) -> in
     out
         Shape (2, blocks * LANES), overwritten; rows as `OUT`: for how long the lane has
         been silent, and how surprising that is for this VM, in nats; both 0 when alive.
+    share
+        What share of a silence is held against the past: at 1 the nats are of one that lasts
+        as long, at 1/4 of one that lasts a quarter as long, so that only what is several
+        times longer than usual surprises.
 
     Returns
     -------
@@ -116,6 +125,6 @@ def fold_life(state: F32, alive: I8, hold: U8, dt_s: np.float32, out: F32) -> in
             if hold[i] != 0 and run > _ZERO:
                 fields[HELD, lane] = _ONE
             out[0, i] = run
-            out[1, i] = _surprise(fields, lane, run) if run > _ZERO else _ZERO
+            out[1, i] = _surprise(fields, lane, share * run) if run > _ZERO else _ZERO
             silent += 1 if run > _ZERO else 0
     return silent

@@ -46,8 +46,8 @@ def _fold_life(lanes: Lanes, running: Bools, pace: Pace) -> None:
     alive = _signs(judged, disk_moved | tx_moved)
     disk_alive = _signs(disk_judged, disk_moved)
     step = np.float32(step_s)
-    gaps.fold_life(lanes.gaps, alive, lanes.hold, step, lanes.life)
-    gaps.fold_life(lanes.disk_gaps, disk_alive, lanes.hold, step, lanes.disk)
+    gaps.fold_life(lanes.gaps, alive, lanes.hold, step, lanes.life, gaps.WHOLE)
+    gaps.fold_life(lanes.disk_gaps, disk_alive, lanes.hold, step, lanes.disk, gaps.WHOLE)
     _count_run(lanes, alive, "run", "onset_ms", sequence=sequence, event_ms=event_ms)
     _count_run(lanes, disk_alive, "disk", "disk_onset_ms", sequence=sequence, event_ms=event_ms)
     living = alive == gaps.ALIVE

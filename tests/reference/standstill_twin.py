@@ -10,8 +10,8 @@ class VcpusTwin:
     gained anything; `life_others` and `life_whole` are what a gap model was told.
     """
 
-    def __init__(self, *, idle_ns, timer_ns):
-        self.idle_ns, self.timer_ns = idle_ns, timer_ns
+    def __init__(self, *, idle_ns):
+        self.idle_ns = idle_ns
         self.limit_ns = idle_ns
         self.times = None
         self.standing = []
@@ -23,7 +23,7 @@ class VcpusTwin:
         `times` has None for a vCPU that is not there; [] is a VM that was not told.
         """
         nothing = (UNKNOWN, UNKNOWN), (None, None)
-        self.limit_ns = self.idle_ns if rests else self.timer_ns
+        self.limit_ns = self.idle_ns if rests else 0.0
         if not times and not broken:
             return nothing
         before = self.times or []

@@ -55,7 +55,14 @@ def test_the_engine_tells_each_minute_what_it_could_hear_of_each_vm() -> None:
         guest.others = 0.006
     guests[1].balloon_period_s = 0
     guests[2].balloon_period_s, guests[2].vcpus, guests[2].others = 0, 1, 0.0
-    bench.run(240.0)
+
+    def rest_now_and_then(now_s: float) -> None:
+        """Let nothing be written or sent in every tenth sample: only then idle vCPUs tell."""
+        share = 0.0 if round(now_s) % 20 == 0 else 1.0
+        for guest in guests:
+            guest.writes, guest.sends = share * 50_000.0, share * 20_000.0
+
+    bench.run(240.0, rest_now_and_then)
     scores = [one.scores for one in bench.outputs if one.scores is not None][-1]
     told: dict[str, Any] = {one.vm: one for one in covered._of(scores)}
     assert told[guests[0].text].witnesses == ("activity", "vcpus", "balloon")

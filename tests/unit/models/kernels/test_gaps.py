@@ -17,10 +17,10 @@ class Lanes:
         self.state = gaps.new_state(1)
         self.out = np.zeros((gaps.OUT_ROWS, LANES), np.float32)
 
-    def sample(self, *, alive, held=False, dt_s=2.0):
+    def sample(self, *, alive, held=False, dt_s=2.0, share=1.0):
         signs = np.full(LANES, SIGNS[alive], np.int8)
         hold = np.full(LANES, held, np.uint8)
-        self.fold(self.state, signs, hold, np.float32(dt_s), self.out)
+        self.fold(self.state, signs, hold, np.float32(dt_s), self.out, np.float32(share))
         return float(self.out[0, 0]), float(self.out[1, 0])
 
 
@@ -87,3 +87,21 @@ def test_explained_silence_is_not_learned_as_a_habit():
         for _ in range(20):
             lanes.sample(alive=False)
     assert explained.out[1, 0] > habit.out[1, 0] + 0.5
+
+
+def test_a_share_of_a_silence_is_held_against_the_past():
+    whole, quarter = Lanes(), Lanes()
+    for lanes in (whole, quarter):
+        for _ in range(2000):
+            lanes.sample(alive=True)
+            lanes.sample(alive=False)
+    for _ in range(16):
+        (_, nats), (_, less) = whole.sample(alive=False), quarter.sample(alive=False, share=0.25)
+    # 32 s are more than ever, and so are the 8 s of a quarter of it; a quarter of 4 s is usual.
+    assert nats == pytest.approx(less, abs=1e-3)
+    assert nats > 7
+    whole.sample(alive=True), quarter.sample(alive=True)
+    for _ in range(2):
+        (_, nats), (_, less) = whole.sample(alive=False), quarter.sample(alive=False, share=0.25)
+    assert nats > 7
+    assert less < 1

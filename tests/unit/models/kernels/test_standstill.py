@@ -11,7 +11,7 @@ from tests.reference.standstill_twin import VcpusTwin
 VMS = 60
 STEP_S = 10.0
 STEP_NS = STEP_S * 1e9
-IDLE_NS, TIMER_NS = 0.1 * STEP_NS, 0.01 * STEP_NS
+IDLE_NS = 0.1 * STEP_NS
 SIGN = {None: gaps.UNKNOWN, True: gaps.ALIVE, False: gaps.SILENT}
 
 
@@ -35,15 +35,15 @@ class Kernel:
         rests = np.ones(LANES, bool) if rests is None else rests
         told, signs = np.empty((2, LANES), np.int8), np.empty((2, LANES), np.int8)
         standstill.fold_vcpus(
-            self.counts, self.times, counts, times, judged, broken, rests, IDLE_NS, TIMER_NS,
+            self.counts, self.times, counts, times, judged, broken, rests, IDLE_NS,
             self.others, self.whole, self.mover, told, signs,
         )  # fmt: skip
         self.counts, self.times = standstill.keep_times(
             self.counts, self.times, counts, times, judged, broken
         )
         hold, out = np.zeros(LANES, np.uint8), np.zeros((2, LANES), np.float32)
-        gaps.fold_life(self.others, signs[0], hold, np.float32(STEP_S), out)
-        gaps.fold_life(self.whole, signs[1], hold, np.float32(STEP_S), out)
+        gaps.fold_life(self.others, signs[0], hold, np.float32(STEP_S), out, standstill.SHARE)
+        gaps.fold_life(self.whole, signs[1], hold, np.float32(STEP_S), out, standstill.SHARE)
         return told[:, : self.size], signs[:, : self.size]
 
 
@@ -74,7 +74,7 @@ def lives(rng):
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_kernel_says_what_its_twin_says(seed):
     kernel = Kernel(VMS)
-    twins = [VcpusTwin(idle_ns=IDLE_NS, timer_ns=TIMER_NS) for _ in range(VMS)]
+    twins = [VcpusTwin(idle_ns=IDLE_NS) for _ in range(VMS)]
     seen = set()
     for told, judged, broken, rests in lives(np.random.default_rng(seed)):
         says, signs = kernel.fold(told, judged, broken, rests)
@@ -153,15 +153,15 @@ def test_busy_vcpus_teach_nothing_of_idle_ones():
 
 def test_what_a_working_vm_gives_its_vcpus_teaches_nothing_of_timers():
     kernel, works = Kernel(1), np.zeros(LANES, bool)
-    for number in range(20):  # 2 % of a core each: served requests, or timers
-        kernel.fold([[number * 20 * TICK, number * 20 * TICK]], rests=works)
+    for number in range(20):  # 1 ‰ of a core each: served requests, or timers
+        kernel.fold([[number * TICK, number * TICK]], rests=works)
     assert kernel.others[0, gaps.LIVE, 0] == 0
     for number in range(20, 40):
-        kernel.fold([[number * 20 * TICK, number * 20 * TICK]])
+        kernel.fold([[number * TICK, number * TICK]])
     assert kernel.others[0, gaps.LIVE, 0] == 20
 
 
-def exits(samples):
+def exits(samples, *, rests=True):
     """Return the run, the lives learned and the last word after such (injected, served)."""
     state, before = gaps.new_state(1), np.full((2, LANES), NO_TIME, np.uint64)
     hold, out = np.zeros(LANES, np.uint8), np.zeros((2, LANES), np.float32)
@@ -169,13 +169,20 @@ def exits(samples):
         now = np.array([[NO_TIME if one is None else one] for one in (injected, served)], np.uint64)
         told, signs = np.empty(LANES, np.int8), np.empty(LANES, np.int8)
         judged, broken = np.ones(LANES, bool), np.zeros(LANES, bool)
-        standstill.fold_exits(before, now, judged, broken, state, told, signs)
-        gaps.fold_life(state, signs, hold, np.float32(STEP_S), out)
+        standstill.fold_exits(
+            before, now, judged, broken, np.full(LANES, rests), state, told, signs
+        )
+        gaps.fold_life(state, signs, hold, np.float32(STEP_S), out, standstill.SHARE)
     return float(state[0, gaps.RUN, 0]), float(state[0, gaps.LIVE, 0]), int(told[0])
 
 
 def test_a_kernel_that_takes_no_interrupt_and_serves_no_io_stands_still():
     assert exits([(5, 5), (9, 9), (9, 9), (9, 9)]) == (20.0, 1.0, standstill.STILL)
+
+
+def test_interrupts_of_a_vm_that_works_teach_nothing():
+    assert exits([(5, 5), (9, 5), (12, 5)], rests=False) == (0.0, 0.0, standstill.MOVED)
+    assert exits([(5, 5), (9, 5), (12, 5)]) == (0.0, 2.0, standstill.MOVED)
 
 
 def test_io_alone_ends_a_standstill_and_teaches_nothing():
