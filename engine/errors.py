@@ -5,6 +5,7 @@
     FlatlineError
     ├── SettingsError            a setting, policy or command line that cannot be used
     ├── RecordRejected           bytes from the log that are not a record of ours
+    ├── WordRefused              a person's word that planners and agents do not believe
     ├── FoldFailed               a record that could not be folded into a state
     ├── LogError
     │   ├── LogUnreachable       no answer; waiting and trying again may help
@@ -66,6 +67,10 @@ class RecordRejected(FlatlineError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class WordRefused(FlatlineError):
+    """A person's word does not count, so what it was to change stays as it was."""
 
 
 class FoldFailed(FlatlineError):

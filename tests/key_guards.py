@@ -6,6 +6,7 @@ from tests.mutant import Mutant
 
 _WORDS: Final = "engine/action/words.py"
 _HEARD: Final = ("tests/unit/engine/action/test_words.py",)
+_LIFTED: Final = ("tests/unit/engine/cli/test_lifting.py",)
 _SIGNED: Final = ("tests/unit/engine/action/test_keys.py",)
 _MAC: Final = "engine/wire/frame_mac.py"
 _FRAMES: Final = ("tests/unit/engine/wire/test_frame_mac.py",)
@@ -91,6 +92,20 @@ KEY_MUTANTS: Final = (
         "            self._displaced.add(record.key)\n",
         "            pass\n",
         ("tests/unit/engine/roles/test_plan.py",),
+    ),
+    Mutant(
+        "a word that is refused is said to hold",
+        "engine/cli/words.py",
+        "    if fault is not None:\n",
+        "    if False:\n",
+        _LIFTED,
+    ),
+    Mutant(
+        "a word under an ended key displaces what it was to end",
+        "engine/cli/words.py",
+        "            _require_believed(here, operator)\n",
+        "            pass\n",
+        _LIFTED,
     ),
     Mutant(
         "an alert needs no engine",

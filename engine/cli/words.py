@@ -9,12 +9,14 @@ from typing import Any, Final, TypeVar, get_args
 from uuid import UUID
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine.action.keys import TrustedKeys
 from engine.action.storm import SOURCE
 from engine.action.words import fold_word, hear, loosens
 from engine.cli.logs import set_up_logs
-from engine.errors import LogUnreachable, SettingsError
+from engine.errors import LogUnreachable, RecordRejected, SettingsError, WordRefused
+from engine.key_files import date_of
 from engine.keyring import own_key, trusted_keys
 from engine.ports import Headers, Log
 from engine.settings import NAME_PATTERN, Settings
@@ -27,7 +29,7 @@ from engine.wire.control import (
     held_key,
 )
 from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
-from engine.wire.order import signed
+from engine.wire.order import key_id, signed
 from engine.wire.topics import CONTROL, FRAMES
 from engine.wiring import Process, frame_keyring, open_log, process
 
@@ -202,19 +204,64 @@ async def _say(
     ------
     SettingsError
         It must be signed, and this installation has no operator's key.
+    WordRefused
+        It must be signed, and the signature does not count.
     """
     value, headers = encode_control(control), _NO_HEADERS
     if _has_operator_key(here.settings):
-        headers = signed(value, own_key(here.settings.key_folder, "operator"))
+        operator = own_key(here.settings.key_folder, "operator")
+        if signing:
+            _require_believed(here, operator)
+        headers = signed(value, operator)
     elif signing:
         raise SettingsError(
             f"What takes a word back needs an operator's key, and {here.settings.key_folder} has"
             " none: `flatline keys create operator NAME` makes one; copy operator-NAME.pub to the"
             " trusted folder of every planner and agent."
         )
-    await log.append(
+    position = await log.append(
         CONTROL.name, key=control.key() if key is None else key, value=value, headers=headers
     )
+    if not signing:
+        return
+    # Planners and agents read it as this does: what is refused here must not look like done.
+    fault = (await _fold(here, log))[1].get(position.offset)
+    if fault is not None:
+        raise WordRefused(
+            f"The log has the word, but planners and agents refuse it: {fault.detail}. Nothing"
+            " changed. Look at this machine's clock and at `flatline keys show`, and say it again;"
+            " `flatline pause show` lists what holds."
+        )
+
+
+def _require_believed(here: Process, operator: Ed25519PrivateKey) -> None:
+    """Refuse to write what no reader with this machine's trusted keys would believe.
+
+    Raises
+    ------
+    WordRefused
+        The operator's key of this machine is not trusted, or it has ended.
+    """
+    settings, name = here.settings, key_id(operator.public_key())
+    trusted = _trusted(settings)
+    cure = (
+        f"copy operator-NAME.pub from {settings.key_folder} to the trusted folder of every planner,"
+        " agent and operator"
+    )
+    if name not in trusted.operators:
+        raise WordRefused(
+            f"Nothing was written: this machine's operator key {name} is not among the trusted ones"
+            f" in {settings.trusted_folder}, so the word would be refused. Let an operator whose"
+            f" key is trusted say it, or {cure}."
+        )
+    until_ms = trusted.until_ms.get(name)
+    if until_ms is not None and until_ms <= here.clock.now_ms():
+        raise WordRefused(
+            f"Nothing was written: this machine's operator key {name}"
+            f" ({trusted.names.get(name, 'unnamed')}) ended at {date_of(until_ms)}, so the word"
+            " would be refused. Let another operator say it, or make another key with `flatline"
+            f" keys create operator NAME` and {cure}."
+        )
 
 
 def parse_scope(text: str) -> tuple[ControlScope, str]:
@@ -348,7 +395,17 @@ async def controls_in_force(here: Process, log: Log) -> list[Control]:
 
 
 async def _words_by_key(here: Process, log: Log) -> dict[bytes, Control]:
+    words, _ = await _fold(here, log)
+    now_ms = here.clock.now_ms()
+    return {key: word for key, word in words.items() if word.holds(now_ms=now_ms)}
+
+
+async def _fold(
+    here: Process, log: Log
+) -> tuple[Mapping[bytes, Control], dict[int, RecordRejected]]:
+    """Return the words in the log by key, and by offset why a record of them was refused."""
     words: Mapping[bytes, Control] = {}
+    refused: dict[int, RecordRejected] = {}
     trusted = _trusted(here.settings)
     for record in await log.read_to_end(CONTROL.name, 0, offset=0):
         heard = hear(
@@ -360,8 +417,9 @@ async def _words_by_key(here: Process, log: Log) -> dict[bytes, Control]:
             controls=words,
         )
         words = fold_word(words, record.key, heard)
-    now_ms = here.clock.now_ms()
-    return {key: word for key, word in words.items() if word.holds(now_ms=now_ms)}
+        if heard.rejected is not None:
+            refused[record.offset] = heard.rejected
+    return words, refused
 
 
 def _trusted(settings: Settings) -> TrustedKeys:

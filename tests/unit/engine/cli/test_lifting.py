@@ -1,14 +1,17 @@
 """Who may end a pause from the command line, and what an upgrade leaves to be signed."""
 
+import asyncio
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from connectors.clock import SystemClock
-from engine.cli.words import _say
-from engine.errors import SettingsError
+from connectors.clock import ManualClock, SystemClock
+from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from engine.cli.words import _say, append_approval
+from engine.errors import SettingsError, WordRefused
 from engine.settings import load_settings
+from engine.site_log import Process
 from engine.wire.control import Control, encode_control
 from engine.wire.topics import CONTROL
 from engine.wiring import process
@@ -60,3 +63,67 @@ async def test_without_an_operator_s_key_nothing_is_taken_back_and_the_cure_is_t
     with pytest.raises(SettingsError, match="flatline keys create operator NAME"):
         await _say(here, None, pause(active=False), signing=True)  # type: ignore[arg-type]
     assert not (state / "keys" / "operator.key").exists()
+
+
+def log_of(state: Path) -> EmbeddedLog:
+    return EmbeddedLog(EmbeddedConfig(folder=state / "log", partitions=8), clock=SystemClock())
+
+
+async def words_in(state: Path) -> int:
+    async with log_of(state) as log:
+        return len(await log.read_to_end(CONTROL.name, 0, offset=0))
+
+
+def trust(state: Path, name: str) -> None:
+    """Copy a public key of this machine to its trusted folder, as people do."""
+    folder = state / "trusted"
+    folder.mkdir(mode=0o755, exist_ok=True)
+    (folder / name).write_bytes((state / "keys" / name).read_bytes())
+
+
+LOOSENING = [
+    ("pause", "off", "node:n8"),
+    ("approve", "a" * 32, "--reason", "it is dead"),
+]
+
+
+@pytest.mark.parametrize("words", LOOSENING)
+def test_a_word_under_a_revoked_key_is_refused_before_it_is_written(
+    flatline: Flatline, state: Path, words: tuple[str, ...]
+) -> None:
+    assert flatline("keys", "create", "operator", "ann").code == 0
+    trust(state, "operator-ann.pub")
+    assert flatline("pause", "on", "node:n8", "--reason", "work").code == 0
+    assert flatline("keys", "revoke", "operator", "ann").code == 0
+    before = asyncio.run(words_in(state))
+    said = flatline(*words)
+    told = " ".join(said.err.split())
+    assert (said.code, said.out) == (1, "")
+    assert "Nothing was written" in told
+    assert "(ann) ended at" in told
+    assert "flatline keys create operator NAME" in told
+    assert asyncio.run(words_in(state)) == before
+    assert "node:n8" in flatline("pause", "show").out
+
+
+def test_a_word_under_a_key_that_no_reader_trusts_is_refused_before_it_is_written(
+    state: Path, flatline: Flatline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLATLINE_LOG__KIND", "kafka")
+    assert flatline("keys", "create", "operator", "ann").code == 0
+    here = process(load_settings()[0])
+    with pytest.raises(WordRefused, match=r"is not among the trusted .* copy operator-NAME\.pub"):
+        asyncio.run(_say(here, None, pause(active=False), signing=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.asyncio
+async def test_an_approval_that_the_log_s_readers_refuse_is_not_said_to_hold(state: Path) -> None:
+    settings = load_settings()[0]
+    behind = process(settings)
+    clock = ManualClock(now_ms=SystemClock().now_ms() - 600_000)
+    async with log_of(state) as log:
+        here = Process(settings, clock, behind.health)
+        with pytest.raises(WordRefused, match=r"was signed 60\d s before .* Nothing changed"):
+            await append_approval(here, log, incident="a" * 32, reason="r", minutes=1)
+        here = Process(settings, SystemClock(), behind.health)
+        await append_approval(here, log, incident="a" * 32, reason="r", minutes=1)
