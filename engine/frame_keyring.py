@@ -23,6 +23,7 @@ from engine.key_files import (
     write_key_file,
 )
 from engine.ports import Clock, Headers, SignFrame
+from engine.revoked import read_revoked
 from engine.wire.frame_mac import (
     KEY_BYTES,
     FrameKeys,
@@ -41,7 +42,6 @@ from engine.wire.frame_mac import (
 
 _BEGIN: Final = "-----BEGIN FLATLINE FRAME KEY-----"
 _END: Final = "-----END FLATLINE FRAME KEY-----"
-_REVOKED: Final = "revoked"
 _NONCE_BYTES: Final = 12
 # Readers look at their folder once a second: a writer that waits this long before it uses a new
 # site key of a shared folder is never ahead of them.
@@ -148,10 +148,15 @@ def make_name(
 
 def write_name_key(path: Path, name: KeyName, site: SiteKey) -> None:
     """Write the derived key of a name to a file of this user alone."""
+    write_key_file(path, name_key_text(name, site), mode=0o600)
+
+
+def name_key_text(name: KeyName, site: SiteKey) -> str:
+    """Return what the file of a derived key holds."""
     labels = {"Kind": name.kind, "Name": name.name, "Key": str(name)}
     if name.until_s:
         labels[NOT_AFTER] = date_of(name.until_s * 1000)
-    write_key_file(path, _text(labels, derive_key(site.secret, name)), mode=0o600)
+    return _text(labels, derive_key(site.secret, name))
 
 
 def read_name_key(path: Path) -> tuple[KeyName, bytes]:
@@ -167,45 +172,6 @@ def read_name_key(path: Path) -> tuple[KeyName, bytes]:
     if name is None:
         raise KeyDamaged(f"{path} does not say whose key it is: make it again.")
     return name, secret
-
-
-def read_revoked(folder: Path) -> Revoked:
-    """Return what was revoked: lines of an id, or of `kind/name` and a time in ms.
-
-    Raises
-    ------
-    SettingsError
-        A line cannot be read, or others may write the file.
-    """
-    path = folder / _REVOKED
-    if not path.exists():
-        return Revoked()
-    require_unwritable_by_others(path)
-    ids: set[str] = set()
-    names: dict[str, int] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        words = line.partition("#")[0].split()
-        match words:
-            case []:
-                continue
-            case [key_id] if len(key_id) == 16 and "/" not in key_id:
-                ids.add(key_id)
-            case [name, time_ms] if "/" in name and time_ms.isdecimal():
-                names[name] = max(names.get(name, 0), int(time_ms))
-            case _:
-                raise SettingsError(
-                    f"{path}, line {number}: {line!r} is neither a key's id nor KIND/NAME and a"
-                    " time in ms, as `flatline keys revoke` writes them."
-                )
-    return Revoked(frozenset(ids), names)
-
-
-def revoke(folder: Path, *, what: str, now_ms: int) -> None:
-    """Add a key's id, or `kind/name` with every key made for it until now, to `revoked`."""
-    path = folder / _REVOKED
-    text = path.read_text() if path.exists() else ""
-    line = what if "/" not in what else f"{what} {now_ms}"
-    write_key_file(path, f"{text}{line}  # {date_of(now_ms)}\n", mode=0o644)
 
 
 def read_frame_keys(folder: Path, *, accepting_unsigned: bool) -> FrameKeys:

@@ -132,6 +132,29 @@ def write_key_file(path: Path, text: str, *, mode: int) -> None:
         ) from error
 
 
+def write_new_key_file(path: Path, text: str) -> None:
+    """Write a private key to a file that is not there yet, for this user alone.
+
+    Raises
+    ------
+    SettingsError
+        There is such a file already.
+    StateUnwritable
+        It cannot be written.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise SettingsError(f"{path} exists: name a new file, so that nothing is lost.") from error
+    except OSError as error:
+        raise StateUnwritable(
+            f"The key file {path} cannot be written: {error.strerror}. Make {path.parent} for this"
+            " user, or name another place."
+        ) from error
+
+
 def _seen(path: Path) -> tuple[object, ...]:
     """Return what changes whenever a folder or one of its files does, without reading them."""
     try:
@@ -162,7 +185,7 @@ class Watched(Generic[Content]):
 
     Parameters
     ----------
-    folder
+    folder, also
         Whose files are looked at.
     read
         Reads them, or raises `FlatlineError`.
@@ -171,27 +194,35 @@ class Watched(Generic[Content]):
     """
 
     def __init__(
-        self, folder: Path, read: Callable[[], Content], *, mono_ns: Callable[[], int]
+        self,
+        folder: Path,
+        read: Callable[[], Content],
+        *,
+        mono_ns: Callable[[], int],
+        also: Path | None = None,
     ) -> None:
         self._folder = folder
+        self._also = also
         self._read = read
         self._mono_ns = mono_ns
         self._looked_ns = mono_ns()
-        self._seen = _seen(folder)
         self._content = read()
         # The first start makes keys that are not there yet, so it changes what it looked at.
-        self._seen = _seen(folder)
+        self._seen = self._look()
 
     def current(self) -> Content:
         """Return what holds now."""
         now_ns = self._mono_ns()
         if now_ns - self._looked_ns >= _LOOK_EVERY_NS:
             self._looked_ns = now_ns
-            seen = _seen(self._folder)
+            seen = self._look()
             if seen != self._seen:
                 self._seen = seen
                 self._read_again()
         return self._content
+
+    def _look(self) -> tuple[object, ...]:
+        return tuple(_seen(path) for path in (self._folder, self._also) if path is not None)
 
     def _read_again(self) -> None:
         try:

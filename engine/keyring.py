@@ -27,8 +27,11 @@ from engine.key_files import (
     require_unreadable_by_others,
     require_unwritable_by_others,
     until_ms_of,
+    write_key_file,
 )
 from engine.ports import Clock
+from engine.revoked import read_revoked
+from engine.wire.frame_mac import Revoked
 from engine.wire.order import key_id
 
 Signer = Literal["planner", "agent", "engine", "operator"]
@@ -52,8 +55,8 @@ def own_key(folder: Path, signer: Signer) -> Ed25519PrivateKey:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             _make(path)
-        require_unreadable_by_others(path)
-        key = parse_private_key(path.read_bytes(), source=str(path))
+        key = read_key(folder, signer)
+        assert key is not None
         public = path.with_suffix(".pub")
         if not public.exists():
             public.write_bytes(public_key_pem(key.public_key()))
@@ -62,6 +65,47 @@ def own_key(folder: Path, signer: Signer) -> Ed25519PrivateKey:
             f"the key {path} cannot be made or read: {error.strerror}. Let this user write"
             f" {folder}, or set keys.folder or state.folder to another place."
         ) from error
+    return key
+
+
+def read_key(folder: Path, signer: Signer) -> Ed25519PrivateKey | None:
+    """Return the private key of a role, None where there is none: nothing is made.
+
+    Raises
+    ------
+    StateUnwritable
+        The file cannot be read.
+    SettingsError
+        Other users can read the file.
+    KeyDamaged
+        The file is no key.
+    """
+    path = folder / f"{signer}.key"
+    try:
+        if not path.exists():
+            return None
+        require_unreadable_by_others(path)
+        return parse_private_key(path.read_bytes(), source=str(path))
+    except OSError as error:
+        raise StateUnwritable(
+            f"the key {path} cannot be read: {error.strerror}. Let this user read {folder}, or set"
+            " keys.folder or state.folder to another place."
+        ) from error
+
+
+def replace_key(folder: Path, signer: Signer) -> Ed25519PrivateKey:
+    """Make another private key of a role in the place of one that has ended, and return it.
+
+    Raises
+    ------
+    StateUnwritable
+        The folder cannot be written.
+    """
+    key = Ed25519PrivateKey.generate()
+    path = folder / f"{signer}.key"
+    write_key_file(path, private_key_pem(key).decode(), mode=0o600)
+    public = public_key_pem(key.public_key()).decode()
+    write_key_file(path.with_suffix(".pub"), public, mode=0o644)
     return key
 
 
@@ -81,8 +125,8 @@ def _make(path: Path) -> None:
         fresh.unlink()
 
 
-def trusted_keys(folder: Path, *, own: Path | None) -> TrustedKeys:
-    """Return whose orders, marks, alerts and words of control count.
+def trusted_keys(folder: Path, *, own: Path | None, revoked: Revoked | None = None) -> TrustedKeys:
+    """Return whose orders, marks, alerts and words of control count. No key is made.
 
     Parameters
     ----------
@@ -92,6 +136,8 @@ def trusted_keys(folder: Path, *, own: Path | None) -> TrustedKeys:
         `Not-After: 2027-01-31T00:00:00Z` above a key says when it ends.
     own
         Folder of this installation's own keys, where all roles share it; else None.
+    revoked
+        What counts no more, though a file of it is copied to the folder again.
 
     Raises
     ------
@@ -101,20 +147,26 @@ def trusted_keys(folder: Path, *, own: Path | None) -> TrustedKeys:
     keys: dict[Signer, list[Ed25519PublicKey]] = {signer: [] for signer in SIGNERS}
     if own is not None:
         for signer in SIGNERS:
-            keys[signer].append(own_key(own, signer).public_key())
+            key = read_key(own, signer)
+            if key is not None:
+                keys[signer].append(key.public_key())
     node_agents: list[tuple[str, Ed25519PublicKey]] = []
     names: dict[str, str] = {}
     ends: dict[str, list[int | None]] = {}
     for signer, name, path in public_files(folder):
         pem, source = path.read_bytes(), str(path)
-        key = parse_public_key(pem, source=source)
+        public = parse_public_key(pem, source=source)
         labels = labels_of(pem.decode("utf-8", "replace"))
-        names[key_id(key)] = name
-        ends.setdefault(key_id(key), []).append(until_ms_of(labels, source=source))
+        names[key_id(public)] = name
+        ends.setdefault(key_id(public), []).append(until_ms_of(labels, source=source))
         if signer == "agent":
-            node_agents.append((name, key))
+            node_agents.append((name, public))
         else:
-            keys[signer].append(key)
+            keys[signer].append(public)
+    if revoked is not None:
+        held = [key for known in keys.values() for key in known] + [key for _, key in node_agents]
+        for one in {key_id(key) for key in held}:
+            ends.setdefault(one, []).append(revoked.ended_ms(one))
     return TrustedKeys.of(
         planners=keys["planner"],
         agents=keys["agent"],
@@ -138,12 +190,23 @@ class WatchedKeys:
     ----------
     folder, own
         See `trusted_keys`, whose errors end the start; a later one leaves the former keys in force.
+        Own keys are made where there are none.
+    keys
+        The `keys` folder, whose list `revoked` holds for trusted keys too; None has no list.
     """
 
-    def __init__(self, folder: Path, *, own: Path | None, clock: Clock) -> None:
-        self._watched = Watched(
-            folder, lambda: trusted_keys(folder, own=own), mono_ns=clock.mono_ns
-        )
+    def __init__(
+        self, folder: Path, *, own: Path | None, clock: Clock, keys: Path | None = None
+    ) -> None:
+        if own is not None:
+            for signer in SIGNERS:
+                own_key(own, signer)
+
+        def read() -> TrustedKeys:
+            revoked = None if keys is None else read_revoked(keys)
+            return trusted_keys(folder, own=own, revoked=revoked)
+
+        self._watched = Watched(folder, read, mono_ns=clock.mono_ns, also=keys)
 
     def current(self) -> TrustedKeys:
         """Return the keys as they are now."""

@@ -1,8 +1,9 @@
 """The site's log from settings: which adapter, and how it is reached."""
 
 import secrets
+from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from engine.ports import Clock, Log
@@ -84,8 +85,15 @@ def kafka_config(settings: Settings, *, run: str = "") -> "KafkaConfig":
     )
 
 
-async def topic_problems(process: Process) -> tuple[str, ...]:
+async def topic_problems(
+    process: Process, *, topics: Collection[str] | None = None
+) -> tuple[str, ...]:
     """Return one sentence for each way in which the log differs from what is declared.
+
+    Parameters
+    ----------
+    topics
+        Names of those that this principal is to see; None is all.
 
     Raises
     ------
@@ -99,6 +107,8 @@ async def topic_problems(process: Process) -> tuple[str, ...]:
 
     config = kafka_config(process.settings)
     await probe(config)
+    if topics is not None:
+        config = replace(config, topics=tuple(one for one in config.topics if one.name in topics))
     return await describe_problems(config)
 
 

@@ -38,6 +38,7 @@ from engine.wiring_keys import frame_keyring as frame_keyring
 from engine.wiring_keys import frame_opener as frame_opener
 from engine.wiring_keys import policy_of as policy_of
 from engine.wiring_keys import read_policy as read_policy
+from engine.wiring_keys import trusted_now as trusted_now
 from engine.wiring_nodes import Node as Node
 from engine.wiring_nodes import libvirt_node as libvirt_node
 from engine.wiring_nodes import simulated_nodes as simulated_nodes

@@ -12,11 +12,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from connectors.clock import SystemClock
 from engine.action.catalogue import Policy, parse_policy, read_shipped
-from engine.action.keys import Trust
+from engine.action.keys import Trust, TrustedKeys
 from engine.errors import SettingsError
 from engine.frame_keyring import FrameKeyring
-from engine.keyring import Signer, WatchedKeys, own_key
+from engine.keyring import Signer, WatchedKeys, own_key, trusted_keys
 from engine.ports import Clock, OpenFrame
+from engine.revoked import read_revoked
 from engine.roles.opening import FrameOpener
 from engine.settings import Settings
 from engine.site_log import Process
@@ -77,9 +78,19 @@ def authority(settings: Settings, *, shipped: str = "default") -> Authority:
     return Authority(
         policy=policy_of(settings, shipped=shipped),
         key=partial(own_key, folder),
-        trusted=WatchedKeys(settings.trusted_folder, own=own, clock=clock),
+        trusted=WatchedKeys(settings.trusted_folder, own=own, clock=clock, keys=folder),
         frames=frame_keyring(settings, clock),
     )
+
+
+def trusted_now(settings: Settings) -> TrustedKeys:
+    """Return whose word this machine believes now; on an embedded log it trusts its own keys.
+
+    No key is made: who only looks changes nothing.
+    """
+    own = settings.key_folder if settings.log.kind == "embedded" else None
+    revoked = read_revoked(settings.key_folder)
+    return trusted_keys(settings.trusted_folder, own=own, revoked=revoked)
 
 
 def frame_keyring(settings: Settings, clock: Clock) -> FrameKeyring:

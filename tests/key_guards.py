@@ -108,6 +108,13 @@ KEY_MUTANTS: Final = (
         _LIFTED,
     ),
     Mutant(
+        "the copied file of a revoked key is believed again",
+        "engine/keyring.py",
+        "    if revoked is not None:\n",
+        "    if False:\n",
+        ("tests/unit/engine/test_key_files.py",),
+    ),
+    Mutant(
         "an alert needs no engine",
         "engine/action/keys.py",
         "    name = check_signature(value, headers, trusted=trusted.engines)\n",

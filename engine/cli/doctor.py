@@ -14,18 +14,17 @@ from engine.cli.covered import covered, summary
 from engine.cli.logs import set_up_logs
 from engine.cli.options import moment
 from engine.cli.words import controls_in_force, scope_of
-from engine.errors import FlatlineError, HypervisorError, LogError
+from engine.errors import FlatlineError, HypervisorError
 from engine.frame_keyring import read_site_keys
-from engine.keyring import SIGNERS, own_key
+from engine.keyring import SIGNERS, read_key
 from engine.roles.health import told
 from engine.settings import Settings
 from engine.wire.control import Control, ControlScope
 from engine.wire.order import key_id
-from engine.wire.rights import Role, problems_of, suited
-from engine.wire.topics import FRAMES, TOPICS
+from engine.wire.rights import RIGHTS, Role, problems_of, suited, topics_of
+from engine.wire.topics import CONTROL, FRAMES, SCORES, TOPICS
 from engine.wiring import (
     Process,
-    authority,
     create_topics,
     frame_keyring,
     libvirt_node,
@@ -34,6 +33,7 @@ from engine.wiring import (
     policy_of,
     process,
     topic_problems,
+    trusted_now,
 )
 
 Finding = Literal["well", "note", "ill"]
@@ -80,14 +80,14 @@ async def examine(
     for look in (_state_folder, _clock, _policy, _keys, _frame_keys, _programs, _probe):
         for check in look(here):
             yield check
-    log = await _log(here, creating_topics=creating_topics)
+    log, readable = await _log(here, roles, creating_topics=creating_topics)
     yield log
     if settings.log.kind == "kafka":
         yield await _rights(here, roles)
     if log.finding == "well":
-        yield await _log_clock(here)
-        yield await _pauses(here)
-        yield await _witnesses(here)
+        for topic, ask in ((FRAMES, _log_clock), (CONTROL, _pauses), (SCORES, _witnesses)):
+            if topic.name in readable:
+                yield await ask(here)
     yield await _libvirt(here)
 
 
@@ -156,9 +156,9 @@ def _policy(here: Process) -> Iterator[Check]:
 def _keys(here: Process) -> Iterator[Check]:
     settings = here.settings
     try:
-        for signer in SIGNERS:
-            own_key(settings.key_folder, signer)
-        trusted = authority(settings).trusted.current()
+        # Only looked at: who asks how things are must not leave keys that nobody uses.
+        own = {signer: read_key(settings.key_folder, signer) for signer in SIGNERS}
+        trusted = trusted_now(settings)
     except FlatlineError as error:
         yield Check("keys", "ill", str(error))
         return
@@ -169,9 +169,11 @@ def _keys(here: Process) -> Iterator[Check]:
             ("agent-NODE", trusted.agents),
             ("engine-NAME", trusted.engines),
         )
-        if not keys
+        # On one machine each role makes its own at its first start.
+        if not keys and settings.log.kind != "embedded"
     ]
-    agent, node = key_id(own_key(settings.key_folder, "agent").public_key()), settings.site.node
+    agent_key, node = own["agent"], settings.site.node
+    agent = "" if agent_key is None else key_id(agent_key.public_key())
     if missing:
         yield Check(
             "keys",
@@ -200,10 +202,15 @@ def _frame_keys(here: Process) -> Iterator[Check]:
     settings, part = here.settings, "frame keys"
     folder, node = settings.key_folder, settings.site.node
     try:
-        frame_keyring(settings, here.clock).signer("node", node)
         site_keys = read_site_keys(folder)
+        making = settings.log.kind == "embedded" and not site_keys
+        if not making:
+            frame_keyring(settings, here.clock).signer("node", node)
     except FlatlineError as error:
         yield Check(part, "ill", str(error))
+        return
+    if making:
+        yield Check(part, "well", "The first start makes this machine's site key.")
         return
     if settings.keys.frames == "accept":
         sentence = (
@@ -257,25 +264,36 @@ def _probe(here: Process) -> Iterator[Check]:
         yield Check("probe", "well", "Guests can be asked for a sign of life over bridges here.")
 
 
-async def _log(here: Process, *, creating_topics: bool) -> Check:
+async def _log(
+    here: Process, roles: Sequence[Role], *, creating_topics: bool
+) -> tuple[Check, frozenset[str]]:
+    """Compare the topics that this principal is to see; returns also those that it may read."""
+    nothing = frozenset[str]()
+    topics = topics_of(roles) if roles else frozenset(topic.name for topic in TOPICS)
     try:
         async with asyncio.timeout(PATIENCE_S):
             made = await create_topics(here) if creating_topics else ()
-            problems = await topic_problems(here)
+            problems = await topic_problems(here, topics=topics)
+            if problems and not roles:
+                # What belongs to other roles only is not missing: it is none of its business.
+                roles = suited(await own_rights(here) or dict.fromkeys(topics, nothing))
+                topics = topics_of(roles) or topics
+                problems = await topic_problems(here, topics=topics)
             if not problems:
                 async with open_log(here) as log:
-                    counts = [log.partitions(topic.name) for topic in TOPICS]
-    except LogError as error:
-        return Check("log", "ill", str(error))
-    except TimeoutError:
-        return Check("log", "ill", f"The log gave no answer within {PATIENCE_S:.0f} s.")
+                    counts = [log.partitions(topic) for topic in topics]
     except FlatlineError as error:
-        return Check("log", "ill", str(error))
+        return Check("log", "ill", str(error)), nothing
+    except TimeoutError:
+        return Check("log", "ill", f"The log gave no answer within {PATIENCE_S:.0f} s."), nothing
     if problems:
         cure = "`flatline doctor --create-topics` makes what is missing."
-        return Check("log", "ill", f"{'; '.join(problems)}. {cure}")
+        return Check("log", "ill", f"{'; '.join(problems)}. {cure}"), nothing
+    whose = f" of {', '.join(roles)}" if roles else ""
     new = f", {len(made)} of them just made" if made else ""
-    return Check("log", "well", f"{len(counts)} topics{new}, {sum(counts)} partitions.")
+    sentence = f"{len(counts)} topics{whose}{new}, {sum(counts)} partitions."
+    readable = nothing.union(*(RIGHTS[role].reads for role in roles)) if roles else topics
+    return Check("log", "well", sentence), readable
 
 
 async def _rights(here: Process, roles: Sequence[Role]) -> Check:

@@ -1,12 +1,12 @@
 """`flatline keys`: makes, shows, rotates and revokes keys. No private key is ever printed."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from rich.table import Table
 
 from engine.action.keys import parse_public_key, public_key_pem
@@ -16,19 +16,26 @@ from engine.frame_keyring import (
     make_name,
     make_site_key,
     name_key_path,
+    name_key_text,
     newest_site_key,
     read_name_key,
-    read_revoked,
     read_site_keys,
-    revoke,
     site_key_path,
     write_name_key,
     write_site_key,
 )
-from engine.key_files import date_of, labels_of, until_ms_of, with_end, write_key_file
-from engine.keyring import SIGNERS, own_key, public_files
+from engine.key_files import (
+    date_of,
+    labels_of,
+    until_ms_of,
+    with_end,
+    write_key_file,
+    write_new_key_file,
+)
+from engine.keyring import SIGNERS, Signer, own_key, public_files, read_key, replace_key
+from engine.revoked import REVOKED, read_revoked, revoke
 from engine.settings import NAME_PATTERN, Settings
-from engine.wire.frame_mac import KINDS, Kind, SiteKey, made_ms
+from engine.wire.frame_mac import KINDS, SIGNING, Kind, SiteKey, made_ms
 from engine.wire.order import key_id
 
 keys = typer.Typer(
@@ -71,7 +78,7 @@ def create(
     kind: What,
     name: Name = None,
     out: Annotated[
-        Path | None, typer.Option(help="File for a node's or owner's key, mode 0600.")
+        Path | None, typer.Option(help="New file for a node's or owner's key, mode 0600.")
     ] = None,
     days: Days = None,
     file: File = None,
@@ -80,6 +87,11 @@ def create(
     """Make a key. `site` first, then one for each node; operator, planner and so on sign."""
     settings = settings_of(file, sets)
     until_ms = None if days is None else _now_ms() + round(days * _DAY_MS)
+    if out is not None and kind not in {"node", "owner"}:
+        raise SettingsError(
+            f"--out is for the key of a node or an owner, which is carried to another machine; that"
+            f" of {kind} stays in {settings.key_folder}."
+        )
     if kind == "site":
         told = _create_site(settings, until_ms)
     elif kind in {"node", "owner"}:
@@ -127,7 +139,10 @@ def _create_frame_key(
         )
     made = make_name(kind, name, site_key=newest, now_ms=now_ms, until_ms=until_ms)
     path = name_key_path(settings.key_folder, kind, name) if out is None else out
-    write_name_key(path, made, site_keys[newest])
+    if out is None:
+        write_name_key(path, made, site_keys[newest])
+    else:
+        write_new_key_file(out, name_key_text(made, site_keys[newest]))
     yield f"The key {made.serial} of {kind} {name} stands in {path}, under site key {newest}."
     yield (
         f"Copy it to the keys folder of {name} as {kind}-{name}.key, for the user of its roles"
@@ -140,9 +155,22 @@ def _create_signer(
 ) -> Iterator[str]:
     name = _checked(name, kind, settings)
     signer = next(signer for signer in SIGNERS if signer == kind)
-    key = own_key(settings.key_folder, signer).public_key()
+    folder = settings.key_folder
+    former = read_key(folder, signer)
+    if former is None:
+        key = own_key(folder, signer).public_key()
+    else:
+        key, known = former.public_key(), list(_files_of(settings, signer, former.public_key()))
+        if _has_ended(settings, key_id(key), [path for _, path in known]):
+            yield f"The former key {key_id(key)} has ended, so another one is made."
+            for _, path in known:
+                if path.parent == folder:
+                    path.unlink()
+            key = replace_key(folder, signer).public_key()
+        else:
+            _require_own_name(kind, name, key_id(key), known)
     text = public_key_pem(key).decode()
-    public = settings.key_folder / f"{signer}-{name}.pub"
+    public = folder / f"{signer}-{name}.pub"
     write_key_file(public, text if until_ms is None else with_end(text, until_ms), mode=0o644)
     yield f"The key {key_id(key)} of {kind} {name} stands in {settings.key_folder / f'{kind}.key'}."
     readers = {
@@ -152,6 +180,37 @@ def _create_signer(
         "operator": "every planner and agent",
     }[kind]
     yield f"Copy {public} to the trusted folder of {readers}."
+
+
+def _files_of(
+    settings: Settings, signer: Signer, key: Ed25519PublicKey
+) -> Iterator[tuple[str, Path]]:
+    """Yield name and path of each file in which this machine has a public key."""
+    for folder in (settings.key_folder, settings.trusted_folder):
+        for path in sorted(folder.glob(f"{signer}-*.pub")):
+            if _id_of(path) == key_id(key):
+                yield path.stem.removeprefix(f"{signer}-"), path
+
+
+def _has_ended(settings: Settings, name: str, files: list[Path]) -> bool:
+    ends = [read_revoked(settings.key_folder).ended_ms(name), *(_end_of(path) for path in files)]
+    return any(until_ms is not None and until_ms <= _now_ms() for until_ms in ends)
+
+
+def _require_own_name(kind: str, name: str, key: str, known: list[tuple[str, Path]]) -> None:
+    """Refuse a second name for one key: what it signs would be said to be by either."""
+    for other, path in known:
+        if other != name:
+            raise SettingsError(
+                f"This machine's {kind} key {key} is {other}'s ({path}), and a key has one name."
+                f" For {name} run this on {name}'s own machine or with another folder (--set"
+                f" keys.folder=FOLDER). If {other}'s key is to end, `flatline keys revoke {key}`"
+                " first; then this makes another one."
+            )
+
+
+def _end_of(path: Path) -> int | None:
+    return until_ms_of(labels_of(path.read_text()), source=str(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,30 +260,37 @@ def _frame_rows(settings: Settings) -> Iterator[_Row]:
         fine = "in use" if name == newest else "accepted"
         state = _state(key.until_ms, revoked=name in revoked.ids, fine=fine)
         yield _Row("site", "", name, key.until_ms, state, site_key_path(folder, name))
+    for kind, path in _name_files(folder):
+        known, _ = read_name_key(path)
+        until_ms = known.until_s * 1000 or None
+        fine = f"under {known.site_key}"
+        state = _state(until_ms, revoked=revoked.covers(known), fine=fine)
+        yield _Row(kind, known.name, known.serial, until_ms, state, path)
+
+
+def _name_files(folder: Path) -> Iterator[tuple[Kind, Path]]:
     for kind in KINDS:
         for path in sorted(folder.glob(f"{kind}-*.key")):
-            known, _ = read_name_key(path)
-            until_ms = known.until_s * 1000 or None
-            state = _state(until_ms, revoked=revoked.covers(known), fine="derived")
-            yield _Row(kind, known.name, known.serial, until_ms, state, path)
+            yield kind, path
 
 
 def _own_rows(settings: Settings) -> Iterator[_Row]:
     for signer in SIGNERS:
-        path = settings.key_folder / f"{signer}.key"
-        if path.exists():
-            key = own_key(settings.key_folder, signer).public_key()
-            yield _Row(signer, "", key_id(key), None, "signs", path)
+        key = read_key(settings.key_folder, signer)
+        if key is not None:
+            public = key.public_key()
+            files = [path for _, path in _files_of(settings, signer, public)]
+            ended = _has_ended(settings, key_id(public), files)
+            path = settings.key_folder / f"{signer}.key"
+            yield _Row(signer, "", key_id(public), None, "ended" if ended else "signs", path)
 
 
 def _trusted_rows(settings: Settings) -> Iterator[_Row]:
+    revoked = read_revoked(settings.key_folder)
     for signer, name, path in public_files(settings.trusted_folder):
-        pem = path.read_bytes()
-        key = parse_public_key(pem, source=str(path))
-        labels = labels_of(pem.decode("utf-8", "replace"))
-        until_ms = until_ms_of(labels, source=str(path))
-        state = _state(until_ms, revoked=False, fine="believed")
-        yield _Row(signer, name, key_id(key), until_ms, state, path)
+        key, until_ms = _id_of(path), _end_of(path)
+        state = _state(until_ms, revoked=revoked.ended_ms(key) is not None, fine="believed")
+        yield _Row(signer, name, key, until_ms, state, path)
 
 
 @keys.command("rotate")
@@ -250,12 +316,22 @@ def rotate(
         write_site_key(folder, name, SiteKey(key.secret, until_ms))
     say = console().print
     say(f"The site key {made} stands in {site_key_path(folder, made)}.")
-    say(f"Frames under {', '.join(older)} are accepted until {date_of(ends_ms)}.")
+    if ends_ms > now_ms:
+        say(f"Frames under {', '.join(older)} are accepted until {date_of(ends_ms)}.")
+    else:
+        say(
+            f"Frames under {', '.join(older)} are rejected from now on: no node is seen until it"
+            " has its new key. --overlap-days 30 would have left time for that."
+        )
     say(
         "First copy the site-*.key files to the keys folder of every other engine, forecaster and"
         " historian."
     )
     say("Then give each node its new key: flatline keys create node NAME.")
+    say("Each owner needs another one too: flatline keys create owner NAME.")
+    known = [f"{kind} {read_name_key(path)[0].name}" for kind, path in _name_files(folder)]
+    if known:
+        say(f"Of those that stand in {folder} make again: {', '.join(known)}.")
 
 
 @keys.command("revoke")
@@ -267,30 +343,41 @@ def revoke_key(
 ) -> None:
     """Believe a key no more: by its id, or every key made for a name until now."""
     settings = settings_of(file, sets)
-    now_ms = _now_ms()
+    now_ms, folder, listed = _now_ms(), settings.key_folder, settings.key_folder / REVOKED
     trusted = [
         path
         for signer, known, path in public_files(settings.trusted_folder)
         if (signer, known) == (what, name) or (name is None and _id_of(path) == what)
     ]
-    for path in trusted:
-        write_key_file(path, with_end(path.read_text(), now_ms), mode=0o644)
-        console().print(f"{path} ends now: what the log takes from here on is not believed.")
-    if not trusted:
-        is_id = name is None and len(what) == _ID_LENGTH and set(what) <= set("0123456789abcdef")
-        if not is_id and (what not in KINDS or name is None):
-            raise SettingsError(
-                f"There is no trusted key of {what} {name or ''}".rstrip()
-                + f" in {settings.trusted_folder}, and it is neither a key's id nor node NAME,"
-                " engine NAME or owner NAME: `flatline keys show` lists what there is."
-            )
-        revoke(settings.key_folder, what=what if is_id else f"{what}/{name}", now_ms=now_ms)
-        console().print(
-            f"{settings.key_folder / 'revoked'} names it: frames under it are rejected within a"
-            " second."
+    is_id = name is None and len(what) == _ID_LENGTH and set(what) <= set("0123456789abcdef")
+    of_name = what in KINDS and name is not None
+    if not (trusted or is_id or of_name):
+        raise SettingsError(
+            f"There is no trusted key of {what} {name or ''}".rstrip()
+            + f" in {settings.trusted_folder}, and it is neither a key's id nor node NAME,"
+            " engine NAME or owner NAME: `flatline keys show` lists what there is where the key"
+            " is, and its id ends it here too."
         )
-    place = settings.trusted_folder if trusted else settings.key_folder / "revoked"
-    console().print(f"Copy {place} to the other machines that read the log.")
+    say = console().print
+    for path in trusted:
+        # A key that ended before does not live until now by this.
+        ends_ms = min(now_ms, _end_of(path) or now_ms)
+        write_key_file(path, with_end(path.read_text(), ends_ms), mode=0o644)
+        say(f"{path} ends now: what the log takes from here on is not believed.")
+    # The list holds for a key that signs as well, so that a copy of its file stays dead.
+    for key in sorted({_id_of(path) for path in trusted} | ({what} if is_id else set())):
+        revoke(folder, what=f"{SIGNING}/{key}", now_ms=now_ms)
+    if is_id and not trusted:
+        revoke(folder, what=what, now_ms=now_ms)
+        say(
+            f"{listed} names it: within a second frames under it are rejected, and nothing is"
+            " believed that it signs from here on."
+        )
+    if of_name:
+        revoke(folder, what=f"{what}/{name}", now_ms=now_ms)
+        say(f"{listed} names it: frames under its keys are rejected within a second.")
+    places = f"{settings.trusted_folder} and {listed}" if trusted else str(listed)
+    say(f"Copy {places} to the other machines that read the log.")
 
 
 def _id_of(path: Path) -> str:
@@ -316,10 +403,5 @@ def export(
             f"{source} is not there: `flatline keys show` lists this machine's keys, and"
             f" `flatline keys create {kind}` makes one."
         )
-    if to.exists():
-        raise SettingsError(f"{to} exists: name a new file, so that nothing is lost.")
-    text = source.read_text()
-    descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as target:
-        target.write(text)
+    write_new_key_file(to, source.read_text())
     console().print(f"{to} holds the private key of {kind} {name}; delete it when carried.")

@@ -4,20 +4,19 @@ import asyncio
 import getpass
 import logging
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar, get_args
 from uuid import UUID
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.action.keys import TrustedKeys
 from engine.action.storm import SOURCE
 from engine.action.words import fold_word, hear, loosens
 from engine.cli.logs import set_up_logs
 from engine.errors import LogUnreachable, RecordRejected, SettingsError, WordRefused
 from engine.key_files import date_of
-from engine.keyring import own_key, trusted_keys
+from engine.keyring import own_key
 from engine.ports import Headers, Log
 from engine.settings import NAME_PATTERN, Settings
 from engine.wire.control import (
@@ -31,7 +30,7 @@ from engine.wire.control import (
 from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
 from engine.wire.order import key_id, signed
 from engine.wire.topics import CONTROL, FRAMES
-from engine.wiring import Process, frame_keyring, open_log, process
+from engine.wiring import Process, frame_keyring, open_log, process, trusted_now
 
 # Whoever types a command waits for it: a log that restarts is back within this, and one
 # that is away for longer is better told than waited for.
@@ -243,7 +242,7 @@ def _require_believed(here: Process, operator: Ed25519PrivateKey) -> None:
         The operator's key of this machine is not trusted, or it has ended.
     """
     settings, name = here.settings, key_id(operator.public_key())
-    trusted = _trusted(settings)
+    trusted = trusted_now(settings)
     cure = (
         f"copy operator-NAME.pub from {settings.key_folder} to the trusted folder of every planner,"
         " agent and operator"
@@ -287,6 +286,25 @@ def _subject(scope: ControlScope, text: str) -> str:
 def scope_of(control: Control) -> str:
     """Return the scope of a word as a person types it."""
     return f"{control.scope}:{control.subject}" if control.subject else control.scope
+
+
+def rows_of(controls: Iterable[Control]) -> Iterator[tuple[Control, str]]:
+    """Yield what people are shown of words in force: each with its scope, and holds as one a scope.
+
+    A hold stands for a record that nobody could believe, so it says what to make of that.
+    """
+    shown: set[str] = set()
+    for control in controls:
+        scope = scope_of(control)
+        if control.source not in HOLDS:
+            yield control, scope
+        elif scope not in shown:
+            shown.add(scope)
+            why = (
+                f"A control record on it was {control.source}, so no machine acts on it until an"
+                f" operator ends this. Record: {control.reason}"
+            )
+            yield msgspec.structs.replace(control, by="safety hold", reason=why), scope
 
 
 async def append_pause(
@@ -406,7 +424,7 @@ async def _fold(
     """Return the words in the log by key, and by offset why a record of them was refused."""
     words: Mapping[bytes, Control] = {}
     refused: dict[int, RecordRejected] = {}
-    trusted = _trusted(here.settings)
+    trusted = trusted_now(here.settings)
     for record in await log.read_to_end(CONTROL.name, 0, offset=0):
         heard = hear(
             record.key,
@@ -420,9 +438,3 @@ async def _fold(
         if heard.rejected is not None:
             refused[record.offset] = heard.rejected
     return words, refused
-
-
-def _trusted(settings: Settings) -> TrustedKeys:
-    """Return whose words this machine believes; on an embedded log it trusts its own keys."""
-    own = settings.key_folder if settings.log.kind == "embedded" else None
-    return trusted_keys(settings.trusted_folder, own=own)

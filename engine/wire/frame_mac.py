@@ -157,6 +157,10 @@ class SiteKey:
     until_ms: int | None = None
 
 
+# Before the id of a key that signs in the list of what is revoked.
+SIGNING: Final = "key"
+
+
 @dataclass(frozen=True, slots=True)
 class Revoked:
     """What is not believed any more.
@@ -166,7 +170,8 @@ class Revoked:
     ids
         Serials, and ids of site keys.
     names
-        `kind/name` to a time in ms: no key counts that was made for it until then.
+        `kind/name` to a time in ms: no key counts that was made for it until then. Of a key that
+        signs, `key/ID` to when it ended.
     """
 
     ids: frozenset[str] = frozenset()
@@ -179,6 +184,13 @@ class Revoked:
         if not self.names:
             return False
         return made_ms(name.serial) <= self.names.get(f"{name.kind}/{name.name}", -1)
+
+    def ended_ms(self, key_id: str) -> int | None:
+        """Return when a key that signs was revoked, None where it was not.
+
+        What the log took before stays in force; of a bare id nobody knows since when.
+        """
+        return self.names.get(f"{SIGNING}/{key_id}", 0 if key_id in self.ids else None)
 
 
 class FrameKeys:

@@ -18,6 +18,7 @@ from engine.wire.topics import (
     REJECTED,
     SCORES,
     SNAPSHOTS,
+    TOPICS,
 )
 
 Role = Literal[
@@ -112,6 +113,14 @@ def operations(role: Role, topic: str) -> frozenset[str]:
     if rights.describes:
         found |= {"Describe", "DescribeConfigs"}
     return frozenset(found)
+
+
+def topics_of(roles: Iterable[Role]) -> frozenset[str]:
+    """Return the topics that roles may see: those that another role needs are none of theirs."""
+    chosen = tuple(roles)
+    return frozenset(
+        topic.name for topic in TOPICS if any(operations(role, topic.name) for role in chosen)
+    )
 
 
 def problems_of(

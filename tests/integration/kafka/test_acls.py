@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Iterator
+from dataclasses import replace
 
 import pytest
 from aiokafka.client import AIOKafkaClient
@@ -11,12 +12,20 @@ from connectors.kafka.config import KafkaConfig, KafkaSecurity
 from connectors.kafka.log import KafkaLog
 from connectors.kafka.rights import OPERATIONS, own_rights
 from connectors.kafka.security import client_settings
-from connectors.kafka.topics import create_topics
+from connectors.kafka.topics import create_topics, describe_problems
 from deploy.kafka.acls import Acl, acls
 from deploy.lab.kafka_broker import Cluster
 from deploy.lab.kafka_settings import BROKER_USER
 from engine.errors import LogError
-from engine.wire.rights import RIGHTS, ROLES, Role, operations, problems_of, suited
+from engine.wire.rights import (
+    RIGHTS,
+    ROLES,
+    Role,
+    operations,
+    problems_of,
+    suited,
+    topics_of,
+)
 from engine.wire.topics import TOPICS
 
 pytestmark = pytest.mark.kafka
@@ -167,6 +176,16 @@ async def test_nobody_but_an_administrator_makes_or_drops_a_topic(broker: Cluste
     admin = await own_rights(config_of(broker, BROKER_USER), NAMES)
     assert admin is not None
     assert {"Delete", "Alter"} <= admin["flatline.frames.v1"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("role", ROLES)
+async def test_the_topics_of_a_role_are_all_that_it_is_held_to(broker: Cluster, role: Role) -> None:
+    config = config_of(broker, role)
+    topics = tuple(topic for topic in TOPICS if topic.name in topics_of([role]))
+    assert await describe_problems(replace(config, topics=topics)) == ()
+    missing = [problem for problem in await describe_problems(config) if "is missing" in problem]
+    assert len(missing) == len(TOPICS) - len(topics)
 
 
 @pytest.mark.asyncio

@@ -13,13 +13,12 @@ from engine.frame_keyring import (
     name_key_path,
     newest_site_key,
     read_name_key,
-    read_revoked,
     read_site_keys,
-    revoke,
     site_key_path,
     write_name_key,
     write_site_key,
 )
+from engine.revoked import read_revoked, revoke
 from engine.wire.frame_mac import FrameKeys, KeyName, SiteKey, made_ms
 
 NOW_MS = 1_790_000_000_000

@@ -11,6 +11,7 @@ from engine.action.keys import parse_public_key, public_key_pem
 from engine.errors import SettingsError
 from engine.key_files import labels_of, until_ms_of, with_end
 from engine.keyring import WatchedKeys, trusted_keys
+from engine.revoked import revoke
 from engine.wire.order import key_id
 
 NOW_MS = 1_790_000_000_000
@@ -65,6 +66,22 @@ def test_a_key_that_comes_or_goes_counts_within_a_second_without_a_restart(tmp_p
     clock.advance(0.2)
     assert set(watched.current().operators) == {second}
     assert watched.current().names == {second: "bob"}
+
+
+def test_a_key_on_the_list_of_revoked_ones_ends_within_a_second_though_its_file_does_not_say_so(
+    tmp_path: Path,
+) -> None:
+    clock, folder, keys = ManualClock(now_ms=NOW_MS), tmp_path / "trusted", tmp_path / "keys"
+    folder.mkdir()
+    keys.mkdir()
+    name, other = put(folder, "operator-ann.pub"), put(folder, "agent-n1.pub")
+    watched = WatchedKeys(folder, own=None, clock=clock, keys=keys)
+    assert watched.current().until_ms == {}
+    revoke(keys, what=f"key/{name}", now_ms=NOW_MS)
+    revoke(keys, what=f"key/{name}", now_ms=NOW_MS + 5)
+    revoke(keys, what=other, now_ms=NOW_MS)
+    clock.advance(1.1)
+    assert watched.current().until_ms == {name: NOW_MS, other: 0}
 
 
 def test_a_folder_that_becomes_writable_for_others_adds_no_key_and_stops_nobody(

@@ -34,6 +34,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_own_keys_count_only_where_both_roles_share_them(tmp_path: Path) -> None:
+    nothing = trusted_keys(tmp_path / "trusted", own=tmp_path / "keys")
+    assert not nothing.planners
+    assert not (tmp_path / "keys").exists()
     planner, agent = own_key(tmp_path, "planner"), own_key(tmp_path, "agent")
     shared = trusted_keys(tmp_path / "trusted", own=tmp_path)
     assert set(shared.planners) == {key_id(planner.public_key())}

@@ -11,6 +11,7 @@ import pytest
 from connectors.clock import SystemClock
 from engine.cli.doctor import Check, examine
 from engine.frame_keyring import make_site_key, read_site_keys, write_site_key
+from engine.keyring import SIGNERS, own_key
 from engine.settings import load_settings
 from engine.wire.frame_mac import SiteKey
 from tests.unit.engine.cli.conftest import Flatline
@@ -115,7 +116,8 @@ def test_frames_that_anybody_may_write_and_keys_that_end_soon_are_told(state: Pa
 @pytest.mark.usefixtures("flatline")
 def test_a_key_that_is_trusted_under_another_node_s_name_is_told(state: Path) -> None:
     kafka = {"log__kind": "kafka", "log__kafka__bootstrap": "127.0.0.1:1", "site__node": "n1"}
-    checks(**kafka)  # makes the keys
+    for signer in SIGNERS:
+        own_key(state / "keys", signer)
     (state / "trusted").mkdir()
     for signer, name in (("planner", "p"), ("engine", "e"), ("agent", "n2")):
         public = (state / "keys" / f"{signer}.pub").read_bytes()
@@ -126,6 +128,13 @@ def test_a_key_that_is_trusted_under_another_node_s_name_is_told(state: Path) ->
     assert "agent-n1.pub" in check.sentence
     (state / "trusted" / "agent-n2.pub").rename(state / "trusted" / "agent-n1.pub")
     assert checks(**kafka)["keys"].finding == "well"
+
+
+@pytest.mark.usefixtures("flatline")
+@pytest.mark.parametrize("kind", ["embedded", "kafka"])
+def test_the_doctor_makes_no_key(state: Path, kind: str) -> None:
+    checks(log__kind=kind, log__kafka__bootstrap="127.0.0.1:1")
+    assert not (state / "keys").exists()
 
 
 @pytest.mark.usefixtures("flatline")

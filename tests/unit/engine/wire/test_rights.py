@@ -2,6 +2,7 @@
 
 import asyncio
 import tomllib
+from contextlib import nullcontext
 
 import pytest
 
@@ -60,6 +61,39 @@ def test_missing_and_excess_rights_are_told_apart() -> None:
     assert excess == []
     assert problems_of(of("planner", "notifier"), ["notifier"])[1]
     assert suited(of("planner", "notifier")) == ("planner", "notifier")
+
+
+@pytest.mark.parametrize("asked", [["planner"], []])
+def test_topics_that_only_other_roles_need_are_not_called_missing(
+    asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {name for name, allowed in of("planner").items() if allowed}
+    assert FRAMES.name not in seen
+
+    async def problems(_here: object, *, topics: frozenset[str]) -> tuple[str, ...]:
+        return tuple(f"topic {name} is missing" for name in sorted(topics - seen))
+
+    async def rights(_here: object) -> dict[str, frozenset[str]]:
+        return of("planner")
+
+    class Seen:
+        def partitions(self, topic: str) -> int:
+            assert topic in seen
+            return 1
+
+    monkeypatch.setattr(doctor, "topic_problems", problems)
+    monkeypatch.setattr(doctor, "own_rights", rights)
+    monkeypatch.setattr(doctor, "open_log", lambda _here: nullcontext(Seen()))
+    monkeypatch.delenv("FLATLINE_CONFIG", raising=False)
+    here, roles = process(load_settings()[0]), [role for role in ROLES if role in asked]
+    check, readable = asyncio.run(doctor._log(here, roles, creating_topics=False))
+    assert check.finding == "well", check.sentence
+    assert check.sentence == f"{len(seen)} topics of planner, {len(seen)} partitions."
+    assert readable == set(RIGHTS["planner"].reads)
+    seen.discard(ORDERS.name)
+    check, readable = asyncio.run(doctor._log(here, roles, creating_topics=False))
+    assert (check.finding, readable) == ("ill", frozenset())
+    assert check.sentence.startswith(f"topic {ORDERS.name} is missing. ")
 
 
 @pytest.mark.parametrize(
