@@ -57,6 +57,7 @@ def forget(
     """
     from uuid import UUID
 
+    from engine.cli.doubts import doubt_of_scope, tell_doubt
     from engine.cli.words import append_forget, parse_name, parse_vm, with_log
 
     settings = settings_of(file, sets)
@@ -67,8 +68,13 @@ def forget(
         lambda here, log: append_forget(here, log, scope=what.value, name=gone, cell=where),
     )
     console().print(
-        f"The engine forgets {what.value} {gone} of cell {where}, and its alert ends.",
+        f"The engine of cell {where} is asked to forget {what.value} {gone}: then its alert ends.",
         markup=False,
+    )
+    tell_doubt(
+        settings,
+        lambda here, log: doubt_of_scope(here, log, scope=f"{what.value}:{gone}"),
+        "The word stands; if you meant another, say it of that too.",
     )
 
 
@@ -173,17 +179,26 @@ def pause_adopt(file: File = None, sets: Sets = None) -> None:
 @pause.command("show")
 def pause_show(file: File = None, sets: Sets = None) -> None:
     """List every pause and other word that holds now."""
-    from engine.cli.words import controls_in_force, scope_of, with_log
+    from shlex import quote
+
+    from engine.cli.words import controls_in_force, rows_of, with_log
+    from engine.wire.control import HOLDS
 
     controls = with_log(settings_of(file, sets), controls_in_force, reading=True)
     if not controls:
         console().print("Nothing is paused.")
         return
     table = Table("kind", "scope", "holds", "by", "reason")
-    for control in controls:
+    endless = set()
+    for control, scope in rows_of(controls):
         until = "taken back" if control.until_ms is None else moment(control.until_ms)
-        table.add_row(control.kind, scope_of(control), f"until {until}", control.by, control.reason)
+        table.add_row(control.kind, scope, f"until {until}", control.by, control.reason)
+        stops = control.kind in {"pause", "quarantine"} or control.source in HOLDS
+        if control.until_ms is None and stops:
+            endless.add(scope)
     console().print(table)
+    for scope in sorted(endless):
+        console().print(f"To end what holds on {scope}: flatline pause off {quote(scope)}")
 
 
 def approve(

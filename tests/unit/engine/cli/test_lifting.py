@@ -34,6 +34,19 @@ def test_a_pause_that_somebody_else_ends_without_a_key_still_holds(
     append(state, CONTROL, (over.key(), encode_control(over)))
     shown = " ".join(flatline("pause", "show").out.split())
     assert "cell:c1" in shown
+    assert "To end what holds on cell:c1: flatline pause off cell:c1" in shown
+    assert flatline("pause", "off", "cell:c1").code == 0
+    assert "Nothing is paused" in flatline("pause", "show").out
+
+
+def test_refused_records_of_one_scope_are_one_row_with_the_command_that_ends_them(
+    flatline: Flatline, state: Path
+) -> None:
+    ends = [pause(active=False, source=source) for source in ("", "breaker")]
+    append(state, CONTROL, *((word.key(), encode_control(word)) for word in ends))
+    shown = flatline("pause", "show").out
+    assert shown.count("safety hold") == 1
+    assert shown.count("flatline pause off cell:c1") == 1
     assert flatline("pause", "off", "cell:c1").code == 0
     assert "Nothing is paused" in flatline("pause", "show").out
 

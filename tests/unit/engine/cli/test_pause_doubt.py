@@ -96,6 +96,18 @@ def test_an_approval_of_an_incident_that_no_engine_told_of_stands_and_is_doubted
     assert flatline("approve", fires.id, "--reason", "it is dead").err == ""
 
 
+@pytest.mark.parametrize(("name", "doubted"), [("c1-n1", False), ("c1-n2", True)])
+def test_what_no_engine_told_of_is_doubted_where_it_is_to_be_forgotten(
+    flatline: Flatline, state: Path, name: str, doubted: bool
+) -> None:
+    flatline(*MAKE_LOG)
+    append_scores(state)
+    said = flatline("forget", "node", name, "--cell", "c1")
+    assert said.code == 0
+    assert said.out.startswith(f"The engine of cell c1 is asked to forget node {name}")
+    assert (f"no engine told of node:{name}" in " ".join(said.err.split())) == doubted
+
+
 def append_scores(state: Path) -> None:
     """Append one minute of cell c1 with two nodes and one VM, as an engine does."""
     scores = Scores(
