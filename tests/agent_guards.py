@@ -248,8 +248,9 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "an answer that is not understood is silence", "engine/roles/watching.py",
-        'no answer and no silence\n            return "unknown"\n',
-        'no answer and no silence\n            return "silent"\n', _WATCHING,
+        '            self._failed("agent", one.vm, error)\n            return "unknown"\n',
+        '            self._failed("agent", one.vm, error)\n            return "silent"\n',
+        _WATCHING,
     ),
     Mutant(
         "a balloon is set though nobody asked for it", "engine/roles/watching.py",

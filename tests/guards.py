@@ -41,7 +41,7 @@ MUTANTS: Final = (
     *(_without(rule, last="present_rules") for rule in _PRESENT),
     Mutant(
         "a signature is not checked", "engine/wire/order.py",
-        "        trusted[name].verify(signature, value)\n", "        pass\n",
+        "        trusted[name].verify(signatures[0], value)\n", "        pass\n",
         ("tests/unit/engine/wire", *ROLES),
     ),
     Mutant(
