@@ -60,7 +60,9 @@ def of_verdict(name: str, node: str, verdict: Verdict, seen: Picture, *, way: st
     told = f"{'; '.join(parts)}: {meaning}."
     if may_be_reset(counted_witnesses(verdict.evidence)):
         return told
-    if any(item.witness not in {"", "activity"} and item.nats > 0 for item in verdict.evidence):
+    if any(
+        item.witness not in {"", "activity"} and (item.nats or 0) > 0 for item in verdict.evidence
+    ):
         return (
             f"{told} A guest that computes without I/O looks the same and the second witness has "
             "not lasted long enough to count yet, so somebody has to look at it."

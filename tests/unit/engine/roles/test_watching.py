@@ -249,7 +249,7 @@ def test_a_hypervisor_that_is_away_makes_nobody_silent_and_ends_nothing() -> Non
 
 
 def unread(channel: str) -> float:
-    return instruments.SIGNS_UNREAD.labels(channel)._value.get()
+    return float(instruments.SIGNS_UNREAD.labels(channel)._value.get())
 
 
 def test_an_answer_that_cannot_be_understood_is_no_silence_and_is_counted_and_logged_once() -> None:
