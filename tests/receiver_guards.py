@@ -49,6 +49,14 @@ RECEIVER_MUTANTS: Final = (
         "                if False:\n", _UNPACKING,
     ),
     Mutant(
+        "a batch with a wrong checksum stops its readers", "connectors/kafka/unpacking.py",
+        "        if seen not in _doubted:\n", "        if True:\n", _UNPACKING,
+    ),
+    Mutant(
+        "a batch is given up for one bad transfer", "connectors/kafka/unpacking.py",
+        "        if seen not in _doubted:\n", "        if False:\n", _UNPACKING,
+    ),
+    Mutant(
         "the console reads markup", "engine/cli/options.py",
         '{**options, "markup": False, "emoji": False}', "options", _SHOWN,
     ),

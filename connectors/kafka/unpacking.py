@@ -13,7 +13,9 @@ release; a test holds that its fetcher still takes batches from here.
 import struct
 import threading
 import zlib
+from collections import deque
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 import cramjam
@@ -29,13 +31,18 @@ from prometheus_client import Counter
 # A broker takes batches of up to 1 MiB, and our own are that long before they are compressed.
 # Clients that fill a batch by its estimated compressed size unpack to some times as much.
 MAX_UNPACKED_BYTES: Final = 16 << 20
+# As many as a batch of 1 MB holds, of seven bytes each.
+_MOST_RECORDS: Final = 150_000
+# The year 2200 (`engine.wire.limits`), where a damaged batch tells its time.
+_LATEST_MS: Final = 7_258_118_400_000
 # No record of ours has more than some ten; each costs a hundred bytes of its own.
 MAX_HEADERS: Final = 1000
 
 _UNREADABLE: Final = Counter(
     "flatline_kafka_unreadable_total",
     "What Kafka delivered and could not be read: records of batches that unpack to too much"
-    " (oversized) or are damaged (damaged), and headers with a name that is not UTF-8 (header).",
+    " (oversized) or are damaged (damaged), batches whose checksum is wrong each time (checksum),"
+    " and headers with a name that is not UTF-8 (header).",
     ["reason"],
 )
 
@@ -51,6 +58,8 @@ _NONE, _GZIP, _SNAPPY, _LZ4, _ZSTD = range(5)
 # How a batch in xerial's framing begins, that Java's snappy writes: 8 bytes, two versions.
 _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEAD: Final = 16
+# Batches with a wrong checksum of which it is remembered that they were fetched; the oldest goes.
+_DOUBTED_KEPT: Final = 256
 # What the standard library takes for gzip.
 _GZIP_WINDOW: Final = 31
 _DAMAGED: Final = (CorruptRecordException, ValueError, IndexError, struct.error, OverflowError)
@@ -83,6 +92,8 @@ class _Scratch(threading.local):
 
 
 _scratch = _Scratch()
+# What batches with a wrong checksum held. The same bytes once more are damaged where they are kept.
+_doubted: deque[bytes] = deque(maxlen=_DOUBTED_KEPT)
 
 
 class Unreadable(Exception):
@@ -153,10 +164,20 @@ def _snappy_block(block: bytes, left: int, packed: bytes) -> bytes:
 
 
 class Batch:
-    """One batch of message format 2, as aiokafka's consumer reads it."""
+    """One batch of message format 2, as aiokafka's consumer reads it.
 
-    def __init__(self, raw: bytes) -> None:
+    Parameters
+    ----------
+    raw
+        Its bytes.
+    following
+        Base offset of the batch behind it, None where that is not known.
+    """
+
+    def __init__(self, raw: bytes, *, following: int | None = None) -> None:
         self._raw = raw
+        self._following = following
+        self._damage = ""
         if len(raw) < _HEAD.size:
             raise CorruptRecordException(f"a batch of {len(raw)} bytes has no head")
         head = _HEAD.unpack_from(raw)
@@ -184,11 +205,42 @@ class Batch:
         return bool(self._attributes & 0x20)
 
     def validate_crc(self) -> bool:
-        """Return whether the bytes are those that were written."""
-        return bool(DefaultRecordBatch(self._raw).validate_crc())
+        """Return whether to go on with the batch: its bytes are those that were written, or not.
+
+        Bytes that were damaged on the way are fetched again, as aiokafka does. Those that come
+        again as they were are damaged on the broker, and would stop every reader for ever: they
+        are passed over, and one record says so.
+        """
+        if DefaultRecordBatch(self._raw).validate_crc():
+            return True
+        seen = blake2b(self._raw, digest_size=16).digest()
+        if seen not in _doubted:
+            _doubted.append(seen)
+            return False
+        self._pass_over()
+        return True
+
+    def _pass_over(self) -> None:
+        """Believe nothing of the batch but where it begins, and where the next one does."""
+        count = self._last_delta + 1
+        if self._following is not None and self._following > self.base_offset:
+            count = self._following - self.base_offset
+        elif not 0 < count <= _MOST_RECORDS:
+            count = 1
+        self._attributes, self._last_delta = 0, count - 1
+        self._first_time = self._largest_time = max(0, min(self._largest_time, _LATEST_MS))
+        self._damage = (
+            f"a batch of {len(self._raw)} bytes from offset {self.base_offset} to"
+            f" {self.next_offset - 1} has a wrong checksum each time it is fetched: the disk of a"
+            " broker is damaged, or its memory"
+        )
 
     def __iter__(self) -> Iterator[_AnyRecord]:
         """Yield each record; where one cannot be read, a record that says so at its offset."""
+        if self._damage:
+            # One for all: how many there were is not known.
+            yield next(self._stand_ins(self.base_offset, "checksum", self._damage))
+            return
         codec = self._attributes & _CODEC_BITS
         plain = self._raw
         if codec != _NONE:
@@ -321,9 +373,12 @@ class Batches:
             return None
         raw = self._fetched[self._at : end]
         self._at = end
+        following = None
+        if len(self._fetched) - end >= _LENGTH.size:
+            following = int(_LENGTH.unpack_from(self._fetched, end)[0])
         if len(raw) <= _MAGIC_AT or raw[_MAGIC_AT] != 2:
             raise CorruptRecordException("a batch is not of message format 2")
-        return Batch(raw)
+        return Batch(raw, following=following)
 
     def _end(self) -> int | None:
         left = len(self._fetched) - self._at

@@ -1,6 +1,7 @@
 """A batch is unpacked within bounds, and whatever is wrong in it costs no other record."""
 
 import asyncio
+import contextlib
 import gzip
 import struct
 import tracemalloc
@@ -11,11 +12,13 @@ import cramjam
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.consumer import fetcher
+from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.record.util import calc_crc32c, encode_varint
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from connectors.kafka import reading
 from connectors.kafka.unpacking import MAX_UNPACKED_BYTES, Batch, Batches, Unreadable, unpack
@@ -210,6 +213,57 @@ def test_a_record_that_claims_a_billion_headers_is_rejected() -> None:
     encode_varint(len(body), length.append)
     [record] = read(of_payload(0, bytes(length + body)))
     assert record.value.startswith(b"unreadable: a record is damaged: ")
+
+
+def damaged(raw: bytes, *, at: int = 70) -> bytes:
+    """Return a batch of which one byte is another one, so that its checksum is wrong."""
+    whole = bytearray(raw)
+    whole[at] ^= 0xFF
+    return bytes(whole)
+
+
+@pytest.mark.parametrize("at", [21, 22, 23, 26, 40, 57, 60, 70])
+def test_a_batch_whose_checksum_stays_wrong_is_passed_over_at_the_second_reading(at: int) -> None:
+    bad = damaged(batch([(None, b"lost %d" % at, [])] * 3, offset=1), at=at)
+    fetched = GOOD + bad + batch([(None, b"after", [])], offset=4)
+    # The first time it may have been damaged on the way, so that it is fetched again.
+    with pytest.raises(CorruptRecordException):
+        read(fetched)
+    counted = counter("checksum")
+    found = read(fetched)
+    assert [record.offset for record in found] == [0, 1, 4]
+    assert found[1].value.startswith(b"unreadable: a batch of ")
+    assert b"from offset 1 to 3 has a wrong checksum" in found[1].value
+    assert (found[0].value, found[2].value) == (b"before", b"after")
+    assert counter("checksum") == counted + 1
+
+
+def test_a_batch_that_was_damaged_on_the_way_is_read_when_it_comes_whole() -> None:
+    whole = batch([(None, b"whole", [])], offset=7)
+    for at in (62, 63, 64):
+        with pytest.raises(CorruptRecordException):
+            read(damaged(whole, at=at))
+    assert [record.value for record in read(whole)] == [b"whole"]
+
+
+@pytest.mark.parametrize(("claimed", "next_offset"), [(2, 10), (-5, 8), (2**31 - 1, 8)])
+def test_the_last_batch_tells_how_far_to_pass_over_where_that_is_possible(
+    claimed: int, next_offset: int
+) -> None:
+    raw = bytearray(batch([(None, b"last", [])], offset=7))
+    struct.pack_into(">i", raw, 23, claimed)
+    for _ in range(2):
+        records = fetcher.PartitionRecords(
+            TopicPartition("t", 0), Batches(bytes(raw)), [], 7, None, None, True, 0
+        )
+        with contextlib.suppress(CorruptRecordException):
+            assert [record.offset for record in records] == [7]
+    assert records.next_fetch_offset == next_offset
+
+
+def counter(reason: str) -> float:
+    value = REGISTRY.get_sample_value("flatline_kafka_unreadable_total", {"reason": reason})
+    return value or 0.0
 
 
 def test_aiokafkas_fetcher_reads_through_here() -> None:
