@@ -22,6 +22,8 @@ from engine.wire.points import MISSING, Points
 # A partition with more files than this is written anew as one: each file costs a reader a
 # fifth of a millisecond.
 _FILES_KEPT: Final = 24
+# Files of which it is known that they have a time: 24 in each hour or day of some measurements.
+_DATED_KEPT: Final = 100_000
 # A file that a reader was about to open may be gone, rewritten together with others.
 _TRIES: Final = 5
 # Sorting an hour of raw rows takes less; without a bound DuckDB would take most of the machine.
@@ -50,6 +52,7 @@ class ParquetHistory:
         self, folder: Path, *, clock: Clock, retention_s: Mapping[Bucket, int] = RETENTION_S
     ) -> None:
         self._files = Files(folder)
+        self._dated: set[Path] = set()
         self._clock = clock
         self._retention_s = retention_s
 
@@ -161,6 +164,8 @@ class ParquetHistory:
     ) -> None:
         files = self._files.listed(partition)
         try:
+            timeless = self._without_time(database, files)
+            files = tuple(path for path in files if path not in timeless)
             _copy(database, f"SELECT * FROM {source(measurement, [files])}", self._files, partition)
         except (duckdb.Error, HistoryUnreachable) as error:
             # The rows stand in their own files, so that a merge can wait; a file that cannot be
@@ -172,6 +177,26 @@ class ParquetHistory:
             return
         for path in files:
             path.unlink(missing_ok=True)
+
+    def _without_time(
+        self, database: duckdb.DuckDBPyConnection, files: Sequence[Path]
+    ) -> set[Path]:
+        """Set aside the files that have no column time, and return them.
+
+        No reader stumbles over these: to a query all their rows are of no time. Each file is looked
+        at once, since none is ever changed.
+        """
+        new = [path for path in files if path not in self._dated]
+        if not new:
+            return set()
+        paths = ", ".join("'" + str(path).replace("'", "''") + "'" for path in new)
+        query = f"SELECT DISTINCT file_name FROM parquet_schema([{paths}]) WHERE name = 'time'"
+        dated = {Path(name) for (name,) in database.execute(query).fetchall()}
+        self._dated = (self._dated | dated) if len(self._dated) < _DATED_KEPT else dated
+        timeless = set(new) - dated
+        for path in sorted(timeless):
+            self._files.set_aside(path, "it has no column time")
+        return timeless
 
     def _without_damaged(self, measurement: str, files: Iterable[Path]) -> set[Path]:
         """Set aside the files that cannot be read by themselves, and return them."""
@@ -194,7 +219,12 @@ class ParquetHistory:
             ]
             try:
                 with _database() as database:
-                    query = to_sql(question, [files for files in partitions if files])
+                    timeless = self._without_time(
+                        database, [path for files in partitions for path in files]
+                    )
+                    damaged |= timeless
+                    ours = [[path for path in each if path not in timeless] for each in partitions]
+                    query = to_sql(question, [files for files in ours if files])
                     rows = database.execute(query).fetchall()
             except duckdb.Error as error:
                 files = [path for several in partitions for path in several]

@@ -114,7 +114,13 @@ class DatasetRecording:
         tick_ms = round(self.tick_s * 1000)
         time_ms = 0
         for slot in self.dataset.slots(self.counts):
+            is_hidden = slot.follows_late
             for moment in clerk.moments(slot):
+                if is_hidden and moment.time_ms > time_ms:
+                    # What was sampled meanwhile came too late: an outage of the log, as which a
+                    # tick behind the hole tells it, and nobody's silence.
+                    time_ms, is_hidden = moment.time_ms, False
+                    yield clerk.tick(time_ms)
                 while time_ms and time_ms + tick_ms < moment.time_ms:
                     time_ms += tick_ms
                     yield clerk.tick(time_ms)

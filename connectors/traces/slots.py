@@ -7,7 +7,7 @@ to 30 s more.
 """
 
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -80,6 +80,10 @@ class SlotCounts:
         return found
 
 
+# Of the rows that are missing between two slots: with so many that came too late it was the upload.
+_HIDDEN_SHARE: Final = 0.5
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Slot:
     """One time slot of all VMs.
@@ -103,6 +107,9 @@ class Slot:
         Shape (vms,): whether a counter was smaller than before; its rates are then unknown.
     expected
         Shape (vms,): who was seen lately, so that a collector waits for it.
+    follows_late
+        Whether most rows that belong between the slot before and this one were there, and left out
+        since they arrived too late: nobody was silent meanwhile.
     """
 
     number: int
@@ -115,6 +122,7 @@ class Slot:
     measured: Bools
     restarted: Bools
     expected: Bools
+    follows_late: bool = False
 
     def column(self, name: str) -> F64:
         """Return one metric of all VMs, by its name in `RATES`; NaN is unknown."""
@@ -229,9 +237,17 @@ def _closed(
     usable = np.flatnonzero(belongs & on_time)
     usable = usable[np.argsort(slot[usable], kind="stable")]
     edges = np.searchsorted(slot[usable], np.arange(len(done) + 1))
+    # How many rows that were left out lie between each slot and the one before.
+    before_s = np.where(np.isfinite(begun), begun, state.start_s)
+    between = rows.time_s[late & (rows.time_s >= before_s + state.interval_s)]
+    hidden = np.bincount(np.searchsorted(done, between, side="right"), minlength=len(done) + 1)
     for index, start_s in enumerate(done):
         chosen = usable[edges[index] : edges[index + 1]]
-        yield _slot(state, rows, chosen, float(start_s), counts)
+        number = state.number
+        made = _slot(state, rows, chosen, float(start_s), counts)
+        missed = (made.number - number - 1) * int(made.present.sum())
+        is_hidden = number >= 0 and missed > 0 and hidden[index] >= _HIDDEN_SHARE * missed
+        yield replace(made, follows_late=is_hidden)
     rest = ~past
     return Samples(rows.arrived_s[rest], rows.time_s[rest], rows.vm[rest], rows.values[:, rest])
 

@@ -72,6 +72,7 @@ DAMAGES: dict[str, Damage] = {
     "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "a time in words": foreign("SELECT 'now' AS time, 1.0::DOUBLE AS cpu_cores_mean"),
     "a figure in words": foreign(f"SELECT {begin_ns()} AS time, 'much' AS cpu_cores_mean"),
+    "no time": foreign("SELECT 1.0::DOUBLE AS cpu_cores_mean, 'v' AS vm"),
     "a list": foreign(f"SELECT {begin_ns()} AS time, [1.0] AS cpu_cores_mean"),
 }
 
@@ -93,7 +94,7 @@ def test_a_damaged_file_is_set_aside_and_named_when_it_is_read(tmp_path: Path, d
     assert not bad.exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "a figure in words"])
+@pytest.mark.parametrize("damage", ["cut", "a figure in words", "no time"])
 def test_a_damaged_file_does_not_stop_the_merging_of_files(tmp_path: Path, damage: str) -> None:
     begin, history = begin_ns(), ParquetHistory(tmp_path, clock=SystemClock())
     asyncio.run(history.write([points(0, begin)]))

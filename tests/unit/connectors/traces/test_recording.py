@@ -168,3 +168,37 @@ def test_an_empty_column_is_missing_everywhere(make, column) -> None:
         assert moment.frame.rows.missing[INTEGER_ROW[name], 0]
         assert not moment.frame.rows.missing[INTEGER_ROW["cpu_time_ns"], 0]
         assert np.isnan(moment.frame.rows.gauges).all()
+
+
+def test_a_hole_whose_rows_came_too_late_is_an_outage_and_nobodys_silence(make) -> None:
+    """Agents that upload once in a while: only the newest rows of each upload are on time."""
+    rows, counted = [], 1_000
+    for upload in range(1, 5):
+        sent = 900 * upload
+        for sampled in range(sent - 890, sent + 1, 10):
+            counted += 10
+            rows += [f"{sent + 1},{sampled},{vm},{counted},1,1,1,1,1" for vm in "abc"]
+    recording = DatasetRecording(open_dataset(make(stream=rows)))
+    found = moments_of(recording)
+    ticks = [m.time_ms for m in found if m.frame.header.role == "shell"]
+    reports = [m.time_ms for m in found if m.frame.header.role == "collector"]
+    assert recording.figures()["rows_late"] > 0.9 * recording.figures()["rows_read"]
+    holes = [(a, b) for a, b in pairwise(reports) if b - a > 60_000]
+    assert len(holes) == 3
+    for before, after in holes:
+        within = [moment for moment in ticks if before + 60_000 < moment < after]
+        assert not within
+        # A tick behind the hole says that its time is right.
+        assert after in ticks
+
+
+def test_a_hole_in_which_nothing_was_sampled_is_silence(make) -> None:
+    rows, counted = [], 1_000
+    for sampled in [*range(10, 600, 10), *range(1_800, 2_400, 10)]:
+        counted += 10
+        rows += [f"{sampled + 1},{sampled},{vm},{counted},1,1,1,1,1" for vm in "abc"]
+    # One straggler hides nothing.
+    rows.insert(3 * 59, "1700,700,a,1600,1,1,1,1,1")
+    found = moments_of(DatasetRecording(open_dataset(make(stream=rows))))
+    ticks = [m.time_ms for m in found if m.frame.header.role == "shell"]
+    assert sum(700_000 < moment < 1_700_000 for moment in ticks) > 500
