@@ -26,6 +26,9 @@ _SETTLE_MS: Final = 300_000
 # So many incidents that a rule holds back are asked again each second. What holds them lasts
 # minutes and their own news comes at once; a thousand a second took a sixth of a core.
 HELD_ASKED: Final = 100
+# What ended a day ago is dropped once a minute: to look at ten thousand each second costs as much
+# as all else.
+_SWEEP_MS: Final = 60_000
 
 QUARANTINER: Final = "planner"
 
@@ -36,22 +39,32 @@ def every_incident(state: PlannerState, policy: Policy, now_ms: int) -> Stepped:
         return state, ()
     state, said = storms(state, now_ms)
     done: list[Instruction] = list(said)
-    known = state.incidents
-    kept = {key: one for key, one in known.items() if one.last_ms >= now_ms - DAY_MS}
-    if len(kept) < len(known):
-        state = replace(state, incidents=kept)
+    if abs(now_ms - state.swept_ms) >= _SWEEP_MS:
+        known = state.incidents
+        kept = {key: one for key, one in known.items() if one.last_ms >= now_ms - DAY_MS}
+        state = replace(state, incidents=kept if len(kept) < len(known) else known, swept_ms=now_ms)
     state, asked = _asked(state)
-    counted, others = state.incidents, others_of(state.incidents)
+    others = others_of(state.incidents)
     for incident in asked:
         try:
             state, more = advance(state, incident, policy, now_ms, others)
         except Exception as error:  # noqa: BLE001 - one incident must not stop all others
             state, more = _given_up(state, incident, error)
+            others = others_of(state.incidents)
         done.extend(more)
-        if state.incidents is not counted:
-            # In a storm nearly all are held back as before, and are counted once for all.
-            counted, others = state.incidents, others_of(state.incidents)
+        # Each step changes its own incident alone: to count all of them anew takes the square.
+        others = _with_step(others, state.incidents.get(incident.id))
     return state, tuple(done)
+
+
+def _with_step(others: "Others", incident: Incident | None) -> "Others":
+    """Return what all incidents say after one of them was brought further."""
+    if incident is None:
+        return others
+    before = [order for order in others.pending if order.incident != incident.id]
+    is_pending = incident.phase == "ordering" and incident.order is not None
+    pending = (*before, incident.order) if is_pending and incident.order else tuple(before)
+    return others if pending == others.pending else replace(others, pending=pending)
 
 
 def _given_up(state: PlannerState, incident: Incident, error: Exception) -> Stepped:

@@ -112,13 +112,13 @@ def _alert_seen(state: PlannerState, seen: AlertSeen, policy: Policy) -> Stepped
         if incident.order is None:
             state = _recovered(state, alert, policy)
         return _resolved(state, incident, policy)
-    # Of few, each is asked with every word.
+    # Of few, each is asked with every word. Of many, what is new is asked with the next second, and
+    # what a rule holds back in its turn: to count all the others for each takes the square.
     are_many = len(state.incidents) > HELD_ASKED
-    is_repeat = are_many and incident.held_by and before is not None
-    is_repeat = is_repeat and not _is_news(alert, before)
+    is_news = before is not None and _is_news(alert, before)
+    waits = are_many and not is_news and (before is None or bool(incident.held_by))
     state, paused = _storming(put(state, incident), alert, now_ms)
-    if is_repeat and not back:
-        # It is asked again with time, as all that a rule holds back.
+    if waits and not back:
         return state, paused
     others = others_of(state.incidents, of=alert)
     state, decided = advance(state, incident, policy, now_ms, others)

@@ -8,6 +8,7 @@ from engine.action.admit import History
 from engine.action.catalogue import NOUNS
 from engine.action.events import Instruction, WriteJournal
 from engine.action.incident import Incident
+from engine.action.layered import layered
 from engine.action.storm import Place, Trouble
 from engine.action.target import CellLoad
 from engine.wire.control import Control, with_word
@@ -61,7 +62,8 @@ class Recovery:
 class PlannerState:
     """Everything a planner knows. `name` and `site` are its own; `recoveries` is by UUID text.
 
-    `turn` says whose turn it is among the incidents that rules hold back.
+    `turn` says whose turn it is among the incidents that rules hold back, and `swept_ms` when those
+    of days ago were last dropped.
     """
 
     name: str
@@ -74,6 +76,7 @@ class PlannerState:
     trouble: Mapping[Place, Trouble] = field(default_factory=dict)
     recoveries: Mapping[str, Recovery] = field(default_factory=dict)
     turn: int = 0
+    swept_ms: int = 0
 
 
 Stepped = tuple[PlannerState, tuple[Instruction, ...]]
@@ -81,7 +84,7 @@ Stepped = tuple[PlannerState, tuple[Instruction, ...]]
 
 def put(state: PlannerState, incident: Incident) -> PlannerState:
     """Return the state with one incident as it is now."""
-    return replace(state, incidents={**state.incidents, incident.id: incident})
+    return replace(state, incidents=layered(state.incidents).with_entry(incident.id, incident))
 
 
 def with_control(

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from engine.action.layered import Layered, layered
 from engine.wire.alert import Alert
 from engine.wire.control import Control
 
@@ -66,16 +67,16 @@ def troubled(trouble: Trouble | None, alert: Alert) -> Trouble:
     sample is no trouble yet; nor do alerts of a host whose VMs are judged one by one. VMs of
     a host that fell silent are silent too.
     """
-    seen = dict(trouble.seen_ms) if trouble else {}
+    seen = layered(trouble.seen_ms if trouble else {})
     if alert.state in ("firing", "suppressed"):
         vms = (alert.subject,) if alert.scope == "vm" else alert.vms
         counts = alert.scope != "host" or alert.kind == "host_silence"
         for vm in vms if counts else ():
-            seen[vm] = max(seen.get(vm, 0), alert.decided_ms)
+            seen = seen.with_entry(vm, max(seen.get(vm, 0), alert.decided_ms))
     newest_ms = max(alert.decided_ms, trouble.newest_ms if trouble else 0)
     pruned_ms = trouble.pruned_ms if trouble else newest_ms
     if newest_ms - pruned_ms >= _PRUNE_MS:
-        seen = {vm: ms for vm, ms in seen.items() if ms > newest_ms - _WINDOW_MS}
+        seen = Layered({vm: ms for vm, ms in seen.items() if ms > newest_ms - _WINDOW_MS})
         pruned_ms = newest_ms
     return Trouble(seen, newest_ms, pruned_ms)
 

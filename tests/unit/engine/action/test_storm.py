@@ -126,6 +126,9 @@ def test_each_tick_asks_for_a_share_of_many_held_back_until_all_had_their_turn()
         play.fires(
             id=f"{n:032x}", subject=str(UUID(int=n + 1)), cell=f"c{n}", pools=(), networks=()
         )
+    # Of few, each is answered at once; of many, those that are new with the next second.
+    assert [one.rule for one in play.words if one.kind == "refusal"] == ["paused"] * 101
+    play.wait(1)
     assert [one.rule for one in play.words if one.kind == "refusal"] == ["paused"] * 250
     people_say(active=False)
     people_say(kind="maintenance")
