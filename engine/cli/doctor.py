@@ -13,6 +13,7 @@ from typing import Final, Literal, get_args
 from engine.cli.covered import covered, summary
 from engine.cli.logs import set_up_logs
 from engine.cli.options import moment
+from engine.cli.reported import Asking, firing, left_out
 from engine.cli.words import controls_in_force, scope_of
 from engine.errors import FlatlineError, HypervisorError
 from engine.frame_keyring import read_site_keys
@@ -22,7 +23,7 @@ from engine.settings import Settings
 from engine.wire.control import Control, ControlScope
 from engine.wire.order import key_id
 from engine.wire.rights import RIGHTS, Role, problems_of, suited, topics_of
-from engine.wire.topics import CONTROL, FRAMES, SCORES, TOPICS
+from engine.wire.topics import ALERTS, CONTROL, FRAMES, REJECTED, SCORES, TOPICS
 from engine.wiring import (
     Process,
     create_topics,
@@ -85,7 +86,13 @@ async def examine(
     if settings.log.kind == "kafka":
         yield await _rights(here, roles)
     if log.finding == "well":
-        for topic, ask in ((FRAMES, _log_clock), (CONTROL, _pauses), (SCORES, _witnesses)):
+        for topic, ask in (
+            (FRAMES, _log_clock),
+            (CONTROL, _pauses),
+            (SCORES, _witnesses),
+            (ALERTS, _sources),
+            (REJECTED, _left_out),
+        ):
             if topic.name in readable:
                 yield await ask(here)
     yield await _libvirt(here)
@@ -394,6 +401,27 @@ async def _witnesses(here: Process) -> Check:
     except TimeoutError:
         return Check("witnesses", "ill", f"Scores were not read within {PATIENCE_S:.0f} s.")
     return Check("witnesses", "well" if is_well else "note", sentence)
+
+
+async def _sources(here: Process) -> Check:
+    """Tell clocks that step, sources that claim one identity, and records that were skipped."""
+    return await _noted(here, "sources", firing, "No clock steps, and nobody speaks for another.")
+
+
+async def _left_out(here: Process) -> Check:
+    well = "No record was refused or set aside in the last hour."
+    return await _noted(here, "rejected", left_out, well)
+
+
+async def _noted(here: Process, part: str, ask: Asking, well: str) -> Check:
+    try:
+        async with asyncio.timeout(PATIENCE_S), open_log(here) as log:
+            sentence = await ask(here, log)
+    except FlatlineError as error:
+        return Check(part, "ill", str(error))
+    except TimeoutError:
+        return Check(part, "ill", f"The log gave no answer within {PATIENCE_S:.0f} s.")
+    return Check(part, "note" if sentence else "well", sentence or well)
 
 
 def _widest_first(word: Control) -> int:

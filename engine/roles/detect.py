@@ -28,8 +28,9 @@ from engine.roles.refolding import Refolding
 from engine.wire.alert import WITNESSES, may_be_reset
 from engine.wire.frame import Frame, Header, VmRows, encode_frame
 from engine.wire.order import signed
+from engine.wire.rejected import decode_rejected
 from engine.wire.score import Scores
-from engine.wire.topics import FRAMES
+from engine.wire.topics import FRAMES, REJECTED
 
 # One poll's worth: a tenth of a second of work, so that ticks and probes are not late.
 _MAX_RECORDS: Final = 200
@@ -208,6 +209,9 @@ class Detector:
         )
         if output.scores is not None:
             self._export_coverage(output.scores)
+        if output.topic == REJECTED.name:
+            reason = decode_rejected(output.value).reason
+            instruments.RECORDS_REJECTED.labels(FRAMES.name, reason).inc()
         alert = output.alert
         if alert is None:
             return
@@ -318,5 +322,7 @@ def _counts(state: Partition) -> dict[str, int]:
         "shed": counters.shed,
         "clock_backwards": counters.clock_backwards,
         "missing": counters.missing,
+        "foreign": counters.foreign,
+        "rival": counters.rival,
         "lost": state.lost,
     }

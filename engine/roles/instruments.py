@@ -19,7 +19,8 @@ SAMPLES_SENT: Final = Counter(
 )
 RECORDS_REJECTED: Final = Counter(
     "flatline_records_rejected_total",
-    "Records of alerts, orders or control that planner or agent could not take, by reason.",
+    "Records of frames, alerts, orders or control that engine, planner or agent could not take, by"
+    " reason.",
     ["topic", "reason"],
 )
 POISON: Final = Counter(
@@ -99,8 +100,9 @@ ORDERS_REFUSED: Final = Counter(
 )
 RECORDS: Final = Counter(
     "flatline_detect_records_total",
-    "Records of the frames topic, by what became of them; clock_backwards counts beside, lost"
-    " what the log dropped unread.",
+    "Records of the frames topic, by what became of them. Beside them: clock_backwards, lost (what"
+    " the log dropped unread), foreign (rows, events and items of VMs that another node runs) and"
+    " rival (frames of a second collector of a node).",
     ["outcome"],
 )
 FRAMES_NOT_BELIEVED: Final = Counter(

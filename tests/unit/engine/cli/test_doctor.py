@@ -6,14 +6,21 @@ import os
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from connectors.clock import SystemClock
 from engine.cli.doctor import Check, examine
+from engine.detection.notices import NOTICE_KINDS
 from engine.frame_keyring import make_site_key, read_site_keys, write_site_key
 from engine.keyring import SIGNERS, own_key
 from engine.settings import load_settings
+from engine.wire.alert import encode_alert
 from engine.wire.frame_mac import SiteKey
+from engine.wire.rejected import encode_rejected
+from engine.wire.topics import ALERTS, REJECTED
+from engine.wiring import open_log, process
+from tests.unit.engine.action.samples import alert
 from tests.unit.engine.cli.conftest import Flatline
 from tests.unit.engine.cli.test_app import VM
 
@@ -50,6 +57,8 @@ def test_a_new_installation_on_one_machine_is_well() -> None:
         "log's clock": "well",
         "pauses": "well",
         "witnesses": "well",
+        "sources": "well",
+        "rejected": "well",
         "libvirt": "note",
     }
     assert "touches nothing" in found["policy"].sentence
@@ -170,6 +179,48 @@ def test_of_many_stops_the_widest_are_told_and_the_others_counted(flatline: Flat
     told = checks()["pauses"].sentence
     assert told.startswith("No machine acts on zone:z1 until")
     assert told.endswith("; and 2 more: `flatline pause show` has all.")
+
+
+def appended(topic: str, value: bytes) -> None:
+    """Let a record stand in the log of this machine."""
+
+    async def append() -> None:
+        settings, _ = load_settings(flags={})
+        async with open_log(process(settings)) as log:
+            await log.append(topic, key=b"c0", value=value)
+
+    asyncio.run(append())
+
+
+@pytest.mark.usefixtures("flatline")
+@pytest.mark.parametrize("kind", sorted(NOTICE_KINDS))
+def test_clocks_that_step_rival_sources_and_skipped_records_are_told_until_they_end(
+    kind: str,
+) -> None:
+    checks()  # makes the topics
+    told = alert(kind=kind, scope="host", subject="n7", sentence="Node n7 is two nodes.")
+    appended(ALERTS.name, encode_alert(told)[0])
+    check = checks()["sources"]
+    assert (check.finding, check.sentence) == ("note", f"{kind}: Node n7 is two nodes.")
+    ended = msgspec.structs.replace(told, state="resolved", transition=told.transition + 1)
+    appended(ALERTS.name, encode_alert(ended)[0])
+    assert checks()["sources"].finding == "well"
+
+
+@pytest.mark.usefixtures("flatline")
+def test_records_that_were_set_aside_are_counted_by_reason_with_the_last_one() -> None:
+    checks()
+    for offset, reason in ((3, "poison"), (4, "replayed"), (9, "poison")):
+        value = encode_rejected(
+            b"x", topic="frames", partition=2, offset=offset, reason=reason, detail="why"
+        )
+        appended(REJECTED.name, value)
+    appended(REJECTED.name, b"no record of ours")
+    check = checks()["rejected"]
+    assert check.finding == "note"
+    assert "2 poison (last: frames/2 at 9: why)" in check.sentence
+    assert "1 replayed (last: frames/2 at 4: why)" in check.sentence
+    assert "deploy/RUNBOOK.md" in check.sentence
 
 
 def test_the_exit_code_says_whether_anything_is_ill(flatline: Flatline, state: Path) -> None:

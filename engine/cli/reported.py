@@ -1,0 +1,62 @@
+"""What engines say about the data themselves: identities, clocks, and records left out."""
+
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from engine.cli.doubts import latest
+from engine.detection.notices import NOTICE_KINDS
+from engine.errors import RecordRejected
+from engine.ports import Log
+from engine.wire.alert import Alert, decode_alert
+from engine.wire.rejected import Rejected, decode_rejected
+from engine.wire.topics import ALERTS, REJECTED
+from engine.wiring import Process
+
+_REJECTED_BACK_MS: Final = 3_600_000
+# A record of `rejected` has up to 64 KB, and a flood has many.
+_REJECTED_READ: Final = 200
+_TOLD: Final = 5
+
+# Gives a sentence on what stands in the log, empty for nothing.
+Asking = Callable[[Process, Log], Coroutine[Any, Any, str]]
+
+
+async def firing(here: Process, log: Log) -> str:
+    """Return what fires about clocks, rival sources and records that were skipped."""
+    found: dict[str, Alert] = {}
+    for alert in await latest(here, log, ALERTS.name, decode_alert):
+        known = found.get(alert.id)
+        if known is None or alert.transition >= known.transition:
+            found[alert.id] = alert
+    now = [one for one in found.values() if one.kind in NOTICE_KINDS and one.state == "firing"]
+    now.sort(key=lambda one: (one.kind, one.subject))
+    more = f" And {len(now) - _TOLD} more." if len(now) > _TOLD else ""
+    return " ".join(f"{one.kind}: {one.sentence}" for one in now[:_TOLD]) + more
+
+
+async def left_out(here: Process, log: Log) -> str:
+    """Return which records of the last hour were refused or set aside, by reason with the last."""
+    found: list[Rejected] = []
+    since_ms = here.clock.now_ms() - _REJECTED_BACK_MS
+    for partition in range(log.partitions(REJECTED.name)):
+        start = await log.offset_at(REJECTED.name, partition, time_ms=since_ms)
+        end = (await log.bounds(REJECTED.name, partition)).end
+        start = max(start, end - _REJECTED_READ)
+        for record in await log.read_to_end(REJECTED.name, partition, offset=start):
+            try:
+                found.append(decode_rejected(record.value))
+            except RecordRejected:
+                continue
+    if not found:
+        return ""
+    newest = {one.reason: one for one in found}
+    told = [
+        f"{count} {reason} (last: {newest[reason].topic}/{newest[reason].partition} at"
+        f" {newest[reason].offset}: {newest[reason].detail[:200]})"
+        for reason, count in sorted(Counter(one.reason for one in found).items())
+    ]
+    return (
+        f"In the last hour records were refused or set aside: {'; '.join(told)}."
+        " deploy/RUNBOOK.md says what to do for each reason."
+    )
