@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.bench_fuzz import PARTS, fuzzed
 from benchmarks.fuzzed import mixed
 from connectors.simulator.plan import Incident, WorldPlan
 from engine.capacity import foretell_state
@@ -92,6 +93,23 @@ def test_frames_hostile_in_every_field_end_no_role_and_lose_no_good_one(good):
     nodes = {frame.header.node for frame in map(_collected, good) if frame is not None}
     known = partition.cells["c0"].nodes
     assert nodes <= {node.name for node in known.values()}
+
+
+@pytest.mark.parametrize(("part", "scale"), [("frames", 4e-4), ("planner", 1e-3), ("kafka", 3e-3)])
+def test_a_small_share_of_the_fuzz_ends_no_role_and_loses_no_good_record(part, scale):
+    """The whole of it is `python -m benchmarks.bench_fuzz`."""
+    found = fuzzed(part, scale=scale, seed=1)
+    assert found.hostile >= round(PARTS[part][0] * scale)
+    assert found.good > 0
+    assert (found.deaths, found.good_lost, found.first_death) == (0, 0, "")
+
+
+def test_the_fuzz_counts_a_role_that_raises_and_good_records_that_are_lost(monkeypatch):
+    monkeypatch.setattr(Partition, "fold", lambda *_: 1 / 0)
+    found = fuzzed("frames", scale=2e-5, seed=1)
+    assert found.deaths > 0
+    assert "ZeroDivisionError" in found.first_death
+    assert found.good_lost > 0
 
 
 def _collected(record):
