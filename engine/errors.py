@@ -102,6 +102,7 @@ REJECTION_REASONS = frozenset(
         "bad_mac",
         "expired_key",
         "late",
+        "replayed",
         "unstorable",
         "poison",
         "too_many",

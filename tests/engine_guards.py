@@ -10,6 +10,8 @@ _LIMITS: Final = ("tests/unit/engine/wire/test_limits.py",)
 _REFOLDING: Final = ("tests/unit/engine/roles/test_refolding.py",)
 _DEVICES: Final = ("tests/unit/connectors/libvirt/test_decoding.py",)
 _LOG_CLOCK: Final = ("tests/unit/engine/wire/test_log_clock.py",)
+_REPLAYED: Final = ("tests/unit/engine/detection/test_replayed.py",)
+_BOUNDS: Final = ("tests/unit/engine/detection/test_bounds.py",)
 _CLOCKS: Final = ("tests/unit/engine/detection/test_clock_steps.py",)
 _LARGE: Final = ("tests/unit/engine/detection/test_large_cell.py",)
 _SETS: Final = ("tests/unit/engine/detection/test_device_sets.py",)
@@ -141,5 +143,39 @@ ENGINE_MUTANTS: Final = (
     Mutant(
         "a subject that its owner forgets goes on", "engine/detection/lifecycle.py",
         "        cell.forgets.append(", "        [].append(", _LEFT,
+    ),
+    Mutant(
+        "frames of a run that ended are folded once more", "engine/detection/sources.py",
+        "        is_old = is_replayed(event_ms, last_ms=last_ms, now_ms=time_ms)\n",
+        "        is_old = False\n", _REPLAYED,
+    ),
+    Mutant(
+        "old frames of a writer that nobody knows are folded", "engine/detection/sources.py",
+        "        is_old, than = event_ms < time_ms - _OLDEST_MS,", "        is_old, than = False,",
+        _REPLAYED,
+    ),
+    Mutant(
+        "a run is forgotten while its frames look new", "engine/detection/sources.py",
+        "        and source.event_ms < marks.get(_writer(key), 0) - REPLAYED_MS\n", "", _REPLAYED,
+    ),
+    Mutant(
+        "a restored engine believes old frames", "engine/detection/snapshot.py",
+        "    partition.marks = value.marks\n", "", _REPLAYED,
+    ),
+    Mutant(
+        "forecasts are made of old frames", "engine/capacity/foretell.py",
+        "        if is_replay or not runs.hears(\n", "        if not runs.hears(\n", _REPLAYED,
+    ),
+    Mutant(
+        "a cell takes in any number of VMs", "engine/detection/bounds.py",
+        "    if len(vms) + added > MAX_VMS:\n", "    if False:\n", _BOUNDS,
+    ),
+    Mutant(
+        "a node takes all of its cell's room", "engine/detection/bounds.py",
+        "    if mine + added > MAX_VMS_OF_NODE:\n", "    if False:\n", _BOUNDS,
+    ),
+    Mutant(
+        "a writer begins any number of runs", "engine/detection/sources.py",
+        "    if runs >= MAX_RUNS:\n", "    if False:\n", _BOUNDS,
     ),
 )  # fmt: skip

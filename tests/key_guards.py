@@ -160,7 +160,7 @@ KEY_MUTANTS: Final = (
     Mutant(
         "a node signs for a cell that is not its frame's",
         _MAC,
-        '    if header.role != "shell" and record_key != header.cell.encode():\n',
+        '    if frame.header.role != "shell" and record_key != frame.header.cell.encode():\n',
         "    if False:\n",
         _FRAMES,
     ),

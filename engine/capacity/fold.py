@@ -258,12 +258,16 @@ class FrameFold:
         return points
 
     def _hears(self, frame: Frame) -> bool:
-        """Return whether a frame is of the collector that is heard for its node."""
+        """Return whether a frame is of the collector that is heard for its node, and of now."""
         header = frame.header
-        return self.runs.setdefault((header.cell, header.node), Runs()).hears(
+        runs = self.runs.setdefault((header.cell, header.node), Runs())
+        event_ms = header.event_time_ns // _MS
+        if runs.is_replay(header.run, event_ms=event_ms, time_ms=self.time_ms):
+            return False
+        return runs.hears(
             header.run,
             sequence=header.sequence,
-            event_ms=header.event_time_ns // _MS,
+            event_ms=event_ms,
             now_ms=self.time_ms,
             interval_ms=header.interval_ms,
         )

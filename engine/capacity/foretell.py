@@ -196,10 +196,12 @@ class Foretelling:
     def _take(self, frame: Frame) -> None:
         header = frame.header
         runs = self.runs.setdefault((header.cell, header.node), Runs())
-        if not runs.hears(
+        event_ms = header.event_time_ns // 1_000_000
+        is_replay = runs.is_replay(header.run, event_ms=event_ms, time_ms=self.time_ms)
+        if is_replay or not runs.hears(
             header.run,
             sequence=header.sequence,
-            event_ms=header.event_time_ns // 1_000_000,
+            event_ms=event_ms,
             now_ms=self.time_ms,
             interval_ms=header.interval_ms,
         ):

@@ -5,6 +5,7 @@ An explained silence is neither judged nor learned as a habit.
 
 import numpy as np
 
+from engine.detection.bounds import MAX_PLACES_OF_VM
 from engine.detection.cell import ActionMark, Cell, Vm
 from engine.detection.configuration import Configuration
 from engine.detection.departures import FORGETTABLE
@@ -66,8 +67,8 @@ def _describe(vm: Vm, item: InventoryItem) -> None:
     vm.tenant = item.tenant
     vm.group = item.group
     vm.actionable = item.actionable and item.tenant is not None and item.group is not None
-    vm.pools = tuple(sorted(set(item.disks.values())))
-    vm.networks = tuple(sorted(set(item.nics.values())))
+    vm.pools = tuple(sorted(set(item.disks.values())))[:MAX_PLACES_OF_VM]
+    vm.networks = tuple(sorted(set(item.nics.values())))[:MAX_PLACES_OF_VM]
     vm.panic_device = item.panic_device
     vm.watchdog = item.watchdog
     vm.guest_agent = item.guest_agent

@@ -5,9 +5,13 @@ list, it is not running there, the node is silent) and another node does. Until 
 node says of the VM is not used, only remembered: it holds once that node takes the VM over.
 """
 
+from itertools import islice
 from typing import Final
 
+import msgspec
+
 from engine.detection import sentences
+from engine.detection.bounds import MAX_PLACES_OF_VM
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
 from engine.detection.incidents import Finding, text_of
@@ -48,8 +52,16 @@ def may_mark(cell: Cell, vm: Vm, name: str) -> bool:
 
 def remember_item(vm: Vm, name: str, item: InventoryItem) -> None:
     """Keep what another node says a VM is, until it takes the VM over."""
+    if max(len(item.disks), len(item.nics)) > MAX_PLACES_OF_VM:
+        disks, nics = _some(item.disks), _some(item.nics)
+        item = msgspec.structs.replace(item, disks=disks, nics=nics)
     if name in vm.offers or len(vm.offers) < _OFFERS_KEPT:
         vm.offers = {**vm.offers, name: item}
+
+
+def _some(devices: dict[str, str]) -> dict[str, str]:
+    """Return as many devices as a VM may have places."""
+    return dict(islice(devices.items(), MAX_PLACES_OF_VM))
 
 
 def remember_event(vm: Vm, name: str, event: Event) -> None:

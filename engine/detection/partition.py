@@ -6,6 +6,7 @@ The same records give the same alerts and the same digest, whatever brought them
 from collections.abc import Callable, Collection, Iterable
 from typing import Final, NamedTuple
 
+from engine.detection.bounds import MAX_WAITING_BYTES, excess_of
 from engine.detection.cell import Cell
 from engine.detection.configuration import Configuration
 from engine.detection.fold import fold_frame
@@ -22,8 +23,10 @@ from engine.detection.sources import (
     Source,
     Waiting,
     forget_ended,
+    note_mark,
     order,
     overtaken_ms,
+    refusal_of,
     release,
     source_key,
 )
@@ -41,8 +44,6 @@ from models.kernels.columns import widen
 # Ended sources are looked for once in a while, not at every record.
 _FORGET_EVERY_MS = 60_000
 _RECORD: Final = "record"
-# At a sample a second more than ten days of one run that no reader saw.
-_MOST_MISSING: Final = 1_000_000
 
 
 class Output(NamedTuple):
@@ -75,6 +76,8 @@ class Partition:
         Records that the log dropped before they were read, since this value was made.
     cells, sources, counters
         What is known of the fleet, of the writers, and what became of the records.
+    marks
+        By writer, when the frame that came last of it was taken, by its node's clock.
     clock
         What the append times of the records come to.
     time_ms, passed_ms
@@ -89,6 +92,7 @@ class Partition:
         self.lost = 0
         self.cells: dict[str, Cell] = {}
         self.sources: dict[str, Source] = {}
+        self.marks: dict[str, int] = {}
         self.counters = Counters()
         self.clock = LogClock()
         self.time_ms = 0
@@ -96,6 +100,8 @@ class Partition:
         self.forgot_ms = 0
         # Sources with frames that wait: few, and looked at with every record.
         self.queued: set[str] = set()
+        # Follows from them.
+        self.waiting_bytes = 0
         # Cells that took a frame in, or had one wait, with this record: only they can have become
         # due by it.
         self._touched: set[str] = set()
@@ -154,14 +160,18 @@ class Partition:
             outputs += self._set_aside(None, record.value, record)
             return outputs
         if rejection is not None:
-            self.counters.rejected += 1
-            outputs.append(_rejected(record.value, record, rejection))
+            outputs += self._refuse(record.value, record, rejection)
         elif frame is not None:
             outputs += self._take(frame, record)
         outputs += self._release_waiting(record)
         if self.time_ms - self.forgot_ms >= _FORGET_EVERY_MS:
             self.forgot_ms = self.time_ms
-            forget_ended(self.sources, time_ms=self.time_ms, configuration=self.configuration)
+            forget_ended(
+                self.sources,
+                self.marks,
+                time_ms=self.time_ms,
+                configuration=self.configuration,
+            )
             for name in [name for name, cell in self.cells.items() if cell.is_empty()]:
                 del self.cells[name]
         return outputs
@@ -218,16 +228,19 @@ class Partition:
         if cell is not None and is_calm and key in self.queued:
             most_ms = round(self.configuration.reorder_s * 1000)
             cell.overtaken.take(min(most_ms, overtaken_ms(self.sources[key], arrival)))
-        source = self.sources.get(key)
-        if source is not None and header.sequence - source.following > _MOST_MISSING:
-            # Given up after a while, such a gap would make all that follows a repeat.
-            self.counters.rejected += 1
-            detail = f"sequence {header.sequence} after {source.following - 1} of the same run"
-            return [_rejected(record.value, record, RecordRejected("bad_value", detail))]
+        refusal = refusal_of(self.sources, self.marks, frame, time_ms=self.time_ms)
+        if refusal is not None:
+            return self._refuse(record.value, record, refusal)
         waits = self._early(key) if cell is not None and cell.overtaken.late_ms else None
-        if order(self.sources, arrival, self.counters, waits):
+        before = len(self.sources[key].waiting) if key in self.sources else 0
+        is_next = order(self.sources, arrival, self.counters, waits)
+        source = self.sources[key]
+        if is_next:
+            note_mark(self.marks, key, source)
             return self._fold_frame(frame, record.value, record)
-        if self.sources[key].waiting:
+        if len(source.waiting) > before:
+            note_mark(self.marks, key, source)
+            self.waiting_bytes += len(record.value)
             self.queued.add(key)
         node = None if cell is None else cell.nodes.get(header.node)
         if node is not None and header.run == node.run:
@@ -278,8 +291,10 @@ class Partition:
             time_ms=self.time_ms,
             configuration=self.configuration,
             waits=self._early(key),
+            crowded=self.waiting_bytes > MAX_WAITING_BYTES,
         ):
             missing, before = self.counters.missing - before, self.counters.missing
+            self.waiting_bytes -= len(waiting.value)
             frame = decode_frame(waiting.value, widen)
             said += self._fold_frame(
                 frame, waiting.value, record, missing=missing, arrived_ms=waiting.time_ms
@@ -303,6 +318,9 @@ class Partition:
         culprit = f"frame {source_key(frame)} {header.sequence}"
         if culprit in self._given_up:
             return self._set_aside(frame, value, record)
+        excess = None if header.role == "shell" else excess_of(self.cells, frame)
+        if excess is not None:
+            return self._refuse(value, record, RecordRejected("too_many", excess))
         self.counters.processed += 1
         if header.role == "shell":
             return []
@@ -311,6 +329,11 @@ class Partition:
         except Exception as error:
             raise FoldFailed(culprit, error) from error
         return []
+
+    def _refuse(self, value: bytes, record: Record, rejection: RecordRejected) -> list[Output]:
+        """Keep what is not folded in `rejected`, with its reason."""
+        self.counters.rejected += 1
+        return [_rejected(value, record, rejection)]
 
     def _set_aside(self, frame: Frame | None, value: bytes, record: Record) -> list[Output]:
         """Keep what cannot be folded in `rejected`, and tell of it; None is no readable frame."""

@@ -80,6 +80,7 @@ class PartitionValue(msgspec.Struct, frozen=True):
     passed_ms: int
     forgot_ms: int
     clock: LogClock | None = None
+    marks: dict[str, int] = {}
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +176,9 @@ def restore(chunks: Sequence[bytes], manifest: Manifest, configuration: Configur
     partition.forgot_ms = value.forgot_ms
     # An earlier release kept none, and believed every append time.
     partition.clock = value.clock or LogClock(value.time_ms, value.time_ms)
+    partition.marks = value.marks
+    waiting = (len(one.value) for source in value.sources.values() for one in source.waiting)
+    partition.waiting_bytes = sum(waiting)
     partition.queued = {key for key, source in value.sources.items() if source.waiting}
     partition.cells = {cell.name: _cell(cell) for cell in value.cells}
     return partition
@@ -194,6 +198,7 @@ def _value(partition: Partition) -> PartitionValue:
         passed_ms=partition.passed_ms,
         forgot_ms=partition.forgot_ms,
         clock=partition.clock,
+        marks=partition.marks,
     )
 
 

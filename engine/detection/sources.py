@@ -8,13 +8,20 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from engine.detection.bounds import MAX_RUNS, MAX_SOURCES
 from engine.detection.configuration import Configuration
+from engine.errors import RecordRejected
 from engine.wire.frame import Frame
 from engine.wire.limits import MAX_COUNT
+from engine.wire.runs import REPLAYED_MS, is_replayed
 
 # A run that begins with one of its first frames may have been overtaken by frame 0.
 _EARLY_SEQUENCE = 16
 _SKIPPED_KEPT = 256
+# At a sample a second more than ten days of one run that no reader saw.
+_MOST_MISSING = 1_000_000
+# A writer that nobody knows here is believed for a day: no collector keeps frames for longer.
+_OLDEST_MS = 86_400_000
 
 
 class Counters(msgspec.Struct):
@@ -64,11 +71,15 @@ class Waiting(msgspec.Struct):
 
 
 class Source(msgspec.Struct):
-    """One run of one writer: the next sequence, and what waits or was given up."""
+    """One run of one writer: the next sequence, and what waits or was given up.
+
+    `event_ms` is when the frame that last came was taken, by its node's clock.
+    """
 
     following: int
     seen_ms: int
     first: int = 0
+    event_ms: int = 0
     waiting: list[Waiting] = []
     skipped: list[int] = []
 
@@ -93,6 +104,52 @@ def sample_of(frame: Frame) -> Sample:
     if header.role != "collector" or not (len(frame.rows) or frame.node):
         return Sample()
     return Sample(header.mono_ns, header.event_time_ns // 1_000_000)
+
+
+def refusal_of(
+    sources: dict[str, Source], marks: dict[str, int], frame: Frame, *, time_ms: int
+) -> RecordRejected | None:
+    """Return why a frame is not taken in by its source, None where nothing speaks against it.
+
+    `marks` hold, by writer, when the frame that came last was taken by its node's clock. They
+    outlive runs: whoever can read the log can write frames of an ended run once more, and their
+    MAC holds.
+    """
+    key, header = source_key(frame), frame.header
+    source = sources.get(key)
+    if source is not None:
+        if header.sequence - source.following <= _MOST_MISSING:
+            return None
+        # Given up after a while, such a gap would make all that follows a repeat.
+        detail = f"sequence {header.sequence} after {source.following - 1} of the same run"
+        return RecordRejected("bad_value", detail)
+    event_ms = header.event_time_ns // 1_000_000
+    last_ms = marks.get(_writer(key))
+    if last_ms is None:
+        is_old, than = event_ms < time_ms - _OLDEST_MS, f"the log by more than {_OLDEST_MS} ms"
+    else:
+        is_old = is_replayed(event_ms, last_ms=last_ms, now_ms=time_ms)
+        than = f"what its writer told before by {last_ms - event_ms} ms"
+    if is_old:
+        who = f"{header.role} {header.node} in cell {header.cell}"
+        return RecordRejected(
+            "replayed",
+            f"run {header.run} of {who} begins with frame {header.sequence}, which is older than"
+            f" {than}: somebody writes old frames again, or the node's clock went back; set its"
+            " clock, or find out who may write the topic",
+        )
+    if len(sources) >= MAX_SOURCES:
+        return RecordRejected("too_many", f"{len(sources)} runs write to this partition already")
+    runs = sum(one.startswith(_writer(key) + "\x00") for one in sources)
+    if runs >= MAX_RUNS:
+        who = f"{header.role} {header.node} in cell {header.cell}"
+        return RecordRejected("too_many", f"{who} began {runs} runs within minutes")
+    return None
+
+
+def note_mark(marks: dict[str, int], key: str, source: Source) -> None:
+    """Note when the frame that a source's writer told last was taken."""
+    marks[_writer(key)] = source.event_ms
 
 
 def overtaken_ms(source: Source, arrival: Arrival) -> int:
@@ -138,6 +195,7 @@ def order(
     if any(other.sequence == sequence for other in source.waiting):
         counters.duplicate += 1
         return False
+    source.event_ms = arrival.frame.header.event_time_ns // 1_000_000
     waiting = Waiting(
         sequence=sequence,
         time_ms=arrival.time_ms,
@@ -159,16 +217,17 @@ def release(
     time_ms: int,
     configuration: Configuration,
     waits: Callable[[Waiting], bool] | None = None,
+    crowded: bool = False,
 ) -> Iterator[Waiting]:
     """Yield the frames whose turn has come: the gap closed, or was waited for long enough.
 
-    `waits` says of a next one that it is early still. Each is to be folded before the following
-    one is asked for, since that may follow from it.
+    `waits` says of a next one that it is early still; where it is `crowded` nothing waits. Each is
+    to be folded before the following one is asked for, since that may follow from it.
     """
     while source.waiting:
         first = source.waiting[0]
         oldest_ms = min(waiting.time_ms for waiting in source.waiting)
-        too_many = len(source.waiting) > configuration.reorder_frames
+        too_many = crowded or len(source.waiting) > configuration.reorder_frames
         overdue = too_many or time_ms - oldest_ms >= configuration.reorder_s * 1000
         is_next = first.sequence == source.following
         is_early = is_next and not too_many and waits is not None and waits(first)
@@ -186,8 +245,16 @@ def release(
         yield source.waiting.pop(0)
 
 
-def forget_ended(sources: dict[str, Source], *, time_ms: int, configuration: Configuration) -> None:
+def forget_ended(
+    sources: dict[str, Source],
+    marks: dict[str, int],
+    *,
+    time_ms: int,
+    configuration: Configuration,
+) -> None:
     """Drop runs that a later run of the same writer followed, once no repeat can come.
+
+    What comes of them later is a replay by its time, which `marks` tell.
 
     The latest run is kept however long it is quiet: an agent may have nothing to say for months,
     and where its sequence stood is then needed, lest its next mark wait for frames long folded.
@@ -203,6 +270,7 @@ def forget_ended(sources: dict[str, Source], *, time_ms: int, configuration: Con
         if not source.waiting
         and time_ms - source.seen_ms > kept_ms
         and source.seen_ms < latest_ms[_writer(key)]
+        and source.event_ms < marks.get(_writer(key), 0) - REPLAYED_MS
     ]
     for key in ended:
         del sources[key]

@@ -342,27 +342,30 @@ def open_frame(
     Raises
     ------
     RecordRejected
-        `bad_mac` where the writer is not who it says; else as `decode_frame` says.
+        `bad_mac` where the writer is not who it says, or the cell is not the record's; else as
+        `decode_frame` says.
     """
     name = keys.writer(value, record_key=record_key, headers=headers, time_ms=time_ms)
     frame = decode_frame(value, widen)
     if name is not None:
-        _check_header(frame.header, name, record_key)
+        _check_writer(frame.header, name)
+    # Where no MAC is asked for as well: a cell's frames stand under its key, in one partition.
+    if frame.header.role != "shell" and record_key != frame.header.cell.encode():
+        raise _bad(
+            f"it is of cell {frame.header.cell[:128]!r} under record key {record_key[:64]!r}",
+            _FIND_OUT,
+        )
     return frame
 
 
-def _check_header(header: Header, name: KeyName, record_key: bytes) -> None:
-    """Reject a frame of another node, role or cell than its key speaks for."""
+def _check_writer(header: Header, name: KeyName) -> None:
+    """Reject a frame of another node or role than its key speaks for."""
     if header.role not in ROLES_OF[name.kind]:
         raise _bad(f"{_told(name)} may not write frames of role {header.role}", _FIND_OUT)
     if header.node != name.name:
         raise _bad(
             f"it is of node {header.node[:128]!r} but signed with {_told(name)}",
             "give each node the key that was made for its site.node",
-        )
-    if header.role != "shell" and record_key != header.cell.encode():
-        raise _bad(
-            f"it is of cell {header.cell[:128]!r} under record key {record_key[:64]!r}", _FIND_OUT
         )
 
 

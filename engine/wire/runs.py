@@ -17,6 +17,24 @@ _ON_ITS_WAY_MS: Final = 30_000
 _FRAMES_OF_A_RIVAL: Final = 2
 # A crash loop leaves one a minute; the latest tell all there is to tell.
 _KEPT: Final = 8
+# Frames that a network shuffles are late by half as much, and clocks that are kept differ by less.
+REPLAYED_MS: Final = 60_000
+
+
+def is_replayed(event_ms: int, *, last_ms: int, now_ms: int) -> bool:
+    """Return whether the first frame that is seen of a run is an old one that somebody repeats.
+
+    It was taken well before what its writer has told since, and not now: a node whose clock was
+    ahead and was set right between two runs goes on.
+
+    Parameters
+    ----------
+    event_ms, last_ms
+        When it and the last frame of the same writer were taken, by the node's clock.
+    now_ms
+        The reader's time.
+    """
+    return event_ms < last_ms - REPLAYED_MS and abs(now_ms - event_ms) > REPLAYED_MS
 
 
 class Other(msgspec.Struct):
@@ -40,6 +58,8 @@ class Runs(msgspec.Struct):
         The run that is heard, and its last frame.
     began_ms, began_event_ms
         When it was first heard: by the reader's clock, and by its own.
+    event_ms
+        When its last frame was taken, by its own clock.
     others
         The latest others.
     """
@@ -47,6 +67,7 @@ class Runs(msgspec.Struct):
     run: str = ""
     sequence: int = -1
     seen_ms: int = 0
+    event_ms: int = 0
     began_ms: int = 0
     began_event_ms: int = 0
     others: list[Other] = []
@@ -62,7 +83,9 @@ class Runs(msgspec.Struct):
             When it was taken by its node's clock, and the reader's time now.
         """
         if run == self.run:
-            self.sequence, self.seen_ms = max(sequence, self.sequence), now_ms
+            if sequence >= self.sequence:
+                self.sequence, self.event_ms = sequence, event_ms
+            self.seen_ms = now_ms
             return True
         silent_ms = SILENT_INTERVALS * interval_ms
         has_ended = not self.run or now_ms - self.seen_ms >= silent_ms
@@ -88,6 +111,17 @@ class Runs(msgspec.Struct):
         self._turn_to(run, sequence, event_ms, now_ms, frames=0 if has_ended else 1)
         return True
 
+    def is_replay(self, run: str, *, event_ms: int, time_ms: int) -> bool:
+        """Return whether a frame of a run that is not known any more comes again.
+
+        Parameters
+        ----------
+        event_ms, time_ms
+            When it was taken by its node's clock, and what the append times come to.
+        """
+        is_known = not self.run or run == self.run or any(one.run == run for one in self.others)
+        return not is_known and is_replayed(event_ms, last_ms=self.event_ms, now_ms=time_ms)
+
     def rivals(self, *, now_ms: int, interval_ms: int) -> list[str]:
         """Return the runs that report beside the one that is heard, in order."""
         since_ms = now_ms - SILENT_INTERVALS * interval_ms
@@ -105,7 +139,7 @@ class Runs(msgspec.Struct):
         if before:
             self._keep(Other(before, self.sequence, self.seen_ms, frames=frames))
         self.run, self.sequence, self.seen_ms = run, sequence, now_ms
-        self.began_ms, self.began_event_ms = now_ms, event_ms
+        self.began_ms, self.began_event_ms, self.event_ms = now_ms, event_ms, event_ms
 
     def _keep(self, other: Other) -> None:
         self.others = [*self.others, other][-_KEPT:]

@@ -124,7 +124,9 @@ def test_a_run_that_was_followed_is_forgotten_but_not_while_frames_of_it_wait() 
     reader.read(0)
     reader.read(1, run="second")
     reader.read(0, time_ms=1, run="third")
-    forget_ended(reader.sources, time_ms=700_000, configuration=CONFIGURATION)
+    # What it told last is long over, so that its frames are told from new ones by their time.
+    marks = {"cell\x00node\x00collector": 700_000}
+    forget_ended(reader.sources, marks, time_ms=700_000, configuration=CONFIGURATION)
     assert [key.rpartition("\x00")[2] for key in reader.sources] == ["second", "third"]
 
 
@@ -133,7 +135,8 @@ def test_a_run_that_was_quiet_for_a_week_goes_on_where_it_was() -> None:
     week_ms = 7 * 86_400_000
     reader.read(0)
     reader.read(1)
-    forget_ended(reader.sources, time_ms=week_ms, configuration=CONFIGURATION)
+    marks = {"cell\x00node\x00collector": week_ms}
+    forget_ended(reader.sources, marks, time_ms=week_ms, configuration=CONFIGURATION)
     reader.read(2, time_ms=week_ms)
     assert reader.folded == [0, 1, 2]
     assert reader.counters.balanced(0)

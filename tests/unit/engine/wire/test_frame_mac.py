@@ -76,6 +76,16 @@ def test_a_frame_without_a_mac_is_refused_with_the_node_and_what_to_do() -> None
     assert opened(headers=(), keys=accepting) == FRAME
 
 
+def test_a_frame_under_another_cells_key_is_refused_where_no_mac_is_asked_for_too() -> None:
+    accepting = FrameKeys({SITE: SiteKey(SECRET)}, accepting_unsigned=True)
+    detail = refusal(lambda: opened(headers=(), key=b"c9", keys=accepting))
+    assert f"it is of cell {HEADER.cell!r} under record key b'c9'" in detail
+    # A node signs for the other cell's key with its own: the frame still names its cell.
+    assert "under record key b'c9'" in refusal(
+        lambda: opened(key=b"c9", headers=signer()(b"c9", VALUE))
+    )
+
+
 def test_bytes_that_are_no_frame_are_of_nobody() -> None:
     assert "it is of nobody" in refusal(lambda: opened(b"\xc1", headers=()))
 
