@@ -11,6 +11,7 @@ _SHOWN: Final = ("tests/unit/engine/cli/test_hostile_names.py",)
 _INFLUX: Final = ("tests/unit/connectors/influxdb/test_answers.py",)
 _PARQUET: Final = ("tests/unit/connectors/parquet/test_damage.py",)
 _TABLES: Final = ("tests/unit/connectors/traces/test_table.py",)
+_RECORDINGS: Final = ("tests/unit/connectors/traces/test_recording.py",)
 _LARGE: Final = ("tests/unit/engine/roles/test_too_large.py",)
 _HOOK: Final = ("tests/unit/connectors/notify/test_webhook.py",)
 _PAGES: Final = ("tests/unit/engine/roles/test_notify.py",)
@@ -99,6 +100,19 @@ RECEIVER_MUTANTS: Final = (
         "a damaged file of the history is read again", "connectors/parquet/history.py",
         "            if why := _damage(measurement, path):\n",
         "            if False and (why := _damage(measurement, path)):\n", _PARQUET,
+    ),
+    Mutant(
+        "a file without a time is rows of no time", "connectors/parquet/history.py",
+        "        timeless = set(new) - dated\n", "        timeless: set[Path] = set()\n", _PARQUET,
+    ),
+    Mutant(
+        "rows that came too late are a silence", "connectors/traces/recording.py",
+        "            is_hidden = slot.follows_late\n", "            is_hidden = False\n",
+        _RECORDINGS,
+    ),
+    Mutant(
+        "one straggler hides a silence", "connectors/traces/slots.py",
+        " and hidden[index] >= _HIDDEN_SHARE * missed\n", " and hidden[index] > 0\n", _RECORDINGS,
     ),
     Mutant(
         "times in other units are taken for seconds", "engine/seconds.py",
