@@ -124,9 +124,9 @@ def test_the_same_guest_with_one_vcpu_is_looked_at_and_its_alert_says_what_would
 
 
 def test_an_alert_whose_second_witness_has_yet_to_last_says_so_and_advises_nothing() -> None:
-    bench, guest = watched(1, balloon=True)
+    bench, guest = watched(1, balloon=True, balloon_period_s=30)
     dies(guest)
-    bench.run(60.0)
+    bench.run(120.0)
     early = [one for one in bench.of(guest) if one.suggested_action == "inspect"]
     assert early
     for alert in early:
