@@ -10,7 +10,9 @@ from connectors.simulator import virtual_time
 from engine.action import admit
 from engine.action.events import AlertSeen, CaughtUp
 from engine.action.planner import step as planner_step
+from engine.ports import Record
 from engine.roles import act, hearing, plan, reading
+from engine.wire.control import UNREADABLE
 from engine.wire.order import Order, encode_order
 from engine.wire.rejected import decode_rejected
 from engine.wire.topics import REJECTED, SCORES
@@ -119,6 +121,14 @@ def test_an_order_that_an_agent_cannot_count_is_set_aside_and_holds_back_the_oth
 
     kept = admit.logged
     monkeypatch.setattr(reading, "logged", logged)
+    read = reading.Reading.read
+    agents: list[reading.Reading] = []
+
+    async def noted(self: reading.Reading, record: Record) -> None:
+        agents.append(self)
+        await read(self, record)
+
+    monkeypatch.setattr(reading.Reading, "read", noted)
 
     async def scene(site: Site) -> None:
         agent = site.start_agent()
@@ -128,6 +138,10 @@ def test_an_order_that_an_agent_cannot_count_is_set_aside_and_holds_back_the_oth
         await asyncio.sleep(5.0)
         assert tried == [POISON, POISON]
         assert await reasons(site) == ["poison"]
+        (hold,) = agents[-1].controls.values()
+        assert (hold.kind, hold.scope, hold.source, hold.active) == (
+            "pause", "site", UNREADABLE, True,
+        )  # fmt: skip
         await site.say(site.alert(2))
         await asyncio.sleep(30.0)
         assert site.resets() == 0
