@@ -111,11 +111,14 @@ def _dead_s(seen: Picture) -> float:
     """Return for how long a VM may have been dead at most, in s.
 
     From its last byte on; one that was quiet before it panicked, and said so, from its word on;
-    one that uses one core not for longer than its other vCPUs stand still.
+    one that uses one core not for longer than its other vCPUs stand still, and one that uses
+    none not for longer than all of them do, if they do.
     """
     others_s = math.inf
     if seen.shape == "one_core" and seen.others.told != standstill.UNKNOWN:
         others_s = seen.others.run_s
+    elif seen.shape == "idle" and seen.whole.told == standstill.STILL:
+        others_s = seen.whole.run_s
     return min(seen.run_s, seen.told_s, others_s)
 
 

@@ -199,6 +199,19 @@ def test_a_halted_guest_is_told_by_all_of_its_vcpus(vcpus: int) -> None:
     assert last.witnesses == ("activity", "vcpus")
 
 
+def test_a_guest_that_rests_is_dead_for_as_long_as_its_vcpus_stand_still_at_most() -> None:
+    bench, guest = watched(2, cores=0.09)
+    guest.writes = guest.sends = 0.0
+    guest.cores = 2 * IDLE
+    bench.run(300.0)
+    dies(guest, cores=0.0)
+    # It may be at its firmware, which nobody has heard of yet.
+    bench.run(20.0)
+    assert "reboot" not in bench.suggestions(guest)
+    bench.run(40.0)
+    assert bench.suggestions(guest) & {"reboot", "inspect"}
+
+
 def openings(alerts: list[Alert]) -> int:
     """Return how often an alert began to fire."""
     states = [alert.state for alert in alerts]
