@@ -18,6 +18,10 @@ WITNESS_MUTANTS: Final = (
         "        if minima and worth > 0.0:\n", _SUITE,
     ),
     Mutant(
+        "what stood still before the silence is a witness", _WITNESSES,
+        "    return still_s > seen.run_s + 2.0 * seen.dt_s\n", "    return False\n", _SUITE,
+    ),
+    Mutant(
         "activity alone is enough", _ALERT,
         '("activity" in heard and len(heard) > 1)', '"activity" in heard', _SUITE,
     ),

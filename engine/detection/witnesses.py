@@ -64,6 +64,8 @@ def balloon_item(seen: Picture, configuration: Configuration) -> EvidenceItem | 
             witness="balloon",
             minimum_nats=configuration.balloon_frozen_nats,
         )
+    if _preceded(seen.balloon_still_s - seen.balloon_period_s, seen):
+        return None
     periods = seen.balloon_still_s / max(seen.balloon_period_s, seen.dt_s, 0.1)
     excess = max(0.0, periods - configuration.balloon_free_periods)
     nats = min(configuration.balloon_cap_nats, excess * configuration.balloon_nats_per_period)
@@ -108,7 +110,7 @@ def vcpus_item(seen: Picture, configuration: Configuration) -> EvidenceItem | No
         return None
     if seen.lived is not None and not _outlasts(still, seen.lived, configuration):
         return None
-    return _still_item("vcpus", still, who, configuration)
+    return _still_item("vcpus", still, who, seen, configuration)
 
 
 def _outlasts(still: Stillness, lived: Lived, configuration: Configuration) -> bool:
@@ -123,13 +125,23 @@ def exits_item(seen: Picture, configuration: Configuration) -> EvidenceItem | No
     That they move is no proof of life: a Linux kernel takes interrupts after its panic.
     """
     who = "no interrupt was injected into it and no I/O of it served"
-    return _still_item("exits", seen.exits, who, configuration)
+    return _still_item("exits", seen.exits, who, seen, configuration)
+
+
+def _preceded(still_s: float, seen: Picture) -> bool:
+    """Return whether something stood still while the guest still worked: no death stopped it.
+
+    A vCPU that was taken offline, or a balloon whose service was stopped, stands still in a
+    guest that lives, and a job without I/O that begins later would look like a panic. Two samples
+    are what a request that was under way at a panic may take to end.
+    """
+    return still_s > seen.run_s + 2.0 * seen.dt_s
 
 
 def _still_item(
-    signal: str, still: Stillness, who: str, configuration: Configuration
+    signal: str, still: Stillness, who: str, seen: Picture, configuration: Configuration
 ) -> EvidenceItem | None:
-    if still.told != standstill.STILL:
+    if still.told != standstill.STILL or _preceded(still.run_s, seen):
         return None
     return EvidenceItem(
         signal=signal,

@@ -212,6 +212,20 @@ def test_a_guest_that_rests_is_dead_for_as_long_as_its_vcpus_stand_still_at_most
     assert bench.suggestions(guest) & {"reboot", "inspect"}
 
 
+@pytest.mark.parametrize("stopped", ["vcpus", "balloon"])
+def test_what_stood_still_while_the_guest_worked_is_no_witness(stopped: str) -> None:
+    bench, guest = watched(2 if stopped == "vcpus" else 1, balloon=stopped == "balloon")
+    if stopped == "vcpus":
+        guest.others = 0.0
+    else:
+        guest.balloon = False
+    bench.run(600.0)
+    computes(guest, others=0.0)
+    bench.run(600.0)
+    assert stopped not in {name for one in bench.of(guest) for name in one.witnesses}
+    assert orders(bench.of(guest)) == []
+
+
 def openings(alerts: list[Alert]) -> int:
     """Return how often an alert began to fire."""
     states = [alert.state for alert in alerts]
