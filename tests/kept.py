@@ -1,6 +1,6 @@
 """A pytest plugin for many runs over one tree: `-p tests.kept` has kernels compiled by the first.
 
-The environment names the folder, `FLATLINE_TEST_KERNELS`, which must be the user's own.
+The environment names the folder, `TEST_KERNELS_FOLDER`, which must be the user's own.
 """
 
 import os
@@ -12,4 +12,4 @@ from engine.kept_kernels import compile_kept
 
 def pytest_sessionstart() -> None:
     """Compile the engine's kernels, or load what an earlier run kept of the same sources."""
-    compile_kept(compile_kernels, Path(os.environ["FLATLINE_TEST_KERNELS"]))
+    compile_kept(compile_kernels, Path(os.environ["TEST_KERNELS_FOLDER"]))

@@ -71,7 +71,7 @@ def _failing(suites: Sequence[str], copy: Path, within_s: float = _WITHIN_S) -> 
             [*command, *suites],
             cwd=copy,
             env=os.environ
-            | {"PYTHONPATH": str(copy), "FLATLINE_TEST_KERNELS": str(copy / "kernels")},
+            | {"PYTHONPATH": str(copy), "TEST_KERNELS_FOLDER": str(copy / "kernels")},
             capture_output=True,
             text=True,
             timeout=within_s,
