@@ -8,7 +8,10 @@ _ALERT: Final = "engine/wire/alert.py"
 _HYPOTHESES: Final = "engine/detection/hypotheses.py"
 _WITNESSES: Final = "engine/detection/witnesses.py"
 _LIFECYCLE: Final = "engine/detection/lifecycle.py"
-_SUITE: Final = ("tests/unit/engine/detection/test_witnesses.py",)
+_SUITE: Final = (
+    "tests/unit/engine/detection/test_witnesses.py",
+    "tests/unit/engine/detection/test_lived.py",
+)
 _KERNEL: Final = ("tests/unit/models/kernels/test_standstill.py",)
 
 WITNESS_MUTANTS: Final = (
