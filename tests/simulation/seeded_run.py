@@ -368,14 +368,14 @@ def _signatures_checked_once() -> Iterator[None]:
     Six readers of one run trust the same keys, and a signature that held once holds: checking
     it anew for each of them took a fifth of a run.
     """
-    held: set[tuple[bytes, Headers, tuple[str, ...]]] = set()
+    held: dict[tuple[bytes, Headers, tuple[str, ...]], str] = {}
     check = order.check_signature
 
-    def checked(value: bytes, headers: Headers, *, trusted: Mapping[str, Ed25519PublicKey]) -> None:
+    def checked(value: bytes, headers: Headers, *, trusted: Mapping[str, Ed25519PublicKey]) -> str:
         known = value, headers, tuple(trusted)
         if known not in held:
-            check(value, headers, trusted=trusted)
-            held.add(known)
+            held[known] = check(value, headers, trusted=trusted)
+        return held[known]
 
     with ExitStack() as patches:
         for module in (order, keys, words):
