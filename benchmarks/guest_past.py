@@ -2,7 +2,7 @@
 
 No machine is touched before its VM has been known for a day, and nobody waits here for one. So
 two samples of the guests are drawn out: each counter grows as it grew between the two, and the
-frames end as another run of the VMs, which was started anew since. Once in fifty minutes they rest
+frames end as another run of the VMs, which was started again since. Once in fifty minutes they rest
 for a step, without any I/O: only then idle vCPUs tell how seldom timers alone move them.
 """
 

@@ -117,8 +117,8 @@ class DatasetRecording:
             is_hidden = slot.follows_late
             for moment in clerk.moments(slot):
                 if is_hidden and moment.time_ms > time_ms:
-                    # What was sampled meanwhile came too late: an outage of the log, as which a
-                    # tick behind the hole tells it, and nobody's silence.
+                    # What was sampled meanwhile came too late: a tick behind the hole
+                    # makes it an outage of the log, so that no VM counts as silent.
                     time_ms, is_hidden = moment.time_ms, False
                     yield clerk.tick(time_ms)
                 while time_ms and time_ms + tick_ms < moment.time_ms:

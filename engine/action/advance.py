@@ -52,7 +52,7 @@ def every_incident(state: PlannerState, policy: Policy, now_ms: int) -> Stepped:
             state, more = _given_up(state, incident, error)
             others = others_of(state.incidents)
         done.extend(more)
-        # Each step changes its own incident alone: to count all of them anew takes the square.
+        # Each step changes its own incident alone: to count all of them again takes the square.
         others = _with_step(others, state.incidents.get(incident.id))
     return state, tuple(done)
 

@@ -1,7 +1,7 @@
 """How much one partition keeps of what writers say: what would pass a bound is rejected `too_many`.
 
-Who holds the key of one node may invent VMs and runs without end, and where frames without a MAC
-are accepted anybody may invent nodes and cells. Each bound lies far above what is tested, so that
+The holder of one node's key may invent VMs and runs without end. Where frames without a MAC are
+accepted, anyone may invent nodes and cells. Each bound lies far above what is tested, so that
 it never meets an honest site, and its product with the size of one thing fits a machine's memory.
 """
 

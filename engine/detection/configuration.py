@@ -118,7 +118,7 @@ class Configuration:
     life_nats: float = -10.0
     # Words of a death come with the last sample before the silence at the earliest.
     said_before_s: float = 30.0
-    # A silence in which it lived is alerted anew, without a second witness, when nothing showed
+    # A silence in which it lived is alerted again, without a second witness, when nothing showed
     # life for as long as the silence was old by then, and after this at the latest.
     lived_wait_s: float = 600.0
     # Where they showed life within the silence that often, its vCPUs are a witness again once they
