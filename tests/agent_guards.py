@@ -58,7 +58,7 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "the agent does not ask once more before the call", _ACT,
-        "        return self._refusal(task)\n", "        return None\n", ROLES,
+        '"already_closed")\n        return end\n', '"already_closed")\n        return None\n', ROLES,
     ),
     Mutant(
         "the agent does not read control and orders to their ends", _ACT,
@@ -147,6 +147,16 @@ AGENT_MUTANTS: Final = (
     Mutant(
         "who lost the claim closes the step", _ACT,
         '        if end.rule == "claimed":\n            #', "        if False:\n            #",
+        _CLAIMS,
+    ),
+    Mutant(
+        "who read the claim after the step's end closes the step again", _ACT,
+        "task.order) and not is_claimed:\n", "task.order):\n",
+        _CLAIMS,
+    ),
+    Mutant(
+        "who could not look closes the step that another claimed", _ACT,
+        'end = end if end is not None and end.rule == "claimed" else looks', "end = looks",
         _CLAIMS,
     ),
     Mutant(

@@ -333,8 +333,11 @@ class Agent:
         self._marks.said("decision", order, SENTENCES["accepted"].format(order=order.sentence))
         began_ns = self._clock.mono_ns()
         looks, signs = await self._look(order)
-        end = looks if isinstance(looks, End) else await self._last_words(task)
-        if end is None and not isinstance(looks, End):
+        end = await self._last_words(task)
+        if isinstance(looks, End):
+            # What another agent of the node does meanwhile is that agent's to tell.
+            end = end if end is not None and end.rule == "claimed" else looks
+        elif end is None:
             age_s = (self._clock.mono_ns() - began_ns) / 1e9
             limits = self._config.policy.limits
             gap_s, newborn_s = limits.look_gap_s, limits.newborn_s
@@ -352,7 +355,7 @@ class Agent:
             if verdict.rule == "no_request":
                 # Its disks stand still: what they look like is what a person needs.
                 await self._save_evidence(order)
-        return self._entered(task, end or ended("refused", "no_look", why="nothing was seen"))
+        return self._entered(task, end)
 
     def _entered(self, task: Task, end: End) -> End:
         """Return `end` once the ledger has it; the log is told even if the disk is full."""
@@ -415,9 +418,12 @@ class Agent:
 
     def _newly_refused(self, task: Task) -> End | None:
         """Return what the newest words say against the order, None if nothing."""
-        if is_closed(self._reading.history, task.order):
+        end = self._refusal(task)
+        # Where another agent claimed the step and ended it, the claim is the reason.
+        is_claimed = end is not None and end.rule == "claimed"
+        if is_closed(self._reading.history, task.order) and not is_claimed:
             return ended("refused", "already_closed")
-        return self._refusal(task)
+        return end
 
     async def _claim(self, task: Task) -> End | None:
         """Claim the step in the log and read what was claimed first; None: this agent has it.

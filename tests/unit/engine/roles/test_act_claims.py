@@ -10,6 +10,9 @@ import pytest
 from connectors.embedded.ledger import EmbeddedLedger
 from connectors.embedded.log import EmbeddedConfig
 from connectors.simulator import lifecycle, virtual_time
+from connectors.simulator.verbs import SimulatedVerbs
+from engine.errors import HypervisorUnreachable
+from engine.looks import Look
 from engine.ports import LedgerStore, Position
 from engine.roles.outbox import PAGE
 from engine.wire.order import Claim, Order
@@ -39,6 +42,41 @@ def test_of_two_agents_of_one_node_the_first_claim_acts_and_the_other_tells_noth
         (told,) = [e for e in await site.journal() if e.detail.get("rule") == "claimed"]
         assert f"claimed first by agent {first.agent}" in told.sentence
         assert told.detail[PAGE] == "yes"
+
+    dead_vm(scene)
+
+
+class SlowVerbs(SimulatedVerbs):
+    """Verbs whose look takes almost as long as an agent waits for it, and may fail at the end."""
+
+    def __init__(self, site: Site, *, fails: bool) -> None:
+        super().__init__(site.fleet.world, "c0-n0")
+        self._fails = fails
+        self._looks = 0
+
+    async def look(self, vm: bytes) -> Look:
+        self._looks += 1
+        await asyncio.sleep(1.9)
+        if self._fails and self._looks > 1:
+            raise HypervisorUnreachable("libvirtd is gone")
+        return await super().look(vm)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_agent_whose_look_ends_after_the_other_acted_stands_back_from_its_claim(
+    fails: bool,
+) -> None:
+    async def scene(site: Site) -> None:
+        site.verbs["c0-n0"] = SlowVerbs(site, fails=fails)
+        site.start_agent(wrap=of_its_own)
+        await asyncio.sleep(1.0)
+        await ordered(site)
+        await asyncio.sleep(30.0)
+        assert site.resets() == 1
+        (mark,) = await site.marks()
+        assert mark.outcome == "returned"
+        (told,) = [e for e in await site.journal() if e.detail.get("rule") == "claimed"]
+        assert f"claimed first by agent {mark.agent}" in told.sentence
 
     dead_vm(scene)
 
