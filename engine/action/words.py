@@ -16,6 +16,7 @@ from typing import Final, get_args
 import msgspec
 
 from engine.action.keys import Headers, TrustedKeys, check_life
+from engine.action.question import CLOCK_SLACK_MS
 from engine.errors import RecordRejected
 from engine.wire.control import (
     HOLDS,
@@ -24,6 +25,7 @@ from engine.wire.control import (
     ControlKind,
     ControlScope,
     decode_control,
+    hold_key,
     unreadable,
     with_word,
 )
@@ -34,6 +36,8 @@ _RESTRICTIONS: Final[frozenset[ControlKind]] = frozenset({"pause", "maintenance"
 # A word that makes rules looser is appended as soon as it is signed. One that is older is a copy:
 # today's pause must not end by the bytes that ended last week's. Kerberos allows clocks as much.
 _FRESH_MS: Final = 300_000
+# One that is dated ahead of the log could be copied onto what is said until that date comes.
+_AHEAD_MS: Final = CLOCK_SLACK_MS
 _KEY_PARTS: Final = 4
 
 
@@ -44,7 +48,7 @@ class Heard:
     Attributes
     ----------
     word
-        To be folded in with `with_word`; None changes nothing.
+        To be folded in with `with_word`; None changes nothing. Its time is the append time.
     by_operator
         Whether an operator signed it: only then it ends what was refused or unreadable.
     rejected
@@ -83,23 +87,27 @@ def hear(
         hold = unreadable(key, time_ms=time_ms, why=error.detail)
         # An empty value deletes a key when the topic is compacted; nobody of ours writes one.
         return Heard(hold, rejected=error, displaces=not value and _stands(controls.get(key)))
-    # Whose clock runs ahead must not have the last word for as long, and nobody speaks as a hold.
+    # Nobody speaks as a hold.
     source = "" if control.source in HOLDS else control.source
-    at_ms = min(control.time_ms, time_ms)
-    control = msgspec.structs.replace(control, time_ms=at_ms, source=source)
-    held = controls.get(control.key())
+    control = msgspec.structs.replace(control, source=source)
+    held, own = controls.get(control.key()), key == control.key()
     operator, fault = _operator(value, headers, trusted=trusted, time_ms=time_ms)
-    stale = _stale(control, held, time_ms)
-    if loosens(control, held) or key != control.key():
+    stale = _stale(control, (held, controls.get(hold_key(key))), time_ms)
+    if loosens(control, held) or not own:
         if operator is None and fault is None:
             fault = RecordRejected("bad_signature", f"{_told(control)} needs an operator's key")
-        if fault or stale:
+        # A planner that writes a word back says again what holds anyway.
+        if fault or (stale and not (own and held and _says_the_same(control, held))):
             return _refused(key, fault or stale, time_ms=time_ms, controls=controls)
+    # What later words are held against: the log's clock, since an author's may be behind or ahead.
+    control = msgspec.structs.replace(control, time_ms=time_ms)
+    displaces = not own and _stands(controls.get(key))
     if operator is None:
         author = _author(control, headers, value, trusted)
-        return Heard(msgspec.structs.replace(control, by=author))
+        return Heard(msgspec.structs.replace(control, by=author), displaces=displaces)
     name = trusted.names.get(operator, control.by)
-    return Heard(msgspec.structs.replace(control, by=name), by_operator=stale is None)
+    word = msgspec.structs.replace(control, by=name)
+    return Heard(word, by_operator=stale is None, displaces=displaces)
 
 
 def loosens(control: Control, held: Control | None) -> bool:
@@ -136,19 +144,41 @@ def _author(control: Control, headers: Headers, value: bytes, trusted: TrustedKe
     return control.by
 
 
-def _stale(control: Control, held: Control | None, time_ms: int) -> RecordRejected | None:
-    """Return why a word's signature may be a copy of an earlier record, None where it is new."""
-    if time_ms - control.time_ms > _FRESH_MS:
-        return RecordRejected(
-            "bad_signature",
-            f"{_told(control)} was signed {(time_ms - control.time_ms) / 1000:.0f} s before the log"
-            f" took it ({_FRESH_MS // 1000} s at most), so it may be a copy of an old record",
+def _stale(
+    control: Control, held: tuple[Control | None, ...], time_ms: int
+) -> RecordRejected | None:
+    """Return why a word's signature may be a copy of an earlier record, None where it is new.
+
+    Parameters
+    ----------
+    control
+        As it was signed, with its author's time.
+    held
+        What it would end, with the log's append times.
+    """
+    old_ms, why = time_ms - control.time_ms, ""
+    if old_ms > _FRESH_MS:
+        why = (
+            f"was signed {old_ms / 1000:.0f} s before the log took it ({_FRESH_MS // 1000} s at"
+            " most), so it may be a copy of an old record"
         )
-    if held is not None and held.active and control.time_ms < held.time_ms:
-        return RecordRejected(
-            "bad_signature", f"{_told(control)} is older than the word that it would end"
+    elif old_ms < -_AHEAD_MS:
+        why = (
+            f"is dated {-old_ms / 1000:.0f} s after the log took it ({_AHEAD_MS // 1000} s at"
+            " most), so copies of it could end what is said until then: set its author's clock"
         )
-    return None
+    elif any(one and _ends(one) and control.time_ms < one.time_ms for one in held):
+        why = "is older than the word that it would end"
+    return RecordRejected("bad_signature", f"{_told(control)} {why}") if why else None
+
+
+def _ends(held: Control) -> bool:
+    """Return whether a word in the place of `held` takes anything back."""
+    return held.active or held.kind not in _RESTRICTIONS
+
+
+def _says_the_same(control: Control, held: Control) -> bool:
+    return msgspec.structs.replace(control, time_ms=held.time_ms, by=held.by) == held
 
 
 def _told(control: Control) -> str:

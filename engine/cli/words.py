@@ -26,6 +26,7 @@ from engine.wire.control import (
     ControlScope,
     encode_control,
     held_key,
+    hold_key,
 )
 from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
 from engine.wire.order import key_id, signed
@@ -206,11 +207,13 @@ async def _say(
     WordRefused
         It must be signed, and the signature does not count.
     """
-    value, headers = encode_control(control), _NO_HEADERS
+    key, headers = control.key() if key is None else key, _NO_HEADERS
+    value = encode_control(control)
     if _has_operator_key(here.settings):
         operator = own_key(here.settings.key_folder, "operator")
         if signing:
             _require_believed(here, operator)
+            value = encode_control(_dated(control, key, (await _fold(here, log))[0]))
         headers = signed(value, operator)
     elif signing:
         raise SettingsError(
@@ -218,9 +221,7 @@ async def _say(
             " none: `flatline keys create operator NAME` makes one; copy operator-NAME.pub to the"
             " trusted folder of every planner and agent."
         )
-    position = await log.append(
-        CONTROL.name, key=control.key() if key is None else key, value=value, headers=headers
-    )
+    position = await log.append(CONTROL.name, key=key, value=value, headers=headers)
     if not signing:
         return
     # Planners and agents read it as this does: what is refused here must not look like done.
@@ -231,6 +232,12 @@ async def _say(
             " changed. Look at this machine's clock and at `flatline keys show`, and say it again;"
             " `flatline pause show` lists what holds."
         )
+
+
+def _dated(control: Control, key: bytes, words: Mapping[bytes, Control]) -> Control:
+    """Return a word that is no older than what it ends: this machine's clock may be behind."""
+    ended = [words[one].time_ms for one in (control.key(), hold_key(key)) if one in words]
+    return msgspec.structs.replace(control, time_ms=max(control.time_ms, *ended, 0))
 
 
 def _require_believed(here: Process, operator: Ed25519PrivateKey) -> None:
@@ -345,11 +352,8 @@ async def end_pause(here: Process, log: Log, *, scope: str, reason: str) -> bool
         if word.source in HOLDS and (word.scope, word.subject) == (over.scope, over.subject)
     ]
     keys |= {held_key(key): over for key in holds}
-    # Never older than what it ends, though another operator's clock runs ahead.
-    newest_ms = max((in_force[key].time_ms for key in keys if key in in_force), default=0)
     for key, word in keys.items():
-        at_ms = max(word.time_ms, newest_ms)
-        await _say(here, log, msgspec.structs.replace(word, time_ms=at_ms), signing=True, key=key)
+        await _say(here, log, word, signing=True, key=key)
     return bool(holds) or any(key in in_force for key in keys)
 
 
@@ -363,7 +367,7 @@ async def adopt(here: Process, log: Log) -> list[Control]:
             active=False,
             by=getpass.getuser(),
             reason="its end was not signed, and is now",
-            time_ms=max(here.clock.now_ms(), word.time_ms),
+            time_ms=here.clock.now_ms(),
             source="",
         )
         await _say(here, log, over, signing=True, key=held_key(key))

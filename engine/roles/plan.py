@@ -284,11 +284,11 @@ class Planner:
         """Return what a word of control comes to, and note which word stands in its place."""
         known, trust = self._state.controls, self._config.trusted
         heard = hear_record(record, trust=trust, controls=known, journal=self._journal)
-        if heard.rejected is None:
+        if heard.displaces:
+            self._displaced.add(record.key)
+        elif heard.rejected is None:
             self._standing[record.key] = (record.value, record.headers)
             self._displaced.discard(record.key)
-        elif heard.displaces:
-            self._displaced.add(record.key)
         if heard.word is None:
             return None
         return ControlSeen(heard.word, now_ms, record.key, heard.by_operator)

@@ -176,6 +176,72 @@ def test_an_end_that_was_signed_before_the_pause_is_said_again_in_vain() -> None
     assert reader.paused()
 
 
+def test_a_copied_end_lifts_no_later_pause_of_an_author_whose_clock_is_behind() -> None:
+    reader = Reader()
+    reader.read(word())
+    over = word(active=False, time_ms=NOW_MS + 10_000)
+    assert reader.read(over, OPERATOR_KEY, at_ms=NOW_MS + 10_000).rejected is None
+    # By its author's clock this pause is older than the end; the log took it after that.
+    reader.read(word(time_ms=NOW_MS - 120_000), at_ms=NOW_MS + 60_000)
+    heard = reader.read(over, OPERATOR_KEY, at_ms=NOW_MS + 61_000)
+    assert heard.rejected is not None
+    assert "older than the word that it would end" in heard.rejected.detail
+    assert reader.paused()
+
+
+def test_a_copied_end_that_was_dated_ahead_of_the_log_lifts_no_pause() -> None:
+    reader = Reader()
+    over = word(active=False, time_ms=NOW_MS + 120_000)
+    reader.read(word(), at_ms=NOW_MS + 60_000)
+    heard = reader.read(over, OPERATOR_KEY, at_ms=NOW_MS + 61_000)
+    assert heard.rejected is not None
+    assert "is dated 59 s after the log took it" in heard.rejected.detail
+    assert "set its author's clock" in heard.rejected.detail
+    assert reader.paused()
+
+
+def test_a_copied_end_under_any_key_ends_no_hold_that_is_newer() -> None:
+    reader, key = Reader(), b"nonsense"
+    over = word(active=False, scope="site", subject="")
+    reader.read(over, OPERATOR_KEY)
+    reader.take(key, b"nonsense", (), at_ms=NOW_MS + 1_000)
+    assert reader.read(over, OPERATOR_KEY, at_ms=NOW_MS + 2_000, under=key).rejected is not None
+    assert reader.paused()
+    later = msgspec.structs.replace(over, time_ms=NOW_MS + 2_000)
+    assert reader.read(later, OPERATOR_KEY, at_ms=NOW_MS + 2_000, under=key).rejected is None
+    assert not reader.paused()
+
+
+def test_a_copied_end_under_another_key_is_known_to_displace_the_pause_there() -> None:
+    reader = Reader()
+    pause = word(scope="site", subject="")
+    reader.read(pause)
+    heard = reader.read(word(active=False), OPERATOR_KEY, under=pause.key())
+    assert heard.displaces
+    assert reader.paused()
+
+
+def test_a_mode_that_was_taken_back_is_not_put_back_by_its_copy() -> None:
+    reader = Reader()
+    auto = word(kind="mode", scope="tenant", subject="acme", mode="auto")
+    reader.read(auto, OPERATOR_KEY)
+    over = msgspec.structs.replace(auto, active=False, time_ms=NOW_MS + 1_000)
+    reader.read(over, OPERATOR_KEY, at_ms=NOW_MS + 1_000)
+    assert reader.read(auto, OPERATOR_KEY, at_ms=NOW_MS + 2_000).rejected is not None
+    assert not reader.controls[auto.key()].active
+
+
+def test_a_mode_that_is_written_back_goes_on_holding_and_ends_no_hold() -> None:
+    reader, later_ms = Reader(), NOW_MS + 86_400_000
+    auto = word(kind="mode", scope="tenant", subject="acme", mode="auto")
+    reader.read(auto, OPERATOR_KEY)
+    reader.take(auto.key(), b"nonsense", (), at_ms=later_ms)
+    assert reader.read(auto, OPERATOR_KEY, at_ms=later_ms + 1).rejected is None
+    assert reader.controls[auto.key()].mode == "auto"
+    assert reader.paused(later_ms)
+    assert reader.read(auto, at_ms=later_ms + 2).rejected is not None
+
+
 def test_a_copy_of_an_operator_s_old_pause_ends_no_hold() -> None:
     reader, later_ms = Reader(), NOW_MS + 86_400_000
     short = word(until_ms=NOW_MS + 60_000)

@@ -8,7 +8,13 @@ import pytest
 
 from connectors.clock import ManualClock, SystemClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from engine.cli.words import _say, append_approval
+from engine.cli.words import (
+    _say,
+    append_approval,
+    append_pause,
+    controls_in_force,
+    end_pause,
+)
 from engine.errors import SettingsError, WordRefused
 from engine.settings import load_settings
 from engine.site_log import Process
@@ -140,3 +146,14 @@ async def test_an_approval_that_the_log_s_readers_refuse_is_not_said_to_hold(sta
             await append_approval(here, log, incident="a" * 32, reason="r", minutes=1)
         here = Process(settings, SystemClock(), behind.health)
         await append_approval(here, log, incident="a" * 32, reason="r", minutes=1)
+
+
+@pytest.mark.asyncio
+async def test_a_pause_is_ended_by_an_operator_whose_clock_is_behind(state: Path) -> None:
+    settings = load_settings()[0]
+    behind = ManualClock(now_ms=SystemClock().now_ms() - 120_000)
+    async with log_of(state) as log:
+        here = Process(settings, behind, process(settings).health)
+        await append_pause(here, log, scope="cell:c1", reason="work", minutes=None)
+        assert await end_pause(here, log, scope="cell:c1", reason="done")
+        assert not await controls_in_force(here, log)
