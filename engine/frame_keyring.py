@@ -14,11 +14,13 @@ from typing import Final
 from engine.errors import KeyDamaged, SettingsError
 from engine.key_files import (
     NOT_AFTER,
+    Damaged,
+    KeyFolder,
     Watched,
     date_of,
+    judged,
     labels_of,
     require_unreadable_by_others,
-    require_unwritable_by_others,
     until_ms_of,
     write_key_file,
 )
@@ -113,19 +115,21 @@ def read_site_keys(folder: Path) -> dict[str, SiteKey]:
     SettingsError, KeyDamaged
         A file can be read by others or is no key.
     """
-    if not folder.exists():
-        return {}
-    found: dict[str, SiteKey] = {}
-    for path in sorted(folder.glob("site-*.key")):
-        labels, secret = _read(path)
-        key_id = path.stem.removeprefix("site-")
-        if labels.get("Key-Id") != key_id:
-            raise KeyDamaged(
-                f"{path} holds the site key {labels.get('Key-Id')}: name it"
-                f" site-{labels.get('Key-Id')}.key."
-            )
-        found[key_id] = SiteKey(secret, until_ms_of(labels, source=str(path)))
-    return found
+    return {_site_key_id(path): _site_key(path) for path in sorted(folder.glob("site-*.key"))}
+
+
+def _site_key_id(path: Path) -> str:
+    return path.stem.removeprefix("site-")
+
+
+def _site_key(path: Path) -> SiteKey:
+    labels, secret = _read(path)
+    if labels.get("Key-Id") != _site_key_id(path):
+        raise KeyDamaged(
+            f"{path} holds the site key {labels.get('Key-Id')}: name it"
+            f" site-{labels.get('Key-Id')}.key."
+        )
+    return SiteKey(secret, until_ms_of(labels, source=str(path)))
 
 
 def newest_site_key(site_keys: Mapping[str, SiteKey], *, now_ms: int) -> str | None:
@@ -174,28 +178,41 @@ def read_name_key(path: Path) -> tuple[KeyName, bytes]:
     return name, secret
 
 
-def read_frame_keys(folder: Path, *, accepting_unsigned: bool) -> FrameKeys:
-    """Return what a reader with this folder checks frames with.
+class _FrameKeyFolder:
+    """What a reader checks frames with, each file judged by itself.
 
-    Raises
-    ------
-    SettingsError
-        There is no site key, and frames without a MAC are not to be believed; or others may write
-        the folder.
-    KeyDamaged
-        A file is no key.
+    What stood in the list `revoked` once counts until the role ends: it may be read while copied.
     """
-    if folder.exists():
-        require_unwritable_by_others(folder)
-    site_keys = read_site_keys(folder)
-    if not site_keys and not accepting_unsigned:
-        raise SettingsError(
-            f"There is no site key in {folder}, so no frame can be checked: make one with"
-            " `flatline keys create site`, or copy site-ID.key from the machine that has it"
-            " (deploy/RUNBOOK.md, Keys)."
+
+    def __init__(self, folder: Path, *, accepting_unsigned: bool) -> None:
+        self._folder = folder
+        self._accepting_unsigned = accepting_unsigned
+        self._files = KeyFolder(folder, "site-*.key", _site_key)
+        self._revoked = Revoked()
+
+    def read(self, damaged: Damaged) -> FrameKeys:
+        """Return the keys.
+
+        Raises
+        ------
+        SettingsError, KeyDamaged
+            What `damaged` raises where there is no site key and frames without a MAC are not to be
+            believed, others may write the folder, or a file is no key.
+        """
+        self._revoked = self._revoked.joined(read_revoked(self._folder, damaged))
+        files, _ = self._files.read(damaged)
+        with judged(damaged):
+            if not files and not self._accepting_unsigned:
+                raise SettingsError(
+                    f"There is no site key in {self._folder}, so no frame can be checked: make one"
+                    " with `flatline keys create site`, or copy site-ID.key from the machine that"
+                    " has it (deploy/RUNBOOK.md, Keys)."
+                )
+        return FrameKeys(
+            {_site_key_id(path): key for path, key in files.items()},
+            revoked=self._revoked,
+            accepting_unsigned=self._accepting_unsigned,
         )
-    revoked = read_revoked(folder) if folder.exists() else Revoked()
-    return FrameKeys(site_keys, revoked=revoked, accepting_unsigned=accepting_unsigned)
 
 
 class _FolderSigner:
@@ -215,7 +232,8 @@ class _FolderSigner:
         """Return whether there is no key to sign with."""
         return self._chosen() is None
 
-    def _read(self) -> tuple[FrameSigner | None, dict[str, SiteKey]]:
+    def _read(self, _: Damaged) -> tuple[FrameSigner | None, dict[str, SiteKey]]:
+        # While a file is damaged it signs on with what it had: readers judge whether that counts.
         path = name_key_path(self._folder, self._kind, self._name)
         given = None
         if path.exists():
@@ -314,13 +332,8 @@ class FrameKeyring:
             return lambda: keys
         assert self.folder is not None, "keys are in memory or in a folder"
         self._make()
-        folder, accepting = self.folder, not self.requiring
-        watched = Watched(
-            folder,
-            lambda: read_frame_keys(folder, accepting_unsigned=accepting),
-            mono_ns=self.clock.mono_ns,
-        )
-        return watched.current
+        keys_of = _FrameKeyFolder(self.folder, accepting_unsigned=not self.requiring)
+        return Watched(self.folder, keys_of.read, mono_ns=self.clock.mono_ns).current
 
     def _make(self) -> None:
         if self.making and self.folder is not None and not read_site_keys(self.folder):

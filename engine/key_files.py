@@ -6,8 +6,8 @@ other programs skip: `Not-After: 2027-01-31T00:00:00Z` says when the key ends.
 
 import os
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -155,40 +155,104 @@ def write_new_key_file(path: Path, text: str) -> None:
         ) from error
 
 
+# Hears of each file that cannot be used.
+Damaged = Callable[[Exception], None]
+
+
+def refuse(error: Exception) -> None:
+    """Refuse all keys of a folder for one of its files, as at a start: a `Damaged`."""
+    raise error
+
+
+@contextmanager
+def judged(damaged: Damaged) -> Iterator[None]:
+    """Leave out what cannot be used, and name it."""
+    try:
+        yield
+    except (FlatlineError, OSError, ValueError) as error:
+        damaged(error)
+
+
+def _stamp(found: os.stat_result) -> tuple[int, ...]:
+    """Return what changes whenever a file does, without reading it."""
+    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode, found.st_uid
+
+
+class KeyFolder(Generic[Content]):
+    """What the files of a folder hold, each judged by itself.
+
+    A file that cannot be used is named, and what it held before counts no more. While others may
+    write the folder, a file counts only if it has not changed since it was read.
+
+    Parameters
+    ----------
+    pattern
+        Names the files.
+    parse
+        Returns what a file holds, or raises.
+    """
+
+    def __init__(self, folder: Path, pattern: str, parse: Callable[[Path], Content]) -> None:
+        self._folder = folder
+        self._pattern = pattern
+        self._parse = parse
+        self._known: dict[Path, tuple[tuple[int, ...], Content]] = {}
+
+    def read(self, damaged: Damaged = refuse) -> tuple[dict[Path, Content], list[Content]]:
+        """Return what the files hold by path, and what those held before that are damaged now."""
+        safe = False
+        with judged(damaged):
+            if self._folder.is_dir():
+                require_unwritable_by_others(self._folder)
+            safe = True
+        earlier, self._known = self._known, {}
+        good: dict[Path, Content] = {}
+        lost: list[Content] = []
+        for path in sorted(self._folder.glob(self._pattern)):
+            with judged(damaged):
+                stamp = _stamp(path.stat())
+                if safe:
+                    good[path] = self._parse(path)
+                elif earlier.get(path, ((),))[0] == stamp:
+                    good[path] = earlier[path][1]
+                else:
+                    raise SettingsError(f"{path} came or changed while others may write there.")
+                self._known[path] = stamp, good[path]
+            if path not in good and path in earlier:
+                self._known[path] = earlier[path]
+                lost.append(earlier[path][1])
+        return good, lost
+
+
 def _seen(path: Path) -> tuple[object, ...]:
     """Return what changes whenever a folder or one of its files does, without reading them."""
     try:
         folder = path.stat()
-        files = sorted(
-            (
-                entry.name,
-                found.st_mtime_ns,
-                found.st_size,
-                found.st_ino,
-                found.st_mode,
-                found.st_uid,
-            )
-            for entry in os.scandir(path)
-            if not entry.name.startswith(".")
-            for found in (entry.stat(),)
-        )
+        names = sorted(one.name for one in path.iterdir() if not one.name.startswith("."))
     except OSError as error:
         return (error.errno,)
+    files: list[object] = []
+    for name in names:
+        try:
+            files.append((name, _stamp((path / name).stat())))
+        except OSError as error:
+            files.append((name, error.errno))
     return folder.st_mode, folder.st_uid, tuple(files)
 
 
 class Watched(Generic[Content]):
     """What a folder of keys says now, read again once it changed.
 
-    At the first reading an error ends the start. Later one leaves what was read before in force
-    and is logged: whoever may write the folder must not stop a role with it, nor add a key.
+    At the first reading an error ends the start. Later one is logged: whoever may write the folder
+    must not stop a role with it, nor add a key.
 
     Parameters
     ----------
     folder, also
         Whose files are looked at.
     read
-        Reads them, or raises `FlatlineError`.
+        Reads them and hands what it leaves out to a `Damaged`. What it raises leaves all that was
+        read before in force.
     mono_ns
         Monotonic clock in ns; the folder is looked at once a second at most.
     """
@@ -196,7 +260,7 @@ class Watched(Generic[Content]):
     def __init__(
         self,
         folder: Path,
-        read: Callable[[], Content],
+        read: Callable[[Damaged], Content],
         *,
         mono_ns: Callable[[], int],
         also: Path | None = None,
@@ -206,9 +270,9 @@ class Watched(Generic[Content]):
         self._read = read
         self._mono_ns = mono_ns
         self._looked_ns = mono_ns()
-        self._content = read()
-        # The first start makes keys that are not there yet, so it changes what it looked at.
+        # Before it is read: what changes meanwhile is read again at the next look.
         self._seen = self._look()
+        self._content = read(refuse)
 
     def current(self) -> Content:
         """Return what holds now."""
@@ -226,11 +290,17 @@ class Watched(Generic[Content]):
 
     def _read_again(self) -> None:
         try:
-            self._content = self._read()
-        except (FlatlineError, OSError) as error:
+            self._content = self._read(self._named)
+        except (FlatlineError, OSError, ValueError) as error:
             _log.error(
                 f"The keys in {self._folder} changed and cannot be used; those read before stay in"
                 f" force until this is mended: {error}"
             )
         else:
             _log.info(f"The keys in {self._folder} changed and were read again.")
+
+    def _named(self, error: Exception) -> None:
+        _log.error(
+            f"The keys in {self._folder} changed, and one thing there does not count until it is"
+            f" mended: {error}"
+        )

@@ -7,7 +7,8 @@
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -22,8 +23,12 @@ from engine.action.keys import (
 )
 from engine.errors import SettingsError, StateUnwritable
 from engine.key_files import (
+    Damaged,
+    KeyFolder,
     Watched,
+    judged,
     labels_of,
+    refuse,
     require_unreadable_by_others,
     require_unwritable_by_others,
     until_ms_of,
@@ -125,6 +130,19 @@ def _make(path: Path) -> None:
         fresh.unlink()
 
 
+@dataclass(frozen=True, slots=True)
+class PublicFile:
+    """A file of a folder of trusted keys.
+
+    `name` is what its file calls the key, of an agent the node; `until_ms` is None without an end.
+    """
+
+    signer: Signer
+    name: str
+    key: Ed25519PublicKey
+    until_ms: int | None
+
+
 def trusted_keys(folder: Path, *, own: Path | None, revoked: Revoked | None = None) -> TrustedKeys:
     """Return whose orders, marks, alerts and words of control count. No key is made.
 
@@ -144,29 +162,53 @@ def trusted_keys(folder: Path, *, own: Path | None, revoked: Revoked | None = No
     SettingsError
         A file is no public key, or its name says no role; or others may write it or the folder.
     """
+    files, _ = _trusted_files(folder).read()
+    return _trusted(files.values(), _own_keys(own), Revoked() if revoked is None else revoked)
+
+
+def _trusted_files(folder: Path) -> KeyFolder[PublicFile]:
+    return KeyFolder(folder, "*.pub", _public_file)
+
+
+def _public_file(path: Path) -> PublicFile:
+    signer, name = _role_of(path)
+    require_unwritable_by_others(path)
+    pem, source = path.read_bytes(), str(path)
+    labels = labels_of(pem.decode("utf-8", "replace"))
+    key = parse_public_key(pem, source=source)
+    return PublicFile(signer, name, key, until_ms_of(labels, source=source))
+
+
+def _own_keys(
+    folder: Path | None, damaged: Damaged = refuse
+) -> dict[Signer, list[Ed25519PublicKey]]:
+    """Return the public halves of this installation's own keys by role."""
     keys: dict[Signer, list[Ed25519PublicKey]] = {signer: [] for signer in SIGNERS}
-    if own is not None:
-        for signer in SIGNERS:
-            key = read_key(own, signer)
-            if key is not None:
-                keys[signer].append(key.public_key())
+    for signer in SIGNERS if folder is not None else ():
+        with judged(damaged):
+            assert folder is not None
+            key = read_key(folder, signer)
+            keys[signer] += [] if key is None else [key.public_key()]
+    return keys
+
+
+def _trusted(
+    files: Iterable[PublicFile], keys: dict[Signer, list[Ed25519PublicKey]], revoked: Revoked
+) -> TrustedKeys:
+    """Return the keys that count: of files, and own ones by role."""
+    ends: dict[str, list[int | None]] = {
+        key_id(key): [revoked.ended_ms(key_id(key))] for own in keys.values() for key in own
+    }
     node_agents: list[tuple[str, Ed25519PublicKey]] = []
     names: dict[str, str] = {}
-    ends: dict[str, list[int | None]] = {}
-    for signer, name, path in public_files(folder):
-        pem, source = path.read_bytes(), str(path)
-        public = parse_public_key(pem, source=source)
-        labels = labels_of(pem.decode("utf-8", "replace"))
-        names[key_id(public)] = name
-        ends.setdefault(key_id(public), []).append(until_ms_of(labels, source=source))
-        if signer == "agent":
-            node_agents.append((name, public))
+    for file in files:
+        one = key_id(file.key)
+        names[one] = file.name
+        ends.setdefault(one, []).extend((file.until_ms, revoked.ended_ms(one)))
+        if file.signer == "agent":
+            node_agents.append((file.name, file.key))
         else:
-            keys[signer].append(public)
-    if revoked is not None:
-        held = [key for known in keys.values() for key in known] + [key for _, key in node_agents]
-        for one in {key_id(key) for key in held}:
-            ends.setdefault(one, []).append(revoked.ended_ms(one))
+            keys[file.signer].append(file.key)
     return TrustedKeys.of(
         planners=keys["planner"],
         agents=keys["agent"],
@@ -189,10 +231,12 @@ class WatchedKeys:
     Parameters
     ----------
     folder, own
-        See `trusted_keys`, whose errors end the start; a later one leaves the former keys in force.
-        Own keys are made where there are none.
+        See `trusted_keys`, whose errors end the start. Later each file is judged by itself: a key
+        of which any file is damaged does not count, all others do. Own keys are made where there
+        are none.
     keys
-        The `keys` folder, whose list `revoked` holds for trusted keys too; None has no list.
+        The `keys` folder, whose list `revoked` holds for trusted keys too; None has no list. What
+        stood in it once counts until the role ends: a list may be read while it is copied.
     """
 
     def __init__(
@@ -201,16 +245,21 @@ class WatchedKeys:
         if own is not None:
             for signer in SIGNERS:
                 own_key(own, signer)
-
-        def read() -> TrustedKeys:
-            revoked = None if keys is None else read_revoked(keys)
-            return trusted_keys(folder, own=own, revoked=revoked)
-
-        self._watched = Watched(folder, read, mono_ns=clock.mono_ns, also=keys)
+        self._files = _trusted_files(folder)
+        self._own, self._keys, self._revoked = own, keys, Revoked()
+        self._watched = Watched(folder, self._read, mono_ns=clock.mono_ns, also=keys)
 
     def current(self) -> TrustedKeys:
         """Return the keys as they are now."""
         return self._watched.current()
+
+    def _read(self, damaged: Damaged) -> TrustedKeys:
+        if self._keys is not None:
+            self._revoked = self._revoked.joined(read_revoked(self._keys, damaged))
+        files, lost = self._files.read(damaged)
+        doubtful = {key_id(file.key) for file in lost}
+        sound = [file for file in files.values() if key_id(file.key) not in doubtful]
+        return _trusted(sound, _own_keys(self._own, damaged), self._revoked)
 
 
 def public_files(folder: Path) -> Iterator[tuple[Signer, str, Path]]:
@@ -225,17 +274,21 @@ def public_files(folder: Path) -> Iterator[tuple[Signer, str, Path]]:
         return
     require_unwritable_by_others(folder)
     for path in sorted(folder.glob("*.pub")):
-        for signer in SIGNERS:
-            name = path.stem.removeprefix(f"{signer}-")
-            if name and name != path.stem:
-                require_unwritable_by_others(path)
-                yield signer, name, path
-                break
-        else:
-            raise SettingsError(
-                f"{path}: name it planner-NAME.pub, engine-NAME.pub, operator-NAME.pub or"
-                " agent-NODE.pub, where NODE is the agent's site.node."
-            )
+        signer, name = _role_of(path)
+        require_unwritable_by_others(path)
+        yield signer, name, path
+
+
+def _role_of(path: Path) -> tuple[Signer, str]:
+    """Return the role and the name that a trusted file's name says."""
+    for signer in SIGNERS:
+        name = path.stem.removeprefix(f"{signer}-")
+        if name and name != path.stem:
+            return signer, name
+    raise SettingsError(
+        f"{path}: name it planner-NAME.pub, engine-NAME.pub, operator-NAME.pub or"
+        " agent-NODE.pub, where NODE is the agent's site.node."
+    )
 
 
 def keep_secret(path: Path, secret: str) -> bool:

@@ -4,43 +4,60 @@ from pathlib import Path
 from typing import Final
 
 from engine.errors import SettingsError
-from engine.key_files import date_of, require_unwritable_by_others, write_key_file
-from engine.wire.frame_mac import SIGNING, Revoked
+from engine.key_files import (
+    Damaged,
+    date_of,
+    judged,
+    refuse,
+    require_unwritable_by_others,
+    write_key_file,
+)
+from engine.wire.frame_mac import Revoked
 
 REVOKED: Final = "revoked"
+_MS_DIGITS: Final = 20
 
 
-def read_revoked(folder: Path) -> Revoked:
+def read_revoked(folder: Path, damaged: Damaged = refuse) -> Revoked:
     """Return what was revoked: lines of an id, or of `kind/name` or `key/ID` and a time in ms.
+
+    Parameters
+    ----------
+    damaged
+        Hears of each line that cannot be read, and that others may write the file: whatever they
+        write there, it makes less believed and never more.
 
     Raises
     ------
     SettingsError
-        A line cannot be read, or others may write the file.
+        A line cannot be read, or others may write the file; by default.
     """
-    path = folder / REVOKED
-    if not path.exists():
-        return Revoked()
-    require_unwritable_by_others(path)
-    ids: set[str] = set()
-    names: dict[str, int] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        words = line.partition("#")[0].split()
-        match words:
-            case []:
-                continue
-            case [key_id] if len(key_id) == 16 and "/" not in key_id:
-                ids.add(key_id)
-            case [name, time_ms] if "/" in name and time_ms.isdecimal():
-                # A key that signs ends once; a name may lose its keys again and again.
-                first = min if name.startswith(f"{SIGNING}/") else max
-                names[name] = first(names.get(name, int(time_ms)), int(time_ms))
-            case _:
-                raise SettingsError(
-                    f"{path}, line {number}: {line!r} is neither a key's id nor KIND/NAME and a"
-                    " time in ms, as `flatline keys revoke` writes them."
-                )
-    return Revoked(frozenset(ids), names)
+    path, found = folder / REVOKED, Revoked()
+    with judged(damaged):
+        if not path.exists():
+            return found
+        lines = path.read_text(errors="replace").splitlines()
+        for number, line in enumerate(lines, start=1):
+            with judged(damaged):
+                found = found.joined(_revoked_by(line, source=f"{path}, line {number}"))
+        require_unwritable_by_others(path)
+    return found
+
+
+def _revoked_by(line: str, *, source: str) -> Revoked:
+    words = line.partition("#")[0].split()
+    match words:
+        case []:
+            return Revoked()
+        case [key_id] if len(key_id) == 16 and "/" not in key_id:
+            return Revoked(frozenset({key_id}))
+        case [name, time_ms] if "/" in name and time_ms.isdecimal() and len(time_ms) < _MS_DIGITS:
+            return Revoked(names={name: int(time_ms)})
+        case _:
+            raise SettingsError(
+                f"{source}: {line!r} is neither a key's id nor KIND/NAME and a time in ms, as"
+                " `flatline keys revoke` writes them."
+            )
 
 
 def revoke(folder: Path, *, what: str, now_ms: int) -> None:

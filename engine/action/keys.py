@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Protocol, Self
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -193,7 +194,7 @@ def parse_private_key(pem: bytes, *, source: str) -> Ed25519PrivateKey:
     """
     try:
         key = load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise KeyDamaged(f"{source} is no private key in PEM. {_MADE_ANEW}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyDamaged(f"{source} holds a private key, but not an Ed25519 one. {_MADE_ANEW}")
@@ -210,7 +211,7 @@ def parse_public_key(pem: bytes, *, source: str) -> Ed25519PublicKey:
     """
     try:
         key = load_pem_public_key(pem)
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise SettingsError(f"{source} is no public key in PEM: {error}.") from error
     if not isinstance(key, Ed25519PublicKey):
         raise SettingsError(f"{source} holds a public key, but not an Ed25519 one.")

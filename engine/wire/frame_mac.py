@@ -177,6 +177,15 @@ class Revoked:
     ids: frozenset[str] = frozenset()
     names: Mapping[str, int] = field(default_factory=dict)
 
+    def joined(self, other: "Revoked") -> "Revoked":
+        """Return what either says."""
+        names = dict(self.names)
+        for name, time_ms in other.names.items():
+            # A key that signs ends once; a name may lose its keys again and again.
+            first = min if name.startswith(f"{SIGNING}/") else max
+            names[name] = first(names.get(name, time_ms), time_ms)
+        return Revoked(self.ids | other.ids, names)
+
     def covers(self, name: KeyName) -> bool:
         """Return whether a key's frames are refused."""
         if name.serial in self.ids or name.site_key in self.ids:

@@ -169,3 +169,41 @@ def test_the_end_of_a_site_key_survives_its_file(tmp_path: Path) -> None:
     key = read_site_keys(tmp_path)[key_id]
     write_site_key(tmp_path, key_id, SiteKey(key.secret, until_ms=NOW_MS))
     assert read_site_keys(tmp_path)[key_id] == SiteKey(key.secret, until_ms=NOW_MS)
+
+
+def test_a_half_written_site_key_is_named_and_hides_neither_other_keys_nor_the_revoked_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    time = clock()
+    make_site_key(tmp_path, now_ms=NOW_MS - 60_000)
+    ring = FrameKeyring(tmp_path, time)
+    sign, other, keys = ring.signer("node", "n1"), ring.signer("node", "n2"), ring.reader()
+    headers, others = sign(b"c", b"frame"), other(b"c", b"frame")
+    newer = make_site_key(tmp_path, now_ms=NOW_MS)
+    path = site_key_path(tmp_path, newer)
+    path.write_text(path.read_text()[:60])
+    revoke(tmp_path, what="node/n1", now_ms=NOW_MS)
+    time.advance(1.1)
+    with pytest.raises(RecordRejected, match="is revoked"):
+        writer(keys(), headers, NOW_MS)
+    assert writer(keys(), others, NOW_MS) is not None
+    assert path.name in capsys.readouterr().out
+
+
+def test_without_a_site_key_that_can_be_read_no_frame_is_believed_and_the_reader_goes_on(
+    tmp_path: Path,
+) -> None:
+    time = clock()
+    path = site_key_path(tmp_path, make_site_key(tmp_path, now_ms=NOW_MS - 60_000))
+    ring = FrameKeyring(tmp_path, time)
+    sign, keys = ring.signer("node", "n1"), ring.reader()
+    headers, whole = sign(b"c", b"frame"), path.read_text()
+    path.write_text(whole[:60])
+    time.advance(1.1)
+    with pytest.raises(RecordRejected, match="which is not here"):
+        writer(keys(), headers, NOW_MS)
+    # Who signs goes on with what it had, and counts as soon as the file is whole.
+    assert sign(b"c", b"frame")
+    path.write_text(whole)
+    time.advance(1.1)
+    assert writer(keys(), sign(b"c", b"frame"), NOW_MS) is not None

@@ -4,17 +4,29 @@ import os
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from connectors.clock import ManualClock
 from engine.action.keys import parse_public_key, public_key_pem
 from engine.errors import SettingsError
-from engine.key_files import labels_of, until_ms_of, with_end
+from engine.key_files import Damaged, Watched, labels_of, until_ms_of, with_end
 from engine.keyring import WatchedKeys, trusted_keys
 from engine.revoked import revoke
 from engine.wire.order import key_id
 
 NOW_MS = 1_790_000_000_000
+OTHER_KIND = (
+    Ed448PrivateKey.generate()
+    .public_key()
+    .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+)
+# An elliptic curve by its number, 1.2.3.4, which no library has.
+UNKNOWN_CURVE = b"""-----BEGIN PUBLIC KEY-----
+MBQwDgYHKoZIzj0CAQYDKgMEAwIABA==
+-----END PUBLIC KEY-----
+"""
 
 
 def put(folder: Path, name: str, *, text: str = "") -> str:
@@ -94,10 +106,128 @@ def test_a_folder_that_becomes_writable_for_others_adds_no_key_and_stops_nobody(
     put(tmp_path, "planner-q.pub")
     clock.advance(2.0)
     assert set(watched.current().planners) == {first}
-    assert "those read before stay in force" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "other users may write it" in said
+    assert "planner-q.pub came or changed while others may write there" in said
+    # What is taken away there counts no more, and what is put in its place does not count.
+    put(tmp_path, "planner-p.pub")
+    clock.advance(2.0)
+    assert not watched.current().planners
     tmp_path.chmod(0o755)
     clock.advance(2.0)
     assert len(watched.current().planners) == 2
+
+
+DAMAGES = {
+    "cut short": b"-----BEGIN PUBLIC KEY-----\nMCow",
+    "no text": bytes(range(256)),
+    "empty": b"",
+    "a date that is none": b"Not-After: tomorrow\n",
+    "another kind of key": OTHER_KIND,
+    "a curve that nobody knows": UNKNOWN_CURVE,
+}
+
+
+@pytest.mark.parametrize("text", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_file_is_named_and_drops_its_own_key_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: bytes
+) -> None:
+    clock, folder, keys = ManualClock(now_ms=NOW_MS), tmp_path / "trusted", tmp_path / "keys"
+    folder.mkdir()
+    keys.mkdir()
+    ann, ben = put(folder, "operator-ann.pub"), put(folder, "operator-ben.pub")
+    cleo, dan = put(folder, "operator-cleo.pub"), put(folder, "operator-dan.pub")
+    watched = WatchedKeys(folder, own=None, clock=clock, keys=keys)
+    (folder / "operator-ann.pub").write_bytes(text)
+    (folder / "operator-ben.pub").unlink()
+    revoke(keys, what=f"key/{cleo}", now_ms=NOW_MS)
+    eve = put(folder, "operator-eve.pub")
+    clock.advance(1.1)
+    now = watched.current()
+    assert set(now.operators) == {cleo, dan, eve}
+    assert now.until_ms == {cleo: NOW_MS}
+    assert "operator-ann.pub" in capsys.readouterr().out
+    assert {ann, ben}.isdisjoint(now.names)
+
+
+def test_a_key_of_which_one_file_is_damaged_does_not_count_by_another(tmp_path: Path) -> None:
+    """The damaged one may have said when it ended."""
+    clock = ManualClock(now_ms=NOW_MS)
+    put(tmp_path, "operator-ann.pub")
+    text = (tmp_path / "operator-ann.pub").read_text()
+    (tmp_path / "operator-copy.pub").write_text(text)
+    (tmp_path / "operator-ann.pub").write_text(with_end(text, NOW_MS))
+    watched = WatchedKeys(tmp_path, own=None, clock=clock)
+    (tmp_path / "operator-ann.pub").write_text("")
+    clock.advance(1.1)
+    assert not watched.current().operators
+    (tmp_path / "operator-ann.pub").unlink()
+    clock.advance(1.1)
+    assert len(watched.current().operators) == 1
+
+
+def test_a_list_of_revoked_keys_counts_line_by_line_and_forgets_nothing_while_it_is_copied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock, folder, keys = ManualClock(now_ms=NOW_MS), tmp_path / "trusted", tmp_path / "keys"
+    folder.mkdir()
+    keys.mkdir()
+    ann, ben = put(folder, "operator-ann.pub"), put(folder, "operator-ben.pub")
+    revoke(keys, what=f"key/{ann}", now_ms=NOW_MS)
+    watched = WatchedKeys(folder, own=None, clock=clock, keys=keys)
+    for text in (b"", b"\xff\xfe key\n", b"key/x " + b"9" * 5000, b"key/x\n"):
+        (keys / "revoked").write_bytes(text + f"\nkey/{ben} {NOW_MS + 1}\n".encode())
+        clock.advance(1.1)
+        assert watched.current().until_ms == {ann: NOW_MS, ben: NOW_MS + 1}
+    assert "revoked, line 1" in capsys.readouterr().out
+    (keys / "revoked").chmod(0o666)
+    clock.advance(1.1)
+    assert watched.current().until_ms == {ann: NOW_MS, ben: NOW_MS + 1}
+
+
+def test_an_own_key_that_is_damaged_later_leaves_the_others_and_the_list_in_force(
+    tmp_path: Path,
+) -> None:
+    clock, folder, keys = ManualClock(now_ms=NOW_MS), tmp_path / "trusted", tmp_path / "keys"
+    folder.mkdir()
+    ann = put(folder, "operator-ann.pub")
+    watched = WatchedKeys(folder, own=keys, clock=clock, keys=keys)
+    assert len(watched.current().planners) == 1
+    (keys / "planner.key").write_text("")
+    revoke(keys, what=f"key/{ann}", now_ms=NOW_MS)
+    clock.advance(1.1)
+    now = watched.current()
+    assert (len(now.planners), len(now.agents)) == (0, 1)
+    assert now.until_ms == {ann: NOW_MS}
+
+
+def test_what_changes_during_the_first_reading_is_read_again(tmp_path: Path) -> None:
+    clock = ManualClock(now_ms=NOW_MS)
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def read(_: Damaged) -> str:
+        text = path.read_text()
+        if text == "old":
+            path.write_text("newer")
+        return text
+
+    watched = Watched(tmp_path, read, mono_ns=clock.mono_ns)
+    assert watched.current() == "old"
+    clock.advance(1.1)
+    assert watched.current() == "newer"
+
+
+def test_a_link_to_nothing_hides_no_change_of_other_files(tmp_path: Path) -> None:
+    clock = ManualClock(now_ms=NOW_MS)
+    put(tmp_path, "operator-ann.pub")
+    watched = WatchedKeys(tmp_path, own=None, clock=clock)
+    (tmp_path / "operator-zoe.pub").symlink_to(tmp_path / "nowhere")
+    clock.advance(1.1)
+    assert len(watched.current().operators) == 1
+    (tmp_path / "operator-ann.pub").unlink()
+    clock.advance(1.1)
+    assert not watched.current().operators
 
 
 def test_a_folder_is_not_read_again_while_nothing_changes(
