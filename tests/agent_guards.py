@@ -58,7 +58,8 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "the agent does not ask once more before the call", _ACT,
-        '"already_closed")\n        return end\n', '"already_closed")\n        return None\n', ROLES,
+        '"already_closed")\n        return end\n', '"already_closed")\n        return None\n',
+        ROLES,
     ),
     Mutant(
         "the agent does not read control and orders to their ends", _ACT,

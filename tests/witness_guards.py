@@ -85,8 +85,11 @@ WITNESS_MUTANTS: Final = (
     ),
     Mutant(
         "busy vCPUs teach how long idle ones stand still", "models/kernels/standstill.py",
-        "    return gaps.ALIVE if is_idle or stood else gaps.UNKNOWN\n",
-        "    return gaps.ALIVE\n", _KERNEL,
+        "    if is_idle:\n        return gaps.ALIVE\n", "    return gaps.ALIVE\n", _KERNEL,
+    ),
+    Mutant(
+        "work ends a standstill as a timer does", "models/kernels/standstill.py",
+        "return gaps.CUT_SHORT if stood", "return gaps.ALIVE if stood", _KERNEL,
     ),
     Mutant(
         "work teaches how long idle vCPUs stand still", "models/kernels/standstill.py",

@@ -5,6 +5,10 @@ counts at log-spaced edges (the empirical estimator with Krichevsky-Trofimov's p
 one half), so what a silence is worth as evidence follows from the VM's own past: for a
 guest that writes every second ten seconds are worth more than for one that writes hourly,
 and a newborn VM cannot surprise at all.
+
+A silence that something else ended would have lasted longer. It says nothing of how gaps end, so
+it is none of them; that the VM lives with silences as long does count, so that a silence
+surprises rather too little than too much.
 """
 
 import math
@@ -13,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels._jit import kernel
+from models.kernels._jit import inlined, kernel
 from models.kernels.lanes import LANES
 
 F32 = NDArray[np.float32]
@@ -32,6 +36,8 @@ OUT_ROWS: Final = len(OUT)
 SILENT: Final = 0
 ALIVE: Final = 1
 UNKNOWN: Final = -1
+# A silence that something else than a sign of life ended: it would have lasted longer.
+CUT_SHORT: Final = 2
 
 # Counts are halved when a week of samples has been seen, so that habits may change.
 MEMORY_S: Final = 7 * 86_400.0
@@ -62,6 +68,19 @@ def _surprise(state: F32, lane: int, run_s: np.float32) -> np.float32:
     return -(here + (place - np.float32(edge)) * (further - here))
 
 
+@inlined
+def _learn(fields: F32, lane: int, run_s: np.float32, is_cut_short: bool) -> None:
+    """Count what has ended: a gap, or a silence that was cut short."""
+    if not is_cut_short:
+        fields[LIVE, lane] += _ONE
+    edge = 0
+    # The edges grow, so a short run leaves after the first comparison.
+    while edge < EDGE_COUNT and run_s >= np.float32(1 << edge):
+        lasted = fields[SURVIVED + edge, lane] + _ONE
+        fields[SURVIVED + edge, lane] = min(lasted, fields[LIVE, lane])
+        edge += 1
+
+
 @kernel
 def fold_life(
     state: F32, alive: I8, hold: U8, dt_s: np.float32, out: F32, share: np.float32
@@ -73,8 +92,8 @@ def fold_life(
     state
         Shape (blocks, FIELD_COUNT, LANES), updated.
     alive
-        Shape (blocks * LANES): `ALIVE`, `SILENT` or `UNKNOWN`. Unknown time neither ends
-        a gap nor adds to it.
+        Shape (blocks * LANES): `ALIVE`, `SILENT`, `CUT_SHORT` or `UNKNOWN`. Unknown time neither
+        ends a gap nor adds to it.
     hold
         Shape (blocks * LANES): non-zero where a silence is explained from outside (a pool
         that stalls, a lifecycle operation, a fault that was confirmed): the gap it is
@@ -102,15 +121,10 @@ def fold_life(
             i = block * LANES + lane
             sign = alive[i]
             run = fields[RUN, lane]
-            if sign == ALIVE:
+            if sign in (ALIVE, CUT_SHORT):
                 learned = fields[HELD, lane] == _ZERO
                 if learned:
-                    fields[LIVE, lane] += _ONE
-                    edge = 0
-                    # The edges grow, so a short run leaves after the first comparison.
-                    while edge < EDGE_COUNT and run >= np.float32(1 << edge):
-                        fields[SURVIVED + edge, lane] += _ONE
-                        edge += 1
+                    _learn(fields, lane, run, sign == CUT_SHORT)
                     if fields[LIVE, lane] > cap:
                         for field in range(LIVE, FIELD_COUNT):
                             fields[field, lane] *= _HALF

@@ -56,9 +56,11 @@ def _end_run(state: F32, lane: int) -> None:
 
 @inlined
 def _sign_of_move(state: F32, lane: int, is_idle: bool) -> int:
-    """Return how a gap model takes that vCPUs moved: busy ones only end what has begun."""
+    """Return how a gap model takes a move: what work causes only cuts short what has begun."""
+    if is_idle:
+        return gaps.ALIVE
     stood = state[lane // LANES, _RUN, lane % LANES] > np.float32(0)
-    return gaps.ALIVE if is_idle or stood else gaps.UNKNOWN
+    return gaps.CUT_SHORT if stood else gaps.UNKNOWN
 
 
 @inlined
@@ -232,8 +234,9 @@ def fold_exits(
     """Say of every lane in use whether KVM injected an interrupt into it or served its I/O.
 
     An injected interrupt of a VM that rests is what a living kernel's own timers cause, so only
-    that is learned as life. Work ends a standstill and teaches nothing: it has the cause in
-    common with disks and network.
+    that is learned as life. Work only cuts a standstill short: it has the cause in common with
+    disks and network. Where the processor delivers interrupts by itself (APICv, AVIC) KVM injects
+    and counts none, so nothing is learned and no standstill surprises.
 
     Parameters
     ----------

@@ -9,15 +9,18 @@ class GapsTwin:
     """One VM's gaps; the week's halving is left out, so tests stay below it."""
 
     def __init__(self) -> None:
-        self.gaps_s: list[float] = []
+        # How long each silence lasted, oldest first, and whether it was cut short.
+        self.ended: list[tuple[float, bool]] = []
         self.run_s = 0.0
         self.held = False
 
-    def learn_one(self, *, alive: bool | None, held: bool, dt_s: float) -> tuple[float, float]:
+    def learn_one(
+        self, *, alive: bool | None, held: bool, dt_s: float, cut_short: bool = False
+    ) -> tuple[float, float]:
         """Return for how long the VM has been silent, and how surprising that is in nats."""
-        if alive:
+        if alive or cut_short:
             if not self.held:
-                self.gaps_s.append(self.run_s)
+                self.ended.append((self.run_s, cut_short))
             self.run_s, self.held = 0.0, False
             return 0.0, 0.0
         if alive is False:
@@ -26,8 +29,11 @@ class GapsTwin:
         return self.run_s, self._surprise() if self.run_s > 0 else 0.0
 
     def _survival(self, edge_s: float) -> float:
-        reached = sum(gap >= edge_s for gap in self.gaps_s)
-        return (reached + 0.5) / (len(self.gaps_s) + 1)
+        gaps = reached = 0
+        for lasted_s, cut_short in self.ended:
+            gaps += not cut_short
+            reached = min(reached + (lasted_s >= edge_s), gaps)
+        return (reached + 0.5) / (gaps + 1)
 
     def _surprise(self) -> float:
         place = math.log2(max(self.run_s, 1.0))

@@ -60,7 +60,7 @@ class VcpusTwin:
             return STILL, False
         stood, self.whole_stood = self.whole_stood, False
         is_idle = max(gains.values()) <= self.limit_ns
-        return MOVED, True if is_idle or stood else None
+        return MOVED, self._sign(is_idle, stood)
 
     def _others(self, gains):
         moved = {number for number, gain in gains.items() if gain}
@@ -69,4 +69,8 @@ class VcpusTwin:
             return STILL, False
         stood, self.standing = bool(self.standing), []
         second = sorted(gains.values())[-2]
-        return MOVED, True if second <= self.limit_ns or stood else None
+        return MOVED, self._sign(second <= self.limit_ns, stood)
+
+    def _sign(self, is_idle, stood):
+        """Return how a gap model takes a move: as life, or as what cut a standstill short."""
+        return True if is_idle else "cut short" if stood else None

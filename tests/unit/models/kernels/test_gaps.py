@@ -17,8 +17,8 @@ class Lanes:
         self.state = gaps.new_state(1)
         self.out = np.zeros((gaps.OUT_ROWS, LANES), np.float32)
 
-    def sample(self, *, alive, held=False, dt_s=2.0, share=1.0):
-        signs = np.full(LANES, SIGNS[alive], np.int8)
+    def sample(self, *, alive, held=False, dt_s=2.0, share=1.0, cut_short=False):
+        signs = np.full(LANES, gaps.CUT_SHORT if cut_short else SIGNS[alive], np.int8)
         hold = np.full(LANES, held, np.uint8)
         self.fold(self.state, signs, hold, np.float32(dt_s), self.out, np.float32(share))
         return float(self.out[0, 0]), float(self.out[1, 0])
@@ -31,9 +31,10 @@ def test_gaps_match_reference(fold):
     steps = 1500 if fold is gaps.fold_life else 300
     for _ in range(steps):
         alive = rng.choice(np.array([True, False, None]), p=[0.6, 0.35, 0.05])
-        held = bool(rng.random() < 0.02)
-        run_s, nats = lanes.sample(alive=alive, held=held)
-        expected = twin.learn_one(alive=alive, held=held, dt_s=2.0)
+        sample = {"alive": alive, "held": bool(rng.random() < 0.02), "dt_s": 2.0}
+        sample["cut_short"] = bool(rng.random() < 0.1)
+        run_s, nats = lanes.sample(**sample)
+        expected = twin.learn_one(**sample)
         assert run_s == pytest.approx(expected[0])
         assert nats == pytest.approx(expected[1], abs=1e-3)
 
@@ -105,3 +106,31 @@ def test_a_share_of_a_silence_is_held_against_the_past():
         (_, nats), (_, less) = whole.sample(alive=False), quarter.sample(alive=False, share=0.25)
     assert nats > 7
     assert less < 1
+
+
+def test_silences_that_were_all_cut_short_say_nothing_of_how_one_ends():
+    lanes = Lanes()
+    for _ in range(2000):
+        lanes.sample(alive=False)
+        lanes.sample(alive=None, cut_short=True)
+    for _ in range(100):
+        _, nats = lanes.sample(alive=False)
+    assert nats < 1
+
+
+def test_a_silence_that_was_cut_short_makes_one_as_long_surprise_less():
+    lives, cut = Lanes(), Lanes()
+    for number in range(2000):
+        for lanes in (lives, cut):
+            lanes.sample(alive=True)
+        if number % 100 == 0:
+            for _ in range(20):
+                cut.sample(alive=False)
+            cut.sample(alive=None, cut_short=True)
+    for _ in range(18):
+        (_, nats), (_, less) = lives.sample(alive=False), cut.sample(alive=False)
+    assert nats > 7
+    assert less < nats - 2
+    for _ in range(46):
+        (_, nats), (_, less) = lives.sample(alive=False), cut.sample(alive=False)
+    assert less == pytest.approx(nats, abs=0.1)  # longer than any of them
