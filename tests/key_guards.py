@@ -6,6 +6,7 @@ from tests.mutant import Mutant
 
 _WORDS: Final = "engine/action/words.py"
 _HEARD: Final = ("tests/unit/engine/action/test_words.py",)
+_BOUND: Final = ("tests/unit/engine/action/test_words_bound.py",)
 _LIFTED: Final = ("tests/unit/engine/cli/test_lifting.py",)
 _SIGNED: Final = ("tests/unit/engine/action/test_keys.py",)
 _MAC: Final = "engine/wire/frame_mac.py"
@@ -102,10 +103,47 @@ KEY_MUTANTS: Final = (
     ),
     Mutant(
         "anybody's word ends a hold",
-        "engine/wire/control.py",
+        _WORDS,
         "    if by_operator:\n",
         "    if True:\n",
         _HEARD,
+    ),
+    Mutant(
+        "a pause beyond the bound holds nothing",
+        _WORDS,
+        "    return kept.with_entry(instead, _too_many(word))\n",
+        "    return kept\n",
+        _BOUND,
+    ),
+    Mutant(
+        "any number of words that nobody signed are kept",
+        _WORDS,
+        "    if place in kept or (len(kept) < _MOST_WORDS and",
+        "    if place in kept or (True and",
+        _BOUND,
+    ),
+    Mutant(
+        "keys of any length are kept",
+        _WORDS,
+        " and len(place) <= _MOST_KEY_BYTES):\n",
+        "):\n",
+        _BOUND,
+    ),
+    Mutant(
+        "a mode that was taken back is forgotten when room is made",
+        _WORDS,
+        "    if word.kind in _RESTRICTIONS:\n        return word.holds(",
+        "    if True:\n        return word.holds(",
+        _BOUND,
+    ),
+    Mutant(
+        "every agent journals a refused word",
+        "engine/roles/reading.py",
+        "            heard = hear_record(record, trust=self._trusted, controls=self.controls)\n",
+        "            heard = hear_record(\n"
+        "                record, trust=self._trusted, controls=self.controls,"
+        " journal=self._journal\n            )\n",
+        ("tests/unit/engine/roles/test_plan.py",),
     ),
     Mutant(
         "a hold is said by anybody",

@@ -47,7 +47,7 @@ class ControlSeen:
     control: Control
     now_ms: int
     key: bytes | None = None
-    by_operator: bool = True
+    by_operator: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,12 @@ class Layered(Mapping[K, V], Generic[K, V]):
             changed._many, changed._few = {**self._many, **self._few, key: value}, {}
         return changed
 
+    def without(self, key: K) -> Self:
+        """Return the mapping without a key; it is copied where it has it."""
+        if key not in self:
+            return self
+        return type(self)({one: value for one, value in self.items() if one != key})
+
     def __getitem__(self, key: K) -> V:
         return self._few[key] if key in self._few else self._many[key]
 

@@ -11,7 +11,8 @@ from engine.action.incident import Incident
 from engine.action.layered import layered
 from engine.action.storm import Place, Trouble
 from engine.action.target import CellLoad
-from engine.wire.control import Control, with_word
+from engine.action.words import with_word
+from engine.wire.control import Control
 from engine.wire.journal import EntryKind
 
 SENTENCES: Final = {
@@ -88,7 +89,7 @@ def put(state: PlannerState, incident: Incident) -> PlannerState:
 
 
 def with_control(
-    state: PlannerState, control: Control, *, key: bytes | None = None, by_operator: bool = True
+    state: PlannerState, control: Control, *, key: bytes | None = None, by_operator: bool = False
 ) -> PlannerState:
     """Return the state with one more word of control, read under `key` if not under its own."""
     under = control.key() if key is None else key

@@ -16,18 +16,20 @@ from typing import Final, get_args
 import msgspec
 
 from engine.action.keys import Headers, TrustedKeys, check_life
+from engine.action.layered import Layered, layered
 from engine.action.question import CLOCK_SLACK_MS
 from engine.errors import RecordRejected
+from engine.wire import limits
 from engine.wire.control import (
     HOLDS,
     REFUSED,
+    TOO_MANY,
     Control,
     ControlKind,
     ControlScope,
     decode_control,
     hold_key,
     unreadable,
-    with_word,
 )
 from engine.wire.order import KEY_HEADER, check_signature
 
@@ -39,6 +41,14 @@ _FRESH_MS: Final = 300_000
 # One that is dated ahead of the log could be copied onto what is said until that date comes.
 _AHEAD_MS: Final = CLOCK_SLACK_MS
 _KEY_PARTS: Final = 4
+# A site has some hundred words; an owner who patches thousands of VMs says one for each. Words that
+# are over are dropped when there are so many, in which case a tenth must go: else each further
+# record would cost a look at all of them.
+_MOST_WORDS: Final = 10_000
+_MOST_IN_FORCE: Final = 9_000
+# The longest key of a word: three texts of 4 bytes a character.
+_MOST_KEY_BYTES: Final = 16_384
+_TOO_MANY_KEY: Final = b"too-many-words"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +113,9 @@ def hear(
     control = msgspec.structs.replace(control, time_ms=time_ms)
     displaces = not own and _stands(controls.get(key))
     if operator is None:
-        author = _author(control, headers, value, trusted)
-        return Heard(msgspec.structs.replace(control, by=author), displaces=displaces)
+        author, reason = _author(control, headers, value, trusted), limits.clipped(control.reason)
+        word = msgspec.structs.replace(control, by=author, reason=reason)
+        return Heard(word, displaces=displaces)
     name = trusted.names.get(operator, control.by)
     word = msgspec.structs.replace(control, by=name)
     return Heard(word, by_operator=stale is None, displaces=displaces)
@@ -222,7 +233,7 @@ def _hold(key: bytes, error: RecordRejected, *, time_ms: int) -> Control | None:
             "mode": "observe" if parts[0] == "mode" else None,
             "active": True,
             "by": "a control record that was refused and holds as a restriction",
-            "reason": f"{error.detail}; an operator's word on it ends this",
+            "reason": f"{limits.clipped(error.detail)}; an operator's word on it ends this",
             "time_ms": time_ms,
             "source": REFUSED,
         },
@@ -237,3 +248,58 @@ def fold_word(
     if heard.word is None:
         return controls
     return with_word(controls, key, heard.word, by_operator=heard.by_operator)
+
+
+def with_word(
+    controls: Mapping[bytes, Control], key: bytes, word: Control, *, by_operator: bool = True
+) -> Mapping[bytes, Control]:
+    """Return the words in force by key after one more, read from a record with key `key`.
+
+    What is held for that key, because a record under it was unreadable or refused, ends with an
+    operator's word alone. Words that are not an operator's are kept up to a bound: beyond it one
+    pause of the whole site holds in their place.
+    """
+    kept = layered(controls)
+    if word.source in HOLDS:
+        return _bounded(kept, hold_key(key), word)
+    if by_operator:
+        return kept.without(hold_key(key)).with_entry(word.key(), word)
+    return _bounded(kept, word.key(), word)
+
+
+def _bounded(kept: Layered[bytes, Control], place: bytes, word: Control) -> Layered[bytes, Control]:
+    """Return the words with one more that is not an operator's, or with a pause of the site."""
+    instead = hold_key(_TOO_MANY_KEY)
+    if place not in kept and len(kept) >= _MOST_WORDS and instead not in kept:
+        standing = {key: one for key, one in kept.items() if _matters(one, word.time_ms)}
+        if len(standing) <= _MOST_IN_FORCE:
+            kept = layered(standing)
+    if place in kept or (len(kept) < _MOST_WORDS and len(place) <= _MOST_KEY_BYTES):
+        return kept.with_entry(place, word)
+    return kept.with_entry(instead, _too_many(word))
+
+
+def _matters(word: Control, time_ms: int) -> bool:
+    """Return whether a word is in force, or keeps copies of an earlier one from being so."""
+    if word.kind in _RESTRICTIONS:
+        return word.holds(now_ms=time_ms)
+    return word.until_ms is None or time_ms < word.until_ms
+
+
+def _too_many(word: Control) -> Control:
+    """Return the pause of the site in place of a word that is not kept.
+
+    It counts from that word's time, so that an end which was signed before does not end it.
+    """
+    return Control(
+        kind="pause",
+        scope="site",
+        subject="",
+        active=True,
+        by="a bound on words of control that are not an operator's",
+        reason=f"{_MOST_WORDS} words of control are kept, and {_told(word)} is not one of them: end"
+        " what is over (flatline pause show), pause again what must stay paused, then end the"
+        " site's pause",
+        time_ms=word.time_ms,
+        source=TOO_MANY,
+    )

@@ -34,6 +34,7 @@ from engine.action.planner import step
 from engine.action.question import DAY_MS
 from engine.action.state import PlannerState
 from engine.action.target import CellLoad, NodeRoom
+from engine.action.words import Heard
 from engine.errors import (
     FoldFailed,
     LogError,
@@ -64,6 +65,11 @@ _RECOVERIES_BACK_MS: Final = 7 * DAY_MS
 _LEAVE_S: Final = 2.0
 
 _log = structlog.get_logger()
+
+# A word of control has a few hundred bytes; anybody may say one of the size of a record, for each
+# of the words that `engine.action.words` keeps.
+_STANDING_BYTES: Final = 4_096
+_MOST_STANDING: Final = 30_000
 
 # The feature that tells what a VM used of its node.
 _CORES: Final = "cpu_cores"
@@ -287,11 +293,27 @@ class Planner:
         if heard.displaces:
             self._displaced.add(record.key)
         elif heard.rejected is None:
-            self._standing[record.key] = (record.value, record.headers)
+            self._stand(record, heard)
             self._displaced.discard(record.key)
         if heard.word is None:
             return None
         return ControlSeen(heard.word, now_ms, record.key, heard.by_operator)
+
+    def _stand(self, record: Record, heard: Heard) -> None:
+        """Keep what stands under a key now, in case a refused record displaces it."""
+        value, headers = record.value, record.headers
+        size = len(value) + sum(len(name) + len(content) for name, content in headers)
+        if heard.word is not None and not heard.by_operator and size > _STANDING_BYTES:
+            # What needs no signature needs no more than it says.
+            value, headers = encode_control(heard.word), ()
+        if len(self._standing) >= _MOST_STANDING:
+            held = self._state.controls
+            self._standing = {
+                key: kept
+                for key, kept in self._standing.items()
+                if (word := held.get(key)) is not None and word.active
+            }
+        self._standing[record.key] = value, headers
 
     def _write_back(self) -> None:
         """Put words that refused records have displaced back into the log.

@@ -8,13 +8,13 @@ from engine.action.admit import History, claimed, closed, logged
 from engine.action.catalogue import Policy
 from engine.action.keys import Trust, open_entry
 from engine.action.ledger import LogMark
-from engine.action.words import fold_word
+from engine.action.words import fold_word, with_word
 from engine.errors import RecordRejected
 from engine.ports import Log, Record
 from engine.roles import instruments
 from engine.roles.hearing import hear_record
 from engine.roles.outbox import Journal
-from engine.wire.control import Control, unreadable, with_word
+from engine.wire.control import Control, unreadable
 from engine.wire.order import Claim, Entry, Order, names_node
 from engine.wire.topics import CONTROL, ORDERS
 
@@ -134,9 +134,8 @@ class Reading:
     def _take_in(self, record: Record) -> None:
         """Take in what one record says."""
         if record.topic == CONTROL.name:
-            heard = hear_record(
-                record, trust=self._trusted, controls=self.controls, journal=self._journal
-            )
+            # A planner keeps what is refused, so that a site of a thousand agents does so once.
+            heard = hear_record(record, trust=self._trusted, controls=self.controls)
             self.controls = fold_word(self.controls, record.key, heard)
             return
         earlier, trusted = self.history, self._trusted.current()
@@ -148,7 +147,6 @@ class Reading:
             if names_node(record.value, self._node):
                 self._journal.reject(record, reason=error.reason, detail=error.detail)
             else:
-                # A planner keeps it, so that a site of a thousand agents does so once.
                 instruments.RECORDS_REJECTED.labels(record.topic, error.reason).inc()
             return
         self.history = self._with(entry, record)

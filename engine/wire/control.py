@@ -4,7 +4,6 @@ One compacted record per key; the last word on a key holds. An agent reads the t
 current end before each call, so a pause that stands in the log is a pause that holds.
 """
 
-from collections.abc import Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -22,7 +21,9 @@ Mode = Literal["observe", "approve", "auto"]
 UNREADABLE: Final = "unreadable"
 # Who speaks where a record was refused and may have displaced a restriction.
 REFUSED: Final = "refused"
-HOLDS: Final = frozenset({UNREADABLE, REFUSED})
+# Who speaks in the place of words that are too many to be kept.
+TOO_MANY: Final = "one too many"
+HOLDS: Final = frozenset({UNREADABLE, REFUSED, TOO_MANY})
 # Before the key of a hold, so that it stands beside the word under the same key.
 _HOLD_PREFIX: Final = b"\0"
 # Of a key that may be as long as a record can be, so much tells which one it is.
@@ -85,8 +86,8 @@ def unreadable(key: bytes, *, time_ms: int, why: str) -> Control:
         subject="",
         active=True,
         by="a control record that is unreadable and holds as a pause",
-        reason=f"key {name!r}, {why}, until an operator writes that key anew or ends the site's"
-        " pause",
+        reason=f"key {name!r}, {limits.clipped(why)}, until an operator writes that key anew or"
+        " ends the site's pause",
         time_ms=time_ms,
         source=UNREADABLE,
     )
@@ -100,24 +101,6 @@ def hold_key(key: bytes) -> bytes:
 def held_key(key: bytes) -> bytes:
     """Return the record key that a hold is for, from the key under which it stands."""
     return key.removeprefix(_HOLD_PREFIX)
-
-
-def with_word(
-    controls: Mapping[bytes, Control], key: bytes, word: Control, *, by_operator: bool = True
-) -> dict[bytes, Control]:
-    """Return the words in force by key after one more, read from a record with key `key`.
-
-    What is held for that key, because a record under it was unreadable or refused, ends with an
-    operator's word alone.
-    """
-    kept = dict(controls)
-    if word.source in HOLDS:
-        kept[hold_key(key)] = word
-        return kept
-    if by_operator:
-        kept.pop(hold_key(key), None)
-    kept[word.key()] = word
-    return kept
 
 
 _encoder = msgspec.json.Encoder()

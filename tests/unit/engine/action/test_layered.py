@@ -31,3 +31,19 @@ def test_what_it_is_made_of_may_change_later() -> None:
     found = layered(given_).with_entry(2, 2)
     given_[3] = 3
     assert dict(found) == {1: 1, 2: 2}
+
+
+@given(
+    many=st.dictionaries(st.integers(0, 20), st.integers(), max_size=20),
+    few=st.dictionaries(st.integers(0, 20), st.integers(), max_size=20),
+    gone=st.integers(0, 20),
+)
+def test_it_is_without_a_key_what_a_dictionary_is(many, few, gone) -> None:
+    found, expected = layered(many), many | few
+    for key, value in few.items():
+        found = found.with_entry(key, value)
+    left = found.without(gone)
+    assert dict(found) == expected
+    expected.pop(gone, None)
+    assert dict(left) == expected
+    assert (len(left), gone in left) == (len(expected), False)

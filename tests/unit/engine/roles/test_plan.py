@@ -227,6 +227,39 @@ def test_a_planner_writes_back_what_a_refused_record_has_displaced() -> None:
     virtual_time.run(played())
 
 
+def test_a_word_that_is_refused_is_journaled_by_the_planner_and_by_no_agent() -> None:
+    async def played() -> None:
+        async with acting_site() as site:
+            site.start_planner()
+            site.start_agent()
+            site.start_agent("c0-n1")
+            await asyncio.sleep(2.0)
+            await site.anybody(kind="pause", scope="cell", subject="c7", active=False)
+            await site.log.append(CONTROL.name, key=b"nonsense", value=b"nonsense")
+            await asyncio.sleep(2.0)
+            told = [entry for entry in await site.journal() if "was not read" in entry.sentence]
+            assert [entry.detail["reason"] for entry in told] == ["bad_signature", "malformed"]
+            assert all(entry.writer.startswith("plan/") for entry in told)
+
+    virtual_time.run(played())
+
+
+def test_a_pause_of_any_length_is_written_back_as_what_it_says() -> None:
+    async def played() -> None:
+        async with acting_site() as site:
+            planner = site.start_planner()
+            await site.anybody(kind="pause", scope="cell", subject="c7", reason="x" * 60_000)
+            await asyncio.sleep(2.0)
+            await site.anybody(kind="pause", scope="cell", subject="c7", active=False)
+            await asyncio.sleep(2.0)
+            await site.stop(planner)
+            (record,) = await site.log.read_to_end(CONTROL.name, 0, offset=0)
+            assert decode_control(record.value).active
+            assert len(record.value) < 2_000
+
+    virtual_time.run(played())
+
+
 def test_a_planner_whose_clock_runs_late_gives_only_orders_that_no_agent_takes() -> None:
     async def played() -> None:
         async with acting_site() as site:
