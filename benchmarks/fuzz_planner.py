@@ -130,7 +130,8 @@ class HostileRecords:
         if kind == "scores":
             good = msgspec.msgpack.decode(encode_scores(_SCORES))
             changed = self._packed.record(good, Scores)
-            return SCORES.name, b"c0", msgspec.msgpack.encode(changed), ()
+            value = msgspec.msgpack.encode(changed)
+            return SCORES.name, b"c0", value, self._signed(value, ENGINE_KEY)
         if kind == "control":
             return self._control()
         if kind == "alert":

@@ -329,7 +329,7 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
 
     open_frame = frame_opener(process, authority.frames, reader="engine")
     sign = authority.frames.signer("engine", settings.site.node)
-    alert_key = authority.key("engine")
+    key = authority.key("engine")
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
@@ -344,7 +344,7 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
                 health=health,
                 open_frame=open_frame,
                 sign=sign,
-                alert_key=alert_key,
+                key=key,
             )
 
     return opened

@@ -9,6 +9,7 @@ _HEARD: Final = ("tests/unit/engine/action/test_words.py",)
 _BOUND: Final = ("tests/unit/engine/action/test_words_bound.py",)
 _LIFTED: Final = ("tests/unit/engine/cli/test_lifting.py",)
 _SIGNED: Final = ("tests/unit/engine/action/test_keys.py",)
+_TARGETS: Final = ("tests/unit/engine/action/test_target.py",)
 _MAC: Final = "engine/wire/frame_mac.py"
 _FRAMES: Final = ("tests/unit/engine/wire/test_frame_mac.py",)
 _KEYRINGS: Final = (
@@ -228,6 +229,65 @@ KEY_MUTANTS: Final = (
         "    name = check_signature(value, headers, trusted=trusted.engines)\n",
         '    name = ""\n',
         _SIGNED,
+    ),
+    Mutant(
+        "scores need no engine",
+        "engine/action/keys.py",
+        "    _require_engine(value, headers, trusted=trusted, time_ms=time_ms)\n"
+        "    scores = decode_scores(value)\n",
+        "    scores = decode_scores(value)\n",
+        _SIGNED,
+    ),
+    Mutant(
+        "scores of another site count",
+        "engine/action/keys.py",
+        "    if scores.site != site:\n",
+        "    if False:\n",
+        _SIGNED,
+    ),
+    Mutant(
+        "scores of a minute to come count",
+        "engine/action/keys.py",
+        "    if ahead_ms > CLOCK_SLACK_MS:\n",
+        "    if False:\n",
+        _SIGNED,
+    ),
+    Mutant(
+        "a planner reads scores without a look at who signed them",
+        "engine/roles/plan.py",
+        "        scores = open_scores(\n",
+        "        open_scores = lambda value, *_, **__: decode_scores(value)\n"
+        "        from engine.wire.score import decode_scores\n"
+        "        scores = open_scores(\n",
+        ("tests/unit/engine/roles/test_plan.py",),
+    ),
+    Mutant(
+        "an engine leaves its scores unsigned",
+        "engine/roles/detect.py",
+        "        said = output.alert is not None or output.scores is not None\n",
+        "        said = output.alert is not None\n",
+        ("tests/unit/engine/roles/test_detect.py",),
+    ),
+    Mutant(
+        "a copy of an older minute of scores counts",
+        "engine/action/target.py",
+        "    if newer or now_ms - load.minute_ms > _TOLD_MS:\n",
+        "    if now_ms - load.minute_ms > _TOLD_MS:\n",
+        _TARGETS,
+    ),
+    Mutant(
+        "a minute to come is taken for the newest",
+        "engine/action/target.py",
+        "        return -CLOCK_SLACK_MS <= now_ms - self.minute_ms <= _FRESH_MS\n",
+        "        return now_ms - self.minute_ms <= _FRESH_MS\n",
+        _TARGETS,
+    ),
+    Mutant(
+        "scores of any number of cells are kept",
+        "engine/action/target.py",
+        "    if held is None and len(loads) >= MAX_CELLS:\n",
+        "    if False:\n",
+        _TARGETS,
     ),
     Mutant(
         "a planner's key signs alerts",

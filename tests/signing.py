@@ -11,6 +11,7 @@ from engine.ports import Headers
 from engine.wire.alert import Alert, encode_alert
 from engine.wire.control import Control, encode_control
 from engine.wire.order import key_id, signed
+from engine.wire.score import Scores, encode_scores
 
 
 def _key(number: int) -> Ed25519PrivateKey:
@@ -38,6 +39,11 @@ TRUSTED: Final = TrustedKeys.of(
 def said(alert: Alert, *, key: Ed25519PrivateKey = ENGINE_KEY) -> tuple[bytes, Headers]:
     """Return value and headers of an alert, as an engine publishes it."""
     return with_signature(encode_alert(alert), key)
+
+
+def scored(scores: Scores, *, key: Ed25519PrivateKey = ENGINE_KEY) -> tuple[bytes, Headers]:
+    """Return value and headers of a minute of scores, as an engine publishes it."""
+    return with_signature((encode_scores(scores), ()), key)
 
 
 def with_signature(

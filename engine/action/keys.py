@@ -1,4 +1,4 @@
-"""Whose word counts: planners sign orders, agents sign marks, engines sign alerts.
+"""Whose word counts: planners sign orders, agents marks, engines alerts and scores.
 
 What lifts a restriction is signed by an operator; `engine.action.words` reads words of control.
 """
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from engine.action.question import CLOCK_SLACK_MS
 from engine.errors import KeyDamaged, RecordRejected, SettingsError
 from engine.wire.alert import Alert, decode_alert
 from engine.wire.order import (
@@ -30,6 +31,7 @@ from engine.wire.order import (
     decode_order,
     key_id,
 )
+from engine.wire.score import Scores, decode_scores
 
 _MADE_ANEW = (
     "Move it away and a new one is made at the next start; the .pub beside it must then go to"
@@ -169,9 +171,47 @@ def open_alert(value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms:
         The signature is missing or wrong, its key is no engine's or has ended, or the value is no
         alert.
     """
+    _require_engine(value, headers, trusted=trusted, time_ms=time_ms)
+    return decode_alert(value)
+
+
+def open_scores(
+    value: bytes, headers: Headers, *, trusted: TrustedKeys, site: str, time_ms: int
+) -> Scores:
+    """Return the minute that `value` says, once a trusted engine of `site` signed it.
+
+    Parameters
+    ----------
+    time_ms
+        Append time of the record: no minute that ended later can be told by it.
+
+    Raises
+    ------
+    RecordRejected
+        The signature is missing or wrong, its key is no engine's or has ended; or the value is no
+        scores, of another site, or of a minute to come.
+    """
+    _require_engine(value, headers, trusted=trusted, time_ms=time_ms)
+    scores = decode_scores(value)
+    if scores.site != site:
+        raise RecordRejected(
+            "bad_value",
+            f"scores are of site {scores.site!r}, and this is {site!r}: look at what engine writes"
+            " to this log",
+        )
+    ahead_ms = scores.minute_ms - time_ms
+    if ahead_ms > CLOCK_SLACK_MS:
+        raise RecordRejected(
+            "bad_value",
+            f"scores of cell {scores.cell!r} are of a minute {ahead_ms / 1000:.0f} s after the log"
+            " took them: look at the engine that signed them",
+        )
+    return scores
+
+
+def _require_engine(value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms: int) -> None:
     name = check_signature(value, headers, trusted=trusted.engines)
     check_life(name, trusted=trusted, time_ms=time_ms)
-    return decode_alert(value)
 
 
 def private_key_pem(key: Ed25519PrivateKey) -> bytes:

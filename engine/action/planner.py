@@ -33,6 +33,7 @@ from engine.action.incident import ENDED, BrokenInvariant, Incident, moved
 from engine.action.ordering import FITTING
 from engine.action.state import PlannerState, Recovery, Stepped, put, told, with_control
 from engine.action.storm import places_of, troubled
+from engine.action.target import with_load
 from engine.wire.alert import Alert
 from engine.wire.order import DISRUPTIVE, Closed, Order
 
@@ -57,9 +58,9 @@ def step(state: PlannerState, event: PlannerEvent, policy: Policy) -> Stepped:
             state, done = _closed_seen(state, mark, policy, time_ms)
         case ControlSeen(control, key=key, by_operator=by_operator):
             state, done = with_control(state, control, key=key, by_operator=by_operator), ()
-        case LoadSeen(cell, load):
-            load = load.with_part(state.loads.get(cell))
-            state, done = replace(state, loads={**state.loads, cell: load}), ()
+        case LoadSeen(cell, load, now_ms):
+            loads = with_load(state.loads, cell, load, now_ms=now_ms)
+            state, done = replace(state, loads=loads), ()
         case CaughtUp(now_ms):
             state, done = every_incident(replace(state, live=True), policy, now_ms)
         case Tick(now_ms):

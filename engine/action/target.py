@@ -5,9 +5,15 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from engine.action.catalogue import Limits
+from engine.action.question import CLOCK_SLACK_MS
+from engine.wire.limits import MAX_INTERVAL_MS
 
 # Scores come once a minute; after five the picture is no longer the cell's.
 _FRESH_MS: Final = 300_000
+# Where VMs are sampled once an hour, a minute is told an hour later: its counts bound the budgets.
+_TOLD_MS: Final = 2 * MAX_INTERVAL_MS
+# A site has some hundred cells of up to 64 nodes.
+MAX_CELLS: Final = 4_096
 
 SENTENCES: Final = {
     "no_load": "The load of the nodes in cell {cell} is not known, so no target can be chosen.",
@@ -60,7 +66,37 @@ class CellLoad:
 
     def fresh(self, *, now_ms: int) -> bool:
         """Return whether the picture may still be taken for the cell's."""
-        return now_ms - self.minute_ms <= _FRESH_MS
+        return -CLOCK_SLACK_MS <= now_ms - self.minute_ms <= _FRESH_MS
+
+
+def with_load(
+    loads: Mapping[str, CellLoad], cell: str, load: CellLoad, *, now_ms: int
+) -> Mapping[str, CellLoad]:
+    """Return the pictures by cell with one more: the newest minute counts, whatever comes last.
+
+    What may be a copy of an old record changes nothing. Of more than `MAX_CELLS` those that were
+    not told lately are dropped first; see `has_room`.
+    """
+    held = loads.get(cell)
+    newer = held is not None and load.minute_ms < held.minute_ms <= now_ms + CLOCK_SLACK_MS
+    if newer or now_ms - load.minute_ms > _TOLD_MS:
+        return loads
+    if held is None and len(loads) >= MAX_CELLS:
+        loads = _told_lately(loads, now_ms=now_ms)
+        if len(loads) >= MAX_CELLS:
+            return loads
+    return {**loads, cell: load.with_part(held)}
+
+
+def has_room(loads: Mapping[str, CellLoad], cell: str, *, now_ms: int) -> bool:
+    """Return whether the picture of a cell can be kept beside those that were told lately."""
+    if cell in loads or len(loads) < MAX_CELLS:
+        return True
+    return len(_told_lately(loads, now_ms=now_ms)) < MAX_CELLS
+
+
+def _told_lately(loads: Mapping[str, CellLoad], *, now_ms: int) -> dict[str, CellLoad]:
+    return {name: one for name, one in loads.items() if now_ms - one.minute_ms <= _TOLD_MS}
 
 
 @dataclass(frozen=True, slots=True)

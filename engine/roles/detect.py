@@ -87,8 +87,8 @@ class Detector:
         Checks who wrote a frame and decodes it; the default believes every writer, for tests.
     sign
         Signs the ticks.
-    alert_key
-        Signs the alerts; None leaves them unsigned, and no planner believes them.
+    key
+        Signs alerts and scores; None leaves them unsigned, and no planner believes them.
 
     Attributes
     ----------
@@ -105,12 +105,12 @@ class Detector:
         health: Health,
         open_frame: OpenFrame = decoded,
         sign: SignFrame = unsigned,
-        alert_key: Ed25519PrivateKey | None = None,
+        key: Ed25519PrivateKey | None = None,
     ) -> None:
         self._log = log
         self._open_frame = open_frame
         self._sign = sign
-        self._alert_key = alert_key
+        self._key = key
         self._config = config
         self._clock = clock
         self._health = health
@@ -202,8 +202,9 @@ class Detector:
 
     async def _append(self, output: Output) -> None:
         headers = output.headers
-        if output.alert is not None and self._alert_key is not None:
-            headers += signed(output.value, self._alert_key)
+        said = output.alert is not None or output.scores is not None
+        if said and self._key is not None:
+            headers += signed(output.value, self._key)
         await append_or_give_up(
             self._log, output.topic, key=output.key, value=output.value, headers=headers
         )

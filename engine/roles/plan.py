@@ -29,11 +29,11 @@ from engine.action.events import (
     Tick,
     WriteJournal,
 )
-from engine.action.keys import Trust, open_alert, open_entry
+from engine.action.keys import Trust, open_alert, open_entry, open_scores
 from engine.action.planner import step
 from engine.action.question import DAY_MS
 from engine.action.state import PlannerState
-from engine.action.target import CellLoad, NodeRoom
+from engine.action.target import CellLoad, NodeRoom, has_room
 from engine.action.words import Heard
 from engine.errors import (
     FoldFailed,
@@ -52,7 +52,7 @@ from engine.wire.alert import Alert
 from engine.wire.control import encode_control, unreadable
 from engine.wire.frame import UUID_BYTES
 from engine.wire.order import Closed, Order, encode_order, signed
-from engine.wire.score import Scores, decode_scores
+from engine.wire.score import Scores
 from engine.wire.topics import ALERTS, CONTROL, ORDERS, SCORES
 
 # Deadlines and back-offs are minutes; a second of delay costs nothing.
@@ -88,7 +88,7 @@ class PlanConfig:
     key
         Signs its orders; the public half stands in `trusted.planners` of every agent.
     trusted
-        Whose orders, marks, alerts and words of control count.
+        Whose orders, marks, alerts, scores and words of control count.
     """
 
     site: str
@@ -274,8 +274,7 @@ class Planner:
         if record.topic == CONTROL.name:
             return self._heard(record, now_ms)
         if record.topic == SCORES.name:
-            scores = decode_scores(record.value)
-            return LoadSeen(scores.cell, _load(scores), now_ms)
+            return self._scores(record, now_ms)
         trusted = self._config.trusted.current()
         entry = open_entry(record.value, record.headers, trusted=trusted, time_ms=record.time_ms)
         if isinstance(entry, Order):
@@ -285,6 +284,22 @@ class Planner:
     def _alert(self, record: Record) -> Alert:
         trusted = self._config.trusted.current()
         return open_alert(record.value, record.headers, trusted=trusted, time_ms=record.time_ms)
+
+    def _scores(self, record: Record, now_ms: int) -> LoadSeen:
+        scores = open_scores(
+            record.value,
+            record.headers,
+            trusted=self._config.trusted.current(),
+            site=self._config.site,
+            time_ms=record.time_ms,
+        )
+        if not has_room(self._state.loads, scores.cell, now_ms=now_ms):
+            raise RecordRejected(
+                "too_many",
+                f"cell {scores.cell!r} would be the {len(self._state.loads) + 1}th that told of its"
+                " load: nothing is moved there. Look at what the engine that signed it reads",
+            )
+        return LoadSeen(scores.cell, _load(scores), now_ms)
 
     def _heard(self, record: Record, now_ms: int) -> ControlSeen | None:
         """Return what a word of control comes to, and note which word stands in its place."""

@@ -30,9 +30,9 @@ from engine.wire.control import Control, encode_control
 from engine.wire.frame import InventoryItem, decode_frame
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.order import Claim, Closed, Entry, Order, encode_order
-from engine.wire.score import Scores, encode_scores
+from engine.wire.score import Scores
 from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS, SCORES
-from tests.signing import AGENT_KEY, PLANNER_KEY, TRUSTED, said, word
+from tests.signing import AGENT_KEY, PLANNER_KEY, TRUSTED, said, scored, word
 
 EPOCH_MS = 1_790_000_000_000
 LAB = parse_policy(read_shipped("lab"), source="lab")
@@ -254,18 +254,16 @@ class Site:
         }  # fmt: skip
         return Control(**said)
 
-    async def load(self, loads: dict[str, float]) -> None:
-        scores = Scores(
-            site="site",
-            cell="c0",
-            minute_ms=self.clock.now_ms(),
-            uuids=b"",
-            values=b"",
-            classes=(),
-            node_load=loads,
-            configuration="c",
-        )
-        await self.log.append(SCORES.name, key=b"c0", value=encode_scores(scores))
+    def scores(self, loads: dict[str, float], **changes: Any) -> Scores:
+        said: dict[str, Any] = {
+            "site": "site", "cell": "c0", "minute_ms": self.clock.now_ms(), "uuids": b"",
+            "values": b"", "classes": (), "node_load": loads, "configuration": "c", **changes,
+        }  # fmt: skip
+        return Scores(**said)
+
+    async def load(self, loads: dict[str, float], **changes: Any) -> None:
+        value, headers = scored(self.scores(loads, **changes))
+        await self.log.append(SCORES.name, key=b"c0", value=value, headers=headers)
 
     async def entries(self) -> list[Entry]:
         """Return what stands on the orders topic and is rightly signed."""

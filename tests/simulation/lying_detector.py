@@ -7,9 +7,9 @@ from typing import Any, Final
 import msgspec
 
 from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition
-from engine.wire.score import NodeMinute, Scores, encode_scores
+from engine.wire.score import NodeMinute, Scores
 from engine.wire.topics import ALERTS, SCORES
-from tests.signing import said
+from tests.signing import said, scored
 from tests.simulation.faulty_ports import Store
 from tests.simulation.truthful_fleet import EPOCH_MS, Condition, Fleet, Guest
 
@@ -184,4 +184,4 @@ class Detector:
                 nodes=dict.fromkeys(nodes, _ROOM),
                 configuration="c",
             )  # fmt: skip
-            self.store.put(SCORES.name, cell.encode(), encode_scores(scores))
+            self.store.put(SCORES.name, cell.encode(), *scored(scores))

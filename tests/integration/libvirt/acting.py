@@ -28,9 +28,10 @@ from engine.wire.control import Control, decode_control, encode_control
 from engine.wire.frame import decode_frame
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.order import Claim, Closed, Entry, Order, encode_order
-from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS
+from engine.wire.score import Scores
+from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS, SCORES
 from tests.integration.e2e.process import Process
-from tests.signing import with_signature
+from tests.signing import scored, with_signature
 
 T = TypeVar("T")
 
@@ -204,6 +205,11 @@ class ActingNode:
         key = own_key(self.agent.state / "keys", "engine")
         value, headers = with_signature(encode_alert(alert), key)
         self.append(ALERTS.name, value, headers=headers)
+
+    def tell_load(self, scores: Scores) -> None:
+        """Publish a minute of the engine's scores."""
+        value, headers = scored(scores, key=own_key(self.agent.state / "keys", "engine"))
+        self.append(SCORES.name, value, headers=headers)
 
     def append(
         self, topic: str, value: bytes, *, headers: Headers = (), time_ms: int | None = None

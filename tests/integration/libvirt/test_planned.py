@@ -16,8 +16,8 @@ from deploy.lab.libvirt_lab import Guests, Lab, wait_until
 from deploy.lab.records import missing, read_records
 from engine.wire.alert import Resolution
 from engine.wire.order import Closed, encode_order
-from engine.wire.score import Scores, encode_scores
-from engine.wire.topics import ORDERS, SCORES
+from engine.wire.score import Scores
+from engine.wire.topics import ORDERS
 from tests.integration.e2e.trial import word_about
 from tests.integration.libvirt.acting import CELL, NODE, OTHER, ActingNode
 from tests.integration.libvirt.nodes import vm_of
@@ -146,7 +146,7 @@ def test_a_person_is_told_of_a_guest_whose_requests_are_stuck_and_it_is_not_migr
             site="lab", cell=CELL, minute_ms=int(time.time() * 1000), uuids=b"", values=b"",
             classes=(), node_load={NODE: 0.9, OTHER: 0.1}, configuration="c",
         )  # fmt: skip
-        node.append(SCORES.name, encode_scores(load))
+        node.tell_load(load)
         with hypervisors.frozen(guest.nbd_pid):
             word = word_about(
                 guest, vm, id=uuid4().hex, instance=instance, kind="node_contention",

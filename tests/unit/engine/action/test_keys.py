@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -13,6 +15,7 @@ from engine.action.keys import (
     TrustedKeys,
     open_alert,
     open_entry,
+    open_scores,
     parse_private_key,
     parse_public_key,
     private_key_pem,
@@ -21,8 +24,11 @@ from engine.action.keys import (
 from engine.errors import KeyDamaged, RecordRejected, SettingsError
 from engine.wire.alert import encode_alert
 from engine.wire.order import KEY_HEADER, Claim, Entry, encode_order, key_id, signed
+from engine.wire.score import Scores
+from tests.signing import AGENT_KEY, ENGINE_KEY, FOREIGN_KEY, OPERATOR_KEY, PLANNER_KEY, scored
+from tests.signing import TRUSTED as SITE_KEYS
 from tests.unit.engine.action.samples import NOW_MS, VM, mark, order
-from tests.unit.engine.wire.samples import ALERT
+from tests.unit.engine.wire.samples import ALERT, SCORES
 
 PLANNER, AGENT, STRANGER = (
     Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32) for number in (1, 2, 3)
@@ -146,6 +152,38 @@ def test_an_alert_counts_only_with_an_engine_s_signature() -> None:
         with pytest.raises(RecordRejected) as refusal:
             open_alert(*record, trusted=trusted)
         assert refusal.value.reason == "bad_signature"
+
+
+def refused_scores(scores: Scores, key: Ed25519PrivateKey | None = ENGINE_KEY) -> str:
+    value, headers = scored(scores, key=key or ENGINE_KEY)
+    with pytest.raises(RecordRejected) as refusal:
+        open_scores(
+            value, headers if key else (), trusted=SITE_KEYS, site="lab", time_ms=SCORES.minute_ms
+        )
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("key", [None, PLANNER_KEY, AGENT_KEY, OPERATOR_KEY, FOREIGN_KEY])
+def test_scores_count_only_with_an_engine_s_signature(key: Ed25519PrivateKey | None) -> None:
+    value, headers = scored(SCORES)
+    late_ms = SCORES.minute_ms + 120_000
+    opened = open_scores(value, headers, trusted=SITE_KEYS, site="lab", time_ms=late_ms)
+    assert opened == SCORES
+    assert refused_scores(SCORES, key).startswith("bad_signature")
+
+
+def test_scores_of_another_site_or_of_a_minute_to_come_do_not_count() -> None:
+    other = msgspec.structs.replace(SCORES, site="elsewhere")
+    assert "scores are of site 'elsewhere', and this is 'lab'" in refused_scores(other)
+    ahead = msgspec.structs.replace(SCORES, minute_ms=SCORES.minute_ms + 60_000)
+    assert "are of a minute 60 s after the log took them" in refused_scores(ahead)
+
+
+def test_an_engine_s_key_that_has_ended_signs_no_scores() -> None:
+    ended = replace(SITE_KEYS, until_ms={key_id(ENGINE_KEY.public_key()): SCORES.minute_ms})
+    value, headers = scored(SCORES)
+    with pytest.raises(RecordRejected, match="expired_key"):
+        open_scores(value, headers, trusted=ended, site="lab", time_ms=SCORES.minute_ms)
 
 
 def test_a_key_that_has_ended_signs_nothing_that_the_log_took_later() -> None:

@@ -1,7 +1,16 @@
+from collections.abc import Mapping
+
 import pytest
 
 from engine.action.catalogue import Limits
-from engine.action.target import CellLoad, Mover, choose_target
+from engine.action.target import (
+    MAX_CELLS,
+    CellLoad,
+    Mover,
+    choose_target,
+    has_room,
+    with_load,
+)
 from tests.unit.engine.action.samples import NOW_MS
 
 LIMITS = Limits(target_load_max_ratio=0.7, target_margin_ratio=0.15)
@@ -54,3 +63,39 @@ def test_an_old_picture_chooses_nothing() -> None:
         None, cell="c0", source="n0", mover=Mover("vm"), limits=LIMITS, now_ms=NOW_MS
     )
     assert unseen.rule == "no_load"
+
+
+@pytest.mark.parametrize("age_ms", [300_001, -5_001])
+def test_a_minute_that_is_long_past_or_still_to_come_chooses_no_target(age_ms: int) -> None:
+    assert choose({"n0": 0.9, "n1": 0.1}, age_ms=age_ms) == "no_load"
+
+
+def told(*minutes_ms: int) -> CellLoad | None:
+    loads: Mapping[str, CellLoad] = {}
+    for place, minute_ms in enumerate(minutes_ms):
+        loads = with_load(loads, "c0", CellLoad(minute_ms, {"n0": float(place)}), now_ms=NOW_MS)
+    return loads.get("c0")
+
+
+def test_a_copy_of_an_older_minute_does_not_replace_a_newer_one() -> None:
+    known = told(NOW_MS - 60_000, NOW_MS - 120_000)
+    assert known is not None
+    assert known.minute_ms == NOW_MS - 60_000
+    # One that the log dated ahead is left behind.
+    known = told(NOW_MS + 3_600_000, NOW_MS)
+    assert known is not None
+    assert known.minute_ms == NOW_MS
+    assert told(NOW_MS - 7_200_000) is not None
+    assert told(NOW_MS - 7_200_001) is None
+
+
+def test_of_cells_beyond_the_bound_the_newest_wait_for_those_that_are_no_longer_told() -> None:
+    load = CellLoad(NOW_MS, {})
+    full = {f"c{number}": load for number in range(MAX_CELLS)}
+    assert has_room(full, "c7", now_ms=NOW_MS)
+    assert not has_room(full, "new", now_ms=NOW_MS)
+    assert with_load(full, "new", load, now_ms=NOW_MS) == full
+    assert with_load(full, "c7", CellLoad(NOW_MS + 1, {}), now_ms=NOW_MS)["c7"] != load
+    later_ms = NOW_MS + 7_200_001
+    assert has_room(full, "new", now_ms=later_ms)
+    assert list(with_load(full, "new", CellLoad(later_ms, {}), now_ms=later_ms)) == ["new"]

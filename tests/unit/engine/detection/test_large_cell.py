@@ -16,10 +16,12 @@ from engine.action.target import CellLoad
 from engine.detection.configuration import Configuration
 from engine.detection.partition import Output, Partition
 from engine.ports import Record
-from engine.wire.envelope import MAX_RECORD_BYTES
+from engine.wire.envelope import MAX_APPEND_BYTES, MAX_RECORD_BYTES
 from engine.wire.frame import Frame, Header, InventoryItem
+from engine.wire.order import signed
 from engine.wire.score import Scores, decode_scores
 from engine.wire.topics import FRAMES, SCORES
+from tests.signing import ENGINE_KEY
 
 NODES, VMS = 64, 260
 START_MS = 1_790_000_000_000
@@ -67,6 +69,10 @@ def test_a_minute_of_a_large_cell_is_several_records_of_whole_nodes() -> None:
     assert minutes
     for outputs in minutes:
         assert all(len(output.value) < MAX_RECORD_BYTES for output in outputs)
+        for output in outputs:
+            headers = (*output.headers, *signed(output.value, ENGINE_KEY))
+            size = len(output.key) + sum(len(name) + len(code) for name, code in headers)
+            assert size + len(output.value) <= MAX_APPEND_BYTES
         parts = [decode_scores(output.value) for output in outputs]
         assert len(parts) > 1
         assert len({part.minute_ms for part in parts}) == 1

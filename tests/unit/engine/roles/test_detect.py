@@ -22,7 +22,9 @@ from engine.roles.generations import CHUNK, MANIFEST
 from engine.roles.health import Health
 from engine.wire.alert import Alert, decode_alert
 from engine.wire.frame import decode_frame
-from engine.wire.topics import ALERTS, FRAMES, REJECTED, SNAPSHOTS
+from engine.wire.order import check_signature
+from engine.wire.topics import ALERTS, FRAMES, REJECTED, SCORES, SNAPSHOTS
+from tests.signing import ENGINE_KEY, TRUSTED
 from tests.unit.engine.detection.frames_by_hand import EPOCH_MS, FAST, cell
 
 TICKLESS = DetectConfig(
@@ -94,6 +96,25 @@ def test_the_log_and_a_bare_loop_give_the_same_alerts_and_digest() -> None:
         await engine.kill()
 
     assert whole.alerts
+    played(scene)
+
+
+def test_what_an_engine_says_of_faults_and_loads_is_signed_with_its_key() -> None:
+    async def scene(log: EmbeddedLog, clock: LoopClock) -> None:
+        detector = Detector(
+            log=log, config=TICKLESS, clock=clock, health=Health(clock), key=ENGINE_KEY
+        )
+        task = asyncio.create_task(detector.run())
+        await append_all(log, panicked())
+        await asyncio.sleep(5.0)
+        task.cancel()
+        alerts = await log.read_to_end(ALERTS.name, 0, offset=0)
+        minutes = await log.read_to_end(SCORES.name, 0, offset=0)
+        assert alerts
+        assert minutes
+        for record in (*alerts, *minutes):
+            check_signature(record.value, record.headers, trusted=TRUSTED.engines)
+
     played(scene)
 
 

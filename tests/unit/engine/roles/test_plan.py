@@ -12,7 +12,8 @@ from engine.action.chain import verify
 from engine.roles import instruments
 from engine.wire.control import decode_control
 from engine.wire.order import KEY_HEADER, key_id
-from engine.wire.topics import ALERTS, CONTROL, JOURNAL, ORDERS, REJECTED
+from engine.wire.score import encode_scores
+from engine.wire.topics import ALERTS, CONTROL, JOURNAL, ORDERS, REJECTED, SCORES
 from tests.signing import FOREIGN_KEY, OPERATOR_KEY, said
 from tests.simulation.acting_site import EPOCH_MS, LAB, Site, acting_site, panic
 from tests.unit.engine.action.samples import NOW_MS, order, past
@@ -225,6 +226,34 @@ def test_a_planner_writes_back_what_a_refused_record_has_displaced() -> None:
             assert dict(record.headers)[KEY_HEADER].decode() == key_id(OPERATOR_KEY.public_key())
 
     virtual_time.run(played())
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"site": "elsewhere"}, {"minute_ms": EPOCH_MS + 3_600_000}], ids=str
+)
+def test_scores_that_no_engine_of_the_site_stands_for_choose_no_target(
+    change: dict[str, Any],
+) -> None:
+    async def scene(site: Site) -> None:
+        loads = {"c0-n0": 0.95, "c0-n1": 0.3}
+        if change:
+            await site.load(loads, **change)
+        else:
+            value = encode_scores(site.scores(loads))
+            await site.log.append(SCORES.name, key=b"c0", value=value)
+        kind: dict[str, Any] = {
+            "kind": "node_contention", "suggested_action": "migrate", "cpu_shape": "unknown",
+        }  # fmt: skip
+        await site.say(site.alert(**kind))
+        await asyncio.sleep(2.0)
+        assert not await site.orders()
+        assert await site.said("The load of the nodes in cell c0 is not known")
+        await site.load(loads)
+        await site.say(site.alert(id="b" * 32, **kind))
+        await asyncio.sleep(2.0)
+        assert [order.target for order in await site.orders()] == ["c0-n1"]
+
+    planned(scene)
 
 
 def test_a_word_that_is_refused_is_journaled_by_the_planner_and_by_no_agent() -> None:

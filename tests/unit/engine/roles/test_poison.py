@@ -206,10 +206,10 @@ def test_an_alert_that_a_planner_fails_at_twice_is_set_aside_and_the_next_is_ans
 def test_a_record_whose_reading_raises_is_set_aside_by_a_planner(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def decode_scores(_value: bytes) -> Any:
+    def open_scores(*_: Any, **__: Any) -> Any:
         raise KeyError("a field that nobody thought of")
 
-    monkeypatch.setattr(plan, "decode_scores", decode_scores)
+    monkeypatch.setattr(plan, "open_scores", open_scores)
 
     async def scene(site: Site) -> None:
         planner = site.start_planner()
