@@ -35,9 +35,9 @@ class Look:
         Whether a job runs on the VM; None is not known.
     boots_seen
         How many resets and reboots of the VM this connection was told of.
-    reported
-        What the guest's own device told this node's hypervisor since the guest's last boot;
-        None where this connection heard nothing.
+    reported, reported_ns
+        What the guest's own device told this node's hypervisor since the guest's last boot, and
+        when by the node's monotonic clock; None where this connection heard nothing.
     tenant, group, opted_out
         What the VM's definition says as of now; `opted_out` is that it forbids actions.
     uncounted
@@ -64,6 +64,7 @@ class Look:
     job_active: bool | None
     boots_seen: int
     reported: GuestReport | None
+    reported_ns: int | None
     tenant: str | None
     group: str | None
     opted_out: bool
@@ -83,13 +84,26 @@ class Look:
     kvm_irq_injections: int | None
     kvm_io_exits: int | None
 
+    @property
+    def moved(self) -> int | None:
+        """Return how many requests its disks and packets its cards took, None without disks."""
+        return moved(self.block_rd_reqs, self.block_wr_reqs, self.net_tx_pkts)
+
+
+def moved(reads: int | None, writes: int | None, packets: int | None) -> int | None:
+    """Return what a guest moved in all: reads, writes and packets sent.
+
+    None where its disks are not known; a guest without a card has no packets.
+    """
+    return None if reads is None or writes is None else reads + writes + (packets or 0)
+
 
 class Rest(NamedTuple):
-    """How a vCPU rested, by the node's own watch of this boot of the VM, in s.
+    """How a vCPU, or the guest's interrupts, rested: by the node's watch of this boot, in s.
 
     `still_s` is for how long it has gained exactly nothing up to now, `longest_s` the longest time
-    that it did and then ran again, `idle_s` how long it was seen at the little that an idle vCPU of
-    a living kernel runs: without that nothing is known of how it rests.
+    that it did and then ran again, `idle_s` how long the guest did no I/O while it was seen at the
+    little that a living kernel needs at rest: without that nothing is known of how it rests.
     """
 
     still_s: float
@@ -114,6 +128,10 @@ class Watched:
         When it was asked for, by the node's monotonic clock.
     vcpu_wanted_ns
         What each vCPU ran and for how long it waited for a core, together; empty is unknown.
+    moved
+        As `Look.moved`.
+    kvm_irq_injections
+        As in `Look`; None is not counted.
     cards
         Those that hang on a bridge of this node; a card that bypasses it is not among them.
     balloon_period_s
@@ -129,6 +147,8 @@ class Watched:
     boots_seen: int
     mono_ns: int
     vcpu_wanted_ns: tuple[int, ...]
+    moved: int | None = None
+    kvm_irq_injections: int | None = None
     cards: tuple[Card, ...] = ()
     balloon_period_s: int | None = None
     agent_connected: bool = False
@@ -149,12 +169,18 @@ class Signs:
         Whether the serial console shows that the kernel panicked, since the last boot.
     rests
         By place in `Look.vcpu_time_ns`; empty where the node has not watched the vCPUs.
+    interrupts
+        How the interrupts that KVM injects rest; None where they are not counted.
+    quiet_s
+        For how long the guest has done no I/O; None where the node has seen none in this boot.
     """
 
     probe: Sign = "unknown"
     agent: Sign = "unknown"
     console_panic: bool = False
     rests: Mapping[int, Rest] = field(default_factory=dict)
+    interrupts: Rest | None = None
+    quiet_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

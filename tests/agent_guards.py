@@ -242,8 +242,8 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "a boot takes no answer back", "engine/action/watch.py",
-        "        kept = before if before is not None and same else fresh\n",
-        "        kept = before if before is not None else fresh\n",
+        "    if before is None or (before.instance, before.boots_seen) != run:\n",
+        "    if before is None:\n",
     ),
     Mutant(
         "a panic of an earlier boot counts", "engine/action/watch.py",
@@ -251,7 +251,15 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "a vCPU that computes was at rest", "engine/action/watch.py",
-        "    idle = 0 < gained_ns <= _IDLE_SHARE * span_ns\n", "    idle = gained_ns > 0\n",
+        "if gained <= most else 0.0)", "if gained > 0 else 0.0)",
+    ),
+    Mutant(
+        "a vCPU that runs a little for the guest's I/O was at rest", "engine/action/watch.py",
+        " if now.moved == before.moved is not None else 0\n", "\n",
+    ),
+    Mutant(
+        "who works on without answering is silent", "engine/action/watch.py",
+        "moved_ns - missed_ns > PRECEDES_S * 1e9", "moved_ns < missed_ns",
     ),
     Mutant(
         "nobody is asked during the look", _ACT,
@@ -324,6 +332,19 @@ AGENT_MUTANTS: Final = (
     Mutant(
         "a vCPU that was never seen at rest is a witness", "engine/action/witnesses.py",
         "rest is None or rest.idle_s < _IDLE_LEAST_S", "rest is None",
+    ),
+    Mutant(
+        "what stood still while the guest did I/O is a witness", "engine/action/witnesses.py",
+        "    return signs.quiet_s is not None and still_s >", "    return False and still_s >",
+    ),
+    Mutant(
+        "a crash that the guest survived is a witness", "engine/action/witnesses.py",
+        "    return not _precedes((look.mono_ns - look.reported_ns) / 1e9, signs)\n",
+        "    return True\n",
+    ),
+    Mutant(
+        "interrupts that KVM never counted stand still", "engine/action/witnesses.py",
+        "    return known and _rests_too_long(signs, signs.interrupts)\n", "    return known\n",
     ),
     Mutant(
         "a moment of rest is a witness", "engine/action/witnesses.py",

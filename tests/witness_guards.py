@@ -101,6 +101,10 @@ WITNESS_MUTANTS: Final = (
         "SHARE: Final = np.float32(0.25)\n", "SHARE: Final = np.float32(1)\n", _SUITE,
     ),
     Mutant(
+        "vCPUs that stop long after the last byte are believed at once", _HYPOTHESES,
+        "    if preceded or (silence.nats", "    if (silence.nats", _SUITE,
+    ),
+    Mutant(
         "vCPUs that moved in this very silence are a witness at once", _WITNESSES,
         "    if seen.lived is not None and not _outlasts(still, seen.lived, configuration):\n",
         "    if False:\n", _SUITE,

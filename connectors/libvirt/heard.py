@@ -1,6 +1,7 @@
 """What this connection heard of each VM since the VM's last boot: resets, panics, watchdogs."""
 
 import threading
+import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -23,7 +24,7 @@ class Heard:
         self._number = 0
         self._since = 0
         self._boots: dict[bytes, int] = {}
-        self._reports: dict[bytes, GuestReport] = {}
+        self._reports: dict[bytes, tuple[GuestReport, int]] = {}
 
     def begin(self) -> None:
         """Forget everything: a new connection hears from now on."""
@@ -41,7 +42,7 @@ class Heard:
             return
         with self._guard:
             if kind in _REPORTS:
-                self._reports[vm] = _REPORTS[kind]
+                self._reports[vm] = _REPORTS[kind], time.monotonic_ns()
             elif kind in _BOOTS:
                 self._number += 1
                 self._boots[vm] = self._number
@@ -55,7 +56,7 @@ class Heard:
         with self._guard:
             return self._boots.get(vm, self._since)
 
-    def report(self, vm: bytes) -> GuestReport | None:
-        """Return what the guest's own device told since its last boot, None if nothing."""
+    def report(self, vm: bytes) -> tuple[GuestReport, int] | tuple[None, None]:
+        """Return what the guest's own device told since its last boot, and when (monotonic ns)."""
         with self._guard:
-            return self._reports.get(vm)
+            return self._reports.get(vm, (None, None))

@@ -54,6 +54,7 @@ def see(connection: Connection, domain: Domain, *, host_mark: int, heard: Heard,
     answered = monitor_answered(stats)
     definition = read_definition(xml, counted_nics=counted_nics(stats))
     times, delays = vcpu_times(stats), vcpu_delays(stats)
+    reported, reported_ns = heard.report(vm)
     return Look(
         vm=vm,
         instance=run,
@@ -65,7 +66,8 @@ def see(connection: Connection, domain: Domain, *, host_mark: int, heard: Heard,
         # Who holds the monitor may be at work on the VM.
         job_active=job or definition.mirrored or (False if answered else None),
         boots_seen=heard.boots(vm),
-        reported=heard.report(vm),
+        reported=reported,
+        reported_ns=reported_ns,
         tenant=definition.tenant,
         group=definition.group,
         opted_out=not definition.actionable,

@@ -19,23 +19,28 @@ from connectors.libvirt.binding import (
     ping_agent,
 )
 from connectors.libvirt.calls import first_returned
-from connectors.libvirt.decoding import vcpu_delays, vcpu_times
+from connectors.libvirt.decoding import (
+    block_total,
+    kvm_total,
+    net_total,
+    vcpu_delays,
+    vcpu_times,
+)
 from connectors.libvirt.evidence import console_tail
 from connectors.libvirt.heard import Heard
 from connectors.libvirt.inventory import read_watched
 from connectors.libvirt.link import Link
 from connectors.libvirt.node import NodeReader
-from connectors.libvirt.polling import NOWAIT
+from connectors.libvirt.polling import ACTIVE, NOWAIT
 from connectors.libvirt.sight import instance, moment_ns
 from engine.errors import HypervisorUnreachable, VerbRefused
-from engine.looks import Sign, Watched
+from engine.looks import Sign, Watched, moved
 
 T = TypeVar("T")
 
-# virConnectGetAllDomainStatsFlags and virDomainStatsTypes: VMs that run, and what their vCPUs
-# ran, which libvirt reads from /proc without asking any qemu.
-_ACTIVE: Final = 1
-_VCPU: Final = 8
+# virDomainStatsTypes: vCPUs, cards and disks. A qemu whose monitor hangs blocks the first question;
+# later ones pass it over (`connectors.libvirt.polling`), and its guest has no disks in them.
+_WATCHED: Final = 8 | 16 | 32
 # A node of 200 VMs takes 0.1 s; this is for one that is busy too.
 _ROSTER_S: Final = 10.0
 _QUESTION_S: Final = 5.0
@@ -107,7 +112,7 @@ class LibvirtWatch:
 
         def read(connection: Connection, host_mark: int) -> tuple[Watched, ...]:
             mono_ns = moment_ns()
-            told = connection.getAllDomainStats(_VCPU, _ACTIVE | NOWAIT)
+            told = connection.getAllDomainStats(_WATCHED, ACTIVE | NOWAIT)
             found = (self._watched(domain, stats, host_mark, mono_ns) for domain, stats in told)
             return tuple(one for one in found if one is not None)
 
@@ -132,6 +137,12 @@ class LibvirtWatch:
             boots_seen=self._heard.boots(vm),
             mono_ns=mono_ns,
             vcpu_wanted_ns=tuple(times[n] + delays[n] for n in times) if known else (),
+            moved=moved(
+                block_total(stats, "rd.reqs"),
+                block_total(stats, "wr.reqs"),
+                net_total(stats, "tx.pkts"),
+            ),
+            kvm_irq_injections=kvm_total(stats, "kvm_irq_injections"),
             cards=marks.cards,
             balloon_period_s=marks.balloon_period_s,
             agent_connected=marks.agent_connected,

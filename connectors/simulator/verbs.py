@@ -121,6 +121,7 @@ class SimulatedVerbs:
             job_active=bool(world.guests.job[lane]) or (False if answers else None),
             boots_seen=int(world.guests.boot[lane]),
             reported="panicked" if told else None,
+            reported_ns=world.mono_ns(self._node) if told else None,
             tenant=item.tenant,
             group=item.group,
             opted_out=not item.actionable,

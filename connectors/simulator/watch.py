@@ -2,14 +2,21 @@
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 
 from connectors.simulator import lifecycle
-from connectors.simulator.world import World
+from connectors.simulator.world import NS_PER_S, World
 from engine.errors import HypervisorUnreachable
 from engine.looks import Sign, Watched
+from engine.wire.metrics import COUNTERS
+
+_MOVED: Final = [
+    row
+    for row, metric in enumerate(COUNTERS)
+    if metric.name in {"block_rd_reqs", "block_wr_reqs", "net_tx_pkts"}
+]
 
 
 class SimulatedWatch:
@@ -39,12 +46,13 @@ class SimulatedWatch:
         if world.unreachable[self._node]:
             raise HypervisorUnreachable(f"node {self._name} does not answer")
         lanes = np.flatnonzero(world.guests.node == self._node)
-        _counters, vcpus = world.meters.read(lanes, world.now_ns)
+        counters, vcpus = world.meters.read(lanes, world.now_ns)
         found = []
         for column, lane in enumerate(lanes.tolist()):
             item = world.topology.item(lane)
             if not item.actionable or not lifecycle.runs(world, lane):
                 continue
+            answers = world.now_ns / NS_PER_S < world.guests.silent_since_s[lane]
             ran = vcpus[: world.topology.vcpus[lane], column]
             found.append(
                 Watched(
@@ -53,6 +61,7 @@ class SimulatedWatch:
                     boots_seen=int(world.guests.boot[lane]),
                     mono_ns=world.mono_ns(self._node),
                     vcpu_wanted_ns=tuple(int(ns) for ns in ran),
+                    moved=int(counters[_MOVED, column].sum()) if answers else None,
                     balloon_period_s=item.balloon_period_s,
                 )
             )

@@ -11,7 +11,14 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from engine.action.question import CLOCK_SLACK_MS
-from engine.action.witnesses import dead_vcpus, is_crashed, lacking, witnesses
+from engine.action.witnesses import (
+    dead_vcpus,
+    gained,
+    is_crashed,
+    lacking,
+    reports_crash,
+    witnesses,
+)
 from engine.looks import Look, Signs
 from engine.wire.alert import Counted, CpuShape
 from engine.wire.order import DESTRUCTIVE, Order
@@ -116,7 +123,7 @@ class Seen:
     @property
     def told(self) -> bool:
         """Whether this node's hypervisor heard of the crash from the guest's own device."""
-        heard = bool(self.looks) and all(look.reported is not None for look in self.looks)
+        heard = bool(self.looks) and all(reports_crash(look, self.signs) for look in self.looks)
         return self.crashed or heard
 
 
@@ -214,20 +221,13 @@ def _shares(looks: Sequence[Look]) -> list[float]:
     """
     first, last = looks[0], looks[-1]
     span_ns = last.mono_ns - first.mono_ns
-    if span_ns <= 0 or len(first.vcpu_time_ns) != len(last.vcpu_time_ns):
-        return []
-    used = _grown(first.vcpu_time_ns, last.vcpu_time_ns)
-    if {len(first.vcpu_delay_ns), len(last.vcpu_delay_ns)} == {len(used)}:
-        waited = _grown(first.vcpu_delay_ns, last.vcpu_delay_ns)
-    else:
+    used = gained(first.vcpu_time_ns, last.vcpu_time_ns)
+    waited = gained(first.vcpu_delay_ns, last.vcpu_delay_ns)
+    if len(waited) != len(used):
         waited = [0] * len(used)
-    if min([*used, *waited], default=0) < 0:
+    if span_ns <= 0 or min([*used, *waited], default=0) < 0:
         return []
     return [sum(both) / span_ns for both in zip(used, waited, strict=True)]
-
-
-def _grown(before: Sequence[int], after: Sequence[int]) -> list[int]:
-    return [late - early for early, late in zip(before, after, strict=True)]
 
 
 def _refusal(rule: str, values: Mapping[str, object]) -> Verdict:

@@ -19,14 +19,19 @@ _TOLD_AGAIN_NS: Final = 300 * 10**9
 # An answer may be lost once, by a full queue of the bridge or of the guest.
 _MISSES: Final = 2
 
+# What has stood still for so much longer than the guest's I/O did so while it lived. Rounds of the
+# watch lie 10 s apart, so that either moment is known to 10 s, and a request that was under way at
+# a death may end 5 s after it.
+PRECEDES_S: Final = 25.0
+
 Channel = Literal["probe", "agent"]
 Told = Literal["answered", "silent"]
 
 
 class _Still(NamedTuple):
-    """One vCPU: what it wanted last, since when it stands there, and how it rested before."""
+    """A counter of a guest: its value, since when it stands there, and how it rested before."""
 
-    wanted_ns: int
+    value: int
     since_ns: int
     longest_s: float = 0.0
     idle_s: float = 0.0
@@ -34,10 +39,14 @@ class _Still(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What became of one way to ask a guest; None is never."""
+    """What became of one way to ask a guest; None is never.
+
+    `missed_ns` is when the first of the answers that did not come was asked for.
+    """
 
     answered_ns: int | None = None
     misses: int = 0
+    missed_ns: int | None = None
     told: Told | None = None
     told_ns: int = 0
 
@@ -50,6 +59,10 @@ class Guest:
     boots_seen: int
     seen_ns: int
     stills: tuple[_Still, ...] = ()
+    interrupts: _Still | None = None
+    # What it had moved, and when it was last seen to have moved more; None is not known, and never.
+    moved: int | None = None
+    moved_ns: int | None = None
     probe: Answers = field(default_factory=Answers)
     agent: Answers = field(default_factory=Answers)
     # The line that stood there when the console was first read in this boot, None before that.
@@ -58,33 +71,50 @@ class Guest:
 
 
 def seen(before: Guest | None, now: Watched) -> Guest:
-    """Return the guest after one more sample; a boot or another run of the VM begins anew."""
-    same = before is not None and (before.instance, before.boots_seen) == (
-        now.instance,
-        now.boots_seen,
+    """Return the guest after one more sample; nothing is kept over a boot or to another run."""
+    run = (now.instance, now.boots_seen)
+    if before is None or (before.instance, before.boots_seen) != run:
+        before = Guest(*run, now.mono_ns)
+    worked = None not in (now.moved, before.moved) and now.moved != before.moved
+    rested_ns = now.mono_ns - before.seen_ns if now.moved == before.moved is not None else 0
+    stills = tuple(_Still(wanted, now.mono_ns) for wanted in now.vcpu_wanted_ns)
+    if len(before.stills) == len(stills):
+        most_ns = round(_IDLE_SHARE * rested_ns)
+        pairs = zip(before.stills, stills, strict=True)
+        stills = tuple(_after(*pair, rested_ns=rested_ns, most=most_ns) for pair in pairs)
+    return replace(
+        before,
+        seen_ns=now.mono_ns,
+        stills=stills,
+        interrupts=_interrupts(before.interrupts, now, rested_ns),
+        moved=before.moved if now.moved is None else now.moved,
+        moved_ns=now.mono_ns if worked else before.moved_ns,
     )
-    if before is None or not same or len(before.stills) != len(now.vcpu_wanted_ns):
-        fresh = Guest(now.instance, now.boots_seen, now.mono_ns)
-        kept = before if before is not None and same else fresh
-        stills = tuple(_Still(wanted, now.mono_ns) for wanted in now.vcpu_wanted_ns)
-        return replace(kept, seen_ns=now.mono_ns, stills=stills)
-    span_ns = now.mono_ns - before.seen_ns
-    stills = tuple(
-        _after(still, wanted, now.mono_ns, span_ns)
-        for still, wanted in zip(before.stills, now.vcpu_wanted_ns, strict=True)
-    )
-    return replace(before, seen_ns=now.mono_ns, stills=stills)
 
 
-def _after(still: _Still, wanted_ns: int, now_ns: int, span_ns: int) -> _Still:
-    if wanted_ns == still.wanted_ns:
+def _interrupts(before: _Still | None, now: Watched, rested_ns: int) -> _Still | None:
+    if now.kvm_irq_injections is None:
+        return None
+    after = _Still(now.kvm_irq_injections, now.mono_ns)
+    if before is None:
+        return after
+    return _after(before, after, rested_ns=rested_ns, most=now.kvm_irq_injections)
+
+
+def _after(still: _Still, now: _Still, *, rested_ns: int, most: int) -> _Still:
+    """Return a counter after one more sample, in which the guest did no I/O for `rested_ns`.
+
+    A gain of `most` at the most is what a living kernel at rest makes.
+    """
+    gained = now.value - still.value
+    if gained == 0:
         return still
-    gained_ns = wanted_ns - still.wanted_ns
+    if gained < 0:
+        return now
     # It rested up to now at the most: where in the last interval it ran is not known.
-    longest_s = max(still.longest_s, (now_ns - still.since_ns) / 1e9)
-    idle = 0 < gained_ns <= _IDLE_SHARE * span_ns
-    idle_s = still.idle_s + (span_ns / 1e9 if idle else 0.0)
-    return _Still(wanted_ns, now_ns, longest_s, idle_s)
+    longest_s = max(still.longest_s, (now.since_ns - still.since_ns) / 1e9)
+    idle_s = still.idle_s + (rested_ns / 1e9 if gained <= most else 0.0)
+    return now._replace(longest_s=longest_s, idle_s=idle_s)
 
 
 def heard(guest: Guest, channel: Channel, sign: Sign, *, now_ns: int) -> tuple[Guest, Told | None]:
@@ -94,9 +124,10 @@ def heard(guest: Guest, channel: Channel, sign: Sign, *, now_ns: int) -> tuple[G
     if sign == "answered":
         due = answers.told != "answered" or now_ns - answers.told_ns >= _TOLD_AGAIN_NS
         told = "answered" if due else None
-        answers = replace(answers, answered_ns=now_ns, misses=0)
+        answers = replace(answers, answered_ns=now_ns, misses=0, missed_ns=None)
     elif sign == "silent" and _answered_lately(answers, now_ns):
-        answers = replace(answers, misses=answers.misses + 1)
+        missed_ns = now_ns if answers.missed_ns is None else answers.missed_ns
+        answers = replace(answers, misses=answers.misses + 1, missed_ns=missed_ns)
         if answers.misses >= _MISSES and answers.told != "silent":
             told = "silent"
     if told is not None:
@@ -125,12 +156,21 @@ def signs_of(
     """
     if guest is None or (guest.instance, guest.boots_seen) != (look.instance, look.boots_seen):
         return Signs(probe=_only_life(probe), agent=_only_life(agent))
+    interrupts, injected = guest.interrupts, look.kvm_irq_injections
     return Signs(
-        probe=_sign(guest.probe, probe, look.mono_ns),
-        agent=_sign(guest.agent, _as_told(guest.agent, agent), look.mono_ns),
+        probe=_sign(guest, guest.probe, probe, look.mono_ns),
+        agent=_sign(guest, guest.agent, _as_told(guest.agent, agent), look.mono_ns),
         console_panic=guest.console_panic,
         rests=_rests(guest, look),
+        interrupts=interrupts and _rest(interrupts, injected, look.mono_ns),
+        quiet_s=_quiet_s(guest, look),
     )
+
+
+def _quiet_s(guest: Guest, look: Look) -> float | None:
+    if look.moved is not None and guest.moved is not None and look.moved != guest.moved:
+        return 0.0
+    return None if guest.moved_ns is None else (look.mono_ns - guest.moved_ns) / 1e9
 
 
 def _only_life(sign: Sign) -> Sign:
@@ -143,10 +183,15 @@ def _as_told(answers: Answers, sign: Sign) -> Sign:
     return "silent" if sign == "unknown" and missed else sign
 
 
-def _sign(answers: Answers, sign: Sign, now_ns: int) -> Sign:
-    if sign == "silent" and not _answered_lately(answers, now_ns):
-        return "unknown"
-    return sign
+def _sign(guest: Guest, answers: Answers, sign: Sign, now_ns: int) -> Sign:
+    """Return what an answer or its lack says; who worked on without answering is not silent."""
+    if sign != "silent":
+        return sign
+    moved_ns, missed_ns = guest.moved_ns, answers.missed_ns
+    worked = (
+        moved_ns is not None and missed_ns is not None and moved_ns - missed_ns > PRECEDES_S * 1e9
+    )
+    return "unknown" if worked or not _answered_lately(answers, now_ns) else sign
 
 
 def _rests(guest: Guest, look: Look) -> dict[int, Rest]:
@@ -154,13 +199,14 @@ def _rests(guest: Guest, look: Look) -> dict[int, Rest]:
         return {}
     wanted = [sum(both) for both in zip(look.vcpu_time_ns, look.vcpu_delay_ns, strict=True)]
     return {
-        place: Rest(
-            still_s=(look.mono_ns - still.since_ns) / 1e9 if still.wanted_ns == now_ns else 0.0,
-            longest_s=still.longest_s,
-            idle_s=still.idle_s,
-        )
+        place: _rest(still, now_ns, look.mono_ns)
         for place, (still, now_ns) in enumerate(zip(guest.stills, wanted, strict=True))
     }
+
+
+def _rest(still: _Still, value: int | None, now_ns: int) -> Rest:
+    still_s = (now_ns - still.since_ns) / 1e9 if still.value == value else 0.0
+    return Rest(still_s=still_s, longest_s=still.longest_s, idle_s=still.idle_s)
 
 
 # How a Linux kernel says on its console that it is dead, whatever stands before it on the line.

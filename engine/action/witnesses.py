@@ -7,7 +7,8 @@ shows both. Each of the others rests on something that such a job does not show.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from engine.looks import Look, Signs
+from engine.action.watch import PRECEDES_S
+from engine.looks import Look, Rest, Signs
 from engine.wire.alert import CpuShape
 
 # What a vCPU of a halted guest may run during a look: one tick of the host's clock, in which
@@ -46,24 +47,25 @@ def dead_vcpus(shape: CpuShape, first: Look, last: Look) -> tuple[DeadVcpu, ...]
     Of a kernel that spins on one core these are all others, which gain exactly 0 ns (measured:
     16 s after a Linux panic); of one that halted these are all. Of other shapes none are known.
     """
-    gained = _gained(first.vcpu_time_ns, last.vcpu_time_ns)
-    waited = _gained(first.vcpu_delay_ns, last.vcpu_delay_ns)
-    if not gained:
+    wanted = gained(first.vcpu_time_ns, last.vcpu_time_ns)
+    waited = gained(first.vcpu_delay_ns, last.vcpu_delay_ns)
+    if not wanted:
         return ()
-    if len(waited) == len(gained):
+    if len(waited) == len(wanted):
         # libvirt's time comes in ticks of 10 ms; the delay is in ns and grows with each wake-up.
-        gained = [ran + wait for ran, wait in zip(gained, waited, strict=True)]
+        wanted = [ran + wait for ran, wait in zip(wanted, waited, strict=True)]
     match shape:
         case "one_core":
-            spins = max(range(len(gained)), key=gained.__getitem__)
-            return tuple(DeadVcpu(n, ns, 0) for n, ns in enumerate(gained) if n != spins)
+            spins = max(range(len(wanted)), key=wanted.__getitem__)
+            return tuple(DeadVcpu(n, ns, 0) for n, ns in enumerate(wanted) if n != spins)
         case "idle":
-            return tuple(DeadVcpu(n, ns, HALTED_LIMIT_NS) for n, ns in enumerate(gained))
+            return tuple(DeadVcpu(n, ns, HALTED_LIMIT_NS) for n, ns in enumerate(wanted))
         case _:
             return ()
 
 
-def _gained(before: Sequence[int], after: Sequence[int]) -> list[int]:
+def gained(before: Sequence[int], after: Sequence[int]) -> list[int]:
+    """Return what each counter of a list gained; empty where the lists are not alike."""
     if len(before) != len(after):
         return []
     return [late - early for early, late in zip(before, after, strict=True)]
@@ -91,10 +93,14 @@ def lacking(shape: CpuShape, looks: Sequence[Look], signs: Signs) -> str:
         why.append("its balloon has no period (virsh dommemstat --period 10)")
     elif last.balloon_last_update_s is None:
         why.append("its balloon never reported")
+    elif _is_overdue(last):
+        why.append("its balloon was late already while the VM did I/O")
     else:
         why.append("its balloon is not late yet")
     if last.reported is None:
         why.append("this node heard nothing of a panic device or watchdog")
+    elif not reports_crash(last, signs):
+        why.append("the VM did I/O after its panic device or watchdog had reported")
     for what, sign in (("guest agent", signs.agent), ("probe", signs.probe)):
         if sign == "unknown":
             why.append(f"no {what} has answered before")
@@ -114,37 +120,70 @@ def _vcpus_stand_still(shape: CpuShape, looks: Sequence[Look], signs: Signs) -> 
     }
     if told != {last.vcpus} or len(last.vcpu_time_ns) < 2 or not vcpus:
         return False
-    return all(vcpu.gained_ns == 0 and _rests_too_long(signs, vcpu.place) for vcpu in vcpus)
+    return all(
+        vcpu.gained_ns == 0 and _rests_too_long(signs, signs.rests.get(vcpu.place))
+        for vcpu in vcpus
+    )
 
 
-def _rests_too_long(signs: Signs, place: int) -> bool:
-    rest = signs.rests.get(place)
-    if rest is None or rest.idle_s < _IDLE_LEAST_S:
+def _rests_too_long(signs: Signs, rest: Rest | None) -> bool:
+    if rest is None or rest.idle_s < _IDLE_LEAST_S or _precedes(rest.still_s, signs):
         return False
     return rest.still_s >= max(_STILL_S, _REST_FACTOR * rest.longest_s)
 
 
-def _exits_stand_still(_shape: CpuShape, looks: Sequence[Look], _signs: Signs) -> bool:
-    """Whether no vCPU took an interrupt or did I/O; the hypervisor must report both."""
+def _precedes(still_s: float, signs: Signs) -> bool:
+    """Return whether something stood still while the guest did I/O: no death stopped it.
+
+    A vCPU that was taken offline, or a balloon whose service was stopped, stands still in a guest
+    that lives. Where the node has seen no I/O in this boot, nothing contradicts it.
+    """
+    return signs.quiet_s is not None and still_s > signs.quiet_s + PRECEDES_S
+
+
+def _exits_stand_still(_shape: CpuShape, looks: Sequence[Look], signs: Signs) -> bool:
+    """Whether no vCPU takes an interrupt any more or does I/O; the hypervisor must count both.
+
+    A processor that delivers interrupts by itself (APICv, AVIC) has KVM inject none, so they must
+    have been seen to come while the guest rested.
+    """
     counts = {(look.kvm_irq_injections, look.kvm_io_exits) for look in looks}
-    return len(counts) == 1 and None not in next(iter(counts))
+    known = len(counts) == 1 and None not in next(iter(counts))
+    return known and _rests_too_long(signs, signs.interrupts)
 
 
-def _balloon_is_late(_shape: CpuShape, looks: Sequence[Look], _signs: Signs) -> bool:
-    """Whether a balloon that reported before has missed its reports, in every sample."""
-    return all(_late(look) for look in looks)
+def _balloon_is_late(_shape: CpuShape, looks: Sequence[Look], signs: Signs) -> bool:
+    """Whether a balloon that reported while the guest worked is overdue in every sample."""
+    if not all(_is_overdue(look) for look in looks):
+        return False
+    last = looks[-1]
+    # Its next report was due a period after its last one.
+    return not _precedes(_balloon_age_s(last) - (last.balloon_period_s or 0), signs)
 
 
-def _late(look: Look) -> bool:
+def _is_overdue(look: Look) -> bool:
     if not look.balloon_period_s or look.balloon_last_update_s is None:
         return False
-    age_s = look.wall_ms / 1000 - look.balloon_last_update_s
-    return age_s >= _BALLOON_MISSED * look.balloon_period_s + _BALLOON_SLACK_S
+    return _balloon_age_s(look) >= _BALLOON_MISSED * look.balloon_period_s + _BALLOON_SLACK_S
+
+
+def _balloon_age_s(look: Look) -> float:
+    return look.wall_ms / 1000 - (look.balloon_last_update_s or 0)
+
+
+def reports_crash(look: Look, signs: Signs) -> bool:
+    """Return whether the guest's own device reported a crash that no I/O has followed.
+
+    A watchdog's action may be none, and a device may report what its kernel survives.
+    """
+    if look.reported is None or look.reported_ns is None:
+        return False
+    return not _precedes((look.mono_ns - look.reported_ns) / 1e9, signs)
 
 
 def _guest_said(_shape: CpuShape, looks: Sequence[Look], signs: Signs) -> bool:
     """Whether the guest told of its crash itself, or its agent fell silent."""
-    reported = all(look.reported is not None for look in looks)
+    reported = all(reports_crash(look, signs) for look in looks)
     return reported or signs.agent == "silent" or signs.console_panic
 
 

@@ -206,7 +206,9 @@ def _refusals(
     refusals = []
     if score < configuration.order_nats(seen.shape):
         refusals.append("score_low")
-    if (silence.nats or 0.0) < configuration.silence_order_nats:
+    # What a VM was silent for before its vCPUs stopped says nothing of why they did.
+    preceded = _dead_s(seen) < configuration.dead_share * seen.run_s
+    if preceded or (silence.nats or 0.0) < configuration.silence_order_nats:
         refusals.append("silence_usual")
     if _may_reboot_itself(seen, configuration):
         refusals.append("self_reboot_wait")

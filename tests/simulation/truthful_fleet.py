@@ -91,6 +91,7 @@ class Guest:
             job_active=self.job,
             boots_seen=self.resets,
             reported=None,
+            reported_ns=None,
             tenant=self.tenant,
             group=self.group,
             opted_out=not self.opted_in,

@@ -20,6 +20,7 @@ HEALTHY: dict[str, Any] = {
     "monitor_answered": True,
     "job_active": False,
     "reported": None,
+    "reported_ns": None,
     "opted_out": False,
     "uncounted": None,
 }

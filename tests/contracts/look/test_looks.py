@@ -246,6 +246,8 @@ class TestLibvirt(LookContract):
             harness.library.connections[0].closed = True
             second = await harness.look()
             assert (first.reported, second.reported) == ("panicked", None)
+            assert first.reported_ns is not None
+            assert second.reported_ns is None
             assert second.boots_seen != first.boots_seen
 
         harness.play(scene)

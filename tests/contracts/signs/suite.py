@@ -7,7 +7,7 @@ from typing import Protocol
 from engine.looks import Card, Watched
 from engine.sign_ports import ProbeAnswer, Prober, Watch
 
-UNKNOWN_MAY_BE = {"balloon_period_s", "cards"}
+UNKNOWN_MAY_BE = {"balloon_period_s", "cards", "kvm_irq_injections"}
 STRANGER = bytes(15) + b"\x09"
 CARD = Card("52:54:00:00:00:01", "virbr0")
 ADDRESS = "192.0.2.7"
@@ -21,6 +21,7 @@ class Node(Protocol):
 
     def play(self, scene: Callable[[], Awaitable[None]]) -> None: ...
     async def boot(self) -> None: ...
+    async def work(self) -> None: ...
 
 
 class WatchContract:
@@ -45,6 +46,16 @@ class WatchContract:
             await node.boot()
             (after,) = await node.watch.roster()
             assert after.boots_seen != first.boots_seen
+
+        node.play(scene)
+
+    def test_a_guest_that_works_moves_more_than_before(self, node: Node) -> None:
+        async def scene() -> None:
+            (first,) = await node.watch.roster()
+            await node.work()
+            (after,) = await node.watch.roster()
+            assert None not in (first.moved, after.moved)
+            assert (after.moved or 0) > (first.moved or 0)
 
         node.play(scene)
 

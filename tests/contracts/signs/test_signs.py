@@ -59,6 +59,9 @@ class ScriptedNode:
     async def boot(self) -> None:
         self.heard.add("rebooted", vm=self.vm)
 
+    async def work(self) -> None:
+        self.library.vms[0].full["block.0.wr.reqs"] += 1
+
 
 class SimulatedNode:
     lane = 1
@@ -81,6 +84,9 @@ class SimulatedNode:
     async def boot(self) -> None:
         self.world.sync()
         lifecycle.boot(self.world, self.lane, by="its owner")
+
+    async def work(self) -> None:
+        await asyncio.sleep(10.0)
 
 
 class TestLibvirt(WatchContract):

@@ -93,6 +93,7 @@ def look(*, at_s: float = 0.0, **changes: Any) -> Look:
         "job_active": False,
         "boots_seen": 0,
         "reported": None,
+        "reported_ns": None,
         "tenant": "acme",
         "group": "web",
         "opted_out": False,
@@ -112,6 +113,7 @@ def look(*, at_s: float = 0.0, **changes: Any) -> Look:
         "kvm_irq_injections": None,
         "kvm_io_exits": None,
     }
+    values |= {"reported_ns": 0} if changes.get("reported") else {}
     return Look(**(values | changes))
 
 

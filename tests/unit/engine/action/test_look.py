@@ -15,6 +15,8 @@ AGENT_SILENT = Signs(agent="silent")
 HALTED: dict[str, Any] = {"vcpu_time_ns": (0, 0), "cpu_time_ns": 0}
 SENT: dict[str, Any] = {"block_rd_bytes": 8_192, "net_tx_bytes": 4_096}
 ONE_VCPU: dict[str, Any] = {"vcpu_time_ns": (0,), "vcpus": 1}
+COUNTED = {"kvm_irq_injections": 7, "kvm_io_exits": 9}
+LATE = {"balloon_period_s": 5, "balloon_last_update_s": NOW_MS // 1000 - 35}
 WATCHED = {1: Rest(still_s=40.0, longest_s=12.0, idle_s=300.0)}
 FINE: dict[str, Any] = {"vcpu_delay_ns": (7, 9)}
 ONE_FINE: dict[str, Any] = ONE_VCPU | {"vcpu_delay_ns": (7,)}
@@ -370,7 +372,7 @@ def test_no_call_is_made_for_an_action_without_a_last_look() -> None:
             HALTED | FINE,
             Signs(rests={0: Rest(21.0, 8.0, 400.0), 1: Rest(21.0, 0.0, 400.0)}),
         ),
-        ("exits", "all_cores", {"kvm_irq_injections": 7, "kvm_io_exits": 9}, Signs()),
+        ("exits", "all_cores", COUNTED, Signs(interrupts=WATCHED[1])),
         ("guest", "all_cores", {"reported": "watchdog"}, Signs()),
         ("guest", "all_cores", {}, Signs(agent="silent")),
         ("guest", "all_cores", {}, Signs(console_panic=True)),
@@ -379,8 +381,11 @@ def test_no_call_is_made_for_an_action_without_a_last_look() -> None:
             "balloon",
             "all_cores",
             {"balloon_period_s": 5, "balloon_last_update_s": NOW_MS // 1000 - 15},
-            Signs(),
+            Signs(quiet_s=10.0),
         ),
+        ("vcpus", "one_core", FINE, Signs(rests=WATCHED, quiet_s=15.0)),
+        ("exits", "all_cores", COUNTED, Signs(interrupts=WATCHED[1], quiet_s=15.0)),
+        ("guest", "all_cores", {"reported": "panicked"}, Signs(quiet_s=0.0)),
         ("hypervisor", "all_cores", {"state": "crashed", "state_reason": "crashed"}, Signs()),
     ],
 )
@@ -413,8 +418,22 @@ def test_each_witness_is_seen_and_suffices_beside_the_silence(
         ("one_core", FINE, {}, Signs(rests={1: Rest(19.9, 1.0, 400.0)})),
         ("one_core", FINE, {}, Signs(rests={1: Rest(40.0, 20.1, 400.0)})),
         ("idle", HALTED | FINE, {"vcpu_time_ns": (0, 1)}, Signs(rests=WATCHED | {0: WATCHED[1]})),
-        ("all_cores", {"kvm_irq_injections": 7, "kvm_io_exits": 9}, {"kvm_io_exits": 10}, Signs()),
-        ("all_cores", {"kvm_io_exits": 9}, {}, Signs()),
+        ("all_cores", COUNTED, {"kvm_io_exits": 10}, Signs(interrupts=WATCHED[1])),
+        ("all_cores", {"kvm_io_exits": 9}, {}, Signs(interrupts=WATCHED[1])),
+        # No interrupts were seen to come while it rested, or they stay away as they did before.
+        ("all_cores", COUNTED, {}, Signs()),
+        ("all_cores", COUNTED, {}, Signs(interrupts=Rest(40.0, 1.0, 299.0))),
+        ("all_cores", COUNTED, {}, Signs(interrupts=Rest(40.0, 20.1, 400.0))),
+        # It stood still while the guest did I/O, 26 s before it ended.
+        ("one_core", FINE, {}, Signs(rests=WATCHED, quiet_s=13.9)),
+        ("all_cores", COUNTED, {}, Signs(interrupts=WATCHED[1], quiet_s=13.9)),
+        ("all_cores", LATE, {}, Signs(quiet_s=8.9)),
+        (
+            "all_cores",
+            {"reported": "watchdog", "reported_ns": -40 * 10**9},
+            {},
+            Signs(quiet_s=19.0),
+        ),
         ("all_cores", {}, {"reported": "panicked"}, Signs()),
         ("all_cores", {}, {}, Signs(probe="answered", agent="answered")),
         # Never asked, never answered, and not late yet.

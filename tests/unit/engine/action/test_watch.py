@@ -21,6 +21,7 @@ def sample(at_s: float, *wanted_ns: int, **changes: Any) -> Watched:
         "boots_seen": 0,
         "mono_ns": round(at_s * S),
         "vcpu_wanted_ns": wanted_ns,
+        "moved": 180,
     }
     return Watched(**(values | changes))
 
@@ -85,6 +86,49 @@ def test_a_vcpu_more_begins_all_their_rests_anew_and_keeps_what_was_answered() -
 def test_times_without_delays_say_nothing_of_rest() -> None:
     guest = watched(sample(0, 5), sample(10, 5))
     assert signs_of(guest, look(vcpu_time_ns=(5,), vcpu_delay_ns=())).rests == {}
+
+
+def test_a_vcpu_that_runs_a_little_while_the_guest_works_teaches_nothing_of_rest() -> None:
+    guest = watched(*(sample(10 * n, n * MS, moved=180 + n) for n in range(9)))
+    assert signs_of(guest, at(80, 8 * MS)).rests[0].idle_s == 0.0
+    guest = watched(*(sample(10 * n, n * MS, moved=None) for n in range(9)))
+    assert signs_of(guest, at(80, 8 * MS)).rests[0].idle_s == 0.0
+
+
+def test_a_guest_is_quiet_since_it_was_last_seen_to_work() -> None:
+    guest = watched(sample(0, 1), sample(10, 1))
+    assert signs_of(guest, look(at_s=14)).quiet_s is None
+    guest = watched(sample(0, 1, moved=80), sample(10, 1), sample(20, 1, moved=None), sample(30, 1))
+    assert signs_of(guest, look(at_s=34)).quiet_s == 24.0
+    assert signs_of(guest, look(at_s=34, net_tx_pkts=31)).quiet_s == 0.0
+    assert signs_of(guest, look(at_s=34, block_wr_reqs=None)).quiet_s == 24.0
+
+
+def test_interrupts_are_known_by_how_they_come_while_the_guest_rests() -> None:
+    counts = [5, 9, 9, 12, 12]
+    samples = [sample(10 * n, 1, kvm_irq_injections=count) for n, count in enumerate(counts)]
+    guest = watched(*samples)
+    assert signs_of(guest, look(at_s=44, kvm_irq_injections=12)).interrupts == Rest(
+        14.0, 20.0, 20.0
+    )
+    assert signs_of(guest, look(at_s=44, kvm_irq_injections=13)).interrupts == Rest(0.0, 20.0, 20.0)
+    fewer = seen(guest, sample(50, 1, kvm_irq_injections=3))
+    assert fewer.interrupts is not None
+    assert fewer.interrupts.idle_s == 0.0
+    lost = seen(guest, sample(50, 1))
+    assert signs_of(lost, look(at_s=54, kvm_irq_injections=12)).interrupts is None
+
+
+@pytest.mark.parametrize("channel", ["probe", "agent"])
+@pytest.mark.parametrize(("worked_s", "expected"), [(45, "silent"), (46, "unknown")])
+def test_who_works_on_without_answering_is_not_silent(
+    channel: Any, worked_s: float, expected: str
+) -> None:
+    guest, _ = heard(watched(sample(0, 1, moved=80)), channel, "answered", now_ns=10 * S)
+    guest, _ = heard(guest, channel, "silent", now_ns=20 * S)
+    guest = seen(guest, sample(worked_s, 1))
+    asked: dict[str, Any] = {channel: "silent"}
+    assert getattr(signs_of(guest, look(at_s=60), **asked), channel) == expected
 
 
 def told_of(*answers: tuple[float, Any]) -> list[str | None]:

@@ -211,6 +211,19 @@ def test_a_guest_that_rests_is_dead_for_as_long_as_its_vcpus_stand_still_at_most
     assert bench.suggestions(guest) & {"reboot", "inspect"}
 
 
+def test_vcpus_that_stop_long_after_the_last_byte_order_nothing_for_as_long_again() -> None:
+    """The silence of a guest that rests, and then waits at a boot prompt, is not of a death."""
+    bench, guest = watched(2, cores=0.09)
+    guest.writes = guest.sends = 0.0
+    guest.cores = 2 * IDLE
+    bench.run(900.0)
+    dies(guest, cores=0.0)
+    bench.run(800.0)
+    assert "reboot" not in bench.suggestions(guest)
+    bench.run(300.0)
+    assert "reboot" in bench.suggestions(guest)
+
+
 @pytest.mark.parametrize("stopped", ["vcpus", "balloon"])
 def test_what_stood_still_while_the_guest_worked_is_no_witness(stopped: str) -> None:
     bench, guest = watched(2 if stopped == "vcpus" else 1, balloon=stopped == "balloon")
