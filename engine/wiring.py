@@ -38,6 +38,7 @@ from engine.wiring_keys import frame_keyring as frame_keyring
 from engine.wiring_keys import frame_opener as frame_opener
 from engine.wiring_keys import policy_of as policy_of
 from engine.wiring_keys import read_policy as read_policy
+from engine.wiring_keys import state_keys as state_keys
 from engine.wiring_keys import trusted_now as trusted_now
 from engine.wiring_nodes import Node as Node
 from engine.wiring_nodes import libvirt_node as libvirt_node
@@ -305,7 +306,7 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
     """Return what opens the engine, with all cells whose partitions fall to it.
 
     It judges a repair for as long as the policy's ladders ask for, checks frames with the site's
-    keys, and signs its alerts.
+    keys, and signs its alerts and snapshots.
 
     Raises
     ------
@@ -314,6 +315,7 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
     """
     from engine.detection.configuration import Configuration
     from engine.roles.detect import DetectConfig, Detector
+    from engine.roles.generations import StateKeys
 
     settings = process.settings
     ladders = authority.policy.ladders
@@ -345,6 +347,7 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
                 open_frame=open_frame,
                 sign=sign,
                 key=key,
+                state_keys=StateKeys(key, authority.trusted),
             )
 
     return opened

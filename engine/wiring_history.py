@@ -13,7 +13,7 @@ from engine.ports import History
 from engine.roles.run import Opener, Role
 from engine.settings import Settings
 from engine.wire.measurement import DAY_S, Bucket
-from engine.wiring import Connect, Process, frame_opener
+from engine.wiring import Connect, Process, frame_opener, state_keys
 
 if TYPE_CHECKING:
     from connectors.influxdb.config import InfluxConfig
@@ -92,7 +92,7 @@ def history_opener(process: Process, connect: Connect, frames: FrameKeyring) -> 
     Raises
     ------
     SettingsError
-        There is no site key to check frames with.
+        There is no site key to check frames with, or no key to sign its state with.
     """
     from engine.roles.record import RecordConfig, Recorder
 
@@ -101,6 +101,7 @@ def history_opener(process: Process, connect: Connect, frames: FrameKeyring) -> 
     config = RecordConfig(group=history.group, gather_s=30.0 if history.kind == "embedded" else 2.0)
 
     open_frame = frame_opener(process, frames, reader="historian", compiled=False)
+    keys = state_keys(process.settings, process.clock)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
@@ -116,6 +117,7 @@ def history_opener(process: Process, connect: Connect, frames: FrameKeyring) -> 
                 clock=process.clock,
                 health=process.health.of("history"),
                 open_frame=open_frame,
+                state_keys=keys,
             )
 
     return opened

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -21,6 +22,9 @@ from engine.revoked import read_revoked
 from engine.roles.opening import FrameOpener
 from engine.settings import Settings
 from engine.site_log import Process
+
+if TYPE_CHECKING:
+    from engine.roles.generations import StateKeys
 
 
 def policy_of(settings: Settings, *, shipped: str = "default") -> Policy:
@@ -72,15 +76,33 @@ def authority(settings: Settings, *, shipped: str = "default") -> Authority:
     Planner and agent of one embedded log share their keys' folder and trust each other; on
     Kafka only the folder of trusted keys counts.
     """
-    folder = settings.key_folder
-    own = folder if settings.log.kind == "embedded" else None
     clock = SystemClock()
     return Authority(
         policy=policy_of(settings, shipped=shipped),
-        key=partial(own_key, folder),
-        trusted=WatchedKeys(settings.trusted_folder, own=own, clock=clock, keys=folder),
+        key=partial(own_key, settings.key_folder),
+        trusted=_watched(settings, clock),
         frames=frame_keyring(settings, clock),
     )
+
+
+def _watched(settings: Settings, clock: Clock) -> WatchedKeys:
+    folder = settings.key_folder
+    own = folder if settings.log.kind == "embedded" else None
+    return WatchedKeys(settings.trusted_folder, own=own, clock=clock, keys=folder)
+
+
+def state_keys(settings: Settings, clock: Clock) -> "StateKeys":
+    """Return what a role signs its state with: this machine's engine key, made where it is missing.
+
+    Raises
+    ------
+    StateUnwritable, SettingsError, KeyDamaged
+        See `own_key`.
+    """
+    # Who holds no state, as an agent, must not load what this imports.
+    from engine.roles.generations import StateKeys
+
+    return StateKeys(own_key(settings.key_folder, "engine"), _watched(settings, clock))
 
 
 def trusted_now(settings: Settings) -> TrustedKeys:

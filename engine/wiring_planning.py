@@ -17,7 +17,7 @@ from engine.roles.run import Opener, Role
 from engine.settings import Settings
 from engine.wire.frame import decode_frame
 from engine.wire.topics import FRAMES
-from engine.wiring import Connect, Process, frame_opener, kernel_folder
+from engine.wiring import Connect, Process, frame_opener, kernel_folder, state_keys
 from engine.wiring_history import open_history
 
 
@@ -37,13 +37,14 @@ def forecast_opener(process: Process, connect: Connect, frames: FrameKeyring) ->
     Raises
     ------
     SettingsError
-        There is no site key to check frames with.
+        There is no site key to check frames with, or no key to sign its state with.
     """
     from engine.roles.forecast import ForecastConfig, Foreteller
 
     forecast = process.settings.forecast
     config = ForecastConfig(group=forecast.group, snapshot_every_s=forecast.snapshot_every_s)
     open_frame = frame_opener(process, frames, reader="forecaster")
+    keys = state_keys(process.settings, process.clock)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
@@ -57,6 +58,7 @@ def forecast_opener(process: Process, connect: Connect, frames: FrameKeyring) ->
                 clock=process.clock,
                 health=health,
                 open_frame=open_frame,
+                state_keys=keys,
             )
 
     return opened

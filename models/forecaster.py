@@ -10,16 +10,23 @@ from models.kernels.forecast import fold_step
 from models.kernels.forecast_row import (
     AGE,
     BANDS,
+    CELL,
+    CELLS,
     EW_LONG,
+    FINAL,
     HORIZON_COUNT,
+    PENDING,
     SLOT_S,
+    STATE,
+    STATE_COUNTS,
+    WIDTHS,
     constants,
     layout,
     new_series,
     profile_of,
     start_from,
 )
-from models.protocol import Arrays
+from models.protocol import Arrays, fill
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -133,10 +140,33 @@ class Forecaster:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Self:
-        """Return the series that `to_arrays` came from, able to go on bit for bit."""
+        """Return the series that `to_arrays` came from, able to go on bit for bit.
+
+        Raises
+        ------
+        KeyError, ValueError
+            An array is missing, or is not of such series.
+        """
         step_s, number = (int(value) for value in arrays["steps"])
-        state = np.array(arrays["state"], np.float32)
-        forecaster = cls(0, step_s=step_s)
-        forecaster.state = state
+        forecaster = cls(len(arrays["state"]), step_s=step_s)
+        fill(forecaster.state, arrays["state"], name="state")
         forecaster.number = number
+        forecaster._check_places()
         return forecaster
+
+    def _check_places(self) -> None:
+        """Raise `ValueError` where a forecast that waits names a place outside its row."""
+        for horizon, (start, steps) in enumerate(
+            zip(self.plan.start, self.plan.steps, strict=True)
+        ):
+            width = WIDTHS[horizon]
+            part = self.state[:, start : start + steps * (width + PENDING)]
+            waiting = part.reshape(-1, width + PENDING)[:, width:]
+            waiting = waiting[~np.isnan(waiting[:, FINAL])]
+            places = {STATE: STATE_COUNTS[horizon]}
+            if horizon < HORIZON_COUNT - 1:
+                places[CELL] = CELLS
+            for field, count in places.items():
+                told = waiting[:, field]
+                if not ((told >= 0) & (told < count)).all():
+                    raise ValueError(f"a forecast names a place that is none of {count}")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from river.anomaly import HalfSpaceTrees
 
 from models.kernels.forest import score_then_learn
-from models.protocol import Arrays
+from models.protocol import Arrays, fill
 
 # Masses are counted in 16 bits; a window beyond that would wrap.
 MAX_WINDOW = int(np.iinfo(np.uint16).max)
@@ -97,7 +97,13 @@ class HalfSpaceForest:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Self:
-        """Return the models that `to_arrays` came from; the arrays are copied."""
+        """Return the models that `to_arrays` came from; the arrays are copied.
+
+        Raises
+        ------
+        KeyError, ValueError
+            An array is missing, or is not of these models.
+        """
         tree_count, height, window, seed = (int(value) for value in arrays["settings"])
         forest = cls(
             features=[str(name) for name in arrays["features"]],
@@ -107,10 +113,9 @@ class HalfSpaceForest:
             window=window,
             seed=seed,
         )
-        forest._learned[...] = arrays["learned"]
-        forest._reference[...] = arrays["reference"]
-        forest._counts[...] = arrays["counts"]
-        forest._first_window[...] = arrays["first_window"]
+        own = forest.to_arrays()
+        for name in ("learned", "reference", "counts", "first_window"):
+            fill(own[name], arrays[name], name=name)
         return forest
 
 

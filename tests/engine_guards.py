@@ -17,7 +17,71 @@ _LARGE: Final = ("tests/unit/engine/detection/test_large_cell.py",)
 _SETS: Final = ("tests/unit/engine/detection/test_device_sets.py",)
 _POISON: Final = ("tests/unit/engine/roles/test_poison.py",)
 
+_BELIEVED: Final = ("tests/unit/engine/roles/test_believed_states.py",)
+_GENERATIONS: Final = "engine/roles/generations.py"
+_DAMAGED: Final = (
+    "tests/unit/engine/detection/test_snapshot.py",
+    "tests/unit/engine/capacity/test_damaged_states.py",
+)
+
 ENGINE_MUTANTS: Final = (
+    Mutant(
+        "a state is believed from every writer", _GENERATIONS,
+        "                if keys is not None:\n", "                if False:\n", _BELIEVED,
+    ),
+    Mutant(
+        "the engine is given no keys for its snapshots", "engine/wiring.py",
+        "                state_keys=StateKeys(key, authority.trusted),\n", "",
+        ("tests/unit/engine/test_wiring.py",),
+    ),
+    Mutant(
+        "the forecaster is given no keys for its state", "engine/wiring_planning.py",
+        "                state_keys=keys,\n", "", ("tests/unit/engine/test_wiring.py",),
+    ),
+    Mutant(
+        "the historian is given no keys for its state", "engine/wiring_history.py",
+        "                state_keys=keys,\n", "", ("tests/unit/engine/test_wiring.py",),
+    ),
+    Mutant(
+        "a state counts in every partition and group", _GENERATIONS,
+        '"\\x00".join((topic.name, str(partition), group, "")).encode()', 'b""', _BELIEVED,
+    ),
+    Mutant(
+        "a state is believed for ever", _GENERATIONS,
+        "        check_life(name, trusted=trusted, time_ms=record.time_ms)\n", "", _BELIEVED,
+    ),
+    Mutant(
+        "a state may be ahead of the log", _GENERATIONS,
+        "    if found > end:\n", "    if False:\n", _BELIEVED,
+    ),
+    Mutant(
+        "an old state that is written again is the newest", _GENERATIONS,
+        "key=lambda placed: placed[0], reverse=True", "key=lambda placed: 0.0", _BELIEVED,
+    ),
+    Mutant(
+        "the last writer of a chunk decides", _GENERATIONS,
+        "setdefault(_generation(record), {}).setdefault(int(index), record.value)",
+        "setdefault(_generation(record), {})[int(index)] = record.value", _BELIEVED,
+    ),
+    Mutant(
+        "an array of a state is put where it does not fit", "models/protocol.py",
+        "    if (own.shape, own.dtype) != (kept.shape, kept.dtype):\n", "    if False:\n",
+        _DAMAGED,
+    ),
+    Mutant(
+        "an error of restoring ends the role", "engine/wire/stored.py",
+        "    except Exception as error:\n", "    except ZeroDivisionError as error:\n", _DAMAGED,
+    ),
+    Mutant(
+        "vCPU times are looked for behind their end", "engine/detection/lanes.py",
+        "        if min(told) < 0 or sum(told) != len(lanes.vcpu_times):\n", "        if False:\n",
+        _DAMAGED,
+    ),
+    Mutant(
+        "a forecast that waits names any place", "models/forecaster.py",
+        "                if not ((told >= 0) & (told < count)).all():\n",
+        "                if False:\n", _DAMAGED,
+    ),
     Mutant(
         "a running copy takes a VM over", "engine/detection/ownership.py",
         "    return here and (vm.left_by_word or not there)\n", "    return here\n", _OWNERS,
@@ -160,7 +224,7 @@ ENGINE_MUTANTS: Final = (
     ),
     Mutant(
         "a restored engine believes old frames", "engine/detection/snapshot.py",
-        "    partition.marks = value.marks\n", "", _REPLAYED,
+        "        partition.marks = value.marks\n", "", _REPLAYED,
     ),
     Mutant(
         "forecasts are made of old frames", "engine/capacity/foretell.py",

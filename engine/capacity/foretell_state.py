@@ -10,19 +10,14 @@ import numpy as np
 from engine.capacity.demand import Demand
 from engine.capacity.foretell import Foretelling, Node
 from engine.capacity.generation import Generation, packed, unpacked
+from engine.wire import limits
 from engine.wire.log_clock import LogClock
 from engine.wire.runs import Runs
+from engine.wire.stored import Array, array_of, restoring, stored
 from models.forecaster import Forecaster
+from models.protocol import fill
 
 _DEMAND: Final = ("counters", "instances", "device_sets", "vcpus", "sums", "counts")
-
-
-class Array(msgspec.Struct, frozen=True, array_like=True):
-    """A numpy array: little-endian dtype, shape, bytes in C order."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: bytes
 
 
 class NodeValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,8 +39,8 @@ class NodeValue(msgspec.Struct, frozen=True, kw_only=True):
 class StateValue(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that the next forecast depends on."""
 
-    time_ms: int
-    number: int
+    time_ms: limits.TimeMs
+    number: limits.Count
     nodes: list[NodeValue]
     departed: list[tuple[bytes, int, Array]]
     profiles: list[tuple[str, str, Array]]
@@ -75,11 +70,16 @@ def restore_state(chunks: Mapping[int, bytes], manifest: bytes) -> Foretelling:
     Raises
     ------
     SnapshotDamaged
-        Bytes are missing, are not those that were written, or are of an earlier form.
+        Bytes are missing, are not those that were written, or are no state of this form.
     SnapshotTooNew
         A later release wrote it.
     """
     next_offset, value = unpacked(chunks, manifest, _decoder, owner="forecaster")
+    with restoring("The forecaster's state"):
+        return _restored(next_offset, value)
+
+
+def _restored(next_offset: int, value: StateValue) -> Foretelling:
     state = Foretelling()
     state.next_offset = next_offset
     state.time_ms, state.number, state.counts = value.time_ms, value.number, value.counts
@@ -88,10 +88,10 @@ def restore_state(chunks: Mapping[int, bytes], manifest: bytes) -> Foretelling:
     state.clock = value.clock or LogClock(value.time_ms, value.time_ms)
     state.runs = {(cell, node): runs for cell, node, runs in value.runs}
     state.departed = {
-        vm: (number, np.array(_array(rows), np.float32)) for vm, number, rows in value.departed
+        vm: (number, np.array(array_of(rows), np.float32)) for vm, number, rows in value.departed
     }
     state.profiles = {
-        (metric, kind): np.array(_array(profile), np.float32)
+        (metric, kind): np.array(array_of(profile), np.float32)
         for metric, kind, profile in value.profiles
     }
     return state
@@ -103,10 +103,10 @@ def _value(state: Foretelling) -> StateValue:
         number=state.number,
         nodes=[_node_value(key, state.nodes[key]) for key in sorted(state.nodes)],
         departed=[
-            (vm, number, _pack(rows)) for vm, (number, rows) in sorted(state.departed.items())
+            (vm, number, stored(rows)) for vm, (number, rows) in sorted(state.departed.items())
         ],
         profiles=[
-            (metric, kind, _pack(profile))
+            (metric, kind, stored(profile))
             for (metric, kind), profile in sorted(state.profiles.items())
         ],
         counts=state.counts,
@@ -127,8 +127,8 @@ def _node_value(key: tuple[str, str], node: Node) -> NodeValue:
         run=demand.run,
         sequence=demand.sequence,
         mono_ns=demand.mono_ns,
-        demand={name: _pack(getattr(demand, name)) for name in _DEMAND},
-        forecaster={name: _pack(array) for name, array in node.forecaster.to_arrays().items()},
+        demand={name: stored(getattr(demand, name)) for name in _DEMAND},
+        forecaster={name: stored(array) for name, array in node.forecaster.to_arrays().items()},
     )
 
 
@@ -139,17 +139,11 @@ def _node(value: NodeValue) -> Node:
     demand.run, demand.sequence, demand.mono_ns = value.run, value.sequence, value.mono_ns
     for name in _DEMAND:
         if name in value.demand:  # an earlier release did not keep all of them
-            getattr(demand, name)[...] = _array(value.demand[name])
+            fill(getattr(demand, name), array_of(value.demand[name]), name=name)
     node.demand = demand
     node.forecaster = Forecaster.from_arrays(
-        {name: _array(array) for name, array in value.forecaster.items()}
+        {name: array_of(array) for name, array in value.forecaster.items()}
     )
+    if len(node.forecaster) != demand.sums.size:
+        raise ValueError(f"{value.name} has {len(node.forecaster)} series, not {demand.sums.size}")
     return node
-
-
-def _pack(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Array:
-    return Array(array.dtype.newbyteorder("<").str, array.shape, array.tobytes())
-
-
-def _array(value: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    return np.frombuffer(value.data, value.dtype).reshape(value.shape)

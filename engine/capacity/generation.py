@@ -5,11 +5,12 @@ from hashlib import sha256
 from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
-from cramjam import DecompressionError, zstd
+from cramjam import zstd
 from msgspec import Meta
 
 from engine.errors import SnapshotDamaged, SnapshotTooNew
 from engine.wire import limits
+from engine.wire.stored import restoring
 
 VERSION: Final = 1
 # Below the log's limit for a record, with room for key and headers.
@@ -67,7 +68,7 @@ def unpacked(
     SnapshotTooNew
         A later release wrote it.
     """
-    try:
+    with restoring(f"The {owner}'s state"):
         told = _manifest_decoder.decode(manifest)
         if told.v > VERSION:
             raise SnapshotTooNew(
@@ -78,5 +79,3 @@ def unpacked(
         if sha256(body).hexdigest() != told.sha256:
             raise SnapshotDamaged(f"The {owner}'s state is damaged; an older one is used.")
         return told.next_offset, decoder.decode(bytes(zstd.decompress(body)))
-    except (msgspec.DecodeError, UnicodeDecodeError, DecompressionError) as error:
-        raise SnapshotDamaged(f"The {owner}'s state cannot be read: {error}.") from error

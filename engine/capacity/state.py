@@ -11,10 +11,11 @@ from engine.capacity.generation import Generation, packed, unpacked
 from engine.capacity.rates import COUNTER_ROWS
 from engine.capacity.rollups import STATISTICS, Window
 from engine.capacity.rows import pool_series, telegraf_series, vm_texts
-from engine.errors import SnapshotDamaged
+from engine.wire import limits
 from engine.wire.frame import UUID_BYTES
 from engine.wire.points import Series
 from engine.wire.runs import Runs
+from engine.wire.stored import restoring
 
 # A node that has been away for a day begins anew when it comes back.
 _FORGET_MS: Final = 86_400_000
@@ -42,7 +43,7 @@ class _Lane(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _State(msgspec.Struct, frozen=True, kw_only=True):
-    time_ms: int
+    time_ms: limits.TimeMs
     names: dict[str, str]
     lanes: tuple[_Lane, ...]
     sources: tuple[tuple[str, str, Source], ...]
@@ -75,12 +76,12 @@ def restore(chunks: dict[int, bytes], manifest: bytes) -> FrameFold:
     Raises
     ------
     SnapshotDamaged
-        Bytes are missing or are not those that were written.
+        Bytes are missing, are not those that were written, or are no state.
     SnapshotTooNew
         A later release wrote it.
     """
     next_offset, state = unpacked(chunks, manifest, _decoder, owner="historian")
-    try:
+    with restoring("The historian's state"):
         fold = FrameFold()
         fold.next_offset, fold.time_ms = next_offset, state.time_ms
         fold.names = dict(state.names)
@@ -89,8 +90,6 @@ def restore(chunks: dict[int, bytes], manifest: bytes) -> FrameFold:
         fold.runs = {(cell, node): runs for cell, node, runs in state.runs}
         for packed in state.lanes:
             fold.lanes[packed.cell, packed.node, packed.part] = _lane(packed, fold.names)
-    except ValueError as error:
-        raise SnapshotDamaged(f"The historian's state cannot be read: {error}.") from error
     return fold
 
 
@@ -135,6 +134,8 @@ def _lane(packed: _Lane, names: dict[str, str]) -> NodeLane:
     lane.instances = _array(packed.instances)
     # An earlier release kept none.
     lane.device_sets = _array(packed.device_sets) if packed.device_sets else np.full(size, np.nan)
+    if not len(lane.instances) == len(lane.device_sets) == size == len(packed.uuids) / UUID_BYTES:
+        raise ValueError(f"the arrays of {packed.node} are not those of its {size} VMs")
     vms = vm_texts(packed.uuids)
     place = {"cell": packed.cell, "node": packed.node}
     if vms:
@@ -147,7 +148,8 @@ def _lane(packed: _Lane, names: dict[str, str]) -> NodeLane:
         lane.storage.series = pool_series(packed.pools, cell=packed.cell, node=packed.node)
     for group, window in zip(lane.groups(), packed.windows, strict=True):
         if window is not None:
-            shape = (len(STATISTICS), len(group.fields), -1)
+            count = -1 if group.series is None else len(group.series)
+            shape = (len(STATISTICS), len(group.fields), count)
             group.window = Window(window.begin_s, _array(window.values).reshape(shape))
     return lane
 

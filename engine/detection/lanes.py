@@ -22,6 +22,7 @@ from models.kernels import (
     vitals_layout,
 )
 from models.kernels.lanes import LANES, blocks_for
+from models.protocol import fill
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -317,13 +318,22 @@ class Lanes:
         """Return the lanes that `to_arrays` came from, able to go on bit for bit.
 
         What an earlier release did not keep begins empty.
+
+        Raises
+        ------
+        ValueError
+            The roster is none, or an array is not of such lanes.
         """
         lanes = cls(roster)
+        if len(b"".join(lanes.places)) != len(roster) or len(roster) % UUID_BYTES:
+            raise ValueError("the roster names a VM twice or half of one")
+        lanes.vcpu_times = np.zeros(len(arrays.get("vcpu_times", ())), np.uint64)
         for name in _ARRAYS:
-            if name == "vcpu_times":
-                lanes.vcpu_times = np.array(arrays.get(name, lanes.vcpu_times), np.uint64)
-            elif name in arrays:
-                getattr(lanes, name)[: len(arrays[name])] = arrays[name]
+            if name in arrays:
+                fill(getattr(lanes, name)[: len(arrays[name])], arrays[name], name=name)
+        told = lanes.vcpu_counts.tolist()
+        if min(told) < 0 or sum(told) != len(lanes.vcpu_times):
+            raise ValueError(f"{len(lanes.vcpu_times)} vCPU times are not those of the lanes")
         return lanes
 
 

@@ -6,7 +6,7 @@ is arrays and msgspec Structs only; nothing is pickled.
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 import numpy as np
@@ -14,26 +14,21 @@ from msgspec import Meta
 
 from engine.detection.cell import Cell, Incident, Latch, Node, Overtaken, Totals, Vm
 from engine.detection.configuration import Configuration, configuration_hash
+from engine.detection.forest import new_forest
 from engine.detection.lanes import Lanes
 from engine.detection.partition import Partition
 from engine.detection.sources import Counters, Source
 from engine.errors import SnapshotDamaged, SnapshotTooNew
 from engine.wire import limits
 from engine.wire.log_clock import LogClock
+from engine.wire.stored import Array, array_of, restoring, stored
 from models.half_space_trees import HalfSpaceForest
+from models.protocol import Arrays
 
 FORMAT: Final = 1
 RELEASE: Final = "0.1.0"
 # Below the log's limit for a record, with room for key and headers.
 CHUNK_BYTES: Final = 800_000
-
-
-class Array(msgspec.Struct, frozen=True, array_like=True):
-    """A numpy array: little-endian dtype, shape, bytes in C order."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: bytes
 
 
 class LanesValue(msgspec.Struct, frozen=True):
@@ -60,11 +55,11 @@ class CellValue(msgspec.Struct, frozen=True):
     totals: Totals
     reported: list[str]
     watched: list[bytes]
-    round_ms: int
-    closed_ms: int
-    passed_ms: int
-    outage_ms: int
-    disturbed_ms: int = 0
+    round_ms: limits.TimeMs
+    closed_ms: limits.TimeMs
+    passed_ms: limits.TimeMs
+    outage_ms: limits.TimeMs
+    disturbed_ms: limits.TimeMs = 0
     overtaken: Overtaken = msgspec.field(default_factory=Overtaken)
     beyond: list[str] = []
     forgets: list[tuple[str, str]] = []
@@ -76,11 +71,11 @@ class PartitionValue(msgspec.Struct, frozen=True):
     cells: list[CellValue]
     sources: dict[str, Source]
     counters: Counters
-    time_ms: int
-    passed_ms: int
-    forgot_ms: int
+    time_ms: limits.TimeMs
+    passed_ms: limits.TimeMs
+    forgot_ms: limits.TimeMs
     clock: LogClock | None = None
-    marks: dict[str, int] = {}
+    marks: dict[str, limits.TimeMs] = {}
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +130,7 @@ def decode_manifest(value: bytes) -> Manifest:
     SnapshotDamaged
         It is no manifest.
     """
-    try:
+    with restoring("a snapshot's manifest"):
         found = _format_decoder.decode(value)
         if found.format > FORMAT:
             raise SnapshotTooNew(
@@ -144,8 +139,6 @@ def decode_manifest(value: bytes) -> Manifest:
                 "delete the records of flatline.snapshots.v1 to begin anew"
             )
         return _manifest_decoder.decode(value)
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise SnapshotDamaged(f"a snapshot's manifest cannot be read: {error}") from error
 
 
 def restore(chunks: Sequence[bytes], manifest: Manifest, configuration: Configuration) -> Partition:
@@ -154,7 +147,7 @@ def restore(chunks: Sequence[bytes], manifest: Manifest, configuration: Configur
     Raises
     ------
     SnapshotDamaged
-        A chunk is missing or its bytes are not those that the manifest names.
+        A chunk is missing, its bytes are not those that the manifest names, or they are no state.
     """
     hashes = tuple(sha256(chunk).hexdigest() for chunk in chunks)
     if hashes != manifest.chunks:
@@ -163,24 +156,22 @@ def restore(chunks: Sequence[bytes], manifest: Manifest, configuration: Configur
             f"snapshot {manifest.generation} at offset {manifest.next_offset}: {whole} of "
             f"{len(manifest.chunks)} chunks are as written; an older one is used instead"
         )
-    try:
+    with restoring(f"snapshot {manifest.generation} at offset {manifest.next_offset}"):
         value = _decoder.decode(b"".join(chunks))
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise SnapshotDamaged(f"snapshot {manifest.generation}: {error}") from error
-    partition = Partition(configuration)
-    partition.next_offset = manifest.next_offset
-    partition.sources = value.sources
-    partition.counters = value.counters
-    partition.time_ms = value.time_ms
-    partition.passed_ms = value.passed_ms
-    partition.forgot_ms = value.forgot_ms
-    # An earlier release kept none, and believed every append time.
-    partition.clock = value.clock or LogClock(value.time_ms, value.time_ms)
-    partition.marks = value.marks
-    waiting = (len(one.value) for source in value.sources.values() for one in source.waiting)
-    partition.waiting_bytes = sum(waiting)
-    partition.queued = {key for key, source in value.sources.items() if source.waiting}
-    partition.cells = {cell.name: _cell(cell) for cell in value.cells}
+        partition = Partition(configuration)
+        partition.next_offset = manifest.next_offset
+        partition.sources = value.sources
+        partition.counters = value.counters
+        partition.time_ms = value.time_ms
+        partition.passed_ms = value.passed_ms
+        partition.forgot_ms = value.forgot_ms
+        # An earlier release kept none, and believed every append time.
+        partition.clock = value.clock or LogClock(value.time_ms, value.time_ms)
+        partition.marks = value.marks
+        waiting = (len(one.value) for source in value.sources.values() for one in source.waiting)
+        partition.waiting_bytes = sum(waiting)
+        partition.queued = {key for key, source in value.sources.items() if source.waiting}
+        partition.cells = {cell.name: _cell(cell) for cell in value.cells}
     return partition
 
 
@@ -229,7 +220,11 @@ def _cell_value(cell: Cell) -> CellValue:
 
 
 def _cell(value: CellValue) -> Cell:
-    forest = HalfSpaceForest.from_arrays(_unpack(value.forest))
+    forests = _unpack(value.forest)
+    # Asked before: trees of another height may need more memory than there is.
+    if not np.array_equal(forests["settings"], new_forest().to_arrays()["settings"]):
+        raise ValueError(f"the forest of cell {value.name} is not one of this release")
+    forest = HalfSpaceForest.from_arrays(forests)
     cell = Cell(value.name, site=value.site, zone=value.zone, forest=forest)
     cell.nodes = value.nodes
     cell.lanes = {name: _lanes(lanes) for name, lanes in value.lanes.items()}
@@ -248,6 +243,9 @@ def _cell(value: CellValue) -> Cell:
     cell.overtaken = value.overtaken
     cell.beyond = set(value.beyond)
     cell.forgets = value.forgets
+    foreign = {vm for lanes in cell.lanes.values() for vm in lanes.foreign}
+    if cell.lanes.keys() != cell.nodes.keys() or not cell.vms.keys() >= cell.watched | foreign:
+        raise ValueError(f"cell {cell.name} names nodes or VMs that it does not hold")
     return cell
 
 
@@ -258,18 +256,14 @@ def _lanes_value(lanes: Lanes) -> LanesValue:
 def _lanes(value: LanesValue) -> Lanes:
     lanes = Lanes.from_arrays(value.roster, _unpack(value.arrays))
     lanes.foreign = set(value.foreign)
+    if not lanes.places.keys() >= lanes.foreign:
+        raise ValueError("lanes are of other nodes' VMs that are not in their roster")
     return lanes
 
 
-def _pack(arrays: Mapping[str, np.ndarray[Any, np.dtype[Any]]]) -> dict[str, Array]:
-    return {
-        name: Array(array.dtype.newbyteorder("<").str, array.shape, array.tobytes())
-        for name, array in arrays.items()
-    }
+def _pack(arrays: Arrays) -> dict[str, Array]:
+    return {name: stored(array) for name, array in arrays.items()}
 
 
-def _unpack(arrays: Mapping[str, Array]) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-    return {
-        name: np.frombuffer(array.data, array.dtype).reshape(array.shape)
-        for name, array in arrays.items()
-    }
+def _unpack(arrays: Mapping[str, Array]) -> Arrays:
+    return {name: array_of(array) for name, array in arrays.items()}

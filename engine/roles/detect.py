@@ -21,7 +21,7 @@ from engine.detection.snapshot import encode_manifest, take_snapshot
 from engine.ports import Clock, Delivery, Log, OpenFrame, Record, SignFrame, Subscription
 from engine.roles import instruments
 from engine.roles.appending import append_or_give_up
-from engine.roles.generations import append_generation, load
+from engine.roles.generations import StateKeys, append_generation, load
 from engine.roles.health import Health
 from engine.roles.opening import unsigned
 from engine.roles.refolding import Refolding
@@ -89,6 +89,8 @@ class Detector:
         Signs the ticks.
     key
         Signs alerts and scores; None leaves them unsigned, and no planner believes them.
+    state_keys
+        Sign the snapshots and tell whose are believed; None believes every writer, for tests.
 
     Attributes
     ----------
@@ -106,11 +108,13 @@ class Detector:
         open_frame: OpenFrame = decoded,
         sign: SignFrame = unsigned,
         key: Ed25519PrivateKey | None = None,
+        state_keys: StateKeys | None = None,
     ) -> None:
         self._log = log
         self._open_frame = open_frame
         self._sign = sign
         self._key = key
+        self._state_keys = state_keys
         self._config = config
         self._clock = clock
         self._health = health
@@ -163,18 +167,12 @@ class Detector:
         for number in self._held.keys() - delivery.assigned:
             del self._held[number]
         for number in sorted(delivery.assigned - self._held.keys()):
-            state, offsets = await load(
-                self._log,
-                number,
-                group=self._config.group,
-                configuration=self._config.configuration,
-            )
-            state.open_frame = self._open_frame
+            state = await self._load(number)
             self._held[number] = _Held(
                 state=state,
                 heard_ns=self._clock.mono_ns(),
                 saved_ms=state.time_ms,
-                generations=offsets,
+                generations=[state.next_offset] if state.next_offset else [],
                 exported=_counts(state),
             )
 
@@ -191,11 +189,12 @@ class Detector:
         return outputs
 
     async def _load(self, number: int) -> Partition:
-        state, _ = await load(
+        state = await load(
             self._log,
             number,
             group=self._config.group,
             configuration=self._config.configuration,
+            keys=self._state_keys,
         )
         state.open_frame = self._open_frame
         return state
@@ -280,6 +279,7 @@ class Detector:
             generation=manifest.generation,
             chunks=chunks,
             manifest=encode_manifest(manifest),
+            keys=self._state_keys,
         ):
             return
         held.generations = [*held.generations[-1:], manifest.next_offset]

@@ -16,7 +16,7 @@ from engine.capacity.foretell_state import restore_state, take_state
 from engine.ports import Clock, Delivery, Log, OpenFrame, Record, Subscription
 from engine.roles import instruments
 from engine.roles.appending import append_or_give_up
-from engine.roles.generations import append_generation, newest_state
+from engine.roles.generations import StateKeys, append_generation, newest_state
 from engine.roles.health import Health
 from engine.roles.refolding import Refolding
 from engine.wire.topics import FORECASTER, FRAMES
@@ -59,6 +59,8 @@ class Foreteller:
     ----------
     open_frame
         Checks who wrote a frame and decodes it; the default believes every writer, for tests.
+    state_keys
+        Sign the state and tell whose is believed; None believes every writer, for tests.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class Foreteller:
         clock: Clock,
         health: Health,
         open_frame: OpenFrame = decoded,
+        state_keys: StateKeys | None = None,
     ) -> None:
         self._log = log
+        self._state_keys = state_keys
         self._open_frame = open_frame
         self._config = config
         self._clock = clock
@@ -141,6 +145,7 @@ class Foreteller:
             group=self._config.group,
             topic=FORECASTER,
             restore=restore_state,
+            keys=self._state_keys,
         )
         if state is None:
             state = Foretelling()
@@ -173,6 +178,7 @@ class Foreteller:
             chunks=taken.chunks,
             manifest=taken.manifest,
             topic=FORECASTER,
+            keys=self._state_keys,
         ):
             return
         held.generations = [*held.generations[-1:], held.state.next_offset]

@@ -1,17 +1,27 @@
-"""Generations of snapshots in the log: chunks, then the manifest that makes them whole."""
+"""Generations of snapshots in the log: chunks, then the manifest that makes them whole.
+
+Any writer of the topic can put anything there, so a manifest is signed like an alert, and it
+holds the hash of its chunks. The signature covers topic, partition and group as well.
+"""
 
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeVar
 
+import msgspec
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from engine.action.keys import Trust, check_life
 from engine.detection.configuration import CONTINUED, Configuration, configuration_hash
 from engine.detection.partition import Partition
-from engine.detection.snapshot import Manifest, decode_manifest, restore
-from engine.errors import RecordTooLarge, SnapshotDamaged
+from engine.detection.snapshot import decode_manifest, restore
+from engine.errors import RecordRejected, RecordTooLarge, SnapshotDamaged
 from engine.ports import Headers, Log, Record
 from engine.roles import instruments
-from engine.wire.topics import SNAPSHOTS, Topic
+from engine.wire import limits
+from engine.wire.order import check_signature, key_id, signed
+from engine.wire.topics import FRAMES, SNAPSHOTS, Topic
 
 CHUNK: Final = b"chunk"
 MANIFEST: Final = b"manifest"
@@ -20,10 +30,51 @@ MANIFEST: Final = b"manifest"
 # end at first (a forecaster of 2,000 VMs), and how many times more where none of them is whole.
 _REACH: Final = 256
 _FURTHER: Final = 8
+# Python refuses to read thousands of digits; no generation has a million chunks.
+_DIGITS: Final = 6
+# Why a manifest is not believed.
+_NOT_BELIEVED: Final = frozenset({"bad_signature", "expired_key"})
 
 State = TypeVar("State")
 
 _log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class StateKeys:
+    """With which key a role signs its state, and whose state it goes on from.
+
+    Attributes
+    ----------
+    key
+        The engine's key of this machine; what it signed is believed.
+    trusted
+        Engines of other machines whose state is believed as well, and when keys end.
+    """
+
+    key: Ed25519PrivateKey
+    trusted: Trust
+
+    def check(self, signed_bytes: bytes, record: Record) -> None:
+        """Raise `RecordRejected` where no such key signed the bytes by the time of the record."""
+        trusted, own = self.trusted.current(), self.key.public_key()
+        engines = {**trusted.engines, key_id(own): own}
+        name = check_signature(signed_bytes, record.headers, trusted=engines)
+        check_life(name, trusted=trusted, time_ms=record.time_ms)
+
+
+class Stored(NamedTuple):
+    """One generation as the log has it: the record of its manifest, and its chunks by index."""
+
+    record: Record
+    chunks: dict[int, bytes]
+
+
+class _Reach(msgspec.Struct):
+    next_offset: limits.Count
+
+
+_reach_decoder = msgspec.msgpack.Decoder(_Reach)
 
 
 def headers_of(group: str, generation: str, index: int) -> Headers:
@@ -35,77 +86,70 @@ def headers_of(group: str, generation: str, index: int) -> Headers:
     )
 
 
-async def load(
-    log: Log, partition: int, *, group: str, configuration: Configuration
-) -> tuple[Partition, list[int]]:
-    """Return the newest whole state of a partition, and the offsets of the kept generations.
+def _bound(manifest: bytes, *, topic: Topic, partition: int, group: str) -> bytes:
+    """Return what is signed: a manifest in its place, so that it counts in no other one."""
+    return "\x00".join((topic.name, str(partition), group, "")).encode() + manifest
 
-    A damaged generation is passed over for an older one, one of another configuration too;
-    without any the state is empty.
+
+async def load(
+    log: Log,
+    partition: int,
+    *,
+    group: str,
+    configuration: Configuration,
+    keys: StateKeys | None = None,
+) -> Partition:
+    """Return the newest whole state of an engine's partition, an empty one where there is none.
+
+    One of another configuration is passed over, and so is what `newest_state` passes over.
 
     Raises
     ------
     SnapshotTooNew
         A later release wrote one: going on would lose what it learned.
     """
-    bounds = await log.bounds(SNAPSHOTS.name, partition)
-    records = await log.read_to_end(SNAPSHOTS.name, partition, offset=bounds.earliest)
-    chunks, manifests = _sorted(records, group)
     wanted = {configuration_hash(configuration)}
     if configuration_hash(configuration) == configuration_hash(Configuration()):
         wanted |= CONTINUED
-    for record in reversed(manifests):
-        try:
-            manifest = decode_manifest(record.value)
-            if manifest.configuration not in wanted:
-                _log.warning(
-                    "A snapshot was made under another configuration and is passed over.",
-                    partition=partition,
-                    generation=manifest.generation,
-                )
-                continue
-            state = restore(_chunks(chunks, manifest), manifest, configuration)
-        except SnapshotDamaged as damage:
-            _log.warning(str(damage), partition=partition)
-            continue
-        _log.info(
-            "The engine goes on from a snapshot.",
-            partition=partition,
-            next_offset=manifest.next_offset,
-        )
-        return state, [manifest.next_offset]
-    if manifests:
-        _log.warning(
-            f"None of {len(manifests)} snapshots can be used: the engine learns its VMs anew from"
-            " the frames that the log still has.",
-            partition=partition,
-        )
-    return Partition(configuration), []
+
+    def restored(chunks: dict[int, bytes], value: bytes) -> Partition:
+        manifest = decode_manifest(value)
+        if manifest.configuration not in wanted:
+            raise SnapshotDamaged(
+                f"Snapshot {manifest.generation} was made under another configuration and is"
+                " passed over."
+            )
+        there = [chunks[index] for index in range(len(manifest.chunks)) if index in chunks]
+        return restore(there, manifest, configuration)
+
+    state = await newest_state(
+        log, partition, group=group, topic=SNAPSHOTS, restore=restored, keys=keys
+    )
+    if state is None:
+        return Partition(configuration)
+    _log.info(
+        "The engine goes on from a snapshot.", partition=partition, next_offset=state.next_offset
+    )
+    return state
 
 
-def _sorted(records: list[Record], group: str) -> tuple[dict[tuple[str, int], bytes], list[Record]]:
-    """Return this group's chunks by generation and index, and its manifests, oldest first."""
-    chunks: dict[tuple[str, int], bytes] = {}
+def _sorted(
+    records: list[Record], group: str
+) -> tuple[dict[bytes, dict[int, bytes]], list[Record]]:
+    """Return this group's chunks by generation and index, and its manifests, newest first."""
+    chunks: dict[bytes, dict[int, bytes]] = {}
     manifests: list[Record] = []
     for record in records:
         named = dict(record.headers)
         if named.get("group") != group.encode():
             continue
+        index = named.get("index", b"")
         if record.key == MANIFEST:
             manifests.append(record)
-        elif record.key == CHUNK:
-            index = named.get("index", b"")
-            if index.isdigit():
-                chunks[named.get("generation", b"").decode("ascii", "replace"), int(index)] = (
-                    record.value
-                )
-    return chunks, manifests
-
-
-def _chunks(chunks: dict[tuple[str, int], bytes], manifest: Manifest) -> list[bytes]:
-    """Return the chunks of a generation that are there, in order."""
-    found = [chunks.get((manifest.generation, index)) for index in range(len(manifest.chunks))]
-    return [chunk for chunk in found if chunk is not None]
+        elif record.key == CHUNK and index.isdigit() and len(index) <= _DIGITS:
+            # The first one stands: who writes it again later cannot damage it.
+            chunks.setdefault(_generation(record), {}).setdefault(int(index), record.value)
+    return chunks, manifests[::-1]
 
 
 async def append_generation(
@@ -117,8 +161,14 @@ async def append_generation(
     chunks: Sequence[bytes],
     manifest: bytes,
     topic: Topic = SNAPSHOTS,
+    keys: StateKeys | None = None,
 ) -> bool:
     """Make one generation of a group's state stand in the log, its manifest last.
+
+    Parameters
+    ----------
+    keys
+        Sign the manifest; None leaves it unsigned, for tests.
 
     Returns
     -------
@@ -126,13 +176,16 @@ async def append_generation(
         Whether it stands there. The log may never take a record of its size: the state is then
         told as unsaved and the role goes on, to read more again after a restart.
     """
+    bound = _bound(manifest, topic=topic, partition=partition, group=group)
+    signature = () if keys is None else signed(bound, keys.key)
     for index, chunk in enumerate((*chunks, manifest)):
+        is_manifest = index == len(chunks)
         try:
             await log.append(
                 topic.name,
-                key=MANIFEST if index == len(chunks) else CHUNK,
+                key=MANIFEST if is_manifest else CHUNK,
                 value=chunk,
-                headers=headers_of(group, generation, index),
+                headers=headers_of(group, generation, index) + (signature if is_manifest else ()),
                 partition=partition,
             )
         except RecordTooLarge as error:
@@ -149,15 +202,14 @@ async def append_generation(
 
 async def stored_generations(
     log: Log, partition: int, *, group: str, topic: Topic, offset: int
-) -> list[tuple[bytes, dict[int, bytes]]]:
-    """Return manifest and chunks by index of a group's generations from `offset`, newest first."""
+) -> list[Stored]:
+    """Return a group's generations from `offset` as they stand in the log, newest first."""
     chunks, manifests = _sorted(await log.read_to_end(topic.name, partition, offset=offset), group)
-    found: list[tuple[bytes, dict[int, bytes]]] = []
-    for record in reversed(manifests):
-        name = dict(record.headers).get("generation", b"").decode("ascii", "replace")
-        own = {index: chunk for (generation, index), chunk in chunks.items() if generation == name}
-        found.append((record.value, own))
-    return found
+    return [Stored(record, chunks.get(_generation(record), {})) for record in manifests]
+
+
+def _generation(record: Record) -> bytes:
+    return dict(record.headers).get("generation", b"")
 
 
 async def newest_state(
@@ -167,8 +219,19 @@ async def newest_state(
     group: str,
     topic: Topic,
     restore: Callable[[dict[int, bytes], bytes], State],
+    keys: StateKeys | None = None,
 ) -> State | None:
     """Return the newest state that `restore` makes of a group's generations, None without any.
+
+    A generation that nobody trusted signed, that says it holds frames which the log does not have
+    yet, or that cannot be restored is told, counted and passed over for an older one. Which is
+    newest its manifest says: an old one that is written again comes after those that followed it.
+    A state may end before the first frame that the log still has; what was lost is then counted.
+
+    Parameters
+    ----------
+    keys
+        Tell whose state is believed; None believes every writer, for tests.
 
     Raises
     ------
@@ -179,19 +242,74 @@ async def newest_state(
     reach = _REACH
     while True:
         start = max(bounds.earliest, bounds.end - reach)
-        damages: list[str] = []
-        state: State | None = None
-        for manifest, chunks in await stored_generations(
-            log, partition, group=group, topic=topic, offset=start
-        ):
+        stored = await stored_generations(log, partition, group=group, topic=topic, offset=start)
+        # Asked for last: every frame of a state that was just read is below it.
+        end = (await log.bounds(FRAMES.name, partition)).end
+        passed: list[tuple[str, str]] = []
+        believed: list[tuple[float, Stored]] = []
+        for one in stored:
             try:
-                state = restore(chunks, manifest)
+                bound = _bound(one.record.value, topic=topic, partition=partition, group=group)
+                if keys is not None:
+                    keys.check(bound, one.record)
+                believed.append((_next_offset(one.record.value, end=end), one))
+            except RecordRejected as refusal:
+                passed.append((refusal.reason, refusal.detail))
+        state: State | None = None
+        for _, one in sorted(believed, key=lambda placed: placed[0], reverse=True):
+            try:
+                state = restore(one.chunks, one.record.value)
                 break
             except SnapshotDamaged as damage:
-                damages.append(str(damage))
+                passed.append(("unusable", str(damage)))
         # A generation that the reach cuts through is not damaged: it is looked for again.
         if state is not None or start == bounds.earliest:
-            for sentence in damages:
-                _log.warning(sentence, partition=partition)
+            _tell(passed, topic=topic, partition=partition)
+            if state is None and stored:
+                _log.warning(
+                    f"None of {len(stored)} snapshots can be used: what they held is learned again"
+                    " from the frames that the log still has.",
+                    topic=topic.name,
+                    partition=partition,
+                )
             return state
         reach *= _FURTHER
+
+
+def _next_offset(manifest: bytes, *, end: int) -> float:
+    """Return up to which offset of the frames a state says it goes.
+
+    What says none is tried first, since only restoring it can tell what it is.
+
+    Raises
+    ------
+    RecordRejected
+        `bad_value`: the log does not have so many frames.
+    """
+    try:
+        found = _reach_decoder.decode(manifest).next_offset
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return float("inf")
+    if found > end:
+        raise RecordRejected(
+            "bad_value",
+            f"a snapshot says that it holds all frames below offset {found}, and the log ends at"
+            f" {end}: {FRAMES.name} was cut back or made again",
+        )
+    return found
+
+
+def _tell(passed: list[tuple[str, str]], *, topic: Topic, partition: int) -> None:
+    """Count and log what was passed over, with its reason; strangers may write any number."""
+    sentences = [detail for reason, detail in passed if reason not in _NOT_BELIEVED]
+    strange = [detail for reason, detail in passed if reason in _NOT_BELIEVED]
+    if strange:
+        sentences.append(
+            f"{len(strange)} snapshots are passed over, since nobody trusted signed them:"
+            f" {strange[0]}. If another machine wrote them, copy its engine-NAME.pub to trusted of"
+            " this one; else find out who may write the topic."
+        )
+    for sentence in sentences:
+        _log.warning(sentence, topic=topic.name, partition=partition)
+    for reason, _ in passed:
+        instruments.SNAPSHOTS_PASSED_OVER.labels(topic.name, reason).inc()

@@ -130,6 +130,12 @@ ORDERABLE_VMS: Final = Gauge(
 SNAPSHOT_BYTES: Final = Gauge(
     "flatline_detect_snapshot_bytes", "Size of the last snapshot.", ["partition"]
 )
+SNAPSHOTS_PASSED_OVER: Final = Counter(
+    "flatline_snapshots_passed_over_total",
+    "Snapshots that a role did not go on from, by reason. bad_signature is one that nobody trusted"
+    " signed, bad_value one that is ahead of the log.",
+    ["topic", "reason"],
+)
 FORECASTS: Final = Counter(
     "flatline_forecast_records_total", "Records of forecasts that stand in the log."
 )

@@ -21,7 +21,7 @@ from engine.ports import Clock, Delivery, History, Log, OpenFrame, Record, Refus
 from engine.refusals import Backoff
 from engine.roles import instruments
 from engine.roles.appending import append_or_give_up
-from engine.roles.generations import append_generation, newest_state
+from engine.roles.generations import StateKeys, append_generation, newest_state
 from engine.roles.health import Health, told
 from engine.roles.refolding import Refolding
 from engine.wire.frame import Frame, decode_frame
@@ -85,6 +85,8 @@ class Recorder:
     ----------
     open_frame
         Checks who wrote a frame and decodes it.
+    state_keys
+        Sign the state and tell whose is believed; None believes every writer, for tests.
     """
 
     def __init__(
@@ -96,8 +98,10 @@ class Recorder:
         clock: Clock,
         health: Health,
         open_frame: OpenFrame = decoded,
+        state_keys: StateKeys | None = None,
     ) -> None:
         self._open_frame = open_frame
+        self._state_keys = state_keys
         self._log = log
         self._history = history
         self._config = config
@@ -133,6 +137,7 @@ class Recorder:
                 self._log, self._history, subscription, self._config, self._clock, self._health
             )
             stream.open_frame = self._open_frame
+            stream.state_keys = self._state_keys
             await stream.run()
 
     async def _run_each(self, topic: str) -> None:
@@ -297,6 +302,7 @@ class _Frames(_Stream):
     """Frames: their rows, their minutes, and the hours that end; state beside the offsets."""
 
     open_frame: OpenFrame = staticmethod(decoded)
+    state_keys: StateKeys | None = None
 
     async def run(self, topic: str = FRAMES.name) -> None:
         """Write what frames say, and keep what the next ones need."""
@@ -334,7 +340,12 @@ class _Frames(_Stream):
 
     async def _load(self, number: int) -> FrameFold:
         stored = await newest_state(
-            self._log, number, group=self._config.group, topic=SNAPSHOTS, restore=restore
+            self._log,
+            number,
+            group=self._config.group,
+            topic=SNAPSHOTS,
+            restore=restore,
+            keys=self.state_keys,
         )
         fold = FrameFold() if stored is None else stored
         fold.open_frame = self.open_frame
@@ -401,6 +412,7 @@ class _Frames(_Stream):
                 generation=taken.name,
                 chunks=taken.chunks,
                 manifest=taken.manifest,
+                keys=self.state_keys,
             ):
                 continue
             kept = [*self._committed[number][-1:], fold.next_offset]

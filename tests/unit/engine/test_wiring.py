@@ -1,7 +1,7 @@
 """Where settings, policy and node meet."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,24 @@ from connectors.simulator.fleet import build_world
 from connectors.simulator.plan import WorldPlan
 from engine.errors import AlreadyRunning, HistoryUnreachable, SettingsError
 from engine.frame_keyring import FrameKeyring
+from engine.keyring import own_key
+from engine.roles.detect import Detector
+from engine.roles.forecast import Foreteller
+from engine.roles.record import Recorder
 from engine.roles.run import Opener
 from engine.settings import load_settings
+from engine.wire.order import key_id
 from engine.wiring import (
     act_opener,
     authority,
+    engine_opener,
     libvirt_node,
     open_log,
     process,
     simulated_nodes,
 )
 from engine.wiring_history import history_opener
+from engine.wiring_planning import forecast_opener
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +121,23 @@ async def test_a_second_agent_of_one_hypervisor_is_refused_whatever_node_it_is_t
 async def unopened() -> AsyncIterator[Any]:
     """Stand for a port that a test opens and never uses."""
     yield None
+
+
+@pytest.mark.asyncio
+async def test_every_role_with_a_state_signs_it_with_this_machine_s_engine_key() -> None:
+    settings, _ = load_settings()
+    here = process(settings)
+    frames = FrameKeyring.in_memory(here.clock)
+    async with open_log(here) as log:
+        openers = (
+            history_opener(here, lambda: nullcontext(log), frames),
+            forecast_opener(here, lambda: nullcontext(log), frames),
+            engine_opener(here, lambda: nullcontext(log), authority(settings)),
+        )
+        own = key_id(own_key(settings.key_folder, "engine").public_key())
+        for opener in openers:
+            async with opener() as role:
+                assert isinstance(role, Recorder | Foreteller | Detector)
+                assert role._state_keys is not None
+                assert key_id(role._state_keys.key.public_key()) == own
+                assert own in role._state_keys.trusted.current().engines

@@ -1,8 +1,12 @@
 """State to bytes and back: whole or refused, and a digest that knows what decides."""
 
+import hashlib
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from engine.detection import configuration
@@ -12,6 +16,9 @@ from engine.detection.replay import run_records
 from engine.detection.snapshot import (
     CHUNK_BYTES,
     FORMAT,
+    CellValue,
+    Manifest,
+    PartitionValue,
     decode_manifest,
     digest,
     encode_manifest,
@@ -20,6 +27,7 @@ from engine.detection.snapshot import (
 )
 from engine.errors import SnapshotDamaged, SnapshotTooNew
 from engine.ports import Record
+from engine.wire.stored import array_of, stored
 from models.kernels import hours, trends
 from tests.unit.engine.detection.frames_by_hand import FAST, Bench, cell
 
@@ -64,6 +72,93 @@ def test_a_damaged_snapshot_is_refused(harm: str) -> None:
     elif harm == "truncated":
         chunks[-1] = chunks[-1][:-1]
     with pytest.raises(SnapshotDamaged, match="an older one is used instead"):
+        restore(chunks, manifest, FAST)
+
+
+def array(name: str, **fields: Any) -> Callable[[CellValue], None]:
+    """Return what changes an array of a cell's first lanes."""
+
+    def change(value: CellValue) -> None:
+        arrays = value.lanes["node-0"].arrays
+        arrays[name] = msgspec.structs.replace(arrays[name], **fields)
+
+    return change
+
+
+def lacks(holder: str, name: str) -> Callable[[CellValue], None]:
+    return lambda value: getattr(value, holder).pop(name)
+
+
+def of_forest(value: CellValue) -> None:
+    settings = np.array([10, 24, 250, 42], np.int64)
+    value.forest["settings"] = stored(settings)
+
+
+def narrow(value: CellValue) -> None:
+    value.forest["learned"] = stored(np.zeros((1, 1, 1), np.uint16))
+
+
+def counts(value: CellValue) -> None:
+    arrays = value.lanes["node-0"].arrays
+    arrays["vcpu_counts"] = stored(array_of(arrays["vcpu_counts"]) + 1)
+
+
+HARMS: dict[str, Callable[[CellValue], None]] = {
+    "an array of another shape": array("floats", shape=(3, 7)),
+    "an array that would be spread": array("floats", shape=(23, 1), data=bytes(8 * 23)),
+    "an array of another type": array("floats", dtype="<i8"),
+    "no type at all": array("floats", dtype="nonsense"),
+    "an array of objects": array("floats", dtype="O"),
+    "a forest without its counts": lacks("forest", "counts"),
+    "a forest too high for any memory": of_forest,
+    "a forest that would be spread": narrow,
+    "a node without lanes": lacks("lanes", "node-0"),
+    "vCPU times that are not there": counts,
+    "a VM of another node that is not listed": lambda value: value.lanes["node-0"].foreign.append(
+        bytes(16)
+    ),
+    "a VM to be watched that is not known": lambda value: value.watched.append(bytes(16)),
+}
+
+
+def body_of(chunks: list[bytes]) -> PartitionValue:
+    return msgspec.msgpack.decode(b"".join(chunks), type=PartitionValue)
+
+
+def as_written(value: PartitionValue, manifest: Manifest) -> tuple[list[bytes], Manifest]:
+    """Return a state whose bytes are those that its manifest names."""
+    body = msgspec.msgpack.encode(value)
+    hashed = (hashlib.sha256(body).hexdigest(),)
+    return [body], msgspec.structs.replace(manifest, chunks=hashed)
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_state_that_cannot_be_one_is_damage_though_its_bytes_are_as_written(harm: str) -> None:
+    bench, chunks = snapped()
+    value = body_of(chunks)
+    HARMS[harm](value.cells[0])
+    chunks, manifest = as_written(value, take_snapshot(bench.partition)[1])
+    with pytest.raises(SnapshotDamaged, match="an older one is used instead"):
+        restore(chunks, manifest, FAST)
+
+
+@pytest.mark.parametrize("field", ["time_ms", "passed_ms", "forgot_ms"])
+@pytest.mark.parametrize("value_ms", [-1, 10**15])
+def test_a_time_outside_every_calendar_is_damage(field: str, value_ms: int) -> None:
+    bench, chunks = snapped()
+    value = msgspec.structs.replace(body_of(chunks), **{field: value_ms})
+    chunks, manifest = as_written(value, take_snapshot(bench.partition)[1])
+    with pytest.raises(SnapshotDamaged, match="an older one is used instead"):
+        restore(chunks, manifest, FAST)
+
+
+def test_a_roster_that_names_a_vm_twice_is_damage() -> None:
+    bench, chunks = snapped()
+    value = body_of(chunks)
+    lanes = value.cells[0].lanes
+    lanes["node-0"] = msgspec.structs.replace(lanes["node-0"], roster=bytes(32))
+    chunks, manifest = as_written(value, take_snapshot(bench.partition)[1])
+    with pytest.raises(SnapshotDamaged, match="names a VM twice"):
         restore(chunks, manifest, FAST)
 
 

@@ -89,7 +89,7 @@ def test_a_damaged_generation_is_passed_over_for_the_one_before():
         await first.kill()
         kept = await stored_generations(log, 0, group=CONFIG.group, topic=FORECASTER, offset=0)
         assert len(kept) >= 2
-        newest = kept[0][0]
+        newest = kept[0].record.value
         # A generation whose chunks never arrived: its manifest alone stands in the log.
         await log.append(
             FORECASTER.name,

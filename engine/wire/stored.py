@@ -1,0 +1,50 @@
+"""A state's arrays as values that msgpack takes, and how restoring a state fails."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import SnapshotDamaged, SnapshotTooNew
+
+
+class Array(msgspec.Struct, frozen=True, array_like=True):
+    """A numpy array: little-endian dtype, shape, bytes in C order."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+def stored(array: NDArray[np.generic]) -> Array:
+    """Return an array as it is kept."""
+    return Array(array.dtype.newbyteorder("<").str, array.shape, array.tobytes())
+
+
+def array_of(value: Array) -> NDArray[np.generic]:
+    """Return the array that was kept; it cannot be written to."""
+    return np.frombuffer(value.data, value.dtype).reshape(value.shape)
+
+
+@contextmanager
+def restoring(what: str) -> Iterator[None]:
+    """Let every error of what is done inside say that a state is damaged.
+
+    Raises
+    ------
+    SnapshotDamaged
+        A value is missing, of another type or shape, or out of range: an older state is used.
+    SnapshotTooNew
+        A later release wrote it.
+    """
+    try:
+        yield
+    except (SnapshotDamaged, SnapshotTooNew):
+        raise
+    except Exception as error:
+        raise SnapshotDamaged(
+            f"{what} cannot be restored ({type(error).__name__}: {error}); an older one is used"
+            " instead."
+        ) from error

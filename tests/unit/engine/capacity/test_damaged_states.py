@@ -1,0 +1,96 @@
+"""A state of forecaster or historian that cannot be one is damage, whatever is wrong with it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from engine.capacity import state as historian
+from engine.capacity.fold import FrameFold
+from engine.capacity.foretell import Foretelling
+from engine.capacity.foretell_state import StateValue, restore_state, take_state
+from engine.capacity.generation import packed, unpacked
+from engine.errors import SnapshotDamaged
+from engine.wire.frame import decode_frame
+from engine.wire.stored import Array, array_of, stored
+from models.forecaster import Forecaster
+from models.kernels import forecast_row
+from tests.unit.engine.capacity.fleet_by_hand import Fleet, Machine
+
+Arrays = dict[str, Array]
+Harm = Callable[[dict[str, Any], Arrays], None]
+
+
+def told() -> StateValue:
+    """Return what a forecaster keeps of two VMs."""
+    state = Foretelling()
+    for record in Fleet({"n0": [Machine("a"), Machine("b", cores=1.0)]}).run(40):
+        state.fold(record)
+    _, chunks, manifest = take_state(state)
+    decoder = msgspec.msgpack.Decoder(StateValue)
+    return unpacked(dict(enumerate(chunks)), manifest, decoder, owner="forecaster")[1]
+
+
+def shaped(name: str, *shape: int) -> Harm:
+    return lambda demand, forecaster: demand.update({name: stored(np.zeros(shape))})
+
+
+def fewer_series(demand: dict[str, Any], forecaster: Arrays) -> None:
+    forecaster["state"] = stored(array_of(forecaster["state"])[:-1])
+
+
+def narrow(demand: dict[str, Any], forecaster: Arrays) -> None:
+    forecaster["state"] = stored(array_of(forecaster["state"])[:, :-1])
+
+
+def other_step(demand: dict[str, Any], forecaster: Arrays) -> None:
+    forecaster["steps"] = stored(np.array([7, 1], np.int64))
+
+
+def no_state(demand: dict[str, Any], forecaster: Arrays) -> None:
+    del forecaster["state"]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [shaped("counters", 1, 1), shaped("vcpus", 9), fewer_series, narrow, other_step, no_state],
+)
+def test_a_forecaster_s_array_that_does_not_fit_is_damage(harm: Harm) -> None:
+    value = told()
+    harm(value.nodes[0].demand, value.nodes[0].forecaster)
+    taken = packed(msgspec.msgpack.encode(value), next_offset=7)
+    with pytest.raises(SnapshotDamaged, match="an older one is used instead"):
+        restore_state(dict(enumerate(taken.chunks)), taken.manifest)
+
+
+@pytest.mark.parametrize("field", [forecast_row.STATE, forecast_row.CELL])
+@pytest.mark.parametrize("place", [-1.0, 1e6, np.nan])
+def test_a_forecast_that_waits_names_no_place_outside_its_row(field: int, place: float) -> None:
+    forecaster = Forecaster(1, step_s=60)
+    for step in range(1, 40):
+        forecaster.fold(np.array([1.0]), step)
+    assert Forecaster.from_arrays(forecaster.to_arrays()).number == 39
+    start = forecaster.plan.start[0]
+    forecaster.state[0, start + forecast_row.NEAR_COUNT + field] = place
+    with pytest.raises(ValueError, match="names a place that is none of"):
+        Forecaster.from_arrays(forecaster.to_arrays())
+
+
+@pytest.mark.parametrize("field", ["instances", "device_sets", "before", "uuids", "windows"])
+def test_a_historian_s_array_that_does_not_fit_is_damage(field: str) -> None:
+    fold = FrameFold()
+    for record in Fleet({"n0": [Machine("a"), Machine("b")]}).run(3):
+        list(fold.fold(decode_frame(record.value), time_ms=record.time_ms))
+    fold.next_offset = 7
+    _, chunks, manifest = historian.take_state(fold)
+    decoder = msgspec.msgpack.Decoder(historian._State)
+    value = unpacked(dict(enumerate(chunks)), manifest, decoder, owner="historian")[1]
+    lane = value.lanes[0]
+    harmed: Any = bytes(8) if field != "windows" else ((0, bytes(8)), *lane.windows[1:])
+    lane = msgspec.structs.replace(lane, **{field: harmed})
+    value = msgspec.structs.replace(value, lanes=(lane,))
+    taken = packed(msgspec.msgpack.encode(value), next_offset=7)
+    with pytest.raises(SnapshotDamaged, match="an older one is used instead"):
+        historian.restore(dict(enumerate(taken.chunks)), taken.manifest)
