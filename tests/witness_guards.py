@@ -102,7 +102,8 @@ WITNESS_MUTANTS: Final = (
     ),
     Mutant(
         "vCPUs that stop long after the last byte are believed at once", _HYPOTHESES,
-        "    if preceded or (silence.nats", "    if (silence.nats", _SUITE,
+        "    if usual or _is_older_than_its_halt(seen, configuration):\n", "    if usual:\n",
+        _SUITE,
     ),
     Mutant(
         "vCPUs that moved in this very silence are a witness at once", _WITNESSES,

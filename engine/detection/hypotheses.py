@@ -206,9 +206,8 @@ def _refusals(
     refusals = []
     if score < configuration.order_nats(seen.shape):
         refusals.append("score_low")
-    # What a VM was silent for before its vCPUs stopped says nothing of why they did.
-    preceded = _dead_s(seen) < configuration.dead_share * seen.run_s
-    if preceded or (silence.nats or 0.0) < configuration.silence_order_nats:
+    usual = (silence.nats or 0.0) < configuration.silence_order_nats
+    if usual or _is_older_than_its_halt(seen, configuration):
         refusals.append("silence_usual")
     if _may_reboot_itself(seen, configuration):
         refusals.append("self_reboot_wait")
@@ -220,6 +219,15 @@ def _refusals(
     if seen.shape == "mixed":
         refusals.append("shape_mixed")
     return refusals
+
+
+def _is_older_than_its_halt(seen: Picture, configuration: Configuration) -> bool:
+    """Return whether a guest that said nothing was silent for long before its vCPUs stopped.
+
+    Then its silence says nothing of why they did: it may wait at a boot prompt.
+    """
+    dead_s = _dead_s(seen)
+    return seen.shape == "idle" and not seen.said and dead_s < configuration.dead_share * seen.run_s
 
 
 def _hung(
