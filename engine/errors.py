@@ -103,6 +103,7 @@ REJECTION_REASONS = frozenset(
         "expired_key",
         "late",
         "replayed",
+        "stale",
         "unstorable",
         "poison",
         "too_many",

@@ -306,7 +306,7 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
     """Return what opens the engine, with all cells whose partitions fall to it.
 
     It judges a repair for as long as the policy's ladders ask for, checks frames with the site's
-    keys, and signs its alerts and snapshots.
+    keys, and signs its alerts, scores and snapshots.
 
     Raises
     ------

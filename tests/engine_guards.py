@@ -18,6 +18,7 @@ _SETS: Final = ("tests/unit/engine/detection/test_device_sets.py",)
 _POISON: Final = ("tests/unit/engine/roles/test_poison.py",)
 
 _BELIEVED: Final = ("tests/unit/engine/roles/test_believed_states.py",)
+_OWNER_WORDS: Final = ("tests/unit/engine/detection/test_owners_words.py",)
 _GENERATIONS: Final = "engine/roles/generations.py"
 _DAMAGED: Final = (
     "tests/unit/engine/detection/test_snapshot.py",
@@ -25,6 +26,23 @@ _DAMAGED: Final = (
 )
 
 ENGINE_MUTANTS: Final = (
+    Mutant(
+        "an owner's old word is one of now", "engine/detection/partition.py",
+        "stale_word(frame, appended_ms=record.time_ms) or refusal_of(", "refusal_of(", _OWNER_WORDS,
+    ),
+    Mutant(
+        "an owner's word is old by the time that is believed", "engine/detection/partition.py",
+        "appended_ms=record.time_ms)", "appended_ms=self.time_ms)", _OWNER_WORDS,
+    ),
+    Mutant(
+        "an owner's word that is dated ahead is one of now", "engine/detection/sources.py",
+        "        if abs(age_ms) > OWNER_FRESH_MS:\n", "        if age_ms > OWNER_FRESH_MS:\n",
+        _OWNER_WORDS,
+    ),
+    Mutant(
+        "a word that was overtaken ends a maintenance", "engine/detection/lifecycle.py",
+        "    if event_ms < vm.maintenance_ms:\n", "    if False:\n", _OWNER_WORDS,
+    ),
     Mutant(
         "a state is believed from every writer", _GENERATIONS,
         "                if keys is not None:\n", "                if False:\n", _BELIEVED,

@@ -33,6 +33,8 @@ class Vm(msgspec.Struct):
     ----------
     holds
         Reason → append time until which silence is explained by it; -1 until taken back.
+    maintenance_ms
+        When the owner said the word that holds the maintenance, by the owner's clock.
     told
         What the guest said of itself in this boot epoch: panicked or crashed; `told_ms` is the
         cell's own clock (`Cell.passed_ms`) when it last did.
@@ -76,6 +78,7 @@ class Vm(msgspec.Struct):
     panic_device: bool = False
     balloon_period_s: int = 0
     holds: dict[str, int] = {}
+    maintenance_ms: int = 0
     told: str = ""
     told_ms: int = 0
     said: dict[str, int] = {}

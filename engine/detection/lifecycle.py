@@ -158,8 +158,19 @@ def _take_owner(
             cell, vm, configuration.owner_reboot_hold_s, configuration
         )
     elif event.kind == "owner_maintenance":
-        until_ms = small_int(event.detail.get("until_ms", ""))
-        vm.holds["maintenance"] = _FOR_EVER if until_ms is None else until_ms
+        _take_maintenance(vm, event)
+
+
+def _take_maintenance(vm: Vm, event: Event) -> None:
+    """Take how long a maintenance lasts: only a word said after the last one may end it earlier."""
+    event_ms = event.time_ns // 1_000_000
+    told_ms = small_int(event.detail.get("until_ms", ""))
+    until_ms = _FOR_EVER if told_ms is None else told_ms
+    if event_ms < vm.maintenance_ms:
+        both = (until_ms, vm.holds.get("maintenance", until_ms))
+        until_ms = _FOR_EVER if _FOR_EVER in both else max(both)
+    vm.holds["maintenance"] = until_ms
+    vm.maintenance_ms = max(vm.maintenance_ms, event_ms)
 
 
 def _take_mark(vm: Vm, event: Event, *, time_ms: int) -> None:

@@ -29,6 +29,7 @@ from engine.detection.sources import (
     refusal_of,
     release,
     source_key,
+    stale_word,
 )
 from engine.detection.stepping import step_back
 from engine.errors import FoldFailed, RecordRejected
@@ -228,7 +229,9 @@ class Partition:
         if cell is not None and is_calm and key in self.queued:
             most_ms = round(self.configuration.reorder_s * 1000)
             cell.overtaken.take(min(most_ms, overtaken_ms(self.sources[key], arrival)))
-        refusal = refusal_of(self.sources, self.marks, frame, time_ms=self.time_ms)
+        refusal = stale_word(frame, appended_ms=record.time_ms) or refusal_of(
+            self.sources, self.marks, frame, time_ms=self.time_ms
+        )
         if refusal is not None:
             return self._refuse(record.value, record, refusal)
         waits = self._early(key) if cell is not None and cell.overtaken.late_ms else None

@@ -22,6 +22,10 @@ _SKIPPED_KEPT = 256
 _MOST_MISSING = 1_000_000
 # A writer that nobody knows here is believed for a day: no collector keeps frames for longer.
 _OLDEST_MS = 86_400_000
+# An owner's word is of now. Clocks that are kept and a log that restarts take seconds to minutes; a
+# word that took longer may be a copy of an old one, since a MAC holds for ever. Words of control
+# have the same five minutes (`engine.action.words`).
+OWNER_FRESH_MS = 300_000
 
 
 class Counters(msgspec.Struct):
@@ -104,6 +108,28 @@ def sample_of(frame: Frame) -> Sample:
     if header.role != "collector" or not (len(frame.rows) or frame.node):
         return Sample()
     return Sample(header.mono_ns, header.event_time_ns // 1_000_000)
+
+
+def stale_word(frame: Frame, *, appended_ms: int) -> RecordRejected | None:
+    """Return why an owner's word is not one of now, None for all other frames.
+
+    `appended_ms` is when the log took its record, whatever time is believed meanwhile.
+    """
+    if frame.header.role != "owner":
+        return None
+    for event in frame.events:
+        age_ms = appended_ms - event.time_ns // 1_000_000
+        if abs(age_ms) > OWNER_FRESH_MS:
+            way = "after" if age_ms > 0 else "before"
+            return RecordRejected(
+                "stale",
+                f"{event.kind} by owner {frame.header.node} in cell {frame.header.cell} reached the"
+                f" log {abs(age_ms) / 1000:.0f} s {way} it was said"
+                f" ({OWNER_FRESH_MS // 1000} s at most): it may be a copy of an old record, or the"
+                " owner's clock is wrong; set that clock and say it again, or find out who may"
+                " write the topic",
+            )
+    return None
 
 
 def refusal_of(

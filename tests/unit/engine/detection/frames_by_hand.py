@@ -177,6 +177,8 @@ class Bench:
     records: list[Record] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     delay_ms: int = 0
+    # By how much what owners and agents say is dated after now.
+    ahead_ms: int = 0
 
     def __post_init__(self) -> None:
         self.partition = Partition(self.configuration)
@@ -221,7 +223,7 @@ class Bench:
         event = Event(
             id=f"{role}/{self.offset}",
             kind=kind,
-            time_ns=self.time_ms * 1_000_000,
+            time_ns=(self.time_ms + self.ahead_ms) * 1_000_000,
             vm=guest.uuid,
             detail=detail,
         )
@@ -231,6 +233,15 @@ class Bench:
         header = self.header(node, role, f"{role}-{self.offset}", 0, 0)
         frame = Frame(header=header, rows=VmRows.empty(), events=(event,))
         return self.fold(self.record(encode_frame(frame)))
+
+    def said_ahead(
+        self, ahead_s: float, role: Role, kind: str, guest: Guest, *, node: str = "", **detail: str
+    ) -> list[Alert]:
+        """Fold a frame as `said` does, whose event is dated `ahead_s` after now."""
+        self.ahead_ms = round(ahead_s * 1000)
+        published = self.said(role, kind, guest, node=node, **detail)
+        self.ahead_ms = 0
+        return published
 
     def tick(self) -> list[Alert]:
         header = self.header("shell", "shell", f"shell-{self.offset}", 0, 0)

@@ -93,7 +93,7 @@ def test_a_restored_cell_writes_the_same_bytes_for_the_minute() -> None:
 
 def _forget(bench: Bench, scope: str, name: str) -> None:
     detail = {"scope": scope, "name": name}
-    event = Event(id="f", kind="owner_forget", time_ns=1, detail=detail)
+    event = Event(id="f", kind="owner_forget", time_ns=bench.time_ms * 1_000_000, detail=detail)
     header = bench.header("owner", "owner", f"owner-{bench.offset}", 0, 0)
     bench.fold(
         bench.record(encode_frame(Frame(header=header, rows=VmRows.empty(), events=(event,))))
