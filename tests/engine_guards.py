@@ -19,6 +19,7 @@ _POISON: Final = ("tests/unit/engine/roles/test_poison.py",)
 
 _BELIEVED: Final = ("tests/unit/engine/roles/test_believed_states.py",)
 _OWNER_WORDS: Final = ("tests/unit/engine/detection/test_owners_words.py",)
+_HEARD: Final = ("tests/unit/engine/detection/test_heard.py",)
 _GENERATIONS: Final = "engine/roles/generations.py"
 _DAMAGED: Final = (
     "tests/unit/engine/detection/test_snapshot.py",
@@ -42,6 +43,25 @@ ENGINE_MUTANTS: Final = (
     Mutant(
         "a word that was overtaken ends a maintenance", "engine/detection/lifecycle.py",
         "    if event_ms < vm.maintenance_ms:\n", "    if False:\n", _OWNER_WORDS,
+    ),
+    Mutant(
+        "an answer is dated as its agent likes", "engine/detection/lifecycle.py",
+        "    return min(event.time_ns // 1_000_000, arrived_ms + ahead_ms)\n",
+        "    return event.time_ns // 1_000_000\n", _HEARD,
+    ),
+    Mutant(
+        "a node whose clock is ahead hears no answer", "engine/detection/lifecycle.py",
+        "    ahead_ms = 0 if home is None else max(0, -home.lag_ms)\n", "    ahead_ms = 0\n",
+        _HEARD,
+    ),
+    Mutant(
+        "any agent hears any guest", "engine/detection/lifecycle.py",
+        "            if not may_hear(cell, vm, header.node, time_ms=time_ms):\n",
+        "            if False:\n", _HEARD,
+    ),
+    Mutant(
+        "a node that a VM left long ago hears it", "engine/detection/ownership.py",
+        "        or (moves and name == vm.former)\n", "        or name == vm.former\n", _HEARD,
     ),
     Mutant(
         "a state is believed from every writer", _GENERATIONS,

@@ -47,7 +47,9 @@ def fold_frame(
     if frame.inventory and header.role == "collector":
         counters.foreign += take_inventory(cell, frame, time_ms=time_ms)
     if frame.events:
-        counters.foreign += take_events(cell, frame, time_ms=time_ms, configuration=configuration)
+        counters.foreign += take_events(
+            cell, frame, time_ms=time_ms, arrived_ms=arrived_ms, configuration=configuration
+        )
     # A collector that cannot reach its hypervisor says so: that is no sight of the VMs.
     is_sight = frame.node.get("hypervisor_reachable", 1.0) > 0.0
     is_report = len(frame.rows) > 0 or bool(frame.node)

@@ -9,7 +9,13 @@ from engine.detection.bounds import MAX_PLACES_OF_VM
 from engine.detection.cell import ActionMark, Cell, Vm
 from engine.detection.configuration import Configuration
 from engine.detection.departures import FORGETTABLE
-from engine.detection.ownership import may_mark, may_speak, remember_event, remember_item
+from engine.detection.ownership import (
+    may_hear,
+    may_mark,
+    may_speak,
+    remember_event,
+    remember_item,
+)
 from engine.wire.alert import SamplePosition
 from engine.wire.frame import Event, Frame, InventoryItem
 from engine.wire.limits import small_int
@@ -109,10 +115,13 @@ def _hold_ms(cell: Cell, vm: Vm, seconds: float, configuration: Configuration) -
     return max(round(seconds * 1000), configuration.hold_samples * interval_ms)
 
 
-def take_events(cell: Cell, frame: Frame, *, time_ms: int, configuration: Configuration) -> int:
+def take_events(
+    cell: Cell, frame: Frame, *, time_ms: int, arrived_ms: int, configuration: Configuration
+) -> int:
     """Fold a frame's events; return how many speak of VMs of other nodes, which do not count.
 
-    Kinds that this release does not know are passed over.
+    The log took the frame at `arrived_ms`, and no event of it was later. Kinds that this release
+    does not know are passed over.
     """
     header, foreign = frame.header, 0
     for event in frame.events:
@@ -124,7 +133,11 @@ def take_events(cell: Cell, frame: Frame, *, time_ms: int, configuration: Config
         if header.role == "owner":
             _take_owner(cell, vm, event, time_ms=time_ms, configuration=configuration)
         elif header.role == "agent" and event.kind in _SIGNS:
-            _take_sign(cell, vm, event, header.node, configuration)
+            if not may_hear(cell, vm, header.node, time_ms=time_ms):
+                foreign += 1
+                continue
+            heard_ms = _said_ms(cell, vm, event, arrived_ms)
+            _take_sign(cell, vm, event, header.node, heard_ms, configuration)
         elif header.role == "agent":
             if not may_mark(cell, vm, header.node):
                 foreign += 1
@@ -134,7 +147,8 @@ def take_events(cell: Cell, frame: Frame, *, time_ms: int, configuration: Config
             position = SamplePosition(
                 node=header.node, role=header.role, run=header.run, sequence=header.sequence
             )
-            _take_lifecycle(cell, vm, event, position, time_ms, configuration)
+            said_ms = _said_ms(cell, vm, event, arrived_ms)
+            _take_lifecycle(cell, vm, event, position, time_ms, said_ms, configuration)
         else:
             remember_event(vm, header.node, event)
             foreign += 1
@@ -188,13 +202,26 @@ def _take_mark(vm: Vm, event: Event, *, time_ms: int) -> None:
     )
 
 
-def _take_sign(cell: Cell, vm: Vm, event: Event, node: str, configuration: Configuration) -> None:
+def _said_ms(cell: Cell, vm: Vm, event: Event, arrived_ms: int) -> int:
+    """Return when an event was by the clock of the VM's node: not after the log took its record.
+
+    A later date would be after every silence to come: an answer would hide each death, and a lack
+    of answers prove each.
+    """
+    home = cell.nodes.get(vm.node)
+    ahead_ms = 0 if home is None else max(0, -home.lag_ms)
+    return min(event.time_ns // 1_000_000, arrived_ms + ahead_ms)
+
+
+def _take_sign(
+    cell: Cell, vm: Vm, event: Event, node: str, event_ms: int, configuration: Configuration
+) -> None:
     """Take an answer, or the lack of one, of a guest.
 
-    An answer counts whoever heard it and takes back that there was none; that there is none is
-    believed from the VM's own node alone, and not where a later answer was heard already.
+    An answer counts from every node that `may_hear` it and takes back that there was none; that
+    there is none is believed from the VM's own node alone, and not where a later answer was heard
+    already.
     """
-    event_ms = event.time_ns // 1_000_000
     if event.kind == "probe_answered":
         vm.probe_answered_ms = event_ms
         vm.probe_silent_ms = 0
@@ -222,6 +249,7 @@ def _take_lifecycle(
     event: Event,
     position: SamplePosition,
     time_ms: int,
+    said_ms: int,
     configuration: Configuration,
 ) -> None:
     kind = event.kind
@@ -242,17 +270,17 @@ def _take_lifecycle(
         vm.left_by_word = True
     elif kind in {"started", "migrated_in", "resumed"}:
         vm.left_by_word = False
-    _take_word(cell, vm, event)
+    _take_word(cell, vm, event, said_ms)
     if kind in {"rebooted", "started"}:
-        _begin_boot(cell, vm, event, position, time_ms, configuration)
+        _begin_boot(cell, vm, event, position, time_ms, said_ms, configuration)
 
 
-def _take_word(cell: Cell, vm: Vm, event: Event) -> None:
+def _take_word(cell: Cell, vm: Vm, event: Event, said_ms: int) -> None:
     """Take what a VM's panic device or watchdog said of it."""
     if event.kind in _TELLS:
         vm.told, vm.told_ms = event.kind, cell.passed_ms
     elif event.kind == "watchdog":
-        vm.said[event.kind] = event.time_ns // 1_000_000
+        vm.said[event.kind] = said_ms
 
 
 def _begin_boot(
@@ -261,6 +289,7 @@ def _begin_boot(
     event: Event,
     position: SamplePosition,
     time_ms: int,
+    said_ms: int,
     configuration: Configuration,
 ) -> None:
     """Begin a boot epoch, and note a reboot that nobody announced."""
@@ -274,7 +303,7 @@ def _begin_boot(
     if not repeated:
         vm.reboot_pending = True
         vm.reboot_position = position
-        vm.reboot_event_ms = event.time_ns // 1_000_000
+        vm.reboot_event_ms = said_ms
 
 
 def _enter_boot(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> None:

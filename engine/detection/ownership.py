@@ -50,6 +50,23 @@ def may_mark(cell: Cell, vm: Vm, name: str) -> bool:
     return name == vm.former or may_speak(cell, vm, name)
 
 
+def may_hear(cell: Cell, vm: Vm, name: str, *, time_ms: int) -> bool:
+    """Return whether a node's agent may have heard a guest.
+
+    It runs there, a node's list has it, or it is on its move away from there.
+    """
+    home = cell.nodes.get(vm.node)
+    moves = vm.gone_ms > 0 or vm.left_by_word or "migration" in vm.held_by(time_ms)
+    return (
+        (home is not None and home.name == name)
+        or (moves and name == vm.former)
+        or any(
+            one.name == name and vm.uuid in cell.lanes[key].places
+            for key, one in cell.nodes.items()
+        )
+    )
+
+
 def remember_item(vm: Vm, name: str, item: InventoryItem) -> None:
     """Keep what another node says a VM is, until it takes the VM over."""
     if max(len(item.disks), len(item.nics)) > MAX_PLACES_OF_VM:
