@@ -231,6 +231,20 @@ AGENT_MUTANTS: Final = (
         '        except PermissionError:\n            return ProbeAnswer("silent", why', _PROBE,
     ),
     Mutant(
+        "silence on a bridge that is cut is a witness", "engine/action/watch.py",
+        'if sign == "silent" and not works else sign', 'if False else sign', _WATCHING,
+    ),
+    Mutant(
+        "a guest's own answer says that its bridge works", "engine/action/watch.py",
+        " for other, moment_ns in answered_ns.items() if other != vm\n",
+        " for moment_ns in answered_ns.values()\n", _WATCHING,
+    ),
+    Mutant(
+        "a card whose cable is pulled is asked", "connectors/libvirt/inventory.py",
+        'if link is not None and link.get("state") == "down":', "if False:",
+        ("tests/unit/connectors/libvirt/test_watch.py",),
+    ),
+    Mutant(
         "who never answered is silent", "engine/action/watch.py",
         "    return last_ns is not None and now_ns - last_ns <= ANSWERED_WITHIN_NS\n",
         "    return True\n",

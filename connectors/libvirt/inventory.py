@@ -145,11 +145,14 @@ def read_watched(xml: str) -> WatchedDefinition:
 
 
 def _cards(domain: ElementTree.Element) -> Iterator[Card]:
-    """Yield the cards whose bridge the live definition names."""
+    """Yield the cards whose link is up and whose bridge the live definition names."""
     for interface in domain.findall("devices/interface"):
         source, mac = interface.find("source"), interface.find("mac")
         if interface.get("type") not in _BRIDGED or source is None or mac is None:
             continue
+        link = interface.find("link")
+        if link is not None and link.get("state") == "down":
+            continue  # its owner pulled the cable
         bridge, address = source.get("bridge"), mac.get("address")
         if bridge and address:
             yield Card(address.lower(), bridge)

@@ -3,6 +3,7 @@
 Pure: the time is that of the samples and answers, monotonic on the node.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
 
@@ -16,6 +17,8 @@ _IDLE_SHARE: Final = 0.1
 ANSWERED_WITHIN_NS: Final = 600 * 10**9
 # One answer in five minutes is told, so that a calm node is quiet on the log.
 _TOLD_AGAIN_NS: Final = 300 * 10**9
+# Two rounds of the watch, and some room for a busy one.
+BRIDGE_NS: Final = 25 * 10**9
 # An answer may be lost once, by a full queue of the bridge or of the guest.
 _MISSES: Final = 2
 
@@ -135,6 +138,23 @@ def heard(guest: Guest, channel: Channel, sign: Sign, *, now_ns: int) -> tuple[G
     if channel == "probe":
         return replace(guest, probe=answers), told
     return replace(guest, agent=answers), told
+
+
+def on_bridge(sign: Sign, answered_ns: Mapping[bytes, int], vm: bytes, *, now_ns: int) -> Sign:
+    """Return what a card's answer says; its silence says something only on a bridge that works.
+
+    A bridge or an uplink that is cut silences the guest's traffic and its answers alike, so
+    another guest must have answered on the same bridge within `BRIDGE_NS`.
+
+    Parameters
+    ----------
+    answered_ns
+        When each guest last answered on the card's bridge.
+    """
+    works = any(
+        now_ns - moment_ns <= BRIDGE_NS for other, moment_ns in answered_ns.items() if other != vm
+    )
+    return "unknown" if sign == "silent" and not works else sign
 
 
 def _answered_lately(answers: Answers, now_ns: int) -> bool:

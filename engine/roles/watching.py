@@ -4,14 +4,23 @@ It decides nothing. What an answer or its lack means stands in `engine.action.wa
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
 from uuid import UUID
 
 import structlog
 
-from engine.action.watch import Channel, Guest, Told, console_read, heard, seen, signs_of
+from engine.action.watch import (
+    Channel,
+    Guest,
+    Told,
+    console_read,
+    heard,
+    on_bridge,
+    seen,
+    signs_of,
+)
 from engine.errors import HypervisorUnreachable, VerbRefused
 from engine.looks import Look, Sign, Signs, Watched
 from engine.ports import Clock
@@ -73,6 +82,7 @@ class Watcher:
         self._health = health
         self._sets_balloons = sets_balloons
         self._guests: dict[bytes, Guest] = {}
+        self._on_bridges: dict[str, dict[bytes, int]] = {}
         self._roster: dict[bytes, Watched] = {}
         self._addresses: dict[bytes, tuple[int, Mapping[str, tuple[str, ...]]]] = {}
         self._tried: set[tuple[bytes, int]] = set()
@@ -102,6 +112,10 @@ class Watcher:
         roster = {one.vm: one for one in await self._watch.roster()}
         self._guests = {vm: seen(self._guests.get(vm), one) for vm, one in roster.items()}
         self._addresses = {vm: known for vm, known in self._addresses.items() if vm in roster}
+        self._on_bridges = {
+            bridge: {vm: moment_ns for vm, moment_ns in answered_ns.items() if vm in roster}
+            for bridge, answered_ns in self._on_bridges.items()
+        }
         self._tried = {(vm, run) for vm, run in self._tried if vm in roster}
         self._logged = {(vm, channel) for vm, channel in self._logged if vm in roster}
         self._roster = roster
@@ -136,19 +150,32 @@ class Watcher:
         return signs_of(self._guests.get(look.vm), look, probe=probe, agent=agent)
 
     async def _probe(self, one: Watched) -> ProbeAnswer:
+        if self._prober is None:
+            return ProbeAnswer("unknown", why="nothing can be asked here")
         try:
             addresses = await self._addresses_of(one)
-            for card in one.cards if self._prober is not None else ():
-                assert self._prober is not None
-                answer = await self._prober.ask(
-                    card, addresses.get(card.mac, ()), within_s=_PROBE_S
-                )
-                if answer.sign != "unknown":
-                    return answer
+            asking = (
+                self._prober.ask(card, addresses.get(card.mac, ()), within_s=_PROBE_S)
+                for card in one.cards
+            )
+            answers = await asyncio.gather(*asking)
         except Exception as error:  # noqa: BLE001 -- what is not understood is no answer and no silence
             self._failed("probe", one.vm, error)
             return ProbeAnswer("unknown", why=str(error))
-        return ProbeAnswer("unknown", why="no card of it hangs on a bridge, or no address is known")
+        return self._of_all_cards(one, answers)
+
+    def _of_all_cards(self, one: Watched, answers: Sequence[ProbeAnswer]) -> ProbeAnswer:
+        """Return the answer of any card, else the silence of one whose bridge works."""
+        now_ns, silent = self._clock.mono_ns(), False
+        for card, answer in zip(one.cards, answers, strict=True):
+            on_it = self._on_bridges.setdefault(card.bridge, {})
+            if answer.sign == "answered":
+                on_it[one.vm] = now_ns
+                return answer
+            silent |= on_bridge(answer.sign, on_it, one.vm, now_ns=now_ns) == "silent"
+        if silent:
+            return ProbeAnswer("silent")
+        return ProbeAnswer("unknown", why="no card of it hangs on a bridge that works")
 
     async def _addresses_of(self, one: Watched) -> Mapping[str, tuple[str, ...]]:
         known_ns, known = self._addresses.get(one.vm, (0, {}))

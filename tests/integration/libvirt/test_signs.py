@@ -125,6 +125,8 @@ def test_a_panicked_guest_stops_answering_and_one_whose_processes_hang_still_ans
     hypervisors: Lab, guests: Guests, tmp_path: Path
 ) -> None:
     guest = guests.boot("neighbour", "--nic", "--agent", *OWNED)
+    # Its answers say that the bridge works.
+    other = guests.boot("other", "--nic", *OWNED)
     vm = vm_of(hypervisors, guest.name, NODE)
     inside = ["nsenter", f"--net=/run/netns/{network_of(hypervisors)}", "--"]
     address = hypervisors.run("guest", "address", guest.name)
@@ -132,6 +134,7 @@ def test_a_panicked_guest_stops_answering_and_one_whose_processes_hang_still_ans
     assert asked(inside, "lab0", mac, address) == ["answered", address, ""]
     # So that the node's own table knows the guest, as that of a node with traffic does.
     assert guest.answers_ping()
+    assert other.answers_ping()
 
     with ActingNode(tmp_path, hypervisors, inside=inside) as node:
 

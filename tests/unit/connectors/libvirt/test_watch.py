@@ -93,6 +93,9 @@ def test_a_vcpu_whose_waiting_is_not_told_is_not_watched(library: ScriptedLibrar
             CARD.replace("network='default' ", "").replace("'network'", "'bridge'"),
             (Card(MAC, "virbr0"),),
         ),
+        (CARD.replace("<mac", "<link state='up'/><mac"), (Card(MAC, "virbr0"),)),
+        # Its cable is pulled.
+        (CARD.replace("<mac", "<link state='down'/><mac"), ()),
         # Not live yet, past the bridge, or into another process.
         (CARD.replace(" bridge='virbr0'", ""), ()),
         (CARD.replace("'network'", "'direct'", 1), ()),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+import pytest
 from structlog.testing import capture_logs
 
 from connectors.simulator import lifecycle, virtual_time
@@ -19,20 +20,26 @@ from tests.simulation.acting_site import Site, acting_site, panic
 from tests.unit.engine.roles.test_act import only_mark, ordered
 
 CARD = Card("52:54:00:00:00:01", "virbr0")
+NEIGHBOUR = Card("52:54:00:00:00:02", "virbr0")
 Told = list[tuple[str, dict[str, str]]]
 
 
 class Neighbourhood:
-    """VM 0 as its neighbours, its agent and its console show it; both ports in one."""
+    """VM 0 as its neighbours, its agent and its console show it; both ports in one.
+
+    Another guest on its bridge answers as long as `others` names its card.
+    """
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self._watch = site.fleet.watch("c0-n0")
         self.vm = site.fleet.vm(0)
         self.probe: Sign = "answered"
+        self.silent: frozenset[str] = frozenset()
         self.agent: Sign = "answered"
         self.text = "lab: up\n"
         self.shows: dict[str, Any] = {"cards": (CARD,), "agent_connected": True}
+        self.others: tuple[Card, ...] = (NEIGHBOUR,)
         self.away = False
         self.known: dict[str, tuple[str, ...]] = {CARD.mac: ("192.0.2.7",)}
         self.asked: list[tuple[str, tuple[str, ...]]] = []
@@ -48,7 +55,9 @@ class Neighbourhood:
         if self.away:
             raise HypervisorUnreachable("libvirtd is away")
         found = await self._watch.roster()
-        return tuple(replace(one, **self.shows) for one in found if one.vm == self.vm)
+        (own,) = (one for one in found if one.vm == self.vm)
+        other = replace(own, vm=bytes(15) + b"\x01", cards=self.others)
+        return replace(own, **self.shows), other
 
     async def addresses(self, vm: bytes) -> Mapping[str, tuple[str, ...]]:
         return self.known
@@ -65,10 +74,12 @@ class Neighbourhood:
             raise VerbRefused("not supported")
 
     async def ask(self, card: Card, addresses: Sequence[str], *, within_s: float) -> ProbeAnswer:
+        if card in self.others:
+            return ProbeAnswer("answered", address="192.0.2.8")
         self.asked.append((card.bridge, tuple(addresses)))
         if not addresses:
             return ProbeAnswer("unknown")
-        return ProbeAnswer(self.probe, address=addresses[0])
+        return ProbeAnswer("silent" if card.mac in self.silent else self.probe, addresses[0])
 
 
 def watched(
@@ -93,8 +104,7 @@ async def told(site: Site) -> Told:
     for partition in range(site.log.partitions(FRAMES.name)):
         for record in await site.log.read_to_end(FRAMES.name, partition, offset=0):
             found += decode_frame(record.value).events
-    assert {event.vm for event in found} <= {site.fleet.vm(0)}
-    return [(event.kind, event.detail) for event in found]
+    return [(event.kind, event.detail) for event in found if event.vm == site.fleet.vm(0)]
 
 
 def test_a_guest_that_dies_is_told_silent_after_two_rounds_with_its_last_answer() -> None:
@@ -148,6 +158,43 @@ def test_a_guest_that_fell_silent_is_reset_on_that_witness_alone() -> None:
         await ordered(site)
         await site.until_reset()
         assert await site.said("witnesses: activity, probe.")
+
+    watched(scene)
+
+
+@pytest.mark.parametrize(
+    "others", [(), (NEIGHBOUR._replace(bridge="virbr1"),)], ids=["alone", "on another bridge"]
+)
+def test_silence_on_a_bridge_where_nobody_else_answers_is_no_witness(
+    others: tuple[Card, ...],
+) -> None:
+    """A bridge that is cut takes the guest's traffic and its answers alike."""
+
+    async def scene(site: Site, around: Neighbourhood) -> None:
+        around.others = others
+        await asyncio.sleep(30.0)
+        site.fleet.world.guests.reported_s[0] = -float("inf")
+        around.probe, around.shows["agent_connected"] = "silent", False
+        await asyncio.sleep(40.0)
+        await ordered(site)
+        mark = await only_mark(site)
+        assert mark.outcome == "not_attempted"
+        assert not site.resets()
+        assert "probe_silent" not in dict(await told(site))
+
+    watched(scene)
+
+
+def test_a_guest_of_two_cards_is_silent_only_where_neither_answers() -> None:
+    async def scene(site: Site, around: Neighbourhood) -> None:
+        second = Card("52:54:00:00:00:03", "virbr0")
+        around.shows["cards"], around.known[second.mac] = (CARD, second), ("192.0.2.9",)
+        around.silent = frozenset({CARD.mac})
+        await asyncio.sleep(40.0)
+        assert "probe_silent" not in dict(await told(site))
+        around.silent = frozenset({CARD.mac, second.mac})
+        await asyncio.sleep(30.0)
+        assert "probe_silent" in dict(await told(site))
 
     watched(scene)
 
@@ -254,6 +301,8 @@ def unread(channel: str) -> float:
 
 def test_an_answer_that_cannot_be_understood_is_no_silence_and_is_counted_and_logged_once() -> None:
     async def scene(site: Site, around: Neighbourhood) -> None:
+        around.others = ()
+
         async def broken(*_words: Any, **_named: Any) -> Any:
             raise RuntimeError("what is this")
 
