@@ -274,11 +274,15 @@ class ActingNode:
         kinds = [event.kind for frame in frames for event in frame.events]
         return [kind for kind in kinds if kind.startswith("action_")]
 
-    def noticed(self) -> list[tuple[str, dict[str, str]]]:
-        """Return what the agent's watch told the engine of guests, oldest first."""
+    def noticed(self, vm: bytes) -> list[tuple[str, dict[str, str]]]:
+        """Return what the agent's watch told the engine of a guest, oldest first."""
         frames = [decode_frame(record.value) for record in self._read(FRAMES.name)]
         events = [event for frame in frames for event in frame.events]
-        return [(one.kind, one.detail) for one in events if not one.kind.startswith("action_")]
+        return [
+            (one.kind, one.detail)
+            for one in events
+            if one.vm == vm and not one.kind.startswith("action_")
+        ]
 
     def evidence(self) -> list[dict[str, bytes]]:
         """Return the bundles of evidence that the agent kept, file by file, and check rights."""

@@ -139,10 +139,10 @@ def test_a_panicked_guest_stops_answering_and_one_whose_processes_hang_still_ans
     with ActingNode(tmp_path, hypervisors, inside=inside) as node:
 
         def heard(kind: str) -> bool:
-            return any(told == kind for told, _detail in node.noticed())
+            return any(told == kind for told, _detail in node.noticed(vm))
 
         wait_until(lambda: heard("probe_answered"), within_s=60, what="an answer to a probe")
-        assert ("probe_answered", {"address": address}) in node.noticed()
+        assert ("probe_answered", {"address": address}) in node.noticed(vm)
         wait_until(lambda: heard("agent_answered"), within_s=60, what="the guest agent")
         guest.tell("freeze")
         assert asked(inside, "lab0", mac, address)[0] == "answered"
