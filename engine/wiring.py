@@ -347,7 +347,9 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
                 open_frame=open_frame,
                 sign=sign,
                 key=key,
-                state_keys=StateKeys(key, authority.trusted),
+                state_keys=StateKeys(
+                    key, authority.trusted, takes_unsigned=settings.keys.frames == "accept"
+                ),
             )
 
     return opened

@@ -102,7 +102,11 @@ def state_keys(settings: Settings, clock: Clock) -> "StateKeys":
     # Who holds no state, as an agent, must not load what this imports.
     from engine.roles.generations import StateKeys
 
-    return StateKeys(own_key(settings.key_folder, "engine"), _watched(settings, clock))
+    return StateKeys(
+        own_key(settings.key_folder, "engine"),
+        _watched(settings, clock),
+        takes_unsigned=settings.keys.frames == "accept",
+    )
 
 
 def trusted_now(settings: Settings) -> TrustedKeys:

@@ -164,6 +164,18 @@ def test_another_engine_s_state_counts_once_its_key_is_trusted() -> None:
     assert found(scene, keys=StateKeys(FOREIGN_KEY, TRUSTED))[0] == end_of(whole)
 
 
+def test_a_state_that_nobody_signed_counts_in_the_days_of_an_upgrade_alone() -> None:
+    _, half, whole = states()
+
+    async def scene(log: EmbeddedLog) -> None:
+        await write(log, half, keys=None)
+        await write(log, whole, keys=STRANGER)
+
+    upgrade = StateKeys(ENGINE_KEY, NOBODY, takes_unsigned=True)
+    assert found(scene, keys=upgrade) == (end_of(half), {"bad_signature": 1})
+    assert found(scene) == (0, {"bad_signature": 2})
+
+
 def test_a_state_that_was_signed_after_its_key_ended_is_passed_over() -> None:
     ended = TrustedKeys.of(planners=[], agents=[], until_ms={key_id(ENGINE_KEY.public_key()): 0})
 
