@@ -267,7 +267,7 @@ class Keys(Section):
     """Public keys that count, read anew when they change; None is `trusted` in the state folder."""
     frames: Literal["require", "accept"] = "require"
     """Whether frames must carry their node's MAC. `accept` also takes and writes those without, and
-    unsigned snapshots: for the days of an upgrade alone, since anybody may then speak for a node."""
+    unsigned snapshots: for the days of an upgrade, since anybody may then speak for any node."""
 
 
 class Settings(BaseSettings):

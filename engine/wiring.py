@@ -333,6 +333,8 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
     sign = authority.frames.signer("engine", settings.site.node)
     key = authority.key("engine")
 
+    upgrading = settings.keys.frames == "accept"
+
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
         # The engine compiles before it joins its group; here it finds what an earlier one kept.
@@ -347,9 +349,7 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
                 open_frame=open_frame,
                 sign=sign,
                 key=key,
-                state_keys=StateKeys(
-                    key, authority.trusted, takes_unsigned=settings.keys.frames == "accept"
-                ),
+                state_keys=StateKeys(key, authority.trusted, upgrading),
             )
 
     return opened

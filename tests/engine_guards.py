@@ -69,9 +69,7 @@ ENGINE_MUTANTS: Final = (
     ),
     Mutant(
         "the engine is given no keys for its snapshots", "engine/wiring.py",
-        "                state_keys=StateKeys(\n"
-        '                    key, authority.trusted, takes_unsigned=settings.keys.frames == "accept"\n'
-        "                ),\n", "",
+        "                state_keys=StateKeys(key, authority.trusted, upgrading),\n", "",
         ("tests/unit/engine/test_wiring.py",),
     ),
     Mutant(
