@@ -243,8 +243,8 @@ def _seen(path: Path) -> tuple[object, ...]:
 class Watched(Generic[Content]):
     """What a folder of keys says now, read again once it changed.
 
-    At the first reading an error ends the start. Later one is logged: whoever may write the folder
-    must not stop a role with it, nor add a key.
+    At the first reading an error ends the start. Later one is logged: somebody who may write the
+    folder must not stop a role with it, nor add a key.
 
     Parameters
     ----------

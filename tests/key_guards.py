@@ -68,7 +68,7 @@ KEY_MUTANTS: Final = (
         _HEARD,
     ),
     Mutant(
-        "a word is held against the clock of whoever said it",
+        "a word is held against the clock of its author",
         _WORDS,
         "    control = msgspec.structs.replace(control, time_ms=time_ms)\n",
         "    control = msgspec.structs.replace(control, time_ms=min(control.time_ms, time_ms))\n",

@@ -10,7 +10,7 @@ from engine.wire.limits import MAX_INTERVAL_MS
 
 # Scores come once a minute; after five the picture is no longer the cell's.
 _FRESH_MS: Final = 300_000
-# Where VMs are sampled once an hour, a minute is told an hour later: its counts bound the budgets.
+# Where VMs are sampled once an hour, a minute's scores come an hour later, and bound the budgets.
 _TOLD_MS: Final = 2 * MAX_INTERVAL_MS
 # A site has some hundred cells of up to 64 nodes.
 MAX_CELLS: Final = 4_096

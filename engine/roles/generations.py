@@ -230,7 +230,7 @@ async def newest_state(
     """Return the newest state that `restore` makes of a group's generations, None without any.
 
     A generation that nobody trusted signed, that says it holds frames which the log does not have
-    yet, or that cannot be restored is told, counted and passed over for an older one. Which is
+    yet, or that cannot be restored is logged, counted and passed over for an older one. Which is
     newest its manifest says: an old one that is written again comes after those that followed it.
     A state may end before the first frame that the log still has; what was lost is then counted.
 

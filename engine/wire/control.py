@@ -86,7 +86,7 @@ def unreadable(key: bytes, *, time_ms: int, why: str) -> Control:
         subject="",
         active=True,
         by="a control record that is unreadable and holds as a pause",
-        reason=f"key {name!r}, {limits.clipped(why)}, until an operator writes that key anew or"
+        reason=f"key {name!r}, {limits.clipped(why)}, until an operator writes that key again or"
         " ends the site's pause",
         time_ms=time_ms,
         source=UNREADABLE,
