@@ -25,7 +25,7 @@ from engine.ports import Log, Record, Subscription
 from tests.contracts.log.declared import KEYED, SINGLE
 from tests.contracts.log.suite import settle, take, values
 
-pytestmark = pytest.mark.kafka
+pytestmark = [pytest.mark.kafka, pytest.mark.outage]
 
 AWAY_S = float(os.environ.get("FLATLINE_LAB_AWAY_S", "20"))
 PATIENCE_S = 120.0 * PATIENCE
