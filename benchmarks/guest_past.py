@@ -1,17 +1,19 @@
 """A day in which real guests did what they do now, as frames in a log.
 
 No machine is touched before its VM has been known for a day, and nobody waits here for one. So
-two samples of the guests are drawn out: each counter grows as it grew between the two, and the
-frames end as another run of the VMs, which was started again since. Once in fifty minutes they rest
-for a step, without any I/O: only then idle vCPUs tell how seldom timers alone move them.
+samples of some seconds of the guests are drawn out: each counter grows as it grew in them, and the
+frames end as another run of the VMs, which was started again since. Once in fifty minutes a guest
+that was seen to rest does so for a step, without any I/O, and its vCPUs grow as they did at rest:
+only then idle vCPUs tell how seldom timers alone move them.
 """
 
 import asyncio
 import time
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from connectors.libvirt.hypervisor import LibvirtHypervisor
 from deploy.lab.libvirt_lab import Lab
@@ -26,13 +28,39 @@ PAST_S: Final = 25 * 3600
 STEP_S: Final = 30
 # Of so many steps one is at rest: seldom enough that silence stays a surprise.
 REST_STEPS: Final = 100
-# A guest writes once a second: what it does in this time it does always.
-SEEN_S: Final = 5
+# A guest writes once a second, or once in five: what it does in this time it does always.
+SEEN_S: Final = 10
+# It rests where it does no I/O for as long as a collector's interval of 2 s at least.
+REST_LEAST_S: Final = 2.0
+_LOOK_S: Final = 0.25
 # The last frame of the past is older than the first of the present, by a restart of the VMs.
 GAP_S: Final = 60
 _IO: Final = [
     row for row, metric in enumerate(COUNTERS) if metric.name.startswith(("block_", "net_"))
 ]
+# What a guest does by itself: packets come to one that rests, too.
+_OWN_IO: Final = [
+    row for row, metric in enumerate(COUNTERS) if metric.name.startswith(("block_", "net_tx_"))
+]
+
+
+class Seen(NamedTuple):
+    """Some seconds of a node's guests.
+
+    Attributes
+    ----------
+    samples
+        Oldest first, with the same VMs and vCPUs.
+    rested
+        Shape (VMs,): who did no I/O for `REST_LEAST_S`.
+    rest_ratio
+        Shape (vCPUs,): what each ran per ns of its VM's longest rest; 0 of one that had none.
+    """
+
+    samples: list[NodeSample]
+    inventory: tuple[InventoryItem, ...]
+    rested: NDArray[np.bool_]
+    rest_ratio: NDArray[np.float64]
 
 
 async def past_of(lab: Lab, node: str, cell: str) -> list[tuple[int, bytes]]:
@@ -40,17 +68,42 @@ async def past_of(lab: Lab, node: str, cell: str) -> list[tuple[int, bytes]]:
 
     They must be up and at work: what they do within `SEEN_S` is what they did all day.
     """
-    return list(_drawn_out(*await _two_samples(lab, node), node=node, cell=cell))
+    return list(_drawn_out(await _seen(lab, node), node=node, cell=cell))
 
 
-def _drawn_out(
-    first: NodeSample,
-    last: NodeSample,
-    inventory: tuple[InventoryItem, ...],
-    *,
-    node: str,
-    cell: str,
-) -> Iterator[tuple[int, bytes]]:
+async def _seen(lab: Lab, node: str) -> Seen:
+    samples: list[NodeSample] = []
+    async with LibvirtHypervisor(uri=lab.ro_uri(node)) as hypervisor:
+        end_ns = time.monotonic_ns() + SEEN_S * 10**9
+        while not samples or samples[-1].mono_ns < end_ns:
+            samples.append(await hypervisor.sample())
+            await asyncio.sleep(_LOOK_S)
+        assert len({one.rows.uuids for one in samples}) == 1
+        return Seen(samples, await hypervisor.inventory(), *_rests(samples))
+
+
+def _rests(samples: Sequence[NodeSample]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return who rested, and what its vCPUs ran meanwhile: see `Seen`."""
+    vcpus = [one.rows.vcpus for one in samples]
+    assert all(rows is not None for rows in vcpus)
+    counts = vcpus[0].counts  # type: ignore[union-attr]
+    times_ns = np.stack([rows.times_ns for rows in vcpus if rows is not None])
+    worked = np.stack([one.rows.integers[_OWN_IO].sum(axis=0) for one in samples])
+    at_ns = np.array([one.mono_ns for one in samples])
+    rested, ratio = np.zeros(len(counts), bool), np.zeros(times_ns.shape[1])
+    ends = np.cumsum(counts, dtype=np.int64)
+    for vm, end in enumerate(ends):
+        begins = np.flatnonzero(np.r_[True, worked[1:, vm] != worked[:-1, vm]])
+        last = np.r_[begins[1:] - 1, len(samples) - 1]
+        best = int(np.argmax(at_ns[last] - at_ns[begins]))
+        long_ns = int(at_ns[last[best]] - at_ns[begins[best]])
+        if long_ns >= REST_LEAST_S * 1e9:
+            rested[vm], mine = True, slice(int(end) - int(counts[vm]), int(end))
+            ratio[mine] = (times_ns[last[best], mine] - times_ns[begins[best], mine]) / long_ns
+    return rested, ratio
+
+
+def _drawn_out(seen: Seen, *, node: str, cell: str) -> Iterator[tuple[int, bytes]]:
     now_ms = int(time.time() * 1000) - 1000 * GAP_S
     steps = PAST_S // STEP_S
     for step in range(steps):
@@ -62,31 +115,22 @@ def _drawn_out(
         )  # fmt: skip
         frame = Frame(
             header=header,
-            rows=_grown(first.rows, last.rows, step),
-            inventory=inventory if step % 20 == 0 else (),
-            node=dict(last.node),
+            rows=_grown(seen, step),
+            inventory=seen.inventory if step % 20 == 0 else (),
+            node=dict(seen.samples[-1].node),
         )
         yield time_ms, encode_frame(frame)
 
 
-async def _two_samples(
-    lab: Lab, node: str
-) -> tuple[NodeSample, NodeSample, tuple[InventoryItem, ...]]:
-    async with LibvirtHypervisor(uri=lab.ro_uri(node)) as hypervisor:
-        first = await hypervisor.sample()
-        await asyncio.sleep(SEEN_S)
-        last = await hypervisor.sample()
-        assert first.rows.uuids == last.rows.uuids
-        return first, last, await hypervisor.inventory()
-
-
-def _grown(first: VmRows, last: VmRows, steps: int) -> VmRows:
+def _grown(seen: Seen, steps: int) -> VmRows:
     """Return the rows of a run before this one, after so many steps of it."""
+    first, last = seen.samples[0].rows, seen.samples[-1].rows
+    rests = np.where(seen.rested, steps // REST_STEPS, 0)
     integers = last.integers.copy()
     counters = slice(0, len(COUNTERS))
     gain = last.integers[counters] - first.integers[counters]
-    passed = np.full((len(COUNTERS), 1), steps * STEP_S // SEEN_S, np.uint64)
-    passed[_IO] -= np.uint64(steps // REST_STEPS * STEP_S // SEEN_S)
+    passed = np.full(gain.shape, steps * STEP_S // SEEN_S, np.uint64)
+    passed[_IO] -= (rests * STEP_S // SEEN_S).astype(np.uint64)
     integers[counters] = last.integers[counters] + gain * passed
     # A balloon that reports does so all day; the time of its last report is the guest's own.
     integers[INTEGER_ROW["balloon_last_update_s"]] = 0
@@ -98,16 +142,19 @@ def _grown(first: VmRows, last: VmRows, steps: int) -> VmRows:
         integers=integers,
         missing=missing,
         gauges=last.gauges,
-        vcpus=_vcpus_grown(first.vcpus, last.vcpus, steps),
+        vcpus=_vcpus_grown(seen, rests, steps),
     )
 
 
-def _vcpus_grown(first: VcpuRows | None, last: VcpuRows | None, steps: int) -> VcpuRows | None:
+def _vcpus_grown(seen: Seen, rests: NDArray[np.int64], steps: int) -> VcpuRows | None:
+    first, last = seen.samples[0].rows.vcpus, seen.samples[-1].rows.vcpus
     if first is None or last is None:
         return last
-    gain = last.times_ns - first.times_ns
+    of_vcpu = np.repeat(rests, last.counts)
+    worked = (last.times_ns - first.times_ns) * ((steps - of_vcpu) * STEP_S // SEEN_S).astype(
+        np.uint64
+    )
+    rested = (seen.rest_ratio * of_vcpu * STEP_S * 1e9).astype(np.uint64)
     return VcpuRows(
-        counts=last.counts,
-        times_ns=last.times_ns + gain * np.uint64(steps * STEP_S // SEEN_S),
-        missing=last.missing,
+        counts=last.counts, times_ns=last.times_ns + worked + rested, missing=last.missing
     )

@@ -22,7 +22,8 @@ WITNESS_MUTANTS: Final = (
     ),
     Mutant(
         "what stood still before the silence is a witness", _WITNESSES,
-        "    return still_s > seen.run_s + 2.0 * seen.dt_s\n", "    return False\n", _SUITE,
+        "    return still_s > seen.run_s + max(configuration.precedes_s, 2.0 * seen.dt_s)\n",
+        "    return False\n", _SUITE,
     ),
     Mutant(
         "activity alone is enough", _ALERT,

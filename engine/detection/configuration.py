@@ -70,6 +70,7 @@ class Configuration:
     silence_cap_nats: float = 8.0  # unbounded, a long silence would overrule a living balloon
     silence_alert_nats: float = 2.0
     silence_order_nats: float = 3.0
+    precedes_s: float = 20.0  # idle vCPUs of a living guest slept for 11 s at most
     dead_share: float = 0.5  # of a silence; half of it may be habit
     shared_nats: float = 2.8  # of each VM in a shared silence: chance has it once in 16
     # Seen this often in this boot epoch, standing still means something.

@@ -64,7 +64,7 @@ def balloon_item(seen: Picture, configuration: Configuration) -> EvidenceItem | 
             witness="balloon",
             minimum_nats=configuration.balloon_frozen_nats,
         )
-    if _preceded(seen.balloon_still_s - seen.balloon_period_s, seen):
+    if _preceded(seen.balloon_still_s - seen.balloon_period_s, seen, configuration):
         return None
     periods = seen.balloon_still_s / max(seen.balloon_period_s, seen.dt_s, 0.1)
     excess = max(0.0, periods - configuration.balloon_free_periods)
@@ -128,20 +128,20 @@ def exits_item(seen: Picture, configuration: Configuration) -> EvidenceItem | No
     return _still_item("exits", seen.exits, who, seen, configuration)
 
 
-def _preceded(still_s: float, seen: Picture) -> bool:
+def _preceded(still_s: float, seen: Picture, configuration: Configuration) -> bool:
     """Return whether something stood still while the guest still worked: no death stopped it.
 
     A vCPU that was taken offline, or a balloon whose service was stopped, stands still in a
-    guest that lives, and a job without I/O that begins later would look like a panic. Two samples
-    are what a request that was under way at a panic may take to end.
+    guest that lives, and a job without I/O that begins later would look like a panic. But a vCPU
+    may have slept already when its kernel died, and a request that was under way may end after it.
     """
-    return still_s > seen.run_s + 2.0 * seen.dt_s
+    return still_s > seen.run_s + max(configuration.precedes_s, 2.0 * seen.dt_s)
 
 
 def _still_item(
     signal: str, still: Stillness, who: str, seen: Picture, configuration: Configuration
 ) -> EvidenceItem | None:
-    if still.told != standstill.STILL or _preceded(still.run_s, seen):
+    if still.told != standstill.STILL or _preceded(still.run_s, seen, configuration):
         return None
     return EvidenceItem(
         signal=signal,

@@ -238,6 +238,15 @@ def test_what_stood_still_while_the_guest_worked_is_no_witness(stopped: str) -> 
     assert orders(bench.of(guest)) == []
 
 
+def test_a_vcpu_that_slept_already_when_the_kernel_died_is_a_witness() -> None:
+    bench, guest = watched(2, interval_s=2.0)
+    guest.others = 0.0
+    bench.run(10.0)
+    dies(guest)
+    bench.run(80.0)
+    assert bench.of(guest)[-1].witnesses == ("activity", "vcpus")
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"vcpus": 3, "times_ns": [3e9, 3e9, 3e9]}, {"others": None}],
