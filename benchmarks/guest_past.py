@@ -84,10 +84,9 @@ async def _seen(lab: Lab, node: str) -> Seen:
 
 def _rests(samples: Sequence[NodeSample]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Return who rested, and what its vCPUs ran meanwhile: see `Seen`."""
-    vcpus = [one.rows.vcpus for one in samples]
-    assert all(rows is not None for rows in vcpus)
-    counts = vcpus[0].counts  # type: ignore[union-attr]
-    times_ns = np.stack([rows.times_ns for rows in vcpus if rows is not None])
+    vcpus = [one.rows.vcpus for one in samples if one.rows.vcpus is not None]
+    assert len(vcpus) == len(samples)
+    counts, times_ns = vcpus[0].counts, np.stack([rows.times_ns for rows in vcpus])
     worked = np.stack([one.rows.integers[_OWN_IO].sum(axis=0) for one in samples])
     at_ns = np.array([one.mono_ns for one in samples])
     rested, ratio = np.zeros(len(counts), bool), np.zeros(times_ns.shape[1])
@@ -146,10 +145,10 @@ def _grown(seen: Seen, steps: int) -> VmRows:
     )
 
 
-def _vcpus_grown(seen: Seen, rests: NDArray[np.int64], steps: int) -> VcpuRows | None:
+def _vcpus_grown(seen: Seen, rests: NDArray[np.int64], steps: int) -> VcpuRows:
     first, last = seen.samples[0].rows.vcpus, seen.samples[-1].rows.vcpus
-    if first is None or last is None:
-        return last
+    assert first is not None
+    assert last is not None
     of_vcpu = np.repeat(rests, last.counts)
     worked = (last.times_ns - first.times_ns) * ((steps - of_vcpu) * STEP_S // SEEN_S).astype(
         np.uint64

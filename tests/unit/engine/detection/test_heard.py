@@ -51,7 +51,7 @@ def test_a_lack_of_answers_that_is_dated_ahead_proves_no_later_death(kind: str) 
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
-@pytest.mark.parametrize("node", ["node-1", "node-9"], ids=["of the cell", "nobody's"])
+@pytest.mark.parametrize("node", ["node-1", "node-9"], ids=["of the cell", "of no cell"])
 def test_an_agent_of_a_node_that_does_not_have_the_vm_hears_no_answer(kind: str, node: str) -> None:
     bench, guest = quiet()
     guest.panics()
