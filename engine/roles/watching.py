@@ -33,8 +33,8 @@ _log = structlog.get_logger()
 
 # A dead guest is alerted after some 30 s, and by then two rounds have missed its answer.
 ROUND_S: Final = 10.0
-# So many guests are asked at once: a probe sends three frames a card in 1.2 s at the most, so that a
-# node with guests of one card sends 20 frames a second at worst; a round over more takes longer.
+# So many guests are asked at once. A probe sends three frames a card in 1.2 s at the most, so that
+# a node with guests of one card sends 20 a second at worst; a round over more guests takes longer.
 _AT_ONCE: Final = 8
 _PROBE_S: Final = 1.5
 # An agent that fell silent is waited for by libvirt itself, for 9 s at most; then it says so.
