@@ -12,6 +12,7 @@ _SUITE: Final = (
     "tests/unit/engine/detection/test_witnesses.py",
     "tests/unit/engine/detection/test_lived.py",
 )
+_GATE: Final = ("tests/unit/engine/detection/test_gate.py",)
 _KERNEL: Final = ("tests/unit/models/kernels/test_standstill.py",)
 
 WITNESS_MUTANTS: Final = (
@@ -121,6 +122,34 @@ WITNESS_MUTANTS: Final = (
         "engine/detection/incidents.py",
         "        if _is_habit(known, finding, vm, time_ms, configuration):\n",
         "        if False:\n", _SUITE,
+    ),
+    Mutant(
+        "a kernel that serves its timers has halted", _HYPOTHESES,
+        '    return seen.shape == "idle" and seen.whole.told == standstill.MOVED\n',
+        "    return False\n", _SUITE,
+    ),
+    Mutant(
+        "a death that is to be ordered waits until its kind has settled",
+        "engine/detection/incidents.py",
+        ' and finding.suggestion != "reboot"\n', "\n",
+        ("tests/unit/engine/detection/test_incidents.py",),
+    ),
+    Mutant(
+        "an order goes out in the sample in which its pool stops", "engine/detection/judge.py",
+        "    verdict = _held_by_mates(cell, vm, verdict, seen, stopped)\n", "", _GATE,
+    ),
+    Mutant(
+        "a crashed VM waits for those that it shares a pool with", "engine/detection/judge.py",
+        "    if seen.crashed or verdict.suggestion not in", "    if verdict.suggestion not in",
+        _GATE,
+    ),
+    Mutant(
+        "a pool that goes on holds orders back", "engine/detection/gate.py",
+        "        and moved[thing] < configuration.stopped_ratio * count\n", "", _GATE,
+    ),
+    Mutant(
+        "two VMs are a pool that stops", "engine/detection/gate.py",
+        "        if count >= configuration.gate_members\n", "        if count >= 1\n", _GATE,
     ),
     Mutant(
         "vCPUs that take turns stand still", "models/kernels/standstill.py",

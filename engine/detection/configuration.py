@@ -240,6 +240,9 @@ class Configuration:
     # Nodes and cells are shared by all kinds of VMs, so chance needs a higher bar there.
     gate_wide_share: float = 0.3
     gate_release_share: float = 0.5  # of those that fell silent, still silent
+    # Of what VMs move in a sample by their habit. Four of them that move in every second sample
+    # stop together by chance once in sixteen samples, and an order then waits for one sample.
+    stopped_ratio: float = 0.25
     gate_grace_s: float = 20.0  # after release, before its members are judged alone again
 
     # Contention.

@@ -5,8 +5,8 @@ A cause holds until its members move again; until then it vetoes their own verdi
 their silence is not learned as a habit.
 """
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,9 @@ _KINDS = {
     "host": "host_stall",
     "cell": "fleet_silence",
 }
+# By which signal the stall of a thing is seen.
+_SIGNALS = (("disk", ("pool",)), ("tx", ("network",)), ("life", ("host", "cell")))
+_SHARES = {"disk": "disk_share", "tx": "tx_share", "life": "life_share"}
 _FELL = {"disk": glance.FELL_DISK, "tx": glance.FELL_TX, "life": glance.FELL_LIFE}
 # These tell of no silence: whoever falls silent with others is none the less explained by them.
 _NO_SILENCE = SLOW_KINDS | {"node_contention"}
@@ -97,6 +100,45 @@ def explains(cell: Cell, vm: bytes, *, onset_ms: int, configuration: Configurati
     return None
 
 
+def stopped_just_now(cell: Cell, configuration: Configuration) -> frozenset[tuple[str, str]]:
+    """Return the things, by scope and name, most of whose VMs moved nothing in the newest sample.
+
+    A stall is known after some samples. Meanwhile it holds back the first bytes of a guest that
+    returns from a crash. VMs that stopped earlier count neither as at work nor as stopped.
+    """
+    seen = _seen(cell)
+    expected: defaultdict[tuple[str, str], float] = defaultdict(float)
+    moved: Counter[tuple[str, str]] = Counter()
+    for signal, scopes in _SIGNALS:
+        for name, lanes in seen.items():
+            node = cell.nodes[name]
+            shares = lanes.row(_SHARES[signal])[: len(lanes)]
+            moves = _moving(lanes, node, signal, samples=1)
+            for lane in np.flatnonzero(_moving(lanes, node, signal)).tolist():
+                vm = lanes.vm(lane)
+                if vm not in cell.vms:
+                    continue
+                for scope, subject in _things(cell, scopes, vm):
+                    expected[scope, subject] += float(shares[lane])
+                    moved[scope, subject] += int(moves[lane])
+    return frozenset(
+        thing
+        for thing, count in expected.items()
+        if count >= configuration.gate_members
+        and moved[thing] < configuration.stopped_ratio * count
+    )
+
+
+def shares_with(cell: Cell, vm: bytes, things: frozenset[tuple[str, str]]) -> str | None:
+    """Return the first of `things` that a VM uses, as a veto names it, None where it uses none."""
+    found = (thing for thing in _things(cell, _RANK, vm) if thing in things)
+    return next((f"{scope}:{subject}" for scope, subject in found), None)
+
+
+def _things(cell: Cell, scopes: Iterable[str], vm: bytes) -> Iterator[tuple[str, str]]:
+    return ((scope, subject) for scope in scopes for subject in _subjects(cell, scope, vm))
+
+
 def _explains(candidate: Candidate) -> tuple[float, int, int, str]:
     fit = round(candidate.share - candidate.outside, 1)
     return fit, len(candidate.silent), -_RANK[candidate.scope], candidate.subject
@@ -107,7 +149,7 @@ def _candidates(
 ) -> Iterator[Candidate]:
     """Yield everything whose VMs fell silent together."""
     seen = _seen(cell)
-    for signal, scopes in (("disk", ("pool",)), ("tx", ("network",)), ("life", ("host", "cell"))):
+    for signal, scopes in _SIGNALS:
         silent = _silent(cell, seen, signal, explained, configuration)
         if len(silent) < configuration.gate_members:
             continue
@@ -232,14 +274,14 @@ def _seen(cell: Cell) -> dict[str, Lanes]:
     }
 
 
-def _moving(lanes: Lanes, node: Node, signal: str) -> NDArray[np.bool_]:
-    """Return, per lane in use, who is active now by one signal."""
+def _moving(lanes: Lanes, node: Node, signal: str, *, samples: int = 2) -> NDArray[np.bool_]:
+    """Return, per lane in use, who moved in one of the newest `samples`, and mostly does."""
     size = len(lanes)
+    often = lanes.row(_SHARES[signal])[:size] >= 0.5
     if signal == "tx":
-        still = lanes.row("tx_still_s")[:size] < 2 * node.dt_s
-        return still & (lanes.row("tx_share")[:size] >= 0.5)
-    prefix, share = ("disk", "disk_share") if signal == "disk" else ("run", "life_share")
-    return (lanes.numbers(f"{prefix}_samples")[:size] < 2) & (lanes.row(share)[:size] >= 0.5)
+        return often & (lanes.row("tx_still_s")[:size] < (samples - 0.5) * node.dt_s)
+    prefix = "disk" if signal == "disk" else "run"
+    return often & (lanes.numbers(f"{prefix}_samples")[:size] < samples)
 
 
 def _latch(

@@ -61,9 +61,12 @@ def judge_vm(
         return _told(seen, others, cautious, configuration)
     if seen.moved < configuration.moved_samples:
         return _boot_stuck(seen, configuration)
-    return _dead(seen, others, cautious, configuration) or _hung(
-        seen, configuration, node_waits_for_io=node_waits_for_io
-    )
+    verdict = _dead(seen, others, cautious, configuration)
+    if verdict is None:
+        return _hung(seen, configuration, node_waits_for_io=node_waits_for_io)
+    if _kernel_lives(seen) and not may_be_reset(counted_witnesses(verdict.evidence)):
+        return verdict._replace(kind=_hang(waits=node_waits_for_io), suggestion="alert")
+    return verdict
 
 
 def suggested(evidence: tuple[EvidenceItem, ...], refusals: list[str]) -> Suggestion:
@@ -230,6 +233,15 @@ def _is_older_than_its_halt(seen: Picture, configuration: Configuration) -> bool
     return seen.shape == "idle" and not seen.said and dead_s < configuration.dead_share * seen.run_s
 
 
+def _kernel_lives(seen: Picture) -> bool:
+    """Return whether the vCPUs of a guest that uses no core gain time all the same.
+
+    Those of a kernel that halted gain none: this one serves its timers, and its processes do
+    nothing.
+    """
+    return seen.shape == "idle" and seen.whole.told == standstill.MOVED
+
+
 def _hung(
     seen: Picture, configuration: Configuration, *, node_waits_for_io: bool
 ) -> Verdict | None:
@@ -269,8 +281,7 @@ def _hung(
     if not calm or score < configuration.alert_nats:
         return None
     return Verdict(
-        # The guest looks alike in both; on its node only stuck requests are waited for.
-        kind="hung_io" if node_waits_for_io else "hung_userland",
+        kind=_hang(waits=node_waits_for_io),
         firing=True,
         score=score,
         severity="error",
@@ -280,6 +291,11 @@ def _hung(
         shape=seen.shape,
         evidence=tuple(items),
     )
+
+
+def _hang(*, waits: bool) -> str:
+    """Return the kind of a hang: a guest looks alike in both, its node waits for stuck requests."""
+    return "hung_io" if waits else "hung_userland"
 
 
 def stepped_down(seen: Picture, configuration: Configuration) -> bool:

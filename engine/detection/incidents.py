@@ -36,8 +36,8 @@ SLOW_KINDS = frozenset(
 # Where activity is the only witness a guest that computes looks as one that died.
 _DEATHS = frozenset({"panic_spin", "panic_halt"})
 _ALONE = frozenset({"activity"})
-# The guest looks alike in both; only the node's waiting tasks tell them apart.
-_HANGS = frozenset({"hung_io", "hung_userland"})
+# Guests that use no CPU and do nothing; timers that are served in some samples tell them apart.
+_ALIKE = frozenset({"hung_io", "hung_userland", "panic_halt"})
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -261,14 +261,24 @@ def _superseded(cell: Cell, known: Incident, finding: Finding, *, time_ms: int) 
 def _settled(
     known: Incident, finding: Finding, time_ms: int, configuration: Configuration
 ) -> Finding:
-    """Return the finding as the kind of hang told so far, until the other holds for good."""
+    """Return the finding as the kind told so far, until another of its like holds for good.
+
+    A death that is to be ordered is told at once.
+    """
     alert = known.alert
-    if finding.kind == alert.kind or not {finding.kind, alert.kind} <= _HANGS:
+    is_alike = {finding.kind, alert.kind} <= _ALIKE and finding.suggestion != "reboot"
+    if finding.kind == alert.kind or not is_alike:
         known.other_ms = 0
         return finding
     known.other_ms = known.other_ms or time_ms
     if time_ms - known.other_ms < configuration.hung_kind_s * 1000:
-        return msgspec.structs.replace(finding, kind=alert.kind, sentence=alert.sentence)
+        looks = {finding.suggestion, alert.suggested_action} == {"alert", "inspect"}
+        return msgspec.structs.replace(
+            finding,
+            kind=alert.kind,
+            sentence=alert.sentence,
+            suggestion=alert.suggested_action if looks else finding.suggestion,
+        )
     known.other_ms = 0
     return finding
 

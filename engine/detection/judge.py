@@ -1,5 +1,8 @@
 """Verdicts: once per cell and slot, when every live node has reported or a grace has passed."""
 
+from collections.abc import Callable
+from functools import cache, partial
+
 import numpy as np
 
 from engine.detection import sentences
@@ -10,7 +13,7 @@ from engine.detection.departures import end_departed, end_of_vms
 from engine.detection.evidence import Picture, explanations, note_life, picture, vetoes
 from engine.detection.fold import set_holds
 from engine.detection.forest import opinion, score_gated
-from engine.detection.gate import explains, judge_gate
+from engine.detection.gate import explains, judge_gate, shares_with, stopped_just_now
 from engine.detection.glance import glance
 from engine.detection.hypotheses import Verdict, judge_vm
 from engine.detection.incidents import (
@@ -67,6 +70,8 @@ def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Ale
     alerts += judge_shared(cell, time_ms=time_ms, configuration=configuration)
     found: set[bytes] = set()
     held: dict[bytes, bool] = {}
+    # Asked for only where an action would be suggested, and then once for the slot.
+    stopped = cache(partial(stopped_just_now, cell, configuration))
     for name in sorted(cell.lanes):
         node, lanes = cell.nodes[name], cell.lanes[name]
         if node.silent:
@@ -87,6 +92,7 @@ def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Ale
                 lanes,
                 lane,
                 held,
+                stopped,
                 by_totals=bool(lanes.finds[lane] >> ONLY_TOTALS & 1),
                 time_ms=time_ms,
                 configuration=configuration,
@@ -140,6 +146,7 @@ def _judge_one(
     lanes: Lanes,
     lane: int,
     held: dict[bytes, bool],
+    stopped: Callable[[], frozenset[tuple[str, str]]],
     *,
     by_totals: bool,
     time_ms: int,
@@ -185,9 +192,31 @@ def _judge_one(
             time_ms=time_ms,
         )
         return published, True
+    verdict = _held_by_mates(cell, vm, verdict, seen, stopped)
     finding = _finding(cell, node, lanes, lane, vm, text, seen, verdict, configuration)
     published = report(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)
     return published, True
+
+
+def _held_by_mates(
+    cell: Cell,
+    vm: Vm,
+    verdict: Verdict,
+    seen: Picture,
+    stopped: Callable[[], frozenset[tuple[str, str]]],
+) -> Verdict:
+    """Return the verdict, without its action while those it shares a thing with have stopped.
+
+    What its hypervisor holds as crashed waits for nothing.
+    """
+    if seen.crashed or verdict.suggestion not in {"reboot", "migrate"}:
+        return verdict
+    shared = shares_with(cell, vm.uuid, stopped())
+    if shared is None:
+        return verdict
+    return verdict._replace(
+        suggestion="alert", vetoes=(*verdict.vetoes, f"stopped_just_now:{shared}")
+    )
 
 
 def _finding(

@@ -17,12 +17,18 @@ def quiet(guest: Guest, *, disk: bool = True, network: bool = True) -> None:
         guest.sends = 0.0
 
 
-def site(count: int = 24, *, nodes: int = 4) -> tuple[Bench, list[Guest]]:
+def crosswise(count: int = 24, *, nodes: int = 4) -> tuple[Bench, list[Guest]]:
     """Return guests dealt to nodes, and crosswise to two pools and two networks."""
     bench, guests = cell(count, nodes=nodes)
     for index, guest in enumerate(guests):
         guest.pool = f"pool-{index // nodes % 2}"
         guest.network = f"net-{index // (2 * nodes) % 2}"
+    return bench, guests
+
+
+def site(count: int = 24, *, nodes: int = 4) -> tuple[Bench, list[Guest]]:
+    """Return such guests after they have worked for a while."""
+    bench, guests = crosswise(count, nodes=nodes)
     bench.run(WARM_S)
     return bench, guests
 
@@ -203,3 +209,81 @@ def test_only_a_silence_told_before_a_stall_is_not_taken_back_by_it(
     found = explains(state, members[0].uuid, onset_ms=early_ms, configuration=FAST)
     assert (found is latch) == is_explained
     assert explains(state, members[0].uuid, onset_ms=latch.onset_ms, configuration=FAST) is latch
+
+
+def dying(*, writers: int = 24) -> tuple[Bench, Guest, list[Guest]]:
+    """Return a guest that will be ordered with the next sample, and those that share its pool."""
+    bench, guests = crosswise()
+    dead = guests[4]
+    mates = [guest for guest in guests if guest.pool == dead.pool and guest is not dead]
+    for guest in mates[writers:]:
+        guest.writes = 0.0
+    bench.run(WARM_S)
+    dead.panics()
+    bench.run(28.0)
+    assert asked(bench, dead) == "alert"
+    return bench, dead, mates
+
+
+def asked(bench: Bench, guest: Guest) -> str:
+    return bench.of(guest)[-1].suggested_action
+
+
+def test_an_order_follows_where_the_pool_goes_on() -> None:
+    bench, dead, _ = dying()
+    bench.run(2.0)
+    assert asked(bench, dead) == "reboot"
+
+
+def test_no_order_follows_in_the_sample_in_which_the_pool_stops() -> None:
+    bench, dead, mates = dying()
+    for guest in mates:
+        guest.writes = 0.0
+    bench.run(2.0)
+    assert asked(bench, dead) == "alert"
+    for guest in mates:
+        guest.works()
+    bench.run(2.0)
+    assert asked(bench, dead) == "reboot"
+
+
+@pytest.mark.parametrize("signal", ["network", "life"])
+def test_nor_where_its_network_or_its_node_stops(signal: str) -> None:
+    bench, dead, _ = dying()
+    home = next(place for place in bench.places if dead in place.guests)
+    for guest in [one for place in bench.places for one in place.guests]:
+        if signal == "network" and guest.network == dead.network:
+            guest.sends = 0.0
+        if signal == "life" and guest in home.guests:
+            quiet(guest)
+    bench.run(2.0)
+    assert asked(bench, dead) == "alert"
+
+
+def test_it_does_follow_where_half_of_the_pool_goes_on() -> None:
+    bench, dead, mates = dying()
+    for guest in mates[: len(mates) // 2]:
+        guest.writes = 0.0
+    bench.run(2.0)
+    assert asked(bench, dead) == "reboot"
+
+
+def test_it_does_follow_where_the_pool_is_hardly_used() -> None:
+    bench, dead, mates = dying(writers=2)
+    for guest in mates:
+        guest.writes = 0.0
+    bench.run(2.0)
+    assert asked(bench, dead) == "reboot"
+
+
+def test_what_the_hypervisor_holds_as_crashed_waits_for_no_pool() -> None:
+    bench, guests = site()
+    dead = guests[4]
+    dead.panics(cores=0.0)
+    dead.state = "crashed"
+    bench.run(6.0)
+    for guest in guests:
+        if guest.pool == dead.pool:
+            guest.writes = 0.0
+    bench.run(2.0)
+    assert asked(bench, dead) == "reboot"

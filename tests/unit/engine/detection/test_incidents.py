@@ -102,3 +102,13 @@ def test_a_panic_that_began_in_the_very_sample_of_a_slow_incident_opens_now_all_
     (alert,) = report(cell, panic, time_ms=70_000, configuration=Configuration())
     assert (alert.id, alert.kind, alert.transition) == (slow.id, "panic_spin", 1)
     assert (alert.opened_ms, alert.onset_ms) == (70_000, 9_000)
+
+
+def test_a_death_that_is_to_be_ordered_is_told_at_once_where_a_hang_was_told_before() -> None:
+    cell = Cell("cell", site="site", zone="zone", forest=new_forest())
+    hang = finding(kind="hung_userland", suggestion="alert")
+    report(cell, hang, time_ms=10_000, configuration=Configuration())
+    (last,) = report(
+        cell, finding(kind="panic_halt"), time_ms=20_000, configuration=Configuration()
+    )
+    assert (last.kind, last.suggested_action) == ("panic_halt", "reboot")

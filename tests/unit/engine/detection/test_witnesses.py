@@ -207,8 +207,33 @@ def test_a_guest_that_rests_is_dead_for_as_long_as_its_vcpus_stand_still_at_most
     # It may be at its firmware, which nobody has heard of yet.
     bench.run(20.0)
     assert "reboot" not in bench.suggestions(guest)
-    bench.run(40.0)
+    bench.run(320.0)
     assert bench.suggestions(guest) & {"reboot", "inspect"}
+
+
+def test_a_guest_that_does_nothing_while_its_vcpus_serve_timers_hangs_and_has_not_halted() -> None:
+    bench, guest = watched(2, cores=0.5)
+    guest.writes = guest.sends = 0.0
+    guest.cores = 2 * IDLE
+    bench.run(120.0)
+    firing = [alert for alert in bench.of(guest) if alert.state == "firing"]
+    assert {alert.kind for alert in firing} == {"hung_userland"}
+    assert bench.suggestions(guest) == {"alert"}
+
+
+def test_vcpus_that_sleep_in_some_samples_do_not_make_the_kind_flip() -> None:
+    bench, guest = watched(2, cores=0.5)
+    guest.writes = guest.sends = 0.0
+
+    def sleeps(now_s: float) -> None:
+        """Let its vCPUs serve timers in every second sample."""
+        asleep = round(now_s / bench.interval_s) % 2
+        guest.others = 0.0 if asleep else IDLE
+        guest.cores = 0.0 if asleep else 2 * IDLE
+
+    bench.run(180.0, sleeps)
+    firing = [alert for alert in bench.of(guest) if alert.state == "firing"]
+    assert len({(alert.kind, alert.suggested_action) for alert in firing}) == 1
 
 
 def test_vcpus_that_stop_long_after_the_last_byte_order_nothing_for_as_long_again() -> None:
