@@ -5,8 +5,13 @@ shipped judges them from an embedded log, and agents on both nodes watch them fo
 Nothing is done to any of them. Two are broken at a time, seconds apart and among guests that work
 on, so that neither explains the other's silence.
 
-`python -m benchmarks.bench_guests [--times N] [WORD ...]`: the cases whose names hold one of the
-words, or all of them, N times; all of them once take 30 minutes.
+`python -m benchmarks.bench_guests [WORD ...]`: the cases whose names hold one of the words, or all
+of them, which takes 40 minutes.
+
+    --times 20            each case so many times
+    --interval-s 10       as operators sample, instead of every 2 s
+    --watch-s 600         watch each live guest for so long
+    --at-once 10          so many broken guests at a time
 """
 
 import argparse
@@ -20,6 +25,7 @@ from contextlib import ExitStack, asynccontextmanager, nullcontext
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -50,7 +56,6 @@ from engine.wiring import (
     process,
 )
 
-INTERVAL_S = 2
 # By then a guest of the lab is up and writes once a second: what it does by then is its past. On a
 # busy machine it needs longer: FLATLINE_LAB_PATIENCE=4 in the environment.
 BOOT_S = 40.0 * PATIENCE
@@ -62,9 +67,17 @@ AT_A_TIME = 6
 BYSTANDERS = 4
 # Agents watch nobody but whom they may act on.
 OWNED = ("--tenant", "lab", "--actionable", "yes", "--group", "guests")
-# The second of two guests is broken later, by more samples than make a common cause.
-APART_S = 15.0
+# The next guest is broken later, by longer than what makes a common cause: 12 s and two samples.
+APART_S = 13.0
 DISRUPTIVE = frozenset({"reboot", "migrate"})
+
+
+class Trial(NamedTuple):
+    """How guests are watched: every how many seconds, for how long, how many at once."""
+
+    interval_s: float
+    watch_s: float
+    at_once: int
 
 
 class Watch:
@@ -121,7 +134,7 @@ class Watch:
 
 
 @asynccontextmanager
-async def watched(lab: Lab, state: Path) -> AsyncIterator[Watch]:
+async def watched(lab: Lab, state: Path, *, interval_s: float) -> AsyncIterator[Watch]:
     """Run collectors and agents of both hypervisors and the engine inside the block.
 
     All guests that run by then have been known for a day.
@@ -138,7 +151,7 @@ async def watched(lab: Lab, state: Path) -> AsyncIterator[Watch]:
             flags = {
                 "site.node": node,
                 "site.cell": "lab",
-                "collect.interval_s": str(INTERVAL_S),
+                "collect.interval_s": str(interval_s),
                 "collect.libvirt_uri": lab.ro_uri(node),
                 "act.libvirt_uri": lab.uri(node),
                 "state.folder": str(state / node),
@@ -172,14 +185,17 @@ async def watched(lab: Lab, state: Path) -> AsyncIterator[Watch]:
             await asyncio.wait(tasks)
 
 
-async def judged(watch: Watch, lab: Lab, case: Case, guest: Guest) -> dict[str, Figure]:
+async def judged(
+    watch: Watch, lab: Lab, case: Case, guest: Guest, *, watch_s: float
+) -> dict[str, Figure]:
     """Break one guest, wait, and return what was said of it."""
     vm = await watch.vm(guest.name)
     boots = guest.boots if case.boots_itself else 0
     began_s = time.time()
     if case.act is not None:
         await asyncio.to_thread(case.act, lab, guest)
-    while time.time() - began_s < case.watch_s:
+    ends_s = began_s + (case.watch_s if case.dead else max(case.watch_s, watch_s))
+    while time.time() < ends_s:
         await asyncio.sleep(0.5)
         if case.dead and case.orderable and ordered_s(watch.since(vm, began_s)) is not None:
             break
@@ -228,7 +244,7 @@ def row(case: Case, said: Sequence[tuple[float, Alert]]) -> dict[str, Figure]:
     }
 
 
-async def measure(lab: Lab, cases: Sequence[Case]) -> list[dict[str, Figure]]:
+async def measure(lab: Lab, cases: Sequence[Case], trial: Trial) -> list[dict[str, Figure]]:
     """Return one line for each case."""
     rows = []
     bystanders = Guests(lab)
@@ -241,15 +257,18 @@ async def measure(lab: Lab, cases: Sequence[Case]) -> list[dict[str, Figure]]:
         for guest in working:
             await asyncio.to_thread(guest.start)
         with working[0].pinged():
-            for first in range(0, len(cases), AT_A_TIME):
-                rows += await together(lab, cases[first : first + AT_A_TIME], first)
+            size = max(AT_A_TIME, trial.at_once)
+            for first in range(0, len(cases), size):
+                rows += await together(lab, cases[first : first + size], first, trial)
     finally:
         await asyncio.to_thread(bystanders.destroy)
     return rows
 
 
-async def together(lab: Lab, cases: Sequence[Case], first: int) -> list[dict[str, Figure]]:
-    """Boot the guests of some cases, then break them, two at a time; return a line for each."""
+async def together(
+    lab: Lab, cases: Sequence[Case], first: int, trial: Trial
+) -> list[dict[str, Figure]]:
+    """Boot the guests of some cases, then break them, few at a time; return a line for each."""
     made = Guests(lab)
     try:
         guests = [
@@ -262,10 +281,10 @@ async def together(lab: Lab, cases: Sequence[Case], first: int) -> list[dict[str
         turns = list(zip(cases, guests, strict=True))
 
         async def lane(watch: Watch, number: int) -> list[dict[str, Figure]]:
-            await asyncio.sleep(number * APART_S)
+            await asyncio.sleep(number * (APART_S + trial.interval_s))
             rows = []
-            for case, guest in turns[number::2]:
-                rows.append(await judged(watch, lab, case, guest))
+            for case, guest in turns[number :: trial.at_once]:
+                rows.append(await judged(watch, lab, case, guest, watch_s=trial.watch_s))
                 await asyncio.to_thread(guest.destroy)
             return rows
 
@@ -274,13 +293,13 @@ async def together(lab: Lab, cases: Sequence[Case], first: int) -> list[dict[str
             for case, guest in turns:
                 if case.pinged:
                     pings.enter_context(guest.pinged())
-            async with watched(lab, Path(state)) as watch:
+            async with watched(lab, Path(state), interval_s=trial.interval_s) as watch:
                 await watch.judges()
                 await asyncio.sleep(WARM_UP_S)
-                even, odd = await asyncio.gather(lane(watch, 0), lane(watch, 1))
+                lanes = await asyncio.gather(*(lane(watch, n) for n in range(trial.at_once)))
     finally:
         await asyncio.to_thread(made.destroy)
-    return [row for pair in zip_longest(even, odd) for row in pair if row is not None]
+    return [row for turn in zip_longest(*lanes) for row in turn if row is not None]
 
 
 def chosen(words: Sequence[str], times: int) -> list[Case]:
@@ -304,11 +323,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_guests")
     parser.add_argument("words", nargs="*", metavar="WORD")
     parser.add_argument("--times", type=int, default=1, metavar="N")
+    parser.add_argument("--interval-s", type=float, default=2.0, metavar="S")
+    parser.add_argument("--watch-s", type=float, default=0.0, metavar="S")
+    parser.add_argument("--at-once", type=int, default=2, metavar="N")
     parser.add_argument("--lab", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     cases = chosen(asked.words, asked.times)
     if asked.lab is not None:
-        return judge(Lab(Path(asked.lab)), cases)
+        trial = Trial(asked.interval_s, asked.watch_s, asked.at_once)
+        return judge(Lab(Path(asked.lab)), cases, trial)
     sweep()
     lab = Lab(cache_dir() / f"lab-test-{os.getpid()}")
     try:
@@ -321,15 +344,15 @@ def main() -> None:
         lab.down()
 
 
-def judge(lab: Lab, cases: Sequence[Case]) -> None:
+def judge(lab: Lab, cases: Sequence[Case], trial: Trial) -> None:
     """Measure in the lab's network, and report."""
     compile_engine()
-    rows = asyncio.run(measure(lab, cases))
+    rows = asyncio.run(measure(lab, cases, trial))
     report(
         "guests",
-        claim="Real guests under real libvirtds, sampled every 2 s: a dead one is to be ordered"
-        " within a minute where a second witness exists (a minute and a half where its silence"
-        " to the agent is that), a live one never",
+        claim=f"Real guests under real libvirtds, sampled every {trial.interval_s:g} s: a dead one is to"
+        " be ordered within a minute where a second witness exists (a minute and a half where its"
+        " silence to the agent is that), a live one never",
         rows=rows,
         goals_met=all(row["right"] for row in rows),
     )
