@@ -350,9 +350,9 @@ def judge(lab: Lab, cases: Sequence[Case], trial: Trial) -> None:
     rows = asyncio.run(measure(lab, cases, trial))
     report(
         "guests",
-        claim=f"Real guests under real libvirtds, sampled every {trial.interval_s:g} s: a dead one is to"
-        " be ordered within a minute where a second witness exists (a minute and a half where its"
-        " silence to the agent is that), a live one never",
+        claim=f"Real guests under real libvirtds, sampled every {trial.interval_s:g} s: a dead one"
+        " is to be ordered within a minute where a second witness exists (a minute and a half"
+        " where its silence to the agent is that), a live one never",
         rows=rows,
         goals_met=all(row["right"] for row in rows),
     )
