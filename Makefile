@@ -28,7 +28,7 @@ install = $(UV) pip install --quiet --python $(BIN)/python $(1) || $(PIP) instal
 # Writes one distribution's entry of a lock, with its hashes, to a lock of its own in the venv.
 entry = awk '/^[a-z]/ { wanted = /^$(1)==/ } wanted' $(2) >$(VENV)/$(1).lock
 
-.PHONY: help setup lab demo test lint bench accuracy e2e lock simulate mutants
+.PHONY: help setup lab demo test units integration lint bench accuracy e2e lock simulate mutants
 help: ## List the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
 
@@ -60,8 +60,16 @@ demo: setup ## Watch 200 simulated VMs fail and be repaired; ends by itself
 	@$(BIN)/flatline demo
 
 # In CI every test is required; elsewhere what the machine cannot run is left out and named.
-test: setup $(if $(CI),lab) ## Run all tests
-	@$(BIN)/pytest
+test: units integration ## Run all tests (make -j2 test: both kinds at the same time)
+
+# These compute and those wait for brokers and guests: side by side they take little longer than
+# the latter alone, which are to be disturbed by nothing.
+units: setup ## Run the tests that need no server
+	@nice -n 19 $(BIN)/pytest -o cache_dir=.pytest_cache/units --ignore tests/integration
+
+# Where the machine can run none of them pytest ends with 5.
+integration: setup $(if $(CI),lab) ## Run the tests with real servers and guests
+	@$(BIN)/pytest tests/integration || test $$? -eq 5
 
 e2e: setup $(if $(CI),lab) ## Run the tests with a real broker and real guests alone
 	@$(BIN)/pytest -m "kafka and libvirt"
