@@ -63,6 +63,7 @@ BOOT_S = 40.0 * PATIENCE
 # two writes it is known how they rest.
 WARM_UP_S = 90.0
 AT_A_TIME = 6
+LIVES_S = 120.0
 # They work all the time: what falls silent among them is not what all of them share.
 BYSTANDERS = 4
 # Agents watch nobody but whom they may act on.
@@ -191,6 +192,12 @@ async def judged(
     """Break one guest, wait, and return what was said of it."""
     vm = await watch.vm(guest.name)
     boots = guest.boots if case.boots_itself else 0
+    too_soon_s = None
+    if case.lives is not None:
+        lives_s = time.time()
+        await asyncio.to_thread(case.lives, lab, guest)
+        await asyncio.sleep(max(LIVES_S, watch_s))
+        too_soon_s = ordered_s(watch.since(vm, lives_s))
     began_s = time.time()
     if case.act is not None:
         await asyncio.to_thread(case.act, lab, guest)
@@ -205,7 +212,12 @@ async def judged(
         await asyncio.to_thread(guest.wait, boots + 1)
     # What burns since its start was suspect, if ever, from its start on.
     said = watch.since(vm, began_s if case.act is not None else 0.0)
-    return row(case, said) | {"signs_s": await watch.signs(vm, began_s)}
+    line = row(case, said)
+    return line | {
+        "right": line["right"] and too_soon_s is None,
+        "ordered_alive_s": too_soon_s,
+        "signs_s": await watch.signs(vm, began_s),
+    }
 
 
 def ordered_s(said: Sequence[tuple[float, Alert]]) -> float | None:

@@ -25,6 +25,8 @@ class Case:
     ----------
     options
         Of `deploy/lab/guest define`.
+    lives
+        What it does for two minutes first, in which nothing may be ordered.
     act
         What breaks it; None leaves it as it is.
     undo
@@ -45,6 +47,7 @@ class Case:
 
     name: str
     options: tuple[str, ...] = ()
+    lives: Break | None = None
     act: Break | None = None
     undo: Break | None = None
     dead: bool = False
@@ -264,6 +267,25 @@ CASES: tuple[Case, ...] = (
         act=tell("compute 1"),
         kinds=LOOKS_DEAD,
         watch_s=120.0,
+    ),
+    # While it computed it was seen how its other vCPU rests.
+    Case(
+        name="2 vCPUs, computes in one thread, then panics",
+        options=TWO_VCPUS,
+        lives=tell("compute 1"),
+        act=tell("panic"),
+        dead=True,
+        kinds=LOOKS_DEAD,
+    ),
+    Case(
+        name="1 vCPU, computes in one thread, then panics",
+        options=ONE_VCPU,
+        lives=tell("compute 1"),
+        act=tell("panic"),
+        dead=True,
+        orderable=False,
+        kinds=LOOKS_DEAD,
+        watch_s=90.0,
     ),
     Case(
         name="2 vCPUs, computes in all threads",
