@@ -64,8 +64,8 @@ def of_verdict(name: str, node: str, verdict: Verdict, seen: Picture, *, way: st
         item.witness not in {"", "activity"} and (item.nats or 0) > 0 for item in verdict.evidence
     ):
         return (
-            f"{told} A guest that computes without I/O looks the same and the second witness has "
-            "not lasted long enough to count yet, so somebody has to look at it."
+            f"{told} A guest that computes without I/O looks the same and the second witness is "
+            "too weak to count so far, so somebody has to look at it."
         )
     advice = f" Switch on {way} to have one." if way else ""
     return (

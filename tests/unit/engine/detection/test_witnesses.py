@@ -129,7 +129,7 @@ def test_the_same_guest_with_one_vcpu_is_looked_at_and_its_alert_says_what_would
 @pytest.mark.parametrize(
     ("nats", "says"),
     [
-        (2.0, "the second witness has not lasted long enough to count yet"),
+        (2.0, "the second witness is too weak to count so far"),
         (0.0, "no second witness says that it is dead, so somebody has to look at it. Switch on"),
         (None, "no second witness says that it is dead, so somebody has to look at it. Switch on"),
     ],
