@@ -11,7 +11,7 @@ libvirt 9.0 with qemu 7.2:
 - `balloon.*` beyond `current` and `rss` comes from the guest, as of `last-update`.
 - `vcpu.N.time` comes in ticks of 10 ms, in which an idle vCPU of a live guest stands still for a
   minute. `vcpu.N.delay`, for how long it waited for a core, comes in ns and grows with nearly
-  every wake-up, so both together show a vCPU that stands still (ARCHITECTURE.md).
+  every wake-up, so both together show a vCPU that stands still (benchmarks/README.md).
 - `vcpu.N.*.sum` (libvirt >= 8.9, qemu >= 7.1 on KVM) are what KVM counts. qemu without KVM has
   none, so they were never seen on the lab's guests: their names are those of other sites'
   `virsh domstats`.

@@ -15,7 +15,7 @@ from engine.wire.alert import CpuShape
 # libvirt counts. It gains nothing at all, so whoever stands as a witness has gained nothing.
 HALTED_LIMIT_NS: Final = 10_000_000
 # For how long vCPUs must have stood still: in guests that live and rest, one vCPU did for 11 s at
-# most, all but one for 3 s (time plus delay, kernel's watchdog on; ARCHITECTURE).
+# most, all but one for 3 s (time plus delay, kernel's watchdog on; benchmarks/README.md).
 _STILL_S: Final = 20.0
 # So much longer than ever before while the guest lived.
 _REST_FACTOR: Final = 2.0

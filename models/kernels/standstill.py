@@ -1,7 +1,7 @@
 """Which vCPUs of each VM stand still: what a death does to them and a computing guest does not.
 
 When a Linux kernel panics, every vCPU but the one that panicked is stopped and gains exactly
-0 ns from then on, and when it halts, all are (measured on the lab's guests: ARCHITECTURE.md).
+0 ns from then on, and when it halts, all are (measured on the lab's guests: benchmarks/README.md).
 While the kernel lives its idle vCPUs serve timers, so a job that computes on one of them leaves
 some time on the others.
 How long a VM's idle vCPUs stand at exactly 0 while it lives differs from guest to guest (a
