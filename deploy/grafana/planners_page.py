@@ -12,23 +12,25 @@ PAGE: Final = Path(__file__).with_name("PLANNERS.md")
 
 _HEAD: Final = """# The history, for planners
 
-Everything below is in InfluxDB database `flatline`, as three retention policies, and in InfluxQL
-so that InfluxDB 2.x and 3.x both answer. `flatline history setup` makes it all and leaves a token
-that may only read in `influxdb/planner.token` of its state folder:
+The history is in InfluxDB database `flatline`, as three retention policies. Queries are in
+InfluxQL, which InfluxDB 2.x and 3.x both answer. `flatline history setup` creates all of it and
+writes a read-only token to `influxdb/planner.token` in its state folder:
 
 ```
 curl -G http://localhost:8086/query -H "Authorization: Token $(cat planner.token)" \\
   --data-urlencode db=flatline --data-urlencode 'q=SELECT ...'
 ```
 
-Without InfluxDB the same rows are Parquet files below the state folder's `history`, one folder a
-measurement, which DuckDB and everything else that reads Parquet can open; the same questions get
-the same answers.
+Without InfluxDB the same rows are Parquet files in `history` below the state folder, one folder
+per measurement. DuckDB and every other reader of Parquet can open them. The same questions have
+the same answers in both stores.
 
-Times are UTC. What was not measured is absent, never 0. Numbers are kept with six decimals (three
-from 1e9 on, none from 1e12 on). A roll-up's time is when its window began. `count`, `mean`,
-`min`, `max` and `last` of an hour, and its percentiles, are of that hour's samples.
-`percentile()` is InfluxQL's: the nearest rank.
+- Times are UTC. The time of a roll-up is the beginning of its window.
+- A value that was not measured is absent, never 0.
+- Numbers are kept with six decimals, with three from 1e9 on, and with none from 1e12 on.
+- `count`, `mean`, `min`, `max`, `last` and the percentiles of an hour are computed from the samples
+  of that hour.
+- `percentile()` of InfluxQL returns the nearest rank.
 
 This page is generated: `python -m deploy.grafana.planners_page`.
 """

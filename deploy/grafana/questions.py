@@ -57,14 +57,14 @@ USUAL: Final = (
         group_by=("vm",),
     ),
     _usual(
-        "How much memory does each VM need? The highest p99 of any hour in 30 days",
+        "How much memory does each VM need? Highest hourly p99 in 30 days",
         "flatline_vm_1h",
         (("memory_used_bytes_p99", "max"), ("memory_rss_bytes_p99", "max")),
         days=30,
         group_by=("vm",),
     ),
     _usual(
-        "Which VMs are idle? The most CPU, disk and network each has used in 30 days",
+        "Which VMs are idle? Maximum of CPU, disk and network in 30 days",
         "flatline_vm_1h",
         (
             ("cpu_cores_max", "max"),
@@ -75,7 +75,7 @@ USUAL: Final = (
         group_by=("vm",),
     ),
     _usual(
-        "Who waits for CPU? Cores waited for, by VM and hour, last week",
+        "Which VMs wait for CPU? Cores waited for, by VM and hour, last week",
         "flatline_vm_1h",
         (("cpu_delay_cores_mean", "mean"), ("cpu_delay_cores_p95", "max")),
         days=7,
@@ -83,7 +83,7 @@ USUAL: Final = (
         every_s=3600,
     ),
     _usual(
-        "What did one VM do yesterday, by 5 minutes?",
+        "What did one VM do in the last day? Means of 5 minutes",
         "flatline_vm_1m",
         (
             ("cpu_cores_mean", "mean"),
@@ -109,7 +109,7 @@ USUAL: Final = (
         every_s=DAY_S,
     ),
     _usual(
-        "When is a pool full? Size and free bytes of each, by day, over 90 days",
+        "When will a pool be full? Size and free bytes of each, by day, over 90 days",
         "flatline_pool_1h",
         (("capacity_bytes_max", "max"), ("available_bytes_min", "min")),
         days=90,
@@ -125,7 +125,7 @@ USUAL: Final = (
         every_s=3600,
     ),
     _usual(
-        "What was foretold for a VM (Soll), half an hour ahead?",
+        "What was the forecast (Soll) for a VM, half an hour ahead?",
         "flatline_forecast",
         (("mean", "mean"), ("lo90", "min"), ("hi90", "max")),
         days=1,
@@ -133,7 +133,7 @@ USUAL: Final = (
         every_s=300,
     ),
     _usual(
-        "How far was each VM from what the engine expected? Worst minute of the last day",
+        "How far was each VM from the expectation? Worst minute of the last day",
         "flatline_score",
         (("worst_z", "max"), ("cpu_cores", "mean"), ("cpu_cores_expected", "mean")),
         days=1,
@@ -149,7 +149,7 @@ USUAL: Final = (
         every_s=DAY_S,
     ),
     _usual(
-        "What was done to one VM, and why?",
+        "Which actions were taken on one VM, and why?",
         "flatline_action",
         (("sentence", ""),),
         days=30,
@@ -157,21 +157,21 @@ USUAL: Final = (
         group_by=("kind",),
     ),
     _usual(
-        "What is each VM called, and whose is it?",
+        "What are the name, tenant and size of each VM?",
         "flatline_vm_info",
         (("name", "last"), ("tenant", "last"), ("flavor", "last"), ("memory_bytes", "last")),
         days=1,
         group_by=("vm",),
     ),
     _usual(
-        "How much is left? The last capacity report",
+        "How much capacity is left? The last capacity report",
         "flatline_capacity",
         (("remaining_ratio", "last"), ("days_to_full", "last"), ("days_to_full_low", "last")),
         days=1,
         group_by=("scope", "subject", "resource"),
     ),
     _usual(
-        "How much has each disk set written? Raw counters, under Telegraf's names",
+        "How much have the disks of each VM written? Raw counters, with Telegraf's names",
         "libvirt_block",
         (("wr_bytes", "min"), ("wr_bytes", "max")),
         days=1,
