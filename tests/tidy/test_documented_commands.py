@@ -11,7 +11,10 @@ from engine.cli.app import app
 from engine.roles.sentences import SENTENCES
 from tests.tidy.tree import ROOT
 
-DOCUMENTS = ("README.md", "deploy/RUNBOOK.md", "deploy/grafana/PLANNERS.md", "ARCHITECTURE.md")
+DOCUMENTS = (
+    *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "benchmarks/README.md"),
+    *("deploy/RUNBOOK.md", "deploy/grafana/PLANNERS.md"),
+)
 # In a line of text between backquotes, or as a line of its own in a block.
 _TYPED = re.compile(r"`flatline ([^`]+)`|^(?:\.venv/bin/)?flatline ([^#\n]+)", re.MULTILINE)
 _SAID = re.compile(r"\bflatline ((?:approve|pause|event)[^.:]*)")
