@@ -287,10 +287,13 @@ async def together(
             await asyncio.to_thread(made.define, f"g{first + place}", *OWNED, *case.options)
             for place, case in enumerate(cases)
         ]
-        for guest in guests:
-            await asyncio.to_thread(guest.start)
-        await asyncio.sleep(BOOT_S)
         turns = list(zip(cases, guests, strict=True))
+        for case, guest in turns:
+            await asyncio.to_thread(guest.start)
+            if case.lives is not None:
+                # Many that boot side by side are late, and one that is not up has no past.
+                await asyncio.to_thread(guest.wait)
+        await asyncio.sleep(BOOT_S)
 
         async def lane(watch: Watch, number: int) -> list[dict[str, Figure]]:
             await asyncio.sleep(number * (APART_S + trial.interval_s))
