@@ -1,9 +1,9 @@
-"""Whether an order may run, from the orders before it and the words of people.
+"""Admission control: whether an order may run, given earlier orders and control commands.
 
-The planner asks before it appends, every agent asks again after reading: the same function
-over the same log, so any number of planners and restarts give one answer. `log_rules` read
-only the log and therefore hold for everybody; `present_rules` also read the clock and the
-control topic, and hold for who asks.
+The planner checks before it appends an order, and every agent checks again after reading it. All
+use the same function over the same log, so any number of planners and restarts get one answer.
+`log_rules` read only the log, so their result is the same for every reader. `present_rules` also
+read the clock and the control topic, so their result depends on the reader.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,8 +25,8 @@ SENTENCES: Final[Mapping[str, str]] = {
     **present_rules.SENTENCES,
 }
 
-# Refusals that pass by themselves: the incident may be ordered again after its back-off.
-# Any other one closes the incident to machines.
+# Temporary refusals: the incident may be ordered again after its back-off. Any other refusal closes
+# the incident to machines.
 PASSING: Final = frozenset(
     {
         "step_open", "backoff", "vm_in_flight", "vm_spacing", "group_in_flight", "group_sick",
@@ -40,7 +40,7 @@ PRESENT_RULES: Final = present_rules.PRESENT_RULES
 
 
 class Admission(NamedTuple):
-    """Whether an order may run, and why in one sentence; `rule` names the sentence."""
+    """Whether an order may run, the reason in one sentence, and the name of that sentence."""
 
     admitted: bool
     rule: str
@@ -59,20 +59,20 @@ def admit(
     now_ms: int,
     controls: Mapping[bytes, Control],
 ) -> Admission:
-    """Say whether `order` may run now, given everything that stands before it.
+    """Return whether `order` may run now, given the log before it.
 
     Parameters
     ----------
     order
-        What is asked for.
+        The order to check.
     earlier
-        The orders of the last 24 h that stand before it in the log.
+        The orders of the last 24 h that precede it in the log.
     policy
-        The policy of who asks; an order given under another one is refused.
+        The policy of the caller; an order given under another policy is refused.
     at_ms
-        Append time of the order; the planner, whose order has none yet, passes `now_ms`.
+        Append time of the order. The planner passes `now_ms`: its order is not appended yet.
     now_ms
-        Wall clock of who asks.
+        Wall clock of the caller.
     controls
         The control records in force, by key.
     """
@@ -81,26 +81,26 @@ def admit(
 
 
 def logged(history: History, order: Order, policy: Policy, *, offset: int, time_ms: int) -> History:
-    """Return the history with one more order, admitted or not, without what is over a day old.
+    """Return the history with one more order, admitted or not, without orders older than a day.
 
-    An order given under another policy counts as spent: its own planner knows better.
+    An order given under another policy counts as spent: only its own planner can judge it.
     """
     question = Question(order, history, policy, time_ms, time_ms, {})
     admitted = order.policy != policy.hash or _first_refusal(LOG_RULES, question).admitted
-    # A repeated key is never admitted, whatever policy it names: the first one wins.
+    # A repeated key is never admitted, under any policy: the first order wins.
     admitted = admitted and log_rules.duplicate(question) is None
     kept = history
-    # A date that the order itself contradicts must not make budgets be forgotten.
+    # An append time that contradicts the order's own times must not drop orders from the budgets.
     if log_rules.append_time(question) is None:
         kept = tuple(entry for entry in history if entry.time_ms > time_ms - DAY_MS)
     return (*kept, Logged(order, offset, time_ms, admitted))
 
 
 def closed(history: History, mark: Closed, *, time_ms: int) -> History:
-    """Return the history with the order that `mark` ends closed; the first mark stands.
+    """Return the history with the order of `mark` closed; its first mark (result) counts.
 
-    A mark that was appended (`time_ms`) after the step's deadline came when planners had
-    given the step up as unknown already: it explains, and opens nothing again.
+    A mark appended (`time_ms`) after the step's deadline came when planners had already given up
+    the step as unknown. Such a mark explains the outcome but does not reopen the incident.
     """
     key = (mark.incident, mark.step)
     for index, entry in enumerate(history):
@@ -115,9 +115,9 @@ def closed(history: History, mark: Closed, *, time_ms: int) -> History:
 
 
 def claimed(history: History, claim: Claim, *, time_ms: int) -> History:
-    """Return the history with the order claimed that `claim` names; the first claim stands.
+    """Return the history with the order of `claim` claimed; the first claim of an order counts.
 
-    A claim counts for the node whose order it is, while the order lives and is not closed.
+    A claim counts only for the node of the order, before the order expires or is closed.
     """
     key = (claim.incident, claim.step)
     for index, entry in enumerate(history):
@@ -132,14 +132,14 @@ def claimed(history: History, claim: Claim, *, time_ms: int) -> History:
 
 
 def claim_of(history: History, order: Order) -> Claim | None:
-    """Return who may carry the order's step out; None is nobody yet."""
+    """Return the claim on the order's step, None if no agent has claimed it."""
     key = (order.incident, order.step)
     found = (e.claim for e in history if (e.order.incident, e.order.step) == key)
     return next(found, None)
 
 
 def is_closed(history: History, order: Order) -> bool:
-    """Return whether the log says how the order's step ended."""
+    """Return whether the log holds the result of the order's step."""
     key = (order.incident, order.step)
     return any(e.closed is not None and (e.order.incident, e.order.step) == key for e in history)
 
@@ -152,10 +152,10 @@ def may_finish(
     now_ms: int,
     controls: Mapping[bytes, Control],
 ) -> Admission:
-    """Say whether what was begun of an order, and cut off, may be finished.
+    """Return whether an interrupted step may be finished.
 
-    Its budgets are spent; but people may have spoken since, and once its step's deadline or a
-    mark has closed it, no call follows.
+    The step has already spent its budgets. A person may have paused or forbidden it since, and no
+    call follows after the step's deadline or after a mark has closed it.
     """
     for entry in history:
         if (entry.order.incident, entry.order.step) == key:

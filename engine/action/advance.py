@@ -1,4 +1,4 @@
-"""What time alone brings: deadlines, back-offs, storms, and the next rung of a ladder."""
+"""Transitions caused by time alone: deadlines, back-offs, storms, and the next rung."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -19,22 +19,23 @@ from engine.wire.alert import Alert
 from engine.wire.control import Control
 from engine.wire.order import DISRUPTIVE, Order
 
-# How late a record may be read that was in time when it was written.
+# The longest delay between the append and the reading of a record that was in time.
 _GRACE_MS: Final = 5_000
-# After a move's deadline so long is waited for a minute that tells of its target.
+# How long after a move's deadline the planner waits for a minute of its target's load.
 _SETTLE_MS: Final = 300_000
-# So many incidents that a rule holds back are asked again each second. What holds them lasts
-# minutes and their own news comes at once; a thousand a second took a sixth of a core.
+# How many inhibited incidents are checked again each second. Inhibitions last minutes, and a change
+# to the incident itself is handled immediately; to check a thousand a second took a sixth of a
+# core.
 HELD_ASKED: Final = 100
-# What ended a day ago is dropped once a minute: to look at ten thousand each second costs as much
-# as all else.
+# Incidents that ended a day ago are dropped once a minute: to scan ten thousand each second costs
+# as much as all other work.
 _SWEEP_MS: Final = 60_000
 
 QUARANTINER: Final = "planner"
 
 
 def every_incident(state: PlannerState, policy: Policy, now_ms: int) -> Stepped:
-    """Let time pass for all: storms first, since they stop what incidents may ask for."""
+    """Advance all incidents to `now_ms`: storms first, since they inhibit other orders."""
     if not state.live:
         return state, ()
     state, said = storms(state, now_ms)
@@ -52,13 +53,14 @@ def every_incident(state: PlannerState, policy: Policy, now_ms: int) -> Stepped:
             state, more = _given_up(state, incident, error)
             others = others_of(state.incidents)
         done.extend(more)
-        # Each step changes its own incident alone: to count all of them again takes the square.
+        # A step changes only its own incident; to count all others again each time takes quadratic
+        # time.
         others = _with_step(others, state.incidents.get(incident.id))
     return state, tuple(done)
 
 
 def _with_step(others: "Others", incident: Incident | None) -> "Others":
-    """Return what all incidents say after one of them was brought further."""
+    """Return the summary of all incidents after one of them was advanced."""
     if incident is None:
         return others
     before = [order for order in others.pending if order.incident != incident.id]
@@ -68,7 +70,7 @@ def _with_step(others: "Others", incident: Incident | None) -> "Others":
 
 
 def _given_up(state: PlannerState, incident: Incident, error: Exception) -> Stepped:
-    """Drop an incident that no step can be found for; what was done for it stays counted."""
+    """Drop an incident that raised an error; its earlier orders still count."""
     kept = {key: one for key, one in state.incidents.items() if key != incident.id}
     why = f"{type(error).__name__}: {error}"
     said = told(incident, "outcome", "given_up", page=True, values={"why": why})
@@ -76,7 +78,7 @@ def _given_up(state: PlannerState, incident: Incident, error: Exception) -> Step
 
 
 def _asked(state: PlannerState) -> tuple[PlannerState, list[Incident]]:
-    """Return the incidents that time may bring further now: of those held back a share, in turn."""
+    """Return the incidents to advance now: all others, and the next part of the inhibited ones."""
     held = [incident for incident in state.incidents.values() if incident.held_by]
     rest = [incident for incident in state.incidents.values() if not incident.held_by]
     if len(held) <= HELD_ASKED:
@@ -87,7 +89,7 @@ def _asked(state: PlannerState) -> tuple[PlannerState, list[Incident]]:
 
 
 def storms(state: PlannerState, now_ms: int, places: Iterable[Place] | None = None) -> Stepped:
-    """Pause every place whose VMs are in trouble together; None looks at all of them."""
+    """Pause every place whose VMs are in trouble together; None checks all places."""
     done: list[Instruction] = []
     for place in state.trouble if places is None else dict.fromkeys(places):
         trouble = state.trouble[place]
@@ -120,12 +122,12 @@ def _vm_count(state: PlannerState, place: Place) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """What all incidents together say about the next order of one.
+    """The summary of all incidents, for the next order of one.
 
     Attributes
     ----------
     pending
-        Orders that were handed to the log and are not read back yet: they are spent all the same.
+        Orders that were appended but not read back yet: they count as spent.
     firing
         The VMs whose alerts fire, as UUID texts by tenant and group.
     """
@@ -135,7 +137,7 @@ class Others:
 
 
 def others_of(incidents: Mapping[str, Incident], *, of: Alert | None = None) -> Others:
-    """Return what these incidents say about each one of them, or about the group of `of` alone."""
+    """Return the summary of these incidents; with `of`, only the VMs of that alert's group."""
     firing: defaultdict[tuple[str | None, str | None], set[str]] = defaultdict(set)
     pending = []
     for one in incidents.values():
@@ -152,7 +154,7 @@ def others_of(incidents: Mapping[str, Incident], *, of: Alert | None = None) -> 
 def advance(
     state: PlannerState, incident: Incident, policy: Policy, now_ms: int, others: Others
 ) -> Stepped:
-    """Do what time alone brings one incident: deadlines, back-offs, and the next step."""
+    """Advance one incident to `now_ms`: deadlines, back-offs, and the next step."""
     order = incident.order
     if not state.live:
         return state, ()
@@ -162,7 +164,7 @@ def advance(
         case "backing_off" if now_ms >= incident.next_ms:
             return _decide(state, incident, policy, now_ms, others)
         case "ordering" if order is not None and now_ms > order.expires_ms + _GRACE_MS:
-            # It never reached the log, so its number was not used.
+            # The order never reached the log, so its step number was not used.
             before = next((e.order for e in reversed(state.history) if _is_of(e, incident)), None)
             again = moved(incident, "backing_off" if incident.undoing else "watching")
             return put(state, replace(again, order=before)), ()
@@ -184,7 +186,7 @@ def advance(
 
 
 def _unmarked_ms(order: Order) -> int:
-    """Return when the last mark that counts must have been read: `admit.closed`."""
+    """Return when the last valid mark must have been read: see `admit.closed`."""
     return order.deadline_ms + MARK_GRACE_MS + _GRACE_MS
 
 
@@ -219,15 +221,15 @@ def _failed(state: PlannerState, incident: Incident, policy: Policy, now_ms: int
 
 
 def evidence_saved(state: PlannerState, incident: Incident, *, saved: bool, why: str) -> Stepped:
-    """Go on after an agent told what became of the saving of evidence."""
+    """Continue an incident after the agent reported the result of saving evidence."""
     said = told(incident, "outcome", "evidence" if saved else "no_evidence", values={"why": why})
-    # It changed nothing, so nothing need be waited for.
+    # Saving evidence changed nothing, so no back-off is needed.
     further = replace(moved(incident, "backing_off"), rung=incident.rung + 1, next_ms=0)
     return put(state, further), (said,) if state.live else ()
 
 
 def _settle(state: PlannerState, incident: Incident, policy: Policy, now_ms: int) -> Stepped:
-    """See whether a migration's target suffers from it, and take the migration back if so."""
+    """Check whether a migration overloaded its target, and revert the migration if so."""
     order = incident.order
     if order is None or order.target is None:
         return put(state, moved(incident, "mended")), ()
@@ -240,7 +242,7 @@ def _settle(state: PlannerState, incident: Incident, policy: Policy, now_ms: int
     if worse is None and now_ms <= order.deadline_ms + _SETTLE_MS:
         return state, ()
     if not worse:
-        # Nobody said that it suffers: no reason to move a VM that is well.
+        # The target is not known to be overloaded: no reason to move a healthy VM.
         return put(state, moved(incident, "mended")), ()
     next_ms = max(order.deadline_ms, incident.called_ms + policy.limits.backoff_ms(1))
     undoing = replace(moved(incident, "backing_off"), undoing=True, next_ms=next_ms)
@@ -251,7 +253,7 @@ def _settle(state: PlannerState, incident: Incident, policy: Policy, now_ms: int
 def _decide(
     state: PlannerState, incident: Incident, policy: Policy, now_ms: int, others: Others
 ) -> Stepped:
-    """Take the next rung, or hold it back and say why once."""
+    """Take the next rung, or inhibit it and report the reason once."""
     alert, rung = incident.alert, rung_of(incident, policy)
     firing = alert is not None and alert.state == "firing"
     if incident.undoing:
@@ -323,7 +325,7 @@ def _ordered(state: PlannerState, incident: Incident, proposal: Proposal) -> Ste
 def quarantined(
     state: PlannerState, incident: Incident, policy: Policy, now_ms: int, why: str
 ) -> Stepped:
-    """Close a VM to machines until a person opens it; where it is only observed, say so."""
+    """Quarantine a VM until a person ends it; in mode `observe` only report it."""
     alert = incident.alert
     if alert is None:
         return state, ()

@@ -1,7 +1,7 @@
-"""What a policy file allows: modes, limits and the ladder of steps for each kind of fault.
+"""The policy file: modes, limits and the ladder (escalation policy) for each kind of fault.
 
-A policy may always be stricter than the hard limits below and never laxer. It is a value:
-`hash` names it in every order, so that planner and agent know that they read the same one.
+A policy may be stricter than the hard limits below but never laxer. It is a value: every order
+contains its `hash`, so that planner and agent know that they use the same policy.
 """
 
 import math
@@ -20,7 +20,7 @@ from engine.wire.alert import Witness
 from engine.wire.control import Mode
 from engine.wire.order import DISRUPTIVE, MAX_LIFETIME_MS, Action
 
-# What a ladder may hold: what an agent is ordered to do, and what the planner does by itself.
+# The actions of a ladder: those ordered from an agent, and those of the planner itself.
 StepAction = Literal[
     "notify", "save_evidence", "reboot", "reset", "migrate", "move_disk", "quarantine"
 ]
@@ -28,42 +28,42 @@ Purpose = Literal["production", "demo", "lab"]
 
 SHIPPED: Final = ("default", "demo", "lab")
 
-# What an alert on a VM may be about; alerts on more than one VM lead to no step. The engine
-# names all but crash_loop and degrading_storage, which a monitor beside it may.
+# The kinds of alerts on a VM; alerts on more than one VM lead to no step. The engine reports all
+# kinds but crash_loop and degrading_storage, which a separate monitor may report.
 KINDS: Final = (
     "panic_spin", "panic_halt", "hung_userland", "hung_io", "boot_stuck", "crash_loop",
     "degrading_storage", "node_contention", "noisy_neighbour", "mem_leak", "cpu_runaway",
     "crash_reboot", "vm_silence",
 )  # fmt: skip
 
-# What an action is called in a sentence.
+# The names of actions in sentences.
 NOUNS: Final[Mapping[str, str]] = {
     "migrate": "migration",
     "move_disk": "move of a disk",
     "save_evidence": "saving of evidence",
 }
 
-# What the engine publishes again of a firing alert, and the slack of two missed slots: a
-# firing word of this window before the deadline is what a failed verification rests on.
+# The interval at which the engine publishes a firing alert again, plus two missed slots (windows).
+# A verification has failed if an alert still fires within this window before the deadline.
 VERDICT_WINDOW_MS: Final = 90_000
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One rung of a ladder.
+    """One rung of a ladder: one step of the escalation policy.
 
     Attributes
     ----------
     action
-        `notify` and `quarantine` are done by the planner, the rest by the VM's agent.
+        `notify` and `quarantine` are done by the planner, all others by the VM's agent.
     grace_s
-        How long the fault must have lasted: a guest may help itself. What the planner has
-        seen this VM need before is waited for as well.
+        How long the fault must have lasted: a guest may recover by itself. If the planner has seen
+        a longer recovery of this VM, it waits for that time.
     needs
-        Witnesses that must be among those heard, beside what `admit` asks for.
+        Witnesses that the alert must have, in addition to those that `admit` requires.
     deadline_s
-        Until then the engine must have seen the effect; later counts as unknown.
+        By then the engine must have seen the effect; later counts as unknown.
     stable_s
-        How long the VM must have been well again before it counts as mended.
+        How long the VM must have been healthy before it counts as recovered.
     """
 
     action: StepAction
@@ -74,7 +74,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Modes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who may be touched how: tenant and action first, then action, then the default."""
+    """The mode of an action: by tenant and action first, then by action, then the default."""
 
     default: Mode = "observe"
     actions: dict[Action, Mode] = {}
@@ -82,25 +82,25 @@ class Modes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much may happen in which time, and how sure one must be.
+    """Limits on the number and rate of actions, and on the certainty that they require.
 
     Attributes
     ----------
     site_per_10min, site_least, site_ratio
-        Disruptive orders of a site in 10 min: at most the first, and at most the larger of
-        the second and the third's share of the site's VMs. The same for `cell_*`.
+        Disruptive orders of a site in 10 min: at most the first, and at most the larger of the
+        second and the third's share of the site's VMs. The same for `cell_*`.
     backoff_s
         Waits before the second, third and fourth step of one incident.
     grace_limit_s
-        At most so long is waited for a VM that was seen to help itself before.
+        The longest wait for a VM that has recovered by itself before.
     newborn_s
-        History that a VM must have before anything disruptive is done to it.
+        The history that a VM must have before any disruptive action.
     interval_s
         The site's sampling interval; data may be `max(120, 1.5 * interval_s)` old.
     look_gap_s
-        Between the two samples of the agent's own look.
+        The time between the two samples of the agent's look (preflight check).
     new_log_observe_s
-        How long an agent only watches on a log that it does not know.
+        How long an agent only observes on a log that it does not know.
     target_load_max_ratio, target_margin_ratio
         A migration's target must be below the first, and below its source by the second.
     """
@@ -126,7 +126,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def data_age_ms(self) -> int:
-        """How old the newest sample behind an order may be when the agent acts."""
+        """The largest age of the newest sample behind an order when the agent acts."""
         return math.ceil(1000 * max(120.0, 1.5 * self.interval_s))
 
     def site_budget(self, vms: int) -> int:
@@ -143,10 +143,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
-    """A whole policy file, checked.
+    """A complete, validated policy file.
 
-    `ladders` names the steps for each kind of fault, `pools` where the disks of a pool may
-    be moved to, the best first.
+    `ladders` contains the steps for each kind of fault; `pools` contains the pools to which the
+    disks of a pool may be moved, the best first.
     """
 
     version: Literal[1]
@@ -159,11 +159,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @cached_property
     def hash(self) -> str:
-        """Name the content, whatever its layout, comments and order: 32 hex digits."""
+        """The hash of the content, independent of layout, comments and order: 32 hex digits."""
         return blake2b(msgspec.json.encode(self, order="sorted"), digest_size=16).hexdigest()
 
     def mode(self, *, tenant: str | None, action: Action) -> Mode:
-        """Return whether `action` on a VM of `tenant` is done, asked for, or only rehearsed."""
+        """Return the mode of `action` on a VM of `tenant`; `observe` if the tenant is unknown."""
         if tenant is None:
             return "observe"
         of_tenant = self.modes.tenants.get(tenant, {})
@@ -171,7 +171,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Bound(NamedTuple):
-    """The hard limit of one field; `tried_*` holds where the purpose is demo or lab."""
+    """The hard limits of one field; `tried_*` apply if the purpose is demo or lab."""
 
     field: str
     low: float
@@ -205,11 +205,12 @@ BOUNDS: Final = (
     Bound("target_margin_ratio", 0.05, 1, 0.05, 1, "without a margin VMs wander to and fro"),
 )  # fmt: skip
 
-# Step deadlines: room for one verdict window after the call, and an end the same shift sees.
+# Step deadlines: one verdict window must fit after the call, and the end must fall into the same
+# shift.
 _DEADLINE_S: Final = (180, 3600)
 _BACKOFF_S: Final = (600, 1800, 7200)
 _DISRUPTIVE_STEPS: Final = 3
-# The order of harm: what a guest loses by each action.
+# The actions, ordered by the loss to the guest.
 HARM: Final[Mapping[str, int]] = {"migrate": 0, "move_disk": 0, "reboot": 1, "reset": 2}
 
 
@@ -219,21 +220,21 @@ def read_shipped(name: str) -> str:
 
 
 def parse_policy(text: str, *, source: str) -> Policy:
-    """Return the policy that a TOML text stands for.
+    """Return the policy in a TOML text.
 
     Parameters
     ----------
     text
         The whole file.
     source
-        Where the text came from, for messages.
+        The origin of the text, for messages.
 
     Raises
     ------
     SettingsError
-        Not TOML, an unknown or mistyped key or kind of fault (the nearest name is given), a
-        word that is none of those allowed, or a value beyond a hard limit (the sentence says
-        why there is one).
+        The text is not TOML, a key or kind of fault is unknown (the message suggests the nearest
+        name), a word is not allowed, or a value exceeds a hard limit (the message states its
+        reason).
     """
     try:
         raw = tomllib.loads(text)
@@ -255,7 +256,7 @@ def parse_policy(text: str, *, source: str) -> Policy:
 
 
 def beyond(policy: Policy) -> list[str]:
-    """Return one sentence for each value of `policy` that is beyond a hard limit."""
+    """Return one sentence for each value of `policy` that exceeds a hard limit."""
     sentences = []
     tried = policy.purpose != "production"
     for bound in BOUNDS:
@@ -317,7 +318,7 @@ def _beyond_ladder(kind: str, steps: tuple[Step, ...]) -> list[str]:
 
 
 def _check_names(raw: object, shape: object, *, where: str, source: str) -> None:
-    """Refuse keys that no field has, naming the nearest one, and words that are not allowed."""
+    """Raise for an unknown key, with the nearest known one, and for a word that is not allowed."""
     choices = get_args(shape) if get_origin(shape) is Literal else ()
     words = [choice for choice in choices if isinstance(choice, str)]
     if words and isinstance(raw, str) and raw not in words:

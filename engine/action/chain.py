@@ -1,7 +1,7 @@
-"""The journal's hash chain: each entry names the one before it by its hash.
+"""The hash chain of the journal: each entry contains the hash of the entry before it.
 
-Whoever edits, drops or cuts entries has to forge every later one, and the head that was
-written down elsewhere. One chain per run of a writer.
+To edit, drop or cut entries without detection, all later entries must be forged, and also the head
+that was stored elsewhere. There is one chain per run of a writer.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from engine.wire.journal import EntryKind, JournalEntry, encode_entry
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a writer's chain stands: the next sequence, and link and time of the last entry."""
+    """The end of a writer's chain: next sequence number, and hash and time of the last entry."""
 
     writer: str
     sequence: int = 0
@@ -24,7 +24,7 @@ class Head:
 
 
 def link_of(entry: JournalEntry) -> str:
-    """Return the hash over everything of `entry` but its own link: 64 hex digits."""
+    """Return the hash over all fields of `entry` except `link`: 64 hex digits."""
     return sha256(encode_entry(msgspec.structs.replace(entry, link=""))).hexdigest()
 
 
@@ -40,7 +40,7 @@ def extend(
     cell: str | None = None,
     detail: Mapping[str, str] | None = None,
 ) -> tuple[Head, JournalEntry]:
-    """Return the new head and the entry that led to it."""
+    """Return the new head of the chain and the new entry."""
     entry = JournalEntry(
         writer=head.writer,
         sequence=head.sequence,
@@ -53,7 +53,7 @@ def extend(
         step=step,
         vm=vm,
         cell=cell,
-        # Sorted, so that the same words always hash the same.
+        # Sorted, so that equal details have equal hashes.
         detail=dict(sorted((detail or {}).items())),
     )
     entry = msgspec.structs.replace(entry, link=link_of(entry))
@@ -67,19 +67,19 @@ def _after(entry: JournalEntry) -> Head:
 def verify(
     entries: Iterable[JournalEntry], *, heads: Iterable[Head] = (), cut_ms: int | None = None
 ) -> list[str]:
-    """Return one sentence for each edit, gap or truncation; none means all is as written.
+    """Return one sentence for each edit, gap or truncation; an empty list means none.
 
     Parameters
     ----------
     entries
-        Entries as the log holds them, each writer's in their order. The same entry twice
-        is no finding: delivery is at least once.
+        Entries from the log, those of each writer in their order. A repeated entry is not reported:
+        delivery is at least once.
     heads
-        Heads written down elsewhere; a chain that ends before its head was cut.
+        Heads that were stored elsewhere; a chain that ends before its head was cut.
     cut_ms
-        Up to when the log has dropped its oldest records, as its retention says; None if it
-        has dropped none. A chain may then begin later, though not after what its head says
-        was checked, and one that ended before may be gone.
+        The time up to which retention has deleted the oldest records of the log; None if it has
+        deleted none. A chain may then begin later, but not after the entry that its head says was
+        checked, and a chain that ended before that time may be missing.
     """
     known = {head.writer: head for head in heads}
     begun: set[Head] = set()
@@ -109,14 +109,15 @@ def verify(
         " was cut or replaced."
         for head in known.values()
         if head.sequence and links.get((head.writer, head.sequence - 1)) != head.link
-        # Gone with the log's oldest records: the chain ended before, or goes on right after it.
+        # Deleted by retention: the chain ended before `cut_ms`, or it continues directly after the
+        # head.
         if cut_ms is None
         or (head.time_ms > cut_ms if head.writer not in reached else head not in begun)
     ]
 
 
 def _first(entry: JournalEntry, head: Head | None, cut_ms: int | None) -> Head:
-    """Return where a chain stood before the first entry of it that the log still holds."""
+    """Return the head of a chain before its first entry that the log still holds."""
     if cut_ms is None or (head is not None and head.sequence < entry.sequence):
         return Head(entry.writer)
     if head is not None and head.sequence == entry.sequence:
@@ -125,7 +126,7 @@ def _first(entry: JournalEntry, head: Head | None, cut_ms: int | None) -> Head:
 
 
 def heads_of(entries: Iterable[JournalEntry]) -> list[Head]:
-    """Return where each writer's chain stands, to be kept outside the log."""
+    """Return the head of each writer's chain, to be stored outside the log."""
     last: dict[str, JournalEntry] = {}
     for entry in entries:
         known = last.get(entry.writer)

@@ -1,4 +1,4 @@
-"""What a planner is told, and what it asks to be done."""
+"""The events of a planner (its input) and its instructions (its output)."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from engine.wire.order import Closed, Order
 
 @dataclass(frozen=True, slots=True)
 class AlertSeen:
-    """An alert stands in the log since `time_ms`."""
+    """An alert was read from the log; `time_ms` is its append time."""
 
     alert: Alert
     time_ms: int
@@ -20,7 +20,7 @@ class AlertSeen:
 
 @dataclass(frozen=True, slots=True)
 class OrderSeen:
-    """An order stands in the log, whoever gave it."""
+    """An order of this or another planner was read from the log."""
 
     order: Order
     offset: int
@@ -30,7 +30,7 @@ class OrderSeen:
 
 @dataclass(frozen=True, slots=True)
 class ClosedSeen:
-    """An agent's mark stands in the log since `time_ms`."""
+    """The mark (result) of an agent was read from the log; `time_ms` is its append time."""
 
     mark: Closed
     time_ms: int
@@ -39,9 +39,9 @@ class ClosedSeen:
 
 @dataclass(frozen=True, slots=True)
 class ControlSeen:
-    """A control record was read; `key` is the record's, None the word's own.
+    """A control record was read; `key` is the record's key, None the command's own.
 
-    `by_operator` as `engine.action.words.Heard` has it.
+    For `by_operator` see `engine.action.words.Heard`.
     """
 
     control: Control
@@ -52,7 +52,7 @@ class ControlSeen:
 
 @dataclass(frozen=True, slots=True)
 class LoadSeen:
-    """A minute of scores told what the nodes of a cell carried."""
+    """The load of the nodes of a cell in one minute was read."""
 
     cell: str
     load: CellLoad
@@ -61,14 +61,14 @@ class LoadSeen:
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """Everything that stood in the log at the start has been read; decisions may begin."""
+    """All records that were in the log at the start have been read; decisions may begin."""
 
     now_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A second passed."""
+    """One second has passed."""
 
     now_ms: int
 
@@ -92,7 +92,7 @@ class AppendControl:
 
 @dataclass(frozen=True, slots=True)
 class WriteJournal:
-    """Journal one decision, refusal or effect; `page` means that a person must hear of it."""
+    """Journal one decision, refusal or effect; `page` means that a person must be notified."""
 
     kind: EntryKind
     rule: str

@@ -1,4 +1,4 @@
-"""One incident as a planner follows it: its phases, and which may follow which."""
+"""One incident as a planner tracks it: its phases and their legal transitions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,37 +8,37 @@ from engine.wire.alert import Alert
 from engine.wire.order import Order
 
 Phase = Literal[
-    "watching",  # fires; nothing ordered, or nothing any more
-    "ordering",  # an order was handed to the log and is not read back yet
-    "ordered",  # an order stands in the log
-    "verifying",  # the call returned; the engine's word is awaited
-    "settling",  # a migration helped its VM; whether its target suffers is awaited
-    "backing_off",  # the step failed or was not attempted; the next one waits
-    "mended",  # the engine saw the effect, or the fault went by itself
-    "rehearsed",  # a dry run came to its end
-    "refused",  # an agent refused: people only
-    "unknown",  # nobody knows what the step did: people only
-    "exhausted",  # the ladder has no further step: people only
-    "quarantined",  # the VM is closed to machines until a person opens it
+    "watching",  # the alert fires; no order is open
+    "ordering",  # an order was appended and is not read back from the log yet
+    "ordered",  # the order was read back from the log
+    "verifying",  # the call returned; the planner waits for the engine's result
+    "settling",  # the VM recovered by a migration; the load of its target is checked
+    "backing_off",  # the step failed or was not attempted; the next one is delayed
+    "mended",  # recovered: the engine verified the effect, or the fault ended by itself
+    "rehearsed",  # a dry run has ended
+    "refused",  # an agent refused: only a person may act
+    "unknown",  # the effect of the step is unknown: only a person may act
+    "exhausted",  # the ladder has no further step: only a person may act
+    "quarantined",  # no machine acts on the VM until a person ends the quarantine
 ]
 
 ENDED: Final = frozenset({"mended", "rehearsed", "refused", "unknown", "exhausted", "quarantined"})
 
-# The one table of legal transitions.
+# All legal transitions.
 LEGAL: Final[Mapping[Phase, frozenset[Phase]]] = {
     "watching": frozenset({"ordering", "ordered", "mended", "exhausted", "quarantined"}),
-    # Back to watching or backing off: the append failed, so the step was never given.
+    # Back to watching or backing off: the append failed, so no order exists for the step.
     "ordering": frozenset({"ordered", "watching", "backing_off", "mended"}),
     "ordered": frozenset(
         {"verifying", "settling", "backing_off", "mended", "rehearsed", "refused", "unknown"}
     ),
-    # Straight to ordered: another planner saw the failure first and gave the next step.
+    # Directly to ordered: another planner saw the failure first and ordered the next step.
     "verifying": frozenset(
         {"mended", "settling", "backing_off", "unknown", "exhausted", "quarantined", "ordered"}
     ),
     "settling": frozenset({"mended", "backing_off", "ordered"}),
     "backing_off": frozenset({"ordering", "ordered", "mended", "exhausted", "quarantined"}),
-    # Its VM was well by itself and is not: the alert fires again under its old id.
+    # The VM recovered by itself and failed again: the alert fires again with its old id.
     "mended": frozenset({"backing_off", "exhausted"}),
     "rehearsed": frozenset(),
     "refused": frozenset(),
@@ -49,31 +49,31 @@ LEGAL: Final[Mapping[Phase, frozenset[Phase]]] = {
 
 
 class BrokenInvariant(AssertionError):
-    """The planner reached what must not be; it stops, and its next start reads the log anew."""
+    """The planner reached an illegal state; it stops, and its next start reads the log again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """What is known of one incident.
+    """The state of one incident.
 
     Attributes
     ----------
     alert
-        The newest word about it; None where only orders were read so far.
+        The newest alert; None while only orders were read.
     order
-        The newest order given for it, or handed to the log.
+        The newest order for the incident, read back or only appended.
     rung
-        How many rungs of the ladder were tried and failed.
+        How many rungs of the ladder (steps of the escalation policy) were tried and failed.
     called_ms
-        When the agent marked the order's call as returned; 0 before.
+        When the call returned, by the agent's mark (result record); 0 before.
     failing
-        The engine kept the alert firing right before the order's deadline.
+        The engine still reported the alert as firing shortly before the order's deadline.
     next_ms
-        Before then no further step.
+        No further step before this time.
     held_by
-        The rule that holds the next step back, so that it is told once.
+        The rule that inhibits the next step; stored so that it is reported once.
     undoing
-        The next step takes the last migration back.
+        The next step reverts the last migration.
     """
 
     id: str
@@ -89,19 +89,19 @@ class Incident:
 
     @property
     def kind(self) -> str:
-        """What the fault is called: by its newest alert, else by the order given for it."""
+        """The kind of fault: from the newest alert, else from the newest order."""
         if self.alert is not None:
             return self.alert.kind
         return "" if self.order is None else self.order.kind
 
     @property
     def step(self) -> int:
-        """The number that the next order for it would have."""
+        """The number of the next order."""
         return 0 if self.order is None else self.order.step + 1
 
     @property
     def last_ms(self) -> int:
-        """The newest time anybody said something about it."""
+        """The newest time in the alert and the order, ms."""
         return max(
             0 if self.alert is None else self.alert.decided_ms,
             0 if self.order is None else self.order.deadline_ms,
@@ -114,7 +114,7 @@ def moved(incident: Incident, phase: Phase) -> Incident:
     Raises
     ------
     BrokenInvariant
-        The table has no such transition.
+        The transition is not in `LEGAL`.
     """
     if phase not in LEGAL[incident.phase]:
         raise BrokenInvariant(f"incident {incident.id} is {incident.phase}; {phase} may not follow")

@@ -1,6 +1,6 @@
-"""Whose word counts: planners sign orders, agents marks, engines alerts and scores.
+"""Trusted keys: planners sign orders, agents marks and claims, engines alerts and scores.
 
-What lifts a restriction is signed by an operator; `engine.action.words` reads words of control.
+To relax a restriction, an operator's signature is needed; `engine.action.words` reads commands.
 """
 
 from collections.abc import Iterable, Mapping
@@ -44,18 +44,18 @@ Headers = tuple[tuple[str, bytes], ...]
 
 @dataclass(frozen=True, slots=True)
 class TrustedKeys:
-    """Public keys by `key_id`; one key may be in two, where one process is both.
+    """Public keys by `key_id`; a key may be in two roles if one process has both.
 
     Attributes
     ----------
     nodes
-        By agent's key, the nodes whose orders it may close; a key that is not here may close
-        those of every node, as where one process is the agent of them all.
+        By agent's key, the nodes whose orders it may close. A key that is not listed may close
+        those of every node, for one process that is the agent of all nodes.
     names
-        By key, what its file calls it: who speaks, whatever a record says. An installation's own
-        keys have no name here.
+        By key, the name in its file. It replaces the author stated in a record. The installation's
+        own keys have no name here.
     until_ms
-        By key, when it ends (ms since the epoch); one that is not here does not.
+        By key, when it expires (ms since the epoch); a key that is not listed does not expire.
     """
 
     planners: Mapping[str, Ed25519PublicKey]
@@ -78,7 +78,7 @@ class TrustedKeys:
         names: Mapping[str, str] | None = None,
         until_ms: Mapping[str, int] | None = None,
     ) -> Self:
-        """Return the keys, named; those of `node_agents` close the orders of their node alone."""
+        """Return the keys by id; those of `node_agents` close only the orders of their node."""
         everywhere = {key_id(key): key for key in agents}
         bound: dict[str, Ed25519PublicKey] = {}
         nodes: dict[str, frozenset[str]] = {}
@@ -98,20 +98,20 @@ class TrustedKeys:
         )
 
     def current(self) -> "TrustedKeys":
-        """Return these keys: a fixed set is its own newest state, see `Trust`."""
+        """Return these keys: a fixed set does not change, unlike a folder (see `Trust`)."""
         return self
 
 
 class Trust(Protocol):
-    """Gives whose words count now; `TrustedKeys` itself does, and so does a folder that changes."""
+    """Provides the keys trusted now: fixed `TrustedKeys`, or a folder that may change."""
 
     def current(self) -> TrustedKeys:
-        """Return the keys as they are now."""
+        """Return the keys trusted now."""
         ...
 
 
 def check_life(name: str, *, trusted: TrustedKeys, time_ms: int) -> None:
-    """Reject what a key signed after its end, by the log's time of the record.
+    """Reject a record whose key had expired at the record's append time.
 
     Raises
     ------
@@ -129,18 +129,18 @@ def check_life(name: str, *, trusted: TrustedKeys, time_ms: int) -> None:
 
 
 def open_entry(value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms: int = 0) -> Entry:
-    """Return the order, claim or mark that `value` says, once the right role signed it.
+    """Return the order, claim or mark in `value` after verifying that the right role signed it.
 
     Parameters
     ----------
     time_ms
-        Append time of the record, by which keys end; 0 is before the end of every key.
+        Append time of the record, at which the key must be valid; 0 precedes every expiry.
 
     Raises
     ------
     RecordRejected
-        The signature is missing, wrong, or by a key that may not say this: an agent's key
-        gives no orders and claims and closes none of another node, a planner's key neither.
+        The signature is missing or wrong, or its key has expired or may not sign this: an agent's
+        key may not sign orders, nor claims and marks of another node; a planner's key only orders.
     """
     entry, name = decode_order(value, headers, trusted={**trusted.planners, **trusted.agents})
     allowed = trusted.planners if isinstance(entry, Order) else trusted.agents
@@ -158,18 +158,18 @@ def open_entry(value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms:
 
 
 def open_alert(value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms: int = 0) -> Alert:
-    """Return the alert that `value` says, once a trusted engine signed it.
+    """Return the alert in `value` after verifying that a trusted engine signed it.
 
     Parameters
     ----------
     time_ms
-        Append time of the record, by which keys end; 0 is before the end of every key.
+        Append time of the record, at which the key must be valid; 0 precedes every expiry.
 
     Raises
     ------
     RecordRejected
-        The signature is missing or wrong, its key is no engine's or has ended, or the value is no
-        alert.
+        The signature is missing or wrong, its key is not an engine's or has expired, or the value
+        is not an alert.
     """
     _require_engine(value, headers, trusted=trusted, time_ms=time_ms)
     return decode_alert(value)
@@ -178,18 +178,18 @@ def open_alert(value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms:
 def open_scores(
     value: bytes, headers: Headers, *, trusted: TrustedKeys, site: str, time_ms: int
 ) -> Scores:
-    """Return the minute that `value` says, once a trusted engine of `site` signed it.
+    """Return the scores in `value` after verifying that a trusted engine of `site` signed them.
 
     Parameters
     ----------
     time_ms
-        Append time of the record: no minute that ended later can be told by it.
+        Append time of the record: scores of a later minute are rejected.
 
     Raises
     ------
     RecordRejected
-        The signature is missing or wrong, its key is no engine's or has ended; or the value is no
-        scores, of another site, or of a minute to come.
+        The signature is missing or wrong, or its key is not an engine's or has expired; or the
+        value is not scores, or is of another site or of a future minute.
     """
     _require_engine(value, headers, trusted=trusted, time_ms=time_ms)
     scores = decode_scores(value)
@@ -220,17 +220,17 @@ def private_key_pem(key: Ed25519PrivateKey) -> bytes:
 
 
 def public_key_pem(key: Ed25519PublicKey) -> bytes:
-    """Return the PEM text that others trust."""
+    """Return the PEM text to be distributed to the trusted folders."""
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def parse_private_key(pem: bytes, *, source: str) -> Ed25519PrivateKey:
-    """Return the key that a PEM text holds.
+    """Return the private key in a PEM text.
 
     Raises
     ------
     KeyDamaged
-        It is no unencrypted Ed25519 private key.
+        It is not an unencrypted Ed25519 private key.
     """
     try:
         key = load_pem_private_key(pem, password=None)
@@ -242,12 +242,12 @@ def parse_private_key(pem: bytes, *, source: str) -> Ed25519PrivateKey:
 
 
 def parse_public_key(pem: bytes, *, source: str) -> Ed25519PublicKey:
-    """Return the key that a PEM text holds.
+    """Return the public key in a PEM text.
 
     Raises
     ------
     SettingsError
-        It is no Ed25519 public key.
+        It is not an Ed25519 public key.
     """
     try:
         key = load_pem_public_key(pem)

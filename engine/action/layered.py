@@ -1,13 +1,13 @@
-"""A mapping that is a value and yet cheap to change: a state of thousands is changed a second.
+"""An immutable mapping that is cheap to change: some states change thousands of times a second.
 
-A copy of a dictionary takes as long as it is large. Here few entries lie over many, and only the
-few are copied; when they are no longer few both become one.
+Copying a dictionary takes time in proportion to its size. Here a small dictionary lies over a large
+one, and only the small one is copied; when it is no longer small, both are merged.
 """
 
 from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from typing import Final, Generic, Self, TypeVar
 
-# A root of some ten thousand, where copying the few and merging all cost the same.
+# The square root of some ten thousand, where copies of the small one and merges cost the same.
 _FEW: Final = 128
 
 K = TypeVar("K")
@@ -15,7 +15,7 @@ V = TypeVar("V")
 
 
 class Layered(Mapping[K, V], Generic[K, V]):
-    """A mapping of which `with_entry` gives another one; in the order in which keys came first."""
+    """An immutable mapping; `with_entry` returns a changed one. Keys keep their insertion order."""
 
     __slots__ = ("_few", "_many", "_size")
 
@@ -25,7 +25,7 @@ class Layered(Mapping[K, V], Generic[K, V]):
         self._size = len(self._many)
 
     def with_entry(self, key: K, value: V) -> Self:
-        """Return the mapping with one entry more, or another value of a key."""
+        """Return the mapping with one entry added or replaced."""
         changed = object.__new__(type(self))
         changed._size = self._size + (key not in self)
         if len(self._few) < _FEW:
@@ -35,7 +35,7 @@ class Layered(Mapping[K, V], Generic[K, V]):
         return changed
 
     def without(self, key: K) -> Self:
-        """Return the mapping without a key; it is copied where it has it."""
+        """Return the mapping without a key; it is copied if it has the key."""
         if key not in self:
             return self
         return type(self)({one: value for one, value in self.items() if one != key})
@@ -52,7 +52,7 @@ class Layered(Mapping[K, V], Generic[K, V]):
     def __contains__(self, key: object) -> bool:
         return key in self._few or key in self._many
 
-    # The views of `Mapping` ask for each key by itself.
+    # The views of `Mapping` would look up each key separately.
     def values(self) -> ValuesView[V]:
         """Return all values."""
         return {**self._many, **self._few}.values()
@@ -63,5 +63,5 @@ class Layered(Mapping[K, V], Generic[K, V]):
 
 
 def layered(given: Mapping[K, V]) -> Layered[K, V]:
-    """Return a mapping as one that is cheap to change."""
+    """Return a mapping as a `Layered` one."""
     return given if isinstance(given, Layered) else Layered(given)

@@ -1,7 +1,7 @@
-"""What an agent promised, did and knows of the outcome: one state per incident step.
+"""The write-ahead log of an agent: each step that it accepted, and the known outcome.
 
-Each entry is durable before what it announces happens. After a restart the ledger alone
-says what may be done, and nothing may be done twice.
+Each entry is durable before the agent acts on it. After a restart the ledger alone decides which
+actions are allowed, so that nothing is done twice.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,14 +15,14 @@ from engine.errors import StateError
 from engine.ports import Bounds
 from engine.wire.order import DISRUPTIVE, Action, Outcome
 
-# "elsewhere" is that another agent claimed the step: its end is that agent's to tell.
+# "elsewhere": another agent claimed the step, and that agent reports its end.
 LedgerState = Literal[
     "accepted", "sent", "returned", "unknown", "refused", "expired", "not_attempted", "marked",
     "elsewhere",
 ]  # fmt: skip
 Key = tuple[str, int]
 
-# The one table of what may follow what; "marked" means that the log knows the outcome.
+# All legal transitions; "marked" means that the log holds the outcome.
 LEGAL: Final[Mapping[LedgerState | None, frozenset[LedgerState]]] = {
     None: frozenset({"accepted"}),
     "accepted": frozenset({"sent", "refused", "expired", "not_attempted", "elsewhere"}),
@@ -51,13 +51,13 @@ SENTENCES: Final = {
 
 
 class IllegalStep(ValueError):
-    """An entry that may not follow what the ledger holds: above all a second acceptance."""
+    """An entry that may not follow the last one, above all a second acceptance of a step."""
 
 
 class LogMark(msgspec.Struct, frozen=True, kw_only=True):
     """How far orders and control were read, and the hash of the last record of each.
 
-    A hash is empty where nothing was read.
+    A hash is empty if nothing was read.
     """
 
     orders: int
@@ -69,8 +69,8 @@ class LogMark(msgspec.Struct, frozen=True, kw_only=True):
 class StepEntry(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     """One change of state of one incident step.
 
-    `target` to `instance` say where to look for its end; `instance` is the run of the VM that was
-    ordered. It and `mark`, how far the log was read, are None in a ledger of earlier releases.
+    `target` to `instance` say how to look up its end; `instance` is the run of the VM in the order.
+    `instance` and `mark`, how far the log was read, are None in a ledger of an earlier release.
     """
 
     state: LedgerState
@@ -89,12 +89,12 @@ class StepEntry(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
 
     @property
     def key(self) -> Key:
-        """What makes the step one step, for ever."""
+        """The identity of the step: incident and step number."""
         return self.incident, self.step
 
 
 class LogEntry(msgspec.Struct, frozen=True, kw_only=True, tag="log"):
-    """Which log the agent read, how far, and until when it only watches."""
+    """Which log the agent read, how far, and until when it only observes."""
 
     identity: str
     next_offset: int
@@ -105,10 +105,10 @@ class LogEntry(msgspec.Struct, frozen=True, kw_only=True, tag="log"):
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The newest entry of each step; `outcomes` outlives the mark.
+    """The newest entry of each step; `outcomes` are kept after the mark.
 
-    `accepted_ms` is when each step was accepted. `positions` says where the agent stood in its
-    log: a day of it, and the newest one before; `mark` is the newest note of both topics.
+    `accepted_ms` is when each step was accepted. `positions` are the read positions of the last day
+    and the newest one before it; `mark` is the newest `LogMark`.
     """
 
     steps: Mapping[Key, StepEntry] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Ledger:
 
     @property
     def log(self) -> LogEntry | None:
-        """Where the agent stood last, None if it never read a log."""
+        """The last read position, None if the agent never read a log."""
         return self.positions[-1] if self.positions else None
 
     def holds(self, key: Key) -> bool:
@@ -127,7 +127,7 @@ class Ledger:
         return key in self.steps
 
     def unmarked(self) -> tuple[StepEntry, ...]:
-        """Return the steps that ended and whose outcome the log may not know yet."""
+        """Return the steps that ended but whose outcome may not be in the log yet."""
         return tuple(entry for entry in self.steps.values() if entry.state in _ENDED)
 
 
@@ -136,7 +136,7 @@ _decoder: msgspec.json.Decoder[StepEntry | LogEntry] = msgspec.json.Decoder(Step
 
 
 class Spent(NamedTuple):
-    """A step that was accepted, when, and how it ended as far as is known."""
+    """An accepted step, when it was accepted, and its end as far as known."""
 
     entry: StepEntry
     accepted_ms: int
@@ -144,7 +144,7 @@ class Spent(NamedTuple):
 
 
 def encode_ledger_entry(entry: StepEntry | LogEntry) -> bytes:
-    """Return the bytes that stand in the ledger."""
+    """Return the entry as it is stored in the ledger."""
     return _encoder.encode(entry)
 
 
@@ -177,11 +177,11 @@ def entered(ledger: Ledger, entry: StepEntry | LogEntry) -> Ledger:
 
 
 def _stood(positions: tuple[LogEntry, ...], entry: LogEntry) -> tuple[LogEntry, ...]:
-    """Return the positions after one more; a log that is only watched anew begins anew."""
+    """Return the positions with one more; a new log or observation period discards the old ones."""
     last = positions[-1] if positions else entry
     if (last.identity, last.observe_until_ms) != (entry.identity, entry.observe_until_ms):
         return (entry,)
-    # Retention moves in days, so that one position an hour tells enough; the newest is exact.
+    # Retention moves in days, so one position an hour is enough; the newest is exact.
     if len(positions) > 1 and entry.time_ms - positions[-2].time_ms < _HOUR_MS:
         positions = positions[:-1]
     day_ago_ms = entry.time_ms - DAY_MS
@@ -190,12 +190,12 @@ def _stood(positions: tuple[LogEntry, ...], entry: LogEntry) -> tuple[LogEntry, 
 
 
 def read_ledger(entries: Iterable[bytes]) -> Ledger:
-    """Return the ledger that these entries make, oldest first.
+    """Return the ledger built from these entries, oldest first.
 
     Raises
     ------
     StateError
-        An entry cannot be read or may not follow: the agent must not act on such a ledger.
+        An entry cannot be decoded or may not follow: the agent must not act on such a ledger.
     """
     ledger = Ledger()
     for number, value in enumerate(entries):
@@ -210,7 +210,7 @@ def read_ledger(entries: Iterable[bytes]) -> Ledger:
 
 
 def recovery(ledger: Ledger, *, now_ms: int) -> tuple[StepEntry, ...]:
-    """Return how the steps end that a stopped agent left open: to be entered one by one."""
+    """Return the ends of the steps that a stopped agent left open, to be entered one by one."""
     ends: list[StepEntry] = []
     for entry in ledger.steps.values():
         if entry.state in ("accepted", "sent"):
@@ -233,18 +233,18 @@ def log_seen(
     now_ms: int,
     observe_s: int,
 ) -> tuple[LogEntry, str, bool]:
-    """Return what to enter about the log just opened, one sentence about it, and an alarm.
+    """Return the entry for the log just opened, a sentence about it, and whether to raise an alarm.
 
-    A log that is new, that lost orders of the last day or before they were read, or that was
-    cut back or exchanged cannot be counted on for budgets and words of people: the agent then
-    only watches for `observe_s`, and for a day at least where the log was restored from a backup.
+    A log cannot be trusted for budgets and control commands if it is new, if it lost orders of the
+    last day or unread orders, or if it was truncated or replaced. The agent then only observes for
+    `observe_s`, and for at least a day if the log was restored from a backup.
 
     Parameters
     ----------
     bounds, control
-        What the topics of orders and of control hold.
+        The offsets that the topics of orders and of control hold.
     found
-        What stands in the log where `ledger.mark` was noted; None where nothing was noted.
+        The log's content now at the position of `ledger.mark`; None if no position was noted.
     """
     name = _judged(
         ledger, identity=identity, bounds=bounds, control=control, found=found, now_ms=now_ms
@@ -274,7 +274,7 @@ def _judged(
     known, mark = ledger.log, ledger.mark
     if known is None or known.identity != identity:
         return "new_log"
-    # Where the log stood a day ago: what it lost since then, limits would forget.
+    # The position of a day ago: orders lost since then would be missing from the limits.
     day_ago = [one for one in ledger.positions if one.time_ms <= now_ms - DAY_MS][-1:]
     needed = (*day_ago, *ledger.positions)[:1]
     if any(bounds.earliest > one.next_offset for one in needed):
@@ -285,22 +285,22 @@ def _judged(
         return "known_log"
     if bounds.end < mark.orders or control.end < mark.control:
         return "log_cut"
-    # What is not there any more was compacted or deleted by its age.
+    # A record that is missing now was compacted or deleted by its age.
     pairs = ((found.orders_hash, mark.orders_hash), (found.control_hash, mark.control_hash))
     other = any(here and noted and here != noted for here, noted in pairs)
     return "log_other" if other else "known_log"
 
 
 def watching(name: str, *, watch_s: int) -> str:
-    """Return the sentence of that name, with what the agent does about it."""
+    """Return the sentence of that name, with the agent's reaction."""
     then = f": for {watch_s / 3600:g} h it only watches" if watch_s else ", its policy trusts it"
     return SENTENCES[name].format(then=then)
 
 
 def is_behind(ledger: Ledger, claims: Iterable[Key]) -> bool:
-    """Return whether the log holds claims of this node that the ledger should know of.
+    """Return whether the log holds claims of this node that are missing from the ledger.
 
-    An agent enters a step before it claims it. A ledger without any step is one that begins.
+    An agent enters a step before it claims it. A ledger without any step has just begun.
     """
     return bool(ledger.steps) and any(not ledger.holds(key) for key in claims)
 

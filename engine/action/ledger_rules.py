@@ -1,7 +1,7 @@
-"""The limits per VM and node once more, counted from the node's own ledger.
+"""The limits per VM and node, counted a second time from the node's own ledger.
 
-A log that was restored from a backup has forgotten orders; the ledger of the node that carried
-them out has not. Over a whole log these rules refuse nothing that the log's own rules admit.
+A log restored from a backup lacks orders that the node's ledger still holds. If the log is
+complete, these rules refuse nothing that the rules of the log admit.
 """
 
 from typing import Final
@@ -13,14 +13,14 @@ from engine.action.question import DAY_MS, Said
 from engine.wire.order import DISRUPTIVE, MAX_LIFETIME_MS, Order
 
 _TEN_MINUTES_MS: Final = 600_000
-# A step is accepted some time after the log took its order, at most for as long as it lives.
+# A step is accepted after its order was appended, within the order's lifetime.
 _SLACK_MS: Final = MAX_LIFETIME_MS
 
 
 def within_limits(
     ledger: Ledger, order: Order, limits: Limits, *, now_ms: int, dry_run: bool
 ) -> Admission:
-    """Say whether the ledger's own count lets `order` be carried out now."""
+    """Return whether the steps counted in the ledger allow `order` to be carried out now."""
     if order.action not in DISRUPTIVE:
         return Admission(True, "admitted", SENTENCES["admitted"])
     key = (order.incident, order.step)
@@ -36,7 +36,7 @@ def _vm(others: list[Spent], order: Order, limits: Limits, now_ms: int) -> Said 
     day = [one for one in mine if one.accepted_ms > now_ms - DAY_MS + _SLACK_MS]
     if len(day) >= limits.vm_per_24h:
         return "vm_day", {"count": len(day), "limit": limits.vm_per_24h}
-    # A next step keeps its own distance, where the step before it was really tried.
+    # The next step of an incident has its own back-off, if the step before it was really tried.
     same = [one for one in mine if one.entry.incident == order.incident]
     follows = bool(same) and same[-1].state == "returned"
     counted = [one for one in mine if not (follows and one in same)]

@@ -1,4 +1,4 @@
-"""The rules of `admit` that read only the log, and therefore hold for everybody."""
+"""The rules of `admit` that read only the log, so that every reader gets the same result."""
 
 import re
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ from engine.action.question import CLOCK_SLACK_MS, DAY_MS, Question, Rule, Said
 from engine.wire.order import DISRUPTIVE, MAX_LIFETIME_MS, Order
 
 _TEN_MINUTES_MS: Final = 600_000
-# A node or a pool by its name, and by no pattern that could mean several.
+# The name of a node or a pool; a pattern could match several.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,252}")
 
-# A VM by the one spelling of its UUID: hypervisors, logs and ledgers compare it as text.
+# The canonical form of a UUID: hypervisors, logs and ledgers compare it as text.
 _UUID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NIL: Final = str(UUID(int=0))
 
@@ -60,7 +60,7 @@ def _lifetime(question: Question) -> Said | None:
 
 
 def append_time(question: Question) -> Said | None:
-    """Refuse a date of the log that does not fit the order's own: every limit counts by it."""
+    """Refuse if the append time contradicts the order's own times: every limit counts by it."""
     order, at_ms = question.order, question.at_ms
     if at_ms < order.issued_ms - CLOCK_SLACK_MS:
         return "appended_early", {"early_s": (order.issued_ms - at_ms) / 1000}
@@ -70,7 +70,7 @@ def append_time(question: Question) -> Said | None:
 
 
 def _target(question: Question) -> Said | None:
-    """Refuse a move that does not name one place, and a target where nothing is moved."""
+    """Refuse a move without exactly one target, and a target for an action that moves nothing."""
     order = question.order
     here = {"migrate": (order.node,), "move_disk": order.pools}.get(order.action)
     if here is None:
@@ -82,7 +82,7 @@ def _target(question: Question) -> Said | None:
 
 
 def duplicate(question: Question) -> Said | None:
-    """Refuse a second order for a step: the first one in the log wins, for ever."""
+    """Refuse a second order for a step: the first one in the log counts."""
     key = (question.order.incident, question.order.step)
     if any((e.order.incident, e.order.step) == key for e in question.earlier):
         return "duplicate", {"step": question.order.step}
@@ -90,7 +90,7 @@ def duplicate(question: Question) -> Said | None:
 
 
 def _escalation(question: Question) -> Said | None:
-    """Let a further step run only after the one before it failed, and not in haste."""
+    """Allow a further step only after the step before it failed and its back-off has passed."""
     order = question.order
     before: Mapping[str, object] = {"step": order.step, "before": order.step - 1}
     if order.step == 0:
@@ -101,12 +101,12 @@ def _escalation(question: Question) -> Said | None:
     reads = previous.order.action not in DISRUPTIVE
     if previous.closed is None and not (reads and question.at_ms >= previous.order.deadline_ms):
         return "step_open", before
-    # Evidence changes nothing, so however its saving ended the next step may follow at once.
+    # Saving evidence changes nothing, so the next step may follow immediately, even if it failed.
     tried = question.tried()
     if not tried:
         return None
     last = tried[-1]
-    # Also what lies further back: a step that expired after it closes nothing again.
+    # Also check earlier steps: a later step that expired does not close an earlier one.
     for one in tried:
         told = {"step": order.step, "before": one.order.step}
         if one.closed is None:
@@ -138,8 +138,8 @@ def _vm(question: Question) -> Said | None:
         return "vm_in_flight", {}
     if len(mine) >= limits.vm_per_24h:
         return "vm_day", {"count": len(mine), "limit": limits.vm_per_24h}
-    # The next step of the same incident keeps its own distance (`_escalation`), but only
-    # where the step before it was really tried.
+    # The next step of the same incident has its own back-off (`_escalation`), but only if the step
+    # before it was really tried.
     tried = question.tried()
     follows = (
         bool(tried) and tried[-1].closed is not None and (tried[-1].closed.outcome == "returned")
@@ -162,7 +162,7 @@ def _group(question: Question) -> Said | None:
 
 
 def _group_sick(question: Question) -> Said | None:
-    """Leave a VM that is alive alone while others of its group are not: it may be the last."""
+    """Refuse to move a live VM while other members of its group are failing: it may be the last."""
     order = question.order
     if order.action in ("migrate", "move_disk") and order.group_sick > 0:
         return "group_sick", {"count": order.group_sick, "group": order.group}
@@ -175,7 +175,7 @@ def owner_of(order: Order) -> tuple[str | None, str | None]:
 
 
 def nodes_of(order: Order) -> set[str]:
-    """Return the nodes an order weighs on: a migration counts at source and target."""
+    """Return the nodes that an order affects: a migration counts at its source and its target."""
     goes = order.action == "migrate" and order.target is not None
     return {order.node, order.target} if goes and order.target else {order.node}
 

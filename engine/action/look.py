@@ -1,7 +1,7 @@
-"""The agent's own look: whether what it sees of the live VM lets an order be carried out.
+"""The agent's preflight check (look): whether samples of the live VM confirm an order.
 
-Nothing overrides a refusal. What cannot be seen counts as the worst case, and what the order
-claims relaxes nothing: only what this node's own hypervisor shows does.
+Nothing overrides a refusal. A value that is not visible counts as the worst case. Claims in the
+order relax nothing; only reports of this node's own hypervisor do.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,12 +23,11 @@ from engine.looks import Look, Signs
 from engine.wire.alert import Counted, CpuShape
 from engine.wire.order import DESTRUCTIVE, Order
 
-# All samples of a look lie within this time before the call: what was true earlier may
-# have changed by then.
+# All samples of a look lie within this time before the call: older observations may be outdated.
 LOOK_WINDOW_S: Final = 10.0
 
-# A vCPU that spins in a panic uses its whole core but for what the host takes; the node
-# may be busy, so half a core still counts as spinning, and a tenth as standing still.
+# A vCPU that spins in a panic uses its whole core, less what the host takes. The node may be busy,
+# so half a core counts as spinning, and a tenth as standing still.
 _BUSY_RATIO: Final = 0.5
 _IDLE_RATIO: Final = 0.1
 
@@ -66,8 +65,8 @@ SENTENCES: Final = {
     "no_look": "Refused: no look is defined for {action}.",
 }
 
-# Counters that only a living guest moves. Reads are among them because a dead kernel reads
-# as little as it writes; received traffic is not, a panicked guest's card goes on counting.
+# Counters that only a live guest moves. Reads are included: a dead kernel reads nothing, as it
+# writes nothing. Received traffic is not: the card of a panicked guest continues to count it.
 _LIFE: Final[tuple[tuple[str, Callable[[Look], int | None]], ...]] = (
     ("disk-write requests", lambda look: look.block_wr_reqs),
     ("written bytes", lambda look: look.block_wr_bytes),
@@ -76,7 +75,7 @@ _LIFE: Final[tuple[tuple[str, Callable[[Look], int | None]], ...]] = (
 )
 
 
-# The same, as the engine judged them.
+# The same, as counted at the engine's verdict and contained in an order.
 _JUDGED: Final[tuple[tuple[str, Callable[[Look | Counted], int | None]], ...]] = (
     ("written bytes", lambda seen: seen.block_wr_bytes),
     ("read bytes", lambda seen: seen.block_rd_bytes),
@@ -85,9 +84,9 @@ _JUDGED: Final[tuple[tuple[str, Callable[[Look | Counted], int | None]], ...]] =
 
 
 class Verdict(NamedTuple):
-    """Whether the look lets the order be carried out; `rule` names the sentence.
+    """Whether the look allows the order to be carried out; `rule` names the sentence.
 
-    `witnesses` are the independent signs of death that this node sees, where it agrees.
+    `witnesses` are the independent signs of death that this node sees, if it agrees.
     """
 
     agrees: bool
@@ -101,7 +100,7 @@ _Said = tuple[str, Mapping[str, object]]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a rule sees: the order, the samples oldest first, and how old the first one is."""
+    """The input of a rule: the order, the samples (oldest first), and the age of the first one."""
 
     order: Order
     looks: Sequence[Look]
@@ -112,17 +111,17 @@ class Seen:
 
     @property
     def span_s(self) -> float:
-        """Return the time between the first and the last sample."""
+        """The time between the first and the last sample, s."""
         return (self.looks[-1].mono_ns - self.looks[0].mono_ns) / 1e9 if self.looks else 0.0
 
     @property
     def crashed(self) -> bool:
-        """Whether this node's hypervisor held the VM as crashed in every sample."""
+        """Whether this node's hypervisor reported the VM as crashed in every sample."""
         return bool(self.looks) and all(is_crashed(look) for look in self.looks)
 
     @property
     def told(self) -> bool:
-        """Whether this node's hypervisor heard of the crash from the guest's own device."""
+        """Whether the hypervisor or the guest's own device reported the crash to this node."""
         heard = bool(self.looks) and all(reports_crash(look, self.signs) for look in self.looks)
         return self.crashed or heard
 
@@ -136,22 +135,22 @@ def judge(
     signs: Signs,
     newborn_s: float,
 ) -> Verdict:
-    """Say whether these samples of the live VM let `order` be carried out now.
+    """Return whether these samples of the live VM allow `order` to be carried out now.
 
     Parameters
     ----------
     order
-        What is to be done.
+        The order to check.
     looks
         Samples of the VM, oldest first.
     gap_s
-        How far the first and the last sample must lie apart.
+        The least time between the first and the last sample.
     age_s
-        How long ago the first sample was asked for, by the agent's own monotonic clock.
+        How long ago the first sample was requested, by the agent's own monotonic clock.
     signs
-        What the node's own watch knows of the guest's signs of life as of the last sample.
+        The guest's signs of life, recorded by the node's own watch, as of the last sample.
     newborn_s
-        History that a VM must have, unless this node heard of its crash itself.
+        The history that a VM must have, unless this node received a report of its crash.
     """
     seen = Seen(order, looks, gap_s, age_s, signs, newborn_s)
     rules = RULES.get(order.action)
@@ -168,13 +167,13 @@ def judge(
 
 
 def last_check(order: Order, looks: Sequence[Look]) -> Callable[[Look], str | None]:
-    """Return what is asked of the look right before the call; a sentence forbids the call.
+    """Return the check of the sample right before the call; a sentence forbids the call.
 
-    That look must equal the last one of `looks` in all that a living guest moves.
+    That sample must equal the last one of `looks` in all counters that a live guest moves.
     """
 
     def check(last: Look) -> str | None:
-        # What was refused then would be refused now, whatever the age of the first sample.
+        # Gap, age and signs of life are not checked again.
         both = Seen(order, (looks[-1], last), 0.0, 0.0, Signs(), 0.0)
         since = Seen(order, (looks[0], last), 0.0, 0.0, Signs(), 0.0)
         rules = LAST_RULES.get(order.action, (_never,))
@@ -188,9 +187,10 @@ def last_check(order: Order, looks: Sequence[Look]) -> Callable[[Look], str | No
 
 
 def shape(looks: Sequence[Look]) -> CpuShape:
-    """Return how the vCPUs looked between the first and the last sample.
+    """Return how the vCPUs behaved between the first and the last sample.
 
-    One vCPU that spins is `one_core`; it is also all of them, which `_same_shape` knows.
+    One vCPU that spins is `one_core`; if it is the only one, `_same_shape` also accepts
+    `all_cores`.
     """
     shares = _shares(looks)
     busy = sum(share >= _BUSY_RATIO for share in shares)
@@ -207,7 +207,7 @@ def shape(looks: Sequence[Look]) -> CpuShape:
 def left_by_reset(look: Look, *, instance: int | None) -> bool:
     """Return whether this run of the VM was reset after its own crash and waits for its resume.
 
-    A person's pause has another reason, and a crash that nobody has answered another state.
+    A pause by a person has another reason, and a crash without a reset has another state.
     """
     paused = look.state == "paused" and look.state_reason == "crashed"
     return paused and look.instance == instance and not look.opted_out
@@ -216,8 +216,8 @@ def left_by_reset(look: Look, *, instance: int | None) -> bool:
 def _shares(looks: Sequence[Look]) -> list[float]:
     """Return the share of a core that each vCPU wanted; empty is unknown.
 
-    Time waited for a core counts as wanted, as it does for the detector: on a full node a
-    vCPU that spins gets less than half a core.
+    Time spent waiting for a core counts as wanted, as in the detector: on a full node a spinning
+    vCPU gets less than half a core.
     """
     first, last = looks[0], looks[-1]
     span_ns = last.mono_ns - first.mono_ns
@@ -256,9 +256,9 @@ def _same_run(seen: Seen) -> _Said | None:
 
 
 def _same_owner(seen: Seen) -> _Said | None:
-    """Refuse where the live definition names another owner than the order.
+    """Refuse if the owner in the live definition differs from that in the order.
 
-    What the policy lets be done is decided for the order's tenant, and so for the live one.
+    The policy's decision was made for the order's tenant, so it must also be the live one.
     """
     ordered = seen.order.tenant, seen.order.group
     for look in seen.looks:
@@ -286,7 +286,7 @@ def _no_job(seen: Seen) -> _Said | None:
 
 
 def _not_booted(seen: Seen) -> _Said | None:
-    """Refuse where somebody reset the VM meanwhile: it has not moved anything else yet."""
+    """Refuse if the VM was reset meanwhile: it has not moved any other counter yet."""
     return ("booted", {}) if len({look.boots_seen for look in seen.looks}) > 1 else None
 
 
@@ -299,7 +299,7 @@ def _running_or_crashed(seen: Seen) -> _Said | None:
 
 
 def _same_state(seen: Seen) -> _Said | None:
-    """Refuse where the VM left its state, for instance by being resumed after its crash."""
+    """Refuse if the VM left its state, for instance because it was resumed after its crash."""
     first, last = seen.looks[0], seen.looks[-1]
     if (first.state, first.state_reason) == (last.state, last.state_reason):
         return None
@@ -308,7 +308,7 @@ def _same_state(seen: Seen) -> _Said | None:
 
 def _needs_state(seen: Seen, needed: tuple[str, ...]) -> _Said | None:
     for look in seen.looks:
-        # A VM that its own crash paused is crashed, whatever the state is called.
+        # A VM that its own crash paused counts as crashed.
         state = "crashed" if is_crashed(look) else look.state
         if state not in needed or look.state_reason == "unknown":
             why = " for an unknown reason" if look.state_reason == "unknown" else ""
@@ -318,10 +318,10 @@ def _needs_state(seen: Seen, needed: tuple[str, ...]) -> _Said | None:
 
 
 def _stands_still(seen: Seen) -> _Said | None:
-    """Refuse where a counter moved that only a living guest moves, or could not be seen.
+    """Refuse if a counter moved that only a live guest moves, or if it was not visible.
 
-    A counter that is None in every sample belongs to a device the VM has not got; disk
-    writes must be visible all the same, or nothing at all would speak for a dead guest.
+    A counter that is None in every sample belongs to a device that the VM does not have. Disk
+    writes must be visible all the same: without them there is no evidence of death at all.
     """
     for name, read in _LIFE:
         values = [read(look) for look in seen.looks]
@@ -338,9 +338,9 @@ def _stands_still(seen: Seen) -> _Said | None:
 
 
 def _every_device_counts(seen: Seen) -> _Said | None:
-    """Refuse where a guest may work through a device that shows nothing of it.
+    """Refuse if a guest may work through a device without counters.
 
-    One that the hypervisor holds as crashed has no vCPU left to work with.
+    A VM that the hypervisor reports as crashed has no vCPU left to work with.
     """
     devices = [look.uncounted for look in seen.looks if look.uncounted is not None]
     return ("uncounted", {"device": devices[0]}) if devices and not seen.crashed else None
@@ -352,9 +352,9 @@ def _balloon_is_stale(seen: Seen) -> _Said | None:
 
 
 def _still_since_judged(seen: Seen) -> _Said | None:
-    """Refuse where the guest moved between the judgement and the look, and rests only now.
+    """Refuse if the guest moved between the verdict and the look, and rests only now.
 
-    One of which this node heard that it crashed may have written until then, after its last
+    If this node received a report of its crash, it may have written until then, after the last
     sample.
     """
     judged = seen.order.counted
@@ -390,7 +390,7 @@ def _same_shape_if_judged(seen: Seen) -> _Said | None:
 
 
 def _dead_vcpus_stand_still(seen: Seen) -> _Said | None:
-    """Refuse where a vCPU ran that a dead kernel does not run."""
+    """Refuse if a vCPU ran that a dead kernel does not run."""
     for vcpu in dead_vcpus(seen.order.cpu_shape, seen.looks[0], seen.looks[-1]):
         if vcpu.gained_ns > vcpu.limit_ns:
             return "vcpu_moves", {
@@ -409,7 +409,7 @@ def _no_sign_of_life(seen: Seen) -> _Said | None:
 
 
 def _old_or_told(seen: Seen) -> _Said | None:
-    """Refuse a young VM on the order's word alone that its own device told of a crash."""
+    """Refuse a young VM unless its own device or hypervisor reported the crash to this node."""
     known_s = seen.order.history_s
     if seen.told or (known_s is not None and known_s >= seen.newborn_s) or seen.newborn_s <= 0:
         return None
@@ -418,7 +418,7 @@ def _old_or_told(seen: Seen) -> _Said | None:
 
 
 def _second_witness(seen: Seen) -> _Said | None:
-    """Refuse where nothing but the silence itself, with the CPU shape, speaks for a death."""
+    """Refuse if silence and CPU shape are the only evidence of death."""
     if len(_witnesses(seen)) > 1 or seen.crashed:
         return None
     return "no_witness", {"lacking": lacking(seen.order.cpu_shape, seen.looks, seen.signs)}
@@ -445,7 +445,7 @@ def _requests_complete(seen: Seen) -> _Said | None:
 
 Rule = Callable[[Seen], _Said | None]
 
-# What is read is that of the VM ordered; nothing is done to it, so it may be in any state.
+# All samples must be of the VM in the order; an action that only reads allows any state.
 EVERY_ACTION: Final[tuple[Rule, ...]] = (
     _enough, _same_vm, _same_run, _same_owner, _open_to_actions,
 )  # fmt: skip
@@ -466,7 +466,7 @@ RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
         _old_or_told,
         _second_witness,
     ),
-    # A hung userland leaves the kernel, its vCPUs and its balloon driver alive.
+    # With a hung userland, kernel, vCPUs and balloon driver are still alive.
     "reboot": (
         *_UNTOUCHED,
         _running,
@@ -481,7 +481,7 @@ RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
     "migrate": (*_UNTOUCHED, _running, _requests_complete, _same_shape_if_judged),
     "move_disk": (*_UNTOUCHED, _running, _requests_complete),
 }
-# Of the look right before the call, beside what holds for every action.
+# For the sample right before the call, in addition to the rules for every action.
 LAST_RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
     "reset": (
         *_UNTOUCHED,

@@ -1,4 +1,4 @@
-"""The next order for an incident, or why there is none."""
+"""The next order for an incident, or the reason why there is none."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from engine.wire.alert import Alert, may_be_reset
 from engine.wire.control import Control
 from engine.wire.order import DESTRUCTIVE, DISRUPTIVE, Order
 
-# What the engine suggests, and the actions that answer it: the catalogue chooses among them.
+# The engine's suggestions, and the actions of the catalogue that match each one.
 FITTING: Final[Mapping[str, frozenset[str]]] = {
     "reboot": frozenset({"reset", "reboot"}),
     "migrate": frozenset({"migrate"}),
     "move_disk": frozenset({"move_disk", "migrate"}),
 }
 
-# Evidence by which a VM itself, or its hypervisor, said that it crashed.
+# Evidence signals by which a VM or its hypervisor reported the crash itself.
 _ATTESTING: Final[Mapping[str, str]] = {
     "told": "guest", "watchdog": "guest", "crashed": "hypervisor",
 }  # fmt: skip
 _MINUTE_MS: Final = 60_000
-# A guest that helped itself once may need a little longer the next time.
+# A guest that recovered by itself once may need a little longer the next time.
 _GRACE_FACTOR: Final = 1.25
 
 SENTENCES: Final = {
@@ -52,10 +52,10 @@ SENTENCES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What else a planner knows when it decides: see `engine.action.state.PlannerState`.
+    """The planner's context of a decision: see `engine.action.state.PlannerState`.
 
-    `group_sick` counts the other members of the VM's group that are in trouble,
-    `recovery_s` is the longest time in which this VM helped itself, 0 for never.
+    `group_sick` counts the other members of the VM's group that are in trouble; `recovery_s` is the
+    longest time in which this VM recovered by itself, 0 for never.
     """
 
     site: str
@@ -69,7 +69,7 @@ class Surroundings:
 
 
 class Proposal(NamedTuple):
-    """An order, or None with the rule that holds it back; an empty rule says nothing."""
+    """An order, or None with the rule that inhibits it; an empty rule is not reported."""
 
     order: Order | None
     rule: str = ""
@@ -77,20 +77,20 @@ class Proposal(NamedTuple):
 
 
 def rung_of(incident: Incident, policy: Policy) -> Step | None:
-    """Return the rung of the ladder on which the incident stands, None past its end."""
+    """Return the current rung (step) of the incident's ladder, None past its end."""
     ladder = policy.ladders.get(incident.kind, ())
     return ladder[incident.rung] if incident.rung < len(ladder) else None
 
 
 def answers(rung: Step, alert: Alert) -> bool:
-    """Return whether the engine's suggestion lets this rung be taken."""
+    """Return whether this rung matches the engine's suggestion."""
     if rung.action not in DISRUPTIVE:
         return alert.suggested_action in ("alert", "inspect", *FITTING)
     return rung.action in FITTING.get(alert.suggested_action, frozenset())
 
 
 def propose(incident: Incident, around: Surroundings, policy: Policy) -> Proposal:
-    """Return the order that may be given for `incident` now, or what holds it back."""
+    """Return the order that may be given for `incident` now, or the rule that inhibits it."""
     alert, rung = incident.alert, rung_of(incident, policy)
     if alert is None or alert.state != "firing" or alert.suggested_action == "none":
         return Proposal(None)
@@ -110,9 +110,10 @@ def propose(incident: Incident, around: Surroundings, policy: Policy) -> Proposa
 
 
 def propose_undo(incident: Incident, around: Surroundings, policy: Policy) -> Proposal:
-    """Return the order that takes back a migration which made its target suffer.
+    """Return the order that reverts a migration which overloaded its target.
 
-    It rests on the target's newest load and on where the engine saw the VM after the move.
+    It uses the target's newest load, and the node and run in which the engine saw the VM after the
+    move.
     """
     done, alert = incident.order, incident.alert
     found = alert.resolution if alert else None
@@ -155,7 +156,7 @@ def _held(rule: str, **values: object) -> Proposal:
 def _precondition(
     alert: Alert, rung: Step, around: Surroundings, limits: Limits
 ) -> Proposal | None:
-    """Return what the catalogue, the owner or the guest's own chance say against a step."""
+    """Return the objection of catalogue, owner or grace period to a step, None if there is none."""
     if not alert.actionable:
         return _held("not_actionable")
     if not answers(rung, alert):
@@ -186,7 +187,7 @@ def _unwitnessed(alert: Alert, rung: Step) -> Proposal:
 
 
 def _destination(alert: Alert, rung: Step, around: Surroundings, policy: Policy) -> Choice:
-    """Return where a move goes; a choice without rule and target where nothing is moved."""
+    """Return the target of a move; without rule and target if nothing is moved."""
     if rung.action == "move_disk":
         if alert.disk is None:
             return Choice(None, "no_disk", SENTENCES["no_disk"])
@@ -215,7 +216,7 @@ def _destination(alert: Alert, rung: Step, around: Surroundings, policy: Policy)
 
 
 def _closed(around: Surroundings, scope: str) -> frozenset[str]:
-    """Return the nodes or pools that people have paused or are working on."""
+    """Return the nodes or pools that are paused or in maintenance."""
     return frozenset(
         control.subject
         for control in around.controls.values()
@@ -226,7 +227,7 @@ def _closed(around: Surroundings, scope: str) -> frozenset[str]:
 
 
 def _left_by(vm: str, around: Surroundings) -> frozenset[str]:
-    """Return the nodes from which the VM was moved within a day: it must not wander back."""
+    """Return the nodes that the VM left by migration within a day: it must not move back."""
     return frozenset(
         entry.order.node
         for entry in around.earlier
@@ -303,10 +304,10 @@ def _order(
     )
 
 
-# Taking a migration back is a migration: watched as long as the default of one.
+# The reverting order is itself a migration, with the same default deadline and stable time.
 _UNDO: Final = Step(action="migrate", deadline_s=900, stable_s=60)
 
 
 def _attested(alert: Alert) -> bool:
-    """Return whether the VM's panic device or watchdog, or its hypervisor, says that it crashed."""
+    """Return whether the VM's panic device, its watchdog or its hypervisor reports the crash."""
     return any(_ATTESTING.get(item.signal) in alert.witnesses for item in alert.evidence)

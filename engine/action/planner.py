@@ -1,8 +1,8 @@
-"""The planner: alerts and the orders' log in, orders and words for people out.
+"""The planner: alerts and the order log in; orders, control records and journal entries out.
 
-A pure state machine. It is level-triggered: whatever it holds follows from the orders of
-the last day, the control records and the alerts since the first of those orders, so a
-restart reads these again and goes on. It keeps no ledger; the log is the lock.
+A pure, level-triggered state machine. Its state follows from the orders of the last day, the
+control records, and the alerts since the first of those orders, so a restart reads these again and
+continues. The planner has no ledger: the log serves as the lock.
 """
 
 from dataclasses import replace
@@ -37,17 +37,17 @@ from engine.action.target import with_load
 from engine.wire.alert import Alert
 from engine.wire.order import DISRUPTIVE, Closed, Order
 
-# A month: whether a guest helps itself is a matter of how it is set up.
+# A month: whether a guest recovers by itself depends on its configuration.
 _RECOVERY_MS: Final = 30 * 86_400_000
 
 
 def step(state: PlannerState, event: PlannerEvent, policy: Policy) -> Stepped:
-    """Return the next state and what is to be done, in order.
+    """Return the next state and the instructions, in order.
 
     Raises
     ------
     BrokenInvariant
-        The result must not be; the planner stops and reads the log anew.
+        The resulting state is illegal; the planner stops and reads the log again.
     """
     match event:
         case AlertSeen():
@@ -67,13 +67,13 @@ def step(state: PlannerState, event: PlannerEvent, policy: Policy) -> Stepped:
             state, done = every_incident(state, policy, now_ms)
         case _:
             assert_never(event)
-    # An alert changes one incident; to look at all of them each time takes their square.
+    # An alert changes one incident; to check all of them each time takes quadratic time.
     check(state, only=event.alert.id if isinstance(event, AlertSeen) else None)
     return state, done
 
 
 def check(state: PlannerState, *, only: str | None = None) -> None:
-    """Raise `BrokenInvariant` if the state is one that must not be; `only` names an incident."""
+    """Raise `BrokenInvariant` if the state is illegal; `only` checks one incident, by its id."""
     keys = [(entry.order.incident, entry.order.step) for entry in state.history if entry.admitted]
     if len(keys) != len(set(keys)):
         raise BrokenInvariant("two orders for one incident step were both admitted")
@@ -113,8 +113,9 @@ def _alert_seen(state: PlannerState, seen: AlertSeen, policy: Policy) -> Stepped
         if incident.order is None:
             state = _recovered(state, alert, policy)
         return _resolved(state, incident, policy)
-    # Of few, each is asked with every word. Of many, what is new is asked with the next second, and
-    # what a rule holds back in its turn: to count all the others for each takes the square.
+    # If there are few incidents, each alert is evaluated immediately. If there are many, a new
+    # incident waits for the next tick and an inhibited one for its turn: to count all others for
+    # each alert takes quadratic time.
     are_many = len(state.incidents) > HELD_ASKED
     is_news = before is not None and _is_news(alert, before)
     waits = are_many and not is_news and (before is None or bool(incident.held_by))
@@ -127,7 +128,7 @@ def _alert_seen(state: PlannerState, seen: AlertSeen, policy: Policy) -> Stepped
 
 
 def _is_stale(alert: Alert, incident: Incident) -> bool:
-    """Return whether a newer word on the incident is known: an engine may say old ones twice."""
+    """Return whether a newer alert of the incident is known: an engine may repeat old ones."""
     known = incident.alert
     return known is not None and (alert.transition, alert.decided_ms) < (
         known.transition,
@@ -138,10 +139,10 @@ def _is_stale(alert: Alert, incident: Incident) -> bool:
 def _back(
     state: PlannerState, incident: Incident
 ) -> tuple[Incident | None, tuple[Instruction, ...]]:
-    """Return an incident whose VM was well and is in trouble again; None begins it anew."""
+    """Return an incident whose VM recovered and fails again; None starts a new incident."""
     order = incident.order
     if order is None:
-        # It had helped itself, and nothing was done yet that would forbid a step.
+        # The VM had recovered by itself, and no earlier action forbids a step.
         return None, ()
     ends = (entry.closed for entry in state.history if _key(entry.order) == _key(order))
     outcome = next((mark.outcome for mark in ends if mark is not None), None)
@@ -154,7 +155,7 @@ def _back(
 
 
 def _is_news(alert: Alert, before: Alert | None) -> bool:
-    """Return whether an alert says more than that it still fires."""
+    """Return whether an alert contains more than that it still fires."""
     if before is None:
         return True
     now, known = (
@@ -169,7 +170,7 @@ def _storming(state: PlannerState, alert: Alert, now_ms: int) -> Stepped:
 
 
 def _recovered(state: PlannerState, alert: Alert, policy: Policy) -> PlannerState:
-    """Learn how long a VM took that helped itself: so long it is given the next time."""
+    """Record how long a VM took to recover by itself: it gets that time the next time."""
     took_s = (alert.decided_ms - alert.opened_ms) / 1000
     found = alert.resolution
     helped_itself = found is not None and not (found.verified or found.superseded_by)
@@ -187,10 +188,10 @@ def _recovered(state: PlannerState, alert: Alert, policy: Policy) -> PlannerStat
 
 
 def _with_word(incident: Incident, alert: Alert, *, time_ms: int) -> Incident:
-    """Return the incident with its newest alert, and whether it speaks of a failed step.
+    """Return the incident with its newest alert, and whether that reports a failed step.
 
-    A word that the log took (`time_ms`) after the deadline came when planners may have given
-    the step up as unknown already: one that starts later must not read it as a failure.
+    An alert appended (`time_ms`) after the deadline came when planners may have already given up
+    the step as unknown. A planner that starts later must not read it as a failure.
     """
     order = incident.order
     failing = incident.failing
@@ -206,7 +207,7 @@ def _resolved(state: PlannerState, incident: Incident, policy: Policy) -> Steppe
     verified = alert is not None and alert.resolution is not None and alert.resolution.verified
     moves = verified and order is not None and order.action == "migrate" and not order.dry_run
     if moves and order is not None and incident.phase in ("ordered", "verifying"):
-        # The mark may be read after the engine's word.
+        # The agent's mark may be read after the engine's alert.
         since_ms = incident.called_ms or order.issued_ms
         settling = replace(moved(incident, "settling"), called_ms=since_ms)
         said = told(settling, "effect", "settling", values={"target": order.target})
@@ -223,7 +224,7 @@ def _resolved(state: PlannerState, incident: Incident, policy: Policy) -> Steppe
         rule = "verified" if stable_s >= wanted_s else "briefly_stable"
         values: dict[str, object] = {**why, "stable_s": stable_s, "wanted_s": wanted_s}
         said = told(ended, "effect", rule, values=values)
-    # Before the log is read to its end this was told by whoever planned then.
+    # Until the log is read to its end, another planner or an earlier run has already reported this.
     return put(state, ended), (said,) if state.live else ()
 
 
@@ -234,10 +235,10 @@ def _order_seen(
     history = logged(state.history, order, policy, offset=offset, time_ms=time_ms)
     state = replace(state, history=history)
     incident = state.incidents.get(order.incident, Incident(order.incident))
-    # A repeated key changes nothing: the first order for a step wins.
+    # A repeated key changes nothing: the first order for a step counts.
     if known or incident.phase in ENDED or incident.phase == "ordered":
         return state
-    # Another planner saw first that the step before had failed, or that its target suffers.
+    # Another planner was first to see that the last step failed, or that its target is overloaded.
     tried = incident.phase == "verifying"
     undoing = incident.undoing or incident.phase == "settling"
     incident = replace(

@@ -1,4 +1,4 @@
-"""The rules of `admit` that also read the clock and the control topic of who asks."""
+"""The rules of `admit` that also read the clock and the control topic of the caller."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -11,7 +11,7 @@ from engine.wire.control import Control, Mode
 from engine.wire.order import DESTRUCTIVE, DISRUPTIVE, Action
 
 _STRICTNESS: Final[tuple[Mode, ...]] = ("observe", "approve", "auto")
-# Kinds of control records that forbid an order, and what each is called in a refusal.
+# Kinds of control records that forbid an order, and the sentence of each.
 _WORDS: Final[Mapping[str, str]] = {
     "pause": "paused", "maintenance": "maintenance", "quarantine": "quarantined",
 }  # fmt: skip
@@ -64,7 +64,7 @@ def _newborn(question: Question) -> Said | None:
 
 
 def _witnesses(question: Question) -> Said | None:
-    """Refuse to tear a guest down unless two that are independent say that it is dead."""
+    """Refuse to destroy the guest's state unless two independent witnesses confirm its death."""
     order = question.order
     if order.action in DESTRUCTIVE and not may_be_reset(order.witnesses):
         return "witnesses", {
@@ -125,7 +125,7 @@ def effective_mode(
     action: Action,
     now_ms: int,
 ) -> Mode:
-    """Return the strictest mode: a control record may tighten the policy, never loosen it."""
+    """Return the strictest mode: a control record may tighten the policy but never relax it."""
     modes = [policy.mode(tenant=tenant, action=action)]
     modes += [
         control.mode or "observe"
@@ -139,10 +139,10 @@ def effective_mode(
 
 
 def _words(question: Question) -> Said | None:
-    """Refuse where a person's or a breaker's word covers the VM or what it hangs on.
+    """Refuse if a command of a person or breaker covers the VM or anything it depends on.
 
-    Where an order does not say on which pools, networks or zone its VM hangs, a word about
-    one of those is taken as a word about everything.
+    If an order does not name the pools, networks or zone of its VM, a command about any pool,
+    network or zone is taken to cover it.
     """
     order = question.order
     covered = {("cell", order.cell), ("vm", order.vm), ("tenant", order.tenant)}

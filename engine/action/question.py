@@ -1,4 +1,4 @@
-"""What a rule of `admit` sees: the order, and the orders before it as the log holds them."""
+"""The input of a rule of `admit`: the order, and the orders before it in the log."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from engine.wire.order import DISRUPTIVE, Claim, Closed, Order
 
 DAY_MS: Final = 86_400_000
 
-# Clocks of nodes that run NTP agree far better; one that is off by more is not to be
-# trusted with expiry either.
+# Clocks of nodes that run NTP agree far better; a clock with a larger error cannot be trusted to
+# judge expiry either.
 CLOCK_SLACK_MS: Final = 5_000
-# So late a mark may be appended of a call that returned in time.
+# How late after the deadline the mark of a call that returned in time may be appended.
 MARK_GRACE_MS: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """An order as it stands in the log.
+    """An order in the log.
 
-    `admitted` says whether the log's own rules let it run; only such an order spends
-    budgets. `claim` is the first claim of it that counts, `closed` the first mark that ended it.
+    `admitted` says whether the rules of the log let it run; only such an order spends budgets.
+    `claim` is its first valid claim, `closed` the first mark (result) that ended it.
     """
 
     order: Order
@@ -34,16 +34,16 @@ class Logged:
     claim: Claim | None = None
 
     def in_flight(self, *, at_ms: int) -> bool:
-        """Return whether it, if it was admitted, may still be under way at `at_ms`."""
+        """Return whether the order, if it was admitted, may still be running at `at_ms`."""
         return self.closed is None and at_ms < self.order.deadline_ms
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a rule sees.
+    """The input of a rule.
 
-    `at_ms` is the append time of the order, or now where it is not appended yet; `now_ms`
-    is the clock of who asks.
+    `at_ms` is the append time of the order, or now if it is not appended yet; `now_ms` is the clock
+    of the caller.
     """
 
     order: Order
@@ -54,15 +54,15 @@ class Question:
     controls: Mapping[bytes, Control]
 
     def spent(self, *, within_ms: int = DAY_MS) -> list[Logged]:
-        """Return the orders that count: disruptive, admitted, of the same dry-run kind, recent.
+        """Return the recent orders that count: disruptive, admitted, with the same `dry_run`.
 
-        None where this order itself is not disruptive: it then weighs on no budget.
+        Empty if this order is not disruptive: it then uses no budget.
         """
         return [entry for entry in self._spent if entry.time_ms > self.at_ms - within_ms]
 
     @cached_property
     def _spent(self) -> Sequence[Logged]:
-        # Five rules ask for it, and a day's log is long.
+        # Cached: five rules use it, and the log of a day is long.
         if self.order.action not in DISRUPTIVE:
             return ()
         return [
@@ -89,6 +89,6 @@ class Question:
         ]
 
 
-# A refusal: the name of its sentence, and what the sentence's gaps are filled with.
+# A refusal: the name of its sentence, and the values of its placeholders.
 Said = tuple[str, Mapping[str, object]]
 Rule = Callable[[Question], Said | None]

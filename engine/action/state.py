@@ -1,4 +1,4 @@
-"""What a planner knows, and how it puts its words."""
+"""The state of a planner, and the sentences of its journal."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -53,7 +53,7 @@ SENTENCES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """The longest time in which a VM helped itself lately, and when that was last seen."""
+    """The longest time a VM took to recover by itself, and when a recovery was last seen."""
 
     longest_s: float
     seen_ms: int
@@ -61,10 +61,10 @@ class Recovery:
 
 @dataclass(frozen=True, slots=True)
 class PlannerState:
-    """Everything a planner knows. `name` and `site` are its own; `recoveries` is by UUID text.
+    """The whole state of a planner; `name` and `site` are its own, `recoveries` by UUID text.
 
-    `turn` says whose turn it is among the incidents that rules hold back, and `swept_ms` when those
-    of days ago were last dropped.
+    `turn` is the position of the round-robin over inhibited incidents, and `swept_ms` is when
+    incidents older than a day were last dropped.
     """
 
     name: str
@@ -84,14 +84,14 @@ Stepped = tuple[PlannerState, tuple[Instruction, ...]]
 
 
 def put(state: PlannerState, incident: Incident) -> PlannerState:
-    """Return the state with one incident as it is now."""
+    """Return the state with one incident added or replaced."""
     return replace(state, incidents=layered(state.incidents).with_entry(incident.id, incident))
 
 
 def with_control(
     state: PlannerState, control: Control, *, key: bytes | None = None, by_operator: bool = False
 ) -> PlannerState:
-    """Return the state with one more word of control, read under `key` if not under its own."""
+    """Return the state with one more control command, read under `key` if that is not its own."""
     under = control.key() if key is None else key
     return replace(
         state, controls=with_word(state.controls, under, control, by_operator=by_operator)
@@ -106,7 +106,7 @@ def told(
     page: bool = False,
     values: Mapping[str, object] | None = None,
 ) -> WriteJournal:
-    """Return the journal entry for `rule`, its sentence filled from the incident."""
+    """Return the journal entry for `rule`, with its sentence filled in from the incident."""
     order, alert = incident.order, incident.alert
     known = {
         "vm": order.vm if order else alert.subject if alert else "the VM",

@@ -1,8 +1,7 @@
-"""The storm breaker: many VMs of one place in trouble at once are one fault, not many.
+"""The circuit breaker (storm breaker): many VMs of one place in trouble together are one fault.
 
-A place is a cell, a pool or a network. A pause record stops every planner and agent for it.
-It holds until a person takes it back or until it runs out after 30 minutes without a new
-reason.
+A place is a cell, a pool or a network. A pause record stops every planner and agent for it. The
+pause ends when a person withdraws it, or 30 minutes after the last new reason.
 """
 
 import math
@@ -19,13 +18,13 @@ from engine.wire.control import Control
 _WINDOW_MS: Final = 300_000
 _PRUNE_MS: Final = 60_000
 _CALM_MS: Final = 1_800_000
-# While the storm goes on, the pause is written anew when it is this old.
+# While the storm lasts, the pause is renewed when it is this old.
 _RENEW_MS: Final = 300_000
 _LEAST_VMS: Final = 3
 _SHARE: Final = 0.2
 
 AUTHOR: Final = "storm breaker"
-# Its record has a key of its own, so that it never replaces the pause of a person.
+# Its record has its own key, so that it never replaces the pause of a person.
 SOURCE: Final = "breaker"
 
 SENTENCES: Final = {
@@ -38,10 +37,10 @@ Place = tuple[PlaceScope, str]
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """When each VM of a place was last said to be in trouble, ms by UUID text.
+    """When each VM of a place was last reported in trouble, ms by UUID text.
 
-    What is too old is dropped now and then (`pruned_ms`), since to look at all of them with each
-    alert takes the square of their number.
+    Old entries are dropped periodically (`pruned_ms`): a scan of all VMs with each alert would take
+    time in proportion to the square of their number.
     """
 
     seen_ms: Mapping[str, int]
@@ -50,7 +49,7 @@ class Trouble:
 
 
 def places_of(alert: Alert) -> Iterable[Place]:
-    """Return the places whose VMs `alert` speaks of."""
+    """Return the places whose VMs `alert` concerns."""
     yield "cell", alert.cell
     if alert.scope in ("pool", "network"):
         yield ("pool" if alert.scope == "pool" else "network"), alert.subject
@@ -61,11 +60,11 @@ def places_of(alert: Alert) -> Iterable[Place]:
 
 
 def troubled(trouble: Trouble | None, alert: Alert) -> Trouble:
-    """Return a place's trouble with what `alert` says added.
+    """Return the trouble of a place after `alert`.
 
-    A veto does not make a VM well: suppressed ones count. Pending ones do not, a single odd
-    sample is no trouble yet; nor do alerts of a host whose VMs are judged one by one. VMs of
-    a host that fell silent are silent too.
+    Suppressed alerts count, since a veto does not make a VM healthy. Pending alerts do not: a
+    single unusual sample is no fault yet. Alerts of a host do not, since its VMs are judged one by
+    one, except if the host is silent: then its VMs are silent too.
     """
     seen = layered(trouble.seen_ms if trouble else {})
     if alert.state in ("firing", "suppressed"):
@@ -90,19 +89,19 @@ def storm_pause(
     controls: Mapping[bytes, Control],
     now_ms: int,
 ) -> Control | None:
-    """Return the pause record to append now, None where there is no storm or one stands.
+    """Return the pause record to append now, None if there is no storm or a pause is in force.
 
     Parameters
     ----------
     trouble
-        What the place's alerts said.
+        The alerts of the place.
     site, place
-        Where.
+        The place.
     vm_count
         How many VMs the place has; 0 is unknown, then three are a storm.
     controls
-        The control records in force. A pause by a person stands beside this one, and what
-        a person has cleared counts anew only from then on.
+        The control records in force. A person's pause has its own key and is independent of this
+        one. After a person has cleared a pause, only later trouble counts.
     now_ms
         Wall clock.
     """
@@ -124,7 +123,7 @@ def storm_pause(
         cleared_ms = standing.time_ms
     elif standing is not None and _is_enough(standing, now_ms=now_ms):
         return None
-    # No word is newer than the newest, however the reader's clock stands.
+    # The window also follows the newest alert, since the reader's clock may be behind.
     since_ms = max(now_ms - _WINDOW_MS, trouble.newest_ms - _WINDOW_MS, cleared_ms)
     count = sum(ms > since_ms for ms in trouble.seen_ms.values())
     bar = max(_LEAST_VMS, math.ceil(vm_count * _SHARE))
@@ -136,6 +135,6 @@ def storm_pause(
 
 
 def _is_enough(pause: Control, *, now_ms: int) -> bool:
-    """Return whether `pause` holds and is still young."""
+    """Return whether `pause` is in force and need not be renewed yet."""
     left_ms = _CALM_MS if pause.until_ms is None else pause.until_ms - now_ms
     return pause.active and left_ms > _CALM_MS - _RENEW_MS

@@ -1,4 +1,4 @@
-"""Where a VM may be moved to, by what the nodes of its cell carried in the last minute."""
+"""Choice of a migration target, by the load of the nodes of the cell in the last minute."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,9 +8,9 @@ from engine.action.catalogue import Limits
 from engine.action.question import CLOCK_SLACK_MS
 from engine.wire.limits import MAX_INTERVAL_MS
 
-# Scores come once a minute; after five the picture is no longer the cell's.
+# Scores come once a minute; after five minutes they no longer describe the cell.
 _FRESH_MS: Final = 300_000
-# Where VMs are sampled once an hour, a minute's scores come an hour later, and bound the budgets.
+# If VMs are sampled once an hour, scores come up to an hour late, and still bound the budgets.
 _TOLD_MS: Final = 2 * MAX_INTERVAL_MS
 # A site has some hundred cells of up to 64 nodes.
 MAX_CELLS: Final = 4_096
@@ -25,7 +25,7 @@ SENTENCES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class NodeRoom:
-    """What a node has; None is unknown. `groups` are the `tenant/group` that it runs."""
+    """The capacity of a node; None is unknown. `groups` are the `tenant/group` that it runs."""
 
     cores: float | None = None
     memory_available_bytes: float | None = None
@@ -34,9 +34,10 @@ class NodeRoom:
 
 @dataclass(frozen=True, slots=True)
 class CellLoad:
-    """What a cell's nodes carried (busy share by node), what they have, and how many VMs it has.
+    """Load (busy share by node) and capacity of the nodes of a cell, and its number of VMs.
 
-    `vm_cores` is what each VM used by UUID text; `pools` and `networks` count VMs by name.
+    `vm_cores` is the use of each VM in cores, by UUID text; `pools` and `networks` count VMs by
+    name.
     """
 
     minute_ms: int
@@ -48,9 +49,9 @@ class CellLoad:
     networks: Mapping[str, int] = field(default_factory=dict)
 
     def with_part(self, other: "CellLoad | None") -> "CellLoad":
-        """Return the picture with what another record says of the same minute.
+        """Return the load with the content of another record of the same minute.
 
-        A large cell's minute is several records; one that comes twice changes nothing.
+        The minute of a large cell takes several records; a repeated record changes nothing.
         """
         if other is None or other.minute_ms != self.minute_ms:
             return self
@@ -65,17 +66,17 @@ class CellLoad:
         )
 
     def fresh(self, *, now_ms: int) -> bool:
-        """Return whether the picture may still be taken for the cell's."""
+        """Return whether the load is recent enough to describe the cell."""
         return -CLOCK_SLACK_MS <= now_ms - self.minute_ms <= _FRESH_MS
 
 
 def with_load(
     loads: Mapping[str, CellLoad], cell: str, load: CellLoad, *, now_ms: int
 ) -> Mapping[str, CellLoad]:
-    """Return the pictures by cell with one more: the newest minute counts, whatever comes last.
+    """Return the loads by cell with one more; the newest minute counts in any order of arrival.
 
-    What may be a copy of an old record changes nothing. Of more than `MAX_CELLS` those that were
-    not told lately are dropped first; see `has_room`.
+    A record that may be a copy of an old one changes nothing. Beyond `MAX_CELLS` the cells that
+    were not reported lately are dropped first; see `has_room`.
     """
     held = loads.get(cell)
     newer = held is not None and load.minute_ms < held.minute_ms <= now_ms + CLOCK_SLACK_MS
@@ -89,7 +90,7 @@ def with_load(
 
 
 def has_room(loads: Mapping[str, CellLoad], cell: str, *, now_ms: int) -> bool:
-    """Return whether the picture of a cell can be kept beside those that were told lately."""
+    """Return whether the load of a cell fits beside those that were reported lately."""
     if cell in loads or len(loads) < MAX_CELLS:
         return True
     return len(_told_lately(loads, now_ms=now_ms)) < MAX_CELLS
@@ -109,7 +110,7 @@ class Mover:
 
 
 class Choice(NamedTuple):
-    """The target and both loads, or None with the rule and the sentence why there is none."""
+    """The target and both loads; else None, with the rule and the sentence that explain why."""
 
     target: str | None
     rule: str = ""
@@ -130,8 +131,8 @@ def choose_target(
 ) -> Choice:
     """Return the node of the cell that is clearly better, least loaded with the VM on it.
 
-    Ties go to the first name, so that every planner chooses the same. NaN is unknown and
-    never chosen, nor is a node whose free memory is not known to be enough.
+    Ties go to the first name, so that every planner chooses the same. A node with unknown (NaN)
+    load, or with free memory not known to be enough, is never chosen.
     """
     if load is None or not load.fresh(now_ms=now_ms):
         return Choice(None, "no_load", SENTENCES["no_load"].format(cell=cell))
@@ -161,10 +162,10 @@ def choose_target(
 
 
 def worsened(load: CellLoad | None, *, target: str, limits: Limits, since_ms: int) -> bool | None:
-    """Return whether a move made its target suffer; None while no whole minute since tells.
+    """Return whether a move overloaded its target; None until a whole minute since is known.
 
-    The choice kept the target below the limit; beyond the limit and the margin it is worse
-    off than any choice would have allowed.
+    The choice kept the target below the limit. Above the limit plus the margin its load is higher
+    than any choice would have allowed.
     """
     if load is None or load.minute_ms < since_ms + 60_000:
         return None
@@ -182,6 +183,6 @@ def _takes(room: NodeRoom, mover: Mover) -> bool:
 
 
 def _share(load: CellLoad, node: str, mover: Mover) -> float:
-    """Return what the VM would add to the node's busy share, 0 where that is not known."""
+    """Return the VM's addition to the node's busy share, 0 if unknown."""
     cores, used = load.rooms.get(node, NodeRoom()).cores, load.vm_cores.get(mover.vm)
     return used / cores if cores and used is not None and used == used else 0.0

@@ -1,6 +1,6 @@
-"""What a node's watch knows of a guest: how its vCPUs rest, and which signs of life it gave.
+"""The node's record of a guest: how its vCPUs rest, and which signs of life it gave.
 
-Pure: the time is that of the samples and answers, monotonic on the node.
+Pure: all times are those of the samples and answers, monotonic on the node.
 """
 
 from collections.abc import Mapping
@@ -9,22 +9,22 @@ from typing import Final, Literal, NamedTuple
 
 from engine.looks import Look, Rest, Sign, Signs, Watched
 
-# What an idle vCPU of a living kernel runs at most, as a share of a core (measured below 7 % in
-# guests whose emulation makes timers dear).
+# The most that an idle vCPU of a live kernel runs, as a share of a core (measured: below 7 %, in
+# guests whose emulation makes timers expensive).
 _IDLE_SHARE: Final = 0.1
-# No answer is a sign only of a guest that answered within this time: cards are also cut off, and
-# a guest's owner may forbid what was allowed an hour ago.
+# A missing answer counts only if the guest answered within this time: a network card may also be
+# disconnected, and a guest's owner may forbid what was allowed an hour ago.
 ANSWERED_WITHIN_NS: Final = 600 * 10**9
-# One answer in five minutes is told, so that a calm node is quiet on the log.
+# Answers are reported once in five minutes, so that a healthy node writes little to the log.
 _TOLD_AGAIN_NS: Final = 300 * 10**9
-# Two rounds of the watch, and some room for a busy one.
+# Two rounds of the watch, and a margin for a busy one.
 BRIDGE_NS: Final = 25 * 10**9
-# An answer may be lost once, by a full queue of the bridge or of the guest.
+# One answer may be lost in a full queue of the bridge or of the guest.
 _MISSES: Final = 2
 
-# What has stood still for so much longer than the guest's I/O did so while it lived. Rounds of the
-# watch lie 10 s apart, so that either moment is known to 10 s, and a request that was under way at
-# a death may end 5 s after it.
+# A counter that stood still for longer than the guest's I/O, by this margin, did so while the guest
+# lived. Rounds are 10 s apart, so each of both times is known to 10 s, and a request under way at a
+# death may end 5 s after it.
 PRECEDES_S: Final = 25.0
 
 Channel = Literal["probe", "agent"]
@@ -32,7 +32,7 @@ Told = Literal["answered", "silent"]
 
 
 class _Still(NamedTuple):
-    """A counter of a guest: its value, since when it stands there, and how it rested before."""
+    """A counter of a guest: value, since when it is unchanged, and how long it rested before."""
 
     value: int
     since_ns: int
@@ -42,9 +42,9 @@ class _Still(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What became of one way to ask a guest; None is never.
+    """The answers to one way of probing a guest; None means never.
 
-    `missed_ns` is when the first of the answers that did not come was asked for.
+    `missed_ns` is when the first of the missing answers was requested.
     """
 
     answered_ns: int | None = None
@@ -63,18 +63,18 @@ class Guest:
     seen_ns: int
     stills: tuple[_Still, ...] = ()
     interrupts: _Still | None = None
-    # What it had moved, and when it was last seen to have moved more; None is not known, and never.
+    # Its I/O counter, and when it last increased; None is not known, and never.
     moved: int | None = None
     moved_ns: int | None = None
     probe: Answers = field(default_factory=Answers)
     agent: Answers = field(default_factory=Answers)
-    # The line that stood there when the console was first read in this boot, None before that.
+    # The panic line found when the console was first read in this boot; None before that.
     console_old: str | None = None
     console_panic: bool = False
 
 
 def seen(before: Guest | None, now: Watched) -> Guest:
-    """Return the guest after one more sample; nothing is kept over a boot or to another run."""
+    """Return the guest after one more sample; a boot or a new run discards all earlier state."""
     run = (now.instance, now.boots_seen)
     if before is None or (before.instance, before.boots_seen) != run:
         before = Guest(*run, now.mono_ns)
@@ -107,21 +107,21 @@ def _interrupts(before: _Still | None, now: Watched, rested_ns: int) -> _Still |
 def _after(still: _Still, now: _Still, *, rested_ns: int, most: int) -> _Still:
     """Return a counter after one more sample, in which the guest did no I/O for `rested_ns`.
 
-    A gain of `most` at the most is what a living kernel at rest makes.
+    `most` is the largest gain of a live kernel at rest.
     """
     gained = now.value - still.value
     if gained == 0:
         return still
     if gained < 0:
         return now
-    # It rested up to now at the most: where in the last interval it ran is not known.
+    # This is an upper bound: when it ran within the last interval is not known.
     longest_s = max(still.longest_s, (now.since_ns - still.since_ns) / 1e9)
     idle_s = still.idle_s + (rested_ns / 1e9 if gained <= most else 0.0)
     return now._replace(longest_s=longest_s, idle_s=idle_s)
 
 
 def heard(guest: Guest, channel: Channel, sign: Sign, *, now_ns: int) -> tuple[Guest, Told | None]:
-    """Return the guest after one more answer or its lack, and what is to be told of it."""
+    """Return the guest after one more answer or its lack, and the report that is due, if any."""
     answers = guest.probe if channel == "probe" else guest.agent
     told: Told | None = None
     if sign == "answered":
@@ -141,10 +141,10 @@ def heard(guest: Guest, channel: Channel, sign: Sign, *, now_ns: int) -> tuple[G
 
 
 def on_bridge(sign: Sign, answered_ns: Mapping[bytes, int], vm: bytes, *, now_ns: int) -> Sign:
-    """Return what a card's answer says; its silence says something only on a bridge that works.
+    """Return the sign of a card's answer; silence counts only on a bridge that works.
 
-    A bridge or an uplink that is cut silences the guest's traffic and its answers alike, so
-    another guest must have answered on the same bridge within `BRIDGE_NS`.
+    A disconnected bridge or uplink silences the guest's traffic and its answers alike, so another
+    guest must have answered on the same bridge within `BRIDGE_NS`.
 
     Parameters
     ----------
@@ -165,14 +165,14 @@ def _answered_lately(answers: Answers, now_ns: int) -> bool:
 def signs_of(
     guest: Guest | None, look: Look, *, probe: Sign = "unknown", agent: Sign = "unknown"
 ) -> Signs:
-    """Return what the watch knows of a guest as of a look.
+    """Return the signs of life of a guest at the time of a look (preflight sample).
 
     Parameters
     ----------
     guest
-        None where the node has not watched it.
+        None if the node has not watched it.
     probe, agent
-        What came of asking it now. Silence counts only of a guest that answered lately.
+        The results of asking it now. Silence counts only if the guest answered lately.
     """
     if guest is None or (guest.instance, guest.boots_seen) != (look.instance, look.boots_seen):
         return Signs(probe=_only_life(probe), agent=_only_life(agent))
@@ -198,13 +198,13 @@ def _only_life(sign: Sign) -> Sign:
 
 
 def _as_told(answers: Answers, sign: Sign) -> Sign:
-    """Return what the last rounds heard, where a look is too short to wait for an agent."""
+    """Return the result of the last rounds if a look is too short to wait for an agent."""
     missed = answers.told == "silent" and answers.misses >= _MISSES
     return "silent" if sign == "unknown" and missed else sign
 
 
 def _sign(guest: Guest, answers: Answers, sign: Sign, now_ns: int) -> Sign:
-    """Return what an answer or its lack says; who worked on without answering is not silent."""
+    """Return the meaning of an answer or its lack; a guest that went on working is not silent."""
     if sign != "silent":
         return sign
     moved_ns, missed_ns = guest.moved_ns, answers.missed_ns
@@ -229,18 +229,18 @@ def _rest(still: _Still, value: int | None, now_ns: int) -> Rest:
     return Rest(still_s=still_s, longest_s=still.longest_s, idle_s=still.idle_s)
 
 
-# How a Linux kernel says on its console that it is dead, whatever stands before it on the line.
-# Of Windows and the BSDs no line is known well enough to count.
+# The line in which a Linux kernel reports its panic, after any prefix. For Windows and the BSDs no
+# line is known with enough certainty.
 _PANIC: Final = "Kernel panic - not syncing"
-# What is shown of a guest's own text.
+# The most that is shown of a guest's own text.
 _LINE_CHARACTERS: Final = 200
 
 
 def console_read(guest: Guest, text: str) -> tuple[Guest, str]:
-    """Return the guest after its console was read, and the line in which its kernel panicked.
+    """Return the guest after its console was read, and the line of its kernel panic, if new.
 
-    What stood there at the first reading of a boot may be of an earlier one, and counts for
-    nothing. The line is told once, without control characters, and cut.
+    Text found at the first reading of a boot may be of an earlier boot and does not count. The line
+    is reported once, without control characters, and cut.
     """
     line = next((one for one in reversed(text.splitlines()) if _PANIC in one), "")
     if guest.console_old is None:

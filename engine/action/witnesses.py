@@ -1,7 +1,7 @@
-"""Which independent witnesses of a guest's death this node sees by itself.
+"""Which independent evidence (witnesses) of a guest's death this node sees by itself.
 
-Silence of disk and network together with the CPU shape is one witness, `activity`: a batch job
-shows both. Each of the others rests on something that such a job does not show.
+Silence of disk and network, together with the CPU shape, is one witness, `activity`: a batch job
+shows both. Each other witness rests on a sign that such a job does not show.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,24 +11,26 @@ from engine.action.watch import PRECEDES_S
 from engine.looks import Look, Rest, Signs
 from engine.wire.alert import CpuShape
 
-# What a vCPU of a halted guest may run during a look: one tick of the host's clock, in which
-# libvirt counts. It gains nothing at all, so whoever stands as a witness has gained nothing.
+# The most that a vCPU of a halted guest may run during a preflight check (look): one tick of the
+# host's clock, the unit in which libvirt counts. It gains nothing at all, so a vCPU that counts as
+# a witness must have gained 0 ns.
 HALTED_LIMIT_NS: Final = 10_000_000
-# For how long vCPUs must have stood still: in guests that live and rest, one vCPU did for 11 s at
-# most, all but one for 3 s (time plus delay, kernel's watchdog on; benchmarks/README.md).
+# How long vCPUs must have stood still. In live guests at rest one vCPU stood still for at most 11
+# s, and all vCPUs but one for at most 3 s (time plus delay, kernel watchdog on;
+# benchmarks/README.md).
 _STILL_S: Final = 20.0
-# So much longer than ever before while the guest lived.
+# And this factor longer than ever before while the guest lived.
 _REST_FACTOR: Final = 2.0
-# For so long a vCPU must have been seen at rest, or nothing is known of how long it rests.
+# A vCPU must have been observed at rest for this long; else its usual rest is not known.
 _IDLE_LEAST_S: Final = 300.0
-# A guest that lives answers its balloon once a period; two missed answers and 5 s for a node
+# A live guest answers its balloon once a period. Allowed are two missed answers, and 5 s for a node
 # that is too busy to ask in time.
 _BALLOON_MISSED: Final = 2
 _BALLOON_SLACK_S: Final = 5
 
 
 class DeadVcpu(NamedTuple):
-    """A vCPU that a dead kernel does not run, what it ran all the same, and what it may have."""
+    """A vCPU that a dead kernel does not run: index, time it ran, and the most it may have run."""
 
     place: int
     gained_ns: int
@@ -36,23 +38,23 @@ class DeadVcpu(NamedTuple):
 
 
 def is_crashed(look: Look) -> bool:
-    """Return whether the hypervisor holds the VM as crashed: none of its vCPUs runs."""
+    """Return whether the hypervisor reports the VM as crashed, so that none of its vCPUs runs."""
     paused = look.state == "paused" and look.state_reason == "crashed"
     return look.state == "crashed" or paused
 
 
 def dead_vcpus(shape: CpuShape, first: Look, last: Look) -> tuple[DeadVcpu, ...]:
-    """Return the vCPUs that stand still in a dead guest of this shape, with what they ran.
+    """Return the vCPUs that stand still in a dead guest of this shape, with the time they ran.
 
-    Of a kernel that spins on one core these are all others, which gain exactly 0 ns (measured:
-    16 s after a Linux panic); of one that halted these are all. Of other shapes none are known.
+    If a kernel spins on one core, these are all others: they gain exactly 0 ns (measured 16 s after
+    a Linux panic). If a kernel has halted, these are all vCPUs. For other shapes none are known.
     """
     wanted = gained(first.vcpu_time_ns, last.vcpu_time_ns)
     waited = gained(first.vcpu_delay_ns, last.vcpu_delay_ns)
     if not wanted:
         return ()
     if len(waited) == len(wanted):
-        # libvirt's time comes in ticks of 10 ms; the delay is in ns and grows with each wake-up.
+        # libvirt's time has ticks of 10 ms; the delay is in ns and grows with each wake-up.
         wanted = [ran + wait for ran, wait in zip(wanted, waited, strict=True)]
     match shape:
         case "one_core":
@@ -65,7 +67,7 @@ def dead_vcpus(shape: CpuShape, first: Look, last: Look) -> tuple[DeadVcpu, ...]
 
 
 def gained(before: Sequence[int], after: Sequence[int]) -> list[int]:
-    """Return what each counter of a list gained; empty where the lists are not alike."""
+    """Return the increase of each counter of a list; empty if the lists differ in length."""
     if len(before) != len(after):
         return []
     return [late - early for early, late in zip(before, after, strict=True)]
@@ -74,14 +76,14 @@ def gained(before: Sequence[int], after: Sequence[int]) -> list[int]:
 def witnesses(shape: CpuShape, looks: Sequence[Look], signs: Signs) -> tuple[str, ...]:
     """Return the names of the witnesses seen on this node.
 
-    `activity` is among them: whoever asks has refused by then where the guest moved anything.
+    `activity` is always included: the caller has already refused if the guest moved any counter.
     """
     found = (name for name, seen in _SECOND.items() if seen(shape, looks, signs))
     return ("activity", *found)
 
 
 def lacking(shape: CpuShape, looks: Sequence[Look], signs: Signs) -> str:
-    """Return a sentence on why no second witness is seen, and how to have one."""
+    """Return a sentence on why no second witness is seen, and how to get one."""
     last, why = looks[-1], []
     if len(last.vcpu_time_ns) < 2:
         why.append("it has one vCPU")
@@ -108,10 +110,10 @@ def lacking(shape: CpuShape, looks: Sequence[Look], signs: Signs) -> str:
 
 
 def _vcpus_stand_still(shape: CpuShape, looks: Sequence[Look], signs: Signs) -> bool:
-    """Whether vCPUs stand still that a living kernel runs; a guest with one vCPU has none.
+    """Return whether vCPUs stand still that a live kernel would run; one vCPU is not enough.
 
-    They gained exactly nothing during the look, and before it for longer than they ever did while
-    the guest lived. What the node has not watched while it rested is not known to rest.
+    They gained exactly nothing during the look, and stood still before it for longer than ever
+    while the guest lived. A vCPU that this node has not observed at rest does not count.
     """
     first, last = looks[0], looks[-1]
     vcpus = dead_vcpus(shape, first, last)
@@ -133,19 +135,19 @@ def _rests_too_long(signs: Signs, rest: Rest | None) -> bool:
 
 
 def _precedes(still_s: float, signs: Signs) -> bool:
-    """Return whether something stood still while the guest did I/O: no death stopped it.
+    """Return whether a counter stood still while the guest did I/O: then death did not stop it.
 
-    A vCPU that was taken offline, or a balloon whose service was stopped, stands still in a guest
-    that lives. Where the node has seen no I/O in this boot, nothing contradicts it.
+    A vCPU that was taken offline, or a balloon whose service was stopped, stands still in a live
+    guest. If the node has seen no I/O in this boot, nothing contradicts the witness.
     """
     return signs.quiet_s is not None and still_s > signs.quiet_s + PRECEDES_S
 
 
 def _exits_stand_still(_shape: CpuShape, looks: Sequence[Look], signs: Signs) -> bool:
-    """Whether no vCPU takes an interrupt any more or does I/O; the hypervisor must count both.
+    """Return whether no vCPU takes interrupts or does I/O; the hypervisor must count both.
 
-    A processor that delivers interrupts by itself (APICv, AVIC) has KVM inject none, so they must
-    have been seen to come while the guest rested.
+    On a processor that delivers interrupts by itself (APICv, AVIC) KVM injects none, so interrupts
+    must have been counted while the guest was at rest.
     """
     counts = {(look.kvm_irq_injections, look.kvm_io_exits) for look in looks}
     known = len(counts) == 1 and None not in next(iter(counts))
@@ -153,11 +155,11 @@ def _exits_stand_still(_shape: CpuShape, looks: Sequence[Look], signs: Signs) ->
 
 
 def _balloon_is_late(_shape: CpuShape, looks: Sequence[Look], signs: Signs) -> bool:
-    """Whether a balloon that reported while the guest worked is overdue in every sample."""
+    """Return whether a balloon that reported while the guest worked is overdue in every sample."""
     if not all(_is_overdue(look) for look in looks):
         return False
     last = looks[-1]
-    # Its next report was due a period after its last one.
+    # The next report was due one period after the last one.
     return not _precedes(_balloon_age_s(last) - (last.balloon_period_s or 0), signs)
 
 
@@ -174,7 +176,7 @@ def _balloon_age_s(look: Look) -> float:
 def reports_crash(look: Look, signs: Signs) -> bool:
     """Return whether the guest's own device reported a crash that no I/O has followed.
 
-    A watchdog's action may be none, and a device may report what its kernel survives.
+    A watchdog's action may be none, and a device may report a fault that its kernel survives.
     """
     if look.reported is None or look.reported_ns is None:
         return False
@@ -182,7 +184,7 @@ def reports_crash(look: Look, signs: Signs) -> bool:
 
 
 def _guest_said(_shape: CpuShape, looks: Sequence[Look], signs: Signs) -> bool:
-    """Whether the guest told of its crash itself, or its agent fell silent."""
+    """Return whether the guest reported its crash itself, or its agent stopped answering."""
     reported = all(reports_crash(look, signs) for look in looks)
     return reported or signs.agent == "silent" or signs.console_panic
 

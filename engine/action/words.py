@@ -1,12 +1,12 @@
-"""Words of control as planner, agent and command line read them: one function, so all agree.
+"""Control commands (words): one function decodes them for planner, agent and command line.
 
-Whoever may write the topic may make the rules stricter: a pause, a maintenance or a quarantine
-needs no signature. What makes them looser needs an operator's: taking such a word back or ending
-it earlier, an approval, a mode, a policy, and writing under another word's key.
+Any writer of the topic may add a restriction: a pause, a maintenance or a quarantine needs no
+signature. A command that relaxes a restriction needs an operator's signature: to withdraw a
+command or end it earlier, an approval, a mode, a policy, and to write under another command's key.
 
-The topic is compacted, so a record that is refused has still displaced the word before it. Who
-read that word goes on holding it, and a planner writes it back. Who only finds the refused record
-holds a restriction in its place, until an operator's word stands under that key.
+The topic is compacted, so a rejected record has still displaced the command before it. A reader
+that has read that command keeps it, and a planner writes it back. A reader that finds only the
+rejected record holds a restriction in its place, until an operator writes under that key.
 """
 
 from collections.abc import Mapping
@@ -33,38 +33,39 @@ from engine.wire.control import (
 )
 from engine.wire.order import KEY_HEADER, check_signature
 
-# What anybody who may write the topic may say, as long as it is in force and not taken back.
+# Any writer of the topic may set these, unless they are expired or inactive.
 _RESTRICTIONS: Final[frozenset[ControlKind]] = frozenset({"pause", "maintenance", "quarantine"})
-# A word that makes rules looser is appended as soon as it is signed. One that is older is a copy:
-# today's pause must not end by the bytes that ended last week's. Kerberos allows clocks as much.
+# A command that relaxes a restriction is appended as soon as it is signed. An older signature is
+# taken for a copy: the bytes that ended last week's pause must not end today's. Kerberos allows the
+# same clock difference.
 _FRESH_MS: Final = 300_000
-# One that is dated ahead of the log could be copied onto what is said until that date comes.
+# A command dated ahead of the log could be replayed against later commands until that date.
 _AHEAD_MS: Final = CLOCK_SLACK_MS
 _KEY_PARTS: Final = 4
-# A site has some hundred words; an owner who patches thousands of VMs says one for each. Words that
-# are over are dropped when there are so many, in which case a tenth must go: else each further
-# record would cost a look at all of them.
+# A site has some hundred commands; an owner who patches thousands of VMs writes one for each. At
+# the limit, expired ones are dropped, but only if that removes a tenth; else each further record
+# would require a scan of all of them.
 _MOST_WORDS: Final = 10_000
 _MOST_IN_FORCE: Final = 9_000
-# The longest key of a word: three texts of 4 bytes a character.
+# The longest key of a command: three texts of 4 bytes a character.
 _MOST_KEY_BYTES: Final = 16_384
 _TOO_MANY_KEY: Final = b"too-many-words"
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What one record of control comes to.
+    """The effect of one record of control.
 
     Attributes
     ----------
     word
-        To be folded in with `with_word`; None changes nothing. Its time is the append time.
+        The command to apply with `with_word`, at its append time; None changes nothing.
     by_operator
-        Whether an operator signed it: only then it ends what was refused or unreadable.
+        Whether an operator signed it: only then it ends a hold for a rejected or unreadable record.
     rejected
-        Why the record itself was not taken, None where it was.
+        Why the record was rejected, None if it was accepted.
     displaces
-        Whether it stands in the log in the place of a word that goes on holding.
+        Whether the record replaced, in the log, a command that remains in force.
     """
 
     word: Control | None
@@ -82,22 +83,22 @@ def hear(
     trusted: TrustedKeys,
     controls: Mapping[bytes, Control],
 ) -> Heard:
-    """Return what a record of control says to a reader that holds `controls`.
+    """Return the effect of a control record for a reader that holds `controls`.
 
     Parameters
     ----------
     time_ms
         Append time of the record.
     controls
-        The words in force by key, as `with_word` gives them.
+        The commands in force by key, as returned by `with_word`.
     """
     try:
         control = decode_control(value)
     except RecordRejected as error:
         hold = unreadable(key, time_ms=time_ms, why=error.detail)
-        # An empty value deletes a key when the topic is compacted; nobody of ours writes one.
+        # An empty value deletes a key when the topic is compacted; Flatline never writes one.
         return Heard(hold, rejected=error, displaces=not value and _stands(controls.get(key)))
-    # Nobody speaks as a hold.
+    # The sources of holds are reserved: no record may use them.
     source = "" if control.source in HOLDS else control.source
     control = msgspec.structs.replace(control, source=source)
     held, own = controls.get(control.key()), key == control.key()
@@ -106,10 +107,10 @@ def hear(
     if loosens(control, held) or not own:
         if operator is None and fault is None:
             fault = RecordRejected("bad_signature", f"{_told(control)} needs an operator's key")
-        # A planner that writes a word back says again what holds anyway.
+        # A planner that writes a command back repeats a command that is in force anyway.
         if fault or (stale and not (own and held and _says_the_same(control, held))):
             return _refused(key, fault or stale, time_ms=time_ms, controls=controls)
-    # What later words are held against: the log's clock, since an author's may be behind or ahead.
+    # Later commands are compared by the log's time, since the clock of an author may be wrong.
     control = msgspec.structs.replace(control, time_ms=time_ms)
     displaces = not own and _stands(controls.get(key))
     if operator is None:
@@ -122,7 +123,7 @@ def hear(
 
 
 def loosens(control: Control, held: Control | None) -> bool:
-    """Return whether a word, said in the place of `held`, takes anything back."""
+    """Return whether a command in the place of `held` relaxes any restriction."""
     if control.kind not in _RESTRICTIONS or not control.active:
         return True
     if held is None or not held.active:
@@ -135,7 +136,7 @@ def loosens(control: Control, held: Control | None) -> bool:
 def _operator(
     value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms: int
 ) -> tuple[str | None, RecordRejected | None]:
-    """Return the id of the operator's key that signed a word, or why it does not count."""
+    """Return the id of the operator's key that signed a command, or why it does not count."""
     if not any(header == KEY_HEADER for header, _ in headers):
         return None, None
     try:
@@ -147,7 +148,7 @@ def _operator(
 
 
 def _author(control: Control, headers: Headers, value: bytes, trusted: TrustedKeys) -> str:
-    """Return who a restriction is said to be by; one that no planner signed is marked."""
+    """Return the stated author of a restriction, marked if no planner signed it."""
     try:
         check_signature(value, headers, trusted=trusted.planners)
     except RecordRejected:
@@ -158,14 +159,14 @@ def _author(control: Control, headers: Headers, value: bytes, trusted: TrustedKe
 def _stale(
     control: Control, held: tuple[Control | None, ...], time_ms: int
 ) -> RecordRejected | None:
-    """Return why a word's signature may be a copy of an earlier record, None where it is new.
+    """Return why the signature may be a copy of an earlier record, None if it is new.
 
     Parameters
     ----------
     control
-        As it was signed, with its author's time.
+        The command as it was signed, with its author's time.
     held
-        What it would end, with the log's append times.
+        The commands that it would end, with the log's append times.
     """
     old_ms, why = time_ms - control.time_ms, ""
     if old_ms > _FRESH_MS:
@@ -184,7 +185,7 @@ def _stale(
 
 
 def _ends(held: Control) -> bool:
-    """Return whether a word in the place of `held` takes anything back."""
+    """Return whether a command in the place of `held` ends anything."""
     return held.active or held.kind not in _RESTRICTIONS
 
 
@@ -200,7 +201,7 @@ def _told(control: Control) -> str:
 def _refused(
     key: bytes, error: RecordRejected | None, *, time_ms: int, controls: Mapping[bytes, Control]
 ) -> Heard:
-    """Return what a refused record comes to: what stood before it goes on, else a hold."""
+    """Return the effect of a rejected record: the command before it remains, else a hold."""
     assert error is not None
     if _stands(controls.get(key)):
         return Heard(None, rejected=error, displaces=True)
@@ -212,12 +213,12 @@ def _stands(held: Control | None) -> bool:
 
 
 def _hold(key: bytes, error: RecordRejected, *, time_ms: int) -> Control | None:
-    """Return the restriction that `key` may have held before it was displaced; None: none."""
+    """Return the restriction that a displaced command under `key` may have set; None: none."""
     parts = key.decode("utf-8", "replace").split("/")
     kinds, scopes = get_args(ControlKind), get_args(ControlScope)
     if not (len(parts) == _KEY_PARTS and parts[0] in kinds and parts[1] in scopes):
         if len(parts) == _KEY_PARTS + 1 and parts[0] in _RESTRICTIONS and parts[-1]:
-            parts = parts[:_KEY_PARTS]  # a word with a source of its own
+            parts = parts[:_KEY_PARTS]  # a command with its own source
         else:
             return unreadable(key, time_ms=time_ms, why=error.detail)
     if parts[0] in {"approval", "silence"}:
@@ -244,7 +245,7 @@ def _hold(key: bytes, error: RecordRejected, *, time_ms: int) -> Control | None:
 def fold_word(
     controls: Mapping[bytes, Control], key: bytes, heard: Heard
 ) -> Mapping[bytes, Control]:
-    """Return the words in force by key after a record was heard."""
+    """Return the commands in force by key after one more record."""
     if heard.word is None:
         return controls
     return with_word(controls, key, heard.word, by_operator=heard.by_operator)
@@ -253,11 +254,11 @@ def fold_word(
 def with_word(
     controls: Mapping[bytes, Control], key: bytes, word: Control, *, by_operator: bool = True
 ) -> Mapping[bytes, Control]:
-    """Return the words in force by key after one more, read from a record with key `key`.
+    """Return the commands in force by key with one more, read from a record with key `key`.
 
-    What is held for that key, because a record under it was unreadable or refused, ends with an
-    operator's word alone. Words that are not an operator's are kept up to a bound: beyond it one
-    pause of the whole site holds in their place.
+    A hold for that key, set because a record was unreadable or rejected, ends only with an
+    operator's command. Commands that no operator signed are limited in number: beyond the limit one
+    pause of the whole site replaces further ones.
     """
     kept = layered(controls)
     if word.source in HOLDS:
@@ -268,7 +269,7 @@ def with_word(
 
 
 def _bounded(kept: Layered[bytes, Control], place: bytes, word: Control) -> Layered[bytes, Control]:
-    """Return the words with one more that is not an operator's, or with a pause of the site."""
+    """Return the commands with one more that no operator signed, or with a pause of the site."""
     instead = hold_key(_TOO_MANY_KEY)
     if place not in kept and len(kept) >= _MOST_WORDS and instead not in kept:
         standing = {key: one for key, one in kept.items() if _matters(one, word.time_ms)}
@@ -280,16 +281,16 @@ def _bounded(kept: Layered[bytes, Control], place: bytes, word: Control) -> Laye
 
 
 def _matters(word: Control, time_ms: int) -> bool:
-    """Return whether a word is in force, or keeps copies of an earlier one from being so."""
+    """Return whether a command is in force, or prevents the replay of an earlier one."""
     if word.kind in _RESTRICTIONS:
         return word.holds(now_ms=time_ms)
     return word.until_ms is None or time_ms < word.until_ms
 
 
 def _too_many(word: Control) -> Control:
-    """Return the pause of the site in place of a word that is not kept.
+    """Return the pause of the site that replaces a command which is not kept.
 
-    It counts from that word's time, so that an end which was signed before does not end it.
+    It is dated by that command, so that an end signed before it does not end it.
     """
     return Control(
         kind="pause",
