@@ -1,4 +1,4 @@
-"""One loop for each role, and no decision in any of them.
+"""One loop for each role, none of which makes decisions.
 
-A role reads through a port, hands values to a pure step and carries out what the step returns.
+A role reads through a port, passes values to a pure step and carries out its instructions.
 """

@@ -1,7 +1,7 @@
-"""The agent's loop on one node: orders in, at most one call each, marks out.
+"""The loop of the agent on one node: orders in, at most one call each, marks (results) out.
 
-It believes nobody: every order is verified, admitted again, looked at on the live VM and
-held against the newest pause before the call, and what it is about to do is on disk first.
+The agent trusts no other process. Before the call it verifies each order, runs admission control
+again, checks the live VM, and reads the newest pauses; and its intent is on disk first.
 """
 
 import asyncio
@@ -43,16 +43,16 @@ from engine.roles.watching import Watcher
 from engine.sign_ports import Prober, Watch
 from engine.wire.order import DESTRUCTIVE, MAX_LIFETIME_MS, Order, Outcome
 
-# Longer than this and the pause that was read is no longer the one that holds: neither reading
-# it may take longer, nor what is still to be done before the call.
+# Older than this, the pause that was read may be outdated. It limits both the time to read it and
+# the time from then to the call.
 BARRIER_S: Final = 5.0
-# One sample takes 10 ms; two and the gap between them must fit into the look's 10 s.
+# One sample takes 10 ms; two samples and the gap between them must fit into the 10 s of a look.
 _LOOK_S: Final = 2.0
-# So that two clocks that differ by a tick do not make a gap of 4 s one of 3.999 s.
+# Two clocks that differ by one tick must not turn a gap of 4 s into 3.999 s.
 _GAP_SLACK_S: Final = 0.1
-# Well within the time after which a role without progress counts as stuck.
+# Far below the time after which a role without progress counts as stuck.
 _REPORT_S: Final = 1.0
-# What is still to be told when the process ends, or before the next order is taken up.
+# How long to wait for pending reports at the end of the process and before the next order.
 _LEAVE_S: Final = 2.0
 _TELL_S: Final = 30.0
 
@@ -65,13 +65,13 @@ class Agent:
     Parameters
     ----------
     log, verbs
-        The site's log and the node's hypervisor, opened.
+        The site's log and the node's hypervisor (actuator), opened.
     ledger
-        Where promises are kept; no other process may have it.
+        The store of the write-ahead log; no other process may have it.
     evidence
-        Where the node keeps what a VM looked like, opened.
+        The store for the state of a VM at a fault, opened.
     watch, prober
-        By which it watches its guests' signs of life, opened; without them it knows of none.
+        Access to the guests' signs of life, opened; without them none are known.
     """
 
     def __init__(
@@ -97,8 +97,8 @@ class Agent:
         self._words_ns = 0
         self._tasks: asyncio.Queue[Task] = asyncio.Queue()
         self._outbox = Outbox(log, health=health)
-        # A role may be opened anew in one process: each opening is a source and a chain of
-        # its own, or its first marks would count as repeated ones.
+        # A role may be reopened within one process. Each time it is a new source and a new chain,
+        # else its first marks would count as repeated ones.
         run = f"{config.run}.{clock.mono_ns():x}"
         writer = f"act/{config.node}/{run}"
         self._journal = Journal(self._outbox, clock=clock, writer=writer, cell=config.cell)
@@ -145,7 +145,7 @@ class Agent:
         Raises
         ------
         LogError
-            The log refused, or was away while this started.
+            The log refused an operation, or was unreachable during the start.
         StateError
             The ledger cannot be read or written.
         """
@@ -173,9 +173,10 @@ class Agent:
                     await self._outbox.emptied(within_s=_LEAVE_S)
 
     async def _start(self) -> list[StepEntry]:
-        """Say what became of the last run's steps, and read what limits are counted from.
+        """Report the steps of the last run, and read the records that the limits depend on.
 
-        Returns the steps whose end must be looked for: the hypervisor goes on with them.
+        Returns the steps whose end must be looked up: the hypervisor continues them without an
+        agent.
         """
         now_ms = self._clock.now_ms()
         await self._books.recognise(now_ms)
@@ -188,14 +189,14 @@ class Agent:
         for entry in self._books.ledger.unmarked():
             self._marks.recovered(entry)
         await self._set_down()
-        # An order that still lives may be a little older than this start.
+        # An order that is still valid may be slightly older than this start.
         self._since_ms = now_ms - DAY_MS - 2 * MAX_LIFETIME_MS
         await self._reading.begin(since_ms=self._since_ms)
         self._books.compare(now_ms)
         return lost
 
     async def _find(self, entry: StepEntry) -> None:
-        """Learn how a step ended that the hypervisor went on with while no agent ran."""
+        """Look up the end of a step that the hypervisor continued while no agent ran."""
         noun, policy = NOUNS.get(entry.action, entry.action), self._config.policy
         searching = SENTENCES["searching"].format(action=noun, vm=entry.vm)
         self._journal.write("start", searching, incident=entry.incident, vm=entry.vm)
@@ -231,16 +232,16 @@ class Agent:
         )
 
     async def _bring_to_end(self, task: Task) -> None:
-        """Take an order up; one at which the agent itself fails ends, and the agent goes on."""
+        """Process an order; if the agent itself fails, close the order and continue."""
         try:
             await self._take_up(task)
-        except Exception as error:  # noqa: BLE001 -- whatever it is, it is this order's
+        except Exception as error:  # noqa: BLE001 -- an error of one order must not stop the others
             instruments.POISON.labels("agent").inc()
             _log.error("The agent failed at an order.", vm=task.order.vm, exc_info=error)
             await self._given_up(task, error)
 
     async def _given_up(self, task: Task, error: Exception) -> None:
-        """Tell how an order ended at which the agent failed: the worst that may be."""
+        """Report the end of an order at which the agent failed: the worst case that is possible."""
         order, dry_run = task.order, task.dry_run
         known = self._books.ledger.steps.get((order.incident, order.step))
         end = failed(known, order, error)
@@ -254,7 +255,7 @@ class Agent:
         await self._set_down()
 
     async def _take_up(self, task: Task) -> None:
-        """Bring one order to its end, unless its end is known."""
+        """Process one order to its end, unless its end is known."""
         order = task.order
         key = (order.incident, order.step)
         if any((entry.order.incident, entry.order.step) == key for entry in task.earlier):
@@ -267,7 +268,7 @@ class Agent:
         if end is None:
             end = await self._carry(task)
         if end.rule == "claimed":
-            # The agent that claimed it tells how it ended; a mark would close it before that.
+            # The agent that claimed the step reports its end; a mark would close it before that.
             self._marks.said("refusal", order, end.sentence, rule=end.rule, page=True)
             instruments.ORDERS_REFUSED.labels(end.rule).inc()
             return
@@ -278,7 +279,7 @@ class Agent:
         await self._set_down()
 
     def _refusal(self, task: Task) -> End | None:
-        """Return why the order may not run as things stand, None if it may."""
+        """Return why the order may not run now, None if it may."""
         order, config = task.order, self._config
         if task.offset < self._books.strange_below:
             return ended("unknown", "before_my_time")
@@ -316,15 +317,15 @@ class Agent:
         return End(outcome, admission.rule, admission.sentence)
 
     def _now_ms(self, task: Task) -> int:
-        """Return the wall time, at the least what has passed since the order was read.
+        """Return the wall time, but at least the append time plus the time since the read.
 
-        A clock that is set back while an order waits makes it no younger.
+        If the clock is set back while an order waits, the order still ages.
         """
         waited_ms = (self._clock.mono_ns() - task.read_ns) // 1_000_000
         return max(self._clock.now_ms(), task.time_ms + waited_ms)
 
     async def _carry(self, task: Task) -> End:
-        """Accept, look, read the newest words, judge the look, claim, and call: in this order."""
+        """Accept, look, read new commands, judge the look, claim, and call: in this order."""
         order = task.order
         accepted = task.entry("accepted", order.sentence, now_ms=self._clock.now_ms())
         unwritable = self._books.enter_if_writable(accepted)
@@ -335,7 +336,7 @@ class Agent:
         looks, signs = await self._look(order)
         end = await self._last_words(task)
         if isinstance(looks, End):
-            # What another agent of the node does meanwhile is that agent's to tell.
+            # If another agent of the node has claimed the step, that agent reports its end.
             end = end if end is not None and end.rule == "claimed" else looks
         elif end is None:
             age_s = (self._clock.mono_ns() - began_ns) / 1e9
@@ -349,30 +350,30 @@ class Agent:
                 if end is None:
                     return await self._call(task, looks, verdict.sentence, began_ns=began_ns)
                 return self._entered(task, end)
-            # A witness may still come, such as a balloon that is not late yet.
+            # A witness may still appear, such as a balloon that is not overdue yet.
             outcome: Outcome = "not_attempted" if verdict.rule == "no_witness" else "refused"
             end = End(outcome, verdict.rule, verdict.sentence)
             if verdict.rule == "no_request":
-                # Its disks stand still: what they look like is what a person needs.
+                # Its disks stand still: a person needs their state.
                 await self._save_evidence(order)
         return self._entered(task, end)
 
     def _entered(self, task: Task, end: End) -> End:
-        """Return `end` once the ledger has it; the log is told even if the disk is full."""
+        """Return `end` after entering it in the ledger; it is reported even if the disk is full."""
         state = "elsewhere" if end.rule == "claimed" else end.outcome
         now_ms = self._clock.now_ms()
         self._books.enter_if_writable(task.entry(state, end.sentence, now_ms=now_ms))
         return end
 
     async def _look(self, order: Order) -> tuple[list[Look] | End, Signs]:
-        """Return the samples, and what the guest's signs of life say meanwhile."""
+        """Return the samples, and the guest's signs of life between them."""
         vm, looks, signs = UUID(order.vm).bytes, list[Look](), Signs()
         try:
             looks.append(await self._seen(vm))
             gap = asyncio.sleep(self._config.policy.limits.look_gap_s + _GAP_SLACK_S)
             asked: tuple[Sign, Sign] = ("unknown", "unknown")
             if order.action in DESTRUCTIVE:
-                # While the look waits anyway, so that a dead VM waits no longer for its evidence.
+                # During the gap of the look, so that saving evidence does not delay the action.
                 _, _, asked = await asyncio.gather(
                     gap, self._save_evidence(order), self._watcher.asked(vm)
                 )
@@ -382,7 +383,7 @@ class Agent:
             signs = self._watcher.signs(looks[-1], asked)
         except VmNotFound as error:
             return ended("refused", "no_vm", why=error), signs
-        except Exception as error:  # noqa: BLE001 -- what is not understood is loss of sight
+        except Exception as error:  # noqa: BLE001 -- an unknown error means no sight of the VM
             why = str(error) or f"no answer within {_LOOK_S:g} s"
             return ended("not_attempted", "no_look", why=why), signs
         return looks, signs
@@ -396,13 +397,13 @@ class Agent:
         self._marks.said("outcome", order, sentence, rule=rule)
 
     async def _last_words(self, task: Task) -> End | None:
-        """Read control and orders to their ends, and ask once more; None: nothing is against."""
+        """Read control and orders to their ends, and check again; None if the order may run."""
         try:
             async with asyncio.timeout(BARRIER_S):
                 if await self._log.identity() != self._books.identity:
                     return ended("refused", "other_log")
-                # The journal is part of it: what cannot be told is not done. It comes first, so
-                # that the pause that is read afterwards is the newest.
+                # An action that cannot be journaled is not performed. The journal comes first, so
+                # that the pauses read afterwards are the newest.
                 if not await self._outbox.emptied(within_s=BARRIER_S):
                     return ended("not_attempted", "no_barrier", limit_s=BARRIER_S)
                 cut = await self._reading.cut_topic()
@@ -417,18 +418,18 @@ class Agent:
         return self._newly_refused(task)
 
     def _newly_refused(self, task: Task) -> End | None:
-        """Return what the newest words say against the order, None if nothing."""
+        """Return the refusal by the newest records, None if there is none."""
         end = self._refusal(task)
-        # Where another agent claimed the step and ended it, the claim is the reason.
+        # If another agent claimed the step and ended it, the claim is the reason.
         is_claimed = end is not None and end.rule == "claimed"
         if is_closed(self._reading.history, task.order) and not is_claimed:
             return ended("refused", "already_closed")
         return end
 
     async def _claim(self, task: Task) -> End | None:
-        """Claim the step in the log and read what was claimed first; None: this agent has it.
+        """Claim the step in the log and read which claim is first; None if it is this agent's.
 
-        Two agents of one node may hold the same order, and neither can see the other.
+        Two agents of one node may have the same order without knowing of each other.
         """
         try:
             async with asyncio.timeout(BARRIER_S):
@@ -441,19 +442,20 @@ class Agent:
             return ended("not_attempted", "no_claim", limit_s=BARRIER_S)
         end = self._newly_refused(task)
         if end is None and claim_of(self._reading.history, task.order) is None:
-            # It stands in the log behind the order's end, or the log has not got it.
+            # The claim was appended after the order's end, or the log does not have it.
             return ended("not_attempted", "claim_void")
         return end
 
     async def _call(self, task: Task, looks: list[Look], agreed: str, *, began_ns: int) -> End:
-        """Write down that the call is made, make it, and say what came of it."""
+        """Record the call in the ledger, make it, and report the result."""
         order = task.order
         now_ms, mark = self._clock.now_ms(), self._reading.mark
         sent = task.entry("sent", order.sentence, now_ms=now_ms, mark=mark)
         unwritable = self._books.enter_if_writable(sent)
         if unwritable is not None:
             return ended("not_attempted", "no_ledger", why=unwritable)
-        # A disk may stand still for minutes, and what held before the entry no longer holds.
+        # A disk may block for minutes, and the conditions checked before the entry may have
+        # changed.
         mono_ns = self._clock.mono_ns()
         age_s, words_s = (mono_ns - began_ns) / 1e9, (mono_ns - self._words_ns) / 1e9
         life_s = (order.expires_ms - self._now_ms(task)) / 1000
@@ -477,7 +479,7 @@ class Agent:
                     )
         except (VerbRefused, VmNotFound) as error:
             end = undone(error)
-        except Exception as error:  # noqa: BLE001 -- what is not understood is the worst case
+        except Exception as error:  # noqa: BLE001 -- an unknown error is the worst case
             end = ended("unknown", "verb_unknown", **names, why=why_of(error))
         self._marks.acted(
             "action_unknown" if end.outcome == "unknown" else "action_returned",
@@ -488,6 +490,6 @@ class Agent:
         return self._entered(task, end)
 
     async def _set_down(self) -> None:
-        """Note in the ledger that the log knows how the ended steps ended."""
+        """Note in the ledger that the log holds the results of the ended steps."""
         if await self._outbox.emptied(within_s=_TELL_S):
             self._books.set_down()

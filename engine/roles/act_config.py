@@ -1,4 +1,4 @@
-"""What an agent is told when it starts."""
+"""The configuration of an agent."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ from engine.roles.opening import unsigned
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActConfig:
-    """What an agent is told.
+    """The configuration of an agent.
 
-    `run` names this run of its process; `sign` authenticates its frames; `sets_balloons` has it
-    give balloons a period where they have none.
+    `run` names this run of its process; `sign` authenticates its frames; `sets_balloons` makes it
+    set a reporting period for balloons that have none.
     """
 
     site: str

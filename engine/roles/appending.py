@@ -1,6 +1,6 @@
-"""Appends what the log may never take: such a record is given up, counted and told, not resent.
+"""Appends records that the log may never accept: such a record is given up, counted and reported.
 
-For roles that append as they go; those that must not wait put into an `engine.roles.outbox`.
+For roles that append directly; roles that must not wait use an `engine.roles.outbox`.
 """
 
 from typing import Final
@@ -13,7 +13,7 @@ from engine.roles import instruments
 from engine.wire.rejected import encode_rejected, rejected_key
 from engine.wire.topics import REJECTED
 
-# Enough to see which record it was, and small enough for a topic that takes little.
+# Enough to identify the record, and small enough for a topic with a low size limit.
 _GIVEN_UP_KEPT_BYTES: Final = 256
 
 _log = structlog.get_logger()
@@ -22,14 +22,14 @@ _log = structlog.get_logger()
 async def append_or_give_up(
     log: Log, topic: str, *, key: bytes, value: bytes, headers: Headers = ()
 ) -> bool:
-    """Append a record; return False where the log will never take one of its size.
+    """Append a record; return False if the log never accepts a record of its size.
 
-    Its beginning then stands in `rejected` with the reason, if there is room for that.
+    Its beginning is then written to `rejected` with the reason, if it fits there.
 
     Raises
     ------
     LogError
-        Any other no of the log.
+        The log refused for any other reason.
     """
     try:
         await log.append(topic, key=key, value=value, headers=headers)
@@ -43,7 +43,7 @@ async def append_or_give_up(
 
 
 def give_up(topic: str, key: bytes, value: bytes, why: str) -> bytes:
-    """Count and log a record that the log will never take; return what `rejected` has of it."""
+    """Count and log a record that the log never accepts; return its entry for `rejected`."""
     instruments.RECORDS_GIVEN_UP.labels(topic, "oversized").inc()
     _log.error(
         "A record is too large for the log and was given up.",

@@ -1,4 +1,4 @@
-"""The ledger of one agent while it runs: what it promised, and how far it read which log."""
+"""The ledger of a running agent: its intents, and how far it has read which log."""
 
 from typing import Final
 
@@ -23,20 +23,21 @@ from engine.roles.outbox import Journal
 from engine.roles.reading import Reading, found_at
 from engine.wire.topics import CONTROL, ORDERS
 
-# How often the ledger notes how far the log was read: at once after a word of people, which a
-# restored log must not make it forget; orders come often, and a minute of them is counted anew.
+# How often the ledger notes the read position for orders: they are frequent, and a minute of them
+# can be counted again. After a control command it is noted immediately, so that a restored log that
+# lacks the command is detected.
 _NOTE_EVERY_MS: Final = 60_000
 
 
 class Books:
-    """Makes entries durable before they are believed, and holds log and ledger to each other.
+    """Makes entries durable before they take effect, and compares the log with the ledger.
 
     Attributes
     ----------
     ledger
-        What the entries so far make.
+        The content of all entries so far.
     identity
-        Which log the agent started on.
+        The log on which the agent started.
     strange_below
         Orders below this offset were given before the agent knew the log.
     """
@@ -67,12 +68,12 @@ class Books:
 
     @property
     def watches(self) -> bool:
-        """Whether the agent only rehearses, since it cannot count on what the log tells."""
+        """Whether the agent only performs dry runs, since the log cannot be trusted yet."""
         log = self.ledger.log
         return log is None or self._clock.now_ms() < log.observe_until_ms
 
     async def recognise(self, now_ms: int) -> None:
-        """Enter which log this is; one that is not as it was left is only watched."""
+        """Enter the identity of the log; on a new or changed log the agent only observes."""
         ledger = self.ledger
         self.identity = await self._log.identity()
         bounds = await self._log.bounds(ORDERS.name, 0)
@@ -98,7 +99,7 @@ class Books:
         )
 
     def compare(self, now_ms: int) -> None:
-        """Enter how far the log was read, and watch for a day where the ledger forgot claims."""
+        """Enter the read position, and observe for a day if claims are missing from the ledger."""
         log = self.ledger.log
         assert log is not None, "the log is recognised before it is read"
         claims = [entry.claim for entry in self._reading.history if entry.claim is not None]
@@ -112,7 +113,7 @@ class Books:
         self.enter(msgspec.structs.replace(log, observe_until_ms=until_ms, mark=self._reading.mark))
 
     def note_position(self) -> None:
-        """Note how far the log was read, where that is due."""
+        """Note how far the log was read, if that is due."""
         log, mark, now_ms = self.ledger.log, self._reading.mark, self._clock.now_ms()
         noted = self.ledger.mark
         if log is None or mark == noted:
@@ -123,14 +124,14 @@ class Books:
         self.enter_if_writable(entry)
 
     def set_down(self) -> None:
-        """Note of every step that ended that the log knows how."""
+        """Note for every ended step that its result is in the log."""
         for entry in self.ledger.unmarked():
             marked = msgspec.structs.replace(entry, state="marked", time_ms=self._clock.now_ms())
             if self.enter_if_writable(marked) is not None:
                 return
 
     def enter_if_writable(self, entry: StepEntry | LogEntry) -> StateUnwritable | None:
-        """Enter, and return what the disk says against it; it is reported and tried again."""
+        """Enter, and return the disk's error if there is one; the next entry tries again."""
         try:
             self.enter(entry)
         except StateUnwritable as error:
@@ -139,12 +140,12 @@ class Books:
         return None
 
     def enter(self, entry: StepEntry | LogEntry) -> None:
-        """Make one entry durable, then believe it.
+        """Make one entry durable, then apply it.
 
         Raises
         ------
         StateUnwritable
-            It is not durable: what it announces must not be done.
+            It is not durable: the action that it announces must not be performed.
         """
         ledger = entered(self.ledger, entry)
         self._store.append(encode_ledger_entry(entry))

@@ -1,4 +1,4 @@
-"""An order as one call to the hypervisor, and what is left of one as a question to it."""
+"""Turns an order into one call to the hypervisor, and an unfinished step into a query."""
 
 import asyncio
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ from engine.roles.health import Health, told
 from engine.roles.marks import End, ended, why_of
 from engine.wire.order import Order
 
-# Before an order's deadline a move of memory or of a disk must be given up, which takes libvirt
-# a keepalive's time at worst, and the log must hear of it.
+# A move of memory or of a disk must be aborted this long before the order's deadline: libvirt may
+# need a keepalive's time for it, and then the log must receive the result.
 _GIVE_UP_S: Final = 75.0
 _LEAST_S: Final = 1.0
-# How long the end of a step is looked for whose deadline has passed meanwhile.
+# How long to look up the end of a step whose deadline has passed meanwhile.
 _FIND_S: Final = 60.0
-# What keeping evidence may take, with a margin for the disk: `engine.ports.Evidence`.
+# The time limit for saving evidence, with a margin for the disk: `engine.ports.Evidence`.
 _EVIDENCE_S: Final = 5.5
 
 SENTENCES: Final = {
@@ -42,7 +42,7 @@ SENTENCES: Final = {
 
 
 async def see_hypervisor(verbs: Verbs, health: Health) -> None:
-    """Report whether the hypervisor answers: an agent that reaches none is not ready."""
+    """Report whether the hypervisor answers: without one the agent is not ready."""
     try:
         await verbs.reach()
     except HypervisorUnreachable as error:
@@ -53,10 +53,10 @@ async def see_hypervisor(verbs: Verbs, health: Health) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An order for this node, as it stands in the log, with what stood before it.
+    """An order for this node, its position in the log, and the orders before it.
 
-    `read_ns` is the monotonic time at which it was read. `dry_run` also holds while the agent
-    only watches a log it does not know yet.
+    `read_ns` is the monotonic time at which it was read. `dry_run` is also set while the agent only
+    observes a log that it does not know yet.
     """
 
     order: Order
@@ -69,7 +69,7 @@ class Task:
     def entry(
         self, state: LedgerState, sentence: str, *, now_ms: int, mark: LogMark | None = None
     ) -> StepEntry:
-        """Return what the ledger is told of it."""
+        """Return the ledger entry of the order in `state`."""
         order = self.order
         return StepEntry(
             state=state,
@@ -91,7 +91,7 @@ class Task:
 async def call(
     verbs: Verbs, evidence: Evidence, order: Order, *, left_s: float, permit: Permit
 ) -> None:
-    """Carry `order` out as `permit` says; `left_s` is the time until its deadline.
+    """Carry out `order` as allowed by `permit`; `left_s` is the time until its deadline.
 
     Raises
     ------
@@ -122,9 +122,10 @@ async def call(
 
 
 def undone(error: VerbRefused | VmNotFound) -> End:
-    """Return how an order ends whose call did nothing.
+    """Return the end of an order whose call did nothing.
 
-    What came too late on a busy node says nothing about the VM, so that it may be ordered again.
+    A call that came too late on a busy node gives no information about the VM, so the order may be
+    repeated.
     """
     if isinstance(error, VerbUnsent):
         return ended("expired", "verb_unsent", why=error)
@@ -132,7 +133,7 @@ def undone(error: VerbRefused | VmNotFound) -> End:
 
 
 def claimed_elsewhere(history: History, order: Order, *, agent: str) -> End | None:
-    """Return an end where another agent, or an earlier life of this one, has the step."""
+    """Return an end if another agent, or an earlier run of this one, has claimed the step."""
     claim = claim_of(history, order)
     if claim is None or claim.agent == agent:
         return None
@@ -140,10 +141,10 @@ def claimed_elsewhere(history: History, order: Order, *, agent: str) -> End | No
 
 
 def failed(entry: StepEntry | None, order: Order, error: Exception) -> End | None:
-    """Return how an order ends at which the agent itself failed, by what its ledger holds of it.
+    """Return the end of an order at which the agent itself failed, by its entry in the ledger.
 
-    Before the call nothing was done; from the entry on that precedes the call the worst case
-    holds. None is that the log knows its end already.
+    Before the call nothing was done; after the entry that precedes the call the worst case is
+    assumed. None means that the log already holds its end.
     """
     names = {"action": NOUNS.get(order.action, order.action), "vm": order.vm}
     match "accepted" if entry is None else entry.state:
@@ -159,16 +160,16 @@ def failed(entry: StepEntry | None, order: Order, error: Exception) -> End | Non
 
 
 def findable(entry: StepEntry) -> bool:
-    """Return whether the hypervisor may have gone on with the step, or have left it half done."""
+    """Return whether the hypervisor may have continued the step or left it unfinished."""
     moves = entry.action in ("migrate", "move_disk") and entry.target is not None
     halves = entry.action == "reset" and entry.instance is not None
     return entry.state == "unknown" and (moves or halves) and not entry.dry_run
 
 
 async def found(verbs: Verbs, entry: StepEntry, *, left_s: float, finish: Admission) -> End:
-    """Return how a step ended that an earlier life of this agent asked for.
+    """Return the end of a step that an earlier run of this agent requested.
 
-    `finish` says whether a reset that was cut off before its resume may be finished now.
+    `finish` says whether a reset that was interrupted before its resume may be finished now.
     """
     names = {"action": NOUNS.get(entry.action, entry.action), "vm": entry.vm}
     try:
@@ -180,14 +181,14 @@ async def found(verbs: Verbs, entry: StepEntry, *, left_s: float, finish: Admiss
         return ended("returned", "found", **names)
     except VerbRefused as error:
         return ended("refused", "found_undone", **names, why=error)
-    except Exception as error:  # noqa: BLE001 -- what is not understood is the worst case
+    except Exception as error:  # noqa: BLE001 -- an unknown error is the worst case
         return ended("unknown", "verb_unknown", **names, why=why_of(error))
 
 
 async def _finish(verbs: Verbs, entry: StepEntry, *, left_s: float, finish: Admission) -> None:
-    """Resume the VM where it is seen to stand between the reset and its resume.
+    """Resume the VM if it is found between the reset and its resume.
 
-    That is no second reset. Anything else that is seen does not tell whether there was one.
+    This is not a second reset. No other state of the VM shows whether there was a reset.
     """
     vm = UUID(entry.vm).bytes
     look = await verbs.look(vm)
@@ -201,7 +202,7 @@ async def _finish(verbs: Verbs, entry: StepEntry, *, left_s: float, finish: Admi
             vm, permit=Permit(entry.instance, left_s, partial(_still_left, entry))
         )
     except VerbRefused as error:
-        # The resume was refused; the reset before it was done all the same.
+        # The resume was refused, but the reset before it was performed.
         raise HypervisorUnreachable(str(error)) from error
 
 
@@ -222,9 +223,9 @@ async def _find(verbs: Verbs, entry: StepEntry, *, left_s: float) -> None:
 
 
 async def keep_evidence(evidence: Evidence, order: Order) -> tuple[str, str]:
-    """Keep what the VM looks like, and return what came of it: a rule and its sentence.
+    """Save the state of the VM, and return the result: a rule and its sentence.
 
-    A dead VM is not left dead for want of evidence, so that nothing is raised.
+    It raises nothing: a dead VM must not stay dead because its evidence cannot be saved.
     """
     vm = UUID(order.vm).bytes
     try:

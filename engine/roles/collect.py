@@ -1,8 +1,8 @@
-"""The collector: one bulk sample of a node per interval, as frames in the log.
+"""The collector: one bulk sample of a node per interval, sent to the log as frames.
 
-Two loops that never wait for each other. One samples on a fixed cadence and puts frames
-into a bounded buffer; the other carries the buffer to the log, in order. Whatever has to
-be given up is counted and told in the next frame. Nothing is judged here.
+Two loops that never wait for each other. One samples at a fixed interval and puts frames into a
+bounded buffer; the other appends the buffer to the log, in order. Everything that is dropped is
+counted and reported in the next frame. The collector judges nothing.
 """
 
 import asyncio
@@ -34,17 +34,17 @@ from engine.roles.opening import unsigned
 from engine.wire.frame import Event, InventoryItem, VmRows
 from engine.wire.topics import FRAMES
 
-# A node with thousands of VMs needs seconds for one bulk call; one that says nothing for
-# longer than this (or one interval) counts as away until it answers.
+# A node with thousands of VMs needs seconds for one bulk call. A hypervisor that does not answer
+# for longer than this (or one interval) counts as unreachable until it answers.
 PATIENCE_S: Final = 5.0
-# Grows by doubling: a hypervisor or log that restarts is back in seconds, and one that
-# stays away is asked every 10 s, which costs nothing.
+# Doubles with each failure: a hypervisor or log that restarts is back in seconds, and one that
+# stays away is tried every 10 s, which costs nothing.
 FIRST_BACKOFF_S: Final = 1.0
 LAST_BACKOFF_S: Final = 10.0
-# Time to carry what is buffered to the log after the process was asked to end; systemd
-# kills after 90 s, and whoever stops a collector waits for it.
+# How long to flush the buffer to the log at the end of the process. systemd kills after 90 s, and a
+# person who stops a collector waits for it.
 LEAVE_S: Final = 5.0
-# A wall clock is slewed by milliseconds all the time; a step back of more is told.
+# A wall clock is slewed by milliseconds all the time; a larger step back is reported.
 WALL_SLACK_NS: Final = 1_000_000_000
 
 _log = structlog.get_logger()
@@ -52,26 +52,26 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """One answer of the hypervisor: a sample, and the inventory where it was due."""
+    """One answer of the hypervisor: a sample, and the inventory if it was due."""
 
     sample: NodeSample
     inventory: tuple[InventoryItem, ...] | None
 
 
 class Collector:
-    """Samples one node and carries its frames to the log, until cancelled.
+    """Samples one node and sends its frames to the log, until cancelled.
 
     Parameters
     ----------
     hypervisor
         The node, opened.
     connect
-        Opens the log; called again after the log broke. Entering it may raise
-        `LogUnreachable`, which is waited out while sampling goes on.
+        Opens the log; called again after the log failed. Entering it may raise `LogUnreachable`:
+        then sampling continues, and the log is tried again later.
     run
-        Names this run of the process: sequences count within it.
+        Names this run of the process: sequence numbers count within it.
     sign
-        Signs the frames on their way to the log, so that what waited goes out under today's key.
+        Signs the frames when they are sent, so that delayed frames carry the current key.
     """
 
     def __init__(
@@ -105,19 +105,19 @@ class Collector:
         self._dropped_total = 0
 
     async def run(self) -> None:
-        """Sample and send until cancelled; then carry what is buffered to the log, briefly.
+        """Sample and send until cancelled; then flush the buffer to the log, for a limited time.
 
         Raises
         ------
         LogRefused
-            The log will not take frames from this principal, however long one waits.
+            The log does not accept frames from this principal; waiting does not help.
         """
         self._health.expect("hypervisor")
         self._health.expect("log")
         sampling = asyncio.create_task(self._sample_for_ever(), name="collect: sampling")
         sending = asyncio.create_task(self._send_for_ever(), name="collect: sending")
         try:
-            # Neither ends by itself: whichever does, did so with an error.
+            # Neither task ends by itself; if one does, it raised an error.
             await asyncio.wait({sampling, sending}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             sampling.cancel()
@@ -145,8 +145,8 @@ class Collector:
             due_ns += interval_ns
             behind_ns = self._clock.mono_ns() - due_ns
             if behind_ns > 0:
-                # The cadence is kept by leaving slots out: two samples in quick succession
-                # would give rates over an interval that nobody asked for.
+                # Late slots are skipped to keep the interval: two samples in quick succession would
+                # give rates over an interval that was not requested.
                 missed = behind_ns // interval_ns + 1
                 instruments.SLOTS_MISSED.labels(self._config.node).inc(missed)
                 due_ns += missed * interval_ns
@@ -168,17 +168,17 @@ class Collector:
             instruments.SLOTS_MISSED.labels(node).inc()
 
     async def _look(self, now_ns: int) -> _Look | None:
-        """Return what the hypervisor says, or None if it says nothing in this slot.
+        """Return the answer of the hypervisor, None if there is none in this slot.
 
-        A call that takes longer goes on in its own task, and no second one is started
-        beside it: the slots that pass meanwhile keep their times.
+        A call that takes longer continues in its own task, and no second one is started beside it;
+        the slots that pass meanwhile keep their times.
         """
         if self._pending is None:
             if now_ns < self._retry_ns:
                 return None
             self._asked_ns = now_ns
             self._pending = asyncio.create_task(self._ask(), name="collect: sample")
-        # Not the whole interval: what answers in the last moment would be late in the next.
+        # Not the whole interval: an answer in the last moment would be late in the next slot.
         await asyncio.wait({self._pending}, timeout=0.9 * self._config.interval_s)
         if not self._pending.done():
             waited_s = (self._clock.mono_ns() - self._asked_ns) / 1e9
@@ -227,7 +227,7 @@ class Collector:
         )
 
     def _blind(self) -> Content:
-        """Return what is known without the hypervisor: that it does not answer."""
+        """Return the content without the hypervisor: that it does not answer."""
         return Content(
             event_time_ns=self._wall_ns(),
             mono_ns=self._clock.mono_ns(),
@@ -238,7 +238,7 @@ class Collector:
     def _put(self, content: Content) -> None:
         now_ns = self._clock.mono_ns()
         if dropped := self._buffer.make_room(now_ns=now_ns):
-            # Whatever was in there may have been the only copy of an inventory item.
+            # The dropped frames may have held the only copy of an inventory item.
             self._inventory.forget()
             self._dropped_total += dropped
             self._note("frames_dropped", frames=dropped, frames_total=self._dropped_total)
@@ -249,7 +249,7 @@ class Collector:
             self._buffer.put(encoded)
 
     def _tell_reachability(self, events: list[Event]) -> None:
-        """Make sure that the hypervisor's loss and return are told, by it or else by us."""
+        """Report the loss and return of the hypervisor, unless the hypervisor does."""
         for event in events:
             if event.kind in {"hypervisor_lost", "hypervisor_back"}:
                 self._told_lost = event.kind == "hypervisor_lost"
@@ -290,7 +290,7 @@ class Collector:
                 backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
 
     async def _send(self, log: Log) -> None:
-        """Carry frames to `log` in order; returns when the buffer is closed and empty."""
+        """Append frames to `log` in order; return when the buffer is closed and empty."""
         config = self._config
         key = config.cell.encode()
         while (frame := await self._buffer.take()) is not None:
@@ -301,8 +301,8 @@ class Collector:
                 self._cut_smaller(frame, str(error))
                 continue
             except BaseException:
-                # It may stand in the log or not; the engine knows a frame it has by its
-                # source and sequence, so twice is harmless and missing is not.
+                # The frame may be in the log or not. The engine identifies a frame by its source
+                # and sequence, so a duplicate is harmless and a missing frame is not.
                 self._buffer.put_back(frame)
                 raise
             self._health.progress("log")
@@ -310,14 +310,15 @@ class Collector:
             instruments.SAMPLES_SENT.labels(config.node).inc(frame.rows)
 
     def _cut_smaller(self, frame: EncodedFrame, why: str) -> None:
-        """Let frames that wait be sent in pieces that the log takes."""
+        """Split waiting frames into parts that the log accepts."""
         _log.warning(
             "The log takes no frame of this size; frames are cut smaller from now on.",
             node=self._config.node,
             bytes=len(frame.value),
             reason=why,
         )
-        # What is given up because it cannot be cut may have been the only copy of an item.
+        # A frame that was given up because it cannot be split may have held the only copy of an
+        # item.
         self._inventory.forget()
         for piece in self._source.cut_smaller(frame, self._buffer.take_all()):
             self._buffer.put(piece)

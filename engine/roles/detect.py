@@ -1,8 +1,9 @@
-"""The engine's loop: frames in, alerts, scores and refused records out, snapshots beside them.
+"""The loop of the engine: frames in; alerts, scores and rejected records out; and snapshots.
 
-Input is never sought: the group starts where the older of two snapshots ends, and what the
-newer one holds already is skipped. What a record leads to stands in the log before a
-snapshot says that the record was folded, so a kill repeats alerts (same ids) and loses none.
+The role never seeks in its input: the group starts at the offset of the older of two snapshots, and
+records that the newer one already contains are skipped. The results of a record are in the log
+before a snapshot says that the record was folded. A kill therefore repeats alerts (with the same
+ids) and loses none.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ from engine.wire.rejected import decode_rejected
 from engine.wire.score import Scores
 from engine.wire.topics import FRAMES, REJECTED
 
-# One poll's worth: a tenth of a second of work, so that ticks and probes are not late.
+# The most records of one poll: a tenth of a second of work, so that ticks and probes are on time.
 _MAX_RECORDS: Final = 200
 _POLL_S: Final = 0.5
 _TICK_CELL: Final = "-"
@@ -43,19 +44,19 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectConfig:
-    """What the engine is told.
+    """The configuration of the engine.
 
     Attributes
     ----------
     node, run
-        Name this process and this life of it: its ticks are a source of their own.
+        Name this process and this run of it: its ticks are a source of their own.
     group
         Members of one group share the partitions.
     snapshot_every_s
-        Append time between two generations of one partition.
+        Append time between two generations (snapshots) of one partition.
     tick_s
-        An idle partition gets a tick this often, so that silence is data; None writes none,
-        for replays of records that hold their ticks.
+        An idle partition gets a tick (heartbeat) this often, so that silence is data; None writes
+        none, for replays of records that contain their ticks.
     """
 
     site: str
@@ -69,7 +70,7 @@ class DetectConfig:
 
 @dataclass(slots=True)
 class _Held:
-    """One partition that this process holds now."""
+    """One partition that is assigned to this process now."""
 
     state: Partition
     heard_ns: int
@@ -79,23 +80,23 @@ class _Held:
 
 
 class Detector:
-    """Folds and judges the partitions it is given, until cancelled.
+    """Folds and judges the partitions assigned to it, until cancelled.
 
     Parameters
     ----------
     open_frame
-        Checks who wrote a frame and decodes it; the default believes every writer, for tests.
+        Verifies the writer of a frame and decodes it; the default trusts every writer, for tests.
     sign
         Signs the ticks.
     key
-        Signs alerts and scores; None leaves them unsigned, and no planner believes them.
+        Signs alerts and scores; None leaves them unsigned, and planners reject them.
     state_keys
-        Sign the snapshots and tell whose are believed; None believes every writer, for tests.
+        Sign the snapshots and say which ones are trusted; None trusts every writer, for tests.
 
     Attributes
     ----------
     partitions
-        State of the partitions held now, by number.
+        State of the partitions assigned now, by number.
     """
 
     def __init__(
@@ -125,12 +126,12 @@ class Detector:
         self._refolding: Refolding[Partition, list[Output]] = Refolding(
             log, "engine", self._load, Partition.fold
         )
-        # A role may be opened anew in one process: each opening is a source of its own.
+        # A role may be reopened within one process; each time it is a new source.
         self._run = f"{config.run}.{clock.mono_ns():x}"
 
     @property
     def partitions(self) -> dict[int, Partition]:
-        """State of the partitions held now, by number."""
+        """State of the partitions assigned now, by number."""
         return {number: held.state for number, held in self._held.items()}
 
     async def run(self) -> None:
@@ -139,7 +140,7 @@ class Detector:
         Raises
         ------
         LogError
-            The log refused or went away; whoever runs this opens it anew.
+            The log refused or was lost; the caller opens the role again.
         SnapshotTooNew
             A later release wrote the newest snapshot.
         """
@@ -156,11 +157,11 @@ class Detector:
                 await self._save_due(subscription)
                 self._export()
                 self._health.progress("engine")
-                # Appends may be instant; probes and other roles must get their turn.
+                # Appends may return without waiting; probes and other roles must get their turn.
                 await asyncio.sleep(0)
 
     async def _assign(self, delivery: Delivery) -> None:
-        """Hold exactly the partitions assigned; state of a lost one may be stale, so it goes."""
+        """Hold exactly the assigned partitions; the state of a lost one may be stale."""
         if delivery.generation != self._generation:
             self._generation = delivery.generation
             self._held.clear()
@@ -184,7 +185,7 @@ class Detector:
             held.saved_ms = held.state.time_ms
 
     async def _outputs(self, held: _Held, record: Record) -> list[Output]:
-        """Fold a record, or what is left of it once it failed twice; return what it leads to."""
+        """Fold a record, without the parts that failed twice; return its results."""
         held.state, outputs = await self._refolding.fold(held.state, record)
         return outputs
 
@@ -270,7 +271,7 @@ class Detector:
     async def _save(self, subscription: Subscription, number: int, held: _Held) -> None:
         """Write one whole generation, then let a successor start at the one before it."""
         chunks, manifest = take_snapshot(held.state)
-        # One that cannot be saved is tried again when the next one is due.
+        # After a failure the next attempt is at the next due time.
         held.saved_ms = held.state.time_ms
         if not await append_generation(
             self._log,
@@ -288,10 +289,10 @@ class Detector:
         instruments.SNAPSHOT_BYTES.labels(str(number)).set(sum(map(len, chunks)))
 
     def _export_coverage(self, scores: Scores) -> None:
-        """Count the VMs of a cell by the witnesses that would be heard if they died."""
+        """Count the VMs of a cell by the witnesses that are available if they die."""
         heard = [witnesses_of(found) for found in scores.covered()[:, 0].tolist()]
         if scores.cell_vms is not UNSET:
-            # One of several records of a minute.
+            # A minute may take several records.
             minute_ms, others = self._heard.get(scores.cell, (0, []))
             heard = [*others, *heard] if minute_ms == scores.minute_ms else heard
             self._heard[scores.cell] = (scores.minute_ms, heard)

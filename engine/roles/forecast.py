@@ -1,8 +1,8 @@
-"""The forecaster's loop: frames in, forecasts out, its own state beside them.
+"""The loop of the forecaster: frames in, forecasts out, and its own state.
 
-It has a group and a process of its own: nobody waits for it, and it may be away for as long as
-the log keeps frames. What a record leads to stands in the log before a snapshot says that the
-record was folded; a kill repeats forecasts, with the same values.
+It has its own group and process: no other role waits for it, and it may be down for as long as the
+log keeps frames. The results of a record are in the log before a snapshot says that the record was
+folded; a kill repeats forecasts, with the same values.
 """
 
 import asyncio
@@ -29,14 +29,14 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ForecastConfig:
-    """What the forecaster is told.
+    """The configuration of the forecaster.
 
     Attributes
     ----------
     group
         Members of one group share the partitions.
     snapshot_every_s
-        Append time between two generations of one partition.
+        Append time between two generations (snapshots) of one partition.
     """
 
     group: str
@@ -45,7 +45,7 @@ class ForecastConfig:
 
 @dataclass(slots=True)
 class _Held:
-    """One partition that this process holds now."""
+    """One partition that is assigned to this process now."""
 
     state: Foretelling
     saved_ms: int
@@ -53,14 +53,14 @@ class _Held:
 
 
 class Foreteller:
-    """Forecasts the partitions it is given, until cancelled.
+    """Forecasts the partitions assigned to it, until cancelled.
 
     Parameters
     ----------
     open_frame
-        Checks who wrote a frame and decodes it; the default believes every writer, for tests.
+        Verifies the writer of a frame and decodes it; the default trusts every writer, for tests.
     state_keys
-        Sign the state and tell whose is believed; None believes every writer, for tests.
+        Sign the state and say which states are trusted; None trusts every writer, for tests.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Foreteller:
 
     @property
     def partitions(self) -> dict[int, Foretelling]:
-        """State of the partitions held now, by number."""
+        """State of the partitions assigned now, by number."""
         return {number: held.state for number, held in self._held.items()}
 
     async def run(self) -> None:
@@ -96,11 +96,11 @@ class Foreteller:
         Raises
         ------
         LogError
-            The log refused or went away; whoever runs this opens it anew.
+            The log refused or was lost; the caller opens the role again.
         SnapshotTooNew
             A later release wrote the newest state.
         """
-        # Done at the first frame it could outlast the group's session.
+        # At the first frame, compilation could take longer than the session timeout of the group.
         compile_kernels()
         async with self._log.subscribe(FRAMES.name, group=self._config.group) as subscription:
             while True:
@@ -118,16 +118,16 @@ class Foreteller:
                     held.saved_ms = held.saved_ms or held.state.time_ms
                 await self._save_due(subscription)
                 self._health.progress("forecast")
-                # Appends may be instant; probes and other roles must get their turn.
+                # Appends may return without waiting; probes and other roles must get their turn.
                 await asyncio.sleep(0)
 
     async def _fold(self, held: _Held, record: Record) -> list[Output]:
-        """Fold a record, or what is left of it once it failed twice."""
+        """Fold a record, without the parts that failed twice."""
         held.state, outputs = await self._refolding.fold(held.state, record)
         return outputs
 
     async def _assign(self, delivery: Delivery) -> None:
-        """Hold exactly the partitions assigned; state of a lost one may be stale, so it goes."""
+        """Hold exactly the assigned partitions; the state of a lost one may be stale."""
         if delivery.generation != self._generation:
             self._generation = delivery.generation
             self._held.clear()
@@ -168,7 +168,7 @@ class Foreteller:
     async def _save(self, subscription: Subscription, number: int, held: _Held) -> None:
         """Write one whole generation, then let a successor start at the one before it."""
         taken = take_state(held.state)
-        # One that cannot be saved is tried again when the next one is due.
+        # After a failure the next attempt is at the next due time.
         held.saved_ms = held.state.time_ms
         if not await append_generation(
             self._log,

@@ -1,6 +1,6 @@
-"""What stands between a sample and the log: sequence, inventory and a bounded buffer.
+"""From a sample to the frames for the log: sequence numbers, inventory and a bounded buffer.
 
-Nothing here waits for the log or asks the hypervisor; `engine.roles.collect` does.
+Nothing here waits for the log or calls the hypervisor; `engine.roles.collect` does.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ from engine.wire.frame import (
     encode_frame,
 )
 
-# 284 B is the widest row the packing can produce, so this many rows with their share of
-# events and inventory stay below what one record may hold (`envelope.MAX_RECORD_BYTES`).
+# 284 B is the widest row that the packing can produce, so this many rows, with their share of
+# events and inventory, stay below the size limit of a record (`envelope.MAX_RECORD_BYTES`).
 ROWS_PER_FRAME: Final = 2048
-# Names, tenants and disks of one VM take some 300 B; of 512 VMs 150 kB beside the rows.
+# Names, tenants and disks of one VM take some 300 B, those of 512 VMs 150 kB beside the rows.
 ITEMS_PER_FRAME: Final = 512
 
 _log = structlog.get_logger()
@@ -39,7 +39,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectConfig:
-    """What a collector is told; see `engine.settings.Collect` for units and reasons."""
+    """The configuration of a collector; see `engine.settings.Collect` for units and reasons."""
 
     site: str
     zone: str
@@ -53,10 +53,10 @@ class CollectConfig:
 
 @dataclass(frozen=True, slots=True)
 class EncodedFrame:
-    """A frame on its way to the log.
+    """A frame to be sent to the log.
 
-    `since_ns` is when it was made, by the collector's own monotonic clock: the one in the
-    header is the node's and may start elsewhere.
+    `since_ns` is when it was made, by the collector's own monotonic clock; the header contains the
+    node's clock, which may have another origin.
     """
 
     sequence: int
@@ -67,7 +67,7 @@ class EncodedFrame:
 
 @dataclass(slots=True)
 class Content:
-    """What the next frames carry, before it is cut into frames."""
+    """The content of the next frames, before it is split into frames."""
 
     event_time_ns: int
     mono_ns: int
@@ -79,7 +79,7 @@ class Content:
 
 
 class Source:
-    """One run of the collector as the engine sees it: its sequence and its own events."""
+    """One run of the collector as seen by the engine: its sequence and its own events."""
 
     def __init__(self, config: CollectConfig, run: str) -> None:
         self._config = config
@@ -102,7 +102,7 @@ class Source:
         return events
 
     def frames(self, content: Content, *, now_ns: int) -> list[EncodedFrame]:
-        """Return `content` as frames, in order; several where one would be too large."""
+        """Return `content` as frames, in order; several if one would be too large."""
         cuts = row_cuts(content.rows)
         parts = max(
             len(cuts),
@@ -124,7 +124,7 @@ class Source:
             rows=rows,
             events=tuple(map(_fitting_event, content.events[items])),
             inventory=tuple(map(_fitting_item, content.inventory[items])),
-            # What is true of the node stands in its first frame, once.
+            # The values of the node are only in the first frame.
             node=content.node if index == 0 else {},
             pools=content.pools if index == 0 else (),
         )
@@ -133,11 +133,11 @@ class Source:
     def cut_smaller(
         self, refused: EncodedFrame, behind: Sequence[EncodedFrame]
     ) -> list[EncodedFrame]:
-        """Return what a frame says that the log will never take, and those behind it, in pieces.
+        """Return a refused frame and those behind it, split into frames that the log accepts.
 
-        Pieces are numbered on from the refused frame, so that the engine sees no gap: nothing
-        behind it was sent yet. Frames made from now on are as small; what cannot be cut any
-        further is given up.
+        Numbering continues from the refused frame, so the engine sees no gap: no later frame has
+        been sent yet. Frames made from now on obey the same size limit; a frame that cannot be
+        split any further is given up.
         """
         self._limit_bytes = min(self._limit_bytes, len(refused.value) - 1)
         self._sequence = refused.sequence
@@ -148,7 +148,7 @@ class Source:
         ]
 
     def _numbered(self, frame: Frame) -> list[tuple[Frame, bytes]]:
-        """Return a frame under the next number, in as many pieces as the log's limit asks for."""
+        """Return a frame under the next number, split until each part is within the log's limit."""
         frame = replace(frame, header=replace(frame.header, sequence=self._sequence))
         try:
             value = encode_frame(frame)
@@ -182,7 +182,7 @@ class Source:
 
 
 def _halves(frame: Frame) -> tuple[Frame, Frame] | None:
-    """Return what a frame says as two, None where it says one thing only."""
+    """Return the content of a frame as two frames, None if it cannot be split."""
     rows, events, inventory = frame.rows, frame.events, frame.inventory
     if len(rows) > 1 or len(events) > 1 or len(inventory) > 1:
         row, event, item = (-(-len(part) // 2) for part in (rows, events, inventory))
@@ -202,7 +202,7 @@ def _halves(frame: Frame) -> tuple[Frame, Frame] | None:
                 pools=(),
             ),
         )
-    # One VM, and what is told of it or of its node.
+    # One VM, with its event, its inventory item or the values of its node.
     if sum(map(bool, (len(rows), events, inventory, frame.node or frame.pools))) > 1:
         first = replace(frame, events=(), inventory=())
         second = replace(frame, rows=VmRows.empty(), node={}, pools=())
@@ -218,7 +218,7 @@ def _halves(frame: Frame) -> tuple[Frame, Frame] | None:
 
 
 def row_cuts(rows: VmRows) -> list[slice]:
-    """Return the ranges of VMs that stand in one frame each, as few as fit."""
+    """Return the ranges of VMs that go into one frame each, as few as possible."""
     cuts, start = [], 0
     bounds = None if rows.vcpus is None else rows.vcpus.bounds()
     while start < len(rows):
@@ -232,7 +232,7 @@ def row_cuts(rows: VmRows) -> list[slice]:
 
 
 def _fitting_event(event: Event) -> Event:
-    """Return an event as readers take it: what is said of a VM may be of any length."""
+    """Return an event with its texts cut to the limit of readers; a VM may set any length."""
     if all(len(text) <= limits.MAX_TEXT for text in event.detail.values()):
         return event
     detail = {name: limits.clipped(text) for name, text in event.detail.items()}
@@ -240,10 +240,10 @@ def _fitting_event(event: Event) -> Event:
 
 
 def _fitting_item(item: InventoryItem) -> InventoryItem:
-    """Return an item as readers take it.
+    """Return an inventory item within the limits of readers.
 
-    A tenant or group that is cut off would be another one, so it is unknown; and so is what hangs
-    on more devices than a reader takes.
+    A truncated tenant or group would name another one, so it becomes unknown. Likewise, a VM with
+    more devices than a reader accepts has unknown dependencies.
     """
     texts = (item.name, item.tenant, item.group, item.flavor)
     devices = (*item.disks.items(), *item.nics.items())
@@ -271,7 +271,7 @@ def _pieces(count: int, size: int) -> int:
 
 
 class InventoryWatch:
-    """Knows which inventory items the engine has not been told, or not lately."""
+    """Tracks the inventory items that the engine has not received, or not lately."""
 
     def __init__(self, every_s: float) -> None:
         self._every_ns = round(every_s * 1e9)
@@ -280,14 +280,14 @@ class InventoryWatch:
         self._all_due_ns: int | None = None
 
     def due(self, roster: bytes, *, now_ns: int) -> bool:
-        """Return whether to ask: the set of VMs changed, or the period has passed."""
+        """Return whether to query the inventory: the VMs changed, or the period has passed."""
         changed, self._roster = roster != self._roster, roster
         return changed or self._all_due_ns is None or now_ns >= self._all_due_ns
 
     def changed(
         self, inventory: tuple[InventoryItem, ...] | None, *, now_ns: int
     ) -> list[InventoryItem]:
-        """Return what to send of what was asked: all of it when due, else what is new."""
+        """Return the items to send: all of them when due, else those that changed."""
         if inventory is None:
             return []
         everything = self._all_due_ns is None or now_ns >= self._all_due_ns
@@ -303,7 +303,7 @@ class InventoryWatch:
 
 
 class Buffer:
-    """Frames that wait for the log, bounded by age and bytes; the oldest goes first."""
+    """Frames that wait for the log, limited by age and bytes; the oldest is dropped first."""
 
     def __init__(self, config: CollectConfig) -> None:
         self._node = config.node
@@ -318,16 +318,16 @@ class Buffer:
         return len(self._frames)
 
     def close(self) -> None:
-        """Let `take` return None once nothing is left."""
+        """Let `take` return None once the buffer is empty."""
         self._closed = True
         self._filled.set()
 
     def finished(self) -> bool:
-        """Return whether nothing is left and nothing will come."""
+        """Return whether the buffer is empty and closed."""
         return self._closed and not self._frames
 
     def make_room(self, *, now_ns: int) -> int:
-        """Give up what is too old or too much; return how many frames that were."""
+        """Drop frames beyond the limits of age and bytes; return how many."""
         dropped = 0
         while self._frames:
             old = now_ns - self._frames[0].since_ns > self._keep_ns
@@ -348,20 +348,20 @@ class Buffer:
         self._filled.set()
 
     def put_back(self, frame: EncodedFrame) -> None:
-        """Return a frame that `take` gave and the log did not confirm."""
+        """Return a frame that was taken but not confirmed by the log."""
         self._frames.appendleft(frame)
         self._count(len(frame.value))
         self._filled.set()
 
     def take_all(self) -> list[EncodedFrame]:
-        """Return all frames, oldest first, and hold none."""
+        """Return all frames, oldest first, and empty the buffer."""
         frames = list(self._frames)
         self._frames.clear()
         self._count(-sum(len(frame.value) for frame in frames))
         return frames
 
     async def take(self) -> EncodedFrame | None:
-        """Return the oldest frame as soon as there is one, None when closed and empty."""
+        """Return the oldest frame as soon as there is one, None if closed and empty."""
         while not self._frames:
             if self._closed:
                 return None

@@ -1,6 +1,6 @@
-"""Generations of snapshots in the log: chunks, then the manifest that makes them whole.
+"""Generations (snapshots) in the log: chunks of state, then the manifest that names them.
 
-Any writer of the topic can put anything there, so a manifest is signed like an alert, and it
+Every writer of the topic can write any record there, so a manifest is signed, as alerts are, and it
 holds the hash of its chunks. The signature covers topic, partition and group as well.
 """
 
@@ -26,13 +26,14 @@ from engine.wire.topics import FRAMES, SNAPSHOTS, Topic
 CHUNK: Final = b"chunk"
 MANIFEST: Final = b"manifest"
 
-# A topic may hold a gigabyte of generations, of which the newest counts: records read from the
-# end at first (a forecaster of 2,000 VMs), and how many times more where none of them is whole.
+# A topic may hold a gigabyte of generations, of which only the newest is needed. So many records
+# are read from the end at first (enough for a forecaster of 2,000 VMs), and this factor more as
+# long as they hold no whole generation.
 _REACH: Final = 256
 _FURTHER: Final = 8
-# Python refuses to read thousands of digits; no generation has a million chunks.
+# Python refuses to parse thousands of digits; no generation has a million chunks.
 _DIGITS: Final = 6
-# Why a manifest is not believed.
+# Reasons to distrust a manifest.
 _NOT_BELIEVED: Final = frozenset({"bad_signature", "expired_key"})
 
 State = TypeVar("State")
@@ -42,17 +43,17 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class StateKeys:
-    """With which key a role signs its state, and whose state it goes on from.
+    """The key with which a role signs its state, and the keys whose states it accepts.
 
     Attributes
     ----------
     key
-        The engine's key of this machine; what it signed is believed.
+        The engine's key of this machine; states signed by it are accepted.
     trusted
-        Engines of other machines whose state is believed as well, and when keys end.
+        Engines of other machines whose states are also accepted, and when keys expire.
     takes_unsigned
-        Whether a state that nobody signed counts too, as releases before wrote it: for the days of
-        an upgrade, in which frames without a MAC count as well.
+        Whether an unsigned state of an earlier release is also accepted, for the days of an
+        upgrade, in which frames without a MAC are accepted as well.
     """
 
     key: Ed25519PrivateKey
@@ -60,7 +61,7 @@ class StateKeys:
     takes_unsigned: bool = False
 
     def check(self, signed_bytes: bytes, record: Record) -> None:
-        """Raise `RecordRejected` where no such key signed the bytes by the time of the record."""
+        """Raise `RecordRejected` unless an accepted key, not yet expired, signed the bytes."""
         if self.takes_unsigned and SIGNATURE_HEADER not in dict(record.headers):
             return
         trusted, own = self.trusted.current(), self.key.public_key()
@@ -70,7 +71,7 @@ class StateKeys:
 
 
 class Stored(NamedTuple):
-    """One generation as the log has it: the record of its manifest, and its chunks by index."""
+    """One generation in the log: the record of its manifest, and its chunks by index."""
 
     record: Record
     chunks: dict[int, bytes]
@@ -84,7 +85,7 @@ _reach_decoder = msgspec.msgpack.Decoder(_Reach)
 
 
 def headers_of(group: str, generation: str, index: int) -> Headers:
-    """Return what tells the records of one generation apart from all others."""
+    """Return the headers that identify the records of one generation."""
     return (
         ("group", group.encode()),
         ("generation", generation.encode()),
@@ -93,7 +94,7 @@ def headers_of(group: str, generation: str, index: int) -> Headers:
 
 
 def _bound(manifest: bytes, *, topic: Topic, partition: int, group: str) -> bytes:
-    """Return what is signed: a manifest in its place, so that it counts in no other one."""
+    """Return the signed bytes: a manifest with its place, so that it is not valid elsewhere."""
     return "\x00".join((topic.name, str(partition), group, "")).encode() + manifest
 
 
@@ -105,14 +106,14 @@ async def load(
     configuration: Configuration,
     keys: StateKeys | None = None,
 ) -> Partition:
-    """Return the newest whole state of an engine's partition, an empty one where there is none.
+    """Return the newest whole state of an engine's partition, an empty one if there is none.
 
-    One of another configuration is passed over, and so is what `newest_state` passes over.
+    A state of another configuration is skipped, as are those that `newest_state` skips.
 
     Raises
     ------
     SnapshotTooNew
-        A later release wrote one: going on would lose what it learned.
+        A later release wrote one: to continue would lose its content.
     """
     wanted = {configuration_hash(configuration)}
     if configuration_hash(configuration) == configuration_hash(Configuration()):
@@ -153,7 +154,7 @@ def _sorted(
         if record.key == MANIFEST:
             manifests.append(record)
         elif record.key == CHUNK and index.isdigit() and len(index) <= _DIGITS:
-            # The first one stands: who writes it again later cannot damage it.
+            # The first one counts: a later duplicate cannot damage it.
             chunks.setdefault(_generation(record), {}).setdefault(int(index), record.value)
     return chunks, manifests[::-1]
 
@@ -169,7 +170,7 @@ async def append_generation(
     topic: Topic = SNAPSHOTS,
     keys: StateKeys | None = None,
 ) -> bool:
-    """Make one generation of a group's state stand in the log, its manifest last.
+    """Append one generation of a group's state to the log, its manifest last.
 
     Parameters
     ----------
@@ -179,8 +180,8 @@ async def append_generation(
     Returns
     -------
     bool
-        Whether it stands there. The log may never take a record of its size: the state is then
-        told as unsaved and the role goes on, to read more again after a restart.
+        Whether it is in the log. If the log never accepts a record of its size, the state is logged
+        as unsaved and the role continues; after a restart it must read more frames again.
     """
     bound = _bound(manifest, topic=topic, partition=partition, group=group)
     signature = () if keys is None else signed(bound, keys.key)
@@ -209,7 +210,7 @@ async def append_generation(
 async def stored_generations(
     log: Log, partition: int, *, group: str, topic: Topic, offset: int
 ) -> list[Stored]:
-    """Return a group's generations from `offset` as they stand in the log, newest first."""
+    """Return a group's generations in the log from `offset` on, newest first."""
     chunks, manifests = _sorted(await log.read_to_end(topic.name, partition, offset=offset), group)
     return [Stored(record, chunks.get(_generation(record), {})) for record in manifests]
 
@@ -227,29 +228,29 @@ async def newest_state(
     restore: Callable[[dict[int, bytes], bytes], State],
     keys: StateKeys | None = None,
 ) -> State | None:
-    """Return the newest state that `restore` makes of a group's generations, None without any.
+    """Return the newest state that `restore` makes of a group's generations, None if there is none.
 
-    A generation that nobody trusted signed, that says it holds frames which the log does not have
-    yet, or that cannot be restored is logged, counted and passed over for an older one. Which is
-    newest its manifest says: an old one that is written again comes after those that followed it.
-    A state may end before the first frame that the log still has; what was lost is then counted.
+    A generation is logged, counted and skipped for an older one if no trusted key signed it, if it
+    claims frames that the log does not have yet, or if it cannot be restored. The manifest decides
+    which is newest: an old generation that is appended again stays older than its successors. A
+    state may end before the first frame that the log still has; the lost frames are then counted.
 
     Parameters
     ----------
     keys
-        Tell whose state is believed; None believes every writer, for tests.
+        Say whose states are trusted; None trusts every writer, for tests.
 
     Raises
     ------
     SnapshotTooNew
-        A later release wrote one: going on would lose what it learned.
+        A later release wrote one: to continue would lose its content.
     """
     bounds = await log.bounds(topic.name, partition)
     reach = _REACH
     while True:
         start = max(bounds.earliest, bounds.end - reach)
         stored = await stored_generations(log, partition, group=group, topic=topic, offset=start)
-        # Asked for last: every frame of a state that was just read is below it.
+        # Queried last: every frame of a state that was just read is below it.
         end = (await log.bounds(FRAMES.name, partition)).end
         passed: list[tuple[str, str]] = []
         believed: list[tuple[float, Stored]] = []
@@ -268,7 +269,7 @@ async def newest_state(
                 break
             except SnapshotDamaged as damage:
                 passed.append(("unusable", str(damage)))
-        # A generation that the reach cuts through is not damaged: it is looked for again.
+        # A generation that is only partly within reach is not damaged: it is read again.
         if state is not None or start == bounds.earliest:
             _tell(passed, topic=topic, partition=partition)
             if state is None and stored:
@@ -283,9 +284,9 @@ async def newest_state(
 
 
 def _next_offset(manifest: bytes, *, end: int) -> float:
-    """Return up to which offset of the frames a state says it goes.
+    """Return the offset of the frames up to which a state claims to extend.
 
-    What says none is tried first, since only restoring it can tell what it is.
+    A manifest without one is tried first, since only restoring it shows its content.
 
     Raises
     ------
@@ -306,7 +307,7 @@ def _next_offset(manifest: bytes, *, end: int) -> float:
 
 
 def _tell(passed: list[tuple[str, str]], *, topic: Topic, partition: int) -> None:
-    """Count and log what was passed over, with its reason; strangers may write any number."""
+    """Count and log the skipped generations with reasons; untrusted ones, in any number, as one."""
     sentences = [detail for reason, detail in passed if reason not in _NOT_BELIEVED]
     strange = [detail for reason, detail in passed if reason in _NOT_BELIEVED]
     if strange:

@@ -1,8 +1,8 @@
-"""What a process says about itself: which parts go on, which wait, and for what.
+"""The health of a process: which parts make progress, which wait, and for what.
 
-Each role reports here; `connectors.http` answers `/livez` and `/readyz` from it. A part
-that waits is alive and not ready. A part that says nothing at all for a minute is stuck,
-and restarting the process is the cure.
+Each role reports here; `connectors.http` answers `/livez` and `/readyz` from it. A part that waits
+is alive and not ready. A part that does not report for a minute is stuck, and a restart of the
+process is the remedy.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from typing import Final, Protocol
 
 import structlog
 
-# Every loop of a role reports at least once a second or when a wait of its own ends, the
-# longest of which is the back-off of 30 s; twice that is no longer slow, it is stuck.
+# Every loop of a role reports at least once a second or when a wait of its own ends. The longest
+# wait is the back-off of 30 s; after twice that a loop is stuck, not slow.
 STUCK_AFTER_S: Final = 60.0
 
 _log = structlog.get_logger()
@@ -23,7 +23,7 @@ class _Monotonic(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether all is well, and one sentence for each part that is not."""
+    """Whether all parts are healthy, and one sentence for each part that is not."""
 
     ok: bool
     sentences: tuple[str, ...] = ()
@@ -33,21 +33,21 @@ class Verdict:
 class _Part:
     heard_ns: int
     since_ns: int
-    sentence: str = ""  # why it waits; empty is going on
-    told: bool = False  # whether the log says that it waits
+    sentence: str = ""  # why it waits; empty if it makes progress
+    told: bool = False  # whether the wait was logged
 
 
 class Health:
-    """Where the parts of one process report, and where its probes look.
+    """The registry to which the parts of one process report, and which its probes read.
 
     Reports come from the event loop; verdicts may be read from any thread.
 
     Parameters
     ----------
     clock
-        Tells monotonic time in ns.
+        Provides monotonic time in ns.
     stuck_after_s
-        Silence after which a part counts as stuck.
+        Time without a report after which a part counts as stuck.
     """
 
     def __init__(self, clock: _Monotonic, *, stuck_after_s: float = STUCK_AFTER_S) -> None:
@@ -57,18 +57,18 @@ class Health:
         self._prefix = ""
 
     def of(self, name: str) -> "Health":
-        """Return a view in which the parts of `name` stand under its name."""
+        """Return a view that prefixes the names of its parts with `name`."""
         view = Health(self._clock, stuck_after_s=self._stuck_after_s)
         view._parts, view._prefix = self._parts, f"{self._prefix}{name}: "
         return view
 
     def expect(self, what: str) -> None:
-        """Note that `what` is about to begin: until it reports, the process is not ready."""
+        """Note that `what` is about to start: until it reports, the process is not ready."""
         since_ns = self._clock.mono_ns()
         self._parts[self._prefix + what] = _Part(since_ns, since_ns, "It has not begun yet.")
 
     def progress(self, what: str) -> None:
-        """Note that `what` goes on; says so in the log if it had to wait."""
+        """Note that `what` makes progress; logged if it had to wait."""
         now_ns = self._clock.mono_ns()
         before = self._parts.get(self._prefix + what)
         self._parts[self._prefix + what] = _Part(now_ns, now_ns)
@@ -86,7 +86,7 @@ class Health:
         self._parts[self._prefix + what] = _Part(now_ns, since_ns, sentence, told=True)
 
     def done(self, what: str) -> None:
-        """Note that `what` has ended on purpose and is not to be heard again."""
+        """Note that `what` has ended on purpose and does not report any more."""
         self._parts.pop(self._prefix + what, None)
 
     def ready(self) -> Verdict:
@@ -103,7 +103,7 @@ class Health:
         return Verdict(ok=not (waiting or stuck), sentences=waiting + stuck)
 
     def live(self) -> Verdict:
-        """Return whether every part that ever reported was heard lately."""
+        """Return whether every part that ever reported did so lately."""
         now_ns = self._clock.mono_ns()
         stuck = tuple(
             f"{what} has said nothing for {(now_ns - part.heard_ns) / 1e9:.0f} s."
@@ -114,5 +114,5 @@ class Health:
 
 
 def told(error: BaseException) -> str:
-    """Return an error's message as a sentence that another one can follow."""
+    """Return an error's message as a sentence that ends with a full stop."""
     return f"{str(error).rstrip('.')}."

@@ -1,4 +1,4 @@
-"""A record of control as planner and agent take it in: refused ones are counted."""
+"""Control records as planner and agent process them: rejected ones are counted."""
 
 from collections.abc import Mapping
 
@@ -17,12 +17,12 @@ def hear_record(
     controls: Mapping[bytes, Control],
     journal: Journal | None = None,
 ) -> Heard:
-    """Return what a record says to a role that holds `controls`; see `engine.action.words`.
+    """Return the effect of a record on a role that holds `controls`; see `engine.action.words`.
 
     Parameters
     ----------
     journal
-        Of a role that keeps refused records for all others; None counts them.
+        For the role that keeps rejected records on behalf of all; with None they are only counted.
     """
     heard = hear(
         record.key,

@@ -1,4 +1,4 @@
-"""What an agent tells: frames for the engine, closed marks for planners, its journal."""
+"""The output of an agent: frames for the engine, marks (results) for planners, its journal."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -56,13 +56,13 @@ SENTENCES: Final = {
 
 Acted = Literal["action_sent", "action_returned", "action_unknown"]
 
-# An agent speaks when it acts and has no cadence; a header needs one all the same.
+# An agent sends frames when it acts, at no interval; a header needs one all the same.
 _INTERVAL_MS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Author:
-    """Which agent speaks, from where, and what it signs marks (`key`) and frames with."""
+    """The identity of an agent, and its keys for marks (`key`) and frames."""
 
     site: str
     zone: str
@@ -75,7 +75,7 @@ class Author:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How an order ended; `rule` names the sentence."""
+    """The end of an order; `rule` names the sentence."""
 
     outcome: Outcome
     rule: str
@@ -83,17 +83,17 @@ class End:
 
 
 def ended(outcome: Outcome, rule: str, **values: object) -> End:
-    """Return an end with its sentence, the gaps of which `values` fill."""
+    """Return an end with its sentence, the placeholders of which `values` fill."""
     return End(outcome, rule, SENTENCES[rule].format(**values))
 
 
 def why_of(error: Exception) -> str:
-    """Return what an error says, its name where it says nothing."""
+    """Return the message of an error, its name if there is none."""
     return str(error) or type(error).__name__
 
 
 class Marks:
-    """Puts everything an agent has to tell into its outbox."""
+    """Puts all reports of an agent into its outbox."""
 
     def __init__(self, outbox: Outbox, journal: Journal, *, author: Author, clock: Clock) -> None:
         self._outbox = outbox
@@ -104,12 +104,12 @@ class Marks:
         self.agent = f"{author.node}/{author.run}"
 
     async def claim(self, log: Log, order: Order, *, dry_run: bool) -> None:
-        """Append that this agent is about to carry the order out.
+        """Append a claim: this agent is about to carry out the order.
 
         Raises
         ------
         LogError
-            Whether it stands in the log is not known: the order must not be carried out.
+            Whether the claim is in the log is not known: the order must not be carried out.
         """
         author = self._author
         claim = Claim(
@@ -127,9 +127,9 @@ class Marks:
     def acted(
         self, kind: Acted, order: Order | StepEntry, *, dry_run: bool, outcome: str = ""
     ) -> None:
-        """Let the engine know of a call, so that it follows the VM.
+        """Report a call to the engine, so that it tracks the VM.
 
-        `outcome` of a call that returned says `refused` where nothing was done.
+        `outcome` of a call that returned is `refused` if nothing was done.
         """
         detail = {
             "incident": order.incident,
@@ -142,7 +142,7 @@ class Marks:
         self.noticed(kind, UUID(order.vm).bytes, detail)
 
     def noticed(self, kind: str, vm: bytes, detail: dict[str, str]) -> None:
-        """Let the engine know of something about one VM."""
+        """Report an event of one VM to the engine."""
         author, now_ns = self._author, self._clock.now_ms() * 1_000_000
         event = Event(
             id=f"{author.run}/{self._sequence}", kind=kind, time_ns=now_ns, vm=vm, detail=detail
@@ -165,13 +165,13 @@ class Marks:
         self._outbox.put(FRAMES.name, key=key, value=value, headers=author.sign(key, value))
 
     def journalled(self, sentence: str, *, vm: str, rule: str) -> None:
-        """Journal what was done to a VM without an order."""
+        """Journal an action on a VM that had no order."""
         self._journal.write(
             "effect", sentence, vm=vm, cell=self._author.cell, detail={"rule": rule}
         )
 
     def ended(self, order: Order, end: End, *, dry_run: bool, page: bool = False) -> None:
-        """Close the order in the log, and journal how it ended; `page` as in `said`."""
+        """Close the order in the log, and journal its end; `page` as in `said`."""
         self._close(
             incident=order.incident,
             step=order.step,
@@ -184,7 +184,7 @@ class Marks:
         self.said(kind, order, end.sentence, rule=end.rule, page=page)
 
     def recovered(self, entry: StepEntry) -> None:
-        """Tell how a step ended that the last run of this agent left untold."""
+        """Report the end of a step that the last run of this agent did not report."""
         match entry.state:
             case "returned" | "refused" | "expired" | "not_attempted":
                 outcome: Outcome = entry.state
@@ -213,13 +213,13 @@ class Marks:
         )
 
     def duplicate(self, order: Order, sentence: str) -> None:
-        """Journal an order that repeats a step; the first one for the step stands."""
+        """Journal an order that repeats a step; the first one for the step counts."""
         self.said("refusal", order, sentence, rule="duplicate")
 
     def said(
         self, kind: EntryKind, order: Order, sentence: str, *, rule: str = "", page: bool = False
     ) -> None:
-        """Journal one sentence about an order; `page` is that a person must hear of it."""
+        """Journal one sentence about an order; `page` means that a person must be notified."""
         action: Action = order.action
         self._journal.write(
             kind,

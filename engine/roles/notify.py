@@ -1,9 +1,9 @@
-"""The loop that tells people: what the journal marks for them, and that somebody would.
+"""The loop that notifies people: pages from the journal, and a heartbeat for the notifier.
 
-A page that the receiver will never take is written to the journal with the reason and passed
-over; one that fails for the moment is sent again, and those behind it are told meanwhile.
-`FlatlineAlive` fires all the time, so that its absence is the alarm of last resort: it is
-sent only while the log can be read.
+A page that the receiver never accepts is journaled with the reason and skipped. A page that fails
+temporarily is sent again, and those behind it are sent meanwhile. `FlatlineAlive` fires all the
+time, so that its absence is the last alarm (dead man's switch): it is sent only while the log can
+be read.
 """
 
 import asyncio
@@ -21,23 +21,23 @@ from engine.roles.outbox import PAGE, Journal, Outbox
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.topics import JOURNAL
 
-# Planners share it, so that each entry is told by one of them.
+# All notifiers share this group, so that each entry is sent by one of them.
 GROUP: Final = "flatline-notify"
 ALIVE: Final = "FlatlineAlive"
-# Receivers of dead man's switches give up after some minutes.
+# Receivers of dead man's switches raise an alarm after some minutes.
 ALIVE_EVERY_MS: Final = 60_000
-# Nobody acts at once on what is older; a group that is new begins with all of the journal.
+# Older entries need no immediate action; a new group starts at the beginning of the journal.
 MAX_AGE_MS: Final = 3_600_000
 
 _MAX_RECORDS: Final = 500
 _POLL_S: Final = 1.0
 _FIRST_BACKOFF_S: Final = 1.0
 _LAST_BACKOFF_S: Final = 30.0
-# Pages of an hour in a storm; beyond it nothing is read until some are told or too old.
+# The pages of an hour in a storm; beyond this nothing is read until some are sent or too old.
 _MOST_WAITING: Final = 1000
-# Each failure may take as long as the receiver is waited for; the log and the probes wait too.
+# Each failure may take the whole time limit of the receiver, and delays the log and the probes.
 _FAILURES_A_PASS: Final = 3
-# What the journal is told at the end may take this long.
+# How long to wait for pending journal entries at the end of the process.
 _LEAVE_S: Final = 2.0
 
 SENTENCES: Final = {"page_refused": "{why} People were not told: {sentence}"}
@@ -47,7 +47,7 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Page:
-    """A notice that was not taken over yet, and the record it came from."""
+    """A notice that the receiver has not accepted yet, and the record it came from."""
 
     notice: Notice
     partition: int
@@ -57,12 +57,12 @@ class _Page:
 
 
 class Notifying:
-    """Reads the journal for its group and sends what a person must hear, until cancelled.
+    """Reads the journal for its group and sends the pages to the receiver, until cancelled.
 
     Parameters
     ----------
     writer
-        Names this role's own chain in the journal: what could not be told stands there.
+        Names this role's own chain in the journal, for pages that could not be sent.
     """
 
     def __init__(
@@ -86,17 +86,17 @@ class Notifying:
         self._next: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self._alive_ms: int | None = None
-        # Until then the receiver is left alone: it gave no answer, or asked for it.
+        # No request is sent before this time: the receiver did not answer, or asked for a pause.
         self._away_ns = 0
         self._backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
 
     async def run(self) -> None:
-        """Tell until cancelled.
+        """Notify until cancelled.
 
         Raises
         ------
         LogError
-            The log refused or went away; whoever runs this opens it anew.
+            The log refused or was lost; the caller opens the role again.
         """
         saying = asyncio.create_task(self._write_for_ever())
         try:
@@ -107,12 +107,12 @@ class Notifying:
             await asyncio.wait({saying})
 
     async def _write_for_ever(self) -> None:
-        """Write to the journal what was refused; where that fails pages are told all the same."""
+        """Journal the refused pages; if that fails, pages are sent all the same."""
         backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
         while True:
             try:
                 await self._outbox.run()
-            except Exception as error:  # noqa: BLE001 -- whatever it is, people are to be told
+            except Exception as error:  # noqa: BLE001 -- pages must be sent after any error
                 _log.error("A page that was refused is not in the journal.", reason=str(error))
             await asyncio.sleep(backoff.failed())
 
@@ -125,14 +125,15 @@ class Notifying:
                     max_records=_MAX_RECORDS if has_room else 0, wait_s=_POLL_S
                 )
                 if delivery.generation != generation:
-                    # What was not told and committed is read again by whoever holds it now.
+                    # Pages that were not committed are read again by the new owner of the
+                    # partition.
                     generation = delivery.generation
                     self._waiting, self._next, self._committed = [], {}, {}
                 for record in delivery.records:
                     self._take(record)
                 await self._send_due()
                 if done := self._done():
-                    # Only now: what was sent and not noted is sent again, never left out.
+                    # Committed after sending: a page may be sent twice but is never lost.
                     await journal.commit(done)
                     self._committed |= done
                 await self._say_alive()
@@ -140,28 +141,28 @@ class Notifying:
                 await asyncio.sleep(0)
 
     def _take(self, record: Record) -> None:
-        """Keep what a record has to tell."""
+        """Keep the page of a record, if it has one."""
         self._next[record.partition] = record.offset + 1
         try:
             entry = decode_entry(record.value)
         except RecordRejected:
-            return  # `audit verify` is who finds damage in the journal
+            return  # `audit verify` detects damage in the journal
         if entry.detail.get(PAGE) == "yes":
             notice = notice_of(entry, site=self._site)
             backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
             self._waiting.append(_Page(notice, record.partition, record.offset, backoff))
 
     def _done(self) -> dict[int, int]:
-        """Return, by partition, the offset before which everything is settled, where it moved."""
+        """Return, by partition, the offset below which all is settled, where it changed."""
         first = dict(self._next)
         for page in self._waiting:
             first[page.partition] = min(first[page.partition], page.offset)
         return {number: at for number, at in first.items() if at != self._committed.get(number)}
 
     async def _send_due(self) -> None:
-        """Try what is due; one that fails lets those behind it go on."""
+        """Try the pages that are due; a failure does not hold up those behind it."""
         failures = 0
-        # What was never tried comes first, or many that fail would hold up the rest.
+        # New pages come first, else many failing ones would delay them.
         for page in sorted(self._waiting, key=lambda page: page.due_ns):
             if failures >= _FAILURES_A_PASS or self._clock.mono_ns() < self._away_ns:
                 break
@@ -212,9 +213,9 @@ class Notifying:
         return None
 
     def _note_refusal(self, notice: Notice, why: str) -> None:
-        """Write down that nobody heard of something, and why."""
+        """Journal that a page was refused, and why."""
         if notice.name == ALIVE:
-            # Once a minute: its absence is what the receiver's side notices.
+            # Logged once a minute: the receiver's side notices its absence.
             _log.error("The webhook refuses the heartbeat.", reason=why)
             return
         about = notice.labels
@@ -229,7 +230,7 @@ class Notifying:
 
 
 def notice_of(entry: JournalEntry, *, site: str) -> Notice:
-    """Return what a person hears of a journal entry."""
+    """Return the notice to a person for a journal entry."""
     about = {
         "site": site,
         "cell": entry.cell,

@@ -1,4 +1,4 @@
-"""Frames as the roles that read them open them: whose MAC does not hold is counted and logged."""
+"""Verification of frames by the roles that read them: a wrong MAC is counted and logged."""
 
 from collections.abc import Callable
 from typing import Final
@@ -12,26 +12,26 @@ from engine.wire.frame import Frame
 from engine.wire.frame_mac import FrameKeys, open_frame
 from engine.wire.table import Widen
 
-# The record itself stands in `rejected` with its reason; a flood must not fill the log file too.
+# The record itself is in `rejected` with its reason; a flood must not fill the log file too.
 _TELL_EVERY_NS: Final = 60_000_000_000
 
 _log = structlog.get_logger()
 
 
 def unsigned(_record_key: bytes, _value: bytes) -> Headers:
-    """Return no headers: what a writer without a key signs with."""
+    """Return no headers: the signature of a writer without a key."""
     return ()
 
 
 class FrameOpener:
-    """Gives the frame of a record whose writer is known; `engine.ports.OpenFrame`.
+    """Verifies the writer of a record and returns its frame; `engine.ports.OpenFrame`.
 
     Parameters
     ----------
     keys
-        Gives the keys as they are now.
+        Provides the current keys.
     reader
-        Which role reads, for the metric.
+        The role that reads, for the metric.
     widen
         See `engine.wire.frame.decode_frame`.
     """

@@ -1,4 +1,4 @@
-"""What a planner or agent has to tell: kept in order until the log has it, in one chain."""
+"""The outbox of a planner or agent: records kept in order until the log has them, in one chain."""
 
 import asyncio
 from collections import deque
@@ -20,18 +20,18 @@ from engine.wire.journal import EntryKind, encode_entry
 from engine.wire.rejected import encode_rejected, rejected_key
 from engine.wire.topics import JOURNAL, REJECTED
 
-# A log that restarts is back in seconds; one that stays away is asked twice a minute.
+# A log that restarts is back in seconds; one that stays away is tried twice a minute.
 _FIRST_BACKOFF_S: Final = 0.5
 _LAST_BACKOFF_S: Final = 30.0
 
-# The detail of a journal entry that a person must hear of.
+# The detail that marks a journal entry of which a person must be notified.
 PAGE: Final = "page"
 
 _log = structlog.get_logger()
 
 
 class Outbox:
-    """Appends what it is given, in order, each until the log has it: at least once."""
+    """Appends records in order, each until the log has it: at least once."""
 
     def __init__(self, log: Log, *, health: Health) -> None:
         self._log = log
@@ -42,13 +42,13 @@ class Outbox:
         self._empty.set()
 
     def put(self, topic: str, *, key: bytes, value: bytes, headers: Headers = ()) -> None:
-        """Take a record over; it stands in the log some time after `run` was started."""
+        """Queue a record; it is appended after `run` has started."""
         self._waiting.append((topic, key, value, headers))
         self._empty.clear()
         self._filled.set()
 
     async def emptied(self, *, within_s: float) -> bool:
-        """Return whether everything put so far stands in the log, after `within_s` at most."""
+        """Return whether all queued records are in the log, after `within_s` at most."""
         try:
             async with asyncio.timeout(within_s):
                 await self._empty.wait()
@@ -57,7 +57,7 @@ class Outbox:
         return True
 
     async def run(self) -> None:
-        """Append for ever.
+        """Append until cancelled.
 
         Raises
         ------
@@ -70,7 +70,7 @@ class Outbox:
             self._tell_unsaid()
 
     def _tell_unsaid(self) -> None:
-        """Count and log what still waits: a process that ends takes it along."""
+        """Count and log the records that are lost with the end of the process."""
         for topic, key, _value, _headers in self._waiting:
             instruments.RECORDS_UNSAID.labels(topic).inc()
             _log.error(
@@ -88,7 +88,7 @@ class Outbox:
             try:
                 await self._log.append(topic, key=key, value=value, headers=headers)
             except (LogUnreachable, LogProducerBroken) as error:
-                # The adapter builds a new producer; what was said twice is told by its id.
+                # The adapter creates a new producer; duplicates are recognized by their ids.
                 pause_s = backoff.failed()
                 self._health.waiting("outbox", f"{error} Trying again in {pause_s:g} s.")
                 await asyncio.sleep(pause_s)
@@ -115,7 +115,7 @@ class Journal:
     writer
         Names the chain: a role, its place and the run of the process.
     cell
-        Key of entries that belong to no cell of their own.
+        Key of entries without a cell of their own.
     """
 
     def __init__(self, outbox: Outbox, *, clock: Clock, writer: str, cell: str) -> None:
@@ -136,8 +136,8 @@ class Journal:
         detail: Mapping[str, str] | None = None,
         page: bool = False,
     ) -> None:
-        """Add one entry; `page` marks what a person must hear of (`engine.roles.notify`)."""
-        # A sentence may name a tenant, a pool or a VM as its owner wrote it.
+        """Add one entry; `page` requests that a person be notified (`engine.roles.notify`)."""
+        # A sentence may contain the name of a tenant, pool or VM as its owner wrote it.
         plain = {name: one_line(text) for name, text in (detail or {}).items()}
         sentence = one_line(sentence)
         self.head, entry = extend(
@@ -158,7 +158,7 @@ class Journal:
         (_log.error if page else _log.info)(sentence, kind=kind, **known)
 
     def reject(self, record: Record, *, reason: str, detail: str, page: bool = False) -> None:
-        """Keep what cannot be taken for what it claims to be, and say so."""
+        """Keep a rejected record, and journal the reason."""
         value = encode_rejected(
             record.value,
             topic=record.topic,
@@ -186,12 +186,12 @@ async def follow(
     deliver: Callable[[Record], Awaitable[None]],
     health: Health,
 ) -> None:
-    """Give every record from `offset` on to `deliver`, for ever and each once.
+    """Pass every record from `offset` on to `deliver`, each once, until cancelled.
 
     Raises
     ------
     LogError
-        The log refused; while it is unreachable this waits and reads on where it stopped.
+        The log refused. While it is unreachable this waits, and then continues where it stopped.
     """
     what, backoff = f"{topic}/{partition}", Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
     while True:
@@ -213,7 +213,7 @@ async def follow(
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Let the first error of a task group out as itself, which callers know how to take."""
+    """Raise the first error of a task group by itself, since callers expect plain errors."""
     try:
         yield
     except BaseExceptionGroup as group:

@@ -1,7 +1,7 @@
-"""The planner's loop: reads the log, asks the state machine, carries its instructions out.
+"""The loop of the planner: reads the log, steps the state machine, carries out its instructions.
 
-Any number of planners may run: the log's order decides whose order counts. Nothing is kept
-but what the log holds.
+Any number of planners may run: the order of the log decides which order counts. All state follows
+from the log.
 """
 
 import asyncio
@@ -57,21 +57,21 @@ from engine.wire.topics import ALERTS, CONTROL, ORDERS, SCORES
 
 # Deadlines and back-offs are minutes; a second of delay costs nothing.
 _TICK_S: Final = 1.0
-# Scores come once a minute; older ones say nothing about the nodes' load now.
+# Scores come once a minute; older ones do not describe the current load of the nodes.
 _SCORES_BACK_MS: Final = 300_000
-# A week of alerts is read in a second; whoever helped itself longer ago shows it again.
+# A week of alerts is read in a second; older recoveries are observed again.
 _RECOVERIES_BACK_MS: Final = 7 * DAY_MS
-# What is still to be told when the process ends.
+# How long to wait for pending records at the end of the process.
 _LEAVE_S: Final = 2.0
 
 _log = structlog.get_logger()
 
-# A word of control has a few hundred bytes; anybody may say one of the size of a record, for each
-# of the words that `engine.action.words` keeps.
+# A control command has a few hundred bytes, but any writer may write one of the maximal record size
+# for each key that `engine.action.words` keeps.
 _STANDING_BYTES: Final = 4_096
 _MOST_STANDING: Final = 30_000
 
-# The feature that tells what a VM used of its node.
+# The feature that contains the use of a VM in cores.
 _CORES: Final = "cpu_cores"
 
 Place = tuple[str, int]
@@ -79,16 +79,16 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanConfig:
-    """What a planner is told.
+    """The configuration of a planner.
 
     Attributes
     ----------
     name, run
-        Which planner this is, and which run of its process.
+        Name this planner and this run of its process.
     key
-        Signs its orders; the public half stands in `trusted.planners` of every agent.
+        Signs its orders; the public half is in `trusted.planners` of every agent.
     trusted
-        Whose orders, marks, alerts, scores and words of control count.
+        The keys for orders, marks, alerts, scores and control commands.
     """
 
     site: str
@@ -115,22 +115,22 @@ class Planner:
         self._health = health
         self._state = PlannerState(name=config.name, site=config.site)
         self._turn = asyncio.Lock()
-        # By record key: the bytes of the word that holds, and keys of words that a refused record
-        # has displaced since.
+        # By record key: the record of the command in force, and the keys whose command a rejected
+        # record has displaced since.
         self._standing: dict[bytes, tuple[bytes, Headers]] = {}
         self._displaced: set[bytes] = set()
         self._outbox = Outbox(log, health=health)
         self._journal = Journal(
             self._outbox,
             clock=clock,
-            # A role may be opened anew in one process: each opening is a chain of its own.
+            # A role may be reopened within one process; each time it is a new chain.
             writer=f"plan/{config.name}/{config.run}.{clock.mono_ns():x}",
             cell=config.site,
         )
 
     @property
     def state(self) -> PlannerState:
-        """What the planner knows now."""
+        """The current state of the planner."""
         return self._state
 
     async def run(self) -> None:
@@ -139,7 +139,7 @@ class Planner:
         Raises
         ------
         LogError
-            The log refused, or was away while this started.
+            The log refused, or was unreachable during the start.
         """
         self._journal.write(
             "start",
@@ -165,14 +165,14 @@ class Planner:
                     await self._outbox.emptied(within_s=_LEAVE_S)
 
     async def _catch_up(self) -> dict[Place, int]:
-        """Read what the state follows from, oldest first; return where to read on."""
+        """Read the records that determine the state, oldest first; return where to read on."""
         now_ms = self._clock.now_ms()
         next_offsets: dict[Place, int] = {}
         await self._replay(CONTROL.name, 0, next_offsets)
         self._write_back()
         await self._learn_recoveries(now_ms)
         await self._replay(ORDERS.name, 0, next_offsets, since_ms=now_ms - DAY_MS)
-        # An incident whose step still runs is judged by every word since its first order.
+        # An incident whose step still runs needs every alert since its first order.
         given = [entry.order.issued_ms for entry in self._state.history]
         alerts_ms = min(now_ms - VERDICT_WINDOW_MS, *given, now_ms)
         for partition in range(self._log.partitions(ALERTS.name)):
@@ -184,13 +184,13 @@ class Planner:
         return next_offsets
 
     async def _learn_recoveries(self, now_ms: int) -> None:
-        """Read which VMs helped themselves lately: they are given time to do so again."""
+        """Read which VMs recovered by themselves lately: they get time to do so again."""
         for partition in range(self._log.partitions(ALERTS.name)):
             offset = await self._log.offset_at(
                 ALERTS.name, partition, time_ms=now_ms - _RECOVERIES_BACK_MS
             )
             for record in await self._log.read_to_end(ALERTS.name, partition, offset=offset):
-                # What is not taken in is journaled where the alerts are read in their turn.
+                # Rejections are journaled later, when the alerts are read in their turn.
                 with suppress(RecordRejected, FoldFailed):
                     seen = self._read_as(record)
                     if isinstance(seen, AlertSeen) and seen.alert.state == "resolved":
@@ -220,12 +220,12 @@ class Planner:
             await asyncio.sleep(_TICK_S)
 
     async def _step_time(self) -> None:
-        """Let time pass; the first time says that the log was read to its end."""
+        """Advance time; the first call announces that the log was read to its end."""
         now_ms = self._clock.now_ms()
         try:
             await self._feed(Tick(now_ms) if self._state.live else CaughtUp(now_ms))
         except FoldFailed as failure:
-            # Nothing is ordered by a state that cannot be stepped; people must hear of it.
+            # A state that cannot be stepped gives no orders; a person must be notified.
             instruments.POISON.labels("planner").inc()
             self._health.waiting("plan", f"Time cannot be stepped: {failure}")
             _log.error("The planner cannot step time.", exc_info=failure.cause)
@@ -234,12 +234,12 @@ class Planner:
             self._health.progress("plan")
 
     async def _read(self, record: Record) -> None:
-        """Take one record in, whatever it holds."""
+        """Process one record with any content."""
         try:
             try:
                 await self._take_in(record)
             except FoldFailed as failure:
-                # The first time may be a fault of the machine.
+                # The first failure may be a fault of the machine.
                 _log.warning(f"A record is read once more: {failure}", topic=record.topic)
                 await self._take_in(record)
         except RecordRejected as error:
@@ -248,7 +248,8 @@ class Planner:
             instruments.POISON.labels("planner").inc()
             self._journal.reject(record, reason="poison", detail=str(failure), page=True)
             if record.topic in (CONTROL.name, ORDERS.name):
-                # An order that is not counted, or a word that is not heeded, stops all others.
+                # An order that is not counted, or a command that is not obeyed, must stop all
+                # orders.
                 hold = unreadable(record.key, time_ms=record.time_ms, why=str(failure))
                 await self._feed(ControlSeen(hold, self._clock.now_ms(), record.key))
 
@@ -258,7 +259,7 @@ class Planner:
             await self._feed(event)
 
     def _read_as(self, record: Record) -> PlannerEvent | None:
-        """Return what a record says; `FoldFailed` where reading it raises."""
+        """Return the event in a record; `FoldFailed` if reading it raises."""
         try:
             return self._event(record)
         except RecordRejected:
@@ -267,7 +268,7 @@ class Planner:
             raise FoldFailed(record.topic, error) from error
 
     def _event(self, record: Record) -> PlannerEvent | None:
-        """Return what a record says to the planner; a claim is between agents and says nothing."""
+        """Return the event in a record; None for a claim, which concerns only agents."""
         now_ms = self._clock.now_ms()
         if record.topic == ALERTS.name:
             return AlertSeen(self._alert(record), record.time_ms, now_ms)
@@ -302,7 +303,7 @@ class Planner:
         return LoadSeen(scores.cell, _load(scores), now_ms)
 
     def _heard(self, record: Record, now_ms: int) -> ControlSeen | None:
-        """Return what a word of control comes to, and note which word stands in its place."""
+        """Return the effect of a control record, and note which command is now in its place."""
         known, trust = self._state.controls, self._config.trusted
         heard = hear_record(record, trust=trust, controls=known, journal=self._journal)
         if heard.displaces:
@@ -315,11 +316,11 @@ class Planner:
         return ControlSeen(heard.word, now_ms, record.key, heard.by_operator)
 
     def _stand(self, record: Record, heard: Heard) -> None:
-        """Keep what stands under a key now, in case a refused record displaces it."""
+        """Keep the record now in force under a key, in case a rejected record displaces it."""
         value, headers = record.value, record.headers
         size = len(value) + sum(len(name) + len(content) for name, content in headers)
         if heard.word is not None and not heard.by_operator and size > _STANDING_BYTES:
-            # What needs no signature needs no more than it says.
+            # A command that needs no signature can be encoded again without the excess bytes.
             value, headers = encode_control(heard.word), ()
         if len(self._standing) >= _MOST_STANDING:
             held = self._state.controls
@@ -331,10 +332,10 @@ class Planner:
         self._standing[record.key] = value, headers
 
     def _write_back(self) -> None:
-        """Put words that refused records have displaced back into the log.
+        """Append the commands again that rejected records have displaced from the log.
 
-        Compaction keeps the newest record of a key, so that a planner or agent that starts later
-        would not find the word that goes on holding here.
+        Compaction keeps only the newest record of a key, so a planner or agent that starts later
+        would not find the command that is still in force here.
         """
         for key in sorted(self._displaced):
             standing = self._standing.get(key)
@@ -344,12 +345,12 @@ class Planner:
         self._displaced.clear()
 
     async def _feed(self, event: PlannerEvent) -> None:
-        """Let one event be stepped and its instructions done before the next one is.
+        """Step one event and carry out its instructions before the next one.
 
         Raises
         ------
         FoldFailed
-            Stepping raised. The state is a value, so that it is as it was before the event.
+            Stepping raised. The state is a value, so it is as it was before the event.
         """
         async with self._turn:
             try:
@@ -361,9 +362,9 @@ class Planner:
                     await self._do(instruction)
                 except LogError:
                     raise
-                except Exception as error:  # noqa: BLE001 - the rest is done all the same
-                    # An order that was not given is waited for until it has expired, then given
-                    # again; all that follows is still done.
+                except Exception as error:  # noqa: BLE001 - the others must still be done
+                    # The state machine waits for a missing order until it has expired, then gives
+                    # it again; the following instructions are still carried out.
                     instruments.POISON.labels("planner").inc()
                     _log.error("The planner failed to carry its own word out.", exc_info=error)
 
@@ -385,7 +386,7 @@ class Planner:
                 ORDERS.name, key=order.cell.encode(), value=value, headers=headers
             )
         except (LogUnreachable, LogProducerBroken, RecordTooLarge) as error:
-            # It may stand in the log or not: the state machine waits for it until it has
+            # The order may be in the log or not: the state machine waits for it until it has
             # expired, and only then gives the step again.
             _log.warning(f"The order may not have reached the log: {error}", vm=order.vm)
             return
@@ -410,12 +411,12 @@ class Planner:
 
 @lru_cache(maxsize=1 << 17)
 def _vm_text(vm: bytes) -> str:
-    """Return a UUID as text; kept, since every minute names the same VMs."""
+    """Return a UUID as text; cached, since every minute contains the same VMs."""
     return str(UUID(bytes=vm))
 
 
 def _load(scores: Scores) -> CellLoad:
-    """Return what a minute of scores tells of where VMs may be moved to."""
+    """Return the load of a cell in one minute of scores, for the choice of a target."""
     size = len(scores.uuids) // UUID_BYTES
     cores = scores.matrix()[scores.features.index(_CORES)] if _CORES in scores.features else ()
     names = (

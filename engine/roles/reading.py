@@ -1,4 +1,4 @@
-"""Orders and control as one agent reads them: each record once, and nothing exchanged unnoticed."""
+"""Reads orders and control for one agent: each record once, and detects a replaced log."""
 
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
@@ -22,29 +22,29 @@ TOPICS: Final = (CONTROL.name, ORDERS.name)
 
 
 class LogChanged(Exception):
-    """A topic holds something else where it was read before; its name is the message."""
+    """A topic holds another record at a position that was read before; its name is the message."""
 
 
-# What an order is handed to: the order, its record, and the history before it.
+# The receiver of orders: the order, its record, and the history before it.
 Deliver = Callable[[Order, Record, History], None]
 
 
 class Reading:
-    """What the log says, as far as it was read.
+    """The content of the log, as far as it was read.
 
     Parameters
     ----------
     deliver
-        Hears of every order, in the log's order.
+        Receives every order, in the order of the log.
     journal
-        Keeps what cannot be taken for what it claims to be.
+        Keeps rejected records.
 
     Attributes
     ----------
     history, controls
-        The orders of the last day, and the words in force by key.
+        The orders of the last day, and the control commands in force by key.
     next_offsets
-        Where each topic is read on.
+        The next offset of each topic.
     log_ms
         The newest append time seen.
     """
@@ -73,7 +73,7 @@ class Reading:
 
     @property
     def mark(self) -> LogMark:
-        """How far the log was read, and what stood last there."""
+        """The read position of both topics, and the hash of the last record of each."""
         return LogMark(
             orders=self.next_offsets[ORDERS.name],
             orders_hash=self._hashes[ORDERS.name],
@@ -89,7 +89,7 @@ class Reading:
         await self.read_to_ends()
 
     async def cut_topic(self) -> str | None:
-        """Return a topic that no longer holds what was read: its newer words would be missed."""
+        """Return a topic that lost the read position, so that newer records would be missed."""
         for topic in TOPICS:
             bounds = await self._log.bounds(topic, 0)
             if not bounds.earliest <= self.next_offsets[topic] <= bounds.end:
@@ -97,12 +97,12 @@ class Reading:
         return None
 
     async def read_to_ends(self) -> None:
-        """Read both topics to their ends as they are now.
+        """Read both topics to their current ends.
 
         Raises
         ------
         LogChanged
-            The record that was read last is another one now: the log was exchanged.
+            The record that was read last has another content now: the log was replaced.
         """
         for topic in TOPICS:
             last, known = self.next_offsets[topic] - 1, self._hashes[topic]
@@ -112,7 +112,7 @@ class Reading:
                 await self.read(record)
 
     async def read(self, record: Record) -> None:
-        """Take one record in, each once: the barrier and the tail both bring them."""
+        """Process one record, each once: the barrier and the tail both deliver it."""
         if record.offset < self.next_offsets[record.topic]:
             return
         self.next_offsets[record.topic] = record.offset + 1
@@ -121,10 +121,11 @@ class Reading:
         try:
             try:
                 self._take_in(record)
-            except Exception:  # noqa: BLE001 - the first time may be a fault of the machine
+            except Exception:  # noqa: BLE001 - the first failure may be a fault of the machine
                 self._take_in(record)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this record's
-            # What was read is a value and as it was. What is not counted must not let others run.
+        except Exception as error:  # noqa: BLE001 - an error of one record must not stop the others
+            # The state is a value and unchanged. A record that is not counted must not let other
+            # orders run.
             detail = f"{type(error).__name__}: {error}"
             instruments.POISON.labels("agent").inc()
             self._journal.reject(record, reason="poison", detail=detail, page=True)
@@ -132,9 +133,10 @@ class Reading:
             self.controls = with_word(self.controls, record.key, hold)
 
     def _take_in(self, record: Record) -> None:
-        """Take in what one record says."""
+        """Apply one record."""
         if record.topic == CONTROL.name:
-            # A planner keeps what is refused, so that a site of a thousand agents does so once.
+            # A planner keeps rejected records, so that they are not written once by each of a
+            # thousand agents.
             heard = hear_record(record, trust=self._trusted, controls=self.controls)
             self.controls = fold_word(self.controls, record.key, heard)
             return
@@ -164,15 +166,15 @@ class Reading:
 
 
 def record_hash(record: Record) -> str:
-    """Return what tells a record from any other at its place: 32 hex digits."""
+    """Return the hash of a record and its position: 32 hex digits."""
     place = f"{record.topic}/{record.offset}/{record.time_ms}/{len(record.key)}/".encode()
     return blake2b(place + record.key + record.value, digest_size=16).hexdigest()
 
 
 async def found_at(log: Log, mark: LogMark) -> LogMark:
-    """Return what stands in the log now where `mark` was noted.
+    """Return the current hashes of the log at the position of `mark`.
 
-    A hash is empty where there is no record: not written any more, or compacted away.
+    A hash is empty if there is no record: not written any more, or compacted away.
     """
     hashes = []
     for topic, offset in ((ORDERS.name, mark.orders - 1), (CONTROL.name, mark.control - 1)):

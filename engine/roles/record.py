@@ -1,8 +1,8 @@
-"""The historian's loop: records of the log in, rows of the history out, offsets after them.
+"""The loop of the historian: records of the log in, rows of the history out, then the offsets.
 
-Nothing is committed before the store has acknowledged it, and a store that is away is asked
-again for ever: meanwhile nothing is read, so memory is bounded by one batch. Rows that the
-store will never take stand in `rejected` with its reason. Detection knows nothing of this.
+Offsets are committed only after the store has acknowledged the rows. A store that is down is
+retried without limit; meanwhile nothing is read, so memory is bounded by one batch. Rows that the
+store never accepts are written to `rejected` with the reason. Detection does not depend on this.
 """
 
 import asyncio
@@ -30,16 +30,16 @@ from engine.wire.points import Points
 from engine.wire.rejected import encode_rejected
 from engine.wire.topics import ALERTS, FORECASTS, FRAMES, JOURNAL, REJECTED, SCORES, SNAPSHOTS
 
-# What is read before it is written: 200 frames of 200 VMs are a third of a million rows' worth
-# of numbers, some 60 MB while they become text.
+# The most records read before they are written: 200 frames of 200 VMs are a third of a million
+# rows' worth of numbers, some 60 MB as text.
 _MAX_RECORDS: Final = 50
 _POLL_S: Final = 0.5
-# Rows that wait for company: a request of a few thousand costs the store least.
+# The target size of a batch: requests of a few thousand rows cost the store least.
 _ENOUGH_ROWS: Final = 20_000
-# A store that restarts is back in seconds; one that stays away is asked twice a minute.
+# A store that restarts is back in seconds; one that stays away is tried twice a minute.
 _FIRST_BACKOFF_S: Final = 0.5
 _LAST_BACKOFF_S: Final = 30.0
-# Often enough that group membership never ends and probes hear that the part waits.
+# Often enough to stay a member of the group and to report that the part waits.
 _KEEP_S: Final = 1.0
 
 _FAMILY_OF: Final = {family[0].name: family for family in FAMILIES}
@@ -56,14 +56,14 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordConfig:
-    """What the historian is told.
+    """The configuration of the historian.
 
     Attributes
     ----------
     group
         Historians of one group share the partitions.
     gather_s
-        How long rows may wait for company before they are written.
+        How long rows may wait for a larger batch before they are written.
     snapshot_every_s
         Append time between two states of one partition of frames.
     """
@@ -74,19 +74,19 @@ class RecordConfig:
 
 
 def decoded(record: Record) -> Frame:
-    """Return the frame of a record whoever wrote it, for tests."""
+    """Return the frame of a record of any writer, for tests."""
     return decode_frame(record.value)
 
 
 class Recorder:
-    """Writes the history of the partitions it is given, until cancelled.
+    """Writes the history of the partitions assigned to it, until cancelled.
 
     Parameters
     ----------
     open_frame
-        Checks who wrote a frame and decodes it.
+        Verifies the writer of a frame and decodes it.
     state_keys
-        Sign the state and tell whose is believed; None believes every writer, for tests.
+        Sign the state and say which states are trusted; None trusts every writer, for tests.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Recorder:
         Raises
         ------
         LogError
-            The log refused or went away; whoever runs this opens it anew.
+            The log refused or was lost; the caller opens the role again.
         SnapshotTooNew
             A later release wrote the newest state.
         """
@@ -149,7 +149,7 @@ class Recorder:
 
 
 class _Stream:
-    """One topic: what was read and not yet written, and how far the store has it."""
+    """One topic: the rows that wait to be written, and the offsets to commit after them."""
 
     def __init__(
         self,
@@ -171,16 +171,16 @@ class _Stream:
         self._forget()
 
     def _forget(self) -> None:
-        """Begin anew: what was not acknowledged is read again by whoever holds its partition."""
+        """Reset: unacknowledged records are read again by the new owner of their partition."""
         self._points: list[Points] = []
-        # The record that each of the points came from.
+        # The record of each of the points.
         self._origins: list[Record] = []
         self._rows = 0
         self._next: dict[int, int] = {}
         self._since_ns: int | None = None
 
     async def run(self, topic: str) -> None:
-        """Write what each record says by itself."""
+        """Write the rows of each record by itself."""
         self._part = f"history of {topic}"
         while True:
             delivery = await self._poll()
@@ -191,8 +191,8 @@ class _Stream:
                     await self._reject(
                         record, record.value, reason=rejection.reason, detail=rejection.detail
                     )
-                except Exception as error:  # noqa: BLE001 - whatever it is, it is this record's
-                    # Each record is rows by itself: a second try would end the same.
+                except Exception as error:  # noqa: BLE001 - one record must not stop the others
+                    # Each record is independent: a second attempt would end the same.
                     instruments.POISON.labels("historian").inc()
                     detail = f"{type(error).__name__}: {error}"
                     await self._reject(record, record.value, reason="poison", detail=detail)
@@ -224,7 +224,7 @@ class _Stream:
         return self._rows >= _ENOUGH_ROWS or waited_ns >= self._config.gather_s * 1e9
 
     async def _write(self) -> bool:
-        """Write what waits; False where its partitions went to somebody else meanwhile."""
+        """Write the waiting rows; False if their partitions were reassigned meanwhile."""
         if self._points:
             refused = await self._insist(lambda: self._history.write(self._points))
             if refused is None:
@@ -237,7 +237,7 @@ class _Stream:
         return True
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T | None:
-        """Try for ever; None where the partitions were given to somebody else meanwhile."""
+        """Retry without limit; None if the partitions were reassigned meanwhile."""
         backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
         while True:
             try:
@@ -265,7 +265,7 @@ class _Stream:
             task.cancel()
 
     async def _wait(self, wait_s: float, sentence: str) -> bool:
-        """Wait without reading; False as soon as the partitions were shared out anew."""
+        """Wait without reading; return False as soon as the partitions are reassigned."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + wait_s
         while (left_s := deadline_s - loop.time()) > 0:
@@ -280,7 +280,7 @@ class _Stream:
         await self._reject(origin, row.text, reason="unstorable", detail=row.reason)
 
     async def _reject(self, record: Record, value: bytes, *, reason: str, detail: str) -> None:
-        """Keep what the history cannot hold, with the reason."""
+        """Keep content that the history does not accept, with the reason."""
         instruments.HISTORY_REJECTED.labels(reason).inc()
         _log.warning("The history does not take this.", topic=record.topic, reason=detail[:500])
         await append_or_give_up(
@@ -299,13 +299,13 @@ class _Stream:
 
 
 class _Frames(_Stream):
-    """Frames: their rows, their minutes, and the hours that end; state beside the offsets."""
+    """Frames: their rows, minutes and completed hours; their state is saved beside the offsets."""
 
     open_frame: OpenFrame = staticmethod(decoded)
     state_keys: StateKeys | None = None
 
     async def run(self, topic: str = FRAMES.name) -> None:
-        """Write what frames say, and keep what the next ones need."""
+        """Write the rows of frames, and keep the state for the next ones."""
         self._part = f"history of {topic}"
         self._refolding: Refolding[FrameFold, list[Points]] = Refolding(
             self._log, "historian", self._load, FrameFold.fold_record
@@ -368,7 +368,7 @@ class _Frames(_Stream):
             self._put(points, record)
 
     async def _close_hours(self) -> None:
-        """Roll up the hours that have ended, from the rows that the store has."""
+        """Aggregate the hours that have ended, from the rows in the store."""
         for fold in tuple(self._folds.values()):
             for hour in fold.due_hours():
                 if not await self._close_hour(hour):
@@ -403,7 +403,7 @@ class _Frames(_Stream):
             if fold.time_ms - self._saved_ms[number] < every_ms and self._saved_ms[number]:
                 continue
             taken = take_state(fold)
-            # One that cannot be saved is tried again when the next one is due.
+            # After a failure the next attempt is at the next due time.
             self._saved_ms[number] = fold.time_ms
             if not await append_generation(
                 self._log,
@@ -417,6 +417,7 @@ class _Frames(_Stream):
                 continue
             kept = [*self._committed[number][-1:], fold.next_offset]
             self._committed[number] = kept
-            # As with the engine: two generations are kept, the older one's offset is committed.
+            # As in the engine: two generations are kept, and the offset of the older one is
+            # committed.
             if len(kept) == 2:
                 await self._subscription.commit({number: kept[0]})

@@ -1,9 +1,9 @@
-"""What a role does when folding a record raises: once more from its last snapshot, then without it.
+"""Error handling of folds: repeat a failed record from the last snapshot, then skip it.
 
-A fold changes its state step by step, so that after an error the state may be half changed. It is
-loaded again, and the records since then are read and folded again. What raises a second time is
-set aside: the record, or the part of the state that cannot go on. The same records raise the same
-errors, so that every restart and every other reader comes to the same state.
+A fold changes its state step by step, so after an error the state may be half changed. The state is
+loaded again, and the records since then are read and folded again. If it raises a second time, the
+culprit is set aside: the record, or the part of the state that cannot continue. The same records
+raise the same errors, so every restart and every other reader reaches the same state.
 """
 
 from collections.abc import Awaitable, Callable, Collection
@@ -17,7 +17,7 @@ from engine.ports import Log, Record
 from engine.roles import instruments
 from engine.wire.topics import FRAMES
 
-# The first time may be a fault of the machine (memory, a signal); the second is the record's.
+# The first failure may be a fault of the machine (memory, a signal); the second is the record's.
 _ATTEMPTS: Final = 2
 _HOPELESS: Final = 8
 
@@ -25,7 +25,7 @@ _log = structlog.get_logger()
 
 
 class Folded(Protocol):
-    """A state that records of one partition are folded into; `next_offset` 0 has seen none."""
+    """A state into which records of one partition are folded; `next_offset` 0: none so far."""
 
     next_offset: int
 
@@ -37,25 +37,25 @@ Result_co = TypeVar("Result_co", covariant=True)
 
 
 class Fold(Protocol[State_contra, Result_co]):
-    """Folds one record without the culprits given up; `FoldFailed` names one more."""
+    """Folds one record without the culprits that were given up; `FoldFailed` names one more."""
 
     def __call__(
         self, state: State_contra, record: Record, /, *, given_up: Collection[str]
     ) -> Result_co:
-        """Return what the record leads to."""
+        """Return the results of the record."""
         ...
 
 
 @dataclass(slots=True)
 class Refolding(Generic[State, Result]):
-    """Folds the frames of a role's partitions, whatever they hold.
+    """Folds the frames of a role's partitions, with any content.
 
     Attributes
     ----------
     role
         Labels the metric and the log.
     load
-        Returns the newest state of a partition that stands in the log, else an empty one.
+        Returns the newest state of a partition in the log, else an empty one.
     step
         Folds one record.
     """
@@ -64,16 +64,16 @@ class Refolding(Generic[State, Result]):
     role: str
     load: Callable[[int], Awaitable[State]]
     step: Fold[State, Result]
-    # Where a state without a snapshot began, by partition.
+    # The first offset of a state without a snapshot, by partition.
     _begun: dict[int, int] = field(default_factory=dict)
     # How often each culprit of a record failed.
     _failed: dict[tuple[int, int], dict[str, int]] = field(default_factory=dict)
 
     async def fold(self, state: State, record: Record) -> tuple[State, Result]:
-        """Fold a record, or what is left of it once it failed twice.
+        """Fold a record, without the parts that failed twice.
 
-        Returns the state to go on with, another one where the record failed, and what the
-        record leads to.
+        Returns the state to continue with, a new one if the record failed, and the results of the
+        record.
         """
         if not state.next_offset:
             self._begun[record.partition] = record.offset
@@ -85,7 +85,7 @@ class Refolding(Generic[State, Result]):
                 state = await self._recovered(record)
 
     def _given_up(self, record: Record) -> frozenset[str]:
-        """Return what of a record is set aside."""
+        """Return the culprits of a record that are set aside."""
         failed = self._failed.get((record.partition, record.offset))
         if failed is None:
             return frozenset()
@@ -100,14 +100,14 @@ class Refolding(Generic[State, Result]):
             again = await self._caught_up(state, record)
             if again is None:
                 return state
-            # Something else fails on the way, and the state with it.
+            # An earlier record failed, and the state with it.
             self._note(*again)
 
     def _note(self, record: Record, failure: FoldFailed) -> None:
         failed = self._failed.setdefault((record.partition, record.offset), {})
         count = failed[failure.culprit] = failed.get(failure.culprit, 0) + 1
         if count > _HOPELESS:
-            # A state that leaves nothing out as asked would be read again for ever.
+            # A state that does not skip its culprits would be read again without end.
             raise failure
         where = f"{record.topic}/{record.partition} at offset {record.offset}"
         if count < _ATTEMPTS:
@@ -126,7 +126,7 @@ class Refolding(Generic[State, Result]):
         )
 
     async def _caught_up(self, state: State, record: Record) -> tuple[Record, FoldFailed] | None:
-        """Fold what stands before `record`; return what failed on the way, None for nothing."""
+        """Fold the records before `record`; return the first failure, None if there is none."""
         if state.next_offset >= record.offset:
             return None
         async with self.log.tail(
@@ -137,7 +137,7 @@ class Refolding(Generic[State, Result]):
                     if one.offset >= record.offset:
                         return None
                     try:
-                        # What it leads to stands in the log already.
+                        # The results are in the log already.
                         self.step(state, one, given_up=self._given_up(one))
                     except FoldFailed as failure:
                         return one, failure

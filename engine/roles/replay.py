@@ -1,8 +1,8 @@
-"""A recording run through the engine and the planner that a site runs, without a log between.
+"""Replay: runs a recording through the engine and planner of a site, without a log between them.
 
-The loop has no clock but the recording's: the same recording, configuration and policies give
-the same lines, byte for byte. Nobody carries an order out: each closes as `not attempted`, and
-its incident is left to people, so that an incident has one order at most.
+The loop has no clock but that of the recording: the same recording, configuration and policies give
+the same lines, byte for byte. No agent carries out orders: each closes as `not attempted` and its
+incident is left to people, so an incident has at most one order.
 """
 
 from collections import Counter
@@ -49,14 +49,14 @@ from engine.wire.topics import FRAMES
 
 _PLANNER: Final = "replay"
 _CPU_ROW: Final = INTEGER_ROW["cpu_time_ns"]
-# Deadlines and back-offs are minutes; a planner on a site ticks as often.
+# Deadlines and back-offs are minutes; the planner of a site ticks as often.
 _TICK_MS: Final = 1_000
 _NOT_ATTEMPTED: Final = "A replay carries nothing out."
 
 
 @dataclass(slots=True)
 class Planned:
-    """One policy's planner over the replay, and what it did."""
+    """The planner of one policy in the replay, and its results."""
 
     policy: Policy
     state: PlannerState
@@ -72,7 +72,7 @@ class Replayer:
     Parameters
     ----------
     policies
-        By a name that tells them apart; each gets a planner of its own over the same alerts.
+        By a unique name; each gets its own planner over the same alerts.
 
     Attributes
     ----------
@@ -105,19 +105,19 @@ class Replayer:
         self.fired: set[str] = set()
         self.frames = 0
         self.vm_samples = 0
-        # By VM, each minute in which its witnesses changed, and who would be heard from then on.
+        # By VM, each minute in which its witnesses changed, and those available from then on.
         self.witnesses: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
         self.observed_s_by_day: dict[int, float] = {}
         self._observed_s: dict[bytes, NDArray[np.float64]] = {}
         self._first_ms = self._last_ms = 0
 
     def run(self) -> Iterator[AlertLine]:
-        """Yield the lines of alerts, oldest first; orders stand in `planned` as they come."""
+        """Yield the lines of alerts, oldest first; orders are added to `planned` as they come."""
         for moment in self._recording.moments():
             yield from self.fold(moment)
 
     def fold(self, moment: Moment) -> Iterator[AlertLine]:
-        """Fold one frame and yield the lines it leads to."""
+        """Fold one frame and yield the lines that result."""
         frame, time_ms = moment.frame, moment.time_ms
         self._first_ms, self._last_ms = self._first_ms or time_ms, time_ms
         event_s = time_ms / 1000
@@ -142,7 +142,7 @@ class Replayer:
         if header.role != "collector":
             return
         rows = frame.rows
-        # A monitor that does not answer still leaves what libvirt knows: its CPU tells.
+        # If a monitor does not answer, libvirt still has the VM's CPU time.
         known = np.ones(len(rows), np.bool_) if missing is None else ~missing[_CPU_ROW]
         seen = int(np.count_nonzero(known))
         self.frames += 1
@@ -157,18 +157,18 @@ class Replayer:
 
     @property
     def cells(self) -> dict[str, Cell]:
-        """All cells by name, as they stand now."""
+        """All cells by name, in their current state."""
         return {
             name: cell for state in self._partitions.values() for name, cell in state.cells.items()
         }
 
     @property
     def spanned_s(self) -> float:
-        """How much of the recording's time has passed."""
+        """The elapsed time of the recording, s."""
         return (self._last_ms - self._first_ms) / 1000
 
     def vm_days(self) -> dict[str, float]:
-        """Return for how long each VM was seen, by its own id."""
+        """Return how long each VM was seen, by its own id."""
         days: dict[str, float] = {}
         for roster, observed_s in self._observed_s.items():
             for lane, seconds in enumerate(observed_s):
@@ -179,12 +179,12 @@ class Replayer:
 
     @property
     def began_s(self) -> float:
-        """When the recording began, s since the epoch."""
+        """The start of the recording, s since the epoch."""
         return self._first_ms / 1000
 
     @property
     def configuration_hash(self) -> str:
-        """What stands in every alert."""
+        """The hash of the configuration, as in every alert."""
         return configuration_hash(self.configuration)
 
     def digest(self) -> str:
@@ -194,7 +194,7 @@ class Replayer:
     def _alert(self, alert: Alert, event_s: float, time_ms: int) -> Iterator[AlertLine]:
         for planned in self.planned.values():
             self._planner_saw(planned, alert, event_s, time_ms)
-        # A firing alert is published again every minute; a line is a transition.
+        # A firing alert is published again every minute; a line reports a transition.
         if self._told.get(alert.id, -1) == alert.transition:
             return
         self._told[alert.id] = alert.transition
@@ -208,7 +208,7 @@ class Replayer:
         scope, subject = alert.scope, alert.subject
         if scope == "vm":
             subject = name(subject, subject)
-        # A recording of one cell is a fleet: what befalls the cell befalls all of it.
+        # A recording of one cell is a fleet: an event of the cell concerns all of its VMs.
         whole = scope == "cell" and len(self._names) > 0
         return AlertLine(
             t=event_s,
@@ -227,7 +227,7 @@ class Replayer:
 
     def _planner_saw(self, planned: Planned, alert: Alert, event_s: float, time_ms: int) -> None:
         if alert.id in planned.ordered:
-            # Left to people; as trouble of its cell it counts all the same.
+            # Left to people, but it still counts as trouble of its cell.
             alert = msgspec.structs.replace(alert, suggested_action="none")
         self._feed(planned, AlertSeen(alert, time_ms, time_ms), event_s, time_ms)
 
@@ -272,7 +272,7 @@ class Replayer:
         return min(sites, default="replay")
 
     def _ordered(self, planned: Planned, order: Order, event_s: float, time_ms: int) -> None:
-        """Note an order, and let the log tell the planner what became of it."""
+        """Record an order, and give the planner its result as the log would."""
         planned.orders.append(
             OrderLine(
                 t=event_s,

@@ -1,4 +1,4 @@
-"""All roles of one process: each is kept going, and one that cannot go on ends them all."""
+"""Runs all roles of one process: each is kept running, and a permanent failure of one ends all."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -14,19 +14,19 @@ from engine.errors import (
 from engine.roles import instruments
 from engine.roles.health import Health, told
 
-# Grows by doubling, so that a broker that restarts is met again within seconds and one
-# that stays away is asked twice a minute.
+# Doubles with each failure, so that a broker that restarts is reached again within seconds and one
+# that stays away is tried twice a minute.
 FIRST_BACKOFF_S: Final = 1.0
 LAST_BACKOFF_S: Final = 30.0
-# A role that ran this long had recovered: its next failure is a new one.
+# A role that ran this long has recovered: its next failure starts a new back-off.
 RECOVERED_S: Final = 120.0
 
-# What waiting may cure. Everything else is for a person or for the service manager.
+# Errors that may end by themselves. All others need a person or the service manager.
 PASSING: Final = (LogUnreachable, LogProducerBroken, HypervisorUnreachable, HistoryUnreachable)
 
 
 class Role(Protocol):
-    """A loop that ends only when cancelled or by an error."""
+    """A loop that ends only by cancellation or by an error."""
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -37,19 +37,19 @@ Opener = Callable[[], AbstractAsyncContextManager[Role]]
 
 
 async def keep(name: str, opener: Opener, *, health: Health) -> None:
-    """Run a role until cancelled, opening it anew after its log, hypervisor or history went away.
+    """Run a role until cancelled; reopen it after its log, hypervisor or history was lost.
 
     Parameters
     ----------
     opener
-        Opens everything the role needs and the role itself.
+        Opens the resources of the role and the role itself.
     health
-        The role's own view: it waits here while nothing is open.
+        The role's own view: it shows a wait while nothing is open.
 
     Raises
     ------
     FlatlineError
-        What waiting does not cure.
+        An error that does not end by itself.
     """
     loop = asyncio.get_running_loop()
     backoff_s = FIRST_BACKOFF_S
@@ -72,12 +72,12 @@ async def keep(name: str, opener: Opener, *, health: Health) -> None:
 
 
 async def run_roles(openers: Mapping[str, Opener], *, health: Health) -> None:
-    """Keep all roles going until cancelled; the first error ends them and is raised.
+    """Keep all roles running until cancelled; the first error ends them and is raised.
 
     Raises
     ------
     FlatlineError
-        The first error of any role, plain and not in a group.
+        The first error of any role, by itself and not in a group.
     """
     tasks = {
         asyncio.create_task(keep(name, opener, health=health.of(name)), name=name): name

@@ -1,7 +1,7 @@
-"""Every sentence with which something is decided, done or refused, by a stable name.
+"""The sentences of all decisions, actions and refusals, by stable names.
 
-A name is the part that says it and the rule, `admit.vm_day`; journal entries carry the rule.
-The runbook explains each of them, and a test keeps it complete.
+A name consists of the module and the rule, `admit.vm_day`; journal entries contain the rule. The
+runbook explains each of them, and a test verifies that it is complete.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,6 @@
-"""The agent's watch over the guests that it may act on: signs of life, round after round.
+"""The agent's watch over the guests on which it may act: it collects signs of life in rounds.
 
-It decides nothing. What an answer or its lack means stands in `engine.action.watch`.
+It decides nothing. `engine.action.watch` interprets an answer or its lack.
 """
 
 import asyncio
@@ -31,20 +31,20 @@ from engine.sign_ports import ProbeAnswer, Prober, Watch
 
 _log = structlog.get_logger()
 
-# A dead guest is alerted after some 30 s, and by then two rounds have missed its answer.
+# An alert on a dead guest fires after some 30 s; by then two rounds have missed its answer.
 ROUND_S: Final = 10.0
-# So many guests are asked at once. A probe sends three frames a card in 1.2 s at the most, so that
-# a node with guests of one card sends 20 a second at worst; a round over more guests takes longer.
+# How many guests are probed concurrently. A probe sends at most three frames a card in 1.2 s, so a
+# node whose guests have one card sends at most 20 a second; a round over more guests takes longer.
 _AT_ONCE: Final = 8
 _PROBE_S: Final = 1.5
-# An agent that fell silent is waited for by libvirt itself, for 9 s at most; then it says so.
+# libvirt itself waits for a silent agent, for 9 s at most, and then reports it.
 _AGENT_S: Final = 12.0
-# During a look, which waits 4 s between its samples.
+# During a look (preflight check), which waits 4 s between its samples.
 _LOOK_AGENT_S: Final = 3.0
-# Leases last hours; a guest that changed its address by itself is silent until then, and silence
-# of one is no order.
+# Leases last hours. A guest that changes its address by itself is silent until then; the silence of
+# one guest leads to no order.
 _ADDRESSES_NS: Final = 300 * 10**9
-# How often a balloon reports where the agent has it report.
+# The reporting period of a balloon if the agent sets it.
 BALLOON_PERIOD_S: Final = 10
 
 SENTENCES: Final = {
@@ -55,14 +55,14 @@ SENTENCES: Final = {
 
 
 class Watcher:
-    """Keeps what is known of each guest; `signs` tells it as of a look.
+    """Keeps the signs of life of each guest; `signs` returns them as of a look.
 
     Parameters
     ----------
     watch, prober
-        None where there is none: nothing is known of any guest then.
+        None if not available: then no sign is known of any guest.
     sets_balloons
-        Whether a balloon without a period is given one.
+        Whether to set a period for a balloon that has none.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Watcher:
         self._room = asyncio.Semaphore(_AT_ONCE)
 
     async def run(self) -> None:
-        """Watch until cancelled; what cannot be asked is unknown, and ends nothing."""
+        """Watch until cancelled; a sign that cannot be read is unknown and ends nothing."""
         while True:
             began_ns = self._clock.mono_ns()
             try:
@@ -102,12 +102,12 @@ class Watcher:
             await asyncio.sleep(max(1.0, ROUND_S - spent_s))
 
     async def round(self) -> None:
-        """Look at all guests, then ask each of them for its signs of life.
+        """Sample all guests, then probe each of them for its signs of life.
 
         Raises
         ------
         HypervisorUnreachable
-            It tells of no guest.
+            It lists no guests.
         """
         roster = {one.vm: one for one in await self._watch.roster()}
         self._guests = {vm: seen(self._guests.get(vm), one) for vm, one in roster.items()}
@@ -134,7 +134,7 @@ class Watcher:
                 await self._set_balloon(one)
 
     async def asked(self, vm: bytes) -> tuple[Sign, Sign]:
-        """Return what a probe and the guest agent say right now; both are unknown by default."""
+        """Return the signs of a probe and of the guest agent now; both are unknown by default."""
         one = self._roster.get(vm)
         if one is None:
             return "unknown", "unknown"
@@ -145,7 +145,7 @@ class Watcher:
         return probe.sign, agent
 
     def signs(self, look: Look, asked: tuple[Sign, Sign]) -> Signs:
-        """Return what is known of a guest as of a look, after it was asked."""
+        """Return the signs of life of a guest as of a look, after it was probed."""
         probe, agent = asked
         return signs_of(self._guests.get(look.vm), look, probe=probe, agent=agent)
 
@@ -159,7 +159,7 @@ class Watcher:
                 for card in one.cards
             )
             answers = await asyncio.gather(*asking)
-        except Exception as error:  # noqa: BLE001 -- what is not understood is no answer and no silence
+        except Exception as error:  # noqa: BLE001 -- an unknown error is no sign at all
             self._failed("probe", one.vm, error)
             return ProbeAnswer("unknown", why=str(error))
         return self._of_all_cards(one, answers)
@@ -187,7 +187,7 @@ class Watcher:
     async def _ping(self, one: Watched, *, within_s: float) -> Sign:
         try:
             return await self._watch.ping_agent(one.vm, within_s=within_s)
-        except Exception as error:  # noqa: BLE001 -- what is not understood is no answer and no silence
+        except Exception as error:  # noqa: BLE001 -- an unknown error is no sign at all
             self._failed("agent", one.vm, error)
             return "unknown"
 
@@ -204,7 +204,7 @@ class Watcher:
                 self._marks.noticed("console_panic", one.vm, {"line": line})
 
     def _failed(self, channel: str, vm: bytes, error: Exception) -> None:
-        """Count what could not be asked, and log it once a VM: an error of ours must be seen."""
+        """Count a failed query, and log it once a VM: an error in Flatline must be visible."""
         instruments.SIGNS_UNREAD.labels(channel).inc()
         if (vm, channel) not in self._logged:
             self._logged.add((vm, channel))
@@ -229,7 +229,7 @@ class Watcher:
         self._marks.noticed(_KINDS[channel, change], one.vm, detail)
 
     async def _set_balloon(self, one: Watched) -> None:
-        """Give a balloon its period, once for each run of a VM, and journal what came of it."""
+        """Set the period of a balloon, once for each run of a VM, and journal the result."""
         if (one.vm, one.instance) in self._tried:
             return
         self._tried.add((one.vm, one.instance))
@@ -257,7 +257,7 @@ async def _unknown() -> Sign:
 
 
 class _Blind:
-    """The `Watch` of an agent that has none: it sees no guest, and is asked for nothing else."""
+    """The `Watch` of an agent without one: it lists no guests, so nothing else is called."""
 
     async def __aenter__(self) -> Self:
         return self
