@@ -1,4 +1,4 @@
-"""What crosses the log: every record as one value together with its bytes.
+"""Record schemas of the log: each record as a value and as bytes.
 
-The msgspec structs here are the single source of each schema; released bytes decode for ever.
+The msgspec structs are the single source of each schema. Released bytes stay decodable.
 """

@@ -1,8 +1,8 @@
 """Alerts: CloudEvents 1.0 in Kafka's binary mode, JSON data.
 
-An alert's id is fixed when it opens and says what it is about, so a restart, a replay or
-another log gives the same id. Delivery is at least once: consumers drop repeats by the
-CloudEvents id (`alert id/transition`).
+The id of an alert is fixed when it opens. It is a hash of its scope, subject and opening sample, so
+a restart, a replay or another log gives the same id. Delivery is at least once: consumers drop
+repeats by the CloudEvents id (`alert id/transition`).
 """
 
 from collections.abc import Sequence
@@ -20,23 +20,23 @@ from engine.wire.frame import Role
 Scope = Literal["vm", "host", "pool", "network", "cell", "fleet"]
 AlertState = Literal["pending", "firing", "resolved", "suppressed"]
 Severity = Literal["info", "warning", "error", "critical"]
-# "inspect": the test is as sure as for "reboot", but no second witness says that the guest is
-# dead. It is never ordered, whatever the policy.
+# "inspect": the test is as certain as for "reboot", but no second witness confirms the death. It is
+# never ordered, whatever the policy.
 Suggestion = Literal[
     "none", "alert", "inspect", "reboot", "migrate", "move_disk", "host_alert", "fleet_alert"
 ]
-# What may say that a guest is dead, each independent of the others. Silence and CPU shape have
-# one cause in a batch job, so together they are one witness, "activity".
+# Kinds of independent evidence that a guest is dead. Silence and CPU shape have one cause in a
+# batch job, so together they are one witness, "activity".
 Witness = Literal["activity", "vcpus", "exits", "balloon", "guest", "hypervisor", "probe"]
 WITNESSES: Final[tuple[Witness, ...]] = get_args(Witness)
-# How the vCPUs look in the evidence; the agent's look must see the same again.
+# The shape of the vCPUs in the evidence; the preflight check must find the same shape.
 CpuShape = Literal["unknown", "idle", "one_core", "all_cores", "mixed"]
 
 EVENT_TYPE: Final = "io.flatline.alert.v1"
 
 
 class SamplePosition(msgspec.Struct, frozen=True, kw_only=True):
-    """Which frame of which source a sample came in: the same on every log."""
+    """The source and the frame of a sample; the same on every log."""
 
     node: limits.Name
     role: Role
@@ -45,13 +45,19 @@ class SamplePosition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvidenceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One signal and what it is worth.
+    """One signal and its weight.
 
-    `nats` is the log likelihood ratio it adds to the hypothesis, negative where it
-    speaks against it; None for what gives context only. `limit` is what `value` was
-    compared with, None where there is no single one. `witness` is who says it, one of
-    `WITNESSES` ("" is nobody who counts), and `minimum_nats` what all that this witness says
-    must be worth for it to count.
+    Attributes
+    ----------
+    nats
+        Log-likelihood ratio that it adds to the hypothesis; negative is evidence against it. None
+        is context only.
+    limit
+        The value that `value` was compared with; None where there is no single one.
+    witness
+        The source of the evidence, one of `WITNESSES`; "" for evidence that is not counted.
+    minimum_nats
+        The sum that all evidence of this witness must reach for the witness to count.
     """
 
     signal: limits.Word
@@ -64,10 +70,10 @@ class EvidenceItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Resolution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why an alert was resolved; `verified` is True where the engine saw an action help.
+    """The reason of a resolved alert; `verified` is True where an action was measured to help.
 
-    `node` and `instance` say where the VM runs since, and which run of it. `superseded_by` is
-    the id of another fault's alert that took its place: the VM is not well.
+    `node` and `instance` are the present node and run of the VM. `superseded_by` is the id of the
+    alert of another fault that replaced this one; the VM has not recovered.
     """
 
     reason: limits.Sentence
@@ -81,7 +87,7 @@ class Resolution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a VM had written, read and sent when it was judged; None was not measured."""
+    """Counters of a VM (written, read, sent) when it was judged; None was not measured."""
 
     block_wr_bytes: int | None = None
     block_rd_bytes: int | None = None
@@ -96,33 +102,31 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id
         `alert_id(scope, subject, position)`: 32 hex digits.
     transition
-        Counts changes of state, kind or suggestion, from 0. A firing alert that is only
-        published again keeps it.
+        Counts changes of state, kind or suggestion, from 0. A firing alert that is only published
+        again keeps it.
     subject
         UUID text for scope `vm`, else the name of the node, pool, network, cell or site.
     onset_ms
-        Event time at which the fault is thought to have begun.
+        Event time of the estimated start of the fault.
     opened_ms, decided_ms
-        Append time of the record that opened the alert, and of the one that decided this
-        state.
+        Append time of the record that opened the alert, and of the record that decided this state.
     instance
         The run of the VM that is judged (`metrics.LEVELS`); None for wider scopes.
     incident
-        Id of the alert that this one belongs to, when a wider one explains it.
+        Id of the wider alert that explains this one.
     data_ms
-        Append time of the newest sample of the VM that the verdict rests on; publishing
-        again does not renew it. None is unknown, and too old to act on.
+        Append time of the newest sample of the VM that the verdict is based on; publishing again
+        does not renew it. None is unknown, and too old to act on.
     counted
-        What the VM's counters were as of `data_ms`; None is unknown.
+        The VM's counters as of `data_ms`; None is unknown.
     pools, networks
-        What the VM hangs on; empty is unknown.
+        The pools and networks that the VM uses; empty is unknown.
     disk
-        Target device of the disk that the fault is about; None where it is about none.
+        Target device of the disk with the fault; None where the fault is not in a disk.
     memory_bytes
-        What the VM would take of another node; None is unknown.
+        Memory that the VM would use on another node; None is unknown.
     witnesses
-        Who says that the guest is dead, each by its stated minimum at least; in the order of
-        `WITNESSES`.
+        Witnesses of the death that reach their stated minimum, in the order of `WITNESSES`.
     """
 
     id: limits.Word
@@ -170,7 +174,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def counted_witnesses(evidence: Sequence[EvidenceItem]) -> tuple[Witness, ...]:
     """Return the witnesses whose evidence reaches its stated minimum.
 
-    One without a stated minimum does not count, nor does one that speaks against the fault.
+    A witness without a stated minimum does not count. Nor does evidence against the fault.
     """
     found = []
     for witness in WITNESSES:
@@ -183,10 +187,10 @@ def counted_witnesses(evidence: Sequence[EvidenceItem]) -> tuple[Witness, ...]:
 
 
 def may_be_reset(witnesses: Sequence[str]) -> bool:
-    """Return whether these witnesses suffice to take a guest for dead.
+    """Return whether these witnesses suffice to treat a guest as dead.
 
-    Its activity and one that is independent of it, or the hypervisor alone, which holds the VM
-    as crashed and runs none of its vCPUs.
+    Required are `activity` and one independent witness, or `hypervisor` alone: the hypervisor holds
+    the VM as crashed and runs none of its vCPUs.
     """
     heard = set(witnesses) & set(WITNESSES)
     return "hypervisor" in heard or ("activity" in heard and len(heard) > 1)
@@ -220,11 +224,11 @@ def encode_alert(alert: Alert) -> tuple[bytes, tuple[tuple[str, bytes], ...]]:
 
 
 def decode_alert(value: bytes) -> Alert:
-    """Return the alert that `value` stands for.
+    """Return the alert that `value` encodes.
 
     Raises
     ------
     RecordRejected
-        `value` is not an alert of a version this release reads.
+        `value` is not an alert of a version that this release reads.
     """
     return decode_json(value, _decoder)

@@ -1,7 +1,7 @@
-"""Control records: what people and breakers tell every planner and agent.
+"""Control records: commands of people and circuit breakers to all planners and agents.
 
-One compacted record per key; the last word on a key holds. An agent reads the topic to its
-current end before each call, so a pause that stands in the log is a pause that holds.
+The topic is compacted; the last record of a key is in force. An agent reads the topic to its
+current end before each call, so every pause in the log is obeyed.
 """
 
 from typing import Final, Literal
@@ -11,43 +11,43 @@ import msgspec
 from engine.wire import limits
 from engine.wire.envelope import decode_json
 
-# A quarantine closes one VM to machines until a person takes it back; an approval is a
-# person's word for one incident.
+# A quarantine closes one VM to automatic actions until a person ends it; an approval is a person's
+# consent for one incident.
 ControlKind = Literal["pause", "maintenance", "silence", "mode", "policy", "quarantine", "approval"]
 ControlScope = Literal["site", "zone", "cell", "node", "pool", "network", "tenant", "vm"]
 Mode = Literal["observe", "approve", "auto"]
 
-# Who speaks where a record says something that this release cannot read.
+# `source` where a record says something that this release cannot read.
 UNREADABLE: Final = "unreadable"
-# Who speaks where a record was refused and may have displaced a restriction.
+# `source` where a record was rejected and may have displaced a restriction.
 REFUSED: Final = "refused"
-# Who speaks in the place of words that are too many to be kept.
+# `source` of the record that replaces control records beyond the number that is kept.
 TOO_MANY: Final = "one too many"
 HOLDS: Final = frozenset({UNREADABLE, REFUSED, TOO_MANY})
-# Before the key of a hold, so that it stands beside the word under the same key.
+# Prefix of the key of a hold, so that it is kept beside the record under the same key.
 _HOLD_PREFIX: Final = b"\0"
-# Of a key that may be as long as a record can be, so much tells which one it is.
+# A key may be as long as a record. This many bytes of it are shown; they identify it.
 _SHOWN_BYTES: Final = 100
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One word on one scope.
+    """One control command for one scope.
 
     Attributes
     ----------
     subject
-        What of the scope: a cell's name, a VM's UUID text; empty for the whole site. Of an
+        The member of the scope: a cell's name, a VM's UUID text; empty for the whole site. For an
         approval the incident's id.
     active
-        False takes the word back.
+        False ends the command.
     until_ms
-        Wall time at which it ends by itself; None holds until taken back.
+        Wall time at which it expires; None holds until it is ended.
     mode, action
-        Only for kind `mode`: which mode, for which action class (None: all).
+        Only for kind `mode`: the mode, and its action class (None: all).
     policy
         Only for kind `policy`: the hash of the policy in force.
     source
-        Who speaks where it is not an operator: words of two sources on one scope both stand.
+        The issuer where it is not an operator; commands of two sources on one scope are kept apart.
     """
 
     kind: ControlKind
@@ -65,19 +65,19 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     source: limits.Text = ""
 
     def key(self) -> bytes:
-        """Return the record key: a later word with the same key replaces this one."""
+        """Return the record key: a later record with the same key replaces this one."""
         parts = (self.kind, self.scope, self.subject, self.action or "")
         return "/".join((*parts, self.source) if self.source else parts).encode()
 
     def holds(self, *, now_ms: int) -> bool:
-        """Return whether the word is in force at `now_ms`."""
+        """Return whether the command is in force at `now_ms`."""
         return self.active and (self.until_ms is None or now_ms < self.until_ms)
 
 
 def unreadable(key: bytes, *, time_ms: int, why: str) -> Control:
-    """Return what a record holds as that cannot be read: a pause of the whole site.
+    """Return the control command that replaces an unreadable record: a pause of the whole site.
 
-    It may be a pause in the words of a newer release, or one that was cut short.
+    The record may be a pause of a newer release, or one that was cut short.
     """
     name = key[:_SHOWN_BYTES].decode(errors="replace")
     return Control(
@@ -94,12 +94,12 @@ def unreadable(key: bytes, *, time_ms: int, why: str) -> Control:
 
 
 def hold_key(key: bytes) -> bytes:
-    """Return under which key a hold for records with key `key` stands among the words in force."""
+    """Return the key of a hold for records with key `key` among the commands in force."""
     return _HOLD_PREFIX + key
 
 
 def held_key(key: bytes) -> bytes:
-    """Return the record key that a hold is for, from the key under which it stands."""
+    """Return the record key that a hold is for, given the key of the hold."""
     return key.removeprefix(_HOLD_PREFIX)
 
 
@@ -113,5 +113,5 @@ def encode_control(control: Control) -> bytes:
 
 
 def decode_control(value: bytes) -> Control:
-    """Return the control record that `value` stands for, or raise `RecordRejected`."""
+    """Return the control record that `value` encodes, or raise `RecordRejected`."""
     return decode_json(value, _decoder)

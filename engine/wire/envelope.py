@@ -1,4 +1,4 @@
-"""What every record's bytes have in common: a size limit, a version, and how they fail."""
+"""Properties common to all records: size limit, version, and decoding errors."""
 
 import re
 from typing import Final, TypeVar
@@ -7,15 +7,15 @@ import msgspec
 
 from engine.errors import RecordRejected
 
-# Below the broker's message.max.bytes (1,048,588), so that a record with its headers and
-# the batch around it always fits; a batch that grows past the broker's limit breaks the
-# idempotent producer for good (research: aiokafka, MessageSizeTooLarge).
+# Below the broker's message.max.bytes (1,048,588), so that a record with its headers and its batch
+# always fits. A batch above the broker's limit breaks the idempotent producer permanently
+# (research: aiokafka, MessageSizeTooLarge).
 MAX_RECORD_BYTES: Final = 900_000
 
-# What a log takes at most: the value with its key and headers, still below the broker's limit.
+# Limit of a log for value, key and headers together, still below the broker's limit.
 MAX_APPEND_BYTES: Final = MAX_RECORD_BYTES + 64 * 1024
 
-# How msgspec says that a value passes a limit of `engine.wire.limits`.
+# Wording of msgspec for a value beyond a limit of `engine.wire.limits`.
 _LIMIT: Final = re.compile(r"Expected `\w+` (>=|<=|of length|matching)")
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ def _decode(
         reason = "truncated" if "truncated" in str(error) else "malformed"
         raise RecordRejected(reason, str(error)) from error
     except (RecursionError, OverflowError, ValueError) as error:
-        # Deep nesting and absurd numbers are the writer's fault, never a reason to stop.
+        # Deep nesting and absurd numbers are errors of the writer, never a reason to stop.
         raise RecordRejected("malformed", f"{type(error).__name__}: {error}") from error
 
 
@@ -63,7 +63,7 @@ def _rejected(
     version_decoder: "msgspec.msgpack.Decoder[_Version] | msgspec.json.Decoder[_Version]",
     detail: str,
 ) -> RecordRejected:
-    """Tell a record of a later release from one that is simply wrong."""
+    """Return the rejection, with its own reason for a record of a later release."""
     try:
         version = version_decoder.decode(value).v
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):

@@ -1,7 +1,8 @@
-"""Forecasts: per step and node, what each VM and the node itself are expected to do.
+"""Forecasts: per step and node, the expected values of each VM and of the node itself.
 
-Values are 32-bit floats, row by row: a VM's metrics, of each its horizons, of each its bands.
-The node's own stand in `node_values`. What is foretold is the value at `time_ms + horizon`.
+Values are 32-bit floats, row by row: the metrics of a VM, the horizons of each metric, the bands of
+each horizon. The node has its own in `node_values`. A forecast is of the value at `time_ms +
+horizon`.
 """
 
 from typing import Annotated, Final, Literal
@@ -16,8 +17,8 @@ from engine.wire import limits
 from engine.wire.envelope import decode_msgpack
 from engine.wire.frame import UUID_BYTES
 
-# Means over a step. Memory is what the guest uses as its balloon tells, and resident on the node
-# where it tells nothing; a node's disk and network are the sums over its VMs.
+# Means over a step. Memory is the use that the guest reports by its balloon, else the resident
+# memory on the node. Disk and network of a node are the sums over its VMs.
 METRICS: Final = (
     "cpu_cores",
     "memory_used_bytes",
@@ -27,18 +28,18 @@ METRICS: Final = (
     "net_tx_bytes_per_s",
 )
 HORIZONS_S: Final = (300, 1800, 86_400)
-# `mean` is the middle of what is expected: the value with the least absolute error.
+# `mean` is the middle of the distribution: the value with the least absolute error.
 BANDS: Final = ("mean", "lo90", "hi90", "lo50", "hi50")
-# A VM has 360 bytes, a record at most a million.
+# A VM takes 360 bytes, a record at most a million.
 MAX_VMS: Final = 2_000
 
 
 class Forecasts(msgspec.Struct, frozen=True, kw_only=True):
-    """What was foretold of one node and (a part of) its VMs at the end of one step.
+    """Forecasts of one node and (a part of) its VMs at the end of one step.
 
-    `values` has shape (n, len(metrics), len(horizons_s), len(bands)), `node_values` the same
-    without n, empty in all parts but the first; NaN is not foretold. A day ahead is foretold at
-    the end of each 5 min.
+    `values` has shape (n, len(metrics), len(horizons_s), len(bands)); NaN is no forecast.
+    `node_values` has the same without n, and is empty in all parts but the first. The horizon of a
+    day is forecast at the end of each 5 min.
     """
 
     site: limits.Name
@@ -64,7 +65,7 @@ class Forecasts(msgspec.Struct, frozen=True, kw_only=True):
         return np.frombuffer(self.values, "<f4").reshape(-1, *self._shape())
 
     def own(self) -> NDArray[np.float32] | None:
-        """Return what is foretold of the node itself, None where another part has it."""
+        """Return the forecasts of the node itself, None where another part has them."""
         if not self.node_values:
             return None
         return np.frombuffer(self.node_values, "<f4").reshape(self._shape())
@@ -83,7 +84,7 @@ def encode_forecasts(forecasts: Forecasts) -> bytes:
 
 
 def decode_forecasts(value: bytes) -> Forecasts:
-    """Return the forecasts that `value` stands for, or raise `RecordRejected`."""
+    """Return the forecasts that `value` encodes, or raise `RecordRejected`."""
     forecasts = decode_msgpack(value, _decoder)
     size, rest = divmod(len(forecasts.uuids), UUID_BYTES)
     row = 4 * len(forecasts.metrics) * len(forecasts.horizons_s) * len(forecasts.bands)

@@ -1,7 +1,7 @@
-"""The frame: what one node's VMs looked like at one moment, and what happened to them.
+"""The frame: the VMs of one node at one moment, and its events.
 
-A frame is one record on `flatline.frames.v1`, keyed by cell. Columns travel packed
-(`engine.wire.table`), the rest as a msgpack map, so that fields can be added.
+A frame is one record on `flatline.frames.v1`, keyed by cell. Columns are packed
+(`engine.wire.table`). The rest is a msgpack map, so that fields can be added.
 """
 
 from functools import lru_cache
@@ -20,20 +20,20 @@ from engine.wire.vcpus import NO_TIMES, VcpuRows, pack_vcpus, unpack_vcpus
 
 UUID_BYTES: Final = 16
 
-# The broker takes batches up to 1,048,588 bytes (message.max.bytes); a frame above this
-# is split by VM range before it is sent, so the number bounds one frame, not one node.
+# The broker accepts batches up to 1,048,588 bytes (message.max.bytes). A frame above this number of
+# rows is split by VM range before it is sent, so it limits one frame, not one node.
 MAX_FRAME_ROWS: Final = 4096
 
-# Rosters repeat from frame to frame: that of each node of some cells is looked at once.
+# Rosters repeat from frame to frame, so the check of each is cached, for all nodes of some cells.
 _ROSTERS_KEPT: Final = 256
 
-# What a `source` is to a node. "shell" is the process that runs the engine: it writes
-# ticks. "owner" is a person or program at `flatline event`.
+# The role of a `source` on a node. "shell" is the process that runs the engine: it writes ticks.
+# "owner" is a person or program that calls `flatline event`.
 Role = Literal["collector", "agent", "owner", "shell"]
 
 
 class VmRows:
-    """Rows of a frame as arrays; one column per VM, rows as `engine.wire.metrics` lists them.
+    """Rows of a frame as arrays; one column per VM, rows in the order of `engine.wire.metrics`.
 
     Attributes
     ----------
@@ -42,12 +42,12 @@ class VmRows:
     integers
         Shape (len(INTEGERS), n), uint64; 0 where `missing`.
     missing
-        Shape (len(INTEGERS), n), bool; None where nothing is missing. A missing value is
-        unknown, never zero.
+        Shape (len(INTEGERS), n), bool; None where nothing is missing. A missing value is unknown,
+        never zero.
     gauges
         Shape (len(GAUGES), n), float32; NaN is missing.
     vcpus
-        CPU time of each vCPU of each VM; None where the source does not tell it.
+        CPU time of each vCPU of each VM; None where the source does not report it.
     """
 
     __slots__ = ("gauges", "integers", "missing", "uuids", "vcpus")
@@ -65,7 +65,7 @@ class VmRows:
         self.integers = integers
         self.missing = missing
         self.gauges = gauges
-        # Of no vCPU nothing is known, as of a frame without these columns.
+        # Without any vCPU time the result equals that of a frame without these columns.
         self.vcpus = vcpus if vcpus is not None and len(vcpus.times_ns) else None
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class VmRows:
 
     @classmethod
     def empty(cls) -> "VmRows":
-        """Return rows of no VM."""
+        """Return rows without VMs."""
         return cls(
             uuids=b"",
             integers=np.zeros((len(metrics.INTEGERS), 0), np.uint64),
@@ -95,7 +95,7 @@ class VmRows:
         )
 
     def present(self) -> NDArray[np.bool_]:
-        """Return shape (len(INTEGERS), n): where a value was measured."""
+        """Return a mask of the measured values, shape (len(INTEGERS), n)."""
         if self.missing is None:
             return np.ones(self.integers.shape, np.bool_)
         return ~self.missing
@@ -117,7 +117,7 @@ class VmRows:
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Something that happened on a node; `id` is the source's own and never reused.
+    """An event on a node; `id` is assigned by the source and never reused.
 
     `kind` is one of `metrics.EVENT_KINDS`. `vm` is None for events of the node itself.
     """
@@ -130,7 +130,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PoolSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A storage pool as one node sees it; None is not measured."""
+    """A storage pool as measured by one node; None is not measured."""
 
     name: limits.Text
     capacity_bytes: limits.Bytes | None = None
@@ -139,11 +139,11 @@ class PoolSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class InventoryItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a VM is, from its definition and its `flatline` metadata element.
+    """The definition of a VM and its `flatline` metadata element.
 
-    An unknown `tenant` or `group` (None) makes the VM not actionable, whatever
-    `actionable` says. `disks` maps the target device to its pool, `nics` to its network.
-    `guest_agent` is whether it has a channel on which a guest agent may answer.
+    An unknown `tenant` or `group` (None) makes the VM not actionable, whatever `actionable` says.
+    `disks` maps the target device to its pool, `nics` to its network. `guest_agent` is whether it
+    has a channel on which a guest agent may answer.
     """
 
     vm: limits.Uuid
@@ -163,11 +163,11 @@ class InventoryItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """Who wrote a frame, when, and where in its own sequence.
+    """The writer of a frame, its time, and its position in the writer's sequence.
 
-    A source is (node, role, run); `sequence` counts from 0 within a run and has no gaps,
-    so a gap at the reader is loss on the way. `mono_ns` gives durations; `event_time_ns`
-    is the node's wall clock and may be wrong.
+    A source is (node, role, run). `sequence` counts from 0 within a run and has no gaps, so a gap
+    at the reader is loss in transit. `mono_ns` gives durations; `event_time_ns` is the node's wall
+    clock and may be wrong.
     """
 
     site: limits.Name
@@ -183,7 +183,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
-    """One node's report. A frame without rows and events is a tick."""
+    """One report of a node. A frame without rows and events is a tick."""
 
     header: Header
     rows: VmRows
@@ -194,7 +194,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FrameValue(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The frame as it stands in the log: msgpack, columns packed."""
+    """The frame as stored in the log: msgpack, columns packed."""
 
     header: Header
     v: Literal[1] = 1
@@ -214,15 +214,15 @@ _decoder = msgspec.msgpack.Decoder(FrameValue)
 
 
 def encode_frame(frame: Frame) -> bytes:
-    """Return the bytes that stand in the log for `frame`.
+    """Return the bytes of `frame` for the log.
 
-    Gauges travel as their 32-bit patterns, through the same packing as integers.
+    Gauges are packed as their 32-bit patterns, in the same way as integers.
 
     Raises
     ------
     ValueError
-        More than `MAX_FRAME_ROWS` rows, `MAX_FRAME_VCPUS` vCPUs or `MAX_RECORD_BYTES` bytes:
-        the caller splits by VM range before it encodes.
+        More than `MAX_FRAME_ROWS` rows, `MAX_FRAME_VCPUS` vCPUs or `MAX_RECORD_BYTES` bytes: the
+        caller splits by VM range before it encodes.
     """
     rows = frame.rows
     if len(rows) > MAX_FRAME_ROWS:
@@ -248,15 +248,15 @@ def encode_frame(frame: Frame) -> bytes:
 
 
 def decode_frame(value: bytes, widen: Widen | None = None) -> Frame:
-    """Return the frame that `value` stands for; columns of unknown names are ignored.
+    """Return the frame that `value` encodes; columns of unknown names are ignored.
 
     `widen` is `models.kernels.columns.widen` where Numba may be imported: four times as fast.
 
     Raises
     ------
     RecordRejected
-        `value` is not a frame: oversized, truncated, malformed, of an unknown version,
-        or with values that cannot be.
+        `value` is not a frame: oversized, truncated, malformed, of an unknown version, or with
+        impossible values.
     """
     wire = decode_msgpack(value, _decoder)
     size, rest = divmod(len(wire.uuids), UUID_BYTES)
@@ -284,7 +284,7 @@ def decode_frame(value: bytes, widen: Widen | None = None) -> Frame:
 
 
 def _check_rows(wire: FrameValue, gauges: NDArray[np.float32]) -> None:
-    """Reject what no collector writes, so that the engine need not ask again."""
+    """Reject values that no collector writes, so that the engine need not check them again."""
     if np.isinf(gauges).any():
         raise RecordRejected("bad_value", "a gauge of a VM is infinite")
     if not _is_roster(wire.uuids):
@@ -293,6 +293,6 @@ def _check_rows(wire: FrameValue, gauges: NDArray[np.float32]) -> None:
 
 @lru_cache(maxsize=_ROSTERS_KEPT)
 def _is_roster(uuids: bytes) -> bool:
-    """Return whether every VM stands there once."""
+    """Return whether every VM occurs only once."""
     size = len(uuids) // UUID_BYTES
     return len({uuids[at : at + UUID_BYTES] for at in range(0, len(uuids), UUID_BYTES)}) == size

@@ -1,12 +1,12 @@
-"""Who wrote a frame: a message authentication code in its headers, checked before decoding.
+"""Authentication of frames: a message authentication code (MAC), checked before decoding.
 
 AES-256-GMAC (NIST SP 800-38D, GCM without plaintext) over exactly the value's bytes. All keys are
-derived with keyed BLAKE2b (RFC 7693): the site key gives one key for each name, and that gives one
+derived with keyed BLAKE2b (RFC 7693): from the site key a key for each name, and from that a key
 for each record key, so that a frame cannot be moved to another cell.
 
-The nonce is 96 random bits, drawn for each frame. A counter would have to survive restarts, and
-the collector and the agent of a node share a key without talking to each other. The standard allows
-2^32 random nonces under one key: 136 years at a frame a second.
+The nonce is 96 random bits per frame. A counter would have to survive restarts, and the collector
+and the agent of a node share a key without communicating. The standard allows 2^32 random nonces
+under one key: 136 years at a frame a second.
 """
 
 import base64
@@ -28,8 +28,8 @@ from engine.wire.table import Widen
 
 MAC_HEADER: Final = "flatline-mac"
 
-# What a key speaks for. A node's key is used by its collector and its agent; an engine writes
-# ticks; an owner tells what is done to a VM.
+# Kinds of writers that have a key. A node's key is used by its collector and its agent; an engine
+# writes ticks; an owner reports work on a VM.
 Kind = Literal["node", "engine", "owner"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 ROLES_OF: Final[Mapping[Kind, frozenset[Role]]] = {
@@ -43,13 +43,13 @@ _NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
 _KEY_PERSON: Final = b"flatline-name-1"
 _CELL_PERSON: Final = b"flatline-cell-1"
-# Names and key ids as settings and `new_key_id` make them; the header is short whoever wrote it.
+# Names and key ids as settings and `new_key_id` produce them; this bounds the header of any writer.
 _NAME: Final = re.compile(
     r"(node|engine|owner)/([A-Za-z0-9][A-Za-z0-9._-]{0,127})/([0-9a-f]{16})/([0-9a-f]{16})/(\d{1,12})"
 )
 _KEY_HEADER_BYTES: Final = 256
-# Ciphers kept by key and cell: some for each node of a site. A flood of invented names must not
-# grow it, so it is emptied when it is full; a cipher is made anew in 3 µs.
+# Ciphers are cached by key and cell: several for each node of a site. The cache is emptied when
+# full, so that a flood of invented names cannot grow it. A new cipher takes 3 µs.
 _CIPHERS_KEPT: Final = 8192
 
 
@@ -62,18 +62,18 @@ _header_decoder = msgspec.msgpack.Decoder(_HeaderOnly)
 
 @dataclass(frozen=True, slots=True)
 class KeyName:
-    """Which key a MAC was made with. Every part enters the derivation, so none can be changed.
+    """The key of a MAC. Every part enters the derivation, so none can be changed.
 
     Attributes
     ----------
     kind, name
-        For whom it speaks: a node's `site.node`, an engine's, or an owner's name.
+        The owner of the key: a node's `site.node`, an engine's name, or an owner's name.
     site_key
         Id of the site key that it is derived from.
     serial
         Id of this key: another one is drawn each time a key is made for the same name.
     until_s
-        When it ends, in s since the epoch; 0 is never.
+        Expiry, in s since the epoch; 0 is never.
     """
 
     kind: Kind
@@ -87,7 +87,7 @@ class KeyName:
 
 
 def parse_key_name(text: str) -> KeyName | None:
-    """Return the name that a header or a key file states, None where it is none."""
+    """Return the key name in a header or a key file, None where the text is not one."""
     found = _NAME.fullmatch(text)
     if found is None:
         return None
@@ -105,12 +105,12 @@ def new_key_id(*, now_ms: int, chance: bytes) -> str:
 
 
 def made_ms(key_id: str) -> int:
-    """Return when the key of an id was made, in ms since the epoch."""
+    """Return the creation time of the key with this id, in ms since the epoch."""
     return int(key_id[:12], 16)
 
 
 def derive_key(site_secret: bytes, name: KeyName) -> bytes:
-    """Return the 32 bytes of a name's key."""
+    """Return the 32-byte key of a name."""
     return blake2b(
         str(name).encode(), key=site_secret, digest_size=KEY_BYTES, person=_KEY_PERSON
     ).digest()
@@ -122,14 +122,14 @@ def _cipher(key: bytes, record_key: bytes) -> AESGCM:
 
 
 class FrameSigner:
-    """Makes the headers of one writer's frames.
+    """Computes the MAC headers for the frames of one writer.
 
     Parameters
     ----------
     name, key
-        `derive_key` gave the key for the name.
+        The name, and the key that `derive_key` returned for it.
     nonce
-        Draws 12 bytes that are never drawn again under this key: `os.urandom(12)`.
+        Returns 12 bytes that are never repeated under this key: `os.urandom(12)`.
     """
 
     def __init__(self, name: KeyName, key: bytes, *, nonce: Callable[[], bytes]) -> None:
@@ -151,43 +151,43 @@ class FrameSigner:
 
 @dataclass(frozen=True, slots=True)
 class SiteKey:
-    """The secret that all frame keys of a site are derived from; `until_ms` None has no end."""
+    """The secret that all frame keys of a site are derived from; `until_ms` None never expires."""
 
     secret: bytes
     until_ms: int | None = None
 
 
-# Before the id of a key that signs in the list of what is revoked.
+# Prefix of the id of a signing key in the list of revoked keys.
 SIGNING: Final = "key"
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """What is not believed any more.
+    """Revoked keys.
 
     Attributes
     ----------
     ids
         Serials, and ids of site keys.
     names
-        `kind/name` to a time in ms: no key counts that was made for it until then. Of a key that
-        signs, `key/ID` to when it ended.
+        `kind/name` to a time in ms: keys made for it until then are revoked. For a signing key,
+        `key/ID` to the time of its end.
     """
 
     ids: frozenset[str] = frozenset()
     names: Mapping[str, int] = field(default_factory=dict)
 
     def joined(self, other: "Revoked") -> "Revoked":
-        """Return what either says."""
+        """Return the union of both lists."""
         names = dict(self.names)
         for name, time_ms in other.names.items():
-            # A key that signs ends once; a name may lose its keys again and again.
+            # A signing key ends once; a name may have its keys revoked repeatedly.
             first = min if name.startswith(f"{SIGNING}/") else max
             names[name] = first(names.get(name, time_ms), time_ms)
         return Revoked(self.ids | other.ids, names)
 
     def covers(self, name: KeyName) -> bool:
-        """Return whether a key's frames are refused."""
+        """Return whether frames under this key are rejected."""
         if name.serial in self.ids or name.site_key in self.ids:
             return True
         if not self.names:
@@ -195,22 +195,22 @@ class Revoked:
         return made_ms(name.serial) <= self.names.get(f"{name.kind}/{name.name}", -1)
 
     def ended_ms(self, key_id: str) -> int | None:
-        """Return when a key that signs was revoked, None where it was not.
+        """Return when a signing key was revoked, None where it was not.
 
-        What the log took before stays in force; of a bare id nobody knows since when.
+        Records that were appended before stay in force. A bare id has no known time of revocation.
         """
         return self.names.get(f"{SIGNING}/{key_id}", 0 if key_id in self.ids else None)
 
 
 class FrameKeys:
-    """What a reader checks frames with.
+    """The keys and rules with which a reader verifies frames.
 
     Parameters
     ----------
     site_keys
         By id; several while keys are rotated.
     accepting_unsigned
-        Whether frames without a MAC are believed, as those of releases before it.
+        Whether frames without a MAC are accepted, such as those of releases before it.
     """
 
     def __init__(
@@ -233,17 +233,17 @@ class FrameKeys:
         headers: tuple[tuple[str, bytes], ...],
         time_ms: int,
     ) -> KeyName | None:
-        """Return who wrote a frame, None for one without a MAC that is believed all the same.
+        """Return the verified writer of a frame, None for an accepted frame without a MAC.
 
         Parameters
         ----------
         time_ms
-            Append time of the record: expiry follows from the log, the same at each reading.
+            Append time of the record: expiry follows from the log, so each reading gives the same.
 
         Raises
         ------
         RecordRejected
-            `bad_mac`: it has none, the key is unknown, expired or revoked, or it is wrong.
+            `bad_mac`: the MAC is missing or wrong, or its key is unknown, expired or revoked.
         """
         stated, code = b"", b""
         for header, content in headers:
@@ -322,7 +322,7 @@ def _bad(why: str, cure: str) -> RecordRejected:
 
 
 def claimed(value: bytes) -> str:
-    """Return which node a frame that nobody has checked says it is of, for a message alone."""
+    """Return the node that an unverified frame claims, for use in messages only."""
     try:
         header = _header_decoder.decode(value).header
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
@@ -339,26 +339,26 @@ def open_frame(
     keys: FrameKeys,
     widen: Widen | None = None,
 ) -> Frame:
-    """Return the frame of a record once its writer is known: the one way for every reader.
+    """Return the frame of a record after its writer is verified. All readers use this function.
 
     Parameters
     ----------
     record_key
-        Of the record: the cell's name, `tick` for ticks.
+        Key of the record: the cell's name, `tick` for ticks.
     time_ms
         Append time of the record.
 
     Raises
     ------
     RecordRejected
-        `bad_mac` where the writer is not who it says, or the cell is not the record's; else as
-        `decode_frame` says.
+        `bad_mac` where the header names another writer than the key, or another cell than the
+        record key; else as in `decode_frame`.
     """
     name = keys.writer(value, record_key=record_key, headers=headers, time_ms=time_ms)
     frame = decode_frame(value, widen)
     if name is not None:
         _check_writer(frame.header, name)
-    # Where no MAC is asked for as well: a cell's frames stand under its key, in one partition.
+    # Also where no MAC is required: frames of a cell have its key, so they are in one partition.
     if frame.header.role != "shell" and record_key != frame.header.cell.encode():
         raise _bad(
             f"it is of cell {frame.header.cell[:128]!r} under record key {record_key[:64]!r}",
@@ -368,7 +368,7 @@ def open_frame(
 
 
 def _check_writer(header: Header, name: KeyName) -> None:
-    """Reject a frame of another node or role than its key speaks for."""
+    """Reject a frame whose node or role does not match its key."""
     if header.role not in ROLES_OF[name.kind]:
         raise _bad(f"{_told(name)} may not write frames of role {header.role}", _FIND_OUT)
     if header.node != name.name:
@@ -382,12 +382,12 @@ _FIND_OUT: Final = "find out who holds that key, and revoke it: flatline keys re
 
 
 def encode_secret(secret: bytes) -> str:
-    """Return the text of a key for its file."""
+    """Return the text form of a key for its file."""
     return base64.b64encode(secret).decode()
 
 
 def decode_secret(text: str) -> bytes | None:
-    """Return the key that a file's text holds, None where it is none."""
+    """Return the key in the text of a file, None where it is not one."""
     try:
         secret = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

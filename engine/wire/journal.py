@@ -1,4 +1,4 @@
-"""The journal: every decision, refusal, call, outcome and effect, in one chain per writer."""
+"""The journal: decisions, refusals, calls, outcomes and effects, in one hash chain per writer."""
 
 from typing import Annotated, Literal
 
@@ -12,12 +12,11 @@ EntryKind = Literal["start", "decision", "refusal", "call", "outcome", "effect",
 
 
 class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One link of a writer's chain.
+    """One entry of a writer's hash chain.
 
-    `previous` is the `link` of the writer's entry before this one, empty for the first.
-    `link` is the hash over everything else (`engine.action.chain`); a reader that finds
-    another value, a gap in `sequence` or a `previous` that does not match has found an
-    edit, a deletion or a truncation.
+    `previous` is the `link` of the writer's entry before this one, empty for the first. `link` is
+    the hash over everything else (`engine.action.chain`). Another value, a gap in `sequence` or a
+    `previous` that does not match is evidence of an edit, a deletion or a truncation.
     """
 
     writer: limits.Text
@@ -45,5 +44,5 @@ def encode_entry(entry: JournalEntry) -> bytes:
 
 
 def decode_entry(value: bytes) -> JournalEntry:
-    """Return the entry that `value` stands for, or raise `RecordRejected`."""
+    """Return the entry that `value` encodes, or raise `RecordRejected`."""
     return decode_json(value, _decoder)

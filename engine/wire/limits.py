@@ -1,47 +1,46 @@
-"""How large every number, length and count of a record may be: one table, each with its reason.
+"""Limits of every number, length and count in a record, each with its reason.
 
-The types stand in the records' fields, so that the decoder itself refuses what passes a limit
-(`bad_value`) and the published JSON Schema tells it to other programs. What is read from the log
-is then never larger than what follows was written for: a sum stays within 64 bits, a date within
-the calendar, a name within a metric's label.
+The limits are part of the field types, so the decoder rejects values beyond them (`bad_value`) and
+the published JSON Schema states them for other programs. Code behind the decoder can rely on them:
+a sum stays within 64 bits, a date within the calendar, a name within a metric's label.
 """
 
 from typing import Annotated, Final
 
 from msgspec import Meta
 
-# Snapshots, SQLite and InfluxDB hold 64-bit signed integers; a sequence is added to and
-# subtracted from, so some room is left.
+# Snapshots, SQLite and InfluxDB hold 64-bit signed integers. Code adds to and subtracts from
+# sequences, so there is some margin.
 MAX_COUNT: Final = 2**62
-# 1 January 2200, in s: in ns it still fits 64 bits, and in ms every calendar.
+# 1 January 2200, in s: it fits 64 bits in ns and all calendars in ms.
 MAX_TIME_S: Final = 7_258_118_400
-# Names of Flatline's own things (site, zone, cell, node, run) become parts of keys, paths and
-# labels: letters, digits and a few marks, as the settings ask for; "-" stands for none.
+# Names of Flatline's own objects (site, zone, cell, node, run) become parts of keys, paths and
+# labels: letters, digits and a few marks, as the settings require; "-" is none.
 MAX_NAME: Final = 128
 NAME_PATTERN: Final = r"^(-|\w[\w.:@+-]*)(?!\n)$"
-# Names that guests, owners and hypervisors give are text of any kind. libvirt's are below 256.
+# Names from guests, owners and hypervisors are arbitrary text. libvirt's are below 256.
 MAX_TEXT: Final = 1_024
-# A sentence quotes errors and names; one of a page is no sentence.
+# A sentence quotes errors and names; a whole page is not a sentence.
 MAX_SENTENCE: Final = 65_536
-# The longest kind today has 17 characters.
+# The longest kind has 17 characters.
 MAX_WORD: Final = 64
-# A collector puts 512 events or items in a frame; readers allow for others.
+# A collector puts 512 events or items in a frame; readers accept more from other writers.
 MAX_LISTED: Final = 4_096
-# libvirt's own limit for disks of one domain is near 700; cards are fewer.
+# libvirt's limit for disks of one domain is near 700; network cards are fewer.
 MAX_DEVICES: Final = 1_024
 # Nodes have some dozen pools and gauges.
 MAX_POOLS: Final = 1_024
 MAX_GAUGES: Final = 256
 MAX_DETAILS: Final = 64
-# Nobody builds a VM with more; QEMU allows 4,096 vCPUs.
+# QEMU allows 4,096 vCPUs in one VM.
 MAX_VCPUS: Final = 65_536
 # A binary exabyte, above any memory, disk or pool of one node.
 MAX_BYTES: Final = 2**60
-# A year: longer than any period that a balloon or a step has.
+# A year: longer than any period of a balloon or a step.
 MAX_PERIOD_S: Final = 31_536_000
-# Sampled once an hour at least; at most a thousand times a second.
+# The interval is an hour at most and a millisecond at least.
 MAX_INTERVAL_MS: Final = 3_600_000
-# Infinity and NaN are no measurements; nothing measured comes near.
+# Excludes infinity and NaN, which are not measurements. No measured value is near this.
 MAX_FIGURE: Final = 1e300
 
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
@@ -59,25 +58,25 @@ Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=NAME_PATTE
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 Word = Annotated[str, Meta(max_length=MAX_WORD)]
 Sentence = Annotated[str, Meta(max_length=MAX_SENTENCE)]
-# A VM's UUID: 16 bytes, of which hypervisors give any.
+# A VM's UUID: 16 bytes; hypervisors assign arbitrary ones.
 Uuid = Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 Details = Annotated[dict[Word, Text], Meta(max_length=MAX_DETAILS)]
 Devices = Annotated[dict[Text, Text], Meta(max_length=MAX_DEVICES)]
 Gauges = Annotated[dict[Word, Figure], Meta(max_length=MAX_GAUGES)]
-# What the columns of a record are: at least one.
+# Names of the columns of a record: at least one.
 Words = Annotated[tuple[Word, ...], Meta(min_length=1, max_length=MAX_DETAILS)]
 Periods = Annotated[tuple[PeriodS, ...], Meta(min_length=1, max_length=MAX_DETAILS)]
 Texts = Annotated[tuple[Text, ...], Meta(max_length=MAX_LISTED)]
 
 
 def clipped(text: str, most: int = MAX_TEXT) -> str:
-    """Return a text that a record takes: what is too long ends with an ellipsis."""
+    """Return a text within the limit; a longer one is cut and ends with an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def small_int(text: str) -> int | None:
-    """Return the number that a text of digits stands for, None where it is none or too large.
+    """Return the number that a text of digits represents, None where invalid or too large.
 
     Python refuses to read thousands of digits, and a snapshot cannot hold more than 64 bits.
     """

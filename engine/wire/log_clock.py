@@ -1,32 +1,32 @@
-"""The log's clock as a reader believes it: it follows append time, and no excursion of it.
+"""The log clock of a reader: it follows append time, except its excursions.
 
-Append time is set by brokers, or by nodes on a topic that takes the writer's time. It may run ahead
-for a while, be set back, or stand still. A jump is believed when a tick agrees, which the engine
-writes with its own clock, or when all records agree on it for long enough; until then time goes on
-at the pace of the records. The same records give the same times.
+Append time is set by brokers, or by nodes on a topic with the writer's time. It may run ahead for a
+while, be set back, or stop. A jump is accepted when a tick agrees, which the engine writes with its
+own clock, or when all records agree on it for long enough. Until then time advances at the pace of
+the records. The same records give the same times.
 """
 
 from typing import Final
 
 import msgspec
 
-# Brokers of one log differ by so much; it is no step back.
+# Clocks of the brokers of one log differ by up to this; it is not a step back.
 _SLACK_MS: Final = 2_500
-# A tick whose own date is so near to its append time agrees with it.
+# A tick agrees with its append time if its own date is within this of it.
 _AGREES_MS: Final = 5_000
-# What all records agreed on for so long is the time.
+# A time that all records agree on for this long is accepted.
 _BELIEVED_AFTER_MS: Final = 60_000
-# A tick comes each second where nothing else does: one that is later passed while nobody read.
+# An idle partition gets a tick each second; a longer pause means that no engine was running.
 _TICK_MS: Final = 2_500
 
 
 class LogClock(msgspec.Struct):
-    """What the append times of one partition come to.
+    """State of the clock of one partition.
 
     Attributes
     ----------
     time_ms
-        The time that is believed, 0 before the first record.
+        The accepted time, 0 before the first record.
     raw_ms
         Append time of the last record.
     apart_ms
@@ -42,12 +42,12 @@ class LogClock(msgspec.Struct):
     tick_raw_ms: int = 0
 
     def read(self, raw_ms: int, *, limit_ms: int, tick_ms: int | None = None) -> int:
-        """Take a record's append time; return by how much the believed time jumps with it.
+        """Process the append time of a record; return the jump of the accepted time in ms.
 
         Parameters
         ----------
         limit_ms
-            What may lie between two records where the log was there.
+            The longest time between two records while the log is available.
         tick_ms
             The date of a tick by its writer's clock; None for other records.
         """
@@ -60,7 +60,7 @@ class LogClock(msgspec.Struct):
             stood, ticked_ms = raw_ms == self.tick_raw_ms, tick_ms - self.tick_ms
             self.tick_ms, self.tick_raw_ms = tick_ms, raw_ms
             if stood and 0 < ticked_ms <= _TICK_MS:
-                # The log's clock stands while that of its reader goes on.
+                # The log's clock has stopped while that of its reader advances.
                 self.time_ms += ticked_ms
                 return 0
         ahead_ms = raw_ms - self.time_ms
@@ -77,5 +77,5 @@ class LogClock(msgspec.Struct):
         return jump_ms
 
     def is_unsure(self, *, limit_ms: int) -> bool:
-        """Return whether the last record's append time is not what is believed."""
+        """Return whether the append time of the last record differs from the accepted time."""
         return not -_SLACK_MS <= self.raw_ms - self.time_ms <= limit_ms

@@ -1,8 +1,8 @@
-"""What stands in the history: every measurement, tag and field, with its unit and meaning.
+"""Schema of the history: every measurement, tag and field, with its unit and meaning.
 
-The one list from which rows are made, buckets are set up and the planners' page is written.
-Raw counters have Telegraf's names (`inputs.libvirt`), so that dashboards made for it go on
-working; everything of Flatline's own begins with `flatline_`. Nothing unbounded is a tag.
+Rows, buckets and the page for planners are all made from this list. Raw counters have Telegraf's
+names (`inputs.libvirt`), so that existing dashboards continue to work. All other names begin with
+`flatline_`. Nothing unbounded is a tag.
 """
 
 from typing import Final, Literal, NamedTuple
@@ -11,7 +11,7 @@ from engine.wire.metrics import NODE_METRICS
 from engine.wire.score import FEATURES
 
 Kind = Literal["float", "integer", "text"]
-# A week of samples, a month of minutes, more than a year of hours and events.
+# Samples for a week, minutes for a month, hours and events for more than a year.
 Bucket = Literal["raw", "minute", "long"]
 
 DAY_S: Final = 86_400
@@ -23,7 +23,7 @@ RETENTION_S: Final[dict[Bucket, int]] = {
 
 
 class Field(NamedTuple):
-    """One value of a row; a row without it does not know it."""
+    """One field of a row; it is absent where it is unknown."""
 
     name: str
     kind: Kind
@@ -32,7 +32,7 @@ class Field(NamedTuple):
 
 
 class Measurement(NamedTuple):
-    """Rows of one kind; tags and time together name a row, and writing it again replaces it."""
+    """Rows of one kind. Tags and time identify a row; writing it again replaces it."""
 
     name: str
     bucket: Bucket
@@ -74,7 +74,7 @@ def _rates(directions: dict[str, str], what: dict[str, str]) -> dict[str, str]:
 _TELEGRAF: Final = ("cell", "domain_name", "host", "vm")
 _OWN: Final = ("cell", "node", "vm")
 
-# What Telegraf's `inputs.libvirt` would have written; cumulative where it says so.
+# The measurements of Telegraf's `inputs.libvirt`; cumulative where stated.
 TELEGRAF: Final = (
     Measurement(
         "libvirt_cpu",
@@ -83,7 +83,7 @@ TELEGRAF: Final = (
         _integers(
             "ns",
             {
-                # Telegraf's name is `time`, and InfluxDB drops a field of that name unsaid.
+                # Telegraf's name is `time`, and InfluxDB silently drops a field of that name.
                 "cpu_time": "CPU time used, cumulative",
                 "user": "of it in qemu's user mode, cumulative",
                 "system": "of it in kernel mode, cumulative",
@@ -177,7 +177,7 @@ TELEGRAF: Final = (
     ),
 )
 
-# What a VM does, over the interval that ends at the row's time. In this order arrays hold them.
+# VM metrics over the interval that ends at the row's time, in the order of the arrays.
 VM_METRICS: Final = (
     Field("cpu_cores", "float", "cores", "CPU used; 1.0 is one core kept busy"),
     Field("cpu_ratio", "float", "0..1", "CPU used, of what all its vCPUs could use"),
@@ -242,7 +242,7 @@ def rolled_up(fields: tuple[Field, ...], statistics: dict[str, str]) -> tuple[Fi
 def _family(
     name: str, tags: tuple[str, ...], fields: tuple[Field, ...], what: str
 ) -> tuple[Measurement, Measurement, Measurement]:
-    """Return the samples of one kind of thing and their roll-ups."""
+    """Return the measurement of the samples of one kind and those of its roll-ups."""
     return (
         Measurement(name, "raw", tags, fields, f"{what}, each sample"),
         Measurement(

@@ -1,8 +1,8 @@
-"""The metrics a VM row carries: the one list, in the order in which arrays hold them.
+"""The metrics of a VM row, in the order of the arrays that hold them.
 
-Names and units are Flatline's; which libvirt field each comes from stands in
-`connectors.libvirt.decoding`. Appending to a list is a compatible change, since columns
-travel by name; renaming or reordering one is not.
+Names and units are Flatline's; `connectors.libvirt.decoding` maps the fields of libvirt to them.
+Appending to a list is a compatible change, since columns are identified by name; renaming or
+reordering one is not.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 class Metric(NamedTuple):
     """One column of the VM table.
 
-    `quantum` is a factor that all values of this column are expected to share (512-byte
-    sectors, 10 ms scheduler ticks). The codec divides by it where that loses nothing.
+    `quantum` is a factor that all values of this column are expected to share (512-byte sectors, 10
+    ms scheduler ticks). The codec divides by it where no value is lost.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Columns:
         return len(self.metrics)
 
 
-# Cumulative since the VM's `instance` began; a smaller value than before is a new epoch.
+# Cumulative since the VM's `instance` began; a value smaller than before begins a new epoch.
 COUNTERS: Final = (
     Metric("cpu_time_ns"),
     Metric("cpu_user_ns", 10_000_000),
@@ -56,14 +56,14 @@ COUNTERS: Final = (
     Metric("net_tx_drop"),
 )
 
-# Unsigned values that stand for themselves at the moment of the sample.
+# Unsigned values at the moment of the sample, not cumulative.
 LEVELS: Final = (
     Metric("balloon_current_kib", 1024),
     Metric("balloon_rss_kib", 4),
     Metric("balloon_usable_kib", 4),
     Metric("balloon_last_update_s"),
-    # The hypervisor's number of this run of the VM: it changes at each start and on the
-    # target of a migration, not at a reset.
+    # The hypervisor's number of this run of the VM: it changes at each start and on the target of a
+    # migration, not at a reset.
     Metric("instance"),
     Metric("state"),
     Metric("vcpus"),
@@ -72,12 +72,12 @@ LEVELS: Final = (
     Metric("job_active"),
 )
 
-# Which devices stand behind the sums of disks and cards: another number is another set, whose sums
-# cannot be compared with the ones before.
+# Identifies the devices behind the sums of disks and cards. Sums under different numbers cannot be
+# compared.
 DEVICE_SETS: Final = (Metric("device_set"),)
 
-# Sums over a VM's vCPUs of what KVM counts, since the VM's `instance` began; missing where the
-# hypervisor does not tell them (libvirt before 8.9, qemu without KVM).
+# Sums of KVM's counters over a VM's vCPUs, since the VM's `instance` began; missing where the
+# hypervisor does not report them (libvirt before 8.9, qemu without KVM).
 KVM_COUNTERS: Final = (
     Metric("kvm_exits"),
     Metric("kvm_irq_injections"),
@@ -124,9 +124,9 @@ NODE_METRICS: Final = (
     "hypervisor_reachable",
 )
 
-# What may stand in `Event.kind`. A reader ignores kinds it does not know.
+# Values of `Event.kind`. A reader ignores kinds that it does not know.
 EVENT_KINDS: Final = (
-    # lifecycle, as the hypervisor told it
+    # lifecycle, as reported by the hypervisor
     "started",
     "stopped",
     "shutdown",
@@ -151,15 +151,15 @@ EVENT_KINDS: Final = (
     "hypervisor_back",
     "frames_dropped",
     "events_dropped",
-    # an owner's word
+    # reported by an owner
     "owner_reboot",
     "owner_maintenance",
     "owner_forget",
-    # the agent's action marks
+    # the agent's results of actions
     "action_sent",
     "action_returned",
     "action_unknown",
-    # what the agent hears of the guest itself
+    # guest probing by the agent
     "probe_answered",
     "probe_silent",
     "agent_answered",

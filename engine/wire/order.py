@@ -1,7 +1,7 @@
-"""Orders, claims and the marks that close orders: everything on `flatline.orders.v1`.
+"""Orders, claims and results of orders: the records on `flatline.orders.v1`.
 
-The exact bytes are signed with Ed25519 (RFC 8032); the headers carry the signature and
-the id of the key. A reader verifies before it parses.
+The exact bytes are signed with Ed25519 (RFC 8032); the headers carry the signature and the id of
+the key. A reader verifies before it parses.
 """
 
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ from engine.wire.envelope import decode_json
 Action = Literal["save_evidence", "reboot", "reset", "migrate", "move_disk"]
 Outcome = Literal["returned", "refused", "unknown", "expired", "not_attempted"]
 
-# What the guest notices: only these spend budgets. Saving evidence reads and touches nothing.
+# Actions that the guest notices: only these use budgets. Saving evidence only reads.
 DISRUPTIVE: Final[frozenset[Action]] = frozenset({"reboot", "reset", "migrate", "move_disk"})
-# Of these the guest survives nothing; the others leave it running.
+# Actions that the guest does not survive; the others leave it running.
 DESTRUCTIVE: Final[frozenset[Action]] = frozenset({"reboot", "reset"})
 
-# An order that is older than this is void whatever it says: long enough for the look
-# (≥ 4 s) and a busy log, short enough that nothing acts on yesterday's picture.
+# An older order is void, whatever its expiry. Long enough for the preflight check (≥ 4 s) and a
+# busy log, short enough that no action is based on outdated evidence.
 MAX_LIFETIME_MS: Final = 60_000
 
 KEY_HEADER: Final = "flatline-key"
@@ -40,41 +40,41 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order", omit_default
     Attributes
     ----------
     incident, step
-        Together the idempotency key: the first order for a pair wins, for ever.
+        Together the idempotency key: the first order for a pair is the only valid one.
     instance
-        The run of the VM that was judged; another one on the node makes the order void.
+        The run of the VM that was judged; another run on the node makes the order void.
     expires_ms
         Wall time after which no agent may start it.
     deadline_ms
-        Wall time until which the order counts as in flight when nothing closes it.
+        Wall time until which the order counts as in flight when no result closes it.
     data_ms
-        Append time of the newest sample the decision rests on.
+        Append time of the newest sample that the decision is based on.
     counted
-        What the VM's counters were as of `data_ms`: a living guest has moved them since. None
-        leaves it to the look.
+        The VM's counters as of `data_ms`: those of a living guest have moved since. None leaves
+        this to the preflight check.
     dry_run
-        Everything happens but the last call.
+        Everything is done except the last call.
     opened_ms
         Append time of the record that opened the incident; 0 is unknown.
     history_s
-        For how long the VM had been watched when it was judged; None is unknown.
+        For how long the VM had been observed when it was judged; None is unknown.
     attested
-        The VM's own panic device or watchdog, or its hypervisor, says that it crashed.
+        The VM's own panic device or watchdog, or its hypervisor, reported a crash.
     target
-        Node that a migration goes to, or pool that a disk is moved to; else None.
+        Destination node of a migration, or destination pool of a disk; else None.
     disk
         Target device (`vda`) of the disk to be moved; else None.
     zone, pools, networks
-        What else the VM hangs on, for pauses of one of these; empty is unknown.
+        Other scopes of the VM, for pauses of one of these; empty is unknown.
     witnesses
-        Who says that the guest is dead (`engine.wire.alert.WITNESSES`). Orders of an earlier
-        release name `signals` instead, which no reader counts.
+        Witnesses of the death (`engine.wire.alert.WITNESSES`). Orders of an earlier release have
+        `signals` instead, which no reader counts.
     cell_vms, site_vms
-        How many VMs the planner knew there; budgets are shares of them. 0 is unknown.
+        Number of VMs there that the planner knew; budgets are shares of them. 0 is unknown.
     group_sick
-        How many other members of the VM's group were in trouble.
+        Number of other members of the VM's group with an incident.
     source_load_ratio, target_load_ratio
-        What both nodes of a migration carried when it was ordered; None is unknown.
+        Load of both nodes of a migration when it was ordered; None is unknown.
     """
 
     incident: limits.Word
@@ -116,7 +116,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order", omit_default
 
 
 class Closed(msgspec.Struct, frozen=True, kw_only=True, tag="closed", omit_defaults=True):
-    """The agent's mark that an order is no longer in flight, and how it ended."""
+    """The agent's result, which ends an order: it is no longer in flight."""
 
     incident: limits.Word
     step: limits.Count
@@ -131,7 +131,7 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True, tag="closed", omit_defau
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, tag="claim", omit_defaults=True):
-    """An agent's word that it is about to carry a step out; the first one in the log may.
+    """An agent's lock on a step that it is about to execute; only the first in the log is valid.
 
     `agent` names one run of one agent process.
     """
@@ -157,7 +157,7 @@ _place_decoder = msgspec.json.Decoder(_Place)
 
 
 def names_node(value: bytes, node: str) -> bool:
-    """Return whether bytes that may be no order say that they are for this node."""
+    """Return whether bytes, which may not be a valid order, name this node."""
     try:
         return _place_decoder.decode(value).node == node
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
@@ -176,7 +176,7 @@ def key_id(key: Ed25519PublicKey) -> str:
 def encode_order(
     entry: Entry, key: Ed25519PrivateKey
 ) -> tuple[bytes, tuple[tuple[str, bytes], ...]]:
-    """Return the value and the headers that carry its signature."""
+    """Return the value of an entry and the headers with its signature."""
     value = _encoder.encode(entry)
     return value, signed(value, key)
 
@@ -197,7 +197,7 @@ def check_signature(
 ) -> str:
     """Return the id of the trusted key that signed exactly `value`.
 
-    A record may repeat a header, so nothing but this id says who signed it.
+    A record may repeat a header, so this id is the only proof of the signer.
 
     Raises
     ------
@@ -228,17 +228,17 @@ def decode_order(
     *,
     trusted: Mapping[str, Ed25519PublicKey],
 ) -> tuple[Entry, str]:
-    """Return what `value` says, once its signature holds, and the id of the key that made it.
+    """Return the entry that `value` encodes, after its signature is verified, and the key id.
 
     Parameters
     ----------
     trusted
-        Public keys by `key_id`; for an order those of planners, for claims and marks of agents.
+        Public keys by `key_id`; for an order those of planners, for claims and results of agents.
 
     Raises
     ------
     RecordRejected
-        `bad_signature` as `check_signature` says; else as `engine.wire.envelope` says.
+        `bad_signature` as in `check_signature`; else as in `engine.wire.envelope`.
     """
     name = check_signature(value, headers, trusted=trusted)
     return decode_json(value, _decoder), name

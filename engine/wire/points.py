@@ -1,4 +1,4 @@
-"""Rows of the history as columns: what the historian writes and every store keeps."""
+"""Rows of the history as columns, as the historian writes and every store keeps them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.wire.measurement import MEASUREMENTS, Measurement
 
-# Stands for an integer that is not known; no counter of a hypervisor reaches it.
+# Marks an unknown integer; no counter of a hypervisor reaches it.
 MISSING: Final = int(np.iinfo(np.int64).min)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 
@@ -19,19 +19,18 @@ Column = NDArray[np.float64] | NDArray[np.int64] | Sequence[str | None]
 
 
 class Series:
-    """The tags of some rows, made once for many writes: what a store derives from them is kept.
+    """The tags of some rows, reused for many writes so that stores can cache derived data.
 
     Parameters
     ----------
     tags
-        For each tag one text a row, in the rows' order; empty is no tag. What no store's
-        language can say in a tag is replaced: control characters by a space, a backslash by a
-        slash.
+        For each tag one text a row, in the rows' order; empty is no tag. Characters that no store
+        supports in a tag are replaced: control characters by a space, a backslash by a slash.
 
     Attributes
     ----------
     derived
-        Where a store keeps what it made of the tags.
+        Cache of a store for data derived from the tags.
     """
 
     __slots__ = ("derived", "size", "tags")
@@ -57,9 +56,9 @@ class Points:
     time_ns
         Shape (n,), int64, since the Unix epoch.
     fields
-        One column of n values for each field: float64 as they are `kept`, NaN for unknown;
-        int64 with `MISSING`; or texts with None. A row of which nothing is known is not
-        written. `Points.of` takes any floats.
+        One column of n values for each field: float64 rounded by `kept`, NaN for unknown; int64
+        with `MISSING`; or texts with None. A row without any known value is not written.
+        `Points.of` takes any floats.
     """
 
     measurement: str
@@ -87,7 +86,7 @@ class Points:
         time_ns: NDArray[np.int64] | Sequence[int],
         fields: Mapping[str, Column],
     ) -> "Points":
-        """Return rows whose floats are as they are `kept`, whatever they were."""
+        """Return rows whose floats are rounded by `kept`."""
         columns = {
             name: kept(column)
             if isinstance(column, np.ndarray) and column.dtype.kind == "f"
@@ -103,7 +102,7 @@ class Points:
 
     @property
     def declared(self) -> Measurement:
-        """What `engine.wire.measurement` says of these rows."""
+        """The schema of these rows in `engine.wire.measurement`."""
         return MEASUREMENTS[self.measurement]
 
 
@@ -117,13 +116,13 @@ def _declared(measurement: str) -> tuple[frozenset[str], dict[str, str]]:
 
 
 def tag_text(text: str) -> str:
-    """Return a text as the tag of a row has it; who asks for a tag's value asks for this."""
+    """Return a text in the form in which tags are stored; queries by tag must use it too."""
     plain = text if text.isalnum() and text.isascii() else _CONTROL.sub(" ", _encodable(text))
     return plain.replace("\\", "/")
 
 
 def _encodable(text: str) -> str:
-    """Return a text that UTF-8 can say: half of a surrogate pair becomes a question mark."""
+    """Return a text that UTF-8 can encode: half of a surrogate pair becomes a question mark."""
     return text.encode(errors="replace").decode()
 
 
@@ -137,22 +136,22 @@ def kind_of(column: Column) -> str:
 def kept(values: NDArray[np.floating[Any]] | NDArray[np.int64]) -> NDArray[np.float64]:
     """Return floats as every store keeps them: finite, with six decimals where they matter.
 
-    Numbers from 1e9 on keep three decimals, from 1e12 on none, larger ones all they have.
-    All stores then hold the same bits, whether they keep numbers or texts. Infinity is
-    unknown (NaN), and so is everything that was unknown before.
+    Numbers from 1e9 on keep three decimals, from 1e12 on none, larger ones their full precision.
+    All stores then hold the same bits, whether they keep numbers or texts. Infinity becomes unknown
+    (NaN).
     """
     exact = np.asarray(values, np.float64)
     size = np.abs(exact)
     with np.errstate(invalid="ignore", over="ignore"):
         rounded: NDArray[np.float64] = np.rint(exact * 1e6) / 1e6
         large = size >= 1e9
-        # Most columns have none of them.
+        # Most columns have no large values.
         if large.any():
             thousandths = np.rint(exact * 1e3) / 1e3
             plain = np.where(size < 1e15, np.rint(exact), exact)
             rounded = np.where(large, np.where(size < 1e12, thousandths, plain), rounded)
             rounded[np.isinf(exact)] = np.nan
-    # A negative zero becomes a plain one.
+    # Turns a negative zero into a plain one.
     return rounded + 0.0
 
 
@@ -161,8 +160,8 @@ def known_integers(
 ) -> tuple[NDArray[np.int64], int]:
     """Return unsigned values as the stores hold them, and how many did not fit.
 
-    What was not measured, or is beyond 2^63 - 1, is `MISSING`: no store keeps it, and a
-    clipped counter would look like one that stands still.
+    Values that were not measured, or are beyond 2^63 - 1, become `MISSING`: no store keeps them,
+    and a clipped counter would look like one that has stopped.
     """
     fits = values <= np.uint64(np.iinfo(np.int64).max)
     kept_values = np.where(present & fits, values, 0).astype(np.int64)

@@ -1,4 +1,4 @@
-"""What could not be read: kept with its reason, so that nothing is lost uncounted."""
+"""Rejected records: kept with the reason, so that every loss is counted."""
 
 from hashlib import sha256
 from typing import Final, Literal
@@ -8,17 +8,17 @@ import msgspec
 from engine.wire import limits
 from engine.wire.envelope import decode_msgpack
 
-# Enough to see what it was; a flood of 10 MB records must not fill the topic.
+# Enough to identify the record; a flood of 10 MB records must not fill the topic.
 KEPT_BYTES: Final = 65_536
-# A key of ours is a cell's name of at most 128; what a foreign record brings may be as long as
-# a record, and then the word about it would be longer than the log takes.
+# Flatline's keys are names of cells, 128 bytes at most. A foreign key may be as long as a record,
+# and then the report about it would exceed the log's limit.
 KEPT_KEY_BYTES: Final = 256
-# The first error of a decoder is a sentence; what it quotes may be the record itself.
+# The first error of a decoder is a sentence; it may quote the whole record.
 KEPT_DETAIL: Final = 1_000
 
 
 class Rejected(msgspec.Struct, frozen=True, kw_only=True):
-    """The first `KEPT_BYTES` of a record that was refused, and why."""
+    """The first `KEPT_BYTES` of a rejected record, and the reason."""
 
     topic: limits.Text
     partition: limits.Count
@@ -45,9 +45,9 @@ def encode_rejected(
     detail: str,
     kept_bytes: int = KEPT_BYTES,
 ) -> bytes:
-    """Return the bytes that stand on `flatline.rejected.v1` for a refused `value`.
+    """Return the bytes for `flatline.rejected.v1` that report a rejected `value`.
 
-    Partition and offset are 0 of a record that no log took, which `detail` then says.
+    Partition and offset are 0 for a record that no log accepted; `detail` then states it.
     """
     return _encoder.encode(
         Rejected(
@@ -64,10 +64,10 @@ def encode_rejected(
 
 
 def rejected_key(key: bytes, *, cell: str = "") -> bytes:
-    """Return the key under which a refused record is kept: its own, else the cell's."""
+    """Return the key of the report: that of the rejected record, else the cell's name."""
     return key[:KEPT_KEY_BYTES] or cell.encode()
 
 
 def decode_rejected(value: bytes) -> Rejected:
-    """Return what was refused, or raise `RecordRejected`."""
+    """Return the report that `value` encodes, or raise `RecordRejected`."""
     return decode_msgpack(value, _decoder)

@@ -1,6 +1,7 @@
-"""Which role reads and writes which topic: what the log's access control is to allow, no more.
+"""Topics that each role reads and writes: the least rights for the log's access control.
 
-`deploy/kafka` makes Kafka's ACLs of it, and `flatline doctor` holds a principal's rights to it.
+`deploy/kafka` generates Kafka's ACLs from it, and `flatline doctor` compares a principal's rights
+with it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,16 +31,16 @@ ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """What one role needs of the log.
+    """Rights on the log that one role needs.
 
     Attributes
     ----------
     reads, writes
         Names of topics, without an installation's prefix.
     group
-        Consumer group it reads with, as settings name it by default; empty where it needs none.
+        Its consumer group, as settings name it by default; empty where it needs none.
     group_prefix
-        Whether every group whose name begins so is meant: readers name their own.
+        Whether `group` is a prefix of group names: readers name their own groups.
     describes
         Whether it reads the topics' settings, for `flatline doctor`.
     """
@@ -79,7 +80,7 @@ RIGHTS: Final[dict[Role, Rights]] = {
     ),
     # It runs in the planner's process: that principal has both roles.
     "notifier": Rights(reads=(JOURNAL.name,), writes=(JOURNAL.name,), group="flatline-notify"),
-    # `flatline event`: its frames tell of a VM, and its word of control keeps machines off it.
+    # `flatline event`: its frames report work on a VM, and its control record forbids actions.
     "owner": Rights(reads=(CONTROL.name, SCORES.name), writes=(FRAMES.name, CONTROL.name)),
     "operator": Rights(
         reads=(
@@ -103,7 +104,7 @@ RIGHTS: Final[dict[Role, Rights]] = {
 
 
 def operations(role: Role, topic: str) -> frozenset[str]:
-    """Return what a role may do with a topic, as Kafka names it; each implies `Describe`."""
+    """Return the operations of a role on a topic, in Kafka's terms; each implies `Describe`."""
     rights = RIGHTS[role]
     found = set()
     if topic in rights.reads:
@@ -116,7 +117,7 @@ def operations(role: Role, topic: str) -> frozenset[str]:
 
 
 def topics_of(roles: Iterable[Role]) -> frozenset[str]:
-    """Return the topics that roles may see: those that another role needs are none of theirs."""
+    """Return the topics that these roles may see, without those that only other roles need."""
     chosen = tuple(roles)
     return frozenset(
         topic.name for topic in TOPICS if any(operations(role, topic.name) for role in chosen)
@@ -126,19 +127,19 @@ def topics_of(roles: Iterable[Role]) -> frozenset[str]:
 def problems_of(
     found: Mapping[str, frozenset[str]], roles: Iterable[Role]
 ) -> tuple[list[str], list[str]]:
-    """Return what a principal lacks for its roles, and what it may do that none of them needs.
+    """Return the rights that a principal lacks for its roles, and those that none of them needs.
 
     Parameters
     ----------
     found
-        What it may do with each topic.
+        The operations that the principal may do with each topic.
     """
     missing, excess = [], []
     chosen = tuple(roles)
     for topic, allowed in found.items():
         needed = frozenset[str]().union(*(operations(role, topic) for role in chosen))
         missing += [f"{operation} on {topic}" for operation in sorted(needed - allowed)]
-        # To see a topic and its settings tells nobody what stands in it.
+        # The right to see a topic and its settings reveals none of its records.
         more = allowed - needed - {"Describe", "DescribeConfigs"}
         excess += [f"{operation} on {topic}" for operation in sorted(more)]
     return missing, excess

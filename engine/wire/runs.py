@@ -1,31 +1,31 @@
-"""Which run of a node's collector is heard, where several report as one node.
+"""Selects the run of a node's collector whose frames are used, where several report.
 
-A collector that is started again is a new run, and the run before it ends. Two that report at the
-same time (one started by hand, two machines of one hostname) are a collision: the one that was
-there first is heard as long as it reports, and the others are known by name.
+A restarted collector is a new run, and the run before it ends. Two that report at the same time
+(one started by hand, two machines of one hostname) are a collision: frames of the first one are
+used as long as it reports, and the others are listed by name.
 """
 
 from typing import Final
 
 import msgspec
 
-# After so many intervals without a frame a run has ended.
+# A run has ended after so many intervals without a frame.
 SILENT_INTERVALS: Final = 3
-# What an ended run sent may be on its way for so long; later it is alive.
+# Frames of an ended run may arrive for this long; a later frame shows that it still runs.
 _ON_ITS_WAY_MS: Final = 30_000
-# One frame may be a late one; two are a collector.
+# One frame may be a late one; two show that a collector runs.
 _FRAMES_OF_A_RIVAL: Final = 2
-# A crash loop leaves one a minute; the latest tell all there is to tell.
+# A crash loop leaves one run a minute; the latest suffice for a diagnosis.
 _KEPT: Final = 8
-# Frames that a network shuffles are late by half as much, and clocks that are kept differ by less.
+# Out-of-order frames are at most half as late, and clocks that are synchronised differ by less.
 REPLAYED_MS: Final = 60_000
 
 
 def is_replayed(event_ms: int, *, last_ms: int, now_ms: int) -> bool:
-    """Return whether the first frame that is seen of a run is an old one that somebody repeats.
+    """Return whether the first frame seen of a run is an old frame that is repeated.
 
-    It was taken well before what its writer has told since, and not now: a node whose clock was
-    ahead and was set right between two runs goes on.
+    It was taken long before newer frames of its writer, and not now. A node whose clock was ahead
+    and was corrected between two runs is accepted.
 
     Parameters
     ----------
@@ -38,9 +38,9 @@ def is_replayed(event_ms: int, *, last_ms: int, now_ms: int) -> bool:
 
 
 class Other(msgspec.Struct):
-    """A run that is not heard: one that ended, or a rival that goes on.
+    """A run whose frames are not used: an ended one, or a rival that still reports.
 
-    `frames` counts what it sent while another run was heard, 0 for one that ended.
+    `frames` counts those it sent while another run was used, 0 for an ended run.
     """
 
     run: str
@@ -55,13 +55,13 @@ class Runs(msgspec.Struct):
     Attributes
     ----------
     run, sequence, seen_ms
-        The run that is heard, and its last frame.
+        The run in use, and its last frame.
     began_ms, began_event_ms
-        When it was first heard: by the reader's clock, and by its own.
+        When it was first seen: by the reader's clock, and by its own.
     event_ms
         When its last frame was taken, by its own clock.
     others
-        The latest others.
+        The latest other runs.
     """
 
     run: str = ""
@@ -75,7 +75,7 @@ class Runs(msgspec.Struct):
     def hears(
         self, run: str, *, sequence: int, event_ms: int, now_ms: int, interval_ms: int
     ) -> bool:
-        """Return whether a frame is to be used, and note that it came.
+        """Return whether a frame is to be used, and record its arrival.
 
         Parameters
         ----------
@@ -92,7 +92,7 @@ class Runs(msgspec.Struct):
         other = next((one for one in self.others if one.run == run), None)
         if other is None:
             if not has_ended and self.rivals(now_ms=now_ms, interval_ms=interval_ms):
-                # Where two report already, one more does not get a turn before one ends.
+                # While two runs report, a third one has to wait until one ends.
                 self._keep(Other(run, sequence, now_ms, frames=1))
                 return False
             self._turn_to(run, sequence, event_ms, now_ms, frames=0)
@@ -107,28 +107,28 @@ class Runs(msgspec.Struct):
             return False
         if not was_rival and not lives:
             return False
-        # The run heard so far ended, or it is the younger one of two that go on.
+        # The run in use has ended, or it is the younger one of two that report.
         self._turn_to(run, sequence, event_ms, now_ms, frames=0 if has_ended else 1)
         return True
 
     def is_replay(self, run: str, *, event_ms: int, time_ms: int) -> bool:
-        """Return whether a frame of a run that is not known any more comes again.
+        """Return whether a frame of a forgotten run is a replay.
 
         Parameters
         ----------
         event_ms, time_ms
-            When it was taken by its node's clock, and what the append times come to.
+            When it was taken by its node's clock, and the accepted time of the log.
         """
         is_known = not self.run or run == self.run or any(one.run == run for one in self.others)
         return not is_known and is_replayed(event_ms, last_ms=self.event_ms, now_ms=time_ms)
 
     def rivals(self, *, now_ms: int, interval_ms: int) -> list[str]:
-        """Return the runs that report beside the one that is heard, in order."""
+        """Return the runs that report beside the one in use, in order."""
         since_ms = now_ms - SILENT_INTERVALS * interval_ms
         return sorted(one.run for one in self.others if one.frames and one.seen_ms > since_ms)
 
     def are_several(self, *, now_ms: int, interval_ms: int) -> bool:
-        """Return whether another run certainly goes on beside the one that is heard."""
+        """Return whether another run certainly reports beside the one in use."""
         names = self.rivals(now_ms=now_ms, interval_ms=interval_ms)
         certain = {one.run for one in self.others if one.frames >= _FRAMES_OF_A_RIVAL}
         return not certain.isdisjoint(names)

@@ -1,4 +1,4 @@
-"""JSON Schema of every contract, generated from the Structs that are its only source."""
+"""JSON Schema of every contract, generated from the structs that define it."""
 
 from typing import Any, Final
 

@@ -1,6 +1,6 @@
-"""Scores: per closed minute and cell, what was expected of each VM and what came.
+"""Scores: per closed minute and cell, expected and measured values of each VM.
 
-For history and for retraining. Columns are 32-bit floats in the order of `FEATURES`.
+Used for history and for retraining. Columns are 32-bit floats in the order of `FEATURES`.
 """
 
 from typing import Annotated, Final, Literal
@@ -15,8 +15,8 @@ from engine.wire import limits
 from engine.wire.envelope import decode_msgpack
 from engine.wire.frame import UUID_BYTES
 
-# Means over the minute; `*_expected` is the one-step expectation, `*_band` half the width
-# of its interval (≈ 3 standard deviations).
+# Means over the minute; `*_expected` is the one-step forecast, `*_band` half the width of its
+# interval (≈ 3 standard deviations).
 FEATURES: Final = (
     "cpu_cores",
     "cpu_cores_expected",
@@ -31,12 +31,12 @@ FEATURES: Final = (
 )
 
 
-# What a VM's definition may have for a witness, and whether its owner agreed to actions.
+# Devices in a VM's definition that enable a witness, and whether its owner agreed to actions.
 SET_UP: Final = ("balloon", "panic_device", "watchdog", "guest_agent", "actionable")
 
 
 class NodeMinute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A node as one who moves VMs must know it; None is not measured.
+    """State of a node for the choice of migration targets; None is not measured.
 
     `groups` names the anti-affinity groups whose members it runs, as `tenant/group`.
     """
@@ -48,14 +48,21 @@ class NodeMinute(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """One minute of one cell; `values` is shape (len(features), n) float32, row by row.
+    """One minute of one cell.
 
-    `pool_vms` and `network_vms` count the cell's VMs that hang on each. A large cell's minute is
-    several records, each of some of its nodes; `cell_vms` is then how many VMs the cell has, and
-    the first record alone has the two counts. `coverage` is shape
-    (n, 2) uint8: which witnesses would be heard if a VM died (a bit for each of `WITNESSES`, in
-    their order), and what its definition has for them (a bit for each of `SET_UP`); empty where
-    the engine of an earlier release wrote it.
+    Attributes
+    ----------
+    values
+        Shape (len(features), n), float32, row by row.
+    pool_vms, network_vms
+        Number of the cell's VMs that use each. The minute of a large cell is several records, each
+        of some of its nodes; only the first has these two.
+    cell_vms
+        Number of VMs of the whole cell.
+    coverage
+        Shape (n, 2), uint8: witnesses available if the VM died (a bit for each of `WITNESSES`), and
+        devices in its definition for them (a bit for each of `SET_UP`). Empty from an engine of an
+        earlier release.
     """
 
     site: limits.Name
@@ -78,11 +85,11 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def vm_count(self) -> int:
-        """How many VMs the cell has."""
+        """Number of VMs of the cell."""
         return len(self.uuids) // UUID_BYTES if self.cell_vms is UNSET else self.cell_vms
 
     def covered(self) -> NDArray[np.uint8]:
-        """Return `coverage` as shape (n, 2); shape (0, 2) where nobody wrote it."""
+        """Return `coverage` as shape (n, 2); shape (0, 2) where it is absent."""
         return np.frombuffer(self.coverage, np.uint8).reshape(-1, 2)
 
     def matrix(self) -> NDArray[np.float32]:
@@ -100,7 +107,7 @@ def encode_scores(scores: Scores) -> bytes:
 
 
 def decode_scores(value: bytes) -> Scores:
-    """Return the minute that `value` stands for, or raise `RecordRejected`."""
+    """Return the minute that `value` encodes, or raise `RecordRejected`."""
     scores = decode_msgpack(value, _decoder)
     size, rest = divmod(len(scores.uuids), UUID_BYTES)
     if len(scores.coverage) not in (0, 2 * size):

@@ -1,4 +1,4 @@
-"""A state's arrays as values that msgpack takes, and how restoring a state fails."""
+"""Arrays of a state as values for msgpack, and the errors of restoring a state."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,18 +19,18 @@ class Array(msgspec.Struct, frozen=True, array_like=True):
 
 
 def stored(array: NDArray[np.generic]) -> Array:
-    """Return an array as it is kept."""
+    """Return an array in its stored form."""
     return Array(array.dtype.newbyteorder("<").str, array.shape, array.tobytes())
 
 
 def array_of(value: Array) -> NDArray[np.generic]:
-    """Return the array that was kept; it cannot be written to."""
+    """Return the array of a stored value; it is read-only."""
     return np.frombuffer(value.data, value.dtype).reshape(value.shape)
 
 
 @contextmanager
 def restoring(what: str) -> Iterator[None]:
-    """Let every error of what is done inside say that a state is damaged.
+    """Turn every error inside the context into one that reports a damaged state.
 
     Raises
     ------

@@ -1,11 +1,10 @@
-"""Columns packed into bytes: each in the narrowest width that holds it, exactly.
+"""Columns packed into bytes: each in the narrowest width that holds it without loss.
 
-A column of unsigned integers is divided by its quantum where that loses nothing, then
-travels in 1 to 8 little-endian bytes a value; a column whose values are all equal travels
-as that one value. Parts of one size stand together, so that packing and unpacking are a
-few array operations, whatever the number of columns. The layout (which column stands
-where) is a small byte string that repeats from frame to frame: both sides keep the parsed
-form of the last ones.
+A column of unsigned integers is divided by its quantum where no value is lost, then stored in 1 to
+8 little-endian bytes a value. A column of equal values is stored as one value. Parts of one size
+are contiguous, so that packing and unpacking are a few array operations, whatever the number of
+columns. The layout (the position of each column) is a small byte string that repeats from frame to
+frame; both sides cache the parsed form of the last ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,10 +19,10 @@ from numpy.typing import NDArray
 from engine.errors import RecordRejected
 from engine.wire.metrics import Columns
 
-# Layouts change when a counter outgrows its width: a handful per node and hour. The bound
-# keeps an invented flood of layouts from filling memory.
+# Layouts change when a counter outgrows its width: a handful per node and hour. The limit keeps a
+# flood of invented layouts from filling memory.
 _LAYOUTS_KEPT: Final = 1024
-# More columns than any release has: an invented layout is refused before it costs memory.
+# More columns than any release has: a larger layout is rejected before it costs memory.
 _MAX_COLUMNS: Final = 256
 _WORD_BYTES: Final = 8
 
@@ -33,19 +32,24 @@ Words = NDArray[np.uint64]
 Flags = NDArray[np.bool_]
 
 
-# Fills (rows, size) words from (data, places, quanta, order): `places` has a row a column,
-# its width and, for parts of 8, 4, 2 and 1 bytes, how many bytes a VM stand before it.
+# Fills (rows, size) words from (data, places, quanta, order). A row of `places` describes a column:
+# its width and, for parts of 8, 4, 2 and 1 bytes, the bytes per VM before that part.
 Widen = Callable[[NDArray[np.uint8], NDArray[np.int64], Words, NDArray[np.int64], Words], None]
 
 
 class PackedTable(msgspec.Struct, frozen=True, array_like=True):
-    """Columns as they travel.
+    """Columns in their packed form.
 
-    `layout` is a msgpack list of `PackedColumn`, by ascending width. `data` holds one
-    8-byte word for each column of width 0, then the parts (`_Part`): 8-byte parts of all
-    columns that have one, then 4-, 2- and 1-byte parts.
-    `missing` holds one bit a value for each column that has any value missing; a column of
-    which nothing is known does not travel.
+    Attributes
+    ----------
+    layout
+        A msgpack list of `PackedColumn`, by ascending width.
+    data
+        One 8-byte word for each column of width 0, then the parts (`_Part`): 8-byte parts of all
+        columns that have one, then 4-, 2- and 1-byte parts.
+    missing
+        One bit a value for each column with missing values; a column without any known value is
+        left out.
     """
 
     layout: bytes = b""
@@ -54,7 +58,7 @@ class PackedTable(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PackedColumn(msgspec.Struct, frozen=True, array_like=True):
-    """Where one column stands; `width` 0 is a column whose values are all equal."""
+    """The position of one column; `width` 0 is a column of equal values."""
 
     name: str
     width: int
@@ -63,46 +67,46 @@ class PackedColumn(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Part(NamedTuple):
-    """Neighbours in the layout that have a part of one size at one place of their word.
+    """Adjacent columns that have a part of one size at one place of their word.
 
-    A value of 7 bytes is stored as 4 low bytes, then 2, then 1, each beside the like parts
-    of other columns, so that packing and unpacking are casts and strided copies of slices.
+    A value of 7 bytes is stored as 4 low bytes, then 2, then 1, each beside the same parts of other
+    columns, so that packing and unpacking are casts and strided copies of slices.
     """
 
     dtype: str
     start: int
     stop: int
-    place: int  # of the part within a word, in parts; 0: the low end
+    place: int  # position of the part within a word, in parts; 0: the low end
     per_word: int
 
 
 class _Layout(NamedTuple):
-    """A parsed layout, as one reader's list of metrics sees it."""
+    """A parsed layout, for the metrics of one reader."""
 
     constants: int
     parts: tuple[_Part, ...]
     stored: int  # columns in the data
     width_total: int
-    divided: slice  # columns among which some were divided
-    quanta: Words  # one a column; 1 where nothing was divided
+    divided: slice  # range of columns that contains the divided ones
+    quanta: Words  # one a column; 1 where not divided
     places: NDArray[np.int64]  # see `Widen`
     limits: Words | None  # largest quotients; None: no value of a width can pass 64 bits
     constant_limits: tuple[tuple[int, int], ...]  # (constant, largest quotient)
     order: NDArray[np.int64]  # the stored column of each row; `stored` itself is a row of 0
-    absent: NDArray[np.intp]  # rows the writer did not send
+    absent: NDArray[np.intp]  # rows that the writer did not send
     missing_rows: tuple[int, ...]  # row for each bitmap, -1 for a column not known
 
 
 class _Scale(NamedTuple):
-    """What the rows of one list of metrics may be divided by."""
+    """The divisors of the rows of one list of metrics."""
 
     shifts: Words  # log2 of a quantum that is a power of two, else 0
     low_bits: Words  # the bits such a quantum needs to be 0
-    odd: tuple[tuple[slice, int], ...]  # neighbouring rows that share another quantum
+    odd: tuple[tuple[slice, int], ...]  # adjacent rows that share another quantum
 
 
 class _Writer(NamedTuple):
-    """What a writer does for one combination of widths."""
+    """The packing plan of a writer for one combination of widths."""
 
     layout: bytes
     order: NDArray[np.intp]
@@ -116,7 +120,7 @@ class _Writer(NamedTuple):
 _columns_encoder = msgspec.msgpack.Encoder()
 _columns_decoder = msgspec.msgpack.Decoder(tuple[PackedColumn, ...])
 _PART_DTYPES: Final = {8: "<u8", 4: "<u4", 2: "<u2", 1: "u1"}
-# A width by the bit length of what it must hold.
+# A width by the bit length of the largest value.
 _WIDTH_LIMITS: Final = np.array([2 ** (8 * k) - 1 for k in range(1, _WORD_BYTES)], np.uint64)
 
 
@@ -126,12 +130,12 @@ def pack(columns: Columns, values: Words, missing: Flags | None) -> PackedTable:
     Parameters
     ----------
     columns
-        What the rows of `values` are.
+        The metrics of the rows of `values`.
     values
-        Shape (len(columns), n); what stands where `missing` is True travels too, so the
-        writer puts 0 there.
+        Shape (len(columns), n); values where `missing` is True are packed too, so the writer puts 0
+        there.
     missing
-        Same shape; None is nothing missing.
+        Same shape; None where nothing is missing.
     """
     if values.shape[1] == 0:
         return PackedTable()
@@ -166,17 +170,15 @@ def pack(columns: Columns, values: Words, missing: Flags | None) -> PackedTable:
 def unpack(
     columns: Columns, table: PackedTable, size: int, widen: Widen | None = None
 ) -> tuple[Words, Flags | None]:
-    """Return shape (len(columns), size) and where values are missing (None: nowhere).
+    """Return shape (len(columns), size) and the mask of missing values (None: nothing).
 
-    `widen` does the work of `_widen` faster where it may be had: `models.kernels.columns`.
-
-    Columns the reader does not know are passed over; columns it knows and the writer did
-    not send are missing.
+    `widen` is a faster form of `_widen` where available: `models.kernels.columns`. Columns that the
+    reader does not know are skipped. Columns that the writer did not send are missing.
 
     Raises
     ------
     RecordRejected
-        Lengths that do not fit the layout, or a layout that cannot be.
+        Lengths that do not fit the layout, or an impossible layout.
     """
     if size == 0:
         return np.zeros((len(columns), 0), np.uint64), None
@@ -217,7 +219,7 @@ def _widen(layout: _Layout, data: bytes, size: int) -> Words:
         if layout.limits is not None and (quotients > layout.limits[layout.divided, None]).any():
             raise RecordRejected("bad_value", "a value times its quantum passes 64 bits")
         quotients *= layout.quanta[layout.divided, None]
-    # Every index is within bounds; "clip" spares NumPy a second buffer.
+    # Every index is within bounds; "clip" saves NumPy a second buffer.
     return stored.take(layout.order, axis=0, mode="clip")
 
 
@@ -241,7 +243,7 @@ def _parts(widths: Sequence[int]) -> tuple[_Part, ...]:
     """Return the parts of columns of such ascending widths, in the order of the data."""
     parts = []
     for size, dtype in _PART_DTYPES.items():
-        # Below a part stand the larger parts of the same value.
+        # Below a part are the larger parts of the same value.
         below = [width & ~(2 * size - 1) & (_WORD_BYTES - 1) for width in widths]
         members = [index for index, width in enumerate(widths) if width & size]
         for place, run in groupby(members, key=lambda index: below[index] // size):
@@ -278,7 +280,7 @@ def _scale(columns: Columns) -> _Scale:
             [q.bit_length() - 1 if power else 0 for q, power in zip(quanta, powers, strict=True)],
             np.uint64,
         ),
-        # An odd quantum has been divided by already: a full mask leaves its verdict alone.
+        # Values have already been divided by an odd quantum: a full mask keeps that result.
         low_bits=np.array(
             [q - 1 if power else 2**64 - 1 for q, power in zip(quanta, powers, strict=True)],
             np.uint64,
@@ -288,7 +290,7 @@ def _scale(columns: Columns) -> _Scale:
 
 
 def _divided(scale: _Scale, values: Words) -> tuple[Words, Flags]:
-    """Return `values` divided by their odd quanta, and the rows where that lost nothing."""
+    """Return `values` divided by their odd quanta, and the rows where this is lossless."""
     exact = np.zeros(len(values), np.bool_)
     if not scale.odd:
         return values, exact
@@ -337,7 +339,7 @@ def _parse(wanted: Columns, layout: bytes) -> _Layout:
     _check(columns)
     rows = {metric.name: row for row, metric in enumerate(wanted.metrics)}
     places = {column.name: place for place, column in enumerate(columns)}
-    # What the reader does not know it does not multiply.
+    # Columns that the reader does not know are not multiplied.
     quanta = [column.quantum if column.name in rows else 1 for column in columns]
     divided = _span([quantum > 1 for quantum in quanta])
     overflowing = any(
@@ -366,7 +368,7 @@ def _parse(wanted: Columns, layout: bytes) -> _Layout:
 
 
 def _span(chosen: Sequence[bool]) -> slice:
-    """Return the shortest slice that holds all that is chosen."""
+    """Return the shortest slice that contains all chosen elements."""
     indices = [index for index, one in enumerate(chosen) if one]
     return slice(indices[0], indices[-1] + 1) if indices else slice(0, 0)
 

@@ -1,4 +1,4 @@
-"""Every topic of a site: the one list from which both logs are set up.
+"""Every topic of a site, from which both kinds of log are set up.
 
 Sizes are for one partition on the embedded log; on Kafka they become `retention.bytes`.
 """
@@ -11,23 +11,22 @@ _DAY_S: Final = 24 * _HOUR_S
 
 
 class Topic(NamedTuple):
-    """What an installation must provide.
+    """The properties of a topic that an installation must provide.
 
     Attributes
     ----------
     partitions
-        None takes the site's setting (`log.partitions`), which all topics keyed by cell
-        share, so that a cell has the same partition number in each of them.
+        None takes the site's setting (`log.partitions`), which all topics keyed by cell share, so
+        that a cell has the same partition number in each of them.
     retention_s
         None keeps records until `retention_bytes` is reached.
     compacted
-        Whether only the last record of each key must stay.
+        Whether only the last record of each key is kept.
     durable
-        Whether the embedded log waits for the disk at each append: for what an action
-        depends on.
+        Whether the embedded log waits for the disk at each append, as actions depend on it.
     compressed
-        Whether its batches are compressed. Small records gain nothing, and those that foreign
-        programs or each node's agent read are to be readable without a codec.
+        Whether its batches are compressed. Small records gain nothing, and records that foreign
+        programs or each node's agent read must be readable without a codec.
     """
 
     name: str
@@ -39,11 +38,11 @@ class Topic(NamedTuple):
     compressed: bool = True
 
 
-# Two days of frames let an engine that was away over a weekend's end catch up.
+# Two days of frames let an engine catch up after an outage over a weekend.
 FRAMES: Final = Topic("flatline.frames.v1", None, 2 * _DAY_S, 4096 * _MIB)
 ALERTS: Final = Topic("flatline.alerts.v1", None, 30 * _DAY_S, 256 * _MIB, compressed=False)
-# One partition, because the order of orders is what decides which of them may run. Limits
-# look back 24 h; a month lets a person read what happened.
+# One partition, because the sequence of orders decides which of them may run. Limits look back 24
+# h; a month lets people investigate.
 ORDERS: Final = Topic(
     "flatline.orders.v1", 1, 30 * _DAY_S, 256 * _MIB, durable=True, compressed=False
 )
@@ -56,10 +55,10 @@ FORECASTS: Final = Topic("flatline.forecasts.v1", None, 7 * _DAY_S, 512 * _MIB)
 CONTROL: Final = Topic(
     "flatline.control.v1", 1, None, 64 * _MIB, compacted=True, durable=True, compressed=False
 )
-# By size and not by key: two generations must stay whole, chunks and manifest together.
+# By size and not by key: two generations must stay complete, chunks and manifest together.
 SNAPSHOTS: Final = Topic("flatline.snapshots.v1", None, None, 512 * _MIB)
-# Of its own: a forecaster's generation of a thousand VMs has tens of MB every few hours, the
-# engine's a few MB every 3 min, and where size decides what stays each would push out the other.
+# A topic of its own: a forecaster's generation of a thousand VMs has tens of MB every few hours,
+# the engine's a few MB every 3 min. With retention by size, each would displace the other.
 FORECASTER: Final = Topic("flatline.forecaster.v1", None, None, 1024 * _MIB)
 REJECTED: Final = Topic("flatline.rejected.v1", None, 7 * _DAY_S, 128 * _MIB, compressed=False)
 
@@ -78,5 +77,5 @@ TOPICS: Final = (
 
 
 def partition_count(topic: Topic, site_partitions: int) -> int:
-    """Return how many partitions `topic` has where the site's setting is `site_partitions`."""
+    """Return the number of partitions of `topic` where the site's setting is `site_partitions`."""
     return site_partitions if topic.partitions is None else topic.partitions

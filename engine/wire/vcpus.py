@@ -1,7 +1,7 @@
-"""What every virtual CPU used and waited for: the columns of a frame that are narrower than a VM.
+"""Time that each vCPU ran or waited: frame columns with one value per vCPU, not per VM.
 
-VMs have different numbers of vCPUs, so the times of all of them stand one after the other in
-one packed column, and a byte a VM (two where that is too little) says how many belong to each.
+VMs have different numbers of vCPUs, so all times are concatenated in one packed column, and a byte
+a VM (two where needed) is the number of its vCPUs.
 """
 
 from typing import Final
@@ -15,33 +15,33 @@ from engine.wire.table import PackedTable, Widen, pack, unpack
 
 # qemu starts no x86 machine with more (q35 up to 8.x: 1,024; common limits are 240 to 710).
 MAX_VM_VCPUS: Final = 1024
-# 16 for each of the rows of a frame as collectors cut them: 262 kB at the widest, which still
-# fits into a record beside those rows.
+# 16 for each of the rows of a frame as collectors cut them: 262 kB at the widest, which still fits
+# into a record with those rows.
 MAX_FRAME_VCPUS: Final = 32_768
-# Of the times in a frame. Any wake-up of a vCPU takes some of it.
+# Quantum of the times in a frame. Any wake-up of a vCPU takes longer.
 QUANTUM_NS: Final = 1_000
 
-# Collectors tell it in whole microseconds: nanoseconds would take a byte more of each vCPU.
+# Collectors report whole microseconds: nanoseconds would take another byte per vCPU.
 _TIME_COLUMNS: Final = Columns((Metric("vcpu_time_ns", QUANTUM_NS),))
-# The very object is the default of the frame's field, so that it does not travel.
+# The identical object is the default of the frame's field, so that it is not encoded.
 NO_TIMES: Final = PackedTable()
 
 Flags = NDArray[np.bool_]
 
 
 class VcpuRows:
-    """Cumulative time of each vCPU, by the order of a frame's VMs and of their vCPUs.
+    """Cumulative time of each vCPU, in the order of a frame's VMs and of their vCPUs.
 
     Attributes
     ----------
     counts
-        Shape (n,), uint16: how many times belong to each VM; 0 is unknown.
+        Shape (n,), uint16: number of times of each VM; 0 is unknown.
     times_ns
-        Shape (counts.sum(),), uint64: for how long each vCPU has run or waited for a core since
-        its VM's `instance` began, in multiples of `QUANTUM_NS`; 0 where `missing`.
+        Shape (counts.sum(),), uint64: for how long each vCPU has run or waited for a core since its
+        VM's `instance` began, in multiples of `QUANTUM_NS`; 0 where `missing`.
     missing
-        Same shape, bool; None where nothing is missing. A vCPU that is not plugged in, below
-        one that is, is missing, so that the place of a time is the number of its vCPU.
+        Same shape, bool; None where nothing is missing. A vCPU that is not plugged in, below one
+        that is, is missing, so that the index of a time is the number of its vCPU.
     """
 
     __slots__ = ("counts", "missing", "times_ns")
@@ -65,11 +65,11 @@ class VcpuRows:
     __hash__ = None  # type: ignore[assignment]
 
     def absent(self) -> Flags:
-        """Return, for each time, whether it is missing."""
+        """Return a mask of the missing times."""
         return np.zeros(self.times_ns.shape, np.bool_) if self.missing is None else self.missing
 
     def bounds(self) -> NDArray[np.int64]:
-        """Return shape (n + 1,): where each VM's times begin, and where the last one's end."""
+        """Return shape (n + 1,): the start of each VM's times, and the end of the last one's."""
         bounds = np.zeros(len(self.counts) + 1, np.int64)
         np.cumsum(self.counts, out=bounds[1:])
         return bounds
@@ -114,8 +114,8 @@ def unpack_vcpus(
     Raises
     ------
     RecordRejected
-        `oversized` beyond `MAX_VM_VCPUS` or `MAX_FRAME_VCPUS`, which is found out before any
-        time is unpacked; else as `engine.wire.table.unpack`.
+        `oversized` beyond `MAX_VM_VCPUS` or `MAX_FRAME_VCPUS`, checked before any time is unpacked;
+        else as in `engine.wire.table.unpack`.
     """
     if not size or not counts:
         return None
