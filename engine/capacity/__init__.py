@@ -1,1 +1,1 @@
-"""What planners ask: what will be used, what still fits, when a pool is full. Pure."""
+"""Capacity planning: forecasts of use, free room, and the time until a pool is full. No I/O."""

@@ -1,7 +1,7 @@
-"""What a node's VMs and the node itself use, summed up to means over steps.
+"""Use of a node and of its VMs, as means over steps.
 
-Missing is unknown. A smaller counter, another instance or another run of the collector begins
-anew and is never a rate.
+A missing value is unknown. A smaller counter, another instance or another run of the collector
+starts a new epoch and never gives a rate.
 """
 
 from typing import Final
@@ -24,24 +24,24 @@ _COUNTED: Final = (
     "net_tx_bytes",
 )
 _COUNTERS: Final = np.array([INTEGER_ROW[name] for name in _COUNTED])
-# Rows of METRICS that come from counters, and what one unit of each is worth.
+# Rows of METRICS that come from counters, and the factor that converts each.
 _RATES: Final = np.array([0, 2, 3, 4, 5])
 _UNITS: Final = np.array([[1e-9], [1.0], [1.0], [1.0], [1.0]])
 _KIB: Final = 1024.0
-# More than any device moves: a glitch of the counter.
+# More than any device moves: an error of the counter.
 _IMPOSSIBLE_PER_S: Final = 1e11
 _IMPOSSIBLE: Final = 1e18
 
 
 class Demand:
-    """Sums of the running step for one node, and the counters that the next rate needs.
+    """Sums of the current step for one node, and the counters for the next rate.
 
     Attributes
     ----------
     roster
         UUIDs in the order of all arrays, 16 bytes each.
     vcpus
-        Shape (n,): of each VM, NaN where unknown.
+        Number of vCPUs of each VM, shape (n,); NaN where unknown.
     """
 
     def __init__(self, roster: bytes = b"") -> None:
@@ -62,11 +62,11 @@ class Demand:
         return len(self.roster) // UUID_BYTES
 
     def is_repeat(self, frame: Frame) -> bool:
-        """Return whether this frame or a later one of its run was taken already."""
+        """Return whether this frame or a later one of its run was already processed."""
         return frame.header.run == self.run and frame.header.sequence <= self.sequence
 
     def take(self, frame: Frame) -> None:
-        """Take a frame whose roster is this one's."""
+        """Process a frame with the same roster."""
         rows, header = frame.rows, frame.header
         dt_s = None
         if header.run == self.run and header.mono_ns > self.mono_ns:
@@ -80,7 +80,7 @@ class Demand:
             counters[rows.missing[_COUNTERS]] = np.nan
         sets = _level(rows, "device_set")
         told = ~np.isnan(sets)
-        # Sums over other devices are compared with nothing; the CPU time is none of them.
+        # Sums over another set of devices cannot be compared. CPU time is not a sum over devices.
         self.counters[1:, told & ~np.isnan(self.device_sets) & (sets != self.device_sets)] = np.nan
         self.device_sets = np.where(told, sets, self.device_sets)
         if dt_s is not None:
@@ -89,7 +89,7 @@ class Demand:
         vcpus = _level(rows, "vcpus")
         self.vcpus = np.where(np.isnan(vcpus), self.vcpus, vcpus)
         values[:, -1] = _own(frame, values[:, :-1])
-        # More than any node has: a gauge that nobody measured.
+        # More than any node has: the gauge was not measured.
         values[~(np.abs(values) < _IMPOSSIBLE)] = np.nan
         known = ~np.isnan(values)
         self.sums += np.where(known, values, 0.0)
@@ -103,14 +103,14 @@ class Demand:
         return grown
 
     def close(self) -> F64:
-        """Return shape (n + 1, metrics), the node last: the step's means; begin the next step."""
+        """Return the step's means, shape (n + 1, metrics), the node last; start the next step."""
         means = np.where(self.counts > 0, self.sums / np.maximum(self.counts, 1.0), np.nan)
         self.sums[...] = 0.0
         self.counts[...] = 0.0
         return np.ascontiguousarray(means.T)
 
     def followed(self, roster: bytes) -> tuple["Demand", I64]:
-        """Return the demand in another order of VMs, and where each stood, -1 for a new one."""
+        """Return the demand in another order of VMs, and the old index of each, -1 for a new VM."""
         before = {vm: place for place, vm in enumerate(uuids_of(self.roster))}
         places = np.array([before.get(vm, -1) for vm in uuids_of(roster)], np.int64)
         moved = Demand(roster)
@@ -144,7 +144,7 @@ def _level(rows: VmRows, name: str) -> F64:
 
 
 def _own(frame: Frame, vms: F64) -> F64:
-    """Return the node's own metrics: gauges where it has them, else the sum over its VMs."""
+    """Return the metrics of the node: its gauges where measured, else the sum over its VMs."""
     known = ~np.isnan(vms)
     own = np.where(known.any(axis=1), np.where(known, vms, 0.0).sum(axis=1), np.nan)
     node = frame.node

@@ -1,4 +1,4 @@
-"""What there is and what it uses, as planners count: nodes, VMs, pools. Values, no source."""
+"""A usage snapshot for planners: nodes, VMs and pools. Values only; they come from any source."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,17 +13,17 @@ _NO_DAYS: Final = np.empty(0)
 
 
 class Size(NamedTuple):
-    """Cores and bytes of memory, wanted or there."""
+    """Cores and bytes of memory, required or available."""
 
     cores: float
     memory_bytes: float
 
     def fits(self, free: "Size") -> bool:
-        """Return whether this fits into what is free."""
+        """Return whether this fits into the free size."""
         return self.cores <= free.cores and self.memory_bytes <= free.memory_bytes
 
     def plus(self, other: "Size", times: float = 1.0) -> "Size":
-        """Return this and `times` the other."""
+        """Return this size plus `times` the other."""
         return Size(
             self.cores + times * other.cores, self.memory_bytes + times * other.memory_bytes
         )
@@ -31,16 +31,16 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VmUse:
-    """One VM over the window that is looked at; None is not known.
+    """Use of one VM over the window; None is unknown.
 
     Attributes
     ----------
     vcpus, memory_bytes
-        As it was defined: promised.
+        Allocated by its definition.
     cpu_p95_cores, memory_p99_bytes
-        As it was used.
+        Measured use.
     waiting_ratio
-        Mean share of the wanted CPU that it waited for.
+        Mean share of the requested CPU time that it waited for.
     io_bytes_per_s
         Mean of all its disk and network traffic.
     """
@@ -58,9 +58,9 @@ class VmUse:
 
     @property
     def needs(self) -> Size:
-        """What a node must have for it: the CPU it uses, and the memory it was promised.
+        """Capacity that a node needs for the VM: its CPU use and its allocated memory.
 
-        CPU is shared by time; memory that a guest once touched does not come back.
+        CPU time is shared; memory that a guest once touched is not returned.
         """
         cores = self.cpu_p95_cores if self.cpu_p95_cores is not None else self.vcpus
         memory = self.memory_bytes if self.memory_bytes is not None else self.memory_p99_bytes
@@ -69,7 +69,7 @@ class VmUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NodeUse:
-    """One node; `daily_*` are the most that was used on each day, oldest first, NaN unknown."""
+    """One node; `daily_*` are the peaks of use of each day, oldest first, NaN unknown."""
 
     node: str
     cell: str
@@ -95,12 +95,12 @@ class PoolUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Estate:
-    """Everything that a report is made of.
+    """The input of a report.
 
     Attributes
     ----------
     days
-        Length of the window in days, for whoever reads the report.
+        Length of the window in days, shown in the report.
     """
 
     nodes: Sequence[NodeUse]
@@ -125,12 +125,12 @@ class Estate:
 
 
 def total(node: NodeUse) -> Size:
-    """Return what a node has; nothing where it is not known."""
+    """Return the size of a node; zero where it is unknown."""
     return Size(node.cores or 0.0, node.memory_bytes or 0.0)
 
 
 def free(node: NodeUse, vms: Sequence[VmUse]) -> Size:
-    """Return what a node can still take: its own use or its VMs' needs, whichever is more."""
+    """Return the free size of a node, after its own use or its VMs' needs, whichever is larger."""
     needs = Size(0.0, 0.0)
     for vm in vms:
         needs = needs.plus(vm.needs)
@@ -142,7 +142,7 @@ def free(node: NodeUse, vms: Sequence[VmUse]) -> Size:
 
 
 def usual_size(vms: Sequence[VmUse]) -> Size | None:
-    """Return what a VM of the commonest flavor needs, or the middle of all where none is told."""
+    """Return the needs of a VM of the most common flavor, or the median where none is known."""
     flavors = [vm.flavor for vm in vms if vm.flavor]
     if flavors:
         common = max(sorted(set(flavors)), key=flavors.count)
@@ -151,7 +151,7 @@ def usual_size(vms: Sequence[VmUse]) -> Size | None:
 
 
 def flavor_size(vms: Sequence[VmUse], flavor: str) -> Size | None:
-    """Return what a VM of a flavor needs by those there are, None where there is none."""
+    """Return the needs of a VM of a flavor, from existing VMs; None where there is none."""
     return _middle([vm for vm in vms if vm.flavor == flavor])
 
 
@@ -166,7 +166,7 @@ def _middle(vms: Sequence[VmUse]) -> Size | None:
 
 
 def how_many(size: Size, room: Size) -> int:
-    """Return how many of a size fit into some room."""
+    """Return how many VMs of a size fit into a free size."""
     by_memory = int(room.memory_bytes // size.memory_bytes)
-    # A VM that uses next to no CPU is limited by memory alone.
+    # A VM that uses almost no CPU is limited by memory alone.
     return min(by_memory, int(room.cores // size.cores)) if size.cores > 1e-6 else by_memory

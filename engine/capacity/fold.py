@@ -1,7 +1,7 @@
-"""Frames of one partition become rows of the history: samples, minutes, and hours to be closed.
+"""Turns frames of one partition into rows of the history: samples, minutes, and hours to close.
 
-What is known of a node stands in a `NodeLane`. All of it can be put into bytes and taken up
-again, and the same frames then give the same rows: a replay overwrites what is there.
+A `NodeLane` holds the state of a node. All state can be serialised and restored, and the same
+frames then give the same rows: a replay overwrites the existing ones.
 """
 
 from collections.abc import Collection, Iterator
@@ -48,22 +48,22 @@ from engine.wire.runs import Runs
 MINUTE_S: Final = 60
 HOUR_S: Final = 3600
 _MS: Final = 1_000_000
-# A collector samples every 5 min at most; a minute of one that has been silent for longer than
-# two is written although it may still grow.
+# The sampling interval is 5 min at most. The open minute of a node that has been silent for longer
+# than two minutes is written, although it may still grow.
 _SILENT_MS: Final = 120_000
-# Frames of an hour are on their way for a while after it; what comes later closes it again.
+# Frames of an hour may arrive this long after it; a later frame closes the hour again.
 _GRACE_MS: Final = 120_000
 
-# Names of VMs that went are kept for when they come back, as after a migration.
+# Names of departed VMs are kept for their return, as after a migration.
 _NAMES_KEPT: Final = 200_000
-# The culprit of a failed fold that is the record itself.
+# The culprit where the record itself cannot be folded.
 _RECORD: Final = "record"
 
 Floats = NDArray[np.float64]
 
 
 class Hour(NamedTuple):
-    """An hour of one family's rows in one cell that must be rolled up."""
+    """An hour of one family's rows in one cell, to be rolled up."""
 
     family: str
     cell: str
@@ -80,14 +80,14 @@ class _Group:
         self.window: Window | None = None
 
     def roster(self, series: Series, lanes: NDArray[np.int64]) -> Iterator[Points]:
-        """Take up another roster; what is open for the old one is given out first."""
+        """Change the roster; yield the open minute of the old one first."""
         yield from self.close()
         self.series = series
         if self.window is not None:
             self.window = self.window.moved(lanes)
 
     def add(self, values: Floats, *, time_ns: int) -> Iterator[Points]:
-        """Give out a sample's rows, and the minute before where a new one begins."""
+        """Yield the rows of a sample, and the previous minute where a new one begins."""
         if self.series is None:
             return
         begin_s = time_ns // 1_000_000_000 // MINUTE_S * MINUTE_S
@@ -100,7 +100,7 @@ class _Group:
         yield Points(self.raw, self.series, times, columns)
 
     def close(self) -> Iterator[Points]:
-        """Give out the open minute as it is now; more samples may still give it out again."""
+        """Yield the open minute in its present state; later samples may yield it again."""
         if self.window is None or self.series is None or not len(self.series):
             return
         times = np.full(len(self.series), self.window.begin_s * 1_000_000_000, np.int64)
@@ -108,7 +108,7 @@ class _Group:
 
 
 class Source(NamedTuple):
-    """The last frame of a node: `part` counts the frames of one sample that was cut up."""
+    """The last frame of a node; `part` counts the frames of one sample that was split."""
 
     run: str
     sequence: int
@@ -118,16 +118,16 @@ class Source(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class NodeLane:
-    """What the fold knows of one node, or of one part of it where its samples are cut up.
+    """State of one node, or of one part of it where its samples are split.
 
     Attributes
     ----------
     run, mono_ns
         Of the last frame folded.
     uuids
-        The roster; `before`, `instances` and `device_sets` stand in its order.
+        The roster; `before`, `instances` and `device_sets` are in its order.
     heard_ms
-        Append time of the last frame; `given_out` says whether its open minutes were.
+        Append time of the last frame; `given_out` is whether its open minutes were written.
     """
 
     cell: str
@@ -153,30 +153,30 @@ class NodeLane:
 
 
 def decoded(record: Record) -> Frame:
-    """Return the frame of a record whoever wrote it, for recordings."""
+    """Return the frame of a record without checking its writer, for recordings."""
     return decode_frame(record.value)
 
 
 class FrameFold:
-    """The frames of one partition, folded in order.
+    """State of one partition, whose frames are folded in order.
 
     Attributes
     ----------
     open_frame
-        Gives the frame of a record, or refuses it; the role puts one here that checks the writer.
+        Returns the frame of a record, or rejects it; the role sets one that verifies the writer.
     next_offset
-        Records below it were folded; they give no rows again.
+        Records below it have been folded and give no rows again.
     time_ms
         Append time of the newest record.
     names
-        Of VMs by UUID text, as inventories told.
+        VM names by UUID text, from inventories.
     open_hours
-        Hours of which rows were given out since they were last rolled up.
+        Hours for which rows were written since their last roll-up.
     runs
-        By cell and node, which of several collectors is heard.
+        By cell and node, the collector whose frames are used.
     repeated, rivals, beyond_int64, unreadable
-        Frames that came again, frames of collectors that are not heard, counters that no store
-        can hold, and records that are no frames.
+        Repeated frames, frames of other collectors, counters that no store can hold, and records
+        that are not frames.
     """
 
     def __init__(self) -> None:
@@ -199,7 +199,7 @@ class FrameFold:
         Raises
         ------
         FoldFailed
-            Something raised, and the state may be half changed: it is to be restored.
+            Folding raised, and the state may be partly changed: the caller must restore it.
         """
         if record.offset < self.next_offset:
             return []
@@ -212,7 +212,7 @@ class FrameFold:
             try:
                 frame = self.open_frame(record)
             except RecordRejected:
-                # The engine reads the same record and keeps it in `rejected`.
+                # The engine reads the same record and publishes it to `rejected`.
                 self.unreadable += 1
                 return self.pass_time(record.time_ms)
             return self.fold(frame, time_ms=record.time_ms)
@@ -222,13 +222,13 @@ class FrameFold:
             raise FoldFailed(_RECORD, error) from error
 
     def fold(self, frame: Frame, *, time_ms: int) -> list[Points]:
-        """Return the rows of one frame, and of what it closes."""
+        """Return the rows of one frame, and those of the windows that it closes."""
         points = self.pass_time(time_ms)
         header = frame.header
         if header.role != "collector":
             return points
         if not self._hears(frame):
-            # The counters of two collectors in turn are no rates; the engine tells of them.
+            # Alternating counters of two collectors give no rates; the engine reports them.
             self.rivals += 1
             return points
         source, is_new = self._source(frame)
@@ -246,7 +246,7 @@ class FrameFold:
             self.beyond_int64 += beyond
             points += raw
         if not is_new:
-            # Its counters are written again, as they overwrite themselves; but it counts once.
+            # Its counters are written again, which is idempotent, but the frame counts once.
             self.repeated += 1
             return points
         self.sources[header.cell, header.node] = source
@@ -258,7 +258,7 @@ class FrameFold:
         return points
 
     def _hears(self, frame: Frame) -> bool:
-        """Return whether a frame is of the collector that is heard for its node, and of now."""
+        """Return whether a frame is current and from the collector in use for its node."""
         header = frame.header
         runs = self.runs.setdefault((header.cell, header.node), Runs())
         event_ms = header.event_time_ns // _MS
@@ -273,7 +273,7 @@ class FrameFold:
         )
 
     def _source(self, frame: Frame) -> tuple[Source, bool]:
-        """Return the node's last frame once this one is folded, and whether it is a new one."""
+        """Return the node's last frame after this one, and whether this one is new."""
         header = frame.header
         last = self.sources.get((header.cell, header.node))
         if last is None or last.run != header.run:
@@ -285,7 +285,7 @@ class FrameFold:
         return Source(header.run, header.sequence, header.event_time_ns, part), True
 
     def pass_time(self, time_ms: int) -> list[Points]:
-        """Return the open minutes of nodes that have been silent for long."""
+        """Return the open minutes of nodes that are silent."""
         self.time_ms = max(self.time_ms, time_ms)
         points: list[Points] = []
         for key, lane in self.lanes.items():
@@ -298,12 +298,12 @@ class FrameFold:
         return points
 
     def drop_lane(self, culprit: str) -> None:
-        """Forget the lane that a failed fold named: it begins anew with its next frame."""
+        """Drop the lane that a failed fold named; its next frame starts a new one."""
         for key in [key for key in self.lanes if culprit == f"lane {key}"]:
             del self.lanes[key]
 
     def due_hours(self) -> list[Hour]:
-        """Return the hours that have ended and wait to be rolled up, oldest first."""
+        """Return the ended hours that wait for their roll-up, oldest first."""
         return sorted(
             (
                 hour

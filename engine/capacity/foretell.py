@@ -1,7 +1,7 @@
-"""One partition of frames as forecasts: no log, no loop, no clock.
+"""Forecasts from one partition of frames: no log, no loop, no clock.
 
-Steps close by the log's append time, so that the same records give the same forecasts. A VM
-that moves to another node of the partition takes what was learned of it along.
+Steps close by the log's append time, so that the same records give the same forecasts. A VM that
+moves to another node of the partition keeps its learned state.
 """
 
 from collections.abc import Collection
@@ -27,14 +27,14 @@ F64 = NDArray[np.float64]
 STEP_S: Final = 60
 _STEP_MS: Final = STEP_S * 1000
 _PER_VM: Final = len(METRICS)
-# A VM that was gone for longer begins anew.
+# A VM that was away for longer starts without learned state.
 _KEEP_S: Final = 86_400
 _DAY_STEPS: Final = 86_400 // STEP_S
-# Classes by the share of its vCPUs that a VM uses, as the engine's.
+# Classes by the share of its vCPUs that a VM uses, as in the engine.
 CLASSES: Final = ("idle", "steady", "busy")
 CLASS_EDGES: Final = (0.02, 0.4)
 
-# A node samples every five minutes at most; what lies further apart is a hole or another clock.
+# The sampling interval is five minutes at most; a larger distance is a gap or another clock.
 _HOLE_MS: Final = 600_000
 # Culprits of a failed fold, beside the nodes.
 _RECORD: Final = "record"
@@ -42,7 +42,7 @@ _PROFILES: Final = "profiles"
 
 
 def compile_kernels() -> None:
-    """Have the forecast's kernel compiled: seconds of work, to be done before a group is joined."""
+    """Compile the forecast kernel: takes seconds, so call it before joining a group."""
     Forecaster(1, step_s=STEP_S).fold(np.zeros(1), 1)
 
 
@@ -55,7 +55,7 @@ class Output(NamedTuple):
 
 
 class Node:
-    """One node, or a part of one whose VMs come in several frames."""
+    """One node, or a part of one whose VMs are in several frames."""
 
     def __init__(self, *, site: str, zone: str, cell: str, name: str) -> None:
         self.site, self.zone, self.cell, self.name = site, zone, cell, name
@@ -65,7 +65,7 @@ class Node:
 
 
 def decoded(record: Record) -> Frame:
-    """Return the frame of a record whoever wrote it, for recordings."""
+    """Return the frame of a record without checking its writer, for recordings."""
     return decode_frame(record.value, widen)
 
 
@@ -75,23 +75,23 @@ class Foretelling:
     Attributes
     ----------
     open_frame
-        Gives the frame of a record, or refuses it; the role puts one here that checks the writer.
+        Returns the frame of a record, or rejects it; the role sets one that verifies the writer.
     next_offset
         The first record that has not been folded.
     clock, time_ms
-        What the append times of the records come to, and the time that is believed.
+        The log clock of the partition, and its accepted time.
     number
-        The step that is open: its end in s since the epoch, divided by `STEP_S`; 0 for none.
+        The open step: its end in s since the epoch, divided by `STEP_S`; 0 for none.
     nodes
         By cell and name; parts of one node are numbered.
     runs
-        By cell and name, which of several collectors is heard.
+        By cell and name, the collector whose frames are used.
     departed
-        Of VMs that left their node: the step, and their rows.
+        VMs that left their node: the step, and their rows.
     profiles
-        By metric and class: what grown-up series of the class have in common.
+        By metric and class: the common profile of the mature series of the class.
     counts
-        Records by what became of them: folded, repeated, rejected, other.
+        Records by outcome: folded, repeated, rejected, other.
     """
 
     def __init__(self) -> None:
@@ -107,14 +107,14 @@ class Foretelling:
         self.counts = {"folded": 0, "repeated": 0, "rejected": 0, "other": 0}
 
     def fold(self, record: Record, *, given_up: Collection[str] = ()) -> list[Output]:
-        """Fold one record; return what it leads to. Records folded before change nothing.
+        """Fold one record and return its outputs. Records folded before change nothing.
 
-        `given_up` names culprits of `FoldFailed`: what is set aside this time.
+        `given_up` names culprits of `FoldFailed` to leave out.
 
         Raises
         ------
         FoldFailed
-            Something raised, and the state may be half changed: it is to be restored.
+            Folding raised, and the state may be partly changed: the caller must restore it.
         """
         if record.offset < self.next_offset:
             return []
@@ -129,7 +129,7 @@ class Foretelling:
             raise FoldFailed(_RECORD, error) from error
 
     def _begin_anew(self, culprit: str) -> None:
-        """Drop the node, or what classes have in common, that cannot be folded further."""
+        """Drop the node, or the class profiles, that cannot be folded further."""
         for key in [key for key in self.nodes if culprit == _culprit(key)]:
             del self.nodes[key]
         if culprit == _PROFILES:
@@ -144,7 +144,7 @@ class Foretelling:
         try:
             frame = self.open_frame(record)
         except RecordRejected:
-            # The engine keeps it, with the reason.
+            # The engine publishes it, with the reason.
             self.counts["rejected"] += 1
             return outputs
         if frame.header.role != "collector" or not (len(frame.rows) or frame.node):
@@ -186,7 +186,7 @@ class Foretelling:
         return outputs
 
     def _step_back(self, number: int) -> None:
-        """Go on with an earlier step, once the log's clock was ahead and is right again."""
+        """Return to an earlier step after the log's clock was ahead and is correct again."""
         self.number = number
         for node in self.nodes.values():
             node.heard = min(node.heard, number)
@@ -218,7 +218,7 @@ class Foretelling:
         node.heard = self.number
 
     def _node(self, frame: Frame) -> Node:
-        """Return the node of a frame; one without gauges goes on with a node's further VMs."""
+        """Return the node of a frame; one without gauges continues with further VMs of a node."""
         header = frame.header
         key, part = (header.cell, header.node), 0
         first = self.nodes.get(key)
@@ -236,7 +236,7 @@ class Foretelling:
         return node
 
     def _follow(self, node: Node, roster: bytes) -> None:
-        """Bring rows in the order of `roster`; leavers are kept, arrivals looked for."""
+        """Reorder rows to `roster`; keep those of departed VMs, look up those of arrivals."""
         before = node.demand
         node.demand, places = before.followed(roster)
         old = node.forecaster
@@ -255,7 +255,7 @@ class Foretelling:
                 node.forecaster.state[place * _PER_VM : (place + 1) * _PER_VM] = kept[1]
 
     def _close(self, node: Node, number: int) -> list[Output]:
-        """Fold the step that ended at a node, and say what is foretold."""
+        """Fold the ended step of a node and return the forecasts."""
         means = node.demand.close()
         self._start_new(node, means)
         made = node.forecaster.fold(means.reshape(-1), number)
@@ -281,7 +281,7 @@ class Foretelling:
         return outputs
 
     def _start_new(self, node: Node, means: F64) -> None:
-        """Let series that are seen for the first time begin from the profile of their class."""
+        """Initialise new series from the profile of their class."""
         if not self.profiles:
             return
         new = node.forecaster.is_new().reshape(-1, _PER_VM) & ~np.isnan(means)
@@ -293,7 +293,7 @@ class Foretelling:
                     node.forecaster.start(np.array([vm * _PER_VM + row]), profile)
 
     def _teach(self) -> None:
-        """Learn once a day what the VMs of each class have in common."""
+        """Update the class profiles, once a day."""
         members: dict[str, list[tuple[Node, int]]] = {}
         for key in sorted(self.nodes):
             node = self.nodes[key]
@@ -312,7 +312,7 @@ class Foretelling:
 
 
 def _culprit(key: tuple[str, str]) -> str:
-    """Return the name of a node whose step cannot be closed."""
+    """Return the culprit name of a node whose step cannot be closed."""
     return f"node {key[0]}/{key[1]}"
 
 

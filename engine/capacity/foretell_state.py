@@ -21,7 +21,7 @@ _DEMAND: Final = ("counters", "instances", "device_sets", "vcpus", "sums", "coun
 
 
 class NodeValue(msgspec.Struct, frozen=True, kw_only=True):
-    """One node."""
+    """The state of one node."""
 
     key: tuple[str, str]
     site: str
@@ -37,7 +37,7 @@ class NodeValue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StateValue(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the next forecast depends on."""
+    """All state that the next forecast depends on."""
 
     time_ms: limits.TimeMs
     number: limits.Count
@@ -55,22 +55,22 @@ _decoder = msgspec.msgpack.Decoder(StateValue)
 
 
 def take_state(state: Foretelling) -> Generation:
-    """Return the state as what is appended to the log."""
+    """Return the state as records for the log."""
     return packed(_encoder.encode(_value(state)), next_offset=state.next_offset)
 
 
 def digest(state: Foretelling) -> str:
-    """Return sha256 over everything that the next forecast depends on."""
+    """Return the sha256 of all state that the next forecast depends on."""
     return sha256(_encoder.encode(_value(state))).hexdigest()
 
 
 def restore_state(chunks: Mapping[int, bytes], manifest: bytes) -> Foretelling:
-    """Return the state as it was, able to go on bit for bit.
+    """Return the restored state; it continues bit for bit.
 
     Raises
     ------
     SnapshotDamaged
-        Bytes are missing, are not those that were written, or are no state of this form.
+        Bytes are missing or changed, or are not a state of this form.
     SnapshotTooNew
         A later release wrote it.
     """
@@ -84,7 +84,7 @@ def _restored(next_offset: int, value: StateValue) -> Foretelling:
     state.next_offset = next_offset
     state.time_ms, state.number, state.counts = value.time_ms, value.number, value.counts
     state.nodes = {node.key: _node(node) for node in value.nodes}
-    # An earlier release kept none, and believed every append time.
+    # An earlier release had no log clock and accepted every append time.
     state.clock = value.clock or LogClock(value.time_ms, value.time_ms)
     state.runs = {(cell, node): runs for cell, node, runs in value.runs}
     state.departed = {

@@ -1,4 +1,4 @@
-"""A fold's state in the log: compressed chunks, and the manifest that makes them whole."""
+"""A state in the log: compressed chunks, and the manifest that completes them."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -15,14 +15,14 @@ from engine.wire.stored import restoring
 VERSION: Final = 1
 # Below the log's limit for a record, with room for key and headers.
 CHUNK_BYTES: Final = 800_000
-# Half the bytes of a forecaster for 10 ms of a core per 30 MB; higher levels gain 3 %.
+# Halves the bytes of a forecaster for 10 ms of a core per 30 MB; higher levels gain 3 %.
 _LEVEL: Final = 1
 # 50 GB: more than the state of a whole site.
 _MAX_CHUNKS: Final = 65_536
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What makes the chunks of one state whole: their hash, and where reading goes on."""
+    """Completes the chunks of one state: their hash, and the offset at which reading resumes."""
 
     next_offset: limits.Count
     chunks: Annotated[int, Meta(ge=0, le=_MAX_CHUNKS)]
@@ -31,7 +31,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Generation(NamedTuple):
-    """What is appended for one state: chunks, each ≤ `CHUNK_BYTES`, then the manifest."""
+    """The records of one state: chunks, each ≤ `CHUNK_BYTES`, then the manifest."""
 
     name: str
     chunks: list[bytes]
@@ -44,7 +44,7 @@ _manifest_decoder = msgspec.msgpack.Decoder(Manifest)
 
 
 def packed(state: bytes, *, next_offset: int) -> Generation:
-    """Return the generation that holds `state`; reading goes on at `next_offset`."""
+    """Return the generation that holds `state`; reading resumes at `next_offset`."""
     body = bytes(zstd.compress(state, level=_LEVEL))
     chunks = [body[at : at + CHUNK_BYTES] for at in range(0, len(body), CHUNK_BYTES)]
     hashed = sha256(body).hexdigest()
@@ -59,12 +59,12 @@ def unpacked(
     *,
     owner: str,
 ) -> tuple[int, State]:
-    """Return where reading goes on, and what `decoder` makes of the state of `owner` (a role).
+    """Return the offset at which reading resumes, and the decoded state of `owner` (a role).
 
     Raises
     ------
     SnapshotDamaged
-        Bytes are missing, are not those that were written, or are of an earlier form.
+        Bytes are missing or changed, or are of an earlier form.
     SnapshotTooNew
         A later release wrote it.
     """

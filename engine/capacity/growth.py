@@ -1,9 +1,9 @@
-"""When something is full: first passage of a growing, noisy, sometimes seasonal use.
+"""Time until full: first passage of a growing, noisy, sometimes seasonal use.
 
-The daily use is taken to be a level that wanders, a drift, a habit that comes round every few
-days, and noise around them (local level with drift; Harvey 1989). How much of the movement is
-wandering and how much noise is not known, so all shares are weighed by their likelihood, and paths
-are drawn from what remains possible; the answer is when paths first reach the limit.
+Daily use is modelled as a wandering level, a drift, a cycle of some days, and noise (local level
+with drift; Harvey 1989). The shares of wandering and noise are unknown, so all shares are weighted
+by their likelihood, and paths are drawn from the posterior. The result is when paths first reach
+the limit.
 """
 
 from functools import lru_cache
@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
 
-# Beyond two years nobody plans by daily use.
+# Daily use does not support plans beyond two years.
 HORIZON_DAYS: Final = 730
-# Fewer days do not tell a drift from noise.
+# Fewer days cannot separate a drift from noise.
 LEAST_DAYS: Final = 7
-# What is older says little about today's growth, and costs time by its cube.
+# Older days say little about today's growth, and the cost grows with the cube of their number.
 MOST_DAYS: Final = 180
 _PATHS: Final = 1000
-# Wandering a day, as a share of the noise's variance: from none to nothing else.
+# Wandering per day, as a share of the noise's variance: from none to nothing else.
 _SHARES: Final = (0.0, 0.001, 0.004, 0.016, 0.06, 0.25, 1.0, 4.0, 16.0, 100.0, 1000.0)
-# What is thought of them before a day was seen: most things either wander or do not.
+# Their prior weights: most series either wander or do not.
 _PRIOR: Final = np.array([20.0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 5])
-# Habits: a week, and what clean-up jobs do; at least three rounds must have been seen.
+# Cycles: a week, and those of clean-up jobs; at least three rounds must have been observed.
 _PERIODS: Final = range(2, 15)
 _ROUNDS: Final = 3
-# Of the variance that is left without the trend, for a habit to be believed.
+# Minimum share of the detrended variance for a cycle to be accepted.
 _HABIT_SHARE: Final = 0.35
 _SEED: Final = 20_261_124
 
@@ -36,8 +36,8 @@ _SEED: Final = 20_261_124
 class DaysToFull(NamedTuple):
     """Days from the last day of the history until the limit is reached.
 
-    `low` is the conservative bound (in 5 % of cases it is sooner), `high` the aggressive one (in
-    5 % it is later), `expected` the middle; infinite is not within two years.
+    `low` is the conservative bound (in 5 % of cases it is sooner), `high` the aggressive one (in 5
+    % it is later), `expected` the median; infinite is not within two years.
     """
 
     expected: float
@@ -55,7 +55,7 @@ def days_to_full(used: F64, limit: float) -> DaysToFull | None:
     Parameters
     ----------
     used
-        Shape (days,): the most that was used on each day, oldest first; NaN is unknown.
+        Shape (days,): the peak of each day, oldest first; NaN is unknown.
     limit
         In the same unit.
 
@@ -70,7 +70,7 @@ def days_to_full(used: F64, limit: float) -> DaysToFull | None:
         return None
     if used[known[-1]] >= limit:
         return _NOW
-    # An unknown day was as those beside it.
+    # Unknown days are interpolated.
     days = np.arange(known[0], known[-1] + 1)
     use = np.interp(days, known, used[known])
     waited = len(used) - 1 - int(known[-1])
@@ -93,8 +93,8 @@ def days_to_full(used: F64, limit: float) -> DaysToFull | None:
 def first_passages(paths: F64, limit: float) -> F64:
     """Return when each path first reaches `limit`, in days from its first value.
 
-    Shape (n, days) below the limit at first; between two days use moves in a straight line.
-    Infinite is never.
+    Paths have shape (n, days) and start below the limit; use is linear between two days. Infinite
+    is never.
     """
     full = paths >= limit
     day = full.argmax(axis=1)
@@ -106,7 +106,7 @@ def first_passages(paths: F64, limit: float) -> F64:
 
 
 def _habit(use: F64) -> F64:
-    """Return what comes round every few days, as deviations by phase; a single 0 for none."""
+    """Return the cycle of some days, as deviations by phase; a single 0 for none."""
     best, found = _HABIT_SHARE, np.zeros(1)
     size = len(use)
     trend = np.polyval(np.polyfit(np.arange(size), use, 1), np.arange(size))
@@ -114,7 +114,7 @@ def _habit(use: F64) -> F64:
         if size < _ROUNDS * period:
             break
         weights = np.ones(period) / period
-        # Around a mean over whole rounds, which holds no habit itself.
+        # Around a mean over whole rounds, which contains no cycle itself.
         mean = np.convolve(use, weights, mode="valid")
         first = (period - 1) // 2
         rest = use[first : first + len(mean)] - mean
@@ -124,7 +124,7 @@ def _habit(use: F64) -> F64:
             continue
         profile = np.array([np.median(rest[phase == k]) for k in range(period)])
         left = float(((rest - profile[phase]) ** 2).sum())
-        # What a profile of noise would explain by having `period` values to choose.
+        # Corrects for the share that a profile explains by chance, as it has `period` free values.
         freedom = max(len(rest) - period, 1) / len(rest)
         share = 1.0 - left / total / freedom
         if share > best:
@@ -147,8 +147,8 @@ class _Shape(NamedTuple):
 def _shapes(size: int) -> tuple[_Shape, ...]:
     """Return the regression of each share.
 
-    Covariance of one day with another is the noise's on the diagonal, and the wandering up to
-    the earlier of both.
+    The covariance of two days is the noise's on the diagonal, plus the wandering up to the earlier
+    of both.
     """
     days = np.arange(size, dtype=np.float64)
     design = np.stack([np.ones(size), days], axis=1)
@@ -167,7 +167,7 @@ def _shapes(size: int) -> tuple[_Shape, ...]:
 
 
 def _draws(use: F64) -> tuple[F64, F64, F64, F64]:
-    """Return, for each path, today's level, the drift, and the sizes of wandering and noise."""
+    """Return per path today's level, the drift, and the sizes of wandering and noise."""
     size = len(use)
     days = np.arange(size, dtype=np.float64)
     design = np.stack([np.ones(size), days], axis=1)
@@ -190,7 +190,7 @@ def _draws(use: F64) -> tuple[F64, F64, F64, F64]:
         mine = np.flatnonzero(chosen == index)
         sure = _sureness(one.whiten @ rest, freedom)
         scale = np.sqrt(variances[index] * sure / rng.chisquare(sure, len(mine)))
-        # How far the level has wandered by today, as all days tell it, and what remains open.
+        # The estimated wandering of the level until today from all days, and its uncertainty.
         gain = one.inverse @ one.reach
         wandered = float(gain @ rest)
         remains = np.array([1.0, days[-1]]) - design.T @ gain
@@ -209,9 +209,9 @@ def _draws(use: F64) -> tuple[F64, F64, F64, F64]:
 
 
 def _sureness(innovations: F64, freedom: int) -> float:
-    """Return how many normal values tell as much of a variance as these do.
+    """Return how many normal values carry as much information on a variance as these do.
 
-    A few large jumps among many quiet days say little about how large jumps are.
+    A few large jumps among many quiet days say little about the size of jumps.
     """
     squares = innovations**2
     mean = float(squares.mean())

@@ -1,4 +1,4 @@
-"""The history's hours as an estate: what to ask, and what the answers mean."""
+"""A usage snapshot from the hours of the history: the queries, and how to read their results."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -14,17 +14,17 @@ from engine.wire.points import Points, Series
 
 F64 = NDArray[np.float64]
 
-# A month shows month-end; what is older is another machine park.
+# A month includes a month-end; older use is from different hardware.
 WINDOW_DAYS: Final = 30
 # Growth needs more.
 GROWTH_DAYS: Final = 180
 _HOUR_S: Final = 3600
-# A node that no hour of the last day tells of is gone.
+# A node without any hour in the last day is gone.
 _PRESENT_S: Final = DAY_S
 _NS: Final = 1_000_000_000
 
-# The percentiles of a VM are those over its hours' own: an hour at its 95th, and of those the
-# 95th again, which errs to the safe side.
+# A VM's percentiles are computed from those of its hours: the 95th of hourly 95ths, which errs on
+# the safe side.
 _VM: Final = (
     ("cpu_cores_p95", "p95"),
     ("memory_used_bytes_p99", "p99"),
@@ -48,7 +48,7 @@ _POOL: Final = (("capacity_bytes_last", "last"), ("available_bytes_last", "last"
 
 
 def questions(*, now_s: int) -> dict[str, Question]:
-    """Return what to ask for an estate as of `now_s`, by the names that `estate_of` expects."""
+    """Return the queries for a usage snapshot as of `now_s`, by the names in `estate_of`."""
     end_ns = now_s * _NS
     window_ns = (now_s - WINDOW_DAYS * DAY_S) * _NS
     day = now_s - now_s % DAY_S
@@ -85,7 +85,7 @@ def questions(*, now_s: int) -> dict[str, Question]:
 
 
 def estate_of(answers: Mapping[str, Sequence[Answer]], *, zones: Mapping[str, str]) -> Estate:
-    """Return the estate that the answers to `questions` tell of; `zones` is by cell."""
+    """Return the usage snapshot from the results of `questions`; `zones` is by cell."""
     node_days = _by_day(answers["node_day"])
     present = {answer.tags[0] for answer in answers["node_seen"]}
     nodes = [
@@ -109,7 +109,7 @@ def estate_of(answers: Mapping[str, Sequence[Answer]], *, zones: Mapping[str, st
 
 
 def capacity_points(found: Report, *, time_s: int) -> Points:
-    """Return the report's lines as rows of the history."""
+    """Return the lines of the report as rows of the history."""
     rows = found.scopes
     tags = {name: [getattr(row, name) for row in rows] for name in CAPACITY.tags}
     fields = {field.name: _column(rows, field.name) for field in CAPACITY.fields}
@@ -138,7 +138,7 @@ def _by_day(answers: Sequence[Answer]) -> dict[tuple[str, ...], dict[int, tuple[
 
 
 def _daily(days: Mapping[int, tuple[float, ...]], column: int) -> F64:
-    """Return one value a day, oldest first; NaN for a day of which nothing is known."""
+    """Return one value a day, oldest first; NaN for a day without data."""
     if not days:
         return np.empty(0)
     span = range(min(days), max(days) + 1)

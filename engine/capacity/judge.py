@@ -1,7 +1,7 @@
-"""How good forecasts were: against the last value, and whether intervals kept their promise.
+"""Quality of forecasts: error against persistence, and coverage of intervals.
 
-The outcome of a forecast made at t is the value at t + horizon, not a mean over the way there.
-Persistence says that the value at t stays. A series is judged after its first 7 days.
+The outcome of a forecast made at t is the value at t + horizon, not a mean over that time.
+Persistence forecasts the value at t. A series is judged after its first 7 days.
 """
 
 from typing import Final, NamedTuple
@@ -34,7 +34,7 @@ class Verdict(NamedTuple):
     coverage_90, coverage_50
         Share of outcomes inside, over all forecasts.
     lowest_decile_90
-        The least share inside the 90 % interval among ten groups of series by mean load.
+        The lowest share inside the 90 % interval among ten groups of series by mean load.
     moving_90, moving_50
         The same shares without series that are constant to their resolution.
     """
@@ -54,7 +54,7 @@ class Verdict(NamedTuple):
 
 
 class Judge:
-    """Sums up forecasts as their outcomes come; holds a day of them and no more."""
+    """Accumulates forecasts and their outcomes; keeps forecasts for a day only."""
 
     def __init__(self, metrics: tuple[str, ...], names: tuple[str, ...], *, step_s: int) -> None:
         self._metrics = metrics
@@ -70,7 +70,7 @@ class Judge:
         self._sums = np.zeros((_SUMS, len(HORIZONS_S), series))
 
     def take(self, number: int, values: F64, made: F32) -> None:
-        """Take the values of step `number` and the forecasts made then, all metrics in turn.
+        """Record the values of step `number` and the forecasts made then, metric by metric.
 
         `values` has shape (metrics * names,), `made` that with horizons and bands.
         """
@@ -102,7 +102,7 @@ class Judge:
         sums[_SAME] += judged & (before == values)
 
     def verdicts(self) -> list[Verdict]:
-        """Return one verdict a metric and horizon that has any outcome."""
+        """Return one verdict for each metric and horizon with any outcome."""
         found = []
         size = len(self._names)
         for row, metric in enumerate(self._metrics):

@@ -1,7 +1,7 @@
-"""A node's counters as rates, for its whole roster at once: what planners read of a VM.
+"""A node's counters as rates for its whole roster: the metrics of a VM for planners.
 
-Missing is unknown. A smaller counter or another instance begins a new epoch and is never a
-rate; so does the first frame of a collector's run, whose clock is another one.
+A missing value is unknown. A smaller counter or another instance starts a new epoch and never gives
+a rate. So does the first frame of a collector's run, because it has another clock.
 """
 
 from typing import Final
@@ -16,7 +16,7 @@ from engine.wire.points import kept
 
 Floats = NDArray[np.float64]
 
-# The counter of each rate and what one unit of it is worth.
+# The counter of each rate, and the factor that converts it.
 _RATES: Final = {
     "cpu_cores": ("cpu_time_ns", 1e-9),
     "cpu_delay_cores": ("vcpu_delay_ns", 1e-9),
@@ -35,10 +35,10 @@ _KIB: Final = 1024.0
 
 
 def counters_of(rows: VmRows) -> Floats:
-    """Return shape (counters, n): the counters that become rates, NaN where not measured.
+    """Return the counters that become rates, shape (counters, n), NaN where not measured.
 
-    Exact up to 2^53, which is 104 days of CPU time in ns; beyond it a difference is off by
-    one or two ns.
+    Exact up to 2^53, which is 104 days of CPU time in ns; beyond it a difference is off by one or
+    two ns.
     """
     values: Floats = rows.integers[COUNTER_ROWS].astype(np.float64)
     if rows.missing is not None:
@@ -51,30 +51,30 @@ DEVICE_RATES: Final = np.array([name.startswith(("disk", "net")) for name in _RA
 
 
 def device_sets_of(rows: VmRows) -> Floats:
-    """Return shape (n,): which devices the sums are over, NaN where not known."""
+    """Return the device set of each VM's sums, shape (n,), NaN where unknown."""
     return _level(rows, "device_set")
 
 
 def instances_of(rows: VmRows) -> Floats:
-    """Return shape (n,): which run of each VM this is, NaN where not known."""
+    """Return the run of each VM, shape (n,), NaN where unknown."""
     return _level(rows, "instance")
 
 
 def vm_metrics(rows: VmRows, *, before: Floats | None, dt_s: float | None) -> Floats:
-    """Return shape (len(VM_METRICS), n), in that order, as every store keeps them.
+    """Return the `VM_METRICS` in their order, shape (len(VM_METRICS), n), as stores keep them.
 
     Parameters
     ----------
     before
-        `counters_of` the sample before, in the order of `rows`, NaN where there is none or it
+        `counters_of` of the previous sample, in the order of `rows`, NaN where there is none or it
         belongs to another epoch; None where no VM has one.
     dt_s
-        Time since then; None where it is not known.
+        Time since then; None where it is unknown.
     """
     values = np.full((len(VM_METRICS), len(rows)), np.nan)
     if before is not None and dt_s is not None and dt_s > 0.0:
         grown = counters_of(rows) - before
-        # One counter that went back is a new epoch for all of them.
+        # One counter that decreased starts a new epoch for all of them.
         grown[:, (grown < 0.0).any(axis=0)] = np.nan
         values[_RATE_ROWS] = grown * _SCALES / dt_s
     vcpus = _level(rows, "vcpus")

@@ -1,4 +1,4 @@
-"""The capacity report: what is used, what still fits, until when, and what could be smaller."""
+"""The capacity report: use, free room, time until full, and VMs that could be smaller."""
 
 import math
 from collections.abc import Sequence
@@ -20,39 +20,39 @@ from engine.capacity.estate import (
 )
 from engine.capacity.growth import days_to_full
 
-# Right-sizing leaves room above what was used: a queue grows fast beyond 70 % of a core.
+# Right-sizing leaves room above the measured use: queues grow fast beyond 70 % of a core.
 _CPU_TARGET: Final = 0.7
 _MEMORY_ROOM: Final = 1.25
-# A proposal below half of what is there is worth a maintenance window.
+# A proposal below half of the present size is worth a maintenance window.
 _OVERSIZED_SHARE: Final = 0.5
-# A VM that never needs more than this of its vCPUs, and hardly moves a byte, does nothing.
+# A VM that never needs more than this share of its vCPUs, and has almost no I/O, is idle.
 _IDLE_SHARE: Final = 0.02
 _IDLE_BYTES_PER_S: Final = 2_048.0
-# Guests notice when they wait for a twentieth of the CPU that they want.
+# Guests notice when they wait for a twentieth of the CPU time that they request.
 _CONTENDED_RATIO: Final = 0.05
 _MIB: Final = 1 << 20
 
 
 class ScopeRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One resource of one pool, node, cell or zone; None is not known.
+    """One resource of one pool, node, cell or zone; None is unknown.
 
     Attributes
     ----------
     resource
         cpu (cores), memory (bytes) or disk (bytes).
     usable
-        What may be used: of a cell all but its largest node, so that one may fail (N+1).
+        Usable capacity; for a cell without its largest node, so that one may fail (N+1).
     used
-        CPU: 95th percentile, memory: 99th, disk: as of now.
+        CPU: 95th percentile, memory: 99th, disk: present use.
     remaining_ratio
-        What is left of the usable; negative is used already.
+        Free share of the usable capacity; negative where more is used.
     days_to_full, days_to_full_low, days_to_full_high
-        Expected, conservative and aggressive; None is not within two years or not known, and
-        `days_known` tells which.
+        Expected, conservative and aggressive; None is not within two years or unknown; `days_known`
+        distinguishes them.
     vms_that_fit
         VMs of the usual size; None for a pool.
     oversubscription_ratio
-        Promised to VMs, of what is there.
+        Allocated to VMs, as a share of the capacity.
     stranded
         Free on nodes that lack the other resource for one more VM of the usual size.
     """
@@ -73,18 +73,18 @@ class ScopeRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CellRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What a cell can bear; None where the size of a node is not known.
+    """The capacity of a cell; None where the size of a node is unknown.
 
     Attributes
     ----------
     survives_node_loss
         Whether the rest can hold all VMs if its largest node is lost (N+1).
     short_cores, short_memory_bytes
-        What is missing for that.
+        The capacity missing for that.
     largest_vm_cores, largest_vm_memory_bytes
-        The largest VM that one node still takes: with the most memory, and the cores beside it.
+        The largest VM that fits on one node: by memory, with the cores available beside it.
     contended_nodes
-        Nodes whose VMs wait for more than 5 % of the CPU they want.
+        Nodes whose VMs wait for more than 5 % of the CPU time they request.
     """
 
     cell: str
@@ -99,7 +99,7 @@ class CellRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VmRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A VM that could be smaller: `finding` is idle or oversized."""
+    """A VM that could be smaller; `finding` is idle or oversized."""
 
     vm: str
     name: str
@@ -114,7 +114,7 @@ class VmRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole report; `usual_*` is the VM that `vms_that_fit` counts."""
+    """The whole report; `usual_*` is the VM size that `vms_that_fit` counts."""
 
     days: float
     usual_cores: float | None
@@ -125,7 +125,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def report(estate: Estate) -> Report:
-    """Return the report of an estate."""
+    """Return the report of a usage snapshot."""
     usual = usual_size(estate.vms)
     rows: list[ScopeRow] = []
     for scope, subject, nodes in estate.scopes():
@@ -236,7 +236,7 @@ def _finite(day: float) -> float | None:
 
 
 def _usable(scope: str, nodes: Sequence[NodeUse]) -> Size:
-    """Return what may be used: a node's own, and of each cell all but its largest node."""
+    """Return the usable capacity: of a node its own, of each cell all but its largest node."""
     if scope == "node":
         return total(nodes[0])
     usable = Size(0.0, 0.0)
@@ -252,7 +252,7 @@ def _usable(scope: str, nodes: Sequence[NodeUse]) -> Size:
 
 
 def _fit(estate: Estate, scope: str, nodes: Sequence[NodeUse], usual: Size) -> int:
-    """Return how many of the usual VM fit: node by node, and into the usable of each cell."""
+    """Return how many usual VMs fit: node by node, within the usable capacity of each cell."""
     if scope == "node":
         return how_many(usual, free(nodes[0], estate.on(nodes)))
     fit = 0
@@ -270,7 +270,7 @@ def _fit(estate: Estate, scope: str, nodes: Sequence[NodeUse], usual: Size) -> i
 
 
 def _stranded(estate: Estate, nodes: Sequence[NodeUse], usual: Size, resource: str) -> float:
-    """Return what is free where the other resource does not let one more VM in."""
+    """Return the free amount on nodes where the other resource prevents one more VM."""
     stranded = 0.0
     for node in nodes:
         room = free(node, estate.on([node]))
@@ -282,7 +282,7 @@ def _stranded(estate: Estate, nodes: Sequence[NodeUse], usual: Size, resource: s
 
 
 def cell_row(estate: Estate, cell: str) -> CellRow:
-    """Return what a cell can bear."""
+    """Return the capacity of a cell."""
     nodes = [node for node in estate.nodes if node.cell == cell]
     usable = _usable("cell", nodes)
     taken = Size(0.0, 0.0)
@@ -351,7 +351,7 @@ def _vm_row(vm: VmUse) -> VmRow | None:
 
 
 def _summed(daily: Sequence[F64]) -> F64:
-    """Return the sum of nodes' days, the newest last; a day that one of them lacks is unknown."""
+    """Return the sum of nodes' days, the newest last; unknown where one of them lacks a day."""
     if not daily or any(not len(one) for one in daily):
         return np.empty(0)
     length = max(map(len, daily))

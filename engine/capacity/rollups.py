@@ -1,7 +1,7 @@
 """Samples of a minute as count, mean, min, max and last; hours from their own samples.
 
-A window is open until a sample of a later one comes; the sums stand in the order in which
-samples came, so that the same samples give the same bits.
+A window is open until a sample of a later one arrives. Sums are computed in the order of arrival,
+so that the same samples give the same bits.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ STATISTICS: Final = ("count", "sum", "min", "max", "last")
 
 
 class Window:
-    """What one minute holds so far, for the series of one node.
+    """The accumulated minute of the series of one node.
 
     Attributes
     ----------
     begin_s
-        When the window began, in s since the epoch.
+        Start of the window, in s since the epoch.
     values
         Shape (len(STATISTICS), metrics, n).
     """
@@ -39,7 +39,7 @@ class Window:
 
     @classmethod
     def empty(cls, begin_s: int, *, metrics: int, size: int) -> "Window":
-        """Return a window that holds nothing."""
+        """Return an empty window."""
         values = np.zeros((len(STATISTICS), metrics, size))
         values[_MIN] = np.inf
         values[_MAX] = -np.inf
@@ -47,7 +47,7 @@ class Window:
         return cls(begin_s, values)
 
     def add(self, samples: Floats) -> None:
-        """Take one sample of every series; shape (metrics, n), NaN is unknown."""
+        """Add one sample of every series; shape (metrics, n), NaN is unknown."""
         known = ~np.isnan(samples)
         plain = np.where(known, samples, 0.0)
         self.values[_COUNT] += known
@@ -57,7 +57,7 @@ class Window:
         self.values[_LAST] = np.where(known, samples, self.values[_LAST])
 
     def moved(self, lanes: NDArray[np.int64]) -> "Window":
-        """Return the window for another roster; `lanes` says where each series stood, -1 is new."""
+        """Return the window for another roster; `lanes` has the old indices, -1 for new ones."""
         metrics = self.values.shape[1]
         other = Window.empty(self.begin_s, metrics=metrics, size=len(lanes))
         stayed = lanes >= 0
@@ -83,7 +83,7 @@ class Window:
 def hour_questions(
     family: tuple[Measurement, Measurement, Measurement], *, cell: str, begin_s: int
 ) -> list[Question]:
-    """Return what to ask of an hour's samples, one question for each field."""
+    """Return the queries for the samples of an hour, one for each field."""
     raw = family[0]
     return [
         Question(
@@ -105,7 +105,7 @@ def hour_points(
     cell: str,
     begin_s: int,
 ) -> list[Points]:
-    """Return the hour's roll-up from the answers to `hour_questions`, in their order."""
+    """Return the hour's roll-up from the results of `hour_questions`, in their order."""
     raw, _, hour = family
     tags = [tag for tag in raw.tags if tag != "cell"]
     rows = {answer.tags: None for one in answers for answer in one}

@@ -1,4 +1,4 @@
-"""Records of the log as rows of the history, each by itself: pure and without state."""
+"""Records of the log as rows of the history, each converted independently, without state."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -51,7 +51,7 @@ _TELEGRAF: Final[dict[str, dict[str, str]]] = {
     },
     "libvirt_state": {"state": "state"},
 }
-# Sums over all devices carry one number for Telegraf's tag.
+# Sums over all devices have one number for Telegraf's tag.
 _DEVICE: Final = {
     "libvirt_vcpu": "vcpu_id",
     "libvirt_block": "block_id",
@@ -101,7 +101,7 @@ def telegraf_points(
         for measurement, fields in _TELEGRAF.items()
     ]
     dirty = rows.gauges[GAUGE_ROW["dirty_bytes_per_s"]].astype(np.float64)
-    # What no store can hold as an integer is no rate of any memory.
+    # A rate that no store can hold as an integer is not one of any memory.
     known = np.abs(dirty) < _MOST_DIRTY
     if known.any():
         mib = np.where(known, np.rint(np.where(known, dirty, 0.0) / _MIB), 0.0).astype(np.int64)
@@ -112,13 +112,13 @@ def telegraf_points(
 
 
 def node_values(node: Mapping[str, float], *, vms: int) -> NDArray[np.float64]:
-    """Return shape (len(NODE_FIELDS), 1): a node's gauges, NaN where not measured."""
+    """Return a node's gauges, shape (len(NODE_FIELDS), 1), NaN where not measured."""
     known = {**node, "vms": float(vms)}
     return np.array([[known.get(field.name, np.nan)] for field in NODE_FIELDS])
 
 
 def pool_values(pools: Sequence[PoolSample]) -> NDArray[np.float64]:
-    """Return shape (len(POOL_METRICS), pools); NaN is not measured."""
+    """Return the pools' values, shape (len(POOL_METRICS), pools), NaN where not measured."""
     table = [(pool.capacity_bytes, pool.available_bytes, pool.latency_s) for pool in pools]
     return np.array(table, np.float64).reshape(-1, 3).T
 
@@ -126,7 +126,7 @@ def pool_values(pools: Sequence[PoolSample]) -> NDArray[np.float64]:
 def info_points(
     inventory: Sequence[InventoryItem], *, cell: str, node: str, time_ns: int
 ) -> Points | None:
-    """Return what an inventory tells of VMs; None where it tells of none."""
+    """Return the rows of an inventory; None where it lists no VM."""
     if not inventory:
         return None
     size = len(inventory)
@@ -153,12 +153,12 @@ def info_points(
 
 
 def alert_points(record: Record) -> list[Points]:
-    """Return an alert's row.
+    """Return the row of an alert.
 
     Raises
     ------
     RecordRejected
-        The record is no alert.
+        The record is not an alert.
     """
     alert = decode_alert(record.value)
     tags = {
@@ -184,12 +184,12 @@ def alert_points(record: Record) -> list[Points]:
 
 
 def action_points(record: Record) -> list[Points]:
-    """Return a journal entry's row.
+    """Return the row of a journal entry.
 
     Raises
     ------
     RecordRejected
-        The record is no entry.
+        The record is not an entry.
     """
     entry = decode_entry(record.value)
     tags = {"cell": entry.cell or "", "kind": entry.kind, "subject": entry.vm or ""}
@@ -209,7 +209,7 @@ def score_points(record: Record) -> list[Points]:
     Raises
     ------
     RecordRejected
-        The record is no scored minute.
+        The record is not a scored minute.
     """
     scores = decode_scores(record.value)
     vms = vm_texts(scores.uuids)
@@ -219,7 +219,7 @@ def score_points(record: Record) -> list[Points]:
     known: dict[str, Column] = {
         name: column.astype(np.float64)
         for name, column in zip(scores.features, scores.matrix(), strict=True)
-        if name in declared  # a later release may say more
+        if name in declared  # a later release may have more
     }
     series = Series({"cell": [scores.cell] * len(vms), "vm": vms})
     times = np.full(len(vms), scores.minute_ms * _MS, np.int64)
@@ -227,7 +227,7 @@ def score_points(record: Record) -> list[Points]:
 
 
 def forecast_points(record: Record) -> list[Points]:
-    """Return what was foretold of a node and its VMs, at the times it is foretold for.
+    """Return the forecasts of a node and its VMs, at the times that they are for.
 
     Raises
     ------
@@ -288,5 +288,5 @@ def _integers(values: Sequence[int | None]) -> NDArray[np.int64]:
 
 
 def _moment_ns(record: Record, time_ms: int) -> int:
-    """Return a time that no other record of the partition has: its place makes the last digits."""
+    """Return a time that is unique in the partition: the offset makes the last digits."""
     return time_ms * _MS + record.offset % _MS

@@ -1,4 +1,4 @@
-"""The fold's state as bytes and back: arrays and msgpack, nothing pickled."""
+"""The fold's state as bytes and back: arrays and msgpack, no pickle."""
 
 from typing import Final, Literal
 
@@ -17,7 +17,7 @@ from engine.wire.points import Series
 from engine.wire.runs import Runs
 from engine.wire.stored import restoring
 
-# A node that has been away for a day begins anew when it comes back.
+# A node that was away for a day starts without state.
 _FORGET_MS: Final = 86_400_000
 
 
@@ -56,7 +56,7 @@ _decoder = msgspec.msgpack.Decoder(_State)
 
 
 def take_state(fold: FrameFold) -> Generation:
-    """Return the state as what is appended to the log."""
+    """Return the state as records for the log."""
     lanes = [lane for lane in fold.lanes.values() if fold.time_ms - lane.heard_ms <= _FORGET_MS]
     nodes = {(lane.cell, lane.node) for lane in lanes}
     state = _State(
@@ -71,12 +71,12 @@ def take_state(fold: FrameFold) -> Generation:
 
 
 def restore(chunks: dict[int, bytes], manifest: bytes) -> FrameFold:
-    """Return the fold as it was.
+    """Return the restored fold.
 
     Raises
     ------
     SnapshotDamaged
-        Bytes are missing, are not those that were written, or are no state.
+        Bytes are missing or changed, or are not a state.
     SnapshotTooNew
         A later release wrote it.
     """
@@ -132,7 +132,7 @@ def _lane(packed: _Lane, names: dict[str, str]) -> NodeLane:
     if packed.before is not None:
         lane.before = _array(packed.before).reshape(len(COUNTER_ROWS), size)
     lane.instances = _array(packed.instances)
-    # An earlier release kept none.
+    # An earlier release did not keep it.
     lane.device_sets = _array(packed.device_sets) if packed.device_sets else np.full(size, np.nan)
     if not len(lane.instances) == len(lane.device_sets) == size == len(packed.uuids) / UUID_BYTES:
         raise ValueError(f"the arrays of {packed.node} are not those of its {size} VMs")

@@ -1,4 +1,4 @@
-"""Frames summed up to an estate: what each VM and node used over all of them."""
+"""A usage snapshot from frames: the use of each VM and node over all of them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from engine.wire.metrics import INTEGER_ROW
 
 F64 = NDArray[np.float64]
 
-# Percentiles are of means over so long: what a guest does for a second needs no hardware.
+# Percentiles are of means over this step: a peak of a second needs no hardware.
 STEP_S: Final = 300
 _DAY_STEPS: Final = 86_400 // STEP_S
 _CPU, _MEMORY = METRICS.index("cpu_cores"), METRICS.index("memory_used_bytes")
@@ -26,7 +26,7 @@ _IO: Final = np.array([row for row, name in enumerate(METRICS) if name.endswith(
 
 @dataclass(slots=True)
 class _Vm:
-    """What was seen of one VM."""
+    """Accumulated data of one VM."""
 
     node: str
     vcpus: float = np.nan
@@ -38,7 +38,7 @@ class _Vm:
 
 @dataclass(slots=True)
 class _Node:
-    """What was seen of one node; `waited` are the counters that its next frame is held against."""
+    """Accumulated data of one node; `waited` holds the counters for the next difference."""
 
     cell: str
     zone: str
@@ -49,7 +49,7 @@ class _Node:
 
 
 class Survey:
-    """Takes frames in the order of time, and tells the estate at their end."""
+    """Accumulates frames in time order, and returns the usage snapshot at their end."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, _Node] = {}
@@ -61,7 +61,7 @@ class Survey:
         self._first_ms = self._last_ms = 0
 
     def take(self, moments: Iterable[Moment]) -> "Survey":
-        """Take all moments of a recording."""
+        """Process all frames of a recording."""
         for moment in moments:
             frame = moment.frame
             if frame is None or frame.header.role != "collector":
@@ -75,7 +75,7 @@ class Survey:
         return self
 
     def estate(self) -> Estate:
-        """Return what was seen."""
+        """Return the usage snapshot."""
         nodes = [self._node_use(name) for name in sorted(self._nodes)]
         vms = [self._vm_use(vm) for vm in sorted(self._vms)]
         pools = [self._pool_use(key) for key in sorted(self._pools) if key in self._capacity]
@@ -188,7 +188,7 @@ class Survey:
 
 
 def _waiting(rows: VmRows) -> F64:
-    """Return shape (2, n): CPU time used and waited for, NaN where not measured."""
+    """Return CPU time used and waited for, shape (2, n), NaN where not measured."""
     found = np.full((2, len(rows)), np.nan)
     present = rows.present()
     for place, names in enumerate((("cpu_time_ns",), ("vcpu_delay_ns", "vcpu_wait_ns"))):
@@ -200,7 +200,7 @@ def _waiting(rows: VmRows) -> F64:
 
 
 def _rank(values: F64, share: float) -> float | None:
-    """Return the percentile by nearest rank, None of nothing."""
+    """Return the percentile by nearest rank, None for no values."""
     known = np.sort(values[~np.isnan(values)])
     if not len(known):
         return None
@@ -208,7 +208,7 @@ def _rank(values: F64, share: float) -> float | None:
 
 
 def _daily(means: dict[int, F64], row: int, share: float) -> F64:
-    """Return one value a day, oldest first; NaN for a day of which nothing is known."""
+    """Return one value a day, oldest first; NaN for a day without data."""
     days: dict[int, list[float]] = {}
     for step, values in means.items():
         if not np.isnan(values[row]):

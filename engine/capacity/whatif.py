@@ -1,4 +1,4 @@
-"""What if: VMs come, a node is lost, a cell is drained. Where everything would go, and what not."""
+"""What-if analysis: VMs are added, a node is lost, a cell is drained; where VMs would fit."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,23 +10,23 @@ from engine.capacity.estate import Estate, NodeUse, Size, VmUse, flavor_size, fr
 from engine.capacity.report import CellRow, cell_row
 from engine.errors import SettingsError
 
-# As many as a person asks about; placing is by each VM.
+# As many as a question needs; the cost grows with each VM.
 MOST_VMS: Final = 100_000
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a change would do.
+    """The effect of a change.
 
     Attributes
     ----------
     question
         In words.
     asked, placed
-        VMs that need a place, and those that find one.
+        VMs that need a node, and those that fit on one.
     placements
-        How many each node takes.
+        Number of VMs placed on each node.
     unplaced
-        Names of those that find none; of VMs that come, none has a name yet.
+        Names of those that do not fit; added VMs have no name yet.
     cells
         The cells afterwards.
     """
@@ -40,13 +40,13 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def vms_come(estate: Estate, *, count: int, flavor: str, scope: str | None = None) -> Answer:
-    """Return what happens when `count` VMs of a flavor come, anywhere or to one cell or zone.
+    """Return the effect of adding `count` VMs of a flavor, anywhere or in one cell or zone.
 
     Raises
     ------
     SettingsError
-        No VM of that flavor is known, no such cell or zone, a count that makes no sense, or
-        nodes of which nobody knows what they have.
+        No VM of that flavor is known, no such cell or zone, an invalid count, or nodes of unknown
+        size.
     """
     if not 1 <= count <= MOST_VMS:
         raise SettingsError(f"{count} VMs cannot come: 1 to {MOST_VMS}.")
@@ -72,12 +72,12 @@ def vms_come(estate: Estate, *, count: int, flavor: str, scope: str | None = Non
 
 
 def node_lost(estate: Estate, node: str) -> Answer:
-    """Return what happens when a node is lost: its VMs need a place in its cell.
+    """Return the effect of losing a node: its VMs must fit on its cell's other nodes.
 
     Raises
     ------
     SettingsError
-        There is no such node, or nobody knows what the others have.
+        There is no such node, or the size of the others is unknown.
     """
     lost = next((one for one in estate.nodes if one.node == node), None)
     if lost is None:
@@ -87,12 +87,12 @@ def node_lost(estate: Estate, node: str) -> Answer:
 
 
 def cell_drained(estate: Estate, cell: str) -> Answer:
-    """Return what happens when a cell is drained: its VMs need a place in its zone's other cells.
+    """Return the effect of draining a cell: its VMs must fit in its zone's other cells.
 
     Raises
     ------
     SettingsError
-        There is no such cell, or nobody knows what the nodes of the others have.
+        There is no such cell, or the size of the other cells' nodes is unknown.
     """
     gone = [one for one in estate.nodes if one.cell == cell]
     if not gone:
@@ -110,7 +110,7 @@ def _answer(
     *,
     gone: Sequence[NodeUse],
 ) -> Answer:
-    """Place VMs, the largest first, each on the node that is left with the most room."""
+    """Place VMs, the largest first, each on the node that has the most room left."""
     if nodes and all(node.cores is None or node.memory_bytes is None for node in nodes):
         raise SettingsError(
             "Nobody knows what finds a place: a dataset does not tell what its nodes have, frames"
@@ -138,7 +138,7 @@ def _answer(
     away = {node.node for node in gone}
     touched = {vm.vm for vm in vms}
     stayed = [vm for vm in estate.vms if vm.vm not in touched]
-    # What a node used was its VMs' doing: their needs alone count for what moved to it.
+    # A node's measured use was that of its own VMs; VMs that move to it add only their needs.
     left = [node for node in estate.nodes if node.node not in away]
     grown = [_with(node, [vm for vm in moved if vm.node == node.node]) for node in left]
     after = Estate(nodes=grown, vms=[*stayed, *moved], pools=estate.pools, days=estate.days)
@@ -154,7 +154,7 @@ def _answer(
 
 
 def _with(node: NodeUse, vms: Sequence[VmUse]) -> NodeUse:
-    """Return a node that also bears some VMs."""
+    """Return a node that also holds some VMs."""
     cores = sum(vm.needs.cores for vm in vms)
     memory = sum(vm.needs.memory_bytes for vm in vms)
     return replace(
@@ -179,6 +179,6 @@ def _chosen(estate: Estate, scope: str | None) -> list[NodeUse]:
 
 
 def _some(estate: Estate, kind: str) -> str:
-    """Return the names there are, as many as a message bears."""
+    """Return the known names, as many as a message can contain."""
     names = sorted({str(getattr(node, kind)) for node in estate.nodes})
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
