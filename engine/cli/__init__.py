@@ -1,1 +1,1 @@
-"""The command `flatline`: what a person types, checked and handed to the wiring."""
+"""The command `flatline`: validates a person's input and passes it to the wiring."""

@@ -1,4 +1,4 @@
-"""The subcommands of `flatline`, one function each; what they need is imported when asked for."""
+"""The subcommands of `flatline`, one function each; each imports its dependencies on call."""
 
 import asyncio
 import json
@@ -295,7 +295,7 @@ def audit_show(
     if not lines:
         told = "The journal has no entry yet." if not entries else "No entry is about that."
         console().print(told)
-    # Stable: entries of one moment keep the order of their chain.
+    # A stable sort: entries with equal times keep the order of their chain.
     for time_ms, kind, sentence in sorted(lines, key=lambda line: line[0])[-last:]:
         console().print(f"{moment(time_ms)}  {kind:8}  {sentence}")
 

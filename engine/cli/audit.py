@@ -1,4 +1,4 @@
-"""The journal as people read it."""
+"""The journal in readable form."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,24 +15,24 @@ from engine.wiring import Process
 
 
 class Unreadable(NamedTuple):
-    """A record of the journal that is no entry, and a sentence that says where and why."""
+    """A record of the journal that is not an entry, and a sentence on its position and fault."""
 
     time_ms: int
     sentence: str
 
 
 class Journal(NamedTuple):
-    """What the log holds of the journal: each writer's entries in the order of its chain."""
+    """The journal in the log: each writer's entries in the order of its chain."""
 
     entries: list[JournalEntry]
     unreadable: list[Unreadable]
 
 
 async def read_journal(_: Process, log: Log) -> Journal:
-    """Return every entry that the log holds, and what else stands among them.
+    """Return every entry in the log, and the unreadable records among them.
 
-    A writer's entries stand in the partitions of the cells they are about, so only their
-    sequence gives back the order in which they were written.
+    A writer's entries are in the partitions of the cells that they concern, so only their sequence
+    restores the order in which they were written.
     """
     entries: list[JournalEntry] = []
     unreadable: list[Unreadable] = []
@@ -49,7 +49,7 @@ async def read_journal(_: Process, log: Log) -> Journal:
 
 
 async def cut_until_ms(log: Log) -> int | None:
-    """Return up to when the log has dropped entries of the journal, None if it dropped none."""
+    """Return the time until which the log has dropped journal entries, None if it dropped none."""
     cuts = [
         record.time_ms
         for partition in range(log.partitions(JOURNAL.name))
@@ -60,23 +60,23 @@ async def cut_until_ms(log: Log) -> int | None:
 
 
 async def journal_and_cut(process: Process, log: Log) -> tuple[Journal, int | None]:
-    """Return what the log holds of the journal, and up to when it has dropped older entries."""
-    # In this order: what is dropped in between is then no finding.
+    """Return the journal in the log, and the time until which older entries have been dropped."""
+    # In this order: entries that are dropped in between are then not reported.
     journal = await read_journal(process, log)
     return journal, await cut_until_ms(log)
 
 
-# What was seen last stands outside the log: an end that was cut off is missed by nothing in it.
+# Kept outside the log: no record in the log refers to a tail that was cut off.
 HEADS_FILE: Final = "audit-heads.json"
 
 
 def known_heads(file: Path) -> list[Head]:
-    """Return the heads that an earlier check wrote down; none before the first one.
+    """Return the heads that an earlier check recorded; none before the first one.
 
     Raises
     ------
     StateError
-        The file cannot be read: whoever edits a journal may have edited it too.
+        The file cannot be read: an editor of the journal may have edited it too.
     """
     try:
         return msgspec.json.decode(file.read_bytes(), type=list[Head])
@@ -90,12 +90,12 @@ def known_heads(file: Path) -> list[Head]:
 
 
 def write_heads(file: Path, entries: Iterable[JournalEntry]) -> None:
-    """Write down where every chain stands now.
+    """Record the current head of every chain.
 
     Raises
     ------
     StateUnwritable
-        The next check could not tell whether the journal was cut since.
+        The next check could not detect whether the journal was cut since.
     """
     heads = sorted(heads_of(entries), key=lambda head: head.writer)
     fresh = file.with_suffix(".new")

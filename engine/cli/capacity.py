@@ -1,4 +1,4 @@
-"""`flatline capacity`: the report and the answers, as a table, as JSON or as CSV."""
+"""`flatline capacity`: the report and the what-if results, as a table, JSON or CSV."""
 
 import asyncio
 import csv
@@ -24,12 +24,12 @@ Format = Literal["table", "json", "csv"]
 
 
 def surveyed(source: str | None, settings: Settings) -> Estate:
-    """Return the estate that recorded frames tell of; by default that of the history.
+    """Return the usage snapshot of recorded frames; by default that of the history.
 
     Raises
     ------
     SettingsError
-        There is nothing to report on.
+        There is no data to report on.
     """
     from engine.wiring import open_recording
 
@@ -53,7 +53,7 @@ def surveyed(source: str | None, settings: Settings) -> Estate:
 
 
 def store(found: Report, settings: Settings) -> None:
-    """Write a report's lines to the history, and say so."""
+    """Write a report's lines to the history, and print their number."""
     from engine.wiring import process
     from engine.wiring_planning import store_report
 
@@ -61,12 +61,12 @@ def store(found: Report, settings: Settings) -> None:
     console(stderr=True).print(f"{count} lines stand in the history as flatline_capacity.")
 
 
-# Work has habits of days and weeks; a size that follows from less misses some of them.
+# Load has cycles of days and weeks; a size that is based on less misses some of them.
 _WEEK_DAYS: Final = 7.0
 
 
 def show_report(found: Report, form: Format) -> None:
-    """Write a report to the terminal or to whoever reads the output."""
+    """Print a report in the requested format."""
     if form == "json":
         typer.echo(_json(found))
     elif form == "csv":
@@ -87,7 +87,7 @@ def show_report(found: Report, form: Format) -> None:
 
 
 def show_answer(found: Answer, form: Format) -> None:
-    """Write an answer likewise."""
+    """Print a what-if result in the requested format."""
     if form == "json":
         typer.echo(_json(found))
         return

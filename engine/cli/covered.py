@@ -1,4 +1,4 @@
-"""Which witnesses each VM has, from the newest minutes that engines told."""
+"""The witnesses available for each VM, from the newest minutes that engines published."""
 
 from typing import NamedTuple
 from uuid import UUID
@@ -12,12 +12,12 @@ from engine.wire.score import Scores, decode_scores
 from engine.wire.topics import SCORES
 from engine.wiring import Process
 
-# So many VMs are named in one line of the doctor.
+# Maximum number of VMs named in one line of the doctor.
 _NAMED = 3
 
 
 class Covered(NamedTuple):
-    """One VM: who would say that it is dead, and what to do where nobody else would."""
+    """One VM: its available witnesses, and what to do where there are too few."""
 
     vm: str
     cell: str
@@ -27,12 +27,12 @@ class Covered(NamedTuple):
 
     @property
     def orderable(self) -> bool:
-        """Whether it could be ordered to be reset; else it is alerted only."""
+        """Whether a reset of it could be ordered; else it is alerted only."""
         return may_be_reset(self.witnesses)
 
 
 async def covered(here: Process, log: Log) -> list[Covered]:
-    """Return what engines told of every VM in the last minutes, the newest word of each."""
+    """Return the newest published coverage of every VM in the last minutes."""
     told = await latest(here, log, SCORES.name, decode_scores)
     found: dict[str, Covered] = {}
     for scores in sorted(told, key=lambda one: one.minute_ms):
@@ -52,7 +52,7 @@ def _of(scores: Scores) -> list[Covered]:
 def summary(vms: list[Covered]) -> tuple[bool, str]:
     """Return whether all VMs that are open to actions could be ordered, and a sentence.
 
-    It names the first that could not, and what would change that.
+    It names the first VM that could not, and what would change that.
     """
     if not vms:
         return True, "No engine told of a VM in the last five minutes."

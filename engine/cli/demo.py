@@ -1,4 +1,4 @@
-"""`flatline demo`: a simulated site, every role of Flatline, and four things to watch."""
+"""`flatline demo`: a simulated site, every role of Flatline, and four claims to observe."""
 
 import asyncio
 import logging
@@ -32,16 +32,16 @@ from engine.settings import Collect, Place, Settings
 from engine.wire.order import Entry
 from engine.wiring import Authority, Process, compile_engine, simulated_nodes, site_openers
 
-# As the demo's policy says: fast enough to see something within a minute.
+# As in the demo's policy: fast enough to show results within a minute.
 _INTERVAL_S: Final = 2.0
-# How often the picture and the claims are looked at, in simulated seconds.
+# How often the display and the claims are updated, in simulated seconds.
 _LOOK_EVERY_S: Final = 0.5
 
 
 def run_demo(*, seed: int, speed: float, plain: bool) -> int:
-    """Play the demo and return 0 if everything it claims came true, else 1."""
+    """Play the demo and return 0 if all its claims came true, else 1."""
     screen = console()
-    # What goes wrong stands in the journal, which is shown; log lines would tear the picture.
+    # Faults are in the journal, which is displayed; log lines would disturb the display.
     set_up_logs(level=logging.CRITICAL)
     demo = _Demo(seed=seed, speed=speed, screen=screen, plain=plain or not screen.is_terminal)
     try:
@@ -56,7 +56,7 @@ def run_demo(*, seed: int, speed: float, plain: bool) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Where VMs are, for the picture."""
+    """The present nodes of the VMs, for the display."""
 
     fleet: Fleet
 
@@ -69,7 +69,7 @@ class _Places:
 
 
 class _Demo:
-    """One run of the demo; the same seed gives the same story."""
+    """One run of the demo; the same seed gives the same run."""
 
     def __init__(self, *, seed: int, speed: float, screen: Console, plain: bool) -> None:
         self._plan = plan_of(seed)
@@ -79,7 +79,7 @@ class _Demo:
         self._authority = _authority(seed)
 
     async def play(self) -> tuple[Claim, ...]:
-        """Learn at once, then play at a speed that eyes can follow, until all is decided."""
+        """Learn without delay, then play at a visible speed until all claims are decided."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         clock = LoopClock(epoch_ms=self._plan.epoch_s * 1000)
@@ -109,7 +109,7 @@ class _Demo:
     async def _watch(
         self, loop: VirtualLoop, clock: LoopClock, referee: Referee, view: View
     ) -> None:
-        """Show the story until everything is decided or the time is over."""
+        """Display the run until all claims are decided or the time is over."""
         plan = self._plan
         view.say(
             f"{plan.vms} simulated VMs on {plan.cells * plan.nodes_per_cell} nodes in"
@@ -133,7 +133,7 @@ class _Demo:
 
 
 def _authority(seed: int) -> Authority:
-    """Return the demo's policy, and keys that nobody else trusts."""
+    """Return the demo's policy, and keys that are trusted only here."""
 
     def key(signer: str) -> Ed25519PrivateKey:
         # From the seed, so that two runs of one seed write the same bytes.
@@ -151,7 +151,7 @@ def _authority(seed: int) -> Authority:
 
 
 def _settings() -> Settings:
-    """Return the demo's settings, whatever files and variables say."""
+    """Return the demo's settings, independent of files and variables."""
     return Settings.model_construct(
         site=Place(name="demo", node="demo"), collect=Collect(interval_s=_INTERVAL_S)
     )

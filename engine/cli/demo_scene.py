@@ -1,7 +1,7 @@
-"""The demo's fleet, what is done to it, and whether Flatline dealt with it.
+"""The demo's fleet, its faults, and the check whether Flatline handled them.
 
-The claims are judged from the simulator's own record of what really happened together with
-what stands in the log; neither alone would do.
+The claims are judged from the simulator's record of the real events together with the records in
+the log; neither alone would suffice.
 """
 
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ CELLS: Final = 4
 NODES_PER_CELL: Final = 2
 VMS_PER_NODE: Final = 25
 
-# Long enough to have seen each habit's pauses, short enough to be waited for.
+# Long enough to observe the pauses of each kind of VM, short enough to wait for.
 WARM_UP_S: Final = 900.0
-# One cell for each scene, and all of them at once: nobody gets Flatline's whole attention.
+# One cell for each scene, all at the same time: none gets Flatline's whole attention.
 PANIC_S: Final = WARM_UP_S + 5
 BATCH_S: Final = WARM_UP_S + 10
 STALL_S: Final = WARM_UP_S + 40
 SICK_S: Final = WARM_UP_S + 20
 STALL_LASTS_S: Final = 60.0
 BATCH_LASTS_S: Final = 600.0
-# A guest that was wrongly taken for dead would have been reset by then.
+# A guest that was wrongly judged dead would have been reset by then.
 AFTERMATH_S: Final = 45.0
-# A job takes a moment to let go of what it was writing.
+# A job needs a moment to finish its last writes.
 SETTLED_S: Final = 10.0
-# Whatever has not happened by then will not.
+# An event that has not happened by then will not happen.
 DEADLINE_S: Final = WARM_UP_S + 420
 
 CELLS_VMS: Final = [
@@ -43,9 +43,9 @@ CELLS_VMS: Final = [
 ]
 _VICTIM: Final = 3  # on the first node of cell c0
 _BATCH: Final = 2 * NODES_PER_CELL * VMS_PER_NODE + 4  # on the first node of cell c2
-# Cell c3. On the sick node all disks are at work: a VM that does no I/O cannot show that its
-# qemu could finish a migration, and the agent's look would rightly refuse to move it. The
-# other node has room, whatever the seed.
+# Cell c3. On the sick node all disks are in use: a VM without I/O cannot show that its qemu could
+# finish a migration, and the agent's preflight check would rightly refuse to move it. The other
+# node has room, whatever the seed.
 _SICK_CELL: Final = {
     index: ("database", "web", "web")[index % 3]
     if index < CELLS_VMS[3][VMS_PER_NODE]
@@ -58,7 +58,7 @@ SICK_NODE: Final = node_name(cell=3, node=0)
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One thing the demo shows: None is not decided yet."""
+    """One claim of the demo; None is not decided yet."""
 
     title: str
     done: bool | None
@@ -84,7 +84,7 @@ def plan_of(seed: int) -> WorldPlan:
 
 
 class Referee:
-    """Says of each claim whether it came true."""
+    """Decides whether each claim came true."""
 
     def __init__(self, fleet: Fleet, story: Story) -> None:
         self._fleet = fleet
@@ -102,11 +102,11 @@ class Referee:
         self._batch_now = seen
 
     def claims(self) -> tuple[Claim, ...]:
-        """Return all claims as they stand now."""
+        """Return all claims in their present state."""
         return (self._panic(), self._stall(), self._batch(), self._sick(), self._harm())
 
     def decided(self) -> bool:
-        """Return whether nothing more can change."""
+        """Return whether all claims are final."""
         over_s = STALL_S + STALL_LASTS_S + AFTERMATH_S
         return self._now_s() >= over_s and all(claim.done is not None for claim in self.claims())
 
@@ -117,7 +117,7 @@ class Referee:
         return str(UUID(bytes=self._fleet.vm(index)))
 
     def _after_s(self, time_ms: int, since_s: float) -> float:
-        """Return seconds between a moment of world time and an append time."""
+        """Return the seconds from a moment of world time to an append time."""
         return time_ms / 1000 - self._fleet.world.epoch_ns / 1e9 - since_s
 
     def _alerts_of(self, index: int) -> list[Alert]:

@@ -1,4 +1,4 @@
-"""What the demo's audience learns: everything here is read from the log, as a consumer would."""
+"""The run of the demo as sentences, all read from the log, as a consumer would."""
 
 import asyncio
 import re
@@ -13,14 +13,14 @@ from engine.wire.journal import decode_entry
 from engine.wire.order import Closed, Entry, Order
 from engine.wire.topics import ALERTS, JOURNAL, ORDERS
 
-# More lines than any terminal shows at once.
+# More lines than any terminal shows.
 _LINES_KEPT: Final = 200
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One sentence, when it was appended and what kind of record said it."""
+    """One sentence, its append time and the kind of its record."""
 
     time_ms: int
     kind: str
@@ -29,7 +29,7 @@ class Line:
 
 @dataclass(slots=True)
 class Story:
-    """What the log has told so far.
+    """The content of the log so far.
 
     Attributes
     ----------
@@ -38,11 +38,11 @@ class Story:
     suspects
         VMs with an alert that is not resolved, by UUID text, and its state.
     explained
-        VMs that a wider incident speaks for: they are not judged by themselves meanwhile.
+        VMs that a wider incident explains: they are not judged separately meanwhile.
     acted
-        VMs that an order was carried out on.
+        VMs with an executed order.
     names
-        Names of VMs that an alert was about; sentences show them instead of UUIDs.
+        Names of VMs with alerts; sentences show them instead of UUIDs.
     """
 
     alerts: dict[str, list[Alert]] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Story:
         return unread
 
     def read(self, record: Record) -> None:
-        """Take one record in."""
+        """Process one record."""
         if record.topic == ALERTS.name:
             self._alert(record.time_ms, decode_alert(record.value))
         elif record.topic == JOURNAL.name:
@@ -81,7 +81,7 @@ class Story:
                 self.hear(Line(record.time_ms, entry.kind, entry.sentence))
 
     def order(self, time_ms: int, entry: Entry) -> None:
-        """Take an order or its closing mark in, once its signature was checked."""
+        """Process an order or its result, after its signature was verified."""
         if isinstance(entry, Order):
             self.orders.append(entry)
             self.hear(Line(time_ms, "order", entry.sentence))
@@ -109,7 +109,7 @@ class Story:
 
 
 async def follow_log(log: Log, story: Story, *, open_order: Callable[[Record], Entry]) -> None:
-    """Read everything into `story`, for ever."""
+    """Read all records into `story` until cancelled."""
 
     async def tail(topic: str, partition: int) -> None:
         async with log.tail(topic, partition, offset=0) as batches:

@@ -1,4 +1,4 @@
-"""What the demo's audience sees: a live picture on a terminal, plain lines elsewhere."""
+"""The display of the demo: live on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from rich.text import Text
 
 from engine.cli.demo_story import Story
 
-# Eyes follow no more, and each picture costs some ms that the fleet needs too.
+# A higher rate is not visible, and each update takes some ms that the fleet needs too.
 _PICTURES_PER_S: Final = 8
 _PANELS_ABREAST: Final = 2
 _ALERT_ROWS: Final = 5
 _ORDER_ROWS: Final = 2
-# What a picture needs without its sentences, of which there is room for at least these.
+# Rows of the display without its sentences, which get at least `_LEAST_LINES`.
 _FIXED_ROWS: Final = 20
 _LEAST_LINES: Final = 3
 _STYLES: Final = {
@@ -34,7 +34,7 @@ _STYLES: Final = {
 
 
 class Fleet(Protocol):
-    """Where VMs are and what they are called."""
+    """The nodes of the VMs, and their names."""
 
     def nodes(self) -> Sequence[tuple[str, Sequence[tuple[str, str]]]]:
         """Return each node's name with UUID text and name of each VM that it runs."""
@@ -42,7 +42,7 @@ class Fleet(Protocol):
 
 
 class View:
-    """Shows a story as it grows.
+    """Displays a story as it grows.
 
     Parameters
     ----------
@@ -75,11 +75,11 @@ class View:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """Show one line that stays."""
+        """Print one line that stays."""
         self._console.print(text)
 
     def show(self, *, now_ms: int, title: str) -> None:
-        """Show what is new; pictures that come too fast are left out."""
+        """Display what is new; updates in quick succession are skipped."""
         if self._live is None:
             self._show_lines()
             return

@@ -1,4 +1,4 @@
-"""Looks at each part of an installation and says what to do about what is not well."""
+"""Checks each part of an installation and states the remedy for each fault."""
 
 import asyncio
 import importlib.util
@@ -39,28 +39,28 @@ from engine.wiring import (
 
 Finding = Literal["well", "note", "ill"]
 
-# Someone waits at the terminal; what answers later than this is not well anyway.
+# A person waits at the terminal; a part that answers later has a fault anyway.
 PATIENCE_S: Final = 15.0
-# Of the first release: a clock before it has never been set.
+# Time of the first release: a clock before it has never been set.
 _BORN_MS: Final = 1_785_000_000_000
-# Files of other machines and time zones may lie ahead by as much; a clock set back by more
-# than an hour makes pauses and orders of yesterday look like those of tomorrow.
+# Files of other machines and time zones may be ahead by this much. A clock set back by more than an
+# hour makes yesterday's pauses and orders look like tomorrow's.
 _CLOCK_SLACK_S: Final = 3600.0
 
 
-# As what agents allow between their clock and the log's before they do nothing.
+# The difference from the log's clock above which agents do nothing.
 _LOG_CLOCK_SLACK_S: Final = 5.0
 
-# Words that keep machines off. Of a storm's quarantines so many are told.
+# Kinds of control records that forbid actions. This many quarantines of a storm are listed.
 _STOPS: Final = frozenset({"pause", "maintenance", "quarantine"})
 _TOLD_STOPS: Final = 5
-# A key that ends this soon is told of: new ones must reach every node by then.
+# A key that expires this soon is reported: a new one must reach every node before.
 _SOON_MS: Final = 14 * 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was looked at, how it is, and what to do if it is not well."""
+    """The part that was checked, the result, and the remedy for a fault."""
 
     part: str
     finding: Finding
@@ -70,12 +70,12 @@ class Check:
 async def examine(
     settings: Settings, *, creating_topics: bool = False, roles: Sequence[Role] = ()
 ) -> AsyncIterator[Check]:
-    """Yield one check after the other; none of them stops the rest.
+    """Yield the results of all checks; a failed one does not stop the others.
 
-    `roles` are those that this machine's principal is to have on Kafka; none takes those for which
-    its rights suffice.
+    `roles` are those that this machine's principal is to have on Kafka; without them, those for
+    which its rights suffice.
     """
-    # The findings say it all; log lines between them would only repeat it.
+    # The results contain all faults; log lines between them would only repeat them.
     set_up_logs(level=logging.CRITICAL)
     here = process(settings)
     for look in (_state_folder, _clock, _policy, _keys, _frame_keys, _programs, _probe):
@@ -137,7 +137,7 @@ def _clock(here: Process) -> Iterator[Check]:
 
 
 def _has(name: str) -> bool:
-    # Faust replaces its own module by one without a spec, which `find_spec` refuses.
+    # Faust replaces its own module by one without a spec, which `find_spec` rejects.
     return name in sys.modules or importlib.util.find_spec(name) is not None
 
 
@@ -163,7 +163,7 @@ def _policy(here: Process) -> Iterator[Check]:
 def _keys(here: Process) -> Iterator[Check]:
     settings = here.settings
     try:
-        # Only looked at: who asks how things are must not leave keys that nobody uses.
+        # Read-only: a check must not create keys that are never used.
         own = {signer: read_key(settings.key_folder, signer) for signer in SIGNERS}
         trusted = trusted_now(settings)
     except FlatlineError as error:
@@ -256,7 +256,7 @@ def _programs(here: Process) -> Iterator[Check]:
 
 
 def _probe(here: Process) -> Iterator[Check]:
-    """Tell whether guests can be asked for a sign of life, which needs a right of its own."""
+    """Check the right to probe guests for a sign of life."""
     from connectors.probe.prober import may_probe
 
     why = may_probe()
@@ -274,7 +274,7 @@ def _probe(here: Process) -> Iterator[Check]:
 async def _log(
     here: Process, roles: Sequence[Role], *, creating_topics: bool
 ) -> tuple[Check, frozenset[str]]:
-    """Compare the topics that this principal is to see; returns also those that it may read."""
+    """Compare the topics that this principal is to see; return also those that it may read."""
     nothing = frozenset[str]()
     topics = topics_of(roles) if roles else frozenset(topic.name for topic in TOPICS)
     try:
@@ -282,7 +282,7 @@ async def _log(
             made = await create_topics(here) if creating_topics else ()
             problems = await topic_problems(here, topics=topics)
             if problems and not roles:
-                # What belongs to other roles only is not missing: it is none of its business.
+                # Topics that only other roles need are not missing.
                 roles = suited(await own_rights(here) or dict.fromkeys(topics, nothing))
                 topics = topics_of(roles) or topics
                 problems = await topic_problems(here, topics=topics)
@@ -304,7 +304,7 @@ async def _log(
 
 
 async def _rights(here: Process, roles: Sequence[Role]) -> Check:
-    """Hold what the principal may do to what its roles need."""
+    """Compare the rights of the principal with those that its roles need."""
     part = "rights"
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -349,7 +349,7 @@ async def _rights(here: Process, roles: Sequence[Role]) -> Check:
 
 
 async def _log_clock(here: Process) -> Check:
-    """Hold this machine's clock to the append time of the log's newest frame or tick."""
+    """Compare this machine's clock with the append time of the log's newest frame or tick."""
     part, newest_ms = "log's clock", 0
     try:
         async with asyncio.timeout(PATIENCE_S), open_log(here) as log:
@@ -404,7 +404,7 @@ async def _witnesses(here: Process) -> Check:
 
 
 async def _sources(here: Process) -> Check:
-    """Tell clocks that step, sources that claim one identity, and records that were skipped."""
+    """Report clock steps, sources that claim one identity, and skipped records."""
     return await _noted(here, "sources", firing, "No clock steps, and nobody speaks for another.")
 
 

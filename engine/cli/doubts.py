@@ -1,4 +1,4 @@
-"""Doubts a person's word on what no engine told of lately: a slip of the hand stops nothing."""
+"""Validation warnings: a command names something no engine reported lately, maybe by mistake."""
 
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -18,7 +18,7 @@ from engine.wire.score import Scores, decode_scores
 from engine.wire.topics import ALERTS, SCORES
 from engine.wiring import Process
 
-# Scores come once a minute, and so does what fires; one that is missed makes nothing unknown.
+# Scores and firing alerts are published once a minute; a single missed one must cause no warning.
 _SEEN_MS: Final = 5 * MINUTE_MS
 
 T = TypeVar("T")
@@ -26,8 +26,8 @@ Asking = Callable[[Process, Log], Coroutine[Any, Any, str | None]]
 
 
 def tell_doubt(settings: Settings, asking: Asking, stands: str) -> None:
-    """Print why a word that stands may be of nothing, and `stands`, if there is a reason."""
-    # Who cannot look now must be able to say the word all the same.
+    """Print why a written record may have no effect, and `stands`, if there is a reason."""
+    # The check is optional: the command must also work where it is not possible.
     with suppress(FlatlineError):
         why = with_log(settings, asking)
         if why is not None:
@@ -35,10 +35,9 @@ def tell_doubt(settings: Settings, asking: Asking, stands: str) -> None:
 
 
 async def doubt_of_scope(here: Process, log: Log, *, scope: str) -> str | None:
-    """Return why a word on a scope may be of nothing.
+    """Return why a record for a scope may have no effect.
 
-    None where the engine knows it, and where nobody can tell: no engine told of such things
-    lately.
+    None where the engine knows the scope, and where no engine reported such objects lately.
     """
     kind, subject = parse_scope(scope)
     if kind in {"site", "zone", "tenant"}:
@@ -48,7 +47,7 @@ async def doubt_of_scope(here: Process, log: Log, *, scope: str) -> str | None:
 
 
 async def doubt_of_vm(here: Process, log: Log, *, vm: bytes, cell: str) -> str | None:
-    """Return why a word on a VM in a cell may be of nothing, None as for a scope."""
+    """Return why a record for a VM in a cell may have no effect, None as for a scope."""
     name = str(UUID(bytes=vm))
     told = {
         (seen, scores.cell)
@@ -62,13 +61,13 @@ async def doubt_of_vm(here: Process, log: Log, *, vm: bytes, cell: str) -> str |
 
 
 async def doubt_of_incident(here: Process, log: Log, *, incident: str) -> str | None:
-    """Return why an approval may be of nothing, None as for a scope."""
+    """Return why an approval may have no effect, None as for a scope."""
     told = await latest(here, log, ALERTS.name, decode_alert)
     return _doubt(f"incident {incident}", incident, (alert.id for alert in told))
 
 
 async def latest(here: Process, log: Log, topic: str, decode: Callable[[bytes], T]) -> list[T]:
-    """Return what engines told in the last minutes; what cannot be read tells nothing."""
+    """Return the records that engines published in the last minutes, without unreadable ones."""
     since_ms, found = here.clock.now_ms() - _SEEN_MS, []
     for partition in range(log.partitions(topic)):
         offset = await log.offset_at(topic, partition, time_ms=since_ms)

@@ -1,4 +1,4 @@
-"""`flatline evaluate`: a replay held against the truth; figures, and a page for each mistake."""
+"""`flatline evaluate`: compares a replay with the truth; metrics, and a page for each mistake."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -24,16 +24,15 @@ from engine.ports import Recording
 from engine.roles.replay import Replayer
 from engine.wiring import compile_engine, open_recording, read_truth
 
-# Of a wider incident so many members are drawn.
+# Maximum number of members that are drawn of a wider incident.
 _DRAWN: Final = 6
 _BEFORE_INTERVALS: Final = 30.0
 _AFTER_INTERVALS: Final = 30.0
 _LONGEST_INTERVALS: Final = 200.0
-# What is normal is learned in the first week; a recording that is long enough tells apart what
-# was told after it.
+# The first week is for learning; a longer recording has separate metrics of the time after it.
 _WARM_UP_DAYS: Final = 7
-# Of another dataset's truth nearly everything is strange; of a dataset that was replayed in
-# part, some of it.
+# With the truth of another dataset nearly all events are unknown to the replay; with a partly
+# replayed dataset some are.
 _STRANGE_SHARE: Final = 0.9
 
 
@@ -46,12 +45,12 @@ class AfterWarmUp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What `evaluation.json` holds.
+    """The content of `evaluation.json`.
 
     Attributes
     ----------
     strangers
-        Why each event that the replay cannot have seen counts as missed all the same.
+        Per event that the replay cannot have seen, the reason; it still counts as missed.
     """
 
     dataset: str
@@ -65,7 +64,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mistake(NamedTuple):
-    """Something that went wrong: what, whom and when, and what lies there."""
+    """One mistake: its kind, subject and time, and the related alert or event."""
 
     name: str
     title: str
@@ -76,7 +75,7 @@ class Mistake(NamedTuple):
 
 
 def run_evaluation(folder: Path, *, events: Path, drawing: bool) -> Evaluation:
-    """Judge the replay in a folder, write `evaluation.json` and the pages, return the figures.
+    """Judge the replay in a folder, write `evaluation.json` and the pages, return the metrics.
 
     Raises
     ------
@@ -114,7 +113,7 @@ def run_evaluation(folder: Path, *, events: Path, drawing: bool) -> Evaluation:
 
 
 def read_replay(folder: Path) -> tuple[Summary, list[AlertLine]]:
-    """Return what a replay wrote.
+    """Return the summary and the alerts that a replay wrote.
 
     Raises
     ------
@@ -211,7 +210,7 @@ def _draw(
     lines: Sequence[AlertLine],
     truth: Sequence[Occurrence],
 ) -> None:
-    """Replay once more with a watch on the VMs concerned, and write the pages."""
+    """Replay again while recording the VMs concerned, and write the pages."""
     recording = open_recording(summary.dataset)
     drawn = [
         [vm for vm in mistake.vms if vm in summary.vm_days_by_vm][:_DRAWN] for mistake in mistakes
@@ -293,7 +292,7 @@ def _write(path: Path, text: bytes) -> None:
 
 
 def tables(evaluation: Evaluation) -> Iterator[Table]:
-    """Yield the figures as tables for a terminal."""
+    """Yield the metrics as tables for a terminal."""
     scores = evaluation.scores
     table = Table(
         "fault", "n", "alert", "within 2 samples", "median", "right suggestion",

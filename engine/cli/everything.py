@@ -36,18 +36,18 @@ def run_everything(settings: Settings, *, libvirt_uri: str | None, acting: bool,
     Parameters
     ----------
     libvirt_uri
-        The node to watch; None simulates a fleet of 200 VMs in 4 cells, which is also acted
-        on, under the demo's policy unless the settings name another.
+        The node to watch. None simulates a fleet of 200 VMs in 4 cells with actions, under the
+        demo's policy unless the settings name another.
     acting
-        Whether a real libvirt may be touched at all.
+        Whether actions on a real libvirt are allowed at all.
 
     Raises
     ------
     AlreadyRunning
-        Another process does that with this state folder.
+        Another process runs all roles with this state folder.
     """
     set_up_logs()
-    # Before anything is compiled or opened: a second one would only fail later, role by role.
+    # Before any compilation or opening: a second process would only fail later, role by role.
     with held_in(settings.state.folder, "run", what="runs all roles"):
         if libvirt_uri is not None:
             settings = with_uri(settings, libvirt_uri)
@@ -63,7 +63,7 @@ def with_uri(settings: Settings, uri: str) -> Settings:
 
 
 async def _compiled(settings: Settings) -> None:
-    """Compile before anything samples: a cadence that begins with a hole looks like a fault."""
+    """Compile before sampling starts: a gap at the start of a cadence looks like a fault."""
     _log.info("Compiling the kernels.")
     await abandonable(lambda: compile_engine(settings))
     await abandonable(lambda: compile_forecaster(settings))
@@ -96,7 +96,7 @@ async def _run_simulated(here: Process, *, seed: int) -> None:
 
 
 def _for_planners(here: Process, log: Log, frames: FrameKeyring) -> dict[str, Opener]:
-    """Return what opens the roles that planners read from: history and forecasts."""
+    """Return the openers of the roles for planning: history and forecasts."""
 
     def connect() -> AbstractAsyncContextManager[Log]:
         return nullcontext(log)

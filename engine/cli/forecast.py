@@ -1,7 +1,7 @@
-"""`flatline forecast DATASET`: forecasts of a recorded dataset as a table, strictly in its order.
+"""`flatline forecast DATASET`: forecasts of a recorded dataset as a table, in time order.
 
-What is written for a time is made from what was known then. A step's mean stands at the time of
-its last sample, which is `t`.
+A forecast uses only the data known at its time. The mean of a step has the time of its last sample,
+which is `t`.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 COLUMNS: Final = ("t", "vm", "metric", "horizon_s", *BANDS)
-# The trace's columns in the order of `connectors.traces.slots.RATES`, and what one is in its unit.
+# The trace's columns in the order of `connectors.traces.slots.RATES`, and the factor to their unit.
 METRICS: Final = (
     ("cpu_pct", 100.0),
     ("mem_active_mb", 1024.0**-2),
@@ -38,14 +38,14 @@ METRICS: Final = (
     ("net_tx_kbs", 1 / 1024),
 )
 _MINUTE_S: Final = 60
-# Of a dataset's own files, which no table may take the place of.
+# Endings of a dataset's own files, which no table may replace.
 _PARTS: Final = ("vms.csv", "lifecycle.csv", "events.csv")
-# What a float32 can tell apart, so that no interval is narrowed by being written down.
+# The precision of a float32, so that writing narrows no interval.
 _ROW: Final = "%s,%s,%s,%d,%.9g,%.9g,%.9g,%.9g,%.9g\n"
 
 
 class Outcome(NamedTuple):
-    """What was written, what became of the rows read, and the cost of a series' update in μs."""
+    """Number of rows written, outcome of the rows read, and update cost of a series in μs."""
 
     rows: int
     figures: dict[str, int]
@@ -75,7 +75,7 @@ def told_verdicts(verdicts: list[Verdict]) -> Table:
 
 
 class _Step(NamedTuple):
-    """One closed step: shape (metrics, vms), and when each VM was sampled last."""
+    """One closed step: shape (metrics, vms), and the time of each VM's last sample."""
 
     number: int
     values: F64
@@ -83,7 +83,7 @@ class _Step(NamedTuple):
 
 
 def step_of(dataset: Dataset) -> int:
-    """Return the step a dataset is forecast on: minutes, or its own 5 minutes.
+    """Return the step of a dataset's forecasts: minutes, or its own 5 minutes.
 
     Raises
     ------
@@ -156,13 +156,13 @@ def _opened(out: Path) -> contextlib.AbstractContextManager[TextIO]:
 
 
 def _steps(dataset: Dataset, step_s: int, counts: SlotCounts) -> Iterator[_Step]:
-    """Yield closed steps; several samples of one step are its mean."""
+    """Yield closed steps; several samples of one step are averaged."""
     units = np.array([[unit] for _, unit in METRICS])
     vcpus = np.array([vm.vcpus for vm in dataset.vms], np.float64)
     begun: list[Slot] = []
     number = first = -1
-    # Sampling drifts; where slot and step are equally long a slot's own number counts, so that
-    # no step gets two samples and none is left empty.
+    # Sample times drift. Where slot and step have equal lengths the slot number is the step, so
+    # that no step gets two samples and none is empty.
     counted = 0.9 * step_s < dataset.interval_s
     for slot in dataset.slots(counts):
         if first < 0:
@@ -196,7 +196,7 @@ def _closed(slots: list[Slot], number: int, units: F64, vcpus: F64) -> _Step:
 
 
 def _write(file: TextIO, step: _Step, names: tuple[str, ...], made: F32) -> int:
-    """Write what was forecast at a step: by VM, then metric, then horizon."""
+    """Write the forecasts of a step: by VM, then metric, then horizon."""
     shaped = made.reshape(len(METRICS), len(names), len(HORIZONS_S), len(BANDS))
     lines = []
     for place in np.flatnonzero(~np.isnan(step.time_s)):

@@ -1,4 +1,4 @@
-"""`flatline history`: the historian, and what its store needs."""
+"""`flatline history`: the historian, and the setup of its store."""
 
 from pathlib import Path
 from typing import Annotated

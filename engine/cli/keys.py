@@ -1,4 +1,4 @@
-"""`flatline keys`: makes, shows, rotates and revokes keys. No private key is ever printed."""
+"""`flatline keys`: creates, lists, rotates and revokes keys. No private key is ever printed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -198,7 +198,7 @@ def _has_ended(settings: Settings, name: str, files: list[Path]) -> bool:
 
 
 def _require_own_name(kind: str, name: str, key: str, known: list[tuple[str, Path]]) -> None:
-    """Refuse a second name for one key: what it signs would be said to be by either."""
+    """Refuse a second name for one key: its signatures would be attributed to either name."""
     for other, path in known:
         if other != name:
             raise SettingsError(
@@ -360,11 +360,11 @@ def revoke_key(
         )
     say = console().print
     for path in trusted:
-        # A key that ended before does not live until now by this.
+        # Revoking a key that has already ended must not extend its life until now.
         ends_ms = min(now_ms, _end_of(path) or now_ms)
         write_key_file(path, with_end(path.read_text(), ends_ms), mode=0o644)
         say(f"{path} ends now: what the log takes from here on is not believed.")
-    # The list holds for a key that signs as well, so that a copy of its file stays dead.
+    # The list also covers signing keys, so that a copy of a key's file stays revoked.
     for key in sorted({_id_of(path) for path in trusted} | ({what} if is_id else set())):
         revoke(folder, what=f"{SIGNING}/{key}", now_ms=now_ms)
     if is_id and not trusted:

@@ -1,4 +1,4 @@
-"""How log lines look: JSON for machines, key and value for a person at a terminal."""
+"""Format of log lines: JSON for machines, key and value for a person at a terminal."""
 
 import io
 import logging
@@ -11,33 +11,33 @@ from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from engine.plain_text import lines, one_line
 
-# Chatty below this: clients tell each reconnect, which our own sentences already say.
+# Libraries log each reconnect below this level, which Flatline's own lines already report.
 _FOREIGN_LEVEL = logging.WARNING
-# Two errors a second and client while a broker is away, each told better by our own lines.
+# Logs two errors a second and client while a broker is away; Flatline's own lines report it better.
 _SILENT = ("aiokafka",)
 
 
 def harmless(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Let no text of an event move the cursor or forge a line."""
+    """Escape event texts, so that none can move the cursor or forge a line."""
     return {name: one_line(v) if isinstance(v, str) else v for name, v in event.items()}
 
 
 def _traceback(stream: TextIO, error: ExcInfo) -> None:
-    """Write a traceback, in which messages may quote what guests wrote."""
+    """Write a traceback, in which messages may quote text of guests."""
     text = io.StringIO()
     structlog.dev.plain_traceback(text, error)
     stream.write(lines(text.getvalue()))
 
 
 def set_up_logs(*, level: int = logging.INFO) -> None:
-    """Make every line, of ours and of libraries, go to stderr in one format."""
+    """Configure all log lines, of Flatline and of libraries, to go to stderr in one format."""
     shared: Sequence[Processor] = (
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     )
     renderer: tuple[Processor, ...]
-    # JSON has escapes of its own; a terminal acts on what it is sent.
+    # JSON has its own escapes; a terminal executes the control characters that it receives.
     if sys.stderr.isatty():
         renderer = (
             harmless,

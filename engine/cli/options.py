@@ -1,4 +1,4 @@
-"""What all subcommands share: the settings' options, and where text goes."""
+"""Common parts of all subcommands: the options for settings, and text output."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,24 +21,24 @@ Sets = Annotated[
     typer.Option("--set", "-s", metavar="NAME=VALUE", help="One setting, as log.kind=kafka."),
 ]
 
-# Wide enough for a path in a table where the output is no terminal and has no width.
+# Wide enough for a path in a table where the output is not a terminal and has no width.
 _PLAIN_WIDTH = 120
 
 
 class PlainConsole(Console):
-    """A console to which a string is text: no markup, no emoji codes, no control characters.
+    """A console that prints strings literally: no markup, no emoji codes, no control characters.
 
-    Every string passes here, cells and titles of tables too, so that no name of a guest needs
-    care where it is shown. What is to have a style is a `rich.text.Text`.
+    Every string is processed here, including cells and titles of tables, so that callers need not
+    escape names of guests. Styled text must be a `rich.text.Text`.
     """
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 -- rich's own
-        """Return the text as it stands."""
+        """Return the text unchanged except for escaped characters."""
         return super().render_str(one_line(text), **{**options, "markup": False, "emoji": False})
 
 
 def console(*, stderr: bool = False) -> PlainConsole:
-    """Return where text goes; colours and width only where there is a terminal."""
+    """Return the console; colours and width only where there is a terminal."""
     found = PlainConsole(stderr=stderr, soft_wrap=True, highlight=False)
     return found if found.is_terminal else PlainConsole(stderr=stderr, width=_PLAIN_WIDTH)
 
@@ -54,7 +54,7 @@ def settings_of(file: Path | None, sets: list[str] | None) -> Settings:
 
 
 def flags_of(sets: list[str] | None) -> dict[str, str]:
-    """Return what `--set` gave, by name."""
+    """Return the values given by `--set`, by name."""
     flags: dict[str, str] = {}
     for text in sets or []:
         setting, equals, value = text.partition("=")
@@ -65,5 +65,5 @@ def flags_of(sets: list[str] | None) -> dict[str, str]:
 
 
 def moment(time_ms: int) -> str:
-    """Return a time in ms since the epoch as people read it."""
+    """Return a time in ms since the epoch in readable form."""
     return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="seconds")

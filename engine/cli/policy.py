@@ -1,4 +1,4 @@
-"""What a policy lets machines do, in the words of whoever answers for it."""
+"""The permissions of a policy, in readable form for its owner."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final, get_args
@@ -28,10 +28,10 @@ _DEEDS: Final[Mapping[str, str]] = {
 
 
 def explained(policy: Policy) -> Iterator[str]:
-    """Yield a line for each thing that a reader of `policy` must know before it is rolled out.
+    """Yield a line for each point that must be known before `policy` is rolled out.
 
-    Its purpose, who may be touched how, the limits that are not the default ones, and for
-    each kind of fault what is done one after the other.
+    Its purpose, who may be acted on and how, the limits that differ from the defaults, and the
+    escalation steps for each kind of fault.
     """
     yield f"purpose: {_PURPOSES[policy.purpose]}"
     yield f"every tenant: {_modes(policy.modes.actions, rest=policy.modes.default)}"
@@ -48,7 +48,7 @@ def explained(policy: Policy) -> Iterator[str]:
 
 
 def _modes(actions: Mapping[Action, Mode], *, rest: Mode) -> str:
-    """Return each mode with the actions it holds for, the freest mode first."""
+    """Return each mode with its actions, the most permissive mode first."""
     told = []
     for mode, what in _MODES.items():
         named = [NOUNS.get(name, name) for name in get_args(Action) if actions.get(name) == mode]
@@ -75,7 +75,7 @@ def _figure(value: object) -> str:
 
 
 def _step(step: Step) -> str:
-    """Return one rung in words: what is done, what it waits for, and how it must help."""
+    """Return one step in words: its action, what it waits for, and how success is verified."""
     words = [_DEEDS.get(step.action, step.action)]
     if step.grace_s:
         words.append(f"after {step.grace_s} s in which it may recover")

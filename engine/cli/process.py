@@ -14,7 +14,7 @@ from engine.cli.logs import set_up_logs
 from engine.roles.run import Opener, run_roles
 from engine.wiring import Process, probes
 
-# What shells give a command that Ctrl-C ended (128 + SIGINT).
+# The exit code of shells for a command that Ctrl-C ended (128 + SIGINT).
 INTERRUPTED: Final = 130
 
 _log = structlog.get_logger()
@@ -26,7 +26,7 @@ def serve(process: Process, openers: Mapping[str, Opener]) -> int:
     Raises
     ------
     FlatlineError
-        What waiting does not cure.
+        A fault that waiting does not resolve.
     """
     set_up_logs()
     place = process.settings.site
@@ -41,9 +41,9 @@ def serve(process: Process, openers: Mapping[str, Opener]) -> int:
 
 
 async def abandonable(work: Callable[[], None]) -> None:
-    """Do `work` in a thread that nobody waits for once this is cancelled.
+    """Run `work` in a thread that is abandoned when this coroutine is cancelled.
 
-    The kernels take seconds to compile, and whoever presses Ctrl-C meanwhile does not want them.
+    Compiling the kernels takes seconds; after Ctrl-C the process must not wait for them.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
@@ -73,7 +73,7 @@ async def abandonable(work: Callable[[], None]) -> None:
 def until_told(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     """Run `main` until it ends or SIGTERM or SIGINT cancels it, and return the exit code.
 
-    A second signal ends the process at once, for whoever has no time for a clean end.
+    A second signal ends the process immediately, without a clean end.
     """
     told: list[signal.Signals] = []
 

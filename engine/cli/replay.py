@@ -1,4 +1,4 @@
-"""`flatline replay`: a recording through engine and planner, and what came of it as files."""
+"""`flatline replay`: runs a recording through engine and planner, and writes the results."""
 
 import time
 from collections import Counter
@@ -19,7 +19,7 @@ ALERTS: Final = "alerts.jsonl"
 ORDERS: Final = "orders.jsonl"
 COMPARED: Final = "orders_compared.jsonl"
 SUMMARY: Final = "summary.json"
-# What `flatline evaluate` makes of them, in the same folder.
+# The outputs of `flatline evaluate`, in the same folder.
 EVALUATION: Final = "evaluation.json"
 PAGES: Final = "pages"
 _PAGE_NAMES: Final = ("miss-*.html", "false-*.html")
@@ -84,7 +84,7 @@ def remove_pages(folder: Path) -> None:
 
 
 def _remove_earlier(out: Path) -> None:
-    """Remove what an earlier replay left: it would pass for what came of this one."""
+    """Remove the files of an earlier replay, which would be mistaken for results of this one."""
     for name in (SUMMARY, ORDERS, COMPARED, EVALUATION):
         (out / name).unlink(missing_ok=True)
     remove_pages(out)
@@ -141,7 +141,7 @@ def _by_action(planned: Planned) -> dict[str, int]:
 
 
 def _comparison(ours: Planned, other: Planned) -> dict[str, object]:
-    """Return what the other policy did, and in which incidents the two differ."""
+    """Return the actions of the other policy, and the incidents in which the two differ."""
     mine = {order.incident: order for order in ours.orders}
     theirs = {order.incident: order for order in other.orders}
     return {

@@ -1,4 +1,4 @@
-"""What engines say about the data themselves: identities, clocks, and records left out."""
+"""Engine reports about the data themselves: identities, clocks, and skipped records."""
 
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -18,12 +18,12 @@ _REJECTED_BACK_MS: Final = 3_600_000
 _REJECTED_READ: Final = 200
 _TOLD: Final = 5
 
-# Gives a sentence on what stands in the log, empty for nothing.
+# Returns a sentence about the records in the log, empty where there is nothing to report.
 Asking = Callable[[Process, Log], Coroutine[Any, Any, str]]
 
 
 async def firing(here: Process, log: Log) -> str:
-    """Return what fires about clocks, rival sources and records that were skipped."""
+    """Return the firing alerts about clocks, rival sources and skipped records."""
     found: dict[str, Alert] = {}
     for alert in await latest(here, log, ALERTS.name, decode_alert):
         known = found.get(alert.id)
@@ -36,7 +36,7 @@ async def firing(here: Process, log: Log) -> str:
 
 
 async def left_out(here: Process, log: Log) -> str:
-    """Return which records of the last hour were refused or set aside, by reason with the last."""
+    """Return the records of the last hour that were rejected or set aside, by reason."""
     found: list[Rejected] = []
     since_ms = here.clock.now_ms() - _REJECTED_BACK_MS
     for partition in range(log.partitions(REJECTED.name)):

@@ -1,4 +1,4 @@
-"""The subcommands with which people tell Flatline something: owner's work, pauses, approvals."""
+"""The subcommands for reports and commands of people: owner's work, pauses, approvals."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -36,7 +36,7 @@ def event_maintenance(
 
 
 class Gone(StrEnum):
-    """What may be forgotten."""
+    """Kinds of objects that may be forgotten."""
 
     NODE = "node"
     VM = "vm"

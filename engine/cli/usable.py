@@ -1,4 +1,4 @@
-"""How much of a dataset was used: said after each command that reads one."""
+"""The share of a dataset that was used, printed after each command that reads one."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -6,8 +6,8 @@ from typing import Final
 from engine.cli.options import say
 from engine.errors import SettingsError
 
-# Late and repeated rows are part of any recording, some of each hundred; below this share the
-# figures are not those of the dataset.
+# Some percent of late and repeated rows are normal in a recording; below this share the results do
+# not represent the dataset.
 _USED_SHARE: Final = 0.9
 _WHY: Final = (
     ("repeated", "repeat a VM and time that stood there before: are the times rounded?"),
@@ -17,12 +17,12 @@ _WHY: Final = (
 
 
 def doubts(figures: Mapping[str, int]) -> list[str]:
-    """Return one sentence for each reason why a result may not be that of the whole dataset.
+    """Return one sentence for each reason why a result may not represent the whole dataset.
 
     Parameters
     ----------
     figures
-        As `engine.ports.Recording.figures` has them. A recorded log has no rows and no doubt.
+        As in `engine.ports.Recording.figures`. A recorded log has no rows and no such reasons.
     """
     read, used = figures.get("rows_read", 0), figures.get("rows_used", 0)
     found = []
@@ -42,7 +42,7 @@ def doubts(figures: Mapping[str, int]) -> list[str]:
 
 
 def require_rows(figures: Mapping[str, int]) -> None:
-    """Say what was left out of a dataset; one of which nothing was used is no result.
+    """Print the share of a dataset that was left out; refuse one of which nothing was used.
 
     Raises
     ------

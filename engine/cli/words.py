@@ -1,4 +1,4 @@
-"""What people tell Flatline: owners about their VMs, operators about pauses."""
+"""Control commands of people: owners about their VMs, operators about pauses."""
 
 import asyncio
 import getpass
@@ -33,14 +33,14 @@ from engine.wire.order import key_id, signed
 from engine.wire.topics import CONTROL, FRAMES
 from engine.wiring import Process, frame_keyring, open_log, process, trusted_now
 
-# Whoever types a command waits for it: a log that restarts is back within this, and one
-# that is away for longer is better told than waited for.
+# A person waits for the command. A log that restarts is back within this time; a longer outage is
+# reported instead of waited for.
 PATIENCE_S: Final = 15.0
 MINUTE_MS: Final = 60_000
-# What settings name, so that a name which no setting may have is a slip of the hand.
+# Names of these come from settings, so a name that no setting may have is a typing error.
 PLACES: Final = ("zone", "cell", "node")
 
-# As `engine.wire.alert.alert_id` makes them.
+# The format of `engine.wire.alert.alert_id`.
 _INCIDENT: Final = "[0-9a-f]{32}"
 
 _NO_HEADERS: Final[Headers] = ()
@@ -55,14 +55,14 @@ def with_log(
     patient: bool = False,
     reading: bool = False,
 ) -> T:
-    """Open the site's log for one command and return what `use` returns.
+    """Open the site's log for one command and return the result of `use`.
 
     Parameters
     ----------
     patient
-        Whether `use` may take its time, because it reads much.
+        Whether `use` may take longer, because it reads much.
     reading
-        Whether a log is only read: an embedded one that is not there is then not made.
+        Whether a log is only read: a missing embedded one is then not created.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def with_log(
 
 
 def name_of(settings: Settings) -> str:
-    """Return where the site's log is, for a message."""
+    """Return the address of the site's log, for a message."""
     if settings.log.kind == "embedded":
         return f"log in {settings.log_folder}"
     return f"log on Kafka at {settings.log.kafka.bootstrap} (log.kafka.bootstrap)"
@@ -110,7 +110,7 @@ def parse_vm(text: str) -> bytes:
 
 
 def parse_name(text: str, *, what: str) -> str:
-    """Return the name of a zone, cell or node, as settings allow it."""
+    """Return the name of a zone, cell or node, in the form that settings allow."""
     if not re.fullmatch(NAME_PATTERN, text):
         raise SettingsError(
             f"{text!r} can be no {what}: names are letters, digits, dots, dashes and underscores."
@@ -121,9 +121,9 @@ def parse_name(text: str, *, what: str) -> str:
 async def append_owner_event(
     here: Process, log: Log, *, kind: str, vm: bytes, cell: str, minutes: float
 ) -> None:
-    """Make an owner's word on a VM stand in the log of its cell, and hold every agent off it."""
+    """Append an owner's report on a VM to the log of its cell, and forbid actions on the VM."""
     place, now_ms = here.settings.site, here.clock.now_ms()
-    # Before anything stands in the log: who has no key is told so.
+    # Before any append: a caller without a key gets an error first.
     sign = frame_keyring(here.settings, here.clock).signer("owner", place.node)
     until_ms = now_ms + round(minutes * MINUTE_MS)
     event = Event(
@@ -145,7 +145,7 @@ async def append_owner_event(
         # A reboot of ten minutes must not shorten a maintenance of an hour.
         source=kind,
     )
-    # First the word that an agent reads before its call: an order may be on its way already.
+    # First the record that an agent reads before its call: an order may be on its way already.
     held = (await _words_by_key(here, log)).get(control.key())
     await _say(here, log, control, signing=loosens(control, held))
     key, value = cell.encode(), _owner_frame(here, event, cell=cell)
@@ -153,7 +153,7 @@ async def append_owner_event(
 
 
 def _owner_frame(here: Process, event: Event, *, cell: str) -> bytes:
-    """Return the frame that carries an owner's word to the engine of a cell."""
+    """Return the frame that carries an owner's report to the engine of a cell."""
     place = here.settings.site
     header = Header(
         site=place.name,
@@ -171,7 +171,7 @@ def _owner_frame(here: Process, event: Event, *, cell: str) -> bytes:
 
 
 async def append_forget(here: Process, log: Log, *, scope: str, name: str, cell: str) -> None:
-    """Make an owner's word stand in the log that a node, VM, pool or network is gone for good."""
+    """Append an owner's report that a node, VM, pool or network is gone permanently."""
     sign = frame_keyring(here.settings, here.clock).signer("owner", here.settings.site.node)
     event = Event(
         id=f"{here.run}/0",
@@ -191,21 +191,21 @@ def _has_operator_key(settings: Settings) -> bool:
 async def _say(
     here: Process, log: Log, control: Control, *, signing: bool, key: bytes | None = None
 ) -> None:
-    """Make one word stand in the log, signed where there is a key.
+    """Append one control record, signed where there is a key.
 
     Parameters
     ----------
     signing
-        Whether it counts only with an operator's signature.
+        Whether it is valid only with an operator's signature.
     key
-        Record key, where it ends what stands under another one.
+        Record key, where it ends a record under another key.
 
     Raises
     ------
     SettingsError
         It must be signed, and this installation has no operator's key.
     WordRefused
-        It must be signed, and the signature does not count.
+        It must be signed, and the signature is not accepted.
     """
     key, headers = control.key() if key is None else key, _NO_HEADERS
     value = encode_control(control)
@@ -224,7 +224,7 @@ async def _say(
     position = await log.append(CONTROL.name, key=key, value=value, headers=headers)
     if not signing:
         return
-    # Planners and agents read it as this does: what is refused here must not look like done.
+    # Planners and agents apply the same rules: a rejected record must not look like a success.
     fault = (await _fold(here, log))[1].get(position.offset)
     if fault is not None:
         raise WordRefused(
@@ -235,13 +235,13 @@ async def _say(
 
 
 def _dated(control: Control, key: bytes, words: Mapping[bytes, Control]) -> Control:
-    """Return a word that is no older than what it ends: this machine's clock may be behind."""
+    """Return a record no older than the one it ends: this machine's clock may be behind."""
     ended = [words[one].time_ms for one in (control.key(), hold_key(key)) if one in words]
     return msgspec.structs.replace(control, time_ms=max(control.time_ms, *ended, 0))
 
 
 def _require_believed(here: Process, operator: Ed25519PrivateKey) -> None:
-    """Refuse to write what no reader with this machine's trusted keys would believe.
+    """Refuse to write a record that readers with this machine's trusted keys would reject.
 
     Raises
     ------
@@ -271,7 +271,7 @@ def _require_believed(here: Process, operator: Ed25519PrivateKey) -> None:
 
 
 def parse_scope(text: str) -> tuple[ControlScope, str]:
-    """Return scope and subject of `site`, `cell:c1`, `vm:UUID` and the like."""
+    """Return scope and subject of a text such as `site`, `cell:c1` or `vm:UUID`."""
     scope, _, subject = text.partition(":")
     known: tuple[ControlScope, ...] = get_args(ControlScope)
     for name in known:
@@ -284,21 +284,21 @@ def parse_scope(text: str) -> tuple[ControlScope, str]:
 
 
 def _subject(scope: ControlScope, text: str) -> str:
-    """Return what a scope names: a stop that nothing can match must not look like one."""
+    """Return the subject of a scope; one that nothing can match is refused."""
     if scope == "vm":
         return str(UUID(bytes=parse_vm(text)))
     return parse_name(text, what=scope) if scope in PLACES else text
 
 
 def scope_of(control: Control) -> str:
-    """Return the scope of a word as a person types it."""
+    """Return the scope of a control record as a person types it."""
     return f"{control.scope}:{control.subject}" if control.subject else control.scope
 
 
 def rows_of(controls: Iterable[Control]) -> Iterator[tuple[Control, str]]:
-    """Yield what people are shown of words in force: each with its scope, and holds as one a scope.
+    """Yield the records in force for display: each with its scope, holds as one per scope.
 
-    A hold stands for a record that nobody could believe, so it says what to make of that.
+    A hold replaces a record that was not accepted, so its text says how to handle that.
     """
     shown: set[str] = set()
     for control in controls:
@@ -317,9 +317,9 @@ def rows_of(controls: Iterable[Control]) -> Iterator[tuple[Control, str]]:
 async def append_pause(
     here: Process, log: Log, *, scope: str, reason: str, minutes: float | None
 ) -> Control:
-    """Make a pause stand in the log, and return the one that holds.
+    """Append a pause, and return the one in force.
 
-    One that holds longer stays: somebody's ten minutes must not end a stop without an end.
+    An existing pause that lasts longer stays: ten minutes must not end a stop without an end.
     """
     pause = _pause(here, scope, reason=reason)
     if minutes is not None:
@@ -336,16 +336,16 @@ def _outlasts(held: Control, word: Control) -> bool:
 
 
 async def end_pause(here: Process, log: Log, *, scope: str, reason: str) -> bool:
-    """Make the end of a pause stand in the log, and return whether there was one."""
+    """Append the end of a pause, and return whether there was one."""
     over = msgspec.structs.replace(_pause(here, scope, reason=reason), active=False)
     in_force = await _words_by_key(here, log)
-    # What a person ends is over, also where a machine said the same.
+    # A person also ends the pauses of machines.
     words = [msgspec.structs.replace(over, source=SOURCE), over]
     if over.scope == "vm":
         words.insert(0, msgspec.structs.replace(over, kind="quarantine"))
-    # Said in any case: who wants machines to go on must not depend on what was read just now.
+    # Written in any case: resuming must not depend on what was just read.
     keys = {word.key(): word for word in words}
-    # What was refused or unreadable holds until an operator's word stands under the same key.
+    # A rejected or unreadable record holds until an operator's record is under the same key.
     holds = [
         key
         for key, word in in_force.items()
@@ -358,7 +358,7 @@ async def end_pause(here: Process, log: Log, *, scope: str, reason: str) -> bool
 
 
 async def adopt(here: Process, log: Log) -> list[Control]:
-    """Sign the ends of words that an earlier release left unsigned, and return what they end."""
+    """Sign the unsigned ends of records from an earlier release, and return what they end."""
     in_force = await _words_by_key(here, log)
     holds = {key: word for key, word in in_force.items() if word.source == REFUSED}
     for key, word in holds.items():
@@ -390,7 +390,7 @@ def _pause(here: Process, scope: str, *, reason: str) -> Control:
 async def append_approval(
     here: Process, log: Log, *, incident: str, reason: str, minutes: float
 ) -> Control:
-    """Let machines take the steps of one incident that wait for a person's word, and sign it."""
+    """Approve the steps of one incident that need a person's consent, with a signature."""
     if not re.fullmatch(_INCIDENT, incident):
         raise SettingsError(
             f"{incident!r} is no incident: give its 32 hex digits, as `flatline audit show` has"
@@ -412,7 +412,7 @@ async def append_approval(
 
 
 async def controls_in_force(here: Process, log: Log) -> list[Control]:
-    """Return every word that holds now, and a pause of the site for each that is unreadable."""
+    """Return every control record in force, and a pause of the site for each unreadable one."""
     return list((await _words_by_key(here, log)).values())
 
 
@@ -425,7 +425,7 @@ async def _words_by_key(here: Process, log: Log) -> dict[bytes, Control]:
 async def _fold(
     here: Process, log: Log
 ) -> tuple[Mapping[bytes, Control], dict[int, RecordRejected]]:
-    """Return the words in the log by key, and by offset why a record of them was refused."""
+    """Return the control records by key, and by offset why records were rejected."""
     words: Mapping[bytes, Control] = {}
     refused: dict[int, RecordRejected] = {}
     trusted = trusted_now(here.settings)
