@@ -1,5 +1,5 @@
-"""What decides: records, detection, action, and the loops that drive them.
+"""The engine: records, detection, action, and the loops of the roles.
 
-The engine owns the ports through which it reaches the world and imports no connector except in
+The engine defines the ports through which it does I/O. It imports connectors only in
 `engine.wiring`, where settings become a running set of roles.
 """

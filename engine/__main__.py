@@ -1,11 +1,11 @@
-"""The command `flatline`: parse, run, and turn what went wrong into a sentence and a code."""
+"""The command `flatline`: parses, runs, and turns errors into a sentence and an exit code."""
 
 import sys
 from typing import Final
 
 from engine.errors import FlatlineError, SettingsError
 
-# What a lean install leaves out, and the command that brings it.
+# Packages that a lean installation lacks, and the command that installs them.
 _BROUGHT_BY: Final = {
     "numba": "pip install flatline",
     "river": "pip install flatline",
@@ -16,7 +16,7 @@ _BROUGHT_BY: Final = {
 
 
 def main() -> None:
-    """Run one subcommand; ends the process with its exit code."""
+    """Run one subcommand and end the process with its exit code."""
     from engine.cli.app import app
     from engine.cli.options import say
 

@@ -4,42 +4,42 @@
 
     FlatlineError
     ├── SettingsError            a setting, policy or command line that cannot be used
-    ├── RecordRejected           bytes from the log that are not a record of ours
-    ├── WordRefused              a person's word that planners and agents do not believe
+    ├── RecordRejected           bytes from the log that are not a Flatline record
+    ├── WordRefused              a control record that planners and agents do not accept
     ├── FoldFailed               a record that could not be folded into a state
     ├── LogError
-    │   ├── LogUnreachable       no answer; waiting and trying again may help
-    │   ├── LogRefused           the log answered no: credentials, rights, missing topic
-    │   ├── RecordTooLarge       the log will never take this one record; others it does
+    │   ├── LogUnreachable       no answer; a retry may succeed
+    │   ├── LogRefused           refused by the log: credentials, rights, missing topic
+    │   ├── RecordTooLarge       the log will never accept this record; others it does
     │   ├── LogProducerBroken    this producer can never append again; build a new one
     │   └── GroupTaken           another process already reads for this consumer group
     ├── HypervisorError
     │   ├── HypervisorUnreachable
     │   ├── HypervisorStuck      so many calls wait that only a new process gets answers
     │   ├── VmNotFound           the hypervisor answered that it does not know the VM
-    │   ├── VerbRefused          the hypervisor answered no to a verb, so nothing was done
-    │   │   └── VerbUnsent       it was not asked in time; asked later, it may do it
-    │   └── EvidenceUnsaved      nothing of a VM could be kept before it was acted on
+    │   ├── VerbRefused          the hypervisor refused an action, so nothing was done
+    │   │   └── VerbUnsent       the call was not sent in time; a later one may succeed
+    │   └── EvidenceUnsaved      no evidence of a VM could be saved before an action
     ├── HistoryError
-    │   ├── HistoryUnreachable   no answer, or not now; trying again will help
-    │   └── HistoryRefused       it answered no: token, bucket or rights; a person is needed
+    │   ├── HistoryUnreachable   no answer, or not now; a later retry helps
+    │   └── HistoryRefused       refused: token, bucket or rights; a person must fix it
     ├── NotifierError
-    │   ├── NotifierUnreachable  a notice was not taken over; it is sent again
-    │   └── NotifierRefused      this notice will never be taken over; it is passed over
+    │   ├── NotifierUnreachable  a notice was not accepted; it is sent again
+    │   └── NotifierRefused      this notice will never be accepted; it is skipped
     └── StateError
         ├── SnapshotDamaged      a snapshot whose bytes do not match its manifest
         ├── SnapshotTooNew       a snapshot written by a later release
         ├── StateUnwritable      a folder or file that must be durable cannot be written
-        ├── KeyDamaged           a private key of this installation is no key
+        ├── KeyDamaged           a private key of this installation is not a valid key
         └── AlreadyRunning       a second process of a role that may exist once
 
-Messages name what failed, where, and what to do about it. Whoever catches a
-`FlatlineError` at the top prints its message and exits with `exit_code`.
+Messages state the failure, its place and the remedy. The top-level handler prints the
+message of a `FlatlineError` and exits with `exit_code`.
 """
 
 
 class FlatlineError(Exception):
-    """Root of the tree; `exit_code` is what the command ends with when nobody handles it."""
+    """Root of the tree; `exit_code` is the exit code of the command when it is not handled."""
 
     exit_code = 1
 
@@ -51,14 +51,14 @@ class SettingsError(FlatlineError):
 
 
 class RecordRejected(FlatlineError):
-    """Bytes from the log are not a record of ours.
+    """Bytes from the log are not a Flatline record.
 
     Parameters
     ----------
     reason
         One of `REJECTION_REASONS`; it labels the counter, so the set is closed.
     detail
-        What exactly is wrong, for the person who reads the `rejected` topic.
+        The exact fault, for readers of the `rejected` topic.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -70,19 +70,19 @@ class RecordRejected(FlatlineError):
 
 
 class WordRefused(FlatlineError):
-    """A person's word does not count, so what it was to change stays as it was."""
+    """A control record is not accepted, so it has no effect."""
 
 
 class FoldFailed(FlatlineError):
-    """Folding a record raised, so that the state may be half changed.
+    """Folding a record raised, so that the state may be partly changed.
 
     Parameters
     ----------
     culprit
-        What is to be left out when the record is folded again: `record`, or a part of it or of
-        the state by a name that the state gave it.
+        The part to leave out when the record is folded again: `record`, or a name that the state
+        gave to a part of the record or of itself.
     cause
-        What was raised.
+        The exception.
     """
 
     def __init__(self, culprit: str, cause: Exception) -> None:
@@ -112,21 +112,21 @@ REJECTION_REASONS = frozenset(
 
 
 class LogError(FlatlineError):
-    """The log did not do what was asked."""
+    """The log did not do the operation."""
 
     exit_code = 3
 
 
 class LogUnreachable(LogError):
-    """The log gave no answer; the caller waits with back-off and tries again."""
+    """The log gave no answer; the caller retries with back-off."""
 
 
 class LogRefused(LogError):
-    """The log answered no: credentials, rights or a missing topic. Trying again will not help."""
+    """The log refused: credentials, rights or a missing topic. A retry will not succeed."""
 
 
 class RecordTooLarge(LogRefused):
-    """The log will never take a record of this size; it is split or given up, not sent again."""
+    """The log will never accept a record of this size; it is split or dropped, not sent again."""
 
 
 class LogProducerBroken(LogError):
@@ -138,17 +138,17 @@ class GroupTaken(LogError):
 
 
 class HypervisorError(FlatlineError):
-    """The hypervisor did not do what was asked."""
+    """The hypervisor did not do the operation."""
 
     exit_code = 4
 
 
 class HypervisorUnreachable(HypervisorError):
-    """The hypervisor gave no answer in time. What was asked may or may not have happened."""
+    """The hypervisor gave no answer in time. The operation may or may not have happened."""
 
 
 class HypervisorStuck(HypervisorError):
-    """So many calls wait for an answer that only a new process gets one; it is to end."""
+    """So many calls wait for an answer that only a new process gets one; this one must end."""
 
 
 class VmNotFound(HypervisorError):
@@ -156,30 +156,30 @@ class VmNotFound(HypervisorError):
 
 
 class VerbRefused(HypervisorError):
-    """The hypervisor answered no to a verb, so nothing was done to the VM."""
+    """The hypervisor refused an action, so nothing was done to the VM."""
 
 
 class VerbUnsent(VerbRefused):
-    """The verb was not sent in time, for a reason that passes; nothing speaks against the next."""
+    """The call was not sent in time, for a temporary reason; a later one may succeed."""
 
 
 class EvidenceUnsaved(HypervisorError):
-    """Nothing of a VM could be kept; what was to be done to it does not depend on that."""
+    """No evidence of a VM could be saved; the action on it does not depend on that."""
 
 
 class HistoryError(FlatlineError):
-    """The store of the history did not do what was asked."""
+    """The store of the history did not do the operation."""
 
     exit_code = 6
 
 
 class HistoryUnreachable(HistoryError):
-    """The store gave no answer, or said that it cannot now.
+    """The store gave no answer, or a temporary refusal.
 
     Parameters
     ----------
     retry_after_s
-        How long it asked to be left alone; None where it did not say.
+        The pause that it asked for; None where it stated none.
     """
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
@@ -188,22 +188,22 @@ class HistoryUnreachable(HistoryError):
 
 
 class HistoryRefused(HistoryError):
-    """The store answered no to everything: token, rights, bucket. It helps only to mend that."""
+    """The store refused everything: token, rights, bucket. Only fixing that helps."""
 
 
 class NotifierError(FlatlineError):
-    """Who is to tell people did not take a notice over."""
+    """The receiver did not accept a notice."""
 
 
 class NotifierUnreachable(NotifierError):
-    """A notice was not taken over, which may pass.
+    """A notice was not accepted, for a reason that may be temporary.
 
     Parameters
     ----------
     retry_after_s
-        How long the receiver asked to be left alone; None where it did not say.
+        The pause that the receiver asked for; None where it stated none.
     has_answered
-        Whether the receiver answered: another notice may then be taken all the same.
+        Whether the receiver answered: it may then still accept another notice.
     """
 
     def __init__(
@@ -215,17 +215,17 @@ class NotifierUnreachable(NotifierError):
 
 
 class NotifierRefused(NotifierError):
-    """The receiver will never take this notice, whatever is waited for."""
+    """The receiver will never accept this notice; a retry will not succeed."""
 
 
 class StateError(FlatlineError):
-    """Something that must be durable is damaged, unwritable or in use."""
+    """A durable file or folder is damaged, unwritable or in use."""
 
     exit_code = 5
 
 
 class SnapshotDamaged(StateError):
-    """A snapshot's bytes do not match its manifest; the older one is to be used."""
+    """A snapshot's bytes do not match its manifest; use the older one."""
 
 
 class SnapshotTooNew(StateError):
@@ -237,7 +237,7 @@ class StateUnwritable(StateError):
 
 
 class KeyDamaged(StateError):
-    """A private key of this installation cannot be read as one."""
+    """A private key of this installation is not a valid key."""
 
 
 class AlreadyRunning(StateError):

@@ -1,8 +1,8 @@
-"""Frame keys on disk: site keys where frames are checked, one key a node where they are written.
+"""Frame keys on disk: site keys to verify frames, one key a node to sign them.
 
-In the `keys` folder: `site-ID.key` on machines that check frames (engine, forecaster, historian),
-`node-NODE.key` or `owner-NAME.key` on those that write them, and `revoked`. Who can check a MAC
-can make one, so site keys stay off the nodes.
+In the `keys` folder: `site-ID.key` on machines that verify frames (engine, forecaster, historian),
+`node-NODE.key` or `owner-NAME.key` on those that write them, and `revoked`. A key that verifies a
+MAC can also forge one, so site keys stay off the nodes.
 """
 
 import os
@@ -45,18 +45,18 @@ from engine.wire.frame_mac import (
 _BEGIN: Final = "-----BEGIN FLATLINE FRAME KEY-----"
 _END: Final = "-----END FLATLINE FRAME KEY-----"
 _NONCE_BYTES: Final = 12
-# Readers look at their folder once a second: a writer that waits this long before it uses a new
-# site key of a shared folder is never ahead of them.
+# Readers check their folder once a second. A writer that waits this long before it uses a new site
+# key of a shared folder is never ahead of them.
 _SETTLED_MS: Final = 10_000
 
 
 def site_key_path(folder: Path, key_id: str) -> Path:
-    """Return where a site key stands."""
+    """Return the path of a site key."""
     return folder / f"site-{key_id}.key"
 
 
 def name_key_path(folder: Path, kind: Kind, name: str) -> Path:
-    """Return where the key of a node, engine or owner stands."""
+    """Return the path of the key of a node, engine or owner."""
     return folder / f"{kind}-{name}.key"
 
 
@@ -73,7 +73,7 @@ def _read(path: Path) -> tuple[dict[str, str], bytes]:
     SettingsError
         Others can read it.
     KeyDamaged
-        It is no key.
+        It is not a valid key.
     """
     require_unreadable_by_others(path)
     try:
@@ -100,7 +100,7 @@ def make_site_key(folder: Path, *, now_ms: int) -> str:
 
 
 def write_site_key(folder: Path, key_id: str, key: SiteKey) -> None:
-    """Write a site key of a known id, as with another end."""
+    """Write a site key with a known id, for example with another expiry."""
     labels = {"Kind": "site", "Key-Id": key_id}
     if key.until_ms is not None:
         labels[NOT_AFTER] = date_of(key.until_ms)
@@ -108,12 +108,12 @@ def write_site_key(folder: Path, key_id: str, key: SiteKey) -> None:
 
 
 def read_site_keys(folder: Path) -> dict[str, SiteKey]:
-    """Return the site keys of a folder by id, oldest first; none where there is no folder.
+    """Return the site keys of a folder by id, oldest first; empty where there is no folder.
 
     Raises
     ------
     SettingsError, KeyDamaged
-        A file can be read by others or is no key.
+        A file can be read by others or is not a valid key.
     """
     return {_site_key_id(path): _site_key(path) for path in sorted(folder.glob("site-*.key"))}
 
@@ -133,7 +133,7 @@ def _site_key(path: Path) -> SiteKey:
 
 
 def newest_site_key(site_keys: Mapping[str, SiteKey], *, now_ms: int) -> str | None:
-    """Return the id of the key that writers use: the newest that every reader has seen by now."""
+    """Return the id of the key for writers: the newest that every reader has loaded by now."""
     live = [
         key_id for key_id, key in site_keys.items() if key.until_ms is None or now_ms < key.until_ms
     ]
@@ -144,19 +144,19 @@ def newest_site_key(site_keys: Mapping[str, SiteKey], *, now_ms: int) -> str | N
 def make_name(
     kind: Kind, name: str, *, site_key: str, now_ms: int, until_ms: int | None = None
 ) -> KeyName:
-    """Return the name of a new key that nobody has."""
+    """Return the name of a new key, with an unused serial."""
     serial = new_key_id(now_ms=now_ms, chance=os.urandom(2))
     until_s = 0 if until_ms is None else until_ms // 1000
     return KeyName(kind, name, site_key, serial, until_s)
 
 
 def write_name_key(path: Path, name: KeyName, site: SiteKey) -> None:
-    """Write the derived key of a name to a file of this user alone."""
+    """Write the derived key of a name to a file that only this user can read."""
     write_key_file(path, name_key_text(name, site), mode=0o600)
 
 
 def name_key_text(name: KeyName, site: SiteKey) -> str:
-    """Return what the file of a derived key holds."""
+    """Return the content of the file of a derived key."""
     labels = {"Kind": name.kind, "Name": name.name, "Key": str(name)}
     if name.until_s:
         labels[NOT_AFTER] = date_of(name.until_s * 1000)
@@ -169,7 +169,7 @@ def read_name_key(path: Path) -> tuple[KeyName, bytes]:
     Raises
     ------
     SettingsError, KeyDamaged
-        Others can read it, or it is no key.
+        Others can read it, or it is not a valid key.
     """
     labels, secret = _read(path)
     name = parse_key_name(labels.get("Key", ""))
@@ -179,9 +179,10 @@ def read_name_key(path: Path) -> tuple[KeyName, bytes]:
 
 
 class _FrameKeyFolder:
-    """What a reader checks frames with, each file judged by itself.
+    """The keys with which a reader verifies frames; each file is judged separately.
 
-    What stood in the list `revoked` once counts until the role ends: it may be read while copied.
+    Entries of the list `revoked` stay in force until the role ends: the list may be read while
+    copied.
     """
 
     def __init__(self, folder: Path, *, accepting_unsigned: bool) -> None:
@@ -196,8 +197,8 @@ class _FrameKeyFolder:
         Raises
         ------
         SettingsError, KeyDamaged
-            What `damaged` raises where there is no site key and frames without a MAC are not to be
-            believed, others may write the folder, or a file is no key.
+            Raised by `damaged` where there is no site key and frames without a MAC are not
+            accepted, others may write the folder, or a file is not a valid key.
         """
         self._revoked = self._revoked.joined(read_revoked(self._folder, damaged))
         files, _ = self._files.read(damaged)
@@ -233,7 +234,8 @@ class _FolderSigner:
         return self._chosen() is None
 
     def _read(self, _: Damaged) -> tuple[FrameSigner | None, dict[str, SiteKey]]:
-        # While a file is damaged it signs on with what it had: readers judge whether that counts.
+        # While a file is damaged it signs with the previous key: readers judge whether that is
+        # valid.
         path = name_key_path(self._folder, self._kind, self._name)
         given = None
         if path.exists():
@@ -267,18 +269,18 @@ def _nonce() -> bytes:
 
 @dataclass(frozen=True)
 class FrameKeyring:
-    """Frame keys of an installation: signers for those who write, keys for those who check.
+    """Frame keys of an installation: signers for writers, keys for readers.
 
     Parameters
     ----------
     folder
-        The `keys` folder; None keeps one site key in memory, for a site that lives in one process.
+        The `keys` folder; None keeps one site key in memory, for a site in one process.
     clock
-        Tells when keys settle and expire for writers.
+        Determines when keys take effect and expire for writers.
     requiring
         Whether frames must have a MAC: `keys.frames`.
     making
-        Whether a site key is made where there is none: the embedded log's site has one machine.
+        Whether a missing site key is created: a site on the embedded log has one machine.
     memory
         The site key where there is no folder.
     """
@@ -291,16 +293,16 @@ class FrameKeyring:
 
     @classmethod
     def in_memory(cls, clock: Clock, *, secret: bytes | None = None) -> "FrameKeyring":
-        """Return keys that nobody else has; a `secret` of 32 bytes is for tests and the demo."""
+        """Return keys that exist only here; a `secret` of 32 bytes is for tests and the demo."""
         return cls(None, clock, memory=SiteKey(os.urandom(KEY_BYTES) if secret is None else secret))
 
     def signer(self, kind: Kind, name: str) -> SignFrame:
-        """Return what signs the frames of a name.
+        """Return the function that signs the frames of a name.
 
         Raises
         ------
         SettingsError
-            There is no key, and frames without a MAC would not be believed.
+            There is no key, and frames without a MAC would not be accepted.
         """
         if self.memory is not None:
             key_name = KeyName(kind, name, _MEMORY_ID, _MEMORY_ID)
@@ -320,12 +322,12 @@ class FrameKeyring:
         return signer
 
     def reader(self) -> Callable[[], FrameKeys]:
-        """Return what gives the keys that frames are checked with, as they are now.
+        """Return a function that returns the present keys for verifying frames.
 
         Raises
         ------
         SettingsError
-            There is no site key, and frames without a MAC are not to be believed.
+            There is no site key, and frames without a MAC are not accepted.
         """
         if self.memory is not None:
             keys = FrameKeys({_MEMORY_ID: self.memory}, accepting_unsigned=not self.requiring)

@@ -1,6 +1,6 @@
-"""Kernels stay compiled between two starts: a role's in its state folder, else in the user's cache.
+"""Kernel cache between starts: in a role's state folder, else in the user's cache.
 
-To compile takes 20 s of a core, for which a restarted engine would see nothing.
+Compilation takes 20 s of a core, during which a restarted engine would detect nothing.
 """
 
 import os
@@ -22,10 +22,10 @@ _SOURCES_KEPT: Final = 4
 
 
 def compile_kept(compile_kernels: Callable[[], None], folder: Path) -> None:
-    """Have kernels compiled, or loaded from what an earlier start left in `folder`.
+    """Compile kernels, or load those that an earlier start left in `folder`.
 
-    The folder only saves time: where it cannot be had, cannot be written or could have been
-    written by others, everything is compiled, and a warning says why.
+    The folder only saves time. Where it is missing, unwritable or could have been written by
+    others, everything is compiled, and a warning states the reason.
     """
     try:
         lock = _taken(folder)
@@ -40,14 +40,14 @@ def compile_kept(compile_kernels: Callable[[], None], folder: Path) -> None:
 
 
 def users_folder() -> Path:
-    """Return where commands without a state folder keep kernels: XDG's cache of this user."""
+    """Return the kernel folder of commands without a state folder: in this user's XDG cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The specification has a relative one ignored.
+    # The specification requires that a relative path is ignored.
     if not cache.is_absolute():
         try:
             cache = Path.home() / ".cache"
         except RuntimeError:
-            cache = Path("/nonexistent")  # the home of who has none, which nobody can make
+            cache = Path("/nonexistent")  # for a user without a home; it cannot be created
     return cache / "flatline" / "kernels"
 
 
@@ -63,8 +63,8 @@ def _taken(folder: Path) -> FileLock | None:
 def _of_today(folder: Path) -> Path:
     """Return the folder of these sources and this boot, and remove old ones.
 
-    A machine that lost its power may have kept half a file, so nothing outlives a boot. Of one
-    boot's the latest used stay.
+    A power loss may leave half a file, so no folder outlives a boot. The last used folders of this
+    boot are kept.
     """
     from models.kernels.kept import fingerprint
 

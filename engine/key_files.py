@@ -1,7 +1,7 @@
-"""Key files: who may write them, the lines above their PEM block, and noticing that they changed.
+"""Key files: write permissions, the lines above their PEM block, and detection of changes.
 
 A key file is PEM (RFC 7468). The lines above its block are that standard's explanatory text, which
-other programs skip: `Not-After: 2027-01-31T00:00:00Z` says when the key ends.
+other programs skip: `Not-After: 2027-01-31T00:00:00Z` is the expiry of the key.
 """
 
 import os
@@ -17,10 +17,10 @@ import structlog
 from engine.errors import FlatlineError, SettingsError, StateUnwritable
 
 NOT_AFTER: Final = "Not-After"
-# Group and others: who may write a file says what is trusted, who may read one can sign.
+# Group and others: a writer of these files decides which keys are trusted, a reader can sign.
 _OTHERS_WRITE: Final = 0o022
 _OTHERS_READ: Final = 0o077
-# A key that is taken out of a folder counts no longer than this; looking costs some 50 µs.
+# A key that is removed from a folder stays in force no longer than this; a check costs some 50 µs.
 _LOOK_EVERY_NS: Final = 1_000_000_000
 
 Content = TypeVar("Content")
@@ -28,7 +28,7 @@ _log = structlog.get_logger()
 
 
 def require_unwritable_by_others(path: Path) -> None:
-    """Refuse a folder or file that says who is trusted, where others could write it.
+    """Refuse a folder or file that defines trust where others could write it.
 
     Raises
     ------
@@ -55,14 +55,14 @@ def require_unreadable_by_others(path: Path) -> None:
     Raises
     ------
     SettingsError
-        They can.
+        Group or others can read it.
     """
     if path.stat().st_mode & _OTHERS_READ:
         raise SettingsError(f"{path} can be read by others: chmod 600 {path}")
 
 
 def labels_of(text: str) -> dict[str, str]:
-    """Return what stands above the first PEM block as `Name: value`."""
+    """Return the lines `Name: value` above the first PEM block."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         if line.startswith("-----BEGIN "):
@@ -74,12 +74,12 @@ def labels_of(text: str) -> dict[str, str]:
 
 
 def until_ms_of(labels: dict[str, str], *, source: str) -> int | None:
-    """Return when a key ends, in ms since the epoch, None where it does not.
+    """Return the expiry of a key, in ms since the epoch, None where it has none.
 
     Raises
     ------
     SettingsError
-        The date cannot be read: a key must not last longer because of a typing error.
+        The date cannot be read: a typing error must not extend the life of a key.
     """
     text = labels.get(NOT_AFTER)
     if text is None:
@@ -96,7 +96,7 @@ def until_ms_of(labels: dict[str, str], *, source: str) -> int | None:
 
 
 def date_of(time_ms: int) -> str:
-    """Return a time in ms since the epoch as key files state it."""
+    """Return a time in ms since the epoch in the format of key files."""
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -107,7 +107,7 @@ def with_end(text: str, until_ms: int) -> str:
 
 
 def write_key_file(path: Path, text: str, *, mode: int) -> None:
-    """Write a key file in one step and make it durable: a reader sees the old or the new one.
+    """Write a key file atomically and durably: a reader gets the old or the new one.
 
     Raises
     ------
@@ -133,12 +133,12 @@ def write_key_file(path: Path, text: str, *, mode: int) -> None:
 
 
 def write_new_key_file(path: Path, text: str) -> None:
-    """Write a private key to a file that is not there yet, for this user alone.
+    """Write a private key to a new file that only this user can read.
 
     Raises
     ------
     SettingsError
-        There is such a file already.
+        The file already exists.
     StateUnwritable
         It cannot be written.
     """
@@ -155,18 +155,18 @@ def write_new_key_file(path: Path, text: str) -> None:
         ) from error
 
 
-# Hears of each file that cannot be used.
+# Called for each file that cannot be used.
 Damaged = Callable[[Exception], None]
 
 
 def refuse(error: Exception) -> None:
-    """Refuse all keys of a folder for one of its files, as at a start: a `Damaged`."""
+    """Refuse all keys of a folder because of one file, as at a start: a `Damaged`."""
     raise error
 
 
 @contextmanager
 def judged(damaged: Damaged) -> Iterator[None]:
-    """Leave out what cannot be used, and name it."""
+    """Skip an unusable file, and report it."""
     try:
         yield
     except (FlatlineError, OSError, ValueError) as error:
@@ -174,22 +174,22 @@ def judged(damaged: Damaged) -> Iterator[None]:
 
 
 def _stamp(found: os.stat_result) -> tuple[int, ...]:
-    """Return what changes whenever a file does, without reading it."""
+    """Return a value that changes whenever a file does, without reading it."""
     return found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode, found.st_uid
 
 
 class KeyFolder(Generic[Content]):
-    """What the files of a folder hold, each judged by itself.
+    """The content of the files of a folder; each file is judged separately.
 
-    A file that cannot be used is named, and what it held before counts no more. While others may
-    write the folder, a file counts only if it has not changed since it was read.
+    A file that cannot be used is reported, and its earlier content is no longer valid. While others
+    may write the folder, a file counts only if it has not changed since it was read.
 
     Parameters
     ----------
     pattern
-        Names the files.
+        Glob pattern of the files.
     parse
-        Returns what a file holds, or raises.
+        Returns the content of a file, or raises.
     """
 
     def __init__(self, folder: Path, pattern: str, parse: Callable[[Path], Content]) -> None:
@@ -199,7 +199,7 @@ class KeyFolder(Generic[Content]):
         self._known: dict[Path, tuple[tuple[int, ...], Content]] = {}
 
     def read(self, damaged: Damaged = refuse) -> tuple[dict[Path, Content], list[Content]]:
-        """Return what the files hold by path, and what those held before that are damaged now."""
+        """Return the content of the files by path, and the earlier content of damaged ones."""
         safe = False
         with judged(damaged):
             if self._folder.is_dir():
@@ -225,7 +225,7 @@ class KeyFolder(Generic[Content]):
 
 
 def _seen(path: Path) -> tuple[object, ...]:
-    """Return what changes whenever a folder or one of its files does, without reading them."""
+    """Return a value that changes whenever a folder or its files do, without reading them."""
     try:
         folder = path.stat()
         names = sorted(one.name for one in path.iterdir() if not one.name.startswith("."))
@@ -241,20 +241,20 @@ def _seen(path: Path) -> tuple[object, ...]:
 
 
 class Watched(Generic[Content]):
-    """What a folder of keys says now, read again once it changed.
+    """The content of a folder of keys, read again when it changes.
 
-    At the first reading an error ends the start. Later one is logged: somebody who may write the
-    folder must not stop a role with it, nor add a key.
+    At the first reading an error ends the start. A later one is logged: a user who may write the
+    folder must not be able to stop a role with it, nor to add a key.
 
     Parameters
     ----------
     folder, also
-        Whose files are looked at.
+        The folders whose files are checked.
     read
-        Reads them and hands what it leaves out to a `Damaged`. What it raises leaves all that was
-        read before in force.
+        Reads them and reports skipped files to a `Damaged`. If it raises, the earlier content stays
+        in force.
     mono_ns
-        Monotonic clock in ns; the folder is looked at once a second at most.
+        Monotonic clock in ns; the folder is checked once a second at most.
     """
 
     def __init__(
@@ -270,12 +270,12 @@ class Watched(Generic[Content]):
         self._read = read
         self._mono_ns = mono_ns
         self._looked_ns = mono_ns()
-        # Before it is read: what changes meanwhile is read again at the next look.
+        # Before reading: a change during it causes another reading at the next check.
         self._seen = self._look()
         self._content = read(refuse)
 
     def current(self) -> Content:
-        """Return what holds now."""
+        """Return the content in force."""
         now_ns = self._mono_ns()
         if now_ns - self._looked_ns >= _LOOK_EVERY_NS:
             self._looked_ns = now_ns

@@ -1,9 +1,9 @@
-"""The keys of this installation: made at the first start, private ones for this user alone.
+"""The keys of this installation: created at the first start, private ones for this user only.
 
-`keys/planner.key` signs orders, `keys/agent.key` marks, `keys/engine.key` alerts and
-`keys/operator.key` what lifts a restriction. The `.pub` beside each is what others put into their
-`trusted` folder, as `planner-NAME.pub`, `engine-NAME.pub`, `operator-NAME.pub` and
-`agent-NODE.pub`: an agent's word counts for the orders of that node.
+`keys/planner.key` signs orders, `keys/agent.key` claims and results, `keys/engine.key` alerts and
+`keys/operator.key` records that lift a restriction. The `.pub` file of each is copied to the
+`trusted` folders of others, as `planner-NAME.pub`, `engine-NAME.pub`, `operator-NAME.pub` and
+`agent-NODE.pub`: an agent's key is valid only for the orders of that node.
 """
 
 import os
@@ -44,7 +44,7 @@ SIGNERS: Final[tuple[Signer, ...]] = get_args(Signer)
 
 
 def own_key(folder: Path, signer: Signer) -> Ed25519PrivateKey:
-    """Return the private key of a role, making it and its public half where there is none.
+    """Return the private key of a role; create it and its public half where there is none.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def own_key(folder: Path, signer: Signer) -> Ed25519PrivateKey:
     SettingsError
         Other users can read the file.
     KeyDamaged
-        The file is no key.
+        The file is not a valid key.
     """
     path = folder / f"{signer}.key"
     try:
@@ -74,7 +74,7 @@ def own_key(folder: Path, signer: Signer) -> Ed25519PrivateKey:
 
 
 def read_key(folder: Path, signer: Signer) -> Ed25519PrivateKey | None:
-    """Return the private key of a role, None where there is none: nothing is made.
+    """Return the private key of a role, None where there is none. No key is created.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def read_key(folder: Path, signer: Signer) -> Ed25519PrivateKey | None:
     SettingsError
         Other users can read the file.
     KeyDamaged
-        The file is no key.
+        The file is not a valid key.
     """
     path = folder / f"{signer}.key"
     try:
@@ -99,7 +99,7 @@ def read_key(folder: Path, signer: Signer) -> Ed25519PrivateKey | None:
 
 
 def replace_key(folder: Path, signer: Signer) -> Ed25519PrivateKey:
-    """Make another private key of a role in the place of one that has ended, and return it.
+    """Replace the private key of a role, which has ended, by a new one and return it.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def replace_key(folder: Path, signer: Signer) -> Ed25519PrivateKey:
 
 
 def _make(path: Path) -> None:
-    """Write a new key under its name in one step, unless another process was faster."""
+    """Write a new key atomically, unless another process was faster."""
     fresh = path.with_suffix(f".{os.getpid()}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
@@ -134,7 +134,8 @@ def _make(path: Path) -> None:
 class PublicFile:
     """A file of a folder of trusted keys.
 
-    `name` is what its file calls the key, of an agent the node; `until_ms` is None without an end.
+    `name` is the name of the key in its file name, for an agent the node; `until_ms` None never
+    expires.
     """
 
     signer: Signer
@@ -144,23 +145,23 @@ class PublicFile:
 
 
 def trusted_keys(folder: Path, *, own: Path | None, revoked: Revoked | None = None) -> TrustedKeys:
-    """Return whose orders, marks, alerts and words of control count. No key is made.
+    """Return the keys that are valid for orders, results, alerts and control. None is created.
 
     Parameters
     ----------
     folder
         Holds public keys as `planner-NAME.pub`, `engine-NAME.pub`, `operator-NAME.pub` and
-        `agent-NODE.pub`; may be absent. The node is the agent's `site.node`. A line
-        `Not-After: 2027-01-31T00:00:00Z` above a key says when it ends.
+        `agent-NODE.pub`; may be absent. The node is the agent's `site.node`. A line `Not-After:
+        2027-01-31T00:00:00Z` above a key states its expiry.
     own
         Folder of this installation's own keys, where all roles share it; else None.
     revoked
-        What counts no more, though a file of it is copied to the folder again.
+        Keys that are invalid even if their files are copied to the folder again.
 
     Raises
     ------
     SettingsError
-        A file is no public key, or its name says no role; or others may write it or the folder.
+        A file is not a public key, or its name has no role; or others may write it or the folder.
     """
     files, _ = _trusted_files(folder).read()
     return _trusted(files.values(), _own_keys(own), Revoked() if revoked is None else revoked)
@@ -195,7 +196,7 @@ def _own_keys(
 def _trusted(
     files: Iterable[PublicFile], keys: dict[Signer, list[Ed25519PublicKey]], revoked: Revoked
 ) -> TrustedKeys:
-    """Return the keys that count: of files, and own ones by role."""
+    """Return the valid keys: those of files, and own ones by role."""
     ends: dict[str, list[int | None]] = {
         key_id(key): [revoked.ended_ms(key_id(key))] for own in keys.values() for key in own
     }
@@ -216,7 +217,7 @@ def _trusted(
         engines=keys["engine"],
         node_agents=node_agents,
         names=names,
-        # One key may stand in several files; the first end counts.
+        # One key may be in several files; the first expiry applies.
         until_ms={
             name: min(known)
             for name, stated in ends.items()
@@ -226,17 +227,16 @@ def _trusted(
 
 
 class WatchedKeys:
-    """A folder of trusted keys as it is now: `engine.action.keys.Trust`.
+    """The present content of a folder of trusted keys: `engine.action.keys.Trust`.
 
     Parameters
     ----------
     folder, own
-        See `trusted_keys`, whose errors end the start. Later each file is judged by itself: a key
-        of which any file is damaged does not count, all others do. Own keys are made where there
-        are none.
+        See `trusted_keys`, whose errors end the start. Later each file is judged separately: a key
+        with any damaged file is not valid, all others are. Missing own keys are created.
     keys
-        The `keys` folder, whose list `revoked` holds for trusted keys too; None has no list. What
-        stood in it once counts until the role ends: a list may be read while it is copied.
+        The `keys` folder, whose list `revoked` also applies to trusted keys; None has no list. Its
+        entries stay in force until the role ends: a list may be read while it is copied.
     """
 
     def __init__(
@@ -250,7 +250,7 @@ class WatchedKeys:
         self._watched = Watched(folder, self._read, mono_ns=clock.mono_ns, also=keys)
 
     def current(self) -> TrustedKeys:
-        """Return the keys as they are now."""
+        """Return the keys in force."""
         return self._watched.current()
 
     def _read(self, damaged: Damaged) -> TrustedKeys:
@@ -268,7 +268,7 @@ def public_files(folder: Path) -> Iterator[tuple[Signer, str, Path]]:
     Raises
     ------
     SettingsError
-        A file's name says no role, or others may write it or the folder.
+        A file's name has no role, or others may write it or the folder.
     """
     if not folder.is_dir():
         return
@@ -280,7 +280,7 @@ def public_files(folder: Path) -> Iterator[tuple[Signer, str, Path]]:
 
 
 def _role_of(path: Path) -> tuple[Signer, str]:
-    """Return the role and the name that a trusted file's name says."""
+    """Return the role and the name in a trusted file's name."""
     for signer in SIGNERS:
         name = path.stem.removeprefix(f"{signer}-")
         if name and name != path.stem:
@@ -292,7 +292,7 @@ def _role_of(path: Path) -> tuple[Signer, str]:
 
 
 def keep_secret(path: Path, secret: str) -> bool:
-    """Write a secret to a file of this user alone; returns whether that changed anything.
+    """Write a secret to a file of this user only; return whether that changed the file.
 
     Raises
     ------

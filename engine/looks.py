@@ -1,55 +1,55 @@
-"""The live VM as an agent sees it, and what a look at it allows."""
+"""The data of an agent's preflight check: the live VM, and the permit for a call."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-# So long before the call the last look may have been asked for: it takes 10 ms, ten times that on
-# a busy node, and what happens to a guest in between could not be seen.
+# Maximum age of the last sample at the call. A sample takes 10 ms, ten times that on a busy node,
+# and changes of the guest after it would not be detected.
 LAST_LOOK_S: Final = 0.1
 
-# Why the VM is in its state: `crashed` is that its own crash put it there.
+# Reason for the VM's state: `crashed` means that its own crash caused it.
 StateReason = Literal["unknown", "crashed", "other"]
-# What a guest's own device told the hypervisor.
+# A report of the guest's own device to the hypervisor.
 GuestReport = Literal["panicked", "watchdog"]
-# `silent` is an answer that was had before, within the time in which it counts, and is not now.
+# `silent`: the guest answered before, within the time for which an answer counts, and not now.
 Sign = Literal["unknown", "answered", "silent"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """The live VM as the agent sees it, at one moment; no field may be left out.
+    """A sample of the live VM by the agent; no field may be left out.
 
     Counters are cumulative since `instance` began. None means that it could not be read: no such
-    device, or the monitor did not answer. What could not be read speaks against a call.
+    device, or the monitor did not answer. An unreadable value is a reason against a call.
 
     Attributes
     ----------
     mono_ns, wall_ms
-        When the counters were asked for, by the node's monotonic and wall clock.
+        When the counters were requested, by the node's monotonic and wall clock.
     state, state_reason
-        As `engine.wire.metrics.VM_STATES`, and why.
+        As `engine.wire.metrics.VM_STATES`, and the reason.
     monitor_answered
-        Whether qemu's monitor answered; None is not known.
+        Whether qemu's monitor answered; None is unknown.
     job_active
-        Whether a job runs on the VM; None is not known.
+        Whether a job runs on the VM; None is unknown.
     boots_seen
-        How many resets and reboots of the VM this connection was told of.
+        Number of resets and reboots of the VM reported on this connection.
     reported, reported_ns
-        What the guest's own device told this node's hypervisor since the guest's last boot, and
-        when by the node's monotonic clock; None where this connection heard nothing.
+        Report of the guest's own device to this node's hypervisor since the guest's last boot, and
+        its time by the node's monotonic clock; None where this connection received none.
     tenant, group, opted_out
-        What the VM's definition says as of now; `opted_out` is that it forbids actions.
+        From the VM's present definition; `opted_out` means that it forbids actions.
     uncounted
-        A device of the VM whose traffic no counter here shows; None is that all is counted.
+        A device of the VM whose traffic no counter here includes; None means that all are counted.
     vcpus
-        How many vCPUs are plugged in.
+        Number of vCPUs that are plugged in.
     vcpu_time_ns, vcpu_delay_ns
-        What each vCPU ran, and for how long it waited for a core, in the same order; empty is
+        Run time of each vCPU, and the time that it waited for a core, in the same order; empty is
         unknown.
     balloon_last_update_s, balloon_period_s
-        When the guest last reported its memory (s since the epoch), and how often it is asked
-        to (s); 0 is never asked.
+        When the guest last reported its memory (s since the epoch), and how often it is asked to
+        (s); 0 is never asked.
     kvm_irq_injections, kvm_io_exits
         Interrupts given to the guest, and its exits for I/O, over all vCPUs.
     """
@@ -86,24 +86,24 @@ class Look:
 
     @property
     def moved(self) -> int | None:
-        """Return how many requests its disks and packets its cards took, None without disks."""
+        """Return the number of disk requests and packets sent, None without disks."""
         return moved(self.block_rd_reqs, self.block_wr_reqs, self.net_tx_pkts)
 
 
 def moved(reads: int | None, writes: int | None, packets: int | None) -> int | None:
-    """Return what a guest moved in all: reads, writes and packets sent.
+    """Return the total of a guest's reads, writes and packets sent.
 
-    None where its disks are not known; a guest without a card has no packets.
+    None where its disks are unknown; a guest without a network card has no packets.
     """
     return None if reads is None or writes is None else reads + writes + (packets or 0)
 
 
 class Rest(NamedTuple):
-    """How a vCPU, or the guest's interrupts, rested: by the node's watch of this boot, in s.
+    """Idle times of a vCPU, or of the guest's interrupts, in s, observed by the node in this boot.
 
-    `still_s` is for how long it has gained exactly nothing up to now, `longest_s` the longest time
-    that it did and then ran again, `idle_s` how long the guest did no I/O while it was seen at the
-    little that a living kernel needs at rest: without that nothing is known of how it rests.
+    `still_s` is for how long it has gained exactly nothing until now. `longest_s` is the longest
+    such time that ended. `idle_s` is how long the guest did no I/O and ran as little as an idle
+    kernel needs: without that its idle behaviour is unknown.
     """
 
     still_s: float
@@ -112,7 +112,7 @@ class Rest(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A network card of a guest: its address, and the bridge of the node that it hangs on."""
+    """A network card of a guest: its address, and the bridge of the node that it is attached to."""
 
     mac: str
     bridge: str
@@ -120,26 +120,26 @@ class Card(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """A VM that may be acted on, as the node's watch sees it now.
+    """A VM that actions are allowed on, in the latest sample of the node's watch.
 
     Attributes
     ----------
     mono_ns
-        When it was asked for, by the node's monotonic clock.
+        When it was requested, by the node's monotonic clock.
     vcpu_wanted_ns
-        What each vCPU ran and for how long it waited for a core, together; empty is unknown.
+        Run time plus time waiting for a core of each vCPU; empty is unknown.
     moved
         As `Look.moved`.
     kvm_irq_injections
         As in `Look`; None is not counted.
     cards
-        Those that hang on a bridge of this node; a card that bypasses it is not among them.
+        Cards on a bridge of this node; a card that bypasses it is not included.
     balloon_period_s
         None is no balloon, 0 one that is never asked.
     agent_connected
         Whether the guest agent's channel is open.
     has_console
-        Whether what the guest writes to its serial port is kept in a file.
+        Whether the guest's output on its serial port is kept in a file.
     """
 
     vm: bytes
@@ -157,7 +157,7 @@ class Watched:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signs:
-    """What the node's own watch knows of a guest's signs of life, as of the look.
+    """Signs of life of a guest that the node's watch has recorded, as of the preflight check.
 
     Attributes
     ----------
@@ -166,11 +166,11 @@ class Signs:
     agent
         Answers of the guest agent.
     console_panic
-        Whether the serial console shows that the kernel panicked, since the last boot.
+        Whether the serial console shows a kernel panic since the last boot.
     rests
-        By place in `Look.vcpu_time_ns`; empty where the node has not watched the vCPUs.
+        By index in `Look.vcpu_time_ns`; empty where the node has not watched the vCPUs.
     interrupts
-        How the interrupts that KVM injects rest; None where they are not counted.
+        Idle times of the interrupts that KVM injects; None where they are not counted.
     quiet_s
         For how long the guest has done no I/O; None where the node has seen none in this boot.
     """
@@ -185,10 +185,10 @@ class Signs:
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """What a look allows: a call to run `instance` of the VM, sent within `within_s`.
+    """The permission for one call to run `instance` of the VM, sent within `within_s`.
 
-    `last_check` is asked in the calling thread about one more look, taken at most
-    `LAST_LOOK_S` before the call: a sentence forbids the call, None allows it.
+    `last_check` is called in the calling thread with one more sample, taken at most `LAST_LOOK_S`
+    before the call: a sentence forbids the call, None allows it.
     """
 
     instance: int

@@ -1,9 +1,8 @@
-"""Text that came from elsewhere, made harmless for the place where it is shown: one way a place.
+"""Escaping of foreign text, with one function for each kind of output.
 
 Names of VMs, tenants and pools, metadata, definitions and consoles are written by guests' owners.
-They are text: wherever they are printed, logged, written or stored they must neither move a
-cursor, forge a line, start a formula, leave a folder nor become markup. Also: a URL without the
-secrets that it carries.
+Wherever they are printed, logged, written or stored, they must not move a cursor, forge a line,
+start a formula, leave a folder or become markup. This module also masks the secrets in URLs.
 """
 
 import html
@@ -11,20 +10,20 @@ import re
 from hashlib import blake2b
 from typing import Final
 
-# Control characters (C0, DEL, C1), line and paragraph separators, what turns the direction of
-# text around it or is not to be seen at all, and halves of surrogate pairs, which UTF-8 cannot say.
+# Control characters (C0, DEL, C1), line and paragraph separators, characters that change the text
+# direction or are invisible, and halves of surrogate pairs, which UTF-8 cannot encode.
 _HIDDEN: Final = (
     "\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f\ud800-\udfff"
 )
 _CONTROL: Final = re.compile(f"[{_HIDDEN}]")
 _CONTROL_BUT_LINE: Final = re.compile(f"(?!\n)[{_HIDDEN}]")
-# What spreadsheets take for the beginning of a formula, some also after spaces, and in forms that
-# East Asian keyboards write.
+# Characters that start a formula in spreadsheets, some also after spaces, and their full-width
+# forms on East Asian keyboards.
 _FORMULA: Final = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 _NO_FILE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
-# A file system takes names of 255 bytes; a suffix of the caller's own must still fit.
+# A file system allows names of 255 bytes; a suffix of the caller must still fit.
 _FILE_NAME_CHARS: Final = 100
 _DIGEST_BYTES: Final = 6
 
@@ -36,7 +35,7 @@ MASK: Final = "***"
 
 
 def one_line(text: str) -> str:
-    r"""Return text in which each control or invisible character stands as its escape (`\x1b`).
+    r"""Return text with each control or invisible character replaced by its escape (`\x1b`).
 
     For terminals, log lines and sentences of the journal.
     """
@@ -44,14 +43,14 @@ def one_line(text: str) -> str:
 
 
 def lines(text: str) -> str:
-    """Return text as `one_line` does, but with its line ends kept: for texts of our own making."""
+    """Return text as `one_line` does, but keep line ends: for texts of Flatline itself."""
     return text if _is_plain(text) else _CONTROL_BUT_LINE.sub(_escaped, text)
 
 
 def in_csv(text: str) -> str:
-    """Return text for a field of a CSV table: no spreadsheet takes it for a formula.
+    """Return text for a field of a CSV table that no spreadsheet interprets as a formula.
 
-    What would be one begins with an apostrophe, as OWASP advises. Quoting is the writer's.
+    A formula gets a leading apostrophe, as OWASP recommends. The caller does the quoting.
     """
     plain = one_line(text)
     return f"'{plain}" if _FORMULA.match(plain) else plain
@@ -69,18 +68,18 @@ def in_html(text: str) -> str:
 
 
 def in_json(document: str) -> str:
-    r"""Return a JSON document in which what a terminal would act on stands as `\uXXXX`.
+    r"""Return a JSON document with characters that a terminal would execute as `\uXXXX`.
 
-    It says the same: between strings JSON has no such characters but line ends.
+    Its meaning is unchanged: outside strings JSON has no such characters but line ends.
     """
     return document if _is_plain(document) else _CONTROL_BUT_LINE.sub(_json_escaped, document)
 
 
 def file_name(text: str) -> str:
-    """Return a file name that leaves no folder, for any text; texts that differ stay different.
+    """Return a file name that stays in its folder, for any text; different texts stay different.
 
-    ASCII letters, digits, `.`, `_` and `-`; at most 113 characters, neither hidden nor like an
-    option of a command.
+    ASCII letters, digits, `.`, `_` and `-`; at most 113 characters. It is never hidden and never
+    looks like an option of a command.
     """
     plain = _NO_FILE.sub("_", text).lstrip(".-")[:_FILE_NAME_CHARS] or "unnamed"
     if plain == text:
@@ -90,15 +89,15 @@ def file_name(text: str) -> str:
 
 
 def masked_url(url: str) -> str:
-    """Return a URL without what may be a secret: user, password, path and query.
+    """Return a URL without possible secrets: user, password, path and query.
 
-    Chats and pagers put their token into the path; scheme and host tell which one is meant.
+    Chats and pagers put their token into the path; scheme and host identify the receiver.
     """
     found = _URL.fullmatch(url)
     if found is None:
         return MASK
     user, _, host = found["where"].rpartition("@")
-    # An at sign behind a slash may end a password with a slash in it.
+    # An at sign after a slash may end a password with a slash in it.
     if not _HOST.fullmatch(host) or "@" in found["rest"]:
         return f"{found['scheme']}://{MASK}"
     rest = f"/{MASK}" if found["rest"].strip("/") else ""
@@ -106,7 +105,7 @@ def masked_url(url: str) -> str:
 
 
 def without_secrets(text: str, *secrets: str | None) -> str:
-    """Return text in which each of the secrets that stands there is masked."""
+    """Return text with each occurrence of the secrets masked."""
     for secret in secrets:
         if secret:
             text = text.replace(secret, MASK)

@@ -1,7 +1,7 @@
-"""What the engine asks of the outside world: the protocols that adapters implement.
+"""The protocols through which the engine does I/O, and which adapters implement.
 
-Only `engine.wiring` knows both a port and its adapters. Every port has one contract
-suite under `tests/contracts`, run on each adapter.
+Only `engine.wiring` knows both a port and its adapters. Every port has one contract suite under
+`tests/contracts`, run on each adapter.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -15,31 +15,31 @@ from engine.wire.frame import Event, Frame, InventoryItem, PoolSample, VmRows
 from engine.wire.points import Points
 
 Headers = tuple[tuple[str, bytes], ...]
-# Gives the headers that authenticate a record, from its key and its value.
+# Returns the headers that authenticate a record, from its key and its value.
 SignFrame = Callable[[bytes, bytes], Headers]
 
 
 class Clock(Protocol):
-    """Tells the time. Roles read it and hand the value to the steps; steps never ask."""
+    """The clocks. Roles read them and pass the value to the steps, which read no clock."""
 
     def now_ms(self) -> int:
         """Return wall time in ms since the Unix epoch; it may jump."""
         ...
 
     def mono_ns(self) -> int:
-        """Return a monotonic reading in ns; only differences mean anything."""
+        """Return a monotonic time in ns; only differences are meaningful."""
         ...
 
 
 class Position(NamedTuple):
-    """Where a record stands in its topic."""
+    """The position of a record in its topic."""
 
     partition: int
     offset: int
 
 
 class Bounds(NamedTuple):
-    """The offsets a partition holds: `earliest` is readable unless it equals `end`."""
+    """The offsets of a partition: `earliest` is readable unless it equals `end`."""
 
     earliest: int
     end: int
@@ -49,8 +49,8 @@ class Bounds(NamedTuple):
 class Record:
     """One record as the log returned it.
 
-    `time_ms` is the append time, set by the log and never by the writer: it is the
-    clock of every reader that must decide the same on replay.
+    `time_ms` is the append time, set by the log and never by the writer. It is the clock of every
+    reader that must decide the same on replay.
     """
 
     topic: str
@@ -62,17 +62,17 @@ class Record:
     headers: Headers = ()
 
 
-# Gives the frame of a record, or raises `RecordRejected`; where writers are known by their keys
-# it checks first who wrote it.
+# Returns the frame of a record, or raises `RecordRejected`. Where writers have keys it verifies the
+# writer first.
 OpenFrame = Callable[[Record], Frame]
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What one poll returned, and which partitions this reader holds as of now.
+    """The result of one poll, and the partitions that this reader holds now.
 
-    `generation` grows whenever the assignment was revoked, even if the same partitions
-    came back: whoever keeps state by partition must load it again.
+    `generation` grows whenever the assignment was revoked, even if the same partitions came back: a
+    reader with state by partition must load it again.
     """
 
     records: tuple[Record, ...]
@@ -84,22 +84,22 @@ class Subscription(Protocol):
     """A consumer group member's view of one topic: at-least-once, in order by partition."""
 
     async def poll(self, *, max_records: int, wait_s: float) -> Delivery:
-        """Return records as soon as there are any, or none after `wait_s`.
+        """Return records when there are any, or none after `wait_s`.
 
-        Asking for none (`max_records=0`) keeps the membership while the reader cannot go on:
-        nothing is read, and nobody counts it as stalled.
+        `max_records=0` reads nothing and keeps the membership while the reader cannot continue, so
+        that it does not count as stalled.
 
         Raises
         ------
         LogUnreachable
-            The log has been away longer than the adapter bridges by itself.
+            The outage of the log is longer than the adapter bridges by itself.
         LogRefused
             The group or topic may not be read by this principal.
         """
         ...
 
     async def commit(self, next_offsets: Mapping[int, int]) -> None:
-        """Make `{partition: next offset to read}` the place where a successor starts."""
+        """Commit `{partition: next offset to read}`, from which a successor starts."""
         ...
 
 
@@ -125,21 +125,21 @@ class Log(Protocol):
         partition: int | None = None,
         time_ms: int | None = None,
     ) -> Position:
-        """Append one record durably and return where it stands.
+        """Append one record durably and return its position.
 
         Parameters
         ----------
         partition
-            Only for records that belong to a partition rather than a key (ticks,
-            snapshots); None lets the key decide.
+            Only for records of a partition rather than a key (ticks, snapshots); None chooses it by
+            the key.
         time_ms
             Only for copies of an existing log; None takes the log's own append time.
 
         Raises
         ------
         LogUnreachable, LogRefused, RecordTooLarge, LogProducerBroken
-            See `engine.errors`. After `LogUnreachable` the record may or may not stand
-            in the log: appending it again may double it.
+            See `engine.errors`. After `LogUnreachable` the record may or may not be in the log: a
+            retry may duplicate it.
         """
         ...
 
@@ -150,15 +150,15 @@ class Log(Protocol):
     def tail(
         self, topic: str, partition: int, *, offset: int
     ) -> AbstractAsyncContextManager[AsyncIterator[Sequence[Record]]]:
-        """Follow one partition from `offset` for ever, without a group.
+        """Follow one partition from `offset` without end, without a group.
 
-        The iterator yields batches as they come; an offset below the earliest one starts
-        at the earliest.
+        The iterator yields batches as they arrive; an offset below the earliest one starts at the
+        earliest.
         """
         ...
 
     async def read_to_end(self, topic: str, partition: int, *, offset: int) -> list[Record]:
-        """Return every record from `offset` up to the end as it stood when asked: a barrier."""
+        """Return every record from `offset` to the end at the time of the call: a barrier."""
         ...
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
@@ -170,21 +170,21 @@ class Log(Protocol):
         ...
 
     def partitions(self, topic: str) -> int:
-        """Return how many partitions the topic has in this installation."""
+        """Return the number of partitions of the topic in this installation."""
         ...
 
     async def identity(self) -> str:
-        """Return what tells this log from another one with the same address."""
+        """Return the identity of this log, which differs for another log at the same address."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSample:
-    """One bulk look at a node.
+    """One bulk sample of a node.
 
-    `node` holds gauges by name (`engine.wire.frame.NODE_METRICS`); a name that is absent
-    was not measured. `hung` lists the VMs whose monitor did not answer in time; their
-    rows carry what libvirt knows without it, the rest is missing.
+    `node` holds gauges by name (`engine.wire.frame.NODE_METRICS`); an absent name was not measured.
+    `hung` lists the VMs whose monitor did not answer in time; their rows have the values that
+    libvirt knows without it, the rest is missing.
     """
 
     event_time_ns: int
@@ -196,7 +196,7 @@ class NodeSample:
 
 
 class Hypervisor(Protocol):
-    """What the collector sees of a node: read-only."""
+    """The collector's read-only access to a node."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -208,7 +208,7 @@ class Hypervisor(Protocol):
     ) -> None: ...
 
     async def sample(self) -> NodeSample:
-        """Return all VMs' counters, taken in one bulk call.
+        """Return all VMs' counters, from one bulk call.
 
         Raises
         ------
@@ -222,19 +222,19 @@ class Hypervisor(Protocol):
         ...
 
     async def inventory(self) -> tuple[InventoryItem, ...]:
-        """Return what each VM is, from its definition."""
+        """Return the definition of each VM."""
         ...
 
 
 class Verbs(Protocol):
-    """What the agent may do to a VM. There is no other verb, and none on more than one VM.
+    """The actuator: all actions of the agent on a VM. None acts on more than one VM.
 
-    Every verb raises `VerbRefused` or `VmNotFound` when nothing was done, `VerbUnsent` where only
+    Every action raises `VerbRefused` or `VmNotFound` when nothing was done, `VerbUnsent` where only
     time was short, and `HypervisorUnreachable` when the outcome is unknown; that is never repeated.
 
-    A call that cannot be sent as its `permit` says, however long the hypervisor was silent, is
-    not sent; None permits it whenever the hypervisor answers. A caller who is cancelled takes
-    back what was not sent.
+    A call that its `permit` no longer allows is not sent, however long the hypervisor was silent;
+    None permits it whenever the hypervisor answers. Cancelling the caller withdraws a call that was
+    not sent.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -247,19 +247,19 @@ class Verbs(Protocol):
     ) -> None: ...
 
     async def reach(self) -> None:
-        """Return when the hypervisor answers; `HypervisorUnreachable` says why it does not."""
+        """Wait until the hypervisor answers; `HypervisorUnreachable` has the reason if not."""
         ...
 
     async def look(self, vm: bytes) -> Look:
-        """Return the VM as it is now."""
+        """Return a sample of the VM."""
         ...
 
     async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
-        """Pull the VM's reset line; a VM paused by its own crash is resumed after it."""
+        """Pulse the VM's reset line; a VM paused by its own crash is resumed after it."""
         ...
 
     async def finish_reset(self, vm: bytes, *, permit: Permit) -> None:
-        """Resume a VM that this agent's reset left paused in an earlier life, and no other."""
+        """Resume a VM that an earlier run of this agent reset and left paused, and no other."""
         ...
 
     async def reboot(self, vm: bytes, *, permit: Permit | None = None) -> None:
@@ -269,14 +269,14 @@ class Verbs(Protocol):
     async def migrate(
         self, vm: bytes, *, target: str, within_s: float, permit: Permit | None = None
     ) -> None:
-        """Move the VM live to node `target`; returns when it runs there.
+        """Move the VM live to node `target`; return when it runs there.
 
-        One that gets nowhere, or is not over after `within_s`, is given up: `VerbRefused`.
+        A migration without progress, or longer than `within_s`, is aborted: `VerbRefused`.
         """
         ...
 
     async def find_migration(self, vm: bytes, *, target: str, within_s: float) -> None:
-        """Wait for a migration that this agent asked for in an earlier life, as `migrate` does."""
+        """Wait for a migration that an earlier run of this agent started, as `migrate` does."""
         ...
 
     async def move_disk(
@@ -288,14 +288,14 @@ class Verbs(Protocol):
         within_s: float,
         permit: Permit | None = None,
     ) -> None:
-        """Move disk `disk` (target device) live to pool `target`; returns when the VM uses it.
+        """Move disk `disk` (target device) live to pool `target`; return when the VM uses it.
 
-        One that is not complete after `within_s` is given up: `VerbRefused`.
+        A copy that is not complete after `within_s` is aborted: `VerbRefused`.
         """
         ...
 
     async def find_disk_move(self, vm: bytes, *, disk: str, target: str) -> None:
-        """Give up a copy that this agent began in an earlier life; returns if it was complete."""
+        """Abort a copy that an earlier run of this agent started; return if it was complete."""
         ...
 
     async def abort_job(self, vm: bytes) -> None:
@@ -304,7 +304,7 @@ class Verbs(Protocol):
 
 
 class Evidence(Protocol):
-    """Where a node keeps what a person will want to see of a VM that was acted on."""
+    """The store of a node for evidence of a VM that was acted on, for people."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -316,19 +316,19 @@ class Evidence(Protocol):
     ) -> None: ...
 
     async def save(self, vm: bytes, *, incident: str, step: int) -> str:
-        """Keep what can be had of the VM within 5 s, and say where, in one phrase.
+        """Save the evidence available within 5 s, and return its location in one phrase.
 
         Raises
         ------
         EvidenceUnsaved
-            Nothing could be kept; the message says why.
+            Nothing could be saved; the message states the reason.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What a person is to hear; the same `name` and `labels` are the same notice again."""
+    """A notification of a person; the same `name` and `labels` are the same notice again."""
 
     name: str
     severity: str
@@ -338,31 +338,31 @@ class Notice:
 
 
 class Notifier(Protocol):
-    """Whoever tells people."""
+    """Sends notifications to people."""
 
     async def send(self, notice: Notice) -> None:
-        """Return when the notice has been taken over.
+        """Send a notice; return when it has been accepted.
 
         Raises
         ------
         NotifierUnreachable
-            It was not, or nobody knows: sending it again may double it.
+            It was not, or that is unknown: a retry may duplicate it.
         NotifierRefused
-            It was not and will never be: the receiver answered no to this notice.
+            It was not and will never be: the receiver refused this notice.
         """
         ...
 
 
 class LedgerStore(Protocol):
-    """Where the agent's ledger stands: append-only, durable when `append` returns."""
+    """The store of the agent's ledger: append-only, durable when `append` returns."""
 
     def append(self, entry: bytes) -> None:
-        """Write one entry and wait until the disk has it.
+        """Write one entry and wait until it is on disk.
 
         Raises
         ------
         StateUnwritable
-            The entry is not durable; what it announces must not be done.
+            The entry is not durable; the action that it announces must not be done.
         """
         ...
 
@@ -372,9 +372,9 @@ class LedgerStore(Protocol):
 
 
 class Moment(NamedTuple):
-    """One record of a recording, and when its log took it (ms since the epoch).
+    """One record of a recording, and its append time (ms since the epoch).
 
-    `value` is its bytes where it has any; `frame` None is a record that is no frame.
+    `value` is its bytes where available; `frame` None is a record that is not a frame.
     """
 
     time_ms: int
@@ -384,14 +384,14 @@ class Moment(NamedTuple):
 
 
 class Recording(Protocol):
-    """What happened on a site once: its frames with their append times, ticks included.
+    """A recorded stream of a site: its frames with their append times, ticks included.
 
     Attributes
     ----------
     name, interval_s
-        What it is called, and how far apart a VM's samples are.
+        Its name, and the sampling interval of a VM.
     names
-        UUID text of each VM to what the recording calls it; a VM that is absent goes by its UUID.
+        Name of each VM in the recording by UUID text; an absent VM is shown by its UUID.
     """
 
     name: str
@@ -404,31 +404,31 @@ class Recording(Protocol):
         Raises
         ------
         FlatlineError
-            Something in it cannot be read.
+            A part of it cannot be read.
         """
         ...
 
     def figures(self) -> Mapping[str, int]:
-        """Return what became of its rows so far, by name; nothing is dropped uncounted."""
+        """Return the outcomes of its rows so far, by name; every dropped row is counted."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked of the history; both stores give the same answers.
+    """A query of the history; both stores return the same results.
 
     Attributes
     ----------
     select
         Pairs of field and statistic: `count`, `sum`, `mean`, `min`, `max`, `first`, `last`, or
-        `p95` for the 95th percentile by nearest rank (the value at place ⌊n·0.95 + 0.5⌋ of n
-        sorted ones). An empty statistic selects each row's own value; it stands alone.
+        `p95` for the 95th percentile by nearest rank (the value at place ⌊n·0.95 + 0.5⌋ of n sorted
+        ones). An empty statistic selects each row's own value; it excludes other statistics.
     begin_ns, end_ns
         Rows from `begin_ns` on and before `end_ns`.
     where
         Tags that must have these values.
     group_by
-        Tags by which the answers are told apart.
+        Tags by which the results are grouped.
     every_s
         Length of the windows, which begin at multiples of it; None is one window for all.
     """
@@ -443,11 +443,11 @@ class Question:
 
 
 class Answer(NamedTuple):
-    """One group in one window, or one row.
+    """One query result: a group in a window, or a row.
 
-    `tags` are the values of `group_by`, empty where a row has no such tag. `time_ns` is the
-    row's own time, the window's beginning, or `begin_ns`. A value is None where nothing was
-    known; what has no value at all is no answer.
+    `tags` are the values of `group_by`, empty where a row has no such tag. `time_ns` is the row's
+    own time, the window's beginning, or `begin_ns`. A value is None where unknown; a result without
+    any value is left out.
     """
 
     tags: tuple[str, ...]
@@ -457,7 +457,7 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RefusedRow:
-    """A row that the store will never take: which one of those given, its text, and why."""
+    """A row that the store will never accept: its index in the call, its text, and the reason."""
 
     points: int
     row: int
@@ -466,7 +466,7 @@ class RefusedRow:
 
 
 class History(Protocol):
-    """What planners ask: rows by measurement, tags and time. Writing one again replaces it."""
+    """The history: rows by measurement, tags and time. Writing a row again replaces it."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -478,19 +478,19 @@ class History(Protocol):
     ) -> None: ...
 
     async def write(self, batch: Sequence[Points]) -> tuple[RefusedRow, ...]:
-        """Store rows durably, and return those that the store itself refused for good.
+        """Store rows durably, and return those that the store refused permanently.
 
         Raises
         ------
         HistoryUnreachable
-            Some or none of the rows are stored: the same call is to be made again.
+            Some or none of the rows are stored: repeat the same call.
         HistoryRefused
-            Likewise, once a person has mended what the message names.
+            Likewise, after a person has fixed the fault that the message names.
         """
         ...
 
     async def ask(self, question: Question) -> list[Answer]:
-        """Return the answers, ordered by tags and time.
+        """Return the results, ordered by tags and time.
 
         Raises
         ------

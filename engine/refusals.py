@@ -1,10 +1,10 @@
-"""What to do with a no: one policy for everything that is written to somebody else.
+"""Handling of refusals: one policy for all writes to external receivers.
 
-Each receiver (InfluxDB, a webhook, Kafka, files) says no in its own words; its adapter turns
-them into one of two kinds of error. A **permanent** refusal is about what was sent: the receiver
-will never take it, so it is recorded with the reason and passed over, and what stands behind it
-goes on. A **passing** one is about the receiver or the way to it: the same is sent again after a
-pause that doubles, or as long as the receiver asked for.
+Each receiver (InfluxDB, a webhook, Kafka, files) refuses in its own way; its adapter maps this to
+one of two kinds of error. A **permanent** refusal is caused by the data: the receiver will never
+accept them, so they are recorded with the reason and skipped, and the next data are sent. A
+**temporary** one is caused by the receiver or the network: the same data are sent again after a
+pause that doubles, or that the receiver asked for.
 """
 
 from datetime import UTC, datetime
@@ -12,20 +12,20 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
 
-# Of the answers that blame the request, those that time heals.
+# Status codes that blame the request, but are temporary.
 _PASSING: Final = frozenset(
     {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 )
-# Of the answers that blame the server, those that are about the request all the same.
+# Status codes that blame the server, but are caused by the request.
 _NEVER: Final = frozenset({HTTPStatus.NOT_IMPLEMENTED, HTTPStatus.HTTP_VERSION_NOT_SUPPORTED})
-# A header that asks for more than an hour is a mistake, or a day's quota: look again hourly.
+# A header that asks for more than an hour is an error, or a daily quota: retry hourly.
 LONGEST_WAIT_S: Final = 3600.0
 
 
 def is_permanent(status: int) -> bool:
-    """Return whether an HTTP status that is no 2xx is about what was sent, and not the receiver.
+    """Return whether an HTTP status other than 2xx is caused by the data, not the receiver.
 
-    A redirect is: what is sent goes where an operator said, and nowhere else.
+    A redirect is: data are sent only to the address that an operator configured.
     """
     if status in _NEVER:
         return True
@@ -33,10 +33,9 @@ def is_permanent(status: int) -> bool:
 
 
 def retry_after_s(text: str | None, *, now: datetime | None = None) -> float | None:
-    """Return the seconds that `Retry-After` asks for, a number or a date (RFC 9110, 10.2.3).
+    """Return the seconds in `Retry-After`, a number or a date (RFC 9110, 10.2.3).
 
-    None where it says nothing that can be understood. `now` is the time of a date, by default
-    the machine's.
+    None where it is not valid. `now` is the reference for a date, by default the machine's time.
     """
     if not text or not text.strip():
         return None
@@ -52,12 +51,12 @@ def retry_after_s(text: str | None, *, now: datetime | None = None) -> float | N
 
 
 class Backoff:
-    """How long to wait before the next try: doubled after each failure, within bounds.
+    """The pause before the next attempt: doubled after each failure, within bounds.
 
     Parameters
     ----------
     first_s, last_s
-        The shortest pause and the longest one that is not asked for, in s.
+        The shortest pause, and the longest one that is not asked for, in s.
     """
 
     def __init__(self, first_s: float, last_s: float) -> None:
@@ -67,15 +66,15 @@ class Backoff:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the last try failed."""
+        """Whether the last attempt failed."""
         return self._next_s != self._first_s
 
     def failed(self, asked_s: float | None = None) -> float:
-        """Note a failure and return the pause, as `asked_s` where the receiver asked for one."""
+        """Record a failure and return the pause, `asked_s` where the receiver asked for one."""
         pause_s = self._next_s
         self._next_s = min(2 * self._next_s, self._last_s)
         return pause_s if asked_s is None else max(asked_s, self._first_s)
 
     def worked(self) -> None:
-        """Begin anew."""
+        """Reset the pause after a success."""
         self._next_s = self._first_s

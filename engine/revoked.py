@@ -1,4 +1,4 @@
-"""The list `revoked` in the `keys` folder: keys of frames and of signatures that count no more."""
+"""The list `revoked` in the `keys` folder: revoked keys of frames and of signatures."""
 
 from pathlib import Path
 from typing import Final
@@ -19,13 +19,13 @@ _MS_DIGITS: Final = 20
 
 
 def read_revoked(folder: Path, damaged: Damaged = refuse) -> Revoked:
-    """Return what was revoked: lines of an id, or of `kind/name` or `key/ID` and a time in ms.
+    """Return the revoked keys: lines of an id, or of `kind/name` or `key/ID` and a time in ms.
 
     Parameters
     ----------
     damaged
-        Hears of each line that cannot be read, and that others may write the file: whatever they
-        write there, it makes less believed and never more.
+        Called for each line that cannot be read, and if others may write the file: their entries
+        can only revoke keys, never add one.
 
     Raises
     ------

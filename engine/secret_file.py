@@ -1,4 +1,4 @@
-"""Secrets that stand in files, for example as credentials of systemd."""
+"""Secrets in files, for example as credentials of systemd."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,12 +8,12 @@ from pydantic import PlainSerializer
 from engine.errors import SettingsError
 from engine.plain_text import masked_url
 
-# An address among the settings; `flatline config show` prints it without what may be a secret.
+# An address among the settings; `flatline config show` prints it without possible secrets.
 Url = Annotated[str, PlainSerializer(masked_url, when_used="json")]
 
 
 def read_secret(file: Path, *, name: str) -> str:
-    """Return what a file of one secret holds; `name` is the setting that names it.
+    """Return the content of a file with one secret; `name` is the setting that names it.
 
     Raises
     ------

@@ -1,9 +1,8 @@
 """Every setting of Flatline: its unit, its default and the reason for it.
 
-A TOML file is overridden by the environment (`FLATLINE_LOG__KIND`), and that by flags
-(`--set log.kind=kafka`). A name that does not exist is refused with the nearest one that
-does, together with the line or variable it stands in: a setting that is silently ignored
-is worse than a process that does not start.
+A TOML file is overridden by the environment (`FLATLINE_LOG__KIND`), and that by flags (`--set
+log.kind=kafka`). An unknown name is refused, with the nearest known one and the line or variable
+that contains it: a setting that is silently ignored is worse than a process that does not start.
 """
 
 import os
@@ -28,7 +27,7 @@ from engine.errors import SettingsError
 from engine.secret_file import Url, read_secret
 
 PREFIX: Final = "FLATLINE_"
-# Where the settings file is; and what belongs to the lab's scripts, not to the program.
+# The path of the settings file; the others belong to the lab's scripts, not to the program.
 CONFIG_VARIABLE: Final = "FLATLINE_CONFIG"
 _NOT_SETTINGS: Final = (CONFIG_VARIABLE, "FLATLINE_CACHE", "FLATLINE_LAB_")
 _FREE: Final = ("act.targets.",)
@@ -39,7 +38,7 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=128)]
 
 
 def _state_folder() -> Path:
-    """Return systemd's folder for the unit, else the user's own place for state."""
+    """Return systemd's folder for the unit, else the user's default folder for state."""
     given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     if given:
         return Path(given)
@@ -54,7 +53,7 @@ class Section(BaseModel):
 
 
 class Place(Section):
-    """Where this process stands in the fleet."""
+    """The position of this process in the fleet."""
 
     name: Name = "site"
     """Name of the site: one installation, one log."""
@@ -67,7 +66,7 @@ class Place(Section):
 
 
 class Kafka(Section):
-    """How to reach Kafka, where `log.kind` is `kafka`."""
+    """The connection to Kafka, where `log.kind` is `kafka`."""
 
     bootstrap: str = "localhost:9092"
     """`host:port` of one or more brokers, separated by commas."""
@@ -146,7 +145,7 @@ class Collect(Section):
 
 
 class Engine(Section):
-    """The engine that finds faults."""
+    """The engine that detects faults."""
 
     group: Name = "flatline-engine"
     """Consumer group: engines of one group share the partitions."""
@@ -165,7 +164,7 @@ class ForecastPart(Section):
 
 
 class MigrationTarget(Section):
-    """How this node reaches another one for a live migration."""
+    """The connection of this node to another one for a live migration."""
 
     uri: str
     """The other libvirtd as this node's libvirtd connects to it: `qemu+tls://node7/system`."""
@@ -189,14 +188,14 @@ class Act(Section):
 
 
 class Policy(Section):
-    """What may be done to whom."""
+    """The permitted actions and their scopes."""
 
     file: Path | None = None
     """Policy file. None takes the shipped `default`, which only observes."""
 
 
 class Notify(Section):
-    """Who tells people; planners speak to it."""
+    """Notification of people; planners send it."""
 
     url: Url | None = Field(default=None, pattern=r"^https?://")
     """Webhook that takes what a person must hear, in the form of Alertmanager's webhook, and
@@ -215,7 +214,7 @@ class Http(Section):
 
 
 class Influx(Section):
-    """How to reach InfluxDB, where `history.kind` is `influxdb`."""
+    """The connection to InfluxDB, where `history.kind` is `influxdb`."""
 
     url: Url = "http://localhost:8086"
     """Address of the server; https anywhere but on one machine."""
@@ -233,7 +232,7 @@ class Influx(Section):
 
 
 class HistoryPart(Section):
-    """What planners ask: the history of every VM."""
+    """The history of every VM, for planners."""
 
     kind: Literal["embedded", "influxdb"] = "embedded"
     """`embedded` keeps it as Parquet files of this machine; `influxdb` in InfluxDB 2.x or 3.x."""
@@ -251,7 +250,7 @@ class HistoryPart(Section):
 
 
 class State(Section):
-    """What this process keeps on its own disk."""
+    """The data that this process keeps on its own disk."""
 
     folder: Path = Field(default_factory=_state_folder)
     """Folder of the embedded log, the agent's ledger and the keys. It must be on a disk that
@@ -259,7 +258,7 @@ class State(Section):
 
 
 class Keys(Section):
-    """Who signs, and whose signature counts."""
+    """The keys that sign, and the requirements for signatures."""
 
     folder: Path | None = None
     """Private keys, one a role; None is `keys` in the state folder."""
@@ -271,7 +270,7 @@ class Keys(Section):
 
 
 class Settings(BaseSettings):
-    """All settings of one process, checked."""
+    """All settings of one process, validated."""
 
     model_config = SettingsConfigDict(
         extra="forbid",
@@ -303,51 +302,51 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return where values come from: flags before the environment before the file."""
+        """Return the sources of values: flags before the environment before the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @property
     def log_folder(self) -> Path:
-        """Where the embedded log stands."""
+        """Folder of the embedded log."""
         return self.log.folder or self.state.folder / "log"
 
     @property
     def history_folder(self) -> Path:
-        """Where the embedded history stands."""
+        """Folder of the embedded history."""
         return self.history.folder or self.state.folder / "history"
 
     @property
     def influx_folder(self) -> Path:
-        """Where the tokens stand that `flatline history setup` made."""
+        """Folder of the tokens that `flatline history setup` creates."""
         return self.state.folder / "influxdb"
 
     @property
     def key_folder(self) -> Path:
-        """Where this installation's own private keys stand."""
+        """Folder of this installation's own private keys."""
         return self.keys.folder or self.state.folder / "keys"
 
     @property
     def trusted_folder(self) -> Path:
-        """Where the public keys stand that orders and marks are checked with."""
+        """Folder of the public keys that verify orders and results."""
         return self.keys.trusted or self.state.folder / "trusted"
 
 
 def load_settings(
     file: Path | None = None, *, flags: Mapping[str, str] | None = None
 ) -> tuple[Settings, Path | None]:
-    """Return the settings that hold, and the file that was read.
+    """Return the settings in force, and the file that was read.
 
     Parameters
     ----------
     file
-        TOML file; None takes `$FLATLINE_CONFIG`, else `/etc/flatline/flatline.toml` if there.
+        TOML file; None takes `$FLATLINE_CONFIG`, else `/etc/flatline/flatline.toml` if it exists.
     flags
         Values by dotted name (`log.kind`), as text in TOML's notation; a bare word is a string.
 
     Raises
     ------
     SettingsError
-        The file cannot be read, a name does not exist, or a value does not fit.
+        The file cannot be read, a name does not exist, or a value is not valid.
     """
     chosen = _chosen(file)
     text = _read(chosen) if chosen else ""
@@ -381,7 +380,7 @@ def setting_names(model: type[BaseModel] = Settings, prefix: str = "") -> Iterat
 
 
 class _Origins:
-    """Where each value was written, so that a message can point at it."""
+    """The place where each value was written, for messages."""
 
     def __init__(self, *, file: Path | None, text: str, flags: Mapping[str, str]) -> None:
         self._in_file: dict[str, str] = {}
@@ -397,12 +396,12 @@ class _Origins:
         self._in_flags = {name: f"--set {name}" for name in flags}
 
     def given(self) -> Iterator[tuple[str, str]]:
-        """Yield every name that was written anywhere, and where."""
+        """Yield every name that was written, and its place."""
         for names in (self._in_file, self._in_environment, self._in_flags):
             yield from names.items()
 
     def of(self, name: str) -> str | None:
-        """Return where the value that holds for `name` was written, None for a default."""
+        """Return where the value in force for `name` was written, None for a default."""
         for names in (self._in_flags, self._in_environment, self._in_file):
             if name in names:
                 return names[name]
@@ -437,7 +436,7 @@ def _check_name(name: str, where: str) -> None:
         if where.startswith(PREFIX):
             write = f"{PREFIX}{inside.upper().replace('.', '__')}"
         raise SettingsError(f"{where}: {name} is a section: name a setting in it, as {write}.")
-    # What stands below a mapping is named by the user, and pydantic checks it.
+    # Names below a mapping are chosen by the user, and pydantic validates them.
     if name in known or name.startswith(_FREE):
         return
     near = get_close_matches(name, known, n=1) or get_close_matches(
@@ -450,7 +449,7 @@ def _check_name(name: str, where: str) -> None:
 
 
 def _told(location: tuple[int | str, ...], message: str, origins: _Origins) -> str:
-    """Return one sentence that says where a wrong value stands and what is wrong with it."""
+    """Return one sentence with the place of a wrong value and its fault."""
     parts = [str(part) for part in location]
     # A value that may have several types reports each of them below its own name.
     while parts and ".".join(parts) not in set(setting_names()):
@@ -463,7 +462,7 @@ def _told(location: tuple[int | str, ...], message: str, origins: _Origins) -> s
 
 
 def _flag_value(text: str) -> object:
-    """Return what a flag's text means in TOML; what is no TOML value is the text itself."""
+    """Return the TOML value of a flag's text; a text that is not valid TOML is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -477,7 +476,7 @@ def _put(values: dict[str, Any], path: list[str], value: object) -> None:
 
 
 def _lines(table: Mapping[str, Any], text: str, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Yield each name of a TOML document with its line, 1 where the layout hides it."""
+    """Yield each name of a TOML document with its line, 1 where it cannot be found."""
     for key, value in table.items():
         name = prefix + key
         if isinstance(value, Mapping):

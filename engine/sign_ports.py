@@ -1,4 +1,4 @@
-"""The ports by which an agent watches its guests' signs of life; see `engine.ports`."""
+"""The ports through which an agent watches its guests' signs of life; see `engine.ports`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from engine.looks import Card, Sign, Watched
 
 
 class Watch(Protocol):
-    """What an agent asks of the guests of its node all the time; nothing here acts on a VM."""
+    """The agent's continuous watch of the guests of its node; no method acts on a VM."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -21,7 +21,7 @@ class Watch(Protocol):
     ) -> None: ...
 
     async def roster(self) -> tuple[Watched, ...]:
-        """Return the running VMs whose owners agreed to actions on them, as they are now.
+        """Return the running VMs whose owners agreed to actions on them.
 
         Raises
         ------
@@ -31,7 +31,7 @@ class Watch(Protocol):
         ...
 
     async def addresses(self, vm: bytes) -> Mapping[str, tuple[str, ...]]:
-        """Return the IP addresses that are known of each card, by its MAC; empty is none.
+        """Return the known IP addresses of each card, by its MAC; empty is none.
 
         Raises
         ------
@@ -45,11 +45,11 @@ class Watch(Protocol):
         ...
 
     async def console(self, vm: bytes) -> str:
-        """Return the end of what the guest wrote to its serial port, empty where it is unknown."""
+        """Return the end of the guest's output on its serial port, empty where it is unknown."""
         ...
 
     async def set_balloon_period(self, vm: bytes, *, period_s: int) -> None:
-        """Have the running VM's balloon report its memory every `period_s`; not kept at its end.
+        """Make the running VM's balloon report its memory every `period_s`, until the VM stops.
 
         Raises
         ------
@@ -61,7 +61,7 @@ class Watch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswer:
-    """What came of a probe: the address that answered, or why nothing could be asked."""
+    """The result of a probe: the address that answered, or why no probe was possible."""
 
     sign: Sign
     address: str = ""
@@ -74,6 +74,6 @@ class Prober(Protocol):
     async def ask(self, card: Card, addresses: Sequence[str], *, within_s: float) -> ProbeAnswer:
         """Ask one card for the owner of its addresses; only its own MAC and address answer.
 
-        `unknown` is that nothing could be asked: no address, no right, no such bridge.
+        `unknown`: no probe was possible, without an address, a right or such a bridge.
         """
         ...

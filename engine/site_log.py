@@ -1,4 +1,4 @@
-"""The site's log from settings: which adapter, and how it is reached."""
+"""The site's log according to the settings: the adapter, and its connection."""
 
 import secrets
 from collections.abc import Collection
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What all roles of one process share; `run` names this life of it."""
+    """The shared objects of all roles of one process; `run` identifies this run of it."""
 
     settings: Settings
     clock: Clock
@@ -26,13 +26,13 @@ class Process:
 
 
 def open_log(process: Process, *, frames: bool = False) -> AbstractAsyncContextManager[Log]:
-    """Return the site's log, to be entered; which one is a matter of settings.
+    """Return the site's log as a context manager; settings choose the adapter.
 
     Parameters
     ----------
     frames
-        Whether frames are read for a group: then, on Kafka, through what
-        `log.kafka.consumer` says.
+        Whether frames are read for a group: then, on Kafka, through the client that
+        `log.kafka.consumer` names.
     """
     settings = process.settings
     if settings.log.kind == "embedded":
@@ -55,7 +55,7 @@ def open_log(process: Process, *, frames: bool = False) -> AbstractAsyncContextM
 
 
 def kafka_config(settings: Settings, *, run: str = "") -> "KafkaConfig":
-    """Return what the Kafka adapter is told.
+    """Return the configuration of the Kafka adapter.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def kafka_config(settings: Settings, *, run: str = "") -> "KafkaConfig":
 async def topic_problems(
     process: Process, *, topics: Collection[str] | None = None
 ) -> tuple[str, ...]:
-    """Return one sentence for each way in which the log differs from what is declared.
+    """Return one sentence for each difference between the log and its declaration.
 
     Parameters
     ----------
@@ -98,10 +98,10 @@ async def topic_problems(
     Raises
     ------
     LogRefused, LogUnreachable
-        Nobody can be asked; the message tells a wrong password from an absent broker.
+        No answer; the message distinguishes a wrong password from an absent broker.
     """
     if process.settings.log.kind == "embedded":
-        return ()  # it makes its topics itself
+        return ()  # it creates its topics itself
     from connectors.kafka.security import probe
     from connectors.kafka.topics import describe_problems
 
@@ -113,12 +113,12 @@ async def topic_problems(
 
 
 async def own_rights(process: Process) -> dict[str, frozenset[str]] | None:
-    """Return what this principal may do with each topic, None where nobody can say.
+    """Return the operations of this principal on each topic, None where they are unknown.
 
     Raises
     ------
     LogRefused, LogUnreachable
-        Nobody can be asked.
+        The log does not answer.
     """
     if process.settings.log.kind == "embedded":
         return None
@@ -128,7 +128,7 @@ async def own_rights(process: Process) -> dict[str, frozenset[str]] | None:
 
 
 async def create_topics(process: Process) -> tuple[str, ...]:
-    """Make the topics that Kafka lacks, and return their names."""
+    """Create the topics that Kafka lacks, and return their names."""
     if process.settings.log.kind == "embedded":
         return ()
     from connectors.kafka.security import probe

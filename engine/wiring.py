@@ -1,7 +1,7 @@
-"""The one place that knows ports and adapters: settings become running roles here.
+"""Connects ports and adapters: settings become running roles only here.
 
-Adapters are imported where they are needed and nowhere else, so that a collector or an
-agent never loads the kernels, and a machine without libvirt runs everything but its node.
+Adapters are imported where they are needed and nowhere else. So a collector or an agent never loads
+the kernels, and a machine without libvirt runs every role except its node's.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -53,7 +53,7 @@ Connect = Callable[[], AbstractAsyncContextManager[Log]]
 
 
 def process(settings: Settings) -> Process:
-    """Return a process on the machine's own clocks."""
+    """Return a process with the machine's own clocks."""
     clock = SystemClock()
     # A collector that samples every 5 min is silent for as long between two samples.
     stuck_s = max(STUCK_AFTER_S, 3 * settings.collect.interval_s)
@@ -61,7 +61,7 @@ def process(settings: Settings) -> Process:
 
 
 def probes(process: Process) -> AbstractAsyncContextManager[object]:
-    """Return the server of probes and metrics, or nothing where none is asked for."""
+    """Return the server of probes and metrics, or an empty context where none is configured."""
     http = process.settings.http
     if http.port is None:
         return nullcontext()
@@ -87,7 +87,7 @@ def probes(process: Process) -> AbstractAsyncContextManager[object]:
 
 
 def open_recording(source: str) -> Recording:
-    """Return what a replay reads: a dataset by its prefix, or the frames of a log's folder.
+    """Return the input of a replay: a dataset by its prefix, or the frames of a log's folder.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def open_recording(source: str) -> Recording:
 
 
 def read_truth(events: Path) -> "list[Occurrence]":
-    """Return what really happened in a dataset, from its `PREFIX_events.csv`.
+    """Return the true events of a dataset, from its `PREFIX_events.csv`.
 
     Raises
     ------
@@ -122,12 +122,12 @@ def read_truth(events: Path) -> "list[Occurrence]":
 
 
 def collect_opener(process: Process, connect: Connect, node: Node, frames: FrameKeyring) -> Opener:
-    """Return what opens the collector of `node`, which signs its frames with a key of `frames`.
+    """Return the opener of the collector of `node`, which signs its frames with a key of `frames`.
 
     Raises
     ------
     SettingsError
-        There is no key, and frames without a MAC would not be believed.
+        There is no key, and frames without a MAC would not be accepted.
     """
     from engine.roles.collect import Collector
     from engine.roles.framing import CollectConfig
@@ -162,7 +162,7 @@ def collect_opener(process: Process, connect: Connect, node: Node, frames: Frame
 
 
 def plan_opener(process: Process, connect: Connect, authority: Authority) -> Opener:
-    """Return what opens a planner named after this process's node."""
+    """Return the opener of a planner named after this process's node."""
     from engine.roles.plan import PlanConfig, Planner
 
     config = PlanConfig(
@@ -184,7 +184,7 @@ def plan_opener(process: Process, connect: Connect, authority: Authority) -> Ope
 
 
 def notify_opener(process: Process, connect: Connect) -> dict[str, Opener]:
-    """Return what opens the role that tells people, or nothing where nobody is to be told.
+    """Return the opener of the notifier, or an empty mapping where none is configured.
 
     Raises
     ------
@@ -212,7 +212,7 @@ def notify_opener(process: Process, connect: Connect) -> dict[str, Opener]:
                 site=site,
                 clock=process.clock,
                 health=health,
-                # A role may be opened anew in one process: each opening is a chain of its own.
+                # A role may be opened again in one process: each opening is a separate chain.
                 writer=f"notify/{site}/{process.run}.{process.clock.mono_ns():x}",
             )
 
@@ -220,12 +220,12 @@ def notify_opener(process: Process, connect: Connect) -> dict[str, Opener]:
 
 
 def act_opener(process: Process, connect: Connect, node: Node, authority: Authority) -> Opener:
-    """Return what opens the agent of `node`; a second one of the same node is refused.
+    """Return the opener of the agent of `node`; a second one of the same node is refused.
 
     Raises
     ------
     SettingsError
-        The policy is one for a simulated fleet, the node is not.
+        The policy is for a simulated fleet, and the node is real.
     """
     from engine.roles.act import Agent
     from engine.roles.act_config import ActConfig
@@ -247,7 +247,7 @@ def act_opener(process: Process, connect: Connect, node: Node, authority: Author
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
-        # The locks first: whoever holds them is the node's agent, whatever its settings say.
+        # Locks come first: the process that holds them is the node's agent, whatever its settings.
         with node.alone(), node.ledger() as ledger:
             async with (
                 connect() as log,
@@ -285,12 +285,12 @@ def _check_purpose(policy: Policy, *, node: str) -> None:
 
 
 def compile_engine(settings: Settings | None = None) -> None:
-    """Have the engine's kernels compiled: seconds of work that hold a loop when done inside it.
+    """Compile the engine's kernels: takes seconds, and would block an event loop.
 
     Parameters
     ----------
     settings
-        Whose state folder keeps them for the next start; None keeps them in the user's cache.
+        Their state folder keeps the kernels for the next start; None uses the user's cache.
     """
     from engine.detection.compiled import compile_kernels
 
@@ -298,15 +298,15 @@ def compile_engine(settings: Settings | None = None) -> None:
 
 
 def kernel_folder(settings: Settings | None) -> Path:
-    """Return where compiled kernels are kept; without settings the user's cache."""
+    """Return the folder of compiled kernels; without settings the user's cache."""
     return users_folder() if settings is None else settings.state.folder / "kernels"
 
 
 def engine_opener(process: Process, connect: Connect, authority: Authority) -> Opener:
-    """Return what opens the engine, with all cells whose partitions fall to it.
+    """Return the opener of the engine, with all cells whose partitions are assigned to it.
 
-    It judges a repair for as long as the policy's ladders ask for, checks frames with the site's
-    keys, and signs its alerts, scores and snapshots.
+    It verifies a recovery for as long as the policy's escalation steps require, checks frames with
+    the site's keys, and signs its alerts, scores and snapshots.
 
     Raises
     ------
@@ -337,7 +337,7 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
-        # The engine compiles before it joins its group; here it finds what an earlier one kept.
+        # The engine compiles before it joins its group; this loads the kernels of an earlier one.
         compile_engine(settings)
         async with connect() as log:
             health = process.health.of("engine")
@@ -358,7 +358,7 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
 def site_openers(
     process: Process, log: Log, *, nodes: Iterable[Node], authority: Authority, acting: bool = True
 ) -> dict[str, Opener]:
-    """Return what opens every role of a site in one process, on one log that is open."""
+    """Return the openers of every role of a site in one process, on one open log."""
 
     def connect() -> AbstractAsyncContextManager[Log]:
         return nullcontext(log)

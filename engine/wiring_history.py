@@ -1,6 +1,6 @@
-"""The wiring of the history: which store settings name, and what the historian is given.
+"""Wires the history: the store that settings name, and the input of the historian.
 
-A part of `engine.wiring`, which would be too long with it.
+Split from `engine.wiring`, which would be too long with it.
 """
 
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def open_history(process: Process) -> AbstractAsyncContextManager[History]:
-    """Return where the history is kept, to be entered; which one is a matter of settings."""
+    """Return the store of the history as a context manager; settings choose it."""
     settings = process.settings
     if settings.history.kind == "embedded":
         from connectors.parquet.history import ParquetHistory
@@ -35,7 +35,7 @@ def open_history(process: Process) -> AbstractAsyncContextManager[History]:
 
 
 def retention_of(settings: Settings) -> dict[Bucket, int]:
-    """Return for how many seconds the rows of each bucket are kept."""
+    """Return the retention of each bucket in seconds."""
     history = settings.history
     return {
         "raw": history.raw_days * DAY_S,
@@ -45,7 +45,7 @@ def retention_of(settings: Settings) -> dict[Bucket, int]:
 
 
 def influx_config(settings: Settings, *, token: str | None = None) -> "InfluxConfig":
-    """Return what the InfluxDB adapter is told; `token` stands for that of its file."""
+    """Return the configuration of the InfluxDB adapter; `token` replaces that of its file."""
     from connectors.influxdb.config import InfluxConfig
 
     influx = settings.history.influxdb
@@ -63,17 +63,17 @@ def influx_config(settings: Settings, *, token: str | None = None) -> "InfluxCon
 
 
 def set_up_history(settings: Settings, *, admin_token: str) -> tuple[str, ...]:
-    """Make what the history needs, and return one sentence for each thing that was made.
+    """Create the storage for the history, and return one sentence for each created object.
 
     Raises
     ------
     HistoryError
-        InfluxDB does not answer, or the token may not do it.
+        InfluxDB does not answer, or the token lacks the rights.
     StateUnwritable
-        The tokens cannot be kept.
+        The tokens cannot be saved.
     """
     if settings.history.kind == "embedded":
-        return ()  # its folders are made with the first row
+        return ()  # its folders are created with the first row
     from connectors.influxdb.setup import set_up
 
     made = set_up(influx_config(settings, token=admin_token))
@@ -87,7 +87,7 @@ def set_up_history(settings: Settings, *, admin_token: str) -> tuple[str, ...]:
 
 
 def history_opener(process: Process, connect: Connect, frames: FrameKeyring) -> Opener:
-    """Return what opens the historian.
+    """Return the opener of the historian.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def history_opener(process: Process, connect: Connect, frames: FrameKeyring) -> 
     from engine.roles.record import RecordConfig, Recorder
 
     history = process.settings.history
-    # Each write is a file of Parquet or a request; files cost those who read them.
+    # Each write is a Parquet file or a request; many files make reading slow.
     config = RecordConfig(group=history.group, gather_s=30.0 if history.kind == "embedded" else 2.0)
 
     open_frame = frame_opener(process, frames, reader="historian", compiled=False)

@@ -1,6 +1,6 @@
-"""The wiring of what may be done and of whose word counts: the policy, and every kind of key.
+"""Wires permissions and trust: the policy, and every kind of key.
 
-A part of `engine.wiring`, which would be too long with it.
+Split from `engine.wiring`, which would be too long with it.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def policy_of(settings: Settings, *, shipped: str = "default") -> Policy:
-    """Return the policy that holds: the file of the settings, else a shipped one.
+    """Return the policy in force: the file of the settings, else a shipped one.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def policy_of(settings: Settings, *, shipped: str = "default") -> Policy:
 
 
 def read_policy(file: Path) -> Policy:
-    """Return the policy of a file, checked.
+    """Return the validated policy of a file.
 
     Raises
     ------
@@ -58,10 +58,10 @@ def read_policy(file: Path) -> Policy:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """What may be done, and whose signatures say so.
+    """The policy, and the keys that are trusted.
 
-    `key` gives the key of a role, and makes it where there is none: a node needs no planner's.
-    `frames` are in memory by default: those of a site that lives in this process.
+    `key` returns the key of a role and creates a missing one: a node needs no planner's. `frames`
+    are in memory by default, for a site in this process.
     """
 
     policy: Policy
@@ -73,8 +73,8 @@ class Authority:
 def authority(settings: Settings, *, shipped: str = "default") -> Authority:
     """Return the policy and the keys of this installation.
 
-    Planner and agent of one embedded log share their keys' folder and trust each other; on
-    Kafka only the folder of trusted keys counts.
+    Planner and agent of one embedded log share their keys' folder and trust each other; on Kafka
+    only the folder of trusted keys counts.
     """
     clock = SystemClock()
     return Authority(
@@ -92,14 +92,14 @@ def _watched(settings: Settings, clock: Clock) -> WatchedKeys:
 
 
 def state_keys(settings: Settings, clock: Clock) -> "StateKeys":
-    """Return what a role signs its state with: this machine's engine key, made where it is missing.
+    """Return the keys that sign a role's state: this machine's engine key, created if missing.
 
     Raises
     ------
     StateUnwritable, SettingsError, KeyDamaged
         See `own_key`.
     """
-    # Who holds no state, as an agent, must not load what this imports.
+    # Roles without state, such as agents, must not load the dependencies of this import.
     from engine.roles.generations import StateKeys
 
     return StateKeys(
@@ -110,9 +110,9 @@ def state_keys(settings: Settings, clock: Clock) -> "StateKeys":
 
 
 def trusted_now(settings: Settings) -> TrustedKeys:
-    """Return whose word this machine believes now; on an embedded log it trusts its own keys.
+    """Return the keys that this machine trusts; on an embedded log they include its own keys.
 
-    No key is made: who only looks changes nothing.
+    No key is created: reading changes nothing.
     """
     own = settings.key_folder if settings.log.kind == "embedded" else None
     revoked = read_revoked(settings.key_folder)
@@ -120,7 +120,7 @@ def trusted_now(settings: Settings) -> TrustedKeys:
 
 
 def frame_keyring(settings: Settings, clock: Clock) -> FrameKeyring:
-    """Return this installation's frame keys; those of an embedded log's site are made here."""
+    """Return this installation's frame keys; on an embedded log missing ones are created."""
     return FrameKeyring(
         settings.key_folder,
         clock,
@@ -132,14 +132,14 @@ def frame_keyring(settings: Settings, clock: Clock) -> FrameKeyring:
 def frame_opener(
     process: Process, frames: FrameKeyring, *, reader: str, compiled: bool = True
 ) -> OpenFrame:
-    """Return what a role that reads frames opens them with: it checks first who wrote them.
+    """Return the function with which a role opens frames: it verifies their writer first.
 
     `compiled` columns are unpacked by a kernel, which a role compiles before it joins its group.
 
     Raises
     ------
     SettingsError
-        There is no site key to check them with.
+        There is no site key to verify them with.
     """
     if not compiled:
         return FrameOpener(frames.reader(), reader=reader, clock=process.clock)

@@ -1,6 +1,6 @@
-"""The wiring of one node: how its collector and its agent reach the VMs that run there.
+"""Wires one node: the access of its collector and its agent to the VMs there.
 
-A part of `engine.wiring`, which would be too long with it.
+Split from `engine.wiring`, which would be too long with it.
 """
 
 from collections.abc import Callable
@@ -24,9 +24,9 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One node: where it stands, and how collector and agent reach it.
+    """One node: its position in the site, and the access of collector and agent to it.
 
-    `alone` holds off a second agent of the same hypervisor; `real` has real VMs.
+    `alone` prevents a second agent of the same hypervisor; `real` is whether its VMs are real.
     """
 
     zone: str

@@ -1,6 +1,6 @@
-"""The wiring of what planners read: the forecaster, and the estate that the history tells of.
+"""Wires the inputs of planners: the forecaster, and the usage snapshot from the history.
 
-A part of `engine.wiring`, which would be too long with it.
+Split from `engine.wiring`, which would be too long with it.
 """
 
 from collections.abc import AsyncIterator
@@ -22,9 +22,9 @@ from engine.wiring_history import open_history
 
 
 def compile_forecaster(settings: Settings | None = None) -> None:
-    """Have the forecaster's kernels compiled, or loaded from where `compile_engine` has its own.
+    """Compile the forecaster's kernels, or load them from the folder that `compile_engine` uses.
 
-    Seconds of work that would hold the loop of other roles.
+    Takes seconds and would block the event loop of other roles.
     """
     from engine.capacity.foretell import compile_kernels
 
@@ -32,7 +32,7 @@ def compile_forecaster(settings: Settings | None = None) -> None:
 
 
 def forecast_opener(process: Process, connect: Connect, frames: FrameKeyring) -> Opener:
-    """Return what opens the forecaster, with all cells whose partitions fall to it.
+    """Return the opener of the forecaster, with all cells whose partitions are assigned to it.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def forecast_opener(process: Process, connect: Connect, frames: FrameKeyring) ->
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
-        # As for the engine: what an earlier one kept is loaded, the rest compiled and kept.
+        # As in the engine: kernels of an earlier process are loaded, the rest is compiled and kept.
         compile_forecaster(process.settings)
         async with connect() as log:
             health = process.health.of("forecast")
@@ -64,12 +64,12 @@ def forecast_opener(process: Process, connect: Connect, frames: FrameKeyring) ->
     return opened
 
 
-# Every cell's nodes report within some seconds, so that the end of a partition names its cells.
+# Every cell's nodes report within some seconds, so the end of a partition contains all its cells.
 _LATEST_FRAMES = 1_000
 
 
 async def estate_from_history(process: Process, log: Log) -> Estate:
-    """Return the estate as the history has it now; which zone a cell is in, the latest frames say.
+    """Return the usage snapshot of the history; the latest frames give the zone of each cell.
 
     Raises
     ------
@@ -87,14 +87,14 @@ async def estate_from_history(process: Process, log: Log) -> Estate:
             try:
                 header = decode_frame(record.value).header
             except RecordRejected:
-                continue  # the engine keeps and counts it
+                continue  # the engine publishes and counts it
             if header.role == "collector":
                 zones[header.cell] = header.zone
     return estate_of(answers, zones=zones)
 
 
 async def store_report(process: Process, found: Report) -> int:
-    """Write a report's lines to the history, and return how many it has now.
+    """Write a report's lines to the history, and return their number.
 
     Raises
     ------
