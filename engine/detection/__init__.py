@@ -1,5 +1,5 @@
-"""From frames to alerts: pure functions of values, time included.
+"""Turn frames into alerts with pure functions of values; time is one of the values.
 
-Counters become rates, rates meet what each VM is expected to do, evidence adds up to a hypothesis,
-the fleet explains what it can, and what is left over becomes an incident.
+Counters become rates. Rates are compared with the baseline of each VM. Evidence is added for each
+hypothesis. Common causes explain what they can, and every remaining fault becomes an incident.
 """

@@ -1,8 +1,8 @@
-"""How much one partition keeps of what writers say: what would pass a bound is rejected `too_many`.
+"""Limit the state that one partition keeps; a frame beyond a limit is rejected as `too_many`.
 
-The holder of one node's key may invent VMs and runs without end. Where frames without a MAC are
-accepted, anyone may invent nodes and cells. Each bound lies far above what is tested, so that
-it never meets an honest site, and its product with the size of one thing fits a machine's memory.
+The holder of a node's key can invent VMs and runs without end. Where frames without a MAC are
+accepted, every writer can invent nodes and cells. Each limit lies far above the tested sizes, so
+that no honest site reaches it, and the limit times the size of one object fits into memory.
 """
 
 from collections.abc import Mapping
@@ -11,29 +11,29 @@ from typing import Final
 from engine.detection.cell import Cell
 from engine.wire.frame import UUID_BYTES, Frame
 
-# A partition has some ten cells; each keeps 62 KB for its forest alone.
+# A partition has about ten cells. The forest alone takes 62 KB of each.
 MAX_CELLS: Final = 1_024
-# A cell has up to 64 nodes; each node that is too large for a frame counts once for each part.
+# A cell has up to 64 nodes. A node too large for one frame counts once for each part.
 MAX_NODES: Final = 1_024
-# The largest cell that is tested has 16,640 VMs. A VM keeps some 5 KB.
+# The largest tested cell has 16,640 VMs. A VM takes about 5 KB.
 MAX_VMS: Final = 65_536
-# Nobody runs more on one machine, and a node that claims more must leave room for the others.
+# No known node runs more VMs. A node that claims more must leave room for the other nodes.
 MAX_VMS_OF_NODE: Final = 8_192
-# Pools and networks of a VM: each may have an incident. Incidents need no bound of their own: a VM,
-# node, pool or network has one, and one for each kind of notice (`incidents.key_of`).
+# Pools and networks of a VM; each may have an incident. Incidents need no limit of their own: each
+# VM, node, pool or network has one, and one for each kind of notice (`incidents.key_of`).
 MAX_PLACES_OF_VM: Final = 64
-# Runs of all writers. A run that ended is forgotten after ten minutes; one that waits for
-# nothing keeps some 500 bytes.
+# Runs of all writers. A run that ended is dropped after ten minutes. A run without waiting frames
+# takes about 500 bytes.
 MAX_SOURCES: Final = 65_536
-# Each command of an owner is a run of its own, and a script may give one for each VM of a node.
+# Each command of an owner is its own run, and a script may send one for each VM of a node.
 MAX_RUNS: Final = 4_096
-# Frames that wait for a gap before them: 64 of 1 MB from each of four nodes. Beyond it nothing
-# waits any longer, and nothing is lost.
+# Frames that wait for an earlier missing frame: 64 of 1 MB from each of four nodes. Beyond this
+# limit frames no longer wait, and none is lost.
 MAX_WAITING_BYTES: Final = 256 << 20
 
 
 def excess_of(cells: Mapping[str, Cell], frame: Frame) -> str | None:
-    """Return why a frame names more than its cell may have, None where it does not."""
+    """Return why a frame exceeds a limit of its cell, None if it does not."""
     header = frame.header
     cell = cells.get(header.cell)
     if cell is None:
@@ -49,7 +49,7 @@ def excess_of(cells: Mapping[str, Cell], frame: Frame) -> str | None:
 
 
 def _excess_of_vms(cell: Cell | None, frame: Frame) -> str | None:
-    """Return why the VMs that a frame names are too many; most frames name no new one."""
+    """Return why a frame names too many VMs; most frames name no new VM."""
     header = frame.header
     lanes = None if cell is None else cell.lanes.get(header.node)
     is_known = lanes is not None and frame.rows.uuids == lanes.roster
@@ -67,7 +67,7 @@ def _excess_of_vms(cell: Cell | None, frame: Frame) -> str | None:
         return f"with {added} VMs more cell {header.cell} would have more than {MAX_VMS}"
     if len(vms) + added <= MAX_VMS_OF_NODE:
         return None
-    # One that no node has shown yet may be of this one.
+    # A VM that no node has reported yet may belong to this node.
     mine = sum(vm.node.partition("#")[0] in {"", header.node} for vm in vms.values())
     if mine + added > MAX_VMS_OF_NODE:
         return f"with {added} VMs more node {header.node} would have more than {MAX_VMS_OF_NODE}"

@@ -1,7 +1,7 @@
-"""What the engine knows of one cell: nodes, VMs and what was said about them.
+"""State of one cell: nodes, VMs, incidents and common causes.
 
-A cell is the unit of state and of common causes. Everything here is a value: arrays
-(`Lanes`) and msgspec Structs, so that a snapshot is the state itself.
+A cell is the unit of state and the scope of common causes. All state consists of values: arrays
+(`Lanes`) and msgspec Structs. A snapshot stores this state without conversion.
 """
 
 from collections.abc import Collection
@@ -16,7 +16,7 @@ from models.half_space_trees import HalfSpaceForest
 
 
 class ActionMark(msgspec.Struct):
-    """What the agent said it did to a VM, and when the log took its word."""
+    """An action that the agent reported for a VM; `time_ms` is the append time of the report."""
 
     incident: str
     step: int
@@ -27,42 +27,42 @@ class ActionMark(msgspec.Struct):
 
 
 class Vm(msgspec.Struct):
-    """What one VM is and what happened to it.
+    """Definition, reports and recent events of one VM.
 
     Attributes
     ----------
     holds
-        Reason → append time until which silence is explained by it; -1 until taken back.
+        Inhibitions: reason → append time (ms) until which it explains a silence; -1 until revoked.
     maintenance_ms
-        When the owner said the word that holds the maintenance, by the owner's clock.
+        Time of the owner's command that started the maintenance, by the owner's clock.
     told
-        What the guest said of itself in this boot epoch: panicked or crashed; `told_ms` is the
-        cell's own clock (`Cell.passed_ms`) when it last did.
+        Report of the guest in this boot epoch: panicked or crashed. `told_ms` is the time of the
+        last one by the cell's clock (`Cell.passed_ms`).
     said
-        When it last said less than that, by the node's wall clock in ms: watchdog, agent_silent,
-        console_panic.
+        Time of the last weaker report of each kind, by the node's wall clock in ms: watchdog,
+        agent_silent, console_panic.
     probe_answered_ms, probe_silent_ms, agent_answered_ms
-        When it last answered a probe, stopped answering, and when its guest agent last answered,
-        by the node's wall clock; 0 is never.
+        Time at which it last answered a probe, stopped answering, and at which its guest agent
+        last answered, by the node's wall clock; 0 is never.
     rebooted_ms
-        Append time of the last reboot, 0 for never; `booting` says that life since then
-        has not been seen yet.
+        Append time of the last reboot, 0 for never. `reboot_pending` means that
+        `watch_reboots` has not judged it yet.
     gone_ms, gone_position
-        Append time at which the VM left its node's roster, 0 while it is there; and the sample
-        in which it did, or in which its monitor was last found hung.
+        Append time at which the VM left its node's roster, 0 while it is listed. The position is
+        the sample in which it left, or in which its monitor was last found hung.
     missed_ms
-        When it was last out of sight for long though its node reported, 0 for never.
+        Time at which it was last missing for long although its node reported, 0 for never.
     offers
-        By node that lists the VM but does not run it alone: what its inventory says. It holds once
-        that node takes the VM over.
+        Inventory items of other nodes that list the VM, by node. An item applies when that node
+        becomes the owner.
     arrivals
-        By such a node, how the VM came there: "started" or "migrated_in".
+        How the VM came to such a node: "started" or "migrated_in".
     former
         The node that ran it before this one.
     twice, twice_ms
-        The other node that runs the VM as well, and since when.
+        Another node that runs the VM at the same time, and since when.
     known_ms
-        When the VM was first named by a node that had no sample of it yet.
+        Time at which a node first named the VM without a sample of it.
     """
 
     uuid: bytes
@@ -106,27 +106,27 @@ class Vm(msgspec.Struct):
     known_ms: int = 0
 
     def held_by(self, time_ms: int) -> list[str]:
-        """Return the reasons that explain a silence now, in alphabetical order."""
+        """Return the reasons that explain a silence at `time_ms`, in alphabetical order."""
         return sorted(
             reason for reason, until_ms in self.holds.items() if until_ms < 0 or time_ms < until_ms
         )
 
 
 class Incident(msgspec.Struct):
-    """One fault from its opening to its end: the last alert published, and what it waits for.
+    """One fault from opening to end, with the last published alert.
 
     Attributes
     ----------
     alert
         As last published; its id never changes.
     well_ms
-        Append time since which the subject is well again, 0 while it is not.
+        Append time since which the subject is healthy again, 0 while it is not.
     mark
-        The action that was done to the VM for this incident, None for none.
+        Action that was run on the VM for this incident, None for none.
     flaps
-        How often it came back after it was resolved.
+        Number of times it returned after it was resolved.
     other_ms
-        Append time since which it looks like the other kind of hang, 0 while it does not.
+        Append time since which the other kind of hang is detected, 0 while it is not.
     """
 
     alert: Alert
@@ -138,7 +138,7 @@ class Incident(msgspec.Struct):
 
 
 class Hole(msgspec.Struct, frozen=True):
-    """A time in which a node took no sample: the last one before it, and how long it was."""
+    """A sample gap of a node: the last sample before it, and its length."""
 
     position: SamplePosition
     event_ms: int
@@ -151,24 +151,24 @@ class Node(msgspec.Struct):
     Attributes
     ----------
     key
-        Under which the cell keeps it: the name, or `name#part`.
+        Key in the cell: the name, or `name#part`.
     run, sequence, mono_ns
-        Of the last frame folded; `former_run` is the one before.
+        Of the last folded frame; `former_run` is the run before.
     runs
-        Which of several collectors that report as this node is heard.
+        Selects one of several collectors that report as this node.
     seen_ms
-        Reading of the cell's own clock (`Cell.passed_ms`) at the last frame.
+        Time of the last frame by the cell's clock (`Cell.passed_ms`).
     data_ms
         Append time that the log had reached when the last frame was folded, 0 for none.
     lag_ms
-        The usual difference of append and event time, whatever the run: how the node's
-        clock stands and how long a frame travels.
+        Usual append time minus event time over all runs: clock offset of the node plus transport
+        time of a frame.
     stale
-        Whether the last frame took much longer than that, so that it shows the past.
+        Whether the last frame took much longer than that, so that its data is old.
     stepped_ms, step_ms
-        When the node's wall clock last stepped, and by how much; 0 for never.
+        Append time and size of the last step of the node's wall clock; 0 for never.
     hole
-        What was between its last two samples, None where the interval was as usual.
+        Gap between its last two samples, None where the interval was as usual.
     """
 
     name: str
@@ -194,7 +194,7 @@ class Node(msgspec.Struct):
     hole: Hole | None = None
 
     def position(self, sequence: int | None = None) -> SamplePosition:
-        """Return where a sample of this node's current run stands; None is the last one."""
+        """Return the position of a sample of this node's current run; None is the last sample."""
         return SamplePosition(
             node=self.name,
             role="collector",
@@ -204,10 +204,10 @@ class Node(msgspec.Struct):
 
 
 class Latch(msgspec.Struct):
-    """A common cause that holds until its members move again.
+    """A common cause, which holds until its members move again.
 
-    `signal` is what fell silent: "disk", "tx" or "life". `fell` are the members seen falling
-    silent, whose return ends it; `onset_ms` is event time.
+    `signal` is the signal that stopped: "disk", "tx" or "life". `fell` are the members that fell
+    silent; the cause ends when they move. `onset_ms` is event time.
     """
 
     scope: str
@@ -222,12 +222,12 @@ class Latch(msgspec.Struct):
 
 
 class Overtaken(msgspec.Struct):
-    """How late frames come that others have overtaken, in this window and the last.
+    """Lateness of frames that arrive out of order, in this window and the last.
 
-    A frame that closes a gap in its source's sequence came so long after the first one behind
-    the gap. No clock but the log's is asked; where nothing is ever overtaken it is 0, and where
-    frames are only slow, or a backlog, as well. Of a window the second largest counts: one frame
-    that was sent again is no weather.
+    The lateness of a frame that closes a sequence gap is the append time since the first frame
+    after the gap. Only the log's clock is used. The value is 0 where frames arrive in order, also
+    if they are slow or a backlog. The second largest of a window counts, because a single frame
+    that was sent again is no disorder.
     """
 
     most_ms: int = 0
@@ -237,23 +237,23 @@ class Overtaken(msgspec.Struct):
 
     @property
     def late_ms(self) -> int:
-        """For how long something that is still out may yet come."""
+        """The time in ms for which a missing frame may still arrive."""
         return max(self.now_ms, self.before_ms)
 
     def take(self, gap_ms: int) -> None:
-        """Note that a gap closed after so long."""
+        """Record the time that a gap took to close."""
         self.now_ms = max(self.now_ms, min(gap_ms, self.most_ms))
         self.most_ms = max(self.most_ms, gap_ms)
 
     def turn(self, time_ms: int, window_ms: int) -> None:
-        """Let what is older than two windows be forgotten."""
+        """Start a new window if the current one is over; drop data older than two windows."""
         if time_ms - self.since_ms >= window_ms:
             self.before_ms, self.now_ms, self.most_ms = self.now_ms, 0, 0
             self.since_ms = time_ms
 
 
 class Totals(msgspec.Struct):
-    """Counts of what a cell has seen, for metrics and the minute."""
+    """Counts of one cell, for metrics and the minute scores."""
 
     slots: int = 0
     alerts: int = 0
@@ -263,31 +263,31 @@ class Totals(msgspec.Struct):
 class Cell:
     """All state of one cell.
 
-    Every VM in `lanes` stands in `vms`, and every key of `lanes` in `nodes`: whoever drops one
-    of them drops what refers to it (`forget_vms`).
+    Every VM in `lanes` is in `vms`, and every key of `lanes` is in `nodes`. Code that removes one
+    of them must remove all references to it (`forget_vms`).
 
     Attributes
     ----------
     departed
-        What was learned of VMs that left their node: a migration's target takes it over.
+        Learned state of VMs that left their node; the target of a migration takes it over.
     watched
-        VMs about which more is known than their counters: a reboot, a mark, an absence.
+        VMs with information beside their counters: a reboot, an action, an absence.
     forgets
-        Scopes and names that an owner wants forgotten, until the slot closes.
+        Scopes and names that an owner ordered to forget; cleared when the slot closes.
     reported, round_ms, closed_ms
-        Who has reported in this slot, when the first did, and when the last one closed.
+        Nodes that reported in this slot, append time of the first, and of the last close.
     beyond
-        Who has no sample for this slot, since one for a later slot waits already.
+        Nodes without a sample for this slot: a sample for a later slot already waits.
     passed_ms
-        Append time that passed while the log was there (`Partition.passed_ms`).
+        Append time that passed while the log was available (`Partition.passed_ms`).
     outage_ms
-        Until when a hole in the log still forbids suggestions.
+        Time until which an outage of the log still forbids suggestions.
     disturbed_ms
-        Until when collectors count as disturbed: many VMs on several nodes lack samples.
+        Time until which collectors count as disturbed: many VMs on several nodes lack samples.
     ahead
-        By node, its frames that wait while this slot is judged; decoded where one is asked for.
+        Frames by node that wait while this slot is judged; decoded on demand.
     overtaken
-        How late frames come: what its sources' gaps of late took to close.
+        Lateness of frames, learned from sequence gaps that closed.
     """
 
     def __init__(self, name: str, *, site: str, zone: str, forest: HalfSpaceForest) -> None:
@@ -310,17 +310,17 @@ class Cell:
         self.outage_ms = 0
         self.disturbed_ms = 0
         self.overtaken = Overtaken()
-        # Follows from frames that wait; set anew before each slot is judged.
+        # Derived from waiting frames; set before each slot is judged.
         self.ahead: dict[str, list[bytes]] = {}
         self.watched: set[bytes] = set()
         self.forgets: list[tuple[str, str]] = []
-        # Set with each record: whether its append time is not what is believed.
+        # Set with each record: whether its append time is not accepted as the log clock.
         self.is_unsure = False
-        # Follows from `nodes`; asked for with every record and looked up anew when they change.
+        # Cache derived from `nodes`: read with every record, reset when nodes change.
         self._live: tuple[set[str], int] | None = None
 
     def place(self, vm: bytes) -> tuple[Node, Lanes, int] | None:
-        """Return where a VM's state is, None if no node has reported it."""
+        """Return the node, lanes and lane of a VM, None if no node has reported it."""
         known = self.vms.get(vm)
         if known is None:
             return None
@@ -330,7 +330,7 @@ class Cell:
         return self.nodes[known.node], lanes, lanes.places[vm]
 
     def forget_vms(self, vms: Collection[bytes]) -> None:
-        """Drop VMs with what was learned of them, also where a node that fell silent lists them."""
+        """Drop VMs and their learned state, also from the roster of a silent node."""
         for vm in vms:
             self.vms.pop(vm, None)
             self.watched.discard(vm)
@@ -339,11 +339,11 @@ class Cell:
                 self.lanes[key] = without(lanes, vms)
 
     def is_empty(self) -> bool:
-        """Return whether nothing is known of the cell any more."""
+        """Return whether the cell has no state left."""
         return not (self.nodes or self.vms or self.incidents or self.forgets)
 
     def drop_node(self, key: str) -> None:
-        """Drop a node, or a part of one, whose VMs were forgotten or run elsewhere."""
+        """Drop a node, or a part of one, whose VMs were dropped or run elsewhere."""
         del self.nodes[key]
         del self.lanes[key]
         self.reported.discard(key)
@@ -355,20 +355,20 @@ class Cell:
         return self._look_up()[1]
 
     def all_reported(self) -> bool:
-        """Return whether every live node has reported in this slot, or has nothing for it."""
+        """Return whether every live node has reported in this slot, or has no sample for it."""
         live = self._look_up()[0]
         if self.beyond:
             return live <= self.reported | self.beyond
         return len(live) <= len(self.reported) and live <= self.reported
 
     def nodes_changed(self) -> None:
-        """Take note that nodes fell silent or are back."""
+        """Reset the cache of live nodes after a node fell silent or returned."""
         self._live = None
 
     def samples_every(self, node: Node, interval_ms: int) -> None:
-        """Take note of a live node's interval, before it stands in the node.
+        """Update the cache with a live node's new interval, before the node stores it.
 
-        A fleet comes node by node, and to look at all of them for each would take the square.
+        Nodes register one by one. A scan of all nodes for each would take quadratic time.
         """
         if self._live is None:
             return

@@ -1,4 +1,4 @@
-"""Has the kernels compiled before a record depends on them."""
+"""Compile the kernels before the first record needs them."""
 
 from functools import lru_cache
 
@@ -14,11 +14,10 @@ from engine.wire.topics import FRAMES
 
 @lru_cache(maxsize=1)
 def compile_kernels() -> None:
-    """Compile everything a frame runs through: some 20 s, once in a process.
+    """Compile all kernels that a frame uses: about 20 s, once per process.
 
-    A frame of one VM is folded into a partition that is then thrown away. Compiled at the
-    first real frame instead, the kernels would hold the loop for longer than a group waits
-    for a silent member.
+    A frame of one VM is folded into a temporary partition. If compilation started with the first
+    real frame, it would block the event loop for longer than the consumer group's session timeout.
     """
     header = Header(
         site="-",

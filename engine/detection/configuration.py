@@ -1,7 +1,7 @@
 """Every constant of detection, in seconds and nats, each with its reason.
 
-One frozen value for all sampling intervals. Its hash stands in every alert and snapshot: a
-state learned under other constants is not continued under these.
+One frozen value serves all sampling intervals. Its hash is part of every alert and snapshot:
+state that was learned under other constants is not continued under these.
 """
 
 import math
@@ -17,63 +17,62 @@ from models.kernels import baseline, gaps, hours, trends, vitals_layout
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Configuration:
-    """What decides, besides the records themselves.
+    """Constants of detection.
 
-    Compared by its hash (`configuration_hash`); as a key it is itself alone, since what follows
-    from it is asked for in every slot.
+    Compare configurations by hash (`configuration_hash`). As a dictionary key an instance equals
+    only itself, because caches of derived values are read in every slot.
 
     Attributes
     ----------
     reorder_s
-        How long a frame ahead of its sequence waits for the gap before it.
+        Longest time that a frame ahead of its sequence waits for the missing frame.
     node_silent_intervals
-        After how many intervals without a frame a node is no longer waited for.
+        Number of intervals without a frame after which a node is no longer awaited.
     node_alert_s
-        How long a node must have been silent at least before that is told: a collector that
-        is restarted is back within it.
+        Shortest silence of a node that is reported: a restarted collector returns within it.
     clock_step_s
-        Append time between two records that counts as passed at most; a longer hole is an
-        outage of the log, in which nobody was silent.
+        Longest append time between two records that counts as passed. A longer gap is an outage
+        of the log, during which no VM counts as silent.
     alert_error_rate, order_error_rate
-        False alerts and false suggestions per surprising silence: Wald's bound makes
-        `-log(rate)` the score to reach.
+        False alerts and false suggestions per surprising silence. The score to reach is
+        `-log(rate)` (Wald's bound).
     """
 
-    # Order of frames. DESIGN: shuffled input waits ≤ 30 s for its gap.
+    # Order of frames. Design limit: out-of-order input waits at most 30 s for its gap.
     reorder_s: float = 30.0
     reorder_frames: int = 64  # bounds memory; 30 s at 1 s sampling is half of it
-    # A network that shuffles does so for minutes; a retry alone is forgotten soon.
+    # A network that reorders does so for minutes; a single retry is forgotten earlier.
     overtaken_window_s: float = 300.0
-    source_kept_s: float = 600.0  # a run that ended is forgotten after any plausible replay
-    slot_grace_share: float = 0.75  # of an interval, for nodes that are late
-    node_silent_intervals: float = 3.0  # two lost frames are weather, three are a node
+    source_kept_s: float = 600.0  # a run that ended is dropped after the longest plausible replay
+    slot_grace_share: float = 0.75  # of an interval, allowed lateness of nodes
+    node_silent_intervals: float = 3.0  # two lost frames are common, three mean a silent node
     node_alert_s: float = 15.0
-    clock_step_s: float = 2.5  # ticks come each second, so longer is a hole
+    clock_step_s: float = 2.5  # ticks come each second, so a longer step is an outage
 
     # Score thresholds.
     alert_error_rate: float = 1e-3
     order_error_rate: float = 1e-5
-    # One core spinning alone in a silence has no natural twin (research: no false order at
-    # any threshold), so each such silence is rarer by itself.
+    # A silence with one core spinning alone has no natural counterpart (research: no false order at
+    # any threshold). It is itself rarer, so a lower score suffices.
     one_core_error_rate: float = 1e-4
     prior_nats: float = 4.6  # one surprising silence in a hundred is a fault
 
-    # Silence. Three samples, since the first may be mixed; seconds for fast sampling.
+    # Silence. Three samples, because the first may be mixed; seconds for fast sampling.
     alert_samples: int = 3
     alert_s: float = 5.0
-    # A guest set to reboot itself after a panic must get to do it, however often it is sampled:
+    # A guest set to reboot itself after a panic gets the time to do so at every sampling interval:
     # panic=10 is common, firmware and boot loader take 3 to 15 s more. Three samples of 10 s, with
     # jitter.
     self_reboot_s: float = 29.0
-    # A guest held as crashed cannot reboot itself: only time for on_crash to act is needed.
+    # A guest held as crashed cannot reboot itself: this is only the time for on_crash to act.
     told_order_s: float = 6.0
-    silence_cap_nats: float = 8.0  # unbounded, a long silence would overrule a living balloon
+    silence_cap_nats: float = 8.0  # without a cap, a long silence would outweigh a live balloon
     silence_alert_nats: float = 2.0
     silence_order_nats: float = 3.0
-    precedes_s: float = 20.0  # idle vCPUs of a living guest slept for 11 s at most
-    dead_share: float = 0.5  # of a silence; half of it may be habit
-    shared_nats: float = 2.8  # of each VM in a shared silence: chance has it once in 16
-    # Seen this often in this boot epoch, standing still means something.
+    precedes_s: float = 20.0  # idle vCPUs of a live guest paused for 11 s at most
+    dead_share: float = 0.5  # of a silence; half of it may be usual
+    shared_nats: float = 2.8  # per VM in a shared silence: by chance once in 16
+    # With this many samples in this boot epoch that moved, a standstill is significant.
     moved_samples: int = 3
 
     # CPU.
@@ -88,133 +87,134 @@ class Configuration:
     step_cores: float = 0.25  # less is noise of a quarter of a core
     idle_step_ratio: float = 0.35  # halted: CPU falls to about a third of its level at most
 
-    # Balloon: how many of its own periods without a report.
+    # Balloon: number of its own periods without a report.
     balloon_free_periods: float = 1.5
     balloon_nats_per_period: float = 2.0
     balloon_cap_nats: float = 7.0
     balloon_frozen_nats: float = 2.0
-    # A balloon that reports this often is waited for even before an alert: one missed report
-    # tells a spinning kernel from a job that computes.
+    # A balloon with at most this period is awaited even before an alert: one missed report
+    # separates a spinning kernel from a computing job.
     balloon_prompt_s: float = 10.0
     balloon_fresh_nats: float = -10.0
     told_nats: float = 15.0
 
-    # Witnesses, and what each must be worth at least. Activity by itself carries the order's score;
-    # here it only has to be one: a silence that this VM has once in twenty times.
+    # Witnesses, and the minimum of each. Activity already carries the score of the order. As a
+    # witness it only needs to be a silence that this VM has once in twenty times.
     activity_least_nats: float = 3.0
-    # Once in twenty of this VM's standstills, beside a silence that is as surprising as an order
-    # asks for: independent, so both together are one in some million.
+    # Once in twenty standstills of this VM. The silence beside it is as surprising as an order
+    # requires, and the two are independent: both together occur about once in a million.
     standstill_least_nats: float = 3.0
-    standstill_cap_nats: float = 6.0  # a model of a day knows no more than one in 400
-    # What is told outright is false by mistake only: a watchdog that a busy guest did not serve
-    # in time, an agent that was stopped, a text that was only printed.
+    standstill_cap_nats: float = 6.0  # a model of one day resolves at most one in 400
+    # Reports of the guest are wrong only by mistake: a watchdog that a busy guest served too late,
+    # a stopped guest agent, a text that was only printed.
     guest_least_nats: float = 3.0
     watchdog_nats: float = 5.0
     agent_silent_nats: float = 4.0
     console_panic_nats: float = 10.0
-    # A guest that answered within ten minutes and does not now: cards are also cut off.
+    # A guest that answered within ten minutes and no longer does. A card may also be disconnected.
     probe_silent_nats: float = 5.0
     probe_least_nats: float = 3.0
     probe_fresh_s: float = 600.0
-    # What only a kernel that lives does; as much as a balloon that goes on reporting.
+    # Signs that only a live kernel gives; worth as much as a balloon that continues to report.
     life_nats: float = -10.0
-    # Words of a death come with the last sample before the silence at the earliest.
+    # Reports of a death arrive with the last sample before the silence at the earliest.
     said_before_s: float = 30.0
-    # A silence in which it lived is alerted again, without a second witness, when nothing showed
-    # life for as long as the silence was old by then, and after this at the latest.
+    # A silence with signs of life is alerted again, without a second witness, after as long without
+    # such a sign as the silence had lasted by then, and after this time at the latest.
     lived_wait_s: float = 600.0
-    # Where they showed life within the silence that often, its vCPUs are a witness again once they
-    # stand still for so many times as long as ever in it. Of gaps by chance hardly one in 1,000
-    # silences has such a one.
+    # With this many signs of life within the silence, the vCPUs are a witness again when they stand
+    # still for this many times the longest pause in it. With random pauses hardly one silence in
+    # 1,000 has such a pause.
     lived_samples: int = 9
     lived_ratio: float = 6.0
 
-    # Of a core, what a vCPU of a VM that does no I/O uses and waits for at most if it only serves
-    # timers (the lab's used up to 7 %, on a busy host whose emulation makes timers dear).
+    # Share of a core that a vCPU of a VM without I/O uses and waits for at most if it only serves
+    # timers (up to 7 % in the lab, on a busy host whose emulation makes timers expensive).
     vcpu_idle_share: float = 0.1
 
-    # Hangs: the kernel lives, so nothing is urgent and a longer look costs nothing.
+    # Hangs: the kernel is alive, so the case is not urgent and a longer observation costs nothing.
     hung_s: float = 20.0
     hung_cap_nats: float = 8.0
     hung_level_nats: float = 1.5
     hung_cpu_ratio: float = 0.5
-    hung_cpu_cores: float = 0.015  # an idle guest uses that much; below it nothing can fall
-    # Which hang it is hovers with the node's waiting tasks: the other must hold for so long.
+    hung_cpu_cores: float = 0.015  # use of an idle guest; below it no fall is measurable
+    # The kind of hang changes with the node's waiting tasks: the other must last this long.
     hung_kind_s: float = 30.0
     boot_stuck_s: float = 180.0  # a slow boot with fsck takes two minutes
 
-    # Vetoes, for how long after the event.
+    # Inhibitions, with their time after the event.
     lifecycle_hold_s: float = 30.0
-    # The sample of the event is mixed, and a boot takes its share of the next ones.
+    # The sample of the event is mixed, and a boot affects the next ones.
     hold_samples: int = 4
     owner_reboot_hold_s: float = 300.0
     crash_dump_hold_s: float = 600.0  # dumps take minutes of writes
-    # A boot has silences of its own; whoever dies in one is found when it should be over.
+    # A boot has silences of its own. A guest that dies during a boot is detected after this time.
     boot_hold_s: float = 45.0
-    stale_s: float = 20.0  # a frame that took this much longer than usual shows the past
+    stale_s: float = 20.0  # a frame that took this much longer than usual has old data
 
-    # Totals alone: no per-vCPU picture, no dated balloon. Error rates are false verdicts per
-    # silence that surprises; each score to reach is -log of its rate (Wald).
+    # Totals alone: no per-vCPU evidence, no dated balloon. Error rates are false verdicts per
+    # surprising silence; each score to reach is -log of its rate (Wald).
     totals_alert_rate: float = 1.2e-4
-    # A core exactly full, or a CPU that fell with both channels at once: no twin alive.
+    # One core exactly full, or a CPU that fell with both channels: no live VM looked like this.
     totals_order_rate: float = 7e-5
     # With one channel only, the job that used it may have ended.
     totals_one_channel_rate: float = 3e-5
-    # Idle before and idle now, so silence and memory alone have to carry it.
+    # Idle before and idle now, so silence and memory alone must reach the score.
     totals_flat_cpu_rate: float = 6e-6
-    # A job that computes looks like it in everything but memory and duration.
+    # A computing job looks the same in everything but memory and duration.
     totals_all_cores_rate: float = 1e-5
-    # No CPU shape speaks for it at all.
+    # No CPU shape supports it.
     totals_stuck_rate: float = 6e-6
-    totals_silence_cap_nats: float = 12.0  # beyond, a silence would overrule a living figure
+    totals_silence_cap_nats: float = 12.0  # above, a silence would outweigh a live figure
     totals_silence_alert_nats: float = 4.5
     totals_silence_order_nats: float = 5.0
-    # What fades to idle pauses first; a death comes out of work.
+    # A VM that becomes idle pauses first; a death interrupts work.
     totals_halt_silence_nats: float = 6.0
     totals_active_share: float = 0.5  # of the two dozen samples before the silence
-    totals_cpu_nats: float = 1.386  # a level it keeps a quarter of the time is its habit
-    totals_alive_samples: int = 100  # below, a VM's habits are not known
-    # Two full samples are the least; three at 10 s, since one flush pause is 20 s.
+    totals_cpu_nats: float = 1.386  # a level that occurs a quarter of the time is usual
+    totals_alive_samples: int = 100  # with fewer, the usual behaviour of a VM is unknown
+    # Two full samples are the minimum; three at 10 s, because one flush pause is 20 s.
     totals_alert_samples: int = 2
     totals_alert_s: float = 25.0
     # A guest set to reboot itself has begun to by then (research: ≤ 3 samples of 10 s).
     totals_order_s: float = 45.0
-    # Outages of two samples that end by themselves exist; of three hardly.
+    # Outages of two samples that end by themselves occur; of three hardly.
     totals_halt_samples: int = 3
-    # Idle guests and jobs pause for two minutes; without a memory figure only time tells.
+    # Idle guests and jobs pause for two minutes. Without a memory figure only time separates them.
     totals_patient_s: float = 130.0
-    # By chance a living figure stands still for two pairs of samples, hardly for three.
+    # By chance a live figure stands still for two pairs of samples, hardly for three.
     totals_frozen_samples: int = 4
     totals_memory_dead_nats: float = 2.0
-    totals_memory_alive_nats: float = -5.0  # speaks against a death whatever the rest says
+    totals_memory_alive_nats: float = -5.0  # excludes a death against all other evidence
     totals_memory_doubt_nats: float = -2.0
-    # Jobs that compute for so long without one byte were not seen in real fleets' minutes.
+    # Real fleets had no job at minute sampling that computed this long without one byte.
     totals_all_cores_samples: int = 6
     totals_stuck_samples: int = 4
-    # Who was not found dead by then fell asleep.
+    # A VM that was not found dead by then became idle.
     totals_run_samples: int = 12
     totals_run_s: float = 300.0
-    # Shared silence by totals: so many began within so many samples, by chance less than
-    # once in a hundred days of a cell.
+    # Shared silence by totals: this many began within this many samples, by chance less than once
+    # in a hundred days of a cell.
     totals_shared_members: int = 4
     totals_shared_ratio: float = 0.02
     totals_shared_samples: int = 4
     totals_shared_nats: float = 3.0
     totals_shared_alert_ratio: float = 0.2
-    # Twice what the longest member of a recorded fleet's silence took, 35 minutes.
+    # Twice the longest time that a member of a shared silence in a recorded fleet took, 35 minutes.
     totals_shared_alone_s: float = 3600.0
-    # Members of one incident were seen to begin hours apart.
+    # Members of one incident began up to hours apart.
     totals_shared_open_s: float = 7200.0
-    # When so many VMs of several nodes lack a sample, the collectors are disturbed.
+    # With this share of the VMs of several nodes without a sample, the collectors are disturbed.
     unseen_ratio: float = 0.12
     unseen_hold_samples: int = 3
 
-    # A disk that hangs under a guest that still answers: as rare as a halt where it is plain,
-    # told without a suggestion where the disk is often silent anyway.
+    # A hung disk of a guest that still answers. As rare as a halt where it is clear; reported
+    # without a suggestion where the disk is often silent anyway.
     totals_hung_rate: float = 2.7e-5
     totals_hung_doubt_rate: float = 2e-4
     totals_hung_samples: int = 2
-    # The kernel lives, so nothing is urgent; between two flushes a disk rests for half a minute.
+    # The kernel is alive, so the case is not urgent; a disk pauses for half a minute between
+    # flushes.
     totals_hung_s: float = 60.0
     totals_hung_doubt_samples: int = 5
     totals_hung_disk_nats: float = 5.0
@@ -226,9 +226,9 @@ class Configuration:
     leak_growth: float = 1.15
     leak_calm_rises: int = 18
     flood_buckets: int = 2
-    victim_share: float = 0.75  # of its work that a neighbour still gets done
+    victim_share: float = 0.75  # of its work that a neighbour still achieves
     degraded_calm_share: float = 0.7  # of its usual writing
-    degraded_most_s: float = 86_400.0  # whatever lasts for a day has become usual
+    degraded_most_s: float = 86_400.0  # a level that lasts for a day has become usual
     boot_storm_members: int = 3
 
     # Fleet gate.
@@ -236,20 +236,20 @@ class Configuration:
     gate_share: float = 0.2
     # Members stop within one flush of their page caches (5 s) and two samples.
     gate_window_s: float = 12.0
-    gate_earlier_s: float = 30.0  # who fell silent this long before the first is explained too
-    # Nodes and cells are shared by all kinds of VMs, so chance needs a higher bar there.
+    gate_earlier_s: float = 30.0  # a silence this long before the first is explained too
+    # Nodes and cells are shared by all kinds of VMs, so chance requires a higher limit there.
     gate_wide_share: float = 0.3
     gate_release_share: float = 0.5  # of those that fell silent, still silent
-    # Of what VMs move in a sample by their habit. Four of them that move in every second sample
-    # stop together by chance once in sixteen samples, and an order then waits for one sample.
+    # Share of the VMs that usually move in a sample. Four VMs that move in every second sample stop
+    # together by chance once in sixteen samples. An order then waits for one sample.
     stopped_ratio: float = 0.25
-    gate_grace_s: float = 20.0  # after release, before its members are judged alone again
+    gate_grace_s: float = 20.0  # after release, before its members are judged individually again
 
     # Contention.
     contention_s: float = 30.0
     contention_tau_s: float = 10.0
     contention_share: float = 0.25  # of the CPU a VM wanted and waited for
-    contention_cores: float = 0.15  # below this a VM hardly suffers
+    contention_cores: float = 0.15  # below this a VM is hardly affected
     node_busy_ratio: float = 0.9
     node_psi_ratio: float = 0.3
     node_calm_ratio: float = 0.75
@@ -258,17 +258,17 @@ class Configuration:
     clear_s: float = 6.0
     clear_samples: int = 2
     republish_s: float = 60.0
-    # What a policy's ladder asks for unless it says otherwise; it must not be less.
+    # Default of an escalation policy; a policy must not ask for less.
     verify_stable_s: float = 60.0
-    vm_silence_s: float = 30.0  # a migration's target reports it within two slots
-    vm_silence_samples: int = 2  # after the second missing one: short gaps are of two or three
+    vm_silence_s: float = 30.0  # the target of a migration reports it within two slots
+    vm_silence_samples: int = 2  # after the second missing sample: short gaps have two or three
     unseen_member_samples: int = 3
     host_member_s: float = 7200.0
-    reboot_wait_s: float = 10.0  # lets a boot storm show before single reboots are told
+    reboot_wait_s: float = 10.0  # a boot storm becomes visible before single reboots are reported
     reboot_window_s: float = 60.0
     resolved_kept_s: float = 900.0  # a fault that returns sooner is the same one flapping
 
-    # A subject that is gone: after a day everybody who had to react has. Where nothing is missing
+    # A removed subject: after a day every responsible person has reacted. Where no VM is missing
     # with a silent node, an hour is longer than any reboot of it.
     forget_s: float = 86_400.0
     forget_empty_s: float = 3_600.0
@@ -299,13 +299,13 @@ _KERNELS = (
 )
 
 
-# A state that was learned under these goes on under today's: what has been added since reads what
-# they did not keep as unknown. c9b9…: no witnesses but activity and balloon.
+# State that was learned under these hashes continues under the current one: later additions read
+# values that it lacks as unknown. c9b9…: no witnesses but activity and balloon.
 CONTINUED: Final = frozenset({"c9b90e905f6c0d81"})
 
 
 @lru_cache(maxsize=16)
 def configuration_hash(configuration: Configuration) -> str:
-    """Return 16 hex digits that change with any constant, the kernels' own included."""
+    """Return 16 hex digits that change with any constant, including those of the kernels."""
     text = msgspec.json.encode([sorted(asdict(configuration).items()), _KERNELS])
     return sha256(text).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""Which witnesses could say of each VM that it is dead, and what would give it a second one.
+"""Determine which witnesses are available for each VM, and how to add a second one.
 
-A VM without a second witness is alerted and never ordered, so its owner should know before it
-dies.
+A VM without a second witness gets alerts but no orders. Its owner should know this before a
+fault.
 """
 
 import math
@@ -19,13 +19,13 @@ from models.kernels import gaps, standstill
 
 U8 = NDArray[np.uint8]
 
-# An order is given about half a minute after a death, 2**5 s: what is worth too little by then
-# comes too late.
+# An order is given about half a minute after a death, 2**5 s. Evidence that reaches its minimum
+# later is too late.
 _BY_THEN_EDGE: Final = 5
 _STANDSTILL_EDGE: Final = _BY_THEN_EDGE + round(math.log2(standstill.SHARE))
 _BIT: Final = {name: 1 << place for place, name in enumerate(WITNESSES)}
 _HAS: Final = {name: 1 << place for place, name in enumerate(SET_UP)}
-# What gives a VM a witness that its definition does not have yet.
+# Devices that add a witness and are missing in the definition of a VM.
 _WAYS: Final = {
     "balloon": "balloon statistics (<memballoon><stats period='10'/></memballoon>)",
     "panic_device": "a panic device (<panic model='isa'/>)",
@@ -37,7 +37,7 @@ _PROBE: Final = "the agent's probe"
 def coverage(
     cell: Cell, node: Node, lanes: Lanes, places: NDArray[np.intp], configuration: Configuration
 ) -> U8:
-    """Return shape (len(places), 2): for each lane what `Scores.coverage` has of a VM."""
+    """Return the two bytes of `Scores.coverage` for each lane, shape (len(places), 2)."""
     least = configuration.standstill_least_nats
     found = np.zeros(len(places), np.uint8)
     silent = _would_surprise(
@@ -60,7 +60,7 @@ def coverage(
 def _would_surprise(
     state: gaps.F32, places: NDArray[np.intp], least_nats: float, *, edge: int
 ) -> NDArray[np.bool_]:
-    """Return, per lane, whether a gap of 2**edge s would be worth so much."""
+    """Return, per lane, whether a gap of 2**edge s would be worth at least `least_nats`."""
     blocks, lane = np.divmod(places, state.shape[2])
     survived = state[blocks, gaps.SURVIVED + edge, lane] + 0.5
     share: NDArray[np.float32] = survived / (state[blocks, gaps.LIVE, lane] + 1.0)
@@ -69,7 +69,7 @@ def _would_surprise(
 
 
 def _of_vm(vm: Vm, node: Node, configuration: Configuration) -> tuple[int, int]:
-    """Return the bits of what the VM itself, or a probe of it, could say."""
+    """Return the bits of the witnesses that the VM itself or a probe of it can give."""
     found = 0
     if vm.panic_device or vm.watchdog or vm.agent_answered_ms:
         found |= _BIT["guest"]
@@ -90,17 +90,17 @@ def witnesses_of(found: int) -> tuple[str, ...]:
 
 
 def is_actionable(has: int) -> bool:
-    """Return whether the VM's owner agreed to actions, by the second byte."""
+    """Return whether the VM's owner agreed to actions; `has` is the second byte."""
     return bool(has & _HAS["actionable"])
 
 
 def advice(found: int, has: int) -> str:
-    """Return what would let a VM be ordered, in words; empty where it can be.
+    """Return how to enable orders for a VM, in words; empty if they are enabled.
 
     Parameters
     ----------
     found, has
-        The two bytes that `coverage` has of the VM.
+        The two bytes of the VM from `coverage`.
     """
     if may_be_reset(witnesses_of(found)):
         return ""
@@ -110,5 +110,5 @@ def advice(found: int, has: int) -> str:
 
 
 def ways(has: int) -> str:
-    """Return what would give a VM a witness that its definition does not have yet, in words."""
+    """Return the devices missing in a VM's definition that would add a witness, in words."""
     return " or ".join([*(way for name, way in _WAYS.items() if not has & _HAS[name]), _PROBE])

@@ -1,9 +1,9 @@
-"""The end of what is told of subjects that no longer exist: by time, or by an owner's word.
+"""End the alerts of removed subjects, by time or by an owner's command.
 
-A node that was taken out of service and one that died look alike. What is told of it ends after a
-day, in which everybody who had to react has, and after an hour where nothing is missing with it:
-all its VMs run elsewhere, or were stopped before. `flatline forget` ends it at once. Whoever
-reports again is known again.
+A node that was taken out of service looks like one that died. Its alerts end after a day, in
+which every responsible person has reacted. They end after an hour where no VM is missing with it:
+all its VMs run elsewhere or were stopped before. `flatline forget` ends them immediately. A
+subject that reports again is registered again.
 """
 
 from typing import Final
@@ -14,12 +14,12 @@ from engine.detection.incidents import key_of, resolve, text_of
 from engine.detection.notices import notice_key
 from engine.wire.alert import Alert, Resolution
 
-# What an owner may have forgotten, by the scope of its alerts.
+# Subjects that an owner may forget, by the scope of their alerts.
 FORGETTABLE: Final = {"node": "host", "vm": "vm", "pool": "pool", "network": "network"}
 
 
 def end_departed(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Forget what an owner named, and what has been away for long; return what ends with it."""
+    """Forget the subjects that an owner named or that are long absent; return the ended alerts."""
     alerts: list[Alert] = []
     for scope, name in cell.forgets:
         alerts += _forget(cell, scope, name, "an owner said that it is gone", time_ms=time_ms)
@@ -35,7 +35,7 @@ def end_departed(cell: Cell, *, time_ms: int, configuration: Configuration) -> l
 
 
 def end_of_vms(cell: Cell, uuids: list[bytes], why: str, *, time_ms: int) -> list[Alert]:
-    """Forget VMs, and end what is told of them."""
+    """Forget VMs and end their alerts."""
     alerts: list[Alert] = []
     for uuid in uuids:
         for key in (key_of("vm", text_of(uuid)), notice_key("duplicate_vm", text_of(uuid))):
@@ -45,7 +45,7 @@ def end_of_vms(cell: Cell, uuids: list[bytes], why: str, *, time_ms: int) -> lis
 
 
 def _patience_s(cell: Cell, node: Node, configuration: Configuration) -> float:
-    """Return for how long a silent node is waited for: less where nothing is missing with it."""
+    """Return how long a silent node is awaited: less where no VM is missing with it."""
     keys = {key for key, one in cell.nodes.items() if one.name == node.name}
     missing = any(vm.node in keys and not vm.left_by_word for vm in cell.vms.values())
     return configuration.forget_s if missing else configuration.forget_empty_s

@@ -1,7 +1,7 @@
-"""What one VM's signals are worth, in nats, for and against its guest being dead.
+"""Weigh the signals of one VM, in nats, for and against the death of its guest.
 
-Rates, silences and levels come from `rates` for a whole node at once; here they are read
-for the few VMs whose silence surprises.
+`rates` computes rates, silences and levels for a whole node in one pass. This module reads them
+for the few VMs with a surprising silence.
 """
 
 import math
@@ -23,14 +23,14 @@ _PAUSED = tuple(
     VM_STATES.index(name) for name in ("paused", "shutdown", "shut_off", "pm_suspended")
 )
 
-# In cores: what the busiest vCPU gained, and what all others together lost.
+# In cores: gain of the busiest vCPU, and loss of all others together.
 _BUSIEST_STEP = 0.3
 _OTHERS_STEP = 0.15
 _OTHERS_IDLE = 0.06
 
 
 class Stillness(NamedTuple):
-    """What the last sample said of some vCPUs, for how long they stand and what that is worth.
+    """Standstill of some vCPUs: the result of the last sample, its length and its evidence.
 
     `told` is one of `standstill.STILL`, `MOVED` and `UNKNOWN`.
     """
@@ -41,9 +41,9 @@ class Stillness(NamedTuple):
 
 
 class Lived(NamedTuple):
-    """That a VM showed life in the silence that goes on, when that surprised already.
+    """Signs of life in the current silence, after it had become surprising.
 
-    In how many samples, how long ago at last, and the longest it took until the next.
+    Number of samples with one, time since the last, and the longest time between two.
     """
 
     samples: int
@@ -52,7 +52,7 @@ class Lived(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One VM at one slot; times in seconds, CPU in cores, None is unknown."""
+    """Evidence snapshot of one VM at one slot; times in seconds, CPU in cores, None is unknown."""
 
     run_s: float
     run_samples: int
@@ -101,13 +101,13 @@ class Picture(NamedTuple):
 
     @property
     def balloon_known(self) -> bool:
-        """Whether the balloon reported often enough in this boot epoch to be missed."""
+        """Whether the balloon reported often enough in this boot epoch to miss a report."""
         return self.balloon_moved >= 2 and self.balloon_period_s > 0
 
 
 def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configuration) -> Picture:
-    """Return what is known of the VM in one lane."""
-    # One VM's figures and numbers at once: each by itself costs as much.
+    """Return the evidence snapshot of the VM in one lane."""
+    # One conversion per VM: a conversion per figure would cost as much each time.
     figures: list[float] = lanes.floats[:, lane].tolist()
     numbers: list[int] = lanes.integers[:, lane].tolist()
     cpu, busiest = figures[F["cpu"]], figures[F["busiest"]]
@@ -115,7 +115,7 @@ def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configur
     count = vcpus if vcpus > 0 else vm.vcpus or 1
     known = None if math.isnan(cpu) else cpu
     run_samples = numbers[I["run_samples"]]
-    # What was told before any sample is silent begins now, not with the silence before.
+    # A report before any silent sample starts now, not with an earlier silence.
     run_sequence, onset_ms = node.sequence, node.event_ms
     if run_samples:
         run_sequence = numbers[I["run_sequence"]]
@@ -177,7 +177,7 @@ def _stillness(lanes: Lanes, row: int, out: NDArray[np.float32], lane: int) -> S
 
 
 def note_life(node: Node, lanes: Lanes, lane: int, seen: Picture) -> Picture:
-    """Keep that a VM shows life in its silence, and return the picture with it."""
+    """Record a sign of life within the current silence and return the updated snapshot."""
     now_ms, before = node.event_ms, seen.lived
     pause_ms = 0 if before is None else round(1000 * before.ago_s)
     longest_ms = 0 if before is None else round(1000 * before.longest_s)
@@ -203,13 +203,13 @@ def _lived(node: Node, numbers: list[int]) -> Lived | None:
 
 
 def _said(vm: Vm, onset_ms: int, configuration: Configuration) -> tuple[str, ...]:
-    """Return what the guest said as its silence began or later; older words were overtaken."""
+    """Return the reports of the guest since about the onset; earlier ones are obsolete."""
     since_ms = onset_ms - round(configuration.said_before_s * 1000)
     return tuple(sorted(kind for kind, said_ms in vm.said.items() if said_ms >= since_ms))
 
 
 def _answered(vm: Vm, onset_ms: int) -> tuple[str, ...]:
-    """Return who answered after the silence began: an answer is the work of a living guest."""
+    """Return the sources that answered after the onset: only a live guest answers."""
     answers = {"probe": vm.probe_answered_ms, "guest agent": vm.agent_answered_ms}
     taken_back = {"probe": vm.probe_silent_ms, "guest agent": vm.said.get("agent_silent", 0)}
     return tuple(
@@ -220,7 +220,7 @@ def _answered(vm: Vm, onset_ms: int) -> tuple[str, ...]:
 
 
 def longest_gap_s(lanes: Lanes, lane: int) -> float:
-    """Return the bound below which all silences of this VM stayed so far; 0 is none seen."""
+    """Return an upper bound in seconds of all past silences of this VM; 0 if none was seen."""
     block, place = divmod(lane, LANES)
     survived: list[float] = lanes.gaps[block, gaps.SURVIVED :, place].tolist()
     edges = len(survived)
@@ -238,9 +238,9 @@ def cpu_shape(
     busiest: float,
     configuration: Configuration,
 ) -> CpuShape:
-    """Return how the vCPUs look; time waited for a core counts as wanted.
+    """Classify the CPU use of a VM; time waited for a core counts as wanted.
 
-    A guest with one vCPU that uses it whole is `all_cores`: there is no other to compare.
+    A guest with one vCPU that uses it fully is `all_cores`: there is no other vCPU to compare.
     """
     if cpu is None:
         return "unknown"
@@ -255,7 +255,7 @@ def cpu_shape(
 
 
 def silence_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
-    """Return what the silence of disks and transmit is worth for this VM."""
+    """Return the evidence of the silence of disks and transmit of this VM."""
     nats = min(seen.silence_nats, configuration.silence_cap_nats)
     return EvidenceItem(
         signal="silence",
@@ -268,7 +268,7 @@ def silence_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
 
 
 def cpu_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
-    """Return what the CPU's shape is worth: nothing where the level was there before."""
+    """Return the evidence of the CPU shape: 0 nats where the level was the same before."""
     cpu = seen.cpu if seen.cpu is not None else math.nan
     words = {
         "idle": "used no CPU",
@@ -293,14 +293,14 @@ def cpu_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
 
 
 def stepped(seen: Picture, configuration: Configuration) -> bool:
-    """Return whether the CPU stepped to its level as the silence began."""
+    """Return whether the CPU stepped to its level at the onset of the silence."""
     if seen.cpu is None:
         return False
     if seen.shape == "idle":
         return seen.cpu <= configuration.idle_step_ratio * seen.cpu_before
     if seen.cpu - seen.cpu_before >= configuration.step_cores:
         return True
-    # Load that was spread over the vCPUs and now sits on one is a step at an equal sum.
+    # Load that was spread over the vCPUs and now uses one is a step with an equal sum.
     others = seen.cpu - seen.busiest
     others_before = seen.cpu_before - seen.busiest_before
     return seen.shape == "one_core" and (
@@ -310,7 +310,7 @@ def stepped(seen: Picture, configuration: Configuration) -> bool:
 
 
 def explanations(vm: Vm, *, state: int, job_active: bool, time_ms: int) -> list[str]:
-    """Return what explains a VM's silence, by what was said of it and by its hypervisor."""
+    """Return the reasons that explain a VM's silence, from its holds and its hypervisor."""
     explained = vm.held_by(time_ms)
     if state in _PAUSED:
         explained.append("paused")
@@ -322,10 +322,10 @@ def explanations(vm: Vm, *, state: int, job_active: bool, time_ms: int) -> list[
 def vetoes(
     cell: Cell, node: Node, vm: Vm, seen: Picture, *, time_ms: int
 ) -> tuple[list[str], list[str]]:
-    """Return what explains the silence, and what only forbids to suggest an action."""
+    """Return the reasons that explain the silence, and those that only forbid a suggestion."""
     explained = explanations(vm, state=seen.state, job_active=seen.job_active, time_ms=time_ms)
     if seen.crashed or seen.told in {"panicked", "crashed"}:
-        # A VM that its own crash stopped is not held by the operator who paused it.
+        # A VM that its own crash stopped is not paused by an operator.
         explained = [reason for reason in explained if reason not in {"paused", "stopped"}]
     cautious = ["boot"] if "boot" in explained else []
     explained = [reason for reason in explained if reason != "boot"]

@@ -1,4 +1,4 @@
-"""Folding: one frame into its cell, on arrival. Verdicts fall elsewhere, once per slot."""
+"""Fold a frame into its cell on arrival; verdicts follow once per slot in `judge`."""
 
 import numpy as np
 
@@ -13,12 +13,12 @@ from engine.wire.frame import Frame
 from engine.wire.metrics import INTEGER_ROW, VM_STATES
 
 _RUNNING = VM_STATES.index("running")
-# The usual lag follows a node's clock that was set back, but no backlog of minutes.
+# The usual lag follows a node's clock that was set back, but not a backlog of minutes.
 _LAG_TAU_S = 300.0
-# A run may begin with a backlog, so a new one changes nothing, and a new node's first frame
-# is not believed to have taken longer than a log usually takes.
+# A run may begin with a backlog, so a new run does not change the lag. The lag of the first frame
+# of a new node is limited to the usual time of a log.
 _FIRST_LAG_MS = 1_000
-# NTP slews what is less; more is a step.
+# NTP slews smaller offsets; larger ones are steps.
 _STEP_MS = 1_000
 
 
@@ -32,10 +32,10 @@ def fold_frame(
     configuration: Configuration,
     missing: int = 0,
 ) -> None:
-    """Fold one frame in its source's order; ticks only let time pass.
+    """Fold one frame in the order of its source; a tick only advances time.
 
-    It was appended at `arrived_ms` and may have waited since; `missing` are the frames right
-    before it that never came.
+    `arrived_ms` is the append time of the frame, which may have waited since. `missing` is the
+    number of frames directly before it that never arrived.
     """
     header = frame.header
     if header.role == "shell":
@@ -50,7 +50,7 @@ def fold_frame(
         counters.foreign += take_events(
             cell, frame, time_ms=time_ms, arrived_ms=arrived_ms, configuration=configuration
         )
-    # A collector that cannot reach its hypervisor says so: that is no sight of the VMs.
+    # A collector that cannot reach its hypervisor reports this; its frame shows no VM.
     is_sight = frame.node.get("hypervisor_reachable", 1.0) > 0.0
     is_report = len(frame.rows) > 0 or bool(frame.node)
     if header.role != "collector" or not (is_report and is_sight):
@@ -88,7 +88,7 @@ def fold_frame(
 
 
 def _hears(cell: Cell, node: Node, frame: Frame) -> bool:
-    """Return whether a frame is of the collector that is heard for its node."""
+    """Return whether a frame is from the collector that is accepted for its node."""
     header = frame.header
     return node.runs.hears(
         header.run,
@@ -100,11 +100,8 @@ def _hears(cell: Cell, node: Node, frame: Frame) -> bool:
 
 
 def _part(cell: Cell, frame: Frame) -> Node:
-    """Return the node of a frame, or the part of it that this frame continues.
-
-    What is true of the node stands in its first frame; further rows of the same moment come
-    without it.
-    """
+    """Return the node of a frame, or the part of it that this frame continues."""
+    # Node data is in the first frame. Frames with further rows of the same moment have none.
     name = frame.header.node
     key, number = name, 0
     first = cell.nodes.get(name)
@@ -121,7 +118,7 @@ def _part(cell: Cell, frame: Frame) -> Node:
 
 
 def _take_header(node: Node, frame: Frame, *, time_ms: int, counters: Counters) -> float | None:
-    """Note where the node stands; return the time since its last frame, None if unknown."""
+    """Store the header of the frame; return the time since the last frame, None if unknown."""
     header = frame.header
     dt_s: float | None = None
     if header.run == node.run:
@@ -142,18 +139,16 @@ def _take_header(node: Node, frame: Frame, *, time_ms: int, counters: Counters) 
 
 
 def _take_clock_step(cell: Cell, node: Node, frame: Frame, *, time_ms: int) -> None:
-    """Tell a step of the node's wall clock from a frame that is late.
-
-    Both clocks were read as the sample was taken, so that a late frame has both of them late. The
-    usual lag moves with the step at once, and frames are not taken for old ones.
-    """
+    """Separate a step of the node's wall clock from a late frame."""
+    # Both clocks are read with the sample, so a late frame delays both. The usual lag moves with
+    # the step immediately, so that later frames are not classified as old.
     header = frame.header
     if cell.is_unsure or header.run != node.run or header.mono_ns <= node.mono_ns:
         return
     event_ms = header.event_time_ns // 1_000_000
     step_ms = event_ms - node.event_ms - (header.mono_ns - node.mono_ns) // 1_000_000
     lag_ms = time_ms - event_ms
-    # Where the log's clock went the same way it was the monotonic one that stood: a node asleep.
+    # If the log clock moved the same way, the monotonic clock stood still: the node was suspended.
     is_nearer = abs(lag_ms - (node.lag_ms - step_ms)) < abs(lag_ms - node.lag_ms)
     if abs(step_ms) >= _STEP_MS and is_nearer:
         node.lag_ms -= step_ms
@@ -161,7 +156,7 @@ def _take_clock_step(cell: Cell, node: Node, frame: Frame, *, time_ms: int) -> N
 
 
 def _hole_before(node: Node, frame: Frame, configuration: Configuration) -> Hole | None:
-    """Return the time without a sample before this one, None where it is not unusual."""
+    """Return the sample gap before this frame, None where it is not unusual."""
     header = frame.header
     lasted_ms = (header.mono_ns - node.mono_ns) / 1e6
     usual_ms = max(node.interval_ms, header.interval_ms)
@@ -171,11 +166,9 @@ def _hole_before(node: Node, frame: Frame, configuration: Configuration) -> Hole
 
 
 def _first_told(node: Node, missing: int, dt_s: float | None) -> dict[str, int]:
-    """Return the first sample that a frame tells of, and when it was taken.
-
-    Counters run on over a hole: who has not moved since the frame before it was silent in the
-    lost samples already. Frames that hold no sample are lost without a hole in time.
-    """
+    """Return sequence and time of the first sample that a frame covers."""
+    # Counters continue over a gap: a VM that has not moved since the frame before it was silent in
+    # the lost samples. Frames without samples are lost without a gap in time.
     lost = 0 if dt_s is None else min(missing, round(1000 * dt_s / node.interval_ms) - 1)
     if dt_s is None or lost <= 0:
         return {"sequence": node.sequence, "event_ms": node.event_ms}
@@ -186,9 +179,9 @@ def _first_told(node: Node, missing: int, dt_s: float | None) -> dict[str, int]:
 def _take_lag(
     cell: Cell, node: Node, *, time_ms: int, dt_s: float | None, configuration: Configuration
 ) -> None:
-    """Tell a frame that shows the past: it took much longer than this node's usually do."""
+    """Update the usual lag and mark a frame that took much longer as stale."""
     if cell.is_unsure:
-        # How long it took is not known while the log's own clock is not.
+        # The lag of the frame is unknown while the log's own clock is not accepted.
         return
     lag_ms = time_ms - node.event_ms
     allowed_ms = max(configuration.stale_s * 1000, 3 * node.interval_ms)
@@ -209,7 +202,7 @@ def _follow(
     time_ms: int,
     configuration: Configuration,
 ) -> Lanes:
-    """Return lanes in the frame's order, and note who came and who left."""
+    """Return lanes in the order of the frame, and record VMs that came or left."""
     moved = follow_roster(lanes, frame.rows.uuids)
     cell.lanes[node.key] = moved
     for vm in moved.places:
@@ -240,7 +233,7 @@ def _follow(
 
 
 def _hand_over(cell: Cell, vm: bytes, *, time_ms: int, configuration: Configuration) -> None:
-    """Let a VM that left its node go on where it runs already, as after a live migration."""
+    """Move a VM that left its node to a node that already runs it, as after a live migration."""
     known = cell.vms[vm]
     for key in sorted(cell.lanes):
         node, lanes = cell.nodes[key], cell.lanes[key]
@@ -252,7 +245,7 @@ def _hand_over(cell: Cell, vm: bytes, *, time_ms: int, configuration: Configurat
 
 
 def _keep_departed(cell: Cell, lanes: Lanes, left: list[bytes]) -> None:
-    """Put aside what was learned of VMs that left, and drop what nobody came back for."""
+    """Store the learned state of VMs that left, and drop the state that is no longer needed."""
     kept = [vm for vm in cell.departed.places if vm in cell.vms and cell.vms[vm].gone_ms]
     kept = [vm for vm in kept if vm not in left]
     departed = follow_roster(cell.departed, b"".join([*kept, *left]))
@@ -270,10 +263,8 @@ def _claim(
     time_ms: int,
     configuration: Configuration,
 ) -> int:
-    """Take over VMs that another node had; return how many run here and are not taken over.
-
-    During a live migration both nodes list the VM; it stands paused on the target.
-    """
+    """Take over VMs of other nodes; return how many run here but are not taken over."""
+    # During a live migration both nodes list the VM; it is paused on the target.
     states = frame.rows.integers[INTEGER_ROW["state"]]
     refused = 0
     for vm in sorted(lanes.foreign):
@@ -296,7 +287,7 @@ def _take_over(
     time_ms: int,
     configuration: Configuration,
 ) -> None:
-    """Let a node speak for a VM from now on, with what was learned of it elsewhere."""
+    """Make a node the owner of a VM, with the state that was learned elsewhere."""
     vm, before = known.uuid, cell.place(known.uuid)
     place = lanes.places[vm]
     if before is not None:
@@ -316,10 +307,8 @@ def _take_over(
 
 
 def _disown(cell: Cell, former: Node, lanes: Lanes, vm: bytes) -> None:
-    """Let a node no longer speak for a VM that another one took over.
-
-    One that is silent may never report again, so that its list would name the VM for ever.
-    """
+    """Remove a VM that another node took over from its former node."""
+    # A silent node may never report again, so its roster would keep the VM.
     if former.silent:
         cell.lanes[former.key] = without(lanes, {vm})
     else:
@@ -327,7 +316,7 @@ def _disown(cell: Cell, former: Node, lanes: Lanes, vm: bytes) -> None:
 
 
 def set_holds(cell: Cell, held: dict[bytes, bool]) -> None:
-    """Mark the lanes whose silence is explained, so that it is not learned as a habit."""
+    """Mark the lanes with an explained silence, so that it is not learned as usual."""
     for lanes in cell.lanes.values():
         lanes.hold[...] = 0
     for vm, is_held in held.items():

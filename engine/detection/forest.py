@@ -1,7 +1,7 @@
-"""Half-space trees per workload class over the samples that surprised: a second opinion.
+"""Score surprising samples with half-space trees, one model per workload class.
 
-What learns online annotates an alert and never leads to an order. Every feature is bounded,
-and a score stays below its maximum, so two strange samples can still be told apart.
+The models learn online, so the score only annotates alerts and never leads to an order. Every
+feature is bounded, and a score stays below its maximum, so that two strange samples differ.
 """
 
 from typing import Final
@@ -25,17 +25,17 @@ FEATURES: Final = (
     "z_send",
     "z_write",
 )
-# Of the samples that surprise a baseline one in twenty reaches it, on simulated sites.
+# One in twenty of the samples that surprise a baseline reaches it, on simulated sites.
 STRANGE_SCORE: Final = 0.9
 
 
 def new_forest() -> HalfSpaceForest:
-    """Return a forest that has learned nothing, one model a workload class."""
+    """Return an untrained forest with one model per workload class."""
     return HalfSpaceForest(features=FEATURES, model_count=CLASS_COUNT)
 
 
 def score_gated(cell: Cell) -> None:
-    """Score the samples of this slot that surprised a baseline, then let their class learn."""
+    """Score the samples of this slot that surprised a baseline, then train their class."""
     for name in sorted(cell.lanes):
         lanes = cell.lanes[name]
         size = len(lanes)
@@ -63,7 +63,7 @@ def score_gated(cell: Cell) -> None:
 
 
 def opinion(lanes: Lanes, lane: int) -> EvidenceItem | None:
-    """Return how strange the VM's last surprise was among its class; None where not scored."""
+    """Return how strange the VM's last surprise was within its class; None if not scored."""
     score = lanes.figure("forest_score", lane)
     if not score >= 0.0:
         return None

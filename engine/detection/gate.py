@@ -1,8 +1,8 @@
-"""The fleet gate: silence that many VMs share is one incident of what they share.
+"""Detect correlated failures: a silence that many VMs share is one incident of the shared thing.
 
-Of sudden silences in real fleets 92 % are shared (research: fastStorage, 522 transitions).
-A cause holds until its members move again; until then it vetoes their own verdicts and
-their silence is not learned as a habit.
+92 % of sudden silences in real fleets are shared (research: fastStorage, 522 transitions). A
+common cause holds until its members move again. Until then it inhibits the verdicts on them, and
+their silence is not learned as usual.
 """
 
 from collections import Counter, defaultdict
@@ -33,20 +33,20 @@ _KINDS = {
     "host": "host_stall",
     "cell": "fleet_silence",
 }
-# By which signal the stall of a thing is seen.
+# Signals in which the stall of each kind of thing is visible.
 _SIGNALS = (("disk", ("pool",)), ("tx", ("network",)), ("life", ("host", "cell")))
 _SHARES = {"disk": "disk_share", "tx": "tx_share", "life": "life_share"}
 _FELL = {"disk": glance.FELL_DISK, "tx": glance.FELL_TX, "life": glance.FELL_LIFE}
-# These tell of no silence: whoever falls silent with others is none the less explained by them.
+# These kinds report no silence: a VM with one can still fall silent by a common cause.
 _NO_SILENCE = SLOW_KINDS | {"node_contention"}
-# A frame lists this many VMs in its alert; the count stands in the sentence.
+# Maximum number of VMs in an alert; the sentence has the count.
 _LISTED = 64
-# Specific before general, where several things explain the same VMs equally well.
+# Specific before general, where several things explain the same VMs equally.
 _RANK = {"pool": 0, "network": 1, "host": 2, "cell": 3}
 
 
 class Silence(NamedTuple):
-    """One VM that fell silent lately, by one signal."""
+    """One VM that fell silent recently, by one signal."""
 
     vm: bytes
     node: str
@@ -55,7 +55,7 @@ class Silence(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A thing that VMs share, by the signal its stall silences."""
+    """A thing that VMs share, with the signal that its stall stops."""
 
     scope: Scope
     subject: str
@@ -67,7 +67,7 @@ class Candidate(NamedTuple):
 
 
 def judge_gate(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Latch new common causes, release those whose members move; return what is published."""
+    """Latch new common causes and release those whose members move; return the alerts."""
     alerts = _release(cell, time_ms=time_ms, configuration=configuration)
     explained = {vm for latch in cell.latches.values() for vm in latch.members}
     found = list(_candidates(cell, explained, configuration))
@@ -80,9 +80,9 @@ def judge_gate(cell: Cell, *, time_ms: int, configuration: Configuration) -> lis
 
 
 def explains(cell: Cell, vm: bytes, *, onset_ms: int, configuration: Configuration) -> Latch | None:
-    """Return the common cause that explains the silence of a VM, None where it is its own.
+    """Return the common cause of a VM's silence, None where it has none.
 
-    A silence that was told of a VM before a cause began is not taken back by it.
+    A silence that was published before a cause began is not assigned to that cause.
     """
     for latch in cell.latches.values():
         if vm not in latch.members:
@@ -101,10 +101,10 @@ def explains(cell: Cell, vm: bytes, *, onset_ms: int, configuration: Configurati
 
 
 def stopped_just_now(cell: Cell, configuration: Configuration) -> frozenset[tuple[str, str]]:
-    """Return the things, by scope and name, most of whose VMs moved nothing in the newest sample.
+    """Return the things (scope, name) most of whose VMs moved nothing in the newest sample.
 
-    A stall is known after some samples. Meanwhile it holds back the first bytes of a guest that
-    returns from a crash. VMs that stopped earlier count neither as at work nor as stopped.
+    A stall is detected after some samples. Until then it holds back the first bytes of a guest that
+    returns from a crash. VMs that stopped earlier count neither as active nor as stopped.
     """
     seen = _seen(cell)
     expected: defaultdict[tuple[str, str], float] = defaultdict(float)
@@ -130,7 +130,7 @@ def stopped_just_now(cell: Cell, configuration: Configuration) -> frozenset[tupl
 
 
 def shares_with(cell: Cell, vm: bytes, things: frozenset[tuple[str, str]]) -> str | None:
-    """Return the first of `things` that a VM uses, as a veto names it, None where it uses none."""
+    """Return the first of `things` that a VM uses, as a veto names it; None if it uses none."""
     found = (thing for thing in _things(cell, _RANK, vm) if thing in things)
     return next((f"{scope}:{subject}" for scope, subject in found), None)
 
@@ -147,14 +147,14 @@ def _explains(candidate: Candidate) -> tuple[float, int, int, str]:
 def _candidates(
     cell: Cell, explained: set[bytes], configuration: Configuration
 ) -> Iterator[Candidate]:
-    """Yield everything whose VMs fell silent together."""
+    """Yield every thing whose VMs fell silent together."""
     seen = _seen(cell)
     for signal, scopes in _SIGNALS:
         silent = _silent(cell, seen, signal, explained, configuration)
         if len(silent) < configuration.gate_members:
             continue
         shared = [scope for scope in scopes if _is_shared(cell, scope, silent, configuration)]
-        # Most slots end here: who is active is asked only where enough of one thing fell silent.
+        # Most slots end here: active VMs are counted only where enough of one thing fell silent.
         active = _moving_vms(cell, seen, signal, explained) | silent.keys() if shared else set()
         for scope in shared:
             yield from _by_scope(cell, scope, signal, silent, active, configuration)
@@ -190,7 +190,7 @@ def _by_scope(
         others = len(active) - len(among)
         outside = (len(silent) - len(hit)) / others if others else 0.0
         if outside > hit_share / 2:
-            # Others fell silent as well: something that they share with these is the cause.
+            # Others fell silent too, so the cause is something that both groups share.
             continue
         if scope == "cell" and len({silence.node for silence in hit}) < 2:
             continue
@@ -228,7 +228,7 @@ def _silent(
     explained: set[bytes],
     configuration: Configuration,
 ) -> dict[bytes, Silence]:
-    """Return who fell silent within the window, nobody where they are too few for a cause."""
+    """Return VMs that fell silent within the window; empty if too few for a common cause."""
     bit = _FELL[signal]
     silent: dict[bytes, Silence] = {}
     if sum(lanes.found[bit] for lanes in seen.values()) < configuration.gate_members:
@@ -246,10 +246,8 @@ def _silent(
 
 
 def _since_sent(node: Node, lanes: Lanes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return, per lane, the first sample in which nothing was sent any more, and its time.
-
-    Who stops sending may go on using its disks, so that no silence of all of it says it.
-    """
+    """Return, per lane, the first sample without transmit and its event time in ms."""
+    # A VM that stops sending may still use its disks, so the overall silence does not show it.
     still_ms = 1000 * lanes.row("tx_still_s")[: len(lanes)]
     samples = np.maximum(np.rint(still_ms / node.interval_ms).astype(np.int64) - 1, 0)
     return node.sequence - samples, node.event_ms - samples * node.interval_ms
@@ -258,7 +256,7 @@ def _since_sent(node: Node, lanes: Lanes) -> tuple[NDArray[np.int64], NDArray[np
 def _moving_vms(
     cell: Cell, seen: dict[str, Lanes], signal: str, explained: set[bytes]
 ) -> set[bytes]:
-    """Return who is active now by one signal and is not explained."""
+    """Return the VMs that are active now by one signal and are not explained."""
     return {
         vm
         for name, lanes in seen.items()
@@ -268,14 +266,14 @@ def _moving_vms(
 
 
 def _seen(cell: Cell) -> dict[str, Lanes]:
-    """Return the lanes of nodes that report, in the order of their names."""
+    """Return the lanes of nodes that report, sorted by name."""
     return {
         name: lanes for name, lanes in sorted(cell.lanes.items()) if not cell.nodes[name].silent
     }
 
 
 def _moving(lanes: Lanes, node: Node, signal: str, *, samples: int = 2) -> NDArray[np.bool_]:
-    """Return, per lane in use, who moved in one of the newest `samples`, and mostly does."""
+    """Return, per lane in use, whether it usually moves and did in the newest `samples`."""
     size = len(lanes)
     often = lanes.row(_SHARES[signal])[:size] >= 0.5
     if signal == "tx":
@@ -311,7 +309,7 @@ def _latch(
             EvidenceItem(
                 signal=cause.signal,
                 value=float(len(cause.silent)),
-                # A float as declared: an int has other bytes before a snapshot than after it.
+                # A float as declared: an int changes its bytes when a snapshot is restored.
                 limit=max(
                     float(configuration.gate_members),
                     _needed_share(cause.scope, configuration) * cause.active,
@@ -328,7 +326,7 @@ def _latch(
         scope=cause.scope,
         subject=cause.subject,
         signal=cause.signal,
-        # Whoever shares the thing is explained by it, those that were idle included.
+        # The cause explains every VM that shares the thing, including idle ones.
         members=_sharing(cell, cause),
         fell=tuple(silence.vm for silence in cause.silent),
         incident=cell.incidents[key].alert.id,
@@ -343,7 +341,7 @@ def _sharing(cell: Cell, cause: Candidate) -> tuple[bytes, ...]:
 
 
 def _release(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Release causes whose members move; keep the veto for a grace, then drop it."""
+    """Release causes whose members move; keep the inhibition for a grace, then drop it."""
     alerts: list[Alert] = []
     for key, latch in sorted(cell.latches.items()):
         if latch.released_ms:
@@ -352,7 +350,7 @@ def _release(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[
             continue
         still, active = _still_silent(cell, latch)
         if not any(vm in cell.vms for vm in latch.fell):
-            # None of those that fell silent exists any more, so that none can move again.
+            # None of the VMs that fell silent exists any more, so none can move again.
             del cell.latches[key]
             incident = cell.incidents.get(key)
             if incident is not None and incident.alert.state == "firing":
@@ -373,7 +371,7 @@ def _release(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[
 
 
 def _still_silent(cell: Cell, latch: Latch) -> tuple[int, int]:
-    """Return how many of those that fell silent still are, and how many can be seen."""
+    """Return how many of the VMs that fell silent still are, and how many are visible."""
     still = seen = 0
     for vm in latch.fell:
         place = cell.place(vm)

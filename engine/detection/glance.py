@@ -1,4 +1,4 @@
-"""The first look of a slot: `models.kernels.glance` over each node's lanes, by configuration."""
+"""Screen each node's lanes in a slot with `models.kernels.glance`, by configuration."""
 
 from functools import lru_cache
 from typing import Final
@@ -29,7 +29,7 @@ def _limits(configuration: Configuration) -> NDArray[np.float64]:
 
 
 def glance(cell: Cell, configuration: Configuration) -> None:
-    """Note in all lanes of a cell which VMs are worth a closer look in this slot."""
+    """Flag the lanes of a cell that need further examination in this slot."""
     limits = _limits(configuration)
     for name, lanes in cell.lanes.items():
         node = cell.nodes[name]

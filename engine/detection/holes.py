@@ -1,8 +1,8 @@
-"""Silences of nodes that can only be told when they are over.
+"""Report silences of nodes that are only visible after they end.
 
-Where frames overtake each other a node's next one may be on its way for longer than a silence
-lasts, so that nobody can tell it as it is. Its samples tell it: a time without one, though no
-frame is missing. What is told then has the id that it would have had in better weather.
+Where frames arrive out of order, the next frame of a node may take longer than the silence lasts,
+so the silence cannot be reported while it goes on. It is found later in the samples: a time gap
+although no frame is missing. The alert has the same id as with frames in order.
 """
 
 from engine.detection import sentences
@@ -11,7 +11,7 @@ from engine.detection.configuration import Configuration
 from engine.detection.incidents import Finding, key_of, report, resolve, text_of
 from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition
 
-# A node's alert lists so many of its VMs.
+# Maximum number of VMs in an alert of a node.
 _LISTED = 64
 
 
@@ -40,7 +40,7 @@ def silence_of(
 def watch_holes(
     cell: Cell, nodes: list[Node], *, time_ms: int, configuration: Configuration
 ) -> list[Alert]:
-    """Tell silences of single nodes that ended unseen; several at once are not a node's."""
+    """Report ended silences of single nodes; simultaneous ones have another cause."""
     holes = [(node, node.hole) for node in nodes if _was_silent(node, configuration)]
     for node in nodes:
         node.hole = None
@@ -56,7 +56,7 @@ def watch_holes(
 def _told(
     cell: Cell, node: Node, hole: Hole, *, time_ms: int, configuration: Configuration
 ) -> list[Alert]:
-    """Open and end the incident of a node's hole, unless it was told in time."""
+    """Open and end the incident of a node's gap, unless it was reported in time."""
     key = key_of("host", node.name)
     known = cell.incidents.get(key)
     if known is not None and known.alert.state == "firing":
@@ -78,10 +78,10 @@ def _told(
 
 
 def _was_silent(node: Node, configuration: Configuration) -> bool:
-    """Return whether a node's hole would have been told in time."""
+    """Return whether a node's gap would have been reported in time with frames in order."""
     if node.hole is None:
         return False
     interval_s = node.interval_ms / 1000
     least_s = max(configuration.node_alert_s, configuration.node_silent_intervals * interval_s)
-    # Its next sample may come so long after it would have been told, and the slot with it.
+    # The next sample and its slot may come this long after the report would have been published.
     return node.hole.lasted_s >= least_s + 0.5 * interval_s

@@ -1,9 +1,9 @@
-"""The sequential test: which fault a VM's evidence adds up to, and what may follow.
+"""Run the sequential test: find the fault that fits a VM's evidence, and the allowed suggestion.
 
-A score is a sum of log likelihood ratios. An alert needs the score that its error rate
-asks for (Wald 1945); a suggestion to reboot needs more: a higher score, samples and
-seconds enough for a guest that reboots itself, and a second witness
-(`engine.detection.witnesses`). Without one the suggestion is to look at the guest.
+A score is a sum of log-likelihood ratios. An alert needs the score of its error rate (Wald
+1945). A suggestion to reboot needs more: a higher score, more samples and seconds (a guest may
+reboot itself), and a second witness (`engine.detection.witnesses`). Without a second witness
+the suggestion is to inspect the guest.
 """
 
 import math
@@ -24,7 +24,7 @@ from models.kernels import standstill
 
 
 class Verdict(NamedTuple):
-    """What one slot says of one VM; `firing` False is only suspicion yet."""
+    """Result of one slot for one VM; `firing` False is a suspicion."""
 
     kind: str
     firing: bool
@@ -45,16 +45,16 @@ def judge_vm(
     *,
     node_waits_for_io: bool = False,
 ) -> Verdict | None:
-    """Return the likeliest fault, None where nothing speaks for one.
+    """Return the most likely fault, None where the evidence supports none.
 
     Parameters
     ----------
     seen, configuration
-        The VM at this slot, and what decides.
+        Evidence snapshot of the VM at this slot, and the constants.
     node_waits_for_io
-        Whether tasks of its node stand waiting for disks.
+        Whether tasks of its node wait for disks.
     cautious
-        Reasons that forbid to suggest an action while the alert itself stands.
+        Reasons that forbid to suggest an action but not the alert.
     """
     others = witness_items(seen, configuration)
     if any(item.signal in {"told", "crashed"} for item in others):
@@ -70,9 +70,9 @@ def judge_vm(
 
 
 def suggested(evidence: tuple[EvidenceItem, ...], refusals: list[str]) -> Suggestion:
-    """Return what may be suggested of a guest that the test takes for dead.
+    """Return the allowed suggestion for a guest that the test considers dead.
 
-    Without a second witness somebody has to look at it, however sure the test is.
+    Without a second witness a person must inspect it, at any score.
     """
     if refusals:
         return "alert"
@@ -82,11 +82,9 @@ def suggested(evidence: tuple[EvidenceItem, ...], refusals: list[str]) -> Sugges
 def _told(
     seen: Picture, others: list[EvidenceItem], cautious: list[str], configuration: Configuration
 ) -> Verdict | None:
-    """Judge a VM that said itself that it panicked: silence must agree before an order.
-
-    One that its hypervisor holds as crashed has no running vCPU left to reboot itself with;
-    one that only spoke may still be set to do so, and waits as long as every other.
-    """
+    """Judge a VM that reported its own panic: an order also needs silence."""
+    # A VM that its hypervisor holds as crashed has no running vCPU to reboot itself with. A VM with
+    # only a report may still reboot itself, and waits as long as every other.
     silence = silence_item(seen, configuration)
     first = [item for item in others if item.signal in {"told", "crashed"}]
     rest = [item for item in others if item not in first]
@@ -111,12 +109,10 @@ def _told(
 
 
 def _dead_s(seen: Picture) -> float:
-    """Return for how long a VM may have been dead at most, in s.
-
-    From its last byte on; one that was quiet before it panicked, and said so, from its word on;
-    one that uses one core not for longer than its other vCPUs stand still, and one that uses
-    none not for longer than all of them do, if they do.
-    """
+    """Return the longest time in s for which a VM may have been dead."""
+    # The time starts with the last byte, or with the report of a VM that was quiet before it
+    # panicked. A VM that uses one core was not dead before its other vCPUs stood still. A VM that
+    # uses none was not dead before all of them did, if they do.
     others_s = math.inf
     if seen.shape == "one_core" and seen.others.told != standstill.UNKNOWN:
         others_s = seen.others.run_s
@@ -126,7 +122,7 @@ def _dead_s(seen: Picture) -> float:
 
 
 def _may_reboot_itself(seen: Picture, configuration: Configuration) -> bool:
-    """Return whether a guest set to reboot after a panic may not have got to do it yet."""
+    """Return whether a guest set to reboot after a panic may still need time to do so."""
     return (
         seen.run_samples < configuration.alert_samples
         or _dead_s(seen) < configuration.self_reboot_s
@@ -136,7 +132,7 @@ def _may_reboot_itself(seen: Picture, configuration: Configuration) -> bool:
 def _dead(
     seen: Picture, others: list[EvidenceItem], cautious: list[str], configuration: Configuration
 ) -> Verdict | None:
-    """Judge a complete silence: spinning, halted, or a guest that still lives."""
+    """Judge a complete silence: spinning, halted, or a live guest."""
     if seen.run_samples < 2 or seen.shape == "unknown" or signs_of_life(others):
         return None
     silence = silence_item(seen, configuration)
@@ -155,7 +151,7 @@ def _dead(
     firing = seen.run_samples >= configuration.alert_samples and seen.run_s >= configuration.alert_s
     if _is_of_job(seen, (*shown, *rest), configuration):
         return None
-    # What the other witnesses say makes no alert by itself, but it counts once there is one.
+    # Other witnesses raise no alert alone, but count once there is one.
     score += sum(item.nats or 0.0 for item in rest)
     evidence = (*shown, *rest)
     refusals = [*cautious, *_refusals(seen, score, step, frozen, balloon, silence, configuration)]
@@ -176,10 +172,8 @@ def _dead(
 def _is_of_job(
     seen: Picture, evidence: tuple[EvidenceItem, ...], configuration: Configuration
 ) -> bool:
-    """Return whether a guest showed life in this silence, so that activity alone says nothing.
-
-    Until nothing has shown life for as long as it had been silent by then.
-    """
+    """Return whether signs of life in this silence invalidate activity as evidence."""
+    # True until there was no sign of life for as long as the silence had lasted before.
     if seen.lived is None or may_be_reset(counted_witnesses(evidence)):
         return False
     ago_s = seen.lived.ago_s
@@ -189,7 +183,7 @@ def _is_of_job(
 def _awaits_report(
     seen: Picture, balloon: EvidenceItem | None, configuration: Configuration
 ) -> bool:
-    """Return whether the balloon will soon be able to speak."""
+    """Return whether a report of the balloon is due soon."""
     if balloon is None:
         return False
     prompt = seen.balloon_period_s <= configuration.balloon_prompt_s
@@ -205,7 +199,7 @@ def _refusals(
     silence: EvidenceItem,
     configuration: Configuration,
 ) -> list[str]:
-    """Return by name why a reboot may not be suggested yet, or at all."""
+    """Return the names of the reasons against suggesting a reboot now."""
     refusals = []
     if score < configuration.order_nats(seen.shape):
         refusals.append("score_low")
@@ -215,7 +209,7 @@ def _refusals(
     if _may_reboot_itself(seen, configuration):
         refusals.append("self_reboot_wait")
     if not step:
-        # A guest whose level was there before the silence may compute as it always did.
+        # A guest with the same level before the silence may be computing as usual.
         refusals.append("cpu_constant")
     if balloon is not None and not frozen:
         refusals.append("balloon_not_frozen")
@@ -225,27 +219,23 @@ def _refusals(
 
 
 def _is_older_than_its_halt(seen: Picture, configuration: Configuration) -> bool:
-    """Return whether a guest that said nothing was silent for long before its vCPUs stopped.
-
-    Then its silence says nothing of why they did: it may wait at a boot prompt.
-    """
+    """Return whether a guest without a report was silent for long before its vCPUs stopped."""
+    # Then the silence does not explain the halt: the guest may wait at a boot prompt.
     dead_s = _dead_s(seen)
     return seen.shape == "idle" and not seen.said and dead_s < configuration.dead_share * seen.run_s
 
 
 def _kernel_lives(seen: Picture) -> bool:
-    """Return whether the vCPUs of a guest that uses no core gain time all the same.
-
-    Those of a kernel that halted gain none: this one serves its timers, and its processes do
-    nothing.
-    """
+    """Return whether the vCPUs of a guest that uses no core still gain time."""
+    # vCPUs of a halted kernel gain none. Here the kernel serves its timers, but its processes do
+    # nothing.
     return seen.shape == "idle" and seen.whole.told == standstill.MOVED
 
 
 def _hung(
     seen: Picture, configuration: Configuration, *, node_waits_for_io: bool
 ) -> Verdict | None:
-    """Judge disks that stand still under a living kernel: an alert, never an order."""
+    """Judge disks that stand still under a live kernel: an alert, never an order."""
     if seen.disk_run_s < configuration.hung_s or seen.disk_samples < configuration.alert_samples:
         return None
     nats = min(seen.disk_nats, configuration.hung_cap_nats)
@@ -294,12 +284,12 @@ def _hung(
 
 
 def _hang(*, waits: bool) -> str:
-    """Return the kind of a hang: a guest looks alike in both, its node waits for stuck requests."""
+    """Return the kind of a hang; only the node's tasks that wait for I/O distinguish the kinds."""
     return "hung_io" if waits else "hung_userland"
 
 
 def stepped_down(seen: Picture, configuration: Configuration) -> bool:
-    """Return whether the CPU fell well below its level as the disks fell silent."""
+    """Return whether the CPU fell far below its level as the disks fell silent."""
     return (
         seen.cpu is not None
         and seen.cpu <= configuration.hung_cpu_ratio * seen.cpu_before
@@ -308,11 +298,11 @@ def stepped_down(seen: Picture, configuration: Configuration) -> bool:
 
 
 def _boot_stuck(seen: Picture, configuration: Configuration) -> Verdict | None:
-    """Judge a guest of which nothing has moved in this boot epoch: an alert at most."""
+    """Judge a guest without any activity in this boot epoch: an alert at most."""
     if seen.epoch_s < configuration.boot_stuck_s or seen.moved > 0 or seen.balloon_moved > 1:
         return None
     if seen.shape not in {"one_core", "all_cores"} and seen.history_s <= seen.epoch_s * 1.01:
-        # A guest that nobody ever saw working may simply do nothing.
+        # A guest that was never seen active may simply do nothing.
         return None
     item = EvidenceItem(
         signal="boot",

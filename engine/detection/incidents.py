@@ -1,9 +1,8 @@
-"""The life of an incident: pending, firing, resolved or suppressed; one per fault.
+"""Run the life cycle of incidents: pending, firing, resolved or suppressed; one per fault.
 
-Whatever the kind turns out to be the id stays, but what showed over hours ends where something
-urgent is found: that has its own id, and begins now and not hours ago. Firing alerts are
-published again every minute with the same id and transition, so that a planner that starts late
-hears of them.
+An incident keeps its id when its kind changes. Slow faults, which develop over hours, are an
+exception: an urgent fault ends them and opens with its own id and its own start. Firing alerts are
+published again every minute with the same id and transition, for planners that start late.
 """
 
 import math
@@ -28,20 +27,20 @@ from engine.wire.alert import (
 )
 from models.kernels import baseline
 
-# What shows over hours (`engine.detection.slow`). An incident of one of these kinds may be told
-# anew as another of them; whatever else is found of the VM is an incident of its own.
+# Slow faults, which develop over hours (`engine.detection.slow`). An incident may change between
+# these kinds. Every other fault of the VM is a separate incident.
 SLOW_KINDS = frozenset(
     {"mem_leak", "cpu_runaway", "noisy_neighbour", "crash_reboot", "degrading_storage"}
 )
-# Where activity is the only witness a guest that computes looks as one that died.
+# Where activity is the only witness, a computing guest looks like a dead one.
 _DEATHS = frozenset({"panic_spin", "panic_halt"})
 _ALONE = frozenset({"activity"})
-# Guests that use no CPU and do nothing; timers that are served in some samples tell them apart.
+# Guests that use no CPU and do nothing. Timers that are served in some samples distinguish them.
 _ALIKE = frozenset({"hung_io", "hung_userland", "panic_halt"})
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """What a slot found about one subject, whatever the scope; the input of an incident."""
+    """Detection result of a slot for one subject of any scope; the input of an incident."""
 
     scope: Scope
     subject: str
@@ -61,11 +60,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     history_s: float | None = None
     cpu_shape: CpuShape = "unknown"
     incident: str | None = None
-    # Where it is not the one incident of its subject: under which key the cell keeps it.
+    # Key in the cell if it is not the only incident of its subject.
     key: str = ""
 
     def place(self) -> str:
-        """Return under which key a cell keeps the incident."""
+        """Return the key of the incident in its cell."""
         return self.key or key_of(self.scope, self.subject)
 
     def alert_id(self) -> str:
@@ -75,13 +74,13 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def text_of(uuid: bytes) -> str:
-    """Return a VM's UUID as alerts have it; `uuid.UUID` takes ten times as long."""
+    """Return a VM's UUID in the form of alerts; `uuid.UUID` takes ten times as long."""
     digits = uuid.hex()
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def key_of(scope: str, subject: str) -> str:
-    """Return under which key a cell keeps the one open incident of a subject."""
+    """Return the key in a cell of the one open incident of a subject."""
     return f"{scope}/{subject}"
 
 
@@ -91,10 +90,9 @@ def confidence(score: float, configuration: Configuration) -> float:
 
 
 def news_ms(incident: Incident) -> int:
-    """Return when an incident last said what may explain a boot after it.
+    """Return the append time in ms from which an incident may explain a later boot.
 
-    One that goes on for hours is published every minute and explains none of them: only its
-    beginning may.
+    An incident that lasts for hours is published every minute. Only its opening may explain a boot.
     """
     alert = incident.alert
     is_slow = alert.kind in SLOW_KINDS and alert.state != "resolved"
@@ -109,7 +107,7 @@ def report(
     configuration: Configuration,
     vm: Vm | None = None,
 ) -> list[Alert]:
-    """Open or continue the incident of a finding; return what is to be published."""
+    """Open or continue the incident of a finding; return the alerts to publish."""
     key = finding.place()
     known = cell.incidents.get(key)
     if known is not None and known.alert.state == "resolved":
@@ -123,10 +121,10 @@ def report(
     ended: list[Alert] = []
     if known is not None and _is_other(known, finding):
         if not finding.firing:
-            # A suspicion takes nothing back; should it harden, it opens then.
+            # A suspicion ends nothing; if it is confirmed, its incident opens then.
             return calmed(known, time_ms=time_ms, configuration=configuration)
         if finding.position == known.alert.position:
-            # One sample showed both, so they have one id; the time to act begins now all the same.
+            # One sample showed both, so they share an id, but the time to act begins now.
             known.alert = msgspec.structs.replace(
                 known.alert, opened_ms=time_ms, onset_ms=finding.onset_ms
             )
@@ -149,7 +147,7 @@ def _continued(
     configuration: Configuration,
     vm: Vm | None,
 ) -> list[Alert]:
-    """Go on with an open incident; return what is to be published."""
+    """Continue an open incident; return the alerts to publish."""
     known.well_ms = 0
     state = "firing" if finding.firing or known.alert.state == "firing" else "pending"
     before = known.alert
@@ -157,7 +155,7 @@ def _continued(
     kind, suggestion = finding.kind, finding.suggestion
     if before.state == "firing" and not finding.firing:
         kind = before.kind
-        # What was asked for is no answer to a veto, nor for another run of the VM.
+        # An earlier suggestion is not kept under a veto or for another run of the VM.
         if not finding.vetoes and finding.instance == before.instance:
             suggestion = before.suggested_action
     changed = (state, kind, suggestion) != (before.state, before.kind, before.suggested_action)
@@ -194,7 +192,7 @@ def _continued(
 def resolve(
     cell: Cell, incident: Incident, resolution: Resolution, *, time_ms: int, sentence: str
 ) -> list[Alert]:
-    """End an incident for the reason given."""
+    """End an incident for the given reason."""
     return [_close(cell, incident, "resolved", time_ms, sentence=sentence, resolution=resolution)]
 
 
@@ -206,7 +204,7 @@ def suppress(
     explained_by: str | None,
     time_ms: int,
 ) -> list[Alert]:
-    """Silence an open incident that something else explains, naming it."""
+    """Suppress an open incident that something else explains; the alert names the cause."""
     if incident.alert.state not in {"pending", "firing"}:
         return []
     name = incident.alert.name or incident.alert.subject
@@ -217,7 +215,7 @@ def suppress(
 
 
 def calmed(incident: Incident, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Go on with an alert whose VM is out of sight or well again: it asks for no action now."""
+    """Continue an alert whose VM is not visible or is healthy again, without a suggestion."""
     alert = incident.alert
     if alert.state != "firing" or alert.suggested_action not in {"inspect", "reboot", "migrate"}:
         return republished(incident, time_ms=time_ms, configuration=configuration)
@@ -229,7 +227,7 @@ def calmed(incident: Incident, *, time_ms: int, configuration: Configuration) ->
 
 
 def republished(incident: Incident, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Return a firing alert again when a minute has passed since it was last published."""
+    """Return a firing alert again if a minute has passed since it was last published."""
     due = time_ms - incident.published_ms >= configuration.republish_s * 1000
     if incident.alert.state != "firing" or not due:
         return []
@@ -239,13 +237,13 @@ def republished(incident: Incident, *, time_ms: int, configuration: Configuratio
 
 
 def _is_other(known: Incident, finding: Finding) -> bool:
-    """Return whether what showed over hours is open, and this is another fault of the VM."""
+    """Return whether a slow fault is open and this finding is another fault of the VM."""
     is_open = known.alert.state != "resolved"
     return is_open and known.alert.kind in SLOW_KINDS and finding.kind not in SLOW_KINDS
 
 
 def _superseded(cell: Cell, known: Incident, finding: Finding, *, time_ms: int) -> list[Alert]:
-    """End what showed over hours, naming the incident that takes its place."""
+    """End a slow fault; the alert names the incident that replaces it."""
     alert = known.alert
     follower = alert_id(scope=finding.scope, subject=finding.subject, position=finding.position)
     reason = f"superseded: {finding.kind} was found, which is an incident of its own"
@@ -261,10 +259,8 @@ def _superseded(cell: Cell, known: Incident, finding: Finding, *, time_ms: int) 
 def _settled(
     known: Incident, finding: Finding, time_ms: int, configuration: Configuration
 ) -> Finding:
-    """Return the finding as the kind told so far, until another of its like holds for good.
-
-    A death that is to be ordered is told at once.
-    """
+    """Return the finding with the published kind until a similar kind has lasted long enough."""
+    # A death with a suggestion to reboot is published immediately.
     alert = known.alert
     is_alike = {finding.kind, alert.kind} <= _ALIKE and finding.suggestion != "reboot"
     if finding.kind == alert.kind or not is_alike:
@@ -297,10 +293,8 @@ def _returned(
 def _is_habit(
     known: Incident, finding: Finding, vm: Vm | None, time_ms: int, configuration: Configuration
 ) -> bool:
-    """Return whether a guest came back of itself from a silence like this one a while ago.
-
-    What activity alone says of the next is then no news until it has lasted twice as long.
-    """
+    """Return whether a guest recently returned by itself from a similar silence."""
+    # With activity as the only witness, the next silence is reported only at twice that length.
     alert, resolution = known.alert, known.alert.resolution
     if resolution is None or resolution.verified or finding.position == alert.position:
         return False
@@ -377,7 +371,7 @@ def _opened(
 
 
 def _identified(cell: Cell, alert: Alert, vm: Vm | None) -> Alert:
-    """Return the alert with what the planner must know of the VM, so that it needs no frames."""
+    """Return the alert with the VM data that the planner needs, so that it reads no frames."""
     if vm is None:
         return alert
     place = cell.place(vm.uuid)
@@ -397,7 +391,7 @@ def _identified(cell: Cell, alert: Alert, vm: Vm | None) -> Alert:
 
 
 def _counted(lanes: Lanes, lane: int) -> Counted:
-    """Return what the VM's counters were at its newest sample, which `data_ms` dates."""
+    """Return the VM's counters at its newest sample, whose append time is `data_ms`."""
     _cpu_time_ns, read, written, sent = (
         None if value == baseline.NO_PREVIOUS else int(value) for value in lanes.previous[:, lane]
     )

@@ -1,4 +1,4 @@
-"""Verdicts: once per cell and slot, when every live node has reported or a grace has passed."""
+"""Judge each cell once per slot, when all live nodes have reported or a grace has passed."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -47,14 +47,14 @@ from engine.wire.metrics import VM_STATES
 from models.kernels.glance import ONLY_TOTALS, SUSPECT
 
 _RUNNING = VM_STATES.index("running")
-# One sample may hold what moved before the word was given.
+# One sample may include activity from before the event.
 _LIFE_SAMPLES = 2
-# Tasks of a node that wait for disks for this share of the time are one stuck VM of fifty.
+# One stuck VM of fifty makes tasks of a node wait for disks for this share of the time.
 _NODE_WAITS_RATIO = 0.015
 
 
 def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Close the slot: return what is to be published, in order."""
+    """Close the slot; return the alerts to publish, in order."""
     cell.overtaken.turn(time_ms, round(configuration.overtaken_window_s * 1000))
     glance(cell, configuration)
     score_gated(cell)
@@ -70,7 +70,7 @@ def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Ale
     alerts += judge_shared(cell, time_ms=time_ms, configuration=configuration)
     found: set[bytes] = set()
     held: dict[bytes, bool] = {}
-    # Asked for only where an action would be suggested, and then once for the slot.
+    # Computed only where an action would be suggested, and once per slot.
     stopped = cache(partial(stopped_just_now, cell, configuration))
     for name in sorted(cell.lanes):
         node, lanes = cell.nodes[name], cell.lanes[name]
@@ -82,7 +82,7 @@ def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Ale
             if vm.node != name:
                 continue
             if not (vm.told or lanes.finds[lane] >> SUSPECT & 1):
-                # Watched for something else: no fault is to be found, its silence may be explained.
+                # Watched for another reason: no fault here, but its silence may be explained.
                 if _is_explained(cell, node, lanes, lane, vm, time_ms, configuration):
                     held[uuid] = True
                 continue
@@ -113,7 +113,7 @@ def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Ale
 
 
 def _suspects(cell: Cell, lanes: Lanes) -> list[int]:
-    """Return the few lanes worth a closer look: suspects, and who is watched anyway."""
+    """Return the lanes to examine: suspects and watched VMs."""
     found = {lanes.places[vm] for vm in cell.watched if vm in lanes.places}
     if lanes.found[SUSPECT]:
         found.update(np.flatnonzero(lanes.which(SUSPECT)).tolist())
@@ -129,7 +129,7 @@ def _is_explained(
     time_ms: int,
     configuration: Configuration,
 ) -> bool:
-    """Return whether a VM's silence, if it is silent, has a reason outside of it."""
+    """Return whether a silence of a VM would have an external reason."""
     state, job_active = lanes.number("state", lane), lanes.number("job_active", lane) > 0
     reasons = explanations(vm, state=state, job_active=job_active, time_ms=time_ms)
     by_totals = bool(lanes.finds[lane] >> ONLY_TOTALS & 1)
@@ -152,7 +152,7 @@ def _judge_one(
     time_ms: int,
     configuration: Configuration,
 ) -> tuple[list[Alert], bool]:
-    """Judge one VM; return what is published and whether a fault was found."""
+    """Judge one VM; return the alerts to publish and whether a fault was found."""
     vm = cell.vms[lanes.vm(lane)]
     seen = picture(node, lanes, lane, vm, configuration)
     if shows_life(seen, configuration):
@@ -178,10 +178,10 @@ def _judge_one(
     text = text_of(vm.uuid)
     if explained:
         incident = cell.incidents.get(key_of("vm", text))
-        # That a VM cannot be seen is what explains its silence here, and not explained by it.
+        # A missing VM is itself the explanation of its silence.
         if incident is None or incident.alert.kind == "vm_silence":
             return [], True
-        # Nor is it what showed over hours, which goes on or ends as if the VM were not silent.
+        # Slow faults continue or end as if the VM were not silent.
         if incident.alert.kind in SLOW_KINDS:
             return [], False
         published = suppress(
@@ -205,10 +205,8 @@ def _held_by_mates(
     seen: Picture,
     stopped: Callable[[], frozenset[tuple[str, str]]],
 ) -> Verdict:
-    """Return the verdict, without its action while those it shares a thing with have stopped.
-
-    What its hypervisor holds as crashed waits for nothing.
-    """
+    """Return the verdict without its action while most VMs of a shared thing have just stopped."""
+    # A VM that its hypervisor holds as crashed is not delayed.
     if seen.crashed or verdict.suggestion not in {"reboot", "migrate"}:
         return verdict
     shared = shares_with(cell, vm.uuid, stopped())
@@ -261,7 +259,7 @@ def _finding(
 def _follow(
     cell: Cell, found: set[bytes], *, time_ms: int, configuration: Configuration
 ) -> list[Alert]:
-    """Go on with the open incidents of VMs in which this slot found nothing."""
+    """Continue the open incidents of VMs for which this slot found no fault."""
     alerts: list[Alert] = []
     for uuid in sorted(cell.watched):
         alerts += watch_absent(cell, cell.vms[uuid], time_ms=time_ms, configuration=configuration)
@@ -288,7 +286,7 @@ def _follow(
 
 
 def _goes_on(cell: Cell, key: str, alert: Alert) -> bool:
-    """Return whether the silence that an alert was of goes on: it would open with the same id."""
+    """Return whether the silence of an alert goes on: it would open with the same id."""
     if alert.scope != "vm" or is_notice(key):
         return False
     place = cell.place(bytes.fromhex(alert.subject.replace("-", "")))
@@ -300,7 +298,7 @@ def _goes_on(cell: Cell, key: str, alert: Alert) -> bool:
 
 
 def _believe_life(cell: Cell, vm: Vm) -> None:
-    """Let a guest that moves overrule words whose counterpart never came."""
+    """Let activity of a guest end holds whose closing event never arrived."""
     place = cell.place(vm.uuid)
     if place is None or vm.gone_ms:
         return
@@ -316,7 +314,7 @@ def _believe_life(cell: Cell, vm: Vm) -> None:
 
 
 def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Drop what has been settled: VMs long gone, holds that ended, words that grew old."""
+    """Drop what is finished: VMs long gone, expired holds, old reports."""
     old_ms = time_ms - round(configuration.resolved_kept_s * 1000)
     forgotten: list[bytes] = []
     for uuid in sorted(cell.watched):
@@ -350,7 +348,7 @@ def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[
 
 
 def _is_missed(cell: Cell, vm: Vm, time_ms: int, configuration: Configuration) -> bool:
-    """Return whether a VM that went without a word is still to be told."""
+    """Return whether a VM that disappeared without an event still has a firing alert."""
     incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
     is_told = incident is not None and incident.alert.state == "firing"
     recently = time_ms - vm.gone_ms < configuration.forget_s * 1000

@@ -1,7 +1,7 @@
-"""One node's VMs as arrays: a lane a VM, in the order of the node's roster.
+"""Store one node's VMs as arrays: one lane (row of the VM table) per VM, in roster order.
 
-Equal rosters from frame to frame let columns go straight in; another roster copies each
-lane, with all it has learned, to its new place or to another node.
+With an unchanged roster the columns of a frame are copied directly. Another roster copies each
+lane, with its learned state, to its new place or to another node.
 """
 
 from collections.abc import Collection, Mapping
@@ -29,7 +29,7 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Indices = NDArray[np.intp]
 
-# Figures of each lane, float64, in seconds and cores.
+# Float figures of each lane, float64, in seconds and cores.
 FLOATS: Final = (
     "history_s",
     "epoch_s",
@@ -55,7 +55,7 @@ FLOATS: Final = (
     "known_s",
     "forest_score",
 )
-# Numbers of each lane, int64; -1 is unknown.
+# Integer figures of each lane, int64; -1 is unknown.
 INTEGERS: Final = (
     "instance",
     "state",
@@ -92,7 +92,7 @@ LEVEL_EDGES: Final = np.array(
 )
 LEVELS: Final = len(LEVEL_EDGES) + 1
 
-# The sums of a minute, and by what each is divided.
+# Sums of a minute. `MINUTE_ROWS` are their rows in `baseline.OUT`.
 MINUTE: Final = (
     "cpu_cores",
     "cpu_cores_expected",
@@ -115,21 +115,21 @@ class Lanes:
     floats, integers
         Shape (len(FLOATS), lanes) and (len(INTEGERS), lanes).
     levels
-        Shape (LEVELS, lanes): for how many samples the CPU stood in each band.
+        Shape (LEVELS, lanes): number of samples with the CPU in each band.
     counted, life, disk
-        What the kernels said of the last sample: rows as `baseline.OUT`, `gaps.OUT`.
+        Kernel results of the last sample: rows as `baseline.OUT`, `gaps.OUT`.
     vitals, recent, signs
         State, windows and last results of `models.kernels.vitals`, one VM after the other.
     others_gaps, whole_gaps, exit_gaps
-        How long all vCPUs but the busiest, all vCPUs, and KVM's interrupts are ever still while
-        the guest lives (`models.kernels.standstill`).
+        Models of how long all vCPUs but the busiest, all vCPUs, and KVM's interrupts stand still
+        while the guest is alive (`models.kernels.standstill`).
     others, whole, exits
-        What these gap models said of the last sample: rows as `gaps.OUT`.
+        Results of these models for the last sample: rows as `gaps.OUT`.
     stills
         Shape (3, lanes), int8: whether the others, all of them and the interrupts stood still in
         the last sample, as `standstill.STILL`.
     vcpu_counts, vcpu_times
-        How many vCPU times were last told of each lane, and these times, one lane after the
+        Number of vCPU times last reported for each lane, and these times, one lane after the
         other.
     kvm
         Shape (2, lanes): injected interrupts and exits for I/O, `standstill.NO_TIME` unknown.
@@ -138,14 +138,14 @@ class Lanes:
     foreign
         VMs of this roster that still belong to another node.
     hold
-        Shape (lanes,), uint8: the silence of this lane is explained from outside.
+        Shape (lanes,), uint8: the silence of this lane has an external explanation.
     sums, sum_counts
-        Shape (len(MINUTE), lanes): what the running minute adds up to.
+        Shape (len(MINUTE), lanes): sums of the current minute and their counts.
     taken
-        Room for what the frame being folded says; nothing of it outlasts the frame.
+        Scratch memory for the frame being folded; no content outlasts the frame.
     finds, found
-        What the slot's first look saw (`models.kernels.glance`): bits of each lane, and how
-        many lanes have each; nothing of it outlasts the slot.
+        Result of the slot's screening (`models.kernels.glance`): bits of each lane, and the
+        number of lanes with each bit; no content outlasts the slot.
     """
 
     def __init__(self, roster: bytes) -> None:
@@ -214,11 +214,11 @@ class Lanes:
         return int(self.integers[I[name], lane])
 
     def sign(self, name: str, lane: int) -> float:
-        """Return what the last sample's totals said of one lane, by `vitals_layout.OUT`."""
+        """Return one result of the last sample's totals for one lane, by `vitals_layout.OUT`."""
         return float(self.signs[lane, vitals_layout.OUT[name]])
 
     def which(self, bit: int) -> NDArray[np.bool_]:
-        """Return, per lane in use, whether the slot's first look saw a bit of it."""
+        """Return, per lane in use, whether the slot's screening set this bit."""
         seen: NDArray[np.bool_] = (self.finds[: len(self)] & (1 << bit)) != 0
         return seen
 
@@ -233,7 +233,7 @@ class Lanes:
         return row
 
     def take(self, places: Indices, source: "Lanes", lanes: Indices) -> None:
-        """Copy `lanes` of `source`, with all they have learned, to `places` here."""
+        """Copy `lanes` of `source`, with their learned state, to `places` here."""
         to_block, to_lane = places // LANES, places % LANES
         from_block, from_lane = lanes // LANES, lanes % LANES
         theirs = source.to_arrays()
@@ -255,9 +255,9 @@ class Lanes:
         return np.split(self.vcpu_times, np.cumsum(self.vcpu_counts)[:-1])
 
     def adopt(self, place: int, source: "Lanes", lane: int) -> None:
-        """Take over a VM from another node: the guest goes on, its counters begin anew.
+        """Take over a VM from another node: the guest continues, but its counters restart.
 
-        Its next instance is therefore not a boot.
+        Therefore its next instance is not a boot.
         """
         at = np.array([place], np.intp)
         self.take(at, source, np.array([lane], np.intp))
@@ -272,7 +272,7 @@ class Lanes:
         self.floats[F["contention"], place] = 0.0
 
     def begin_boot(self, lanes: Indices) -> None:
-        """Begin a new boot epoch: nothing of what moved before counts, no run goes on."""
+        """Begin a boot epoch: reset what moved before and end running silences."""
         for name in ("moved", "balloon_moved", "balloon_fresh", "alive_samples"):
             self.integers[I[name], lanes] = 0
         for name in ("epoch_s", "balloon_still_s", "alive_s"):
@@ -280,7 +280,7 @@ class Lanes:
         self.end_run(lanes)
 
     def end_run(self, lanes: Indices) -> None:
-        """Forget the running silence of these lanes without learning it as a habit."""
+        """End the running silence of these lanes without learning it as usual."""
         block, lane = lanes // LANES, lanes % LANES
         for model, out in (
             (self.gaps, self.life),
@@ -310,19 +310,19 @@ class Lanes:
         self.signs[lanes] = 0.0
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Return everything but the roster by name; the arrays are the live ones."""
+        """Return all arrays by name, without the roster; they are not copies."""
         return {name: getattr(self, name) for name in _ARRAYS}
 
     @classmethod
     def from_arrays(cls, roster: bytes, arrays: Mapping[str, NDArray[np.generic]]) -> "Lanes":
-        """Return the lanes that `to_arrays` came from, able to go on bit for bit.
+        """Return the lanes that `to_arrays` came from, able to continue bit for bit.
 
-        What an earlier release did not keep begins empty.
+        Arrays that an earlier release did not store begin empty.
 
         Raises
         ------
         ValueError
-            The roster is none, or an array is not of such lanes.
+            The roster is invalid, or an array does not fit such lanes.
         """
         lanes = cls(roster)
         if len(b"".join(lanes.places)) != len(roster) or len(roster) % UUID_BYTES:
@@ -342,7 +342,7 @@ _OF_RUN: Final = (
     *("disk_run", "disk_run_s", "disk_hung"),
 )
 _BLOCKED: Final = ("baseline", "gaps", "disk_gaps", "others_gaps", "whole_gaps", "exit_gaps")
-# One VM after the other, all fields of one together.
+# One VM after the other, with all fields of a VM together.
 BY_LANE: Final = ("vitals", "recent", "signs", "trends", "means", "hours", "shows")
 _ARRAYS: Final = (
     *_BLOCKED,
@@ -368,7 +368,7 @@ _ARRAYS: Final = (
 
 
 def follow_roster(lanes: Lanes, roster: bytes) -> Lanes:
-    """Return lanes in the order of `roster`, each VM of this node with what was learned of it."""
+    """Return lanes in the order of `roster`; VMs of this node keep their learned state."""
     moved = Lanes(roster)
     here = [(place, lanes.places[vm]) for vm, place in moved.places.items() if vm in lanes.places]
     if here:
@@ -379,5 +379,5 @@ def follow_roster(lanes: Lanes, roster: bytes) -> Lanes:
 
 
 def without(lanes: Lanes, vms: Collection[bytes]) -> Lanes:
-    """Return lanes of all VMs but these, each with what was learned of it."""
+    """Return lanes without the given VMs; the others keep their learned state."""
     return follow_roster(lanes, b"".join(vm for vm in lanes.places if vm not in vms))

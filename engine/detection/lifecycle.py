@@ -1,6 +1,6 @@
-"""What events, inventory and owners say about a VM: which silences they explain.
+"""Take events, inventory and owners' commands, and derive which silences they explain.
 
-An explained silence is neither judged nor learned as a habit.
+An explained silence is neither judged nor learned as usual.
 """
 
 import numpy as np
@@ -21,9 +21,9 @@ from engine.wire.frame import Event, Frame, InventoryItem
 from engine.wire.limits import small_int
 
 _FOR_EVER = -1
-# Until the slot closes: more at once is no person's word.
+# Until the slot closes: a person does not send more at a time.
 _FORGETS_KEPT = 1_024
-# Event → the hold it begins; a hold without an end is taken back by its counterpart.
+# Event → the hold that it starts. A hold without an end is ended by the opposite event.
 _BEGINS = {
     "paused": "paused",
     "job_started": "job_active",
@@ -40,14 +40,14 @@ _ENDS = {
 }
 _LEFT = frozenset({"stopped", "shutdown", "migrated_out", "crashed"})
 _TELLS = frozenset({"panicked", "crashed"})
-# What the node's agent says of a guest that it asked, or whose console it read.
+# Reports of the node's agent about a guest that it probed or whose console it read.
 _SIGNS = frozenset(
     {"probe_answered", "probe_silent", "agent_answered", "agent_silent", "console_panic"}
 )
 
 
 def take_inventory(cell: Cell, frame: Frame, *, time_ms: int) -> int:
-    """Let each item be what is known of its VM; return how many are of VMs of other nodes."""
+    """Store each item as the definition of its VM; return how many are for other nodes' VMs."""
     name, foreign = frame.header.node, 0
     for item in frame.inventory:
         vm = _known(cell, item.vm, time_ms=time_ms)
@@ -60,7 +60,7 @@ def take_inventory(cell: Cell, frame: Frame, *, time_ms: int) -> int:
 
 
 def _known(cell: Cell, uuid: bytes, *, time_ms: int) -> Vm:
-    """Return a VM; one that no node has shown yet belongs to none, and is forgotten in time."""
+    """Return a VM; one without a sample has no node and is dropped after a time."""
     vm = cell.vms.get(uuid)
     if vm is None:
         vm = cell.vms[uuid] = Vm(uuid=uuid, node="", known_ms=time_ms)
@@ -68,7 +68,7 @@ def _known(cell: Cell, uuid: bytes, *, time_ms: int) -> Vm:
 
 
 def _describe(vm: Vm, item: InventoryItem) -> None:
-    """Take an item's word; an unknown tenant or group is not actionable."""
+    """Store an inventory item; a VM without tenant or group is not actionable."""
     vm.name = item.name
     vm.tenant = item.tenant
     vm.group = item.group
@@ -84,7 +84,7 @@ def _describe(vm: Vm, item: InventoryItem) -> None:
 
 
 def arrived(cell: Cell, vm: Vm, name: str, *, time_ms: int, configuration: Configuration) -> None:
-    """Let hold what a node said of a VM before it took it over."""
+    """Apply what a node reported about a VM before it took the VM over."""
     item, kind = vm.offers.get(name), vm.arrivals.get(name)
     vm.offers, vm.arrivals = {}, {}
     if item is not None:
@@ -102,14 +102,14 @@ def arrived(cell: Cell, vm: Vm, name: str, *, time_ms: int, configuration: Confi
 
 
 def _end_holds(vm: Vm, kind: str, *, time_ms: int, hold_ms: int) -> None:
-    """Let the holds end that an event takes back: what it leaves behind settles in a while."""
+    """Let the holds that an event ends expire after a third of the hold time."""
     for reason in _ENDS.get(kind, ()):
         if reason in vm.holds:
             vm.holds[reason] = time_ms + hold_ms // 3
 
 
 def _hold_ms(cell: Cell, vm: Vm, seconds: float, configuration: Configuration) -> int:
-    """Return how long an event explains a silence: at coarse sampling, some samples at least."""
+    """Return how long an event explains a silence in ms; a few samples at least."""
     node = cell.nodes.get(vm.node)
     interval_ms = 0 if node is None else node.interval_ms
     return max(round(seconds * 1000), configuration.hold_samples * interval_ms)
@@ -118,10 +118,10 @@ def _hold_ms(cell: Cell, vm: Vm, seconds: float, configuration: Configuration) -
 def take_events(
     cell: Cell, frame: Frame, *, time_ms: int, arrived_ms: int, configuration: Configuration
 ) -> int:
-    """Fold a frame's events; return how many speak of VMs of other nodes, which do not count.
+    """Fold a frame's events; return how many are about VMs of other nodes, which do not count.
 
-    The log took the frame at `arrived_ms`, and no event of it was later. Kinds that this release
-    does not know are passed over.
+    The log appended the frame at `arrived_ms`, so no event in it was later. Kinds that this release
+    does not know are ignored.
     """
     header, foreign = frame.header, 0
     for event in frame.events:
@@ -158,7 +158,7 @@ def take_events(
 
 
 def _take_forget(cell: Cell, event: Event) -> None:
-    """Note a subject that an owner wants forgotten; the slot's end forgets it."""
+    """Store a subject that an owner wants forgotten until the slot closes."""
     scope = FORGETTABLE.get(event.detail.get("scope", ""))
     if scope is not None and len(cell.forgets) < _FORGETS_KEPT:
         cell.forgets.append((scope, event.detail.get("name", "")))
@@ -176,7 +176,7 @@ def _take_owner(
 
 
 def _take_maintenance(vm: Vm, event: Event) -> None:
-    """Take how long a maintenance lasts: only a word said after the last one may end it earlier."""
+    """Store the end of a maintenance; only a later command may end it earlier."""
     event_ms = event.time_ns // 1_000_000
     told_ms = small_int(event.detail.get("until_ms", ""))
     until_ms = _FOR_EVER if told_ms is None else told_ms
@@ -189,7 +189,7 @@ def _take_maintenance(vm: Vm, event: Event) -> None:
 
 def _take_mark(vm: Vm, event: Event, *, time_ms: int) -> None:
     phase = {"action_sent": "sent", "action_returned": "returned", "action_unknown": "unknown"}
-    # A call that was refused, or came too late to be made, did nothing: there is nothing to verify.
+    # A call that was refused or expired had no effect: there is nothing to verify.
     if event.kind not in phase or event.detail.get("outcome") in ("refused", "expired"):
         return
     vm.mark = ActionMark(
@@ -203,11 +203,9 @@ def _take_mark(vm: Vm, event: Event, *, time_ms: int) -> None:
 
 
 def _said_ms(cell: Cell, vm: Vm, event: Event, arrived_ms: int) -> int:
-    """Return when an event was by the clock of the VM's node: not after the log took its record.
-
-    A later date would be after every silence to come: an answer would hide each death, and a lack
-    of answers prove each.
-    """
+    """Return the time of an event by the clock of the VM's node, at most the append time."""
+    # A later date would be after every future silence: an answer would hide each death, and a
+    # missing answer would prove each.
     home = cell.nodes.get(vm.node)
     ahead_ms = 0 if home is None else max(0, -home.lag_ms)
     return min(event.time_ns // 1_000_000, arrived_ms + ahead_ms)
@@ -216,12 +214,9 @@ def _said_ms(cell: Cell, vm: Vm, event: Event, arrived_ms: int) -> int:
 def _take_sign(
     cell: Cell, vm: Vm, event: Event, node: str, event_ms: int, configuration: Configuration
 ) -> None:
-    """Take an answer, or the lack of one, of a guest.
-
-    An answer counts from every node that `may_hear` it and takes back that there was none; that
-    there is none is believed from the VM's own node alone, and not where a later answer was heard
-    already.
-    """
+    """Record an answer of a guest, or a missing one."""
+    # An answer counts from every node that `may_hear` it and revokes a missing one. A missing
+    # answer counts only from the VM's own node, and only if no later answer was recorded.
     if event.kind == "probe_answered":
         vm.probe_answered_ms = event_ms
         vm.probe_silent_ms = 0
@@ -276,7 +271,7 @@ def _take_lifecycle(
 
 
 def _take_word(cell: Cell, vm: Vm, event: Event, said_ms: int) -> None:
-    """Take what a VM's panic device or watchdog said of it."""
+    """Record a report of a VM's panic device or watchdog."""
     if event.kind in _TELLS:
         vm.told, vm.told_ms = event.kind, cell.passed_ms
     elif event.kind == "watchdog":
@@ -292,11 +287,11 @@ def _begin_boot(
     said_ms: int,
     configuration: Configuration,
 ) -> None:
-    """Begin a boot epoch, and note a reboot that nobody announced."""
+    """Begin a boot epoch, and record a reboot that was not announced."""
     _enter_boot(cell, vm, time_ms=time_ms, configuration=configuration)
     if event.kind != "rebooted":
         return
-    # One reset is told twice by libvirt 9.
+    # libvirt 9 reports one reset twice.
     since_ms = time_ms - vm.rebooted_ms
     repeated = vm.rebooted_ms > 0 and since_ms < configuration.reboot_wait_s * 1000
     vm.rebooted_ms = time_ms

@@ -1,4 +1,4 @@
-"""What speaks for and against a fault of one VM right now, signal by signal: for pictures."""
+"""Compute the evidence for and against a fault of one VM now, by signal, for charts."""
 
 from engine.detection.cell import Cell
 from engine.detection.configuration import Configuration
@@ -9,7 +9,7 @@ from engine.detection.witnesses import witness_items
 def likelihoods(cell: Cell, vm: bytes, configuration: Configuration) -> dict[str, float]:
     """Return nats by signal, and `dead` as their sum; empty where the VM has no lane.
 
-    Numbers are as in the evidence of an alert, also where no alert was raised.
+    Values are those of an alert's evidence, also if no alert was raised.
     """
     place = cell.place(vm)
     if place is None:
@@ -26,7 +26,7 @@ def likelihoods(cell: Cell, vm: bytes, configuration: Configuration) -> dict[str
 
 
 def limits(configuration: Configuration) -> dict[str, float]:
-    """Return the scores to reach, in nats, by what they lead to."""
+    """Return the score thresholds in nats by their effect."""
     return {
         "alert": configuration.alert_nats,
         "order, one core": configuration.order_nats("one_core"),

@@ -1,4 +1,4 @@
-"""Per closed minute and cell: what was expected of each VM and what came, for history."""
+"""Summarise each minute of a cell for the history: expected and actual values of each VM."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -17,15 +17,15 @@ _CLASSES = ("idle", "steady", "busy")
 # Mean CPU shares at which the next class begins.
 _EDGES: Final = (0.02, 0.4)
 CLASS_EDGES: Final = np.array(_EDGES)
-# Each takes 64 bytes, and the name of its group: so many with 150 bytes of names are below what a
-# record may have (`envelope.MAX_RECORD_BYTES`).
+# A VM takes 64 bytes and the name of its group. This many with names of 150 bytes stay below the
+# limit of a record (`envelope.MAX_RECORD_BYTES`).
 PART_VMS: Final = 4096
 
 
 def close_minute(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Scores]:
-    """Return the minute that has ended by `time_ms`, nothing while it lasts; begin the next.
+    """Return the minute that ended by `time_ms` and begin the next; empty while it lasts.
 
-    A minute of many VMs is several records, each of as many nodes as a record of the log bears.
+    A minute of many VMs is split into several records, each with up to `PART_VMS` VMs.
     """
     minute_ms = round(configuration.minute_s * 1000)
     now = time_ms - time_ms % minute_ms
@@ -70,7 +70,7 @@ def close_minute(cell: Cell, *, time_ms: int, configuration: Configuration) -> l
 
 
 def _forget_unseen(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
-    """Drop VMs that were only ever named: by an inventory or an event, and by no sample."""
+    """Drop VMs that an inventory or event named but no sample ever showed."""
     since_ms = time_ms - round(configuration.resolved_kept_s * 1000)
     unseen = [
         uuid
@@ -82,7 +82,7 @@ def _forget_unseen(cell: Cell, *, time_ms: int, configuration: Configuration) ->
 
 
 def _shared_out(names: list[str], sizes: list[int]) -> list[list[str]]:
-    """Return neighbouring nodes together, as many as have `PART_VMS` VMs; a larger one alone."""
+    """Group neighbouring nodes up to `PART_VMS` VMs; a larger node is alone."""
     parts: list[list[str]] = [[]]
     vms = 0
     for name, size in zip(names, sizes, strict=True):
@@ -112,7 +112,7 @@ def _values(cell: Cell, part: list[str]) -> bytes:
 
 
 def _counts(names: Iterable[str]) -> dict[str, int]:
-    """Return how often each name stands there, in their order: a restored cell has another one."""
+    """Return the count of each name, sorted: a restored cell has another order."""
     return dict(sorted(Counter(names).items()))
 
 
@@ -128,7 +128,7 @@ def _node(cell: Cell, name: str) -> NodeMinute:
 
 
 def _features(lanes: Lanes) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Return shape (len(FEATURES), n): means over the minute, NaN where nothing was known."""
+    """Return shape (len(FEATURES), n): means over the minute, NaN where no value was known."""
     size = len(lanes)
     counts = lanes.sum_counts[:, :size]
     means = np.where(counts > 0, lanes.sums[:, :size] / np.maximum(counts, 1), np.nan)
@@ -145,7 +145,7 @@ def _features(lanes: Lanes) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
 def class_indices(lanes: Lanes) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return, per lane, which workload class a VM belongs to now: by its mean CPU share."""
+    """Return, per lane, the workload class of its VM by mean CPU share."""
     size = len(lanes)
     mean = lanes.baseline[:, 0].reshape(-1)[:size]
     share = mean / np.maximum(lanes.numbers("vcpus")[:size], 1)

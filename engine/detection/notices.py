@@ -1,7 +1,7 @@
-"""What is told to people about the data themselves, not about a guest: it never leads to an action.
+"""Publish notices to people about the data itself, not about a guest; they lead to no action.
 
-A notice is an incident of its own beside that of its subject, and ends by itself once it was
-calm for as long as `calm_s` of its kind says.
+A notice is an incident separate from that of its subject. It ends by itself after a time without
+a new cause, `calm_s` of its kind.
 """
 
 from typing import Final
@@ -12,7 +12,7 @@ from engine.detection.incidents import Finding, report, republished, resolve
 from engine.wire.alert import Alert, Resolution
 
 _PREFIX: Final = "notice/"
-# How long nothing may have been seen of it, and how that is said.
+# Time in s without a new cause, and its wording.
 _ENDS: Final = {
     "record_skipped": (900.0, "no further record was skipped for 15 minutes"),
     "clock_step": (120.0, "the clock has not stepped for two minutes"),
@@ -23,7 +23,7 @@ NOTICE_KINDS: Final = frozenset(_ENDS)
 
 
 def notice_key(kind: str, subject: str) -> str:
-    """Return under which key a cell keeps a notice."""
+    """Return the key of a notice in its cell."""
     return f"{_PREFIX}{kind}/{subject}"
 
 
@@ -40,15 +40,15 @@ def give_notice(
     configuration: Configuration,
     vm: Vm | None = None,
 ) -> list[Alert]:
-    """Open a notice, or go on with it; return what is to be published."""
+    """Open or continue a notice; return the alerts to publish."""
     alerts = report(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)
-    # For a notice the time of its last cause, not since when it is well.
+    # For a notice this is the time of its last cause, not of recovery.
     cell.incidents[finding.key].well_ms = time_ms
     return alerts
 
 
 def follow_notices(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """End notices that were calm for long enough, and publish the others again each minute."""
+    """End notices without a recent cause, and publish the others again each minute."""
     alerts: list[Alert] = []
     for key, incident in sorted(cell.incidents.items()):
         if is_notice(key) and incident.alert.state == "firing":

@@ -1,8 +1,8 @@
-"""Who may speak for a VM: the node that runs it, until its move is believed.
+"""Decide which node may report on a VM: the node that runs it, until a move is accepted.
 
-A move is believed when its source said so, or when the source no longer runs the VM (it left the
-list, it is not running there, the node is silent) and another node does. Until then what another
-node says of the VM is not used, only remembered: it holds once that node takes the VM over.
+A move is accepted when its source reported it, or when the source no longer runs the VM (it left
+the roster, it is not running there, the node is silent) and another node does. Until then, reports
+of another node are only stored, and apply when that node takes the VM over.
 """
 
 from itertools import islice
@@ -21,39 +21,39 @@ from engine.wire.frame import Event, InventoryItem
 from engine.wire.metrics import VM_STATES
 
 _RUNNING: Final = VM_STATES.index("running")
-# Nodes that may have something to say of a VM that another one runs: more is no migration.
+# Number of other nodes whose reports on a VM are stored: more is no migration.
 _OFFERS_KEPT: Final = 4
-# At the end of a live migration both may show it running for a sample; longer is no migration.
+# At the end of a live migration both nodes may show it running for one sample, not longer.
 _TWICE_S: Final = 60.0
 _TWICE_INTERVALS: Final = 3
-# A slot closes at the latest so long after the sample that showed a step.
+# Longest time from the sample that showed a step until its slot closes.
 _STEP_TOLD_MS: Final = 60_000
-# Orders accept clocks that differ by so much (`CLOCK_SLACK_MS`): a smaller step harms nothing, and
+# Orders accept clocks that differ by this much (`CLOCK_SLACK_MS`), so a smaller step is harmless;
 # recorded rows are dated to the second.
 _STEP_REPORTED_MS: Final = 5_000
 _ARRIVALS: Final = frozenset({"started", "migrated_in"})
 
 
 def may_speak(cell: Cell, vm: Vm, name: str) -> bool:
-    """Return whether the collector of a node may speak for a VM now."""
+    """Return whether the collector of a node may report on a VM now."""
     owner = cell.nodes.get(vm.node)
     return owner is None or owner.name == name or is_absent(vm, owner)
 
 
 def is_absent(vm: Vm, owner: Node) -> bool:
-    """Return whether a VM's node no longer runs it, by its own word or by its silence."""
+    """Return whether a VM's node no longer runs it, by its own report or by its silence."""
     return owner.silent or vm.gone_ms > 0 or vm.left_by_word
 
 
 def may_mark(cell: Cell, vm: Vm, name: str) -> bool:
-    """Return whether the agent of a node may have acted on a VM: it runs there, or did before."""
+    """Return whether a node's agent may have acted on a VM, which runs or ran there."""
     return name == vm.former or may_speak(cell, vm, name)
 
 
 def may_hear(cell: Cell, vm: Vm, name: str, *, time_ms: int) -> bool:
-    """Return whether a node's agent may have heard a guest.
+    """Return whether a node's agent may have received an answer of a guest.
 
-    It runs there, a node's list has it, or it is on its move away from there.
+    The VM runs there, a roster of the node lists it, or it is moving away from there.
     """
     home = cell.nodes.get(vm.node)
     moves = vm.gone_ms > 0 or vm.left_by_word or "migration" in vm.held_by(time_ms)
@@ -68,7 +68,7 @@ def may_hear(cell: Cell, vm: Vm, name: str, *, time_ms: int) -> bool:
 
 
 def remember_item(vm: Vm, name: str, item: InventoryItem) -> None:
-    """Keep what another node says a VM is, until it takes the VM over."""
+    """Store another node's inventory item of a VM until that node takes the VM over."""
     if max(len(item.disks), len(item.nics)) > MAX_PLACES_OF_VM:
         disks, nics = _some(item.disks), _some(item.nics)
         item = msgspec.structs.replace(item, disks=disks, nics=nics)
@@ -82,16 +82,16 @@ def _some(devices: dict[str, str]) -> dict[str, str]:
 
 
 def remember_event(vm: Vm, name: str, event: Event) -> None:
-    """Keep how a VM came to another node, until that takes the VM over."""
+    """Store how a VM came to another node until that node takes it over."""
     known = name in vm.arrivals or len(vm.arrivals) < _OFFERS_KEPT
     if event.kind in _ARRIVALS and known:
         vm.arrivals = {**vm.arrivals, name: event.kind}
 
 
 def moves_to(cell: Cell, vm: Vm, node: Node, *, here: bool) -> bool:
-    """Return whether a node that lists a VM of another one takes it over now.
+    """Return whether a node that lists a VM of another node takes it over now.
 
-    `here` says whether the VM runs there by this sample.
+    `here` states whether the VM runs there by this sample.
     """
     place = cell.place(vm.uuid)
     if place is None:
@@ -104,14 +104,14 @@ def moves_to(cell: Cell, vm: Vm, node: Node, *, here: bool) -> bool:
 
 
 def note_twice(cell: Cell, vm: Vm, node: Node, *, time_ms: int) -> None:
-    """Note that a node runs a VM that another one runs as well."""
+    """Record that a node runs a VM that another node runs too."""
     if not vm.twice:
         vm.twice, vm.twice_ms = node.key, time_ms
     cell.watched.add(vm.uuid)
 
 
 def watch_identities(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Tell VMs that run on two nodes, nodes as which two collectors report, clocks that step."""
+    """Report VMs that run on two nodes, nodes with two collectors, and clocks that step."""
     alerts: list[Alert] = []
     for uuid in sorted(cell.watched):
         vm = cell.vms[uuid]
@@ -134,7 +134,7 @@ def watch_identities(cell: Cell, *, time_ms: int, configuration: Configuration) 
 
 
 def _has_stepped(node: Node, *, time_ms: int) -> bool:
-    """Return whether a node's wall clock stepped a moment ago, by more than may be ignored."""
+    """Return whether a node's wall clock stepped recently, by a relevant amount."""
     is_recent = node.stepped_ms > 0 and time_ms - node.stepped_ms <= _STEP_TOLD_MS
     return is_recent and abs(node.step_ms) >= _STEP_REPORTED_MS
 
@@ -215,7 +215,7 @@ def _stepped(cell: Cell, node: Node, *, time_ms: int, configuration: Configurati
 def log_stepped(
     cell: Cell, by_ms: int, *, time_ms: int, configuration: Configuration
 ) -> list[Alert]:
-    """Tell that the log's clock was ahead for a while and is right again."""
+    """Report that the log's clock was ahead for a time and is correct again."""
     finding = Finding(
         scope="cell",
         subject=cell.name,

@@ -1,6 +1,6 @@
-"""One partition of frames as a value that records are folded into: no log, no loop, no clock.
+"""Fold the records of one partition into a value, without log, loop or clock.
 
-The same records give the same alerts and the same digest, whatever brought them.
+The same records give the same alerts and the same digest, independent of their transport.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -42,13 +42,13 @@ from engine.wire.rejected import encode_rejected, rejected_key
 from engine.wire.score import Scores, encode_scores
 from models.kernels.columns import widen
 
-# Ended sources are looked for once in a while, not at every record.
+# Ended sources are searched for at this interval, not with every record.
 _FORGET_EVERY_MS = 60_000
 _RECORD: Final = "record"
 
 
 class Output(NamedTuple):
-    """A record to append because of what was folded; `alert` and `scores` are its decoded form."""
+    """A record to append as a result of folding; `alert` and `scores` are its decoded form."""
 
     topic: str
     key: bytes
@@ -59,7 +59,7 @@ class Output(NamedTuple):
 
 
 def decoded(record: Record) -> Frame:
-    """Return the frame of a record whoever wrote it, for replays and recordings."""
+    """Return the frame of a record without checking its writer, for replays and recordings."""
     return decode_frame(record.value, widen)
 
 
@@ -69,21 +69,21 @@ class Partition:
     Attributes
     ----------
     open_frame
-        Gives the frame of a record, or refuses it; a role puts one here that checks the writer.
+        Decodes the frame of a record or rejects it; a role sets one that verifies the writer.
     next_offset
-        The first record that has not been folded; it and `lost` belong to the log and not
-        to the records.
+        Offset of the first record that has not been folded; it and `lost` describe the log, not
+        the records.
     lost
-        Records that the log dropped before they were read, since this value was made.
+        Number of records that the log dropped before they were read, since this value was made.
     cells, sources, counters
-        What is known of the fleet, of the writers, and what became of the records.
+        State of the fleet and of the writers, and counts of the records by outcome.
     marks
-        By writer, when the frame that came last of it was taken, by its node's clock.
+        Time of the last received frame of each writer, by its node's clock.
     clock
-        What the append times of the records come to.
+        Log clock derived from the append times of the records.
     time_ms, passed_ms
-        The append time that is believed now, and append time that has passed while the log was
-        there: a hole in it makes nobody silent.
+        Append time that is accepted now, and append time that passed while the log was available:
+        during an outage no VM counts as silent.
     """
 
     def __init__(self, configuration: Configuration) -> None:
@@ -99,18 +99,17 @@ class Partition:
         self.time_ms = 0
         self.passed_ms = 0
         self.forgot_ms = 0
-        # Sources with frames that wait: few, and looked at with every record.
+        # Sources with waiting frames: few, and visited with every record.
         self.queued: set[str] = set()
-        # Follows from them.
+        # Derived from `queued`.
         self.waiting_bytes = 0
-        # Cells that took a frame in, or had one wait, with this record: only they can have become
-        # due by it.
+        # Cells that folded or queued a frame with this record: only they can have become due by it.
         self._touched: set[str] = set()
-        # Culprits that this record is folded without.
+        # Culprits that are skipped for this record.
         self._given_up: set[str] = set()
 
     def waiting(self) -> int:
-        """Return how many frames wait for a gap in their source's sequence."""
+        """Return the number of frames that wait for a gap in their source's sequence."""
         return sum(len(self.sources[key].waiting) for key in self.queued)
 
     def fold(
@@ -120,16 +119,16 @@ class Partition:
         *,
         given_up: Collection[str] = (),
     ) -> list[Output]:
-        """Fold one record; return what it leads to, oldest first.
+        """Fold one record; return the resulting records, oldest first.
 
-        Records below `next_offset` were folded before and change nothing. `frame` is what the
-        record's value stands for, where the caller has it already: a replay makes frames and
-        no bytes. `given_up` names culprits of `FoldFailed`: what is set aside this time.
+        Records below `next_offset` were folded before and change nothing. `frame` is the decoded
+        value, where the caller has it: a replay makes frames without bytes. `given_up` names
+        culprits of `FoldFailed` to set aside this time.
 
         Raises
         ------
         FoldFailed
-            Something raised, and the state may be half changed: it is to be restored.
+            Folding raised, and the state may be half changed: restore it.
         """
         if record.offset < self.next_offset:
             return []
@@ -142,7 +141,7 @@ class Partition:
             raise FoldFailed(_RECORD, error) from error
 
     def _fold(self, record: Record, frame: Frame | None) -> list[Output]:
-        # Where the log begins is not known before its first record.
+        # The start of the log is unknown before its first record.
         if self.next_offset:
             self.lost += record.offset - self.next_offset
         self.next_offset = record.offset + 1
@@ -154,7 +153,7 @@ class Partition:
             except RecordRejected as error:
                 rejection = error
         outputs = self._pass_time(record, frame)
-        # Time first: a slot whose grace is over does not take the next slot's frame in.
+        # Advance time first: a slot whose grace is over must not take the next slot's frame.
         outputs += self._close_slots(self.cells)
         self._touched.clear()
         if _RECORD in self._given_up:
@@ -178,7 +177,7 @@ class Partition:
         return outputs
 
     def _pass_time(self, record: Record, frame: Frame | None) -> list[Output]:
-        """Let append time pass as far as it is believed; a hole in it is an outage."""
+        """Advance the accepted append time; a gap in it is an outage."""
         limit_ms = round(self.configuration.clock_step_s * 1000)
         if record.time_ms - self.time_ms > limit_ms:
             intervals = [cell.interval_ms() for cell in self.cells.values()]
@@ -202,7 +201,7 @@ class Partition:
         return self._step_back(-jump_ms) if jump_ms < 0 else []
 
     def _step_back(self, by_ms: int) -> list[Output]:
-        """Leave a time behind that was believed and is not the log's any more; tell of it."""
+        """Give up an accepted time that the log no longer shows, and report this."""
         from_ms = self.time_ms + by_ms
         self.forgot_ms = min(self.forgot_ms, self.time_ms)
         for source in self.sources.values():
@@ -224,7 +223,7 @@ class Partition:
         arrival = Arrival(frame, record.value, self.time_ms)
         cell = self.cells.get(header.cell)
         key = source_key(frame)
-        # A gap that an outage of the log kept open was not overtaken.
+        # A gap that an outage of the log kept open is not an out-of-order arrival.
         is_calm = cell is not None and not cell.is_unsure and self.time_ms >= cell.outage_ms
         if cell is not None and is_calm and key in self.queued:
             most_ms = round(self.configuration.reorder_s * 1000)
@@ -247,17 +246,17 @@ class Partition:
             self.queued.add(key)
         node = None if cell is None else cell.nodes.get(header.node)
         if node is not None and header.run == node.run:
-            # It waits or is a repeat; either way its node is not out of sight.
+            # The frame waits or is a repeat; in both cases its node is visible.
             node.seen_ms = self.passed_ms
         return []
 
     def _early(self, key: str) -> Callable[[Waiting], bool]:
-        """Return what says of the next frame of a source that it has to wait for its slot."""
+        """Return a function that states whether a source's next frame must wait for its slot."""
         name, node = key.split("\x00")[:2]
 
         def is_early_now(waiting: Waiting) -> bool:
             cell = self.cells.get(name)
-            # One that has nothing for the open slot may be the last that it waited for.
+            # A node without a sample for the open slot may be the last that the slot awaited.
             self._touched.add(name)
             return cell is not None and is_early(
                 cell,
@@ -271,7 +270,7 @@ class Partition:
         return is_early_now
 
     def _release_waiting(self, record: Record) -> list[Output]:
-        """Fold frames whose turn has come, and close the slots that they fill."""
+        """Fold frames that are due, and close the slots that they fill."""
         outputs: list[Output] = []
         while True:
             folded = 0
@@ -284,7 +283,7 @@ class Partition:
                 return outputs
 
     def _release(self, key: str, record: Record) -> tuple[int, list[Output]]:
-        """Fold the frames of one source whose turn has come; return how many."""
+        """Fold the due frames of one source; return their number."""
         source, folded = self.sources[key], 0
         said: list[Output] = []
         before = self.counters.missing
@@ -316,7 +315,7 @@ class Partition:
         missing: int = 0,
         arrived_ms: int | None = None,
     ) -> list[Output]:
-        """Fold a frame whose turn has come; `record` is the one that is being folded now."""
+        """Fold a frame that is due; `record` is the one that is being folded now."""
         header = frame.header
         culprit = f"frame {source_key(frame)} {header.sequence}"
         if culprit in self._given_up:
@@ -334,12 +333,12 @@ class Partition:
         return []
 
     def _refuse(self, value: bytes, record: Record, rejection: RecordRejected) -> list[Output]:
-        """Keep what is not folded in `rejected`, with its reason."""
+        """Publish a value that is not folded to `rejected`, with its reason."""
         self.counters.rejected += 1
         return [_rejected(value, record, rejection)]
 
     def _set_aside(self, frame: Frame | None, value: bytes, record: Record) -> list[Output]:
-        """Keep what cannot be folded in `rejected`, and tell of it; None is no readable frame."""
+        """Publish a value that cannot be folded to `rejected` and report it; None is unreadable."""
         self.counters.rejected += 1
         self.counters.poison += 1
         if frame is None:
@@ -406,12 +405,12 @@ class Partition:
             except Exception as error:
                 if culprit not in self._given_up:
                     raise FoldFailed(culprit, error) from error
-                # All of the cell is dropped, whatever the error left half changed.
+                # The whole cell is dropped, because the error may have left it half changed.
                 outputs += self._begin_anew(cell)
         return outputs
 
     def _judged(self, cell: Cell) -> list[Output]:
-        """Close a cell's slot if it is due, and its minute where that has ended."""
+        """Close a cell's slot if it is due, and its minute if it has ended."""
         if not is_due(cell, time_ms=self.time_ms, configuration=self.configuration):
             return []
         cell.ahead = self._ahead(cell) if cell.overtaken.late_ms else {}
@@ -423,11 +422,9 @@ class Partition:
         return outputs
 
     def _begin_anew(self, cell: Cell) -> list[Output]:
-        """Put an empty cell in the place of one that cannot be judged; end what it had told.
-
-        No record is to blame, so that skipping one would not help. What was learned is lost,
-        and without a day of history nothing in the cell is acted on.
-        """
+        """Replace a cell that cannot be judged by an empty one, and end its alerts."""
+        # No record causes the error, so skipping one would not help. Learned state is lost, and
+        # without a day of history no action is taken in the cell.
         self.counters.poison += 1
         outputs: list[Output] = []
         for _, incident in sorted(cell.incidents.items()):
@@ -454,7 +451,7 @@ class Partition:
         return cell
 
     def _ahead(self, cell: Cell) -> dict[str, list[bytes]]:
-        """Return, by node, its samples that wait: what is judged now may be over by them."""
+        """Return the waiting samples by node: they may end what is judged now."""
         waiting: dict[str, list[bytes]] = {}
         for key in sorted(self.queued):
             name, node = key.split("\x00")[:2]

@@ -1,7 +1,7 @@
-"""From a frame's columns to rates, epochs and signs of life, for a whole node at once.
+"""Turn a frame's columns into rates, epochs and signs of life, for a whole node in one pass.
 
-Missing is unknown: it neither counts as silence nor ends one. A smaller counter, another
-instance or a reboot begins a new epoch and is never a rate.
+A missing value is unknown: it neither counts as silence nor ends one. A smaller counter, another
+instance or a reboot begins a new epoch and gives no rate.
 """
 
 import math
@@ -18,7 +18,7 @@ from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, KVM_COUNTERS, VM_STATES
 from models.kernels import baseline, course, gaps, intake, standstill, trends, vitals
 from models.kernels.course import Pace
 
-# Where each of `models.kernels.intake`'s values stands in a frame, and in the lanes' integers.
+# Rows of the values of `models.kernels.intake` in a frame, and in the lanes' integers.
 _PLACES: Final = np.array(
     [
         (INTEGER_ROW[metric], I.get(number, -1))
@@ -41,19 +41,19 @@ _PLACES: Final = np.array(
 )
 _KVM: Final = np.array([INTEGER_ROW[metric.name] for metric in KVM_COUNTERS])
 _NOTHING_MISSING: Final = np.zeros((0, 0), np.bool_)
-# More than any device moves: a glitch of the counter, not a sign of life.
+# More than any device transfers: a counter error, not a sign of life.
 _IMPOSSIBLE_BYTES_PER_S: Final = np.float32(1e11)
-# By state; the last entry is for a state that is not known (-1).
+# By state; the last entry is for an unknown state (-1).
 _RUNNING: Final = np.array(
     [*(name in {"running", "blocked", "crashed"} for name in VM_STATES), False], np.bool_
 )
 _SHARE_TAU_S: Final = 60.0
 _DAY_S: Final = 86_400.0
-# A silence worth more than this may be a fault: what happens in it is not learned as habit.
+# A silence worth more than this may be a fault: activity in it is not learned as usual.
 _HABIT_NATS: Final = 2.0
-# Counts of a VM's CPU levels are halved at a day of samples a second, so that habits may change.
+# Counts of a VM's CPU levels are halved at a day of 1 s samples, so that they can adapt.
 _LEVELS_FULL: Final = 86_400.0
-# As arrays: a kernel takes a tuple field by field.
+# As arrays: Numba takes a tuple field by field.
 _FIGURES: Final = np.array([F[name] for name in course.Figures._fields])
 _NUMBERS: Final = np.array([I[name] for name in course.Numbers._fields])
 
@@ -100,9 +100,9 @@ def fold_rows(
 
 
 def _take_rows(lanes: Lanes, rows: VmRows, *, has_interval: bool) -> None:
-    """Take the frame in; a boot also forgets what was seen moving."""
+    """Store the frame's rows; a boot also resets the activity seen before."""
     missing = _NOTHING_MISSING if rows.missing is None else rows.missing
-    # A replay hands in slices: one more layout would have the kernel compiled once more.
+    # A replay passes slices: another layout would compile the kernel a second time.
     begun = intake.take_rows(
         np.ascontiguousarray(rows.integers),
         np.ascontiguousarray(missing),
@@ -122,7 +122,7 @@ def _take_rows(lanes: Lanes, rows: VmRows, *, has_interval: bool) -> None:
 
 
 def _take_device_sets(lanes: Lanes, rows: VmRows) -> None:
-    """Compare sums over another set of devices with nothing: they are neither boot nor life."""
+    """Reset sums over a changed set of devices: the change is neither boot nor life."""
     row, size = INTEGER_ROW["device_set"], len(rows)
     now = rows.integers[row].astype(np.int64)
     if rows.missing is not None:
@@ -130,13 +130,13 @@ def _take_device_sets(lanes: Lanes, rows: VmRows) -> None:
     before = lanes.integers[I["device_set"], :size]
     other = (now >= 0) & (before >= 0) & (now != before)
     if other.any():
-        # The CPU time, first of them, is not summed over devices.
+        # The CPU time, the first of them, is not summed over devices.
         lanes.previous[1:4, np.flatnonzero(other)] = baseline.NO_PREVIOUS
     before[now >= 0] = now[now >= 0]
 
 
 def _note_rates(lanes: Lanes, *, has_interval: bool) -> None:
-    """Keep the rates of guests that are meant to run, and add what is known to the minute."""
+    """Store the rates of guests that should run, and add known values to the minute."""
     intake.note_rates(
         lanes.counted, MINUTE_ROWS, has_interval, lanes.taken, lanes.sums, lanes.sum_counts
     )
@@ -160,7 +160,7 @@ def _pace(
 
 
 def _fold_vitals(lanes: Lanes, size: int, step_s: float, time_s: float) -> None:
-    """Fold what totals alone tell; a VM that is not meant to run is unknown, not silent."""
+    """Fold totals; a VM that should not run is unknown, not silent."""
     taken = lanes.taken
     vcpus = lanes.numbers("vcpus")
     vitals.fold_vitals(
@@ -192,9 +192,9 @@ def _fold_vitals(lanes: Lanes, size: int, step_s: float, time_s: float) -> None:
 def _fold_standstill(
     lanes: Lanes, rows: VmRows, step_s: float, configuration: Configuration
 ) -> None:
-    """Say which vCPUs stood still, and learn how long they ever do; untold is unknown."""
+    """Detect which vCPUs stood still, and learn for how long; missing is unknown."""
     if rows.vcpus is None and not len(lanes.vcpu_times) and not _tells_kvm(rows):
-        # Recorded fleets have neither, and their replay is held against its cost.
+        # Recorded fleets have neither, and the cost of their replay is limited.
         lanes.stills[...] = standstill.UNKNOWN
         return
     step = np.float32(step_s)
@@ -244,7 +244,7 @@ def _tells_kvm(rows: VmRows) -> bool:
 
 
 def _vcpus_of(rows: VmRows) -> tuple[NDArray[np.uint16], NDArray[np.uint64]]:
-    """Return a frame's counts and times as the kernel takes them."""
+    """Return a frame's counts and times in the form that the kernel takes."""
     if rows.vcpus is None:
         return np.zeros(len(rows), np.uint16), np.zeros(0, np.uint64)
     times = rows.vcpus.times_ns.copy()
@@ -254,7 +254,7 @@ def _vcpus_of(rows: VmRows) -> tuple[NDArray[np.uint16], NDArray[np.uint64]]:
 
 
 def _fold_course(lanes: Lanes, rows: VmRows, pace: Pace) -> None:
-    """Let the kernels say what moved, learn the gaps, and follow each VM's course."""
+    """Run the kernels that detect activity, learn gaps and update each VM's course."""
     taken, size = lanes.taken, len(rows)
     seen = lanes.baseline[:, baseline.COUNT : baseline.COUNT + 4]
     course.fold_signs(

@@ -1,4 +1,4 @@
-"""How incidents end: verified after an action, by themselves, or explained after all."""
+"""End incidents: verified after an action, by themselves, or explained later."""
 
 import math
 from typing import Final, NamedTuple
@@ -13,9 +13,9 @@ from engine.detection.witnesses import signs_of_life, witness_items
 from engine.wire.alert import Alert, Resolution
 from models.kernels import trends
 
-# An event travels in the frame of the node, the agent's mark in its own: either may be first.
+# The node's frame carries the event, another frame the agent's action: either may be first.
 _BOOT_SLACK_MS = 30_000
-# What is seen of these ends with the samples: a VM that is paused for days shows nothing.
+# These kinds become unknown without samples: a VM paused for days shows nothing.
 _TRENDS: Final = frozenset({"mem_leak", "cpu_runaway", "noisy_neighbour"})
 _UNSEEN: Final = "no sample of it was seen for an hour, so whether it goes on is not known"
 _REASONS: Final = {
@@ -31,7 +31,7 @@ _REASONS: Final = {
 
 
 class _Look(NamedTuple):
-    """An incident, and what this slot shows of its VM."""
+    """An incident, and the evidence of this slot on its VM."""
 
     incident: Incident
     vm: Vm
@@ -41,11 +41,11 @@ class _Look(NamedTuple):
     time_ms: int
 
     def shown(self, name: str) -> float:
-        """Return what shows over hours, by its name in `trends.OUT`; NaN is unknown."""
+        """Return a result of the slow trends by its name in `trends.OUT`; NaN is unknown."""
         return float(self.lanes.shows[self.lane, trends.OUT[name]])
 
     def is_unseen(self) -> bool:
-        """Return whether nothing was known of the VM for `trends.UNKNOWN_S`."""
+        """Return whether the VM was unknown for `trends.UNKNOWN_S`."""
         return math.isnan(self.shown("closed"))
 
 
@@ -80,7 +80,7 @@ def follow_vm(
 
 
 def _reason(look: _Look, configuration: Configuration) -> str:
-    """Return why the VM counts as well."""
+    """Return why the VM counts as healthy."""
     kind, vm = look.incident.alert.kind, look.vm
     if kind in _REASONS:
         return _UNSEEN if kind in _TRENDS and look.is_unseen() else _REASONS[kind]
@@ -102,7 +102,7 @@ def _take_mark(incident: Incident, vm: Vm) -> None:
 
 
 def _is_well(look: _Look, configuration: Configuration) -> bool:
-    """Return whether the VM shows now what the fault took from it."""
+    """Return whether the VM now shows what the fault had stopped."""
     incident, seen = look.incident, look.seen
     kind = incident.alert.kind
     if kind == "node_contention":
@@ -119,7 +119,7 @@ def _is_well(look: _Look, configuration: Configuration) -> bool:
         return seen.disk_samples == 0 or (incident.well_ms > 0 and seen.disk_run_s <= 6.0)
     patient_s = max(configuration.clear_s, 3 * seen.dt_s)
     if seen.run_samples > 0:
-        # Once it moved again a short silence is no relapse; nor is one of a guest that shows life.
+        # After it moved again, a short silence or one with signs of life is no relapse.
         signs = signs_of_life(witness_items(seen, configuration))
         lives = bool(signs) or seen.lived is not None
         return lives or (incident.well_ms > 0 and seen.run_s <= patient_s)
@@ -131,7 +131,7 @@ def _writes_again(look: _Look, configuration: Configuration) -> bool:
 
 
 def _has_calmed(look: _Look, configuration: Configuration) -> bool:
-    """Return whether what showed over hours does so no longer."""
+    """Return whether a slow fault has ended."""
     alert, seen = look.incident.alert, look.seen
     if alert.kind == "mem_leak":
         return look.shown("rises") < configuration.leak_calm_rises
@@ -142,7 +142,7 @@ def _has_calmed(look: _Look, configuration: Configuration) -> bool:
 
 
 def _explains(incident: Incident, vm: Vm, node: str) -> bool:
-    """Return whether the marked action can be what helped: a boot, or another node."""
+    """Return whether the recorded action can have repaired the VM: a boot, or another node."""
     mark = incident.mark
     if mark is None:
         return False

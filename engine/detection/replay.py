@@ -1,4 +1,4 @@
-"""The engine without a log: records in, alerts and a digest out."""
+"""Run the engine without a log: records in, alerts and a digest out."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from engine.wire.alert import Alert
 
 
 class Replay(NamedTuple):
-    """What records of one partition led to."""
+    """Alerts and state digest of the records of one partition."""
 
     alerts: list[Alert]
     digest: str
 
 
 def run_records(records: Iterable[Record], configuration: Configuration | None = None) -> Replay:
-    """Return the alerts that `records` of one partition lead to, and the digest of the state."""
+    """Return the alerts of `records` of one partition, and the digest of the state."""
     partition = Partition(Configuration() if configuration is None else configuration)
     alerts = [
         output.alert

@@ -1,4 +1,4 @@
-"""One plain sentence for each finding: who, where, what was seen, how surprising."""
+"""Write one plain sentence per finding: subject, place, observation, how surprising it is."""
 
 from engine.detection.cell import Vm
 from engine.detection.evidence import Picture
@@ -22,12 +22,12 @@ _MEANING = {
 
 
 def name_of(vm: Vm, text: str) -> str:
-    """Return the VM's name, or its UUID while its definition is not known."""
+    """Return the VM's name, or its UUID while its definition is unknown."""
     return vm.name or text
 
 
 def of_verdict(name: str, node: str, verdict: Verdict, seen: Picture, *, way: str = "") -> str:
-    """Return the sentence of a VM's verdict; `way` is what would give it one more witness."""
+    """Return the sentence of a VM's verdict; `way` names how to add a witness."""
     meaning = _MEANING[verdict.kind]
     if verdict.kind == "boot_stuck":
         return (
@@ -75,7 +75,7 @@ def of_verdict(name: str, node: str, verdict: Verdict, seen: Picture, *, way: st
 
 
 def _odds(nats: float) -> str:
-    """Return how often a silence of this surprise is seen, in words."""
+    """Return in words how often a silence this surprising occurs."""
     one_in = round(2.718281828 ** min(nats, 16.0))
     return f"once in {one_in:,} times" if one_in > 1 else "often"
 

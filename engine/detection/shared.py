@@ -1,7 +1,7 @@
-"""Silence by totals that many VMs of a cell share: one incident of the cell, not of each.
+"""Detect by totals a silence that many VMs of a cell share: one incident of the cell.
 
-Members need not begin in the same sample: in recorded fleets they were seen to begin hours
-apart. So whoever begins a silence close to others is explained by it for as long as it lasts.
+Members need not begin in the same sample: in recorded fleets they began hours apart. A shared
+silence therefore explains each VM that falls silent close to others, for as long as it is silent.
 """
 
 from typing import NamedTuple
@@ -23,14 +23,14 @@ _KNOWN, _RUN_S = vitals_layout.OUT["known"], vitals_layout.OUT["run_s"]
 
 
 class _Young(NamedTuple):
-    """The lanes of one node whose silence has just begun and surprises."""
+    """The lanes of one node whose silence has just begun and is surprising."""
 
     node: Node
     lanes: Lanes
     silent: int
 
     def places(self) -> NDArray[np.intp]:
-        """Return which lanes."""
+        """Return the indices of these lanes."""
         return np.flatnonzero(self.lanes.which(glance.YOUNG))
 
 
@@ -55,18 +55,16 @@ def judge_shared(cell: Cell, *, time_ms: int, configuration: Configuration) -> l
 
 
 def _wide(active: int, configuration: Configuration) -> float:
-    """Return how many silent VMs of so many active ones are an incident of their cell."""
+    """Return the number of silent VMs of `active` ones that make an incident of the cell."""
     return max(
         configuration.totals_shared_members, configuration.totals_shared_alert_ratio * active
     )
 
 
 def _release(cell: Cell, moving: int, configuration: Configuration) -> None:
-    """Let those be judged alone again whose shared silence goes on for long, unless many's does.
-
-    Else whoever dies in a silence of many would never be told. It is told to people alone: its
-    storage may have gone with the others' and not come back.
-    """
+    """Judge members of a long shared silence individually again, unless it still has many."""
+    # Otherwise a VM that dies in a shared silence would never be reported. It is reported to people
+    # only: its storage may have failed with that of the others and not returned.
     lasting = [
         (lanes, int(lane))
         for lanes in cell.lanes.values()
@@ -82,16 +80,16 @@ def _release(cell: Cell, moving: int, configuration: Configuration) -> None:
 
 
 def _silent_together(cell: Cell, moving: int, configuration: Configuration) -> bool:
-    """Return whether those who are still in a shared silence are as many as an incident needs."""
+    """Return whether the VMs still in a shared silence are enough for an incident."""
     silent = sum(int(_sharing(cell, name).sum()) for name in cell.lanes)
     return silent >= _wide(silent + moving, configuration)
 
 
 def _sharing(cell: Cell, name: str) -> NDArray[np.bool_]:
-    """Return, per lane in use of a node, whether it is seen to be in a shared silence."""
+    """Return, per lane in use of a node, whether its samples show a shared silence."""
     lanes = cell.lanes[name]
     size = len(lanes)
-    # Who gives no samples (its owner stopped it, its node died) has a mark that nothing ends.
+    # The mark of a VM without samples (stopped by its owner, node dead) never ends.
     sharing: NDArray[np.bool_] = lanes.signs[:size, _KNOWN] > 0.0
     sharing &= (lanes.vitals[:size, _SHARED] > 0.0) & (not cell.nodes[name].silent)
     return sharing
@@ -139,7 +137,7 @@ def _opened(
 
 
 def _followed(cell: Cell, moving: int, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Keep the incident open while members may still join; then say that it is over."""
+    """Keep the incident open while members may join; then report that it is over."""
     key = key_of("cell", cell.name)
     incident = cell.incidents.get(key)
     if incident is None or incident.alert.state != "firing" or key in cell.latches:

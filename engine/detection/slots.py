@@ -1,9 +1,9 @@
-"""Slots: which samples of a cell's nodes are judged together, and when.
+"""Form slots (windows): samples of a cell's nodes that are judged together.
 
-Where frames come in order, whatever has come since the last slot makes the next one. Where they
-overtake each other they come in bursts, and the nodes of a cell run apart by what each waits for;
-there a sample waits for its slot, so that each is judged, and beside those that were taken with
-it. How long that may take follows from how late frames came of late.
+Where frames arrive in order, a slot has all samples since the last one. Where they arrive out of
+order, they come in bursts and the nodes of a cell drift apart. There a sample waits for its slot,
+so that each sample is judged, together with those taken at the same time. The waiting time
+follows from the recent lateness of frames.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from engine.wire.frame import UUID_BYTES, VmRows, decode_frame
 from engine.wire.metrics import INTEGER_ROW
 from models.kernels.baseline import NO_PREVIOUS
 
-# In the order in which lanes keep them, CPU before them: what only a living guest moves.
+# Counters that only a live guest moves, in the order of the lanes, where CPU precedes them.
 _LIFE = [INTEGER_ROW[name] for name in ("block_rd_bytes", "block_wr_bytes", "net_tx_bytes")]
 
 
@@ -24,9 +24,9 @@ def is_due(cell: Cell, *, time_ms: int, configuration: Configuration) -> bool:
     """Return whether the slot closes now.
 
     It closes when every live node has reported since the last closing, or a grace after the
-    first that did; the grace is shorter than the interval, so that no slot ever holds one
-    node's new sample beside the others' old ones for long. Without any report it closes
-    every other interval, so that silence is judged too.
+    first report. The grace is shorter than the interval, so that no slot combines one node's new
+    sample with old ones of the others for long. Without any report it closes every other
+    interval, so that silence is judged too.
     """
     if not cell.round_ms:
         return time_ms - cell.closed_ms >= 2 * cell.interval_ms() + cell.overtaken.late_ms
@@ -34,7 +34,7 @@ def is_due(cell: Cell, *, time_ms: int, configuration: Configuration) -> bool:
 
 
 def grace_ms(cell: Cell, configuration: Configuration) -> float:
-    """Return how long a slot waits for nodes that are late."""
+    """Return how long in ms a slot waits for late nodes."""
     return configuration.slot_grace_share * cell.interval_ms() + cell.overtaken.late_ms
 
 
@@ -47,17 +47,17 @@ def is_early(
     time_ms: int,
     configuration: Configuration,
 ) -> bool:
-    """Return whether a node's sample, here `since_ms`, has to wait for its slot.
+    """Return whether a node's sample, received at `since_ms`, must wait for its slot.
 
-    One that waits for the next slot has nothing for this one, which the cell notes. Nothing waits
-    where nothing was overtaken lately, nor longer than a gap and a grace. Nodes that are further
-    apart than that are not in step: one has a backlog, or another time of day.
+    A sample that waits for the next slot means that the node has none for this one; the cell
+    records this. No sample waits where all recent frames arrived in order, nor longer than a gap
+    and a grace. Nodes further apart are not in step: one has a backlog or another time of day.
     """
     node = cell.nodes.get(name)
     if node is None or not sample.mono_ns or not (cell.overtaken.late_ms and cell.round_ms):
         return False
     apart_ms = configuration.reorder_s * 1000 + grace_ms(cell, configuration)
-    # A silent node that has just come back counts as silent until the slot closes.
+    # A silent node that has just returned counts as silent until the slot closes.
     newest_ms = max(
         (
             other.event_ms
@@ -74,7 +74,7 @@ def is_early(
 def _is_beyond(
     cell: Cell, node: Node, sample: Sample, apart_ms: float, configuration: Configuration
 ) -> bool:
-    """Return whether a sample belongs to a later slot than the one that is open."""
+    """Return whether a sample belongs to a later slot than the open one."""
     opened_ms = min((cell.nodes[key].event_ms for key in cell.reported), default=node.event_ms)
     later_ms = configuration.slot_grace_share * cell.interval_ms()
     if node.key not in cell.reported:
@@ -83,9 +83,9 @@ def _is_beyond(
         cell.beyond.add(node.key)
         return True
     if node.mono_ns == sample.mono_ns:
-        # Further rows of the same moment are of the same sample.
+        # Further rows of the same moment belong to the same sample.
         return False
-    # A node that catches up is not kept by those that are past this slot already.
+    # A node that catches up is not held back by nodes that are past this slot already.
     cell.beyond |= {
         key
         for key, other in cell.nodes.items()
@@ -95,18 +95,18 @@ def _is_beyond(
 
 
 def moves_ahead(cell: Cell, node: Node, lanes: Lanes, lane: int) -> bool:
-    """Return whether a VM has moved by a sample that is here already and waits for its slot.
+    """Return whether a VM moved in a sample that has arrived and waits for its slot.
 
-    What is judged later than it could be must not ask for an action that is known to be wrong.
+    A delayed verdict must not suggest an action that is known to be wrong.
     """
-    # All of them: a node's newest frame may be a part of it, or tell of no VM.
+    # All of them: a node's newest frame may hold only a part of it, or no VM.
     return any(
         _moved(decode_frame(value).rows, lanes, lane) for value in cell.ahead.get(node.name, ())
     )
 
 
 def _moved(rows: VmRows, lanes: Lanes, lane: int) -> bool:
-    """Return whether rows have counters of a VM that are not those of its last sample."""
+    """Return whether a VM's counters in the rows differ from those of its last sample."""
     uuids = [rows.uuids[at : at + UUID_BYTES] for at in range(0, len(rows.uuids), UUID_BYTES)]
     if lanes.vm(lane) not in uuids:
         return False

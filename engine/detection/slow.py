@@ -1,6 +1,6 @@
-"""Faults that show over hours: leaks, runaways, floods, slow disks, boots nobody announced.
+"""Detect slow faults: leaks, runaways, floods, slow disks, unannounced boots.
 
-They rest on means of five minutes (`models.kernels.trends`), and none of them is urgent.
+They develop over hours and use means of five minutes (`models.kernels.trends`). None is urgent.
 """
 
 import numpy as np
@@ -23,14 +23,14 @@ from models.kernels import glance, trends
 
 _O = trends.OUT
 _SIGNS = (glance.LEAK, glance.FLOOD, glance.RUNAWAY, glance.SLOWED, glance.BOOTED)
-# What followed an incident lately belongs to it.
+# An event this soon after an incident belongs to it.
 _AFTER_MS = 3_600_000
 
 
 def judge_trends(
     cell: Cell, *, found: set[bytes], time_ms: int, configuration: Configuration
 ) -> list[Alert]:
-    """Tell what shows over hours; add the VMs in which something was found to `found`."""
+    """Report slow faults; add the VMs with one to `found`."""
     alerts: list[Alert] = []
     for name in sorted(cell.lanes):
         node, lanes = cell.nodes[name], cell.lanes[name]
@@ -38,7 +38,7 @@ def judge_trends(
             continue
         leak, flood, runaway, slowed, booted = (lanes.which(sign) for sign in _SIGNS)
         if lanes.found[glance.BOOTED] >= configuration.boot_storm_members:
-            # A node whose guests boot together has a fault of its own.
+            # Guests of a node that boot together have a fault of the node.
             booted &= False
         for lane in np.flatnonzero(leak | flood | runaway | slowed | booted):
             vm = cell.vms[lanes.vm(int(lane))]
@@ -62,7 +62,7 @@ def judge_trends(
 
 
 def _is_excused(cell: Cell, vm: Vm, lanes: Lanes, lane: int, *, time_ms: int) -> bool:
-    """Return whether something else explains it, or an incident of another kind is open."""
+    """Return whether another reason explains it, or an incident of another kind is open."""
     if vm.held_by(time_ms):
         return True
     incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
@@ -72,7 +72,7 @@ def _is_excused(cell: Cell, vm: Vm, lanes: Lanes, lane: int, *, time_ms: int) ->
 
 
 def _is_own_boot(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> bool:
-    """Return whether a boot is neither announced nor the end of an incident told before."""
+    """Return whether a boot was neither announced nor the end of an earlier incident."""
     incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
     if incident is not None and time_ms - news_ms(incident) < _AFTER_MS:
         return False

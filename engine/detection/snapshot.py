@@ -1,7 +1,7 @@
-"""A partition's state as chunks of bytes and back, bit for bit; and its digest.
+"""Convert a partition's state to chunks of bytes and back, bit for bit; compute its digest.
 
-A snapshot is one whole generation: chunks, then a manifest that names their hashes. State
-is arrays and msgspec Structs only; nothing is pickled.
+A snapshot is one complete generation: chunks, then a manifest with their hashes. State
+consists of arrays and msgspec Structs only; nothing is pickled.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from models.protocol import Arrays
 
 FORMAT: Final = 1
 RELEASE: Final = "0.1.0"
-# Below the log's limit for a record, with room for key and headers.
+# Below the log's limit for a record, with space for key and headers.
 CHUNK_BYTES: Final = 800_000
 
 
@@ -66,7 +66,7 @@ class CellValue(msgspec.Struct, frozen=True):
 
 
 class PartitionValue(msgspec.Struct, frozen=True):
-    """Everything that decides; the offset stands in the manifest."""
+    """All state that affects decisions; the offset is in the manifest."""
 
     cells: list[CellValue]
     sources: dict[str, Source]
@@ -79,7 +79,7 @@ class PartitionValue(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What makes a generation whole; `chunks` are sha256 in order."""
+    """Description of a complete generation; `chunks` are sha256 in order."""
 
     generation: limits.Word
     next_offset: limits.Count
@@ -102,7 +102,7 @@ _format_decoder = msgspec.msgpack.Decoder(_Format)
 
 
 def take_snapshot(partition: Partition) -> tuple[list[bytes], Manifest]:
-    """Return the chunks of the state, each ≤ `CHUNK_BYTES`, and the manifest that names them."""
+    """Return the chunks of the state, each ≤ `CHUNK_BYTES`, and their manifest."""
     body = _encoder.encode(_value(partition))
     chunks = [body[start : start + CHUNK_BYTES] for start in range(0, len(body), CHUNK_BYTES)]
     manifest = Manifest(
@@ -128,7 +128,7 @@ def decode_manifest(value: bytes) -> Manifest:
     SnapshotTooNew
         A later release wrote it.
     SnapshotDamaged
-        It is no manifest.
+        The value is not a manifest.
     """
     with restoring("a snapshot's manifest"):
         found = _format_decoder.decode(value)
@@ -142,12 +142,12 @@ def decode_manifest(value: bytes) -> Manifest:
 
 
 def restore(chunks: Sequence[bytes], manifest: Manifest, configuration: Configuration) -> Partition:
-    """Return the partition that was snapshotted, able to go on bit for bit.
+    """Return the partition of a snapshot, able to continue bit for bit.
 
     Raises
     ------
     SnapshotDamaged
-        A chunk is missing, its bytes are not those that the manifest names, or they are no state.
+        A chunk is missing or differs from its hash in the manifest, or the state is invalid.
     """
     hashes = tuple(sha256(chunk).hexdigest() for chunk in chunks)
     if hashes != manifest.chunks:
@@ -165,7 +165,7 @@ def restore(chunks: Sequence[bytes], manifest: Manifest, configuration: Configur
         partition.time_ms = value.time_ms
         partition.passed_ms = value.passed_ms
         partition.forgot_ms = value.forgot_ms
-        # An earlier release kept none, and believed every append time.
+        # An earlier release stored no clock, and accepted every append time.
         partition.clock = value.clock or LogClock(value.time_ms, value.time_ms)
         partition.marks = value.marks
         waiting = (len(one.value) for source in value.sources.values() for one in source.waiting)
@@ -176,7 +176,7 @@ def restore(chunks: Sequence[bytes], manifest: Manifest, configuration: Configur
 
 
 def digest(partition: Partition) -> str:
-    """Return sha256 over everything that decides: append times included, offsets not."""
+    """Return sha256 over all state that affects decisions: append times, but not offsets."""
     return sha256(_encoder.encode(_value(partition))).hexdigest()
 
 
@@ -221,7 +221,7 @@ def _cell_value(cell: Cell) -> CellValue:
 
 def _cell(value: CellValue) -> Cell:
     forests = _unpack(value.forest)
-    # Asked before: trees of another height may need more memory than there is.
+    # Checked first: trees of another height may need more memory than available.
     if not np.array_equal(forests["settings"], new_forest().to_arrays()["settings"]):
         raise ValueError(f"the forest of cell {value.name} is not one of this release")
     forest = HalfSpaceForest.from_arrays(forests)

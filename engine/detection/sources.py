@@ -1,7 +1,7 @@
-"""The order of frames: each source's sequence decides, not the order of arrival.
+"""Order frames by the sequence of their source, not by arrival.
 
-A source is (node, role, run). Every frame that is offered ends in exactly one counter, so
-that in = processed + duplicate + late + rejected + shed + waiting at any moment.
+A source is (node, role, run). Every received frame ends in exactly one counter, so that
+in = processed + duplicate + late + rejected + shed + waiting at any moment.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,26 +15,26 @@ from engine.wire.frame import Frame
 from engine.wire.limits import MAX_COUNT
 from engine.wire.runs import REPLAYED_MS, is_replayed
 
-# A run that begins with one of its first frames may have been overtaken by frame 0.
+# Frame 0 of a run may arrive after another one of its first frames.
 _EARLY_SEQUENCE = 16
 _SKIPPED_KEPT = 256
-# At a sample a second more than ten days of one run that no reader saw.
+# With a sample per second, more than ten days of one run that no reader received.
 _MOST_MISSING = 1_000_000
-# A writer that nobody knows here is believed for a day: no collector keeps frames for longer.
+# An unknown writer is accepted with frames up to a day old: no collector buffers for longer.
 _OLDEST_MS = 86_400_000
-# An owner's word is of now. Clocks that are kept and a log that restarts take seconds to minutes; a
-# word that took longer may be a copy of an old one, since a MAC holds for ever. Words of control
-# have the same five minutes (`engine.action.words`).
+# Longest age of an owner's command. Synchronised clocks and a log that restarts take seconds to
+# minutes. An older command may be a replayed one, since a MAC does not expire. Control commands
+# have the same limit of five minutes (`engine.action.words`).
 OWNER_FRESH_MS = 300_000
 
 
 class Counters(msgspec.Struct):
-    """What became of the records of one partition.
+    """Counts of the records of one partition by outcome.
 
-    `missing` are frames that their sources numbered and that had not come when their gap was
-    given up; one that comes all the same is then `late`. `poison` are those of `rejected` that
-    could not be folded, and cells that had to begin anew. `foreign` are rows, events and items of
-    VMs that another node runs, `rival` frames of a second collector of a node: both are not used.
+    `missing` are numbered frames that had not arrived when their gap was given up. One that still
+    arrives is `late`. `poison` are those of `rejected` that could not be folded, and cells that
+    restarted empty. `foreign` are rows, events and items of VMs that another node runs, `rival`
+    frames of a second collector of a node: neither is used.
     """
 
     received: int = 0
@@ -50,22 +50,22 @@ class Counters(msgspec.Struct):
     rival: int = 0
 
     def balanced(self, waiting: int) -> bool:
-        """Return whether every record is accounted for."""
+        """Return whether every record is counted in exactly one outcome."""
         done = self.processed + self.duplicate + self.late + self.rejected + self.shed
         return self.received == done + waiting
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """When a sample was taken, by its node's clocks; `mono_ns` 0 is none."""
+    """Time at which a sample was taken, by its node's clocks; `mono_ns` 0 is no sample."""
 
     mono_ns: int = 0
     event_ms: int = 0
 
 
 class Waiting(msgspec.Struct):
-    """A frame whose turn has not come; `value` is its bytes, so that a snapshot can hold it.
+    """A frame that is not due yet; `value` is its bytes, so that a snapshot can store it.
 
-    `sample` is the one that it reports.
+    `sample` is the sample that it reports.
     """
 
     sequence: int
@@ -75,9 +75,9 @@ class Waiting(msgspec.Struct):
 
 
 class Source(msgspec.Struct):
-    """One run of one writer: the next sequence, and what waits or was given up.
+    """One run of one writer: the next sequence, waiting frames and skipped sequences.
 
-    `event_ms` is when the frame that last came was taken, by its node's clock.
+    `event_ms` is the time of the last received frame, by its node's clock.
     """
 
     following: int
@@ -89,7 +89,7 @@ class Source(msgspec.Struct):
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """A frame as it arrived: decoded, with what a snapshot needs of its record."""
+    """A received frame: decoded, with the parts of its record that a snapshot needs."""
 
     frame: Frame
     value: bytes
@@ -97,13 +97,13 @@ class Arrival(msgspec.Struct, frozen=True):
 
 
 def source_key(frame: Frame) -> str:
-    """Return what names the source of a frame within its partition."""
+    """Return the key of a frame's source within its partition."""
     header = frame.header
     return "\x00".join((header.cell, header.node, header.role, header.run))
 
 
 def sample_of(frame: Frame) -> Sample:
-    """Return which sample a frame reports."""
+    """Return the sample that a frame reports."""
     header = frame.header
     if header.role != "collector" or not (len(frame.rows) or frame.node):
         return Sample()
@@ -111,9 +111,9 @@ def sample_of(frame: Frame) -> Sample:
 
 
 def stale_word(frame: Frame, *, appended_ms: int) -> RecordRejected | None:
-    """Return why an owner's word is not one of now, None for all other frames.
+    """Return why an owner's command is not current, None for all other frames.
 
-    `appended_ms` is when the log took its record, whatever time is believed meanwhile.
+    `appended_ms` is the append time of its record, independent of the accepted log clock.
     """
     if frame.header.role != "owner":
         return None
@@ -135,18 +135,18 @@ def stale_word(frame: Frame, *, appended_ms: int) -> RecordRejected | None:
 def refusal_of(
     sources: dict[str, Source], marks: dict[str, int], frame: Frame, *, time_ms: int
 ) -> RecordRejected | None:
-    """Return why a frame is not taken in by its source, None where nothing speaks against it.
+    """Return why a frame must not enter its source, None if it may.
 
-    `marks` hold, by writer, when the frame that came last was taken by its node's clock. They
-    outlive runs: whoever can read the log can write frames of an ended run once more, and their
-    MAC holds.
+    `marks` has the time of the last received frame of each writer, by its node's clock. They
+    outlive runs: a reader of the log can write frames of an ended run again, and their MAC is
+    valid.
     """
     key, header = source_key(frame), frame.header
     source = sources.get(key)
     if source is not None:
         if header.sequence - source.following <= _MOST_MISSING:
             return None
-        # Given up after a while, such a gap would make all that follows a repeat.
+        # Once such a gap is given up, all later frames would count as repeats.
         detail = f"sequence {header.sequence} after {source.following - 1} of the same run"
         return RecordRejected("bad_value", detail)
     event_ms = header.event_time_ns // 1_000_000
@@ -174,14 +174,14 @@ def refusal_of(
 
 
 def note_mark(marks: dict[str, int], key: str, source: Source) -> None:
-    """Note when the frame that a source's writer told last was taken."""
+    """Record the time of the last frame of a source's writer."""
     marks[_writer(key)] = source.event_ms
 
 
 def overtaken_ms(source: Source, arrival: Arrival) -> int:
-    """Return how long after the first of those behind it a frame came, 0 if it came before them."""
+    """Return by how many ms a frame came after the first later one, 0 if it came in order."""
     sequence = arrival.frame.header.sequence
-    # What owners and agents send again says nothing of how samples travel.
+    # Frames that owners and agents send again do not measure the delay of samples.
     if sequence < source.following or not sample_of(arrival.frame).mono_ns:
         return 0
     behind = [one.time_ms for one in source.waiting if one.sequence > sequence]
@@ -197,8 +197,8 @@ def order(
 ) -> bool:
     """Return whether a frame is to be folded now, as the next one of its source.
 
-    A frame ahead of its sequence, or a next one that `waits` says is early, is put aside; a
-    repeated one is counted `duplicate`, one whose gap was given up `late`.
+    A frame ahead of its sequence, or a next one that `waits` classifies as early, is stored. A
+    repeated one counts as `duplicate`, one whose gap was given up as `late`.
     """
     key = source_key(arrival.frame)
     sequence = arrival.frame.header.sequence
@@ -245,10 +245,10 @@ def release(
     waits: Callable[[Waiting], bool] | None = None,
     crowded: bool = False,
 ) -> Iterator[Waiting]:
-    """Yield the frames whose turn has come: the gap closed, or was waited for long enough.
+    """Yield the frames that are due: their gap closed, or they waited for long enough.
 
-    `waits` says of a next one that it is early still; where it is `crowded` nothing waits. Each is
-    to be folded before the following one is asked for, since that may follow from it.
+    `waits` states whether a next frame is still early. If `crowded`, no frame waits. Fold each
+    frame before requesting the following one, which may depend on it.
     """
     while source.waiting:
         first = source.waiting[0]
@@ -259,7 +259,7 @@ def release(
         is_early = is_next and not too_many and waits is not None and waits(first)
         if is_early or not (is_next or overdue):
             break
-        # A sequence from nowhere makes a gap of any size; a snapshot holds 64 bits.
+        # An invalid sequence makes a gap of any size; a snapshot stores 64 bits.
         counters.missing = min(
             MAX_COUNT, counters.missing + max(0, first.sequence - source.following)
         )
@@ -278,12 +278,12 @@ def forget_ended(
     time_ms: int,
     configuration: Configuration,
 ) -> None:
-    """Drop runs that a later run of the same writer followed, once no repeat can come.
+    """Drop runs that a later run of the same writer followed, once no repeat can arrive.
 
-    What comes of them later is a replay by its time, which `marks` tell.
+    Their later frames are rejected as replays by time, which `marks` hold.
 
-    The latest run is kept however long it is quiet: an agent may have nothing to say for months,
-    and where its sequence stood is then needed, lest its next mark wait for frames long folded.
+    The latest run is kept however long it is quiet. An agent may send nothing for months, and
+    without the run's sequence its next frame would wait for frames folded long ago.
     """
     kept_ms = configuration.source_kept_s * 1000
     latest_ms: dict[str, int] = {}
@@ -303,5 +303,5 @@ def forget_ended(
 
 
 def _writer(key: str) -> str:
-    """Return the part of a source's key that outlives its runs."""
+    """Return the part of a source's key that is the same for all its runs."""
     return key.rpartition("\x00")[0]

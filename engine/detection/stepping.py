@@ -1,4 +1,4 @@
-"""What a cell holds in the future after its clock was set back: now, and no sooner."""
+"""Limit times in a cell's state to the present after its clock was set back."""
 
 import msgspec
 
@@ -8,7 +8,7 @@ from engine.wire.alert import Alert
 
 
 def step_back(cell: Cell, *, from_ms: int, to_ms: int) -> None:
-    """Let no time that was noted lie after `to_ms`; what was to last goes on for what was left."""
+    """Move recorded times to `to_ms` at the latest; durations keep their remaining time."""
 
     def ends(until_ms: int) -> int:
         left_ms = until_ms - from_ms
@@ -45,7 +45,7 @@ def _marked(mark: cells.ActionMark | None, to_ms: int) -> cells.ActionMark | Non
 
 
 def _dated(alert: Alert, to_ms: int) -> Alert:
-    """Return an alert that was opened and decided by `to_ms` at the latest."""
+    """Return the alert with opening and decision at `to_ms` at the latest."""
     return msgspec.structs.replace(
         alert,
         opened_ms=min(alert.opened_ms, to_ms),

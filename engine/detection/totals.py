@@ -1,8 +1,8 @@
-"""The sequential test where only totals are known: no per-vCPU picture, no dated balloon.
+"""Run the sequential test where only totals are known: no vCPU times, no dated balloon.
 
-So it is at coarse sampling and for recorded data sets. Silence, CPU level and memory figure
-add up in nats (`models.kernels.vitals`); how long a verdict waits follows from what looks
-like it among the living.
+This is the case at coarse sampling and for recorded data sets. Silence, CPU level and memory
+figure are added in nats (`models.kernels.vitals`). The waiting time of a verdict depends on how
+similar live VMs look.
 """
 
 import math
@@ -40,7 +40,7 @@ def is_shared(lanes: Lanes, lane: int) -> bool:
 def judge_totals(
     lanes: Lanes, lane: int, seen: Picture, cautious: list[str], configuration: Configuration
 ) -> Verdict | None:
-    """Return what totals say of one VM's silence, None where nothing speaks for a fault."""
+    """Return the verdict of totals on one VM's silence, None where they support no fault."""
     sign = {name: float(lanes.signs[lane, row]) for name, row in _O.items()}
     silence = min(sign["silence_nats"], configuration.totals_silence_cap_nats)
     score = silence + sign["cpu_nats"] + sign["memory_nats"]
@@ -96,7 +96,7 @@ def _is_alarming(
 def _hypothesis(
     shape: CpuShape, sign: dict[str, float], score: float, configuration: Configuration
 ) -> tuple[str, list[str]]:
-    """Return which error rate applies, and by name why no reboot may be suggested yet."""
+    """Return the error rate that applies, and the names of reasons against a reboot now."""
     samples, seconds = sign["run"], sign["run_s"]
     memory = sign["memory_nats"]
     dead = memory >= configuration.totals_memory_dead_nats
@@ -134,7 +134,7 @@ def _hypothesis(
 
 
 def _halt_rate(sign: dict[str, float], configuration: Configuration) -> str:
-    """Return which error rate a halt is held to, by what else speaks for it."""
+    """Return the error rate that applies to a halt, by its other evidence."""
     if sign["cpu_nats"] < configuration.totals_cpu_nats:
         return "flat_cpu"
     if sign["channels"] < 2.0 and sign["memory_nats"] < 1.0:
@@ -150,7 +150,7 @@ def _hung(
     cautious: list[str],
     configuration: Configuration,
 ) -> Verdict | None:
-    """Judge disks that stand still under a guest that still answers, only less."""
+    """Judge disks that stand still under a guest that still answers, but does less."""
     count, share, before = sign["disk_hung"], sign["sent_share"], sign["disk_cpu_before"]
     silent = sign["run"] > 0 or seen.cpu is None or not before > 0.0
     if silent or count < configuration.totals_hung_samples or not 0.0 < share < 0.75:
@@ -178,7 +178,7 @@ def _hung(
     if not plain:
         refusals.append("silence_usual")
     if before < configuration.hung_cpu_cores:
-        # An idle guest's CPU falls to nothing by itself, and its disks rest as well.
+        # An idle guest's CPU falls to nothing by itself, and its disks are idle too.
         refusals.append("idle_before")
     return Verdict(
         kind="hung_io",

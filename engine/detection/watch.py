@@ -1,7 +1,7 @@
-"""Faults that are seen otherwise than by a guest's own silence.
+"""Detect faults other than by a guest's own silence.
 
-Nodes that no longer report, VMs that vanish or do not answer, guests that reboot without
-anybody's word, and VMs that wait for the CPU of an overloaded node.
+Nodes that no longer report, VMs that vanish or do not answer, guests that reboot without an
+announcement, and VMs that wait for the CPU of an overloaded node.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ _LISTED = 64
 
 
 def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Tell nodes that fell silent; several together are one incident of the cell."""
+    """Report nodes that fell silent; several together are one incident of the cell."""
     alerts: list[Alert] = []
     for node in cell.nodes.values():
         silent_ms = cell.passed_ms - node.seen_ms - cell.overtaken.late_ms
@@ -83,17 +83,17 @@ def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> li
 
 
 def _is_disturbed(cell: Cell, node: Node, *, time_ms: int, configuration: Configuration) -> bool:
-    """Return whether a node's silence may be that of disturbed collectors, as others' is."""
+    """Return whether disturbed collectors may be the cause of a node's silence."""
     silent_ms = cell.passed_ms - node.seen_ms - cell.overtaken.late_ms
     patient_ms = 2 * configuration.node_silent_intervals * node.interval_ms
     return time_ms < cell.disturbed_ms and silent_ms < patient_ms
 
 
 def watch_members(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Tell nodes of which several VMs are out of sight, though others still report.
+    """Report nodes with several missing VMs although others still report.
 
-    A host whose monitors fail one after the other is one incident; its members were seen to
-    fall silent up to two hours apart.
+    A host whose monitors fail one after the other is one incident. Its members fell silent up
+    to two hours apart in recorded data.
     """
     alerts: list[Alert] = []
     undisturbed = time_ms >= cell.disturbed_ms
@@ -113,7 +113,7 @@ def watch_members(cell: Cell, *, time_ms: int, configuration: Configuration) -> 
 def _members(
     cell: Cell, node: Node, *, time_ms: int, configuration: Configuration
 ) -> list[tuple[bytes, Vm]]:
-    """Return the VMs of a node that were out of sight lately, none where it was only one."""
+    """Return the VMs of a node that were missing recently, none if it was only one."""
     since_ms = time_ms - configuration.host_member_s * 1000
     found = [
         (uuid, cell.vms[uuid])
@@ -166,7 +166,7 @@ def _silent_node(
 def _silent_cell(
     cell: Cell, silent: list[Node], *, time_ms: int, configuration: Configuration
 ) -> list[Alert]:
-    # The node that reported last names the sample; it is the same in every order of arrival.
+    # The last node that reported determines the sample, the same in every order of arrival.
     last = max(silent, key=lambda node: (node.event_ms, node.name))
     silent_s = (cell.passed_ms - max(node.seen_ms for node in silent)) / 1000
     finding = Finding(
@@ -186,9 +186,9 @@ def _silent_cell(
 
 
 def watch_sight(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
-    """Note collectors that are disturbed: samples of many VMs are missing on several nodes.
+    """Record disturbed collectors: samples of many VMs are missing on several nodes.
 
-    What such a slot shows of the others may be half a sample, so it forbids suggestions.
+    Such a slot may show half a sample of the other VMs, so it forbids suggestions.
     """
     unseen, total, nodes = 0, 0, 0
     for name, lanes in cell.lanes.items():
@@ -205,7 +205,7 @@ def watch_sight(cell: Cell, *, time_ms: int, configuration: Configuration) -> No
 
 
 def watch_absent(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Tell a VM that left its node's roster, or whose monitor is hung, without any word."""
+    """Report a VM that left its node's roster, or whose monitor is hung, without an event."""
     text = text_of(vm.uuid)
     node = cell.nodes.get(vm.node)
     if node is None or node.silent:
@@ -216,7 +216,7 @@ def watch_absent(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configurati
     patient_ms = max(
         configuration.vm_silence_s * 1000, configuration.vm_silence_samples * node.interval_ms
     )
-    # Where it went to is told by another node, whose frame may be late.
+    # Another node reports its new place, and the frame of that node may be late.
     patient_ms += cell.overtaken.late_ms
     if time_ms - since_ms < patient_ms or time_ms < cell.disturbed_ms:
         return []
@@ -256,7 +256,7 @@ def watch_absent(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configurati
 
 
 def watch_reboots(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Tell guests that rebooted without an owner's, an agent's or a node's word."""
+    """Report guests that rebooted without an announcement by an owner, agent or node."""
     alerts: list[Alert] = []
     window_ms = configuration.reboot_window_s * 1000
     by_node: dict[str, int] = {}
@@ -280,7 +280,7 @@ def watch_reboots(cell: Cell, *, time_ms: int, configuration: Configuration) -> 
 
 
 def _announced(cell: Cell, vm: Vm, configuration: Configuration) -> bool:
-    """Return whether somebody's word, or an incident that is open, explains the reboot."""
+    """Return whether a command, an action or an open incident explains the reboot."""
     incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
     if incident is not None and vm.rebooted_ms - news_ms(incident) < 600_000:
         return True
@@ -315,7 +315,7 @@ def _crash_reboot(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configurat
 
 
 def watch_contention(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Name, on each overloaded node, the one VM that suffers most, if another node has room."""
+    """Report on each overloaded node the most affected VM, if another node has room."""
     alerts: list[Alert] = []
     for node in sorted(cell.nodes.values(), key=lambda node: node.key):
         if node.silent:
@@ -345,7 +345,7 @@ def _is_overloaded(node: Node, configuration: Configuration) -> bool:
 
 
 def _calmest(cell: Cell, node: Node, configuration: Configuration) -> Node | None:
-    """Return the node with most room, None if no other node has any."""
+    """Return the least busy node, None if no other node has room."""
     room = [
         (other.gauges["cpu_busy_ratio"], other.name, other)
         for other in cell.nodes.values()
@@ -358,7 +358,7 @@ def _calmest(cell: Cell, node: Node, configuration: Configuration) -> Node | Non
 
 
 def _sufferer(cell: Cell, node: Node, lanes: Lanes, configuration: Configuration) -> int | None:
-    """Return the lane of the VM already named for this node, else of the one that waits most."""
+    """Return the lane of the VM already reported for this node, else of the longest waiting."""
     share = lanes.row("contention")[: len(lanes)]
     delay = lanes.row("delay")[: len(lanes)]
     suffers = (share >= configuration.contention_share) & (delay >= configuration.contention_cores)

@@ -1,8 +1,8 @@
-"""Who else says that a silent guest is dead, or that it lives: one piece of evidence each.
+"""Collect independent evidence that a silent guest is dead or alive, one item per witness.
 
-A batch job is silent and computes, so silence and CPU shape are one witness. Each of these
-is independent of it: it has another cause, and comes another way. Whatever speaks against a
-death forbids to suggest an action, however much speaks for it.
+A batch job is silent and computes, so silence and CPU shape are one witness. Each witness here is
+independent of it: it has another cause and another path. A sign of life forbids to suggest an
+action, however strong the evidence for a death is.
 """
 
 from engine.detection.configuration import Configuration
@@ -19,9 +19,9 @@ _WORDS = {
 
 
 def witness_items(seen: Picture, configuration: Configuration) -> list[EvidenceItem]:
-    """Return what all witnesses but activity say of a VM, each once; those that know nothing not.
+    """Return the evidence of all witnesses but activity, each once; unknown ones are omitted.
 
-    Evidence of negative worth is of a guest that lives.
+    Evidence with negative nats is a sign of life.
     """
     items = [
         balloon_item(seen, configuration),
@@ -35,23 +35,23 @@ def witness_items(seen: Picture, configuration: Configuration) -> list[EvidenceI
 
 
 def signs_of_life(items: list[EvidenceItem]) -> list[str]:
-    """Return the names of those that speak against a death, as vetoes are called."""
+    """Return the vetoes of the evidence against a death, named by witness."""
     return sorted({f"{item.witness}_lives" for item in items if (item.nats or 0.0) < 0.0})
 
 
 def shows_life(seen: Picture, configuration: Configuration) -> bool:
-    """Return whether a VM lives in a silence that surprises, so that the silence is no death's.
+    """Return whether a VM shows life in a surprising silence, which then is not a death.
 
-    Before it surprises a guest may be silent by its habit, and die after that.
+    Before it is surprising, a guest may be silent as usual and die later.
     """
     surprises = seen.run_samples >= 2 and seen.silence_nats >= configuration.silence_alert_nats
     return surprises and bool(signs_of_life(witness_items(seen, configuration)))
 
 
 def balloon_item(seen: Picture, configuration: Configuration) -> EvidenceItem | None:
-    """Return what the balloon says; None where it was never seen moving in this epoch.
+    """Return the evidence of the balloon; None where it never moved in this epoch.
 
-    A report within the silence speaks for life, unless a panic was told after it.
+    A report within the silence is a sign of life, unless a panic was reported after it.
     """
     if not seen.balloon_known:
         return None
@@ -81,16 +81,16 @@ def balloon_item(seen: Picture, configuration: Configuration) -> EvidenceItem | 
 
 
 def vcpus_item(seen: Picture, configuration: Configuration) -> EvidenceItem | None:
-    """Return what the vCPUs say that a dead kernel would have stopped; None where not known.
+    """Return the evidence of vCPUs that a dead kernel would have stopped; None if unknown.
 
-    Of a guest that uses one core these are all others: if one of them gains time, a kernel
-    serves its timers. Of one that uses none they are all; that they gain time is what a hung
-    guest's kernel does as well, and no proof that its processes live. Where several vCPUs work
-    nothing is known: they may work or spin. In a silence in which the guest showed life, which is
-    that of a job, what they did in it counts: they may stand still now and then.
+    For a guest that uses one core these are all others: if one of them gains time, the kernel
+    serves its timers. For a guest that uses none these are all. If they gain time it is no proof
+    of live processes, because the kernel of a hung guest does the same. Where several vCPUs work
+    the result is unknown: they may work or spin. A silence with signs of life is that of a job. Its
+    vCPUs may stand still for a time, so their standstills within it are taken into account.
     """
     if seen.shape == "idle":
-        # Of several vCPUs the others stand still as well, and often more is known of them.
+        # With several vCPUs the others stand still too, and their model often has more data.
         still = max(
             seen.whole, seen.others, key=lambda one: (one.told == standstill.STILL, one.nats)
         )
@@ -114,27 +114,25 @@ def vcpus_item(seen: Picture, configuration: Configuration) -> EvidenceItem | No
 
 
 def _outlasts(still: Stillness, lived: Lived, configuration: Configuration) -> bool:
-    """Return whether vCPUs stand still for much longer than they did so far in this silence."""
+    """Return whether vCPUs stand still for much longer than before in this silence."""
     long_s = configuration.lived_ratio * lived.longest_s
     return lived.samples >= configuration.lived_samples and still.run_s >= long_s
 
 
 def exits_item(seen: Picture, configuration: Configuration) -> EvidenceItem | None:
-    """Return what KVM's counts say; None where they are not told or have moved.
+    """Return the evidence of KVM's counts; None where they are unknown or have moved.
 
-    That they move is no proof of life: a Linux kernel takes interrupts after its panic.
+    Their movement is no proof of life: a Linux kernel takes interrupts after its panic.
     """
     who = "no interrupt was injected into it and no I/O of it served"
     return _still_item("exits", seen.exits, who, seen, configuration)
 
 
 def _preceded(still_s: float, seen: Picture, configuration: Configuration) -> bool:
-    """Return whether something stood still while the guest still worked: no death stopped it.
-
-    A vCPU that was taken offline, or a balloon whose service was stopped, stands still in a
-    guest that lives, and a job without I/O that begins later would look like a panic. But a vCPU
-    may have slept already when its kernel died, and a request that was under way may end after it.
-    """
+    """Return whether a standstill began while the guest still worked, so no death caused it."""
+    # A vCPU that was taken offline, or a balloon whose service was stopped, stands still in a live
+    # guest. A job without I/O that begins later would look like a panic. But a vCPU may have been
+    # idle already when its kernel died, and a pending request may end after it.
     return still_s > seen.run_s + max(configuration.precedes_s, 2.0 * seen.dt_s)
 
 
@@ -154,7 +152,7 @@ def _still_item(
 
 
 def told_items(seen: Picture, configuration: Configuration) -> list[EvidenceItem]:
-    """Return what the hypervisor holds of the VM and what its panic device said."""
+    """Return the evidence of the hypervisor's crash state and of the panic device."""
     items = []
     if seen.crashed:
         items.append(
@@ -180,7 +178,7 @@ def told_items(seen: Picture, configuration: Configuration) -> list[EvidenceItem
 
 
 def said_items(seen: Picture, configuration: Configuration) -> list[EvidenceItem]:
-    """Return what the guest said otherwise, or stopped saying, since about its silence began."""
+    """Return the evidence of the guest's other reports since about the onset."""
     return [
         EvidenceItem(
             signal=kind,
@@ -195,7 +193,7 @@ def said_items(seen: Picture, configuration: Configuration) -> list[EvidenceItem
 
 
 def answer_items(seen: Picture, configuration: Configuration) -> list[EvidenceItem]:
-    """Return who answered after the silence began, and that no probe is answered any more."""
+    """Return the evidence of answers after the onset, and of a probe without an answer."""
     items = [
         EvidenceItem(
             signal="answer",
