@@ -1,1 +1,1 @@
-"""How right a replay was: pure functions of its lines and of the truth."""
+"""Measure the accuracy of a replay: pure functions of its lines and of the ground truth."""

@@ -1,6 +1,6 @@
-"""Exact one-sided 95 % bounds: what a count can still hide, also where it is 0.
+"""Compute exact one-sided 95 % confidence bounds of counts, also where a count is 0.
 
-Poisson: Garwood 1936. Binomial: Clopper and Pearson 1934. Both are found by halving on the
+Poisson: Garwood 1936. Binomial: Clopper and Pearson 1934. Both are found by bisection on the
 tail probability, which is monotonic, so that no table and no approximation is needed.
 """
 
@@ -9,20 +9,20 @@ from collections.abc import Callable
 from typing import Final
 
 CONFIDENCE: Final = 0.95
-# A double has no more digits.
+# Enough bisections for the precision of a double.
 _HALVINGS: Final = 200
 
 
 def poisson_upper(count: int, *, confidence: float = CONFIDENCE) -> float:
-    """Return the largest mean under which `count` or fewer are seen with probability 5 %."""
+    """Return the mean for which `count` or fewer occur with probability 5 %."""
     high = count + 10.0 * math.sqrt(count + 1.0) + 10.0
     return _root(lambda mean: _poisson_tail(count, mean) - (1.0 - confidence), 0.0, high)
 
 
 def binomial_lower(hits: int, total: int, *, confidence: float = CONFIDENCE) -> float:
-    """Return the smallest share under which `hits` or more of `total` are seen with 5 %.
+    """Return the share for which `hits` or more of `total` occur with probability 5 %.
 
-    0.0 where there is nothing to judge.
+    0.0 if there are no hits or no trials.
     """
     if hits <= 0 or total <= 0:
         return 0.0
@@ -30,7 +30,7 @@ def binomial_lower(hits: int, total: int, *, confidence: float = CONFIDENCE) -> 
 
 
 def rate_upper(count: int, exposure: float, *, per: float = 1000.0) -> float | None:
-    """Return the bound of a rate per `per` units of exposure, None without any exposure."""
+    """Return the upper bound of a rate per `per` units of exposure, None without exposure."""
     return None if exposure <= 0 else poisson_upper(count) * per / exposure
 
 
@@ -57,7 +57,7 @@ def _binomial_above(hits: int, total: int, share: float) -> float:
 
 
 def _root(falling: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a falling function crosses 0."""
+    """Return the root of a falling function."""
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         if falling(middle) > 0:

@@ -1,4 +1,4 @@
-"""What was seen of chosen VMs around the times that went wrong, collected while replaying."""
+"""Collect the signals of chosen VMs around errors during a replay."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from engine.ports import Moment
 from engine.wire.frame import UUID_BYTES
 from engine.wire.metrics import INTEGER_ROW
 
-# Counters whose growth is drawn, and what a unit of it is worth.
+# Counters whose growth is drawn, with the factor to the drawn unit.
 _COUNTERS: Final = {
     "cpu_cores": ("cpu_time_ns", 1e-9),
     "disk_read_bytes_per_s": ("block_rd_bytes", 1.0),
@@ -30,13 +30,13 @@ class Window(NamedTuple):
     end_s: float
 
     def holds(self, time_s: float) -> bool:
-        """Return whether a moment lies in it."""
+        """Return whether the window contains a moment."""
         return self.start_s <= time_s <= self.end_s
 
 
 @dataclass(slots=True)
 class Closeup:
-    """Of one VM: times, and by name what was measured or thought then; NaN is unknown."""
+    """Measured signals and evidence in nats of one VM with their times; NaN is unknown."""
 
     times_s: list[float] = field(default_factory=list)
     signals: dict[str, list[float]] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Closeup:
     nats: dict[str, list[float]] = field(default_factory=dict)
 
     def cut(self, window: Window) -> "Closeup":
-        """Return what lies in a window."""
+        """Return the part within a window."""
         seen = [index for index, time_s in enumerate(self.times_s) if window.holds(time_s)]
         thought = [index for index, time_s in enumerate(self.thought_s) if window.holds(time_s)]
         return Closeup(
@@ -56,14 +56,14 @@ class Closeup:
 
 
 class Watcher:
-    """Collects close-ups while a replay goes on.
+    """Collect close-ups during a replay.
 
     Parameters
     ----------
     wanted
         Windows by VM, by the recording's own ids.
     names
-        UUID text to id, as of the recording.
+        UUID text → id in the recording.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Watcher:
         self.closeups = {vm: Closeup() for vm in wanted}
 
     def see(self, moment: Moment, cells: Mapping[str, Cell]) -> None:
-        """Note what one moment shows, after it was folded."""
+        """Record one moment after it was folded."""
         frame = moment.frame
         if frame is None:
             return

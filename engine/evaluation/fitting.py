@@ -1,4 +1,4 @@
-"""Whether a truth is that of a replay: whom and when it speaks of, beside what the replay saw."""
+"""Check that the ground truth belongs to a replay, by its VMs and times."""
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -11,8 +11,8 @@ _DAY_S: Final = 86_400.0
 
 
 def strangers(truth: Iterable[Occurrence], summary: Summary) -> Iterator[str]:
-    """Yield, for each occurrence that the replay cannot have seen, a sentence why."""
-    # Whole days, so the end may lie up to one late: enough to tell another recording.
+    """Yield a sentence for each occurrence that the replay cannot have seen."""
+    # Whole days, so the end may be up to one day late: enough to detect another recording.
     ends_s = summary.began_s + _DAY_S * len(summary.vm_days_by_day)
     for one in truth:
         if one.vms.isdisjoint(summary.vm_days_by_vm):

@@ -1,9 +1,9 @@
-"""Which alerts belong to which occurrence, and what is left over on either side.
+"""Assign alerts to occurrences, and find false alarms and misses.
 
-An incident is what one alert id told. It belongs to an occurrence when one of its firing lines
-falls into the occurrence's time and speaks of somebody it befell. An incident that belongs to
-no fault is false, whatever confounder lies behind it; so is a suggestion to reboot or migrate
-that is not what the fault asks for, whether or not a guard would have stopped it.
+An incident is all lines with one alert id. It belongs to an occurrence if one of its firing lines
+falls into the occurrence's time and names an affected VM. An incident that belongs to no fault is
+false, even with a confounder as its cause. A suggestion to reboot or migrate that differs from
+the action that the fault requires is false too, even if a guard would have stopped it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,12 +15,12 @@ import msgspec
 from engine.evaluation.lines import AlertLine
 from engine.evaluation.truth import SCOPES, Occurrence
 
-# Suggestions that touch a VM.
+# Suggestions that affect a VM.
 HARMFUL: Final = ("reboot", "migrate")
-# What an occurrence leaves behind - a boot, a backlog that is written - is told for so long.
+# Consequences of an occurrence, such as a boot or a written backlog, are reported for this long.
 _AFTER_INTERVALS: Final = 3.0
 _AFTER_S: Final = 120.0
-# A line counts for the sample it was decided in, though the slot closes a little later.
+# A line counts for the sample of its decision, although the slot closes a little later.
 SAMPLE_SLACK: Final = 0.5
 
 Chosen = Callable[[str], bool]
@@ -28,23 +28,23 @@ Chosen = Callable[[str], bool]
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One incident: its lines, oldest first, of which one fired at least."""
+    """One incident: its lines, oldest first, with at least one firing."""
 
     id: str
     lines: tuple[AlertLine, ...]
 
     @property
     def firing(self) -> tuple[AlertLine, ...]:
-        """The lines in which it fired."""
+        """The firing lines."""
         return tuple(line for line in self.lines if line.state == "firing")
 
     @property
     def first(self) -> AlertLine:
-        """The line with which it fired first."""
+        """The first firing line."""
         return self.firing[0]
 
     def befalls(self) -> frozenset[str]:
-        """Return the VMs it speaks of."""
+        """Return the VMs that it names."""
         line = self.first
         return frozenset({line.subject}) if line.scope == "vm" else frozenset(line.vms)
 
@@ -56,13 +56,13 @@ class Finding:
     Attributes
     ----------
     alert_s, suggestion_s
-        From its beginning to the first firing line, and to the first that suggests what is
-        right; None where none came.
+        Time from its beginning to the first firing line, and to the first with the right
+        suggestion; None if there is none.
     kind
-        What it was taken for: the last kind told of it; empty where nothing was.
+        The last kind reported for it; empty if none was.
     extra
-        Incidents beyond the first that belong to it; those of victims aside, and those of
-        something shared that another occurrence explains.
+        Number of incidents beyond the first that belong to it, without those of victims and
+        those of a shared thing that another occurrence explains.
     """
 
     occurrence: Occurrence
@@ -75,7 +75,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class FalseOrder:
-    """A suggestion to touch a VM that nothing asked for; `behind` is what lay there instead."""
+    """A wrong suggestion to act on a VM; `behind` is the occurrence that caused it."""
 
     incident: Told
     line: AlertLine
@@ -84,7 +84,7 @@ class FalseOrder:
 
 @dataclass(frozen=True, slots=True)
 class FalseAlert:
-    """An incident that belongs to no fault; `behind` is the confounder, if one was there."""
+    """An incident that belongs to no fault; `behind` is its confounder, None if there is none."""
 
     incident: Told
     behind: Occurrence | None
@@ -92,7 +92,7 @@ class FalseAlert:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A replay held against the truth."""
+    """Result of comparing a replay with the ground truth."""
 
     findings: tuple[Finding, ...]
     false_orders: tuple[FalseOrder, ...]
@@ -101,7 +101,7 @@ class Judgement:
 
 
 def incidents_of(lines: Iterable[AlertLine]) -> tuple[Told, ...]:
-    """Return the incidents that ever fired, by the time at which they did."""
+    """Return the incidents that ever fired, sorted by the time of the first firing."""
     by_id: dict[str, list[AlertLine]] = {}
     for line in lines:
         by_id.setdefault(line.id, []).append(line)
@@ -118,18 +118,18 @@ def judge(
     chosen: Chosen | None = None,
     totals_only: bool = False,
 ) -> Judgement:
-    """Hold a replay against the truth.
+    """Compare a replay with the ground truth.
 
     Parameters
     ----------
     interval_s
-        Of the recording's samples.
+        Sampling interval of the recording.
     totals_only
-        Whether totals are all that was recorded of each VM, so that no second witness could
-        ever be heard: then a suggestion to inspect counts as the decision that it is, to reboot.
+        Whether the recording has only totals of each VM, so that no second witness is possible.
+        Then a suggestion to inspect counts as the suggestion to reboot that it stands for.
     chosen
-        Which VMs count, for figures on a part of them; what befell or speaks of none of them
-        is left out. None is all.
+        Selects the VMs that count, for figures on a part of them. Occurrences and incidents
+        without such a VM are left out. None is all.
     """
     told = incidents_of(map(_decided, lines) if totals_only else lines)
     after_s = max(_AFTER_S, _AFTER_INTERVALS * interval_s)
@@ -171,7 +171,7 @@ def _decided(line: AlertLine) -> AlertLine:
 
 
 def within_samples(delay_s: float | None, samples: int, interval_s: float) -> bool:
-    """Return whether a delay is at most so many samples, the slot's own closing aside."""
+    """Return whether a delay is at most `samples` samples, plus the closing of the slot."""
     return delay_s is not None and delay_s <= (samples + SAMPLE_SLACK) * interval_s
 
 
@@ -210,7 +210,7 @@ def _finding(
         key=lambda line: line.t,
     )
     right = [line for line in firing if line.suggested_action == occurrence.expected]
-    # What it was taken for is what its first incident ended up saying.
+    # The reported kind is the last kind of its first incident.
     leading = [line for line in firing if line.id == firing[0].id]
     return Finding(
         occurrence=occurrence,
@@ -225,10 +225,9 @@ def _finding(
 def _about(
     occurrence: Occurrence, told: list[Told], owned: dict[str, list[Occurrence]]
 ) -> list[Told]:
-    """Return the incidents that are not, of something shared, the answer to another occurrence.
-
-    A fleet that falls silent while a host is out is told once, and that is no repeat of the host.
-    """
+    """Return the incidents without those of a shared thing that explain another occurrence."""
+    # A fleet that falls silent during a host outage is reported once, which is no repeat of the
+    # host.
     return [
         one
         for one in told
@@ -249,9 +248,9 @@ def _answers(one: Told, occurrence: Occurrence) -> bool:
 def _explains(occurrence: Occurrence, one: Told) -> bool:
     """Return whether an incident about an occurrence is no false alarm."""
     if occurrence.is_fault:
-        # A host or a fleet is not ill because one of its guests is.
+        # A fault of one guest is no fault of its host or fleet.
         return one.first.scope == "vm" or occurrence.is_wide or bool(occurrence.victims)
-    # Of a confounder only what it asks for is right: the alert of the fleet.
+    # Of a confounder only the required alert of the fleet or host is right.
     return occurrence.expected in {"fleet_alert", "host_alert"} and _answers(one, occurrence)
 
 
@@ -269,7 +268,7 @@ def _false_orders(one: Told, owned: list[Occurrence]) -> list[FalseOrder]:
 
 
 def _behind(owned: list[Occurrence], *, faults: bool = False) -> Occurrence | None:
-    """Return what lies behind a false alarm: the confounder, else (for orders) the fault."""
+    """Return the cause of a false alarm: the confounder, else (for orders) the fault."""
     confounders = [occurrence for occurrence in owned if not occurrence.is_fault]
     if confounders:
         return confounders[0]

@@ -1,4 +1,4 @@
-"""What a replay writes, a line each: the contract between replaying and judging."""
+"""Define the lines that a replay writes and an evaluation reads."""
 
 import msgspec
 
@@ -35,17 +35,17 @@ class OrderLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replay was and did.
+    """Properties and results of a replay.
 
     Attributes
     ----------
     dataset
-        The path that was given.
+        Path as given.
     vm_days
         Time for which VMs were seen; `vm_days_by_day` from the first day of the recording on,
         `vm_days_by_vm` by the VM's own id.
     fired
-        Alerts that ever fired, by their ids: what an evaluation counts.
+        Number of alerts that ever fired, by id, as an evaluation counts them.
     alerts, orders, held
         Transitions by kind and state, orders by action, and orders that a rule held back. An
         alert whose kind or suggestion changes fires again in these.

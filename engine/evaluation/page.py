@@ -1,4 +1,4 @@
-"""One miss or false alarm as one HTML page that needs nothing but itself."""
+"""Render one miss or false alarm as one self-contained HTML page."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ _STATES: Final = {
     "resolved": "#2c8a4b",
     "suppressed": "#6b6b6b",
 }
-# What stands together in one panel, by the axis' name.
+# Signals by panel, keyed by the name of the axis.
 PANELS: Final[Mapping[str, tuple[str, ...]]] = {
     "CPU, cores": ("cpu_cores",),
     "disk, bytes/s": ("disk_read_bytes_per_s", "disk_write_bytes_per_s"),
@@ -36,7 +36,7 @@ td,th{text-align:left;padding:.15em .8em .15em 0;vertical-align:top}svg{display:
 
 
 class Mark(NamedTuple):
-    """A moment worth a line in every panel."""
+    """A moment that is drawn as a line in every panel."""
 
     time_s: float
     state: str
@@ -44,7 +44,7 @@ class Mark(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A time that was really so."""
+    """A time range of the ground truth."""
 
     start_s: float
     end_s: float
@@ -67,15 +67,15 @@ def page(
     Parameters
     ----------
     title, sentence
-        What went wrong, and what the engine said, or that it said nothing.
+        The error, and the sentence of the alert or that there was none.
     facts
-        Name and value of what else is known.
+        Name and value of further facts.
     closeups
         By VM; each gets its signals and the likelihoods under them.
     marks, spans
-        Transitions of alerts, and what was really so.
+        Transitions of alerts, and time ranges of the ground truth.
     limits
-        The scores to reach, in nats.
+        The score thresholds, in nats.
     """
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
@@ -101,7 +101,7 @@ def page(
 
 
 def moment(time_s: float) -> str:
-    """Return a time as people read it, in UTC."""
+    """Return a time in readable form, in UTC."""
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -154,7 +154,7 @@ def _panel(
 
 
 class _Scale:
-    """From time and value to pixels."""
+    """Conversion of time and value to pixels."""
 
     def __init__(self, window: Window, low: float, high: float) -> None:
         self._start_s = window.start_s
@@ -172,7 +172,7 @@ class _Scale:
 
 
 def _curve(scale: _Scale, times_s: Sequence[float], values: Sequence[float], colour: str) -> str:
-    """Return a line that breaks where nothing is known, with a dot for each sample."""
+    """Return a line that breaks at unknown values, with a dot for each sample."""
     path: list[str] = []
     pen = "M"
     for time_s, value in zip(times_s, values, strict=False):

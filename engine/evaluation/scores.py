@@ -1,4 +1,4 @@
-"""From a judgement to figures: recall and delay, false alarms with exact bounds, kinds."""
+"""Compute figures of a judgement: recall and delay, false alarms with exact bounds, kinds."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,10 +17,10 @@ _PER: Final = 1000.0
 
 
 class Recall(msgspec.Struct, frozen=True, kw_only=True):
-    """How many of what was there were found, and how soon.
+    """Share of occurrences that were found, and the delay.
 
-    `lower` is the exact 95 % bound of the recall. `within` counts those found within so many
-    samples. Delays in s over those that were found; None where none was.
+    `lower` is the exact 95 % bound of the recall. `within` has the share found within a number of
+    samples. Delays in s of those that were found; None if none was.
     """
 
     total: int
@@ -43,7 +43,7 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KindScore(msgspec.Struct, frozen=True, kw_only=True):
-    """How well one kind was told from the others; None where nothing was there or told."""
+    """Classification figures of one kind; None if the kind did not occur or was not reported."""
 
     total: int
     right: int
@@ -59,21 +59,20 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
     Attributes
     ----------
     alerts, suggestions
-        By kind, by `panic` (both kinds) and by `panic: shape`: any alert, and the suggestion
-        that is right. Panics that cannot be seen in the data are left out and counted in
+        By kind, by `panic` (both kinds) and by `panic: shape`: any alert, and the right
+        suggestion. Panics that are not visible in the data are left out and counted in
         `undetectable`.
     false_orders, false_alerts, all_alerts
-        Suggestions to touch a VM that nothing asked for, incidents that belong to no fault, and
-        incidents of any kind.
+        Wrong suggestions to act on a VM, incidents that belong to no fault, and incidents of any
+        kind.
     orders_behind, alerts_behind
-        What lay behind the false ones, by kind of confounder.
+        Causes of the false ones, by kind of confounder.
     repeated
-        Incidents beyond the first, by kind of what they belong to.
+        Incidents beyond the first, by kind of their occurrence.
     confusion
-        True kind, then what it was taken for, then how often. `nothing` as a true kind holds the
-        false alarms.
+        True kind → reported kind → count. `nothing` as a true kind has the false alarms.
     macro_f1
-        Mean of F1 over the kinds that were there.
+        Mean F1 of the kinds that occurred.
     """
 
     alerts: dict[str, Recall]
@@ -91,10 +90,10 @@ class Scores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def score(judgement: Judgement, *, interval_s: float, vm_days: float) -> Scores:
-    """Return the figures of a judgement over so many VM-days."""
+    """Return the figures of a judgement over `vm_days` VM-days."""
     faults = [f for f in judgement.findings if f.occurrence.is_fault]
     seen = [f for f in faults if f.occurrence.detectable]
-    # A confounder that asks for an alert of its own has a delay as well.
+    # A confounder that requires an alert of its own has a delay too.
     asking = [
         f
         for f in judgement.findings

@@ -1,8 +1,8 @@
-"""What really happened, from a dataset's `PREFIX_events.csv`: only ever read by the judge.
+"""Parse the ground truth of a dataset, `PREFIX_events.csv`; only the judge reads it.
 
-The file has a row a VM. Rows of one thing that befell several VMs become one occurrence: the
-members of a host that fell silent, a fleet whose counters stood still, a noisy neighbour with
-its victims. Members of one occurrence may begin up to two hours apart.
+The file has one row per VM. Rows of one event that affected several VMs become one occurrence: the
+members of a silent host, a fleet whose counters stood still, a noisy neighbour with its victims.
+Members of one occurrence may begin up to two hours apart.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from typing import Final
 from engine.errors import SettingsError
 from engine.seconds import not_seconds
 
-# The ten kinds of faults that are told apart.
+# The ten kinds of faults that are classified.
 KINDS: Final = (
     "panic_spin",
     "panic_halt",
@@ -30,9 +30,9 @@ COLUMNS: Final = (
     "vm", "host", "t_start", "t_end", "kind", "class", "expected_action", "note",
 )  # fmt: skip
 _TOGETHER_S: Final = 7_200.0
-# A guest that did no I/O before cannot be seen to stop: research's rule for what counts.
+# A stop of a guest that did no I/O before is not visible: the rule of the research for recall.
 _ACTIVE_SHARE: Final = 0.5
-# What befalls many at once, and the scopes of alerts that answer it; all else befalls VMs.
+# Kinds that affect a shared thing, with the scopes of their alerts; all others affect VMs.
 SCOPES: Final[Mapping[str, frozenset[str]]] = {
     "host_silence": frozenset({"host"}),
     "boot_storm": frozenset({"host"}),
@@ -50,14 +50,14 @@ class Occurrence:
     Attributes
     ----------
     vms, host
-        Who it befell; for a noisy neighbour the aggressor alone.
+        The affected VMs and host; for a noisy neighbour only the aggressor.
     victims
-        VMs that suffered from it without being at fault: an alert on them is neither right nor
+        VMs that suffered without being at fault: an alert on them is neither right nor
         wrong, an action is wrong.
     expected
-        The action that is right: reboot, migrate, alert, host_alert, fleet_alert or none.
+        The right action: reboot, migrate, alert, host_alert, fleet_alert or none.
     detectable
-        Whether the data can show it at all; False for a panic of a guest that was idle.
+        Whether the data can show it; False for a panic of a guest that was idle.
     shape
         Of a panic: one core, all cores or halt; else empty.
     """
@@ -77,26 +77,26 @@ class Occurrence:
 
     @property
     def is_wide(self) -> bool:
-        """Whether it befell something that VMs share, and not them."""
+        """Whether it affected something that VMs share, and not the VMs themselves."""
         return self.kind in SCOPES
 
     @property
     def is_fleet(self) -> bool:
-        """Whether it befell everything."""
+        """Whether it affected the whole fleet."""
         return self.kind in _BY_FLEET
 
 
 def parse_truth(
     rows: Iterable[tuple[int, Mapping[str, str]]], *, source: str, vcpus: Mapping[str, int]
 ) -> list[Occurrence]:
-    """Return the occurrences in the order of their beginnings.
+    """Return the occurrences sorted by beginning.
 
     Parameters
     ----------
     rows
         Line number and fields by `COLUMNS`.
     vcpus
-        How many each VM has, as far as known: one busy core of one is all of them.
+        Known number of vCPUs by VM: one busy core of one is all of them.
 
     Raises
     ------
@@ -160,7 +160,7 @@ def _shape(kind: str, notes: Mapping[str, str], vcpus: int) -> str:
 
 
 def _joined(rows: list[Occurrence]) -> list[Occurrence]:
-    """Return the rows of one thing as one occurrence each."""
+    """Return the rows of one event as one occurrence each."""
     found: list[list[Occurrence]] = []
     for one in sorted(rows, key=lambda one: (one.kind, one.start_s)):
         for group in reversed(found):
@@ -176,7 +176,7 @@ def _belongs(one: Occurrence, group: list[Occurrence]) -> bool:
     first = group[0]
     if one.kind != first.kind or (one.host != first.host and not one.is_fleet):
         return False
-    # A member is befallen once.
+    # One occurrence affects a member once.
     if any(one.vms & other.vms for other in group):
         return False
     return one.start_s - first.start_s <= _TOGETHER_S
@@ -184,7 +184,7 @@ def _belongs(one: Occurrence, group: list[Occurrence]) -> bool:
 
 def _merged(group: list[Occurrence]) -> Occurrence:
     first = group[0]
-    # Of a noisy neighbour's rows that of the aggressor says what is to be done.
+    # Of a noisy neighbour's rows, the aggressor's has the required action.
     guilty = [one for one in group if first.kind != "noisy_neighbour" or one.expected != "none"]
     guilty = guilty or group
     members = frozenset[str]().union(*(one.vms for one in guilty))
