@@ -1,4 +1,4 @@
-"""What is normal: baselines, tests and online models as arrays, without I/O and without a clock.
+"""Models of normal behaviour: baselines, tests and online models as arrays, no I/O, no clock.
 
-Nothing here knows Flatline; only numpy, numba and river are imported.
+This package does not depend on Flatline; it imports only numpy, numba and river.
 """

@@ -1,4 +1,4 @@
-"""Forecasts of many series that share a step: the state as one array, a row a series."""
+"""Forecast many series with the same step; the state is one array with a row per series."""
 
 from collections.abc import Mapping
 from typing import Final, Self
@@ -32,21 +32,21 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
-# Before three days of its own, a series has nothing to teach others.
+# A series with less than three days of history does not contribute to a profile.
 GROWN_UP_S: Final = 3 * 86_400
-# A profile of fewer series would be the habits of one VM.
+# A profile of fewer series would be the behaviour of one VM.
 _TEACHERS: Final = 3
-# After so long without a step everything is of another time; unknown steps are not replayed.
+# After a gap this long all state is outdated and is reset; shorter gaps are unknown steps.
 _LONGEST_HOLE_S: Final = 2 * 86_400
 
 
 class Forecaster:
-    """`count` series on a grid of steps of `step_s` seconds.
+    """Forecaster of `count` series on a grid of steps of `step_s` seconds.
 
     Attributes
     ----------
     state
-        Shape (count, layout.size), float32: all that was learned; a row may be copied.
+        Shape (count, layout.size), float32: all learned state; a row may be copied.
     number
         The last step folded (its end in s since the epoch, divided by `step_s`), 0 for none.
     """
@@ -62,19 +62,18 @@ class Forecaster:
         return len(self.state)
 
     def fold(self, values: F64, number: int) -> F32:
-        """Fold the step that ends at `number * step_s` and return the forecasts made then.
+        """Fold the step that ends at `number * step_s` and return the new forecasts.
 
         Parameters
         ----------
         values
             Shape (count,): means over the step, ≥ 0; NaN is unknown.
         number
-            Steps that were left out since the last one are unknown; one that is not later
-            than the last is an error of the caller.
+            Number of the step. Steps skipped since the last one are unknown.
 
         Returns
         -------
-        Shape (count, horizons, `BANDS`); NaN where nothing is forecast.
+        Shape (count, horizons, `BANDS`); NaN where there is no forecast.
 
         Raises
         ------
@@ -104,24 +103,24 @@ class Forecaster:
         return out.reshape(-1, HORIZON_COUNT, len(BANDS))
 
     def is_new(self) -> NDArray[np.bool_]:
-        """Return which series have had no known value yet."""
+        """Return, per series, whether it had no known value yet."""
         new: NDArray[np.bool_] = self.state[:, AGE] == 0.0
         return new
 
     def level(self) -> F32:
-        """Return shape (count,): a mean over hours, 0 for a series that is new."""
+        """Return shape (count,): a mean over hours, 0 for a new series."""
         level: F32 = self.state[:, EW_LONG]
         return level
 
     def profile(self, members: Indices) -> F32 | None:
-        """Return what grown-up series among `members` have in common; None if too few are."""
+        """Return the common profile of mature series of `members`; None if too few are."""
         grown_up = members[self.state[members, AGE] >= GROWN_UP_S / self.step_s]
         if len(grown_up) < _TEACHERS:
             return None
         return profile_of(self.state[grown_up], self.plan)
 
     def start(self, members: Indices, profile: F32) -> None:
-        """Let new series begin with the habits of their class and errors as large as it has."""
+        """Start new series from the profile of their class, with its size of errors."""
         rows = self.state[members]
         start_from(rows, self.plan, profile)
         self.state[members] = rows
@@ -135,17 +134,17 @@ class Forecaster:
         return moved
 
     def to_arrays(self) -> Arrays:
-        """Return the whole state by name; the arrays are the live ones."""
+        """Return the whole state by name; the arrays are not copies."""
         return {"state": self.state, "steps": np.array([self.step_s, self.number], np.int64)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Self:
-        """Return the series that `to_arrays` came from, able to go on bit for bit.
+        """Return the series that `to_arrays` came from, able to continue bit for bit.
 
         Raises
         ------
         KeyError, ValueError
-            An array is missing, or is not of such series.
+            An array is missing or does not fit such series.
         """
         step_s, number = (int(value) for value in arrays["steps"])
         forecaster = cls(len(arrays["state"]), step_s=step_s)
@@ -155,7 +154,7 @@ class Forecaster:
         return forecaster
 
     def _check_places(self) -> None:
-        """Raise `ValueError` where a forecast that waits names a place outside its row."""
+        """Raise `ValueError` if a pending forecast refers to a place outside its row."""
         for horizon, (start, steps) in enumerate(
             zip(self.plan.start, self.plan.steps, strict=True)
         ):

@@ -1,8 +1,8 @@
-"""Half-space trees for many VMs or workload classes, scores equal to River's bit for bit.
+"""Half-space trees for many VMs or workload classes; scores equal River's bit for bit.
 
-River grows the trees, so that its seed gives the same shapes; the arrays then do the work
-at a hundredth of the cost, and export exactly. Feed bounded features: a tree's limits are
-[0, 1], and what lies outside falls into the outermost leaf whatever its size.
+River grows the trees, so its seed gives the same shapes. The arrays then do the work at a
+hundredth of the cost, and are exported exactly. Features must be bounded: a tree's limits are
+[0, 1], and every value outside falls into the outermost leaf.
 """
 
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ from river.anomaly import HalfSpaceTrees
 from models.kernels.forest import score_then_learn
 from models.protocol import Arrays, fill
 
-# Masses are counted in 16 bits; a window beyond that would wrap.
+# Masses are counted in 16 bits; a larger window would overflow.
 MAX_WINDOW = int(np.iinfo(np.uint16).max)
 
 
 class HalfSpaceForest:
-    """`model_count` models of half-space trees that share their shapes.
+    """`model_count` models of half-space trees with shared shapes.
 
     Parameters
     ----------
     features
         Names; sorted, as River sorts them.
     model_count
-        How many models: one a VM, or one a workload class.
+        Number of models: one per VM, or one per workload class.
     tree_count, height, window, seed
-        As `river.anomaly.HalfSpaceTrees`.
+        As in `river.anomaly.HalfSpaceTrees`.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class HalfSpaceForest:
     def score_then_learn(
         self, samples: NDArray[np.float64], models: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """Return one score a sample (0 normal, towards 1 strange), then learn it.
+        """Return one score per sample (0 normal, towards 1 strange), then learn the sample.
 
         `samples` has shape (m, len(features)), columns in the order of `features`, NaN is
         unknown. Scores are 0 until a model has completed its first window.
@@ -83,7 +83,7 @@ class HalfSpaceForest:
         return scores
 
     def to_arrays(self) -> Arrays:
-        """Return the masses and counts, and what the shapes follow from."""
+        """Return the masses and counts, and the settings that determine the shapes."""
         return {
             "settings": np.array(
                 [self._shapes.shape[0], self.height, self.window, self.seed], np.int64
@@ -102,7 +102,7 @@ class HalfSpaceForest:
         Raises
         ------
         KeyError, ValueError
-            An array is missing, or is not of these models.
+            An array is missing or does not fit these models.
         """
         tree_count, height, window, seed = (int(value) for value in arrays["settings"])
         forest = cls(
@@ -123,10 +123,8 @@ class HalfSpaceForest:
 def _grow(
     features: tuple[str, ...], tree_count: int, height: int, window: int, seed: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Return the shapes River gives these settings, as heaps that all forests of them share.
-
-    River needs 50 ms for it, which a site of many cells would pay for each.
-    """
+    """Return River's shapes for these settings, as heaps shared by all forests with them."""
+    # River needs 50 ms for them, which otherwise each cell of a site would cost.
     river = HalfSpaceTrees(n_trees=tree_count, height=height, window_size=window, seed=seed)
     # River builds its trees from the names in the first sample; its value does not matter.
     river.learn_one(dict.fromkeys(features, 0.5))  # type: ignore[no-untyped-call]

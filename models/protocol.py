@@ -1,21 +1,21 @@
-"""What a model hands to a snapshot and starts from again."""
+"""Convert the state of a model to a snapshot and back."""
 
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-# The whole state by name; the arrays are the live ones, not copies.
+# The whole state by name; the arrays are not copies.
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
 def fill(own: NDArray[np.generic], kept: NDArray[np.generic], *, name: str) -> None:
-    """Let an array of a state hold what was kept of it: a value a place, and none converted.
+    """Copy a stored array into an array of a state without conversion.
 
     Raises
     ------
     ValueError
-        Shape or type is another one.
+        Shape or type differs.
     """
     if (own.shape, own.dtype) != (kept.shape, kept.dtype):
         raise ValueError(

@@ -1,1 +1,1 @@
-"""Compiled loops over arrays: free functions that update state in place and allocate nothing."""
+"""Compiled loops over arrays: free functions that update state in place."""

@@ -1,8 +1,9 @@
-"""Where kernels are made: one decorator, one set of flags.
+"""Compile kernels: one decorator with one set of flags.
 
-Never `fastmath`: it assumes NaN away, and NaN is our missed sample; what it gains (≤ 5 %
-in cache) is not worth scores that differ between machines. Never `cache` as such: a cached
-kernel went stale when a function it calls changed in another file; `kept` knows of all files.
+Never `fastmath`: it assumes that there is no NaN, and NaN is a missing sample here. Its gain
+(≤ 5 % in cache) does not justify scores that differ between machines. Never plain `cache`: a
+cached kernel became stale when a function it calls changed in another file. `kept` covers all
+files.
 """
 
 from collections.abc import Callable
@@ -14,12 +15,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-# Every kernel of this process that is compiled at its first call.
+# All kernels of this process; each is compiled at its first call.
 KERNELS: Final[list[Any]] = []
 
 
 class Kernel(Protocol, Generic[P, R]):
-    """A compiled function and the Python function it was compiled from."""
+    """A compiled function and its Python source function."""
 
     py_func: Callable[P, R]
 
@@ -43,10 +44,10 @@ def kernel(function: Callable[P, R]) -> Kernel[P, R]:
 
 
 def inlined(function: Callable[P, R]) -> Callable[P, R]:
-    """Return `function` as a part of the kernels that call it: never a call of its own.
+    """Return `function` inlined into the kernels that call it.
 
-    A call passes whole array descriptors and hides from the optimiser that an argument is
-    a constant; without it the loops of a kernel run twice as fast.
+    A call passes whole array descriptors and hides constant arguments from the optimiser.
+    Inlined, the loops of a kernel run twice as fast.
     """
     part = numba.njit(nogil=True, error_model="numpy", forceinline=True)(function)
     return cast("Callable[P, R]", part)

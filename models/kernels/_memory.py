@@ -1,7 +1,7 @@
-"""What Numba has no words for: rows that count no references, scratch on the stack, fetching.
+"""Add operations that Numba lacks: rows without reference counts, stack memory, prefetch.
 
-Each is a plain function, of which Numba is told a compiled form: code that is not compiled does
-the same without it.
+Each is a plain function with a compiled form registered in Numba. Uncompiled code gives the same
+results without it.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,28 +22,28 @@ SCRATCH = 16
 
 
 def row_of(array: F32, row: int) -> F32:
-    """Return a row of a C-contiguous array that its caller holds for as long.
+    """Return a row of a C-contiguous array; the caller keeps the array alive.
 
-    A view of Numba's own counts a reference, atomically, wherever it is passed on: a quarter of
-    a kernel's time.
+    A view made by Numba counts a reference atomically each time it is passed on, which takes a
+    quarter of a kernel's time.
     """
     view: F32 = array[row]
     return view
 
 
 def scratch() -> F32:
-    """Return `SCRATCH` values of the calling function's own, not set to anything."""
+    """Return `SCRATCH` uninitialised values on the stack of the calling function."""
     return np.empty(SCRATCH, np.float32)
 
 
 def fetch(array: F32, row: int, column: int) -> None:
-    """Have one line of memory brought into the cache; it may lie beyond the array's end."""
+    """Prefetch one line of memory into the cache; it may lie beyond the array's end."""
 
 
 @type_callable(row_of)
 def _type_row_of(context: Context) -> Callable[..., types.Type | None]:
     def typer(array: types.Array, row: types.Integer) -> types.Type | None:
-        # Of anything else a row would be read as what it is not.
+        # A row of another type or layout would be misread.
         rows = array.dtype == types.float32 and array.ndim == 2
         return types.Array(types.float32, 1, "C") if rows else None
 
@@ -75,7 +75,7 @@ def _address(
         context.cast(builder, value, kind, types.intp)
         for value, kind in zip(args[1:], signature.args[1:], strict=True)
     ]
-    # A row may be asked for by its number alone.
+    # The row number alone is a valid index.
     indices += [context.get_constant(types.intp, 0)] * (3 - len(args))
     address = cgutils.get_item_pointer(
         context, builder, signature.args[0], array, indices, wraparound=False
@@ -113,7 +113,7 @@ def _borrowed(
     address: ir.Value,
     size: ir.Value,
 ) -> ir.Value:
-    """Return an array over memory that somebody else keeps."""
+    """Return an array over memory with another owner."""
     view = context.make_array(kind)(context, builder)
     step = context.get_constant(types.intp, np.float32().itemsize)
     populate_array(
@@ -135,7 +135,7 @@ def _lower_fetch(
     byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-    # To be written, and kept near; data and not code.
+    # Flags: for writing, kept in all cache levels, data cache.
     hints = [number(1), number(3), number(1)]
     builder.call(function, [builder.bitcast(address, byte), *hints])
     return context.get_dummy_value()

@@ -1,4 +1,4 @@
-"""What is normal for each VM right now: one fused pass from counters to surprises.
+"""Learn each VM's current normal: one fused pass from counters to surprises.
 
 For four signals: rate from cumulative counters, winsorised exponentially weighted mean and
 variance (Roberts 1959; Welford's update in the weighted form of Finch 2009, eq. 143) and
@@ -6,7 +6,7 @@ the z score against the state before the sample. For CPU and disk: Holt's linear
 one-step expectation (Holt 1957) with its mean absolute error, and a two-sided CUSUM on z
 (Page 1954) with k = 0.5, h = 8. For CPU: the 95 % quantile by stochastic approximation.
 
-Unknown is NaN and leaves the state as it was.
+Unknown is NaN and leaves the state unchanged.
 """
 
 import math
@@ -23,10 +23,10 @@ U64 = NDArray[np.uint64]
 U8 = NDArray[np.uint8]
 
 SIGNALS: Final = ("cpu_cores", "disk_rd_bytes_per_s", "disk_wr_bytes_per_s", "net_tx_bytes_per_s")
-# What one unit of a counter is worth in its signal: nanoseconds of CPU to cores.
+# Factor from a counter's unit to its signal: nanoseconds of CPU to cores.
 UNITS: Final = (1e-9, 1.0, 1.0, 1.0)
-# Below this much spread a signal counts as constant: what a sample's jitter makes of an
-# idle guest's CPU, and one 4 KiB page a second.
+# With a spread below this a signal counts as constant: the effect of sample jitter on an idle
+# guest's CPU, and one 4 KiB page a second.
 FLOORS: Final = (0.02, 4096.0, 4096.0, 1024.0)
 
 MEAN, VARIANCE, COUNT = 0, 4, 8
@@ -61,12 +61,12 @@ OUT_ROWS: Final = len(OUT)
 GATE_SURPRISE: Final = 1
 GATE_DRIFT: Final = 2
 
-# No counter stands here: the previous value is unknown.
+# There is no previous counter: its value is unknown.
 NO_PREVIOUS: Final = np.uint64(2**64 - 1)
 FLAG_SAME_EPOCH: Final = 0x80
 
-# Time constants. A minute's memory for the expectation follows a workload's own pace; the
-# mean over an hour is what a spike is measured against; Holt's trend must not chase noise.
+# Time constants. The expectation follows a workload within a minute. Spikes are measured against
+# the mean over an hour. Holt's trend must not follow noise.
 MEAN_TAU_S: Final = 3600.0
 LEVEL_TAU_S: Final = 60.0
 TREND_TAU_S: Final = 600.0
@@ -76,7 +76,7 @@ QUANTILE_TAU_S: Final = 3600.0
 _ZERO: Final = np.float32(0)
 _ONE: Final = np.float32(1)
 _NAN: Final = np.float32(np.nan)
-# A z score means nothing before the spread is known.
+# A z score is meaningless before the spread is known.
 _WARM_COUNT: Final = np.float32(10)
 # A value beyond 4 standard deviations moves the mean no further than one at 4 (Huber).
 _WINSOR_Z: Final = np.float32(4)
@@ -96,17 +96,17 @@ _FLOORS_F32: Final = np.array(FLOORS, np.float32)
 
 
 def new_state(blocks: int) -> F32:
-    """Return the state of VMs nobody has seen yet, shape (blocks, FIELD_COUNT, LANES)."""
+    """Return the state of new VMs, shape (blocks, FIELD_COUNT, LANES)."""
     return np.zeros((blocks, FIELD_COUNT, LANES), np.float32)
 
 
 def new_previous(blocks: int) -> U64:
-    """Return previous counters of VMs nobody has seen yet, shape (4, blocks * LANES)."""
+    """Return previous counters of new VMs, shape (4, blocks * LANES)."""
     return np.full((len(SIGNALS), blocks * LANES), NO_PREVIOUS, np.uint64)
 
 
 def constants(dt_s: float) -> F32:
-    """Return the weights for samples `dt_s` apart, so that time constants hold in seconds.
+    """Return the weights for samples `dt_s` apart; time constants are in seconds.
 
     Order: 1/dt, weight of the mean, of Holt's level, of its trend, of its error, step of
     the quantile.
@@ -115,11 +115,11 @@ def constants(dt_s: float) -> F32:
     return np.array([1 / dt_s, *(-math.expm1(-dt_s / tau) for tau in taus)], np.float32)
 
 
-# The loops below are what the vectoriser needs: arrays flat, indices unsigned (a signed one
-# may be negative and costs a test each time), every field at an offset known when compiling
-# (`k` is a literal in each call and the parts are inlined), no branch, and results through
-# a scratch block that stays in the first-level cache. `base` is where a block of the state
-# begins, `first` its first lane, `width` the lanes of a row of `out`.
+# The vectoriser requires the form of the loops below: flat arrays, unsigned indices (a signed one
+# may be negative, which costs a test each time), field offsets known when compiling (`k` is a
+# literal in each call and the parts are inlined), no branch, and results through a scratch block
+# that stays in the first-level cache. `base` is the start of a block of the state, `first` its
+# first lane, `width` the number of lanes in a row of `out`.
 
 
 @inlined
@@ -145,7 +145,7 @@ def _rates(
         known = (
             ((flags[first + lane] & usable) == usable) & (before <= now) & (before != NO_PREVIOUS)
         )
-        # Never below `before`: a wrapped difference is a warning where this runs uncompiled.
+        # Never below `before`: a wrapped difference is a warning in uncompiled code.
         growth = (now if now > before else before) - before
         rate = np.float32(growth) * per_s
         rate = rate if known else _NAN
@@ -245,7 +245,7 @@ def _expectation(
         level = state[levels + lane]
         trend = state[trends + lane]
         error = state[errors + lane]
-        # The count was raised by this sample already: 1 means nothing was known before.
+        # This sample has raised the count already: 1 means that there was none before.
         count = state[counts + lane]
         begun = count > _ONE
         expected = level + trend if begun else x
@@ -343,18 +343,18 @@ def fold_counters(
     weights: F32,
     out: F32,
 ) -> int:
-    """Fold one sample of every lane into its baseline, in place, and say what surprised.
+    """Fold one sample of every lane into its baseline, in place, and flag surprises.
 
     Parameters
     ----------
     state
         Shape (blocks, FIELD_COUNT, LANES), updated.
     previous
-        Shape (4, blocks * LANES): the counters of the last sample, `NO_PREVIOUS` where
+        Shape (4, blocks * LANES): the counters of the last sample, `NO_PREVIOUS` if
         none; updated.
     counters
         Shape (4, blocks * LANES), in the order of `SIGNALS`: cpu_time_ns, block_rd_bytes,
-        block_wr_bytes, net_tx_bytes; cumulative. A value below the one before is a new
+        block_wr_bytes, net_tx_bytes; cumulative. A value below the previous one is a new
         epoch: no rate.
     flags
         Shape (blocks * LANES): bit k set where signal k was measured, `FLAG_SAME_EPOCH`
@@ -368,7 +368,7 @@ def fold_counters(
     Returns
     -------
     int
-        How many lanes have a gate bit set.
+        Number of lanes with a gate bit.
     """
     work = np.empty(_W_SIZE, np.float32)
     fields, rows = state.reshape(-1), out.reshape(-1)

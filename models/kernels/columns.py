@@ -1,7 +1,7 @@
-"""Packed columns to words in one pass: what decoding costs the engine most, compiled.
+"""Widen packed columns to words in one pass; this is the largest cost of decoding.
 
-The layout is `engine.wire.table`'s; this knows only the numbers handed to it, so that a
-node, which has no Numba, decodes the same bytes with NumPy.
+`engine.wire.table` defines the layout and passes it in as numbers, so that a node, which has no
+Numba, can decode the same bytes with NumPy.
 """
 
 import numpy as np
@@ -44,13 +44,13 @@ def widen(data: U8, places: I64, quanta: U64, order: I64, values: U64) -> None:
     Parameters
     ----------
     data
-        Constants of 8 bytes, then the parts. The first byte stands at an address that is a
-        multiple of 8.
+        Constants of 8 bytes, then the parts. The address of the first byte is a multiple
+        of 8.
     places
-        Shape (columns, 5): width in bytes, then for parts of 8, 4, 2 and 1 bytes how many
-        bytes a VM stand before the column's part. Columns of width 0 come first.
+        Shape (columns, 5): width in bytes, then for the parts of 8, 4, 2 and 1 bytes the
+        number of bytes per VM before the column's part. Columns of width 0 come first.
     quanta
-        What each column's values are multiplied by.
+        Factor of each column's values.
     order
         The column of each row; `len(places)` is a row of zeros.
     values

@@ -1,11 +1,11 @@
-"""The course of each VM from sample to sample, in one pass over a node's lanes.
+"""Update the course of each VM with a sample, in one pass over a node's lanes.
 
-What moved and what stands still, for how long and since which sample; the CPU level before a
-silence and how unusual the level now is; the balloon's own clock; time waited for a core. All
-of it is scalar work on a few dozen lanes, so that a kernel call costs what three array
-operations do.
+The course is: which signals moved or stand still, for how long and since which sample; the CPU
+level before a silence and how unusual the current level is; the balloon's own clock; time waited
+for a core. All is scalar work on a few dozen lanes, so a kernel call costs as much as three array
+operations.
 
-Unknown is NaN or -1 and leaves the state as it was.
+Unknown is NaN or -1 and leaves the state unchanged.
 """
 
 import math
@@ -38,7 +38,7 @@ _UNKNOWN: Final = gaps.UNKNOWN
 
 
 class Figures(NamedTuple):
-    """Place of each figure's row, of those in the array of floats."""
+    """Row of each figure in the array of floats."""
 
     history_s: int
     epoch_s: int
@@ -64,7 +64,7 @@ class Figures(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Place of each number's row, of those in the array of integers."""
+    """Row of each number in the array of integers."""
 
     vcpus: int
     balloon_last: int
@@ -86,9 +86,9 @@ _N: Final = Numbers(*range(len(Numbers._fields)))
 
 
 class Pace(NamedTuple):
-    """What is the same for all lanes of a sample.
+    """Values shared by all lanes of a sample.
 
-    `has_interval` is False for the first sample of a run: then nothing is known but levels.
+    `has_interval` is False for the first sample of a run: then only levels are known.
     """
 
     step_s: float
@@ -112,20 +112,20 @@ def fold_signs(
     disk_alive: I8,
     moves: NDArray[np.uint8],
 ) -> int:
-    """Tell moving from silent from unknown; disks and transmit are signs of life.
+    """Classify lanes as moving, silent or unknown; disks and transmit are signs of life.
 
     Parameters
     ----------
     rates
-        Shape (≥ 4, lanes): CPU, bytes read, written and sent a second; NaN is unknown.
+        Shape (≥ 4, lanes): CPU, bytes read, written and sent per second; NaN is unknown.
     seen
-        Shape (blocks, 4, LANES): how often each of them was ever measured. What a VM does
-        not have says nothing.
+        Shape (blocks, 4, LANES): number of samples of each rate so far. A device that a VM
+        lacks is not silent.
     running
-        Shape (lanes,): whether the guest is meant to run and the time since its last
+        Shape (lanes,): whether the guest should run and the time since its last
         sample is known.
     limit
-        More than any device moves: a glitch, not a sign of life.
+        More than any device transfers: a counter error, not a sign of life.
     alive, disk_alive
         Shape (lanes,), overwritten: as `gaps`.
     moves
@@ -134,7 +134,7 @@ def fold_signs(
     Returns
     -------
     int
-        How many lanes are alive.
+        Number of lanes that are alive.
     """
     living = 0
     for lane in range(alive.shape[0]):
@@ -205,7 +205,7 @@ def _fold_life(
         integers[n[_N.disk_samples], lane] = 0
     integers[n[_N.alive_samples], lane] = integers[n[_N.alive_samples], lane] + 1 if living else 0
     floats[f[_F.alive_s], lane] = floats[f[_F.alive_s], lane] + pace.step_s if living else 0.0
-    # What firmware reads at a boot prompt is no sign that a guest ever lived in this epoch.
+    # Reads of the firmware at a boot prompt do not show that a guest lived in this epoch.
     if running and ((bits & WRITTEN) != 0 or sent_moved):
         integers[n[_N.moved], lane] += 1
     if sent_moved:
@@ -219,9 +219,9 @@ def _fold_life(
 def _fold_shares(
     floats: F64, f: I64, pace: Pace, alive: np.int8, bits: np.uint8, running: bool, lane: int
 ) -> None:
-    """Keep how often the VM is alive, uses its disks and sends."""
-    # A plain mean at first: from 0 upwards a busy VM would count as a quiet one for a minute,
-    # and the few that fell silent meanwhile would be all that seemed to be at work.
+    """Update how often the VM is alive, uses its disks and sends."""
+    # A plain mean at first: if the share started from 0, a busy VM would count as a quiet one for a
+    # minute, and the few that fell silent meanwhile would seem to be all active ones.
     known_s = min(floats[f[_F.history_s], lane] + pace.step_s, pace.share_tau_s)
     share = min(1.0, pace.step_s / known_s)
     if alive != _UNKNOWN:
@@ -236,7 +236,7 @@ def _fold_shares(
 def _fold_level(
     floats: F64, levels: F32, edges: F64, f: I64, cpu: float, vcpus: float, lane: int
 ) -> int:
-    """Say how unusual the level is for this VM, by its own histogram; return its band."""
+    """Measure by the VM's histogram how unusual its level is; return its band."""
     band = 0
     while band < edges.shape[0] and cpu / vcpus >= edges[band]:
         band += 1
@@ -256,10 +256,8 @@ def _fold_cpu(
     floats: F64, integers: I64, levels: F32, edges: F64, f: I64, n: I64, pace: Pace,
     cpu: float, known: bool, surprise: np.float32, lane: int,
 ) -> None:  # fmt: skip
-    """Keep the level before the last sample, and how unusual the level now is for the VM.
-
-    The sample before a silence is a mix of before and after, so the level lags by one.
-    """
+    """Store the level before the last sample, and how unusual the current level is."""
+    # The sample before a silence mixes before and after, so the level lags by one sample.
     floats[f[_F.cpu], lane] = cpu
     if not known or math.isnan(cpu):
         floats[f[_F.cpu_nats], lane] = 0.0
@@ -297,7 +295,7 @@ def _fold_cpu(
 def _fold_balloon(
     floats: F64, integers: I64, f: I64, n: I64, step_s: float, update: int, lane: int
 ) -> None:
-    """Follow the balloon's own clock: each new report is a sign that the guest's kernel runs."""
+    """Follow the balloon's own clock: each new report shows that the guest's kernel runs."""
     stored = integers[n[_N.balloon_last], lane]
     lasted = floats[f[_F.balloon_still_s], lane] + step_s
     moved = stored > 0 and update != stored
@@ -317,7 +315,7 @@ def _fold_balloon(
 def _fold_delay(
     floats: F64, integers: I64, f: I64, n: I64, pace: Pace, now: int, lane: int
 ) -> None:
-    """Keep how many cores the VM waited for on its node's run queues; `now` -1 is unknown."""
+    """Store how many cores the VM waited for on its node's run queues; `now` -1 is unknown."""
     before = integers[n[_N.delay_ns], lane]
     integers[n[_N.delay_ns], lane] = now
     delay = np.nan
@@ -359,13 +357,13 @@ def fold_course(
         State, shape (rows, lanes); updated. Rows by `f` and `n`; `levels` counts the samples
         in each band of CPU use.
     edges
-        Between the bands, as shares of all vCPUs.
+        Edges of the bands, as shares of all vCPUs.
     cpu
         Shape (lanes,), cores; NaN is unknown.
     running, known
-        Shape (lanes,): whether the guest is meant to run, and whether it was measured.
+        Shape (lanes,): whether the guest should run, and whether it was measured.
     alive, disk_alive, moves
-        As `fold_signs` left them.
+        Results of `fold_signs`.
     life_nats, disk_nats
         Shape (lanes,): how surprising the silence is.
     busiest, update, delay
@@ -375,10 +373,10 @@ def fold_course(
     Returns
     -------
     int
-        How many lanes were measured.
+        Number of lanes that were measured.
     """
     measured = 0
-    # Of lanes beyond those in use nothing is measured: they stay as they are.
+    # Lanes beyond those in use have no measurement and stay unchanged.
     for lane in range(busiest.shape[0]):
         _fold_life(
             floats, integers, f, n, pace,

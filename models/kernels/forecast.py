@@ -1,16 +1,16 @@
-"""What each series will be in 5 min, 30 min and 24 h: candidates, weighed by their past error.
+"""Forecast each series 5 min, 30 min and 24 h ahead from candidates weighted by past error.
 
 A series is one metric of one VM or node on a grid of steps. For each horizon a dozen cheap
-candidates predict; two sets of convex weights, one for the state the series is in and one for
-all states, follow the candidates' regret under absolute loss (MLpol with the gradient trick:
-Gaillard, Stoltz & van Erven 2014), and a third set weighs these two against the last value.
-The point forecast is therefore a median, not a mean.
+candidates predict. Two sets of convex weights, one for the current state of the series and one
+for all states, follow the candidates' regret under absolute loss (MLpol with the gradient trick:
+Gaillard, Stoltz & van Erven 2014). A third set weighs these two against the last value. The
+point forecast is therefore a median, not a mean.
 
 Intervals are online quantiles of the error in units of its usual size in this state (Gibbs &
-Candes 2021, applied to quantiles): each miss widens, each hit narrows, in the proportion that
-was promised, whatever the series does.
+Candes 2021, applied to quantiles): each miss widens and each hit narrows them in proportion to
+the nominal coverage, for any behaviour of the series.
 
-Unknown is NaN: nothing is learned from it and nothing forecast at it.
+Unknown is NaN: it is not learned and gives no forecast.
 """
 
 import math
@@ -76,14 +76,14 @@ from models.kernels.forecast_touched import MOST_LINES, fetch_series, touched
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-# What a voice starts with, in standard deviations of its regret.
+# Initial weight of a voice, in standard deviations of its regret.
 _PRIOR = 1.0
 _EPSILON = 1e-12
 _EPSILON32 = np.float32(1e-12)
 _ZERO = np.float32(0.0)
 _CAP = 1e6
 # Steps of the outer and inner quantiles a day ahead, in units of the usual error: an outcome
-# comes 288 steps late, and the narrow band lies where errors are dense.
+# comes 288 steps late, and errors are dense around the narrow band.
 _FAR_PACE_OUTER = 0.007
 _FAR_PACE_INNER = 0.002
 
@@ -100,7 +100,7 @@ def _learn(
     forget: float,
     gains: F32,
 ) -> None:
-    """Learn what became of the forecast made one horizon ago: it was `x`."""
+    """Learn the outcome `x` of the forecast made one horizon ago."""
     at = start + place * (width + PENDING)
     more = at + width
     final = np.float64(row[more + FINAL])
@@ -147,14 +147,13 @@ def _learn_errors(
     length: int,
 ) -> None:
     z = error / scale
-    # An outcome comes `length` steps late: larger steps than these overshoot and swing.
+    # An outcome comes `length` steps late: larger steps than these overshoot and oscillate.
     near_pace = min(0.03, 0.18 / length)
     for side in range(QUANTILES):
         q = np.float64(row[quantiles + side])
         level = 0.05 if side < 2 else 0.25
         far_pace = _FAR_PACE_OUTER if side < 2 else _FAR_PACE_INNER
-        # Outcomes of a day ahead come in runs, so that steps in proportion would narrow more
-        # than they widen.
+        # Outcomes a day ahead come in runs, so proportional steps would narrow more than widen.
         pace = near_pace * max(abs(q), 0.3) if states > 1 else far_pace
         if side % 2 == 0:
             q += pace * (level - 1.0) if z < q else pace * level
@@ -166,8 +165,8 @@ def _learn_errors(
         count = np.float64(row[sizes + states + 1 + chosen])
         weight = max(0.01 if states > 1 else 0.002, 1.0 / (count + 1.0))
         usual = np.float64(row[sizes + chosen])
-        # One spike must not make the next hundred intervals useless; a far horizon's size
-        # moves too slowly for that.
+        # One spike must not make the next hundred intervals useless. This limit is not needed for
+        # the far horizon, whose size moves too slowly.
         limit = 10.0 * usual + 30.0 * np.float64(row[RESOLUTION])
         bounded = min(size, limit) if count > 10.0 and states > 1 else size
         row[sizes + chosen] = usual + weight * (bounded - usual)
@@ -176,7 +175,7 @@ def _learn_errors(
 
 @inlined
 def _learn_cell(row: F32, start: int, length: int, place: int, x: float) -> None:
-    """Learn what follows on the state in which a near forecast was made."""
+    """Learn the movement that followed the state of a near forecast."""
     more = start + place * (NEAR_COUNT + PENDING) + NEAR_COUNT
     if row[more + FINAL] != row[more + FINAL]:
         return
@@ -186,7 +185,7 @@ def _learn_cell(row: F32, start: int, length: int, place: int, x: float) -> None
     moved = (x - np.float64(row[more + BASE])) / np.float64(row[more + UNIT])
     count = np.float64(row[cell + CELLS])
     off = moved - np.float64(row[cell])
-    # Steps of one size lead to the median; near it they shrink, so that it comes to rest.
+    # Steps of one size lead to the median; they shrink near it, so that the estimate settles.
     pull = min(max(off, -1.0), 1.0)
     row[cell] = np.float64(row[cell]) + max(0.02, 1.0 / (count + 4.0)) * pull
     row[cell + CELLS] = min(count + 1.0, _CAP)
@@ -198,8 +197,8 @@ def _bands(row: F32, quantiles: int, final: float, scale: float, out: F32, at_ou
     for side in range(QUANTILES):
         q = np.float64(row[quantiles + side])
         out[at_out + 1 + side] = max(final + q * scale, 0.0)
-    # Quantiles that are learned each by itself may cross. The narrow band holds the forecast and
-    # the wide one holds the narrow one, also where most outcomes are one and the same value.
+    # Quantiles learned separately may cross. The narrow band must contain the forecast and the wide
+    # band the narrow one, also where most outcomes have the same value.
     one, other = out[at_out + 3], out[at_out + 4]
     out[at_out + 3] = min(out[at_out], min(one, other))
     out[at_out + 4] = max(out[at_out], max(one, other))
@@ -221,13 +220,13 @@ def _forecast(
     at_out: int,
     gains: F32,
 ) -> float:
-    """Weigh the candidates that stand in the ring at `place`, and write forecast and bands."""
+    """Weigh the candidates in the ring at `place`, and write forecast and bands."""
     at = start + place * (width + PENDING)
     more = at + width
     regrets = start + length * (width + PENDING)
     last = np.float64(row[at])
     for voice in range(2):
-        # A state that has not been seen yet is judged by what holds in all of them.
+        # A state without history uses the weights of all states.
         total = 0.0
         value = 0.0
         for chosen in (state if voice == 0 else states, states):
@@ -253,7 +252,7 @@ def _forecast(
         weight = max(np.float64(row[voices + voice]) / math.sqrt(spread) + _PRIOR, 0.0)
         total += weight * weight
         value += weight * weight * (said - last)
-    # A trend or a change may point below zero, and nothing measured here is ever negative.
+    # A trend or a change may point below zero, but no metric here is negative.
     final = max(last + value / total if total > 0.0 else last, 0.0)
     row[more + FINAL] = final
     row[more + STATE] = state
@@ -265,8 +264,8 @@ def _forecast(
     scale = max(mixed, LEAST)
     row[more + SCALE] = scale
     out[at_out] = final
-    # An interval says how far off forecasts were. Until that is known an error may be as large as
-    # the level; where there is no level either, nothing is said: it would be that nothing errs.
+    # An interval states the usual error. Until that is known, an error may be as large as the
+    # level. Without a level there is no interval, because its width would be zero.
     outcomes = np.float64(row[sizes + 2 * states + 1])
     if outcomes < FEW_OUTCOMES or (overall == 0.0 and outcomes < ENOUGH_OUTCOMES):
         scale = max(scale, np.float64(row[EW_LONG]))
@@ -357,7 +356,7 @@ def _far(row: F32, start: int, slot: int, median_25: float, out: F32, gains: F32
     row[at] = row[LAST]
     row[at + 1] = median_25
     row[at + 2] = row[EW_SLOW]
-    # One slot later is not known yet on the day before.
+    # The next slot is not known yet on the day before.
     now = slot % SLOTS
     row[at + 3] = median_3(
         0.5 * (slot_at(row, now) + slot_at(row, now - 1)),
@@ -412,7 +411,7 @@ def _day_ahead(
 def _begin_sizes(
     row: F32, starts: tuple[int, int, int], lengths: tuple[int, int, int], x: float
 ) -> None:
-    """Make the errors that a class was taught, shares of the level, those of a level of `x`."""
+    """Convert the error sizes of a class from shares of the level to those of a level of `x`."""
     for horizon in range(3):
         width = NEAR_COUNT if horizon < 2 else FAR_COUNT
         states = STATES if horizon < 2 else 1
@@ -421,7 +420,7 @@ def _begin_sizes(
         if x > LEAST:
             row[sizes + states] *= x
         else:
-            # A share of nothing is no size: it begins as a series that nobody taught one.
+            # A share of zero is no size: the series begins without error sizes of its class.
             row[sizes + states] = 0.0
             row[sizes + 2 * states + 1] = 0.0
 
@@ -444,7 +443,7 @@ def fold_step(
     state
         Shape (n, layout.size), updated.
     values
-        Shape (n,): the mean over the step that has ended, ≥ 0; NaN is unknown.
+        Shape (n,): the mean over the ended step, ≥ 0; NaN is unknown.
     number
         Number of the step: its end in s since the epoch, divided by `step_s`. Steps are
         folded in order and none is left out.
@@ -456,11 +455,11 @@ def fold_step(
         `constants(step_s)`.
     out
         Shape (n, HORIZON_COUNT * len(BANDS)), overwritten: `BANDS` of each horizon; NaN
-        where nothing is forecast. The far horizon stays NaN between the ends of slots.
+        without a forecast. The far horizon stays NaN between the ends of slots.
     """
     gains = scratch()
     per_slot = lengths[0]
-    # The slot that this step is part of; the last one of its steps closes it.
+    # The slot of this step; the last of its steps closes it.
     slot = (number + per_slot - 1) // per_slot
     places = np.empty(MOST_LINES, np.int64)
     count = touched(places, starts, lengths, number, slot, slots_closed)

@@ -1,4 +1,4 @@
-"""What a forecast's candidates are made of: medians and habits, read from a series' row."""
+"""Compute parts of a forecast's candidates: medians and daily values of a series' row."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ def median_3(a: float, b: float, c: float) -> float:
 @inlined
 def median_5(a: float, b: float, c: float, d: float, e: float) -> float:
     """Return the median of five."""
-    # Of two sorted pairs neither the least nor the greatest of the four can be the median.
+    # Of two sorted pairs, the smallest and the largest of the four cannot be the median.
     low = max(min(a, b), min(c, d))
     high = min(max(a, b), max(c, d))
     return median_3(e, low, high)
@@ -38,7 +38,7 @@ def slot_at(row: F32, place: int) -> float:
 
 @inlined
 def band9(x: float) -> int:
-    """Return in which of 9 bands a signed distance lies."""
+    """Return which of 9 bands contains a signed distance."""
     size = abs(x)
     step = 0 if size <= 0.1 else 1 if size <= 0.5 else 2 if size <= 1.5 else 3 if size <= 4.0 else 4
     return 4 + step if x > 0.0 else 4 - step
@@ -46,7 +46,7 @@ def band9(x: float) -> int:
 
 @inlined
 def band5(x: float) -> int:
-    """Return in which of 5 bands a signed distance lies."""
+    """Return which of 5 bands contains a signed distance."""
     size = abs(x)
     step = 0 if size <= 0.1 else 1 if size <= 1.0 else 2
     return 2 + step if x > 0.0 else 2 - step
@@ -68,7 +68,7 @@ def around(row: F32, place: int) -> float:
 
 @inlined
 def replace_sorted(row: F32, left: np.float32, entered: np.float32) -> None:
-    """Let one value leave the sorted window and another one enter it."""
+    """Replace one value of the sorted window by another."""
     place = 0
     while place < WINDOW - 1 and row[PART_SORTED + place] < left:
         place += 1

@@ -1,4 +1,4 @@
-"""A series' own level: means, trend, sizes of its moves, and the slots of its days."""
+"""Update a series' level: means, trend, sizes of its moves, and the slots of its days."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ F32 = NDArray[np.float32]
 
 @inlined
 def begin(row: F32, x: float) -> None:
-    """Let a series begin: its past is taken to have been what its first value is."""
+    """Start a series as if its past had been its first value."""
     for field in (LAST, PREVIOUS, EW_FAST, EW_SLOW, EW_LONG, EW_MEDIUM, HOLT_LEVEL):
         row[field] = x
     row[AGE] = 1.0
@@ -82,12 +82,12 @@ def follow(row: F32, x: float, slow: float, long: float) -> None:
 
 @inlined
 def close_slot(row: F32, slot: int) -> float:
-    """Write the mean of the slot that has ended into the ring of days; NaN if unknown."""
+    """Write the mean of the ended slot into the ring of days; NaN if unknown."""
     count = np.float64(row[SLOT_COUNT])
     mean = np.float64(row[SLOT_SUM]) / count if count > 0.0 else np.nan
     row[SLOT_SUM] = 0.0
     row[SLOT_COUNT] = 0.0
-    # As float32, since it is looked for again when it leaves the window.
+    # As float32, because it is searched again when it leaves the window.
     entered = np.float32(mean if count > 0.0 else row[LAST])
     left = row[PART_SLOTS + (slot - WINDOW) % SLOTS]
     row[PART_SLOTS + slot % SLOTS] = entered

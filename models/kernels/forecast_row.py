@@ -1,8 +1,8 @@
-"""How a forecast series is laid out: one row of float32, the same for all series of a step length.
+"""Define the layout of a forecast series: one float32 row, equal for all series of a step length.
 
-A row holds everything a series has learned, so that a migration copies a row and a snapshot is
-one array. At its head stand means and sizes, then the latest steps, three days of slots, and for
-each horizon the forecasts that wait for their outcome, with what was learned from past ones.
+A row has all learned state of a series, so a migration copies a row and a snapshot is one array.
+It begins with means and sizes. Then come the latest steps, three days of slots, and for each
+horizon the pending forecasts and the data learned from past ones.
 """
 
 from typing import Final, NamedTuple
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
 
-# A slot is the grain of daily and hourly habits.
+# Resolution of daily and hourly patterns.
 SLOT_S: Final = 300
 HOUR: Final = 12
 DAY: Final = 288
 HORIZONS_S: Final = (300, 1800, 86_400)
 HORIZON_COUNT: Final = len(HORIZONS_S)
-# Columns of a forecast, in the order in which a line of a CSV has them.
+# Columns of a forecast, in the order of a CSV line.
 BANDS: Final = ("mean", "lo90", "hi90", "lo50", "hi50")
 
 # Candidates of the two near horizons, then those of the far one.
@@ -50,13 +50,13 @@ FAR: Final = (
 )
 NEAR_COUNT = len(NEAR)
 FAR_COUNT = len(FAR)
-# States: how far the series has just moved (3) by how far it is from its median (3).
+# States: the size of the last move (3) by the distance from the median (3).
 STATES: Final = 9
 # Cells of `similar_state`: the same two distances with their sign, in 9 by 5 bands.
 CELLS = 45
 QUANTILES = 4
 
-# Fields of a series' own level, at the head of its row.
+# Fields of a series' own level, at the start of its row.
 LAST, PREVIOUS, AGE, EW_FAST, EW_SLOW, EW_LONG = 0, 1, 2, 3, 4, 5
 HOLT_LEVEL, HOLT_TREND, MOVE, AWAY, SLOT_SUM, SLOT_COUNT = 6, 7, 8, 9, 10, 11
 EW_MEDIUM, RESOLUTION = 12, 13
@@ -66,10 +66,10 @@ LATEST = 5
 SLOTS = 3 * DAY + 8
 WINDOW = 25
 
-# Of each forecast that waits for its outcome, beside what its candidates said.
+# Fields of each pending forecast, beside the predictions of its candidates.
 BY_STATE, OVERALL, FINAL, SCALE, STATE, CELL, BASE, UNIT = range(8)
 PENDING = 8
-# Who is weighed at the end: the last value, and the candidates by state and overall.
+# Inputs of the final weighting: the last value, and the candidates by state and overall.
 VOICES = 3
 
 
@@ -78,7 +78,7 @@ LEAST = 1e-6
 
 
 class Layout(NamedTuple):
-    """Where things stand in the row of a series, for one step length.
+    """Positions in the row of a series, for one step length.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class Layout(NamedTuple):
     steps
         Horizons, the near ones in steps, the far one in slots.
     start
-        Where the part of each horizon begins.
+        Start of the part of each horizon.
     size
         float32 values in a row.
     """
@@ -103,7 +103,7 @@ class Layout(NamedTuple):
 WIDTHS = (NEAR_COUNT, NEAR_COUNT, FAR_COUNT)
 STATE_COUNTS = (STATES, STATES, 1)
 PART_LATEST = HEAD
-# The last 25 slots in order of size, so that their median is read and not searched.
+# The last 25 slots sorted by size, so that their median is read and not searched.
 PART_SORTED = PART_LATEST + LATEST
 PART_SLOTS = PART_SORTED + WINDOW
 PART_BY_SLOT = PART_SLOTS + SLOTS
@@ -137,29 +137,29 @@ def _fixed(horizon: int) -> int:
 
 
 def _sizes(horizon: int, plan: Layout) -> int:
-    """Return where error sizes by state and overall begin; their counts follow."""
+    """Return the start of the error sizes by state and overall; their counts follow."""
     width, sets = WIDTHS[horizon], STATE_COUNTS[horizon] + 1
     ring = plan.steps[horizon] * (width + PENDING)
     return plan.start[horizon] + ring + 2 * sets * width + 2 * VOICES + QUANTILES
 
 
 def _size_places(plan: Layout) -> NDArray[np.intp]:
-    """Return where the overall error size of each horizon stands."""
+    """Return the position of the overall error size of each horizon."""
     return np.array([_sizes(h, plan) + STATE_COUNTS[h] for h in range(HORIZON_COUNT)])
 
 
 def _cell_places(plan: Layout) -> NDArray[np.intp]:
-    """Return, for each near horizon, where stands what follows on a state."""
+    """Return, for each near horizon, the positions of its cells."""
     firsts = [_sizes(h, plan) + 2 * (STATE_COUNTS[h] + 1) for h in range(HORIZON_COUNT - 1)]
     return np.array(firsts)[:, None] + np.arange(CELLS)
 
 
-# As how many errors of its own a series takes what it was taught of their size (chosen on
+# Number of own errors that equal the error size learned from a class (chosen on
 # `bitbrains_faults_dev`).
 _TAUGHT_COUNT: Final = 2.0
 
-# Outcomes before which the usual error of a horizon is not known: two tell a size, which may be a
-# class's; that it is nothing at all is believed of six.
+# Outcomes before which the usual error of a horizon is unknown: two give a size, which may be a
+# class's; an error of zero needs six.
 FEW_OUTCOMES = 2.0
 ENOUGH_OUTCOMES = 6.0
 
@@ -168,7 +168,7 @@ _FIRST_QUANTILES: Final = (-2.3, 2.3, -0.69, 0.69)
 
 
 def new_series(count: int, plan: Layout) -> F32:
-    """Return the state of `count` series that have not been seen yet."""
+    """Return the state of `count` new series."""
     state = np.zeros((count, plan.size), np.float32)
     for horizon in range(HORIZON_COUNT):
         first, sizes = plan.start[horizon], _sizes(horizon, plan)
@@ -180,29 +180,29 @@ def new_series(count: int, plan: Layout) -> F32:
 
 
 def _first_cells() -> F32:
-    """Return what each cell predicts before anything was learned: that the level stays."""
+    """Return the initial prediction of each cell: that the level stays."""
     middles = np.array([-5.0, -2.5, -1.0, -0.3, 0.0, 0.3, 1.0, 2.5, 5.0], np.float32)
     return np.repeat(middles, 5)
 
 
 def profile_of(state: F32, plan: Layout) -> F32:
-    """Return shape (size of a profile,): what grown-up series of one class have in common.
+    """Return the profile of the mature series of one class, shape (size of a profile,).
 
-    Medians over `state`'s series: what follows on which state, and how large errors are beside
-    the level. Their quantiles are not among it: those are of errors whose size the state tells,
-    and too narrow where nobody knows it yet.
+    The profile has medians over `state`'s series: the movement after each state, and the size of
+    errors relative to the level. Quantiles are not included: they apply to errors of known size,
+    and are too narrow while the size is unknown.
     """
     level = np.maximum(state[:, EW_LONG], np.float32(LEAST))
-    # Beside a level of nothing every error would be without bounds.
+    # Relative to a level of zero every error would be unbounded.
     sizes = np.minimum(state[:, _size_places(plan)] / level[:, None], np.float32(1.0))
     cells = state[:, _cell_places(plan).reshape(-1)]
     return np.asarray(np.median(np.concatenate([cells, sizes], axis=1), axis=0), np.float32)
 
 
 def start_from(state: F32, plan: Layout, profile: F32) -> None:
-    """Let the series of `state`, which have not been seen yet, begin from a class's profile.
+    """Start the new series of `state` from a class's profile.
 
-    Error sizes are shares of the level until the first value tells the level.
+    Error sizes are shares of the level until the first value gives the level.
     """
     cells, sizes = _cell_places(plan).reshape(-1), _size_places(plan)
     state[:, cells] = profile[: cells.size]
@@ -222,8 +222,8 @@ def constants(step_s: int) -> Constants:
     """Return the weights for steps of `step_s` seconds.
 
     Regrets fade with a time constant of 42 h: an hour of a fault weighs as much as weeks of
-    rest, and must not decide for weeks who is heard. The slow and long means have 80 min and
-    7 h: what was best on 5-min traces.
+    calm, and must not decide the candidates' weights for weeks. The slow and long means have 80 min
+    and 7 h, the best values on 5-min traces.
     """
     share = step_s / SLOT_S
     return Constants(0.998**share, 1.0 - 0.94**share, 1.0 - 0.988**share)

@@ -1,4 +1,4 @@
-"""Where a step reads and writes in each series' row: the same places in all of them."""
+"""List the places that a step reads and writes in a series' row, equal for all rows."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,15 +26,15 @@ from models.kernels.forecast_row import (
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
-# Values in a line of memory.
+# Values in a cache line.
 _LINE = 16
-# Lines that a step may touch, with room to spare.
+# Upper bound of the lines that a step touches.
 MOST_LINES = 64
 
 
 @inlined
 def _lines(places: I64, count: int, first: int, size: int) -> int:
-    """Note each line of `size` values from `first` on, wherever lines begin."""
+    """Add the lines of `size` values from `first` on, for any alignment."""
     for place in range(first, first + size - 1, _LINE):
         places[count] = place
         count += 1
@@ -57,7 +57,7 @@ def touched(
     slot: int,
     slots_closed: int,
 ) -> int:
-    """Write the places of a step into `places`, but for those of a state; return how many."""
+    """Write the places of a step, except those of a state, into `places`; return their number."""
     count = _lines(places, 0, 0, PART_SLOTS)
     farthest = HORIZONS_S[1] // SLOT_S
     # The last five hours, and the same time on three days with its neighbours.
@@ -92,13 +92,13 @@ def fetch_series(
     lengths: tuple[int, int, int],
     number: int,
 ) -> None:
-    """Have the memory of the two series after `i` brought in while series `i` is folded."""
+    """Prefetch the memory of the two series after `i` while series `i` is folded."""
     for k in range(count):
         fetch(state, i + 2, places[k])
     if i + 1 >= state.shape[0]:
         return
-    # Of the next one, whose places are here by now, what it learned in the state that it was in
-    # at the forecast and, since states last, in the latest one.
+    # The fixed places of the next series have arrived. Fetch its data of the state at the forecast
+    # and, since states last, of the latest state.
     row = row_of(state, i + 1)
     latest = row[_latest_state(starts, lengths, number)]
     ring = NEAR_COUNT + PENDING

@@ -1,12 +1,12 @@
-"""Half-space trees as arrays: score, then learn, in one walk over many models.
+"""Score and train half-space trees as arrays, in one pass over many models.
 
 Algorithm: Tan, Ting and Liu, "Fast Anomaly Detection for Streaming Data", IJCAI 2011,
-sections 3 and 4, as River implements it (`river.anomaly.HalfSpaceTrees`), bit for bit: a
+sections 3 and 4, as implemented in River (`river.anomaly.HalfSpaceTrees`), bit for bit. A
 tree's shape depends only on the seed, so models of one seed share features and
-thresholds and differ in masses alone; a score is a sum of integers, exact in float64, so
+thresholds and differ only in masses. A score is a sum of integers, exact in float64, so
 the order of summation does not matter.
 
-What is scored are the few samples that surprised a baseline, told in bounded features.
+Only samples that surprised a baseline are scored, as bounded features.
 """
 
 from typing import Final
@@ -25,7 +25,7 @@ I64 = NDArray[np.int64]
 # Columns of a sample.
 CPU_SHARE, DELAY_SHARE, DISK_SILENCE, SILENCE, Z_CPU, Z_READ, Z_SEND, Z_WRITE = range(8)
 FEATURES: Final = 8
-# A silence of this many nats is as surprising as they count here; a z of this is half way.
+# The feature is 1 at a silence of this many nats; a z of this value is half way to its limit.
 _NATS_CAP: Final = np.float32(8)
 _Z_HALF: Final = 6.0
 _GATE: Final = baseline.OUT["gate"]
@@ -44,7 +44,7 @@ _Z_ROWS: Final = np.array(
 
 @inlined
 def _bounded(value: float) -> float:
-    """Return a share as one in [0, 1]; NaN stays."""
+    """Return a share limited to [0, 1]; NaN stays."""
     return 0.0 if value < 0.0 else (1.0 if value > 1.0 else value)
 
 
@@ -63,19 +63,19 @@ def take_gated(
     samples: F64,
     models: I64,
 ) -> int:
-    """Take the samples that surprised a baseline, and the class that each VM belongs to.
+    """Take the samples that surprised a baseline, and the class of each VM.
 
     Parameters
     ----------
     counted, state
-        What `baseline.fold_counters` said of the sample, and its state.
+        Results of `baseline.fold_counters` for the sample, and its state.
     cpu, contention, vcpus, life_nats, disk_nats
         Shape (lanes,): cores used, share of them waited for, vCPUs, and how surprising the
-        silence of all and of the disks is.
+        silence of all signals and of the disks is.
     edges
         Ascending: mean CPU shares at which another class begins.
     size
-        How many lanes are in use.
+        Number of lanes in use.
     gated, samples, models
         Shape (≥ size,), (≥ size, FEATURES) and (≥ size,), overwritten from the front: the
         lanes taken, their samples in [0, 1] with NaN for unknown, and their classes.
@@ -83,7 +83,7 @@ def take_gated(
     Returns
     -------
     int
-        How many lanes were taken.
+        Number of lanes taken.
     """
     count = 0
     for lane in range(size):
@@ -96,7 +96,7 @@ def take_gated(
         sample[DISK_SILENCE] = _bounded(np.float64(disk_nats[lane] / _NATS_CAP))
         sample[SILENCE] = _bounded(np.float64(life_nats[lane] / _NATS_CAP))
         for k in range(4):
-            # Mapped onto (0, 1), 0.5 at 0: monotonic, so nothing saturates.
+            # Mapped onto (0, 1), 0.5 at 0: strictly monotonic, so it does not saturate.
             z = np.float64(counted[_Z_ROWS[k], lane])
             sample[Z_CPU + k] = 0.5 + 0.5 * z / (abs(z) + _Z_HALF)
         mean = np.float64(state[lane // LANES, baseline.MEAN, lane % LANES])
@@ -131,7 +131,7 @@ def score_then_learn(
         Shape (m, n_features), values in [0, 1]; NaN is missing and follows the heavier
         child, as in River.
     models
-        Shape (m,): which model each sample belongs to; one model may appear repeatedly.
+        Shape (m,): model of each sample; one model may appear repeatedly.
     features, thresholds
         Shape (n_trees, n_nodes): the shared trees as heaps, children of i at 2i+1, 2i+2.
     learned, reference
@@ -140,7 +140,7 @@ def score_then_learn(
     counts, first_window
         Shape (n_models,): samples in the window, and whether none was completed yet.
     height, window
-        Depth of the leaves, and samples to a window.
+        Depth of the leaves, and samples per window.
     scores
         Shape (m,), overwritten: 0 is normal, towards 1 is anomalous; 0 in the first window.
     """

@@ -1,14 +1,14 @@
-"""How long each VM is ever silent: the gap model, in seconds, learned per VM.
+"""Learn how long each VM is silent: the gap model (silence model), in seconds, per VM.
 
-A gap is the time between two signs of life. Its survival function P(gap ≥ t) is kept as
+A gap is the time between two signs of life. Its survival function P(gap ≥ t) is stored as
 counts at log-spaced edges (the empirical estimator with Krichevsky-Trofimov's prior of
-one half), so what a silence is worth as evidence follows from the VM's own past: for a
-guest that writes every second ten seconds are worth more than for one that writes hourly,
-and a newborn VM cannot surprise at all.
+one half), so the evidence of a silence follows from the VM's own past. Ten seconds are worth more
+for a guest that writes every second than for one that writes hourly, and a new VM cannot surprise
+at all.
 
-A silence that something else ended would have lasted longer. It says nothing of how gaps end, so
-it is none of them; that the VM lives with silences as long does count, so that a silence
-surprises rather too little than too much.
+A silence that another event cut short would have lasted longer. It does not show how gaps end, so
+it is not counted as a gap. But it shows that the VM lives with silences of this length and counts
+as survived, so that a silence rather surprises too little than too much.
 """
 
 import math
@@ -36,13 +36,13 @@ OUT_ROWS: Final = len(OUT)
 SILENT: Final = 0
 ALIVE: Final = 1
 UNKNOWN: Final = -1
-# A silence that something else than a sign of life ended: it would have lasted longer.
+# A silence that ended without a sign of life: it would have lasted longer.
 CUT_SHORT: Final = 2
 
-# Counts are halved when a week of samples has been seen, so that habits may change.
+# Counts are halved after a week of samples, so that the model can adapt.
 MEMORY_S: Final = 7 * 86_400.0
 
-# All of a silence, for `share` of `fold_life`.
+# The whole silence, for `share` of `fold_life`.
 WHOLE: Final = np.float32(1)
 
 _ZERO: Final = np.float32(0)
@@ -51,7 +51,7 @@ _HALF: Final = np.float32(0.5)
 
 
 def new_state(blocks: int) -> F32:
-    """Return the state of VMs nobody has seen yet, shape (blocks, FIELD_COUNT, LANES)."""
+    """Return the state of new VMs, shape (blocks, FIELD_COUNT, LANES)."""
     return np.zeros((blocks, FIELD_COUNT, LANES), np.float32)
 
 
@@ -70,11 +70,11 @@ def _surprise(state: F32, lane: int, run_s: np.float32) -> np.float32:
 
 @inlined
 def _learn(fields: F32, lane: int, run_s: np.float32, is_cut_short: bool) -> None:
-    """Count what has ended: a gap, or a silence that was cut short."""
+    """Count an ended gap, or a silence that was cut short."""
     if not is_cut_short:
         fields[LIVE, lane] += _ONE
     edge = 0
-    # The edges grow, so a short run leaves after the first comparison.
+    # The edges ascend, so a short run ends the loop after the first comparison.
     while edge < EDGE_COUNT and run_s >= np.float32(1 << edge):
         lasted = fields[SURVIVED + edge, lane] + _ONE
         fields[SURVIVED + edge, lane] = min(lasted, fields[LIVE, lane])
@@ -95,23 +95,23 @@ def fold_life(
         Shape (blocks * LANES): `ALIVE`, `SILENT`, `CUT_SHORT` or `UNKNOWN`. Unknown time neither
         ends a gap nor adds to it.
     hold
-        Shape (blocks * LANES): non-zero where a silence is explained from outside (a pool
-        that stalls, a lifecycle operation, a fault that was confirmed): the gap it is
-        part of is not learned as a habit.
+        Shape (blocks * LANES): non-zero where a silence has an external explanation (a pool
+        that stalls, a lifecycle operation, a confirmed fault): its gap is not learned as
+        usual.
     dt_s
         Time since the sample before.
     out
-        Shape (2, blocks * LANES), overwritten; rows as `OUT`: for how long the lane has
-        been silent, and how surprising that is for this VM, in nats; both 0 when alive.
+        Shape (2, blocks * LANES), overwritten; rows as `OUT`: length of the lane's silence
+        in s, and how surprising it is for this VM, in nats; both 0 when alive.
     share
-        What share of a silence is held against the past: at 1 the nats are of one that lasts
-        as long, at 1/4 of one that lasts a quarter as long, so that only what is several
-        times longer than usual surprises.
+        Share of a silence that is compared with the past: 1 gives the nats of a silence of
+        the same length, 1/4 those of a quarter of it, so that only a silence several times
+        longer than usual surprises.
 
     Returns
     -------
     int
-        How many lanes are silent.
+        Number of silent lanes.
     """
     silent = 0
     cap = np.float32(MEMORY_S) / dt_s

@@ -1,7 +1,7 @@
-"""One look over all VMs of a node: which of them are worth a closer one.
+"""Screen all VMs of a node: select those that need further examination.
 
-Each test is cheap, lets through whatever the closer look may find a fault in, and says in one
-bit what it saw. So a slot in which nothing happens costs one pass, whatever the fleet.
+Each test is cheap, passes every VM in which the examination may find a fault, and reports its
+result in one bit. A slot without events therefore costs one pass, for any size of the fleet.
 """
 
 import math
@@ -19,14 +19,14 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 U16 = NDArray[np.uint16]
 
-# Bits of a lane, and places in the counts. By totals alone: nothing better is known of the VM;
-# it is suspect; its silence has just begun; it moves.
+# Bits of a lane, and indices of the counts. The VM is known by totals only; it is suspect; its
+# silence has just begun; it moves.
 ONLY_TOTALS, SUSPECT, YOUNG, MOVING = 0, 1, 2, 3
-# What shows over hours.
+# Slow faults, which develop over hours.
 LEAK, FLOOD, RUNAWAY, BOOTED = 4, 5, 6, 7
-# Who fell silent lately: its disks, its sending, all of it.
+# The VM fell silent recently: its disks, its sending, all of it.
 FELL_DISK, FELL_TX, FELL_LIFE = 8, 9, 10
-# Without this sample, and out of sight for long.
+# Without this sample, and missing for long.
 UNSEEN, ABSENT = 11, 12
 # Its writing falls hour by hour.
 SLOWED = 13
@@ -34,7 +34,7 @@ BITS: Final = 14
 
 
 class Rows(NamedTuple):
-    """Place of each row's number: of the lanes' floats and integers, and the state `crashed`."""
+    """Row numbers in the lanes' floats and integers, and the number of the state `crashed`."""
 
     cpu: int
     cpu_before: int
@@ -56,7 +56,7 @@ class Rows(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Place of each limit, named as in the configuration; `totals_alert_nats` by its error rate."""
+    """Index of each limit, named as in the configuration; `totals_alert_nats` by its error rate."""
 
     cpu_cap_nats: int
     one_core_nats: int
@@ -96,7 +96,7 @@ def _bit(number: int, holds: bool) -> int:
 
 @inlined
 def _single(limits: F64, row: int) -> np.float32:
-    """Return a limit as the float32 that what is held against it has."""
+    """Return a limit as float32, the type of the values compared with it."""
     return np.float32(limits[row])
 
 
@@ -142,7 +142,7 @@ def _is_suspect_by_totals(signs: F64, limits: F64, lane: int) -> bool:
 
 @inlined
 def _of_totals(signs: F64, limits: F64, lane: int) -> int:
-    """Return who has just fallen silent, and who moves, where totals are all there is."""
+    """Flag VMs known by totals only: silence just begun, moving."""
     run = signs[lane, at.O_RUN]
     young = run >= 1.0 and run <= limits[_L.totals_shared_samples]
     young = young and signs[lane, at.O_ACTIVE] >= limits[_L.totals_active_share]
@@ -166,18 +166,18 @@ def _fell(
     floats: F64, integers: I64, life: F32, disk: F32, rows: I64, limits: F64, dt_s: float,
     lane: int,
 ) -> int:  # fmt: skip
-    """Return by which signals the VM fell silent within the gate's window."""
+    """Return the signals by which the VM fell silent within the gate's window."""
     window_s = max(limits[_L.gate_window_s], 3.0 * dt_s)
     short, nats = np.float32(window_s), _single(limits, _L.shared_nats)
     by_disk = integers[rows[_R.disk_samples], lane] >= 2
     by_disk = by_disk and disk[0, lane] <= short and disk[1, lane] >= nats
-    # What is silent on a node or in a cell may yet turn out to share a pool, whose members on
-    # other nodes are one sample behind.
+    # A silence on a node or in a cell may later prove to be that of a pool, whose members on other
+    # nodes are one sample behind.
     by_life = integers[rows[_R.run_samples], lane] >= 3
     by_life = by_life and life[0, lane] <= short and life[1, lane] >= nats
     still = floats[rows[_R.tx_still_s], lane]
     by_tx = still >= 2.0 * dt_s and still <= window_s
-    # Without a gap model of its own: somebody who sent in nearly every sample.
+    # There is no gap model for sending: require a VM that sent in nearly every sample.
     by_tx = by_tx and floats[rows[_R.tx_share], lane] >= 0.8 * math.exp(-still / 60.0)
     return _bit(FELL_DISK, by_disk) | _bit(FELL_TX, by_tx) | _bit(FELL_LIFE, by_life)
 
@@ -198,24 +198,24 @@ def glance(
     finds: U16,
     counts: I64,
 ) -> None:
-    """Look at every lane in use.
+    """Screen every lane in use.
 
     Parameters
     ----------
     floats, integers, life, disk, signs, shows
-        State of `engine.detection.lanes.Lanes`, as the last sample left it.
+        State of `engine.detection.lanes.Lanes` after the last sample.
     rows, limits
         In the order of `Rows` and `Limits`.
     dt_s
         Time between the node's last two samples.
     absent_s
-        From when on a VM without samples is `ABSENT`.
+        Time without samples after which a VM is `ABSENT`.
     size
-        How many lanes are in use.
+        Number of lanes in use.
     finds
         Shape (≥ size,), overwritten up to `size`: the bits of each lane.
     counts
-        Shape (BITS,), overwritten: how many lanes have each bit.
+        Shape (BITS,), overwritten: number of lanes with each bit.
     """
     counts[:] = 0
     for lane in range(size):

@@ -1,11 +1,11 @@
-"""Storage that degrades: what a VM writes falls hour after hour, while its CPU goes on.
+"""Detect degrading storage: a VM's writing falls hour after hour while its CPU use continues.
 
-Each hour's writing is held against what the VM writes at that time of the day. A load that
-ends falls once and takes its CPU along; a disk that serves ever more slowly falls in every hour
-for half a day. Six falls in a row are one order of 5,040 by chance.
+Each hour's writing is compared with the VM's usual writing at that time of day. A load that ends
+falls once, together with its CPU. A degrading disk falls in every hour for half a day. Six falls
+in a row are one order of 5,040 by chance.
 
-An hour counts with half of its twelve means or more, so a VM that is sampled more coarsely than
-every 600 s has none and is never told. The state costs 456 bytes a VM.
+An hour needs at least half of its twelve means, so a VM that is sampled more coarsely than every
+600 s has none and is never reported. The state takes 456 bytes per VM.
 """
 
 import math
@@ -20,12 +20,12 @@ F32 = NDArray[np.float32]
 
 HOUR_S: Final = 3600.0
 DAY_HOURS: Final = 24
-# A fall is looked for from its last hour back to half a day before.
+# A fall is searched from its last hour back to half a day before.
 FALLS_LEAST, FALLS_MOST = 6, 12
 _PAST: Final = FALLS_MOST + 1
 
-# A VM's row: its hour and the first mean of it, then by hour of day the usual logarithms and over
-# how many days, then the last hours, newest first.
+# A VM's row: its hour and the first mean of it, then by hour of day the usual logarithms and their
+# number of days, then the last hours, newest first.
 _HOUR, _FIRST, _RUN = 0, 1, 2
 _USUAL_WRITE: Final = 3
 _USUAL_CPU: Final = _USUAL_WRITE + DAY_HOURS
@@ -35,27 +35,26 @@ _CPU_SHARE: Final = _WRITE_SHARE + _PAST
 _WRITE: Final = _CPU_SHARE + _PAST
 FIELD_COUNT: Final = _WRITE + _PAST
 
-# Half of an hour's twelve means are an hour.
+# An hour needs half of its twelve means.
 MEANS_LEAST: Final = 6
-# The usual logarithm is the mean of three days, so that one strange day moves it by a third. A
-# further day weighs a quarter (of the days before it 1, 1/2 and 1/3): in some four it follows a
-# new habit.
+# The usual logarithm is the mean of three days, so that one unusual day moves it by a third. A
+# further day weighs a quarter (the days before it 1, 1/2 and 1/3): it adapts in about four days.
 _DAYS_LEAST: Final = 3.0
 _LEARN: Final = 0.25
-# Below 2 KB/s a single log file makes the hours; a VM without CPU or writes has no logarithm.
+# Below 2 KB/s a single log file dominates the hours; a VM without CPU or writes has no logarithm.
 _WRITES_LEAST: Final = 2000.0
 _WRITE_FLOOR, _CPU_FLOOR = 500.0, 0.001
-# To half: what a share is good for varies less than that on most VMs.
+# A fall to half: the usual share varies less than that on most VMs.
 _FALL_NATS: Final = math.log(2.0)
 # Less than a hundredth in an hour is no fall.
 _STEP_NATS: Final = 0.01
-# It falls from what is usual, not from an unusual day back to it.
+# It falls from the usual level, not from an unusual day back to it.
 _USUAL_NATS: Final = math.log(1.5)
-# The writes fall by themselves, not since less is expected at that hour.
+# The writing itself must fall, not only relative to a rising expectation.
 _OWN_PART: Final = 0.7
-# Guests that wait for their disks compute less, too, but not as much less.
+# Guests that wait for their disks compute less too, but not as much less.
 _CPU_PART: Final = 0.7
-# Whatever decides: two builds that differ here decide differently.
+# Constants that affect decisions: builds that differ here decide differently.
 CONSTANTS: Final = (
     *(FIELD_COUNT, HOUR_S, DAY_HOURS, FALLS_LEAST, FALLS_MOST, MEANS_LEAST, _DAYS_LEAST, _LEARN),
     *(_WRITES_LEAST, _WRITE_FLOOR, _CPU_FLOOR),
@@ -64,7 +63,7 @@ CONSTANTS: Final = (
 
 
 def new_state(lanes: int) -> F32:
-    """Return the hours of VMs nobody has seen yet, shape (lanes, FIELD_COUNT)."""
+    """Return the hours of new VMs, shape (lanes, FIELD_COUNT)."""
     state = np.zeros((lanes, FIELD_COUNT), np.float32)
     state[:, _WRITE_SHARE:] = np.nan
     return state
@@ -72,7 +71,7 @@ def new_state(lanes: int) -> F32:
 
 @inlined
 def is_over(own: F32, hour: float) -> bool:
-    """Return whether the hour that a VM was in has ended."""
+    """Return whether the VM's current hour has ended."""
     return float(own[_HOUR]) != hour
 
 
@@ -91,20 +90,20 @@ def begin_hour(own: F32, hour: float, first: int) -> None:
 
 @inlined
 def means_of(own: F32, count: int) -> int:
-    """Return how many means the hour has that ended before the last one of `count`."""
+    """Return the number of means of the ended hour, before the last one of `count`."""
     return count - 1 - int(own[_FIRST])
 
 
 @inlined
 def forget_row(own: F32) -> None:
-    """Begin the row of hours anew: one is missing, or nothing is known to hold it against."""
+    """Reset the row of hours: one is missing, or there is no usual value to compare with."""
     own[_RUN] = np.float32(0.0)
     own[_WRITE_SHARE] = np.float32(np.nan)
 
 
 @inlined
 def _follow(own: F32, place: int, writes: float, cpu: float) -> None:
-    """Put an hour before the others, and count the falls in a row that it ends."""
+    """Insert an hour before the others, and count the falls in a row that it ends."""
     share = writes - float(own[_USUAL_WRITE + place])
     fell = share < float(own[_WRITE_SHARE]) - _STEP_NATS
     own[_RUN] = np.float32(min(float(own[_RUN]) + 1.0, float(FALLS_MOST)) if fell else 0.0)
@@ -119,7 +118,7 @@ def _follow(own: F32, place: int, writes: float, cpu: float) -> None:
 
 @inlined
 def _falls(own: F32) -> float:
-    """Return in how many hours in a row writing fell as it does on a degrading disk, or 0."""
+    """Return the number of consecutive hours with a fall typical of a degrading disk, or 0."""
     for length in range(FALLS_LEAST, int(own[_RUN]) + 1):
         before = float(own[_WRITE_SHARE + length])
         fall = before - float(own[_WRITE_SHARE])
@@ -136,19 +135,19 @@ def _falls(own: F32) -> float:
 
 @inlined
 def close_hour(own: F32, writes: float, cpu: float, cores: float) -> float:
-    """Take in an hour that ended.
+    """Fold an ended hour.
 
     Parameters
     ----------
     own
-        The VM's row; its hour is the one that ended. Updated.
+        The VM's row, whose hour has ended. Updated.
     writes, cpu
-        Medians of the hour's means, bytes/s and cores; NaN where it had too few.
+        Medians of the hour's means, bytes/s and cores; NaN if there were too few.
 
     Returns
     -------
     float
-        In how many hours in a row writing fell as it does on a degrading disk; 0 for none.
+        Number of consecutive hours with a fall typical of a degrading disk; 0 for none.
     """
     place = int(own[_HOUR]) % DAY_HOURS
     if not (writes == writes and cpu == cpu):
@@ -172,5 +171,5 @@ def close_hour(own: F32, writes: float, cpu: float, cores: float) -> float:
 
 @inlined
 def write_share(own: F32) -> float:
-    """Return the last hour's writing as a share of what is usual then; NaN where unknown."""
+    """Return the last hour's writing as a share of its usual value; NaN if unknown."""
     return math.exp(float(own[_WRITE_SHARE]))

@@ -1,6 +1,6 @@
-"""A frame's columns into a node's lanes: levels, epochs and what is known, in one pass.
+"""Copy a frame's columns into a node's lanes: levels, epochs and known values, in one pass.
 
-A smaller counter or another instance begins a new epoch and is never a rate. Missing is
+A smaller counter or another instance begins a new epoch and gives no rate. A missing value is
 unknown: -1 or NaN, never zero.
 """
 
@@ -20,26 +20,26 @@ I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
 
-# Rows of `places`: where a value stands in the frame, and where in the lanes' integers.
+# Rows of `places`: row of a value in the frame, and in the lanes' integers.
 CPU, READ, WRITTEN, SENT = 0, 1, 2, 3
 INSTANCE, STATE, VCPUS, BUSY, JOB = 4, 5, 6, 7, 8
 MEMORY, UPDATED, DELAY, WAIT = 9, 10, 11, 12
 PLACES: Final = 13
 _LEVELS: Final = (STATE, VCPUS, BUSY, JOB)
 
-# How a lane's epoch goes on.
+# Continuation of a lane's epoch.
 SAME_EPOCH, NEW_EPOCH, NEW_BOOT = 0, 1, 2
 
 
 class Taken(NamedTuple):
-    """What a frame says of each lane; overwritten by every frame.
+    """Values of each lane from one frame; overwritten by every frame.
 
     Attributes
     ----------
     counters, flags
         As `baseline.fold_counters` takes them.
     running, judged, measured, known
-        Whether the guest is meant to run, the same where the time since its last sample is
+        Whether the guest should run, the same where the time since its last sample is
         known, whether its CPU was measured, and both.
     memory
         The memory figure in KiB, NaN unknown.
@@ -50,7 +50,7 @@ class Taken(NamedTuple):
     rates
         Shape (4, lanes), written by `note_rates`: as `counted`, NaN where not `judged`.
     alive, disk_alive, moves
-        Room for what `course.fold_signs` says.
+        Memory for the results of `course.fold_signs`.
     """
 
     counters: U64
@@ -70,7 +70,7 @@ class Taken(NamedTuple):
 
 
 def new_taken(lanes: int) -> Taken:
-    """Return room for what a frame says of so many lanes."""
+    """Return memory for the values of `lanes` lanes from a frame."""
     return Taken(
         counters=np.zeros((4, lanes), np.uint64),
         flags=np.zeros(lanes, np.uint8),
@@ -103,7 +103,7 @@ def _number(values: U64, missing: Bools, row: int, lane: int, unknown: int) -> i
 def _take_counters(
     values: U64, missing: Bools, places: I64, lane: int, previous: U64, taken: Taken
 ) -> bool:
-    """Take the counters of a lane; return whether one is smaller than before."""
+    """Copy the counters of a lane; return whether one is smaller than before."""
     smaller = False
     bits = np.uint8(baseline.FLAG_SAME_EPOCH)
     for k in range(4):
@@ -119,7 +119,7 @@ def _take_counters(
 
 @inlined
 def _take_instance(values: U64, missing: Bools, places: I64, lane: int, integers: I64) -> bool:
-    """Take the instance of a lane; return whether it is another than before."""
+    """Copy the instance of a lane; return whether it has changed."""
     row, target = places[INSTANCE, 0], places[INSTANCE, 1]
     if not _is_known(missing, row, lane):
         return False
@@ -130,7 +130,7 @@ def _take_instance(values: U64, missing: Bools, places: I64, lane: int, integers
 
 @inlined
 def _forget(places: I64, lane: int, previous: U64, integers: I64) -> None:
-    """Compare the next counters of a lane with nothing."""
+    """Clear the previous counters of a lane, so that the next ones give no rate."""
     integers[places[DELAY, 1], lane] = -1
     for k in range(4):
         previous[k, lane] = baseline.NO_PREVIOUS
@@ -138,7 +138,7 @@ def _forget(places: I64, lane: int, previous: U64, integers: I64) -> None:
 
 @inlined
 def _delay_row(missing: Bools, places: I64, size: int) -> int:
-    """Return the row of the time waited for a core: of the run queue where nothing is better."""
+    """Return the row of the time waited for a core: the run queue's if there is no better one."""
     delayed = places[DELAY, 0]
     for lane in range(size):
         if _is_known(missing, delayed, lane):
@@ -158,29 +158,29 @@ def take_rows(
     migrated_row: int,
     taken: Taken,
 ) -> int:
-    """Take one frame's rows into the lanes, in place.
+    """Copy one frame's rows into the lanes, in place.
 
     Parameters
     ----------
     values, missing
-        Shape (metrics, VMs) of the frame; `missing` without rows where nothing is.
+        Shape (metrics, VMs) of the frame; `missing` has no rows if no value is missing.
     places
         Shape (PLACES, 2): row of each value in `values` and in `integers`.
     may_run
-        By state, the last entry for one that is not known: whether such a guest runs.
+        By state, the last entry for an unknown one: whether such a guest runs.
     has_interval
         Whether the time since the last frame is known; without it no counter is compared.
     previous
         Shape (4, lanes): counters of the last sample.
     integers
-        The lanes' integers; `migrated_row` says that the next instance is no boot.
+        The lanes' integers; `migrated_row` marks lanes whose next instance is no boot.
     taken
-        Overwritten, but for `rates` and what follows it.
+        Overwritten, except `rates` and the fields after it.
 
     Returns
     -------
     int
-        How many lanes began an epoch.
+        Number of lanes that began an epoch.
     """
     size, width = values.shape[1], previous.shape[1]
     delayed, unknown = _delay_row(missing, places, size), may_run.shape[0] - 1
@@ -209,7 +209,7 @@ def take_rows(
         taken.updated[lane] = _number(values, missing, places[UPDATED, 0], lane, 0)
         taken.delay[lane] = _number(values, missing, delayed, lane, -1)
     for lane in range(size, width):
-        # Lanes beyond those in use: their state is unknown, so `taken` says what it said before.
+        # Lanes beyond those in use have an unknown state, so `taken` keeps its values.
         taken.flags[lane] = np.uint8(baseline.FLAG_SAME_EPOCH)
     if not has_interval:
         for lane in range(width):
@@ -226,16 +226,16 @@ def note_rates(
     sums: F64,
     counts: F64,
 ) -> int:
-    """Write the rates of guests that are meant to run, and add what is known to the minute.
+    """Write the rates of guests that should run, and add known values to the minute.
 
     Parameters
     ----------
     counted
-        What `baseline.fold_counters` said of the sample, shape (rows, lanes).
+        Results of `baseline.fold_counters` for the sample, shape (rows, lanes).
     minute_rows
         Rows of `counted` that a minute adds up.
     has_interval
-        Whether this sample has rates at all; without it nothing is added.
+        Whether this sample has rates; without them no value is added.
     taken
         Of this frame; `rates` is overwritten.
     sums, counts
@@ -244,7 +244,7 @@ def note_rates(
     Returns
     -------
     int
-        How many lanes are judged.
+        Number of judged lanes.
     """
     judged = 0
     for lane in range(counted.shape[1]):

@@ -1,8 +1,8 @@
-"""Compiled kernels that are kept in a folder, so that the next start need not compile them.
+"""Cache compiled kernels in a folder, so that the next start need not compile them.
 
-What is kept is machine code that is loaded without a question, so the folder must belong to the
-service alone. Numba looks only at the file of a kernel, not at the files of what it calls;
-`fingerprint` covers all of them, and whoever keeps kernels names the folder by it.
+The cached machine code is loaded without verification, so the folder must belong to the service
+alone. Numba checks only the file of a kernel, not the files of the functions it calls.
+`fingerprint` covers all of them; name the folder by it.
 """
 
 import os
@@ -21,10 +21,10 @@ _SOURCES = Path(__file__).parents[1]
 
 
 def fingerprint(sources: Path = _SOURCES) -> str:
-    """Return what differs where kernels may compile to other code: 32 hex digits.
+    """Return 32 hex digits that change when kernels may compile to other code.
 
-    Covers every source file of the models, the versions of what compiles them, and Numba's
-    settings. Numba itself tells CPUs and signatures apart.
+    They cover every source file of the models, the versions of the compilers, and Numba's
+    settings. Numba itself distinguishes CPUs and signatures.
     """
     digest = blake2b(digest_size=16)
     versions = [numba.__version__, np.__version__]
@@ -38,19 +38,19 @@ def fingerprint(sources: Path = _SOURCES) -> str:
 
 @contextmanager
 def kept_in(folder: Path) -> Iterator[None]:
-    """Load from a folder what is compiled in the block, and keep there what was not in it.
+    """Load kernels compiled in this block from a folder, and store new ones there.
 
-    One process at a time: two that keep different signatures of a kernel could mistake one for
-    the other. After the block nothing more is loaded or kept.
+    Use one process at a time: two that store different signatures of a kernel could confuse them.
+    After the block no kernel is loaded or stored.
 
     Raises
     ------
     OSError
-        The folder cannot be read or written. What was compiled until then is compiled.
+        The folder cannot be read or written. Kernels compiled until then stay compiled.
     """
-    # Numba makes its settings' names when it is imported.
+    # Numba defines its settings' names when it is imported.
     cast(Any, numba.config).CACHE_DIR = str(folder)
-    # Numba has no public word for where a kernel is kept, nor a way back.
+    # Numba has no public API for the location of a cached kernel, nor to undo it.
     try:
         for compiled in KERNELS:
             compiled.enable_caching()

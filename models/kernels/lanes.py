@@ -1,9 +1,9 @@
-"""How per-VM state is laid out: blocks of lanes, one lane a VM, one row a field.
+"""Define the layout of per-VM state: blocks of lanes, one lane per VM, one row per field.
 
 An array of state has shape (blocks, fields, `LANES`), C-contiguous. Within a block each
 field is one run of 64 values, so that every loop over a block is free of aliases and
-branches and LLVM turns it into vector instructions; across blocks nothing is shared, so a
-node's block can be moved or saved by itself.
+branches and LLVM vectorises it. Blocks share no data, so a node's block can be moved or saved
+separately.
 """
 
 from typing import Final
@@ -14,5 +14,5 @@ LANES: Final = 64
 
 
 def blocks_for(count: int) -> int:
-    """Return how many blocks hold `count` lanes."""
+    """Return the number of blocks for `count` lanes."""
     return -(-count // LANES)

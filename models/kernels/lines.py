@@ -1,7 +1,7 @@
-"""Numbers to text, a line a row: what writing history costs most, compiled.
+"""Format numbers as text, one line per row; this is the largest cost of writing history.
 
-The text is InfluxDB's line protocol, but this knows only the bytes handed to it: what stands
-before the fields of a row, and each field's name.
+The text is InfluxDB's line protocol. The caller passes in the bytes before the fields of a row,
+and each field's name.
 """
 
 import numpy as np
@@ -13,11 +13,11 @@ U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
-# As `engine.wire.points`: what is not known, and which decimals floats are kept with.
+# As in `engine.wire.points`: the unknown value, and the limits of the decimals of floats.
 _MISSING = -9_223_372_036_854_775_808
 _SIX_DECIMALS, _THREE_DECIMALS, _EXACT = 1e9, 1e12, 1e15
 _SPACE, _COMMA, _MINUS, _POINT, _ZERO, _I, _NEWLINE = 32, 44, 45, 46, 48, 105, 10
-# Unsigned, as dividing a signed number by a constant costs corrections for its sign.
+# Unsigned, because dividing a signed number by a constant needs corrections for its sign.
 _ONE, _HUNDRED = np.uint64(1), np.uint64(100)
 _THOUSAND, _MILLION = np.uint64(1_000), np.uint64(1_000_000)
 _POWERS = np.array([10**exponent for exponent in range(20)], np.uint64)
@@ -27,7 +27,7 @@ _PAIRS = np.frombuffer(b"".join(b"%02d" % pair for pair in range(100)), np.uint8
 
 @inlined
 def _copy(out: U8, at: int, source: U8, begin: int, end: int) -> int:
-    # Signed places would be looked at for being negative, byte by byte.
+    # Signed indices would be tested for being negative, byte by byte.
     to, of = np.uintp(at), np.uintp(begin)
     for i in range(np.uintp(end - begin)):
         out[to + i] = source[of + i]
@@ -36,7 +36,7 @@ def _copy(out: U8, at: int, source: U8, begin: int, end: int) -> int:
 
 @inlined
 def _digits(out: U8, at: int, value: np.uint64) -> int:
-    """Write a number and return where it ends."""
+    """Write a number and return its end."""
     count = 1
     while count < 20 and value >= _POWERS[count]:
         count += 1
@@ -57,7 +57,7 @@ def _digits(out: U8, at: int, value: np.uint64) -> int:
 
 @inlined
 def _decimal(out: U8, at: int, value: float) -> int:
-    """Write a float below 1e15 with the decimals it is kept with, trailing zeros left out."""
+    """Write a float below 1e15 with its decimals, without trailing zeros."""
     size = abs(value)
     if size < _SIX_DECIMALS:
         mantissa = np.uint64(np.rint(size * 1e6))
@@ -91,7 +91,7 @@ def _decimal(out: U8, at: int, value: float) -> int:
 
 @inlined
 def _integer(out: U8, at: int, number: int) -> int:
-    """Write an integer with the protocol's suffix, and return where it ends."""
+    """Write an integer with the protocol's suffix, and return its end."""
     if number < 0:
         out[at] = _MINUS
         at += 1
@@ -105,7 +105,7 @@ def _integer(out: U8, at: int, number: int) -> int:
 def _fields(
     out: U8, at: int, names: U8, name_ends: I64, integers: I64, floats: F64, row: int
 ) -> int:
-    """Write what is known of a row, and return where it ends; -1 if there is no room for it."""
+    """Write the known fields of a row, and return their end; -1 if a float is too large."""
     whole = integers.shape[0]
     separator = _SPACE
     for field in range(whole + floats.shape[0]):
@@ -143,21 +143,21 @@ def write_lines(
     floats: F64,
     times: I64,
 ) -> int:
-    """Write one line for each row of which anything is known.
+    """Write one line for each row with a known field.
 
     Parameters
     ----------
     out
-        Written from `at` on; it has room for every tag and name and 24 bytes a number.
+        Written from `at` on; it has space for every tag and name and 24 bytes per number.
     ends
-        Shape (n,), overwritten: where each row's line ends in `out`; a row without a line ends
-        where the one before it does.
+        Shape (n,), overwritten: end of each row's line in `out`; for a row without a line the
+        end of the line before.
     measurement
-        What every line begins with.
+        Beginning of every line.
     tags, tag_ends, first
-        What follows it, one row after the other from row `first` on, and where each ends.
+        Bytes after it, one row after the other from row `first` on, and the end of each.
     names, name_ends
-        Names of the fields with what follows them, first of the integers, then of the floats.
+        Names of the fields with the bytes after them, first of the integers, then of the floats.
     integers
         Shape (fields, n); the smallest int64 is unknown.
     floats
@@ -168,8 +168,8 @@ def write_lines(
     Returns
     -------
     int
-        Where the last line ends in `out`; -1 if a float is 1e15 or more, which fixed point
-        has no room for.
+        End of the last line in `out`; -1 if a float is 1e15 or more, which does not fit into
+        fixed point.
     """
     written_ns, time_begin, time_end = -1, 0, 0
     for row in range(times.shape[0]):

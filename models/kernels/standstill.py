@@ -1,15 +1,16 @@
-"""Which vCPUs of each VM stand still: what a death does to them and a computing guest does not.
+"""Detect which vCPUs of each VM stand still: a death stops them, a computing guest does not.
 
 When a Linux kernel panics, every vCPU but the one that panicked is stopped and gains exactly
-0 ns from then on, and when it halts, all are (measured on the lab's guests: benchmarks/README.md).
-While the kernel lives its idle vCPUs serve timers, so a job that computes on one of them leaves
-some time on the others.
-How long a VM's idle vCPUs stand at exactly 0 while it lives differs from guest to guest (a
-tickless one may sleep for minutes), so it is learned of each, by `models.kernels.gaps`, from
-samples in which they are idle: what vCPUs gain by work says nothing of what timers alone do,
-however little it is. So a VM that does any I/O in a sample teaches nothing in it.
+0 ns from then on. When it halts, all are stopped (measured on guests in the lab:
+benchmarks/README.md). While the kernel is alive its idle vCPUs serve timers, so a job that computes
+on one of them leaves some time on the others.
 
-The same is learned of what KVM counts: how long a VM goes without an injected interrupt.
+How long a VM's idle vCPUs stand at exactly 0 while it is alive differs between guests (a tickless
+one may sleep for minutes). `models.kernels.gaps` therefore learns it per VM, from samples in which
+the vCPUs are idle. Time gained by work, however little, does not show the effect of timers alone,
+so samples with I/O are not learned.
+
+The same is learned from KVM's counts: how long a VM goes without an injected interrupt.
 """
 
 from typing import Final
@@ -29,19 +30,19 @@ U16 = NDArray[np.uint16]
 U64 = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
 
-# Stored in place of a time or count that is not known.
+# Stored in place of an unknown time or count.
 NO_TIME: Final = np.uint64(2**64 - 1)
-# Of a lane whose standstill nobody's vCPU has left yet.
+# For a lane whose standstill no vCPU has ended yet.
 NO_MOVER: Final = -1
 
-# What a sample said of a lane's vCPUs.
+# Result of a sample for a lane's vCPUs.
 STILL: Final = 0
 MOVED: Final = 1
 UNKNOWN: Final = -1
 
-# What share of a standstill is held against the past, for `gaps.fold_life`. A guest without ticks
-# that computes for hours stands still again and again, now and then for longer than ever before;
-# for four times as long as one in twenty did it never does (in gaps by chance once in 10**5).
+# Share of a standstill that is compared with the past, for `gaps.fold_life`. A guest without ticks
+# that computes for hours stands still again and again, sometimes for longer than ever before. It
+# never stands still for four times as long as one in twenty did (by chance once in 10**5 gaps).
 SHARE: Final = np.float32(0.25)
 
 _RUN: Final = gaps.RUN
@@ -56,7 +57,7 @@ def _end_run(state: F32, lane: int) -> None:
 
 @inlined
 def _sign_of_move(state: F32, lane: int, is_idle: bool) -> int:
-    """Return how a gap model takes a move: what work causes only cuts short what has begun."""
+    """Return how a gap model counts a move: work only cuts a running standstill short."""
     if is_idle:
         return gaps.ALIVE
     stood = state[lane // LANES, _RUN, lane % LANES] > np.float32(0)
@@ -65,7 +66,7 @@ def _sign_of_move(state: F32, lane: int, is_idle: bool) -> int:
 
 @inlined
 def _is_comparable(before: U64, now: U64) -> bool:
-    """Return whether the same vCPUs were told twice and none of them went back."""
+    """Return whether the same vCPUs were reported twice and none of them went back."""
     if before.shape[0] != now.shape[0] or now.shape[0] == 0:
         return False
     for number in range(now.shape[0]):
@@ -78,7 +79,7 @@ def _is_comparable(before: U64, now: U64) -> bool:
 
 @inlined
 def _most(before: U64, now: U64, but: int) -> int:
-    """Return which vCPU gained most, `but` left out; -1 where there is no other."""
+    """Return the vCPU that gained most, except `but`; -1 if there is no other."""
     best, most = -1, np.uint64(0)
     for number in range(now.shape[0]):
         if number == but or now[number] == NO_TIME:
@@ -94,7 +95,7 @@ def _compare(
     was: U64, now: U64, idle_ns: float,
     others: F32, whole: F32, mover: I64, told: I8, signs: I8, lane: int,
 ) -> None:  # fmt: skip
-    """Say of one lane, whose vCPUs are those that were told before, which of them stood still."""
+    """Determine which vCPUs of one lane stood still since they were last reported."""
     busiest = _most(was, now, -1)
     if busiest < 0:
         return
@@ -107,7 +108,7 @@ def _compare(
     next_busy = _most(was, now, busiest)
     if next_busy < 0:
         return
-    # If another vCPU than so far is the only one that moves, both have moved.
+    # If another vCPU than before is the only one that moves, both have moved.
     changed = mover[lane] >= 0 and most > 0 and busiest != mover[lane]
     second_most = now[next_busy] - was[next_busy]
     if second_most == 0 and not changed:
@@ -136,28 +137,28 @@ def fold_vcpus(
     told: I8,
     signs: I8,
 ) -> int:
-    """Say of every lane in use which of its vCPUs stood still since they were last told.
+    """Determine which vCPUs of every lane in use stood still since they were last reported.
 
     Parameters
     ----------
     before_counts, before
-        How many times each lane last had, shape (≥ n,), and these times, one lane after the
-        other.
+        Number of times last reported for each lane, shape (≥ n,), and these times, one lane after
+        the other.
     counts, times
         The same of this frame, shape (n,) and (counts.sum(),); `NO_TIME` is missing.
     judged
-        Shape (≥ n,): whether the guest is meant to run and the time since the last sample is
+        Shape (≥ n,): whether the guest should run and the time since the last sample is
         known.
     broken
-        Shape (≥ n,), updated: whether the lane began a new epoch, so that nothing may be
-        compared; set as well where the vCPUs are not those that were told before.
+        Shape (≥ n,), updated: whether the lane began a new epoch, so that its values must not be
+        compared; also set where the vCPUs differ from those last reported.
     rests
         Shape (≥ n,): whether the VM did no I/O in this sample.
     idle_ns
-        A vCPU of a VM that rests was idle if it gained no more.
+        Largest gain in ns of an idle vCPU of a VM without I/O.
     others, whole
-        State of the gap models of all vCPUs but the busiest, and of all; runs that may not go
-        on are ended in place, without being learned.
+        State of the gap models of all vCPUs but the busiest, and of all; runs that must not
+        continue are ended in place, without being learned.
     mover
         Shape (≥ n,), updated: the only vCPU that moved in the running standstill of the others.
     told
@@ -168,7 +169,7 @@ def fold_vcpus(
     Returns
     -------
     int
-        How many lanes could be compared.
+        Number of lanes that could be compared.
     """
     compared = begin = end = 0
     told[:], signs[:] = UNKNOWN, gaps.UNKNOWN
@@ -177,7 +178,7 @@ def fold_vcpus(
         begin += before_counts[lane]
         end += counts[lane]
         was, now = before[first:begin], times[second:end]
-        # A VM of which this frame tells nothing is compared when it is told again.
+        # A VM without vCPU times in this frame is compared when they are reported again.
         if now.shape[0] == 0 and not broken[lane]:
             continue
         if broken[lane] or not _is_comparable(was, now):
@@ -195,10 +196,10 @@ def fold_vcpus(
 def keep_times(
     before_counts: I64, before: U64, counts: U16, times: U64, judged: Bools, broken: Bools
 ) -> tuple[I64, U64]:
-    """Return the counts and times that the next frame is to be compared with.
+    """Return the counts and times to compare with the next frame.
 
-    What this frame tells replaces what was known, but of a lane that it says nothing of, or
-    whose time since the last sample is not known: those are compared over the hole.
+    Values of this frame replace the stored ones, except of a lane without values or without a
+    known time since the last sample: such lanes are compared over the gap.
     """
     kept = np.zeros(before_counts.shape[0], np.bool_)
     merged = np.zeros(before_counts.shape[0], np.int64)
@@ -231,12 +232,12 @@ def fold_exits(
     told: I8,
     signs: I8,
 ) -> int:
-    """Say of every lane in use whether KVM injected an interrupt into it or served its I/O.
+    """Determine for every lane in use whether KVM injected an interrupt or served its I/O.
 
-    An injected interrupt of a VM that rests is what a living kernel's own timers cause, so only
-    that is learned as life. Work only cuts a standstill short: it has the cause in common with
-    disks and network. Where the processor delivers interrupts by itself (APICv, AVIC) KVM injects
-    and counts none, so nothing is learned and no standstill surprises.
+    A live kernel's own timers cause the injected interrupts of a VM without I/O, so only those are
+    learned as life. Work only cuts a standstill short: it shares its cause with disks and network.
+    Where the processor delivers interrupts by itself (APICv, AVIC), KVM injects and counts none, so
+    none is learned and no standstill surprises.
 
     Parameters
     ----------
@@ -252,7 +253,7 @@ def fold_exits(
     Returns
     -------
     int
-        How many lanes could be compared.
+        Number of lanes that could be compared.
     """
     compared = 0
     told[:] = UNKNOWN

@@ -1,7 +1,7 @@
-"""What shows over hours: a leak, a runaway, a flood of writes, a slow disk, a boot unannounced.
+"""Detect slow faults: a leak, a runaway, a flood of writes, a slow disk, an unannounced boot.
 
-Samples are averaged over five minutes, whatever their interval, and the last 32 of these
-means are kept per VM; a verdict needs many of them, so one strange sample never decides.
+Samples are averaged over five minutes at any interval, and the last 32 of these means are stored
+per VM. A verdict needs many of them, so a single strange sample never decides.
 """
 
 from typing import Final
@@ -19,7 +19,7 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 BUCKET_S: Final = 300.0
-# Means kept: two and a half hours.
+# Means stored: two and a half hours.
 KEPT: Final = 32
 CPU, READ, WRITE, SENT, MEMORY = range(5)
 ROWS: Final = 5
@@ -42,28 +42,28 @@ OUT_ROWS: Final = len(_OUT)
     _O_CLOSED, _O_RISES, _O_GROWTH, _O_BOOTED, _O_RUNAWAY, _O_FLOOD, _O_WORK, _O_SLOWED,
     _O_WRITE_SHARE,
 ) = range(OUT_ROWS)  # fmt: skip
-# What showed before an hour without one known sample is no news; shorter holes are weather.
+# After an hour without a known sample earlier results are outdated; shorter gaps are common.
 UNKNOWN_S: Final = 3600.0
 
-# Differences that a leak's ramp is made of, and their window.
+# Differences between means that show a leak, and their window.
 RISES: Final = 30
 # A boot reads some hundred megabytes in five minutes; a backup reads more.
 _BOOT_LEAST, _BOOT_MOST = 4e5, 3e6
 _BOOT_RATIO: Final = 4.0
-# A kernel that dies spikes; one that is shut down in order falls idle.
+# A dying kernel causes a CPU spike; an orderly shutdown becomes idle.
 _SPIKE_SHARE: Final = 0.02
-# A runaway holds whole cores for an hour while everything else goes on as before.
+# A runaway uses whole cores for an hour while all other signals continue as before.
 RUNAWAY_BUCKETS: Final = 12
 _WHOLE_CORE: Final = 0.12
 # Of many cores each is a hundredth or two less than whole.
 _WHOLE_SHARE: Final = 0.02
 _FLAT_CORES: Final = 0.25
 _USUAL_SHARE: Final = 0.015
-# More than a business guest writes; an aggressor's is also three times its own most.
+# More than a business guest writes; an aggressor also writes three times its own maximum.
 _FLOOD_BYTES: Final = 12e6
 _FLOOD_RATIO: Final = 3.0
 _FLOOD_CPU_SHARE: Final = 0.8
-# Whatever decides: two builds that differ here decide differently.
+# Constants that affect decisions: builds that differ here decide differently.
 CONSTANTS: Final = (
     *(FIELD_COUNT, OUT_ROWS, BUCKET_S, KEPT, RISES, UNKNOWN_S),
     *(_BOOT_LEAST, _BOOT_MOST, _BOOT_RATIO, _SPIKE_SHARE),
@@ -73,12 +73,12 @@ CONSTANTS: Final = (
 
 
 def new_state(lanes: int) -> F64:
-    """Return the state of VMs nobody has seen yet, shape (lanes, FIELD_COUNT)."""
+    """Return the state of new VMs, shape (lanes, FIELD_COUNT)."""
     return np.zeros((lanes, FIELD_COUNT))
 
 
 def new_means(lanes: int) -> F64:
-    """Return the empty means of VMs nobody has seen yet, shape (lanes, ROWS, KEPT)."""
+    """Return the empty means of new VMs, shape (lanes, ROWS, KEPT)."""
     return np.full((lanes, ROWS, KEPT), np.nan)
 
 
@@ -90,7 +90,7 @@ def _mean_at(means: F64, row: int, count: int, back: int) -> float:
 
 @inlined
 def _median(means: F64, row: int, count: int, first: int, last: int) -> float:
-    """Return the median of the means from `first` to `last` buckets back, NaN where none."""
+    """Return the median of the means from `first` to `last` buckets back, NaN if there is none."""
     found = np.empty(KEPT)
     size = 0
     for back in range(first, last + 1):
@@ -154,7 +154,7 @@ def _unchanged(means: F64, row: int, count: int, floor: float) -> bool:
 
 @inlined
 def _runaway(means: F64, count: int, cores: float, levels: F64, dt_s: float) -> float:
-    """Return how many whole cores run away, 0 for none."""
+    """Return the number of whole cores that run away, 0 for none."""
     if count < RUNAWAY_BUCKETS + 8:
         return 0.0
     low = high = _mean_at(means, CPU, count, 0)
@@ -197,7 +197,7 @@ def _unchanged_disk(means: F64, count: int) -> bool:
 
 @inlined
 def _flood(state: F64, means: F64, count: int, cores: float) -> None:
-    """Count buckets in a row in which a VM writes as it never did, all its CPU busy."""
+    """Count consecutive buckets in which a VM writes more than ever, with all its CPU busy."""
     writes = _mean_at(means, WRITE, count, 0)
     floods = writes >= _FLOOD_BYTES and writes >= _FLOOD_RATIO * state[_WRITE_PEAK]
     if floods and _mean_at(means, CPU, count, 0) >= _FLOOD_CPU_SHARE * cores:
@@ -205,14 +205,14 @@ def _flood(state: F64, means: F64, count: int, cores: float) -> None:
         return
     state[_FLOOD] = 0.0
     if writes == writes:
-        # A peak fades over a fortnight, so that one backup does not excuse for ever.
+        # A peak fades over a fortnight, so that one backup does not hide later floods permanently.
         state[_WRITE_PEAK] = max(state[_WRITE_PEAK] * 0.9998, writes)
 
 
 @inlined
 def _slowed(own: F32, means: F64, count: int, cores: float, time_s: float, out: F64) -> None:
-    """Where an hour of the clock is over, say whether writing fell in each one of many."""
-    # A mean belongs to the hour in which most of it lies.
+    """At the end of a clock hour, report whether writing fell in each of many hours."""
+    # A mean belongs to the hour that contains most of it.
     hour = float((time_s - 0.5 * BUCKET_S) // by_hour.HOUR_S)
     if not by_hour.is_over(own, hour):
         return
@@ -266,7 +266,7 @@ def fold_trends(
     time_s: float,
     out: F64,
 ) -> int:
-    """Fold one sample of every lane, in place; where five minutes are full, say what shows.
+    """Fold one sample of every lane, in place; write the results when five minutes are full.
 
     Parameters
     ----------
@@ -275,19 +275,19 @@ def fold_trends(
     rates, memory, vcpus
         As for `vitals.fold_vitals`.
     vitals
-        State of `vitals.fold_vitals`, for the CPU levels that a VM knows.
+        State of `vitals.fold_vitals`, for the usual CPU levels of a VM.
     dt_s
         Time since the sample before.
     time_s
         Of the sample, since the epoch.
     out
-        Shape (lanes, OUT_ROWS); columns as `OUT`. Overwritten where five minutes are full;
-        elsewhere only `closed` becomes 0. NaN where nothing was known for `UNKNOWN_S`.
+        Shape (lanes, OUT_ROWS); columns as `OUT`. Overwritten when five minutes are full;
+        otherwise only `closed` becomes 0. NaN if the VM was unknown for `UNKNOWN_S`.
 
     Returns
     -------
     int
-        How many lanes closed five minutes.
+        Number of lanes that closed five minutes.
     """
     closed = 0
     for lane in range(state.shape[0]):
@@ -306,7 +306,7 @@ def fold_trends(
         fields[_SUM + READ] += reads * dt_s
         fields[_SUM + WRITE] += writes * dt_s
         fields[_SUM + SENT] += sent * dt_s
-        # Intervals jitter, so five minutes are full half a sample early.
+        # Intervals jitter, so five minutes count as full half a sample early.
         if fields[_TIME_S] >= BUCKET_S - 0.5 * dt_s:
             levels = vitals[lane, at.F_LEVEL : at.F_LEVEL + at.LEVELS]
             cores = float(max(vcpus[lane], 1))

@@ -1,12 +1,12 @@
-"""What totals alone tell of each VM: silence, CPU level and memory figure, sample by sample.
+"""Judge VMs by totals alone: silence, CPU level and memory figure, sample by sample.
 
-For VMs without a per-vCPU picture and without a balloon that dates its reports. Evidence is
-in nats and learned per VM: how often a silence begins and how long it lasts (a chain of
-Krichevsky-Trofimov estimates), which CPU levels it knows (a histogram), and how its memory
-figure moves from sample to sample. Counts are of samples, since samples are what is scarce.
+For VMs without per-vCPU times and without a balloon that dates its reports. Evidence is in nats
+and learned per VM: how often a silence begins and how long it lasts (a chain of
+Krichevsky-Trofimov estimates), its usual CPU levels (a histogram), and how its memory
+figure moves between samples. Counts are of samples, because samples are scarce.
 
-Lanes stand one after the other here, all fields of one together: the work on a lane is
-scalar and full of branches, and a silence touches most of its fields.
+Here all fields of a lane are stored together: the work on a lane is scalar and full of
+branches, and a silence touches most of its fields.
 """
 
 import math
@@ -24,13 +24,13 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 
-# Faster than any device: a glitch of the counter, neither life nor silence.
+# Faster than any device: a counter error, neither life nor silence.
 _IMPOSSIBLE: Final = 2e9
-# Of a boot: what it reads, and by how much that exceeds the habit.
+# Of a boot: the bytes/s it reads, and their ratio to the usual rate.
 _BOOT_READS, _BOOT_RATIO = 2e5, 5.0
-# From this score a silence is taken for a fault, so it teaches neither levels nor gaps.
+# From this score a silence counts as a fault, so neither levels nor gaps are learned from it.
 _SUSPECT_NATS: Final = 9.0
-# A figure's pairs count for this many samples of a run; later ones repeat the first.
+# Pairs of a figure count for this many samples of a run; later ones repeat the first.
 _MEMORY_STEPS: Final = 8
 _MEMORY_PAIRS: Final = 1000
 _HUNG_SENT, _HUNG_CPU = 0.75, 0.6
@@ -38,7 +38,7 @@ _HUNG_SENT, _HUNG_CPU = 0.75, 0.6
 
 @inlined
 def _begin_run(state: F64, recent: F64, count: int, cpu: float) -> None:
-    """Note what was before a silence: levels, how active it was, which channels it used."""
+    """Store the state before a silence: levels, activity and the channels in use."""
     seen = min(count, at.WINDOW)
     alive = begun = sent = disk = 0.0
     for back in range(1, seen + 1):
@@ -56,7 +56,7 @@ def _begin_run(state: F64, recent: F64, count: int, cpu: float) -> None:
             place = (count - back) % at.WINDOW
             last_sent += recent[at.RECENT_SENT, place]
             last_disk += recent[at.RECENT_DISK, place]
-        # What stopped earlier than the rest did not stop because of one death.
+        # A channel that stopped earlier than the rest did not stop because of the same death.
         if (usual_sent and last_sent == 0.0) or (usual_disk and last_disk == 0.0):
             faded = 1.0
     state[at.F_ACTIVE_SHARE] = alive / seen if seen >= at.WINDOW // 2 else 0.0
@@ -116,7 +116,7 @@ def _take_memory_alive(state: F64, memory: float, slow: float) -> None:
 def _fold_disk(
     state: F64, recent: F64, out: F64, disk: float, sent: float, cpu: float, count: int, dt_s: float
 ) -> None:
-    """Follow the disk alone: a guest whose disk hangs goes on sending."""
+    """Follow the disk alone: a guest with a hung disk continues to send."""
     if disk > 0.0:
         evidence.learn_run(state, at.F_DISK_ALIVE, at.F_DISK_ALIVE + 1, int(state[at.F_DISK_RUN]))
         state[at.F_DISK_RUN] = 0.0
@@ -143,7 +143,7 @@ def _fold_disk(
     before = state[at.F_DISK_SENT_BEFORE]
     share = sent / before if before > 0.0 else 1.0
     out[at.O_SENT] = share
-    # It answers still, but less, and has less to compute: what a guest does that waits for disks.
+    # It still answers, but sends and computes less: typical of a guest that waits for disks.
     if 0.0 < share < _HUNG_SENT and cpu < _HUNG_CPU * state[at.F_DISK_CPU_BEFORE]:
         state[at.F_DISK_HUNG] += 1.0
     out[at.O_DISK_HUNG] = state[at.F_DISK_HUNG]
@@ -151,7 +151,7 @@ def _fold_disk(
 
 @inlined
 def _end_run(state: F64, reads: float, slow: float) -> None:
-    """Let life end a silence: it is learned unless explained, or a boot shows that it was real."""
+    """End a silence with a sign of life; learn it unless explained or proven a fault by a boot."""
     booted = reads > max(_BOOT_READS, _BOOT_RATIO * state[at.F_READ_MEAN])
     explained = state[at.F_HELD] > 0.0 or state[at.F_SHARED] != 0.0
     if not explained and not (state[at.F_SUSPECTED] > 0.0 and booted):
@@ -167,7 +167,7 @@ def _end_run(state: F64, reads: float, slow: float) -> None:
 
 @inlined
 def _weigh(state: F64, out: F64, cpu: float, cores: float, memory: float) -> float:
-    """Write what a silence is worth; return the sum."""
+    """Write the evidence of a silence; return the sum."""
     shape = evidence.cpu_shape(state, cpu, cores)
     nats, mode = 0.0, at.MEMORY_UNKNOWN
     if memory == memory:
@@ -254,7 +254,7 @@ def fold_vitals(
     slow: float,
     out: F64,
 ) -> int:
-    """Fold one sample of every lane, in place, and say what its silence is worth.
+    """Fold one sample of every lane, in place, and write the evidence of its silence.
 
     Parameters
     ----------
@@ -267,19 +267,19 @@ def fold_vitals(
     vcpus
         Shape (lanes,); below 1 counts as 1.
     measured
-        Shape (lanes,): whether this sample has values of the VM at all.
+        Shape (lanes,): whether this sample has any value of the VM.
     held
-        Shape (lanes,): non-zero where a silence is explained from outside, so that it is
-        not learned as a habit.
+        Shape (lanes,): non-zero where a silence has an external explanation, so that it is
+        not learned as usual.
     dt_s, slow
         Time since the sample before, and the weight of one sample in a mean over a day.
     out
-        Shape (lanes, OUT_ROWS), overwritten; columns as `OUT`, 0 where nothing is silent.
+        Shape (lanes, OUT_ROWS), overwritten; columns as `OUT`, 0 without a silence.
 
     Returns
     -------
     int
-        How many lanes are silent.
+        Number of silent lanes.
     """
     silent = 0
     for lane in range(state.shape[0]):
@@ -291,7 +291,7 @@ def fold_vitals(
         reads, writes, sent = float(rates[1, lane]), float(rates[2, lane]), float(rates[3, lane])
         usable = reads < _IMPOSSIBLE and writes < _IMPOSSIBLE and sent < _IMPOSSIBLE
         if cpu != cpu or not usable:
-            # Unknown neither ends a silence nor prolongs it.
+            # An unknown sample neither ends nor prolongs a silence.
             result[at.O_RUN] = fields[at.F_RUN]
             result[at.O_RUN_S] = fields[at.F_RUN_S]
             continue

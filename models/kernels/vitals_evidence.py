@@ -1,4 +1,4 @@
-"""What one VM's silence is worth by totals alone, in nats: parts of the kernel `vitals`."""
+"""Compute the evidence of one VM's silence by totals, in nats: parts of kernel `vitals`."""
 
 import math
 from typing import Final
@@ -11,11 +11,11 @@ from models.kernels._jit import inlined
 
 F64 = NDArray[np.float64]
 
-# An active VM falls silent in one sample of a thousand, until its own past says otherwise.
+# Prior: an active VM falls silent in one sample of a thousand.
 _BEGIN_PRIOR, _ALIVE_PRIOR = 0.1, 100.0
-# Runs begun lately are worth this much of a rate of their own.
+# Weight of a separate rate from recently begun runs.
 _LOCAL_SHARE: Final = 0.3
-# Habits older than two weeks of 5-minute samples count half, those of fewer samples always.
+# Counts are halved above two weeks of 5-minute samples.
 _MEMORY_SAMPLES: Final = 4032.0
 _CPU_CAP: Final = 5.0
 _ONE_CORE_LOW, _ONE_CORE_HIGH = 0.85, 1.3
@@ -26,22 +26,22 @@ _ONE_CORE_NATS: Final = 3.5
 _HALT_RATIO: Final = 0.35
 _MEMORY_FLOOR, _MEMORY_CAP = -7.0, 5.0
 
-# How a figure moves from sample to sample, per way to be dead: frozen, dying away (an
-# estimate of recently touched pages halves), noise about a low level; and in a job that
-# computes, where pages are touched one after the other.
+# How a figure moves between samples, by kind of death: frozen, dying away (an estimate of
+# recently touched pages halves), noise about a low level; and in a job that computes, where
+# pages are touched one after the other.
 _DEAD: Final = np.log(
     np.array([[0.97, 0.01, 0.01, 0.01], [0.03, 0.05, 0.90, 0.02], [0.02, 0.15, 0.38, 0.45]])
 )
 _BUSY: Final = np.log(np.array([0.10, 0.84, 0.03, 0.03]))
-# From the mixed sample in which it died to the first full one, whatever the way.
+# From the mixed sample of the death to the first full one, for every kind of death.
 _DYING: Final = np.log(np.array([0.10, 0.20, 0.35, 0.35]))
-# A VM whose figure nobody has watched yet.
+# Prior of a VM without observed memory figures.
 _PAIR_PRIOR: Final = np.array([1.5, 5.0, 1.5, 2.0])
 
 
 @inlined
 def run_nats(state: F64, first: int, alive: float, steps: int) -> float:
-    """Return -log P(a silence begins and lasts so many samples), from counts per length."""
+    """Return -log P(a silence begins and lasts `steps` samples), from counts per length."""
     nats = -math.log((state[first] + _BEGIN_PRIOR) / (alive + _ALIVE_PRIOR))
     for step in range(1, steps):
         nats -= math.log((state[first + step] + 0.5) / (state[first + step - 1] + 1.0))
@@ -50,7 +50,7 @@ def run_nats(state: F64, first: int, alive: float, steps: int) -> float:
 
 @inlined
 def learn_run(state: F64, alive: int, first: int, length: int) -> None:
-    """Count a silence that has ended, as long as it was, and one sign of life."""
+    """Count an ended silence of `length` samples, and one sign of life."""
     state[alive] += 1.0
     for step in range(min(length, at.RUN_STEPS)):
         state[first + step] += 1.0
@@ -62,10 +62,10 @@ def learn_run(state: F64, alive: int, first: int, length: int) -> None:
 
 @inlined
 def level_before(row: F64, count: int) -> float:
-    """Return the median of the second to seventh sample before now, NaN where there is none.
+    """Return the median of the second to seventh sample before now, NaN if there is none.
 
-    The last sample before a silence is a mix of before and after, and a kernel that dies
-    often spikes for one or two.
+    The last sample before a silence mixes before and after, and a dying kernel often causes a
+    spike of one or two samples.
     """
     found = np.empty(6)
     size = 0
@@ -85,7 +85,7 @@ def level_before(row: F64, count: int) -> float:
 
 @inlined
 def category(before: float, now: float) -> int:
-    """Return how a memory figure differs from the one before it."""
+    """Return how a memory figure differs from the previous one."""
     if before == now:
         return at.EQUAL
     ratio = (now + 1.0) / (before + 1.0)
@@ -96,7 +96,7 @@ def category(before: float, now: float) -> int:
 
 @inlined
 def band(share: float) -> int:
-    """Return the CPU level that a share of all vCPUs falls into."""
+    """Return the CPU level that contains a share of all vCPUs."""
     band = 0
     while band < at.LEVELS - 1 and share >= at.LEVEL_EDGES[band]:
         band += 1
@@ -120,7 +120,7 @@ def level_nats(state: F64, share: float) -> float:
 
 @inlined
 def cpu_shape(state: F64, cpu: float, vcpus: float) -> int:
-    """Return how the CPU has looked all through the silence."""
+    """Return the shape of the CPU use over the whole silence."""
     if (
         vcpus > 1
         and state[at.F_CPU_LOW] >= _ONE_CORE_LOW
@@ -134,23 +134,23 @@ def cpu_shape(state: F64, cpu: float, vcpus: float) -> int:
 
 @inlined
 def cpu_nats(state: F64, shape: int, cpu: float, vcpus: float) -> float:
-    """Return what the CPU level is worth; nothing where it was there before the silence."""
+    """Return the evidence of the CPU level; 0 if the level was the same before the silence."""
     before = state[at.F_CPU_BEFORE]
     usual = level_nats(state, cpu / vcpus)
     if shape == at.SHAPE_ONE_CORE:
-        # Nothing that lives holds exactly one core while it is silent (research: 22 of 22).
+        # No live guest uses exactly one core while it is silent (research: 22 of 22).
         return max(usual, _ONE_CORE_NATS) if not abs(cpu - before) < _STEP_CORES else 0.0
     if shape == at.SHAPE_ALL_CORES:
         return usual if not before >= 0.8 * cpu else 0.0
     if shape == at.SHAPE_IDLE:
-        # A guest that used nothing before its silence did not halt when it began.
+        # A guest that was idle before its silence did not halt when it began.
         return usual if not cpu >= _HALT_RATIO * before else 0.0
     return 0.0
 
 
 @inlined
 def memory_nats(state: F64, memory: float) -> tuple[float, int]:
-    """Return what the memory figure says, dead against alive, and in which way dead."""
+    """Return the evidence of the memory figure for a death, and the likeliest kind of death."""
     own = np.empty(at.CATEGORIES)
     total = 0.0
     for kind in range(at.CATEGORIES):
@@ -167,7 +167,7 @@ def memory_nats(state: F64, memory: float) -> tuple[float, int]:
         decay += count * _DEAD[1, kind]
         noise += count * _DEAD[2, kind]
     first = int(state[at.F_FIRST_PAIR])
-    # A figure that often stands still says nothing by it once more.
+    # A figure that often stands still gives no evidence by it.
     if first >= 0 and not (first == at.EQUAL and own[at.EQUAL] > 0.4 * total):
         alive += math.log(own[first] / total)
         busy += _BUSY[first]
@@ -193,10 +193,10 @@ def memory_nats(state: F64, memory: float) -> tuple[float, int]:
 
 @inlined
 def surprise_nats(state: F64, alive: int, run: float, begun: float) -> float:
-    """Return how surprising a silence of so many samples is, by all past and by the last samples.
+    """Return how surprising a silence of `run` samples is, by the whole and the recent past.
 
-    `alive` is the field of the signs of life, before those of the lengths; `begun` is how many
-    silences began within the window before this one.
+    `alive` is the field of the signs of life, before those of the lengths; `begun` is the number of
+    silences that began within the window before this one.
     """
     steps = min(int(run), at.RUN_STEPS)
     nats = run_nats(state, alive + 1, state[alive], steps)

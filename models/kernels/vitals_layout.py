@@ -1,4 +1,4 @@
-"""How the state of `models.kernels.vitals` is laid out: fields, windows and results by name."""
+"""Define the state layout of `models.kernels.vitals`: fields, windows and results by name."""
 
 from typing import Final
 
@@ -12,9 +12,9 @@ WINDOW: Final = 24
 RECENT_CPU, RECENT_DISK, RECENT_SENT, RECENT_MEMORY, RECENT_ALIVE, RECENT_BEGUN = range(6)
 RECENT_ROWS: Final = 6
 
-# A silence longer than this says "idle" as much as "dead", so its worth grows no further.
+# A longer silence fits "idle" as well as "dead", so its evidence grows no further.
 RUN_STEPS: Final = 6
-# How two memory figures in a row differ: not at all, a little, a fall by a fifth, otherwise.
+# Difference of two successive memory figures: none, small, a fall by a fifth, other.
 CATEGORIES: Final = 4
 EQUAL, SMOOTH, FALLEN, JUMPED = range(CATEGORIES)
 # Share of all vCPUs, fine where halted and idle guests differ.
@@ -114,7 +114,7 @@ F_CHANNELS: Final = FIELD["channels"]
 F_FADED: Final = FIELD["faded"]
 F_HELD: Final = FIELD["held"]
 F_SHARED: Final = FIELD["shared"]
-# Of a silence that began with others' and goes on without them; 1 while it is theirs.
+# For a silence that began with others and outlasts them; 1 while it is shared.
 OUTLASTED: Final = -1.0
 F_SUSPECTED: Final = FIELD["suspected"]
 F_DISK_RUN: Final = FIELD["disk_run"]
@@ -149,12 +149,12 @@ O_KNOWN: Final = OUT["known"]
 
 
 def new_state(lanes: int) -> F64:
-    """Return the state of VMs nobody has seen yet, shape (lanes, FIELD_COUNT)."""
+    """Return the state of new VMs, shape (lanes, FIELD_COUNT)."""
     state = np.zeros((lanes, FIELD_COUNT))
     state[:, F_MEMORY_LAST] = np.nan
     return state
 
 
 def new_recent(lanes: int) -> F64:
-    """Return the empty windows of VMs nobody has seen yet, shape (lanes, RECENT_ROWS, WINDOW)."""
+    """Return the empty windows of new VMs, shape (lanes, RECENT_ROWS, WINDOW)."""
     return np.zeros((lanes, RECENT_ROWS, WINDOW))
