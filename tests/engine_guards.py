@@ -221,10 +221,6 @@ ENGINE_MUTANTS: Final = (
         _REFOLDING,
     ),
     Mutant(
-        "a cell without a node that reports ends the engine", "engine/detection/slots.py",
-        "for key in cell.reported), default=node.event_ms)", "for key in cell.reported))", _LEFT,
-    ),
-    Mutant(
         "the minute of a large cell is one record", "engine/detection/minutes.py",
         "        if parts[-1] and vms + size > PART_VMS:\n", "        if False:\n", _LARGE,
     ),
