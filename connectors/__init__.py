@@ -1,5 +1,5 @@
-"""What talks to the world and decides nothing; each package is independent of the others.
+"""Adapters for external systems. They make no decisions and are independent of each other.
 
-A connector fulfils a port of `engine.ports`, translates foreign errors into those of
-`engine.errors`, and knows neither detection nor action nor models.
+A connector implements a port of `engine.ports` and translates the errors of its library into those
+of `engine.errors`. It imports no detection, action or models.
 """

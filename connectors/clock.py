@@ -1,4 +1,4 @@
-"""Where the time comes from: the machine, a test's hand, or the event loop."""
+"""Clocks: the machine's, a manual one for tests, and the event loop's."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that stands still until it is moved; its two hands move apart on purpose.
+    """A clock that moves only when set. Wall and monotonic time can be moved apart.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class ManualClock:
         return self._mono_ns
 
     def advance(self, seconds: float) -> None:
-        """Let `seconds` pass on both hands.
+        """Advance the wall and the monotonic time by `seconds`.
 
         Raises
         ------
@@ -56,19 +56,19 @@ class ManualClock:
         self._mono_ns += passed_ns
 
     def step_wall(self, seconds: float) -> None:
-        """Correct the wall clock by `seconds`, as a time service does; monotonic time stays."""
+        """Step the wall clock by `seconds`, as a time service does; monotonic time stays."""
         self._wall_ns += round(seconds * 1e9)
 
 
 class LoopClock:
-    """The event loop's time as both clocks: a virtual loop then moves the whole program.
+    """The event loop's time as wall and monotonic time, so that a virtual loop drives the program.
 
     Parameters
     ----------
     epoch_ms
         Wall time, ms since the Unix epoch, at which the loop's own time is 0.
     loop
-        The loop to read; None takes the one that runs when the clock is made.
+        The loop to read; None takes the loop that runs when the clock is made.
     """
 
     def __init__(self, *, epoch_ms: int, loop: asyncio.AbstractEventLoop | None = None) -> None:

@@ -1,1 +1,1 @@
-"""The log without a server: one SQLite file, or memory, behind the same port as Kafka."""
+"""The embedded log: SQLite files or memory behind the same port as Kafka, without a server."""

@@ -1,4 +1,4 @@
-"""How a SQLite file of Flatline is opened, and what its failures mean."""
+"""Open SQLite files of Flatline and translate SQLite errors."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -8,24 +8,24 @@ from typing import Final
 
 from engine.errors import LogUnreachable, StateUnwritable
 
-# Another process holds a write transaction for the time of one fsync; a wait blocks the whole
-# event loop, so it ends well within the 5 s that an agent grants its barrier.
+# Another process holds a write transaction for the time of one fsync. Waiting blocks the event
+# loop, so the wait ends well within the 5 s that an agent allows for its barrier.
 _BUSY_WAIT_S: Final = 2.0
 
-# A file that grew while a reader pinned it is cut back to this at the next checkpoint.
+# The next checkpoint truncates a WAL that grew while a reader pinned it to this size.
 _WAL_LIMIT_BYTES: Final = 16 << 20
 
 
 def connect(path: Path | None, *, durable: bool) -> sqlite3.Connection:
-    """Return a connection in autocommit mode; None opens a database in memory.
+    """Return a connection in autocommit mode.
 
     Parameters
     ----------
     path
-        The file; its folder must exist.
+        The file; its folder must exist. None opens a database in memory.
     durable
-        Whether a commit waits for the disk (`synchronous=FULL`). Without it a commit outlives
-        the process but not a power cut (sqlite.org/pragma.html#pragma_synchronous).
+        Whether a commit waits for the disk (`synchronous=FULL`). Without it a commit survives a
+        crash of the process but not a power failure (sqlite.org/pragma.html#pragma_synchronous).
 
     Raises
     ------
@@ -49,14 +49,14 @@ def connect(path: Path | None, *, durable: bool) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, where: Path | None) -> Iterator[None]:
-    """Commit what the block wrote, or leave nothing of it.
+    """Commit the writes of the block, or roll all of them back.
 
     Raises
     ------
     LogUnreachable
-        Nothing was written: the disk is full or failing, or somebody holds the file.
+        Nothing was written: the disk is full or failing, or another process locks the file.
     StateUnwritable
-        The file may not be written by this user.
+        This user may not write the file.
     """
     with failures_named(where):
         connection.execute("BEGIN IMMEDIATE")
@@ -71,7 +71,7 @@ def transaction(connection: sqlite3.Connection, where: Path | None) -> Iterator[
 
 @contextmanager
 def failures_named(where: Path | None) -> Iterator[None]:
-    """Turn SQLite's errors into Flatline's, with the file and what to do."""
+    """Translate SQLite errors into Flatline's, with the file and the remedy in the message."""
     try:
         yield
     except sqlite3.DatabaseError as error:

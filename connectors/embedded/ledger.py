@@ -1,4 +1,4 @@
-"""Where an agent's ledger stands: one SQLite file that waits for the disk at each entry."""
+"""The ledger (write-ahead log) of an agent: one SQLite file that is synced at each entry."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +17,14 @@ class EmbeddedLedger:
     Parameters
     ----------
     path
-        The ledger's file, its folder is created if absent; None keeps it in memory.
+        The ledger's file; its folder is created if absent. None keeps the ledger in memory.
 
     Raises
     ------
     AlreadyRunning
-        Another agent of this node has it.
+        Another agent of this node holds the ledger.
     StateUnwritable
-        The folder cannot be written, or the file is no ledger.
+        The folder cannot be written, or the file is not a ledger.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -63,7 +63,7 @@ class EmbeddedLedger:
         return tuple(value for (value,) in rows)
 
     def close(self) -> None:
-        """Give the ledger back; the next agent may take it."""
+        """Release the ledger, so that the next agent may take it."""
         self._connection.close()
         self._release()
 
@@ -92,7 +92,7 @@ def _take(path: Path) -> FileLock:
 
 @contextmanager
 def _unwritable(path: Path | None) -> Iterator[None]:
-    """Name every failure for what it means to an agent: it must not act."""
+    """Translate every failure into an error that stops the agent from acting."""
     try:
         yield
     except LogUnreachable as error:

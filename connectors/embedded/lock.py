@@ -1,4 +1,4 @@
-"""Locks that at most one process holds and that die with their holder."""
+"""Locks that at most one process holds and that the kernel releases when the holder dies."""
 
 import fcntl
 import os
@@ -13,11 +13,11 @@ from engine.errors import AlreadyRunning, StateUnwritable
 
 
 class FileLock:
-    """An exclusive `flock` on a file, given back by the kernel when the holder is killed.
+    """An exclusive `flock` on a file, released by the kernel when the holder is killed.
 
-    The lock belongs to the open file, so two holders in one process exclude each other too.
-    The file stays when the lock goes: deleting it would let two processes lock two files of
-    the same name.
+    The lock belongs to the open file, so two holders in one process also exclude each other. The
+    file stays after the release: if it were deleted, two processes could lock two files of the same
+    name.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -25,7 +25,7 @@ class FileLock:
 
     @classmethod
     def take(cls, path: Path) -> Self | None:
-        """Return the lock, or None when somebody else holds it.
+        """Return the lock, or None when another holder has it.
 
         Raises
         ------
@@ -38,20 +38,20 @@ class FileLock:
         except BlockingIOError:
             os.close(descriptor)
             return None
-        # For the person who asks who holds it; nothing reads it back as truth.
+        # For operators who look for the holder; no program reads it back.
         os.truncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()}\n".encode())
         return cls(descriptor)
 
     def release(self) -> None:
-        """Let the next one in; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def holder_of(path: Path) -> str:
-    """Return `process N` for a message, or `another process` when the file does not tell."""
+    """Return `process N` for a message, or `another process` when the file does not name it."""
     try:
         pid = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
@@ -61,12 +61,12 @@ def holder_of(path: Path) -> str:
 
 @contextmanager
 def held_in(folder: Path, name: str, *, what: str) -> Iterator[None]:
-    """Hold `name` in a state folder for the length of the block, making the folder.
+    """Hold `name` in a state folder for the length of the block; create the folder if absent.
 
     Parameters
     ----------
     what
-        What two processes must not do there, for the message: "runs all roles".
+        The activity that two processes must not share, for the message: "runs all roles".
 
     Raises
     ------
@@ -90,17 +90,17 @@ def held_in(folder: Path, name: str, *, what: str) -> Iterator[None]:
 
 @contextmanager
 def held_on_this_machine(name: str, *, what: str, folder: Path) -> Iterator[None]:
-    """Hold `name` on this machine for the length of the block, whatever folders are set.
+    """Hold `name` on this machine for the length of the block, for any choice of folders.
 
-    A name in the abstract socket namespace (unix(7)) is bound by one process at a time, needs
-    no folder that two users could write, and is given back by the kernel; but each network
-    namespace has names of its own. So a file in the state folder is locked besides, which
-    processes of all namespaces share. Two that share neither are told apart by the log alone.
+    Only one process can bind a name in the abstract socket namespace (unix(7)). The name needs no
+    folder that two users could write, and the kernel releases it; but each network namespace has
+    its own names. So a file in the state folder, which all namespaces share, is locked too. Two
+    processes that share neither are separated by the log alone.
 
     Parameters
     ----------
     what
-        What holds it, for the message: "agent of qemu:///system".
+        The holder, for the message: "agent of qemu:///system".
     folder
         The state folder.
 
@@ -129,7 +129,7 @@ def held_on_this_machine(name: str, *, what: str, folder: Path) -> Iterator[None
 
 
 def _taken(path: Path) -> FileLock | None:
-    """Return the lock of a state folder's file, made with the folder; None if it is held."""
+    """Create a state folder and return the lock of its file; None if another process holds it."""
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         return FileLock.take(path)

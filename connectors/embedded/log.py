@@ -1,8 +1,8 @@
-"""The log of a site that needs no server: SQLite files in one folder, or memory.
+"""The log of a site without a server: SQLite files in one folder, or memory.
 
-Other processes of the same machine may append to and tail the same folder; a consumer group
-has one member at a time. Everything runs in the event loop's thread, in calls of microseconds
-(milliseconds where a topic waits for the disk).
+Other processes of the same machine may append to and tail the same folder. A consumer group has one
+member at a time. Everything runs in the event loop's thread; a call takes microseconds, or
+milliseconds where a topic waits for the disk.
 """
 
 import asyncio
@@ -24,27 +24,27 @@ from engine.errors import GroupTaken, LogRefused, StateUnwritable
 from engine.ports import Bounds, Clock, Delivery, Headers, Position, Record
 from engine.wire.topics import TOPICS, Topic, partition_count
 
-# How soon a reader notices what another process appended: well below a tick (1 s), and an
-# empty look costs 10 µs. Appends of this process wake its readers at once.
+# How soon a reader detects appends of another process: well below a tick (1 s), and an empty check
+# costs 10 µs. Appends of this process wake its readers immediately.
 _NOTICE_S: Final = 0.1
 
-# A tail hands over at most this many records at once; the bytes are bounded by the topic.
+# A tail returns at most this many records in one batch; the topic limits the bytes.
 _TAIL_RECORDS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedConfig:
-    """Where the log stands and what it holds.
+    """Location and size of the log.
 
     Attributes
     ----------
     folder
         Created if absent; None keeps everything in memory, for this process alone.
     partitions
-        How many partitions the topics keyed by cell have; fixed when a folder is made.
+        Number of partitions of the topics keyed by cell; fixed when a folder is made.
     max_bytes
-        Bound of all topics together: where they were declared to hold more, each gets the
-        same share less. None keeps to the declaration.
+        Limit for all topics together. If their declared sizes exceed it, each topic is reduced by
+        the same factor. None keeps the declared sizes.
     """
 
     folder: Path | None = None
@@ -53,7 +53,7 @@ class EmbeddedConfig:
     max_bytes: int | None = None
 
     def bounded_topics(self) -> tuple[Topic, ...]:
-        """Return the topics with the sizes that hold here; compacted ones are kept whole."""
+        """Return the topics with the sizes that apply here; compacted topics keep theirs."""
         declared_bytes = sum(
             topic.retention_bytes * partition_count(topic, self.partitions) for topic in self.topics
         )
@@ -72,7 +72,7 @@ class EmbeddedLog:
     Parameters
     ----------
     clock
-        Gives the append time; within a partition it never goes back, whatever the clock does.
+        Gives the append time. Append times of a partition never decrease, even if the clock does.
 
     Raises
     ------
@@ -144,8 +144,8 @@ class EmbeddedLog:
         time_ms: int | None = None,
     ) -> Position:
         """See `engine.ports.Log`; after any error nothing was written."""
-        # Lets readers run between the appends of a busy writer, and takes a cancellation
-        # before the write, never after it.
+        # Lets readers run between the appends of a busy writer. A cancellation takes effect before
+        # the write, never after it.
         await asyncio.sleep(0)
         store = self._topic(topic)
         if partition is None:
@@ -229,7 +229,7 @@ class EmbeddedLog:
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
         """See `engine.ports.Log`."""
-        await asyncio.sleep(0)  # whoever asks in a loop must let writers run
+        await asyncio.sleep(0)  # lets writers run when a caller polls in a loop
         store = self._topic(topic)
         self._check(store, partition)
         return store.bounds(partition)
@@ -245,17 +245,17 @@ class EmbeddedLog:
         return self._topic(topic).partitions
 
     async def identity(self) -> str:
-        """Return the random id drawn when the log was made, or lost one of its topics.
+        """Return the random id drawn when the log was made or lost one of its topics.
 
-        Files that were deleted or put back under this process are another log than the one it
-        has open: what others append now never reaches it.
+        If the files were deleted or restored while this process has them open, the folder holds a
+        different log: records that other processes append never reach this process.
         """
         if any(_which(path) != opened for path, opened in self._files.items()):
             return f"{self._identity}, but its files were replaced"
         return self._identity
 
     async def wait_for_append(self, topic: str, wait_s: float) -> None:
-        """Return when somebody may have appended to `topic`, or after `wait_s`."""
+        """Return when a process may have appended to `topic`, or after `wait_s` seconds."""
         if self._config.folder is not None:
             wait_s = min(wait_s, _NOTICE_S)
         await self._bells[topic].wait(wait_s)
@@ -275,7 +275,7 @@ class EmbeddedLog:
 
 
 class EmbeddedSubscription:
-    """`engine.ports.Subscription`: the only member of its group, so nothing is ever revoked."""
+    """`engine.ports.Subscription` of the only member of a group, so nothing is ever revoked."""
 
     def __init__(self, log: EmbeddedLog, store: TopicStore, group: str) -> None:
         self._log = log
@@ -287,7 +287,7 @@ class EmbeddedSubscription:
         self._is_member = True
 
     def leave(self) -> None:
-        """Refuse every later call: somebody else may have taken the group."""
+        """Refuse every later call: another member may have taken the group."""
         self._is_member = False
 
     async def poll(self, *, max_records: int, wait_s: float) -> Delivery:
@@ -305,7 +305,7 @@ class EmbeddedSubscription:
             await self._log.wait_for_append(self._store.topic.name, left_s)
 
     def _take(self, max_records: int) -> tuple[Record, ...]:
-        """Read on, beginning with another partition each time so that none starves."""
+        """Read on, starting with another partition each time so that none starves."""
         count = self._store.partitions
         records: list[Record] = []
         for step in range(count):
@@ -341,7 +341,7 @@ class EmbeddedSubscription:
 
 
 class _Tail:
-    """Follows one partition; an object and not a generator, so that a cancelled wait is no end."""
+    """Follow one partition. Not a generator, because a cancelled wait would end a generator."""
 
     def __init__(self, log: EmbeddedLog, store: TopicStore, partition: int, offset: int) -> None:
         self._log = log
@@ -368,7 +368,7 @@ class _Tail:
 
 
 class _Bell:
-    """Wakes every reader of a topic that waits in this process."""
+    """Wake every reader of a topic that waits in this process."""
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Future[None]] = set()
@@ -389,18 +389,18 @@ class _Bell:
 
 @contextmanager
 def _opening(folder: Path | None) -> Iterator[None]:
-    """Let one process at a time create files, as SQLite cannot switch to WAL in company."""
+    """Let one process at a time create files: SQLite cannot switch to WAL while others connect."""
     if folder is None:
         yield
         return
     with (folder / "open.lock").open("w") as file:
-        # Held for the milliseconds of another process' opening, so waiting here is fine.
+        # Held for the few milliseconds in which another process opens the log, so blocking is fine.
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _which(path: Path) -> tuple[int, int]:
-    """Return what tells one file from another of the same name; zeros where there is none."""
+    """Return the identity of a file, to detect a replacement; zeros if there is none."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -409,10 +409,10 @@ def _which(path: Path) -> tuple[int, int]:
 
 
 def _identify(path: Path | None, births: Mapping[str, str]) -> str:
-    """Return the log's identity, drawing a new one when a topic is not the one it was.
+    """Return the log's identity; draw a new one when a topic was replaced.
 
-    A reader that counts orders must learn that a file of orders was deleted or put back from
-    a copy of another log, although the folder is the same.
+    A reader that counts orders must learn that a file of orders was deleted or restored from a copy
+    of another log, although the folder is the same.
     """
     connection = connect(path, durable=True)
     try:

@@ -1,4 +1,4 @@
-"""Which partition a key belongs to: Kafka's default rule, so that both logs agree.
+"""Map keys to partitions by Kafka's default rule, so that both logs agree.
 
 Source: `org.apache.kafka.common.utils.Utils.murmur2` and `BuiltInPartitioner` of Apache Kafka.
 """
@@ -8,12 +8,12 @@ from typing import Final
 _SEED: Final = 0x9747B28C
 _MULTIPLIER: Final = 0x5BD1E995
 _MASK: Final = 0xFFFFFFFF
-# Java's hash is signed; the rule drops the sign instead of taking the absolute value.
+# Java's hash is signed. The rule clears the sign bit instead of taking the absolute value.
 _POSITIVE: Final = 0x7FFFFFFF
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """Return the partition of `key` among `partitions`: the same one on every log, for ever."""
+    """Return the partition of `key` among `partitions`: always the same, on every log."""
     return (murmur2(key) & _POSITIVE) % partitions
 
 

@@ -1,4 +1,4 @@
-"""The frames of a log in a folder, read as a recording: nothing in the folder is changed."""
+"""Read the frames of a log folder as a recording. Nothing in the folder is changed."""
 
 import heapq
 import sqlite3
@@ -20,12 +20,12 @@ _OFFSET_BITS: Final = 40
 
 
 class FrameRecording:
-    """`engine.ports.Recording` of the frames that an embedded log holds.
+    """`engine.ports.Recording` of the frames in an embedded log.
 
     Parameters
     ----------
     folder
-        The log's folder, of a process that runs or of a copy.
+        The log's folder, of a running process or a copy.
     widen
         See `engine.wire.frame.decode_frame`.
 
@@ -44,7 +44,7 @@ class FrameRecording:
         self.interval_s = self._interval_s()
 
     def moments(self) -> Iterator[Moment]:
-        """Yield the records, each partition in its order, merged by their append times."""
+        """Yield the records in the order of each partition, merged by their append times."""
         self._records = 0
         refused = self._refused()
         with closing(self._open()) as connection:
@@ -52,7 +52,7 @@ class FrameRecording:
             for time_ms, partition, position, value in heapq.merge(*parts):
                 self._records += 1
                 if position in refused:
-                    # Whose writer was not believed then is not believed now, without any key.
+                    # A record that the engine rejected stays rejected. This needs no key.
                     yield Moment(time_ms, None, partition)
                     continue
                 yield Moment(time_ms, self._decoded(value), partition, value)
@@ -68,7 +68,7 @@ class FrameRecording:
             return None
 
     def _refused(self) -> frozenset[int]:
-        """Return where frames stand whose MAC the engine refused, as its `rejected` topic says."""
+        """Return the positions of frames whose MAC the engine rejected (topic `rejected`)."""
         path = self._path.with_name(f"{REJECTED.name}.sqlite")
         if not path.exists():
             return frozenset()

@@ -1,8 +1,8 @@
 """One topic of the embedded log: partitions of records in a SQLite file, or in memory.
 
-A file for each topic, so that a long write of frames never holds up an order, and so that
-each can have its own durability. Nothing here waits: every call is short and runs in the
-thread of the event loop, which lets the whole pipeline run on a loop of virtual time.
+Each topic has its own file, so that a long write of frames never delays an order and each topic has
+its own durability. Nothing here waits: every call is short and runs in the thread of the event
+loop, so the whole pipeline can run on a loop of virtual time.
 """
 
 import secrets
@@ -18,15 +18,15 @@ from engine.ports import Bounds, Headers, Record
 from engine.wire.envelope import MAX_APPEND_BYTES
 from engine.wire.topics import Topic
 
-# A record's row id is its partition and offset in one number: appends are one B-tree step and
-# a partition is a range. 2^40 records a partition last 34,000 years at one each microsecond.
+# A record's row id holds its partition and offset in one number: an append is one B-tree step and a
+# partition is a range. 2^40 records a partition last 34,000 years at one each microsecond.
 _OFFSET_BITS: Final = 40
 
-# One poll hands over at most this much, so that no reader holds the event loop for long.
+# Limit of one poll, so that no reader holds the event loop for long.
 _BATCH_BYTES: Final = 4 << 20
 
-# Age is looked at once per this share of the retention, as log time passes: a record may
-# outlive it by that much, and an append stays one write.
+# The age is checked once per this share of the retention, in log time. A record may outlive the
+# retention by that much; in return an append stays one write.
 _SWEEPS_PER_RETENTION: Final = 100
 
 _SCHEMA: Final = """
@@ -48,7 +48,7 @@ _unpack_headers = msgspec.msgpack.Decoder(tuple[tuple[str, bytes], ...]).decode
 
 
 class TopicStore:
-    """What one topic holds, and how far its consumer groups have come.
+    """The records of one topic and the offsets of its consumer groups.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class TopicStore:
             raise
 
     def _prepare(self) -> str:
-        """Create what is missing and return the random id that this file was born with."""
+        """Create missing tables and return the random id drawn when the file was made."""
         execute = self._connection.execute
         with transaction(self._connection, self._path):
             for statement in _SCHEMA.split(";"):
@@ -100,7 +100,7 @@ class TopicStore:
         return str(identity)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._connection.close()
 
     def append(
@@ -112,12 +112,12 @@ class TopicStore:
         headers: Headers,
         time_ms: int,
     ) -> int:
-        """Write one record and return its offset; a time before the last one becomes the last.
+        """Store one record and return its offset; a time before the last one becomes the last.
 
         Raises
         ------
         RecordTooLarge
-            The record is larger than any log of Flatline takes.
+            The record exceeds the limit that all logs of Flatline share.
         LogUnreachable, StateUnwritable
             Nothing was written.
         """
@@ -137,7 +137,7 @@ class TopicStore:
             time_ms = max(time_ms, last_ms)
             position = _position(partition, offset)
             if self.topic.compacted:
-                # Nothing else bounds a compacted topic: its keys do.
+                # The size of a compacted topic is limited only by the number of its keys.
                 execute(
                     "DELETE FROM record WHERE key = ? AND position >= ? AND position < ?",
                     (key, _position(partition, 0), position),
@@ -162,10 +162,10 @@ class TopicStore:
         return self.topic.retention_s is not None and time_ms >= self._sweep_due_ms[partition]
 
     def _trim(self, partition: int, time_ms: int, earliest: int, held: int) -> tuple[int, int]:
-        """Drop the oldest records until both limits hold; the newest one always stays.
+        """Delete the oldest records until both limits are met; the newest one always stays.
 
-        Age counts from the newest record and not from the wall clock, so that a copy of an
-        old log keeps what the original kept.
+        Age is measured from the newest record and not from the wall clock, so that a copy of an old
+        log keeps the records of the original.
         """
         oldest_ms = 0
         if self.topic.retention_s is not None:
@@ -229,7 +229,7 @@ class TopicStore:
     def offset_at(self, partition: int, *, time_ms: int) -> int:
         """Return the first offset whose append time is ≥ `time_ms`, else the end.
 
-        Found by halving, as times never go back within a partition.
+        A binary search, as append times never decrease within a partition.
         """
         low, high = self.bounds(partition)
         found = high
@@ -241,7 +241,7 @@ class TopicStore:
                     "ORDER BY position LIMIT 1",
                     (_position(partition, middle), _position(partition, high)),
                 ).fetchone()
-                # Compaction leaves gaps, so the record found may stand after the middle.
+                # Compaction leaves gaps, so the record found may be after the middle.
                 if row is None:
                     high = middle
                 elif row[1] >= time_ms:
@@ -251,7 +251,7 @@ class TopicStore:
         return found
 
     def committed(self, group: str) -> dict[int, int]:
-        """Return the next offset to read of each partition that `group` ever committed."""
+        """Return the next offset to read of each partition that `group` has committed."""
         with failures_named(self._path):
             rows = self._connection.execute(
                 "SELECT partition, next FROM progress WHERE consumer = ?", (group,)
@@ -259,7 +259,7 @@ class TopicStore:
         return dict(rows)
 
     def commit(self, group: str, next_offsets: Mapping[int, int]) -> None:
-        """Remember where a successor of `group` starts."""
+        """Store where the next member of `group` starts."""
         with transaction(self._connection, self._path):
             self._connection.executemany(
                 "INSERT OR REPLACE INTO progress VALUES (?, ?, ?)",

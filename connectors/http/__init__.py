@@ -1,1 +1,1 @@
-"""What operators and monitors ask over HTTP: alive, ready, metrics."""
+"""HTTP endpoints for operators and monitoring: liveness, readiness, metrics."""

@@ -1,7 +1,7 @@
 """`/livez`, `/readyz` and `/metrics` of one process, on the standard library alone.
 
-Whoever can reach the port can hold neither many threads nor one for long: connections, the bytes
-of a request and the time of a connection are bounded.
+A client can hold neither many threads nor one for long: the number of connections, the bytes of a
+request and the time of a connection are limited.
 """
 
 import io
@@ -23,32 +23,32 @@ from engine.errors import SettingsError
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-# A probe asks and reads within milliseconds. A client that asks byte by byte, or does not read the
-# answer, is cut off after this time, however often it moves.
+# A probe sends and reads within milliseconds. A client that sends byte by byte, or does not read
+# the answer, is disconnected after this time even if it makes progress.
 REQUEST_S: Final = 5.0
-# A kubelet, a Prometheus and a person ask at the same time; each connection costs a thread.
+# A kubelet, a Prometheus server and a person may ask at the same time; a connection costs a thread.
 MAX_CONNECTIONS: Final = 16
-# Browsers send some 2 KiB, proxies add to it; the standard library would take 6 MiB.
+# Browsers send about 2 KiB and proxies add to it; the standard library would accept 6 MiB.
 MAX_REQUEST_BYTES: Final = 16 * 1024
 
-# Whether all is well, and one sentence for each thing that is not.
+# Whether the check passes, and one sentence for each failure.
 Answer = tuple[bool, Sequence[str]]
 
 
 class ProbeServer:
-    """Answers probes from a thread of its own, so that a stuck event loop is still told.
+    """Answer probes from a separate thread, so that a stuck event loop is still reported.
 
     Parameters
     ----------
     port
-        0 takes any free port; `address` tells which.
+        0 takes any free port, which `address` then holds.
     live, ready
-        Asked at each request, from the server's threads.
+        Called at each request, from the server's threads.
 
     Raises
     ------
     SettingsError
-        On entering: the address cannot be listened on.
+        On entering: the server cannot listen on the address.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ProbeServer:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port that are listened on."""
+        """Host and port of the listening socket."""
         assert self._server is not None, "the server listens only while its context is open"
         return self._server.server_name, self._server.server_port
 
@@ -83,7 +83,7 @@ class ProbeServer:
             ) from error
         self._server.set_app(self._answer)
         self._thread = threading.Thread(
-            # How soon it notices that it is to end.
+            # How soon the server notices a request to stop.
             target=self._server.serve_forever,
             args=(0.1,),
             name="flatline-http",
@@ -131,10 +131,10 @@ class ProbeServer:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """One thread a request, none of which keeps the process alive, and so many at once."""
+    """A server with a limited number of threads, one a request; none keeps the process alive."""
 
     daemon_threads = True
-    # A burst of connections is taken and bounded here, and not left to the kernel's retries.
+    # A burst of connections is accepted and limited here, not left to the kernel's retries.
     request_queue_size = 4 * MAX_CONNECTIONS
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401 -- the base's own
@@ -143,7 +143,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().__init__(*arguments, **settings)
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
-        """Take a connection; where too many are open the oldest one ends, as a probe is quick."""
+        """Accept a connection; above the limit close the oldest one, as a probe is short."""
         with self._changing:
             if len(self._open) >= MAX_CONNECTIONS:
                 _cut(self._open.pop(0))
@@ -151,7 +151,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
-        """Answer in a thread, for `REQUEST_S` at most."""
+        """Answer in a thread, for at most `REQUEST_S`."""
         cutting = threading.Timer(REQUEST_S, _cut, (request,))
         cutting.daemon = True
         cutting.start()
@@ -163,10 +163,10 @@ class _Server(ThreadingMixIn, WSGIServer):
                 self._open.remove(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a client that goes away or asks for too much is its own affair."""
+        """Log nothing: a client that disconnects or sends too much is no fault of this process."""
 
     def server_bind(self) -> None:
-        """Bind without asking the name service who we are, which may take seconds."""
+        """Bind without a reverse DNS lookup of the own name, which may take seconds."""
         TCPServer.server_bind(self)
         host, port = self.server_address[:2]
         self.server_name, self.server_port = str(host), port
@@ -174,20 +174,20 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 def _cut(connection: socket.socket) -> None:
-    """End a connection that its thread still waits for."""
+    """Close a connection that its thread still waits for."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Bounded(io.BufferedIOBase):
-    """What a client sends, up to `MAX_REQUEST_BYTES` of it."""
+    """The bytes that a client sends, up to `MAX_REQUEST_BYTES`."""
 
     def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream = stream
         self._left = MAX_REQUEST_BYTES
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        """Return the next line; one that is beyond the bound ends the connection."""
+        """Return the next line; a line beyond the limit ends the connection."""
         most = self._left if size is None or size < 0 else min(size, self._left)
         line = self._stream.readline(most + 1)
         self._left -= len(line)
@@ -196,7 +196,7 @@ class _Bounded(io.BufferedIOBase):
         return line
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return nothing: no request here has a body that anybody reads."""
+        """Return nothing: no request here has a body."""
         return b""
 
     def close(self) -> None:
@@ -206,14 +206,14 @@ class _Bounded(io.BufferedIOBase):
 
 
 class _QuietHandler(WSGIRequestHandler):
-    """Logs nothing: probes ask every few seconds."""
+    """Log nothing: probes arrive every few seconds."""
 
     timeout = REQUEST_S
 
     def setup(self) -> None:
-        """Bound what is read."""
+        """Limit the bytes that are read."""
         super().setup()
         self.rfile = _Bounded(self.rfile)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing."""
+        """Log nothing."""

@@ -1,1 +1,1 @@
-"""The history in InfluxDB: its line protocol, its answers and its refusals."""
+"""The history in InfluxDB: line protocol, queries and rejections."""

@@ -1,4 +1,4 @@
-"""What the InfluxDB adapter is told, and how its buckets are called."""
+"""Settings of the InfluxDB adapter and the names of its buckets."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,23 +7,22 @@ from typing import Final
 from engine.errors import HistoryRefused
 from engine.wire.measurement import RETENTION_S, Bucket
 
-# Written in one request. InfluxDB advises 5,000; the server's memory grows with the body.
+# Lines of one request. InfluxDB advises 5,000; the server's memory grows with the body.
 BATCH_LINES: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InfluxConfig:
-    """How to reach one InfluxDB 2.x or 3.x.
+    """Connection to one InfluxDB 2.x or 3.x.
 
     Attributes
     ----------
     database
-        Name under which InfluxQL finds the buckets; they are called DATABASE_raw,
-        DATABASE_minute and DATABASE_long.
+        Name under which InfluxQL finds the buckets DATABASE_raw, DATABASE_minute and DATABASE_long.
     token, token_file
-        One of them. The file is read anew when the server refuses what it held.
+        Exactly one is set. The file is read again when the server rejects the token.
     timeout_s
-        How long one request may take; a server that is busy compacting was seen to need 5 s.
+        Limit for one request; a server that was compacting was measured to need 5 s.
     retention_s
         How long each bucket keeps its rows, for `flatline history setup`.
     """
@@ -47,7 +46,7 @@ class InfluxConfig:
         Raises
         ------
         HistoryRefused
-            Its file cannot be read or is empty.
+            The token file cannot be read or is empty.
         """
         if self.token_file is None:
             return self.token or ""

@@ -1,7 +1,7 @@
-"""What the server's answers mean: whose fault it is, and whether trying again can help.
+"""Interpret error responses: the cause, and whether a retry can help.
 
-InfluxDB 2.0, 2.7, Cloud and 3 Core or Enterprise say the same thing in different words and with
-different statuses; they are all read here and nowhere else.
+InfluxDB 2.0, 2.7, Cloud and 3 Core or Enterprise report the same error with different texts and
+statuses. Only this module reads them.
 """
 
 from typing import Any, Final, NamedTuple
@@ -14,9 +14,9 @@ from engine.errors import HistoryError, HistoryRefused, HistoryUnreachable
 from engine.plain_text import masked_url, one_line
 from engine.refusals import retry_after_s
 
-# Codes of 2.x for what only a person can mend: no line is at fault.
+# Codes of 2.x for errors that only an operator can correct: no line is at fault.
 _NOT_OF_LINES: Final = frozenset({"unauthorized", "forbidden", "not found", "method not allowed"})
-# What 2.0 and 1.x say of lines with a status that blames the server.
+# Messages of 2.0 and 1.x about bad lines, sent with a status of a server error.
 _OF_LINES: Final = (
     "beyond retention policy",
     "outside retention policy",
@@ -26,30 +26,30 @@ _OF_LINES: Final = (
     "max-series-per-database limit exceeded",
     "invalid column type",
 )
-# A full cache is emptied by time, whatever else the message says.
+# A full cache empties with time, even if the message also contains other text.
 _PASSING: Final = ("cache-max-memory", "timeout", "engine is closed", "shard is disabled")
 _SHORT: Final = 300
 
 
 class LineFault(NamedTuple):
-    """A line that the server named: its number in the body from 1, and why."""
+    """A line that the server named: its number in the body, from 1, and the reason."""
 
     number: int
     reason: str
 
 
 class Verdict(NamedTuple):
-    """The server's word on a batch.
+    """The server's response to a batch.
 
     Attributes
     ----------
     dropped
-        How many of its lines it did not take; None where it does not say.
+        Number of lines that were not written; None where the server does not report it.
     faults
-        Lines that it named. There may be more that are as bad: 3.x names a hundred at most.
+        Lines that the server named. More may be bad: 3.x names at most a hundred.
     is_sure
-        Whether it said that lines are at fault. Else only the lines themselves can tell: the
-        server takes some of them and not others.
+        Whether the server reported that lines are at fault. Otherwise only sending lines separately
+        can show it: the server accepts some and rejects others.
     """
 
     status: int
@@ -73,14 +73,14 @@ class _Answer(msgspec.Struct):
 
 
 def verdict(error: ApiException) -> Verdict | None:
-    """Return what the server says of the lines it was sent, None if they are not at fault."""
+    """Return the server's verdict on the lines; None if they are not at fault."""
     answer, status = _answer(error), int(error.status or 0)
     text = answer.text
     faults = _faults(answer.data)
     if status == 413:
         return Verdict(413, text or "the body is too large")
     if status in (400, 422):
-        # A body without a word of the server is a proxy's, and no line's fault.
+        # A body without a message of the server comes from a proxy; no line is at fault.
         if (text or faults) and answer.code not in _NOT_OF_LINES:
             return Verdict(status, text, _dropped(text), faults)
         return None
@@ -91,9 +91,9 @@ def verdict(error: ApiException) -> Verdict | None:
 
 
 def doubted(error: ApiException) -> Verdict | None:
-    """Return a verdict that is not sure, where the server fails at this body again and again.
+    """Return an unsure verdict if the server fails at this body repeatedly.
 
-    None for what says by its status that the server is away or busy.
+    None if the status says that the server is unavailable or busy.
     """
     if error.status != 500:
         return None
@@ -101,7 +101,7 @@ def doubted(error: ApiException) -> Verdict | None:
 
 
 def meaning(error: Exception, *, url: str, bucket: str) -> HistoryError:
-    """Return Flatline's error for a request that led to nothing."""
+    """Return Flatline's error for a failed request."""
     where = masked_url(url)
     if not isinstance(error, ApiException) or error.status is None:
         return HistoryUnreachable(f"InfluxDB at {where} gave no answer: {_short(error)}.")
@@ -123,7 +123,7 @@ def meaning(error: Exception, *, url: str, bucket: str) -> HistoryError:
 
 
 def is_unknown_database(error: ApiException) -> bool:
-    """Return whether a query named a database in a form that this server does not know."""
+    """Return whether the server does not know the form in which a query named a database."""
     return error.status in (400, 404, 500) and "token" not in _answer(error).text
 
 
@@ -135,7 +135,7 @@ def _answer(error: ApiException) -> _Answer:
 
 
 def _faults(data: object) -> tuple[LineFault, ...]:
-    """Return the lines that 3.x names: a list, or one by itself where it took none."""
+    """Return the lines that 3.x names: a list, or a single object where it wrote none."""
     return tuple(
         LineFault(item["line_number"], str(item.get("error_message", "")))
         for item in (data if isinstance(data, list) else [data])

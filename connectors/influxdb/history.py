@@ -1,6 +1,6 @@
-"""`engine.ports.History` on InfluxDB: synchronous writes, each acknowledged or refused by line.
+"""`engine.ports.History` on InfluxDB: synchronous writes, acknowledged or rejected by line.
 
-The client's own batching writer is never used: it drops what it could not deliver, silently.
+The client's own batching writer is not used: it silently drops lines that it could not deliver.
 """
 
 import asyncio
@@ -31,23 +31,23 @@ from engine.ports import Answer, Question, RefusedRow
 from engine.wire.measurement import MEASUREMENTS, Bucket
 from engine.wire.points import Points
 
-# isal's first level takes a third of zlib's time for fewer bytes; its second gains nothing.
+# isal's level 1 takes a third of zlib's time for fewer bytes; its level 2 gains nothing.
 _GZIP_LEVEL: Final = 1
-# What a connection breaks with; the client passes them on as they are.
+# Connection errors; the client does not wrap them.
 _BROKEN: Final = (urllib3.exceptions.HTTPError, OSError)
-# After so many failures of the server in a row the lines are tried by themselves: one of them may
-# be what it fails at. A restart that is in trouble gives a few and then none.
+# After this many consecutive server failures the lines are sent one by one: the server may fail at
+# one of them. A server that restarts gives a few failures and then none.
 _DOUBTED_AFTER: Final = 5
-# Single lines that fail before any is taken; then it is the server after all.
+# If this many single lines fail before any is accepted, the server is at fault.
 _DOUBTED_LINES: Final = 64
 
 
-# How the server finds a bucket: as a retention policy of a database, or as a database.
+# How the server addresses a bucket: as a retention policy of a database, or as a database.
 _Form = Literal["policy", "database"]
 
 
 class _UnknownDatabase(HistoryRefused):
-    """The server knows no database of this name, or none in this form."""
+    """The server knows no database of this name, or not in this form."""
 
 
 class InfluxHistory:
@@ -56,8 +56,8 @@ class InfluxHistory:
     Parameters
     ----------
     write_lines
-        `models.kernels.lines.write_lines` where Numba may be imported; None writes the same
-        text in Python, twenty times slower.
+        `models.kernels.lines.write_lines` where Numba may be imported; None writes the same text in
+        Python, twenty times slower.
     """
 
     def __init__(self, config: InfluxConfig, *, write_lines: WriteLines | None = None) -> None:
@@ -87,17 +87,18 @@ class InfluxHistory:
         return answers(question, await asyncio.to_thread(self._ask, question))
 
     async def query(self, text: str) -> list[dict[str, Any]]:
-        """Return the series that an InfluxQL query gives, times in ns; [] where there are none.
+        """Return the series of an InfluxQL query, times in ns; [] where there are none.
 
         Raises
         ------
         HistoryUnreachable, HistoryRefused
-            See `engine.ports.History`; a query that the server does not understand is refused.
+            See `engine.ports.History`; `HistoryRefused` also for a query that the server cannot
+            parse.
         """
         return await asyncio.to_thread(self._query, text, self._config.database)
 
     def _ask(self, question: Question) -> list[dict[str, Any]]:
-        """Ask in the form that this server takes, found out by the first question.
+        """Query in the form that this server accepts, which the first question finds out.
 
         2.x finds a bucket as a retention policy of the database, 3.x as a database.
         """
@@ -143,15 +144,15 @@ class InfluxHistory:
     def _without_bad_lines(
         self, bucket: Bucket, lines: list[Line], said: Verdict
     ) -> list[RefusedRow]:
-        """Send what was refused without the lines at fault, and return those.
+        """Send rejected lines again without the bad ones, and return the bad ones.
 
-        Lines that the server names are left out; where it names none, halves are sent until the
-        bad lines stand alone. What it took is sent again, which changes nothing.
+        Lines that the server names are left out. Where it names none, halves are sent until the bad
+        lines are isolated. Lines already written are sent again, which changes nothing.
         """
         refused: list[RefusedRow] = []
         doubted_lines: list[RefusedRow] = []
         taken, doubting = b"", not said.is_sure
-        # The last is the next: lines keep their order.
+        # A stack: the last entry is the next, so lines keep their order.
         waiting: list[tuple[list[Line], Verdict]] = [(lines, said)]
         while waiting:
             lines, said = waiting.pop()
@@ -173,13 +174,13 @@ class InfluxHistory:
                     waiting.append((half, again))
                 elif half:
                     taken = body
-        # Where it failed at lines, it must still take what it took: else it is the server.
+        # A server that failed at single lines must still accept the good ones; else it is at fault.
         if doubted_lines and (not taken or self._post(bucket, taken, doubting=True) is not None):
             raise self._unsure(said)
         return refused
 
     def _unsure(self, said: Verdict) -> HistoryUnreachable:
-        """Return what it means that a server takes no line at all; then it is asked as before."""
+        """Return the error for a server that accepts no line, and reset the failure count."""
         self._failures = 0
         return HistoryUnreachable(
             f"InfluxDB at {masked_url(self._config.url)} takes no row at all ({said.status}"
@@ -189,9 +190,9 @@ class InfluxHistory:
     def _post(
         self, bucket: Bucket, body: bytes | memoryview, *, doubting: bool = False
     ) -> Verdict | None:
-        """Write one body; None is acknowledged.
+        """Write one body; None means acknowledged.
 
-        `doubting` holds a failure of the server against the body and not against the server.
+        `doubting` counts a failure of the server against the body and not against the server.
         """
         config = self._config
         service = WriteService(self._connected().api_client)
@@ -218,13 +219,13 @@ class InfluxHistory:
         return None
 
     def _failed(self, error: Exception, bucket: str) -> HistoryError:
-        """Return what a failure means; the next try has a new connection and reads the token."""
+        """Return the error for a failure; the next attempt reconnects and reads the token again."""
         self._close()
         return meaning(error, url=self._config.url, bucket=bucket)
 
     def _query(self, text: str, database: str) -> list[dict[str, Any]]:
         config = self._config
-        # The address carries all of it: 2.x reads a form as well, 3.x the address alone.
+        # All parameters are in the URL: 2.x also reads a form, 3.x only the URL.
         query = [("db", database), ("epoch", "ns"), ("q", text)]
         headers = {
             "Authorization": f"Token {config.read_token()}",
@@ -248,13 +249,13 @@ class InfluxHistory:
             said = f"InfluxDB did not answer {text!r}: {result['error']}."
             if "not found" in result["error"]:
                 raise _UnknownDatabase(said)
-            # A wrong field type, or a server that ran out of time or memory.
+            # A wrong field type, or a server out of time or memory.
             raise HistoryUnreachable(said)
         return list(result.get("series", ()))
 
 
 def _named(lines: list[Line], said: Verdict) -> list[RefusedRow] | None:
-    """Return the lines that a verdict leaves no doubt about, None where it names none."""
+    """Return the lines that a verdict surely names; None where it names none."""
     reasons: dict[int, str] = {}
     if len(lines) == 1 or (said.status != 413 and said.dropped == len(lines)):
         reasons = dict.fromkeys(range(len(lines)), said.reason)
@@ -275,7 +276,7 @@ def _named(lines: list[Line], said: Verdict) -> list[RefusedRow] | None:
 
 
 def _result(body: bytes) -> dict[str, Any]:
-    """Return the one result of an answer, with `error` where it holds none."""
+    """Return the only result of an answer; it holds `error` where the query failed."""
     try:
         decoded = msgspec.json.decode(body)
         if "error" in decoded:
@@ -287,7 +288,7 @@ def _result(body: bytes) -> dict[str, Any]:
 
 
 def connect(config: InfluxConfig) -> InfluxDBClient:
-    """Return a client that tries each request once: when to try again is the role's business."""
+    """Return a client that sends each request once: the role decides about retries."""
     return InfluxDBClient(
         url=config.url,
         token=config.read_token(),
@@ -303,7 +304,8 @@ def bodies(
 ) -> Iterator[tuple[Bucket, Body]]:
     """Yield the rows of a batch by bucket, `BATCH_LINES` at a time; a body is valid until the next.
 
-    A bucket's body is one buffer: fresh memory for each would cost as much as what is written.
+    All bodies of a bucket share one buffer: allocating one for each would cost as much as writing
+    it.
     """
     filling: dict[Bucket, Body] = {}
     for number, points in enumerate(batch):

@@ -1,4 +1,4 @@
-"""Questions as InfluxQL, which InfluxDB 2.x and 3.x both answer, and its answers."""
+"""Translate questions into InfluxQL, which InfluxDB 2.x and 3.x both accept, and parse answers."""
 
 import re
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ def to_influxql(
     end: str | None = None,
     has_policy: bool = True,
 ) -> str:
-    """Return the query that asks this.
+    """Return the InfluxQL query of a question.
 
     Parameters
     ----------
     begin, end
-        What a person writes instead of the question's own bounds, such as `now() - 30d`.
+        Bounds as text that replace the question's own, such as `now() - 30d`.
     has_policy
-        Whether the bucket is a retention policy of the database that is asked, as in 2.x; in 3.x
-        it is the database.
+        Whether the bucket is a retention policy of the queried database, as in 2.x; in 3.x it is
+        the database.
     """
     bucket = MEASUREMENTS[question.measurement].bucket
     selected = ", ".join(
@@ -52,7 +52,7 @@ def to_influxql(
 
 
 def answers(question: Question, series: Sequence[dict[str, Any]]) -> list[Answer]:
-    """Return what the server's series say, ordered by tags and time."""
+    """Return the answers in the server's series, ordered by tags and time."""
     found: list[Answer] = []
     windowed = question.every_s is not None or not question.select[0][1]
     for one in series:
@@ -64,7 +64,8 @@ def answers(question: Question, series: Sequence[dict[str, Any]]) -> list[Answer
                 for place, (_, statistic) in zip(order, question.select, strict=True)
             )
             if any(value is not None for value in values):
-                # Without windows the server gives a selector's own time; the question's is meant.
+                # Without windows the server returns the time of the selected row; the question's
+                # begin is used.
                 found.append(Answer(tags, row[0] if windowed else question.begin_ns, values))
     return sorted(found, key=lambda answer: answer[:2])
 

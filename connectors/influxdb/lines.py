@@ -1,8 +1,8 @@
-"""Rows as line protocol: pure, one line a row, whatever stands in names and texts.
+"""Write rows as line protocol: pure, one line a row, for any names and texts.
 
-What the protocol cannot say in a tag is not in `engine.wire.points.Series`: a line end, and a
-backslash, which before a space or at the end would escape what follows. Texts in fields are
-kept as they are. A row without any known field has no line.
+`engine.wire.points.Series` excludes what a tag of the protocol cannot hold: a line end, and a
+backslash, which before a space or at the end would escape the next character. Texts in fields are
+kept unchanged. A row without any known field has no line.
 """
 
 import math
@@ -23,11 +23,11 @@ F64 = NDArray[np.float64]
 # `models.kernels.lines.write_lines`, or None for the same in Python, twenty times slower.
 WriteLines = Callable[[U8, int, I64, U8, U8, I64, int, U8, I64, I64, F64, I64], int]
 
-# A sign, 19 digits, a point and what ends or begins a field.
+# A sign, 19 digits, a point, and the delimiters of a field.
 _NUMBER_BYTES: Final = 24
-# Above it the kernel's fixed point has no room; Python writes such a row.
+# At or above this the kernel's fixed-point format overflows; Python writes such a row.
 _FIXED_BELOW: Final = 1e15
-# What a buffer begins with: a full batch of most measurements.
+# Initial size of a buffer: a full batch of most measurements.
 _ROOM_BYTES: Final = 1 << 21
 _SPECIAL: Final = re.compile(r"([,= ])")
 _QUOTED: Final = re.compile(r'(["\\])')
@@ -35,7 +35,7 @@ _ESCAPED: Final = r"\\\1"
 
 
 class Line(NamedTuple):
-    """The line of one row: `points` counts the points that were added to its body."""
+    """The line of one row; `points` is the number of the points that were added to its body."""
 
     points: int
     row: int
@@ -43,7 +43,7 @@ class Line(NamedTuple):
 
 
 class _Span(NamedTuple):
-    """Rows that were added together, from `row` on, and where their lines begin and end."""
+    """Rows that were added together, from `row` on, and the begin and end of their lines."""
 
     points: int
     row: int
@@ -52,18 +52,18 @@ class _Span(NamedTuple):
 
 
 class Body:
-    """Lines that go out together, written into one buffer that is used again and again.
+    """Lines of one request, written into a buffer that is reused.
 
     Parameters
     ----------
     write
-        `models.kernels.lines.write_lines` where Numba may be imported; None writes the same
-        in Python.
+        `models.kernels.lines.write_lines` where Numba may be imported; None writes the same in
+        Python.
 
     Attributes
     ----------
     rows
-        How many were added since it was cleared, those without a line too.
+        Number of rows added since the last `clear`, including those without a line.
     """
 
     def __init__(self, write: WriteLines | None = None) -> None:
@@ -75,16 +75,16 @@ class Body:
 
     @property
     def text(self) -> memoryview:
-        """The lines, until more are added or it is cleared."""
+        """The lines; valid until the next `add` or `clear`."""
         return self._buffer[: self._length].data
 
     def clear(self) -> None:
-        """Forget what was added."""
+        """Remove all lines."""
         self._length = self.rows = 0
         self._spans = []
 
     def add(self, points: Points, begin: int, end: int, *, number: int = 0) -> None:
-        """Add the lines of some rows; `number` is what `Line.points` says of them."""
+        """Add the lines of rows `begin` to `end`; `number` becomes their `Line.points`."""
         ends = np.empty(end - begin, np.int64)
         columns = _columns(points, begin, end)
         length = -1 if columns is None else self._compiled(points, begin, columns, ends)
@@ -99,7 +99,7 @@ class Body:
         self.rows += end - begin
 
     def lines(self) -> list[Line]:
-        """Return each line; asked for only when something was refused."""
+        """Return each line; needed only when the server rejected some."""
         found = []
         for span in self._spans:
             begin = span.begin
@@ -111,7 +111,7 @@ class Body:
         return found
 
     def _compiled(self, points: Points, begin: int, columns: "_Columns", ends: I64) -> int:
-        """Return where the lines end; -1 if the kernel is not to be had or has no room."""
+        """Return where the lines end; -1 if there is no kernel or the buffer is too small."""
         if self._write is None:
             return -1
         tags = _tags(points.series)
@@ -143,7 +143,7 @@ class Body:
 
 
 def float_text(value: float) -> str:
-    """Return a kept float as the protocol says it."""
+    """Return a float in line protocol."""
     size = abs(value)
     if size >= _FIXED_BELOW:
         return repr(value)
@@ -155,7 +155,7 @@ def float_text(value: float) -> str:
 
 
 class _Columns(NamedTuple):
-    """Numbers of some rows, a field a line; names of the integers first."""
+    """Numbers of some rows, one field a line; integer fields come first."""
 
     names: tuple[str, ...]
     integers: I64
@@ -164,7 +164,7 @@ class _Columns(NamedTuple):
 
 
 class _Texts(NamedTuple):
-    """Texts one after the other, and where each ends."""
+    """Concatenated texts and the end of each."""
 
     text: U8
     ends: I64
@@ -191,13 +191,13 @@ def _columns(points: Points, begin: int, end: int) -> _Columns | None:
     return _Columns((*whole, *fractions), integers, floats, times)
 
 
-@lru_cache(maxsize=256)  # far more than there are measurements with their fields
+@lru_cache(maxsize=256)  # far more than the combinations of measurements and fields
 def _names(names: tuple[str, ...]) -> _Texts:
     return _joined([f"{name}=" for name in names])
 
 
 def _tags(series: Series) -> _Texts:
-    """Return the escaped tags of each row, kept with the series for its next rows."""
+    """Return the escaped tags of each row, cached with the series for its next rows."""
     known = series.derived
     if not isinstance(known, _Texts):
         known = series.derived = _joined(_tag_texts(series))
@@ -207,7 +207,7 @@ def _tags(series: Series) -> _Texts:
 def _tag_texts(series: Series) -> list[str]:
     columns = []
     for name, values in series.tags.items():
-        # Most tags of a node's rows have one value.
+        # Most tags of a node's rows have the same value.
         texts = {
             value: f",{name}={_SPECIAL.sub(_ESCAPED, value)}" if value else ""
             for value in set(values)
@@ -223,7 +223,7 @@ def _joined(texts: list[str]) -> _Texts:
 
 
 def _in_python(points: Points, begin: int, end: int, ends: I64) -> bytes:
-    """Write every row in Python: the kernel's twin, and the only one that knows texts."""
+    """Write every row in Python, as the kernel does; only this function writes text fields."""
     columns = {
         name: column[begin:end].tolist() if isinstance(column, np.ndarray) else column[begin:end]
         for name, column in points.fields.items()
@@ -246,7 +246,7 @@ def _in_python(points: Points, begin: int, end: int, ends: I64) -> bytes:
 
 
 def _field_text(value: float | int | str | None) -> str | None:
-    """Return a value as the protocol says it, None where it is not known."""
+    """Return a value in line protocol, None where it is not known."""
     match value:
         case str():
             return f'"{_QUOTED.sub(_ESCAPED, value)}"'

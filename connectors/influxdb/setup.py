@@ -1,4 +1,4 @@
-"""Makes in InfluxDB what the history needs: buckets, retention, names for InfluxQL, two tokens."""
+"""Set up InfluxDB for the history: buckets, retention, names for InfluxQL, two tokens."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from engine.plain_text import masked_url
 from engine.wire.measurement import RETENTION_S
 from engine.wire.measurement import Bucket as BucketName
 
-# Whole shard groups are dropped, so a group is a small part of what is kept.
+# Whole shard groups expire together, so a group is a small part of the retention.
 _SHARD_GROUP_S: Final[dict[BucketName, int]] = {"raw": 86_400, "minute": 86_400, "long": 7 * 86_400}
 HISTORIAN: Final = "Flatline historian {database}: reads and writes"
 PLANNER: Final = "Flatline planners {database}: read"
@@ -33,14 +33,14 @@ PLANNER: Final = "Flatline planners {database}: read"
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a set-up found or made.
+    """The result of a set-up.
 
     Attributes
     ----------
     done
-        One sentence for each thing that was made or changed; empty where all was there.
+        One sentence for each object that was made or changed; empty if nothing was missing.
     historian, planner
-        Tokens: one that reads and writes the three buckets, one that reads them.
+        Tokens: one may read and write the three buckets, the other may read them.
     """
 
     done: tuple[str, ...]
@@ -49,7 +49,7 @@ class Made:
 
 
 def set_up(config: InfluxConfig) -> Made:
-    """Make what is missing and set right what differs; a second call changes nothing.
+    """Make what is missing and correct what differs; a second call changes nothing.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def set_up(config: InfluxConfig) -> Made:
     Raises
     ------
     HistoryRefused, HistoryUnreachable
-        The token may not do it, the organisation is unknown, or nobody answers.
+        The token lacks rights, the organisation is unknown, or the server does not answer.
     """
     client = connect(config)
     try:
@@ -153,7 +153,7 @@ def _make_token(
     org_id: str,
     done: list[str],
 ) -> str:
-    """Return the token of this description with exactly these rights, made anew if they differ."""
+    """Return the token of this description with exactly these rights; replace it if they differ."""
     wanted = [
         Permission(
             action=action,

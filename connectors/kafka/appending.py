@@ -1,4 +1,4 @@
-"""Appends to Kafka: idempotent, acknowledged by every in-sync copy, each one checked."""
+"""Append to Kafka: idempotent, acknowledged by all in-sync replicas, each append checked."""
 
 import asyncio
 from typing import Final, NamedTuple
@@ -20,21 +20,21 @@ from connectors.kafka.security import client_settings
 from engine.errors import LogProducerBroken, LogRefused, LogUnreachable, RecordTooLarge
 from engine.ports import Headers, Position
 
-# Below the broker's message.max.bytes (1,048,588) with room for the batch's own bytes: a batch
-# that grew past it after a stall breaks the producer for every later record (aiokafka 1017).
+# Below the broker's message.max.bytes (1,048,588), with room for the batch header. A batch that
+# grows past the limit after a stall breaks the producer for all later records (aiokafka 1017).
 _BATCH_BYTES: Final = 1_000_000
 
-# Records gather while a request is on its way, so waiting for more only adds to the latency:
-# 34,000 records/s of 10 KB at 0 ms, 21,000 at 5 ms.
+# Records accumulate while a request is in flight, so a linger time only adds latency: 34,000
+# records/s of 10 KB at 0 ms, 21,000 at 5 ms.
 _LINGER_MS: Final = 0
 
-# Attempts after kill -9 end at once with "connection refused"; two a second are enough.
+# Attempts after kill -9 fail immediately with "connection refused"; two a second are enough.
 _RETRY_MS: Final = 500
 
-# The broker's answers to a batch and the client's own to a record; waiting changes neither.
+# Errors of the broker for a batch and of the client for a record; a retry changes neither.
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
 
-# What a broken producer may still be busy with is of no use to anybody.
+# No caller waits for the pending work of a broken producer.
 _CLOSE_TIMEOUT_S: Final = 5.0
 
 _log = structlog.get_logger()
@@ -43,7 +43,7 @@ _log = structlog.get_logger()
 class Appender:
     """A producer for compressed topics and one for the others.
 
-    Each is made at the first append and made anew whenever it broke.
+    Each is made at the first append, and again after it broke.
     """
 
     def __init__(self, config: KafkaConfig) -> None:
@@ -64,19 +64,19 @@ class Appender:
         partition: int | None,
         time_ms: int | None,
     ) -> Position:
-        """Return where the record stands, once it is durable.
+        """Return the position of the record, once it is durable.
 
         Raises
         ------
         LogUnreachable
-            Nobody acknowledged it in time; it may yet appear.
+            No acknowledgement in time; the record may still appear.
         LogRefused
             This principal may not write there.
         RecordTooLarge
-            The topic takes no record of this size, not even by itself.
+            The topic rejects a record of this size, even sent alone.
         LogProducerBroken
-            A broker refused the batch for good, so the record is most likely not there; the next
-            append gets a new producer. Seen once in ten outages of a loaded broker, as
+            A broker permanently rejected the batch, so the record is most likely not in the log;
+            the next append gets a new producer. Seen once in ten outages of a loaded broker, as
             OutOfOrderSequenceNumber for the batch that the outage had interrupted.
         """
         doing = f"appending to {topic}"
@@ -86,7 +86,8 @@ class Appender:
         try:
             return await self._send(producer, record, doing)
         except _TOO_LARGE as error:
-            # The batch was, with what others sent at the same time; the record may not be.
+            # The batch, which holds records of other callers, was too large; this record may not
+            # be.
             await self._discard(producer)
             _log.warning("A batch was too large; its records are sent by themselves.", topic=topic)
             return await self._append_alone(record, doing, compressed=compressed, why=repr(error))
@@ -94,7 +95,7 @@ class Appender:
     async def _append_alone(
         self, record: "_Record", doing: str, *, compressed: bool, why: str
     ) -> Position:
-        """Append one record through a producer that puts nothing beside it."""
+        """Append one record through a producer that sends nothing else."""
         producer = await self._started(compressed=compressed, batch_bytes=1)
         try:
             return await self._send(producer, record, doing)
@@ -127,8 +128,8 @@ class Appender:
         except _TOO_LARGE:
             raise
         except KafkaError as error:
-            # Whatever failed a batch of an idempotent producer has used up its sequence number:
-            # everything after it would be refused as out of order.
+            # A failed batch of an idempotent producer has used up its sequence number: the broker
+            # would reject all later ones as out of order.
             await self._discard(producer)
             refusal = meaning(error, doing)
             if isinstance(refusal, LogRefused):
@@ -174,7 +175,7 @@ class Appender:
                 await _close(producer)
 
     async def close(self) -> None:
-        """Close the producers; what nobody waits for any more may be lost."""
+        """Close the producers; records that no caller awaits any more may be lost."""
         while self._producers:
             _, producer = self._producers.popitem()
             await _close(producer)
@@ -190,8 +191,8 @@ class _Record(NamedTuple):
 
 
 async def _close(producer: AIOKafkaProducer) -> None:
-    # Every append is awaited by its caller, so whatever is pending was given up. aiokafka would
-    # wait for it, for ever if no broker comes back.
+    # Every append is awaited by its caller, so pending ones were abandoned. aiokafka would wait for
+    # them, without limit if no broker returns.
     producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001
     try:
         async with asyncio.timeout(_CLOSE_TIMEOUT_S):

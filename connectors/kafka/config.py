@@ -1,4 +1,4 @@
-"""How a process reaches Kafka and what it expects there."""
+"""Connection settings for Kafka and the expected state of the cluster."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +12,15 @@ Mechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 @dataclass(frozen=True, slots=True)
 class KafkaSecurity:
-    """How the connection is protected and who connects.
+    """Encryption and authentication of a connection.
 
     Attributes
     ----------
     ca_file
-        Certificates of the authorities that sign the brokers; None takes the system's.
+        Certificates of the authorities that sign the brokers' certificates; None takes the
+        system's.
     cert_file, key_file
-        What this client shows to brokers that ask for a certificate.
+        Certificate and key for brokers that request a client certificate.
     """
 
     protocol: Protocol = "plaintext"
@@ -33,33 +34,33 @@ class KafkaSecurity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaConfig:
-    """One installation on a Kafka cluster, as one process sees it.
+    """Settings of one process for one installation on a Kafka cluster.
 
     Attributes
     ----------
     bootstrap
         `host:port` of one or more brokers, separated by commas.
     topic_prefix
-        Put before every topic's name, so that installations can share a cluster.
+        Prefix of every topic's name, so that installations can share a cluster.
     partitions
-        How many partitions the topics keyed by cell get when they are created.
+        Number of partitions of the topics keyed by cell when they are created.
     create_topics
-        Whether entering the log creates what is missing; else that is `doctor`'s business.
+        Whether entering the log creates missing topics; otherwise `doctor` does it.
     instance_id
-        Makes the group membership static: a restart within the session takes its partitions
-        up again without a rebalance. Unique in the group.
+        Makes the group membership static: a restart within the session keeps its partitions without
+        a rebalance. Unique in the group.
     session_timeout_s
-        How long the group waits for a member that was killed. Brokers refuse less than 6 s
-        unless told otherwise.
+        How long the group waits for a member that was killed. Brokers reject less than 6 s unless
+        configured otherwise.
     append_timeout_s
-        After how long an append that nobody acknowledged is called unreachable. Longer than a
-        broker's session (9 s) and the election after it.
+        Time without acknowledgement after which an append fails as unreachable. Longer than a
+        broker's session (9 s) plus the election after it.
     connect_timeout_s
-        How long entering the log tries before it gives up.
+        How long entering the log keeps trying.
     away_limit_s
-        How long readers bridge an absence by themselves, and say so in the log meanwhile.
+        How long readers bridge an outage of the brokers; they log it meanwhile.
     stall_limit_s
-        How long a partition may have records that are not delivered, with a reader that asks.
+        How long a polling reader may receive nothing from a partition that has records.
     """
 
     bootstrap: str
@@ -79,5 +80,5 @@ class KafkaConfig:
 
     @property
     def servers(self) -> list[str]:
-        """The brokers' addresses, one each."""
+        """The brokers' addresses."""
         return [server.strip() for server in self.bootstrap.split(",") if server.strip()]

@@ -1,4 +1,4 @@
-"""What aiokafka's errors mean to Flatline."""
+"""Translate the errors of aiokafka into those of Flatline."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from engine.errors import LogError, LogRefused, LogUnreachable
 _RIGHTS = {
     TopicAuthorizationFailedError: "this principal may not do that on the topic: grant it the ACL",
     GroupAuthorizationFailedError: "this principal may not read in that group: grant it the ACL",
-    # What a producer gets that may write to no topic at all.
+    # Error of a producer that may not write to any topic.
     ClusterAuthorizationFailedError: "this principal may not write here: grant it WRITE on a topic",
     SaslAuthenticationFailed: "the broker no longer takes this password",
     UnknownTopicOrPartitionError: "the topic or partition is not there: create the topics first",
@@ -25,7 +25,7 @@ _RIGHTS = {
 
 
 def meaning(error: KafkaError, doing: str) -> LogError:
-    """Return Flatline's error for one of aiokafka's, with what was being done."""
+    """Return Flatline's error for one of aiokafka's; `doing` names the operation."""
     for kind, advice in _RIGHTS.items():
         if isinstance(error, kind):
             return LogRefused(f"{doing}: {advice} ({type(error).__name__})")
@@ -34,7 +34,7 @@ def meaning(error: KafkaError, doing: str) -> LogError:
 
 @contextmanager
 def named(doing: str) -> Iterator[None]:
-    """Turn what aiokafka raises in the block into Flatline's errors."""
+    """Translate the errors that aiokafka raises in the block into Flatline's."""
     try:
         yield
     except KafkaError as error:

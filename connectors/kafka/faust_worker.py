@@ -1,11 +1,11 @@
-"""The engine's frames through a Faust worker, behind the same port as every other reader.
+"""Read the engine's frames through a Faust worker, behind the same port as every other reader.
 
-What is used of Faust is thin, because more of it loses, doubles or hangs: raw bytes, one
-agent, one at a time, nothing acknowledged by Faust. The group's offset moves only when the
-engine commits after its snapshot, so whatever it held when it died is delivered again.
+Little of Faust is used, because more of it loses records, duplicates them or hangs: raw bytes, one
+agent, concurrency 1, no acknowledgement by Faust. The group's offset moves only when the engine
+commits after its snapshot, so records in memory are delivered again after a crash.
 
-Faust is pinned exactly: the worker is steered through a subclass of its transport and
-through its consumer's thread, which are not its public interface.
+Faust is pinned to an exact version: the worker is controlled through a subclass of its transport
+and its consumer's thread, which are not public API.
 """
 
 import asyncio
@@ -41,10 +41,10 @@ from engine.errors import LogError, LogRefused
 from engine.ports import Delivery, Record, Subscription
 from engine.wire.topics import FRAMES
 
-# Frames of up to 900 KB wait in two places, Faust's buffer and ours: together at most 128.
+# Frames of up to 900 KB wait in two buffers, Faust's and this one: at most 128 together.
 _BUFFER_RECORDS: Final = 64
 
-# Faust commits nothing here; this is how often its idle machinery wakes up.
+# Faust commits nothing here; this is the interval at which its idle tasks wake up.
 _IDLE_INTERVAL_S: Final = 10.0
 
 # Faust needs 1.0 to 1.2 s; a broker that elects a coordinator takes longer.
@@ -60,8 +60,8 @@ class FaustKafkaLog(KafkaLog):
     Parameters
     ----------
     through
-        Names of those topics; neither compacted nor written in transactions, as their offsets
-        must follow each other without a gap. All others are read by plain aiokafka.
+        Names of those topics; neither compacted nor written in transactions, as their offsets must
+        be consecutive. Plain aiokafka reads all others.
     """
 
     def __init__(
@@ -84,11 +84,11 @@ async def faust_subscription(
 ) -> AsyncIterator["FaustSubscription"]:
     """Run a Faust worker for `group` on `topic` for the length of the block.
 
-    It lives in the caller's event loop, with a thread of its own for the consumer, and takes
-    over neither signals nor logging.
+    It runs in the caller's event loop, with a separate thread for the consumer, and installs
+    neither signal handlers nor logging.
     """
     member = config.topic_prefix + group
-    # Faust makes a folder for tables, of which there are none.
+    # Faust creates a folder for tables, although there are none.
     with tempfile.TemporaryDirectory(prefix="flatline-faust-") as folder:
         app = _make_app(config, member, folder)
         reach = Reach(f"group {group}")
@@ -98,7 +98,7 @@ async def faust_subscription(
         subscription = FaustSubscription(config, app, reach, topic=topic, group=group)
         source = app.topic(config.topic_prefix + topic, key_type=bytes, value_type=bytes)
         app.agent(source, concurrency=1, name=f"{member}.frames")(subscription.take)
-        # Faust declares handlers more narrowly than it calls them.
+        # The types of Faust's handlers are narrower than its calls.
         app.on_partitions_revoked.connect(cast(Any, subscription.on_revoked), weak=False)
         app.on_partitions_assigned.connect(cast(Any, subscription.on_assigned), weak=False)
         try:
@@ -119,7 +119,8 @@ def _make_app(config: KafkaConfig, member: str, folder: str) -> faust.App:
         broker=[f"kafka://{server}" for server in config.servers],
         broker_client_id=config.client_id,
         broker_credentials=_credentials(config),
-        # Faust's session of 60 s would leave a killed engine's partitions unread for a minute.
+        # Faust's default session of 60 s would leave the partitions of a killed engine unread for a
+        # minute.
         broker_session_timeout=config.session_timeout_s,
         broker_heartbeat_interval=heartbeat_s,
         broker_rebalance_timeout=config.session_timeout_s,
@@ -206,26 +207,26 @@ class FaustSubscription:
         self._room.set()
 
     async def take(self, stream: StreamT[bytes]) -> None:
-        """Pass on each event that Faust delivers; this is the body of its one agent."""
+        """Pass on each event that Faust delivers; the body of its one agent."""
         async for event in cast(faust.Stream[bytes], stream).noack().events():
             generation = self._generation
             record = self._decode(event)
             while len(self._waiting) >= _BUFFER_RECORDS and self._is_member:
                 self._room.clear()
                 await self._room.wait()
-            # What was fetched before the group was shared out anew is somebody else's now, or
-            # comes again.
+            # Records fetched before a rebalance belong to another member now, or are delivered
+            # again.
             if generation == self._generation and record.partition in self._assigned:
                 self._pass_on(record)
 
     def _pass_on(self, record: Record) -> None:
-        """Queue the next record of its partition: one that came is dropped, a gap is an end."""
+        """Queue the next record of its partition: drop a repeated one, stop at a gap."""
         expected = self._expected.get(record.partition, record.offset)
         if record.offset < expected:
             return
         if record.offset > expected:
-            # Retention may have overtaken this reader, or Faust lost some. Either way a restart
-            # reads on from the commit, and nothing that still exists is left out.
+            # Retention may have deleted records before this reader, or Faust lost some. In both
+            # cases a restart reads on from the commit, and no existing record is skipped.
             self._broken = LogError(
                 f"the Faust worker of {self._group} left out offsets {expected} to "
                 f"{record.offset - 1} of {self._topic}/{record.partition}; this process must be "
@@ -242,19 +243,20 @@ class FaustSubscription:
             topic=self._topic,
             partition=message.partition,
             offset=message.offset,
-            # Faust turned the broker's whole milliseconds into seconds.
+            # Faust converted the broker's integer milliseconds into seconds.
             time_ms=round(message.timestamp * 1000),
             key=message.key or b"",
             value=message.value or b"",
             headers=_headers(message.headers),
         )
-        # Faust keeps messages for a while after their event; their payload is not needed twice.
+        # Faust keeps messages for a while after their event; this frees the second copy of the
+        # payload.
         message.value = None
         event.value = None
         return record
 
     def on_revoked(self, app: faust.App, revoked: set[TopicPartition], **_: object) -> None:
-        """Let everything go, as the group is about to be shared out anew."""
+        """Drop all buffered records: the group is about to rebalance."""
         if self._assigned:
             self._generation += 1
         self._assigned = frozenset()
@@ -263,7 +265,7 @@ class FaustSubscription:
         self._room.set()
 
     def on_assigned(self, app: faust.App, assigned: set[TopicPartition], **_: object) -> None:
-        """Take what this member holds from now on."""
+        """Take over the partitions assigned by a rebalance."""
         self._assigned = frozenset(at.partition for at in assigned)
         self._expected.clear()
         self.progress.assign(self._assigned)
@@ -273,7 +275,7 @@ class FaustSubscription:
     async def poll(self, *, max_records: int, wait_s: float) -> Delivery:
         """See `engine.ports.Subscription`."""
         self._check()
-        # Hands the loop to the agent, also where records are waiting: it must refill.
+        # Yields to the agent even if records are waiting, because it must refill the buffer.
         await asyncio.sleep(0)
         if not self._waiting and wait_s > 0:
             self._changed.clear()
@@ -291,7 +293,7 @@ class FaustSubscription:
         return Delivery(records, self._assigned, self._generation)
 
     async def commit(self, next_offsets: Mapping[int, int]) -> None:
-        """See `engine.ports.Subscription`; what is no longer held is its new holder's business."""
+        """See `engine.ports.Subscription`; partitions no longer held are their new holder's."""
         self._check()
         name = self._config.topic_prefix + self._topic
         held = {
@@ -336,7 +338,7 @@ class _PacedConsumer(Consumer):
 
 
 class _PacedTransport(Transport):
-    """Faust's transport, with a consumer that stays calm while no broker answers."""
+    """Faust's transport, with a consumer that paces its retries while no broker answers."""
 
     Consumer = _PacedConsumer
 

@@ -1,4 +1,4 @@
-"""The log of a site on Kafka, with plain aiokafka throughout."""
+"""The log of a site on Kafka, with plain aiokafka only."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -18,8 +18,8 @@ from engine.errors import LogRefused, LogUnreachable, RecordTooLarge
 from engine.ports import Bounds, Headers, Position, Record, Subscription
 from engine.wire.envelope import MAX_APPEND_BYTES
 
-# Between attempts to connect at the start: soon after the first failure, as a broker may just
-# be starting, then rarely enough to be read in a log.
+# Waits between attempts to connect at the start: short at first, as a broker may just be starting,
+# then long enough to keep the program's log readable.
 _FIRST_WAIT_S: Final = 0.5
 _LAST_WAIT_S: Final = 10.0
 
@@ -29,15 +29,15 @@ _log = structlog.get_logger()
 class KafkaLog:
     """`engine.ports.Log` on a Kafka cluster.
 
-    Entering it waits for a broker with back-off. Topics that this principal cannot see are
-    refused when they are used and not before: a node's collector sees no orders.
+    Entering it waits for a broker with back-off. A topic that this principal cannot see is rejected
+    at its first use and not before: a node's collector sees no orders.
 
     Raises
     ------
     LogRefused
-        On entering: wrong password or certificate, or an orders topic that is no single line.
+        On entering: wrong password or certificate, or an orders topic of more than one partition.
     LogUnreachable
-        On entering: nobody answered for `connect_timeout_s`.
+        On entering: no broker answered for `connect_timeout_s`.
     """
 
     def __init__(self, config: KafkaConfig) -> None:
@@ -100,7 +100,7 @@ class KafkaLog:
         partition: int | None = None,
         time_ms: int | None = None,
     ) -> Position:
-        """See `engine.ports.Log`; `time_ms` counts only where a topic keeps its writers' times."""
+        """See `engine.ports.Log`; `time_ms` is used only where a topic keeps its writers' times."""
         if partition is None:
             self.partitions(topic)
         else:
@@ -157,10 +157,7 @@ class KafkaLog:
         return count
 
     async def identity(self) -> str:
-        """Return the ids of the cluster and of what limits are counted from, asked for anew.
-
-        That is each topic of one line: orders and control.
-        """
+        """Query the ids of the cluster and of the topics that limits are counted from."""
         lines = [topic.name for topic in self.config.topics if topic.partitions == 1]
         ids = ",".join(await self.reader.ids(lines))
         return f"{self._cluster_id}/{self.config.topic_prefix}/{ids}"

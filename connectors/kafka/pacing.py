@@ -1,9 +1,9 @@
-"""Keeps clients calm while no broker answers, and knows how long that has lasted.
+"""Pace the retries of clients while no broker answers, and measure the length of the outage.
 
-aiokafka 0.14 asks for metadata again the moment an attempt failed: with the only broker
-stopped in good order its idempotent producer was seen to try 5,500 times a second, which
-fills a core and the log. Its fetchers knock ten times a second each. A pause inside the
-failing attempt ends that for every client.
+aiokafka 0.14 requests metadata again immediately after a failed attempt. With the only broker
+stopped cleanly, its idempotent producer was measured to retry 5,500 times a second, which saturates
+a core and fills the log. Its fetchers retry ten times a second each. A pause inside the failing
+attempt slows every client.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from typing import Final
 import structlog
 from aiokafka.client import AIOKafkaClient
 
-# The first failures cost little, so that a broker that restarts is noticed at once; a long
-# absence costs one attempt every two seconds.
+# The first pauses are short, so that the return of a restarted broker is detected quickly; a long
+# outage costs one attempt every two seconds.
 _FIRST_PAUSE_S: Final = 0.1
 _LAST_PAUSE_S: Final = 2.0
 
-# An absence shorter than this is a restart, nothing to write about.
+# A shorter outage is a restart and is not logged.
 _TELL_AFTER_S: Final = 3.0
 _TELL_AGAIN_S: Final = 30.0
 
@@ -27,7 +27,7 @@ _log = structlog.get_logger()
 
 
 class Reach:
-    """Whether a client's brokers answer. Safe to read from another thread than the client's."""
+    """Whether a client's brokers answer. Other threads may read it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -37,15 +37,15 @@ class Reach:
 
     @property
     def away_s(self) -> float:
-        """For how long no broker has answered; 0 while one does."""
+        """How long no broker has answered, in s; 0 while one does."""
         since_s = self._away_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def calm(self, client: AIOKafkaClient) -> None:
-        """Make every failed attempt of `client` last a while, and tell from them who is away.
+        """Delay every failed attempt of `client`, and derive from them whether the brokers answer.
 
-        Only metadata tells that: it is asked of every broker in turn, while a node that cannot
-        be reached may be one of three.
+        Only metadata requests count: they go to every broker in turn, whereas one unreachable node
+        may be one of three.
         """
         update, reach_node = client._metadata_update, client.ready  # noqa: SLF001
         failures: Counter[object] = Counter()
@@ -78,7 +78,7 @@ class Reach:
         self._failures = 0
 
     def _failed(self) -> float:
-        """Note one more failure and return how long to wait before the next attempt."""
+        """Record one more failure and return how long to wait before the next attempt, in s."""
         now_s = time.monotonic()
         if self._away_since_s is None:
             self._away_since_s = now_s
@@ -97,5 +97,5 @@ class Reach:
 
 
 def pause_s(failures: int) -> float:
-    """Return how long to wait after one more failure: doubled each time, within bounds."""
+    """Return the wait after one more failure in s: doubled each time, within limits."""
     return float(min(_FIRST_PAUSE_S * 2 ** min(failures, 10), _LAST_PAUSE_S))

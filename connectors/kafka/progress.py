@@ -1,8 +1,8 @@
-"""Notices a reader that asks for records, gets none, and yet there are some.
+"""Detect a reader that polls and receives nothing although records are waiting.
 
-Consumers of Kafka have been seen to stop fetching for days without an error. What counts
-here is processing, not committing, and it is measured from outside the consumer: against
-the ends of the partitions as another connection sees them.
+Kafka consumers are known to stop fetching for days without an error. Delivery counts here, not
+commits. It is measured outside the consumer: against the end offsets that another connection
+reports.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -12,14 +12,15 @@ from engine.ports import Record
 
 
 class Progress:
-    """How far one member has come in each partition that it holds.
+    """Delivered offsets of one member in each partition that it holds.
 
     Parameters
     ----------
     name
-        What is read and for whom, for the message.
+        Topic and group, for the message.
     checks
-        How many looks in a row must find a partition behind and still before it is stalled.
+        Number of consecutive checks that must find a partition behind and unmoved before it counts
+        as stalled.
     """
 
     def __init__(self, name: str, *, checks: int) -> None:
@@ -31,26 +32,26 @@ class Progress:
 
     @property
     def unknown(self) -> frozenset[int]:
-        """Partitions from which nothing was delivered since they were assigned."""
+        """Partitions without a delivery since they were assigned."""
         return frozenset(number for number, offset in self._next.items() if offset is None)
 
     @property
     def partitions(self) -> frozenset[int]:
-        """Partitions that are held."""
+        """Partitions that are assigned."""
         return frozenset(self._next)
 
     def assign(self, partitions: Collection[int]) -> None:
-        """Begin anew with these partitions."""
+        """Start over with these partitions."""
         self._next = dict.fromkeys(partitions)
         self._still = dict.fromkeys(partitions, 0)
 
     def start_at(self, next_offsets: Mapping[int, int]) -> None:
-        """Learn where the group had committed, for partitions that delivered nothing yet."""
+        """Set the committed offsets of partitions without a delivery so far."""
         for number in self.unknown & next_offsets.keys():
             self._next[number] = next_offsets[number]
 
     def polled(self, records: Iterable[Record]) -> None:
-        """Note that the reader asked, and what it got."""
+        """Record a poll and the records it returned."""
         self._asked = True
         for record in records:
             if record.partition in self._next:
@@ -58,7 +59,7 @@ class Progress:
                 self._still[record.partition] = 0
 
     def lag(self, ends: Mapping[int, int]) -> int:
-        """Return how many offsets are not delivered yet, over all partitions."""
+        """Return the number of offsets not yet delivered, over all partitions."""
         return sum(
             max(0, end - (self._next.get(number) or 0))
             for number, end in ends.items()
@@ -66,12 +67,12 @@ class Progress:
         )
 
     def check(self, ends: Mapping[int, int]) -> None:
-        """Look at the partitions' ends; whoever does not ask is busy and not stalled.
+        """Compare with the partitions' ends; a reader that does not poll is busy, not stalled.
 
         Raises
         ------
         LogError
-            A partition is behind and has not moved for `checks` looks in a row. The process
+            A partition is behind and has not moved for `checks` consecutive checks. The process
             must end: a consumer in this state does not recover.
         """
         asked, self._asked = self._asked, False

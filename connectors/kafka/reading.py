@@ -1,4 +1,4 @@
-"""Reads Kafka without a consumer group: barriers, tails, bounds and moments."""
+"""Read Kafka without a consumer group: barriers, tails, bounds and offsets by time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
@@ -18,14 +18,14 @@ from connectors.kafka.unpacking import install
 from engine.errors import LogUnreachable
 from engine.ports import Bounds, Record
 
-# An agent gives its barrier 5 s; a question that took longer is of no use to it.
+# An agent allows 5 s for its barrier; a later answer is useless.
 _ANSWER_TIMEOUT_MS: Final = 5_000
 
-# The reader of barriers asks for the next batch before it knows that it has reached the end;
-# the broker holds such a request for this long, and the next question waits behind it.
+# The reader of barriers requests the next batch before it knows that it has reached the end. The
+# broker holds such a request for this long, and the next request waits behind it.
 _BARRIER_WAIT_MS: Final = 10
 
-# One record of the largest size and a batch of small ones both fit; more only fills memory.
+# Fits one record of the largest size or a batch of small ones; more only uses memory.
 FETCH_BYTES: Final = 4 << 20
 
 _TAIL_RECORDS: Final = 1000
@@ -33,12 +33,12 @@ _TAIL_WAIT_S: Final = 1.0
 
 _CLOSE_TIMEOUT_S: Final = 5.0
 
-# Faust's consumer reads through it as well; its module imports this one.
+# Faust's consumer uses the patched reader too; its module imports this one.
 install()
 
 
 def make_consumer(config: KafkaConfig, **settings: object) -> AIOKafkaConsumer:
-    """Return a consumer that commits nothing by itself and falls back to the earliest record."""
+    """Return a consumer without automatic commits; it falls back to the earliest record."""
     return AIOKafkaConsumer(
         **client_settings(config),
         enable_auto_commit=False,
@@ -49,7 +49,7 @@ def make_consumer(config: KafkaConfig, **settings: object) -> AIOKafkaConsumer:
 
 
 async def start_consumer(consumer: AIOKafkaConsumer, doing: str) -> None:
-    """Connect, or leave nothing open."""
+    """Connect, or close everything on failure."""
     try:
         with named(doing):
             await consumer.start()
@@ -59,18 +59,18 @@ async def start_consumer(consumer: AIOKafkaConsumer, doing: str) -> None:
 
 
 async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
-    """Leave the group and disconnect; a broker that is away is not waited for."""
+    """Leave the group and disconnect, without waiting for an unreachable broker."""
     try:
-        # A consumer that was started in this very turn of the loop holds tasks that have not
-        # begun; aiokafka awaits them after it cancelled them, and lets their cancellation out.
+        # A consumer started in this iteration of the loop has tasks that have not begun. aiokafka
+        # cancels and awaits them, and their cancellation propagates.
         await asyncio.sleep(0)
         async with asyncio.timeout(_CLOSE_TIMEOUT_S):
             await consumer.stop()
     except (TimeoutError, KafkaError):
         await consumer._client.close()  # noqa: SLF001 - stop() closes it last
     except asyncio.CancelledError:
-        # aiokafka cancels its own fetch, and when that was pausing after a failure the
-        # cancellation comes out here although nobody cancelled this task.
+        # aiokafka cancels its own fetch. If that was pausing after a failure, the cancellation
+        # propagates here although this task was not cancelled.
         await consumer._client.close()  # noqa: SLF001
         task = asyncio.current_task()
         if task is None or task.cancelling():
@@ -78,7 +78,7 @@ async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
 
 
 def to_record(topic: str, raw: ConsumerRecord) -> Record:
-    """Return one of aiokafka's records as the port's; what Kafka knows as null is empty."""
+    """Convert a record of aiokafka into the port's; a null of Kafka becomes empty."""
     return Record(
         topic=topic,
         partition=raw.partition,
@@ -91,7 +91,7 @@ def to_record(topic: str, raw: ConsumerRecord) -> Record:
 
 
 class Reader:
-    """Asks one shared connection about partitions, and opens one more for each tail.
+    """Queries partitions on one shared connection, and opens one more for each tail.
 
     Topics are named as declared; the installation's prefix is added here.
     """
@@ -121,7 +121,7 @@ class Reader:
         return TopicPartition(self._config.topic_prefix + topic, partition)
 
     async def ids(self, topics: Sequence[str]) -> tuple[str, ...]:
-        """Return each topic's id, empty where there is none to be seen."""
+        """Return each topic's id, empty where no topic is visible."""
         names = [self._config.topic_prefix + topic for topic in topics]
         with named("asking for the ids of topics"):
             async with asyncio.timeout(_ANSWER_TIMEOUT_MS / 1000):
@@ -147,7 +147,7 @@ class Reader:
     async def offset_at(self, topic: str, partition: int, *, time_ms: int) -> int:
         """Return the first offset whose append time is ≥ `time_ms`, else the end."""
         at = self._at(topic, partition)
-        # The end first: what is appended between the two questions must not be passed over.
+        # Get the end first: records appended between the two requests must not be skipped.
         end = (await self.bounds(topic, partition)).end
         with named(f"asking {topic}/{partition} for a moment"):
             async with asyncio.timeout(_ANSWER_TIMEOUT_MS / 1000):
@@ -157,7 +157,7 @@ class Reader:
     async def committed(
         self, topic: str, *, group: str, partitions: Collection[int]
     ) -> Mapping[int, int]:
-        """Return where each partition's next member of `group` starts, the earliest if nowhere."""
+        """Return where the group's next member starts; the earliest offset without a commit."""
         asked = [self._at(topic, number) for number in partitions]
         admin = AIOKafkaAdminClient(**client_settings(self._config))
         try:
@@ -173,7 +173,7 @@ class Reader:
         return starts
 
     async def read_to_end(self, topic: str, partition: int, *, offset: int) -> list[Record]:
-        """Return every record from `offset` to the end as it stands now."""
+        """Return every record from `offset` to the current end."""
         at = self._at(topic, partition)
         async with self._one_at_a_time:
             earliest, end = await self.bounds(topic, partition)
@@ -186,7 +186,8 @@ class Reader:
                 consumer.seek(at, start)
                 return await self._collect(topic, at, end)
             finally:
-                # Else the idle consumer would ask for the next record a hundred times a second.
+                # Otherwise the idle consumer would request the next record a hundred times a
+                # second.
                 consumer.unsubscribe()
 
     async def _collect(self, topic: str, at: TopicPartition, end: int) -> list[Record]:
@@ -208,7 +209,7 @@ class Reader:
     async def tail(
         self, topic: str, partition: int, *, offset: int
     ) -> AsyncIterator[AsyncIterator[Sequence[Record]]]:
-        """Follow one partition on a connection of its own."""
+        """Follow one partition on a separate connection."""
         earliest, end = await self.bounds(topic, partition)
         at = self._at(topic, partition)
         consumer = make_consumer(self._config, group_id=None)
@@ -217,7 +218,7 @@ class Reader:
         await start_consumer(consumer, f"following {topic}/{partition}")
         try:
             consumer.assign([at])
-            # Beyond the end Kafka would start over at the earliest.
+            # Beyond the end Kafka would restart at the earliest record.
             consumer.seek(at, min(max(offset, earliest), end))
             yield _Tail(topic, consumer, reach, self._config.away_limit_s)
         finally:
@@ -225,7 +226,7 @@ class Reader:
 
 
 class _Tail:
-    """Follows one partition; an object and not a generator, so that a cancelled wait is no end."""
+    """Follow one partition. Not a generator, because a cancelled wait would end a generator."""
 
     def __init__(
         self, topic: str, consumer: AIOKafkaConsumer, reach: Reach, away_limit_s: float
@@ -250,6 +251,6 @@ class _Tail:
 
 
 def raise_if_away(reach: Reach, limit_s: float) -> None:
-    """Raise `LogUnreachable` when no broker has answered for longer than is bridged."""
+    """Raise `LogUnreachable` when no broker has answered for longer than `limit_s`."""
     if reach.away_s > limit_s:
         raise LogUnreachable(f"Kafka has not answered for {reach.away_s:.0f} s")

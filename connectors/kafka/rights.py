@@ -1,7 +1,7 @@
-"""What this principal may do with each topic, as the broker itself answers it.
+"""Query the rights of this principal on each topic from the broker.
 
-Brokers tell a client its own rights with the topics' metadata (KIP-430), so nobody needs the
-right to read ACLs.
+Brokers return a client's own rights with the topics' metadata (KIP-430), so no right to read ACLs
+is needed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from connectors.kafka.failures import named
 from connectors.kafka.security import client_settings
 from connectors.kafka.topic_ids import authorized_operations
 
-# Kafka protocol guide, "ACL operations"; those that concern a topic.
+# Kafka protocol guide, "ACL operations"; the operations on topics.
 OPERATIONS: Final[Mapping[int, str]] = {
     3: "Read", 4: "Write", 5: "Create", 6: "Delete", 7: "Alter", 8: "Describe",
     10: "DescribeConfigs", 11: "AlterConfigs",
@@ -24,14 +24,14 @@ OPERATIONS: Final[Mapping[int, str]] = {
 async def own_rights(
     config: KafkaConfig, topics: Sequence[str]
 ) -> dict[str, frozenset[str]] | None:
-    """Return what this principal may do with each topic; nothing where it may not even see it.
+    """Return the rights of this principal on each topic; empty where it may not even see it.
 
-    None where the broker does not tell (before 2.3).
+    None where the broker does not report rights (before 2.3).
 
     Raises
     ------
     LogUnreachable, LogRefused
-        No broker answered, or it refused the login.
+        No broker answered, or it rejected the login.
     """
     client = AIOKafkaClient(**client_settings(config))
     with named("asking for rights"):

@@ -1,4 +1,4 @@
-"""TLS and SASL of every Kafka client, and what a broker says when it refuses them."""
+"""TLS and SASL of every Kafka client, and the reasons for which a broker rejects a login."""
 
 import asyncio
 import ssl
@@ -17,14 +17,14 @@ from aiokafka.protocol.metadata import MetadataRequest
 from connectors.kafka.config import KafkaConfig, KafkaSecurity
 from engine.errors import LogError, LogRefused, LogUnreachable, SettingsError
 
-# A broker that lives answers its first request within milliseconds; a loaded one within 1 s.
+# A healthy broker answers its first request within milliseconds; a loaded one within 1 s.
 _PROBE_TIMEOUT_S: Final = 5.0
 
 _DEFAULT_PORT: Final = 9092
 
 
 def client_settings(config: KafkaConfig) -> dict[str, Any]:
-    """Return what every aiokafka client is constructed with.
+    """Return the security settings of an aiokafka client.
 
     Raises
     ------
@@ -79,15 +79,15 @@ def ssl_context(security: KafkaSecurity) -> ssl.SSLContext:
 
 
 async def probe(config: KafkaConfig) -> None:
-    """Return when a broker has let this client in.
+    """Connect once and return when a broker has accepted this client.
 
-    aiokafka hides why it could not: a wrong password is "Unable to bootstrap" to its caller.
-    So this opens one connection by itself and tells the reasons apart.
+    aiokafka hides the reason of a failure: it reports a wrong password as "Unable to bootstrap". So
+    this opens a separate connection and distinguishes the reasons.
 
     Raises
     ------
     LogRefused
-        A broker answered no: password, mechanism or certificate.
+        A broker rejected the password, mechanism or certificate.
     LogUnreachable
         No broker answered.
     """
@@ -122,7 +122,7 @@ async def _knock(config: KafkaConfig, server: str) -> None:
                 **protection,
             )
             try:
-                # A broker that wants a login answers the first request without one, and closes
+                # A broker that requires a login answers the first request without one, and closes
                 # the connection at the second.
                 await connection.send(MetadataRequest([]))
             finally:
@@ -156,7 +156,7 @@ def _verdict(config: KafkaConfig, server: str, error: BaseException) -> LogError
             "log.kafka.security and the port"
         )
     if isinstance(error, AssertionError | ValueError):
-        # aiokafka checks the server's proof and the SCRAM exchange with these.
+        # aiokafka verifies the server's proof and the SCRAM exchange with these.
         return LogRefused(f"Kafka at {server} failed the login of {security.mechanism}: {error}")
     if isinstance(error, KafkaError | EOFError | ConnectionResetError):
         return LogUnreachable(

@@ -1,4 +1,4 @@
-"""A consumer group's member on plain aiokafka."""
+"""A member of a consumer group on plain aiokafka."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -25,14 +25,14 @@ from connectors.kafka.reading import (
 from engine.errors import LogError, LogRefused
 from engine.ports import Delivery, Record
 
-# Often enough that a stall is known within a sixth of its limit more.
+# Short enough that a stall is detected at most a sixth of its limit late.
 CHECK_EVERY_S: Final = 10.0
 
 # Three heartbeats may be lost before the session ends.
 HEARTBEATS_PER_SESSION: Final = 4
 
-# A role that takes longer over one batch than this loses its partitions to another member:
-# longer than any snapshot load, shorter than an operator's patience.
+# A role that takes longer than this over one batch loses its partitions to another member. Longer
+# than any snapshot load, and short enough for an operator to wait.
 MAX_POLL_INTERVAL_S: Final = 300.0
 
 _log = structlog.get_logger()
@@ -96,7 +96,7 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
         self._is_member = False
 
     def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
-        """Let everything go, as the group is about to be shared out anew."""
+        """Drop all records: the group is about to rebalance."""
         if self._assigned:
             self._generation += 1
         self._assigned = frozenset()
@@ -104,7 +104,7 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
         self.progress.assign(())
 
     def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        """Take what this member holds from now on."""
+        """Take over the partitions assigned by a rebalance."""
         self._assigned = frozenset(at.partition for at in assigned)
         self.progress.assign(self._assigned)
         _log.info("Partitions are assigned.", group=self._group, partitions=sorted(self._assigned))
@@ -121,9 +121,8 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
         return Delivery(records, self._assigned, self._generation)
 
     async def _read(self, *, max_records: int, wait_s: float) -> tuple[Record, ...]:
-        # While the group is shared out anew, or its coordinator is away, aiokafka would wait
-        # beyond the time it was given. What it holds is handed over without an await, so the
-        # cancellation loses nothing.
+        # During a rebalance, or while the coordinator is unreachable, aiokafka would wait beyond
+        # its timeout. It returns its records without an await, so the cancellation loses nothing.
         with suppress(TimeoutError):
             async with asyncio.timeout(max(wait_s, 0.01)):
                 with named(f"reading {self._topic} for {self._group}"):
@@ -141,8 +140,8 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
     async def _wait_only(self, wait_s: float) -> Delivery:
         """Stay a member for `wait_s` without reading on.
 
-        A member that asks for nothing at all is expelled, so it asks with its partitions
-        paused. One that is assigned meanwhile is not paused: its record waits for the next poll.
+        The group expels a member that does not poll, so this polls with the partitions paused. A
+        partition assigned meanwhile is not paused: its record waits for the next poll.
         """
         paused = self._consumer.assignment()
         self._consumer.pause(*paused)
@@ -156,7 +155,7 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
         return Delivery((), self._assigned, self._generation)
 
     async def commit(self, next_offsets: Mapping[int, int]) -> None:
-        """See `engine.ports.Subscription`; what is no longer held is its new holder's business."""
+        """See `engine.ports.Subscription`; partitions no longer held are their new holder's."""
         self._check()
         name = self._config.topic_prefix + self._topic
         held = {
@@ -176,7 +175,7 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
 
 
 async def commit_held(commit: Awaitable[None], group: str) -> None:
-    """Await a commit; that the group was shared out meanwhile only means reading some again."""
+    """Await a commit; after a rebalance meanwhile, some records are only read again."""
     try:
         with named(f"committing for {group}"):
             await commit
@@ -190,7 +189,7 @@ async def commit_held(commit: Awaitable[None], group: str) -> None:
 
 
 def make_progress(config: KafkaConfig, topic: str, *, group: str) -> Progress:
-    """Return the watchdog's book-keeping for one subscription."""
+    """Return the progress record of one subscription for the stall check."""
     checks = max(1, round(config.stall_limit_s / CHECK_EVERY_S))
     return Progress(f"{group} on {topic}", checks=checks)
 
@@ -199,7 +198,7 @@ def make_progress(config: KafkaConfig, topic: str, *, group: str) -> Progress:
 async def watched(
     reader: Reader, progress: Progress, topic: str, *, group: str
 ) -> AsyncIterator[Callable[[], LogError | None]]:
-    """Look every few seconds whether the reader comes on; gives a function that tells."""
+    """Check every `CHECK_EVERY_S` for a stall; yield a function that returns the error or None."""
     stalled: list[LogError] = []
 
     async def watch() -> None:
@@ -211,7 +210,7 @@ async def watched(
                     progress.start_at(starts)
                 ends = await reader.ends(topic, progress.partitions)
             except LogError:
-                # Nobody is behind a log that is away; `Reach` tells of that.
+                # No reader is behind an unreachable log; `Reach` reports that.
                 continue
             try:
                 progress.check(ends)

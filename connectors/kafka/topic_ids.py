@@ -1,7 +1,7 @@
-"""Which topics stand behind the names: a topic that is deleted and made anew has another id.
+"""Query topic ids: a topic that is deleted and created again has another id.
 
-aiokafka speaks metadata up to version 5 and ids came with version 10 (KIP-516), so that one
-version is declared here, in aiokafka's own terms.
+aiokafka supports metadata up to version 5 and ids came with version 10 (KIP-516), so that version
+is declared here with aiokafka's types.
 
 Source: Kafka protocol guide, "Metadata API (Key: 3)", version 10.
 """
@@ -108,10 +108,10 @@ class _TopicIds(Request[_MetadataRequest]):  # type: ignore[misc] # the same
 
 
 async def topic_ids(client: AIOKafkaClient, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the id of each topic as Kafka's own tools print it; empty for one that is not seen.
+    """Return the id of each topic as Kafka's own tools print it; empty for an invisible topic.
 
-    Brokers before 2.8 give topics no ids: then all are empty, and a topic made anew is noticed
-    only where it is shorter than what was read of the old one.
+    Brokers before 2.8 have no topic ids: then all are empty, and a recreated topic is detected only
+    if it is shorter than the part read of the old one.
 
     Raises
     ------
@@ -120,7 +120,7 @@ async def topic_ids(client: AIOKafkaClient, names: Sequence[str]) -> tuple[str, 
     """
     try:
         answer = await client.send(client.get_random_node(), _TopicIds(names))
-    except NotImplementedError:  # aiokafka's word for a version that the broker does not speak
+    except NotImplementedError:  # raised for a version that the broker does not support
         return ("",) * len(names)
     found = {name: uuid for error, name, uuid, *_ in answer.topics if not error and uuid != _NO_ID}
     return tuple(_printed(found[name]) if name in found else "" for name in names)
@@ -129,9 +129,9 @@ async def topic_ids(client: AIOKafkaClient, names: Sequence[str]) -> tuple[str, 
 async def authorized_operations(
     client: AIOKafkaClient, names: Sequence[str]
 ) -> dict[str, int] | None:
-    """Return what this principal may do with each topic that it may see: bits by operation.
+    """Return the rights of this principal on each visible topic: bits by operation.
 
-    None where the broker does not speak the version that tells (before 2.8).
+    None where the broker does not support the version that reports them (before 2.8).
 
     Raises
     ------
@@ -140,7 +140,7 @@ async def authorized_operations(
     """
     try:
         answer = await client.send(client.get_random_node(), _TopicIds(names, with_rights=True))
-    except NotImplementedError:  # aiokafka's word for a version that the broker does not speak
+    except NotImplementedError:  # raised for a version that the broker does not support
         return None
     return {name: rights for error, name, *_, rights, _tags in answer.topics if not error}
 

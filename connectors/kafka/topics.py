@@ -1,4 +1,4 @@
-"""Topics on Kafka: made from the one declared list, and compared with it."""
+"""Create the declared topics on Kafka, and compare existing ones with the declaration."""
 
 import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -14,25 +14,25 @@ from connectors.kafka.security import client_settings
 from engine.wire.envelope import MAX_APPEND_BYTES
 from engine.wire.topics import Topic, partition_count
 
-# Kafka drops whole segments only, so a topic may outgrow its limit by one of them.
+# Kafka deletes whole segments only, so a topic may exceed its limit by one segment.
 _SEGMENTS_PER_RETENTION: Final = 8
 _SEGMENT_BYTES: Final = (16 << 20, 1 << 30)
 
-# A compacted topic is read whole at each start and before each action, so it is kept short.
+# A compacted topic is read completely at each start and before each action, so it is kept short.
 _COMPACT_WHEN_DIRTY_RATIO: Final = 0.1
 
-# A record that is refused displaces the word of control before it. For a week that word stays in
-# the log all the same, so that a planner that was away for as long finds it and writes it back.
+# A rejected record displaces the control command before it. Compaction leaves that command in the
+# log for a week, so that a planner that was stopped for so long finds it and restores it.
 _COMPACTION_LAG_MS: Final = 7 * 86_400_000
-# Settings that must be as declared, and those that may be more; -1 is without end.
+# Settings that must equal the declaration, and those that may exceed it; -1 is unlimited.
 _EXACT: Final = ("message.timestamp.type", "cleanup.policy")
 _AT_LEAST: Final = (
     "min.insync.replicas", "retention.ms", "retention.bytes", "min.compaction.lag.ms",
 )  # fmt: skip
-# What a batch of one record adds to it (Kafka documentation, Message Format).
+# Overhead of a batch with one record (Kafka documentation, Message Format).
 _BATCH_OVERHEAD_BYTES: Final = 512
 
-# A broker hears of a new topic within milliseconds; one under load was seen to take a second.
+# A broker learns of a new topic within milliseconds; a loaded one was measured to take a second.
 _VISIBLE_TIMEOUT_S: Final = 10.0
 _VISIBLE_PAUSE_S: Final = 0.02
 
@@ -45,12 +45,12 @@ def settings_of(topic: Topic, *, replication: int) -> dict[str, str]:
     smallest, largest = _SEGMENT_BYTES
     segment_bytes = min(max(topic.retention_bytes // _SEGMENTS_PER_RETENTION, smallest), largest)
     settings = {
-        # The append time is the clock of every reader; a writer's own clock must not be.
+        # The append time is the clock of every reader; a writer's own clock must not be used.
         "message.timestamp.type": "LogAppendTime",
         "segment.bytes": str(segment_bytes),
         "compression.type": "producer" if topic.compressed else "uncompressed",
-        # With three copies two must have a record before it counts; with fewer, one can be lost
-        # without the log standing still.
+        # With three replicas two must have a record before it is acknowledged. With fewer, one
+        # replica can fail without stopping the log.
         "min.insync.replicas": "2" if replication >= 3 else "1",
     }
     if topic.compacted:
@@ -75,7 +75,7 @@ async def create_topics(config: KafkaConfig) -> tuple[str, ...]:
     LogRefused
         This principal may not create topics.
     LogUnreachable
-        No broker did it.
+        No broker created them.
     """
     wanted = {config.topic_prefix + topic.name: topic for topic in config.topics}
     async with _Admin(config) as admin:
@@ -96,7 +96,7 @@ async def create_topics(config: KafkaConfig) -> tuple[str, ...]:
             answer = await admin.create_topics(missing)
         for name, code, *rest in answer.topic_errors:
             kind = for_code(code)
-            # Another process of this start-up may have been faster.
+            # Another process that starts may have created it first.
             if code != 0 and kind is not TopicAlreadyExistsError:
                 raise meaning(kind(*rest), f"creating topic {name}")
         await _wait_until_visible(admin, wanted)
@@ -104,9 +104,9 @@ async def create_topics(config: KafkaConfig) -> tuple[str, ...]:
 
 
 async def partition_counts(config: KafkaConfig) -> tuple[str, dict[str, int]]:
-    """Return the cluster's id, and the partitions of each declared topic that is visible.
+    """Return the cluster's id, and the partition counts of the visible declared topics.
 
-    A topic is absent from the answer if it does not exist or this principal may not see it.
+    A topic is missing in the result if it does not exist or this principal may not see it.
     """
     async with _Admin(config) as admin:
         with named("describing topics"):
@@ -116,7 +116,7 @@ async def partition_counts(config: KafkaConfig) -> tuple[str, dict[str, int]]:
 
 
 async def describe_problems(config: KafkaConfig) -> tuple[str, ...]:
-    """Return one sentence for each way in which the cluster differs from the declared list."""
+    """Return one sentence for each difference between the cluster and the declared topics."""
     wanted = {config.topic_prefix + topic.name: topic for topic in config.topics}
     problems: list[str] = []
     async with _Admin(config) as admin:
@@ -141,13 +141,13 @@ async def describe_problems(config: KafkaConfig) -> tuple[str, ...]:
 def _differing(
     declared: Mapping[str, str], actual: Mapping[str, str]
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield setting, value and what it should be, where a topic holds less than is declared."""
+    """Yield setting, actual and expected value, where a topic falls short of the declaration."""
     for setting in _EXACT:
         found = actual.get(setting)
         if found not in (declared[setting], None):
             yield setting, str(found), declared[setting]
-    # Producers of ours compress only what is declared so; a broker that compresses all the same
-    # gives readers of alerts what they may not unpack.
+    # Our producers compress only topics declared so. A broker that compresses other topics delivers
+    # data that readers of alerts may not decompress.
     compression = actual.get("compression.type")
     if compression not in (declared["compression.type"], "producer", None):
         yield "compression.type", str(compression), declared["compression.type"]
@@ -178,7 +178,7 @@ class _Admin:
 
 
 async def _wait_until_visible(admin: AIOKafkaAdminClient, names: Collection[str]) -> None:
-    """Return when the broker asked knows the topics: the controller tells it a moment later."""
+    """Return when the queried broker knows the topics; the controller informs it later."""
     with named("waiting for the new topics"):
         async with asyncio.timeout(_VISIBLE_TIMEOUT_S):
             while True:

@@ -1,13 +1,12 @@
-"""Unpacks what Kafka delivers, within bounds: no batch takes more memory than is stated here.
+"""Decompress Kafka batches within fixed limits of memory.
 
-aiokafka unpacks a batch whole, whatever comes out of it: 33 KB of zstd became 1 GiB, and a name
-of a header that is not UTF-8 ended the reader. Here a batch is unpacked into a buffer of a fixed
-size, and read record by record. What cannot be read keeps its offsets: in its place stand records
-whose value says why, so that every reader rejects and counts them as it does any other record
-that is none of ours.
+aiokafka decompresses a batch completely, whatever its size: 33 KB of zstd became 1 GiB, and a
+header name that is not UTF-8 ended the reader. This module decompresses a batch into a buffer of a
+fixed size and reads it record by record. An unreadable part keeps its offsets: records whose value
+states the reason replace it, so that every reader rejects and counts them like any foreign record.
 
-`install` puts this into aiokafka's consumer, which Faust uses too. aiokafka is pinned to a minor
-release; a test holds that its fetcher still takes batches from here.
+`install` patches aiokafka's consumer, which Faust uses too. aiokafka is pinned to a minor release;
+a test checks that its fetcher still takes batches from here.
 """
 
 import struct
@@ -28,14 +27,14 @@ from aiokafka.record.util import decode_varint
 from numpy.typing import NDArray
 from prometheus_client import Counter
 
-# A broker takes batches of up to 1 MiB, and our own are that long before they are compressed.
-# Clients that fill a batch by its estimated compressed size unpack to some times as much.
+# A broker accepts batches of up to 1 MiB, and ours have that size before compression. Clients that
+# fill a batch by its estimated compressed size decompress to several times as much.
 MAX_UNPACKED_BYTES: Final = 16 << 20
-# As many as a batch of 1 MB holds, of seven bytes each.
+# As many as a batch of 1 MB holds, at seven bytes each.
 _MOST_RECORDS: Final = 150_000
-# The year 2200 (`engine.wire.limits`), where a damaged batch tells its time.
+# The year 2200 (`engine.wire.limits`), a limit for the time in a damaged batch.
 _LATEST_MS: Final = 7_258_118_400_000
-# No record of ours has more than some ten; each costs a hundred bytes of its own.
+# Our records have some ten headers at most; each costs a hundred bytes.
 MAX_HEADERS: Final = 1000
 
 _UNREADABLE: Final = Counter(
@@ -55,12 +54,12 @@ _CODEC_BITS: Final = 0x07
 _LOG_APPEND_TIME: Final = 0x08
 _MAGIC_AT: Final = 16
 _NONE, _GZIP, _SNAPPY, _LZ4, _ZSTD = range(5)
-# How a batch in xerial's framing begins, that Java's snappy writes: 8 bytes, two versions.
+# The first 8 bytes of xerial's framing, which Java's snappy writes; two versions follow.
 _XERIAL: Final = b"\x82SNAPPY\x00"
 _XERIAL_HEAD: Final = 16
-# Batches with a wrong checksum of which it is remembered that they were fetched; the oldest goes.
+# Number of remembered batches with a wrong checksum; the oldest is forgotten.
 _DOUBTED_KEPT: Final = 256
-# What the standard library takes for gzip.
+# Selects gzip in the standard library.
 _GZIP_WINDOW: Final = 31
 _DAMAGED: Final = (CorruptRecordException, ValueError, IndexError, struct.error, OverflowError)
 
@@ -85,14 +84,15 @@ class _AnyRecord(Protocol):
 
 
 class _Scratch(threading.local):
-    """A buffer for each thread; memory that no batch ever filled is never touched."""
+    """A buffer for each thread; memory that no batch has filled is not resident."""
 
     def __init__(self) -> None:
         self.buffer: NDArray[np.uint8] = np.empty(MAX_UNPACKED_BYTES, np.uint8)
 
 
 _scratch = _Scratch()
-# What batches with a wrong checksum held. The same bytes once more are damaged where they are kept.
+# Contents of batches with a wrong checksum. If the same bytes come again, the broker's copy is
+# damaged.
 _doubted: deque[bytes] = deque(maxlen=_DOUBTED_KEPT)
 
 
@@ -105,12 +105,12 @@ class Unreadable(Exception):
 
 
 def unpack(codec: int, packed: bytes) -> bytes:
-    """Return what a batch unpacks to.
+    """Return the decompressed content of a batch.
 
     Raises
     ------
     Unreadable
-        More than `MAX_UNPACKED_BYTES`, damaged, or of a codec that nobody knows.
+        More than `MAX_UNPACKED_BYTES`, damaged, or of an unknown codec.
     """
     try:
         if codec == _GZIP:
@@ -128,7 +128,7 @@ def unpack(codec: int, packed: bytes) -> bytes:
             size = module.decompress_into(packed, _scratch.buffer)
             return _scratch.buffer[:size].tobytes()
     except cramjam.DecompressionError as error:
-        # The words of its writer for a buffer that is full.
+        # The library's message for a full buffer.
         if "failed to write whole buffer" in str(error):
             raise _oversized(packed) from None
         raise Unreadable("damaged", f"{len(packed)} bytes do not unpack: {error}") from error
@@ -142,7 +142,7 @@ def _oversized(packed: bytes) -> Unreadable:
 
 
 def _snappy_blocks(packed: bytes) -> Iterator[bytes]:
-    """Yield the blocks of snappy data; each says its size before it is unpacked."""
+    """Yield the blocks of snappy data; each states its size before it is decompressed."""
     if not packed.startswith(_XERIAL):
         yield _snappy_block(packed, MAX_UNPACKED_BYTES, packed)
         return
@@ -164,14 +164,14 @@ def _snappy_block(block: bytes, left: int, packed: bytes) -> bytes:
 
 
 class Batch:
-    """One batch of message format 2, as aiokafka's consumer reads it.
+    """One batch of message format 2, with the interface that aiokafka's consumer reads.
 
     Parameters
     ----------
     raw
-        Its bytes.
+        Bytes of the batch.
     following
-        Base offset of the batch behind it, None where that is not known.
+        Base offset of the next batch, None where that is not known.
     """
 
     def __init__(self, raw: bytes, *, following: int | None = None) -> None:
@@ -191,7 +191,7 @@ class Batch:
 
     @property
     def next_offset(self) -> int:
-        """The offset after the last one that was ever in this batch."""
+        """The offset after the last one that this batch ever held."""
         return self.base_offset + self._last_delta + 1
 
     @property
@@ -201,15 +201,15 @@ class Batch:
 
     @property
     def is_control_batch(self) -> bool:
-        """Whether it ends a transaction and holds no records of anybody."""
+        """Whether it ends a transaction and holds no data records."""
         return bool(self._attributes & 0x20)
 
     def validate_crc(self) -> bool:
-        """Return whether to go on with the batch: its bytes are those that were written, or not.
+        """Return whether to continue with the batch.
 
-        Bytes that were damaged on the way are fetched again, as aiokafka does. Those that come
-        again as they were are damaged on the broker, and would stop every reader for ever: they
-        are passed over, and one record says so.
+        A batch damaged in transit is fetched again, as in aiokafka. One that comes again with the
+        same bytes is damaged on the broker and would block every reader permanently: it is skipped,
+        and one record reports it.
         """
         if DefaultRecordBatch(self._raw).validate_crc():
             return True
@@ -221,7 +221,7 @@ class Batch:
         return True
 
     def _pass_over(self) -> None:
-        """Believe nothing of the batch but where it begins, and where the next one does."""
+        """Trust only the base offsets of a damaged batch and of the next one."""
         count = self._last_delta + 1
         if self._following is not None and self._following > self.base_offset:
             count = self._following - self.base_offset
@@ -236,9 +236,9 @@ class Batch:
         )
 
     def __iter__(self) -> Iterator[_AnyRecord]:
-        """Yield each record; where one cannot be read, a record that says so at its offset."""
+        """Yield each record, and for an unreadable one a record at its offset that reports it."""
         if self._damage:
-            # One for all: how many there were is not known.
+            # One record for the whole batch: the number of lost records is not known.
             yield next(self._stand_ins(self.base_offset, "checksum", self._damage))
             return
         codec = self._attributes & _CODEC_BITS
@@ -252,17 +252,17 @@ class Batch:
         done, next_offset = 0, self.base_offset
         try:
             for record in DefaultRecordBatch(plain):
-                # One far ahead would let the consumer pass over everything before it.
+                # A record far ahead would make the consumer skip everything before it.
                 if not next_offset <= record.offset < self.next_offset:
                     raise ValueError(f"offset {record.offset} is out of order")
                 done, next_offset = done + 1, record.offset + 1
                 yield record
         except _DAMAGED:
-            # aiokafka's reader stops at a header's name that is no text; this one goes on.
+            # aiokafka's reader stops at a header name that is not UTF-8; this one continues.
             yield from self._read(plain, done)
 
     def _plain(self, unpacked: bytes) -> bytes:
-        """Return the batch as if it had never been compressed."""
+        """Return the batch as if it had not been compressed."""
         head = bytearray(self._raw[: _HEAD.size])
         attributes = self._attributes & ~_CODEC_BITS
         struct.pack_into(">h", head, _ATTRIBUTES_AT, attributes)
@@ -270,7 +270,7 @@ class Batch:
         return bytes(head) + unpacked
 
     def _read(self, plain: bytes, done: int) -> Iterator[RawRecord]:
-        """Yield the records after the first `done` ones, leaving out what is no header."""
+        """Yield the records after the first `done`, without invalid headers."""
         at, next_offset = _HEAD.size, self.base_offset
         for number in range(self._count):
             try:
@@ -319,7 +319,7 @@ class Batch:
         return self._largest_time if is_of_log else self._first_time + delta
 
     def _stand_ins(self, first: int, reason: str, sentence: str) -> Iterator[RawRecord]:
-        """Yield a record that is none of ours for each offset from `first` to the batch's end."""
+        """Yield a record of foreign content for each offset from `first` to the batch's end."""
         _log.error(
             "Records of a batch cannot be read and are rejected.",
             first_offset=first,
@@ -339,7 +339,7 @@ class Batch:
 
 
 def _field(raw: bytes, at: int) -> tuple[bytes | None, int]:
-    """Return a field of bytes, None for null, and where the next one begins."""
+    """Return a field of bytes, None for null, and the position of the next one."""
     size, at = decode_varint(raw, at)
     if size < 0:
         return None, at
@@ -349,9 +349,9 @@ def _field(raw: bytes, at: int) -> tuple[bytes | None, int]:
 
 
 class Batches:
-    """The batches of one fetched partition, in the place of aiokafka's `MemoryRecords`.
+    """The batches of one fetched partition; replaces aiokafka's `MemoryRecords`.
 
-    Of the formats before Kafka 0.11 (2017) nothing is read: brokers since 4.0 serve none.
+    Formats before Kafka 0.11 (2017) are not read: brokers since 4.0 do not serve them.
     """
 
     def __init__(self, fetched: bytes) -> None:
@@ -359,11 +359,11 @@ class Batches:
         self._at = 0
 
     def size_in_bytes(self) -> int:
-        """Return how much was fetched."""
+        """Return the number of fetched bytes."""
         return len(self._fetched)
 
     def has_next(self) -> bool:
-        """Return whether a whole batch is left; the broker may cut the last one off."""
+        """Return whether a whole batch is left; the broker may truncate the last one."""
         return self._end() is not None
 
     def next_batch(self) -> Batch | None:
@@ -392,5 +392,5 @@ class Batches:
 
 
 def install() -> None:
-    """Let every consumer of aiokafka in this process read through here."""
+    """Make every consumer of aiokafka in this process read through this module."""
     cast(Any, fetcher).MemoryRecords = Batches

@@ -1,1 +1,1 @@
-"""The hypervisor: bulk statistics, lifecycle events and the few verbs of the agent."""
+"""The hypervisor: bulk statistics, lifecycle events and the few actions of the agent."""

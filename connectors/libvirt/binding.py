@@ -1,8 +1,8 @@
 # ruff: noqa: N802, N815 -- the names are libvirt's
-"""What Flatline uses of libvirt-python, with types, and the only import of it.
+"""The part of libvirt-python that Flatline uses, with types, and its only import.
 
-libvirt-python ships no types and is not part of the default install, so the library is
-loaded when the first connection is built, and what crosses from it has the shapes below.
+libvirt-python has no types and is not part of the default install. So the library is loaded when
+the first connection is built, and its objects have the types below.
 """
 
 import threading
@@ -15,7 +15,7 @@ from engine.errors import SettingsError
 StatValue = int | str | bool | float
 Stats = Mapping[str, StatValue]
 
-# virErrorNumber of the answers that Flatline tells apart; the numbers are libvirt's ABI.
+# virErrorNumber of the errors that Flatline distinguishes; the numbers are libvirt's ABI.
 ERR_NO_DOMAIN: Final = 42
 # virDomainState
 STATE_RUNNING: Final = 1
@@ -24,17 +24,17 @@ STATE_SHUT_OFF: Final = 5
 STATE_CRASHED: Final = 6
 # virDomainPausedReason
 PAUSED_CRASHED: Final = 10
-# virDomainJobType: what `jobInfo()[0]` is when no job runs, and when the last one is over.
+# virDomainJobType: values of `jobInfo()[0]` when no job runs and when the last one is over.
 JOB_IDLE: Final = frozenset({0, 3, 4, 5})
 # virDomainJobOperation, in `jobStats()["operation"]`
 JOB_MIGRATION_OUT: Final = 5
-# virDomainBlockCopyFlags: the copy is forgotten when its VM ends, which is what libvirt asks
-# for where the VM is defined; virDomainBlockJobAbortFlags: the VM goes on on the copy.
+# virDomainBlockCopyFlags: the copy ends with its VM, which libvirt requires where the VM is
+# defined. virDomainBlockJobAbortFlags: the VM continues on the copy.
 COPY_TRANSIENT: Final = 4
 ABORT_PIVOT: Final = 2
 
 
-# virDomainInterfaceAddressesSource: the guest agent is asked last, since it may not answer.
+# virDomainInterfaceAddressesSource: the guest agent is last, since it may not answer.
 ADDRESSES_BY_LEASE: Final = 0
 ADDRESSES_BY_AGENT: Final = 1
 ADDRESSES_BY_ARP: Final = 2
@@ -43,7 +43,7 @@ AFFECT_LIVE: Final = 1
 
 
 class Domain(Protocol):
-    """A VM as libvirt hands it out; every method but the first two may block."""
+    """A VM as libvirt returns it; every method but the first two may block."""
 
     def UUID(self) -> bytes: ...
     def ID(self) -> int: ...
@@ -69,7 +69,7 @@ class Domain(Protocol):
 
 
 class Stream(Protocol):
-    """Bytes on their way from libvirtd."""
+    """A data stream from libvirtd."""
 
     def recv(self, nbytes: int) -> bytes | int: ...
     def finish(self) -> int: ...
@@ -133,11 +133,11 @@ _loop_started = False
 
 
 def load() -> Library:
-    """Return the libvirt module, its event loop running in a thread of its own.
+    """Return the libvirt module, with its event loop running in a separate thread.
 
-    Keepalive and events work only while a loop runs, and libvirt allows one per process,
-    set up before the first connection; so the loop belongs to the module, not to a
-    connection, and runs until the process ends.
+    Keepalive and events work only while a loop runs. libvirt allows one per process, set up before
+    the first connection. So the loop belongs to the module, not to a connection, and runs until the
+    process ends.
 
     Raises
     ------
@@ -155,10 +155,10 @@ def load() -> Library:
     library: Library = libvirt
     with _loop_guard:
         if not _loop_started:
-            # Without a handler libvirt writes every error to stderr, in no log's format.
+            # Without a handler libvirt writes every error to stderr, in its own format.
             library.registerErrorHandler(_ignore, None)
             library.virEventRegisterDefaultImpl()
-            # A daemon, since a connection that is stuck must not keep the process alive.
+            # A daemon thread: a stuck connection must not keep the process alive.
             threading.Thread(
                 target=_run_loop, args=(library,), name="libvirt-events", daemon=True
             ).start()
@@ -169,9 +169,9 @@ def load() -> Library:
 def ping_agent(domain: Domain, *, within_s: int) -> None:
     """Return once the guest agent has answered its ping.
 
-    The only call that takes a limit of time: the others wait for an agent that once was in step
-    for as long as it is silent, and hold everybody else's off. The VM is marked as one whose agent
-    was spoken to (taint `custom-ga-command`), which changes nothing in it.
+    Only this call takes a time limit. Others wait without limit for an agent that was in sync
+    before, and block other callers. The call marks the VM with the taint `custom-ga-command`, which
+    changes nothing in it.
     """
     import libvirt_qemu
 
@@ -179,7 +179,7 @@ def ping_agent(domain: Domain, *, within_s: int) -> None:
 
 
 def _ignore(_context: object, _error: object) -> None:
-    """Drop what is raised as an exception anyway."""
+    """Ignore the error: libvirt also raises it as an exception."""
 
 
 def _run_loop(library: Library) -> None:
@@ -187,7 +187,7 @@ def _run_loop(library: Library) -> None:
         try:
             library.virEventRunDefaultImpl()
         except library.libvirtError:
-            # A loop that ends takes every keepalive with it; one that spins takes a core.
+            # If the loop ends, all keepalives end; without a pause it would use a whole core.
             time.sleep(0.1)
 
 

@@ -1,8 +1,8 @@
-"""Blocking calls in threads of their own, so that nobody waits longer than asked.
+"""Blocking calls in separate threads, so that a caller waits no longer than its limit.
 
-A call into libvirt can block for as long as a qemu does not answer, and nothing can end it
-from outside. So each runs in a daemon thread: the caller stops waiting at its deadline, the
-thread stays until the call returns, and the process can end in spite of it.
+A call into libvirt can block while a qemu does not answer, and it cannot be cancelled from outside.
+So each runs in a daemon thread: the caller stops waiting at its deadline, the thread stays until
+the call returns, and the process can still end.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Call(Generic[T_co]):
-    """One blocking call, begun when this was built in a running event loop."""
+    """One blocking call, started by the constructor in a running event loop."""
 
     def __init__(self, work: Callable[[], T_co], *, name: str) -> None:
         self.begun_ns = time.monotonic_ns()
@@ -29,15 +29,15 @@ class Call(Generic[T_co]):
 
     @property
     def waits(self) -> bool:
-        """Whether the call has not come back yet."""
+        """Whether the call has not returned yet."""
         return not self.returned.done()
 
     def waited_s(self) -> float:
-        """Return for how long the call has been under way."""
+        """Return how long the call has been running, in s."""
         return (time.monotonic_ns() - self.begun_ns) / 1e9
 
     def result(self) -> T_co:
-        """Return what the call returned, or raise what it raised; only after it returned."""
+        """Return the result of the call, or raise its exception; only after it returned."""
         if self.waits:
             raise RuntimeError("the call has not returned yet")
         if self._error is not None:
@@ -52,7 +52,7 @@ class Call(Generic[T_co]):
         try:
             self._loop.call_soon_threadsafe(self._tell)
         except RuntimeError:
-            return  # the loop is closed: nobody waits any more
+            return  # the loop is closed: no caller waits any more
 
     def _tell(self) -> None:
         if not self.returned.done():
@@ -60,7 +60,7 @@ class Call(Generic[T_co]):
 
 
 async def first_returned(calls: Iterable[Call[T]], *, patience_s: float) -> Call[T] | None:
-    """Return one of the calls that has come back, or None when `patience_s` is over."""
+    """Return one of the calls that have returned, or None after `patience_s`."""
     by_future = {call.returned: call for call in calls}
     if not by_future:
         return None

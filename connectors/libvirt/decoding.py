@@ -1,20 +1,20 @@
-"""Turns libvirt's bulk statistics into VM rows: the only place that knows their field names.
+"""Convert libvirt's bulk statistics into VM rows: the only place that knows their field names.
 
-Fields, units and traps: libvirt's `virConnectGetAllDomainStats`, and what was measured on
-libvirt 9.0 with qemu 7.2:
+Fields, units and traps: libvirt's `virConnectGetAllDomainStats`, and measurements on libvirt 9.0
+with qemu 7.2:
 
-- A VM whose monitor does not answer has `cpu.*`, `net.*` and `vcpu.N.time`, but of `block.*`
-  only the names and of `balloon.*` only the definition. What is absent is missing, never 0.
-- `vcpu.N.time` and `wait` are ns, whatever virsh's manual says; `wait` is 0 on every vCPU
-  when the kernel keeps no scheduler statistics, which is not a measurement.
-- `vcpu.N.halted` is absent on x86, where asking for it would stop the vCPU.
+- A VM whose monitor does not answer has `cpu.*`, `net.*` and `vcpu.N.time`, but of `block.*` only
+  the names and of `balloon.*` only the definition. An absent value is missing, never 0.
+- `vcpu.N.time` and `wait` are in ns, in spite of virsh's manual. `wait` is 0 on every vCPU when the
+  kernel keeps no scheduler statistics, which is not a measurement.
+- `vcpu.N.halted` is absent on x86, where querying it would stop the vCPU.
 - `balloon.*` beyond `current` and `rss` comes from the guest, as of `last-update`.
-- `vcpu.N.time` comes in ticks of 10 ms, in which an idle vCPU of a live guest stands still for a
-  minute. `vcpu.N.delay`, for how long it waited for a core, comes in ns and grows with nearly
-  every wake-up, so both together show a vCPU that stands still (benchmarks/README.md).
-- `vcpu.N.*.sum` (libvirt >= 8.9, qemu >= 7.1 on KVM) are what KVM counts. qemu without KVM has
-  none, so they were never seen on the lab's guests: their names are those of other sites'
-  `virsh domstats`.
+- `vcpu.N.time` has a resolution of 10 ms; for an idle vCPU of a live guest it may not change for a
+  minute. `vcpu.N.delay`, the time waiting for a core, is in ns and grows with nearly every wake-up.
+  Both together show an idle vCPU (benchmarks/README.md).
+- `vcpu.N.*.sum` (libvirt >= 8.9, qemu >= 7.1 on KVM) are KVM's counters. qemu without KVM has none,
+  so they were never measured on the lab's guests: their names come from `virsh domstats` of other
+  sites.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ from engine.wire.frame import VmRows
 from engine.wire.metrics import GAUGE_ROW, GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
 from engine.wire.vcpus import MAX_VM_VCPUS, QUANTUM_NS, VcpuRows
 
-# A vCPU counts as busy from half a core on: with two spinning vCPUs on one core each still
-# counts, and what an idle guest's timers cost (a few per cent) does not.
+# A vCPU counts as busy from half a core on. Two spinning vCPUs that share a core both count; the
+# timers of an idle guest (a few per cent) do not.
 BUSY_RATIO: Final = 0.5
 
 _DIRTY_RATE_MEASURED: Final = 2  # virDomainDirtyRateStatus
@@ -75,15 +75,15 @@ _KVM_SUMS: Final = {
 }
 
 
-# Whether a device tells its counters is seen by the one that all of them have.
+# Every device that reports counters has this one.
 _TOLD_BY: Final = {"block": "wr.bytes", "net": "tx.bytes"}
-# Longer than any job that keeps a monitor busy; then a device is taken for one without counters.
+# Longer than any job that blocks a monitor; after it a device counts as one without counters.
 _UNTOLD_NS: Final = 120_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One VM's statistics as libvirt returned them; `job_active` None is not asked."""
+    """One VM's statistics as libvirt returned them; `job_active` None was not queried."""
 
     vm: bytes
     instance: int
@@ -93,50 +93,50 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class VcpuTimes:
-    """What the next sample needs of this one to tell how busy each vCPU was.
+    """Times of one sample from which the next one computes how busy each vCPU was.
 
-    Its times are for how long each vCPU ran or waited for a core: where four threads share one, a
-    vCPU that spins runs for a quarter of it.
+    A time counts how long a vCPU ran or waited for a core: where four threads share a core, a
+    spinning vCPU runs for a quarter of the time.
     """
 
     instance: int
     mono_ns: int
     times_ns: Mapping[int, int]
-    # When each device last told its counters, by group and name.
+    # When each device last reported its counters, by group and name.
     told_ns: Mapping[str, int] = field(default_factory=dict)
 
 
 def instance_of(*, host_mark: int, domain_id: int) -> int:
     """Return the number of this run of a VM.
 
-    libvirt numbers the VMs it starts from 1 on, anew after each boot of the node, and each
-    libvirtd for itself; the mark of host and boot tells them apart. A reset keeps the
-    number. A number can return only if the VM started last is stopped, libvirtd restarted
-    and the same VM started first: its counters then start again, which is an epoch too.
+    libvirt numbers the VMs it starts from 1, again after each boot of the node, and each libvirtd
+    separately; the mark of host and boot distinguishes them. A reset keeps the number. A number can
+    return only if the VM started last is stopped, libvirtd restarted and the same VM started first:
+    its counters then restart, which is an epoch too.
     """
     return (host_mark + domain_id) % 2**32
 
 
 def host_mark(*, host_uuid: str, boot_id: str) -> int:
-    """Return a number that no other libvirtd has, nor this one after a boot of the node."""
+    """Return a number that is unique to this libvirtd and this boot of the node."""
     digest = hashlib.blake2b(f"{host_uuid}/{boot_id}".encode(), digest_size=4)
     return int.from_bytes(digest.digest(), "little")
 
 
 def monitor_answered(stats: Stats) -> bool:
-    """Return whether qemu's monitor was asked and answered, or libvirt told only its own part."""
+    """Return whether qemu's monitor answered, or libvirt returned only its own values."""
     return "balloon.rss" in stats or "dirtyrate.calc_status" in stats or "block.0.rd.reqs" in stats
 
 
 def decode(
     readings: Sequence[Reading], previous: Mapping[bytes, VcpuTimes], *, mono_ns: int
 ) -> tuple[VmRows, dict[bytes, VcpuTimes]]:
-    """Return the rows of these readings, and what the next call takes as `previous`.
+    """Return the rows of these readings, and the `previous` of the next call.
 
     Parameters
     ----------
     mono_ns
-        When the readings were taken, on the clock of `previous`.
+        Time of the readings, on the clock of `previous`.
     """
     size = len(readings)
     integers = np.zeros((len(INTEGERS), size), np.uint64)
@@ -182,19 +182,19 @@ def _vcpus_wanted(stats: Stats) -> dict[int, int]:
 
 
 def _vcpus_told(stats: Stats, times: VcpuTimes) -> Mapping[int, int]:
-    """Return the times by which a vCPU may be known to stand still; none where delays are not told.
+    """Return the times that can prove that a vCPU is idle; none where delays are not reported.
 
-    Ticks alone stand still for a minute while a guest lives.
+    Ticks alone may not change for a minute while a guest lives.
     """
     return times.times_ns if vcpu_delays(stats).keys() == times.times_ns.keys() else {}
 
 
 def _told_ns(reading: Reading, before: VcpuTimes | None, mono_ns: int) -> dict[str, int]:
-    """Return when each device that is there told its counters, those that never did left out.
+    """Return when each present device last reported its counters, without those that never did.
 
-    libvirt leaves out the counters of a card whose tap cannot be read, and of a disk whose monitor
-    is busy: such a device makes the sum of its group unknown. One that tells nothing for long (a
-    drive without a medium) does not count any more, and the set is another one.
+    libvirt omits the counters of a card whose tap cannot be read, and of a disk whose monitor is
+    busy: such a device makes the sum of its group unknown. A device that reports nothing for long
+    (a drive without a medium) no longer counts, and the device set changes.
     """
     known = before.told_ns if before is not None and before.instance == reading.instance else {}
     told: dict[str, int] = {}
@@ -209,15 +209,15 @@ def _told_ns(reading: Reading, before: VcpuTimes | None, mono_ns: int) -> dict[s
 
 
 def _device_set(told_ns: Mapping[str, int]) -> int:
-    """Return a number that stands for the devices whose counters are summed."""
+    """Return a number that identifies the set of devices whose counters are summed."""
     names = "\x00".join(sorted(told_ns)).encode()
     return int.from_bytes(hashlib.blake2b(names, digest_size=2).digest(), "little")
 
 
 def _vcpu_rows(times_ns: Sequence[Mapping[int, int]]) -> VcpuRows:
-    """Return the times of all vCPUs, each at the place of its number."""
+    """Return the times of all vCPUs, each at the index of its number."""
     counts = [max(times, default=-1) + 1 for times in times_ns]
-    # Of a VM with more vCPUs than a frame may tell of, none is told.
+    # A VM with more vCPUs than a frame may hold reports none.
     counts = [count if count <= MAX_VM_VCPUS else 0 for count in counts]
     flat = [
         times.get(number)
@@ -232,22 +232,22 @@ def _vcpu_rows(times_ns: Sequence[Mapping[int, int]]) -> VcpuRows:
 
 
 def vcpu_times(stats: Stats) -> dict[int, int]:
-    """Return the CPU time in ns of each vCPU that is plugged in, by its number."""
+    """Return the CPU time in ns of each plugged-in vCPU, by its number."""
     return dict(_vcpu_field(stats, "time"))
 
 
 def vcpu_delays(stats: Stats) -> dict[int, int]:
-    """Return for how many ns each vCPU waited for a core, by its number; some may be absent."""
+    """Return the ns that each vCPU waited for a core, by its number; some may be absent."""
     return dict(_vcpu_field(stats, "delay"))
 
 
 def kvm_total(stats: Stats, name: str) -> int | None:
-    """Return one of KVM's own counts by its column, None unless every vCPU tells it."""
+    """Return one of KVM's counters by its column, None unless every vCPU reports it."""
     return _vcpu_total(stats, _KVM_SUMS[name])
 
 
 def block_total(stats: Stats, field: str) -> int | None:
-    """Return a counter summed over all disks, None when no disk tells it."""
+    """Return a counter summed over all disks, None when no disk reports it."""
     return _device_total(stats, "block", field)
 
 
@@ -257,20 +257,20 @@ def net_total(stats: Stats, field: str) -> int | None:
 
 
 def counted_nics(stats: Stats) -> int:
-    """Return how many network cards tell what the guest sent."""
+    """Return how many network cards report transmitted traffic."""
     count = _counter(stats.get("net.count")) or 0
     told = (_counter(stats.get(f"net.{number}.tx.pkts")) for number in range(count))
     return sum(packets is not None for packets in told)
 
 
 def plain_counter(stats: Stats, field: str) -> int | None:
-    """Return a value that stands for itself, None when it is absent or cannot be."""
+    """Return a single value, None when it is absent or invalid."""
     return _counter(stats.get(field))
 
 
 def balloon_last_update_s(stats: Stats) -> int | None:
     """Return when the guest last reported its memory, in s since the epoch; None is never."""
-    # 0 is how libvirt says that no report has come yet.
+    # libvirt reports 0 before the first report.
     return _counter(stats.get("balloon.last-update")) or None
 
 
@@ -281,7 +281,7 @@ def state_of(stats: Stats) -> int | None:
 
 
 def _integers(reading: Reading, ratios: Sequence[float]) -> Iterator[tuple[str, int]]:
-    """Yield what is known of the integer columns, by name."""
+    """Yield the known integer columns, by name."""
     for name, value in _candidates(reading, ratios):
         if value is not None:
             yield name, value
@@ -318,9 +318,9 @@ def _gauges(stats: Stats, ratios: Sequence[float]) -> Iterator[tuple[str, float]
 
 
 def _busy_ratios(now: VcpuTimes, before: VcpuTimes | None) -> list[float]:
-    """Return the share of a core that each vCPU wanted since `before`; empty is unknown.
+    """Return the share of a core that each vCPU needed since `before`; empty is unknown.
 
-    A run that is not the same, or a vCPU whose time went back, has no interval.
+    Another run, or a vCPU whose time decreased, has no interval.
     """
     if before is None or before.instance != now.instance or now.mono_ns <= before.mono_ns:
         return []
@@ -334,7 +334,7 @@ def _busy_ratios(now: VcpuTimes, before: VcpuTimes | None) -> list[float]:
 
 
 def _vcpu_field(stats: Stats, field: str, *, flags: bool = False) -> Iterator[tuple[int, int]]:
-    # Numbers may have holes: vCPUs are unplugged one by one.
+    # Numbers may have gaps: vCPUs are unplugged one by one.
     for number in range(_counter(stats.get("vcpu.maximum")) or 0):
         value = stats.get(f"vcpu.{number}.{field}")
         count = int(value) if flags and isinstance(value, bool) else _counter(value)
@@ -343,9 +343,9 @@ def _vcpu_field(stats: Stats, field: str, *, flags: bool = False) -> Iterator[tu
 
 
 def _vcpu_total(stats: Stats, fields: Sequence[str]) -> int | None:
-    """Return counters summed over all vCPUs, None where one that runs lacks one of them.
+    """Return counters summed over all vCPUs, None where a running one lacks one of them.
 
-    A vCPU that is left out of a sum would look as if the others had moved backwards.
+    A sum without one vCPU would look as if the others had decreased.
     """
     running = len(vcpu_times(stats))
     values = [[value for _, value in _vcpu_field(stats, field)] for field in fields]
@@ -366,9 +366,9 @@ def _device_total(stats: Stats, group: str, field: str) -> int | None:
 
 
 def _counter(value: StatValue | None) -> int | None:
-    """Return an unsigned 64-bit integer; anything else is not a measurement.
+    """Return an unsigned 64-bit integer; any other value is not a measurement.
 
-    libvirt has -1 for what a device does not count, and guests write their own balloon
+    libvirt reports -1 for a value that a device does not count, and guests write their own balloon
     statistics.
     """
     if isinstance(value, bool) or not isinstance(value, int):

@@ -1,8 +1,8 @@
-"""Moves one disk of a running VM to another pool: a copy that follows the writes, then a pivot.
+"""Move one disk of a running VM to another pool: a copy that mirrors writes, then a pivot.
 
-The VM never stops. Until the pivot it runs on its old disk, and a copy that fails or takes
-too long is given up without a trace in the VM; afterwards it runs on the copy. The old image
-stays where it is: there is no verb that deletes.
+The VM never stops. Until the pivot it runs on its old disk, and a copy that fails or takes too long
+is cancelled without any effect on the VM; afterwards it runs on the copy. The old image is kept: no
+action deletes it.
 """
 
 import os
@@ -17,16 +17,16 @@ from connectors.libvirt.binding import ABORT_PIVOT, COPY_TRANSIENT, Connection, 
 from connectors.libvirt.inventory import read_pool
 from engine.errors import HypervisorUnreachable, VerbRefused
 
-# Pools whose volumes are files of a folder; other kinds name and make volumes their own way.
+# Pools whose volumes are files of a folder; other kinds name and create volumes differently.
 _FOLDER_KINDS: Final = frozenset({"dir", "fs", "netfs"})
 _POLL_S: Final = 0.25
-# A file system that is filled to the last byte stops whoever else is on it.
+# A completely full file system stops every other VM that uses it.
 _SPARE_RATIO: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A disk as its VM's definition describes it; `copying` is where it is being copied to."""
+    """A disk in the definition of its VM; `copying` is the target of a running copy."""
 
     device: str
     path: str
@@ -41,7 +41,7 @@ def disk_of(xml: str, device: str) -> Disk:
     Raises
     ------
     VerbRefused
-        There is none, or it is of a kind that is not moved.
+        There is none, or its kind cannot be moved.
     """
     for disk in ElementTree.fromstring(xml).findall("devices/disk"):
         target, source = disk.find("target"), disk.find("source")
@@ -72,16 +72,16 @@ def _file_of(mirror: ElementTree.Element) -> str:
 
 
 class DiskMove:
-    """One move, in a thread of its own; every step but the pivot can be taken back.
+    """One move, in a separate thread; every step but the pivot can be reverted.
 
     Parameters
     ----------
     device
         The disk's target device.
     pool
-        Where the disk is to lie afterwards.
+        Target pool of the disk.
     within_s
-        After which a copy that is not complete is given up.
+        Time after which an incomplete copy is cancelled.
     """
 
     def __init__(self, library: Library, *, device: str, pool: str, within_s: float) -> None:
@@ -91,14 +91,14 @@ class DiskMove:
         self._within_s = within_s
 
     def __call__(self, connection: Connection, domain: Domain, send: Callable[[], bool]) -> None:
-        """Copy and pivot; `send` says whether it may begin.
+        """Copy and pivot; `send` returns whether the copy may begin.
 
         Raises
         ------
         VerbRefused
-            The VM runs on its old disk, and nothing is copied any more.
+            The VM runs on its old disk, and no copy is running.
         HypervisorUnreachable
-            Which of the two disks it runs on is not known.
+            It is unknown which of the two disks the VM runs on.
         """
         deadline = time.monotonic() + self._within_s
         disk = self._checked(domain)
@@ -113,7 +113,7 @@ class DiskMove:
         try:
             self._follow(domain, disk, goal, deadline=deadline)
         except self._library.libvirtError as error:
-            # Whatever this error says of a question, the copy before it was begun.
+            # The error came after the copy was started, so the outcome is unknown.
             raise HypervisorUnreachable(
                 f"the copy of disk {disk.device} to {goal} was begun, what became of it is"
                 f" unknown: {error}"
@@ -148,7 +148,7 @@ class DiskMove:
                     f"the copy of disk {disk.device} ended by an error, the VM runs on its old"
                     f" disk; what was copied lies at {goal}"
                 )
-            # Asked first: after a long silence of libvirtd people were told that the end is
+            # Check the deadline first: after a long silence of libvirtd the result was reported as
             # unknown, and no pivot may follow that.
             if time.monotonic() > deadline:
                 self._give_up(domain, disk, goal)
@@ -178,12 +178,12 @@ def end_left_copy(
     pool: str,
     library: Library,
 ) -> None:
-    """Give up the copy of a disk whose agent died; return if the VM runs on the copy already.
+    """Cancel the copy of a disk whose agent died; return if the VM already runs on the copy.
 
     Raises
     ------
     VerbRefused
-        The VM runs on its old disk, and nothing is copied any more.
+        The VM runs on its old disk, and no copy is running.
     """
     folder = PurePosixPath(_folder(connection, pool, library))
     disk = disk_of(domain.XMLDesc(), device)
@@ -198,7 +198,7 @@ def end_left_copy(
 
 
 def _folder(connection: Connection, name: str, library: Library) -> str:
-    """Return where the files of a pool's volumes lie."""
+    """Return the folder of a pool's volume files."""
     try:
         pool = read_pool(connection.storagePoolLookupByName(name).XMLDesc())
     except library.libvirtError as error:

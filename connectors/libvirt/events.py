@@ -1,7 +1,7 @@
-"""Turns libvirt's callbacks into events, and keeps them until the collector asks.
+"""Convert libvirt's callbacks into events, and queue them for the collector.
 
-The numbers are libvirt's ABI (libvirt-domain.h). Events are hints: what happened while the
-connection was down is not told later, so rows carry the state as well.
+The numbers are libvirt's ABI (libvirt-domain.h). Events are hints: libvirt does not repeat events
+of a time without connection, so rows carry the state as well.
 """
 
 import threading
@@ -14,8 +14,8 @@ from typing import Final, Protocol
 from connectors.libvirt.binding import Connection, Domain
 from engine.wire.frame import Event
 
-# Enough for every VM of a full node to crash, restart and report five times between two
-# samples; beyond that the oldest go, since the latest say how things stand.
+# Enough for every VM of a full node to crash, restart and report five times between two samples.
+# Beyond that the oldest are dropped, since the latest describe the current state.
 QUEUE_EVENTS: Final = 2048
 
 # virDomainEventID
@@ -26,8 +26,8 @@ _IO_ERROR_REASON: Final = 6
 _AGENT_LIFECYCLE: Final = 18
 _JOB_COMPLETED: Final = 21
 
-# virDomainEventType, then its detail: kind and what the detail means. Definitions come and
-# go (0, 1) without the VM noticing.
+# virDomainEventType, then its detail: kind and meaning of the detail. Definitions come and go (0,
+# 1) without an effect on the VM.
 _LIFECYCLE_KINDS: Final[Mapping[int, tuple[str, tuple[str, ...]]]] = {
     2: ("started", ("booted", "migrated", "restored", "from_snapshot", "wakeup")),
     3: (
@@ -62,7 +62,7 @@ _LIFECYCLE_KINDS: Final[Mapping[int, tuple[str, tuple[str, ...]]]] = {
     7: ("paused", ("suspended_to_memory", "suspended_to_disk")),
     8: ("crashed", ("panicked", "crash_dump")),
 }
-# Where the detail says more than the type does.
+# Events whose detail is more specific than their type.
 _DETAILED_KINDS: Final = {
     ("started", "migrated"): "migrated_in",
     ("stopped", "migrated"): "migrated_out",
@@ -97,7 +97,7 @@ _JOB_OPERATIONS: Final = (
 
 
 def lifecycle_kind(event: int, detail: int) -> tuple[str, str] | None:
-    """Return the kind and the meaning of the detail; None is nothing that a VM notices."""
+    """Return the kind and the meaning of the detail; None for an event without effect on the VM."""
     if event not in _LIFECYCLE_KINDS:
         return None
     kind, details = _LIFECYCLE_KINDS[event]
@@ -106,22 +106,22 @@ def lifecycle_kind(event: int, detail: int) -> tuple[str, str] | None:
 
 
 class Hearer(Protocol):
-    """Whoever is told of events, in libvirt's own thread."""
+    """Receiver of events, called in libvirt's own thread."""
 
     def add(
         self, kind: str, *, vm: bytes | None = None, detail: Mapping[str, str] | None = None
     ) -> None:
-        """Take one event in."""
+        """Receive one event."""
         ...
 
 
 class EventQueue:
-    """Holds events between two samples; safe to fill from any thread.
+    """Queues events between two samples; any thread may add to it.
 
     Attributes
     ----------
     dropped_total
-        Events that no longer fitted; each `drain` that follows a loss says so as well.
+        Events dropped because the queue was full; the next `drain` reports the loss as well.
     """
 
     def __init__(self, *, room: int = QUEUE_EVENTS) -> None:
@@ -137,7 +137,7 @@ class EventQueue:
     def add(
         self, kind: str, *, vm: bytes | None = None, detail: Mapping[str, str] | None = None
     ) -> None:
-        """Append one event, stamped now; the oldest gives way when there is no room."""
+        """Append one event with the current time; drop the oldest if the queue is full."""
         with self._guard:
             if len(self._events) >= self._room:
                 self._events.popleft()
@@ -146,7 +146,7 @@ class EventQueue:
             self._events.append(self._event(kind, vm=vm, detail=detail))
 
     def drain(self) -> tuple[Event, ...]:
-        """Return and forget what has come in, oldest first."""
+        """Return and remove the queued events, oldest first."""
         with self._guard:
             if self._unsaid_drops:
                 lost = {"count": str(self._unsaid_drops)}
@@ -168,7 +168,7 @@ class EventQueue:
 
 
 def register(connection: Connection, queue: Hearer) -> list[int]:
-    """Make libvirt fill the queue; return what `unregister` takes.
+    """Register the queue for libvirt's events; return the argument of `unregister`.
 
     Callbacks run in libvirt's event loop: they append and return.
     """
@@ -215,7 +215,7 @@ def _job_detail(stats: Mapping[str, object]) -> dict[str, str]:
     operation = stats.get("operation")
     detail = {
         "operation": _name(_JOB_OPERATIONS, operation if isinstance(operation, int) else 0),
-        # Absent means that it succeeded: libvirt older than 6.0 does not say.
+        # Absent means success: libvirt older than 6.0 does not report it.
         "success": "no" if stats.get("success") is False else "yes",
     }
     return detail | {
@@ -224,5 +224,5 @@ def _job_detail(stats: Mapping[str, object]) -> dict[str, str]:
 
 
 def _name(names: tuple[str, ...], number: int) -> str:
-    """Return the name of a number, or the number itself where libvirt is newer than this."""
+    """Return the name of a number, or the number itself if libvirt is newer than this table."""
     return names[number] if 0 <= number < len(names) else str(number)

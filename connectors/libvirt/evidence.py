@@ -1,8 +1,7 @@
-"""What a VM looked like before something is done to it, as far as it can be had in seconds.
+"""Record the state of a VM before an action, as far as possible within seconds.
 
-Each part is taken by itself and kept as soon as it is there, cheapest first, so that a qemu
-whose monitor hangs still leaves its console behind. What could not be had is named with its
-reason.
+Each part is recorded separately and kept as soon as it is read, cheapest first, so that the console
+is saved even if the monitor of the qemu hangs. A missing part is listed with the reason.
 """
 
 import asyncio
@@ -26,18 +25,18 @@ from connectors.libvirt.node import NodeReader
 from connectors.libvirt.polling import NOWAIT, STATS
 from engine.errors import EvidenceUnsaved, HypervisorUnreachable, StateUnwritable
 
-# A dead VM waits for its reset meanwhile; what is not had by then is not worth the wait.
+# A dead VM waits for its reset meanwhile; later parts are not worth the delay.
 SAVE_DEADLINE_S: Final = 5.0
-# Of that, writing some MiB to a disk that answers takes far less than a second.
+# The rest is for writing some MiB to disk, which takes far less than a second.
 _GATHER_S: Final = 4.0
-# Two samples of one boot show what moves and what stands still.
+# Samples of one boot show which counters change.
 _SAMPLES: Final = 3
 _SAMPLE_GAP_S: Final = 1.0
 _TIDY_EVERY_S: Final = 3600.0
 
-# The last screens before a panic stand in some KiB; a console that repeats itself fills more.
+# The last screens before a panic take some KiB; a console that repeats itself fills more.
 CONSOLE_TAIL_BYTES: Final = 256 * 1024
-# An uncompressed picture of 1920 × 1080 has 6 MiB.
+# An uncompressed picture of 1920 × 1080 takes 6 MiB.
 SCREENSHOT_MAX_BYTES: Final = 8 * 2**20
 _CHUNK_BYTES: Final = 2**18
 
@@ -45,7 +44,7 @@ _SUFFIXES: Final = {"image/png": "png", "image/x-portable-pixmap": "ppm"}
 
 
 class LibvirtEvidence:
-    """The `Evidence` of one node: files in `folder`, of its own user only.
+    """The `Evidence` of one node: files in `folder`, readable only by its own user.
 
     Raises
     ------
@@ -65,12 +64,12 @@ class LibvirtEvidence:
         self._folder = EvidenceFolder(folder)
         self._uri = uri
         boot_id = (node if node is not None else NodeReader()).boot_id()
-        # Nothing of it needs the right to change a VM but the picture of its screen.
+        # Only the screenshot needs the right to change a VM.
         self._link = Link(self._library, uri, read_only=False, boot_id=boot_id)
         self._tidying: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin to delete what is too old; the first VM's evidence connects."""
+        """Start to delete expired evidence; the first VM's evidence connects."""
         self._tidying = asyncio.get_running_loop().create_task(self._tidy(), name="evidence: tidy")
         return self
 
@@ -80,7 +79,7 @@ class LibvirtEvidence:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave libvirtd."""
+        """Disconnect from libvirtd."""
         if self._tidying is not None:
             self._tidying.cancel()
             await asyncio.wait({self._tidying})
@@ -92,12 +91,12 @@ class LibvirtEvidence:
             await asyncio.sleep(_TIDY_EVERY_S)
 
     async def save(self, vm: bytes, *, incident: str, step: int) -> str:
-        """Keep what can be had of the VM within 5 s, and say where, in one phrase.
+        """Save the available evidence of the VM within 5 s, and return its location as a phrase.
 
         Raises
         ------
         EvidenceUnsaved
-            Nothing could be kept; the message says why.
+            Nothing could be saved; the message has the reason.
         """
         began_s = time.monotonic()
         gathering = Gathering()
@@ -117,7 +116,7 @@ class LibvirtEvidence:
         return f"{', '.join(kept)} in {path}{lacking}"
 
     async def _gather(self, vm: bytes, gathering: "Gathering") -> str:
-        """Fill `gathering` and return what stopped it, empty if nothing did."""
+        """Fill `gathering` and return the reason why it stopped, empty if it is complete."""
         try:
             session = await self._link.session()
         except HypervisorUnreachable as error:
@@ -139,14 +138,14 @@ class LibvirtEvidence:
 
 
 class Gathering:
-    """Evidence as it comes in; `taken` may be asked from another thread at any time."""
+    """Evidence while it is collected; any thread may call `taken` at any time."""
 
     def __init__(self) -> None:
         self._parts: dict[str, bytes] = {}
         self._missing: dict[str, str] = {}
 
     def gather(self, connection: Connection, domain: Domain, library: Library) -> None:
-        """Take every part that can be had, the ones that need no monitor first."""
+        """Collect every available part, those without need of the monitor first."""
         xml = domain.XMLDesc()
         self._parts["domain.xml"] = xml.encode()
         steps: tuple[tuple[str, Callable[[], tuple[str, bytes]]], ...] = (
@@ -165,24 +164,24 @@ class Gathering:
             del self._missing[what]
 
     def taken(self) -> tuple[dict[str, bytes], dict[str, str]]:
-        """Return what is there by now, by file name, and what is not, by what it is and why."""
+        """Return the collected parts by file name, and the reasons of the missing ones by name."""
         return dict(self._parts), dict(self._missing)
 
 
 def console_tail(xml: str, *, most_bytes: int = CONSOLE_TAIL_BYTES) -> bytes:
-    """Return the end of what the VM wrote to its first serial port.
+    """Return the end of the output on the VM's first serial port.
 
     Raises
     ------
     ValueError
-        Its console goes nowhere that can be read without taking it away from somebody.
+        The console cannot be read without taking it away from another reader.
     OSError
         The file cannot be read.
     """
     path = _console_file(xml)
     if path is None:
         raise ValueError("the VM's serial port is written to no file (<serial> has no <log>)")
-    # A pipe or a device in its place would block, and a link may lead anywhere.
+    # A pipe or a device in its place would block, and a link may point anywhere.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(file.fileno())
@@ -204,7 +203,7 @@ def _console_file(xml: str) -> Path | None:
 
 
 def _samples(connection: Connection, domain: Domain) -> bytes:
-    """Return what libvirt counts of the VM, some times one after the other."""
+    """Return several consecutive samples of libvirt's counters of the VM."""
     taken = []
     for number in range(_SAMPLES):
         if number:

@@ -1,7 +1,7 @@
-"""The folder of evidence: one folder a bundle, bounded in bytes and in days, its owner's alone.
+"""The folder of evidence: one folder a bundle, limited in bytes and days, private to its owner.
 
-A console or a screen may show what the VM's owner calls secret, so that nobody else of the
-node may read it and it does not outlive the days in which somebody looks.
+A console or a screen may show secrets of the VM's owner. So no other user of the node may read it,
+and it is deleted after the days in which an operator may need it.
 """
 
 import json
@@ -17,16 +17,16 @@ from connectors.libvirt.calls import Call, first_returned
 from engine.errors import StateUnwritable
 
 KEEP_S: Final = 7 * 86_400
-# A picture of the screen, a console's tail, samples: with room. What is beyond is cut.
+# Enough for a screenshot, the end of a console and samples; the rest is truncated.
 BUNDLE_MAX_BYTES: Final = 12 * 2**20
-# A node acts 2 times in 10 minutes at most; in a week of storms this still leaves room for
-# the newest few hundred.
+# A node acts at most 2 times in 10 minutes; even in a week of storms this keeps the newest few
+# hundred bundles.
 FOLDER_MAX_BYTES: Final = 2**30
 _ABOUT: Final = "about.json"
 
 
 class EvidenceFolder:
-    """Where bundles stand; made when the first one comes."""
+    """The folder of bundles; created with the first bundle."""
 
     def __init__(self, folder: Path, *, max_bytes: int = FOLDER_MAX_BYTES) -> None:
         self._folder = folder
@@ -40,12 +40,12 @@ class EvidenceFolder:
         *,
         within_s: float,
     ) -> tuple[Path, tuple[str, ...]]:
-        """Write a bundle and return its folder and what it holds.
+        """Write a bundle and return its folder and the names of its files.
 
         Raises
         ------
         StateUnwritable
-            The disk refused, or did not answer within `within_s`; nobody waits for it.
+            The disk reported an error, or did not answer within `within_s`; the write is abandoned.
         """
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         path = self._folder / f"{stamp}-{re.sub(r'[^A-Za-z0-9-]', '-', name)}"
@@ -58,7 +58,7 @@ class EvidenceFolder:
             raise StateUnwritable(f"{path}: {error.strerror or error}") from error
 
     async def tidy(self) -> None:
-        """Delete what is too old, and the oldest of what is too much."""
+        """Delete expired bundles, and the oldest ones beyond the size limit."""
         call = Call(self._tidy, name="evidence-tidy")
         await call.returned
 
@@ -67,7 +67,7 @@ class EvidenceFolder:
     ) -> tuple[str, ...]:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._tidy()
-        # A step is taken once, so a bundle of this name is another try at the same evidence.
+        # A step is taken once, so a bundle of this name is a retry for the same evidence.
         path.mkdir(mode=0o700, exist_ok=True)
         left_bytes, cut = BUNDLE_MAX_BYTES, []
         for name, content in parts.items():
@@ -83,7 +83,7 @@ class EvidenceFolder:
     def _tidy(self) -> None:
         if not self._folder.is_dir():
             return
-        # Names begin with their time, so the newest come first.
+        # Names begin with their time, so this puts the newest first.
         bundles = sorted((p for p in self._folder.iterdir() if p.is_dir()), reverse=True)
         oldest_s, total_bytes = time.time() - KEEP_S, 0
         for bundle in bundles:

@@ -1,4 +1,4 @@
-"""What this connection heard of each VM since the VM's last boot: resets, panics, watchdogs."""
+"""Events of each VM since its last boot on this connection: resets, panics, watchdogs."""
 
 import threading
 import time
@@ -13,10 +13,10 @@ _REPORTS: Final[Mapping[str, GuestReport]] = {"panicked": "panicked", "watchdog"
 
 
 class Heard:
-    """Remembers events by VM; filled from libvirt's event loop, asked from any thread.
+    """Stores events by VM; filled from libvirt's event loop, readable from any thread.
 
-    What happened while there was no connection is not told later: a new one forgets all, and
-    counts as a boot of every VM.
+    libvirt does not repeat events of a time without connection: a new connection clears all events
+    and counts as a boot of every VM.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Heard:
         self._reports: dict[bytes, tuple[GuestReport, int]] = {}
 
     def begin(self) -> None:
-        """Forget everything: a new connection hears from now on."""
+        """Clear all events at the start of a new connection."""
         with self._guard:
             self._number += 1
             self._since = self._number
@@ -37,7 +37,7 @@ class Heard:
     def add(
         self, kind: str, *, vm: bytes | None = None, detail: Mapping[str, str] | None = None
     ) -> None:
-        """Take one event in."""
+        """Receive one event."""
         if vm is None:
             return
         with self._guard:
@@ -57,6 +57,6 @@ class Heard:
             return self._boots.get(vm, self._since)
 
     def report(self, vm: bytes) -> tuple[GuestReport, int] | tuple[None, None]:
-        """Return what the guest's own device told since its last boot, and when (monotonic ns)."""
+        """Return the report of the guest's own device since its last boot, and its monotonic ns."""
         with self._guard:
             return self._reports.get(vm, (None, None))

@@ -19,13 +19,13 @@ from engine.ports import NodeSample
 from engine.wire.frame import Event, InventoryItem, PoolSample
 
 DEFAULT_URI: Final = "qemu:///system"
-# Pools fill in hours; asking costs libvirtd a look at each of them.
+# Pools fill within hours; each query makes libvirtd inspect every pool.
 POOLS_EVERY_S: Final = 60.0
-# A definition is read in 0.4 ms; this is for a node of 4,096 VMs that is also busy.
+# A definition is read in 0.4 ms; this suffices for a busy node of 4,096 VMs.
 INVENTORY_DEADLINE_S: Final = 10.0
 
 
-# Pools that are a mounted directory, and libvirt's number of a pool that is up.
+# Pools that are a mounted directory, and libvirt's number of a running pool.
 _FOLDER_KINDS: Final = frozenset({"dir", "fs", "netfs", "vstorage"})
 _POOL_RUNNING: Final = 2
 # virConnectListAllDomainsFlags
@@ -34,7 +34,7 @@ LIST_ACTIVE: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class _InventoryCall:
-    """A reading of the definitions, and what its thread has found so far."""
+    """A running query of the definitions, and its results so far."""
 
     call: Call[None]
     found: dict[bytes, InventoryItem]
@@ -43,8 +43,8 @@ class _InventoryCall:
 class LibvirtHypervisor:
     """A `Hypervisor` that cannot change anything: its connection is read-only.
 
-    Only VMs that run on the node are rows. One whose monitor does not answer keeps its row,
-    with what libvirt knows by itself; after 2 s it is listed as hung as well.
+    Only VMs that run on the node are rows. A VM whose monitor does not answer keeps its row, with
+    the values that libvirt has itself; after 2 s it is listed as hung as well.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class LibvirtHypervisor:
         self._pools_call: Call[tuple[PoolSample, ...]] | None = None
 
     async def __aenter__(self) -> Self:
-        """Hear events from here on, if libvirtd answers; if not, each sample tries again."""
+        """Receive events from here on, if libvirtd answers; if not, each sample tries again."""
         with contextlib.suppress(HypervisorUnreachable):
             await self._link.session()
         return self
@@ -89,7 +89,7 @@ class LibvirtHypervisor:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave libvirtd."""
+        """Disconnect from libvirtd."""
         await self._link.close()
 
     async def sample(self) -> NodeSample:
@@ -120,7 +120,7 @@ class LibvirtHypervisor:
         return self._queue.drain()
 
     async def inventory(self) -> tuple[InventoryItem, ...]:
-        """Return what each running VM is; one that cannot be asked, as it was when asked last.
+        """Return the definition of each running VM; the last known one if it cannot be read.
 
         Raises
         ------
@@ -152,7 +152,7 @@ class LibvirtHypervisor:
         return register(connection, self._queue)
 
     def _note_silent(self, poll: Poll) -> None:
-        """Update which monitors are silent, and tell when one falls silent or speaks again."""
+        """Update the set of silent monitors, and report each change."""
         silent = {
             reading.vm: self._silent_since_ns.get(reading.vm, poll.mono_ns)
             for reading in poll.readings
@@ -168,27 +168,27 @@ class LibvirtHypervisor:
         self._silent_since_ns, self._hung = silent, hung
 
     def _latest_pools(self, session: Session) -> tuple[PoolSample, ...]:
-        """Return the pools as last read, and begin to read them again when that is due."""
+        """Return the pools as last read, and start to read them again when that is due."""
         call = self._pools_call
         if call is not None and not call.waits:
             try:
                 self._pools = call.result()
             except self._library.libvirtError:
-                self._pools = ()  # not measured is better than measured an hour ago
+                self._pools = ()  # not measured is better than an hour old
         if call is None or (not call.waits and call.waited_s() >= POOLS_EVERY_S):
             self._pools_call = session.start(self._read_pools, name="libvirt-pools")
         return self._pools
 
     def _read_pools(self, connection: Connection) -> tuple[PoolSample, ...]:
-        """Read one pool after the other; runs in a thread of its own."""
+        """Read the pools one by one; runs in a separate thread."""
         pools = []
         for pool in connection.listAllStoragePools():
             definition = read_pool(pool.XMLDesc())
             state, capacity, _allocated, available = pool.info()[:4]
             if state != _POOL_RUNNING:
                 continue
-            # libvirt looks at a pool's file system only when somebody refreshes the pool,
-            # which a read-only connection may not.
+            # libvirt inspects a pool's file system only at a refresh, which a read-only connection
+            # may not request.
             fresh = _file_system(definition.folder) if definition.kind in _FOLDER_KINDS else None
             capacity, available = fresh if fresh is not None else (capacity, available)
             pools.append(
@@ -197,7 +197,7 @@ class LibvirtHypervisor:
         return tuple(sorted(pools, key=lambda pool: pool.name))
 
     def _read_definitions(self, connection: Connection, found: dict[bytes, InventoryItem]) -> None:
-        """Read one definition after the other; runs in a thread of its own."""
+        """Read the definitions one by one; runs in a separate thread."""
         definitions = [read_pool(pool.XMLDesc()) for pool in connection.listAllStoragePools()]
         targets = {pool.folder: pool.name for pool in definitions if pool.folder is not None}
         for domain in connection.listAllDomains(LIST_ACTIVE):
@@ -205,7 +205,7 @@ class LibvirtHypervisor:
             try:
                 xml = domain.XMLDesc()
             except self._library.libvirtError:
-                continue  # it has gone since the list was made
+                continue  # it ended after the list was made
             found[vm] = read_vm(xml, vm=vm, pool_targets=targets)
 
 

@@ -1,8 +1,8 @@
-"""Reads what a VM is from its definition, and where a storage pool lies from its own.
+"""Read the properties of a VM and the location of a storage pool from their XML definitions.
 
-The XML is what libvirtd itself wrote, checked against its schema and with no document type
-of its own: entities and external references, against which defusedxml guards, cannot occur
-in it. Whoever could forge it holds libvirtd's socket, and with it every VM.
+libvirtd wrote the XML and checked it against its schema, without a document type: entities and
+external references, against which defusedxml guards, cannot occur. Forging it requires access to
+libvirtd's socket, and thus control of every VM.
 """
 
 from collections.abc import Iterator, Mapping
@@ -38,12 +38,12 @@ _UNITS_BYTES: Final = {
 
 
 def read_vm(xml: str, *, vm: bytes, pool_targets: Mapping[str, str]) -> InventoryItem:
-    """Return what the VM is; what its definition does not say is None or absent.
+    """Return the properties of a VM; a property missing in its definition is None or absent.
 
     Parameters
     ----------
     pool_targets
-        Directory of each storage pool of the connection, to its name.
+        Maps the directory of each storage pool of the connection to its name.
     """
     domain = ElementTree.fromstring(xml)
     marks = read_marks(domain)
@@ -66,7 +66,7 @@ def read_vm(xml: str, *, vm: bytes, pool_targets: Mapping[str, str]) -> Inventor
 
 
 def read_marks(domain: ElementTree.Element) -> Mapping[str, str]:
-    """Return the attributes of a VM's `flatline:vm` element; none where it has no such element."""
+    """Return the attributes of a VM's `flatline:vm` element; empty without such an element."""
     label = domain.find(f"metadata/{{{NAMESPACE}}}vm")
     return label.attrib if label is not None else {}
 
@@ -74,17 +74,17 @@ def read_marks(domain: ElementTree.Element) -> Mapping[str, str]:
 def agreed(marks: Mapping[str, str], what: str) -> bool:
     """Return whether the VM's owner agreed to `actionable` or `screenshots`.
 
-    Only the one word does: a typing error must not open a VM to anything.
+    Only the exact value counts: a typing error must not permit anything.
     """
     return marks.get(what) == "yes"
 
 
 class Definition(NamedTuple):
-    """What the agent asks of a VM's live definition.
+    """The part of a VM's live definition that the agent needs.
 
     `uncounted` is a device whose traffic libvirt does not count, None where there is none.
-    `balloon_period_s` is None where the VM has no balloon that could report, 0 where it has one
-    that is never asked.
+    `balloon_period_s` is None where the VM has no balloon that could report, 0 where its balloon is
+    never polled.
     """
 
     tenant: str | None
@@ -96,12 +96,12 @@ class Definition(NamedTuple):
 
 
 def read_definition(xml: str, *, counted_nics: int) -> Definition:
-    """Return what the agent asks of a VM's live definition, read once.
+    """Return the part of a VM's live definition that the agent needs.
 
     Parameters
     ----------
     counted_nics
-        How many of the VM's network cards tell what it sent.
+        Number of the VM's network cards that report transmitted traffic.
     """
     domain = ElementTree.fromstring(xml)
     marks = read_marks(domain)
@@ -116,7 +116,7 @@ def read_definition(xml: str, *, counted_nics: int) -> Definition:
 
 
 class WatchedDefinition(NamedTuple):
-    """What the agent's watch asks of a VM's live definition: see `engine.looks.Watched`."""
+    """The part of a VM's live definition that guest probing needs: see `engine.looks.Watched`."""
 
     actionable: bool
     cards: tuple[Card, ...]
@@ -125,12 +125,12 @@ class WatchedDefinition(NamedTuple):
     has_console: bool
 
 
-# Cards that hang on a bridge of the node; others (hostdev, direct, vhostuser) go past it.
+# Cards on a bridge of the node; others (hostdev, direct, vhostuser) bypass it.
 _BRIDGED: Final = frozenset({"bridge", "network"})
 
 
 def read_watched(xml: str) -> WatchedDefinition:
-    """Return what the agent's watch asks of a VM's live definition."""
+    """Return the part of a VM's live definition that guest probing needs."""
     domain = ElementTree.fromstring(xml)
     agent = domain.find(f"devices/channel/target[@name='{_AGENT_CHANNEL}']")
     ports = [port for kind in ("serial", "console") for port in domain.findall(f"devices/{kind}")]
@@ -145,21 +145,21 @@ def read_watched(xml: str) -> WatchedDefinition:
 
 
 def _cards(domain: ElementTree.Element) -> Iterator[Card]:
-    """Yield the cards whose link is up and whose bridge the live definition names."""
+    """Yield the cards whose link is up and whose bridge is in the live definition."""
     for interface in domain.findall("devices/interface"):
         source, mac = interface.find("source"), interface.find("mac")
         if interface.get("type") not in _BRIDGED or source is None or mac is None:
             continue
         link = interface.find("link")
         if link is not None and link.get("state") == "down":
-            continue  # its owner pulled the cable
+            continue  # its owner disconnected the link
         bridge, address = source.get("bridge"), mac.get("address")
         if bridge and address:
             yield Card(address.lower(), bridge)
 
 
 class PoolDefinition(NamedTuple):
-    """A storage pool; `folder` is where its volumes appear, None if nowhere."""
+    """A storage pool; `folder` is the directory of its volumes, None without one."""
 
     name: str
     kind: str
@@ -167,7 +167,7 @@ class PoolDefinition(NamedTuple):
 
 
 def read_pool(xml: str) -> PoolDefinition:
-    """Return what a storage pool is."""
+    """Return the properties of a storage pool."""
     pool = ElementTree.fromstring(xml)
     return PoolDefinition(
         name=pool.findtext("name", ""),
@@ -177,7 +177,7 @@ def read_pool(xml: str) -> PoolDefinition:
 
 
 def read_host_uuid(capabilities_xml: str) -> str:
-    """Return the UUID by which migrating libvirtds tell each other apart."""
+    """Return the UUID by which migrating libvirtds identify each other."""
     return ElementTree.fromstring(capabilities_xml).findtext("host/uuid", "")
 
 
@@ -186,11 +186,11 @@ def _has_mirror(domain: ElementTree.Element) -> bool:
 
 
 def _uncounted_device(domain: ElementTree.Element, *, counted_nics: int) -> str | None:
-    """Return a device through which the VM works unseen; None where libvirt counts all traffic.
+    """Return a device with traffic that libvirt does not count; None where it counts everything.
 
-    A device of the host that was handed to the guest, a shared folder, and a disk or network
-    card that is served by another process than qemu have no counter (libvirt's
-    `virConnectGetAllDomainStats` leaves them out).
+    A device of the host that was passed to the guest, a shared folder, and a disk or network card
+    that another process than qemu serves have no counter (libvirt's `virConnectGetAllDomainStats`
+    omits them).
     """
     for what in ("hostdev", "filesystem"):
         if domain.find(f"devices/{what}") is not None:
@@ -214,7 +214,7 @@ def _vcpus(domain: ElementTree.Element) -> int | None:
     vcpu = domain.find("vcpu")
     if vcpu is None:
         return None
-    # The text is how many may be plugged in, the attribute how many are.
+    # The text is the maximum number, the attribute the current one.
     return _whole(vcpu.get("current")) or _whole(vcpu.text)
 
 
@@ -231,7 +231,7 @@ def _disks(domain: ElementTree.Element, pool_targets: Mapping[str, str]) -> dict
     for disk in domain.findall("devices/disk"):
         target, source = disk.find("target"), disk.find("source")
         if target is None or source is None:
-            continue  # a drive without a medium shares nothing with anybody
+            continue  # a drive without a medium shares no storage
         pool = _pool_of(source, pool_targets)
         if pool is not None:
             disks[target.get("dev", "")] = pool
@@ -239,10 +239,10 @@ def _disks(domain: ElementTree.Element, pool_targets: Mapping[str, str]) -> dict
 
 
 def _pool_of(source: ElementTree.Element, pool_targets: Mapping[str, str]) -> str | None:
-    """Return the pool a disk lies in, or else the place that it shares with others.
+    """Return the pool of a disk, or else the location that it shares with other disks.
 
-    A disk that no pool of libvirt knows still fails together with those beside it, so its
-    directory, or its server and volume, stands in for the pool's name.
+    A disk outside libvirt's pools still fails together with its neighbours, so its directory, or
+    its server and volume, replaces the pool's name.
     """
     if named := source.get("pool"):
         return named
@@ -275,7 +275,7 @@ def _nics(domain: ElementTree.Element) -> dict[str, str]:
 def _has_panic_device(domain: ElementTree.Element) -> bool:
     if domain.find("devices/panic") is not None:
         return True
-    # Before libvirt 9.1 the PCI device could only be given to qemu by hand.
+    # Before libvirt 9.1 the PCI device could only be passed to qemu by hand.
     arguments = domain.findall(f"{{{_QEMU}}}commandline/{{{_QEMU}}}arg")
     return any(argument.get("value", "").startswith("pvpanic") for argument in arguments)
 

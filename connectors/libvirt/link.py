@@ -1,9 +1,9 @@
-"""The connections to a libvirtd: one that listens, and one for each call under way.
+"""The connections to a libvirtd: one for events, and one for each running call.
 
-A connection never carries two calls at once. Where one call is stuck, libvirt 9.0's client
-now and then forgets to wake the thread of a second one on the same connection, until a
-keepalive passes 5 s later (measured: 3 of 77 calls that followed another at once; none of
-211 on a connection of their own).
+A connection never carries two calls at the same time. Where one call is stuck, libvirt 9.0's client
+sometimes fails to wake the thread of a second one on the same connection, until a keepalive passes
+5 s later (measured: 3 of 77 calls that directly followed another; none of 211 on separate
+connections).
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from engine.errors import HypervisorUnreachable
 
 T = TypeVar("T")
 
-# A libvirtd that stops answering is noticed after 5 s × 3 and one more interval; libvirt's
-# own default (5 s × 5) would leave a node unseen for half a minute.
+# A silent libvirtd is detected after 5 s × 3 and one more interval; libvirt's own default (5 s × 5)
+# would leave a node unobserved for half a minute.
 KEEPALIVE_S: Final = 5
 KEEPALIVE_COUNT: Final = 3
-# Connecting takes ms. The first connection after libvirtd's start waits until it has asked
-# every qemu binary what it can (8 s): the attempt goes on, but a sample waits no longer.
+# Connecting takes ms. The first connection after libvirtd's start waits until it has probed the
+# capabilities of every qemu binary (8 s): the attempt continues, but a sample waits no longer.
 OPEN_DEADLINE_S: Final = 4.0
-# A node should be seen again within 30 s of its libvirtd's return; a socket that refuses
-# costs nothing, so 10 s between two attempts is polite enough.
+# A node should be observed again within 30 s of its libvirtd's return. A refused connection is
+# cheap, so 10 s between two attempts is enough.
 BACKOFF_S: Final = (1.0, 2.0, 5.0, 10.0)
 CLOSE_DEADLINE_S: Final = 3.0
 
@@ -42,11 +42,11 @@ class Session:
     Attributes
     ----------
     listener
-        The connection on which events come and whose end is the session's.
+        The connection that receives events; the session ends with it.
     host_mark
-        As `decoding.host_mark`: goes into every VM's instance.
+        See `decoding.host_mark`; part of every VM's instance.
     lost
-        Why the session is over, None while it is not known to be.
+        Why the session ended, None while it is believed to be alive.
     """
 
     def __init__(self, library: Library, connect: Callable[[], Connection]) -> None:
@@ -61,15 +61,15 @@ class Session:
         self._guard = threading.Lock()
 
     def start(self, work: Callable[[Connection], T], *, name: str) -> Call[T]:
-        """Begin a blocking call on a connection that nobody else uses meanwhile."""
+        """Start a blocking call on a connection of its own."""
         return Call(partial(self._work, work), name=name)
 
     def close(self) -> None:
-        """Close what is idle; a call that is stuck closes its connection when it returns."""
+        """Close idle connections; a stuck call closes its connection when it returns."""
         with self._guard:
             self._over = True
             idle, self._idle = self._idle, []
-        # On a dead connection each step may fail, and the next one is still due.
+        # On a dead connection each step may fail, and the next one must still run.
         steps: list[Callable[[], object]] = [
             partial(self.listener.domainEventDeregisterAny, number) for number in self.callbacks
         ]
@@ -105,11 +105,11 @@ class Link:
     Parameters
     ----------
     read_only
-        A read-only connection cannot change anything, whatever is called on it.
+        A read-only connection rejects every call that changes anything.
     register
         Registers for events on each new connection and returns their numbers.
     tell
-        Hears "hypervisor_lost" and "hypervisor_back" with the reason, each once.
+        Receives "hypervisor_lost" and "hypervisor_back" with the reason, each once.
     """
 
     def __init__(
@@ -136,12 +136,12 @@ class Link:
         self._was_lost = False
 
     async def session(self) -> Session:
-        """Return a session that was alive a moment ago, opening one if there is none.
+        """Return a session that was recently alive; open one if there is none.
 
         Raises
         ------
         HypervisorUnreachable
-            Nobody answers at the URI.
+            Nothing answers at the URI.
         """
         self._give_up_dead()
         if self._session is not None:
@@ -151,13 +151,13 @@ class Link:
             self._opening = Call(self._open, name="libvirt-open")
         opening = self._opening
         if await first_returned([opening], patience_s=OPEN_DEADLINE_S) is None:
-            # Two attempts at once would only wait side by side.
+            # Two parallel attempts would only wait for the same.
             self._note_lost("the connection request is not answered")
             raise HypervisorUnreachable(
                 f"libvirtd at {self._uri} has not answered the connection request; still waiting"
             )
         if self._opening is not opening:
-            # Somebody else who waited has taken the answer.
+            # Another waiting caller has taken the result.
             return await self.session()
         self._opening = None
         try:
@@ -172,7 +172,7 @@ class Link:
         return session
 
     async def close(self) -> None:
-        """Leave libvirtd."""
+        """Disconnect from libvirtd."""
         session, self._session = self._session, None
         if session is not None:
             closing = Call(session.close, name="libvirt-close")
@@ -186,7 +186,7 @@ class Link:
     def _refused(self, error: Exception) -> HypervisorUnreachable:
         wait_s = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
         self._failures += 1
-        # The same words at each attempt, so that they are logged once.
+        # The same text at each attempt, so that it is logged once.
         self._failure = (
             f"libvirtd at {self._uri} cannot be reached: {error}. Check that it runs and that this"
             " user may open its socket"
@@ -211,7 +211,7 @@ class Link:
         self._note_lost(session.lost or "the connection is dead")
 
     def _open(self) -> Session:
-        """Connect and prepare; runs in a thread of its own."""
+        """Connect and prepare a session; runs in a separate thread."""
         session = Session(self._library, self._connect)
         try:
             self._prepare(session)

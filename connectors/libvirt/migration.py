@@ -1,7 +1,7 @@
-"""Watches a live migration: aborts one that gets nowhere or takes too long, and finds one again.
+"""Watch a live migration: abort one that stalls or takes too long, and find one again.
 
-The migration is libvirtd's own. It goes on when the process that asked for it dies, so that
-whoever comes after reads from both ends what became of it.
+libvirtd runs the migration. It continues when the requesting process dies, so the next process
+reads the result from both nodes.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ from connectors.libvirt.link import OPEN_DEADLINE_S, Link, Session
 from connectors.libvirt.progress import Progress
 from engine.errors import HypervisorUnreachable, VerbRefused
 
-# How often the job is looked at; libvirt's figures are renewed with each pass.
+# Interval of the checks; libvirt's statistics change with each pass.
 EVERY_S: Final = 1.0
 _ASK_S: Final = 3.0
-# An abort takes effect within a second; one that a hung target holds up ends with its keepalive.
+# An abort takes effect within a second; one that waits for a hung target ends with its keepalive.
 _ABORT_S: Final = 35.0
 
 
 class Watch:
-    """Waits for one migration of one VM, and decides when it is given up.
+    """Waits for one migration of one VM, and decides when to abort it.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Watch:
         self.gave_up: str | None = None
 
     async def until_returned(self, session: Session, call: Call[None]) -> bool:
-        """Return whether the call that migrates came back; False is a libvirtd without answer."""
+        """Return whether the migrating call returned; False if libvirtd does not answer."""
         while await first_returned([call], patience_s=EVERY_S) is None:
             stats = await self.ask(session)
             if not await self.goes_on(session, stats):
@@ -58,7 +58,7 @@ class Watch:
         return True
 
     async def goes_on(self, session: Session, stats: Stats | None) -> bool:
-        """Abort the migration if it is time to, and return whether an end can still be awaited."""
+        """Abort the migration if it is due, and return whether a result can still be awaited."""
         if self._aborted_s is not None:
             return time.monotonic() - self._aborted_s < _ABORT_S
         self._progress = self._progress.seen(stats or {})
@@ -73,7 +73,7 @@ class Watch:
         return True
 
     async def ask(self, session: Session) -> Stats | None:
-        """Return what libvirt tells of the job, None where it does not tell."""
+        """Return libvirt's statistics of the job, None where it returns none."""
         call = session.start(
             lambda connection: connection.lookupByUUID(self._vm).jobStats(0), name="libvirt-job"
         )
@@ -82,7 +82,7 @@ class Watch:
         try:
             return call.result()
         except self._library.libvirtError:
-            return None  # over, or gone: the call that migrates tells
+            return None  # over, or gone: the migrating call has the result
 
     def _abort(self, connection: Connection) -> None:
         connection.lookupByUUID(self._vm).abortJob()
@@ -94,16 +94,16 @@ Place = Literal["migrates", "here", "gone", "unseen"]
 async def found_again(
     link: Link, library: Library, vm: bytes, *, target_uri: str, within_s: float
 ) -> None:
-    """Wait for a migration that an earlier life of this process asked for.
+    """Wait for a migration that an earlier run of this process requested.
 
     Returns when the VM runs on the target.
 
     Raises
     ------
     VerbRefused
-        It runs here, and no migration is under way.
+        The VM runs here, and no migration is running.
     HypervisorUnreachable
-        Where it runs cannot be seen.
+        It cannot be determined where the VM runs.
     """
     watch = Watch(library, vm, within_s=within_s)
     deadline_s = time.monotonic() + within_s + _ABORT_S
@@ -128,7 +128,7 @@ async def found_again(
 
 
 async def _place(link: Link, library: Library, vm: bytes, watch: Watch) -> Place:
-    """Return where the VM is as seen from here, and let the watch decide on its job."""
+    """Return where the VM is as seen from this node, and let the watch decide on its job."""
     try:
         session = await link.session()
     except HypervisorUnreachable:
@@ -143,7 +143,7 @@ async def _place(link: Link, library: Library, vm: bytes, watch: Watch) -> Place
     if stats.get("operation") == JOB_MIGRATION_OUT and stats.get("type") not in JOB_IDLE:
         await watch.goes_on(session, stats)
         return "migrates"
-    # At the end it stands still here for some moments, until the target says that it runs.
+    # At the end it is paused here for some moments, until the target reports that it runs.
     return "here" if state == STATE_RUNNING else "gone" if state == STATE_SHUT_OFF else "unseen"
 
 

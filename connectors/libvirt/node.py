@@ -1,4 +1,4 @@
-"""Reads the node's own load from /proc: cores, memory, and pressure stall information.
+"""Read the node's own load from /proc: cores, memory, and pressure stall information.
 
 Formats: proc(5); Documentation/accounting/psi.rst of the kernel.
 """
@@ -19,7 +19,7 @@ _PRESSURES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class NodeTotals:
-    """What the kernel has counted up to now; a pressure the kernel does not keep is absent."""
+    """The kernel's counters; a pressure that the kernel does not keep is absent."""
 
     mono_ns: int
     cores: int
@@ -30,21 +30,21 @@ class NodeTotals:
 
 
 class NodeReader:
-    """Turns the kernel's totals into gauges over the time since the last reading."""
+    """Convert the kernel's counters into gauges over the time since the last reading."""
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
         self._last: NodeTotals | None = None
 
     def read(self) -> dict[str, float]:
-        """Return gauges by name; what needs an earlier reading is absent in the first."""
+        """Return gauges by name; those that need an earlier reading are absent in the first."""
         now = self._totals(time.monotonic_ns())
         gauges = gauges_between(self._last, now)
         self._last = now
         return gauges
 
     def boot_id(self) -> str:
-        """Return what changes at each boot of the node; empty where the kernel tells nothing."""
+        """Return an id that changes at each boot of the node; empty where the kernel hides it."""
         return self._text("sys/kernel/random/boot_id").strip()
 
     def _totals(self, mono_ns: int) -> NodeTotals:
@@ -89,7 +89,7 @@ def gauges_between(before: NodeTotals | None, now: NodeTotals) -> dict[str, floa
 
 
 def parse_stat(text: str) -> tuple[int, int, int]:
-    """Return cores, busy ticks and all ticks from /proc/stat; zeros where it says nothing."""
+    """Return cores, busy ticks and all ticks from /proc/stat; zeros where they are missing."""
     cores = busy = total = 0
     for line in text.splitlines():
         name, *fields = line.split()
@@ -127,5 +127,5 @@ def parse_pressure(text: str) -> dict[str, int]:
 
 
 def _ratio(value: float) -> float:
-    """Keep within 0..1 what counters read one after the other can push just outside."""
+    """Clamp to 0..1: counters that are read one by one can slightly exceed the range."""
     return min(1.0, max(0.0, value))

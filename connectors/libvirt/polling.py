@@ -1,10 +1,10 @@
-"""Polls all VMs in one bulk call, and gets at the others when one of them blocks it.
+"""Poll all VMs in one bulk call, and reach the others when one of them blocks it.
 
-What libvirt 9.0 does when a qemu does not answer its monitor (measured, SIGSTOP): the first
-bulk call takes that VM's job and waits for as long as qemu is silent, NOWAIT or not. A
-second one with NOWAIT skips the VM, because its job is taken, and returns at once with what
-libvirt knows by itself. So a call that is late is left waiting and a second one is started
-beside it: the first hung VM holds one thread, the second another one, and none a third.
+Behaviour of libvirt 9.0 when a qemu does not answer its monitor (measured, SIGSTOP): the first bulk
+call takes that VM's job and waits while qemu is silent, with or without NOWAIT. A second one with
+NOWAIT skips the VM, because its job is taken, and returns immediately with libvirt's own values. So
+a late call is left waiting and a second one is started in parallel: the first hung VM blocks one
+thread, the second another one, and none blocks a third.
 """
 
 import contextlib
@@ -19,41 +19,41 @@ from connectors.libvirt.decoding import Reading, instance_of, monitor_answered
 from connectors.libvirt.link import Session
 from engine.errors import HypervisorError, HypervisorStuck, HypervisorUnreachable
 
-# virDomainStatsTypes: state, cpu, balloon, vcpu, interface, block, dirty rate. The others
-# cost a question to every qemu and carry nothing that a row holds.
+# virDomainStatsTypes: state, cpu, balloon, vcpu, interface, block, dirty rate. The others cost a
+# query to every qemu and return nothing that a row holds.
 STATS: Final = 1 | 2 | 4 | 8 | 16 | 32 | 512
-# Only what runs here: a definition that a migration left behind would contradict the row
-# that the target reports.
+# Only VMs that run here: a definition left behind by a migration would contradict the row that the
+# target reports.
 ACTIVE: Final = 1
 NOWAIT: Final = 1 << 29
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a poll waits for what."""
+    """Time limits of a poll."""
 
-    # A bulk call takes 20 to 50 ms; ten times that is late, and a second call beside it
-    # keeps the other VMs' interval within a second. Each further one waits twice as long,
-    # so that a node which is slow because it is busy is not asked ten times over.
+    # A bulk call takes 20 to 50 ms; ten times that is late, and a second parallel call keeps the
+    # other VMs' interval within a second. Each further call waits twice as long, so that a node
+    # that is slow because it is busy is not polled ten times.
     second_call_s: float = 0.5
-    # At the end of a migration libvirt held the VM's lock for 1.64 s; less than 2 s would
-    # give false alarms, and twice that leaves room for a busy node.
+    # At the end of a migration libvirt was measured to hold the VM's lock for 1.64 s. Less than 2 s
+    # would give false alarms, and twice that leaves a margin for a busy node.
     answer_s: float = 4.0
-    # A monitor that is silent for longer than a migration's end is reported as hung.
+    # A monitor that is silent for longer than the end of a migration is reported as hung.
     hung_s: float = 2.0
-    # The keepalive's verdict comes after 20 s. A libvirtd that answers keepalives and
-    # nothing else for longer has all of its workers stuck.
+    # The keepalive fails after 20 s. If libvirtd answers only keepalives for longer, all of its
+    # workers are stuck.
     silence_s: float = 30.0
 
 
-# Each call that is stuck holds one of libvirtd's 20 workers (max_workers), which it shares
-# with whoever else manages VMs on the node.
+# Each stuck call blocks one of libvirtd's 20 workers (max_workers), which it shares with other
+# managers of VMs on the node.
 MAX_STUCK: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """What one bulk call returned, by ascending UUID."""
+    """The result of one bulk call, by ascending UUID."""
 
     mono_ns: int
     wall_ns: int
@@ -61,7 +61,7 @@ class Poll:
 
 
 class Poller:
-    """Polls one session after the other; remembers which calls were never answered."""
+    """Polls one session after the other; remembers calls that were never answered."""
 
     def __init__(self, library: Library, *, patience: Patience) -> None:
         self._library = library
@@ -73,21 +73,21 @@ class Poller:
         self._silent_since_ns = 0
 
     async def poll(self, session: Session) -> Poll:
-        """Return all VMs as they are now.
+        """Return the current state of all VMs.
 
         Raises
         ------
         HypervisorUnreachable
-            No call came back in time.
+            No call returned in time.
         HypervisorStuck
-            More calls wait than this process may cost libvirtd; only a new process helps.
+            More calls are stuck than this process may cost libvirtd; only a new process helps.
         """
         if session is not self._session:
-            # What the last connection's calls and VMs have to say died with it.
+            # Calls and VMs of the last connection ended with it.
             self._session, self._last = session, None
             self._waiting, self._unanswered = [], []
         earlier = [call for call in self._still_waiting() if call not in self._unanswered]
-        # What the last poll asked in vain may still be answered, as of the moment it is.
+        # Calls of the last poll may still return, with values of that moment.
         calls = [call for call in self._unanswered if call.waits]
         if not calls:
             self._silent_since_ns = time.monotonic_ns()
@@ -101,7 +101,7 @@ class Poller:
             returned = await first_returned(calls, patience_s=min(left_s, late_s))
             if returned is not None:
                 self._unanswered = [call for call in calls if call.waits]
-                # One that fails because its connection was given up is not an answer.
+                # A call that fails because its connection was closed is not an answer.
                 self._last = self._result(returned)
                 self._unanswered = []
                 return self._last
@@ -111,12 +111,12 @@ class Poller:
             late_s *= 2
 
     def _no_answer(self, earlier: Sequence[Call[Poll]]) -> HypervisorError:
-        """Tell a libvirtd that is silent from one VM too many that is.
+        """Distinguish a silent libvirtd from one silent VM too many.
 
         Parameters
         ----------
         earlier
-            Calls that were stuck already while others were answered.
+            Calls that were already stuck while others were answered.
         """
         stuck = len(self._still_waiting())
         silent_s = (time.monotonic_ns() - self._silent_since_ns) / 1e9
@@ -138,7 +138,7 @@ class Poller:
         return self._waiting
 
     def _start(self, session: Session, *, first: bool) -> Call[Poll]:
-        """Begin a call; those after the first leave out what may have blocked the first."""
+        """Start a call; those after the first skip VMs that may have blocked the first."""
         busy = self._with_job() if not first else frozenset()
         last = self._last
 
@@ -170,7 +170,7 @@ class Poller:
     def _poll_others(
         self, connection: Connection, host_mark: int, last: Poll, busy: frozenset[bytes]
     ) -> Poll:
-        """Poll the VMs of the last poll but the busy ones, which become rows of unknowns."""
+        """Poll the VMs of the last poll without the busy ones, which become rows of unknowns."""
         others = []
         for reading in last.readings:
             if reading.vm not in busy:
@@ -183,8 +183,8 @@ class Poller:
         return _ordered(mono_ns, wall_ns, readings)
 
     def _job_active(self, domain: Domain, reading: Reading) -> bool | None:
-        # One question a VM and 0.1 ms: bulk statistics do not say. It waits for whatever
-        # holds the VM, so it is asked only where the monitor has just answered.
+        # One query a VM and 0.1 ms: bulk statistics do not contain it. It waits for any holder of
+        # the VM, so it runs only where the monitor has just answered.
         if not monitor_answered(reading.stats):
             return None
         try:
@@ -205,6 +205,6 @@ def _reading(domain: Domain, stats: Stats, host_mark: int) -> Reading:
 
 
 def _ordered(mono_ns: int, wall_ns: int, readings: Sequence[Reading]) -> Poll:
-    # libvirt's order is that of a hash table; a stable one makes rosters comparable.
+    # libvirt's order is that of a hash table; a stable one makes VM lists comparable.
     by_vm = sorted(readings, key=lambda reading: reading.vm)
     return Poll(mono_ns=mono_ns, wall_ns=wall_ns, readings=tuple(by_vm))

@@ -1,8 +1,8 @@
-"""Whether a live migration gets anywhere, from what libvirt tells of its passes over memory.
+"""Detect whether a live migration converges, from libvirt's statistics of its memory passes.
 
-A migration copies all memory, then again what was written meanwhile, and so on; it ends when
-what is left fits into the time that the VM may stand still. A guest that writes faster than
-the network carries never gets there, and each pass slows it down for nothing.
+A migration copies all memory, then again the memory written meanwhile, and so on. It ends when the
+rest fits into the permitted downtime of the VM. A guest that writes faster than the network
+transmits never converges, and each pass slows it down without benefit.
 """
 
 from dataclasses import dataclass, replace
@@ -10,28 +10,28 @@ from typing import Final, Self
 
 from connectors.libvirt.binding import Stats
 
-# What each pass begins with must fall by a tenth to count as progress: less is noise.
+# The start of a pass must fall by a tenth to count as progress: less is noise.
 _IMPROVED_RATIO: Final = 0.9
-# On a fast network a pass takes a fraction of a second, and a burst of writes lasts longer;
-# on a slow one a pass takes minutes, and one that is no better than the last says little.
+# On a fast network a pass takes a fraction of a second, and a burst of writes lasts longer; on a
+# slow one a pass takes minutes, and a single pass without improvement shows little.
 PASSES: Final = 3
 PATIENCE_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What was seen of a migration so far.
+    """Observations of a migration so far.
 
     Attributes
     ----------
     number
-        The pass over memory that was seen last; 0 is none yet.
+        The last observed pass over memory; 0 is none yet.
     best_bytes, best_s, best_number
-        The least that a pass began with, when that was seen, and which pass it was.
+        The smallest remainder at the start of a pass, its time, and its pass.
     left_bytes
-        What the newest pass began with.
+        The remainder at the start of the newest pass.
     at_s
-        When the newest statistics were taken, in seconds since the migration began.
+        Time of the newest statistics, in seconds since the migration began.
     """
 
     number: int = 0
@@ -42,7 +42,7 @@ class Progress:
     at_s: float = 0.0
 
     def seen(self, stats: Stats) -> Self:
-        """Return the progress after one more look; what the job does not tell changes nothing."""
+        """Return the progress after new statistics; missing values change nothing."""
         number, left, elapsed_ms = (
             stats.get(name) for name in ("memory_iteration", "memory_remaining", "time_elapsed")
         )
@@ -65,12 +65,12 @@ class Progress:
 
     @property
     def stalled(self) -> bool:
-        """Whether passes have gone by, and time, without one that began with clearly less."""
+        """Whether passes and time have gone by without one that began with clearly less."""
         return self.number - self.best_number >= PASSES and self.at_s - self.best_s >= PATIENCE_S
 
     @property
     def sentence(self) -> str:
-        """Why a stalled migration is given up."""
+        """Why a stalled migration is aborted."""
         return (
             f"the migration does not converge: after {self.at_s:.0f} s pass {self.number} over the"
             f" memory began with {self.left_bytes / 2**20:.0f} MiB left, pass {self.best_number}"

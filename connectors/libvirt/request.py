@@ -1,4 +1,4 @@
-"""Decides, once, whether a verb is sent or was given up before."""
+"""Decide, once, whether an action is sent or was withdrawn before."""
 
 import math
 import threading
@@ -6,7 +6,7 @@ import time
 
 
 class Request:
-    """Decides, once, between a thread that sends a verb and a caller who gives it up."""
+    """Decides once between a thread that sends an action and a caller that withdraws it."""
 
     def __init__(self, *, within_s: float | None) -> None:
         self._guard = threading.Lock()
@@ -15,11 +15,11 @@ class Request:
 
     @property
     def late(self) -> bool:
-        """Whether the verb was not sent because it was too late for it."""
+        """Whether the action was not sent because its time limit had passed."""
         return self._fate == "late"
 
     def send(self) -> bool:
-        """Return whether the verb may be sent; from then on it cannot be withdrawn."""
+        """Return whether the action may be sent; after that it cannot be withdrawn."""
         if time.monotonic() > self._not_after_s:
             self._settle("late")
             return False
@@ -27,11 +27,11 @@ class Request:
 
     @property
     def over(self) -> bool:
-        """Whether the verb may no longer be sent: it is too late, or was taken back."""
+        """Whether the action may no longer be sent: it is too late or withdrawn."""
         return bool(self._fate) or time.monotonic() > self._not_after_s
 
     def withdraw(self) -> bool:
-        """Return whether the verb was not sent, and now never will be."""
+        """Return whether the action was not sent and never will be."""
         return self._settle("withdrawn") or self.late
 
     def _settle(self, fate: str) -> bool:

@@ -1,8 +1,8 @@
-"""A reset by libvirt, with the resume that a VM needs which its panic device had stopped.
+"""Reset a VM through libvirt, and resume it if its panic device had stopped it.
 
-libvirt leaves such a VM paused with a reason that nothing else has: state paused, reason
-crashed, set by a reset of a crashed VM alone and kept over libvirtd's own restart. Before the
-reset the state is crashed; a person's pause has the reason user, before a reset and after it.
+libvirt leaves such a VM in a unique state: paused, reason crashed. Only a reset of a crashed VM
+sets it, and it survives a restart of libvirtd. Before the reset the state is crashed. A pause by a
+person has the reason user, before a reset and after it.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from engine.errors import HypervisorUnreachable, VerbRefused
 
 
 def crashed(state: Sequence[int]) -> bool:
-    """Return whether the VM stands still because of its own crash, not of somebody's pause."""
+    """Return whether the VM is stopped by its own crash, not paused by a person."""
     return state[0] == STATE_CRASHED or was_reset(state)
 
 
 def was_reset(state: Sequence[int]) -> bool:
-    """Return whether the VM was reset after its own crash and only waits for its resume."""
+    """Return whether the VM was reset after its own crash and only needs a resume."""
     return (state[0], state[1]) == (STATE_PAUSED, PAUSED_CRASHED)
 
 
@@ -33,7 +33,7 @@ def reset(domain: Domain, *, library: Library) -> None:
     Raises
     ------
     HypervisorUnreachable
-        It was reset, and what became of it then is unknown.
+        It was reset, and its state after that is unknown.
     """
     had_crashed = crashed(domain.state())
     domain.reset(0)
@@ -41,7 +41,7 @@ def reset(domain: Domain, *, library: Library) -> None:
         if had_crashed or crashed(domain.state()):
             _resume(domain, library=library)
     except library.libvirtError as error:
-        # Whatever this error says of a question, the verb before it was done.
+        # The error came after the reset was done, so the outcome is unknown.
         raise HypervisorUnreachable(
             f"the VM was reset, what became of it is unknown: {error}"
         ) from error
@@ -53,9 +53,9 @@ def finish(domain: Domain, *, library: Library) -> None:
     Raises
     ------
     VerbRefused
-        It does not wait for that.
+        It is not in that state.
     HypervisorUnreachable
-        It still stands.
+        It is still paused.
     """
     state = domain.state()
     if not was_reset(state):
@@ -68,7 +68,7 @@ def _resume(domain: Domain, *, library: Library) -> None:
         domain.resume()
     except library.libvirtError as error:
         if not crashed(domain.state()):
-            return  # it runs: somebody else, or libvirt itself, was faster
+            return  # it runs: another client, or libvirt itself, was faster
         raise HypervisorUnreachable(
             f"the VM was reset but stays paused, resume failed: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""One VM as libvirt shows it to the agent, with what this connection heard of it."""
+"""The state of one VM for the agent, from libvirt and the events of this connection."""
 
 import time
 from typing import Final
@@ -25,28 +25,28 @@ from engine.errors import VmNotFound
 from engine.looks import Look, StateReason
 from engine.wire.metrics import VM_STATES
 
-# NOWAIT does not wait for whoever holds a VM: the collector's poll, a screenshot, the end of a
-# copy hold it for some 10 ms each, ten times that on a busy node. Half a second tells them from a
-# monitor that hangs, and leaves the look most of its deadline.
+# NOWAIT does not wait for the holder of a VM: the collector's poll, a screenshot and the end of a
+# copy hold it for some 10 ms each, ten times that on a busy node. Half a second distinguishes them
+# from a hung monitor, and leaves the preflight check most of its deadline.
 _HELD_TRIES: Final = 5
 _HELD_PAUSE_S: Final = 0.1
 
 
 def see(connection: Connection, domain: Domain, *, host_mark: int, heard: Heard, uri: str) -> Look:
-    """Return the VM as it is now.
+    """Return the current state of the VM.
 
     Raises
     ------
     VmNotFound
-        It has gone meanwhile.
+        It no longer exists.
     """
-    # What changes last is asked for last: the counters are as young as the look says.
+    # Values that change fastest are read last, so the counters are as recent as `mono_ns` states.
     vm, xml = domain.UUID(), domain.XMLDesc()
     run = instance(domain, host_mark=host_mark)
     domain, stats, mono_ns = _statistics(connection, domain, uri=uri)
     job = False
     if monitor_answered(stats):
-        # Only now: this question waits for whatever holds the VM, and fails at one that is off.
+        # Only now: this query waits for any holder of the VM, and fails if the VM is off.
         job = domain.jobInfo()[0] not in JOB_IDLE
         domain, stats, mono_ns = _statistics(connection, domain, uri=uri)
     wall_ms = time.time_ns() // 1_000_000
@@ -63,7 +63,7 @@ def see(connection: Connection, domain: Domain, *, host_mark: int, heard: Heard,
         state=VM_STATES[state if state is not None else 0],
         state_reason=_reason(state, reason),
         monitor_answered=answered,
-        # Who holds the monitor may be at work on the VM.
+        # The holder of the monitor may be changing the VM.
         job_active=job or definition.mirrored or (False if answered else None),
         boots_seen=heard.boots(vm),
         reported=reported,
@@ -90,20 +90,20 @@ def see(connection: Connection, domain: Domain, *, host_mark: int, heard: Heard,
 
 
 def moment_ns() -> int:
-    """Return the node's monotonic clock, in ns, as looks are dated by."""
+    """Return the node's monotonic clock in ns, the time base of `Look`."""
     return time.monotonic_ns()
 
 
 def instance(domain: Domain, *, host_mark: int) -> int:
-    """Return the number of the VM's run, as `engine.looks.Look` has it."""
+    """Return the number of the VM's run for `engine.looks.Look`."""
     # A VM that does not run has the number -1.
     return instance_of(host_mark=host_mark, domain_id=max(0, domain.ID()))
 
 
 def _statistics(connection: Connection, domain: Domain, *, uri: str) -> tuple[Domain, Stats, int]:
-    """Return what libvirt tells of a VM and when it was asked (monotonic ns).
+    """Return libvirt's statistics of a VM and the time of the query (monotonic ns).
 
-    It is asked again while its monitor is only held.
+    The query is repeated while another client only holds the monitor for a short time.
     """
     for pause_s in (*(_HELD_PAUSE_S,) * _HELD_TRIES, None):
         mono_ns = moment_ns()
@@ -117,7 +117,7 @@ def _statistics(connection: Connection, domain: Domain, *, uri: str) -> tuple[Do
 
 
 def _reason(state: int | None, reason: int | None) -> StateReason:
-    """Return libvirt's numbers as `engine.action` reads them."""
+    """Convert libvirt's numbers into the reason that `engine.action` reads."""
     if state is None or reason is None:
         return "unknown"
     return "crashed" if resets.crashed((state, reason)) else "other"

@@ -1,7 +1,7 @@
-"""The agent's verbs, over a connection of its own that may change VMs.
+"""The agent's actuator, over a separate connection that may change VMs.
 
-There is no verb that ends, removes, changes or starts a VM, and none may be added here: a
-test reads this package's syntax tree for their names.
+No action ends, removes, redefines or starts a VM, and none may be added here: a test searches this
+package's syntax tree for the names of such calls.
 """
 
 import time
@@ -37,39 +37,39 @@ from engine.wire.frame import UUID_BYTES
 T = TypeVar("T")
 
 DEFAULT_URI: Final = "qemu:///system"
-# A look takes 10 ms. The agent takes two, at least 4 s apart, within 10 s of its call: one
-# that needs longer than this is no look at the VM as it is now.
+# A preflight check takes 10 ms. The agent takes two, at least 4 s apart, within 10 s before its
+# call: a slower one does not show the current state.
 LOOK_DEADLINE_S: Final = 3.0
-# libvirt itself gives up waiting for a VM's job after 30 s and says so, which is an answer;
-# a shorter deadline would turn it into an unknown outcome.
+# libvirt itself stops waiting for a VM's job after 30 s and reports it, which is an answer; a
+# shorter deadline would turn it into an unknown outcome.
 VERB_DEADLINE_S: Final = 35.0
-# Beyond the time that a move of memory or of a disk is given: for giving it up, and for
-# finding out which end it came to.
+# Beyond the time limit of a migration or disk move: for aborting it, and for determining its
+# result.
 _LAST_STEPS_S: Final = 70.0
 
-# virDomainMigrateFlags: live, peer to peer (the source's libvirtd goes on if the agent
-# dies), given up on a disk error. A VM that is defined on the source is afterwards defined
-# on the target alone: two definitions could both be started.
+# virDomainMigrateFlags: live, peer to peer (the source's libvirtd continues if the agent dies),
+# aborted on a disk error. A VM that is defined on the source is afterwards defined on the target
+# alone: two definitions could both be started.
 _MIGRATE_FLAGS: Final = 1 | 2 | 4096
 _MIGRATE_DEFINITION: Final = 8 | 16
 _MIGRATE_UNSAFE: Final = 512
 _MIGRATE_PARAM_URI: Final = "migrate_uri"
 _MIGRATE_PARAM_BANDWIDTH: Final = "bandwidth"
 
-# Errors that libvirt raises before it has touched the VM: not supported, invalid argument,
-# denied, authentication, invalid in this state, job lock not had in time, invalid or
-# unsupported configuration, unsafe migration, unsupported operation, busy, access denied.
-# Any other error may come from half-way, so its outcome is unknown.
+# Errors that libvirt raises before it has changed the VM: not supported, invalid argument, denied,
+# authentication, invalid in this state, job lock not acquired in time, invalid or unsupported
+# configuration, unsafe migration, unsupported operation, busy, access denied. Any other error may
+# occur midway, so its outcome is unknown.
 _NOTHING_DONE: Final = frozenset({3, 8, 29, 45, 55, 67, 68, 74, 79, 81, 84, 87, 88, 94})
 
-# What a verb does on a domain, saying through the last argument that it now begins to.
+# An action on a domain. It calls the last argument immediately before it begins.
 Verb = Callable[[Connection, Domain, Callable[[], bool]], None]
 Wait = Callable[[Session, Call[None]], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
 class MigrationTarget:
-    """How this node reaches another one.
+    """Addresses of another node for a migration.
 
     Parameters
     ----------
@@ -77,11 +77,11 @@ class MigrationTarget:
         The target's libvirtd as this node's libvirtd connects to it, for instance
         ``qemu+tls://node7/system``.
     data_uri
-        Where the memory goes, for instance ``tcp://10.0.7.1``; None lets libvirt choose.
+        Destination of the memory, for instance ``tcp://10.0.7.1``; None lets libvirt choose.
     unsafe
-        Whether to migrate although libvirt cannot see that both nodes share the disks.
+        Whether to migrate although libvirt cannot verify that both nodes share the disks.
     bandwidth_mib_s
-        At most so much of the network is taken; None is all that there is.
+        Limit of the network bandwidth; None is unlimited.
     """
 
     uri: str
@@ -98,7 +98,7 @@ class LibvirtVerbs:
     targets
         The nodes to which a VM may be moved, by name.
     heard
-        Where this connection notes what it hears, for others to read; None is one of its own.
+        Where this connection stores its events, for other readers; None makes a private one.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class LibvirtVerbs:
         self._migrating: set[bytes] = set()
 
     async def __aenter__(self) -> Self:
-        """Return at once: whoever asks first connects."""
+        """Return immediately: the first caller connects."""
         return self
 
     async def __aexit__(
@@ -130,7 +130,7 @@ class LibvirtVerbs:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave libvirtd; a migration goes on without this process."""
+        """Disconnect from libvirtd; a migration continues without this process."""
         await self._link.close()
 
     async def reach(self) -> None:
@@ -142,7 +142,7 @@ class LibvirtVerbs:
         return register(connection, self._heard)
 
     async def look(self, vm: bytes) -> Look:
-        """Return the VM as it is now.
+        """Return the current state of the VM.
 
         Raises
         ------
@@ -154,7 +154,7 @@ class LibvirtVerbs:
         return await self._ask(vm, self._look, what="look", patience_s=LOOK_DEADLINE_S)
 
     async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
-        """Pull the VM's reset line; a VM paused by its own crash is resumed after it."""
+        """Reset the VM; a VM paused by its own crash is resumed after it."""
         await self._do(
             vm,
             lambda domain: resets.reset(domain, library=self._library),
@@ -164,7 +164,7 @@ class LibvirtVerbs:
         )
 
     async def finish_reset(self, vm: bytes, *, permit: Permit) -> None:
-        """Resume a VM that a reset of an earlier life of this agent has left paused."""
+        """Resume a VM that a reset by an earlier run of this agent has left paused."""
         await self._do(
             vm,
             lambda domain: resets.finish(domain, library=self._library),
@@ -174,7 +174,7 @@ class LibvirtVerbs:
         )
 
     async def reboot(self, vm: bytes, *, permit: Permit | None = None) -> None:
-        """Ask the guest to reboot: through its agent if it has one, else by the power button."""
+        """Request a reboot from the guest: by its agent if it has one, else by the power button."""
         await self._do(
             vm,
             lambda domain: domain.reboot(0),
@@ -186,9 +186,9 @@ class LibvirtVerbs:
     async def migrate(
         self, vm: bytes, *, target: str, within_s: float, permit: Permit | None = None
     ) -> None:
-        """Move the VM live to `target`, peer to peer; return when it runs there.
+        """Migrate the VM live to `target`, peer to peer; return when it runs there.
 
-        One that gets nowhere, or is not over after `within_s`, is aborted: the VM stays here.
+        A migration that stalls, or is not complete after `within_s`, is aborted: the VM stays here.
         """
         goal = self._target(target)
         watch = Watch(self._library, vm, within_s=within_s)
@@ -210,7 +210,7 @@ class LibvirtVerbs:
             self._migrating.discard(vm)
 
     async def find_migration(self, vm: bytes, *, target: str, within_s: float) -> None:
-        """Wait for a migration that this agent asked for in an earlier life."""
+        """Wait for a migration that an earlier run of this agent requested."""
         if target not in self._targets:
             raise HypervisorUnreachable(f"node {target} is no longer among the migration targets")
         uri = self._targets[target].uri
@@ -229,7 +229,7 @@ class LibvirtVerbs:
         within_s: float,
         permit: Permit | None = None,
     ) -> None:
-        """Copy a disk to pool `target` while the VM writes, and let it go on there."""
+        """Copy a disk to pool `target` while the VM writes, and switch the VM to the copy."""
         move = DiskMove(self._library, device=disk, pool=target, within_s=within_s)
         await self._do_all(
             vm,
@@ -240,7 +240,7 @@ class LibvirtVerbs:
         )
 
     async def find_disk_move(self, vm: bytes, *, disk: str, target: str) -> None:
-        """Give up a copy that this agent began in an earlier life; return if it was complete."""
+        """Cancel a copy that an earlier run of this agent began; return if it was complete."""
 
         def end(connection: Connection, domain: Domain, _host_mark: int) -> None:
             end_left_copy(connection, domain, device=disk, pool=target, library=self._library)
@@ -253,7 +253,7 @@ class LibvirtVerbs:
     async def abort_job(self, vm: bytes) -> None:
         """Abort the migration that `migrate` is waiting for."""
         if vm not in self._migrating:
-            # Somebody else's backup or migration is not this agent's to end.
+            # The agent must not end a backup or migration of another client.
             raise VerbRefused(f"VM {vm.hex()} has no job that was started from here")
         await self._do(
             vm, lambda domain: domain.abortJob(), what="abort job", deadline_s=VERB_DEADLINE_S
@@ -275,7 +275,7 @@ class LibvirtVerbs:
         what: str,
         patience_s: float,
     ) -> T:
-        """Return what a question about a VM is answered with, whatever was done to it before."""
+        """Return the answer to a query about a VM, for any earlier action on it."""
         session = await self._link.session()
         what = f"{what} at VM {vm.hex()}"
         call = session.start(
@@ -305,7 +305,7 @@ class LibvirtVerbs:
         wait: Wait | None = None,
         permit: Permit | None = None,
     ) -> None:
-        """Carry out a verb that is one call to libvirt."""
+        """Execute an action that is one call to libvirt."""
 
         def work(_connection: Connection, domain: Domain, send: Callable[[], bool]) -> None:
             if send():
@@ -323,13 +323,13 @@ class LibvirtVerbs:
         wait: Wait | None = None,
         permit: Permit | None = None,
     ) -> None:
-        """Carry out a verb that may change the VM, once it says that it begins to."""
+        """Execute an action that may change the VM once it signals that it begins."""
         what = f"{what} of VM {vm.hex()}"
         request = Request(within_s=None if permit is None else permit.within_s)
         try:
             session = await self._link.session()
         except HypervisorUnreachable as error:
-            # Nothing was asked of anybody, so nothing was done.
+            # No request was sent, so nothing was done.
             raise VerbUnsent(f"{what} was not asked for: {error}") from error
 
         def work(connection: Connection) -> None:
@@ -362,7 +362,7 @@ class LibvirtVerbs:
             else:
                 returned = await first_returned([call], patience_s=deadline_s) is not None
         finally:
-            # Whoever is cancelled takes back what was not sent: nobody would tell of it.
+            # A cancelled caller withdraws an unsent action: no one would report its result.
             unsent = request.withdraw()
         if not returned:
             if unsent:
@@ -373,12 +373,12 @@ class LibvirtVerbs:
         self._end_of(call, what=what, unsent=unsent)
 
     def _end_of(self, call: Call[None], *, what: str, unsent: bool) -> None:
-        """Raise what a verb that returned must be told as; return where it was done."""
+        """Raise the error for a call that returned; return if the action was done."""
         try:
             call.result()
         except self._library.libvirtError as error:
             code = error_code(error)
-            # A VM that has gone once the verb was sent may have gone because of it.
+            # A VM that is missing after the action was sent may be missing because of it.
             if unsent and code == ERR_NO_DOMAIN:
                 raise VmNotFound(f"{what}: libvirtd knows no such VM") from error
             if unsent or code in _NOTHING_DONE:
@@ -393,10 +393,10 @@ class LibvirtVerbs:
         host_mark: int,
         request: Request,
     ) -> str | None:
-        """Return why the VM as it is now forbids the call, None if it does not.
+        """Return why the current state of the VM forbids the call, None if it does not.
 
-        Asked in the thread that calls, so late that nothing fits in between. On a node that is
-        too busy for that the VM is looked at again, until the request is late.
+        Checked in the calling thread, directly before the call. On a node that is too busy for that
+        the check is repeated, until the request is late.
         """
         while not request.over:
             look = self._look(connection, domain, host_mark)
@@ -422,8 +422,8 @@ class LibvirtVerbs:
         try:
             domain.migrateToURI3(target.uri, parameters, flags)
         except self._library.libvirtError as error:
-            # The error may come from either node and from any phase, so what it means for
-            # the VM is read from the VM: where it runs without a job, it has stayed.
+            # The error may come from either node and any phase, so the VM's state decides: if it
+            # runs here without a job, it was not migrated.
             if self._stayed(domain):
                 raise VerbRefused(f"the migration failed, the VM runs on here: {error}") from error
             raise HypervisorUnreachable(
@@ -431,7 +431,7 @@ class LibvirtVerbs:
             ) from error
 
     def _stayed(self, domain: Domain) -> bool:
-        """Return whether the VM is seen to run here without a job."""
+        """Return whether the VM runs here without a job."""
         try:
             return domain.state()[0] == STATE_RUNNING and domain.jobInfo()[0] in JOB_IDLE
         except self._library.libvirtError:

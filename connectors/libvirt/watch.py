@@ -1,4 +1,4 @@
-"""What the agent's watch asks of this node's guests, over a connection of its own."""
+"""Guest probing by the agent on this node, over a separate connection."""
 
 import ipaddress
 from collections.abc import Callable, Mapping
@@ -38,30 +38,30 @@ from engine.looks import Sign, Watched, moved
 
 T = TypeVar("T")
 
-# virDomainStatsTypes: vCPUs, cards and disks. A qemu whose monitor hangs blocks the first question;
-# later ones pass it over (`connectors.libvirt.polling`), and its guest has no disks in them.
+# virDomainStatsTypes: vCPUs, cards and disks. A qemu whose monitor hangs blocks the first query;
+# later ones skip it (`connectors.libvirt.polling`) and then contain no disks of its guest.
 _WATCHED: Final = 8 | 16 | 32
-# A node of 200 VMs takes 0.1 s; this is for one that is busy too.
+# A node of 200 VMs takes 0.1 s; this also suffices for a busy one.
 _ROSTER_S: Final = 10.0
 _QUESTION_S: Final = 5.0
-# virErrorNumber of an agent that does not answer, and how libvirt begins what an agent answered
-# that does not know or may not do what it was asked.
+# virErrorNumber of an agent that does not answer, and the prefix of libvirt's message for an agent
+# that answered that it does not know or may not execute the command.
 _AGENT_UNRESPONSIVE: Final = 86
 _AGENT_SAID: Final = "unable to execute QEMU agent command"
-# An agent answers in 50 ms. One that fell out of step is given 5 s by libvirt before that.
+# An agent answers in 50 ms. libvirt first allows an agent that is out of sync 5 s.
 _AGENT_S: Final = 4
-# The kernel's neighbours are told by /proc too, where libvirt's own way of asking is not there.
+# /proc also lists the kernel's neighbours, where libvirt's own method is not available.
 _NEIGHBOURS: Final = Path("/proc/net/arp")
 _MAX_ADDRESSES: Final = 8
-# A panic's line stands before its stack and registers, some KiB from the end.
+# A panic's line is before its stack and registers, some KiB from the end.
 _CONSOLE_BYTES: Final = 16 * 1024
 
 
 class Ping(Protocol):
-    """Asks a VM's agent for an answer, as `connectors.libvirt.binding.ping_agent` does."""
+    """Pings a VM's guest agent, as `connectors.libvirt.binding.ping_agent` does."""
 
     def __call__(self, domain: Domain, *, within_s: int) -> object:
-        """Return once it has answered; a libvirtError says that it has not."""
+        """Return once it has answered; a libvirtError means that it has not."""
         ...
 
 
@@ -71,9 +71,9 @@ class LibvirtWatch:
     Parameters
     ----------
     heard
-        What the connection of the verbs heard, so that both count the same boots.
+        Events of the actuator's connection, so that both count the same boots.
     neighbours, ping
-        The kernel's table of neighbours, and how a guest agent is asked.
+        The kernel's table of neighbours, and the function that pings a guest agent.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class LibvirtWatch:
         self._link = Link(self._library, uri, read_only=False, boot_id=boot_id)
 
     async def __aenter__(self) -> Self:
-        """Return at once: who asks first connects."""
+        """Return immediately: the first caller connects."""
         return self
 
     async def __aexit__(
@@ -104,7 +104,7 @@ class LibvirtWatch:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave libvirtd."""
+        """Disconnect from libvirtd."""
         await self._link.close()
 
     async def roster(self) -> tuple[Watched, ...]:
@@ -126,7 +126,7 @@ class LibvirtWatch:
             marks = read_watched(domain.XMLDesc())
             run = instance(domain, host_mark=mark)
         except self._library.libvirtError:
-            return None  # it has gone since
+            return None  # it has ended since
         if not marks.actionable:
             return None
         times, delays = vcpu_times(stats), vcpu_delays(stats)
@@ -163,7 +163,7 @@ class LibvirtWatch:
             try:
                 told = domain.interfaceAddresses(source)
             except self._library.libvirtError:
-                continue  # no such network, no agent, or a kernel that does not tell
+                continue  # no such network, no agent, or a kernel without the information
             for mac, address in read_addresses(told):
                 found.setdefault(mac, {})[address] = None
             if found:
@@ -173,9 +173,9 @@ class LibvirtWatch:
         return {mac: tuple(known)[:_MAX_ADDRESSES] for mac, known in found.items()}
 
     async def ping_agent(self, vm: bytes, *, within_s: float) -> Sign:
-        """Ping the agent: any word of it is an answer, a refusal as well.
+        """Ping the agent: any answer counts, a refusal as well.
 
-        Where libvirt itself takes longer than the agent may, nothing is known.
+        If libvirt itself takes longer than the agent may, the result is unknown.
         """
 
         def ask(connection: Connection, _mark: int) -> Sign:
@@ -233,7 +233,7 @@ class LibvirtWatch:
 
 
 def read_addresses(told: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Return pairs of MAC and IP address from what libvirt tells of a VM's cards."""
+    """Return pairs of MAC and IP address from libvirt's data on a VM's cards."""
     pairs = []
     for card in told.values():
         if not isinstance(card, Mapping):
@@ -259,7 +259,7 @@ def read_neighbours(text: str) -> list[tuple[str, str]]:
 
 
 def _usable(text: str) -> str:
-    """Return an address that a neighbour can be asked for, empty where it is none."""
+    """Return an address that can be looked up among the neighbours, empty if it is invalid."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:

@@ -1,1 +1,1 @@
-"""Tells people, through whatever takes a webhook."""
+"""Notifications of people, through any receiver of webhooks."""

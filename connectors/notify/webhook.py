@@ -1,8 +1,8 @@
-"""One webhook, in the form in which Alertmanager calls webhooks (version 4).
+"""One webhook, in the format of Alertmanager's webhooks (version 4).
 
-Receivers of pagers, chats and ticket systems understand that form, so that none of them needs
-an adapter of its own here. Each call carries one alert, in a group of its own: receivers that
-gather by group keep the VMs and incidents apart. Nothing here ever says that an alert is over.
+Receivers of pagers, chats and ticket systems support that format, so none of them needs an adapter
+here. Each call carries one alert, in its own group: receivers that group alerts keep VMs and
+incidents apart. No call reports that an alert has resolved.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ from engine.plain_text import masked_url, one_line, without_secrets
 from engine.ports import Notice
 from engine.refusals import is_permanent, retry_after_s
 
-# A receiver that takes longer is one that does not answer; the notice is sent again.
+# A slower receiver counts as not answering; the notice is sent again.
 TIMEOUT_S: Final = 10.0
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A notice goes where an operator said, with its token, and nowhere else."""
+    """Follows no redirect: a notice and its token go only to the configured URL."""
 
     def redirect_request(self, *_args: object, **_kwargs: object) -> None:
-        """Follow nothing: the status is told as an error."""
+        """Return nothing, so that the redirect is reported as an error."""
         return
 
 
@@ -51,9 +51,9 @@ class Webhook:
         Raises
         ------
         NotifierUnreachable
-            No answer within 10 s, or one that blames the receiver or the moment.
+            No answer within 10 s, or an error of the receiver or a temporary one.
         NotifierRefused
-            An answer that blames the notice (4xx but 408, 425 and 429, or a redirect).
+            An error of the notice (4xx except 408, 425 and 429, or a redirect).
         """
         await asyncio.to_thread(self._post, json.dumps(payload(notice)).encode())
 
@@ -67,7 +67,7 @@ class Webhook:
             with error:
                 status, asked = error.code, error.headers.get("Retry-After")
         except (OSError, ValueError, http.client.HTTPException) as error:
-            # What is no error of the network quotes the address or the token it was given.
+            # The text of other errors than network errors contains the address or the token.
             said = str(error) if isinstance(error, OSError) else ""
             said = one_line(without_secrets(said, self._url, self._token))
             raise NotifierUnreachable(
@@ -85,7 +85,7 @@ class Webhook:
 
 
 def payload(notice: Notice) -> dict[str, object]:
-    """Return a notice as Alertmanager would post it."""
+    """Return a notice in Alertmanager's format."""
     labels = {
         **{name: one_line(value) for name, value in notice.labels.items()},
         "alertname": notice.name,
@@ -94,7 +94,7 @@ def payload(notice: Notice) -> dict[str, object]:
     started = datetime.fromtimestamp(notice.time_ms / 1000, UTC).isoformat(timespec="milliseconds")
     annotations = {"summary": one_line(notice.sentence)}
     own = {name: labels[name] for name in sorted(labels) if name != "severity"}
-    # What several rules say of one incident belongs together.
+    # Alerts of several rules about one incident share a group.
     group = {n: v for n, v in own.items() if n != "rule" or "incident" not in own}
     alert = {
         "status": "firing",

@@ -1,1 +1,1 @@
-"""The history without a server: Parquet files that DuckDB answers from."""
+"""The history without a server: Parquet files queried by DuckDB."""

@@ -1,11 +1,11 @@
-"""Where the rows of a measurement stand on disk, and how files come and go.
+"""Layout and life cycle of the history's files.
 
-A measurement has a folder, in it one for each hour (raw rows) or day (all others), in it some
-files. A file appears whole, by a rename, and is never changed. Where several files hold the
-same row, the one whose name sorts last counts: that is the newest.
+A measurement has a folder, with one folder for each hour (raw rows) or day (all others), which
+holds some files. A file appears complete, by a rename, and never changes. If several files hold the
+same row, the file whose name sorts last applies: it is the newest.
 
-Only names of ours are looked at. A file that cannot be read is set aside: it stays where it is
-under a name that no reader looks at, and the log names it.
+Only files with names of this format are read. An unreadable file is set aside: it stays under a
+name that no reader opens, and its name is logged.
 """
 
 import os
@@ -24,12 +24,12 @@ import structlog
 from engine.errors import HistoryUnreachable
 from engine.wire.measurement import DAY_S, MEASUREMENTS, Bucket
 
-# Of raw rows an hour of 1,000 VMs at 10 s is 30 MB; of the others a day is a few.
+# An hour of raw rows of 1,000 VMs at 10 s takes 30 MB; a day of the others takes a few.
 _PARTITION_S: Final[dict[Bucket, int]] = {"raw": 3600, "minute": DAY_S, "long": DAY_S}
 _ROWS: Final = ".parquet"
 _DAMAGED: Final = ".damaged"
 _NEW: Final = ".new"
-# As `new` makes them: a time in ns, the process, and a number of its own.
+# The names that `new` makes: a time in ns, the process id, and a serial number.
 _FILE: Final = re.compile(rf"\d{{20}}-\d+-\d+{re.escape(_ROWS)}")
 _PARTITION: Final = re.compile(r"\d{8}T\d{2}")
 _numbers = count()
@@ -42,7 +42,7 @@ class Files:
     Raises
     ------
     HistoryUnreachable
-        The folder cannot be made or written: what was to be stored is not.
+        The folder cannot be made or written, so the rows were not stored.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +54,7 @@ class Files:
         return _PARTITION_S[MEASUREMENTS[measurement].bucket]
 
     def partition(self, measurement: str, number: int) -> Path:
-        """Return the folder of a measurement's partition, `number` of them after the epoch."""
+        """Return the folder of a measurement's partition; `number` counts from the epoch."""
         begin = datetime.fromtimestamp(number * self.partition_s(measurement), UTC)
         return self.folder / measurement / begin.strftime("%Y%m%dT%H")
 
@@ -90,7 +90,7 @@ class Files:
         try:
             return list(folder.iterdir())
         except (FileNotFoundError, NotADirectoryError):
-            return []  # never made, or deleted because it was too old
+            return []  # never made, or expired
         except OSError as error:
             raise HistoryUnreachable(
                 f"{folder} cannot be read: {error.strerror}. Give the user of this process the"
@@ -98,16 +98,15 @@ class Files:
             ) from error
 
     def set_aside(self, path: Path, why: str) -> None:
-        """Let no reader look at a file that cannot be read, and name it.
+        """Hide an unreadable file from readers, and log its name.
 
-        Where this process may not rename it, it is named all the same, and the caller leaves it
-        out by itself.
+        Where this process may not rename it, the name is logged too, and the caller skips the file.
         """
         try:
             path.rename(path.with_suffix(_DAMAGED))
             done = "was set aside"
         except FileNotFoundError:
-            return  # another process did, or it became part of a larger file
+            return  # another process did, or the file was merged into a larger one
         except OSError as error:
             done = f"is left out, and cannot be renamed ({error.strerror})"
         _log.error(
@@ -118,9 +117,9 @@ class Files:
         )
 
     def new(self, partition: Path) -> Path:
-        """Return a name for a file that is being written; no reader looks at it.
+        """Return a name for a file to be written; no reader opens it before `publish`.
 
-        A name sorts after every name that this folder holds, whatever the clock did meanwhile.
+        A new name sorts after all names in the folder, even if the clock went back.
         """
         try:
             partition.mkdir(parents=True, exist_ok=True)
@@ -133,7 +132,7 @@ class Files:
         return partition / f"{stamp:020d}-{os.getpid()}-{next(_numbers)}{_NEW}"
 
     def publish(self, written: Path) -> None:
-        """Make a file durable and let readers see it."""
+        """Make a file durable and visible to readers."""
         try:
             with written.open("rb") as file:
                 os.fsync(file.fileno())
@@ -153,10 +152,10 @@ class Files:
             try:
                 begin = datetime.strptime(folder.name, "%Y%m%dT%H").replace(tzinfo=UTC)
             except ValueError:
-                continue  # eight digits that are no date
+                continue  # eight digits that are not a date
             if begin.timestamp() + length_s > before_s:
                 break
-            # What is not ours stays, and its folder with it: that is no reason to stop writing.
+            # A foreign file stays, with its folder: that is no reason to stop writing.
             with suppress(OSError):
                 for path in self._entries(folder):
                     if path.suffix in (_ROWS, _DAMAGED, _NEW) and path.is_file():
@@ -165,7 +164,7 @@ class Files:
 
 
 def require_writable(folder: Path) -> None:
-    """Make the history's folder, so that one of somebody else is told before the first row.
+    """Make the history's folder, to detect a foreign one before the first row.
 
     Raises
     ------
@@ -181,7 +180,7 @@ def require_writable(folder: Path) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> HistoryUnreachable:
-    """Return what a failed write means."""
+    """Return the error for a failed write."""
     return HistoryUnreachable(
         f"{path} cannot be written: {error.strerror}. Free some space, or give the folder to the"
         " user of this process."

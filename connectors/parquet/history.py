@@ -19,16 +19,15 @@ from engine.ports import Answer, Clock, Question, RefusedRow
 from engine.wire.measurement import MEASUREMENTS, RETENTION_S, Bucket
 from engine.wire.points import MISSING, Points
 
-# A partition with more files than this is written anew as one: each file costs a reader a
-# fifth of a millisecond.
+# A partition with more files is merged into one: each file costs a reader 0.2 ms.
 _FILES_KEPT: Final = 24
-# Files of which it is known that they have a time: 24 in each hour or day of some measurements.
+# Limit of remembered files with a time column: 24 in each hour or day of some measurements.
 _DATED_KEPT: Final = 100_000
-# A file that a reader was about to open may be gone, rewritten together with others.
+# A file may be merged into another before a reader opens it.
 _TRIES: Final = 5
-# Sorting an hour of raw rows takes less; without a bound DuckDB would take most of the machine.
+# Sorting an hour of raw rows takes less; without a limit DuckDB would take most of the machine.
 _MEMORY: Final = "512MB"
-# What may pass: a disk that is full or away, memory, an interrupt. All else is about the rows.
+# Temporary errors: a full or missing disk, memory, an interrupt. All others concern the rows.
 _PASSING: Final = (duckdb.OperationalError, duckdb.InternalError, duckdb.FatalException)
 
 
@@ -36,16 +35,16 @@ _log = structlog.get_logger()
 
 
 class ParquetHistory:
-    """The history in one folder; one process writes, any may read.
+    """The history in one folder; one process writes, any number may read.
 
     Parameters
     ----------
     folder
         Created if absent.
     clock
-        Tells which rows are older than what is kept.
+        Determines which rows are older than the retention.
     retention_s
-        How long rows of each bucket are kept.
+        Retention of the rows of each bucket.
     """
 
     def __init__(
@@ -68,9 +67,9 @@ class ParquetHistory:
         return None
 
     async def write(self, batch: Sequence[Points]) -> tuple[RefusedRow, ...]:
-        """See `engine.ports.History`; refused is what is older than its bucket keeps.
+        """See `engine.ports.History`.
 
-        And a row that no file can hold.
+        Rejected are rows older than the retention of their bucket, and rows that no file can hold.
         """
         return await asyncio.to_thread(self._write, batch)
 
@@ -126,7 +125,7 @@ class ParquetHistory:
             yield RefusedRow(index, row, _text(points, row), f"older than {days:g} days")
 
     def _oldest_ns(self, measurement: str) -> int:
-        """Return from when on rows of a measurement are kept."""
+        """Return the time from which rows of a measurement are kept."""
         kept_s = self._retention_s[MEASUREMENTS[measurement].bucket]
         return (self._clock.now_ms() - kept_s * 1000) * 1_000_000
 
@@ -168,8 +167,8 @@ class ParquetHistory:
             files = tuple(path for path in files if path not in timeless)
             _copy(database, f"SELECT * FROM {source(measurement, [files])}", self._files, partition)
         except (duckdb.Error, HistoryUnreachable) as error:
-            # The rows stand in their own files, so that a merge can wait; a file that cannot be
-            # read must not end each later one too.
+            # The rows are in their own files, so a merge can wait. An unreadable file must not make
+            # all later merges fail too.
             if not self._without_damaged(measurement, files):
                 _log.warning(
                     "Files of the history are not merged for now.", reason=str(error)[:300]
@@ -181,10 +180,10 @@ class ParquetHistory:
     def _without_time(
         self, database: duckdb.DuckDBPyConnection, files: Sequence[Path]
     ) -> set[Path]:
-        """Set aside the files that have no column time, and return them.
+        """Set aside the files without a time column, and return them.
 
-        No reader stumbles over these: to a query all their rows are of no time. Each file is looked
-        at once, since none is ever changed.
+        They do not disturb a reader: a query finds no time in their rows. Each file is checked
+        once, since it never changes.
         """
         new = [path for path in files if path not in self._dated]
         if not new:
@@ -199,7 +198,7 @@ class ParquetHistory:
         return timeless
 
     def _without_damaged(self, measurement: str, files: Iterable[Path]) -> set[Path]:
-        """Set aside the files that cannot be read by themselves, and return them."""
+        """Set aside the files that cannot be read, each tested separately, and return them."""
         damaged: set[Path] = set()
         for path in files:
             if why := _damage(measurement, path):
@@ -228,7 +227,7 @@ class ParquetHistory:
                     rows = database.execute(query).fetchall()
             except duckdb.Error as error:
                 files = [path for several in partitions for path in several]
-                # One that is gone became part of another meanwhile, and nothing is damaged.
+                # A missing file was merged meanwhile, so nothing is damaged.
                 if all(path.exists() for path in files):
                     damaged |= self._without_damaged(question.measurement, files)
                 if attempt == _TRIES:
@@ -246,7 +245,7 @@ class _RowsRefused(Exception):
 
 
 class _Bad(NamedTuple):
-    """A row of a table that cannot be written, and why."""
+    """A row of a table that cannot be written, and the reason."""
 
     place: int
     why: str
@@ -260,9 +259,9 @@ def _database() -> duckdb.DuckDBPyConnection:
 
 
 def _damage(measurement: str, path: Path) -> str:
-    """Return why a file cannot be read, empty if it can: all of it is."""
+    """Return why a file cannot be read, empty if it can; reads it completely."""
     if not os.access(path, os.R_OK):
-        return ""  # gone, or another user's: that is no damage
+        return ""  # merged, or another user's: that is no damage
     try:
         with _database() as database:
             name = str(path).replace("'", "''")
@@ -271,7 +270,7 @@ def _damage(measurement: str, path: Path) -> str:
                 return wrong
             database.execute(f"SELECT bit_xor(hash(row)) FROM {source(measurement, [(path,)])} row")
     except duckdb.OperationalError as error:
-        # Gone meanwhile, or the machine is short of something: not the file's fault.
+        # Merged meanwhile, or a shortage of the machine's resources: not damage of the file.
         return "" if not path.exists() or not isinstance(error, duckdb.IOException) else str(error)
     except duckdb.Error as error:
         return str(error)
@@ -279,7 +278,7 @@ def _damage(measurement: str, path: Path) -> str:
 
 
 def _text(points: Points, row: int) -> bytes:
-    """Return a row's name for the record of what was refused."""
+    """Return a row's name for the record of rejected rows."""
     tags = ",".join(f"{name}={texts[row]}" for name, texts in points.series.tags.items())
     return f"{points.measurement},{tags} {points.time_ns[row]}".encode(errors="replace")
 
@@ -287,7 +286,7 @@ def _text(points: Points, row: int) -> bytes:
 def _refused(
     several: Sequence[Points], places: Mapping[int, int], row: int, why: str
 ) -> RefusedRow:
-    """Return the row of a table as the row of its points."""
+    """Map a row of a table back to the row of its points."""
     for points in several:
         if row < len(points):
             return RefusedRow(places[id(points)], row, _text(points, row), why)
@@ -298,9 +297,9 @@ def _refused(
 def _table(
     measurement: str, several: Sequence[Points]
 ) -> tuple[dict[str, np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
-    """Return all columns of a measurement over several points, and which row each one was.
+    """Return all columns of a measurement over several points, and each row's original index.
 
-    What is not known is None or NaN; rows of which nothing is known are left out.
+    Unknown values are None or NaN; rows without any known value are left out.
     """
     declared = MEASUREMENTS[measurement]
     table: dict[str, np.ndarray[Any, Any]] = {
@@ -336,7 +335,7 @@ def _table(
 def _without_empty_rows(
     measurement: str, table: dict[str, np.ndarray[Any, Any]]
 ) -> tuple[dict[str, np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
-    """Leave out rows of which nothing is known, as no store keeps them; return the others too."""
+    """Remove rows without any known value, which no store keeps; return the others' indices too."""
     known = np.zeros(len(table["time"]), np.bool_)
     for field in MEASUREMENTS[measurement].fields:
         column = table.get(field.name)

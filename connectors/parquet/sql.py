@@ -1,4 +1,4 @@
-"""Questions as SQL for DuckDB, worded so that the answers are InfluxDB's."""
+"""Translate questions into SQL for DuckDB, with the same answers as InfluxDB."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from engine.wire.points import tag_text
 
 _TYPES: Final = {"float": "DOUBLE", "integer": "BIGINT", "text": "VARCHAR"}
 _CALLS: Final = {
-    # What was never seen has no count, as in InfluxQL.
+    # A field without values has no count, as in InfluxQL.
     "count": 'nullif(count("{field}"), 0)',
     "sum": 'sum("{field}")',
     "mean": 'avg("{field}")',
@@ -35,7 +35,7 @@ def columns(declared: Measurement) -> dict[str, str]:
 def source(measurement: str, partitions: Sequence[Sequence[Path]]) -> str:
     """Return a table expression with every row of these partitions once."""
     declared = MEASUREMENTS[measurement]
-    # Files of an older release lack what was declared since; here it is unknown.
+    # Files of an older release lack columns declared since; their values are unknown.
     nothing = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns(declared).items())
     parts = [f"SELECT {nothing} WHERE false"]
     single = [files[0] for files in partitions if len(files) == 1]
@@ -49,8 +49,8 @@ def source(measurement: str, partitions: Sequence[Sequence[Path]]) -> str:
             f" row_number() OVER (PARTITION BY {key} ORDER BY filename DESC) = 1"
         )
     union = " UNION ALL BY NAME ".join(f"({part})" for part in parts)
-    # A file of somebody else may call a figure what is a text; then it is no file of ours, and
-    # its rows must not count. Of columns that nobody asks for nothing is cast.
+    # A foreign file may declare text where a number is expected; its rows must not count. Columns
+    # that the query does not use are not cast.
     cast = ", ".join(
         f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in columns(declared).items()
     )
@@ -58,9 +58,9 @@ def source(measurement: str, partitions: Sequence[Sequence[Path]]) -> str:
 
 
 def misfits(measurement: str, found: Mapping[str, str]) -> str:
-    """Return what is wrong with the columns of a file, by name and type; empty if nothing is.
+    """Return the errors in the columns of a file, by name and type; empty if there are none.
 
-    A later release may have more of them, an earlier one fewer.
+    A later release may have more columns, an earlier one fewer.
     """
     declared = columns(MEASUREMENTS[measurement])
     if "time" not in found:
@@ -74,7 +74,7 @@ def misfits(measurement: str, found: Mapping[str, str]) -> str:
 
 
 def to_sql(question: Question, partitions: Sequence[Sequence[Path]]) -> str:
-    """Return the query that asks this of some files: tags, then time, then what was selected."""
+    """Return the query of a question over some files: tags, then time, then the selected values."""
     rows = not question.select[0][1]
     selected = [
         f'"{field}" AS v{place}' if rows else f"{_call(field, statistic)} AS v{place}"

@@ -1,1 +1,1 @@
-"""Asks guests for a sign of life over the node's bridges."""
+"""Probes of guests over the node's bridges."""

@@ -1,7 +1,7 @@
-"""Asks a guest's card for its address on the bridge it hangs on, with raw sockets (packet(7)).
+"""Probe the address of a guest's card on its bridge with raw sockets (packet(7)).
 
-That needs CAP_NET_RAW, and to run in the network namespace of the bridge; where either is missing
-nothing is asked and nothing is known.
+This needs CAP_NET_RAW and the network namespace of the bridge. If either is missing, nothing is
+sent and the result is unknown.
 """
 
 import asyncio
@@ -15,23 +15,23 @@ from connectors.probe.packets import ETH_ARP, ETH_IPV6, answers, mac_bytes, ques
 from engine.looks import Card
 from engine.sign_ports import ProbeAnswer
 
-# One question may be lost, by a full queue or a guest that is busy; three in a row hardly.
+# One probe may be lost, by a full queue or a busy guest; three in a row hardly.
 _TRIES: Final = 3
-# Between two questions: a guest on a busy node answers in some ms.
+# Pause between two probes: a guest on a busy node answers in some ms.
 _PAUSE_S: Final = 0.4
-# What a frame on an Ethernet may have, a tag and some room included.
+# Maximum of an Ethernet frame, with a tag and a margin.
 _FRAME_BYTES: Final = 2048
-# Beyond these many addresses of one card the first ones say as much.
+# A card with more addresses is probed at the first ones only.
 _ADDRESSES: Final = 4
 _SO_ATTACH_FILTER: Final = 26
 
-# Classic BPF (linux/filter.h): load half word or byte at a place, compare, return length or 0.
+# Classic BPF (linux/filter.h): load half word or byte at an offset, compare, return length or 0.
 _LDH, _LDB, _JEQ, _RET = 0x28, 0x30, 0x15, 0x06
 Instruction = tuple[int, int, int, int]
 _FILTERS: Final[dict[int, tuple[Instruction, ...]]] = {
-    # ARP replies alone.
+    # Only ARP replies.
     ETH_ARP: ((_LDH, 0, 0, 20), (_JEQ, 0, 1, 2), (_RET, 0, 0, _FRAME_BYTES), (_RET, 0, 0, 0)),
-    # ICMPv6 neighbour advertisements alone, however much else the bridge carries.
+    # Only ICMPv6 neighbour advertisements, so that other traffic of the bridge is not received.
     ETH_IPV6: (
         (_LDB, 0, 0, 20), (_JEQ, 0, 3, 58), (_LDB, 0, 0, 54), (_JEQ, 0, 1, 136),
         (_RET, 0, 0, _FRAME_BYTES), (_RET, 0, 0, 0),
@@ -42,7 +42,7 @@ OpenSocket = Callable[[str, int], socket.socket]
 
 
 def open_socket(bridge: str, kind: int) -> socket.socket:
-    """Return a socket that sends on a bridge and receives answers of one kind alone.
+    """Return a socket that sends on a bridge and receives only answers of one kind.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def may_probe() -> str:
 
 
 class NoProber:
-    """The `Prober` that asks nobody, and says why."""
+    """The `Prober` that sends nothing, and reports the reason."""
 
     def __init__(self, why: str) -> None:
         self._why = why
@@ -133,7 +133,7 @@ class BridgeProber:
 
 
 async def _first(asking: Sequence[Coroutine[None, None, ProbeAnswer]]) -> ProbeAnswer:
-    """Return the first answer, or the lack of any once all were asked."""
+    """Return the first answer, or no answer once all were probed."""
     tasks = {asyncio.ensure_future(one) for one in asking}
     try:
         for done in asyncio.as_completed(tasks):

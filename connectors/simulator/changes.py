@@ -1,4 +1,4 @@
-"""What incidents are made of: changes to guests that can be taken back."""
+"""Building blocks of incidents: changes to guests that can be reverted."""
 
 from collections.abc import Callable
 
@@ -7,19 +7,19 @@ import numpy as np
 from connectors.simulator.plan import Incident
 from connectors.simulator.world import NS_PER_S, Action, World
 
-# Begins an incident on these VMs and returns what ends it; None: only a repair does.
+# Begins an incident on these VMs and returns its end; None: only a repair ends it.
 Begin = Callable[[World, Incident, list[int]], Action | None]
 
 
 def set_guests(world: World, lanes: list[int], **values: float) -> None:
-    """Set guests' modifiers by name, settling their counters first."""
+    """Set guests' modifiers by name, after settling their counters."""
     with world.changing(lanes):
         for name, value in values.items():
             getattr(world.guests, name)[lanes] = value
 
 
 def modifier(**values: float) -> Begin:
-    """Return a kind that sets modifiers and, at its end, puts back what was there."""
+    """Return a kind that sets modifiers and restores them at its end."""
 
     def begin(world: World, incident: Incident, lanes: list[int]) -> Action:
         before = {name: getattr(world.guests, name)[lanes].copy() for name in values}

@@ -1,7 +1,7 @@
-"""How each confounder begins and ends.
+"""Begin and end of each confounder.
 
-A kind is one function: it begins the incident and returns what ends it, or None where
-nothing ends it but a repair. `incident.params` overrides the numbers named beside each.
+A kind is one function: it begins the incident and returns its end, or None where only a repair ends
+it. `incident.params` overrides the numbers in each docstring.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from connectors.simulator.plan import Incident
 from connectors.simulator.workloads import COMPUTING, FREE, RESTED, SILENT, WRITING
 from connectors.simulator.world import Action, World
 
-# What a 32-bit counter that wraps adds to a reading.
+# The error that a wrapping 32-bit counter adds to a reading.
 _GLITCH: Final = 1 << 32
 
 
@@ -28,7 +28,7 @@ def _owner_reboot(world: World, incident: Incident, lanes: list[int]) -> None:
 
 
 def _live_migration(world: World, incident: Incident, lanes: list[int]) -> None:
-    """Let the platform move each VM to the next node of its cell, or to node `to`."""
+    """Migrate each VM to the next node of its cell, or to node `to`."""
     per_cell = world.plan.nodes_per_cell
     for lane in lanes:
         node = int(world.guests.node[lane])
@@ -50,7 +50,7 @@ def _pause(world: World, incident: Incident, lanes: list[int]) -> Action:
 
 
 def _power_off(world: World, incident: Incident, lanes: list[int]) -> Action:
-    """Let the owner shut the guest down; it starts again after the duration."""
+    """Shut the guest down by its owner; it starts again after the duration."""
     for lane in lanes:
         lifecycle.shut_down(world, lane, back=False, by="its owner")
 
@@ -77,7 +77,7 @@ def _batch_compute(world: World, incident: Incident, lanes: list[int]) -> Action
 def _one_thread(world: World, incident: Incident, lanes: list[int]) -> Action:
     """Compute in one thread without any I/O, after `writes_s` (0) of heavy writes.
 
-    Nobody asks the guest anything meanwhile, so it does not send either; its kernel serves the
+    The guest receives no requests meanwhile, so it sends nothing either; its kernel serves the
     timers of all vCPUs.
     """
     writes_s = incident.params.get("writes_s", 0.0)
@@ -102,7 +102,7 @@ def _one_thread(world: World, incident: Incident, lanes: list[int]) -> Action:
 
 
 def _gc_pause(world: World, incident: Incident, lanes: list[int]) -> Action:
-    """Stop the world of its one process: all vCPUs collect garbage, nothing else happens."""
+    """Stop the only process for garbage collection on all vCPUs; nothing else runs."""
     set_guests(world, lanes, forced=COMPUTING, send_share=0.0)
     return lambda: set_guests(world, lanes, forced=FREE, send_share=1.0)
 
@@ -122,7 +122,7 @@ def _boot_prompt(world: World, incident: Incident, lanes: list[int]) -> None:
 
 
 def _boot_storm(world: World, incident: Incident, lanes: list[int]) -> Action:
-    """Let the node lose power; after the duration all its VMs start at once."""
+    """Cut the node's power; after the duration all its VMs start together."""
     return host_silence(
         world,
         Incident(kind="host_silence", at_s=0.0, node=incident.node, params={"dies": 1.0}),
@@ -135,8 +135,8 @@ CONFOUNDER_KINDS: Final[Mapping[str, Begin]] = MappingProxyType(
         "owner_reboot": _owner_reboot,
         "live_migration": _live_migration,
         "pause": _pause,
-        # Reads go on while the file system is frozen; writes wait. What is seen is that nothing
-        # leaves for the disk, so all of it is held back.
+        # Reads continue while the file system is frozen; writes wait. The observable effect is that
+        # no request reaches the disk, so all of them are held back.
         "snapshot_freeze": modifier(io_share=0.0),
         "backup_window": modifier(extra_reads=80.0),
         "batch_compute": _batch_compute,

@@ -1,4 +1,4 @@
-"""Incidents drawn from a seed: scenarios by the thousand from one number each."""
+"""Random incidents from a seed: thousands of scenarios from one number each."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -15,28 +15,28 @@ from connectors.simulator.plan import (
     pool_name,
 )
 
-# One of each: the shortest scenario in which everything happens.
+# One of each: the shortest scenario that contains every kind.
 EVERYTHING_ONCE: Final[Mapping[str, int]] = dict.fromkeys({**FAULTS, **CONFOUNDERS}, 1)
 
 
 def draw_incidents(
     plan: WorldPlan, *, seed: int, counts: Mapping[str, int], from_s: float, span_s: float
 ) -> tuple[Incident, ...]:
-    """Return incidents of the kinds asked for, at even chance over a span, in order of time.
+    """Return incidents of the requested kinds, uniformly distributed over a span, in order of time.
 
-    No VM is named by two incidents; those of whole nodes, pools and networks may meet it.
+    No VM is in two incidents of VMs; incidents of whole nodes, pools and networks may include it.
 
     Parameters
     ----------
     counts
-        How many of each kind.
+        Number of incidents of each kind.
     from_s, span_s
-        Seconds after the world began, and how long the span is from there.
+        Begin of the span, in seconds after the world began, and its length.
 
     Raises
     ------
     ValueError
-        More VMs are to be hit than the plan has.
+        The incidents need more VMs than the plan has.
     """
     rng = np.random.Generator(np.random.SFC64([seed, plan.seed]))
     kinds = [kind for kind in sorted(counts) for _ in range(counts[kind])]
@@ -65,7 +65,7 @@ def draw_incidents(
 
 
 def _place(plan: WorldPlan, scope: str, rng: np.random.Generator) -> str:
-    """Return the name of a node, pool or network; nothing for other scopes."""
+    """Return the name of a node, pool or network; empty for other scopes."""
     cell = int(rng.integers(plan.cells))
     match scope:
         case "node":
@@ -85,7 +85,7 @@ def _place(plan: WorldPlan, scope: str, rng: np.random.Generator) -> str:
 
 
 def _vary(kind: str, rng: np.random.Generator) -> dict[str, float]:
-    """Return parameters where a kind has more than one face."""
+    """Return random parameters for kinds with variants."""
     match kind:
         case "panic_spin" | "self_heal":
             # One vCPU spins, or all of them.

@@ -1,4 +1,4 @@
-"""What a simulated node keeps of a VM: the fact that it did, for tests."""
+"""Evidence of a simulated node: only the record that it was saved, for tests."""
 
 from types import TracebackType
 from typing import Self
@@ -9,7 +9,7 @@ from engine.errors import EvidenceUnsaved
 
 
 class SimulatedEvidence:
-    """The `Evidence` of one node of a simulated world; it stands in the world's truth."""
+    """The `Evidence` of one node of a simulated world; recorded in the world's truth."""
 
     def __init__(self, world: World, node: str) -> None:
         self._world = world
@@ -17,7 +17,7 @@ class SimulatedEvidence:
         self._node = world.topology.node_index[node]
 
     async def __aenter__(self) -> Self:
-        """Return at once: there is nothing to connect to."""
+        """Return immediately: there is no connection."""
         return self
 
     async def __aexit__(
@@ -26,15 +26,15 @@ class SimulatedEvidence:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave what was kept."""
+        """Keep the saved evidence."""
 
     async def save(self, vm: bytes, *, incident: str, step: int) -> str:
-        """Note that evidence was kept.
+        """Record that evidence was saved.
 
         Raises
         ------
         EvidenceUnsaved
-            The node is out of reach, or has no such VM.
+            The node is unreachable, or has no such VM.
         """
         world = self._world
         world.sync()

@@ -1,7 +1,7 @@
-"""How each fault begins and ends.
+"""Begin and end of each fault.
 
-A kind is one function: it begins the incident and returns what ends it, or None where
-nothing ends it but a repair. `incident.params` overrides the numbers named beside each.
+A kind is one function: it begins the incident and returns its end, or None where only a repair ends
+it. `incident.params` overrides the numbers in each docstring.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from connectors.simulator.guests import Condition
 from connectors.simulator.plan import Incident
 from connectors.simulator.world import NS_PER_S, Action, World
 
-# One bulk request, as guests make them, in MB.
+# One bulk request of a guest, in MB.
 _BULK_MB: Final = 0.262_144
 
 
 def _panic_spin(world: World, incident: Incident, lanes: list[int]) -> None:
-    """Let the kernel spin on `vcpus` vCPUs (1); 0 is all of them."""
+    """Make the kernel spin on `vcpus` vCPUs (1); 0 is all of them."""
     _spin(world, incident, lanes, is_stopped=True)
 
 
@@ -36,9 +36,9 @@ def _panic_halt(world: World, incident: Incident, lanes: list[int]) -> None:
 
 
 def _self_heal(world: World, incident: Incident, lanes: list[int]) -> Action:
-    """Panic, then reboot by itself (`panic=N` on the kernel's command line).
+    """Panic, then reboot automatically (`panic=N` on the kernel's command line).
 
-    A VM whose vCPUs its panic device stopped could not, so this one's device only tells.
+    A VM whose panic device stopped its vCPUs could not reboot, so this device only reports.
     """
     _spin(world, incident, lanes, is_stopped=False)
     numbers = world.guests.boot[lanes].copy()
@@ -52,7 +52,7 @@ def _self_heal(world: World, incident: Incident, lanes: list[int]) -> Action:
 
 
 def _crash_reboot(world: World, incident: Incident, lanes: list[int]) -> Action:
-    """Stop dead, then reboot at once without any word."""
+    """Stop, then reboot immediately without a report."""
     numbers = world.guests.boot[lanes].copy()
     for lane in lanes:
         lifecycle.set_condition(world, lane, Condition.PANIC_HALT)
@@ -69,7 +69,7 @@ def _crash_reboot(world: World, incident: Incident, lanes: list[int]) -> Action:
 def _kdump(world: World, incident: Incident, lanes: list[int]) -> Action:
     """Panic into a crash kernel that writes memory to disk, then reboots.
 
-    It boots for `boots_s` (0) before it writes: silent, on one vCPU.
+    The crash kernel boots for `boots_s` (0) before it writes: silent, on one vCPU.
     """
     boots_s = incident.params.get("boots_s", 0.0)
     numbers = world.guests.boot[lanes].copy()
@@ -100,7 +100,7 @@ def _kdump(world: World, incident: Incident, lanes: list[int]) -> Action:
 
 
 def _condition(new: Condition, *, back: bool) -> Begin:
-    """Return a kind that is one condition; with `back` it ends by itself if it can."""
+    """Return a kind that sets one condition; with `back` it ends by itself if it can."""
 
     def begin(world: World, incident: Incident, lanes: list[int]) -> Action | None:
         for lane in lanes:
@@ -144,13 +144,13 @@ def _mem_leak(world: World, incident: Incident, lanes: list[int]) -> Action:
 
 
 def _cpu_runaway(world: World, incident: Incident, lanes: list[int]) -> Action:
-    """Burn `cores` (1) more, beside the usual work, until the guest boots or it ends."""
+    """Use `cores` (1) more, beside the usual work, until the guest boots or the incident ends."""
     set_guests(world, lanes, extra_cores=incident.params.get("cores", 1.0))
     return lambda: set_guests(world, lanes, extra_cores=0.0)
 
 
 def _noisy_neighbour(world: World, incident: Incident, lanes: list[int]) -> Action:
-    """Let the VMs named work at full CPU and press on whoever shares a node with them.
+    """Run the named VMs at full CPU, which slows the other VMs of their nodes.
 
     They write `write_mb` (40) MB/s and take `share` (0.4) of each neighbour's cores.
     """
@@ -160,7 +160,7 @@ def _noisy_neighbour(world: World, incident: Incident, lanes: list[int]) -> Acti
     key = object()
 
     def press() -> None:
-        """Press on the node where the aggressor runs now: it may have been moved."""
+        """Slow the node where the aggressor runs now: it may have migrated."""
         nodes = {int(world.guests.node[lane]) for lane in lanes if world.guests.takes_all[lane]}
         for node in pressed - nodes:
             world.rates.squeeze[node] = 0.0
@@ -182,7 +182,7 @@ def _noisy_neighbour(world: World, incident: Incident, lanes: list[int]) -> Acti
 
 
 def _sick_node(world: World, incident: Incident, lanes: list[int]) -> Action:
-    """Let the node withhold `share` (0.6) of its VMs' CPU."""
+    """Withhold `share` (0.6) of the VMs' CPU on the node."""
     node = world.topology.node_index[incident.node]
     with world.changing(lanes):
         world.rates.squeeze[node] = incident.params.get("share", 0.6)
@@ -195,7 +195,7 @@ def _sick_node(world: World, incident: Incident, lanes: list[int]) -> Action:
 
 
 def host_silence(world: World, incident: Incident, lanes: list[int]) -> Action:
-    """Put the node's hypervisor out of reach; with `dies` = 1 its guests boot afterwards."""
+    """Make the node's hypervisor unreachable; with `dies` = 1 its guests boot afterwards."""
     node = world.topology.node_index[incident.node]
     dies = bool(incident.params.get("dies", 0.0))
     world.unreachable[node] = True

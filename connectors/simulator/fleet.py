@@ -1,4 +1,4 @@
-"""Builds a simulated site and hands out its nodes behind the ports of a real one."""
+"""Build a simulated site and provide its nodes behind the ports of a real one."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ class Fleet:
     Attributes
     ----------
     world
-        The ground truth; programs under test get adapters only.
+        The ground truth; programs under test get only adapters.
     """
 
     def __init__(self, world: World) -> None:
@@ -34,17 +34,17 @@ class Fleet:
 
     @property
     def truth(self) -> Truth:
-        """What really happened so far."""
+        """The ground truth so far."""
         self.world.sync()
         return self.world.truth
 
     def cell(self, node: str) -> str:
-        """Return the cell a node belongs to."""
+        """Return the cell of a node."""
         topology = self.world.topology
         return topology.cells[int(topology.node_cell[topology.node_index[node]])]
 
     def zone(self, node: str) -> str:
-        """Return the zone a node stands in."""
+        """Return the zone of a node."""
         return self.world.topology.zone(self.world.topology.node_index[node])
 
     def vm(self, index: int) -> bytes:
@@ -65,27 +65,27 @@ class Fleet:
         return self.world.topology.nodes[int(self.world.guests.node[index])]
 
     def hypervisor(self, node: str) -> SimulatedHypervisor:
-        """Return what a collector sees of a node; each one hears the events from now on."""
+        """Return a collector's view of a node, which receives events from now on."""
         return SimulatedHypervisor(self.world, node)
 
     def watch(self, node: str) -> SimulatedWatch:
-        """Return what the agent of a node watches its guests by."""
+        """Return the guest probing of a node."""
         return SimulatedWatch(self.world, node)
 
     def verbs(self, node: str, *, by: str = "the agent") -> SimulatedVerbs:
-        """Return what an agent may do on a node."""
+        """Return the actuator of a node."""
         return SimulatedVerbs(self.world, node, by=by)
 
     def evidence(self, node: str) -> SimulatedEvidence:
-        """Return where a node keeps evidence of its VMs."""
+        """Return the evidence store of a node."""
         return SimulatedEvidence(self.world, node)
 
     def interfere(self, interference: Interference | None) -> None:
-        """Let verbs lie, hang or fail; see `connectors.simulator.verbs`."""
+        """Set a hook that makes actions lie, hang or fail; see `connectors.simulator.verbs`."""
         self.world.interference = interference
 
     def advance(self, seconds: float) -> None:
-        """Let a world without a clock go on for `seconds`."""
+        """Advance a world without a clock by `seconds`."""
         self.world.advance(self.world.now_ns + round(seconds * 1e9))
 
     def conditions(self) -> Mapping[str, int]:
@@ -98,17 +98,17 @@ class Fleet:
 
 
 def build_world(plan: WorldPlan, clock: Clock | None = None) -> Fleet:
-    """Return a site as `plan` says, with its incidents on the agenda.
+    """Return the site of `plan`, with its incidents scheduled.
 
     Parameters
     ----------
     clock
-        What the site's time follows, from its reading now; None: time passes by `advance`.
+        The clock that the site follows, from its current reading; None: only `advance` moves time.
 
     Raises
     ------
     ValueError
-        An incident names something that the site does not have.
+        An incident names an object that the site does not have.
     """
     world = World(plan, clock)
     if plan.cold_start:

@@ -1,8 +1,8 @@
-"""The condition of every guest, as arrays: what incidents and verbs change.
+"""The condition of every guest, as arrays: the state that incidents and actions change.
 
-A condition says what a guest's processes and kernel do; the modifiers say what the world
-around it, or its own sickness, adds and takes. What lives in the guest's memory ends with
-a boot; what lies outside it does not.
+A condition is the behaviour of a guest's processes and kernel. Modifiers are the effects of its
+environment or of its own fault. State in the guest's memory ends with a boot; state outside it does
+not.
 """
 
 from enum import IntEnum
@@ -18,7 +18,7 @@ from engine.wire.metrics import VM_STATES
 
 
 class Condition(IntEnum):
-    """What a guest does."""
+    """The behaviour of a guest."""
 
     RUNNING = 0
     BOOTING = 1
@@ -38,18 +38,18 @@ def _table(*, yes: tuple[Condition, ...]) -> NDArray[np.bool_]:
     return np.array([condition in yes for condition in Condition])
 
 
-# No time at all: before any that the world has.
+# Before any time of the world.
 NEVER_S: Final = -np.inf
 
 _C = Condition
-# Whether processes do their work, and whether a kernel answers the balloon and the network.
+# Whether processes work, and whether a kernel updates the balloon and answers the network.
 WORKS: Final = _table(yes=(_C.RUNNING,))
 KERNEL: Final = _table(yes=(_C.RUNNING, _C.STOPPING, _C.HUNG_USERLAND, _C.HUNG_IO))
-# A guest nobody can say is well: a reset of any other one hurts somebody.
+# A guest that is certainly dead: a reset of any other one may do harm.
 DEAD: Final = _table(yes=(_C.PANIC_SPIN, _C.PANIC_HALT, _C.CRASHED))
-# Cores that a condition uses by itself, on the first vCPU, beside `spin_cores`.
+# Cores that a condition itself uses, on the first vCPU, in addition to `spin_cores`.
 CORES: Final = np.array([0.0, 0.85, 0.2, 0.0, 0.0, 0.008, 0.006, 0.9, 0.004, 0.0, 0.0, 0.0])
-# Requests per second that a condition makes by itself, of `BULK_BYTES` each.
+# Requests per second that a condition itself makes, of `BULK_BYTES` each.
 READS: Final = np.array([0.0, 120.0, 2.0] + [0.0] * 9)
 WRITES: Final = np.array([0.0, 4.0, 40.0, 0.0, 0.0, 0.0, 0.0, 320.0] + [0.0] * 4)
 BULK_BYTES: Final = 256 * 1024
@@ -67,35 +67,35 @@ class Guests:
     Attributes
     ----------
     condition, before_pause
-        The `Condition` now, and the one to go back to when a pause ends.
+        The current `Condition`, and the one to restore when a pause ends.
     boot
-        Number of boots so far: whatever was planned for an earlier one is void.
+        Number of boots so far: actions scheduled in an earlier one are void.
     instance
         The hypervisor's number of this run of the VM.
     node
-        Where it runs now.
+        The node it runs on.
     boot_s
-        How long this guest takes to boot.
+        Duration of a boot.
     spin_cores, extra_cores
-        Cores burnt by a spinning kernel, and by a process that runs away.
+        Cores used by a spinning kernel, and by a runaway process.
     io_share, send_share
-        What is let through of its disk and transmit traffic: 1 all, 0 none.
+        Share of its disk and transmit traffic that passes: 1 all, 0 none.
     io_stuck
-        Whether none of its own disk's requests completes.
+        Whether no request of its own disk completes.
     slowness
-        Factor on the time its requests take, ≥ 1.
+        Factor on the duration of its requests, ≥ 1.
     extra_reads, extra_writes
         Bulk requests per second on top of its habit.
     takes_all
-        Whether it is the one who squeezes its node, and so is not squeezed.
+        Whether it is the noisy VM of its node, and so is not slowed itself.
     leak_kib_s, leaked_kib
         Memory lost per second, and so far.
     silent_since_s
         Since when its monitor has not answered, in world time; infinite while it answers.
     row_absent
-        Whether samples lack its row altogether.
+        Whether samples lack its row completely.
     glitch
-        What a faulty reading adds to its byte counters.
+        Value that a faulty reading adds to its byte counters.
     """
 
     def __init__(self, topology: Topology, rng: np.random.Generator) -> None:
@@ -125,7 +125,7 @@ class Guests:
         self.leak_kib_s = np.zeros(size)
         self.leaked_kib = np.zeros(size)
         self.resident_share = rng.uniform(0.7, 0.98, size)
-        # What the balloon last said, when in world time, and when it will speak again.
+        # Last values reported by the balloon, their world time, and the time of the next report.
         self.reported_s = np.full(size, NEVER_S)
         self.report_due_s = np.zeros(size)
         self.usable_kib = np.zeros(size)
@@ -134,7 +134,7 @@ class Guests:
         self._has_balloon = topology.balloon
 
     def forget(self, lane: int) -> None:
-        """End what lived in the guest's memory: it boots, or is switched off."""
+        """Reset the state in the guest's memory: it boots, or is switched off."""
         self.boot[lane] += 1
         self.spin_cores[lane] = 0.0
         self.extra_cores[lane] = 0.0
@@ -150,7 +150,7 @@ class Guests:
     def report_memory(
         self, now_s: float, *, period_s: float, activity: NDArray[np.float64]
     ) -> None:
-        """Let every living kernel whose report is due tell the balloon about its memory."""
+        """Update the balloon's memory report of every live kernel whose report is due."""
         due = KERNEL[self.condition] & self._has_balloon & (now_s >= self.report_due_s)
         lanes = np.flatnonzero(due)
         used = self.used_share[lanes] + 0.08 * activity[lanes]
@@ -159,21 +159,21 @@ class Guests:
         self.faults_reported[lanes] = self.faults[lanes]
         self.reported_s[lanes] = now_s
         self.report_due_s[lanes] += period_s
-        # After a pause the plan of reports lies in the past: it starts anew from now.
+        # After a pause the schedule of reports is in the past: it restarts from now.
         late = lanes[self.report_due_s[lanes] <= now_s]
         self.report_due_s[late] = now_s + period_s
 
     def thrashes(self) -> NDArray[np.bool_]:
-        """Return shape (N,): whose memory is so full that it lives from its disk."""
+        """Return shape (N,): whether the memory is so full that the guest swaps."""
         room = self.memory_kib * (0.97 - self.used_share)
         full: NDArray[np.bool_] = self.leaked_kib >= room
         return full
 
     def leak(self, step_s: float) -> None:
-        """Let leaking processes take more memory, until there is none."""
+        """Take more memory for leaking processes, until there is none."""
         self.leaked_kib += self.leak_kib_s * step_s
         np.minimum(self.leaked_kib, self.memory_kib * (0.98 - self.used_share), out=self.leaked_kib)
 
     def state(self, lanes: Lanes) -> NDArray[np.uint64]:
-        """Return the hypervisor's word for the condition, as an index into `VM_STATES`."""
+        """Return the hypervisor's state of each VM, as an index into `VM_STATES`."""
         return STATE[self.condition[lanes]]

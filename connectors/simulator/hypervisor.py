@@ -1,4 +1,4 @@
-"""The collector's view of a simulated node: what libvirt would show, and no more."""
+"""The collector's view of a simulated node: the values that libvirt would return, and no more."""
 
 import asyncio
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ from engine.wire.frame import Event, InventoryItem, PoolSample, VmRows
 from engine.wire.metrics import COUNTERS, GAUGE_ROW, GAUGES, INTEGER_ROW
 from engine.wire.vcpus import QUANTUM_NS, VcpuRows
 
-# As libvirt's adapter counts: from half a core on.
+# As in libvirt's adapter: from half a core on.
 BUSY_RATIO: Final = 0.5
 # A monitor that is silent for longer than the end of a migration takes is reported as hung.
 _HUNG_AFTER_S: Final = 2.0
 
 _ROW = INTEGER_ROW
-# What libvirt does not know of a VM whose monitor is silent.
+# Values that libvirt does not have of a VM whose monitor is silent.
 _ASKED: Final = np.array(
     [
         *(row for name, row in _ROW.items() if name.startswith("block_")),
@@ -38,8 +38,8 @@ _ASKED: Final = np.array(
 class SimulatedHypervisor:
     """A `Hypervisor` of one node of a simulated world.
 
-    Rows are the VMs that run on the node, by ascending UUID. One whose monitor is silent
-    keeps its row, with what libvirt knows by itself.
+    Rows are the VMs that run on the node, by ascending UUID. A VM whose monitor is silent keeps its
+    row, with libvirt's own values.
     """
 
     def __init__(self, world: World, node: str) -> None:
@@ -51,7 +51,7 @@ class SimulatedHypervisor:
         self._shown = world.roster(self._node)
 
     async def __aenter__(self) -> Self:
-        """Return at once: there is nothing to connect to."""
+        """Return immediately: there is no connection."""
         return self
 
     async def __aexit__(
@@ -60,15 +60,15 @@ class SimulatedHypervisor:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave the world as it is."""
+        """Leave the world unchanged."""
 
     async def sample(self) -> NodeSample:
-        """Return all running VMs as they are when the bulk call comes back.
+        """Return all running VMs, as of the return of the bulk call.
 
         Raises
         ------
         HypervisorUnreachable
-            The node is out of reach, or this call got lost.
+            The node is unreachable, or this call was lost.
         """
         sight = self._world.plan.telemetry
         call_s = sight.call_s
@@ -80,12 +80,12 @@ class SimulatedHypervisor:
         return self.observe()
 
     def observe(self) -> NodeSample:
-        """Return the sample of this moment of world time, without waiting for anything.
+        """Return the sample of the current world time, without waiting.
 
         Raises
         ------
         HypervisorUnreachable
-            The node is out of reach, or this call got lost.
+            The node is unreachable, or this call was lost.
         """
         world, node = self._world, self._node
         name = world.topology.nodes[node]
@@ -126,12 +126,12 @@ class SimulatedHypervisor:
         return tuple(events[heard:])
 
     async def inventory(self) -> tuple[InventoryItem, ...]:
-        """Return what each running VM is, from its definition.
+        """Return the properties of each running VM, from its definition.
 
         Raises
         ------
         HypervisorUnreachable
-            The node is out of reach.
+            The node is unreachable.
         """
         self._world.sync()
         if self._world.unreachable[self._node]:
@@ -142,7 +142,7 @@ class SimulatedHypervisor:
         return tuple(self._world.topology.item(int(lane)) for lane in running)
 
     def _as_before(self, roster: Roster) -> Roster:
-        """Return the last roster where nobody came or went: that it is the same is seen at once."""
+        """Return the last roster if no VM came or went, so that reuse is cheap to detect."""
         if roster.uuids != self._shown.uuids:
             self._shown = roster
         return self._shown
@@ -214,9 +214,9 @@ class SimulatedHypervisor:
         )
 
 
-# A busy core dirties some tens of MB a second: what pre-copy has to win against.
+# A busy core dirties some tens of MB a second, which pre-copy must exceed.
 _DIRTIED_BYTES_PER_CORE: Final = 40e6
-# What a guest without ticks does at one wake-up of an idle vCPU.
+# CPU time of one wake-up of an idle vCPU in a tickless guest.
 _WAKE_NS: Final = 20_000_000
 # Pools do not fill up in a simulated world; half of 100 TB is free.
 _POOL_BYTES: Final = 100 * 10**12
@@ -225,10 +225,10 @@ _POOL_BYTES: Final = 100 * 10**12
 def _vcpu_rows(
     counts: NDArray[np.int64], tickless: NDArray[np.bool_], times_ns: NDArray[np.float64]
 ) -> VcpuRows:
-    """Return each VM's vCPU times, shape (V, n), as a collector tells them.
+    """Return each VM's vCPU times, shape (V, n), as a collector reports them.
 
-    Nearly every wake-up waits a little for its core, so times grow with each. Guests without ticks
-    wake up seldom and then have much to do.
+    Nearly every wake-up waits a little for its core, so times grow with each. Tickless guests wake
+    up rarely and then work for longer.
     """
     has = np.arange(len(times_ns)) < counts[:, None]
     quanta = np.where(tickless, _WAKE_NS, QUANTUM_NS)
@@ -265,7 +265,7 @@ class _VcpuShape:
             return None
         ratios: NDArray[np.float64] = (times_ns - before) / elapsed_ns
         if np.minimum.reduce(ratios, axis=None, initial=0.0) < 0:
-            # Counters that were set back have no interval either.
+            # Counters that decreased have no interval either.
             ratios[:, (ratios < 0).any(axis=0)] = np.nan
         return ratios
 
@@ -275,7 +275,7 @@ class _VcpuShape:
         instances: NDArray[np.int64],
         times_ns: NDArray[np.float64],
     ) -> NDArray[np.float64] | None:
-        """Return the last times in the order of `lanes`; NaN where the run is another one."""
+        """Return the last times in the order of `lanes`; NaN for another run of the VM."""
         if lanes is self._lanes and (self._instances == instances).all():
             return self._times_ns
         _, new, old = np.intersect1d(lanes, self._lanes, return_indices=True)

@@ -1,4 +1,4 @@
-"""Plays a plan's incidents: when each begins, whom it strikes, when it ends by itself."""
+"""Play a plan's incidents: their begin, the affected VMs, and the end of those that end alone."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ from connectors.simulator.world import NS_PER_S, SHARES, World
 
 _KINDS: Final = {**FAULT_KINDS, **CONFOUNDER_KINDS}
 
-# How long a kind lasts where the plan does not say; kinds that only a repair ends are not here.
+# Default duration of each kind; kinds that only a repair ends are missing.
 _USUAL_S: Final = {
     "crash_reboot": 2.0,
     "self_heal": 10.0,
@@ -40,7 +40,7 @@ _USUAL_S: Final = {
 
 
 def schedule(world: World, incident: Incident) -> None:
-    """Plan an incident in the world.
+    """Schedule an incident in the world.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def _check(world: World, incident: Incident) -> None:
 
 
 def _lanes(world: World, incident: Incident) -> list[int]:
-    """Return the VMs an incident touches, as they stand when it begins."""
+    """Return the VMs that an incident affects at its begin."""
     topology, guests = world.topology, world.guests
     if incident.vms:
         return list(incident.vms)

@@ -1,4 +1,4 @@
-"""What a guest goes through: boots, deaths, pauses, migrations."""
+"""Transitions of a guest: boots, deaths, pauses, migrations."""
 
 from typing import Final
 
@@ -8,10 +8,10 @@ from connectors.simulator.guests import DEAD, KERNEL, NEVER_S, Condition
 from connectors.simulator.truth import Move
 from connectors.simulator.world import DiskMove, Migration, World
 
-# Live migration: memory crosses the wire at 10 Gbit/s, after a second of setting up.
+# Live migration: memory is transferred at 10 Gbit/s, after a second of setup.
 _MIGRATION_SETUP_S: Final = 1.0
 _MIGRATION_KIB_PER_S: Final = 1_200_000.0
-# How long processes take to end when a guest is asked to reboot or switch off.
+# Time in which processes end when a guest is asked to reboot or switch off.
 _STOPPING_S: Final = 4.0
 _RETRY_S: Final = 1.0
 # A disk of 10 GiB at 10 Gbit/s.
@@ -21,12 +21,12 @@ _NOT_RUNNING: Final = frozenset({Condition.PAUSED, Condition.CRASHED, Condition.
 
 
 def condition(world: World, lane: int) -> Condition:
-    """Return what the guest does now."""
+    """Return the current condition of the guest."""
     return Condition(int(world.guests.condition[lane]))
 
 
 def set_condition(world: World, lane: int, new: Condition) -> None:
-    """Let the guest do something else from this moment on."""
+    """Set the condition of the guest from now on."""
     with world.changing([lane]):
         world.guests.condition[lane] = new
 
@@ -62,7 +62,7 @@ def start(world: World, lane: int, *, by: str) -> None:
 
 
 def stop(world: World, lane: int) -> None:
-    """Switch a VM off at once."""
+    """Switch a VM off immediately."""
     with world.changing([lane]):
         world.guests.forget(lane)
         world.guests.condition[lane] = Condition.OFF
@@ -70,7 +70,7 @@ def stop(world: World, lane: int) -> None:
 
 
 def shut_down(world: World, lane: int, *, back: bool, by: str) -> None:
-    """Let the guest end its processes, then boot again or switch off; a dead one just does."""
+    """End the guest's processes, then boot again or switch off; a dead guest does so directly."""
     if not kernel_lives(world, lane):
         boot(world, lane, by=by) if back else stop(world, lane)
         return
@@ -92,9 +92,9 @@ def shut_down(world: World, lane: int, *, back: bool, by: str) -> None:
 def panic(
     world: World, lane: int, kind: str, *, spin_cores: float, is_stopped: bool = True
 ) -> None:
-    """Let the kernel panic: it spins, or halts if `spin_cores` is 0, or its device stops it.
+    """Panic the kernel: it spins, or halts if `spin_cores` is 0, or its device stops it.
 
-    With `is_stopped` False the device only tells, and the guest may still reboot itself.
+    With `is_stopped` False the device only reports, and the guest may still reboot itself.
     """
     told = bool(world.topology.panic_device[lane])
     node = int(world.guests.node[lane])
@@ -119,14 +119,14 @@ def pause(world: World, lane: int) -> None:
 
 
 def resume(world: World, lane: int) -> None:
-    """Let a paused VM go on where it stood."""
+    """Resume a paused VM in its previous condition."""
     if condition(world, lane) is Condition.PAUSED:
         set_condition(world, lane, Condition(int(world.guests.before_pause[lane])))
         world.emit(int(world.guests.node[lane]), "resumed", lane)
 
 
 def runs(world: World, lane: int) -> bool:
-    """Return whether the VM's vCPUs are running, whatever the guest does with them."""
+    """Return whether the VM's vCPUs are running, in any condition of the guest."""
     return condition(world, lane) not in _NOT_RUNNING
 
 
@@ -136,15 +136,15 @@ def kernel_lives(world: World, lane: int) -> bool:
 
 
 def is_dead(world: World, lane: int) -> bool:
-    """Return whether the guest's kernel is gone for good, by its own fault."""
+    """Return whether the guest's kernel is permanently dead by its own fault."""
     return bool(DEAD[condition(world, lane)])
 
 
 def migrate(world: World, lane: int, *, target: int, by: str) -> Migration:
-    """Begin to move a running VM; it arrives when its memory has crossed the wire.
+    """Begin to migrate a running VM; it arrives when its memory has been transferred.
 
-    A VM whose disk completes nothing does not arrive until it does: qemu waits for its
-    requests before it hands over.
+    A VM whose disk completes no request arrives only when it does: qemu waits for its requests
+    before the handover.
     """
     guests, source = world.guests, int(world.guests.node[lane])
     migration = Migration(lane, source, target, by)
@@ -169,9 +169,9 @@ def migrate(world: World, lane: int, *, target: int, by: str) -> Migration:
 
 
 def move_disk(world: World, lane: int, pool: int) -> DiskMove:
-    """Begin to copy a VM's disk to another pool; it is used there once the copy is whole.
+    """Begin to copy a VM's disk to another pool; the VM uses the copy once it is complete.
 
-    A pool that completes nothing gives nothing to copy, so the move waits for it.
+    A pool that completes no request delays the move.
     """
     move = world.disk_moves[lane] = DiskMove(lane)
     world.guests.job[lane] = True
@@ -192,7 +192,7 @@ def move_disk(world: World, lane: int, pool: int) -> DiskMove:
 
 
 def give_up_disk(world: World, move: DiskMove) -> None:
-    """End a copy that leaves the VM on its old disk; one that is over stays as it is."""
+    """Cancel a copy and keep the VM on its old disk; a finished copy is not changed."""
     if move.outcome == "running":
         _end_disk_move(world, move, "given_up")
 
@@ -205,7 +205,7 @@ def _end_disk_move(world: World, move: DiskMove, outcome: str) -> None:
 
 
 def finish_migration(world: World, migration: Migration, outcome: str) -> None:
-    """End a migration that leaves the VM where it is."""
+    """End a migration that leaves the VM on its node."""
     migration.outcome = outcome
     world.migrations.pop(migration.lane, None)
     world.guests.job[migration.lane] = False

@@ -1,10 +1,9 @@
 """Counters that are exact at any moment, though behaviour changes once per step.
 
-Between two changes a VM completes requests and packets at an even pace from a random
-start, and uses CPU at a constant speed; its counters at time t follow from the counters
-at the last change. So a node may be sampled at any moment, in any order, without stepping
-the world for it. Bytes and times belong to completed requests: a request counts as a
-whole or not at all.
+Between two changes a VM completes requests and packets at an even pace from a random start, and
+uses CPU at a constant speed; its counters at time t follow from those at the last change. So a node
+can be sampled at any moment, in any order, without stepping the world. Bytes and times belong to
+completed requests: a request counts completely or not at all.
 """
 
 from typing import Final, NamedTuple
@@ -15,13 +14,13 @@ from numpy.typing import NDArray
 from engine.wire import metrics
 
 Floats = NDArray[np.float64]
-# Which VMs: a slice where they stand together, else their indices.
+# VM indices: a slice where they are consecutive, else an array.
 Lanes = slice | NDArray[np.intp]
 
-# Rows of the arrays of requests and packets; after them, time that has passed.
+# Rows of the arrays of requests and packets, then the elapsed time.
 READ, WRITE, FLUSH, SEND, RECEIVE, _PASSED = range(6)
 
-# Counters stand in the wire's order, and after them each vCPU's time.
+# Counters are in the wire's order, followed by each vCPU's time.
 ROW: Final = metrics.INTEGER_ROW
 VCPUS: Final = len(metrics.COUNTERS)
 _REQUESTS: Final = {
@@ -31,7 +30,7 @@ _REQUESTS: Final = {
     "net_tx_pkts": SEND,
     "net_rx_pkts": RECEIVE,
 }
-# Whatever is not of requests or packets grows with time; what is filled in elsewhere, by nothing.
+# Counters other than of requests or packets grow with time; those filled in elsewhere do not grow.
 _MOVED_BY: Final = _REQUESTS | {
     "block_rd_bytes": READ,
     "block_wr_bytes": WRITE,
@@ -46,17 +45,17 @@ _TICKS: Final = slice(ROW["cpu_user_ns"], ROW["cpu_system_ns"] + 1)
 
 
 class Paces(NamedTuple):
-    """How counters grow in a step; of several steps, the first axis is theirs.
+    """Growth of counters in a step; for several steps, the first axis is the step.
 
     Attributes
     ----------
     events
         Shape (5, N): requests and packets completed in a whole step.
     phase
-        Shape (5, N), in [0, 1): where between two of them the step began.
+        Shape (5, N), in [0, 1): position of the step's begin between two of them.
     gains
-        Shape (`VCPUS` + V, N): what each counter and vCPU gains by a request or packet of its
-        kind, or by a ns.
+        Shape (`VCPUS` + V, N): gain of each counter and vCPU by a request or packet of its kind, or
+        by a ns.
     """
 
     events: Floats
@@ -65,7 +64,7 @@ class Paces(NamedTuple):
 
     @classmethod
     def of(cls, *shape: int, vcpus: int) -> "Paces":
-        """Return standstill of this shape: of VMs, or of steps and VMs."""
+        """Return zero growth of this shape: VMs, or steps and VMs."""
         steps, size = shape[:-1], shape[-1]
         gains = np.zeros((*steps, VCPUS + vcpus, size))
         gains[..., [ROW[name] for name in _REQUESTS], :] = 1.0
@@ -73,12 +72,12 @@ class Paces(NamedTuple):
 
 
 class Meters:
-    """Counters of all VMs and how they grow during the current step.
+    """Counters of all VMs and their growth during the current step.
 
     Attributes
     ----------
     pace
-        Of the current step.
+        Growth in the current step.
     """
 
     def __init__(self, size: int, *, vcpus: int, step_ns: int) -> None:
@@ -92,19 +91,19 @@ class Meters:
         self._moved_by = np.array(counters + [_PASSED] * vcpus)
 
     def settle(self, lanes: Lanes, now_ns: int) -> None:
-        """Make `now_ns` the moment from which `lanes` grow; call it before any change."""
+        """Settle the counters of `lanes` at `now_ns`; call it before any change."""
         self._base[:, lanes] = self._at(lanes, now_ns)
         self._since_ns[lanes] = now_ns
         self._asked_ns = -1
 
     def restart(self, lanes: Lanes, now_ns: int) -> None:
-        """Let all counters of `lanes` begin at 0, as a new qemu process does."""
+        """Restart all counters of `lanes` at 0, as a new qemu process does."""
         self._base[:, lanes] = 0.0
         self._since_ns[lanes] = now_ns
         self._asked_ns = -1
 
     def age(self, uptime_s: Floats) -> None:
-        """Let all counters look as if the current pace had lasted for `uptime_s`, shape (N,)."""
+        """Set all counters as if the current pace had lasted for `uptime_s`, shape (N,)."""
         moved = np.empty((6, uptime_s.size))
         moved[:_PASSED] = self.pace.events * np.floor(uptime_s * 1e9 / self._step_ns)
         moved[_PASSED] = uptime_s * 1e9
@@ -114,8 +113,8 @@ class Meters:
     def read(self, lanes: Lanes, now_ns: int) -> tuple[NDArray[np.uint64], Floats]:
         """Return counters, shape (len(COUNTERS), n), and vCPU times, shape (V, n), in ns.
 
-        When a second node asks for the same moment, all of them probably will: then the
-        whole site is read at once.
+        If a second node reads the same moment, all of them probably will: then the whole site is
+        read in one operation.
         """
         if now_ns != self._asked_ns:
             self._asked_ns, self._everyone = now_ns, None
@@ -126,18 +125,18 @@ class Meters:
         return counters[:, lanes], vcpus[:, lanes]
 
     def counters(self, lanes: Lanes, now_ns: int) -> NDArray[np.uint64]:
-        """Return shape (len(COUNTERS), n): what the hypervisor shows, in its quanta."""
+        """Return shape (len(COUNTERS), n): the hypervisor's values, in its quanta."""
         return self._shown(lanes, now_ns)[0]
 
     def _shown(self, lanes: Lanes, now_ns: int) -> tuple[NDArray[np.uint64], Floats]:
         exact = self._at(lanes, now_ns)
         shown = exact[:VCPUS].astype(np.uint64)
-        # Bytes are whole sectors already, since requests are; scheduler ticks are not.
+        # Bytes are already whole sectors, since requests are; scheduler ticks are not whole.
         shown[_TICKS] -= shown[_TICKS] % _TICK_NS
         return shown, exact[VCPUS:]
 
     def _at(self, lanes: Lanes, now_ns: int) -> Floats:
-        """Return what stood at the last change and what has come since."""
+        """Return the values at the last change plus the growth since."""
         passed_ns = now_ns - self._since_ns[lanes]
         moved = np.empty((6, passed_ns.size))
         done = moved[:_PASSED]

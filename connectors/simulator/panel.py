@@ -1,7 +1,7 @@
-"""What hypervisors show beside counters, made for the whole site at once.
+"""The hypervisors' values other than counters, computed for the whole site together.
 
-Between two changes of the world nothing here moves, so it is made once and sliced by each
-node's sample, however many nodes there are.
+They do not change between two changes of the world, so they are computed once and sliced by each
+node's sample, for any number of nodes.
 """
 
 from typing import Final
@@ -22,12 +22,12 @@ from engine.wire.metrics import (
     LEVELS,
 )
 
-# An array is compared with a number much faster than with a member.
+# Comparing an array with an int is much faster than with an enum member.
 _OFF: Final = int(Condition.OFF)
 _LEVEL: Final = {metric.name: row for row, metric in enumerate(LEVELS)}
 _NETWORK: Final = np.array([row for name, row in INTEGER_ROW.items() if name.startswith("net_")])
 _GLITCHING: Final = [INTEGER_ROW["block_wr_bytes"], INTEGER_ROW["net_tx_bytes"]]
-# What the guest itself reports; unknown until it has spoken.
+# Values that the guest itself reports; unknown until its first report.
 REPORTED: Final = np.array(
     [
         INTEGER_ROW[name]
@@ -37,20 +37,19 @@ REPORTED: Final = np.array(
 
 
 class Panel:
-    """Levels and what is missing, as of one revision of the world.
+    """Levels and missing values, as of one revision of the world.
 
     Attributes
     ----------
     shown
-        Shape (len(INTEGERS), N), in the wire's order; `vcpus_busy` is for the sample to fill,
-        counters for the meters to add to: what stands there is the guest's own, as last
-        reported, and what a faulty reading adds.
+        Shape (len(INTEGERS), N), in the wire's order. The sample fills `vcpus_busy`; the meters add
+        to the counters, which hold the guest's own last report and the error of a faulty reading.
     missing
-        Shape (len(INTEGERS), N), where even an answering monitor knows nothing.
+        Shape (len(INTEGERS), N), where even an answering monitor returns no value.
     hidden
-        Shape (N,), VMs that no sample shows.
+        Shape (N,), VMs that no sample contains.
     any_hidden, any_silent
-        Whether there are such, and whether there are any whose monitor does not answer.
+        Whether there are such VMs, and VMs whose monitor does not answer.
     stuck_share, memory_available
         Shape (nodes,): share of VMs whose disk is stuck, and free memory in bytes.
     """
@@ -86,7 +85,7 @@ class Panel:
         missing = np.zeros((len(INTEGERS), size), np.bool_)
         missing[REPORTED] = never
         missing[_NETWORK] = topology.network < 0
-        # As of qemu without KVM, and of libvirt before 8.9; no device is plugged or unplugged.
+        # As with qemu without KVM, and libvirt before 8.9; no device is plugged or unplugged.
         missing[len(COUNTERS) + len(LEVELS) :] = True
         missing[INTEGER_ROW["vcpus_halted"]] = not sight.halted_known
         shown[INTEGER_ROW["balloon_major_faults"]] = guests.faults_reported
@@ -105,7 +104,7 @@ class Panel:
 
 
 def _in_pages(kib: NDArray[np.float64]) -> NDArray[np.uint64]:
-    """Return memory in KiB, in whole pages of 4 KiB."""
+    """Round memory in KiB down to whole pages of 4 KiB."""
     return (kib.astype(np.uint64) // np.uint64(4)) * np.uint64(4)
 
 

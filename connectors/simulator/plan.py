@@ -1,8 +1,8 @@
-"""What a simulated site is made of and what happens in it, as plain frozen values.
+"""The shape of a simulated site and its incidents, as plain frozen values.
 
-VMs are named by their index in the order of the plan: cell by cell, node by node. Nodes,
-pools and networks are named by `node_name`, `pool_name` and `network_name`, so that an
-incident can be written down before the world is built.
+VMs are named by their index in the order of the plan: cell by cell, node by node. Nodes, pools and
+networks are named by `node_name`, `pool_name` and `network_name`, so that an incident can be
+specified before the world is built.
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,8 @@ from typing import Final, Literal
 
 Scope = Literal["vm", "node", "pool", "network", "fleet"]
 
-# What each kind of incident happens to. A fault is something that Flatline should find; a
-# confounder is something that looks like one and must lead to no action.
+# Scope of each kind of incident. Flatline should find a fault; a confounder resembles a fault and
+# must lead to no action.
 FAULTS: Final[Mapping[str, Scope]] = MappingProxyType(
     {
         "panic_spin": "vm",
@@ -71,13 +71,12 @@ class Incident:
     at_s
         Seconds after the world began; 0 is before the first sample.
     vms, node, pool, network
-        What it happens to, as the kind's scope asks; a fleet incident needs none.
+        Target, as the kind's scope requires; a fleet incident needs none.
     duration_s
-        When it ends by itself; None is the kind's own habit: a dead guest stays dead, a
-        window closes after its usual time.
+        When it ends by itself; None is the kind's default: a dead guest stays dead, a window closes
+        after its usual time.
     params
-        The kind's own numbers, each with a default where the kind is written:
-        `connectors.simulator.faults` and `confounders`.
+        The kind's own numbers, with defaults in `connectors.simulator.faults` and `confounders`.
 
     Raises
     ------
@@ -95,7 +94,7 @@ class Incident:
     params: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what no world could play."""
+        """Reject an incident that no world could play."""
         scope = FAULTS.get(self.kind) or CONFOUNDERS.get(self.kind)
         if scope is None:
             raise ValueError(f"{self.kind!r} is no incident: {sorted({**FAULTS, **CONFOUNDERS})}")
@@ -108,20 +107,20 @@ class Incident:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telemetry:
-    """How well the nodes are seen. The default is perfect sight; `FIELD` is what labs showed.
+    """Quality of the observation of nodes. The default is perfect; `FIELD` holds values from labs.
 
     Attributes
     ----------
     call_s, call_jitter_s
-        What a bulk call takes: at least, and at most beyond that.
+        Minimum duration of a bulk call, and its maximum excess.
     row_loss_ratio
         Share of rows whose monitor does not answer in time.
     sample_loss_ratio
-        Share of bulk calls that fail as a whole.
+        Share of bulk calls that fail completely.
     clock_offset_s
         Spread of the nodes' wall clocks around the true time.
     halted_known
-        Whether `vcpus_halted` is measured; on x86 libvirt with qemu ≥ 2.12 does not say.
+        Whether `vcpus_halted` is measured; libvirt with qemu ≥ 2.12 on x86 does not report it.
     dirty_rate_known
         Whether `dirty_bytes_per_s` is measured; libvirt does so only on request.
     """
@@ -151,25 +150,25 @@ class WorldPlan:
     Attributes
     ----------
     zones
-        Zones that the cells are dealt to in turn.
+        Zones to which the cells are assigned in turn.
     site_pools, site_networks
-        Pools and networks that all cells share, beside each cell's own.
+        Pools and networks shared by all cells, beside each cell's own.
     workloads
         Weights by workload; `pinned` fixes the workload of single VMs.
     cold_start
-        Whether all VMs boot when the world begins; else they have been up for days.
+        Whether all VMs boot when the world begins; otherwise they have been up for days.
     epoch_s
         True wall time when the world begins, unless the world follows a clock.
     step_s
-        Behaviour is drawn anew this often; counters are exact at any moment between.
+        Interval at which behaviour is drawn; counters are exact at any moment between.
     node_cores
         Cores of a node; None sizes each node to the VMs planned for it.
     balloon_period_s
-        How often guests report memory; 0 is never, which leaves those columns missing.
+        Interval of the guests' memory reports; 0 is never, which leaves those columns missing.
     panic_device_ratio, nicless_ratio
         Share of VMs with a panic device, and without any network card.
     balloonless_ratio
-        Share of VMs whose balloon has no period, whatever `balloon_period_s`.
+        Share of VMs whose balloon has no period, for any `balloon_period_s`.
     tickless_ratio
         Share of VMs whose idle vCPUs sleep for long: all their timers run on the first one.
     """
@@ -209,7 +208,7 @@ class WorldPlan:
     tenants: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse a site that cannot be built."""
+        """Reject a site that cannot be built."""
         unknown = (set(self.workloads) | set(self.pinned.values())) - set(WORKLOADS)
         if unknown:
             raise ValueError(f"unknown workloads {sorted(unknown)}: {WORKLOADS}")
@@ -224,7 +223,7 @@ class WorldPlan:
 
     @property
     def vms(self) -> int:
-        """How many VMs the site has."""
+        """Number of VMs of the site."""
         return self.cells * self.nodes_per_cell * self.vms_per_node
 
     def vms_of(self, *, cell: int, node: int) -> range:

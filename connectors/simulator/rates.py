@@ -1,8 +1,8 @@
-"""From what guests want to what they get: the pace of every counter in the next steps.
+"""Compute the resources that guests get from those they want: the pace of every counter.
 
-Wants follow from habit and condition. A node whose VMs want more cores than it has, or
-that is sick or squeezed by an aggressor, gives everybody less, and the rest is counted as
-run-queue wait and delay. A pool that stalls completes nothing; a slow one completes less.
+Wants follow from habit and condition. A node whose VMs want more cores than it has, or that is sick
+or has a noisy VM, gives each VM less; the rest counts as run-queue wait and delay. A stalled pool
+completes nothing; a slow one completes less.
 """
 
 from typing import NamedTuple
@@ -32,33 +32,33 @@ Floats = NDArray[np.float64]
 _BASE_LATENCY_NS = 800_000.0
 # One probe of each guest's card every 5 s: neighbours' ARP requests and the platform's ping.
 _PROBES_PER_S = 0.2
-# What the idle vCPU of a guest without ticks does beside one that ticks: a wake-up a second or
-# less, so that its time stands still for tens of seconds.
+# Activity of an idle vCPU in a tickless guest relative to one that ticks: a wake-up a second or
+# less, so that its time does not change for tens of seconds.
 _TICKLESS_SHARE = 0.03
 _PROBE_BYTES = 64.0
-# Broadcast and multicast chatter that every card of a network receives.
+# Broadcasts and multicasts that every card of a network receives.
 _CHATTER_PER_S = 1.5
 # qemu's own threads, and what they cost per request.
 _OVERHEAD_CORES = 0.002
 _OVERHEAD_NS = 15_000.0
-# A guest whose disk does not answer keeps a little of its CPU: what never touches the disk.
+# A guest whose disk does not answer keeps a little of its CPU use: work without disk access.
 _STUCK_CPU_SHARE = 0.04
 _UNANSWERED_SEND_SHARE = 0.05
 _SECTOR = 512.0
-# An array is compared with a number much faster than with a member.
+# Comparing an array with an int is much faster than with an enum member.
 _HUNG_IO, _PAUSED, _OFF = map(int, (Condition.HUNG_IO, Condition.PAUSED, Condition.OFF))
 
 
 class Draws(NamedTuple):
-    """The chance of some steps, first axis the steps; of one step, without it.
+    """Random numbers of some steps, first axis the steps; of one step, without it.
 
-    It is drawn for all VMs whatever their state, so that what is done to one VM changes no
-    other one's noise.
+    They are drawn for all VMs in any state, so that a change to one VM does not change the noise of
+    another.
     """
 
     normal: Floats  # (steps, N)
     chance: NDArray[np.float32]  # (steps, N)
-    rounding: NDArray[np.float32]  # (steps, 5, N): which side a fraction of a request falls to
+    rounding: NDArray[np.float32]  # (steps, 5, N): rounding of a fraction of a request
     size: NDArray[np.float32]  # (steps, N)
     chatter: Floats  # (steps, networks + 1): broadcasts of each step
 
@@ -66,7 +66,7 @@ class Draws(NamedTuple):
     def draw(
         cls, rng: np.random.Generator, *, steps: int, size: int, networks: int, step_s: float
     ) -> "Draws":
-        """Return the draws of the next steps: as many of them at a time gives the same."""
+        """Return the draws of the next steps; they do not depend on how many are drawn together."""
         normal = np.empty((steps, size), np.float32)
         even = np.empty((steps, 7, size), np.float32)
         chatter = np.zeros((steps, networks + 1))
@@ -78,7 +78,7 @@ class Draws(NamedTuple):
 
 
 class Strain(NamedTuple):
-    """What slows guests down and may move in each step; of one step, without the first axis."""
+    """Slowdowns of guests that may change in each step; of one step, without the first axis."""
 
     slowness: Floats  # (steps, N)
     thrashes: NDArray[np.bool_]  # (steps, N)
@@ -86,7 +86,7 @@ class Strain(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What some steps were foreseen from and what came out, first axis the steps."""
+    """Inputs and results of some predicted steps, first axis the steps."""
 
     activity: Activity
     draws: Draws
@@ -97,7 +97,7 @@ class Given(NamedTuple):
 
 
 class Rates:
-    """Says how guests' counters grow: for all VMs some steps ahead, and for those that changed.
+    """Computes the growth of guests' counters: for all VMs some steps ahead, and for changed ones.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class Rates:
     pool_slowness
         Shape (pools,), ≥ 1.
     node_share, node_busy
-        Shape (nodes,): what share of wanted CPU a node gave, and of its cores that ran.
+        Shape (nodes,): granted share of the wanted CPU, and busy share of the node's cores.
     pool_latency_s
         Shape (pools,), of this step.
     """
@@ -134,7 +134,7 @@ class Rates:
         self._ranks = ranks
         self._has = ranks < topology.vcpus
         self._skew = _skew(topology.uuids, topology.vcpus, ranks.size)
-        # Which vCPUs serve the timers: each its own, or, where nothing ticks, the first for all.
+        # The vCPUs that serve the timers: each its own, or, in a tickless guest, the first for all.
         own = np.where(topology.tickless, _TICKLESS_SHARE, 1.0) * self._has / topology.vcpus
         own[0] += 1.0 - own.sum(axis=0)
         self._timer_share = own
@@ -142,7 +142,7 @@ class Rates:
         self._draws: Draws
 
     def foresee(self, activity: Activity, draws: Draws, strain: Strain) -> Given:
-        """Say who gets how much of nodes and pools in the next steps, should nothing change."""
+        """Predict the shares of nodes and pools in the next steps, if nothing changes."""
         everyone = slice(None)
         stuck = self.stuck(everyone)
         timers, spread, pinned = self._wants(everyone, stuck, activity, draws)
@@ -158,7 +158,7 @@ class Rates:
         # Latency doubles at twenty thousand requests per second: a mid-range array.
         queue = 1.0 + load / self._step_s / 20_000.0
         latency_s = _BASE_LATENCY_NS / 1e9 * queue * self.pool_slowness
-        # Requests take what the load of the step before made of it.
+        # The duration of requests follows from the load of the previous step.
         before_s = np.concatenate([self.pool_latency_s[None], latency_s[:-1]])
         self._pace_requests(everyone, before_s, draws, strain, paces)
         self._pace_network(everyone, stuck, share, activity, draws, paces)
@@ -166,7 +166,7 @@ class Rates:
         return Given(activity, draws, paces, node_share, node_busy, latency_s)
 
     def begin(self, given: Given, step: int) -> None:
-        """Start one of the steps that were foreseen."""
+        """Start one of the predicted steps."""
         self._activity = Activity._make(part[step] for part in given.activity)
         self._draws = Draws._make(part[step] for part in given.draws)
         self._meters.pace = Paces._make(part[step] for part in given.paces)
@@ -175,7 +175,7 @@ class Rates:
         self.pool_latency_s = given.pool_latency_s[step]
 
     def pace(self, lanes: Lanes) -> None:
-        """Set the pace of `lanes` for the rest of the step, from what they are now."""
+        """Set the pace of `lanes` for the rest of the step, from their current state."""
         guests, activity, draws = self._guests, self._activity, self._draws
         stuck = self.stuck(lanes)
         timers, spread, pinned = self._wants(lanes, stuck, activity, draws)
@@ -189,11 +189,11 @@ class Rates:
 
     @property
     def cpu_share(self) -> Floats:
-        """Shape (N,): what share of its cores each guest would use in this step."""
+        """Shape (N,): share of its cores that each guest would use in this step."""
         return self._activity.cpu_share
 
     def stuck(self, lanes: Lanes) -> NDArray[np.bool_]:
-        """Return shape (n,): whose disk completes nothing now."""
+        """Return shape (n,): whether the disk completes no request now."""
         guests = self._guests
         stuck: NDArray[np.bool_] = (
             self.pool_stalled[self._topology.pool[lanes]]
@@ -202,7 +202,7 @@ class Rates:
         )
         return stuck
 
-    # Below, the last axis is `lanes` and the one before, where there is one, the steps.
+    # Below, the last axis is `lanes` and the one before, if present, the steps.
 
     def _wants(
         self, lanes: Lanes, stuck: NDArray[np.bool_], activity: Activity, draws: Draws
@@ -212,7 +212,7 @@ class Rates:
         condition = guests.condition[lanes]
         works = g.WORKS[condition]
         share = np.where(stuck, _STUCK_CPU_SHARE, 1.0)
-        # Without a network there are no requests to serve; half of the load is such.
+        # Without a network no requests arrive; they are half of the load.
         cut_off = self.network_stalled[:-1][self._topology.network[lanes]]
         share = share * np.where(cut_off & (self._topology.network[lanes] >= 0), 0.5, 1.0)
         idle = self._habits.idle_cores[lanes] * (0.7 + 0.6 * draws.chance[..., lanes])
@@ -225,7 +225,7 @@ class Rates:
         return timers, np.minimum(spread, vcpus - pinned - timers), pinned
 
     def _share(self, lanes: Lanes, node_share: Floats, squeeze: Floats) -> Floats:
-        """Return what share of its wish each VM gets from its node."""
+        """Return the share of its wanted CPU that each VM gets from its node."""
         node = self._guests.node[lanes]
         squeezed = np.where(self._guests.takes_all[lanes], 0.0, squeeze[..., node])
         share: Floats = node_share[..., node] * (1.0 - squeezed)
@@ -243,7 +243,7 @@ class Rates:
     ) -> None:
         vcpus, chance = self._topology.vcpus[lanes], draws.chance[..., lanes]
         even = spread / vcpus
-        # The busier the guest, the less room there is for its vCPUs to differ.
+        # The busier the guest, the less its vCPUs can differ.
         own = even[..., None, :] + self._skew[:, lanes] * (even * (1.0 - even))[..., None, :]
         own += timers[..., None, :] * self._timer_share[:, lanes]
         own += np.clip(pinned - self._ranks, 0.0, 1.0)
@@ -298,8 +298,8 @@ class Rates:
         events[..., READ, lanes] = np.floor((reads + bulk_reads) * let + rounding[..., READ, :])
         events[..., WRITE, lanes] = np.floor((writes + bulk_writes) * let + rounding[..., WRITE, :])
         events[..., FLUSH, lanes] = np.floor(flushes * let + rounding[..., FLUSH, :])
-        # The same draw says when in the step the first one completes: a fraction that was
-        # rounded up is then late in it.
+        # The same draw sets when in the step the first one completes: late if a fraction was
+        # rounded up.
         paces.phase[..., lanes] = 0.5 * rounding
         spread = 0.7 + 0.6 * draws.size[..., lanes]
         read_bytes, write_bytes = habits.read_bytes[lanes], habits.write_bytes[lanes]
@@ -338,7 +338,7 @@ class Rates:
         served = g.WORKS[condition] * share * np.where(stuck, _UNANSWERED_SEND_SHARE, 1.0)
         sends = served * habits.sends[lanes] * kept * step_s
         receives = served * habits.receives[lanes] * kept * step_s
-        # A probe is answered by the kernel alone; nobody has to be at home behind it.
+        # The kernel alone answers a probe; no process is needed.
         probes = np.floor(_PROBES_PER_S * step_s + draws.chance[..., lanes])
         answers = probes * g.KERNEL[condition]
         rounding = draws.rounding
@@ -359,7 +359,7 @@ class Rates:
 
 
 def _sums(place: NDArray[np.int64], values: Floats, places: int) -> Floats:
-    """Return shape (steps, places): what stands at each place, in each step."""
+    """Return shape (steps, places): the sum of the values at each place, in each step."""
     found = [np.bincount(place, weights=of_step, minlength=places) for of_step in values]
     return np.array(found)
 
@@ -373,7 +373,7 @@ def _mean_size(small: Floats, small_bytes: Floats, bulk: Floats) -> Floats:
 
 
 def _skew(uuids: list[bytes], vcpus: NDArray[np.int64], width: int) -> Floats:
-    """Return shape (width, N): how each vCPU differs from the mean, in [-1, 1], summing to 0."""
+    """Return shape (width, N): each vCPU's deviation from the mean, in [-1, 1], summing to 0."""
     raw = np.frombuffer(b"".join(uuids), np.uint8).reshape(len(uuids), -1)[:, :width].T / 255.0
     used = np.arange(width)[:, None] < vcpus
     centred = (raw - (raw * used).sum(axis=0) / vcpus) * used

@@ -1,4 +1,4 @@
-"""Who stands where: names, sizes and places, drawn once from the seed."""
+"""Names, sizes and locations of the site, drawn once from the seed."""
 
 import hashlib
 from collections.abc import Callable
@@ -20,12 +20,12 @@ from engine.wire.frame import InventoryItem
 KIB_PER_GIB: Final = 1024 * 1024
 _VCPUS: Final = np.array([1, 2, 2, 2, 4, 4, 8])
 _GIB_PER_VCPU: Final = np.array([2, 4])
-# Cores a node has for each vCPU promised on it: what business fleets run at.
+# Cores of a node for each vCPU allocated on it, as in business fleets.
 _CORES_PER_VCPU: Final = 1 / 3
 
 
 class Topology:
-    """The site's fixed facts, as arrays over VMs (N), nodes, pools and networks.
+    """The site's constant properties, as arrays over VMs (N), nodes, pools and networks.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class Topology:
     balloon, tickless
         Shape (N,), whether the guest reports its memory, and whether its idle vCPUs sleep long.
     pool, network
-        Shape (N,), where the VM's disk and card hang; network -1 is no card.
+        Shape (N,), the pool of the VM's disk and the network of its card; network -1 is no card.
     """
 
     def __init__(self, plan: WorldPlan, rng: np.random.Generator) -> None:
@@ -72,7 +72,7 @@ class Topology:
             lambda cell, index: network_name(cell=cell, network=index),
         )
         self.network = np.where(rng.random(size) < plan.nicless_ratio, -1, network)
-        # Drawn last, so that they move nothing else of a seed.
+        # Drawn last, so that other values of a seed do not change.
         self.balloon = rng.random(size) >= plan.balloonless_ratio
         self.tickless = rng.random(size) < plan.tickless_ratio
         self.names = [
@@ -85,13 +85,13 @@ class Topology:
             if plan.node_cores is None
             else np.full(len(self.nodes), plan.node_cores, np.int64)
         )
-        # A quarter above what is promised: the room that a node failure needs.
+        # A quarter above the allocation: the reserve for a node failure.
         self.node_memory_kib = np.bincount(
             self.home, weights=self.memory_kib * 1.25, minlength=len(self.nodes)
         )
 
     def zone(self, node: int) -> str:
-        """Return the zone a node stands in."""
+        """Return the zone of a node."""
         return f"z{self.node_cell[node] % self.plan.zones}"
 
     def pools_seen_by(self, node: int) -> list[int]:
@@ -99,7 +99,7 @@ class Topology:
         return self.cell_pools[self.node_cell[node]]
 
     def item(self, lane: int) -> InventoryItem:
-        """Return what the VM's definition says."""
+        """Return the content of the VM's definition."""
         workload = WORKLOADS[self.workload[lane]]
         network = self.network[lane]
         return InventoryItem(
@@ -127,7 +127,7 @@ class Topology:
     def _deal(
         self, per_cell: int, shared: list[str], name: Callable[[int, int], str]
     ) -> tuple[list[str], list[list[int]], NDArray[np.int64]]:
-        """Return all names, each cell's choices, and the one of each VM, dealt in turn."""
+        """Return all names, each cell's choices, and the assignment of each VM, dealt in turn."""
         names = list(shared)
         choices = []
         for cell in range(self.plan.cells):
@@ -140,7 +140,7 @@ class Topology:
 
 
 def _uuid(seed: int, index: int) -> bytes:
-    """Return a UUID that depends on the seed and the VM alone."""
+    """Return a UUID that depends only on the seed and the VM."""
     raw = bytearray(hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=16).digest())
     raw[6] = raw[6] & 0x0F | 0x40
     raw[8] = raw[8] & 0x3F | 0x80

@@ -1,4 +1,4 @@
-"""What really happened in a simulated world, for tests and summaries; no adapter shows it."""
+"""The ground truth of a simulated world, for tests and summaries; no adapter shows it."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ from connectors.simulator.plan import Incident
 
 @dataclass(slots=True)
 class Death:
-    """A guest that stopped living, and how it came back; times in ns since the world began."""
+    """Death of a guest, and its recovery; times in ns since the world began."""
 
     vm: int
     kind: str
@@ -18,7 +18,7 @@ class Death:
 
 @dataclass(slots=True)
 class Happening:
-    """An incident as it was played; `ended_ns` is None while it lasts."""
+    """An incident that was played; `ended_ns` is None while it lasts."""
 
     incident: Incident
     vms: tuple[int, ...]
@@ -28,7 +28,7 @@ class Happening:
 
 @dataclass(frozen=True, slots=True)
 class Harm:
-    """A guest that was well and was torn down by a verb."""
+    """Damage of an action to a healthy guest."""
 
     vm: int
     verb: str
@@ -38,7 +38,7 @@ class Harm:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Evidence of a VM that its node kept."""
+    """Evidence that a node saved of a VM."""
 
     vm: int
     incident: str
@@ -48,7 +48,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class VerbCall:
-    """A verb as it reached the hypervisor; `outcome` is ok, refused, lost or nothing_happened."""
+    """An action that reached the hypervisor; `outcome` is ok, refused, lost or nothing_happened."""
 
     vm: int
     verb: str
@@ -77,9 +77,9 @@ class Truth:
     Attributes
     ----------
     deaths
-        Oldest first; a VM that dies twice stands here twice.
+        Oldest first; a VM that dies twice has two entries.
     harms
-        Every healthy guest hurt by a verb: the number that must stay 0.
+        Every healthy guest harmed by an action: their number must stay 0.
     """
 
     deaths: list[Death] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Truth:
         return None
 
     def died(self, vm: int, kind: str, at_ns: int) -> None:
-        """Record a death; one that is dead already does not die again."""
+        """Record a death, unless the VM is already dead."""
         if self.dead_since_ns(vm) is None:
             self.deaths.append(Death(vm, kind, at_ns))
 
@@ -109,7 +109,7 @@ class Truth:
                 death.repaired_by = by
 
     def calls(self, verb: str, *, vm: int | None = None) -> list[VerbCall]:
-        """Return the calls of one verb that took effect, of one VM or of all."""
+        """Return the calls of one action that took effect, of one VM or of all."""
         return [
             call
             for call in self.verb_calls

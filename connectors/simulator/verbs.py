@@ -1,17 +1,16 @@
-"""The agent's verbs on a simulated node: they do what they do to a real guest.
+"""The agent's actuator on a simulated node, with the effects on a real guest.
 
-A reset boots the guest whatever it was doing, and a guest that was well is hurt by it; a
-reboot needs a guest that listens; a migration takes its time and a VM whose disk is stuck
-does not arrive.
+A reset boots the guest in any condition, and harms a healthy guest. A reboot needs a guest that
+reacts. A migration takes time, and a VM whose disk is stuck does not arrive.
 
-`World.interference` is asked before each verb but `look`, and answers with one of
+`World.interference` is called before each action but `look`, and returns one of
 
 - ``refuse``: `VerbRefused`, nothing done
 - ``lose``: `HypervisorUnreachable`, nothing done
-- ``lose_answer``: the verb happens, then `HypervisorUnreachable`
+- ``lose_answer``: the action happens, then `HypervisorUnreachable`
 - ``lie``: returns as if done, nothing done
 - ``hang``: never returns, nothing done
-- ``hang_after``: the verb happens, then never returns
+- ``hang_after``: the action happens, then never returns
 """
 
 import asyncio
@@ -30,7 +29,7 @@ from engine.looks import Look, Permit
 from engine.wire.metrics import COUNTERS, VM_STATES
 
 _COUNTER: Final = {metric.name: row for row, metric in enumerate(COUNTERS)}
-# A guest in one of these is past helping itself; pulling its reset line takes nothing away.
+# A guest in one of these conditions cannot recover itself; a reset destroys nothing.
 _BEYOND_HARM: Final = frozenset(
     {
         Condition.PANIC_SPIN,
@@ -41,7 +40,7 @@ _BEYOND_HARM: Final = frozenset(
     }
 )
 _PANICKED: Final = frozenset({Condition.PANIC_SPIN, Condition.PANIC_HALT, Condition.CRASHED})
-# How often a waiting migration looks whether it has arrived.
+# Interval at which a waiting migration checks for its end.
 _WAIT_S: Final = 0.25
 
 Verb = Callable[[int], Awaitable[bool]]
@@ -53,7 +52,7 @@ class SimulatedVerbs:
     Parameters
     ----------
     by
-        Who acts, as the world's truth records it.
+        The actor in the world's truth.
     """
 
     def __init__(self, world: World, node: str, *, by: str = "the agent") -> None:
@@ -64,7 +63,7 @@ class SimulatedVerbs:
         self._migrations: dict[int, Migration] = {}
 
     async def __aenter__(self) -> Self:
-        """Return at once: there is nothing to connect to."""
+        """Return immediately: there is no connection."""
         return self
 
     async def __aexit__(
@@ -73,7 +72,7 @@ class SimulatedVerbs:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave the world as it is; a migration goes on."""
+        """Leave the world unchanged; a migration continues."""
 
     async def reach(self) -> None:
         """See `engine.ports.Verbs`."""
@@ -81,14 +80,14 @@ class SimulatedVerbs:
             raise HypervisorUnreachable(f"node {self._name} does not answer")
 
     async def look(self, vm: bytes) -> Look:
-        """Return the VM as it is now.
+        """Return the current state of the VM.
 
         Raises
         ------
         VmNotFound
             No VM of this UUID runs here.
         HypervisorUnreachable
-            The node is out of reach.
+            The node is unreachable.
         """
         world = self._world
         world.sync()
@@ -117,7 +116,7 @@ class SimulatedVerbs:
             state=VM_STATES[int(world.guests.state(one)[0])],
             state_reason="crashed" if crashed else "other",
             monitor_answered=answers,
-            # A monitor that is taken by somebody else's call is a VM that is not at rest.
+            # If another call holds the monitor, the VM is not at rest.
             job_active=bool(world.guests.job[lane]) or (False if answers else None),
             boots_seen=int(world.guests.boot[lane]),
             reported="panicked" if told else None,
@@ -128,7 +127,7 @@ class SimulatedVerbs:
             uncounted=None,
             vcpus=int(world.topology.vcpus[lane]),
             vcpu_time_ns=tuple(int(time_ns) for time_ns in vcpus[: world.topology.vcpus[lane], 0]),
-            # Time waited for a core is told of a VM as a whole here, and vCPU times to the ns.
+            # The wait for a core is reported here for the VM as a whole, and vCPU times to the ns.
             vcpu_delay_ns=(0,) * int(world.topology.vcpus[lane]),
             cpu_time_ns=known("cpu_time_ns", measured=True),
             block_rd_reqs=known("block_rd_reqs", measured=answers),
@@ -144,7 +143,7 @@ class SimulatedVerbs:
         )
 
     async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
-        """Pull the VM's reset line: it boots, whatever it was doing."""
+        """Reset the VM: it boots from any condition."""
 
         async def work(lane: int) -> bool:
             self._note_harm(lane, "reset", beyond_harm=_BEYOND_HARM)
@@ -162,7 +161,7 @@ class SimulatedVerbs:
         await self._do(vm, "finish_reset", work, permit=permit)
 
     async def reboot(self, vm: bytes, *, permit: Permit | None = None) -> None:
-        """Ask the guest to reboot; one that does not listen goes on as it is."""
+        """Request a reboot from the guest; one that does not react stays unchanged."""
 
         async def work(lane: int) -> bool:
             if lifecycle.condition(self._world, lane) is not Condition.RUNNING:
@@ -176,7 +175,7 @@ class SimulatedVerbs:
     async def migrate(
         self, vm: bytes, *, target: str, within_s: float, permit: Permit | None = None
     ) -> None:
-        """Move the VM live to `target`; return when it runs there."""
+        """Migrate the VM live to `target`; return when it runs there."""
         world = self._world
 
         async def work(lane: int) -> bool:
@@ -190,7 +189,7 @@ class SimulatedVerbs:
         await self._do(vm, "migrate", work, target=target, permit=permit)
 
     async def find_migration(self, vm: bytes, *, target: str, within_s: float) -> None:
-        """Wait for a migration that this agent asked for in an earlier life."""
+        """Wait for a migration that an earlier run of this agent requested."""
         world = self._world
         world.sync()
         if world.unreachable[self._node]:
@@ -214,7 +213,7 @@ class SimulatedVerbs:
         within_s: float,
         permit: Permit | None = None,
     ) -> None:
-        """Copy the VM's only disk, `vda`, to pool `target` and let the VM go on there."""
+        """Copy the VM's only disk, `vda`, to pool `target` and switch the VM to the copy."""
         world = self._world
 
         async def work(lane: int) -> bool:
@@ -243,7 +242,7 @@ class SimulatedVerbs:
         await self._do(vm, "move_disk", work, target=target, permit=permit)
 
     async def find_disk_move(self, vm: bytes, *, disk: str, target: str) -> None:
-        """Give up a copy that this agent began in an earlier life; return if it was complete."""
+        """Cancel a copy that an earlier run of this agent began; return if it was complete."""
         world = self._world
         world.sync()
         if world.unreachable[self._node]:
@@ -318,11 +317,11 @@ class SimulatedVerbs:
         target: str = "",
         permit: Permit | None = None,
     ) -> None:
-        """Carry out a verb, or what a test makes of it, and record what came of it."""
+        """Execute an action, or the interference of a test, and record the outcome."""
         world = self._world
         world.sync()
         if world.unreachable[self._node]:
-            # Nothing was asked of anybody, so nothing was done.
+            # No request was sent, so nothing was done.
             raise VerbUnsent(f"{what} was not asked for: node {self._name} does not answer")
         lane = self._lane(vm, what)
         if permit is not None and permit.instance != int(world.guests.instance[lane]):

@@ -1,14 +1,14 @@
 """An event loop whose time jumps to the next timer instead of waiting for it.
 
-Pure virtual, accelerated and real time are one mechanism: the loop's time moves only
-while the loop would wait, and `speed` says how much real time that wait takes. Whatever
-runs on asyncio (sleep, timeouts, events, queues) runs unchanged, and two runs of the same
-program interleave their tasks in the same order.
+Virtual, accelerated and real time share one mechanism: the loop's time advances only while the loop
+would wait, and `speed` sets how much real time that wait takes. Any asyncio program (sleep,
+timeouts, events, queues) runs unchanged, and two runs of the same program interleave their tasks in
+the same order.
 
-Time stands still while callbacks run and while work handed to `run_in_executor` (hence
-`asyncio.to_thread`) is under way, so an hour of virtual time never passes between asking
-a thread and hearing from it. Threads that answer by `call_soon_threadsafe` alone are not
-known to the loop: it may jump before they answer.
+Time does not advance while callbacks run, nor while work in `run_in_executor` (hence
+`asyncio.to_thread`) is running, so no virtual time passes between a request to a thread and its
+result. The loop does not know threads that answer only by `call_soon_threadsafe`: it may jump
+before they answer.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class DeadlockError(RuntimeError):
 
 
 class _JumpingSelector(selectors.BaseSelector):
-    """A selector that passes virtual time where the real one would wait."""
+    """A selector that advances virtual time where the real one would wait."""
 
     def __init__(self, speed: float | None) -> None:
         self._real = selectors.DefaultSelector()
@@ -40,7 +40,7 @@ class _JumpingSelector(selectors.BaseSelector):
         self._virtual_origin_s = 0.0
         self.now_s = 0.0
         self.threads_at_work = 0
-        # The loop's own wake-up pipe is always registered and is nobody's I/O.
+        # The loop's own wake-up pipe is always registered and is not I/O of the program.
         self.own_descriptors = 0
 
     def register(
@@ -63,7 +63,7 @@ class _JumpingSelector(selectors.BaseSelector):
         self._real.close()
 
     def select(self, timeout: float | None = None) -> Ready:
-        """Return what is ready, after at most `timeout` seconds of virtual time."""
+        """Return the ready events, after at most `timeout` seconds of virtual time."""
         ready = self._real.select(0)
         if ready or (timeout is not None and timeout <= 0):
             return ready
@@ -79,7 +79,7 @@ class _JumpingSelector(selectors.BaseSelector):
         return self._pass(timeout)
 
     def pace(self, speed: float | None) -> None:
-        """Go on at another speed, from this moment."""
+        """Continue at another speed from now on."""
         self._speed = speed
         self._origin_s, self._virtual_origin_s = time.monotonic(), self.now_s
 
@@ -91,16 +91,16 @@ class _JumpingSelector(selectors.BaseSelector):
             return []
         wait_s = self._origin_s + (end_s - self._virtual_origin_s) / self._speed - time.monotonic()
         ready = self._real.select(max(0.0, wait_s))
-        # I/O that came first ends the wait early; then only the time until it has passed.
+        # Earlier I/O ends the wait; then only the time until it has passed.
         self.now_s = min(end_s, max(self.now_s, self._paced_now_s())) if ready else end_s
         if wait_s < 0:
-            # Work took longer than its time allows: from here on at speed, without a rush
-            # to catch up that no observer of a paced run would want to see.
+            # Work took longer than its time allows: continue at the set speed from here, because
+            # observers of a paced run expect no catching up.
             self._origin_s, self._virtual_origin_s = time.monotonic(), end_s
         return ready
 
     def _wait_really(self) -> Ready:
-        """Wait for I/O or a thread; pure virtual time stands still meanwhile."""
+        """Wait for I/O or a thread; without a speed, virtual time does not advance meanwhile."""
         ready = self._real.select(None)
         if self._speed is not None:
             self.now_s = max(self.now_s, self._paced_now_s())
@@ -112,7 +112,7 @@ class _JumpingSelector(selectors.BaseSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose `time()` starts at 0 and moves only while nothing is ready.
+    """An event loop whose `time()` starts at 0 and advances only while nothing is ready.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._virtual.now_s
 
     def pace(self, speed: float | None) -> None:
-        """Let the rest of the run take place at another speed.
+        """Continue the run at another speed.
 
         Raises
         ------
@@ -145,14 +145,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         func: Callable[[*Arguments], Result],
         *args: *Arguments,
     ) -> "asyncio.Future[Result]":
-        """Run `func` in a thread; virtual time stands still until it is done."""
+        """Run `func` in a thread; virtual time does not advance until it is done."""
         future = super().run_in_executor(executor, func, *args)
         self._virtual.threads_at_work += 1
         future.add_done_callback(self._thread_done)
         return future
 
     async def shutdown_default_executor(self, *timeout: float | None) -> None:
-        """Wait for the threads to end, which they tell the loop without a timer."""
+        """Wait for the threads to end; they inform the loop without a timer."""
         self._virtual.threads_at_work += 1
         try:
             await super().shutdown_default_executor(*timeout)
@@ -164,12 +164,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, Result], *, speed: float | None = None) -> Result:
-    """Run `main` to its end on a `VirtualLoop` and return what it returns.
+    """Run `main` to its end on a `VirtualLoop` and return its result.
 
     Raises
     ------
     DeadlockError
-        No task can ever go on; the message names what waits.
+        No task can ever continue; the message names the waiting tasks.
     ValueError
         `speed` is not positive.
     """
@@ -189,7 +189,7 @@ def _checked(speed: float | None) -> float | None:
 
 
 def _what_waits() -> str:
-    """Name the tasks of the loop and where each of them stands."""
+    """Return the tasks of the loop and their current lines."""
     tasks = sorted(asyncio.all_tasks(asyncio.get_running_loop()), key=lambda task: task.get_name())
     if not tasks:
         return "no task is left, and nobody stops the loop"
@@ -197,7 +197,7 @@ def _what_waits() -> str:
 
 
 def _place(task: "asyncio.Task[Any]") -> str:
-    """Return file and line of the innermost frame a task is suspended in."""
+    """Return file and line of the innermost frame in which a task is suspended."""
     frames = task.get_stack()
     if not frames:
         return "nowhere"

@@ -1,4 +1,4 @@
-"""The `Watch` of a simulated node: what its guests' vCPUs ran, and nobody who answers a probe."""
+"""The `Watch` of a simulated node: it reports vCPU times, and no guest answers a probe."""
 
 from collections.abc import Mapping
 from types import TracebackType
@@ -28,7 +28,7 @@ class SimulatedWatch:
         self._node = world.topology.node_index[node]
 
     async def __aenter__(self) -> Self:
-        """Return at once: there is nothing to connect to."""
+        """Return immediately: there is no connection."""
         return self
 
     async def __aexit__(
@@ -37,7 +37,7 @@ class SimulatedWatch:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave the world as it is."""
+        """Leave the world unchanged."""
 
     async def roster(self) -> tuple[Watched, ...]:
         """See `engine.ports.Watch`."""
@@ -80,4 +80,4 @@ class SimulatedWatch:
         return ""
 
     async def set_balloon_period(self, vm: bytes, *, period_s: int) -> None:
-        """See `engine.ports.Watch`; a simulated balloon reports as it was made to."""
+        """See `engine.ports.Watch`; has no effect on a simulated balloon."""

@@ -1,9 +1,8 @@
-"""What guests do when nothing is wrong: per-VM habits drawn from a table of workloads.
+"""Normal behaviour of guests: per-VM habits drawn from a table of workloads.
 
-A habit has a level, an hour-of-day season, noise that remembers itself for about a
-minute, and for some workloads a cycle: a batch computes without any I/O, writes its
-results and rests; a cron guest is silent between its bursts; a bursty one flips between
-working and resting by chance.
+A habit has a level, an hour-of-day season, noise with an autocorrelation of about a minute, and for
+some workloads a cycle: a batch computes without any I/O, writes its results and rests; a cron guest
+is silent between its bursts; a bursty one switches between working and resting at random.
 """
 
 from typing import Final, NamedTuple
@@ -23,10 +22,10 @@ _FLUSH_PERIOD_S: Final = 5.0
 
 
 class Profile(NamedTuple):
-    """Ranges that one workload's VMs are drawn from, evenly on a logarithmic scale.
+    """Ranges from which one workload's VMs are drawn, evenly on a logarithmic scale.
 
-    Rates are per second at activity 1; `level` is a share of all vCPUs. `floor` is the
-    share of writes and transmissions that go on while the work rests.
+    Rates are per second at activity 1; `level` is a share of all vCPUs. `floor` is the share of
+    writes and transmissions that continue while the work rests.
     """
 
     level: Range
@@ -77,12 +76,12 @@ PROFILES: Final = {
 
 _BATCH, _CRON, _BURSTY = (WORKLOADS.index(name) for name in ("batch", "cron", "bursty"))
 
-# What an incident may force a guest to do, whatever its habit.
+# Behaviour that an incident may force on a guest.
 FREE, COMPUTING, WRITING, RESTED, SILENT = range(5)
 
 
 class Course(NamedTuple):
-    """What all guests do by themselves in some steps, whatever is forced on them; (steps, N)."""
+    """Undisturbed behaviour of all guests in some steps, shape (steps, N)."""
 
     swing: Floats  # work relative to the habit, by hour and noise
     working: NDArray[np.bool_]
@@ -91,16 +90,16 @@ class Course(NamedTuple):
 
 
 class Activity(NamedTuple):
-    """What all guests would do if nothing kept them from it; shape (steps, N), or (N,) of one."""
+    """Wanted activity of all guests without obstacles; shape (steps, N), or (N,) of one step."""
 
     cpu_share: Floats  # of all vCPUs
     work: Floats  # reads, writes and transmissions relative to the habit
-    floor: Floats  # writes and transmissions that go on at rest, same scale
-    flush: Floats  # how many steps' worth of cached writes reach the disk
+    floor: Floats  # writes and transmissions that continue at rest, same scale
+    flush: Floats  # number of steps whose cached writes reach the disk
 
 
 class Habits:
-    """Every VM's parameters, shape (N,) each, drawn once; and the noise that moves them."""
+    """Every VM's parameters, shape (N,) each, drawn once; and the state of their noise."""
 
     def __init__(
         self, workload: NDArray[np.int64], rng: np.random.Generator, *, step_s: float
@@ -146,9 +145,9 @@ class Habits:
         Parameters
         ----------
         times_s
-            Shape (steps,), seconds since the world began: cycles run on it.
+            Shape (steps,), seconds since the world began, for cycles.
         days_s
-            Shape (steps,), seconds since midnight: the season runs on it.
+            Shape (steps,), seconds since midnight, for the season.
         normal, chance
             Shape (steps, N), standard normal and uniform draws.
         """
@@ -174,15 +173,15 @@ class Habits:
     def activity(
         self, course: Course, *, forced: NDArray[np.uint8], chance: NDArray[np.float32]
     ) -> Activity:
-        """Return what guests do in these steps.
+        """Return the activity of guests in these steps.
 
         Parameters
         ----------
         forced
-            Shape (N,), one of `FREE`, `COMPUTING`, `WRITING`, `RESTED`; `SILENT` rests without
-            any I/O.
+            Shape (N,), one of `FREE`, `COMPUTING`, `WRITING`, `RESTED`; `SILENT` rests without any
+            I/O.
         chance
-            Of the same draws as the course.
+            From the same draws as the course.
         """
         swing, free = course.swing, forced == FREE
         computing = (free & course.working & (self.workload == _BATCH)) | (forced == COMPUTING)
@@ -202,10 +201,10 @@ class Habits:
     def _walk(
         self, normal: Floats, chance: NDArray[np.float32]
     ) -> tuple[Floats, NDArray[np.bool_]]:
-        """Return the noise and who is busy in each step: what follows from the step before."""
+        """Return the noise and the busy guests of each step, which depend on the previous step."""
         noise = np.sqrt(1 - self._memory * self._memory) * normal
-        # A bursty guest stays in a state for a time that is exponential in the mean, so the
-        # chance to leave it in one step is the step over that mean.
+        # A bursty guest stays in a state for an exponentially distributed time, so the probability
+        # to leave it in one step is the step over the mean.
         step_s = self._step_s
         leaves_work = step_s / np.maximum(self.cycle_s * self.work_share, step_s)
         leaves_rest = step_s / np.maximum(self.cycle_s * (1 - self.work_share), step_s)

@@ -1,4 +1,4 @@
-"""A simulated site: time, the agenda, and the one place where ground truth advances."""
+"""A simulated site: time, the schedule, and the one place where the ground truth advances."""
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
@@ -23,22 +23,22 @@ from engine.wire.frame import Event
 NS_PER_S: Final = 1_000_000_000
 _NS_PER_MS: Final = 1_000_000
 
-# Nodes number the VMs they start, each from its own origin, so that a number names one run.
+# Nodes number the VMs they start, each from its own origin, so that a number is unique to a run.
 _INSTANCES_PER_NODE: Final = 1 << 20
 
-# Independent streams of chance, so that more of one moves no other.
+# Independent random streams, so that more draws from one do not change the others.
 _PLACES, _HABITS, _STEPS, _NODES, SIGHT, SHARES = range(6)
 
-# How many values an array of the next steps has: more would leave the cache, fewer cost as much.
+# Values in an array of the next steps: more would exceed the cache, fewer cost the same.
 _VALUES_AHEAD: Final = 2048
 
 Action = Callable[[], None]
-# What a test makes of a verb: None lets it through, else see `connectors.simulator.verbs`.
+# Effect of a test on an action: None permits it, else see `connectors.simulator.verbs`.
 Interference = Callable[[VerbCall], str | None]
 
 
 class Roster(NamedTuple):
-    """The VMs of a node, by ascending UUID, in the three forms that are asked for."""
+    """The VMs of a node, by ascending UUID, in three forms."""
 
     lanes: Lanes
     indices: NDArray[np.intp]
@@ -47,7 +47,7 @@ class Roster(NamedTuple):
 
 @dataclass(slots=True)
 class Migration:
-    """A live migration under way; `outcome` is running, done, aborted or failed."""
+    """A live migration; `outcome` is running, done, aborted or failed."""
 
     lane: int
     source: int
@@ -58,31 +58,31 @@ class Migration:
 
 @dataclass(slots=True)
 class DiskMove:
-    """A disk on its way to another pool; `outcome` is running, done or given_up."""
+    """A disk that is copied to another pool; `outcome` is running, done or given_up."""
 
     lane: int
     outcome: str = "running"
 
 
 class World:
-    """The site as it really is. Adapters made from it show a part; tests may see it all.
+    """The complete state of the site. Its adapters show a part; tests may read all of it.
 
     Parameters
     ----------
     plan
-        What it is made of and what happens in it.
+        Shape and incidents of the site.
     clock
-        What the world follows whenever an adapter is asked something; world time 0 is its
-        reading now. None: the world stands still until `advance` is called.
+        The clock that the world follows at each access of an adapter; world time 0 is its current
+        reading. None: time advances only by `advance`.
 
     Attributes
     ----------
     now_ns
         World time, ns since it began.
     truth
-        What really happened.
+        The ground truth.
     interference
-        Hook for tests that need verbs to lie, hang or fail; None lets all through.
+        Hook for tests that need actions to lie, hang or fail; None permits all.
     """
 
     def __init__(self, plan: WorldPlan, clock: Clock | None = None) -> None:
@@ -97,16 +97,16 @@ class World:
         self._next_step_ns = 0
         self._agenda: list[tuple[int, int, Action]] = []
         self._planned = 0
-        # Steps are drawn many at a time and foreseen until the next thing that is planned:
-        # an array operation on a few thousand values costs little more than one on a few.
+        # Steps are drawn and predicted in blocks, up to the next scheduled action: an array
+        # operation on a few thousand values costs little more than one on a few.
         self._drawn: Draws
         self._course: Course
         self._step = self._steps_drawn = self._foreseen_until = 0
         self._foreseen_from = 0
         self._given: Given
         self._panel: Panel | None = None
-        # What changes bit by bit, run at the beginning of each step; it depends on the time alone,
-        # for it is also run ahead of it.
+        # Gradual changes, run at the begin of each step. They may depend only on the time, because
+        # they are also run ahead of it.
         self.slow_changes: dict[object, Action] = {}
         self.migrations: dict[int, Migration] = {}
         self.disk_moves: dict[int, DiskMove] = {}
@@ -125,13 +125,13 @@ class World:
         self.clock_offset_ns = np.round(
             nodes_rng.normal(0.0, plan.telemetry.clock_offset_s * NS_PER_S, nodes)
         ).astype(np.int64)
-        # Nodes were switched on at different times; only differences of a reading count.
+        # Nodes were switched on at different times; only differences of readings matter.
         self.mono_origin_ns = nodes_rng.integers(NS_PER_S, 30 * SECONDS_PER_DAY * NS_PER_S, nodes)
         self.events: list[list[Event]] = [[] for _ in range(nodes)]
         self._starts = np.bincount(self.topology.home, minlength=nodes)
         first_numbers = 1 + np.arange(plan.vms) % plan.vms_per_node
         self.guests.instance[:] = self.topology.home * _INSTANCES_PER_NODE + first_numbers
-        # Until a VM moves in or out, a node's VMs stand side by side, and a slice is cheap.
+        # Until a VM migrates, a node's VMs are consecutive, and a slice is cheap.
         self._rosters = [
             self._roster_of(slice(first, first + plan.vms_per_node))
             for first in range(0, plan.vms, plan.vms_per_node)
@@ -144,16 +144,16 @@ class World:
             * SECONDS_PER_DAY
             * (self.guests.condition != Condition.OFF)
         )
-        # All have just spoken; from here on each at its own moments.
+        # All guests have just reported; from here on each at its own times.
         self.guests.report_due_s = nodes_rng.random(plan.vms) * max(1, plan.balloon_period_s)
         self._next_step_ns = self._step_ns
 
     def stream(self, *name: int) -> np.random.Generator:
-        """Return a generator of its own for one purpose."""
+        """Return a separate random generator for one purpose."""
         return np.random.Generator(np.random.SFC64([self.plan.seed, *name]))
 
     def advance(self, to_ns: int) -> None:
-        """Let the world go on until `to_ns` of world time; earlier times change nothing."""
+        """Advance the world to `to_ns` of world time; earlier times change nothing."""
         while True:
             due_ns = self._agenda[0][0] if self._agenda else to_ns + 1
             if min(due_ns, self._next_step_ns) > to_ns:
@@ -169,22 +169,22 @@ class World:
         self.now_ns = max(self.now_ns, to_ns)
 
     def sync(self) -> None:
-        """Bring the world to its clock's time; without a clock it stays where it is."""
+        """Advance the world to its clock's time; without a clock nothing changes."""
         if self._clock is not None:
             self.advance(self._clock.mono_ns() - self._origin_ns)
 
     def at(self, when_ns: int, action: Action) -> None:
-        """Plan `action` for a moment of world time; a past one comes next."""
+        """Schedule `action` at a world time; a past one comes next."""
         self._planned += 1
         heapq.heappush(self._agenda, (max(when_ns, self.now_ns), self._planned, action))
 
     def after(self, delay_s: float, action: Action) -> None:
-        """Plan `action` for `delay_s` seconds from now."""
+        """Schedule `action` in `delay_s` seconds from now."""
         self.at(self.now_ns + round(delay_s * NS_PER_S), action)
 
     @contextmanager
     def changing(self, vms: Sequence[int] | NDArray[np.intp]) -> Iterator[None]:
-        """Change guests inside: their counters are settled before, their pace set after."""
+        """Change guests inside the block: settle their counters before, set their pace after."""
         lanes = np.asarray(vms, np.intp)
         self.meters.settle(lanes, self.now_ns)
         yield
@@ -192,7 +192,7 @@ class World:
         self.changed()
 
     def panel(self) -> Panel:
-        """Return what hypervisors show beside counters, as of now."""
+        """Return the hypervisors' values other than counters, as of now."""
         if self._panel is None:
             origin_s = (self.epoch_ns + self.clock_offset_ns) / NS_PER_S
             self._panel = Panel(
@@ -201,12 +201,12 @@ class World:
         return self._panel
 
     def changed(self) -> None:
-        """Say that guests, nodes or pools are not as the panel shows and the next steps expect."""
+        """Invalidate the panel and the predicted steps after a change of guests, nodes or pools."""
         self._panel = None
         self._foreseen_until = self._step + 1
 
     def roster(self, node: int) -> Roster:
-        """Return which VMs the node's hypervisor knows now."""
+        """Return the VMs that the node's hypervisor knows now."""
         return self._rosters[node]
 
     def without(self, roster: Roster, hidden: NDArray[np.bool_]) -> Roster:
@@ -214,7 +214,7 @@ class World:
         return self._roster_of(roster.indices[~hidden]) if hidden.any() else roster
 
     def place(self, lane: int, node: int) -> None:
-        """Make a VM stand on another node's roster, in the order of the plan."""
+        """Move a VM to another node's roster, in the order of the plan."""
         left = int(self.guests.node[lane])
         self.guests.node[lane] = node
         for changed in (left, node):
@@ -226,15 +226,15 @@ class World:
         return int(node * _INSTANCES_PER_NODE + self._starts[node])
 
     def wall_ns(self, node: int) -> int:
-        """Return what the node's wall clock shows, ns since the Unix epoch."""
+        """Return the node's wall clock, ns since the Unix epoch."""
         return int(self.epoch_ns + self.now_ns + self.clock_offset_ns[node])
 
     def mono_ns(self, node: int) -> int:
-        """Return what the node's monotonic clock shows."""
+        """Return the node's monotonic clock in ns."""
         return int(self.now_ns + self.mono_origin_ns[node])
 
     def emit(self, node: int, kind: str, lane: int | None = None, **detail: str) -> None:
-        """Tell whoever listens on the node; while it is out of reach nobody hears it."""
+        """Send an event to the listeners of a node; it is lost while the node is unreachable."""
         if self.unreachable[node]:
             return
         heard = self.events[node]
@@ -258,7 +258,7 @@ class World:
         return Roster(lanes, indices, b"".join([uuids[lane] for lane in indices]))
 
     def _begin_step(self) -> None:
-        """Settle the step that ends, then let everybody do in the next one what was foreseen."""
+        """Settle the ending step, then start the next one as predicted."""
         guests, step_s = self.guests, self.plan.step_s
         self.meters.settle(slice(None), self.now_ns)
         guests.leak(step_s)
@@ -280,7 +280,7 @@ class World:
         self._panel = None
 
     def _draw_steps(self) -> None:
-        """Draw the chance of the next steps, and what guests make of it by themselves."""
+        """Draw the random numbers of the next steps, and the guests' undisturbed behaviour."""
         steps = max(1, _VALUES_AHEAD // self.plan.vms)
         self._drawn = Draws.draw(
             self._steps_rng,
@@ -299,7 +299,7 @@ class World:
         self._step, self._steps_drawn, self._foreseen_until = 0, steps, 0
 
     def _foresee(self) -> None:
-        """Set the pace of this step and of those that begin before the next thing planned."""
+        """Set the pace of this step and of those that begin before the next scheduled action."""
         until = self._steps_drawn
         if self._agenda:
             before = (self._agenda[0][0] - self.now_ns) // self._step_ns + 1
@@ -315,7 +315,7 @@ class World:
         self._foreseen_from, self._foreseen_until = self._step, until
 
     def _strain(self, steps: int) -> Strain:
-        """Return what leaks and slow changes will have made of guests and nodes in each step."""
+        """Return the effects of leaks and gradual changes on guests and nodes in each step."""
         guests, rates, now_ns = self.guests, self.rates, self.now_ns
         changes = list(self.slow_changes.values())
         slowness = np.empty((steps, self.plan.vms))

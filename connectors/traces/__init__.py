@@ -1,1 +1,1 @@
-"""Recorded datasets as columns, and as the frames a collector would have written."""
+"""Recorded datasets as columns, and as the frames that a collector would have written."""

@@ -1,11 +1,11 @@
-"""A dataset on disk: which VMs it has, what was done to them, and its samples slot by slot.
+"""A dataset on disk: its VMs, the operations on them, and its samples by time slot.
 
 A dataset is a path prefix. `PREFIX_traces.csv.gz` holds gauges (t, vm, cpu_pct, mem_active_mb,
-disk_read_kbs, disk_write_kbs, net_rx_kbs, net_tx_kbs), sorted by t; or `PREFIX_stream.csv.gz`
-holds cumulative counters in order of arrival (recv_t, t, vm, cpu_time_ns, disk_rd_bytes,
-disk_wr_bytes, net_rx_bytes, net_tx_bytes, mem_kb). `PREFIX_vms.csv` (vm, host, ncpu,
-mem_capacity_mb) names the VMs; `PREFIX_lifecycle.csv` (vm, t, operation) may be absent. What is
-true of the faults, `PREFIX_events.csv`, is never opened here.
+disk_read_kbs, disk_write_kbs, net_rx_kbs, net_tx_kbs), sorted by t; or `PREFIX_stream.csv.gz` holds
+cumulative counters in order of arrival (recv_t, t, vm, cpu_time_ns, disk_rd_bytes, disk_wr_bytes,
+net_rx_bytes, net_tx_bytes, mem_kb). `PREFIX_vms.csv` (vm, host, ncpu, mem_capacity_mb) names the
+VMs; `PREFIX_lifecycle.csv` (vm, t, operation) may be absent. The ground truth of the faults,
+`PREFIX_events.csv`, is never opened here.
 """
 
 from collections.abc import Iterator
@@ -48,8 +48,8 @@ _COUNTERS: Final = (
     "net_rx_bytes",
     "net_tx_bytes",
 )
-# As `engine.wire.frame` takes it from a collector. Times in ms that count from 0, and times
-# rounded to a few digits, show as samples that are further apart.
+# Limit of `engine.wire.frame` for a collector. Times in ms that count from 0, and times rounded to
+# a few digits, appear as samples further apart than this.
 MAX_INTERVAL_S: Final = 3600
 _TABLE: Final = ("vm", "host", "ncpu", "mem_capacity_mb")
 _KIB: Final = 1024.0
@@ -57,7 +57,7 @@ _MIB: Final = 1024.0**2
 
 
 class TraceVm(NamedTuple):
-    """One VM of a dataset; `memory_bytes` None is not told."""
+    """One VM of a dataset; `memory_bytes` None is unknown."""
 
     id: str
     host: str
@@ -66,7 +66,7 @@ class TraceVm(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """What the platform itself did to a VM, and when (s since the epoch)."""
+    """An operation of the platform on a VM, and its time (s since the epoch)."""
 
     time_s: float
     vm: int
@@ -75,7 +75,7 @@ class Operation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What a prefix names; opening it reads all but the samples.
+    """The dataset of a prefix; opening it reads all but the samples.
 
     Attributes
     ----------
@@ -86,9 +86,9 @@ class Dataset:
     samples
         Path of the traces or the stream.
     is_stream
-        Whether they are counters in order of arrival, and not gauges.
+        True for counters in order of arrival, False for gauges.
     interval_s
-        How far apart a VM's samples nominally are.
+        Nominal interval between a VM's samples.
     """
 
     name: str
@@ -105,13 +105,12 @@ class Dataset:
         Parameters
         ----------
         counts
-            Filled with what became of the rows, where given.
+            Updated with the outcome of each row, if given.
 
         Raises
         ------
         SettingsError
-            A row that cannot be used: no number, an unknown VM, out of order, a time in another
-            unit.
+            An unusable row: not a number, an unknown VM, out of order, a time in another unit.
         """
         return slots(
             self._samples(),
@@ -126,13 +125,12 @@ class Dataset:
 
 
 def open_dataset(prefix: str | Path) -> Dataset:
-    """Return the dataset that a path prefix names.
+    """Return the dataset of a path prefix.
 
     Raises
     ------
     SettingsError
-        Files are missing, hold what cannot be used, or tell of too few samples to know the
-        interval.
+        Files are missing, hold unusable data, or have too few samples to derive the interval.
     """
     prefix = str(prefix)
     samples, is_stream = _samples_path(prefix)
@@ -162,9 +160,9 @@ def open_dataset(prefix: str | Path) -> Dataset:
 
 
 def read_samples(path: Path, vms: tuple[TraceVm, ...], *, is_stream: bool) -> Iterator[Samples]:
-    """Yield the rows of a file of samples in blocks, checked, in the units of `RATES`.
+    """Yield the checked rows of a file of samples in blocks, in the units of `RATES`.
 
-    A counter stays cumulative; a gauge is a rate already.
+    A counter stays cumulative; a gauge is already a rate.
     """
     ids = np.array([vm.id.encode() for vm in vms])
     order = np.argsort(ids)
@@ -251,7 +249,7 @@ def read_vms(path: Path) -> tuple[TraceVm, ...]:
     Raises
     ------
     SettingsError
-        The table is missing, has a row that cannot be used, or none at all.
+        The table is missing or empty, or has an unusable row.
     """
     if not path.exists():
         raise SettingsError(

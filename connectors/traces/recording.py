@@ -1,7 +1,7 @@
-"""A dataset as the records its site's log would hold: frames, owners' words and ticks.
+"""A dataset as the records in its site's log: frames, owners' control commands and ticks.
 
-Every host is a node with a collector of its own, all of them are one cell. What a collector
-reads from a hypervisor is made of the dataset's columns:
+Every host is a node with its own collector; all nodes form one cell. The values that a collector
+reads from a hypervisor are derived from the dataset's columns:
 
 ===========================  ====================================================================
 engine (`wire.metrics`)      dataset
@@ -15,18 +15,17 @@ state                        running; shut_off between power_off and power_on wh
 instance                     counts power_on
 ===========================  ====================================================================
 
-All other columns are missing. A counter grows by rate × time, time being the whole intervals
-since the frame before it, which the frame's monotonic clock shows as well: the engine's rate is
-the dataset's, and a zero stays a zero. A VM without a sample keeps its place in the frame with
-everything missing, as one whose monitor does not answer; from the second such frame on
-`monitor_hung` says so. A host without any sample writes no frame. Where gauges go on after a hole
-the collector counts as started anew, for what they say is true of one interval only.
+All other columns are missing. A counter grows by rate × time. The time is the number of whole
+intervals since the previous frame, which the frame's monotonic clock shows as well: so the engine's
+rate is the dataset's, and a zero stays a zero. A VM without a sample keeps its row in the frame
+with all values missing, like a VM whose monitor does not answer; from the second such frame on
+`monitor_hung` reports it. A host without any sample writes no frame. Where gauges continue after a
+hole, the collector counts as restarted, because a gauge holds for one interval only.
 
-For the counters of a VM that was seen lately a collector waits half an interval. Where many rows
-take longer it waits up to 30 s more, and so with every frame: they come in order and as far apart
-as their samples were taken.
+For the counters of a recently seen VM a collector waits half an interval. If many rows take longer
+it waits up to 30 s more, for every frame: so frames are in order and as far apart as their samples.
 
-A node's busy share is that of the vCPUs sold on it: what its cores are is not known.
+A node's busy share is that of the vCPUs allocated on it: the number of its cores is unknown.
 """
 
 from collections.abc import Iterator, Mapping
@@ -48,7 +47,7 @@ ZONE: Final = "replay"
 # The namespace of a dataset's names; the number is arbitrary and must never change.
 _NAMES: Final = UUID("6c6f1a4e-3c8e-5a6b-9b0d-0f1a7c2e4d11")
 _MEMORY: Final = RATES.index("memory_bytes")
-# Which row of the counters each rate adds to.
+# The row of the counters that each rate adds to.
 _COUNTED: Final = {
     "cpu_cores": ("cpu_time_ns", 1e9),
     "disk_read_bytes_per_s": ("block_rd_bytes", 1.0),
@@ -65,12 +64,13 @@ _INSTANCE: Final = INTEGER_ROW["instance"]
 _VCPUS: Final = INTEGER_ROW["vcpus"]
 _RUNNING: Final = VM_STATES.index("running")
 _SHUT_OFF: Final = VM_STATES.index("shut_off")
-# A hole in gauges longer than this is not bridged.
+# A longer hole in gauges is not bridged.
 _HOLE_INTERVALS: Final = 1
 _HUNG_FRAMES: Final = 2
-# Of ticks and words; most records of a small dataset are ticks.
+# Rows of ticks and control commands; most records of a small dataset are ticks.
 _NO_ROWS: Final = VmRows.empty()
-# What libvirt says of each of a platform's operations; to a reboot the owner gives a word first.
+# libvirt's event for each operation of a platform; the owner announces a reboot with a control
+# command before it.
 _TOLD: Final = {
     "reboot": ("rebooted",),
     "power_off": ("shutdown", "stopped"),
@@ -85,7 +85,7 @@ class DatasetRecording:
     Attributes
     ----------
     counts
-        What became of the rows read so far.
+        Outcome of the rows read so far.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -99,12 +99,12 @@ class DatasetRecording:
         }
 
     def figures(self) -> dict[str, int]:
-        """Return what became of the rows: read = used + repeated + late + invalid."""
+        """Return the outcome of the rows: read = used + repeated + late + invalid."""
         return self.counts.figures()
 
     @property
     def tick_s(self) -> float:
-        """How often an idle log gets a tick: as on a site, but ten an interval are enough."""
+        """Interval of ticks in an idle log: as on a site, but at most ten per dataset interval."""
         return max(1.0, self.interval_s / 10)
 
     def moments(self) -> Iterator[Moment]:
@@ -117,8 +117,8 @@ class DatasetRecording:
             is_hidden = slot.follows_late
             for moment in clerk.moments(slot):
                 if is_hidden and moment.time_ms > time_ms:
-                    # What was sampled meanwhile came too late: a tick behind the hole
-                    # makes it an outage of the log, so that no VM counts as silent.
+                    # Samples of this time arrived too late. A tick behind the hole makes it an
+                    # outage of the log, so that no VM counts as silent.
                     time_ms, is_hidden = moment.time_ms, False
                     yield clerk.tick(time_ms)
                 while time_ms and time_ms + tick_ms < moment.time_ms:
@@ -129,7 +129,7 @@ class DatasetRecording:
 
 
 class _Node:
-    """What the collector of one host remembers."""
+    """The state of the collector of one host."""
 
     def __init__(self, name: str, vms: slice) -> None:
         self.name = name
@@ -165,7 +165,7 @@ class _Clerk:
         self._ticks = 0
 
     def moments(self, slot: Slot) -> list[Moment]:
-        """Return the frames of one slot and the words of owners before them, oldest first."""
+        """Return the frames of one slot and the control commands before them, oldest first."""
         ready = self._ready_s(slot)
         alive = [place for place, moment_s in enumerate(ready) if np.isfinite(moment_s)]
         found = self._take_operations(max((ready[place] for place in alive), default=0.0))
@@ -177,7 +177,7 @@ class _Clerk:
         return sorted(found, key=lambda moment: moment.time_ms)
 
     def tick(self, time_ms: int) -> Moment:
-        """Return the record that lets time pass."""
+        """Return the record that advances the log's time."""
         header = self._header(
             node="engine", role="shell", run="ticks", cell="-", sequence=self._ticks,
             event_time_ns=time_ms * 1_000_000, mono_ns=time_ms * 1_000_000, interval_ms=1000,
@@ -186,7 +186,7 @@ class _Clerk:
         return Moment(time_ms, Frame(header=header, rows=_NO_ROWS))
 
     def _ready_s(self, slot: Slot) -> list[float]:
-        """Return, by host, when its collector had all it waited for; inf where nothing came."""
+        """Return, by host, when its collector had all expected samples; inf where none came."""
         arrived = np.where(slot.present, slot.arrived_s, -np.inf)
         last = np.maximum.reduceat(arrived, self._starts)
         if self._dataset.is_stream:
@@ -204,7 +204,7 @@ class _Clerk:
         self._counters[:, slot.restarted] = 0.0
         steps = np.where(self._counted < 0, 1, slot.number - self._counted)
         grown = np.nan_to_num(rates) * _UNITS * steps * slot.interval_s
-        # A counter that began anew is measured, though its rate is not known.
+        # A counter that restarted is measured, though its rate is not known.
         measured = slot.measured[_RATE_ROWS]
         self._counters += grown
         self._counted[measured] = slot.number
@@ -273,9 +273,9 @@ class _Clerk:
         return Frame(header=header, rows=rows, events=events, inventory=inventory, node=gauges)
 
     def _note_hung(self, slot: Slot, node: _Node, known: NDArray[np.bool_]) -> None:
-        """Tell whose monitor does not answer any more, and who speaks again."""
+        """Report the VMs whose monitor stopped answering or answers again."""
         here = node.vms
-        # Of this node alone: over all VMs it would grow with the square of the fleet.
+        # Only of this node: over all VMs the cost would grow with the square of the fleet.
         silent = known & np.isnan(slot.time_s[here])
         absent = self._absent[here]
         absent[...] = np.where(silent, absent + 1, 0)
@@ -302,7 +302,7 @@ class _Clerk:
         )
 
     def _take_operations(self, until_s: float) -> list[Moment]:
-        """Let what the platform did by then be told as libvirt and its owner tell it."""
+        """Return the records of libvirt and the owner for the platform's operations until then."""
         found = []
         while self._operations and self._operations[0].time_s <= until_s:
             operation = self._operations.pop(0)
@@ -341,8 +341,8 @@ class _Clerk:
         return InventoryItem(
             vm=self._uuids[lane],
             name=vm.id,
-            # Nobody owns a recorded VM. As one tenant's, each in a group of its own, a policy's
-            # modes and limits hold for it.
+            # A recorded VM has no owner. With one tenant for all and one group for each, the modes
+            # and limits of a policy apply to it.
             tenant=self._dataset.name,
             group=vm.id,
             actionable=True,

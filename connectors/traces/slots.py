@@ -1,9 +1,8 @@
-"""Rows in order of arrival become batches, one a time slot: names of metrics to arrays of VMs.
+"""Group rows in order of arrival into one batch a time slot: arrays of VMs by metric name.
 
-A slot begins with the earliest sample that belongs to none before it and takes in what was
-sampled within half an interval from there, so that neither jitter nor a slow drift of the
-sampling splits one. A row may take half an interval to arrive, and where many take longer, up
-to 30 s more.
+A slot begins with the earliest sample after the previous slot and contains the samples of half an
+interval from there, so that neither jitter nor a slow drift of the sampling splits it. A row may
+take half an interval to arrive, and where many take longer, up to 30 s more.
 """
 
 from collections.abc import Generator, Iterable, Iterator
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-# What a slot says of each VM. CPU in cores; memory is the guest's own figure, a level.
+# The values of each VM in a slot. CPU in cores; memory is the guest's own figure, a level.
 RATES: Final = (
     "cpu_cores",
     "memory_bytes",
@@ -27,19 +26,19 @@ RATES: Final = (
 )
 _MEMORY: Final = RATES.index("memory_bytes")
 _CUMULATIVE: Final = np.array([row for row in range(len(RATES)) if row != _MEMORY])
-# Of an interval: what is sampled later belongs to the next slot, what arrives later is late.
+# Share of an interval: later samples belong to the next slot, later arrivals are late.
 _SLOT_SHARE: Final = 0.5
-# Slots wait longer where more than this share of a block's rows would be late otherwise. Batches
-# that a collector delivers late now and then are a fifth of it: for their sake all frames would be.
+# Slots wait longer where more than this share of a block's rows would otherwise be late. Batches
+# that a collector occasionally delivers late are a fifth of it; they should not delay all frames.
 _LATE_SHARE: Final = 0.01
-# By how much more at most; the engine waits as long for a gap.
+# Maximum of the additional wait; the engine waits as long for a gap.
 _REORDER_S: Final = 30.0
-# For so many slots a VM that was seen is waited for.
+# For this many slots the collector waits for a VM that was seen.
 _EXPECTED_SLOTS: Final = 3
 
 
 class Samples(NamedTuple):
-    """Rows as they arrived: when, sampled when, of which VM, shape (len(RATES), n)."""
+    """Rows by arrival: arrival time, sample time, VM, and values of shape (len(RATES), n)."""
 
     arrived_s: F64
     time_s: F64
@@ -49,16 +48,16 @@ class Samples(NamedTuple):
 
 @dataclass(slots=True)
 class SlotCounts:
-    """What became of the rows: read = used + repeated + late + invalid.
+    """Outcome of the rows: read = used + repeated + late + invalid.
 
     Attributes
     ----------
     invalid
-        Rows without one rate or counter that can be used; memory alone lets nothing be judged.
+        Rows without any usable rate or counter; memory alone is not sufficient for detection.
     bad_values
         Single fields that are negative or not finite.
     bad_by_rate, good_by_rate
-        Shape (len(RATES),): fields of each column that cannot and that can be used.
+        Shape (len(RATES),): unusable and usable fields of each column.
     """
 
     read: int = 0
@@ -80,7 +79,8 @@ class SlotCounts:
         return found
 
 
-# Of the rows that are missing between two slots: with so many that came too late it was the upload.
+# If more than this share of the rows missing between two slots came too late, the cause was the
+# upload.
 _HIDDEN_SHARE: Final = 0.5
 
 
@@ -91,25 +91,25 @@ class Slot:
     Attributes
     ----------
     number
-        Whole intervals since the first slot; a hole in the data leaves numbers out.
+        Whole intervals since the first slot; a hole in the data skips numbers.
     start_s
         Time of its earliest sample.
     patience_s
         How long a sample may take to arrive.
     time_s, arrived_s
-        Shape (vms,): when each VM was sampled, and when that arrived; NaN where it was not.
+        Shape (vms,): sample time and arrival time of each VM; NaN without a sample.
     values
-        Shape (len(RATES), vms): rates since the VM's sample before, in the units of `RATES`.
-        NaN is unknown: no sample, a field left empty or negative, a counter's first value.
+        Shape (len(RATES), vms): rates since the VM's previous sample, in the units of `RATES`. NaN
+        is unknown: no sample, a field left empty or negative, a counter's first value.
     measured
         Same shape: where the sample has the field, though a counter's rate may be unknown.
     restarted
         Shape (vms,): whether a counter was smaller than before; its rates are then unknown.
     expected
-        Shape (vms,): who was seen lately, so that a collector waits for it.
+        Shape (vms,): VMs seen recently, for which a collector waits.
     follows_late
-        Whether most rows that belong between the slot before and this one were there, and left out
-        since they arrived too late: nobody was silent meanwhile.
+        Whether most rows between the previous slot and this one existed but were dropped because
+        they arrived too late: no VM was silent meanwhile.
     """
 
     number: int
@@ -131,20 +131,20 @@ class Slot:
 
     @property
     def present(self) -> Bools:
-        """Which VMs have a sample in this slot."""
+        """VMs with a sample in this slot."""
         return ~np.isnan(self.time_s)
 
     @property
     def has_late(self) -> bool:
-        """Whether samples are waited for that take longer than half an interval."""
+        """Whether the slot waits for samples that take longer than half an interval."""
         return self.patience_s > _SLOT_SHARE * self.interval_s
 
 
 def interval_of(blocks: Iterable[Samples]) -> float | None:
-    """Return how far apart samples of one VM usually are, None where no VM has two.
+    """Return the usual interval between samples of one VM, None where no VM has two.
 
-    The median of all distances; one within 2 % of a number of two digits is taken as that. No
-    more blocks are read than it takes until a VM has two samples.
+    The median of all intervals; if it is within 2 % of a two-digit number, that number is returned.
+    Reading stops after the first block in which a VM has two samples.
     """
     vm, time_s = np.empty(0, np.intp), np.empty(0)
     for block in blocks:
@@ -188,12 +188,12 @@ def slots(
         now_s = float(block.arrived_s[-1])
         waiting = yield from _closed(state, waiting, now_s, counts)
     rest = yield from _closed(state, waiting, np.inf, counts)
-    # Nothing on time followed them, so that no slot was ever begun for them.
+    # No row on time followed them, so no slot was started for them.
     counts.late += len(rest.vm)
 
 
 class _State:
-    """What is carried from slot to slot."""
+    """State carried from slot to slot."""
 
     def __init__(self, size: int, *, is_stream: bool, interval_s: float) -> None:
         self.is_stream = is_stream
@@ -207,9 +207,9 @@ class _State:
         self.seen = np.full(size, -(1 << 40), np.int64)
 
     def learn_patience(self, block: Samples) -> None:
-        """Wait, from this block on, for rows that take long, where there are many.
+        """Extend the wait from this block on, if many rows take long to arrive.
 
-        There is no way back: rows that were to be waited for would be late.
+        It is never shortened: rows that were to be awaited would become late.
         """
         longest_s = self.span_s + _REORDER_S
         took_s = block.arrived_s - block.time_s
@@ -221,9 +221,9 @@ class _State:
 def _closed(
     state: _State, rows: Samples, now_s: float, counts: SlotCounts
 ) -> Generator[Slot, None, Samples]:
-    """Yield the slots that ended before `now_s`; return the rows that wait for theirs."""
+    """Yield the slots that ended before `now_s`; return the rows of later slots."""
     span_s, patience_s = state.span_s, state.patience_s
-    # A slot of `span_s` is over when what was sampled last has had its time to arrive.
+    # A slot of `span_s` is complete when its last sample has had its time to arrive.
     on_time = rows.arrived_s - rows.time_s <= patience_s
     starts = _starts(np.unique(rows.time_s[on_time]), state.start_s, span_s)
     done = starts[starts + (span_s + patience_s) < now_s]
@@ -237,7 +237,7 @@ def _closed(
     usable = np.flatnonzero(belongs & on_time)
     usable = usable[np.argsort(slot[usable], kind="stable")]
     edges = np.searchsorted(slot[usable], np.arange(len(done) + 1))
-    # How many rows that were left out lie between each slot and the one before.
+    # Number of dropped rows between each slot and the previous one.
     before_s = np.where(np.isfinite(begun), begun, state.start_s)
     between = rows.time_s[late & (rows.time_s >= before_s + state.interval_s)]
     hidden = np.bincount(np.searchsorted(done, between, side="right"), minlength=len(done) + 1)
@@ -253,7 +253,7 @@ def _closed(
 
 
 def _starts(times: F64, last_s: float, span_s: float) -> F64:
-    """Return where slots begin among ascending times, each `span_s` long at least."""
+    """Return where slots begin among ascending times, each at least `span_s` long."""
     found = []
     place = int(np.searchsorted(times, last_s + span_s)) if np.isfinite(last_s) else 0
     while place < len(times):
@@ -304,9 +304,9 @@ def _slot(
 
 
 def _rates(state: _State, values: F64, time_s: F64) -> tuple[F64, Bools]:
-    """Return rates from counters, and whose counters began anew.
+    """Return rates from counters, and the VMs whose counters restarted.
 
-    A field left empty once makes the next rate a mean over the time since the last one.
+    After an empty field the next rate is a mean over the time since the last value.
     """
     growth = values - state.counters
     restarted = (growth[_CUMULATIVE] < 0).any(axis=0)

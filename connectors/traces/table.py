@@ -1,7 +1,7 @@
 """CSV tables of a dataset, plain or gzipped, read in blocks of columns.
 
-A table is UTF-8 text as RFC 4180 has it: any name can be quoted. Whatever is wrong is told with
-file, line and column: a dataset that is read in part would be judged as a whole.
+A table is UTF-8 text in the format of RFC 4180: any name can be quoted. Every error is reported
+with file, line and column: a partially read dataset would be judged as complete.
 """
 
 import csv
@@ -22,28 +22,28 @@ from engine.errors import SettingsError
 F64 = NDArray[np.float64]
 Names = NDArray[np.bytes_]
 
-# Some 10 MB of text: large enough for NumPy's parser, small beside the state of a fleet.
+# About 10 MB of text: large enough for NumPy's parser, small beside the state of a fleet.
 ROWS_PER_BLOCK: Final = 100_000
 
-# The longest name of a VM or host, in characters. Longer ones are no names but a mistake in the
-# file, and would not fit a line of a report or the name of a page.
+# The longest name of a VM or host, in characters. A longer one is an error in the file, and would
+# not fit into a line of a report or the name of a page.
 MAX_NAME: Final = 255
 
-# What opens a file of another encoding, written as Latin-1 reads it.
+# First characters of a file in another encoding, decoded as Latin-1.
 _OTHER_MARKS: Final = ("\xff\xfe", "\xfe\xff", "\x00")
 _UTF8_MARK: Final = "\xef\xbb\xbf"
 
 
 class Block(NamedTuple):
-    """Neighbouring rows of a table.
+    """Consecutive rows of a table.
 
     Attributes
     ----------
     names
         Shape (n,): the column of names, as UTF-8 bytes.
     numbers
-        Shape (columns, n), in the order asked for; NaN is an empty field: missing, never zero.
-        A NaN that stands there is infinite: as little a measurement, but not left out.
+        Shape (columns, n), in the order of the request; NaN is an empty field: missing, never zero.
+        A literal NaN becomes infinite: no measurement either, but not left out.
     first_line
         Line of the first row in its file, from 1.
     """
@@ -54,7 +54,7 @@ class Block(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """Which fields of a row are read, the name first, and what the header calls all of them."""
+    """The fields of a row to read, the name first, and the names of all in the header."""
 
     path: Path
     header: list[str]
@@ -65,21 +65,21 @@ class _Columns(NamedTuple):
 def read_blocks(
     path: Path, *, name: str, numbers: Sequence[str], name_bytes: int, rows: int = ROWS_PER_BLOCK
 ) -> Iterator[Block]:
-    """Yield the rows of a table that is too large for a row at a time.
+    """Yield the rows of a large table in blocks.
 
     Parameters
     ----------
     name, numbers
-        The columns wanted; further ones are passed over.
+        The columns to read; others are skipped.
     name_bytes
-        The longest name that can be known; a longer one is cut and thereby unknown.
+        Length of the longest valid name; a longer one is truncated and thereby unknown.
     rows
         Rows in a block.
 
     Raises
     ------
     SettingsError
-        The file cannot be read, is not UTF-8, lacks a column, or holds what is no number.
+        The file cannot be read, is not UTF-8, lacks a column, or has a field that is not a number.
     """
     try:
         with _opened(path) as file:
@@ -91,8 +91,8 @@ def read_blocks(
                 text = "".join(lines)
                 _require_utf8(path, lines, text, first_line=line)
                 if '"' in text:
-                    # NumPy's parser is twice as fast, but knows quotes only within a line, and
-                    # fields that are empty only where we fill them in. From here on csv reads.
+                    # NumPy's parser is twice as fast, but supports quotes only within a line, and
+                    # empty fields only where this code fills them. From here on csv reads the rest.
                     yield from _quoted(columns, lines, file, first_line=line, rows=rows)
                     return
                 names, values = _plain(columns, lines, text, first_line=line)
@@ -138,7 +138,7 @@ def number(path: Path, line: int, column: str, text: str) -> float:
 
 
 def _opened(path: Path) -> TextIO:
-    """Open a table as one character per byte: what is UTF-8 is checked block by block."""
+    """Open a table with one character per byte: UTF-8 is checked block by block."""
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="latin-1", newline="")
     return path.open(encoding="latin-1", newline="")
@@ -157,7 +157,7 @@ def _header(path: Path, file: TextIO, columns: Sequence[str]) -> list[str]:
     line = file.readline()
     if line.startswith(_OTHER_MARKS) or "\x00" in line[:4]:
         raise SettingsError(f"{path} cannot be read: it is UTF-16 or no text. Write it as UTF-8.")
-    # Spreadsheets put a byte order mark before what they export.
+    # Spreadsheets write a byte order mark at the start of an export.
     line = line.removeprefix(_UTF8_MARK)
     _require_utf8(path, [line], line, first_line=1)
     header = next(csv.reader([_decoded(line)]), [])
@@ -169,7 +169,7 @@ def _header(path: Path, file: TextIO, columns: Sequence[str]) -> list[str]:
 
 
 def _decoded(text: str) -> str:
-    """Return what bytes read as Latin-1 say in UTF-8."""
+    """Return the UTF-8 text of bytes that were decoded as Latin-1."""
     return text if text.isascii() else text.encode("latin-1").decode()
 
 
@@ -212,7 +212,7 @@ def _quoted(
             ) from error
         if not records:
             return
-        # Within a block rows are counted: a line end within quotes moves the number a little.
+        # Within a block rows are counted: a line end within quotes shifts the line number slightly.
         names, values = _values(columns, records, first_line=line)
         if len(names):
             yield Block(names, values, line)
@@ -250,16 +250,16 @@ def _values(
 
 
 def _plain(columns: _Columns, lines: list[str], text: str, *, first_line: int) -> tuple[Names, F64]:
-    """Return the names and numbers of lines in which nothing is quoted."""
+    """Return the names and numbers of lines without quotes."""
     has_empty = ",," in text or ",\n" in text or ",\r" in text
     found = _loaded(columns, _filled(text, "nan") if has_empty else lines)
     if found is None or (has_empty and (found["name"] == b"nan").any()):
-        # Something that NumPy does not take for a number, or a name that may be an empty one.
+        # A field that NumPy cannot parse as a number, or a name that may be empty.
         return _values(columns, list(csv.reader(lines)), first_line=first_line)
     numbers = np.stack([found[name] for name in (found.dtype.names or ())[1:]])
     if "nan" in text.lower():
-        # One that stands there is what stays NaN where empty fields are zero. The name of a VM
-        # that looks like one costs time and nothing else.
+        # A literal NaN stays NaN where empty fields become zero. A VM whose name looks like one
+        # only costs time.
         zeros = _loaded(columns, _filled(text, "0"))
         assert zeros is not None, "what could be read with one filling is read with another"
         for row, name in enumerate((zeros.dtype.names or ())[1:]):
@@ -268,14 +268,14 @@ def _plain(columns: _Columns, lines: list[str], text: str, *, first_line: int) -
 
 
 def _filled(text: str, empty: str) -> TextIO:
-    """Return lines with `empty` in fields in which nothing stands."""
-    # Twice, since neighbours share a comma.
+    """Return lines with `empty` in each empty field."""
+    # Twice, since neighbouring fields share a comma.
     text = text.replace(",,", f",{empty},").replace(",,", f",{empty},")
     return StringIO(text.replace(",\n", f",{empty}\n").replace(",\r", f",{empty}\r"), newline="")
 
 
 def _loaded(columns: _Columns, lines: Iterable[str]) -> NDArray[np.void] | None:
-    """Return the wanted fields of some lines, None where one is no number or left out."""
+    """Return the requested fields of some lines, None if one is not a number or is missing."""
     numbers = [(f"n{place}", "f8") for place in columns.wanted[1:]]
     kind = np.dtype([("name", f"S{columns.name_bytes + 1}"), *numbers])
     try:
@@ -289,7 +289,7 @@ def _loaded(columns: _Columns, lines: Iterable[str]) -> NDArray[np.void] | None:
 def _complaint(
     columns: _Columns, records: Sequence[list[str]], *, first_line: int
 ) -> SettingsError:
-    """Return what is wrong in a block that could not be read, found a row at a time."""
+    """Return the error of a block that could not be read, found row by row."""
     path, header = columns.path, columns.header
     for index, fields in enumerate(records):
         line = first_line + index
@@ -307,7 +307,7 @@ def _complaint(
 
 
 def _value(text: str) -> float:
-    """Return a field as a number, NaN where it is none; Python's 1_000 is none."""
+    """Return a field as a number, NaN if it is none; Python's 1_000 is none."""
     try:
         return nan if "_" in text else float(text)
     except ValueError:
