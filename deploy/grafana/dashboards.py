@@ -1,4 +1,4 @@
-"""Writes Grafana's provisioning: a data source and two dashboards, from Grafana's own builders."""
+"""Write Grafana's provisioning: a data source and two dashboards, with Grafana's own builders."""
 
 import json
 import sys
@@ -48,7 +48,7 @@ providers:
 
 
 class InfluxQL(Dataquery, Builder[Dataquery]):
-    """One InfluxQL query of a panel, as Grafana's data source takes it."""
+    """One InfluxQL query of a panel, in the format of Grafana's data source."""
 
     def __init__(self, query: str, *, alias: str = "", ref: str = "A") -> None:
         self.query = query
@@ -56,11 +56,11 @@ class InfluxQL(Dataquery, Builder[Dataquery]):
         self.ref = ref
 
     def build(self) -> Dataquery:
-        """Return itself: it is its own builder."""
+        """Return self: the query is its own builder."""
         return self
 
     def to_json(self) -> dict[str, object]:
-        """Return what stands in the dashboard."""
+        """Return the JSON of the query in the dashboard."""
         return {
             "refId": self.ref,
             "alias": self.alias,
@@ -95,7 +95,7 @@ def _number(title: str, unit: str, query: str) -> stat.Panel:
 
 
 def _nodes() -> dashboard.Dashboard:
-    """Return the beginning of the fleet's dashboard: its nodes."""
+    """Return the first part of the fleet's dashboard: its nodes."""
     node = '"minute"."flatline_node_1m"'
     return (
         dashboard.Dashboard("Flatline fleet")
@@ -189,7 +189,7 @@ def fleet() -> Dashboard:
 
 
 def _cpu() -> dashboard.Dashboard:
-    """Return the beginning of a VM's dashboard: its CPU, what was foretold, its alerts."""
+    """Return the first part of a VM's dashboard: its CPU, forecasts and alerts."""
     minute, foretold = '"minute"."flatline_vm_1m"', '"minute"."flatline_forecast"'
     soll = f"{_VM} AND \"metric\" = 'cpu_cores' AND \"horizon_s\" = '1800'"
     return (
@@ -202,7 +202,8 @@ def _cpu() -> dashboard.Dashboard:
             dashboard.QueryVariable("vm")
             .label("VM")
             .datasource(SOURCE)
-            # InfluxDB 2.x looks for tags in the default policy alone, whatever is named here.
+            # InfluxDB 2.x searches for tags only in the default policy, even if another is named
+            # here.
             .query('SHOW TAG VALUES FROM "flatline_vm" WITH KEY = "vm"')
             .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
         )
@@ -228,7 +229,7 @@ def _cpu() -> dashboard.Dashboard:
 
 
 def vm() -> Dashboard:
-    """Return the dashboard of one VM: what it did, what was foretold, and its alerts."""
+    """Return the dashboard of one VM: its activity, forecasts and alerts."""
     minute = '"minute"."flatline_vm_1m"'
     return (
         _cpu()
@@ -282,7 +283,7 @@ ALERTS_OF_VM: Final = (
 
 
 class _AlertsQuery(AnnotationQuery):
-    """What stands in the dashboard."""
+    """The JSON of the annotation in the dashboard."""
 
     def to_json(self) -> dict[str, object]:
         return super().to_json() | {
@@ -292,7 +293,7 @@ class _AlertsQuery(AnnotationQuery):
 
 
 class _Alerts(Builder[AnnotationQuery]):
-    """An annotation whose text comes from InfluxQL, which the library's builder does not know."""
+    """An annotation whose text comes from InfluxQL, which the library's builder lacks."""
 
     def build(self) -> AnnotationQuery:
         return _AlertsQuery(
@@ -301,7 +302,7 @@ class _Alerts(Builder[AnnotationQuery]):
 
 
 def files() -> dict[str, str]:
-    """Return every file below `deploy/grafana` that is generated, with its text."""
+    """Return every generated file below `deploy/grafana` with its text."""
     return {
         "datasource.yaml": DATA_SOURCE,
         "provider.yaml": PROVIDER,

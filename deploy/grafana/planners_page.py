@@ -1,4 +1,4 @@
-"""Writes `deploy/grafana/PLANNERS.md` from the schema and the usual questions."""
+"""Write `deploy/grafana/PLANNERS.md` from the schema and the usual questions."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What planners usually ask of the history, each as a `Question` that any store answers."""
+"""Usual queries of planners to the history, each as a `Question` that any store answers."""
 
 from dataclasses import dataclass, replace
 from typing import Final
@@ -10,14 +10,14 @@ DAY_S: Final = 86_400
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """A usual question: how a planner says it, over which span, and what it asks of the rows."""
+    """A usual question: its text, its time span, and the query for the rows."""
 
     words: str
     span_s: int
     question: Question
 
     def ending_at(self, end_ns: int) -> Question:
-        """Return the question over the span that ends then."""
+        """Return the question over the span that ends at `end_ns`."""
         begin_ns = end_ns - self.span_s * 1_000_000_000
         return replace(self.question, begin_ns=begin_ns, end_ns=end_ns)
 
@@ -44,7 +44,7 @@ def _usual(
     return Usual(words, round(days * DAY_S), question)
 
 
-# Tags that stand for what a reader fills in.
+# Placeholder tags for the reader to replace.
 EXAMPLE_VM: Final = "11111111-2222-3333-4444-555555555555"
 EXAMPLE_NODE: Final = "node-1"
 

@@ -1,1 +1,1 @@
-"""Kafka's side of an installation: who may read and write which topic."""
+"""Kafka's part of an installation: read and write rights on each topic."""

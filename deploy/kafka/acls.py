@@ -2,7 +2,7 @@
 
     python -m deploy.kafka.acls --command-config admin.properties deploy/kafka/principals.toml | sh
 
-Nothing is allowed that no role needs; the broker must deny what no ACL allows.
+Only rights that a role needs are allowed; the broker must deny what no ACL allows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from engine.wire.topics import TOPICS
 
 
 class Acl(NamedTuple):
-    """One thing that one principal may do."""
+    """One right of one principal."""
 
     principal: str
     resource: str
@@ -37,7 +37,7 @@ def acls(principals: Mapping[str, Iterable[str]], *, prefix: str = "") -> Iterat
     principals
         Names as the broker sees them (`User:NAME` without `User:`) to roles.
     prefix
-        Of the topics' names, as `log.kafka.topic_prefix`.
+        Prefix of the topics' names, as `log.kafka.topic_prefix`.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def acls(principals: Mapping[str, Iterable[str]], *, prefix: str = "") -> Iterat
         roles = [_role(name) for name in names]
         for topic in TOPICS:
             allowed = frozenset[str]().union(*(operations(role, topic.name) for role in roles))
-            # Read and Write bring Describe along.
+            # Read and Write imply Describe.
             implied = {"Describe"} if allowed & {"Read", "Write"} else set()
             for operation in sorted(allowed - implied):
                 yield Acl(principal, "topic", prefix + topic.name, False, operation)
@@ -78,7 +78,7 @@ def command(acl: Acl, *, server: str, config: str) -> str:
 
 
 def main() -> int:
-    """Print the commands; returns the exit code."""
+    """Print the commands and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("principals", type=Path, help="TOML: [principals], name = [roles]")
     parser.add_argument("--bootstrap-server", default="localhost:9092")

@@ -1,7 +1,7 @@
-"""A small HTTP proxy that fails on demand, for what a healthy server never sends.
+"""A small HTTP proxy that fails on demand, for responses that a healthy server never sends.
 
 ``with FaultProxy(port) as proxy: proxy.faults += [Status(503, {"Retry-After": "1"}), Silence()]``:
-each request takes one fault, the rest is passed on.
+each request takes one fault; later requests are forwarded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Status:
-    """Answered with this status, without asking the server."""
+    """Answer with this status, without forwarding the request."""
 
     code: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -26,37 +26,37 @@ class Status:
 
 @dataclass(frozen=True)
 class Silence:
-    """Never answered, and the connection stays open; `applied`: but the server has it."""
+    """Never answer and keep the connection open; with `applied` the server receives the request."""
 
     applied: bool = False
 
 
 @dataclass(frozen=True)
 class Slow:
-    """Passed on, and answered after so many seconds."""
+    """Forward, and answer after this many seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The connection ends as the answer begins; the server was not asked."""
+    """Close the connection at the begin of the answer, without forwarding the request."""
 
 
 Fault = Status | Silence | Slow | Cut
 
 
 class FaultProxy:
-    """Listens on a free port of the loopback interface and passes requests on to another one.
+    """Listens on a free port of the loopback interface and forwards requests to another port.
 
     Attributes
     ----------
     faults
-        What the next requests meet, one each, in order.
+        Faults of the next requests, one each, in order.
     largest_body_bytes
         Larger bodies are answered with 413.
     requests
-        How many were seen.
+        Number of requests received.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -93,7 +93,7 @@ class FaultProxy:
         self._server.server_close()
 
     def handle(self, request: BaseHTTPRequestHandler) -> None:
-        """Fail one request as asked, or pass it on."""
+        """Fail one request as configured, or forward it."""
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         self.requests += 1
         fault = self.faults.popleft() if self.faults else None
@@ -108,7 +108,7 @@ class FaultProxy:
                 self._ended.wait()
                 request.close_connection = True
             case Cut():
-                # Before the status: clients take what follows it for granted.
+                # Before the status: clients expect that the rest follows it.
                 request.wfile.write(b"HTTP/1.")
                 request.close_connection = True
             case _:
@@ -120,7 +120,7 @@ class FaultProxy:
         try:
             status, headers, answer = self._ask(request, body)
         except OSError:
-            request.close_connection = True  # as a server that is down
+            request.close_connection = True  # like a server that is down
             return
         _answer(request, status, headers, answer)
 

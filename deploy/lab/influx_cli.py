@@ -11,7 +11,7 @@ from deploy.lab.kafka_jars import LabError, cache_dir
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line asks and return the exit code."""
+    """Execute the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="influx", description="The lab's InfluxDB.")
     parser.add_argument(
         "action", choices=["fetch", "up", "down", "start", "stop", "kill", "status"]
@@ -45,7 +45,7 @@ def _act(chosen: argparse.Namespace) -> str:
         case "down":
             influx.remove()
             return "down\n"
-        case _:  # status only tells
+        case _:  # status only prints
             pass
     where = influx.root / "server.json"
     return f"url {influx.url} org {influx.org} pid {influx.pid or 'none'}\ntoken: {where}\n"

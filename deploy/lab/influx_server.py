@@ -1,7 +1,7 @@
-"""A real InfluxDB 2.7 for tests and for the hand, on the loopback interface.
+"""A real InfluxDB 2.7 for tests and manual use, on the loopback interface.
 
 ``with Influx(root) as influx: connect(influx.url, token=influx.token)``; from the shell
-``deploy/lab/influx``. Needs nothing but the standard library, and the binary that
+``deploy/lab/influx``. Needs only the standard library, and the binary that
 ``deploy/lab/influx-build`` makes once.
 """
 
@@ -24,15 +24,16 @@ from deploy.lab.kafka_broker import free_port
 from deploy.lab.kafka_jars import PATIENCE, SOURCE, LabError, run
 from deploy.lab.kafka_settings import write_private
 
-# It answers 0.4 s after its start on an idle machine; a build beside it on two cores needs room.
+# It answers 0.4 s after its start on an idle machine; a parallel build on two cores needs more
+# time.
 READY_TIMEOUT_S = 90.0 * PATIENCE
-# SIGTERM takes 0.02 s; compactions in progress take longer and are killed after this.
+# SIGTERM takes 0.02 s; longer compactions in progress are killed after this.
 STOP_TIMEOUT_S = 20.0 * PATIENCE
 
 
 @functools.cache
 def fetch() -> Path:
-    """Return the server's binary, built if it is not there yet: minutes, at the lowest priority.
+    """Return the server's binary; build it if absent: minutes, at the lowest priority.
 
     Raises
     ------
@@ -48,8 +49,8 @@ class Influx:
     Parameters
     ----------
     root
-        Folder of all state. One that holds a server already is taken up again with its own
-        port and token.
+        Folder of all state. A server that already exists in it is reused with its own port and
+        token.
     port
         None takes a free one.
     """
@@ -71,7 +72,7 @@ class Influx:
 
     @property
     def pid(self) -> int | None:
-        """The process id while this server runs, else None; a recycled id is not taken for it."""
+        """The process id while this server runs, else None; a recycled id does not count."""
         if self._process is not None:
             return self._process.pid if self._process.poll() is None else None
         try:
@@ -82,7 +83,7 @@ class Influx:
         return pid if str(self.root).encode() in command else None
 
     def start(self, *flags: str) -> Self:
-        """Start it without waiting; a running server is left alone."""
+        """Start it without waiting; do nothing if it runs."""
         if self.pid is not None:
             return self
         # Every flag of influxd is also a variable, and a file in the working folder is read.
@@ -116,7 +117,7 @@ class Influx:
         return self
 
     def wait(self, timeout_s: float = READY_TIMEOUT_S) -> Self:
-        """Return once it serves requests and is set up; LabError when it ends or stays silent."""
+        """Return once it serves requests and is set up; LabError when it ends or is silent."""
         deadline = time.monotonic() + timeout_s
         while not self._is_healthy():
             if self.pid is None:
@@ -142,7 +143,7 @@ class Influx:
         return self
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the server's answer to an administrator's request."""
+        """Return the server's response to an administrator's request."""
         request = urllib.request.Request(
             self.url + path,
             data=None if body is None else json.dumps(body).encode(),
@@ -160,7 +161,7 @@ class Influx:
             return False
 
     def stop(self) -> None:
-        """Return when it has ended: by itself, or killed if it does not."""
+        """Stop it, by SIGKILL after a timeout, and wait for its end."""
         self._signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while self.pid is not None and time.monotonic() < deadline:
@@ -168,17 +169,17 @@ class Influx:
         self.kill()
 
     def kill(self) -> None:
-        """Return when it is gone, by SIGKILL: nothing is flushed."""
+        """Kill it by SIGKILL and wait for its end: nothing is flushed."""
         while self.pid is not None:
             self._signal(signal.SIGKILL)
             time.sleep(0.02)
 
     def freeze(self) -> None:
-        """Stop it from running (SIGSTOP): connections stay open and nothing answers."""
+        """Suspend it (SIGSTOP): connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen server go on."""
+        """Resume a suspended server."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -186,13 +187,13 @@ class Influx:
             os.kill(pid, number)
 
     def disk_bytes(self) -> int:
-        """Return how much its shards take."""
+        """Return the size of its shards in bytes."""
         return sum(
             path.stat().st_size for path in (self.root / "engine").rglob("*") if path.is_file()
         )
 
     def settled_disk_bytes(self) -> int:
-        """Return what its shards take once all of it is compacted, as after a quiet night."""
+        """Return the size of its shards in bytes after full compaction, as after a quiet night."""
         self.stop()
         self.start(
             "--storage-cache-snapshot-write-cold-duration=1s",
@@ -200,7 +201,7 @@ class Influx:
         ).wait()
         sizes = [-1, self.disk_bytes()]
         while sizes[-1] != sizes[-2]:
-            # Longer than it takes to begin the next compaction.
+            # Longer than the delay before the next compaction.
             time.sleep(15.0)
             sizes.append(self.disk_bytes())
         return sizes[-1]

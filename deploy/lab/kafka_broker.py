@@ -1,7 +1,7 @@
-"""A real Kafka for tests and for the hand: KRaft brokers, plain, SASL or TLS, one node or three.
+"""A real Kafka for tests and manual use: KRaft brokers, plain, SASL or TLS, one node or three.
 
 ``with Cluster(root) as cluster: connect(cluster.bootstrap)``; from the shell ``deploy/lab/kafka``.
-Needs nothing but the standard library.
+Needs only the standard library.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from deploy.lab.kafka_settings import (
 )
 
 LOG4J = SOURCE / "log4j2.properties"
-# Small enough for eight brokers on a laptop; 187 MB resident were seen after 1 GB of traffic.
+# Small enough for eight brokers on a laptop; 187 MB resident were measured after 1 GB of traffic.
 JVM_OPTIONS = (
     "-Xmx256m",
     "-Xms64m",
@@ -41,16 +41,16 @@ JVM_OPTIONS = (
     "-Djava.awt.headless=true",
     f"-Dlog4j2.configurationFile={LOG4J}",
 )
-# A broker answers 2 s after its start on an idle machine; it was seen to need 15 s after SIGKILL
-# while two cores were shared by eight.
+# A broker answers 2 s after its start on an idle machine; it was measured to need 15 s after
+# SIGKILL while eight shared two cores.
 READY_TIMEOUT_S = 90.0 * PATIENCE
-# SIGTERM takes 0.5 s; a broker whose controller is gone waits longer and is killed after this.
+# SIGTERM takes 0.5 s; a broker without a controller waits longer and is killed after this.
 STOP_TIMEOUT_S = 15.0 * PATIENCE
 
 
 def free_port(nodes: int) -> int:
     """Return the first port of a range in which all ports of this many nodes are free now."""
-    # Below the range from which the kernel gives out client ports, so none is taken meanwhile.
+    # Below the kernel's range of client ports, so that none is taken meanwhile.
     candidates = random.SystemRandom().sample(range(20000, 32000, 40), 100)
     for first in candidates:
         if all(_is_free(first + 10 * node + offset) for node in range(nodes) for offset in (0, 1)):
@@ -69,7 +69,7 @@ def _is_free(port: int) -> bool:
 
 
 class Broker:
-    """One node, broker and controller in one process; it outlives the Python that started it."""
+    """One node, broker and controller in one process, which can outlive this Python process."""
 
     def __init__(
         self, home: Path, *, port: int, properties: Mapping[str, str], ca_file: Path | None
@@ -83,9 +83,9 @@ class Broker:
 
     @property
     def pid(self) -> int | None:
-        """The process id while this broker runs, else None; a recycled id is not taken for it."""
-        # One's own child is asked itself: it must be reaped, and its command line reads empty for
-        # a moment after its start.
+        """The process id while this broker runs, else None; a recycled id does not count."""
+        # A child process is polled: it must be reaped, and its command line is empty for a moment
+        # after its start.
         if self._process is not None:
             return self._process.pid if self._process.poll() is None else None
         try:
@@ -96,7 +96,7 @@ class Broker:
         return pid if str(self._config).encode() in command else None
 
     def format(self, *, cluster_id: str, credentials: Mapping[str, str]) -> None:
-        """Leave configuration and formatted storage behind; storage that exists is kept."""
+        """Write the configuration and format the storage; existing storage is kept."""
         self.home.mkdir(parents=True, exist_ok=True)
         text = "".join(f"{key}={value}\n" for key, value in self._properties.items())
         write_private(self._config, text)
@@ -114,7 +114,7 @@ class Broker:
         return ["java", *JVM_OPTIONS, "-cp", f"{fetch()}/*", *words]
 
     def start(self) -> Self:
-        """Start it without waiting; a running broker is left alone."""
+        """Start it without waiting; do nothing if it runs."""
         if self.pid is None:
             with (self.home / "broker.log").open("ab") as log:
                 self._process = subprocess.Popen(
@@ -128,7 +128,7 @@ class Broker:
         return self
 
     def wait(self, timeout_s: float = READY_TIMEOUT_S) -> Self:
-        """Return once it serves requests; LabError when it exits or stays silent for so long."""
+        """Return once it serves requests; LabError when it exits or does not answer in time."""
         deadline = time.monotonic() + timeout_s
         while not self.answers():
             if self.pid is None:
@@ -141,7 +141,7 @@ class Broker:
         return self
 
     def answers(self) -> bool:
-        """Whether an ApiVersions request is answered: Kafka serves it before any login."""
+        """Whether it answers an ApiVersions request, which Kafka serves before any login."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), 1.0) as connection:
                 if self.ca_file is None:
@@ -153,12 +153,12 @@ class Broker:
             return False
 
     def terminate(self) -> None:
-        """Ask it to end (SIGTERM), without waiting; a frozen one is thawed to hear it."""
+        """Send SIGTERM without waiting; a suspended broker is resumed to receive it."""
         self._signal(signal.SIGTERM)
         self.thaw()
 
     def stop(self) -> None:
-        """Return when it has ended: by itself, or killed if it does not."""
+        """Stop it, by SIGKILL after a timeout, and wait for its end."""
         self.terminate()
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while self.pid is not None and time.monotonic() < deadline:
@@ -166,17 +166,17 @@ class Broker:
         self.kill()
 
     def kill(self) -> None:
-        """Return when it is gone, by SIGKILL: nothing is flushed, no goodbye is sent."""
+        """Kill it by SIGKILL and wait for its end: nothing is flushed, no client is informed."""
         while self.pid is not None:
             self._signal(signal.SIGKILL)
             time.sleep(0.02)
 
     def freeze(self) -> None:
-        """Stop it from running (SIGSTOP): connections stay open and nothing answers."""
+        """Suspend it (SIGSTOP): connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen broker go on."""
+        """Resume a suspended broker."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -185,7 +185,7 @@ class Broker:
 
 
 def _api_versions(connection: socket.socket) -> bool:
-    # Request 18 in version 0, correlation id 1, client id "lab"; any complete head is an answer.
+    # Request 18 in version 0, correlation id 1, client id "lab"; any complete header is an answer.
     request = struct.pack(">hhih3s", 18, 0, 1, 3, b"lab")
     connection.sendall(struct.pack(">i", len(request)) + request)
     return len(connection.recv(8)) == 8
@@ -197,19 +197,19 @@ class Cluster:
     Parameters
     ----------
     root
-        Folder of all state. One that holds a cluster already is taken up again with its own
-        settings, ports and credentials; the other arguments are then ignored.
+        Folder of all state. A cluster that already exists in it is reused with its own settings,
+        ports and credentials; the other arguments are then ignored.
     nodes
-        1, or 3 with replication 3 and two in-sync replicas asked for.
+        1, or 3 with replication 3 and two required in-sync replicas.
     security
         ``plain``, ``sasl`` (SCRAM-SHA-256) or ``tls`` (the same inside TLS).
     first_port
-        Client port of node 1, whose controller takes the next one; node n lies 10 higher each.
+        Client port of node 1, whose controller takes the next one; each further node is 10 higher.
         None takes free ones.
     users
-        SCRAM users beside the broker's own; their passwords are made at random at the start.
+        SCRAM users beside the broker's own; their passwords are random.
     properties
-        Added to every node's server.properties, and stronger than what the lab chose.
+        Added to every node's server.properties; they override the lab's settings.
     """
 
     def __init__(
@@ -233,8 +233,8 @@ class Cluster:
                 "nodes": nodes,
                 "security": security,
                 "first_port": first_port if first_port is not None else free_port(nodes),
-                # 16 bytes in 22 characters of URL-safe base64: no dash in front, which the tool
-                # would take for an option, and no bits set beyond the last byte.
+                # 16 bytes in 22 characters of URL-safe base64: no leading dash, which the tool
+                # would parse as an option, and no bits set beyond the last byte.
                 "cluster_id": "A" + secrets.token_urlsafe(16)[1:-1] + "A",
                 "credentials": {name: secrets.token_hex(16) for name in names},
                 "properties": dict(properties or {}),
@@ -249,7 +249,7 @@ class Cluster:
 
     @property
     def bootstrap(self) -> str:
-        """What a client is given: every node's address, separated by commas."""
+        """The bootstrap servers of a client: every node's address, separated by commas."""
         return ",".join(f"127.0.0.1:{broker.port}" for broker in self.brokers)
 
     def _broker(self, node: int, count: int) -> Broker:
@@ -271,7 +271,7 @@ class Cluster:
         return first + 10 * (node - 1)
 
     def start(self) -> Self:
-        """Format what is not formatted and start every node that does not run."""
+        """Format unformatted nodes and start every node that does not run."""
         if self.ca_file is not None:
             make_certificates(self.ca_file.parent)
         for broker in self.brokers:
@@ -287,14 +287,14 @@ class Cluster:
         return self
 
     def stop(self) -> None:
-        """Return when every node has ended; they are asked all at once and take leave together."""
+        """Stop all nodes in parallel and wait for their end."""
         for broker in self.brokers:
             broker.terminate()
         for broker in self.brokers:
             broker.stop()
 
     def kill(self) -> None:
-        """Return when every node is gone, by SIGKILL."""
+        """Kill every node by SIGKILL and wait for its end."""
         for broker in self.brokers:
             broker.kill()
 

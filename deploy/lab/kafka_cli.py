@@ -12,7 +12,7 @@ from deploy.lab.kafka_settings import PROTOCOLS
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line asks and return the exit code."""
+    """Execute the command line and return the exit code."""
     parser = argparse.ArgumentParser(prog="kafka", description="The lab's Kafka.")
     parser.add_argument(
         "action", choices=["fetch", "up", "down", "start", "stop", "kill", "status"]
@@ -56,7 +56,7 @@ def _act(chosen: argparse.Namespace) -> str:
         case "down":
             cluster.remove()
             return "down\n"
-        case _:  # status only tells
+        case _:  # status only prints
             pass
     lines = [f"bootstrap {cluster.bootstrap} security {cluster.security}"]
     lines += [f"node at port {b.port}: pid {b.pid or 'none'}" for b in cluster.brokers]

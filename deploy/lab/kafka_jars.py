@@ -11,13 +11,13 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent
 POM = SOURCE / "pom.xml"
-# How many times longer than on a machine of its own the lab waits for what must come. It
-# stretches upper bounds on waiting alone: what a test claims of a duration it asserts itself.
+# Factor by which the lab waits longer than on a dedicated machine. It only extends upper bounds of
+# waits: a test asserts durations itself.
 PATIENCE = float(os.environ.get("FLATLINE_LAB_PATIENCE", "1"))
 
 
 class LabError(Exception):
-    """The lab cannot do what was asked; the message names the missing part and the remedy."""
+    """The lab cannot execute a request; the message names the missing part and the remedy."""
 
 
 def cache_dir() -> Path:
@@ -27,7 +27,7 @@ def cache_dir() -> Path:
 
 @functools.cache
 def fetch() -> Path:
-    """Return the folder of Kafka's jars, downloaded by Maven if this pom's are not there yet.
+    """Return the folder of Kafka's jars, downloaded by Maven if those of this pom are absent.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def fetch() -> Path:
 
 
 def run(command: list[str], *, cwd: Path | None = None) -> str:
-    """Run a command to its end and return what it wrote; LabError when it fails."""
+    """Run a command to its end and return its output; LabError when it fails."""
     result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if result.returncode:
         raise LabError(f"{command[0]} failed: {(result.stdout + result.stderr).strip()[-2000:]}")

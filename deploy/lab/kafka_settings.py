@@ -1,4 +1,4 @@
-"""What a lab broker is told: its server.properties, its certificates and who may read them."""
+"""Settings of a lab broker: its server.properties, its certificates and their file modes."""
 
 from __future__ import annotations
 
@@ -52,10 +52,11 @@ def server_properties(
         "share.coordinator.state.topic.min.isr": in_sync,
         "auto.create.topics.enable": "false",
         "group.initial.rebalance.delay.ms": 0,
-        # Tests want a dead consumer noticed in seconds; the default refuses sessions below 6 s.
+        # Tests need a dead consumer detected within seconds; the default rejects sessions below 6
+        # s.
         "group.min.session.timeout.ms": 1000,
-        # SIGKILL sends no goodbye: the restarted broker is let in when its old session has ended,
-        # after 9 s by default.
+        # After SIGKILL the restarted broker is admitted when its old session has expired, after 9 s
+        # by default.
         "broker.session.timeout.ms": 2000,
         "broker.heartbeat.interval.ms": 500,
         "num.network.threads": 2,
@@ -84,7 +85,7 @@ def server_properties(
 
 
 def make_certificates(home: Path) -> None:
-    """Leave a new authority (``ca.crt``) and the brokers' key and chain (``broker.pem``)."""
+    """Create a new authority (``ca.crt``) and the brokers' key and chain (``broker.pem``)."""
     if (home / "broker.pem").exists():
         return
     home.mkdir(parents=True, exist_ok=True)

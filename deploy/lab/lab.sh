@@ -1,5 +1,5 @@
-# Sourced by every script of the lab: where its parts live and how each of them is reached.
-# shellcheck shell=bash disable=SC2034  # the names below are read by the scripts that source this
+# Sourced by every script of the lab: locations of its parts and functions to reach them.
+# shellcheck shell=bash disable=SC2034  # the scripts that source this read the names below
 set -euo pipefail
 export LC_ALL=C
 
@@ -11,10 +11,10 @@ HYPERVISORS="a b"
 POOLS="ssd hdd"
 BRIDGE=lab0
 GATEWAY=10.73.0.1
-# One network namespace for each lab directory, so that two labs on one machine never meet.
+# One network namespace for each lab directory, so that two labs on one machine do not interfere.
 NETWORK=flatline-$(printf %s "$LAB_DIR" | cksum | cut -d' ' -f1)
 
-# How many times longer than on a machine of its own a script waits; a whole number.
+# Factor by which a script waits longer than on a dedicated machine; a whole number.
 PATIENCE=${FLATLINE_LAB_PATIENCE:-1}
 
 die() { echo "${0##*/}: $*" >&2; exit 1; }
@@ -24,5 +24,5 @@ virsh_on() { local hypervisor=$1; shift; virsh -q -c "$(uri "$hypervisor")" "$@"
 in_network() { nsenter "--net=/run/netns/$NETWORK" -- "$@"; }
 took() { printf '%-28s %5.1f s\n' "$1" "$(echo "$EPOCHREALTIME - $2" | bc)"; }
 
-# A UNIX socket's path has room for 107 bytes; libvirt appends the longest tail to LAB_DIR.
+# A UNIX socket's path has at most 107 bytes; libvirt appends the longest suffix to LAB_DIR.
 [ ${#LAB_DIR} -le 64 ] || die "FLATLINE_LAB_DIR is ${#LAB_DIR} bytes long, sockets leave room for 64"

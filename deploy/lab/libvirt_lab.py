@@ -1,6 +1,6 @@
 """The libvirt lab from Python: the scripts beside this file, with a guest as an object.
 
-Nothing is done here that a person cannot do with ``guest``, ``hypervisor`` and ``ping-guest``.
+Everything here can also be done by hand with ``guest``, ``hypervisor`` and ``ping-guest``.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from deploy.lab.records import Record, read_records
 
 # `up` needs 20 s on an idle machine with all packages; a first run also downloads 60 MB of them.
 UP_TIMEOUT_S = 540.0 * PATIENCE
-# The scripts bound what they wait for themselves, the longest by 90 s; this is above it.
+# The scripts limit their own waits to at most 90 s; this is above it.
 SCRIPT_TIMEOUT_S = 120.0 * PATIENCE
 POLL_S = 0.1
 
 
 def wait_until(holds: Callable[[], bool], *, within_s: float, what: str) -> None:
-    """Return as soon as the condition holds; LabError that names it when it does not in time.
+    """Return as soon as the condition holds; on timeout raise LabError with its name.
 
-    `within_s` is an upper bound for an idle machine, stretched by `PATIENCE` on a busy one.
+    `within_s` is an upper bound for an idle machine, extended by `PATIENCE` on a busy one.
     """
     within_s *= PATIENCE
     deadline = time.monotonic() + within_s
@@ -39,15 +39,15 @@ def wait_until(holds: Callable[[], bool], *, within_s: float, what: str) -> None
 
 
 class Lab:
-    """Two hypervisors, ``a`` and ``b``, with a state folder and a network of their own."""
+    """Two hypervisors, ``a`` and ``b``, with their own state folder and network."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
 
     def run(self, script: str, *words: str, timeout_s: float = SCRIPT_TIMEOUT_S) -> str:
-        """Run one of the lab's scripts and return what it printed; LabError when it fails."""
+        """Run one of the lab's scripts and return its output; LabError when it fails."""
         environment = os.environ | {"FLATLINE_LAB_DIR": str(self.home)}
-        # Output goes through a file: a daemon that inherited a pipe would hold it open for ever.
+        # Output goes through a file: a daemon that inherited a pipe would never close it.
         with tempfile.TemporaryFile("w+") as out:
             result = subprocess.run(
                 [str(SOURCE / script), *words],
@@ -65,23 +65,23 @@ class Lab:
         return said
 
     def up(self) -> None:
-        """Leave both hypervisors running, without guests."""
+        """Start both hypervisors, without guests."""
         self.run("up", "--bare", timeout_s=UP_TIMEOUT_S)
 
     def down(self) -> None:
-        """End all that `up` and the guests started, and delete the state."""
+        """Stop everything that `up` and the guests started, and delete the state."""
         self.run("down")
 
     def uri(self, name: str) -> str:
-        """Where this hypervisor is read and steered."""
+        """Return the URI with write access to this hypervisor."""
         return f"qemu+unix:///system?socket={self.home}/{name}/run/libvirt-sock"
 
     def ro_uri(self, name: str) -> str:
-        """Where this hypervisor can only be read: for libvirt's openReadOnly."""
+        """Return the read-only URI of this hypervisor, for libvirt's openReadOnly."""
         return f"qemu+unix:///system?socket={self.home}/{name}/run/libvirt-sock-ro"
 
     def inside(self, *command: str) -> list[str]:
-        """Return what runs a command in the lab's network, where its bridge is."""
+        """Return the command that runs `command` in the lab's network, where its bridge is."""
         return ["nsenter", f"--net=/run/netns/{self.run('network', 'name')}", "--", *command]
 
     def pid(self, name: str) -> int:
@@ -89,16 +89,16 @@ class Lab:
         return int(self.run("hypervisor", "pid", name))
 
     def kill(self, name: str) -> None:
-        """Leave the libvirtd dead (SIGKILL) and its guests running."""
+        """Kill the libvirtd (SIGKILL) and leave its guests running."""
         self.run("hypervisor", "kill", name)
 
     def start(self, name: str) -> None:
-        """Leave the libvirtd answering; it takes up the guests that run."""
+        """Start the libvirtd and wait until it answers; it takes over the running guests."""
         self.run("hypervisor", "start", name)
 
     @contextmanager
     def frozen(self, pid: int) -> Iterator[None]:
-        """Hold a libvirtd or a qemu stopped (SIGSTOP) inside the block."""
+        """Keep a libvirtd or a qemu suspended (SIGSTOP) inside the block."""
         os.kill(pid, signal.SIGSTOP)
         try:
             yield
@@ -107,14 +107,14 @@ class Lab:
 
 
 class Guests:
-    """The guests that one test defines, and their end."""
+    """The guests of one test, and their removal."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self._defined: list[Guest] = []
 
     def define(self, name: str, *options: str) -> Guest:
-        """Return a guest that is defined and does not run; options are those of ``guest``."""
+        """Return a defined guest that does not run; options are those of ``guest``."""
         self.lab.run("guest", "define", name, *options)
         guest = Guest(self.lab, name)
         self._defined.append(guest)
@@ -128,13 +128,13 @@ class Guests:
         return guest
 
     def destroy(self) -> None:
-        """Leave none of them behind, nor their disks."""
+        """Remove all guests and their disks."""
         while self._defined:
             self._defined.pop().destroy()
 
 
 class Guest:
-    """One guest, wherever it runs."""
+    """One guest, on either hypervisor."""
 
     def __init__(self, lab: Lab, name: str) -> None:
         self.lab = lab
@@ -144,38 +144,38 @@ class Guest:
         return self.lab.run("guest", action, self.name, *words)
 
     def start(self) -> None:
-        """Switch it on, without waiting for its userland."""
+        """Start it, without waiting for its userland."""
         self._run("start")
 
     def wait(self, boots: int = 1) -> None:
-        """Return when its userland has come up so many times since the definition."""
+        """Wait until its userland has started `boots` times since the definition."""
         self._run("wait", str(boots))
 
     def tell(self, order: str) -> None:
-        """Return when the guest has confirmed the order (``panic``, ``reboot``, ``off``: sent)."""
+        """Send an order and await its confirmation (``panic``, ``reboot``, ``off``: only send)."""
         self._run("tell", *order.split())
 
     def migrate(self, to: str) -> None:
-        """Leave it running on the other hypervisor, and unknown to the first."""
+        """Migrate it live to the other hypervisor; it is undefined on the first afterwards."""
         self._run("migrate", to)
 
     def destroy(self) -> None:
-        """Leave nothing of it, on either hypervisor."""
+        """Remove it from both hypervisors."""
         self._run("destroy")
 
     @property
     def hypervisor(self) -> str:
-        """The one on which it runs, else the one that has it defined."""
+        """The hypervisor on which it runs, else the one that has it defined."""
         return self._run("where")
 
     @property
     def boots(self) -> int:
-        """How often its userland has come up."""
+        """How often its userland has started."""
         return int(self._run("boots"))
 
     @property
     def console(self) -> str:
-        """All text it has written to its first serial port."""
+        """All output on its first serial port."""
         return self._run("console")
 
     @property
@@ -185,25 +185,25 @@ class Guest:
 
     @property
     def nbd_pid(self) -> int:
-        """The server of its disk, where it was defined with ``--nbd``."""
+        """Return the process id of its disk's server, if defined with ``--nbd``."""
         return int((self.lab.home / "guests" / f"{self.name}.nbd").read_text())
 
     @property
     def san_pid(self) -> int:
-        """The server of its network's disk, where it was defined with ``--san``."""
+        """Return the process id of its network disk's server, if defined with ``--san``."""
         return int((self.lab.home / "guests" / f"{self.name}.vblade").read_text())
 
     @property
     def disk(self) -> str:
-        """The file of its disk, as it was defined or last noted."""
+        """Return the file of its disk, as it was defined or last noted."""
         return self._run("disk")
 
     def note_disk(self, path: Path) -> None:
-        """Note that its disk lies elsewhere now."""
+        """Record the new path of its disk."""
         self._run("moved", str(path))
 
     def records(self) -> list[Record]:
-        """Return what it has written to its disk, oldest first; damage raises ValueError."""
+        """Return the records on its disk, oldest first; damage raises ValueError."""
         return read_records(Path(self.disk))
 
     def answers_ping(self) -> bool:
@@ -230,17 +230,17 @@ class Guest:
 
 
 class PingLog:
-    """What came back of the pings so far; times are Unix seconds."""
+    """The results of the pings so far; times are Unix seconds."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def answered_s(self) -> list[float]:
-        """Return when answers came."""
+        """Return the times of the answers."""
         return self._times(r"^\[([\d.]+)\] \d+ bytes from")
 
     def unanswered_s(self) -> list[float]:
-        """Return when a ping was found to have had no answer for half a second."""
+        """Return the times at which a ping had been without an answer for half a second."""
         return self._times(r"^\[([\d.]+)\] no answer yet")
 
     def _times(self, pattern: str) -> list[float]:
@@ -249,7 +249,7 @@ class PingLog:
 
 
 def sweep() -> None:
-    """Take down the test labs of processes that ended without doing so."""
+    """Remove the test labs of processes that ended without doing so."""
     for home in cache_dir().glob("lab-test-*[0-9]"):
         if not Path(f"/proc/{home.name.rsplit('-', 1)[1]}").exists():
             Lab(home).down()

@@ -1,4 +1,4 @@
-"""What a node carries, installed as a node installs it: a short hashed lock and the wheel alone.
+"""Install a node's packages as a node does: from a short hashed lock and the wheel only.
 
 Needs libvirt's headers (``deploy/lab/packages libvirt``) and a registry, or uv's cache of one.
 """
@@ -14,17 +14,17 @@ from deploy.lab.kafka_jars import run
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = ROOT / "requirements-node.lock"
-# As in the Makefile: no interpreter but the one named, and the machine's own authorities.
+# As in the Makefile: only the named interpreter, and the machine's own certificate authorities.
 _WITH = ("env", "UV_PYTHON_DOWNLOADS=never", "UV_SYSTEM_CERTS=true")
 
 
 def install_node(folder: Path) -> Path:
-    """Return the interpreter of a fresh venv in `folder` that holds a node's Flatline, no more.
+    """Create a venv in `folder` with only a node's Flatline, and return its interpreter.
 
     Raises
     ------
     LabError
-        The wheel did not build or a distribution did not install; the message says which.
+        The wheel did not build or a distribution did not install; the message names it.
     """
     wheels = folder / "wheels"
     run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)], cwd=ROOT)

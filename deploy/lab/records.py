@@ -1,6 +1,6 @@
-"""What a lab guest has written to its disk, read from the host and checked.
+"""Read and check the records that a lab guest has written to its disk, from the host.
 
-``python -m deploy.lab.records IMAGE`` tells how much is there and whether anything is missing.
+``python -m deploy.lab.records IMAGE`` prints their number and whether any are missing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAGIC = b"flatline-record"
 
 @dataclass(frozen=True, order=True)
 class Record:
-    """One write of a guest: its place in the guest's life and the boot that wrote it."""
+    """One write of a guest: its sequence number and the boot that wrote it."""
 
     sequence: int
     boot: int
@@ -29,7 +29,7 @@ def read_records(image: Path) -> list[Record]:
     Raises
     ------
     ValueError
-        A record does not match its checksum, or lies in another's slot.
+        A record does not match its checksum, or is in another record's slot.
     """
     with image.open("rb") as disk:
         ring = disk.read(SLOTS * SLOT_BYTES)
@@ -51,7 +51,7 @@ def _record(slot: bytes, number: int, image: Path) -> Record:
 
 
 def missing(records: list[Record]) -> list[int]:
-    """Return the sequence numbers that lie between the first and the last and were not found."""
+    """Return the missing sequence numbers between the first and the last."""
     if not records:
         return []
     found = {record.sequence for record in records}
@@ -59,7 +59,7 @@ def missing(records: list[Record]) -> list[int]:
 
 
 def main() -> int:
-    """Tell about one image; the exit code is 1 when records are damaged or missing."""
+    """Check one image; the exit code is 1 when records are damaged or missing."""
     try:
         [image] = sys.argv[1:]
         records = read_records(Path(image))
