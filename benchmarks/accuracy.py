@@ -1,13 +1,13 @@
 """The release gate of detection: one frozen configuration over all developer data.
 
-Every figure stands beside its goal and beside the last committed one (`accuracy.json` here); a
-figure that fell behind that by more than its tolerance ends the run with exit code 1. The data
-looked at while thresholds were chosen is a half of the VMs, those of even number (`tuning`);
-figures of the other half stand apart (`report`).
+Every figure is compared with its goal and with the last committed one (`accuracy.json` here). A
+figure that is worse than committed by more than its tolerance ends the run with exit code 1.
+Thresholds were chosen on half of the VMs, those of even number (`tuning`); the figures of the other
+half are separate (`report`).
 
     make accuracy                        # recorded data, and simulated sites for some VM-days
     make accuracy SIM_VM_DAYS=10000      # the whole corpus: hours
-    make accuracy COMMIT=1               # make what comes out the figures to be held
+    make accuracy COMMIT=1               # store the results as the committed figures
 """
 
 import argparse
@@ -40,7 +40,7 @@ DATA: Final = ROOT.parent / "shared" / "data"
 COMMITTED: Final = Path(__file__).with_name("accuracy.json")
 FAULTS, CLEAN, FAST = "bitbrains_faults_dev", "bitbrains_clean_dev", "fast10s_dev"
 _WARM_UP_DAYS: Final = 7
-# Simulated sites: 200 VMs each, for so long.
+# Simulated sites: 200 VMs each, for this long.
 _SITE_VMS: Final = corpus.CELLS * corpus.NODES * corpus.VMS
 _SITE_SECONDS: Final = 3600.0
 
@@ -49,10 +49,10 @@ Figures = dict[str, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a figure whose name ends so is held against.
+    """Direction and tolerance of figures by the end of their names.
 
-    `better` is +1 where more is better; `tolerance` is how far it may fall behind the committed
-    one: two of a hundred cases, a tenth of a delay, one alert in 1,000 VM-days; no false order
+    `better` is +1 where more is better. `tolerance` is the permitted loss against the committed
+    figure: two of a hundred cases, a tenth of a delay, one alert in 1,000 VM-days; no false order
     where the lifecycle is known.
     """
 
@@ -70,7 +70,7 @@ RULES: Final = (
     Rule("without_the_feed", -1, 2.0),
     Rule("", +1, 0.02),
 )
-# What the release is to reach; figures without a goal are only held.
+# Goals of the release; figures without a goal are only compared with the committed ones.
 GOALS: Final[Mapping[str, float]] = {
     "5min.all.panic_alert_within_2": 0.97,
     "5min.report.panic_alert_within_2": 0.97,
@@ -104,7 +104,7 @@ GOALS: Final[Mapping[str, float]] = {
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """One dataset, replayed: its lines, what really happened, and for how long each VM was seen."""
+    """One replayed dataset: its alerts, the ground truth, and the observation time of each VM."""
 
     lines: tuple[AlertLine, ...]
     truth: tuple[Occurrence, ...]
@@ -136,7 +136,7 @@ def _is_odd(vm: str) -> bool:
 
 
 def replayed(prefix: Path, *, configuration: Configuration | None = None) -> Replayed:
-    """Return what the engine says of a dataset, beside its truth if there is one."""
+    """Return the engine's alerts for a dataset, with its ground truth if there is one."""
     recording = open_recording(str(prefix))
     replayer = Replayer(recording, policies={}, configuration=configuration)
     lines = tuple(replayer.run())
@@ -152,7 +152,7 @@ def replayed(prefix: Path, *, configuration: Configuration | None = None) -> Rep
 
 
 def without(prefix: Path, folder: Path, *, column: str = "", lifecycle: bool = True) -> Path:
-    """Return a copy of a dataset with a column left empty, or without its lifecycle."""
+    """Return a copy of a dataset with an empty column, or without its lifecycle."""
     copy = folder / prefix.name
     for source in prefix.parent.glob(f"{prefix.name}_*"):
         if source.name.endswith("_lifecycle.csv") and not lifecycle:
@@ -175,7 +175,7 @@ def without(prefix: Path, folder: Path, *, column: str = "", lifecycle: bool = T
 
 
 def _panics(scores: Scores) -> Figures:
-    """Return recall and delay of panics; None where there was none."""
+    """Return recall and delay of panics; None without panics."""
     found: Figures = {}
     alert, reboot = scores.alerts.get("panic"), scores.suggestions.get("panic")
     if alert is None or reboot is None:
@@ -209,7 +209,7 @@ def _named(prefix: str, figures: Figures) -> Figures:
 
 
 def clean_figures(clean: Replayed) -> Figures:
-    """Return what is told of VMs of which nothing is known to be wrong, from the second week on."""
+    """Return alert rates of VMs without known faults, from the second week on."""
     scores, judgement = clean.scores()
     from_s = clean.began_s + 86_400.0 * _WARM_UP_DAYS
     later = [one for one in judgement.told if one.first.t >= from_s]
@@ -240,13 +240,13 @@ def recorded_figures(
         with tempfile.TemporaryDirectory() as folder:
             copy = without(data / name, Path(folder), lifecycle=False)
             scores, _ = replayed(copy, configuration=configuration).scores()
-        # What remains without the feed is told, and not held against 0.
+        # False orders without the feed are reported, but have no goal of 0.
         remains: Figures = {"without_the_feed": float(scores.false_orders.count)}
         yield name, _named(f"{prefix}.orders", remains)
 
 
 def fast_figures(data: Path, *, configuration: Configuration | None = None) -> Figures:
-    """Return the figures of the 10-second counters: the part that every test run holds."""
+    """Return the figures of the 10-second counters: the part that every test run checks."""
     scores, _ = replayed(data / FAST, configuration=configuration).scores()
     return _named("10s.all", _panics(scores) | _common(scores))
 
@@ -254,7 +254,7 @@ def fast_figures(data: Path, *, configuration: Configuration | None = None) -> F
 def simulated_figures(
     *, interval_s: float, vm_days: float, first_seed: int = corpus.FIRST_SEED
 ) -> Figures:
-    """Return the figures of simulated sites: as many as the VM-days ask for."""
+    """Return the figures of as many simulated sites as the VM-days require."""
     sites = max(1, round(vm_days * 86_400 / (_SITE_VMS * _SITE_SECONDS)))
     seeds = range(first_seed, first_seed + sites)
     judgement, days = corpus.together(
@@ -269,7 +269,7 @@ def simulated_figures(
 
 
 def rule_of(name: str) -> Rule:
-    """Return what a figure is held against."""
+    """Return the rule of a figure."""
     return next(rule for rule in RULES if name.endswith(rule.ending))
 
 
@@ -293,7 +293,7 @@ def reached(name: str, value: float | None) -> bool | None:
 
 
 def committed() -> dict[str, float | None]:
-    """Return the figures to hold, none before the first were committed."""
+    """Return the committed figures, empty before the first commit."""
     if not COMMITTED.exists():
         return {}
     found: dict[str, float | None] = json.loads(COMMITTED.read_text())["figures"]
@@ -301,7 +301,7 @@ def committed() -> dict[str, float | None]:
 
 
 def show(figures: Figures, before: Mapping[str, float | None]) -> list[str]:
-    """Print the table; return the names of the figures that fell behind."""
+    """Print the table; return the names of the figures that are worse than committed."""
     table = Table("figure", "now", "goal", "", "committed", "tolerance", "")
     fallen = []
     for name, value in figures.items():
@@ -329,7 +329,7 @@ def _shown(value: float | None) -> str:
 
 
 def write(path: Path, figures: Figures, **more: object) -> None:
-    """Write figures and what they were made with."""
+    """Write figures and the settings of their run."""
     document = {
         "configuration": configuration_hash(Configuration()),
         **more,

@@ -1,14 +1,14 @@
-"""The operator's curve, and what each layer is worth: one figure changed at a time.
+"""The operating curve and the contribution of each layer: one parameter changed at a time.
 
-Every error rate of the sequential test is multiplied by exp(-shift): below 0 more is found and
-more is wrong, above 0 less of both. The shipped point is shift 0. An ablation takes one layer
-or signal away and leaves the rest as it is.
+Every error rate of the sequential test is multiplied by exp(-shift): below 0 recall and false
+alerts rise, above 0 both fall. The shipped configuration is shift 0. An ablation removes one layer
+or signal and keeps the rest.
 
-Half-space trees and class profiles have no line of their own: they annotate what is found, and
-no verdict waits for them.
+Half-space trees and class profiles have no row: they annotate alerts, and no verdict depends on
+them.
 
-    python -m benchmarks.accuracy_curve                  # all lines, as long as it takes
-    python -m benchmarks.accuracy_curve --minutes 7      # begin no line after these; goes on later
+    python -m benchmarks.accuracy_curve                  # all rows, without time limit
+    python -m benchmarks.accuracy_curve --minutes 7      # start no row after 7 min; continue later
     python -m benchmarks.accuracy_curve --only "shift +0,no fleet gate"
 """
 
@@ -43,7 +43,7 @@ from engine.evaluation.scores import Scores
 from tests import slices
 
 SHIFTS: Final = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
-# By the fields that carry a layer; a number so large or small takes it out of the decision.
+# Fields that control a layer, with a value so large or small that it has no effect on decisions.
 _NEVER: Final = 1_000_000
 LAYERS: Final[Mapping[str, Mapping[str, float]]] = {
     "no fleet gate": {"gate_members": _NEVER, "totals_shared_members": _NEVER},
@@ -76,17 +76,17 @@ def shifted(shift: float) -> Configuration:
 
 
 def lacking(layer: Mapping[str, float]) -> Configuration:
-    """Return the configuration without a layer; constants this release lacks are passed over."""
+    """Return the configuration without a layer; constants that this release lacks are skipped."""
     known = {field.name for field in fields(Configuration)}
     changes = {name: value for name, value in layer.items() if name in known}
-    return replace(Configuration(), **changes)  # type: ignore[arg-type]  # numbers all of them
+    return replace(Configuration(), **changes)  # type: ignore[arg-type]  # all are numbers
 
 
 Replays = Callable[[str, Configuration], Replayed]
 
 
 def row(name: str, configuration: Configuration, replay: Replays) -> dict[str, Figure]:
-    """Return one line of the table: recall, delay and false orders over all developer data."""
+    """Return one row of the table: recall, delay and false orders over all developer data."""
     faults, clean = replay(FAULTS, configuration), replay(CLEAN, configuration)
     fast = replay(FAST, configuration)
     scores, _ = faults.scores()
@@ -111,12 +111,12 @@ def _orders(replay: Replayed) -> int:
 
 
 def from_folder(folder: Path) -> Replays:
-    """Return what replays the datasets of a folder."""
+    """Return a function that replays the datasets of a folder."""
     return lambda name, configuration: replayed(folder / name, configuration=configuration)
 
 
 def variants(data: Path) -> dict[str, Callable[[str], dict[str, Figure]]]:
-    """Return by name what makes each line: the curve, then what each layer and signal is worth."""
+    """Return functions that compute each row, by name: the curve, then each layer and signal."""
     made: dict[str, Callable[[str], dict[str, Figure]]] = {
         f"shift {shift:+g}": partial(_replayed_as, shifted(shift), data) for shift in SHIFTS
     }
@@ -142,7 +142,7 @@ def _replayed_without(
 
 
 def main() -> None:
-    """Measure the lines that are missing, and report all there are."""
+    """Compute the missing rows, and report all."""
     parser = argparse.ArgumentParser(description="The operator's curve and the ablation table.")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the developer data")
     parser.add_argument("--only", help="names of lines, with commas between")

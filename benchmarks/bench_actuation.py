@@ -1,8 +1,8 @@
-"""How long an alert takes to become an order, and an order to become a call.
+"""Latency from an alert to an order, and from an order to a call.
 
-Planner, log on disk, agent and ledger are the shipped ones, in one process. Time is virtual
-where they wait and real where they work; a span is the sum of both, without the seconds in
-which the agent's look watches the VM.
+Planner, log on disk, agent and ledger are the shipped ones, in one process. Waiting takes virtual
+time and work takes real time; a span is the sum of both, without the seconds in which the agent's
+preflight check watches the VM.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from tests.simulation.acting_site import LAB, Site, acting_site, panic
 
 ROUNDS = 100
 ALERT_TO_ORDER_GOAL_S, ORDER_TO_CALL_GOAL_S = 1.0, 1.0
-# Between the agent's two samples, with its slack for two clocks that differ by a tick.
+# Between the agent's two samples, with its tolerance for two clocks that differ by a tick.
 _LOOK_S = LAB.limits.look_gap_s + 0.1
 
 

@@ -1,7 +1,7 @@
-"""What a frame of 200 VMs costs on the wire and in CPU, beside other encodings of it.
+"""Size and CPU cost of a frame of 200 VMs, beside other encodings of it.
 
-Every contestant starts and ends with the arrays the collector and the engine work on, and
-gives back every value; that it does is checked in the same run.
+Every encoding starts and ends with the arrays of the collector and the engine, and returns every
+value; the same run checks that.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def _vcpus(rows: VmRows) -> VcpuRows:
 
 
 def row_objects(encoder: Any, decoder: Any) -> Codec:  # noqa: ANN401
-    """Return the codec most people would write: a list of objects with named fields."""
+    """Return the most common codec: a list of objects with named fields."""
 
     def encode(frame: Frame) -> bytes:
         rows = frame.rows
@@ -91,7 +91,7 @@ def row_objects(encoder: Any, decoder: Any) -> Codec:  # noqa: ANN401
 
 
 def raw_columns() -> Codec:
-    """Return the codec that copies: every column in 8 bytes a value."""
+    """Return the codec that copies: every column with 8 bytes a value."""
     encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(_Raw)
 
     def encode(frame: Frame) -> bytes:

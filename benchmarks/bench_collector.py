@@ -1,8 +1,8 @@
-"""What a collector costs its node: 200 VMs every 5 s, from libvirt's answer to the log.
+"""Cost of a collector for its node: 200 VMs every 5 s, from libvirt's answer to the log.
 
-The answer is one recorded from libvirt (`tests/unit/connectors/libvirt/data`) for each VM,
-with counters that grow. The log is the embedded one in a folder. What libvirt itself needs to
-collect the statistics is not in it: the bulk call waits, on another thread.
+Each VM's answer is one recorded from libvirt (`tests/unit/connectors/libvirt/data`), with growing
+counters. The log is the embedded one in a folder. libvirt's own cost of collecting the statistics
+is not included: the bulk call waits, on another thread.
 """
 
 import asyncio
@@ -35,12 +35,12 @@ RECORDED = (
     / "data"
     / "domain_stats.json"
 )
-# Fields that stand for themselves; all other numbers of the recording are counters.
+# Fields that are levels; all other numbers of the recording are counters.
 _LEVELS = ("balloon.", "dirtyrate.", "state.", "count", "current", "maximum", "capacity")
 
 
 def answers(rounds: int) -> list[list[Reading]]:
-    """Return what libvirt says in each round, VM by VM."""
+    """Return libvirt's answers in each round, by VM."""
     stats: dict[str, StatValue] = json.loads(RECORDED.read_text())["healthy"][0]["stats"]
     random = Random(20261123)
     fleet = [dict(stats) for _ in range(VMS)]
@@ -60,7 +60,7 @@ def answers(rounds: int) -> list[list[Reading]]:
 
 
 async def collect(heard: list[list[Reading]], folder: Path) -> dict[str, list[float]]:
-    """Return ms of CPU a round, by what they were spent on."""
+    """Return ms of CPU a round, by activity."""
     source = Source(
         CollectConfig(site="bench", zone="z", cell="c", node="n", interval_s=INTERVAL_S), "0" * 16
     )

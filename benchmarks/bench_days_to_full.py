@@ -1,7 +1,7 @@
-"""How well days to full are told on simulated growth, beside the last growth and a regression.
+"""Accuracy of days to full on simulated growth, compared with the last growth and a regression.
 
-An interval is right when it holds the day on which the use first reached the limit. The error of
-an estimate is |log(estimate / truth)|: twice as late counts as half as late.
+An interval is correct when it contains the day on which the use first reached the limit. The error
+of an estimate is |log(estimate / truth)|: twice as late counts as half as late.
 """
 
 import time
@@ -17,7 +17,7 @@ from engine.capacity.growth import HORIZON_DAYS, days_to_full, first_passages
 F64 = NDArray[np.float64]
 
 EACH = 200
-# Not the seeds on which the method's prior was chosen.
+# Other seeds than those on which the method's prior was chosen.
 FIRST_SEED = 10_000
 
 
@@ -30,14 +30,14 @@ class Told(NamedTuple):
 
 
 def flatline(used: F64) -> Told:
-    """Return what Flatline says."""
+    """Return Flatline's estimate."""
     found = days_to_full(used, 1.0)
     assert found is not None
     return Told(*found)
 
 
 def last_value(used: F64) -> Told:
-    """Return when it is full if it goes on growing as in the last week."""
+    """Return the estimate by the growth of the last week."""
     growth = (used[-1] - used[-8]) / 7
     days = (1.0 - used[-1]) / growth if growth > 0 else np.inf
     return Told(days, days, days)
@@ -65,13 +65,13 @@ METHODS = {"flatline": flatline, "last week's growth": last_value, "regression":
 
 
 def error(told: float, truth: float) -> float:
-    """Return how wrong an estimate is; never is two years."""
+    """Return the error of an estimate; never counts as two years."""
     bounded = np.clip([told, truth], 1.0, HORIZON_DAYS)
     return float(abs(np.log(bounded[0] / bounded[1])))
 
 
 def figures(kind: str, cases: list[Growing]) -> list[dict[str, Figure]]:
-    """Return one row a method."""
+    """Return one row for each method."""
     rows: list[dict[str, Figure]] = []
     for name, method in METHODS.items():
         began = time.thread_time()

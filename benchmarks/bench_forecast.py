@@ -1,10 +1,10 @@
-"""How good forecasts of real VMs are, and what one costs, beside what a user would pick.
+"""Quality and cost of forecasts of real VMs, compared with common alternatives.
 
 Reads `bitbrains_clean_dev` and `bitbrains_faults_dev` from ../shared/data beside the repository,
-and says so where they are absent. CPU is judged after each VM's first 7 days, at the value 5 and
-30 min ahead; persistence is the last value. `faults` has faults and confounders injected after
-the first week, which nothing can foresee. `newborn` is a VM that was never seen before, `taught`
-by its class or `alone`: the error of its first day, the hits of its first hour.
+and reports if they are absent. CPU is judged after each VM's first 7 days, at the value 5 and 30
+min ahead; persistence is the last value. `faults` has faults and confounders injected after the
+first week, which cannot be forecast. `newborn` is a VM without history, `taught` by its class or
+`alone`: the error of its first day, the hits of its first hour.
 """
 
 import sys
@@ -30,7 +30,7 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 PACKS = ("bitbrains_clean_dev", "bitbrains_faults_dev")
 STEP_S = 300
 GOALS = {300: 0.86, 1800: 0.72}
-# Near horizons in steps.
+# Short horizons in steps.
 AHEAD = {300: 1, 1800: 6}
 US_GOAL = 2.0
 # Four metrics of a thousand VMs: 100 MB of state.
@@ -49,7 +49,7 @@ def loaded(pack: str) -> tuple[tuple[str, ...], F64]:
 
 
 def flatline(names: tuple[str, ...], cpu: F64) -> dict[int, Verdict]:
-    """Return what became of Flatline's forecasts."""
+    """Return the verdicts on Flatline's forecasts."""
     forecaster, judge = Forecaster(len(names), step_s=STEP_S), Judge(("cpu",), names, step_s=STEP_S)
     for number, values in enumerate(cpu, start=1_000_000):
         judge.take(number, values, forecaster.fold(values, number))
@@ -59,8 +59,8 @@ def flatline(names: tuple[str, ...], cpu: F64) -> dict[int, Verdict]:
 def first_hour(cpu: F64, *, is_taught: bool) -> dict[int, tuple[float, float, float]]:
     """Return, by horizon, MAE / persistence of a first day and the intervals' hits in its hour.
 
-    Each half of the VMs lives for a week and then teaches the other half, whose VMs are seen
-    for the first time. VMs that stay constant to their resolution are left out.
+    Each half of the VMs runs for a week and then teaches the other half, whose VMs are new. VMs
+    that stay constant to their resolution are left out.
     """
     week, day, hour = WARM_UP_S // STEP_S, 86_400 // STEP_S, 3600 // STEP_S
     found: dict[int, list[tuple[F64, NDArray[np.bool_], NDArray[np.bool_]]]] = {}
@@ -94,7 +94,7 @@ def first_hour(cpu: F64, *, is_taught: bool) -> dict[int, tuple[float, float, fl
 
 
 def _teach(grown_up: Forecaster, newborn: Forecaster, values: F64) -> None:
-    """Let new VMs begin from the profile of their class, as the role does."""
+    """Initialise new VMs from the profile of their class, as the role does."""
     shares = grown_up.level() / 100.0
     classes = np.searchsorted(CLASS_EDGES, shares, side="right")
     first = np.array([column[~np.isnan(column)][0] for column in values.T]) / 100.0
@@ -106,12 +106,12 @@ def _teach(grown_up: Forecaster, newborn: Forecaster, values: F64) -> None:
 
 
 def us_per_update(cpu: F64) -> float:
-    """Return μs an update of one metric of one VM in a fleet, whose state no cache holds.
+    """Return μs an update of one metric of one VM, in a fleet whose state exceeds every cache.
 
-    An update is one mean through all candidates of all three horizons: every step of 5 min ends
-    a slot, so each forecasts a day ahead too, which of the role's steps of 1 min every fifth
-    does. Each series lives the CPU of one of the pack's VMs, a few steps later than the one
-    before. All steps do the same work, so that the least disturbed tenth says what it costs.
+    An update is one mean through all candidates of all three horizons. Every step of 5 min ends a
+    slot, so each also forecasts a day ahead; of the role's steps of 1 min every fifth does. Each
+    series replays the CPU of one of the pack's VMs, a few steps later than the one before. All
+    steps do the same work, so the least disturbed tenth is the cost.
     """
     fleet = np.stack([np.roll(cpu[:, k % cpu.shape[1]], 7 * k) for k in range(SERIES)], axis=1)
     forecaster = Forecaster(SERIES, step_s=STEP_S)
@@ -124,7 +124,7 @@ def us_per_update(cpu: F64) -> float:
 
 
 def ewma(values: F64, ahead: int) -> F64:
-    """Return an EWMA with weight 0.3, whatever the horizon."""
+    """Return an EWMA with weight 0.3 for any horizon."""
     made, mean = np.empty(len(values)), values[0]
     for step, value in enumerate(values):
         mean += 0.3 * (value - mean)
@@ -133,14 +133,14 @@ def ewma(values: F64, ahead: int) -> F64:
 
 
 def yesterday(values: F64, ahead: int) -> F64:
-    """Return the value a day before the moment that is forecast."""
+    """Return the value one day before the forecast time."""
     made = values.copy()
     made[288:] = values[ahead : len(values) - 288 + ahead] if ahead else values[:-288]
     return made
 
 
 def river_holt(values: F64, ahead: int) -> F64:
-    """Return what `river.time_series.HoltWinters(0.3, 0.1)` forecasts."""
+    """Return the forecast of `river.time_series.HoltWinters(0.3, 0.1)`."""
     model: Any = time_series.HoltWinters(alpha=0.3, beta=0.1)  # type: ignore[no-untyped-call]
     made = values.copy()
     for step, value in enumerate(values):
@@ -187,7 +187,7 @@ def others(cpu: F64, horizon_s: int) -> dict[str, tuple[float, float]]:
 
 
 def main() -> int:
-    """Measure and report; 0 where the data is absent, which is said."""
+    """Measure and report; return 0 with a message where the data is absent."""
     packs = [pack for pack in PACKS if (DATA / f"{pack}_traces.csv.gz").exists()]
     if not packs:
         Console().print(f"forecast: no traces in {DATA.name}; nothing was measured.")

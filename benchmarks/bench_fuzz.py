@@ -1,8 +1,8 @@
 """Hostile records by the million: 0 deaths of any role, and 0 good records lost.
 
-`python -m benchmarks.bench_fuzz` takes 1,000,000 frames, 1,000,000 records of what planner and
-agent read, and 200,000 records in raw batches of Kafka. `--scale 0.01` takes a hundredth of each;
-`--part frames` one of them alone. The same seed gives the same records, whatever `--processes` is.
+`python -m benchmarks.bench_fuzz` takes 1,000,000 frames, 1,000,000 records of planner and agent,
+and 200,000 records in raw batches of Kafka. `--scale 0.01` takes a hundredth of each; `--part
+frames` one of them alone. The same seed gives the same records for any `--processes`.
 """
 
 import argparse
@@ -27,7 +27,7 @@ PARTS: Final[dict[str, tuple[int, Callable[..., Tally]]]] = {
     "planner": (1_000_000, fuzz_planner),
     "kafka": (200_000, fuzz_kafka),
 }
-# What one process does at a time, so that several share a part evenly.
+# Records of one task, so that several processes share a part evenly.
 _PIECE: Final = 10_000
 
 
@@ -46,7 +46,7 @@ def _piece(part: str, count: int, seed: int) -> Tally:
 
 
 def fuzzed(part: str, *, scale: float, seed: int, processes: int = 1) -> Tally:
-    """Return what became of the records of one part."""
+    """Return the outcome of the records of one part."""
     count, tally = round(PARTS[part][0] * scale), Tally()
     pieces = [min(_PIECE, count - first) for first in range(0, count, _PIECE)]
     run = partial(_piece, part)

@@ -1,17 +1,17 @@
-"""What the engine says of real guests that die, hang, work or rest: verdict, kind and delay.
+"""Verdict, kind and delay of the engine for real guests that die, hang, work or rest.
 
-Guests of `deploy/lab` under real libvirtds, sampled every 2 s by real collectors; the engine as
-shipped judges them from an embedded log, and agents on both nodes watch them for signs of life.
-Nothing is done to any of them. Two are broken at a time, seconds apart and among guests that work
-on, so that neither explains the other's silence.
+Guests of `deploy/lab` run under real libvirtds and real collectors sample them every 2 s. The
+shipped engine judges them from an embedded log, and agents on both nodes probe them. No action is
+taken on any guest. Two are broken at a time, seconds apart and among working guests, so that
+neither explains the other's silence.
 
-`python -m benchmarks.bench_guests [WORD ...]`: the cases whose names hold one of the words, or all
-of them, which takes 40 minutes.
+`python -m benchmarks.bench_guests [WORD ...]`: the cases whose names contain one of the words, or
+all of them, which takes 40 minutes.
 
-    --times 20            each case so many times
+    --times 20            repeat each case
     --interval-s 10       as operators sample, instead of every 2 s
-    --watch-s 600         watch each live guest for so long
-    --at-once 10          so many broken guests at a time
+    --watch-s 600         how long to watch each live guest
+    --at-once 10          number of guests broken together
 """
 
 import argparse
@@ -56,25 +56,25 @@ from engine.wiring import (
     process,
 )
 
-# By then a guest of the lab is up and writes once a second: what it does by then is its past. On a
-# busy machine it needs longer: FLATLINE_LAB_PATIENCE=4 in the environment.
+# By then a guest of the lab is up and writes once a second, which becomes its past. A busy machine
+# needs longer: FLATLINE_LAB_PATIENCE=4 in the environment.
 BOOT_S = 40.0 * PATIENCE
-# Then balloons have reported, agents have asked whom they watch, and of vCPUs that rest between
-# two writes it is known how they rest.
+# By then balloons have reported, agents have listed the guests to probe, and the idle behaviour of
+# vCPUs between two writes is known.
 WARM_UP_S = 90.0
 AT_A_TIME = 6
 LIVES_S = 120.0
-# They work all the time: what falls silent among them is not what all of them share.
+# They work all the time, so that the silence of one guest is not common to all.
 BYSTANDERS = 4
-# Agents watch nobody but whom they may act on.
+# Agents probe only guests that they may act on.
 OWNED = ("--tenant", "lab", "--actionable", "yes", "--group", "guests")
-# The next guest is broken later, by longer than what makes a common cause: 12 s and two samples.
+# The next guest is broken later than the window of a common cause: 12 s and two samples.
 APART_S = 13.0
 DISRUPTIVE = frozenset({"reboot", "migrate"})
 
 
 class Trial(NamedTuple):
-    """How guests are watched: every how many seconds, for how long, how many at once."""
+    """Sampling interval, duration and number of guests watched together."""
 
     interval_s: float
     watch_s: float
@@ -82,14 +82,14 @@ class Trial(NamedTuple):
 
 
 class Watch:
-    """Alerts as they come, and what the guests' UUIDs are."""
+    """Alerts as they arrive, and the guests' UUIDs."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self.alerts: list[tuple[float, Alert]] = []
 
     async def follow(self) -> None:
-        """Note every alert with the moment at which it was appended."""
+        """Record every alert with its append time."""
         async with self._log.tail(ALERTS.name, 0, offset=0) as batches:
             async for batch in batches:
                 for record in batch:
@@ -97,7 +97,7 @@ class Watch:
                     self.alerts.append((record.time_ms / 1000, alert))
 
     async def judges(self) -> None:
-        """Return when the engine has read the past of the guests."""
+        """Wait until the engine has read the past of the guests."""
         since_ms = 1000 * time.time() - 120_000
         while True:
             records = await self._log.read_to_end(SCORES.name, 0, offset=0)
@@ -106,7 +106,7 @@ class Watch:
             await asyncio.sleep(1)
 
     async def vm(self, name: str) -> str:
-        """Return the UUID of a guest, as the inventory says."""
+        """Return the UUID of a guest from the inventory."""
         records = await self._log.read_to_end(FRAMES.name, 0, offset=0)
         for record in reversed(records):
             for item in decode_frame(record.value).inventory:
@@ -115,7 +115,7 @@ class Watch:
         raise LookupError(f"no frame tells what {name} is")
 
     async def signs(self, vm: str, since_s: float) -> str:
-        """Return what agents reported of a VM since then, each kind with its last moment."""
+        """Return the agents' reports on a VM since then, each kind with its last time."""
         records = await self._log.read_to_end(FRAMES.name, 0, offset=0)
         told: dict[str, float] = {}
         for record in records:
@@ -126,7 +126,7 @@ class Watch:
         return " ".join(f"{kind} {at_s:.0f}" for kind, at_s in told.items())
 
     def since(self, vm: str, since_s: float) -> list[tuple[float, Alert]]:
-        """Return what was said of a VM, in seconds after `since_s`."""
+        """Return the alerts on a VM, in seconds after `since_s`."""
         return [
             (at_s - since_s, alert)
             for at_s, alert in self.alerts
@@ -138,7 +138,7 @@ class Watch:
 async def watched(lab: Lab, state: Path, *, interval_s: float) -> AsyncIterator[Watch]:
     """Run collectors and agents of both hypervisors and the engine inside the block.
 
-    All guests that run by then have been known for a day.
+    All guests that run at the start count as known for a day.
     """
     async with EmbeddedLog(EmbeddedConfig(), clock=SystemClock()) as log:
         openers, health = {}, None
@@ -164,7 +164,7 @@ async def watched(lab: Lab, state: Path, *, interval_s: float) -> AsyncIterator[
             openers[f"collect {node}"] = collect_opener(
                 here, lambda: nullcontext(log), reached, allowed.frames
             )
-            # No planner is trusted, so no agent is ordered to do anything.
+            # No planner is trusted, so no agent receives orders.
             openers[f"act {node}"] = act_opener(here, lambda: nullcontext(log), reached, allowed)
             openers["engine"] = engine_opener(here, lambda: nullcontext(log), allowed)
         assert health is not None
@@ -189,7 +189,7 @@ async def watched(lab: Lab, state: Path, *, interval_s: float) -> AsyncIterator[
 async def judged(
     watch: Watch, lab: Lab, case: Case, guest: Guest, *, watch_s: float
 ) -> dict[str, Figure]:
-    """Break one guest, wait, and return what was said of it."""
+    """Break one guest, wait, and return the alerts on it."""
     vm = await watch.vm(guest.name)
     boots = guest.boots if case.boots_itself else 0
     too_soon_s = None
@@ -210,7 +210,7 @@ async def judged(
         await asyncio.to_thread(case.undo, lab, guest)
     if case.boots_itself:
         await asyncio.to_thread(guest.wait, boots + 1)
-    # What burns since its start was suspect, if ever, from its start on.
+    # A guest that is busy from its start may be a suspect from then on.
     said = watch.since(vm, began_s if case.act is not None else 0.0)
     line = row(case, said)
     return line | {
@@ -233,7 +233,7 @@ def ordered_s(said: Sequence[tuple[float, Alert]]) -> float | None:
 
 
 def row(case: Case, said: Sequence[tuple[float, Alert]]) -> dict[str, Figure]:
-    """Return one line of the table."""
+    """Return one row of the table."""
     firing = [(at_s, alert) for at_s, alert in said if alert.state == "firing"]
     order_s = ordered_s(said)
     last = firing[-1][1] if firing else None
@@ -257,11 +257,11 @@ def row(case: Case, said: Sequence[tuple[float, Alert]]) -> dict[str, Figure]:
 
 
 async def measure(lab: Lab, cases: Sequence[Case], trial: Trial) -> list[dict[str, Figure]]:
-    """Return one line for each case."""
+    """Return one row for each case."""
     rows = []
     bystanders = Guests(lab)
     try:
-        # That one of them answers the probe says that the bridge works.
+        # An answer of one of them to the probe proves that the bridge works.
         working = [
             bystanders.define(f"works{place}", *(() if place else (*OWNED, "--nic")))
             for place in range(BYSTANDERS)
@@ -280,7 +280,7 @@ async def measure(lab: Lab, cases: Sequence[Case], trial: Trial) -> list[dict[st
 async def together(
     lab: Lab, cases: Sequence[Case], first: int, trial: Trial
 ) -> list[dict[str, Figure]]:
-    """Boot the guests of some cases, then break them, few at a time; return a line for each."""
+    """Boot the guests of some cases, then break them, few at a time; return a row for each."""
     made = Guests(lab)
     try:
         guests = [
@@ -304,7 +304,7 @@ async def together(
             return rows
 
         with TemporaryDirectory() as state, ExitStack() as pings:
-            # Before the agents look for addresses, so that the node has heard of the guest's.
+            # Before the agents look up addresses, so that the node knows the guest's.
             for case, guest in turns:
                 if case.pinged:
                     pings.enter_context(guest.pinged())
@@ -318,9 +318,9 @@ async def together(
 
 
 def chosen(words: Sequence[str], times: int) -> list[Case]:
-    """Return the cases whose names hold one of the words, so many times; no word means all.
+    """Return the cases whose names contain one of the words, repeated; no word means all.
 
-    A word that is a whole name means that case alone.
+    A word that is a complete name selects only that case.
     """
     names = {case.name for case in CASES}
 
@@ -352,7 +352,7 @@ def main() -> None:
     try:
         lab.up()
         lab.run("lockup")
-        # Agents probe guests over the lab's bridge, which stands in a network of its own.
+        # Agents probe guests over the lab's bridge, which is in a separate network namespace.
         again = (sys.executable, "-m", "benchmarks.bench_guests", *sys.argv[1:])
         subprocess.run(lab.inside(*again, "--lab", str(lab.home)), check=True)
     finally:

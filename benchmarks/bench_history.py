@@ -1,7 +1,7 @@
-"""What writing history costs, and what asking it takes, on a real InfluxDB of the lab.
+"""Cost of writing and querying the history, on a real InfluxDB of the lab.
 
-A point is a line with its fields. The same frames go through Flatline's lines and through the
-client's `Point` objects; the server's own limit is what it takes when ready bodies are sent.
+A point is a line with its fields. The same frames are written through Flatline's lines and through
+the client's `Point` objects. The server's own limit is measured with prepared bodies.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from models.kernels.columns import widen
 from models.kernels.lines import write_lines
 
 SPEED_UP_GOAL = 15.0
-# A site's worth of frames for long enough to be measured: 1,000 VMs, 2 min at 10 s.
+# A site's frames for a measurable time: 1,000 VMs, 2 min at 10 s.
 PLAN = WorldPlan(seed=9, cells=1, nodes_per_cell=5, vms_per_node=200)
 SECONDS = 120.0
 DAYS = 30
@@ -42,7 +42,7 @@ MONTH_TIMEOUT_S = 600.0
 
 
 def folded(records: list[Record]) -> list[Points]:
-    """Return the rows of frames, from their bytes."""
+    """Return the rows of encoded frames."""
     fold = FrameFold()
     points: list[Points] = []
     for record in records:
@@ -51,7 +51,7 @@ def folded(records: list[Record]) -> list[Points]:
 
 
 def as_objects(points: Points) -> list[Point]:
-    """Return rows as the client's objects, as its manual shows."""
+    """Return rows as the client's objects, as in its manual."""
     objects = []
     columns = [(name, np.asarray(column).tolist()) for name, column in points.fields.items()]
     tags = list(points.series.tags.items())
@@ -67,14 +67,14 @@ def as_objects(points: Points) -> list[Point]:
 
 
 def timed(call: Callable[[], int]) -> tuple[int, float, float]:
-    """Return points, CPU seconds of this process and seconds on the wall."""
+    """Return points, CPU seconds of this process and wall seconds."""
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     count = call()
     return count, time.process_time() - cpu_s, time.perf_counter() - wall_s
 
 
 async def written(history: InfluxHistory, records: list[Record]) -> int:
-    """Write frames, twenty at a time as the historian does, and return how many points."""
+    """Write frames, twenty at a time as the historian does, and return the number of points."""
     fold = FrameFold()
     count = 0
     for at in range(0, len(records), 20):
@@ -136,7 +136,7 @@ def ways(config: InfluxConfig) -> list[dict[str, str | int | float | bool | None
 
 
 async def month(config: InfluxConfig, *, vms: int, days: int) -> dict[str, float]:
-    """Return the seconds that p95 per VM takes over so many days of 5-min minutes and of hours."""
+    """Return the seconds of p95 per VM over `days` of 5-min rows and of hourly rows."""
     rng = np.random.default_rng(5)
     series = Series({"vm": [f"{n:036d}" for n in range(vms)], "cell": ["c"] * vms})
     begin_ns = recent_hours(24.0 * days - 12.0)
@@ -175,7 +175,7 @@ async def month(config: InfluxConfig, *, vms: int, days: int) -> dict[str, float
 
 
 def historian(server: Influx) -> InfluxConfig:
-    """Return how the historian reaches a server that is made ready for it."""
+    """Return the historian's settings for a server, after setting it up."""
     admin = InfluxConfig(url=server.url, org=server.org, token=server.token)
     return InfluxConfig(url=server.url, org=server.org, token=set_up(admin).historian)
 
@@ -186,7 +186,7 @@ def main() -> None:
     try:
         with Influx(folder / "ways") as server:
             rows = ways(historian(server))
-        # On a server of its own: the fleet above would be answered for as well.
+        # On a separate server: otherwise the answer would include the fleet above.
         with Influx(folder / "month") as server:
             config = replace(historian(server), timeout_s=MONTH_TIMEOUT_S)
             took = asyncio.run(month(config, vms=1000, days=DAYS))

@@ -1,11 +1,11 @@
-"""An hour of 1,000 VMs goes to a real InfluxDB that is killed and stays down for five minutes.
+"""Write an hour of 1,000 VMs to a real InfluxDB that is killed and stays down for five minutes.
 
-Engine, historian and the fleet's frames are processes of their own on one embedded log, as on a
-site. The hour is played in eight minutes, so that the outage covers more than half of it. What
-counts: nothing is missing afterwards, the historian's memory does not grow while it waits, and
-the engine does not notice. The engine's cost is told in CPU time of its own thread, beside that of
-an engine that folds the same records at the same moments from a log that has no historian: what
-others do on the machine, and what each record costs, is the same for both.
+Engine, historian and the fleet's frames are separate processes on one embedded log, as on a site.
+The hour is played in eight minutes, so the outage covers more than half of it. Requirements: no
+value is missing afterwards, the historian's memory does not grow while it waits, and the engine is
+not affected. The engine's cost is the CPU time of its own thread, compared with that of an engine
+that folds the same records at the same times from a log without a historian: so other load on the
+machine and the cost of each record affect both equally.
 """
 
 import asyncio
@@ -39,21 +39,21 @@ from engine.roles.record import RecordConfig, Recorder
 from models.kernels.lines import write_lines
 
 PLAN: Final = WorldPlan(seed=9, cells=1, nodes_per_cell=5, vms_per_node=200)
-# An hour, and as much as closes it.
+# An hour, and enough to close it.
 SECONDS: Final = 3740.0
 PLAYED_IN_S: Final = 480.0
 KILLED_AFTER_S: Final = 90.0
 DOWN_S: Final = 300.0
 # The first records meet empty state and cold caches.
 WARM_S: Final = 30.0
-# Half an hour of records waits then, and a machine that others use takes them slowly.
+# By then half an hour of records waits, and a shared machine processes them slowly.
 CATCH_UP_S: Final = 900.0
 MEMORY_GOAL_MIB: Final = 50.0
 P99_GOAL: Final = 0.05
 
 
 class _TimedDetector(Detector):
-    """The engine, telling a file when it folded a record and what that cost."""
+    """The engine, recording in a file when it folded each record and the cost."""
 
     def __init__(self, told: Path, **given: object) -> None:
         super().__init__(**given)  # type: ignore[arg-type]
@@ -106,7 +106,7 @@ def _resident_mib(pid: int) -> float:
 async def _play(
     folders: Sequence[Path], records: Sequence[Record], server: Influx, historian_pid: int
 ) -> tuple[list[_Memory], float, float]:
-    """Append the hour to each log, kill the server in it; return memory and the outage."""
+    """Append the hour to each log, kill the server meanwhile; return memory and the outage."""
     killed_s = up_s = 0.0
     memory: list[_Memory] = []
     clock = SystemClock()
@@ -136,7 +136,7 @@ async def _play(
 
 
 async def _until_stored(config: InfluxConfig, wanted: dict[tuple[str, str], int]) -> int:
-    """Return how many values are missing once nothing more comes."""
+    """Return how many values are missing once no more arrive."""
     deadline_s = time.monotonic() + CATCH_UP_S
     async with InfluxHistory(config, write_lines=write_lines) as reader:
         while True:
@@ -148,7 +148,7 @@ async def _until_stored(config: InfluxConfig, wanted: dict[tuple[str, str], int]
 
 
 def _series(server: Influx) -> int:
-    """Return how many series the server has in the history's buckets, as it counts them itself."""
+    """Return the server's own count of series in the history's buckets."""
     buckets = {
         one["id"]
         for one in server.call("GET", "/api/v2/buckets")["buckets"]
@@ -163,7 +163,7 @@ def _series(server: Influx) -> int:
 
 
 def _p99_ms(told: Path, within: Callable[[float], bool]) -> tuple[float, float]:
-    """Return median and p99 of what a record cost the engine, in ms of CPU."""
+    """Return median and p99 of the engine's cost of a record, in ms of CPU."""
     table = np.loadtxt(told)
     began_s = table[0, 0]
     chosen = [cost for at, cost in table if at - began_s > WARM_S and within(at)]
@@ -220,7 +220,7 @@ def _outage(folder: Path, server: Influx) -> dict[str, Figure]:
 
 
 async def _made(folder: Path) -> None:
-    """Make the log before three processes open it."""
+    """Create the log before three processes open it."""
     async with EmbeddedLog(EmbeddedConfig(folder=folder), clock=SystemClock()):
         pass
 

@@ -1,12 +1,11 @@
-"""How fast counters become baselines: the fused kernel beside NumPy and plain Python.
+"""Speed from counters to baselines: the fused kernel compared with NumPy and plain Python.
 
-All three do the same work, and that they do is checked in the same run. The samples come
-round: one in four finds smaller counters than the last, so each contestant also pays for a
-reset; the kernel has no branch, so its time does not depend on it.
+All three do the same work, which the same run checks. The samples repeat in a ring: one in four
+finds smaller counters than the last, so each variant also pays for a reset; the kernel has no
+branch, so its time does not depend on it.
 
-Beside them, in the same run, an addition in place passes over as many bytes as the kernel must
-read and write: `share_of_memory` is the part of the kernel's time that moving them alone would
-take, so what is left of it is not the memory's doing.
+In the same run, an in-place addition processes as many bytes as the kernel must read and write:
+`share_of_memory` is the part of the kernel's time that moving these bytes alone would take.
 """
 
 import itertools
@@ -27,20 +26,20 @@ SIZES = (200, 1_000, 10_000, 100_000, 1_000_000)
 # Plain Python is measured on as many VMs as it folds in a tenth of a second.
 TWIN_VMS = 1_000
 DT_S = 2.0
-# Few, so that counters come from the cache, as those of a frame just decoded do.
+# Few, so that counters come from the cache, like those of a frame just decoded.
 RING = 4
-# The speed-up over NumPy that is promised.
+# The promised speed-up over NumPy.
 GOAL = 15.0
-# What one sample of a VM reads and writes at least: state and counters of the last sample both
-# ways, new counters and flags in, results out.
+# Minimum that one sample of a VM reads and writes: state and counters of the last sample both ways,
+# new counters and flags in, results out.
 MOVED_BYTES = 2 * 4 * baseline.FIELD_COUNT + 2 * 32 + 32 + 1 + 4 * baseline.OUT_ROWS
-# float32 sums in another order: what is left after a few dozen samples.
+# float32 sums in another order: the difference after a few dozen samples.
 TOLERANCE = 1e-3
 SAMPLES_CHECKED = 40
 
 
 class NumpyBaseline:
-    """The kernel's work as whole-array NumPy, all four signals at a time, in float32."""
+    """The kernel's work as whole-array NumPy, all four signals together, in float32."""
 
     floors = np.array(baseline.FLOORS, np.float32)[:, None]
     units = np.array(baseline.UNITS, np.float32)[:, None]
@@ -136,7 +135,7 @@ class NumpyBaseline:
 
 
 def samples(lanes: int) -> list[NDArray[np.uint64]]:
-    """Return a ring of samples whose counters grow at a rate of each VM's own."""
+    """Return a ring of samples whose counters grow at a separate rate for each VM."""
     rng = np.random.default_rng(20261123)
     rate = rng.uniform(0.1, 1, (4, lanes)) * np.array([[1e9], [1e6], [1e6], [1e5]])
     total = np.zeros((4, lanes))
@@ -148,7 +147,7 @@ def samples(lanes: int) -> list[NDArray[np.uint64]]:
 
 
 def kernel_fold(lanes: int) -> tuple[Callable[[NDArray[np.uint64]], int], F32]:
-    """Return a fold of one sample by the kernel, and where its results stand."""
+    """Return a fold of one sample by the kernel, and its result array."""
     state = baseline.new_state(lanes // LANES)
     previous = baseline.new_previous(lanes // LANES)
     out = np.empty((baseline.OUT_ROWS, lanes), np.float32)
@@ -161,12 +160,12 @@ def kernel_fold(lanes: int) -> tuple[Callable[[NDArray[np.uint64]], int], F32]:
 
 
 def numpy_fold(lanes: int) -> tuple[Callable[[NDArray[np.uint64]], int], F32]:
-    """Return the same by NumPy."""
+    """Return the same for NumPy."""
     state = NumpyBaseline(lanes)
     flags, weights = np.full(lanes, 0x8F, np.uint8), baseline.constants(DT_S)
 
     def fold(counters: NDArray[np.uint64]) -> int:
-        # A reset wraps, in NumPy as in the kernel; what it gives is thrown away by both.
+        # A reset wraps, in NumPy as in the kernel; both discard the result.
         with np.errstate(all="ignore"):
             return state.fold(counters, flags, weights)
 
@@ -174,7 +173,7 @@ def numpy_fold(lanes: int) -> tuple[Callable[[NDArray[np.uint64]], int], F32]:
 
 
 def pass_over(lanes: int) -> Callable[[], object]:
-    """Return an addition in place that reads and writes what the kernel moves for all lanes."""
+    """Return an in-place addition that moves as many bytes as the kernel for all lanes."""
     values = np.zeros(lanes * MOVED_BYTES // 8, np.float32)
     return lambda: np.add(values, np.float32(1), out=values)
 
@@ -185,14 +184,14 @@ def same_work(ring: list[NDArray[np.uint64]], lanes: int) -> bool:
     for counters in itertools.islice(itertools.cycle(ring), SAMPLES_CHECKED):
         kernel(counters)
         whole(counters)
-        # The gate is a comparison: a value right at its limit may fall either way.
+        # The gate is a comparison: a value right at its limit may differ.
         if not np.allclose(results[:18], expected[:18], TOLERANCE, TOLERANCE, equal_nan=True):
             return False
     return True
 
 
 def twin_ns(ring: list[NDArray[np.uint64]]) -> float:
-    """Return ns a VM-sample of plain Python."""
+    """Return ns of plain Python for a VM-sample."""
     twins = [BaselineTwin() for _ in range(TWIN_VMS)]
     rows = [sample[:, :TWIN_VMS].T.tolist() for sample in ring]
     turns = itertools.cycle(rows)

@@ -1,9 +1,8 @@
-"""From the log to decisions, on a real broker: what of a client's speed is left.
+"""From the log to decisions, on a real broker: the remaining share of a client's speed.
 
-Frames of one cell of eight nodes stand in the log. Each contestant reads all of them; counted
-is the CPU of this process from its first record to its last, so what the broker needs and
-how long anybody waits is not in it. The bare client and the empty Faust agent read the same
-bytes and do nothing with them.
+The log holds frames of one cell of eight nodes. Each variant reads all of them. The measure is the
+CPU of this process from its first record to its last, so the broker's CPU and waiting are not
+included. The bare client and the empty Faust agent read the same bytes and discard them.
 """
 
 import asyncio
@@ -46,16 +45,16 @@ from models.kernels.columns import widen
 from models.kernels.lanes import LANES, blocks_for
 
 NODES = 8
-# Each case: VMs a frame, frames. About 1 GB/s of a client is a fraction of a second of them.
+# Each case: VMs a frame, frames. At about 1 GB/s a client reads them in a fraction of a second.
 CASES = ((200, 1_600), (1_000, 640))
 ROUNDS = 3
 PLAIN_GOAL, FAUST_GOAL = 0.80, 0.70
 INTERVAL_NS = 2_000_000_000
-# Longer than the slowest contestant on the slowest machine.
+# Longer than the slowest variant on the slowest machine.
 LIMIT_S = 60.0
 
 CELL = b"cell-1"
-# Frames are signed by their nodes and checked by the engine, as on a site.
+# Nodes sign frames and the engine checks them, as on a site.
 KEYS = FrameKeyring.in_memory(SystemClock(), secret=bytes(range(32)))
 
 _COUNTERS = [
@@ -65,7 +64,7 @@ _COUNTERS = [
 
 
 class Case(msgspec.Struct, frozen=True):
-    """Frames in the log, and how to reach them."""
+    """Frames in the log, and the address of the broker."""
 
     config: KafkaConfig
     vms: int
@@ -83,7 +82,7 @@ class Watch:
         self.done = asyncio.Event()
 
     def saw(self, count: int) -> None:
-        """Note that records came; the first ones start the clock and are not counted."""
+        """Record that records came; the first ones start the clock and are not counted."""
         if self._began_s is None:
             self._began_s = time.process_time()
         else:
@@ -94,14 +93,14 @@ class Watch:
             self.done.set()
 
     async def frame_s(self) -> float:
-        """Return seconds of CPU a frame, once all have come."""
+        """Return seconds of CPU a frame, once all have arrived."""
         async with asyncio.timeout(LIMIT_S):
             await self.done.wait()
         return self._took_s / self._counted
 
 
 def fleet(vms: int, frames: int) -> list[bytes]:
-    """Return the frames of nodes whose VMs all live: every counter that moves goes on moving."""
+    """Return the frames of nodes whose VMs all live: every active counter keeps growing."""
     rng = np.random.default_rng(20261123)
     start = fleet_frame(vms)
     counters = len(metrics.COUNTERS)
@@ -127,7 +126,7 @@ def fleet(vms: int, frames: int) -> list[bytes]:
 
 
 async def prepare(bootstrap: str, vms: int, frames: int) -> Case:
-    """Append the frames to topics of their own, eight at a time as eight nodes would."""
+    """Append the frames to separate topics, eight at a time like eight nodes."""
     config = KafkaConfig(
         bootstrap=bootstrap, topic_prefix=f"{uuid.uuid4().hex[:8]}.", create_topics=True
     )
@@ -145,7 +144,7 @@ async def prepare(bootstrap: str, vms: int, frames: int) -> Case:
 
 
 async def read_bare(case: Case, handle: Callable[[bytes], object] = len) -> float:
-    """Return seconds of CPU of aiokafka alone, or with something done to each value."""
+    """Return seconds of CPU of aiokafka alone, or with `handle` applied to each value."""
     watch = Watch(case.frames)
     consumer = make_consumer(case.config, group_id=f"bare-{uuid.uuid4().hex}")
     await consumer.start()
@@ -163,7 +162,7 @@ async def read_bare(case: Case, handle: Callable[[bytes], object] = len) -> floa
 
 
 async def read_and_fold(case: Case) -> float:
-    """Return the same with each frame decoded and its counters folded, and nothing judged."""
+    """Return the same with each frame decoded and its counters folded, without detection."""
     blocks = blocks_for(case.vms)
     states = [(baseline.new_state(blocks), baseline.new_previous(blocks)) for _ in range(NODES)]
     out = np.empty((baseline.OUT_ROWS, blocks * LANES), np.float32)
@@ -181,7 +180,7 @@ async def read_and_fold(case: Case) -> float:
 
 
 async def read_faust(case: Case) -> float:
-    """Return seconds of CPU of a Faust agent that does nothing, set up as Flatline's is."""
+    """Return seconds of CPU of a Faust agent that does nothing, configured like Flatline's."""
     watch = Watch(case.frames)
     with tempfile.TemporaryDirectory() as folder:
         app = faust.App(
@@ -194,7 +193,7 @@ async def read_faust(case: Case) -> float:
             key_serializer="raw",
             value_serializer="raw",
             reply_create_topic=False,
-            # What is not acknowledged would be waited for at the end.
+            # Faust would wait at the end for events that are not acknowledged.
             stream_wait_empty=False,
             store="memory://",
             topic_allow_declare=False,
@@ -267,7 +266,7 @@ CONTESTANTS: dict[str, Callable[[Case], Awaitable[float]]] = {
     "empty Faust agent": read_faust,
     "Flatline, Faust": lambda case: read_flatline(case, FaustKafkaLog),
 }
-# Whom each is held against, and the share of its speed that is promised.
+# Reference of each variant, and the promised share of its speed.
 GOALS = {
     "Flatline, plain": ("bare aiokafka", PLAIN_GOAL),
     "Flatline, Faust": ("empty Faust agent", FAUST_GOAL),
@@ -275,7 +274,7 @@ GOALS = {
 
 
 async def measure(bootstrap: str) -> list[dict[str, str | int | float | bool | None]]:
-    """Return a row for each frame size and contestant: medians of rounds taken in turns."""
+    """Return a row for each frame size and variant: medians of alternating rounds."""
     rows: list[dict[str, str | int | float | bool | None]] = []
     for vms, frames in CASES:
         case = await prepare(bootstrap, vms, frames)

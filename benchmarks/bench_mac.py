@@ -1,4 +1,4 @@
-"""What the MAC of a frame costs its writer and its readers, beside other ways to do it."""
+"""Cost of a frame's MAC for its writer and its readers, compared with alternatives."""
 
 import hashlib
 import hmac
@@ -32,7 +32,7 @@ KEY = bytes(range(32))
 
 
 def contestants(value: bytes, record_key: bytes, node: str) -> dict[str, Callable[[], object]]:
-    """Return what makes or checks one frame's authentication, by its name."""
+    """Return functions that create or check one frame's authentication, by name."""
     site = new_key_id(now_ms=1_790_000_000_000, chance=b"ab")
     name = KeyName("node", node, site, site)
     sign = FrameSigner(name, derive_key(KEY, name), nonce=lambda: os.urandom(12))
@@ -58,7 +58,7 @@ def contestants(value: bytes, record_key: bytes, node: str) -> dict[str, Callabl
         ),
     }
     if importlib.util.find_spec("blake3") is not None:
-        # Measured where it is installed; a node would need it as one more library.
+        # Measured if installed; a node would need one more library for it.
         blake3 = importlib.import_module("blake3").blake3
         found["keyed BLAKE3"] = lambda: blake3(value, key=KEY).digest()
     return found

@@ -1,4 +1,4 @@
-"""What a node install weighs and what its two roles load: no kernels, no models, no Faust."""
+"""Size of a node install and the modules that its two roles load: no kernels, models or Faust."""
 
 import json
 import statistics
@@ -10,9 +10,9 @@ from benchmarks.report import report
 from deploy.lab.node_install import install_node
 
 ROUNDS = 5
-# What must not be on a hypervisor: compilers and models, and what only the engine reads with.
+# Packages that must not be on a hypervisor: compilers, models, and readers for the engine only.
 UNWANTED = ("numba", "llvmlite", "river", "faust", "models", "pandas", "scipy")
-# What each command imports before its loop begins (`engine.cli.app`).
+# Imports of each command before its loop begins (`engine.cli.app`).
 ROLES = {
     "collect": "engine.cli.app, engine.cli.process, engine.wiring, engine.roles.collect,"
     " connectors.libvirt.node, connectors.kafka.log",
@@ -33,13 +33,13 @@ sys.stdout.write(str(len(list(importlib.metadata.distributions()))))
 
 
 def ask(python: Path, code: str) -> str:
-    """Return what a fresh process of this interpreter prints; it sees its own packages alone."""
+    """Return the output of a fresh process of this interpreter, with only its own packages."""
     command = [str(python), "-I", "-c", code]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def size_bytes(folder: Path) -> int:
-    """Return what the files below `folder` hold, compiled files included."""
+    """Return the size of the files below `folder`, including compiled files."""
     return sum(path.stat().st_size for path in folder.rglob("*") if not path.is_symlink())
 
 

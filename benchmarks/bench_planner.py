@@ -1,4 +1,4 @@
-"""What a planner takes of a core while so many alerts fire: every minute each is said again."""
+"""CPU use of a planner while many alerts fire: each is published again every minute."""
 
 import time
 from uuid import UUID
@@ -16,12 +16,12 @@ ALERTS = 10_000
 CELLS = 40
 NOW_MS = 1_790_000_000_000
 POLICY = parse_policy(read_shipped("default"), source="default")
-# Of one core, a second per thirty: what the role may take beside an engine.
+# CPU seconds in thirty seconds, on one core: the limit for the role beside an engine.
 GOAL_S = 2.0
 
 
 def alerts() -> list[Alert]:
-    """Return the alerts of a site in which everything fires: a panic of each of so many VMs."""
+    """Return the alerts of a site in which each VM has a firing panic."""
     made = []
     for number in range(ALERTS):
         vm = str(UUID(int=1 + number))

@@ -1,8 +1,8 @@
-"""What a replay costs: the whole per-sample path on one core, and how it grows with the fleet.
+"""Cost of a replay: the whole per-sample path on one core, and its growth with the fleet.
 
-The path is all of it: CSV, frames, folding, verdicts, planner. Beside it, in the same run, what
-a user would write instead: the naive rule of a CPU spike followed by silence, a Python object
-per VM, over the same rows.
+The path is complete: CSV, frames, folding, verdicts, planner. The same run also measures a common
+alternative: the naive rule of a CPU spike followed by silence, with a Python object per VM, over
+the same rows.
 """
 
 import csv
@@ -24,12 +24,12 @@ INTERVAL_S: Final = 10
 VMS_PER_HOST: Final = 50
 GOAL_US: Final = 5.0
 GOAL_TIMES_REAL: Final = 1000.0
-# VMs and slots: about as many rows each, but for the largest, where a slot is a tenth of them.
+# VMs and slots: about as many rows each, except the largest, where a slot is a tenth of them.
 CASES: Final = ((100, 600), (1_000, 180), (10_000, 18), (100_000, 6))
 
 
 def write_dataset(folder: Path, *, vms: int, slots: int) -> Path:
-    """Write a stream of counters of so many VMs that work, each at a moment of its own."""
+    """Write a stream of counters of working VMs, each sampled at a different time."""
     rng = np.random.default_rng(vms)
     prefix = folder / f"of_{vms}"
     hosts = [f"v{vm:06d},h{vm // VMS_PER_HOST:05d},{1 + vm % 4},4096" for vm in range(vms)]
@@ -65,7 +65,7 @@ def replay_cost(prefix: Path) -> tuple[float, float, int]:
 
 
 class NaiveVm:
-    """CPU above mean + 3 sd, then I/O below 5 % of its mean: the rule everybody writes first."""
+    """CPU above mean + 3 sd, then I/O below 5 % of its mean: the most obvious rule."""
 
     def __init__(self) -> None:
         self.mean = self.variance = self.io = 0.0
@@ -73,7 +73,7 @@ class NaiveVm:
         self.spiked = 0
 
     def see(self, values: list[float]) -> bool:
-        """Return whether a sample of this VM is an alarm."""
+        """Return whether a sample of this VM raises an alarm."""
         before, self.before = self.before, values
         if before is None:
             return False
@@ -103,7 +103,7 @@ def naive_cost(prefix: Path) -> tuple[float, int]:
 
 
 def measure(folder: Path, *, vms: int, slots: int) -> dict[str, Figure]:
-    """Return one line of the table."""
+    """Return one row of the table."""
     prefix = write_dataset(folder, vms=vms, slots=slots)
     cost_s, spanned_s, rows = replay_cost(prefix)
     naive_s, naive_rows = naive_cost(prefix)

@@ -1,4 +1,4 @@
-"""How fast a simulated site runs: the simulations and the demo can be no faster."""
+"""Speed of a simulated site, which limits the simulations and the demo."""
 
 import time
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ GOAL = 100.0
 
 @dataclass(frozen=True)
 class Case:
-    """A site, and how it is sampled."""
+    """A site and its sampling."""
 
     cells: int
     nodes_per_cell: int
@@ -27,7 +27,7 @@ class Case:
 CASES = (
     Case(cells=1, nodes_per_cell=4, vms_per_node=50, staggered=False, rounds=200),
     Case(cells=10, nodes_per_cell=20, vms_per_node=50, staggered=False, rounds=60),
-    # Each node at a moment of its own, as collectors that were started by hand do.
+    # Each node samples at a different time, like collectors started by hand.
     Case(cells=10, nodes_per_cell=20, vms_per_node=50, staggered=True, rounds=60),
     Case(cells=10, nodes_per_cell=5, vms_per_node=200, staggered=True, rounds=60),
 )
@@ -47,7 +47,7 @@ def build(case: Case) -> Fleet:
 
 
 def run(case: Case) -> dict[str, str | int | float | bool | None]:
-    """Let the site live for some rounds, sampling every node once in each."""
+    """Run the site for some rounds, sampling every node once in each."""
     fleet = build(case)
     nodes = [fleet.hypervisor(node) for node in fleet.nodes]
     gap_s = INTERVAL_S / len(nodes) if case.staggered else 0.0

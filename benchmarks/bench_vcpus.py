@@ -1,12 +1,12 @@
-"""What each virtual CPU of a real guest gains while the guest lives, and after it died.
+"""CPU time that each vCPU of a real guest gains while the guest lives and after its death.
 
 Guests of `deploy/lab` with one, two and four vCPUs, tickless and not, with and without balloon
-statistics. libvirt's `vcpu.N.time` is read once a second, and beside it the scheduler's own
-figure in nanoseconds, since libvirt's comes in ticks of 10 ms. The figures for 2 s and 10 s are
-taken over every span of that length, so they do not depend on where a sample falls.
+statistics. libvirt's `vcpu.N.time` is read once a second, together with the scheduler's own figure
+in nanoseconds, since libvirt's comes in ticks of 10 ms. The figures for 2 s and 10 s cover every
+span of that length, so they do not depend on the time of a sample.
 
 `python -m benchmarks.bench_vcpus [idle] [busy] [dead]`: all three take 11 minutes. Guests of one
-part run beside each other, so what computes gets its share of the cores and no more.
+part run in parallel, so a computing guest gets only its share of the cores.
 """
 
 import os
@@ -32,12 +32,12 @@ F64 = NDArray[np.float64]
 TICK_NS = 10_000_000
 SAMPLE_S = 1.0
 SPANS_S = (2, 10)
-# What the guest did before is over: its last fork, its last write-back.
+# By then the guest's earlier activity has ended: its last fork, its last write-back.
 SETTLE_S = 5.0
 IDLE_S = 240.0
 BUSY_S = 50.0
 DEAD_S = 60.0
-# What a sample may miss: 4 s between two wake-ups, on a host that is busy itself.
+# Time that samples may miss: 4 s between two wake-ups, on a host that is busy itself.
 LIVE_S = 20.0
 
 SILENT = ("--words", "flatline.idle=1")
@@ -46,7 +46,7 @@ NO_STATS = ("--no-balloon-stats",)
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The vCPUs of one guest at one moment.
+    """The vCPUs of one guest at one time.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Seen:
     libvirt_ns
         `vcpu.N.time` of each vCPU.
     delay_ns
-        `vcpu.N.delay` of each vCPU: for how long its thread was ready and had no core.
+        `vcpu.N.delay` of each vCPU: how long its thread was ready without a core.
     exact_ns
         Time on a core of each vCPU's thread, from its schedstat.
     """
@@ -68,7 +68,7 @@ class Seen:
 
 @dataclass
 class Recorder:
-    """Reads the vCPUs of all guests once a second, in a thread of its own."""
+    """Reads the vCPUs of all guests once a second, in a separate thread."""
 
     lab: Lab
     seen: dict[str, list[Seen]] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Recorder:
             thread.join()
 
     def since(self, name: str, begun_s: float) -> list[Seen]:
-        """Return what was read of a guest since a moment."""
+        """Return the readings of a guest since a time."""
         return [seen for seen in self.seen.get(name, []) if seen.at_s >= begun_s]
 
     def _read(self, stop: Event) -> None:
@@ -128,7 +128,7 @@ def _seen(stats: Mapping[str, int], threads: Sequence[Path]) -> Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """One guest and the states it is put into, one after the other."""
+    """One guest and its successive states."""
 
     name: str
     vcpus: int
@@ -144,7 +144,7 @@ class Subject:
 
 
 def told(*orders: str) -> Callable[[Guest], object]:
-    """Return what sends the guest orders, one after the other."""
+    """Return a function that sends the guest orders, one after the other."""
 
     def tell(guest: Guest) -> None:
         for order in orders:
@@ -153,7 +153,7 @@ def told(*orders: str) -> Callable[[Guest], object]:
     return tell
 
 
-# One thread on one vCPU for ever: nothing moves it to another, as a busy kernel would.
+# An endless thread on one vCPU: it is pinned, since a busy kernel would move it to another.
 PINNED = told("stop-io", "run taskset 1 sh -c 'while :; do :; done' &")
 
 IDLE = tuple(
@@ -162,7 +162,7 @@ IDLE = tuple(
         [(vcpus, "", NO_STATS) for vcpus in (1, 2, 4)]
         + [(2, "", ()), (2, "nohz=off", NO_STATS), (4, "nohz=off", NO_STATS)]
         + [(2, "highres=off", NO_STATS), (4, "nohz_full=1-3", NO_STATS)]
-        # Nothing left that wakes a vCPU by itself: no watchdog of the kernel or of its clock.
+        # No periodic wake-up of a vCPU is left: no watchdog of the kernel or of its clock.
         + [(4, "nohz_full=1-3 nowatchdog tsc=nowatchdog", NO_STATS)]
     )
 )
@@ -208,7 +208,7 @@ DEAD = (
 
 
 def row(subject: Subject, state: str, seen: Sequence[Seen]) -> dict[str, Figure]:
-    """Return one line of the table: what the vCPUs gain, and for how long they gain nothing."""
+    """Return one row of the table: the vCPUs' gains, and how long they gain nothing."""
     at_s = np.array([one.at_s for one in seen])
     libvirt_ns = np.array([one.libvirt_ns for one in seen], np.int64)
     wanted_ns = libvirt_ns + np.array([one.delay_ns for one in seen], np.int64)
@@ -237,9 +237,9 @@ def row(subject: Subject, state: str, seen: Sequence[Seen]) -> dict[str, Figure]
 
 
 def longest_still_s(at_s: F64, counts: I64, *, moving: int) -> float:
-    """Return the longest time in which at most so many vCPUs' counts changed, in whole samples.
+    """Return the longest time in which at most `moving` vCPUs' counts changed, in whole samples.
 
-    One vCPU alone has no rest that could stand still: None of it is 0.
+    A single vCPU has no others: the time is 0.
     """
     if moving == counts.shape[1]:
         return 0.0
@@ -252,7 +252,7 @@ def longest_still_s(at_s: F64, counts: I64, *, moving: int) -> float:
 
 
 def least_gain_ms(at_s: F64, gained_ns: I64, length_s: int) -> float | None:
-    """Return the smallest gain over any span of a length, None where nothing was seen so long."""
+    """Return the smallest gain over any span of a length, None without such a long observation."""
     ends = np.searchsorted(at_s, at_s + length_s - SAMPLE_S / 2)
     starts = np.flatnonzero(ends < len(at_s))
     if not len(starts):
@@ -261,7 +261,7 @@ def least_gain_ms(at_s: F64, gained_ns: I64, length_s: int) -> float | None:
 
 
 def measured(lab: Lab, subjects: Sequence[Subject], for_s: float) -> Iterator[dict[str, Figure]]:
-    """Yield a line for each state of each guest; guests of one call run beside each other."""
+    """Yield a row for each state of each guest; guests of one call run in parallel."""
     made, recorder = Guests(lab), Recorder(lab)
     try:
         guests = [subject.define(made) for subject in subjects]
@@ -289,7 +289,7 @@ def measured(lab: Lab, subjects: Sequence[Subject], for_s: float) -> Iterator[di
 
 
 def parts(lab: Lab, wanted: Sequence[str]) -> Iterator[dict[str, Figure]]:
-    """Yield the lines of all parts that were asked for."""
+    """Yield the rows of all requested parts."""
     if "idle" in wanted:
         yield from measured(lab, IDLE, IDLE_S)
     if "busy" in wanted:
@@ -309,7 +309,7 @@ def main() -> None:
         rows = list(parts(lab, wanted))
     finally:
         lab.down()
-    # A kernel whose watchdog is on wakes each vCPU every 4 s; `nohz_full` switches it off.
+    # A kernel with its watchdog on wakes each vCPU every 4 s; `nohz_full` switches it off.
     live = [row for row in rows if "nohz_full" not in str(row["kernel"]) and alive(row)]
     report(
         "vcpus",
@@ -323,19 +323,19 @@ def main() -> None:
 
 
 def alive(row: Mapping[str, Figure]) -> bool:
-    """Whether a kernel runs; what spins with interrupts off leaves the other vCPUs alone."""
+    """Return whether a kernel runs; one that spins with interrupts off leaves other vCPUs idle."""
     return row["state"] not in {"panic, spins", "halted"}
 
 
 def stands(row: Mapping[str, Figure]) -> bool:
-    """Whether all vCPUs but the one that may spin stood still from the first sample on."""
+    """Return whether all vCPUs but the one that may spin were idle from the first sample on."""
     still_s = figure(row["rest_wanted_0_s" if row["vcpus"] != 1 else "all_wanted_0_s"])
     may_spin = row["vcpus"] == 1 and row["state"] == "panic, spins"
     return may_spin or still_s >= figure(row["span_s"]) - SAMPLE_S
 
 
 def figure(value: Figure) -> float:
-    """Return a figure of the table that is a number."""
+    """Return a figure of the table as a number."""
     assert isinstance(value, int | float)
     return float(value)
 

@@ -1,8 +1,7 @@
-"""Simulated sites full of look-alikes, replayed and judged: seeds by the hundred from one plan.
+"""Simulated sites full of confounders, replayed and judged: hundreds of seeds from one plan.
 
-On each site guests die in every shape, and beside them happens everything that only looks like
-a death. Seeds below `FIRST_SEED` were looked at while detection was tuned; figures come from
-those above.
+On each site guests die in every way, and every confounder occurs as well. Seeds below `FIRST_SEED`
+were used while detection was tuned; figures come from those above.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,13 +34,13 @@ from engine.wire.topics import FRAMES
 from tests.simulation.site_records import Site
 
 FIRST_SEED: Final = 1000
-# Nobody intervenes on these sites, so some records are made before the first of them is folded:
-# world and engine in turn push each other out of the cache.
+# No action feeds back into these sites, so some records are made before the first of them is
+# folded: alternating between world and engine would evict each other's data from the cache.
 _AT_ONCE: Final = 64
 CELLS, NODES, VMS = 4, 2, 25
 _NODE_CORES: Final = 8 * VMS
-# Of a site's span: until then everybody is watched in peace, then single VMs are befallen, and
-# at the end what many share, so that no death hides behind a stall.
+# Shares of a site's span: first an undisturbed time, then incidents of single VMs, and at the end
+# common causes, so that no death hides behind a stall.
 _PEACE_SHARE, _SINGLE_SHARE = 0.3, 0.85
 
 DEATHS: Final = {"panic_spin": 8, "panic_halt": 6}
@@ -70,7 +69,7 @@ LOOK_ALIKES: Final = {
     "short_gap": 4,
     "boot_prompt": 4,
 }
-# What is right where something happens; everything else asks for nothing.
+# The correct suggestion for each kind; all others need no action.
 _EXPECTED: Final = {
     "panic_spin": "reboot",
     "panic_halt": "reboot",
@@ -83,10 +82,10 @@ _EXPECTED: Final = {
     "network_stall": "host_alert",
     "fleet_io_silence": "fleet_alert",
 }
-# A guest that never did anything visible cannot be seen to stop.
+# A guest without visible activity cannot be seen to stop.
 _VISIBLE: Final = ("web", "database", "bursty")
-# How long a guest that mends itself stands still first: panic=10 or more, firmware, and a boot
-# loader; a crash kernel boots before it writes. As long as detection promises to wait.
+# How long a guest is silent before it recovers itself: panic=10 or more, firmware, and a boot
+# loader; a crash kernel boots before it writes. The maximum is the wait that detection promises.
 _SELF_REBOOT_S: Final = (11.0, 28.5)
 _CRASH_KERNEL_S: Final = (5.0, 28.5)
 
@@ -96,7 +95,7 @@ _MINUTE_MS: Final = 60_000
 
 
 class SimulatedRecording:
-    """`engine.ports.Recording` of a simulated site, played anew at each reading."""
+    """`engine.ports.Recording` of a simulated site, simulated again at each reading."""
 
     def __init__(self, plan: WorldPlan, *, interval_s: float, seconds: float) -> None:
         self.name = f"simulated-{plan.seed}"
@@ -119,14 +118,15 @@ class SimulatedRecording:
                 yield Moment(record.time_ms, self.site.frames.pop(record.offset))
 
     def figures(self) -> dict[str, int]:
-        """Return how many records there were."""
+        """Return the number of records."""
         return {"records": self.site.offset}
 
     def truth(self, witnesses: Witnesses | None = None) -> list[Occurrence]:
-        """Return what really happened in the last reading, in the names of the recording.
+        """Return the ground truth of the last reading, in the names of the recording.
 
-        The death of a VM that had no second witness by then is told and never ordered: it is not
-        counted among those that can be seen. `witnesses` is `Replayer.witnesses`, None if all had.
+        The death of a VM without a second witness at that time is alerted and never ordered: it is
+        not counted among those that can be detected. `witnesses` is `Replayer.witnesses`, None if
+        all had.
         """
         world = self.site.world
         end_s = (world.epoch_ns + world.now_ns) / 1e9
@@ -143,12 +143,12 @@ class SimulatedRecording:
         ]
 
     def _is_alone(self, happening: Happening, witnesses: Witnesses) -> bool:
-        """Return whether a VM that died had no second witness in the minute before."""
+        """Return whether a dead VM had no second witness in the minute before."""
         world = self.site.world
         if happening.incident.kind not in DEATHS:
             return False
         died_ms = (world.epoch_ns + happening.began_ns) // 1_000_000
-        # Where all vCPUs spin none stands still.
+        # If all vCPUs spin, none is idle.
         spins = happening.incident.kind == "panic_spin"
         all_spin = spins and happening.incident.params.get("vcpus", 1.0) == 0.0
         for vm in happening.vms:
@@ -161,7 +161,7 @@ class SimulatedRecording:
 
 
 class _Site(Site):
-    """A site whose frames stay frames."""
+    """A site whose frames are not encoded."""
 
     def __init__(self, plan: WorldPlan, interval_s: float) -> None:
         self.frames: dict[int, Frame] = {}
@@ -186,7 +186,7 @@ class Played:
 
     @property
     def alert_only(self) -> int:
-        """How many guests died that had no second witness."""
+        """Number of deaths without a second witness."""
         return sum(
             one.occurrence.kind in DEATHS and not one.occurrence.detectable
             for one in self.judgement.findings
@@ -194,7 +194,7 @@ class Played:
 
 
 def plan_of(seed: int, *, seconds: float) -> WorldPlan:
-    """Return the site of a seed: who dies when, and what else happens."""
+    """Return the site of a seed: its deaths, and its other incidents."""
     shape = WorldPlan(
         seed=seed,
         cells=CELLS,
@@ -202,10 +202,11 @@ def plan_of(seed: int, *, seconds: float) -> WorldPlan:
         vms_per_node=VMS,
         telemetry=FIELD,
         panic_device_ratio=0.1,
-        # Who set no period is told by its vCPUs alone, and where those sleep long by nothing.
+        # A VM without a balloon period has only its vCPUs as a witness, and a tickless one has
+        # none.
         balloonless_ratio=0.3,
         tickless_ratio=0.2,
-        # Room for everybody: on a node that is really overloaded a migration would be right.
+        # Enough cores for all: on a node that is really overloaded a migration would be correct.
         node_cores=_NODE_CORES,
     )
     single = draw_incidents(
@@ -220,13 +221,13 @@ def plan_of(seed: int, *, seconds: float) -> WorldPlan:
     stopping = {*DEATHS, "self_heal", "kdump"}
     dying = [vm for one in single if one.kind in stopping for vm in one.vms]
     pinned = {vm: str(rng.choice(_VISIBLE)) for vm in dying}
-    # Boot prompts and owners' reboots come with their own boots; the rest ends with the site.
+    # Boot prompts and owners' reboots have their own boots; the rest ends with the site.
     shared = _shared(rng, from_s=_SINGLE_SHARE * seconds, until_s=seconds)
     return replace(shape, incidents=(*single, *shared), pinned=pinned)
 
 
 def _stands_still(incident: Incident, rng: np.random.Generator) -> Incident:
-    """Return the incident with its time of silence drawn, where its guest mends itself."""
+    """Return the incident with a random time of silence, where its guest recovers itself."""
     match incident.kind:
         case "self_heal":
             return replace(incident, duration_s=float(rng.uniform(*_SELF_REBOOT_S)))
@@ -238,7 +239,7 @@ def _stands_still(incident: Incident, rng: np.random.Generator) -> Incident:
 
 
 def _shared(rng: np.random.Generator, *, from_s: float, until_s: float) -> tuple[Incident, ...]:
-    """Return what befalls many at once, one after the other, in cells drawn by chance."""
+    """Return common causes, one after the other, in random cells."""
     step_s = (until_s - from_s) / 5
     lasts_s = step_s / 2
     cell = [int(one) for one in rng.permutation(CELLS)]
@@ -319,7 +320,7 @@ def _occurrence(
     kind = incident.kind
     began_s = (epoch_ns + happening.began_ns) / 1e9
     ended_ns = happening.ended_ns
-    # A dead guest stays dead until it is repaired, and nobody repairs it here.
+    # A dead guest stays dead until it is repaired, and no repair happens here.
     lasting = ended_ns is None or kind in DEATHS
     vms = frozenset(names[vm] for vm in happening.vms)
     is_fault = kind in FAULTS

@@ -1,4 +1,4 @@
-"""A recording as a bad network delivers it: frames lost, doubled and overtaken by others."""
+"""A recording as a bad network delivers it: frames lost, duplicated and out of order."""
 
 import heapq
 from collections.abc import Iterable, Iterator
@@ -12,14 +12,14 @@ from engine.wire.frame import encode_frame
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disturbance:
-    """How frames travel; what the engine's own shell appends is not on the network.
+    """Disturbance of frames; records that the engine itself appends do not use the network.
 
     Attributes
     ----------
     lost, doubled
         Share of the frames that never arrive, and of those that arrive twice.
     late_s
-        Each arrival is late by anything up to this.
+        Maximum delay of each arrival.
     """
 
     lost: float = 0.0
@@ -28,10 +28,10 @@ class Disturbance:
 
 
 def disturb(moments: Iterable[Moment], how: Disturbance, *, seed: int) -> Iterator[Moment]:
-    """Yield the moments in their new order of arrival; each has the time at which it arrives.
+    """Yield the moments in their new order of arrival, with their arrival times.
 
-    The log dates records as it takes them, so append times follow the order of arrival. Every
-    moment has the same draws whatever becomes of it: a loss alone shifts no other frame.
+    The log dates records as it receives them, so append times follow the order of arrival. Every
+    moment uses the same random draws in any case: a loss shifts no other frame.
     """
     rng = np.random.default_rng(seed)
     waiting: list[tuple[int, int, Moment]] = []
@@ -44,7 +44,7 @@ def disturb(moments: Iterable[Moment], how: Disturbance, *, seed: int) -> Iterat
             continue
         chance, *delays = (float(one) for one in rng.random(3))
         copies = 0 if chance < how.lost else 2 if chance >= 1.0 - how.doubled else 1
-        # One that waits for its turn is kept as bytes.
+        # A waiting frame is kept as bytes.
         value = moment.value or (encode_frame(moment.frame) if moment.frame is not None else b"")
         for delay in delays[:copies]:
             time_ms = moment.time_ms + round(1000 * how.late_s * delay)

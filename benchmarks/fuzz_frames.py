@@ -1,4 +1,4 @@
-"""Frames with every field hostile, through engine, forecaster and historian, beside good ones."""
+"""Frames with every field hostile, through engine, forecaster and historian, with good ones."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -25,12 +25,12 @@ from engine.wire.frame import Frame, VmRows, decode_frame, encode_frame
 from engine.wire.rejected import decode_rejected
 from models.kernels.columns import widen
 
-# One node's key is in wrong hands; the frames of the others are the good ones.
+# The key of one node is compromised; the frames of the others are the good ones.
 _VICTIM: Final = "node-0"
 _HONEST: Final = ("node-1", "node-2")
 _VMS: Final = 6
 _HOSTILE_A_FRAME: Final = 10
-# Of one site; then another begins, so that what fills it does not hide what comes later.
+# Frames of one site; then a new one begins, so that its full limits do not hide later errors.
 _AT_ONE_SITE: Final = 5_000
 # Seconds between two samples, so that minutes, hours and days pass as well.
 _STEPS_S: Final = (2, 10, 60, 300)
@@ -38,13 +38,13 @@ _CELL: Final = "cell-1"
 _SAMPLE: Final = fleet_frame(_VMS)
 _EMPTY: Final = msgspec.structs.replace(_SAMPLE, rows=VmRows.empty())
 _EPOCH_MS: Final = 1_790_000_000_000
-# Beyond any wait for a gap or a slot.
+# Longer than any wait for a gap or a window.
 _SETTLE_S: Final = 120
 
 
 @dataclass
 class Tally:
-    """What became of a run's records."""
+    """Outcome of a run's records."""
 
     hostile: int = 0
     rejected: int = 0
@@ -54,19 +54,19 @@ class Tally:
     first_death: str = ""
 
     def died(self, who: str, error: Exception) -> None:
-        """Count a role that raised, and keep the first word of it."""
+        """Count a role that raised, and keep the first message."""
         self.deaths += 1
         self.first_death = self.first_death or f"{who}: {type(error).__name__}: {error}"
 
     def add(self, other: "Tally") -> None:
-        """Count what became of another run's records as well."""
+        """Add the outcome of another run."""
         for name in ("hostile", "rejected", "deaths", "good", "good_lost"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.first_death = self.first_death or other.first_death
 
 
 class _Site:
-    """One site's roles, and how a frame goes through each of them."""
+    """One site's roles, and the path of a frame through each of them."""
 
     def __init__(self, tally: Tally, *, seed: int) -> None:
         self._tally = tally
@@ -86,13 +86,13 @@ class _Site:
             one.open_frame = self._opened
 
     def _opened(self, _record: Record) -> Frame:
-        # Decoded once for all three, as each does.
+        # Decoded once for all three roles, with the same result as in each.
         if self._frame is None:
             raise RecordRejected("malformed", "it is no frame")
         return self._frame
 
     def play(self, hostile: int) -> None:
-        """Let time pass with good frames, and so many hostile ones among them."""
+        """Advance time with good frames, and `hostile` hostile ones among them."""
         slot, sent = 0, 0
         while sent < hostile:
             for node in (_VICTIM, *_HONEST):
@@ -120,7 +120,7 @@ class _Site:
         return msgspec.structs.replace(_EMPTY, header=header, rows=self._rows[node])
 
     def _hostile(self, good: Frame) -> Frame:
-        """Return a frame of a stranger, or of the node whose key is in wrong hands."""
+        """Return a frame of an unknown node, or of the one with the compromised key."""
         chance = self._rng.random()
         uuids = self._rows[_HONEST[0]].uuids if chance < 0.3 else good.rows.uuids
         header = msgspec.structs.replace(good.header, node=_VICTIM)
@@ -128,7 +128,7 @@ class _Site:
         frame = hostile_frame(self._rng, named, cell=None)
         if chance < 0.2 or chance > 0.6:
             return frame
-        # Dated now, and a first frame: else most would be refused before anything is folded.
+        # Dated now, and a first frame: otherwise most would be rejected before they are folded.
         header = msgspec.structs.replace(
             frame.header,
             event_time_ns=good.header.event_time_ns,
@@ -161,7 +161,7 @@ class _Site:
                 outputs = step(record)
             except Exception as error:  # noqa: BLE001 - any escape at all is a death
                 self._tally.died(who, error)
-                # Its state may be half changed.
+                # Its state may be partially changed.
                 self._begin()
                 return
             if who == "engine":
@@ -171,7 +171,7 @@ class _Site:
             self._tally.good_lost += sum(self._counts()[name] > counted[name] for name in counted)
 
     def _counts(self) -> dict[str, int]:
-        """Return what may not grow by a good frame."""
+        """Return the counters that a good frame may not increase."""
         engine, forecaster, historian = self._partition, self._forecaster, self._historian
         return {
             "engine": engine.counters.duplicate + engine.counters.late,
@@ -180,7 +180,7 @@ class _Site:
         }
 
     def _settle(self, last: int) -> None:
-        """Hold what is left to what was sent, and every state to what is restored from it."""
+        """Compare the result with the frames sent, and every state with its restored copy."""
         tally, partition = self._tally, self._partition
         nodes = partition.cells[_CELL].nodes if _CELL in partition.cells else {}
         for node in _HONEST:
@@ -201,7 +201,7 @@ class _Site:
 
 
 def _refused(outputs: list[Output], value: bytes) -> Iterator[bool]:
-    """Yield for each record that was set aside whether it is this one."""
+    """Yield for each rejected record whether it is this one."""
     mine = ""
     for output in outputs:
         if output.topic == topics.REJECTED.name:
@@ -210,7 +210,7 @@ def _refused(outputs: list[Output], value: bytes) -> Iterator[bool]:
 
 
 def _of(rows: VmRows, uuids: bytes) -> VmRows:
-    """Return rows as those of other VMs."""
+    """Return rows with the UUIDs of other VMs."""
     return VmRows(
         uuids=uuids,
         integers=rows.integers,
@@ -233,7 +233,7 @@ def _tick(now_ms: int) -> Frame:
 
 
 def fuzz_frames(count: int, *, seed: int) -> Tally:
-    """Give `count` hostile frames to sites one after the other; return what became of them."""
+    """Send `count` hostile frames to sites one after the other; return the outcome."""
     tally = Tally()
     for number, first in enumerate(range(0, count, _AT_ONE_SITE)):
         site = _Site(tally, seed=seed * 1_000_003 + number)

@@ -1,7 +1,7 @@
 """Bytes that no broker should deliver, through the connector's decoding, to every reader.
 
-Each batch is one that somebody damaged or forged: wrong checksums, compressed bombs, names of
-headers that are not UTF-8, lengths and counts at their ends. Between them stand good batches.
+Each batch is damaged or forged: wrong checksums, decompression bombs, header names that are not
+UTF-8, extreme lengths and counts. Good batches are mixed in.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from engine.wire.order import signed
 from engine.wire.topics import ALERTS
 
 _HEAD_BYTES: Final = 61
-# Of one planner and agent, as one fetch after the other.
+# Records of one planner and agent, in consecutive fetches.
 _AT_ONE_LOG: Final = 2_000
 _BATCHES_A_FETCH: Final = 20
-# A fetch that is asked for so often without an offset more stands still for ever.
+# A reader that requests this many fetches without progress is stuck.
 _PATIENCE: Final = 3
 _BOMBS: Final = tuple(
     (codec, bytes(pack(bytes(2 * MAX_UNPACKED_BYTES))))
@@ -62,12 +62,12 @@ def _sealed(raw: bytes) -> bytes:
 
 
 def _hostile_batch(chance: random.Random, records: list[Told], *, offset: int) -> bytes:
-    """Return a batch in which something is wrong, or whose records alone are."""
+    """Return a batch with an error, or with an error only in its records."""
     raw = _batch(records, offset=offset, codec=chance.choice((0, 0, 0, 1, 2, 3, 4)))
     body = bytearray(raw)
     match chance.randrange(8):
         case 0:
-            # A disk that lost a bit, anywhere behind the checksum.
+            # A bit error of a disk, anywhere behind the checksum.
             body[chance.randrange(21, len(body))] ^= 1 << chance.randrange(8)
             return bytes(body)
         case 1 if chance.random() < 0.05:
@@ -87,7 +87,7 @@ def _hostile_batch(chance: random.Random, records: list[Told], *, offset: int) -
         case 5:
             return _sealed(bytes(body[: chance.randrange(_HEAD_BYTES, len(body))]))
         case 6:
-            # How many records there are, without any of them.
+            # A record count without any records.
             struct.pack_into(">i", body, 57, chance.choice((0, 1, -1, 2**31 - 1)))
             return _sealed(bytes(body))
         case _:
@@ -95,7 +95,7 @@ def _hostile_batch(chance: random.Random, records: list[Told], *, offset: int) -
 
 
 class _Broker:
-    """Serves one partition's batches as a broker does: whole ones, from the one asked for on."""
+    """Serves one partition's batches as a broker does: whole ones, from the requested one on."""
 
     def __init__(self) -> None:
         self._batches: list[tuple[int, bytes]] = []
@@ -110,7 +110,7 @@ class _Broker:
 
 
 async def _drain(broker: _Broker, offset: int, end: int, tally: Tally) -> list[ConsumerRecord]:
-    """Read to the end as aiokafka's consumer does; a reader that stands still is dead."""
+    """Read to the end as aiokafka's consumer does; a reader without progress counts as dead."""
     found: list[ConsumerRecord] = []
     tried = 0
     while offset < end:
@@ -162,7 +162,7 @@ async def _play(tally: Tally, count: int, *, seed: int) -> None:
 
 
 def fuzz_kafka(count: int, *, seed: int) -> Tally:
-    """Give `count` records in hostile batches to readers of Kafka one after the other."""
+    """Send `count` records in hostile batches to readers of Kafka one after the other."""
     tally = Tally()
     for number, first in enumerate(range(0, count, _AT_ONE_LOG)):
         size = min(_AT_ONE_LOG, count - first)

@@ -1,4 +1,4 @@
-"""What a planner reads, with every field hostile, beside the alerts of guests that died."""
+"""Hostile records of every type that a planner reads, with alerts of dead guests among them."""
 
 import asyncio
 import random
@@ -29,9 +29,9 @@ from engine.wire.topics import ALERTS, CONTROL, ORDERS, SCORES
 NOW_MS: Final = 1_790_000_000_000
 _SITE: Final = "site"
 _POLICY: Final = parse_policy(read_shipped("default"), source="default")
-# Of one planner; then another begins, so that what fills it does not hide what comes later.
+# Records of one planner; then a new one begins, so that its full limits do not hide later errors.
 _AT_ONE_PLANNER: Final = 2_000
-# One alert in so many is of a guest that died, and must be known in the end.
+# One alert in this many is of a dead guest, and must be known at the end.
 _GOOD_EVERY: Final = 50
 _KINDS: Final = (
     *("alert",) * 8, *("order",) * 3, "closed", "closed", "claim", "control", "control", "scores",
@@ -56,10 +56,10 @@ TRUSTED: Final = TrustedKeys.of(
 
 
 class Sink:
-    """A log that takes what is appended; nothing is read from it."""
+    """A log that accepts appends; nothing reads from it."""
 
     async def append(self, *_: object, **__: object) -> Position:
-        """Take a record."""
+        """Accept a record."""
         return Position(0, 0)
 
     def partitions(self, _topic: str) -> int:
@@ -68,7 +68,7 @@ class Sink:
 
 
 def good_alert(number: int, *, now_ms: int = NOW_MS) -> Alert:
-    """Return the alert of a guest that died, with a second witness."""
+    """Return the alert of a dead guest, with a second witness."""
     return Alert(
         id=f"{number:032x}", transition=1, scope="vm", subject=str(UUID(int=1 + number)),
         site=_SITE, zone="z", cell="c0", kind="panic_spin", state="firing", severity="critical",
@@ -101,7 +101,7 @@ _CLAIM: Final = Claim(
     time_ms=NOW_MS,
 )  # fmt: skip
 _ENTRIES: Final[dict[str, Entry]] = {"order": _order(), "closed": _CLOSED, "claim": _CLAIM}
-# A word that stops nobody: a pause of the site would hide what else is wrong.
+# A control command without effect: a pause of the site would hide other errors.
 _CONTROL: Final = Control(
     kind="pause", scope="vm", subject=str(UUID(int=7)), active=True, by="ann", reason="why",
     time_ms=NOW_MS,
@@ -113,7 +113,7 @@ _SCORES: Final = Scores(
 
 
 class HostileRecords:
-    """Draws records of every topic that planner and agent read, rightly signed or not at all."""
+    """Draws records of every topic that planner and agent read, validly signed or not."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
@@ -151,7 +151,7 @@ class HostileRecords:
 
     def _value(self, good: dict[str, Any], kind: type[msgspec.Struct]) -> bytes:
         changed = self._json.record(good, kind)
-        # Of few incidents and VMs, so that records meet what others left.
+        # Of few incidents and VMs, so that records collide with earlier ones.
         for name in ("id", "incident"):
             if name in good and self._chance.random() < 0.8:
                 changed[name] = self._chance.choice(self._ids)
@@ -161,7 +161,7 @@ class HostileRecords:
         return msgspec.json.encode(changed)
 
     def _signed(self, value: bytes, key: Ed25519PrivateKey) -> Headers:
-        # Readers check the signature first: most must hold for anything to be read.
+        # Readers check the signature first: most must be valid for anything to be read.
         return () if self._chance.random() < 0.02 else signed(value, key)
 
 
@@ -190,7 +190,7 @@ class Roles:
         )
         health = Health(self._clock)
         self.planner = Planner(log=log, config=config, clock=self._clock, health=health)
-        # What is journaled is put nowhere: the outbox does not run.
+        # Journal entries are not stored: the outbox does not run.
         journal = Journal(Outbox(log, health=health), clock=self._clock, writer="a", cell="c0")
         self.reading = Reading(
             log, node="n0", policy=_POLICY, trusted=TRUSTED, journal=journal,
@@ -199,11 +199,11 @@ class Roles:
         self._offset = 0
 
     async def begin(self) -> None:
-        """Let the planner know that it has read everything."""
+        """Inform the planner that it has read everything."""
         await self.planner._step_time()  # noqa: SLF001 - a whole site would read a log
 
     async def give(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
-        """Let both read a record, and count where one raises or sets a readable one aside."""
+        """Pass a record to both; count where one raises or rejects a readable one."""
         record = Record(
             topic=topic, partition=0, offset=self._offset, time_ms=self._clock.now_ms(), key=key,
             value=value, headers=headers,
@@ -220,7 +220,7 @@ class Roles:
             self._tally.died(topic, RuntimeError(f"poison: {value[:2_000]!r}"))
 
     async def tick(self) -> None:
-        """Let a second pass."""
+        """Advance time by a second."""
         self._clock.advance(1.0)
         poisoned = _poisoned()
         await self.begin()
@@ -228,7 +228,7 @@ class Roles:
             self._tally.died("tick", RuntimeError("time could not be stepped"))
 
     def knows(self, number: int) -> bool:
-        """Return whether a good alert is known with its own word."""
+        """Return whether a good alert is known with its own content."""
         incident = self.planner.state.incidents.get(f"{number:032x}")
         return incident is not None and incident.alert is not None
 
@@ -251,7 +251,7 @@ async def _play(tally: Tally, count: int, *, seed: int) -> None:
 
 
 def fuzz_planner(count: int, *, seed: int) -> Tally:
-    """Give `count` hostile records to planners one after the other."""
+    """Send `count` hostile records to planners one after the other."""
     tally, before = Tally(), _rejected()
     for number, first in enumerate(range(0, count, _AT_ONE_PLANNER)):
         size = min(_AT_ONE_PLANNER, count - first)

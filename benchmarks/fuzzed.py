@@ -1,4 +1,4 @@
-"""Records that are no frames, mixed into good ones: seeded, of every kind a log may carry."""
+"""Invalid frames mixed into good ones: seeded, of every kind that a log may contain."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -96,11 +96,10 @@ KINDS: dict[str, tuple[float, Draw]] = {
 
 
 def bad_values(good: Iterable[bytes], *, seed: int) -> Iterator[bytes]:
-    """Yield one value that is no frame for each good one, drawn from it or from noise.
+    """Yield one invalid value for each good one, derived from it or from noise.
 
-    Damage that leaves a readable frame (a flipped bit inside a counter) makes a frame like
-    any other: the log's own checksums guard against it, not its reader. Such draws are
-    drawn again.
+    Damage that leaves a readable frame (a flipped bit inside a counter) makes a frame like any
+    other: the log's own checksums guard against it, not its reader. Such draws are repeated.
     """
     rng = np.random.default_rng(seed)
     weights = np.array([weight for weight, _ in KINDS.values()])
@@ -121,20 +120,20 @@ _FOES = ("stranger", "node", "second collector")
 
 
 def _edge(rng: np.random.Generator, most: int) -> int:
-    """Return a number that readers take, mostly one of the ends."""
+    """Return a number that readers accept, mostly one of the limits."""
     ends = (0, 1, most, most - 1, most // 2)
     is_end = rng.random() < 0.7
     return ends[int(rng.integers(len(ends)))] if is_end else int(rng.integers(most))
 
 
 def _text(rng: np.random.Generator) -> str:
-    """Return a text that nobody should give a name: long, empty, digits, markup or control."""
+    """Return a text unsuitable as a name: long, empty, digits, markup or control characters."""
     texts = ("", "9" * 1000, "\x00", "[/red]", "../" * 20, "名", "-1", "1e309", "nan", "\u202e")
     return texts[int(rng.integers(len(texts)))]
 
 
 def _hostile_rows(rng: np.random.Generator, good: VmRows, uuids: bytes) -> VmRows:
-    """Return rows of these VMs with counters and gauges at their ends."""
+    """Return rows of these VMs with extreme counters and gauges."""
     size = len(uuids) // 16
     shape = (good.integers.shape[0], size)
     integers = rng.integers(0, 2**64, shape, np.uint64)
@@ -148,10 +147,10 @@ def _hostile_rows(rng: np.random.Generator, good: VmRows, uuids: bytes) -> VmRow
 
 
 def hostile_frame(rng: np.random.Generator, good: Frame, *, cell: str | None) -> Frame:
-    """Return a readable frame with values nobody should send in every field.
+    """Return a readable frame with hostile values in every field.
 
-    By a stranger, or by the node of the good frame itself in another run: counters, clocks and
-    sequences at their ends, events and inventory of its own and of foreign VMs, and in any role.
+    From an unknown node, or from the node of the good frame in another run: extreme counters,
+    clocks and sequences, events and inventory of its own and of foreign VMs, and in any role.
     `cell` None is the cell of the good frame.
     """
     foe = _FOES[int(rng.integers(len(_FOES)))] if cell is None else "stranger"
@@ -222,7 +221,7 @@ def mixed(
 ) -> Iterator[Record]:
     """Yield each good record followed by a bad one, offsets renumbered.
 
-    `hostile_every` > 0 adds a readable but hostile frame after every so many good ones, in
+    `hostile_every` > 0 adds a readable but hostile frame after every `hostile_every` good ones, in
     `hostile_cell` or, where that is None, in the good one's own cell.
     """
     rng = np.random.default_rng(seed)

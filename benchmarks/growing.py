@@ -1,4 +1,4 @@
-"""Simulated growth of what fills up: five kinds, seeded; and when each was really full."""
+"""Simulated growth of resources: five kinds, seeded, with the true day at which each was full."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -56,7 +56,7 @@ def _noisy(rng: Rng, days: F64, slope: float) -> F64:
 
 
 def _clean_up(rng: Rng, days: F64, slope: float) -> F64:
-    """Garbage grows and is thrown away every few days, while the rest grows on."""
+    """Return garbage that is deleted every few days, while the rest keeps growing."""
     period = int(rng.integers(5, 11))
     age = np.mod(days + float(rng.integers(period)), period)
     garbage = slope * rng.uniform(1, 4) * age
@@ -73,7 +73,7 @@ KINDS: Final[dict[str, Callable[[Rng, F64, float], F64]]] = {
 
 
 def grown(kind: str, *, seed: int) -> Growing:
-    """Return one history of `kind` and its truth; full 10 to 250 days after it by its slope."""
+    """Return one history of `kind` and its truth; full 10 to 250 days later by its slope."""
     rng = np.random.default_rng([seed, sorted(KINDS).index(kind)])
     while True:
         size = int(rng.choice(HISTORY_DAYS))

@@ -1,8 +1,8 @@
-"""The guests of `bench_guests`: what each of them does, and what may be said of it.
+"""The guests of `bench_guests`: the behaviour of each, and the permitted alerts.
 
-Dead is a guest whose kernel will never run again by itself; where nothing but its own silence
-says so, it is alerted and left to people. Everything else must at most be alerted: a suggestion to
-reboot or migrate it is a wrong order, whatever a guard would say.
+A guest is dead if its kernel will never run again by itself. If its own silence is the only
+evidence, it is alerted and left to people. All others may at most be alerted: a suggestion to
+reboot or migrate them is a wrong order, even if a guard would reject it.
 """
 
 import os
@@ -19,28 +19,28 @@ Break = Callable[[Lab, Guest], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One guest and what is done to it.
+    """One guest and the fault it gets.
 
     Attributes
     ----------
     options
-        Of `deploy/lab/guest define`.
+        Options of `deploy/lab/guest define`.
     lives
-        What it does for two minutes first, in which nothing may be ordered.
+        Its activity in the first two minutes, in which no order is permitted.
     act
-        What breaks it; None leaves it as it is.
+        The fault; None changes nothing.
     undo
-        What ends that, where something outside the guest was held.
+        Reverts the fault, if something outside the guest was suspended.
     dead
         Whether its kernel will never run again.
     orderable
-        Whether a second witness of a dead guest exists, so that a reboot has to be suggested.
+        Whether a second witness of a dead guest exists, so that a reboot must be suggested.
     kinds
-        What a firing alert may call it; empty: there should be none.
+        Permitted kinds of a firing alert; empty: there should be none.
     boots_itself
-        Whether the guest boots again without anybody's help.
+        Whether the guest boots again without help.
     watch_s
-        For how long it is watched after that.
+        How long it is watched after the fault.
     pinged
         Whether it is pinged meanwhile.
     """
@@ -59,7 +59,7 @@ class Case:
 
 
 def tell(*orders: str) -> Break:
-    """Return what sends the guest orders, one after the other."""
+    """Return a function that sends the guest orders, one after the other."""
 
     def told(_: Lab, guest: Guest) -> None:
         for order in orders:
@@ -69,7 +69,7 @@ def tell(*orders: str) -> Break:
 
 
 def virsh(*words: str) -> Break:
-    """Return what has its hypervisor do something to the guest."""
+    """Return a function that runs a virsh command on the guest."""
 
     def done(lab: Lab, guest: Guest) -> None:
         uri = lab.uri(guest.hypervisor)
@@ -79,17 +79,17 @@ def virsh(*words: str) -> Break:
 
 
 def signalled(number: signal.Signals) -> Break:
-    """Return what sends the guest's storage server a signal."""
+    """Return a function that sends the guest's storage server a signal."""
     return lambda _, guest: os.kill(guest.nbd_pid, number)
 
 
 def signalled_over_network(number: signal.Signals) -> Break:
-    """Return what sends the server of a disk of the guest's network a signal."""
+    """Return a function that sends the guest's network disk server a signal."""
     return lambda _, guest: os.kill(guest.san_pid, number)
 
 
 def in_turn(*steps: Break | float) -> Break:
-    """Return what does one step after the other, and waits where a number of seconds stands."""
+    """Return a function that executes steps in order; a number is a wait in seconds."""
 
     def done(lab: Lab, guest: Guest) -> None:
         for step in steps:
@@ -103,15 +103,15 @@ def in_turn(*steps: Break | float) -> Break:
 
 PANICS = frozenset({"panic_spin", "panic_halt"})
 HUNG = frozenset({"hung_io", "hung_userland"})
-# From outside, a guest that computes and writes nothing is a panic whose proof is missing.
+# From outside, a guest that computes and writes nothing is a panic without proof.
 LOOKS_DEAD = PANICS | HUNG
-# No report of its memory and no word of a panic on its console, so that silence is all there is to
-# see beside the CPU.
+# No memory report and no panic message on its console, so that silence is the only evidence beside
+# the CPU.
 ONE_VCPU = ("--no-balloon-stats", "--words", "loglevel=0")
 TWO_VCPUS = (*ONE_VCPU, "--vcpus", "2")
-# It rests between two writes, so that it is known how its vCPUs rest while it lives.
+# It rests between two writes, so that the idle behaviour of its vCPUs is known while it lives.
 RESTING = (*TWO_VCPUS, "--words", "flatline.pause_ms=5000")
-# The second vCPU is left to what is pinned to it: alive, it is never woken.
+# The second vCPU is left to threads pinned to it: alive, it is never woken.
 TICKLESS = (*TWO_VCPUS, "--words", "nohz_full=1 rcu_nocbs=1")
 CASES: tuple[Case, ...] = (
     Case(name="panic", act=tell("panic"), dead=True, kinds=PANICS),
@@ -166,7 +166,7 @@ CASES: tuple[Case, ...] = (
         undo=signalled(signal.SIGCONT),
         kinds=frozenset({"hung_io", "hung_userland"}),
     ),
-    # Nothing that it does is seen, so after some minutes its boot counts as stuck.
+    # Its activity is invisible, so after some minutes its boot counts as stuck.
     Case(
         name="burns CPU without I/O since its start",
         options=("--burn",),
@@ -178,7 +178,7 @@ CASES: tuple[Case, ...] = (
         act=tell("stop-io", "run while :; do /bin/true; done &"),
     ),
     Case(name="idle since its start", options=("--words", "flatline.idle=1")),
-    # Seen from outside this is what hung processes under a living kernel look like.
+    # From outside this looks like hung processes under a live kernel.
     Case(
         name="stops its work",
         act=tell("stop-io"),
@@ -269,7 +269,7 @@ CASES: tuple[Case, ...] = (
         kinds=LOOKS_DEAD,
         watch_s=120.0,
     ),
-    # While it computed it was seen how its other vCPU rests.
+    # While it computed, the idle behaviour of its other vCPU was measured.
     Case(
         name="2 vCPUs, computes in one thread, then panics",
         options=TWO_VCPUS,

@@ -1,10 +1,10 @@
-"""A day in which real guests did what they do now, as frames in a log.
+"""A day of past activity of real guests, as frames in a log.
 
-No machine is touched before its VM has been known for a day, and nobody waits here for one. So
-samples of some seconds of the guests are drawn out: each counter grows as it grew in them, and the
-frames end as another run of the VMs, which was started again since. Once in fifty minutes a guest
-that was seen to rest does so for a step, without any I/O, and its vCPUs grow as they did at rest:
-only then idle vCPUs tell how seldom timers alone move them.
+No action is permitted before a VM has been known for a day, and a benchmark cannot wait for that.
+So samples of some seconds of the guests are extended: each counter grows as it grew in them, and
+the frames form another run of the VMs, which have been restarted since. Once in fifty minutes a
+guest that was seen to rest does so for a step, without any I/O, and its vCPUs grow as they did at
+rest: only then idle vCPUs show how seldom timers alone wake them.
 """
 
 import asyncio
@@ -22,15 +22,15 @@ from engine.wire.frame import Frame, Header, InventoryItem, VmRows, encode_frame
 from engine.wire.metrics import COUNTERS, INTEGER_ROW
 from engine.wire.vcpus import VcpuRows
 
-# An hour more than the day that a policy for production asks for.
+# An hour more than the day that a policy for production requires.
 PAST_S: Final = 25 * 3600
-# Of the 9,000 samples that a collector takes in that time a third is enough to know a guest by.
+# A third of the 9,000 samples that a collector takes in that time is enough.
 STEP_S: Final = 30
-# Of so many steps one is at rest: seldom enough that silence stays a surprise.
+# One in this many steps is at rest: so rarely that silence stays significant.
 REST_STEPS: Final = 100
-# A guest writes once a second, or once in five: what it does in this time it does always.
+# A guest writes once a second, or once in five: this span represents its whole activity.
 SEEN_S: Final = 10
-# It rests where it does no I/O for as long as a collector's interval of 2 s at least.
+# It rests if it does no I/O for at least a collector's interval of 2 s.
 REST_LEAST_S: Final = 2.0
 _LOOK_S: Final = 0.25
 # The last frame of the past is older than the first of the present, by a restart of the VMs.
@@ -38,7 +38,7 @@ GAP_S: Final = 60
 _IO: Final = [
     row for row, metric in enumerate(COUNTERS) if metric.name.startswith(("block_", "net_"))
 ]
-# What a guest does by itself: packets come to one that rests, too.
+# I/O of the guest's own: packets also arrive at a resting one.
 _OWN_IO: Final = [
     row for row, metric in enumerate(COUNTERS) if metric.name.startswith(("block_", "net_tx_"))
 ]
@@ -52,9 +52,9 @@ class Seen(NamedTuple):
     samples
         Oldest first, with the same VMs and vCPUs.
     rested
-        Shape (VMs,): who did no I/O for `REST_LEAST_S`.
+        Shape (VMs,): whether it did no I/O for `REST_LEAST_S`.
     rest_ratio
-        Shape (vCPUs,): what each ran per ns of its VM's longest rest; 0 of one that had none.
+        Shape (vCPUs,): CPU time per ns of its VM's longest rest; 0 without one.
     """
 
     samples: list[NodeSample]
@@ -66,7 +66,7 @@ class Seen(NamedTuple):
 async def past_of(lab: Lab, node: str, cell: str) -> list[tuple[int, bytes]]:
     """Return append times in ms and frames of a day of the guests that run on a node now.
 
-    They must be up and at work: what they do within `SEEN_S` is what they did all day.
+    They must be up and active: their activity within `SEEN_S` is repeated for the whole day.
     """
     return list(_drawn_out(await _seen(lab, node), node=node, cell=cell))
 
@@ -83,7 +83,7 @@ async def _seen(lab: Lab, node: str) -> Seen:
 
 
 def _rests(samples: Sequence[NodeSample]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Return who rested, and what its vCPUs ran meanwhile: see `Seen`."""
+    """Return which VMs rested, and their vCPUs' CPU time meanwhile: see `Seen`."""
     vcpus = [one.rows.vcpus for one in samples if one.rows.vcpus is not None]
     assert len(vcpus) == len(samples)
     counts, times_ns = vcpus[0].counts, np.stack([rows.times_ns for rows in vcpus])
@@ -122,7 +122,7 @@ def _drawn_out(seen: Seen, *, node: str, cell: str) -> Iterator[tuple[int, bytes
 
 
 def _grown(seen: Seen, steps: int) -> VmRows:
-    """Return the rows of a run before this one, after so many steps of it."""
+    """Return the rows of a run before this one, after `steps` steps of it."""
     first, last = seen.samples[0].rows, seen.samples[-1].rows
     rests = np.where(seen.rested, steps // REST_STEPS, 0)
     integers = last.integers.copy()

@@ -1,4 +1,4 @@
-"""What the history's benchmarks and its tests with real stores share: a fleet's log, and counts."""
+"""Shared by the history's benchmarks and its tests with real stores: a fleet's log, and counts."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -17,14 +17,14 @@ from engine.wire.measurement import MEASUREMENTS
 from engine.wire.points import MISSING, Column, Points, Series
 from engine.wire.topics import FRAMES
 
-# Field by field: how many values of each are there.
+# Number of values of each field.
 Counts = dict[tuple[str, str], int]
 
 _INVENTORY_EVERY = 60
 
 
 def recent_hours(hours: float) -> int:
-    """Return the ns at which a span of so many hours began that ended with a full hour."""
+    """Return the begin in ns of a span of `hours` that ended with a full hour."""
     return (time.time_ns() // 3_600_000_000_000) * 3_600_000_000_000 - round(hours * 3.6e12)
 
 
@@ -73,7 +73,7 @@ def fleet_records(
 
 
 def produced(records: Iterable[Record]) -> Counts:
-    """Return how many distinct values an uninterrupted fold gives, hours left out."""
+    """Return the number of distinct values of an uninterrupted fold, without hours."""
     fold = FrameFold()
     keys: dict[tuple[str, str], list[NDArray[np.int64]]] = {}
     numbers = _Numbers()
@@ -86,7 +86,7 @@ def produced(records: Iterable[Record]) -> Counts:
 
 
 class _Numbers:
-    """A number for each series and time: rows with the same one overwrite each other."""
+    """A number for each series and time: rows with the same number overwrite each other."""
 
     def __init__(self) -> None:
         self._tags: dict[tuple[str, ...], int] = {}
@@ -98,9 +98,9 @@ class _Numbers:
         if known is None:
             rows = zip(*series.tags.values(), strict=True)
             places = [self._tags.setdefault(tags, len(self._tags)) for tags in rows]
-            # The series is kept as well, so that no other one takes its id.
+            # The series is kept as well, so that no other one gets its id.
             known = self._rosters[id(series)] = series, np.array(places, np.int64)
-        # 2^40 ms are 34 years: enough for a run, and 8 million series have room beside them.
+        # 2^40 ms are 34 years: enough for a run, and leaves bits for 8 million series.
         return (known[1] << 40) + (points.time_ns // 1_000_000 & ((1 << 40) - 1))
 
 
@@ -111,7 +111,7 @@ def _known(column: Column) -> NDArray[np.bool_]:
 
 
 async def stored(history: InfluxHistory, wanted: Counts) -> Counts:
-    """Return how many values of the same fields InfluxDB holds."""
+    """Return the number of values of the same fields in InfluxDB."""
     found: Counts = {}
     for measurement in {name for name, _ in wanted}:
         bucket = MEASUREMENTS[measurement].bucket

@@ -1,7 +1,7 @@
-"""Values that nobody should send, drawn from the type that a reader expects: seeded, of any record.
+"""Hostile values, drawn from the type that a reader expects: seeded, for any record.
 
-Each field gets what its reader takes, at the ends of what is allowed, and now and then what it
-must refuse. Fields that are added to a record later are hostile without a line here.
+Each field gets a value that its reader accepts, at the limits, and sometimes one that it must
+reject. Fields that are added to a record later are covered without a change here.
 """
 
 import random
@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect
 
-# How often a value is one that the reader must refuse.
+# Share of values that the reader must reject.
 _WRONG: Final = 0.02
 _TEXTS: Final = (
     "", "0", "9" * 400, "\x00", "[/red]", "../" * 20, "名", "-1", "1e309", "nan", "\u202e", "=1+1",
@@ -38,7 +38,7 @@ class Hostile:
     Parameters
     ----------
     chance
-        Where the draws come from.
+        Source of the draws.
     is_json
         JSON has no bytes.
     """
@@ -79,7 +79,7 @@ class Hostile:
                 return self._several(kind)
 
     def _several(self, kind: inspect.Type) -> object:
-        """Return a value that is made of others; None for what has only one."""
+        """Return a value composed of others; None for a type with only one."""
         match kind:
             case inspect.VarTupleType() | inspect.ListType():
                 return [self.value(kind.item_type) for _ in range(self._count(kind.min_length))]

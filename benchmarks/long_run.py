@@ -1,7 +1,7 @@
-"""The long run over simulated sites, in slices: each site's figures are kept, and all are summed.
+"""The long run over simulated sites, in slices: each site's figures are stored, and all are summed.
 
-A site that was played with these constants is not played again, so a run may end at any time
-and be continued with the same command. `code` tells sites apart that older code judged. Compiled
+A site that was played with these constants is not played again, so a run can be interrupted at any
+time and continued with the same command. `code` distinguishes sites judged by older code. Compiled
 kernels are kept for the next slice; each worker is a fork that has them and plays its own share.
 
     python -m benchmarks.long_run --interval-s 10 --minutes 7           # as many as fit
@@ -32,16 +32,16 @@ from engine.evaluation.scores import rate
 from engine.kept_kernels import compile_kept
 from tests import slices
 
-FIRST_SEED: Final = 2000  # above those of the release gate, which were seen while tuning
+FIRST_SEED: Final = 2000  # above those of the release gate, which were used for tuning
 SITE_SECONDS: Final = 3600.0
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
-    """What came out on one site.
+    """The result of one site.
 
-    `delays_s` has one entry for each death that a second witness sees: from the death to the
-    suggestion that is right, None where none came. `alert_only` counts the other deaths, and
-    `alerted` those of them that were told.
+    `delays_s` has one entry for each death with a second witness: from the death to the correct
+    suggestion, None without one. `alert_only` counts the other deaths, and `alerted` those of them
+    that were alerted.
     """
 
     seed: int
@@ -84,7 +84,7 @@ def played(seed: int, *, interval_s: float, code: str) -> Site:
 def play_share(
     seeds: Sequence[int], *, interval_s: float, code: str, folder: Path, until_s: float
 ) -> None:
-    """Play one site after the other and keep each, until the monotonic clock shows `until_s`."""
+    """Play one site after the other and store each, until the monotonic clock reaches `until_s`."""
     for seed in seeds:
         if time.monotonic() >= until_s:
             break
@@ -135,7 +135,7 @@ def meets(row: dict[str, Figure]) -> bool:
 
 
 def kept_in(folder: Path) -> dict[int, Site]:
-    """Return the sites that a folder holds, by their seed."""
+    """Return the sites stored in a folder, by seed."""
     sites = (
         msgspec.json.decode(path.read_bytes(), type=Site) for path in sorted(folder.glob("*.json"))
     )
@@ -143,7 +143,7 @@ def kept_in(folder: Path) -> dict[int, Site]:
 
 
 def main() -> None:
-    """Play what is missing, sum what is there."""
+    """Play the missing sites and sum all."""
     parser = argparse.ArgumentParser(description="The long run over simulated sites, in slices.")
     parser.add_argument("--interval-s", type=float, choices=(2.0, 10.0), default=10.0)
     parser.add_argument("--first", type=int, default=FIRST_SEED, help="seed of the first site")

@@ -11,7 +11,7 @@ from rich.table import Table
 
 REPORTS = Path(__file__).resolve().parent.parent / "reports"
 
-# A log has no edge that cuts a column off.
+# Width for output to a file, so that no column is truncated.
 _PLAIN_WIDTH = 140
 
 Figure = str | int | float | bool | None
@@ -25,12 +25,11 @@ def report(name: str, *, claim: str, rows: Sequence[dict[str, Figure]], goals_me
     name
         Name of the benchmark, without `bench_`.
     claim
-        One sentence: what is measured, and the goal it is held against.
+        One sentence: the measured quantity and its goal.
     rows
-        One mapping for each contestant or size, all with the keys of the first; units are in the
-        keys.
+        One mapping for each variant or size, all with the keys of the first; units are in the keys.
     goals_met
-        Whether every goal named in the claim was reached in this run.
+        Whether this run reached every goal in the claim.
     """
     console = Console()
     if not console.is_terminal:

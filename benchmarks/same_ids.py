@@ -1,9 +1,9 @@
-"""Alert ids of a site whose frames travel well, and of the same site in bad weather.
+"""Alert ids of a site with an undisturbed network, and of the same site with a disturbed one.
 
-An alert's id follows from the sample that opened it. So what a network does to frames on their
-way (losing, doubling, overtaking) should leave it as it is, though not all of it can be undone: a
-sample that never came may have been the one that mattered. Each simulated site is played once as
-it is and once as the weather delivers it; what is told of its first `SITE_SECONDS` is compared.
+An alert's id follows from the sample that opened it. So a network that loses, duplicates and
+reorders frames should not change it, though not every effect can be undone: a lost sample may have
+been the decisive one. Each simulated site is played once without disturbance and once with it; the
+alerts of its first `SITE_SECONDS` are compared.
 
     python -m benchmarks.same_ids --sites 6
     python -m benchmarks.same_ids --sites 6 --weather lost      # one disturbance alone
@@ -30,7 +30,7 @@ from engine.wire.topics import FRAMES
 
 FIRST_SEED: Final = 7000  # other sites than those that detection was tuned on
 SITE_SECONDS: Final = 3600.0
-# Whatever is late or waits for a gap has come by then, and every death has been judged.
+# By then all late and waiting samples have arrived, and every death has been judged.
 AFTER_SECONDS: Final = 180.0
 WEATHERS: Final = {
     "lost": Disturbance(lost=0.005),
@@ -43,7 +43,7 @@ _ACTIONS: Final = frozenset({"reboot", "migrate"})
 
 
 class Told(msgspec.Struct, kw_only=True):
-    """What was ever said under one alert id; `kind` is the last one that fired."""
+    """All alerts under one id; `kind` is the last one that fired."""
 
     id: str
     scope: str
@@ -57,12 +57,12 @@ class Told(msgspec.Struct, kw_only=True):
 
     @property
     def group(self) -> str:
-        """Among which alerts it counts."""
+        """The group in which the alert counts."""
         return self.kind if self.fired else "never fired"
 
 
 def told_of(moments: Iterable[Moment], *, until_ms: int) -> dict[str, Told]:
-    """Return what the engine tells of these records, by id, if it began before `until_ms`."""
+    """Return the engine's alerts for these records, by id, that began before `until_ms`."""
     partition = Partition(Configuration())
     told: dict[str, Told] = {}
     for offset, moment in enumerate(moments):
@@ -90,7 +90,7 @@ def told_of(moments: Iterable[Moment], *, until_ms: int) -> dict[str, Told]:
 
 
 class Compared(msgspec.Struct, kw_only=True):
-    """One site: what was told of it in fair weather and in foul."""
+    """One site: its alerts without and with disturbance."""
 
     seed: int
     clean: dict[str, Told]
@@ -117,8 +117,8 @@ def row_of(
 ) -> dict[str, Figure]:
     """Return how many of a group's ids are found again.
 
-    `moved` are those of the rest whose subject is told of under another id at nearly that
-    time: a planner sees one incident in either case, but two ids beside each other.
+    `moved` are those of the rest whose subject has an alert under another id at nearly that time: a
+    planner sees one incident in either case, but two ids.
     """
     there = {(seed, one.id) for seed, one in disturbed}
     before = {(seed, one.id) for seed, one in clean}
@@ -146,10 +146,10 @@ def _is_of(kind: str, told: Told) -> bool:
 
 
 def rows_of(found: Sequence[Compared]) -> list[dict[str, Figure]]:
-    """Return the figures of all sites together: what fires, what asks for an action, each kind.
+    """Return the figures of all sites together: firing alerts, suggestions, each kind.
 
-    An alert counts where its own run puts it: one that fired in fair weather and only nearly did
-    in foul is gone from those that fired, and new among those that never did.
+    An alert counts in the group of its own run: one that fired undisturbed but did not quite fire
+    with disturbance is missing from the firing ones, and new among those that never fired.
     """
     clean = [(one.seed, told) for one in found for told in one.clean.values()]
     disturbed = [(one.seed, told) for one in found for told in one.disturbed.values()]

@@ -1,4 +1,4 @@
-"""Timing side by side: on a shared machine only ratios within one run mean anything."""
+"""Compare timings in one run: on a shared machine only ratios within a run are meaningful."""
 
 import statistics
 import time
@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 def alternate(
     contestants: Mapping[str, Callable[[], object]], *, rounds: int = 9, round_s: float = 0.05
 ) -> dict[str, float]:
-    """Return each contestant's seconds of CPU a call: the median of rounds taken in turns.
+    """Return each variant's seconds of CPU a call: the median of alternating rounds.
 
-    Each is called once before, so that nothing is compiled or cached for the first time
-    while the clock runs. A round repeats a call until it lasts `round_s`.
+    Each is called once before, so that no compilation or first caching is measured. A round repeats
+    a call until it lasts `round_s`.
     """
     calls = {name: _calls_in(call, round_s) for name, call in contestants.items()}
     took: dict[str, list[float]] = {name: [] for name in contestants}

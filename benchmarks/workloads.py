@@ -1,4 +1,4 @@
-"""Seeded inputs that every benchmark shares: no network, no clock, no data of others."""
+"""Seeded inputs of all benchmarks: no network, no clock, no external data."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,9 @@ _DAY_S = 86_400
 def fleet_rows(size: int, *, seed: int = 20261123) -> VmRows:
     """Return the full metric set of `size` VMs that have been up for up to 60 days.
 
-    Per VM: 1 to 8 vCPUs, 2.65 in the mean, that share the load unevenly; 0.02 to 1.5 cores,
-    0.1 to 50 disk requests a second of 8 KiB at 0.1 ms, 0.3 to 150 packets a second of 500
-    bytes. Errors and drops stay 0, the dirty rate and what KVM counts are not measured;
-    everything else is.
+    Per VM: 1 to 8 vCPUs, 2.65 on average, that share the load unevenly; 0.02 to 1.5 cores, 0.1 to
+    50 disk requests a second of 8 KiB at 0.1 ms, 0.3 to 150 packets a second of 500 bytes. Errors
+    and drops stay 0, the dirty rate and KVM's counters are not measured; everything else is.
     """
     rng = np.random.default_rng(seed)
     up_s = rng.uniform(600, 60 * _DAY_S, size)
@@ -57,7 +56,7 @@ def fleet_rows(size: int, *, seed: int = 20261123) -> VmRows:
         integers[metrics.INTEGER_ROW[name]] = values.astype(np.uint64)
     gauges = np.full((len(metrics.GAUGES), size), np.nan, np.float32)
     gauges[metrics.GAUGE_ROW["vcpu_busiest_ratio"]] = rng.random(size)
-    # Nothing of KVM's own counts, which few hypervisors tell.
+    # KVM's own counters are missing, as few hypervisors report them.
     missing = np.zeros(integers.shape, np.bool_)
     untold = metrics.KVM_COUNTERS + metrics.DEVICE_SETS
     missing[[metrics.INTEGER_ROW[metric.name] for metric in untold]] = True
@@ -71,7 +70,7 @@ def fleet_rows(size: int, *, seed: int = 20261123) -> VmRows:
 
 
 def _vcpu_rows(rng: np.random.Generator, integers: NDArray[np.uint64]) -> VcpuRows:
-    """Return each VM's CPU time as its vCPUs used it."""
+    """Return each VM's CPU time, distributed over its vCPUs."""
     counts = integers[metrics.INTEGER_ROW["vcpus"]].astype(np.uint16)
     shares = [rng.dirichlet(np.full(count, 4.0)) for count in counts]
     used_ns = np.repeat(integers[metrics.INTEGER_ROW["cpu_time_ns"]], counts)
