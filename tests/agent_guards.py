@@ -1,4 +1,4 @@
-"""The guards of the agent on the node, and how each is removed."""
+"""The guards of the agent on the node, and the mutants that remove them."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Settings of the whole suite: seeds, and what the integration tests need of the machine."""
+"""Settings of the whole suite: seeds, and the requirements of integration tests."""
 
 import importlib.util
 import os
@@ -12,14 +12,14 @@ from hypothesis import settings
 
 from deploy.lab.kafka_jars import cache_dir
 
-# The same examples on every run, so that a red run can be repeated; no deadline, because the time
-# of one example on a shared machine says nothing about the code.
+# The same examples on every run, so that a failure can be reproduced. No deadline, because the time
+# of one example on a shared machine is not significant.
 settings.register_profile("seeded", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("seeded")
 
 
 def _program(name: str) -> Callable[[], bool]:
-    # sbin is not on everybody's path, libvirtd lives there.
+    # libvirtd is in sbin, which is not on every user's path.
     places = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     return lambda: shutil.which(name, path=places) is not None
 
@@ -28,7 +28,7 @@ def _influxd_or(name: str) -> Callable[[], bool]:
     return lambda: any((cache_dir() / "influxdb").glob("influxd-v*")) or _program(name)()
 
 
-# For each marker what its tests need, and how to find out whether it is there.
+# Requirements of the tests of each marker, and how to check them.
 NEEDS: dict[str, dict[str, Callable[[], bool]]] = {
     "kafka": {"java": _program("java"), "mvn": _program("mvn")},
     # The server is built once, from its source; the binary in the cache needs none of these.
@@ -40,7 +40,7 @@ NEEDS: dict[str, dict[str, Callable[[], bool]]] = {
         "root's rights": lambda: os.geteuid() == 0,
     },
 }
-# What a test may also need and CI need not have: left out and named wherever it is absent.
+# Optional requirements that CI need not have: where absent, tests are skipped and named.
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 MAY_BE_ABSENT: dict[str, dict[str, Callable[[], bool]]] = {
     "data": {"the recorded datasets in ../shared/data": DATA.is_dir},
@@ -56,12 +56,12 @@ def rng() -> np.random.Generator:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, and name, what this machine cannot run; in CI refuse to start instead.
+    """Skip, and name, tests that this machine cannot run; in CI refuse to start instead.
 
     Raises
     ------
     pytest.UsageError
-        In CI, where every test is required, when something that a collected test needs is missing.
+        In CI, where every test is required, when a requirement of a collected test is missing.
     """
     missing = {
         marker: [name for name, present in needs.items() if not present()]
@@ -92,7 +92,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Say which tests did not run here, and which command brings what they need."""
+    """Report skipped tests, and the command that installs their requirements."""
     left_out = config.stash.get(NOT_RUN, {})
     if left_out:
         terminalreporter.section("not run on this machine")

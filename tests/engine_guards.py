@@ -1,4 +1,4 @@
-"""Guards of the engine's own state: no record ends it, and nobody speaks for others."""
+"""Guards of the engine's own state: no record ends it, and no writer can act for another."""
 
 from typing import Final
 

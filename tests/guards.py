@@ -1,4 +1,4 @@
-"""The guards of the actuator, and how each is removed: what `tests/mutants.py` tries."""
+"""The guards of the actuator, and the mutants of `tests/mutants.py` that remove them."""
 
 from typing import Final
 
@@ -12,7 +12,7 @@ from tests.witness_guards import WITNESS_MUTANTS
 
 
 def _without(rule: str, *, last: str = "log_rules") -> Mutant:
-    """Return the mutant in which a rule of `admit` says nothing."""
+    """Return the mutant in which a rule of `admit` has no effect."""
     return Mutant(
         f"admit without {rule.strip('_')}",
         f"engine/action/{last}.py",
@@ -216,7 +216,7 @@ MUTANTS: Final = (
 
 
 def check() -> list[str]:
-    """Return one sentence for each mutant whose text does not stand in the source just once."""
+    """Return one sentence for each mutant whose text does not occur exactly once in the source."""
     return [
         f"{mutant.name}: its text stands {count} times in {mutant.file}, once is needed"
         for mutant in MUTANTS

@@ -1,4 +1,4 @@
-"""A pytest plugin for many runs over one tree: `-p tests.kept` has kernels compiled by the first.
+"""A pytest plugin for many runs over one tree: `-p tests.kept` caches the compiled kernels.
 
 The environment names the folder, `TEST_KERNELS_FOLDER`, which must be the user's own.
 """
@@ -11,5 +11,5 @@ from engine.kept_kernels import compile_kept
 
 
 def pytest_sessionstart() -> None:
-    """Compile the engine's kernels, or load what an earlier run kept of the same sources."""
+    """Compile the engine's kernels, or load those cached by an earlier run of the same sources."""
     compile_kept(compile_kernels, Path(os.environ["TEST_KERNELS_FOLDER"]))

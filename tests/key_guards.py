@@ -1,4 +1,4 @@
-"""Who may say what: the guards of keys, signatures and MACs, and how each is removed."""
+"""Guards of permissions: keys, signatures and MACs, and the mutants that remove them."""
 
 from typing import Final
 

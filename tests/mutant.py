@@ -1,9 +1,9 @@
-"""What a guard's mutant is, and which tests are asked."""
+"""A guard's mutant, and the tests that should fail with it."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-# The quick ones first: a guard that a unit test holds costs a second.
+# The quick ones first: if a unit test covers the guard, this takes a second.
 UNIT: Final = ("tests/unit/engine/action",)
 ROLES: Final = (
     "tests/simulation/test_hostile.py",
@@ -15,7 +15,7 @@ ROLES: Final = (
 
 
 class Mutant(NamedTuple):
-    """One guard less: `old` in `file` becomes `new`."""
+    """The source without one guard: `old` in `file` becomes `new`."""
 
     name: str
     file: str

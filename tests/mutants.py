@@ -1,9 +1,9 @@
-"""Removes each guard in turn and sees the tests notice: `make mutants`, to `reports/mutants.json`.
+"""Remove each guard in turn and check that a test fails: `make mutants`, to `reports/mutants.json`.
 
-What an earlier slice (`SLICE=n`) has tried over the same code is not tried again.
+Mutants that an earlier slice (`SLICE=n`) has tried over the same code are not repeated.
 
-A mutant is one change of the shipped source in a copy of the tree. What its text replaces
-must stand there exactly once, so that a guard that is rewritten takes its mutant along.
+A mutant is one change of the shipped source in a copy of the tree. The replaced text must occur
+there exactly once, so that a rewritten guard needs an updated mutant.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def killer(mutant: Mutant, copy: Path) -> str | None:
     Raises
     ------
     RuntimeError
-        The tests could not be run, which kills nothing.
+        The tests could not be run, so the mutant is not killed.
     """
     file = copy / mutant.file
     source = file.read_text()
@@ -93,7 +93,7 @@ def killers_of(chosen: Sequence[Mutant], *, workers: int) -> Iterator[tuple[Muta
     Raises
     ------
     RuntimeError
-        A test fails as it is, so that no mutant can be told by it.
+        A test fails without a mutant, so it cannot show anything.
     """
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as pool:
         trees: SimpleQueue[Path] = SimpleQueue()
@@ -121,7 +121,7 @@ def killers_of(chosen: Sequence[Mutant], *, workers: int) -> Iterator[tuple[Muta
 
 
 def main() -> int:
-    """Try the mutants that are left; exit code 1 where one survives."""
+    """Try the remaining mutants; exit code 1 where one survives."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--slice", type=int, default=len(MUTANTS), help="at most so many")
@@ -134,7 +134,7 @@ def main() -> int:
     chosen = [one for one in MUTANTS if killed_by.get(one.name) is None][: given.slice]
     for mutant, test in killers_of(chosen, workers=given.workers) if chosen else ():
         killed_by[mutant.name] = test
-        # At once: who ends the run here loses nothing of it.
+        # Written immediately, so that an interrupted run loses nothing.
         report = {
             "mutants": len(MUTANTS),
             "tried": len(killed_by),

@@ -1,4 +1,4 @@
-"""Guards of what is sent, read and shown: nothing stops a role, and a name is only text."""
+"""Guards of sent, read and displayed data: nothing stops a role, and a name is only text."""
 
 from typing import Final
 

@@ -55,5 +55,5 @@ def with_signature(
 
 
 def word(control: Control, *, key: Ed25519PrivateKey = OPERATOR_KEY) -> tuple[bytes, Headers]:
-    """Return value and headers of a word of control, as an operator's command writes it."""
+    """Return value and headers of a control command, as an operator's command writes it."""
     return with_signature((encode_control(control), ()), key)

@@ -1,6 +1,6 @@
-"""The real parts that integration tests talk to: Kafka brokers, InfluxDB, hypervisors and guests.
+"""The real parts of integration tests: Kafka brokers, InfluxDB, hypervisors and guests.
 
-A part that this machine lacks is an error that names it and the command that brings it.
+A missing part is an error with its name and the command that installs it.
 """
 
 import importlib.util
@@ -56,7 +56,7 @@ def hypervisors() -> Iterator[Lab]:
     Raises
     ------
     LabError
-        No root, no apt or no libvirt-python; the message says what to run.
+        No root, no apt or no libvirt-python; the message names the command to run.
     """
     if importlib.util.find_spec("libvirt") is None:
         raise LabError(
@@ -74,7 +74,7 @@ def hypervisors() -> Iterator[Lab]:
 
 @pytest.fixture
 def guests(hypervisors: Lab) -> Iterator[Guests]:
-    """A factory of guests: define, boot, tell, migrate, ping; all are gone after the test."""
+    """A factory of guests: define, boot, tell, migrate, ping; all are removed after the test."""
     made = Guests(hypervisors)
     try:
         yield made

@@ -1,4 +1,4 @@
-"""The lab's brokers behave like a cluster's: they keep what they acknowledged."""
+"""The lab's brokers behave like a cluster's: they keep acknowledged records."""
 
 import ssl
 import uuid

@@ -15,15 +15,16 @@ from deploy.lab.records import missing
 
 pytestmark = pytest.mark.libvirt
 
-# A panic has the balloon's figures age by a second each second; the guest renews them every 2 s.
+# After a panic the balloon's figures age by a second each second; a live guest renews them every 2
+# s.
 STALE_BALLOON_S = 6.0
-# A spinning vCPU takes a whole core where it can have one; a writing guest takes 0.04 of it.
+# A spinning vCPU uses a whole core if one is free; a writing guest uses 0.04 of it.
 SPINNING = 0.3
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What one guest's domstats say, and when."""
+    """One guest's domstats, and their time."""
 
     at_s: float
     state: int
@@ -33,7 +34,7 @@ class Sample:
 
 
 def opened(uri: str) -> Any:
-    # Imported here, so that a machine without libvirt collects this file and is told what it lacks.
+    # Imported here, so that a machine without libvirt can collect this file and report the lack.
     import libvirt
 
     libvirt.registerErrorHandler(lambda *_: None, None)
@@ -81,7 +82,7 @@ def test_a_panicked_guest_spins_in_state_running_and_a_reset_brings_it_back(
 
     assert after.writes_total == before.writes_total
     assert (after.cpu_s - before.cpu_s) / (after.at_s - before.at_s) > SPINNING
-    assert after.state == 1  # running: nothing in the state says that it is dead
+    assert after.state == 1  # running: the state does not show that it is dead
     last = guest.records()[-1]
 
     opened(guest.lab.uri("a")).lookupByName(guest.name).reset()
@@ -172,7 +173,7 @@ def test_storage_of_the_network_and_a_frozen_file_system_hold_a_writer_up(guests
     os.kill(san.san_pid, signal.SIGSTOP)
     files.tell("frozen 12")
     frozen_s = time.monotonic()
-    # What was under way when the file system froze is on its disk by then.
+    # Writes in progress when the file system was frozen are on the disk by then.
     wait_until(lambda: time.monotonic() > frozen_s + 3, within_s=10, what="three seconds")
     first = written()
     wait_until(lambda: time.monotonic() > frozen_s + 8, within_s=20, what="eight seconds")
@@ -188,7 +189,7 @@ def test_a_migrated_guest_loses_no_record_and_still_obeys(guests: Guests) -> Non
     writes_total = sampler(guest)().writes_total
     guest.migrate("b")
     assert guest.hypervisor == "b"
-    assert sampler(guest)().writes_total < writes_total  # counters start again on the target
+    assert sampler(guest)().writes_total < writes_total  # counters restart on the target
 
     moved = guest.records()[-1]
     wait_until(

@@ -1,4 +1,4 @@
-"""A node has the wheel and the node's lock, and both of its roles run from just that."""
+"""A node has only the wheel and the node's lock, and both of its roles run."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ from engine.wire.topics import FRAMES, JOURNAL, Topic
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
 
-# Imports and the first connection on a machine that others use too.
+# Imports and the first connection on a shared machine.
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 20.0
 UNWANTED = {"models", "numba", "llvmlite", "river", "faust"}
@@ -32,7 +32,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Running:
-    """A role as its own process; what it imports and says goes to one file."""
+    """A role as a separate process; its imports and output go to one file."""
 
     def __init__(self, python: Path, role: str, state: Path, setting: str) -> None:
         state.mkdir()
@@ -49,7 +49,7 @@ class Running:
             )
 
     def said(self) -> str:
-        """Return what was logged, without the list of imports."""
+        """Return its output, without the list of imports."""
         lines = self.output.read_text().splitlines()
         return "\n".join(line for line in lines if not line.startswith("import time:"))
 
@@ -73,7 +73,7 @@ def running() -> Iterator[list[Running]]:
 
 
 def first_record(topic: Topic, state: Path) -> Record:
-    """Return what the role wrote first, as another process of the same machine sees it."""
+    """Return the role's first record, as another process of the same machine reads it."""
 
     async def read() -> Record:
         config = EmbeddedConfig(folder=state / "log", partitions=1)

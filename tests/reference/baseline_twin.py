@@ -1,7 +1,7 @@
-"""What `models.kernels.baseline` computes, one VM at a time, in plain Python.
+"""The results of `models.kernels.baseline`, one VM at a time, in plain Python.
 
-Slow and obvious on purpose; float32 is imitated by rounding after each step, so that the
-comparison needs only a small tolerance.
+Slow and obvious on purpose; float32 is imitated by rounding after each step, so that the comparison
+needs only a small tolerance.
 """
 
 import math
@@ -10,7 +10,7 @@ from models.kernels import baseline
 
 
 class BaselineTwin:
-    """One VM; `learn_one` returns what the kernel writes to `out`, by name."""
+    """One VM; `learn_one` returns the kernel's `out` values by name."""
 
     def __init__(self) -> None:
         self.previous: list[int | None] = [None] * 4

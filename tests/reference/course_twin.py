@@ -1,4 +1,4 @@
-"""The course of each VM as whole-array steps: the plain twin of `models.kernels.course`."""
+"""The state update of each VM in whole-array steps: the twin of `models.kernels.course`."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ _IMPOSSIBLE_BYTES_PER_S = 1e11
 
 
 def fold_course(lanes: Lanes, rows: VmRows, pace: Pace) -> None:
-    """Stand in for `engine.detection.rates._fold_course`."""
+    """Replace `engine.detection.rates._fold_course`."""
     present, running = rows.present(), lanes.taken.running
     judged = running & pace.has_interval
     _fold_life(lanes, judged, pace)
@@ -30,7 +30,7 @@ def fold_course(lanes: Lanes, rows: VmRows, pace: Pace) -> None:
 
 
 def _fold_life(lanes: Lanes, running: Bools, pace: Pace) -> None:
-    """Tell moving from silent from unknown; disks and transmit are signs of life, receive not."""
+    """Distinguish active, silent and unknown; disks and transmit are signs of life, receive not."""
     step_s, sequence, event_ms = pace.step_s, pace.sequence, pace.event_ms
     reads, writes, sends = lanes.counted[1], lanes.counted[2], lanes.counted[3]
     limit = _IMPOSSIBLE_BYTES_PER_S
@@ -53,13 +53,13 @@ def _fold_life(lanes: Lanes, running: Bools, pace: Pace) -> None:
     living = alive == gaps.ALIVE
     lanes.numbers("alive_samples")[...] = np.where(living, lanes.numbers("alive_samples") + 1, 0)
     lanes.row("alive_s")[...] = np.where(living, lanes.row("alive_s") + step_s, 0.0)
-    # What firmware reads at a boot prompt is no sign that a guest ever lived in this epoch.
+    # Reads of the firmware at a boot prompt do not prove that a guest ever lived in this epoch.
     lanes.numbers("moved")[...] += running & ((writes > 0) & disk_known | tx_moved)
     lanes.row("tx_still_s")[...] = np.where(
         tx_moved, 0.0, lanes.row("tx_still_s") + np.where(tx_known & running, step_s, 0.0)
     )
-    # A plain mean at first: from 0 upwards a busy VM would count as a quiet one for a minute,
-    # and the few that fell silent meanwhile would be all that seemed to be at work.
+    # A plain mean at first: from 0 upwards a busy VM would count as a quiet one for a minute, and
+    # only the few that fell silent meanwhile would seem to be active.
     share = np.minimum(1.0, step_s / np.minimum(lanes.row("history_s") + step_s, pace.share_tau_s))
     for name, known, moved in (
         ("life_share", judged, living),
@@ -83,7 +83,7 @@ def _count_run(
     sequence: int,
     event_ms: int,
 ) -> None:
-    """Count silent samples, and remember the frame and moment at which they began."""
+    """Count silent samples, and record the frame and time at which they began."""
     samples = lanes.numbers(f"{name}_samples")
     silent = alive == gaps.SILENT
     if not silent.any() and not samples.any():
@@ -100,7 +100,7 @@ def _count_run(
 
 
 def _fold_cpu(lanes: Lanes, rows: VmRows, known: Bools, pace: Pace) -> None:
-    """Keep the level before the last sample, and how unusual the level now is for the VM.
+    """Keep the level before the last sample, and how unusual the current level is for the VM.
 
     The sample before a silence is a mix of before and after, so the level lags by one.
     """
@@ -135,7 +135,7 @@ def _fold_cpu(lanes: Lanes, rows: VmRows, known: Bools, pace: Pace) -> None:
 
 
 def _fold_balloon(lanes: Lanes, rows: VmRows, present: Bools, *, dt_s: float) -> None:
-    """Follow the balloon's own clock: each new report is a sign that the guest's kernel runs."""
+    """Follow the balloon's own clock: each new report proves that the guest's kernel runs."""
     size = len(rows)
     row = INTEGER_ROW["balloon_last_update_s"]
     known = present[row] & (rows.integers[row] > 0)

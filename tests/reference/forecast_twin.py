@@ -9,12 +9,12 @@ NEAR, FAR = 16, 6
 
 
 def single(x):
-    """Return `x` as the state keeps it: rounding decides who is equal, and so who is right."""
+    """Return `x` with the precision of the state: rounding decides ties, and so the results."""
     return float(np.float32(x))
 
 
 class Horizon:
-    """Weights, quantiles and error sizes of one horizon, and what waits for its outcome."""
+    """Weights, quantiles and error sizes of one horizon, and the forecasts without outcome yet."""
 
     def __init__(self, *, ahead, width, states, length):
         self.ahead, self.width, self.states, self.length = ahead, width, states, length
@@ -244,6 +244,6 @@ class ForecastTwin:
 
 
 def band(x, edges):
-    """Return in which signed band `x` lies; the middle one is 0 at its centre."""
+    """Return the signed band of `x`; the middle one is 0 at its centre."""
     steps = sum(abs(x) > edge for edge in edges)
     return len(edges) + (steps if x > 0 else -steps)

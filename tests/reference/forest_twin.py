@@ -1,4 +1,4 @@
-"""Samples that surprised, taken by whole-array steps: the twin of `models.kernels.forest`."""
+"""The selection of surprising samples in whole-array steps: the twin of `models.kernels.forest`."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ def take_gated(
     edges: NDArray[np.float64],
     size: int,
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.int64]]:
-    """Return the lanes taken, their samples and their classes."""
+    """Return the selected lanes, their samples and their classes."""
     gated = np.flatnonzero(counted[baseline.OUT["gate"], :size] > 0)
     cores = np.maximum(vcpus[gated], 1)
     shares = np.array([cpu[gated] / cores, contention[gated], disk_nats[gated] / 8.0])

@@ -1,4 +1,4 @@
-"""What `models.kernels.gaps` computes, one VM at a time: every gap is kept as it was."""
+"""The results of `models.kernels.gaps`, one VM at a time: every gap is kept unchanged."""
 
 import math
 
@@ -6,10 +6,10 @@ EDGES_S = [2.0**k for k in range(16)]
 
 
 class GapsTwin:
-    """One VM's gaps; the week's halving is left out, so tests stay below it."""
+    """One VM's gaps; the weekly halving is left out, so tests stay below it."""
 
     def __init__(self) -> None:
-        # How long each silence lasted, oldest first, and whether it was cut short.
+        # Length of each silence, oldest first, and whether it was cut short.
         self.ended: list[tuple[float, bool]] = []
         self.run_s = 0.0
         self.held = False
@@ -17,7 +17,7 @@ class GapsTwin:
     def learn_one(
         self, *, alive: bool | None, held: bool, dt_s: float, cut_short: bool = False
     ) -> tuple[float, float]:
-        """Return for how long the VM has been silent, and how surprising that is in nats."""
+        """Return how long the VM has been silent, and how surprising that is in nats."""
         if alive or cut_short:
             if not self.held:
                 self.ended.append((self.run_s, cut_short))

@@ -1,4 +1,4 @@
-"""A node's lanes looked at by whole-array steps: the plain twin of `models.kernels.glance`."""
+"""The screening of a node's lanes in whole-array steps: the twin of `models.kernels.glance`."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ _SCORE = slice(_O["silence_nats"], _O["memory_nats"] + 1)
 
 
 def look(lanes: Lanes, node: Node, configuration: Configuration) -> dict[int, Bools]:
-    """Return, by bit, which lanes in use have it."""
+    """Return, by bit, the lanes in use that have it."""
     size = len(lanes)
     signs, shows = lanes.signs[:size], lanes.shows[:size]
     totals = _only_totals(lanes)

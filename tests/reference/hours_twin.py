@@ -1,4 +1,4 @@
-"""What `models.kernels.hours` says of falling hours, from lists of a VM's whole past."""
+"""The results of `models.kernels.hours` on falling hours, from lists of a VM's whole past."""
 
 import math
 from itertools import pairwise
@@ -17,7 +17,7 @@ class HoursTwin:
         self.row: list[tuple[float, float, float]] = []  # shares of writes and CPU, writes
 
     def hour(self, number: int, means: list[tuple[float, float]]) -> tuple[int, float]:
-        """Return in how many hours in a row writing fell, and its share of what is usual."""
+        """Return in how many consecutive hours writing fell, and its share of the usual level."""
         if number != self.last + 1:
             self.row = []
         self.last = number

@@ -1,4 +1,4 @@
-"""A frame into lanes as whole-array steps: the plain twin of `models.kernels.intake`."""
+"""A frame into lanes in whole-array steps: the twin of `models.kernels.intake`."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ _RUNNING = [VM_STATES.index(name) for name in ("running", "blocked", "crashed")]
 
 
 def take_rows(lanes: Lanes, rows: VmRows, *, has_interval: bool) -> None:
-    """Stand in for `engine.detection.rates._take_rows`."""
+    """Replace `engine.detection.rates._take_rows`."""
     size, taken, present = len(rows), lanes.taken, rows.present()
 
     def numbers(name: str, unknown: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -59,7 +59,7 @@ def take_rows(lanes: Lanes, rows: VmRows, *, has_interval: bool) -> None:
 
 
 def note_rates(lanes: Lanes, *, has_interval: bool) -> None:
-    """Stand in for `intake.note_rates`."""
+    """Replace `intake.note_rates`."""
     taken = lanes.taken
     taken.rates[...] = np.where(taken.judged, lanes.counted[:4], np.nan)
     if has_interval:

@@ -1,4 +1,4 @@
-"""What `models.kernels.standstill` says, one VM at a time, with every sample kept."""
+"""The results of `models.kernels.standstill`, one VM at a time, with every sample kept."""
 
 STILL, MOVED, UNKNOWN = 0, 1, -1
 
@@ -6,8 +6,8 @@ STILL, MOVED, UNKNOWN = 0, 1, -1
 class VcpusTwin:
     """One VM's vCPUs.
 
-    `standing` are the samples since the others last moved, each as the set of vCPUs that
-    gained anything; `life_others` and `life_whole` are what a gap model was told.
+    `standing` are the samples since the others last moved, each as the set of vCPUs that gained
+    anything; `life_others` and `life_whole` are the inputs of a gap model.
     """
 
     def __init__(self, *, idle_ns):
@@ -18,9 +18,9 @@ class VcpusTwin:
         self.whole_stood = False
 
     def learn_one(self, times, *, judged, broken, rests):
-        """Return (told of others, of all) and (sign of others, of all); sign None is unknown.
+        """Return (input of others, of all) and (sign of others, of all); sign None is unknown.
 
-        `times` has None for a vCPU that is not there; [] is a VM that was not told.
+        `times` has None for a missing vCPU; [] is a VM without reported vCPUs.
         """
         nothing = (UNKNOWN, UNKNOWN), (None, None)
         self.limit_ns = self.idle_ns if rests else 0.0
@@ -72,5 +72,5 @@ class VcpusTwin:
         return MOVED, self._sign(second <= self.limit_ns, stood)
 
     def _sign(self, is_idle, stood):
-        """Return how a gap model takes a move: as life, or as what cut a standstill short."""
+        """Return how a gap model counts a move: as life, or as the early end of a standstill."""
         return True if is_idle else "cut short" if stood else None

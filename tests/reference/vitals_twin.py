@@ -1,6 +1,6 @@
-"""What `models.kernels.vitals` says of silence and memory, one VM at a time, from its whole past.
+"""The results of `models.kernels.vitals` on silence and memory, one VM at a time.
 
-Halvings are left out, so tests stay below them.
+Computed from the VM's whole past. Halvings are left out, so tests stay below them.
 """
 
 import math
@@ -18,7 +18,7 @@ DYING = (0.10, 0.20, 0.35, 0.35)
 
 
 class Said(NamedTuple):
-    """Length, surprise and memory's worth of the silence that runs."""
+    """Length, surprise and memory evidence of the current silence."""
 
     run: int
     silence_nats: float

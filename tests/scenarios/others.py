@@ -1,4 +1,4 @@
-"""Detectors beside the engine that may write to the topic of alerts."""
+"""Other detectors than the engine that may write to the topic of alerts."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -10,14 +10,14 @@ from connectors.simulator.fleet import Fleet
 from engine.ports import Headers
 from engine.wire.alert import Alert, encode_alert
 
-# A replay of the frames does not lead to what it says.
+# A replay of the frames does not reproduce its alerts.
 OTHERS: Final = "storage monitor"
 
 
 def word_of_others(fleet: Fleet, words: Mapping[str, Any], *, now_ms: int) -> tuple[bytes, Headers]:
-    """Return an alert about VM `words["vm"]`, the other words as its fields, and its headers.
+    """Return an alert on VM `words["vm"]`, with the other words as its fields, and its headers.
 
-    Its id is the VM's, so that more can be said about it later.
+    Its id is the VM's, so that later alerts can update it.
     """
     world, lane = fleet.world, words["vm"]
     item = world.topology.item(lane)

@@ -1,8 +1,8 @@
-"""Plays one scenario: a simulated site with every role of Flatline, in virtual time.
+"""Play one scenario: a simulated site with every role of Flatline, in virtual time.
 
-A scenario is a folder. `scenario.toml` says what the site is made of and what happens to it;
-`expected.log` what must then be told, in this order, and what must never be. What an operator
-would read in the log, and what really happened in the simulator, is one list of lines.
+A scenario is a folder. `scenario.toml` defines the site and its incidents; `expected.log` lists the
+alerts and actions that must occur, in this order, and those that never may. The log as an operator
+reads it, and the ground truth of the simulator, form one list of lines.
 """
 
 import asyncio
@@ -42,14 +42,14 @@ from engine.wiring import Authority, Process, plan_opener, simulated_nodes, site
 from tests.scenarios.others import OTHERS, word_of_others
 from tests.signing import KEYS, TRUSTED, with_signature, word
 
-# Two planners are more than any scenario needs; the second one is started on purpose only.
+# Two planners suffice for every scenario; the second one is started only on request.
 SECOND: Final = "second planner"
-# Word of a kill or an outage reaches everybody within this.
+# A kill or an outage takes effect everywhere within this.
 _STEP_S: Final = 0.5
 
 
 class Unreliable(EmbeddedLog):
-    """The embedded log, until a scenario takes it away or has it repeat what it is told."""
+    """The embedded log, until a scenario makes it unreachable or makes it repeat records."""
 
     away = False
     repeats = ""
@@ -76,7 +76,7 @@ class Unreliable(EmbeddedLog):
 
 
 class Happening(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One thing that happens to the site's VMs: see `connectors.simulator.plan.Incident`."""
+    """One incident of the site's VMs: see `connectors.simulator.plan.Incident`."""
 
     kind: str
     at_s: float
@@ -89,21 +89,21 @@ class Happening(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One thing that happens to Flatline, or that a person says.
+    """One event of Flatline itself, or a command of a person.
 
     Attributes
     ----------
     stop, start
-        A role: `engine`, `plan`, `second planner`, `collect NODE` or `act NODE`. Stopping is
-        without any leave-taking, as by SIGKILL.
+        A role: `engine`, `plan`, `second planner`, `collect NODE` or `act NODE`. It is stopped
+        without clean-up, as by SIGKILL.
     log
         `away`, `back`, or `repeats TOPIC`: each record appended twice from then on.
     hypervisor
-        What every verb does from then on: see `connectors.simulator.verbs`; empty is as usual.
+        The effect of every action from then on: see `connectors.simulator.verbs`; empty is normal.
     say
         A control record: kind, scope, subject, until_s.
     alert
-        What a detector that is none of ours says of `vm`: fields of an alert.
+        An alert of a foreign detector on `vm`: fields of an alert.
     """
 
     at_s: float
@@ -116,7 +116,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class SitePlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the site is made of; `vms` is the workload of all VMs but those `pinned`."""
+    """The shape of the site; `vms` is the workload of all VMs but those `pinned`."""
 
     cells: int = 1
     nodes_per_cell: int = 2
@@ -136,11 +136,11 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes
     ----------
     story
-        What happens and what should come of it, in the words of an operator.
+        The events and the expected reaction, in the words of an operator.
     lasts_s
-        For how long it is played, from the site's beginning.
+        Duration of the play, from the site's beginning.
     policy
-        Lines of the lab's policy that differ here, by what they are replaced with.
+        Maps lines of the lab's policy to their replacements.
     """
 
     story: str
@@ -151,13 +151,13 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     events: tuple[Event, ...] = ()
 
 
-# What comes first of that which happens within one millisecond.
+# Order of lines within one millisecond.
 _RANKS: Final = {"happens": 0, "alert": 1, "order": 2, "evidence": 3, "HARM": 3, "call": 4}
 
 
 @dataclass(frozen=True)
 class Line:
-    """Something that was told or that happened, at seconds since the site's beginning."""
+    """A report or an event, in seconds since the site's beginning."""
 
     at_s: float
     what: str
@@ -176,7 +176,7 @@ class Line:
 
 @dataclass
 class Stage:
-    """A site that is playing."""
+    """A running site."""
 
     scenario: Scenario
     fleet: Fleet
@@ -235,7 +235,7 @@ class Stage:
         await self.log.append(ALERTS.name, key=b"c0", value=value, headers=headers)
 
     async def play(self) -> None:
-        """Let everything happen, each at its time; an error of a role ends the play."""
+        """Play all events, each at its time; an error of a role ends the play."""
         loop = asyncio.get_running_loop()
         for name in self.openers:
             if name != SECOND:
@@ -265,7 +265,7 @@ def read(folder: Path) -> Scenario:
 
 
 async def played(scenario: Scenario) -> list[Line]:
-    """Return everything that was told and that happened, in the order of time."""
+    """Return all reports and events, in order of time."""
     async with staged(scenario) as stage:
         await stage.play()
         lines = await told(stage)
@@ -274,7 +274,7 @@ async def played(scenario: Scenario) -> list[Line]:
 
 @asynccontextmanager
 async def staged(scenario: Scenario) -> AsyncIterator[Stage]:
-    """Set a site up; nothing runs yet."""
+    """Set up a site without starting anything."""
     site = scenario.site
     count = site.cells * site.nodes_per_cell * site.vms_per_node
     plan = WorldPlan(
@@ -308,7 +308,7 @@ async def staged(scenario: Scenario) -> AsyncIterator[Stage]:
 
 
 def _kept(ledger: LedgerStore) -> AbstractContextManager[LedgerStore]:
-    """Return a node's ledger as its agents open it: the disk outlives the processes."""
+    """Return a node's ledger for its agents: the disk outlives the processes."""
     return nullcontext(ledger)
 
 
@@ -337,7 +337,7 @@ def authority_of(scenario: Scenario) -> Authority:
 
 @dataclass
 class Teller:
-    """Makes lines of records, with names in the place of UUIDs."""
+    """Converts records into lines, with names instead of UUIDs."""
 
     names: Mapping[str, str]
     epoch_ms: int
@@ -350,7 +350,7 @@ class Teller:
 
 
 async def told(stage: Stage) -> list[Line]:
-    """Return what stands in the log, without what is only said again."""
+    """Return the content of the log, without mere repetitions."""
     world = stage.fleet.world
     names = {str(UUID(bytes=stage.fleet.vm(i))): stage.fleet.name(i) for i in range(world.plan.vms)}
     teller = Teller(names, world.epoch_ns // 1_000_000)
@@ -387,7 +387,7 @@ async def tell_alerts(stage: Stage, teller: Teller) -> None:
 
 
 async def tell_orders(stage: Stage, teller: Teller) -> set[tuple[str, int, str]]:
-    """Tell orders and their ends, and return the steps that were ordered in earnest."""
+    """Report orders and their results, and return the steps that were ordered without dry run."""
     ordered: set[tuple[str, int, str]] = set()
     async for record in records(stage.log, ORDERS.name):
         entry = open_entry(record.value, record.headers, trusted=TRUSTED)
@@ -403,7 +403,7 @@ async def tell_orders(stage: Stage, teller: Teller) -> set[tuple[str, int, str]]
 
 
 async def replayed(stage: Stage) -> Line:
-    """Return whether the frames, read again at once, lead to the alerts that were published."""
+    """Return whether an immediate replay of the frames gives the published alerts."""
     frames = [record async for record in records(stage.log, FRAMES.name)]
     live = {
         (alert.id, alert.transition)
@@ -425,7 +425,7 @@ async def records(log: Unreliable, topic: str) -> AsyncIterator[Record]:
 
 
 def happened(fleet: Fleet, scenario: Scenario) -> list[Line]:
-    """Return what really happened in the simulator."""
+    """Return the ground truth of the simulator."""
     truth, lines = fleet.truth, []
 
     def line(at_ns: int, what: str, text: str) -> None:
@@ -452,14 +452,14 @@ def happened(fleet: Fleet, scenario: Scenario) -> list[Line]:
 
 @dataclass(frozen=True)
 class Expected:
-    """An `expected.log`: what is told in this order, and what never is."""
+    """An `expected.log`: the required lines in order, and the forbidden ones."""
 
     told: tuple[tuple[str, str], ...]
     never: tuple[tuple[str, str], ...]
 
 
 def read_expected(folder: Path) -> Expected:
-    """Return what a scenario's folder expects; `never` before a line forbids it."""
+    """Return the expectations in a scenario's folder; `never` before a line forbids it."""
     told: list[tuple[str, str]] = []
     never: list[tuple[str, str]] = []
     for text in (folder / "expected.log").read_text().splitlines():
@@ -476,7 +476,7 @@ def read_expected(folder: Path) -> Expected:
 
 
 def shortcomings(lines: list[Line], expected: Expected) -> list[str]:
-    """Return one sentence for each expectation that did not come true."""
+    """Return one sentence for each expectation that was not met."""
     missing, position = [], 0
     for what, pattern in expected.told:
         found = next((i for i in range(position, len(lines)) if _is(lines[i], what, pattern)), None)
@@ -490,5 +490,5 @@ def shortcomings(lines: list[Line], expected: Expected) -> list[str]:
 
 
 def _is(line: Line, what: str, pattern: str) -> bool:
-    # Words of a sentence may hold brackets, which are no pattern here.
+    # A sentence may contain brackets, which are not a pattern here.
     return line.what == what and fnmatchcase(line.text, pattern.replace("[", "[[]"))

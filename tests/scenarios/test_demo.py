@@ -1,6 +1,6 @@
-"""The demo tells a story, the same for the same seed, and fails when the story is not true.
+"""The demo gives the same story for the same seed, and fails when the story is not true.
 
-Runs in virtual time; its own tests of the pieces stand beside the pieces.
+Runs in virtual time; the tests of its parts are beside the parts.
 """
 
 import logging
@@ -16,7 +16,7 @@ from engine.wiring import Authority
 
 pytestmark = pytest.mark.slow
 
-# No eye follows: as fast as the machine can.
+# Without an observer: as fast as the machine can.
 UNPACED = 1e9
 
 

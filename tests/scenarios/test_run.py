@@ -1,4 +1,4 @@
-"""`flatline run`: a whole site in one process, until it is told to end."""
+"""`flatline run`: a whole site in one process, until it receives a signal."""
 
 import asyncio
 import signal
@@ -30,7 +30,7 @@ PATIENCE_S = 240.0 * PATIENCE
 
 
 async def sources(folder: Path) -> set[tuple[str, str]]:
-    """Return role and node of everything that wrote a frame."""
+    """Return role and node of all writers of frames."""
     found: set[tuple[str, str]] = set()
     config = EmbeddedConfig(folder=folder, partitions=PARTITIONS)
     async with EmbeddedLog(config, clock=SystemClock()) as log:

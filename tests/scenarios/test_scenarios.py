@@ -1,4 +1,4 @@
-"""Every scenario comes true: what it expects is told, nobody well is hurt, nothing done twice."""
+"""Every scenario meets its expectations; no healthy VM is harmed, no action is done twice."""
 
 from pathlib import Path
 

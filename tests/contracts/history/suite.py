@@ -1,4 +1,4 @@
-"""What every history promises; both stores give the same answers, down to the last bit."""
+"""The promises of every history; both stores give bit-identical answers."""
 
 import time
 
@@ -27,7 +27,7 @@ AWKWARD = (
 
 
 def begin_ns() -> int:
-    """Return a full hour that every bucket still keeps, and that is over."""
+    """Return the begin of a past full hour that every bucket still keeps."""
     return (time.time_ns() // 3_600_000_000_000 - 3) * 3_600_000_000_000
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from connectors.simulator.virtual_time import VirtualLoop
 
-# The suite is no test module by name; without this its failures would show no values.
+# The suite's name is not a test module's; without this its failures would show no values.
 pytest.register_assert_rewrite("tests.contracts.hypervisor.suite")
 
 

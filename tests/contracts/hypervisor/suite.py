@@ -1,8 +1,8 @@
 """The promises of `engine.ports.Hypervisor` and `Verbs`, one test each, for every adapter.
 
-An adapter's test module subclasses these classes and brings a fixture `lab`: two nodes that
-can migrate to each other, with at least two VMs on the first that have been up for a while,
-write to their disks and send packets; and how time passes there.
+An adapter's test module subclasses these classes and provides a fixture `lab`: two nodes that can
+migrate to each other, with at least two VMs on the first that have been up for a while, write to
+their disks and send packets; and a way to let time pass there.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -33,7 +33,7 @@ PATIENCE_S = 90.0 * PATIENCE
 
 
 class Lab(Protocol):
-    """Two nodes, entered, and time."""
+    """Two entered nodes, and time."""
 
     hypervisor: Hypervisor
     verbs: Verbs
@@ -96,7 +96,7 @@ def counters_of(look: Look) -> list[int]:
 
 @pytest.mark.asyncio
 class HypervisorContract:
-    """What the collector may rely on."""
+    """Promises to the collector."""
 
     async def test_rows_are_vms_by_ascending_uuid(self, lab: Lab) -> None:
         sample = await lab.hypervisor.sample()
@@ -191,7 +191,7 @@ class HypervisorContract:
 
 @pytest.mark.asyncio
 class VerbsContract:
-    """What the agent may rely on."""
+    """Promises to the agent."""
 
     async def test_a_look_shows_the_vm_that_the_sample_shows(self, lab: Lab) -> None:
         sample = await lab.hypervisor.sample()
@@ -286,7 +286,7 @@ class VerbsContract:
 
 @pytest.mark.asyncio
 class GuestRebootContract:
-    """What a reboot does where the guest listens."""
+    """The effect of a reboot on a guest that reacts."""
 
     async def test_a_guest_that_listens_reboots_in_the_same_instance(self, lab: Lab) -> None:
         before = await lab.verbs.look(lab.vm)
@@ -298,7 +298,7 @@ class GuestRebootContract:
 
 @pytest.mark.asyncio
 class EvidenceContract:
-    """What the agent may rely on before it takes a VM's state from it."""
+    """Promises to the agent before it destroys a VM's state."""
 
     async def test_what_is_kept_of_a_vm_is_said_in_one_phrase(self, lab: Lab) -> None:
         where = await lab.evidence.save(lab.vm, incident="1" * 32, step=0)

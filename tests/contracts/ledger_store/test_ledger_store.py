@@ -11,7 +11,7 @@ from connectors.embedded.ledger import EmbeddedLedger
 from engine.errors import AlreadyRunning, StateUnwritable
 from engine.ports import LedgerStore
 
-# Dies without any clean-up after one entry was promised to be durable.
+# Crashes without any clean-up after one entry was promised to be durable.
 WRITE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The topics on which every adapter is put to the test."""
+"""The topics on which every adapter is tested."""
 
 from engine.wire.topics import Topic
 

@@ -1,7 +1,7 @@
 """The promises of `engine.ports.Log`, one test each, for every adapter.
 
-An adapter's test module subclasses these classes and brings a fixture `log`: an entered log
-with the topics of `declared`, empty.
+An adapter's test module subclasses these classes and provides a fixture `log`: an entered empty log
+with the topics of `declared`.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ def values(records: Sequence[Record]) -> list[int]:
 
 @pytest.mark.asyncio
 class AppendContract:
-    """What writing and reading without a group promise."""
+    """Promises on writing, and on reading without a group."""
 
     async def test_an_append_returns_where_the_record_stands(self, log: Log) -> None:
         positions = await fill(log, 3)
@@ -105,7 +105,7 @@ class AppendContract:
         assert (second.key, second.value, second.headers) == (b"", b"", ())
 
     async def test_the_largest_record_passes_and_a_larger_one_is_refused(self, log: Log) -> None:
-        # Bytes that do not compress, so that no codec makes it fit.
+        # Bytes that do not compress, so that they fit with no codec.
         noise = (b"".join(n.to_bytes(4, "little") for n in range(250_000)))[:MAX_RECORD_BYTES]
         await log.append(SINGLE.name, key=b"k", value=noise)
         with pytest.raises(RecordTooLarge, match="over the limit"):
@@ -156,7 +156,7 @@ class AppendContract:
         assert (await log.bounds(COMPACTED.name, 0)).end == 6
 
     async def test_read_to_end_is_a_barrier(self, log: Log) -> None:
-        """What was appended before the call is in the answer, by whomever it was appended."""
+        """The result contains all records appended before the call, by any writer."""
         for number in range(5):
             await log.append(SINGLE.name, key=b"", value=b"%d" % number)
             records = await log.read_to_end(SINGLE.name, 0, offset=0)
@@ -203,7 +203,7 @@ class AppendContract:
 
 @pytest.mark.asyncio
 class TailContract:
-    """What following one partition promises."""
+    """Promises on following one partition."""
 
     async def test_a_tail_starts_at_the_offset_it_was_given(self, log: Log) -> None:
         (partition, _), *_ = await fill(log, 5)
@@ -256,7 +256,7 @@ class TailContract:
 
 @pytest.mark.asyncio
 class SubscriptionContract:
-    """What a consumer group promises."""
+    """Promises of a consumer group."""
 
     async def test_a_new_group_starts_at_the_beginning(self, log: Log) -> None:
         await fill(log, 3)

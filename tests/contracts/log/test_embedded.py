@@ -11,7 +11,7 @@ from tests.contracts.log.suite import AppendContract, SubscriptionContract, Tail
 
 
 class _SteppingClock:
-    """Goes on by a millisecond each time it is read, and back by ten at every seventh."""
+    """Advances by a millisecond at each reading, and goes back by ten at every seventh."""
 
     def __init__(self) -> None:
         self.readings = 0

@@ -1,7 +1,7 @@
-"""What a look of every adapter must show of a guest, condition by condition.
+"""Required content of a `Look` of every adapter, for each condition of the guest.
 
-Each rule of `engine.action.look` rests on a field; an adapter that leaves one out, or fills it
-with what a healthy guest has, fails here.
+Each rule of `engine.action.look` depends on a field; an adapter that omits one, or fills it with a
+healthy guest's value, fails here.
 """
 
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ import pytest
 from engine.errors import VerbRefused
 from engine.looks import LAST_LOOK_S, Look, Permit
 
-# What a look at a healthy guest shows, and what may be unknown there.
+# The `Look` of a healthy guest, and fields that may be unknown.
 HEALTHY: dict[str, Any] = {
     "state": "running",
     "state_reason": "other",
@@ -29,7 +29,7 @@ MAY_BE_UNKNOWN = {
     "kvm_io_exits", "net_tx_pkts", "net_tx_bytes", *HEALTHY,
 }  # fmt: skip
 
-# What is done to a guest, and what its look must show then.
+# The conditions of a guest, and the `Look` that each must give.
 CONDITIONS: dict[str, dict[str, Any]] = {
     "crashed": {"state": "crashed", "state_reason": "crashed"},
     "told of its crash": {"reported": "panicked"},
@@ -45,7 +45,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
 
 
 class Harness(Protocol):
-    """One guest that lives, and what may be done to it."""
+    """One live guest, and ways to change its condition."""
 
     vm: bytes
 
@@ -59,7 +59,7 @@ class Harness(Protocol):
 
 
 class LookContract:
-    """Subclasses bring a fixture `harness` and say in which conditions its guest can be."""
+    """Subclasses provide a fixture `harness` and list the conditions that its guest supports."""
 
     knows: frozenset[str] = frozenset()
 
@@ -129,7 +129,7 @@ class LookContract:
             after = await harness.look()
             assert harness.resets() == 1
             assert seen.mono_ns <= asked[-1].mono_ns <= after.mono_ns
-            # The call came between the last look and the one after it.
+            # The call was between the last preflight check and the `Look` after it.
             assert after.mono_ns - asked[-1].mono_ns <= LAST_LOOK_S * 1e9
 
         harness.play(scene)

@@ -1,4 +1,4 @@
-"""libvirt, the simulator and the fleet of the seeded runs show a guest in the same words."""
+"""libvirt, the simulator and the fleet of the seeded runs describe a guest in the same way."""
 
 import asyncio
 import random
@@ -31,7 +31,7 @@ def marked(*, tenant: str = "acme", group: str = "web", actionable: str = "yes")
 
 
 class ScriptedHarness:
-    """libvirt's adapter over a libvirt that does what a test scripts."""
+    """libvirt's adapter over a scripted libvirt."""
 
     def __init__(self) -> None:
         self.library = ScriptedLibrary()
@@ -105,7 +105,7 @@ class ScriptedHarness:
 class SimulatedHarness:
     """The adapter of the simulated site."""
 
-    # Of a pinned guest that reports its memory and is asked to every 5 s.
+    # A pinned guest that reports its memory every 5 s.
     lane = 1
 
     def play(self, scene: Callable[[], Awaitable[None]]) -> None:
@@ -169,7 +169,7 @@ class SimulatedHarness:
 
 
 class FleetHarness:
-    """The hypervisors of the seeded runs, whose guests know few conditions."""
+    """The hypervisors of the seeded runs, whose guests support few conditions."""
 
     def __init__(self) -> None:
         self.fleet = small_fleet(random.Random(1))

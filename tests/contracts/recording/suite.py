@@ -1,4 +1,4 @@
-"""What every `engine.ports.Recording` must do; each adapter subclasses `RecordingContract`."""
+"""The promises of every `engine.ports.Recording`; each adapter subclasses `RecordingContract`."""
 
 from itertools import pairwise
 

@@ -25,7 +25,7 @@ class Node(Protocol):
 
 
 class WatchContract:
-    """Subclasses bring a fixture `node`."""
+    """Subclasses provide a fixture `node`."""
 
     def test_only_who_may_be_acted_on_is_watched_and_is_shown_whole(self, node: Node) -> None:
         async def scene() -> None:
@@ -69,7 +69,7 @@ class WatchContract:
 
 
 class ProberContract:
-    """Subclasses say how to ask, and what answers where anything does."""
+    """Subclasses define how to probe, and a target that answers if any does."""
 
     answers: ProbeAnswer = ProbeAnswer("unknown")
 

@@ -1,4 +1,4 @@
-"""libvirt, the simulator and the packet sockets keep the promises of the watch's ports."""
+"""libvirt, the simulator and the packet sockets keep the promises of the guest probing ports."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator

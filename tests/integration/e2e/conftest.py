@@ -28,7 +28,7 @@ def fleet(hypervisors: Lab) -> Iterator[Fleet]:
 def site(
     fleet: Fleet, hypervisors: Lab, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
-    """A site on a broker of its own, so that no order of another class counts against it."""
+    """A site on a separate broker, so that orders of other classes do not count in its limits."""
     folder = tmp_path_factory.mktemp("site")
     with (
         Cluster(folder / "kafka") as broker,
@@ -41,7 +41,7 @@ def site(
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what every process last said when a test failed."""
+    """Show the last output of every process when a test failed."""
     report = yield
     site = getattr(item, "funcargs", {}).get("site")
     if report.failed and isinstance(site, Site):

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from deploy.lab.libvirt_lab import Guest, Guests, Lab
 
-# Each in a group of its own: no order waits for another group's VM.
+# Each in a separate group: no order waits for another group's VM.
 OWNED = ("--tenant", "acme", "--actionable", "yes")
-# A panicked guest spins on a whole core only where it can have one, and who else is at work on
-# the machine is not what these tests are about; the burner gets what is left.
+# A panicked guest uses a whole core only if one is free, and other load on the machine is not under
+# test; the burner gets the rest.
 FIRST, LATER, LAST = -15, 5, 19
 
 
 class Fleet:
-    """Four guests that are told apart by what becomes of them.
+    """Four guests, distinguished by their fault.
 
     Attributes
     ----------
@@ -26,9 +26,9 @@ class Fleet:
     hanger
         Has a network card; its processes hang.
     writer
-        Only writes, until the last test has it panic too.
+        Only writes, until the last test makes it panic too.
     burner
-        Burns CPU from its start and never touches its disk.
+        Burns CPU from its start and never accesses its disk.
     """
 
     def __init__(self, guests: Guests) -> None:
@@ -39,7 +39,7 @@ class Fleet:
         self.all = [self.victim, self.hanger, self.writer, self.burner]
 
     def boot(self) -> None:
-        """Return when all userlands are up."""
+        """Wait until all userlands are up."""
         for guest in self.all:
             guest.start()
         for guest in self.all:
@@ -47,41 +47,42 @@ class Fleet:
         for guest in self.all:
             if guest is not self.burner:
                 set_priority(guest.qemu_pid, vcpus=FIRST, session=FIRST)
-        # Its monitor must answer all the same.
+        # Its monitor must still answer.
         set_priority(self.burner.qemu_pid, vcpus=LAST, session=LATER)
 
     def dismiss(self, guest: Guest) -> None:
-        """Leave nothing of a guest that is no longer needed."""
+        """Remove a guest that is no longer needed."""
         self.all.remove(guest)
         guest.destroy()
 
     def boots(self) -> dict[str, int]:
-        """Return how often each userland has come up."""
+        """Return how often each userland has started."""
         return {guest.name: guest.boots for guest in self.all}
 
 
 def set_priority(pid: int, *, vcpus: int, session: int) -> None:
-    """Let a qemu's vCPUs have a core before others do, or after them."""
+    """Give a qemu's vCPUs a higher or lower priority than other processes."""
     process = Path(f"/proc/{pid}")
     for thread in (process / "task").iterdir():
         if (thread / "comm").read_text().startswith("CPU"):
             os.setpriority(os.PRIO_PROCESS, int(thread.name), vcpus)
-    # Where the kernel groups processes by session, priorities count within it, and its own outside.
+    # If the kernel groups processes by session, the nice value counts within the group, and the
+    # group's outside.
     group = process / "autogroup"
     if group.exists():
         group.write_text(str(session))
 
 
 def untouched(before: dict[str, int], after: dict[str, int], *, but: Guest | None = None) -> bool:
-    """Return whether no guest but one has booted again."""
+    """Return whether all guests but `but` have not booted again."""
     kept = {name: boots for name, boots in before.items() if but is None or name != but.name}
     return kept.items() <= after.items()
 
 
 @contextmanager
 def at_first_reboot(lab: Lab, hypervisor: str, do: Callable[[], None]) -> Iterator[None]:
-    """Inside the block: `do` once, within milliseconds of libvirt's word of a reset."""
-    # Line by line: what virsh writes into a pipe would else come when its buffer is full.
+    """Inside the block: call `do` once, within milliseconds of libvirt's event of a reset."""
+    # Line buffered: virsh's output into a pipe would otherwise wait for a full buffer.
     command = ["stdbuf", "-oL", "virsh", "--readonly", "-c", lab.ro_uri(hypervisor)]
     with subprocess.Popen(
         [*command, "event", "--event", "reboot"],

@@ -1,4 +1,4 @@
-"""One `flatline` process of a site, as an operator's service manager would run it."""
+"""One `flatline` process of a site, run as by an operator's service manager."""
 
 import os
 import signal
@@ -11,12 +11,12 @@ from deploy.lab.kafka_jars import PATIENCE, cache_dir
 from deploy.lab.libvirt_lab import wait_until
 
 FLATLINE = Path(sys.executable).with_name("flatline")
-# A role finishes its append in flight, and a collector carries its buffer to the log.
+# A role finishes its append in flight, and a collector writes its buffer to the log.
 STOP_S = 20.0 * PATIENCE
 
 
 class Process:
-    """A role with a settings file and a state folder of its own, and one log over its lives.
+    """A role with its own settings file and state folder, and one output file over its runs.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Process:
         self.inside = tuple(inside)
         self.state = folder / "state"
         self.state.mkdir(parents=True)
-        # Compiled once for all of them, though each has a state folder of its own.
+        # Compiled once for all roles, though each has its own state folder.
         kernels = cache_dir() / "kernels"
         kernels.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.state / "kernels").symlink_to(kernels)
@@ -46,7 +46,7 @@ class Process:
         self._before = 0
 
     def start(self) -> None:
-        """Leave it running; it may not be ready yet."""
+        """Start it; it may not be ready yet."""
         self._told = False
         self._before = len(self.log)
         with self._log.open("ab") as log:
@@ -59,53 +59,53 @@ class Process:
             )
 
     def check(self) -> None:
-        """Raise AssertionError when it has ended although nobody asked it to."""
+        """Raise AssertionError when it has ended unexpectedly."""
         process = self._process
         if process is not None and process.poll() is not None and not self._told:
             raise AssertionError(f"{self.name} ended with exit code {process.returncode}")
 
     def kill(self) -> None:
-        """Return when it is gone, by SIGKILL."""
+        """Kill it by SIGKILL and wait for its end."""
         self._told = True
         self._signal(signal.SIGKILL)
         self._reap()
 
     def stop(self) -> int:
-        """Ask it to end (SIGTERM) and return its exit code."""
+        """Send SIGTERM and return its exit code."""
         self._told = True
         self.resume()
         self._signal(signal.SIGTERM)
         return self._reap()
 
     def pause(self) -> None:
-        """Let it sleep (SIGSTOP): its connections stay open and it does nothing."""
+        """Suspend it (SIGSTOP): its connections stay open and it does nothing."""
         self._signal(signal.SIGSTOP)
         self._paused = True
 
     def resume(self) -> None:
-        """Wake it up."""
+        """Resume it."""
         if self._paused:
             self._signal(signal.SIGCONT)
             self._paused = False
 
     def end(self) -> None:
-        """Leave nothing of it running, however it was left."""
+        """End it from any state."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
 
     @property
     def is_gone(self) -> bool:
-        """Whether nothing of it runs."""
+        """Return whether no process of it runs."""
         return self._process is None
 
     @property
     def log(self) -> str:
-        """All it has said so far."""
+        """Return its output so far."""
         return self._log.read_text(errors="replace")
 
     def says(self, words: str, *, within_s: float) -> None:
-        """Return once it has said `words` in its present life."""
+        """Wait until it has printed `words` in its current run."""
 
         def said() -> bool:
             self.check()
@@ -125,7 +125,7 @@ class Process:
 
 
 def run(command: str, *words: str, config: Path) -> str:
-    """Return what a `flatline` command printed; AssertionError when it fails."""
+    """Return the output of a `flatline` command; AssertionError when it fails."""
     result = subprocess.run(
         [FLATLINE, command, *words, "--config", config],
         env=_environment(),
@@ -141,5 +141,5 @@ def run(command: str, *words: str, config: Path) -> str:
 
 
 def _environment() -> Mapping[str, str]:
-    """Return this process's environment without settings that a person may have in it."""
+    """Return this process's environment without Flatline settings of the user."""
     return {name: value for name, value in os.environ.items() if not name.startswith("FLATLINE_")}

@@ -1,4 +1,4 @@
-"""The same records put into any log, and what an engine on that log makes of them."""
+"""The same records on any log, and the result of an engine on that log."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from engine.wire.alert import decode_alert
 from engine.wire.topics import ALERTS, FRAMES
 from tests.simulation.site_records import Site
 
-# Seconds of append time between snapshots: many of them in one replay, so that an engine that
-# was killed has different ones to start from.
+# Seconds of append time between snapshots: many in one replay, so that a killed engine starts from
+# different ones.
 SNAPSHOT_EVERY_S = 15.0
-# A replay of 1,000 records takes 2 s; nothing comes after this.
+# A replay of 1,000 records takes 2 s; nothing arrives after this.
 PATIENCE_S = 60.0 * PATIENCE
 
 PLAN = WorldPlan(
@@ -40,7 +40,7 @@ PLAN = WorldPlan(
 
 
 class Outcome(NamedTuple):
-    """What an engine made of records: each published state once, and the digest of its own."""
+    """The result of an engine: each published state once, and the digest of its own state."""
 
     alerts: tuple[tuple[str, int, str], ...]
     digest: str
@@ -52,7 +52,7 @@ def recorded() -> list[Record]:
 
 
 async def copy(records: Sequence[Record], log: Log) -> None:
-    """Append the records with the times they had."""
+    """Append the records with their original times."""
     for record in records:
         await log.append(
             record.topic,
@@ -64,7 +64,7 @@ async def copy(records: Sequence[Record], log: Log) -> None:
 
 
 async def make_frames_topic(config: KafkaConfig) -> None:
-    """Make the topic of frames keep the times of its writers, for a copy, and old records."""
+    """Make the topic of frames keep its writers' times, for a copy, and old records."""
     admin = AIOKafkaAdminClient(bootstrap_servers=config.bootstrap)
     await admin.start()
     try:
@@ -76,9 +76,9 @@ async def make_frames_topic(config: KafkaConfig) -> None:
 
 
 class MortalDetector(Detector):
-    """An engine that stands still at one record, where it is then ended without a word.
+    """An engine that stops at one record, where it is then killed.
 
-    It writes no ticks of its own: the copy holds those there were.
+    It writes no ticks of its own: the copy contains the original ones.
     """
 
     def __init__(self, log: Log, *, until: int) -> None:
@@ -98,7 +98,7 @@ class MortalDetector(Detector):
 
 
 async def fold(log: Log, *, until: int) -> Partition:
-    """Return the state of a new engine once so many records of the log are folded."""
+    """Return the state of a new engine after it has folded `until` records of the log."""
     engine = MortalDetector(log, until=until)
     running = asyncio.create_task(engine.run())
     arrived = asyncio.create_task(engine.arrived.wait())
@@ -123,7 +123,7 @@ async def published(log: Log) -> tuple[tuple[str, int, str], ...]:
 
 
 async def outcome(log: Log, records: Sequence[Record], *, kills: Sequence[int] = ()) -> Outcome:
-    """Return what comes of the records, with engines that end at these points on the way."""
+    """Return the outcome of the records, with engines killed at the points `kills`."""
     await copy(records, log)
     for point in kills:
         await fold(log, until=point)

@@ -29,12 +29,12 @@ from engine.wire.metrics import INTEGER_ROW
 from tests.integration.e2e.process import Process, run
 from tests.integration.e2e.watcher import SeenAlert, SeenMark, SeenOrder, Watcher
 
-# As short as a collector allows with room: what a fault costs in seconds is measured with it.
+# As short as a collector reliably supports, since it adds to the measured times.
 INTERVAL_S = 2.0
 NODE = "a"
 CELL = "lab"
 PARTITIONS = 2
-# What is set up, by name and role; the further planners are trusted and started on purpose only.
+# The processes by name and role; the further planners are trusted and started only on request.
 PROCESSES = {
     "collect": "collect",
     "engine": "engine",
@@ -84,9 +84,9 @@ trusted = "{trusted}"
 
 
 class Site:
-    """One node of the lab and the roles that look after it.
+    """One node of the lab and the roles for it.
 
-    Entering it sets one process of each role up, makes the topics and starts nothing.
+    Entering it sets up one process of each role and creates the topics, but starts nothing.
     """
 
     def __init__(self, folder: Path, *, broker: Cluster, lab: Lab) -> None:
@@ -131,7 +131,7 @@ class Site:
         return tuple(self.processes[name] for name in names)
 
     def wait_until(self, holds: Callable[[], bool], *, within_s: float, what: str) -> None:
-        """Return as soon as the condition holds, while everything that was started runs."""
+        """Return as soon as the condition holds, while all started processes run."""
 
         def holds_still() -> bool:
             self.watcher.check()
@@ -142,7 +142,7 @@ class Site:
         wait_until(holds_still, within_s=within_s, what=what)
 
     def wait_for_frames(self, count: int, *, within_s: float) -> None:
-        """Return when the log holds so many more samples of the node than now."""
+        """Wait until the log holds `count` more samples of the node than now."""
         known = self._sample_count()
         self.wait_until(
             lambda: self._sample_count() >= known + count,
@@ -159,11 +159,11 @@ class Site:
 
     @property
     def trusted(self) -> TrustedKeys:
-        """Whose words count here."""
+        """Return the keys trusted here."""
         return trusted_keys(self._trusted, own=None)
 
     def vm(self, name: str) -> str:
-        """Return the UUID of a guest, as its inventory in the log says."""
+        """Return the UUID of a guest, from its inventory in the log."""
         for frame in self.watcher.frames():
             for item in frame.inventory:
                 if item.name == name:
@@ -171,7 +171,7 @@ class Site:
         raise AssertionError(f"no frame tells what {name} is")
 
     def instance(self, vm: str) -> int:
-        """Return the run of a VM, as the newest frame says."""
+        """Return the run of a VM, from the newest frame."""
         wanted = UUID(vm).bytes
         for frame in reversed(self.watcher.frames()):
             for column in range(len(frame.rows)):
@@ -180,7 +180,7 @@ class Site:
         raise AssertionError(f"no frame holds {vm}")
 
     def alerts(self, vm: str, *, since_s: float = 0.0) -> list[SeenAlert]:
-        """Return what was alerted about a VM."""
+        """Return the alerts on a VM."""
         return [seen for seen in self.watcher.alerts(vm) if seen.time_s >= since_s]
 
     def firing(self, vm: str, *, since_s: float) -> list[SeenAlert]:
@@ -188,7 +188,7 @@ class Site:
         return [s for s in self.alerts(vm, since_s=since_s) if s.alert.state == "firing"]
 
     def verified(self, vm: str, *, since_s: float) -> list[SeenAlert]:
-        """Return the alerts of a VM of which the engine says that an action helped."""
+        """Return the alerts of a VM for which the engine verified an action."""
         return [s for s in self.alerts(vm, since_s=since_s) if _verified(s.alert)]
 
     def orders(self, vm: str | None = None) -> list[SeenOrder]:
@@ -200,7 +200,7 @@ class Site:
         return [seen for seen in self.watcher.marks(self.trusted) if seen.mark.vm == vm]
 
     def calls(self, vm: str) -> list[str]:
-        """Return the sentence of each call to the hypervisor that the journal tells of."""
+        """Return the sentence of each call to the hypervisor in the journal."""
         return [e.sentence for e in self.watcher.journal() if e.kind == "call" and e.vm == vm]
 
     def promised(self, vm: str) -> list[str]:
@@ -232,7 +232,7 @@ class Site:
 
 
 def trust(process: Process, role: str, *, node: str, folder: Path, site_keys: Path) -> None:
-    """Make a process its keys before its first start, and copy the public one to everybody."""
+    """Create a process's keys before its first start, and distribute the public one."""
     keys = process.state / "keys"
     [(site_key, secret)] = read_site_keys(site_keys).items()
     if role in ("collect", "act"):

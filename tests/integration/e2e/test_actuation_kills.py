@@ -1,7 +1,7 @@
-"""Planner and agent are killed at each durable step, and stopped beyond an order's life.
+"""Planner and agent are killed at each durable step, and suspended beyond an order's lifetime.
 
-`FLATLINE_KILLS` says how often at each step (1; 20 before a release), `FLATLINE_STOPS` how
-often the agent is stopped (5; 50).
+`FLATLINE_KILLS` sets how often at each step (1; 20 before a release), `FLATLINE_STOPS` how often
+the agent is suspended (5; 50).
 """
 
 import os
@@ -25,20 +25,20 @@ from tests.integration.libvirt.nodes import vm_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.libvirt, pytest.mark.slow]
 
-# Each trial mostly waits; seven at once keep two cores busy, and two waves play all steps.
+# Each trial mostly waits; seven in parallel keep two cores busy, and two waves cover all steps.
 AT_ONCE = 7
 KILLS = int(os.environ.get("FLATLINE_KILLS", "1"))
 STOPS = int(os.environ.get("FLATLINE_STOPS", "5"))
 STEPS = ("alert", "order", "accepted", "sent", "effect", "returned", "closed")
 # DESIGN: an incident ends within its deadline; nothing here waits for a back-off.
 END_S = 240.0
-# Of libvirt: a guest that boots, and one that its panic device has stopped.
+# libvirt's states: a guest that boots, and one stopped by its panic device.
 RUNNING, CRASHED = 1, 6
 
 
 @pytest.fixture(scope="module")
 def dying(hypervisors: Lab) -> Iterator["SimpleQueue[Guest]"]:
-    """Guests that panic at each boot and stand still then, for one trial at a time each."""
+    """Guests that panic at each boot and then stay dead, for one trial at a time each."""
     made = Guests(hypervisors)
     try:
         guests = [
@@ -60,7 +60,7 @@ def dying(hypervisors: Lab) -> Iterator["SimpleQueue[Guest]"]:
 
 
 def dies_again(guest: Guest) -> None:
-    """Leave a guest dead by its own panic, however the trial before has left it."""
+    """Make a guest dead by its own panic, from any state of the previous trial."""
     import libvirt
 
     connection = libvirt.open(guest.lab.uri(NODE))
@@ -100,7 +100,7 @@ def killed(role: str, step: str, trial: Trial) -> str:
         trial.say("firing")
         trial.wait_for(step)
         trial.restart(role)
-        # The engine repeats itself once a minute; here as soon as both run again.
+        # The engine publishes again once a minute; here as soon as both run again.
         trial.processes[role].says("starts under policy", within_s=90)
         trial.say("firing")
         wait_until(lambda: bool(trial.marks()), within_s=END_S, what=f"an end of {trial.name}")
@@ -111,7 +111,7 @@ def killed(role: str, step: str, trial: Trial) -> str:
         if "returned" in outcomes:
             wait_until(lambda: trial.executions() == 1, within_s=60, what="the guest's boot")
             trial.resolve()
-        # Whoever acted a second time would have done so by now: the look takes four seconds.
+        # A second action would have happened by now: the preflight check takes four seconds.
         seen_s = time.monotonic()
         trial.say("firing", transition=1)
         wait_until(lambda: time.monotonic() > seen_s + 8, within_s=20, what="eight seconds")
@@ -149,15 +149,15 @@ def test_a_kill_at_any_durable_step_never_leads_to_a_second_reset(
             ends=[(f"{role} at {step}", end) for (role, step, _), end in ends.items()],
             words=("returned", "unknown", "not_attempted"),
         )
-    # A planner that dies stops nobody: resets that were ordered are done, and where a busy machine
-    # made an agent's look too slow, nothing was.
+    # A killed planner does not stop others: ordered resets are done, or nothing is done if a busy
+    # machine made an agent's preflight check too slow.
     planners = [end for (role, _, _), end in ends.items() if role == "plan"]
     assert set(planners) <= {"returned", "not_attempted"}
     assert planners.count("returned") > len(planners) / 2
 
 
 def stopped(trial: Trial, *, after: bool) -> None:
-    """Stop the agent beyond the life of an order, given before or while it sleeps."""
+    """Suspend the agent beyond the lifetime of an order, issued before or during that."""
     with ExitStack() as stack:
         stack.enter_context(trial)
         trial.start("act")

@@ -1,4 +1,4 @@
-"""Real guests fail under real libvirt; real processes find it through real Kafka and mend it."""
+"""Real guests fail under real libvirt; real processes detect and repair it through real Kafka."""
 
 import time
 from typing import NamedTuple
@@ -18,13 +18,13 @@ from tests.signing import with_signature
 
 pytestmark = [pytest.mark.kafka, pytest.mark.libvirt, pytest.mark.slow]
 
-# What a guest of the lab needs to be known: ten signs of life make a silence mean something.
+# A guest counts as known after ten signs of life, which make a silence significant.
 FRAMES_BEFORE = 15
 # DESIGN 9: an order within 60 s at p95; a busy machine of two cores gets twice that.
 ALERT_S = 60.0
 ORDER_S = 90.0
 VERIFIED_S = 180.0
-# An engine needs 10 s of a core before it reads, and the guest that spins has one of two.
+# An engine needs 10 s of a core before it reads, and the spinning guest uses one of two.
 RESTART_S = 180.0
 
 
@@ -42,15 +42,15 @@ class Steps(NamedTuple):
 def running(site: Site) -> Site:
     site.start("collect", "engine", "plan", "act")
     site.wait_for_frames(FRAMES_BEFORE, within_s=120)
-    # An engine that holds partitions lets time pass on those that are idle. Its first start
-    # compiles, 20 s of a core that guests and a broker want as well.
+    # An engine that holds partitions writes ticks to idle ones. Its first start compiles, 20 s of a
+    # core that guests and a broker need as well.
     site.wait_until(lambda: "shell" in site.writers(), within_s=120, what="a tick of the engine")
     return site
 
 
 @pytest.fixture(scope="class")
 def calm(fleet: Fleet) -> None:
-    """Leave the core on which the burner burns to an engine that starts anew."""
+    """Free the core of the burner for an engine that restarts."""
     fleet.dismiss(fleet.burner)
 
 
@@ -137,7 +137,7 @@ class TestOnePlanner:
             running.wait_for_frames(6, within_s=60)
             assert hanger.answers_ping()
             seen = {(s.alert.kind, s.alert.suggested_action) for s in running.alerts(vm)}
-            # Which of both depends on whether anybody on the node waits for a disk meanwhile.
+            # The kind depends on whether another VM of the node waits for a disk meanwhile.
             assert seen <= {("hung_userland", "alert"), ("hung_io", "alert")}
         finally:
             hanger.tell("thaw")
@@ -243,7 +243,7 @@ def follow_repair(site: Site, guest: Guest, vm: str, *, panic_s: float) -> Steps
 
 
 def tell(steps: Steps) -> None:
-    """Write the figures to reports/end_to_end.json and show them."""
+    """Write the figures to reports/end_to_end.json and print them."""
     words = ("alert", "order", "reset", "userland", "verified")
     report(
         "end_to_end",
@@ -257,7 +257,7 @@ def tell(steps: Steps) -> None:
 
 
 def forged(vm: str, *, instance: int) -> Alert:
-    """Return an alert about a healthy guest that says everything a planner asks for."""
+    """Return an alert on a healthy guest that meets all conditions of a planner."""
     now_ms = int(time.time() * 1000)
     position = SamplePosition(node=NODE, role="collector", run="forged", sequence=1)
     return Alert(

@@ -1,7 +1,7 @@
-"""The engine is killed at each durable step of an incident that it found by itself.
+"""The engine is killed at each durable step of an incident that it detected itself.
 
-`FLATLINE_KILLS` says how often at each step (20 before a release); without it there is time
-for one kill while the call is under way and one while its effect is waited for.
+`FLATLINE_KILLS` sets how often at each step (20 before a release); without it there is time for one
+kill while the call is running and one while its effect is awaited.
 """
 
 import os
@@ -27,17 +27,17 @@ STEPS = (
     "alert", "firing", "order", "sent", "effect", "returned", "closed", "resolved", "snapshot",
 )  # fmt: skip
 CASES = [(step, n) for n in range(KILLS) for step in STEPS] or [("sent", 0), ("closed", 0)]
-# Each engine sees its whole hypervisor, and guests that die together are one trouble of it.
+# Each engine sees its whole hypervisor, and guests that die together are a common cause.
 NODES = ("a", "b")
 ROLES = ("collect", "engine", "plan", "act")
-# What a guest of the lab needs to be known: ten signs of life make a silence mean something.
+# A guest counts as known after ten signs of life, which make a silence significant.
 FRAMES_BEFORE = 15
 # DESIGN: an incident ends within ten minutes.
 END_S = 600.0
 RUNNING = 1
-# Of engines that start at once only one has the kept kernels; the others would compile.
+# Of engines that start together only one has the cached kernels; the others would compile.
 STARTING = Lock()
-# What the planner's journal calls the end of an incident.
+# The planner's journal text for each end of an incident.
 ENDS = {
     "verified": "done",
     "briefly_stable": "done",
@@ -59,7 +59,7 @@ class Place(NamedTuple):
 
 @pytest.fixture(scope="module")
 def places(hypervisors: Lab) -> Iterator["SimpleQueue[Place]"]:
-    """One living guest with a panic device on each hypervisor, for one trial at a time."""
+    """One live guest with a panic device on each hypervisor, for one trial at a time."""
     made = Guests(hypervisors)
     try:
         found = [
@@ -82,7 +82,7 @@ def owned(node: str) -> tuple[str, ...]:
 
 
 def lives_again(place: Place) -> None:
-    """Leave a guest alive that a trial which failed has left dead."""
+    """Revive a guest that a failed trial has left dead."""
     import libvirt
 
     boots = place.guest.boots
@@ -108,13 +108,13 @@ def prepared(folder: Path, broker: Cluster, place: Place) -> Trial:
 
 
 def engines(trial: Trial) -> set[str]:
-    """Return the lives of the engine that have let time pass, so they hold the partition."""
+    """Return the runs of the engine that have written ticks, so they hold the partition."""
     headers = [frame.header for frame in trial.watcher.frames()]
     return {header.run for header in headers if header.role == "shell"}
 
 
 def start_engine(trial: Trial) -> None:
-    """Return when the engine holds the frames; one trial's at a time."""
+    """Wait until the engine holds the frames; one trial at a time."""
     with STARTING:
         trial.processes["engine"].start()
         trial.processes["engine"].says("Partitions are assigned", within_s=180)
@@ -125,7 +125,7 @@ def samples(trial: Trial) -> int:
 
 
 def ended(trial: Trial) -> str | None:
-    """Return how the incident has ended, by its planner's journal."""
+    """Return how the incident has ended, from its planner's journal."""
     rules = [entry.detail.get("rule", "") for entry in trial.watcher.journal()]
     return next((ENDS[rule] for rule in rules if rule in ENDS), None)
 
@@ -148,7 +148,7 @@ def killed(step: str, trial: Trial) -> str:
         start_engine(trial)
         wait_until(lambda: engines(trial) > lives, within_s=180, what="the engine's next life")
         wait_until(lambda: ended(trial) is not None, within_s=END_S, what=f"an end of {trial.name}")
-        # Whoever acted a second time would have done so by now: a look takes two samples.
+        # A second action would have happened by now: a preflight check takes two samples.
         last = samples(trial)
         wait_until(lambda: samples(trial) >= last + 5, within_s=60, what="five frames")
         [incident] = {alert.id for alert in trial.alerts()}
@@ -184,5 +184,6 @@ def test_an_engine_killed_at_any_durable_step_goes_on_with_its_incident(
             ends=[(f"engine at {step}", end) for (step, _), end in zip(CASES, ends, strict=True)],
             words=("done", "failed", "unknown"),
         )
-    # An engine that dies stops nobody: where a busy machine made the look too slow, nothing was.
+    # A killed engine does not stop others: nothing is done if a busy machine made the preflight
+    # check too slow.
     assert ends.count("done") > len(ends) / 2

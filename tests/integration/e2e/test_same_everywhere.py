@@ -1,4 +1,4 @@
-"""The same records lead to the same alerts and the same state, whatever brings them."""
+"""The same records lead to the same alerts and the same state, on every log and after crashes."""
 
 import asyncio
 import random
@@ -34,7 +34,7 @@ def records() -> list[Record]:
 
 @pytest.fixture(scope="module")
 def expected(records: list[Record]) -> Outcome:
-    """What a plain loop makes of them."""
+    """Return the outcome of a plain loop."""
     replay = run_records(records)
     alerts = ((alert.id, alert.transition, alert.state) for alert in replay.alerts)
     return Outcome(tuple(dict.fromkeys(alerts)), replay.digest)
@@ -42,7 +42,7 @@ def expected(records: list[Record]) -> Outcome:
 
 @pytest.fixture
 def points(records: list[Record]) -> list[int]:
-    """Twenty points at which an engine is ended, in the order of the records."""
+    """Return twenty points at which an engine is killed, in the order of the records."""
     return sorted(random.Random(5).sample(range(1, len(records)), KILLS))
 
 
@@ -50,7 +50,7 @@ def points(records: list[Record]) -> list[int]:
 def open_log(
     request: pytest.FixtureRequest, kafka_broker: Cluster
 ) -> Callable[[], EmbeddedLog | KafkaLog]:
-    """Open an empty log, new for this test."""
+    """Return a function that opens an empty log, new for this test."""
     if request.param == "embedded":
         return lambda: EmbeddedLog(EmbeddedConfig(), clock=SystemClock())
     config = new_installation(kafka_broker)

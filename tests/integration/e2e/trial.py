@@ -1,7 +1,7 @@
-"""One incident of one guest: roles of its own, on topics of their own.
+"""One incident of one guest: separate roles on separate topics.
 
-Limits count over the whole log of a site, so that each trial is a site by itself. Without an
-engine its words are the test's; what was really done is counted by the guest, on its console.
+Limits count over the whole log of a site, so each trial is its own site. Without an engine the test
+publishes the alerts; the guest counts the real actions, on its console.
 """
 
 import sqlite3
@@ -31,7 +31,7 @@ from tests.signing import with_signature
 
 
 def word_about(guest: Guest, vm: bytes, **changes: Any) -> Alert:
-    """Return what an engine would say now of a guest that told of its panic."""
+    """Return an engine's alert on a guest that has reported its panic."""
     now_ms = int(time.time() * 1000)
     values: dict[str, Any] = {
         "transition": 1, "scope": "vm", "subject": str(UUID(bytes=vm)), "site": "lab",
@@ -53,7 +53,7 @@ def word_about(guest: Guest, vm: bytes, **changes: Any) -> Alert:
 def report_ends(
     name: str, *, claim: str, ends: Sequence[tuple[str, str]], words: Sequence[str]
 ) -> None:
-    """Write to `reports/NAME.json` how often the trials of each kind ended with each word."""
+    """Write to `reports/NAME.json` how often the trials of each kind had each end."""
     counts = Counter(ends)
     report(
         name,
@@ -86,7 +86,7 @@ class Trial:
         self._trusted.mkdir()
         site_keys = folder / "site-keys"
         make_site_key(site_keys, now_ms=int(time.time() * 1000))
-        # The test speaks as an engine, whether or not one runs.
+        # The test signs as an engine, even if one runs.
         self._engine = own_key(folder / "engine-keys", "engine")
         public = (folder / "engine-keys" / "engine.pub").read_bytes()
         (self._trusted / "engine-test.pub").write_bytes(public)
@@ -134,7 +134,7 @@ class Trial:
         self.watcher.__exit__(exc_type, exc, traceback)
 
     def start(self, *roles: str) -> None:
-        """Start all processes, or those that are named."""
+        """Start all processes, or the named ones."""
         for role in roles or self.processes:
             self.processes[role].start()
         for role in roles or self.processes:
@@ -142,16 +142,16 @@ class Trial:
                 self.processes[role].says("starts under policy", within_s=90)
 
     def restart(self, role: str) -> None:
-        """Kill a process and start it again, without waiting for what it then does."""
+        """Kill a process and start it again, without waiting."""
         self.processes[role].kill()
         self.processes[role].start()
 
     def executions(self) -> int:
-        """Return how often the guest was booted again, as the guest itself tells."""
+        """Return how often the guest was booted again, by its own count."""
         return self.guest.boots - self._boots
 
     def say(self, state: str, **changes: Any) -> None:
-        """Publish the engine's word about the guest."""
+        """Publish an engine's alert on the guest."""
         told = {"id": self.incident, "state": state, "instance": self.instance} | changes
         value, headers = with_signature(
             encode_alert(word_about(self.guest, self.vm, **told)), self._engine
@@ -159,12 +159,12 @@ class Trial:
         self.watcher.append(ALERTS.name, key=CELL.encode(), value=value, headers=headers)
 
     def resolve(self) -> None:
-        """Say that the action helped."""
+        """Report that the action helped."""
         resolution = Resolution(reason="it booted", verified=True, stable_s=30.0)
         self.say("resolved", transition=2, suggested_action="none", resolution=resolution)
 
     def order(self, *, lifetime_s: float) -> Order:
-        """Append an order of the planner's that lives for so long, and return it."""
+        """Append an order of the planner with this lifetime, and return it."""
         now_ms = int(time.time() * 1000)
         order = Order(
             incident=uuid4().hex, step=0, action="reset", vm=str(UUID(bytes=self.vm)),
@@ -190,7 +190,7 @@ class Trial:
         return [seen.mark for seen in self.watcher.marks(self._keys)]
 
     def promised(self) -> list[str]:
-        """Return the states in the agent's ledger so far, read beside the agent."""
+        """Return the states in the agent's ledger so far, read while the agent runs."""
         path = self.processes["act"].state / f"agent-{self.node}.sqlite"
         if not path.exists():
             return []
@@ -198,12 +198,12 @@ class Trial:
             try:
                 found = [bytes(row[0]) for row in ledger.execute("SELECT value FROM entry")]
             except sqlite3.OperationalError:
-                return []  # it is being made
+                return []  # it is being created
         states = ("accepted", "sent", "returned", "unknown", "not_attempted", "refused", "marked")
         return [s for value in found for s in states if f'"state":"{s}"'.encode() in value]
 
     def reached(self, step: str) -> bool:
-        """Return whether the incident has come so far."""
+        """Return whether the incident has reached the step."""
         match step:
             case "alert":
                 return bool(self.alerts())
@@ -221,7 +221,7 @@ class Trial:
                 return step in self.promised()
 
     def wait_for(self, step: str, *, within_s: float = 90.0) -> None:
-        """Return when the incident has come so far, or has ended before."""
+        """Wait until the incident has reached the step or has ended."""
         wait_until(
             lambda: self.reached(step) or bool(self.marks()),
             within_s=within_s,

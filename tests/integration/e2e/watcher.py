@@ -1,4 +1,4 @@
-"""What stands in a site's log, read beside its roles and without a group."""
+"""The content of a site's log, read independently of its roles and without a group."""
 
 import asyncio
 import threading
@@ -21,28 +21,28 @@ FOLLOWED = (FRAMES, ALERTS, ORDERS, JOURNAL, REJECTED, SNAPSHOTS)
 
 
 class SeenAlert(NamedTuple):
-    """One published state of an alert, and when the log took it."""
+    """One published state of an alert, and its append time."""
 
     time_s: float
     alert: Alert
 
 
 class SeenOrder(NamedTuple):
-    """An order as it stands in the log."""
+    """An order in the log."""
 
     time_s: float
     order: Order
 
 
 class SeenMark(NamedTuple):
-    """The end of an order as it stands in the log."""
+    """The result of an order in the log."""
 
     time_s: float
     mark: Closed
 
 
 class Watcher:
-    """Follows every topic in a thread of its own; entering it waits for the broker."""
+    """Follows every topic in a separate thread; entering it waits for the broker."""
 
     def __init__(self, config: KafkaConfig) -> None:
         self._config = config
@@ -72,12 +72,12 @@ class Watcher:
         self._thread.join(10.0)
 
     def check(self) -> None:
-        """Raise what ended the watching, if anything did."""
+        """Raise the error that ended the thread, if any."""
         if self._failure is not None:
             raise AssertionError(f"the log cannot be watched: {self._failure}") from self._failure
 
     def records(self, topic: str) -> list[Record]:
-        """Return the records of any topic but frames so far, in the order they were read in."""
+        """Return the records so far of any topic but frames, in the order of reading."""
         return [record for record in list(self._records) if record.topic == topic]
 
     def frames(self) -> list[Frame]:
@@ -101,7 +101,7 @@ class Watcher:
         ]
 
     def marks(self, trusted: TrustedKeys) -> list[SeenMark]:
-        """Return the closed marks so far that a trusted agent signed."""
+        """Return the results so far that a trusted agent signed."""
         return [
             SeenMark(record.time_ms / 1000, entry)
             for record in self.records(ORDERS.name)
@@ -113,7 +113,7 @@ class Watcher:
         return [decode_entry(record.value) for record in self.records(JOURNAL.name)]
 
     def append(self, topic: str, *, key: bytes, value: bytes, headers: Headers = ()) -> None:
-        """Append a record as a stranger would who may write to the topic."""
+        """Append a record as any client with write access to the topic can."""
         assert self._loop is not None
         assert self._log is not None
         appended = self._log.append(topic, key=key, value=value, headers=headers)
@@ -122,7 +122,7 @@ class Watcher:
     def _run(self) -> None:
         try:
             asyncio.run(self._follow_all())
-        # Whatever it is, the test must hear of it, and this thread has nobody else to tell.
+        # The test must see every error, and this thread can report it nowhere else.
         except BaseException as error:  # noqa: BLE001
             self._failure = error
         finally:

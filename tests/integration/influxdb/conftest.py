@@ -1,4 +1,4 @@
-"""One real server for all tests of this folder, and a database of its own for each of them."""
+"""One real server for all tests of this folder, and a separate database for each of them."""
 
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +17,7 @@ pytest.register_assert_rewrite("tests.contracts.history.suite")
 
 @pytest.fixture
 def configure(influx: Influx) -> Callable[..., InfluxConfig]:
-    """Make configurations of a database that this test alone has, with its historian's token."""
+    """Return configurations of a database of this test, with its historian's token."""
     database = f"flatline{uuid.uuid4().hex[:8]}"
     admin = InfluxConfig(url=influx.url, org=influx.org, database=database, token=influx.token)
     made = set_up(admin)

@@ -1,4 +1,4 @@
-"""InfluxDB keeps every promise of the port, and gives the answers that Parquet gives."""
+"""InfluxDB keeps every promise of the port, and gives the same answers as Parquet."""
 
 import pytest
 

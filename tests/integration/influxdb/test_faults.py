@@ -1,4 +1,4 @@
-"""Whatever happens to InfluxDB or on the way to it, no point is missing afterwards."""
+"""No point is missing after any failure of InfluxDB or of the network."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.influxdb, pytest.mark.asyncio]
 
 PLAN = WorldPlan(seed=5, cells=1, nodes_per_cell=2, vms_per_node=20)
 PATIENCE_S = 120.0 * PATIENCE
-# The server's own words, as a proxy would repeat them.
+# The server's own message, as a proxy would repeat it.
 INVALID = b'{"code":"invalid","message":"unable to parse"}'
 PARTIAL = b'{"code":"unprocessable entity","message":"failure writing points to database"}'
 
@@ -151,7 +151,7 @@ async def test_no_point_is_missing_after_the_bucket_was_gone(
     influx.call("DELETE", f"/api/v2/buckets/{buckets[0]['id']}")
     async with historian(config):
         await asyncio.sleep(1.0)
-        # The set-up makes the bucket and, as tokens name buckets by id, another token.
+        # The set-up creates the bucket again and, as tokens name buckets by id, another token.
         made = await asyncio.to_thread(set_up, admin)
         assert made.historian != config.token
     async with historian(configure(token=made.historian)):
@@ -162,7 +162,7 @@ async def test_no_point_is_missing_after_the_bucket_was_gone(
 async def test_a_token_or_bucket_that_is_wrong_is_told_and_no_line_is_at_fault(
     configure: Configure, influx: Influx, mistake: str
 ) -> None:
-    # 403 was measured on 2.7 for who has no right; 404 is taken for the same, and told alike.
+    # 403 was measured on 2.7 for a token without rights; 404 is handled in the same way.
     admin = configure(token=influx.token)
     reader = set_up(admin).planner
     foreign = set_up(replace(admin, database=f"{admin.database}other")).historian
@@ -189,7 +189,7 @@ async def test_bad_lines_stand_in_rejected_and_their_batch_is_stored(
     async with InfluxHistory(config, write_lines=write_lines) as history:
         good = Points.of("flatline_vm", series, [begin_ns] * 50, {"cpu_cores": np.ones(50)})
         assert await history.write([good]) == ()
-        # The field has another type in what somebody else wrote to the same bucket.
+        # Another writer has stored the field with another type in the same bucket.
         text = f"libvirt_state,vm=vm-7 state=1.5 {begin_ns}\n".encode()
         await asyncio.to_thread(_write_foreign, config, text)
         states = Points.of(
@@ -199,7 +199,7 @@ async def test_bad_lines_stand_in_rejected_and_their_batch_is_stored(
             {"state": np.ones(50, np.int64)},
         )
         refused = await history.write([good, states])
-        # One field has one type in a whole shard: every integer is refused, and nothing else.
+        # One field has one type in a whole shard: only the integers are rejected, all of them.
         assert {(row.points, row.row) for row in refused} == {(1, row) for row in range(50)}
         assert all("field type conflict" in row.reason for row in refused)
         assert all(b"libvirt_state,host=n,vm=" in row.text for row in refused)

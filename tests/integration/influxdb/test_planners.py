@@ -47,7 +47,7 @@ def some_rows(name: str, *, end_ns: int, rng: np.random.Generator) -> Points:
     for tag in measurement.tags:
         values = TAG_VALUES.get(tag, (f"{tag}-1", f"{tag}-2"))
         tags[tag] = [values[row % len(values)] for row in range(ROWS)]
-    # No two rows at one time: which of them is the last would be anybody's choice.
+    # No two rows at one time: which of them is the last would be undefined.
     times = end_ns - 60_000_000_000 * np.arange(1, ROWS + 1)
     fields: dict[str, Column] = {}
     for field in measurement.fields:

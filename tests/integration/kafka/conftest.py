@@ -1,4 +1,4 @@
-"""What the Kafka half of the suite shares: an installation of its own for every test."""
+"""Shared by the Kafka tests: a separate installation for every test."""
 
 import gc
 import uuid
@@ -13,16 +13,16 @@ from connectors.kafka.log import KafkaLog
 from deploy.lab.kafka_broker import Cluster
 from tests.contracts.log.declared import PARTITIONS, TOPICS
 
-# The suite is no test module by name; without this its failures would show no values.
+# The suite's name is not a test module's; without this its failures would show no values.
 pytest.register_assert_rewrite("tests.contracts.log.suite")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
-    """Collect the connections that a broker's outage left half open.
+    """Collect connections that a broker's outage left half open.
 
-    `AIOKafkaClient.bootstrap` does not close its connection when a time limit cancels it, and the
-    garbage collector would warn of it in a later test.
+    `AIOKafkaClient.bootstrap` does not close its connection when a timeout cancels it, and the
+    garbage collector would warn about it in a later test.
     """
     try:
         return (yield)
@@ -35,7 +35,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
 
 @pytest.fixture
 def configure(kafka_broker: Cluster) -> Callable[..., KafkaConfig]:
-    """Make configurations that share this test's own topics."""
+    """Return configurations that share this test's own topics."""
     prefix = f"{uuid.uuid4().hex[:8]}."
 
     def make(**settings: object) -> KafkaConfig:
@@ -45,7 +45,7 @@ def configure(kafka_broker: Cluster) -> Callable[..., KafkaConfig]:
             "topics": TOPICS,
             "partitions": PARTITIONS,
             "create_topics": True,
-            # A killed member is gone soon; the lab's broker allows sessions from 1 s.
+            # A killed member expires soon; the lab's broker allows sessions from 1 s.
             "session_timeout_s": 3.0,
         }
         return KafkaConfig(**(given | settings))  # type: ignore[arg-type]

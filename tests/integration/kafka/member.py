@@ -1,6 +1,6 @@
-"""A group's member in a process of its own, to be killed: writes each value it was given.
+"""A group's member in a separate process, to be killed: prints each value it received.
 
-It commits behind what it reads, as the engine does after a snapshot.
+It commits later than it reads, as the engine does after a snapshot.
 """
 
 import asyncio
@@ -41,6 +41,6 @@ async def main(bootstrap: str, prefix: str, kind: str, group: str) -> None:
                 )
 
 
-# Standard output is for values alone.
+# Standard output is only for values.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 asyncio.run(main(*sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Each role's principal on a broker that denies by default: it can do its work and nothing else."""
+"""Each role's principal on a broker that denies by default: it has exactly the rights it needs."""
 
 import asyncio
 from collections.abc import Awaitable, Iterator
@@ -37,7 +37,7 @@ _RESOURCES = {"topic": 2, "group": 3}
 _LITERAL, _PREFIXED, _ALLOW = 3, 4, 3
 DENYING = {
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-    # The lab's controller listener is without login.
+    # The lab's controller listener has no login.
     "super.users": f"User:{BROKER_USER};User:ANONYMOUS",
     "allow.everyone.if.no.acl.found": "false",
 }
@@ -75,7 +75,7 @@ def config_of(cluster: Cluster, user: str) -> KafkaConfig:
 
 
 async def set_up(cluster: Cluster) -> None:
-    """Make the topics and the recipe's ACLs, as an administrator."""
+    """Create the topics and the documented ACLs, as an administrator."""
     config = config_of(cluster, BROKER_USER)
     await create_topics(config)
     client = AIOKafkaClient(**client_settings(config))
@@ -85,8 +85,8 @@ async def set_up(cluster: Cluster) -> None:
             await allow(client, acl)
     finally:
         await client.close()
-    # Every broker hears of an ACL a moment later.
-    # One broker knows an ACL when it has answered; the last one made is seen by then.
+    # Brokers learn of an ACL with a delay. With one broker, all ACLs are known once the last one
+    # created is visible.
     found = await own_rights(config_of(cluster, ROLES[-1]), NAMES)
     assert found is not None
     assert ROLES[-1] in suited(found)
@@ -132,7 +132,7 @@ async def test_every_operation_on_every_topic_is_allowed_exactly_where_the_table
 async def test_each_role_reads_and_writes_what_it_needs_and_is_refused_the_rest(
     broker: Cluster, role: Role
 ) -> None:
-    """Not what the broker says of the rights, but what it does."""
+    """Tests the actual behaviour, not the rights that the broker reports."""
     rights = RIGHTS[role]
     async with KafkaLog(config_of(broker, role)) as log:
         for topic in NAMES:

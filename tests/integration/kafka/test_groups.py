@@ -1,4 +1,4 @@
-"""What only a group on Kafka can show: members that die, fail, join and leave."""
+"""Behaviour of groups on Kafka only: members that die, fail, join and leave."""
 
 import asyncio
 import sys
@@ -92,8 +92,8 @@ async def test_nothing_is_lost_when_a_member_is_killed(
                 began[-1].setdefault(partition, offset)
                 numbers.add(number)
     assert set.union(*seen) == set(range(300))
-    # The last life began where the ones before had committed. A partition of which they had read
-    # less than a member stays behind begins anew; of 180 records at least one has 60.
+    # The last run began at the commits of the earlier ones. A partition that was read less far than
+    # a member's commit lags begins at its start; of 180 records at least one partition has 60.
     assert any(offset > 0 for offset in began[2].values())
 
 
@@ -115,7 +115,7 @@ async def test_what_a_handler_failed_on_is_delivered_again(log: Log) -> None:
 
 
 async def share(first: Subscription, second: Subscription) -> tuple[set[int], set[int]]:
-    """Poll both until they hold everything between them."""
+    """Poll both until they hold all partitions between them."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             one = await first.poll(max_records=1, wait_s=0.1)
@@ -172,7 +172,7 @@ async def test_a_commit_for_what_was_taken_away_changes_nothing(
             mine, theirs = await share(first, second)
             await spread(log, 0, 30)
             await take(first, 10 * len(mine))
-            # As if the first still had a snapshot on the way when it lost these.
+            # As if the first still had an uncommitted snapshot when it lost these.
             await first.commit(dict.fromkeys(theirs, 10))
         async with log.subscribe(KEYED.name, group="late") as successor:
             assert sorted(values(await take(successor, 30))) == list(range(30))

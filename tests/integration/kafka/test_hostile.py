@@ -1,4 +1,4 @@
-"""Records that the broker never takes, and records from it that no reader of ours can trust."""
+"""Records that the broker rejects, and records from it that no reader can trust."""
 
 import asyncio
 import resource
@@ -22,7 +22,7 @@ MAX_BYTES = 900
 
 
 async def small_topic(config: KafkaConfig) -> None:
-    """Make a topic that takes less than it is declared to take."""
+    """Create a topic that accepts less than declared."""
     admin = AIOKafkaAdminClient(bootstrap_servers=config.bootstrap)
     await admin.start()
     try:
@@ -34,7 +34,7 @@ async def small_topic(config: KafkaConfig) -> None:
 
 
 def noise(size: int, seed: int) -> bytes:
-    """Return bytes that no codec makes smaller."""
+    """Return incompressible bytes."""
     return b"".join(hash((seed, n)).to_bytes(8, "big", signed=True) for n in range(size // 8 + 1))[
         :size
     ]

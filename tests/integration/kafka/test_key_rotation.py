@@ -1,4 +1,4 @@
-"""The site key is replaced under load on a real broker: every frame is believed."""
+"""The site key is replaced under load on a real broker: every frame is accepted."""
 
 import asyncio
 from collections.abc import Callable
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.kafka
 
 NODES = ("n1", "n2")
 CELL = samples.HEADER.cell
-# A keyring looks at its folder once a second, so that each phase must be longer.
+# A keyring checks its folder once a second, so each phase must be longer.
 PHASE_S = 2.5
 CLOCK = SystemClock()
 
 
 def give_keys(site: Path, nodes: Path, site_key: str) -> None:
-    """Do what `flatline keys create node` and a copy do, for both nodes."""
+    """Do the same as `flatline keys create node` and a copy, for both nodes."""
     secret = read_site_keys(site)[site_key]
     for node in NODES:
         name = make_name("node", node, site_key=site_key, now_ms=CLOCK.now_ms())
@@ -42,7 +42,7 @@ def give_keys(site: Path, nodes: Path, site_key: str) -> None:
 
 
 async def written(log: KafkaLog, node: str, sign: SignFrame, done: asyncio.Event) -> int:
-    """Write frames as fast as the broker takes them, and return how many."""
+    """Write frames as fast as the broker accepts them, and return how many."""
     count = 0
     while not done.is_set():
         header = samples.header(node=node, sequence=count)
@@ -54,7 +54,7 @@ async def written(log: KafkaLog, node: str, sign: SignFrame, done: asyncio.Event
 
 
 async def read(log: KafkaLog, engine: FrameOpener, done: asyncio.Event) -> int:
-    """Open frames beside the writers, until all were read after they ended."""
+    """Open frames while the writers run, until all were read after they ended."""
     count = offset = 0
     while True:
         ended = done.is_set()

@@ -1,7 +1,7 @@
-"""A broker that goes away and comes back: nothing is lost, and nobody runs hot meanwhile.
+"""A broker that stops and returns: no record is lost, and no client retries without pause.
 
-How long it stays away in good order is 20 s here; `FLATLINE_LAB_AWAY_S=120` makes it the two
-minutes that an installation must bridge.
+The broker is stopped cleanly for 20 s here; `FLATLINE_LAB_AWAY_S=120` makes it the two minutes that
+an installation must bridge.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class _Counter(logging.Handler):
 
 
 class Traffic:
-    """A writer that never gives up, and readers of every kind that note what they got."""
+    """A writer that never gives up, and readers of every kind that record what they received."""
 
     def __init__(self) -> None:
         self.written = 0
@@ -79,9 +79,8 @@ class Traffic:
                 self.note("tail", batch)
 
     def note(self, name: str, records: Iterable[Record]) -> None:
-        # An append that was not acknowledged may be doubled, also when a producer broke over it;
-        # a member that lost its session reads again from its commit. Both show as numbers that
-        # came before.
+        # An unacknowledged append may be duplicated, also when a producer broke over it; a member
+        # that lost its session reads again from its commit. Both appear as repeated numbers.
         for number in values(list(records)):
             if number == len(self.seen[name]):
                 self.seen[name].append(number)
@@ -143,7 +142,7 @@ async def test_all_go_on_when_the_broker_is_back(
     figures = f"{lines=} {busy_s=:.2f} {idle_s=:.1f} {moving_s=:.1f} {traffic.written=}"
     assert moving_s < 30.0, figures
     if away_s:
-        # Seen without pacing: 11,000 lines a second and a whole core.
+        # Without pacing 11,000 lines a second and a whole core were measured.
         assert lines < 20 * idle_s, figures
         assert busy_s < 0.2 * idle_s, figures
     logging.getLogger(__name__).info(figures)
@@ -230,7 +229,7 @@ async def test_a_worker_that_stops_fetching_ends_the_process(
     ):
         assert isinstance(subscription, FaustSubscription)
         await settle(subscription)
-        # Faust's own switch: what it looks like from outside when a fetcher dies silently.
+        # Faust's own switch, with the same effect as a fetcher that dies silently.
         subscription._app.consumer.stop_flow()
         position = await log.append(KEYED.name, key=b"", value=b"0")
         async with asyncio.timeout(PATIENCE_S):
@@ -250,7 +249,7 @@ async def test_a_reader_that_is_up_to_date_is_never_stalled(
         async with log.subscribe(KEYED.name, group="calm") as subscription:
             await take(subscription, 1)
             await subscription.commit({position.partition: 1})
-        # Nothing is delivered to the next member, and nothing is missing.
+        # The next member receives nothing, and nothing is missing.
         async with log.subscribe(KEYED.name, group="calm") as subscription:
             for _ in range(20):
                 await subscription.poll(max_records=1, wait_s=0.1)

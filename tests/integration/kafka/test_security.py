@@ -1,4 +1,4 @@
-"""Logging in, being refused, and being told why."""
+"""Logins, rejected logins, and the reported reasons."""
 
 import socket
 import uuid

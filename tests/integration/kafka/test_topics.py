@@ -1,4 +1,4 @@
-"""Topics on a broker are made from the declared list and compared with it."""
+"""Topics on a broker are created from the declaration and compared with it."""
 
 import asyncio
 import base64
@@ -118,7 +118,7 @@ async def test_a_topic_made_anew_under_a_running_log_changes_its_identity(
             assert printed in first
         await admin.delete_topics([config.topic_prefix + lost.name])
         await make_topic(admin, NewTopic(config.topic_prefix + lost.name, 1, 1))
-        # The broker hears of both from its controller, a moment later.
+        # The broker learns of both from its controller with a delay.
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 if await log.identity() != first:

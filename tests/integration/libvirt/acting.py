@@ -1,6 +1,6 @@
-"""A real agent process on a real node, ordered about by a test through an embedded log.
+"""A real agent process on a real node, with orders of a test through an embedded log.
 
-Each has a log of its own, so that no order of another test counts against its budgets.
+Each has a separate log, so that orders of other tests do not count in its limits.
 """
 
 import asyncio
@@ -37,12 +37,13 @@ T = TypeVar("T")
 
 NODE, OTHER, CELL = "a", "b", "lab"
 PARTITIONS = 1
-# The look takes 4 s, saving evidence and a call some more; the rest is for a busy machine.
+# The preflight check takes 4 s, saving evidence and a call some more; the rest is for a busy
+# machine.
 END_S = 90.0
-# Migrations may follow each other before the kernel lets go of a port.
+# A migration may start before the kernel has released the port of the previous one.
 _ports = itertools.count(49_700)
 
-# A machine has one agent for each libvirtd, by its address; tests have several at once.
+# A machine has one agent for each libvirtd, by its address; tests run several in parallel.
 _aliases = itertools.count(1)
 
 SETTINGS = """
@@ -74,7 +75,7 @@ folder = "{state}"
 
 
 def alias(uri: str) -> str:
-    """Return another way to write where a libvirtd is reached."""
+    """Return another spelling of a libvirtd's address."""
     return uri.replace("/run/libvirt-sock", "/" * next(_aliases) + "run/libvirt-sock")
 
 
@@ -84,13 +85,13 @@ class ActingNode:
     Parameters
     ----------
     policy
-        Lines of the shipped policy that are replaced, by what they are replaced with.
+        Maps lines of the shipped policy to their replacements.
     base
-        Which of the shipped policies that is.
+        Name of the shipped policy.
     bandwidth_mib_s
-        What a migration may take of the network.
+        Limit of a migration's network bandwidth.
     webhook
-        Whom a planner tells; none tells nobody.
+        Webhook of a planner; empty sends no notices.
     inside
         The command within which the agent runs, for another network namespace.
     """
@@ -145,14 +146,14 @@ class ActingNode:
             process.end()
 
     def start(self) -> None:
-        """Start the agent and return when it takes orders."""
+        """Start the agent and wait until it accepts orders."""
         self.agent.start()
         self.agent.says("starts under policy", within_s=60)
 
     def twin(self, folder: Path, *, inside: Sequence[str]) -> Process:
-        """Return a second agent of the same node on the same log, which no lock tells of this one.
+        """Return a second agent of the same node on the same log, which no lock excludes.
 
-        It has a state folder and a ledger of its own, and writes libvirtd's address otherwise.
+        It has its own state folder and ledger, and another spelling of libvirtd's address.
         """
         settings = self._settings.replace(str(self.agent.state), str(folder / "state"))
         uri = self.lab.uri(NODE)
@@ -164,12 +165,12 @@ class ActingNode:
         return twin
 
     def start_planner(self) -> None:
-        """Start a planner on the same log, and return when it plans."""
+        """Start a planner on the same log, and wait until it plans."""
         self.planner.start()
         self.planner.says("starts under policy", within_s=60)
 
     def look(self, vm: bytes) -> Look:
-        """Return a guest as an agent sees it now."""
+        """Return an agent's current view of a guest."""
 
         async def seen() -> Look:
             async with LibvirtVerbs(uri=self.lab.uri(NODE)) as verbs:
@@ -178,9 +179,9 @@ class ActingNode:
         return asyncio.run(seen())
 
     def order(self, vm: bytes, action: str, *, ago_s: int = 0, **changes: Any) -> Order:
-        """Append an order that nothing but the live VM can speak against, and return it.
+        """Append an order that only the live VM can forbid, and return it.
 
-        `ago_s` is for how long it has been under way.
+        `ago_s` is its age in seconds.
         """
         now_ms = int(time.time() * 1000) - 1000 * ago_s
         values: dict[str, Any] = {
@@ -196,12 +197,12 @@ class ActingNode:
             values["instance"] = self.look(vm).instance
         order = Order(**(values | changes))
         value, headers = encode_order(order, self._planner)
-        # What has been under way for a while stands in the log since then.
+        # An older order has been in the log since then.
         self.append(ORDERS.name, value, headers=headers, time_ms=now_ms if ago_s else None)
         return order
 
     def say(self, alert: Alert) -> None:
-        """Publish the engine's word."""
+        """Publish an engine's alert."""
         key = own_key(self.agent.state / "keys", "engine")
         value, headers = with_signature(encode_alert(alert), key)
         self.append(ALERTS.name, value, headers=headers)
@@ -214,7 +215,7 @@ class ActingNode:
     def append(
         self, topic: str, value: bytes, *, headers: Headers = (), time_ms: int | None = None
     ) -> None:
-        """Append a record to the log, as of a time that may be past."""
+        """Append a record to the log, optionally with a time in the past."""
         self._on_log(
             lambda log: log.append(
                 topic, key=CELL.encode(), value=value, headers=headers, time_ms=time_ms
@@ -226,7 +227,7 @@ class ActingNode:
         return [entry for entry in self._entries() if isinstance(entry, Order)]
 
     def claims(self, order: Order) -> list[Claim]:
-        """Return who claimed an order's step, in the log's order."""
+        """Return the claims of an order's step, in the log's order."""
         claims = [entry for entry in self._entries() if isinstance(entry, Claim)]
         return [claim for claim in claims if claim.incident == order.incident]
 
@@ -235,7 +236,7 @@ class ActingNode:
         return [decode_control(record.value) for record in self._read(CONTROL.name)]
 
     def control(self, **words: Any) -> None:
-        """Say a word on the control topic."""
+        """Append a control command."""
         word = Control(
             active=True, by="ann", reason="work", time_ms=int(time.time() * 1000), **words
         )
@@ -246,7 +247,7 @@ class ActingNode:
         )
 
     def end_of(self, order: Order, *, within_s: float = END_S) -> Closed:
-        """Return the mark that closed an order, once it stands in the log."""
+        """Return the result of an order, once it is in the log."""
         wait_until(lambda: self._mark(order) is not None, within_s=within_s, what="the order's end")
         mark = self._mark(order)
         assert mark is not None
@@ -257,7 +258,7 @@ class ActingNode:
         return [entry.sentence for entry in self.journal() if entry.incident == order.incident]
 
     def wait_for_words(self, words: str, *, within_s: float = END_S) -> None:
-        """Return when the journal says so."""
+        """Wait until the journal contains the words."""
         wait_until(
             lambda: any(words in entry.sentence for entry in self.journal()),
             within_s=within_s,
@@ -269,13 +270,13 @@ class ActingNode:
         return [decode_entry(record.value) for record in self._read(JOURNAL.name)]
 
     def acted(self) -> list[str]:
-        """Return the action marks that the engine would see."""
+        """Return the records of actions that the engine would see."""
         frames = [decode_frame(record.value) for record in self._read(FRAMES.name)]
         kinds = [event.kind for frame in frames for event in frame.events]
         return [kind for kind in kinds if kind.startswith("action_")]
 
     def noticed(self, vm: bytes) -> list[tuple[str, dict[str, str]]]:
-        """Return what the agent's watch told the engine of a guest, oldest first."""
+        """Return the agent's reports on a guest to the engine, oldest first."""
         frames = [decode_frame(record.value) for record in self._read(FRAMES.name)]
         events = [event for frame in frames for event in frame.events]
         return [
@@ -285,7 +286,7 @@ class ActingNode:
         ]
 
     def evidence(self) -> list[dict[str, bytes]]:
-        """Return the bundles of evidence that the agent kept, file by file, and check rights."""
+        """Return the agent's bundles of evidence, file by file; check their permissions."""
         folder = self.agent.state / "evidence"
         if not folder.is_dir():
             return []
@@ -298,7 +299,7 @@ class ActingNode:
         return bundles
 
     def missing_of(self, bundle: dict[str, bytes]) -> dict[str, str]:
-        """Return what a bundle says it lacks, and why."""
+        """Return the missing parts of a bundle, with the reasons."""
         missing: dict[str, str] = json.loads(bundle["about.json"])["missing"]
         return missing
 

@@ -1,4 +1,4 @@
-"""Real hypervisors as the adapter sees them, and the guests that several tests share."""
+"""Real hypervisors through the adapter, and the guests that several tests share."""
 
 from collections.abc import Iterator
 
@@ -6,13 +6,13 @@ import pytest
 
 from deploy.lab.libvirt_lab import Guest, Guests, Lab
 
-# The suite is no test module by name; without this its failures would show no values.
+# The suite's name is not a test module's; without this its failures would show no values.
 pytest.register_assert_rewrite("tests.contracts.hypervisor.suite")
 
 
 @pytest.fixture(scope="module")
 def pair(hypervisors: Lab) -> Iterator[tuple[Guest, Guest]]:
-    """Two guests that are up; a boot costs 5 s, so that a module shares them."""
+    """Two running guests; a boot takes 5 s, so a module shares them."""
     made = Guests(hypervisors)
     try:
         first, second = made.define("first", "--nic"), made.define("second", "--pool", "hdd")

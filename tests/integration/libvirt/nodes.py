@@ -1,4 +1,4 @@
-"""A lab's nodes through the adapter, and questions that tests ask of their samples."""
+"""A lab's nodes through the adapter, and helpers to query their samples."""
 
 import asyncio
 import itertools
@@ -16,7 +16,7 @@ from engine.ports import NodeSample
 from engine.wire.frame import Event, VmRows
 from engine.wire.metrics import INTEGER_ROW
 
-# Migrations may follow each other before the kernel lets go of a port.
+# A migration may start before the kernel has released the port of the previous one.
 _ports = itertools.count(49_600)
 
 
@@ -26,7 +26,7 @@ def hypervisor_of(lab: Lab, node: str) -> LibvirtHypervisor:
 
 
 def verbs_of(lab: Lab, node: str) -> LibvirtVerbs:
-    """Return the agent's verbs on a node, with the way to the other one."""
+    """Return the agent's actuator on a node, with the other node as migration target."""
     other = "b" if node == "a" else "a"
     # unsafe: libvirt cannot see that both daemons of one machine share a directory.
     target = MigrationTarget(
@@ -47,7 +47,7 @@ def vm_of(lab: Lab, name: str, node: str) -> bytes:
 
 
 def known(rows: VmRows, vm: bytes, name: str) -> int | None:
-    """Return a VM's value, None where it is missing or the VM is not there."""
+    """Return a VM's value, None where it is missing or the VM is not in the rows."""
     for place in range(len(rows)):
         if rows.vm(place) == vm:
             row = INTEGER_ROW[name]
@@ -58,7 +58,7 @@ def known(rows: VmRows, vm: bytes, name: str) -> int | None:
 async def until(
     holds: Callable[[], Awaitable[bool]], *, within_s: float, what: str, every_s: float = 0.5
 ) -> None:
-    """Return as soon as the condition holds, with the lab's patience."""
+    """Return as soon as the condition holds; the time limit is extended by the lab's patience."""
     within_s *= PATIENCE
     deadline = time.monotonic() + within_s
     while not await holds():
@@ -67,7 +67,7 @@ async def until(
 
 
 async def writes(hypervisor: LibvirtHypervisor, vm: bytes, *, within_s: float = 60.0) -> None:
-    """Return when the guest writes and its balloon is fresh: it is up."""
+    """Wait until the guest writes and its balloon is fresh: it is up."""
     seen: list[int] = []
 
     async def moves() -> bool:
@@ -85,7 +85,7 @@ async def writes(hypervisor: LibvirtHypervisor, vm: bytes, *, within_s: float = 
 async def hears(
     hypervisor: LibvirtHypervisor, kind: str, vm: bytes | None, *, within_s: float = 30.0
 ) -> list[Event]:
-    """Return all events up to the one that was waited for."""
+    """Return all events up to and including the awaited one."""
     events: list[Event] = []
 
     async def heard() -> bool:
@@ -98,7 +98,7 @@ async def hears(
 
 @dataclass(frozen=True)
 class Taken:
-    """One turn of a collector's loop; `sample` None is a node that did not answer."""
+    """One iteration of a collector's loop; `sample` None is a node that did not answer."""
 
     at_s: float
     sample: NodeSample | None

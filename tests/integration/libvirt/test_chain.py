@@ -1,4 +1,4 @@
-"""The whole way on real libvirt: a guest panics, is found, kept as evidence, reset and verified."""
+"""The whole chain on real libvirt: a guest panics, is detected, recorded, reset and verified."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.integration.libvirt.watched import WatchedNode
 pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
 
 OWNED = ("--tenant", "acme", "--actionable", "yes", "--group")
-# Ten signs of life make a silence mean something.
+# Ten signs of life make a silence significant.
 KNOWN_FRAMES = 15
 VERIFIED_S = 180.0
 
@@ -31,7 +31,7 @@ def three(guests: Guests) -> tuple[Guest, Guest, Guest]:
         guest.start()
     for guest in (plain, device, living):
         guest.wait()
-        # Who else is at work on the machine is not what this is about.
+        # Other load on the machine is not under test.
         set_priority(guest.qemu_pid, vcpus=FIRST, session=FIRST)
     return plain, device, living
 
@@ -55,7 +55,7 @@ def test_a_panic_is_found_kept_as_evidence_reset_and_verified_with_and_without_a
     node.knows(KNOWN_FRAMES)
     plain.tell("panic")
     orders = [node.ordered(vms[plain.name])]
-    # One at a time: two of three that fall silent together are one fault of what they share.
+    # One at a time: two of three that fall silent together are a common cause.
     assert node.end_of(orders[0]).outcome == "returned"
     device.tell("panic")
     orders.append(node.ordered(vms[device.name]))

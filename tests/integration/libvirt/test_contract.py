@@ -46,7 +46,7 @@ class TestLibvirt(HypervisorContract, VerbsContract, GuestRebootContract, Eviden
     async def lab(
         self, hypervisors: Lab, pair: tuple[Guest, Guest], tmp_path: Path
     ) -> AsyncIterator[RealLab]:
-        # Whatever an earlier test did to the shared guest, it is up again when this one begins.
+        # The shared guest is up again when a test begins, after any earlier test.
         guest = pair[0]
         node = await asyncio.to_thread(lambda: guest.hypervisor)
         vm = vm_of(hypervisors, guest.name, node)

@@ -1,4 +1,4 @@
-"""Real guests die, a real agent saves what they left behind and brings them back, or does not."""
+"""Real guests die; a real agent saves the evidence and resets them, or does not."""
 
 import json
 import time
@@ -15,25 +15,25 @@ from tests.integration.libvirt.nodes import vm_of
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
 
-# DESIGN 8: so soon after libvirtd answers again the agent acts again.
+# DESIGN 8: the agent acts again within this time after libvirtd's return.
 RECOVERED_MS = 30_000
 # The lab's balloons report every 2 s: two missed reports and 5 s make one late.
 BALLOON_LATE_S = 10.0
-# States of libvirt.
+# libvirt's states.
 PAUSED, CRASHED = 3, 6
 OWNED = ("--tenant", "acme", "--group", "web", "--actionable", "yes")
 
 
 @pytest.fixture
 def spinner(guests: Guests) -> Guest:
-    """A guest without a panic device, whose owner agreed to pictures of its screen."""
+    """A guest without a panic device, whose owner agreed to screenshots."""
     guest = guests.boot("spinner", "--screen", "--screenshots", "yes", *OWNED)
     wait_until(lambda: len(guest.records()) >= 2, within_s=30, what="records")
     return guest
 
 
 def panics(guest: Guest) -> None:
-    """Return when the guest is dead: its console says so, and its balloon has had its last word."""
+    """Wait until the guest is dead: a panic on its console, and no more balloon reports."""
     count = guest.console.count("Kernel panic")
     guest.tell("panic")
     wait_until(
@@ -131,11 +131,11 @@ def test_a_libvirtd_that_stands_still_is_unknown_and_no_reason_to_act(
             mark = node.end_of(order)
             assert mark.outcome == "not_attempted"
             assert "The VM cannot be seen, so nothing is done" in mark.sentence
-            # Long enough for every keepalive to give up on it.
+            # Long enough for every keepalive to fail.
             wait_until(lambda: time.monotonic() > frozen_s + 60, within_s=70, what="a minute")
         thawed_ms = time.time() * 1000
         assert node.acted() == []
-        # Rehearsed, since what was not attempted counts all the same; the look is a real one.
+        # A dry run, since an unattempted order counts as well; the preflight check is real.
         again = node.order(
             vm, "reset", instance=look.instance, attested=True, dry_run=True, incident="2" * 32
         )
@@ -146,7 +146,7 @@ def test_a_libvirtd_that_stands_still_is_unknown_and_no_reason_to_act(
 
 
 def cut_off(node: ActingNode, order: Order) -> None:
-    """Leave the ledger of the agent, which does not run, as a kill during the call leaves it."""
+    """Write the ledger of a stopped agent as a kill during the call leaves it."""
     with EmbeddedLedger(node.agent.state / f"agent-{NODE}.sqlite") as ledger:
         for state in ("accepted", "sent"):
             entry = StepEntry(

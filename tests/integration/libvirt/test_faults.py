@@ -1,4 +1,4 @@
-"""What real faults look like through the adapter, and what its verbs do about them."""
+"""Real faults through the adapter, and the effect of its actions on them."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ RUNNING, CRASHED = VM_STATES.index("running"), VM_STATES.index("crashed")
 
 
 def wanted_ns(sample: NodeSample, vm: bytes) -> int:
-    """Return for how long the VM has run or waited for a core."""
+    """Return how long the VM has run or waited for a core, in ns."""
     ran, waited = (known(sample.rows, vm, name) for name in ("cpu_time_ns", "vcpu_delay_ns"))
     assert ran is not None
     assert waited is not None
@@ -38,8 +38,8 @@ async def test_a_panic_without_a_device_spins_in_silence_until_a_reset(
         after = await node.sample()
 
         assert known(after.rows, vm, "state") == RUNNING
-        # On a machine that runs other things as well it gets less than the core it wants, but
-        # all the time that passes it either runs or waits to run.
+        # On a busy machine it gets less than the core it needs, but it always either runs or waits
+        # to run.
         elapsed_ns = after.mono_ns - before.mono_ns
         assert wanted_ns(after, vm) - wanted_ns(before, vm) > 0.8 * elapsed_ns
         for name in ("block_wr_reqs", "net_tx_pkts"):

@@ -1,4 +1,4 @@
-"""One qemu, or libvirtd itself, stops answering: the others' cadence, and how it comes back.
+"""One qemu, or libvirtd itself, stops answering: the others' interval, and the recovery.
 
 The same with 60 s instead of 12: FLATLINE_HANG_S=60 in the environment.
 """
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.libvirt, pytest.mark.asyncio]
 INTERVAL_S = 2.0
 JITTER_S = 1.0
 HANG_S = float(os.environ.get("FLATLINE_HANG_S", "12"))
-# The keepalive gives a frozen libvirtd up after 20 s; only then is there anything to reopen.
+# The keepalive detects a suspended libvirtd after 20 s; only then is there anything to reopen.
 FREEZE_S = max(HANG_S, 25.0)
 
 
@@ -53,7 +53,7 @@ def four(hypervisors: Lab) -> Iterator[list[Guest]]:
 
 @asynccontextmanager
 async def collected(node: LibvirtHypervisor) -> AsyncIterator[list[Taken]]:
-    """Sample every 2 s inside the block, as the collector does, whatever happens meanwhile."""
+    """Sample every 2 s inside the block, like the collector, in spite of any failure."""
     turns: list[Taken] = []
 
     async def turn_by_turn() -> None:
@@ -110,7 +110,7 @@ async def test_a_stopped_qemu_delays_nobody_and_is_told(
 
         assert all(turn.sample is not None for turn in turns)
         assert max(abs(gap - INTERVAL_S) for gap in gaps_s(turns)) < JITTER_S
-        # The events' loop, the stuck call, and at most one that is just under way.
+        # The event loop, the stuck call, and at most one more running call.
         assert most_threads <= 3
         assert hung.hung == (victim,)
         assert known(hung.rows, victim, "cpu_time_ns") is not None

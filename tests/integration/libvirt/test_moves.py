@@ -39,7 +39,7 @@ def domains_of(lab: Lab, name: str) -> list[Any]:
 
 @contextmanager
 def never_twice(lab: Lab, name: str) -> Iterator[None]:
-    """Look all the time whether the guest runs on both hypervisors; fail if it was ever seen."""
+    """Check continuously that the guest never runs on both hypervisors."""
     over, twice = Event(), []
 
     def watch() -> None:
@@ -64,7 +64,7 @@ def never_twice(lab: Lab, name: str) -> Iterator[None]:
 
 
 def migrating(lab: Lab, name: str) -> Callable[[], bool]:
-    """Return a question: is a migration under way?"""
+    """Return a function that returns whether a migration is running."""
 
     def asked() -> bool:
         return any(d.jobStats().get("operation") == 5 for d in domains_of(lab, name))
@@ -138,7 +138,7 @@ def test_a_disk_is_moved_while_its_guest_writes_and_the_guest_reads_it_back(
     assert missing(read_records(new)) == []
     [domain] = domains_of(hypervisors, mover.name)
     assert str(new) in domain.XMLDesc()
-    # What it is started from the next time is the new disk as well.
+    # Its definition for the next start uses the new disk as well.
     assert str(new) in domain.XMLDesc(2)
     mover.tell("check")
     wait_until(lambda: "lab: records good=" in mover.console, within_s=60, what="the guest's check")

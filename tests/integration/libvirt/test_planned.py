@@ -1,4 +1,4 @@
-"""A real planner and a real agent on real guests: the last steps of what an engine has found."""
+"""A real planner and a real agent on real guests: the last steps after a detection."""
 
 import json
 import threading
@@ -75,7 +75,7 @@ def test_a_guest_that_dies_again_after_three_repairs_is_quarantined_with_its_evi
     vm = vm_of(hypervisors, guest.name, NODE)
     node = ActingNode(tmp_path, hypervisors)
     wait_until(lambda: node.look(vm).state == "crashed", within_s=60, what="a crash")
-    # Two repairs of the same day: half an hour must lie between them, so that they are told.
+    # Two repairs on the same day; they must be half an hour apart to be reported.
     for ago_s in (7_200, 3_600):
         order = node.order(vm, "reset", ago_s=ago_s, attested=True)
         done = Closed(
@@ -113,7 +113,7 @@ def test_a_guest_that_dies_again_after_three_repairs_is_quarantined_with_its_evi
 
 @contextmanager
 def receiver(told: list[dict[str, Any]]) -> Iterator[str]:
-    """Serve a webhook that takes what it is told, and give its address."""
+    """Run a webhook that stores its notices, and yield its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -1,4 +1,4 @@
-"""What a real agent refuses on a real node, each with its sentence, and nothing is done."""
+"""Orders that a real agent rejects on a real node, each with its sentence and without effect."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +20,7 @@ OWNED = ("--tenant", "acme", "--group", "web", "--actionable", "yes")
 
 @pytest.fixture(scope="module")
 def living(hypervisors: Lab) -> Iterator[Guest]:
-    """A guest that is well, writes and belongs to somebody who agreed to actions."""
+    """A healthy guest that writes, and whose owner agreed to actions."""
     made = Guests(hypervisors)
     try:
         yield made.boot("living", *OWNED)
@@ -29,7 +29,7 @@ def living(hypervisors: Lab) -> Iterator[Guest]:
 
 
 def domain_of(guest: Guest) -> Any:
-    # Imported here, so that a machine without libvirt collects this file and is told what it lacks.
+    # Imported here, so that a machine without libvirt can collect this file and report the lack.
     import libvirt
 
     return libvirt.open(guest.lab.uri(NODE)).lookupByName(guest.name)
@@ -47,7 +47,7 @@ def paused(guest: Guest) -> Iterator[None]:
 
 @contextmanager
 def copying(guest: Guest) -> Iterator[None]:
-    """Have the guest's owner copy its disk meanwhile."""
+    """Copy the guest's disk inside the block, as its owner may do."""
     domain = domain_of(guest)
     goal = guest.lab.home / "pools/hdd" / "backup.raw"
     xml = f"<disk type='file'><source file='{goal}'/><driver type='raw'/></disk>"
@@ -61,7 +61,7 @@ def copying(guest: Guest) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Case:
-    """What is asked for, what is different, and what the agent says to it."""
+    """An order, its circumstances, and the agent's answer."""
 
     sentence: str
     outcome: str = "refused"
@@ -106,7 +106,7 @@ DURING_A_JOB = {
 
 
 def all_refused(cases: dict[str, Case], living: Guest, folder: Path) -> None:
-    """Ask agents, one for each case and all at once; each refuses and touches nothing."""
+    """Send orders to agents, one for each case, in parallel; each is rejected without effect."""
     vm, lab = vm_of(living.lab, living.name, NODE), living.lab
     boots, pid = living.boots, living.qemu_pid
     with ExitStack() as stack:
@@ -150,7 +150,7 @@ def test_a_paused_guest_is_left_to_whoever_paused_it(living: Guest, tmp_path: Pa
 def test_a_guest_that_somebody_copies_is_neither_reset_nor_moved(
     living: Guest, tmp_path: Path
 ) -> None:
-    # One after the other: while one agent takes its screenshot, another sees a held monitor.
+    # One after the other: the screenshot of one agent holds the monitor for another.
     with copying(living):
         for name, case in DURING_A_JOB.items():
             all_refused({name: case}, living, tmp_path)

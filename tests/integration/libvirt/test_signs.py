@@ -1,4 +1,4 @@
-"""Real guests answer their neighbours while they live, and one order is carried out once."""
+"""Real guests answer their neighbours while they live, and one order is executed once."""
 
 import json
 import os
@@ -22,7 +22,7 @@ OWNED = ("--tenant", "acme", "--group", "web", "--actionable", "yes")
 # Orders that two agents race for; 50 by hand: FLATLINE_RACES=50.
 RACES = int(os.environ.get("FLATLINE_RACES", "3"))
 
-# Asks one card and says what came of it; runs in the network namespace of the bridge.
+# Probes one card and prints the result; runs in the network namespace of the bridge.
 ASK = """
 import asyncio, json, sys
 from connectors.probe.prober import BridgeProber
@@ -69,7 +69,7 @@ def network_of(lab: Lab) -> str:
 
 @contextmanager
 def namespaces() -> Iterator[tuple[str, str]]:
-    """Make a node with a bridge `probebr` and a guest on it, both nothing but kernels."""
+    """Create a node with a bridge `probebr` and a guest on it, both only network namespaces."""
     node, guest = (f"flatline-{what}-{os.getpid()}" for what in ("node", "guest"))
 
     def ip(*words: str) -> None:
@@ -125,14 +125,14 @@ def test_a_panicked_guest_stops_answering_and_one_whose_processes_hang_still_ans
     hypervisors: Lab, guests: Guests, tmp_path: Path
 ) -> None:
     guest = guests.boot("neighbour", "--nic", "--agent", *OWNED)
-    # Its answers say that the bridge works.
+    # Its answers prove that the bridge works.
     other = guests.boot("other", "--nic", *OWNED)
     vm = vm_of(hypervisors, guest.name, NODE)
     inside = ["nsenter", f"--net=/run/netns/{network_of(hypervisors)}", "--"]
     address = hypervisors.run("guest", "address", guest.name)
     mac = f"52:54:00:73:00:{int(address.rpartition('.')[2]):02x}"
     assert asked(inside, "lab0", mac, address) == ["answered", address, ""]
-    # So that the node's own table knows the guest, as that of a node with traffic does.
+    # So that the node's own table has the guest, as on a node with traffic.
     assert guest.answers_ping()
     assert other.answers_ping()
 
@@ -148,8 +148,8 @@ def test_a_panicked_guest_stops_answering_and_one_whose_processes_hang_still_ans
         assert asked(inside, "lab0", mac, address)[0] == "answered"
         wait_until(lambda: heard("agent_silent"), within_s=90, what="a silent guest agent")
         assert not heard("probe_silent")
-        # The kernel lives, and says so to who asks: no reset, whatever the disks look like.
-        # Rehearsed, so that it spends nothing of what the next order needs.
+        # The kernel lives and answers probes: no reset, in any state of the disks. A dry run, so
+        # that it uses none of the next order's limits.
         refused = node.order(vm, "reset", cpu_shape="idle", kind="panic_halt", dry_run=True)
         mark = node.end_of(refused)
         assert "the VM is alive, it answered a probe" in mark.sentence
@@ -177,7 +177,7 @@ def test_a_guest_that_its_owner_resets_during_the_look_is_not_reset_again(
     try:
         with ActingNode(tmp_path, hypervisors) as node:
             order = node.order(vm, "reset")
-            # Saved between the look's two samples, in half of the 4 s between them.
+            # Saved between the preflight check's two samples, in half of the 4 s between them.
             node.wait_for_words("Evidence of")
             connection.lookupByUUID(vm).reset()
             mark = node.end_of(order)
@@ -192,9 +192,9 @@ def test_a_guest_that_its_owner_resets_during_the_look_is_not_reset_again(
 def test_two_agents_in_two_network_namespaces_carry_each_order_out_once(
     hypervisors: Lab, guests: Guests, tmp_path: Path
 ) -> None:
-    """Neither a lock nor a ledger tells one of the other; only the log does.
+    """Neither a lock nor a ledger connects the two agents; only the log does.
 
-    Evidence is saved any number of times, since that spends no limit; one reset is among them.
+    Saving evidence uses no limit, so it can be repeated at will; one reset is among the orders.
     """
     guest = guests.boot("raced", *OWNED)
     vm = vm_of(hypervisors, guest.name, NODE)
@@ -212,7 +212,7 @@ def test_two_agents_in_two_network_namespaces_carry_each_order_out_once(
                 ends.append(node.end_of(orders[-1]))
                 assert ends[-1].outcome == "returned", ends[-1].sentence
             guest.wait(boots=2)
-            # Whoever came second has seen each order, and done nothing about it.
+            # The agent that came second has read each order and done nothing.
             wait_until(
                 lambda: (
                     sum("claimed first by agent" in e.sentence for e in node.journal()) >= RACES

@@ -1,7 +1,7 @@
-"""A live guest that computes and writes nothing is left alone; once its kernel dies, it is not.
+"""A live guest that computes and writes nothing is left alone until its kernel dies.
 
-Sampled every 2 s for a minute in all, in which the agent gets to know too little of the guest to
-act itself. Ten minutes as operators run it, every 10 s, and the reset: FLATLINE_TWIN_S=600
+Sampled every 2 s for a minute in all, in which the agent learns too little of the guest to act
+alone. Ten minutes as operators run it, every 10 s, and the reset: FLATLINE_TWIN_S=600
 FLATLINE_TWIN_INTERVAL_S=10 in the environment.
 """
 
@@ -21,19 +21,19 @@ from tests.integration.libvirt.watched import ORDER_S, WatchedNode
 pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
 
 INTERVAL_S = float(os.environ.get("FLATLINE_TWIN_INTERVAL_S", "2"))
-# With those before, longer than the 39 s after which such a guest was reset once.
+# Together with the time before, longer than the 39 s after which such a guest was reset once.
 COMPUTES_S = float(os.environ.get("FLATLINE_TWIN_S", "45"))
-# For so long an agent watches a vCPU before it takes its standstill for a death.
+# How long an agent watches a vCPU before its standstill counts as a death.
 WATCHED_S = 300.0
-# Far enough from each other that neither explains the other's silence.
+# Far enough apart that neither explains the other's silence.
 APART_S = 15.0
 KNOWN_FRAMES = 6
 
-# Its kernel says nothing of its panic on the console, which would be a witness.
+# Its kernel prints no panic on the console, which would be a witness.
 SILENT = ("--words", "loglevel=0")
 
-# The default policy, with what an operator turns on. A log of today is trusted at once, since
-# nothing but this test ever wrote to it; a day of history is asked for all the same.
+# The default policy, with settings of an operator. A new log is trusted immediately, since only
+# this test ever wrote to it; a day of history is still required.
 AUTOMATIC = {
     'purpose = "production"': 'purpose = "lab"',
     '# actions = { reset = "auto" }          # for every tenant': 'actions = { reset = "auto" }',
@@ -43,7 +43,7 @@ AUTOMATIC = {
 
 @pytest.fixture
 def twins(guests: Guests) -> tuple[Guest, Guest]:
-    """Two that will compute, with two vCPUs and with one, and two that only work."""
+    """Two guests that will compute, with two vCPUs and with one, and two that only work."""
     owned = ("--no-balloon-stats", "--tenant", "acme", "--actionable", "yes")
     two = guests.define("two", "--vcpus", "2", "--group", "web", *SILENT, *owned)
     one = guests.define("one", "--group", "mail", *SILENT, *owned)
@@ -95,10 +95,10 @@ def test_a_guest_that_computes_is_alerted_and_left_alone_until_its_other_vcpus_s
         if COMPUTES_S > WATCHED_S:
             assert mark.outcome == "returned", mark.sentence
             wait_until(lambda: two.boots == 2, within_s=ORDER_S, what="a second boot")
-        else:  # An agent that is so young believes nobody but its own eyes.
+        else:  # A new agent accepts only its own observations.
             assert mark.outcome == "not_attempted"
             assert "its vCPUs have rested for as long before, or were not watched" in mark.sentence
-        # One vCPU alone has no others: this one stays with its owner.
+        # A single vCPU has no others to compare with: this one is left to its owner.
         assert [order.vm for order in node.orders()] == [order.vm]
         assert node.alerts(vms[one.name])[-1].suggested_action == "inspect"
         assert one.boots == 1

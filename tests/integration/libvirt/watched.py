@@ -1,6 +1,6 @@
-"""A real node with all four roles: nothing but guests themselves gives an alert or an order.
+"""A real node with all four roles: only the guests' behaviour causes alerts and orders.
 
-Collector, engine, planner and agent are processes of their own on one embedded log.
+Collector, engine, planner and agent are separate processes on one embedded log.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ from engine.wire.topics import ALERTS, FRAMES, SCORES
 from tests.integration.e2e.process import Process
 from tests.integration.libvirt.acting import CELL, NODE, PARTITIONS, ActingNode
 
-# An engine compiles for a minute of a core where none did before; each step of a repair is waited
-# for as long as in the end-to-end tests.
+# An engine without cached kernels compiles for a minute of a core; the limits for each step of a
+# repair are those of the end-to-end tests.
 ENGINE_S = 300.0
 ORDER_S = 150.0
 
@@ -41,9 +41,9 @@ class WatchedNode(ActingNode):
     Parameters
     ----------
     past
-        Append times in ms and frames that stand in the log before anything starts.
+        Append times in ms and frames that are in the log before any role starts.
     interval_s
-        Between two samples.
+        Interval between samples.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class WatchedNode(ActingNode):
         super().__exit__(exc_type, exc, traceback)
 
     def knows(self, count: int) -> None:
-        """Return when so many frames of guests have come since the engine has read its past."""
+        """Wait until `count` frames of guests have arrived since the engine has read its past."""
         wait_until(
             self._has_read_its_past, within_s=ENGINE_S, what="an engine that judges the present"
         )
@@ -102,13 +102,13 @@ class WatchedNode(ActingNode):
         )
 
     def alerts(self, vm: bytes) -> list[Alert]:
-        """Return what the engine said of a guest, oldest first."""
+        """Return the engine's alerts on a guest, oldest first."""
         subject = str(UUID(bytes=vm))
         alerts = (decode_alert(record.value) for record in self._read(ALERTS.name))
         return [alert for alert in alerts if alert.subject == subject]
 
     def ordered(self, vm: bytes) -> Order:
-        """Return the first order about a guest, once there is one."""
+        """Return the first order for a guest, once there is one."""
         subject = str(UUID(bytes=vm))
 
         def found() -> list[Order]:
@@ -118,13 +118,13 @@ class WatchedNode(ActingNode):
         return found()[0]
 
     def check(self) -> None:
-        """Raise AssertionError when a process has ended although nobody asked it to."""
+        """Raise AssertionError when a process has ended unexpectedly."""
         for process in (self.agent, self.planner, *self._watching):
             process.check()
 
     def _has_read_its_past(self) -> bool:
         self.check()
-        # A minute is told when it is over; before the first one nothing is known of anybody.
+        # A minute is published when it is over; before the first one no VM is known.
         minutes = [decode_scores(record.value).minute_ms for record in self._read(SCORES.name)]
         return not self._has_past or (bool(minutes) and minutes[-1] >= self._began_ms - 120_000)
 
@@ -136,7 +136,7 @@ class WatchedNode(ActingNode):
     def _fill(self) -> None:
         config = EmbeddedConfig(folder=self.agent.state / "log", partitions=PARTITIONS)
         past, key = list(self._past), CELL.encode()
-        # The folder of the agent's state is that of all roles, keys included.
+        # All roles share the state folder of the agent, including keys.
         ring = FrameKeyring(self.agent.state / "keys", SystemClock(), making=True)
         sign = ring.signer("node", NODE)
         self._has_past, self._began_ms = bool(past), int(time.time() * 1000)
