@@ -1,4 +1,4 @@
-"""Long runs in slices: a report goes on from the one before it, over the same code alone."""
+"""Long runs in slices: a report continues the previous one, only over the same code."""
 
 import json
 from hashlib import sha256
@@ -10,7 +10,7 @@ _FOLDERS: Final = ("engine", "connectors", "models", "tests")
 
 
 def code() -> str:
-    """Return what tells the code from any other: a hash over all that runs and all that tests."""
+    """Return a hash over all source and test code."""
     digest = sha256()
     for folder in _FOLDERS:
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -19,12 +19,12 @@ def code() -> str:
 
 
 def earlier(report: Path) -> dict[str, Any]:
-    """Return what the slices before found; nothing where the code has changed since."""
+    """Return the results of the previous slices; empty where the code has changed since."""
     found: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
     return found if found.get("code") == code() else {}
 
 
 def keep(report: Path, found: dict[str, Any]) -> None:
-    """Write what all slices so far found, and over which code."""
+    """Write the results of all slices so far, with the hash of the code."""
     report.parent.mkdir(exist_ok=True)
     report.write_text(json.dumps({"code": code()} | found, indent=2) + "\n")

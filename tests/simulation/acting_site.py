@@ -1,4 +1,4 @@
-"""A site with planners and agents on a loop of `virtual_time`; alerts are the test's own words."""
+"""A site with planners and agents on a loop of `virtual_time`; the test publishes the alerts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -39,7 +39,7 @@ LAB = parse_policy(read_shipped("lab"), source="lab")
 
 
 class FaultyLog(EmbeddedLog):
-    """The embedded log, until a test takes it away, lets it hang, or swaps it."""
+    """The embedded log, until a test makes it unreachable, makes it hang, or replaces it."""
 
     away: frozenset[str] = frozenset()
     hangs = False
@@ -50,7 +50,7 @@ class FaultyLog(EmbeddedLog):
         self.shows: dict[str, Bounds] = {}
 
     async def bounds(self, topic: str, partition: int) -> Bounds:
-        """Return what the test says that a topic holds, else what it does hold."""
+        """Return the bounds that the test sets for a topic, else the real ones."""
         return self.shows.get(topic) or await super().bounds(topic, partition)
 
     async def append(
@@ -63,7 +63,7 @@ class FaultyLog(EmbeddedLog):
         partition: int | None = None,
         time_ms: int | None = None,
     ) -> Position:
-        """See `engine.ports.Log`; a topic that is away takes nothing."""
+        """See `engine.ports.Log`; an unreachable topic accepts nothing."""
         if topic in self.away:
             raise LogUnreachable(f"{topic} is away.")
         return await super().append(
@@ -77,13 +77,13 @@ class FaultyLog(EmbeddedLog):
         return await super().read_to_end(topic, partition, offset=offset)
 
     async def identity(self) -> str:
-        """Return another name once the log was swapped."""
+        """Return another name once the log was replaced."""
         return self.swapped or await super().identity()
 
 
 @dataclass
 class Site:
-    """What a test holds in its hand."""
+    """The site and its controls for a test."""
 
     fleet: Fleet
     log: FaultyLog
@@ -154,13 +154,13 @@ class Site:
         )
 
     async def stop(self, task: asyncio.Task[None]) -> None:
-        """Stop a role without asking, as a killed process would."""
+        """Stop a role without clean-up, like a killed process."""
         self.running.discard(task)
         task.cancel()
         await asyncio.wait({task})
 
     def alert(self, lane: int = 0, **changes: Any) -> Alert:
-        """Return what an engine that believes in a panic of VM `lane` would say now."""
+        """Return an engine's current alert for a panic of VM `lane`."""
         world = self.fleet.world
         now_ms = self.clock.now_ms()
         node = world.topology.nodes[int(world.guests.node[lane])]
@@ -226,7 +226,7 @@ class Site:
         await self.say(Alert(**(fields_of(alert) | changes)))
 
     async def until_reset(self, lane: int = 0) -> None:
-        """Wait until somebody pulls the VM's reset line."""
+        """Wait until the VM is reset."""
         for _ in range(3_000):
             if self.resets(lane):
                 return
@@ -238,12 +238,12 @@ class Site:
         await self.log.append(ORDERS.name, key=b"c0", value=value, headers=headers)
 
     async def anybody(self, **words: Any) -> None:
-        """Say a word of control as anybody may who can write the topic: without a signature."""
+        """Append an unsigned control command, as any writer of the topic can."""
         control = self.word(**words)
         await self.log.append(CONTROL.name, key=control.key(), value=encode_control(control))
 
     async def control(self, **words: Any) -> None:
-        """Say a word of control with an operator's signature."""
+        """Append a control command with an operator's signature."""
         control = self.word(**words)
         value, headers = word(control)
         await self.log.append(CONTROL.name, key=control.key(), value=value, headers=headers)
@@ -266,7 +266,7 @@ class Site:
         await self.log.append(SCORES.name, key=b"c0", value=value, headers=headers)
 
     async def entries(self) -> list[Entry]:
-        """Return what stands on the orders topic and is rightly signed."""
+        """Return the validly signed records of the orders topic."""
         found: list[Entry] = []
         for record in await self.log.read_to_end(ORDERS.name, 0, offset=0):
             with suppress(RecordRejected):
@@ -333,7 +333,7 @@ async def acting_site(
 
 
 def _owned(fleet: Fleet) -> Fleet:
-    """Let every VM belong to acme and to a group of its own, so that none stands in another's."""
+    """Assign every VM to acme and to a separate group, so that no group limit applies."""
     topology = fleet.world.topology
     item = topology.item
 

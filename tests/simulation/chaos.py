@@ -1,8 +1,7 @@
-"""Plays seeded sites with ordinary trouble through engine, forecaster and historian.
+"""Play seeded sites with ordinary faults through engine, forecaster and historian.
 
-Nothing of it may end a role, and a state that was restored from a snapshot in the middle goes on
-bit for bit. Run `python -m tests.simulation.chaos --sites 500`; a failing seed is played again by
-`--first SEED --sites 1`.
+No fault may end a role, and a state restored from a snapshot midway must continue bit for bit. Run
+`python -m tests.simulation.chaos --sites 500`; replay a failing seed with `--first SEED --sites 1`.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from engine.ports import Record
 from engine.wire.frame import decode_frame
 from tests.simulation.chaos_sites import Site
 
-# What takes a quarter of an hour by default takes minutes here, so that a short play sees the end.
+# A default of a quarter of an hour becomes minutes here, so that a short play reaches the end.
 _SHORT: Final = Configuration(
     resolved_kept_s=120.0,
     source_kept_s=60.0,
@@ -39,12 +38,12 @@ _SHORT: Final = Configuration(
 
 
 def configuration_of(seed: int) -> Configuration:
-    """Return the constants of a seed: three of four sites let time pass faster."""
+    """Return the constants of a seed: three of four sites use shorter times."""
     return Configuration() if seed % 4 == 0 else _SHORT
 
 
 def engine_failures(records: list[Record], seed: int, *, stop_at: int) -> Iterator[str]:
-    """Yield how the engine fails at these records, restored from a snapshot at `stop_at`."""
+    """Yield the engine's failures on these records, restored from a snapshot at `stop_at`."""
     configuration = configuration_of(seed)
     partition = Partition(configuration)
     restored: Partition | None = None
@@ -65,7 +64,7 @@ def engine_failures(records: list[Record], seed: int, *, stop_at: int) -> Iterat
 
 
 def forecaster_failures(records: list[Record], *, stop_at: int) -> Iterator[str]:
-    """Yield how the forecaster fails at these records, restored in the middle."""
+    """Yield the forecaster's failures on these records, restored midway."""
     state, restored = Foretelling(), None
     for record in records:
         if record.offset == stop_at:
@@ -79,7 +78,7 @@ def forecaster_failures(records: list[Record], *, stop_at: int) -> Iterator[str]
 
 
 def historian_failures(records: list[Record], *, stop_at: int) -> Iterator[str]:
-    """Yield how the historian's fold fails at these records, restored in the middle."""
+    """Yield the failures of the historian's fold on these records, restored midway."""
     fold, restored = FrameFold(), None
     for record in records:
         if record.offset == stop_at:
@@ -99,7 +98,7 @@ def historian_failures(records: list[Record], *, stop_at: int) -> Iterator[str]:
 
 
 def failures(seed: int, *, seconds: float = 1_800.0) -> list[str]:
-    """Play a seed's site; return what failed, nothing where all held."""
+    """Play a seed's site; return the failures, empty if there are none."""
     records = Site(seed).play(seconds)
     stop_at = random.Random(seed + 1).randrange(len(records))
     plays: tuple[tuple[str, Callable[[], Iterator[str]]], ...] = (
@@ -124,7 +123,7 @@ def _compile() -> None:
 
 
 def main() -> None:
-    """Play as many sites as asked for; end with 1 where one failed."""
+    """Play the requested number of sites; exit code 1 where one failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sites", type=int, default=500)
     parser.add_argument("--first", type=int, default=0)

@@ -1,4 +1,4 @@
-"""What the hosts of a site with trouble send, and how the log dates it."""
+"""Frames of the hosts of a site with faults, and their append times."""
 
 import random
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from tests.unit.engine.detection.frames_by_hand import EPOCH_MS, Guest, Place, i
 
 @dataclass
 class Host(Place):
-    """A node, what its clocks show, and what its frames go through on the way."""
+    """A node, its clocks, and the disturbances of its frames."""
 
     cell: str = "cell-0"
     up: bool = True
@@ -27,14 +27,14 @@ class Host(Place):
 
 @dataclass(frozen=True)
 class Later:
-    """Something that is to happen at a time of the play."""
+    """Something scheduled for a time of the play."""
 
     at_s: float
     act: Callable[[], None]
 
 
 class Telling:
-    """The records of a site: what its hosts send, as the log's clock dates it."""
+    """The records of a site: its hosts' frames with the log's append times."""
 
     def __init__(self, chance: random.Random, *, interval_s: float) -> None:
         self.chance = chance
@@ -65,7 +65,7 @@ class Telling:
         )
 
     def _encoded(self, host: Host, *, run: str, sequence: int) -> list[bytes]:
-        """Return a sample as one frame, or as two where the host's samples are cut up."""
+        """Return a sample as one frame, or as two where the host's samples are split."""
         rows = host.rows() if host.hypervisor else VmRows.empty()
         half = len(rows) // 2
         cut = host.cuts and half > 0

@@ -1,7 +1,7 @@
-"""Sites with ordinary trouble, seeded: `tests.simulation.chaos` plays them.
+"""Seeded sites with ordinary faults, played by `tests.simulation.chaos`.
 
-Hosts die and come back, VMs are restarted elsewhere, moved, renamed and deleted, collectors are
-restarted, frames are swapped, doubled and lost, clocks step.
+Hosts die and return, VMs are restarted elsewhere, migrated, renamed and deleted, collectors are
+restarted, frames are reordered, duplicated and lost, clocks step.
 """
 
 import random
@@ -24,7 +24,7 @@ _TICK_S: Final = 2.0
 
 
 class Site(Telling):
-    """One seeded site: hosts in cells, guests, and the records they leave behind."""
+    """One seeded site: hosts in cells, guests, and the records of their frames."""
 
     def __init__(self, seed: int) -> None:
         chance = random.Random(seed)
@@ -64,7 +64,7 @@ class Site(Telling):
         )
 
     def play(self, seconds: float) -> list[Record]:
-        """Let time pass; return all records."""
+        """Advance time; return all records."""
         next_sample_s = {id(host): self.chance.random() * self.interval_s for host in self.hosts}
         every_s = max(20.0, 2 * self.interval_s)
         next_trouble_s = 5 * self.interval_s
@@ -85,7 +85,7 @@ class Site(Telling):
             self._tick()
         return self.records
 
-    # What happens -------------------------------------------------------------------------
+    # Events -------------------------------------------------------------------------------
 
     def _up(self) -> list[Host]:
         return [host for host in self.hosts if host.up]
@@ -123,7 +123,7 @@ class Site(Telling):
         host.up = False
         lost, host.guests = host.guests, []
         if self.chance.random() < 0.8:
-            # High availability starts them again on hosts that are up.
+            # High availability restarts them on hosts that are up.
             self._in(self.chance.uniform(20, 120), lambda: self._restarted(lost))
         else:
             self._in(self.chance.uniform(20, 600), lambda: self._back(host, lost))
@@ -255,7 +255,7 @@ class Site(Telling):
                 host.swaps = 1
 
     def _second_collector(self) -> None:
-        """Let another collector speak for a host for some frames, then the first one again."""
+        """Let another collector report for a host for some frames, then the first one again."""
         up = self._up()
         if not up:
             return

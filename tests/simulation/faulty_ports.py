@@ -1,7 +1,7 @@
-"""The ports of one site with every fault that a seed may ask for, on a `virtual_time` loop.
+"""The ports of one site with every fault that a seed can request, on a `virtual_time` loop.
 
-Each process holds its own view: a crash, a partition or a sleep hits one of them. What a
-process does durably is a crash point, before and after.
+Each process has its own view: a crash, a partition or a pause affects one of them. Every durable
+step of a process is a crash point, before and after.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ from tests.simulation.truthful_fleet import EPOCH_MS, Fleet, Guest
 
 
 class Killed(BaseException):
-    """The process is gone; nothing of it may run any more."""
+    """The process was killed; none of its code may run any more."""
 
 
 @dataclass(slots=True)
 class Faults:
-    """What is wrong with one process now; times are of the loop, 0 is never."""
+    """The current faults of one process; times are of the loop, 0 is never."""
 
     chance: random.Random
     away_until_s: float = 0.0
@@ -91,7 +91,7 @@ class Process:
 
 @dataclass
 class Store:
-    """What stands in the log, whoever reads it."""
+    """The content of the log, for all processes."""
 
     topics: dict[str, list[Record]] = field(default_factory=dict)
     grown: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -114,7 +114,7 @@ class Store:
 
 
 class View:
-    """The log as one process reaches it: see `engine.ports.Log`."""
+    """One process's view of the log: see `engine.ports.Log`."""
 
     def __init__(self, store: Store, process: Process) -> None:
         self._store = store
@@ -154,7 +154,7 @@ class View:
         await asyncio.sleep(chance.uniform(0.001, 0.02))
         away = asyncio.get_running_loop().time() < process.faults.away_until_s
         if away and chance.random() < 0.5:
-            # It stands in the log all the same, and nobody hears of it.
+            # The record is in the log, but the writer gets no acknowledgement.
             self._store.put(topic, key, value, headers)
         await self._reach()
         position = self._store.put(topic, key, value, headers)
@@ -230,12 +230,12 @@ class Disk:
         return tuple(self._entries)
 
 
-# What is asked right before a verb changes a guest: the invariants of a run.
+# Called directly before an action changes a guest: the invariants of a run.
 Check = Callable[[Process, Guest, str, str], None]
 
 
 class Hands:
-    """The verbs of one node, whose answers may lie: see `engine.ports.Verbs`."""
+    """The actuator of one node, whose answers may be wrong: see `engine.ports.Verbs`."""
 
     def __init__(self, fleet: Fleet, node: str, process: Process, check: Check) -> None:
         self._fleet = fleet
@@ -281,7 +281,7 @@ class Hands:
         await self._do(vm, "migrate", target, permit=permit)
 
     async def find_migration(self, vm: bytes, *, target: str, within_s: float) -> None:
-        """Wait for the migration that an earlier life asked for: see `engine.ports.Verbs`."""
+        """Wait for the migration that an earlier run requested: see `engine.ports.Verbs`."""
         guest = self._fleet.by_vm[vm]
         for _ in range(30):
             if guest.job:
@@ -307,7 +307,7 @@ class Hands:
         raise VerbRefused("no job was started from here")
 
     async def save(self, vm: bytes, *, incident: str, step: int) -> str:
-        """Keep nothing, as a full disk would: see `engine.ports.Evidence`."""
+        """Save nothing, as with a full disk: see `engine.ports.Evidence`."""
         await self._process.point("evidence")
         self._guest(vm)
         if self._process.faults.lies:
@@ -343,7 +343,7 @@ class Hands:
             arrived = asyncio.Event()
 
             def arrive() -> None:
-                # Peer to peer: it goes on whether or not the agent still lives.
+                # Peer to peer: it continues even if the agent dies.
                 guest.job = False
                 if guest.condition == "alive":
                     self._fleet.moves(guest, target)

@@ -1,4 +1,4 @@
-"""Hostile orders, journals and targets, as many as one likes: none gets through, all are told.
+"""Hostile orders, journals and targets, any number: none gets through, all are reported.
 
 A site under attack runs on a `virtual_time` loop, as every seed does.
 """
@@ -25,9 +25,9 @@ from tests.signing import AGENT_KEY, FOREIGN_KEY, PLANNER_KEY
 from tests.simulation.seeded_run import POLICY, Run
 from tests.simulation.truthful_fleet import EPOCH_MS, Guest, small_fleet
 
-# A site is made anew after so many, so that no limit of theirs hides what else refuses them.
+# A new site after this many, so that its limits do not hide the other reasons for rejection.
 _AT_ONE_SITE: Final = 50
-# What an attacker or a broken planner may put in the place of one VM.
+# Values with which an attacker or a broken planner may replace the target.
 _NO_TARGETS: Final = (
     "", " ", "*", "%", "all", "null", "None", "nil", "0", "-", ".*", "vm*", "[]", "{}",
     "00000000-0000-0000-0000-000000000000", "web-1", "../..", "NULL", "undefined", "\x00",
@@ -35,7 +35,7 @@ _NO_TARGETS: Final = (
 
 
 def order_for(guest: Guest, number: int, *, now_ms: int) -> Order:
-    """Return an order that nothing speaks against: the guest is dead."""
+    """Return an order that meets all conditions: the guest is dead."""
     return Order(
         incident=f"{number:032x}", step=0, action="reset", vm=guest.text,
         instance=guest.instance, site="site", cell=guest.cell, node=guest.node,
@@ -49,7 +49,7 @@ def order_for(guest: Guest, number: int, *, now_ms: int) -> Order:
 def _bytes_of(
     chance: random.Random, good: Order, executed: tuple[bytes, Headers]
 ) -> tuple[bytes, Headers]:
-    """Return one hostile record made of an order that would be carried out."""
+    """Return one hostile record derived from an order that would be executed."""
     change = partial(msgspec.structs.replace, good)
     value, headers = encode_order(good, PLANNER_KEY)
     late = 60_001 + chance.randrange(10**8)
@@ -93,7 +93,7 @@ def _unread() -> int:
 
 
 class _Attack(Run):
-    """A site without a planner, with one dead guest that every hostile order would have reset."""
+    """A site without a planner, with one dead guest that every hostile order would reset."""
 
     def __init__(self, seed: int, count: int) -> None:
         super().__init__(seed, "mixed", clean=True)
@@ -110,7 +110,7 @@ class _Attack(Run):
         now_ms = self.detector.now_ms()
         executed = encode_order(order_for(here[0], 10**30, now_ms=now_ms), PLANNER_KEY)
         self.store.put(ORDERS.name, b"c0", *executed)
-        # Half an hour later no limit speaks against another one.
+        # After half an hour no limit forbids another one.
         await asyncio.sleep(1_900.0)
         assert self.result.effects == 1, "the order that is replayed must have been good"
         here[0].turn("panic_spin", asyncio.get_running_loop().time())
@@ -122,7 +122,7 @@ class _Attack(Run):
             await asyncio.sleep(1.0)
         await asyncio.sleep(30.0)
         entries = [decode_entry(record.value) for record in self.store.topics[JOURNAL.name]]
-        # What no agent can read is counted by each, and kept by a planner where one runs.
+        # An unreadable record is counted by each agent, and kept by a planner where one runs.
         self.told = _unread() - unread
         self.told += sum(
             entry.kind == "refusal" and "was not read" not in entry.sentence
@@ -135,7 +135,7 @@ class _Attack(Run):
 
 
 def attack(count: int) -> tuple[int, int]:
-    """Give `count` hostile orders; return how many were executed and how many were told of."""
+    """Send `count` hostile orders; return how many were executed and how many were reported."""
     executed = told = 0
     for number, first in enumerate(range(0, count, _AT_ONE_SITE)):
         run = _Attack(number, min(_AT_ONE_SITE, count - first))
@@ -146,7 +146,7 @@ def attack(count: int) -> tuple[int, int]:
 
 
 def _journal(chance: random.Random) -> tuple[list[JournalEntry], list[Head]]:
-    """Return a journal of three writers as the log holds it, and their heads."""
+    """Return a journal of three writers from the log, and their heads."""
     heads = [Head(f"act/n{number}") for number in range(3)]
     entries = []
     for number in range(120):
@@ -180,7 +180,7 @@ def _edited(chance: random.Random, entries: list[JournalEntry]) -> list[JournalE
         gone = set(mine[-chance.randint(1, len(mine)) :])
         return [one for index, one in enumerate(entries) if index not in gone]
     if kind == 4:
-        # Who edits well forges the link too.
+        # A careful attacker forges the link too.
         forged = change(sentence=other)
         forged = msgspec.structs.replace(forged, link=link_of(forged))
         return [*entries[:at], forged, *entries[at + 1 :]]
@@ -191,7 +191,7 @@ def _edited(chance: random.Random, entries: list[JournalEntry]) -> list[JournalE
 
 
 def tamper(count: int) -> int:
-    """Edit journals `count` times; return how many edits were found."""
+    """Edit journals `count` times; return how many edits were detected."""
     found = 0
     for seed in range(count):
         chance = random.Random(seed)
@@ -206,7 +206,7 @@ def _looks_dead(order: Order, looks: Sequence[Look]) -> bool:
 
 
 def aim(count: int) -> int:
-    """Ask for `count` targets that are none; return how many would have been touched."""
+    """Send orders for `count` invalid targets; return how many would have been acted on."""
     chance, touched = random.Random(0), 0
     guest = small_fleet(chance).guests[0]
     guest.turn("panic_spin", 0.0)

@@ -1,4 +1,4 @@
-"""What must hold at every effect of a seeded run, counted anew in the plainest way."""
+"""The invariants of every action of a seeded run, recomputed in the plainest way."""
 
 import asyncio
 import re
@@ -21,13 +21,13 @@ from tests.simulation.truthful_fleet import EPOCH_MS, Guest
 
 Family = Literal["mixed", "storm", "blackout", "race"]
 
-# A pause that stands in the log is a pause that holds: at the latest this long after.
+# Maximum delay from a pause in the log to its effect.
 _PAUSE_EFFECT_S: Final = 5.0
 
 
 @dataclass
 class Result:
-    """What came of one seed."""
+    """The result of one seed."""
 
     seed: int
     family: Family
@@ -43,7 +43,7 @@ class Result:
 
 
 class Watch:
-    """Sees every record and every effect of a run; breaches go to `result`."""
+    """Observes every record and every action of a run; writes violations to `result`."""
 
     def __init__(
         self,
@@ -66,11 +66,11 @@ class Watch:
         self._pauses: dict[bytes, tuple[Control, float]] = {}
 
     def appended(self, record: Record) -> None:
-        """Take note of what stands in the log."""
+        """Record an appended record."""
         if record.topic == CONTROL.name:
             word = decode_control(record.value)
             if not word.active and not record.headers:
-                return  # a pause ends by an operator's word alone
+                return  # only an operator's command ends a pause
             self._pauses[word.key()] = (word, asyncio.get_running_loop().time())
         if record.topic != ORDERS.name:
             return
@@ -92,7 +92,7 @@ class Watch:
         self.result.breaches.append(f"{what} at {asyncio.get_running_loop().time():.3f} s")
 
     def check(self, process: Process, guest: Guest, verb: str, target: str) -> None:
-        """Hold one effect, right before it happens, against everything that must be true."""
+        """Check one action, directly before it happens, against all invariants."""
         self.result.effects += 1
         now_s = asyncio.get_running_loop().time()
         if verb in ("reset", "reboot") and guest.lives():
@@ -124,7 +124,7 @@ class Watch:
                     self._breach(f"incident {key[0]} goes on after an unknown outcome")
 
     def _check_budgets(self, at_ms: int, order: Order) -> None:
-        """Count anew what the limits count, in the plainest way."""
+        """Recompute the counts of the limits, in the plainest way."""
         limits = self._policy.limits
         count = self._most_in_10min(at_ms, lambda _: True)
         if count > limits.site_budget(self._vms):
@@ -146,9 +146,9 @@ class Watch:
         self._spent.append((at_ms, order))
 
     def _most_in_10min(self, at_ms: int, counts: Callable[[Order], bool]) -> int:
-        """Return how many actions that count the fullest 10 min around one more at `at_ms` hold.
+        """Return the maximum number of counting actions in any 10 min around one more at `at_ms`.
 
-        Agents act in another order than orders stand in the log, so that a window may end later.
+        Agents act in another order than that of the log, so a window may end later.
         """
         dates_ms = [at_ms, *(ms for ms, order in self._spent if counts(order))]
         ends_ms = [ms for ms in dates_ms if 0 <= ms - at_ms < 600_000]
@@ -165,7 +165,7 @@ class Watch:
                 continue
             if (word.scope, word.subject) not in covered or since_s > now_s:
                 continue
-            # A clock that is wrong may end a breaker's word early; a person's has no end.
+            # A wrong clock may end a breaker's command early; a person's has no end.
             if word.until_ms is not None and process.faults.clock_offset_ms:
                 continue
             if process.barrier_s > since_s or now_s - since_s > _PAUSE_EFFECT_S:
@@ -177,5 +177,5 @@ def _weighs_on(node: str, order: Order) -> bool:
 
 
 def invariant_of(breach: str) -> str:
-    """Return which invariant a breach is of: its words without what differs between seeds."""
+    """Return the invariant of a violation: its message without what differs between seeds."""
     return re.sub(r"[0-9a-f]{32}|\d[\d.]*|\('.*?\)", "N", breach)

@@ -1,4 +1,4 @@
-"""A detector that knows the truth, tells it late, and lies where a seed asks for it."""
+"""A detector that knows the truth, reports it late, and lies where a seed requests it."""
 
 import asyncio
 import random
@@ -18,7 +18,7 @@ _ROOM: Final = NodeMinute(vms=8, cores=32.0, memory_available_bytes=1e11)
 
 
 class Detector:
-    """Publishes alerts and loads of a fleet; `silent` sees nothing any more."""
+    """Publishes alerts and loads of a fleet; with `silent` it detects nothing any more."""
 
     def __init__(self, fleet: Fleet, store: Store, chance: random.Random) -> None:
         self.fleet = fleet
@@ -40,7 +40,7 @@ class Detector:
             loop.call_later(self.chance.uniform(20.0, 60.0), self._notice, guest)
 
     def suffer(self, guest: Guest) -> None:
-        """Let the engine say that a guest waits for its node's cores."""
+        """Report that a guest waits for its node's cores."""
         if guest.lane not in self.alerts and guest.condition == "alive":
             self.fire(
                 guest,
@@ -54,7 +54,7 @@ class Detector:
         self.fire(guest, {"kind": guest.condition, "cpu_shape": shape})
 
     def cry_wolf(self) -> None:
-        """Say that a living guest is dead, in one of the ways in which a detector may be wrong."""
+        """Report a live guest as dead, in one of the ways in which a detector may be wrong."""
         chance = self.chance
         guest = chance.choice(self.fleet.guests)
         if guest.lane in self.alerts:
@@ -146,7 +146,7 @@ class Detector:
         )  # fmt: skip
 
     def _again(self, guest: Guest, alert: Alert, left: int) -> None:
-        """Publish an alert again, or say that its guest is well."""
+        """Publish an alert again, or report that its guest has recovered."""
         moved = alert.kind == "node_contention" and guest.node != alert.node
         lives = guest.condition == "alive" and alert.kind != "node_contention"
         now_ms = self.now_ms()
@@ -170,7 +170,7 @@ class Detector:
         asyncio.get_running_loop().call_later(60.0, self._again, guest, alert, left - 1)
 
     def scores(self) -> None:
-        """Tell what the nodes carried in the last minute."""
+        """Publish the load of the nodes in the last minute."""
         if self.silent:
             return
         for cell in ("c0", "c1"):

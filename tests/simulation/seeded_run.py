@@ -1,7 +1,7 @@
-"""One seed: a site of three nodes for half an hour, with what the seed does to it.
+"""One seed: a site of three nodes for half an hour, with the seed's faults.
 
-Planners, agents, log format, ledger and look are the shipped ones. The detector is the truth
-with delays, and lies: it may say anything, and no living guest may be torn down for it.
+Planners, agents, log format, ledger and preflight check are the shipped ones. The detector
+publishes the truth with delays, and lies: for no alert may a live guest be reset.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ ADVERSITIES: Final = (
     "sleep",
 )  # fmt: skip
 
-# A production policy, but for the modes: what it may touch it may touch by itself.
+# A production policy except for the modes: it may act on everything without approval.
 _DEFAULT: Final = parse_policy(read_shipped("default"), source="default")
 POLICY: Final[Policy] = msgspec.structs.replace(
     _DEFAULT,
@@ -64,19 +64,19 @@ POLICY: Final[Policy] = msgspec.structs.replace(
         "node_contention": (Step(action="migrate", deadline_s=600),),
     },
 )
-# Virtual seconds of a run. A storm's pause and a blackout show what they do in a quarter of an
-# hour, a race is over when the longest sleep is.
+# Virtual seconds of a run. A storm's pause and a blackout take effect within a quarter of an hour;
+# a race is over after the longest pause of a process.
 _LASTS_S: Final[dict[Family, float]] = {
     "mixed": 1_800.0, "storm": 900.0, "blackout": 900.0, "race": 300.0,
 }  # fmt: skip
 _SCORES_EVERY_S: Final = 180
 _TICK_S: Final = 20.0
-# An agent decides nothing when it says that it is alive.
+# The agent's periodic status report has no influence on its decisions.
 _REPORT_S: Final = 300.0
 
 
 class Run:
-    """One seed being played; `clean` leaves every adversity out."""
+    """One seed being played; `clean` leaves out all faults."""
 
     def __init__(self, seed: int, family: Family, *, clean: bool) -> None:
         self.chance = random.Random(f"{family}/{seed}")
@@ -97,7 +97,7 @@ class Run:
         self.processes: list[Process] = []
         self.runs = 0
 
-    # -- what is wrong -------------------------------------------------------------------
+    # -- faults --------------------------------------------------------------------------
 
     def play(self) -> Result:
         family, chance = self.result.family, self.chance
@@ -137,11 +137,11 @@ class Run:
             self.result.points += process.faults.points
 
     def _plan_deaths(self, lasts_s: float) -> list[int]:
-        """Let one to three guests die early enough to be mended, and one node be too busy."""
+        """Let one to three guests die early enough to be repaired, and overload one node."""
         chance, loop = self.chance, asyncio.get_running_loop()
         lanes = chance.sample(range(len(self.fleet.guests)), chance.randint(1, 3))
-        # A blackout finds them alive; a race is about one; in a quarter of an hour a cell may
-        # have two repairs.
+        # A blackout finds them alive; a race concerns one; in a quarter of an hour a cell may have
+        # two repairs.
         family = self.result.family
         first_s, last_s = {
             "mixed": (5.0, 400.0), "storm": (5.0, 120.0), "blackout": (125.0, 150.0),
@@ -183,7 +183,7 @@ class Run:
         if "partition" in wrong:
             later(120.0, lambda until_s: setattr(faults, "away_until_s", until_s))
         if "sleep" in wrong:
-            # Longer than an order lives, twice over.
+            # More than twice the lifetime of an order.
             later(200.0, lambda until_s: setattr(faults, "asleep_until_s", until_s))
         if "disk" in wrong:
             later(600.0, lambda until_s: setattr(faults, "disk_full_until_s", until_s))
@@ -215,7 +215,7 @@ class Run:
             loop.call_at(at_s + chance.uniform(0.0, within_s), self.detector.die, guest, kind)
 
     def _plan_blackout(self) -> None:
-        """Let nobody see the zone any more, some of it dead, and a detector that cries for all."""
+        """Hide the zone, partly dead, from the detector, and let it report all guests as dead."""
         chance, loop = self.chance, asyncio.get_running_loop()
         at_s = chance.uniform(30.0, 120.0)
 
@@ -227,7 +227,7 @@ class Run:
             for guest in self.fleet.guests:
                 if chance.random() < 0.5:
                     self.detector.die(guest, "panic_spin")
-                # What was seen last is older than data may be.
+                # The last observation is older than data may be.
                 seen_ms = self.detector.now_ms() - round(chance.uniform(121_000, 600_000))
                 after_s = chance.uniform(1.0, 400.0)
                 loop.call_later(after_s, self.detector.fire, guest, {"data_ms": seen_ms})
@@ -250,7 +250,7 @@ class Run:
             over_s = now_s + chance.uniform(20.0, 600.0)
             asyncio.get_running_loop().call_at(over_s, self._end_pause, pause)
         else:
-            # Somebody who may write the topic and is no operator would like it to end.
+            # A writer of the topic without an operator's key tries to end the pause.
             over = msgspec.structs.replace(pause, active=False)
             asyncio.get_running_loop().call_at(
                 now_s + 10.0, self.store.put, CONTROL.name, pause.key(), encode_control(over)
@@ -260,10 +260,10 @@ class Run:
         over = msgspec.structs.replace(pause, active=False, time_ms=self.detector.now_ms())
         self.store.put(CONTROL.name, pause.key(), *word(over))
 
-    # -- who acts ------------------------------------------------------------------------
+    # -- roles ---------------------------------------------------------------------------
 
     def _spawn(self, name: str, role: Callable[[Process], Agent | Planner]) -> None:
-        """Run a role, and run it anew whenever it was killed."""
+        """Run a role, and restart it whenever it was killed."""
         process = Process(name, Faults(random.Random(self.chance.random())))
         self.processes.append(process)
         loop = asyncio.get_running_loop()
@@ -283,7 +283,7 @@ class Run:
             if task.cancelled() or process.dead:
                 wait_s = self.chance.uniform(0.5, 20.0)
             elif (error := task.exception()) is not None:
-                # A service manager starts a role again that ended by an error.
+                # A service manager restarts a role that ended by an error.
                 self.result.outcomes[f"ended: {type(error).__name__}"] += 1
                 if isinstance(error, AssertionError):
                     self.result.breaches.append(f"invariant of the planner: {error}")
@@ -351,7 +351,7 @@ def _known_log() -> bytes:
 
 
 def play(seed: int, family: Family, *, clean: bool = False) -> Result:
-    """Play one seed and return what came of it."""
+    """Play one seed and return its result."""
     run = Run(seed, family, clean=clean)
     with (
         mock.patch.multiple(plan_role, _TICK_S=_TICK_S),
@@ -363,10 +363,10 @@ def play(seed: int, family: Family, *, clean: bool = False) -> Result:
 
 @contextmanager
 def _signatures_checked_once() -> Iterator[None]:
-    """Let the check of signatures remember which bytes were rightly signed by whom.
+    """Cache the checks of signatures: the bytes and the signer of valid ones.
 
-    Six readers of one run trust the same keys, and a signature that held once holds: checking
-    it anew for each of them took a fifth of a run.
+    Six readers of one run trust the same keys, and a valid signature stays valid: checking it for
+    each of them took a fifth of a run.
     """
     held: dict[tuple[bytes, Headers, tuple[str, ...]], str] = {}
     check = order.check_signature

@@ -1,7 +1,7 @@
-"""Plays many seeds on all cores: `make simulate SEEDS=N [FIRST=n]`, to `reports/simulation.json`.
+"""Play many seeds on all cores: `make simulate SEEDS=N [FIRST=n]`, to `reports/simulation.json`.
 
-A failing seed prints one line that plays it again. Slices over the same code that follow on each
-other (`FIRST=` where the one before ended) add up in the report.
+A failing seed prints one line that replays it. Consecutive slices over the same code (`FIRST=` at
+the end of the previous one) are summed in the report.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from tests.simulation.seeded_run import FAMILIES, play
 from tests.slices import ROOT, earlier, keep
 
 _CHUNK = 25
-# A blackout is about nothing happening at all: a tenth of the runs say as much.
+# In a blackout nothing may happen: a tenth of the runs suffices to show it.
 _SHARE = {"mixed": 1.0, "storm": 1.0, "blackout": 0.1, "race": 1.0}
 REPORT = ROOT / "reports" / "simulation.json"
 
 
 @dataclass
 class Sum:
-    """What the seeds of one family from `first` on came to.
+    """The sum of the seeds of one family from `first` on.
 
     `clean_*` are the same seeds without the faults.
     """
@@ -79,16 +79,16 @@ class Sum:
             self.failing.append(f"{found[0]}  # again: {again}")
 
     def repair_ratio(self) -> float:
-        """Return the share of the repairable that is repaired where nothing else is wrong."""
+        """Return the repaired share of the repairable guests in runs without faults."""
         return self.clean_repaired / self.clean_repairable if self.clean_repairable else 1.0
 
     def told(self) -> dict[str, Any]:
-        """Return what the report says of it."""
+        """Return the sum for the report."""
         return vars(self) | {"clean_repair_ratio": self.repair_ratio()}
 
     @classmethod
     def going_on(cls, told: dict[str, Any], *, first: int) -> Self:
-        """Return the sum that the slice before ended with, an empty one where none ended here."""
+        """Return the sum at the end of the previous slice, empty if none ended at `first`."""
         if not told or told["first"] + told["seeds"] != first:
             return cls(first=first)
         values = {one.name: told[one.name] for one in fields(cls)}
@@ -97,7 +97,7 @@ class Sum:
 
 
 def quiet() -> None:
-    """Write no log: the journal of a run says the same, and nobody reads ten thousand."""
+    """Disable logging: the journal of a run has the same content."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), processors=[_drop])
 
 
@@ -106,7 +106,7 @@ def _drop(_: Any, __: str, ___: Any) -> Any:
 
 
 def _chunk(family: Family, seeds: range) -> tuple[list[Result], list[Result], float, float]:
-    """Play seeds and their twins, and tell what each took of a core, since others use it too."""
+    """Play seeds and their twins, and return the CPU time of each, as the machine is shared."""
     quiet()
     began_s = time.process_time()
     results = [play(seed, family) for seed in seeds]
@@ -119,7 +119,7 @@ def simulate(family: Family, *, first: int, seeds: int, workers: int, total: Sum
     """Play `seeds` seeds of a family and their clean twins, and add them to `total`."""
     began_s = time.monotonic()
     parts = [range(n, min(n + _CHUNK, first + seeds)) for n in range(first, first + seeds, _CHUNK)]
-    # Started anew and not forked: a test process may have threads.
+    # Spawned and not forked: a test process may have threads.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for results, twins, cpu_s, clean_cpu_s in pool.map(_chunk, [family] * len(parts), parts):
             total.cpu_s = round(total.cpu_s + cpu_s, 1)
@@ -155,7 +155,7 @@ def _hostile(count: int) -> dict[str, int]:
 
 
 def main() -> int:
-    """Play what the command line asks for; exit code 1 where anything did not hold."""
+    """Play the seeds of the command line; exit code 1 where an invariant was violated."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=1_000)
     parser.add_argument("--first", type=int, default=0)

@@ -12,14 +12,14 @@ from engine.ports import Record
 from engine.wire import topics
 from engine.wire.frame import Event, Frame, Header, InventoryItem, VmRows, encode_frame
 
-# Nodes are not sampled at the same moment; each begins a little later.
+# Nodes are not sampled at the same time; each starts a little later.
 _STAGGER_NS = 37_000_000
 _INVENTORY_EVERY = 300
 
 
 @dataclass
 class Site:
-    """A world, its nodes' collectors reduced to what they write, and a log's append time."""
+    """A world, the frames of its nodes' collectors, and a log's append time."""
 
     plan: WorldPlan
     interval_s: float = 2.0
@@ -47,7 +47,7 @@ class Site:
             yield self.tick()
 
     def look(self, node: int) -> Record | None:
-        """Return what one node's collector appends now, None while the node is out of reach."""
+        """Return the current record of one node's collector, None while the node is unreachable."""
         eye = self.eyes[node]
         try:
             sample = eye.observe()
@@ -86,11 +86,11 @@ class Site:
         )
 
     def tick(self) -> Record:
-        """Return the record that lets time pass."""
+        """Return the record that advances the log's time."""
         return self.said("shell", "-", "engine", ())
 
     def said(self, role: str, cell: str, node: str, events: tuple[Event, ...]) -> Record:
-        """Return a frame of events by somebody who is no collector."""
+        """Return a frame of events by a role other than a collector."""
         self.sequences.append(0)
         number = len(self.sequences)
         header = Header(

@@ -1,4 +1,4 @@
-"""Detection held to what it was: look-alikes on simulated sites, and recorded counters."""
+"""Detection compared with committed figures: simulated confounders, and recorded counters."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from benchmarks import corpus
 from benchmarks.accuracy import DATA, committed, fast_figures, fell_behind
 from engine.evaluation.scores import score
 
-# Not those of the figures: those are for the release, these for every change.
+# Other seeds than those of the figures, which are for the release; these run at every change.
 SEEDS = (501, 502)
 SECONDS = 2400.0
 
@@ -18,7 +18,7 @@ def test_look_alikes_lead_to_no_order_and_the_dead_are_found() -> None:
     scores = score(judgement, interval_s=10.0, vm_days=vm_days)
     wrong = [(order.line.sentence, order.behind) for order in judgement.false_orders]
     assert wrong == []
-    # Who has no second witness is alerted only: the others are all ordered.
+    # A VM without a second witness is only alerted: all others get orders.
     alone = sum(one.alert_only for one in played)
     deaths = len(SEEDS) * sum(corpus.DEATHS.values()) - alone
     assert 0 < alone < deaths

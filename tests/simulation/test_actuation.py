@@ -63,7 +63,7 @@ def test_two_planners_give_one_execution_for_one_step() -> None:
             site.start_planner("p2")
             site.start_agent()
             await site.keep_firing(await _until_panicked(site), seconds=90.0)
-            # Both gave the order: only the log's order can have decided.
+            # Both issued the order: only the log's order can have decided.
             assert {order.planner for order in await site.orders()} == {"p1", "p2"}
             assert site.resets() == 1
             assert len(await site.marks()) == 1
@@ -81,7 +81,7 @@ def test_the_order_of_a_planner_that_slept_too_long_is_not_carried_out() -> None
             await asyncio.sleep(15.0)
             (order,) = await site.orders()
             await site.stop(agent)
-            # The same step again, and the next one, both as they were decided a minute ago.
+            # The same step again, and the next one, both as decided a minute ago.
             late = {name: getattr(order, name) for name in order.__struct_fields__}
             await asyncio.sleep(61.0)
             await site.order(order)

@@ -1,4 +1,4 @@
-"""Agents and planners that die, race, sleep and are lied to, on a loop of `virtual_time`."""
+"""Agents and planners with crashes, races, pauses and false alerts, on a loop of `virtual_time`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ TWO_RESETS = msgspec.structs.replace(
 
 
 class Killed(BaseException):
-    """The process ended here, without a chance to tidy up."""
+    """The process ended here without clean-up."""
 
 
 class DyingLedger:
@@ -51,7 +51,7 @@ class DyingLedger:
 
 
 class FullDisk(DyingLedger):
-    """A ledger that takes n entries and none after."""
+    """A ledger that accepts n entries and none after."""
 
     def append(self, entry: bytes) -> None:
         self._left -= 1
@@ -81,10 +81,10 @@ def test_an_agent_killed_at_any_ledger_entry_acts_once_at_most_and_says_how_it_e
                 assert isinstance(agent.exception(), Killed)
             site.start_agent()
             await site.keep_firing(site.alert(), seconds=600.0)
-            # A mark that may not have arrived is told again, and says the same.
+            # A result that may not have arrived is published again with the same content.
             (mark, *repeated) = await site.marks()
             assert {one.outcome for one in repeated} <= {mark.outcome}
-            # Entries: log, how far it was read, accepted, sent, returned, marked.
+            # Entries: log, position read, accepted, sent, returned, marked.
             sent = at > 3 or (at == 3 and durable)
             assert site.resets() == (at > 3 or at < 2 or (at == 2 and not durable))
             if sent:
@@ -166,7 +166,7 @@ def test_an_order_that_was_given_before_the_agent_knew_the_log_is_never_carried_
             await _dead_vm_and_its_alert(site)
             await asyncio.sleep(2.0)
             assert len(await site.orders()) == 1
-            # A new ledger: whether an earlier agent carried the order out cannot be known.
+            # A new ledger: it is unknown whether an earlier agent executed the order.
             site.start_agent()
             await asyncio.sleep(30.0)
             (mark,) = await site.marks()
@@ -191,7 +191,7 @@ def test_a_node_whose_hypervisor_is_away_does_nothing_and_may_be_asked_again() -
 
 
 class FirstResetFails(SimulatedVerbs):
-    """A hypervisor whose first reset is not made, for the reason that a test gives."""
+    """A hypervisor whose first reset fails, for the reason that a test gives."""
 
     def __init__(self, site: Site, error: VerbRefused) -> None:
         super().__init__(site.fleet.world, "c0-n0")
@@ -226,12 +226,12 @@ def test_a_dead_vm_whose_reset_came_too_late_is_ordered_again_and_a_refused_one_
     virtual_time.run(scene())
 
 
-# Three at once would be a storm, and nothing would be done at all.
+# Three at the same time would be a storm, and no action would follow.
 DEAD = 2
 
 ALIVE = ("start_agent", "start_planner", "start_planner", "replay_alert")
 
-# What a run is made of: each is one thing that goes wrong, or time passing.
+# The elements of a run: each is one fault, or time passing.
 FAULTS = (
     "kill_agent",
     "start_agent",
@@ -304,7 +304,7 @@ class Run:
 
 
 def _next_step(order: Order) -> Order:
-    """Return the step after `order`, dated now as a planner that slept would not."""
+    """Return the step after `order`, dated now, unlike from a planner that was suspended."""
     return msgspec.structs.replace(order, step=order.step + 1)
 
 
@@ -328,15 +328,15 @@ def test_no_run_of_faults_acts_twice_over_a_budget_or_on_the_living() -> None:
         virtual_time.run(scene())
 
     runs()
-    # Doing nothing is not safety.
+    # Doing nothing does not count as safety.
     assert calls >= 50
 
 
 async def _check(site: Site) -> None:
-    """Raise if what must hold in every moment of every run does not hold."""
+    """Raise if an invariant of every moment of every run is violated."""
     calls = site.fleet.world.truth.verb_calls
     assert not site.fleet.world.truth.harms
-    # One call per incident step: the ledger says which were sent, the world which arrived.
+    # One call per incident step: the ledger has those sent, the world those that arrived.
     sent = [
         entry for store in site.ledgers.values() for entry in store.entries() if b'"sent"' in entry
     ]

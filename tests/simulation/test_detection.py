@@ -1,4 +1,4 @@
-"""The engine on whole simulated sites: dead guests are found, and nobody alive is rebooted."""
+"""The engine on whole simulated sites: dead guests are detected, and no live one is rebooted."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ FAST = Configuration(verify_stable_s=10.0)
 SECONDS = 400.0
 SEEDS = (1, 2)
 
-# How often each kind happens, to VMs drawn by chance; every one stays below the gate.
+# Number of incidents of each kind, on random VMs; every kind stays below the gate.
 FAULTS = {
     "panic_spin": 5,
     "panic_halt": 4,
@@ -52,7 +52,7 @@ FAULTS = {
 
 @dataclass
 class Run:
-    """One site's course: what was published, when, and what was really so at that moment."""
+    """The results of one site: published alerts, their times, and the ground truth at that time."""
 
     site: Site
     alerts: list[Alert] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Run:
     verified: set[int] = field(default_factory=set)
 
     def fold(self, partition: Partition, record: Record) -> Iterator[Alert]:
-        """Fold one record, note what it says, and yield new suggestions to reboot."""
+        """Fold one record, record its alerts, and yield new suggestions to reboot."""
         self.records.append(record)
         world = self.site.world
         for output in partition.fold(record):
@@ -88,7 +88,7 @@ class Run:
                     yield alert
 
     def deaths(self) -> dict[int, float]:
-        """Return when each VM died of a panic that does not heal itself."""
+        """Return when each VM died of a panic that does not recover by itself."""
         return {
             death.vm: death.at_ns / 1e9
             for death in self.site.world.truth.deaths
@@ -100,7 +100,7 @@ class Run:
 
 
 def play(plan: WorldPlan, seconds: float, *, repair: bool = True) -> Run:
-    """Run a site; each VM that is to be rebooted is, and the agent says so."""
+    """Run a site; reboot each VM that should be rebooted, and report it as the agent."""
     site = Site(plan)
     run = Run(site)
     partition = Partition(FAST)
@@ -129,7 +129,7 @@ def mark(site: Site, alert: Alert) -> Record:
 
 @cache
 def a_mixed_site(seed: int) -> Run:
-    """Return the course of 200 VMs in 4 cells to which everything in `FAULTS` happens."""
+    """Return the run of 200 VMs in 4 cells with everything in `FAULTS`."""
     rng = np.random.default_rng(seed)
     vms = iter(rng.permutation(200).tolist())
     incidents = []
@@ -138,7 +138,7 @@ def a_mixed_site(seed: int) -> Run:
         for _ in range(count):
             vm = next(vms)
             if kind.startswith("panic"):
-                # A guest that never did anything visible cannot be seen to stop.
+                # A guest without visible activity cannot be seen to stop.
                 pinned[vm] = str(rng.choice(["web", "database", "bursty"]))
             params = {"vcpus": float(rng.integers(0, 2))} if kind == "panic_spin" else {}
             at_s = float(rng.uniform(150, SECONDS - 80))

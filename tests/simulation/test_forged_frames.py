@@ -18,7 +18,7 @@ from engine.wiring import Authority
 from tests.scenarios import playing
 from tests.scenarios.playing import Happening, Scenario, SitePlan, Stage, records, staged
 
-# The VM computes and for a minute neither reads, writes nor sends: it lives, and nothing shows it.
+# The VM computes and for a minute neither reads, writes nor sends: it is alive without a sign.
 LIVE = 2
 SCENE = Scenario(
     story="A live guest computes; somebody without a key says that it panicked.",
@@ -31,7 +31,7 @@ KEY = b"c0"
 
 
 def forged_frame(stage: Stage, node: str) -> bytes:
-    """Return one frame of a collector that says that the VM's panic device spoke."""
+    """Return one frame of a collector that reports a panic by the VM's panic device."""
     now_ns = stage.clock.now_ms() * 1_000_000
     header = Header(
         site="site", zone="z0", cell="c0", node=node, role="collector", run="x", sequence=0,
@@ -52,7 +52,7 @@ def by_another_site(value: bytes) -> Headers:
 
 
 async def told_of(node: str, *signs: Callable[[bytes], Headers]) -> tuple[set[str], int]:
-    """Play the scene, forge a frame in each way, and return the kinds of alerts, and the orders."""
+    """Play the scene, forge a frame in each way, and return the kinds of alerts and the orders."""
     async with staged(SCENE) as stage:
         playing_on = asyncio.create_task(stage.play())
         await asyncio.sleep(FORGED_S)
@@ -98,7 +98,7 @@ def test_one_frame_without_a_known_key_tells_of_no_panic(
 def test_where_frames_without_a_mac_are_accepted_the_live_vm_is_told_to_have_panicked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The scene is as dangerous as it claims: releases before frame keys ordered a reset here."""
+    """The scene is truly dangerous: releases before frame keys ordered a reset here."""
     kinds, _ = play(monkeypatch, unsigned, requiring=False)
     assert "panic_spin" in kinds
 

@@ -1,4 +1,4 @@
-"""Bad records among good ones: none crashes, no good one is lost, each is counted."""
+"""Bad records among good ones: no role crashes, no good record is lost, each bad one is counted."""
 
 import pytest
 
@@ -97,7 +97,7 @@ def test_frames_hostile_in_every_field_end_no_role_and_lose_no_good_one(good):
 
 @pytest.mark.parametrize(("part", "scale"), [("frames", 4e-4), ("planner", 1e-3), ("kafka", 3e-3)])
 def test_a_small_share_of_the_fuzz_ends_no_role_and_loses_no_good_record(part, scale):
-    """The whole of it is `python -m benchmarks.bench_fuzz`."""
+    """The complete run is `python -m benchmarks.bench_fuzz`."""
     found = fuzzed(part, scale=scale, seed=1)
     assert found.hostile >= round(PARTS[part][0] * scale)
     assert found.good > 0

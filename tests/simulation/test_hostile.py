@@ -1,4 +1,4 @@
-"""A tenth of what `make simulate` does to the orders, the journal and the targets."""
+"""A tenth of the attacks of `make simulate` on the orders, the journal and the targets."""
 
 from tests.simulation.hostile import aim, attack, tamper
 

@@ -1,4 +1,4 @@
-"""Each invariant of the simulation is broken on purpose, and its watch says so."""
+"""Each invariant of the simulation is violated on purpose, and its check reports it."""
 
 import ast
 import asyncio
@@ -27,7 +27,7 @@ from tests.slices import ROOT
 
 
 class World:
-    """A site on which nobody runs: a test does what planners and agents would, or must not."""
+    """A site without roles: a test acts, or wrongly acts, in place of planners and agents."""
 
     def __init__(self) -> None:
         self.run = Run(0, "mixed", clean=True)
@@ -41,7 +41,7 @@ class World:
     def ordered(
         self, guest: Guest, number: int = 1, *, claimed: bool = True, **changes: Any
     ) -> Order:
-        """Let an order stand in the log, and the agent of its node claim and announce its call."""
+        """Append an order, and claim and announce its call as the agent of its node."""
         order = order_for(guest, number, now_ms=self.run.detector.now_ms())
         order = msgspec.structs.replace(order, **changes)
         self.run.store.put(ORDERS.name, b"c0", *encode_order(order, PLANNER_KEY))
@@ -66,7 +66,7 @@ class World:
         self.run.watch.check(self.process, guest, verb, target)
 
     def reset(self, lane: int, number: int) -> None:
-        """Reset a dead guest by the book, and end its step."""
+        """Reset a dead guest correctly, and end its step."""
         guest = self.dead(lane)
         order = self.ordered(guest, number)
         self.effect(guest)
@@ -132,7 +132,7 @@ async def after_unknown(world: World) -> None:
 
 
 async def over_the_sites_budget(world: World) -> None:
-    # Lanes 0, 1 and 2 stand on one node each, of two cells.
+    # Lanes 0, 1 and 2 are on one node each, of two cells.
     for lane in range(3):
         world.reset(lane, lane)
 
@@ -215,7 +215,7 @@ async def a_broken_planner(world: World) -> None:
 
 
 Plant = Callable[[World], Awaitable[None]]
-# Each by the words with which its watch complains.
+# Each with the message of its check.
 PLANTS: Final[dict[Plant, str]] = {
     nothing_readable: "an unreadable entry stands in the log",
     the_living: "reset of a guest that is alive",
@@ -264,7 +264,7 @@ def test_a_planted_breach_is_reported(plant: Plant) -> None:
 
 
 def sentences() -> set[str]:
-    """Return a pattern for each complaint that the watch of a run has words for."""
+    """Return a pattern for each message of a run's checks."""
     found = set()
     for module in (invariants, seeded_run):
         source = (ROOT / f"{module.__name__.replace('.', '/')}.py").read_text()

@@ -48,7 +48,7 @@ def test_no_frame_is_lost_while_the_site_key_is_replaced(
 
     def with_folder(scenario: Scenario) -> Authority:
         authority = made(scenario)
-        # The stage's clock is a loop's: any reads the same.
+        # The stage's clock is a loop's: any gives the same reading.
         clock = LoopClock(epoch_ms=WorldPlan(seed=1).epoch_s * 1000)
         return replace(authority, frames=FrameKeyring(folder, clock, making=True))
 

@@ -1,4 +1,4 @@
-"""A few mutants of `make mutants`, and that none of them has lost its guard."""
+"""A few mutants of `make mutants`, and a check that each still has its guard."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ import pytest
 from tests import mutants
 from tests.guards import MUTANTS, check
 
-# One of each kind: a limit, a word of people, the look, the agent's last question, the storm.
+# One of each kind: a limit, a control command, the preflight check, the agent's last check, the
+# storm.
 FEW = (
     "admit without duplicate",
     "admit without words",

@@ -1,4 +1,4 @@
-"""A small share of `make simulate`, and proof that what it watches for would be seen."""
+"""A small share of `make simulate`, and proof that violations would be detected."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +23,7 @@ def test_no_seed_breaks_an_invariant_and_the_same_seeds_are_repaired(family: Fam
     assert not total.failing
     assert total.repair_ratio() >= 0.95
     if family == "mixed":
-        # What the seeds are said to do to the site they do.
+        # Every declared fault occurred.
         assert set(total.adversities) == set(ADVERSITIES)
         assert {point.rpartition(", ")[0] for point in total.crashes} >= {
             "ledger", "reset", "append flatline.orders.v1", "append flatline.journal.v1",
@@ -46,7 +46,7 @@ def _played(family: Family, seeds: int) -> Iterator[Result]:
 
 
 def test_a_naive_actuator_is_found_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It acts on every order, looks at nothing and asks nobody."""
+    """It executes every order, without a preflight check or admission."""
 
     def agrees(*_: Any, **__: Any) -> Verdict:
         return Verdict(True, "agreed", "Whatever.")

@@ -1,4 +1,4 @@
-"""Guests whose idle vCPUs sleep for long compute on one thread: nobody orders anything of them."""
+"""Guests with long-sleeping idle vCPUs compute in one thread: no order is issued for them."""
 
 from collections import Counter
 from dataclasses import replace
@@ -10,7 +10,7 @@ from engine.roles.replay import Replayer
 
 SEED, SECONDS = 9100, 2400.0
 JOBS = 16
-# Without a second witness each may be told, and told again; it was 59 times in the worst of them.
+# Without a second witness each may be alerted repeatedly; the worst of them was 59 times.
 MOST_CHANGES = 12
 
 

@@ -1,8 +1,8 @@
-"""A fleet whose truth is known at every moment and costs next to nothing to ask.
+"""A fleet whose truth is known at every moment and costs almost nothing to query.
 
-The spine's simulator draws every counter of every VM each second; ten thousand runs of half
-an hour cannot pay for that. Here a guest is a few numbers, and its counters are functions of
-time: what lives moves each of them at least once in three seconds, what is dead moves none.
+The main simulator draws every counter of every VM each second, which is too slow for ten thousand
+runs of half an hour. Here a guest is a few numbers, and its counters are functions of time: a live
+guest moves each of them at least once in three seconds, a dead one moves none.
 """
 
 import random
@@ -16,10 +16,10 @@ from engine.looks import Look
 Condition = Literal["alive", "booting", "panic_spin", "panic_halt", "kdump"]
 DEAD: Final = frozenset({"panic_spin", "panic_halt"})
 
-# The look watches for 4.1 s: the quietest guest that lives moves each counter once in three.
+# The preflight check takes 4.1 s: the quietest live guest moves each counter once in 3 s.
 _QUIETEST_PER_S: Final = 0.34
 _BOOTING_PER_S: Final = 40.0
-# Of a core, on a vCPU that nothing but the kernel's own timers wakes.
+# Share of a core of a vCPU that only the kernel's own timers wake.
 _TICKING: Final = 0.007
 _BALLOON_PERIOD_S: Final = 5
 EPOCH_MS: Final = 1_790_000_000_000
@@ -27,7 +27,7 @@ EPOCH_MS: Final = 1_790_000_000_000
 
 @dataclass(slots=True)
 class Guest:
-    """One VM as it really is; `since_s` is when its condition began."""
+    """The true state of one VM; `since_s` is when its condition began."""
 
     lane: int
     vm: bytes
@@ -49,11 +49,11 @@ class Guest:
     resets: int = 0
 
     def lives(self) -> bool:
-        """Return whether a reset or reboot would take something away."""
+        """Whether a reset or reboot would do harm."""
         return self.condition not in DEAD
 
     def turn(self, condition: Condition, now_s: float) -> None:
-        """Be something else from now on; what was counted stays counted."""
+        """Change the condition from now on; the counters keep their values."""
         self.counted, self.spun_s = self._counted(now_s), self._spun_s(now_s)
         self.ticked_s = self._ticked_s(now_s)
         self.condition, self.since_s = condition, now_s
@@ -67,17 +67,17 @@ class Guest:
         return self.spun_s + share * (now_s - self.since_s)
 
     def _ticked_s(self, now_s: float) -> float:
-        """Return what the second vCPU ran: a kernel that lives wakes it all the time."""
+        """Return the CPU time of the second vCPU: a live kernel wakes it continuously."""
         share = 0.0 if self.condition in DEAD else _TICKING
         return self.ticked_s + share * (now_s - self.since_s)
 
     def _reported_s(self, now_s: float) -> int:
-        """Return when the guest last reported its memory: who has not booted does not yet."""
+        """Return when the guest last reported its memory; a booting guest does not report."""
         last_s = now_s if self.condition == "alive" else self.since_s
         return EPOCH_MS // 1000 + int(last_s // _BALLOON_PERIOD_S * _BALLOON_PERIOD_S)
 
     def look(self, now_s: float) -> Look:
-        """Return what a hypervisor shows of it."""
+        """Return the hypervisor's view of it."""
         counted, spun_ns = int(self._counted(now_s)), int(1e9 * self._spun_s(now_s))
         ticked_ns = int(1e9 * self._ticked_s(now_s))
         return Look(
@@ -115,7 +115,7 @@ class Guest:
 
 @dataclass(slots=True)
 class Fleet:
-    """All guests, and what happened to them: a name, when, and of which VM."""
+    """All guests, and their events: a name, when, and of which VM."""
 
     guests: list[Guest]
     by_vm: dict[bytes, Guest] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class Fleet:
     instances: int = 1_000
 
     def dies(self, guest: Guest, kind: Condition, now_s: float) -> None:
-        """Let a guest that lives stop for good."""
+        """Let a live guest die permanently."""
         if guest.condition == "alive":
             guest.turn(kind, now_s)
             self.deaths[guest.lane] = now_s
@@ -132,7 +132,7 @@ class Fleet:
     def boots(
         self, guest: Guest, now_s: float, later: Callable[[float, Callable[[], None]], object]
     ) -> None:
-        """Boot a guest; after half a minute it is as it was."""
+        """Boot a guest; after half a minute it works as before."""
         guest.turn("booting", now_s)
         number = guest.resets = guest.resets + 1
 
@@ -144,13 +144,13 @@ class Fleet:
         later(30.0, up)
 
     def moves(self, guest: Guest, node: str) -> None:
-        """Let a guest run on another node, as a new run of it."""
+        """Move a guest to another node, as a new run of it."""
         self.instances += 1
         guest.node, guest.instance = node, self.instances
 
 
 def small_fleet(chance: random.Random, *, vms: int = 24) -> Fleet:
-    """Return a fleet on three nodes in two cells, whose guests differ by chance."""
+    """Return a fleet on three nodes in two cells, whose guests differ at random."""
     guests = []
     for lane in range(vms):
         node = f"n{lane % 3}"

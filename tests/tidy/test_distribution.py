@@ -1,4 +1,4 @@
-"""What is installed, from where, and whether what the documents say about it is so."""
+"""The installed packages, their origin, and the statements of the documents about them."""
 
 import re
 import subprocess
@@ -99,7 +99,7 @@ def test_no_other_distribution_owns_our_import_names() -> None:
 
 
 def commands(pattern: str) -> dict[str, str]:
-    """Return what stands in the documents' code, with the document that says it."""
+    """Return the commands in the documents' code, with their document."""
     found: dict[str, str] = {}
     for path in files():
         if path.suffix == ".md":

@@ -1,4 +1,4 @@
-"""Every command that documents and sentences of ours tell people to type can be typed."""
+"""Every command that documents and messages tell people to type is valid."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ DOCUMENTS = (
     *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "benchmarks/README.md"),
     *("deploy/RUNBOOK.md", "deploy/grafana/PLANNERS.md"),
 )
-# In a line of text between backquotes, or as a line of its own in a block.
+# In text between backquotes, or on a separate line of a block.
 _TYPED = re.compile(r"`flatline ([^`]+)`|^(?:\.venv/bin/)?flatline ([^#\n]+)", re.MULTILINE)
 _SAID = re.compile(r"\bflatline ((?:approve|pause|event)[^.:]*)")
 _VALUES = {
@@ -43,7 +43,7 @@ def parse(words: list[str]) -> None:
         command = command.commands[words.pop(0)]
     if words:
         assert not hasattr(command, "commands") or words[0].startswith("-"), f"no {words[0]}"
-        # A bare name speaks of the command; with one argument it is to be typed as it stands.
+        # A bare name refers to the command; with one argument it must be valid as written.
         command.make_context("flatline", [_VALUES.get(word, word) for word in words])
 
 

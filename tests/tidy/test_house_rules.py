@@ -1,4 +1,4 @@
-"""What the house asks of every file and no linter checks."""
+"""Rules of the project for every file that no linter checks."""
 
 import ast
 import re
@@ -31,20 +31,20 @@ IN_TESTS = {
     r"\bpytest\.(?:skip|xfail|importorskip)\b": "a test runs or does not exist",
     r"\bmark\.(?:skip|skipif|xfail)\b": "a test runs or does not exist",
 }
-# Integration tests wait for processes that have a clock of their own, and on a loop of virtual time
-# a sleep takes none.
+# Integration tests wait for processes with their own clock, and on a loop of virtual time a sleep
+# takes no time.
 IN_REAL_TIME = {r"\basyncio\.sleep\((?!0\))": "time arrives as a value, or is virtual"}
 
 
 def texts() -> Iterator[tuple[Path, str]]:
     for path in files():
-        # The locks are generated, and the licence is as it was granted.
+        # The locks are generated, and the licence text is fixed.
         if path.suffix == ".lock" or path.name == "LICENSE":
             continue
         try:
             yield path, path.read_text()
         except UnicodeDecodeError:
-            continue  # golden bytes and pictures hold no words
+            continue  # golden bytes and pictures contain no text
 
 
 def findings(path: Path, text: str, patterns: dict[str, str]) -> list[str]:
@@ -146,7 +146,8 @@ def imported_by(path: Path) -> Iterator[str]:
 
 
 def test_no_module_is_imported_by_nobody() -> None:
-    # Until settings become running roles nothing can be told dead from not yet wired.
+    # Until settings become running roles, dead code cannot be distinguished from code not yet
+    # wired.
     if not (ROOT / "engine/wiring.py").exists():
         return
     used = {

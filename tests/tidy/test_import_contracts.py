@@ -1,4 +1,4 @@
-"""Each import contract of pyproject.toml exists, covers what it should, and bites."""
+"""Each import contract of pyproject.toml exists, covers its modules, and detects a breach."""
 
 import re
 import shutil
@@ -18,8 +18,8 @@ CONTRACTS = {
     ]
 }
 
-# Contract, a module of the project, and what it must not import. A module that does not exist is
-# created; a second breach of one contract is one that only a chain of imports reveals.
+# Contract, a module of the project, and a module that it must not import. A missing module is
+# created; a second breach of one contract is visible only in a chain of imports.
 BREACHES = [
     ("layers", "engine.errors", "engine.wire"),
     ("layers", "engine.wire", "models"),

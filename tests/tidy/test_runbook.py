@@ -1,4 +1,4 @@
-"""The runbook explains every sentence with which something is decided, done or refused."""
+"""The runbook explains every sentence about a decision, an action or a rejection."""
 
 import re
 

@@ -12,7 +12,7 @@ PRODUCT = ("engine", "connectors", "models")
 def files() -> tuple[Path, ...]:
     """Return every file that is in the repository or would be added to it."""
     listed = subprocess.run(
-        # The checkout may belong to another user than the one who tests it.
+        # The checkout may belong to another user than the one who runs the tests.
         ["git", "-c", "safe.directory=*", "ls-files", "-z", "-co", "--exclude-standard"],
         cwd=ROOT,
         check=True,
@@ -32,7 +32,7 @@ def sources(*folders: str) -> list[Path]:
 
 
 def shown(path: Path) -> str:
-    """Return the path as a person at the project's root writes it."""
+    """Return the path relative to the project's root."""
     return path.relative_to(ROOT).as_posix()
 
 
