@@ -1,4 +1,4 @@
-"""Frame keys on disk: who gets one, who checks, and what happens while they are rotated."""
+"""Frame keys on disk: creation, verification, and rotation."""
 
 from pathlib import Path
 
@@ -118,7 +118,7 @@ def test_writers_take_a_new_site_key_when_every_reader_has_seen_it() -> None:
 
 
 def test_no_frame_is_refused_while_site_keys_are_rotated(tmp_path: Path) -> None:
-    """Writers and readers look at the folder at different times; a frame a tenth of a second."""
+    """Writers and readers check the folder at different times; a frame every tenth of a second."""
     folder, writing, reading = tmp_path, clock(), clock()
     old = make_site_key(folder, now_ms=NOW_MS - 60_000)
     sign = FrameKeyring(folder, writing).signer("node", "n1")
@@ -202,7 +202,7 @@ def test_without_a_site_key_that_can_be_read_no_frame_is_believed_and_the_reader
     time.advance(1.1)
     with pytest.raises(RecordRejected, match="which is not here"):
         writer(keys(), headers, NOW_MS)
-    # Who signs goes on with what it had, and counts as soon as the file is whole.
+    # A signer continues with its old key, and is accepted as soon as the file is complete.
     assert sign(b"c", b"frame")
     path.write_text(whole)
     time.advance(1.1)

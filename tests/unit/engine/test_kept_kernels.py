@@ -1,4 +1,4 @@
-"""Kept kernels save time and nothing else: whatever is wrong with the folder, all is compiled."""
+"""Cached kernels only save time: on any error in the folder, all are compiled."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Who may write what says whose word counts, when keys end, and what is read again."""
+"""Write permission on key files, the end of keys, and their reloading."""
 
 import os
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_a_folder_that_becomes_writable_for_others_adds_no_key_and_stops_nobody(
     said = capsys.readouterr().out
     assert "other users may write it" in said
     assert "planner-q.pub came or changed while others may write there" in said
-    # What is taken away there counts no more, and what is put in its place does not count.
+    # A key removed there is invalid, and one put in its place does not count.
     put(tmp_path, "planner-p.pub")
     clock.advance(2.0)
     assert not watched.current().planners
@@ -151,7 +151,7 @@ def test_a_damaged_file_is_named_and_drops_its_own_key_alone(
 
 
 def test_a_key_of_which_one_file_is_damaged_does_not_count_by_another(tmp_path: Path) -> None:
-    """The damaged one may have said when it ended."""
+    """The damaged file may have contained its end."""
     clock = ManualClock(now_ms=NOW_MS)
     put(tmp_path, "operator-ann.pub")
     text = (tmp_path / "operator-ann.pub").read_text()

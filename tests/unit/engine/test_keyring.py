@@ -1,4 +1,4 @@
-"""Where keys come from, and whose count."""
+"""Sources of keys, and the keys that are trusted."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whatever a guest's owner writes is text where it is shown; any text, not a list of tricks."""
+"""Texts of a guest's owner are shown as plain text: any text, not a list of tricks."""
 
 import csv
 import html

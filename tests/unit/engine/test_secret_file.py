@@ -1,4 +1,4 @@
-"""A secret is in its file, or the file is named."""
+"""A secret is in its file, or the error names the file."""
 
 from pathlib import Path
 

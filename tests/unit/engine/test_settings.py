@@ -1,4 +1,4 @@
-"""What becomes of what people write into files, variables and flags."""
+"""The values of settings from files, variables and flags."""
 
 from pathlib import Path
 

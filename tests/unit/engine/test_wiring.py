@@ -1,4 +1,4 @@
-"""Where settings, policy and node meet."""
+"""The combination of settings, policy and node."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
@@ -41,7 +41,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def open_agent(policy: str, *, real: bool) -> list[str]:
-    """Let an agent be opened under a shipped policy, and return the warnings."""
+    """Open an agent under a shipped policy, and return the warnings."""
     settings, _ = load_settings()
     here = process(settings)
     node = libvirt_node(settings)
@@ -119,7 +119,7 @@ async def test_a_second_agent_of_one_hypervisor_is_refused_whatever_node_it_is_t
 
 @asynccontextmanager
 async def unopened() -> AsyncIterator[Any]:
-    """Stand for a port that a test opens and never uses."""
+    """Replace a port that a test opens and never uses."""
     yield None
 
 

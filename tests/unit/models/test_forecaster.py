@@ -74,7 +74,7 @@ def test_new_series_begins_with_errors_as_large_as_its_class_has_at_its_level():
     first = taught.fold(np.array([30.0]), START)
     usual = width_90(made) / levels.mean() * 30.0
     assert 0.5 * usual < width_90(first) < 2.0 * usual
-    # Whom nobody taught may err as much as the level.
+    # Without teaching the error may be as large as the level.
     assert width_90(plain.fold(np.array([30.0]), START)) > 4.0 * usual
 
 
@@ -89,7 +89,7 @@ def test_a_taught_series_that_rests_at_first_learns_its_errors_like_an_untaught_
     taught.start(np.arange(1), profile)
     for step, value in enumerate((0.0, 30.0, 20.0, 35.0)):
         widths = [width_90(one.fold(np.array([value]), START + step)) for one in (taught, plain)]
-        # Of the first value, nothing, neither says anything.
+        # Neither forecasts the first value.
         assert np.isnan(widths).all() if step == 0 else widths[0] >= 0.9 * widths[1]
 
 
@@ -98,7 +98,7 @@ def test_a_class_that_rests_teaches_no_width_beyond_the_level_itself():
     grown_up = Forecaster(4, step_s=300)
     for step in range(1000):
         grown_up.fold(rng.exponential(5.0, 4), START + step)
-    # Silent since for so long that the mean over hours has forgotten what was.
+    # Silent for so long that the mean over hours has forgotten the past.
     grown_up.state[:, EW_LONG] = 0.0
     profile = grown_up.profile(np.arange(4))
     assert profile is not None

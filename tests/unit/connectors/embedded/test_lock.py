@@ -25,7 +25,7 @@ def test_a_name_is_held_by_one_and_free_again_afterwards(tmp_path: Path) -> None
 
 
 class Elsewhere:
-    """A socket in a network namespace of its own: no name is taken there."""
+    """A socket in a separate network namespace: every name is free there."""
 
     def bind(self, _address: str) -> None: ...
     def __enter__(self) -> "Elsewhere":

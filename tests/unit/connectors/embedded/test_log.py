@@ -11,7 +11,7 @@ from engine.wire.topics import ALERTS, ORDERS, TOPICS, Topic, partition_count
 
 TOPIC = Topic("unit.v1", 2, None, 1 << 20)
 
-# What another program does with the same folder: append, and say where it stands.
+# Another program with the same folder: it appends and prints the position.
 OTHER_PROCESS = """
 import asyncio, sys
 from pathlib import Path

@@ -41,7 +41,7 @@ def test_old_records_go_when_log_time_passes() -> None:
     store = TopicStore(None, Topic("unit.v1", 1, 3600, 1 << 20), partitions=1)
     for minute in range(180):
         append(store, b"", time_ms=minute * 60_000)
-    # The newest is minute 179: what is older than minute 119 may go.
+    # The newest is minute 179: records before minute 119 may be deleted.
     assert store.bounds(0).earliest in range(118, 120)
     assert kept(store) == list(range(store.bounds(0).earliest, 180))
 

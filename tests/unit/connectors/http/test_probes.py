@@ -1,4 +1,4 @@
-"""What a probe or a scraper is answered."""
+"""Answers to a probe or a scraper."""
 
 import socket
 import threading
@@ -16,7 +16,7 @@ from engine.errors import SettingsError
 
 
 class State:
-    """What the process would say of itself."""
+    """The state that the process reports."""
 
     def __init__(self) -> None:
         self.live: Answer = (True, ())
@@ -93,7 +93,7 @@ def open_to(server: ProbeServer) -> socket.socket:
 
 
 def ended(connection: socket.socket) -> bool:
-    """Return whether the server ended a connection, after `timeout` at most."""
+    """Return whether the server closed a connection, after at most `timeout`."""
     try:
         while connection.recv(65_536):
             pass
@@ -131,7 +131,7 @@ def test_a_request_without_end_is_cut_off(server: ProbeServer, part: str) -> Non
         with suppress(OSError):
             for sent in parts[part]:
                 connection.sendall(sent)
-        # At once, and not only when the time of a connection is over.
+        # Immediately, and not only when the time of a connection is over.
         connection.settimeout(0.4 * probes.REQUEST_S)
         assert ended(connection)
     assert get(server, "/livez") == (200, "ok\n")

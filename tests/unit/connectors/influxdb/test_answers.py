@@ -1,7 +1,7 @@
-"""Rows that a server will never take are told with its reason; all others are stored.
+"""Rows that a server will never accept are reported with its reason; all others are stored.
 
-A small server of this machine answers in the words of each version, as their documentation and
-their sources have them, and keeps what it takes.
+A small server on this machine answers as each version does, according to its documentation and
+source, and keeps the accepted rows.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from engine.ports import Question, RefusedRow
 from engine.wire.points import Points, Series
 
 BAD = "poison"
-# Status, body and whether the good lines of the body are kept; by the lines, and the bad numbers.
+# Status, body and whether the good lines of the body are kept, from the lines and the bad numbers.
 Answering = Callable[[list[str], list[int]], tuple[int, Any, bool]]
 
 
@@ -70,7 +70,7 @@ VERSIONS: dict[str, Answering] = {
 
 
 class Server:
-    """What was written, and the answers to writes and queries."""
+    """The written rows, and the answers to writes and queries."""
 
     def __init__(self) -> None:
         self.answering = VERSIONS["2.7"]
@@ -166,7 +166,7 @@ def config(server: Server) -> InfluxConfig:
 def written(server: Server, batch: Points) -> tuple[RefusedRow, ...]:
     async def write() -> tuple[RefusedRow, ...]:
         async with InfluxHistory(config(server)) as history:
-            for _ in range(8):  # as often as the historian would ask again
+            for _ in range(8):  # as often as the historian would retry
                 try:
                     return await history.write([batch])
                 except HistoryUnreachable:
@@ -249,7 +249,7 @@ def test_what_is_no_fault_of_lines_is_told_of_none(
 
 
 def test_a_server_that_fails_amid_the_search_for_a_bad_row_loses_no_row(server: Server) -> None:
-    """It takes some lines, then nothing: no line is at fault that was tried meanwhile."""
+    """It accepts some lines, then none: no line tried meanwhile is at fault."""
 
     async def write() -> None:
         async with InfluxHistory(config(server)) as history:
@@ -299,7 +299,7 @@ def test_a_question_is_asked_in_the_form_that_the_server_takes(
 
     server.version = version
     asyncio.run(ask())
-    # What was found out by the first question is not asked again.
+    # The result of the first question is reused.
     assert len(server.queries) == (3 if version == 2 else 4)
     assert {method for method, _ in server.queries} == {"GET"}
 

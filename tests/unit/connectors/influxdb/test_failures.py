@@ -1,4 +1,4 @@
-"""What each of the server's answers means to the historian."""
+"""The historian's interpretation of each answer of the server."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime

@@ -1,4 +1,4 @@
-"""Lines say what the rows said, whatever stands in them: held against a parser of their own."""
+"""Lines have the content of the rows, for any text: checked with an independent parser."""
 
 import math
 
@@ -21,7 +21,7 @@ NUMBERS = st.floats(allow_nan=True, allow_infinity=True, width=64)
 
 
 def text_of(points: Points, write=None) -> str:
-    """Write rows in two goes, as a batch that fills up between them does."""
+    """Write rows in two parts, like a batch that fills up between them."""
     body = Body(write)
     middle = len(points) // 2
     body.add(points, 0, middle)
@@ -36,7 +36,7 @@ def parsed(text: str) -> list[tuple[str, dict[str, str], dict[str, object], int]
     while at < len(text):
         words: list[str] = [""]
         ends = ""
-        # Measurement and tags: up to the first space that is not escaped.
+        # Measurement and tags: up to the first unescaped space.
         while (character := text[at]) != " ":
             assert character != "\n"
             if character == "\\" and text[at + 1] in ",= ":

@@ -6,7 +6,7 @@ from connectors.kafka.pacing import Reach, pause_s
 
 
 class _Client:
-    """Refuses as often as it is told to, at once."""
+    """Rejects a given number of attempts immediately."""
 
     def __init__(self, refusals: int) -> None:
         self.refusals = refusals

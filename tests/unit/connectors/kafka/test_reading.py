@@ -16,7 +16,7 @@ class _Client:
 
 
 class _Consumer:
-    """A consumer whose own cancelled fetch comes out of its stop, as aiokafka's does."""
+    """A consumer whose own cancelled fetch propagates from its stop, as aiokafka's does."""
 
     def __init__(self, *, hangs: bool = False) -> None:
         self._client = _Client()
@@ -47,7 +47,7 @@ async def test_a_cancellation_of_the_caller_passes_and_closes_the_connection() -
 
 
 class _Growing:
-    """A partition to which somebody appends its first record between two questions."""
+    """A partition that gets its first record between two queries."""
 
     def __init__(self) -> None:
         self.end = 0

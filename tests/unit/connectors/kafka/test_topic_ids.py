@@ -1,4 +1,4 @@
-"""What stands in for topic ids where a broker has none."""
+"""The replacement of topic ids where a broker has none."""
 
 import asyncio
 from typing import Any, cast
@@ -9,7 +9,7 @@ from connectors.kafka.topic_ids import topic_ids
 
 
 class _OldBroker:
-    """A client whose broker speaks metadata up to a version."""
+    """A client whose broker supports metadata up to a version."""
 
     def __init__(self, newest: int) -> None:
         self._versions = {3: (0, newest)}

@@ -1,4 +1,4 @@
-"""A batch is unpacked within bounds, and whatever is wrong in it costs no other record."""
+"""A batch is decompressed within limits, and an error in it costs no other record."""
 
 import asyncio
 import contextlib
@@ -79,7 +79,7 @@ def of_payload(codec: int, payload: bytes, *, count: int = 1, offset: int = 0) -
 
 
 def read(fetched: bytes) -> list[Any]:
-    """Read as the consumer does, from its own loop over what was fetched."""
+    """Read like the consumer, from its own loop over the fetched bytes."""
     records = fetcher.PartitionRecords(
         TopicPartition("t", 0), Batches(fetched), [], 0, None, None, True, 0
     )
@@ -121,7 +121,7 @@ def test_a_bomb_is_rejected_in_little_memory_and_its_neighbours_are_read(codec: 
     assert (found[0].value, found[-1].value) == (b"before", b"z")
     told = f"unreadable: {len(bomb)} bytes unpack to more than {MAX_UNPACKED_BYTES}".encode()
     assert {record.value for record in found[1:4]} == {told}
-    # The buffer and copies of what was fetched; never what the bomb unpacks to.
+    # The buffer and copies of the fetched bytes; never the decompressed size of the bomb.
     assert peak < 2 * MAX_UNPACKED_BYTES + 8 * len(bomb)
 
 
@@ -157,7 +157,7 @@ def test_damaged_data_is_rejected_at_its_offsets(codec: int, data: bytes, cut: i
 
 
 def bad_header(name: bytes, *, codec: int = 0) -> bytes:
-    """Return a batch of three records; the second has a header with such a name among others."""
+    """Return a batch of three records; the second has a header of this name among others."""
     records: list[Told] = [
         (b"k0", b"v0", [("a", b"1")]),
         (b"k1", b"v1", [("good", b"1"), ("n" * len(name), b"2"), ("also", b"3")]),
@@ -216,7 +216,7 @@ def test_a_record_that_claims_a_billion_headers_is_rejected() -> None:
 
 
 def damaged(raw: bytes, *, at: int = 70) -> bytes:
-    """Return a batch of which one byte is another one, so that its checksum is wrong."""
+    """Return a batch with one changed byte, so that its checksum is wrong."""
     whole = bytearray(raw)
     whole[at] ^= 0xFF
     return bytes(whole)
@@ -226,7 +226,7 @@ def damaged(raw: bytes, *, at: int = 70) -> bytes:
 def test_a_batch_whose_checksum_stays_wrong_is_passed_over_at_the_second_reading(at: int) -> None:
     bad = damaged(batch([(None, b"lost %d" % at, [])] * 3, offset=1), at=at)
     fetched = GOOD + bad + batch([(None, b"after", [])], offset=4)
-    # The first time it may have been damaged on the way, so that it is fetched again.
+    # The first time it may have been damaged in transit, so it is fetched again.
     with pytest.raises(CorruptRecordException):
         read(fetched)
     counted = counter("checksum")
@@ -267,7 +267,7 @@ def counter(reason: str) -> float:
 
 
 def test_aiokafkas_fetcher_reads_through_here() -> None:
-    """Should a release take batches from elsewhere, bombs would be unpacked whole again."""
+    """If a release took batches from elsewhere, bombs would be decompressed completely again."""
     assert fetcher.MemoryRecords is Batches
     assert reading.FETCH_BYTES < MAX_UNPACKED_BYTES
     assert {"MemoryRecords"} <= set(fetcher.Fetcher._proc_fetch_request.__code__.co_names)

@@ -1,8 +1,8 @@
 # ruff: noqa: N802, N815 -- the names are libvirt's
-"""A libvirt module that does what a test scripts: VMs that hang, errors, dead connections.
+"""A scripted libvirt module: VMs that hang, errors, dead connections.
 
-It keeps the one property of libvirt that everything turns on: the first bulk call to reach a
-VM whose monitor is silent waits for it, later ones with NOWAIT get what libvirt knows itself.
+It keeps the decisive property of libvirt: the first bulk call to reach a VM whose monitor is silent
+waits for it; later ones with NOWAIT get libvirt's own values.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 DATA = Path(__file__).parent / "data"
 NOWAIT = 1 << 29
 SHUT_OFF = 5
-# Only a test that fails waits this long; the threads of one that passes are let go.
+# Only a failing test waits this long; the threads of a passing one are released.
 PATIENCE_S = 10.0
 
 PARTIAL = {"state.state": 1, "cpu.time": 5, "vcpu.current": 1, "vcpu.maximum": 1, "vcpu.0.time": 4}
@@ -57,7 +57,7 @@ class HeldLock:
 
 
 class TakenFor:
-    """A VM that somebody else holds during its first looks."""
+    """A VM that another client holds during its first preflight checks."""
 
     def __init__(self, looks: int) -> None:
         self.looks = looks
@@ -85,14 +85,14 @@ class Vm:
         self.persistent = True
         self.done: list[object] = []
         self.errors: dict[str, Exception] = {}
-        # Raised when libvirt is asked for the state after a verb was tried.
+        # Raised at a query of the state after an action was tried.
         self.lost: Exception | None = None
         self.tried = False
         self.gates: dict[str, threading.Event] = {}
         self.full: dict[str, int] = dict(FULL)
-        # What the definition holds beside the name.
+        # Content of the definition beside the name.
         self.inside = ""
-        # What each source tells of its addresses, and which were asked.
+        # Addresses from each source, and the sources that were queried.
         self.addresses: dict[int, object] = {}
         self.asked_addresses: list[int] = []
 
@@ -133,7 +133,7 @@ class ScriptedDomain:
     def jobInfo(self) -> Sequence[int]:
         if self.vm.full.get("state.state") == SHUT_OFF:
             raise ScriptedError(55, "Requested operation is not valid: domain is not running")
-        # It waits for whoever holds the VM, as no call with NOWAIT does.
+        # Unlike calls with NOWAIT, it waits for the holder of the VM.
         if self.vm.taken.acquire(blocking=True):
             self.vm.taken.release()
         return [self.vm.job]
@@ -290,12 +290,12 @@ class ScriptedLibrary:
         return connection
 
     def frozen_lock(self) -> "HeldLock":
-        """Return a VM's lock that whoever wants it waits for, with NOWAIT or not."""
+        """Return a VM's lock that blocks every caller, with NOWAIT or not."""
         self.held = HeldLock()
         return self.held
 
     def let_go(self) -> None:
-        """End every wait, so that no thread outlives its test."""
+        """End all waits, so that no thread outlives its test."""
         self.frozen.set()
         self.held.freed.set()
         for vm in self.vms:

@@ -1,4 +1,4 @@
-"""The package can do what its verbs say and nothing else, and says what it lacks."""
+"""The package can do only its declared actions, and reports missing parts."""
 
 import ast
 import sys
@@ -14,8 +14,8 @@ from engine.errors import SettingsError
 
 PACKAGE = Path(binding.__file__).parent
 LIBVIRT = {"libvirt", "libvirt_qemu"}
-# Whatever ends, removes, changes, starts, pauses, saves or copies a VM, a disk or a pool, or
-# runs something inside a guest.
+# Calls that end, remove, change, start, pause, save or copy a VM, a disk or a pool, or run
+# something inside a guest.
 FORBIDDEN = (
     "destroy",
     "define",
@@ -56,9 +56,9 @@ FORBIDDEN = (
     "open",
     "migrate",
 )
-# What the words above also hit, and why it may stand.
+# Permitted matches of these words, with reasons.
 ALLOWED = {
-    # A migration's target is asked whether the VM came.
+    # The target of a migration is queried for the VM.
     "openReadOnly": {"binding.py", "link.py", "migration.py"},
     # The agent's connection (the collector's is read-only), and the files of evidence.
     "open": {"binding.py", "link.py", "evidence.py", "evidence_folder.py"},
@@ -72,9 +72,9 @@ ALLOWED = {
     "setKeepAlive": {"binding.py", "link.py"},
     "set_result": {"calls.py"},  # asyncio's
     "create_future": {"calls.py"},
-    # The guest agent's ping, and nothing else that an agent could be told.
+    # The guest agent's ping, and no other command to it.
     "qemuAgentCommand": {"binding.py"},
-    # How often a balloon reports, where the operator asked for it; the port's own names.
+    # The interval of a balloon's reports, if the operator requested it; the port's own names.
     "setMemoryStatsPeriod": {"binding.py", "watch.py"},
     "set_balloon_period": {"watch.py"},
     "agent_connected": {"watch.py"},

@@ -1,4 +1,4 @@
-"""Nobody waits longer than asked, and a thread that waits for ever keeps no process alive."""
+"""No caller waits longer than its limit, and a stuck thread keeps no process alive."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""What the rows say is what libvirt said, and nothing that it did not say."""
+"""The rows contain libvirt's values, and no others."""
 
 import numpy as np
 import pytest
@@ -216,7 +216,7 @@ def test_the_time_of_each_vcpu_stands_at_its_number() -> None:
     rows, _ = decode(readings, {}, mono_ns=1)
     assert rows.vcpus is not None
     assert rows.vcpus.counts.tolist() == [1, 2]
-    # What it ran, in ticks of 10 ms, and what it waited for a core, in ns: whole microseconds.
+    # Run time in ticks of 10 ms, and wait for a core in ns: whole microseconds.
     waited = [
         stats[vm][f"vcpu.{number}.delay"] for vm, number in (("vm1", 0), ("vm3", 0), ("vm3", 1))
     ]
@@ -255,7 +255,7 @@ def test_a_vm_with_more_vcpus_than_a_frame_tells_of_is_unknown() -> None:
     assert most.counts.tolist() == [MAX_VM_VCPUS]
 
 
-# What `virsh domstats --vcpu` shows of a guest on KVM with libvirt 9 (crafted: the lab has no KVM).
+# `virsh domstats --vcpu` of a guest on KVM with libvirt 9 (crafted: the lab has no KVM).
 OF_KVM = {
     "vcpu.current": 2, "vcpu.maximum": 2, "vcpu.0.time": 10, "vcpu.1.time": 20,
     "vcpu.0.exits.sum": 5_468_522, "vcpu.1.exits.sum": 4_003_074,
@@ -309,7 +309,7 @@ def test_an_instance_changes_with_each_start_each_node_and_each_boot_of_the_node
 
 
 def two_cards(second: bool, *, name: str = "vnet1", sent: int = 10**10) -> Stats:
-    """Return the statistics of a VM with two network cards, the second told or not."""
+    """Return the statistics of a VM with two network cards, the second with or without counters."""
     told: dict[str, StatValue] = {"net.count": 2, "net.0.name": "vnet0", "net.1.name": name}
     told["net.0.tx.bytes"] = 1000
     return told | ({"net.1.tx.bytes": sent} if second else {})

@@ -1,4 +1,4 @@
-"""A disk is moved or it stays, and which of both is read from the VM and not from hope."""
+"""A disk is moved or it stays; the VM's state decides which of both is reported."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ LIBRARY = cast(Library, ScriptedLibrary())
 
 
 class CopiedDomain:
-    """A VM with one disk; its copy becomes ready after `polls` questions, if it does not fail."""
+    """A VM with one disk; its copy becomes ready after `polls` queries, if it does not fail."""
 
     def __init__(self, folder: Path, *, polls: int = 2, fails: bool = False, lies: bool = False):
         self.path = str(folder / "ssd/vm.raw")
@@ -59,7 +59,7 @@ class CopiedDomain:
 
 
 class Pools:
-    """A connection that knows the pools ssd and hdd, and an iSCSI one."""
+    """A connection with the pools ssd and hdd, and an iSCSI one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -126,7 +126,7 @@ def test_no_pivot_follows_a_silence_of_libvirtd_beyond_the_deadline(tmp_path: Pa
 def test_an_error_after_the_copy_was_begun_is_no_refusal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """libvirt says of a lock not had in time that nothing was done: by this question."""
+    """For a lock timeout libvirt reports that nothing was done: this holds only for that query."""
     domain = CopiedDomain(tmp_path)
 
     def locked(_disk: str, _flags: int) -> int:

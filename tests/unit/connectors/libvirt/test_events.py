@@ -1,4 +1,4 @@
-"""Each of libvirt's callbacks becomes one event; a loss is counted and told."""
+"""Each of libvirt's callbacks becomes one event; a loss is counted and reported."""
 
 from typing import cast
 

@@ -1,5 +1,5 @@
 # ruff: noqa: N802 -- the names are libvirt's
-"""Evidence is bounded, private, short-lived, and says what it lacks."""
+"""Evidence is limited, private and short-lived, and lists its missing parts."""
 
 import asyncio
 import json
@@ -96,7 +96,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_its_name(tmp_path: Pat
 
 
 class Screen:
-    """A VM with a screen: how often somebody looked at it is counted."""
+    """A VM with a screen; screenshots are counted."""
 
     def __init__(self) -> None:
         self.taken = 0

@@ -1,4 +1,4 @@
-"""A VM that hangs, and a libvirtd that does, delay nobody else and are told for what they are."""
+"""A hung VM or libvirtd delays no other VM and is reported as such."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import cast
@@ -106,7 +106,7 @@ async def test_hanging_and_coming_back_are_told_once_each(
         await hypervisor.sample()
     assert kinds(hypervisor) == [("monitor_hung", hung.uuid)]
     hung.answers.set()
-    # The stuck call's thread has to run before the VM is free again.
+    # The stuck call's thread must run before the VM is free again.
     for _ in range(1000):
         if not (await hypervisor.sample()).hung:
             break

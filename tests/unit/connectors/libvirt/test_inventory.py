@@ -1,4 +1,4 @@
-"""What a VM is follows from its definition; what the definition does not say stays unknown."""
+"""A VM's properties follow from its definition; those missing in it stay unknown."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The node's gauges follow from what the kernel counted between two readings."""
+"""The node's gauges follow from the kernel's counters at two readings."""
 
 from pathlib import Path
 

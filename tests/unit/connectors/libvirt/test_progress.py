@@ -1,4 +1,4 @@
-"""A migration is given up when its passes get nowhere, and not because one of them was slow."""
+"""A migration is aborted when its passes do not converge, and not because one of them was slow."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The units start commands that exist, and keep reading and writing apart."""
+"""The systemd units start existing commands, and keep read and write access apart."""
 
 from configparser import ConfigParser
 from pathlib import Path
@@ -14,9 +14,9 @@ NAMES = ("flatline-collector.service", "flatline-agent.service")
 
 
 def service(name: str) -> dict[str, list[str]]:
-    """Return the settings of [Service]; one that stands there twice has two values."""
+    """Return the settings of [Service]; a repeated setting has several values."""
     parser = ConfigParser(strict=False, interpolation=None)
-    parser.optionxform = str  # type: ignore[assignment,method-assign]  # systemd minds the case
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # systemd is case-sensitive
     parser.read(UNITS / name)
     values: dict[str, list[str]] = {key: [] for key in parser["Service"]}
     for line in (UNITS / name).read_text().splitlines():

@@ -1,4 +1,4 @@
-"""A verb is sent only as its permit says: this run of the VM, in time, and as it was looked at."""
+"""An action is sent only as permitted: this run of the VM, in time, and in the checked state."""
 
 import asyncio
 import threading

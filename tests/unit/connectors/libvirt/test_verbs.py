@@ -1,4 +1,4 @@
-"""A verb is done, refused or of unknown outcome; it says which, and never the wrong one."""
+"""An action is done, rejected or of unknown outcome, and is always reported correctly."""
 
 import asyncio
 import threading

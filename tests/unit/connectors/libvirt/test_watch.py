@@ -1,4 +1,4 @@
-"""What libvirt tells the agent's watch, and what it does not."""
+"""libvirt's data for guest probing, and its gaps."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
@@ -94,9 +94,9 @@ def test_a_vcpu_whose_waiting_is_not_told_is_not_watched(library: ScriptedLibrar
             (Card(MAC, "virbr0"),),
         ),
         (CARD.replace("<mac", "<link state='up'/><mac"), (Card(MAC, "virbr0"),)),
-        # Its cable is pulled.
+        # Its link is down.
         (CARD.replace("<mac", "<link state='down'/><mac"), ()),
-        # Not live yet, past the bridge, or into another process.
+        # Not live yet, not on the bridge, or served by another process.
         (CARD.replace(" bridge='virbr0'", ""), ()),
         (CARD.replace("'network'", "'direct'", 1), ()),
         (CARD.replace("'network'", "'vhostuser'", 1), ()),

@@ -1,4 +1,4 @@
-"""A notice arrives as Alertmanager would post it, or it is said that it did not."""
+"""A notice arrives in Alertmanager's format, or its failure is reported."""
 
 import asyncio
 import json
@@ -123,7 +123,7 @@ def test_neither_the_url_nor_the_token_is_told(receiver: Receiver, status: int) 
             said: list[str] = []
             with suppress_told(said):
                 asyncio.run(Webhook(at, token=token).send(NOTICE))
-            # A host's name is told: without it nobody knows which receiver is meant.
+            # The host's name is reported: without it the receiver cannot be identified.
             assert "s3cr3t" not in "".join(said).replace("http://s3cr3t", "")
 
 

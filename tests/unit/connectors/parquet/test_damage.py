@@ -1,4 +1,4 @@
-"""A file that is damaged, or none of ours, costs its own rows and nothing else."""
+"""A damaged or foreign file costs its own rows and nothing else."""
 
 import asyncio
 import shutil
@@ -211,7 +211,7 @@ def test_what_is_no_files_fault_sets_none_aside(
 def test_rows_that_no_file_can_hold_are_told_and_the_others_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DuckDB takes every row that `Points` lets through; one that it did not would be told."""
+    """DuckDB accepts every row that `Points` permits; one that it rejected would be reported."""
     from connectors.parquet import history as module
 
     begin, history = begin_ns(), ParquetHistory(tmp_path, clock=SystemClock())

@@ -1,4 +1,4 @@
-"""Byte by byte what is asked, and what counts as an answer."""
+"""The requests byte by byte, and the packets that count as an answer."""
 
 import pytest
 from hypothesis import given
@@ -70,7 +70,7 @@ def changed(words: str, place: int, value: int = 0xEE) -> bytes:
         (changed(ADVERTISEMENT, 11), V6),
         (changed(ADVERTISEMENT, 54, 135), V6),
         (changed(ADVERTISEMENT, 77), V6),
-        # A router has passed it on; its checksum is wrong; it is cut.
+        # Forwarded by a router; wrong checksum; truncated.
         (changed(ADVERTISEMENT, 21, 64), V6),
         (changed(ADVERTISEMENT, 56), V6),
         (packet(ADVERTISEMENT)[:-9], V6),

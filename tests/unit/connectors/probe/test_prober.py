@@ -1,4 +1,4 @@
-"""Whom a prober asks, and what it makes of answers, silence and missing rights."""
+"""Targets of a prober, and its results for answers, silence and missing rights."""
 
 import asyncio
 import socket
@@ -18,7 +18,7 @@ REPLIES = {ETH_ARP: packet(ARP_REPLY), ETH_IPV6: packet(ADVERTISEMENT)}
 
 
 class Wire:
-    """A bridge on which a test answers; one end of a socket pair stands for a packet socket."""
+    """A bridge on which a test answers; one end of a socket pair replaces a packet socket."""
 
     def __init__(self, answer: Callable[[int, int], bytes | None]) -> None:
         self._answer = answer

@@ -1,4 +1,4 @@
-"""What each confounder looks like from outside, and that it ends."""
+"""The observable effects of each confounder, and its end."""
 
 import pytest
 

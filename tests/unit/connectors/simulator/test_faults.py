@@ -1,4 +1,4 @@
-"""What each fault looks like from outside, and that it ends."""
+"""The observable effects of each fault, and its end."""
 
 import pytest
 

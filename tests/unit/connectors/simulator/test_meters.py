@@ -60,7 +60,7 @@ def test_many_settlements_show_what_none_would() -> None:
     often, never = meters(), meters()
     for at in range(0, S, 10_000_000):
         often.settle(EVERYONE, at)
-    # Ticks are cut off when shown, not when settled; whole requests may only lag.
+    # Ticks are truncated when shown, not when settled; whole requests may only lag.
     assert shown(often, "cpu_user_ns", S) == shown(never, "cpu_user_ns", S)
     assert shown(often, "block_wr_reqs", S) <= shown(never, "block_wr_reqs", S)
 

@@ -16,7 +16,7 @@ Story = Callable[[Fleet], Coroutine[Any, Any, None]]
 
 
 def play(story: Story, *incidents: Incident, **changes: Any) -> Fleet:
-    """Let a story happen on a small site in virtual time."""
+    """Play a story on a small site in virtual time."""
     fleets: list[Fleet] = []
 
     async def main() -> None:

@@ -91,7 +91,7 @@ def test_time_that_has_passed_does_not_come_back() -> None:
 
 
 def read_in_half_seconds(plan: WorldPlan) -> list[np.ndarray]:
-    """Return all counters over time, while guests also boot at moments on no agenda."""
+    """Return all counters over time, while guests also boot at unscheduled times."""
     world = build_world(plan).world
     seen: list[np.ndarray] = []
     for half_second in range(1, 400):

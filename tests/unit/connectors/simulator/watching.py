@@ -1,4 +1,4 @@
-"""A collector's eye on one VM of a simulated site: rates between two samples."""
+"""A collector's view of one VM of a simulated site: rates between two samples."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ EVERY_S = 2.0
 
 @dataclass(frozen=True)
 class Glance:
-    """What one interval showed; deltas are per second, None is unknown."""
+    """The values of one interval; deltas are per second, None is unknown."""
 
     at_s: float
     present: bool
@@ -38,7 +38,7 @@ class Glance:
 
 
 class Watch:
-    """Samples a node every 2 s and remembers what one VM did."""
+    """Samples a node every 2 s and stores the values of one VM."""
 
     def __init__(self, fleet: Fleet, *, vm: int = VM, node: str = NODE) -> None:
         self.fleet = fleet
@@ -109,7 +109,7 @@ def values(sample: NodeSample, vm: bytes) -> dict[str, int | None] | None:
 
 
 def site(*incidents: Incident, workload: str = "database", **changes: object) -> Fleet:
-    """Return a small site; VM 3 is on node c0-n0 and never silent by habit."""
+    """Return a small site; VM 3 is on node c0-n0 and has no silent phases."""
     plan = {"seed": 3, "vms_per_node": 10, "pinned": {VM: workload}, **changes}
     return build_world(WorldPlan(incidents=incidents, **plan))  # type: ignore[arg-type]
 
@@ -117,7 +117,7 @@ def site(*incidents: Incident, workload: str = "database", **changes: object) ->
 def incident(
     kind: str, *, at_s: float = 11.0, lasts_s: float | None = None, **params: float
 ) -> Incident:
-    """Return an incident of any kind that meets VM 3."""
+    """Return an incident of any kind on VM 3."""
     scope = {**FAULTS, **CONFOUNDERS}[kind]
     return Incident(
         kind=kind,
@@ -136,5 +136,5 @@ def watch(*incidents: Incident, workload: str = "database", **changes: object) -
 
 
 def after(glances: list[Glance], at_s: float) -> list[Glance]:
-    """Return the intervals that lie wholly after a moment."""
+    """Return the intervals that begin after a time."""
     return [glance for glance in glances if glance.at_s - 2.0 >= at_s]

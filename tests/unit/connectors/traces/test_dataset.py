@@ -207,7 +207,7 @@ def test_whoever_names_the_file_is_told_the_prefix(make) -> None:
 
 
 def shuffled(*, late_s, share=1.0, seed=7):
-    """Rows of two VMs every 10 s, of which a share arrives late; the counter grows evenly."""
+    """Return rows of two VMs every 10 s, some of them late; the counter grows evenly."""
     rng = np.random.default_rng(seed)
     rows = [
         (10 * k + 0.2 + (rng.random() < share) * rng.uniform(0, late_s), 10 * k, vm)

@@ -171,7 +171,7 @@ def test_an_empty_column_is_missing_everywhere(make, column) -> None:
 
 
 def test_a_hole_whose_rows_came_too_late_is_an_outage_and_nobodys_silence(make) -> None:
-    """Agents that upload once in a while: only the newest rows of each upload are on time."""
+    """Agents that upload rarely: only the newest rows of each upload are on time."""
     rows, counted = [], 1_000
     for upload in range(1, 5):
         sent = 900 * upload
@@ -188,7 +188,7 @@ def test_a_hole_whose_rows_came_too_late_is_an_outage_and_nobodys_silence(make) 
     for before, after in holes:
         within = [moment for moment in ticks if before + 60_000 < moment < after]
         assert not within
-        # A tick behind the hole says that its time is right.
+        # A tick behind the hole confirms that its time is correct.
         assert after in ticks
 
 
@@ -197,7 +197,7 @@ def test_a_hole_in_which_nothing_was_sampled_is_silence(make) -> None:
     for sampled in [*range(10, 600, 10), *range(1_800, 2_400, 10)]:
         counted += 10
         rows += [f"{sampled + 1},{sampled},{vm},{counted},1,1,1,1,1" for vm in "abc"]
-    # One straggler hides nothing.
+    # A single late row hides nothing.
     rows.insert(3 * 59, "1700,700,a,1600,1,1,1,1,1")
     found = moments_of(DatasetRecording(open_dataset(make(stream=rows))))
     ticks = [m.time_ms for m in found if m.frame.header.role == "shell"]

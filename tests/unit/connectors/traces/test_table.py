@@ -1,4 +1,4 @@
-"""A dataset is UTF-8 text as CSV quotes it, with times in seconds; what is not is refused."""
+"""A dataset is UTF-8 text in CSV format, with times in seconds; anything else is rejected."""
 
 import csv
 import gzip

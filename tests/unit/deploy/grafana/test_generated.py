@@ -1,4 +1,4 @@
-"""What is generated and committed is what the code would write now."""
+"""The committed generated files equal the current output of the code."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The reader of a guest's records finds what a migration could have lost or torn."""
+"""The reader of a guest's records detects records that a migration lost or damaged."""
 
 import hashlib
 from pathlib import Path

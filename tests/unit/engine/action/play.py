@@ -1,4 +1,4 @@
-"""A planner that a test tells one thing after the other."""
+"""A planner that receives the events of a test one by one."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ INCIDENT = alert().id
 
 
 class Play:
-    """A planner that is told one thing after the other; `now_s` counts from its start."""
+    """A planner that receives events one by one; `now_s` counts from its start."""
 
     def __init__(self, policy: Policy = TWO_RESETS, *, live: bool = True) -> None:
         self.policy = policy
@@ -61,7 +61,7 @@ class Play:
         return said
 
     def stands(self, given: Order | None = None) -> Order:
-        """Let the newest order, or another, be read back from the log."""
+        """Let the planner read the newest order, or another, back from the log."""
         given = given or self.given[-1]
         self.feed(OrderSeen(given, self.offset, self.now_ms, self.now_ms))
         self.offset += 1

@@ -1,4 +1,4 @@
-"""Orders, looks, alerts and marks that nothing speaks against; a test changes one thing."""
+"""Valid orders, looks, alerts and results that nothing forbids; a test changes one detail."""
 
 from typing import Any
 from uuid import UUID
@@ -49,7 +49,7 @@ def order(under: Policy = POLICY, /, **changes: Any) -> Order:
 
 
 def past(given: Order, *, ago_s: float, **changes: Any) -> Order:
-    """Return `given` as it would have been issued some time ago."""
+    """Return `given` as if it had been issued `ago_s` ago."""
     names = ("issued_ms", "expires_ms", "deadline_ms", "data_ms")
     shifted = {name: getattr(given, name) - round(1000 * ago_s) for name in names}
     return msgspec.structs.replace(given, **(shifted | changes))

@@ -33,7 +33,7 @@ from tests.unit.engine.action.samples import (
 
 
 def elsewhere(under: Policy = POLICY, /, **changes: Any) -> Order:
-    """Return an order that shares nothing with `order()` but the site."""
+    """Return an order that shares only the site with `order()`."""
     values: dict[str, Any] = {
         "incident": "b" * 32,
         "vm": OTHER_VM,
@@ -45,7 +45,7 @@ def elsewhere(under: Policy = POLICY, /, **changes: Any) -> Order:
 
 
 class Case(NamedTuple):
-    """An order that exactly one rule refuses."""
+    """An order that exactly one rule rejects."""
 
     rule: str
     guard: str
@@ -69,12 +69,12 @@ THIRD_VM = OTHER_VM[:-1] + "3"
 
 
 def before(ago_s: float, ends: str | None = "returned", **changes: Any) -> History:
-    """Return a log that holds the first step of the same incident."""
+    """Return a log with the first step of the same incident."""
     return history(past(order(**changes), ago_s=ago_s), ends=ends)
 
 
 def expired_after(ends: str | None) -> History:
-    """Return a log whose first step ended so, and whose second one expired."""
+    """Return a log whose first step ended with `ends`, and whose second one expired."""
     second = past(order(step=1), ago_s=2_000.0)
     late_ms = second.expires_ms + 6_000
     entries = logged(before(4_000.0, ends=ends), second, POLICY, offset=1, time_ms=late_ms)
@@ -82,7 +82,7 @@ def expired_after(ends: str | None) -> History:
 
 
 def open_until_later(ago_s: float, **changes: Any) -> History:
-    """Return a log that holds another order that is still in flight."""
+    """Return a log with another order that is still in flight."""
     deadline_ms = NOW_MS + 1_000_000
     return history(past(elsewhere(**changes), ago_s=ago_s, deadline_ms=deadline_ms), ends=None)
 
@@ -361,7 +361,7 @@ def test_an_order_that_the_log_itself_refused_spends_nothing() -> None:
 
 
 def test_an_order_under_another_policy_is_counted_as_spent() -> None:
-    # Its cell had its one order of this policy before, so this policy would not admit it.
+    # Its cell already had the only order that this policy permits.
     own = past(elsewhere(ONE_A_CELL, cell="c0", node="n8"), ago_s=400.0)
     foreign = past(
         elsewhere(policy="another", cell="c0", node="n7", incident="c" * 32, vm=THIRD_VM),

@@ -1,4 +1,4 @@
-"""Who may say that a VM crashed, so that nobody asks for a day of its history."""
+"""Reports of a crash for which no day of history is required, by sender."""
 
 import msgspec
 import pytest

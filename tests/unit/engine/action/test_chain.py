@@ -85,7 +85,7 @@ def test_a_cut_chain_is_found_by_the_head_that_was_written_down() -> None:
 def test_a_front_that_the_log_has_dropped_by_its_retention_is_no_finding() -> None:
     head, entries = chain(9)
     assert verify(entries[4:], cut_ms=3) == []
-    # Whatever of it was checked before: more, just so much, or the whole chain.
+    # Checked before: more, exactly this, or the whole chain.
     for checked in (heads_of(entries), heads_of(entries[:6]), heads_of(entries[:4])):
         assert verify(entries[4:], heads=checked, cut_ms=3) == []
     other = chain(3, "gone")[0]
@@ -98,7 +98,7 @@ def test_what_no_retention_explains_is_found_in_a_log_that_has_dropped_its_front
     altered = msgspec.structs.replace(entries[4], previous="1" * 64)
     altered = msgspec.structs.replace(altered, link=link_of(altered))
     assert verify(entries[4:], heads=heads_of(entries[:3]), cut_ms=3)  # entry 3 was never checked
-    assert verify(entries[4:], heads=[late], cut_ms=3)  # it wrote after what was dropped
+    assert verify(entries[4:], heads=[late], cut_ms=3)  # it wrote after the deleted entries
     assert verify([altered], heads=heads_of(entries[:4]), cut_ms=3)
     assert verify(entries[4:8], heads=[head], cut_ms=3)
     assert verify([*entries[4:6], *entries[7:]], cut_ms=3)
@@ -114,7 +114,7 @@ def test_a_thousand_random_edits_are_all_found(rng: np.random.Generator) -> None
         value[position] ^= 1 << int(rng.integers(7))
         try:
             altered = decode_entry(bytes(value))
-        except Exception:  # noqa: BLE001 -- unreadable is found
+        except Exception:  # noqa: BLE001 -- unreadable counts as detected
             continue
         missed += not verify([*entries[:index], altered, *entries[index + 1 :]], heads=[head])
     assert missed == 0

@@ -1,4 +1,4 @@
-"""Who may carry a step out: whoever claimed it first in the log."""
+"""Only the first claim in the log permits to execute a step."""
 
 from typing import Any
 

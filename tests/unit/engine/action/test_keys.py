@@ -106,7 +106,7 @@ def test_an_order_without_its_signature_is_refused() -> None:
 
 @pytest.mark.parametrize("named_first", [True, False])
 def test_a_record_that_states_two_signers_is_refused(named_first: bool) -> None:
-    """An agent's signature beside a planner's name gave orders: each was looked for elsewhere."""
+    """An agent's signature with a planner's name gave orders: each was read from another field."""
     value, headers = encode_order(order(), AGENT)
     named = (KEY_HEADER, key_id(PLANNER.public_key()).encode())
     doubled = (named, *headers) if named_first else (*headers, named)

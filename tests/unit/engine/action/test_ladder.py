@@ -1,4 +1,4 @@
-"""What the catalogue's rungs are: evidence, words to people, quarantine, grace, moves undone."""
+"""The steps of the catalogue: evidence, notices, quarantine, grace, moves undone."""
 
 from typing import Any
 
@@ -220,7 +220,7 @@ MOVING = policy(Step(action="migrate", deadline_s=900), kind="node_contention")
 
 
 def moved(loads: dict[str, float]) -> Play:
-    """Return a planner whose migration from n0 to n1 was verified, told what the nodes carry."""
+    """Return a planner with a verified migration from n0 to n1 and these node loads."""
     play = Play(MOVING)
     play.feed(LoadSeen("c0", CellLoad(NOW_MS - 60_000, {"n0": 0.95, "n1": 0.2}), play.now_ms))
     play.fires(kind="node_contention", suggested_action="migrate")

@@ -1,4 +1,4 @@
-"""A mapping that is cheap to change is, to whoever reads it, a dictionary."""
+"""A mapping that is cheap to change behaves like a dictionary."""
 
 from hypothesis import given
 from hypothesis import strategies as st

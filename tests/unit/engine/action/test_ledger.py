@@ -180,7 +180,7 @@ MARK = LogMark(orders=50, orders_hash="aa", control=9, control_hash="cc")
     ("found", "bounds", "control", "known"),
     [
         ({}, (10, 60), 9, True),
-        # Compacted away, or deleted by its age.
+        # Compacted, or deleted by its age.
         ({"control_hash": ""}, (10, 60), 12, True),
         ({"orders_hash": ""}, (50, 60), 9, True),
         ({"orders_hash": "bb"}, (10, 60), 9, False),
@@ -213,7 +213,7 @@ def test_a_ledger_without_a_step_that_this_node_claimed_is_behind() -> None:
 
 
 def hourly(*offsets: int) -> Ledger:
-    """Return the ledger of an agent that noted its position each hour."""
+    """Return the ledger of an agent that recorded its position each hour."""
     ledger = Ledger()
     for hour, offset in enumerate(offsets):
         noted = msgspec.structs.replace(
@@ -237,9 +237,9 @@ def since(ledger: Ledger, *, earliest: int) -> LogEntry:
 
 
 def test_orders_of_the_last_day_that_the_log_lost_are_missed_though_they_were_read() -> None:
-    """A restart counts limits from the log, so that what it lost would be forgotten."""
+    """A restart counts limits from the log, so lost orders would be forgotten."""
     thirty_hours = hourly(*range(10, 40))
-    # What stood there five hours after the first note is a day old.
+    # The records of five hours after the first note are a day old.
     assert since(thirty_hours, earliest=14).observe_until_ms == 0
     assert since(thirty_hours, earliest=16).observe_until_ms > 0
 

@@ -1,4 +1,4 @@
-"""Limits per VM and node once more, from what the node itself carried out."""
+"""Limits per VM and node again, from the actions that the node itself executed."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def test_a_node_that_did_nothing_yet_may_act() -> None:
 
 @pytest.mark.parametrize(("ago_s", "expected"), [(1_700, "vm_spacing"), (1_741, "admitted")])
 def test_one_vm_is_acted_on_once_in_half_an_hour(ago_s: float, expected: str) -> None:
-    """Less the minute for which an order lives before it is accepted."""
+    """Minus the minute that an order lives before it is accepted."""
     assert rule(carried_out(Ledger(), "b", ago_s=ago_s)) == expected
 
 

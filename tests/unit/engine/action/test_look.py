@@ -31,7 +31,7 @@ def ask(
     age_s: float = 5.0,
     signs: Signs = AGENT_SILENT,
 ) -> Verdict:
-    """Judge with one witness more than the looks have, unless the test says otherwise."""
+    """Judge with one witness more than the looks have, unless the test sets another."""
     return judge(given, looks, gap_s=gap_s, age_s=age_s, signs=signs, newborn_s=86_400)
 
 
@@ -315,7 +315,7 @@ def test_one_bad_sample_is_enough_to_refuse(rule: str, change: dict[str, Any], b
 
 
 def after(**last: Any) -> str | None:
-    """Return what forbids the call where the look right before it shows this besides."""
+    """Return the reason against the call if the last look has these values."""
     given, looks = order(), pair()
     return last_check(given, looks)(look(at_s=6.0, vcpu_time_ns=(6_000_000_000, 0), **last))
 
@@ -398,20 +398,20 @@ def test_each_witness_is_seen_and_suffices_beside_the_silence(
 @pytest.mark.parametrize(
     ("shape", "first", "last", "signs"),
     [
-        # One vCPU has no other one; all that spin have none that rests.
+        # A single vCPU has no other; if all spin, none is idle.
         ("one_core", ONE_FINE, {"vcpu_time_ns": (4_200_000_000,)}, Signs(rests=WATCHED)),
         ("idle", ONE_FINE, {"vcpu_time_ns": (0,)}, Signs(rests={0: Rest(99.0, 0.0, 400.0)})),
         ("all_cores", FINE, {"vcpu_time_ns": (4_200_000_000,) * 2}, Signs(rests=WATCHED)),
         ("mixed", FINE, {}, Signs(rests=WATCHED)),
-        # Of three plugged in vCPUs two are told; of two delays one.
+        # Two of three plugged-in vCPUs are reported; one of two delays.
         ("one_core", FINE | {"vcpus": 3}, {}, Signs(rests=WATCHED)),
         ("one_core", FINE | {"vcpus": None}, {}, Signs(rests=WATCHED)),
         ("one_core", {"vcpu_delay_ns": (7,)}, {}, Signs(rests=WATCHED)),
         ("one_core", {}, {}, Signs(rests=WATCHED)),
-        # It ran, or only wanted to run.
+        # It ran, or needed to run.
         ("one_core", FINE, {"vcpu_time_ns": (4_200_000_000, 1)}, Signs(rests=WATCHED)),
         ("one_core", FINE, {"vcpu_delay_ns": (7, 10)}, Signs(rests=WATCHED)),
-        # Not watched, not at rest, still for too short a time, and for longer while it lived.
+        # Not watched, not idle, idle for too short a time, and idle for longer while it lived.
         ("one_core", FINE, {}, Signs()),
         ("one_core", FINE, {}, Signs(rests={0: Rest(40.0, 1.0, 400.0)})),
         ("one_core", FINE, {}, Signs(rests={1: Rest(40.0, 1.0, 299.0)})),
@@ -420,11 +420,11 @@ def test_each_witness_is_seen_and_suffices_beside_the_silence(
         ("idle", HALTED | FINE, {"vcpu_time_ns": (0, 1)}, Signs(rests=WATCHED | {0: WATCHED[1]})),
         ("all_cores", COUNTED, {"kvm_io_exits": 10}, Signs(interrupts=WATCHED[1])),
         ("all_cores", {"kvm_io_exits": 9}, {}, Signs(interrupts=WATCHED[1])),
-        # No interrupts were seen to come while it rested, or they stay away as they did before.
+        # No interrupts were observed while it was idle, or their absence is not new.
         ("all_cores", COUNTED, {}, Signs()),
         ("all_cores", COUNTED, {}, Signs(interrupts=Rest(40.0, 1.0, 299.0))),
         ("all_cores", COUNTED, {}, Signs(interrupts=Rest(40.0, 20.1, 400.0))),
-        # It stood still while the guest did I/O, 26 s before it ended.
+        # It stopped while the guest did I/O, 26 s before that ended.
         ("one_core", FINE, {}, Signs(rests=WATCHED, quiet_s=13.9)),
         ("all_cores", COUNTED, {}, Signs(interrupts=WATCHED[1], quiet_s=13.9)),
         ("all_cores", LATE, {}, Signs(quiet_s=8.9)),
@@ -436,7 +436,7 @@ def test_each_witness_is_seen_and_suffices_beside_the_silence(
         ),
         ("all_cores", {}, {"reported": "panicked"}, Signs()),
         ("all_cores", {}, {}, Signs(probe="answered", agent="answered")),
-        # Never asked, never answered, and not late yet.
+        # Never queried, never answered, and not late yet.
         ("all_cores", {"balloon_period_s": 0}, {}, Signs()),
         ("all_cores", {"balloon_period_s": 5, "balloon_last_update_s": None}, {}, Signs()),
         (

@@ -28,7 +28,7 @@ COUNTED = Counted(block_wr_bytes=5, block_rd_bytes=6, net_tx_bytes=7)
 
 
 def called(policy: Policy = TWO_RESETS) -> Play:
-    """Return a planner whose first order was carried out 10 s ago."""
+    """Return a planner whose first order was executed 10 s ago."""
     play = Play(policy)
     play.fires()
     play.stands()
@@ -38,7 +38,7 @@ def called(policy: Policy = TWO_RESETS) -> Play:
 
 
 def failed() -> Play:
-    """Return a planner that saw the first step fail."""
+    """Return a planner after a failed first step."""
     play = called()
     play.wait(280)
     play.fires()
@@ -118,7 +118,7 @@ def test_the_next_step_waits_for_its_back_off() -> None:
         play.fires()
     second = play.given[1]
     assert second.step == 1
-    # 600 s after the agent's mark, which came 10 s after the start.
+    # 600 s after the agent's result, which came 10 s after the start.
     assert 610_000 <= second.issued_ms - NOW_MS <= 620_000
     assert not [word for word in play.words if word.kind == "refusal"]
 

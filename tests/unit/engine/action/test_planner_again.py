@@ -1,4 +1,4 @@
-"""A VM that was well and is in trouble again, under the alert that was resolved."""
+"""A VM that had recovered fails again, under the resolved alert."""
 
 from engine.action.events import ControlSeen
 from tests.unit.engine.action.play import Play

@@ -122,11 +122,11 @@ def test_each_tick_asks_for_a_share_of_many_held_back_until_all_had_their_turn()
 
     people_say()
     for n in range(250):
-        # Each in a cell of its own: no storm breaker speaks before the people do.
+        # Each in a separate cell: no storm breaker trips before the people decide.
         play.fires(
             id=f"{n:032x}", subject=str(UUID(int=n + 1)), cell=f"c{n}", pools=(), networks=()
         )
-    # Of few, each is answered at once; of many, those that are new with the next second.
+    # If few, each is answered immediately; if many, the new ones follow within the next second.
     assert [one.rule for one in play.words if one.kind == "refusal"] == ["paused"] * 101
     play.wait(1)
     assert [one.rule for one in play.words if one.kind == "refusal"] == ["paused"] * 250

@@ -81,7 +81,7 @@ def test_a_copy_of_an_older_minute_does_not_replace_a_newer_one() -> None:
     known = told(NOW_MS - 60_000, NOW_MS - 120_000)
     assert known is not None
     assert known.minute_ms == NOW_MS - 60_000
-    # One that the log dated ahead is left behind.
+    # A state that the log dated ahead is dropped.
     known = told(NOW_MS + 3_600_000, NOW_MS)
     assert known is not None
     assert known.minute_ms == NOW_MS

@@ -1,4 +1,4 @@
-"""What a node's watch knows of a guest after its samples and answers."""
+"""A node's knowledge of a guest after samples and probe answers."""
 
 from dataclasses import replace
 from typing import Any
@@ -35,7 +35,7 @@ def watched(*samples: Watched) -> Guest:
 
 
 def at(at_s: float, *wanted_ns: int) -> Look:
-    """Return a look whose vCPUs wanted so much, half of it waiting."""
+    """Return a look whose vCPUs needed this CPU time, half of it waiting."""
     halves = tuple(ns // 2 for ns in wanted_ns)
     rest = tuple(ns - ns // 2 for ns in wanted_ns)
     return look(at_s=at_s, vcpu_time_ns=halves, vcpu_delay_ns=rest, vcpus=len(wanted_ns))
@@ -50,7 +50,7 @@ def test_a_vcpu_is_known_by_how_long_it_stands_and_how_long_it_rested_before() -
         sample(40, 36 * S, 60 * MS),
     )
     rests = signs_of(guest, at(44, 40 * S, 60 * MS)).rests
-    # The first one spins: it never stood still, and was never idle.
+    # The first one spins: it never stopped and was never idle.
     assert rests[0] == Rest(still_s=0.0, longest_s=10.0, idle_s=0.0)
     assert rests[1] == Rest(still_s=14.0, longest_s=20.0, idle_s=20.0)
 
@@ -70,7 +70,7 @@ def test_a_boot_makes_everything_unknown_again(changes: dict[str, int]) -> None:
     assert after.probe == Answers()
     shown = replace(at(24, 5, 9), **changes)  # type: ignore[arg-type]
     assert signs_of(after, shown).rests[1] == Rest(4.0, 0.0, 0.0)
-    # A look at a boot that the watch has not seen yet.
+    # A look at a boot that the watch has not observed yet.
     assert signs_of(guest, shown, probe="silent").probe == "unknown"
     assert signs_of(guest, shown).rests == {}
 

@@ -1,4 +1,4 @@
-"""Who may say what on the control topic, and what holds when a record under a key is refused."""
+"""Rights on the control topic, and the state after a record under a key is rejected."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ def word(**changes: Any) -> Control:
 
 
 class Reader:
-    """Somebody who reads the topic from its beginning."""
+    """A reader of the topic from its beginning."""
 
     def __init__(self, trusted: TrustedKeys = TRUSTED) -> None:
         self.controls: Mapping[bytes, Control] = {}
@@ -113,7 +113,7 @@ def test_nobody_but_an_operator_shortens_a_pause() -> None:
     assert reader.paused(soon_ms + 1)
     assert reader.read(word(until_ms=soon_ms), OPERATOR_KEY).rejected is None
     assert not reader.paused(soon_ms + 1)
-    # Longer is stricter.
+    # A later end is stricter.
     assert reader.read(word(until_ms=soon_ms + 1)).rejected is None
 
 
@@ -125,7 +125,7 @@ def test_who_finds_only_the_refused_record_holds_what_its_key_restricted() -> No
     (held,) = late.controls.values()
     assert (held.kind, held.scope, held.subject, held.source) == ("pause", "cell", "c1", REFUSED)
     assert late.paused(NOW_MS + 10**12)
-    # What anybody says under that key ends nothing; an operator does.
+    # An unauthorised record under that key ends nothing; an operator's does.
     late.read(word(until_ms=NOW_MS + 1))
     assert late.paused(NOW_MS + 2)
     late.read(word(active=False), OPERATOR_KEY)
@@ -181,7 +181,7 @@ def test_a_copied_end_lifts_no_later_pause_of_an_author_whose_clock_is_behind() 
     reader.read(word())
     over = word(active=False, time_ms=NOW_MS + 10_000)
     assert reader.read(over, OPERATOR_KEY, at_ms=NOW_MS + 10_000).rejected is None
-    # By its author's clock this pause is older than the end; the log took it after that.
+    # By its author's clock this pause is older than the end; the log appended it later.
     reader.read(word(time_ms=NOW_MS - 120_000), at_ms=NOW_MS + 60_000)
     heard = reader.read(over, OPERATOR_KEY, at_ms=NOW_MS + 61_000)
     assert heard.rejected is not None
@@ -273,7 +273,7 @@ def test_an_operator_s_key_counts_until_it_ends() -> None:
     assert heard.rejected is not None
     assert heard.rejected.reason == "expired_key"
     assert reader.paused()
-    # What the log took before that goes on counting, whenever it is read.
+    # Records appended before that stay valid, at any time of reading.
     assert reader.read(word(active=False), OPERATOR_KEY, at_ms=NOW_MS + 999).rejected is None
 
 

@@ -1,4 +1,4 @@
-"""What holds when more words of control are said than anybody needs."""
+"""The state after more control commands than the limit."""
 
 import msgspec
 import pytest
@@ -13,7 +13,7 @@ MOST = 10_000
 
 @pytest.fixture
 def full() -> Reader:
-    """A reader of as many pauses as are kept, each of one VM for a minute."""
+    """Return a reader with the maximum number of pauses, each of one VM for a minute."""
     reader = Reader()
     for number in range(MOST):
         reader.read(of_vm(number))
@@ -48,7 +48,7 @@ def test_a_pause_beyond_the_bound_pauses_the_site_until_an_operator_ends_it(full
     assert paused_sites(full)
     full.read(over, OPERATOR_KEY, under=held_key(key))
     assert not paused_sites(full)
-    # There is still no room: the next one pauses the site again.
+    # The limit is still reached: the next one pauses the site again.
     full.read(of_vm(MOST))
     assert paused_sites(full)
 

@@ -1,4 +1,4 @@
-"""Nodes whose VMs do what a test says, as the records of a log."""
+"""Nodes with scripted VMs, as the records of a log."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ def uuid_of(name: str) -> bytes:
 
 @dataclass
 class Machine:
-    """One VM; `cores` is what it uses from now on."""
+    """One VM; `cores` is its CPU use from now on."""
 
     name: str
     cores: float = 0.5
@@ -43,7 +43,7 @@ class Fleet:
     sequences: dict[str, int] = field(default_factory=dict)
 
     def step(self) -> list[Record]:
-        """Let an interval pass; return a frame of each node."""
+        """Advance by an interval; return a frame of each node."""
         self.now_s += self.interval_s
         return [self.frame(node) for node in self.nodes]
 

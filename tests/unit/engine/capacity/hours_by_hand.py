@@ -1,4 +1,4 @@
-"""Forty days of a small cell as its hours stand in a history."""
+"""Forty days of a small cell as hourly rows of a history."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""A state of forecaster or historian that cannot be one is damage, whatever is wrong with it."""
+"""An impossible state of forecaster or historian counts as damaged, for any error in it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +24,7 @@ Harm = Callable[[dict[str, Any], Arrays], None]
 
 
 def told() -> StateValue:
-    """Return what a forecaster keeps of two VMs."""
+    """Return a forecaster's state of two VMs."""
     state = Foretelling()
     for record in Fleet({"n0": [Machine("a"), Machine("b", cores=1.0)]}).run(40):
         state.fold(record)

@@ -1,4 +1,4 @@
-"""What odd frames become: a correct row, or none, and never somebody else's."""
+"""Unusual frames become a correct row or none, and never another VM's."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -20,7 +20,7 @@ def folded(fold: FrameFold, frames: Iterable[Frame]) -> Iterator[Points]:
 
 
 def named(records: Iterable[Record], names: dict[str, str]) -> Iterator[Frame]:
-    """Give the frames an inventory: the names of machines."""
+    """Add an inventory with the machines' names to the frames."""
     told = tuple(InventoryItem(vm=uuid_of(key), name=name) for key, name in names.items())
     for record in records:
         yield msgspec.structs.replace(decode_frame(record.value), inventory=told)
@@ -44,7 +44,7 @@ def test_a_renamed_vm_goes_on_under_its_uuid() -> None:
     assert {row["domain_name"] for row in rows(after, "libvirt_cpu")} == {"shop"}
     minutes = rows(before, "flatline_vm") + rows(after, "flatline_vm")
     assert len({row["vm"] for row in minutes}) == 1
-    # The rate goes on across the new name.
+    # The rate continues across the new name.
     assert not np.isnan([row["cpu_cores"] for row in rows(after, "flatline_vm")]).any()
 
 

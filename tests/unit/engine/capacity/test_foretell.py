@@ -161,7 +161,7 @@ def test_damaged_state_is_refused(harm: str) -> None:
     elif harm == "missing":
         kept = {}
     elif harm == "earlier":
-        # Before states were compressed they were whole in the same way.
+        # A state before the introduction of compression has the same content.
         kept = {0: b"\x80"}
         told = {**msgspec.msgpack.decode(manifest), "chunks": 1}
         manifest = msgspec.msgpack.encode({**told, "sha256": sha256(kept[0]).hexdigest()})
@@ -212,6 +212,6 @@ def test_a_log_whose_clock_ran_ahead_for_minutes_stops_no_forecast() -> None:
     state = Foretelling()
     folded(state, shifted[: 2 * third])
     after = folded(state, shifted[2 * third :])
-    # It goes on with the steps of the time that is right again, within two minutes.
+    # It continues with the steps of the corrected time, within two minutes.
     assert after[-1].time_ms <= records[-1].time_ms + STEP_S * 1000
     assert len(after) >= 17

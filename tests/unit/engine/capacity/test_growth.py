@@ -73,5 +73,5 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
             told = days_to_full(case.used, 1.0)
             assert told is not None
             inside.append(told.low <= case.truth <= told.high)
-    # 200 cases: three standard errors about the promise.
+    # 200 cases: three standard errors around the promise.
     assert 0.84 <= np.mean(inside) <= 0.96

@@ -40,7 +40,7 @@ def test_the_first_seven_days_of_each_vm_do_not_count():
     values = np.zeros((WARM_UP + 10, 2))
     values[:100, 1] = np.nan
     verdicts = judged(values, lambda n: 0.0, names=("a", "b"))
-    # The forecast must be made after the warm-up, and its outcome be known: 9 times for `a`.
+    # The forecast must be made after the warm-up, with a known outcome: 9 times for `a`.
     assert verdicts[300].forecasts == 9
     assert verdicts[300].series == 1
 

@@ -57,9 +57,9 @@ def test_a_cell_keeps_its_largest_node_in_reserve(estate):
 
 def test_vms_that_fit_are_counted_node_by_node_and_within_the_reserve(estate):
     found = report(estate)
-    # Of 32 GiB a node's two VMs hold 8; six of its eight cores are free.
+    # A node's two VMs use 8 of 32 GiB; six of its eight cores are free.
     assert row(found, "node", "n0", "cpu").vms_that_fit == 6
-    # Two nodes would take twelve, but the cell may use one node's worth: 4 cores are left.
+    # Two nodes would fit twelve, but the cell may use one node's worth: 4 cores are left.
     assert row(found, "cell", "a", "cpu").vms_that_fit == 4
     assert row(found, "zone", "z1", "memory").vms_that_fit == 8
 
@@ -89,7 +89,7 @@ def test_days_to_full_of_a_growing_pool_and_of_a_node():
     assert disk.remaining_ratio == pytest.approx(0.3)
     cpu = row(found, "node", "n0", "cpu")
     assert cpu.days_to_full == pytest.approx(6 / (1 / 29), rel=0.05)
-    # Of n1 no days are known, so nothing is said of the cell.
+    # No days are known for n1, so none are reported for the cell.
     assert not row(found, "cell", "a", "cpu").days_known
 
 

@@ -1,4 +1,4 @@
-"""Minutes and hours say exactly what their samples said: held against the naive way."""
+"""Minutes and hours equal their samples exactly: compared with the naive computation."""
 
 import csv
 import gzip
@@ -17,7 +17,7 @@ FIELDS = VM_METRICS[:4]
 
 
 def assert_exact(samples: np.ndarray) -> None:
-    """Hold a window of samples, shape (times, metrics, n), against NumPy on each series."""
+    """Compare a window of samples, shape (times, metrics, n), with NumPy on each series."""
     window = Window.empty(0, metrics=len(FIELDS), size=samples.shape[2])
     for sample in samples:
         window.add(sample)

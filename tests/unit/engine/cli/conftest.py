@@ -1,4 +1,4 @@
-"""A command line in this process, with a state folder and an environment of its own."""
+"""A command line in this process, with a separate state folder and environment."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from engine.wire.topics import Topic
 
 
 class Said(NamedTuple):
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -36,7 +36,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def append(state: Path, topic: Topic, *records: tuple[bytes, bytes]) -> None:
-    """Append records, each a key and a value, to the log that commands of this state use."""
+    """Append records, each a key and a value, to the log of the commands with this state."""
 
     async def write() -> None:
         config = EmbeddedConfig(folder=state / "log", partitions=8)

@@ -1,4 +1,4 @@
-"""What people type and what they are told."""
+"""Commands and their output."""
 
 import asyncio
 import json
@@ -309,7 +309,7 @@ def test_a_policy_is_explained_by_what_it_lets_be_done_to_whom(
     assert said.code == 0
     verdict, explained = said.out.split("  purpose", 1)
     assert "'mine' can be used" in verdict
-    # The width of the screen breaks lines where it likes.
+    # The terminal's width determines the line breaks.
     assert f"purpose{explained}".split() == EXPLAINED.split()
 
 

@@ -1,4 +1,4 @@
-"""A person's word for one incident, as the agents that wait for it read it."""
+"""A person's approval of one incident, as read by the agents that wait for it."""
 
 import asyncio
 from pathlib import Path

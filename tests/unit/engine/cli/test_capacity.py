@@ -39,7 +39,7 @@ def test_report_is_a_table_json_or_csv_of_the_same(flatline: Flatline, prefix: s
         csv.DictReader(io.StringIO(flatline("capacity", "report", prefix, "--format", "csv").out))
     )
     assert [line["subject"] for line in lines] == [row["subject"] for row in found["scopes"]]
-    # What is not known is an empty field: a dataset does not tell the size of its hosts.
+    # An unknown value is an empty field: a dataset has no size of its hosts.
     assert lines[0]["usable"] == ""
 
 

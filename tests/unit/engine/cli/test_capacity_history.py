@@ -1,4 +1,4 @@
-"""`flatline capacity` on the history: hours in, a report out, its lines back in the history."""
+"""`flatline capacity` on the history: reads hours, prints a report, writes its rows back."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from tests.unit.engine.cli.conftest import Flatline
 
 @pytest.fixture
 def kept(state: Path) -> Path:
-    """Return the folder of a history, beside a log whose frames name the zone."""
+    """Return the folder of a history; the log beside it has frames with the zone."""
 
     async def write() -> None:
         clock = SystemClock()
@@ -41,7 +41,7 @@ def test_report_is_made_of_the_history_and_stored_in_it(flatline: Flatline, kept
     found = json.loads(said.out)
     lines = {(row["scope"], row["subject"], row["resource"]): row for row in found["scopes"]}
     cpu = lines["cell", "cell", "cpu"]
-    # Of two nodes one is kept in reserve; 29.5 % of 16 cores are used, 95 % of the time.
+    # One of two nodes is kept in reserve; 29.5 % of 16 cores are used, 95 % of the time.
     assert cpu["usable"] == 8.0
     assert cpu["used"] == pytest.approx(16 * 0.295, rel=0.03)
     assert cpu["oversubscription_ratio"] == pytest.approx(0.25)

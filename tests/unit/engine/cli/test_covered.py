@@ -1,4 +1,4 @@
-"""What the doctor says of VMs that no second witness would speak for."""
+"""The doctor's report on VMs without a second witness."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def test_the_engine_tells_each_minute_what_it_could_hear_of_each_vm() -> None:
     guests[2].balloon_period_s, guests[2].vcpus, guests[2].others = 0, 1, 0.0
 
     def rest_now_and_then(now_s: float) -> None:
-        """Let nothing be written or sent in every tenth sample: only then idle vCPUs tell."""
+        """Stop writing and sending in every tenth sample: only then idle vCPUs can be measured."""
         share = 0.0 if round(now_s) % 20 == 0 else 1.0
         for guest in guests:
             guest.writes, guest.sends = share * 50_000.0, share * 20_000.0

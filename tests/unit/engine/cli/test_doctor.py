@@ -1,4 +1,4 @@
-"""What the doctor finds, and what it tells people to do."""
+"""The doctor's findings and its advice."""
 
 import asyncio
 import getpass
@@ -38,7 +38,7 @@ def checks(**flags: str) -> dict[str, Check]:
 @pytest.fixture(autouse=True)
 def _no_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.cli.doctor._has", lambda name: name != "libvirt")
-    # Whether the one who runs the tests has the right is not what they are about.
+    # The result must not depend on the rights of the user who runs the tests.
     monkeypatch.setattr("connectors.probe.prober.may_probe", lambda: "")
 
 
@@ -182,7 +182,7 @@ def test_of_many_stops_the_widest_are_told_and_the_others_counted(flatline: Flat
 
 
 def appended(topic: str, value: bytes) -> None:
-    """Let a record stand in the log of this machine."""
+    """Append a record to the log of this machine."""
 
     async def append() -> None:
         settings, _ = load_settings(flags={})
@@ -197,7 +197,7 @@ def appended(topic: str, value: bytes) -> None:
 def test_clocks_that_step_rival_sources_and_skipped_records_are_told_until_they_end(
     kind: str,
 ) -> None:
-    checks()  # makes the topics
+    checks()  # creates the topics
     told = alert(kind=kind, scope="host", subject="n7", sentence="Node n7 is two nodes.")
     appended(ALERTS.name, encode_alert(told)[0])
     check = checks()["sources"]

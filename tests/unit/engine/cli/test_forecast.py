@@ -50,7 +50,7 @@ def test_every_sample_gets_every_metric_and_horizon(flatline: Flatline, tmp_path
     assert (first["t"], first["vm"], first["metric"]) == (str(BEGIN_S), "a", "cpu_pct")
     assert {row["horizon_s"] for row in rows} == {"300", "1800", "86400"}
     last = [row for row in rows[-36:] if row["metric"] == "cpu_pct" and row["horizon_s"] == "300"]
-    # In the trace's own unit: % of the VM's vCPUs, whatever their number.
+    # In the trace's own unit: % of the VM's vCPUs, for any number of them.
     assert float(last[0]["mean"]) == pytest.approx(20, abs=1)
     assert float(last[1]["mean"]) == pytest.approx(3, abs=1)
     for row in rows:

@@ -1,4 +1,4 @@
-"""Names and texts that guests' owners write are text in the output of every command."""
+"""Names and texts of guests' owners are plain text in the output of every command."""
 
 import csv
 import io
@@ -34,12 +34,12 @@ HOSTILE = (
     "\x9b31mred",
     "n" * 250,
 )
-# Commands that show names or texts of guests' owners, and how each is called here.
+# Commands that show names or texts of guests' owners, and their arguments here.
 SHOWING = {
     "replay", "evaluate", "forecast", "capacity report", "capacity whatif", "audit show",
     "audit verify", "pause show", "doctor",
 }  # fmt: skip
-# Those that show what the person who calls them wrote, or nothing of the kind.
+# Commands that show only their caller's texts, or none.
 OTHERS = {
     "collect", "engine", "plan", "act", "run", "demo", "approve", "history", "history setup",
     "policy check", "audit rules", "config show", "config check", "config schema",
@@ -68,20 +68,20 @@ def commands() -> set[str]:
 
 
 def test_each_command_is_either_shown_hostile_names_or_shows_none() -> None:
-    # Others may add commands; whoever does says here whether it shows names.
+    # A new command must be listed here, by whether it shows names.
     assert not SHOWING & OTHERS
     assert commands() >= SHOWING
     assert commands() <= SHOWING | OTHERS
 
 
 def test_nobody_asks_for_markup() -> None:
-    """The console takes each string as text; what is to have a style is a `rich.text.Text`."""
+    """The console treats each string as text; styled output must be a `rich.text.Text`."""
     folder = Path(typer_app.__file__).parent
     assert not [p.name for p in folder.rglob("*.py") if "rich.markup" in p.read_text()]
 
 
 def require_harmless(text: str) -> None:
-    """No character but a line end moves a cursor, and no text is turned around."""
+    """Check that no character but a line end moves the cursor, and no text is reversed."""
     wrong = {
         character
         for character in text

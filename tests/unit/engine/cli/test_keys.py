@@ -1,4 +1,4 @@
-"""Keys from the command line: made, shown, rotated, revoked and exported, never printed."""
+"""Keys from the command line: created, shown, rotated, revoked and exported, never printed."""
 
 import re
 from pathlib import Path
@@ -37,7 +37,7 @@ def verified(site: Path, headers: tuple[tuple[str, bytes], ...]) -> KeyName | No
 
 
 def trust(state: Path, name: str) -> Path:
-    """Copy a public key of this machine to its trusted folder, as people do."""
+    """Copy a public key of this machine to its trusted folder, as an operator does."""
     folder = state / "trusted"
     folder.mkdir(mode=0o755, exist_ok=True)
     (folder / name).write_bytes((state / "keys" / name).read_bytes())
@@ -68,7 +68,7 @@ def test_one_engine_machine_and_two_nodes(flatline: Flatline, state: Path, tmp_p
         found = verified(site, headers)
         assert found is not None
         assert found.name == name
-    # A node is compromised: its key counts no more, until it gets another.
+    # A node is compromised: its key is invalid until it gets another.
     assert flatline("keys", "revoke", "node", "n1").code == 0
     with pytest.raises(RecordRejected, match=r"key .* of node n1 is revoked"):
         verified(site, before["n1"])

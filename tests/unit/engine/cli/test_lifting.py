@@ -1,4 +1,4 @@
-"""Who may end a pause from the command line, and what an upgrade leaves to be signed."""
+"""The right to end a pause from the command line, and the records to sign after an upgrade."""
 
 import asyncio
 from pathlib import Path
@@ -94,7 +94,7 @@ async def words_in(state: Path) -> int:
 
 
 def trust(state: Path, name: str) -> None:
-    """Copy a public key of this machine to its trusted folder, as people do."""
+    """Copy a public key of this machine to its trusted folder, as an operator does."""
     folder = state / "trusted"
     folder.mkdir(mode=0o755, exist_ok=True)
     (folder / name).write_bytes((state / "keys" / name).read_bytes())

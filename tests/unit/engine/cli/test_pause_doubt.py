@@ -1,4 +1,4 @@
-"""A person's word on a name that no engine told of lately stands, and is doubted."""
+"""A command with a name that no engine reported recently takes effect, with a warning."""
 
 from pathlib import Path
 from uuid import UUID

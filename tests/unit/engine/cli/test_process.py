@@ -1,4 +1,4 @@
-"""A `flatline` process from outside: what it loads, says, and how it ends."""
+"""A `flatline` process from outside: its imports, its output, and its end."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-# A loaded machine needs seconds to start an interpreter; nothing here waits for as long.
+# A loaded machine needs seconds to start an interpreter; this is far longer.
 PATIENCE_S = 60.0
 
 HEAVY = ("models", "numba", "river", "faust")
@@ -40,7 +40,7 @@ def running(tmp_path: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def read_until(process: subprocess.Popen[bytes], words: str) -> list[dict[str, object]]:
-    """Return the log lines up to the first one that holds `words`."""
+    """Return the log lines up to the first one that contains `words`."""
     assert process.stderr is not None
     lines: list[dict[str, object]] = []
     with selectors.DefaultSelector() as selector:
@@ -96,7 +96,7 @@ def test_a_role_without_a_broker_waits_and_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["collect", "act"])
 def test_what_runs_on_a_node_loads_no_model_and_no_engine(tmp_path: Path, command: str) -> None:
-    # The role is opened and run for a moment, so that what it imports late counts too.
+    # The role is opened and run for a moment, so that late imports count too.
     program = f"""
 import asyncio, sys
 from engine.settings import load_settings

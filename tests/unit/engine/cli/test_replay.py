@@ -1,4 +1,4 @@
-"""Replay and evaluation as people run them, on two hours of four made-up VMs."""
+"""Replay and evaluation from the command line, on two hours of four synthetic VMs."""
 
 import gzip
 import json
@@ -78,7 +78,7 @@ def test_a_replay_writes_alerts_orders_and_a_summary(
     fired = {line["id"] for line in alerts if line["state"] == "firing"}
     assert summary["fired"] == len(fired)
     assert f"{len(fired)} alerts fired;" in said.out
-    # Two hours are no day: the default policy lets nobody be touched yet.
+    # Two hours are less than a day: the default policy permits no action yet.
     assert lines_of(tmp_path / "out" / "orders.jsonl") == []
 
 
@@ -98,7 +98,7 @@ def test_the_same_dataset_gives_the_same_bytes(
 
 def test_two_policies_are_compared(flatline: Flatline, prefix: str, tmp_path: Path) -> None:
     lab = tmp_path / "lab.toml"
-    # Of totals alone no second witness is ever heard, so that nothing but evidence is ordered.
+    # Totals alone never give a second witness, so only evidence is ordered.
     saving = 'panic_spin = [{ action = "save_evidence" }, '
     lab.write_text(read_shipped("lab").replace("panic_spin = [", saving))
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Small cells whose every number a test decides, folded as the engine would."""
+"""Small cells with all values set by a test, folded as by the engine."""
 
 import hashlib
 from collections.abc import Callable
@@ -21,7 +21,7 @@ FAST = Configuration(verify_stable_s=10.0)
 
 @dataclass
 class Guest:
-    """One VM: what it does from now on, and its counters so far."""
+    """One VM: its behaviour from now on, and its counters so far."""
 
     name: str
     vcpus: int = 2
@@ -40,7 +40,7 @@ class Guest:
     pool: str = "pool"
     network: str = "net"
     measured: bool = True
-    # Share of a core that each vCPU but the first uses; None is vCPUs that are not told.
+    # Share of a core that each vCPU but the first uses; None omits the vCPUs from frames.
     others: float | None = None
     times_ns: list[float] = field(default_factory=list)
     kvm: tuple[float, float] | None = None
@@ -56,7 +56,7 @@ class Guest:
         return str(UUID(bytes=self.uuid))
 
     def panics(self, *, cores: float = 1.0) -> None:
-        """Spin or halt: nothing leaves, received traffic still counts, the balloon is frozen."""
+        """Spin or halt: nothing is sent, received traffic still counts, the balloon is frozen."""
         self.cores = cores
         self.busiest = min(cores, 1.0)
         self.writes = self.reads = self.sends = 0.0
@@ -69,7 +69,7 @@ class Guest:
         self.writes = self.reads = self.sends = 0.0
 
     def works(self) -> None:
-        """Do what a web server does."""
+        """Behave like a web server."""
         self.cores, self.busiest = 0.2, None
         self.writes, self.sends, self.balloon = 50_000.0, 20_000.0, True
         self.state = "running"
@@ -112,7 +112,7 @@ class Place:
     gauges: dict[str, float] = field(default_factory=dict)
 
     def tell(self, kind: str, guest: Guest, **detail: str) -> None:
-        """Let the next frame carry an event."""
+        """Add an event to the next frame."""
         number = len(self.events) + 1000 * self.sequence
         self.events.append(
             Event(
@@ -157,7 +157,7 @@ class Place:
         )
 
     def vcpu_rows(self) -> VcpuRows:
-        """Return the vCPU times of the guests that tell them."""
+        """Return the vCPU times of the guests that report them."""
         told = [guest.times_ns if guest.others is not None else [] for guest in self.guests]
         ticks = [int(time // 1e7) * 10_000_000 for times in told for time in times]
         counts = np.array([len(times) for times in told], np.uint16)
@@ -177,14 +177,14 @@ class Bench:
     records: list[Record] = field(default_factory=list)
     outputs: list[Output] = field(default_factory=list)
     delay_ms: int = 0
-    # By how much what owners and agents say is dated after now.
+    # How far the times of owners' and agents' events are ahead of now.
     ahead_ms: int = 0
 
     def __post_init__(self) -> None:
         self.partition = Partition(self.configuration)
 
     def run(self, seconds: float, each: Callable[[float], None] | None = None) -> list[Alert]:
-        """Let time pass; return the alerts published meanwhile."""
+        """Advance time; return the alerts published meanwhile."""
         published: list[Alert] = []
         for _ in range(round(seconds / self.interval_s)):
             self.now_s += self.interval_s
@@ -219,7 +219,7 @@ class Bench:
     def said(
         self, role: Role, kind: str, guest: Guest, *, node: str = "", **detail: str
     ) -> list[Alert]:
-        """Fold a frame of an owner or an agent with one event; `node` is where it is."""
+        """Fold a frame of an owner or an agent with one event; `node` is its location."""
         event = Event(
             id=f"{role}/{self.offset}",
             kind=kind,
@@ -227,7 +227,7 @@ class Bench:
             vm=guest.uuid,
             detail=detail,
         )
-        # An agent speaks from the node of the VM it acted on.
+        # An agent reports from the node of the VM it acted on.
         here = next((place.name for place in self.places if guest in place.guests), "elsewhere")
         node = node or (here if role == "agent" else f"{role}-1")
         header = self.header(node, role, f"{role}-{self.offset}", 0, 0)
@@ -237,7 +237,7 @@ class Bench:
     def said_ahead(
         self, ahead_s: float, role: Role, kind: str, guest: Guest, *, node: str = "", **detail: str
     ) -> list[Alert]:
-        """Fold a frame as `said` does, whose event is dated `ahead_s` after now."""
+        """Fold a frame like `said`, with an event dated `ahead_s` after now."""
         self.ahead_ms = round(ahead_s * 1000)
         published = self.said(role, kind, guest, node=node, **detail)
         self.ahead_ms = 0
@@ -286,11 +286,11 @@ class Bench:
         return published
 
     def of(self, guest: Guest) -> list[Alert]:
-        """Return everything published about one guest."""
+        """Return all alerts on one guest."""
         return [alert for alert in self.alerts if alert.subject == guest.text]
 
     def suggestions(self, guest: Guest) -> set[str]:
-        """Return what was ever suggested for one guest while its alert fired."""
+        """Return all suggestions for one guest while its alert fired."""
         return {alert.suggested_action for alert in self.of(guest) if alert.state == "firing"}
 
 
@@ -311,7 +311,7 @@ def item(guest: Guest) -> InventoryItem:
 def cell(
     count: int = 4, *, nodes: int = 1, interval_s: float = 2.0, configuration: Configuration = FAST
 ) -> tuple[Bench, list[Guest]]:
-    """Return a cell of working guests, dealt to nodes in turn, each in a pool of its own."""
+    """Return a cell of working guests, dealt to nodes in turn, each in a separate pool."""
     guests = [Guest(f"vm-{index}", pool=f"pool-{index}") for index in range(count)]
     places = [Place(f"node-{index}", guests[index::nodes]) for index in range(nodes)]
     return Bench(places, interval_s=interval_s, configuration=configuration), guests

@@ -1,4 +1,4 @@
-"""What a writer may claim is bounded: what would pass a bound is rejected, and the rest goes on."""
+"""The claims of a writer are limited: those beyond a limit are rejected, the rest continues."""
 
 import msgspec
 import pytest
@@ -12,7 +12,7 @@ from tests.unit.engine.detection.frames_by_hand import FAST, Bench, Guest, Place
 
 
 def too_many(bench: Bench) -> list[str]:
-    """Return the details of what was rejected for a bound."""
+    """Return the details of the rejections for a limit."""
     found = [decode_rejected(one.value) for one in bench.outputs if one.topic == REJECTED.name]
     assert {entry.reason for entry in found} <= {"too_many"}
     return [entry.detail for entry in found]
@@ -92,7 +92,7 @@ def test_one_node_leaves_room_for_the_others(monkeypatch: pytest.MonkeyPatch) ->
     first, second = bench.places
     honest = list(first.guests)
     for number in range(4):
-        # New names each time: those that went are known for a day.
+        # New names each time: removed VMs are remembered for a day.
         first.guests = [*honest, *invented(2, first=2 * number)]
         bench.run(2.0)
     assert "node node-0 would have more than 7" in too_many(bench)[-1]
@@ -113,7 +113,7 @@ def test_cells_nodes_and_parts_of_nodes_are_bounded(monkeypatch: pytest.MonkeyPa
         said(bench, cell_name=f"cell-{number}", node="n")
     assert sorted(bench.partition.cells) == ["cell", "cell-0"]
     assert len(too_many(bench)) == 4
-    # Those that are known go on.
+    # Known VMs continue.
     bench.run(4.0)
     assert len(too_many(bench)) == 4
 
@@ -153,7 +153,7 @@ def test_what_waits_for_a_gap_is_bounded_and_counted_again_after_a_restart(
     before = bench.partition.counters.processed
     bench.now_s += 2.0
     bench.sample(place)
-    # Long before half a minute is over the gap is given up, and what waited is folded.
+    # Long before half a minute is over the gap is given up, and the waiting frames are folded.
     assert bench.partition.counters.processed == before + 4
     assert bench.partition.counters.missing == 1
     assert bench.partition.waiting_bytes == bench.partition.waiting() == 0

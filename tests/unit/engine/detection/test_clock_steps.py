@@ -1,4 +1,4 @@
-"""A node's wall clock that steps: told, and left behind at once."""
+"""Steps of a node's wall clock are reported and have no lasting effect."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ from tests.unit.engine.detection.frames_by_hand import Bench, cell
 
 
 def stepping(bench: Bench, node: str, steps_ms: list[int]) -> None:
-    """Let the wall clock of a node be off by the last of `steps_ms` from now on."""
+    """Shift the wall clock of a node by the last of `steps_ms` from now on."""
     header = bench.header
 
     def shifted(name: str, *rest: Any) -> Header:
@@ -79,7 +79,7 @@ def test_frames_that_come_late_are_no_step() -> None:
 
 
 def shifted_log(bench: Bench, shift_ms: list[int]) -> None:
-    """Let the log date records by a clock that is off by the last of `shift_ms`."""
+    """Shift the log's clock by the last of `shift_ms`."""
     record = bench.record
 
     def dated(value: bytes) -> Record:

@@ -1,4 +1,4 @@
-"""The state of the build before goes on: what it did not keep is learned anew."""
+"""The state of the previous build continues; values it did not keep are learned again."""
 
 import lzma
 from pathlib import Path
@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def old_state() -> tuple[list[bytes], bytes]:
-    """Return the chunks that the build before wrote of two guests, one just dead; its manifest."""
+    """Return the chunks of the previous build with two guests, one just dead, and its manifest."""
     body = lzma.decompress((GOLDEN / "snapshot.v1.xz").read_bytes())
     chunks = [body[start : start + CHUNK_BYTES] for start in range(0, len(body), CHUNK_BYTES)]
     return chunks, (GOLDEN / "manifest.v1").read_bytes()
@@ -46,7 +46,7 @@ def test_a_snapshot_of_the_build_before_is_continued() -> None:
 
 def test_what_it_goes_on_to_learn_is_kept() -> None:
     bench, guests = cell(2, interval_s=10.0, configuration=Configuration())
-    # The same guests live on under the state that was kept of them.
+    # The same guests continue with the stored state.
     place = bench.places[0]
     place.sequence, place.mono_ns, bench.now_s = 62, place.mono_ns + 620 * 10**9, 620.0
     bench.partition = restored()

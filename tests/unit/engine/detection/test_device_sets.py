@@ -1,4 +1,4 @@
-"""A disk or card that comes or goes changes what is summed: neither life nor a boot."""
+"""An added or removed disk or card changes the sums: neither a sign of life nor a boot."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from tests.unit.engine.detection.frames_by_hand import Bench, Guest, cell
 
 
 def with_devices(guest: Guest, *, number: int, jump: float) -> None:
-    """Let the sums of all counters but the CPU's be over another set of devices from now on."""
+    """Let the sums of all counters but the CPU's cover another set of devices from now on."""
     guest.counters["device_set"] = float(number)
     for name in ("block_wr_bytes", "block_rd_bytes", "net_tx_bytes"):
         guest.counters[name] = guest.counters.get(name, 1e9) + jump
@@ -41,7 +41,7 @@ def test_a_guest_whose_devices_change_has_not_booted(jump: float) -> None:
     lanes = bench.partition.cells["cell"].lanes["node-0"]
     lane = lanes.places[guest.uuid]
     assert lanes.figure("epoch_s", lane) > 900.0
-    # It dies right after that, and is found as every other.
+    # It dies directly after that, and is detected like any other.
     guest.panics()
     bench.run(60.0)
     assert bench.of(guest)[-1].suggested_action == "reboot"

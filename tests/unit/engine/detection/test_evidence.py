@@ -1,4 +1,4 @@
-"""What one VM's signals look like, and what they are worth."""
+"""The signals of one VM, and their value as evidence."""
 
 import math
 

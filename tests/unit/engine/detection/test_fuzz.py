@@ -9,12 +9,12 @@ from engine.ports import Record
 from engine.wire.rejected import decode_rejected
 from tests.unit.engine.detection.frames_by_hand import FAST, cell
 
-# A tenth of a tenth of what a release is fuzzed with; `FUZZED` grows it by hand.
+# A hundredth of a release's fuzzing; `FUZZED` increases it by hand.
 FUZZED = 1000
 
 
 def spoiled(value: bytes, rng: np.random.Generator) -> bytes:
-    """Return bytes that are surely not the frame they were."""
+    """Return bytes that certainly differ from the original frame."""
     kind = int(rng.integers(5))
     if kind == 0:
         return value[: int(rng.integers(len(value)))]

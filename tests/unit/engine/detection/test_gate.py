@@ -1,4 +1,4 @@
-"""What many VMs share is one incident of it: which thing is blamed, and when it is not."""
+"""A common cause of many VMs is one incident: its attribution, and cases without one."""
 
 import pytest
 
@@ -212,7 +212,7 @@ def test_only_a_silence_told_before_a_stall_is_not_taken_back_by_it(
 
 
 def dying(*, writers: int = 24) -> tuple[Bench, Guest, list[Guest]]:
-    """Return a guest that will be ordered with the next sample, and those that share its pool."""
+    """Return a guest that will get an order at the next sample, and those that share its pool."""
     bench, guests = crosswise()
     dead = guests[4]
     mates = [guest for guest in guests if guest.pool == dead.pool and guest is not dead]

@@ -1,4 +1,4 @@
-"""Which agents may have heard a guest, and when: no answer hides a death that comes after it."""
+"""Probe answers by agent and time: none hides a death that follows it."""
 
 import pytest
 
@@ -11,7 +11,7 @@ AHEAD_S = 3600.0
 
 
 def quiet(*, delay_ms: int = 0) -> tuple[Bench, Guest]:
-    """Return a cell of two nodes in which nothing has happened yet; the guest is on the first."""
+    """Return a cell of two nodes without any event yet; the guest is on the first."""
     bench, guests = cell(4, nodes=2)
     bench.delay_ms = delay_ms
     bench.run(120.0)

@@ -1,4 +1,4 @@
-"""What an open incident keeps of what was said before, and what a new finding takes back."""
+"""An open incident keeps earlier findings; some are revoked by a new one."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def finding(**changes: Any) -> Finding:
 
 
 def after(suspicion: Finding) -> Alert:
-    """Return what is published last about a VM to be rebooted that is then only suspected."""
+    """Return the last alert on a VM to be rebooted that is then only suspected."""
     cell = Cell("cell", site="site", zone="zone", forest=new_forest())
     configuration = Configuration()
     alerts = report(cell, finding(), time_ms=10_000, configuration=configuration)
@@ -58,7 +58,7 @@ HOUR_MS = 3_600_000
 
 
 def with_slow(kind: str, *, sequence: int = 1) -> tuple[Cell, Alert]:
-    """Return a cell in which something showed over hours, and what was told of it."""
+    """Return a cell with a finding over hours, and its alert."""
     cell = Cell("cell", site="site", zone="zone", forest=new_forest())
     position = SamplePosition(node="n0", role="collector", run="r", sequence=sequence)
     slow = finding(kind=kind, suggestion="alert", severity="warning", position=position)

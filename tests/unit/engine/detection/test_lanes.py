@@ -1,4 +1,4 @@
-"""Lanes move with all they have learned, whatever the roster."""
+"""Lanes keep all learned values when they move, for any roster."""
 
 import numpy as np
 

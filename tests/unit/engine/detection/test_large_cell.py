@@ -1,4 +1,4 @@
-"""A cell of 64 nodes with 260 VMs each is judged, and each of its records is one the log takes."""
+"""A cell of 64 nodes with 260 VMs each is judged, and the log accepts each of its records."""
 
 from dataclasses import replace
 from functools import cache

@@ -1,4 +1,4 @@
-"""What is left of subjects that went: nodes that died, VMs that were restarted or deleted."""
+"""State of removed subjects: nodes that died, VMs that were restarted or deleted."""
 
 from engine.detection.configuration import Configuration
 from engine.detection.departures import FORGETTABLE
@@ -40,7 +40,7 @@ def test_a_lone_node_that_was_silent_may_come_back_with_its_frames_swapped() -> 
     bench, _ = cell(2)
     bench.run(60.0)
     (place,) = bench.places
-    # Frames that overtake each other first make the cell wait for slots.
+    # Out-of-order frames first make the cell wait for windows.
     for _ in range(3):
         _swap(bench)
     for _ in range(30):
@@ -53,7 +53,7 @@ def test_a_lone_node_that_was_silent_may_come_back_with_its_frames_swapped() -> 
 
 
 def _swap(bench: Bench) -> None:
-    """Let the next two frames of the only place arrive in the wrong order, a second apart."""
+    """Deliver the next two frames of the only place in the wrong order, a second apart."""
     (place,) = bench.places
     held: list[bytes] = []
 
@@ -101,7 +101,7 @@ def _forget(bench: Bench, scope: str, name: str) -> None:
 
 
 def _last(bench: Bench, subject: str) -> tuple[str, str]:
-    """Return state and reason of the newest alert about a subject."""
+    """Return state and reason of the newest alert on a subject."""
     alert = [alert for alert in bench.alerts if alert.subject == subject][-1]
     return alert.state, "" if alert.resolution is None else alert.resolution.reason
 
@@ -119,7 +119,7 @@ def test_a_node_that_an_owner_forgets_ends_with_its_alert_and_its_vms() -> None:
     one = bench.partition.cells["cell"]
     assert set(one.nodes) == set(one.lanes) == {"node-0"}
     assert {vm.node for vm in one.vms.values()} == {"node-0"}
-    # It is no ban: who reports again is known again.
+    # It is no ban: a node that reports again is known again.
     gone.reachable = True
     bench.run(20.0)
     assert set(bench.partition.cells["cell"].nodes) == {"node-0", "node-1"}

@@ -1,4 +1,4 @@
-"""A guest that lives in its silences: what was learned of it decides what the next one is worth."""
+"""A guest with signs of life in its silences: they determine the evidence of the next one."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_vcpus_that_stand_still_for_as_long_as_they_often_did_are_no_witness() -
     dies(guest)
     bench.run(70.0)
     assert bench.suggestions(guest) == {"inspect"}
-    # Four times as long is no sleep of theirs any more.
+    # Four times as long exceeds its known idle times.
     bench.run(60.0)
     assert bench.of(guest)[-1].suggested_action == "reboot"
 
@@ -64,10 +64,10 @@ def test_vcpus_that_moved_within_a_silence_that_surprised_are_no_witness_in_it()
     bench.run(10.0)
     guest.others = 0.0
     bench.run(20.0)
-    # Silent for 50 s, and its other vCPU for 20: as a guest that computes and ticks seldom.
+    # Silent for 50 s, and its other vCPU for 20: like a guest that computes and ticks rarely.
     assert bench.of(guest)[-1].state != "firing"
     bench.run(60.0)
-    # Nothing has shown life for as long as the silence was old then: somebody has to look.
+    # No sign of life for the age of the silence at that time: an operator must inspect it.
     assert bench.suggestions(guest) == {"inspect"}
 
 
@@ -89,7 +89,7 @@ def test_a_guest_that_dies_while_it_computes_is_told_by_how_its_vcpus_moved_unti
     dies(guest)
     bench.run(50.0)
     assert bench.of(guest) == []
-    # They moved in every sample, of 10 s; six times as long is no sleep of theirs.
+    # They moved in every sample, of 10 s; six times as long exceeds their known idle times.
     bench.run(30.0)
     last = bench.of(guest)[-1]
     assert (last.suggested_action, last.witnesses) == ("reboot", ("activity", "vcpus"))

@@ -1,4 +1,4 @@
-"""An owner's word is of now: a copy of an old one neither ends a maintenance nor begins one."""
+"""A copy of an owner's old command neither ends a maintenance nor begins one."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def held(bench: Bench, guest: Guest) -> list[str]:
 
 
 def ended_yesterday() -> tuple[Bench, Guest, Record]:
-    """Return a cell that is 400 s older than an owner's word that ended a maintenance."""
+    """Return a cell that is 400 s older than an owner's command that ended a maintenance."""
     bench, guests = cell(4)
     bench.run(60.0)
     bench.said("owner", "owner_maintenance", guests[0], until_ms=until(bench, 0.1), node="bob")
@@ -41,7 +41,7 @@ def ended_yesterday() -> tuple[Bench, Guest, Record]:
 def test_an_old_end_that_is_written_again_does_not_end_today_s_maintenance(knows: bool) -> None:
     bench, guest, old = ended_yesterday()
     if not knows:
-        # Without a state nothing is known of the runs and the times of owners.
+        # Without a state no runs and no times of owners are known.
         bench.partition = Partition(bench.configuration)
         bench.run(10.0)
     bench.said("owner", "owner_maintenance", guest, until_ms=until(bench, 600.0), node="ann")
@@ -101,7 +101,7 @@ def test_five_minutes_between_a_word_and_its_record_are_the_limit(
 def test_the_log_s_own_time_of_the_record_counts_and_not_the_time_that_is_believed() -> None:
     bench, guests = cell(4)
     bench.run(60.0)
-    # Nobody wrote for an hour, so that the first record after it is not believed yet.
+    # No record for an hour, so the first one after it is not trusted yet.
     bench.said("owner", "owner_maintenance", guests[0], until_ms=until(bench, 9000.0))
     old = bench.records[-1]
     bench.partition = Partition(bench.configuration)
@@ -129,7 +129,7 @@ def test_a_word_said_before_the_one_that_holds_only_lengthens_the_maintenance(
     bench.run(60.0)
     end = "" if lasting == "for ever" else until(bench, 600.0)
     bench.said("owner", "owner_maintenance", guests[0], until_ms=end)
-    # Within five minutes it may still be a copy, or have been overtaken on its way.
+    # Within five minutes it may still be a copy, or have arrived out of order.
     ended = until(bench, 0.1)
     bench.said_ahead(-60.0, "owner", "owner_maintenance", guests[0], until_ms=ended)
     bench.run(20.0)

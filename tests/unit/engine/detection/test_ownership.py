@@ -1,4 +1,4 @@
-"""A node speaks for the VMs that it runs, and one collector for a node."""
+"""A node reports the VMs that it runs, and one collector reports a node."""
 
 from engine.wire.frame import Event, Frame, VmRows, encode_frame
 from engine.wire.runs import Runs
@@ -6,7 +6,7 @@ from tests.unit.engine.detection.frames_by_hand import Bench, Guest, Place, cell
 
 
 def copy_of(guest: Guest, *, instance: int = 99) -> Guest:
-    """Return a second running copy of a guest, whose counters begin anew."""
+    """Return a second running copy of a guest, with restarted counters."""
     twin = Guest(guest.name, instance=instance, pool=guest.pool)
     twin.passes(0.0, 0.0)
     return twin
@@ -36,7 +36,7 @@ def test_a_running_copy_does_not_take_the_vm_over_and_is_told_with_both_nodes() 
     assert second.name in told.sentence
     assert told.suggested_action == "alert"
     assert bench.partition.counters.foreign > 0
-    # The first copy's panic is seen, and nothing is asked to be done to a VM that runs twice.
+    # The first copy's panic is detected, and no action is suggested for a VM that runs twice.
     guests[0].panics()
     bench.run(60.0)
     assert ("panic_spin", "firing") in {(a.kind, a.state) for a in bench.of(guests[0])}
@@ -82,7 +82,7 @@ def test_a_copy_whose_source_is_paused_takes_over_and_a_paused_target_does_not()
     guests[0].state, moving.state = "paused", "running"
     bench.run(6.0)
     assert owner_of(bench, guests[0]) == target.name
-    # The migration failed after all, and the source goes on.
+    # The migration failed after all, and the source continues.
     target.guests.remove(moving)
     guests[0].state = "running"
     bench.run(6.0)
@@ -102,7 +102,7 @@ def test_a_restart_on_another_node_is_believed_once_the_first_is_silent() -> Non
     bench.run(20.0)
     assert owner_of(bench, guests[0]) == alive.name
     vm = bench.partition.cells["cell"].vms[guests[0].uuid]
-    # What its start said holds from the moment it counts there.
+    # Its start event applies from the moment it counts there.
     assert "boot" in vm.holds
 
 

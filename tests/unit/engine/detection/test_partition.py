@@ -1,4 +1,4 @@
-"""The engine on small sequences made by hand: what is found, how soon, and what is left alone."""
+"""The engine on small hand-made sequences: detections, delays, and cases without alerts."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Counters to rates: what begins an epoch, what is unknown, what is a sign of life."""
+"""Counters to rates: begin of an epoch, unknown values, signs of life."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""How an incident ends: verified after an action, by itself, or never."""
+"""The end of an incident: verified after an action, by itself, or never."""
 
 from typing import get_args
 
@@ -19,7 +19,7 @@ def rebootable() -> tuple[Bench, Guest, Alert]:
 
 
 def reset(bench: Bench, guest: Guest, alert: Alert, *, dry_run: str = "false") -> None:
-    """Tell of the agent's reset, and let the guest boot and work again if it was real."""
+    """Report the agent's reset, and let the guest boot and work again if it was real."""
     detail = {"incident": alert.id, "step": "1", "action": "reset", "dry_run": dry_run}
     bench.said("agent", "action_sent", guest, **detail)
     if dry_run == "false":

@@ -1,4 +1,4 @@
-"""Frames that were believed once are not believed again: a MAC holds for ever, a time does not."""
+"""Accepted frames are not accepted again: a MAC stays valid, a time does not."""
 
 from dataclasses import replace
 
@@ -15,17 +15,17 @@ from engine.wire.runs import is_replayed
 from engine.wire.topics import REJECTED
 from tests.unit.engine.detection.frames_by_hand import EPOCH_MS, FAST, Bench, Guest, cell
 
-# By then a run that ended is forgotten.
+# By then an ended run is forgotten.
 _LONG_S = 900.0
 
 
 def refused(bench: Bench) -> list[Rejected]:
-    """Return what was rejected, in order."""
+    """Return the rejections, in order."""
     return [decode_rejected(one.value) for one in bench.outputs if one.topic == REJECTED.name]
 
 
 def repeated(bench: Bench, records: list[Record]) -> list[Record]:
-    """Append records once more, as who can read the log is able to."""
+    """Append records again, as any reader of the log can."""
     again = [replace(bench.record(record.value), key=record.key) for record in records]
     for record in again:
         bench.fold(record)
@@ -54,7 +54,7 @@ def test_frames_of_a_forgotten_run_of_a_node_are_rejected_and_tell_of_no_panic()
     bench, guest, old = after_a_restart()
     keys = [key for key in bench.partition.sources if "run-1" in key]
     assert not keys, "the engine still knows the run, so that its frames are repeats"
-    # The node falls silent, so that nothing else speaks for its VMs.
+    # The node falls silent, so that no other frame reports its VMs.
     bench.places[0].reachable = False
     bench.run(60.0)
     before = len(bench.alerts)
@@ -86,7 +86,7 @@ def test_frames_from_before_a_node_left_its_cell_are_rejected() -> None:
     bench.partition.cells["cell"].forgets.append(("host", "node-1"))
     bench.run(_LONG_S)
     assert "node-1" not in bench.partition.cells["cell"].nodes
-    # Of a run that came before the last one it knows.
+    # From a run before the last one it knows.
     old = [_of_run(one, "run-0") for one in old[:-10]]
     repeated(bench, old)
     assert [entry.reason for entry in refused(bench)] == ["replayed"] * len(old)
@@ -140,10 +140,10 @@ def test_a_run_that_ended_just_before_a_short_one_is_not_forgotten() -> None:
     ("event_s", "last_s", "now_s", "expected"),
     [
         (100, 90, 100, False),  # a restart
-        (100, 130, 200, False),  # overtaken by half a minute
+        (100, 130, 200, False),  # out of order by half a minute
         (100, 200, 5_000, True),  # an old run
-        (5_000, 12_200, 5_005, False),  # the clock was ahead and is right
-        (1_000, 12_200, 5_005, True),  # it was ahead, and this is old all the same
+        (5_000, 12_200, 5_005, False),  # the clock was ahead and is corrected
+        (1_000, 12_200, 5_005, True),  # it was ahead, and this is still old
         (0, 5_000, 5_010, True),
     ],
 )

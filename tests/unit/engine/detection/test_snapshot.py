@@ -1,4 +1,4 @@
-"""State to bytes and back: whole or refused, and a digest that knows what decides."""
+"""State to bytes and back: complete or rejected, and a digest of all that affects decisions."""
 
 import hashlib
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def test_a_damaged_snapshot_is_refused(harm: str) -> None:
 
 
 def array(name: str, **fields: Any) -> Callable[[CellValue], None]:
-    """Return what changes an array of a cell's first lanes."""
+    """Return a function that changes an array of a cell's first lanes."""
 
     def change(value: CellValue) -> None:
         arrays = value.lanes["node-0"].arrays
@@ -126,7 +126,7 @@ def body_of(chunks: list[bytes]) -> PartitionValue:
 
 
 def as_written(value: PartitionValue, manifest: Manifest) -> tuple[list[bytes], Manifest]:
-    """Return a state whose bytes are those that its manifest names."""
+    """Return a state with the bytes that its manifest names."""
     body = msgspec.msgpack.encode(value)
     hashed = (hashlib.sha256(body).hexdigest(),)
     return [body], msgspec.structs.replace(manifest, chunks=hashed)

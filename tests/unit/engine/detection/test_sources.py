@@ -12,7 +12,7 @@ CONFIGURATION = Configuration()
 
 
 class Reader:
-    """What a partition does with frames, without folding them."""
+    """A partition's handling of frames, without folding them."""
 
     def __init__(self) -> None:
         self.sources: dict[str, Source] = {}
@@ -124,7 +124,7 @@ def test_a_run_that_was_followed_is_forgotten_but_not_while_frames_of_it_wait() 
     reader.read(0)
     reader.read(1, run="second")
     reader.read(0, time_ms=1, run="third")
-    # What it told last is long over, so that its frames are told from new ones by their time.
+    # Its last state is old, so time distinguishes its frames from new ones.
     marks = {"cell\x00node\x00collector": 700_000}
     forget_ended(reader.sources, marks, time_ms=700_000, configuration=CONFIGURATION)
     assert [key.rpartition("\x00")[2] for key in reader.sources] == ["second", "third"]

@@ -1,4 +1,4 @@
-"""Where totals are all that is known: what is told, what is suggested, and what is waited for."""
+"""VMs with totals only: alerts, suggestions, and waiting times."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tests.unit.engine.detection.frames_by_hand import Bench, Guest, Place
 
 
 def memory_of(guest: Guest, rng: np.random.Generator) -> float:
-    """Let a guest's memory figure move as the guest does."""
+    """Vary a guest's memory figure by its activity."""
     assert isinstance(guest, Plain)
     guest.memory *= 1 + guest.moves * rng.uniform(-1, 1)
     guest.memory = min(max(guest.memory, 100_000.0), 900_000.0)
@@ -21,7 +21,7 @@ def memory_of(guest: Guest, rng: np.random.Generator) -> float:
 
 @dataclass
 class Plain(Guest):
-    """A guest of which only totals and a memory figure are reported."""
+    """A guest that reports only totals and a memory figure."""
 
     memory: float = 500_000.0
     moves: float = 0.3
@@ -241,7 +241,7 @@ def test_memory_that_only_grows_is_told_as_a_leak_once() -> None:
 
 
 def degrades(bench: Bench, guest: Plain, *, hours: int) -> None:
-    """Live through four ordinary days, then hours in each of which the disk gets slower."""
+    """Run four ordinary days, then hours in each of which the disk gets slower."""
     usual = guest.writes = 20_000.0
     bench.run(4 * 86_400.0)
     for _ in range(hours):

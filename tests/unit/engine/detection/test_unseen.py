@@ -1,4 +1,4 @@
-"""What cannot be seen is told once, and what is open survives a restart unchanged."""
+"""Unobservable VMs are reported once, and open incidents survive a restart unchanged."""
 
 from engine.detection.snapshot import digest, restore, take_snapshot
 from tests.unit.engine.detection.frames_by_hand import FAST, cell

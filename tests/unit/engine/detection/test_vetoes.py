@@ -1,4 +1,4 @@
-"""Each guard alone: the same dead-looking guest leads to a reboot without it, and not with it."""
+"""Each guard separately: the same guest that looks dead gets a reboot only without it."""
 
 from collections.abc import Callable
 
@@ -81,7 +81,7 @@ def dead_looking(guard: Guard | None, *, warm_s: float = 120.0) -> tuple[Bench, 
     guests[0].panics()
     if guard is not None:
         guard(bench, guests[0])
-    # Enough for a reboot, and before the shortest hold, that of a migration, ends.
+    # Enough for a reboot, and before the shortest inhibition, that of a migration, ends.
     bench.run(FAST.self_reboot_s + 1.0)
     return bench, guests[0]
 
@@ -148,7 +148,7 @@ def test_frames_that_show_the_past_lead_to_an_alert_and_no_order() -> None:
     bench, guests = cell(4)
     bench.run(120.0)
     guests[0].panics()
-    # A backlog: what the node saw 100 s ago is appended only now.
+    # A backlog: samples from 100 s ago are appended only now.
     late = [_delayed(bench, seconds=2.0 * index) for index in range(15)]
     assert "alert" in {alert.suggested_action for alerts in late for alert in alerts}
     refused = [alert for alerts in late for alert in alerts if "log_outage" in alert.vetoes]

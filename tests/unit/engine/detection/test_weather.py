@@ -1,4 +1,4 @@
-"""Frames that are lost, doubled and overtaken on their way: what is told stays the same."""
+"""Frames that are lost, duplicated and out of order: the alerts stay the same."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -22,7 +22,7 @@ WEATHER = Disturbance(doubled=0.05, late_s=30.0)
 
 
 def travelled(records: Iterable[Record], how: Disturbance, *, seed: int = 7) -> list[Record]:
-    """Return the records as a network delivers them; the shell's ticks are not on it."""
+    """Return the records as a network delivers them; the engine's ticks do not use it."""
     moments = (Moment(r.time_ms, decode_frame(r.value), 0, r.value) for r in records)
     return [
         Record("flatline.frames.v1", 0, offset, moment.time_ms, b"cell", moment.value)
@@ -41,7 +41,7 @@ def without(records: Iterable[Record], node: str, sequences: set[int]) -> list[R
 
 
 def said(alerts: Iterable[Alert]) -> set[tuple[str, str, str]]:
-    """Return what was told under each id: its kind, and what was asked for."""
+    """Return the kind and suggestion under each alert id."""
     return {
         (alert.id, alert.kind, alert.suggested_action)
         for alert in alerts
@@ -50,7 +50,7 @@ def said(alerts: Iterable[Alert]) -> set[tuple[str, str, str]]:
 
 
 def site(interval_s: float, *, nodes: int = 3) -> tuple[Bench, list[Guest]]:
-    """Return guests that have worked in peace for a hundred samples."""
+    """Return guests that have worked undisturbed for a hundred samples."""
     bench, guests = cell(4 * nodes, nodes=nodes, interval_s=interval_s)
     for guest in guests:
         guest.pool = f"pool-{guests.index(guest) % 2}"

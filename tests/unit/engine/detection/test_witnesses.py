@@ -1,4 +1,4 @@
-"""A death needs two independent witnesses; whoever speaks for life is believed at once."""
+"""A death needs two independent witnesses; a sign of life counts immediately."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -25,11 +25,11 @@ DEFAULT = parse_policy(
     ),
     source="default with resets",
 )
-IDLE = 0.006  # of a core, what the timers of an idle vCPU cost
+IDLE = 0.006  # of a core, the cost of an idle vCPU's timers
 
 
 def orders(alerts: list[Alert], policy: Policy = DEFAULT) -> list[Order]:
-    """Return what a planner orders that hears these alerts, under the default policy."""
+    """Return a planner's orders for these alerts under the default policy."""
     state, given = PlannerState(name="p", site="site"), []
     now_ms = alerts[0].decided_ms if alerts else 0
     state, _ = step(state, CaughtUp(now_ms), policy)
@@ -54,26 +54,26 @@ def watched(
     guest.others = IDLE if vcpus > 1 else 0.0
     for name, value in changes.items():
         setattr(guest, name, value)
-    # A second of writes, as learned over a day, a few samples at rest, and then the four minutes
-    # of the report.
+    # A second of writes, as learned over a day, a few samples at rest, and then the four minutes of
+    # the report.
     bench.run(120 * interval_s, lambda now_s: rests_seldom(guest, round(now_s / interval_s)))
     guest.works()
     guest.cores = changes.get("cores", 0.05)
     lanes: Lanes = bench.partition.cells["cell"].lanes["node-0"]
     lanes.row("history_s")[:] = 90_000.0
-    # What a day of samples like these leaves: 9,000 signs of life and not one gap.
+    # The result of a day of such samples: 9,000 signs of life and no gap.
     lanes.gaps[:, gaps.LIVE] += 9000.0
     bench.run(240.0)
     return bench, guest
 
 
 def rests_seldom(guest: Guest, sample: int) -> None:
-    """Do no I/O in every fifth sample: only then vCPUs tell what timers alone do."""
+    """Do no I/O in every fifth sample: only then vCPUs show the effect of timers alone."""
     guest.writes, guest.sends = (0.0, 0.0) if sample % 5 == 0 else (50_000.0, 20_000.0)
 
 
 def computes(guest: Guest, *, others: float = IDLE) -> None:
-    """Use one core whole without any I/O; the kernel's timers go on on the other vCPUs."""
+    """Use one whole core without any I/O; the kernel's timers continue on the other vCPUs."""
     guest.cores = 1.0 + others * (guest.vcpus - 1)
     guest.busiest, guest.others = 1.0, others
     guest.writes = guest.reads = guest.sends = 0.0
@@ -174,13 +174,13 @@ def test_a_tickless_guest_whose_idle_vcpus_sleep_for_long_has_no_witness_in_them
     dies(guest)
     bench.run(60.0)
     assert bench.of(guest)[-1].suggested_action == "inspect"
-    # Its owner's batch job looks the same, and was not ordered either.
+    # Its owner's batch job looks the same, and got no order either.
     assert orders(bench.of(guest)) == []
 
 
 @pytest.mark.parametrize("vcpus", [1, 2])
 def test_a_halted_guest_is_told_by_all_of_its_vcpus(vcpus: int) -> None:
-    # Its single vCPU is its idle one: it ticks too, and stands at 0 once the kernel halted.
+    # Its single vCPU is its idle one: it ticks too, and stays at 0 once the kernel halted.
     bench, guest = watched(vcpus, cores=0.09)
 
     def rests(now_s: float) -> None:
@@ -204,7 +204,7 @@ def test_a_guest_that_rests_is_dead_for_as_long_as_its_vcpus_stand_still_at_most
     guest.cores = 2 * IDLE
     bench.run(300.0)
     dies(guest, cores=0.0)
-    # It may be at its firmware, which nobody has heard of yet.
+    # It may be at its firmware, which has not been reported yet.
     bench.run(20.0)
     assert "reboot" not in bench.suggestions(guest)
     bench.run(320.0)
@@ -237,7 +237,7 @@ def test_vcpus_that_sleep_in_some_samples_do_not_make_the_kind_flip() -> None:
 
 
 def test_vcpus_that_stop_long_after_the_last_byte_order_nothing_for_as_long_again() -> None:
-    """The silence of a guest that rests, and then waits at a boot prompt, is not of a death."""
+    """The silence of a guest that rests, then waits at a boot prompt, is not that of a death."""
     bench, guest = watched(2, cores=0.09)
     guest.writes = guest.sends = 0.0
     guest.cores = 2 * IDLE
@@ -297,7 +297,7 @@ def test_kvm_that_injects_nothing_and_serves_nothing_is_a_witness() -> None:
 
 
 def test_kvm_whose_interrupts_are_posted_is_no_witness() -> None:
-    # They reach the guest without a count; then only its I/O moved, which is its activity.
+    # They reach the guest uncounted; then only its I/O moved, which is its activity.
     bench, guest = watched(1, kvm=(0.0, 40.0))
     dies(guest)
     guest.kvm = (0.0, 0.0)
@@ -306,7 +306,7 @@ def test_kvm_whose_interrupts_are_posted_is_no_witness() -> None:
 
 
 def test_interrupts_that_go_on_speak_neither_for_nor_against_a_death() -> None:
-    # A Linux kernel takes its timer's interrupts after a panic.
+    # A Linux kernel handles its timer's interrupts after a panic.
     bench, guest = watched(1, balloon=True, kvm=(250.0, 40.0))
     dies(guest)
     guest.kvm = (250.0, 0.0)

@@ -1,4 +1,4 @@
-"""Alert lines by hand."""
+"""Hand-made alert lines."""
 
 import pytest
 

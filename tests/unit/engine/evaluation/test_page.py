@@ -7,7 +7,7 @@ from engine.evaluation.page import Mark, Span, page
 
 
 class Strict(HTMLParser):
-    """Notes every address a page would load, and tags left open."""
+    """Records every address that a page would load, and unclosed tags."""
 
     def __init__(self) -> None:
         super().__init__()

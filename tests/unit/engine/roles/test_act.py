@@ -1,4 +1,4 @@
-"""What the agent's loop adds to the pure rules; on a loop of `virtual_time`."""
+"""The agent's loop in addition to the pure rules; on a loop of `virtual_time`."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
@@ -27,7 +27,7 @@ HOUR_S = 3_600
 
 
 class LeapingClock:
-    """The site's clock, which can lose time on either hand as a stalled machine does."""
+    """The site's clock, whose wall or monotonic time can jump as on a stalled machine."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -42,7 +42,7 @@ class LeapingClock:
 
 
 class StallingDisk:
-    """A ledger whose entry before the call, or another, takes as long as `stall` says."""
+    """A ledger whose entry before the call, or another, takes as long as `stall` sets."""
 
     def __init__(
         self, store: LedgerStore, stall: Callable[[], None], *, state: str = "sent"
@@ -73,7 +73,7 @@ def dead_vm(scene: Callable[[Site], Coroutine[Any, Any, None]]) -> None:
 
 
 async def ordered(site: Site) -> None:
-    """Let a planner give its order for VM 0, and end it."""
+    """Let a planner issue its order for VM 0, and stop it."""
     planner = site.start_planner()
     await site.say(site.alert())
     await asyncio.sleep(0.5)
@@ -82,7 +82,7 @@ async def ordered(site: Site) -> None:
 
 
 async def repaired_three_times(site: Site) -> Order:
-    """Let the log hold three repairs of VM 0 within the last day, and return what they were."""
+    """Fill the log with three repairs of VM 0 within the last day, and return their order."""
     said = site.alert()
     given = sample_order(
         vm=said.subject, group=said.group, instance=said.instance, node="c0-n1", opened_ms=EPOCH_MS
@@ -121,7 +121,7 @@ def test_a_guest_that_comes_back_during_the_look_is_left_alone() -> None:
         await verbs.reset(site.fleet.vm(0))
         mark = await only_mark(site)
         assert mark.outcome == "refused"
-        # The one reset is the test's own.
+        # The only reset is the test's own.
         assert site.resets() == 1
 
     dead_vm(scene)
@@ -433,7 +433,7 @@ def test_what_is_no_order_is_kept_and_stops_nothing() -> None:
         kept = 0
         for partition in range(site.log.partitions(REJECTED.name)):
             kept += len(await site.log.read_to_end(REJECTED.name, partition, offset=0))
-        # By the planner: where none of them names this node, its agent only counts them.
+        # By the planner: none of them names this node, so its agent only counts them.
         assert kept == 3
 
     dead_vm(scene)

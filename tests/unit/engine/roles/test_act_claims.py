@@ -1,4 +1,4 @@
-"""One step is carried out once, whoever else holds the order, also after a restore."""
+"""One step is executed once, even if others hold the order, and also after a restore."""
 
 import asyncio
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def test_of_two_agents_of_one_node_the_first_claim_acts_and_the_other_tells_noth
 
 
 class SlowVerbs(SimulatedVerbs):
-    """Verbs whose look takes almost as long as an agent waits for it, and may fail at the end."""
+    """An actuator whose preflight check takes almost the agent's limit, and may fail at the end."""
 
     def __init__(self, site: Site, *, fails: bool) -> None:
         super().__init__(site.fleet.world, "c0-n0")
@@ -195,7 +195,7 @@ def test_a_pause_that_is_said_while_the_step_is_claimed_holds() -> None:
 
 
 class Backup(EmbeddedLedger):
-    """A ledger in memory that may hold what another one held before."""
+    """A ledger in memory with the entries of an earlier copy."""
 
     def __init__(self, entries: Sequence[bytes] = ()) -> None:
         super().__init__(None)
@@ -204,7 +204,7 @@ class Backup(EmbeddedLedger):
 
 
 async def restore(site: Site, orders: int, control: int) -> None:
-    """Put a log in the place of the site's that holds the first records of it alone."""
+    """Replace the site's log by one with only its first records."""
     folder = EmbeddedConfig(folder=None, partitions=2)
     log = await FaultyLog(folder, clock=site.clock).__aenter__()
     for topic, count in ((ORDERS.name, orders), (CONTROL.name, control)):
@@ -221,7 +221,7 @@ async def restore(site: Site, orders: int, control: int) -> None:
 
 
 async def order_again(site: Site, incident: str) -> None:
-    """Give an order for VM 0 as a planner that knows of no earlier one would."""
+    """Issue an order for VM 0 like a planner that knows of no earlier one."""
     said = site.alert()
     given = sample_order(
         vm=said.subject,
@@ -343,7 +343,7 @@ def test_an_agent_with_an_older_ledger_than_the_log_watches_and_repeats_nothing(
 
 
 def test_limits_are_counted_from_the_ledger_where_the_log_has_forgotten_them() -> None:
-    """Its policy trusts any log, and this one names itself as another one does."""
+    """Its policy trusts any log, and this one has the name of another one."""
 
     async def played() -> None:
         async with acting_site(panic()) as site:

@@ -1,4 +1,4 @@
-"""What an agent believes of time: its clocks may be set, and what it waits for may take long."""
+"""Time in the agent: its clocks may be set, and the awaited steps may take long."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from tests.unit.engine.roles.test_act import (
 
 
 def stalled(state: str, stall: Callable[[LeapingClock], None]) -> list[str]:
-    """Return how an order ends whose ledger entry `state` takes as long as `stall` says."""
+    """Return the result of an order whose ledger entry `state` takes as long as `stall` sets."""
     ends: list[str] = []
 
     async def played() -> None:
@@ -43,9 +43,9 @@ def test_a_pause_that_was_read_five_seconds_ago_is_no_longer_the_one_that_holds(
         clock.wall_s += 5.5
         clock.mono_s += 5.5
 
-    # The look is 9.6 s old by then, and so still good.
+    # The preflight check is 9.6 s old by then, and so still valid.
     outcome, sentence = stalled("sent", five_seconds_pass)
-    # Nothing was called, so that the step may be ordered again later.
+    # No call was made, so the step may be ordered again later.
     assert outcome == "expired"
     assert "the newest words, 5.5 s old" in sentence
 
@@ -64,7 +64,7 @@ def test_an_agent_whose_clock_was_ahead_when_it_started_does_not_forget_the_day(
 ) -> None:
     async def scene(site: Site, clock: LeapingClock) -> None:
         given = await repaired_three_times(site)
-        # An earlier life knows the log, so that no day of watching covers what follows.
+        # An earlier run knows the log, so no day of observation covers the following.
         earlier = site.start_agent()
         await asyncio.sleep(1.0)
         await site.stop(earlier)

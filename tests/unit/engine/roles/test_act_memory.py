@@ -1,4 +1,4 @@
-"""What an agent knows when it acts: the newest orders, a day of them, and its own ledger."""
+"""The agent's knowledge when it acts: the newest orders, a day of them, and its own ledger."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -124,7 +124,7 @@ def test_what_the_disk_did_not_take_is_not_believed() -> None:
 
 
 class BlindVerbs(SimulatedVerbs):
-    """A hypervisor that never answers a look."""
+    """A hypervisor that never answers a preflight check."""
 
     async def look(self, vm: bytes) -> Look:
         never: asyncio.Future[Look] = asyncio.get_running_loop().create_future()

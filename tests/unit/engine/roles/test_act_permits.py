@@ -1,4 +1,4 @@
-"""What an agent may act on: words of control, dates and looks that still hold."""
+"""Conditions for an action: control commands, dates and preflight checks that are still valid."""
 
 import asyncio
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def test_a_word_older_than_the_agent_holds(kind: str) -> None:
             await site.control(kind=kind, scope="cell", subject="c0")
             site.start_agent()
             await asyncio.sleep(20.0)
-            # A planner that had not read the word yet.
+            # A planner that had not read the command yet.
             said = site.alert()
             given = sample_order(
                 vm=said.subject,
@@ -67,7 +67,7 @@ def test_a_word_older_than_the_agent_holds(kind: str) -> None:
 
 
 class NotingVerbs(SimulatedVerbs):
-    """A hypervisor that notes what each reset was permitted to be."""
+    """A hypervisor that records the permit of each reset."""
 
     permits: ClassVar[list[Permit | None]] = []
 
@@ -159,7 +159,7 @@ def test_a_forged_approval_approves_nothing_and_pauses_nothing() -> None:
 
 
 class OwnerResetsWhenSent(EmbeddedLedger):
-    """A ledger whose VM is reset by its owner while it takes the entry before the call."""
+    """A ledger whose VM is reset by its owner during the entry before the call."""
 
     def __init__(self, site: Site) -> None:
         super().__init__(None)
@@ -187,7 +187,7 @@ def test_a_guest_that_its_owner_reset_right_before_the_call_is_left_alone() -> N
 
 
 def test_an_order_that_names_another_tenant_than_the_live_definition_is_refused() -> None:
-    """An inventory item that was forged makes no order of an observe-only tenant's VM."""
+    """A forged inventory item does not enable orders for an observe-only tenant's VM."""
 
     async def scene(site: Site) -> None:
         planner = site.start_planner()

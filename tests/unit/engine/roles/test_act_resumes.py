@@ -1,4 +1,4 @@
-"""An agent that was killed between a reset and its resume makes up for the resume alone."""
+"""An agent that was killed between a reset and its resume only does the resume."""
 
 import asyncio
 from collections.abc import Callable
@@ -24,7 +24,7 @@ LEFT = {"state": "paused", "state_reason": "crashed"}
 
 
 class Paused(SimulatedVerbs):
-    """A hypervisor that shows VM 0 as a test says, and counts what is resumed."""
+    """A hypervisor that shows VM 0 in a given state, and counts resumes."""
 
     def __init__(self, site: Site, shown: dict[str, Any], *, refuses: bool = False) -> None:
         super().__init__(site.fleet.world, "c0-n0")
@@ -69,7 +69,7 @@ def killed_between(
     word: Callable[[Site], Any] | None = None,
     **changes: Any,
 ) -> tuple[int, str, str, bool]:
-    """Return how often VM 0 was resumed, the outcome and the sentence of it, and a page's sign."""
+    """Return the number of resumes of VM 0, outcome and sentence, and whether a page was sent."""
     told: list[tuple[int, str, str, bool]] = []
 
     async def played() -> None:

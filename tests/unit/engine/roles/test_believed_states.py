@@ -1,4 +1,4 @@
-"""Whose state a role goes on from: what anybody may write to the log's topic of states."""
+"""The states that a role accepts, on a topic of states that any client may write."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -52,7 +52,7 @@ Scene = Callable[[EmbeddedLog], Coroutine[Any, Any, None]]
 
 @cache
 def states() -> tuple[list[Record], State, State]:
-    """Return the records of a cell, and what an engine keeps after half and after all of them."""
+    """Return the records of a cell, and an engine's state after half and after all of them."""
     bench, _ = cell(4)
     kept: list[State] = []
     for _ in range(2):
@@ -67,7 +67,7 @@ def end_of(state: State) -> int:
 
 
 def changed(state: State, **fields: Any) -> State:
-    """Return a state whose manifest says something else."""
+    """Return a state with changed fields in its manifest."""
     return state[0], encode_manifest(msgspec.structs.replace(decode_manifest(state[1]), **fields))
 
 
@@ -96,7 +96,7 @@ async def write(
 
 
 def found(scene: Scene, *, keys: StateKeys = KEYS) -> tuple[int, dict[str, int]]:
-    """Return up to which offset the state goes that is found, and what was passed over, why."""
+    """Return the offset of the accepted state, and the counts of rejected ones by reason."""
     reasons = ("bad_signature", "expired_key", "bad_value", "unusable")
 
     def counted() -> dict[str, int]:
@@ -186,7 +186,7 @@ def test_a_state_that_was_signed_after_its_key_ended_is_passed_over() -> None:
 
 
 async def moved(log: EmbeddedLog, *, partition: int, group: str) -> None:
-    """Write the generation of another place once more, as the state of partition 0."""
+    """Write the generation of another place again, as the state of partition 0."""
     for record in await log.read_to_end(SNAPSHOTS.name, partition, offset=0):
         told = tuple(one for one in record.headers if one[0] != "group")
         await log.append(
@@ -221,7 +221,7 @@ def test_a_state_that_is_ahead_of_the_log_is_passed_over() -> None:
 
 
 async def repeat(log: EmbeddedLog, *, until: int) -> None:
-    """Write the first records of the topic once more, as who can read it is able to."""
+    """Write the first records of the topic again, as any reader of it can."""
     for record in (await log.read_to_end(SNAPSHOTS.name, 0, offset=0))[:until]:
         await log.append(
             SNAPSHOTS.name,

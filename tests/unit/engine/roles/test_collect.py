@@ -1,4 +1,4 @@
-"""What a collector puts into the log, whatever the log, the node and its clock do."""
+"""The collector's records in the log, for any behaviour of the log, the node and its clock."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -32,7 +32,7 @@ EPOCH_MS = 1_767_261_600_000
 
 
 class Node:
-    """A simulated node whose calls a test can delay or break."""
+    """A simulated node whose calls a test can delay or fail."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.inner = fleet.hypervisor(NODE)
@@ -74,7 +74,7 @@ class Node:
 
 
 class Log(EmbeddedLog):
-    """A log in memory that goes away or refuses when told, and takes records of `limit` bytes."""
+    """A log in memory that becomes unreachable or rejects on demand, with a limit in bytes."""
 
     error: Exception | None = None
     limit = 1 << 30
@@ -99,7 +99,7 @@ class Log(EmbeddedLog):
 
 
 class Bench:
-    """One collector on a simulated node, its log, and a hand to run it for a while."""
+    """One collector on a simulated node, its log, and a method to run it for a while."""
 
     def __init__(self, log: Log, **config: float) -> None:
         clock = LoopClock(epoch_ms=EPOCH_MS)
@@ -132,7 +132,7 @@ class Bench:
         yield self.log
 
     async def go(self, seconds: float) -> None:
-        """Let the collector run on for `seconds`."""
+        """Run the collector for `seconds`."""
         if self.task is None:
             self.task = asyncio.create_task(self.collector.run())
         await asyncio.wait({self.task}, timeout=seconds)
@@ -216,7 +216,7 @@ def test_rows_are_also_split_where_their_vcpus_are_too_many(
         vcpus=VcpuRows(counts=counts, times_ns=np.ones(28, np.uint64), missing=None),
     )
     cuts = [(cut.start, cut.stop) for cut in framing.row_cuts(rows)]
-    # One VM alone is never split: its frame is refused by the codec, and the others are sent.
+    # A single VM is never split: the codec rejects its frame, and the others are sent.
     assert cuts == [(0, 2), (2, 4), (4, 5), (5, 8), (8, 9)]
     without = rows.select(slice(5, 7))
     assert framing.row_cuts(without) == [slice(0, 2)]

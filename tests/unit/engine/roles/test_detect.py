@@ -1,4 +1,4 @@
-"""What the engine's loop adds to the pure partition; on a loop of `virtual_time`."""
+"""The engine's loop in addition to the pure partition; on a loop of `virtual_time`."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -51,7 +51,7 @@ def played(scene: Scene) -> None:
 
 
 class Engine:
-    """A detector that runs in a task, to be killed at will."""
+    """A detector that runs in a task and can be killed."""
 
     def __init__(self, log: Any, clock: LoopClock, config: DetectConfig = TICKLESS) -> None:
         self.detector = Detector(log=log, config=config, clock=clock, health=Health(clock))
@@ -192,7 +192,7 @@ def test_the_older_of_two_generations_is_where_a_successor_starts() -> None:
 
 
 async def copied(log: EmbeddedLog, clock: LoopClock, change: Callable[[Record], bytes]) -> Engine:
-    """Write what an engine left, each snapshot record changed, to a log; return a successor."""
+    """Copy an engine's records to a log, with changed snapshot records; return a successor."""
     async with EmbeddedLog(EmbeddedConfig(), clock=clock) as first:
         engine = Engine(first, clock)
         await append_all(first, panicked())
@@ -290,7 +290,7 @@ def test_state_of_a_partition_that_was_away_meanwhile_is_loaded_anew() -> None:
 
 
 class Failing:
-    """A log that goes away at the first alert."""
+    """A log that becomes unreachable at the first alert."""
 
     def __init__(self, log: EmbeddedLog) -> None:
         self._log = log

@@ -1,4 +1,4 @@
-"""An engine killed at any append says a thing twice and nobody acts twice; on `virtual_time`."""
+"""An engine killed at any append repeats alerts without repeated actions; on `virtual_time`."""
 
 import asyncio
 from typing import Any
@@ -34,7 +34,7 @@ POLICY = msgspec.structs.replace(
 
 
 class DyingLog:
-    """The log of an engine that is killed right before or after its durable step `at`."""
+    """The log of an engine that is killed directly before or after its durable step `at`."""
 
     def __init__(self, log: EmbeddedLog, *, at: int | None, durable: bool) -> None:
         self._log = log
@@ -47,7 +47,7 @@ class DyingLog:
         return getattr(self._log, name)
 
     async def _step(self, name: str) -> bool:
-        """Return whether the step is still done; the killed go no further."""
+        """Return whether the step is still done; a killed engine does none."""
         self.steps.append(name)
         if self._at is None or len(self.steps) <= self._at:
             return True
@@ -69,7 +69,7 @@ class DyingLog:
 
 
 def said(at: int | None, *, durable: bool) -> tuple[list[str], list[Alert]]:
-    """Return the durable steps of an engine's first life, and all alerts of both its lives."""
+    """Return the durable steps of an engine's first run, and all alerts of both its runs."""
     steps: list[str] = []
     alerts: list[Alert] = []
 
@@ -94,7 +94,7 @@ def said(at: int | None, *, durable: bool) -> tuple[list[str], list[Alert]]:
 
 
 def orders_for(alerts: list[Alert]) -> list[Order]:
-    """Return the orders that a planner gives which reads these alerts as they stand in the log."""
+    """Return the orders of a planner that reads these alerts from the log."""
     state, orders, now_ms = PlannerState(name="p", site="site"), list[Order](), 0
     state, _ = step(state, CaughtUp(alerts[0].decided_ms), POLICY)
     for alert in alerts:

@@ -1,4 +1,4 @@
-"""What the forecaster's loop adds to the pure partition; on a loop of `virtual_time`."""
+"""The forecaster's loop in addition to the pure partition; on a loop of `virtual_time`."""
 
 import asyncio
 from contextlib import suppress
@@ -63,7 +63,7 @@ def test_killed_forecaster_goes_on_and_publishes_the_same_values():
         first = Running(log, clock)
         await first.folded(60)
         assert await stored_generations(log, 0, group=CONFIG.group, topic=FORECASTER, offset=0)
-        # Where size decides what stays, these would push out the engine's.
+        # If size decided the retention, these would displace the engine's.
         assert not await log.read_to_end(SNAPSHOTS.name, 0, offset=0)
         await first.kill()
         await append(log, records[60:])
@@ -72,7 +72,7 @@ def test_killed_forecaster_goes_on_and_publishes_the_same_values():
         assert digest(second.role.partitions[0]) == digest(whole)
         await second.kill()
         stored = [one.value for one in await log.read_to_end(FORECASTS.name, 0, offset=0)]
-        # A kill repeats, and loses nothing.
+        # A kill leads to repetitions, but loses nothing.
         assert set(stored) == set(expected)
 
     played(scene)
@@ -90,7 +90,7 @@ def test_a_damaged_generation_is_passed_over_for_the_one_before():
         kept = await stored_generations(log, 0, group=CONFIG.group, topic=FORECASTER, offset=0)
         assert len(kept) >= 2
         newest = kept[0].record.value
-        # A generation whose chunks never arrived: its manifest alone stands in the log.
+        # A generation whose chunks never arrived: only its manifest is in the log.
         await log.append(
             FORECASTER.name,
             key=b"manifest",

@@ -1,4 +1,4 @@
-"""Which generation of a state is found in the log, and how much is read for it."""
+"""The generation of a state that is found in the log, and the records read for it."""
 
 from connectors.clock import ManualClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
@@ -11,7 +11,7 @@ GROUP = "flatline-forecast"
 
 
 class ReadingLog(EmbeddedLog):
-    """A log that remembers how many records each reading to the end gave."""
+    """A log that stores how many records each reading to the end returned."""
 
     def __init__(self, *args, **named):
         super().__init__(*args, **named)
@@ -43,7 +43,7 @@ def restore(chunks, manifest):
 
 
 def found_in(scene):
-    """Return the name of the generation that is found, and what was read for it."""
+    """Return the name of the generation that is found, and the records read for it."""
 
     async def play():
         async with ReadingLog(EmbeddedConfig(partitions=1), clock=ManualClock()) as log:

@@ -1,4 +1,4 @@
-"""What the probes hear, given what the parts reported."""
+"""The answers of the probes, by the reports of the parts."""
 
 from structlog.testing import capture_logs
 

@@ -1,4 +1,4 @@
-"""People hear what they must, late rather than never, and hear that they would; in virtual_time."""
+"""People get the required notices, late rather than never; in virtual_time."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -21,7 +21,7 @@ EPOCH_MS = 1_790_000_000_000
 
 
 class Pager:
-    """Hears notices, unless it is `away`; `refused` and `failing` are words it cannot take."""
+    """Receives notices, unless `away`; rejects texts with `refused` and fails on `failing`."""
 
     def __init__(self) -> None:
         self.heard: list[Notice] = []
@@ -201,7 +201,7 @@ def test_a_page_that_fails_for_the_moment_is_told_when_it_is_taken() -> None:
         await asyncio.sleep(100)
         assert stage.pager.pages() == ["Three."]
         assert not stage.health.ready().ok
-        # A restart before it was told reads it again, and what stands behind it too.
+        # A restart before the notice reads it again, and the following records too.
         task.cancel()
         await asyncio.wait({task})
         stage.pager.failing = "nothing"

@@ -1,4 +1,4 @@
-"""Nothing that a planner or agent had to tell vanishes without a word."""
+"""No record of a planner or agent is lost without a report."""
 
 import asyncio
 from typing import cast
@@ -13,7 +13,7 @@ from engine.roles.outbox import Outbox
 
 
 class SilentLog:
-    """A log that is away."""
+    """A log that is unreachable."""
 
     async def append(self, topic: str, **record: object) -> None:
         raise LogUnreachable(f"{topic} is away.")

@@ -1,4 +1,4 @@
-"""What the planner's loop adds to the state machine; on a loop of `virtual_time`."""
+"""The planner's loop in addition to the state machine; on a loop of `virtual_time`."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -68,7 +68,7 @@ def test_a_forged_order_is_not_counted() -> None:
         assert await site.said("no signature by a trusted key")
         await site.say(site.alert())
         await asyncio.sleep(1.0)
-        # Had it counted, it would be in flight on the same node.
+        # If it counted, it would be in flight on the same node.
         assert len(await site.orders()) == 1
 
     planned(scene)

@@ -1,4 +1,4 @@
-"""An order, an alert or a word at which planner or agent fail ends alone; on `virtual_time`."""
+"""An order, alert or command that raises in planner or agent fails alone; on `virtual_time`."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -19,7 +19,7 @@ from engine.wire.topics import REJECTED, SCORES
 from tests.simulation.acting_site import Site, acting_site, panic
 from tests.unit.engine.roles.test_act import StallingDisk
 
-# The alert of VM 0 is the one that nothing can be done with.
+# The alert of VM 0 always raises.
 POISON = f"{0:032x}"
 
 
@@ -37,7 +37,7 @@ def failing_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 async def reasons(site: Site) -> list[str]:
-    """Return the reasons that stand in `rejected`."""
+    """Return the reasons in `rejected`."""
     found: list[str] = []
     for partition in range(site.log.partitions(REJECTED.name)):
         records = await site.log.read_to_end(REJECTED.name, partition, offset=0)
@@ -77,7 +77,7 @@ def test_an_order_at_which_the_agent_fails_is_closed_by_the_worst_case_and_the_n
         assert site.resets() == 0
         assert not agent.done()
         assert [one.detail.get("page") for one in await site.journal() if one.step == 0][-1]
-        # The first counts as spent, as far as anybody knows.
+        # The first counts as used, because its outcome is unknown.
         await asyncio.sleep(1_300.0)
         await site.say(site.alert(2))
         await site.until_reset(2)
@@ -193,7 +193,7 @@ def test_an_alert_that_a_planner_fails_at_twice_is_set_aside_and_the_next_is_ans
         assert tried == [POISON, POISON]
         assert await reasons(site) == ["poison"]
         assert [one.incident for one in await site.orders()] == [f"{2:032x}"]
-        # A planner that starts later meets it again, in the week that it learns from as well.
+        # A planner that starts later reads it again, also in the week that it learns from.
         await site.resolve(site.alert(0))
         again = site.start_planner("p2")
         await asyncio.sleep(5.0)

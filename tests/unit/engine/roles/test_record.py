@@ -1,4 +1,4 @@
-"""The historian's loop: nothing is lost, doubled or committed too early; on `virtual_time`."""
+"""The historian loses, duplicates and prematurely commits nothing; on `virtual_time`."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
@@ -27,7 +27,7 @@ from engine.wire.topics import FRAMES, REJECTED
 from tests.simulation.site_records import Site
 
 PLAN = WorldPlan(seed=3, cells=1, nodes_per_cell=2, vms_per_node=4)
-# Written with each poll, so that there are many moments to be killed at.
+# Written with each poll, so that there are many points for a kill.
 CONFIG = RecordConfig(gather_s=0.0, snapshot_every_s=60.0)
 Key = tuple[str, tuple[str, ...], int]
 
@@ -39,7 +39,7 @@ def records() -> list[Record]:
 
 
 def written(points: Sequence[Points]) -> dict[Key, dict[str, Any]]:
-    """Return rows by measurement, tags and time, as a store has them."""
+    """Return rows by measurement, tags and time, as in a store."""
     rows: dict[Key, dict[str, Any]] = {}
     for one in points:
         for row in range(len(one)):
@@ -51,7 +51,7 @@ def written(points: Sequence[Points]) -> dict[Key, dict[str, Any]]:
 
 
 class Store(ParquetHistory):
-    """A Parquet history that remembers what it acknowledged, and fails as it is told."""
+    """A Parquet history that stores its acknowledged rows, and fails on demand."""
 
     def __init__(self, folder: Path, clock: LoopClock) -> None:
         super().__init__(folder, clock=clock)
@@ -111,7 +111,7 @@ class Historian:
 
 @cache
 def expected() -> dict[Key, dict[str, Any]]:
-    """Return what an uninterrupted fold of all records gives, hours left out."""
+    """Return the result of an uninterrupted fold of all records, without hours."""
     folds: dict[int, FrameFold] = {}
     points: list[Points] = []
     for record in records():

@@ -1,4 +1,4 @@
-"""A record that raises when folded is read once more, then set aside; on `virtual_time`."""
+"""A record that raises when folded is read once more, then rejected; on `virtual_time`."""
 
 import asyncio
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def is_poison(frame: Frame) -> bool:
 
 
 def spoiling(fold: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:
-    """Return a fold of frames that leaves half a change behind and raises for one of them."""
+    """Return a fold of frames that leaves a partial change and raises for one of them."""
 
     def spoilt(one: Cell, frame: Frame, **rest: Any) -> Any:
         if is_poison(frame):
@@ -48,7 +48,7 @@ def spoiling(fold: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:
 
 
 async def rejected(log: EmbeddedLog) -> list[str]:
-    """Return the reasons that stand in `rejected`."""
+    """Return the reasons in `rejected`."""
     found: list[str] = []
     for number in range(log.partitions(REJECTED.name)):
         records = await log.read_to_end(REJECTED.name, number, offset=0)
@@ -73,7 +73,7 @@ def test_the_engine_goes_on_without_a_frame_that_raises_twice_and_tells_of_it(
         assert await rejected(log) == ["poison"]
         assert state.counters.poison == 1
         assert state.counters.balanced(state.waiting())
-        # The half change is gone, and the dead guest is found all the same.
+        # The partial change is gone, and the dead guest is still detected.
         assert "nobody" not in state.cells["cell"].reported
         alerts = await test_detect.alerts_in(log)
         kinds = {alert.kind for alert in alerts}
@@ -81,7 +81,7 @@ def test_the_engine_goes_on_without_a_frame_that_raises_twice_and_tells_of_it(
         (told,) = {alert.sentence for alert in alerts if alert.kind == "record_skipped"}
         assert "node-1" in told
         await first.kill()
-        # A second engine that reads everything from the beginning comes to the same state.
+        # A second engine that reads everything from the beginning gets the same state.
         second = Engine(log, clock, test_detect.TICKLESS)
         await asyncio.sleep(20.0)
         assert digest(second.detector.partitions[0]) == digest(state)
@@ -169,7 +169,7 @@ def test_the_historian_goes_on_without_a_frame_that_raises_twice(
         historian = test_record.Historian(log, clock, store)
         await asyncio.sleep(60.0)
         assert not historian.task.done()
-        # Two nodes have such a frame, and each is tried twice at least.
+        # Two nodes have such a frame, and each is tried at least twice.
         assert len(set(calls)) == 2
         assert len(calls) >= 4
         rows = test_record.written(store.acknowledged)
@@ -183,7 +183,7 @@ def test_the_historian_goes_on_without_a_frame_that_raises_twice(
 def test_a_second_failure_while_the_state_is_read_again_is_set_aside_as_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Two records of one snapshot's reach: the second is met after the first was given up.
+    # Two records in the range of one snapshot: the second is read after the first was given up.
     bench, _ = cell(4, nodes=2)
     bench.run(100.0)
 

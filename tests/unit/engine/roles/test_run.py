@@ -1,4 +1,4 @@
-"""How roles are kept going, and what ends them."""
+"""Restarts of roles, and the conditions that end them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from engine.roles.run import Role, keep, run_roles
 
 
 class Fickle:
-    """A role whose every life ends as a test says; None runs until cancelled."""
+    """A role whose runs end as a test defines; None runs until cancelled."""
 
     def __init__(self, *ends: Exception | None) -> None:
         self.ends = list(ends)

@@ -1,4 +1,4 @@
-"""A record that the log will never take is split or given up, and nothing waits behind it."""
+"""A record that the log will never accept is split or dropped, and blocks no other."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -27,7 +27,7 @@ EPOCH_MS = 1_790_000_000_000
 
 
 class SmallLog(EmbeddedLog):
-    """A log whose topics take as little as `limits` says."""
+    """A log whose topics accept records up to `limits`."""
 
     limits: dict[str, int] = {}  # noqa: RUF012
     tries = 0
@@ -134,7 +134,7 @@ def content(vms: int, events: int, items: int, *, with_node: bool) -> Content:
 
 
 def said(frames: list[EncodedFrame]) -> tuple[Any, ...]:
-    """Return all that frames say together, in their order."""
+    """Return the combined content of frames, in their order."""
     decoded = [decode_frame(frame.value) for frame in frames]
     return (
         b"".join(frame.rows.uuids for frame in decoded),

@@ -1,4 +1,4 @@
-"""Rounds over guests: whom the agent asks, what it tells, and what a look is told of it."""
+"""Probe rounds: the agent's targets, its reports, and the signs in a preflight check."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -25,7 +25,7 @@ Told = list[tuple[str, dict[str, str]]]
 
 
 class Neighbourhood:
-    """VM 0 as its neighbours, its agent and its console show it; both ports in one.
+    """VM 0 as seen by its neighbours, its agent and its console; both ports in one.
 
     Another guest on its bridge answers as long as `others` names its card.
     """
@@ -85,7 +85,7 @@ class Neighbourhood:
 def watched(
     scene: Callable[[Site, Neighbourhood], Coroutine[Any, Any, None]], *, balloons: bool = False
 ) -> None:
-    """Play a scene on a site whose VM 0 panics at 60 s, under an agent that watches it."""
+    """Play a scene on a site whose VM 0 panics at 60 s, with an agent that probes it."""
 
     async def played() -> None:
         async with acting_site(panic(at_s=60.0)) as site:
@@ -152,7 +152,7 @@ def test_a_guest_that_fell_silent_is_reset_on_that_witness_alone() -> None:
     async def scene(site: Site, around: Neighbourhood) -> None:
         world = site.fleet.world
         await asyncio.sleep(10.0)
-        world.guests.reported_s[0] = -float("inf")  # no balloon speaks for it
+        world.guests.reported_s[0] = -float("inf")  # its balloon is no witness
         around.probe, around.shows["agent_connected"] = "silent", False
         await asyncio.sleep(30.0)
         await ordered(site)
@@ -168,7 +168,7 @@ def test_a_guest_that_fell_silent_is_reset_on_that_witness_alone() -> None:
 def test_silence_on_a_bridge_where_nobody_else_answers_is_no_witness(
     others: tuple[Card, ...],
 ) -> None:
-    """A bridge that is cut takes the guest's traffic and its answers alike."""
+    """A bridge that is down loses the guest's traffic and its answers alike."""
 
     async def scene(site: Site, around: Neighbourhood) -> None:
         around.others = others

@@ -16,7 +16,7 @@ from engine.wire.order import Claim, Closed, Order
 from engine.wire.score import FEATURES, Scores
 from engine.wire.vcpus import VcpuRows
 
-# Not a secret: a key whose only use is that golden signatures stay the same.
+# Not a secret: the key only keeps golden signatures constant.
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 
 POSITION = SamplePosition(node="node-a1", role="collector", run="0011223344556677", sequence=42)

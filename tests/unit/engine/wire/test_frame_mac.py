@@ -1,4 +1,4 @@
-"""Whose frames are believed, and why others are not."""
+"""Accepted and rejected frames, with the reasons."""
 
 import os
 from collections.abc import Callable
@@ -120,7 +120,7 @@ def test_a_mac_of_another_length_is_refused(length: int) -> None:
 def test_a_frame_cannot_be_moved_to_another_cell() -> None:
     headers = signer()(CELL, VALUE)
     assert "altered, moved or forged" in refusal(lambda: opened(key=b"c9", headers=headers))
-    # Nor may a node sign it for a cell that is not the one inside.
+    # A node may not sign it for another cell than the one inside either.
     assert "under record key b'c9'" in refusal(lambda: opened(key=b"c9"))
 
 

@@ -1,4 +1,4 @@
-"""Records with numbers, lengths and counts that nobody sends: refused, each with its reason."""
+"""Records with extreme numbers, lengths and counts: rejected, each with its reason."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The log's clock is followed, and its excursions are not."""
+"""The engine follows the log's clock, but not its excursions."""
 
 from engine.wire.log_clock import LogClock
 

@@ -1,4 +1,4 @@
-"""The table of rights, the commands made of it, and what doctor says of a principal's own."""
+"""The table of rights, its commands, and doctor's report on a principal's own rights."""
 
 import asyncio
 import tomllib

@@ -1,4 +1,4 @@
-"""Times of each vCPU come back exactly, in as many bytes as they need, or not at all."""
+"""vCPU times are decoded exactly, use only the bytes they need, or are rejected."""
 
 import msgspec
 import numpy as np

@@ -63,7 +63,7 @@ def test_baseline_matches_reference_with_gaps_and_resets(fold):
     steps = 250 if fold is baseline.fold_counters else 60
     for _ in range(steps):
         growth = rng.integers(0, [[10**9], [10**6], [10**6], [10**5]], (4, vms))
-        # Stillness and spikes, so that zero rates and the winsorising are compared too.
+        # Constant values and spikes, so that zero rates and the winsorising are compared too.
         growth = growth * rng.choice([0, 1, 40], (4, vms), p=[0.1, 0.85, 0.05])
         totals += growth.astype(np.uint64)
         if rng.random() < 0.05:
@@ -79,7 +79,7 @@ def test_baseline_matches_reference_with_gaps_and_resets(fold):
             values = [int(totals[k, vm]) if known[k, vm] else None for k in range(4)]
             expected = twin.learn_one(values, same_epoch=bool(same_epoch[vm]), dt_s=DT_S)
             for name, row in baseline.OUT.items():
-                # A CUSUM or gate right at its limit may fall either way in float32.
+                # A CUSUM or gate right at its limit may differ in float32.
                 if name != "gate":
                     assert_same(fleet.out[row, vm], expected[name], name=name)
 
@@ -114,7 +114,7 @@ def test_missing_signal_is_unknown_for_two_samples_and_never_zero(fold):
     assert np.isnan(fleet.row("disk_wr_bytes_per_s"))
     fleet.flags[0] = 0x8F
     fleet.sample(np.full((4, LANES), 9 * 10**9, np.uint64))
-    # The value before is unknown, so this one has nothing to be compared with.
+    # The previous value is unknown, so this one cannot be compared.
     assert np.isnan(fleet.row("disk_wr_bytes_per_s"))
     assert fleet.row("disk_wr_bytes_per_s", lane=1) == pytest.approx(3e9)
 

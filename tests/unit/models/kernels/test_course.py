@@ -1,4 +1,4 @@
-"""The compiled course is held to its plain twin, sample by sample."""
+"""The compiled state update equals its plain twin, sample by sample."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ COUNTERS = ("cpu_time_ns", "block_rd_bytes", "block_wr_bytes", "net_tx_bytes")
 
 
 def samples(rng):
-    """Yield rows of VMs that work, fall silent, stop, go missing and come back."""
+    """Yield rows of VMs that work, fall silent, stop, disappear and return."""
     integers = np.zeros((len(INTEGERS), VMS), np.uint64)
     moving = np.ones((len(COUNTERS), VMS), np.bool_)
     balloon = rng.integers(1, 9, VMS)

@@ -95,7 +95,7 @@ def test_river_candidates_are_rivers_own():
         holt.learn_one(float(value))
     row = series.state[0]
     assert row[EW_FAST] == pytest.approx(mean.get(), rel=1e-5)
-    # Whatever they began with has faded after 300 steps.
+    # The initial values have faded after 300 steps.
     assert row[HOLT_LEVEL] + row[HOLT_TREND] == pytest.approx(holt.forecast(1)[0], rel=1e-3)
 
 
@@ -246,7 +246,7 @@ def test_no_interval_claims_that_nothing_errs_before_an_outcome_has_shown_it(fol
                 continue
             assert lo90 < lo50 <= hi50 < hi90
             if number < 2:
-                # Nothing is known of errors: they may be as large as the level.
+                # Errors are unknown: they may be as large as the level.
                 assert lo90 == 0
                 assert hi90 > 2 * value
 

@@ -35,7 +35,7 @@ def touched_at(plan, number):
 
 
 def of_a_state(plan):
-    """Return which values a series has learned in one state or the other."""
+    """Return the values that a series has learned in one state or the other."""
     found = np.zeros(plan.size, bool)
     for start, length in zip(plan.start[:2], plan.steps[:2], strict=True):
         first = start + length * (NEAR_COUNT + PENDING)
@@ -49,7 +49,7 @@ def test_places_of_every_step_fit_and_lie_in_the_row(step_s):
     for number in range(START, START + SLOTS * DAY * plan.steps[0] // 97, 97):
         places = touched_at(plan, number)
         assert places.min() >= 0
-        # At the rings' ends it is the next part of the row that is fetched in vain.
+        # At the rings' ends the next part of the row is fetched in vain.
         assert places.max() < plan.size + 128
 
 

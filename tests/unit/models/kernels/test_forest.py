@@ -1,4 +1,4 @@
-"""Claims about which samples the forest gets: the kernel and its twin agree."""
+"""The samples selected for the forest: the kernel and its twin agree."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SIZE, BLOCKS = 150, 3
 
 
 def node(rng):
-    """Return what `take_gated` is given: lanes of which some surprised, and some know little."""
+    """Return arguments of `take_gated`: some lanes are surprising, and some have unknown values."""
     lanes = BLOCKS * LANES
     counted = rng.normal(0.0, 9.0, (baseline.OUT_ROWS, lanes)).astype(np.float32)
     counted[baseline.OUT["gate"]] = rng.integers(0, 4, lanes) * (rng.random(lanes) < 0.4)

@@ -98,7 +98,7 @@ def test_a_share_of_a_silence_is_held_against_the_past():
             lanes.sample(alive=False)
     for _ in range(16):
         (_, nats), (_, less) = whole.sample(alive=False), quarter.sample(alive=False, share=0.25)
-    # 32 s are more than ever, and so are the 8 s of a quarter of it; a quarter of 4 s is usual.
+    # 32 s are longer than ever, and so are the 8 s of a quarter of it; a quarter of 4 s is usual.
     assert nats == pytest.approx(less, abs=1e-3)
     assert nats > 7
     whole.sample(alive=True), quarter.sample(alive=True)

@@ -1,4 +1,4 @@
-"""Claims about a slot's first look: the kernel and its twin see the same VMs, to the bit."""
+"""The screening of a window: the kernel and its twin select the same VMs, to the bit."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def strewn(rng, around, *, unknown=0.0):
 
 
 def lanes_of_chance(rng, dt_s) -> Lanes:
-    """Return lanes whose values lie about every limit that a look has."""
+    """Return lanes with values around every limit of the screening."""
     lanes = Lanes(ROSTER)
     floats = {
         "cpu": (0.1, 0.5, 1.0),

@@ -1,4 +1,4 @@
-"""Claims about how a frame's columns are taken into lanes: the kernel and its twin agree."""
+"""The transfer of a frame's columns into lanes: the kernel and its twin agree."""
 
 import numpy as np
 import pytest

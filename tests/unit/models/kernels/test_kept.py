@@ -1,4 +1,4 @@
-"""What was compiled once is loaded the next time, and only where it is the same."""
+"""A compiled kernel is loaded the next time, and only where it is the same."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ def doubled(number):
 
 @pytest.fixture(autouse=True)
 def others_are_left_out(monkeypatch):
-    # Kernels of other tests stay as they are.
+    # Kernels of other tests stay unchanged.
     mine: list[Any] = []
     monkeypatch.setattr("models.kernels.kept.KERNELS", mine)
     monkeypatch.setattr("models.kernels._jit.KERNELS", mine)

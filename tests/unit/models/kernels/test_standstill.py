@@ -1,4 +1,4 @@
-"""Claims about vCPUs that stand still: the kernel says what its twin says of one VM at a time."""
+"""Idle vCPUs: the kernel gives the same results as its twin for one VM at a time."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ SIGN = {
 
 
 class Kernel:
-    """The kernel's state for some lanes, fed as `engine.detection.rates` does."""
+    """The kernel's state for some lanes, updated as in `engine.detection.rates`."""
 
     def __init__(self, size):
         self.others, self.whole = gaps.new_state(1), gaps.new_state(1)
@@ -31,7 +31,7 @@ class Kernel:
         self.size = size
 
     def fold(self, vcpus, judged=None, broken=None, rests=None):
-        """Fold one frame; `vcpus` has a list of times for each VM, None a time not known."""
+        """Fold one frame; `vcpus` has a list of times for each VM, None for an unknown time."""
         flat = [NO_TIME if time is None else time for times in vcpus for time in times]
         counts = np.array([len(times) for times in vcpus], np.uint16)
         times = np.array(flat, np.uint64)
@@ -53,7 +53,7 @@ class Kernel:
 
 
 def lives(rng):
-    """Yield frames of VMs that idle, work, stand still, lose values and are replugged."""
+    """Yield frames of VMs that idle, work, stop, lose values and are replugged."""
     sizes = rng.integers(1, 6, VMS)
     times = [[int(time) for time in rng.integers(0, 10**9, size)] for size in sizes]
     for _ in range(80):
@@ -90,7 +90,7 @@ def test_the_kernel_says_what_its_twin_says(seed):
             assert tuple(says[:, lane]) == stills
             assert tuple(signs[:, lane]) == tuple(SIGN[sign] for sign in lived)
             seen |= {("others", stills[0], lived[0]), ("whole", stills[1], lived[1])}
-    assert len(seen) == 10  # each kind of word was heard
+    assert len(seen) == 10  # each kind of result occurred
 
 
 TICK = 10_000_000
@@ -143,7 +143,7 @@ def test_vcpus_that_are_not_the_same_as_before_are_unknown_and_end_a_standstill(
         told, _ = kernel.fold([times])
     assert told[:, 0].tolist() == [standstill.UNKNOWN] * 2
     assert runs(kernel) == (0.0, 0.0)
-    assert kernel.others[0, gaps.LIVE, 0] == 0  # nor is what ended so a habit
+    assert kernel.others[0, gaps.LIVE, 0] == 0  # and its end is not learned
 
 
 def test_busy_vcpus_teach_nothing_of_idle_ones():
@@ -167,7 +167,7 @@ def test_what_a_working_vm_gives_its_vcpus_teaches_nothing_of_timers():
 
 
 def exits(samples, *, rests=True):
-    """Return the run, the lives learned and the last word after such (injected, served)."""
+    """Return the run, the lives learned and the last result after these (injected, served)."""
     state, _, told = fold_exits(samples, rests=rests)
     return float(state[0, gaps.RUN, 0]), float(state[0, gaps.LIVE, 0]), int(told[0])
 
@@ -210,7 +210,7 @@ def test_counts_that_went_back_are_another_qemu():
 
 
 def learned(sign_of, rounds=400):
-    """Return what 200 s of a standstill are worth after a life of standstills and their ends."""
+    """Return the nats of 200 s of a standstill after a life of standstills and their ends."""
     state, out = gaps.new_state(1), np.zeros((2, LANES), np.float32)
     hold = np.zeros(LANES, np.uint8)
 

@@ -11,7 +11,7 @@ FOLDS = pytest.mark.parametrize("fold", [fold_trends, fold_trends.py_func], ids=
 
 
 class One:
-    """One VM of four vCPUs that knows low CPU levels."""
+    """One VM of four vCPUs with known low CPU levels."""
 
     def __init__(self, fold=fold_trends, dt_s=300.0, vcpus=4):
         self.fold, self.dt_s, self.vcpus = fold, dt_s, vcpus
@@ -127,7 +127,7 @@ def test_a_victim_gets_less_of_its_work_done():
 
 
 def days_of(one, *, days, shares=(), cpu=1.0, writes=20_000.0):
-    """Live through ordinary days, then hours with these shares of the usual writing."""
+    """Run ordinary days, then hours with these shares of the usual writing."""
     for share in (*([1.0] * 24 * days), *shares):
         said = one.works(12, writes=writes * share, cpu=cpu * share**0.4)
     return said, one.sample()
@@ -164,7 +164,7 @@ def test_other_falls_of_writing_are_no_degrading_disk(why, shares, more):
 @FOLDS
 def test_falls_are_looked_for_within_half_a_day_however_long_the_row(fold):
     one = One(fold)
-    # Twelve of these falls are not to half, the fourteen of the row would be.
+    # Twelve of these falls are not to half, all fourteen together would be.
     days_of(one, days=4, shares=tuple(0.95**hour for hour in range(1, 15)))
     assert one.out[0, OUT["slowed_hours"]] == 0
     assert one.out[0, OUT["write_share"]] == pytest.approx(0.95**14, rel=0.05)
@@ -218,7 +218,7 @@ def test_hours_that_fall_are_those_of_the_twin(seed):
     number, told, short = 480_000, 0, 0
     level = 0.0
     for hour in range(24 * 30):
-        # Mostly habit, at times a ramp, at times a sample or an hour that is missing.
+        # Mostly the usual level, sometimes a ramp, a missing sample or a missing hour.
         level = 0.0 if hour % 60 < 45 else level - rng.uniform(-0.02, 0.15)
         means = [
             (

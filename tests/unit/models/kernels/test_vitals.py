@@ -67,7 +67,7 @@ def test_vitals_match_reference(fold):
     one, twin = One(fold), VitalsTwin()
     for _ in range(1100 if fold is vitals.fold_vitals else 300):
         moved = bool(rng.random() < 0.8)
-        # What is worth an alert is not learned where a boot ends it, so CPU tells nothing here.
+        # Evidence for an alert is not learned where a boot ends it, so CPU shows nothing here.
         memory = float(rng.choice(np.array([400.0, 1000.0, 1030.0, 1000.0])))
         sent = 900.0 if moved else 0.0
         said = one.sample(cpu=2.2, writes=0.0, sent=sent, memory=memory)
@@ -80,7 +80,7 @@ def test_vitals_match_reference(fold):
 @FOLDS
 def test_silence_of_the_disk_alone_matches_reference(fold):
     rng = np.random.default_rng(20261126)
-    # A silence that began before the window is not known to have begun there.
+    # A silence from before the window is not known to have begun there.
     one, twin = One(fold), VitalsTwin(window=WINDOW - 1)
     for step in range(1100 if fold is vitals.fold_vitals else 300):
         moved = step == 0 or bool(rng.random() < 0.8)
