@@ -24,7 +24,7 @@ _INVENTORY_EVERY = 60
 
 
 def recent_hours(hours: float) -> int:
-    """Return the begin in ns of a span of `hours` that ended with a full hour."""
+    """Return the start in ns of a span of `hours` that ended with a full hour."""
     return (time.time_ns() // 3_600_000_000_000) * 3_600_000_000_000 - round(hours * 3.6e12)
 
 

@@ -43,7 +43,7 @@ class Line(NamedTuple):
 
 
 class _Span(NamedTuple):
-    """Rows that were added together, from `row` on, and the begin and end of their lines."""
+    """Rows that were added together, from `row` on, and the start and end of their lines."""
 
     points: int
     row: int

@@ -31,7 +31,7 @@ def draw_incidents(
     counts
         Number of incidents of each kind.
     from_s, span_s
-        Begin of the span, in seconds after the world began, and its length.
+        Start of the span, in seconds after the world began, and its length.
 
     Raises
     ------

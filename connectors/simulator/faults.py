@@ -1,4 +1,4 @@
-"""Begin and end of each fault.
+"""Start and end of each fault.
 
 A kind is one function: it begins the incident and returns its end, or None where only a repair ends
 it. `incident.params` overrides the numbers in each docstring.

@@ -1,4 +1,4 @@
-"""Play a plan's incidents: their begin, the affected VMs, and the end of those that end alone."""
+"""Play a plan's incidents: their start, the affected VMs, and the end of those that end alone."""
 
 from typing import Final
 
@@ -86,7 +86,7 @@ def _check(world: World, incident: Incident) -> None:
 
 
 def _lanes(world: World, incident: Incident) -> list[int]:
-    """Return the VMs that an incident affects at its begin."""
+    """Return the VMs that an incident affects at its start."""
     topology, guests = world.topology, world.guests
     if incident.vms:
         return list(incident.vms)

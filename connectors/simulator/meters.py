@@ -52,7 +52,7 @@ class Paces(NamedTuple):
     events
         Shape (5, N): requests and packets completed in a whole step.
     phase
-        Shape (5, N), in [0, 1): position of the step's begin between two of them.
+        Shape (5, N), in [0, 1): position of the start of the step between two of them.
     gains
         Shape (`VCPUS` + V, N): gain of each counter and vCPU by a request or packet of its kind, or
         by a ns.

@@ -105,7 +105,7 @@ class World:
         self._foreseen_from = 0
         self._given: Given
         self._panel: Panel | None = None
-        # Gradual changes, run at the begin of each step. They may depend only on the time, because
+        # Gradual changes, run at the start of each step. They may depend only on the time, because
         # they are also run ahead of it.
         self.slow_changes: dict[object, Action] = {}
         self.migrations: dict[int, Migration] = {}

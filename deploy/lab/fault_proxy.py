@@ -40,7 +40,7 @@ class Slow:
 
 @dataclass(frozen=True)
 class Cut:
-    """Close the connection at the begin of the answer, without forwarding the request."""
+    """Close the connection at the start of the answer, without forwarding the request."""
 
 
 Fault = Status | Silence | Slow | Cut

@@ -27,7 +27,7 @@ AWKWARD = (
 
 
 def begin_ns() -> int:
-    """Return the begin of a past full hour that every bucket still keeps."""
+    """Return the start of a past full hour that every bucket still keeps."""
     return (time.time_ns() // 3_600_000_000_000 - 3) * 3_600_000_000_000
 
 

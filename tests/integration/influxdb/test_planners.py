@@ -1,5 +1,7 @@
-"""What planners read: every query of the page and of the dashboards runs and returns rows, and
-both stores answer every usual question alike."""
+"""Queries for planners: every one of the page and the dashboards returns rows.
+
+Both stores give the same answers to every usual question.
+"""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""Only the first claim in the log permits to execute a step."""
+"""Only the first claim in the log may execute a step."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Counters to rates: begin of an epoch, unknown values, signs of life."""
+"""Counters to rates: start of an epoch, unknown values, signs of life."""
 
 import numpy as np
 import pytest
