@@ -32,6 +32,8 @@ MAX_NAME: Final = 255
 # First characters of a file in another encoding, decoded as Latin-1.
 _OTHER_MARKS: Final = ("\xff\xfe", "\xfe\xff", "\x00")
 _UTF8_MARK: Final = "\xef\xbb\xbf"
+# Columns that are never empty.
+_TIMES: Final = ("t", "recv_t")
 
 
 class Block(NamedTuple):
@@ -164,7 +166,15 @@ def _header(path: Path, file: TextIO, columns: Sequence[str]) -> list[str]:
     missing = [column for column in columns if column not in header]
     if missing:
         found = ",".join(header) or "empty"
-        raise SettingsError(f"{path} has no column {', '.join(missing)}; its header is {found}.")
+        hint = " Fields are separated by commas." if header and "," not in line else ""
+        raise SettingsError(
+            f"{path} has no column {', '.join(missing)}; its header is {found}.{hint}"
+        )
+    twice = [column for column in columns if header.count(column) > 1]
+    if twice:
+        raise SettingsError(
+            f"{path}: its header names {', '.join(twice)} more than once; leave one of them."
+        )
     return header
 
 
@@ -252,7 +262,10 @@ def _values(
 def _plain(columns: _Columns, lines: list[str], text: str, *, first_line: int) -> tuple[Names, F64]:
     """Return the names and numbers of lines without quotes."""
     has_empty = ",," in text or ",\n" in text or ",\r" in text
-    found = _loaded(columns, _filled(text, "nan") if has_empty else lines)
+    # NumPy looks at no more fields than it is asked for: a row with one too many, as by a decimal
+    # comma, would be read with its values in the wrong columns. An empty line has none.
+    is_even = {line.count(",") for line in lines} <= {0, len(columns.header) - 1}
+    found = _loaded(columns, _filled(text, "nan") if has_empty else lines) if is_even else None
     if found is None or (has_empty and (found["name"] == b"nan").any()):
         # A field that NumPy cannot parse as a number, or a name that may be empty.
         return _values(columns, list(csv.reader(lines)), first_line=first_line)
@@ -299,9 +312,12 @@ def _complaint(
             if not fields[place] or not np.isnan(_value(fields[place])):
                 continue
             if fields[place].strip().lower().lstrip("+-") != "nan":
+                hint = "leave the field empty where nothing was measured"
+                if header[place] in _TIMES:
+                    hint = "write seconds since the epoch"
                 return SettingsError(
                     f"{path}, line {line}: {header[place]} is {_decoded(fields[place])!r}, not a"
-                    " number; leave the field empty where nothing was measured."
+                    f" number; {hint}."
                 )
     return SettingsError(f"{path}, lines {first_line} on: not a table of numbers.")
 

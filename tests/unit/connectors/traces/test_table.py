@@ -135,6 +135,9 @@ def test_other_encodings_are_refused_with_what_to_do(
         ('1700000600,"a",fünf,100,1,2,3,4', "cpu_pct is 'fünf', not a number"),
         ("1700000600,a,50\0,100,1,2,3,4", "line 10: a NUL byte"),
         ('1700000600,"a",50,100,1,2,3', "7 fields where the header names 8"),
+        ("1700000600,a,50,5,100,1,2,3,4", "9 fields where the header names 8"),
+        ("1700000600,a,50,,5,100,1,2,3,4", "10 fields where the header names 8"),
+        ("2023-11-14T22:23:20Z,a,50,100,1,2,3,4", "not a number; write seconds since the epoch"),
     ],
 )
 def test_what_csv_cannot_read_is_told_with_its_line(make, row: str, told: str) -> None:
@@ -142,6 +145,24 @@ def test_what_csv_cannot_read_is_told_with_its_line(make, row: str, told: str) -
         list(open_dataset(make(traces=[*steady(), row])).slots())
     assert told in str(caught.value)
     assert "line 1" in str(caught.value)
+
+
+@pytest.mark.parametrize("again", ["t", "vm", "cpu_pct"])
+def test_a_column_that_the_header_names_twice_is_refused(make, again: str) -> None:
+    rows = [f"{row},7" for row in steady()]
+    with pytest.raises(SettingsError, match=f"its header names {again} more than once"):
+        open_dataset(make(traces=rows, header=f"{GAUGES},{again}"))
+
+
+def test_a_table_of_vms_with_a_column_twice_is_refused(make) -> None:
+    vms = ["vm,host,ncpu,mem_capacity_mb,ncpu", "a,h0,2,1024,4", "b,h0,2,1024,4"]
+    with pytest.raises(SettingsError, match="its header names ncpu more than once"):
+        open_dataset(make(traces=steady(), vms=vms))
+
+
+def test_another_separator_is_told(make) -> None:
+    with pytest.raises(SettingsError, match="Fields are separated by commas"):
+        open_dataset(make(traces=[], header=GAUGES.replace(",", ";")))
 
 
 UNITS = [("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9)]
