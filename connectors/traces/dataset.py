@@ -51,9 +51,14 @@ _COUNTERS: Final = (
 # Limit of `engine.wire.frame` for a collector. Times in ms that count from 0, and times rounded to
 # a few digits, appear as samples further apart than this.
 MAX_INTERVAL_S: Final = 3600
+# Collectors sample once a second at most. Times in minutes, hours or days show as samples that are
+# closer together.
+MIN_INTERVAL_S: Final = 0.5
 _TABLE: Final = ("vm", "host", "ncpu", "mem_capacity_mb")
 _KIB: Final = 1024.0
 _MIB: Final = 1024.0**2
+# As much memory as a frame's inventory takes.
+_MOST_MIB: Final = 2**40
 
 
 class TraceVm(NamedTuple):
@@ -147,6 +152,11 @@ def open_dataset(prefix: str | Path) -> Dataset:
         raise SettingsError(
             f"{samples}: samples of a VM are {interval_s:,.0f} s apart, {MAX_INTERVAL_S:,} s at"
             " most. Is t in seconds, and written with all its digits?"
+        )
+    if interval_s < MIN_INTERVAL_S:
+        raise SettingsError(
+            f"{samples}: samples of a VM are {interval_s:.2g} s apart, {MIN_INTERVAL_S:g} s at"
+            " least. Is t in seconds, and not in minutes, hours or days?"
         )
     return Dataset(
         name=Path(prefix).name,
@@ -273,7 +283,13 @@ def read_vms(path: Path) -> tuple[TraceVm, ...]:
         text = row["mem_capacity_mb"]
         memory = None
         if text:
-            memory = round(number(path, line, "mem_capacity_mb", text) * _MIB)
+            capacity = number(path, line, "mem_capacity_mb", text)
+            if not 0 <= capacity <= _MOST_MIB:
+                raise SettingsError(
+                    f"{path}, line {line}: mem_capacity_mb is {text}, must be 0 to {_MOST_MIB:,};"
+                    " leave it empty where it is not known."
+                )
+            memory = round(capacity * _MIB)
         found[vm] = TraceVm(vm, host, int(vcpus), memory)
     if not found:
         raise SettingsError(f"{path} names no VM.")

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from connectors.traces.dataset import Dataset, Operation
 from connectors.traces.slots import RATES, Slot, SlotCounts
+from engine.errors import SettingsError
 from engine.ports import Moment
 from engine.wire import metrics
 from engine.wire.frame import Event, Frame, Header, InventoryItem, VmRows
@@ -67,7 +68,10 @@ _SHUT_OFF: Final = VM_STATES.index("shut_off")
 # A longer hole in gauges is not bridged.
 _HOLE_INTERVALS: Final = 1
 _HUNG_FRAMES: Final = 2
-# Rows of ticks and control commands; most records of a small dataset are ticks.
+# A log ticks through a hole. One of years is no hole but a time that is wrong, in the samples or
+# the lifecycle, and would be replayed for hours.
+_LONGEST_HOLE_MS: Final = 366 * 86_400_000
+# Of ticks and words; most records of a small dataset are ticks.
 _NO_ROWS: Final = VmRows.empty()
 # libvirt's event for each operation of a platform; the owner announces a reboot with a control
 # command before it.
@@ -116,6 +120,8 @@ class DatasetRecording:
         for slot in self.dataset.slots(self.counts):
             is_hidden = slot.follows_late
             for moment in clerk.moments(slot):
+                if time_ms and moment.time_ms - time_ms > _LONGEST_HOLE_MS:
+                    raise SettingsError(_hole(self.dataset.name, time_ms, moment.time_ms))
                 if is_hidden and moment.time_ms > time_ms:
                     # Samples of this time arrived too late. A tick behind the hole makes it an
                     # outage of the log, so that no VM counts as silent.
@@ -126,6 +132,15 @@ class DatasetRecording:
                     yield clerk.tick(time_ms)
                 time_ms = max(time_ms, moment.time_ms)
                 yield moment if moment.time_ms == time_ms else moment._replace(time_ms=time_ms)
+
+
+def _hole(name: str, before_ms: int, after_ms: int) -> str:
+    """Return what is wrong with two times that follow each other."""
+    return (
+        f"{name}: nothing happens from t = {before_ms / 1000:.0f} to {after_ms / 1000:.0f}, for"
+        f" {(after_ms - before_ms) / _LONGEST_HOLE_MS:,.1f} years. One of the two times is wrong,"
+        " in the samples or in the lifecycle: correct it, or leave that row out."
+    )
 
 
 class _Node:

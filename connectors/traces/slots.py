@@ -33,7 +33,11 @@ _SLOT_SHARE: Final = 0.5
 _LATE_SHARE: Final = 0.01
 # Maximum of the additional wait; the engine waits as long for a gap.
 _REORDER_S: Final = 30.0
-# For this many slots the collector waits for a VM that was seen.
+# In the order of `RATES`: what no VM has, so that what is made of it would be no measurement, and
+# summed up would not fit a frame's counter. 65,536 cores, an exabyte, and a tebibyte a second.
+_LARGEST_RATES: Final = np.array([[2.0**16], [2.0**60], *[[2.0**40]] * 4])
+_LARGEST_COUNTERS: Final = np.array([[2.0**62 / 1e9], [2.0**60], *[[2.0**62]] * 4])
+# For so many slots a VM that was seen is waited for.
 _EXPECTED_SLOTS: Final = 3
 
 
@@ -55,7 +59,7 @@ class SlotCounts:
     invalid
         Rows without any usable rate or counter; memory alone is not sufficient for detection.
     bad_values
-        Single fields that are negative or not finite.
+        Single fields that are negative, not finite, or larger than any VM has.
     bad_by_rate, good_by_rate
         Shape (len(RATES),): unusable and usable fields of each column.
     """
@@ -99,8 +103,8 @@ class Slot:
     time_s, arrived_s
         Shape (vms,): sample time and arrival time of each VM; NaN without a sample.
     values
-        Shape (len(RATES), vms): rates since the VM's previous sample, in the units of `RATES`. NaN
-        is unknown: no sample, a field left empty or negative, a counter's first value.
+        Shape (len(RATES), vms): rates since the VM's sample before, in the units of `RATES`.
+        NaN is unknown: no sample, a field left empty or unusable, a counter's first value.
     measured
         Same shape: where the sample has the field, though a counter's rate may be unknown.
     restarted
@@ -169,10 +173,11 @@ def slots(
 ) -> Iterator[Slot]:
     """Yield slots, oldest first; a slot is closed once nothing on time can follow."""
     state = _State(len(vcpus), is_stream=is_stream, interval_s=interval_s)
+    largest = _LARGEST_COUNTERS if is_stream else _LARGEST_RATES
     waiting = Samples(np.empty(0), np.empty(0), np.empty(0, np.intp), np.empty((len(RATES), 0)))
     for block in blocks:
         counts.read += len(block.vm)
-        known = np.isfinite(block.values) & (block.values >= 0)
+        known = (block.values >= 0) & (block.values <= largest)
         bad = (~known & ~np.isnan(block.values)).sum(axis=1)
         counts.bad_values += int(bad.sum())
         counts.bad_by_rate += bad

@@ -35,8 +35,8 @@ def doubts(figures: Mapping[str, int]) -> list[str]:
         if name.startswith("unusable_"):
             column = name.removeprefix("unusable_")
             found.append(
-                f"{column}: each of its {count:,} values is negative or not finite, so that nothing"
-                " was judged by it."
+                f"{column}: each of its {count:,} values is negative, not finite, or larger than"
+                " any VM has, so that nothing was judged by it."
             )
     return found
 

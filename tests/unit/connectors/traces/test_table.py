@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from connectors.traces.slots import SlotCounts
 from connectors.traces.table import read_blocks
 from engine.errors import SettingsError
 from engine.seconds import not_seconds
+from engine.wire.metrics import INTEGER_ROW
 from tests.unit.connectors.traces.conftest import GAUGES
 
 # Before 3.13 the csv module writes a lone carriage return without quotes.
@@ -178,6 +180,55 @@ def test_times_in_another_unit_are_refused_with_that_unit(make, unit: str, facto
         list(open_dataset(make(traces=late)).slots())
     with pytest.raises(SettingsError, match=f"line 2: t is 1700000300{str(factor)[1:]}, .*{told}"):
         open_dataset(make(traces=steady(), lifecycle=[f"a,{1_700_000_300 * factor},reboot"]))
+
+
+@pytest.mark.parametrize("unit", [60, 3600, 86_400])
+def test_times_in_minutes_hours_or_days_are_refused(make, unit: int) -> None:
+    rows = [
+        f"{(1_700_000_000 + 10 * k) / unit:.9f},{vm},5,1,1,1,1,1" for k in range(9) for vm in "ab"
+    ]
+    with pytest.raises(SettingsError, match="and not in minutes, hours or days"):
+        open_dataset(make(traces=rows))
+
+
+@pytest.mark.parametrize("memory", ["-1", "1e300", "1e13"])
+def test_a_memory_that_no_vm_has_is_refused(make, memory: str) -> None:
+    vms = ["vm,host,ncpu,mem_capacity_mb", f"a,h0,2,{memory}", "b,h0,2,"]
+    with pytest.raises(SettingsError, match=r"line 2: mem_capacity_mb is .* must be 0 to"):
+        open_dataset(make(traces=steady(), vms=vms))
+
+
+@pytest.mark.parametrize("value", ["1e300", "1e19"])
+@pytest.mark.parametrize("place", range(2, 8))
+def test_a_value_that_no_vm_has_is_counted_and_changes_nothing_else(make, place, value) -> None:
+    """Summed up it would not fit the counter of a frame, from that row on."""
+    rows = [row.split(",") for row in steady(slots=6)]
+    rows[4][place] = value
+    recording = DatasetRecording(open_dataset(make(traces=[",".join(row) for row in rows])))
+    frames = [one.frame for one in recording.moments() if one.frame and len(one.frame.rows)]
+    assert recording.figures()["rows_bad_values"] == 1
+    last = [int(frame.rows.integers[INTEGER_ROW["cpu_time_ns"], 0]) for frame in frames[-2:]]
+    assert last[1] - last[0] == 300 * 10**9
+
+
+@pytest.mark.parametrize("value", ["1e300", "18446744073709551615"])
+def test_a_counter_that_no_frame_holds_is_a_bad_value(make, value: str) -> None:
+    rows = [f"{t},{t},a,{t}000000000,{t},{t},{t},{t},7" for t in range(1000, 4000, 300)]
+    rows[4] = rows[4].replace("2200000000000", value)
+    assert counted(make, stream=rows)["rows_bad_values"] == 1
+
+
+@pytest.mark.parametrize("where", ["first", "last", "lifecycle"])
+def test_a_time_that_is_years_away_is_refused_and_not_waited_for(make, where: str) -> None:
+    row = "{},a,50,100,1,2,3,4"
+    rows, lifecycle = steady(), None
+    if where == "lifecycle":
+        lifecycle = ["a,100,reboot"]
+    else:
+        rows = [row.format(5), *rows] if where == "first" else [*rows, row.format(4_102_444_800)]
+    recording = DatasetRecording(open_dataset(make(traces=rows, lifecycle=lifecycle)))
+    with pytest.raises(SettingsError, match="One of the two times is wrong"):
+        list(islice(recording.moments(), 1000))
 
 
 @pytest.mark.parametrize("column", ["recv_t", "t"])
