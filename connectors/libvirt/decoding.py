@@ -75,9 +75,8 @@ _KVM_SUMS: Final = {
 }
 
 
-# Every device that reports counters has this one.
-_TOLD_BY: Final = {"block": "wr.bytes", "net": "tx.bytes"}
-# Longer than any job that blocks a monitor; after it a device counts as one without counters.
+_DEVICE_SUMS: Final = {"block": _BLOCK_SUMS, "net": _NET_SUMS}
+# Longer than any job that keeps a monitor busy; then a device is taken for one without counters.
 _UNTOLD_NS: Final = 120_000_000_000
 
 
@@ -102,7 +101,7 @@ class VcpuTimes:
     instance: int
     mono_ns: int
     times_ns: Mapping[int, int]
-    # When each device last reported its counters, by group and name.
+    # When each device last told a counter, by the counter's column and the device's name.
     told_ns: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -151,7 +150,7 @@ def decode(
         current[reading.vm] = times
         withheld = {name.split("/")[0] for name, at_ns in told_ns.items() if at_ns != mono_ns}
         for name, value in _integers(reading, ratios):
-            if name.split("_")[0] in withheld:
+            if name in withheld:
                 continue
             row = INTEGER_ROW[name]
             integers[row, column] = value
@@ -190,26 +189,30 @@ def _vcpus_told(stats: Stats, times: VcpuTimes) -> Mapping[int, int]:
 
 
 def _told_ns(reading: Reading, before: VcpuTimes | None, mono_ns: int) -> dict[str, int]:
-    """Return when each present device last reported its counters, without those that never did.
+    """Return when each device that is there told each counter, those that never did left out.
 
-    libvirt omits the counters of a card whose tap cannot be read, and of a disk whose monitor is
-    busy: such a device makes the sum of its group unknown. A device that reports nothing for long
-    (a drive without a medium) no longer counts, and the device set changes.
+    libvirt leaves out the counters of a card whose tap cannot be read, of a disk whose monitor is
+    busy, and any single one that it cannot know: such a device makes that sum unknown. What it has
+    not told for long (a drive without a medium) does not count any more, and the set is another
+    one.
     """
+    stats = reading.stats
     known = before.told_ns if before is not None and before.instance == reading.instance else {}
     told: dict[str, int] = {}
-    for group, counter in _TOLD_BY.items():
-        for number in range(_counter(reading.stats.get(f"{group}.count")) or 0):
-            name = f"{group}/{reading.stats.get(f'{group}.{number}.name', number)}"
-            if _counter(reading.stats.get(f"{group}.{number}.{counter}")) is not None:
-                told[name] = mono_ns
-            elif mono_ns - known.get(name, mono_ns - _UNTOLD_NS) < _UNTOLD_NS:
-                told[name] = known[name]
+    for group, sums in _DEVICE_SUMS.items():
+        for number in range(_counter(stats.get(f"{group}.count")) or 0):
+            device = stats.get(f"{group}.{number}.name", number)
+            for column, counter in sums.items():
+                name = f"{column}/{device}"
+                if _counter(stats.get(f"{group}.{number}.{counter}")) is not None:
+                    told[name] = mono_ns
+                elif mono_ns - known.get(name, mono_ns - _UNTOLD_NS) < _UNTOLD_NS:
+                    told[name] = known[name]
     return told
 
 
 def _device_set(told_ns: Mapping[str, int]) -> int:
-    """Return a number that identifies the set of devices whose counters are summed."""
+    """Return a number that stands for the devices and counters that are summed."""
     names = "\x00".join(sorted(told_ns)).encode()
     return int.from_bytes(hashlib.blake2b(names, digest_size=2).digest(), "little")
 

@@ -335,6 +335,42 @@ def test_a_card_that_leaves_its_counters_out_makes_the_sum_unknown_and_no_other_
     assert value(third, "device_set") == value(first, "device_set")
 
 
+# As libvirt names the counters of a disk and of a card.
+DEVICE_COUNTERS = [
+    *(f"block.1.{way}.{what}" for way in ("rd", "wr") for what in ("reqs", "bytes", "times")),
+    *(f"block.1.fl.{what}" for what in ("reqs", "times")),
+    *(f"net.1.{way}.{what}" for way in ("rx", "tx") for what in ("bytes", "pkts", "errs", "drop")),
+]
+
+
+@pytest.mark.parametrize("left_out", [None, -1])
+@pytest.mark.parametrize("counter", DEVICE_COUNTERS)
+def test_a_counter_that_one_device_leaves_out_makes_that_sum_alone_unknown(
+    counter: str, left_out: int | None
+) -> None:
+    names: dict[str, StatValue] = {"block.count": 2, "net.count": 2}
+    names |= {f"{group}.{n}.name": f"{group}{n}" for group in ("block", "net") for n in (0, 1)}
+    counts = {name.replace(".1.", f".{n}."): 10**9 for name in DEVICE_COUNTERS for n in (0, 1)}
+    whole, part = names | counts, names | {k: n for k, n in counts.items() if k != counter}
+    if left_out is not None:
+        part[counter] = left_out
+    first, second, third = sampled(whole, part, whole)
+    column = counter.replace("times", "ns").replace(".1.", ".").replace(".", "_")
+    assert value(first, column) == value(third, column) == 2 * 10**9
+    assert value(second, column) is None
+    others = {name.replace("times", "ns").replace(".1.", ".") for name in DEVICE_COUNTERS}
+    assert {value(second, name.replace(".", "_")) for name in others} == {None, 2 * 10**9}
+    assert value(third, "device_set") == value(first, "device_set")
+
+
+def test_a_counter_that_one_disk_never_tells_is_summed_over_the_others() -> None:
+    told: dict[str, StatValue] = {"block.count": 2, "block.0.name": "vda", "block.1.name": "vdb"}
+    told |= {"block.0.wr.bytes": 5, "block.1.wr.bytes": 7, "block.0.fl.reqs": 3}
+    first, second = sampled(told, told)
+    assert (value(second, "block_wr_bytes"), value(second, "block_fl_reqs")) == (12, 3)
+    assert value(second, "device_set") == value(first, "device_set")
+
+
 def test_a_card_that_is_unplugged_is_another_set_at_once() -> None:
     gone: dict[str, StatValue] = {"net.count": 1, "net.0.name": "vnet0", "net.0.tx.bytes": 1000}
     first, second = sampled(two_cards(True), gone)
