@@ -89,7 +89,11 @@ RECEIVER_MUTANTS: Final = (
     ),
     Mutant(
         "what InfluxDB 2.0 says of lines is its own trouble", "connectors/influxdb/failures.py",
-        "    if status >= 500 and blames_lines and", "    if False and", _INFLUX,
+        "    if may_blame and blames_lines and", "    if False and", _INFLUX,
+    ),
+    Mutant(
+        "a proxy's page says that rows are stored", "connectors/influxdb/history.py",
+        "            if answer.data:\n", "            if False:\n", _INFLUX,
     ),
     Mutant(
         "rows are given up while the server is away", "connectors/influxdb/history.py",

@@ -12,14 +12,18 @@ from influxdb_client.rest import ApiException
 
 from engine.errors import HistoryError, HistoryRefused, HistoryUnreachable
 from engine.plain_text import masked_url, one_line
-from engine.refusals import retry_after_s
+from engine.refusals import is_permanent, retry_after_s
 
 # Codes of 2.x for errors that only an operator can correct: no line is at fault.
 _NOT_OF_LINES: Final = frozenset({"unauthorized", "forbidden", "not found", "method not allowed"})
-# Messages of 2.0 and 1.x about bad lines, sent with a status of a server error.
+# Statuses that only a person can mend, whatever lines are sent.
+_FOR_PEOPLE: Final = frozenset({401, 403, 404, 405, 407})
+# What is said of lines with a status that blames the server (2.0, 1.x) or a right (Serverless).
 _OF_LINES: Final = (
     "beyond retention policy",
     "outside retention policy",
+    "outside the retention",
+    "outside of the retention",
     "field type conflict",
     "unable to parse",
     "max-values-per-tag limit exceeded",
@@ -84,8 +88,14 @@ def verdict(error: ApiException) -> Verdict | None:
         if (text or faults) and answer.code not in _NOT_OF_LINES:
             return Verdict(status, text, _dropped(text), faults)
         return None
+    if status < 300:
+        # Clustered and Dedicated took some lines and tell of the others. No other words count: a
+        # proxy's may well be that all is fine.
+        return Verdict(status, text, _dropped(text), faults) if answer.code or faults else None
     blames_lines = any(words in text for words in _OF_LINES) or bool(_dropped(text))
-    if status >= 500 and blames_lines and not any(words in text for words in _PASSING):
+    # A token can be what is "unable to parse", too.
+    may_blame = status >= 500 or (is_permanent(status) and status != 401)
+    if may_blame and blames_lines and not any(words in text for words in _PASSING):
         return Verdict(status, text, _dropped(text), faults)
     return None
 
@@ -93,11 +103,13 @@ def verdict(error: ApiException) -> Verdict | None:
 def doubted(error: ApiException) -> Verdict | None:
     """Return an unsure verdict if the server fails at this body repeatedly.
 
-    None if the status says that the server is unavailable or busy.
+    None for what says by its status that the server is away or busy, or that a person is needed.
     """
-    if error.status != 500:
+    status = int(error.status or 0)
+    is_refusal = status >= 400 and is_permanent(status) and status not in _FOR_PEOPLE
+    if status != 500 and not is_refusal:
         return None
-    return Verdict(500, _answer(error).text or str(error.reason or ""), is_sure=False)
+    return Verdict(status, _answer(error).text or str(error.reason or ""), is_sure=False)
 
 
 def meaning(error: Exception, *, url: str, bucket: str) -> HistoryError:
@@ -106,6 +118,11 @@ def meaning(error: Exception, *, url: str, bucket: str) -> HistoryError:
     if not isinstance(error, ApiException) or error.status is None:
         return HistoryUnreachable(f"InfluxDB at {where} gave no answer: {_short(error)}.")
     said = one_line(f"{error.status} {_answer(error).text or error.reason or ''}".strip())[:_SHORT]
+    if error.status < 300:
+        return HistoryUnreachable(
+            f"What answers at {where} took rows in words that are not InfluxDB's ({said}), so they"
+            " count as not stored: is a proxy or a login page before it?"
+        )
     if error.status == 401:
         return HistoryRefused(
             f"InfluxDB at {where} does not know this token ({said}): put a valid one where"
@@ -128,9 +145,11 @@ def is_unknown_database(error: ApiException) -> bool:
 
 
 def _answer(error: ApiException) -> _Answer:
+    # A line that the server quotes may be cut within a character.
+    body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body
     try:
-        return msgspec.json.decode(error.body or b"{}", type=_Answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return msgspec.json.decode(body or "{}", type=_Answer)
+    except (msgspec.DecodeError, RecursionError):
         return _Answer()
 
 

@@ -4,6 +4,7 @@ The client's own batching writer is not used: it silently drops lines that it co
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -64,7 +65,8 @@ class InfluxHistory:
         self._config = config
         self._write_lines = write_lines
         self._client: InfluxDBClient | None = None
-        self._failures = 0
+        # In a row, by bucket.
+        self._failures: Counter[Bucket] = Counter()
         self._form: _Form | None = None
 
     async def __aenter__(self) -> Self:
@@ -180,8 +182,8 @@ class InfluxHistory:
         return refused
 
     def _unsure(self, said: Verdict) -> HistoryUnreachable:
-        """Return the error for a server that accepts no line, and reset the failure count."""
-        self._failures = 0
+        """Return what it means that a server takes no line at all; then it is asked as before."""
+        self._failures.clear()
         return HistoryUnreachable(
             f"InfluxDB at {masked_url(self._config.url)} takes no row at all ({said.status}"
             f" {said.reason})."
@@ -197,25 +199,30 @@ class InfluxHistory:
         config = self._config
         service = WriteService(self._connected().api_client)
         try:
-            service.post_write(
+            answer = service.post_write(
                 org=config.org,
                 bucket=config.bucket(bucket),
                 body=igzip.compress(body, _GZIP_LEVEL),
                 precision="ns",
                 content_encoding="gzip",
+                # As bytes: what is not UTF-8 must not end the role.
+                _preload_content=False,
             )
+            if answer.data:
+                # Who took everything has nothing to say.
+                raise ApiException(http_resp=answer)
         except ApiException as error:
             said = verdict(error)
             if said is None:
-                self._failures += 1
-                doubting = doubting or self._failures > _DOUBTED_AFTER
+                self._failures[bucket] += 1
+                doubting = doubting or self._failures[bucket] > _DOUBTED_AFTER
                 said = doubted(error) if doubting else None
             if said is None:
                 raise self._failed(error, config.bucket(bucket)) from error
             return said
         except _BROKEN as error:
             raise self._failed(error, config.bucket(bucket)) from error
-        self._failures = 0
+        self._failures[bucket] = 0
         return None
 
     def _failed(self, error: Exception, bucket: str) -> HistoryError:
@@ -234,7 +241,10 @@ class InfluxHistory:
         client = self._connected()
         url = f"{config.url.rstrip('/')}/query"
         try:
-            response = client.api_client.request("GET", url, query_params=query, headers=headers)
+            response = client.api_client.request(
+                "GET", url, query_params=query, headers=headers, _preload_content=False
+            )
+            answer = _result(response.data)
         except ApiException as error:
             failed: HistoryError = self._failed(error, database)
             if error.status == 400:
@@ -244,14 +254,13 @@ class InfluxHistory:
             raise failed from error
         except _BROKEN as error:
             raise self._failed(error, database) from error
-        result = _result(response.data)
-        if "error" in result:
-            said = f"InfluxDB did not answer {text!r}: {result['error']}."
-            if "not found" in result["error"]:
+        if "error" in answer:
+            said = f"InfluxDB did not answer {text!r}: {answer['error']}."
+            if "not found" in answer["error"]:
                 raise _UnknownDatabase(said)
             # A wrong field type, or a server out of time or memory.
             raise HistoryUnreachable(said)
-        return list(result.get("series", ()))
+        return list(answer.get("series", ()))
 
 
 def _named(lines: list[Line], said: Verdict) -> list[RefusedRow] | None:

@@ -64,7 +64,7 @@ def set_up(config: InfluxConfig) -> Made:
     client = connect(config)
     try:
         return _set_up(client, config)
-    except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
+    except (ApiException, urllib3.exceptions.HTTPError, OSError, UnicodeDecodeError) as error:
         if isinstance(error, ApiException) and error.status in (404, 405):
             raise HistoryRefused(
                 f"{masked_url(config.url)} has not the buckets of InfluxDB 2.x. InfluxDB 3 needs no"

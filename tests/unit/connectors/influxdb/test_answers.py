@@ -47,6 +47,25 @@ def three_none(lines: list[str], bad: list[int]) -> tuple[int, Any, bool]:
     return 400, {"error": "parsing failed for write_lp endpoint", "data": first}, False
 
 
+def clustered(lines: list[str], bad: list[int]) -> tuple[int, Any, bool]:
+    """It took what it could; where that is nothing, it refuses."""
+    told = {"code": "invalid", "line": bad[0], "message": "partial write: errors on line(s)"}
+    return (201 if len(bad) < len(lines) else 400), told, True
+
+
+def serverless(lines: list[str], bad: list[int]) -> tuple[int, Any, bool]:
+    why = "data in table flatline_vm_1m is outside of the retention period"
+    return 403, {"code": "forbidden", "message": why}, False
+
+
+# What stands before a server and refuses some rows in words of its own.
+SAYS_NOTHING: dict[str, Answering] = {
+    "says nothing of lines": lambda *_: (
+        500, {"code": "internal error", "message": "unexpected"}, False),
+    "a page of 400": lambda *_: (400, "<html>blocked</html>", False),
+    "a page of 422": lambda *_: (422, "<html>blocked</html>", False),
+    "a conflict": lambda *_: (409, {}, False),
+}  # fmt: skip
 POLICY = "partial write: points beyond retention policy dropped={}"
 VERSIONS: dict[str, Answering] = {
     "2.0": two(f"unexpected error writing points to database: {POLICY}", status=500,
@@ -64,8 +83,9 @@ VERSIONS: dict[str, Answering] = {
     "3 none": three_none,
     "3 table limit": lambda *_: (422, {"error": "would exceed number of tables limit"}, False),
     "1.8": lambda _, bad: (400, {"error": POLICY.format(len(bad))}, True),
-    "says nothing of lines": lambda *_: (
-        500, {"code": "internal error", "message": "unexpected"}, False),
+    "clustered": clustered,
+    "serverless": serverless,
+    **SAYS_NOTHING,
 }  # fmt: skip
 
 
@@ -93,7 +113,8 @@ class Server:
         status, answer, keeps_good = self.answering(lines, bad)
         if keeps_good:
             self.kept |= {line for line in lines if BAD not in line}
-        return status, json.dumps(answer).encode()
+        page = answer if isinstance(answer, str) else json.dumps(answer)
+        return status, page.encode()
 
     def query(self, method: str, asked: dict[str, list[str]]) -> tuple[int, bytes]:
         self.queries.append((method, asked))
@@ -190,7 +211,7 @@ def test_bad_rows_are_told_and_all_others_are_stored(
     assert all(f"{BAD}-{row.row}".encode() in row.text for row in refused)
 
 
-@pytest.mark.parametrize("version", VERSIONS.keys() - {"says nothing of lines"})
+@pytest.mark.parametrize("version", sorted(VERSIONS.keys() - SAYS_NOTHING.keys()))
 @pytest.mark.parametrize("size", [1, 9])
 def test_rows_that_are_all_bad_are_told(server: Server, version: str, size: int) -> None:
     server.answering = VERSIONS[version]
@@ -226,6 +247,10 @@ def test_a_number_of_a_line_that_was_not_sent_names_nothing(server: Server) -> N
         (500, b"<html>"),
         (502, b""),
         (503, b'{"error":"dropped=3 busy"}'),
+        (400, b'{"error": "partial wri'),
+        (401, b'{"error":"unable to parse authentication credentials"}'),
+        (200, b"<html>Please sign in</html>"),
+        (200, b'{"message":"thank you"}'),
     ],
 )
 def test_what_is_no_fault_of_lines_is_told_of_none(
@@ -282,6 +307,15 @@ def test_a_server_that_fails_amid_the_search_for_a_bad_row_loses_no_row(server: 
     assert len(server.kept) == 11
 
 
+def test_words_that_are_no_text_are_read_as_far_as_they_are(server: Server) -> None:
+    """A server that cuts a line within a character does not end the historian."""
+    server.failing = (503, b'{"error":"\xff\xfe"}')
+    with pytest.raises(AssertionError, match="for ever"):
+        written(server, points(2, set()))
+    server.failing = (400, b'{"error":"unable to parse \'b\xc3"}')
+    assert len(written(server, points(2, {0, 1}))) == 2
+
+
 QUESTION = Question(
     measurement="flatline_vm_1m", select=(("cpu_cores_mean", "mean"),), begin_ns=0, end_ns=10**18
 )
@@ -313,6 +347,8 @@ def test_a_question_is_asked_in_the_form_that_the_server_takes(
         ((200, b"{}"), HistoryUnreachable),
         ((200, b"<html>"), HistoryUnreachable),
         ((200, b'{"results":[{"error":"out of memory"}]}'), HistoryUnreachable),
+        ((200, b'{"results":"\xff"}'), HistoryUnreachable),
+        ((503, b"\xff\xfe"), HistoryUnreachable),
     ],
 )
 def test_a_question_without_an_answer_is_an_error_of_the_history(
