@@ -182,6 +182,11 @@ ENGINE_MUTANTS: Final = (
         "        if away_s < 0 and away_s >= _patience_s(\n", _LEFT,
     ),
     Mutant(
+        "a repeat keeps its node in sight", "engine/detection/partition.py",
+        "        if len(source.waiting) > before:\n            note_mark",
+        "        if True:\n            note_mark", _REPLAYED,
+    ),
+    Mutant(
         "a device that leaves its counters out is left out of the sum",
         "connectors/libvirt/decoding.py",
         "            if name in withheld:\n", "            if False:\n", _DEVICES,

@@ -244,10 +244,11 @@ class Partition:
             note_mark(self.marks, key, source)
             self.waiting_bytes += len(record.value)
             self.queued.add(key)
-        node = None if cell is None else cell.nodes.get(header.node)
-        if node is not None and header.run == node.run:
-            # The frame waits or is a repeat; in both cases its node is visible.
-            node.seen_ms = self.passed_ms
+            node = None if cell is None else cell.nodes.get(header.node)
+            if node is not None and header.run == node.run:
+                # Its node is not out of sight. A repeat says nothing of that: whoever reads the log
+                # can write one, and a node that died would be in sight for ever.
+                node.seen_ms = self.passed_ms
         return []
 
     def _early(self, key: str) -> Callable[[Waiting], bool]:

@@ -136,6 +136,19 @@ def test_a_run_that_ended_just_before_a_short_one_is_not_forgotten() -> None:
     assert bench.partition.cells["cell"].nodes[place.name].run == "run-2"
 
 
+def test_a_node_is_out_of_sight_though_somebody_repeats_its_last_frames() -> None:
+    """Else nobody would be told of its death for as long as they do."""
+    bench, _ = cell(4, nodes=2, interval_s=10.0)
+    bench.run(300.0)
+    old = [one for one in bench.records if decode_frame(one.value).header.node == "node-1"][-3:]
+    bench.places[1].reachable = False
+    for _ in range(18):
+        bench.run(10.0)
+        repeated(bench, old)
+    assert [one.subject for one in bench.alerts if one.kind == "host_silence"][:1] == ["node-1"]
+    assert not refused(bench)
+
+
 @pytest.mark.parametrize(
     ("event_s", "last_s", "now_s", "expected"),
     [
