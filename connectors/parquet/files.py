@@ -22,6 +22,7 @@ from typing import Final
 import structlog
 
 from engine.errors import HistoryUnreachable
+from engine.wire.limits import MAX_TIME_S
 from engine.wire.measurement import DAY_S, MEASUREMENTS, Bucket
 
 # An hour of raw rows of 1,000 VMs at 10 s takes 30 MB; a day of the others takes a few.
@@ -29,8 +30,10 @@ _PARTITION_S: Final[dict[Bucket, int]] = {"raw": 3600, "minute": DAY_S, "long": 
 _ROWS: Final = ".parquet"
 _DAMAGED: Final = ".damaged"
 _NEW: Final = ".new"
-# The names that `new` makes: a time in ns, the process id, and a serial number.
-_FILE: Final = re.compile(rf"\d{{20}}-\d+-\d+{re.escape(_ROWS)}")
+# As `new` makes them: a time in ns, the process, and a number of its own.
+_FILE: Final = re.compile(rf"(\d{{20}})-\d+-\d+{re.escape(_ROWS)}")
+# The year 2200: a name that sorts after any later one would not be one of ours.
+_LATEST_NS: Final = MAX_TIME_S * 1_000_000_000
 _PARTITION: Final = re.compile(r"\d{8}T\d{2}")
 _numbers = count()
 _log = structlog.get_logger()
@@ -79,7 +82,8 @@ class Files:
     def _is_ours(self, path: Path) -> bool:
         if path.suffix != _ROWS:
             return False
-        if _FILE.fullmatch(path.name) and path.is_file():
+        named = _FILE.fullmatch(path.name)
+        if named and int(named[1]) <= _LATEST_NS and path.is_file():
             return True
         if path not in self._passed_over:
             self._passed_over.add(path)

@@ -49,12 +49,16 @@ def source(measurement: str, partitions: Sequence[Sequence[Path]]) -> str:
             f" row_number() OVER (PARTITION BY {key} ORDER BY filename DESC) = 1"
         )
     union = " UNION ALL BY NAME ".join(f"({part})" for part in parts)
-    # A foreign file may declare text where a number is expected; its rows must not count. Columns
-    # that the query does not use are not cast.
-    cast = ", ".join(
-        f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in columns(declared).items()
-    )
+    # A file of somebody else may call a figure what is a text; then it is no file of ours, and
+    # its rows must not count. Of columns that nobody asks for nothing is cast.
+    cast = ", ".join(f'{_cast(name, kind)} AS "{name}"' for name, kind in columns(declared).items())
     return f"(SELECT * REPLACE ({cast}) FROM ({union}))"
+
+
+def _cast(name: str, kind: str) -> str:
+    """Return a column in the type that is declared; infinity and NaN are no measurements."""
+    cast = f'CAST("{name}" AS {kind})'
+    return f"CASE WHEN isfinite({cast}) THEN {cast} END" if kind == "DOUBLE" else cast
 
 
 def misfits(measurement: str, found: Mapping[str, str]) -> str:
@@ -65,6 +69,8 @@ def misfits(measurement: str, found: Mapping[str, str]) -> str:
     declared = columns(MEASUREMENTS[measurement])
     if "time" not in found:
         return "it has no column time"
+    if any(name.lower() == "filename" for name in found):
+        return "it has a column filename, by which files are told apart here"
     wrong = [
         f"{name} is {kind} and not {declared[name]}"
         for name, kind in found.items()
@@ -92,9 +98,12 @@ def to_sql(question: Question, partitions: Sequence[Sequence[Path]]) -> str:
         f"time < {question.end_ns}",
         *(f"\"{tag}\" = '{_quoted(tag_text(value))}'" for tag, value in question.where.items()),
     ]
+    # What else a file has must not stand for what is named here.
+    declared = ", ".join(f'"{name}"' for name in columns(MEASUREMENTS[question.measurement]))
     text = (
         f"SELECT {', '.join([*tags, f'{moment} AS moment', *selected])}"
-        f" FROM {source(question.measurement, partitions)} WHERE {' AND '.join(conditions)}"
+        f" FROM (SELECT {declared} FROM {source(question.measurement, partitions)})"
+        f" WHERE {' AND '.join(conditions)}"
     )
     if not rows:
         text += f" GROUP BY {', '.join([*tags, 'moment'])}"

@@ -74,6 +74,7 @@ DAMAGES: dict[str, Damage] = {
     "a figure in words": foreign(f"SELECT {begin_ns()} AS time, 'much' AS cpu_cores_mean"),
     "no time": foreign("SELECT 1.0::DOUBLE AS cpu_cores_mean, 'v' AS vm"),
     "a list": foreign(f"SELECT {begin_ns()} AS time, [1.0] AS cpu_cores_mean"),
+    "the name of the file": foreign(f"SELECT {begin_ns()} AS time, 1.0 AS a, 'x' AS FileName"),
 }
 
 
@@ -106,6 +107,36 @@ def test_a_damaged_file_does_not_stop_the_merging_of_files(tmp_path: Path, damag
         assert count(history, begin) == 27
     assert [line["file"] for line in lines if "was set aside" in line["event"]] == [str(bad)]
     assert len(list(tmp_path.rglob("*.parquet"))) < 20
+
+
+def test_what_else_a_file_has_changes_no_answer(tmp_path: Path) -> None:
+    begin, history = begin_ns(), ParquetHistory(tmp_path, clock=SystemClock())
+    asyncio.run(history.write([points(0, begin)]))
+    [path] = tmp_path.rglob("*.parquet")
+    others = tmp_path / "others"
+    duckdb.sql(f"COPY (SELECT *, 1 AS moment, 2 AS v0 FROM '{path}') TO '{others}'(FORMAT parquet)")
+    others.rename(path)
+    assert asyncio.run(history.write([points(1, begin)])) == ()
+    answers = asyncio.run(history.ask(question(begin)))
+    assert [answer.values for answer in answers] == [(2,)]
+
+
+@pytest.mark.parametrize("figure", ["nan", "inf", "-inf"])
+def test_a_figure_of_a_file_that_is_none_is_not_known(tmp_path: Path, figure: str) -> None:
+    begin, history = begin_ns(), ParquetHistory(tmp_path, clock=SystemClock())
+    asyncio.run(history.write([points(0, begin)]))
+    [path] = tmp_path.rglob("*.parquet")
+    foreign(f"SELECT {begin}::BIGINT AS time, '{figure}'::DOUBLE AS cpu_cores_mean")(path)
+    assert count(history, begin) == 0
+
+
+def test_a_file_of_a_name_that_sorts_last_hides_no_later_one(tmp_path: Path) -> None:
+    begin, history = begin_ns(), ParquetHistory(tmp_path, clock=SystemClock())
+    asyncio.run(history.write([points(0, begin)]))
+    [path] = tmp_path.rglob("*.parquet")
+    shutil.copy(path, path.with_name(f"{'9' * 20}-1-1.parquet"))
+    assert asyncio.run(history.write([points(1, begin), points(2, begin)])) == ()
+    assert count(history, begin) == 3
 
 
 @pytest.mark.parametrize("seed", range(6))
