@@ -319,6 +319,12 @@ AGENT_MUTANTS: Final = (
         "    if judged is None or seen.order.attested:\n",
     ),
     Mutant(
+        "a disk whose counters are left out stands still", "connectors/libvirt/inventory.py",
+        '        if target is not None and target.get("dev") not in counted_disks:\n',
+        "        if False:\n",
+        ("tests/unit/connectors/libvirt/test_verbs.py",),
+    ),
+    Mutant(
         "the order's word excuses a device without counters", "engine/action/look.py",
         "if devices and not seen.crashed else None",
         "if devices and not seen.order.attested else None",

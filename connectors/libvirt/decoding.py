@@ -266,6 +266,16 @@ def counted_nics(stats: Stats) -> int:
     return sum(packets is not None for packets in told)
 
 
+def counted_disks(stats: Stats) -> frozenset[str]:
+    """Return the names of the disks that tell what the guest wrote."""
+    count = _counter(stats.get("block.count")) or 0
+    return frozenset(
+        str(stats.get(f"block.{number}.name"))
+        for number in range(count)
+        if _counter(stats.get(f"block.{number}.wr.reqs")) is not None
+    )
+
+
 def plain_counter(stats: Stats, field: str) -> int | None:
     """Return a single value, None when it is absent or invalid."""
     return _counter(stats.get(field))

@@ -5,7 +5,7 @@ external references, against which defusedxml guards, cannot occur. Forging it r
 libvirtd's socket, and thus control of every VM.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Final, NamedTuple
 from xml.etree import ElementTree
@@ -17,6 +17,7 @@ from engine.wire.frame import InventoryItem
 NAMESPACE: Final = "https://flatline.io/xmlns/domain/1"
 _QEMU: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
 _AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
+_FIXED_DISKS: Final = frozenset({"disk", "lun"})
 _UNCOUNTED_DISKS: Final = frozenset({"vhostuser", "vhostvdpa"})
 
 _UNITS_BYTES: Final = {
@@ -95,13 +96,17 @@ class Definition(NamedTuple):
     balloon_period_s: int | None
 
 
-def read_definition(xml: str, *, counted_nics: int) -> Definition:
-    """Return the part of a VM's live definition that the agent needs.
+def read_definition(
+    xml: str, *, counted_nics: int, counted_disks: Collection[str] = ()
+) -> Definition:
+    """Return what the agent asks of a VM's live definition, read once.
 
     Parameters
     ----------
     counted_nics
-        Number of the VM's network cards that report transmitted traffic.
+        How many of the VM's network cards tell what it sent.
+    counted_disks
+        Names of its disks that tell what it wrote; empty where the monitor told of none.
     """
     domain = ElementTree.fromstring(xml)
     marks = read_marks(domain)
@@ -110,7 +115,7 @@ def read_definition(xml: str, *, counted_nics: int) -> Definition:
         group=marks.get("group") or None,
         actionable=agreed(marks, "actionable"),
         mirrored=_has_mirror(domain),
-        uncounted=_uncounted_device(domain, counted_nics=counted_nics),
+        uncounted=_uncounted_device(domain, counted_nics=counted_nics, counted_disks=counted_disks),
         balloon_period_s=_balloon_period_s(domain),
     )
 
@@ -185,8 +190,10 @@ def _has_mirror(domain: ElementTree.Element) -> bool:
     return domain.find("devices/disk/mirror") is not None
 
 
-def _uncounted_device(domain: ElementTree.Element, *, counted_nics: int) -> str | None:
-    """Return a device with traffic that libvirt does not count; None where it counts everything.
+def _uncounted_device(
+    domain: ElementTree.Element, *, counted_nics: int, counted_disks: Collection[str]
+) -> str | None:
+    """Return a device through which the VM works unseen; None where libvirt counts all traffic.
 
     A device of the host that was passed to the guest, a shared folder, and a disk or network card
     that another process than qemu serves have no counter (libvirt's `virConnectGetAllDomainStats`
@@ -198,6 +205,11 @@ def _uncounted_device(domain: ElementTree.Element, *, counted_nics: int) -> str 
     for disk in domain.findall("devices/disk"):
         if disk.get("type") in _UNCOUNTED_DISKS:
             return f"{disk.get('type')} disk"
+        # A drive of removable media may be empty, and then tells nothing.
+        is_fixed = disk.get("device", "disk") in _FIXED_DISKS
+        target = disk.find("target") if is_fixed and counted_disks else None
+        if target is not None and target.get("dev") not in counted_disks:
+            return "disk without counters"
     uncounted = len(domain.findall("devices/interface")) > counted_nics
     return "network card without counters" if uncounted else None
 

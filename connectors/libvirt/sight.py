@@ -8,6 +8,7 @@ from connectors.libvirt.binding import JOB_IDLE, Connection, Domain, Stats
 from connectors.libvirt.decoding import (
     balloon_last_update_s,
     block_total,
+    counted_disks,
     counted_nics,
     instance_of,
     kvm_total,
@@ -52,7 +53,9 @@ def see(connection: Connection, domain: Domain, *, host_mark: int, heard: Heard,
     wall_ms = time.time_ns() // 1_000_000
     state, reason = state_of(stats), plain_counter(stats, "state.reason")
     answered = monitor_answered(stats)
-    definition = read_definition(xml, counted_nics=counted_nics(stats))
+    definition = read_definition(
+        xml, counted_nics=counted_nics(stats), counted_disks=counted_disks(stats)
+    )
     times, delays = vcpu_times(stats), vcpu_delays(stats)
     reported, reported_ns = heard.report(vm)
     return Look(
