@@ -40,31 +40,35 @@ class FrameRecording:
         self.names: Mapping[str, str] = {}
         self._path = folder / FILE_NAME
         self._widen = widen
-        self._records = 0
+        self._records = self._unreadable = self._unbelieved = 0
         self.interval_s = self._interval_s()
 
     def moments(self) -> Iterator[Moment]:
-        """Yield the records in the order of each partition, merged by their append times."""
-        self._records = 0
+        """Yield the records, each partition in its order, merged by their append times."""
+        self._records = self._unreadable = self._unbelieved = 0
         refused = self._refused()
         with closing(self._open()) as connection:
             parts = [self._partition(connection, number) for number in self._numbers(connection)]
             for time_ms, partition, position, value in heapq.merge(*parts):
                 self._records += 1
                 if position in refused:
-                    # A record that the engine rejected stays rejected. This needs no key.
+                    # Whose writer was not believed then is not believed now, without any key.
+                    self._unbelieved += 1
                     yield Moment(time_ms, None, partition)
                     continue
                 yield Moment(time_ms, self._decoded(value), partition, value)
 
     def figures(self) -> dict[str, int]:
-        """Return how many records were read."""
-        return {"records_read": self._records}
+        """Return how many records were read, and how many of them stand for no frame, if any."""
+        found = {"records_read": self._records}
+        left_out = {"unreadable": self._unreadable, "unbelieved": self._unbelieved}
+        return found | {f"records_{name}": count for name, count in left_out.items() if count}
 
     def _decoded(self, value: bytes) -> Frame | None:
         try:
             return decode_frame(value, self._widen)
         except RecordRejected:
+            self._unreadable += 1
             return None
 
     def _refused(self) -> frozenset[int]:
@@ -111,10 +115,16 @@ class FrameRecording:
     def _partition(
         self, connection: sqlite3.Connection, number: int
     ) -> Iterator[tuple[int, int, int, bytes]]:
-        rows = connection.execute(
-            "SELECT time_ms, position, value FROM record WHERE position >= ? AND position < ? "
-            "ORDER BY position",
-            (number << _OFFSET_BITS, (number + 1) << _OFFSET_BITS),
-        )
-        for time_ms, position, value in rows:
-            yield time_ms, number, position, value
+        try:
+            rows = connection.execute(
+                "SELECT CAST(time_ms AS INTEGER), position, CAST(value AS BLOB) FROM record"
+                " WHERE position >= ? AND position < ? ORDER BY position",
+                (number << _OFFSET_BITS, (number + 1) << _OFFSET_BITS),
+            )
+            for time_ms, position, value in rows:
+                yield time_ms, number, position, value
+        except sqlite3.DatabaseError as error:
+            raise SettingsError(
+                f"{self._path} is damaged, so that not all of it can be read: {error}. Restore it"
+                " from a copy."
+            ) from error

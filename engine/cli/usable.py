@@ -14,6 +14,10 @@ _WHY: Final = (
     ("late", "arrived too late after they were sampled: was the dataset uploaded in batches?"),
     ("invalid", "have no rate or counter that can be used: are they negative or empty?"),
 )
+_NO_FRAME: Final = (
+    ("records_unreadable", "are no frames that this release can read, and were left out."),
+    ("records_unbelieved", "were refused when they were written, and were left out."),
+)
 
 
 def doubts(figures: Mapping[str, int]) -> list[str]:
@@ -22,7 +26,7 @@ def doubts(figures: Mapping[str, int]) -> list[str]:
     Parameters
     ----------
     figures
-        As in `engine.ports.Recording.figures`. A recorded log has no rows and no such reasons.
+        As `engine.ports.Recording.figures` has them. A recorded log has records in place of rows.
     """
     read, used = figures.get("rows_read", 0), figures.get("rows_used", 0)
     found = []
@@ -31,6 +35,9 @@ def doubts(figures: Mapping[str, int]) -> list[str]:
         for name, why in _WHY:
             if count := figures.get(f"rows_{name}", 0):
                 found.append(f"{count:,} rows {why}")
+    for name, why in _NO_FRAME:
+        if count := figures.get(name, 0):
+            found.append(f"{count:,} of {figures['records_read']:,} records {why}")
     for name, count in figures.items():
         if name.startswith("unusable_"):
             column = name.removeprefix("unusable_")

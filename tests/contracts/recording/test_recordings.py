@@ -1,6 +1,7 @@
 import asyncio
 import gzip
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -10,6 +11,7 @@ from connectors.embedded.recording import FILE_NAME, FrameRecording
 from connectors.simulator.plan import Incident, WorldPlan
 from connectors.traces.dataset import open_dataset
 from connectors.traces.recording import DatasetRecording
+from engine.cli.usable import doubts
 from engine.errors import SettingsError
 from engine.wire.topics import FRAMES
 from tests.contracts.recording.suite import RecordingContract
@@ -79,6 +81,37 @@ class TestRecordedFrames(RecordingContract):
         write_log(tmp_path, extra=(b"noise",))
         moments = list(FrameRecording(tmp_path).moments())
         assert [moment.value for moment in moments if moment.frame is None] == [b"noise"]
+
+    def test_what_is_no_frame_is_counted_and_told(self, tmp_path) -> None:
+        write_log(tmp_path, extra=(b"noise", b""))
+        recording = FrameRecording(tmp_path)
+        read = len(list(recording.moments()))
+        assert recording.figures() == {"records_read": read, "records_unreadable": 2}
+        [told] = doubts(recording.figures())
+        assert (
+            told
+            == f"2 of {read} records are no frames that this release can read, and were left out."
+        )
+
+    @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+    def test_a_file_that_is_damaged_in_the_middle_is_told(self, tmp_path, share) -> None:
+        write_log(tmp_path)
+        path = tmp_path / FILE_NAME
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        content = bytearray(path.read_bytes())
+        begin = int(len(content) * share) // 4096 * 4096
+        content[begin : begin + 8192] = bytes(8192)
+        path.write_bytes(content)
+        with pytest.raises(SettingsError, match="is damaged, so that not all of it can be read"):
+            list(FrameRecording(tmp_path).moments())
+
+    def test_a_log_without_its_records_is_told(self, tmp_path) -> None:
+        write_log(tmp_path)
+        with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+            connection.execute("DROP TABLE record")
+        with pytest.raises(SettingsError, match="no such table: record"):
+            FrameRecording(tmp_path)
 
     def test_a_folder_without_frames_is_told(self, tmp_path) -> None:
         with pytest.raises(SettingsError, match="holds no recorded frames"):
