@@ -152,6 +152,23 @@ WITNESS_MUTANTS: Final = (
         "        if count >= configuration.gate_members\n", "        if count >= 1\n", _GATE,
     ),
     Mutant(
+        "a VM that its owner paused is at work", "engine/detection/gate.py",
+        " & _runs(lanes) & _is_told(lanes, signal)\n", " & _is_told(lanes, signal)\n", _GATE,
+    ),
+    Mutant(
+        "a VM of which nothing is told is at work", "engine/detection/gate.py",
+        " & _runs(lanes) & _is_told(lanes, signal)\n", " & _runs(lanes)\n", _GATE,
+    ),
+    Mutant(
+        "VMs that their owner paused fall silent again and again", "engine/detection/gate.py",
+        "lanes.which(bit) & _runs(lanes)", "lanes.which(bit)", _GATE,
+    ),
+    Mutant(
+        "a stall goes on while its VMs are paused", "engine/detection/gate.py",
+        "        if not any(_may_move(cell, vm) for vm in latch.fell):\n",
+        "        if not any(vm in cell.vms for vm in latch.fell):\n", _GATE,
+    ),
+    Mutant(
         "vCPUs that take turns stand still", "models/kernels/standstill.py",
         "    changed = mover[lane] >= 0 and most > 0 and busiest != mover[lane]\n",
         "    changed = False\n", _KERNEL,

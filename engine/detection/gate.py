@@ -24,8 +24,9 @@ from engine.detection.incidents import (
     text_of,
 )
 from engine.detection.lanes import Lanes
+from engine.detection.rates import MEANT_TO_RUN
 from engine.wire.alert import Alert, EvidenceItem, Resolution, Scope
-from models.kernels import glance
+from models.kernels import baseline, glance
 
 _KINDS = {
     "pool": "pool_stall",
@@ -36,6 +37,11 @@ _KINDS = {
 # Signals in which the stall of each kind of thing is visible.
 _SIGNALS = (("disk", ("pool",)), ("tx", ("network",)), ("life", ("host", "cell")))
 _SHARES = {"disk": "disk_share", "tx": "tx_share", "life": "life_share"}
+# What the newest sample must have counted of them.
+_COUNTED = {
+    "disk": [baseline.OUT[name] for name in ("disk_rd_bytes_per_s", "disk_wr_bytes_per_s")],
+    "tx": [baseline.OUT["net_tx_bytes_per_s"]],
+}
 _FELL = {"disk": glance.FELL_DISK, "tx": glance.FELL_TX, "life": glance.FELL_LIFE}
 # These kinds report no silence: a VM with one can still fall silent by a common cause.
 _NO_SILENCE = SLOW_KINDS | {"node_contention"}
@@ -238,7 +244,7 @@ def _silent(
         sequences, onsets = lanes.numbers(f"{prefix}_sequence"), lanes.numbers(onset)
         if signal == "tx":
             sequences, onsets = _since_sent(cell.nodes[name], lanes)
-        for lane in np.flatnonzero(lanes.which(bit)) if lanes.found[bit] else ():
+        for lane in np.flatnonzero(lanes.which(bit) & _runs(lanes)) if lanes.found[bit] else ():
             vm = lanes.vm(int(lane))
             if vm not in explained and vm in cell.vms:
                 silent[vm] = Silence(vm, name, int(sequences[lane]), int(onsets[lane]))
@@ -272,10 +278,31 @@ def _seen(cell: Cell) -> dict[str, Lanes]:
     }
 
 
+def _runs(lanes: Lanes) -> NDArray[np.bool_]:
+    """Return, per lane in use, whose guest is meant to run.
+
+    What was last seen of one that its owner paused stays as it was, and says nothing of now.
+    """
+    runs: NDArray[np.bool_] = MEANT_TO_RUN[lanes.numbers("state")[: len(lanes)]]
+    return runs
+
+
+def _is_told(lanes: Lanes, signal: str) -> NDArray[np.bool_]:
+    """Return, per lane in use, of whom the newest sample tells a signal; not of a hung monitor."""
+    size = len(lanes)
+    told: NDArray[np.bool_] = np.ones(size, np.bool_)
+    for name, rows in _COUNTED.items():
+        if signal in {name, "life"}:
+            is_known = ~np.isnan(lanes.counted[rows, :size]).any(axis=0)
+            # What a VM never used it may not have.
+            told &= is_known | (lanes.row(_SHARES[name])[:size] == 0.0)
+    return told
+
+
 def _moving(lanes: Lanes, node: Node, signal: str, *, samples: int = 2) -> NDArray[np.bool_]:
     """Return, per lane in use, whether it usually moves and did in the newest `samples`."""
     size = len(lanes)
-    often = lanes.row(_SHARES[signal])[:size] >= 0.5
+    often = (lanes.row(_SHARES[signal])[:size] >= 0.5) & _runs(lanes) & _is_told(lanes, signal)
     if signal == "tx":
         return often & (lanes.row("tx_still_s")[:size] < (samples - 0.5) * node.dt_s)
     prefix = "disk" if signal == "disk" else "run"
@@ -349,17 +376,18 @@ def _release(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[
                 del cell.latches[key]
             continue
         still, active = _still_silent(cell, latch)
-        if not any(vm in cell.vms for vm in latch.fell):
-            # None of the VMs that fell silent exists any more, so none can move again.
+        if not any(_may_move(cell, vm) for vm in latch.fell):
+            # Those that fell silent are paused, stopped or gone, so that none will move again.
             del cell.latches[key]
             incident = cell.incidents.get(key)
             if incident is not None and incident.alert.state == "firing":
                 alerts += resolve(
                     cell,
                     incident,
-                    Resolution(reason="none of its VMs is left"),
+                    Resolution(reason="none of its VMs runs any more"),
                     time_ms=time_ms,
-                    sentence=f"None of the VMs of {latch.scope} {latch.subject} is left.",
+                    sentence=f"None of the VMs of {latch.scope} {latch.subject} that fell silent "
+                    "runs any more.",
                 )
             continue
         if active and still < configuration.gate_release_share * active:
@@ -370,12 +398,22 @@ def _release(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[
     return alerts
 
 
+def _may_move(cell: Cell, vm: bytes) -> bool:
+    """Return whether a VM is meant to run; whether one of a silent node is, is not known."""
+    place = cell.place(vm)
+    return place is not None and (place[0].silent or _is_meant_to_run(place[1], place[2]))
+
+
+def _is_meant_to_run(lanes: Lanes, lane: int) -> bool:
+    return bool(MEANT_TO_RUN[lanes.number("state", lane)])
+
+
 def _still_silent(cell: Cell, latch: Latch) -> tuple[int, int]:
     """Return how many of the VMs that fell silent still are, and how many are visible."""
     still = seen = 0
     for vm in latch.fell:
         place = cell.place(vm)
-        if place is None or place[0].silent:
+        if place is None or place[0].silent or not _is_meant_to_run(place[1], place[2]):
             continue
         node, lanes, lane = place
         seen += 1

@@ -43,8 +43,8 @@ _KVM: Final = np.array([INTEGER_ROW[metric.name] for metric in KVM_COUNTERS])
 _NOTHING_MISSING: Final = np.zeros((0, 0), np.bool_)
 # More than any device transfers: a counter error, not a sign of life.
 _IMPOSSIBLE_BYTES_PER_S: Final = np.float32(1e11)
-# By state; the last entry is for an unknown state (-1).
-_RUNNING: Final = np.array(
+# By state, whether a guest is meant to run; the last entry is for one that is not known (-1).
+MEANT_TO_RUN: Final = np.array(
     [*(name in {"running", "blocked", "crashed"} for name in VM_STATES), False], np.bool_
 )
 _SHARE_TAU_S: Final = 60.0
@@ -107,7 +107,7 @@ def _take_rows(lanes: Lanes, rows: VmRows, *, has_interval: bool) -> None:
         np.ascontiguousarray(rows.integers),
         np.ascontiguousarray(missing),
         _PLACES,
-        _RUNNING,
+        MEANT_TO_RUN,
         has_interval,
         lanes.previous,
         lanes.integers,

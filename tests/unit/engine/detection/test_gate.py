@@ -1,5 +1,7 @@
 """A common cause of many VMs is one incident: its attribution, and cases without one."""
 
+from collections.abc import Callable
+
 import pytest
 
 from engine.detection.gate import explains
@@ -211,14 +213,16 @@ def test_only_a_silence_told_before_a_stall_is_not_taken_back_by_it(
     assert explains(state, members[0].uuid, onset_ms=latch.onset_ms, configuration=FAST) is latch
 
 
-def dying(*, writers: int = 24) -> tuple[Bench, Guest, list[Guest]]:
-    """Return a guest that will get an order at the next sample, and those that share its pool."""
+def dying(*, writers: int = 24, paused: int = 0) -> tuple[Bench, Guest, list[Guest]]:
+    """Return a guest that will be ordered with the next sample, and those that share its pool."""
     bench, guests = crosswise()
     dead = guests[4]
     mates = [guest for guest in guests if guest.pool == dead.pool and guest is not dead]
     for guest in mates[writers:]:
         guest.writes = 0.0
     bench.run(WARM_S)
+    for guest in mates[:paused]:
+        guest.state = "paused"
     dead.panics()
     bench.run(28.0)
     assert asked(bench, dead) == "alert"
@@ -273,6 +277,53 @@ def test_it_does_follow_where_the_pool_is_hardly_used() -> None:
     for guest in mates:
         guest.writes = 0.0
     bench.run(2.0)
+    assert asked(bench, dead) == "reboot"
+
+
+def is_paused(guest: Guest) -> None:
+    guest.state = "paused"
+
+
+def has_a_hung_monitor(guest: Guest) -> None:
+    guest.measured = False
+
+
+@pytest.mark.parametrize("goes_out_of_sight", [is_paused, has_a_hung_monitor])
+def test_it_does_follow_where_the_pools_vms_went_out_of_sight_after_a_sample_of_silence(
+    goes_out_of_sight: Callable[[Guest], None],
+) -> None:
+    bench, dead, mates = dying()
+    for guest in mates:
+        guest.writes = 0.0
+    bench.run(2.0)
+    assert asked(bench, dead) == "alert"
+    for guest in mates:
+        goes_out_of_sight(guest)
+    bench.run(2.0)
+    assert asked(bench, dead) == "reboot"
+
+
+def test_vms_that_were_paused_at_work_do_not_hide_that_the_pool_stops() -> None:
+    bench, dead, mates = dying(paused=7)
+    for guest in mates:
+        guest.writes = 0.0
+    bench.run(2.0)
+    assert asked(bench, dead) == "alert"
+
+
+def test_a_stall_ends_where_those_that_fell_silent_are_paused_and_a_later_death_is_told() -> None:
+    bench, guests = site()
+    *quiesced, dead = (guest for guest in guests if guest.pool == "pool-1")
+    for guest in quiesced:
+        quiet(guest)
+    bench.run(10.0)
+    assert wide(bench) == {("pool", "pool-1", "pool_stall")}
+    for guest in quiesced:
+        guest.state = "paused"
+    bench.run(60.0)
+    assert bench.alerts[-1].state == "resolved"
+    dead.panics()
+    bench.run(40.0)
     assert asked(bench, dead) == "reboot"
 
 
