@@ -12,6 +12,7 @@ _SUITE: Final = (
     "tests/unit/engine/detection/test_witnesses.py",
     "tests/unit/engine/detection/test_lived.py",
 )
+_UNSEEN: Final = ("tests/unit/engine/detection/test_unseen.py",)
 _GATE: Final = ("tests/unit/engine/detection/test_gate.py",)
 _KERNEL: Final = ("tests/unit/models/kernels/test_standstill.py",)
 
@@ -167,6 +168,18 @@ WITNESS_MUTANTS: Final = (
         "a stall goes on while its VMs are paused", "engine/detection/gate.py",
         "        if not any(_may_move(cell, vm) for vm in latch.fell):\n",
         "        if not any(vm in cell.vms for vm in latch.fell):\n", _GATE,
+    ),
+    Mutant(
+        "a monitor hangs until somebody says that it does not", "engine/detection/judge.py",
+        "    forget_hung_monitor(vm)\n", "", _UNSEEN,
+    ),
+    Mutant(
+        "a monitor hangs on in a new run of the collector", "engine/detection/fold.py",
+        "        _forget_hung_monitors(cell, node)\n", "        pass\n", _UNSEEN,
+    ),
+    Mutant(
+        "a VM is started with a hung monitor", _LIFECYCLE,
+        '"shutdown", "job_active", "monitor_hung"),\n', '"shutdown", "job_active"),\n', _UNSEEN,
     ),
     Mutant(
         "vCPUs that take turns stand still", "models/kernels/standstill.py",

@@ -5,7 +5,12 @@ import numpy as np
 from engine.detection.cell import Cell, Hole, Node, Vm
 from engine.detection.configuration import Configuration
 from engine.detection.lanes import Lanes, follow_roster, without
-from engine.detection.lifecycle import arrived, take_events, take_inventory
+from engine.detection.lifecycle import (
+    arrived,
+    forget_hung_monitor,
+    take_events,
+    take_inventory,
+)
 from engine.detection.ownership import moves_to, note_twice
 from engine.detection.rates import fold_rows
 from engine.detection.sources import Counters
@@ -62,6 +67,8 @@ def fold_frame(
     if node.interval_ms != header.interval_ms:
         cell.samples_every(node, header.interval_ms)
     node.hole = None if missing else _hole_before(node, frame, configuration)
+    if header.run != node.run:
+        _forget_hung_monitors(cell, node)
     dt_s = _take_header(node, frame, time_ms=time_ms, counters=counters)
     _take_lag(cell, node, time_ms=time_ms, dt_s=dt_s, configuration=configuration)
     node.seen_ms = cell.passed_ms
@@ -136,6 +143,14 @@ def _take_header(node: Node, frame: Frame, *, time_ms: int, counters: Counters) 
     node.interval_ms = header.interval_ms
     node.dt_s = header.interval_ms / 1000 if dt_s is None else dt_s
     return dt_s
+
+
+def _forget_hung_monitors(cell: Cell, node: Node) -> None:
+    """Drop which monitors hang: a new run tells it anew, and not of those that answer since."""
+    for uuid in cell.watched:
+        vm = cell.vms[uuid]
+        if vm.node == node.key and vm.monitor_hung_ms:
+            forget_hung_monitor(vm)
 
 
 def _take_clock_step(cell: Cell, node: Node, frame: Frame, *, time_ms: int) -> None:

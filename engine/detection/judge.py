@@ -26,6 +26,7 @@ from engine.detection.incidents import (
     text_of,
 )
 from engine.detection.lanes import Lanes
+from engine.detection.lifecycle import forget_hung_monitor
 from engine.detection.notices import follow_notices, is_notice
 from engine.detection.ownership import watch_identities
 from engine.detection.recovery import follow_vm
@@ -308,6 +309,7 @@ def _believe_life(cell: Cell, vm: Vm) -> None:
         return
     vm.left_by_word = False
     vm.told, vm.said = "", {}
+    forget_hung_monitor(vm)
     for reason in ("paused", "stopped", "shutdown"):
         if vm.holds.get(reason, 0) < 0:
             del vm.holds[reason]

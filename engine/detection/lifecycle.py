@@ -33,10 +33,10 @@ _BEGINS = {
 }
 _ENDS = {
     "resumed": ("paused",),
-    "started": ("paused", "stopped", "shutdown", "job_active"),
+    "started": ("paused", "stopped", "shutdown", "job_active", "monitor_hung"),
     "job_ended": ("job_active",),
     "monitor_back": ("monitor_hung",),
-    "migrated_in": ("stopped", "paused", "migration"),
+    "migrated_in": ("stopped", "paused", "migration", "monitor_hung"),
 }
 _LEFT = frozenset({"stopped", "shutdown", "migrated_out", "crashed"})
 _TELLS = frozenset({"panicked", "crashed"})
@@ -102,10 +102,19 @@ def arrived(cell: Cell, vm: Vm, name: str, *, time_ms: int, configuration: Confi
 
 
 def _end_holds(vm: Vm, kind: str, *, time_ms: int, hold_ms: int) -> None:
-    """Let the holds that an event ends expire after a third of the hold time."""
-    for reason in _ENDS.get(kind, ()):
+    """Let the holds end that an event takes back: what it leaves behind settles in a while."""
+    ends = _ENDS.get(kind, ())
+    for reason in ends:
         if reason in vm.holds:
             vm.holds[reason] = time_ms + hold_ms // 3
+    if "monitor_hung" in ends:
+        vm.monitor_hung_ms = 0
+
+
+def forget_hung_monitor(vm: Vm) -> None:
+    """Drop that a VM's monitor hangs: that it hangs no longer may have been told to nobody."""
+    vm.monitor_hung_ms = 0
+    vm.holds.pop("monitor_hung", None)
 
 
 def _hold_ms(cell: Cell, vm: Vm, seconds: float, configuration: Configuration) -> int:
@@ -254,8 +263,6 @@ def _take_lifecycle(
     if kind == "monitor_hung":
         vm.monitor_hung_ms = time_ms
         vm.gone_position = position
-    elif kind == "monitor_back":
-        vm.monitor_hung_ms = 0
     _end_holds(vm, kind, time_ms=time_ms, hold_ms=hold_ms)
     if kind in {"migrated_in", "migrated_out"}:
         vm.holds["migration"] = time_ms + hold_ms

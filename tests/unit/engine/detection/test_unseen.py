@@ -1,7 +1,7 @@
 """Unobservable VMs are reported once, and open incidents survive a restart unchanged."""
 
 from engine.detection.snapshot import digest, restore, take_snapshot
-from tests.unit.engine.detection.frames_by_hand import FAST, cell
+from tests.unit.engine.detection.frames_by_hand import FAST, Bench, Guest, cell
 
 
 def test_a_monitor_that_hangs_is_told_once_also_where_nothing_ever_moved() -> None:
@@ -53,3 +53,43 @@ def test_a_stall_that_is_open_has_the_same_digest_after_a_restart() -> None:
 
     chunks, manifest = take_snapshot(bench.partition)
     assert digest(restore(chunks, manifest, FAST)) == digest(bench.partition)
+
+
+def hung() -> tuple[Bench, Guest]:
+    """Return a guest whose monitor hangs, after it has worked for a while."""
+    bench, (guest, *_) = cell()
+    bench.run(120)
+    bench.places[0].tell("monitor_hung", guest)
+    guest.measured = False
+    bench.run(60)
+    assert bench.of(guest)[-1].kind == "vm_silence"
+    return bench, guest
+
+
+def test_a_monitor_that_answers_again_hangs_no_longer_where_the_word_of_it_was_lost() -> None:
+    bench, guest = hung()
+    guest.measured = True
+    bench.run(20)
+    assert bench.of(guest)[-1].state == "resolved"
+    guest.panics()
+    bench.run(40)
+    assert "reboot" in bench.suggestions(guest)
+
+
+def test_a_new_run_of_the_collector_knows_of_no_monitor_that_hung_before_it() -> None:
+    bench, guest = hung()
+    guest.panics()
+    bench.run(20)
+    bench.places[0].run, bench.places[0].sequence = "run-2", 0
+    guest.measured = True
+    bench.run(60)
+    assert "reboot" in bench.suggestions(guest)
+
+
+def test_who_is_started_anew_has_another_monitor_than_the_one_that_hung() -> None:
+    bench, guest = hung()
+    bench.places[0].tell("started", guest)
+    guest.instance += 1
+    guest.panics()
+    bench.run(20)
+    assert bench.of(guest)[-1].state == "resolved"
