@@ -182,6 +182,17 @@ WITNESS_MUTANTS: Final = (
         '"shutdown", "job_active", "monitor_hung"),\n', '"shutdown", "job_active"),\n', _UNSEEN,
     ),
     Mutant(
+        "nodes that died disturb the others for as long as they are known",
+        "engine/detection/watch.py",
+        "        if _is_long_silent(cell, cell.nodes[name], configuration):\n",
+        "        if False:\n", _UNSEEN,
+    ),
+    Mutant(
+        "nodes that fall silent disturb nobody", "engine/detection/watch.py",
+        "    return silent_ms >= 2 * configuration.node_silent_intervals * node.interval_ms\n",
+        "    return silent_ms >= 0\n", _UNSEEN,
+    ),
+    Mutant(
         "vCPUs that take turns stand still", "models/kernels/standstill.py",
         "    changed = mover[lane] >= 0 and most > 0 and busiest != mover[lane]\n",
         "    changed = False\n", _KERNEL,

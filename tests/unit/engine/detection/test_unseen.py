@@ -93,3 +93,25 @@ def test_who_is_started_anew_has_another_monitor_than_the_one_that_hung() -> Non
     guest.panics()
     bench.run(20)
     assert bench.of(guest)[-1].state == "resolved"
+
+
+def test_nodes_that_died_long_ago_hold_back_no_order_on_the_others() -> None:
+    bench, (guest, *_) = cell(12, nodes=4)
+    bench.run(120)
+    for place in bench.places[2:]:
+        place.reachable = False
+    bench.run(120)
+    guest.panics()
+    bench.run(40)
+    assert "reboot" in bench.suggestions(guest)
+
+
+def test_nodes_that_fall_silent_together_hold_back_orders_on_the_others_for_a_while() -> None:
+    bench, (guest, *_) = cell(12, nodes=4)
+    bench.run(120)
+    guest.panics()
+    bench.run(26)
+    for place in bench.places[2:]:
+        place.reachable = False
+    bench.run(10)
+    assert bench.suggestions(guest) == {"alert"}
