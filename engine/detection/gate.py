@@ -112,27 +112,47 @@ def stopped_just_now(cell: Cell, configuration: Configuration) -> frozenset[tupl
     A stall is detected after some samples. Until then it holds back the first bytes of a guest that
     returns from a crash. VMs that stopped earlier count neither as active nor as stopped.
     """
-    seen = _seen(cell)
     expected: defaultdict[tuple[str, str], float] = defaultdict(float)
     moved: Counter[tuple[str, str]] = Counter()
-    for signal, scopes in _SIGNALS:
-        for name, lanes in seen.items():
+    for name, lanes in _seen(cell).items():
+        for signal, scopes in _SIGNALS:
             node = cell.nodes[name]
-            shares = lanes.row(_SHARES[signal])[: len(lanes)]
-            moves = _moving(lanes, node, signal, samples=1)
-            for lane in np.flatnonzero(_moving(lanes, node, signal)).tolist():
-                vm = lanes.vm(lane)
-                if vm not in cell.vms:
-                    continue
-                for scope, subject in _things(cell, scopes, vm):
-                    expected[scope, subject] += float(shares[lane])
-                    moved[scope, subject] += int(moves[lane])
+            lately = np.flatnonzero(_moving(lanes, node, signal))
+            shares = lanes.row(_SHARES[signal])[lately]
+            moves = _moving(lanes, node, signal, samples=1)[lately]
+            for things, share, count in _sums(cell, lanes, node, scopes, lately, shares, moves):
+                for thing in things:
+                    expected[thing] += share
+                    moved[thing] += count
     return frozenset(
         thing
         for thing, count in expected.items()
         if count >= configuration.gate_members
         and moved[thing] < configuration.stopped_ratio * count
     )
+
+
+def _sums(
+    cell: Cell,
+    lanes: Lanes,
+    node: Node,
+    scopes: tuple[str, ...],
+    lately: NDArray[np.intp],
+    shares: NDArray[np.float64],
+    moves: NDArray[np.bool_],
+) -> Iterator[tuple[Iterable[tuple[str, str]], float, int]]:
+    """Yield what is expected of things and what moved: all of a node at once, else VM by VM.
+
+    All VMs of a node share it and its cell. One by one those of a large cell take long.
+    """
+    if "host" in scopes:
+        yield (("host", node.name), ("cell", cell.name)), float(shares.sum()), int(moves.sum())
+        return
+    for lane, share, is_moving in zip(
+        lately.tolist(), shares.tolist(), moves.tolist(), strict=True
+    ):
+        if lanes.vm(lane) in cell.vms:
+            yield _things(cell, scopes, lanes.vm(lane)), share, is_moving
 
 
 def shares_with(cell: Cell, vm: bytes, things: frozenset[tuple[str, str]]) -> str | None:
