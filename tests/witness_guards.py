@@ -193,6 +193,16 @@ WITNESS_MUTANTS: Final = (
         "    return silent_ms >= 0\n", _UNSEEN,
     ),
     Mutant(
+        "a stall explains whatever comes after it", "engine/detection/gate.py",
+        "        if _outlived(cell, latch, vm, configuration):\n", "        if False:\n", _GATE,
+    ),
+    Mutant(
+        "a stall whose VMs are silent for good explains nobody who worked on",
+        "engine/detection/gate.py",
+        "    return silent < configuration.gate_release_share * len(fell)\n",
+        "    return True\n", _GATE,
+    ),
+    Mutant(
         "vCPUs that take turns stand still", "models/kernels/standstill.py",
         "    changed = mover[lane] >= 0 and most > 0 and busiest != mover[lane]\n",
         "    changed = False\n", _KERNEL,

@@ -5,6 +5,7 @@ common cause holds until its members move again. Until then it inhibits the verd
 their silence is not learned as usual.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from engine.detection.incidents import (
     text_of,
 )
 from engine.detection.lanes import Lanes
-from engine.detection.rates import MEANT_TO_RUN
+from engine.detection.rates import MEANT_TO_RUN, SHARE_TAU_S
 from engine.wire.alert import Alert, EvidenceItem, Resolution, Scope
 from models.kernels import baseline, glance
 
@@ -88,7 +89,8 @@ def judge_gate(cell: Cell, *, time_ms: int, configuration: Configuration) -> lis
 def explains(cell: Cell, vm: bytes, *, onset_ms: int, configuration: Configuration) -> Latch | None:
     """Return the common cause of a VM's silence, None where it has none.
 
-    A silence that was published before a cause began is not assigned to that cause.
+    A silence that was told of a VM before a cause began is not taken back by it. Nor is one
+    explained that began long after it, where it holds others back no longer.
     """
     for latch in cell.latches.values():
         if vm not in latch.members:
@@ -102,8 +104,38 @@ def explains(cell: Cell, vm: bytes, *, onset_ms: int, configuration: Configurati
         earlier_ms = latch.onset_ms - configuration.gate_earlier_s * 1000
         if was_told and onset_ms < earlier_ms:
             continue
+        if _outlived(cell, latch, vm, configuration):
+            continue
         return latch
     return None
+
+
+def _outlived(cell: Cell, latch: Latch, vm: bytes, configuration: Configuration) -> bool:
+    """Return whether a VM used its disks as ever long after a cause began, as most could since.
+
+    VMs that end their work together look as if they stalled, and write a little now and then for
+    as long as they rest: who dies beside them hours later does so for another reason. In a stall
+    that lets a request through at times nobody works as ever, and in one of some requests those
+    that fell silent stay so.
+    """
+    after_ms = latch.onset_ms + round(1000 * configuration.gate_outlived_s)
+    place = cell.place(vm)
+    if latch.signal == "tx" or place is None or not _served_after(place, after_ms):
+        return False
+    _, lanes, lane = place
+    before = 0.5 * math.exp(-float(lanes.disk[0, lane]) / SHARE_TAU_S)
+    if lanes.figure("disk_share", lane) < before:
+        return False
+    fell = [there for one in latch.fell if (there := cell.place(one)) and not there[0].silent]
+    silent = sum(not _served_after(there, after_ms) for there in fell)
+    return silent < configuration.gate_release_share * len(fell)
+
+
+def _served_after(place: tuple[Node, Lanes, int], after_ms: int) -> bool:
+    """Return whether a VM's disks moved after a moment, by its node's clock."""
+    _, lanes, lane = place
+    is_silent = lanes.number("disk_samples", lane) > 0
+    return not is_silent or lanes.number("disk_onset_ms", lane) > after_ms
 
 
 def stopped_just_now(cell: Cell, configuration: Configuration) -> frozenset[tuple[str, str]]:

@@ -47,7 +47,7 @@ _IMPOSSIBLE_BYTES_PER_S: Final = np.float32(1e11)
 MEANT_TO_RUN: Final = np.array(
     [*(name in {"running", "blocked", "crashed"} for name in VM_STATES), False], np.bool_
 )
-_SHARE_TAU_S: Final = 60.0
+SHARE_TAU_S: Final = 60.0
 _DAY_S: Final = 86_400.0
 # A silence worth more than this may be a fault: activity in it is not learned as usual.
 _HABIT_NATS: Final = 2.0
@@ -151,7 +151,7 @@ def _pace(
         has_interval=dt_s is not None,
         sequence=sequence,
         event_ms=event_ms,
-        share_tau_s=_SHARE_TAU_S,
+        share_tau_s=SHARE_TAU_S,
         level_weight=min(1.0, step_s / configuration.level_tau_s),
         contention_weight=min(1.0, step_s / configuration.contention_tau_s),
         habit_nats=_HABIT_NATS,

@@ -327,6 +327,34 @@ def test_a_stall_ends_where_those_that_fell_silent_are_paused_and_a_later_death_
     assert asked(bench, dead) == "reboot"
 
 
+def resting(*, writes_at_times: bool) -> tuple[Bench, Guest]:
+    """Return who works on in a pool of which the others fell silent twelve minutes ago."""
+    bench, guests = site()
+    *others, worker = (guest for guest in guests if guest.pool == "pool-1")
+
+    def rest(now_s: float) -> None:
+        """Let the others write once a minute at most, each at its own time."""
+        for number, guest in enumerate(others):
+            is_due = writes_at_times and round(now_s / 2.0) % 30 == 2 * number
+            guest.writes, guest.sends = (5_000.0 if is_due else 0.0), 0.0
+
+    bench.run(720.0, rest)
+    assert wide(bench) == {("pool", "pool-1", "pool_stall")}
+    worker.panics()
+    bench.run(40.0, rest)
+    return bench, worker
+
+
+def test_who_dies_long_after_others_ended_their_work_together_is_found() -> None:
+    bench, dead = resting(writes_at_times=True)
+    assert asked(bench, dead) == "reboot"
+
+
+def test_a_pool_in_which_some_are_silent_for_good_explains_who_falls_silent_later() -> None:
+    bench, stalled = resting(writes_at_times=False)
+    assert not bench.of(stalled)
+
+
 def test_what_the_hypervisor_holds_as_crashed_waits_for_no_pool() -> None:
     bench, guests = site()
     dead = guests[4]
