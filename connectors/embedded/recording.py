@@ -44,7 +44,7 @@ class FrameRecording:
         self.interval_s = self._interval_s()
 
     def moments(self) -> Iterator[Moment]:
-        """Yield the records, each partition in its order, merged by their append times."""
+        """Yield the records in the order of each partition, merged by their append times."""
         self._records = self._unreadable = self._unbelieved = 0
         refused = self._refused()
         with closing(self._open()) as connection:
@@ -52,14 +52,14 @@ class FrameRecording:
             for time_ms, partition, position, value in heapq.merge(*parts):
                 self._records += 1
                 if position in refused:
-                    # Whose writer was not believed then is not believed now, without any key.
+                    # A record that the engine rejected stays rejected. This needs no key.
                     self._unbelieved += 1
                     yield Moment(time_ms, None, partition)
                     continue
                 yield Moment(time_ms, self._decoded(value), partition, value)
 
     def figures(self) -> dict[str, int]:
-        """Return how many records were read, and how many of them stand for no frame, if any."""
+        """Return how many records were read, and how many of them are no valid frames, if any."""
         found = {"records_read": self._records}
         left_out = {"unreadable": self._unreadable, "unbelieved": self._unbelieved}
         return found | {f"records_{name}": count for name, count in left_out.items() if count}

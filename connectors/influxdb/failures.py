@@ -16,9 +16,10 @@ from engine.refusals import is_permanent, retry_after_s
 
 # Codes of 2.x for errors that only an operator can correct: no line is at fault.
 _NOT_OF_LINES: Final = frozenset({"unauthorized", "forbidden", "not found", "method not allowed"})
-# Statuses that only a person can mend, whatever lines are sent.
+# Statuses that only an operator can correct, regardless of the lines sent.
 _FOR_PEOPLE: Final = frozenset({401, 403, 404, 405, 407})
-# What is said of lines with a status that blames the server (2.0, 1.x) or a right (Serverless).
+# Messages about bad lines, sent with a status of a server error (2.0, 1.x) or of a missing right
+# (Serverless).
 _OF_LINES: Final = (
     "beyond retention policy",
     "outside retention policy",
@@ -89,11 +90,11 @@ def verdict(error: ApiException) -> Verdict | None:
             return Verdict(status, text, _dropped(text), faults)
         return None
     if status < 300:
-        # Clustered and Dedicated took some lines and tell of the others. No other words count: a
-        # proxy's may well be that all is fine.
+        # Clustered and Dedicated accepted some lines and report the others. Other text does not
+        # count: it may be the success message of a proxy.
         return Verdict(status, text, _dropped(text), faults) if answer.code or faults else None
     blames_lines = any(words in text for words in _OF_LINES) or bool(_dropped(text))
-    # A token can be what is "unable to parse", too.
+    # With 401, "unable to parse" refers to the token.
     may_blame = status >= 500 or (is_permanent(status) and status != 401)
     if may_blame and blames_lines and not any(words in text for words in _PASSING):
         return Verdict(status, text, _dropped(text), faults)
@@ -103,7 +104,7 @@ def verdict(error: ApiException) -> Verdict | None:
 def doubted(error: ApiException) -> Verdict | None:
     """Return an unsure verdict if the server fails at this body repeatedly.
 
-    None for what says by its status that the server is away or busy, or that a person is needed.
+    None if the status says that the server is unavailable or busy, or needs an operator.
     """
     status = int(error.status or 0)
     is_refusal = status >= 400 and is_permanent(status) and status not in _FOR_PEOPLE
@@ -145,7 +146,7 @@ def is_unknown_database(error: ApiException) -> bool:
 
 
 def _answer(error: ApiException) -> _Answer:
-    # A line that the server quotes may be cut within a character.
+    # The server may cut a quoted line within a character.
     body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body
     try:
         return msgspec.json.decode(body or "{}", type=_Answer)

@@ -65,7 +65,7 @@ class InfluxHistory:
         self._config = config
         self._write_lines = write_lines
         self._client: InfluxDBClient | None = None
-        # In a row, by bucket.
+        # Consecutive failures by bucket.
         self._failures: Counter[Bucket] = Counter()
         self._form: _Form | None = None
 
@@ -182,7 +182,7 @@ class InfluxHistory:
         return refused
 
     def _unsure(self, said: Verdict) -> HistoryUnreachable:
-        """Return what it means that a server takes no line at all; then it is asked as before."""
+        """Return the error for a server that accepts no line, and reset the failure counts."""
         self._failures.clear()
         return HistoryUnreachable(
             f"InfluxDB at {masked_url(self._config.url)} takes no row at all ({said.status}"
@@ -205,11 +205,11 @@ class InfluxHistory:
                 body=igzip.compress(body, _GZIP_LEVEL),
                 precision="ns",
                 content_encoding="gzip",
-                # As bytes: what is not UTF-8 must not end the role.
+                # As bytes: an answer that is not UTF-8 must not end the role.
                 _preload_content=False,
             )
             if answer.data:
-                # Who took everything has nothing to say.
+                # A server that accepted all lines returns no body.
                 raise ApiException(http_resp=answer)
         except ApiException as error:
             said = verdict(error)

@@ -76,7 +76,7 @@ _KVM_SUMS: Final = {
 
 
 _DEVICE_SUMS: Final = {"block": _BLOCK_SUMS, "net": _NET_SUMS}
-# Longer than any job that keeps a monitor busy; then a device is taken for one without counters.
+# Longer than any job that blocks a monitor; after it a device counts as one without counters.
 _UNTOLD_NS: Final = 120_000_000_000
 
 
@@ -101,7 +101,7 @@ class VcpuTimes:
     instance: int
     mono_ns: int
     times_ns: Mapping[int, int]
-    # When each device last told a counter, by the counter's column and the device's name.
+    # When each device last reported a counter, by the counter's column and the device's name.
     told_ns: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -189,12 +189,12 @@ def _vcpus_told(stats: Stats, times: VcpuTimes) -> Mapping[int, int]:
 
 
 def _told_ns(reading: Reading, before: VcpuTimes | None, mono_ns: int) -> dict[str, int]:
-    """Return when each device that is there told each counter, those that never did left out.
+    """Return when each present device last reported each counter, without those that never did.
 
-    libvirt leaves out the counters of a card whose tap cannot be read, of a disk whose monitor is
-    busy, and any single one that it cannot know: such a device makes that sum unknown. What it has
-    not told for long (a drive without a medium) does not count any more, and the set is another
-    one.
+    libvirt omits the counters of a card whose tap cannot be read, of a disk whose monitor is busy,
+    and any single counter that it cannot know: such a device makes that sum unknown. A counter that
+    is not reported for long (a drive without a medium) no longer counts, and the device set
+    changes.
     """
     stats = reading.stats
     known = before.told_ns if before is not None and before.instance == reading.instance else {}
@@ -212,7 +212,7 @@ def _told_ns(reading: Reading, before: VcpuTimes | None, mono_ns: int) -> dict[s
 
 
 def _device_set(told_ns: Mapping[str, int]) -> int:
-    """Return a number that stands for the devices and counters that are summed."""
+    """Return a number that identifies the set of devices and counters that are summed."""
     names = "\x00".join(sorted(told_ns)).encode()
     return int.from_bytes(hashlib.blake2b(names, digest_size=2).digest(), "little")
 
@@ -267,7 +267,7 @@ def counted_nics(stats: Stats) -> int:
 
 
 def counted_disks(stats: Stats) -> frozenset[str]:
-    """Return the names of the disks that tell what the guest wrote."""
+    """Return the names of the disks that report write requests."""
     count = _counter(stats.get("block.count")) or 0
     return frozenset(
         str(stats.get(f"block.{number}.name"))

@@ -99,14 +99,14 @@ class Definition(NamedTuple):
 def read_definition(
     xml: str, *, counted_nics: int, counted_disks: Collection[str] = ()
 ) -> Definition:
-    """Return what the agent asks of a VM's live definition, read once.
+    """Return the part of a VM's live definition that the agent needs.
 
     Parameters
     ----------
     counted_nics
-        How many of the VM's network cards tell what it sent.
+        Number of the VM's network cards that report transmitted traffic.
     counted_disks
-        Names of its disks that tell what it wrote; empty where the monitor told of none.
+        Names of its disks that report writes; empty where the monitor reported none.
     """
     domain = ElementTree.fromstring(xml)
     marks = read_marks(domain)
@@ -193,7 +193,7 @@ def _has_mirror(domain: ElementTree.Element) -> bool:
 def _uncounted_device(
     domain: ElementTree.Element, *, counted_nics: int, counted_disks: Collection[str]
 ) -> str | None:
-    """Return a device through which the VM works unseen; None where libvirt counts all traffic.
+    """Return a device with traffic that libvirt does not count; None where it counts everything.
 
     A device of the host that was passed to the guest, a shared folder, and a disk or network card
     that another process than qemu serves have no counter (libvirt's `virConnectGetAllDomainStats`
@@ -205,7 +205,7 @@ def _uncounted_device(
     for disk in domain.findall("devices/disk"):
         if disk.get("type") in _UNCOUNTED_DISKS:
             return f"{disk.get('type')} disk"
-        # A drive of removable media may be empty, and then tells nothing.
+        # A drive of removable media may be empty and then reports no counters.
         is_fixed = disk.get("device", "disk") in _FIXED_DISKS
         target = disk.find("target") if is_fixed and counted_disks else None
         if target is not None and target.get("dev") not in counted_disks:

@@ -30,9 +30,9 @@ _PARTITION_S: Final[dict[Bucket, int]] = {"raw": 3600, "minute": DAY_S, "long": 
 _ROWS: Final = ".parquet"
 _DAMAGED: Final = ".damaged"
 _NEW: Final = ".new"
-# As `new` makes them: a time in ns, the process, and a number of its own.
+# The names that `new` makes: a time in ns, the process id, and a serial number.
 _FILE: Final = re.compile(rf"(\d{{20}})-\d+-\d+{re.escape(_ROWS)}")
-# The year 2200: a name that sorts after any later one would not be one of ours.
+# The year 2200: a file with a later time in its name is foreign and would sort after all of ours.
 _LATEST_NS: Final = MAX_TIME_S * 1_000_000_000
 _PARTITION: Final = re.compile(r"\d{8}T\d{2}")
 _numbers = count()

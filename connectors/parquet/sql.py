@@ -49,14 +49,14 @@ def source(measurement: str, partitions: Sequence[Sequence[Path]]) -> str:
             f" row_number() OVER (PARTITION BY {key} ORDER BY filename DESC) = 1"
         )
     union = " UNION ALL BY NAME ".join(f"({part})" for part in parts)
-    # A file of somebody else may call a figure what is a text; then it is no file of ours, and
-    # its rows must not count. Of columns that nobody asks for nothing is cast.
+    # A foreign file may declare text where a number is expected; its rows must not count. Columns
+    # that the query does not use are not cast.
     cast = ", ".join(f'{_cast(name, kind)} AS "{name}"' for name, kind in columns(declared).items())
     return f"(SELECT * REPLACE ({cast}) FROM ({union}))"
 
 
 def _cast(name: str, kind: str) -> str:
-    """Return a column in the type that is declared; infinity and NaN are no measurements."""
+    """Return the SQL of a column in its declared type; infinity and NaN become NULL."""
     cast = f'CAST("{name}" AS {kind})'
     return f"CASE WHEN isfinite({cast}) THEN {cast} END" if kind == "DOUBLE" else cast
 
@@ -98,7 +98,7 @@ def to_sql(question: Question, partitions: Sequence[Sequence[Path]]) -> str:
         f"time < {question.end_ns}",
         *(f"\"{tag}\" = '{_quoted(tag_text(value))}'" for tag, value in question.where.items()),
     ]
-    # What else a file has must not stand for what is named here.
+    # Undeclared columns of a file must not shadow the names that this query defines.
     declared = ", ".join(f'"{name}"' for name in columns(MEASUREMENTS[question.measurement]))
     text = (
         f"SELECT {', '.join([*tags, f'{moment} AS moment', *selected])}"

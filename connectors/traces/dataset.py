@@ -51,13 +51,13 @@ _COUNTERS: Final = (
 # Limit of `engine.wire.frame` for a collector. Times in ms that count from 0, and times rounded to
 # a few digits, appear as samples further apart than this.
 MAX_INTERVAL_S: Final = 3600
-# Collectors sample once a second at most. Times in minutes, hours or days show as samples that are
-# closer together.
+# Collectors sample at most once a second. Times in minutes, hours or days appear as samples closer
+# together than this.
 MIN_INTERVAL_S: Final = 0.5
 _TABLE: Final = ("vm", "host", "ncpu", "mem_capacity_mb")
 _KIB: Final = 1024.0
 _MIB: Final = 1024.0**2
-# As much memory as a frame's inventory takes.
+# The most memory that the inventory of a frame accepts.
 _MOST_MIB: Final = 2**40
 
 

@@ -68,10 +68,10 @@ _SHUT_OFF: Final = VM_STATES.index("shut_off")
 # A longer hole in gauges is not bridged.
 _HOLE_INTERVALS: Final = 1
 _HUNG_FRAMES: Final = 2
-# A log ticks through a hole. One of years is no hole but a time that is wrong, in the samples or
-# the lifecycle, and would be replayed for hours.
+# Ticks fill a gap in the log. A gap of years is a wrong time in the samples or the lifecycle, and
+# its replay would take hours.
 _LONGEST_HOLE_MS: Final = 366 * 86_400_000
-# Of ticks and words; most records of a small dataset are ticks.
+# Rows of ticks and control commands; most records of a small dataset are ticks.
 _NO_ROWS: Final = VmRows.empty()
 # libvirt's event for each operation of a platform; the owner announces a reboot with a control
 # command before it.
@@ -135,7 +135,7 @@ class DatasetRecording:
 
 
 def _hole(name: str, before_ms: int, after_ms: int) -> str:
-    """Return what is wrong with two times that follow each other."""
+    """Return the error message for two consecutive times that are too far apart."""
     return (
         f"{name}: nothing happens from t = {before_ms / 1000:.0f} to {after_ms / 1000:.0f}, for"
         f" {(after_ms - before_ms) / _LONGEST_HOLE_MS:,.1f} years. One of the two times is wrong,"

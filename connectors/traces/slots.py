@@ -33,11 +33,11 @@ _SLOT_SHARE: Final = 0.5
 _LATE_SHARE: Final = 0.01
 # Maximum of the additional wait; the engine waits as long for a gap.
 _REORDER_S: Final = 30.0
-# In the order of `RATES`: what no VM has, so that what is made of it would be no measurement, and
-# summed up would not fit a frame's counter. 65,536 cores, an exabyte, and a tebibyte a second.
+# In the order of `RATES`: 65,536 cores, 1 EiB, 1 TiB/s. No VM has more: a larger value is no
+# measurement, and a sum with it would not fit a frame's counter.
 _LARGEST_RATES: Final = np.array([[2.0**16], [2.0**60], *[[2.0**40]] * 4])
 _LARGEST_COUNTERS: Final = np.array([[2.0**62 / 1e9], [2.0**60], *[[2.0**62]] * 4])
-# For so many slots a VM that was seen is waited for.
+# For this many slots the collector waits for a VM that was seen.
 _EXPECTED_SLOTS: Final = 3
 
 
@@ -103,8 +103,8 @@ class Slot:
     time_s, arrived_s
         Shape (vms,): sample time and arrival time of each VM; NaN without a sample.
     values
-        Shape (len(RATES), vms): rates since the VM's sample before, in the units of `RATES`.
-        NaN is unknown: no sample, a field left empty or unusable, a counter's first value.
+        Shape (len(RATES), vms): rates since the VM's previous sample, in the units of `RATES`. NaN
+        is unknown: no sample, an empty or unusable field, a counter's first value.
     measured
         Same shape: where the sample has the field, though a counter's rate may be unknown.
     restarted

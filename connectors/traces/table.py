@@ -262,8 +262,8 @@ def _values(
 def _plain(columns: _Columns, lines: list[str], text: str, *, first_line: int) -> tuple[Names, F64]:
     """Return the names and numbers of lines without quotes."""
     has_empty = ",," in text or ",\n" in text or ",\r" in text
-    # NumPy looks at no more fields than it is asked for: a row with one too many, as by a decimal
-    # comma, would be read with its values in the wrong columns. An empty line has none.
+    # NumPy ignores surplus fields: a row with one too many, e.g. due to a decimal comma, would be
+    # read with its values in the wrong columns. An empty line has no comma.
     is_even = {line.count(",") for line in lines} <= {0, len(columns.header) - 1}
     found = _loaded(columns, _filled(text, "nan") if has_empty else lines) if is_even else None
     if found is None or (has_empty and (found["name"] == b"nan").any()):
