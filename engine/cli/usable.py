@@ -26,7 +26,7 @@ def doubts(figures: Mapping[str, int]) -> list[str]:
     Parameters
     ----------
     figures
-        As `engine.ports.Recording.figures` has them. A recorded log has records in place of rows.
+        As in `engine.ports.Recording.figures`. A recorded log has records instead of rows.
     """
     read, used = figures.get("rows_read", 0), figures.get("rows_used", 0)
     found = []

@@ -243,9 +243,9 @@ class Configuration:
     # Share of the VMs that usually move in a sample. Four VMs that move in every second sample stop
     # together by chance once in sixteen samples. An order then waits for one sample.
     stopped_ratio: float = 0.25
-    # Who worked on for so long while others were silent is not silent for their reason.
+    # A VM that worked this long after a common cause began falls silent for another reason.
     gate_outlived_s: float = 600.0
-    gate_grace_s: float = 20.0  # after release, before its members are judged alone again
+    gate_grace_s: float = 20.0  # after release, before its members are judged individually again
 
     # Contention.
     contention_s: float = 30.0

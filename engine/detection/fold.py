@@ -146,7 +146,7 @@ def _take_header(node: Node, frame: Frame, *, time_ms: int, counters: Counters) 
 
 
 def _forget_hung_monitors(cell: Cell, node: Node) -> None:
-    """Drop which monitors hang: a new run tells it anew, and not of those that answer since."""
+    """Clear the node's hung monitors: a new run reports only those that still hang."""
     for uuid in cell.watched:
         vm = cell.vms[uuid]
         if vm.node == node.key and vm.monitor_hung_ms:

@@ -38,7 +38,7 @@ _KINDS = {
 # Signals in which the stall of each kind of thing is visible.
 _SIGNALS = (("disk", ("pool",)), ("tx", ("network",)), ("life", ("host", "cell")))
 _SHARES = {"disk": "disk_share", "tx": "tx_share", "life": "life_share"}
-# What the newest sample must have counted of them.
+# Rates that the newest sample must have for each signal.
 _COUNTED = {
     "disk": [baseline.OUT[name] for name in ("disk_rd_bytes_per_s", "disk_wr_bytes_per_s")],
     "tx": [baseline.OUT["net_tx_bytes_per_s"]],
@@ -89,8 +89,8 @@ def judge_gate(cell: Cell, *, time_ms: int, configuration: Configuration) -> lis
 def explains(cell: Cell, vm: bytes, *, onset_ms: int, configuration: Configuration) -> Latch | None:
     """Return the common cause of a VM's silence, None where it has none.
 
-    A silence that was told of a VM before a cause began is not taken back by it. Nor is one
-    explained that began long after it, where it holds others back no longer.
+    A silence that was published before a cause began is not assigned to that cause. Nor is a
+    silence that began long after it, once the cause no longer stops most other VMs.
     """
     for latch in cell.latches.values():
         if vm not in latch.members:
@@ -111,12 +111,12 @@ def explains(cell: Cell, vm: bytes, *, onset_ms: int, configuration: Configurati
 
 
 def _outlived(cell: Cell, latch: Latch, vm: bytes, configuration: Configuration) -> bool:
-    """Return whether a VM used its disks as ever long after a cause began, as most could since.
+    """Return whether a VM used its disks as usual long after a cause began, and most others moved.
 
-    VMs that end their work together look as if they stalled, and write a little now and then for
-    as long as they rest: who dies beside them hours later does so for another reason. In a stall
-    that lets a request through at times nobody works as ever, and in one of some requests those
-    that fell silent stay so.
+    VMs that end their work together look stalled, and write a little at times while they rest: a
+    VM that dies beside them hours later has another cause. In a stall that lets single requests
+    through, no VM works as usual. In a stall of some requests, the VMs that fell silent stay
+    silent.
     """
     after_ms = latch.onset_ms + round(1000 * configuration.gate_outlived_s)
     place = cell.place(vm)
@@ -173,9 +173,9 @@ def _sums(
     shares: NDArray[np.float64],
     moves: NDArray[np.bool_],
 ) -> Iterator[tuple[Iterable[tuple[str, str]], float, int]]:
-    """Yield what is expected of things and what moved: all of a node at once, else VM by VM.
+    """Yield things with their expected and observed number of moving VMs, by node, else by VM.
 
-    All VMs of a node share it and its cell. One by one those of a large cell take long.
+    All VMs of a node share the node and its cell. A loop over the VMs of a large cell is slow.
     """
     if "host" in scopes:
         yield (("host", node.name), ("cell", cell.name)), float(shares.sum()), int(moves.sum())
@@ -331,22 +331,22 @@ def _seen(cell: Cell) -> dict[str, Lanes]:
 
 
 def _runs(lanes: Lanes) -> NDArray[np.bool_]:
-    """Return, per lane in use, whose guest is meant to run.
+    """Return, per lane in use, whether its guest is meant to run.
 
-    What was last seen of one that its owner paused stays as it was, and says nothing of now.
+    The last sample of a guest that its owner paused stays unchanged and is not current.
     """
     runs: NDArray[np.bool_] = MEANT_TO_RUN[lanes.numbers("state")[: len(lanes)]]
     return runs
 
 
 def _is_told(lanes: Lanes, signal: str) -> NDArray[np.bool_]:
-    """Return, per lane in use, of whom the newest sample tells a signal; not of a hung monitor."""
+    """Return, per lane in use, whether the newest sample has a signal; a hung monitor has none."""
     size = len(lanes)
     told: NDArray[np.bool_] = np.ones(size, np.bool_)
     for name, rows in _COUNTED.items():
         if signal in {name, "life"}:
             is_known = ~np.isnan(lanes.counted[rows, :size]).any(axis=0)
-            # What a VM never used it may not have.
+            # A device that a VM never used may be absent.
             told &= is_known | (lanes.row(_SHARES[name])[:size] == 0.0)
     return told
 
@@ -429,7 +429,7 @@ def _release(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[
             continue
         still, active = _still_silent(cell, latch)
         if not any(_may_move(cell, vm) for vm in latch.fell):
-            # Those that fell silent are paused, stopped or gone, so that none will move again.
+            # All VMs that fell silent are paused, stopped or gone, so none will move again.
             del cell.latches[key]
             incident = cell.incidents.get(key)
             if incident is not None and incident.alert.state == "firing":
@@ -451,7 +451,7 @@ def _release(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[
 
 
 def _may_move(cell: Cell, vm: bytes) -> bool:
-    """Return whether a VM is meant to run; whether one of a silent node is, is not known."""
+    """Return whether a VM is meant to run; True on a silent node, where this is unknown."""
     place = cell.place(vm)
     return place is not None and (place[0].silent or _is_meant_to_run(place[1], place[2]))
 

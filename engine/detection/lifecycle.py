@@ -102,7 +102,7 @@ def arrived(cell: Cell, vm: Vm, name: str, *, time_ms: int, configuration: Confi
 
 
 def _end_holds(vm: Vm, kind: str, *, time_ms: int, hold_ms: int) -> None:
-    """Let the holds end that an event takes back: what it leaves behind settles in a while."""
+    """Let the holds that an event ends expire after `hold_ms` / 3: its effects have settled."""
     ends = _ENDS.get(kind, ())
     for reason in ends:
         if reason in vm.holds:
@@ -112,7 +112,7 @@ def _end_holds(vm: Vm, kind: str, *, time_ms: int, hold_ms: int) -> None:
 
 
 def forget_hung_monitor(vm: Vm) -> None:
-    """Drop that a VM's monitor hangs: that it hangs no longer may have been told to nobody."""
+    """Clear the hung monitor of a VM, since the event that ends it may have been lost."""
     vm.monitor_hung_ms = 0
     vm.holds.pop("monitor_hung", None)
 

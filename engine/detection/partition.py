@@ -246,8 +246,8 @@ class Partition:
             self.queued.add(key)
             node = None if cell is None else cell.nodes.get(header.node)
             if node is not None and header.run == node.run:
-                # Its node is not out of sight. A repeat says nothing of that: whoever reads the log
-                # can write one, and a node that died would be in sight for ever.
+                # A waiting frame proves that its node is visible. A repeat does not: any reader of
+                # the log can send one, and a dead node would stay visible indefinitely.
                 node.seen_ms = self.passed_ms
         return []
 

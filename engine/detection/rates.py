@@ -43,7 +43,7 @@ _KVM: Final = np.array([INTEGER_ROW[metric.name] for metric in KVM_COUNTERS])
 _NOTHING_MISSING: Final = np.zeros((0, 0), np.bool_)
 # More than any device transfers: a counter error, not a sign of life.
 _IMPOSSIBLE_BYTES_PER_S: Final = np.float32(1e11)
-# By state, whether a guest is meant to run; the last entry is for one that is not known (-1).
+# By state, whether a guest is meant to run; the last entry is for an unknown state (-1).
 MEANT_TO_RUN: Final = np.array(
     [*(name in {"running", "blocked", "crashed"} for name in VM_STATES), False], np.bool_
 )

@@ -83,12 +83,12 @@ def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> li
 
 
 def _is_disturbed(cell: Cell, node: Node, *, time_ms: int, configuration: Configuration) -> bool:
-    """Return whether a node's silence may be that of disturbed collectors, as others' is."""
+    """Return whether disturbed collectors may be the cause of a node's silence."""
     return time_ms < cell.disturbed_ms and not _is_long_silent(cell, node, configuration)
 
 
 def _is_long_silent(cell: Cell, node: Node, configuration: Configuration) -> bool:
-    """Return whether a node is silent for longer than disturbed collectors are."""
+    """Return whether a node has been silent for longer than disturbed collectors are."""
     silent_ms = cell.passed_ms - node.seen_ms - cell.overtaken.late_ms
     return silent_ms >= 2 * configuration.node_silent_intervals * node.interval_ms
 
@@ -192,8 +192,8 @@ def _silent_cell(
 def watch_sight(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
     """Record disturbed collectors: samples of many VMs are missing on several nodes.
 
-    What such a slot shows of the others may be half a sample, so it forbids suggestions. A node
-    that has been silent for long is told as such, and disturbs nobody else's samples.
+    Such a slot may show half a sample of the other VMs, so it forbids suggestions. A node that has
+    been silent for long is reported itself and does not disturb the samples of others.
     """
     unseen, total, nodes = 0, 0, 0
     for name, lanes in cell.lanes.items():
