@@ -48,7 +48,7 @@ def three_none(lines: list[str], bad: list[int]) -> tuple[int, Any, bool]:
 
 
 def clustered(lines: list[str], bad: list[int]) -> tuple[int, Any, bool]:
-    """It took what it could; where that is nothing, it refuses."""
+    """Accept the good lines; refuse the write where there are none."""
     told = {"code": "invalid", "line": bad[0], "message": "partial write: errors on line(s)"}
     return (201 if len(bad) < len(lines) else 400), told, True
 
@@ -58,7 +58,7 @@ def serverless(lines: list[str], bad: list[int]) -> tuple[int, Any, bool]:
     return 403, {"code": "forbidden", "message": why}, False
 
 
-# What stands before a server and refuses some rows in words of its own.
+# Answers that refuse some rows but name no line, e.g. those of a proxy before the server.
 SAYS_NOTHING: dict[str, Answering] = {
     "says nothing of lines": lambda *_: (
         500, {"code": "internal error", "message": "unexpected"}, False),

@@ -335,7 +335,7 @@ def test_a_card_that_leaves_its_counters_out_makes_the_sum_unknown_and_no_other_
     assert value(third, "device_set") == value(first, "device_set")
 
 
-# As libvirt names the counters of a disk and of a card.
+# libvirt's names for the counters of a disk and of a card.
 DEVICE_COUNTERS = [
     *(f"block.1.{way}.{what}" for way in ("rd", "wr") for what in ("reqs", "bytes", "times")),
     *(f"block.1.fl.{what}" for what in ("reqs", "times")),

@@ -201,7 +201,7 @@ def test_a_memory_that_no_vm_has_is_refused(make, memory: str) -> None:
 @pytest.mark.parametrize("value", ["1e300", "1e19"])
 @pytest.mark.parametrize("place", range(2, 8))
 def test_a_value_that_no_vm_has_is_counted_and_changes_nothing_else(make, place, value) -> None:
-    """Summed up it would not fit the counter of a frame, from that row on."""
+    """From that row on, the sum would not fit the counter of a frame."""
     rows = [row.split(",") for row in steady(slots=6)]
     rows[4][place] = value
     recording = DatasetRecording(open_dataset(make(traces=[",".join(row) for row in rows])))

@@ -214,7 +214,7 @@ def test_only_a_silence_told_before_a_stall_is_not_taken_back_by_it(
 
 
 def dying(*, writers: int = 24, paused: int = 0) -> tuple[Bench, Guest, list[Guest]]:
-    """Return a guest that will be ordered with the next sample, and those that share its pool."""
+    """Return a guest that will get an order at the next sample, and those that share its pool."""
     bench, guests = crosswise()
     dead = guests[4]
     mates = [guest for guest in guests if guest.pool == dead.pool and guest is not dead]
@@ -328,7 +328,7 @@ def test_a_stall_ends_where_those_that_fell_silent_are_paused_and_a_later_death_
 
 
 def resting(*, writes_at_times: bool) -> tuple[Bench, Guest]:
-    """Return who works on in a pool of which the others fell silent twelve minutes ago."""
+    """Return a guest that dies twelve minutes after the others of its pool fell silent."""
     bench, guests = site()
     *others, worker = (guest for guest in guests if guest.pool == "pool-1")
 

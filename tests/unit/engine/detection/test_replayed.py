@@ -137,7 +137,7 @@ def test_a_run_that_ended_just_before_a_short_one_is_not_forgotten() -> None:
 
 
 def test_a_node_is_out_of_sight_though_somebody_repeats_its_last_frames() -> None:
-    """Else nobody would be told of its death for as long as they do."""
+    """Otherwise its death would not be reported for as long as the frames are repeated."""
     bench, _ = cell(4, nodes=2, interval_s=10.0)
     bench.run(300.0)
     old = [one for one in bench.records if decode_frame(one.value).header.node == "node-1"][-3:]

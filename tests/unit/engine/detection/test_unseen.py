@@ -56,7 +56,7 @@ def test_a_stall_that_is_open_has_the_same_digest_after_a_restart() -> None:
 
 
 def hung() -> tuple[Bench, Guest]:
-    """Return a guest whose monitor hangs, after it has worked for a while."""
+    """Return a guest that worked for a while and whose monitor hangs now."""
     bench, (guest, *_) = cell()
     bench.run(120)
     bench.places[0].tell("monitor_hung", guest)
