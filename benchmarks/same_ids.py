@@ -6,7 +6,7 @@ been the decisive one. Each simulated site is played once without disturbance an
 alerts of its first `SITE_SECONDS` are compared.
 
     python -m benchmarks.same_ids --sites 6
-    python -m benchmarks.same_ids --sites 6 --weather lost      # one disturbance alone
+    python -m benchmarks.same_ids --sites 6 --disturbance lost      # one disturbance alone
 """
 
 import argparse
@@ -32,7 +32,7 @@ FIRST_SEED: Final = 7000  # other sites than those that detection was tuned on
 SITE_SECONDS: Final = 3600.0
 # By then all late and waiting samples have arrived, and every death has been judged.
 AFTER_SECONDS: Final = 180.0
-WEATHERS: Final = {
+DISTURBANCES: Final = {
     "lost": Disturbance(lost=0.005),
     "doubled": Disturbance(doubled=0.005),
     "late": Disturbance(late_s=30.0),
@@ -97,14 +97,14 @@ class Compared(msgspec.Struct, kw_only=True):
     disturbed: dict[str, Told]
 
 
-def compared(seed: int, *, interval_s: float, weather: str) -> Compared:
+def compared(seed: int, *, interval_s: float, disturbance: str) -> Compared:
     """Play one site twice."""
     plan = corpus.plan_of(seed, seconds=SITE_SECONDS)
     recording = corpus.SimulatedRecording(
         plan, interval_s=interval_s, seconds=SITE_SECONDS + AFTER_SECONDS
     )
     until_ms = recording.site.world.epoch_ns // 1_000_000 + round(1000 * SITE_SECONDS)
-    foul = disturb(recording.moments(), WEATHERS[weather], seed=seed)
+    foul = disturb(recording.moments(), DISTURBANCES[disturbance], seed=seed)
     return Compared(
         seed=seed,
         clean=told_of(recording.moments(), until_ms=until_ms),
@@ -171,21 +171,21 @@ def rows_of(found: Sequence[Compared]) -> list[dict[str, Figure]]:
 
 def main() -> None:
     """Play, print and write the report."""
-    parser = argparse.ArgumentParser(description="Alert ids in fair weather and in foul.")
+    parser = argparse.ArgumentParser(description="Alert ids without and with a disturbed network.")
     parser.add_argument("--interval-s", type=float, choices=(2.0, 10.0), default=10.0)
     parser.add_argument("--first", type=int, default=FIRST_SEED, help="seed of the first site")
     parser.add_argument("--sites", type=int, default=6)
     parser.add_argument("--workers", type=int, default=1, help="sites played at the same time")
-    parser.add_argument("--weather", choices=sorted(WEATHERS), default="all")
+    parser.add_argument("--disturbance", choices=sorted(DISTURBANCES), default="all")
     asked = parser.parse_args()
     compile_kept(compile_kernels, REPORTS / "kernels")
-    play = partial(compared, interval_s=asked.interval_s, weather=asked.weather)
+    play = partial(compared, interval_s=asked.interval_s, disturbance=asked.disturbance)
     seeds = range(asked.first, asked.first + asked.sites)
     with ProcessPoolExecutor(asked.workers, mp_context=get_context("fork")) as pool:
         found = list(pool.map(play, seeds))
     rows = rows_of(found)
     report(
-        f"same_ids_{asked.interval_s:g}s_{asked.weather}",
+        f"same_ids_{asked.interval_s:g}s_{asked.disturbance}",
         claim="Alert ids of simulated sites, found again with 0.5 % of frames lost, 0.5 % doubled "
         "and all of them late by up to 30 s; goal: all of them",
         rows=[{"interval_s": asked.interval_s, **row} for row in rows],

@@ -190,7 +190,7 @@ MUTANTS: Final = (
     Mutant(
         "who moves again in a frame that waits is ordered", "engine/detection/judge.py",
         '        cautious = [*cautious, "moves_again"]\n', "        pass\n",
-        ("tests/unit/engine/detection/test_weather.py",),
+        ("tests/unit/engine/detection/test_disturbed_order.py",),
     ),
     Mutant(
         "a silence that outlasts the others' is ordered", "engine/detection/totals.py",

@@ -280,7 +280,7 @@ def audit_show(
 ) -> None:
     """Show decisions, refusals, calls and outcomes, oldest first.
 
-    A record that cannot be read is shown whatever is asked for: nobody knows what it was about.
+    A record that cannot be read is always shown, because its subject is unknown.
     """
     from engine.cli.audit import read_journal
     from engine.cli.words import with_log

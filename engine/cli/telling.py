@@ -51,9 +51,9 @@ def forget(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """End what is told of a node, VM, pool or network that is gone for good.
+    """End the alerts on a node, VM, pool or network that is gone for good.
 
-    Whoever reports again is known again.
+    A subject that reports again is known again.
     """
     from uuid import UUID
 

@@ -18,7 +18,7 @@ from engine.wire.frame import decode_frame, encode_frame
 from tests.unit.engine.detection.frames_by_hand import FAST, Bench, Guest, cell
 
 LATE = Disturbance(late_s=30.0)
-WEATHER = Disturbance(doubled=0.05, late_s=30.0)
+DISTURBED = Disturbance(doubled=0.05, late_s=30.0)
 
 
 def travelled(records: Iterable[Record], how: Disturbance, *, seed: int = 7) -> list[Record]:
@@ -120,7 +120,7 @@ def test_frames_that_overtake_each_other_within_thirty_seconds_change_nothing_th
     bench, guests = site(interval_s)
     happens(bench, guests)
     bench.run(100.0 + 10 * interval_s)
-    foul = run_records(travelled(bench.records, WEATHER), FAST)
+    foul = run_records(travelled(bench.records, DISTURBED), FAST)
     assert {alert.id for alert in foul.alerts} == {alert.id for alert in bench.alerts}
     assert {one[:2] for one in said(foul.alerts)} == {one[:2] for one in said(bench.alerts)}
 
@@ -130,7 +130,7 @@ def test_a_death_in_bad_weather_asks_for_the_same_reboot(interval_s: float) -> N
     bench, guests = site(interval_s)
     guests_die(bench, guests)
     bench.run(200.0)
-    foul = run_records(travelled(bench.records, WEATHER), FAST)
+    foul = run_records(travelled(bench.records, DISTURBED), FAST)
     fair = {one for one in said(bench.alerts) if one[2] == "reboot"}
     assert len(fair) == 2
     assert {one for one in said(foul.alerts) if one[2] == "reboot"} == fair
@@ -317,7 +317,7 @@ def test_who_works_again_by_a_sample_that_waits_is_not_ordered(back_s: float) ->
     bench.run(back_s)
     guests[0].works()
     bench.run(120.0)
-    alerts = run_records(travelled(bench.records, WEATHER), FAST).alerts
+    alerts = run_records(travelled(bench.records, DISTURBED), FAST).alerts
     of_it = [alert for alert in alerts if alert.subject == guests[0].text]
     assert of_it
     assert "reboot" not in {alert.suggested_action for alert in of_it}
