@@ -62,12 +62,13 @@ demo: setup ## Watch 200 simulated VMs fail and be repaired; ends by itself
 # In CI every test is required; elsewhere what the machine cannot run is left out and named.
 test: units integration ## Run all tests (make -j2 test: both kinds at the same time)
 
-# These compute and those wait for brokers and guests: side by side they take little longer than
-# the latter alone, which are to be disturbed by nothing.
+# Unit tests use the CPU, integration tests wait for brokers and guests. Side by side they take
+# little longer than the integration tests alone, which have priority.
+UNITS = $(addprefix tests/,tidy unit contracts simulation scenarios)
 units: setup ## Run the tests that need no server
-	@nice -n 19 $(BIN)/pytest -o cache_dir=.pytest_cache/units --ignore tests/integration
+	@nice -n 19 $(BIN)/pytest -o cache_dir=.pytest_cache/units $(UNITS)
 
-# Where the machine can run none of them pytest ends with 5.
+# pytest exits with 5 where the machine can run none of them.
 integration: setup $(if $(CI),lab) ## Run the tests with real servers and guests
 	@$(BIN)/pytest tests/integration || test $$? -eq 5
 
