@@ -60,13 +60,13 @@ demo: setup ## Watch 200 simulated VMs fail and be repaired; ends by itself
 	@$(BIN)/flatline demo
 
 # In CI every test is required; elsewhere what the machine cannot run is left out and named.
-test: units integration ## Run all tests (make -j2 test: both kinds at the same time)
+test: units integration ## Run all tests
 
-# Unit tests use the CPU, integration tests wait for brokers and guests. Side by side they take
-# little longer than the integration tests alone, which have priority.
+# One after the other: beside the guests of the integration tests, unit tests with real time limits
+# get too little of the CPU.
 UNITS = $(addprefix tests/,tidy unit contracts simulation scenarios)
 units: setup ## Run the tests that need no server
-	@nice -n 19 $(BIN)/pytest -o cache_dir=.pytest_cache/units $(UNITS)
+	@$(BIN)/pytest -o cache_dir=.pytest_cache/units $(UNITS)
 
 # pytest exits with 5 where the machine can run none of them.
 integration: setup $(if $(CI),lab) ## Run the tests with real servers and guests
