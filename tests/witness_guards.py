@@ -157,7 +157,7 @@ WITNESS_MUTANTS: Final = (
         " & _runs(lanes) & _is_told(lanes, signal)\n", " & _is_told(lanes, signal)\n", _GATE,
     ),
     Mutant(
-        "a VM of which nothing is told is at work", "engine/detection/gate.py",
+        "a VM without a report in the newest sample counts as active", "engine/detection/gate.py",
         " & _runs(lanes) & _is_told(lanes, signal)\n", " & _runs(lanes)\n", _GATE,
     ),
     Mutant(

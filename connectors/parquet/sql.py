@@ -70,7 +70,7 @@ def misfits(measurement: str, found: Mapping[str, str]) -> str:
     if "time" not in found:
         return "it has no column time"
     if any(name.lower() == "filename" for name in found):
-        return "it has a column filename, by which files are told apart here"
+        return "it has a column filename, which the query uses to identify files"
     wrong = [
         f"{name} is {kind} and not {declared[name]}"
         for name, kind in found.items()
