@@ -14,6 +14,7 @@ _SUITE: Final = (
 )
 _UNSEEN: Final = ("tests/unit/engine/detection/test_unseen.py",)
 _GATE: Final = ("tests/unit/engine/detection/test_gate.py",)
+_EVIDENCE: Final = ("tests/unit/engine/detection/test_evidence.py",)
 _KERNEL: Final = ("tests/unit/models/kernels/test_standstill.py",)
 
 WITNESS_MUTANTS: Final = (
@@ -85,6 +86,11 @@ WITNESS_MUTANTS: Final = (
     Mutant(
         "silence is believed from any node's agent", _LIFECYCLE,
         "    if home is None or home.name != node:\n", "    if home is None:\n", _SUITE,
+    ),
+    Mutant(
+        "the CPU level leaves out what the guest waited for", "models/kernels/course.py",
+        "    wanted = cpu + (0.0 if math.isnan(delay) else delay)\n", "    wanted = cpu\n",
+        _EVIDENCE,
     ),
     Mutant(
         "busy vCPUs teach how long idle ones stand still", "models/kernels/standstill.py",

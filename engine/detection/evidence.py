@@ -27,6 +27,8 @@ _PAUSED = tuple(
 _BUSIEST_STEP = 0.3
 _OTHERS_STEP = 0.15
 _OTHERS_IDLE = 0.06
+# In cores: the time waited for one from which the difference between wanted and used is named.
+_WAITED_CORES = 0.05
 
 
 class Stillness(NamedTuple):
@@ -52,7 +54,11 @@ class Lived(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """Evidence snapshot of one VM at one slot; times in seconds, CPU in cores, None is unknown."""
+    """Evidence snapshot of one VM at one slot; times in seconds, CPU in cores, None is unknown.
+
+    `cpu` and `cpu_before` are the cores that the guest used and those that it waited for; `waited`
+    are the latter alone.
+    """
 
     run_s: float
     run_samples: int
@@ -68,6 +74,7 @@ class Picture(NamedTuple):
     tx_still_s: float
     tx_share: float
     cpu: float | None
+    waited: float
     cpu_before: float
     busiest: float
     busiest_before: float
@@ -113,7 +120,8 @@ def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configur
     cpu, busiest = figures[F["cpu"]], figures[F["busiest"]]
     vcpus = numbers[I["vcpus"]]
     count = vcpus if vcpus > 0 else vm.vcpus or 1
-    known = None if math.isnan(cpu) else cpu
+    waited = 0.0 if math.isnan(figures[F["delay"]]) else figures[F["delay"]]
+    wanted = None if math.isnan(cpu) else cpu + waited
     run_samples = numbers[I["run_samples"]]
     # A report before any silent sample starts now, not with an earlier silence.
     run_sequence, onset_ms = node.sequence, node.event_ms
@@ -134,15 +142,15 @@ def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configur
         disk_nats=float(lanes.disk[1, lane]),
         tx_still_s=figures[F["tx_still_s"]],
         tx_share=figures[F["tx_share"]],
-        cpu=known,
+        cpu=wanted,
+        waited=waited,
         cpu_before=figures[F["cpu_before"]],
         busiest=busiest,
         busiest_before=figures[F["busiest_before"]],
         level_nats=figures[F["cpu_nats"]],
         vcpus=count,
         shape=cpu_shape(
-            cpu=known,
-            delay=figures[F["delay"]],
+            cpu=wanted,
             vcpus=count,
             busy=numbers[I["vcpus_busy"]],
             busiest=busiest,
@@ -232,24 +240,22 @@ def longest_gap_s(lanes: Lanes, lane: int) -> float:
 def cpu_shape(
     *,
     cpu: float | None,
-    delay: float,
     vcpus: int,
     busy: int,
     busiest: float,
     configuration: Configuration,
 ) -> CpuShape:
-    """Classify the CPU use of a VM; time waited for a core counts as wanted.
+    """Classify the CPU use of a VM, which includes the cores that it waited for.
 
     A guest with one vCPU that uses it fully is `all_cores`: there is no other vCPU to compare.
     """
     if cpu is None:
         return "unknown"
-    wanted = cpu + (0.0 if math.isnan(delay) else delay)
-    if wanted <= configuration.idle_share * max(1.0, min(vcpus, 2)):
+    if cpu <= configuration.idle_share * max(1.0, min(vcpus, 2)):
         return "idle"
-    if wanted >= configuration.all_cores_share * vcpus:
+    if cpu >= configuration.all_cores_share * vcpus:
         return "all_cores"
-    one = configuration.one_core_low <= wanted <= configuration.one_core_high
+    one = configuration.one_core_low <= cpu <= configuration.one_core_high
     alone = busy in {-1, 1} and (math.isnan(busiest) or busiest >= 0.6)
     return "one_core" if one and alone else "mixed"
 
@@ -270,11 +276,12 @@ def silence_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
 def cpu_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
     """Return the evidence of the CPU shape: 0 nats where the level was the same before."""
     cpu = seen.cpu if seen.cpu is not None else math.nan
+    verb = "wanted" if seen.waited >= _WAITED_CORES else "used"
     words = {
         "idle": "used no CPU",
-        "one_core": "used exactly one core",
-        "all_cores": "used all of its cores",
-        "mixed": f"used {cpu:.1f} cores",
+        "one_core": f"{verb} exactly one core",
+        "all_cores": f"{verb} all of its cores",
+        "mixed": f"{verb} {cpu:.1f} cores",
         "unknown": "its CPU is not known",
     }
     nats = 0.0

@@ -256,14 +256,19 @@ def _fold_cpu(
     floats: F64, integers: I64, levels: F32, edges: F64, f: I64, n: I64, pace: Pace,
     cpu: float, known: bool, surprise: np.float32, lane: int,
 ) -> None:  # fmt: skip
-    """Store the level before the last sample, and how unusual the current level is."""
+    """Store the level before the last sample, and how unusual the current level is.
+
+    A level is what the guest wants: the cores that it used and those that it waited for. What it
+    gets also depends on its neighbours.
+    """
     # The sample before a silence mixes before and after, so the level lags by one sample.
-    floats[f[_F.cpu], lane] = cpu
     if not known or math.isnan(cpu):
         floats[f[_F.cpu_nats], lane] = 0.0
         return
+    delay = floats[f[_F.delay], lane]
+    wanted = cpu + (0.0 if math.isnan(delay) else delay)
     vcpus = float(max(integers[n[_N.vcpus], lane], 1))
-    band = _fold_level(floats, levels, edges, f, cpu, vcpus, lane)
+    band = _fold_level(floats, levels, edges, f, wanted, vcpus, lane)
     if surprise >= pace.habit_nats:
         return
     total = np.float32(0)
@@ -278,7 +283,7 @@ def _fold_cpu(
     busiest = floats[f[_F.busiest], lane]
     busiest = 0.0 if math.isnan(busiest) else busiest
     if floats[f[_F.known_s], lane] <= 0.0:
-        floats[f[_F.cpu_recent], lane] = cpu
+        floats[f[_F.cpu_recent], lane] = wanted
         floats[f[_F.busiest_recent], lane] = busiest
     else:
         weight = pace.level_weight
@@ -286,7 +291,7 @@ def _fold_cpu(
         floats[f[_F.cpu_recent], lane] = recent + weight * (last - recent)
         recent, last = floats[f[_F.busiest_recent], lane], floats[f[_F.busiest_last], lane]
         floats[f[_F.busiest_recent], lane] = recent + weight * (last - recent)
-    floats[f[_F.cpu_last], lane] = cpu
+    floats[f[_F.cpu_last], lane] = wanted
     floats[f[_F.busiest_last], lane] = busiest
     floats[f[_F.known_s], lane] += pace.step_s
 
@@ -384,7 +389,9 @@ def fold_course(
         )  # fmt: skip
         if not pace.has_interval:
             continue
+        floats[f[_F.cpu], lane] = np.float64(cpu[lane])
         floats[f[_F.busiest], lane] = busiest[lane]
+        _fold_delay(floats, integers, f, n, pace, delay[lane], lane)
         surprise = max(life_nats[lane], disk_nats[lane])
         _fold_cpu(
             floats, integers, levels, edges, f, n, pace,
@@ -392,7 +399,6 @@ def fold_course(
         )  # fmt: skip
         if update[lane] > 0:
             _fold_balloon(floats, integers, f, n, pace.step_s, update[lane], lane)
-        _fold_delay(floats, integers, f, n, pace, delay[lane], lane)
         if known[lane]:
             floats[f[_F.history_s], lane] += pace.step_s
             floats[f[_F.epoch_s], lane] += pace.step_s

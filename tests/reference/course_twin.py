@@ -22,9 +22,10 @@ def fold_course(lanes: Lanes, rows: VmRows, pace: Pace) -> None:
     if not pace.has_interval:
         return
     known = running & lanes.taken.measured
+    lanes.floats[F["cpu"]] = lanes.counted[0].astype(np.float64)
+    _fold_delay(lanes, rows, present, pace)
     _fold_cpu(lanes, rows, known, pace)
     _fold_balloon(lanes, rows, present, dt_s=pace.step_s)
-    _fold_delay(lanes, rows, present, pace)
     lanes.row("history_s")[known] += pace.step_s
     lanes.row("epoch_s")[known] += pace.step_s
 
@@ -105,8 +106,7 @@ def _fold_cpu(lanes: Lanes, rows: VmRows, known: Bools, pace: Pace) -> None:
     The sample before a silence is a mix of before and after, so the level lags by one.
     """
     size = len(rows)
-    cpu = lanes.counted[0].astype(np.float64)
-    lanes.floats[F["cpu"]] = cpu
+    cpu = lanes.row("cpu") + np.nan_to_num(lanes.row("delay"))
     lanes.floats[F["busiest"], :size] = rows.gauges[GAUGE_ROW["vcpu_busiest_ratio"]]
     seen = known & ~np.isnan(cpu)
     vcpus = np.maximum(lanes.integers[I["vcpus"]], 1)

@@ -142,7 +142,7 @@ class Place:
                 if guest.balloon_period_s:
                     values["balloon_last_update_s"] = guest.reported_s
             busiest = guest.cores / guest.vcpus if guest.busiest is None else guest.busiest
-            values["vcpus_busy"] = round(guest.cores) if busiest >= 0.5 else 0
+            values["vcpus_busy"] = round(guest.cores + guest.delay) if busiest >= 0.5 else 0
             gauges[GAUGE_ROW["vcpu_busiest_ratio"], column] = busiest
             for name, value in values.items():
                 integers[INTEGER_ROW[name], column] = int(value)

@@ -14,34 +14,52 @@ NAN = math.nan
 
 
 @pytest.mark.parametrize(
-    ("cpu", "delay", "vcpus", "busy", "busiest", "shape"),
+    ("cpu", "vcpus", "busy", "busiest", "shape"),
     [
-        (None, NAN, 2, -1, NAN, "unknown"),
-        (0.0, 0.0, 2, 0, 0.0, "idle"),
-        (0.03, NAN, 1, 0, 0.03, "idle"),
-        (1.02, NAN, 4, 1, 1.0, "one_core"),
-        (1.0, NAN, 4, -1, NAN, "one_core"),
-        (1.0, NAN, 1, 1, 1.0, "all_cores"),
-        (2.0, NAN, 2, 2, 1.0, "all_cores"),
-        (1.0, NAN, 4, 0, 0.26, "mixed"),
-        (2.0, NAN, 4, 2, 1.0, "mixed"),
-        (0.5, NAN, 4, 0, 0.2, "mixed"),
-        # A spinning guest that gets half of its core waits for the other half.
-        (0.5, 0.5, 4, 1, 0.6, "one_core"),
+        (None, 2, -1, NAN, "unknown"),
+        (0.0, 2, 0, 0.0, "idle"),
+        (0.03, 1, 0, 0.03, "idle"),
+        (1.02, 4, 1, 1.0, "one_core"),
+        (1.0, 4, -1, NAN, "one_core"),
+        (1.0, 1, 1, 1.0, "all_cores"),
+        (2.0, 2, 2, 1.0, "all_cores"),
+        (1.0, 4, 0, 0.26, "mixed"),
+        (2.0, 4, 2, 1.0, "mixed"),
+        (0.5, 4, 0, 0.2, "mixed"),
     ],
 )
 def test_the_shape_of_the_vcpus(
-    cpu: float | None, delay: float, vcpus: int, busy: int, busiest: float, shape: CpuShape
+    cpu: float | None, vcpus: int, busy: int, busiest: float, shape: CpuShape
 ) -> None:
     seen = cpu_shape(
         cpu=cpu,
-        delay=delay,
         vcpus=vcpus,
         busy=busy,
         busiest=busiest,
         configuration=CONFIGURATION,
     )
     assert seen == shape
+
+
+def test_a_panic_is_found_on_a_node_that_gives_a_guest_a_seventh_of_a_core() -> None:
+    bench, guests = cell(3)
+    bench.run(240.0)
+    guests[0].panics(cores=0.14)
+    guests[0].busiest, guests[0].delay = 1.0, 0.86
+    bench.run(60.0)
+    alert = bench.of(guests[0])[-1]
+    assert (alert.kind, alert.suggested_action) == ("panic_spin", "reboot")
+    assert "wanted exactly one core" in {item.signal: item for item in alert.evidence}["cpu"].text
+
+
+def test_a_job_that_gets_its_core_at_last_has_not_stepped() -> None:
+    bench, guests = cell(3)
+    guests[0].cores, guests[0].busiest, guests[0].delay = 0.14, 1.0, 0.86
+    bench.run(240.0)
+    guests[0].panics()
+    guests[0].delay = 0.0
+    bench.run(60.0)
+    assert "cpu_constant" in bench.of(guests[0])[-1].vetoes
 
 
 def items_of(cores: float, seconds: float = 30.0) -> dict[str, EvidenceItem]:
