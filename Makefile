@@ -63,10 +63,10 @@ demo: setup ## Watch 200 simulated VMs fail and be repaired; ends by itself
 test: units integration ## Run all tests
 
 # One after the other: beside the guests of the integration tests, unit tests with real time limits
-# get too little of the CPU.
+# get too little of the CPU. Unit tests use all cores, and a file's tests share what they set up.
 UNITS = $(addprefix tests/,tidy unit contracts simulation scenarios)
 units: setup ## Run the tests that need no server
-	@$(BIN)/pytest -o cache_dir=.pytest_cache/units $(UNITS)
+	@$(BIN)/pytest -n auto --dist loadfile -o cache_dir=.pytest_cache/units $(UNITS)
 
 # pytest exits with 5 where the machine can run none of them.
 integration: setup $(if $(CI),lab) ## Run the tests with real servers and guests

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,6 +47,8 @@ MAY_BE_ABSENT: dict[str, dict[str, Callable[[], bool]]] = {
     "data": {"the recorded datasets in ../shared/data": DATA.is_dir},
 }
 REMEDY = "`make lab` installs it; libvirt's tests run as root: `sudo -E make test`"
+# What a worker of xdist calls the tests it left out, in its words to the controller.
+_LEFT_OUT = "left_out"
 NOT_RUN = pytest.StashKey[dict[str, int]]()
 
 
@@ -84,9 +87,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if required and os.environ.get("CI"):
         raise pytest.UsageError(f"CI must run every test, but {'; '.join(left_out)}: {REMEDY}")
     config.stash[NOT_RUN] = left_out
+    if hasattr(config, "workeroutput"):
+        config.workeroutput[_LEFT_OUT] = left_out
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = runnable
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker of xdist left out: each of them collects the same tests."""
+    output = getattr(node, "workeroutput", {})
+    if _LEFT_OUT in output:
+        node.config.stash[NOT_RUN] = output[_LEFT_OUT]
 
 
 def pytest_terminal_summary(
