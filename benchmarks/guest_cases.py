@@ -269,7 +269,8 @@ CASES: tuple[Case, ...] = (
         kinds=LOOKS_DEAD,
         watch_s=120.0,
     ),
-    # While it computed, the idle behaviour of its other vCPU was measured.
+    # While it computed, the idle behaviour of its other vCPU was measured. After such a silence the
+    # vCPUs have to stand still for six times the longest pause in it, a minute at 10 s sampling.
     Case(
         name="2 vCPUs, computes in one thread, then panics",
         options=TWO_VCPUS,
@@ -277,6 +278,7 @@ CASES: tuple[Case, ...] = (
         act=tell("panic"),
         dead=True,
         kinds=LOOKS_DEAD,
+        watch_s=120.0,
     ),
     Case(
         name="1 vCPU, computes in one thread, then panics",
