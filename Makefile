@@ -63,7 +63,8 @@ demo: setup ## Watch 200 simulated VMs fail and be repaired; ends by itself
 test: units integration ## Run all tests
 
 # One after the other: beside the guests of the integration tests, unit tests with real time limits
-# get too little of the CPU. Unit tests use all cores, and a file's tests share what they set up.
+# get too little of the CPU. Unit tests use all cores. The tests of one file run in one process,
+# because they share fixtures.
 UNITS = $(addprefix tests/,tidy unit contracts simulation scenarios)
 units: setup ## Run the tests that need no server
 	@$(BIN)/pytest -n auto --dist loadfile -o cache_dir=.pytest_cache/units $(UNITS)

@@ -47,7 +47,7 @@ MAY_BE_ABSENT: dict[str, dict[str, Callable[[], bool]]] = {
     "data": {"the recorded datasets in ../shared/data": DATA.is_dir},
 }
 REMEDY = "`make lab` installs it; libvirt's tests run as root: `sudo -E make test`"
-# What a worker of xdist calls the tests it left out, in its words to the controller.
+# The key under which a worker of xdist reports to the controller which tests it left out.
 _LEFT_OUT = "left_out"
 NOT_RUN = pytest.StashKey[dict[str, int]]()
 
@@ -96,7 +96,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take over what a worker of xdist left out: each of them collects the same tests."""
+    """Store which tests a worker of xdist left out; all workers collect the same tests."""
     output = getattr(node, "workeroutput", {})
     if _LEFT_OUT in output:
         node.config.stash[NOT_RUN] = output[_LEFT_OUT]

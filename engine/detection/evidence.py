@@ -27,7 +27,7 @@ _PAUSED = tuple(
 _BUSIEST_STEP = 0.3
 _OTHERS_STEP = 0.15
 _OTHERS_IDLE = 0.06
-# In cores: the time waited for one from which the difference between wanted and used is named.
+# In cores: of a guest that waited for this many the text says wanted instead of used.
 _WAITED_CORES = 0.05
 
 
