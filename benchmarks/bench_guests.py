@@ -86,6 +86,7 @@ class Watch:
 
     def __init__(self, log: Log) -> None:
         self._log = log
+        self.began_s = time.time()
         self.alerts: list[tuple[float, Alert]] = []
 
     async def follow(self) -> None:
@@ -211,7 +212,7 @@ async def judged(
     if case.boots_itself:
         await asyncio.to_thread(guest.wait, boots + 1)
     # A guest that is busy from its start may be a suspect from then on.
-    said = watch.since(vm, began_s if case.act is not None else 0.0)
+    said = watch.since(vm, began_s if case.act is not None else watch.began_s)
     line = row(case, said)
     return line | {
         "right": line["right"] and too_soon_s is None,

@@ -15,6 +15,7 @@ _SUITE: Final = (
 _UNSEEN: Final = ("tests/unit/engine/detection/test_unseen.py",)
 _GATE: Final = ("tests/unit/engine/detection/test_gate.py",)
 _EVIDENCE: Final = ("tests/unit/engine/detection/test_evidence.py",)
+_RATES: Final = ("tests/unit/engine/detection/test_rates.py",)
 _KERNEL: Final = ("tests/unit/models/kernels/test_standstill.py",)
 
 WITNESS_MUTANTS: Final = (
@@ -91,6 +92,22 @@ WITNESS_MUTANTS: Final = (
         "the CPU level leaves out what the guest waited for", "models/kernels/course.py",
         "    wanted = cpu + (0.0 if math.isnan(delay) else delay)\n", "    wanted = cpu\n",
         _EVIDENCE,
+    ),
+    Mutant(
+        "less wanted is a fall", "engine/detection/evidence.py",
+        "seen.cpu_before and used <= ratio * seen.used_before\n", "seen.cpu_before\n", _EVIDENCE,
+    ),
+    Mutant(
+        "less used is a fall", "engine/detection/evidence.py",
+        "    return seen.cpu <= ratio * seen.cpu_before and used", "    return used", _EVIDENCE,
+    ),
+    Mutant(
+        "vCPUs may wait for longer than a sample", "models/kernels/course.py",
+        "    if vcpus > 0 and delay > _DELAY_SLACK * vcpus:\n", "    if False:\n", _RATES,
+    ),
+    Mutant(
+        "a VM may use more cores than its node has", "models/kernels/course.py",
+        " or (told > 0 and cpu > told + _MOST_OVERHEAD):\n", ":\n", _RATES,
     ),
     Mutant(
         "busy vCPUs teach how long idle ones stand still", "models/kernels/standstill.py",

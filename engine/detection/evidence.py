@@ -57,7 +57,7 @@ class Picture(NamedTuple):
     """Evidence snapshot of one VM at one slot; times in seconds, CPU in cores, None is unknown.
 
     `cpu` and `cpu_before` are the cores that the guest used and those that it waited for; `waited`
-    are the latter alone.
+    are the latter alone, `used_before` the former before the silence.
     """
 
     run_s: float
@@ -76,6 +76,7 @@ class Picture(NamedTuple):
     cpu: float | None
     waited: float
     cpu_before: float
+    used_before: float
     busiest: float
     busiest_before: float
     level_nats: float
@@ -145,6 +146,7 @@ def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configur
         cpu=wanted,
         waited=waited,
         cpu_before=figures[F["cpu_before"]],
+        used_before=figures[F["used_before"]],
         busiest=busiest,
         busiest_before=figures[F["busiest_before"]],
         level_nats=figures[F["cpu_nats"]],
@@ -304,7 +306,7 @@ def stepped(seen: Picture, configuration: Configuration) -> bool:
     if seen.cpu is None:
         return False
     if seen.shape == "idle":
-        return seen.cpu <= configuration.idle_step_ratio * seen.cpu_before
+        return fell(seen, configuration.idle_step_ratio)
     if seen.cpu - seen.cpu_before >= configuration.step_cores:
         return True
     # Load that was spread over the vCPUs and now uses one is a step with an equal sum.
@@ -314,6 +316,18 @@ def stepped(seen: Picture, configuration: Configuration) -> bool:
         seen.busiest - seen.busiest_before >= _BUSIEST_STEP
         or (others <= _OTHERS_IDLE and others_before - others >= _OTHERS_STEP)
     )
+
+
+def fell(seen: Picture, ratio: float) -> bool:
+    """Return whether the CPU fell to this share of its level before the silence, or below.
+
+    Both what the guest used and what it wanted must fall: an idle guest wants less as soon as its
+    neighbours stop, and a busy one uses less as soon as they start.
+    """
+    if seen.cpu is None:
+        return False
+    used = seen.cpu - seen.waited
+    return seen.cpu <= ratio * seen.cpu_before and used <= ratio * seen.used_before
 
 
 def explanations(vm: Vm, *, state: int, job_active: bool, time_ms: int) -> list[str]:

@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 from engine.detection.configuration import Configuration
-from engine.detection.evidence import Picture, cpu_item, silence_item, stepped
+from engine.detection.evidence import Picture, cpu_item, fell, silence_item, stepped
 from engine.detection.witnesses import signs_of_life, witness_items
 from engine.wire.alert import (
     CpuShape,
@@ -291,9 +291,7 @@ def _hang(*, waits: bool) -> str:
 def stepped_down(seen: Picture, configuration: Configuration) -> bool:
     """Return whether the CPU fell far below its level as the disks fell silent."""
     return (
-        seen.cpu is not None
-        and seen.cpu <= configuration.hung_cpu_ratio * seen.cpu_before
-        and seen.cpu_before >= configuration.hung_cpu_cores
+        fell(seen, configuration.hung_cpu_ratio) and seen.cpu_before >= configuration.hung_cpu_cores
     )
 
 

@@ -54,6 +54,9 @@ FLOATS: Final = (
     "read_rate",
     "known_s",
     "forest_score",
+    "used_last",
+    "used_recent",
+    "used_before",
 )
 # Integer figures of each lane, int64; -1 is unknown.
 INTEGERS: Final = (

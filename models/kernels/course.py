@@ -32,6 +32,11 @@ SENT_KNOWN: Final = 4
 SENT_MOVED: Final = 8
 WRITTEN: Final = 16
 
+# Reports and samples are not simultaneous: vCPUs may seem to wait a little longer than a sample.
+_DELAY_SLACK: Final = 1.25
+# In cores: threads of the hypervisor, which a VM's CPU time includes, use fewer besides its vCPUs.
+_MOST_OVERHEAD: Final = 16.0
+
 _SILENT: Final = gaps.SILENT
 _ALIVE: Final = gaps.ALIVE
 _UNKNOWN: Final = gaps.UNKNOWN
@@ -61,6 +66,9 @@ class Figures(NamedTuple):
     tx_still_s: int
     alive_s: int
     known_s: int
+    used_last: int
+    used_recent: int
+    used_before: int
 
 
 class Numbers(NamedTuple):
@@ -172,6 +180,7 @@ def fold_signs(
 def _begin(floats: F64, f: I64, lane: int) -> None:
     floats[f[_F.cpu_before], lane] = floats[f[_F.cpu_recent], lane]
     floats[f[_F.busiest_before], lane] = floats[f[_F.busiest_recent], lane]
+    floats[f[_F.used_before], lane] = floats[f[_F.used_recent], lane]
 
 
 @inlined
@@ -252,6 +261,17 @@ def _fold_level(
 
 
 @inlined
+def _lag(
+    floats: F64, last: int, recent: int, lane: int, weight: float, now: float, first: bool
+) -> None:
+    """Update a recent level that lags by one sample."""
+    # The sample before a silence mixes before and after.
+    level = floats[recent, lane]
+    floats[recent, lane] = now if first else level + weight * (floats[last, lane] - level)
+    floats[last, lane] = now
+
+
+@inlined
 def _fold_cpu(
     floats: F64, integers: I64, levels: F32, edges: F64, f: I64, n: I64, pace: Pace,
     cpu: float, known: bool, surprise: np.float32, lane: int,
@@ -259,15 +279,15 @@ def _fold_cpu(
     """Store the level before the last sample, and how unusual the current level is.
 
     A level is what the guest wants: the cores that it used and those that it waited for. What it
-    gets also depends on its neighbours.
+    gets also depends on its neighbours. A jump that no guest can make leaves the level unchanged.
     """
-    # The sample before a silence mixes before and after, so the level lags by one sample.
-    if not known or math.isnan(cpu):
+    told = integers[n[_N.vcpus], lane]
+    if not known or math.isnan(cpu) or (told > 0 and cpu > told + _MOST_OVERHEAD):
         floats[f[_F.cpu_nats], lane] = 0.0
         return
     delay = floats[f[_F.delay], lane]
     wanted = cpu + (0.0 if math.isnan(delay) else delay)
-    vcpus = float(max(integers[n[_N.vcpus], lane], 1))
+    vcpus = float(max(told, 1))
     band = _fold_level(floats, levels, edges, f, wanted, vcpus, lane)
     if surprise >= pace.habit_nats:
         return
@@ -282,17 +302,10 @@ def _fold_cpu(
         return
     busiest = floats[f[_F.busiest], lane]
     busiest = 0.0 if math.isnan(busiest) else busiest
-    if floats[f[_F.known_s], lane] <= 0.0:
-        floats[f[_F.cpu_recent], lane] = wanted
-        floats[f[_F.busiest_recent], lane] = busiest
-    else:
-        weight = pace.level_weight
-        recent, last = floats[f[_F.cpu_recent], lane], floats[f[_F.cpu_last], lane]
-        floats[f[_F.cpu_recent], lane] = recent + weight * (last - recent)
-        recent, last = floats[f[_F.busiest_recent], lane], floats[f[_F.busiest_last], lane]
-        floats[f[_F.busiest_recent], lane] = recent + weight * (last - recent)
-    floats[f[_F.cpu_last], lane] = wanted
-    floats[f[_F.busiest_last], lane] = busiest
+    first, weight = floats[f[_F.known_s], lane] <= 0.0, pace.level_weight
+    _lag(floats, f[_F.cpu_last], f[_F.cpu_recent], lane, weight, wanted, first)
+    _lag(floats, f[_F.busiest_last], f[_F.busiest_recent], lane, weight, busiest, first)
+    _lag(floats, f[_F.used_last], f[_F.used_recent], lane, weight, cpu, first)
     floats[f[_F.known_s], lane] += pace.step_s
 
 
@@ -326,6 +339,9 @@ def _fold_delay(
     delay = np.nan
     if now >= 0 and before >= 0 and now >= before:
         delay = (now - before) / (pace.step_s * 1e9)
+    vcpus = integers[n[_N.vcpus], lane]
+    if vcpus > 0 and delay > _DELAY_SLACK * vcpus:
+        delay = np.nan
     floats[f[_F.delay], lane] = delay
     wanted = floats[f[_F.cpu], lane] + delay
     share = delay / wanted if wanted > 0 else 0.0

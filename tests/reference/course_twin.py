@@ -12,6 +12,8 @@ from models.kernels.course import Pace
 Bools = NDArray[np.bool_]
 
 _IMPOSSIBLE_BYTES_PER_S = 1e11
+_DELAY_SLACK = 1.25
+_MOST_OVERHEAD = 16.0
 
 
 def fold_course(lanes: Lanes, rows: VmRows, pace: Pace) -> None:
@@ -96,7 +98,7 @@ def _count_run(
         lanes.numbers(onset)[begun] = event_ms
         if name == "run":
             lanes.numbers("balloon_fresh")[begun] = 0
-        for signal in ("cpu", "busiest"):
+        for signal in ("cpu", "busiest", "used"):
             lanes.row(f"{signal}_before")[begun] = lanes.row(f"{signal}_recent")[begun]
 
 
@@ -106,10 +108,13 @@ def _fold_cpu(lanes: Lanes, rows: VmRows, known: Bools, pace: Pace) -> None:
     The sample before a silence is a mix of before and after, so the level lags by one.
     """
     size = len(rows)
-    cpu = lanes.row("cpu") + np.nan_to_num(lanes.row("delay"))
+    used = lanes.row("cpu")
+    cpu = used + np.nan_to_num(lanes.row("delay"))
     lanes.floats[F["busiest"], :size] = rows.gauges[GAUGE_ROW["vcpu_busiest_ratio"]]
-    seen = known & ~np.isnan(cpu)
-    vcpus = np.maximum(lanes.integers[I["vcpus"]], 1)
+    told = lanes.integers[I["vcpus"]]
+    possible = (told <= 0) | (used <= told + _MOST_OVERHEAD)
+    seen = known & ~np.isnan(cpu) & possible
+    vcpus = np.maximum(told, 1)
     band = np.searchsorted(LEVEL_EDGES, np.where(seen, cpu / vcpus, 0.0), side="right")
     lane = np.arange(len(band))
     levels = lanes.levels
@@ -125,8 +130,8 @@ def _fold_cpu(lanes: Lanes, rows: VmRows, known: Bools, pace: Pace) -> None:
     steady = usual & (lanes.numbers("run_samples") == 0)
     weight = pace.level_weight
     first = lanes.row("known_s") <= 0.0
-    busiest = lanes.row("busiest")
-    for signal, now in (("cpu", cpu), ("busiest", np.where(np.isnan(busiest), 0.0, busiest))):
+    busiest = np.nan_to_num(lanes.row("busiest"))
+    for signal, now in (("cpu", cpu), ("busiest", busiest), ("used", used)):
         last, recent = lanes.row(f"{signal}_last"), lanes.row(f"{signal}_recent")
         lagged = np.where(first, now, recent + weight * (last - recent))
         recent[...] = np.where(steady, lagged, recent)
@@ -168,6 +173,8 @@ def _fold_delay(lanes: Lanes, rows: VmRows, present: Bools, pace: Pace) -> None:
     usable = known & (before >= 0) & (now >= before)
     delay = np.where(usable, (now - before) / (pace.step_s * 1e9), np.nan)
     before[...] = np.where(known, now, -1)
+    vcpus = lanes.numbers("vcpus")[:size]
+    delay[(vcpus > 0) & (delay > _DELAY_SLACK * vcpus)] = np.nan
     lanes.row("delay")[:size] = delay
     cpu = lanes.row("cpu")[:size]
     wanted = cpu + delay

@@ -62,6 +62,37 @@ def test_a_job_that_gets_its_core_at_last_has_not_stepped() -> None:
     assert "cpu_constant" in bench.of(guests[0])[-1].vetoes
 
 
+def test_an_idle_guest_whose_neighbours_stop_has_not_fallen() -> None:
+    bench, guests = cell(3)
+    guests[0].cores, guests[0].delay = 0.03, 0.5
+    guests[0].balloon_period_s = 0
+    bench.run(240.0)
+    guests[0].panics(cores=0.03)
+    guests[0].delay = 0.0
+    bench.run(300.0)
+    assert not bench.of(guests[0])
+
+
+def test_a_guest_whose_neighbours_start_has_not_fallen() -> None:
+    bench, guests = cell(3)
+    guests[0].cores = 0.05
+    bench.run(240.0)
+    guests[0].panics(cores=0.01)
+    guests[0].delay = 0.04
+    bench.run(300.0)
+    assert "cpu_constant" in bench.of(guests[0])[-1].vetoes
+
+
+def test_a_guest_that_halts_on_a_node_with_too_few_cores_is_found() -> None:
+    bench, guests = cell(3)
+    guests[0].cores, guests[0].delay = 0.03, 0.5
+    bench.run(240.0)
+    guests[0].panics(cores=0.0)
+    guests[0].delay = 0.0
+    bench.run(60.0)
+    assert bench.of(guests[0])[-1].kind == "panic_halt"
+
+
 def items_of(cores: float, seconds: float = 30.0) -> dict[str, EvidenceItem]:
     bench, guests = cell(3)
     bench.run(240.0)

@@ -94,6 +94,16 @@ def test_a_jump_that_no_device_can_make_is_neither_life_nor_silence() -> None:
     assert float(lanes.life[0, 0]) == pytest.approx(6.0)
 
 
+@pytest.mark.parametrize("counter", ["cpu_time_ns", "vcpu_delay_ns"])
+def test_a_jump_that_no_guest_can_make_leaves_the_level_unchanged(counter: str) -> None:
+    bench, guest, lanes = warmed()
+    guest.counters[counter] += 1e15
+    bench.run(10.0)
+    for name in ("cpu_recent", "used_recent"):
+        assert lanes.figure(name, 0) == pytest.approx(0.2, rel=1e-2)
+    assert lanes.figure("contention", 0) == 0.0
+
+
 def test_the_balloons_own_clock_is_followed() -> None:
     bench, guest, lanes = warmed()
     assert lanes.figure("balloon_period_s", 0) == pytest.approx(5.0, abs=0.6)

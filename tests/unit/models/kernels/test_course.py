@@ -24,6 +24,7 @@ def samples(rng):
         moving ^= rng.random(moving.shape) < 0.08
         growth = rng.integers(1, 10**9, moving.shape) * moving
         growth[0] = np.where(moving[0], rng.integers(1, 4 * 10**9, VMS), 10**6)
+        growth[0, rng.random(VMS) < 0.01] = 10**14  # more than any guest can use
         for row, name in enumerate(COUNTERS):
             integers[INTEGER_ROW[name]] += growth[row].astype(np.uint64)
         integers[INTEGER_ROW["vcpus"]] = 1 + np.arange(VMS) % 5
@@ -32,7 +33,7 @@ def samples(rng):
         integers[INTEGER_ROW["state"]] = np.where(stopped, off, running)
         balloon += rng.random(VMS) < 0.4
         integers[INTEGER_ROW["balloon_last_update_s"]] = balloon
-        integers[INTEGER_ROW["vcpu_delay_ns"]] += rng.integers(0, 10**9, VMS).astype(np.uint64)
+        integers[INTEGER_ROW["vcpu_delay_ns"]] += rng.integers(0, 3 * 10**9, VMS).astype(np.uint64)
         missing = rng.random((len(INTEGERS), VMS)) < 0.02
         missing[:, rng.random(VMS) < 0.03] = True
         gauges = np.full((len(GAUGES), VMS), np.nan, np.float32)
