@@ -137,6 +137,16 @@ WITNESS_MUTANTS: Final = (
         "    if False:\n", _SUITE,
     ),
     Mutant(
+        "work of other vCPUs counts as their standstill", "engine/detection/judge.py",
+        "    if lives or (seen.lived is not None and seen.others.told == standstill.MOVED):\n",
+        "    if lives:\n", _SUITE,
+    ),
+    Mutant(
+        "work of other vCPUs is a sign of life", "engine/detection/judge.py",
+        "        seen = note_life(node, lanes, lane, seen, is_sign=lives)\n",
+        "        seen = note_life(node, lanes, lane, seen)\n", _SUITE,
+    ),
+    Mutant(
         "a guest that lived in its silence is alerted each time it stands still", _HYPOTHESES,
         "    if _is_of_job(seen, (*shown, *rest), configuration):\n", "    if False:\n",
         _SUITE,

@@ -45,12 +45,15 @@ class Stillness(NamedTuple):
 class Lived(NamedTuple):
     """Signs of life in the current silence, after it had become surprising.
 
-    Number of samples with one, time since the last, and the longest time between two.
+    Number of samples with one, time since the last, longest time without one, and time since the
+    last sample in which the vCPUs moved. Such a movement may be work, which is no sign of life, but
+    the vCPUs did not stand still for longer.
     """
 
     samples: int
     ago_s: float
     longest_s: float
+    moved_s: float
 
 
 class Picture(NamedTuple):
@@ -186,17 +189,23 @@ def _stillness(lanes: Lanes, row: int, out: NDArray[np.float32], lane: int) -> S
     return Stillness(int(lanes.stills[row, lane]), float(out[0, lane]), float(out[1, lane]))
 
 
-def note_life(node: Node, lanes: Lanes, lane: int, seen: Picture) -> Picture:
-    """Record a sign of life within the current silence and return the updated snapshot."""
+def note_life(
+    node: Node, lanes: Lanes, lane: int, seen: Picture, *, is_sign: bool = True
+) -> Picture:
+    """Record a sign of life within the current silence and return the updated snapshot.
+
+    With `is_sign` False only record that the vCPUs moved.
+    """
     now_ms, before = node.event_ms, seen.lived
-    pause_ms = 0 if before is None else round(1000 * before.ago_s)
-    longest_ms = 0 if before is None else round(1000 * before.longest_s)
+    longest_s = 0.0 if before is None else max(before.longest_s, before.moved_s)
     kept = {
         "lived_onset_ms": seen.onset_ms,
-        "lived_ms": now_ms,
-        "lived_longest_ms": max(longest_ms, pause_ms),
-        "lived_samples": 1 if before is None else before.samples + 1,
+        "lived_moved_ms": now_ms,
+        "lived_longest_ms": round(1000 * longest_s),
     }
+    if is_sign:
+        kept["lived_ms"] = now_ms
+        kept["lived_samples"] = 1 if before is None else before.samples + 1
     for name, value in kept.items():
         lanes.integers[I[name], lane] = value
     return seen._replace(lived=_lived(node, lanes.integers[:, lane].tolist()))
@@ -205,10 +214,13 @@ def note_life(node: Node, lanes: Lanes, lane: int, seen: Picture) -> Picture:
 def _lived(node: Node, numbers: list[int]) -> Lived | None:
     if numbers[I["lived_onset_ms"]] != numbers[I["onset_ms"]]:
         return None
+    lived_ms = numbers[I["lived_ms"]]
+    moved_ms = max(lived_ms, numbers[I["lived_moved_ms"]])
     return Lived(
         samples=numbers[I["lived_samples"]],
-        ago_s=(node.event_ms - numbers[I["lived_ms"]]) / 1000,
+        ago_s=(node.event_ms - lived_ms) / 1000,
         longest_s=numbers[I["lived_longest_ms"]] / 1000,
+        moved_s=(node.event_ms - moved_ms) / 1000,
     )
 
 

@@ -45,6 +45,7 @@ from engine.detection.watch import (
 from engine.detection.witnesses import shows_life
 from engine.wire.alert import Alert
 from engine.wire.metrics import VM_STATES
+from models.kernels import standstill
 from models.kernels.glance import ONLY_TOTALS, SUSPECT
 
 _RUNNING = VM_STATES.index("running")
@@ -156,8 +157,9 @@ def _judge_one(
     """Judge one VM; return the alerts to publish and whether a fault was found."""
     vm = cell.vms[lanes.vm(lane)]
     seen = picture(node, lanes, lane, vm, configuration)
-    if shows_life(seen, configuration):
-        seen = note_life(node, lanes, lane, seen)
+    lives = shows_life(seen, configuration)
+    if lives or (seen.lived is not None and seen.others.told == standstill.MOVED):
+        seen = note_life(node, lanes, lane, seen, is_sign=lives)
     explained, cautious = vetoes(cell, node, vm, seen, time_ms=time_ms)
     if moves_ahead(cell, node, lanes, lane):
         cautious = [*cautious, "moves_again"]

@@ -85,6 +85,7 @@ INTEGERS: Final = (
     "lived_ms",
     "lived_longest_ms",
     "lived_samples",
+    "lived_moved_ms",
 )
 F: Final = {name: row for row, name in enumerate(FLOATS)}
 I: Final = {name: row for row, name in enumerate(INTEGERS)}  # noqa: E741 - reads as F does

@@ -95,6 +95,30 @@ def test_a_guest_that_dies_while_it_computes_is_told_by_how_its_vcpus_moved_unti
     assert (last.suggested_action, last.witnesses) == ("reboot", ("activity", "vcpus"))
 
 
+def test_a_thread_that_changes_its_vcpu_is_no_pause_of_the_other_vcpus() -> None:
+    bench, guest = watched(2)
+    computes(guest)
+    bench.run(150.0)
+    # In this sample each of the two vCPUs worked for half of the time.
+    guest.cores, guest.busiest, guest.others = 1.02, 0.51, 0.51
+    bench.run(10.0)
+    computes(guest)
+    bench.run(140.0)
+    dies(guest)
+    bench.run(80.0)
+    assert bench.of(guest)[-1].suggested_action == "reboot"
+
+
+def test_a_guest_that_dies_on_two_vcpus_while_it_computes_is_told() -> None:
+    bench, guest = watched(4)
+    computes(guest)
+    bench.run(150.0)
+    dies(guest, cores=2.0)
+    guest.others = 0.4
+    bench.run(240.0)
+    assert bench.of(guest)[-1].state == "firing"
+
+
 def computes_and_writes(guest: Guest, now_s: float, *, every_s: int = 120) -> None:
     """Write for one sample, compute without I/O for the others."""
     computes(guest, others=0.0)
