@@ -96,6 +96,18 @@ def test_a_live_guest_that_computes_on_one_thread_is_never_ordered(vcpus: int, t
     assert orders(bench.of(guest)) == []
 
 
+def test_the_time_to_reboot_itself_begins_when_its_other_vcpus_stand_still() -> None:
+    bench, guest = watched(2)
+    computes(guest)
+    bench.run(10.0)
+    dies(guest)
+    bench.run(20.0)
+    # Silent for 30 s, but dead for 20 s at most.
+    assert bench.of(guest)[-1].vetoes == ("self_reboot_wait",)
+    bench.run(10.0)
+    assert bench.of(guest)[-1].suggested_action == "reboot"
+
+
 def test_its_other_vcpus_take_even_the_alert_back() -> None:
     bench, guest = watched(2)
     computes(guest)
@@ -340,6 +352,22 @@ def test_silence_of_a_probe_that_says_nothing(node: str, ago_s: float) -> None:
     bench.said("agent", "probe_silent", guest, node=node, last_answer_ms=answered)
     bench.run(40.0)
     assert bench.of(guest)[-1].witnesses == ("activity",)
+
+
+def test_a_node_that_lists_a_vm_which_runs_elsewhere_cannot_say_that_it_is_silent() -> None:
+    bench, guests = cell(6, nodes=2)
+    guests[0].balloon_period_s = 0
+    bench.run(240.0)
+    bench.places[1].guests.append(
+        Guest(guests[0].name, state="shut_off", counters=dict(guests[0].counters))
+    )
+    bench.run(10.0)
+    dies(guests[0])
+    bench.run(20.0)
+    answered = last_answer(bench, 20)
+    bench.said("agent", "probe_silent", guests[0], node="node-1", last_answer_ms=answered)
+    bench.run(40.0)
+    assert bench.of(guests[0])[-1].witnesses == ("activity",)
 
 
 @pytest.mark.parametrize("kind", ["probe_answered", "agent_answered"])
