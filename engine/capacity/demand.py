@@ -87,7 +87,8 @@ class Demand:
             values[_RATES, :-1] = self._rates(counters, instances, dt_s)
         self.counters, self.instances = counters, instances
         vcpus = _level(rows, "vcpus")
-        self.vcpus = np.where(np.isnan(vcpus), self.vcpus, vcpus)
+        # None at all is unknown: a class needs a share of them.
+        self.vcpus = np.where(vcpus > 0.0, vcpus, self.vcpus)
         values[:, -1] = _own(frame, values[:, :-1])
         # More than any node has: the gauge was not measured.
         values[~(np.abs(values) < _IMPOSSIBLE)] = np.nan

@@ -200,6 +200,14 @@ def test_new_vm_begins_from_the_profile_of_its_class() -> None:
     assert (memory[:-horizons] < 6).all()
 
 
+def test_a_vm_that_reports_no_vcpus_does_not_stop_the_daily_profiles() -> None:
+    fleet = Fleet({"n0": [Machine("none", vcpus=0), Machine("two")]}, interval_s=300)
+    state = Foretelling()
+    folded(state, fleet.run(25 * 60))
+    assert np.isnan(state.nodes["cell", "n0"].demand.vcpus[0])
+    assert not state.counts["rejected"]
+
+
 def test_a_log_whose_clock_ran_ahead_for_minutes_stops_no_forecast() -> None:
     records = Fleet({"n0": [Machine("a", cores=0.5)]}).run(60)
     third = len(records) // 3
