@@ -95,15 +95,15 @@ WITNESS_MUTANTS: Final = (
     ),
     Mutant(
         "less wanted is a fall", "engine/detection/evidence.py",
-        "seen.cpu_before and used <= ratio * seen.used_before\n", "seen.cpu_before\n", _EVIDENCE,
+        "        not is_known or used <= ratio * seen.used_before\n", "        True\n", _EVIDENCE,
     ),
     Mutant(
         "less used is a fall", "engine/detection/evidence.py",
-        "    return seen.cpu <= ratio * seen.cpu_before and used", "    return used", _EVIDENCE,
+        "    return seen.cpu <= ratio * seen.cpu_before and (\n", "    return (\n", _EVIDENCE,
     ),
     Mutant(
         "vCPUs may wait for longer than a sample", "models/kernels/course.py",
-        "    if vcpus > 0 and delay > _DELAY_SLACK * vcpus:\n", "    if False:\n", _RATES,
+        "    if not is_possible:\n        delay = np.nan\n", "", _RATES,
     ),
     Mutant(
         "a VM may use more cores than its node has", "models/kernels/course.py",
@@ -138,8 +138,13 @@ WITNESS_MUTANTS: Final = (
     ),
     Mutant(
         "work of other vCPUs counts as their standstill", "engine/detection/judge.py",
-        "    if lives or (seen.lived is not None and seen.others.told == standstill.MOVED):\n",
+        "    if lives or (follows and seen.others.told == standstill.MOVED):\n",
         "    if lives:\n", _SUITE,
+    ),
+    Mutant(
+        "work hides how long the vCPUs sleep", "engine/detection/judge.py",
+        "    follows = seen.lived is not None and seen.lived.ago_s <= 1.5 * seen.dt_s\n",
+        "    follows = seen.lived is not None\n", _SUITE,
     ),
     Mutant(
         "work of other vCPUs is a sign of life", "engine/detection/judge.py",

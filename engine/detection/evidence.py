@@ -339,7 +339,11 @@ def fell(seen: Picture, ratio: float) -> bool:
     if seen.cpu is None:
         return False
     used = seen.cpu - seen.waited
-    return seen.cpu <= ratio * seen.cpu_before and used <= ratio * seen.used_before
+    # 0 is unknown: a silence that began under an earlier release.
+    is_known = seen.used_before > 0.0
+    return seen.cpu <= ratio * seen.cpu_before and (
+        not is_known or used <= ratio * seen.used_before
+    )
 
 
 def explanations(vm: Vm, *, state: int, job_active: bool, time_ms: int) -> list[str]:

@@ -158,7 +158,10 @@ def _judge_one(
     vm = cell.vms[lanes.vm(lane)]
     seen = picture(node, lanes, lane, vm, configuration)
     lives = shows_life(seen, configuration)
-    if lives or (seen.lived is not None and seen.others.told == standstill.MOVED):
+    # Work cuts a standstill short, so only work right after a sign of life shows that there was
+    # none: its vCPUs may sleep for longer where no work wakes them.
+    follows = seen.lived is not None and seen.lived.ago_s <= 1.5 * seen.dt_s
+    if lives or (follows and seen.others.told == standstill.MOVED):
         seen = note_life(node, lanes, lane, seen, is_sign=lives)
     explained, cautious = vetoes(cell, node, vm, seen, time_ms=time_ms)
     if moves_ahead(cell, node, lanes, lane):

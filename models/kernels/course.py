@@ -32,8 +32,8 @@ SENT_KNOWN: Final = 4
 SENT_MOVED: Final = 8
 WRITTEN: Final = 16
 
-# Reports and samples are not simultaneous: vCPUs may seem to wait a little longer than a sample.
-_DELAY_SLACK: Final = 1.25
+# In seconds: Linux counts a wait when it ends, and no vCPU waits longer for a core.
+_LONGEST_WAIT_S: Final = 60.0
 # In cores: threads of the hypervisor, which a VM's CPU time includes, use fewer besides its vCPUs.
 _MOST_OVERHEAD: Final = 16.0
 
@@ -332,21 +332,26 @@ def _fold_balloon(
 @inlined
 def _fold_delay(
     floats: F64, integers: I64, f: I64, n: I64, pace: Pace, now: int, lane: int
-) -> None:
-    """Store how many cores the VM waited for on its node's run queues; `now` -1 is unknown."""
+) -> bool:
+    """Store how many cores the VM waited for on its node's run queues; `now` -1 is unknown.
+
+    Return False for a jump that no guest can make.
+    """
     before = integers[n[_N.delay_ns], lane]
     integers[n[_N.delay_ns], lane] = now
     delay = np.nan
     if now >= 0 and before >= 0 and now >= before:
         delay = (now - before) / (pace.step_s * 1e9)
     vcpus = integers[n[_N.vcpus], lane]
-    if vcpus > 0 and delay > _DELAY_SLACK * vcpus:
+    is_possible = vcpus <= 0 or not delay * pace.step_s > vcpus * (pace.step_s + _LONGEST_WAIT_S)
+    if not is_possible:
         delay = np.nan
     floats[f[_F.delay], lane] = delay
     wanted = floats[f[_F.cpu], lane] + delay
     share = delay / wanted if wanted > 0 else 0.0
     mean = floats[f[_F.contention], lane]
     floats[f[_F.contention], lane] = mean + pace.contention_weight * (share - mean)
+    return is_possible
 
 
 @kernel
@@ -407,11 +412,11 @@ def fold_course(
             continue
         floats[f[_F.cpu], lane] = np.float64(cpu[lane])
         floats[f[_F.busiest], lane] = busiest[lane]
-        _fold_delay(floats, integers, f, n, pace, delay[lane], lane)
+        is_possible = _fold_delay(floats, integers, f, n, pace, delay[lane], lane)
         surprise = max(life_nats[lane], disk_nats[lane])
         _fold_cpu(
             floats, integers, levels, edges, f, n, pace,
-            np.float64(cpu[lane]), known[lane], surprise, lane,
+            np.float64(cpu[lane]), known[lane] and is_possible, surprise, lane,
         )  # fmt: skip
         if update[lane] > 0:
             _fold_balloon(floats, integers, f, n, pace.step_s, update[lane], lane)

@@ -12,7 +12,7 @@ from models.kernels.course import Pace
 Bools = NDArray[np.bool_]
 
 _IMPOSSIBLE_BYTES_PER_S = 1e11
-_DELAY_SLACK = 1.25
+_LONGEST_WAIT_S = 60.0
 _MOST_OVERHEAD = 16.0
 
 
@@ -25,8 +25,8 @@ def fold_course(lanes: Lanes, rows: VmRows, pace: Pace) -> None:
         return
     known = running & lanes.taken.measured
     lanes.floats[F["cpu"]] = lanes.counted[0].astype(np.float64)
-    _fold_delay(lanes, rows, present, pace)
-    _fold_cpu(lanes, rows, known, pace)
+    possible = _fold_delay(lanes, rows, present, pace)
+    _fold_cpu(lanes, rows, known & possible, pace)
     _fold_balloon(lanes, rows, present, dt_s=pace.step_s)
     lanes.row("history_s")[known] += pace.step_s
     lanes.row("epoch_s")[known] += pace.step_s
@@ -160,8 +160,8 @@ def _fold_balloon(lanes: Lanes, rows: VmRows, present: Bools, *, dt_s: float) ->
     lanes.numbers("balloon_fresh")[:size] += moved & (in_run | in_disk_run)
 
 
-def _fold_delay(lanes: Lanes, rows: VmRows, present: Bools, pace: Pace) -> None:
-    """Keep how many cores the VM waited for on its node's run queues."""
+def _fold_delay(lanes: Lanes, rows: VmRows, present: Bools, pace: Pace) -> Bools:
+    """Keep how many cores the VM waited for on its node's run queues; return what is possible."""
     size = len(rows)
     name = "vcpu_delay_ns"
     row = INTEGER_ROW[name]
@@ -174,7 +174,10 @@ def _fold_delay(lanes: Lanes, rows: VmRows, present: Bools, pace: Pace) -> None:
     delay = np.where(usable, (now - before) / (pace.step_s * 1e9), np.nan)
     before[...] = np.where(known, now, -1)
     vcpus = lanes.numbers("vcpus")[:size]
-    delay[(vcpus > 0) & (delay > _DELAY_SLACK * vcpus)] = np.nan
+    most = vcpus * (pace.step_s + _LONGEST_WAIT_S)
+    possible = np.ones(lanes.integers.shape[1], np.bool_)
+    possible[:size] = ~((vcpus > 0) & (delay * pace.step_s > most))
+    delay[~possible[:size]] = np.nan
     lanes.row("delay")[:size] = delay
     cpu = lanes.row("cpu")[:size]
     wanted = cpu + delay
@@ -182,3 +185,4 @@ def _fold_delay(lanes: Lanes, rows: VmRows, present: Bools, pace: Pace) -> None:
     weight = pace.contention_weight
     mean = lanes.row("contention")[:size]
     mean[...] = np.where(np.isnan(share), mean, mean + weight * (share - mean))
+    return possible

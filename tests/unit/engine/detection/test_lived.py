@@ -109,6 +109,19 @@ def test_a_thread_that_changes_its_vcpu_is_no_pause_of_the_other_vcpus() -> None
     assert bench.of(guest)[-1].suggested_action == "reboot"
 
 
+def test_work_does_not_hide_how_long_the_vcpus_of_a_live_guest_sleep() -> None:
+    bench, guest = watched(2)
+    computes(guest)
+    bench.run(120.0)
+    guest.cores, guest.busiest, guest.others = 1.02, 0.51, 0.51
+    bench.run(300.0)
+    computes(guest)
+    bench.run(10.0)
+    computes(guest, others=0.0)
+    bench.run(200.0)
+    assert "reboot" not in bench.suggestions(guest)
+
+
 def test_a_guest_that_dies_on_two_vcpus_while_it_computes_is_told() -> None:
     bench, guest = watched(4)
     computes(guest)
