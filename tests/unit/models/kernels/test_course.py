@@ -33,9 +33,8 @@ def samples(rng):
         integers[INTEGER_ROW["state"]] = np.where(stopped, off, running)
         balloon += rng.random(VMS) < 0.4
         integers[INTEGER_ROW["balloon_last_update_s"]] = balloon
-        integers[INTEGER_ROW["vcpu_delay_ns"]] += rng.integers(0, 10**9, VMS) * rng.choice(
-            [1, 1, 400], VMS
-        ).astype(np.uint64)
+        waits_ns = rng.integers(0, 10**9, VMS) * rng.choice([1, 1, 400], VMS)
+        integers[INTEGER_ROW["vcpu_delay_ns"]] += waits_ns.astype(np.uint64)
         missing = rng.random((len(INTEGERS), VMS)) < 0.02
         missing[:, rng.random(VMS) < 0.03] = True
         gauges = np.full((len(GAUGES), VMS), np.nan, np.float32)
