@@ -95,19 +95,32 @@ WITNESS_MUTANTS: Final = (
     ),
     Mutant(
         "less wanted is a fall", "engine/detection/evidence.py",
-        "        not is_known or used <= ratio * seen.used_before\n", "        True\n", _EVIDENCE,
+        "seen.cpu_before and used <= ratio * used_before\n", "seen.cpu_before\n", _EVIDENCE,
     ),
     Mutant(
         "less used is a fall", "engine/detection/evidence.py",
-        "    return seen.cpu <= ratio * seen.cpu_before and (\n", "    return (\n", _EVIDENCE,
+        "    return seen.cpu <= ratio * seen.cpu_before and used", "    return used", _EVIDENCE,
     ),
     Mutant(
-        "vCPUs may wait for longer than a sample", "models/kernels/course.py",
+        "a silence of an earlier release has not fallen", "engine/detection/evidence.py",
+        "    used_before = seen.used_before or math.inf\n",
+        "    used_before = seen.used_before\n", _EVIDENCE,
+    ),
+    Mutant(
+        "a jump of the delay counter counts as waiting", "models/kernels/course.py",
         "    if not is_possible:\n        delay = np.nan\n", "", _RATES,
     ),
     Mutant(
-        "a VM may use more cores than its node has", "models/kernels/course.py",
-        " or (told > 0 and cpu > told + _MOST_OVERHEAD):\n", ":\n", _RATES,
+        "a jump of the delay counter lowers the level", "models/kernels/course.py",
+        "known[lane] and is_possible, ", "known[lane], ", _RATES,
+    ),
+    Mutant(
+        "no vCPU waits for longer than a sample", "models/kernels/course.py",
+        "_LONGEST_WAIT_S: Final = 60.0\n", "_LONGEST_WAIT_S: Final = 0.0\n", _RATES,
+    ),
+    Mutant(
+        "a jump of the CPU counter counts as use", "models/kernels/course.py",
+        " or (count > 0 and cpu > count + _MOST_OVERHEAD):\n", ":\n", _RATES,
     ),
     Mutant(
         "busy vCPUs teach how long idle ones stand still", "models/kernels/standstill.py",

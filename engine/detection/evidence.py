@@ -45,9 +45,9 @@ class Stillness(NamedTuple):
 class Lived(NamedTuple):
     """Signs of life in the current silence, after it had become surprising.
 
-    Number of samples with one, time since the last, longest time without one, and time since the
-    last sample in which the vCPUs moved. Such a movement may be work, which is no sign of life, but
-    the vCPUs did not stand still for longer.
+    `samples` counts the samples with a sign of life, and `ago_s` is the time since the last one.
+    `moved_s` is the time since the vCPUs last gained time, by a sign of life or by work right after
+    one. `longest_s` is the longest time between two such samples.
     """
 
     samples: int
@@ -194,7 +194,7 @@ def note_life(
 ) -> Picture:
     """Record a sign of life within the current silence and return the updated snapshot.
 
-    With `is_sign` False only record that the vCPUs moved.
+    With `is_sign` False record only that the vCPUs gained time, which ends their standstill.
     """
     now_ms, before = node.event_ms, seen.lived
     longest_s = 0.0 if before is None else max(before.longest_s, before.moved_s)
@@ -340,10 +340,8 @@ def fell(seen: Picture, ratio: float) -> bool:
         return False
     used = seen.cpu - seen.waited
     # 0 is unknown: a silence that began under an earlier release.
-    is_known = seen.used_before > 0.0
-    return seen.cpu <= ratio * seen.cpu_before and (
-        not is_known or used <= ratio * seen.used_before
-    )
+    used_before = seen.used_before or math.inf
+    return seen.cpu <= ratio * seen.cpu_before and used <= ratio * used_before
 
 
 def explanations(vm: Vm, *, state: int, job_active: bool, time_ms: int) -> list[str]:

@@ -158,8 +158,8 @@ def _judge_one(
     vm = cell.vms[lanes.vm(lane)]
     seen = picture(node, lanes, lane, vm, configuration)
     lives = shows_life(seen, configuration)
-    # Work cuts a standstill short, so only work right after a sign of life shows that there was
-    # none: its vCPUs may sleep for longer where no work wakes them.
+    # Work of the other vCPUs ends their standstill early. It hides how long they would have slept,
+    # so it counts only in the sample after a sign of life (half an interval allows for jitter).
     follows = seen.lived is not None and seen.lived.ago_s <= 1.5 * seen.dt_s
     if lives or (follows and seen.others.told == standstill.MOVED):
         seen = note_life(node, lanes, lane, seen, is_sign=lives)

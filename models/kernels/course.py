@@ -32,9 +32,10 @@ SENT_KNOWN: Final = 4
 SENT_MOVED: Final = 8
 WRITTEN: Final = 16
 
-# In seconds: Linux counts a wait when it ends, and no vCPU waits longer for a core.
+# Longest wait of a vCPU for a core. Linux adds a wait to its counter when the wait ends, so a
+# sample may count more than its own length.
 _LONGEST_WAIT_S: Final = 60.0
-# In cores: threads of the hypervisor, which a VM's CPU time includes, use fewer besides its vCPUs.
+# In cores. A VM's CPU time includes the threads of its hypervisor, which use less than this.
 _MOST_OVERHEAD: Final = 16.0
 
 _SILENT: Final = gaps.SILENT
@@ -281,13 +282,13 @@ def _fold_cpu(
     A level is what the guest wants: the cores that it used and those that it waited for. What it
     gets also depends on its neighbours. A jump that no guest can make leaves the level unchanged.
     """
-    told = integers[n[_N.vcpus], lane]
-    if not known or math.isnan(cpu) or (told > 0 and cpu > told + _MOST_OVERHEAD):
+    count = integers[n[_N.vcpus], lane]
+    if not known or math.isnan(cpu) or (count > 0 and cpu > count + _MOST_OVERHEAD):
         floats[f[_F.cpu_nats], lane] = 0.0
         return
     delay = floats[f[_F.delay], lane]
     wanted = cpu + (0.0 if math.isnan(delay) else delay)
-    vcpus = float(max(told, 1))
+    vcpus = float(max(count, 1))
     band = _fold_level(floats, levels, edges, f, wanted, vcpus, lane)
     if surprise >= pace.habit_nats:
         return

@@ -111,10 +111,10 @@ def _fold_cpu(lanes: Lanes, rows: VmRows, known: Bools, pace: Pace) -> None:
     used = lanes.row("cpu")
     cpu = used + np.nan_to_num(lanes.row("delay"))
     lanes.floats[F["busiest"], :size] = rows.gauges[GAUGE_ROW["vcpu_busiest_ratio"]]
-    told = lanes.integers[I["vcpus"]]
-    possible = (told <= 0) | (used <= told + _MOST_OVERHEAD)
+    count = lanes.integers[I["vcpus"]]
+    possible = (count <= 0) | (used <= count + _MOST_OVERHEAD)
     seen = known & ~np.isnan(cpu) & possible
-    vcpus = np.maximum(told, 1)
+    vcpus = np.maximum(count, 1)
     band = np.searchsorted(LEVEL_EDGES, np.where(seen, cpu / vcpus, 0.0), side="right")
     lane = np.arange(len(band))
     levels = lanes.levels

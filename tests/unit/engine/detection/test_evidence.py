@@ -93,6 +93,16 @@ def test_a_guest_that_halts_on_a_node_with_too_few_cores_is_found() -> None:
     assert bench.of(guests[0])[-1].kind == "panic_halt"
 
 
+def test_a_halt_in_a_silence_that_an_earlier_release_began_is_found() -> None:
+    bench, guests = cell(3)
+    bench.run(240.0)
+    guests[0].panics(cores=0.004)
+    bench.run(4.0)
+    bench.partition.cells["cell"].lanes["node-0"].row("used_before")[:] = 0.0
+    bench.run(56.0)
+    assert bench.of(guests[0])[-1].suggested_action == "reboot"
+
+
 def items_of(cores: float, seconds: float = 30.0) -> dict[str, EvidenceItem]:
     bench, guests = cell(3)
     bench.run(240.0)

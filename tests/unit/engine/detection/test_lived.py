@@ -95,12 +95,16 @@ def test_a_guest_that_dies_while_it_computes_is_told_by_how_its_vcpus_moved_unti
     assert (last.suggested_action, last.witnesses) == ("reboot", ("activity", "vcpus"))
 
 
+def changes_vcpu(guest: Guest) -> None:
+    """Move the busy thread within each sample: both vCPUs work for half of the time."""
+    guest.cores, guest.busiest, guest.others = 1.02, 0.51, 0.51
+
+
 def test_a_thread_that_changes_its_vcpu_is_no_pause_of_the_other_vcpus() -> None:
     bench, guest = watched(2)
     computes(guest)
     bench.run(150.0)
-    # In this sample each of the two vCPUs worked for half of the time.
-    guest.cores, guest.busiest, guest.others = 1.02, 0.51, 0.51
+    changes_vcpu(guest)
     bench.run(10.0)
     computes(guest)
     bench.run(140.0)
@@ -113,7 +117,7 @@ def test_work_does_not_hide_how_long_the_vcpus_of_a_live_guest_sleep() -> None:
     bench, guest = watched(2)
     computes(guest)
     bench.run(120.0)
-    guest.cores, guest.busiest, guest.others = 1.02, 0.51, 0.51
+    changes_vcpu(guest)
     bench.run(300.0)
     computes(guest)
     bench.run(10.0)
@@ -122,7 +126,7 @@ def test_work_does_not_hide_how_long_the_vcpus_of_a_live_guest_sleep() -> None:
     assert "reboot" not in bench.suggestions(guest)
 
 
-def test_a_guest_that_dies_on_two_vcpus_while_it_computes_is_told() -> None:
+def test_a_guest_that_dies_on_two_vcpus_while_it_computes_is_alerted() -> None:
     bench, guest = watched(4)
     computes(guest)
     bench.run(150.0)

@@ -98,14 +98,14 @@ def test_a_jump_that_no_device_can_make_is_neither_life_nor_silence() -> None:
 def test_a_jump_that_no_guest_can_make_leaves_the_level_unchanged(counter: str) -> None:
     bench, guest, lanes = warmed()
     guest.delay = 0.8
-    bench.run(WARM_S)
+    bench.run(10 * WARM_S)
     names = ("cpu_recent", "used_recent", "contention")
     before = [lanes.figure(name, 0) for name in names]
     guest.counters[counter] += 1e15
     # A level lags by one sample.
     bench.run(4.0)
     after = [lanes.figure(name, 0) for name in names]
-    assert after[:2] == pytest.approx(before[:2], rel=0.05)
+    assert after[:2] == pytest.approx(before[:2], rel=0.01)
     assert after[2] <= before[2]
 
 
