@@ -226,11 +226,12 @@ class Hypervisor(Protocol):
         ...
 
 
-class Verbs(Protocol):
+class Actuator(Protocol):
     """The actuator: all actions of the agent on a VM. None acts on more than one VM.
 
-    Every action raises `VerbRefused` or `VmNotFound` when nothing was done, `VerbUnsent` where only
-    time was short, and `HypervisorUnreachable` when the outcome is unknown; that is never repeated.
+    Every action raises `ActionRefused` or `VmNotFound` when nothing was done, `ActionUnsent` where
+    only time was short, and `HypervisorUnreachable` when the outcome is unknown; that is never
+    repeated.
 
     A call that its `permit` no longer allows is not sent, however long the hypervisor was silent;
     None permits it whenever the hypervisor answers. Cancelling the caller withdraws a call that was
@@ -271,7 +272,7 @@ class Verbs(Protocol):
     ) -> None:
         """Move the VM live to node `target`; return when it runs there.
 
-        A migration without progress, or longer than `within_s`, is aborted: `VerbRefused`.
+        A migration without progress, or longer than `within_s`, is aborted: `ActionRefused`.
         """
         ...
 
@@ -290,7 +291,7 @@ class Verbs(Protocol):
     ) -> None:
         """Move disk `disk` (target device) live to pool `target`; return when the VM uses it.
 
-        A copy that is not complete after `within_s` is aborted: `VerbRefused`.
+        A copy that is not complete after `within_s` is aborted: `ActionRefused`.
         """
         ...
 

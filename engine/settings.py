@@ -180,7 +180,7 @@ class Act(Section):
     """The agent on a node."""
 
     libvirt_uri: str = "qemu:///system"
-    """libvirt connection that verbs go through; it needs the right to write."""
+    """libvirt connection of the actuator; it needs the right to write."""
     targets: dict[Name, MigrationTarget] = {}
     """Nodes to which a VM may be moved, by name; none that is not listed is ever a target."""
     enable_balloon_stats: bool = False

@@ -251,13 +251,13 @@ def act_opener(process: Process, connect: Connect, node: Node, authority: Author
         with node.alone(), node.ledger() as ledger:
             async with (
                 connect() as log,
-                node.verbs() as verbs,
+                node.actuator() as actuator,
                 node.evidence() as evidence,
                 node.watch() as watch,
             ):
                 yield Agent(
                     log=log,
-                    verbs=verbs,
+                    actuator=actuator,
                     ledger=ledger,
                     evidence=evidence,
                     watch=watch,

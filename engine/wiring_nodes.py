@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from engine.ports import Evidence, Hypervisor, LedgerStore, Verbs
+from engine.ports import Actuator, Evidence, Hypervisor, LedgerStore
 from engine.settings import Settings
 from engine.sign_ports import Prober, Watch
 
@@ -33,7 +33,7 @@ class Node:
     cell: str
     name: str
     hypervisor: Callable[[], Hypervisor]
-    verbs: Callable[[], Verbs]
+    actuator: Callable[[], Actuator]
     ledger: Callable[[], AbstractContextManager[LedgerStore]]
     alone: Callable[[], AbstractContextManager[None]]
     evidence: Callable[[], Evidence]
@@ -57,14 +57,14 @@ def libvirt_node(settings: Settings) -> Node:
 
         return Heard()
 
-    def verbs() -> Verbs:
-        from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
+    def actuator() -> Actuator:
+        from connectors.libvirt.actuator import LibvirtActuator, MigrationTarget
 
         targets = {
             name: MigrationTarget(**target.model_dump())
             for name, target in settings.act.targets.items()
         }
-        return LibvirtVerbs(uri=settings.act.libvirt_uri, targets=targets, heard=heard())
+        return LibvirtActuator(uri=settings.act.libvirt_uri, targets=targets, heard=heard())
 
     def watch() -> Watch:
         from connectors.libvirt.watch import LibvirtWatch
@@ -101,7 +101,7 @@ def libvirt_node(settings: Settings) -> Node:
         cell=place.cell,
         name=place.node,
         hypervisor=hypervisor,
-        verbs=verbs,
+        actuator=actuator,
         ledger=ledger,
         alone=alone,
         evidence=evidence,
@@ -122,7 +122,7 @@ def simulated_nodes(fleet: "Fleet") -> tuple[Node, ...]:
             cell=fleet.cell(name),
             name=name,
             hypervisor=partial(fleet.hypervisor, name),
-            verbs=partial(fleet.verbs, name),
+            actuator=partial(fleet.actuator, name),
             ledger=partial(EmbeddedLedger, None),
             alone=nullcontext,
             evidence=partial(fleet.evidence, name),

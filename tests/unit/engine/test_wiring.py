@@ -105,7 +105,7 @@ async def test_a_second_agent_of_one_hypervisor_is_refused_whatever_node_it_is_t
         site = settings.site.model_copy(update={"node": name})
         node = libvirt_node(settings.model_copy(update={"site": site}))
         # Only the locks count here: nothing of libvirt is opened.
-        ports: dict[str, Any] = {"verbs": unopened, "evidence": unopened, "watch": unopened}
+        ports: dict[str, Any] = {"actuator": unopened, "evidence": unopened, "watch": unopened}
         node = replace(node, **ports)
         return act_opener(here, lambda: open_log(here), node, policy)
 
