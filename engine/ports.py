@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from engine.looks import Look, Permit
 from engine.wire.frame import Event, Frame, InventoryItem, PoolSample, VmRows
@@ -416,7 +416,7 @@ class Recording(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A query of the history; both stores return the same results.
+    """A query of the history; all stores return the same results.
 
     Attributes
     ----------
@@ -466,8 +466,8 @@ class RefusedRow:
     reason: str
 
 
-class History(Protocol):
-    """The history: rows by measurement, tags and time. Writing a row again replaces it."""
+class HistorySink(Protocol):
+    """Takes the history: rows by measurement, tags and time. Writing a row again replaces it."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -490,12 +490,28 @@ class History(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class HistoryQuery(Protocol):
+    """Answers queries of the history; a sink that cannot be queried does not implement it."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
     async def ask(self, question: Question) -> list[Answer]:
         """Return the results, ordered by tags and time.
 
         Raises
         ------
-        HistoryUnreachable, HistoryRefused
-            See `write`.
+        HistoryUnreachable
+            The store does not answer: repeat the same call.
+        HistoryRefused
+            Likewise, after a person has fixed the fault that the message names.
         """
         ...
