@@ -11,9 +11,9 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from engine.action.actions import ACTIONS, DESTRUCTIVE
 from engine.action.admit import PASSING, History, admit, claim_of, is_closed, may_finish
 from engine.action.admit import SENTENCES as ADMIT_SENTENCES
-from engine.action.catalogue import NOUNS
 from engine.action.ledger import StepEntry, recovery
 from engine.action.ledger_rules import within_limits
 from engine.action.look import LOOK_WINDOW_S, judge, last_check
@@ -41,7 +41,7 @@ from engine.roles.outbox import Journal, Outbox, follow, plain_errors
 from engine.roles.reading import TOPICS, LogChanged, Reading
 from engine.roles.watching import Watcher
 from engine.sign_ports import Prober, Watch
-from engine.wire.order import DESTRUCTIVE, MAX_LIFETIME_MS, Order, Outcome
+from engine.wire.order import MAX_LIFETIME_MS, Order, Outcome
 
 # Older than this, the pause that was read may be outdated. It limits both the time to read it and
 # the time from then to the call.
@@ -197,7 +197,7 @@ class Agent:
 
     async def _find(self, entry: StepEntry) -> None:
         """Look up the end of a step that the hypervisor continued while no agent ran."""
-        noun, policy = NOUNS.get(entry.action, entry.action), self._config.policy
+        noun, policy = ACTIONS[entry.action].noun, self._config.policy
         searching = SENTENCES["searching"].format(action=noun, vm=entry.vm)
         self._journal.write("start", searching, incident=entry.incident, vm=entry.vm)
         now_ms, history = self._clock.now_ms(), self._reading.history
@@ -463,7 +463,7 @@ class Agent:
         if send_within_s <= 0:
             return self._entered(task, ended("expired", "too_late", age_s=age_s, words_s=words_s))
         permit = Permit(order.instance, send_within_s, last_check(order, looks))
-        names = {"action": NOUNS.get(order.action, order.action), "vm": order.vm}
+        names = {"action": ACTIONS[order.action].noun, "vm": order.vm}
         self._marks.acted("action_sent", order, dry_run=task.dry_run)
         self._marks.said("call", order, SENTENCES["calling"].format(**names, look=agreed))
         end = ended("returned", "rehearsed" if task.dry_run else "returned", **names)

@@ -3,11 +3,11 @@
 import asyncio
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, assert_never
 from uuid import UUID
 
+from engine.action.actions import ACTIONS
 from engine.action.admit import Admission, History, claim_of
-from engine.action.catalogue import NOUNS
 from engine.action.ledger import LedgerState, LogMark, StepEntry
 from engine.action.look import left_by_reset
 from engine.errors import (
@@ -101,24 +101,24 @@ async def call(
         Whether it was done is unknown.
     """
     vm, within_s = UUID(order.vm).bytes, max(_LEAST_S, left_s - _GIVE_UP_S)
+    # `admit` requires them of each action that moves something.
+    target, disk = order.target or "", order.disk or ""
     match order.action:
         case "reset":
             await actuator.reset(vm, permit=permit)
         case "reboot":
             await actuator.reboot(vm, permit=permit)
-        case "migrate" if order.target is not None:
-            await actuator.migrate(vm, target=order.target, within_s=within_s, permit=permit)
-        case "move_disk" if order.disk is not None and order.target is not None:
-            await actuator.move_disk(
-                vm, disk=order.disk, target=order.target, within_s=within_s, permit=permit
-            )
+        case "migrate":
+            await actuator.migrate(vm, target=target, within_s=within_s, permit=permit)
+        case "move_disk":
+            await actuator.move_disk(vm, disk=disk, target=target, within_s=within_s, permit=permit)
         case "save_evidence":
             try:
                 await evidence.save(vm, incident=order.incident, step=order.step)
             except EvidenceUnsaved as error:
                 raise ActionRefused(str(error)) from error
-        case _:
-            raise ActionRefused(f"this agent has no action {order.action}")
+        case _ as missing:
+            assert_never(missing)
 
 
 def undone(error: ActionRefused | VmNotFound) -> End:
@@ -146,7 +146,7 @@ def failed(entry: StepEntry | None, order: Order, error: Exception) -> End | Non
     Before the call nothing was done; after the entry that precedes the call the worst case is
     assumed. None means that the log already holds its end.
     """
-    names = {"action": NOUNS.get(order.action, order.action), "vm": order.vm}
+    names = {"action": ACTIONS[order.action].noun, "vm": order.vm}
     match "accepted" if entry is None else entry.state:
         case "accepted":
             return ended("refused", "failed", why=why_of(error))
@@ -161,7 +161,7 @@ def failed(entry: StepEntry | None, order: Order, error: Exception) -> End | Non
 
 def findable(entry: StepEntry) -> bool:
     """Return whether the hypervisor may have continued the step or left it unfinished."""
-    moves = entry.action in ("migrate", "move_disk") and entry.target is not None
+    moves = ACTIONS[entry.action].target is not None and entry.target is not None
     halves = entry.action == "reset" and entry.instance is not None
     return entry.state == "unknown" and (moves or halves) and not entry.dry_run
 
@@ -171,7 +171,7 @@ async def found(actuator: Actuator, entry: StepEntry, *, left_s: float, finish: 
 
     `finish` says whether a reset that was interrupted before its resume may be finished now.
     """
-    names = {"action": NOUNS.get(entry.action, entry.action), "vm": entry.vm}
+    names = {"action": ACTIONS[entry.action].noun, "vm": entry.vm}
     try:
         async with asyncio.timeout(max(_FIND_S, left_s)):
             if entry.action == "reset":
@@ -217,7 +217,7 @@ def _still_left(entry: StepEntry, look: Look) -> str | None:
 
 async def _find(actuator: Actuator, entry: StepEntry, *, left_s: float) -> None:
     vm, target = UUID(entry.vm).bytes, entry.target or ""
-    if entry.action == "migrate":
+    if ACTIONS[entry.action].target == "node":
         within_s = max(_LEAST_S, left_s - _GIVE_UP_S)
         await actuator.find_migration(vm, target=target, within_s=within_s)
     else:
