@@ -144,6 +144,14 @@ class Collect(Section):
     """Seconds after which the whole inventory is sent again although nothing changed."""
 
 
+class HypervisorPart(Section):
+    """The hypervisor of this node."""
+
+    kind: Literal["libvirt"] = "libvirt"
+    """Connector through which collector and agent reach the VMs. That of `libvirt` is configured by
+    `collect.libvirt_uri`, `act.libvirt_uri` and `act.targets`."""
+
+
 class Engine(Section):
     """The engine that detects faults."""
 
@@ -282,6 +290,7 @@ class Settings(BaseSettings):
 
     site: Place = Field(default_factory=Place)
     log: LogPart = LogPart()
+    hypervisor: HypervisorPart = HypervisorPart()
     collect: Collect = Collect()
     engine: Engine = Engine()
     forecast: ForecastPart = ForecastPart()
