@@ -51,9 +51,9 @@ from engine.wiring import (
     collect_opener,
     compile_engine,
     engine_opener,
-    libvirt_node,
     policy_of,
     process,
+    this_node,
 )
 
 # By then a guest of the lab is up and writes once a second, which becomes its past. A busy machine
@@ -160,7 +160,7 @@ async def watched(lab: Lab, state: Path, *, interval_s: float) -> AsyncIterator[
             }
             here = process(load_settings(flags=flags)[0])
             health = here.health
-            reached = libvirt_node(here.settings)
+            reached = this_node(here.settings)
             here.settings.state.folder.mkdir(mode=0o700, parents=True)
             openers[f"collect {node}"] = collect_opener(
                 here, lambda: nullcontext(log), reached, allowed.frames

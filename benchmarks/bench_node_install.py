@@ -17,7 +17,7 @@ ROLES = {
     "collect": "engine.cli.app, engine.cli.process, engine.wiring, engine.roles.collect,"
     " connectors.libvirt.node, connectors.kafka.log",
     "act": "engine.cli.app, engine.cli.process, engine.wiring, engine.roles.act,"
-    " connectors.libvirt.node, connectors.libvirt.verbs, connectors.kafka.log",
+    " connectors.libvirt.node, connectors.libvirt.actuator, connectors.kafka.log",
 }
 _LOADED = """
 import json, sys, time

@@ -17,8 +17,8 @@
     │   ├── HypervisorUnreachable
     │   ├── HypervisorStuck      so many calls wait that only a new process gets answers
     │   ├── VmNotFound           the hypervisor answered that it does not know the VM
-    │   ├── VerbRefused          the hypervisor refused an action, so nothing was done
-    │   │   └── VerbUnsent       the call was not sent in time; a later one may succeed
+    │   ├── ActionRefused          the hypervisor refused an action, so nothing was done
+    │   │   └── ActionUnsent       the call was not sent in time; a later one may succeed
     │   └── EvidenceUnsaved      no evidence of a VM could be saved before an action
     ├── HistoryError
     │   ├── HistoryUnreachable   no answer, or not now; a later retry helps
@@ -155,11 +155,11 @@ class VmNotFound(HypervisorError):
     """The hypervisor answered that it does not know this VM."""
 
 
-class VerbRefused(HypervisorError):
+class ActionRefused(HypervisorError):
     """The hypervisor refused an action, so nothing was done to the VM."""
 
 
-class VerbUnsent(VerbRefused):
+class ActionUnsent(ActionRefused):
     """The call was not sent in time, for a temporary reason; a later one may succeed."""
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 from engine.looks import Look, Permit
 from engine.wire.frame import Event, Frame, InventoryItem, PoolSample, VmRows
@@ -226,11 +226,12 @@ class Hypervisor(Protocol):
         ...
 
 
-class Verbs(Protocol):
+class Actuator(Protocol):
     """The actuator: all actions of the agent on a VM. None acts on more than one VM.
 
-    Every action raises `VerbRefused` or `VmNotFound` when nothing was done, `VerbUnsent` where only
-    time was short, and `HypervisorUnreachable` when the outcome is unknown; that is never repeated.
+    Every action raises `ActionRefused` or `VmNotFound` when nothing was done, `ActionUnsent` where
+    only time was short, and `HypervisorUnreachable` when the outcome is unknown; that is never
+    repeated.
 
     A call that its `permit` no longer allows is not sent, however long the hypervisor was silent;
     None permits it whenever the hypervisor answers. Cancelling the caller withdraws a call that was
@@ -271,7 +272,7 @@ class Verbs(Protocol):
     ) -> None:
         """Move the VM live to node `target`; return when it runs there.
 
-        A migration without progress, or longer than `within_s`, is aborted: `VerbRefused`.
+        A migration without progress, or longer than `within_s`, is aborted: `ActionRefused`.
         """
         ...
 
@@ -290,7 +291,7 @@ class Verbs(Protocol):
     ) -> None:
         """Move disk `disk` (target device) live to pool `target`; return when the VM uses it.
 
-        A copy that is not complete after `within_s` is aborted: `VerbRefused`.
+        A copy that is not complete after `within_s` is aborted: `ActionRefused`.
         """
         ...
 
@@ -415,7 +416,7 @@ class Recording(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A query of the history; both stores return the same results.
+    """A query of the history; all stores return the same results.
 
     Attributes
     ----------
@@ -465,8 +466,8 @@ class RefusedRow:
     reason: str
 
 
-class History(Protocol):
-    """The history: rows by measurement, tags and time. Writing a row again replaces it."""
+class HistorySink(Protocol):
+    """Takes the history: rows by measurement, tags and time. Writing a row again replaces it."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -489,12 +490,28 @@ class History(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class HistoryQuery(Protocol):
+    """Answers queries of the history; a sink that cannot be queried does not implement it."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
     async def ask(self, question: Question) -> list[Answer]:
         """Return the results, ordered by tags and time.
 
         Raises
         ------
-        HistoryUnreachable, HistoryRefused
-            See `write`.
+        HistoryUnreachable
+            The store does not answer: repeat the same call.
+        HistoryRefused
+            Likewise, after a person has fixed the fault that the message names.
         """
         ...

@@ -144,6 +144,14 @@ class Collect(Section):
     """Seconds after which the whole inventory is sent again although nothing changed."""
 
 
+class HypervisorPart(Section):
+    """The hypervisor of this node."""
+
+    kind: Literal["libvirt"] = "libvirt"
+    """Connector through which collector and agent reach the VMs. That of `libvirt` is configured by
+    `collect.libvirt_uri`, `act.libvirt_uri` and `act.targets`."""
+
+
 class Engine(Section):
     """The engine that detects faults."""
 
@@ -180,7 +188,7 @@ class Act(Section):
     """The agent on a node."""
 
     libvirt_uri: str = "qemu:///system"
-    """libvirt connection that verbs go through; it needs the right to write."""
+    """libvirt connection of the actuator; it needs the right to write."""
     targets: dict[Name, MigrationTarget] = {}
     """Nodes to which a VM may be moved, by name; none that is not listed is ever a target."""
     enable_balloon_stats: bool = False
@@ -282,6 +290,7 @@ class Settings(BaseSettings):
 
     site: Place = Field(default_factory=Place)
     log: LogPart = LogPart()
+    hypervisor: HypervisorPart = HypervisorPart()
     collect: Collect = Collect()
     engine: Engine = Engine()
     forecast: ForecastPart = ForecastPart()

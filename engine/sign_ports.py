@@ -53,7 +53,7 @@ class Watch(Protocol):
 
         Raises
         ------
-        VerbRefused, HypervisorUnreachable
+        ActionRefused, HypervisorUnreachable
             It may not be set.
         """
         ...

@@ -41,8 +41,8 @@ from engine.wiring_keys import read_policy as read_policy
 from engine.wiring_keys import state_keys as state_keys
 from engine.wiring_keys import trusted_now as trusted_now
 from engine.wiring_nodes import Node as Node
-from engine.wiring_nodes import libvirt_node as libvirt_node
 from engine.wiring_nodes import simulated_nodes as simulated_nodes
+from engine.wiring_nodes import this_node as this_node
 
 if TYPE_CHECKING:
     from engine.evaluation.truth import Occurrence
@@ -251,13 +251,13 @@ def act_opener(process: Process, connect: Connect, node: Node, authority: Author
         with node.alone(), node.ledger() as ledger:
             async with (
                 connect() as log,
-                node.verbs() as verbs,
+                node.actuator() as actuator,
                 node.evidence() as evidence,
                 node.watch() as watch,
             ):
                 yield Agent(
                     log=log,
-                    verbs=verbs,
+                    actuator=actuator,
                     ledger=ledger,
                     evidence=evidence,
                     watch=watch,

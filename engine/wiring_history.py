@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
+from engine.errors import SettingsError
 from engine.frame_keyring import FrameKeyring
 from engine.keyring import keep_secret
-from engine.ports import History
+from engine.ports import HistoryQuery, HistorySink
 from engine.roles.run import Opener, Role
 from engine.settings import Settings
 from engine.wire.measurement import DAY_S, Bucket
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from connectors.influxdb.config import InfluxConfig
 
 
-def open_history(process: Process) -> AbstractAsyncContextManager[History]:
+def open_history(process: Process) -> AbstractAsyncContextManager[HistorySink]:
     """Return the store of the history as a context manager; settings choose it."""
     settings = process.settings
     if settings.history.kind == "embedded":
@@ -32,6 +33,25 @@ def open_history(process: Process) -> AbstractAsyncContextManager[History]:
     from models.kernels.lines import write_lines
 
     return InfluxHistory(influx_config(settings), write_lines=write_lines)
+
+
+@asynccontextmanager
+async def open_queries(process: Process) -> AsyncIterator[HistoryQuery]:
+    """Open the store of the history to query it.
+
+    Raises
+    ------
+    SettingsError
+        The store only takes rows.
+    """
+    async with open_history(process) as store:
+        if not isinstance(store, HistoryQuery):
+            kind = process.settings.history.kind
+            raise SettingsError(
+                f"history.kind is {kind!r}, which answers no queries: read the history where"
+                " that store puts it."
+            )
+        yield store
 
 
 def retention_of(settings: Settings) -> dict[Bucket, int]:

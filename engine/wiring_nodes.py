@@ -7,11 +7,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
-from engine.ports import Evidence, Hypervisor, LedgerStore, Verbs
+from engine.ports import Actuator, Evidence, Hypervisor, LedgerStore
 from engine.settings import Settings
 from engine.sign_ports import Prober, Watch
 
@@ -26,14 +26,16 @@ _log = structlog.get_logger()
 class Node:
     """One node: its position in the site, and the access of collector and agent to it.
 
-    `alone` prevents a second agent of the same hypervisor; `real` is whether its VMs are real.
+    `address` is what the collector connects to, for messages; `alone` prevents a second agent of
+    the same hypervisor; `real` is whether its VMs are real.
     """
 
     zone: str
     cell: str
     name: str
+    address: str
     hypervisor: Callable[[], Hypervisor]
-    verbs: Callable[[], Verbs]
+    actuator: Callable[[], Actuator]
     ledger: Callable[[], AbstractContextManager[LedgerStore]]
     alone: Callable[[], AbstractContextManager[None]]
     evidence: Callable[[], Evidence]
@@ -42,34 +44,25 @@ class Node:
     real: bool
 
 
-def libvirt_node(settings: Settings) -> Node:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """What one connector offers on the machine that it runs on.
+
+    `read_address` is what the collector connects to, `act_address` what the agent connects to. A
+    machine has one agent for each `act_address`.
+    """
+
+    read_address: str
+    act_address: str
+    hypervisor: Callable[[], Hypervisor]
+    actuator: Callable[[], Actuator]
+    evidence: Callable[[], Evidence]
+    watch: Callable[[], Watch]
+
+
+def this_node(settings: Settings) -> Node:
     """Return this machine as settings describe it; nothing is connected yet."""
-    place, folder = settings.site, settings.state.folder
-
-    def hypervisor() -> Hypervisor:
-        from connectors.libvirt.hypervisor import LibvirtHypervisor
-
-        return LibvirtHypervisor(uri=settings.collect.libvirt_uri)
-
-    @cache
-    def heard() -> "Heard":
-        from connectors.libvirt.heard import Heard
-
-        return Heard()
-
-    def verbs() -> Verbs:
-        from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
-
-        targets = {
-            name: MigrationTarget(**target.model_dump())
-            for name, target in settings.act.targets.items()
-        }
-        return LibvirtVerbs(uri=settings.act.libvirt_uri, targets=targets, heard=heard())
-
-    def watch() -> Watch:
-        from connectors.libvirt.watch import LibvirtWatch
-
-        return LibvirtWatch(uri=settings.act.libvirt_uri, heard=heard())
+    place, folder, access = settings.site, settings.state.folder, _access(settings)
 
     def prober() -> Prober:
         from connectors.probe.prober import BridgeProber, NoProber, may_probe
@@ -88,26 +81,73 @@ def libvirt_node(settings: Settings) -> Node:
     def alone() -> AbstractContextManager[None]:
         from connectors.embedded.lock import held_on_this_machine
 
-        uri = settings.act.libvirt_uri
-        return held_on_this_machine(f"act {uri}", what=f"agent of {uri}", folder=folder)
-
-    def evidence() -> Evidence:
-        from connectors.libvirt.evidence import LibvirtEvidence
-
-        return LibvirtEvidence(folder / "evidence", uri=settings.act.libvirt_uri)
+        at = access.act_address
+        return held_on_this_machine(f"act {at}", what=f"agent of {at}", folder=folder)
 
     return Node(
         zone=place.zone,
         cell=place.cell,
         name=place.node,
-        hypervisor=hypervisor,
-        verbs=verbs,
+        address=access.read_address,
+        hypervisor=access.hypervisor,
+        actuator=access.actuator,
         ledger=ledger,
         alone=alone,
-        evidence=evidence,
-        watch=watch,
+        evidence=access.evidence,
+        watch=access.watch,
         prober=prober,
         real=True,
+    )
+
+
+def _access(settings: Settings) -> Access:
+    """Return what the connector of `hypervisor.kind` offers: every connector is registered here."""
+    match settings.hypervisor.kind:
+        case "libvirt":
+            return _libvirt(settings)
+        case _ as missing:
+            assert_never(missing)
+
+
+def _libvirt(settings: Settings) -> Access:
+    act = settings.act
+
+    def hypervisor() -> Hypervisor:
+        from connectors.libvirt.hypervisor import LibvirtHypervisor
+
+        return LibvirtHypervisor(uri=settings.collect.libvirt_uri)
+
+    @cache
+    def heard() -> "Heard":
+        from connectors.libvirt.heard import Heard
+
+        return Heard()
+
+    def actuator() -> Actuator:
+        from connectors.libvirt.actuator import LibvirtActuator, MigrationTarget
+
+        targets = {
+            name: MigrationTarget(**target.model_dump()) for name, target in act.targets.items()
+        }
+        return LibvirtActuator(uri=act.libvirt_uri, targets=targets, heard=heard())
+
+    def watch() -> Watch:
+        from connectors.libvirt.watch import LibvirtWatch
+
+        return LibvirtWatch(uri=act.libvirt_uri, heard=heard())
+
+    def evidence() -> Evidence:
+        from connectors.libvirt.evidence import LibvirtEvidence
+
+        return LibvirtEvidence(settings.state.folder / "evidence", uri=act.libvirt_uri)
+
+    return Access(
+        read_address=settings.collect.libvirt_uri,
+        act_address=act.libvirt_uri,
+        hypervisor=hypervisor,
+        actuator=actuator,
+        evidence=evidence,
+        watch=watch,
     )
 
 
@@ -121,8 +161,9 @@ def simulated_nodes(fleet: "Fleet") -> tuple[Node, ...]:
             zone=fleet.zone(name),
             cell=fleet.cell(name),
             name=name,
+            address=f"simulated node {name}",
             hypervisor=partial(fleet.hypervisor, name),
-            verbs=partial(fleet.verbs, name),
+            actuator=partial(fleet.actuator, name),
             ledger=partial(EmbeddedLedger, None),
             alone=nullcontext,
             evidence=partial(fleet.evidence, name),

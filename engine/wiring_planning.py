@@ -18,7 +18,7 @@ from engine.settings import Settings
 from engine.wire.frame import decode_frame
 from engine.wire.topics import FRAMES
 from engine.wiring import Connect, Process, frame_opener, kernel_folder, state_keys
-from engine.wiring_history import open_history
+from engine.wiring_history import open_history, open_queries
 
 
 def compile_forecaster(settings: Settings | None = None) -> None:
@@ -77,7 +77,7 @@ async def estate_from_history(process: Process, log: Log) -> Estate:
         One of them cannot be read.
     """
     asked = questions(now_s=process.clock.now_ms() // 1000)
-    async with open_history(process) as history:
+    async with open_queries(process) as history:
         answers = {name: await history.ask(question) for name, question in asked.items()}
     zones: dict[str, str] = {}
     for partition in range(log.partitions(FRAMES.name)):

@@ -322,7 +322,7 @@ AGENT_MUTANTS: Final = (
         "a disk whose counters are left out stands still", "connectors/libvirt/inventory.py",
         '        if target is not None and target.get("dev") not in counted_disks:\n',
         "        if False:\n",
-        ("tests/unit/connectors/libvirt/test_verbs.py",),
+        ("tests/unit/connectors/libvirt/test_actuator.py",),
     ),
     Mutant(
         "the order's word excuses a device without counters", "engine/action/look.py",
@@ -376,27 +376,27 @@ AGENT_MUTANTS: Final = (
         "    if look.balloon_last_update_s is None:\n",
     ),
     Mutant(
-        "the last look forbids nothing", "connectors/libvirt/verbs.py",
+        "the last look forbids nothing", "connectors/libvirt/actuator.py",
         "            why = permit.last_check(look)\n", "            why = None\n",
-        ("tests/unit/connectors/libvirt/test_verb_permits.py",),
+        ("tests/unit/connectors/libvirt/test_actuator_permits.py",),
     ),
     Mutant(
-        "the last look may be old", "connectors/libvirt/verbs.py",
+        "the last look may be old", "connectors/libvirt/actuator.py",
         " or time.monotonic_ns() - look.mono_ns <= LAST_LOOK_S * 1e9:", " or look:",
-        ("tests/unit/connectors/libvirt/test_verb_permits.py",),
+        ("tests/unit/connectors/libvirt/test_actuator_permits.py",),
     ),
     Mutant(
         "a call that came too late is refused for good", "engine/roles/calling.py",
-        "    if isinstance(error, VerbUnsent):\n", "    if False:\n", ROLES,
+        "    if isinstance(error, ActionUnsent):\n", "    if False:\n", ROLES,
     ),
     Mutant(
         "a call that was refused may be made later", "engine/roles/calling.py",
-        "    if isinstance(error, VerbUnsent):\n", "    if True:\n", ROLES,
+        "    if isinstance(error, ActionUnsent):\n", "    if True:\n", ROLES,
     ),
     Mutant(
-        "libvirt's being late is its refusal", "connectors/libvirt/verbs.py",
-        "                raise VerbUnsent(\n", "                raise VerbRefused(\n",
-        ("tests/unit/connectors/libvirt/test_verb_permits.py",),
+        "libvirt's being late is its refusal", "connectors/libvirt/actuator.py",
+        "                raise ActionUnsent(\n", "                raise ActionRefused(\n",
+        ("tests/unit/connectors/libvirt/test_actuator_permits.py",),
     ),
     Mutant(
         "what is asked last is asked of no rule", "engine/action/look.py",
@@ -430,7 +430,7 @@ AGENT_MUTANTS: Final = (
     Mutant(
         "libvirt resumes whatever is paused", "connectors/libvirt/resets.py",
         "    if not was_reset(state):\n", "    if False:\n",
-        ("tests/unit/connectors/libvirt/test_verbs.py",),
+        ("tests/unit/connectors/libvirt/test_actuator.py",),
     ),
     Mutant(
         "the look may be old when the call is made", _ACT,

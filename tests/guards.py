@@ -73,7 +73,7 @@ MUTANTS: Final = (
     Mutant(
         "a copy that was begun is told as a refusal", _DISKS,
         '            raise HypervisorUnreachable(\n                f"the copy',
-        '            raise VerbRefused(\n                f"the copy',
+        '            raise ActionRefused(\n                f"the copy',
         ("tests/unit/connectors/libvirt/test_disks.py",),
     ),
     Mutant(

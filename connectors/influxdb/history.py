@@ -1,4 +1,4 @@
-"""`engine.ports.History` on InfluxDB: synchronous writes, acknowledged or rejected by line.
+"""The history in InfluxDB: synchronous writes, acknowledged or rejected by line.
 
 The client's own batching writer is not used: it silently drops lines that it could not deliver.
 """
@@ -81,11 +81,11 @@ class InfluxHistory:
         self._close()
 
     async def write(self, batch: Sequence[Points]) -> tuple[RefusedRow, ...]:
-        """See `engine.ports.History`."""
+        """See `engine.ports.HistorySink`."""
         return await asyncio.to_thread(self._write, batch)
 
     async def ask(self, question: Question) -> list[Answer]:
-        """See `engine.ports.History`."""
+        """See `engine.ports.HistoryQuery`."""
         return answers(question, await asyncio.to_thread(self._ask, question))
 
     async def query(self, text: str) -> list[dict[str, Any]]:
@@ -94,8 +94,8 @@ class InfluxHistory:
         Raises
         ------
         HistoryUnreachable, HistoryRefused
-            See `engine.ports.History`; `HistoryRefused` also for a query that the server cannot
-            parse.
+            See `engine.ports.HistoryQuery`; `HistoryRefused` also for a query that the server
+            cannot parse.
         """
         return await asyncio.to_thread(self._query, text, self._config.database)
 

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 from connectors.libvirt.binding import ABORT_PIVOT, COPY_TRANSIENT, Connection, Domain, Library
 from connectors.libvirt.inventory import read_pool
-from engine.errors import HypervisorUnreachable, VerbRefused
+from engine.errors import ActionRefused, HypervisorUnreachable
 
 # Pools whose volumes are files of a folder; other kinds name and create volumes differently.
 _FOLDER_KINDS: Final = frozenset({"dir", "fs", "netfs"})
@@ -40,7 +40,7 @@ def disk_of(xml: str, device: str) -> Disk:
 
     Raises
     ------
-    VerbRefused
+    ActionRefused
         There is none, or its kind cannot be moved.
     """
     for disk in ElementTree.fromstring(xml).findall("devices/disk"):
@@ -49,11 +49,11 @@ def disk_of(xml: str, device: str) -> Disk:
             continue
         path = source.get("file") if source is not None else None
         if disk.get("device", "disk") != "disk" or disk.find("readonly") is not None:
-            raise VerbRefused(f"disk {device} is none that the VM writes to")
+            raise ActionRefused(f"disk {device} is none that the VM writes to")
         if disk.find("shareable") is not None:
-            raise VerbRefused(f"disk {device} is shared with other VMs, which would stay behind")
+            raise ActionRefused(f"disk {device} is shared with other VMs, which would stay behind")
         if path is None:
-            raise VerbRefused(f"disk {device} is no file (type {disk.get('type')}): not moved")
+            raise ActionRefused(f"disk {device} is no file (type {disk.get('type')}): not moved")
         driver, mirror = disk.find("driver"), disk.find("mirror")
         return Disk(
             device=device,
@@ -62,7 +62,7 @@ def disk_of(xml: str, device: str) -> Disk:
             copying=_file_of(mirror) if mirror is not None else None,
             ready=mirror is not None and mirror.get("ready") == "yes",
         )
-    raise VerbRefused(f"the VM has no disk {device}")
+    raise ActionRefused(f"the VM has no disk {device}")
 
 
 def _file_of(mirror: ElementTree.Element) -> str:
@@ -95,7 +95,7 @@ class DiskMove:
 
         Raises
         ------
-        VerbRefused
+        ActionRefused
             The VM runs on its old disk, and no copy is running.
         HypervisorUnreachable
             It is unknown which of the two disks the VM runs on.
@@ -105,7 +105,7 @@ class DiskMove:
         folder = _folder(connection, self._pool, self._library)
         goal = str(PurePosixPath(folder) / PurePosixPath(disk.path).name)
         if goal == disk.path:
-            raise VerbRefused(f"disk {disk.device} lies in pool {self._pool} already")
+            raise ActionRefused(f"disk {disk.device} lies in pool {self._pool} already")
         self._check_room(domain, disk, folder, goal)
         if not send():
             return
@@ -122,20 +122,20 @@ class DiskMove:
     def _checked(self, domain: Domain) -> Disk:
         disk = disk_of(domain.XMLDesc(), self._device)
         if disk.copying is not None:
-            raise VerbRefused(f"disk {disk.device} is being copied to {disk.copying} already")
+            raise ActionRefused(f"disk {disk.device} is being copied to {disk.copying} already")
         return disk
 
     def _check_room(self, domain: Domain, disk: Disk, folder: str, goal: str) -> None:
         try:
             found = os.statvfs(folder)
         except OSError as error:
-            raise VerbRefused(f"pool {self._pool} cannot be looked into: {error}") from error
+            raise ActionRefused(f"pool {self._pool} cannot be looked into: {error}") from error
         if os.path.lexists(goal):
-            raise VerbRefused(f"{goal} exists already; what it is must be found out first")
+            raise ActionRefused(f"{goal} exists already; what it is must be found out first")
         free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
         need = domain.blockInfo(disk.device)[0]
         if free - need < total * _SPARE_RATIO:
-            raise VerbRefused(
+            raise ActionRefused(
                 f"pool {self._pool} has {free / 2**30:.1f} GiB free; the disk may grow to"
                 f" {need / 2**30:.1f} GiB, and {_SPARE_RATIO:.0%} must stay free"
             )
@@ -144,7 +144,7 @@ class DiskMove:
         while True:
             now = disk_of(domain.XMLDesc(), disk.device)
             if now.copying is None:
-                raise VerbRefused(
+                raise ActionRefused(
                     f"the copy of disk {disk.device} ended by an error, the VM runs on its old"
                     f" disk; what was copied lies at {goal}"
                 )
@@ -163,7 +163,7 @@ class DiskMove:
         info = domain.blockJobInfo(disk.device)
         done = f"{info.get('cur', 0) / 2**20:.0f} of {info.get('end', 0) / 2**20:.0f} MiB"
         domain.blockJobAbort(disk.device, 0)
-        raise VerbRefused(
+        raise ActionRefused(
             f"the copy of disk {disk.device} was not complete after {self._within_s:.0f} s"
             f" ({done}); it was given up, the VM runs on its old disk; what was copied lies at"
             f" {goal}"
@@ -182,19 +182,19 @@ def end_left_copy(
 
     Raises
     ------
-    VerbRefused
+    ActionRefused
         The VM runs on its old disk, and no copy is running.
     """
     folder = PurePosixPath(_folder(connection, pool, library))
     disk = disk_of(domain.XMLDesc(), device)
     if disk.copying is not None and folder in PurePosixPath(disk.copying).parents:
         domain.blockJobAbort(device, 0)
-        raise VerbRefused(
+        raise ActionRefused(
             f"the copy of disk {device} that the agent had begun was given up, the VM runs on its"
             " old disk"
         )
     if folder not in PurePosixPath(disk.path).parents:
-        raise VerbRefused(f"disk {device} was not moved, the VM runs on its old one")
+        raise ActionRefused(f"disk {device} was not moved, the VM runs on its old one")
 
 
 def _folder(connection: Connection, name: str, library: Library) -> str:
@@ -202,9 +202,9 @@ def _folder(connection: Connection, name: str, library: Library) -> str:
     try:
         pool = read_pool(connection.storagePoolLookupByName(name).XMLDesc())
     except library.libvirtError as error:
-        raise VerbRefused(f"pool {name} is not known here: {error}") from error
+        raise ActionRefused(f"pool {name} is not known here: {error}") from error
     if pool.kind not in _FOLDER_KINDS or pool.folder is None:
-        raise VerbRefused(f"pool {name} is of kind {pool.kind}, its volumes are no files")
+        raise ActionRefused(f"pool {name} is of kind {pool.kind}, its volumes are no files")
     return pool.folder
 
 

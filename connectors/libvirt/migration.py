@@ -22,7 +22,7 @@ from connectors.libvirt.binding import (
 from connectors.libvirt.calls import Call, first_returned
 from connectors.libvirt.link import OPEN_DEADLINE_S, Link, Session
 from connectors.libvirt.progress import Progress
-from engine.errors import HypervisorUnreachable, VerbRefused
+from engine.errors import ActionRefused, HypervisorUnreachable
 
 # Interval of the checks; libvirt's statistics change with each pass.
 EVERY_S: Final = 1.0
@@ -100,7 +100,7 @@ async def found_again(
 
     Raises
     ------
-    VerbRefused
+    ActionRefused
         The VM runs here, and no migration is running.
     HypervisorUnreachable
         It cannot be determined where the VM runs.
@@ -113,7 +113,7 @@ async def found_again(
         await asyncio.sleep(EVERY_S)
     if place == "here":
         why = f": {watch.gave_up}" if watch.gave_up else ""
-        raise VerbRefused(f"the migration ended and the VM runs on here{why}")
+        raise ActionRefused(f"the migration ended and the VM runs on here{why}")
     check = Call(lambda: _runs_at(library, target_uri, vm), name="libvirt-target")
     if await first_returned([check], patience_s=OPEN_DEADLINE_S) is None:
         raise HypervisorUnreachable(f"the VM has left, and {target_uri} does not say that it came")

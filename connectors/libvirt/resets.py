@@ -14,7 +14,7 @@ from connectors.libvirt.binding import (
     Domain,
     Library,
 )
-from engine.errors import HypervisorUnreachable, VerbRefused
+from engine.errors import ActionRefused, HypervisorUnreachable
 
 
 def crashed(state: Sequence[int]) -> bool:
@@ -52,14 +52,16 @@ def finish(domain: Domain, *, library: Library) -> None:
 
     Raises
     ------
-    VerbRefused
+    ActionRefused
         It is not in that state.
     HypervisorUnreachable
         It is still paused.
     """
     state = domain.state()
     if not was_reset(state):
-        raise VerbRefused(f"the VM is in state {state[0]}, reason {state[1]}, not left by a reset")
+        raise ActionRefused(
+            f"the VM is in state {state[0]}, reason {state[1]}, not left by a reset"
+        )
     _resume(domain, library=library)
 
 

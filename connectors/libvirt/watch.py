@@ -33,7 +33,7 @@ from connectors.libvirt.link import Link
 from connectors.libvirt.node import NodeReader
 from connectors.libvirt.polling import ACTIVE, NOWAIT
 from connectors.libvirt.sight import instance, moment_ns
-from engine.errors import HypervisorUnreachable, VerbRefused
+from engine.errors import ActionRefused, HypervisorUnreachable
 from engine.looks import Sign, Watched, moved
 
 T = TypeVar("T")
@@ -211,7 +211,7 @@ class LibvirtWatch:
             try:
                 connection.lookupByUUID(vm).setMemoryStatsPeriod(period_s, AFFECT_LIVE)
             except self._library.libvirtError as error:
-                raise VerbRefused(f"the balloon's period was not set: {error}") from error
+                raise ActionRefused(f"the balloon's period was not set: {error}") from error
 
         await self._ask(change, what="balloon period", patience_s=_QUESTION_S)
 

@@ -1,4 +1,4 @@
-"""`engine.ports.History` on Parquet files, written and read by DuckDB in this process."""
+"""The history in Parquet files, written and read by DuckDB in this process."""
 
 import asyncio
 import os
@@ -67,14 +67,14 @@ class ParquetHistory:
         return None
 
     async def write(self, batch: Sequence[Points]) -> tuple[RefusedRow, ...]:
-        """See `engine.ports.History`.
+        """See `engine.ports.HistorySink`.
 
         Rejected are rows older than the retention of their bucket, and rows that no file can hold.
         """
         return await asyncio.to_thread(self._write, batch)
 
     async def ask(self, question: Question) -> list[Answer]:
-        """See `engine.ports.History`."""
+        """See `engine.ports.HistoryQuery`."""
         return await asyncio.to_thread(self._ask, question)
 
     def _write(self, batch: Sequence[Points]) -> tuple[RefusedRow, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from connectors.simulator.actuator import SimulatedActuator
 from connectors.simulator.evidence import SimulatedEvidence
 from connectors.simulator.guests import Condition
 from connectors.simulator.hypervisor import SimulatedHypervisor
@@ -9,7 +10,6 @@ from connectors.simulator.incidents import schedule
 from connectors.simulator.lifecycle import start
 from connectors.simulator.plan import WorldPlan
 from connectors.simulator.truth import Truth
-from connectors.simulator.verbs import SimulatedVerbs
 from connectors.simulator.watch import SimulatedWatch
 from connectors.simulator.world import Interference, World
 from engine.ports import Clock
@@ -72,16 +72,16 @@ class Fleet:
         """Return the guest probing of a node."""
         return SimulatedWatch(self.world, node)
 
-    def verbs(self, node: str, *, by: str = "the agent") -> SimulatedVerbs:
+    def actuator(self, node: str, *, by: str = "the agent") -> SimulatedActuator:
         """Return the actuator of a node."""
-        return SimulatedVerbs(self.world, node, by=by)
+        return SimulatedActuator(self.world, node, by=by)
 
     def evidence(self, node: str) -> SimulatedEvidence:
         """Return the evidence store of a node."""
         return SimulatedEvidence(self.world, node)
 
     def interfere(self, interference: Interference | None) -> None:
-        """Set a hook that makes actions lie, hang or fail; see `connectors.simulator.verbs`."""
+        """Set a hook that makes actions lie, hang or fail; see `connectors.simulator.actuator`."""
         self.world.interference = interference
 
     def advance(self, seconds: float) -> None:

@@ -31,7 +31,7 @@ class Harm:
     """Damage of an action to a healthy guest."""
 
     vm: int
-    verb: str
+    action: str
     at_ns: int
     was: str
 
@@ -47,11 +47,11 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class VerbCall:
+class ActionCall:
     """An action that reached the hypervisor; `outcome` is ok, refused, lost or nothing_happened."""
 
     vm: int
-    verb: str
+    action: str
     node: str
     at_ns: int
     was: str
@@ -85,7 +85,7 @@ class Truth:
     deaths: list[Death] = field(default_factory=list)
     happenings: list[Happening] = field(default_factory=list)
     harms: list[Harm] = field(default_factory=list)
-    verb_calls: list[VerbCall] = field(default_factory=list)
+    action_calls: list[ActionCall] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     evidence: list[Kept] = field(default_factory=list)
 
@@ -108,10 +108,10 @@ class Truth:
                 death.alive_ns = at_ns
                 death.repaired_by = by
 
-    def calls(self, verb: str, *, vm: int | None = None) -> list[VerbCall]:
+    def calls(self, action: str, *, vm: int | None = None) -> list[ActionCall]:
         """Return the calls of one action that took effect, of one VM or of all."""
         return [
             call
-            for call in self.verb_calls
-            if call.verb == verb and call.outcome != "refused" and vm in (None, call.vm)
+            for call in self.action_calls
+            if call.action == action and call.outcome != "refused" and vm in (None, call.vm)
         ]

@@ -15,7 +15,7 @@ from connectors.simulator.panel import Panel
 from connectors.simulator.plan import WorldPlan
 from connectors.simulator.rates import Draws, Given, Rates, Strain
 from connectors.simulator.topology import Topology
-from connectors.simulator.truth import Truth, VerbCall
+from connectors.simulator.truth import ActionCall, Truth
 from connectors.simulator.workloads import SECONDS_PER_DAY, Course, Habits
 from engine.ports import Clock
 from engine.wire.frame import Event
@@ -33,8 +33,8 @@ _PLACES, _HABITS, _STEPS, _NODES, SIGHT, SHARES = range(6)
 _VALUES_AHEAD: Final = 2048
 
 Action = Callable[[], None]
-# Effect of a test on an action: None permits it, else see `connectors.simulator.verbs`.
-Interference = Callable[[VerbCall], str | None]
+# Effect of a test on an action: None permits it, else see `connectors.simulator.actuator`.
+Interference = Callable[[ActionCall], str | None]
 
 
 class Roster(NamedTuple):

@@ -13,10 +13,11 @@ from typing import Final, NamedTuple
 import msgspec
 
 from engine.action import log_rules, present_rules
+from engine.action.actions import DISRUPTIVE
 from engine.action.catalogue import Policy
 from engine.action.question import DAY_MS, MARK_GRACE_MS, Logged, Question, Rule
 from engine.wire.control import Control
-from engine.wire.order import DISRUPTIVE, Claim, Closed, Order
+from engine.wire.order import Claim, Closed, Order
 
 SENTENCES: Final[Mapping[str, str]] = {
     "admitted": "The order may run: no rule speaks against it.",

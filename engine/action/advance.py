@@ -6,6 +6,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Final
 
+from engine.action.actions import DISRUPTIVE
 from engine.action.catalogue import Policy
 from engine.action.events import AppendControl, AppendOrder, Instruction, WriteJournal
 from engine.action.incident import Incident, moved
@@ -17,7 +18,7 @@ from engine.action.storm import Place, storm_pause
 from engine.action.target import worsened
 from engine.wire.alert import Alert
 from engine.wire.control import Control
-from engine.wire.order import DISRUPTIVE, Order
+from engine.wire.order import Order
 
 # The longest delay between the append and the reading of a record that was in time.
 _GRACE_MS: Final = 5_000

@@ -6,7 +6,7 @@ contains its `hash`, so that planner and agent know that they use the same polic
 
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cached_property
 from hashlib import blake2b
@@ -15,15 +15,12 @@ from typing import Final, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
+from engine.action.actions import ACTIONS, DISRUPTIVE, StepAction
 from engine.errors import SettingsError
 from engine.wire.alert import Witness
 from engine.wire.control import Mode
-from engine.wire.order import DISRUPTIVE, MAX_LIFETIME_MS, Action
+from engine.wire.order import MAX_LIFETIME_MS, Action
 
-# The actions of a ladder: those ordered from an agent, and those of the planner itself.
-StepAction = Literal[
-    "notify", "save_evidence", "reboot", "reset", "migrate", "move_disk", "quarantine"
-]
 Purpose = Literal["production", "demo", "lab"]
 
 SHIPPED: Final = ("default", "demo", "lab")
@@ -35,13 +32,6 @@ KINDS: Final = (
     "degrading_storage", "node_contention", "noisy_neighbour", "mem_leak", "cpu_runaway",
     "crash_reboot", "vm_silence",
 )  # fmt: skip
-
-# The names of actions in sentences.
-NOUNS: Final[Mapping[str, str]] = {
-    "migrate": "migration",
-    "move_disk": "move of a disk",
-    "save_evidence": "saving of evidence",
-}
 
 # The interval at which the engine publishes a firing alert again, plus two missed slots (windows).
 # A verification has failed if an alert still fires within this window before the deadline.
@@ -210,8 +200,6 @@ BOUNDS: Final = (
 _DEADLINE_S: Final = (180, 3600)
 _BACKOFF_S: Final = (600, 1800, 7200)
 _DISRUPTIVE_STEPS: Final = 3
-# The actions, ordered by the loss to the guest.
-HARM: Final[Mapping[str, int]] = {"migrate": 0, "move_disk": 0, "reboot": 1, "reset": 2}
 
 
 def read_shipped(name: str) -> str:
@@ -306,11 +294,11 @@ def _beyond_ladder(kind: str, steps: tuple[Step, ...]) -> list[str]:
             f"ladders.{kind} has {len(disruptive)} disruptive steps, {_DISRUPTIVE_STEPS} at most:"
             " then a person looks."
         )
-    harms = [HARM[action] for action in disruptive]
+    harms = [ACTIONS[action].harm for action in disruptive]
     if harms != sorted(harms):
         sentences.append(
             f"ladders.{kind} goes from {' to '.join(disruptive)}: the milder step comes first"
-            f" ({', '.join(HARM)})."
+            f" ({', '.join(DISRUPTIVE)})."
         )
     if any(step.action == "quarantine" for step in steps[:-1]):
         sentences.append(f"ladders.{kind}: quarantine ends a ladder, nothing may follow it.")

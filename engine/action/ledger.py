@@ -10,10 +10,11 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
+from engine.action.actions import DISRUPTIVE
 from engine.action.question import DAY_MS
 from engine.errors import StateError
 from engine.ports import Bounds
-from engine.wire.order import DISRUPTIVE, Action, Outcome
+from engine.wire.order import Action, Outcome
 
 # "elsewhere": another agent claimed the step, and that agent reports its end.
 LedgerState = Literal[

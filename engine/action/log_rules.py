@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
+from engine.action.actions import ACTIONS, DISRUPTIVE
 from engine.action.question import CLOCK_SLACK_MS, DAY_MS, Question, Rule, Said
-from engine.wire.order import DISRUPTIVE, MAX_LIFETIME_MS, Order
+from engine.wire.order import MAX_LIFETIME_MS, Order
 
 _TEN_MINUTES_MS: Final = 600_000
 # The name of a node or a pool; a pattern could match several.
@@ -72,11 +73,12 @@ def append_time(question: Question) -> Said | None:
 def _target(question: Question) -> Said | None:
     """Refuse a move without exactly one target, and a target for an action that moves nothing."""
     order = question.order
-    here = {"migrate": (order.node,), "move_disk": order.pools}.get(order.action)
-    if here is None:
+    to = ACTIONS[order.action].target
+    if to is None:
         wrong = order.target is not None or order.disk is not None
     else:
-        names = (order.target, order.disk) if order.action == "move_disk" else (order.target,)
+        here = (order.node,) if to == "node" else order.pools
+        names = (order.target,) if to == "node" else (order.target, order.disk)
         wrong = order.target in here or not all(_NAME.fullmatch(name or "") for name in names)
     return ("bad_target", {"target": order.target, "action": order.action}) if wrong else None
 
@@ -164,7 +166,7 @@ def _group(question: Question) -> Said | None:
 def _group_sick(question: Question) -> Said | None:
     """Refuse to move a live VM while other members of its group are failing: it may be the last."""
     order = question.order
-    if order.action in ("migrate", "move_disk") and order.group_sick > 0:
+    if ACTIONS[order.action].target is not None and order.group_sick > 0:
         return "group_sick", {"count": order.group_sick, "group": order.group}
     return None
 
@@ -176,7 +178,7 @@ def owner_of(order: Order) -> tuple[str | None, str | None]:
 
 def nodes_of(order: Order) -> set[str]:
     """Return the nodes that an order affects: a migration counts at its source and its target."""
-    goes = order.action == "migrate" and order.target is not None
+    goes = ACTIONS[order.action].target == "node"
     return {order.node, order.target} if goes and order.target else {order.node}
 
 

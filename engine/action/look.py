@@ -7,9 +7,10 @@ order relax nothing; only reports of this node's own hypervisor do.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict
 from uuid import UUID
 
+from engine.action.actions import DESTRUCTIVE
 from engine.action.question import CLOCK_SLACK_MS
 from engine.action.witnesses import (
     dead_vcpus,
@@ -21,7 +22,7 @@ from engine.action.witnesses import (
 )
 from engine.looks import Look, Signs
 from engine.wire.alert import Counted, CpuShape
-from engine.wire.order import DESTRUCTIVE, Order
+from engine.wire.order import Order
 
 # All samples of a look lie within this time before the call: older observations may be outdated.
 LOOK_WINDOW_S: Final = 10.0
@@ -450,7 +451,17 @@ EVERY_ACTION: Final[tuple[Rule, ...]] = (
     _enough, _same_vm, _same_run, _same_owner, _open_to_actions,
 )  # fmt: skip
 _UNTOUCHED: Final[tuple[Rule, ...]] = (_monitor_answers, _no_job, _not_booted)
-RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
+
+
+class _ByAction(TypedDict):
+    save_evidence: tuple[Rule, ...]
+    reset: tuple[Rule, ...]
+    reboot: tuple[Rule, ...]
+    migrate: tuple[Rule, ...]
+    move_disk: tuple[Rule, ...]
+
+
+RULES: Final[_ByAction] = {
     "save_evidence": (),
     "reset": (
         *_UNTOUCHED,
@@ -482,7 +493,8 @@ RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
     "move_disk": (*_UNTOUCHED, _running, _requests_complete),
 }
 # For the sample right before the call, in addition to the rules for every action.
-LAST_RULES: Final[Mapping[str, tuple[Rule, ...]]] = {
+LAST_RULES: Final[_ByAction] = {
+    "save_evidence": (_never,),
     "reset": (
         *_UNTOUCHED,
         _running_or_crashed,

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from engine.action.actions import ACTIONS, DESTRUCTIVE, DISRUPTIVE, LOUD
 from engine.action.admit import admit
 from engine.action.catalogue import Limits, Policy, Step
 from engine.action.incident import Incident
@@ -14,14 +15,7 @@ from engine.action.question import DAY_MS, Logged
 from engine.action.target import CellLoad, Choice, Mover, choose_target
 from engine.wire.alert import Alert, may_be_reset
 from engine.wire.control import Control
-from engine.wire.order import DESTRUCTIVE, DISRUPTIVE, Order
-
-# The engine's suggestions, and the actions of the catalogue that match each one.
-FITTING: Final[Mapping[str, frozenset[str]]] = {
-    "reboot": frozenset({"reset", "reboot"}),
-    "migrate": frozenset({"migrate"}),
-    "move_disk": frozenset({"move_disk", "migrate"}),
-}
+from engine.wire.order import Order
 
 # Evidence signals by which a VM or its hypervisor reported the crash itself.
 _ATTESTING: Final[Mapping[str, str]] = {
@@ -84,9 +78,7 @@ def rung_of(incident: Incident, policy: Policy) -> Step | None:
 
 def answers(rung: Step, alert: Alert) -> bool:
     """Return whether this rung matches the engine's suggestion."""
-    if rung.action not in DISRUPTIVE:
-        return alert.suggested_action in ("alert", "inspect", *FITTING)
-    return rung.action in FITTING.get(alert.suggested_action, frozenset())
+    return alert.suggested_action in ACTIONS[rung.action].signals
 
 
 def propose(incident: Incident, around: Surroundings, policy: Policy) -> Proposal:
@@ -94,7 +86,7 @@ def propose(incident: Incident, around: Surroundings, policy: Policy) -> Proposa
     alert, rung = incident.alert, rung_of(incident, policy)
     if alert is None or alert.state != "firing" or alert.suggested_action == "none":
         return Proposal(None)
-    loud = alert.suggested_action in FITTING
+    loud = alert.suggested_action in LOUD
     if rung is None or rung.action in ("notify", "quarantine"):
         return _held("no_ladder", kind=alert.kind) if loud else Proposal(None)
     if not loud and not answers(rung, alert):
@@ -188,7 +180,8 @@ def _unwitnessed(alert: Alert, rung: Step) -> Proposal:
 
 def _destination(alert: Alert, rung: Step, around: Surroundings, policy: Policy) -> Choice:
     """Return the target of a move; without rule and target if nothing is moved."""
-    if rung.action == "move_disk":
+    to = ACTIONS[rung.action].target
+    if to == "pool":
         if alert.disk is None:
             return Choice(None, "no_disk", SENTENCES["no_disk"])
         closed = _closed(around, "pool")
@@ -198,7 +191,7 @@ def _destination(alert: Alert, rung: Step, around: Surroundings, policy: Policy)
                     return Choice(target)
         pools = ", ".join(alert.pools) or "an unknown pool"
         return Choice(None, "no_pool", SENTENCES["no_pool"].format(pools=pools))
-    if rung.action != "migrate" or alert.node is None:
+    if to != "node" or alert.node is None:
         return Choice(None)
     return choose_target(
         around.loads.get(alert.cell),
@@ -232,7 +225,7 @@ def _left_by(vm: str, around: Surroundings) -> frozenset[str]:
         entry.order.node
         for entry in around.earlier
         if entry.order.vm == vm
-        and entry.order.action == "migrate"
+        and ACTIONS[entry.order.action].target == "node"
         and entry.time_ms > around.now_ms - DAY_MS
     )
 
@@ -291,7 +284,7 @@ def _order(
         opened_ms=alert.opened_ms,
         history_s=alert.history_s,
         attested=_attested(alert),
-        disk=alert.disk if action == "move_disk" else None,
+        disk=alert.disk if ACTIONS[action].target == "pool" else None,
         zone=alert.zone,
         pools=alert.pools,
         networks=alert.networks,

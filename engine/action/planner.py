@@ -8,6 +8,7 @@ continues. The planner has no ledger: the log serves as the lock.
 from dataclasses import replace
 from typing import Final, assert_never
 
+from engine.action.actions import ACTIONS, DISRUPTIVE, LOUD
 from engine.action.admit import closed, logged
 from engine.action.advance import (
     HELD_ASKED,
@@ -30,12 +31,11 @@ from engine.action.events import (
     Tick,
 )
 from engine.action.incident import ENDED, BrokenInvariant, Incident, moved
-from engine.action.ordering import FITTING
 from engine.action.state import PlannerState, Recovery, Stepped, put, told, with_control
 from engine.action.storm import places_of, troubled
 from engine.action.target import with_load
 from engine.wire.alert import Alert
-from engine.wire.order import DISRUPTIVE, Closed, Order
+from engine.wire.order import Closed, Order
 
 # A month: whether a guest recovers by itself depends on its configuration.
 _RECOVERY_MS: Final = 30 * 86_400_000
@@ -103,7 +103,7 @@ def _alert_seen(state: PlannerState, seen: AlertSeen, policy: Policy) -> Stepped
     if incident is None:
         if alert.state == "resolved":
             state = _recovered(state, alert, policy)
-        asked = alert.suggested_action in FITTING or policy.ladders.get(alert.kind)
+        asked = alert.suggested_action in LOUD or policy.ladders.get(alert.kind)
         if alert.state != "firing" or not asked:
             return _storming(state, alert, now_ms)
         incident = Incident(alert.id)
@@ -205,7 +205,12 @@ def _with_word(incident: Incident, alert: Alert, *, time_ms: int) -> Incident:
 def _resolved(state: PlannerState, incident: Incident, policy: Policy) -> Stepped:
     alert, order = incident.alert, incident.order
     verified = alert is not None and alert.resolution is not None and alert.resolution.verified
-    moves = verified and order is not None and order.action == "migrate" and not order.dry_run
+    moves = (
+        verified
+        and order is not None
+        and ACTIONS[order.action].target == "node"
+        and not order.dry_run
+    )
     if moves and order is not None and incident.phase in ("ordered", "verifying"):
         # The agent's mark may be read after the engine's alert.
         since_ms = incident.called_ms or order.issued_ms

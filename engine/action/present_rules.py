@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Final
 
+from engine.action.actions import ACTIONS, DESTRUCTIVE, DISRUPTIVE
 from engine.action.catalogue import Policy
 from engine.action.log_rules import nodes_of, owner_of
 from engine.action.question import CLOCK_SLACK_MS, Question, Rule, Said
 from engine.wire.alert import may_be_reset
 from engine.wire.control import Control, Mode
-from engine.wire.order import DESTRUCTIVE, DISRUPTIVE, Action
+from engine.wire.order import Action
 
 _STRICTNESS: Final[tuple[Mode, ...]] = ("observe", "approve", "auto")
 # Kinds of control records that forbid an order, and the sentence of each.
@@ -148,7 +149,7 @@ def _words(question: Question) -> Said | None:
     covered = {("cell", order.cell), ("vm", order.vm), ("tenant", order.tenant)}
     covered |= {("node", node) for node in nodes_of(order)}
     covered |= {("pool", pool) for pool in order.pools}
-    if order.action == "move_disk":
+    if ACTIONS[order.action].target == "pool":
         covered.add(("pool", order.target))
     covered |= {("network", network) for network in order.networks}
     covered.add(("zone", order.zone))

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from engine.action.actions import DISRUPTIVE
 from engine.action.catalogue import Policy
 from engine.wire.control import Control
-from engine.wire.order import DISRUPTIVE, Claim, Closed, Order
+from engine.wire.order import Claim, Closed, Order
 
 DAY_MS: Final = 86_400_000
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from engine.action.actions import ACTIONS
 from engine.action.admit import History
-from engine.action.catalogue import NOUNS
 from engine.action.events import Instruction, WriteJournal
 from engine.action.incident import Incident
 from engine.action.layered import layered
@@ -110,7 +110,7 @@ def told(
     order, alert = incident.order, incident.alert
     known = {
         "vm": order.vm if order else alert.subject if alert else "the VM",
-        "action": NOUNS.get(order.action, order.action) if order else "no action",
+        "action": ACTIONS[order.action].noun if order else "no action",
         "kind": alert.kind if alert else "the fault",
     }
     return WriteJournal(

@@ -67,12 +67,12 @@ def flatline(
 def collect(file: File = None, sets: Sets = None) -> None:
     """Sample this node's VMs into the log."""
     from engine.cli.process import serve
-    from engine.wiring import collect_opener, frame_keyring, libvirt_node, open_log, process
+    from engine.wiring import collect_opener, frame_keyring, open_log, process, this_node
 
     settings = settings_of(file, sets)
     here = process(settings)
     frames = frame_keyring(settings, here.clock)
-    opener = collect_opener(here, lambda: open_log(here), libvirt_node(settings), frames)
+    opener = collect_opener(here, lambda: open_log(here), this_node(settings), frames)
     raise typer.Exit(serve(here, {"collect": opener}))
 
 
@@ -105,11 +105,11 @@ def plan(file: File = None, sets: Sets = None) -> None:
 def act(file: File = None, sets: Sets = None) -> None:
     """Carry out the orders for this node."""
     from engine.cli.process import serve
-    from engine.wiring import act_opener, authority, libvirt_node, open_log, process
+    from engine.wiring import act_opener, authority, open_log, process, this_node
 
     settings = settings_of(file, sets)
     here = process(settings)
-    node = libvirt_node(settings)
+    node = this_node(settings)
     opener = act_opener(here, lambda: open_log(here), node, authority(settings))
     raise typer.Exit(serve(here, {"act": opener}))
 
@@ -122,21 +122,28 @@ def run(
         str | None, typer.Option(help="Watch this libvirt instead of a simulated fleet.")
     ] = None,
     acting: Annotated[
-        bool, typer.Option("--act", help="Touch the VMs of that libvirt, as the policy allows.")
+        bool, typer.Option("--act", help="Touch the VMs of that hypervisor, as the policy allows.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Which simulated fleet.")] = 1,
 ) -> None:
     """Run all roles in this process, on the embedded log.
 
-    Without --libvirt-uri the fleet is simulated. A real libvirt is only read unless --act is
-    given; the policy still says what may be done.
+    Without --libvirt-uri, and without hypervisor.kind in the settings, the fleet is simulated. A
+    real hypervisor is only read unless --act is given; the policy still says what may be done.
     """
     from engine.cli.everything import run_everything
 
-    settings = settings_of(file, [*(sets or []), "log.kind=embedded"])
-    if acting and libvirt_uri is None:
-        raise SettingsError("--act needs --libvirt-uri: a simulated fleet is acted on anyway.")
-    raise typer.Exit(run_everything(settings, libvirt_uri=libvirt_uri, acting=acting, seed=seed))
+    here = ["log.kind=embedded"]
+    if libvirt_uri is not None:
+        uri = f"libvirt_uri={json.dumps(libvirt_uri)}"
+        here += ["hypervisor.kind=libvirt", f"collect.{uri}", f"act.{uri}"]
+    settings = settings_of(file, [*(sets or []), *here])
+    simulated = "kind" not in settings.hypervisor.model_fields_set
+    if acting and simulated:
+        raise SettingsError(
+            "--act needs --libvirt-uri or hypervisor.kind: a simulated fleet is acted on anyway."
+        )
+    raise typer.Exit(run_everything(settings, simulated=simulated, acting=acting, seed=seed))
 
 
 @app.command()

@@ -97,7 +97,7 @@ class Referee:
         if self._now_s() < BATCH_S + SETTLED_S:
             return
         node = self._fleet.node_of(_BATCH)
-        seen = await self._fleet.verbs(node).look(self._fleet.vm(_BATCH))
+        seen = await self._fleet.actuator(node).look(self._fleet.vm(_BATCH))
         self._batch_began = self._batch_began or seen
         self._batch_now = seen
 
@@ -158,7 +158,7 @@ class Referee:
             for alert in self._story.latest()
             if alert.scope == "pool" and alert.subject == STALLED_POOL
         ]
-        touched = [call for call in self._fleet.truth.verb_calls if call.vm in vms]
+        touched = [call for call in self._fleet.truth.action_calls if call.vm in vms]
         if touched:
             return Claim(title, False, f"{len(touched)} of its VMs were touched")
         over = self._now_s() >= STALL_S + STALL_LASTS_S + AFTERMATH_S
@@ -173,7 +173,7 @@ class Referee:
     def _batch(self) -> Claim:
         name = self._fleet.name(_BATCH)
         title = f"{name} computes at 100 % CPU without I/O and is left alone"
-        touched = [call for call in self._fleet.truth.verb_calls if call.vm == _BATCH]
+        touched = [call for call in self._fleet.truth.action_calls if call.vm == _BATCH]
         ordered = [order for order in self._story.orders if order.vm == self._text(_BATCH)]
         if touched or ordered:
             return Claim(title, False, f"{len(ordered)} orders, {len(touched)} calls")

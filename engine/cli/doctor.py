@@ -15,7 +15,7 @@ from engine.cli.logs import set_up_logs
 from engine.cli.options import moment
 from engine.cli.reported import Asking, firing, left_out
 from engine.cli.words import controls_in_force, scope_of
-from engine.errors import FlatlineError, HypervisorError
+from engine.errors import FlatlineError, HypervisorError, SettingsError
 from engine.frame_keyring import read_site_keys
 from engine.keyring import SIGNERS, read_key
 from engine.roles.health import told
@@ -28,11 +28,11 @@ from engine.wiring import (
     Process,
     create_topics,
     frame_keyring,
-    libvirt_node,
     open_log,
     own_rights,
     policy_of,
     process,
+    this_node,
     topic_problems,
     trusted_now,
 )
@@ -95,7 +95,7 @@ async def examine(
         ):
             if topic.name in readable:
                 yield await ask(here)
-    yield await _libvirt(here)
+    yield await _hypervisor(here)
 
 
 def _state_folder(here: Process) -> Iterator[Check]:
@@ -434,20 +434,17 @@ def _told_stop(word: Control) -> str:
     return f"{scope} until {ends} ({word.kind} by {word.by}: {word.reason})"
 
 
-async def _libvirt(here: Process) -> Check:
-    if not _has("libvirt"):
-        return Check(
-            "libvirt",
-            "note",
-            "libvirt-python is not installed, which only a node needs: pip install"
-            " 'flatline[libvirt]' (needs libvirt-dev, pkg-config and gcc).",
-        )
-    uri = here.settings.collect.libvirt_uri
+async def _hypervisor(here: Process) -> Check:
+    kind, node = here.settings.hypervisor.kind, this_node(here.settings)
     try:
-        async with asyncio.timeout(PATIENCE_S), libvirt_node(here.settings).hypervisor() as node:
-            sample = await node.sample()
+        hypervisor = node.hypervisor()
+    except SettingsError as error:
+        return Check(kind, "note", f"{told(error)} Only a node needs it.")
+    try:
+        async with asyncio.timeout(PATIENCE_S), hypervisor:
+            sample = await hypervisor.sample()
     except HypervisorError as error:
-        return Check("libvirt", "ill", f"{told(error)} Only a node needs it.")
+        return Check(kind, "ill", f"{told(error)} Only a node needs it.")
     except TimeoutError:
-        return Check("libvirt", "ill", f"{uri} gave no answer within {PATIENCE_S:.0f} s.")
-    return Check("libvirt", "well", f"{uri} answers and runs {len(sample.rows)} VMs.")
+        return Check(kind, "ill", f"{node.address} gave no answer within {PATIENCE_S:.0f} s.")
+    return Check(kind, "well", f"{node.address} answers and runs {len(sample.rows)} VMs.")

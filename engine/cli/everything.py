@@ -17,12 +17,12 @@ from engine.wiring import (
     Process,
     authority,
     compile_engine,
-    libvirt_node,
     open_log,
     probes,
     process,
     simulated_nodes,
     site_openers,
+    this_node,
 )
 from engine.wiring_history import history_opener
 from engine.wiring_planning import compile_forecaster, forecast_opener
@@ -30,16 +30,16 @@ from engine.wiring_planning import compile_forecaster, forecast_opener
 _log = structlog.get_logger()
 
 
-def run_everything(settings: Settings, *, libvirt_uri: str | None, acting: bool, seed: int) -> int:
+def run_everything(settings: Settings, *, simulated: bool, acting: bool, seed: int) -> int:
     """Run every role until a signal, and return the exit code.
 
     Parameters
     ----------
-    libvirt_uri
-        The node to watch. None simulates a fleet of 200 VMs in 4 cells with actions, under the
-        demo's policy unless the settings name another.
+    simulated
+        Whether to simulate a fleet of 200 VMs in 4 cells with actions, under the demo's policy
+        unless the settings name another. Otherwise this machine's hypervisor is watched.
     acting
-        Whether actions on a real libvirt are allowed at all.
+        Whether actions on this machine's VMs are allowed at all.
 
     Raises
     ------
@@ -49,17 +49,9 @@ def run_everything(settings: Settings, *, libvirt_uri: str | None, acting: bool,
     set_up_logs()
     # Before any compilation or opening: a second process would only fail later, role by role.
     with held_in(settings.state.folder, "run", what="runs all roles"):
-        if libvirt_uri is not None:
-            settings = with_uri(settings, libvirt_uri)
-            return until_told(lambda: _run_libvirt(process(settings), acting=acting))
-        return until_told(lambda: _run_simulated(process(settings), seed=seed))
-
-
-def with_uri(settings: Settings, uri: str) -> Settings:
-    """Return the settings with one libvirt for the collector and the agent."""
-    collect = settings.collect.model_copy(update={"libvirt_uri": uri})
-    act = settings.act.model_copy(update={"libvirt_uri": uri})
-    return settings.model_copy(update={"collect": collect, "act": act})
+        if simulated:
+            return until_told(lambda: _run_simulated(process(settings), seed=seed))
+        return until_told(lambda: _run_real(process(settings), acting=acting))
 
 
 async def _compiled(settings: Settings) -> None:
@@ -70,14 +62,13 @@ async def _compiled(settings: Settings) -> None:
     _log.info("Compiled; `flatline audit show` tells what is decided from here on.")
 
 
-async def _run_libvirt(here: Process, *, acting: bool) -> None:
-    allowed = authority(here.settings)
+async def _run_real(here: Process, *, acting: bool) -> None:
+    allowed, node = authority(here.settings), this_node(here.settings)
     what = "may be acted on as the policy allows" if acting else "is only read (no --act)"
-    _log.info(f"{here.settings.collect.libvirt_uri} {what}.", policy=allowed.policy.name)
+    _log.info(f"{node.address} {what}.", policy=allowed.policy.name)
     async with probes(here), open_log(here) as log:
         await _compiled(here.settings)
-        nodes = [libvirt_node(here.settings)]
-        openers = site_openers(here, log, nodes=nodes, authority=allowed, acting=acting)
+        openers = site_openers(here, log, nodes=[node], authority=allowed, acting=acting)
         openers |= _for_planners(here, log, allowed.frames)
         await run_roles(openers, health=here.health)
 

@@ -1,11 +1,12 @@
 """The permissions of a policy, in readable form for its owner."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final, get_args
+from typing import Final
 
 import msgspec
 
-from engine.action.catalogue import NOUNS, Limits, Policy, Step
+from engine.action.actions import ACTIONS, AGENT_ACTIONS, DISRUPTIVE
+from engine.action.catalogue import Limits, Policy, Step
 from engine.wire.control import Mode
 from engine.wire.order import Action
 
@@ -18,12 +19,6 @@ _MODES: Final[Mapping[Mode, str]] = {
     "auto": "done without asking",
     "approve": "done once a person approves",
     "observe": "rehearsed, and nothing touched",
-}
-_DEEDS: Final[Mapping[str, str]] = {
-    "notify": "tell people",
-    "save_evidence": "save evidence",
-    "quarantine": "quarantine",
-    "move_disk": "move the disk",
 }
 
 
@@ -51,7 +46,7 @@ def _modes(actions: Mapping[Action, Mode], *, rest: Mode) -> str:
     """Return each mode with its actions, the most permissive mode first."""
     told = []
     for mode, what in _MODES.items():
-        named = [NOUNS.get(name, name) for name in get_args(Action) if actions.get(name) == mode]
+        named = [ACTIONS[name].noun for name in AGENT_ACTIONS if actions.get(name) == mode]
         if rest == mode:
             named.append("every other action" if actions else "every action")
         if named:
@@ -76,11 +71,11 @@ def _figure(value: object) -> str:
 
 def _step(step: Step) -> str:
     """Return one step in words: its action, what it waits for, and how success is verified."""
-    words = [_DEEDS.get(step.action, step.action)]
+    words = [ACTIONS[step.action].command]
     if step.grace_s:
         words.append(f"after {step.grace_s} s in which it may recover")
     if step.needs:
         words.append(f"if {' and '.join(step.needs)} agree")
-    if step.action not in ("notify", "quarantine", "save_evidence"):
+    if step.action in DISRUPTIVE:
         words.append(f"(to be well for {step.stable_s} s within {step.deadline_s} s)")
     return " ".join(words)

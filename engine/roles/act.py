@@ -11,16 +11,16 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from engine.action.actions import ACTIONS, DESTRUCTIVE
 from engine.action.admit import PASSING, History, admit, claim_of, is_closed, may_finish
 from engine.action.admit import SENTENCES as ADMIT_SENTENCES
-from engine.action.catalogue import NOUNS
 from engine.action.ledger import StepEntry, recovery
 from engine.action.ledger_rules import within_limits
 from engine.action.look import LOOK_WINDOW_S, judge, last_check
 from engine.action.question import CLOCK_SLACK_MS, DAY_MS
-from engine.errors import LogError, VerbRefused, VmNotFound
+from engine.errors import ActionRefused, LogError, VmNotFound
 from engine.looks import Look, Permit, Sign, Signs
-from engine.ports import Clock, Evidence, LedgerStore, Log, Record, Verbs
+from engine.ports import Actuator, Clock, Evidence, LedgerStore, Log, Record
 from engine.roles import instruments
 from engine.roles.act_config import ActConfig
 from engine.roles.books import Books
@@ -41,7 +41,7 @@ from engine.roles.outbox import Journal, Outbox, follow, plain_errors
 from engine.roles.reading import TOPICS, LogChanged, Reading
 from engine.roles.watching import Watcher
 from engine.sign_ports import Prober, Watch
-from engine.wire.order import DESTRUCTIVE, MAX_LIFETIME_MS, Order, Outcome
+from engine.wire.order import MAX_LIFETIME_MS, Order, Outcome
 
 # Older than this, the pause that was read may be outdated. It limits both the time to read it and
 # the time from then to the call.
@@ -64,7 +64,7 @@ class Agent:
 
     Parameters
     ----------
-    log, verbs
+    log, actuator
         The site's log and the node's hypervisor (actuator), opened.
     ledger
         The store of the write-ahead log; no other process may have it.
@@ -78,7 +78,7 @@ class Agent:
         self,
         *,
         log: Log,
-        verbs: Verbs,
+        actuator: Actuator,
         ledger: LedgerStore,
         evidence: Evidence,
         config: ActConfig,
@@ -88,7 +88,7 @@ class Agent:
         prober: Prober | None = None,
     ) -> None:
         self._log = log
-        self._verbs = verbs
+        self._actuator = actuator
         self._evidence = evidence
         self._config = config
         self._clock = clock
@@ -197,14 +197,14 @@ class Agent:
 
     async def _find(self, entry: StepEntry) -> None:
         """Look up the end of a step that the hypervisor continued while no agent ran."""
-        noun, policy = NOUNS.get(entry.action, entry.action), self._config.policy
+        noun, policy = ACTIONS[entry.action].noun, self._config.policy
         searching = SENTENCES["searching"].format(action=noun, vm=entry.vm)
         self._journal.write("start", searching, incident=entry.incident, vm=entry.vm)
         now_ms, history = self._clock.now_ms(), self._reading.history
         controls = self._reading.controls
         finish = may_finish(entry.key, history, policy, now_ms=now_ms, controls=controls)
         left_s = self._left_s(entry.deadline_ms)
-        end = await found(self._verbs, entry, left_s=left_s, finish=finish)
+        end = await found(self._actuator, entry, left_s=left_s, finish=finish)
         last = msgspec.structs.replace(
             entry, state=end.outcome, time_ms=self._clock.now_ms(), sentence=end.sentence
         )
@@ -218,7 +218,7 @@ class Agent:
     async def _report(self) -> None:
         while True:
             self._health.progress("act")
-            await see_hypervisor(self._verbs, self._health)
+            await see_hypervisor(self._actuator, self._health)
             self._books.note_position()
             await asyncio.sleep(_REPORT_S)
 
@@ -390,7 +390,7 @@ class Agent:
 
     async def _seen(self, vm: bytes) -> Look:
         async with asyncio.timeout(_LOOK_S):
-            return await self._verbs.look(vm)
+            return await self._actuator.look(vm)
 
     async def _save_evidence(self, order: Order) -> None:
         rule, sentence = await keep_evidence(self._evidence, order)
@@ -463,7 +463,7 @@ class Agent:
         if send_within_s <= 0:
             return self._entered(task, ended("expired", "too_late", age_s=age_s, words_s=words_s))
         permit = Permit(order.instance, send_within_s, last_check(order, looks))
-        names = {"action": NOUNS.get(order.action, order.action), "vm": order.vm}
+        names = {"action": ACTIONS[order.action].noun, "vm": order.vm}
         self._marks.acted("action_sent", order, dry_run=task.dry_run)
         self._marks.said("call", order, SENTENCES["calling"].format(**names, look=agreed))
         end = ended("returned", "rehearsed" if task.dry_run else "returned", **names)
@@ -471,13 +471,13 @@ class Agent:
             async with asyncio.timeout((order.deadline_ms - self._clock.now_ms()) / 1000):
                 if not task.dry_run:
                     await call(
-                        self._verbs,
+                        self._actuator,
                         self._evidence,
                         order,
                         left_s=self._left_s(order.deadline_ms),
                         permit=permit,
                     )
-        except (VerbRefused, VmNotFound) as error:
+        except (ActionRefused, VmNotFound) as error:
             end = undone(error)
         except Exception as error:  # noqa: BLE001 -- an unknown error is the worst case
             end = ended("unknown", "verb_unknown", **names, why=why_of(error))

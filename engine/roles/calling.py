@@ -3,22 +3,22 @@
 import asyncio
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, assert_never
 from uuid import UUID
 
+from engine.action.actions import ACTIONS
 from engine.action.admit import Admission, History, claim_of
-from engine.action.catalogue import NOUNS
 from engine.action.ledger import LedgerState, LogMark, StepEntry
 from engine.action.look import left_by_reset
 from engine.errors import (
+    ActionRefused,
+    ActionUnsent,
     EvidenceUnsaved,
     HypervisorUnreachable,
-    VerbRefused,
-    VerbUnsent,
     VmNotFound,
 )
 from engine.looks import Look, Permit
-from engine.ports import Evidence, Verbs
+from engine.ports import Actuator, Evidence
 from engine.roles.health import Health, told
 from engine.roles.marks import End, ended, why_of
 from engine.wire.order import Order
@@ -41,10 +41,10 @@ SENTENCES: Final = {
 }
 
 
-async def see_hypervisor(verbs: Verbs, health: Health) -> None:
+async def see_hypervisor(actuator: Actuator, health: Health) -> None:
     """Report whether the hypervisor answers: without one the agent is not ready."""
     try:
-        await verbs.reach()
+        await actuator.reach()
     except HypervisorUnreachable as error:
         health.waiting("hypervisor", f"{told(error)} Trying again.")
     else:
@@ -89,45 +89,45 @@ class Task:
 
 
 async def call(
-    verbs: Verbs, evidence: Evidence, order: Order, *, left_s: float, permit: Permit
+    actuator: Actuator, evidence: Evidence, order: Order, *, left_s: float, permit: Permit
 ) -> None:
     """Carry out `order` as allowed by `permit`; `left_s` is the time until its deadline.
 
     Raises
     ------
-    VerbRefused, VmNotFound
+    ActionRefused, VmNotFound
         Nothing was done: see `undone`.
     HypervisorUnreachable
         Whether it was done is unknown.
     """
     vm, within_s = UUID(order.vm).bytes, max(_LEAST_S, left_s - _GIVE_UP_S)
+    # `admit` requires them of each action that moves something.
+    target, disk = order.target or "", order.disk or ""
     match order.action:
         case "reset":
-            await verbs.reset(vm, permit=permit)
+            await actuator.reset(vm, permit=permit)
         case "reboot":
-            await verbs.reboot(vm, permit=permit)
-        case "migrate" if order.target is not None:
-            await verbs.migrate(vm, target=order.target, within_s=within_s, permit=permit)
-        case "move_disk" if order.disk is not None and order.target is not None:
-            await verbs.move_disk(
-                vm, disk=order.disk, target=order.target, within_s=within_s, permit=permit
-            )
+            await actuator.reboot(vm, permit=permit)
+        case "migrate":
+            await actuator.migrate(vm, target=target, within_s=within_s, permit=permit)
+        case "move_disk":
+            await actuator.move_disk(vm, disk=disk, target=target, within_s=within_s, permit=permit)
         case "save_evidence":
             try:
                 await evidence.save(vm, incident=order.incident, step=order.step)
             except EvidenceUnsaved as error:
-                raise VerbRefused(str(error)) from error
-        case _:
-            raise VerbRefused(f"this agent has no verb {order.action}")
+                raise ActionRefused(str(error)) from error
+        case _ as missing:
+            assert_never(missing)
 
 
-def undone(error: VerbRefused | VmNotFound) -> End:
+def undone(error: ActionRefused | VmNotFound) -> End:
     """Return the end of an order whose call did nothing.
 
     A call that came too late on a busy node gives no information about the VM, so the order may be
     repeated.
     """
-    if isinstance(error, VerbUnsent):
+    if isinstance(error, ActionUnsent):
         return ended("expired", "verb_unsent", why=error)
     return ended("refused", "verb_refused", why=error)
 
@@ -146,7 +146,7 @@ def failed(entry: StepEntry | None, order: Order, error: Exception) -> End | Non
     Before the call nothing was done; after the entry that precedes the call the worst case is
     assumed. None means that the log already holds its end.
     """
-    names = {"action": NOUNS.get(order.action, order.action), "vm": order.vm}
+    names = {"action": ACTIONS[order.action].noun, "vm": order.vm}
     match "accepted" if entry is None else entry.state:
         case "accepted":
             return ended("refused", "failed", why=why_of(error))
@@ -161,47 +161,49 @@ def failed(entry: StepEntry | None, order: Order, error: Exception) -> End | Non
 
 def findable(entry: StepEntry) -> bool:
     """Return whether the hypervisor may have continued the step or left it unfinished."""
-    moves = entry.action in ("migrate", "move_disk") and entry.target is not None
+    moves = ACTIONS[entry.action].target is not None and entry.target is not None
     halves = entry.action == "reset" and entry.instance is not None
     return entry.state == "unknown" and (moves or halves) and not entry.dry_run
 
 
-async def found(verbs: Verbs, entry: StepEntry, *, left_s: float, finish: Admission) -> End:
+async def found(actuator: Actuator, entry: StepEntry, *, left_s: float, finish: Admission) -> End:
     """Return the end of a step that an earlier run of this agent requested.
 
     `finish` says whether a reset that was interrupted before its resume may be finished now.
     """
-    names = {"action": NOUNS.get(entry.action, entry.action), "vm": entry.vm}
+    names = {"action": ACTIONS[entry.action].noun, "vm": entry.vm}
     try:
         async with asyncio.timeout(max(_FIND_S, left_s)):
             if entry.action == "reset":
-                await _finish(verbs, entry, left_s=left_s, finish=finish)
+                await _finish(actuator, entry, left_s=left_s, finish=finish)
                 return ended("returned", "finished", **names)
-            await _find(verbs, entry, left_s=left_s)
+            await _find(actuator, entry, left_s=left_s)
         return ended("returned", "found", **names)
-    except VerbRefused as error:
+    except ActionRefused as error:
         return ended("refused", "found_undone", **names, why=error)
     except Exception as error:  # noqa: BLE001 -- an unknown error is the worst case
         return ended("unknown", "verb_unknown", **names, why=why_of(error))
 
 
-async def _finish(verbs: Verbs, entry: StepEntry, *, left_s: float, finish: Admission) -> None:
+async def _finish(
+    actuator: Actuator, entry: StepEntry, *, left_s: float, finish: Admission
+) -> None:
     """Resume the VM if it is found between the reset and its resume.
 
     This is not a second reset. No other state of the VM shows whether there was a reset.
     """
     vm = UUID(entry.vm).bytes
-    look = await verbs.look(vm)
+    look = await actuator.look(vm)
     if not left_by_reset(look, instance=entry.instance):
         raise HypervisorUnreachable(SENTENCES["read_the_world"].format(state=look.state))
     if not finish.admitted:
         raise HypervisorUnreachable(SENTENCES["left_paused"].format(why=finish.sentence))
     assert entry.instance is not None
     try:
-        await verbs.finish_reset(
+        await actuator.finish_reset(
             vm, permit=Permit(entry.instance, left_s, partial(_still_left, entry))
         )
-    except VerbRefused as error:
+    except ActionRefused as error:
         # The resume was refused, but the reset before it was performed.
         raise HypervisorUnreachable(str(error)) from error
 
@@ -213,13 +215,13 @@ def _still_left(entry: StepEntry, look: Look) -> str | None:
     return SENTENCES["read_the_world"].format(state=look.state)
 
 
-async def _find(verbs: Verbs, entry: StepEntry, *, left_s: float) -> None:
+async def _find(actuator: Actuator, entry: StepEntry, *, left_s: float) -> None:
     vm, target = UUID(entry.vm).bytes, entry.target or ""
-    if entry.action == "migrate":
+    if ACTIONS[entry.action].target == "node":
         within_s = max(_LEAST_S, left_s - _GIVE_UP_S)
-        await verbs.find_migration(vm, target=target, within_s=within_s)
+        await actuator.find_migration(vm, target=target, within_s=within_s)
     else:
-        await verbs.find_disk_move(vm, disk=entry.disk or "", target=target)
+        await actuator.find_disk_move(vm, disk=entry.disk or "", target=target)
 
 
 async def keep_evidence(evidence: Evidence, order: Order) -> tuple[str, str]:

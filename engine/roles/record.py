@@ -17,7 +17,17 @@ from engine.capacity.rollups import hour_points, hour_questions
 from engine.capacity.rows import action_points, alert_points, forecast_points, score_points
 from engine.capacity.state import restore, take_state
 from engine.errors import HistoryError, HistoryUnreachable, RecordRejected
-from engine.ports import Clock, Delivery, History, Log, OpenFrame, Record, RefusedRow, Subscription
+from engine.ports import (
+    Clock,
+    Delivery,
+    HistoryQuery,
+    HistorySink,
+    Log,
+    OpenFrame,
+    Record,
+    RefusedRow,
+    Subscription,
+)
 from engine.refusals import Backoff
 from engine.roles import instruments
 from engine.roles.appending import append_or_give_up
@@ -83,6 +93,9 @@ class Recorder:
 
     Parameters
     ----------
+    history
+        Takes the rows. Without `HistoryQuery` there are no hours, since they are computed from the
+        minutes in the store.
     open_frame
         Verifies the writer of a frame and decodes it.
     state_keys
@@ -93,7 +106,7 @@ class Recorder:
         self,
         *,
         log: Log,
-        history: History,
+        history: HistorySink,
         config: RecordConfig,
         clock: Clock,
         health: Health,
@@ -154,7 +167,7 @@ class _Stream:
     def __init__(
         self,
         log: Log,
-        history: History,
+        history: HistorySink,
         subscription: Subscription,
         config: RecordConfig,
         clock: Clock,
@@ -371,15 +384,17 @@ class _Frames(_Stream):
         """Aggregate the hours that have ended, from the rows in the store."""
         for fold in tuple(self._folds.values()):
             for hour in fold.due_hours():
-                if not await self._close_hour(hour):
+                if isinstance(self._history, HistoryQuery) and not await self._close_hour(
+                    hour, self._history
+                ):
                     return
                 fold.open_hours.discard(hour)
 
-    async def _close_hour(self, hour: Hour) -> bool:
+    async def _close_hour(self, hour: Hour, history: HistoryQuery) -> bool:
         family = _FAMILY_OF[hour.family]
         answers = []
         for question in hour_questions(family, cell=hour.cell, begin_s=hour.begin_s):
-            found = await self._insist(lambda asked=question: self._history.ask(asked))  # type: ignore[misc]
+            found = await self._insist(lambda asked=question: history.ask(asked))  # type: ignore[misc]
             if found is None:
                 self._forget()
                 return False

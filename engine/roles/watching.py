@@ -21,7 +21,7 @@ from engine.action.watch import (
     seen,
     signs_of,
 )
-from engine.errors import HypervisorUnreachable, VerbRefused
+from engine.errors import ActionRefused, HypervisorUnreachable
 from engine.looks import Look, Sign, Signs, Watched
 from engine.ports import Clock
 from engine.roles import instruments
@@ -236,7 +236,7 @@ class Watcher:
         vm = str(UUID(bytes=one.vm))
         try:
             await self._watch.set_balloon_period(one.vm, period_s=BALLOON_PERIOD_S)
-        except (HypervisorUnreachable, VerbRefused) as error:
+        except (HypervisorUnreachable, ActionRefused) as error:
             sentence = SENTENCES["balloon_unset"].format(vm=vm, why=error)
             self._marks.journalled(sentence, vm=vm, rule="balloon_unset")
         else:

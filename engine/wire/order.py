@@ -21,11 +21,6 @@ from engine.wire.envelope import decode_json
 Action = Literal["save_evidence", "reboot", "reset", "migrate", "move_disk"]
 Outcome = Literal["returned", "refused", "unknown", "expired", "not_attempted"]
 
-# Actions that the guest notices: only these use budgets. Saving evidence only reads.
-DISRUPTIVE: Final[frozenset[Action]] = frozenset({"reboot", "reset", "migrate", "move_disk"})
-# Actions that the guest does not survive; the others leave it running.
-DESTRUCTIVE: Final[frozenset[Action]] = frozenset({"reboot", "reset"})
-
 # An older order is void, whatever its expiry. Long enough for the preflight check (≥ 4 s) and a
 # busy log, short enough that no action is based on outdated evidence.
 MAX_LIFETIME_MS: Final = 60_000

@@ -99,7 +99,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     log
         `away`, `back`, or `repeats TOPIC`: each record appended twice from then on.
     hypervisor
-        The effect of every action from then on: see `connectors.simulator.verbs`; empty is normal.
+        The effect of every action from then on: see `connectors.simulator.actuator`; empty is
+        normal.
     say
         A control record: kind, scope, subject, until_s.
     alert
@@ -365,7 +366,7 @@ async def told(stage: Stage) -> list[Line]:
         journalled = decode_entry(record.value)
         teller.tell(record, "journal", f"{journalled.kind}: {journalled.sentence}")
     for vm, name in names.items():
-        acted = [c for c in stage.fleet.truth.verb_calls if stage.fleet.name(c.vm) == name]
+        acted = [c for c in stage.fleet.truth.action_calls if stage.fleet.name(c.vm) == name]
         steps = [key for key in ordered if key[2] == vm]
         if len(acted) > len(steps):
             text = f"{name}: {len(acted)} calls, {len(steps)} orders"
@@ -440,9 +441,9 @@ def happened(fleet: Fleet, scenario: Scenario) -> list[Line]:
         if death.alive_ns is not None:
             line(death.alive_ns, "alive", f"{fleet.name(death.vm)} by {death.repaired_by}")
     for harm in truth.harms:
-        line(harm.at_ns, "HARM", f"{harm.verb} of {fleet.name(harm.vm)}, which was {harm.was}")
-    for call in truth.verb_calls:
-        line(call.at_ns, "call", f"{call.verb} {fleet.name(call.vm)}: {call.outcome}")
+        line(harm.at_ns, "HARM", f"{harm.action} of {fleet.name(harm.vm)}, which was {harm.was}")
+    for call in truth.action_calls:
+        line(call.at_ns, "call", f"{call.action} {fleet.name(call.vm)}: {call.outcome}")
     for move in truth.moves:
         line(move.at_ns, "moved", f"{fleet.name(move.vm)} to {move.target} by {move.by}")
     for kept in truth.evidence:

@@ -20,7 +20,7 @@ from engine.settings import Settings
 from engine.wire.frame import decode_frame
 from engine.wire.topics import FRAMES
 from engine.wiring import Process, compile_engine
-from engine.wiring_history import open_history
+from engine.wiring_history import open_queries
 from engine.wiring_planning import compile_forecaster
 
 PARTITIONS = 2
@@ -100,7 +100,7 @@ def test_planners_find_forecasts_in_the_history_of_a_site_in_one_process(
             end_ns=(clock.now_ms() + 2 * 86_400_000) * 1_000_000,  # rows are dated ahead
             group_by=("metric", "horizon_s", "vm"),
         )
-        async with open_history(here) as history:
+        async with open_queries(here) as history:
             return {answer.tags for answer in await history.ask(question)}
 
     found = virtual_time.run(main())

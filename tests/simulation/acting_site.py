@@ -19,7 +19,7 @@ from connectors.simulator.plan import Incident, WorldPlan
 from engine.action.catalogue import Policy, parse_policy, read_shipped
 from engine.action.keys import open_entry
 from engine.errors import LogUnreachable, RecordRejected
-from engine.ports import Bounds, Clock, Headers, LedgerStore, Position, Record, Verbs
+from engine.ports import Actuator, Bounds, Clock, Headers, LedgerStore, Position, Record
 from engine.roles.act import Agent
 from engine.roles.act_config import ActConfig
 from engine.roles.health import Health
@@ -90,7 +90,7 @@ class Site:
     clock: Clock
     policy: Policy = LAB
     ledgers: dict[str, LedgerStore] = field(default_factory=dict)
-    verbs: dict[str, Verbs] = field(default_factory=dict)
+    actuators: dict[str, Actuator] = field(default_factory=dict)
     health: dict[str, Health] = field(default_factory=dict)
     running: set[asyncio.Task[None]] = field(default_factory=set)
     runs: int = 0
@@ -143,7 +143,7 @@ class Site:
         )
         return Agent(
             log=self.log,
-            verbs=self.verbs.get(node) or self.fleet.verbs(node),
+            actuator=self.actuators.get(node) or self.fleet.actuator(node),
             ledger=wrap(store) if wrap else store,
             evidence=self.fleet.evidence(node),
             config=config,

@@ -15,12 +15,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from engine.errors import (
+    ActionRefused,
+    ActionUnsent,
     EvidenceUnsaved,
     HypervisorUnreachable,
     LogUnreachable,
     StateUnwritable,
-    VerbRefused,
-    VerbUnsent,
     VmNotFound,
 )
 from engine.looks import Look, Permit
@@ -235,7 +235,7 @@ Check = Callable[[Process, Guest, str, str], None]
 
 
 class Hands:
-    """The actuator of one node, whose answers may be wrong: see `engine.ports.Verbs`."""
+    """The actuator of one node, whose answers may be wrong: see `engine.ports.Actuator`."""
 
     def __init__(self, fleet: Fleet, node: str, process: Process, check: Check) -> None:
         self._fleet = fleet
@@ -270,7 +270,7 @@ class Hands:
         await self._do(vm, "reset", permit=permit)
 
     async def finish_reset(self, vm: bytes, *, permit: Permit) -> None:
-        raise VerbRefused("a reset is one step in this fleet")
+        raise ActionRefused("a reset is one step in this fleet")
 
     async def reboot(self, vm: bytes, *, permit: Permit | None = None) -> None:
         await self._do(vm, "reboot", permit=permit)
@@ -281,13 +281,13 @@ class Hands:
         await self._do(vm, "migrate", target, permit=permit)
 
     async def find_migration(self, vm: bytes, *, target: str, within_s: float) -> None:
-        """Wait for the migration that an earlier run requested: see `engine.ports.Verbs`."""
+        """Wait for the migration that an earlier run requested: see `engine.ports.Actuator`."""
         guest = self._fleet.by_vm[vm]
         for _ in range(30):
             if guest.job:
                 await asyncio.sleep(1.0)
         if guest.node != target:
-            raise VerbRefused("it stays here")
+            raise ActionRefused("it stays here")
 
     async def move_disk(
         self,
@@ -298,13 +298,13 @@ class Hands:
         within_s: float,
         permit: Permit | None = None,
     ) -> None:
-        raise VerbRefused("this fleet has one pool")
+        raise ActionRefused("this fleet has one pool")
 
     async def find_disk_move(self, vm: bytes, *, disk: str, target: str) -> None:
-        raise VerbRefused("this fleet has one pool")
+        raise ActionRefused("this fleet has one pool")
 
     async def abort_job(self, vm: bytes) -> None:
-        raise VerbRefused("no job was started from here")
+        raise ActionRefused("no job was started from here")
 
     async def save(self, vm: bytes, *, incident: str, step: int) -> str:
         """Save nothing, as with a full disk: see `engine.ports.Evidence`."""
@@ -315,7 +315,7 @@ class Hands:
         return "nothing but this word"
 
     async def _do(
-        self, vm: bytes, verb: str, target: str = "", *, permit: Permit | None = None
+        self, vm: bytes, action: str, target: str = "", *, permit: Permit | None = None
     ) -> None:
         process, chance, loop = (
             self._process,
@@ -323,22 +323,22 @@ class Hands:
             asyncio.get_running_loop(),
         )
         began_s = loop.time()
-        await process.point(f"{verb}, before")
+        await process.point(f"{action}, before")
         guest = self._guest(vm)
         waited_s = loop.time() - began_s
         if permit and guest.instance != permit.instance:
-            raise VerbRefused("the VM was started anew since")
+            raise ActionRefused("the VM was started anew since")
         if permit and waited_s > permit.within_s:
-            raise VerbUnsent("the look no longer holds")
+            raise ActionUnsent("the look no longer holds")
         why = permit.last_check(guest.look(loop.time())) if permit else None
         if why is not None:
-            raise VerbRefused(why)
+            raise ActionRefused(why)
         how = chance.choice(LIES) if chance.random() < process.faults.lies else ""
         if how in ("refused", "lost", "lie", "hang"):
             await _answer(how)
             return
-        self._check(process, guest, verb, target)
-        if verb == "migrate":
+        self._check(process, guest, action, target)
+        if action == "migrate":
             guest.job = True
             arrived = asyncio.Event()
 
@@ -353,7 +353,7 @@ class Hands:
             await arrived.wait()
         else:
             self._fleet.boots(guest, loop.time(), loop.call_later)
-        await process.point(f"{verb}, after")
+        await process.point(f"{action}, after")
         if how:
             await _answer(how.removeprefix("done, "))
 
@@ -363,7 +363,7 @@ LIES = ("refused", "lost", "lie", "hang", "done, refused", "done, lost", "done, 
 
 async def _answer(how: str) -> None:
     if how == "refused":
-        raise VerbRefused("refused")
+        raise ActionRefused("refused")
     if how == "lost":
         raise HypervisorUnreachable("no answer")
     if how == "hang":

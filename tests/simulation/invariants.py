@@ -91,26 +91,30 @@ class Watch:
     def _breach(self, what: str) -> None:
         self.result.breaches.append(f"{what} at {asyncio.get_running_loop().time():.3f} s")
 
-    def check(self, process: Process, guest: Guest, verb: str, target: str) -> None:
+    def check(self, process: Process, guest: Guest, action: str, target: str) -> None:
         """Check one action, directly before it happens, against all invariants."""
         self.result.effects += 1
         now_s = asyncio.get_running_loop().time()
-        if verb in ("reset", "reboot") and guest.lives():
-            self._breach(f"{verb} of a guest that is {guest.condition}")
+        if action in ("reset", "reboot") and guest.lives():
+            self._breach(f"{action} of a guest that is {guest.condition}")
         ledger = read_ledger(self._ledgers[guest.node])
         sent = [e for e in ledger.steps.values() if e.state == "sent" and e.vm == guest.text]
         if len(sent) != 1:
-            self._breach(f"{verb} with {len(sent)} entries in the ledger that announce it")
+            self._breach(f"{action} with {len(sent)} entries in the ledger that announce it")
             return
         key = sent[0].key
         if key in self._executed:
             self._breach(f"second execution of step {key}")
         self._executed[key] = now_s
         if key not in self._claims:
-            self._breach(f"{verb} of step {key} that nobody claimed")
+            self._breach(f"{action} of step {key} that nobody claimed")
         at_ms, order = self._first_orders[key]
-        if (order.action, order.vm, order.node) != (verb, guest.text, guest.node) or order.dry_run:
-            self._breach(f"{verb} is not what step {key} ordered")
+        if (order.action, order.vm, order.node) != (
+            action,
+            guest.text,
+            guest.node,
+        ) or order.dry_run:
+            self._breach(f"{action} is not what step {key} ordered")
         self._check_unknown(key)
         self._check_budgets(at_ms, order)
         self._check_pauses(process, guest, order, now_s)

@@ -313,7 +313,7 @@ class Run:
         log = View(self.store, process)
         return Agent(
             log=log,
-            verbs=hands,
+            actuator=hands,
             evidence=hands,
             ledger=ledger,
             config=config,

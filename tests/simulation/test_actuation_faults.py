@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.simulator import virtual_time
-from connectors.simulator.verbs import SimulatedVerbs
+from connectors.simulator.actuator import SimulatedActuator
 from engine.action.catalogue import Step
 from engine.action.chain import verify
-from engine.errors import StateUnwritable, VerbRefused, VerbUnsent
+from engine.errors import ActionRefused, ActionUnsent, StateUnwritable
 from engine.looks import Permit
 from engine.ports import LedgerStore
 from engine.wire.order import Order
@@ -185,15 +185,15 @@ def test_a_node_whose_hypervisor_is_away_does_nothing_and_may_be_asked_again() -
             await asyncio.sleep(30.0)
             (mark,) = await site.marks()
             assert mark.outcome == "not_attempted"
-            assert not site.fleet.world.truth.verb_calls
+            assert not site.fleet.world.truth.action_calls
 
     virtual_time.run(scene())
 
 
-class FirstResetFails(SimulatedVerbs):
+class FirstResetFails(SimulatedActuator):
     """A hypervisor whose first reset fails, for the reason that a test gives."""
 
-    def __init__(self, site: Site, error: VerbRefused) -> None:
+    def __init__(self, site: Site, error: ActionRefused) -> None:
         super().__init__(site.fleet.world, "c0-n0")
         self._errors = [error]
 
@@ -206,17 +206,17 @@ class FirstResetFails(SimulatedVerbs):
 @pytest.mark.parametrize(
     ("error", "outcomes"),
     [
-        (VerbUnsent("when libvirtd answered, the look was too old"), ["expired", "returned"]),
-        (VerbRefused("the VM was started anew since"), ["refused"]),
+        (ActionUnsent("when libvirtd answered, the look was too old"), ["expired", "returned"]),
+        (ActionRefused("the VM was started anew since"), ["refused"]),
     ],
     ids=["too late", "refused"],
 )
 def test_a_dead_vm_whose_reset_came_too_late_is_ordered_again_and_a_refused_one_is_not(
-    error: VerbRefused, outcomes: list[str]
+    error: ActionRefused, outcomes: list[str]
 ) -> None:
     async def scene() -> None:
         async with acting_site(panic()) as site:
-            site.verbs["c0-n0"] = FirstResetFails(site, error)
+            site.actuators["c0-n0"] = FirstResetFails(site, error)
             site.start_agent()
             await _dead_vm_and_its_alert(site)
             await site.keep_firing(site.alert(), seconds=3_600.0)
@@ -323,7 +323,7 @@ def test_no_run_of_faults_acts_twice_over_a_budget_or_on_the_living() -> None:
                 for fault in (*ALIVE, *faults):
                     await run.do(fault)
                     await _check(site)
-                calls += len(site.fleet.world.truth.verb_calls)
+                calls += len(site.fleet.world.truth.action_calls)
 
         virtual_time.run(scene())
 
@@ -334,7 +334,7 @@ def test_no_run_of_faults_acts_twice_over_a_budget_or_on_the_living() -> None:
 
 async def _check(site: Site) -> None:
     """Raise if an invariant of every moment of every run is violated."""
-    calls = site.fleet.world.truth.verb_calls
+    calls = site.fleet.world.truth.action_calls
     assert not site.fleet.world.truth.harms
     # One call per incident step: the ledger has those sent, the world those that arrived.
     sent = [

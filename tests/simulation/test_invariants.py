@@ -62,8 +62,8 @@ class World:
             )  # fmt: skip
             self.run.ledgers[order.node].append(encode_ledger_entry(entry))
 
-    def effect(self, guest: Guest, verb: str = "reset", target: str = "") -> None:
-        self.run.watch.check(self.process, guest, verb, target)
+    def effect(self, guest: Guest, action: str = "reset", target: str = "") -> None:
+        self.run.watch.check(self.process, guest, action, target)
 
     def reset(self, lane: int, number: int) -> None:
         """Reset a dead guest correctly, and end its step."""

@@ -1,11 +1,13 @@
-"""The promises of every history; both stores give bit-identical answers."""
+"""The promises of `HistorySink` and `HistoryQuery`; all stores give bit-identical answers."""
 
 import time
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import pytest
 
-from engine.ports import Answer, History, Question
+from engine.ports import Answer, HistoryQuery, HistorySink, Question
 from engine.wire.measurement import RETENTION_S, VM_METRICS
 from engine.wire.points import MISSING, Column, Points, Series, kept
 
@@ -64,10 +66,21 @@ def same(found: tuple[object, ...], wanted: list[float | int | None]) -> bool:
     )
 
 
+class Store(HistorySink, HistoryQuery, Protocol):
+    """A store that takes rows and answers queries."""
+
+
 @pytest.mark.asyncio
-class HistoryContract:
+class SinkContract:
+    """Subclasses provide a fixture `history`; without `HistoryQuery` also `stored`."""
+
+    async def stored(self, history: HistorySink, question: Question) -> Sequence[Answer]:
+        """Return the rows in the store; `question` selects each row's own values."""
+        assert isinstance(history, HistoryQuery)
+        return await history.ask(question)
+
     async def test_rows_come_back_as_they_were_written(
-        self, history: History, rng: np.random.Generator
+        self, history: HistorySink, rng: np.random.Generator
     ) -> None:
         begin, size = begin_ns(), 200
         exact = kept(rng.normal(size=size) * 10.0 ** rng.integers(-8, 17, size))
@@ -75,14 +88,15 @@ class HistoryContract:
         times = begin + np.arange(size) * 1_000_000
         refused = await history.write([vm_points({"cpu_cores": exact}, times, ["vm-1"] * size)])
         assert refused == ()
-        found = await history.ask(
+        found = await self.stored(
+            history,
             Question(
                 measurement="flatline_vm",
                 select=(("cpu_cores", ""),),
                 begin_ns=begin,
                 end_ns=begin + MINUTE_NS,
                 group_by=("vm",),
-            )
+            ),
         )
         assert found == [
             Answer(("vm-1",), int(at), (float(value),))
@@ -90,9 +104,140 @@ class HistoryContract:
             if not np.isnan(value)
         ]
 
+    async def test_a_row_that_is_written_again_is_there_once(self, history: HistorySink) -> None:
+        begin = begin_ns()
+        times = begin + np.arange(50) * 1_000_000_000
+        for value in (1.0, 2.0, 3.0):
+            await history.write([vm_points({"cpu_cores": np.full(50, value)}, times, ["a"] * 50)])
+        found = await self.stored(
+            history,
+            Question(
+                measurement="flatline_vm",
+                select=(("cpu_cores", ""),),
+                begin_ns=begin,
+                end_ns=begin + 100 * 1_000_000_000,
+            ),
+        )
+        assert [answer.values for answer in found] == [(3.0,)] * 50
+
+    async def test_awkward_texts_break_nothing(self, history: HistorySink) -> None:
+        begin, size = begin_ns(), len(AWKWARD)
+        series = Series(
+            {
+                "cell": ["c, ="] * size,
+                "kind": list(AWKWARD),
+                "scope": ["vm"] * size,
+                "state": ["firing"] * size,
+                "subject": list(AWKWARD),
+            }
+        )
+        fields: dict[str, Column] = {"sentence": list(AWKWARD), "onset_ms": np.arange(size)}
+        refused = await history.write([Points.of("flatline_alert", series, [begin] * size, fields)])
+        assert refused == ()
+        found = await self.stored(
+            history,
+            Question(
+                measurement="flatline_alert",
+                select=(("onset_ms", ""), ("sentence", "")),
+                begin_ns=begin,
+                end_ns=begin + 1,
+                where={"cell": "c, ="},
+                group_by=("subject",),
+            ),
+        )
+        told = {answer.values[0]: answer for answer in found}
+        assert sorted(told) == list(range(size))  # type: ignore[type-var]
+        for row, text in enumerate(AWKWARD):
+            plain = text.encode(errors="replace").decode()
+            assert told[row].values[1] == plain
+            assert told[row].tags == (series.tags["subject"][row],)
+        one = await self.stored(
+            history,
+            Question(
+                measurement="flatline_alert",
+                select=(("onset_ms", ""),),
+                begin_ns=begin,
+                end_ns=begin + 1,
+                where={"subject": "it's"},
+            ),
+        )
+        assert [answer.values for answer in one] == [(AWKWARD.index("it's"),)]
+
+    async def test_what_is_no_number_is_unknown(self, history: HistorySink) -> None:
+        begin = begin_ns()
+        values = np.array([1.0, np.nan, np.inf, -np.inf, 1e300])
+        await history.write(
+            [vm_points({"cpu_cores": values}, begin + np.arange(5), [f"v{n}" for n in range(5)])]
+        )
+        found = await self.stored(
+            history,
+            Question(
+                measurement="flatline_vm",
+                select=(("cpu_cores", ""),),
+                begin_ns=begin,
+                end_ns=begin + 10,
+                group_by=("vm",),
+            ),
+        )
+        assert [(answer.tags, answer.values) for answer in found] == [
+            (("v0",), (1.0,)),
+            (("v4",), (1e300,)),
+        ]
+
+    async def test_integers_keep_every_digit(self, history: HistorySink) -> None:
+        begin = begin_ns()
+        numbers = np.array([2**63 - 1, -(2**63) + 1, 0, MISSING, 2**53 + 1], np.int64)
+        series = Series({"vm": [f"v{n}" for n in range(5)], "host": ["h"] * 5})
+        points = Points.of("libvirt_cpu", series, [begin] * 5, {"cpu_time": numbers})
+        await history.write([points])
+        found = await self.stored(
+            history,
+            Question(
+                measurement="libvirt_cpu",
+                select=(("cpu_time", ""),),
+                begin_ns=begin,
+                end_ns=begin + 1,
+                group_by=("vm",),
+            ),
+        )
+        assert {answer.tags[0]: answer.values[0] for answer in found} == {
+            "v0": 2**63 - 1,
+            "v1": -(2**63) + 1,
+            "v2": 0,
+            "v4": 2**53 + 1,
+        }
+
+    async def test_rows_older_than_is_kept_are_refused_alone(self, history: HistorySink) -> None:
+        begin = begin_ns()
+        old = begin - (RETENTION_S["raw"] + 8 * 86_400) * 1_000_000_000
+        times = np.array([begin, old, begin + 1, old + 1])
+        batch = [vm_points({"cpu_cores": np.arange(4.0)}, times, ["a", "b", "c", "d"])]
+        refused = await history.write(batch)
+        assert sorted((row.points, row.row) for row in refused) == [(0, 1), (0, 3)]
+        assert all(row.reason and row.text for row in refused)
+        found = await self.stored(
+            history,
+            Question(
+                measurement="flatline_vm",
+                select=(("cpu_cores", ""),),
+                begin_ns=old - 1,
+                end_ns=begin + 10,
+                group_by=("vm",),
+            ),
+        )
+        assert [answer.tags for answer in found] == [("a",), ("c",)]
+
+    async def test_no_rows_are_no_error(self, history: HistorySink) -> None:
+        assert await history.write([]) == ()
+
+
+@pytest.mark.asyncio
+class QueryContract:
+    """Subclasses provide a fixture `history`, which takes rows as well."""
+
     @pytest.mark.parametrize("every_s", [None, 60, 3600], ids=["whole", "minutes", "hour"])
     async def test_statistics_are_those_of_the_naive_way(
-        self, history: History, rng: np.random.Generator, every_s: int | None
+        self, history: Store, rng: np.random.Generator, every_s: int | None
     ) -> None:
         begin = begin_ns()
         vms = [f"vm-{number}" for number in range(4)]
@@ -127,22 +272,7 @@ class HistoryContract:
         for answer in found:
             assert same(answer.values, wanted[answer.tags, answer.time_ns]), answer
 
-    async def test_a_row_that_is_written_again_is_there_once(self, history: History) -> None:
-        begin = begin_ns()
-        times = begin + np.arange(50) * 1_000_000_000
-        for value in (1.0, 2.0, 3.0):
-            await history.write([vm_points({"cpu_cores": np.full(50, value)}, times, ["a"] * 50)])
-        (answer,) = await history.ask(
-            Question(
-                measurement="flatline_vm",
-                select=(("cpu_cores", "count"), ("cpu_cores", "min"), ("cpu_cores", "max")),
-                begin_ns=begin,
-                end_ns=begin + 100 * 1_000_000_000,
-            )
-        )
-        assert answer.values == (50, 3.0, 3.0)
-
-    async def test_bounds_are_from_and_before(self, history: History) -> None:
+    async def test_bounds_are_from_and_before(self, history: Store) -> None:
         begin = begin_ns()
         times = begin + np.arange(4) * MINUTE_NS
         await history.write([vm_points({"cpu_cores": np.arange(4.0)}, times, ["a"] * 4)])
@@ -156,7 +286,7 @@ class HistoryContract:
         )
         assert [answer.values for answer in found] == [(1.0,), (2.0,)]
 
-    async def test_tags_choose_and_tell_apart(self, history: History) -> None:
+    async def test_tags_choose_and_tell_apart(self, history: Store) -> None:
         begin = begin_ns()
         series = Series(
             {"vm": ["a", "a", "b", ""], "cell": ["x", "y", "x", "x"], "node": ["n"] * 4}
@@ -179,111 +309,8 @@ class HistoryContract:
             (("b",), (4.0,)),
         ]
 
-    async def test_awkward_texts_break_nothing(self, history: History) -> None:
-        begin, size = begin_ns(), len(AWKWARD)
-        series = Series(
-            {
-                "cell": ["c, ="] * size,
-                "kind": list(AWKWARD),
-                "scope": ["vm"] * size,
-                "state": ["firing"] * size,
-                "subject": list(AWKWARD),
-            }
-        )
-        fields: dict[str, Column] = {"sentence": list(AWKWARD), "onset_ms": np.arange(size)}
-        refused = await history.write([Points.of("flatline_alert", series, [begin] * size, fields)])
-        assert refused == ()
-        found = await history.ask(
-            Question(
-                measurement="flatline_alert",
-                select=(("onset_ms", ""), ("sentence", "")),
-                begin_ns=begin,
-                end_ns=begin + 1,
-                where={"cell": "c, ="},
-                group_by=("subject",),
-            )
-        )
-        told = {answer.values[0]: answer for answer in found}
-        assert sorted(told) == list(range(size))  # type: ignore[type-var]
-        for row, text in enumerate(AWKWARD):
-            plain = text.encode(errors="replace").decode()
-            assert told[row].values[1] == plain
-            assert told[row].tags == (series.tags["subject"][row],)
-        one = await history.ask(
-            Question(
-                measurement="flatline_alert",
-                select=(("onset_ms", "max"),),
-                begin_ns=begin,
-                end_ns=begin + 1,
-                where={"subject": "it's"},
-            )
-        )
-        assert [answer.values for answer in one] == [(AWKWARD.index("it's"),)]
-
-    async def test_what_is_no_number_is_unknown(self, history: History) -> None:
+    async def test_what_was_never_written_has_no_answer(self, history: Store) -> None:
         begin = begin_ns()
-        values = np.array([1.0, np.nan, np.inf, -np.inf, 1e300])
-        await history.write(
-            [vm_points({"cpu_cores": values}, begin + np.arange(5), [f"v{n}" for n in range(5)])]
-        )
-        found = await history.ask(
-            Question(
-                measurement="flatline_vm",
-                select=(("cpu_cores", ""),),
-                begin_ns=begin,
-                end_ns=begin + 10,
-                group_by=("vm",),
-            )
-        )
-        assert [(answer.tags, answer.values) for answer in found] == [
-            (("v0",), (1.0,)),
-            (("v4",), (1e300,)),
-        ]
-
-    async def test_integers_keep_every_digit(self, history: History) -> None:
-        begin = begin_ns()
-        numbers = np.array([2**63 - 1, -(2**63) + 1, 0, MISSING, 2**53 + 1], np.int64)
-        series = Series({"vm": [f"v{n}" for n in range(5)], "host": ["h"] * 5})
-        points = Points.of("libvirt_cpu", series, [begin] * 5, {"cpu_time": numbers})
-        await history.write([points])
-        found = await history.ask(
-            Question(
-                measurement="libvirt_cpu",
-                select=(("cpu_time", ""),),
-                begin_ns=begin,
-                end_ns=begin + 1,
-                group_by=("vm",),
-            )
-        )
-        assert {answer.tags[0]: answer.values[0] for answer in found} == {
-            "v0": 2**63 - 1,
-            "v1": -(2**63) + 1,
-            "v2": 0,
-            "v4": 2**53 + 1,
-        }
-
-    async def test_rows_older_than_is_kept_are_refused_alone(self, history: History) -> None:
-        begin = begin_ns()
-        old = begin - (RETENTION_S["raw"] + 8 * 86_400) * 1_000_000_000
-        times = np.array([begin, old, begin + 1, old + 1])
-        batch = [vm_points({"cpu_cores": np.arange(4.0)}, times, ["a", "b", "c", "d"])]
-        refused = await history.write(batch)
-        assert sorted((row.points, row.row) for row in refused) == [(0, 1), (0, 3)]
-        assert all(row.reason and row.text for row in refused)
-        found = await history.ask(
-            Question(
-                measurement="flatline_vm",
-                select=(("cpu_cores", ""),),
-                begin_ns=old - 1,
-                end_ns=begin + 10,
-                group_by=("vm",),
-            )
-        )
-        assert [answer.tags for answer in found] == [("a",), ("c",)]
-
-    async def test_what_was_never_written_has_no_answer(self, history: History) -> None:
-        begin = begin_ns()
-        assert await history.write([]) == ()
         assert (
             await history.ask(
                 Question(

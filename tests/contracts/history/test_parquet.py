@@ -1,4 +1,4 @@
-"""The history without a server keeps every promise of the port."""
+"""The history without a server keeps every promise of both ports."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,10 +10,10 @@ import pytest_asyncio
 from connectors.clock import SystemClock
 from connectors.parquet.history import ParquetHistory
 from engine.ports import Question
-from tests.contracts.history.suite import HistoryContract, begin_ns, vm_points
+from tests.contracts.history.suite import QueryContract, SinkContract, begin_ns, vm_points
 
 
-class TestParquet(HistoryContract):
+class TestParquet(SinkContract, QueryContract):
     @pytest_asyncio.fixture
     async def history(self, tmp_path: Path) -> AsyncIterator[ParquetHistory]:
         async with ParquetHistory(tmp_path / "history", clock=SystemClock()) as history:

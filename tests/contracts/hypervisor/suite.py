@@ -1,4 +1,4 @@
-"""The promises of `engine.ports.Hypervisor` and `Verbs`, one test each, for every adapter.
+"""The promises of `engine.ports.Hypervisor` and `Actuator`, one test each, for every adapter.
 
 An adapter's test module subclasses these classes and provides a fixture `lab`: two nodes that can
 migrate to each other, with at least two VMs on the first that have been up for a while, write to
@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from deploy.lab.kafka_jars import PATIENCE
-from engine.errors import EvidenceUnsaved, VerbRefused, VmNotFound
+from engine.errors import ActionRefused, EvidenceUnsaved, VmNotFound
 from engine.looks import Look
-from engine.ports import Evidence, Hypervisor, NodeSample, Verbs
+from engine.ports import Actuator, Evidence, Hypervisor, NodeSample
 from engine.wire.frame import UUID_BYTES, Event, Frame, Header, decode_frame, encode_frame
 from engine.wire.metrics import (
     COUNTERS,
@@ -36,12 +36,12 @@ class Lab(Protocol):
     """Two entered nodes, and time."""
 
     hypervisor: Hypervisor
-    verbs: Verbs
+    actuator: Actuator
     evidence: Evidence
     vm: bytes
     target: str
     target_hypervisor: Hypervisor
-    target_verbs: Verbs
+    target_actuator: Actuator
 
     async def pass_time(self, seconds: float) -> None: ...
 
@@ -173,7 +173,7 @@ class HypervisorContract:
 
     async def test_each_event_is_told_once_with_an_id_of_its_own(self, lab: Lab) -> None:
         lab.hypervisor.drain_events()
-        await lab.verbs.reset(lab.vm)
+        await lab.actuator.reset(lab.vm)
         events: list[Event] = []
 
         async def rebooted() -> bool:
@@ -190,12 +190,12 @@ class HypervisorContract:
 
 
 @pytest.mark.asyncio
-class VerbsContract:
+class ActuatorContract:
     """Promises to the agent."""
 
     async def test_a_look_shows_the_vm_that_the_sample_shows(self, lab: Lab) -> None:
         sample = await lab.hypervisor.sample()
-        look = await lab.verbs.look(lab.vm)
+        look = await lab.actuator.look(lab.vm)
         assert look.vm == lab.vm
         assert look.state == "running"
         assert not look.job_active
@@ -207,81 +207,81 @@ class VerbsContract:
         assert look.block_wr_reqs >= sampled
 
     async def test_two_looks_show_a_living_vm_move(self, lab: Lab) -> None:
-        first = await lab.verbs.look(lab.vm)
+        first = await lab.actuator.look(lab.vm)
         await lab.pass_time(8.0)
-        second = await lab.verbs.look(lab.vm)
+        second = await lab.actuator.look(lab.vm)
         assert second.mono_ns - first.mono_ns >= 7.9e9
         before, after = counters_of(first), counters_of(second)
         assert all(new >= old for old, new in zip(before, after, strict=True))
         assert sum(after) > sum(before)
 
     @pytest.mark.parametrize("vm", [STRANGER, b"not a uuid", b""], ids=["stranger", "junk", "none"])
-    async def test_every_verb_on_an_unknown_vm_says_so(self, lab: Lab, vm: bytes) -> None:
+    async def test_every_action_on_an_unknown_vm_says_so(self, lab: Lab, vm: bytes) -> None:
         calls: Sequence[Callable[[], Awaitable[object]]] = (
-            lambda: lab.verbs.look(vm),
-            lambda: lab.verbs.reset(vm),
-            lambda: lab.verbs.reboot(vm),
-            lambda: lab.verbs.migrate(vm, target=lab.target, within_s=60.0),
+            lambda: lab.actuator.look(vm),
+            lambda: lab.actuator.reset(vm),
+            lambda: lab.actuator.reboot(vm),
+            lambda: lab.actuator.migrate(vm, target=lab.target, within_s=60.0),
         )
         for call in calls:
             with pytest.raises(VmNotFound):
                 await call()
 
     async def test_a_reset_boots_the_guest_in_the_same_instance(self, lab: Lab) -> None:
-        before = await lab.verbs.look(lab.vm)
+        before = await lab.actuator.look(lab.vm)
         lab.hypervisor.drain_events()
-        await lab.verbs.reset(lab.vm)
+        await lab.actuator.reset(lab.vm)
         await heard(lab, lab.hypervisor, "rebooted")
-        after = await lab.verbs.look(lab.vm)
+        after = await lab.actuator.look(lab.vm)
         assert after.instance == before.instance
 
         async def writes_again() -> bool:
-            one = await lab.verbs.look(lab.vm)
+            one = await lab.actuator.look(lab.vm)
             await lab.pass_time(6.0)
-            two = await lab.verbs.look(lab.vm)
+            two = await lab.actuator.look(lab.vm)
             return (two.block_wr_reqs or 0) > (one.block_wr_reqs or 0)
 
         await until(lab, writes_again, "disk writes after a reset")
 
     async def test_a_migration_to_nowhere_is_refused_and_nothing_moves(self, lab: Lab) -> None:
-        with pytest.raises(VerbRefused):
-            await lab.verbs.migrate(lab.vm, target="no-such-node", within_s=60.0)
-        assert (await lab.verbs.look(lab.vm)).state == "running"
+        with pytest.raises(ActionRefused):
+            await lab.actuator.migrate(lab.vm, target="no-such-node", within_s=60.0)
+        assert (await lab.actuator.look(lab.vm)).state == "running"
 
     async def test_a_migrated_vm_runs_on_the_target_as_a_new_instance(self, lab: Lab) -> None:
-        before = await lab.verbs.look(lab.vm)
+        before = await lab.actuator.look(lab.vm)
         for side in (lab.hypervisor, lab.target_hypervisor):
             await side.sample()
             side.drain_events()
-        await lab.verbs.migrate(lab.vm, target=lab.target, within_s=60.0)
+        await lab.actuator.migrate(lab.vm, target=lab.target, within_s=60.0)
         await heard(lab, lab.hypervisor, "migrated_out")
         await heard(lab, lab.target_hypervisor, "migrated_in")
         assert column(await lab.hypervisor.sample(), lab.vm) is None
         assert column(await lab.target_hypervisor.sample(), lab.vm) is not None
         with pytest.raises(VmNotFound):
-            await lab.verbs.look(lab.vm)
-        after = await lab.target_verbs.look(lab.vm)
+            await lab.actuator.look(lab.vm)
+        after = await lab.target_actuator.look(lab.vm)
         assert after.state == "running"
         assert after.instance != before.instance
         assert sum(after.vcpu_time_ns) < sum(before.vcpu_time_ns)
 
     async def test_a_disk_that_is_not_there_or_has_nowhere_to_go_stays(self, lab: Lab) -> None:
         for disk, pool in (("vdz", "hdd"), ("vda", "no-such-pool")):
-            with pytest.raises(VerbRefused):
-                await lab.verbs.move_disk(lab.vm, disk=disk, target=pool, within_s=60.0)
-        assert not (await lab.verbs.look(lab.vm)).job_active
+            with pytest.raises(ActionRefused):
+                await lab.actuator.move_disk(lab.vm, disk=disk, target=pool, within_s=60.0)
+        assert not (await lab.actuator.look(lab.vm)).job_active
 
     async def test_a_migration_that_nobody_began_is_found_to_have_come_to_nothing(
         self, lab: Lab
     ) -> None:
-        with pytest.raises(VerbRefused):
-            await lab.verbs.find_migration(lab.vm, target=lab.target, within_s=60.0)
-        assert (await lab.verbs.look(lab.vm)).state == "running"
+        with pytest.raises(ActionRefused):
+            await lab.actuator.find_migration(lab.vm, target=lab.target, within_s=60.0)
+        assert (await lab.actuator.look(lab.vm)).state == "running"
 
     async def test_there_is_no_job_to_abort_that_was_not_started_here(self, lab: Lab) -> None:
-        with pytest.raises(VerbRefused):
-            await lab.verbs.abort_job(lab.vm)
-        assert (await lab.verbs.look(lab.vm)).state == "running"
+        with pytest.raises(ActionRefused):
+            await lab.actuator.abort_job(lab.vm)
+        assert (await lab.actuator.look(lab.vm)).state == "running"
 
 
 @pytest.mark.asyncio
@@ -289,11 +289,11 @@ class GuestRebootContract:
     """The effect of a reboot on a guest that reacts."""
 
     async def test_a_guest_that_listens_reboots_in_the_same_instance(self, lab: Lab) -> None:
-        before = await lab.verbs.look(lab.vm)
+        before = await lab.actuator.look(lab.vm)
         lab.hypervisor.drain_events()
-        await lab.verbs.reboot(lab.vm)
+        await lab.actuator.reboot(lab.vm)
         await heard(lab, lab.hypervisor, "rebooted")
-        assert (await lab.verbs.look(lab.vm)).instance == before.instance
+        assert (await lab.actuator.look(lab.vm)).instance == before.instance
 
 
 @pytest.mark.asyncio
@@ -310,8 +310,8 @@ class EvidenceContract:
             await lab.evidence.save(STRANGER, incident="1" * 32, step=0)
 
     async def test_keeping_evidence_leaves_the_vm_as_it_was(self, lab: Lab) -> None:
-        before = await lab.verbs.look(lab.vm)
+        before = await lab.actuator.look(lab.vm)
         await lab.evidence.save(lab.vm, incident="2" * 32, step=0)
-        after = await lab.verbs.look(lab.vm)
+        after = await lab.actuator.look(lab.vm)
         assert (after.state, after.instance) == (before.state, before.instance)
         assert not after.job_active

@@ -9,10 +9,10 @@ from connectors.clock import LoopClock
 from connectors.simulator.fleet import Fleet, build_world
 from connectors.simulator.plan import FIELD, Telemetry, WorldPlan
 from tests.contracts.hypervisor.suite import (
+    ActuatorContract,
     EvidenceContract,
     GuestRebootContract,
     HypervisorContract,
-    VerbsContract,
 )
 
 
@@ -21,10 +21,10 @@ class SimulatedLab:
         here, self.target = fleet.nodes[:2]
         self.vm = fleet.vm(1)
         self.hypervisor = fleet.hypervisor(here)
-        self.verbs = fleet.verbs(here)
+        self.actuator = fleet.actuator(here)
         self.evidence = fleet.evidence(here)
         self.target_hypervisor = fleet.hypervisor(self.target)
-        self.target_verbs = fleet.verbs(self.target)
+        self.target_actuator = fleet.actuator(self.target)
 
     async def pass_time(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -35,14 +35,16 @@ def lab_of(sight: Telemetry) -> SimulatedLab:
     return SimulatedLab(build_world(plan, LoopClock(epoch_ms=1_790_000_000_000)))
 
 
-class TestSeenPerfectly(HypervisorContract, VerbsContract, GuestRebootContract, EvidenceContract):
+class TestSeenPerfectly(
+    HypervisorContract, ActuatorContract, GuestRebootContract, EvidenceContract
+):
     @pytest_asyncio.fixture
     async def lab(self) -> AsyncIterator[SimulatedLab]:
         yield lab_of(Telemetry())
 
 
 class TestSeenAsInTheField(
-    HypervisorContract, VerbsContract, GuestRebootContract, EvidenceContract
+    HypervisorContract, ActuatorContract, GuestRebootContract, EvidenceContract
 ):
     @pytest_asyncio.fixture
     async def lab(self) -> AsyncIterator[SimulatedLab]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from engine.errors import VerbRefused
+from engine.errors import ActionRefused
 from engine.looks import LAST_LOOK_S, Look, Permit
 
 # The `Look` of a healthy guest, and fields that may be unknown.
@@ -110,7 +110,7 @@ class LookContract:
         async def scene() -> None:
             seen = await harness.look()
             permit = Permit(seen.instance, 60.0, last_check=lambda _look: "it stirs")
-            with pytest.raises(VerbRefused, match="it stirs"):
+            with pytest.raises(ActionRefused, match="it stirs"):
                 await harness.reset(permit)
             assert harness.resets() == 0
 

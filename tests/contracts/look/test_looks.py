@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from connectors.clock import LoopClock
+from connectors.libvirt.actuator import LibvirtActuator
 from connectors.libvirt.binding import Library
 from connectors.libvirt.inventory import NAMESPACE
-from connectors.libvirt.verbs import LibvirtVerbs
 from connectors.simulator import lifecycle, virtual_time
+from connectors.simulator.actuator import SimulatedActuator
 from connectors.simulator.fleet import build_world
 from connectors.simulator.plan import WorldPlan
-from connectors.simulator.verbs import SimulatedVerbs
 from engine.looks import Look, Permit
 from tests.contracts.look.suite import CONDITIONS, LookContract
 from tests.simulation.faulty_ports import Faults, Hands, Process
@@ -39,11 +39,11 @@ class ScriptedHarness:
         self.guest.inside = marked()
         self.guest.full |= {"state.reason": 1, "block.0.rd.bytes": 512}
         self.vm = self.guest.uuid
-        self.verbs = LibvirtVerbs(library=cast(Library, self.library))
+        self.actuator = LibvirtActuator(library=cast(Library, self.library))
 
     def play(self, scene: Callable[[], Awaitable[None]]) -> None:
         async def played() -> None:
-            async with self.verbs:
+            async with self.actuator:
                 await scene()
 
         asyncio.run(played())
@@ -87,7 +87,7 @@ class ScriptedHarness:
                 raise AssertionError(condition)
 
     async def look(self) -> Look:
-        return await self.verbs.look(self.vm)
+        return await self.actuator.look(self.vm)
 
     async def pass_time(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -96,7 +96,7 @@ class ScriptedHarness:
         self.tell(REBOOT)
 
     async def reset(self, permit: Permit) -> None:
-        await self.verbs.reset(self.vm, permit=permit)
+        await self.actuator.reset(self.vm, permit=permit)
 
     def resets(self) -> int:
         return self.guest.done.count("reset")
@@ -113,7 +113,7 @@ class SimulatedHarness:
             plan = WorldPlan(seed=7, vms_per_node=5, pinned={self.lane: "database"})
             self.fleet = build_world(plan, LoopClock(epoch_ms=1_790_000_000_000))
             self.world = self.fleet.world
-            self.verbs: SimulatedVerbs = self.fleet.verbs(self.fleet.nodes[0])
+            self.actuator: SimulatedActuator = self.fleet.actuator(self.fleet.nodes[0])
             self.vm = self.fleet.vm(self.lane)
             await asyncio.sleep(1.0)
             await scene()
@@ -152,7 +152,7 @@ class SimulatedHarness:
         )
 
     async def look(self) -> Look:
-        return await self.verbs.look(self.vm)
+        return await self.actuator.look(self.vm)
 
     async def pass_time(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -162,7 +162,7 @@ class SimulatedHarness:
         lifecycle.boot(self.world, self.lane, by="its owner")
 
     async def reset(self, permit: Permit) -> None:
-        await self.verbs.reset(self.vm, permit=permit)
+        await self.actuator.reset(self.vm, permit=permit)
 
     def resets(self) -> int:
         return len(self.world.truth.calls("reset", vm=self.lane))

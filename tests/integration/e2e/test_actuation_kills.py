@@ -15,7 +15,7 @@ from uuid import UUID
 
 import pytest
 
-from connectors.libvirt.verbs import LibvirtVerbs
+from connectors.libvirt.actuator import LibvirtActuator
 from deploy.lab.kafka_broker import Cluster
 from deploy.lab.libvirt_lab import Guest, Guests, Lab, wait_until
 from tests.integration.e2e.site import NODE
@@ -79,8 +79,8 @@ def instance_of(lab: Lab, vm: bytes) -> int:
     import asyncio
 
     async def look() -> int:
-        async with LibvirtVerbs(uri=lab.uri(NODE)) as verbs:
-            return (await verbs.look(vm)).instance
+        async with LibvirtActuator(uri=lab.uri(NODE)) as actuator:
+            return (await actuator.look(vm)).instance
 
     return asyncio.run(look())
 

@@ -1,11 +1,11 @@
-"""InfluxDB keeps every promise of the port, and gives the same answers as Parquet."""
+"""InfluxDB keeps every promise of both ports, and gives the same answers as Parquet."""
 
 import pytest
 
-from tests.contracts.history.suite import HistoryContract
+from tests.contracts.history.suite import QueryContract, SinkContract
 
 pytestmark = pytest.mark.influxdb
 
 
-class TestInfluxDB(HistoryContract):
+class TestInfluxDB(SinkContract, QueryContract):
     pass

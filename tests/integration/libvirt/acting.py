@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 
 from connectors.clock import SystemClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.libvirt.verbs import LibvirtVerbs
+from connectors.libvirt.actuator import LibvirtActuator
 from deploy.lab.libvirt_lab import Lab, wait_until
 from engine.action.catalogue import parse_policy, read_shipped
 from engine.action.keys import open_entry
@@ -173,8 +173,8 @@ class ActingNode:
         """Return an agent's current view of a guest."""
 
         async def seen() -> Look:
-            async with LibvirtVerbs(uri=self.lab.uri(NODE)) as verbs:
-                return await verbs.look(vm)
+            async with LibvirtActuator(uri=self.lab.uri(NODE)) as actuator:
+                return await actuator.look(vm)
 
         return asyncio.run(seen())
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from connectors.libvirt.actuator import LibvirtActuator, MigrationTarget
 from connectors.libvirt.hypervisor import LibvirtHypervisor
-from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
 from deploy.lab.kafka_jars import PATIENCE
 from deploy.lab.libvirt_lab import Lab
 from engine.ports import NodeSample
@@ -25,14 +25,14 @@ def hypervisor_of(lab: Lab, node: str) -> LibvirtHypervisor:
     return LibvirtHypervisor(uri=lab.ro_uri(node))
 
 
-def verbs_of(lab: Lab, node: str) -> LibvirtVerbs:
+def actuator_of(lab: Lab, node: str) -> LibvirtActuator:
     """Return the agent's actuator on a node, with the other node as migration target."""
     other = "b" if node == "a" else "a"
     # unsafe: libvirt cannot see that both daemons of one machine share a directory.
     target = MigrationTarget(
         lab.uri(other), data_uri=f"tcp://127.0.0.1:{next(_ports)}", unsafe=True
     )
-    return LibvirtVerbs(uri=lab.uri(node), targets={other: target})
+    return LibvirtActuator(uri=lab.uri(node), targets={other: target})
 
 
 def vm_of(lab: Lab, name: str, node: str) -> bytes:

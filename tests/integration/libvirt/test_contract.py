@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from connectors.libvirt.actuator import LibvirtActuator
 from connectors.libvirt.evidence import LibvirtEvidence
 from connectors.libvirt.hypervisor import LibvirtHypervisor
-from connectors.libvirt.verbs import LibvirtVerbs
 from deploy.lab.libvirt_lab import Guest, Lab
 from tests.contracts.hypervisor.suite import (
+    ActuatorContract,
     EvidenceContract,
     GuestRebootContract,
     HypervisorContract,
-    VerbsContract,
 )
-from tests.integration.libvirt.nodes import hypervisor_of, verbs_of, vm_of, writes
+from tests.integration.libvirt.nodes import actuator_of, hypervisor_of, vm_of, writes
 
 pytestmark = pytest.mark.libvirt
 
@@ -27,21 +27,21 @@ class RealLab:
         self,
         vm: bytes,
         target: str,
-        here: tuple[LibvirtHypervisor, LibvirtVerbs],
-        there: tuple[LibvirtHypervisor, LibvirtVerbs],
+        here: tuple[LibvirtHypervisor, LibvirtActuator],
+        there: tuple[LibvirtHypervisor, LibvirtActuator],
         evidence: LibvirtEvidence,
     ) -> None:
         self.vm = vm
         self.target = target
         self.evidence = evidence
-        self.hypervisor, self.verbs = here
-        self.target_hypervisor, self.target_verbs = there
+        self.hypervisor, self.actuator = here
+        self.target_hypervisor, self.target_actuator = there
 
     async def pass_time(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-class TestLibvirt(HypervisorContract, VerbsContract, GuestRebootContract, EvidenceContract):
+class TestLibvirt(HypervisorContract, ActuatorContract, GuestRebootContract, EvidenceContract):
     @pytest_asyncio.fixture
     async def lab(
         self, hypervisors: Lab, pair: tuple[Guest, Guest], tmp_path: Path
@@ -55,10 +55,10 @@ class TestLibvirt(HypervisorContract, VerbsContract, GuestRebootContract, Eviden
         other = "b" if node == "a" else "a"
         async with (
             hypervisor_of(hypervisors, node) as hypervisor,
-            verbs_of(hypervisors, node) as verbs,
+            actuator_of(hypervisors, node) as actuator,
             hypervisor_of(hypervisors, other) as target_hypervisor,
-            verbs_of(hypervisors, other) as target_verbs,
+            actuator_of(hypervisors, other) as target_actuator,
             LibvirtEvidence(tmp_path, uri=hypervisors.uri(node)) as evidence,
         ):
-            there = target_hypervisor, target_verbs
-            yield RealLab(vm, other, (hypervisor, verbs), there, evidence)
+            there = target_hypervisor, target_actuator
+            yield RealLab(vm, other, (hypervisor, actuator), there, evidence)

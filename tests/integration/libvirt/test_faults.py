@@ -7,7 +7,7 @@ import pytest
 from deploy.lab.libvirt_lab import Guests, Lab
 from engine.ports import NodeSample
 from engine.wire.metrics import VM_STATES
-from tests.integration.libvirt.nodes import hears, hypervisor_of, known, verbs_of, vm_of, writes
+from tests.integration.libvirt.nodes import actuator_of, hears, hypervisor_of, known, vm_of, writes
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.asyncio]
 
@@ -27,12 +27,12 @@ async def test_a_panic_without_a_device_spins_in_silence_until_a_reset(
 ) -> None:
     guest = await asyncio.to_thread(guests.boot, "spinner", "--nic")
     vm = vm_of(hypervisors, guest.name, "a")
-    async with hypervisor_of(hypervisors, "a") as node, verbs_of(hypervisors, "a") as verbs:
+    async with hypervisor_of(hypervisors, "a") as node, actuator_of(hypervisors, "a") as actuator:
         await writes(node, vm)
         await asyncio.to_thread(guest.tell, "panic")
         await asyncio.sleep(1)
         before = await node.sample()
-        looked = await verbs.look(vm)
+        looked = await actuator.look(vm)
         node.drain_events()
         await asyncio.sleep(5)
         after = await node.sample()
@@ -48,12 +48,12 @@ async def test_a_panic_without_a_device_spins_in_silence_until_a_reset(
         assert stamp_s is not None
         assert after.event_time_ns / 1e9 - stamp_s > 5
         assert node.drain_events() == ()
-        assert (await verbs.look(vm)).block_wr_reqs == looked.block_wr_reqs
+        assert (await actuator.look(vm)).block_wr_reqs == looked.block_wr_reqs
 
-        await verbs.reset(vm)
+        await actuator.reset(vm)
         await hears(node, "rebooted", vm)
         await writes(node, vm)
-        assert (await verbs.look(vm)).instance == looked.instance
+        assert (await actuator.look(vm)).instance == looked.instance
 
 
 async def test_a_panic_device_tells_at_once_and_a_reset_resumes_the_vm(
@@ -61,7 +61,7 @@ async def test_a_panic_device_tells_at_once_and_a_reset_resumes_the_vm(
 ) -> None:
     guest = await asyncio.to_thread(guests.boot, "device", "--pvpanic")
     vm = vm_of(hypervisors, guest.name, "a")
-    async with hypervisor_of(hypervisors, "a") as node, verbs_of(hypervisors, "a") as verbs:
+    async with hypervisor_of(hypervisors, "a") as node, actuator_of(hypervisors, "a") as actuator:
         await writes(node, vm)
         [item] = [item for item in await node.inventory() if item.vm == vm]
         assert item.panic_device
@@ -69,10 +69,10 @@ async def test_a_panic_device_tells_at_once_and_a_reset_resumes_the_vm(
         await asyncio.to_thread(guest.tell, "panic")
         await hears(node, "panicked", vm)
         assert known((await node.sample()).rows, vm, "state") == CRASHED
-        assert (await verbs.look(vm)).state == "crashed"
+        assert (await actuator.look(vm)).state == "crashed"
 
-        await verbs.reset(vm)
-        assert (await verbs.look(vm)).state == "running"
+        await actuator.reset(vm)
+        assert (await actuator.look(vm)).state == "running"
         await writes(node, vm)
 
 
@@ -81,13 +81,13 @@ async def test_an_owner_who_switches_a_guest_off_is_heard_and_its_row_goes(
 ) -> None:
     guest = await asyncio.to_thread(guests.boot, "leaver")
     vm = vm_of(hypervisors, guest.name, "a")
-    async with hypervisor_of(hypervisors, "a") as node, verbs_of(hypervisors, "a") as verbs:
+    async with hypervisor_of(hypervisors, "a") as node, actuator_of(hypervisors, "a") as actuator:
         first = await node.sample()
         before = known(first.rows, vm, "instance")
         await asyncio.to_thread(guest.tell, "off")
         await hears(node, "stopped", vm)
         assert known((await node.sample()).rows, vm, "state") is None
-        assert (await verbs.look(vm)).state == "shut_off"
+        assert (await actuator.look(vm)).state == "shut_off"
         await asyncio.to_thread(guest.start)
         await hears(node, "started", vm)
         after = known((await node.sample()).rows, vm, "instance")

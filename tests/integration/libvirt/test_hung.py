@@ -19,11 +19,11 @@ from engine.ports import NodeSample
 from engine.wire.frame import Event
 from tests.integration.libvirt.nodes import (
     Taken,
+    actuator_of,
     gaps_s,
     hears,
     hypervisor_of,
     known,
-    verbs_of,
     vm_of,
     writes,
 )
@@ -133,7 +133,7 @@ async def test_a_frozen_libvirtd_is_unreachable_and_is_back_at_once_with_its_eve
 ) -> None:
     vm = vm_of(hypervisors, four[1].name, "a")
     libvirtd_pid = hypervisors.pid("a")
-    async with hypervisor_of(hypervisors, "a") as node, verbs_of(hypervisors, "a") as verbs:
+    async with hypervisor_of(hypervisors, "a") as node, actuator_of(hypervisors, "a") as actuator:
         await node.sample()
         async with collected(node) as turns:
             with hypervisors.frozen(libvirtd_pid):
@@ -151,7 +151,7 @@ async def test_a_frozen_libvirtd_is_unreachable_and_is_back_at_once_with_its_eve
         assert threads() <= 2
         told = kinds_about([*node.drain_events()], None)
         assert told == ["hypervisor_lost", "hypervisor_back"]
-        await verbs.reset(vm)
+        await actuator.reset(vm)
         await hears(node, "rebooted", vm)
 
 
@@ -159,7 +159,7 @@ async def test_a_killed_libvirtd_is_found_again_with_its_vms_instances_and_event
     hypervisors: Lab, four: list[Guest]
 ) -> None:
     vm = vm_of(hypervisors, four[2].name, "a")
-    async with hypervisor_of(hypervisors, "a") as node, verbs_of(hypervisors, "a") as verbs:
+    async with hypervisor_of(hypervisors, "a") as node, actuator_of(hypervisors, "a") as actuator:
         before = known((await node.sample()).rows, vm, "instance")
         async with collected(node) as turns:
             await asyncio.to_thread(hypervisors.kill, "a")
@@ -169,7 +169,7 @@ async def test_a_killed_libvirtd_is_found_again_with_its_vms_instances_and_event
             await asyncio.sleep(8 * INTERVAL_S)
         assert lost.sample is None
         assert known(last_of(turns).rows, vm, "instance") == before
-        await verbs.reset(vm)
+        await actuator.reset(vm)
         events = await hears(node, "rebooted", vm)
         assert kinds_about(events, None) == ["hypervisor_lost", "hypervisor_back"]
 
@@ -179,10 +179,10 @@ async def test_an_agent_gets_no_answer_about_a_hung_vm_and_then_none_about_its_d
 ) -> None:
     vm = vm_of(hypervisors, four[3].name, "a")
     qemu_pid = four[3].qemu_pid
-    async with verbs_of(hypervisors, "a") as verbs:
+    async with actuator_of(hypervisors, "a") as actuator:
         with hypervisors.frozen(qemu_pid):
             with pytest.raises(HypervisorUnreachable, match="no answer"):
-                await verbs.look(vm)
-            look = await verbs.look(vm)
+                await actuator.look(vm)
+            look = await actuator.look(vm)
             assert (look.monitor_answered, look.job_active) == (False, None)
             assert look.block_wr_reqs is None

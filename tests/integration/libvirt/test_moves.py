@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from connectors.libvirt.verbs import LibvirtVerbs
+from connectors.libvirt.actuator import LibvirtActuator
 from deploy.lab.libvirt_lab import Guest, Guests, Lab, wait_until
 from deploy.lab.records import missing, read_records
-from engine.errors import VerbRefused
+from engine.errors import ActionRefused
 from tests.integration.libvirt.acting import NODE, OTHER, ActingNode
 from tests.integration.libvirt.nodes import vm_of
 
@@ -115,15 +115,15 @@ def test_a_disk_is_moved_while_its_guest_writes_and_the_guest_reads_it_back(
     new = hypervisors.home / "pools/hdd" / old.name
 
     async def move() -> None:
-        async with LibvirtVerbs(uri=hypervisors.uri(NODE)) as verbs:
-            with pytest.raises(VerbRefused, match="no disk vdz"):
-                await verbs.move_disk(vm, disk="vdz", target="hdd", within_s=60.0)
-            with pytest.raises(VerbRefused, match="pool nowhere is not known"):
-                await verbs.move_disk(vm, disk="vda", target="nowhere", within_s=60.0)
-            with pytest.raises(VerbRefused, match="lies in pool ssd already"):
-                await verbs.move_disk(vm, disk="vda", target="ssd", within_s=60.0)
-            await verbs.move_disk(vm, disk="vda", target="hdd", within_s=60.0)
-            await verbs.find_disk_move(vm, disk="vda", target="hdd")
+        async with LibvirtActuator(uri=hypervisors.uri(NODE)) as actuator:
+            with pytest.raises(ActionRefused, match="no disk vdz"):
+                await actuator.move_disk(vm, disk="vdz", target="hdd", within_s=60.0)
+            with pytest.raises(ActionRefused, match="pool nowhere is not known"):
+                await actuator.move_disk(vm, disk="vda", target="nowhere", within_s=60.0)
+            with pytest.raises(ActionRefused, match="lies in pool ssd already"):
+                await actuator.move_disk(vm, disk="vda", target="ssd", within_s=60.0)
+            await actuator.move_disk(vm, disk="vda", target="hdd", within_s=60.0)
+            await actuator.find_disk_move(vm, disk="vda", target="hdd")
 
     before = mover.records()[-1]
     asyncio.run(move())
@@ -161,9 +161,9 @@ def test_a_copy_that_was_left_behind_is_given_up_and_the_guest_stays_on_its_disk
     domain.blockCopy("vda", xml, {}, 4)
 
     async def find() -> None:
-        async with LibvirtVerbs(uri=hypervisors.uri(NODE)) as verbs:
-            with pytest.raises(VerbRefused, match="was given up, the VM runs on its old disk"):
-                await verbs.find_disk_move(vm, disk="vda", target=there)
+        async with LibvirtActuator(uri=hypervisors.uri(NODE)) as actuator:
+            with pytest.raises(ActionRefused, match="was given up, the VM runs on its old disk"):
+                await actuator.find_disk_move(vm, disk="vda", target=there)
 
     asyncio.run(find())
     goal.unlink()

@@ -24,13 +24,14 @@ from engine.wiring import (
     act_opener,
     authority,
     engine_opener,
-    libvirt_node,
     open_log,
     process,
     simulated_nodes,
+    this_node,
 )
-from engine.wiring_history import history_opener
+from engine.wiring_history import history_opener, open_queries
 from engine.wiring_planning import forecast_opener
+from tests.contracts.history.remembered import RememberedRows
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ def open_agent(policy: str, *, real: bool) -> list[str]:
     """Open an agent under a shipped policy, and return the warnings."""
     settings, _ = load_settings()
     here = process(settings)
-    node = libvirt_node(settings)
+    node = this_node(settings)
     if not real:
         node = simulated_nodes(build_world(WorldPlan(seed=1), here.clock))[0]
     with capture_logs() as lines:
@@ -83,6 +84,16 @@ async def test_a_history_that_cannot_be_written_is_told_before_the_first_row(
             pass
 
 
+@pytest.mark.asyncio
+async def test_queries_of_a_store_that_only_takes_rows_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("engine.wiring_history.open_history", lambda _process: RememberedRows())
+    with pytest.raises(SettingsError, match=r"history\.kind is 'embedded', which answers no"):
+        async with open_queries(process(load_settings()[0])):
+            raise AssertionError("it was opened")
+
+
 def test_an_agent_on_kafka_makes_no_key_that_could_give_orders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,9 +114,9 @@ async def test_a_second_agent_of_one_hypervisor_is_refused_whatever_node_it_is_t
 
     def agent_of(name: str) -> Opener:
         site = settings.site.model_copy(update={"node": name})
-        node = libvirt_node(settings.model_copy(update={"site": site}))
+        node = this_node(settings.model_copy(update={"site": site}))
         # Only the locks count here: nothing of libvirt is opened.
-        ports: dict[str, Any] = {"verbs": unopened, "evidence": unopened, "watch": unopened}
+        ports: dict[str, Any] = {"actuator": unopened, "evidence": unopened, "watch": unopened}
         node = replace(node, **ports)
         return act_opener(here, lambda: open_log(here), node, policy)
 

@@ -96,13 +96,13 @@ class Vm:
         self.addresses: dict[int, object] = {}
         self.asked_addresses: list[int] = []
 
-    def note(self, verb: str, *arguments: object) -> None:
+    def note(self, action: str, *arguments: object) -> None:
         self.tried = True
-        if verb in self.gates:
-            self.gates[verb].wait(PATIENCE_S)
-        if verb in self.errors:
-            raise self.errors[verb]
-        self.done.append((verb, *arguments) if arguments else verb)
+        if action in self.gates:
+            self.gates[action].wait(PATIENCE_S)
+        if action in self.errors:
+            raise self.errors[action]
+        self.done.append((action, *arguments) if arguments else action)
 
     def stats(self, flags: int) -> dict[str, int]:
         if not self.taken.acquire(blocking=not flags & NOWAIT):

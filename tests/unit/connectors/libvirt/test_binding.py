@@ -67,8 +67,8 @@ ALLOWED = {
     "save": {"evidence.py"},  # the port's own name
     "update": {"evidence.py"},  # a dict's
     "create_task": {"evidence.py"},  # asyncio's
-    "migrateToURI3": {"binding.py", "verbs.py"},
-    "migrate": {"verbs.py"},  # the port's own name
+    "migrateToURI3": {"binding.py", "actuator.py"},
+    "migrate": {"actuator.py"},  # the port's own name
     "setKeepAlive": {"binding.py", "link.py"},
     "set_result": {"calls.py"},  # asyncio's
     "create_future": {"calls.py"},

@@ -8,7 +8,7 @@ import pytest
 from connectors.libvirt import disks
 from connectors.libvirt.binding import Connection, Domain, Library
 from connectors.libvirt.disks import DiskMove, disk_of, end_left_copy
-from engine.errors import HypervisorUnreachable, VerbRefused
+from engine.errors import ActionRefused, HypervisorUnreachable
 from tests.unit.connectors.libvirt.scripted import ScriptedError, ScriptedLibrary
 
 GIB = 2**30
@@ -102,7 +102,7 @@ def test_a_disk_goes_on_on_its_copy_once_the_copy_is_whole(tmp_path: Path) -> No
 
 def test_a_copy_that_fails_leaves_the_vm_on_its_old_disk(tmp_path: Path) -> None:
     domain = CopiedDomain(tmp_path, fails=True)
-    with pytest.raises(VerbRefused, match="ended by an error, the VM runs on its old disk"):
+    with pytest.raises(ActionRefused, match="ended by an error, the VM runs on its old disk"):
         move(domain, Pools(tmp_path))
     assert domain.done == [("copy", 4)]
 
@@ -110,7 +110,7 @@ def test_a_copy_that_fails_leaves_the_vm_on_its_old_disk(tmp_path: Path) -> None
 def test_a_copy_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     domain = CopiedDomain(tmp_path, polls=10_000)
     with pytest.raises(
-        VerbRefused, match=r"not complete after 0 s \(5 of 9 MiB\); it was given up"
+        ActionRefused, match=r"not complete after 0 s \(5 of 9 MiB\); it was given up"
     ):
         move(domain, Pools(tmp_path), within_s=0.0)
     assert domain.done == [("copy", 4), ("abort", 0)]
@@ -118,7 +118,7 @@ def test_a_copy_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
 
 def test_no_pivot_follows_a_silence_of_libvirtd_beyond_the_deadline(tmp_path: Path) -> None:
     domain = CopiedDomain(tmp_path, polls=0)
-    with pytest.raises(VerbRefused, match="it was given up, the VM runs on its old disk"):
+    with pytest.raises(ActionRefused, match="it was given up, the VM runs on its old disk"):
         move(domain, Pools(tmp_path), within_s=-1.0)
     assert domain.done == [("copy", 4), ("abort", 0)]
 
@@ -149,7 +149,7 @@ def test_a_pivot_that_is_not_seen_is_unknown(tmp_path: Path) -> None:
 )
 def test_a_pool_that_cannot_take_a_file_is_refused(tmp_path: Path, pool: str, words: str) -> None:
     domain = CopiedDomain(tmp_path)
-    with pytest.raises(VerbRefused, match=words):
+    with pytest.raises(ActionRefused, match=words):
         move(domain, Pools(tmp_path), pool=pool)
     assert domain.done == []
 
@@ -157,10 +157,10 @@ def test_a_pool_that_cannot_take_a_file_is_refused(tmp_path: Path, pool: str, wo
 def test_a_pool_without_room_or_with_a_file_of_that_name_is_refused(tmp_path: Path) -> None:
     pools, domain = Pools(tmp_path), CopiedDomain(tmp_path)
     domain.size = 2**60
-    with pytest.raises(VerbRefused, match="GiB free; the disk may grow to"):
+    with pytest.raises(ActionRefused, match="GiB free; the disk may grow to"):
         move(domain, pools)
     (tmp_path / "hdd/vm.raw").touch()
-    with pytest.raises(VerbRefused, match="exists already"):
+    with pytest.raises(ActionRefused, match="exists already"):
         move(domain, pools)
     assert domain.done == []
 
@@ -174,7 +174,7 @@ def test_a_disk_that_is_not_the_vms_own_to_write_is_refused(
 ) -> None:
     domain = CopiedDomain(tmp_path)
     domain.extra = extra
-    with pytest.raises(VerbRefused, match=words):
+    with pytest.raises(ActionRefused, match=words):
         disk_of(domain.XMLDesc(), "vda" if extra else "vdz")
 
 
@@ -187,7 +187,7 @@ def left(domain: CopiedDomain, pools: Pools) -> None:
 def test_a_copy_left_behind_is_given_up(tmp_path: Path) -> None:
     domain, pools = CopiedDomain(tmp_path), Pools(tmp_path)
     domain.goal = str(tmp_path / "hdd/vm.raw")
-    with pytest.raises(VerbRefused, match="was given up"):
+    with pytest.raises(ActionRefused, match="was given up"):
         left(domain, pools)
     assert domain.done == [("abort", 0)]
 
@@ -195,7 +195,7 @@ def test_a_copy_left_behind_is_given_up(tmp_path: Path) -> None:
 def test_a_copy_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     domain, pools = CopiedDomain(tmp_path), Pools(tmp_path)
     domain.goal = "/backup/vm.raw"
-    with pytest.raises(VerbRefused, match="was not moved"):
+    with pytest.raises(ActionRefused, match="was not moved"):
         left(domain, pools)
     assert domain.done == []
 

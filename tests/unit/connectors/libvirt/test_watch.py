@@ -11,7 +11,7 @@ from connectors.libvirt.binding import Library
 from connectors.libvirt.heard import Heard
 from connectors.libvirt.inventory import NAMESPACE, read_watched
 from connectors.libvirt.watch import LibvirtWatch, read_addresses, read_neighbours
-from engine.errors import HypervisorUnreachable, VerbRefused
+from engine.errors import ActionRefused, HypervisorUnreachable
 from engine.looks import Card
 from tests.unit.connectors.libvirt.scripted import (
     ScriptedDomain,
@@ -180,7 +180,7 @@ def test_a_period_is_set_on_the_running_vm_alone(library: ScriptedLibrary, vm: V
         await watch.set_balloon_period(vm.uuid, period_s=10)
         assert vm.done == [("setMemoryStatsPeriod", 10, 1)]
         vm.errors["setMemoryStatsPeriod"] = ScriptedError(55)
-        with pytest.raises(VerbRefused, match="period was not set"):
+        with pytest.raises(ActionRefused, match="period was not set"):
             await watch.set_balloon_period(vm.uuid, period_s=10)
 
     play(library, scene)

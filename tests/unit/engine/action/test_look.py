@@ -11,6 +11,7 @@ from engine.wire.alert import Counted, CpuShape
 from engine.wire.order import Order
 from tests.unit.engine.action.samples import NOW_MS, OTHER_VM, look, order
 
+RULES: dict[str, Any] = dict(module.RULES)
 AGENT_SILENT = Signs(agent="silent")
 HALTED: dict[str, Any] = {"vcpu_time_ns": (0, 0), "cpu_time_ns": 0}
 SENT: dict[str, Any] = {"block_rd_bytes": 8_192, "net_tx_bytes": 4_096}
@@ -152,7 +153,7 @@ def test_without_the_guard_the_call_would_be_made(
     every = tuple(one for one in module.EVERY_ACTION if one.__name__ != guard)
     rules = {
         action: tuple(one for one in of_action if one.__name__ != guard)
-        for action, of_action in module.RULES.items()
+        for action, of_action in RULES.items()
     }
     monkeypatch.setattr(module, "EVERY_ACTION", every)
     monkeypatch.setattr(module, "RULES", rules)
@@ -161,7 +162,7 @@ def test_without_the_guard_the_call_would_be_made(
 
 def test_every_guard_and_every_sentence_has_a_case() -> None:
     guards = {rule.__name__ for rule in module.EVERY_ACTION}
-    guards |= {rule.__name__ for rules in module.RULES.values() for rule in rules}
+    guards |= {rule.__name__ for rules in RULES.values() for rule in rules}
     assert guards == {guard for _, guard, *_ in ALL}
     elsewhere = {"agreed", "too_old", "no_look"}
     assert set(SENTENCES) == {rule for rule, *_ in ALL} | elsewhere

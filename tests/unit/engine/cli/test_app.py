@@ -447,7 +447,10 @@ def test_a_second_agent_on_a_node_is_refused_with_code_5(flatline: Flatline, sta
     assert "n1" in said.err
 
 
-@pytest.mark.parametrize("more", [(), ("--libvirt-uri", "test:///default")])
+@pytest.mark.parametrize(
+    "more",
+    [(), ("--libvirt-uri", "test:///default"), ("--set", "hypervisor.kind=libvirt", "--act")],
+)
 def test_a_second_run_on_a_state_folder_is_refused_at_once_with_code_5(
     flatline: Flatline, state: Path, more: tuple[str, ...]
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import getpass
 import os
 import re
+import sys
 from pathlib import Path
 
 import msgspec
@@ -37,7 +38,7 @@ def checks(**flags: str) -> dict[str, Check]:
 
 @pytest.fixture(autouse=True)
 def _no_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.cli.doctor._has", lambda name: name != "libvirt")
+    monkeypatch.setitem(sys.modules, "libvirt", None)
     # The result must not depend on the rights of the user who runs the tests.
     monkeypatch.setattr("connectors.probe.prober.may_probe", lambda: "")
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from connectors.simulator import virtual_time
-from connectors.simulator.truth import VerbCall
+from connectors.simulator.truth import ActionCall
 from engine.ports import Bounds, Clock, LedgerStore, Record
 from engine.wire.frame import Frame, decode_frame
 from engine.wire.order import Closed, Order, encode_order
@@ -117,8 +117,8 @@ def test_a_guest_that_comes_back_during_the_look_is_left_alone() -> None:
     async def scene(site: Site) -> None:
         await ordered(site)
         await asyncio.sleep(1.0)
-        verbs = site.fleet.verbs("c0-n0")
-        await verbs.reset(site.fleet.vm(0))
+        actuator = site.fleet.actuator("c0-n0")
+        await actuator.reset(site.fleet.vm(0))
         mark = await only_mark(site)
         assert mark.outcome == "refused"
         # The only reset is the test's own.
@@ -205,7 +205,7 @@ def test_what_cannot_be_journalled_is_not_done() -> None:
 
 def test_how_an_order_ended_is_told_when_the_log_is_back() -> None:
     async def scene(site: Site) -> None:
-        def cut(call: VerbCall) -> None:
+        def cut(call: ActionCall) -> None:
             site.log.away = frozenset({ORDERS.name, FRAMES.name, JOURNAL.name})
 
         site.fleet.world.interference = cut
@@ -222,7 +222,7 @@ def test_how_an_order_ended_is_told_when_the_log_is_back() -> None:
 
 def test_an_agent_that_could_not_tell_the_end_still_knows_it_after_a_restart() -> None:
     async def scene(site: Site) -> None:
-        def cut(call: VerbCall) -> None:
+        def cut(call: ActionCall) -> None:
             site.log.away = frozenset({ORDERS.name, FRAMES.name, JOURNAL.name})
 
         (agent,) = site.running
@@ -307,19 +307,19 @@ def test_an_order_for_a_vm_that_is_not_here_is_refused() -> None:
     dead_vm(scene)
 
 
-def test_a_verb_that_the_hypervisor_refuses_was_not_done_and_is_not_repeated() -> None:
+def test_an_action_that_the_hypervisor_refuses_was_not_done_and_is_not_repeated() -> None:
     async def scene(site: Site) -> None:
         site.fleet.world.interference = lambda call: "refuse"
         await ordered(site)
         mark = await only_mark(site)
         assert mark.outcome == "refused"
         assert mark.sentence.startswith("The hypervisor refused, nothing was done")
-        assert len(site.fleet.world.truth.verb_calls) == 1
+        assert len(site.fleet.world.truth.action_calls) == 1
 
     dead_vm(scene)
 
 
-def test_a_verb_that_never_returns_is_unknown_at_the_order_s_deadline() -> None:
+def test_an_action_that_never_returns_is_unknown_at_the_order_s_deadline() -> None:
     async def scene(site: Site) -> None:
         site.fleet.world.interference = lambda call: "hang"
         await ordered(site)

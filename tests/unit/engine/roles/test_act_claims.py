@@ -10,7 +10,7 @@ import pytest
 from connectors.embedded.ledger import EmbeddedLedger
 from connectors.embedded.log import EmbeddedConfig
 from connectors.simulator import lifecycle, virtual_time
-from connectors.simulator.verbs import SimulatedVerbs
+from connectors.simulator.actuator import SimulatedActuator
 from engine.errors import HypervisorUnreachable
 from engine.looks import Look
 from engine.ports import LedgerStore, Position
@@ -46,7 +46,7 @@ def test_of_two_agents_of_one_node_the_first_claim_acts_and_the_other_tells_noth
     dead_vm(scene)
 
 
-class SlowVerbs(SimulatedVerbs):
+class SlowActuator(SimulatedActuator):
     """An actuator whose preflight check takes almost the agent's limit, and may fail at the end."""
 
     def __init__(self, site: Site, *, fails: bool) -> None:
@@ -67,7 +67,7 @@ def test_an_agent_whose_look_ends_after_the_other_acted_stands_back_from_its_cla
     fails: bool,
 ) -> None:
     async def scene(site: Site) -> None:
-        site.verbs["c0-n0"] = SlowVerbs(site, fails=fails)
+        site.actuators["c0-n0"] = SlowActuator(site, fails=fails)
         site.start_agent(wrap=of_its_own)
         await asyncio.sleep(1.0)
         await ordered(site)

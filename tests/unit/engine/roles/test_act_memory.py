@@ -8,7 +8,7 @@ import pytest
 
 from connectors.embedded.ledger import EmbeddedLedger
 from connectors.simulator import virtual_time
-from connectors.simulator.verbs import SimulatedVerbs
+from connectors.simulator.actuator import SimulatedActuator
 from engine.action.ledger import StepEntry
 from engine.errors import StateUnwritable
 from engine.looks import Look
@@ -123,7 +123,7 @@ def test_what_the_disk_did_not_take_is_not_believed() -> None:
     virtual_time.run(played())
 
 
-class BlindVerbs(SimulatedVerbs):
+class BlindActuator(SimulatedActuator):
     """A hypervisor that never answers a preflight check."""
 
     async def look(self, vm: bytes) -> Look:
@@ -134,7 +134,7 @@ class BlindVerbs(SimulatedVerbs):
 def test_a_look_that_hangs_is_given_up_and_nothing_is_done() -> None:
     async def played() -> None:
         async with acting_site(panic()) as site:
-            site.verbs["c0-n0"] = BlindVerbs(site.fleet.world, "c0-n0")
+            site.actuators["c0-n0"] = BlindActuator(site.fleet.world, "c0-n0")
             site.start_agent()
             await asyncio.sleep(20.0)
             await ordered(site)

@@ -9,7 +9,7 @@ import pytest
 
 from connectors.embedded.ledger import EmbeddedLedger
 from connectors.simulator import lifecycle, virtual_time
-from connectors.simulator.verbs import SimulatedVerbs
+from connectors.simulator.actuator import SimulatedActuator
 from engine.looks import Permit
 from engine.wire.control import Control, encode_control
 from engine.wire.topics import CONTROL
@@ -66,7 +66,7 @@ def test_a_word_older_than_the_agent_holds(kind: str) -> None:
     virtual_time.run(played())
 
 
-class NotingVerbs(SimulatedVerbs):
+class NotingActuator(SimulatedActuator):
     """A hypervisor that records the permit of each reset."""
 
     permits: ClassVar[list[Permit | None]] = []
@@ -85,15 +85,15 @@ def test_a_call_is_permitted_for_what_is_left_and_for_the_run_that_was_judged(
     limits = msgspec.structs.replace(LAB.limits, look_gap_s=look_gap_s)
 
     async def played() -> None:
-        NotingVerbs.permits.clear()
+        NotingActuator.permits.clear()
         policy = msgspec.structs.replace(LAB, limits=limits)
         async with acting_site(panic(), policy=policy) as site:
-            site.verbs["c0-n0"] = NotingVerbs(site.fleet.world, "c0-n0")
+            site.actuators["c0-n0"] = NotingActuator(site.fleet.world, "c0-n0")
             site.start_agent()
             await asyncio.sleep(20.0)
             await ordered(site)
             await site.until_reset()
-            (permit,) = NotingVerbs.permits
+            (permit,) = NotingActuator.permits
             assert permit is not None
             assert permit.instance == (await site.orders())[0].instance
             assert left_s - 0.5 < permit.within_s <= left_s + 0.01

@@ -9,9 +9,9 @@ import pytest
 
 from connectors.embedded.ledger import EmbeddedLedger
 from connectors.simulator import virtual_time
-from connectors.simulator.verbs import SimulatedVerbs
+from connectors.simulator.actuator import SimulatedActuator
 from engine.action.ledger import StepEntry, encode_ledger_entry
-from engine.errors import VerbRefused
+from engine.errors import ActionRefused
 from engine.looks import Look, Permit
 from engine.roles.outbox import PAGE
 from engine.wire.order import Order
@@ -23,7 +23,7 @@ from tests.unit.engine.roles.test_act import only_mark
 LEFT = {"state": "paused", "state_reason": "crashed"}
 
 
-class Paused(SimulatedVerbs):
+class Paused(SimulatedActuator):
     """A hypervisor that shows VM 0 in a given state, and counts resumes."""
 
     def __init__(self, site: Site, shown: dict[str, Any], *, refuses: bool = False) -> None:
@@ -37,7 +37,7 @@ class Paused(SimulatedVerbs):
 
     async def finish_reset(self, vm: bytes, *, permit: Permit) -> None:
         if self._refuses:
-            raise VerbRefused("the VM was started anew since")
+            raise ActionRefused("the VM was started anew since")
         self.resumed.append(permit)
 
 
@@ -85,19 +85,19 @@ def killed_between(
             )
             order = past(given, ago_s=(given.issued_ms - site.clock.now_ms()) / 1000)
             await site.order(order)
-            verbs = site.verbs["c0-n0"] = Paused(site, shown, refuses=refuses)
+            actuator = site.actuators["c0-n0"] = Paused(site, shown, refuses=refuses)
             site.ledgers["c0-n0"] = cut_off(order, **changes)
             if word is not None:
                 await word(site)
             await asyncio.sleep(away_s)
             site.start_agent()
             mark = await only_mark(site)
-            assert isinstance(verbs, Paused)
+            assert isinstance(actuator, Paused)
             assert not site.resets()
             pages = [
                 PAGE in entry.detail for entry in await site.journal() if entry.kind == "outcome"
             ]
-            told.append((len(verbs.resumed), mark.outcome, mark.sentence, pages == [True]))
+            told.append((len(actuator.resumed), mark.outcome, mark.sentence, pages == [True]))
 
     virtual_time.run(played())
     return told[0]

@@ -187,7 +187,7 @@ def test_inventory_comes_at_once_then_when_it_changed_or_the_period_is_over() ->
         await bench.go(9)
         newcomer = bench.fleet.vm(8)
         moving = asyncio.create_task(
-            bench.fleet.verbs("c0-n1").migrate(newcomer, target=NODE, within_s=60.0)
+            bench.fleet.actuator("c0-n1").migrate(newcomer, target=NODE, within_s=60.0)
         )
         await bench.go(60)
         await moving

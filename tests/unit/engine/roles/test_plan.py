@@ -301,7 +301,7 @@ def test_a_planner_whose_clock_runs_late_gives_only_orders_that_no_agent_takes()
             assert given.issued_ms == EPOCH_MS - 3_600_000
             (mark,) = await site.marks()
             assert mark.outcome == "expired"
-            assert not site.fleet.world.truth.verb_calls
+            assert not site.fleet.world.truth.action_calls
 
     virtual_time.run(played())
 

@@ -17,13 +17,14 @@ from connectors.simulator import virtual_time
 from connectors.simulator.plan import WorldPlan
 from engine.capacity.fold import FrameFold
 from engine.errors import HistoryError, HistoryRefused, HistoryUnreachable
-from engine.ports import Record, RefusedRow
+from engine.ports import HistorySink, Record, RefusedRow
 from engine.roles.health import Health
 from engine.roles.record import RecordConfig, Recorder
 from engine.wire.frame import decode_frame
 from engine.wire.points import Points
 from engine.wire.rejected import decode_rejected
 from engine.wire.topics import FRAMES, REJECTED
+from tests.contracts.history.remembered import RememberedRows
 from tests.simulation.site_records import Site
 
 PLAN = WorldPlan(seed=3, cells=1, nodes_per_cell=2, vms_per_node=4)
@@ -92,7 +93,7 @@ def played(folder: Path, scene: Scene) -> None:
 
 
 class Historian:
-    def __init__(self, log: EmbeddedLog, clock: LoopClock, store: Store) -> None:
+    def __init__(self, log: EmbeddedLog, clock: LoopClock, store: HistorySink) -> None:
         self.health = Health(clock)
         self.recorder = Recorder(
             log=log,
@@ -250,5 +251,18 @@ def test_an_hour_that_ended_is_rolled_up_from_its_samples(tmp_path: Path) -> Non
             for rank in (50, 95, 99):
                 place = int(len(values) * rank / 100 + 0.5) - 1
                 assert row[f"cpu_cores_p{rank}"] == values[place]
+
+    played(tmp_path, scene)
+
+
+def test_a_store_that_answers_no_queries_gets_every_row_but_no_hours(tmp_path: Path) -> None:
+    async def scene(log: EmbeddedLog, clock: LoopClock, _store: Store) -> None:
+        sink = RememberedRows(clock)
+        historian = Historian(log, clock, sink)
+        await asyncio.sleep(60.0)
+        await historian.kill()
+        found = {(name, at) for name, _tags, at in sink.rows}
+        assert {(name, at) for name, _tags, at in expected()} == found
+        assert not any(name.endswith("_1h") for name, _at in found)
 
     played(tmp_path, scene)

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from connectors.simulator import lifecycle, virtual_time
-from engine.errors import HypervisorUnreachable, VerbRefused
+from engine.errors import ActionRefused, HypervisorUnreachable
 from engine.looks import Card, Sign, Watched
 from engine.roles import instruments
 from engine.sign_ports import ProbeAnswer
@@ -71,7 +71,7 @@ class Neighbourhood:
     async def set_balloon_period(self, vm: bytes, *, period_s: int) -> None:
         self.balloons.append((vm, period_s))
         if self.refuses:
-            raise VerbRefused("not supported")
+            raise ActionRefused("not supported")
 
     async def ask(self, card: Card, addresses: Sequence[str], *, within_s: float) -> ProbeAnswer:
         if card in self.others:

@@ -9,7 +9,7 @@ from connectors.simulator.fleet import Fleet, build_world
 from connectors.simulator.meters import ROW
 from connectors.simulator.plan import Incident, WorldPlan
 from connectors.simulator.virtual_time import run
-from engine.errors import HypervisorUnreachable, VerbRefused, VmNotFound
+from engine.errors import ActionRefused, HypervisorUnreachable, VmNotFound
 from tests.unit.connectors.simulator.watching import NODE, VM, incident
 
 Story = Callable[[Fleet], Coroutine[Any, Any, None]]
@@ -34,14 +34,14 @@ def play(story: Story, *incidents: Incident, **changes: Any) -> Fleet:
 
 def test_a_reset_brings_a_dead_guest_back_to_work() -> None:
     async def story(fleet: Fleet) -> None:
-        verbs, vm = fleet.verbs(NODE), fleet.vm(VM)
+        actuator, vm = fleet.actuator(NODE), fleet.vm(VM)
         await asyncio.sleep(60)
-        dead = await verbs.look(vm)
+        dead = await actuator.look(vm)
         await asyncio.sleep(5)
-        assert (await verbs.look(vm)).block_wr_reqs == dead.block_wr_reqs
-        await verbs.reset(vm)
+        assert (await actuator.look(vm)).block_wr_reqs == dead.block_wr_reqs
+        await actuator.reset(vm)
         await asyncio.sleep(60)
-        alive = await verbs.look(vm)
+        alive = await actuator.look(vm)
         assert alive.instance == dead.instance
         assert (alive.block_wr_reqs or 0) > (dead.block_wr_reqs or 0) + 100
         assert (alive.net_tx_pkts or 0) > (dead.net_tx_pkts or 0) + 100
@@ -56,18 +56,18 @@ def test_a_reset_brings_a_dead_guest_back_to_work() -> None:
 def test_a_reset_of_a_healthy_guest_hurts_it_and_is_counted() -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(10)
-        await fleet.verbs(NODE).reset(fleet.vm(VM))
+        await fleet.actuator(NODE).reset(fleet.vm(VM))
         assert fleet.conditions()["booting"] == 1
 
     (harm,) = play(story).truth.harms
-    assert (harm.vm, harm.verb, harm.was) == (VM, "reset", "running")
+    assert (harm.vm, harm.action, harm.was) == (VM, "reset", "running")
 
 
 @pytest.mark.parametrize("kind", ["kdump", "pool_stall", "owner_reboot", "pause", "batch_compute"])
 def test_a_reset_hurts_whoever_is_not_past_helping_itself(kind: str) -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(13)
-        await fleet.verbs(NODE).reset(fleet.vm(VM))
+        await fleet.actuator(NODE).reset(fleet.vm(VM))
 
     assert len(play(story, incident(kind, lasts_s=30)).truth.harms) == 1
 
@@ -75,7 +75,7 @@ def test_a_reset_hurts_whoever_is_not_past_helping_itself(kind: str) -> None:
 def test_a_reset_does_not_mend_what_lies_outside_the_guest() -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(20)
-        await fleet.verbs(NODE).reset(fleet.vm(VM))
+        await fleet.actuator(NODE).reset(fleet.vm(VM))
         await asyncio.sleep(120)
         assert fleet.conditions()["booting"] == 1
 
@@ -85,7 +85,7 @@ def test_a_reset_does_not_mend_what_lies_outside_the_guest() -> None:
 def test_a_reset_ends_what_lived_in_the_guests_memory() -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(40)
-        await fleet.verbs(NODE).reset(fleet.vm(VM))
+        await fleet.actuator(NODE).reset(fleet.vm(VM))
         await asyncio.sleep(40)
         fleet.world.sync()
         assert fleet.world.guests.extra_cores[VM] == 0.0
@@ -96,11 +96,11 @@ def test_a_reset_ends_what_lived_in_the_guests_memory() -> None:
 
 def test_a_vm_stopped_by_its_panic_device_runs_again_after_a_reset() -> None:
     async def story(fleet: Fleet) -> None:
-        verbs, vm = fleet.verbs(NODE), fleet.vm(VM)
+        actuator, vm = fleet.actuator(NODE), fleet.vm(VM)
         await asyncio.sleep(20)
-        assert (await verbs.look(vm)).state == "crashed"
-        await verbs.reset(vm)
-        assert (await verbs.look(vm)).state == "running"
+        assert (await actuator.look(vm)).state == "crashed"
+        await actuator.reset(vm)
+        assert (await actuator.look(vm)).state == "running"
 
     assert play(story, incident("panic_halt"), panic_device_ratio=1.0).truth.harms == []
 
@@ -116,7 +116,7 @@ def test_a_vm_stopped_by_its_panic_device_runs_again_after_a_reset() -> None:
 def test_a_reboot_needs_a_guest_that_listens(kind: str, outcome: str) -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(20)
-        await fleet.verbs(NODE).reboot(fleet.vm(VM))
+        await fleet.actuator(NODE).reboot(fleet.vm(VM))
         await asyncio.sleep(60)
 
     truth = play(story, incident(kind)).truth
@@ -126,16 +126,16 @@ def test_a_reboot_needs_a_guest_that_listens(kind: str, outcome: str) -> None:
 
 def test_a_migration_takes_time_and_shows_a_job_meanwhile() -> None:
     async def story(fleet: Fleet) -> None:
-        verbs, vm = fleet.verbs(NODE), fleet.vm(VM)
+        actuator, vm = fleet.actuator(NODE), fleet.vm(VM)
         began = asyncio.get_running_loop().time()
-        moving = asyncio.create_task(verbs.migrate(vm, target="c0-n1", within_s=60.0))
+        moving = asyncio.create_task(actuator.migrate(vm, target="c0-n1", within_s=60.0))
         await asyncio.sleep(0.5)
-        assert (await verbs.look(vm)).job_active
-        with pytest.raises(VerbRefused, match="a job already"):
-            await verbs.migrate(vm, target="c0-n1", within_s=60.0)
+        assert (await actuator.look(vm)).job_active
+        with pytest.raises(ActionRefused, match="a job already"):
+            await actuator.migrate(vm, target="c0-n1", within_s=60.0)
         await moving
         assert asyncio.get_running_loop().time() - began >= 1.0
-        assert not (await fleet.verbs("c0-n1").look(vm)).job_active
+        assert not (await fleet.actuator("c0-n1").look(vm)).job_active
 
     truth = play(story).truth
     assert [(move.vm, move.target, move.by) for move in truth.moves] == [(VM, "c0-n1", "the agent")]
@@ -148,7 +148,7 @@ def test_a_vm_that_moved_away_from_a_sick_node_is_well() -> None:
         fleet.world.sync()
         delay, meters = ROW["vcpu_delay_ns"], fleet.world.meters
         assert meters.pace.gains[delay, VM] > 0.05
-        await fleet.verbs(NODE).migrate(fleet.vm(VM), target="c0-n1", within_s=60.0)
+        await fleet.actuator(NODE).migrate(fleet.vm(VM), target="c0-n1", within_s=60.0)
         await asyncio.sleep(2)
         fleet.world.sync()
         assert meters.pace.gains[delay, VM] < 0.01
@@ -172,20 +172,20 @@ def test_a_migration_that_cannot_be_is_refused_and_nothing_is_done(
 ) -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(1)
-        with pytest.raises(VerbRefused, match=why):
-            await fleet.verbs(NODE).migrate(fleet.vm(VM), target=target, within_s=60.0)
+        with pytest.raises(ActionRefused, match=why):
+            await fleet.actuator(NODE).migrate(fleet.vm(VM), target=target, within_s=60.0)
 
     fleet = play(story, *incidents, cells=2)
     assert fleet.node_of(VM) == NODE
     assert not fleet.world.guests.job.any()
-    assert [call.outcome for call in fleet.truth.verb_calls] == ["refused"]
+    assert [call.outcome for call in fleet.truth.action_calls] == ["refused"]
 
 
 def test_a_vm_with_a_stuck_disk_does_not_arrive_until_it_moves_again() -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(20)
         moving = asyncio.create_task(
-            fleet.verbs(NODE).migrate(fleet.vm(VM), target="c0-n1", within_s=600.0)
+            fleet.actuator(NODE).migrate(fleet.vm(VM), target="c0-n1", within_s=600.0)
         )
         await asyncio.sleep(60)
         assert not moving.done()
@@ -197,40 +197,40 @@ def test_a_vm_with_a_stuck_disk_does_not_arrive_until_it_moves_again() -> None:
 
 def test_an_aborted_migration_leaves_the_vm_where_it_is() -> None:
     async def story(fleet: Fleet) -> None:
-        verbs, vm = fleet.verbs(NODE), fleet.vm(VM)
-        moving = asyncio.create_task(verbs.migrate(vm, target="c0-n1", within_s=60.0))
+        actuator, vm = fleet.actuator(NODE), fleet.vm(VM)
+        moving = asyncio.create_task(actuator.migrate(vm, target="c0-n1", within_s=60.0))
         await asyncio.sleep(0.5)
-        with pytest.raises(VerbRefused, match="no job that was started from here"):
-            await fleet.verbs(NODE).abort_job(vm)
-        await verbs.abort_job(vm)
-        with pytest.raises(VerbRefused, match="aborted"):
+        with pytest.raises(ActionRefused, match="no job that was started from here"):
+            await fleet.actuator(NODE).abort_job(vm)
+        await actuator.abort_job(vm)
+        with pytest.raises(ActionRefused, match="aborted"):
             await moving
-        assert not (await verbs.look(vm)).job_active
+        assert not (await actuator.look(vm)).job_active
 
     fleet = play(story)
     assert fleet.node_of(VM) == NODE
     assert fleet.truth.moves == []
 
 
-def test_a_node_out_of_reach_refuses_verbs_and_hides_its_vms() -> None:
+def test_a_node_out_of_reach_refuses_actions_and_hides_its_vms() -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(20)
-        verbs, vm = fleet.verbs(NODE), fleet.vm(VM)
+        actuator, vm = fleet.actuator(NODE), fleet.vm(VM)
         with pytest.raises(HypervisorUnreachable):
-            await verbs.look(vm)
-        with pytest.raises(VerbRefused, match="was not asked for"):
-            await verbs.reset(vm)
+            await actuator.look(vm)
+        with pytest.raises(ActionRefused, match="was not asked for"):
+            await actuator.reset(vm)
 
-    assert play(story, incident("host_silence", lasts_s=60)).truth.verb_calls == []
+    assert play(story, incident("host_silence", lasts_s=60)).truth.action_calls == []
 
 
 def test_a_vm_on_another_node_or_switched_off_is_not_found() -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(20)
         with pytest.raises(VmNotFound, match="knows no VM"):
-            await fleet.verbs("c0-n1").look(fleet.vm(VM))
+            await fleet.actuator("c0-n1").look(fleet.vm(VM))
         with pytest.raises(VmNotFound, match="does not run"):
-            await fleet.verbs(NODE).reset(fleet.vm(VM))
+            await fleet.actuator(NODE).reset(fleet.vm(VM))
 
     play(story, incident("power_off", lasts_s=100))
 
@@ -238,7 +238,7 @@ def test_a_vm_on_another_node_or_switched_off_is_not_found() -> None:
 def test_a_look_at_a_silent_monitor_knows_what_libvirt_knows() -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(20)
-        look = await fleet.verbs(NODE).look(fleet.vm(VM))
+        look = await fleet.actuator(NODE).look(fleet.vm(VM))
         assert look.block_wr_reqs is None
         assert look.balloon_last_update_s is None
         assert look.cpu_time_ns is not None
@@ -252,7 +252,7 @@ def test_a_look_at_a_silent_monitor_knows_what_libvirt_knows() -> None:
 @pytest.mark.parametrize(
     ("how", "error", "boots"),
     [
-        ("refuse", VerbRefused, False),
+        ("refuse", ActionRefused, False),
         ("lose", HypervisorUnreachable, False),
         ("lose_answer", HypervisorUnreachable, True),
         ("lie", None, False),
@@ -260,16 +260,16 @@ def test_a_look_at_a_silent_monitor_knows_what_libvirt_knows() -> None:
         ("hang_after", TimeoutError, True),
     ],
 )
-def test_verbs_lie_and_hang_as_a_test_wants(
+def test_actions_lie_and_hang_as_a_test_wants(
     how: str, error: type[Exception] | None, boots: bool
 ) -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(20)
-        fleet.interfere(lambda call: how if call.verb == "reset" else None)
+        fleet.interfere(lambda call: how if call.action == "reset" else None)
 
         async def reset() -> None:
             async with asyncio.timeout(60):
-                await fleet.verbs(NODE).reset(fleet.vm(VM))
+                await fleet.actuator(NODE).reset(fleet.vm(VM))
 
         if error is None:
             await reset()
@@ -286,6 +286,6 @@ def test_an_unknown_interference_is_named() -> None:
     async def story(fleet: Fleet) -> None:
         fleet.interfere(lambda _: "explode")
         with pytest.raises(ValueError, match="'explode' is no interference"):
-            await fleet.verbs(NODE).reboot(fleet.vm(VM))
+            await fleet.actuator(NODE).reboot(fleet.vm(VM))
 
     play(story)

@@ -30,7 +30,7 @@ from connectors.libvirt.migration import Watch, found_again
 from connectors.libvirt.node import NodeReader
 from connectors.libvirt.request import Request
 from connectors.libvirt.sight import instance, see
-from engine.errors import HypervisorUnreachable, VerbRefused, VerbUnsent, VmNotFound
+from engine.errors import ActionRefused, ActionUnsent, HypervisorUnreachable, VmNotFound
 from engine.looks import LAST_LOOK_S, Look, Permit
 from engine.wire.frame import UUID_BYTES
 
@@ -63,7 +63,7 @@ _MIGRATE_PARAM_BANDWIDTH: Final = "bandwidth"
 _NOTHING_DONE: Final = frozenset({3, 8, 29, 45, 55, 67, 68, 74, 79, 81, 84, 87, 88, 94})
 
 # An action on a domain. It calls the last argument immediately before it begins.
-Verb = Callable[[Connection, Domain, Callable[[], bool]], None]
+Work = Callable[[Connection, Domain, Callable[[], bool]], None]
 Wait = Callable[[Session, Call[None]], Awaitable[bool]]
 
 
@@ -90,8 +90,8 @@ class MigrationTarget:
     bandwidth_mib_s: int | None = None
 
 
-class LibvirtVerbs:
-    """The `Verbs` of one node.
+class LibvirtActuator:
+    """The `Actuator` of one node.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ class LibvirtVerbs:
         await self._link.close()
 
     async def reach(self) -> None:
-        """See `engine.ports.Verbs`."""
+        """See `engine.ports.Actuator`."""
         await self._link.session()
 
     def _listen(self, connection: Connection) -> list[int]:
@@ -202,10 +202,10 @@ class LibvirtVerbs:
                 wait=watch.until_returned,
                 permit=permit,
             )
-        except VerbRefused as error:
+        except ActionRefused as error:
             if watch.gave_up is None:
                 raise
-            raise VerbRefused(f"{watch.gave_up}; it was aborted, the VM runs on here") from error
+            raise ActionRefused(f"{watch.gave_up}; it was aborted, the VM runs on here") from error
         finally:
             self._migrating.discard(vm)
 
@@ -254,7 +254,7 @@ class LibvirtVerbs:
         """Abort the migration that `migrate` is waiting for."""
         if vm not in self._migrating:
             # The agent must not end a backup or migration of another client.
-            raise VerbRefused(f"VM {vm.hex()} has no job that was started from here")
+            raise ActionRefused(f"VM {vm.hex()} has no job that was started from here")
         await self._do(
             vm, lambda domain: domain.abortJob(), what="abort job", deadline_s=VERB_DEADLINE_S
         )
@@ -262,7 +262,7 @@ class LibvirtVerbs:
     def _target(self, name: str) -> MigrationTarget:
         if name not in self._targets:
             known = ", ".join(sorted(self._targets)) or "none"
-            raise VerbRefused(
+            raise ActionRefused(
                 f"node {name!r} is not among the migration targets of {self._uri} ({known})"
             )
         return self._targets[name]
@@ -298,7 +298,7 @@ class LibvirtVerbs:
     async def _do(
         self,
         vm: bytes,
-        verb: Callable[[Domain], object],
+        action: Callable[[Domain], object],
         *,
         what: str,
         deadline_s: float,
@@ -309,14 +309,14 @@ class LibvirtVerbs:
 
         def work(_connection: Connection, domain: Domain, send: Callable[[], bool]) -> None:
             if send():
-                verb(domain)
+                action(domain)
 
         await self._do_all(vm, work, what=what, deadline_s=deadline_s, wait=wait, permit=permit)
 
     async def _do_all(
         self,
         vm: bytes,
-        verb: Verb,
+        action: Work,
         *,
         what: str,
         deadline_s: float,
@@ -330,7 +330,7 @@ class LibvirtVerbs:
             session = await self._link.session()
         except HypervisorUnreachable as error:
             # No request was sent, so nothing was done.
-            raise VerbUnsent(f"{what} was not asked for: {error}") from error
+            raise ActionUnsent(f"{what} was not asked for: {error}") from error
 
         def work(connection: Connection) -> None:
             domain = connection.lookupByUUID(_checked(vm))
@@ -338,24 +338,24 @@ class LibvirtVerbs:
                 permit is not None
                 and instance(domain, host_mark=session.host_mark) != permit.instance
             ):
-                raise VerbRefused(f"{what} was not sent: the VM was started anew since")
+                raise ActionRefused(f"{what} was not sent: the VM was started anew since")
 
             def send() -> bool:
                 why = permit and self._forbids(
                     permit, connection, domain, session.host_mark, request
                 )
                 if why:
-                    raise VerbRefused(f"{what} was not sent: {why}")
+                    raise ActionRefused(f"{what} was not sent: {why}")
                 return request.send()
 
-            verb(connection, domain, send)
+            action(connection, domain, send)
             if request.late:
-                raise VerbUnsent(
+                raise ActionUnsent(
                     f"{what} was not sent: when {self._uri} answered, the look was too old or the"
                     " order had expired"
                 )
 
-        call = session.start(work, name="libvirt-verb")
+        call = session.start(work, name="libvirt-action")
         try:
             if wait is not None:
                 returned = await wait(session, call)
@@ -366,7 +366,7 @@ class LibvirtVerbs:
             unsent = request.withdraw()
         if not returned:
             if unsent:
-                raise VerbUnsent(f"{what} was not asked for: {self._uri} does not answer")
+                raise ActionUnsent(f"{what} was not asked for: {self._uri} does not answer")
             raise HypervisorUnreachable(
                 f"{what}: no answer from {self._uri} within {deadline_s:.0f} s; it may still happen"
             )
@@ -382,7 +382,7 @@ class LibvirtVerbs:
             if unsent and code == ERR_NO_DOMAIN:
                 raise VmNotFound(f"{what}: libvirtd knows no such VM") from error
             if unsent or code in _NOTHING_DONE:
-                raise VerbRefused(f"{what} was refused: {error}") from error
+                raise ActionRefused(f"{what} was refused: {error}") from error
             raise HypervisorUnreachable(f"{what}: outcome unknown: {error}") from error
 
     def _forbids(
@@ -425,7 +425,9 @@ class LibvirtVerbs:
             # The error may come from either node and any phase, so the VM's state decides: if it
             # runs here without a job, it was not migrated.
             if self._stayed(domain):
-                raise VerbRefused(f"the migration failed, the VM runs on here: {error}") from error
+                raise ActionRefused(
+                    f"the migration failed, the VM runs on here: {error}"
+                ) from error
             raise HypervisorUnreachable(
                 f"the migration failed and the VM is not seen to run here: {error}"
             ) from error

@@ -8,11 +8,11 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 
-from connectors.libvirt import verbs as verbs_module
+from connectors.libvirt import actuator as actuator_module
+from connectors.libvirt.actuator import LibvirtActuator, MigrationTarget
 from connectors.libvirt.binding import Library
 from connectors.libvirt.inventory import NAMESPACE
-from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
-from engine.errors import HypervisorUnreachable, VerbRefused, VerbUnsent, VmNotFound
+from engine.errors import ActionRefused, ActionUnsent, HypervisorUnreachable, VmNotFound
 from engine.looks import Look, Permit
 from tests.unit.connectors.libvirt.scripted import (
     FULL,
@@ -46,15 +46,15 @@ def vm(library: ScriptedLibrary) -> Vm:
 
 
 @pytest_asyncio.fixture
-async def verbs(library: ScriptedLibrary) -> AsyncIterator[LibvirtVerbs]:
-    async with LibvirtVerbs(library=cast(Library, library), targets=TARGETS) as verbs:
-        yield verbs
+async def actuator(library: ScriptedLibrary) -> AsyncIterator[LibvirtActuator]:
+    async with LibvirtActuator(library=cast(Library, library), targets=TARGETS) as actuator:
+        yield actuator
 
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verbs_module, "VERB_DEADLINE_S", 0.05)
-    monkeypatch.setattr(verbs_module, "LOOK_DEADLINE_S", 0.05)
+    monkeypatch.setattr(actuator_module, "VERB_DEADLINE_S", 0.05)
+    monkeypatch.setattr(actuator_module, "LOOK_DEADLINE_S", 0.05)
 
 
 @pytest.fixture
@@ -68,75 +68,77 @@ def permitted(seen: Look, *, within_s: float = 60.0) -> Permit:
     return Permit(seen.instance, within_s, last_check=lambda _look: None)
 
 
-Verb = Callable[[LibvirtVerbs, bytes], Awaitable[object]]
-CHANGING: dict[str, Verb] = {
-    "reset": lambda verbs, vm: verbs.reset(vm),
-    "reboot": lambda verbs, vm: verbs.reboot(vm),
+Act = Callable[[LibvirtActuator, bytes], Awaitable[object]]
+CHANGING: dict[str, Act] = {
+    "reset": lambda actuator, vm: actuator.reset(vm),
+    "reboot": lambda actuator, vm: actuator.reboot(vm),
 }
 
 
 @pytest.mark.asyncio
-async def test_a_reset_of_a_running_vm_is_one_reset(verbs: LibvirtVerbs, vm: Vm) -> None:
-    await verbs.reset(vm.uuid)
+async def test_a_reset_of_a_running_vm_is_one_reset(actuator: LibvirtActuator, vm: Vm) -> None:
+    await actuator.reset(vm.uuid)
     assert vm.done == ["reset"]
 
 
 @pytest.mark.parametrize("before", [CRASHED, PAUSED_CRASHED])
 @pytest.mark.asyncio
 async def test_a_vm_stopped_by_its_own_crash_is_resumed_after_the_reset(
-    verbs: LibvirtVerbs, vm: Vm, before: tuple[int, int]
+    actuator: LibvirtActuator, vm: Vm, before: tuple[int, int]
 ) -> None:
     vm.now, vm.after_reset = before, PAUSED_CRASHED
-    await verbs.reset(vm.uuid)
+    await actuator.reset(vm.uuid)
     assert vm.done == ["reset", "resume"]
 
 
 @pytest.mark.asyncio
 async def test_a_vm_paused_by_a_person_stays_paused_after_a_reset(
-    verbs: LibvirtVerbs, vm: Vm
+    actuator: LibvirtActuator, vm: Vm
 ) -> None:
     vm.now = vm.after_reset = PAUSED_BY_USER
-    await verbs.reset(vm.uuid)
+    await actuator.reset(vm.uuid)
     assert vm.done == ["reset"]
 
 
 @pytest.mark.asyncio
 async def test_a_resume_that_came_too_late_is_a_reset_that_worked(
-    verbs: LibvirtVerbs, vm: Vm
+    actuator: LibvirtActuator, vm: Vm
 ) -> None:
     vm.now, vm.after_reset = CRASHED, RUNNING
     vm.errors["resume"] = ScriptedError(OPERATION_INVALID, "domain is already running")
-    await verbs.reset(vm.uuid)
+    await actuator.reset(vm.uuid)
     assert vm.done == ["reset"]
 
 
 @pytest.mark.asyncio
-async def test_a_reset_whose_resume_fails_was_not_nothing(verbs: LibvirtVerbs, vm: Vm) -> None:
+async def test_a_reset_whose_resume_fails_was_not_nothing(
+    actuator: LibvirtActuator, vm: Vm
+) -> None:
     vm.now, vm.after_reset = CRASHED, PAUSED_CRASHED
     vm.errors["resume"] = ScriptedError(OPERATION_INVALID)
     with pytest.raises(HypervisorUnreachable, match="reset but stays paused"):
-        await verbs.reset(vm.uuid)
+        await actuator.reset(vm.uuid)
 
 
 @pytest.mark.asyncio
 async def test_a_vm_that_a_reset_left_paused_is_resumed_without_another_reset(
-    verbs: LibvirtVerbs, vm: Vm
+    actuator: LibvirtActuator, vm: Vm
 ) -> None:
     vm.now = PAUSED_CRASHED
-    permit = permitted(await verbs.look(vm.uuid))
-    await verbs.finish_reset(vm.uuid, permit=permit)
+    permit = permitted(await actuator.look(vm.uuid))
+    await actuator.finish_reset(vm.uuid, permit=permit)
     assert vm.done == ["resume"]
 
 
 @pytest.mark.parametrize("state", [PAUSED_BY_USER, CRASHED, RUNNING])
 @pytest.mark.asyncio
 async def test_a_vm_that_no_reset_left_paused_is_not_resumed(
-    verbs: LibvirtVerbs, vm: Vm, state: tuple[int, int]
+    actuator: LibvirtActuator, vm: Vm, state: tuple[int, int]
 ) -> None:
     vm.now = state
-    permit = permitted(await verbs.look(vm.uuid))
-    with pytest.raises(VerbRefused, match="not left by a reset"):
-        await verbs.finish_reset(vm.uuid, permit=permit)
+    permit = permitted(await actuator.look(vm.uuid))
+    with pytest.raises(ActionRefused, match="not left by a reset"):
+        await actuator.finish_reset(vm.uuid, permit=permit)
     assert vm.done == []
 
 
@@ -144,8 +146,8 @@ async def test_a_vm_that_no_reset_left_paused_is_not_resumed(
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        (OPERATION_INVALID, VerbRefused),
-        (OPERATION_TIMEOUT, VerbRefused),
+        (OPERATION_INVALID, ActionRefused),
+        (OPERATION_TIMEOUT, ActionRefused),
         (NO_DOMAIN, HypervisorUnreachable),
         (INTERNAL, HypervisorUnreachable),
         (AGENT_SILENT, HypervisorUnreachable),
@@ -154,66 +156,66 @@ async def test_a_vm_that_no_reset_left_paused_is_not_resumed(
 )
 @pytest.mark.asyncio
 async def test_an_error_says_what_is_known_and_the_unrecognised_one_is_unknown(
-    verbs: LibvirtVerbs, vm: Vm, name: str, code: int, expected: type[Exception]
+    actuator: LibvirtActuator, vm: Vm, name: str, code: int, expected: type[Exception]
 ) -> None:
     vm.errors[name] = ScriptedError(code)
     with pytest.raises(expected):
-        await CHANGING[name](verbs, vm.uuid)
+        await CHANGING[name](actuator, vm.uuid)
 
 
 @pytest.mark.parametrize("name", CHANGING)
 @pytest.mark.asyncio
 async def test_a_vm_that_libvirt_does_not_know_was_not_touched(
-    verbs: LibvirtVerbs, name: str
+    actuator: LibvirtActuator, name: str
 ) -> None:
     with pytest.raises(VmNotFound):
-        await CHANGING[name](verbs, bytes(16))
+        await CHANGING[name](actuator, bytes(16))
 
 
 @pytest.mark.parametrize("code", [NO_DOMAIN, OPERATION_INVALID])
 @pytest.mark.asyncio
 async def test_a_vm_out_of_sight_after_its_reset_was_not_nothing(
-    verbs: LibvirtVerbs, vm: Vm, code: int
+    actuator: LibvirtActuator, vm: Vm, code: int
 ) -> None:
     vm.lost = ScriptedError(code)
     with pytest.raises(HypervisorUnreachable, match="the VM was reset"):
-        await verbs.reset(vm.uuid)
+        await actuator.reset(vm.uuid)
     assert vm.done == ["reset"]
 
 
 @pytest.mark.parametrize("code", [NO_DOMAIN, OPERATION_INVALID])
 @pytest.mark.asyncio
 async def test_a_failed_migration_of_a_vm_out_of_sight_is_of_unknown_outcome(
-    verbs: LibvirtVerbs, vm: Vm, code: int
+    actuator: LibvirtActuator, vm: Vm, code: int
 ) -> None:
     vm.errors["migrate"], vm.lost = ScriptedError(INTERNAL), ScriptedError(code)
     with pytest.raises(HypervisorUnreachable, match="the migration failed"):
-        await verbs.migrate(vm.uuid, target="b", within_s=60.0)
+        await actuator.migrate(vm.uuid, target="b", within_s=60.0)
 
 
 @pytest.mark.parametrize("name", CHANGING)
 @pytest.mark.asyncio
-async def test_a_verb_that_cannot_connect_was_not_asked_for(
-    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm, name: str
+async def test_an_action_that_cannot_connect_was_not_asked_for(
+    library: ScriptedLibrary, actuator: LibvirtActuator, vm: Vm, name: str
 ) -> None:
     library.refusal = ScriptedError(38, "Connection refused")
-    with pytest.raises(VerbUnsent, match="was not asked for"):
-        await CHANGING[name](verbs, vm.uuid)
+    with pytest.raises(ActionUnsent, match="was not asked for"):
+        await CHANGING[name](actuator, vm.uuid)
     assert vm.done == []
 
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("name", CHANGING)
 @pytest.mark.asyncio
-async def test_a_verb_given_up_before_it_was_sent_is_never_sent(
-    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm, name: str
+async def test_an_action_given_up_before_it_was_sent_is_never_sent(
+    library: ScriptedLibrary, actuator: LibvirtActuator, vm: Vm, name: str
 ) -> None:
     library.frozen.clear()
-    with pytest.raises(VerbUnsent, match="was not asked for"):
-        await CHANGING[name](verbs, vm.uuid)
+    with pytest.raises(ActionUnsent, match="was not asked for"):
+        await CHANGING[name](actuator, vm.uuid)
     library.frozen.set()
     for thread in threading.enumerate():
-        if thread.name == "libvirt-verb":
+        if thread.name == "libvirt-action":
             thread.join(5)
     assert vm.done == []
 
@@ -221,28 +223,28 @@ async def test_a_verb_given_up_before_it_was_sent_is_never_sent(
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("name", CHANGING)
 @pytest.mark.asyncio
-async def test_a_verb_without_an_answer_is_of_unknown_outcome(
-    verbs: LibvirtVerbs, vm: Vm, name: str
+async def test_an_action_without_an_answer_is_of_unknown_outcome(
+    actuator: LibvirtActuator, vm: Vm, name: str
 ) -> None:
     vm.gates[name] = threading.Event()
     with pytest.raises(HypervisorUnreachable, match="may still happen"):
-        await CHANGING[name](verbs, vm.uuid)
+        await CHANGING[name](actuator, vm.uuid)
 
 
 @pytest.mark.asyncio
-async def test_a_connection_that_breaks_before_the_verb_is_a_refusal(
-    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm
+async def test_a_connection_that_breaks_before_the_action_is_a_refusal(
+    library: ScriptedLibrary, actuator: LibvirtActuator, vm: Vm
 ) -> None:
-    await verbs.look(vm.uuid)
+    await actuator.look(vm.uuid)
     library.broken = ScriptedError(INTERNAL, "client socket is closed")
-    with pytest.raises(VerbRefused, match="client socket is closed"):
-        await verbs.reset(vm.uuid)
+    with pytest.raises(ActionRefused, match="client socket is closed"):
+        await actuator.reset(vm.uuid)
     assert vm.done == []
 
 
 @pytest.mark.asyncio
-async def test_a_look_shows_what_libvirt_tells(verbs: LibvirtVerbs, vm: Vm) -> None:
-    look = await verbs.look(vm.uuid)
+async def test_a_look_shows_what_libvirt_tells(actuator: LibvirtActuator, vm: Vm) -> None:
+    look = await actuator.look(vm.uuid)
     assert look.state == "running"
     assert not look.job_active
     assert look.vcpu_time_ns == (4,)
@@ -254,19 +256,19 @@ async def test_a_look_shows_what_libvirt_tells(verbs: LibvirtVerbs, vm: Vm) -> N
 
 @pytest.mark.asyncio
 async def test_a_look_shows_how_long_each_vcpu_waited_for_a_core(
-    verbs: LibvirtVerbs, vm: Vm
+    actuator: LibvirtActuator, vm: Vm
 ) -> None:
-    assert (await verbs.look(vm.uuid)).vcpu_delay_ns == ()
+    assert (await actuator.look(vm.uuid)).vcpu_delay_ns == ()
     vm.full |= {"vcpu.0.delay": 6}
-    assert (await verbs.look(vm.uuid)).vcpu_delay_ns == (6,)
+    assert (await actuator.look(vm.uuid)).vcpu_delay_ns == (6,)
 
 
 @pytest.mark.asyncio
 async def test_a_look_asks_again_while_somebody_holds_the_monitor_for_a_moment(
-    verbs: LibvirtVerbs, vm: Vm, slept_s: list[float]
+    actuator: LibvirtActuator, vm: Vm, slept_s: list[float]
 ) -> None:
     vm.taken = TakenFor(looks=5)
-    look = await verbs.look(vm.uuid)
+    look = await actuator.look(vm.uuid)
     assert not look.job_active
     assert (look.block_wr_reqs, look.monitor_answered) == (3, True)
     assert slept_s == [0.1] * 5
@@ -274,10 +276,10 @@ async def test_a_look_asks_again_while_somebody_holds_the_monitor_for_a_moment(
 
 @pytest.mark.asyncio
 async def test_a_look_at_a_vm_whose_monitor_is_taken_knows_of_no_job_and_no_disks(
-    verbs: LibvirtVerbs, vm: Vm, slept_s: list[float]
+    actuator: LibvirtActuator, vm: Vm, slept_s: list[float]
 ) -> None:
     with cast("threading.Lock", vm.taken):
-        look = await verbs.look(vm.uuid)
+        look = await actuator.look(vm.uuid)
     assert look.job_active is None
     assert look.block_wr_reqs is None
     assert (look.monitor_answered, len(slept_s)) == (False, 5)
@@ -285,35 +287,35 @@ async def test_a_look_at_a_vm_whose_monitor_is_taken_knows_of_no_job_and_no_disk
 
 @pytest.mark.asyncio
 async def test_a_look_at_a_vm_that_is_off_shows_that_and_knows_of_no_job(
-    verbs: LibvirtVerbs, vm: Vm, slept_s: list[float]
+    actuator: LibvirtActuator, vm: Vm, slept_s: list[float]
 ) -> None:
     vm.full = {"state.state": SHUT_OFF, "state.reason": 1}
-    look = await verbs.look(vm.uuid)
+    look = await actuator.look(vm.uuid)
     assert (look.state, look.job_active, len(slept_s)) == ("shut_off", None, 5)
 
 
 @pytest.mark.asyncio
 async def test_a_look_asks_for_counters_after_all_that_it_waits_for(
-    verbs: LibvirtVerbs, vm: Vm, monkeypatch: pytest.MonkeyPatch
+    actuator: LibvirtActuator, vm: Vm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def writes_meanwhile(domain: ScriptedDomain) -> list[int]:
         domain.vm.full["block.0.wr.reqs"] += 1
         return [0]
 
     monkeypatch.setattr(ScriptedDomain, "jobInfo", writes_meanwhile)
-    assert (await verbs.look(vm.uuid)).block_wr_reqs == FULL["block.0.wr.reqs"] + 1
+    assert (await actuator.look(vm.uuid)).block_wr_reqs == FULL["block.0.wr.reqs"] + 1
 
 
 @pytest.mark.asyncio
-async def test_a_look_shows_a_job(verbs: LibvirtVerbs, vm: Vm) -> None:
+async def test_a_look_shows_a_job(actuator: LibvirtActuator, vm: Vm) -> None:
     vm.job = 2
-    assert (await verbs.look(vm.uuid)).job_active
+    assert (await actuator.look(vm.uuid)).job_active
 
 
 @pytest.mark.asyncio
-async def test_a_look_shows_the_copy_of_a_disk_as_a_job(verbs: LibvirtVerbs, vm: Vm) -> None:
+async def test_a_look_shows_the_copy_of_a_disk_as_a_job(actuator: LibvirtActuator, vm: Vm) -> None:
     vm.inside = "<devices><disk><mirror job='copy'/></disk></devices>"
-    assert (await verbs.look(vm.uuid)).job_active
+    assert (await actuator.look(vm.uuid)).job_active
 
 
 TAP = "<interface type='bridge'/>"
@@ -341,11 +343,11 @@ NAMED = {"block.count": 3, "block.0.name": "vda", "block.1.name": "vdb", "block.
 )
 @pytest.mark.asyncio
 async def test_a_look_names_a_device_whose_traffic_libvirt_does_not_count(
-    verbs: LibvirtVerbs, vm: Vm, devices: str, counters: dict[str, Any], seen: str | None
+    actuator: LibvirtActuator, vm: Vm, devices: str, counters: dict[str, Any], seen: str | None
 ) -> None:
     vm.inside = f"<devices>{devices}</devices>"
     vm.full |= counters
-    assert (await verbs.look(vm.uuid)).uncounted == seen
+    assert (await actuator.look(vm.uuid)).uncounted == seen
 
 
 @pytest.mark.parametrize(
@@ -354,25 +356,25 @@ async def test_a_look_names_a_device_whose_traffic_libvirt_does_not_count(
 )
 @pytest.mark.asyncio
 async def test_a_look_shows_whether_the_owner_agreed_to_actions(
-    verbs: LibvirtVerbs, vm: Vm, marks: str, opted_out: bool
+    actuator: LibvirtActuator, vm: Vm, marks: str, opted_out: bool
 ) -> None:
     vm.inside = f'<metadata><f:vm xmlns:f="{NAMESPACE}" tenant="acme" {marks}/></metadata>'
-    assert (await verbs.look(vm.uuid)).opted_out is opted_out
+    assert (await actuator.look(vm.uuid)).opted_out is opted_out
 
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.asyncio
-async def test_a_look_does_not_wait_for_a_silent_monitor(verbs: LibvirtVerbs, vm: Vm) -> None:
+async def test_a_look_does_not_wait_for_a_silent_monitor(actuator: LibvirtActuator, vm: Vm) -> None:
     vm.answers.clear()
     with pytest.raises(HypervisorUnreachable, match="no answer"):
-        await verbs.look(vm.uuid)
+        await actuator.look(vm.uuid)
 
 
 @pytest.mark.asyncio
 async def test_a_migration_goes_peer_to_peer_and_leaves_one_definition(
-    verbs: LibvirtVerbs, vm: Vm
+    actuator: LibvirtActuator, vm: Vm
 ) -> None:
-    await verbs.migrate(vm.uuid, target="b", within_s=60.0)
+    await actuator.migrate(vm.uuid, target="b", within_s=60.0)
     flags = LIVE | PEER2PEER | ABORT_ON_ERROR | PERSIST_DEST | UNDEFINE_SOURCE
     expected = ("migrate", "qemu+tls://b/system", {"migrate_uri": "tcp://10.0.0.2"}, flags)
     assert vm.done == [expected]
@@ -380,10 +382,10 @@ async def test_a_migration_goes_peer_to_peer_and_leaves_one_definition(
 
 @pytest.mark.asyncio
 async def test_a_transient_vm_is_not_made_persistent_by_a_migration(
-    verbs: LibvirtVerbs, vm: Vm
+    actuator: LibvirtActuator, vm: Vm
 ) -> None:
     vm.persistent = False
-    await verbs.migrate(vm.uuid, target="c", within_s=60.0)
+    await actuator.migrate(vm.uuid, target="c", within_s=60.0)
     flags = LIVE | PEER2PEER | ABORT_ON_ERROR | UNSAFE
     assert vm.done == [("migrate", "qemu+tls://c/system", {}, flags)]
 
@@ -391,7 +393,7 @@ async def test_a_transient_vm_is_not_made_persistent_by_a_migration(
 @pytest.mark.parametrize(
     ("state", "job", "expected"),
     [
-        (RUNNING, 0, VerbRefused),
+        (RUNNING, 0, ActionRefused),
         (RUNNING, 2, HypervisorUnreachable),
         (PAUSED_BY_USER, 0, HypervisorUnreachable),
     ],
@@ -399,74 +401,74 @@ async def test_a_transient_vm_is_not_made_persistent_by_a_migration(
 )
 @pytest.mark.asyncio
 async def test_what_a_failed_migration_did_is_read_from_the_vm(
-    verbs: LibvirtVerbs, vm: Vm, state: tuple[int, int], job: int, expected: type[Exception]
+    actuator: LibvirtActuator, vm: Vm, state: tuple[int, int], job: int, expected: type[Exception]
 ) -> None:
     vm.errors["migrate"] = ScriptedError(OPERATION_INVALID)
     vm.now, vm.job = state, job
     with pytest.raises(expected, match="the migration failed"):
-        await verbs.migrate(vm.uuid, target="b", within_s=60.0)
+        await actuator.migrate(vm.uuid, target="b", within_s=60.0)
 
 
 @pytest.mark.asyncio
 async def test_a_migration_to_a_node_without_an_address_is_refused(
-    verbs: LibvirtVerbs, vm: Vm
+    actuator: LibvirtActuator, vm: Vm
 ) -> None:
-    with pytest.raises(VerbRefused, match=r"'z' is not among .* \(b, c\)"):
-        await verbs.migrate(vm.uuid, target="z", within_s=60.0)
+    with pytest.raises(ActionRefused, match=r"'z' is not among .* \(b, c\)"):
+        await actuator.migrate(vm.uuid, target="z", within_s=60.0)
     assert vm.done == []
 
 
 @pytest.mark.asyncio
-async def test_a_job_of_somebody_else_is_not_aborted(verbs: LibvirtVerbs, vm: Vm) -> None:
+async def test_a_job_of_somebody_else_is_not_aborted(actuator: LibvirtActuator, vm: Vm) -> None:
     vm.job = 2
-    with pytest.raises(VerbRefused, match="started from here"):
-        await verbs.abort_job(vm.uuid)
+    with pytest.raises(ActionRefused, match="started from here"):
+        await actuator.abort_job(vm.uuid)
     assert vm.done == []
 
 
 @pytest.mark.asyncio
 async def test_a_migration_under_way_is_the_agents_own_to_abort(
-    verbs: LibvirtVerbs, vm: Vm
+    actuator: LibvirtActuator, vm: Vm
 ) -> None:
     vm.gates["migrate"] = threading.Event()
-    migrating = asyncio.create_task(verbs.migrate(vm.uuid, target="b", within_s=60.0))
+    migrating = asyncio.create_task(actuator.migrate(vm.uuid, target="b", within_s=60.0))
     await asyncio.sleep(0)
-    await verbs.abort_job(vm.uuid)
+    await actuator.abort_job(vm.uuid)
     assert vm.done == ["abortJob"]
     vm.gates["migrate"].set()
     await migrating
-    with pytest.raises(VerbRefused, match="started from here"):
-        await verbs.abort_job(vm.uuid)
+    with pytest.raises(ActionRefused, match="started from here"):
+        await actuator.abort_job(vm.uuid)
 
 
 @pytest.mark.asyncio
 async def test_the_agents_own_connection_may_write(
-    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm
+    library: ScriptedLibrary, actuator: LibvirtActuator, vm: Vm
 ) -> None:
-    await verbs.look(vm.uuid)
+    await actuator.look(vm.uuid)
     assert set(library.opened_read_only) == {False}
 
 
 @pytest.mark.asyncio
 async def test_reaching_libvirtd_connects_and_says_why_it_cannot_in_the_same_words(
-    library: ScriptedLibrary, verbs: LibvirtVerbs
+    library: ScriptedLibrary, actuator: LibvirtActuator
 ) -> None:
     library.refusal = ScriptedError(38, "Connection refused")
-    said = [str(found) for found in await asyncio.gather(*both(verbs), return_exceptions=True)]
+    said = [str(found) for found in await asyncio.gather(*both(actuator), return_exceptions=True)]
     with pytest.raises(HypervisorUnreachable) as later:
-        await verbs.reach()
+        await actuator.reach()
     assert {*said, str(later.value)} == {str(later.value)}
     assert "Connection refused. Check that it runs" in said[0]
-    assert verbs._link._failures == 1
+    assert actuator._link._failures == 1
 
 
 @pytest.mark.asyncio
 async def test_two_who_wait_for_a_connection_share_one_session(
-    library: ScriptedLibrary, verbs: LibvirtVerbs
+    library: ScriptedLibrary, actuator: LibvirtActuator
 ) -> None:
-    await asyncio.gather(*both(verbs))
+    await asyncio.gather(*both(actuator))
     assert len(library.connections) == 1
 
 
-def both(verbs: LibvirtVerbs) -> list[Awaitable[None]]:
-    return [verbs.reach(), verbs.reach()]
+def both(actuator: LibvirtActuator) -> list[Awaitable[None]]:
+    return [actuator.reach(), actuator.reach()]

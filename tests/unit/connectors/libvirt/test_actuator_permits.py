@@ -9,12 +9,12 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from connectors.libvirt import verbs as verbs_module
+from connectors.libvirt import actuator as actuator_module
+from connectors.libvirt.actuator import LibvirtActuator, MigrationTarget
 from connectors.libvirt.binding import Library
 from connectors.libvirt.inventory import NAMESPACE
-from connectors.libvirt.verbs import LibvirtVerbs, MigrationTarget
 from engine.action.look import last_check
-from engine.errors import VerbRefused, VerbUnsent
+from engine.errors import ActionRefused, ActionUnsent
 from engine.looks import Look, Permit
 from tests.unit.connectors.libvirt.scripted import (
     ScriptedDomain,
@@ -45,72 +45,74 @@ def vm(library: ScriptedLibrary) -> Vm:
 
 
 @pytest_asyncio.fixture
-async def verbs(library: ScriptedLibrary) -> AsyncIterator[LibvirtVerbs]:
-    async with LibvirtVerbs(library=cast(Library, library), targets=TARGETS) as verbs:
-        yield verbs
+async def actuator(library: ScriptedLibrary) -> AsyncIterator[LibvirtActuator]:
+    async with LibvirtActuator(library=cast(Library, library), targets=TARGETS) as actuator:
+        yield actuator
 
 
 def permitted(seen: Look, *, within_s: float = 60.0) -> Permit:
     return Permit(seen.instance, within_s, last_check=lambda _look: None)
 
 
-PERMITTED: dict[str, Callable[[LibvirtVerbs, bytes, Permit], Awaitable[object]]] = {
-    "reset": lambda verbs, vm, permit: verbs.reset(vm, permit=permit),
-    "reboot": lambda verbs, vm, permit: verbs.reboot(vm, permit=permit),
-    "migrate": lambda verbs, vm, permit: verbs.migrate(
+PERMITTED: dict[str, Callable[[LibvirtActuator, bytes, Permit], Awaitable[object]]] = {
+    "reset": lambda actuator, vm, permit: actuator.reset(vm, permit=permit),
+    "reboot": lambda actuator, vm, permit: actuator.reboot(vm, permit=permit),
+    "migrate": lambda actuator, vm, permit: actuator.migrate(
         vm, target="b", within_s=60.0, permit=permit
     ),
-    "finish_reset": lambda verbs, vm, permit: verbs.finish_reset(vm, permit=permit),
+    "finish_reset": lambda actuator, vm, permit: actuator.finish_reset(vm, permit=permit),
 }
 
 
-@pytest.mark.parametrize("verb", PERMITTED)
+@pytest.mark.parametrize("action", PERMITTED)
 @pytest.mark.asyncio
-async def test_a_verb_that_is_permitted_is_sent(verbs: LibvirtVerbs, vm: Vm, verb: str) -> None:
-    if verb == "finish_reset":
+async def test_an_action_that_is_permitted_is_sent(
+    actuator: LibvirtActuator, vm: Vm, action: str
+) -> None:
+    if action == "finish_reset":
         vm.now = PAUSED_CRASHED
-    seen = await verbs.look(vm.uuid)
-    await PERMITTED[verb](verbs, vm.uuid, permitted(seen))
+    seen = await actuator.look(vm.uuid)
+    await PERMITTED[action](actuator, vm.uuid, permitted(seen))
     assert len(vm.done) == 1
 
 
-@pytest.mark.parametrize("verb", PERMITTED)
+@pytest.mark.parametrize("action", PERMITTED)
 @pytest.mark.asyncio
-async def test_a_verb_is_not_sent_to_a_vm_that_was_started_anew_while_libvirtd_was_silent(
-    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm, verb: str
+async def test_an_action_is_not_sent_to_a_vm_that_was_started_anew_while_libvirtd_was_silent(
+    library: ScriptedLibrary, actuator: LibvirtActuator, vm: Vm, action: str
 ) -> None:
-    seen = await verbs.look(vm.uuid)
+    seen = await actuator.look(vm.uuid)
     library.frozen.clear()
     library.looked_up.clear()
-    asked = asyncio.ensure_future(PERMITTED[verb](verbs, vm.uuid, permitted(seen)))
+    asked = asyncio.ensure_future(PERMITTED[action](actuator, vm.uuid, permitted(seen)))
     await asyncio.to_thread(library.looked_up.wait, 10.0)
     vm.id = 99
     library.frozen.set()
-    with pytest.raises(VerbRefused, match="the VM was started anew since"):
+    with pytest.raises(ActionRefused, match="the VM was started anew since"):
         await asked
     assert not vm.done
 
 
-@pytest.mark.parametrize("verb", PERMITTED)
+@pytest.mark.parametrize("action", PERMITTED)
 @pytest.mark.asyncio
-async def test_a_verb_is_not_sent_once_its_look_is_too_old(
-    verbs: LibvirtVerbs, vm: Vm, verb: str
+async def test_an_action_is_not_sent_once_its_look_is_too_old(
+    actuator: LibvirtActuator, vm: Vm, action: str
 ) -> None:
-    seen = await verbs.look(vm.uuid)
-    with pytest.raises(VerbUnsent, match="the look was too old"):
-        await PERMITTED[verb](verbs, vm.uuid, permitted(seen, within_s=-0.001))
+    seen = await actuator.look(vm.uuid)
+    with pytest.raises(ActionUnsent, match="the look was too old"):
+        await PERMITTED[action](actuator, vm.uuid, permitted(seen, within_s=-0.001))
     assert not vm.done
 
 
-@pytest.mark.parametrize("verb", PERMITTED)
+@pytest.mark.parametrize("action", PERMITTED)
 @pytest.mark.asyncio
-async def test_a_verb_is_not_sent_where_no_last_look_is_young_enough(
-    verbs: LibvirtVerbs, vm: Vm, verb: str, monkeypatch: pytest.MonkeyPatch
+async def test_an_action_is_not_sent_where_no_last_look_is_young_enough(
+    actuator: LibvirtActuator, vm: Vm, action: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = await verbs.look(vm.uuid)
-    monkeypatch.setattr(verbs_module, "LAST_LOOK_S", -1.0)
-    with pytest.raises(VerbUnsent, match="the look was too old"):
-        await PERMITTED[verb](verbs, vm.uuid, permitted(seen, within_s=0.02))
+    seen = await actuator.look(vm.uuid)
+    monkeypatch.setattr(actuator_module, "LAST_LOOK_S", -1.0)
+    with pytest.raises(ActionUnsent, match="the look was too old"):
+        await PERMITTED[action](actuator, vm.uuid, permitted(seen, within_s=0.02))
     assert not vm.done
 
 
@@ -129,42 +131,42 @@ STIRRED: dict[str, Callable[[ScriptedLibrary, Vm], None]] = {
 @pytest.mark.parametrize("what", [None, *STIRRED])
 @pytest.mark.asyncio
 async def test_a_guest_that_stirs_after_the_look_is_not_reset(
-    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm, what: str | None
+    library: ScriptedLibrary, actuator: LibvirtActuator, vm: Vm, what: str | None
 ) -> None:
     vm.inside = (
         f"<metadata><f:vm xmlns:f='{NAMESPACE}' tenant='acme' group='web' actionable='yes'/>"
         "</metadata>"
     )
     vm.full |= {"state.reason": 1, "vcpu.maximum": 2, "vcpu.current": 2, "vcpu.1.time": 5}
-    looks = [await verbs.look(vm.uuid)]
+    looks = [await actuator.look(vm.uuid)]
     vm.full["vcpu.0.time"] += 4_000_000_000
-    looks.append(await verbs.look(vm.uuid))
+    looks.append(await actuator.look(vm.uuid))
     given = order(vm=str(UUID(bytes=vm.uuid)), instance=looks[0].instance)
     permit = Permit(looks[0].instance, 60.0, last_check(given, looks))
     if what is None:
-        await verbs.reset(vm.uuid, permit=permit)
+        await actuator.reset(vm.uuid, permit=permit)
         assert vm.done == ["reset"]
         return
     STIRRED[what](library, vm)
-    with pytest.raises(VerbRefused, match="was not sent: Refused: "):
-        await verbs.reset(vm.uuid, permit=permit)
+    with pytest.raises(ActionRefused, match="was not sent: Refused: "):
+        await actuator.reset(vm.uuid, permit=permit)
     assert vm.done == []
 
 
 @pytest.mark.asyncio
 async def test_a_caller_who_is_cancelled_takes_back_what_was_not_sent(
-    library: ScriptedLibrary, verbs: LibvirtVerbs, vm: Vm
+    library: ScriptedLibrary, actuator: LibvirtActuator, vm: Vm
 ) -> None:
-    await verbs.look(vm.uuid)
+    await actuator.look(vm.uuid)
     library.frozen.clear()
     library.looked_up.clear()
-    asked = asyncio.create_task(verbs.reset(vm.uuid))
+    asked = asyncio.create_task(actuator.reset(vm.uuid))
     await asyncio.to_thread(library.looked_up.wait, 10.0)
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asked
     library.frozen.set()
     for thread in threading.enumerate():
-        if thread.name == "libvirt-verb":
+        if thread.name == "libvirt-action":
             await asyncio.to_thread(thread.join, 10.0)
     assert not vm.done

@@ -5,7 +5,7 @@ reacts. A migration takes time, and a VM whose disk is stuck does not arrive.
 
 `World.interference` is called before each action but `look`, and returns one of
 
-- ``refuse``: `VerbRefused`, nothing done
+- ``refuse``: `ActionRefused`, nothing done
 - ``lose``: `HypervisorUnreachable`, nothing done
 - ``lose_answer``: the action happens, then `HypervisorUnreachable`
 - ``lie``: returns as if done, nothing done
@@ -22,9 +22,9 @@ import numpy as np
 
 from connectors.simulator import lifecycle
 from connectors.simulator.guests import NEVER_S, Condition
-from connectors.simulator.truth import Harm, VerbCall
+from connectors.simulator.truth import ActionCall, Harm
 from connectors.simulator.world import NS_PER_S, Migration, World
-from engine.errors import HypervisorUnreachable, VerbRefused, VerbUnsent, VmNotFound
+from engine.errors import ActionRefused, ActionUnsent, HypervisorUnreachable, VmNotFound
 from engine.looks import Look, Permit
 from engine.wire.metrics import COUNTERS, VM_STATES
 
@@ -43,11 +43,11 @@ _PANICKED: Final = frozenset({Condition.PANIC_SPIN, Condition.PANIC_HALT, Condit
 # Interval at which a waiting migration checks for its end.
 _WAIT_S: Final = 0.25
 
-Verb = Callable[[int], Awaitable[bool]]
+Work = Callable[[int], Awaitable[bool]]
 
 
-class SimulatedVerbs:
-    """The `Verbs` of one node of a simulated world.
+class SimulatedActuator:
+    """The `Actuator` of one node of a simulated world.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class SimulatedVerbs:
         """Leave the world unchanged; a migration continues."""
 
     async def reach(self) -> None:
-        """See `engine.ports.Verbs`."""
+        """See `engine.ports.Actuator`."""
         if self._world.unreachable[self._node]:
             raise HypervisorUnreachable(f"node {self._name} does not answer")
 
@@ -156,7 +156,7 @@ class SimulatedVerbs:
         """Refuse: here a reset is one step that leaves no VM paused."""
 
         async def work(lane: int) -> bool:
-            raise VerbRefused("the VM does not stand paused by a reset")
+            raise ActionRefused("the VM does not stand paused by a reset")
 
         await self._do(vm, "finish_reset", work, permit=permit)
 
@@ -200,7 +200,7 @@ class SimulatedVerbs:
             await self._until_over(migration, within_s=within_s)
         place = world.topology.nodes[int(world.guests.node[lane])]
         if place == self._name:
-            raise VerbRefused(f"the migration of VM {vm.hex()} ended and it runs on here")
+            raise ActionRefused(f"the migration of VM {vm.hex()} ended and it runs on here")
         if place != target:
             raise HypervisorUnreachable(f"VM {vm.hex()} is neither here nor on {target}")
 
@@ -219,22 +219,22 @@ class SimulatedVerbs:
         async def work(lane: int) -> bool:
             pools = world.topology.pools
             if disk != "vda":
-                raise VerbRefused(f"the VM has no disk {disk!r}")
+                raise ActionRefused(f"the VM has no disk {disk!r}")
             if target not in (pools[index] for index in world.topology.pools_seen_by(self._node)):
-                raise VerbRefused(f"node {self._name} cannot open pool {target!r}")
+                raise ActionRefused(f"node {self._name} cannot open pool {target!r}")
             goal = pools.index(target)
             if goal == int(world.topology.pool[lane]):
-                raise VerbRefused(f"the disk is on {target} already")
+                raise ActionRefused(f"the disk is on {target} already")
             if world.guests.job[lane]:
-                raise VerbRefused("the VM has a job already")
+                raise ActionRefused("the VM has a job already")
             if not lifecycle.runs(world, lane):
-                raise VerbRefused("the VM does not run")
+                raise ActionRefused("the VM does not run")
             move = lifecycle.move_disk(world, lane, goal)
             deadline_ns = world.now_ns + round(within_s * NS_PER_S)
             while move.outcome == "running":
                 if world.now_ns >= deadline_ns:
                     lifecycle.give_up_disk(world, move)
-                    raise VerbRefused(f"the copy was not complete after {within_s:.0f} s")
+                    raise ActionRefused(f"the copy was not complete after {within_s:.0f} s")
                 await asyncio.sleep(_WAIT_S)
                 world.sync()
             return True
@@ -252,7 +252,9 @@ class SimulatedVerbs:
         if move is not None:
             lifecycle.give_up_disk(world, move)
         if world.topology.pools[int(world.topology.pool[lane])] != target:
-            raise VerbRefused(f"disk {disk} of VM {vm.hex()} was not moved, it runs on its old one")
+            raise ActionRefused(
+                f"disk {disk} of VM {vm.hex()} was not moved, it runs on its old one"
+            )
 
     async def abort_job(self, vm: bytes) -> None:
         """Abort the migration that `migrate` is waiting for."""
@@ -260,7 +262,7 @@ class SimulatedVerbs:
         async def work(lane: int) -> bool:
             migration = self._migrations.get(lane)
             if migration is None:
-                raise VerbRefused(f"VM {vm.hex()} has no job that was started from here")
+                raise ActionRefused(f"VM {vm.hex()} has no job that was started from here")
             lifecycle.finish_migration(self._world, migration, "aborted")
             return True
 
@@ -281,22 +283,22 @@ class SimulatedVerbs:
             self._migrations.pop(lane, None)
         if migration.outcome != "done":
             vm = world.topology.uuids[lane].hex()
-            raise VerbRefused(f"migrate of VM {vm}: {migration.outcome}, it stays here")
+            raise ActionRefused(f"migrate of VM {vm}: {migration.outcome}, it stays here")
 
     def _check_migration(self, lane: int, target: str, goal: int | None) -> None:
         world = self._world
         if goal is None:
-            raise VerbRefused(f"node {target!r} is not among the migration targets")
+            raise ActionRefused(f"node {target!r} is not among the migration targets")
         if goal == self._node:
-            raise VerbRefused(f"the VM already runs on {target}")
+            raise ActionRefused(f"the VM already runs on {target}")
         if world.unreachable[goal]:
-            raise VerbRefused(f"node {target} does not answer")
+            raise ActionRefused(f"node {target} does not answer")
         if world.topology.pool[lane] not in world.topology.pools_seen_by(goal):
-            raise VerbRefused(f"node {target} cannot open the VM's pool")
+            raise ActionRefused(f"node {target} cannot open the VM's pool")
         if world.guests.job[lane]:
-            raise VerbRefused("the VM has a job already")
+            raise ActionRefused("the VM has a job already")
         if not lifecycle.runs(world, lane):
-            raise VerbRefused("the VM does not run")
+            raise ActionRefused("the VM does not run")
 
     def _lane(self, vm: bytes, what: str) -> int:
         """Return the VM's index if it runs here."""
@@ -312,7 +314,7 @@ class SimulatedVerbs:
         self,
         vm: bytes,
         what: str,
-        work: Verb,
+        work: Work,
         *,
         target: str = "",
         permit: Permit | None = None,
@@ -322,38 +324,38 @@ class SimulatedVerbs:
         world.sync()
         if world.unreachable[self._node]:
             # No request was sent, so nothing was done.
-            raise VerbUnsent(f"{what} was not asked for: node {self._name} does not answer")
+            raise ActionUnsent(f"{what} was not asked for: node {self._name} does not answer")
         lane = self._lane(vm, what)
         if permit is not None and permit.instance != int(world.guests.instance[lane]):
-            raise VerbRefused(f"{what} of VM {vm.hex()} was not sent: it was started anew since")
+            raise ActionRefused(f"{what} of VM {vm.hex()} was not sent: it was started anew since")
         why = permit.last_check(await self.look(vm)) if permit is not None else None
         if why is not None:
-            raise VerbRefused(f"{what} of VM {vm.hex()} was not sent: {why}")
+            raise ActionRefused(f"{what} of VM {vm.hex()} was not sent: {why}")
         was = lifecycle.condition(world, lane).name.lower()
 
-        def call(outcome: str) -> VerbCall:
-            return VerbCall(lane, what, self._name, world.now_ns, was, outcome, target)
+        def call(outcome: str) -> ActionCall:
+            return ActionCall(lane, what, self._name, world.now_ns, was, outcome, target)
 
         asked = call("asked")
         meddled = world.interference(asked) if world.interference is not None else None
         if meddled in {"refuse", "lose", "lie", "hang"}:
             refused = meddled == "refuse"
-            world.truth.verb_calls.append(call("refused" if refused else "nothing_happened"))
+            world.truth.action_calls.append(call("refused" if refused else "nothing_happened"))
             await self._answer_falsely(meddled, vm, what)
             return
         try:
             happened = await work(lane)
-        except VerbRefused:
-            world.truth.verb_calls.append(call("refused"))
+        except ActionRefused:
+            world.truth.action_calls.append(call("refused"))
             raise
-        world.truth.verb_calls.append(call("ok" if happened else "nothing_happened"))
+        world.truth.action_calls.append(call("ok" if happened else "nothing_happened"))
         if meddled is not None:
             await self._answer_falsely(meddled, vm, what)
 
     async def _answer_falsely(self, how: str, vm: bytes, what: str) -> None:
         match how:
             case "refuse":
-                raise VerbRefused(f"{what} of VM {vm.hex()} was refused")
+                raise ActionRefused(f"{what} of VM {vm.hex()} was refused")
             case "lose" | "lose_answer":
                 raise HypervisorUnreachable(f"{what} of VM {vm.hex()}: outcome unknown")
             case "hang" | "hang_after":
@@ -363,8 +365,8 @@ class SimulatedVerbs:
             case _:
                 raise ValueError(f"{how!r} is no interference")
 
-    def _note_harm(self, lane: int, verb: str, *, beyond_harm: frozenset[Condition]) -> None:
+    def _note_harm(self, lane: int, action: str, *, beyond_harm: frozenset[Condition]) -> None:
         was = lifecycle.condition(self._world, lane)
         if was not in beyond_harm:
-            harm = Harm(lane, verb, self._world.now_ns, was.name.lower())
+            harm = Harm(lane, action, self._world.now_ns, was.name.lower())
             self._world.truth.harms.append(harm)

@@ -1,0 +1,106 @@
+"""The table of actions: what each is called, what it costs the guest, and what asks for it.
+
+A new action is an entry here, rules of the preflight check (`engine.action.look`), a method of the
+port `Actuator` and its call (`engine.roles.calling`). The type checker names what is missing.
+"""
+
+from collections.abc import Set
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, Literal, TypedDict, get_args
+
+from engine.wire.alert import Suggestion
+from engine.wire.order import Action
+
+# The actions of a ladder: those ordered from an agent, and those of the planner itself.
+StepAction = Literal[
+    "notify", "save_evidence", "reboot", "reset", "migrate", "move_disk", "quarantine"
+]
+
+
+class Harm(IntEnum):
+    """What the guest loses by an action; a ladder goes from less to more."""
+
+    NONE = 0
+    """Nothing: it does not notice."""
+    PAUSE = 1
+    """Milliseconds, while it is switched to another node or disk."""
+    REBOOT = 2
+    """Its processes, which it may end by itself."""
+    RESET = 3
+    """Its memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What planner, agent and command line know of one action.
+
+    Attributes
+    ----------
+    noun
+        Its name in sentences: "the {noun} of a VM".
+    command
+        Its name in `flatline policy check`: "{command}, then ...".
+    harm
+        What the guest loses.
+    target
+        What the order names as destination; None for an action that moves nothing.
+    signals
+        The engine's suggestions that it matches.
+    """
+
+    noun: str
+    command: str
+    harm: Harm
+    signals: Set[Suggestion]
+    target: Literal["node", "pool"] | None = None
+
+
+class _Table(TypedDict):
+    notify: Facts
+    save_evidence: Facts
+    reboot: Facts
+    reset: Facts
+    migrate: Facts
+    move_disk: Facts
+    quarantine: Facts
+
+
+_ANY: Final[Set[Suggestion]] = {"alert", "inspect", "reboot", "migrate", "move_disk"}
+
+ACTIONS: Final[_Table] = {
+    "notify": Facts(
+        noun="notification", command="tell people", harm=Harm.NONE, signals=_ANY
+    ),
+    "save_evidence": Facts(
+        noun="saving of evidence", command="save evidence", harm=Harm.NONE, signals=_ANY
+    ),
+    "migrate": Facts(
+        noun="migration", command="migrate", harm=Harm.PAUSE, signals={"migrate", "move_disk"},
+        target="node",
+    ),
+    "move_disk": Facts(
+        noun="move of a disk", command="move the disk", harm=Harm.PAUSE, signals={"move_disk"},
+        target="pool",
+    ),
+    "reboot": Facts(noun="reboot", command="reboot", harm=Harm.REBOOT, signals={"reboot"}),
+    "reset": Facts(noun="reset", command="reset", harm=Harm.RESET, signals={"reboot"}),
+    "quarantine": Facts(
+        noun="quarantine", command="quarantine", harm=Harm.NONE, signals=_ANY
+    ),
+}  # fmt: skip
+
+# The actions that an agent is ordered to do.
+AGENT_ACTIONS: Final[tuple[Action, ...]] = get_args(Action)
+# Actions that the guest notices, the mildest first: only these use budgets.
+DISRUPTIVE: Final[tuple[Action, ...]] = tuple(
+    action for harm in Harm if harm for action in AGENT_ACTIONS if ACTIONS[action].harm == harm
+)
+# Actions that the guest does not survive; the others leave it running.
+DESTRUCTIVE: Final[frozenset[Action]] = frozenset(
+    action for action in AGENT_ACTIONS if ACTIONS[action].harm >= Harm.REBOOT
+)
+# Suggestions that ask for a disruptive action.
+LOUD: Final[frozenset[Suggestion]] = frozenset(
+    signal for action in DISRUPTIVE for signal in ACTIONS[action].signals
+)
