@@ -16,7 +16,7 @@ from benchmarks.workloads import fleet_frame
 from engine.wire import metrics
 from engine.wire.frame import UUID_BYTES, Frame, Header, VmRows, decode_frame, encode_frame
 from engine.wire.vcpus import VcpuRows
-from models.kernels.columns import widen
+from models.codecs.columns import widen
 
 VMS = 200
 # µs a frame, µs a frame, bytes a VM-sample; the fleet has 2.65 vCPUs a VM.

@@ -17,9 +17,9 @@ from benchmarks.fuzz_frames import Tally, fuzz_frames
 from benchmarks.fuzz_kafka import fuzz_kafka
 from benchmarks.fuzz_planner import fuzz_planner
 from benchmarks.report import Figure, report
-from engine.capacity import foretell
 from engine.cli.logs import set_up_logs
 from engine.detection.compiled import compile_kernels
+from engine.forecasting import foretell
 from engine.kept_kernels import compile_kept, users_folder
 
 PARTS: Final[dict[str, tuple[int, Callable[..., Tally]]]] = {

@@ -24,13 +24,13 @@ from connectors.influxdb.history import InfluxHistory, bodies
 from connectors.influxdb.setup import set_up
 from connectors.simulator.plan import WorldPlan
 from deploy.lab.influx_server import Influx
-from engine.capacity.fold import FrameFold
+from engine.history.fold import FrameFold
 from engine.ports import Question, Record
 from engine.wire.frame import decode_frame
 from engine.wire.measurement import MINUTE_STATISTICS, VM_METRICS, rolled_up
 from engine.wire.points import MISSING, Points, Series
-from models.kernels.columns import widen
-from models.kernels.lines import write_lines
+from models.codecs.columns import widen
+from models.codecs.lines import write_lines
 
 SPEED_UP_GOAL = 15.0
 # A site's frames for a measurable time: 1,000 VMs, 2 min at 10 s.

@@ -36,7 +36,7 @@ from engine.ports import Record
 from engine.roles.detect import DetectConfig, Detector
 from engine.roles.health import Health
 from engine.roles.record import RecordConfig, Recorder
-from models.kernels.lines import write_lines
+from models.codecs.lines import write_lines
 
 PLAN: Final = WorldPlan(seed=9, cells=1, nodes_per_cell=5, vms_per_node=200)
 # An hour, and enough to close it.

@@ -40,8 +40,8 @@ from engine.roles.opening import FrameOpener
 from engine.wire import metrics
 from engine.wire.frame import Frame, VmRows, decode_frame, encode_frame
 from engine.wire.topics import FRAMES
+from models.codecs.columns import widen
 from models.kernels import baseline
-from models.kernels.columns import widen
 from models.kernels.lanes import LANES, blocks_for
 
 NODES = 8

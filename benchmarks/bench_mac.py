@@ -23,7 +23,7 @@ from engine.wire.frame_mac import (
     new_key_id,
     open_frame,
 )
-from models.kernels.columns import widen
+from models.codecs.columns import widen
 
 VMS = 200
 GOAL_US = 10.0

@@ -11,19 +11,19 @@ import numpy as np
 
 from benchmarks.fuzzed import hostile_frame
 from benchmarks.workloads import fleet_frame
-from engine.capacity import foretell_state
-from engine.capacity import state as history_state
-from engine.capacity.fold import FrameFold
-from engine.capacity.foretell import Foretelling
 from engine.detection.configuration import Configuration
 from engine.detection.partition import Output, Partition
 from engine.detection.snapshot import digest, restore, take_snapshot
 from engine.errors import RecordRejected
+from engine.forecasting import foretell_state
+from engine.forecasting.foretell import Foretelling
+from engine.history import state as history_state
+from engine.history.fold import FrameFold
 from engine.ports import Record
 from engine.wire import topics
 from engine.wire.frame import Frame, VmRows, decode_frame, encode_frame
 from engine.wire.rejected import decode_rejected
-from models.kernels.columns import widen
+from models.codecs.columns import widen
 
 # The key of one node is compromised; the frames of the others are the good ones.
 _VICTIM: Final = "node-0"

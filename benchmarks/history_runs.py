@@ -10,7 +10,7 @@ from connectors.influxdb.history import InfluxHistory
 from connectors.simulator.hypervisor import SimulatedHypervisor
 from connectors.simulator.plan import WorldPlan
 from connectors.simulator.world import World
-from engine.capacity.fold import FrameFold
+from engine.history.fold import FrameFold
 from engine.ports import Record
 from engine.wire.frame import Frame, Header, decode_frame, encode_frame
 from engine.wire.measurement import MEASUREMENTS

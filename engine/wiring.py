@@ -97,7 +97,7 @@ def open_recording(source: str) -> Recording:
     from connectors.embedded.recording import FILE_NAME, FrameRecording
     from connectors.traces.dataset import open_dataset
     from connectors.traces.recording import DatasetRecording
-    from models.kernels.columns import widen
+    from models.codecs.columns import widen
 
     if (Path(source) / FILE_NAME).exists():
         return FrameRecording(Path(source), widen=widen)

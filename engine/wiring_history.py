@@ -30,7 +30,7 @@ def open_history(process: Process) -> AbstractAsyncContextManager[HistorySink]:
             settings.history_folder, clock=process.clock, retention_s=retention_of(settings)
         )
     from connectors.influxdb.history import InfluxHistory
-    from models.kernels.lines import write_lines
+    from models.codecs.lines import write_lines
 
     return InfluxHistory(influx_config(settings), write_lines=write_lines)
 

@@ -143,6 +143,6 @@ def frame_opener(
     """
     if not compiled:
         return FrameOpener(frames.reader(), reader=reader, clock=process.clock)
-    from models.kernels.columns import widen
+    from models.codecs.columns import widen
 
     return FrameOpener(frames.reader(), reader=reader, clock=process.clock, widen=widen)

@@ -26,7 +26,7 @@ def compile_forecaster(settings: Settings | None = None) -> None:
 
     Takes seconds and would block the event loop of other roles.
     """
-    from engine.capacity.foretell import compile_kernels
+    from engine.forecasting.foretell import compile_kernels
 
     compile_kept(compile_kernels, kernel_folder(settings) / "forecast")
 

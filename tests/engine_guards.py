@@ -23,7 +23,7 @@ _HEARD: Final = ("tests/unit/engine/detection/test_heard.py",)
 _GENERATIONS: Final = "engine/roles/generations.py"
 _DAMAGED: Final = (
     "tests/unit/engine/detection/test_snapshot.py",
-    "tests/unit/engine/capacity/test_damaged_states.py",
+    "tests/unit/engine/test_damaged_states.py",
 )
 
 ENGINE_MUTANTS: Final = (
@@ -266,7 +266,7 @@ ENGINE_MUTANTS: Final = (
         "        partition.marks = value.marks\n", "", _REPLAYED,
     ),
     Mutant(
-        "forecasts are made of old frames", "engine/capacity/foretell.py",
+        "forecasts are made of old frames", "engine/forecasting/foretell.py",
         "        if is_replay or not runs.hears(\n", "        if not runs.hears(\n", _REPLAYED,
     ),
     Mutant(

@@ -57,7 +57,7 @@ class InfluxHistory:
     Parameters
     ----------
     write_lines
-        `models.kernels.lines.write_lines` where Numba may be imported; None writes the same text in
+        `models.codecs.lines.write_lines` where Numba may be imported; None writes the same text in
         Python, twenty times slower.
     """
 

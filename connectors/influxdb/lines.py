@@ -20,7 +20,7 @@ U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
-# `models.kernels.lines.write_lines`, or None for the same in Python, twenty times slower.
+# `models.codecs.lines.write_lines`, or None for the same in Python, twenty times slower.
 WriteLines = Callable[[U8, int, I64, U8, U8, I64, int, U8, I64, I64, F64, I64], int]
 
 # A sign, 19 digits, a point, and the delimiters of a field.
@@ -57,7 +57,7 @@ class Body:
     Parameters
     ----------
     write
-        `models.kernels.lines.write_lines` where Numba may be imported; None writes the same in
+        `models.codecs.lines.write_lines` where Numba may be imported; None writes the same in
         Python.
 
     Attributes

@@ -1,1 +1,1 @@
-"""Capacity planning: forecasts of use, free room, and the time until a pool is full. No I/O."""
+"""Capacity planning: use, growth, time until a pool is full, and what-if analysis. No I/O."""

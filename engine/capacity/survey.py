@@ -8,8 +8,8 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.capacity.demand import Demand, uuids_of
 from engine.capacity.estate import Estate, NodeUse, PoolUse, VmUse
+from engine.forecasting.demand import Demand, uuids_of
 from engine.ports import Moment
 from engine.wire.forecast import METRICS
 from engine.wire.frame import Frame, InventoryItem, VmRows

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from connectors.traces.dataset import Dataset
 from connectors.traces.slots import Slot, SlotCounts
-from engine.capacity.judge import Judge, Verdict
 from engine.errors import SettingsError, StateUnwritable
+from engine.forecasting.judge import Judge, Verdict
 from engine.plain_text import csv_field
 from engine.wiring_planning import compile_forecaster
 from models.forecaster import Forecaster

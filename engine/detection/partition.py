@@ -40,7 +40,7 @@ from engine.wire.frame import Frame, decode_frame
 from engine.wire.log_clock import LogClock
 from engine.wire.rejected import encode_rejected, rejected_key
 from engine.wire.score import Scores, encode_scores
-from models.kernels.columns import widen
+from models.codecs.columns import widen
 
 # Ended sources are searched for at this interval, not with every record.
 _FORGET_EVERY_MS = 60_000

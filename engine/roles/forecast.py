@@ -11,8 +11,8 @@ from typing import Final
 
 import structlog
 
-from engine.capacity.foretell import Foretelling, Output, compile_kernels, decoded
-from engine.capacity.foretell_state import restore_state, take_state
+from engine.forecasting.foretell import Foretelling, Output, compile_kernels, decoded
+from engine.forecasting.foretell_state import restore_state, take_state
 from engine.ports import Clock, Delivery, Log, OpenFrame, Record, Subscription
 from engine.roles import instruments
 from engine.roles.appending import append_or_give_up

@@ -12,11 +12,11 @@ from typing import Final, TypeVar
 
 import structlog
 
-from engine.capacity.fold import FrameFold, Hour
-from engine.capacity.rollups import hour_points, hour_questions
-from engine.capacity.rows import action_points, alert_points, forecast_points, score_points
-from engine.capacity.state import restore, take_state
 from engine.errors import HistoryError, HistoryUnreachable, RecordRejected
+from engine.history.fold import FrameFold, Hour
+from engine.history.rollups import hour_points, hour_questions
+from engine.history.rows import action_points, alert_points, forecast_points, score_points
+from engine.history.state import restore, take_state
 from engine.ports import (
     Clock,
     Delivery,

@@ -250,7 +250,7 @@ def encode_frame(frame: Frame) -> bytes:
 def decode_frame(value: bytes, widen: Widen | None = None) -> Frame:
     """Return the frame that `value` encodes; columns of unknown names are ignored.
 
-    `widen` is `models.kernels.columns.widen` where Numba may be imported: four times as fast.
+    `widen` is `models.codecs.columns.widen` where Numba may be imported: four times as fast.
 
     Raises
     ------

@@ -172,7 +172,7 @@ def unpack(
 ) -> tuple[Words, Flags | None]:
     """Return shape (len(columns), size) and the mask of missing values (None: nothing).
 
-    `widen` is a faster form of `_widen` where available: `models.kernels.columns`. Columns that the
+    `widen` is a faster form of `_widen` where available: `models.codecs.columns`. Columns that the
     reader does not know are skipped. Columns that the writer did not send are missing.
 
     Raises

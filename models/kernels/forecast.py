@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.kernels._jit import inlined, kernel
-from models.kernels._memory import row_of, scratch
 from models.kernels.forecast_candidates import (
     around,
     band5,
@@ -457,7 +456,7 @@ def fold_step(
         Shape (n, HORIZON_COUNT * len(BANDS)), overwritten: `BANDS` of each horizon; NaN
         without a forecast. The far horizon stays NaN between the ends of slots.
     """
-    gains = scratch()
+    gains = np.empty(NEAR_COUNT, np.float32)
     per_slot = lengths[0]
     # The slot of this step; the last of its steps closes it.
     slot = (number + per_slot - 1) // per_slot
@@ -465,7 +464,7 @@ def fold_step(
     count = touched(places, starts, lengths, number, slot, slots_closed)
     for i in range(state.shape[0]):
         fetch_series(state, i, places, count, starts, lengths, number)
-        row, line, x = row_of(state, i), row_of(out, i), values[i]
+        row, line, x = state[i], out[i], values[i]
         line[:] = np.nan
         known = x == x
         if row[AGE] == 0.0:

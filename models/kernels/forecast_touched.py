@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.kernels._jit import inlined
-from models.kernels._memory import fetch, row_of
+from models.kernels._prefetch import fetch
 from models.kernels.forecast_row import (
     CELLS,
     DAY,
@@ -99,7 +99,7 @@ def fetch_series(
         return
     # The fixed places of the next series have arrived. Fetch its data of the state at the forecast
     # and, since states last, of the latest state.
-    row = row_of(state, i + 1)
+    row = state[i + 1]
     latest = row[_latest_state(starts, lengths, number)]
     ring = NEAR_COUNT + PENDING
     for horizon in range(2):

@@ -14,15 +14,15 @@ from typing import Final
 
 import msgspec
 
-from engine.capacity import foretell, foretell_state
-from engine.capacity import state as history_state
-from engine.capacity.fold import FrameFold
-from engine.capacity.foretell import Foretelling
 from engine.detection.compiled import compile_kernels
 from engine.detection.configuration import Configuration
 from engine.detection.partition import Partition
 from engine.detection.snapshot import digest, restore, take_snapshot
 from engine.errors import RecordRejected
+from engine.forecasting import foretell, foretell_state
+from engine.forecasting.foretell import Foretelling
+from engine.history import state as history_state
+from engine.history.fold import FrameFold
 from engine.kept_kernels import compile_kept, users_folder
 from engine.ports import Record
 from engine.wire.frame import decode_frame

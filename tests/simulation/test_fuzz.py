@@ -5,13 +5,13 @@ import pytest
 from benchmarks.bench_fuzz import PARTS, fuzzed
 from benchmarks.fuzzed import mixed
 from connectors.simulator.plan import Incident, WorldPlan
-from engine.capacity import foretell_state
-from engine.capacity import state as history_state
-from engine.capacity.fold import FrameFold
-from engine.capacity.foretell import Foretelling
 from engine.detection.configuration import Configuration
 from engine.detection.partition import Partition
 from engine.detection.snapshot import digest, restore, take_snapshot
+from engine.forecasting import foretell_state
+from engine.forecasting.foretell import Foretelling
+from engine.history import state as history_state
+from engine.history.fold import FrameFold
 from engine.wire import topics
 from engine.wire.frame import decode_frame
 from engine.wire.rejected import decode_rejected

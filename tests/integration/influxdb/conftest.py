@@ -10,7 +10,7 @@ from connectors.influxdb.config import InfluxConfig
 from connectors.influxdb.history import InfluxHistory
 from connectors.influxdb.setup import set_up
 from deploy.lab.influx_server import Influx
-from models.kernels.lines import write_lines
+from models.codecs.lines import write_lines
 
 pytest.register_assert_rewrite("tests.contracts.history.suite")
 

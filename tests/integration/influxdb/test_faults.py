@@ -28,7 +28,7 @@ from engine.roles.record import RecordConfig, Recorder
 from engine.wire.points import Points, Series
 from engine.wire.rejected import decode_rejected
 from engine.wire.topics import FRAMES, REJECTED
-from models.kernels.lines import write_lines
+from models.codecs.lines import write_lines
 
 pytestmark = [pytest.mark.influxdb, pytest.mark.asyncio]
 

@@ -25,7 +25,7 @@ from engine.capacity.report import report
 from engine.ports import Answer
 from engine.wire.measurement import MEASUREMENTS
 from engine.wire.points import Column, Points, Series
-from models.kernels.lines import write_lines
+from models.codecs.lines import write_lines
 from tests.unit.engine.capacity.hours_by_hand import NOW_S
 from tests.unit.engine.capacity.hours_by_hand import rows as rows_of_hours
 

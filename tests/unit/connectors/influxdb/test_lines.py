@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from connectors.influxdb.lines import Body
 from engine.wire.points import MISSING, Points, Series
-from models.kernels.lines import write_lines
+from models.codecs.lines import write_lines
 
 WRITERS = pytest.mark.parametrize(
     "write", [None, write_lines, write_lines.py_func], ids=["python", "compiled", "interpreted"]

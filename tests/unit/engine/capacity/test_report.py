@@ -10,7 +10,7 @@ from engine.capacity.whatif import cell_drained, node_lost, vms_come
 from engine.errors import SettingsError
 from engine.ports import Moment
 from engine.wire.frame import decode_frame
-from tests.unit.engine.capacity.fleet_by_hand import MIB, Fleet, Machine
+from tests.unit.engine.fleet_by_hand import MIB, Fleet, Machine
 
 GIB = 1024 * MIB
 

@@ -13,9 +13,9 @@ from engine.capacity.history_survey import GROWTH_DAYS, estate_of, questions
 from engine.ports import Answer, Question
 from engine.wire.measurement import DAY_S
 from engine.wire.topics import FRAMES
-from tests.unit.engine.capacity.fleet_by_hand import Fleet, Machine
 from tests.unit.engine.capacity.hours_by_hand import NOW_S, rows
 from tests.unit.engine.cli.conftest import Flatline
+from tests.unit.engine.fleet_by_hand import Fleet, Machine
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from engine.capacity.fold import FrameFold
-from engine.capacity.foretell import Foretelling
 from engine.detection.snapshot import restore, take_snapshot
+from engine.forecasting.foretell import Foretelling
+from engine.history.fold import FrameFold
 from engine.ports import Record
 from engine.wire.frame import Frame, decode_frame, encode_frame
 from engine.wire.rejected import Rejected, decode_rejected

@@ -6,13 +6,13 @@ from contextlib import suppress
 from connectors.clock import LoopClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from connectors.simulator import virtual_time
-from engine.capacity.foretell import Foretelling
-from engine.capacity.foretell_state import digest
+from engine.forecasting.foretell import Foretelling
+from engine.forecasting.foretell_state import digest
 from engine.roles.forecast import ForecastConfig, Foreteller
 from engine.roles.generations import stored_generations
 from engine.roles.health import Health
 from engine.wire.topics import FORECASTER, FORECASTS, FRAMES, SNAPSHOTS
-from tests.unit.engine.capacity.fleet_by_hand import EPOCH_MS, Fleet, Machine
+from tests.unit.engine.fleet_by_hand import EPOCH_MS, Fleet, Machine
 
 CONFIG = ForecastConfig(group="flatline-forecast", snapshot_every_s=300.0)
 

@@ -9,14 +9,14 @@ import pytest
 
 from connectors.clock import LoopClock
 from connectors.embedded.log import EmbeddedLog
-from engine.capacity import foretell_state
-from engine.capacity.demand import Demand
-from engine.capacity.fold import FrameFold
 from engine.detection import partition as engine_partition
 from engine.detection.cell import Cell
 from engine.detection.fold import fold_frame
 from engine.detection.judge import judge
 from engine.detection.snapshot import digest
+from engine.forecasting import foretell_state
+from engine.forecasting.demand import Demand
+from engine.history.fold import FrameFold
 from engine.ports import Record
 from engine.wire.frame import Frame
 from engine.wire.rejected import decode_rejected

@@ -5,7 +5,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.capacity.generation import Manifest as StateManifest
 from engine.detection.snapshot import decode_manifest
 from engine.errors import RecordRejected, SnapshotDamaged
 from engine.wire import limits
@@ -13,6 +12,7 @@ from engine.wire.alert import decode_alert, encode_alert
 from engine.wire.control import decode_control, encode_control
 from engine.wire.forecast import decode_forecasts, encode_forecasts
 from engine.wire.frame import decode_frame, encode_frame
+from engine.wire.generation import Manifest as StateManifest
 from engine.wire.journal import decode_entry, encode_entry
 from engine.wire.score import decode_scores, encode_scores
 from tests.unit.engine.wire import samples

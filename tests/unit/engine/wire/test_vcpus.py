@@ -14,7 +14,7 @@ from engine.wire.vcpus import (
     pack_vcpus,
     unpack_vcpus,
 )
-from models.kernels.columns import widen
+from models.codecs.columns import widen
 from tests.unit.engine.wire import samples
 
 

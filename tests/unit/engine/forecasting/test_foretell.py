@@ -5,15 +5,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.capacity.foretell import STEP_S, Foretelling
-from engine.capacity.foretell_state import digest, restore_state, take_state
-from engine.capacity.generation import CHUNK_BYTES, packed, unpacked
 from engine.errors import SnapshotDamaged, SnapshotTooNew
+from engine.forecasting.foretell import STEP_S, Foretelling
+from engine.forecasting.foretell_state import digest, restore_state, take_state
 from engine.ports import Record
 from engine.wire.forecast import BANDS, HORIZONS_S, METRICS, Forecasts, decode_forecasts
 from engine.wire.frame import UUID_BYTES
+from engine.wire.generation import CHUNK_BYTES, packed, unpacked
 from models.kernels import forecast_row
-from tests.unit.engine.capacity.fleet_by_hand import MIB, Fleet, Machine, uuid_of
+from tests.unit.engine.fleet_by_hand import MIB, Fleet, Machine, uuid_of
 
 
 def folded(state: Foretelling, records: list[Record]) -> list[Forecasts]:

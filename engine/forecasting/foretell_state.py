@@ -7,10 +7,10 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
-from engine.capacity.demand import Demand
-from engine.capacity.foretell import Foretelling, Node
-from engine.capacity.generation import Generation, packed, unpacked
+from engine.forecasting.demand import Demand
+from engine.forecasting.foretell import Foretelling, Node
 from engine.wire import limits
+from engine.wire.generation import Generation, packed, unpacked
 from engine.wire.log_clock import LogClock
 from engine.wire.runs import Runs
 from engine.wire.stored import Array, array_of, restoring, stored

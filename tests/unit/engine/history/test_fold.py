@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from engine.capacity.fold import FrameFold
+from engine.history.fold import FrameFold
 from engine.ports import Record
 from engine.wire.frame import Frame, InventoryItem, decode_frame
 from engine.wire.metrics import INTEGER_ROW
 from engine.wire.points import MISSING, Points
-from tests.unit.engine.capacity.fleet_by_hand import EPOCH_MS, Fleet, Machine, uuid_of
+from tests.unit.engine.fleet_by_hand import EPOCH_MS, Fleet, Machine, uuid_of
 
 
 def folded(fold: FrameFold, frames: Iterable[Frame]) -> Iterator[Points]:

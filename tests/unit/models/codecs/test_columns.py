@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from engine.wire.metrics import Columns, Metric
 from engine.wire.table import pack, unpack
-from models.kernels.columns import widen
+from models.codecs.columns import widen
 
 COLUMNS = Columns(tuple(Metric(f"c{k}", quantum) for k, quantum in enumerate([1, 512, 1, 1000, 4])))
 

@@ -11,15 +11,16 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.capacity.rates import (
+from engine.errors import FoldFailed, RecordRejected
+from engine.history.rates import (
     DEVICE_RATES,
     counters_of,
     device_sets_of,
     instances_of,
     vm_metrics,
 )
-from engine.capacity.rollups import Window
-from engine.capacity.rows import (
+from engine.history.rollups import Window
+from engine.history.rows import (
     info_points,
     node_series,
     node_values,
@@ -29,7 +30,6 @@ from engine.capacity.rows import (
     telegraf_series,
     vm_texts,
 )
-from engine.errors import FoldFailed, RecordRejected
 from engine.ports import OpenFrame, Record
 from engine.wire.frame import UUID_BYTES, Frame, VmRows, decode_frame
 from engine.wire.measurement import (

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.capacity.rollups import Window, hour_points, hour_questions
+from engine.history.rollups import Window, hour_points, hour_questions
 from engine.ports import Answer
 from engine.wire.measurement import HOUR_STATISTICS, VM, VM_METRICS
 from engine.wire.points import MISSING, kept

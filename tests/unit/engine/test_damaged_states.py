@@ -7,17 +7,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.capacity import state as historian
-from engine.capacity.fold import FrameFold
-from engine.capacity.foretell import Foretelling
-from engine.capacity.foretell_state import StateValue, restore_state, take_state
-from engine.capacity.generation import packed, unpacked
 from engine.errors import SnapshotDamaged
+from engine.forecasting.foretell import Foretelling
+from engine.forecasting.foretell_state import StateValue, restore_state, take_state
+from engine.history import state as historian
+from engine.history.fold import FrameFold
 from engine.wire.frame import decode_frame
+from engine.wire.generation import packed, unpacked
 from engine.wire.stored import Array, array_of, stored
 from models.forecaster import Forecaster
 from models.kernels import forecast_row
-from tests.unit.engine.capacity.fleet_by_hand import Fleet, Machine
+from tests.unit.engine.fleet_by_hand import Fleet, Machine
 
 Arrays = dict[str, Array]
 Harm = Callable[[dict[str, Any], Arrays], None]

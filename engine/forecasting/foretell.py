@@ -10,16 +10,16 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.capacity.demand import Demand, uuids_of
 from engine.errors import FoldFailed, RecordRejected
+from engine.forecasting.demand import Demand, uuids_of
 from engine.ports import OpenFrame, Record
 from engine.wire.forecast import MAX_VMS, METRICS, Forecasts, encode_forecasts
 from engine.wire.frame import UUID_BYTES, Frame, decode_frame
 from engine.wire.log_clock import LogClock
 from engine.wire.runs import Runs
 from engine.wire.topics import FORECASTS
+from models.codecs.columns import widen
 from models.forecaster import Forecaster
-from models.kernels.columns import widen
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

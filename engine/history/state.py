@@ -6,13 +6,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.capacity.fold import FrameFold, Hour, NodeLane, Source
-from engine.capacity.generation import Generation, packed, unpacked
-from engine.capacity.rates import COUNTER_ROWS
-from engine.capacity.rollups import STATISTICS, Window
-from engine.capacity.rows import pool_series, telegraf_series, vm_texts
+from engine.history.fold import FrameFold, Hour, NodeLane, Source
+from engine.history.rates import COUNTER_ROWS
+from engine.history.rollups import STATISTICS, Window
+from engine.history.rows import pool_series, telegraf_series, vm_texts
 from engine.wire import limits
 from engine.wire.frame import UUID_BYTES
+from engine.wire.generation import Generation, packed, unpacked
 from engine.wire.points import Series
 from engine.wire.runs import Runs
 from engine.wire.stored import restoring

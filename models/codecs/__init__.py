@@ -1,0 +1,1 @@
+"""Compiled passes over bytes: packed columns to words, and numbers to text."""
