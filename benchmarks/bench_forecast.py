@@ -190,7 +190,7 @@ def main() -> int:
     """Measure and report; return 0 with a message where the data is absent."""
     packs = [pack for pack in PACKS if (DATA / f"{pack}_traces.csv.gz").exists()]
     if not packs:
-        Console().print(f"forecast: no traces in {DATA.name}; nothing was measured.")
+        Console().print(f"forecast: no traces in {DATA.name}; so nothing was measured.")
         return 0
     rows: list[dict[str, Figure]] = []
     met = True

@@ -113,7 +113,7 @@ class Watch:
             for item in decode_frame(record.value).inventory:
                 if item.name == name:
                     return str(UUID(bytes=item.vm))
-        raise LookupError(f"no frame tells what {name} is")
+        raise LookupError(f"no frame names {name}")
 
     async def signs(self, vm: str, since_s: float) -> str:
         """Return the agents' reports on a VM since then, each kind with its last time."""
@@ -330,7 +330,7 @@ def chosen(words: Sequence[str], times: int) -> list[Case]:
 
     cases = [case for case in CASES if not words or meant(case)]
     if not cases:
-        raise SystemExit(f"no case is called like {' or '.join(words)}")
+        raise SystemExit(f"no case has a name like {' or '.join(words)}")
     return cases * times
 
 

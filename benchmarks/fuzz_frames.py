@@ -88,7 +88,7 @@ class _Site:
     def _opened(self, _record: Record) -> Frame:
         # Decoded once for all three roles, with the same result as in each.
         if self._frame is None:
-            raise RecordRejected("malformed", "it is no frame")
+            raise RecordRejected("malformed", "it is not a frame")
         return self._frame
 
     def play(self, hostile: int) -> None:

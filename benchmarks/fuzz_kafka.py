@@ -124,7 +124,7 @@ async def _drain(broker: _Broker, offset: int, end: int, tally: Tally) -> list[C
         if records.next_fetch_offset > offset:
             offset, tried = records.next_fetch_offset, 0
         elif tried > _PATIENCE:
-            tally.died("reader", RuntimeError(f"it stands still at offset {offset}"))
+            tally.died("reader", RuntimeError(f"it stays at offset {offset}"))
             return found
     return found
 

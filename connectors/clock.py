@@ -50,7 +50,9 @@ class ManualClock:
             `seconds` is negative: a monotonic reading never goes back.
         """
         if seconds < 0:
-            raise ValueError(f"time cannot pass by {seconds} s; use step_wall to set a clock back")
+            raise ValueError(
+                f"time cannot advance by {seconds} s; use step_wall to set a clock back"
+            )
         passed_ns = round(seconds * 1e9)
         self._wall_ns += passed_ns
         self._mono_ns += passed_ns

@@ -79,15 +79,15 @@ def _read(path: Path) -> tuple[dict[str, str], bytes]:
     try:
         text = path.read_text()
     except UnicodeDecodeError as error:
-        raise KeyDamaged(f"{path} is no frame key: {error}.") from error
+        raise KeyDamaged(f"{path} is not a frame key: {error}.") from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     secret = None
     if _BEGIN in lines and lines[-1] == _END:
         secret = decode_secret("".join(lines[lines.index(_BEGIN) + 1 : -1]))
     if secret is None:
         raise KeyDamaged(
-            f"{path} is no frame key: put a copy of it back, or make another with"
-            " `flatline keys create`."
+            f"{path} is not a frame key. Restore it from a copy, or create another one with "
+            "`flatline keys create`."
         )
     return labels_of(text), secret
 
@@ -126,8 +126,8 @@ def _site_key(path: Path) -> SiteKey:
     labels, secret = _read(path)
     if labels.get("Key-Id") != _site_key_id(path):
         raise KeyDamaged(
-            f"{path} holds the site key {labels.get('Key-Id')}: name it"
-            f" site-{labels.get('Key-Id')}.key."
+            f"{path} holds the site key {labels.get('Key-Id')}. Rename it to "
+            f"site-{labels.get('Key-Id')}.key."
         )
     return SiteKey(secret, until_ms_of(labels, source=str(path)))
 
@@ -174,7 +174,7 @@ def read_name_key(path: Path) -> tuple[KeyName, bytes]:
     labels, secret = _read(path)
     name = parse_key_name(labels.get("Key", ""))
     if name is None:
-        raise KeyDamaged(f"{path} does not say whose key it is: make it again.")
+        raise KeyDamaged(f"{path} does not name its owner. Create the key again.")
     return name, secret
 
 
@@ -205,9 +205,9 @@ class _FrameKeyFolder:
         with judged(damaged):
             if not files and not self._accepting_unsigned:
                 raise SettingsError(
-                    f"There is no site key in {self._folder}, so no frame can be checked: make one"
-                    " with `flatline keys create site`, or copy site-ID.key from the machine that"
-                    " has it (deploy/RUNBOOK.md, Keys)."
+                    f"There is no site key in {self._folder}, so frames cannot be verified. Create "
+                    "one with `flatline keys create site`, or copy site-ID.key from the machine "
+                    "that has it (deploy/RUNBOOK.md, Keys)."
                 )
         return FrameKeys(
             {_site_key_id(path): key for path, key in files.items()},
@@ -242,8 +242,8 @@ class _FolderSigner:
             name, key = read_name_key(path)
             if (name.kind, name.name) != (self._kind, self._name):
                 raise KeyDamaged(
-                    f"{path} is the key of {name.kind} {name.name}: its frames would not be"
-                    f" believed here. Put the key of {self._kind} {self._name} there."
+                    f"{path} is the key of {name.kind} {name.name}, so its frames would be "
+                    f"rejected here. Replace it with the key of {self._kind} {self._name}."
                 )
             given = FrameSigner(name, key, nonce=_nonce)
         return given, read_site_keys(self._folder)
@@ -308,16 +308,16 @@ class FrameKeyring:
             key_name = KeyName(kind, name, _MEMORY_ID, _MEMORY_ID)
             key = derive_key(self.memory.secret, key_name)
             return FrameSigner(key_name, key, nonce=_nonce)
-        assert self.folder is not None, "keys are in memory or in a folder"
+        assert self.folder is not None, "keys must be in memory or in a folder"
         self._make()
         signer = _FolderSigner(self.folder, kind, name, clock=self.clock)
         if signer.missing() and self.requiring:
             path = name_key_path(self.folder, kind, name)
             raise SettingsError(
-                f"There is no key {path}, so nobody would believe the frames of {kind} {name}: run"
-                f" `flatline keys create {kind} {name}` on the machine that holds the site key and"
-                f" copy the file here, or set keys.frames to accept while releases before frame"
-                " keys still run."
+                f"There is no key {path}, so frames of {kind} {name} would be rejected. Run "
+                f"`flatline keys create {kind} {name}` on the machine that holds the site key and "
+                "copy the file here, or set keys.frames to accept while releases without frame "
+                "keys still run."
             )
         return signer
 
@@ -332,7 +332,7 @@ class FrameKeyring:
         if self.memory is not None:
             keys = FrameKeys({_MEMORY_ID: self.memory}, accepting_unsigned=not self.requiring)
             return lambda: keys
-        assert self.folder is not None, "keys are in memory or in a folder"
+        assert self.folder is not None, "keys must be in memory or in a folder"
         self._make()
         keys_of = _FrameKeyFolder(self.folder, accepting_unsigned=not self.requiring)
         return Watched(self.folder, keys_of.read, mono_ns=self.clock.mono_ns).current

@@ -35,7 +35,7 @@ def compile_kept(compile_kernels: Callable[[], None], folder: Path) -> None:
             finally:
                 lock.release()
     except OSError as error:
-        _log.warning(f"Compiled kernels are not kept in {folder}: {error}")
+        _log.warning(f"Compiled kernels cannot be cached in {folder}: {error}")
     compile_kernels()
 
 
@@ -56,7 +56,7 @@ def _taken(folder: Path) -> FileLock | None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = folder.stat()
     if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError("others than this process's user may write there")
+        raise PermissionError("users other than that of this process may write there")
     return FileLock.take(folder / "lock")
 
 

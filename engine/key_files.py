@@ -39,13 +39,13 @@ def require_unwritable_by_others(path: Path) -> None:
     kind = "folder" if stat.S_ISDIR(found.st_mode) else "file"
     if found.st_mode & _OTHERS_WRITE:
         raise SettingsError(
-            f"The {kind} {path} says whose word counts, and other users may write it:"
-            f" chmod go-w {path}, after a look at what is in it."
+            f"The {kind} {path} decides which records are trusted, but other users may write it. "
+            f"Check its content, then run: chmod go-w {path}"
         )
     if found.st_uid not in (0, os.geteuid()):
         raise SettingsError(
-            f"The {kind} {path} says whose word counts, and it belongs to user {found.st_uid}:"
-            f" chown it to root or to user {os.geteuid()}, after a look at what is in it."
+            f"The {kind} {path} decides which records are trusted, but it belongs to user "
+            f"{found.st_uid}. Check its content, then chown it to root or to user {os.geteuid()}."
         )
 
 
@@ -58,7 +58,7 @@ def require_unreadable_by_others(path: Path) -> None:
         Group or others can read it.
     """
     if path.stat().st_mode & _OTHERS_READ:
-        raise SettingsError(f"{path} can be read by others: chmod 600 {path}")
+        raise SettingsError(f"{path} is readable by other users: chmod 600 {path}")
 
 
 def labels_of(text: str) -> dict[str, str]:
@@ -88,7 +88,7 @@ def until_ms_of(labels: dict[str, str], *, source: str) -> int | None:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise SettingsError(
-            f"{source}: {NOT_AFTER}: {text!r} is no date: write it as 2027-01-31T00:00:00Z."
+            f"{source}: {NOT_AFTER}: {text!r} is not a date. Use the form 2027-01-31T00:00:00Z."
         ) from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -127,8 +127,8 @@ def write_key_file(path: Path, text: str, *, mode: int) -> None:
         fresh.replace(path)
     except OSError as error:
         raise StateUnwritable(
-            f"The key file {path} cannot be written: {error.strerror}. Let this user write"
-            f" {path.parent}, or name another place."
+            f"The key file {path} cannot be written: {error.strerror}. Allow this user to write "
+            f"{path.parent}, or use another place."
         ) from error
 
 
@@ -147,11 +147,13 @@ def write_new_key_file(path: Path, text: str) -> None:
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
     except FileExistsError as error:
-        raise SettingsError(f"{path} exists: name a new file, so that nothing is lost.") from error
+        raise SettingsError(
+            f"{path} already exists and is not overwritten. Use the name of a new file."
+        ) from error
     except OSError as error:
         raise StateUnwritable(
-            f"The key file {path} cannot be written: {error.strerror}. Make {path.parent} for this"
-            " user, or name another place."
+            f"The key file {path} cannot be written: {error.strerror}. Create {path.parent} for "
+            "this user, or use another place."
         ) from error
 
 
@@ -216,7 +218,9 @@ class KeyFolder(Generic[Content]):
                 elif earlier.get(path, ((),))[0] == stamp:
                     good[path] = earlier[path][1]
                 else:
-                    raise SettingsError(f"{path} came or changed while others may write there.")
+                    raise SettingsError(
+                        f"{path} appeared or changed while other users may write there."
+                    )
                 self._known[path] = stamp, good[path]
             if path not in good and path in earlier:
                 self._known[path] = earlier[path]
@@ -293,14 +297,14 @@ class Watched(Generic[Content]):
             self._content = self._read(self._named)
         except (FlatlineError, OSError, ValueError) as error:
             _log.error(
-                f"The keys in {self._folder} changed and cannot be used; those read before stay in"
-                f" force until this is mended: {error}"
+                f"The keys in {self._folder} changed and cannot be used. The keys that were read "
+                f"before stay in force until this is corrected: {error}"
             )
         else:
-            _log.info(f"The keys in {self._folder} changed and were read again.")
+            _log.info(f"The keys in {self._folder} changed and were loaded again.")
 
     def _named(self, error: Exception) -> None:
         _log.error(
-            f"The keys in {self._folder} changed, and one thing there does not count until it is"
-            f" mended: {error}"
+            f"The keys in {self._folder} changed, and one file does not count until it is "
+            f"corrected: {error}"
         )

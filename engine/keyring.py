@@ -67,8 +67,8 @@ def own_key(folder: Path, signer: Signer) -> Ed25519PrivateKey:
             public.write_bytes(public_key_pem(key.public_key()))
     except OSError as error:
         raise StateUnwritable(
-            f"the key {path} cannot be made or read: {error.strerror}. Let this user write"
-            f" {folder}, or set keys.folder or state.folder to another place."
+            f"the key {path} cannot be created or read: {error.strerror}. Allow this user to write "
+            f"{folder}, or set keys.folder or state.folder to another folder."
         ) from error
     return key
 
@@ -93,8 +93,8 @@ def read_key(folder: Path, signer: Signer) -> Ed25519PrivateKey | None:
         return parse_private_key(path.read_bytes(), source=str(path))
     except OSError as error:
         raise StateUnwritable(
-            f"the key {path} cannot be read: {error.strerror}. Let this user read {folder}, or set"
-            " keys.folder or state.folder to another place."
+            f"the key {path} cannot be read: {error.strerror}. Allow this user to read {folder}, "
+            "or set keys.folder or state.folder to another folder."
         ) from error
 
 
@@ -286,8 +286,8 @@ def _role_of(path: Path) -> tuple[Signer, str]:
         if name and name != path.stem:
             return signer, name
     raise SettingsError(
-        f"{path}: name it planner-NAME.pub, engine-NAME.pub, operator-NAME.pub or"
-        " agent-NODE.pub, where NODE is the agent's site.node."
+        f"{path} has an invalid name. Rename it to planner-NAME.pub, engine-NAME.pub, "
+        "operator-NAME.pub or agent-NODE.pub, where NODE is the site.node of the agent."
     )
 
 

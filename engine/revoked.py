@@ -55,8 +55,8 @@ def _revoked_by(line: str, *, source: str) -> Revoked:
             return Revoked(names={name: int(time_ms)})
         case _:
             raise SettingsError(
-                f"{source}: {line!r} is neither a key's id nor KIND/NAME and a time in ms, as"
-                " `flatline keys revoke` writes them."
+                f"{source}: {line!r} is neither the id of a key nor KIND/NAME and a time in ms. "
+                "Use the form that `flatline keys revoke` writes."
             )
 
 

@@ -24,8 +24,8 @@ def read_secret(file: Path, *, name: str) -> str:
         secret = file.read_text().strip()
     except OSError as error:
         raise SettingsError(
-            f"{name} {file} cannot be read: {error.strerror}. Give this user the right to, or"
-            " name another file."
+            f"{name} {file} cannot be read: {error.strerror}. Allow this user to read it, or use "
+            "another file."
         ) from error
     if not secret:
         raise SettingsError(f"{name} {file} is empty.")

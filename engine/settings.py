@@ -98,9 +98,9 @@ class Kafka(Section):
     def _complete(self) -> "Kafka":
         secrets = (self.password is not None) + (self.password_file is not None)
         if secrets == 2:
-            raise ValueError("password and password_file both stand here: keep one")
+            raise ValueError("password and password_file are both set: keep one")
         if self.security.startswith("sasl") and not (self.username and secrets):
-            raise ValueError(f"{self.security} needs username and password_file")
+            raise ValueError(f"{self.security} requires username and password_file")
         return self
 
     def secret(self) -> str | None:
@@ -444,17 +444,17 @@ def _check_name(name: str, where: str) -> None:
         write = inside
         if where.startswith(PREFIX):
             write = f"{PREFIX}{inside.upper().replace('.', '__')}"
-        raise SettingsError(f"{where}: {name} is a section: name a setting in it, as {write}.")
+        raise SettingsError(f"{where}: {name} is a section. Use one of its settings: {write}.")
     # Names below a mapping are chosen by the user, and pydantic validates them.
     if name in known or name.startswith(_FREE):
         return
     near = get_close_matches(name, known, n=1) or get_close_matches(
         name.replace("_", "."), known, n=1, cutoff=0.5
     )
-    hint = f" Did you mean {near[0]}?" if near else " `flatline config schema` lists all."
+    hint = f" Did you mean {near[0]}?" if near else " `flatline config schema` lists all settings."
     if near and where.startswith(PREFIX):
         hint = f" Did you mean {PREFIX}{near[0].upper().replace('.', '__')}?"
-    raise SettingsError(f"{where}: there is no setting {name!r}.{hint}")
+    raise SettingsError(f"{where}: unknown setting {name!r}.{hint}")
 
 
 def _told(location: tuple[int | str, ...], message: str, origins: _Origins) -> str:
@@ -466,7 +466,7 @@ def _told(location: tuple[int | str, ...], message: str, origins: _Origins) -> s
     name = ".".join(parts)
     where = origins.of(name) or "default"
     if message.startswith("Input should be a valid dictionary"):
-        message = f"it is a section: write [{name}] with its settings below it"
+        message = f"it is a section: use [{name}] with its settings below it"
     return f"{where}: {name}: {message.removeprefix('Value error, ')}."
 
 

@@ -80,7 +80,7 @@ def probes(process: Process) -> AbstractAsyncContextManager[object]:
     async def served() -> AsyncIterator[None]:
         with server:
             host, port = server.address
-            _log.info("Probes and metrics are served.", host=host, port=port)
+            _log.info("Health checks and metrics are served.", host=host, port=port)
             yield
 
     return served()
@@ -274,13 +274,13 @@ def _check_purpose(policy: Policy, *, node: str) -> None:
     """Refuse a demo's policy on real VMs, and warn of a lab's: both act on VMs of any age."""
     if policy.purpose == "demo":
         raise SettingsError(
-            f"Policy {policy.name!r} is for a simulated fleet (purpose demo), node {node} runs"
-            " real VMs: set policy.file to a policy for production, or leave it out to observe."
+            f"Policy {policy.name!r} is for a simulated fleet (purpose demo), but node {node} runs "
+            "real VMs. Set policy.file to a policy for production, or remove it to observe only."
         )
     if policy.purpose == "lab":
         _log.warning(
-            f"Policy {policy.name!r} is for a lab: node {node} runs real VMs, and less is asked"
-            " before they are acted on than in production."
+            f"Policy {policy.name!r} is for a lab, but node {node} runs real VMs. It requires less "
+            "before an action than a production policy."
         )
 
 

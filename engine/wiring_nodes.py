@@ -69,7 +69,7 @@ def this_node(settings: Settings) -> Node:
 
         why = may_probe()
         if why:
-            _log.info(f"No guest is probed for a sign of life: {why}.", node=place.node)
+            _log.info(f"No guest is probed for signs of life: {why}.", node=place.node)
             return NoProber(why)
         return BridgeProber()
 

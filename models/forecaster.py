@@ -168,4 +168,4 @@ class Forecaster:
             for field, count in places.items():
                 told = waiting[:, field]
                 if not ((told >= 0) & (told < count)).all():
-                    raise ValueError(f"a forecast names a place that is none of {count}")
+                    raise ValueError(f"a forecast names an index that is not below {count}")

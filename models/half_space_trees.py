@@ -44,7 +44,9 @@ class HalfSpaceForest:
         seed: int = 42,
     ) -> None:
         if window > MAX_WINDOW:
-            raise ValueError(f"window is {window}, {MAX_WINDOW} at most: masses are 16 bits")
+            raise ValueError(
+                f"window is {window}, must be at most {MAX_WINDOW}: masses have 16 bits"
+            )
         self.features = tuple(sorted(features))
         self.height = height
         self.window = window

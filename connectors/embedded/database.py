@@ -41,8 +41,8 @@ def connect(path: Path | None, *, durable: bool) -> sqlite3.Connection:
         connection.execute(f"PRAGMA journal_size_limit={_WAL_LIMIT_BYTES}").close()
     except sqlite3.DatabaseError as error:
         raise StateUnwritable(
-            f"{path} cannot be opened: {error}. Check its owner, its rights and the free space; "
-            "if it is damaged, move it away and a new one is made"
+            f"{path} cannot be opened: {error}. Check its owner, its permissions and the free "
+            "space. If it is damaged, move it away: a new one is created"
         ) from error
     return connection
 
@@ -79,14 +79,14 @@ def failures_named(where: Path | None) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
             raise StateUnwritable(
-                f"{name} may not be written: {error}. Give the folder to the user of this process"
+                f"{name} is not writable: {error}. Give the folder to the user of this process"
             ) from error
         if code == sqlite3.SQLITE_FULL:
             raise LogUnreachable(
-                f"{name} was not written: {error}. Free some space; the record may be sent again"
+                f"{name} was not written: {error}. Free some space, then retry"
             ) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise LogUnreachable(
                 f"{name} was not written: another process held it for {_BUSY_WAIT_S} s"
             ) from error
-        raise LogUnreachable(f"{name} does not work: {error}. Check the disk") from error
+        raise LogUnreachable(f"{name} failed: {error}. Check the disk") from error

@@ -79,13 +79,13 @@ def _take(path: Path) -> FileLock:
         lock = FileLock.take(guard)
     except OSError as error:
         raise StateUnwritable(
-            f"the ledger's folder {path.parent} cannot be used: {error.strerror or error}. "
+            f"the folder {path.parent} of the ledger cannot be used: {error.strerror or error}. "
             "Create it for the user of the agent"
         ) from error
     if lock is None:
         raise AlreadyRunning(
-            f"{holder_of(guard)} holds the ledger {path}: an agent already runs on this node. "
-            "Stop that one first"
+            f"{holder_of(guard)} has locked the ledger {path}: an agent already runs on this node. "
+            "Stop that agent first"
         )
     return lock
 
@@ -97,5 +97,5 @@ def _unwritable(path: Path | None) -> Iterator[None]:
         yield
     except LogUnreachable as error:
         raise StateUnwritable(
-            f"the ledger is not durable, so nothing may be done: {error}"
+            f"the ledger cannot be written durably, so no action is allowed: {error}"
         ) from error

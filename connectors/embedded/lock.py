@@ -79,8 +79,8 @@ def held_in(folder: Path, name: str, *, what: str) -> Iterator[None]:
     lock = _taken(path)
     if lock is None:
         raise AlreadyRunning(
-            f"{holder_of(path)} {what} on the state folder {folder} already. Stop it, or set"
-            " state.folder to another one."
+            f"{holder_of(path)} already {what} on the state folder {folder}. Stop it, or set "
+            "state.folder to another folder."
         )
     try:
         yield
@@ -113,12 +113,12 @@ def held_on_this_machine(name: str, *, what: str, folder: Path) -> Iterator[None
     """
     digest = sha256(name.encode()).hexdigest()[:32]
     path = folder / f"only-{digest}.lock"
-    twice = f"is the {what} already: two would act twice. Stop it, or leave it the work."
+    twice = f"already is the {what}, and two would act twice. Stop one of them."
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as held:
         try:
             held.bind(f"\0flatline-{digest}")
         except OSError as error:
-            raise AlreadyRunning(f"another process of this machine {twice}") from error
+            raise AlreadyRunning(f"another process on this machine {twice}") from error
         lock = _taken(path)
         if lock is None:
             raise AlreadyRunning(f"{holder_of(path)} {twice}")
@@ -135,6 +135,6 @@ def _taken(path: Path) -> FileLock | None:
         return FileLock.take(path)
     except OSError as error:
         raise StateUnwritable(
-            f"the state folder {path.parent} cannot be used: {error.strerror or error}. Create it"
-            " for the user of this process, or set state.folder to another one."
+            f"the state folder {path.parent} cannot be used: {error.strerror or error}. Create it "
+            "for the user of this process, or set state.folder to another folder."
         ) from error

@@ -99,8 +99,8 @@ class EmbeddedLog:
                 self._open_topics()
         except OSError as error:
             raise StateUnwritable(
-                f"the log's folder {folder} cannot be used: {error.strerror or error}. "
-                "Create it for the user of this process, or set log.folder to another one"
+                f"the log folder {folder} cannot be used: {error.strerror or error}. Create it for "
+                "the user of this process, or set log.folder to another folder"
             ) from error
         return self
 
@@ -181,8 +181,8 @@ class EmbeddedLog:
     @contextmanager
     def _membership(self, topic: str, group: str) -> Iterator[None]:
         taken = (
-            f"the consumer group {group!r} of {topic} already has a reader ({{}}): stop that "
-            "one, or give this one another group"
+            f"the consumer group {group!r} of {topic} already has a reader ({{}}). Stop that "
+            "reader, or use another group"
         )
         if self._config.folder is None:
             if (topic, group) in self._groups_in_memory:
@@ -264,8 +264,8 @@ class EmbeddedLog:
         try:
             return self._topics[name]
         except KeyError:
-            known = ", ".join(self._topics) or "nothing, as it is closed"
-            raise LogRefused(f"this log has no topic {name!r}; it has {known}") from None
+            known = ", ".join(self._topics) or "nothing, because it is closed"
+            raise LogRefused(f"this log does not have topic {name!r}; it has {known}") from None
 
     def _check(self, store: TopicStore, partition: int) -> None:
         if not 0 <= partition < store.partitions:
@@ -331,13 +331,14 @@ class EmbeddedSubscription:
         self._check_membership()
         if unknown := next_offsets.keys() - self._assigned:
             raise LogRefused(
-                f"{self._store.topic.name} has no partition {min(unknown)} to commit for"
+                f"{self._store.topic.name} does not have partition {min(unknown)}, so its progress "
+                "cannot be committed"
             )
         self._store.commit(self._group, next_offsets)
 
     def _check_membership(self) -> None:
         if not self._is_member:
-            raise LogRefused(f"the consumer group {self._group!r} was left; subscribe again")
+            raise LogRefused(f"the consumer group {self._group!r} was left: subscribe again")
 
 
 class _Tail:

@@ -109,7 +109,9 @@ class FrameRecording:
         try:
             rows = connection.execute("SELECT number FROM partition ORDER BY number").fetchall()
         except sqlite3.DatabaseError as error:
-            raise SettingsError(f"{self._path} is not a log of frames: {error}.") from error
+            raise SettingsError(
+                f"{self._path} is not a recorded log of frames: {error}."
+            ) from error
         return [number for (number,) in rows]
 
     def _partition(
@@ -125,6 +127,6 @@ class FrameRecording:
                 yield time_ms, number, position, value
         except sqlite3.DatabaseError as error:
             raise SettingsError(
-                f"{self._path} is damaged, so that not all of it can be read: {error}. Restore it"
-                " from a copy."
+                f"{self._path} is damaged and cannot be read completely: {error}. Restore it from "
+                "a copy."
             ) from error

@@ -92,9 +92,9 @@ class TopicStore:
                 execute("INSERT INTO origin VALUES (?)", (secrets.token_hex(16),))
             elif count != self.partitions:
                 raise SettingsError(
-                    f"{self._path} was made with {count} partitions and the settings say "
-                    f"{self.partitions}: a key would change its partition. Set log.partitions to "
-                    f"{count}, or begin in an empty folder"
+                    f"{self._path} was created with {count} partitions, but the settings say "
+                    f"{self.partitions}, which would move keys to other partitions. Set "
+                    f"log.partitions to {count}, or use an empty folder"
                 )
             (identity,) = execute("SELECT id FROM origin").fetchone()
         return str(identity)
@@ -125,8 +125,8 @@ class TopicStore:
         size = len(key) + len(value) + len(packed or b"")
         if size > MAX_APPEND_BYTES:
             raise RecordTooLarge(
-                f"a record of {size} bytes for {self.topic.name} is over the limit of "
-                f"{MAX_APPEND_BYTES}"
+                f"a record of {size} bytes for {self.topic.name} exceeds the limit of "
+                f"{MAX_APPEND_BYTES} bytes"
             )
         execute = self._connection.execute
         with transaction(self._connection, self._path):

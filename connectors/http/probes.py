@@ -70,7 +70,7 @@ class ProbeServer:
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of the listening socket."""
-        assert self._server is not None, "the server listens only while its context is open"
+        assert self._server is not None, "the server listens only inside its context"
         return self._server.server_name, self._server.server_port
 
     def __enter__(self) -> Self:
@@ -78,8 +78,8 @@ class ProbeServer:
             self._server = _Server((self._host, self._port), _QuietHandler)
         except (OSError, OverflowError) as error:
             raise SettingsError(
-                f"Probes cannot be served on {self._host}:{self._port}: {error}. Set http.host"
-                " and http.port to an address that is free, or leave http.port out."
+                f"Health checks cannot be served on {self._host}:{self._port}: {error}. Set "
+                "http.host and http.port to a free address, or remove http.port."
             ) from error
         self._server.set_app(self._answer)
         self._thread = threading.Thread(
@@ -113,7 +113,7 @@ class ProbeServer:
             return metrics
         probe = self._probes.get(path)
         if probe is None:
-            status, text = HTTPStatus.NOT_FOUND, "Ask for /livez, /readyz or /metrics.\n"
+            status, text = HTTPStatus.NOT_FOUND, "Use /livez, /readyz or /metrics.\n"
         else:
             well, sentences = probe()
             status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE

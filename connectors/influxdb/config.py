@@ -54,8 +54,8 @@ class InfluxConfig:
             token = self.token_file.read_text().strip()
         except OSError as error:
             raise HistoryRefused(
-                f"history.influxdb.token_file {self.token_file} cannot be read: {error.strerror}."
-                " `flatline history setup` writes one."
+                f"history.influxdb.token_file {self.token_file} cannot be read: {error.strerror}. "
+                "`flatline history setup` creates it."
             ) from error
         if not token:
             raise HistoryRefused(f"history.influxdb.token_file {self.token_file} is empty")

@@ -117,26 +117,27 @@ def meaning(error: Exception, *, url: str, bucket: str) -> HistoryError:
     """Return Flatline's error for a failed request."""
     where = masked_url(url)
     if not isinstance(error, ApiException) or error.status is None:
-        return HistoryUnreachable(f"InfluxDB at {where} gave no answer: {_short(error)}.")
+        return HistoryUnreachable(f"InfluxDB at {where} did not answer: {_short(error)}.")
     said = one_line(f"{error.status} {_answer(error).text or error.reason or ''}".strip())[:_SHORT]
     if error.status < 300:
         return HistoryUnreachable(
-            f"What answers at {where} took rows in words that are not InfluxDB's ({said}), so they"
-            " count as not stored: is a proxy or a login page before it?"
+            f"The server at {where} accepted rows with a response that is not from InfluxDB "
+            f"({said}), so they count as not stored. Check whether a proxy or a login page is in "
+            "front of InfluxDB."
         )
     if error.status == 401:
         return HistoryRefused(
-            f"InfluxDB at {where} does not know this token ({said}): put a valid one where"
-            " history.influxdb.token_file points, it is read again."
+            f"InfluxDB at {where} rejected the token ({said}). Put a valid one into the file of "
+            "history.influxdb.token_file, which is read again."
         )
     if error.status in (403, 404):
         return HistoryRefused(
-            f"InfluxDB at {where} has no bucket {bucket!r}, or this token has no right to it"
-            f" ({said}): `flatline history setup` makes both."
+            f"InfluxDB at {where} has no bucket {bucket!r}, or the token has no permission for it "
+            f"({said}). `flatline history setup` creates both."
         )
     header = next((v for k, v in (error.headers or {}).items() if k.lower() == "retry-after"), None)
     return HistoryUnreachable(
-        f"InfluxDB at {where} did not do it ({said}).", retry_after_s=retry_after_s(header)
+        f"InfluxDB at {where} rejected the request ({said}).", retry_after_s=retry_after_s(header)
     )
 
 

@@ -122,7 +122,7 @@ class InfluxHistory:
             self._form = form
             return found
         self._form = None
-        assert first is not None, "a form that is known is tried"
+        assert first is not None, "at least one known form is tried"
         raise first
 
     def _connected(self) -> InfluxDBClient:
@@ -185,8 +185,8 @@ class InfluxHistory:
         """Return the error for a server that accepts no line, and reset the failure counts."""
         self._failures.clear()
         return HistoryUnreachable(
-            f"InfluxDB at {masked_url(self._config.url)} takes no row at all ({said.status}"
-            f" {said.reason})."
+            f"InfluxDB at {masked_url(self._config.url)} rejects every row ({said.status} "
+            f"{said.reason})."
         )
 
     def _post(
@@ -248,14 +248,14 @@ class InfluxHistory:
         except ApiException as error:
             failed: HistoryError = self._failed(error, database)
             if error.status == 400:
-                failed = HistoryRefused(f"InfluxDB does not understand {text!r}: {error.body!r}")
+                failed = HistoryRefused(f"InfluxDB cannot parse {text!r}: {error.body!r}")
             if is_unknown_database(error):
                 failed = _UnknownDatabase(str(failed))
             raise failed from error
         except _BROKEN as error:
             raise self._failed(error, database) from error
         if "error" in answer:
-            said = f"InfluxDB did not answer {text!r}: {answer['error']}."
+            said = f"InfluxDB rejected {text!r}: {answer['error']}."
             if "not found" in answer["error"]:
                 raise _UnknownDatabase(said)
             # A wrong field type, or a server out of time or memory.
@@ -293,7 +293,7 @@ def _result(body: bytes) -> dict[str, Any]:
         result = decoded["results"][0]
         return {**result, "error": str(result["error"])} if "error" in result else dict(result)
     except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError):
-        return {"error": f"no answer of InfluxDB: {body[:100]!r}"}
+        return {"error": f"this is not an answer of InfluxDB: {body[:100]!r}"}
 
 
 def connect(config: InfluxConfig) -> InfluxDBClient:

@@ -81,7 +81,9 @@ def _call(field: str, statistic: str) -> str:
         return f'{statistic}("{field}")'
     if rank := _PERCENTILE.fullmatch(statistic):
         return f'percentile("{field}", {int(rank[1])})'
-    raise ValueError(f"{statistic!r} is no statistic: {', '.join(sorted(_PLAIN))}, p0 to p99")
+    raise ValueError(
+        f"{statistic!r} is not a statistic. Known: {', '.join(sorted(_PLAIN))}, p0 to p99"
+    )
 
 
 def _quoted(value: str) -> str:

@@ -67,9 +67,10 @@ def set_up(config: InfluxConfig) -> Made:
     except (ApiException, urllib3.exceptions.HTTPError, OSError, UnicodeDecodeError) as error:
         if isinstance(error, ApiException) and error.status in (404, 405):
             raise HistoryRefused(
-                f"{masked_url(config.url)} has not the buckets of InfluxDB 2.x. InfluxDB 3 needs no"
-                " set-up: it makes each database at the first write. Put a token of it where"
-                " history.influxdb.token_file points; how long it keeps rows is its own setting."
+                f"{masked_url(config.url)} does not have the bucket API of InfluxDB 2.x. InfluxDB "
+                "3 requires no set-up: it creates each database with the first write. Put one of "
+                "its tokens into the file of history.influxdb.token_file, and configure the "
+                "retention there."
             ) from error
         raise meaning(error, url=config.url, bucket=config.database) from error
     finally:
@@ -107,11 +108,11 @@ def _make_bucket(
     found: Bucket | None = api.find_bucket_by_name(name)
     if found is None:
         found = api.create_bucket(bucket_name=name, org=org_id, retention_rules=rules)
-        done.append(f"Bucket {name} was made; it keeps {keep_s / 86_400:g} days.")
+        done.append(f"Bucket {name} was created with a retention of {keep_s / 86_400:g} days.")
     elif [rule.every_seconds for rule in found.retention_rules] != [keep_s]:
         found.retention_rules = [rules]
         api.update_bucket(found)
-        done.append(f"Bucket {name} keeps {keep_s / 86_400:g} days from now on.")
+        done.append(f"The retention of bucket {name} is now {keep_s / 86_400:g} days.")
     return str(found.id)
 
 
@@ -142,7 +143,7 @@ def _make_mapping(
             org_id=org_id,
         )
     )
-    done.append(f"InfluxQL finds bucket {config.bucket(bucket)} as {config.database}.{bucket}.")
+    done.append(f"InfluxQL can query bucket {config.bucket(bucket)} as {config.database}.{bucket}.")
 
 
 def _make_token(
@@ -167,13 +168,13 @@ def _make_token(
         if _rights(found.permissions) == _rights(wanted) and found.status == "active":
             return str(found.token)
         api.delete_authorization(found)
-        done.append(f"The token {description!r} had other rights and was taken back.")
+        done.append(f"The token {description!r} had other permissions and was deleted.")
     made = api.create_authorization(
         authorization=Authorization(
             org_id=org_id, permissions=wanted, description=description, status="active"
         )
     )
-    done.append(f"A token was made: {description}.")
+    done.append(f"Token {description} was created.")
     return str(made.token)
 
 

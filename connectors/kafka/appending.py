@@ -89,7 +89,7 @@ class Appender:
             # The batch, which holds records of other callers, was too large; this record may not
             # be.
             await self._discard(producer)
-            _log.warning("A batch was too large; its records are sent by themselves.", topic=topic)
+            _log.warning("A batch was too large. Its records are sent one by one.", topic=topic)
             return await self._append_alone(record, doing, compressed=compressed, why=repr(error))
 
     async def _append_alone(
@@ -102,8 +102,8 @@ class Appender:
         except _TOO_LARGE as error:
             size = len(record.key) + len(record.value)
             raise RecordTooLarge(
-                f"{doing}: a record of {size} bytes is larger than the topic takes ({why}): raise"
-                " max.message.bytes of the topic, as `flatline doctor` says"
+                f"{doing}: a record of {size} bytes exceeds the limit of the topic ({why}). Raise "
+                "max.message.bytes of the topic, as `flatline doctor` describes"
             ) from error
         finally:
             await _close(producer)
@@ -123,7 +123,8 @@ class Appender:
                 metadata = await acknowledged
         except (TimeoutError, KafkaTimeoutError) as error:
             raise LogUnreachable(
-                f"{doing}: no acknowledgement within {limit_s} s; it may yet appear in the log"
+                f"{doing}: no acknowledgement within {limit_s} s; the record may still appear in "
+                "the log"
             ) from error
         except _TOO_LARGE:
             raise
@@ -135,7 +136,7 @@ class Appender:
             if isinstance(refusal, LogRefused):
                 raise refusal from error
             raise LogProducerBroken(
-                f"{doing}: the producer broke ({error!r}) and is replaced; append again"
+                f"{doing}: the producer failed ({error!r}) and is replaced; append again"
             ) from error
         return Position(metadata.partition, metadata.offset)
 
@@ -171,7 +172,7 @@ class Appender:
         for compressed, held in tuple(self._producers.items()):
             if held is producer:
                 del self._producers[compressed]
-                _log.warning("The producer was beyond repair and is replaced.")
+                _log.warning("The producer failed permanently and is replaced.")
                 await _close(producer)
 
     async def close(self) -> None:

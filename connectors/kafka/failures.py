@@ -15,12 +15,16 @@ from aiokafka.errors import (
 from engine.errors import LogError, LogRefused, LogUnreachable
 
 _RIGHTS = {
-    TopicAuthorizationFailedError: "this principal may not do that on the topic: grant it the ACL",
-    GroupAuthorizationFailedError: "this principal may not read in that group: grant it the ACL",
+    TopicAuthorizationFailedError: "this principal is not authorised for the topic: add the ACL",
+    GroupAuthorizationFailedError: (
+        "this principal is not authorised to read in that group: add the ACL"
+    ),
     # Error of a producer that may not write to any topic.
-    ClusterAuthorizationFailedError: "this principal may not write here: grant it WRITE on a topic",
-    SaslAuthenticationFailed: "the broker no longer takes this password",
-    UnknownTopicOrPartitionError: "the topic or partition is not there: create the topics first",
+    ClusterAuthorizationFailedError: (
+        "this principal is not authorised to write: add WRITE on a topic"
+    ),
+    SaslAuthenticationFailed: "the broker no longer accepts this password",
+    UnknownTopicOrPartitionError: "the topic or partition does not exist: create the topics first",
 }
 
 
@@ -29,7 +33,7 @@ def meaning(error: KafkaError, doing: str) -> LogError:
     for kind, advice in _RIGHTS.items():
         if isinstance(error, kind):
             return LogRefused(f"{doing}: {advice} ({type(error).__name__})")
-    return LogUnreachable(f"{doing}: Kafka did not do it ({error!r}); trying again may help")
+    return LogUnreachable(f"{doing}: Kafka failed ({error!r}); a retry may succeed")
 
 
 @contextmanager
@@ -40,4 +44,4 @@ def named(doing: str) -> Iterator[None]:
     except KafkaError as error:
         raise meaning(error, doing) from error
     except TimeoutError as error:
-        raise LogUnreachable(f"{doing}: no answer from Kafka in time") from error
+        raise LogUnreachable(f"{doing}: Kafka did not answer in time") from error

@@ -174,7 +174,7 @@ async def _stop(app: faust.App) -> None:
             await app.stop()
     except TimeoutError:
         _log.warning(
-            "The Faust worker did not stop in time and is left behind.", after_s=_STOP_TIMEOUT_S
+            "The Faust worker did not stop in time and is abandoned.", after_s=_STOP_TIMEOUT_S
         )
 
 
@@ -228,7 +228,7 @@ class FaustSubscription:
             # Retention may have deleted records before this reader, or Faust lost some. In both
             # cases a restart reads on from the commit, and no existing record is skipped.
             self._broken = LogError(
-                f"the Faust worker of {self._group} left out offsets {expected} to "
+                f"the Faust worker of {self._group} skipped offsets {expected} to "
                 f"{record.offset - 1} of {self._topic}/{record.partition}; this process must be "
                 "restarted"
             )
@@ -308,10 +308,10 @@ class FaustSubscription:
 
     def _check(self) -> None:
         if not self._is_member:
-            raise LogRefused(f"the consumer group {self._group!r} was left; subscribe again")
+            raise LogRefused(f"the consumer group {self._group!r} was left: subscribe again")
         if self._app.should_stop:
             raise LogError(
-                f"the Faust worker of {self._group} ended: {self._app.crash_reason!r}; this "
+                f"the Faust worker of {self._group} stopped: {self._app.crash_reason!r}; this "
                 "process must be restarted"
             )
         if (failure := self._broken or self.failure()) is not None:

@@ -59,8 +59,9 @@ class KafkaLog:
             count = self._partitions.get(topic.name)
             if topic.partitions is not None and count not in (None, topic.partitions):
                 raise LogRefused(
-                    f"{prefix}{topic.name} has {count} partitions and must have "
-                    f"{topic.partitions}: its order is what counts. Delete and create it anew"
+                    f"{prefix}{topic.name} has {count} partitions but must have "
+                    f"{topic.partitions}, because the order of its records depends on it. Delete "
+                    "the topic and create it again"
                 )
         await self.reader.open()
         return self
@@ -84,9 +85,7 @@ class KafkaLog:
             except LogUnreachable as error:
                 if loop.time() + wait_s > deadline:
                     raise
-                _log.warning(
-                    f"{error}. Is log.kafka.bootstrap right? Trying again.", next_try_s=wait_s
-                )
+                _log.warning(f"{error}. Check log.kafka.bootstrap. Retrying.", next_try_s=wait_s)
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LAST_WAIT_S)
 
@@ -108,7 +107,8 @@ class KafkaLog:
         size = len(key) + len(value) + sum(len(name) + len(text) for name, text in headers)
         if size > MAX_APPEND_BYTES:
             raise RecordTooLarge(
-                f"a record of {size} bytes for {topic} is over the limit of {MAX_APPEND_BYTES}"
+                f"a record of {size} bytes for {topic} exceeds the limit of {MAX_APPEND_BYTES} "
+                "bytes"
             )
         return await self._appender.append(
             self.config.topic_prefix + topic,
@@ -151,8 +151,8 @@ class KafkaLog:
         count = self._partitions.get(topic)
         if count is None:
             raise LogRefused(
-                f"topic {self.config.topic_prefix}{topic} is not there, or this principal may not "
-                "see it: create it (flatline doctor --create-topics), or grant DESCRIBE on it"
+                f"topic {self.config.topic_prefix}{topic} does not exist, or this principal may "
+                "not see it. Create it (flatline doctor --create-topics), or grant DESCRIBE on it"
             )
         return count
 

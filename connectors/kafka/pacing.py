@@ -88,7 +88,7 @@ class Reach:
         if away_s >= _TELL_AFTER_S and now_s >= self._tell_at_s:
             self._tell_at_s = now_s + _TELL_AGAIN_S
             _log.warning(
-                "Kafka does not answer; trying on.",
+                "Kafka does not answer. Retrying.",
                 client=self._name,
                 away_s=round(away_s, 1),
                 next_try_s=next_try_s,

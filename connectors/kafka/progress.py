@@ -84,6 +84,6 @@ class Progress:
                 self._still[number] = self._still.get(number, 0) + 1
             if self._still[number] > self._checks:
                 raise LogError(
-                    f"{self._name}: partition {number} stands still at {offset} although the log "
-                    f"goes on to {end}; this process must be restarted"
+                    f"{self._name}: partition {number} stays at offset {offset} although the log "
+                    f"ends at {end}; this process must be restarted"
                 )

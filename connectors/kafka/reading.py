@@ -123,14 +123,14 @@ class Reader:
     async def ids(self, topics: Sequence[str]) -> tuple[str, ...]:
         """Return each topic's id, empty where no topic is visible."""
         names = [self._config.topic_prefix + topic for topic in topics]
-        with named("asking for the ids of topics"):
+        with named("reading the ids of topics"):
             async with asyncio.timeout(_ANSWER_TIMEOUT_MS / 1000):
                 return await topic_ids(self._consumer._client, names)  # noqa: SLF001
 
     async def ends(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
         """Return the next offset of each partition."""
         asked = [self._at(topic, number) for number in partitions]
-        with named(f"asking for the ends of {topic}"):
+        with named(f"reading the end offsets of {topic}"):
             async with asyncio.timeout(_ANSWER_TIMEOUT_MS / 1000):
                 found = await self._consumer.end_offsets(asked)
         return {at.partition: offset for at, offset in found.items()}
@@ -138,7 +138,7 @@ class Reader:
     async def bounds(self, topic: str, partition: int) -> Bounds:
         """Return the earliest and the next offset."""
         at = self._at(topic, partition)
-        with named(f"asking for the bounds of {topic}/{partition}"):
+        with named(f"reading the first and last offset of {topic}/{partition}"):
             async with asyncio.timeout(_ANSWER_TIMEOUT_MS / 1000):
                 earliest = await self._consumer.beginning_offsets([at])
                 end = await self._consumer.end_offsets([at])
@@ -149,7 +149,7 @@ class Reader:
         at = self._at(topic, partition)
         # Get the end first: records appended between the two requests must not be skipped.
         end = (await self.bounds(topic, partition)).end
-        with named(f"asking {topic}/{partition} for a moment"):
+        with named(f"reading an offset by time in {topic}/{partition}"):
             async with asyncio.timeout(_ANSWER_TIMEOUT_MS / 1000):
                 found = (await self._consumer.offsets_for_times({at: max(0, time_ms)}))[at]
         return end if found is None else int(found.offset)
@@ -161,7 +161,7 @@ class Reader:
         asked = [self._at(topic, number) for number in partitions]
         admin = AIOKafkaAdminClient(**client_settings(self._config))
         try:
-            with named(f"asking for the progress of {group}"):
+            with named(f"reading the committed offsets of {group}"):
                 await admin.start()
                 found = await admin.list_consumer_group_offsets(group, partitions=asked)
         finally:
@@ -197,7 +197,7 @@ class Reader:
                 batches = await self._consumer.getmany(at, timeout_ms=_ANSWER_TIMEOUT_MS)
                 if not batches and await self._consumer.position(at) < end:
                     raise LogUnreachable(
-                        f"reading {topic}/{at.partition} to its end: nothing came within "
+                        f"reading {topic}/{at.partition} to its end: no record arrived within "
                         f"{_ANSWER_TIMEOUT_MS} ms"
                     )
                 records += [

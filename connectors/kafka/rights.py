@@ -34,7 +34,7 @@ async def own_rights(
         No broker answered, or it rejected the login.
     """
     client = AIOKafkaClient(**client_settings(config))
-    with named("asking for rights"):
+    with named("reading the ACLs"):
         await client.bootstrap()
         try:
             names = [config.topic_prefix + topic for topic in topics]

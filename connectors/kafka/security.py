@@ -44,7 +44,7 @@ def _protection(security: KafkaSecurity) -> dict[str, Any]:
         settings["ssl_context"] = ssl_context(security)
     if security.protocol.startswith("sasl"):
         if not security.username or security.password is None:
-            raise SettingsError(f"{security.protocol} needs a user name and a password")
+            raise SettingsError(f"{security.protocol} requires a user name and a password")
         settings |= {
             "sasl_mechanism": security.mechanism,
             "sasl_plain_username": security.username,
@@ -103,7 +103,9 @@ async def probe(config: KafkaConfig) -> None:
     if refusals:
         raise refusals[0]
     if not problems:
-        raise SettingsError("log.kafka.bootstrap names no broker: host:port, separated by commas")
+        raise SettingsError(
+            "log.kafka.bootstrap names no broker. Use host:port, separated by commas"
+        )
     raise LogUnreachable("; ".join(str(problem) for problem in problems))
 
 
@@ -135,33 +137,37 @@ def _verdict(config: KafkaConfig, server: str, error: BaseException) -> LogError
     security = config.security
     if isinstance(error, SaslAuthenticationFailed | AuthenticationFailedError):
         return LogRefused(
-            f"Kafka at {server} refuses user {security.username!r}: wrong password, or no such "
+            f"Kafka at {server} rejects user {security.username!r}: wrong password, or no such "
             f"user for {security.mechanism}. Check log.kafka.username and the password"
         )
     if isinstance(error, UnsupportedSaslMechanismError):
         return LogRefused(
-            f"Kafka at {server} does not know {security.mechanism}; set log.kafka.mechanism to "
+            f"Kafka at {server} does not support {security.mechanism}. Set log.kafka.mechanism to "
             "one that the broker has enabled"
         )
     if isinstance(error, IllegalSaslStateError):
-        return LogRefused(f"Kafka at {server} wants no login; set log.kafka.security without sasl_")
+        return LogRefused(
+            f"Kafka at {server} does not support a login. Set log.kafka.security without sasl_"
+        )
     if isinstance(error, ssl.SSLCertVerificationError):
         return LogRefused(
             f"the certificate of Kafka at {server} is not trusted: {error.verify_message}. Set "
-            "log.kafka.ca_file to the authority that signed it"
+            "log.kafka.ca_file to the certificate of the authority that signed it"
         )
     if isinstance(error, ssl.SSLError):
         return LogRefused(
-            f"Kafka at {server} does not speak TLS on this port ({error.reason}): check "
+            f"Kafka at {server} does not use TLS on this port ({error.reason}). Check "
             "log.kafka.security and the port"
         )
     if isinstance(error, AssertionError | ValueError):
         # aiokafka verifies the server's proof and the SCRAM exchange with these.
-        return LogRefused(f"Kafka at {server} failed the login of {security.mechanism}: {error}")
+        return LogRefused(
+            f"the login at Kafka at {server} with {security.mechanism} failed: {error}"
+        )
     if isinstance(error, KafkaError | EOFError | ConnectionResetError):
         return LogUnreachable(
-            f"Kafka at {server} closed the connection ({error!r}): it is starting or stopping, or "
-            f"this port does not speak {security.protocol}"
+            f"Kafka at {server} closed the connection ({error!r}). It is starting or stopping, or "
+            f"this port does not use {security.protocol}"
         )
     reason = "no answer" if isinstance(error, TimeoutError) else str(error)
-    return LogUnreachable(f"Kafka at {server} is away: {reason or type(error).__name__}")
+    return LogUnreachable(f"Kafka at {server} is unavailable: {reason or type(error).__name__}")

@@ -168,7 +168,7 @@ class PlainSubscription(ConsumerRebalanceListener):  # type: ignore[misc] # aiok
 
     def _check(self) -> None:
         if not self._is_member:
-            raise LogRefused(f"the consumer group {self._group!r} was left; subscribe again")
+            raise LogRefused(f"the consumer group {self._group!r} was left: subscribe again")
         if (failure := self.failure()) is not None:
             raise failure
         raise_if_away(self._reach, self._config.away_limit_s)
@@ -183,7 +183,8 @@ async def commit_held(commit: Awaitable[None], group: str) -> None:
         if not isinstance(error.__cause__, CommitFailedError | IllegalStateError):
             raise
         _log.info(
-            "A commit came after the group was shared out anew; what it was for is read again.",
+            "A commit arrived after the partitions of the group were reassigned. Its records are "
+            "read again.",
             group=group,
         )
 

@@ -158,7 +158,7 @@ def _differing(
         if text is None or int(text) == -1:
             continue
         if expected == -1 or int(text) < expected:
-            wanted = "no limit (-1)" if expected == -1 else f"{expected} at least"
+            wanted = "no limit (-1)" if expected == -1 else f"at least {expected}"
             yield setting, text, wanted
 
 

@@ -39,9 +39,9 @@ MAX_HEADERS: Final = 1000
 
 _UNREADABLE: Final = Counter(
     "flatline_kafka_unreadable_total",
-    "What Kafka delivered and could not be read: records of batches that unpack to too much"
-    " (oversized) or are damaged (damaged), batches whose checksum is wrong each time (checksum),"
-    " and headers with a name that is not UTF-8 (header).",
+    "Records of Kafka that could not be read: records of batches that exceed the limit after "
+    "decompression (oversized) or are damaged (damaged), batches whose checksum is always wrong "
+    "(checksum), and headers with a name that is not UTF-8 (header).",
     ["reason"],
 )
 
@@ -119,7 +119,7 @@ def unpack(codec: int, packed: bytes) -> bytes:
             if unpacker.unconsumed_tail:
                 raise _oversized(packed)
             if not unpacker.eof:
-                raise ValueError("the data is cut off")
+                raise ValueError("the data are truncated")
             return found
         if codec == _SNAPPY:
             return b"".join(_snappy_blocks(packed))
@@ -131,14 +131,20 @@ def unpack(codec: int, packed: bytes) -> bytes:
         # The library's message for a full buffer.
         if "failed to write whole buffer" in str(error):
             raise _oversized(packed) from None
-        raise Unreadable("damaged", f"{len(packed)} bytes do not unpack: {error}") from error
+        raise Unreadable(
+            "damaged", (f"{len(packed)} bytes cannot be decompressed: {error}")
+        ) from error
     except (zlib.error, ValueError, struct.error) as error:
-        raise Unreadable("damaged", f"{len(packed)} bytes do not unpack: {error}") from error
-    raise Unreadable("damaged", f"there is no codec {codec}")
+        raise Unreadable(
+            "damaged", (f"{len(packed)} bytes cannot be decompressed: {error}")
+        ) from error
+    raise Unreadable("damaged", f"unknown codec {codec}")
 
 
 def _oversized(packed: bytes) -> Unreadable:
-    return Unreadable("oversized", f"{len(packed)} bytes unpack to more than {MAX_UNPACKED_BYTES}")
+    return Unreadable(
+        "oversized", (f"{len(packed)} bytes decompress to more than {MAX_UNPACKED_BYTES}")
+    )
 
 
 def _snappy_blocks(packed: bytes) -> Iterator[bytes]:
@@ -150,7 +156,7 @@ def _snappy_blocks(packed: bytes) -> Iterator[bytes]:
     while at < len(packed):
         (size,) = struct.unpack_from(">i", packed, at)
         if size < 0 or at + 4 + size > len(packed):
-            raise ValueError("a block is cut off")
+            raise ValueError("a block is truncated")
         block = _snappy_block(packed[at + 4 : at + 4 + size], left, packed)
         left -= len(block)
         at += 4 + size
@@ -179,7 +185,7 @@ class Batch:
         self._following = following
         self._damage = ""
         if len(raw) < _HEAD.size:
-            raise CorruptRecordException(f"a batch of {len(raw)} bytes has no head")
+            raise CorruptRecordException(f"a batch of {len(raw)} bytes has no complete header")
         head = _HEAD.unpack_from(raw)
         self.base_offset: int = head[0]
         self._attributes: int = head[5]
@@ -230,9 +236,9 @@ class Batch:
         self._attributes, self._last_delta = 0, count - 1
         self._first_time = self._largest_time = max(0, min(self._largest_time, _LATEST_MS))
         self._damage = (
-            f"a batch of {len(self._raw)} bytes from offset {self.base_offset} to"
-            f" {self.next_offset - 1} has a wrong checksum each time it is fetched: the disk of a"
-            " broker is damaged, or its memory"
+            f"a batch of {len(self._raw)} bytes from offset {self.base_offset} to "
+            f"{self.next_offset - 1} has a wrong checksum each time it is fetched: a disk or the "
+            "memory of a broker is damaged"
         )
 
     def __iter__(self) -> Iterator[_AnyRecord]:

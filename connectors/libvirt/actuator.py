@@ -205,14 +205,16 @@ class LibvirtActuator:
         except ActionRefused as error:
             if watch.gave_up is None:
                 raise
-            raise ActionRefused(f"{watch.gave_up}; it was aborted, the VM runs on here") from error
+            raise ActionRefused(
+                f"{watch.gave_up}. It was aborted, and the VM still runs here"
+            ) from error
         finally:
             self._migrating.discard(vm)
 
     async def find_migration(self, vm: bytes, *, target: str, within_s: float) -> None:
         """Wait for a migration that an earlier run of this agent requested."""
         if target not in self._targets:
-            raise HypervisorUnreachable(f"node {target} is no longer among the migration targets")
+            raise HypervisorUnreachable(f"node {target} is not a migration target any more")
         uri = self._targets[target].uri
         self._migrating.add(vm)
         try:
@@ -248,13 +250,13 @@ class LibvirtActuator:
         try:
             await self._ask(vm, end, what=f"end of the copy of {disk}", patience_s=VERB_DEADLINE_S)
         except VmNotFound as error:
-            raise HypervisorUnreachable(f"the VM has gone with what it ran on: {error}") from error
+            raise HypervisorUnreachable(f"the VM and its job have disappeared: {error}") from error
 
     async def abort_job(self, vm: bytes) -> None:
         """Abort the migration that `migrate` is waiting for."""
         if vm not in self._migrating:
             # The agent must not end a backup or migration of another client.
-            raise ActionRefused(f"VM {vm.hex()} has no job that was started from here")
+            raise ActionRefused(f"VM {vm.hex()} has no job that this agent started")
         await self._do(
             vm, lambda domain: domain.abortJob(), what="abort job", deadline_s=VERB_DEADLINE_S
         )
@@ -262,9 +264,7 @@ class LibvirtActuator:
     def _target(self, name: str) -> MigrationTarget:
         if name not in self._targets:
             known = ", ".join(sorted(self._targets)) or "none"
-            raise ActionRefused(
-                f"node {name!r} is not among the migration targets of {self._uri} ({known})"
-            )
+            raise ActionRefused(f"node {name!r} is not a migration target of {self._uri} ({known})")
         return self._targets[name]
 
     async def _ask(
@@ -292,7 +292,7 @@ class LibvirtActuator:
             return call.result()
         except self._library.libvirtError as error:
             if error_code(error) == ERR_NO_DOMAIN:
-                raise VmNotFound(f"{what}: libvirtd knows no such VM") from error
+                raise VmNotFound(f"{what}: libvirtd does not know this VM") from error
             raise HypervisorUnreachable(f"{what}: {error}") from error
 
     async def _do(
@@ -330,7 +330,7 @@ class LibvirtActuator:
             session = await self._link.session()
         except HypervisorUnreachable as error:
             # No request was sent, so nothing was done.
-            raise ActionUnsent(f"{what} was not asked for: {error}") from error
+            raise ActionUnsent(f"{what} was not requested: {error}") from error
 
         def work(connection: Connection) -> None:
             domain = connection.lookupByUUID(_checked(vm))
@@ -338,7 +338,7 @@ class LibvirtActuator:
                 permit is not None
                 and instance(domain, host_mark=session.host_mark) != permit.instance
             ):
-                raise ActionRefused(f"{what} was not sent: the VM was started anew since")
+                raise ActionRefused(f"{what} was not sent: the VM was restarted after the verdict")
 
             def send() -> bool:
                 why = permit and self._forbids(
@@ -351,8 +351,8 @@ class LibvirtActuator:
             action(connection, domain, send)
             if request.late:
                 raise ActionUnsent(
-                    f"{what} was not sent: when {self._uri} answered, the look was too old or the"
-                    " order had expired"
+                    f"{what} was not sent: when {self._uri} answered, the preflight check was too "
+                    "old or the order had expired"
                 )
 
         call = session.start(work, name="libvirt-action")
@@ -366,7 +366,7 @@ class LibvirtActuator:
             unsent = request.withdraw()
         if not returned:
             if unsent:
-                raise ActionUnsent(f"{what} was not asked for: {self._uri} does not answer")
+                raise ActionUnsent(f"{what} was not requested: {self._uri} does not answer")
             raise HypervisorUnreachable(
                 f"{what}: no answer from {self._uri} within {deadline_s:.0f} s; it may still happen"
             )
@@ -380,7 +380,7 @@ class LibvirtActuator:
             code = error_code(error)
             # A VM that is missing after the action was sent may be missing because of it.
             if unsent and code == ERR_NO_DOMAIN:
-                raise VmNotFound(f"{what}: libvirtd knows no such VM") from error
+                raise VmNotFound(f"{what}: libvirtd does not know this VM") from error
             if unsent or code in _NOTHING_DONE:
                 raise ActionRefused(f"{what} was refused: {error}") from error
             raise HypervisorUnreachable(f"{what}: outcome unknown: {error}") from error
@@ -426,10 +426,10 @@ class LibvirtActuator:
             # runs here without a job, it was not migrated.
             if self._stayed(domain):
                 raise ActionRefused(
-                    f"the migration failed, the VM runs on here: {error}"
+                    f"the migration failed, and the VM still runs here: {error}"
                 ) from error
             raise HypervisorUnreachable(
-                f"the migration failed and the VM is not seen to run here: {error}"
+                f"the migration failed, and the VM is not reported to run here: {error}"
             ) from error
 
     def _stayed(self, domain: Domain) -> bool:
@@ -442,5 +442,5 @@ class LibvirtActuator:
 
 def _checked(vm: bytes) -> bytes:
     if len(vm) != UUID_BYTES:
-        raise VmNotFound(f"{vm!r} is not a VM's UUID of {UUID_BYTES} bytes")
+        raise VmNotFound(f"{vm!r} is not the UUID of a VM of {UUID_BYTES} bytes")
     return vm

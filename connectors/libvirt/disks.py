@@ -49,11 +49,13 @@ def disk_of(xml: str, device: str) -> Disk:
             continue
         path = source.get("file") if source is not None else None
         if disk.get("device", "disk") != "disk" or disk.find("readonly") is not None:
-            raise ActionRefused(f"disk {device} is none that the VM writes to")
+            raise ActionRefused(f"the VM does not write to disk {device}")
         if disk.find("shareable") is not None:
-            raise ActionRefused(f"disk {device} is shared with other VMs, which would stay behind")
+            raise ActionRefused(f"disk {device} is shared with other VMs, which would not be moved")
         if path is None:
-            raise ActionRefused(f"disk {device} is no file (type {disk.get('type')}): not moved")
+            raise ActionRefused(
+                f"disk {device} is not a file (type {disk.get('type')}) and cannot be moved"
+            )
         driver, mirror = disk.find("driver"), disk.find("mirror")
         return Disk(
             device=device,
@@ -105,7 +107,7 @@ class DiskMove:
         folder = _folder(connection, self._pool, self._library)
         goal = str(PurePosixPath(folder) / PurePosixPath(disk.path).name)
         if goal == disk.path:
-            raise ActionRefused(f"disk {disk.device} lies in pool {self._pool} already")
+            raise ActionRefused(f"disk {disk.device} already is in pool {self._pool}")
         self._check_room(domain, disk, folder, goal)
         if not send():
             return
@@ -115,29 +117,29 @@ class DiskMove:
         except self._library.libvirtError as error:
             # The error came after the copy was started, so the outcome is unknown.
             raise HypervisorUnreachable(
-                f"the copy of disk {disk.device} to {goal} was begun, what became of it is"
-                f" unknown: {error}"
+                f"the copy of disk {disk.device} to {goal} was started, but its result is unknown: "
+                f"{error}"
             ) from error
 
     def _checked(self, domain: Domain) -> Disk:
         disk = disk_of(domain.XMLDesc(), self._device)
         if disk.copying is not None:
-            raise ActionRefused(f"disk {disk.device} is being copied to {disk.copying} already")
+            raise ActionRefused(f"disk {disk.device} is already being copied to {disk.copying}")
         return disk
 
     def _check_room(self, domain: Domain, disk: Disk, folder: str, goal: str) -> None:
         try:
             found = os.statvfs(folder)
         except OSError as error:
-            raise ActionRefused(f"pool {self._pool} cannot be looked into: {error}") from error
+            raise ActionRefused(f"pool {self._pool} cannot be read: {error}") from error
         if os.path.lexists(goal):
-            raise ActionRefused(f"{goal} exists already; what it is must be found out first")
+            raise ActionRefused(f"{goal} already exists: find out what it is first")
         free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
         need = domain.blockInfo(disk.device)[0]
         if free - need < total * _SPARE_RATIO:
             raise ActionRefused(
-                f"pool {self._pool} has {free / 2**30:.1f} GiB free; the disk may grow to"
-                f" {need / 2**30:.1f} GiB, and {_SPARE_RATIO:.0%} must stay free"
+                f"pool {self._pool} has {free / 2**30:.1f} GiB free. The disk may grow to "
+                f"{need / 2**30:.1f} GiB, and {_SPARE_RATIO:.0%} must stay free"
             )
 
     def _follow(self, domain: Domain, disk: Disk, goal: str, *, deadline: float) -> None:
@@ -145,8 +147,8 @@ class DiskMove:
             now = disk_of(domain.XMLDesc(), disk.device)
             if now.copying is None:
                 raise ActionRefused(
-                    f"the copy of disk {disk.device} ended by an error, the VM runs on its old"
-                    f" disk; what was copied lies at {goal}"
+                    f"the copy of disk {disk.device} failed. The VM still uses its old disk. The "
+                    f"incomplete copy is {goal}"
                 )
             # Check the deadline first: after a long silence of libvirtd the result was reported as
             # unknown, and no pivot may follow that.
@@ -157,16 +159,16 @@ class DiskMove:
             time.sleep(_POLL_S)
         domain.blockJobAbort(disk.device, ABORT_PIVOT)
         if disk_of(domain.XMLDesc(), disk.device).path != goal:
-            raise HypervisorUnreachable(f"disk {disk.device} is not seen to lie at {goal}")
+            raise HypervisorUnreachable(f"disk {disk.device} is not reported at {goal}")
 
     def _give_up(self, domain: Domain, disk: Disk, goal: str) -> None:
         info = domain.blockJobInfo(disk.device)
         done = f"{info.get('cur', 0) / 2**20:.0f} of {info.get('end', 0) / 2**20:.0f} MiB"
         domain.blockJobAbort(disk.device, 0)
         raise ActionRefused(
-            f"the copy of disk {disk.device} was not complete after {self._within_s:.0f} s"
-            f" ({done}); it was given up, the VM runs on its old disk; what was copied lies at"
-            f" {goal}"
+            f"the copy of disk {disk.device} was not complete after {self._within_s:.0f} s "
+            f"({done}) and was aborted. The VM still uses its old disk. The incomplete copy is "
+            f"{goal}"
         )
 
 
@@ -190,11 +192,11 @@ def end_left_copy(
     if disk.copying is not None and folder in PurePosixPath(disk.copying).parents:
         domain.blockJobAbort(device, 0)
         raise ActionRefused(
-            f"the copy of disk {device} that the agent had begun was given up, the VM runs on its"
-            " old disk"
+            f"the copy of disk {device} that the agent had started was aborted. The VM still uses "
+            "its old disk"
         )
     if folder not in PurePosixPath(disk.path).parents:
-        raise ActionRefused(f"disk {device} was not moved, the VM runs on its old one")
+        raise ActionRefused(f"disk {device} was not moved. The VM still uses its old disk")
 
 
 def _folder(connection: Connection, name: str, library: Library) -> str:
@@ -202,9 +204,9 @@ def _folder(connection: Connection, name: str, library: Library) -> str:
     try:
         pool = read_pool(connection.storagePoolLookupByName(name).XMLDesc())
     except library.libvirtError as error:
-        raise ActionRefused(f"pool {name} is not known here: {error}") from error
+        raise ActionRefused(f"pool {name} is unknown here: {error}") from error
     if pool.kind not in _FOLDER_KINDS or pool.folder is None:
-        raise ActionRefused(f"pool {name} is of kind {pool.kind}, its volumes are no files")
+        raise ActionRefused(f"pool {name} is of kind {pool.kind}, and its volumes are not files")
     return pool.folder
 
 

@@ -103,7 +103,7 @@ class LibvirtEvidence:
         why = await self._gather(vm, gathering)
         parts, missing = gathering.taken()
         if not parts:
-            raise EvidenceUnsaved(f"nothing of VM {UUID(bytes=vm)} could be had: {why}")
+            raise EvidenceUnsaved(f"no evidence of VM {UUID(bytes=vm)} is available: {why}")
         about = {"vm": str(UUID(bytes=vm)), "incident": incident, "step": step, "missing": missing}
         left_s = SAVE_DEADLINE_S - (time.monotonic() - began_s)
         try:
@@ -112,7 +112,7 @@ class LibvirtEvidence:
             )
         except StateUnwritable as error:
             raise EvidenceUnsaved(f"evidence cannot be written: {error}") from error
-        lacking = f"; without {', '.join(missing)}" if missing else ""
+        lacking = f"; missing: {', '.join(missing)}" if missing else ""
         return f"{', '.join(kept)} in {path}{lacking}"
 
     async def _gather(self, vm: bytes, gathering: "Gathering") -> str:
@@ -132,7 +132,7 @@ class LibvirtEvidence:
             call.result()
         except self._library.libvirtError as error:
             if error_code(error) == ERR_NO_DOMAIN:
-                return "libvirtd knows no such VM"
+                return "libvirtd does not know this VM"
             return str(error)
         return ""
 
@@ -153,7 +153,7 @@ class Gathering:
             ("screen", lambda: _screenshot(connection, domain, xml)),
             ("samples", lambda: ("samples.json", _samples(connection, domain))),
         )
-        self._missing.update((what, "it was not there in time") for what, _step in steps)
+        self._missing.update((what, "it was not available in time") for what, _step in steps)
         for what, step in steps:
             try:
                 name, content = step()
@@ -180,13 +180,13 @@ def console_tail(xml: str, *, most_bytes: int = CONSOLE_TAIL_BYTES) -> bytes:
     """
     path = _console_file(xml)
     if path is None:
-        raise ValueError("the VM's serial port is written to no file (<serial> has no <log>)")
+        raise ValueError("the serial port of the VM has no log file (<serial> has no <log>)")
     # A pipe or a device in its place would block, and a link may point anywhere.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"{path} is no regular file")
+            raise ValueError(f"{path} is not a regular file")
         file.seek(max(0, found.st_size - most_bytes))
         return file.read(most_bytes)
 
@@ -215,7 +215,7 @@ def _samples(connection: Connection, domain: Domain) -> bytes:
 
 def _screenshot(connection: Connection, domain: Domain, xml: str) -> tuple[str, bytes]:
     if not agreed(read_marks(ElementTree.fromstring(xml)), "screenshots"):
-        raise ValueError("the VM's owner has not agreed to pictures of its screen")
+        raise ValueError("the owner of the VM has not allowed screenshots")
     stream = connection.newStream(0)
     kind = domain.screenshot(stream, 0, 0)
     content = bytearray()
@@ -226,4 +226,4 @@ def _screenshot(connection: Connection, domain: Domain, xml: str) -> tuple[str, 
             return f"screen.{_SUFFIXES.get(kind, 'bin')}", bytes(content)
         content += chunk
     stream.abort()
-    raise ValueError(f"the picture has more than {SCREENSHOT_MAX_BYTES} bytes")
+    raise ValueError(f"the screenshot has more than {SCREENSHOT_MAX_BYTES} bytes")

@@ -152,9 +152,9 @@ class Link:
         opening = self._opening
         if await first_returned([opening], patience_s=OPEN_DEADLINE_S) is None:
             # Two parallel attempts would only wait for the same.
-            self._note_lost("the connection request is not answered")
+            self._note_lost("the connection request has no answer yet")
             raise HypervisorUnreachable(
-                f"libvirtd at {self._uri} has not answered the connection request; still waiting"
+                f"libvirtd at {self._uri} has not answered the connection request. Still waiting"
             )
         if self._opening is not opening:
             # Another waiting caller has taken the result.

@@ -65,7 +65,7 @@ class Watch:
         if self._progress.stalled:
             self.gave_up = self._progress.sentence
         elif time.monotonic() - self._began_s > self._within_s:
-            self.gave_up = f"the migration was not over after {self._within_s:.0f} s"
+            self.gave_up = f"the migration was not complete after {self._within_s:.0f} s"
         if self.gave_up is not None:
             self._aborted_s = time.monotonic()
             abort = session.start(self._abort, name="libvirt-abort")
@@ -109,22 +109,24 @@ async def found_again(
     deadline_s = time.monotonic() + within_s + _ABORT_S
     while (place := await _place(link, library, vm, watch)) in ("migrates", "unseen"):
         if time.monotonic() > deadline_s:
-            raise HypervisorUnreachable(f"what became of the migration of VM {vm.hex()} is unknown")
+            raise HypervisorUnreachable(f"the result of the migration of VM {vm.hex()} is unknown")
         await asyncio.sleep(EVERY_S)
     if place == "here":
         why = f": {watch.gave_up}" if watch.gave_up else ""
-        raise ActionRefused(f"the migration ended and the VM runs on here{why}")
+        raise ActionRefused(f"the migration ended and the VM still runs here{why}")
     check = Call(lambda: _runs_at(library, target_uri, vm), name="libvirt-target")
     if await first_returned([check], patience_s=OPEN_DEADLINE_S) is None:
-        raise HypervisorUnreachable(f"the VM has left, and {target_uri} does not say that it came")
+        raise HypervisorUnreachable(
+            f"the VM has left, and {target_uri} does not report its arrival"
+        )
     try:
         runs = check.result()
     except library.libvirtError as error:
         raise HypervisorUnreachable(
-            f"the VM has left, {target_uri} cannot be asked: {error}"
+            f"the VM has left, and {target_uri} does not answer: {error}"
         ) from error
     if not runs:
-        raise HypervisorUnreachable(f"the VM has left, and it does not run at {target_uri}")
+        raise HypervisorUnreachable(f"the VM has left, and does not run at {target_uri}")
 
 
 async def _place(link: Link, library: Library, vm: bytes, watch: Watch) -> Place:

@@ -122,13 +122,11 @@ class Poller:
         silent_s = (time.monotonic_ns() - self._silent_since_ns) / 1e9
         if stuck > MAX_STUCK and any(call.waits for call in earlier):
             return HypervisorStuck(
-                f"{stuck} calls wait for VMs whose monitor is silent: more would starve libvirtd; "
-                "a new process finds those VMs marked as taken"
+                f"{stuck} calls wait for VMs whose QEMU monitor does not answer, and more would "
+                "block libvirtd. A new process marks those VMs as blocked from the start"
             )
         if silent_s >= self._patience.silence_s:
-            return HypervisorStuck(
-                f"libvirtd has answered keepalives and nothing else for {silent_s:.0f} s"
-            )
+            return HypervisorStuck(f"libvirtd has answered only keepalives for {silent_s:.0f} s")
         return HypervisorUnreachable(
             f"libvirtd has answered none of {len(self._unanswered)} calls for {silent_s:.0f} s"
         )

@@ -72,7 +72,7 @@ class Progress:
     def sentence(self) -> str:
         """Why a stalled migration is aborted."""
         return (
-            f"the migration does not converge: after {self.at_s:.0f} s pass {self.number} over the"
-            f" memory began with {self.left_bytes / 2**20:.0f} MiB left, pass {self.best_number}"
-            f" with {self.best_bytes / 2**20:.0f} MiB"
+            f"the migration does not converge: after {self.at_s:.0f} s, pass {self.number} over "
+            f"the memory began with {self.left_bytes / 2**20:.0f} MiB left, while pass "
+            f"{self.best_number} had {self.best_bytes / 2**20:.0f} MiB left"
         )

@@ -43,7 +43,7 @@ def reset(domain: Domain, *, library: Library) -> None:
     except library.libvirtError as error:
         # The error came after the reset was done, so the outcome is unknown.
         raise HypervisorUnreachable(
-            f"the VM was reset, what became of it is unknown: {error}"
+            f"the VM was reset, and its present state is unknown: {error}"
         ) from error
 
 
@@ -60,7 +60,7 @@ def finish(domain: Domain, *, library: Library) -> None:
     state = domain.state()
     if not was_reset(state):
         raise ActionRefused(
-            f"the VM is in state {state[0]}, reason {state[1]}, not left by a reset"
+            f"the VM is in state {state[0]}, reason {state[1]}, which a reset does not cause"
         )
     _resume(domain, library=library)
 
@@ -72,5 +72,5 @@ def _resume(domain: Domain, *, library: Library) -> None:
         if not crashed(domain.state()):
             return  # it runs: another client, or libvirt itself, was faster
         raise HypervisorUnreachable(
-            f"the VM was reset but stays paused, resume failed: {error}"
+            f"the VM was reset but stays paused, because the resume failed: {error}"
         ) from error

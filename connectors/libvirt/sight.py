@@ -112,7 +112,7 @@ def _statistics(connection: Connection, domain: Domain, *, uri: str) -> tuple[Do
         mono_ns = moment_ns()
         records = connection.domainListGetStats([domain], STATS, NOWAIT)
         if not records:
-            raise VmNotFound(f"VM {domain.UUID().hex()} has gone from {uri} meanwhile")
+            raise VmNotFound(f"VM {domain.UUID().hex()} has disappeared from {uri}")
         if pause_s is None or monitor_answered(records[0][1]):
             break
         time.sleep(pause_s)

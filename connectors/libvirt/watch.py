@@ -211,7 +211,9 @@ class LibvirtWatch:
             try:
                 connection.lookupByUUID(vm).setMemoryStatsPeriod(period_s, AFFECT_LIVE)
             except self._library.libvirtError as error:
-                raise ActionRefused(f"the balloon's period was not set: {error}") from error
+                raise ActionRefused(
+                    f"the period of the balloon statistics was not set: {error}"
+                ) from error
 
         await self._ask(change, what="balloon period", patience_s=_QUESTION_S)
 

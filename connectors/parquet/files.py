@@ -87,7 +87,7 @@ class Files:
             return True
         if path not in self._passed_over:
             self._passed_over.add(path)
-            _log.warning("This is no file of the history and is passed over.", file=str(path))
+            _log.warning("This is not a file of the history and is skipped.", file=str(path))
         return False
 
     def _entries(self, folder: Path) -> list[Path]:
@@ -97,8 +97,8 @@ class Files:
             return []  # never made, or expired
         except OSError as error:
             raise HistoryUnreachable(
-                f"{folder} cannot be read: {error.strerror}. Give the user of this process the"
-                " right to."
+                f"{folder} cannot be read: {error.strerror}. Allow the user of this process to "
+                "read it."
             ) from error
 
     def set_aside(self, path: Path, why: str) -> None:
@@ -112,10 +112,10 @@ class Files:
         except FileNotFoundError:
             return  # another process did, or the file was merged into a larger one
         except OSError as error:
-            done = f"is left out, and cannot be renamed ({error.strerror})"
+            done = f"is skipped, and cannot be renamed ({error.strerror})"
         _log.error(
-            f"A file of the history cannot be read and {done}: its rows are missing. Restore it"
-            f" from a copy, or delete it.",
+            f"A file of the history cannot be read and {done}, so its rows are missing. Restore "
+            "it from a copy, or delete it.",
             file=str(path),
             reason=why.partition("\n")[0][:300],
         )

@@ -171,7 +171,7 @@ class ParquetHistory:
             # all later merges fail too.
             if not self._without_damaged(measurement, files):
                 _log.warning(
-                    "Files of the history are not merged for now.", reason=str(error)[:300]
+                    "Files of the history are not merged at present.", reason=str(error)[:300]
                 )
             return
         for path in files:
@@ -255,7 +255,7 @@ def _database() -> duckdb.DuckDBPyConnection:
     try:
         return duckdb.connect(config={"memory_limit": _MEMORY, "threads": "2"})
     except duckdb.Error as error:
-        raise HistoryUnreachable(f"DuckDB does not start: {error}.") from error
+        raise HistoryUnreachable(f"DuckDB cannot start: {error}.") from error
 
 
 def _damage(measurement: str, path: Path) -> str:
@@ -291,7 +291,7 @@ def _refused(
         if row < len(points):
             return RefusedRow(places[id(points)], row, _text(points, row), why)
         row -= len(points)
-    raise AssertionError("a row of a table is one of its points")
+    raise AssertionError("each row of a table is one point of the measurement")
 
 
 def _table(

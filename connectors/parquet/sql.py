@@ -124,7 +124,7 @@ def _call(field: str, statistic: str) -> str:
         return _CALLS[statistic].format(field=field)
     except KeyError:
         raise ValueError(
-            f"{statistic!r} is no statistic: {', '.join(sorted(_CALLS))}, p0 to p99"
+            f"{statistic!r} is not a statistic. Known: {', '.join(sorted(_CALLS))}, p0 to p99"
         ) from None
 
 

@@ -39,7 +39,7 @@ def mac_bytes(text: str) -> bytes:
     """
     mac = bytes.fromhex(text.replace(":", ""))
     if len(mac) != 6:
-        raise ValueError(f"{text!r} is no MAC address")
+        raise ValueError(f"{text!r} is not a MAC address")
     return mac
 
 

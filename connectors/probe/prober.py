@@ -69,9 +69,9 @@ def may_probe() -> str:
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
     except PermissionError:
-        return "CAP_NET_RAW is missing"
+        return "the capability CAP_NET_RAW is missing"
     except (OSError, AttributeError) as error:
-        return f"there are no packet sockets here ({error})"
+        return f"packet sockets are not available here ({error})"
     return ""
 
 
@@ -95,7 +95,7 @@ class BridgeProber:
     async def ask(self, card: Card, addresses: Sequence[str], *, within_s: float) -> ProbeAnswer:
         """See `engine.ports.Prober`."""
         if not addresses:
-            return ProbeAnswer("unknown", why="no address of it is known")
+            return ProbeAnswer("unknown", why="its address is unknown")
         try:
             asked = mac_bytes(card.mac)
             async with asyncio.timeout(within_s):
@@ -104,7 +104,7 @@ class BridgeProber:
         except TimeoutError:
             return ProbeAnswer("silent")
         except PermissionError:
-            return ProbeAnswer("unknown", why="CAP_NET_RAW is missing")
+            return ProbeAnswer("unknown", why="the capability CAP_NET_RAW is missing")
         except (OSError, ValueError) as error:
             return ProbeAnswer("unknown", why=f"{card.bridge}: {error}")
 

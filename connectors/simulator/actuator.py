@@ -92,7 +92,7 @@ class SimulatedActuator:
         world = self._world
         world.sync()
         if world.unreachable[self._node]:
-            raise HypervisorUnreachable(f"look: node {self._name} does not answer")
+            raise HypervisorUnreachable(f"preflight check: node {self._name} does not answer")
         lane = self._lane(vm, "look")
         one = np.array([lane])
         counters, vcpus = world.meters.read(one, world.now_ns)
@@ -156,7 +156,7 @@ class SimulatedActuator:
         """Refuse: here a reset is one step that leaves no VM paused."""
 
         async def work(lane: int) -> bool:
-            raise ActionRefused("the VM does not stand paused by a reset")
+            raise ActionRefused("the VM is not paused after a reset")
 
         await self._do(vm, "finish_reset", work, permit=permit)
 
@@ -200,7 +200,7 @@ class SimulatedActuator:
             await self._until_over(migration, within_s=within_s)
         place = world.topology.nodes[int(world.guests.node[lane])]
         if place == self._name:
-            raise ActionRefused(f"the migration of VM {vm.hex()} ended and it runs on here")
+            raise ActionRefused(f"the migration of VM {vm.hex()} ended, and the VM still runs here")
         if place != target:
             raise HypervisorUnreachable(f"VM {vm.hex()} is neither here nor on {target}")
 
@@ -224,11 +224,11 @@ class SimulatedActuator:
                 raise ActionRefused(f"node {self._name} cannot open pool {target!r}")
             goal = pools.index(target)
             if goal == int(world.topology.pool[lane]):
-                raise ActionRefused(f"the disk is on {target} already")
+                raise ActionRefused(f"the disk already is on {target}")
             if world.guests.job[lane]:
-                raise ActionRefused("the VM has a job already")
+                raise ActionRefused("the VM already has a job")
             if not lifecycle.runs(world, lane):
-                raise ActionRefused("the VM does not run")
+                raise ActionRefused("the VM is not running")
             move = lifecycle.move_disk(world, lane, goal)
             deadline_ns = world.now_ns + round(within_s * NS_PER_S)
             while move.outcome == "running":
@@ -253,7 +253,7 @@ class SimulatedActuator:
             lifecycle.give_up_disk(world, move)
         if world.topology.pools[int(world.topology.pool[lane])] != target:
             raise ActionRefused(
-                f"disk {disk} of VM {vm.hex()} was not moved, it runs on its old one"
+                f"disk {disk} of VM {vm.hex()} was not moved. The VM still uses its old disk"
             )
 
     async def abort_job(self, vm: bytes) -> None:
@@ -262,7 +262,7 @@ class SimulatedActuator:
         async def work(lane: int) -> bool:
             migration = self._migrations.get(lane)
             if migration is None:
-                raise ActionRefused(f"VM {vm.hex()} has no job that was started from here")
+                raise ActionRefused(f"VM {vm.hex()} has no job that this agent started")
             lifecycle.finish_migration(self._world, migration, "aborted")
             return True
 
@@ -283,31 +283,31 @@ class SimulatedActuator:
             self._migrations.pop(lane, None)
         if migration.outcome != "done":
             vm = world.topology.uuids[lane].hex()
-            raise ActionRefused(f"migrate of VM {vm}: {migration.outcome}, it stays here")
+            raise ActionRefused(f"migrate of VM {vm}: {migration.outcome}, the VM stays here")
 
     def _check_migration(self, lane: int, target: str, goal: int | None) -> None:
         world = self._world
         if goal is None:
-            raise ActionRefused(f"node {target!r} is not among the migration targets")
+            raise ActionRefused(f"node {target!r} is not a migration target")
         if goal == self._node:
             raise ActionRefused(f"the VM already runs on {target}")
         if world.unreachable[goal]:
             raise ActionRefused(f"node {target} does not answer")
         if world.topology.pool[lane] not in world.topology.pools_seen_by(goal):
-            raise ActionRefused(f"node {target} cannot open the VM's pool")
+            raise ActionRefused(f"node {target} cannot open the pool of the VM")
         if world.guests.job[lane]:
-            raise ActionRefused("the VM has a job already")
+            raise ActionRefused("the VM already has a job")
         if not lifecycle.runs(world, lane):
-            raise ActionRefused("the VM does not run")
+            raise ActionRefused("the VM is not running")
 
     def _lane(self, vm: bytes, what: str) -> int:
         """Return the VM's index if it runs here."""
         world = self._world
         lane = world.topology.lane_of.get(vm)
         if lane is None or world.guests.node[lane] != self._node:
-            raise VmNotFound(f"{what}: node {self._name} knows no VM {vm.hex()}")
+            raise VmNotFound(f"{what}: node {self._name} does not know VM {vm.hex()}")
         if lifecycle.condition(world, lane) is Condition.OFF:
-            raise VmNotFound(f"{what}: VM {vm.hex()} is defined on {self._name} but does not run")
+            raise VmNotFound(f"{what}: VM {vm.hex()} is defined on {self._name} but is not running")
         return lane
 
     async def _do(
@@ -324,10 +324,12 @@ class SimulatedActuator:
         world.sync()
         if world.unreachable[self._node]:
             # No request was sent, so nothing was done.
-            raise ActionUnsent(f"{what} was not asked for: node {self._name} does not answer")
+            raise ActionUnsent(f"{what} was not requested: node {self._name} does not answer")
         lane = self._lane(vm, what)
         if permit is not None and permit.instance != int(world.guests.instance[lane]):
-            raise ActionRefused(f"{what} of VM {vm.hex()} was not sent: it was started anew since")
+            raise ActionRefused(
+                f"{what} of VM {vm.hex()} was not sent: the VM was restarted after the verdict"
+            )
         why = permit.last_check(await self.look(vm)) if permit is not None else None
         if why is not None:
             raise ActionRefused(f"{what} of VM {vm.hex()} was not sent: {why}")
@@ -363,7 +365,7 @@ class SimulatedActuator:
             case "lie":
                 return
             case _:
-                raise ValueError(f"{how!r} is no interference")
+                raise ValueError(f"{how!r} is not a known interference")
 
     def _note_harm(self, lane: int, action: str, *, beyond_harm: frozenset[Condition]) -> None:
         was = lifecycle.condition(self._world, lane)

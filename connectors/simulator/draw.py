@@ -43,7 +43,7 @@ def draw_incidents(
     scopes = {**FAULTS, **CONFOUNDERS}
     needed = sum(scopes[kind] == "vm" for kind in kinds)
     if needed > plan.vms:
-        raise ValueError(f"{needed} incidents need a VM of their own, the plan has {plan.vms}")
+        raise ValueError(f"{needed} incidents need one VM each, but the plan has {plan.vms} VMs")
     vms = iter(rng.permutation(plan.vms)[:needed].tolist())
     drawn = []
     for kind in kinds:

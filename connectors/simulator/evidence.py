@@ -42,6 +42,6 @@ class SimulatedEvidence:
         if world.unreachable[self._node]:
             raise EvidenceUnsaved(f"node {self._name} does not answer")
         if lane is None or world.guests.node[lane] != self._node:
-            raise EvidenceUnsaved(f"node {self._name} knows no VM {vm.hex()}")
+            raise EvidenceUnsaved(f"node {self._name} does not know VM {vm.hex()}")
         world.truth.evidence.append(Kept(lane, incident, step, world.now_ns))
         return f"console.txt in memory of {self._name}"

@@ -97,12 +97,14 @@ class Incident:
         """Reject an incident that no world could play."""
         scope = FAULTS.get(self.kind) or CONFOUNDERS.get(self.kind)
         if scope is None:
-            raise ValueError(f"{self.kind!r} is no incident: {sorted({**FAULTS, **CONFOUNDERS})}")
+            raise ValueError(
+                f"{self.kind!r} is not an incident. Known: {sorted({**FAULTS, **CONFOUNDERS})}"
+            )
         named = {"vm": self.vms, "node": self.node, "pool": self.pool, "network": self.network}
         if scope != "fleet" and not named[scope]:
-            raise ValueError(f"{self.kind} happens to a {scope}: name it")
+            raise ValueError(f"{self.kind} requires the name of a {scope}")
         if self.at_s < 0:
-            raise ValueError(f"{self.kind} at {self.at_s} s is before the world began")
+            raise ValueError(f"{self.kind} at {self.at_s} s is before the begin of the simulation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +215,7 @@ class WorldPlan:
         if unknown:
             raise ValueError(f"unknown workloads {sorted(unknown)}: {WORKLOADS}")
         if min(self.cells, self.nodes_per_cell, self.vms_per_node, self.zones) < 1:
-            raise ValueError("a site has at least one zone, cell, node and VM")
+            raise ValueError("a site needs at least one zone, cell, node and VM")
         if self.pools_per_cell + self.site_pools < 1:
             raise ValueError("VMs need a pool: pools_per_cell and site_pools are both 0")
         if self.networks_per_cell + self.site_networks < 1:

@@ -72,7 +72,7 @@ class _JumpingSelector(selectors.BaseSelector):
         if timeout is None:
             if len(self._real.get_map()) <= self.own_descriptors:
                 raise DeadlockError(
-                    "nothing is ready, no timer is set and no I/O is open at virtual time "
+                    "no task is ready, no timer is set and no I/O is open at virtual time "
                     f"{self.now_s:.3f} s: " + _what_waits()
                 )
             return self._wait_really()
@@ -192,7 +192,7 @@ def _what_waits() -> str:
     """Return the tasks of the loop and their current lines."""
     tasks = sorted(asyncio.all_tasks(asyncio.get_running_loop()), key=lambda task: task.get_name())
     if not tasks:
-        return "no task is left, and nobody stops the loop"
+        return "no task remains to stop the loop"
     return "; ".join(f"{task.get_name()} waits {_place(task)}" for task in tasks)
 
 

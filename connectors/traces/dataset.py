@@ -147,16 +147,18 @@ def open_dataset(prefix: str | Path) -> Dataset:
         raise SettingsError(f"{samples} holds no samples.")
     interval_s = interval_of(chain([first], blocks))
     if interval_s is None:
-        raise SettingsError(f"{samples}: no VM has two samples, so their interval is not known.")
+        raise SettingsError(
+            f"{samples}: no VM has two samples, so the sampling interval is unknown."
+        )
     if interval_s > MAX_INTERVAL_S:
         raise SettingsError(
-            f"{samples}: samples of a VM are {interval_s:,.0f} s apart, {MAX_INTERVAL_S:,} s at"
-            " most. Is t in seconds, and written with all its digits?"
+            f"{samples}: samples of a VM are {interval_s:,.0f} s apart, at most {MAX_INTERVAL_S:,} "
+            "s are allowed. Check that t is in seconds and written with all its digits."
         )
     if interval_s < MIN_INTERVAL_S:
         raise SettingsError(
-            f"{samples}: samples of a VM are {interval_s:.2g} s apart, {MIN_INTERVAL_S:g} s at"
-            " least. Is t in seconds, and not in minutes, hours or days?"
+            f"{samples}: samples of a VM are {interval_s:.2g} s apart, at least {MIN_INTERVAL_S:g} "
+            "s are required. Check that t is in seconds, not in minutes, hours or days."
         )
     return Dataset(
         name=Path(prefix).name,
@@ -217,7 +219,7 @@ def _check_times(path: Path, block: Block, columns: tuple[str, ...], last_s: flo
             continue
         index = next(i for i, time_s in enumerate(times.tolist()) if not_seconds(time_s))
         value = float(times[index])
-        told = f"{value}" if np.isfinite(value) else "empty or no finite number"
+        told = f"{value}" if np.isfinite(value) else "empty or not a finite number"
         raise SettingsError(
             f"{path}, near line {block.first_line + index}: {column} is {told}, "
             f"{not_seconds(value)}."
@@ -228,8 +230,8 @@ def _check_times(path: Path, block: Block, columns: tuple[str, ...], last_s: flo
         index = int(np.flatnonzero(back)[0])
         before = last_s if index == 0 else float(arrived[index - 1])
         raise SettingsError(
-            f"{path}, near line {block.first_line + index}: {columns[0]} goes back from "
-            f"{before:.3f} to {float(arrived[index]):.3f}; rows must be sorted by it."
+            f"{path}, near line {block.first_line + index}: {columns[0]} decreases from "
+            f"{before:.3f} to {float(arrived[index]):.3f}. Rows must be sorted by it."
         )
 
 
@@ -244,8 +246,8 @@ def _samples_path(prefix: str) -> tuple[Path, bool]:
     hint = ""
     for name in ("_traces.csv", "_stream.csv"):
         if name in prefix:
-            hint = f" Name it by what stands before it: {prefix[: prefix.rindex(name)]}"
-    raise SettingsError(f"{prefix} names no dataset: there is none of {', '.join(tried)}.{hint}")
+            hint = f" Use the part before that suffix: {prefix[: prefix.rindex(name)]}"
+    raise SettingsError(f"{prefix} is not a dataset: none of {', '.join(tried)} exists.{hint}")
 
 
 def _table_beside(path: Path) -> Path:
@@ -263,8 +265,8 @@ def read_vms(path: Path) -> tuple[TraceVm, ...]:
     """
     if not path.exists():
         raise SettingsError(
-            f"{path} is not there: PREFIX_vms.csv is required and names the VMs, with the columns "
-            f"{', '.join(_TABLE)}."
+            f"{path} does not exist. PREFIX_vms.csv is required and lists the VMs, with the "
+            f"columns {', '.join(_TABLE)}."
         )
     found: dict[str, TraceVm] = {}
     for line, row in read_rows(path, _TABLE):
@@ -276,7 +278,7 @@ def read_vms(path: Path) -> tuple[TraceVm, ...]:
                     f" {MAX_NAME}. Shorten it here and in the samples."
                 )
         if vm in found:
-            raise SettingsError(f"{path}, line {line}: VM {vm!r} stands there twice.")
+            raise SettingsError(f"{path}, line {line}: VM {vm!r} occurs twice.")
         vcpus = number(path, line, "ncpu", row["ncpu"])
         if not 1 <= vcpus <= 4096 or vcpus != int(vcpus):
             raise SettingsError(f"{path}, line {line}: ncpu is {row['ncpu']!r}, must be 1 to 4096.")
@@ -286,13 +288,13 @@ def read_vms(path: Path) -> tuple[TraceVm, ...]:
             capacity = number(path, line, "mem_capacity_mb", text)
             if not 0 <= capacity <= _MOST_MIB:
                 raise SettingsError(
-                    f"{path}, line {line}: mem_capacity_mb is {text}, must be 0 to {_MOST_MIB:,};"
-                    " leave it empty where it is not known."
+                    f"{path}, line {line}: mem_capacity_mb is {text}, must be 0 to {_MOST_MIB:,}. "
+                    "Leave it empty if it is unknown."
                 )
             memory = round(capacity * _MIB)
         found[vm] = TraceVm(vm, host, int(vcpus), memory)
     if not found:
-        raise SettingsError(f"{path} names no VM.")
+        raise SettingsError(f"{path} lists no VM.")
     return tuple(sorted(found.values(), key=lambda vm: (vm.host, vm.id)))
 
 
@@ -314,7 +316,7 @@ def _read_operations(path: Path, places: dict[str, int]) -> tuple[Operation, ...
             )
         if row["operation"] not in OPERATIONS:
             raise SettingsError(
-                f"{path}, line {line}: operation is {row['operation']!r}; known are "
+                f"{path}, line {line}: operation is {row['operation']!r}. Known operations: "
                 f"{', '.join(OPERATIONS)}."
             )
         time_s = number(path, line, "t", row["t"])

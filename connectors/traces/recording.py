@@ -137,9 +137,9 @@ class DatasetRecording:
 def _hole(name: str, before_ms: int, after_ms: int) -> str:
     """Return the error message for two consecutive times that are too far apart."""
     return (
-        f"{name}: nothing happens from t = {before_ms / 1000:.0f} to {after_ms / 1000:.0f}, for"
-        f" {(after_ms - before_ms) / _LONGEST_HOLE_MS:,.1f} years. One of the two times is wrong,"
-        " in the samples or in the lifecycle: correct it, or leave that row out."
+        f"{name}: there is no record from t = {before_ms / 1000:.0f} to {after_ms / 1000:.0f}, for "
+        f"{(after_ms - before_ms) / _LONGEST_HOLE_MS:,.1f} years. One of these times is wrong, in "
+        "the samples or in the lifecycle. Correct it, or remove that row."
     )
 
 

@@ -149,8 +149,8 @@ def _opened(path: Path) -> TextIO:
 def _unreadable(path: Path, error: Exception) -> SettingsError:
     if isinstance(error, EOFError | zlib.error):
         return SettingsError(
-            f"{path} cannot be read: the compressed file is cut off or damaged ({error}). Copy or"
-            " write it again."
+            f"{path} cannot be read: the compressed file is truncated or damaged ({error}). Copy "
+            "or create it again."
         )
     return SettingsError(f"{path} cannot be read: {error}.")
 
@@ -158,7 +158,7 @@ def _unreadable(path: Path, error: Exception) -> SettingsError:
 def _header(path: Path, file: TextIO, columns: Sequence[str]) -> list[str]:
     line = file.readline()
     if line.startswith(_OTHER_MARKS) or "\x00" in line[:4]:
-        raise SettingsError(f"{path} cannot be read: it is UTF-16 or no text. Write it as UTF-8.")
+        raise SettingsError(f"{path} cannot be read: it is UTF-16 or not text. Save it as UTF-8.")
     # Spreadsheets write a byte order mark at the start of an export.
     line = line.removeprefix(_UTF8_MARK)
     _require_utf8(path, [line], line, first_line=1)
@@ -168,12 +168,12 @@ def _header(path: Path, file: TextIO, columns: Sequence[str]) -> list[str]:
         found = ",".join(header) or "empty"
         hint = " Fields are separated by commas." if header and "," not in line else ""
         raise SettingsError(
-            f"{path} has no column {', '.join(missing)}; its header is {found}.{hint}"
+            f"{path} has no column {', '.join(missing)}. Its header is {found}.{hint}"
         )
     twice = [column for column in columns if header.count(column) > 1]
     if twice:
         raise SettingsError(
-            f"{path}: its header names {', '.join(twice)} more than once; leave one of them."
+            f"{path}: the header names {', '.join(twice)} more than once. Keep one of them."
         )
     return header
 
@@ -193,8 +193,8 @@ def _require_utf8(path: Path, lines: list[str], text: str, *, first_line: int) -
             wrong = f"byte 0x{error.object[error.start]:02x}, which is not UTF-8"
         if wrong:
             raise SettingsError(
-                f"{path}, line {first_line + index}: {wrong}. Write the file as UTF-8"
-                " (spreadsheets call it `CSV UTF-8`; `iconv -t UTF-8` converts)."
+                f"{path}, line {first_line + index}: {wrong}. Save the file as UTF-8 (spreadsheets "
+                "call it `CSV UTF-8`; `iconv -t UTF-8` converts)."
             )
 
 
@@ -202,7 +202,7 @@ def _wrong_count(
     path: Path, header: list[str], fields: Sequence[str], *, line: int
 ) -> SettingsError:
     return SettingsError(
-        f"{path}, line {line}: {len(fields)} fields where the header names {len(header)}."
+        f"{path}, line {line}: {len(fields)} fields, but the header has {len(header)}."
     )
 
 
@@ -217,8 +217,9 @@ def _quoted(
             records = list(islice(reader, rows))
         except csv.Error as error:
             raise SettingsError(
-                f"{columns.path}, near line {first_line + reader.line_num}: {error}. A quoted"
-                " field ends with a quote before a comma or a line end; a quote in it is doubled."
+                f"{columns.path}, near line {first_line + reader.line_num}: {error}. A quoted "
+                "field must end with a quote before a comma or a line end, and quotes in it must "
+                "be doubled."
             ) from error
         if not records:
             return
@@ -274,7 +275,9 @@ def _plain(columns: _Columns, lines: list[str], text: str, *, first_line: int) -
         # A literal NaN stays NaN where empty fields become zero. A VM whose name looks like one
         # only costs time.
         zeros = _loaded(columns, _filled(text, "0"))
-        assert zeros is not None, "what could be read with one filling is read with another"
+        assert zeros is not None, (
+            "a field that is readable with one fill value is readable with the other"
+        )
         for row, name in enumerate((zeros.dtype.names or ())[1:]):
             numbers[row, np.isnan(zeros[name])] = np.inf
     return found["name"], numbers
@@ -312,14 +315,14 @@ def _complaint(
             if not fields[place] or not np.isnan(_value(fields[place])):
                 continue
             if fields[place].strip().lower().lstrip("+-") != "nan":
-                hint = "leave the field empty where nothing was measured"
+                hint = "leave the field empty if there is no measurement"
                 if header[place] in _TIMES:
                     hint = "write seconds since the epoch"
                 return SettingsError(
-                    f"{path}, line {line}: {header[place]} is {_decoded(fields[place])!r}, not a"
-                    f" number; {hint}."
+                    f"{path}, line {line}: {header[place]} is {_decoded(fields[place])!r}, not a "
+                    f"number: {hint}."
                 )
-    return SettingsError(f"{path}, lines {first_line} on: not a table of numbers.")
+    return SettingsError(f"{path}, lines {first_line} and later: not a table of numbers.")
 
 
 def _value(text: str) -> float:

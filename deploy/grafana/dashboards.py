@@ -113,7 +113,7 @@ def _nodes() -> dashboard.Dashboard:
         )
         .with_panel(
             _number(
-                "Alerts that fired",
+                "Firing alerts",
                 "short",
                 'SELECT count("confidence") FROM "long"."flatline_alert" WHERE $timeFilter AND'
                 " \"state\" = 'firing'",
@@ -148,7 +148,7 @@ def fleet() -> Dashboard:
         _nodes()
         .with_panel(
             _lines(
-                "Free in each pool",
+                "Free space of each pool",
                 "bytes",
                 InfluxQL(
                     _over_time('min("available_bytes_min")', pool, by='"pool"'), alias="$tag_pool"
@@ -173,7 +173,7 @@ def fleet() -> Dashboard:
         )
         .with_panel(
             table.Panel()
-            .title("What was decided and done")
+            .title("Decisions and actions")
             .datasource(SOURCE)
             .span(24)
             .height(8)
@@ -210,7 +210,7 @@ def _cpu() -> dashboard.Dashboard:
         .annotation(_Alerts())
         .with_panel(
             _lines(
-                "CPU, and what was foretold for it half an hour before",
+                "CPU use, and its forecast half an hour before",
                 "short",
                 InfluxQL(_over_time('mean("cpu_cores_mean")', minute, where=_VM), alias="cores"),
                 InfluxQL(_over_time('mean("mean")', foretold, where=soll), alias="foretold"),
@@ -220,7 +220,7 @@ def _cpu() -> dashboard.Dashboard:
         )
         .with_panel(
             _lines(
-                "Cores waited for",
+                "CPU contention in cores",
                 "short",
                 InfluxQL(_over_time('mean("cpu_delay_cores_mean")', minute, where=_VM)),
             )

@@ -75,7 +75,7 @@ USUAL: Final = (
         group_by=("vm",),
     ),
     _usual(
-        "Which VMs wait for CPU? Cores waited for, by VM and hour, last week",
+        "Which VMs wait for CPU? Contention in cores, by VM and hour, last week",
         "flatline_vm_1h",
         (("cpu_delay_cores_mean", "mean"), ("cpu_delay_cores_p95", "max")),
         days=7,
@@ -125,7 +125,7 @@ USUAL: Final = (
         every_s=3600,
     ),
     _usual(
-        "What was the forecast (Soll) for a VM, half an hour ahead?",
+        "What was the forecast for a VM, half an hour ahead?",
         "flatline_forecast",
         (("mean", "mean"), ("lo90", "min"), ("hi90", "max")),
         days=1,
@@ -133,14 +133,14 @@ USUAL: Final = (
         every_s=300,
     ),
     _usual(
-        "How far was each VM from the expectation? Worst minute of the last day",
+        "How far was each VM from its expected values? Worst minute of the last day",
         "flatline_score",
         (("worst_z", "max"), ("cpu_cores", "mean"), ("cpu_cores_expected", "mean")),
         days=1,
         group_by=("vm",),
     ),
     _usual(
-        "How many alerts were there, by kind, each day?",
+        "How many alerts were there, by kind and day?",
         "flatline_alert",
         (("confidence", "count"),),
         days=30,
@@ -171,7 +171,7 @@ USUAL: Final = (
         group_by=("scope", "subject", "resource"),
     ),
     _usual(
-        "How much have the disks of each VM written? Raw counters, with Telegraf's names",
+        "How much have the disks of each VM written? Raw counters, with the names of Telegraf",
         "libvirt_block",
         (("wr_bytes", "min"), ("wr_bytes", "max")),
         days=1,

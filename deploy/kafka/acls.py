@@ -62,7 +62,7 @@ def _role(name: str) -> Role:
     for role in ROLES:
         if role == name:
             return role
-    raise ValueError(f"{name!r} is no role: {', '.join(ROLES)}")
+    raise ValueError(f"{name!r} is not a role. Known roles: {', '.join(ROLES)}")
 
 
 def command(acl: Acl, *, server: str, config: str) -> str:
@@ -80,10 +80,10 @@ def command(acl: Acl, *, server: str, config: str) -> str:
 def main() -> int:
     """Print the commands and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("principals", type=Path, help="TOML: [principals], name = [roles]")
+    parser.add_argument("principals", type=Path, help="TOML file: [principals], name = [roles]")
     parser.add_argument("--bootstrap-server", default="localhost:9092")
     parser.add_argument("--command-config", default="", help="client settings of an administrator")
-    parser.add_argument("--topic-prefix", default="", help="as log.kafka.topic_prefix")
+    parser.add_argument("--topic-prefix", default="", help="same value as log.kafka.topic_prefix")
     given = parser.parse_args()
     table = tomllib.loads(given.principals.read_text())["principals"]
     for acl in acls(table, prefix=given.topic_prefix):

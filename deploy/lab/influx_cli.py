@@ -12,14 +12,14 @@ from deploy.lab.kafka_jars import LabError, cache_dir
 
 def main(arguments: list[str] | None = None) -> int:
     """Execute the command line and return the exit code."""
-    parser = argparse.ArgumentParser(prog="influx", description="The lab's InfluxDB.")
+    parser = argparse.ArgumentParser(prog="influx", description="Control the InfluxDB of the lab.")
     parser.add_argument(
         "action", choices=["fetch", "up", "down", "start", "stop", "kill", "status"]
     )
     parser.add_argument(
         "--root", type=Path, default=cache_dir() / "influx-lab", help="state folder"
     )
-    parser.add_argument("--port", type=int, default=18086, help="up: its port")
+    parser.add_argument("--port", type=int, default=18086, help="up: port")
     chosen = parser.parse_args(arguments)
     try:
         sys.stdout.write(_act(chosen))
@@ -33,7 +33,7 @@ def _act(chosen: argparse.Namespace) -> str:
     if chosen.action == "fetch":
         return f"{fetch()}\n"
     if chosen.action != "up" and not (chosen.root / "server.json").exists():
-        raise LabError(f"no server in {chosen.root}: bring one up first")
+        raise LabError(f"no server in {chosen.root}: run up first")
     influx = Influx(chosen.root, port=chosen.port)
     match chosen.action:
         case "up" | "start":

@@ -124,7 +124,8 @@ class Influx:
                 raise LabError(f"influxd on port {self.port} exited, see {self.root}/influxd.log")
             if time.monotonic() > deadline:
                 raise LabError(
-                    f"influxd on port {self.port} silent {timeout_s} s, see {self.root}/influxd.log"
+                    f"influxd on port {self.port} did not answer for {timeout_s} s, see "
+                    f"{self.root}/influxd.log"
                 )
             time.sleep(0.05)
         if self.call("GET", "/api/v2/setup")["allowed"]:

@@ -135,7 +135,8 @@ class Broker:
                 raise LabError(f"broker on port {self.port} exited, see {self.home}/broker.log")
             if time.monotonic() > deadline:
                 raise LabError(
-                    f"broker on port {self.port} silent {timeout_s} s, see {self.home}/broker.log"
+                    f"broker on port {self.port} did not answer for {timeout_s} s, see "
+                    f"{self.home}/broker.log"
                 )
             time.sleep(0.05)
         return self
@@ -223,7 +224,7 @@ class Cluster:
         properties: Mapping[str, str] | None = None,
     ) -> None:
         if security not in PROTOCOLS:
-            raise LabError(f"security {security!r} is none of {', '.join(PROTOCOLS)}")
+            raise LabError(f"security {security!r} is not one of {', '.join(PROTOCOLS)}")
         self.root = root.resolve()
         state = self.root / "cluster.json"
         if not state.exists():

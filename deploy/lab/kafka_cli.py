@@ -13,15 +13,21 @@ from deploy.lab.kafka_settings import PROTOCOLS
 
 def main(arguments: list[str] | None = None) -> int:
     """Execute the command line and return the exit code."""
-    parser = argparse.ArgumentParser(prog="kafka", description="The lab's Kafka.")
+    parser = argparse.ArgumentParser(
+        prog="kafka", description=("Control the Kafka cluster of the lab.")
+    )
     parser.add_argument(
         "action", choices=["fetch", "up", "down", "start", "stop", "kill", "status"]
     )
     parser.add_argument("--root", type=Path, default=cache_dir() / "kafka-lab", help="state folder")
-    parser.add_argument("--nodes", type=int, choices=[1, 3], default=1, help="up: how many")
-    parser.add_argument("--security", choices=list(PROTOCOLS), default="plain", help="up: which")
-    parser.add_argument("--port", type=int, default=19092, help="up: node 1's client port")
-    parser.add_argument("--node", type=int, help="start, stop, kill: this node alone")
+    parser.add_argument(
+        "--nodes", type=int, choices=[1, 3], default=1, help=("up: number of brokers")
+    )
+    parser.add_argument(
+        "--security", choices=list(PROTOCOLS), default="plain", help=("up: security protocol")
+    )
+    parser.add_argument("--port", type=int, default=19092, help="up: client port of node 1")
+    parser.add_argument("--node", type=int, help="start, stop, kill: only this node")
     chosen = parser.parse_args(arguments)
     try:
         sys.stdout.write(_act(chosen))
@@ -35,12 +41,12 @@ def _act(chosen: argparse.Namespace) -> str:
     if chosen.action == "fetch":
         return f"{fetch()}\n"
     if chosen.action != "up" and not (chosen.root / "cluster.json").exists():
-        raise LabError(f"no cluster in {chosen.root}: bring one up first")
+        raise LabError(f"no cluster in {chosen.root}: run up first")
     cluster = Cluster(
         chosen.root, nodes=chosen.nodes, security=chosen.security, first_port=chosen.port
     )
     if chosen.action == "up" and chosen.security != cluster.security:
-        raise LabError(f"{chosen.root} holds a {cluster.security} cluster: take it down first")
+        raise LabError(f"{chosen.root} holds a {cluster.security} cluster: run down first")
     if chosen.node is not None and not 1 <= chosen.node <= len(cluster.brokers):
         raise LabError(f"no node {chosen.node}: this cluster has {len(cluster.brokers)}")
     one = cluster.brokers[chosen.node - 1] if chosen.node is not None else cluster

@@ -34,7 +34,7 @@ def wait_until(holds: Callable[[], bool], *, within_s: float, what: str) -> None
     deadline = time.monotonic() + within_s
     while not holds():
         if time.monotonic() > deadline:
-            raise LabError(f"not within {within_s:g} s: {what}")
+            raise LabError(f"not complete within {within_s:g} s: {what}")
         time.sleep(POLL_S)
 
 

@@ -70,17 +70,17 @@ _ANY: Final[Set[Suggestion]] = {"alert", "inspect", "reboot", "migrate", "move_d
 
 ACTIONS: Final[_Table] = {
     "notify": Facts(
-        noun="notification", command="tell people", harm=Harm.NONE, signals=_ANY
+        noun="notification", command="notify people", harm=Harm.NONE, signals=_ANY
     ),
     "save_evidence": Facts(
-        noun="saving of evidence", command="save evidence", harm=Harm.NONE, signals=_ANY
+        noun="evidence collection", command="save evidence", harm=Harm.NONE, signals=_ANY
     ),
     "migrate": Facts(
         noun="migration", command="migrate", harm=Harm.PAUSE, signals={"migrate", "move_disk"},
         target="node",
     ),
     "move_disk": Facts(
-        noun="move of a disk", command="move the disk", harm=Harm.PAUSE, signals={"move_disk"},
+        noun="disk move", command="move the disk", harm=Harm.PAUSE, signals={"move_disk"},
         target="pool",
     ),
     "reboot": Facts(noun="reboot", command="reboot", harm=Harm.REBOOT, signals={"reboot"}),

@@ -20,8 +20,8 @@ from engine.wire.control import Control
 from engine.wire.order import Claim, Closed, Order
 
 SENTENCES: Final[Mapping[str, str]] = {
-    "admitted": "The order may run: no rule speaks against it.",
-    "over": "The log does not hold the order open.",
+    "admitted": "The order may run: no admission rule forbids it.",
+    "over": "The order is not open in the log.",
     **log_rules.SENTENCES,
     **present_rules.SENTENCES,
 }

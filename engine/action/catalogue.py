@@ -174,25 +174,25 @@ class Bound(NamedTuple):
 _FOREVER: Final = 366 * 86_400.0
 
 BOUNDS: Final = (
-    Bound("site_per_10min", 0, 20, 0, 20, "one wrong detector must not reach many VMs"),
-    Bound("site_least", 0, 2, 0, 2, "one wrong detector must not reach many VMs"),
-    Bound("site_ratio", 0, 0.005, 0, 0.005, "one wrong detector must not reach many VMs"),
-    Bound("cell_per_10min", 0, 20, 0, 20, "a cell shares storage and network, so faults there too"),
-    Bound("cell_least", 0, 1, 0, 2, "a cell shares storage and network, so faults there too"),
-    Bound("cell_ratio", 0, 0.01, 0, 0.01, "a cell shares storage and network, so faults there too"),
-    Bound("node_per_10min", 0, 2, 0, 2, "a node that needs more is itself the fault"),
-    Bound("vm_per_24h", 0, 3, 0, 3, "a VM that needs more is not mended by it"),
-    Bound("vm_spacing_s", 1800, _FOREVER, 1800, _FOREVER, "a VM needs time to show its health"),
-    Bound("grace_limit_s", 0, 3600, 0, 3600, "a dead VM must not wait for ever"),
-    Bound("newborn_s", 86_400, _FOREVER, 0, _FOREVER, "what is normal is not known before a day"),
-    Bound("interval_s", 1, 300, 1, 300, "slower sampling cannot tell a dead VM from a quiet one"),
-    Bound("look_gap_s", 4, 8, 4, 8, "shorter shows no stillness, longer does not fit into 10 s"),
+    Bound("site_per_10min", 0, 20, 0, 20, "one faulty detector must not affect many VMs"),
+    Bound("site_least", 0, 2, 0, 2, "one faulty detector must not affect many VMs"),
+    Bound("site_ratio", 0, 0.005, 0, 0.005, "one faulty detector must not affect many VMs"),
+    Bound("cell_per_10min", 0, 20, 0, 20, "a cell shares storage and network, and their faults"),
+    Bound("cell_least", 0, 1, 0, 2, "a cell shares storage and network, and their faults"),
+    Bound("cell_ratio", 0, 0.01, 0, 0.01, "a cell shares storage and network, and their faults"),
+    Bound("node_per_10min", 0, 2, 0, 2, "a node that needs more orders is itself the fault"),
+    Bound("vm_per_24h", 0, 3, 0, 3, "more orders do not repair such a VM"),
+    Bound("vm_spacing_s", 1800, _FOREVER, 1800, _FOREVER, "a VM needs time to recover visibly"),
+    Bound("grace_limit_s", 0, 3600, 0, 3600, "a dead VM must not wait without limit"),
+    Bound("newborn_s", 86_400, _FOREVER, 0, _FOREVER, "normal behaviour is unknown before a day"),
+    Bound("interval_s", 1, 300, 1, 300, "slower sampling shows dead VMs too late"),
+    Bound("look_gap_s", 4, 8, 4, 8, "a shorter gap proves nothing, a longer one exceeds 10 s"),
     Bound("order_lifetime_s", 15, MAX_LIFETIME_MS / 1000, 15, MAX_LIFETIME_MS / 1000,
-          "shorter leaves no time for the look, longer acts on yesterday's picture"),
+          "a shorter age leaves no time for the preflight check, a longer one acts on stale data"),
     Bound("new_log_observe_s", 86_400, _FOREVER, 0, _FOREVER,
           "orders that were given on another log cannot be counted"),
-    Bound("target_load_max_ratio", 0, 0.9, 0, 0.9, "a full node makes the VM suffer there"),
-    Bound("target_margin_ratio", 0.05, 1, 0.05, 1, "without a margin VMs wander to and fro"),
+    Bound("target_load_max_ratio", 0, 0.9, 0, 0.9, "a full node would slow the VM down"),
+    Bound("target_margin_ratio", 0.05, 1, 0.05, 1, "without a margin VMs move to and fro"),
 )  # fmt: skip
 
 # Step deadlines: one verdict window must fit after the call, and the end must fall into the same
@@ -236,7 +236,7 @@ def parse_policy(text: str, *, source: str) -> Policy:
     for kind in policy.ladders:
         if kind not in KINDS:
             raise SettingsError(
-                f"{source}: ladders: no alert on a VM is of kind {kind}; {_nearest(kind, KINDS)}"
+                f"{source}: ladders: no VM alert is of kind {kind}; {_nearest(kind, KINDS)}"
             )
     for sentence in beyond(policy):
         raise SettingsError(f"{source}: {sentence}")
@@ -253,14 +253,14 @@ def beyond(policy: Policy) -> list[str]:
         high = bound.tried_high if tried else bound.high
         if not low <= value <= high:
             sentences.append(
-                f"limits.{bound.field} is {value:g}, a {policy.purpose} policy may have"
-                f" {low:g} to {high:g}: {bound.why}."
+                f"limits.{bound.field} is {value:g}. A policy with purpose {policy.purpose} allows "
+                f"{low:g} to {high:g}: {bound.why}."
             )
     for given, least in zip(policy.limits.backoff_s, _BACKOFF_S, strict=True):
         if given < least:
             sentences.append(
-                f"limits.backoff_s is {list(policy.limits.backoff_s)}, at least"
-                f" {list(_BACKOFF_S)}: a step that failed must not be followed in haste."
+                f"limits.backoff_s is {list(policy.limits.backoff_s)}. Each value must be at least "
+                f"that of {list(_BACKOFF_S)}: a failed step must not be followed too soon."
             )
             break
     for kind, steps in policy.ladders.items():
@@ -274,34 +274,34 @@ def _beyond_ladder(kind: str, steps: tuple[Step, ...]) -> list[str]:
     for step in steps:
         if not low <= step.deadline_s <= high:
             sentences.append(
-                f"ladders.{kind}: deadline_s is {step.deadline_s}, may be {low} to {high}: the"
-                " engine must have time to see the effect, and a person must hear of it the same"
-                " hour."
+                f"ladders.{kind}: deadline_s is {step.deadline_s}, must be {low} to {high}: the "
+                "engine needs time to observe the effect, and a person must be notified within the "
+                "hour."
             )
         if not 0 < step.stable_s < step.deadline_s:
             sentences.append(
-                f"ladders.{kind}: stable_s is {step.stable_s}, must be 1 to deadline_s: a VM that"
-                " was not watched after the action is not known to be well."
+                f"ladders.{kind}: stable_s is {step.stable_s}, must be 1 to deadline_s: recovery "
+                "counts only if the VM was observed after the action."
             )
         if not 0 <= step.grace_s <= high:
             sentences.append(
-                f"ladders.{kind}: grace_s is {step.grace_s}, may be 0 to {high}: a dead VM must"
-                " not wait for ever."
+                f"ladders.{kind}: grace_s is {step.grace_s}, must be 0 to {high}: a dead VM must "
+                "not wait without limit."
             )
     disruptive = [step.action for step in steps if step.action in DISRUPTIVE]
     if len(disruptive) > _DISRUPTIVE_STEPS:
         sentences.append(
-            f"ladders.{kind} has {len(disruptive)} disruptive steps, {_DISRUPTIVE_STEPS} at most:"
-            " then a person looks."
+            f"ladders.{kind} has {len(disruptive)} disruptive steps. At most {_DISRUPTIVE_STEPS} "
+            "are allowed: after them a person must act."
         )
     harms = [ACTIONS[action].harm for action in disruptive]
     if harms != sorted(harms):
         sentences.append(
-            f"ladders.{kind} goes from {' to '.join(disruptive)}: the milder step comes first"
-            f" ({', '.join(DISRUPTIVE)})."
+            f"ladders.{kind} has the order {' to '.join(disruptive)}: the milder step must come "
+            f"first ({', '.join(DISRUPTIVE)})."
         )
     if any(step.action == "quarantine" for step in steps[:-1]):
-        sentences.append(f"ladders.{kind}: quarantine ends a ladder, nothing may follow it.")
+        sentences.append(f"ladders.{kind}: quarantine must be the last step.")
     return sentences
 
 
@@ -310,7 +310,7 @@ def _check_names(raw: object, shape: object, *, where: str, source: str) -> None
     choices = get_args(shape) if get_origin(shape) is Literal else ()
     words = [choice for choice in choices if isinstance(choice, str)]
     if words and isinstance(raw, str) and raw not in words:
-        raise SettingsError(f"{source}: {where[:-1]}: {raw!r} is none of {', '.join(words)}.")
+        raise SettingsError(f"{source}: {where[:-1]}: {raw!r} is not one of {', '.join(words)}.")
     if get_origin(shape) is dict and isinstance(raw, dict):
         for name, value in raw.items():
             _check_names(name, get_args(shape)[0], where=where, source=source)
@@ -323,11 +323,11 @@ def _check_names(raw: object, shape: object, *, where: str, source: str) -> None
         for name, value in raw.items():
             if name not in fields:
                 raise SettingsError(
-                    f"{source}: there is no key {where}{name}; {_nearest(name, fields)}"
+                    f"{source}: unknown key {where}{name}; {_nearest(name, fields)}"
                 )
             _check_names(value, fields[name], where=f"{where}{name}.", source=source)
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}."
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}."

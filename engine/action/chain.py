@@ -89,7 +89,7 @@ def verify(
     for entry in entries:
         where = f"{entry.writer}, entry {entry.sequence}"
         if link_of(entry) != entry.link:
-            findings.append(f"{where}: its content does not match its link; it was edited.")
+            findings.append(f"{where}: the content does not match its hash. The entry was edited.")
         if links.get((entry.writer, entry.sequence)) == entry.link:
             continue
         before = reached.get(entry.writer)
@@ -98,15 +98,18 @@ def verify(
             begun.add(before)
         if entry.sequence != before.sequence:
             findings.append(
-                f"{where}: entry {before.sequence} was expected; entries are missing or moved."
+                f"{where}: entry {before.sequence} was expected. Entries are missing or out of "
+                "order."
             )
         elif entry.previous != before.link:
-            findings.append(f"{where}: it does not follow the entry before it; one was replaced.")
+            findings.append(
+                f"{where}: the entry does not continue the hash chain. An entry was replaced."
+            )
         links[entry.writer, entry.sequence] = entry.link
         reached[entry.writer] = _after(entry)
     return findings + [
-        f"{head.writer}: the chain does not reach entry {head.sequence - 1} as written down; it"
-        " was cut or replaced."
+        f"{head.writer}: the chain does not contain entry {head.sequence - 1} as recorded. The "
+        "chain was truncated or replaced."
         for head in known.values()
         if head.sequence and links.get((head.writer, head.sequence - 1)) != head.link
         # Deleted by retention: the chain ended before `cut_ms`, or it continues directly after the

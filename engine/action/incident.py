@@ -117,5 +117,8 @@ def moved(incident: Incident, phase: Phase) -> Incident:
         The transition is not in `LEGAL`.
     """
     if phase not in LEGAL[incident.phase]:
-        raise BrokenInvariant(f"incident {incident.id} is {incident.phase}; {phase} may not follow")
+        raise BrokenInvariant(
+            f"incident {incident.id} is in phase {incident.phase}; {phase} is not a legal next "
+            "phase"
+        )
     return replace(incident, phase=phase, held_by="")

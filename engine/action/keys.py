@@ -34,11 +34,11 @@ from engine.wire.order import (
 from engine.wire.score import Scores, decode_scores
 
 _MADE_ANEW = (
-    "Move it away and a new one is made at the next start; the .pub beside it must then go to"
-    " every trusted folder again."
+    "Move the file away: the next start creates a new key. Then copy its .pub file to every "
+    "trusted folder again."
 )
 
-_NAMES: Final = {Order: "an order", Claim: "a claim", Closed: "a closed mark"}
+_NAMES: Final = {Order: "an order", Claim: "a claim", Closed: "a result"}
 Headers = tuple[tuple[str, bytes], ...]
 
 
@@ -123,8 +123,9 @@ def check_life(name: str, *, trusted: TrustedKeys, time_ms: int) -> None:
         ended = datetime.fromtimestamp(until_ms / 1000, UTC).isoformat(timespec="seconds")
         raise RecordRejected(
             "expired_key",
-            f"the key {name} ({trusted.names.get(name, 'unnamed')}) ended at {ended}, before the"
-            " log took the record; make another and put its .pub into every trusted folder",
+            f"the key {name} ({trusted.names.get(name, 'unnamed')}) expired at {ended}, before "
+            "the log accepted the record; create another key and copy its .pub file to every "
+            "trusted folder",
         )
 
 
@@ -146,12 +147,12 @@ def open_entry(value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms:
     allowed = trusted.planners if isinstance(entry, Order) else trusted.agents
     if name not in allowed:
         what = _NAMES[type(entry)]
-        raise RecordRejected("bad_signature", f"the key {name} may not sign {what}")
+        raise RecordRejected("bad_signature", f"the key {name} is not allowed to sign {what}")
     if not isinstance(entry, Order) and entry.node not in trusted.nodes.get(name, (entry.node,)):
         where, what = ", ".join(sorted(trusted.nodes[name])), _NAMES[type(entry)]
         raise RecordRejected(
             "bad_signature",
-            f"the key {name} is that of {where}, not of {entry.node!r} as {what} says",
+            f"the key {name} belongs to {where}, not to {entry.node!r}, which {what} names",
         )
     check_life(name, trusted=trusted, time_ms=time_ms)
     return entry
@@ -196,15 +197,15 @@ def open_scores(
     if scores.site != site:
         raise RecordRejected(
             "bad_value",
-            f"scores are of site {scores.site!r}, and this is {site!r}: look at what engine writes"
-            " to this log",
+            f"the scores are of site {scores.site!r}, but this site is {site!r}: find out which "
+            "engine writes to this log",
         )
     ahead_ms = scores.minute_ms - time_ms
     if ahead_ms > CLOCK_SLACK_MS:
         raise RecordRejected(
             "bad_value",
-            f"scores of cell {scores.cell!r} are of a minute {ahead_ms / 1000:.0f} s after the log"
-            " took them: look at the engine that signed them",
+            f"the scores of cell {scores.cell!r} are dated {ahead_ms / 1000:.0f} s ahead of the "
+            "log: check the clock of the engine that signed them",
         )
     return scores
 
@@ -235,9 +236,9 @@ def parse_private_key(pem: bytes, *, source: str) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KeyDamaged(f"{source} is no private key in PEM. {_MADE_ANEW}") from error
+        raise KeyDamaged(f"{source} is not a private key in PEM format. {_MADE_ANEW}") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise KeyDamaged(f"{source} holds a private key, but not an Ed25519 one. {_MADE_ANEW}")
+        raise KeyDamaged(f"{source} holds a private key, but not an Ed25519 key. {_MADE_ANEW}")
     return key
 
 
@@ -252,7 +253,7 @@ def parse_public_key(pem: bytes, *, source: str) -> Ed25519PublicKey:
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise SettingsError(f"{source} is no public key in PEM: {error}.") from error
+        raise SettingsError(f"{source} is not a public key in PEM format: {error}.") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise SettingsError(f"{source} holds a public key, but not an Ed25519 one.")
+        raise SettingsError(f"{source} holds a public key, but not an Ed25519 key.")
     return key

@@ -41,13 +41,16 @@ _ENDED: Final = frozenset({"returned", "unknown", "refused", "expired", "not_att
 
 SENTENCES: Final = {
     "not_attempted": "The agent stopped before the call: nothing was done.",
-    "unknown": "The agent stopped during the call: read the world, nobody repeats it.",
-    "new_log": "This log is not known to the agent{then}.",
-    "log_gap": "The log lost orders of the last day, or that the agent has not read{then}.",
-    "log_cut": "The log ends before what the agent has read{then}.",
-    "log_other": "The log holds other records where the agent has read before{then}.",
-    "ledger_behind": "The log holds claims of this node that the ledger does not know{then}.",
-    "known_log": "The log is the one the agent knows.",
+    "unknown": (
+        "The agent stopped during the call: the result is unknown and the call is not repeated. "
+        "Inspect the VM."
+    ),
+    "new_log": "The agent does not know this log{then}.",
+    "log_gap": "The log lost orders of the last day, or orders that the agent has not read{then}.",
+    "log_cut": "The log ends before the position up to which the agent has read{then}.",
+    "log_other": "The log holds other records than those that the agent has read{then}.",
+    "ledger_behind": "The log holds claims of this node that are not in the ledger{then}.",
+    "known_log": "The log is the one that the agent knows.",
 }
 
 
@@ -164,8 +167,8 @@ def entered(ledger: Ledger, entry: StepEntry | LogEntry) -> Ledger:
     state = None if before is None else before.state
     if entry.state not in LEGAL[state]:
         raise IllegalStep(
-            f"step {entry.step} of incident {entry.incident} is {state or 'new'};"
-            f" {entry.state} may not follow"
+            f"step {entry.step} of incident {entry.incident} is {state or 'new'}; {entry.state} is "
+            "not a legal next state"
         )
     outcomes = ledger.outcomes
     if entry.state in _ENDED:
@@ -204,8 +207,8 @@ def read_ledger(entries: Iterable[bytes]) -> Ledger:
             ledger = entered(ledger, _decoder.decode(value))
         except (msgspec.DecodeError, IllegalStep) as error:
             raise StateError(
-                f"entry {number} of the agent's ledger is damaged ({error}). Move the ledger"
-                " away: the agent then starts anew and only watches for a day"
+                f"entry {number} of the agent's ledger is damaged ({error}). Move the ledger away: "
+                "the agent then creates a new one and only observes for a day"
             ) from error
     return ledger
 
@@ -294,7 +297,11 @@ def _judged(
 
 def watching(name: str, *, watch_s: int) -> str:
     """Return the sentence of that name, with the agent's reaction."""
-    then = f": for {watch_s / 3600:g} h it only watches" if watch_s else ", its policy trusts it"
+    then = (
+        f": the agent only observes for {watch_s / 3600:g} h"
+        if watch_s
+        else (", but the policy trusts it")
+    )
     return SENTENCES[name].format(then=then)
 
 

@@ -19,27 +19,33 @@ _NIL: Final = str(UUID(int=0))
 
 SENTENCES: Final = {
     "no_target": "{vm!r} does not name one VM.",
-    "lifetime": "The order would live {lifetime_s:.0f} s; {limit_s} s at most.",
-    "no_deadline": "The order's deadline does not lie after its expiry.",
-    "appended_early": "The log dates the order {early_s:.1f} s before it was given.",
-    "appended_late": "The log took the order {late_s:.1f} s after it had expired.",
-    "bad_target": "{target!r} does not name one other place for the {action} of the VM.",
-    "duplicate": "The order for step {step} of this incident was given before.",
-    "gap": "Step {step} follows no step {before} in the log.",
-    "step_open": "Step {before} of this incident has not ended.",
-    "incident_unknown": "Step {before} ended unknown: no machine acts on this incident again.",
-    "incident_refused": "Step {before} was refused: no machine acts on this incident again.",
-    "backoff": "Step {step} may follow {wait_s:.0f} s later, after its deadline and back-off.",
-    "incident_old": "The incident opened more than a day ago, its first steps cannot be seen.",
+    "lifetime": "The order is valid for {lifetime_s:.0f} s; at most {limit_s} s are allowed.",
+    "no_deadline": "The deadline of the order is not after its expiry.",
+    "appended_early": "The log dates the order {early_s:.1f} s before the planner issued it.",
+    "appended_late": "The order reached the log {late_s:.1f} s after its expiry.",
+    "bad_target": "{target!r} does not name one other target for the {action} of the VM.",
+    "duplicate": "An order for step {step} of this incident is already in the log.",
+    "gap": "Step {step} was ordered, but step {before} is not in the log.",
+    "step_open": "Step {before} of this incident is still open.",
+    "incident_unknown": "The result of step {before} is unknown: no more orders for this incident.",
+    "incident_refused": "Step {before} was refused: no more orders for this incident.",
+    "backoff": (
+        "Step {step} must wait {wait_s:.0f} s for the deadline and back-off of the step before it."
+    ),
+    "incident_old": (
+        "The incident opened more than a day ago, so its first steps cannot be checked."
+    ),
     "vm_in_flight": "Another order for this VM is in flight.",
-    "vm_spacing": "This VM was acted on {ago_s:.0f} s ago; once in {limit_s} s.",
-    "vm_day": "This VM had {count} orders in 24 h; {limit} at most.",
-    "group_in_flight": "Another member of the group {group} is being acted on.",
-    "group_sick": "{count} other members of group {group} are in trouble; this VM is alive.",
+    "vm_spacing": (
+        "The last order for this VM was {ago_s:.0f} s ago; at most one in {limit_s} s is allowed."
+    ),
+    "vm_day": "This VM had {count} orders in 24 h; at most {limit} are allowed.",
+    "group_in_flight": "An order for another member of group {group} is in flight.",
+    "group_sick": "{count} other members of group {group} have faults, and this VM is alive.",
     "node_in_flight": "Another order is in flight on node {node}.",
-    "node_budget": "Node {node} had {count} of {limit} orders in 10 min.",
-    "cell_budget": "Cell {cell} had {count} of {limit} orders in 10 min.",
-    "site_budget": "The site had {count} of {limit} orders in 10 min.",
+    "node_budget": "Node {node} had {count} of {limit} allowed orders in 10 min.",
+    "cell_budget": "Cell {cell} had {count} of {limit} allowed orders in 10 min.",
+    "site_budget": "The site had {count} of {limit} allowed orders in 10 min.",
 }
 
 

@@ -33,37 +33,38 @@ _BUSY_RATIO: Final = 0.5
 _IDLE_RATIO: Final = 0.1
 
 SENTENCES: Final = {
-    "agreed": "The look agrees: {seen}; witnesses: {witnesses}.",
-    "too_few": "Refused: {count} samples over {gap_s:.1f} s; two are needed, {need_s:g} s apart.",
-    "too_old": "Refused: the look began {age_s:.1f} s ago; {limit_s:g} s at most.",
-    "other_vm": "Refused: the hypervisor showed another VM than the one ordered.",
-    "monitor": "Refused: the VM's monitor does not answer, so nothing about it is sure.",
-    "other_owner": "Refused: the VM's definition says {seen}, the order was given for {ordered}.",
-    "other_run": "Refused: this is run {seen} of the VM, the order judged run {ordered}.",
-    "opted_out": "Refused: the VM's definition forbids actions on it.",
+    "agreed": "The preflight check passed: {seen}; witnesses: {witnesses}.",
+    "too_few": "Refused: the preflight check took {count} samples within {gap_s:.1f} s; two "
+    "samples at least {need_s:g} s apart are required.",
+    "too_old": "Refused: the preflight check began {age_s:.1f} s ago; the limit is {limit_s:g} s.",
+    "other_vm": "Refused: the hypervisor returned another VM than the one in the order.",
+    "monitor": "Refused: the QEMU monitor of the VM does not answer, so its state is unknown.",
+    "other_owner": "Refused: the definition of the VM names {seen}, the order names {ordered}.",
+    "other_run": "Refused: this is run {seen} of the VM, the order is for run {ordered}.",
+    "opted_out": "Refused: the definition of the VM forbids actions.",
     "job": "Refused: a job is active on the VM.",
-    "state": "Refused: the VM is {seen}; {action} needs it {needed}.",
-    "booted": "Refused: the VM was reset or rebooted during the look.",
-    "alive": "Refused: the VM is alive, its {counter} moved by {moved} during the look.",
-    "alive_since": "Refused: the VM is alive, its {counter} moved by {moved} since it was judged.",
-    "balloon_since": "Refused: the VM is alive, its balloon driver answered {after_s:.0f} s after"
-    " it was judged.",
-    "unseen_disk": "Refused: the VM's disk writes cannot be seen, so it may be alive.",
-    "uncounted": "Refused: what the VM moves through its {device} is not counted, so it may live.",
-    "half_seen": "Refused: {counter} was seen in one sample only, so the VM may be alive.",
-    "went_back": "Refused: {counter} went back during the look, so the VM may have restarted.",
-    "balloon": "Refused: the VM is alive, its balloon driver answered during the look.",
-    "shape_unseen": "Refused: the vCPUs cannot be seen one by one, or were not when judged.",
-    "shape": "Refused: the vCPUs look {seen}, the order judged them {ordered}.",
-    "vcpu_moves": "Refused: vCPU {number} ran {gained_ms:.3f} ms during the look; in a dead guest"
-    " it runs {limit_ms:g} ms at most.",
-    "sign_of_life": "Refused: the VM is alive, it answered {what} during the look.",
-    "newborn_untold": "Refused: the VM has {history} of history, {limit_s:g} s are needed, and this"
-    " node heard nothing of a crash from its own device or hypervisor.",
-    "no_witness": "Refused: nothing but its silence says that the VM is dead. {lacking}",
-    "no_request": "Refused: no disk request of the VM completed during the look; a qemu whose"
-    " I/O is stuck cannot finish a migration or a move of its disk.",
-    "no_look": "Refused: no look is defined for {action}.",
+    "state": "Refused: the VM is {seen}; the {action} requires {needed}.",
+    "booted": "Refused: the VM was reset or rebooted during the preflight check.",
+    "alive": "Refused: the VM is alive: {counter} increased by {moved} during the preflight check.",
+    "alive_since": "Refused: the VM is alive: {counter} increased by {moved} after the verdict.",
+    "balloon_since": "Refused: the VM is alive: its balloon reported {after_s:.0f} s after the "
+    "verdict.",
+    "unseen_disk": "Refused: the disk writes of the VM are not visible, so it may be alive.",
+    "uncounted": "Refused: the I/O of its {device} is not counted, so the VM may be alive.",
+    "half_seen": "Refused: {counter} was present in one sample only, so the VM may be alive.",
+    "went_back": "Refused: {counter} decreased during the check, so the VM may have restarted.",
+    "balloon": "Refused: the VM is alive: its balloon driver reported during the preflight check.",
+    "shape_unseen": "Refused: the time of each vCPU is unknown now, or was at the verdict.",
+    "shape": "Refused: the vCPUs are {seen} now, but were {ordered} at the verdict.",
+    "vcpu_moves": "Refused: vCPU {number} ran {gained_ms:.3f} ms during the preflight check; in a "
+    "dead guest it runs at most {limit_ms:g} ms.",
+    "sign_of_life": "Refused: the VM is alive: it answered {what} during the preflight check.",
+    "newborn_untold": "Refused: the VM has {history} of history, {limit_s:g} s are required, and "
+    "no device or hypervisor of this node reported a crash.",
+    "no_witness": "Refused: silence is the only evidence that the VM is dead. {lacking}",
+    "no_request": "Refused: no disk request of the VM completed during the preflight check. A "
+    "QEMU process with blocked I/O cannot complete a migration or a disk move.",
+    "no_look": "Refused: no preflight check is defined for {action}.",
 }
 
 # Counters that only a live guest moves. Reads are included: a dead kernel reads nothing, as it
@@ -161,9 +162,9 @@ def judge(
         said = rule(seen)
         if said is not None:
             return _refusal(*said)
-    what = f"{looks[-1].state}, vCPUs {shape(looks)}, {seen.span_s:.1f} s watched"
+    what = f"{looks[-1].state}, vCPUs {shape(looks)}, observed for {seen.span_s:.1f} s"
     found = _witnesses(seen) if order.action in DESTRUCTIVE else ()
-    sentence = SENTENCES["agreed"].format(seen=what, witnesses=", ".join(found) or "none needed")
+    sentence = SENTENCES["agreed"].format(seen=what, witnesses=", ".join(found) or "none required")
     return Verdict(True, "agreed", sentence, found)
 
 
@@ -403,7 +404,7 @@ def _dead_vcpus_stand_still(seen: Seen) -> _Said | None:
 
 
 def _no_sign_of_life(seen: Seen) -> _Said | None:
-    for what, sign in (("a probe", seen.signs.probe), ("its guest agent", seen.signs.agent)):
+    for what, sign in (("a probe", seen.signs.probe), ("the guest agent", seen.signs.agent)):
         if sign == "answered":
             return "sign_of_life", {"what": what}
     return None

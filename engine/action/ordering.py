@@ -27,20 +27,22 @@ _GRACE_FACTOR: Final = 1.25
 
 SENTENCES: Final = {
     "order": "{action} {vm} on {node}{target}, step {step}: {why}",
-    "rehearse": "rehearse: {action} {vm} on {node}{target}, step {step}: {why}",
-    "undo": "it worsened {target} ({load:.0%} there), so it goes back",
-    "not_actionable": "it is not open to actions, its owner has not agreed.",
-    "vetoed": "the engine names what forbids it: {vetoes}.",
-    "unplaced": "the alert does not say on which node and in which run it is.",
-    "undated": "the alert does not say when the VM was last seen.",
-    "no_ladder": "the catalogue has no step for {kind}.",
-    "no_fit": "the catalogue answers {kind} with {action}, the engine suggests {suggestion}.",
-    "needs": "the {action} needs {needs} to agree, of which {found} does.",
-    "unwitnessed": "nobody but {found} says that it is dead, and a {action} needs its activity and"
-    " one witness more, or its hypervisor.",
-    "grace": "it may recover by itself and is given time to; {wait_s:.0f} s more.",
-    "no_disk": "the alert does not name the disk to be moved.",
-    "no_pool": "the policy names no pool to which the disks of {pools} may be moved.",
+    "rehearse": "dry run: {action} {vm} on {node}{target}, step {step}: {why}",
+    "undo": "the load of {target} rose to {load:.0%} after the migration, so the VM moves back",
+    "not_actionable": "the owner has not allowed actions on the VM.",
+    "vetoed": "the engine reports vetoes: {vetoes}.",
+    "unplaced": "the alert does not name the node and run of the VM.",
+    "undated": "the alert does not name the time of the last sample.",
+    "no_ladder": "the policy has no step for {kind}.",
+    "no_fit": "the policy answers {kind} with {action}, but the engine suggests {suggestion}.",
+    "needs": "the {action} requires the witnesses {needs}; those present: {found}.",
+    "unwitnessed": (
+        "only {found} indicates a death. A {action} requires activity and one more witness, or the "
+        "hypervisor."
+    ),
+    "grace": "the VM may recover by itself; the planner waits {wait_s:.0f} s more.",
+    "no_disk": "the alert does not name the disk to move.",
+    "no_pool": "the policy names no target pool for disks of {pools}.",
 }
 
 
@@ -243,9 +245,11 @@ def _order(
     now_ms, node, instance = around.now_ms, alert.node, alert.instance
     data_ms, action = alert.data_ms, rung.action
     if node is None or instance is None or data_ms is None:
-        raise ValueError("an order needs the VM's node and run, and when it was last seen")
+        raise ValueError(
+            "an order needs the node and run of the VM, and the time of its last sample"
+        )
     if action == "notify" or action == "quarantine":
-        raise ValueError(f"{action} is the planner's own step, no agent is ordered to do it")
+        raise ValueError(f"{action} is a step of the planner itself, no agent executes it")
     mode = effective_mode(
         policy, around.controls, tenant=alert.tenant, action=action, now_ms=now_ms
     )

@@ -76,14 +76,16 @@ def check(state: PlannerState, *, only: str | None = None) -> None:
     """Raise `BrokenInvariant` if the state is illegal; `only` checks one incident, by its id."""
     keys = [(entry.order.incident, entry.order.step) for entry in state.history if entry.admitted]
     if len(keys) != len(set(keys)):
-        raise BrokenInvariant("two orders for one incident step were both admitted")
+        raise BrokenInvariant("two orders for one step of an incident were both admitted")
     changed = state.incidents.get(only) if only is not None else None
     of_interest = state.incidents.values() if only is None else (changed,) if changed else ()
     for incident in of_interest:
         if incident.phase in ("ordering", "ordered", "verifying") and incident.order is None:
-            raise BrokenInvariant(f"incident {incident.id} is {incident.phase} without an order")
+            raise BrokenInvariant(
+                f"incident {incident.id} is in phase {incident.phase} without an order"
+            )
         if incident.phase == "ordering" and not state.live:
-            raise BrokenInvariant("an order was given before the log was read to its end")
+            raise BrokenInvariant("an order was issued before the log was read to its end")
 
 
 def _alert_seen(state: PlannerState, seen: AlertSeen, policy: Policy) -> Stepped:

@@ -17,37 +17,48 @@ from engine.wire.journal import EntryKind
 
 SENTENCES: Final = {
     "order": "Ordered: {why}",
-    "held": "{vm} is not touched: {why}",
-    "called": "The {action} of {vm} was carried out; the engine's word is awaited.",
-    "rehearsed": "The rehearsal of the {action} of {vm} passed every guard; nothing was done.",
-    "not_rehearsed": "The rehearsal of the {action} of {vm} was not finished by any agent.",
-    "refused": "The agent refused the {action} of {vm}: {why} A person must look.",
-    "unknown": "What the {action} did to {vm} is unknown: {why} No machine acts on this incident"
-    " again; a person must look.",
+    "held": "No action on {vm}: {why}",
+    "called": "The {action} of {vm} was carried out; the engine now verifies the effect.",
+    "rehearsed": "The dry run of the {action} of {vm} passed all checks; no call was made.",
+    "not_rehearsed": "No agent completed the dry run of the {action} of {vm}.",
+    "refused": "The agent refused the {action} of {vm}: {why} A person must inspect the VM.",
+    "unknown": (
+        "The result of the {action} of {vm} is unknown: {why} No more orders for this incident. A "
+        "person must inspect the VM."
+    ),
     "not_attempted": "The {action} of {vm} was not attempted: {why} It may be ordered again later.",
-    "verified": "{vm} is well again after the {action}: {why}",
-    "briefly_stable": "{vm} is well again after the {action}, but was watched {stable_s:.0f} s of"
-    " {wanted_s} s only: {why}",
-    "resolved": "{vm} is well again by itself: {why}",
+    "verified": "{vm} recovered after the {action}: {why}",
+    "briefly_stable": (
+        "{vm} recovered after the {action}, but was observed for only {stable_s:.0f} s of "
+        "{wanted_s} s: {why}"
+    ),
+    "resolved": "{vm} recovered by itself: {why}",
     "failed": "The {action} did not help {vm}; the next step may follow in {wait_s:.0f} s.",
-    "exhausted": "No step of the catalogue helped {vm}. A person must look.",
-    "again": "{vm} is in trouble again after it was well; the {action} that was ordered before is"
-    " not repeated. A person must look.",
-    "notify": "A person must look at {vm}: {why}",
+    "exhausted": "No step of the policy helped {vm}. A person must inspect the VM.",
+    "again": (
+        "The fault of {vm} returned after its recovery. The {action} that was ordered before is "
+        "not repeated. A person must inspect the VM."
+    ),
+    "notify": "A person must inspect {vm}: {why}",
     "evidence": "Evidence of {vm} was saved: {why}",
     "no_evidence": "No evidence of {vm} was saved: {why}",
-    "settling": "{vm} is well again after the {action}; its target {target} is watched.",
-    "undoing": "The {action} of {vm} made {target} suffer; it is to be taken back.",
-    "undone": "The {action} of {vm} was taken back.",
+    "settling": "{vm} recovered after the {action}; its target {target} is observed.",
+    "undoing": "The {action} of {vm} overloaded {target}; it is to be undone.",
+    "undone": "The {action} of {vm} was undone.",
     "quarantined": "{vm} is in quarantine: {why}",
-    "not_quarantined": "{vm} would be in quarantine, but is only observed: {why}",
-    "crash_loop": "it had {count} repairs within 24 h and died again",
-    "ladder_ends": "the catalogue ends with it",
-    "storm": "{why}: no actions there until a person clears it or 30 min of calm.",
-    "given_up": "The planner gives the incident of {vm} up, since it cannot go on with it: {why}."
-    " A person must look, and report this.",
-    "no_mark": "no agent told the end before the deadline.",
-    "no_verdict": "the engine said nothing about it before the deadline.",
+    "not_quarantined": "{vm} would be in quarantine, but the mode is observe: {why}",
+    "crash_loop": "it failed again after {count} repairs within 24 h",
+    "ladder_ends": "quarantine is the last step of the policy",
+    "storm": (
+        "{why}: actions there are paused until a person ends the pause or no new fault occurs for "
+        "30 min."
+    ),
+    "given_up": (
+        "The planner abandons the incident of {vm} after an error: {why}. A person must inspect "
+        "the VM and report this error."
+    ),
+    "no_mark": "no agent reported a result before the deadline.",
+    "no_verdict": "the engine reported nothing about it before the deadline.",
 }
 
 

@@ -28,7 +28,7 @@ AUTHOR: Final = "storm breaker"
 SOURCE: Final = "breaker"
 
 SENTENCES: Final = {
-    "storm": "{count} VMs of {scope} {name} were in trouble within 5 minutes, {bar} are a storm",
+    "storm": "{count} VMs of {scope} {name} had faults within 5 minutes; the limit is {bar}",
 }
 
 PlaceScope = Literal["cell", "pool", "network"]

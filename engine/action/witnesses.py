@@ -86,27 +86,27 @@ def lacking(shape: CpuShape, looks: Sequence[Look], signs: Signs) -> str:
     """Return a sentence on why no second witness is seen, and how to get one."""
     last, why = looks[-1], []
     if len(last.vcpu_time_ns) < 2:
-        why.append("it has one vCPU")
+        why.append("the VM has one vCPU")
     elif shape not in ("one_core", "idle"):
         why.append("all its vCPUs run")
     else:
-        why.append("its vCPUs have rested for as long before, or were not watched at rest")
+        why.append("its vCPUs were idle for as long before, or were not observed while idle")
     if not last.balloon_period_s:
         why.append("its balloon has no period (virsh dommemstat --period 10)")
     elif last.balloon_last_update_s is None:
         why.append("its balloon never reported")
     elif _is_overdue(last):
-        why.append("its balloon was late already while the VM did I/O")
+        why.append("its balloon was already late while the VM did I/O")
     else:
-        why.append("its balloon is not late yet")
+        why.append("its balloon is not overdue yet")
     if last.reported is None:
-        why.append("this node heard nothing of a panic device or watchdog")
+        why.append("this node received no report of a panic device or watchdog")
     elif not reports_crash(last, signs):
-        why.append("the VM did I/O after its panic device or watchdog had reported")
+        why.append("the VM did I/O after the report of its panic device or watchdog")
     for what, sign in (("guest agent", signs.agent), ("probe", signs.probe)):
         if sign == "unknown":
             why.append(f"no {what} has answered before")
-    return f"Of second witnesses: {', '.join(why)}."
+    return f"No second witness: {', '.join(why)}."
 
 
 def _vcpus_stand_still(shape: CpuShape, looks: Sequence[Look], signs: Signs) -> bool:

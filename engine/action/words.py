@@ -106,7 +106,7 @@ def hear(
     stale = _stale(control, (held, controls.get(hold_key(key))), time_ms)
     if loosens(control, held) or not own:
         if operator is None and fault is None:
-            fault = RecordRejected("bad_signature", f"{_told(control)} needs an operator's key")
+            fault = RecordRejected("bad_signature", f"{_told(control)} requires an operator key")
         # A planner that writes a command back repeats a command that is in force anyway.
         if fault or (stale and not (own and held and _says_the_same(control, held))):
             return _refused(key, fault or stale, time_ms=time_ms, controls=controls)
@@ -171,16 +171,17 @@ def _stale(
     old_ms, why = time_ms - control.time_ms, ""
     if old_ms > _FRESH_MS:
         why = (
-            f"was signed {old_ms / 1000:.0f} s before the log took it ({_FRESH_MS // 1000} s at"
-            " most), so it may be a copy of an old record"
+            f"was signed {old_ms / 1000:.0f} s before it reached the log (at most "
+            f"{_FRESH_MS // 1000} s are allowed), so it may be a copy of an old record"
         )
     elif old_ms < -_AHEAD_MS:
         why = (
-            f"is dated {-old_ms / 1000:.0f} s after the log took it ({_AHEAD_MS // 1000} s at"
-            " most), so copies of it could end what is said until then: set its author's clock"
+            f"is dated {-old_ms / 1000:.0f} s after it reached the log (at most "
+            f"{_AHEAD_MS // 1000} s are allowed), so copies of it could end later commands: set "
+            "the clock of its author"
         )
     elif any(one and _ends(one) and control.time_ms < one.time_ms for one in held):
-        why = "is older than the word that it would end"
+        why = "is older than the command that it would end"
     return RecordRejected("bad_signature", f"{_told(control)} {why}") if why else None
 
 
@@ -233,8 +234,11 @@ def _hold(key: bytes, error: RecordRejected, *, time_ms: int) -> Control | None:
             "action": parts[3] or None,
             "mode": "observe" if parts[0] == "mode" else None,
             "active": True,
-            "by": "a control record that was refused and holds as a restriction",
-            "reason": f"{limits.clipped(error.detail)}; an operator's word on it ends this",
+            "by": "a rejected control record that stays in force as a restriction",
+            "reason": (
+                f"{limits.clipped(error.detail)}; an operator's command with this key ends the "
+                "restriction"
+            ),
             "time_ms": time_ms,
             "source": REFUSED,
         },
@@ -297,10 +301,12 @@ def _too_many(word: Control) -> Control:
         scope="site",
         subject="",
         active=True,
-        by="a bound on words of control that are not an operator's",
-        reason=f"{_MOST_WORDS} words of control are kept, and {_told(word)} is not one of them: end"
-        " what is over (flatline pause show), pause again what must stay paused, then end the"
-        " site's pause",
+        by="the limit of control commands without an operator key",
+        reason=(
+            f"{_MOST_WORDS} control commands are kept, and {_told(word)} is not one of them: end "
+            "those that are no longer needed (flatline pause show), repeat the pauses that must "
+            "stay, then end the pause of the site"
+        ),
         time_ms=word.time_ms,
         source=TOO_MANY,
     )

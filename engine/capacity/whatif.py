@@ -49,11 +49,11 @@ def vms_come(estate: Estate, *, count: int, flavor: str, scope: str | None = Non
         size.
     """
     if not 1 <= count <= MOST_VMS:
-        raise SettingsError(f"{count} VMs cannot come: 1 to {MOST_VMS}.")
+        raise SettingsError(f"The number of VMs is {count}, must be 1 to {MOST_VMS}.")
     size = flavor_size(estate.vms, flavor)
     if size is None:
         known = ", ".join(sorted({vm.flavor for vm in estate.vms if vm.flavor})) or "none"
-        raise SettingsError(f"No VM of flavor {flavor!r} is known; flavors: {known}.")
+        raise SettingsError(f"There is no VM of flavor {flavor!r}. Known flavors: {known}.")
     nodes = _chosen(estate, scope)
     comers = [
         VmUse(
@@ -67,7 +67,7 @@ def vms_come(estate: Estate, *, count: int, flavor: str, scope: str | None = Non
         for number in range(count)
     ]
     where = f" to {scope}" if scope else ""
-    question = f"{count} VMs of flavor {flavor} come{where}"
+    question = f"{count} VMs of flavor {flavor} are added{where}"
     return _answer(estate, question, comers, nodes, gone=())
 
 
@@ -81,9 +81,9 @@ def node_lost(estate: Estate, node: str) -> Answer:
     """
     lost = next((one for one in estate.nodes if one.node == node), None)
     if lost is None:
-        raise SettingsError(f"There is no node {node!r}; nodes: {_some(estate, 'node')}.")
+        raise SettingsError(f"There is no node {node!r}. Known nodes: {_some(estate, 'node')}.")
     rest = [one for one in estate.nodes if one.cell == lost.cell and one.node != node]
-    return _answer(estate, f"node {node} is lost", estate.on([lost]), rest, gone=(lost,))
+    return _answer(estate, f"node {node} fails", estate.on([lost]), rest, gone=(lost,))
 
 
 def cell_drained(estate: Estate, cell: str) -> Answer:
@@ -96,7 +96,7 @@ def cell_drained(estate: Estate, cell: str) -> Answer:
     """
     gone = [one for one in estate.nodes if one.cell == cell]
     if not gone:
-        raise SettingsError(f"There is no cell {cell!r}; cells: {_some(estate, 'cell')}.")
+        raise SettingsError(f"There is no cell {cell!r}. Known cells: {_some(estate, 'cell')}.")
     zones = {one.zone for one in gone}
     rest = [one for one in estate.nodes if one.cell != cell and one.zone in zones]
     return _answer(estate, f"cell {cell} is drained", estate.on(gone), rest, gone=gone)
@@ -113,8 +113,8 @@ def _answer(
     """Place VMs, the largest first, each on the node that has the most room left."""
     if nodes and all(node.cores is None or node.memory_bytes is None for node in nodes):
         raise SettingsError(
-            "Nobody knows what finds a place: a dataset does not tell what its nodes have, frames"
-            " of a real log or the history do."
+            "Placement requires the capacity of the nodes, which a dataset does not contain. Use "
+            "frames of a real log, or the history."
         )
     rooms: dict[str, Size] = {node.node: free(node, estate.on([node])) for node in nodes}
     most = {node.node: (node.cores or 1.0, node.memory_bytes or 1.0) for node in nodes}
@@ -171,10 +171,10 @@ def _chosen(estate: Estate, scope: str | None) -> list[NodeUse]:
         return list(estate.nodes)
     kind, _, name = scope.partition(":")
     if kind not in ("cell", "zone") or not name:
-        raise SettingsError(f"--in {scope}: write cell:NAME or zone:NAME.")
+        raise SettingsError(f"--in {scope}: use cell:NAME or zone:NAME.")
     found = [node for node in estate.nodes if (node.cell if kind == "cell" else node.zone) == name]
     if not found:
-        raise SettingsError(f"There is no {kind} {name!r}; {kind}s: {_some(estate, kind)}.")
+        raise SettingsError(f"There is no {kind} {name!r}. Known {kind}s: {_some(estate, kind)}.")
     return found
 
 

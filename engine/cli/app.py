@@ -19,16 +19,20 @@ from engine.settings import Settings, load_settings
 
 app = typer.Typer(
     name="flatline",
-    help="Finds dead virtual machines by their vital signs, and brings them back without staff.",
-    epilog="Exit codes: 0 well, 1 failed, 2 settings or command line, 3 log, 4 hypervisor,"
-    " 5 state or keys on disk, 6 history, 130 Ctrl-C.",
+    help="Detects dead virtual machines by their telemetry, and restores them without staff.",
+    epilog=(
+        "Exit codes: 0 success, 1 failure, 2 settings or command line, 3 log, 4 hypervisor, 5 "
+        "state or keys on disk, 6 history, 130 Ctrl-C."
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-policy = typer.Typer(help="Read what may be done to whom.", no_args_is_help=True)
-audit = typer.Typer(help="Read the journal and check its chains.", no_args_is_help=True)
+policy = typer.Typer(
+    help=("Show which actions the policy allows on which VMs."), no_args_is_help=True
+)
+audit = typer.Typer(help="Read the journal and verify its hash chains.", no_args_is_help=True)
 config = typer.Typer(help="Show and check settings.", no_args_is_help=True)
 for name, group in (
     ("capacity", planning.capacity),
@@ -56,7 +60,7 @@ def flatline(
     _: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_told_version, is_eager=True, help="Print the release and end."
+            "--version", callback=_told_version, is_eager=True, help="Print the release and exit."
         ),
     ] = False,
 ) -> None:
@@ -119,12 +123,12 @@ def run(
     file: File = None,
     sets: Sets = None,
     libvirt_uri: Annotated[
-        str | None, typer.Option(help="Watch this libvirt instead of a simulated fleet.")
+        str | None, typer.Option(help="Connect to this libvirt instead of a simulated fleet.")
     ] = None,
     acting: Annotated[
-        bool, typer.Option("--act", help="Touch the VMs of that hypervisor, as the policy allows.")
+        bool, typer.Option("--act", help="Act on the VMs of that hypervisor, as the policy allows.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Which simulated fleet.")] = 1,
+    seed: Annotated[int, typer.Option(help="The simulated fleet.")] = 1,
 ) -> None:
     """Run all roles in this process, on the embedded log.
 
@@ -141,18 +145,20 @@ def run(
     simulated = "kind" not in settings.hypervisor.model_fields_set
     if acting and simulated:
         raise SettingsError(
-            "--act needs --libvirt-uri or hypervisor.kind: a simulated fleet is acted on anyway."
+            "--act requires --libvirt-uri or hypervisor.kind: a simulated fleet is always acted on."
         )
     raise typer.Exit(run_everything(settings, simulated=simulated, acting=acting, seed=seed))
 
 
 @app.command()
 def demo(
-    seed: Annotated[int, typer.Option(help="Which fleet and which faults.")] = 1,
+    seed: Annotated[int, typer.Option(help="The fleet and its faults.")] = 1,
     speed: Annotated[
-        float, typer.Option(min=0.1, help="Simulated seconds in a real one, at most.")
+        float, typer.Option(min=0.1, help="Largest number of simulated seconds per real second.")
     ] = 12.0,
-    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live view.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help=("Print lines instead of a live view."))
+    ] = False,
 ) -> None:
     """Watch 200 simulated VMs fail and be repaired. Ends by itself with a summary."""
     from engine.cli.demo import run_demo
@@ -172,11 +178,13 @@ def replay(
     out: Annotated[Path, typer.Option(help="Folder for alerts, orders and the summary.")],
     policy_file: Annotated[
         Path | None,
-        typer.Option("--policy", metavar="FILE", help="By default every action class is auto."),
+        typer.Option(
+            "--policy", metavar="FILE", help=("Policy file. By default every action class is auto.")
+        ),
     ] = None,
     compared: Annotated[
         Path | None,
-        typer.Option("--compare", metavar="FILE", help="What would this policy have done?"),
+        typer.Option("--compare", metavar="FILE", help="Report what this policy would have done."),
     ] = None,
 ) -> None:
     """Run a recorded dataset through engine and planner. As fast as this machine can."""
@@ -194,8 +202,12 @@ def replay(
 
 @app.command()
 def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `flatline replay` wrote.")],
-    events: Annotated[Path, typer.Option(help="PREFIX_events.csv: what really happened.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help=("Output folder of `flatline replay`."))
+    ],
+    events: Annotated[
+        Path, typer.Option(help=("PREFIX_events.csv: the events that really happened."))
+    ],
     drawing: Annotated[
         bool,
         typer.Option("--pages/--no-pages", help="Draw a page for each miss and false alarm."),
@@ -209,11 +221,13 @@ def evaluate(
         console().print(table)
     if evaluation.strangers:
         console(stderr=True).print(
-            f"{len(evaluation.strangers)} events cannot have been seen in this replay and count as"
-            f" missed where they are faults; for one, {evaluation.strangers[0]}."
+            f"{len(evaluation.strangers)} events are not covered by this replay and count as "
+            f"missed if they are faults. Example: {evaluation.strangers[0]}."
         )
     if evaluation.pages:
-        console().print(f"{evaluation.pages} pages of what went wrong in {folder / PAGES}.")
+        console().print(
+            f"{evaluation.pages} pages on misses and false alarms are in {folder / PAGES}."
+        )
 
 
 app.command()(planning.forecast)
@@ -222,13 +236,13 @@ app.command()(telling.approve)
 
 
 @policy.command("check")
-def policy_check(file: Annotated[Path, typer.Argument(help="Policy in TOML.")]) -> None:
+def policy_check(file: Annotated[Path, typer.Argument(help="Policy file in TOML.")]) -> None:
     """Check a policy file and say what it allows. It must keep the schema and the hard limits."""
     from engine.cli.policy import explained
     from engine.wiring import read_policy
 
     checked = read_policy(file)
-    console().print(f"{file}: policy {checked.name!r} can be used; its hash is {checked.hash}.")
+    console().print(f"{file}: policy {checked.name!r} is valid; its hash is {checked.hash}.")
     for line in explained(checked):
         console().print(f"  {line}.")
 
@@ -236,7 +250,10 @@ def policy_check(file: Annotated[Path, typer.Argument(help="Policy in TOML.")]) 
 @audit.command("verify")
 def audit_verify(
     heads: Annotated[
-        Path | None, typer.Option(help="Where the chains stood; by default in the state folder.")
+        Path | None,
+        typer.Option(
+            help=("File with the last known end of each chain; by default in the state folder.")
+        ),
     ] = None,
     file: File = None,
     sets: Sets = None,
@@ -256,14 +273,15 @@ def audit_verify(
     (entries, unreadable), cut_ms = with_log(settings, journal_and_cut, reading=True)
     if not entries and not unreadable:
         console().print(
-            f"The journal is empty, so nothing was checked: {name_of(settings)}. Is it the one"
-            " you mean?"
+            f"The journal is empty, so nothing was verified: {name_of(settings)}. Check that this "
+            "is the right log."
         )
         raise typer.Exit(1)
     place = heads or settings.state.folder / HEADS_FILE
     if not place.exists():
         console().print(
-            f"There was no earlier note at {place}, so what was cut off before now cannot be seen."
+            f"There was no earlier record of chain ends at {place}, so an earlier truncation "
+            "cannot be detected."
         )
     findings = [record.sentence for record in unreadable]
     findings += verify(entries, heads=known_heads(place), cut_ms=cut_ms)
@@ -272,16 +290,20 @@ def audit_verify(
     for finding in findings:
         console().print(finding)
     writers = len({entry.writer for entry in entries})
-    verdict = f"{len(findings)} findings" if findings else "all as written"
+    verdict = f"{len(findings)} findings" if findings else "no errors found"
     console().print(f"{len(entries)} entries of {writers} writers: {verdict}.")
     raise typer.Exit(1 if findings else 0)
 
 
 @audit.command("show")
 def audit_show(
-    last: Annotated[int, typer.Option(min=1, help="How many entries, the newest.")] = 50,
-    vm: Annotated[str | None, typer.Option(help="Only of this VM.")] = None,
-    incident: Annotated[str | None, typer.Option(help="Only of this incident.")] = None,
+    last: Annotated[
+        int, typer.Option(min=1, help=("Number of entries to show, the newest ones."))
+    ] = 50,
+    vm: Annotated[str | None, typer.Option(help="Show only entries of this VM.")] = None,
+    incident: Annotated[
+        str | None, typer.Option(help=("Show only entries of this incident."))
+    ] = None,
     file: File = None,
     sets: Sets = None,
 ) -> None:
@@ -300,7 +322,11 @@ def audit_show(
     ]
     lines += [(record.time_ms, "damaged", record.sentence) for record in unreadable]
     if not lines:
-        told = "The journal has no entry yet." if not entries else "No entry is about that."
+        told = (
+            "The journal has no entries yet."
+            if not entries
+            else ("The journal has no matching entry.")
+        )
         console().print(told)
     # A stable sort: entries with equal times keep the order of their chain.
     for time_ms, kind, sentence in sorted(lines, key=lambda line: line[0])[-last:]:
@@ -321,15 +347,21 @@ def audit_rules() -> None:
 @app.command()
 def doctor(
     creating_topics: Annotated[
-        bool, typer.Option("--create-topics", help="Make the topics that Kafka lacks.")
+        bool, typer.Option("--create-topics", help="Create the topics that are missing on Kafka.")
     ] = False,
     witnesses: Annotated[
         bool,
-        typer.Option("--witnesses", help="List who would say of each VM that it is dead."),
+        typer.Option(
+            "--witnesses", help=("List the witnesses of each VM that could confirm its death.")
+        ),
     ] = False,
     acting_as: Annotated[
         list[str] | None,
-        typer.Option("--as", metavar="ROLE", help="Hold this principal's rights to a role's."),
+        typer.Option(
+            "--as",
+            metavar="ROLE",
+            help=("Compare the rights of this principal with those of a role."),
+        ),
     ] = None,
     file: File = None,
     sets: Sets = None,
@@ -344,7 +376,7 @@ def doctor(
         return
     roles = [role for role in ROLES if role in (acting_as or [])]
     if len(roles) != len(acting_as or []):
-        raise SettingsError(f"--as: there is no such role: {', '.join(ROLES)}.")
+        raise SettingsError(f"--as: unknown role. Known roles: {', '.join(ROLES)}.")
 
     async def all_checks() -> list[Check]:
         return [
@@ -352,23 +384,23 @@ def doctor(
         ]
 
     checks = asyncio.run(all_checks())
-    table = Table("part", "", "what to know or do")
+    table = Table("part", "", "result and remedy")
     for check in checks:
-        style = {"well": "green", "note": "yellow", "ill": "bold red"}[check.finding]
+        style = {"OK": "green", "WARN": "yellow", "FAIL": "bold red"}[check.finding]
         table.add_row(check.part, Text(check.finding, style=style), check.sentence)
     console().print(table)
-    raise typer.Exit(1 if any(check.finding == "ill" for check in checks) else 0)
+    raise typer.Exit(1 if any(check.finding == "FAIL" for check in checks) else 0)
 
 
 def _print_witnesses(settings: Settings) -> None:
     from engine.cli.covered import covered
     from engine.cli.words import with_log
 
-    table = Table("VM", "cell", "witnesses", "if it dies", "what to do")
+    table = Table("VM", "cell", "witnesses", "after its death", "remedy")
     for one in with_log(settings, covered, patient=True, reading=True):
-        what = "ordered" if one.orderable else "alerted only"
+        what = "ordered" if one.orderable else "alert only"
         if not one.actionable:
-            what = "alerted only, it is not open to actions"
+            what = "alert only, because it is not actionable"
         table.add_row(one.vm, one.cell, ", ".join(one.witnesses) or "none", what, one.advice)
     console().print(table)
 
@@ -388,8 +420,10 @@ def config_check(file: File = None, sets: Sets = None) -> None:
     settings, read = load_settings(file, flags=flags_of(sets))
     settings.log.kafka.secret()
     policy_of(settings)
-    whence = f"{read} was read" if read else f"no file was read, and {DEFAULT_FILE} is not there"
-    console().print(f"The settings can be used; {whence}.")
+    whence = (
+        f"{read} was read" if read else (f"no file was read, because {DEFAULT_FILE} does not exist")
+    )
+    console().print(f"The settings are valid; {whence}.")
 
 
 @config.command("schema")
@@ -402,6 +436,6 @@ def config_schema(
     from engine.wire.schemas import CONTRACTS, schema
 
     if of != "settings" and of not in CONTRACTS:
-        raise SettingsError(f"{of!r} has no schema: settings, {', '.join(CONTRACTS)}.")
+        raise SettingsError(f"{of!r} has no schema. Known names: settings, {', '.join(CONTRACTS)}.")
     found = Settings.model_json_schema() if of == "settings" else schema(of)
     typer.echo(json.dumps(found, indent=2))

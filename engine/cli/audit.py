@@ -42,7 +42,7 @@ async def read_journal(_: Process, log: Log) -> Journal:
                 entries.append(decode_entry(record.value))
             except RecordRejected as error:
                 where = f"Partition {partition}, offset {record.offset}"
-                told = f"{where}: no entry can be read here: {error}."
+                told = f"{where}: the entry cannot be decoded: {error}."
                 unreadable.append(Unreadable(record.time_ms, told))
     entries.sort(key=lambda entry: (entry.writer, entry.sequence))
     return Journal(entries, unreadable)
@@ -84,8 +84,8 @@ def known_heads(file: Path) -> list[Head]:
         return []
     except (OSError, msgspec.DecodeError) as error:
         raise StateError(
-            f"{file} cannot be read ({error}), so whether the journal was cut is not known. Move it"
-            " away to begin anew from what the journal holds now"
+            f"{file} cannot be read ({error}), so it is unknown whether the journal was truncated. "
+            "Move the file away to start from the present content of the journal"
         ) from error
 
 

@@ -37,15 +37,15 @@ def surveyed(source: str | None, settings: Settings) -> Estate:
         recording = open_recording(source)
         estate = Survey().take(recording.moments()).estate()
         require_rows(recording.figures())
-        told = f"{source} holds no frame of a collector: there is nothing to report."
+        told = f"{source} holds no frame of a collector, so there is nothing to report."
     else:
         from engine.cli.words import with_log
         from engine.wiring_planning import estate_from_history
 
         estate = with_log(settings, estate_from_history, patient=True, reading=True)
         told = (
-            "The history has no closed hour of the last day: let `flatline history` run, or name a"
-            " recording or a dataset."
+            "The history has no complete hour in the last day. Run `flatline history` for longer, "
+            "or name a recording or a dataset."
         )
     if not estate.nodes:
         raise SettingsError(told)
@@ -58,7 +58,7 @@ def store(found: Report, settings: Settings) -> None:
     from engine.wiring_planning import store_report
 
     count = asyncio.run(store_report(process(settings), found))
-    console(stderr=True).print(f"{count} lines stand in the history as flatline_capacity.")
+    console(stderr=True).print(f"{count} rows were written to the history as flatline_capacity.")
 
 
 # Load has cycles of days and weeks; a size that is based on less misses some of them.
@@ -76,13 +76,13 @@ def show_report(found: Report, form: Format) -> None:
             console().print(table)
         if found.vms and found.days < _WEEK_DAYS:
             console().print(
-                f"{found.days:.1f} days are less than a week: what VMs need on other days"
-                " and nights is not among it, so do not make them smaller yet."
+                f"{found.days:.1f} days of data are less than a week and do not show the use on "
+                "other days and nights. Do not shrink VMs on this basis."
             )
         if found.scopes and all(row.usable is None for row in found.scopes):
             console().print(
-                "– is not known: a dataset does not tell what its nodes have, frames of a real"
-                " log or the history do."
+                "– means unknown: a dataset does not contain the capacity of its nodes. Use frames "
+                "of a real log, or the history."
             )
 
 
@@ -95,13 +95,13 @@ def show_answer(found: Answer, form: Format) -> None:
         typer.echo(_csv(CellRow, found.cells), nl=False)
         return
     console().print(
-        f"If {found.question}: {found.placed} of {found.asked} VMs find a place"
-        + (f", not {', '.join(found.unplaced[:5])}" if found.unplaced else "")
+        f"If {found.question}: {found.placed} of {found.asked} VMs can be placed"
+        + (f", but not {', '.join(found.unplaced[:5])}" if found.unplaced else "")
         + (f" and {len(found.unplaced) - 5} more" if len(found.unplaced) > 5 else "")
         + "."
     )
     if found.placements:
-        table = Table("node", "takes VMs")
+        table = Table("node", "accepts VMs")
         for node, count in found.placements.items():
             table.add_row(node, str(count))
         console().print(table)
@@ -135,11 +135,11 @@ def _report_tables(found: Report) -> list[Table]:
     usual = ""
     if found.usual_cores is not None and found.usual_memory_bytes is not None:
         usual = (
-            f"; a usual VM needs {found.usual_cores:.2f} cores and"
-            f" {_bytes(found.usual_memory_bytes)}"
+            f"; a typical VM needs {found.usual_cores:.2f} cores and "
+            f"{_bytes(found.usual_memory_bytes)}"
         )
     scopes = Table(
-        *("scope", "resource", "usable", "used", "left", "days to full (90 %)", "VMs fit"),
+        *("scope", "resource", "usable", "used", "left", "days to full (90 %)", "VMs that fit"),
         *("promised", "stranded"),
         title=f"over {found.days:.1f} days{usual}",
     )
@@ -156,7 +156,7 @@ def _report_tables(found: Report) -> list[Table]:
             "–" if row.oversubscription_ratio is None else f"{row.oversubscription_ratio:.2f}x",
             amount(row.stranded),
         )
-    tables = [scopes, _cell_table(found.cells, "what cells can bear")]
+    tables = [scopes, _cell_table(found.cells, "cells after a node failure")]
     if found.vms:
         tables.append(_vm_table(found.vms))
     return tables
@@ -164,7 +164,14 @@ def _report_tables(found: Report) -> list[Table]:
 
 def _cell_table(cells: Sequence[CellRow], title: str) -> Table:
     table = Table(
-        *("cell", "nodes", "VMs", "a node may fail", "largest VM for one node", "contended"),
+        *(
+            "cell",
+            "nodes",
+            "VMs",
+            ("survives a node failure"),
+            "largest VM for one node",
+            "contended",
+        ),
         title=title,
     )
     for row in cells:

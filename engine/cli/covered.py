@@ -55,17 +55,15 @@ def summary(vms: list[Covered]) -> tuple[bool, str]:
     It names the first VM that could not, and what would change that.
     """
     if not vms:
-        return True, "No engine told of a VM in the last five minutes."
+        return True, "No engine has published scores of a VM in the last five minutes."
     open_to_actions = [one for one in vms if one.actionable]
     alone = [one for one in open_to_actions if not one.orderable]
     if not alone:
-        return True, (
-            f"Each of {len(open_to_actions)} VMs that are open to actions has a second witness."
-        )
+        return True, (f"Each of the {len(open_to_actions)} actionable VMs has a second witness.")
     named = "; ".join(f"{one.vm}: {one.advice}" for one in alone[:_NAMED])
     more = f"; and {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
     return False, (
-        f"{len(alone)} of {len(open_to_actions)} VMs that are open to actions have no second"
-        f" witness of a death, so they are alerted and never ordered ({named}{more})."
-        " `flatline doctor --witnesses` lists every VM."
+        f"{len(alone)} of {len(open_to_actions)} actionable VMs have no second witness of a death, "
+        f"so their faults lead to alerts and never to orders ({named}{more}). `flatline doctor "
+        "--witnesses` lists every VM."
     )

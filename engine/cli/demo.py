@@ -45,7 +45,7 @@ def run_demo(*, seed: int, speed: float, plain: bool) -> int:
     set_up_logs(level=logging.CRITICAL)
     demo = _Demo(seed=seed, speed=speed, screen=screen, plain=plain or not screen.is_terminal)
     try:
-        screen.print("Compiling the engine's kernels.")
+        screen.print("Compiling the kernels of the engine.")
         compile_engine()
         claims = run(demo.play())
     except KeyboardInterrupt:
@@ -112,16 +112,16 @@ class _Demo:
         """Display the run until all claims are decided or the time is over."""
         plan = self._plan
         view.say(
-            f"{plan.vms} simulated VMs on {plan.cells * plan.nodes_per_cell} nodes in"
-            f" {plan.cells} cells (seed {plan.seed}); first {WARM_UP_S / 60:.0f} min of history,"
-            " as fast as this machine can."
+            f"{plan.vms} simulated VMs on {plan.cells * plan.nodes_per_cell} nodes in {plan.cells} "
+            f"cells (seed {plan.seed}). First, {WARM_UP_S / 60:.0f} min of history are simulated "
+            "as fast as possible."
         )
         learning = True
         while loop.time() < DEADLINE_S and not referee.decided():
             if learning and loop.time() >= WARM_UP_S:
                 learning = False
                 loop.pace(self._speed)
-                view.say(f"From here on at {self._speed:g} times real time.")
+                view.say(f"The simulation now runs at {self._speed:g} times real time.")
             title = f"learning, {loop.time() / WARM_UP_S:.0%}" if learning else "watching"
             view.show(now_ms=clock.now_ms(), title=title)
             await referee.look()

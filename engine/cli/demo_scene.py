@@ -152,7 +152,7 @@ class Referee:
 
     def _stall(self) -> Claim:
         vms = CELLS_VMS[1]
-        title = f"pool {STALLED_POOL} stalls under {len(vms)} VMs, nobody is rebooted"
+        title = f"pool {STALLED_POOL} stalls under {len(vms)} VMs, and none is rebooted"
         found = [
             alert
             for alert in self._story.latest()
@@ -160,19 +160,19 @@ class Referee:
         ]
         touched = [call for call in self._fleet.truth.action_calls if call.vm in vms]
         if touched:
-            return Claim(title, False, f"{len(touched)} of its VMs were touched")
+            return Claim(title, False, f"{len(touched)} of its VMs were acted on")
         over = self._now_s() >= STALL_S + STALL_LASTS_S + AFTERMATH_S
         if not found or not over:
             return Claim(title, None, "one incident of the pool" if found else "not yet")
         stalls = [h for h in self._fleet.truth.happenings if h.incident.kind == "pool_stall"]
         hit = max((len(stall.vms) for stall in stalls), default=0)
         seen_s = self._after_s(found[0].opened_ms, STALL_S)
-        detail = f"one incident of the pool after {seen_s:.0f} s, {hit} VMs hit, 0 touched"
+        detail = f"one incident of the pool after {seen_s:.0f} s, {hit} VMs affected, 0 acted on"
         return Claim(title, hit >= len(vms), detail)
 
     def _batch(self) -> Claim:
         name = self._fleet.name(_BATCH)
-        title = f"{name} computes at 100 % CPU without I/O and is left alone"
+        title = f"{name} computes at 100 % CPU without I/O, and no action follows"
         touched = [call for call in self._fleet.truth.action_calls if call.vm == _BATCH]
         ordered = [order for order in self._story.orders if order.vm == self._text(_BATCH)]
         if touched or ordered:
@@ -191,7 +191,7 @@ class Referee:
         return Claim(title, share > 0.9 and written == 0, detail)
 
     def _sick(self) -> Claim:
-        title = f"node {SICK_NODE} is sick, a VM is moved off it live"
+        title = f"node {SICK_NODE} is overloaded, and a VM is migrated off it"
         moves = [
             move
             for move in self._fleet.truth.moves
@@ -208,4 +208,4 @@ class Referee:
 
     def _harm(self) -> Claim:
         harms = self._fleet.truth.harms
-        return Claim("no healthy VM is hurt", not harms, f"{len(harms)} hurt")
+        return Claim("no healthy VM is harmed", not harms, f"{len(harms)} harmed")

@@ -37,7 +37,7 @@ from engine.wiring import (
     trusted_now,
 )
 
-Finding = Literal["well", "note", "ill"]
+Finding = Literal["OK", "WARN", "FAIL"]
 
 # A person waits at the terminal; a part that answers later has a fault anyway.
 PATIENCE_S: Final = 15.0
@@ -85,7 +85,7 @@ async def examine(
     yield log
     if settings.log.kind == "kafka":
         yield await _rights(here, roles)
-    if log.finding == "well":
+    if log.finding == "OK":
         for topic, ask in (
             (FRAMES, _log_clock),
             (CONTROL, _pauses),
@@ -111,29 +111,29 @@ def _state_folder(here: Process) -> Iterator[Check]:
     except OSError as error:
         yield Check(
             "state folder",
-            "ill",
-            f"{folder} cannot be written: {error.strerror}. Create it for this user, or set"
-            " state.folder to another place.",
+            "FAIL",
+            f"{folder} cannot be written: {error.strerror}. Create it for the user of this "
+            "process, or set state.folder to another folder.",
         )
     else:
-        yield Check("state folder", "well", f"{folder} can be written.")
+        yield Check("state folder", "OK", f"{folder} is writable.")
 
 
 def _clock(here: Process) -> Iterator[Check]:
     now_ms, newest_s = here.clock.now_ms(), _newest_s(here.settings.state.folder)
     if now_ms < _BORN_MS:
-        sentence = "The wall clock was never set: start a time service such as chrony."
-        yield Check("clock", "ill", sentence)
+        sentence = "The wall clock is not set. Start a time service such as chrony."
+        yield Check("clock", "FAIL", sentence)
     elif newest_s - now_ms / 1000 > _CLOCK_SLACK_S:
         hours = (newest_s - now_ms / 1000) / 3600
         yield Check(
             "clock",
-            "ill",
-            f"The wall clock is {hours:.1f} h behind this installation's newest file: it went"
-            " back. Set it right before orders are given; durations are not affected.",
+            "FAIL",
+            f"The wall clock is {hours:.1f} h behind the newest file of this installation, so it "
+            "was set back. Correct it before orders are issued. Durations are not affected.",
         )
     else:
-        yield Check("clock", "well", "The wall clock runs ahead of all that was written.")
+        yield Check("clock", "OK", "The wall clock is later than all files of this installation.")
 
 
 def _has(name: str) -> bool:
@@ -152,12 +152,12 @@ def _policy(here: Process) -> Iterator[Check]:
     try:
         policy = policy_of(here.settings)
     except FlatlineError as error:
-        yield Check("policy", "ill", str(error))
+        yield Check("policy", "FAIL", str(error))
     else:
         mode = policy.modes.default
-        what = "touches nothing" if mode == "observe" and not policy.modes.actions else "may act"
+        what = "allows no action" if mode == "observe" and not policy.modes.actions else "may act"
         sentence = f"{policy.name!r} ({policy.hash[:12]}) is in force and {what}."
-        yield Check("policy", "well", sentence)
+        yield Check("policy", "OK", sentence)
 
 
 def _keys(here: Process) -> Iterator[Check]:
@@ -167,7 +167,7 @@ def _keys(here: Process) -> Iterator[Check]:
         own = {signer: read_key(settings.key_folder, signer) for signer in SIGNERS}
         trusted = trusted_now(settings)
     except FlatlineError as error:
-        yield Check("keys", "ill", str(error))
+        yield Check("keys", "FAIL", str(error))
         return
     missing = [
         name
@@ -184,25 +184,25 @@ def _keys(here: Process) -> Iterator[Check]:
     if missing:
         yield Check(
             "keys",
-            "ill",
-            f"No {' and no '.join(name.split('-')[0] for name in missing)} is trusted, so no order"
-            f" is given or carried out: copy their .pub files to {settings.trusted_folder}, named"
-            f" {' and '.join(f'{name}.pub' for name in missing)}.",
+            "FAIL",
+            f"No {' and no '.join(name.split('-')[0] for name in missing)} is trusted, so orders "
+            f"are neither issued nor executed. Copy their .pub files to {settings.trusted_folder} "
+            f"as {' and '.join(f'{name}.pub' for name in missing)}.",
         )
     elif node not in trusted.nodes.get(agent, (node,)):
         yield Check(
             "keys",
-            "ill",
-            f"The agent's key of this machine is trusted for {', '.join(trusted.nodes[agent])},"
-            f" but its site.node is {node}, so nobody believes what it says: rename the file in"
-            f" every trusted folder to agent-{node}.pub.",
+            "FAIL",
+            f"The agent key of this machine is trusted for {', '.join(trusted.nodes[agent])}, but "
+            f"its site.node is {node}, so its records are rejected. Rename the file in every "
+            f"trusted folder to agent-{node}.pub.",
         )
     else:
         sentence = (
             f"Trusted planners: {len(trusted.planners)}, agents: {len(trusted.agents)}, engines:"
             f" {len(trusted.engines)}, operators: {len(trusted.operators)}."
         )
-        yield Check("keys", "well", sentence)
+        yield Check("keys", "OK", sentence)
 
 
 def _frame_keys(here: Process) -> Iterator[Check]:
@@ -214,17 +214,18 @@ def _frame_keys(here: Process) -> Iterator[Check]:
         if not making:
             frame_keyring(settings, here.clock).signer("node", node)
     except FlatlineError as error:
-        yield Check(part, "ill", str(error))
+        yield Check(part, "FAIL", str(error))
         return
     if making:
-        yield Check(part, "well", "The first start makes this machine's site key.")
+        yield Check(part, "OK", "The first start creates the site key of this machine.")
         return
     if settings.keys.frames == "accept":
         sentence = (
-            "keys.frames is accept: anybody who may write the topic may speak for any node. Give"
-            " each node a key (`flatline keys create node NAME`), then take the setting out."
+            "keys.frames is accept, so anyone who may write the topic can send frames for any "
+            "node. Give each node a key (`flatline keys create node NAME`), then remove the "
+            "setting."
         )
-        yield Check(part, "note", sentence)
+        yield Check(part, "WARN", sentence)
         return
     soon_ms = here.clock.now_ms() + _SOON_MS
     ending = [
@@ -234,12 +235,13 @@ def _frame_keys(here: Process) -> Iterator[Check]:
     ]
     if ending and len(ending) == len(site_keys):
         sentence = (
-            f"Every site key ends within {_SOON_MS // 86_400_000} days: flatline keys rotate."
+            f"Every site key expires within {_SOON_MS // 86_400_000} days. Run `flatline keys "
+            "rotate`."
         )
-        yield Check(part, "note", sentence)
+        yield Check(part, "WARN", sentence)
     else:
         what = f"{len(site_keys)} site keys" if site_keys else f"the key of node {node}"
-        yield Check(part, "well", f"This machine has {what}.")
+        yield Check(part, "OK", f"This machine has {what}.")
 
 
 def _programs(here: Process) -> Iterator[Check]:
@@ -247,12 +249,12 @@ def _programs(here: Process) -> Iterator[Check]:
     if absent:
         yield Check(
             "engine's libraries",
-            "note",
-            f"{', '.join(absent)} not installed, so this machine collects and acts only; the"
-            " engine needs: pip install flatline",
+            "WARN",
+            f"{', '.join(absent)} not installed, so only collector and agent can run here. The "
+            "engine requires: pip install flatline",
         )
     else:
-        yield Check("engine's libraries", "well", "The engine can run here.")
+        yield Check("engine's libraries", "OK", "The engine can run here.")
 
 
 def _probe(here: Process) -> Iterator[Check]:
@@ -262,13 +264,13 @@ def _probe(here: Process) -> Iterator[Check]:
     why = may_probe()
     if why:
         sentence = (
-            f"Guests are not asked for a sign of life: {why}. An agent with CAP_NET_RAW asks them"
-            " over the node's bridges (see flatline-agent.service); without it a guest needs"
-            " another second witness to be reset."
+            f"Guests are not probed for signs of life: {why}. An agent with CAP_NET_RAW probes "
+            "them over the bridges of the node (see flatline-agent.service). Without the probe a "
+            "reset requires another second witness."
         )
-        yield Check("probe", "note", sentence)
+        yield Check("probe", "WARN", sentence)
     else:
-        yield Check("probe", "well", "Guests can be asked for a sign of life over bridges here.")
+        yield Check("probe", "OK", "Guests can be probed for signs of life over bridges here.")
 
 
 async def _log(
@@ -290,17 +292,17 @@ async def _log(
                 async with open_log(here) as log:
                     counts = [log.partitions(topic) for topic in topics]
     except FlatlineError as error:
-        return Check("log", "ill", str(error)), nothing
+        return Check("log", "FAIL", str(error)), nothing
     except TimeoutError:
-        return Check("log", "ill", f"The log gave no answer within {PATIENCE_S:.0f} s."), nothing
+        return Check("log", "FAIL", f"The log did not answer within {PATIENCE_S:.0f} s."), nothing
     if problems:
-        cure = "`flatline doctor --create-topics` makes what is missing."
-        return Check("log", "ill", f"{'; '.join(problems)}. {cure}"), nothing
+        cure = "`flatline doctor --create-topics` creates missing topics."
+        return Check("log", "FAIL", f"{'; '.join(problems)}. {cure}"), nothing
     whose = f" of {', '.join(roles)}" if roles else ""
-    new = f", {len(made)} of them just made" if made else ""
+    new = f", {len(made)} of them created now" if made else ""
     sentence = f"{len(counts)} topics{whose}{new}, {sum(counts)} partitions."
     readable = nothing.union(*(RIGHTS[role].reads for role in roles)) if roles else topics
-    return Check("log", "well", sentence), readable
+    return Check("log", "OK", sentence), readable
 
 
 async def _rights(here: Process, roles: Sequence[Role]) -> Check:
@@ -310,42 +312,43 @@ async def _rights(here: Process, roles: Sequence[Role]) -> Check:
         async with asyncio.timeout(PATIENCE_S):
             found = await own_rights(here)
     except FlatlineError as error:
-        return Check(part, "ill", str(error))
+        return Check(part, "FAIL", str(error))
     except TimeoutError:
-        return Check(part, "ill", f"The log gave no answer within {PATIENCE_S:.0f} s.")
+        return Check(part, "FAIL", f"The log did not answer within {PATIENCE_S:.0f} s.")
     if found is None:
-        return Check(part, "note", "This broker does not tell what a principal may do.")
+        return Check(part, "WARN", "This broker does not report the rights of a principal.")
     user = here.settings.log.kafka.username or "this principal"
     if not roles and {"Alter", "Delete"} <= frozenset[str]().union(*found.values()):
         return Check(
             part,
-            "note",
-            f"{user} may do everything: the broker has no ACLs, or this is its administrator. Give"
-            " each role a principal of its own (deploy/kafka/README.md).",
+            "WARN",
+            f"{user} has all rights. Either the broker has no ACLs, or this is its administrator. "
+            "Give each role its own principal (deploy/kafka/README.md).",
         )
     chosen = tuple(roles) or suited(found)
     if not chosen:
         return Check(
             part,
-            "ill",
-            f"The rights of {user} suffice for no role: name one with --as ROLE to see what is"
-            " missing (deploy/kafka/README.md).",
+            "FAIL",
+            f"The rights of {user} are not sufficient for any role. Use --as ROLE to list what is "
+            "missing (deploy/kafka/README.md).",
         )
     missing, excess = problems_of(found, chosen)
     named = ", ".join(chosen)
     if missing:
         return Check(
             part,
-            "ill",
-            f"{user} lacks, as {named}: {'; '.join(missing)}. deploy/kafka/README.md has the ACLs.",
+            "FAIL",
+            f"{user} lacks rights for {named}: {'; '.join(missing)}. deploy/kafka/README.md lists "
+            "the ACLs.",
         )
     if excess:
         return Check(
             part,
-            "note",
-            f"{user} may do more than {named} needs: {'; '.join(excess)}. Take those ACLs away.",
+            "WARN",
+            f"{user} has more rights than {named} needs: {'; '.join(excess)}. Remove those ACLs.",
         )
-    return Check(part, "well", f"{user} may do what {named} needs, and no more.")
+    return Check(part, "OK", f"{user} has exactly the rights that {named} needs.")
 
 
 async def _log_clock(here: Process) -> Check:
@@ -359,20 +362,22 @@ async def _log_clock(here: Process) -> Check:
                 for record in await log.read_to_end(FRAMES.name, partition, offset=start):
                     newest_ms = max(newest_ms, record.time_ms)
     except FlatlineError as error:
-        return Check(part, "note", f"The log's clock cannot be seen: {error}")
+        return Check(part, "WARN", f"The clock of the log cannot be read: {error}")
     except TimeoutError:
-        return Check(part, "note", f"The newest frame was not read within {PATIENCE_S:.0f} s.")
+        return Check(part, "WARN", f"The newest frame could not be read within {PATIENCE_S:.0f} s.")
     ahead_s = (newest_ms - here.clock.now_ms()) / 1000
     if not newest_ms:
-        return Check(part, "well", "The log has no frames yet.")
+        return Check(part, "OK", "The log has no frames yet.")
     if ahead_s > _LOG_CLOCK_SLACK_S:
         return Check(
             part,
-            "ill",
-            f"The log dates its newest frame {ahead_s:.0f} s ahead of this machine's clock: one of"
-            " the two is wrong. Mend NTP on the broker and here.",
+            "FAIL",
+            f"The log dates its newest frame {ahead_s:.0f} s ahead of the clock of this machine, "
+            "so one of the two clocks is wrong. Correct NTP on the broker and here.",
         )
-    return Check(part, "well", f"The newest frame is {-ahead_s:.0f} s old by this machine's clock.")
+    return Check(
+        part, "OK", (f"The newest frame is {-ahead_s:.0f} s old by the clock of this machine.")
+    )
 
 
 async def _pauses(here: Process) -> Check:
@@ -380,16 +385,16 @@ async def _pauses(here: Process) -> Check:
         async with asyncio.timeout(PATIENCE_S), open_log(here) as log:
             words = await controls_in_force(here, log)
     except FlatlineError as error:
-        return Check("pauses", "ill", str(error))
+        return Check("pauses", "FAIL", str(error))
     except TimeoutError:
-        return Check("pauses", "ill", f"What is paused was not read within {PATIENCE_S:.0f} s.")
+        return Check("pauses", "FAIL", f"The pauses could not be read within {PATIENCE_S:.0f} s.")
     stops = [word for word in words if word.kind in _STOPS]
     if not stops:
-        return Check("pauses", "well", "Nothing is paused.")
+        return Check("pauses", "OK", "Nothing is paused.")
     told = [_told_stop(word) for word in sorted(stops, key=_widest_first)[:_TOLD_STOPS]]
     if len(stops) > _TOLD_STOPS:
-        told.append(f"and {len(stops) - _TOLD_STOPS} more: `flatline pause show` has all")
-    return Check("pauses", "note", f"No machine acts on {'; '.join(told)}.")
+        told.append(f"and {len(stops) - _TOLD_STOPS} more: `flatline pause show` lists all")
+    return Check("pauses", "WARN", f"Actions are paused on {'; '.join(told)}.")
 
 
 async def _witnesses(here: Process) -> Check:
@@ -397,19 +402,26 @@ async def _witnesses(here: Process) -> Check:
         async with asyncio.timeout(PATIENCE_S), open_log(here) as log:
             is_well, sentence = summary(await covered(here, log))
     except FlatlineError as error:
-        return Check("witnesses", "ill", str(error))
+        return Check("witnesses", "FAIL", str(error))
     except TimeoutError:
-        return Check("witnesses", "ill", f"Scores were not read within {PATIENCE_S:.0f} s.")
-    return Check("witnesses", "well" if is_well else "note", sentence)
+        return Check(
+            "witnesses", "FAIL", f"The scores could not be read within {PATIENCE_S:.0f} s."
+        )
+    return Check("witnesses", "OK" if is_well else "WARN", sentence)
 
 
 async def _sources(here: Process) -> Check:
     """Report clock steps, sources that claim one identity, and skipped records."""
-    return await _noted(here, "sources", firing, "No clock steps, and nobody speaks for another.")
+    return await _noted(
+        here,
+        "sources",
+        firing,
+        ("No alert reports a clock step, a duplicate source or a skipped record."),
+    )
 
 
 async def _left_out(here: Process) -> Check:
-    well = "No record was refused or set aside in the last hour."
+    well = "No record was rejected or set aside in the last hour."
     return await _noted(here, "rejected", left_out, well)
 
 
@@ -418,10 +430,10 @@ async def _noted(here: Process, part: str, ask: Asking, well: str) -> Check:
         async with asyncio.timeout(PATIENCE_S), open_log(here) as log:
             sentence = await ask(here, log)
     except FlatlineError as error:
-        return Check(part, "ill", str(error))
+        return Check(part, "FAIL", str(error))
     except TimeoutError:
-        return Check(part, "ill", f"The log gave no answer within {PATIENCE_S:.0f} s.")
-    return Check(part, "note" if sentence else "well", sentence or well)
+        return Check(part, "FAIL", f"The log did not answer within {PATIENCE_S:.0f} s.")
+    return Check(part, "WARN" if sentence else "OK", sentence or well)
 
 
 def _widest_first(word: Control) -> int:
@@ -439,12 +451,12 @@ async def _hypervisor(here: Process) -> Check:
     try:
         hypervisor = node.hypervisor()
     except SettingsError as error:
-        return Check(kind, "note", f"{told(error)} Only a node needs it.")
+        return Check(kind, "WARN", f"{told(error)} Only a node needs it.")
     try:
         async with asyncio.timeout(PATIENCE_S), hypervisor:
             sample = await hypervisor.sample()
     except HypervisorError as error:
-        return Check(kind, "ill", f"{told(error)} Only a node needs it.")
+        return Check(kind, "FAIL", f"{told(error)} Only a node needs it.")
     except TimeoutError:
-        return Check(kind, "ill", f"{node.address} gave no answer within {PATIENCE_S:.0f} s.")
-    return Check(kind, "well", f"{node.address} answers and runs {len(sample.rows)} VMs.")
+        return Check(kind, "FAIL", f"{node.address} did not answer within {PATIENCE_S:.0f} s.")
+    return Check(kind, "OK", f"{node.address} answers and runs {len(sample.rows)} VMs.")

@@ -31,7 +31,7 @@ def tell_doubt(settings: Settings, asking: Asking, stands: str) -> None:
     with suppress(FlatlineError):
         why = with_log(settings, asking)
         if why is not None:
-            console(stderr=True).print(f"But {why}. {stands}")
+            console(stderr=True).print(f"Warning: {why}. {stands}")
 
 
 async def doubt_of_scope(here: Process, log: Log, *, scope: str) -> str | None:
@@ -56,7 +56,7 @@ async def doubt_of_vm(here: Process, log: Log, *, vm: bytes, cell: str) -> str |
     }
     cells = {where for seen, where in told if seen == name}
     if cells and cell not in cells:
-        return f"the engine tells of VM {name} in cell {min(cells)} (--cell), and not in {cell}"
+        return f"the engine reports VM {name} in cell {min(cells)} (--cell), not in {cell}"
     return _doubt(f"VM {name}", name, (seen for seen, _ in told))
 
 
@@ -83,7 +83,7 @@ def _doubt(what: str, name: str, told: Iterable[str]) -> str | None:
         return None
     nearest = get_close_matches(name, seen, n=3)
     like = f" (the nearest: {', '.join(nearest)})" if nearest else ""
-    return f"no engine told of {what} in the last five minutes{like}"
+    return f"no engine has reported {what} in the last five minutes{like}"
 
 
 def _named(scores: Scores, kind: ControlScope) -> set[str]:

@@ -87,9 +87,9 @@ def run_evaluation(folder: Path, *, events: Path, drawing: bool) -> Evaluation:
     strange = tuple(strangers(truth, summary))
     if strange and len(strange) >= _STRANGE_SHARE * len(truth):
         raise SettingsError(
-            f"{events} is not the truth of the replay in {folder}: {len(strange)} of its"
-            f" {len(truth)} events cannot have been seen there; for one, {strange[0]}. That"
-            f" replay is of {summary.dataset}: name the events of that dataset."
+            f"{events} does not belong to the replay in {folder}: {len(strange)} of its "
+            f"{len(truth)} events are not covered by that replay. Example: {strange[0]}. The "
+            f"replay is of {summary.dataset}: name the events of that dataset."
         )
     judgement = judge(lines, truth, interval_s=summary.interval_s, totals_only=True)
     mistakes = list(_mistakes(judgement, truth, summary.interval_s))
@@ -126,10 +126,12 @@ def read_replay(folder: Path) -> tuple[Summary, list[AlertLine]]:
         lines = [msgspec.json.decode(text, type=AlertLine) for text in texts]
     except OSError as error:
         raise SettingsError(
-            f"{folder} holds no replay ({error}): write one with `flatline replay`."
+            f"{folder} holds no replay ({error}). Create one with `flatline replay`."
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{folder} holds no replay of this release: {error}.") from error
+        raise SettingsError(
+            f"{folder} holds no replay that this release can read: {error}."
+        ) from error
     return summary, lines
 
 
@@ -158,7 +160,7 @@ def _mistakes(
         acting = occurrence.expected in HARMFUL
         if finding.alert_s is not None and (finding.suggestion_s is not None or not acting):
             continue
-        what = "was not found" if finding.alert_s is None else f"got no {occurrence.expected}"
+        what = "was not detected" if finding.alert_s is None else f"got no {occurrence.expected}"
         vms = tuple(sorted(occurrence.vms))
         yield Mistake(
             name=f"miss-{occurrence.kind}-{vms[0]}-{occurrence.start_s:.0f}",
@@ -223,7 +225,7 @@ def _draw(
     scores = limits(Configuration())
     for mistake, vms in zip(mistakes, drawn, strict=True):
         first = next((line for line in mistake.lines if line.state == "firing"), None)
-        sentence = first.sentence if first is not None else "The engine said nothing."
+        sentence = first.sentence if first is not None else "The engine reported nothing."
         own = set(mistake.vms)
         marks = [
             Mark(line.t, line.state, f"{line.kind}, {line.suggested_action}: {line.sentence}")
@@ -258,8 +260,8 @@ def _watched(recording: Recording, wanted: dict[str, list[Window]], summary: Sum
         watcher.see(one, replayer.cells)
     if replayer.digest() != summary.digest:
         raise SettingsError(
-            f"{summary.dataset} no longer leads to the state that this replay ended with: the "
-            "dataset or this release has changed. Replay it again."
+            f"Replaying {summary.dataset} no longer gives the same final state: the dataset or "
+            "this release has changed. Run `flatline replay` again."
         )
     return watcher
 
@@ -269,10 +271,10 @@ def _facts(mistake: Mistake) -> list[tuple[str, str]]:
     for one in mistake.occurrences:
         what = "fault" if one.is_fault else "confounder"
         facts.append((what, f"{one.kind}, {moment(one.start_s)} to {moment(one.end_s)}"))
-        facts.append(("asks for", one.expected))
+        facts.append(("suggests", one.expected))
         facts.append(("note", one.note))
     if not mistake.occurrences:
-        facts.append(("behind it", "nothing that is known"))
+        facts.append(("explanation", "no known event"))
     return facts
 
 
@@ -307,8 +309,8 @@ def tables(evaluation: Evaluation) -> Iterator[Table]:
             _seconds(right.p95_s),
         )  # fmt: skip
     yield table
-    table = Table("what", "count", "VM-days", "per 1,000 VM-days", "95 % bound", "behind it",
-                  title="Told without need", title_justify="left")  # fmt: skip
+    table = Table("what", "count", "VM-days", "per 1,000 VM-days", "95 % bound", "explanation",
+                  title="Unnecessary reports", title_justify="left")  # fmt: skip
     rows: list[tuple[str, Rate, dict[str, int]]] = [
         ("false orders", scores.false_orders, scores.orders_behind),
         ("false alerts", scores.false_alerts, scores.alerts_behind),
@@ -331,7 +333,7 @@ def tables(evaluation: Evaluation) -> Iterator[Table]:
 
 
 def _kinds(scores: Scores) -> Table:
-    table = Table("kind", "n", "right", "false", "F1", "taken for", title_justify="left",
+    table = Table("kind", "n", "right", "false", "F1", "reported as", title_justify="left",
                   title=f"Kinds: macro-F1 {_figure(scores.macro_f1)}")  # fmt: skip
     for kind, one in scores.kinds.items():
         taken = scores.confusion.get(kind, {})

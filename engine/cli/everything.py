@@ -59,12 +59,12 @@ async def _compiled(settings: Settings) -> None:
     _log.info("Compiling the kernels.")
     await abandonable(lambda: compile_engine(settings))
     await abandonable(lambda: compile_forecaster(settings))
-    _log.info("Compiled; `flatline audit show` tells what is decided from here on.")
+    _log.info("Compiled. `flatline audit show` lists the decisions from now on.")
 
 
 async def _run_real(here: Process, *, acting: bool) -> None:
     allowed, node = authority(here.settings), this_node(here.settings)
-    what = "may be acted on as the policy allows" if acting else "is only read (no --act)"
+    what = "may be acted on as the policy allows" if acting else "is only observed (no --act)"
     _log.info(f"{node.address} {what}.", policy=allowed.policy.name)
     async with probes(here), open_log(here) as log:
         await _compiled(here.settings)

@@ -59,7 +59,10 @@ def told_verdicts(verdicts: list[Verdict]) -> Table:
     """Return the verdicts as a table for a terminal."""
     table = Table(
         *("metric", "ahead", "MAE / persistence", "worst VM", "in 90 %", "least decile", "in 50 %"),
-        title="after 7 days of each VM; in brackets without VMs that mostly repeat one value",
+        title=(
+            "after the first 7 days of each VM; in brackets without VMs that mostly repeat one "
+            "value"
+        ),
     )
     for one in verdicts:
         table.add_row(
@@ -92,8 +95,8 @@ def step_of(dataset: Dataset) -> int:
     """
     if dataset.interval_s > 1.1 * SLOT_S:
         raise SettingsError(
-            f"{dataset.samples}: samples are {dataset.interval_s:g} s apart; forecasts need them "
-            f"every {SLOT_S} s or more often."
+            f"{dataset.samples}: samples are {dataset.interval_s:g} s apart. Forecasts require an "
+            f"interval of at most {SLOT_S} s."
         )
     return _MINUTE_S if dataset.interval_s <= _MINUTE_S else SLOT_S
 
@@ -131,7 +134,7 @@ def run_forecast(dataset: Dataset, *, out: Path, judged: bool) -> Outcome:
                 if judge is not None:
                     judge.take(step.number, values, made)
     except OSError as error:
-        raise StateUnwritable(f"{out} cannot be written: {error}. Name another --out") from error
+        raise StateUnwritable(f"{out} cannot be written: {error}. Use another --out") from error
     return Outcome(
         rows=rows,
         figures=counts.figures(),
@@ -146,7 +149,7 @@ def _refuse_own_file(dataset: Dataset, out: Path) -> None:
     folder = dataset.samples.parent
     own = (dataset.samples, *(folder / f"{dataset.name}_{part}" for part in _PARTS))
     if out.exists() and any(path.exists() and out.samefile(path) for path in own):
-        raise SettingsError(f"{out} is a file of the dataset itself. Name another --out.")
+        raise SettingsError(f"{out} is a file of the dataset itself. Use another --out.")
 
 
 def _opened(out: Path) -> contextlib.AbstractContextManager[TextIO]:

@@ -8,7 +8,9 @@ import typer
 from engine.cli.options import File, Sets, console, settings_of
 from engine.errors import SettingsError
 
-history = typer.Typer(help="Keep the history that planners ask.", invoke_without_command=True)
+history = typer.Typer(
+    help=("Set up the history that capacity planners query."), invoke_without_command=True
+)
 
 
 @history.callback()
@@ -30,7 +32,7 @@ def record(context: typer.Context, file: File = None, sets: Sets = None) -> None
 def history_setup(
     admin_token_file: Annotated[
         Path | None,
-        typer.Option(help="File with the token of an administrator of the organisation."),
+        typer.Option(help="File with the token of an administrator of the InfluxDB organisation."),
     ] = None,
     file: File = None,
     sets: Sets = None,
@@ -41,11 +43,13 @@ def history_setup(
 
     settings = settings_of(file, sets)
     if settings.history.kind == "embedded":
-        console().print(f"Nothing to do: {settings.history_folder} is made with the first row.")
+        console().print(f"Nothing to do: {settings.history_folder} is created with the first row.")
         return
     if admin_token_file is None:
-        raise SettingsError("--admin-token-file is needed: buckets and tokens are made with it.")
+        raise SettingsError(
+            "--admin-token-file is required: it authorises the creation of buckets and tokens."
+        )
     token = read_secret(admin_token_file, name="--admin-token-file")
     done = set_up_history(settings, admin_token=token)
-    for sentence in done or ("All of it was there already.",):
+    for sentence in done or ("Everything exists already.",):
         console().print(sentence)

@@ -39,7 +39,7 @@ from engine.wire.frame_mac import KINDS, SIGNING, Kind, SiteKey, made_ms
 from engine.wire.order import key_id
 
 keys = typer.Typer(
-    help="Make, show, rotate and revoke keys; private ones go to files alone.",
+    help="Create, show, rotate and revoke keys. Private keys are written to files only.",
     no_args_is_help=True,
 )
 
@@ -48,10 +48,11 @@ _ID_LENGTH: Final = 16
 _WHAT: Final = f"site, {', '.join((*KINDS, *(s for s in SIGNERS if s not in KINDS)))}"
 
 What = Annotated[str, typer.Argument(metavar="KIND", help=f"{_WHAT}.")]
-Name = Annotated[str | None, typer.Argument(help="For whom: a node's site.node, a person, ...")]
-Days = Annotated[
-    float | None, typer.Option("--days", min=0.01, help="Ends by itself after so many days.")
+Name = Annotated[
+    str | None,
+    typer.Argument(help=("Owner of the key: the site.node of a node, the name of a person, ...")),
 ]
+Days = Annotated[float | None, typer.Option("--days", min=0.01, help="Days until the key expires.")]
 
 
 def _now_ms() -> int:
@@ -67,8 +68,8 @@ def _checked(name: str | None, kind: str, settings: Settings) -> str:
         return settings.site.node
     if name is None or not re.fullmatch(NAME_PATTERN, name):
         raise SettingsError(
-            f"Whose key of kind {kind}? Give a name of letters, digits, dots, dashes and"
-            " underscores, as site.node has it for nodes and agents."
+            f"A key of kind {kind} requires a name of letters, digits, dots, dashes and "
+            "underscores. For nodes and agents use site.node."
         )
     return name
 
@@ -78,7 +79,7 @@ def create(
     kind: What,
     name: Name = None,
     out: Annotated[
-        Path | None, typer.Option(help="New file for a node's or owner's key, mode 0600.")
+        Path | None, typer.Option(help="New file for the key of a node or owner, mode 0600.")
     ] = None,
     days: Days = None,
     file: File = None,
@@ -89,8 +90,8 @@ def create(
     until_ms = None if days is None else _now_ms() + round(days * _DAY_MS)
     if out is not None and kind not in {"node", "owner"}:
         raise SettingsError(
-            f"--out is for the key of a node or an owner, which is carried to another machine; that"
-            f" of {kind} stays in {settings.key_folder}."
+            "--out is only for keys of nodes and owners, which are copied to other machines. A key "
+            f"of kind {kind} stays in {settings.key_folder}."
         )
     if kind == "site":
         told = _create_site(settings, until_ms)
@@ -101,7 +102,7 @@ def create(
     elif kind in SIGNERS:
         told = _create_signer(settings, kind, name, until_ms)
     else:
-        raise SettingsError(f"{kind!r} is no kind of key: {_WHAT}.")
+        raise SettingsError(f"{kind!r} is not a kind of key. Kinds: {_WHAT}.")
     for sentence in told:
         console().print(sentence)
 
@@ -111,17 +112,17 @@ def _create_site(settings: Settings, until_ms: int | None) -> Iterator[str]:
     known = read_site_keys(folder)
     if known:
         raise SettingsError(
-            f"{folder} has a site key already ({', '.join(known)}): `flatline keys rotate` makes"
-            " another one beside it."
+            f"{folder} already has a site key ({', '.join(known)}). `flatline keys rotate` creates "
+            "another one."
         )
     key = make_site_key(folder, now_ms=_now_ms())
     if until_ms is not None:
         secret = read_site_keys(folder)[key].secret
         write_site_key(folder, key, SiteKey(secret, until_ms))
-    yield f"The site key {key} stands in {site_key_path(folder, key)}."
+    yield f"The site key {key} is in {site_key_path(folder, key)}."
     yield (
-        "Copy the file to the keys folder of every engine, forecaster and historian, and to no"
-        " node; give each node its own: flatline keys create node NAME."
+        "Copy the file to the keys folder of every engine, forecaster and historian, but to no "
+        "node. Create a key for each node: flatline keys create node NAME."
     )
 
 
@@ -134,8 +135,8 @@ def _create_frame_key(
     newest = newest_site_key(site_keys, now_ms=now_ms)
     if newest is None:
         raise SettingsError(
-            f"{settings.key_folder} has no site key, from which others are derived: run this where"
-            " it is, or make one with `flatline keys create site`."
+            f"{settings.key_folder} has no site key, from which other keys are derived. Run this "
+            "command on the machine that has it, or create one with `flatline keys create site`."
         )
     made = make_name(kind, name, site_key=newest, now_ms=now_ms, until_ms=until_ms)
     path = name_key_path(settings.key_folder, kind, name) if out is None else out
@@ -143,10 +144,13 @@ def _create_frame_key(
         write_name_key(path, made, site_keys[newest])
     else:
         write_new_key_file(out, name_key_text(made, site_keys[newest]))
-    yield f"The key {made.serial} of {kind} {name} stands in {path}, under site key {newest}."
     yield (
-        f"Copy it to the keys folder of {name} as {kind}-{name}.key, for the user of its roles"
-        " alone (chmod 600). A role that runs takes it up within a second."
+        f"The key {made.serial} of {kind} {name} is in {path}. It is derived from site key "
+        f"{newest}."
+    )
+    yield (
+        f"Copy it to the keys folder of {name} as {kind}-{name}.key, readable only by the user of "
+        "its roles (chmod 600). A running role loads it within a second."
     )
 
 
@@ -162,7 +166,7 @@ def _create_signer(
     else:
         key, known = former.public_key(), list(_files_of(settings, signer, former.public_key()))
         if _has_ended(settings, key_id(key), [path for _, path in known]):
-            yield f"The former key {key_id(key)} has ended, so another one is made."
+            yield f"The former key {key_id(key)} has expired, so another one is created."
             for _, path in known:
                 if path.parent == folder:
                     path.unlink()
@@ -172,7 +176,7 @@ def _create_signer(
     text = public_key_pem(key).decode()
     public = folder / f"{signer}-{name}.pub"
     write_key_file(public, text if until_ms is None else with_end(text, until_ms), mode=0o644)
-    yield f"The key {key_id(key)} of {kind} {name} stands in {settings.key_folder / f'{kind}.key'}."
+    yield f"The key {key_id(key)} of {kind} {name} is in {settings.key_folder / f'{kind}.key'}."
     readers = {
         "planner": "every planner and agent",
         "agent": "every planner and agent",
@@ -202,10 +206,10 @@ def _require_own_name(kind: str, name: str, key: str, known: list[tuple[str, Pat
     for other, path in known:
         if other != name:
             raise SettingsError(
-                f"This machine's {kind} key {key} is {other}'s ({path}), and a key has one name."
-                f" For {name} run this on {name}'s own machine or with another folder (--set"
-                f" keys.folder=FOLDER). If {other}'s key is to end, `flatline keys revoke {key}`"
-                " first; then this makes another one."
+                f"The {kind} key {key} of this machine belongs to {other} ({path}), and a key has "
+                f"one name. Run this command on the machine of {name}, or with another folder "
+                f"(--set keys.folder=FOLDER). To replace the key of {other}, first run `flatline "
+                f"keys revoke {key}`, then repeat this command."
             )
 
 
@@ -235,7 +239,8 @@ def show(file: File = None, sets: Sets = None) -> None:
         table.add_row(*cells)
     console().print(table)
     console().print(
-        f"Own keys stand in {settings.key_folder}, trusted ones in {settings.trusted_folder}."
+        f"Private keys are in {settings.key_folder}, trusted public keys in "
+        f"{settings.trusted_folder}."
     )
 
 
@@ -296,7 +301,10 @@ def _trusted_rows(settings: Settings) -> Iterator[_Row]:
 @keys.command("rotate")
 def rotate(
     overlap_days: Annotated[
-        float, typer.Option(min=0.0, help="For so long frames under the older keys are accepted.")
+        float,
+        typer.Option(
+            min=0.0, help=("Number of days for which frames under older keys are accepted.")
+        ),
     ] = 30.0,
     file: File = None,
     sets: Sets = None,
@@ -307,7 +315,7 @@ def rotate(
     older = read_site_keys(folder)
     if not older:
         raise SettingsError(
-            f"{folder} has no site key to be rotated: `flatline keys create site` makes one."
+            f"{folder} has no site key to rotate. Create one with `flatline keys create site`."
         )
     made = make_site_key(folder, now_ms=now_ms)
     ends_ms = now_ms + round(overlap_days * _DAY_MS)
@@ -315,28 +323,30 @@ def rotate(
         until_ms = ends_ms if key.until_ms is None else min(key.until_ms, ends_ms)
         write_site_key(folder, name, SiteKey(key.secret, until_ms))
     say = console().print
-    say(f"The site key {made} stands in {site_key_path(folder, made)}.")
+    say(f"The site key {made} is in {site_key_path(folder, made)}.")
     if ends_ms > now_ms:
         say(f"Frames under {', '.join(older)} are accepted until {date_of(ends_ms)}.")
     else:
         say(
-            f"Frames under {', '.join(older)} are rejected from now on: no node is seen until it"
-            " has its new key. --overlap-days 30 would have left time for that."
+            f"Frames under {', '.join(older)} are rejected from now on. No node is visible until "
+            "it has its new key. To avoid this, use --overlap-days 30."
         )
     say(
         "First copy the site-*.key files to the keys folder of every other engine, forecaster and"
         " historian."
     )
     say("Then give each node its new key: flatline keys create node NAME.")
-    say("Each owner needs another one too: flatline keys create owner NAME.")
+    say("Each owner also needs a new key: flatline keys create owner NAME.")
     known = [f"{kind} {read_name_key(path)[0].name}" for kind, path in _name_files(folder)]
     if known:
-        say(f"Of those that stand in {folder} make again: {', '.join(known)}.")
+        say(f"Create these keys in {folder} again: {', '.join(known)}.")
 
 
 @keys.command("revoke")
 def revoke_key(
-    what: Annotated[str, typer.Argument(help="A key's id; or node, owner, planner, operator, ...")],
+    what: Annotated[
+        str, typer.Argument(help=("Id of a key; or node, owner, planner, operator, ..."))
+    ],
     name: Name = None,
     file: File = None,
     sets: Sets = None,
@@ -354,24 +364,26 @@ def revoke_key(
     if not (trusted or is_id or of_name):
         raise SettingsError(
             f"There is no trusted key of {what} {name or ''}".rstrip()
-            + f" in {settings.trusted_folder}, and it is neither a key's id nor node NAME,"
-            " engine NAME or owner NAME: `flatline keys show` lists what there is where the key"
-            " is, and its id ends it here too."
+            + (
+                f" in {settings.trusted_folder}, and it is neither the id of a key nor node NAME, "
+                "engine NAME or owner NAME. Run `flatline keys show` on the machine of the key: "
+                "its id can be revoked here."
+            )
         )
     say = console().print
     for path in trusted:
         # Revoking a key that has already ended must not extend its life until now.
         ends_ms = min(now_ms, _end_of(path) or now_ms)
         write_key_file(path, with_end(path.read_text(), ends_ms), mode=0o644)
-        say(f"{path} ends now: what the log takes from here on is not believed.")
+        say(f"{path} expires now: records that the log accepts from now on are rejected.")
     # The list also covers signing keys, so that a copy of a key's file stays revoked.
     for key in sorted({_id_of(path) for path in trusted} | ({what} if is_id else set())):
         revoke(folder, what=f"{SIGNING}/{key}", now_ms=now_ms)
     if is_id and not trusted:
         revoke(folder, what=what, now_ms=now_ms)
         say(
-            f"{listed} names it: within a second frames under it are rejected, and nothing is"
-            " believed that it signs from here on."
+            f"{listed} names it: within a second, frames under this key and records signed by it "
+            "are rejected."
         )
     if of_name:
         revoke(folder, what=f"{what}/{name}", now_ms=now_ms)
@@ -387,8 +399,10 @@ def _id_of(path: Path) -> str:
 @keys.command("export")
 def export(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="site, node or owner.")],
-    name: Annotated[str, typer.Argument(help="A node's or owner's name, or a site key's id.")],
-    to: Annotated[Path, typer.Argument(metavar="FILE", help="Is made with mode 0600.")],
+    name: Annotated[str, typer.Argument(help="Name of a node or owner, or id of a site key.")],
+    to: Annotated[
+        Path, typer.Argument(metavar="FILE", help=("Output file, created with mode 0600."))
+    ],
     file: File = None,
     sets: Sets = None,
 ) -> None:
@@ -396,12 +410,12 @@ def export(
     settings = settings_of(file, sets)
     folder = settings.key_folder
     if kind not in {"site", "node", "owner"}:
-        raise SettingsError(f"{kind!r} cannot be exported: site, node or owner.")
+        raise SettingsError(f"{kind!r} cannot be exported. Kinds: site, node or owner.")
     source = folder / f"{kind}-{name}.key"
     if not source.is_file() or source.parent != folder:
         raise SettingsError(
-            f"{source} is not there: `flatline keys show` lists this machine's keys, and"
-            f" `flatline keys create {kind}` makes one."
+            f"{source} does not exist. `flatline keys show` lists the keys of this machine, and "
+            f"`flatline keys create {kind}` creates one."
         )
     write_new_key_file(to, source.read_text())
-    console().print(f"{to} holds the private key of {kind} {name}; delete it when carried.")
+    console().print(f"{to} holds the private key of {kind} {name}. Delete it after copying.")

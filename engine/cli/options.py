@@ -18,7 +18,9 @@ File = Annotated[
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="NAME=VALUE", help="One setting, as log.kind=kafka."),
+    typer.Option(
+        "--set", "-s", metavar="NAME=VALUE", help=("One setting, for example log.kind=kafka.")
+    ),
 ]
 
 # Wide enough for a path in a table where the output is not a terminal and has no width.
@@ -59,7 +61,7 @@ def flags_of(sets: list[str] | None) -> dict[str, str]:
     for text in sets or []:
         setting, equals, value = text.partition("=")
         if not equals or not setting.strip():
-            raise SettingsError(f"--set {text}: write NAME=VALUE, as log.kind=kafka.")
+            raise SettingsError(f"--set {text}: use NAME=VALUE, for example log.kind=kafka.")
         flags[setting.strip()] = value
     return flags
 

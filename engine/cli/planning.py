@@ -10,22 +10,26 @@ from engine.errors import SettingsError
 
 Format = Literal["table", "json", "csv"]
 
-capacity = typer.Typer(help="What is used, what still fits, and until when.", no_args_is_help=True)
+capacity = typer.Typer(
+    help=("Show what is used, what still fits, and for how long."), no_args_is_help=True
+)
 
 
 def forecast(
     dataset: Annotated[
         str | None,
         typer.Argument(
-            help="Path prefix of a dataset (PREFIX_traces.csv.gz or PREFIX_stream.csv.gz); without"
-            " it the frames of the log are forecast, until Ctrl-C."
+            help=(
+                "Path prefix of a dataset (PREFIX_traces.csv.gz or PREFIX_stream.csv.gz). Without "
+                "it, frames of the log are forecast until Ctrl-C."
+            )
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Table to write, gzipped where it ends in .gz.")
+        Path | None, typer.Option(help="Output table, gzipped if the name ends in .gz.")
     ] = None,
     judged: Annotated[
-        bool, typer.Option("--score", help="Judge the forecasts by what came of them.")
+        bool, typer.Option("--score", help="Compare the forecasts with the actual values.")
     ] = False,
     file: File = None,
     sets: Sets = None,
@@ -33,26 +37,26 @@ def forecast(
     """Forecast CPU, memory, disk and network. 5 min, 30 min and 24 h ahead, with intervals."""
     if dataset is None:
         if out is not None or judged:
-            raise SettingsError("--out and --score are for a dataset: name its path prefix.")
+            raise SettingsError("--out and --score require the path prefix of a dataset.")
         raise typer.Exit(_serve_forecasts(file, sets))
     if out is None:
-        raise SettingsError(f"Where shall the forecasts of {dataset} go? Name a file with --out.")
+        raise SettingsError(f"The forecasts of {dataset} need an output file. Use --out.")
     from connectors.traces.dataset import open_dataset
     from engine.cli.forecast import run_forecast, told_verdicts
     from engine.cli.usable import require_rows
 
     outcome = run_forecast(open_dataset(dataset), out=out, judged=judged)
     console().print(
-        f"{outcome.rows:,} forecasts of {outcome.series} series stand in {out};"
-        f" {outcome.us_per_update:.2f} μs for all horizons of a series and update."
+        f"{outcome.rows:,} forecasts of {outcome.series} series are in {out}. "
+        f"{outcome.us_per_update:.2f} μs for all horizons of a series and update."
     )
     require_rows(outcome.figures)
     if outcome.verdicts:
         console().print(told_verdicts(outcome.verdicts))
     elif judged:
         console().print(
-            "Nothing to judge yet: a VM is judged after its first 7 days, and this dataset has no"
-            " forecast beyond them whose outcome it holds."
+            "There is nothing to score yet: a VM is scored after its first 7 days, and this "
+            "dataset holds no actual value for a forecast after that."
         )
 
 
@@ -82,7 +86,7 @@ def capacity_report(
     source: Source = None,
     form: Form = "table",
     storing: Annotated[
-        bool, typer.Option("--store", help="Write the lines to the history too.")
+        bool, typer.Option("--store", help="Also write the rows to the history.")
     ] = False,
     file: File = None,
     sets: Sets = None,
@@ -101,13 +105,13 @@ def capacity_report(
 @capacity.command("whatif")
 def capacity_whatif(
     source: Source = None,
-    vms: Annotated[int | None, typer.Option(help="So many VMs come, of --flavor.")] = None,
-    flavor: Annotated[str | None, typer.Option(help="Their flavor.")] = None,
+    vms: Annotated[int | None, typer.Option(help="Number of new VMs, of --flavor.")] = None,
+    flavor: Annotated[str | None, typer.Option(help="Flavor of the new VMs.")] = None,
     where: Annotated[
-        str | None, typer.Option("--in", help="Only to cell:NAME or zone:NAME.")
+        str | None, typer.Option("--in", help="Place new VMs only in cell:NAME or zone:NAME.")
     ] = None,
-    lost: Annotated[str | None, typer.Option(help="This node is lost.")] = None,
-    drained: Annotated[str | None, typer.Option(help="This cell is drained.")] = None,
+    lost: Annotated[str | None, typer.Option(help="Node that fails.")] = None,
+    drained: Annotated[str | None, typer.Option(help="Cell that is drained.")] = None,
     form: Form = "table",
     file: File = None,
     sets: Sets = None,
@@ -118,11 +122,13 @@ def capacity_whatif(
 
     asked = [vms is not None, lost is not None, drained is not None]
     if sum(asked) != 1:
-        raise SettingsError("Ask one thing: --vms N --flavor NAME, --lost NODE, or --drained CELL.")
+        raise SettingsError(
+            "Use exactly one of: --vms N --flavor NAME, --lost NODE, or --drained CELL."
+        )
     if (vms is None) != (flavor is None):
-        raise SettingsError("--vms needs --flavor, and --flavor needs --vms.")
+        raise SettingsError("--vms and --flavor must be used together.")
     if where is not None and vms is None:
-        raise SettingsError("--in says where VMs come to: it needs --vms and --flavor.")
+        raise SettingsError("--in names the place of new VMs and requires --vms and --flavor.")
     estate = surveyed(source, settings_of(file, sets))
     if vms is not None and flavor is not None:
         answer = vms_come(estate, count=vms, flavor=flavor, scope=where)

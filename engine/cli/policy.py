@@ -11,14 +11,14 @@ from engine.wire.control import Mode
 from engine.wire.order import Action
 
 _PURPOSES: Final[Mapping[str, str]] = {
-    "production": "production: within every hard limit",
+    "production": "production: all values are within the hard limits",
     "demo": "demo, for simulated VMs only: some hard limits are wider",
-    "lab": "lab, for VMs that belong to nobody: some hard limits are wider",
+    "lab": "lab, for test VMs only: some hard limits are wider",
 }
 _MODES: Final[Mapping[Mode, str]] = {
-    "auto": "done without asking",
-    "approve": "done once a person approves",
-    "observe": "rehearsed, and nothing touched",
+    "auto": "executed without approval",
+    "approve": "executed after approval by a person",
+    "observe": "dry run only",
 }
 
 
@@ -33,11 +33,11 @@ def explained(policy: Policy) -> Iterator[str]:
     for tenant, actions in sorted(policy.modes.tenants.items()):
         merged = policy.modes.actions | actions
         yield f"tenant {tenant}: {_modes(merged, rest=policy.modes.default)}"
-    yield "a VM without a tenant: every action is rehearsed, and nothing touched"
+    yield "a VM without a tenant: dry run only"
     yield f"limits: {_limits(policy.limits)}"
     for kind, steps in policy.ladders.items():
-        yield f"{kind}: {', then '.join(_step(step) for step in steps) or 'an alert alone'}"
-    yield "any other kind of fault: an alert alone"
+        yield f"{kind}: {', then '.join(_step(step) for step in steps) or 'alert only'}"
+    yield "any other kind of fault: alert only"
     for pool, targets in policy.pools.items():
         yield f"disks of pool {pool} may go to {', else '.join(targets) or 'no other pool'}"
 
@@ -73,9 +73,9 @@ def _step(step: Step) -> str:
     """Return one step in words: its action, what it waits for, and how success is verified."""
     words = [ACTIONS[step.action].command]
     if step.grace_s:
-        words.append(f"after {step.grace_s} s in which it may recover")
+        words.append(f"after {step.grace_s} s of grace")
     if step.needs:
         words.append(f"if {' and '.join(step.needs)} agree")
     if step.action in DISRUPTIVE:
-        words.append(f"(to be well for {step.stable_s} s within {step.deadline_s} s)")
+        words.append(f"(recovered for {step.stable_s} s within {step.deadline_s} s)")
     return " ".join(words)

@@ -85,7 +85,7 @@ def until_told(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
             if told:
                 os._exit(128 + number)
             told.append(number)
-            _log.info(f"{number.name} received: ending after what is under way.")
+            _log.info(f"{number.name} received: exiting after the work in progress.")
             task.cancel()
 
         loop = asyncio.get_running_loop()

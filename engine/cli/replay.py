@@ -69,7 +69,7 @@ def run_replay(
         text = msgspec.json.format(_encode(summary), indent=2)
         (out / SUMMARY).write_bytes(text + b"\n")
     except OSError as error:
-        raise StateUnwritable(f"{out} cannot be written: {error}. Name another --out") from error
+        raise StateUnwritable(f"{out} cannot be written: {error}. Use another --out") from error
     return summary
 
 
@@ -168,13 +168,13 @@ def told(summary: Summary) -> list[str]:
     """Return the summary as sentences for a terminal."""
     lines = [
         f"{summary.vm_samples:,} samples of {summary.vm_days:,.1f} VM-days in "
-        f"{summary.wall_s:.1f} s: {summary.vm_samples_per_s:,} a second, "
+        f"{summary.wall_s:.1f} s: {summary.vm_samples_per_s:,} per second, "
         f"{summary.times_real:,.0f} times real time.",
         f"{summary.fired} alerts fired; orders: {_counted(summary.orders) or 'none'}.",
     ]
     if summary.held:
         held = ", ".join(f"{rule} {number}" for rule, number in summary.held.items())
-        lines.append(f"Held back by the policy: {held}.")
+        lines.append(f"Held by the policy: {held}.")
     if summary.compared is not None:
         other = summary.compared
         orders = _counted(msgspec.convert(other["orders"], dict[str, int])) or "nothing"

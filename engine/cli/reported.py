@@ -57,6 +57,6 @@ async def left_out(here: Process, log: Log) -> str:
         for reason, count in sorted(Counter(one.reason for one in found).items())
     ]
     return (
-        f"In the last hour records were refused or set aside: {'; '.join(told)}."
-        " deploy/RUNBOOK.md says what to do for each reason."
+        f"Records were rejected or set aside in the last hour: {'; '.join(told)}. "
+        "deploy/RUNBOOK.md explains each reason."
     )

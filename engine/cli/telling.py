@@ -9,13 +9,13 @@ from rich.table import Table
 
 from engine.cli.options import File, Sets, console, moment, settings_of
 
-event = typer.Typer(help="Tell Flatline what an owner does to a VM.", no_args_is_help=True)
-pause = typer.Typer(help="Stop machines from acting, and let them again.", no_args_is_help=True)
+event = typer.Typer(help="Report to Flatline what an owner does to a VM.", no_args_is_help=True)
+pause = typer.Typer(help="Pause the actions of Flatline, and resume them.", no_args_is_help=True)
 
-Minutes = Annotated[float, typer.Option(min=0.1, max=7 * 24 * 60, help="How long, in minutes.")]
+Minutes = Annotated[float, typer.Option(min=0.1, max=7 * 24 * 60, help="Duration in minutes.")]
 Vm = Annotated[str, typer.Argument(help="UUID of the VM.")]
 Cell = Annotated[
-    str | None, typer.Option(help="Cell in which the VM runs; by default this node's.")
+    str | None, typer.Option(help="Cell in which the VM runs; by default the cell of this node.")
 ]
 
 
@@ -45,8 +45,8 @@ class Gone(StrEnum):
 
 
 def forget(
-    what: Annotated[Gone, typer.Argument(help="What is gone.")],
-    name: Annotated[str, typer.Argument(help="Its name; of a VM its UUID.")],
+    what: Annotated[Gone, typer.Argument(help="Kind of the removed subject.")],
+    name: Annotated[str, typer.Argument(help="Name of the subject; of a VM its UUID.")],
     cell: Cell = None,
     file: File = None,
     sets: Sets = None,
@@ -68,13 +68,13 @@ def forget(
         lambda here, log: append_forget(here, log, scope=what.value, name=gone, cell=where),
     )
     console().print(
-        f"The engine of cell {where} is asked to forget {what.value} {gone}: then its alert ends.",
+        f"The engine of cell {where} is asked to forget {what.value} {gone}. Its alerts will end.",
         markup=False,
     )
     tell_doubt(
         settings,
         lambda here, log: doubt_of_scope(here, log, scope=f"{what.value}:{gone}"),
-        "The word stands; if you meant another, say it of that too.",
+        "The command is in force. If the name is wrong, repeat it with the right name.",
     )
 
 
@@ -98,11 +98,13 @@ def _owner_event(
             here, log, kind=kind, vm=uuid, cell=where, minutes=minutes
         ),
     )
-    console().print(f"{kind} of VM {vm} stands in the log of cell {where} for {minutes:g} min.")
+    console().print(
+        f"{kind} of VM {vm} is recorded in the log of cell {where} for {minutes:g} min."
+    )
     tell_doubt(
         settings,
         lambda here, log: doubt_of_vm(here, log, vm=uuid, cell=where),
-        "The word stands; if you meant another, say it of that too.",
+        "The command is in force. If the name is wrong, repeat it with the right name.",
     )
 
 
@@ -117,9 +119,12 @@ Scope = Annotated[
 @pause.command("on")
 def pause_on(
     scope: Scope,
-    reason: Annotated[str, typer.Option(help="Why, for whoever finds it.")],
+    reason: Annotated[str, typer.Option(help="Reason, shown to others.")],
     minutes: Annotated[
-        float | None, typer.Option(min=0.1, help="Ends by itself; without it, by `pause off`.")
+        float | None,
+        typer.Option(
+            min=0.1, help=("Minutes until the pause ends; by default it lasts until `pause off`.")
+        ),
     ] = None,
     file: File = None,
     sets: Sets = None,
@@ -135,18 +140,18 @@ def pause_on(
     )
     ends = held.until_ms
     until = f"`flatline pause off {scope}`" if ends is None else moment(ends)
-    console().print(f"Nothing is done to {scope} until {until} ({held.by}: {held.reason}).")
+    console().print(f"Actions on {scope} are paused until {until} ({held.by}: {held.reason}).")
     tell_doubt(
         settings,
         lambda here, log: doubt_of_scope(here, log, scope=scope),
-        "The pause stands; if you meant another, pause that too.",
+        "The pause is in force. If the name is wrong, also pause the right scope.",
     )
 
 
 @pause.command("off")
 def pause_off(
     scope: Scope,
-    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason.")] = "",
     file: File = None,
     sets: Sets = None,
 ) -> None:
@@ -157,9 +162,9 @@ def pause_off(
         settings_of(file, sets), lambda here, log: end_pause(here, log, scope=scope, reason=reason)
     )
     if not was_paused:
-        console().print(f"{scope} was not paused: `flatline pause show` lists what is.")
+        console().print(f"{scope} is not paused. `flatline pause show` lists all pauses.")
         raise typer.Exit(1)
-    console().print(f"The pause of {scope} is over.")
+    console().print(f"The pause of {scope} has ended.")
 
 
 @pause.command("adopt")
@@ -172,7 +177,7 @@ def pause_adopt(file: File = None, sets: Sets = None) -> None:
 
     ended = with_log(settings_of(file, sets), adopt)
     for word in ended:
-        console().print(f"The {word.kind} of {scope_of(word)} is over.", markup=False)
+        console().print(f"The {word.kind} of {scope_of(word)} has ended.", markup=False)
     console().print(f"{len(ended)} ends were signed.")
 
 
@@ -191,20 +196,20 @@ def pause_show(file: File = None, sets: Sets = None) -> None:
     table = Table("kind", "scope", "holds", "by", "reason")
     endless = set()
     for control, scope in rows_of(controls):
-        until = "taken back" if control.until_ms is None else moment(control.until_ms)
+        until = "ended" if control.until_ms is None else moment(control.until_ms)
         table.add_row(control.kind, scope, f"until {until}", control.by, control.reason)
         stops = control.kind in {"pause", "quarantine"} or control.source in HOLDS
         if control.until_ms is None and stops:
             endless.add(scope)
     console().print(table)
     for scope in sorted(endless):
-        console().print(f"To end what holds on {scope}: flatline pause off {quote(scope)}")
+        console().print(f"To end the restrictions on {scope}: flatline pause off {quote(scope)}")
 
 
 def approve(
-    incident: Annotated[str, typer.Argument(help="The incident's id, as the refusal names it.")],
-    reason: Annotated[str, typer.Option(help="Why, for the journal.")],
-    minutes: Annotated[float, typer.Option(min=0.1, max=1440, help="For how long.")] = 60.0,
+    incident: Annotated[str, typer.Argument(help="Id of the incident, as in the refusal.")],
+    reason: Annotated[str, typer.Option(help="Reason, for the journal.")],
+    minutes: Annotated[float, typer.Option(min=0.1, max=1440, help="Validity in minutes.")] = 60.0,
     file: File = None,
     sets: Sets = None,
 ) -> None:
@@ -219,9 +224,9 @@ def approve(
             here, log, incident=incident, reason=reason, minutes=minutes
         ),
     )
-    console().print(f"The steps of incident {incident} may be taken for {minutes:g} min.")
+    console().print(f"The steps of incident {incident} are approved for {minutes:g} min.")
     tell_doubt(
         settings,
         lambda here, log: doubt_of_incident(here, log, incident=incident),
-        "The approval stands; if you meant another, approve that too.",
+        "The approval is in force. If the incident is wrong, also approve the right one.",
     )

@@ -10,13 +10,19 @@ from engine.errors import SettingsError
 # not represent the dataset.
 _USED_SHARE: Final = 0.9
 _WHY: Final = (
-    ("repeated", "repeat a VM and time that stood there before: are the times rounded?"),
-    ("late", "arrived too late after they were sampled: was the dataset uploaded in batches?"),
-    ("invalid", "have no rate or counter that can be used: are they negative or empty?"),
+    ("repeated", "repeat a VM and time of an earlier row. Check whether the times are rounded."),
+    (
+        "late",
+        (
+            "arrived too late after their sampling time. Check whether the dataset was uploaded in "
+            "batches."
+        ),
+    ),
+    ("invalid", "have no usable rate or counter. Check whether they are negative or empty."),
 )
 _NO_FRAME: Final = (
-    ("records_unreadable", "are no frames that this release can read, and were left out."),
-    ("records_unbelieved", "were refused when they were written, and were left out."),
+    ("records_unreadable", "are not frames that this release can read, and were left out."),
+    ("records_unbelieved", "were rejected when they were written, and were left out."),
 )
 
 
@@ -42,8 +48,8 @@ def doubts(figures: Mapping[str, int]) -> list[str]:
         if name.startswith("unusable_"):
             column = name.removeprefix("unusable_")
             found.append(
-                f"{column}: each of its {count:,} values is negative, not finite, or larger than"
-                " any VM has, so that nothing was judged by it."
+                f"{column}: each of its {count:,} values is negative, not finite, or larger than "
+                "any VM can have, so the column was not used."
             )
     return found
 
@@ -59,4 +65,4 @@ def require_rows(figures: Mapping[str, int]) -> None:
     for sentence in doubts(figures):
         say(sentence, stderr=True)
     if figures.get("rows_read", 0) and not figures.get("rows_used", 0):
-        raise SettingsError("Not one row of the dataset could be used, so this says nothing.")
+        raise SettingsError("No row of the dataset could be used, so the result means nothing.")

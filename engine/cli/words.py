@@ -72,8 +72,8 @@ def with_log(
     set_up_logs(level=logging.WARNING)
     if reading and settings.log.kind == "embedded" and not settings.log_folder.exists():
         raise LogUnreachable(
-            f"There is no {name_of(settings)} yet: a role makes it when it starts. Is it the one"
-            " you mean (log.folder, state.folder)?"
+            f"{name_of(settings)} does not exist yet: a role creates it when it starts. Check "
+            "log.folder and state.folder."
         )
 
     async def main() -> T:
@@ -85,8 +85,8 @@ def with_log(
                 return await use(here, log)
         except TimeoutError as error:
             raise LogUnreachable(
-                f"The {name_of(settings)} gave no answer within {PATIENCE_S:.0f} s. Is it"
-                " running, and is it the one you mean?"
+                f"The {name_of(settings)} did not answer within {PATIENCE_S:.0f} s. Check that it "
+                "runs and that the settings name the right one."
             ) from error
 
     return asyncio.run(main())
@@ -105,7 +105,7 @@ def parse_vm(text: str) -> bytes:
         return UUID(text).bytes
     except ValueError as error:
         raise SettingsError(
-            f"{text!r} is no VM: give its UUID, as `virsh domuuid NAME` shows it."
+            f"{text!r} is not a VM. Use its UUID, as `virsh domuuid NAME` prints it."
         ) from error
 
 
@@ -113,7 +113,8 @@ def parse_name(text: str, *, what: str) -> str:
     """Return the name of a zone, cell or node, in the form that settings allow."""
     if not re.fullmatch(NAME_PATTERN, text):
         raise SettingsError(
-            f"{text!r} can be no {what}: names are letters, digits, dots, dashes and underscores."
+            f"{text!r} is not a valid {what}: names have letters, digits, dots, dashes and "
+            "underscores."
         )
     return text
 
@@ -217,9 +218,9 @@ async def _say(
         headers = signed(value, operator)
     elif signing:
         raise SettingsError(
-            f"What takes a word back needs an operator's key, and {here.settings.key_folder} has"
-            " none: `flatline keys create operator NAME` makes one; copy operator-NAME.pub to the"
-            " trusted folder of every planner and agent."
+            "A command that ends a restriction requires an operator key, and "
+            f"{here.settings.key_folder} has none. Create one with `flatline keys create operator "
+            "NAME`, and copy operator-NAME.pub to the trusted folder of every planner and agent."
         )
     position = await log.append(CONTROL.name, key=key, value=value, headers=headers)
     if not signing:
@@ -228,9 +229,9 @@ async def _say(
     fault = (await _fold(here, log))[1].get(position.offset)
     if fault is not None:
         raise WordRefused(
-            f"The log has the word, but planners and agents refuse it: {fault.detail}. Nothing"
-            " changed. Look at this machine's clock and at `flatline keys show`, and say it again;"
-            " `flatline pause show` lists what holds."
+            f"The log has the command, but planners and agents reject it: {fault.detail}. Nothing "
+            "changed. Check the clock of this machine and `flatline keys show`, then repeat the "
+            "command. `flatline pause show` lists what is in force."
         )
 
 
@@ -256,17 +257,17 @@ def _require_believed(here: Process, operator: Ed25519PrivateKey) -> None:
     )
     if name not in trusted.operators:
         raise WordRefused(
-            f"Nothing was written: this machine's operator key {name} is not among the trusted ones"
-            f" in {settings.trusted_folder}, so the word would be refused. Let an operator whose"
-            f" key is trusted say it, or {cure}."
+            f"Nothing was written: the operator key {name} of this machine is not trusted in "
+            f"{settings.trusted_folder}, so the command would be rejected. Let an operator with a "
+            f"trusted key repeat it, or {cure}."
         )
     until_ms = trusted.until_ms.get(name)
     if until_ms is not None and until_ms <= here.clock.now_ms():
         raise WordRefused(
-            f"Nothing was written: this machine's operator key {name}"
-            f" ({trusted.names.get(name, 'unnamed')}) ended at {date_of(until_ms)}, so the word"
-            " would be refused. Let another operator say it, or make another key with `flatline"
-            f" keys create operator NAME` and {cure}."
+            f"Nothing was written: the operator key {name} ({trusted.names.get(name, 'unnamed')}) "
+            f"of this machine expired at {date_of(until_ms)}, so the command would be rejected. "
+            "Let another operator repeat it, or create another key with `flatline keys create "
+            f"operator NAME` and {cure}."
         )
 
 
@@ -278,8 +279,8 @@ def parse_scope(text: str) -> tuple[ControlScope, str]:
         if name == scope and bool(subject) == (scope != "site"):
             return name, _subject(name, subject)
     raise SettingsError(
-        f"{text!r} is no scope: write site, or one of"
-        f" {', '.join(f'{name}:NAME' for name in known if name not in ('site', 'vm'))}, vm:UUID."
+        f"{text!r} is not a scope. Use site, or one of "
+        f"{', '.join(f'{name}:NAME' for name in known if name not in ('site', 'vm'))}, vm:UUID."
     )
 
 
@@ -308,8 +309,8 @@ def rows_of(controls: Iterable[Control]) -> Iterator[tuple[Control, str]]:
         elif scope not in shown:
             shown.add(scope)
             why = (
-                f"A control record on it was {control.source}, so no machine acts on it until an"
-                f" operator ends this. Record: {control.reason}"
+                f"A control record for it was {control.source}, so actions on it are paused until "
+                f"an operator ends this. Record: {control.reason}"
             )
             yield msgspec.structs.replace(control, by="safety hold", reason=why), scope
 
@@ -366,7 +367,7 @@ async def adopt(here: Process, log: Log) -> list[Control]:
             word,
             active=False,
             by=getpass.getuser(),
-            reason="its end was not signed, and is now",
+            reason="its end was not signed, and is signed now",
             time_ms=here.clock.now_ms(),
             source="",
         )
@@ -393,8 +394,8 @@ async def append_approval(
     """Approve the steps of one incident that need a person's consent, with a signature."""
     if not re.fullmatch(_INCIDENT, incident):
         raise SettingsError(
-            f"{incident!r} is no incident: give its 32 hex digits, as `flatline audit show` has"
-            " them where a step waits for a person's word."
+            f"{incident!r} is not an incident. Use its 32 hex digits, as `flatline audit show` "
+            "prints them for a step that requires approval."
         )
     now_ms = here.clock.now_ms()
     control = Control(

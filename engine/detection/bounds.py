@@ -38,13 +38,13 @@ def excess_of(cells: Mapping[str, Cell], frame: Frame) -> str | None:
     cell = cells.get(header.cell)
     if cell is None:
         if len(cells) >= MAX_CELLS:
-            return f"cell {header.cell} would be the {len(cells) + 1}th of this partition"
+            return f"cell {header.cell} would be number {len(cells) + 1} in this partition"
     elif (
         header.role == "collector"
         and len(cell.nodes) >= MAX_NODES
         and (header.node not in cell.nodes or not frame.node)
     ):
-        return f"node {header.node} would be the {len(cell.nodes) + 1}th of cell {header.cell}"
+        return f"node {header.node} would be number {len(cell.nodes) + 1} in cell {header.cell}"
     return _excess_of_vms(cell, frame)
 
 
@@ -64,11 +64,11 @@ def _excess_of_vms(cell: Cell | None, frame: Frame) -> str | None:
     if not added:
         return None
     if len(vms) + added > MAX_VMS:
-        return f"with {added} VMs more cell {header.cell} would have more than {MAX_VMS}"
+        return f"with {added} more VMs cell {header.cell} would have more than {MAX_VMS}"
     if len(vms) + added <= MAX_VMS_OF_NODE:
         return None
     # A VM that no node has reported yet may belong to this node.
     mine = sum(vm.node.partition("#")[0] in {"", header.node} for vm in vms.values())
     if mine + added > MAX_VMS_OF_NODE:
-        return f"with {added} VMs more node {header.node} would have more than {MAX_VMS_OF_NODE}"
+        return f"with {added} more VMs node {header.node} would have more than {MAX_VMS_OF_NODE}"
     return None

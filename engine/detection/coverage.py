@@ -31,7 +31,7 @@ _WAYS: Final = {
     "panic_device": "a panic device (<panic model='isa'/>)",
     "guest_agent": "a guest agent (a channel org.qemu.guest_agent.0)",
 }
-_PROBE: Final = "the agent's probe"
+_PROBE: Final = "the probe of the agent"
 
 
 def coverage(cell: Cell, node: Node, lanes: Lanes, configuration: Configuration) -> U8:
@@ -104,8 +104,8 @@ def advice(found: int, has: int) -> str:
     if may_be_reset(witnesses_of(found)):
         return ""
     if found & ~_BIT["activity"]:
-        return "wait: its own silences have yet to be learned"
-    return f"switch on {ways(has)}"
+        return "wait until the silence model of the VM has enough samples"
+    return f"enable {ways(has)}"
 
 
 def ways(has: int) -> str:

@@ -22,14 +22,16 @@ def end_departed(cell: Cell, *, time_ms: int, configuration: Configuration) -> l
     """Forget the subjects that an owner named or that are long absent; return the ended alerts."""
     alerts: list[Alert] = []
     for scope, name in cell.forgets:
-        alerts += _forget(cell, scope, name, "an owner said that it is gone", time_ms=time_ms)
+        alerts += _forget(
+            cell, scope, name, ("an owner reported that it was removed"), time_ms=time_ms
+        )
     cell.forgets.clear()
     for node in [node for node in cell.nodes.values() if node.key == node.name and node.silent]:
         away_s = (cell.passed_ms - node.seen_ms) / 1000
         if away_s >= configuration.forget_empty_s and away_s >= _patience_s(
             cell, node, configuration
         ):
-            why = f"it has not reported for {away_s / 3600:.0f} h, so it counts as removed"
+            why = f"no report for {away_s / 3600:.0f} h, so it counts as removed"
             alerts += _forget(cell, "host", node.name, why, time_ms=time_ms)
     return alerts
 

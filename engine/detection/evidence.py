@@ -281,7 +281,7 @@ def silence_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
         signal="silence",
         value=round(seen.run_s, 3),
         nats=round(nats, 3),
-        text=f"neither read, written nor sent anything for {seen.run_s:.0f} s",
+        text=f"No disk I/O and no network output for {seen.run_s:.0f} s",
         witness="activity",
         minimum_nats=configuration.activity_least_nats,
     )
@@ -290,19 +290,19 @@ def silence_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
 def cpu_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
     """Return the evidence of the CPU shape: 0 nats where the level was the same before."""
     cpu = seen.cpu if seen.cpu is not None else math.nan
-    verb = "wanted" if seen.waited >= _WAITED_CORES else "used"
+    verb = "Requested" if seen.waited >= _WAITED_CORES else "Used"
     words = {
-        "idle": "used no CPU",
-        "one_core": f"{verb} exactly one core",
-        "all_cores": f"{verb} all of its cores",
+        "idle": "CPU use is zero",
+        "one_core": f"{verb} one vCPU at 100 %",
+        "all_cores": f"{verb} all vCPUs at 100 %",
         "mixed": f"{verb} {cpu:.1f} cores",
-        "unknown": "its CPU is not known",
+        "unknown": "CPU use is unknown",
     }
     nats = 0.0
     if stepped(seen, configuration):
         floor = configuration.one_core_nats if seen.shape == "one_core" else 0.0
         nats = max(floor, min(seen.level_nats, configuration.cpu_cap_nats))
-    before = f"{seen.cpu_before:.2f} before"
+    before = f"{seen.cpu_before:.2f} cores before"
     return EvidenceItem(
         signal="cpu",
         value=None if seen.cpu is None else round(seen.cpu, 4),

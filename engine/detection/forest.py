@@ -67,10 +67,10 @@ def opinion(lanes: Lanes, lane: int) -> EvidenceItem | None:
     score = lanes.figure("forest_score", lane)
     if not score >= 0.0:
         return None
-    strange = "strange" if score >= STRANGE_SCORE else "not strange"
+    strange = "strange" if score >= STRANGE_SCORE else "not unusual"
     return EvidenceItem(
         signal="forest",
         value=round(score, 4),
         limit=STRANGE_SCORE,
-        text=f"for its class of workloads this is {strange}",
+        text=f"The forest score is {strange} for this class of workloads",
     )

@@ -368,7 +368,9 @@ def _resolved(cell: Cell, incident: Incident, latch: Latch, *, time_ms: int) -> 
     return resolve(
         cell,
         incident,
-        Resolution(reason="its VMs move again"),
+        Resolution(reason="its VMs are active again"),
         time_ms=time_ms,
-        sentence=f"The VMs of {latch.scope} {latch.subject} move again after {lasted_s:.0f} s.",
+        sentence=(
+            f"The VMs of {latch.scope} {latch.subject} are active again after {lasted_s:.0f} s."
+        ),
     )

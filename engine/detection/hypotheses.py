@@ -251,14 +251,14 @@ def _hung(
             signal="disk",
             value=round(seen.disk_run_s, 3),
             nats=round(nats, 3),
-            text=f"its disks have stood still for {seen.disk_run_s:.0f} s",
+            text=f"No disk I/O for {seen.disk_run_s:.0f} s",
         ),
         EvidenceItem(
             signal="cpu",
             value=None if seen.cpu is None else round(seen.cpu, 4),
             limit=round(seen.cpu_before, 4),
             nats=round(min(seen.level_nats, configuration.cpu_cap_nats), 3) if calm else 0.0,
-            text=f"its CPU fell from {seen.cpu_before:.2f} to {seen.cpu or 0.0:.2f} cores",
+            text=f"CPU use fell from {seen.cpu_before:.2f} to {seen.cpu or 0.0:.2f} cores",
         ),
     ]
     if seen.balloon_known and seen.balloon_fresh:
@@ -266,7 +266,7 @@ def _hung(
             EvidenceItem(
                 signal="balloon",
                 value=round(seen.balloon_still_s, 3),
-                text="its balloon driver goes on reporting: the kernel lives",
+                text="The balloon driver still reports, so the kernel is alive",
             )
         )
     score = sum(item.nats or 0.0 for item in items)
@@ -308,7 +308,7 @@ def _boot_stuck(seen: Picture, configuration: Configuration) -> Verdict | None:
         signal="boot",
         value=round(seen.epoch_s, 3),
         limit=configuration.boot_stuck_s,
-        text=f"nothing has moved for {seen.epoch_s:.0f} s since it was started",
+        text=f"No disk or network activity for {seen.epoch_s:.0f} s since the start of the VM",
     )
     return Verdict(
         kind="boot_stuck",

@@ -208,7 +208,7 @@ def suppress(
     if incident.alert.state not in {"pending", "firing"}:
         return []
     name = incident.alert.name or incident.alert.subject
-    sentence = f"{name}: explained by {', '.join(vetoes)}, so it is not judged alone."
+    sentence = f"{name}: not judged on its own, because this explains it: {', '.join(vetoes)}."
     alert = msgspec.structs.replace(incident.alert, vetoes=vetoes, incident=explained_by)
     incident.alert = alert
     return [_close(cell, incident, "suppressed", time_ms, sentence=sentence, resolution=None)]
@@ -246,7 +246,7 @@ def _superseded(cell: Cell, known: Incident, finding: Finding, *, time_ms: int) 
     """End a slow fault; the alert names the incident that replaces it."""
     alert = known.alert
     follower = alert_id(scope=finding.scope, subject=finding.subject, position=finding.position)
-    reason = f"superseded: {finding.kind} was found, which is an incident of its own"
+    reason = f"superseded by a new incident of kind {finding.kind}"
     return resolve(
         cell,
         known,

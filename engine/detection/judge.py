@@ -353,7 +353,7 @@ def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[
         )
         if not busy:
             cell.watched.discard(uuid)
-    return end_of_vms(cell, forgotten, "it has been gone for long", time_ms=time_ms)
+    return end_of_vms(cell, forgotten, "it was removed long ago", time_ms=time_ms)
 
 
 def _is_missed(cell: Cell, vm: Vm, time_ms: int, configuration: Configuration) -> bool:

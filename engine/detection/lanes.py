@@ -330,14 +330,16 @@ class Lanes:
         """
         lanes = cls(roster)
         if len(b"".join(lanes.places)) != len(roster) or len(roster) % UUID_BYTES:
-            raise ValueError("the roster names a VM twice or half of one")
+            raise ValueError("the VM list names a VM twice, or holds a partial UUID")
         lanes.vcpu_times = np.zeros(len(arrays.get("vcpu_times", ())), np.uint64)
         for name in _ARRAYS:
             if name in arrays:
                 fill(getattr(lanes, name)[: len(arrays[name])], arrays[name], name=name)
         told = lanes.vcpu_counts.tolist()
         if min(told) < 0 or sum(told) != len(lanes.vcpu_times):
-            raise ValueError(f"{len(lanes.vcpu_times)} vCPU times are not those of the lanes")
+            raise ValueError(
+                f"{len(lanes.vcpu_times)} vCPU times do not fit the rows of the VM table"
+            )
         return lanes
 
 

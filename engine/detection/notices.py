@@ -17,7 +17,7 @@ _ENDS: Final = {
     "record_skipped": (900.0, "no further record was skipped for 15 minutes"),
     "clock_step": (120.0, "the clock has not stepped for two minutes"),
     "duplicate_collector": (60.0, "only one collector reports as this node again"),
-    "duplicate_vm": (60.0, "it runs on one node again"),
+    "duplicate_vm": (60.0, "it runs on only one node again"),
 }
 NOTICE_KINDS: Final = frozenset(_ENDS)
 

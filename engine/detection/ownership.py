@@ -161,9 +161,11 @@ def _twice(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) ->
         confidence=0.99,
         onset_ms=vm.twice_ms,
         position=other.position(),
-        sentence=f"{sentences.name_of(vm, text)} runs on {here.name} and on {other.name} for "
-        f"{seconds:.0f} s: two copies may write to the same disks. The one on {here.name} is "
-        "judged; end the copy that should not run.",
+        sentence=(
+            f"{sentences.name_of(vm, text)} has run on {here.name} and on {other.name} for "
+            f"{seconds:.0f} s. Two copies may write to the same disks. Only the copy on "
+            f"{here.name} is judged. Stop the copy that should not run."
+        ),
         node=here.name,
         key=notice_key("duplicate_vm", text),
     )
@@ -182,9 +184,12 @@ def _several(cell: Cell, node: Node, *, time_ms: int, configuration: Configurati
         confidence=0.99,
         onset_ms=node.event_ms,
         position=node.position(),
-        sentence=f"Several collectors report as node {node.name} of cell {cell.name}: run "
-        f"{node.run} is used, run {', '.join(others)} is not. Two machines have one hostname, or "
-        "a second collector runs: give each node its own name, or end one of them.",
+        sentence=(
+            f"Several collectors report as node {node.name} of cell {cell.name}. Frames of run "
+            f"{node.run} are used, those of run {', '.join(others)} are not. Either two machines "
+            "have the same hostname, or a second collector runs. Give each node its own name, or "
+            "stop one collector."
+        ),
         node=node.name,
         key=notice_key("duplicate_collector", node.name),
     )
@@ -203,9 +208,11 @@ def _stepped(cell: Cell, node: Node, *, time_ms: int, configuration: Configurati
         confidence=0.99,
         onset_ms=node.stepped_ms,
         position=node.position(),
-        sentence=f"The wall clock of node {node.name} stepped {way} by "
-        f"{abs(node.step_ms) / 1000:.0f} s. Its samples are judged on by its monotonic clock; what "
-        "the history has of it is dated by the wall clock. See to its time service.",
+        sentence=(
+            f"The wall clock of node {node.name} stepped {way} by {abs(node.step_ms) / 1000:.0f} "
+            "s. Its samples are still judged, by its monotonic clock. The history dates them by "
+            "the wall clock. Check the time service of the node."
+        ),
         node=node.name,
         key=notice_key("clock_step", node.name),
     )
@@ -226,9 +233,11 @@ def log_stepped(
         confidence=0.99,
         onset_ms=time_ms,
         position=SamplePosition(node="-", role="shell", run="-", sequence=time_ms),
-        sentence=f"The log's clock, by which cell {cell.name} is judged, went back by "
-        f"{by_ms / 1000:.0f} s: a broker or writer was ahead. What was dated later counts as of "
-        "now. See to the time service of the brokers.",
+        sentence=(
+            f"The clock of the log, by which cell {cell.name} is judged, went back by "
+            f"{by_ms / 1000:.0f} s, because a broker or writer was ahead. Records that were dated "
+            "later count as of now. Check the time service of the brokers."
+        ),
         key=notice_key("clock_step", f"log of {cell.name}"),
     )
     return give_notice(cell, finding, time_ms=time_ms, configuration=configuration)

@@ -343,12 +343,12 @@ class Partition:
         self.counters.rejected += 1
         self.counters.poison += 1
         if frame is None:
-            detail = f"a record of {len(value)} bytes could not be read twice and is skipped"
+            detail = f"a record of {len(value)} bytes failed twice and is skipped"
             return [_rejected(value, record, RecordRejected("poison", detail))]
         header = frame.header
         detail = (
             f"frame {header.sequence} of {header.role} run {header.run} of node {header.node} "
-            "could not be folded twice and is skipped"
+            "failed twice and is skipped"
         )
         said = [_rejected(value, record, RecordRejected("poison", detail))]
         cell = self.cells.get(header.cell)
@@ -370,8 +370,10 @@ class Partition:
             confidence=1.0,
             onset_ms=self.time_ms,
             position=position,
-            sentence=f"Cell {cell.name}: {detail}. This is an error of Flatline: please report it "
-            "with the record, which stands in flatline.rejected.v1.",
+            sentence=(
+                f"Cell {cell.name}: {detail}. This is an error in Flatline. Report it with the "
+                "record, which is in flatline.rejected.v1."
+            ),
             node=position.node,
             key=notice_key("record_skipped", cell.name),
         )
@@ -433,15 +435,17 @@ class Partition:
                 ended = resolve(
                     cell,
                     incident,
-                    Resolution(reason="its cell had to begin anew after an error"),
+                    Resolution(reason="the state of its cell was reset after an error"),
                     time_ms=self.time_ms,
-                    sentence=f"{incident.alert.name or incident.alert.subject}: its cell had to "
-                    "begin anew after an error, so whether this goes on is not known.",
+                    sentence=(
+                        f"{incident.alert.name or incident.alert.subject}: the state of its cell "
+                        "was reset after an error, so it is unknown whether the fault continues."
+                    ),
                 )
                 outputs += [_alert_output(cell, alert) for alert in ended]
         fresh = self._new_cell(cell.name, site=cell.site, zone=cell.zone)
         position = SamplePosition(node="-", role="shell", run="-", sequence=self.time_ms)
-        detail = "its state could not be judged twice, so that it begins anew"
+        detail = "judging its state failed twice, so its state is reset"
         return [*outputs, *self._told_skipped(fresh, position, detail)]
 
     def _new_cell(self, name: str, *, site: str, zone: str) -> Cell:

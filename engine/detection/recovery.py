@@ -17,16 +17,16 @@ from models.kernels import trends
 _BOOT_SLACK_MS = 30_000
 # These kinds become unknown without samples: a VM paused for days shows nothing.
 _TRENDS: Final = frozenset({"mem_leak", "cpu_runaway", "noisy_neighbour"})
-_UNSEEN: Final = "no sample of it was seen for an hour, so whether it goes on is not known"
+_UNSEEN: Final = "no sample was received for an hour, so it is unknown whether the fault continues"
 _REASONS: Final = {
-    "hung_io": "its disks move again",
-    "hung_userland": "its disks move again",
-    "node_contention": "it gets the CPU it wants again",
+    "hung_io": "its disks are active again",
+    "hung_userland": "its disks are active again",
+    "node_contention": "it gets the CPU it requests again",
     "boot_stuck": "it has booted",
-    "vm_silence": "it is seen again",
+    "vm_silence": "it reports again",
     "mem_leak": "its memory no longer grows",
-    "cpu_runaway": "it has let go of the cores",
-    "noisy_neighbour": "it no longer floods its node",
+    "cpu_runaway": "it has released the extra cores",
+    "noisy_neighbour": "it no longer overloads its node",
 }
 
 
@@ -56,7 +56,7 @@ def follow_vm(
     _take_mark(incident, vm)
     place = cell.place(vm.uuid)
     if vm.left_by_word and (place is None or vm.gone_ms):
-        return _end(cell, incident, vm, "it was stopped", time_ms=time_ms)
+        return _end(cell, incident, vm, "it was shut down", time_ms=time_ms)
     if place is None or vm.gone_ms or place[0].silent:
         return calmed(incident, time_ms=time_ms, configuration=configuration)
     node, lanes, lane = place
@@ -86,14 +86,17 @@ def _reason(look: _Look, configuration: Configuration) -> str:
         return _UNSEEN if kind in _TRENDS and look.is_unseen() else _REASONS[kind]
     if kind == "degrading_storage":
         if _writes_again(look, configuration):
-            return "its disks write as usual again"
+            return "its disk writes are normal again"
         if math.isnan(look.shown("write_share")):
-            return "it was told a day ago, and what it writes now beside its habit is not known"
-        return "it has written no more than this for a day, so that is its habit now"
+            return (
+                "the alert is a day old, and it is unknown whether its present disk writes are "
+                "normal"
+            )
+        return "its disk writes have not exceeded this level for a day, so this level is now normal"
     if look.seen.run_samples > 0 and not look.seen.crashed:
-        return "it does no I/O, but its kernel shows that it lives"
+        return "it does no I/O, but its kernel is alive"
     booted = vm.rebooted_ms >= look.incident.alert.opened_ms - _BOOT_SLACK_MS
-    return "it rebooted by itself" if booted and vm.rebooted_ms else "it moves again by itself"
+    return "it rebooted by itself" if booted and vm.rebooted_ms else "it is active again by itself"
 
 
 def _take_mark(incident: Incident, vm: Vm) -> None:
@@ -163,12 +166,12 @@ def _verified(
 ) -> list[Alert]:
     mark = incident.mark
     if mark is None:
-        raise ValueError("an incident without a mark cannot be verified")
+        raise ValueError("an incident without a result cannot be verified")
     name = sentences.name_of(vm, incident.alert.subject)
     if mark.action == "migrate":
-        reason = f"it runs on {node} and gets the CPU it wants"
+        reason = f"it runs on {node} and gets the CPU it requests"
     else:
-        reason = "it booted and its disks and network move again"
+        reason = "it booted, and its disks and network are active again"
     return resolve(
         cell,
         incident,
@@ -182,7 +185,10 @@ def _verified(
             instance=instance,
         ),
         time_ms=time_ms,
-        sentence=f"{name} is well after the {mark.action}: {reason}, for {stable_s:.0f} s.",
+        sentence=(
+            f"{name} recovered after the {mark.action}: {reason}. It was observed for "
+            f"{stable_s:.0f} s."
+        ),
     )
 
 

@@ -7,17 +7,17 @@ from engine.wire.alert import counted_witnesses, may_be_reset
 
 _CPU = {
     "idle": "has used no CPU",
-    "one_core": "has used exactly one core",
-    "all_cores": "has used all of its cores",
-    "mixed": "has kept some cores busy",
-    "unknown": "is running",
+    "one_core": "has kept one vCPU at 100 %",
+    "all_cores": "has kept all vCPUs at 100 %",
+    "mixed": "has kept some vCPUs busy",
+    "unknown": "has been running",
 }
 _MEANING = {
-    "panic_spin": "a kernel panic that spins",
-    "panic_halt": "a kernel panic that halts",
-    "hung_userland": "its processes hang while its kernel lives",
-    "hung_io": "its disks do not answer",
-    "boot_stuck": "it is stuck before it has booted",
+    "panic_spin": "a kernel panic with a spinning vCPU",
+    "panic_halt": "a kernel panic with halted vCPUs",
+    "hung_userland": "processes hang while the kernel is alive",
+    "hung_io": "the disks do not respond",
+    "boot_stuck": "the boot does not complete",
 }
 
 
@@ -31,23 +31,23 @@ def of_verdict(name: str, node: str, verdict: Verdict, seen: Picture, *, way: st
     meaning = _MEANING[verdict.kind]
     if verdict.kind == "boot_stuck":
         return (
-            f"{name} on {node} {_CPU[seen.shape]} for {seen.epoch_s:.0f} s and nothing of it has "
-            f"moved since it was started: {meaning}."
+            f"{name} on {node} {_CPU[seen.shape]} for {seen.epoch_s:.0f} s with no disk or network "
+            f"activity since it was started. Probable cause: {meaning}."
         )
     if verdict.kind in {"hung_userland", "hung_io"}:
         return (
-            f"{name} on {node} has not touched its disks for {seen.disk_run_s:.0f} s, which by "
-            f"its past happens {_odds(seen.disk_nats)}, and its CPU fell from "
-            f"{seen.cpu_before:.2f} to {seen.cpu or 0.0:.2f} cores: {meaning}."
+            f"{name} on {node} has had no disk I/O for {seen.disk_run_s:.0f} s. A silence this "
+            f"long has a probability of {_odds(seen.disk_nats)} for this VM. Its CPU use fell from "
+            f"{seen.cpu_before:.2f} to {seen.cpu or 0.0:.2f} cores. Probable cause: {meaning}."
         )
     longest = (
-        f"its silences before were all shorter than {seen.longest_s:.0f} s"
+        f"All its earlier silences were shorter than {seen.longest_s:.0f} s"
         if 0 < seen.longest_s <= seen.run_s
-        else f"by its past that happens {_odds(seen.silence_nats)}"
+        else f"A silence this long has a probability of {_odds(seen.silence_nats)} for this VM"
     )
     parts = [
-        f"{name} on {node} {_CPU[seen.shape]} and neither read, written nor sent anything for "
-        f"{seen.run_s:.0f} s",
+        f"{name} on {node} {_CPU[seen.shape]} for {seen.run_s:.0f} s with no disk I/O and no "
+        "network output",
         longest,
     ]
     parts += [
@@ -56,28 +56,28 @@ def of_verdict(name: str, node: str, verdict: Verdict, seen: Picture, *, way: st
         if item.witness not in {"", "activity"} and item.nats and item.text
     ]
     if not verdict.firing:
-        return f"{'; '.join(parts)}: watching."
-    told = f"{'; '.join(parts)}: {meaning}."
+        return f"{'. '.join(parts)}. Waiting for confirmation."
+    told = f"{'. '.join(parts)}. Probable cause: {meaning}."
     if may_be_reset(counted_witnesses(verdict.evidence)):
         return told
     if any(
         item.witness not in {"", "activity"} and (item.nats or 0) > 0 for item in verdict.evidence
     ):
         return (
-            f"{told} A guest that computes without I/O looks the same and the second witness is "
-            "too weak to count so far, so somebody has to look at it."
+            f"{told} A guest that computes without I/O looks the same, and the second witness is "
+            "still too weak. A person must inspect the VM."
         )
-    advice = f" Switch on {way} to have one." if way else ""
+    advice = f" To add a second witness, enable {way}." if way else ""
     return (
-        f"{told} A guest that computes without I/O looks the same and no second witness says that "
-        f"it is dead, so somebody has to look at it.{advice}"
+        f"{told} A guest that computes without I/O looks the same, and there is no second witness. "
+        f"A person must inspect the VM.{advice}"
     )
 
 
 def _odds(nats: float) -> str:
     """Return in words how often a silence this surprising occurs."""
     one_in = round(2.718281828 ** min(nats, 16.0))
-    return f"once in {one_in:,} times" if one_in > 1 else "often"
+    return f"1 in {one_in:,}" if one_in > 1 else "nearly 1"
 
 
 def of_common_cause(
@@ -85,9 +85,9 @@ def of_common_cause(
 ) -> str:
     """Return the sentence of a silence that many VMs share."""
     what = {
-        "disk": "whose disks fell silent together",
-        "tx": "that stopped sending together",
-        "life": "that fell silent together",
+        "disk": "lost disk I/O together",
+        "tx": "stopped sending together",
+        "life": "fell silent together",
     }[signal]
     thing = {
         "pool": f"storage pool {subject}",
@@ -96,25 +96,25 @@ def of_common_cause(
         "cell": f"cell {subject}",
     }[scope]
     return (
-        f"{thing[0].upper()}{thing[1:]} has {count} of {active} active VMs {what}: one incident "
-        f"of the {thing.split()[-2] if scope == 'pool' else thing.split()[0]}, no VM of cell "
-        f"{cell} is judged by it."
+        f"{thing[0].upper()}{thing[1:]}: {count} of {active} active VMs {what}. This is one "
+        f"incident of the {thing.split()[-2] if scope == 'pool' else thing.split()[0]}, and it "
+        f"inhibits verdicts on the VMs of cell {cell}."
     )
 
 
 def of_silent_node(*, node: str, silent_s: float, count: int) -> str:
     """Return the sentence of a node that no longer reports."""
     return (
-        f"Node {node} has not reported for {silent_s:.0f} s; its {count} VMs cannot be seen and "
-        "are not judged."
+        f"Node {node} has not reported for {silent_s:.0f} s. Its {count} VMs are not visible and "
+        "not judged."
     )
 
 
 def of_silent_cell(*, cell: str, nodes: int, silent_s: float) -> str:
     """Return the sentence of a cell whose nodes fell silent together."""
     return (
-        f"{nodes} nodes of cell {cell} have not reported for {silent_s:.0f} s: telemetry is away, "
-        "nobody is judged by it."
+        f"{nodes} nodes of cell {cell} have not reported for {silent_s:.0f} s. Telemetry is "
+        "unavailable, so their VMs are not judged."
     )
 
 
@@ -123,7 +123,7 @@ def of_contention(
 ) -> str:
     """Return the sentence of a VM that waits for its node's CPU."""
     return (
-        f"{name} waits for {share:.0%} of the CPU it wants, more than any other VM of {node}, "
-        f"which has been {busy:.0%} busy for {seconds:.0f} s while {calm} has room: the node is "
-        "overloaded."
+        f"{name} waits for {share:.0%} of the CPU it requests, more than any other VM of {node}. "
+        f"The node has been {busy:.0%} busy for {seconds:.0f} s, while {calm} has room. The node "
+        "is overloaded."
     )

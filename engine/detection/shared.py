@@ -120,9 +120,11 @@ def _opened(
         confidence=round(min(0.99, count / max(active, 1) + 0.5), 4),
         onset_ms=onset_ms,
         position=first.node.position(sequence),
-        sentence=f"{count} of {active} active VMs of cell {cell.name} fell silent within "
-        f"{configuration.totals_shared_samples} samples: one incident of the cell, none of them "
-        "is judged by it.",
+        sentence=(
+            f"{count} of {active} active VMs of cell {cell.name} fell silent within "
+            f"{configuration.totals_shared_samples} samples. This is one incident of the cell, and "
+            "it inhibits verdicts on these VMs."
+        ),
         evidence=(
             EvidenceItem(
                 signal="life",
@@ -154,7 +156,7 @@ def _followed(cell: Cell, moving: int, time_ms: int, configuration: Configuratio
     return resolve(
         cell,
         incident,
-        Resolution(reason="its VMs move again"),
+        Resolution(reason="its VMs are active again"),
         time_ms=time_ms,
-        sentence=f"The VMs of cell {cell.name} move again.",
+        sentence=f"The VMs of cell {cell.name} are active again.",
     )

@@ -122,8 +122,10 @@ def _leak(node: Node, lanes: Lanes, lane: int, vm: Vm) -> Finding:
         lane,
         vm,
         kind="mem_leak",
-        sentence=f"has used more memory in nearly every five minutes of the last two and a half "
-        f"hours, {growth:.1f} times as much as before: a leak.",
+        sentence=(
+            "has used more memory in nearly every five minutes of the last two and a half hours. "
+            f"It now uses {growth:.1f} times as much as before. Probable cause: a memory leak."
+        ),
         evidence=EvidenceItem(signal="memory", value=round(growth, 3)),
     )
 
@@ -136,8 +138,10 @@ def _runaway(node: Node, lanes: Lanes, lane: int, vm: Vm) -> Finding:
         lane,
         vm,
         kind="cpu_runaway",
-        sentence=f"has held {cores:.0f} more cores for an hour than ever before, while its disks "
-        "and network go on as they did: a process that runs away.",
+        sentence=(
+            f"has used {cores:.0f} more cores than ever before for an hour, while its disk and "
+            "network activity is unchanged. Probable cause: a runaway process."
+        ),
         evidence=EvidenceItem(signal="cpu", value=cores),
     )
 
@@ -150,8 +154,11 @@ def _degraded(node: Node, lanes: Lanes, lane: int, vm: Vm) -> Finding:
         lane,
         vm,
         kind="degrading_storage",
-        sentence=f"has written less in each of the last {hours:.0f} hours, now {share:.0%} of what "
-        "it writes at this time of the day, while its CPU fell less: its storage degrades.",
+        sentence=(
+            f"has written less in each of the last {hours:.0f} hours. Its write rate is now "
+            f"{share:.0%} of the usual rate at this time of day, while its CPU use fell less. "
+            "Probable cause: degrading storage."
+        ),
         evidence=EvidenceItem(signal="writes", value=round(share, 3)),
     )
 
@@ -164,9 +171,11 @@ def _crash(node: Node, lanes: Lanes, lane: int, vm: Vm) -> Finding:
         vm,
         kind="crash_reboot",
         severity="info",
-        sentence="spiked, stopped sending and booted, and nobody announced it: a crash that it "
-        "mended itself.",
-        evidence=EvidenceItem(signal="boot", text="it read as a boot does"),
+        sentence=(
+            "showed a CPU spike, stopped sending and booted, and nothing announced a reboot. "
+            "Probable cause: a crash from which it recovered by itself."
+        ),
+        evidence=EvidenceItem(signal="boot", text="The counters look like those of a boot"),
     )
 
 
@@ -191,7 +200,9 @@ def _flood(
         vm,
         kind="noisy_neighbour",
         suggestion="migrate" if migrates else "alert",
-        sentence=f"writes as much as it never did, with all its CPU busy, and {victims} neighbours "
-        "get less done: a noisy neighbour.",
+        sentence=(
+            f"writes more than ever before, with all its CPU busy, while {victims} neighbours do "
+            "less work. Probable cause: a noisy neighbour."
+        ),
         evidence=EvidenceItem(signal="neighbours", value=float(victims)),
     )

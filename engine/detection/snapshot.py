@@ -134,9 +134,9 @@ def decode_manifest(value: bytes) -> Manifest:
         found = _format_decoder.decode(value)
         if found.format > FORMAT:
             raise SnapshotTooNew(
-                f"a snapshot of format {found.format} was written by release {found.release}; "
-                f"this is {RELEASE}, which reads up to {FORMAT}: start that release again, or "
-                "delete the records of flatline.snapshots.v1 to begin anew"
+                f"a snapshot of format {found.format} was written by release {found.release}. This "
+                f"is release {RELEASE}, which reads formats up to {FORMAT}. Start that release "
+                "again, or delete the records of flatline.snapshots.v1 to start without state"
             )
         return _manifest_decoder.decode(value)
 
@@ -153,8 +153,8 @@ def restore(chunks: Sequence[bytes], manifest: Manifest, configuration: Configur
     if hashes != manifest.chunks:
         whole = sum(a == b for a, b in zip(hashes, manifest.chunks, strict=False))
         raise SnapshotDamaged(
-            f"snapshot {manifest.generation} at offset {manifest.next_offset}: {whole} of "
-            f"{len(manifest.chunks)} chunks are as written; an older one is used instead"
+            f"snapshot {manifest.generation} at offset {manifest.next_offset}: only {whole} of "
+            f"{len(manifest.chunks)} chunks match the manifest; an older snapshot is used instead"
         )
     with restoring(f"snapshot {manifest.generation} at offset {manifest.next_offset}"):
         value = _decoder.decode(b"".join(chunks))
@@ -223,7 +223,7 @@ def _cell(value: CellValue) -> Cell:
     forests = _unpack(value.forest)
     # Checked first: trees of another height may need more memory than available.
     if not np.array_equal(forests["settings"], new_forest().to_arrays()["settings"]):
-        raise ValueError(f"the forest of cell {value.name} is not one of this release")
+        raise ValueError(f"the forest of cell {value.name} does not fit this release")
     forest = HalfSpaceForest.from_arrays(forests)
     cell = Cell(value.name, site=value.site, zone=value.zone, forest=forest)
     cell.nodes = value.nodes
@@ -245,7 +245,7 @@ def _cell(value: CellValue) -> Cell:
     cell.forgets = value.forgets
     foreign = {vm for lanes in cell.lanes.values() for vm in lanes.foreign}
     if cell.lanes.keys() != cell.nodes.keys() or not cell.vms.keys() >= cell.watched | foreign:
-        raise ValueError(f"cell {cell.name} names nodes or VMs that it does not hold")
+        raise ValueError(f"cell {cell.name} names nodes or VMs that are not in the snapshot")
     return cell
 
 
@@ -257,7 +257,9 @@ def _lanes(value: LanesValue) -> Lanes:
     lanes = Lanes.from_arrays(value.roster, _unpack(value.arrays))
     lanes.foreign = set(value.foreign)
     if not lanes.places.keys() >= lanes.foreign:
-        raise ValueError("lanes are of other nodes' VMs that are not in their roster")
+        raise ValueError(
+            "rows of the VM table belong to VMs of other nodes that are not in their VM lists"
+        )
     return lanes
 
 

@@ -123,11 +123,11 @@ def stale_word(frame: Frame, *, appended_ms: int) -> RecordRejected | None:
             way = "after" if age_ms > 0 else "before"
             return RecordRejected(
                 "stale",
-                f"{event.kind} by owner {frame.header.node} in cell {frame.header.cell} reached the"
-                f" log {abs(age_ms) / 1000:.0f} s {way} it was said"
-                f" ({OWNER_FRESH_MS // 1000} s at most): it may be a copy of an old record, or the"
-                " owner's clock is wrong; set that clock and say it again, or find out who may"
-                " write the topic",
+                f"{event.kind} by owner {frame.header.node} in cell {frame.header.cell} reached "
+                f"the log {abs(age_ms) / 1000:.0f} s {way} its date (at most "
+                f"{OWNER_FRESH_MS // 1000} s are allowed). Either it is a copy of an old record, "
+                "or the owner's clock is wrong. Set that clock and repeat the command, or find "
+                "out who may write the topic",
             )
     return None
 
@@ -155,21 +155,21 @@ def refusal_of(
         is_old, than = event_ms < time_ms - _OLDEST_MS, f"the log by more than {_OLDEST_MS} ms"
     else:
         is_old = is_replayed(event_ms, last_ms=last_ms, now_ms=time_ms)
-        than = f"what its writer told before by {last_ms - event_ms} ms"
+        than = f"the last date of its writer by {last_ms - event_ms} ms"
     if is_old:
         who = f"{header.role} {header.node} in cell {header.cell}"
         return RecordRejected(
             "replayed",
-            f"run {header.run} of {who} begins with frame {header.sequence}, which is older than"
-            f" {than}: somebody writes old frames again, or the node's clock went back; set its"
-            " clock, or find out who may write the topic",
+            f"run {header.run} of {who} begins with frame {header.sequence}, which is older than "
+            f"{than}. Either these are copies of old frames, or the clock of the node went "
+            "back. Set that clock, or find out who may write the topic",
         )
     if len(sources) >= MAX_SOURCES:
-        return RecordRejected("too_many", f"{len(sources)} runs write to this partition already")
+        return RecordRejected("too_many", f"{len(sources)} runs already write to this partition")
     runs = sum(one.startswith(_writer(key) + "\x00") for one in sources)
     if runs >= MAX_RUNS:
         who = f"{header.role} {header.node} in cell {header.cell}"
-        return RecordRejected("too_many", f"{who} began {runs} runs within minutes")
+        return RecordRejected("too_many", f"{who} started {runs} runs within minutes")
     return None
 
 

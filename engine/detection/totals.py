@@ -23,11 +23,11 @@ _SHAPES: Final[dict[int, CpuShape]] = {
     vitals_layout.SHAPE_IDLE: "idle",
 }
 _MEMORY: Final = {
-    vitals_layout.MEMORY_ALIVE: "its memory figure moves as that of a living guest",
-    vitals_layout.MEMORY_UNKNOWN: "its memory figure tells nothing",
-    vitals_layout.MEMORY_FROZEN: "its memory figure stands still",
-    vitals_layout.MEMORY_NOISE: "its memory figure fell far below its habit",
-    vitals_layout.MEMORY_DECAY: "its memory figure dies away",
+    vitals_layout.MEMORY_ALIVE: "The memory figure moves as in a living guest",
+    vitals_layout.MEMORY_UNKNOWN: "The memory figure shows nothing",
+    vitals_layout.MEMORY_FROZEN: "The memory figure does not move",
+    vitals_layout.MEMORY_NOISE: "The memory figure fell far below its usual level",
+    vitals_layout.MEMORY_DECAY: "The memory figure decays",
 }
 _O: Final = vitals_layout.OUT
 
@@ -222,7 +222,7 @@ def _evidence(
             signal="silence",
             value=round(sign["run_s"], 3),
             nats=round(silence, 3),
-            text=f"neither read, written nor sent anything for {sign['run_s']:.0f} s",
+            text=f"No disk I/O and no network output for {sign['run_s']:.0f} s",
             witness="activity",
             minimum_nats=configuration.activity_least_nats,
         ),
@@ -231,7 +231,7 @@ def _evidence(
             value=None if seen.cpu is None else round(seen.cpu, 4),
             limit=round(sign["cpu_before"], 4),
             nats=round(sign["cpu_nats"], 3),
-            text=f"{sign['cpu_before']:.2f} cores before",
+            text=f"CPU use was {sign['cpu_before']:.2f} cores before",
             witness="activity",
         ),
         EvidenceItem(
@@ -242,6 +242,6 @@ def _evidence(
         EvidenceItem(
             signal="threshold",
             limit=round(configuration.totals_nats(hypothesis), 3),
-            text=f"the score that the error rate of '{hypothesis}' asks for",
+            text=f"The score that the configured error rate of '{hypothesis}' requires",
         ),
     )

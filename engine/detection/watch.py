@@ -73,11 +73,13 @@ def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> li
         alerts += resolve(
             cell,
             whole,
-            Resolution(reason="its nodes report again" if whole_nodes else "its nodes are gone"),
+            Resolution(
+                reason="its nodes report again" if whole_nodes else ("its nodes were removed")
+            ),
             time_ms=time_ms,
             sentence=f"The nodes of cell {cell.name} report again."
             if whole_nodes
-            else f"The nodes of cell {cell.name} are gone.",
+            else f"The nodes of cell {cell.name} were removed.",
         )
     return alerts
 
@@ -145,8 +147,11 @@ def _lost_members(
         confidence=0.9,
         onset_ms=onset_ms,
         position=node.position(),
-        sentence=f"{len(members)} VMs of node {node.name} are out of sight, one after the other, "
-        "while others still report: the node or its collector is failing, no VM of it is judged.",
+        sentence=(
+            f"{len(members)} VMs of node {node.name} are no longer visible, one after the other, "
+            "while other VMs still report. The node or its collector is failing. No VM of the node "
+            "is judged."
+        ),
         evidence=(EvidenceItem(signal="unseen", value=float(len(members)), limit=2.0),),
         vms=tuple(text_of(uuid) for uuid, _ in members[:_LISTED]),
         node=node.name,
@@ -241,11 +246,11 @@ def watch_absent(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configurati
         )
     name = sentences.name_of(vm, text)
     what = (
-        "is no longer listed by its node, and no event says why"
+        "is no longer listed by its node, and no event explains it"
         if vm.gone_ms
-        else "is listed, but its monitor does not answer"
+        else "is listed, but its QEMU monitor does not answer"
     )
-    sentence = f"{name} on {node.name} {what}: it cannot be seen and is not judged."
+    sentence = f"{name} on {node.name} {what}. The VM is not visible and not judged."
     finding = Finding(
         scope="vm",
         subject=text,
@@ -303,7 +308,7 @@ def _crash_reboot(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configurat
         return []
     text = text_of(vm.uuid)
     name = sentences.name_of(vm, text)
-    fell = "after it fell silent" if vm.silent_at_reboot else "in the middle of its work"
+    fell = "after it fell silent" if vm.silent_at_reboot else "while it was active"
     finding = Finding(
         scope="vm",
         subject=text,
@@ -314,8 +319,10 @@ def _crash_reboot(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configurat
         confidence=0.6,
         onset_ms=vm.reboot_event_ms,
         position=vm.reboot_position,
-        sentence=f"{name} on {node.name} rebooted {fell} and nobody announced it: a crash, or an "
-        "owner who did not say.",
+        sentence=(
+            f"{name} on {node.name} rebooted {fell}, and nothing announced a reboot. Either the "
+            "guest crashed, or its owner rebooted it."
+        ),
         node=node.name,
     )
     return report(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)

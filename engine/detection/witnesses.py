@@ -12,9 +12,9 @@ from models.kernels import standstill
 
 _SPINNING = frozenset({"one_core", "all_cores", "mixed"})
 _WORDS = {
-    "watchdog": "its watchdog was not served in time",
-    "agent_silent": "its guest agent, which answered before, does not answer",
-    "console_panic": "its serial console shows a kernel panic",
+    "watchdog": "The watchdog of the guest expired",
+    "agent_silent": "The guest agent no longer answers",
+    "console_panic": "The serial console shows a kernel panic",
 }
 
 
@@ -61,7 +61,7 @@ def balloon_item(seen: Picture, configuration: Configuration) -> EvidenceItem | 
             signal="balloon",
             value=round(seen.balloon_still_s, 3),
             nats=configuration.balloon_fresh_nats,
-            text="its balloon driver goes on reporting: the kernel lives",
+            text="The balloon driver still reports, so the kernel is alive",
             witness="balloon",
             minimum_nats=configuration.balloon_frozen_nats,
         )
@@ -75,7 +75,7 @@ def balloon_item(seen: Picture, configuration: Configuration) -> EvidenceItem | 
         value=round(seen.balloon_still_s, 3),
         limit=round(seen.balloon_period_s, 3),
         nats=round(nats, 3),
-        text=f"its balloon driver has not reported for {seen.balloon_still_s:.0f} s",
+        text=f"The balloon driver has not reported for {seen.balloon_still_s:.0f} s",
         witness="balloon",
         minimum_nats=configuration.balloon_frozen_nats,
     )
@@ -96,14 +96,14 @@ def vcpus_item(seen: Picture, configuration: Configuration) -> EvidenceItem | No
             seen.whole, seen.others, key=lambda one: (one.told == standstill.STILL, one.nats)
         )
         still = still if seen.whole.told == standstill.STILL else seen.whole
-        who = "none of its vCPUs has used any time"
+        who = "No vCPU has used any time"
     elif seen.shape == "one_core":
-        still, who = seen.others, "all of its vCPUs but one have used no time at all"
+        still, who = seen.others, "All vCPUs but one have used no time"
         if still.told == standstill.MOVED:
             return EvidenceItem(
                 signal="vcpus",
                 nats=configuration.life_nats,
-                text="other vCPUs than the busy one go on using time: the kernel lives",
+                text="vCPUs other than the busy one still use time, so the kernel is alive",
                 witness="vcpus",
                 minimum_nats=configuration.standstill_least_nats,
             )
@@ -125,7 +125,7 @@ def exits_item(seen: Picture, configuration: Configuration) -> EvidenceItem | No
 
     Their movement is no proof of life: a Linux kernel takes interrupts after its panic.
     """
-    who = "no interrupt was injected into it and no I/O of it served"
+    who = "KVM has injected no interrupt and served no I/O"
     return _still_item("exits", seen.exits, who, seen, configuration)
 
 
@@ -160,7 +160,7 @@ def told_items(seen: Picture, configuration: Configuration) -> list[EvidenceItem
             EvidenceItem(
                 signal="crashed",
                 nats=configuration.told_nats,
-                text="the hypervisor holds it crashed",
+                text="The hypervisor reports the VM as crashed",
                 witness="hypervisor",
                 minimum_nats=configuration.told_nats,
             )
@@ -170,7 +170,7 @@ def told_items(seen: Picture, configuration: Configuration) -> list[EvidenceItem
             EvidenceItem(
                 signal="told",
                 nats=configuration.told_nats,
-                text="its panic device reported a panic",
+                text="The panic device reported a panic",
                 witness="guest",
                 minimum_nats=configuration.guest_least_nats,
             )
@@ -199,7 +199,7 @@ def answer_items(seen: Picture, configuration: Configuration) -> list[EvidenceIt
         EvidenceItem(
             signal="answer",
             nats=configuration.life_nats,
-            text=f"it answered a {who} after it had fallen silent: it lives",
+            text=f"The VM answered a {who} after it fell silent, so it is alive",
             witness="probe" if who == "probe" else "guest",
             minimum_nats=configuration.probe_least_nats,
         )
@@ -210,7 +210,7 @@ def answer_items(seen: Picture, configuration: Configuration) -> list[EvidenceIt
             EvidenceItem(
                 signal="probe",
                 nats=configuration.probe_silent_nats,
-                text="it does not answer the probe that it answered before",
+                text="The VM no longer answers the probe",
                 witness="probe",
                 minimum_nats=configuration.probe_least_nats,
             )

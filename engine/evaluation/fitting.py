@@ -16,11 +16,11 @@ def strangers(truth: Iterable[Occurrence], summary: Summary) -> Iterator[str]:
     ends_s = summary.began_s + _DAY_S * len(summary.vm_days_by_day)
     for one in truth:
         if one.vms.isdisjoint(summary.vm_days_by_vm):
-            yield f"VM {min(one.vms)} of its {one.kind} was never seen there"
+            yield f"VM {min(one.vms)} of its {one.kind} does not occur in the replay"
         elif one.start_s > ends_s or one.end_s < summary.began_s:
             yield (
-                f"its {one.kind} of {min(one.vms)} on {_day(one.start_s)} lies outside"
-                f" {_day(summary.began_s)} to {_day(ends_s)}"
+                f"its {one.kind} of {min(one.vms)} on {_day(one.start_s)} is outside "
+                f"{_day(summary.began_s)} to {_day(ends_s)}"
             )
 
 

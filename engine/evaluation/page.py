@@ -96,7 +96,7 @@ def page(
         if seen.nats:
             name = "likelihood, nats"
             parts.append(_panel(name, seen.thought_s, seen.nats, window, marks, spans, limits))
-    parts += ["<h2>What was told</h2><table>", *_told(marks), "</table></body></html>\n"]
+    parts += ["<h2>Reports</h2><table>", *_told(marks), "</table></body></html>\n"]
     return "".join(parts)
 
 

@@ -107,7 +107,7 @@ def parse_truth(
     for line, row in rows:
         if row["class"] not in {"fault", "confounder"}:
             raise SettingsError(
-                f"{source}, line {line}: class is {row['class']!r}, not fault or confounder."
+                f"{source}, line {line}: class is {row['class']!r}, must be fault or confounder."
             )
         single.append(_one(row, source=source, line=line, vcpus=vcpus))
     wide = [one for one in single if one.is_wide or one.kind == "noisy_neighbour"]
@@ -124,7 +124,7 @@ def _one(row: Mapping[str, str], *, source: str, line: int, vcpus: Mapping[str, 
     try:
         start_s, end_s = float(row["t_start"]), float(row["t_end"])
     except ValueError:
-        raise SettingsError(f"{source}, line {line}: t_start or t_end is no number.") from None
+        raise SettingsError(f"{source}, line {line}: t_start or t_end is not a number.") from None
     for column, time_s in (("t_start", start_s), ("t_end", end_s)):
         if wrong := not_seconds(time_s):
             raise SettingsError(f"{source}, line {line}: {column} is {time_s}, {wrong}.")

@@ -75,7 +75,7 @@ def restore_state(chunks: Mapping[int, bytes], manifest: bytes) -> Foretelling:
         A later release wrote it.
     """
     next_offset, value = unpacked(chunks, manifest, _decoder, owner="forecaster")
-    with restoring("The forecaster's state"):
+    with restoring("The state of the forecaster"):
         return _restored(next_offset, value)
 
 
@@ -145,5 +145,7 @@ def _node(value: NodeValue) -> Node:
         {name: array_of(array) for name, array in value.forecaster.items()}
     )
     if len(node.forecaster) != demand.sums.size:
-        raise ValueError(f"{value.name} has {len(node.forecaster)} series, not {demand.sums.size}")
+        raise ValueError(
+            f"{value.name} has {len(node.forecaster)} series instead of {demand.sums.size}"
+        )
     return node

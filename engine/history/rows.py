@@ -214,7 +214,7 @@ def score_points(record: Record) -> list[Points]:
     scores = decode_scores(record.value)
     vms = vm_texts(scores.uuids)
     if len(scores.classes) != len(vms):
-        raise RecordRejected("malformed", f"{len(scores.classes)} classes of {len(vms)} VMs")
+        raise RecordRejected("malformed", f"{len(scores.classes)} classes for {len(vms)} VMs")
     declared = {field.name for field in SCORE.fields}
     known: dict[str, Column] = {
         name: column.astype(np.float64)

@@ -81,7 +81,7 @@ def restore(chunks: dict[int, bytes], manifest: bytes) -> FrameFold:
         A later release wrote it.
     """
     next_offset, state = unpacked(chunks, manifest, _decoder, owner="historian")
-    with restoring("The historian's state"):
+    with restoring("The state of the historian"):
         fold = FrameFold()
         fold.next_offset, fold.time_ms = next_offset, state.time_ms
         fold.names = dict(state.names)
@@ -135,7 +135,7 @@ def _lane(packed: _Lane, names: dict[str, str]) -> NodeLane:
     # An earlier release did not keep it.
     lane.device_sets = _array(packed.device_sets) if packed.device_sets else np.full(size, np.nan)
     if not len(lane.instances) == len(lane.device_sets) == size == len(packed.uuids) / UUID_BYTES:
-        raise ValueError(f"the arrays of {packed.node} are not those of its {size} VMs")
+        raise ValueError(f"the arrays of {packed.node} do not fit its {size} VMs")
     vms = vm_texts(packed.uuids)
     place = {"cell": packed.cell, "node": packed.node}
     if vms:

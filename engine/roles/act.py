@@ -237,7 +237,7 @@ class Agent:
             await self._take_up(task)
         except Exception as error:  # noqa: BLE001 -- an error of one order must not stop the others
             instruments.POISON.labels("agent").inc()
-            _log.error("The agent failed at an order.", vm=task.order.vm, exc_info=error)
+            _log.error("Processing an order failed in the agent.", vm=task.order.vm, exc_info=error)
             await self._given_up(task, error)
 
     async def _given_up(self, task: Task, error: Exception) -> None:

@@ -46,7 +46,7 @@ def give_up(topic: str, key: bytes, value: bytes, why: str) -> bytes:
     """Count and log a record that the log never accepts; return its entry for `rejected`."""
     instruments.RECORDS_GIVEN_UP.labels(topic, "oversized").inc()
     _log.error(
-        "A record is too large for the log and was given up.",
+        "A record is too large for the log and was dropped.",
         topic=topic,
         key=key.decode(errors="replace"),
         bytes=len(value),
@@ -58,6 +58,6 @@ def give_up(topic: str, key: bytes, value: bytes, why: str) -> bytes:
         partition=0,
         offset=0,
         reason="oversized",
-        detail=f"The log never took this: {why}",
+        detail=f"The log rejects this record permanently: {why}",
         kept_bytes=_GIVEN_UP_KEPT_BYTES,
     )

@@ -101,7 +101,7 @@ class Books:
     def compare(self, now_ms: int) -> None:
         """Enter the read position, and observe for a day if claims are missing from the ledger."""
         log = self.ledger.log
-        assert log is not None, "the log is recognised before it is read"
+        assert log is not None, "the log must be identified before it is read"
         claims = [entry.claim for entry in self._reading.history if entry.claim is not None]
         mine = [(claim.incident, claim.step) for claim in claims if claim.node == self._node]
         until_ms = log.observe_until_ms

@@ -35,9 +35,11 @@ _EVIDENCE_S: Final = 5.5
 SENTENCES: Final = {
     "evidence": "Evidence of {vm} was saved: {what}.",
     "no_evidence": "No evidence of {vm} could be saved: {what}.",
-    "read_the_world": "the agent stopped during the call and the VM is {state} now, which does"
-    " not tell",
-    "left_paused": "the VM was reset and stands paused, to be resumed by a person. {why}",
+    "read_the_world": (
+        "the agent stopped during the call, and the present state {state} of the VM does not show "
+        "the result"
+    ),
+    "left_paused": "the VM was reset and stays paused. A person must resume it. {why}",
 }
 
 
@@ -46,7 +48,7 @@ async def see_hypervisor(actuator: Actuator, health: Health) -> None:
     try:
         await actuator.reach()
     except HypervisorUnreachable as error:
-        health.waiting("hypervisor", f"{told(error)} Trying again.")
+        health.waiting("hypervisor", f"{told(error)} Retrying.")
     else:
         health.progress("hypervisor")
 
@@ -237,5 +239,5 @@ async def keep_evidence(evidence: Evidence, order: Order) -> tuple[str, str]:
                 await evidence.save(vm, incident=order.incident, step=order.step),
             )
     except (EvidenceUnsaved, TimeoutError) as error:
-        rule, what = "no_evidence", str(error) or f"not within {_EVIDENCE_S:g} s"
+        rule, what = "no_evidence", str(error) or f"not complete within {_EVIDENCE_S:g} s"
     return rule, SENTENCES[rule].format(vm=order.vm, what=what)

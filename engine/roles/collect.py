@@ -127,7 +127,7 @@ class Collector:
             await asyncio.wait({sampling, sending}, timeout=LEAVE_S)
             if not sending.done():
                 _log.warning(
-                    "The collector ends with frames that never reached the log.",
+                    "The collector stops with frames that did not reach the log.",
                     node=self._config.node,
                     frames=len(self._buffer),
                 )
@@ -190,7 +190,7 @@ class Collector:
             look = task.result()
         except HypervisorUnreachable as error:
             self._retry_ns = self._clock.mono_ns() + round(self._backoff_s * 1e9)
-            self._lost(f"{told(error)} Trying again in {self._backoff_s:.0f} s.")
+            self._lost(f"{told(error)} Retrying in {self._backoff_s:.0f} s.")
             self._backoff_s = min(2 * self._backoff_s, LAST_BACKOFF_S)
             return None
         self._found()
@@ -269,8 +269,8 @@ class Collector:
     def _check_wall(self, wall_ns: int) -> None:
         if wall_ns < self._last_wall_ns - WALL_SLACK_NS:
             _log.warning(
-                "The node's wall clock went back; durations come from its monotonic clock, so"
-                " only the times in messages are affected.",
+                "The wall clock of the node went back. Durations use the monotonic clock, so only "
+                "the times in messages are affected.",
                 node=self._config.node,
                 back_s=round((self._last_wall_ns - wall_ns) / 1e9, 3),
             )
@@ -285,7 +285,7 @@ class Collector:
                     backoff_s = FIRST_BACKOFF_S
                     await self._send(log)
             except (LogUnreachable, LogProducerBroken) as error:
-                self._health.waiting("log", f"{told(error)} Trying again in {backoff_s:.0f} s.")
+                self._health.waiting("log", f"{told(error)} Retrying in {backoff_s:.0f} s.")
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
 
@@ -312,7 +312,7 @@ class Collector:
     def _cut_smaller(self, frame: EncodedFrame, why: str) -> None:
         """Split waiting frames into parts that the log accepts."""
         _log.warning(
-            "The log takes no frame of this size; frames are cut smaller from now on.",
+            "The log rejects frames of this size. Frames are split into smaller ones from now on.",
             node=self._config.node,
             bytes=len(frame.value),
             reason=why,

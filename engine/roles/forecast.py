@@ -153,7 +153,7 @@ class Foreteller:
             return state
         state.open_frame = self._open_frame
         _log.info(
-            "The forecaster goes on from its state.",
+            "The forecaster continues from its saved state.",
             partition=number,
             next_offset=state.next_offset,
         )

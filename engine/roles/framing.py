@@ -152,7 +152,7 @@ class Source:
         frame = replace(frame, header=replace(frame.header, sequence=self._sequence))
         try:
             value = encode_frame(frame)
-            why = f"{len(value)} bytes, the log takes {self._limit_bytes}"
+            why = f"{len(value)} bytes, the log accepts {self._limit_bytes}"
         except ValueError as error:
             value, why = None, str(error)
         if value is not None and len(value) <= self._limit_bytes:
@@ -160,7 +160,7 @@ class Source:
             return [(frame, value)]
         halves = _halves(frame)
         if halves is None:
-            _log.error("A frame could not be written and is given up.", why=why)
+            _log.error("A frame could not be encoded and was dropped.", why=why)
             instruments.FRAMES_DROPPED.labels(self._config.node, "oversized").inc()
             return []
         return [piece for half in halves for piece in self._numbered(half)]

@@ -123,8 +123,8 @@ async def load(
         manifest = decode_manifest(value)
         if manifest.configuration not in wanted:
             raise SnapshotDamaged(
-                f"Snapshot {manifest.generation} was made under another configuration and is"
-                " passed over."
+                f"Snapshot {manifest.generation} was made under another configuration and is "
+                "skipped."
             )
         there = [chunks[index] for index in range(len(manifest.chunks)) if index in chunks]
         return restore(there, manifest, configuration)
@@ -135,7 +135,7 @@ async def load(
     if state is None:
         return Partition(configuration)
     _log.info(
-        "The engine goes on from a snapshot.", partition=partition, next_offset=state.next_offset
+        "The engine continues from a snapshot.", partition=partition, next_offset=state.next_offset
     )
     return state
 
@@ -198,7 +198,7 @@ async def append_generation(
         except RecordTooLarge as error:
             instruments.RECORDS_GIVEN_UP.labels(topic.name, "oversized").inc()
             _log.error(
-                "The state cannot be saved; a restart reads all frames since the last one.",
+                "The state cannot be saved. A restart reads all frames since the last snapshot.",
                 topic=topic.name,
                 partition=partition,
                 reason=str(error),
@@ -274,8 +274,8 @@ async def newest_state(
             _tell(passed, topic=topic, partition=partition)
             if state is None and stored:
                 _log.warning(
-                    f"None of {len(stored)} snapshots can be used: what they held is learned again"
-                    " from the frames that the log still has.",
+                    f"None of {len(stored)} snapshots can be used. Their state is learned again "
+                    "from the frames that are still in the log.",
                     topic=topic.name,
                     partition=partition,
                 )
@@ -300,8 +300,8 @@ def _next_offset(manifest: bytes, *, end: int) -> float:
     if found > end:
         raise RecordRejected(
             "bad_value",
-            f"a snapshot says that it holds all frames below offset {found}, and the log ends at"
-            f" {end}: {FRAMES.name} was cut back or made again",
+            f"a snapshot contains all frames below offset {found}, but the log ends at {end}: "
+            f"{FRAMES.name} was truncated or created again",
         )
     return found
 
@@ -312,9 +312,9 @@ def _tell(passed: list[tuple[str, str]], *, topic: Topic, partition: int) -> Non
     strange = [detail for reason, detail in passed if reason in _NOT_BELIEVED]
     if strange:
         sentences.append(
-            f"{len(strange)} snapshots are passed over, since nobody trusted signed them:"
-            f" {strange[0]}. If another machine wrote them, copy its engine-NAME.pub to trusted of"
-            " this one; else find out who may write the topic."
+            f"{len(strange)} snapshots are skipped because no trusted key signed them: "
+            f"{strange[0]}. If another machine wrote them, copy its engine-NAME.pub to the trusted "
+            "folder of this machine. Otherwise find out who may write the topic."
         )
     for sentence in sentences:
         _log.warning(sentence, topic=topic.name, partition=partition)

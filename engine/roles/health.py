@@ -65,7 +65,7 @@ class Health:
     def expect(self, what: str) -> None:
         """Note that `what` is about to start: until it reports, the process is not ready."""
         since_ns = self._clock.mono_ns()
-        self._parts[self._prefix + what] = _Part(since_ns, since_ns, "It has not begun yet.")
+        self._parts[self._prefix + what] = _Part(since_ns, since_ns, "It has not started yet.")
 
     def progress(self, what: str) -> None:
         """Note that `what` makes progress; logged if it had to wait."""
@@ -74,7 +74,7 @@ class Health:
         self._parts[self._prefix + what] = _Part(now_ns, now_ns)
         if before is not None and before.told:
             waited_s = (now_ns - before.since_ns) / 1e9
-            _log.info(f"{self._prefix}{what} goes on.", waited_s=round(waited_s, 1))
+            _log.info(f"{self._prefix}{what} continues.", waited_s=round(waited_s, 1))
 
     def waiting(self, what: str, sentence: str) -> None:
         """Note that `what` waits, and why; a new reason is logged, a repeated one is not."""
@@ -82,7 +82,7 @@ class Health:
         before = self._parts.get(self._prefix + what)
         since_ns = before.since_ns if before is not None and before.sentence else now_ns
         if before is None or before.sentence != sentence:
-            _log.warning(f"{self._prefix}{what} waits: {sentence}")
+            _log.warning(f"{self._prefix}{what} is waiting: {sentence}")
         self._parts[self._prefix + what] = _Part(now_ns, since_ns, sentence, told=True)
 
     def done(self, what: str) -> None:
@@ -95,7 +95,7 @@ class Health:
         if not parts:
             return Verdict(ok=False, sentences=("No part has started yet.",))
         waiting = tuple(
-            f"{what} waits: {part.sentence}"
+            f"{what} is waiting: {part.sentence}"
             for what, part in sorted(parts.items())
             if part.sentence
         )
@@ -106,7 +106,7 @@ class Health:
         """Return whether every part that ever reported did so lately."""
         now_ns = self._clock.mono_ns()
         stuck = tuple(
-            f"{what} has said nothing for {(now_ns - part.heard_ns) / 1e9:.0f} s."
+            f"{what} has not reported for {(now_ns - part.heard_ns) / 1e9:.0f} s."
             for what, part in sorted(dict(self._parts).items())
             if now_ns - part.heard_ns > self._stuck_after_s * 1e9
         )

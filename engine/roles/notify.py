@@ -40,7 +40,7 @@ _FAILURES_A_PASS: Final = 3
 # How long to wait for pending journal entries at the end of the process.
 _LEAVE_S: Final = 2.0
 
-SENTENCES: Final = {"page_refused": "{why} People were not told: {sentence}"}
+SENTENCES: Final = {"page_refused": "{why} No person was notified: {sentence}"}
 
 _log = structlog.get_logger()
 
@@ -113,7 +113,9 @@ class Notifying:
             try:
                 await self._outbox.run()
             except Exception as error:  # noqa: BLE001 -- pages must be sent after any error
-                _log.error("A page that was refused is not in the journal.", reason=str(error))
+                _log.error(
+                    ("A notification that was refused is not in the journal."), reason=str(error)
+                )
             await asyncio.sleep(backoff.failed())
 
     async def _tell_for_ever(self) -> None:
@@ -185,7 +187,9 @@ class Notifying:
             return
         if self._alive_ms is not None and 0 <= now_ms - self._alive_ms < ALIVE_EVERY_MS:
             return
-        sentence = "Flatline reads its log and would tell you. This fires all the time."
+        sentence = (
+            "Flatline reads its log and can send notifications. This alert fires all the time."
+        )
         notice = Notice(ALIVE, "none", sentence, time_ms=now_ms, labels={"site": self._site})
         if (pause_ns := await self._send(notice, self._backoff)) is None:
             self._alive_ms = now_ms
@@ -204,7 +208,7 @@ class Notifying:
             pause_ns = round(backoff.failed(error.retry_after_s) * 1e9)
             if not error.has_answered or error.retry_after_s is not None:
                 self._away_ns = self._clock.mono_ns() + pause_ns
-            self._health.waiting("webhook", f"{error} Trying again.")
+            self._health.waiting("webhook", f"{error} Retrying.")
             return pause_ns
         else:
             instruments.NOTICES.labels("sent").inc()

@@ -90,7 +90,7 @@ class Outbox:
             except (LogUnreachable, LogProducerBroken) as error:
                 # The adapter creates a new producer; duplicates are recognized by their ids.
                 pause_s = backoff.failed()
-                self._health.waiting("outbox", f"{error} Trying again in {pause_s:g} s.")
+                self._health.waiting("outbox", f"{error} Retrying in {pause_s:g} s.")
                 await asyncio.sleep(pause_s)
                 continue
             except RecordTooLarge as error:
@@ -171,7 +171,7 @@ class Journal:
         instruments.RECORDS_REJECTED.labels(record.topic, reason).inc()
         self.write(
             "refusal",
-            f"A record of {record.topic} was not read: {detail}.",
+            f"A record of {record.topic} was rejected: {detail}.",
             detail={"offset": str(record.offset), "reason": reason},
             page=page,
         )
@@ -207,7 +207,7 @@ async def follow(
                         offset = record.offset + 1
         except LogUnreachable as error:
             pause_s = backoff.failed()
-            health.waiting(what, f"{error} Trying again in {pause_s:g} s.")
+            health.waiting(what, f"{error} Retrying in {pause_s:g} s.")
             await asyncio.sleep(pause_s)
 
 

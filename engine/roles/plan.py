@@ -227,8 +227,8 @@ class Planner:
         except FoldFailed as failure:
             # A state that cannot be stepped gives no orders; a person must be notified.
             instruments.POISON.labels("planner").inc()
-            self._health.waiting("plan", f"Time cannot be stepped: {failure}")
-            _log.error("The planner cannot step time.", exc_info=failure.cause)
+            self._health.waiting("plan", f"The planner cannot process a timer event: {failure}")
+            _log.error("The planner cannot process a timer event.", exc_info=failure.cause)
         else:
             self._health.done("plan")
             self._health.progress("plan")
@@ -240,7 +240,7 @@ class Planner:
                 await self._take_in(record)
             except FoldFailed as failure:
                 # The first failure may be a fault of the machine.
-                _log.warning(f"A record is read once more: {failure}", topic=record.topic)
+                _log.warning(f"A record is processed once more: {failure}", topic=record.topic)
                 await self._take_in(record)
         except RecordRejected as error:
             self._journal.reject(record, reason=error.reason, detail=error.detail)
@@ -297,8 +297,9 @@ class Planner:
         if not has_room(self._state.loads, scores.cell, now_ms=now_ms):
             raise RecordRejected(
                 "too_many",
-                f"cell {scores.cell!r} would be the {len(self._state.loads) + 1}th that told of its"
-                " load: nothing is moved there. Look at what the engine that signed it reads",
+                f"cell {scores.cell!r} would be number {len(self._state.loads) + 1} among those "
+                "that report their load, so nothing is moved there. Check what the engine that "
+                "signed the record reads",
             )
         return LoadSeen(scores.cell, _load(scores), now_ms)
 
@@ -366,7 +367,7 @@ class Planner:
                     # The state machine waits for a missing order until it has expired, then gives
                     # it again; the following instructions are still carried out.
                     instruments.POISON.labels("planner").inc()
-                    _log.error("The planner failed to carry its own word out.", exc_info=error)
+                    _log.error("The planner failed to carry out its own command.", exc_info=error)
 
     async def _do(self, instruction: Instruction) -> None:
         match instruction:
@@ -388,7 +389,7 @@ class Planner:
         except (LogUnreachable, LogProducerBroken, RecordTooLarge) as error:
             # The order may be in the log or not: the state machine waits for it until it has
             # expired, and only then gives the step again.
-            _log.warning(f"The order may not have reached the log: {error}", vm=order.vm)
+            _log.warning(f"It is unknown whether the order reached the log: {error}", vm=order.vm)
             return
         instruments.ORDERS_GIVEN.labels(order.action, str(order.dry_run).lower()).inc()
 

@@ -258,7 +258,7 @@ class _Stream:
             except HistoryError as error:
                 instruments.HISTORY_FAILURES.labels(type(error).__name__).inc()
                 asked_s = error.retry_after_s if isinstance(error, HistoryUnreachable) else None
-                if not await self._wait(backoff.failed(asked_s), f"{told(error)} Trying again."):
+                if not await self._wait(backoff.failed(asked_s), f"{told(error)} Retrying."):
                     return None
                 continue
             self._health.progress(self._part)
@@ -295,7 +295,7 @@ class _Stream:
     async def _reject(self, record: Record, value: bytes, *, reason: str, detail: str) -> None:
         """Keep content that the history does not accept, with the reason."""
         instruments.HISTORY_REJECTED.labels(reason).inc()
-        _log.warning("The history does not take this.", topic=record.topic, reason=detail[:500])
+        _log.warning("The history rejects these rows.", topic=record.topic, reason=detail[:500])
         await append_or_give_up(
             self._log,
             REJECTED.name,
@@ -406,7 +406,7 @@ class _Frames(_Stream):
                 self._forget()
                 return False
             for row in refused:
-                _log.error("A closed hour was refused.", reason=row.reason, hour=hour)
+                _log.error("A complete hour was rejected.", reason=row.reason, hour=hour)
                 instruments.HISTORY_REJECTED.labels("unstorable").inc()
         instruments.HISTORY_HOURS.inc()
         return True

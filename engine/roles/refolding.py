@@ -112,15 +112,15 @@ class Refolding(Generic[State, Result]):
         where = f"{record.topic}/{record.partition} at offset {record.offset}"
         if count < _ATTEMPTS:
             _log.warning(
-                f"A record could not be folded ({failure}); the {self.role} reads it once more"
-                f" from its last snapshot: {where}.",
+                f"Processing a record failed ({failure}). The {self.role} restarts from its last "
+                f"snapshot and tries the record once more: {where}.",
                 culprit=failure.culprit,
             )
             return
         instruments.POISON.labels(self.role).inc()
         _log.error(
-            f"A record could not be folded twice ({failure}); the {self.role} goes on without"
-            f" it: {where}. Please report this with the record.",
+            f"Processing a record failed twice ({failure}). The {self.role} skips it: {where}. "
+            "Please report this error with the record.",
             culprit=failure.culprit,
             exc_info=failure.cause,
         )

@@ -51,7 +51,7 @@ _PLANNER: Final = "replay"
 _CPU_ROW: Final = INTEGER_ROW["cpu_time_ns"]
 # Deadlines and back-offs are minutes; the planner of a site ticks as often.
 _TICK_MS: Final = 1_000
-_NOT_ATTEMPTED: Final = "A replay carries nothing out."
+_NOT_ATTEMPTED: Final = "A replay executes no action."
 
 
 @dataclass(slots=True)

@@ -66,7 +66,7 @@ async def keep(name: str, opener: Opener, *, health: Health) -> None:
             if loop.time() - began_s > RECOVERED_S:
                 backoff_s = FIRST_BACKOFF_S
             instruments.ROLE_RESTARTS.labels(name).inc()
-            health.waiting("start", f"{told(error)} Trying again in {backoff_s:.0f} s.")
+            health.waiting("start", f"{told(error)} Retrying in {backoff_s:.0f} s.")
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
 

@@ -48,9 +48,11 @@ _ADDRESSES_NS: Final = 300 * 10**9
 BALLOON_PERIOD_S: Final = 10
 
 SENTENCES: Final = {
-    "balloon_set": "The balloon of {vm} had no period: it now reports its memory every"
-    " {period_s} s, until the VM ends.",
-    "balloon_unset": "The balloon of {vm} has no period, and could not be given one: {why}",
+    "balloon_set": (
+        "The balloon of {vm} had no statistics period. It now reports every {period_s} s until the "
+        "VM ends."
+    ),
+    "balloon_unset": "The balloon of {vm} has no statistics period, and setting one failed: {why}",
 }
 
 
@@ -97,7 +99,7 @@ class Watcher:
                 await self.round()
                 self._health.done("watch")
             except HypervisorUnreachable as error:
-                self._health.waiting("watch", f"{told(error)} Trying again.")
+                self._health.waiting("watch", f"{told(error)} Retrying.")
             spent_s = (self._clock.mono_ns() - began_ns) / 1e9
             await asyncio.sleep(max(1.0, ROUND_S - spent_s))
 
@@ -151,7 +153,7 @@ class Watcher:
 
     async def _probe(self, one: Watched) -> ProbeAnswer:
         if self._prober is None:
-            return ProbeAnswer("unknown", why="nothing can be asked here")
+            return ProbeAnswer("unknown", why="no probe is available here")
         try:
             addresses = await self._addresses_of(one)
             asking = (
@@ -175,7 +177,7 @@ class Watcher:
             silent |= on_bridge(answer.sign, on_it, one.vm, now_ns=now_ns) == "silent"
         if silent:
             return ProbeAnswer("silent")
-        return ProbeAnswer("unknown", why="no card of it hangs on a bridge that works")
+        return ProbeAnswer("unknown", why="none of its network cards is on a usable bridge")
 
     async def _addresses_of(self, one: Watched) -> Mapping[str, tuple[str, ...]]:
         known_ns, known = self._addresses.get(one.vm, (0, {}))
@@ -209,7 +211,7 @@ class Watcher:
         if (vm, channel) not in self._logged:
             self._logged.add((vm, channel))
             _log.warning(
-                "A guest's sign of life could not be read and counts as unknown.",
+                "A sign of life of the guest could not be read and counts as unknown.",
                 vm=str(UUID(bytes=vm)),
                 channel=channel,
                 error=told(error),

@@ -85,9 +85,11 @@ def unreadable(key: bytes, *, time_ms: int, why: str) -> Control:
         scope="site",
         subject="",
         active=True,
-        by="a control record that is unreadable and holds as a pause",
-        reason=f"key {name!r}, {limits.clipped(why)}, until an operator writes that key again or"
-        " ends the site's pause",
+        by="an unreadable control record that counts as a pause",
+        reason=(
+            f"key {name!r}, {limits.clipped(why)}, until an operator writes that key again or ends "
+            "the pause of the site"
+        ),
         time_ms=time_ms,
         source=UNREADABLE,
     )

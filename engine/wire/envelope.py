@@ -45,7 +45,9 @@ def _decode(
     version_decoder: "msgspec.msgpack.Decoder[_Version] | msgspec.json.Decoder[_Version]",
 ) -> T:
     if len(value) > MAX_RECORD_BYTES:
-        raise RecordRejected("oversized", f"{len(value)} bytes, {MAX_RECORD_BYTES} at most")
+        raise RecordRejected(
+            "oversized", (f"{len(value)} bytes, at most {MAX_RECORD_BYTES} are allowed")
+        )
     try:
         return decoder.decode(value)
     except msgspec.ValidationError as error:
@@ -69,5 +71,7 @@ def _rejected(
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
         return RecordRejected("malformed", detail)
     if version != 1:
-        return RecordRejected("unknown_version", f"version {version}, this release reads 1")
+        return RecordRejected(
+            "unknown_version", (f"version {version}, but this release reads version 1")
+        )
     return RecordRejected("bad_value" if _LIMIT.match(detail) else "malformed", detail)

@@ -226,7 +226,9 @@ def encode_frame(frame: Frame) -> bytes:
     """
     rows = frame.rows
     if len(rows) > MAX_FRAME_ROWS:
-        raise ValueError(f"{len(rows)} rows in one frame, {MAX_FRAME_ROWS} at most: split it first")
+        raise ValueError(
+            f"{len(rows)} rows in one frame, at most {MAX_FRAME_ROWS} are allowed: split it first"
+        )
     vcpu_counts, vcpu_times = pack_vcpus(rows.vcpus)
     value = _encoder.encode(
         FrameValue(
@@ -243,7 +245,9 @@ def encode_frame(frame: Frame) -> bytes:
         )
     )
     if len(value) > MAX_RECORD_BYTES:
-        raise ValueError(f"a frame of {len(value)} bytes, {MAX_RECORD_BYTES} at most: split it")
+        raise ValueError(
+            f"a frame of {len(value)} bytes, at most {MAX_RECORD_BYTES} are allowed: split it"
+        )
     return value
 
 
@@ -261,9 +265,11 @@ def decode_frame(value: bytes, widen: Widen | None = None) -> Frame:
     wire = decode_msgpack(value, _decoder)
     size, rest = divmod(len(wire.uuids), UUID_BYTES)
     if rest:
-        raise RecordRejected("malformed", f"{len(wire.uuids)} bytes of UUIDs, not a multiple of 16")
+        raise RecordRejected(
+            "malformed", (f"{len(wire.uuids)} bytes of UUIDs, which is not a multiple of 16")
+        )
     if size > MAX_FRAME_ROWS:
-        raise RecordRejected("oversized", f"{size} rows, {MAX_FRAME_ROWS} at most")
+        raise RecordRejected("oversized", f"{size} rows, at most {MAX_FRAME_ROWS} are allowed")
     integers, missing = unpack(metrics.INTEGER_COLUMNS, wire.integers, size, widen)
     patterns, absent = unpack(metrics.GAUGE_COLUMNS, wire.gauges, size, widen)
     gauges = patterns.astype(np.uint32).view(np.float32)
@@ -288,7 +294,7 @@ def _check_rows(wire: FrameValue, gauges: NDArray[np.float32]) -> None:
     if np.isinf(gauges).any():
         raise RecordRejected("bad_value", "a gauge of a VM is infinite")
     if not _is_roster(wire.uuids):
-        raise RecordRejected("bad_value", "a VM stands twice among the rows")
+        raise RecordRejected("bad_value", "a VM occurs twice among the rows")
 
 
 @lru_cache(maxsize=_ROSTERS_KEPT)

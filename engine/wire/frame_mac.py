@@ -254,17 +254,17 @@ class FrameKeys:
         if not stated and not code:
             if self._accepting_unsigned:
                 return None
-            raise _bad(f"it has no MAC and says that it is of {claimed(value)}", _GIVE_A_KEY)
+            raise _bad(f"it has no MAC and claims to be of {claimed(value)}", _GIVE_A_KEY)
         name, cipher = self._cipher_of(stated, record_key)
         self._check_life(name, time_ms)
         try:
             cipher.decrypt(code[:_NONCE_BYTES], code[_NONCE_BYTES:], value)
         except (InvalidTag, ValueError) as error:
             raise _bad(
-                f"its MAC is not that of key {name.serial} of {name.kind} {name.name} under record"
-                f" key {record_key[:64]!r}",
-                "it was altered, moved or forged, or the site key was made anew under the same id:"
-                f" find out who wrote it, and give the {name.kind} its key again",
+                f"its MAC does not match key {name.serial} of {name.kind} {name.name} under "
+                f"record key {record_key[:64]!r}",
+                "the frame was altered, moved or forged, or the site key was created again under "
+                f"the same id: find out who wrote it, and give the {name.kind} its key again",
             ) from error
         return name
 
@@ -275,14 +275,14 @@ class FrameKeys:
         text = stated[:_KEY_HEADER_BYTES].decode("ascii", "replace")
         name = parse_key_name(text)
         if name is None:
-            raise _bad(f"its key name {text!r} is none", _GIVE_A_KEY)
+            raise _bad(f"its key name {text!r} is not valid", _GIVE_A_KEY)
         site_key = self._site_keys.get(name.site_key)
         if site_key is None:
             raise _bad(
-                f"key {name.serial} of {name.kind} {name.name} is derived from the site key"
-                f" {name.site_key}, which is not here",
-                "copy that site key to this machine, or give the"
-                f" {name.kind} a key of today's: flatline keys create {name.kind} {name.name}",
+                f"key {name.serial} of {name.kind} {name.name} is derived from the site key "
+                f"{name.site_key}, which this machine does not have",
+                f"copy that site key to this machine, or create a new key for the {name.kind}: "
+                f"flatline keys create {name.kind} {name.name}",
             )
         if len(self._ciphers) >= _CIPHERS_KEPT:
             self._ciphers.clear()
@@ -304,8 +304,8 @@ class FrameKeys:
 
 
 _GIVE_A_KEY: Final = (
-    "make a key with `flatline keys create node NAME` where the site key is and copy it to the"
-    " node, or set keys.frames to accept while releases before frame keys still run"
+    "create a key with `flatline keys create node NAME` on the machine with the site key and copy "
+    "it to the node, or set keys.frames to accept while releases without frame keys still run"
 )
 
 
@@ -318,7 +318,7 @@ def _renew(name: KeyName) -> str:
 
 
 def _bad(why: str, cure: str) -> RecordRejected:
-    return RecordRejected("bad_mac", f"the frame is not believed: {why}; {cure}")
+    return RecordRejected("bad_mac", f"the frame is rejected: {why}; {cure}")
 
 
 def claimed(value: bytes) -> str:
@@ -374,7 +374,7 @@ def _check_writer(header: Header, name: KeyName) -> None:
     if header.node != name.name:
         raise _bad(
             f"it is of node {header.node[:128]!r} but signed with {_told(name)}",
-            "give each node the key that was made for its site.node",
+            "give each node the key that was created for its site.node",
         )
 
 

@@ -72,10 +72,10 @@ def unpacked(
         told = _manifest_decoder.decode(manifest)
         if told.v > VERSION:
             raise SnapshotTooNew(
-                f"The {owner}'s state is of version {told.v}, this release reads {VERSION}:"
-                " start the release that wrote it, or another consumer group."
+                f"The {owner}'s state has version {told.v}, but this release reads version "
+                f"{VERSION}. Start the release that wrote it, or use another consumer group."
             )
         body = b"".join(chunks.get(index, b"") for index in range(told.chunks))
         if sha256(body).hexdigest() != told.sha256:
-            raise SnapshotDamaged(f"The {owner}'s state is damaged; an older one is used.")
+            raise SnapshotDamaged(f"The {owner}'s state is damaged. An older one is used.")
         return told.next_offset, decoder.decode(bytes(zstd.decompress(body)))

@@ -46,17 +46,19 @@ TAGS: Final = {
     "cell": "cell in which it was measured",
     "node": "node on which it was measured",
     "host": "the same under Telegraf's name",
-    "domain_name": "name of the VM, its UUID until the inventory told it; a backslash is written /",
+    "domain_name": (
+        "name of the VM, or its UUID until the inventory arrives; a backslash is replaced by /"
+    ),
     "vcpu_id": "always `total`: the sum over all vCPUs",
     "block_id": "always `total`: the sum over all disks",
     "interface_id": "always `total`: the sum over all interfaces",
     "pool": "storage pool",
-    "scope": "what the row is about: vm, node, pool, network, zone, cell, site",
+    "scope": "scope of the row: vm, node, pool, network, zone, cell, site",
     "subject": "UUID of the VM, or name of the node, pool, network, zone, cell or site",
     "kind": "kind of alert, or kind of journal entry",
     "state": "state of the alert",
-    "metric": "metric that is foretold, named as in flatline_vm or flatline_node",
-    "horizon_s": "how far ahead, in s",
+    "metric": "forecast metric, named as in flatline_vm or flatline_node",
+    "horizon_s": "forecast horizon in s",
     "resource": "cpu, memory, disk, ...",
 }
 
@@ -106,10 +108,10 @@ TELEGRAF: Final = (
             "ns",
             {
                 "wait": "time on a run queue, cumulative",
-                "delay": "time waited for a core, as the guest sees steal, cumulative",
+                "delay": "time waited for a core (steal in the guest), cumulative",
             },
         ),
-        "What the vCPUs of a VM waited for",
+        "Waiting times of the vCPUs of a VM",
     ),
     Measurement(
         "libvirt_block",
@@ -151,13 +153,13 @@ TELEGRAF: Final = (
             *_integers(
                 "KiB",
                 {
-                    "current": "memory the guest has",
+                    "current": "memory of the guest",
                     "rss": "resident memory of qemu on the node",
-                    "usable": "memory the guest could give back, as it said last",
+                    "usable": "memory that the guest could release, as last reported",
                 },
             ),
             Field("major_fault", "integer", "1", "page faults that read a disk, cumulative"),
-            Field("last_update", "integer", "s since 1970", "when the guest last reported"),
+            Field("last_update", "integer", "s since 1970", "time of the last report of the guest"),
         ),
         "Memory of a VM",
     ),
@@ -179,9 +181,9 @@ TELEGRAF: Final = (
 
 # VM metrics over the interval that ends at the row's time, in the order of the arrays.
 VM_METRICS: Final = (
-    Field("cpu_cores", "float", "cores", "CPU used; 1.0 is one core kept busy"),
-    Field("cpu_ratio", "float", "0..1", "CPU used, of what all its vCPUs could use"),
-    Field("vcpu_busiest_ratio", "float", "0..1", "CPU wanted by the busiest vCPU, of one core"),
+    Field("cpu_cores", "float", "cores", "CPU used; 1.0 is one core at 100 %"),
+    Field("cpu_ratio", "float", "0..1", "CPU used, as a share of all its vCPUs"),
+    Field("vcpu_busiest_ratio", "float", "0..1", "CPU requested by the busiest vCPU, in cores"),
     Field("cpu_delay_cores", "float", "cores", "cores waited for: contention on the node (steal)"),
     Field("disk_rd_bytes_per_s", "float", "bytes/s", "read from all disks"),
     Field("disk_wr_bytes_per_s", "float", "bytes/s", "written to all disks"),
@@ -190,9 +192,12 @@ VM_METRICS: Final = (
     Field("net_rx_bytes_per_s", "float", "bytes/s", "received"),
     Field("net_tx_bytes_per_s", "float", "bytes/s", "sent"),
     Field(
-        "memory_used_bytes", "float", "bytes", "given to the guest and not usable by others in it"
+        "memory_used_bytes",
+        "float",
+        "bytes",
+        ("memory of the guest that is not available to its programs"),
     ),
-    Field("memory_rss_bytes", "float", "bytes", "resident on the node"),
+    Field("memory_rss_bytes", "float", "bytes", "resident memory on the node"),
 )
 NODE_FIELDS: Final = (
     *(
@@ -204,12 +209,12 @@ NODE_FIELDS: Final = (
         )
         for name in NODE_METRICS
     ),
-    Field("vms", "float", "1", "VMs that the node reported"),
+    Field("vms", "float", "1", "VMs reported by the node"),
 )
 POOL_METRICS: Final = (
     Field("capacity_bytes", "float", "bytes", "size of the pool"),
     Field("available_bytes", "float", "bytes", "free in the pool"),
-    Field("latency_s", "float", "s", "mean time of a request, as the node sees it"),
+    Field("latency_s", "float", "s", "mean latency of a request, as measured on the node"),
 )
 
 MINUTE_STATISTICS: Final = {
@@ -262,10 +267,10 @@ def _family(
     )
 
 
-VM: Final = _family("flatline_vm", _OWN, VM_METRICS, "What a VM does")
-NODE: Final = _family("flatline_node", ("cell", "node"), NODE_FIELDS, "What a node does")
+VM: Final = _family("flatline_vm", _OWN, VM_METRICS, "Resource use of a VM")
+NODE: Final = _family("flatline_node", ("cell", "node"), NODE_FIELDS, "Resource use of a node")
 POOL: Final = _family(
-    "flatline_pool", ("cell", "node", "pool"), POOL_METRICS, "A storage pool as a node sees it"
+    "flatline_pool", ("cell", "node", "pool"), POOL_METRICS, "A storage pool as seen by a node"
 )
 FAMILIES: Final = (VM, NODE, POOL)
 
@@ -283,52 +288,52 @@ INFO: Final = Measurement(
     _OWN,
     (
         Field("name", "text", "", "name of the VM"),
-        Field("tenant", "text", "", "whose it is"),
-        Field("group", "text", "", "what it is a member of"),
-        Field("flavor", "text", "", "its usual size"),
-        Field("vcpus", "integer", "1", "virtual CPUs it was defined with"),
-        Field("memory_bytes", "integer", "bytes", "memory it was defined with"),
+        Field("tenant", "text", "", "tenant of the VM"),
+        Field("group", "text", "", "group of which the VM is a member"),
+        Field("flavor", "text", "", "name of its size"),
+        Field("vcpus", "integer", "1", "defined number of virtual CPUs"),
+        Field("memory_bytes", "integer", "bytes", "defined memory"),
     ),
-    "What a VM is, at each inventory",
+    "Inventory of a VM",
 )
 SCORE: Final = Measurement(
     "flatline_score",
     "minute",
     ("cell", "vm"),
     (
-        *(Field(name, "float", "as its name says", name.replace("_", " ")) for name in FEATURES),
+        *(Field(name, "float", "see the field name", name.replace("_", " ")) for name in FEATURES),
         Field("class", "text", "", "workload class: idle, steady, busy"),
     ),
-    "What the engine expected of a VM in a minute and what came",
+    "Expected and actual values of a VM in a minute",
 )
 ALERT: Final = Measurement(
     "flatline_alert",
     "long",
     ("cell", "kind", "scope", "state", "subject"),
     (
-        Field("id", "text", "", "the alert; the same from its opening to its end"),
+        Field("id", "text", "", "id of the alert, unchanged from its opening to its end"),
         Field("severity", "text", "", "info, warning, error or critical"),
-        Field("confidence", "float", "0..1", "how sure the engine is"),
-        Field("onset_ms", "integer", "ms since 1970", "when the fault is thought to have begun"),
+        Field("confidence", "float", "0..1", "confidence of the engine, 0 to 1"),
+        Field("onset_ms", "integer", "ms since 1970", "estimated begin of the fault"),
         Field("opened_ms", "integer", "ms since 1970", "when the alert opened"),
-        Field("suggested_action", "text", "", "what the engine suggests"),
+        Field("suggested_action", "text", "", "action suggested by the engine"),
         Field("node", "text", "", "node of the VM"),
         Field("name", "text", "", "name of the VM"),
-        Field("tenant", "text", "", "whose VM it is"),
-        Field("sentence", "text", "", "the alert in one sentence"),
+        Field("tenant", "text", "", "tenant of the VM"),
+        Field("sentence", "text", "", "sentence of the alert"),
     ),
-    "Each published state of each alert; a firing one is published again every 60 s",
+    "Each published state of each alert; a firing alert is published again every 60 s",
 )
 ACTION: Final = Measurement(
     "flatline_action",
     "long",
     ("cell", "kind", "subject"),
     (
-        Field("sentence", "text", "", "what was decided, refused, called or seen, in one sentence"),
-        Field("incident", "text", "", "id of the alert it is about"),
-        Field("step", "integer", "1", "step of the ladder"),
-        Field("writer", "text", "", "who wrote it"),
-        Field("sequence", "integer", "1", "place in the writer's chain"),
+        Field("sentence", "text", "", "sentence on the decision, refusal, call or effect"),
+        Field("incident", "text", "", "id of the alert"),
+        Field("step", "integer", "1", "step of the escalation policy"),
+        Field("writer", "text", "", "writer of the entry"),
+        Field("sequence", "integer", "1", "sequence in the chain of the writer"),
     ),
     "The journal: every decision, refusal, call, outcome and effect",
 )
@@ -336,23 +341,30 @@ FORECAST: Final = Measurement(
     "flatline_forecast",
     "minute",
     ("cell", "horizon_s", "metric", "node", "vm"),
-    (*_BAND, Field("made_ms", "integer", "ms since 1970", "when the forecast was made")),
-    "What was foretold (Soll) for the row's time; without `vm` it is about the node",
+    (*_BAND, Field("made_ms", "integer", "ms since 1970", "time of the forecast")),
+    "Forecasts (Soll) for the time of the row; without `vm` the row is about the node",
 )
 CAPACITY: Final = Measurement(
     "flatline_capacity",
     "long",
     ("resource", "scope", "subject"),
     (
-        Field("usable", "float", "of the resource", "what may be used, reserve taken off"),
-        Field("used", "float", "of the resource", "what is used"),
-        Field("remaining_ratio", "float", "0..1", "what is left of the usable"),
+        Field("usable", "float", "of the resource", "usable amount, without the reserve"),
+        Field("used", "float", "of the resource", "used amount"),
+        Field("remaining_ratio", "float", "0..1", "remaining usable amount"),
         Field("days_to_full", "float", "days", "expected"),
         Field("days_to_full_low", "float", "days", "conservative bound"),
         Field("days_to_full_high", "float", "days", "aggressive bound"),
         Field("vms_that_fit", "float", "1", "VMs of the usual size that still fit"),
-        Field("oversubscription_ratio", "float", "1", "promised, of what is there"),
-        Field("stranded", "float", "of the resource", "free, but without its counterpart"),
+        Field(
+            "oversubscription_ratio", "float", "1", ("allocated amount divided by existing amount")
+        ),
+        Field(
+            "stranded",
+            "float",
+            "of the resource",
+            ("free, but unusable because its counterpart is used up"),
+        ),
     ),
     "The capacity report of pools, nodes, cells and zones",
 )

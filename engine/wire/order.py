@@ -204,16 +204,19 @@ def check_signature(
     signatures = [content for header, content in headers if header == SIGNATURE_HEADER]
     if len(names) > 1 or len(signatures) > 1:
         detail = (
-            f"it has {len(names)} headers {KEY_HEADER} and {len(signatures)} {SIGNATURE_HEADER}"
+            f"it has {len(names)} headers {KEY_HEADER} and {len(signatures)} headers "
+            f"{SIGNATURE_HEADER}"
         )
-        raise RecordRejected("bad_signature", f"{detail}, where one of each is allowed")
+        raise RecordRejected("bad_signature", f"{detail}, but exactly one of each is allowed")
     name = names[0][:64].decode("ascii", "replace") if names else ""
     if not signatures or name not in trusted:
         raise RecordRejected("bad_signature", f"no signature by a trusted key (key {name!r})")
     try:
         trusted[name].verify(signatures[0], value)
     except InvalidSignature as error:
-        raise RecordRejected("bad_signature", f"the signature by key {name} is wrong") from error
+        raise RecordRejected(
+            "bad_signature", (f"the signature by key {name} is not valid")
+        ) from error
     return name
 
 

@@ -38,7 +38,7 @@ class Series:
     def __init__(self, tags: Mapping[str, Sequence[str]]) -> None:
         sizes = {len(values) for values in tags.values()}
         if len(sizes) != 1:
-            raise ValueError(f"tags of {sorted(sizes)} rows, one number of them is needed")
+            raise ValueError(f"the tags have {sorted(sizes)} rows, but all need the same number")
         self.tags = {name: tuple(map(tag_text, tags[name])) for name in sorted(tags)}
         self.size = sizes.pop()
         self.derived: object = None
@@ -69,13 +69,13 @@ class Points:
     def __post_init__(self) -> None:
         tags, kinds = _declared(self.measurement)
         if not self.series.tags.keys() <= tags:
-            raise ValueError(f"{self.measurement} has no tags {set(self.series.tags)}")
+            raise ValueError(f"{self.measurement} does not have the tags {set(self.series.tags)}")
         size = self.series.size
         for name, column in self.fields.items():
             if kinds.get(name) != kind_of(column) or len(column) != size:
                 raise ValueError(
-                    f"{self.measurement}.{name} wants {size} values of kind {kinds.get(name)},"
-                    f" not {len(column)} of kind {kind_of(column)}"
+                    f"{self.measurement}.{name} requires {size} values of kind {kinds.get(name)}, "
+                    f"but has {len(column)} of kind {kind_of(column)}"
                 )
 
     @classmethod
@@ -110,7 +110,7 @@ class Points:
 def _declared(measurement: str) -> tuple[frozenset[str], dict[str, str]]:
     """Return the tags of a measurement and the kinds of its fields."""
     if measurement not in MEASUREMENTS:
-        raise ValueError(f"{measurement!r} is not declared as a measurement")
+        raise ValueError(f"{measurement!r} is not a declared measurement")
     found = MEASUREMENTS[measurement]
     return frozenset(found.tags), {field.name: field.kind for field in found.fields}
 

@@ -111,7 +111,11 @@ def decode_scores(value: bytes) -> Scores:
     scores = decode_msgpack(value, _decoder)
     size, rest = divmod(len(scores.uuids), UUID_BYTES)
     if len(scores.coverage) not in (0, 2 * size):
-        raise RecordRejected("malformed", f"coverage of {len(scores.coverage)} bytes, {size} VMs")
+        raise RecordRejected(
+            "malformed", (f"coverage of {len(scores.coverage)} bytes for {size} VMs")
+        )
     if rest or len(scores.values) != 4 * size * len(scores.features):
-        raise RecordRejected("malformed", "values do not fit the VMs and features named")
+        raise RecordRejected(
+            "malformed", ("the number of values does not fit the named VMs and features")
+        )
     return scores

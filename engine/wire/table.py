@@ -186,11 +186,11 @@ def unpack(
     expected = _WORD_BYTES * layout.constants + size * layout.width_total
     if len(table.data) != expected:
         reason = "truncated" if len(table.data) < expected else "malformed"
-        raise RecordRejected(reason, f"{len(table.data)} bytes of columns, not {expected}")
+        raise RecordRejected(reason, f"{len(table.data)} bytes of columns instead of {expected}")
     for place, limit in layout.constant_limits:
         word = table.data[_WORD_BYTES * place : _WORD_BYTES * (place + 1)]
         if int.from_bytes(word, "little") > limit:
-            raise RecordRejected("bad_value", "a constant times its quantum passes 64 bits")
+            raise RecordRejected("bad_value", "a constant times its quantum exceeds 64 bits")
     if widen is None or layout.limits is not None:
         values = _widen(layout, table.data, size)
     else:
@@ -217,7 +217,7 @@ def _widen(layout: _Layout, data: bytes, size: int) -> Words:
     if layout.divided.stop:
         quotients = stored[layout.divided]
         if layout.limits is not None and (quotients > layout.limits[layout.divided, None]).any():
-            raise RecordRejected("bad_value", "a value times its quantum passes 64 bits")
+            raise RecordRejected("bad_value", "a value times its quantum exceeds 64 bits")
         quotients *= layout.quanta[layout.divided, None]
     # Every index is within bounds; "clip" saves NumPy a second buffer.
     return stored.take(layout.order, axis=0, mode="clip")
@@ -227,7 +227,9 @@ def _missing(layout: _Layout, bitmaps: bytes, shape: tuple[int, ...]) -> Flags |
     size = shape[1]
     stride = (size + 7) // 8
     if len(bitmaps) != stride * len(layout.missing_rows):
-        raise RecordRejected("malformed", f"{len(bitmaps)} bytes of missing bits do not fit")
+        raise RecordRejected(
+            "malformed", (f"{len(bitmaps)} bytes of bitmaps for missing values do not fit")
+        )
     if not bitmaps and not len(layout.absent):
         return None
     missing = np.zeros(shape, np.bool_)
@@ -375,12 +377,14 @@ def _span(chosen: Sequence[bool]) -> slice:
 
 def _check(columns: tuple[PackedColumn, ...]) -> None:
     if len(columns) > _MAX_COLUMNS:
-        raise RecordRejected("oversized", f"{len(columns)} columns, {_MAX_COLUMNS} at most")
+        raise RecordRejected(
+            "oversized", (f"{len(columns)} columns, at most {_MAX_COLUMNS} are allowed")
+        )
     if len({column.name for column in columns}) != len(columns):
-        raise RecordRejected("malformed", "a column stands twice in the layout")
+        raise RecordRejected("malformed", "a column occurs twice in the layout")
     if any(not 0 <= column.width <= _WORD_BYTES for column in columns):
         raise RecordRejected("malformed", "a column's width is not 0 to 8 bytes")
     if any(not 1 <= column.quantum <= 2**32 for column in columns):
         raise RecordRejected("malformed", "a column's quantum is not 1 to 2**32")
     if any(a.width > b.width for a, b in pairwise(columns)):
-        raise RecordRejected("malformed", "columns are not in the order of their widths")
+        raise RecordRejected("malformed", "the columns are not in the order of their widths")

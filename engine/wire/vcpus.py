@@ -99,7 +99,7 @@ def pack_vcpus(vcpus: VcpuRows | None) -> tuple[bytes, PackedTable]:
     if len(vcpus.times_ns) > MAX_FRAME_VCPUS or most > MAX_VM_VCPUS:
         raise ValueError(
             f"{len(vcpus.times_ns)} vCPUs in one frame and {most} in one VM, at most "
-            f"{MAX_FRAME_VCPUS} and {MAX_VM_VCPUS}: split the frame"
+            f"{MAX_FRAME_VCPUS} and {MAX_VM_VCPUS} are allowed: split the frame"
         )
     missing = None if vcpus.missing is None else vcpus.missing[None]
     counts = vcpus.counts.astype("u1" if most < 256 else "<u2").tobytes()
@@ -124,9 +124,13 @@ def unpack_vcpus(
     told = np.frombuffer(counts, "u1" if len(counts) == size else "<u2").astype(np.uint16)
     most, total = int(told.max()), int(told.sum(dtype=np.int64))
     if most > MAX_VM_VCPUS:
-        raise RecordRejected("oversized", f"a VM of {most} vCPUs, {MAX_VM_VCPUS} at most")
+        raise RecordRejected(
+            "oversized", (f"a VM of {most} vCPUs, at most {MAX_VM_VCPUS} are allowed")
+        )
     if total > MAX_FRAME_VCPUS:
-        raise RecordRejected("oversized", f"{total} vCPUs in a frame, {MAX_FRAME_VCPUS} at most")
+        raise RecordRejected(
+            "oversized", (f"{total} vCPUs in a frame, at most {MAX_FRAME_VCPUS} are allowed")
+        )
     times_ns, missing = unpack(_TIME_COLUMNS, times, total, widen)
     return VcpuRows(
         counts=told,

@@ -125,7 +125,7 @@ class _Attack(Run):
         # An unreadable record is counted by each agent, and kept by a planner where one runs.
         self.told = _unread() - unread
         self.told += sum(
-            entry.kind == "refusal" and "was not read" not in entry.sentence
+            entry.kind == "refusal" and "was rejected" not in entry.sentence
             for entry in entries[before:]
         )
         assert not verify(entries)

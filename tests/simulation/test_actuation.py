@@ -32,7 +32,7 @@ def test_a_panicked_vm_is_reset_once_and_its_repair_is_told() -> None:
             assert await site.acted() == ["action_sent", "action_returned"]
             await site.resolve(alert)
             await asyncio.sleep(2.0)
-            assert await site.said("is well again after the reset")
+            assert await site.said("recovered after the reset")
             assert [mark.outcome for mark in await site.marks()] == ["returned"]
             assert not site.fleet.world.truth.harms
 
@@ -50,8 +50,8 @@ def test_a_live_guest_that_a_forged_alert_calls_dead_is_not_reset() -> None:
             assert site.resets() == 0
             (mark,) = await site.marks()
             assert mark.outcome == "refused"
-            assert mark.sentence.startswith("Refused: the VM is alive, its disk-write requests")
-            assert await site.said("A person must look")
+            assert mark.sentence.startswith("Refused: the VM is alive: disk-write requests")
+            assert await site.said("A person must inspect the VM")
 
     virtual_time.run(scene())
 
@@ -145,7 +145,7 @@ def test_a_second_reset_follows_only_a_failed_verification_and_the_back_off() ->
             first, second = await site.orders()
             assert second.step == 1
             assert second.issued_ms - first.issued_ms >= 600_000
-            assert await site.said("No step of the catalogue helped")
+            assert await site.said("No step of the policy helped")
 
     virtual_time.run(scene())
 
@@ -160,7 +160,7 @@ def test_a_hypervisor_without_an_answer_leaves_the_step_unknown() -> None:
             await site.keep_firing(await _until_panicked(site), seconds=7200.0)
             assert site.resets() == 1
             assert [mark.outcome for mark in await site.marks()] == ["unknown"]
-            assert await site.said("No machine acts on this incident again")
+            assert await site.said("No more orders for this incident")
 
     virtual_time.run(scene())
 
@@ -176,7 +176,7 @@ def test_telemetry_that_stays_away_until_the_deadline_leaves_the_step_unknown() 
             await asyncio.sleep(400.0)
             await site.keep_firing(alert, seconds=3600.0)
             assert len(await site.orders()) == 1
-            assert await site.said("the engine said nothing about it before the deadline")
+            assert await site.said("the engine reported nothing about it before the deadline")
 
     virtual_time.run(scene())
 
@@ -248,6 +248,6 @@ def test_in_observe_everything_is_done_but_the_call() -> None:
             assert mark.dry_run
             assert mark.outcome == "returned"
             assert site.resets() == 0
-            assert await site.said("passed every guard; nothing was done")
+            assert await site.said("passed all checks; no call was made")
 
     virtual_time.run(scene())

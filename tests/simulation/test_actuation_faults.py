@@ -155,7 +155,7 @@ def test_an_agent_on_a_log_it_does_not_know_rehearses_for_a_day() -> None:
             assert mark.dry_run
             assert mark.outcome == "returned"
             assert site.resets() == 0
-            assert await site.said("for 24 h it only watches")
+            assert await site.said("the agent only observes for 24 h")
 
     virtual_time.run(scene())
 

@@ -205,7 +205,7 @@ async def an_unseen_zone(world: World) -> None:
 
 class _Broken:
     async def run(self) -> None:
-        raise BrokenInvariant("two orders for one incident step were both admitted")
+        raise BrokenInvariant("two orders for one step of an incident were both admitted")
 
 
 async def a_broken_planner(world: World) -> None:
@@ -234,7 +234,7 @@ PLANTS: Final[dict[Plant, str]] = {
     against_a_pause_that_was_read: "an action on node n0 after its pause was read",
     long_after_a_pause_that_was_not_read: "an action on node n0 after its pause was read",
     too_late: "an expired order was carried out",
-    an_edited_journal: "journal: w, entry 0: its content does not match",
+    an_edited_journal: "journal: w, entry 0: the content does not match",
     an_unseen_zone: "an action in a zone that nobody sees",
     a_broken_planner: "invariant of the planner: two orders",
 }

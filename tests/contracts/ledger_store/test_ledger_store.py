@@ -64,7 +64,7 @@ def test_an_entry_that_did_not_reach_the_disk_forbids_what_it_announces(tmp_path
     with EmbeddedLedger(tmp_path / "ledger.sqlite") as ledger:
         ledger.append(b"accepted")
         ledger._connection.execute("PRAGMA max_page_count=3")
-        with pytest.raises(StateUnwritable, match="nothing may be done"):
+        with pytest.raises(StateUnwritable, match="no action is allowed"):
             ledger.append(bytes(100_000))
         assert list(ledger.entries()) == [b"accepted"]
 

@@ -90,7 +90,7 @@ class TestRecordedFrames(RecordingContract):
         [told] = doubts(recording.figures())
         assert (
             told
-            == f"2 of {read} records are no frames that this release can read, and were left out."
+            == f"2 of {read} records are not frames that this release can read, and were left out."
         )
 
     @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
@@ -103,7 +103,7 @@ class TestRecordedFrames(RecordingContract):
         begin = int(len(content) * share) // 4096 * 4096
         content[begin : begin + 8192] = bytes(8192)
         path.write_bytes(content)
-        with pytest.raises(SettingsError, match="is damaged, so that not all of it can be read"):
+        with pytest.raises(SettingsError, match="is damaged and cannot be read completely"):
             list(FrameRecording(tmp_path).moments())
 
     def test_a_log_without_its_records_is_told(self, tmp_path) -> None:
@@ -119,7 +119,7 @@ class TestRecordedFrames(RecordingContract):
 
     def test_a_file_that_is_no_log_is_told(self, tmp_path) -> None:
         (tmp_path / FILE_NAME).write_bytes(b"this is no database at all" * 100)
-        with pytest.raises(SettingsError, match="is not a log of frames"):
+        with pytest.raises(SettingsError, match="is not a recorded log of frames"):
             FrameRecording(tmp_path)
 
     def test_reading_changes_nothing(self, tmp_path) -> None:

@@ -119,7 +119,7 @@ class TestPacketSockets(ProberContract):
 class TestNoProber(ProberContract):
     @pytest.fixture
     def prober(self) -> NoProber:
-        return NoProber("CAP_NET_RAW is missing")
+        return NoProber("the capability CAP_NET_RAW is missing")
 
     def ask(self, prober: Prober, *addresses: str) -> ProbeAnswer:
         return asyncio.run(_asked(prober, addresses))

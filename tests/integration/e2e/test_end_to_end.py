@@ -88,7 +88,7 @@ class TestOnePlanner:
         running.watcher.append(ALERTS.name, key=CELL.encode(), value=value, headers=headers)
         running.wait_until(
             lambda: any(
-                f"A record of {ALERTS.name} was not read: no signature" in entry.sentence
+                f"A record of {ALERTS.name} was rejected: no signature" in entry.sentence
                 for entry in running.watcher.journal()
             ),
             within_s=30,
@@ -110,7 +110,7 @@ class TestOnePlanner:
         )
         [mark] = [seen.mark for seen in running.marks(vm)]
         assert (mark.incident, mark.outcome) == (alert.id, "refused")
-        assert mark.sentence.startswith("Refused: the VM is alive, its disk-write requests moved")
+        assert mark.sentence.startswith("Refused: the VM is alive: disk-write requests increased")
         assert running.calls(vm) == []
         running.wait_until(
             lambda: mark.sentence in [entry.sentence for entry in running.watcher.journal()],
@@ -210,7 +210,7 @@ class TestKillsAndRaces:
         assert running.promised(vm).count("sent") == 1
         assert untouched(before, fleet.boots(), but=writer)
         assert writer.boots == before["writer"] + 1
-        assert "all as written" in run("audit", "verify", config=agent.config)
+        assert "no errors found" in run("audit", "verify", config=agent.config)
 
 
 def follow_repair(site: Site, guest: Guest, vm: str, *, panic_s: float) -> Steps:
@@ -276,7 +276,7 @@ def forged(vm: str, *, instance: int) -> Alert:
         opened_ms=now_ms - 30_000,
         decided_ms=now_ms,
         suggested_action="reboot",
-        sentence="writer stopped reading, writing and sending, and uses exactly one core.",
+        sentence="writer stopped reading, writing and sending, and uses one vCPU at 100 %.",
         position=position,
         configuration="forged",
         node=NODE,

@@ -158,7 +158,7 @@ async def test_no_point_is_missing_after_the_bucket_was_gone(
         await until_all_is_stored(lambda: configure(token=made.historian))
 
 
-@pytest.mark.parametrize("mistake", ["unknown token", "reads only", "no right", "no bucket"])
+@pytest.mark.parametrize("mistake", ["unknown token", "reads only", "no permission", "no bucket"])
 async def test_a_token_or_bucket_that_is_wrong_is_told_and_no_line_is_at_fault(
     configure: Configure, influx: Influx, mistake: str
 ) -> None:
@@ -167,9 +167,9 @@ async def test_a_token_or_bucket_that_is_wrong_is_told_and_no_line_is_at_fault(
     reader = set_up(admin).planner
     foreign = set_up(replace(admin, database=f"{admin.database}other")).historian
     settings, told = {
-        "unknown token": ({"token": "nobody's"}, "does not know this token .401"),
-        "reads only": ({"token": reader}, "this token has no right to it .403"),
-        "no right": ({"token": foreign}, "this token has no right to it .40[34]"),
+        "unknown token": ({"token": "nobody's"}, "rejected the token .401"),
+        "reads only": ({"token": reader}, "the token has no permission for it .403"),
+        "no permission": ({"token": foreign}, "the token has no permission for it .40[34]"),
         "no bucket": ({"token": influx.token, "database": "nowhere"}, "has no bucket .*404"),
     }[mistake]
     series = Series({"vm": ["a"], "cell": ["c"], "node": ["n"]})

@@ -47,7 +47,7 @@ async def test_what_is_too_large_for_the_topic_is_told_and_what_fits_goes_on(
     await small_topic(config)
     async with KafkaLog(config) as log, asyncio.timeout(PATIENCE_S):
         await log.append(SINGLE.name, key=b"k", value=b"before")
-        with pytest.raises(RecordTooLarge, match=r"raise max\.message\.bytes of the topic"):
+        with pytest.raises(RecordTooLarge, match=r"Raise max\.message\.bytes of the topic"):
             await log.append(SINGLE.name, key=b"k", value=noise(2000, 1))
         await log.append(SINGLE.name, key=b"k", value=b"after")
         records = await log.read_to_end(SINGLE.name, 0, offset=0)

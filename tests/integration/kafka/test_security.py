@@ -60,20 +60,20 @@ async def test_a_user_with_the_right_password_reads_and_writes(sasl_broker: Clus
 async def test_a_wrong_password_is_named_and_not_called_unreachable(sasl_broker: Cluster) -> None:
     config = with_security(config_for(sasl_broker), password="wrong")
     message = await refusal(config)
-    assert "refuses user 'flatline': wrong password" in message
+    assert "rejects user 'flatline': wrong password" in message
     assert "wrong'" not in message
 
 
 @pytest.mark.asyncio
 async def test_an_unknown_user_is_named(sasl_broker: Cluster) -> None:
     message = await refusal(with_security(config_for(sasl_broker), username="nobody"))
-    assert "refuses user 'nobody'" in message
+    assert "rejects user 'nobody'" in message
 
 
 @pytest.mark.asyncio
 async def test_a_mechanism_that_the_broker_lacks_is_named(sasl_broker: Cluster) -> None:
     message = await refusal(with_security(config_for(sasl_broker), mechanism="PLAIN"))
-    assert "does not know PLAIN" in message
+    assert "does not support PLAIN" in message
 
 
 @pytest.mark.asyncio
@@ -82,7 +82,7 @@ async def test_another_protocol_than_the_brokers_is_hinted_at(
     sasl_broker: Cluster, protocol: str
 ) -> None:
     config = with_security(config_for(sasl_broker), protocol=protocol)
-    with pytest.raises(LogUnreachable, match=f"this port does not speak {protocol}"):
+    with pytest.raises(LogUnreachable, match=f"this port does not use {protocol}"):
         async with KafkaLog(config):
             pass
 
@@ -119,9 +119,9 @@ async def test_a_broker_that_is_away_is_waited_for_and_spoken_of() -> None:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         config = KafkaConfig(bootstrap=f"127.0.0.1:{port}", topics=(SINGLE,), connect_timeout_s=2.0)
-        with capture_logs() as logs, pytest.raises(LogUnreachable, match=f":{port} is away"):
+        with capture_logs() as logs, pytest.raises(LogUnreachable, match=f":{port} is unavailable"):
             async with KafkaLog(config):
                 pass
-    waits = [entry["next_try_s"] for entry in logs if "Trying again" in entry["event"]]
+    waits = [entry["next_try_s"] for entry in logs if "Retrying" in entry["event"]]
     assert waits == [0.5, 1.0]
-    assert ". Is log.kafka.bootstrap right?" in logs[0]["event"]
+    assert ". Check log.kafka.bootstrap." in logs[0]["event"]

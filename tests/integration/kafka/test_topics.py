@@ -82,7 +82,7 @@ async def test_a_topic_that_must_be_one_line_is_refused_with_two(
 ) -> None:
     config = configure(topics=(SINGLE,))
     await make_topic(admin, NewTopic(config.topic_prefix + SINGLE.name, 2, 1))
-    with pytest.raises(LogRefused, match="has 2 partitions and must have 1"):
+    with pytest.raises(LogRefused, match="has 2 partitions but must have 1"):
         async with KafkaLog(config):
             pass
 

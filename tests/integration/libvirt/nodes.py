@@ -62,7 +62,7 @@ async def until(
     within_s *= PATIENCE
     deadline = time.monotonic() + within_s
     while not await holds():
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        assert time.monotonic() < deadline, f"not complete within {within_s:g} s: {what}"
         await asyncio.sleep(every_s)
 
 

@@ -72,7 +72,7 @@ def test_a_panic_is_found_kept_as_evidence_reset_and_verified_with_and_without_a
         assert (order.action, order.step, order.dry_run) == ("reset", 0, False)
         sentences = [entry.sentence for entry in told(node, order)]
         saved = next(n for n, words in enumerate(sentences) if words.startswith("Evidence of"))
-        called = next(n for n, words in enumerate(sentences) if "is called now" in words)
+        called = next(n for n, words in enumerate(sentences) if "The agent now calls" in words)
         assert saved < called
         assert guest.boots == 2
     assert [order.attested for order in orders] == [False, True]

@@ -56,7 +56,7 @@ def test_evidence_of_a_dead_guest_is_saved_before_its_reset(
         assert mark.outcome == "returned", mark.sentence
         sentences = node.said(order)
         saved = next(i for i, s in enumerate(sentences) if s.startswith("Evidence of"))
-        called = next(i for i, s in enumerate(sentences) if "is called now" in s)
+        called = next(i for i, s in enumerate(sentences) if "The agent now calls" in s)
         assert saved < called
         [bundle] = node.evidence()
         assert b"Kernel panic" in bundle["console.txt"]
@@ -88,7 +88,7 @@ def test_a_guest_with_a_panic_device_is_reset_and_resumed_and_keeps_its_screen_t
         assert node.end_of(order).outcome == "returned"
         [bundle] = node.evidence()
         assert b"Kernel panic" in bundle["console.txt"]
-        assert "has not agreed" in node.missing_of(bundle)["screen"]
+        assert "has not allowed" in node.missing_of(bundle)["screen"]
         guest.wait(boots=2)
         assert node.look(vm).state == "running"
 
@@ -130,7 +130,7 @@ def test_a_libvirtd_that_stands_still_is_unknown_and_no_reason_to_act(
             order = node.order(vm, "reset", instance=look.instance, attested=True)
             mark = node.end_of(order)
             assert mark.outcome == "not_attempted"
-            assert "The VM cannot be seen, so nothing is done" in mark.sentence
+            assert "The VM is not visible, so nothing is done" in mark.sentence
             # Long enough for every keepalive to fail.
             wait_until(lambda: time.monotonic() > frozen_s + 60, within_s=70, what="a minute")
         thawed_ms = time.time() * 1000
@@ -195,7 +195,7 @@ def test_a_guest_whose_agent_was_killed_between_reset_and_resume_is_resumed_and_
             marks = [node.end_of(order) for order in ends]
             assert [mark.outcome for mark in marks] == ["returned", "unknown"]
             assert "between the reset" in marks[0].sentence
-            assert "paused now, which does not tell" in marks[1].sentence
+            assert "state paused of the VM does not show the result" in marks[1].sentence
             cut.wait(boots=2)
             assert paused.state()[0] == PAUSED
     finally:

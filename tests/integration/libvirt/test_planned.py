@@ -104,7 +104,7 @@ def test_a_guest_that_dies_again_after_three_repairs_is_quarantined_with_its_evi
         wait_until(lambda: bool(node.words()), within_s=60, what="a word of the planner")
         [word] = node.words()
         assert (word.kind, word.scope, word.subject) == ("quarantine", "vm", third.subject)
-        assert word.reason == "it had 3 repairs within 24 h and died again"
+        assert word.reason == "it failed again after 3 repairs within 24 h"
         [bundle] = node.evidence()
         assert b"Kernel panic" in bundle["console.txt"]
         assert len(node.orders()) == 3

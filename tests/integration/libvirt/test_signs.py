@@ -160,7 +160,7 @@ def test_a_panicked_guest_stops_answering_and_one_whose_processes_hang_still_ans
         wait_until(lambda: heard("probe_silent"), within_s=60, what="a silent guest")
         mark = node.end_of(node.order(vm, "reset"))
         assert mark.outcome == "returned", mark.sentence
-        (called,) = [s for s in node.said(node.orders()[-1]) if "is called now" in s]
+        (called,) = [s for s in node.said(node.orders()[-1]) if "The agent now calls" in s]
         assert "probe" in called.partition("witnesses: ")[2]
     guest.wait(boots=2)
 

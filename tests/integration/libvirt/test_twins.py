@@ -97,7 +97,7 @@ def test_a_guest_that_computes_is_alerted_and_left_alone_until_its_other_vcpus_s
             wait_until(lambda: two.boots == 2, within_s=ORDER_S, what="a second boot")
         else:  # A new agent accepts only its own observations.
             assert mark.outcome == "not_attempted"
-            assert "its vCPUs have rested for as long before, or were not watched" in mark.sentence
+            assert "its vCPUs were idle for as long before, or were not observed" in mark.sentence
         # A single vCPU has no others to compare with: this one is left to its owner.
         assert [order.vm for order in node.orders()] == [order.vm]
         assert node.alerts(vms[one.name])[-1].suggested_action == "inspect"

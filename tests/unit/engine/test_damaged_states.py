@@ -74,7 +74,7 @@ def test_a_forecast_that_waits_names_no_place_outside_its_row(field: int, place:
     assert Forecaster.from_arrays(forecaster.to_arrays()).number == 39
     start = forecaster.plan.start[0]
     forecaster.state[0, start + forecast_row.NEAR_COUNT + field] = place
-    with pytest.raises(ValueError, match="names a place that is none of"):
+    with pytest.raises(ValueError, match="names an index that is not below"):
         Forecaster.from_arrays(forecaster.to_arrays())
 
 

@@ -200,7 +200,7 @@ def test_without_a_site_key_that_can_be_read_no_frame_is_believed_and_the_reader
     headers, whole = sign(b"c", b"frame"), path.read_text()
     path.write_text(whole[:60])
     time.advance(1.1)
-    with pytest.raises(RecordRejected, match="which is not here"):
+    with pytest.raises(RecordRejected, match="which this machine does not have"):
         writer(keys(), headers, NOW_MS)
     # A signer continues with its old key, and is accepted as soon as the file is complete.
     assert sign(b"c", b"frame")

@@ -42,7 +42,7 @@ def test_a_folder_of_trusted_keys_that_others_may_write_is_refused(
 ) -> None:
     put(tmp_path, "planner-p.pub")
     tmp_path.chmod(mode)
-    with pytest.raises(SettingsError, match=r"The folder .* other users may write it: chmod go-w"):
+    with pytest.raises(SettingsError, match=r"The folder .* other users may write it.*chmod go-w"):
         trusted_keys(tmp_path, own=None)
 
 
@@ -50,7 +50,9 @@ def test_a_folder_of_trusted_keys_that_others_may_write_is_refused(
 def test_a_trusted_key_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
     put(tmp_path, "planner-p.pub")
     (tmp_path / "planner-p.pub").chmod(mode)
-    with pytest.raises(SettingsError, match=r"The file .*planner-p\.pub says whose word counts"):
+    with pytest.raises(
+        SettingsError, match=r"The file .*planner-p\.pub decides which records are trusted"
+    ):
         trusted_keys(tmp_path, own=None)
 
 
@@ -108,7 +110,7 @@ def test_a_folder_that_becomes_writable_for_others_adds_no_key_and_stops_nobody(
     assert set(watched.current().planners) == {first}
     said = capsys.readouterr().out
     assert "other users may write it" in said
-    assert "planner-q.pub came or changed while others may write there" in said
+    assert "planner-q.pub appeared or changed while others may write there" in said
     # A key removed there is invalid, and one put in its place does not count.
     put(tmp_path, "planner-p.pub")
     clock.advance(2.0)
@@ -254,7 +256,7 @@ def test_a_key_ends_when_the_line_above_it_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["tomorrow", "2027-13-01", ""])
 def test_an_end_that_is_no_date_is_refused(tmp_path: Path, text: str) -> None:
     put(tmp_path, "engine-e.pub", text=f"Not-After: {text}\n")
-    with pytest.raises(SettingsError, match=r"engine-e\.pub: Not-After: .* is no date"):
+    with pytest.raises(SettingsError, match=r"engine-e\.pub: Not-After: .* is not a date"):
         trusted_keys(tmp_path, own=None)
 
 

@@ -64,5 +64,7 @@ def test_an_agent_s_key_is_bound_to_the_node_in_its_file_s_name(tmp_path: Path) 
 @pytest.mark.parametrize("name", ["node7", "agent", "agent-", "agents-n1"])
 def test_a_public_key_whose_name_says_no_role_or_node_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / f"{name}.pub").write_bytes(b"")
-    with pytest.raises(SettingsError, match=rf"{name}\.pub: name it planner-NAME\.pub"):
+    with pytest.raises(
+        SettingsError, match=rf"{name}\.pub has an invalid name. Rename it to planner-NAME\.pub"
+    ):
         trusted_keys(tmp_path, own=None)

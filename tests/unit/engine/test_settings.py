@@ -57,14 +57,14 @@ def test_the_file_named_by_the_environment_is_read(
 def test_an_unknown_key_is_refused_with_file_line_and_nearest_name(tmp_path: Path) -> None:
     text = "[site]\nname = 'north'\n\n[collect]\nintervall_s = 5\n"
     assert refusal(tmp_path, text) == (
-        f"{tmp_path}/flatline.toml, line 5: there is no setting 'collect.intervall_s'."
-        " Did you mean collect.interval_s?"
+        f"{tmp_path}/flatline.toml, line 5: unknown setting 'collect.intervall_s'. Did you mean "
+        "collect.interval_s?"
     )
 
 
 def test_an_unknown_section_is_refused_with_its_line(tmp_path: Path) -> None:
     message = refusal(tmp_path, "[site]\n[lgo]\n")
-    assert "line 2: there is no setting 'lgo'. Did you mean log?" in message
+    assert "line 2: unknown setting 'lgo'. Did you mean log?" in message
 
 
 def test_an_unknown_variable_is_refused_with_the_nearest_one(
@@ -88,7 +88,7 @@ def test_variables_of_the_labs_scripts_are_not_settings(monkeypatch: pytest.Monk
 
 def test_an_unknown_flag_is_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path, collect__interval="5")
-    assert message.startswith("--set collect.interval: there is no setting")
+    assert message.startswith("--set collect.interval: unknown setting")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_an_unknown_flag_is_refused(tmp_path: Path) -> None:
         ("[collect]\ninterval_s = 'soon'\n", "line 2", "valid number"),
         ("[collect]\ninterval_s = 0.1\n", "line 2", "greater than or equal to 1"),
         ("[log]\nkind = 'redis'\n", "line 2", "'embedded' or 'kafka'"),
-        ("log = 3\n", "line 1", "log: it is a section: write [log] with"),
+        ("log = 3\n", "line 1", "log: it is a section: use [log] with"),
         ("[site]\ncell = ''\n", "line 2", "pattern"),
         ("[http]\nport = 99999\n", "line 2", "65535"),
     ],
@@ -139,7 +139,7 @@ def test_an_unreadable_password_file_is_named(tmp_path: Path) -> None:
 
 def test_sasl_without_a_password_is_refused(tmp_path: Path) -> None:
     text = "[log.kafka]\nsecurity = 'sasl_ssl'\n"
-    assert "sasl_ssl needs username and password_file" in refusal(tmp_path, text)
+    assert "sasl_ssl requires username and password_file" in refusal(tmp_path, text)
 
 
 def test_every_setting_is_described() -> None:

@@ -54,7 +54,7 @@ def open_agent(policy: str, *, real: bool) -> list[str]:
 
 
 def test_a_demo_s_policy_is_refused_where_the_vms_are_real() -> None:
-    with pytest.raises(SettingsError, match=r"'demo' is for a simulated fleet.*set policy\.file"):
+    with pytest.raises(SettingsError, match=r"'demo' is for a simulated fleet.*Set policy\.file"):
         open_agent("demo", real=True)
 
 

@@ -92,5 +92,5 @@ def test_state_exported_in_mid_stream_goes_on_bit_for_bit():
 
 
 def test_window_beyond_16_bits_is_refused():
-    with pytest.raises(ValueError, match="masses are 16 bits"):
+    with pytest.raises(ValueError, match="masses have 16 bits"):
         HalfSpaceForest(features=FEATURES, model_count=1, window=MAX_WINDOW + 1)

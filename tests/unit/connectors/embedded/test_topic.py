@@ -134,7 +134,7 @@ def test_a_file_held_by_another_process_is_unreachable_and_not_damaged(tmp_path:
 def test_a_file_that_may_only_be_read_is_unwritable(tmp_path: Path) -> None:
     store = TopicStore(tmp_path / "t.sqlite", PLAIN, partitions=1)
     store._connection.execute("PRAGMA query_only=1")
-    with pytest.raises(StateUnwritable, match="may not be written"):
+    with pytest.raises(StateUnwritable, match="is not writable"):
         append(store, b"")
     store.close()
 

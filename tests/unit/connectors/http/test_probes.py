@@ -64,7 +64,7 @@ def test_a_process_that_waits_is_unavailable_and_says_for_what(server: ProbeServ
 def test_the_state_of_the_moment_is_answered(server: ProbeServer, state: State) -> None:
     state.ready = (True, ())
     assert get(server, "/readyz")[0] == 200
-    state.live = (False, ("sampling has said nothing for 61 s.",))
+    state.live = (False, ("sampling has not reported for 61 s.",))
     assert get(server, "/livez")[0] == 503
 
 
@@ -76,7 +76,7 @@ def test_metrics_are_served_as_prometheus_reads_them(server: ProbeServer) -> Non
 
 
 def test_another_path_is_told_which_there_are(server: ProbeServer) -> None:
-    assert get(server, "/") == (404, "Ask for /livez, /readyz or /metrics.\n")
+    assert get(server, "/") == (404, "Use /livez, /readyz or /metrics.\n")
 
 
 def test_a_taken_port_is_refused_with_its_setting(server: ProbeServer) -> None:

@@ -366,5 +366,5 @@ def test_a_question_without_an_answer_is_an_error_of_the_history(
 
 
 def test_a_server_without_buckets_is_told_what_it_needs_instead(server: Server) -> None:
-    with pytest.raises(HistoryRefused, match="InfluxDB 3 needs no set-up"):
+    with pytest.raises(HistoryRefused, match="InfluxDB 3 requires no set-up"):
         set_up(config(server))

@@ -25,7 +25,7 @@ def look(progress: Progress, ends: dict[int, int], times: int) -> None:
 def test_a_partition_that_stands_still_behind_its_end_is_stalled() -> None:
     progress = reading()
     look(progress, {0: 11, 1: 0}, 3)
-    with pytest.raises(LogError, match=r"partition 0 stands still at 10 .* 11.*restarted"):
+    with pytest.raises(LogError, match=r"partition 0 stays at offset 10 .* 11.*restarted"):
         look(progress, {0: 11, 1: 0}, 1)
 
 
@@ -42,7 +42,7 @@ def test_a_busy_neighbour_does_not_hide_a_still_partition() -> None:
         progress.polled((record(0, offset),))
         progress.check({0: 100, 1: 5})
     progress.polled((record(0, 13),))
-    with pytest.raises(LogError, match="partition 1 stands still at 0"):
+    with pytest.raises(LogError, match="partition 1 stays at offset 0"):
         progress.check({0: 100, 1: 5})
 
 

@@ -27,7 +27,7 @@ def test_scram_inside_tls_verifies_the_broker() -> None:
 
 def test_a_login_without_a_password_is_refused() -> None:
     security = KafkaSecurity(protocol="sasl_plaintext", username="flatline")
-    with pytest.raises(SettingsError, match="needs a user name and a password"):
+    with pytest.raises(SettingsError, match="requires a user name and a password"):
         client_settings(KafkaConfig(bootstrap="a:1", security=security))
 
 

@@ -137,7 +137,7 @@ async def test_a_vm_that_no_reset_left_paused_is_not_resumed(
 ) -> None:
     vm.now = state
     permit = permitted(await actuator.look(vm.uuid))
-    with pytest.raises(ActionRefused, match="not left by a reset"):
+    with pytest.raises(ActionRefused, match="which a reset does not cause"):
         await actuator.finish_reset(vm.uuid, permit=permit)
     assert vm.done == []
 
@@ -199,7 +199,7 @@ async def test_an_action_that_cannot_connect_was_not_asked_for(
     library: ScriptedLibrary, actuator: LibvirtActuator, vm: Vm, name: str
 ) -> None:
     library.refusal = ScriptedError(38, "Connection refused")
-    with pytest.raises(ActionUnsent, match="was not asked for"):
+    with pytest.raises(ActionUnsent, match="was not requested"):
         await CHANGING[name](actuator, vm.uuid)
     assert vm.done == []
 
@@ -211,7 +211,7 @@ async def test_an_action_given_up_before_it_was_sent_is_never_sent(
     library: ScriptedLibrary, actuator: LibvirtActuator, vm: Vm, name: str
 ) -> None:
     library.frozen.clear()
-    with pytest.raises(ActionUnsent, match="was not asked for"):
+    with pytest.raises(ActionUnsent, match="was not requested"):
         await CHANGING[name](actuator, vm.uuid)
     library.frozen.set()
     for thread in threading.enumerate():
@@ -397,7 +397,7 @@ async def test_a_transient_vm_is_not_made_persistent_by_a_migration(
         (RUNNING, 2, HypervisorUnreachable),
         (PAUSED_BY_USER, 0, HypervisorUnreachable),
     ],
-    ids=["runs on here", "still migrating", "stands still"],
+    ids=["still runs here", "still migrating", "stands still"],
 )
 @pytest.mark.asyncio
 async def test_what_a_failed_migration_did_is_read_from_the_vm(
@@ -413,7 +413,7 @@ async def test_what_a_failed_migration_did_is_read_from_the_vm(
 async def test_a_migration_to_a_node_without_an_address_is_refused(
     actuator: LibvirtActuator, vm: Vm
 ) -> None:
-    with pytest.raises(ActionRefused, match=r"'z' is not among .* \(b, c\)"):
+    with pytest.raises(ActionRefused, match=r"'z' is not a migration target .* \(b, c\)"):
         await actuator.migrate(vm.uuid, target="z", within_s=60.0)
     assert vm.done == []
 
@@ -421,7 +421,7 @@ async def test_a_migration_to_a_node_without_an_address_is_refused(
 @pytest.mark.asyncio
 async def test_a_job_of_somebody_else_is_not_aborted(actuator: LibvirtActuator, vm: Vm) -> None:
     vm.job = 2
-    with pytest.raises(ActionRefused, match="started from here"):
+    with pytest.raises(ActionRefused, match="that this agent started"):
         await actuator.abort_job(vm.uuid)
     assert vm.done == []
 
@@ -437,7 +437,7 @@ async def test_a_migration_under_way_is_the_agents_own_to_abort(
     assert vm.done == ["abortJob"]
     vm.gates["migrate"].set()
     await migrating
-    with pytest.raises(ActionRefused, match="started from here"):
+    with pytest.raises(ActionRefused, match="that this agent started"):
         await actuator.abort_job(vm.uuid)
 
 

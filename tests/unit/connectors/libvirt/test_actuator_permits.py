@@ -88,7 +88,7 @@ async def test_an_action_is_not_sent_to_a_vm_that_was_started_anew_while_libvirt
     await asyncio.to_thread(library.looked_up.wait, 10.0)
     vm.id = 99
     library.frozen.set()
-    with pytest.raises(ActionRefused, match="the VM was started anew since"):
+    with pytest.raises(ActionRefused, match="the VM was restarted after the verdict"):
         await asked
     assert not vm.done
 
@@ -99,7 +99,7 @@ async def test_an_action_is_not_sent_once_its_look_is_too_old(
     actuator: LibvirtActuator, vm: Vm, action: str
 ) -> None:
     seen = await actuator.look(vm.uuid)
-    with pytest.raises(ActionUnsent, match="the look was too old"):
+    with pytest.raises(ActionUnsent, match="the preflight check was too old"):
         await PERMITTED[action](actuator, vm.uuid, permitted(seen, within_s=-0.001))
     assert not vm.done
 
@@ -111,7 +111,7 @@ async def test_an_action_is_not_sent_where_no_last_look_is_young_enough(
 ) -> None:
     seen = await actuator.look(vm.uuid)
     monkeypatch.setattr(actuator_module, "LAST_LOOK_S", -1.0)
-    with pytest.raises(ActionUnsent, match="the look was too old"):
+    with pytest.raises(ActionUnsent, match="the preflight check was too old"):
         await PERMITTED[action](actuator, vm.uuid, permitted(seen, within_s=0.02))
     assert not vm.done
 

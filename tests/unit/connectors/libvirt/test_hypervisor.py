@@ -167,7 +167,7 @@ async def test_five_vms_that_hang_at_once_look_like_a_silent_libvirtd_until_pati
         vm.answers.clear()
     with pytest.raises(HypervisorUnreachable, match="none of 4 calls"):
         await hypervisor.sample()
-    with pytest.raises(HypervisorStuck, match="keepalives and nothing else"):
+    with pytest.raises(HypervisorStuck, match="only keepalives"):
         await hypervisor.sample()
 
 

@@ -30,8 +30,8 @@ def test_passes_that_begin_with_as_much_as_before_are_given_up() -> None:
     progress = after((1, 1.0, 96), (2, 12.0, 16), (3, 14.0, 16), (4, 20.0, 15), (5, 33.0, 16))
     assert progress.stalled
     assert progress.sentence == (
-        "the migration does not converge: after 33 s pass 5 over the memory began with 16 MiB"
-        " left, pass 2 with 16 MiB"
+        "the migration does not converge: after 33 s, pass 5 over the memory began with 16 MiB "
+        "left, while pass 2 had 16 MiB left"
     )
 
 

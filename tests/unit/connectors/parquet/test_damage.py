@@ -174,7 +174,7 @@ def test_files_and_folders_that_are_not_ours_are_left_alone(tmp_path: Path) -> N
         assert count(history, begin) == 4
     assert all(path.read_text() == "somebody's" for path in strangers)
     assert all(folder.is_dir() for folder in folders)
-    passed = {line["file"] for line in lines if "passed over" in line["event"]}
+    passed = {line["file"] for line in lines if "is skipped" in line["event"]}
     assert passed == {str(path) for path in (*strangers[:2], folders[0])}
 
 

@@ -118,12 +118,15 @@ def test_a_probe_takes_no_longer_than_it_may(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_card_without_an_address_is_not_asked() -> None:
     found, wire = ask(lambda _kind, _number: None)
-    assert (found.sign, found.why, wire.opened) == ("unknown", "no address of it is known", [])
+    assert (found.sign, found.why, wire.opened) == ("unknown", "its address is unknown", [])
 
 
 @pytest.mark.parametrize(
     ("error", "why"),
-    [(PermissionError("no"), "CAP_NET_RAW is missing"), (OSError("no such device"), "virbr0")],
+    [
+        (PermissionError("no"), ("the capability CAP_NET_RAW is missing")),
+        (OSError("no such device"), "virbr0"),
+    ],
 )
 def test_what_cannot_be_asked_is_unknown_and_says_why(error: OSError, why: str) -> None:
     def refused(_bridge: str, _kind: int) -> socket.socket:
@@ -146,7 +149,7 @@ def test_a_process_without_the_right_says_so(monkeypatch: pytest.MonkeyPatch) ->
         raise PermissionError
 
     monkeypatch.setattr("socket.socket", refused)
-    assert may_probe() == "CAP_NET_RAW is missing"
+    assert may_probe() == "the capability CAP_NET_RAW is missing"
 
 
 def test_who_does_not_probe_knows_nothing() -> None:

@@ -131,7 +131,7 @@ def test_a_migration_takes_time_and_shows_a_job_meanwhile() -> None:
         moving = asyncio.create_task(actuator.migrate(vm, target="c0-n1", within_s=60.0))
         await asyncio.sleep(0.5)
         assert (await actuator.look(vm)).job_active
-        with pytest.raises(ActionRefused, match="a job already"):
+        with pytest.raises(ActionRefused, match="already has a job"):
             await actuator.migrate(vm, target="c0-n1", within_s=60.0)
         await moving
         assert asyncio.get_running_loop().time() - began >= 1.0
@@ -160,9 +160,9 @@ def test_a_vm_that_moved_away_from_a_sick_node_is_well() -> None:
 @pytest.mark.parametrize(
     ("target", "incidents", "why"),
     [
-        ("c7-n0", (), "not among"),
+        ("c7-n0", (), "not a migration target"),
         (NODE, (), "already runs"),
-        ("c1-n0", (), "cannot open the VM's pool"),
+        ("c1-n0", (), "cannot open the pool of the VM"),
         ("c0-n1", (Incident(kind="host_silence", at_s=0, node="c0-n1"),), "does not answer"),
         ("c0-n1", (incident("pause", at_s=0),), "does not run"),
     ],
@@ -200,7 +200,7 @@ def test_an_aborted_migration_leaves_the_vm_where_it_is() -> None:
         actuator, vm = fleet.actuator(NODE), fleet.vm(VM)
         moving = asyncio.create_task(actuator.migrate(vm, target="c0-n1", within_s=60.0))
         await asyncio.sleep(0.5)
-        with pytest.raises(ActionRefused, match="no job that was started from here"):
+        with pytest.raises(ActionRefused, match="no job that this agent started"):
             await fleet.actuator(NODE).abort_job(vm)
         await actuator.abort_job(vm)
         with pytest.raises(ActionRefused, match="aborted"):
@@ -218,7 +218,7 @@ def test_a_node_out_of_reach_refuses_actions_and_hides_its_vms() -> None:
         actuator, vm = fleet.actuator(NODE), fleet.vm(VM)
         with pytest.raises(HypervisorUnreachable):
             await actuator.look(vm)
-        with pytest.raises(ActionRefused, match="was not asked for"):
+        with pytest.raises(ActionRefused, match="was not requested"):
             await actuator.reset(vm)
 
     assert play(story, incident("host_silence", lasts_s=60)).truth.action_calls == []
@@ -227,7 +227,7 @@ def test_a_node_out_of_reach_refuses_actions_and_hides_its_vms() -> None:
 def test_a_vm_on_another_node_or_switched_off_is_not_found() -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(20)
-        with pytest.raises(VmNotFound, match="knows no VM"):
+        with pytest.raises(VmNotFound, match="does not know VM"):
             await fleet.actuator("c0-n1").look(fleet.vm(VM))
         with pytest.raises(VmNotFound, match="does not run"):
             await fleet.actuator(NODE).reset(fleet.vm(VM))
@@ -285,7 +285,7 @@ def test_actions_lie_and_hang_as_a_test_wants(
 def test_an_unknown_interference_is_named() -> None:
     async def story(fleet: Fleet) -> None:
         fleet.interfere(lambda _: "explode")
-        with pytest.raises(ValueError, match="'explode' is no interference"):
+        with pytest.raises(ValueError, match="'explode' is not a known interference"):
             await fleet.actuator(NODE).reboot(fleet.vm(VM))
 
     play(story)

@@ -35,7 +35,7 @@ def test_no_vm_is_struck_twice() -> None:
 
 
 def test_more_victims_than_vms_are_refused() -> None:
-    with pytest.raises(ValueError, match="81 incidents need a VM of their own, the plan has 80"):
+    with pytest.raises(ValueError, match="81 incidents need one VM each, but the plan has 80 VMs"):
         draw(1, {"panic_halt": 81})
 
 

@@ -13,8 +13,8 @@ STEADY = [
     f"{300 * k},{vm},{cpu},100,1,2,3,4" for k in range(1, 5) for vm, cpu in (("a", 50), ("b", 10))
 ]
 EXPLODE = (
-    "pack_lifecycle.csv, line 2: operation is 'explode'; known are "
-    "reboot, power_off, power_on, live_migration."
+    "pack_lifecycle.csv, line 2: operation is 'explode'. Known operations: reboot, power_off, "
+    "power_on, live_migration."
 )
 
 
@@ -128,7 +128,7 @@ def test_a_missing_table_of_vms_is_told_with_its_columns(make, tmp_path) -> None
     (tmp_path / "pack_vms.csv").unlink()
     with pytest.raises(SettingsError) as caught:
         open_dataset(prefix)
-    assert f"{prefix}_vms.csv is not there: PREFIX_vms.csv is required" in str(caught.value)
+    assert f"{prefix}_vms.csv does not exist. PREFIX_vms.csv is required" in str(caught.value)
     assert "with the columns vm, host, ncpu, mem_capacity_mb." in str(caught.value)
 
 
@@ -146,15 +146,15 @@ def test_an_unknown_vm_is_told_with_the_table_that_lacks_it(make, change) -> Non
     ("change", "sentence"),
     [
         ({"traces": [*STEADY, "1500,a,x,1,1,1,1,1"]}, "line 10: cpu_pct is 'x', not a number"),
-        ({"traces": [*STEADY, "1500,a,1,1,1,1,1"]}, "line 10: 7 fields where the header names 8"),
+        ({"traces": [*STEADY, "1500,a,1,1,1,1,1"]}, "line 10: 7 fields, but the header has 8"),
         ({"traces": [*STEADY, "1500,z,1,1,1,1,1,1"]}, "line 10: VM 'z' is not in the table"),
         ({"traces": [*STEADY, "1500,aa,1,1,1,1,1,1"]}, "VM 'aa' is not in the table"),
-        ({"traces": [*STEADY, "1100,a,1,1,1,1,1,1"]}, "line 10: t goes back from 1200.000"),
-        ({"traces": [*STEADY, ",a,1,1,1,1,1,1"]}, "line 10: t is empty or no finite number"),
+        ({"traces": [*STEADY, "1100,a,1,1,1,1,1,1"]}, "line 10: t decreases from 1200.000"),
+        ({"traces": [*STEADY, ",a,1,1,1,1,1,1"]}, "line 10: t is empty or not a finite number"),
         ({"traces": [], "header": "t,vm,cpu_pct"}, "has no column mem_active_mb, disk_read_kbs"),
         ({"traces": []}, "holds no samples"),
         ({"traces": STEADY[:2]}, "no VM has two samples"),
-        ({}, "names no dataset: there is none of pack_traces.csv.gz"),
+        ({}, "is not a dataset: none of pack_traces.csv.gz"),
         ({"traces": STEADY, "vms": ["vm,host", "a,h"]}, "has no column ncpu, mem_capacity_mb"),
         (
             {"traces": STEADY, "vms": ["vm,host,ncpu,mem_capacity_mb", "a,h,two,1"]},
@@ -165,7 +165,7 @@ def test_an_unknown_vm_is_told_with_the_table_that_lacks_it(make, change) -> Non
             "line 3: VM 'a' stands there twice",
         ),
         ({"traces": STEADY, "lifecycle": ["a,500,explode"]}, EXPLODE),
-        ({"traces": [*STEADY, "nan,a,1,1,1,1,1,1"]}, "line 10: t is empty or no finite number"),
+        ({"traces": [*STEADY, "nan,a,1,1,1,1,1,1"]}, "line 10: t is empty or not a finite number"),
         ({"traces": [*STEADY, "-5,a,1,1,1,1,1,1"]}, "line 10: t is -5.0, not a time"),
         ({"traces": STEADY, "lifecycle": ["a,soon,reboot"]}, "line 2: t is 'soon', not a number"),
         ({"traces": STEADY, "lifecycle": ["q,500,reboot"]}, "VM 'q' is not in the table"),
@@ -202,7 +202,7 @@ def test_a_byte_order_mark_is_no_part_of_a_columns_name(make) -> None:
 
 def test_whoever_names_the_file_is_told_the_prefix(make) -> None:
     prefix = make(traces=STEADY)
-    with pytest.raises(SettingsError, match=f"Name it by what stands before it: {prefix}$"):
+    with pytest.raises(SettingsError, match=f"Use the part before that suffix: {prefix}$"):
         open_dataset(f"{prefix}_traces.csv.gz")
 
 

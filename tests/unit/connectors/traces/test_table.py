@@ -102,10 +102,10 @@ def test_quoted_empty_fields_are_missing_and_no_zeros(make) -> None:
 @pytest.mark.parametrize(
     ("encoding", "told"),
     [
-        ("latin-1", "line 6: byte 0xfc, which is not UTF-8. Write the file as UTF-8"),
-        ("utf-16", "it is UTF-16 or no text. Write it as UTF-8"),
-        ("utf-16-le", "it is UTF-16 or no text. Write it as UTF-8"),
-        ("utf-16-be", "it is UTF-16 or no text. Write it as UTF-8"),
+        ("latin-1", "line 6: byte 0xfc, which is not UTF-8. Save the file as UTF-8"),
+        ("utf-16", "it is UTF-16 or not text. Save it as UTF-8"),
+        ("utf-16-le", "it is UTF-16 or not text. Save it as UTF-8"),
+        ("utf-16-be", "it is UTF-16 or not text. Save it as UTF-8"),
         ("cp1252", "line 6: byte 0xfc, which is not UTF-8"),
         ("utf-32", "it is UTF-16 or no text"),
     ],
@@ -130,15 +130,15 @@ def test_other_encodings_are_refused_with_what_to_do(
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ('1700000600,"a,50,100,1,2,3,4', "A quoted field ends with a quote before a comma"),
-        ('1700000600,"a"x,50,100,1,2,3,4', "A quoted field ends with a quote before a comma"),
+        ('1700000600,"a,50,100,1,2,3,4', "A quoted field must end with a quote before a comma"),
+        ('1700000600,"a"x,50,100,1,2,3,4', "A quoted field must end with a quote before a comma"),
         ("1700000600,a,5_0,100,1,2,3,4", "cpu_pct is '5_0', not a number"),
         ('1700000600,"a","5_0",100,1,2,3,4', "cpu_pct is '5_0', not a number"),
         ('1700000600,"a",fünf,100,1,2,3,4', "cpu_pct is 'fünf', not a number"),
         ("1700000600,a,50\0,100,1,2,3,4", "line 10: a NUL byte"),
-        ('1700000600,"a",50,100,1,2,3', "7 fields where the header names 8"),
-        ("1700000600,a,50,5,100,1,2,3,4", "9 fields where the header names 8"),
-        ("1700000600,a,50,,5,100,1,2,3,4", "10 fields where the header names 8"),
+        ('1700000600,"a",50,100,1,2,3', "7 fields, but the header has 8"),
+        ("1700000600,a,50,5,100,1,2,3,4", "9 fields, but the header has 8"),
+        ("1700000600,a,50,,5,100,1,2,3,4", "10 fields, but the header has 8"),
         ("2023-11-14T22:23:20Z,a,50,100,1,2,3,4", "not a number; write seconds since the epoch"),
     ],
 )
@@ -152,13 +152,13 @@ def test_what_csv_cannot_read_is_told_with_its_line(make, row: str, told: str) -
 @pytest.mark.parametrize("again", ["t", "vm", "cpu_pct"])
 def test_a_column_that_the_header_names_twice_is_refused(make, again: str) -> None:
     rows = [f"{row},7" for row in steady()]
-    with pytest.raises(SettingsError, match=f"its header names {again} more than once"):
+    with pytest.raises(SettingsError, match=f"the header names {again} more than once"):
         open_dataset(make(traces=rows, header=f"{GAUGES},{again}"))
 
 
 def test_a_table_of_vms_with_a_column_twice_is_refused(make) -> None:
     vms = ["vm,host,ncpu,mem_capacity_mb,ncpu", "a,h0,2,1024,4", "b,h0,2,1024,4"]
-    with pytest.raises(SettingsError, match="its header names ncpu more than once"):
+    with pytest.raises(SettingsError, match="the header names ncpu more than once"):
         open_dataset(make(traces=steady(), vms=vms))
 
 
@@ -187,7 +187,7 @@ def test_times_in_minutes_hours_or_days_are_refused(make, unit: int) -> None:
     rows = [
         f"{(1_700_000_000 + 10 * k) / unit:.9f},{vm},5,1,1,1,1,1" for k in range(9) for vm in "ab"
     ]
-    with pytest.raises(SettingsError, match="and not in minutes, hours or days"):
+    with pytest.raises(SettingsError, match="not in minutes, hours or days"):
         open_dataset(make(traces=rows))
 
 
@@ -227,7 +227,7 @@ def test_a_time_that_is_years_away_is_refused_and_not_waited_for(make, where: st
     else:
         rows = [row.format(5), *rows] if where == "first" else [*rows, row.format(4_102_444_800)]
     recording = DatasetRecording(open_dataset(make(traces=rows, lifecycle=lifecycle)))
-    with pytest.raises(SettingsError, match="One of the two times is wrong"):
+    with pytest.raises(SettingsError, match="One of these times is wrong"):
         list(islice(recording.moments(), 1000))
 
 
@@ -254,7 +254,7 @@ def test_what_is_no_time_at_all_has_no_unit(value: float) -> None:
 
 
 def test_milliseconds_that_count_from_zero_and_rounded_times_are_refused(make) -> None:
-    told = "apart, 3,600 s at most. Is t in seconds, and written with all its digits"
+    told = "apart, at most 3,600 s are allowed. Check that t is in seconds"
     with pytest.raises(SettingsError, match=told):
         open_dataset(make(traces=steady(first=0, step=10_000)))
     rounded = [f"{1_700_000_000 + 10 * k:.5e},{vm},5,1,1,1,1,1" for k in range(2000) for vm in "ab"]
@@ -339,8 +339,8 @@ def test_a_compressed_file_that_is_cut_off_is_told(make, tmp_path: Path, cut: in
     prefix = make(traces=rows)
     path = tmp_path / "pack_traces.csv.gz"
     path.write_bytes(path.read_bytes()[:-cut])
-    with pytest.raises(SettingsError, match=r"cut off or damaged .*Copy or write it again"):
+    with pytest.raises(SettingsError, match=r"truncated or damaged .*Copy or create it again"):
         list(open_dataset(prefix).slots())
     path.write_bytes(gzip.compress(b""))
-    with pytest.raises(SettingsError, match="its header is empty"):
+    with pytest.raises(SettingsError, match="Its header is empty"):
         open_dataset(prefix)

@@ -83,11 +83,11 @@ def test_a_value_beyond_a_hard_limit_is_refused_with_the_reason(bound: Bound) ->
 
 def test_only_a_demo_or_a_lab_may_be_younger_and_busier() -> None:
     body = "[limits]\ncell_least = 2\nnewborn_s = 0\nnew_log_observe_s = 0\n"
-    with pytest.raises(SettingsError, match="a production policy may have 0 to 1"):
+    with pytest.raises(SettingsError, match="A policy with purpose production allows 0 to 1"):
         parse(body)
     for purpose in ("demo", "lab"):
         assert parse(body, f'{HEAD}purpose = "{purpose}"\n').limits.cell_least == 2
-        with pytest.raises(SettingsError, match=f"a {purpose} policy may have 0 to 2"):
+        with pytest.raises(SettingsError, match=f"A policy with purpose {purpose} allows 0 to 2"):
             parse("[limits]\ncell_least = 3\n", f'{HEAD}purpose = "{purpose}"\n')
 
 
@@ -95,24 +95,24 @@ def test_only_a_demo_or_a_lab_may_be_younger_and_busier() -> None:
     ("body", "message"),
     [
         ("[limits]\nsite_per_10mn = 1\n", "did you mean site_per_10min?"),
-        ("[mode]\n", "no key mode; did you mean modes"),
+        ("[mode]\n", "unknown key mode; did you mean modes"),
         ('[ladders]\npanic_spin = [{ acton = "reset" }]\n', "did you mean action"),
-        ("[qqqq]\n", "known are version, name"),
+        ("[qqqq]\n", "known: version, name"),
         ("[ladders]\npanik_spin = []\n", "is of kind panik_spin; did you mean panic_spin?"),
-        ("[ladders]\nqqqq = []\n", "is of kind qqqq; known are panic_spin, panic_halt"),
-        ('[modes]\ndefault = "auot"\n', "default: 'auot' is none of observe, approve, auto."),
-        ('[modes]\nactions = { destroy = "auto" }\n', "modes.actions: 'destroy' is none of save_e"),
-        ('[modes]\ntenants.a = { reset = "on" }\n', "modes.tenants.a.reset: 'on' is none of"),
-        ('[ladders]\ncrash_loop = [{ action = "x" }]\n', "action: 'x' is none of notify,"),
-        ('[ladders]\nhung_io = [{ action = "reset", needs = ["i"] }]\n', "'i' is none of activ"),
+        ("[ladders]\nqqqq = []\n", "is of kind qqqq; known: panic_spin, panic_halt"),
+        ('[modes]\ndefault = "auot"\n', "default: 'auot' is not one of observe, approve, auto."),
+        ('[modes]\nactions = { destroy = "auto" }\n', "'destroy' is not one of save_e"),
+        ('[modes]\ntenants.a = { reset = "on" }\n', "modes.tenants.a.reset: 'on' is not one of"),
+        ('[ladders]\ncrash_loop = [{ action = "x" }]\n', "action: 'x' is not one of notify,"),
+        ('[ladders]\nhung_io = [{ action = "reset", needs = ["i"] }]\n', "'i' is not one of activ"),
         ('[ladders]\nhung_io = [{ action = "reset" }, { action = "migrate" }]\n', "milder step"),
-        ('[ladders]\nhung_io = [{ action = "quarantine" }, { action = "reset" }]\n', "ends a lad"),
-        ('[ladders]\nhung_io = [{ action = "reset", grace_s = 9999 }]\n', "not wait for ever"),
+        ('[ladders]\nhung_io = [{ action = "quarantine" }, { action = "reset" }]\n', "last step"),
+        ('[ladders]\nhung_io = [{ action = "reset", grace_s = 9999 }]\n', "not wait without limit"),
         ('[limits]\nvm_per_24h = "3"\n', "Expected `int`, got `str`"),
-        ("[limits]\nbackoff_s = [1, 2, 3]\n", "must not be followed in haste"),
-        ('[ladders]\nhung_io = [{ action = "reset", deadline_s = 60 }]\n', "time to see the"),
-        ('[ladders]\nhung_io = [{ action = "reset", stable_s = 300 }]\n', "not known to be well"),
-        ("[ladders]\nhung_io = [" + '{ action = "reset" },' * 4 + "]\n", "3 at most"),
+        ("[limits]\nbackoff_s = [1, 2, 3]\n", "must not be followed too soon"),
+        ('[ladders]\nhung_io = [{ action = "reset", deadline_s = 60 }]\n', "time to observe the"),
+        ('[ladders]\nhung_io = [{ action = "reset", stable_s = 300 }]\n', "recovery counts"),
+        ("[ladders]\nhung_io = [" + '{ action = "reset" },' * 4 + "]\n", "At most 3"),
         ("[limits\n", "is not TOML"),
     ],
 )  # fmt: skip

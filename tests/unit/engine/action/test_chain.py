@@ -78,7 +78,8 @@ def test_a_cut_chain_is_found_by_the_head_that_was_written_down() -> None:
     head, entries = chain(9)
     assert verify(entries[:6]) == []
     assert verify(entries[:6], heads=[head]) == [
-        "act/n0/run: the chain does not reach entry 8 as written down; it was cut or replaced."
+        "act/n0/run: the chain does not contain entry 8 as recorded. The chain was truncated or "
+        "replaced."
     ]
 
 

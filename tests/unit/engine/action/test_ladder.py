@@ -59,7 +59,7 @@ def test_a_rung_for_people_tells_them_and_ends_the_ladder() -> None:
     play = Play(policy(Step(action="notify"), kind="mem_leak"))
     play.fires(kind="mem_leak", suggested_action="alert")
     assert play.last.page
-    assert play.last.sentence == f"A person must look at {VM}: It spins and its disks are silent."
+    assert play.last.sentence == f"A person must inspect {VM}: It spins and its disks are silent."
     play.wait(1)
     play.fires(kind="mem_leak", suggested_action="alert")
     assert len(play.words) == 1
@@ -96,7 +96,7 @@ def test_a_crash_loop_is_quarantined_after_three_repairs_in_a_day() -> None:
         play.fires(id=f"{number:032x}", state="resolved", transition=2)
         play.wait(1_801)
     assert len(play.given) == 3
-    assert play.said[0].reason == "it had 3 repairs within 24 h and died again"
+    assert play.said[0].reason == "it failed again after 3 repairs within 24 h"
 
 
 def test_a_step_waits_for_the_grace_of_the_catalogue() -> None:
@@ -152,9 +152,7 @@ def test_a_veto_of_the_engine_holds_what_disrupts_and_not_what_only_reads() -> N
     play.stands()
     play.ends()
     play.wait(1)
-    assert (
-        play.last.sentence == f"{VM} is not touched: the engine names what forbids it: crash_dump."
-    )
+    assert play.last.sentence == f"No action on {VM}: the engine reports vetoes: crash_dump."
     assert [given.action for given in play.given] == ["save_evidence"]
 
 

@@ -91,7 +91,7 @@ def test_a_step_that_was_only_accepted_ends_not_attempted() -> None:
 def test_a_step_that_was_sent_ends_unknown() -> None:
     (end,) = recovery(after("accepted", "sent"), now_ms=9)
     assert end.state == "unknown"
-    assert "nobody repeats it" in end.sentence
+    assert "the call is not repeated" in end.sentence
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -161,7 +161,7 @@ def test_a_known_log_is_acted_on_at_once() -> None:
         (log_entry(), "log", (51, 60)),
         (log_entry(), "log", (10, 49)),
     ],
-    ids=["new agent", "other log", "lost orders", "cut back"],
+    ids=["new agent", "other log", "lost orders", "truncated"],
 )
 def test_a_log_that_is_not_known_is_only_watched_for_a_day(
     known: LogEntry | None, identity: str, bounds: tuple[int, int]

@@ -173,7 +173,8 @@ def test_a_dead_guest_may_be_reset() -> None:
     assert verdict.agrees
     assert verdict.witnesses == ("activity", "vcpus")
     assert verdict.sentence == (
-        "The look agrees: running, vCPUs one_core, 4.2 s watched; witnesses: activity, vcpus."
+        "The preflight check passed: running, vCPUs one_core, observed for 4.2 s; witnesses: "
+        "activity, vcpus."
     )
 
 
@@ -330,7 +331,7 @@ def test_a_guest_that_stands_as_it_was_looked_at_may_be_reset() -> None:
     [
         ("another VM", {"vm": bytes(16)}),
         ("this is run 8", {"instance": 8}),
-        ("definition says tenant 'bmce'", {"tenant": "bmce"}),
+        ("definition of the VM names tenant 'bmce'", {"tenant": "bmce"}),
         ("forbids actions", {"opted_out": True}),
         ("was reset or rebooted", {"boots_seen": 1}),
         ("monitor", {"monitor_answered": None}),
@@ -338,12 +339,12 @@ def test_a_guest_that_stands_as_it_was_looked_at_may_be_reset() -> None:
         ("the VM is paused", {"state": "paused"}),
         ("the VM is crashed", {"state": "crashed", "state_reason": "crashed"}),
         ("hostdev", {"uncounted": "hostdev"}),
-        ("disk-write requests moved", {"block_wr_reqs": 101}),
-        ("written bytes moved", {"block_wr_bytes": 51_201}),
-        ("disk-read requests moved", {"block_rd_reqs": 51}),
-        ("transmitted packets moved", {"net_tx_pkts": 31}),
-        ("transmitted packets was seen in one sample only", {"net_tx_pkts": None}),
-        ("balloon driver answered", {"balloon_last_update_s": 1_002}),
+        ("disk-write requests increased", {"block_wr_reqs": 101}),
+        ("written bytes increased", {"block_wr_bytes": 51_201}),
+        ("disk-read requests increased", {"block_rd_reqs": 51}),
+        ("transmitted packets increased", {"net_tx_pkts": 31}),
+        ("transmitted packets was present in one sample only", {"net_tx_pkts": None}),
+        ("balloon driver reported", {"balloon_last_update_s": 1_002}),
     ],
 )
 def test_whatever_moved_since_the_look_forbids_the_call(words: str, change: dict[str, Any]) -> None:
@@ -458,10 +459,10 @@ def test_who_has_no_second_witness_is_told_which_would_help() -> None:
     looks = pair(ONE_VCPU, vcpu_time_ns=(4_200_000_000,))
     verdict = ask(order(), *looks, signs=Signs())
     assert verdict.sentence == (
-        "Refused: nothing but its silence says that the VM is dead. Of second witnesses: it has one"
-        " vCPU, its balloon has no period (virsh dommemstat --period 10), this node heard nothing"
-        " of a panic device or watchdog, no guest agent has answered before, no probe has answered"
-        " before."
+        "Refused: silence is the only evidence that the VM is dead. No second witness: it has one "
+        "vCPU, its balloon has no period (virsh dommemstat --period 10), this node received no "
+        "report of a panic device or watchdog, no guest agent has answered before, no probe has "
+        "answered before."
     )
 
 

@@ -68,7 +68,7 @@ def test_a_step_verified_by_the_engine_is_done() -> None:
     play.wait(30)
     play.resolves()
     assert play.phase == "mended"
-    assert play.last.sentence == f"{VM} is well again after the reset: it booted."
+    assert play.last.sentence == f"{VM} recovered after the reset: it booted."
     play.wait(3_600)
     assert len(play.given) == 1
 
@@ -77,14 +77,14 @@ def test_a_repair_that_was_watched_too_briefly_is_said_to_be() -> None:
     play = called()
     play.resolves(stable_s=5.0)
     assert play.phase == "mended"
-    assert "watched 5 s of 20 s only" in play.last.sentence
+    assert "observed for only 5 s of 20 s" in play.last.sentence
 
 
 def test_a_vm_that_heals_by_itself_is_left_alone() -> None:
     play = called()
     play.resolves(verified=False)
     assert play.phase == "mended"
-    assert play.last.sentence == f"{VM} is well again by itself: it booted."
+    assert play.last.sentence == f"{VM} recovered by itself: it booted."
 
 
 def test_a_deadline_without_a_word_is_unknown_and_never_followed() -> None:
@@ -136,7 +136,7 @@ def test_after_the_last_step_of_the_ladder_a_person_is_called() -> None:
     play.wait(16)
     assert play.phase == "exhausted"
     assert play.last.page
-    assert play.last.sentence == f"No step of the catalogue helped {VM}. A person must look."
+    assert play.last.sentence == f"No step of the policy helped {VM}. A person must inspect the VM."
 
 
 @pytest.mark.parametrize(("outcome", "page"), [("refused", True), ("unknown", True)])
@@ -175,7 +175,7 @@ def test_an_order_that_nobody_closes_is_unknown_at_its_deadline() -> None:
     play.stands()
     play.wait(311)
     assert play.phase == "unknown"
-    assert "no agent told the end before the deadline" in play.last.sentence
+    assert "no agent reported a result before the deadline" in play.last.sentence
 
 
 def test_an_append_that_never_arrived_is_given_again_under_the_same_number() -> None:
@@ -263,7 +263,7 @@ def test_what_holds_an_order_back_is_told_once_and_names_the_vm(
     assert not play.given
     assert [word.rule for word in play.words] == [rule]
     assert play.last.kind == "refusal"
-    assert play.last.sentence.startswith(f"{VM} is not touched: ")
+    assert play.last.sentence.startswith(f"No action on {VM}: ")
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_a_vm_that_is_back_in_trouble_after_a_step_is_left_to_a_person_who_is_to
     assert play.phase == "exhausted"
     assert [word.rule for word in play.words if word.page] == ["again"]
     assert play.last.sentence == (
-        f"{VM} is in trouble again after it was well; the reset that was ordered before is not"
-        " repeated. A person must look."
+        f"The fault of {VM} returned after its recovery. The reset that was ordered before is not "
+        "repeated. A person must inspect the VM."
     )
     assert len(play.given) == 1

@@ -48,7 +48,7 @@ def test_the_pause_is_for_the_cell_and_ends_after_thirty_calm_minutes() -> None:
     assert word is not None
     assert (word.kind, word.scope, word.subject, word.by) == ("pause", "cell", "c0", AUTHOR)
     assert word.until_ms == NOW_MS + HALF_HOUR_MS
-    assert word.reason == "3 VMs of cell site/c0 were in trouble within 5 minutes, 3 are a storm"
+    assert word.reason == "3 VMs of cell site/c0 had faults within 5 minutes; the limit is 3"
 
 
 def test_trouble_older_than_five_minutes_is_no_storm() -> None:

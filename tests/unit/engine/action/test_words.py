@@ -172,7 +172,7 @@ def test_an_end_that_was_signed_before_the_pause_is_said_again_in_vain() -> None
     reader.read(word(time_ms=NOW_MS + 60_000), at_ms=NOW_MS + 60_000)
     heard = reader.read(over, OPERATOR_KEY, at_ms=NOW_MS + 61_000)
     assert heard.rejected is not None
-    assert "older than the word that it would end" in heard.rejected.detail
+    assert "older than the command that it would end" in heard.rejected.detail
     assert reader.paused()
 
 
@@ -185,7 +185,7 @@ def test_a_copied_end_lifts_no_later_pause_of_an_author_whose_clock_is_behind() 
     reader.read(word(time_ms=NOW_MS - 120_000), at_ms=NOW_MS + 60_000)
     heard = reader.read(over, OPERATOR_KEY, at_ms=NOW_MS + 61_000)
     assert heard.rejected is not None
-    assert "older than the word that it would end" in heard.rejected.detail
+    assert "older than the command that it would end" in heard.rejected.detail
     assert reader.paused()
 
 
@@ -195,8 +195,8 @@ def test_a_copied_end_that_was_dated_ahead_of_the_log_lifts_no_pause() -> None:
     reader.read(word(), at_ms=NOW_MS + 60_000)
     heard = reader.read(over, OPERATOR_KEY, at_ms=NOW_MS + 61_000)
     assert heard.rejected is not None
-    assert "is dated 59 s after the log took it" in heard.rejected.detail
-    assert "set its author's clock" in heard.rejected.detail
+    assert "is dated 59 s after it reached the log" in heard.rejected.detail
+    assert "set the clock of its author" in heard.rejected.detail
     assert reader.paused()
 
 

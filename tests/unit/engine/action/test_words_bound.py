@@ -39,7 +39,7 @@ def test_a_pause_beyond_the_bound_pauses_the_site_until_an_operator_ends_it(full
         full.read(of_vm(number))
     ((key, held),) = paused_sites(full)
     assert held.source == TOO_MANY
-    assert "10000 words of control are kept, and pause of vm 'vm 10049' is not" in held.reason
+    assert "10000 control commands are kept, and pause of vm 'vm 10049' is not" in held.reason
     assert "flatline pause show" in held.reason
     assert len(full.controls) == MOST + 1
     over = word(scope="site", subject="", active=False)

@@ -40,7 +40,7 @@ def test_the_schema_of_every_record_is_a_schema(flatline: Flatline, name: str) -
 def test_a_schema_of_nothing_is_refused_with_those_there_are(flatline: Flatline) -> None:
     said = flatline("config", "schema", "frames")
     assert said.code == 2
-    assert "'frames' has no schema: settings, frame, alert" in said.err
+    assert "'frames' has no schema. Known names: settings, frame, alert" in said.err
 
 
 def test_settings_are_shown_with_secrets_masked(flatline: Flatline) -> None:
@@ -61,9 +61,9 @@ def test_the_schema_of_settings_is_a_schema(flatline: Flatline) -> None:
     [
         (("--set", "log.knd=kafka"), "no setting 'log.knd'. Did you mean log.kind?"),
         (("--set", "collect.interval_s=soon"), "should be a valid number"),
-        (("--set", "collect"), "write NAME=VALUE"),
-        (("--set", "=x"), "write NAME=VALUE"),
-        (("--set", "log=kafka"), "log is a section: name a setting in it, as log.kind"),
+        (("--set", "collect"), "use NAME=VALUE"),
+        (("--set", "=x"), "use NAME=VALUE"),
+        (("--set", "log=kafka"), "log is a section. Use one of its settings: log.kind"),
         (("--config", "gone.toml"), "gone.toml cannot be read"),
     ],
     ids=["name", "type", "form", "nameless", "section", "file"],
@@ -90,7 +90,7 @@ def test_an_unknown_subcommand_ends_with_code_2(flatline: Flatline) -> None:
 def test_acting_without_a_libvirt_is_refused(flatline: Flatline) -> None:
     said = flatline("run", "--act")
     assert said.code == 2
-    assert "--act needs --libvirt-uri" in said.err
+    assert "--act requires --libvirt-uri" in said.err
 
 
 def test_a_pause_is_shown_until_it_is_taken_back(flatline: Flatline) -> None:
@@ -121,7 +121,7 @@ def test_an_unreadable_word_is_listed_as_a_pause_and_ends_with_the_site_s(
 
 def test_a_pause_without_an_end_is_not_shown_as_taken_back(flatline: Flatline) -> None:
     flatline("pause", "on", "site", "--reason", "storage work")
-    assert "until taken back" in " ".join(flatline("pause", "show").out.split())
+    assert "until ended" in " ".join(flatline("pause", "show").out.split())
 
 
 def test_a_pause_with_an_end_does_not_shorten_one_that_holds_longer(flatline: Flatline) -> None:
@@ -130,7 +130,7 @@ def test_a_pause_with_an_end_does_not_shorten_one_that_holds_longer(flatline: Fl
     assert "until `flatline pause off site`" in " ".join(said.out.split())
     assert "storage work" in said.out
     shown = " ".join(flatline("pause", "show").out.split())
-    assert "until taken back" in shown
+    assert "until ended" in shown
     assert "a short look" not in shown
 
 
@@ -139,7 +139,7 @@ def test_a_longer_pause_replaces_a_shorter_one(flatline: Flatline) -> None:
     flatline("pause", "on", "site", "--reason", "a longer look", "--minutes", "20")
     assert "a longer look" in flatline("pause", "show").out
     flatline("pause", "on", "site", "--reason", "storage work")
-    assert "until taken back" in " ".join(flatline("pause", "show").out.split())
+    assert "until ended" in " ".join(flatline("pause", "show").out.split())
 
 
 def test_taking_back_a_pause_that_is_not_there_is_said(flatline: Flatline) -> None:
@@ -159,7 +159,7 @@ def test_taking_back_a_pause_that_is_not_there_is_said(flatline: Flatline) -> No
 def test_a_stop_that_nothing_can_match_is_refused(flatline: Flatline, words: tuple[str]) -> None:
     said = flatline(*words)
     assert said.code == 2
-    assert "names are letters, digits" in said.err
+    assert "names have letters, digits" in said.err
 
 
 def test_a_journal_that_is_not_there_is_not_called_well(flatline: Flatline, state: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_journal_that_is_not_there_is_not_called_well(flatline: Flatline, stat
     flatline(*MAKE_LOG)
     said = flatline("audit", "verify")
     assert said.code == 1
-    assert "so nothing was checked" in " ".join(said.out.split())
+    assert "so nothing was verified" in " ".join(said.out.split())
 
 
 def test_settings_are_checked_with_the_policy_they_name(flatline: Flatline) -> None:
@@ -203,7 +203,7 @@ def test_taking_a_pause_back_ends_the_storm_breaker_s_too(flatline: Flatline, st
 def test_a_scope_that_is_none_is_refused(flatline: Flatline, scope: str) -> None:
     said = flatline("pause", "on", scope, "--reason", "why")
     assert said.code == 2
-    assert repr(scope) in said.err or "give its UUID" in said.err
+    assert repr(scope) in said.err or "Use its UUID" in said.err
 
 
 @pytest.mark.parametrize("word", ["reboot", "maintenance"])
@@ -286,18 +286,15 @@ panic_spin = [
   { action = "notify" },
 ]
 """
-EXPLAINED = """\
-  purpose: production: within every hard limit.
-  every tenant: reset is done without asking; every other action is rehearsed, and nothing touched.
-  tenant acme: migration is done once a person approves; reset, every other action are rehearsed,
-  and nothing touched.
-  a VM without a tenant: every action is rehearsed, and nothing touched.
-  limits: vm_per_24h 1 (default 3), backoff_s 700, 1800, 7200 (default 600, 1800, 7200).
-  panic_spin: reset after 20 s in which it may recover if activity and vcpus agree (to be well
-  for 60 s within 300 s), then tell people.
-  any other kind of fault: an alert alone.
-  disks of pool nfs1 may go to ceph1, else nfs2.
-"""
+EXPLAINED = (
+    "  purpose: production: all values are within the hard limits.\n  every tenant: reset is "
+    "executed without approval; every other action is dry run only.\n  tenant acme: migration is "
+    "executed after approval by a person; reset, every other action are rehearsed,\n  and nothing "
+    "touched.\n  a VM without a tenant: dry run only.\n  limits: vm_per_24h 1 (default 3), "
+    "backoff_s 700, 1800, 7200 (default 600, 1800, 7200).\n  panic_spin: reset after 20 s of grace "
+    "if activity and vcpus agree (to be well\n  for 60 s within 300 s), then tell people.\n  any "
+    "other kind of fault: alert only.\n  disks of pool nfs1 may go to ceph1, else nfs2.\n"
+)
 
 
 def test_a_policy_is_explained_by_what_it_lets_be_done_to_whom(
@@ -369,16 +366,16 @@ def test_an_end_that_was_cut_off_since_the_last_check_is_found(
     heads.write_text(json.dumps([head | {"sequence": 4}]))
     said = flatline("audit", "verify")
     assert said.code == 1
-    assert "the chain does not reach entry 3 as written down" in " ".join(said.out.split())
+    assert "the chain does not contain entry 3 as recorded" in " ".join(said.out.split())
     heads.write_text("{")
-    assert "whether the journal was cut is not known" in flatline("audit", "verify").err
+    assert "unknown whether the journal was truncated" in flatline("audit", "verify").err
 
 
 def test_an_edited_journal_is_found_out_with_code_1(flatline: Flatline, state: Path) -> None:
     write_journal(state, edited=True)
     said = flatline("audit", "verify")
     assert said.code == 1
-    assert "entry 1: its content does not match its link" in said.out
+    assert "entry 1: the content does not match its hash" in said.out
 
 
 def test_a_check_without_an_earlier_note_says_what_it_cannot_see(
@@ -388,9 +385,12 @@ def test_a_check_without_an_earlier_note_says_what_it_cannot_see(
     note = tmp_path / "heads.json"
     said = flatline("audit", "verify", "--heads", str(note))
     assert said.code == 0
-    told = f"There was no earlier note at {note}, so what was cut off before now cannot be seen."
+    told = (
+        f"There was no earlier record of chain ends at {note}, so an earlier truncation cannot be "
+        "detected."
+    )
     assert told.split() == said.out.split()[: len(told.split())]
-    assert "no earlier note" not in flatline("audit", "verify", "--heads", str(note)).out
+    assert "no earlier record" not in flatline("audit", "verify", "--heads", str(note)).out
 
 
 def test_an_entry_that_cannot_be_read_is_a_finding_and_hides_no_other(
@@ -399,7 +399,7 @@ def test_an_entry_that_cannot_be_read_is_a_finding_and_hides_no_other(
     write_journal(state, unreadable=True)
     said = flatline("audit", "verify")
     assert said.code == 1
-    place = re.search(r"Partition \d, offset 0: no entry can be read here: malformed: ", said.out)
+    place = re.search(r"Partition \d, offset 0: the entry cannot be decoded: malformed: ", said.out)
     assert place
     told = " ".join(said.out.split())
     assert "entry 2: entry 1 was expected" in told
@@ -417,7 +417,7 @@ def test_a_journal_of_which_nothing_can_be_read_is_not_called_empty(
     said = flatline("audit", "verify")
     assert said.code == 1
     assert "0 entries of 0 writers: 1 findings." in said.out
-    assert "no entry yet" not in flatline("audit", "show").out
+    assert "no entries yet" not in flatline("audit", "show").out
 
 
 def test_a_log_that_nobody_answers_for_is_told_with_code_3(
@@ -426,8 +426,8 @@ def test_a_log_that_nobody_answers_for_is_told_with_code_3(
     monkeypatch.setattr("engine.cli.words.PATIENCE_S", 2.0)
     said = flatline("pause", "show", *NOBODY)
     assert said.code == 3
-    assert "127.0.0.1:1 is away" in said.err
-    assert "gave no answer within" in said.err
+    assert "127.0.0.1:1 is unavailable" in said.err
+    assert "did not answer within" in said.err
 
 
 def test_a_state_folder_that_cannot_be_written_ends_with_code_5(

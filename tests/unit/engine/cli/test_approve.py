@@ -57,4 +57,4 @@ def test_an_approval_is_signed_and_lets_the_steps_of_its_incident_run_for_its_ti
 def test_what_can_be_no_incident_is_not_approved(flatline: Flatline, incident: str) -> None:
     said = flatline("approve", incident, "--reason", "x")
     assert said.code == 2
-    assert "is no incident" in said.err
+    assert "is not an incident" in said.err

@@ -30,8 +30,8 @@ def test_report_is_a_table_json_or_csv_of_the_same(flatline: Flatline, prefix: s
     table = flatline("capacity", "report", prefix)
     assert "node h0" in table.out
     assert "idle" in table.out
-    assert "a dataset does not tell what its nodes have" in " ".join(table.out.split())
-    assert "0.2 days are less than a week" in " ".join(table.out.split())
+    assert "a dataset does not contain the capacity of its nodes" in " ".join(table.out.split())
+    assert "0.2 days of data are less than a week" in " ".join(table.out.split())
     found = json.loads(flatline("capacity", "report", prefix, "--format", "json").out)
     idle = next(vm for vm in found["vms"] if vm["name"] == "b")
     assert (idle["finding"], idle["proposed_vcpus"]) == ("idle", 1)
@@ -48,16 +48,16 @@ def test_lost_node_is_answered(flatline: Flatline, prefix: str) -> None:
     answer = json.loads(said.out)
     assert (answer["asked"], answer["placed"]) == (2, 0)
     assert answer["unplaced"] == ["a", "b"]
-    assert "0 of 2 VMs find a place" in flatline("capacity", "whatif", prefix, "--lost", "h0").out
+    assert "0 of 2 VMs can be placed" in flatline("capacity", "whatif", prefix, "--lost", "h0").out
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "Ask one thing"),
-        (("--lost", "h0", "--drained", "c"), "Ask one thing"),
-        (("--vms", "3"), "--vms needs --flavor"),
-        (("--lost", "h0", "--in", "cell:x"), "--in says where"),
+        ((), "Use exactly one of"),
+        (("--lost", "h0", "--drained", "c"), "Use exactly one of"),
+        (("--vms", "3"), "--vms and --flavor must be used together"),
+        (("--lost", "h0", "--in", "cell:x"), "--in names the place"),
         (("--lost", "h9"), "nodes: h0"),
     ],
 )

@@ -76,7 +76,7 @@ def test_whatif_is_answered_from_the_history(flatline: Flatline, kept: Path) -> 
     answer = json.loads(said.out)
     assert answer["placements"] == {"n1": 1}
     come = flatline("capacity", "whatif", "--vms", "3", "--flavor", "m1", "--in", "zone:zone")
-    assert "3 of 3 VMs find a place" in come.out
+    assert "3 of 3 VMs can be placed" in come.out
 
 
 def test_a_history_without_hours_is_told_with_what_to_do(flatline: Flatline, state: Path) -> None:

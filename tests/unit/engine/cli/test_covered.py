@@ -25,7 +25,7 @@ def test_bits_are_named_and_say_what_to_switch_on() -> None:
     assert "panic device" in told
     assert "balloon" not in told
     assert "guest agent" not in told
-    assert "yet to be learned" in advice(bits(("balloon",), WITNESSES), 0)
+    assert "has enough samples" in advice(bits(("balloon",), WITNESSES), 0)
 
 
 def test_the_newest_minute_says_who_is_alerted_only() -> None:
@@ -41,7 +41,7 @@ def vm(number: int, *witnesses: str, actionable: bool = True) -> Covered:
 def test_the_doctor_counts_vms_that_are_open_to_actions_and_names_some() -> None:
     well, sentence = summary([vm(0, "activity", "probe"), vm(1, "activity", actionable=False)])
     assert well
-    assert "Each of 1 VMs" in sentence
+    assert "Each of the 1 actionable VMs" in sentence
     ill, sentence = summary([vm(number, "activity") for number in range(5)])
     assert not ill
     assert "5 of 5" in sentence

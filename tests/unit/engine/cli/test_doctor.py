@@ -47,22 +47,22 @@ def _no_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_new_installation_on_one_machine_is_well() -> None:
     found = checks()
     assert {part: check.finding for part, check in found.items()} == {
-        "state folder": "well",
-        "clock": "well",
-        "policy": "well",
-        "keys": "well",
-        "frame keys": "well",
-        "engine's libraries": "well",
-        "probe": "well",
-        "log": "well",
-        "log's clock": "well",
-        "pauses": "well",
-        "witnesses": "well",
-        "sources": "well",
-        "rejected": "well",
-        "libvirt": "note",
+        "state folder": "OK",
+        "clock": "OK",
+        "policy": "OK",
+        "keys": "OK",
+        "frame keys": "OK",
+        "engine's libraries": "OK",
+        "probe": "OK",
+        "log": "OK",
+        "log's clock": "OK",
+        "pauses": "OK",
+        "witnesses": "OK",
+        "sources": "OK",
+        "rejected": "OK",
+        "libvirt": "WARN",
     }
-    assert "touches nothing" in found["policy"].sentence
+    assert "allows no action" in found["policy"].sentence
     assert "pip install 'flatline[libvirt]'" in found["libvirt"].sentence
 
 
@@ -72,20 +72,24 @@ def test_a_state_folder_that_cannot_be_written_is_ill_and_the_rest_is_still_exam
 ) -> None:
     state.write_text("")
     found = checks()
-    assert found["state folder"].finding == "ill"
+    assert found["state folder"].finding == "FAIL"
     assert str(state) in found["state folder"].sentence
     assert "state.folder" in found["state folder"].sentence
-    assert found["policy"].finding == "well"
+    assert found["policy"].finding == "OK"
 
 
 @pytest.mark.usefixtures("flatline")
 def test_a_missing_right_to_probe_is_noted_with_what_it_is_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("connectors.probe.prober.may_probe", lambda: "CAP_NET_RAW is missing")
+    monkeypatch.setattr(
+        "connectors.probe.prober.may_probe", lambda: "the capability CAP_NET_RAW is missing"
+    )
     check = checks()["probe"]
-    assert check.finding == "note"
-    assert check.sentence.startswith("Guests are not asked for a sign of life: CAP_NET_RAW is")
+    assert check.finding == "WARN"
+    assert check.sentence.startswith(
+        "Guests are not probed for signs of life: the capability CAP_NET_RAW is"
+    )
     assert "flatline-agent.service" in check.sentence
 
 
@@ -95,14 +99,14 @@ def test_a_clock_behind_what_was_written_is_told(state: Path) -> None:
     (state / "ledger").write_text("")
     os.utime(state / "ledger", (FAR_AHEAD_S, FAR_AHEAD_S))
     check = checks()["clock"]
-    assert check.finding == "ill"
-    assert "it went back" in check.sentence
+    assert check.finding == "FAIL"
+    assert "it was set back" in check.sentence
 
 
 @pytest.mark.usefixtures("flatline")
 def test_an_absent_broker_and_missing_keys_are_told_with_the_cure(state: Path) -> None:
     found = checks(log__kind="kafka", log__kafka__bootstrap="127.0.0.1:1")
-    assert "127.0.0.1:1 is away" in found["log"].sentence
+    assert "127.0.0.1:1 is unavailable" in found["log"].sentence
     assert "pauses" not in found
     named = f"{state}/trusted, named planner-NAME.pub and agent-NODE.pub and engine-NAME.pub"
     assert named in found["keys"].sentence
@@ -113,11 +117,11 @@ def test_an_absent_broker_and_missing_keys_are_told_with_the_cure(state: Path) -
 def test_frames_that_anybody_may_write_and_keys_that_end_soon_are_told(state: Path) -> None:
     kafka = {"log__kind": "kafka", "log__kafka__bootstrap": "127.0.0.1:1"}
     accepting = checks(**kafka, keys__frames="accept")["frame keys"]
-    assert accepting.finding == "note"
-    assert "anybody who may write the topic may speak for any node" in accepting.sentence
+    assert accepting.finding == "WARN"
+    assert "anyone who may write the topic can send frames for any node" in accepting.sentence
     now_ms = SystemClock().now_ms()
     key = make_site_key(state / "keys", now_ms=now_ms)
-    assert checks(**kafka)["frame keys"].finding == "well"
+    assert checks(**kafka)["frame keys"].finding == "OK"
     secret = read_site_keys(state / "keys")[key].secret
     write_site_key(state / "keys", key, SiteKey(secret, until_ms=now_ms + 86_400_000))
     assert "flatline keys rotate" in checks(**kafka)["frame keys"].sentence
@@ -133,11 +137,11 @@ def test_a_key_that_is_trusted_under_another_node_s_name_is_told(state: Path) ->
         public = (state / "keys" / f"{signer}.pub").read_bytes()
         (state / "trusted" / f"{signer}-{name}.pub").write_bytes(public)
     check = checks(**kafka)["keys"]
-    assert check.finding == "ill"
+    assert check.finding == "FAIL"
     assert "trusted for n2" in check.sentence
     assert "agent-n1.pub" in check.sentence
     (state / "trusted" / "agent-n2.pub").rename(state / "trusted" / "agent-n1.pub")
-    assert checks(**kafka)["keys"].finding == "well"
+    assert checks(**kafka)["keys"].finding == "OK"
 
 
 @pytest.mark.usefixtures("flatline")
@@ -151,7 +155,7 @@ def test_the_doctor_makes_no_key(state: Path, kind: str) -> None:
 def test_a_policy_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text("version = 2\n")
     check = checks(policy__file=str(tmp_path / "policy.toml"))["policy"]
-    assert check.finding == "ill"
+    assert check.finding == "FAIL"
     assert "policy.toml" in check.sentence
 
 
@@ -163,10 +167,12 @@ def test_what_no_machine_may_touch_is_told_with_who_said_so_and_how_it_ends(
     flatline("pause", "on", "site", "--reason", "audit")
     flatline("approve", "a" * 32, "--reason", "an approval stops nothing")
     check = checks()["pauses"]
-    assert check.finding == "note"
+    assert check.finding == "WARN"
     site, cell, vm = check.sentence.split("; ")
     me = getpass.getuser()
-    assert site == f"No machine acts on site until `flatline pause off site` (pause by {me}: audit)"
+    assert (
+        site == f"Actions are paused on site until `flatline pause off site` (pause by {me}: audit)"
+    )
     assert re.fullmatch(rf"cell:c1 until 20\S+\+00:00 \(pause by {me}: storage work\)", cell)
     assert f"(maintenance by {me}: owner_maintenance)." in vm
     flatline("pause", "off", "site")
@@ -178,8 +184,8 @@ def test_of_many_stops_the_widest_are_told_and_the_others_counted(flatline: Flat
         flatline("pause", "on", f"tenant:t{number}", "--reason", "r")
     flatline("pause", "on", "zone:z1", "--reason", "r")
     told = checks()["pauses"].sentence
-    assert told.startswith("No machine acts on zone:z1 until")
-    assert told.endswith("; and 2 more: `flatline pause show` has all.")
+    assert told.startswith("Actions are paused on zone:z1 until")
+    assert told.endswith("; and 2 more: `flatline pause show` lists all.")
 
 
 def appended(topic: str, value: bytes) -> None:
@@ -202,10 +208,10 @@ def test_clocks_that_step_rival_sources_and_skipped_records_are_told_until_they_
     told = alert(kind=kind, scope="host", subject="n7", sentence="Node n7 is two nodes.")
     appended(ALERTS.name, encode_alert(told)[0])
     check = checks()["sources"]
-    assert (check.finding, check.sentence) == ("note", f"{kind}: Node n7 is two nodes.")
+    assert (check.finding, check.sentence) == ("WARN", f"{kind}: Node n7 is two nodes.")
     ended = msgspec.structs.replace(told, state="resolved", transition=told.transition + 1)
     appended(ALERTS.name, encode_alert(ended)[0])
-    assert checks()["sources"].finding == "well"
+    assert checks()["sources"].finding == "OK"
 
 
 @pytest.mark.usefixtures("flatline")
@@ -218,7 +224,7 @@ def test_records_that_were_set_aside_are_counted_by_reason_with_the_last_one() -
         appended(REJECTED.name, value)
     appended(REJECTED.name, b"no record of ours")
     check = checks()["rejected"]
-    assert check.finding == "note"
+    assert check.finding == "WARN"
     assert "2 poison (last: frames/2 at 9: why)" in check.sentence
     assert "1 replayed (last: frames/2 at 4: why)" in check.sentence
     assert "deploy/RUNBOOK.md" in check.sentence

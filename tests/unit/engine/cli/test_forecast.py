@@ -105,7 +105,7 @@ def test_score_of_less_than_a_week_says_so_and_shows_no_table(flatline: Flatline
     out = tmp_path / "forecasts.csv"
     said = flatline("forecast", dataset(tmp_path), "--out", str(out), "--score")
     assert said.code == 0
-    assert "Nothing to judge yet" in said.out
+    assert "There is nothing to score yet" in said.out
     assert "persistence" not in said.out
 
 
@@ -122,7 +122,10 @@ def test_file_of_the_dataset_itself_is_not_written_over(flatline: Flatline, tmp_
 
 @pytest.mark.parametrize(
     ("prefix", "told"),
-    [("nowhere", "names no dataset"), ("apart", "apart; forecasts need them every 300 s")],
+    [
+        ("nowhere", "is not a dataset"),
+        ("apart", "apart. Forecasts require an interval of at most 300 s"),
+    ],
 )
 def test_what_cannot_be_forecast_is_told(flatline: Flatline, tmp_path, prefix, told) -> None:
     if prefix == "apart":

@@ -135,13 +135,13 @@ def test_an_operator_s_key_is_made_to_be_copied_and_ends_when_it_is_revoked(
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("create", "node", "n1"), "has no site key, from which others are derived"),
-        (("create", "nonsense"), "is no kind of key"),
-        (("create", "operator"), "Whose key of kind operator"),
-        (("create", "operator", "../x"), "Whose key of kind operator"),
-        (("rotate",), "has no site key to be rotated"),
+        (("create", "node", "n1"), "has no site key, from which other keys are derived"),
+        (("create", "nonsense"), "is not a kind of key"),
+        (("create", "operator"), "A key of kind operator requires a name"),
+        (("create", "operator", "../x"), "A key of kind operator requires a name"),
+        (("rotate",), "has no site key to rotate"),
         (("revoke", "nobody"), "There is no trusted key of nobody"),
-        (("export", "node", "n1", "f"), "is not there"),
+        (("export", "node", "n1", "f"), "does not exist"),
         (("export", "planner", "p", "f"), "cannot be exported"),
         (("create", "engine", "e", "--out", "f"), "that of engine stays in"),
         (("create", "site", "--out", "f"), "that of site stays in"),
@@ -181,7 +181,7 @@ def test_a_revoked_operator_gets_another_key_and_a_copy_of_the_old_one_stays_dea
     assert re.search(r"operator +\S* *ann .* revoked", flatline("keys", "show").out)
     said = flatline("keys", "create", "operator", "ann")
     assert said.code == 0
-    assert f"The former key {old} has ended" in said.out
+    assert f"The former key {old} has expired" in said.out
     new = own_id(state)
     assert new != old
     assert flatline("keys", "create", "operator", "ann").code == 0
@@ -205,7 +205,7 @@ def test_a_key_has_one_name(flatline: Flatline, state: Path) -> None:
     said = flatline("keys", "create", "operator", "zed")
     told = " ".join(said.err.split())
     assert said.code == 2
-    assert f"This machine's operator key {own_id(state)} is ann's" in told
+    assert f"The operator key {own_id(state)} of this machine belongs to ann" in told
     assert "--set keys.folder=FOLDER" in told
     assert not (state / "keys" / "operator-zed.pub").exists()
 
@@ -218,7 +218,7 @@ def test_a_signer_is_revoked_by_its_id_where_its_file_is_not_trusted_yet(
     name = key_id(own_key(elsewhere, "operator").public_key())
     said = flatline("keys", "revoke", name)
     assert said.code == 0
-    assert "nothing is believed that it signs from here on" in " ".join(said.out.split())
+    assert "records signed by it are rejected" in " ".join(said.out.split())
     (state / "trusted").mkdir(mode=0o755)
     file = state / "trusted" / "operator-ann.pub"
     file.write_bytes((elsewhere / file.name).read_bytes())
@@ -268,6 +268,6 @@ def test_a_rotation_names_what_is_made_again_and_warns_where_nothing_overlaps(
     assert f"under {site}" in flatline("keys", "show").out
     told = " ".join(flatline("keys", "rotate").out.split())
     assert "flatline keys create owner NAME" in told
-    assert "make again: node n1, owner portal" in told
+    assert "again: node n1, owner portal" in told
     told = " ".join(flatline("keys", "rotate", "--overlap-days", "0").out.split())
     assert "are rejected from now on" in told

@@ -40,7 +40,7 @@ def test_a_pause_that_somebody_else_ends_without_a_key_still_holds(
     append(state, CONTROL, (over.key(), encode_control(over)))
     shown = " ".join(flatline("pause", "show").out.split())
     assert "cell:c1" in shown
-    assert "To end what holds on cell:c1: flatline pause off cell:c1" in shown
+    assert "To end the restrictions on cell:c1: flatline pause off cell:c1" in shown
     assert flatline("pause", "off", "cell:c1").code == 0
     assert "Nothing is paused" in flatline("pause", "show").out
 
@@ -119,7 +119,7 @@ def test_a_word_under_a_revoked_key_is_refused_before_it_is_written(
     told = " ".join(said.err.split())
     assert (said.code, said.out) == (1, "")
     assert "Nothing was written" in told
-    assert "(ann) ended at" in told
+    assert "(ann) of this machine expired at" in told
     assert "flatline keys create operator NAME" in told
     assert asyncio.run(words_in(state)) == before
     assert "node:n8" in flatline("pause", "show").out
@@ -131,7 +131,9 @@ def test_a_word_under_a_key_that_no_reader_trusts_is_refused_before_it_is_writte
     monkeypatch.setenv("FLATLINE_LOG__KIND", "kafka")
     assert flatline("keys", "create", "operator", "ann").code == 0
     here = process(load_settings()[0])
-    with pytest.raises(WordRefused, match=r"is not among the trusted .* copy operator-NAME\.pub"):
+    with pytest.raises(
+        WordRefused, match=r"of this machine is not trusted .* copy operator-NAME\.pub"
+    ):
         asyncio.run(_say(here, None, pause(active=False), signing=True))  # type: ignore[arg-type]
 
 

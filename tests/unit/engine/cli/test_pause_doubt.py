@@ -31,9 +31,9 @@ def test_a_pause_of_what_the_engine_does_not_know_stands_and_is_doubted(
     append_scores(state)
     said = flatline("pause", "on", scope, "--reason", "storage work")
     assert said.code == 0
-    assert said.out.startswith(f"Nothing is done to {scope} until")
+    assert said.out.startswith(f"Actions on {scope} are paused until")
     assert (
-        f"no engine told of {scope} in the last five minutes{told}. The pause stands"
+        f"no engine has reported {scope} in the last five minutes{told}. The pause is in force"
         in " ".join(said.err.split())
     )
     assert scope.partition(":")[2] in flatline("pause", "show").out
@@ -64,8 +64,8 @@ def test_an_owner_s_word_on_a_vm_that_the_engine_does_not_know_stands_and_is_dou
     said = flatline("event", "reboot", VM[:-1] + "0", "--cell", "c1")
     assert said.code == 0
     assert (
-        f"no engine told of VM {VM[:-1]}0 in the last five minutes (the nearest: {VM}). The word"
-        in " ".join(said.err.split())
+        f"no engine has reported VM {VM[:-1]}0 in the last five minutes (the nearest: {VM}). The "
+        "word" in " ".join(said.err.split())
     )
 
 
@@ -77,7 +77,7 @@ def test_an_owner_s_word_in_a_cell_where_the_vm_does_not_run_is_told_the_cell(
     said = flatline("event", "reboot", VM.upper(), "--cell", "c2")
     assert said.code == 0
     told = " ".join(said.err.split())
-    assert told.startswith(f"But the engine tells of VM {VM} in cell c1 (--cell), and not in c2.")
+    assert told.startswith(f"Warning: the engine reports VM {VM} in cell c1 (--cell), not in c2.")
     assert flatline("event", "reboot", VM.upper(), "--cell", "c1").err == ""
 
 
@@ -91,8 +91,8 @@ def test_an_approval_of_an_incident_that_no_engine_told_of_stands_and_is_doubted
     said = flatline("approve", slip, "--reason", "it is dead")
     assert said.code == 0
     told = " ".join(said.err.split())
-    assert f"no engine told of incident {slip} in the last five minutes" in told
-    assert f"(the nearest: {fires.id}). The approval stands" in told
+    assert f"no engine has reported incident {slip} in the last five minutes" in told
+    assert f"(the nearest: {fires.id}). The approval is in force" in told
     assert flatline("approve", fires.id, "--reason", "it is dead").err == ""
 
 
@@ -105,7 +105,7 @@ def test_what_no_engine_told_of_is_doubted_where_it_is_to_be_forgotten(
     said = flatline("forget", "node", name, "--cell", "c1")
     assert said.code == 0
     assert said.out.startswith(f"The engine of cell c1 is asked to forget node {name}")
-    assert (f"no engine told of node:{name}" in " ".join(said.err.split())) == doubted
+    assert (f"no engine has reported node:{name}" in " ".join(said.err.split())) == doubted
 
 
 def append_scores(state: Path) -> None:

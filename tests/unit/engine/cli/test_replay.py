@@ -126,7 +126,7 @@ def test_an_evaluation_gives_figures_and_a_page_for_each_mistake(
     assert scores["false_orders"]["upper"] > 0
     assert scores["alerts"]["mem_leak"]["found"] == 0
     [miss] = (out / "pages").glob("miss-mem_leak-v3-*.html")
-    assert "The engine said nothing." in miss.read_text()
+    assert "The engine reported nothing." in miss.read_text()
     [false] = (out / "pages").glob("false-alert-vm_silence-v2-*.html")
     assert "v2 on h1" in false.read_text()
     evaluation = msgspec.json.decode((out / "evaluation.json").read_bytes(), type=Evaluation)
@@ -169,7 +169,7 @@ def test_an_evaluation_removes_its_own_earlier_pages_and_no_others(
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (("replay", "nowhere/pack", "--out", "o"), 2, "names no dataset"),
+        (("replay", "nowhere/pack", "--out", "o"), 2, "is not a dataset"),
         (("evaluate", "nowhere", "--events", "e.csv"), 2, "holds no replay"),
     ],
 )
@@ -188,13 +188,13 @@ def test_a_dataset_that_changed_since_is_told(
     (out / "summary.json").write_text(json.dumps({**summary, "digest": "0" * 64}))
     said = flatline("evaluate", str(out), "--events", f"{prefix}_events.csv")
     assert said.code == 2
-    assert "Replay it again" in said.err
+    assert "Run `flatline replay` again" in said.err
 
 
 @pytest.mark.parametrize(
     ("written", "read", "told"),
     [
-        (r"^v[13],", "x9,", "VM x9 of its panic_spin was never seen there"),
+        (r"^v[13],", "x9,", "VM x9 of its panic_spin does not occur in the replay"),
         (r",1700", ",1710", "of v1 on 2024-03-09 lies outside 2023-11-14 to 2023-11-15"),
     ],
     ids=["VMs", "time"],
@@ -210,7 +210,7 @@ def test_the_truth_of_another_dataset_is_refused(
     said = flatline("evaluate", str(out), "--events", str(events), "--no-pages")
     assert said.code == 2
     refused = " ".join(said.err.split())
-    assert "2 of its 2 events cannot have been seen there" in refused
+    assert "2 of its 2 events are not covered by that replay" in refused
     assert told in refused
     assert f"replay is of {prefix}: name the events of that dataset." in refused
     assert not (out / "evaluation.json").exists()
@@ -225,12 +225,12 @@ def test_events_that_a_replay_cannot_have_seen_are_told_beside_the_figures(
     events.write_text(Path(f"{prefix}_events.csv").read_text().replace("v3", "x9"))
     said = flatline("evaluate", str(out), "--events", str(events))
     assert said.code == 0
-    told = "1 events cannot have been seen in this replay and count as missed where they are faults"
+    told = "1 events are not covered by this replay and count as missed if they are faults"
     assert told in " ".join(said.err.split())
     evaluation = json.loads((out / "evaluation.json").read_text())
-    assert evaluation["strangers"] == ["VM x9 of its mem_leak was never seen there"]
+    assert evaluation["strangers"] == ["VM x9 of its mem_leak does not occur in the replay"]
     [miss] = (out / "pages").glob("miss-mem_leak-x9-*.html")
-    assert "The engine said nothing." in miss.read_text()
+    assert "The engine reported nothing." in miss.read_text()
 
 
 def test_a_replay_that_fails_leaves_no_summary_of_an_earlier_one(

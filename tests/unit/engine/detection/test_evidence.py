@@ -49,7 +49,9 @@ def test_a_panic_is_found_on_a_node_that_gives_a_guest_a_seventh_of_a_core() -> 
     bench.run(60.0)
     alert = bench.of(guests[0])[-1]
     assert (alert.kind, alert.suggested_action) == ("panic_spin", "reboot")
-    assert "wanted exactly one core" in {item.signal: item for item in alert.evidence}["cpu"].text
+    assert (
+        "Requested one vCPU at 100 %" in {item.signal: item for item in alert.evidence}["cpu"].text
+    )
 
 
 def test_a_job_that_gets_its_core_at_last_has_not_stepped() -> None:

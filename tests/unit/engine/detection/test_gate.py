@@ -145,8 +145,8 @@ def test_a_stall_lists_its_vms_and_says_how_many_of_how_many() -> None:
     assert set(alert.vms) == {guest.text for guest in members}
     assert alert.suggested_action == "host_alert"
     assert alert.sentence == (
-        "Storage pool pool-1 has 12 of 12 active VMs whose disks fell silent together: one "
-        "incident of the pool, no VM of cell cell is judged by it."
+        "Storage pool pool-1: 12 of 12 active VMs lost disk I/O together. This is one incident of "
+        "the pool, and it inhibits verdicts on the VMs of cell cell."
     )
 
 

@@ -115,7 +115,7 @@ def test_a_node_that_an_owner_forgets_ends_with_its_alert_and_its_vms() -> None:
     assert _last(bench, gone.name)[0] == "firing"
     _forget(bench, "node", gone.name)
     bench.run(6.0)
-    assert _last(bench, gone.name) == ("resolved", "an owner said that it is gone")
+    assert _last(bench, gone.name) == ("resolved", "an owner reported that it was removed")
     one = bench.partition.cells["cell"]
     assert set(one.nodes) == set(one.lanes) == {"node-0"}
     assert {vm.node for vm in one.vms.values()} == {"node-0"}

@@ -464,13 +464,13 @@ def test_a_hole_in_the_log_makes_nobody_silent() -> None:
     assert not bench.alerts
 
 
-def test_an_alert_reads_as_one_plain_sentence() -> None:
+def test_an_alert_reads_as_plain_sentences() -> None:
     bench, guest = a_panic()
     sentence = next(a for a in bench.of(guest) if a.suggested_action == "reboot").sentence
     assert sentence == (
-        "vm-0 on node-0 has used exactly one core and neither read, written nor sent anything "
-        "for 30 s; by its past that happens once in 120 times; its balloon driver has not "
-        "reported for 30 s: a kernel panic that spins."
+        "vm-0 on node-0 has kept one vCPU at 100 % for 30 s with no disk I/O and no network "
+        "output. A silence this long has a probability of 1 in 120 for this VM. The balloon driver "
+        "has not reported for 30 s. Probable cause: a kernel panic with a spinning vCPU."
     )
 
 

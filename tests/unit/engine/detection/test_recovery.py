@@ -91,7 +91,7 @@ def test_a_guest_that_moves_without_a_boot_was_not_helped_by_a_reset() -> None:
     last = bench.of(guest)[-1]
     assert last.resolution is not None
     assert not last.resolution.verified
-    assert last.resolution.reason == "it moves again by itself"
+    assert last.resolution.reason == "it is active again by itself"
 
 
 def test_a_dry_run_is_not_taken_for_what_helped() -> None:
@@ -162,7 +162,7 @@ def test_a_guest_that_moves_again_by_itself_resolves_its_alert() -> None:
     last = bench.of(guest)[-1]
     assert last.state == "resolved"
     assert last.resolution is not None
-    assert last.resolution.reason == "it moves again by itself"
+    assert last.resolution.reason == "it is active again by itself"
 
 
 def test_a_migrated_vm_is_verified_where_it_gets_its_cpu() -> None:
@@ -196,7 +196,7 @@ def test_a_vm_that_is_stopped_ends_its_alert() -> None:
     last = bench.of(guest)[-1]
     assert last.state == "resolved"
     assert last.resolution is not None
-    assert last.resolution.reason == "it was stopped"
+    assert last.resolution.reason == "it was shut down"
 
 
 def test_a_crash_that_heals_itself_is_told_as_one_fault() -> None:

@@ -252,7 +252,7 @@ def degrades(bench: Bench, guest: Plain, *, hours: int) -> None:
 
 @pytest.mark.parametrize(
     ("hours", "then", "reason"),
-    [(1, 20_000.0, "as usual again"), (26, 7_000.0, "its habit now")],
+    [(1, 20_000.0, "are normal again"), (26, 7_000.0, "now normal")],
     ids=["a disk that works again", "a level that stays"],
 )
 def test_a_slowing_disk_is_told_once_and_ends(hours: int, then: float, reason: str) -> None:
@@ -310,9 +310,9 @@ def test_what_showed_over_hours_ends_while_the_vm_is_paused_for_days(
     last = bench.of(guest)[-1]
     assert (last.id, last.kind, last.state) == (fired.id, kind, "resolved")
     hours, reason = {
-        "mem_leak": (3, "is not known"),
-        "cpu_runaway": (3, "it has let go of the cores"),
-        "degrading_storage": (26, "is not known"),
+        "mem_leak": (3, "is unknown"),
+        "cpu_runaway": (3, "it has released the extra cores"),
+        "degrading_storage": (26, "is unknown"),
     }[kind]
     assert (last.decided_ms - fired.opened_ms) / 3.6e6 < hours
     assert last.resolution is not None

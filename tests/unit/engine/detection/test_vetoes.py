@@ -129,7 +129,7 @@ def test_a_word_that_comes_late_suppresses_the_alert_and_names_itself() -> None:
     assert last.state == "suppressed"
     assert last.vetoes == ("owner_reboot",)
     assert last.suggested_action == "none"
-    assert "explained by owner_reboot" in last.sentence
+    assert "explains it: owner_reboot" in last.sentence
 
 
 def test_a_suppressed_fault_fires_again_under_its_id_when_the_veto_ends() -> None:

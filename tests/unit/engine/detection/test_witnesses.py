@@ -133,7 +133,7 @@ def test_the_same_guest_with_one_vcpu_is_looked_at_and_its_alert_says_what_would
     last = bench.of(guest)[-1]
     assert (last.suggested_action, last.witnesses) == ("inspect", ("activity",))
     assert "no second witness" in last.sentence
-    for way in ("<stats period='10'/>", "<panic model='isa'/>", "the agent's probe"):
+    for way in ("<stats period='10'/>", "<panic model='isa'/>", "the probe of the agent"):
         assert way in last.sentence
     assert orders(bench.of(guest)) == []
 
@@ -141,9 +141,15 @@ def test_the_same_guest_with_one_vcpu_is_looked_at_and_its_alert_says_what_would
 @pytest.mark.parametrize(
     ("nats", "says"),
     [
-        (2.0, "the second witness is too weak to count so far"),
-        (0.0, "no second witness says that it is dead, so somebody has to look at it. Switch on"),
-        (None, "no second witness says that it is dead, so somebody has to look at it. Switch on"),
+        (2.0, "the second witness is still too weak"),
+        (
+            0.0,
+            "A person must inspect the VM. To add a second witness, enable",
+        ),
+        (
+            None,
+            "A person must inspect the VM. To add a second witness, enable",
+        ),
     ],
 )
 def test_an_alert_says_whether_its_second_witness_lacks_or_has_yet_to_last(

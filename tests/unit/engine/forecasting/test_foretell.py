@@ -174,7 +174,7 @@ def test_damaged_state_is_refused(harm: str) -> None:
 def test_state_of_a_later_release_is_refused_with_what_to_do() -> None:
     _, chunks, manifest = take_state(Foretelling())
     later = msgspec.msgpack.encode({**msgspec.msgpack.decode(manifest), "v": 99})
-    with pytest.raises(SnapshotTooNew, match="start the release that wrote it"):
+    with pytest.raises(SnapshotTooNew, match="Start the release that wrote it"):
         restore_state(dict(enumerate(chunks)), later)
 
 

@@ -173,7 +173,7 @@ def test_a_topic_that_lost_what_was_read_is_not_acted_on(topic: str, shown: Boun
         site.log.shows[topic] = shown
         mark = await only_mark(site)
         assert mark.outcome == "not_attempted"
-        assert mark.sentence.startswith(f"The topic {topic} was cut back or made anew")
+        assert mark.sentence.startswith(f"The topic {topic} was truncated or created again")
         assert not site.resets()
 
     dead_vm(scene)
@@ -248,7 +248,7 @@ def test_an_agent_is_ready_only_while_its_hypervisor_answers() -> None:
         assert health.ready().ok
         world.unreachable[node] = True
         await asyncio.sleep(2.0)
-        expected = "hypervisor waits: node c0-n0 does not answer. Trying again."
+        expected = "hypervisor is waiting: node c0-n0 does not answer. Retrying."
         assert health.ready().sentences == (expected,)
         assert health.live().ok
         world.unreachable[node] = False
@@ -266,7 +266,9 @@ def test_an_order_that_names_another_cell_is_refused() -> None:
         await asyncio.sleep(1.0)
         await site.stop(planner)
         mark = await only_mark(site)
-        assert mark.sentence == ("The order names site site and cell c7, this node is elsewhere.")
+        assert mark.sentence == (
+            "The order names site site and cell c7, but this node belongs to another site or cell."
+        )
         assert not site.resets()
 
     dead_vm(scene)
@@ -313,7 +315,7 @@ def test_an_action_that_the_hypervisor_refuses_was_not_done_and_is_not_repeated(
         await ordered(site)
         mark = await only_mark(site)
         assert mark.outcome == "refused"
-        assert mark.sentence.startswith("The hypervisor refused, nothing was done")
+        assert mark.sentence.startswith("The hypervisor refused the call, so nothing was done")
         assert len(site.fleet.world.truth.action_calls) == 1
 
     dead_vm(scene)
@@ -354,7 +356,7 @@ def test_an_order_that_reached_the_log_long_after_its_expiry_is_expired() -> Non
         await asyncio.sleep(10.0)
         first, late = await site.marks()
         assert (first.outcome, late.outcome) == ("returned", "expired")
-        assert late.sentence.startswith("The log took the order")
+        assert late.sentence.startswith("The order reached the log")
 
     dead_vm(scene)
 
@@ -367,7 +369,7 @@ def test_the_same_step_ordered_for_another_node_is_journalled_there_and_nothing_
         await site.order(msgspec.structs.replace(order, node="c0-n1"))
         mark = await only_mark(site)
         assert (mark.node, mark.outcome) == ("c0-n0", "returned")
-        assert await site.said("The order for step 0 of this incident was given before.")
+        assert await site.said("An order for step 0 of this incident is already in the log.")
 
     dead_vm(scene)
 

@@ -40,7 +40,7 @@ def test_of_two_agents_of_one_node_the_first_claim_acts_and_the_other_tells_noth
         assert (mark.agent, mark.outcome) == (first.agent, "returned")
         assert first.agent != second.agent
         (told,) = [e for e in await site.journal() if e.detail.get("rule") == "claimed"]
-        assert f"claimed first by agent {first.agent}" in told.sentence
+        assert f"Agent {first.agent} claimed step 0 first" in told.sentence
         assert told.detail[PAGE] == "yes"
 
     dead_vm(scene)
@@ -76,7 +76,7 @@ def test_an_agent_whose_look_ends_after_the_other_acted_stands_back_from_its_cla
         (mark,) = await site.marks()
         assert mark.outcome == "returned"
         (told,) = [e for e in await site.journal() if e.detail.get("rule") == "claimed"]
-        assert f"claimed first by agent {mark.agent}" in told.sentence
+        assert f"Agent {mark.agent} claimed step 0 first" in told.sentence
 
     dead_vm(scene)
 
@@ -170,7 +170,7 @@ def test_a_claim_that_does_not_stand_in_the_log_is_no_call() -> None:
         await ordered(site)
         mark = await only_mark(site)
         assert mark.outcome == "not_attempted"
-        assert mark.sentence.startswith("The claim of the step reached the log too late to count")
+        assert mark.sentence.startswith("The claim of the step reached the log too late")
         assert not site.resets()
 
     dead_vm(scene)
@@ -248,7 +248,7 @@ def test_a_log_that_was_restored_makes_the_agent_watch_and_forgets_no_pause() ->
             await order_again(site, "b" * 32)
             mark = await only_mark(site)
             assert (mark.outcome, mark.dry_run, site.resets()) == ("returned", True, 0)
-            (told,) = [e for e in await site.journal() if "ends before what" in e.sentence]
+            (told,) = [e for e in await site.journal() if "ends before the position" in e.sentence]
             assert told.detail[PAGE] == "yes"
             await site.stop(agent)
             await site.log.__aexit__(None, None, None)
@@ -277,7 +277,7 @@ def test_a_log_that_goes_on_otherwise_after_its_restore_is_watched(topic: str) -
                     await site.log.append(ORDERS.name, key=b"c0", value=b"%d" % number)
             site.start_agent()
             await asyncio.sleep(5.0)
-            assert await site.said("holds other records where the agent has read before")
+            assert await site.said("holds other records than those that the agent has read")
             for task in tuple(site.running):
                 await site.stop(task)
             await site.log.__aexit__(None, None, None)
@@ -303,7 +303,7 @@ def test_a_log_that_is_exchanged_under_a_running_agent_is_not_acted_on() -> None
         site.log.read_to_end = read  # type: ignore[method-assign]
         mark = await only_mark(site)
         assert mark.outcome == "not_attempted"
-        assert "was cut back or made anew" in mark.sentence
+        assert "was truncated or created again" in mark.sentence
         assert not site.resets()
 
     dead_vm(scene)
@@ -330,7 +330,7 @@ def test_an_agent_with_an_older_ledger_than_the_log_watches_and_repeats_nothing(
             await site.stop(agent)
             site.start_agent(wrap=lambda _store: Backup(backup))
             await asyncio.sleep(5.0)
-            assert await site.said("holds claims of this node that the ledger does not know")
+            assert await site.said("holds claims of this node that are not in the ledger")
             before = site.resets()
             await site.order(order)
             await asyncio.sleep(4_000.0)
@@ -354,13 +354,13 @@ def test_limits_are_counted_from_the_ledger_where_the_log_has_forgotten_them() -
             await asyncio.sleep(660.0)
             await site.stop(agent)
             await restore(site, orders=0, control=0)
-            site.log.swapped = "made anew"
+            site.log.swapped = "created again"
             site.start_agent()
             await asyncio.sleep(5.0)
             await order_again(site, "b" * 32)
             mark = await only_mark(site)
             assert mark.outcome == "not_attempted"
-            assert mark.sentence.startswith("This VM was acted on 6")
+            assert mark.sentence.startswith("The last order for this VM was 6")
             assert site.resets() == 1
             for task in tuple(site.running):
                 await site.stop(task)
@@ -375,6 +375,6 @@ def test_a_claim_of_another_key_than_an_agent_s_is_none() -> None:
         (order,) = await site.orders()
         await site.order(claim_of(order))
         await site.until_reset()
-        assert await site.said("may not sign a claim")
+        assert await site.said("is not allowed to sign a claim")
 
     dead_vm(scene)

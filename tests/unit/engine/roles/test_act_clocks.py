@@ -47,7 +47,7 @@ def test_a_pause_that_was_read_five_seconds_ago_is_no_longer_the_one_that_holds(
     outcome, sentence = stalled("sent", five_seconds_pass)
     # No call was made, so the step may be ordered again later.
     assert outcome == "expired"
-    assert "the newest words, 5.5 s old" in sentence
+    assert "the newest control records (5.5 s old)" in sentence
 
 
 def test_an_order_expires_though_the_clock_was_set_back_while_it_waited() -> None:
@@ -77,7 +77,7 @@ def test_an_agent_whose_clock_was_ahead_when_it_started_does_not_forget_the_day(
         mark = await only_mark(site)
         assert not site.resets()
         assert mark.outcome == "not_attempted"
-        assert mark.sentence.startswith("This node's clock was ahead when its agent started")
+        assert mark.sentence.startswith("The clock of this node was ahead when its agent started")
 
     async def played() -> None:
         async with acting_site(panic()) as site:

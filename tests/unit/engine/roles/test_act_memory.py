@@ -89,7 +89,7 @@ def test_an_agent_that_restarts_counts_the_orders_of_a_whole_day() -> None:
             ago_s = (given.issued_ms - site.clock.now_ms()) / 1000
             await site.order(past(given, ago_s=ago_s, node="c0-n0"))
             mark = await only_mark(site)
-            assert mark.sentence == "This VM had 3 orders in 24 h; 3 at most."
+            assert mark.sentence == "This VM had 3 orders in 24 h; at most 3 are allowed."
             assert not site.resets()
 
     virtual_time.run(played())

@@ -34,7 +34,7 @@ def test_a_node_whose_clock_is_behind_the_log_s_revives_no_expired_order() -> No
             site.start_agent()
             mark = await only_mark(site)
             assert mark.outcome == "not_attempted"
-            assert mark.sentence.startswith("This node's clock is 600 s behind the log's")
+            assert mark.sentence.startswith("The clock of this node is 600 s behind the log")
             assert not site.resets()
 
     virtual_time.run(played())
@@ -77,7 +77,7 @@ class NotingActuator(SimulatedActuator):
 
 
 @pytest.mark.parametrize(
-    ("look_gap_s", "left_s"), [(6.0, 3.9), (4.0, 5.0)], ids=["of the look", "of the barrier"]
+    ("look_gap_s", "left_s"), [(6.0, 3.9), (4.0, 5.0)], ids=["of the check", "of the barrier"]
 )
 def test_a_call_is_permitted_for_what_is_left_and_for_the_run_that_was_judged(
     look_gap_s: float, left_s: float
@@ -133,8 +133,8 @@ def test_a_word_of_control_that_cannot_be_read_holds_as_a_pause_until_its_key_is
         mark = await only_mark(site)
         assert mark.outcome == "not_attempted"
         assert mark.sentence.startswith(
-            "Site is paused by a control record that is unreadable and holds as a pause:"
-            " key 'pause/cell/c7/'"
+            "Site is paused by an unreadable control record that counts as a pause: key "
+            "'pause/cell/c7/'"
         )
         assert not site.resets()
         await site.control(kind="pause", scope="cell", subject="c7")
@@ -153,7 +153,7 @@ def test_a_forged_approval_approves_nothing_and_pauses_nothing() -> None:
         await ordered(site)
         mark = await only_mark(site)
         assert mark.outcome == "returned"
-        assert await site.said("needs an operator's key")
+        assert await site.said("requires an operator key")
 
     dead_vm(scene)
 
@@ -180,7 +180,7 @@ def test_a_guest_that_its_owner_reset_right_before_the_call_is_left_alone() -> N
             await ordered(site)
             mark = await only_mark(site)
             assert mark.outcome == "refused"
-            assert "the VM was reset or rebooted during the look" in mark.sentence
+            assert "the VM was reset or rebooted during the preflight check" in mark.sentence
             assert not site.resets()
 
     virtual_time.run(played())
@@ -196,7 +196,7 @@ def test_an_order_that_names_another_tenant_than_the_live_definition_is_refused(
         await site.stop(planner)
         mark = await only_mark(site)
         assert mark.outcome == "refused"
-        assert "the order was given for tenant 'forged'" in mark.sentence
+        assert "the order names tenant 'forged'" in mark.sentence
         assert not site.resets()
 
     dead_vm(scene)

@@ -106,7 +106,7 @@ def killed_between(
 def test_a_vm_that_its_reset_left_paused_is_resumed_and_nothing_is_reset_again() -> None:
     resumed, outcome, sentence, paged = killed_between(LEFT)
     assert (resumed, outcome, paged) == (1, "returned", False)
-    assert sentence.startswith("The agent was away between the reset of")
+    assert sentence.startswith("The agent stopped between the reset of")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_a_vm_that_its_reset_left_paused_is_resumed_and_nothing_is_reset_again()
 def test_any_other_state_proves_nothing_and_a_person_is_paged(shown: dict[str, Any]) -> None:
     resumed, outcome, sentence, paged = killed_between(shown)
     assert (resumed, outcome, paged) == (0, "unknown", True)
-    assert f"the VM is {shown['state']} now, which does not tell" in sentence
+    assert f"state {shown['state']} of the VM does not show the result" in sentence
 
 
 def test_another_run_of_the_vm_is_not_resumed() -> None:
@@ -143,7 +143,7 @@ def test_a_rehearsal_that_was_cut_off_leads_to_no_resume() -> None:
 def test_after_the_steps_deadline_no_call_follows() -> None:
     resumed, outcome, sentence, paged = killed_between(LEFT, away_s=3_600.0)
     assert (resumed, outcome, paged) == (0, "unknown", True)
-    assert "stands paused, to be resumed by a person. The log does not hold the order" in sentence
+    assert "stays paused. A person must resume it. The order is not open in the log" in sentence
 
 
 def test_a_site_that_was_paused_meanwhile_is_left_as_it_is() -> None:
@@ -151,7 +151,7 @@ def test_a_site_that_was_paused_meanwhile_is_left_as_it_is() -> None:
         LEFT, word=lambda site: site.control(kind="pause", scope="site", subject="")
     )
     assert (resumed, outcome, paged) == (0, "unknown", True)
-    assert sentence.endswith("to be resumed by a person. Site is paused by ann: work.")
+    assert sentence.endswith("A person must resume it. Site is paused by ann: work.")
 
 
 def test_a_resume_that_is_refused_does_not_say_that_there_was_no_reset() -> None:

@@ -142,7 +142,7 @@ def test_a_state_that_nobody_trusted_signed_is_passed_over_for_the_one_before(
         assert found(scene) == (end_of(half), {"bad_signature": 1})
     told = [line["event"] for line in logs if line["log_level"] == "warning"]
     assert len(told) == 1
-    assert "1 snapshots are passed over, since nobody trusted signed them" in told[0]
+    assert "1 snapshots are skipped because no trusted key signed them" in told[0]
 
 
 def test_without_any_that_is_signed_the_engine_begins_with_the_frames() -> None:
@@ -262,7 +262,7 @@ def test_a_later_release_s_own_state_ends_the_engine_still() -> None:
         await write(log, states()[1])
         await write(log, of_tomorrow(states()[2]))
 
-    with pytest.raises(SnapshotTooNew, match=r"release 9\.0\.0.*start that release"):
+    with pytest.raises(SnapshotTooNew, match=r"release 9\.0\.0.*Start that release"):
         found(scene)
 
 

@@ -248,7 +248,7 @@ def test_sampling_goes_on_while_the_log_is_away_and_nothing_is_lost() -> None:
         await bench.go(120.5)
         assert await bench.frames() == []
         assert bench.health.ready().sentences == (
-            "log waits: The broker gives no answer. Trying again in 10 s.",
+            "log is waiting: The broker gives no answer. Retrying in 10 s.",
         )
         assert bench.connections < 20
         bench.log.error = None
@@ -315,7 +315,9 @@ def test_an_unreachable_hypervisor_is_told_in_every_frame_and_by_two_events() ->
         bench.fleet.world.unreachable[0] = True
         await bench.go(40)
         (waits,) = bench.health.ready().sentences
-        assert waits.startswith("hypervisor waits: node c0-n0 does not answer. Trying again in ")
+        assert waits.startswith(
+            "hypervisor is waiting: node c0-n0 does not answer. Trying again in "
+        )
         bench.fleet.world.unreachable[0] = False
         await bench.go(20)
         frames = await bench.frames()
@@ -404,7 +406,7 @@ def test_a_wall_clock_that_goes_back_is_told_once_and_durations_stay_right() -> 
         bench.node.wall_offset_s = -3600
         with capture_logs() as logs:
             await bench.go(6)
-        told = [entry for entry in logs if "wall clock went back" in entry["event"]]
+        told = [entry for entry in logs if "wall clock of the node went back" in entry["event"]]
         assert [entry["back_s"] for entry in told] == [3598.0]
         frames = await bench.frames()
         assert frames[2].header.event_time_ns < frames[1].header.event_time_ns

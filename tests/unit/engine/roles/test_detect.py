@@ -239,7 +239,7 @@ def test_an_engine_without_a_whole_snapshot_says_that_it_learns_anew() -> None:
             await asyncio.sleep(5.0)
         assert engine.detector.partitions[0].counters.received == len(panicked())
         said = [entry["event"] for entry in logs if entry["log_level"] == "warning"]
-        assert sum("chunks are as written" in sentence for sentence in said) == len(said) - 1
+        assert sum("chunks match the manifest" in sentence for sentence in said) == len(said) - 1
         assert said[-1].startswith(f"None of {len(said) - 1} snapshots can be used")
         await engine.kill()
 
@@ -257,7 +257,7 @@ def test_a_snapshot_of_a_later_release_ends_the_engine_with_what_to_do() -> None
 
     async def scene(log: EmbeddedLog, clock: LoopClock) -> None:
         engine = await copied(log, clock, of_tomorrow)
-        with pytest.raises(SnapshotTooNew, match=r"release 9\.0\.0.*start that release"):
+        with pytest.raises(SnapshotTooNew, match=r"release 9\.0\.0.*Start that release"):
             await engine.task
 
     played(scene)

@@ -22,7 +22,7 @@ def test_a_part_that_waits_is_alive_and_not_ready_and_says_why() -> None:
     health = Health(ManualClock())
     health.waiting("log", "The broker gives no answer.")
     assert health.live().ok
-    assert health.ready().sentences == ("log waits: The broker gives no answer.",)
+    assert health.ready().sentences == ("log is waiting: The broker gives no answer.",)
 
 
 def test_a_silent_part_is_stuck_after_its_time_and_not_before() -> None:
@@ -32,7 +32,7 @@ def test_a_silent_part_is_stuck_after_its_time_and_not_before() -> None:
     clock.advance(60)
     assert health.live().ok
     clock.advance(1)
-    assert health.live().sentences == ("sampling has said nothing for 61 s.",)
+    assert health.live().sentences == ("sampling has not reported for 61 s.",)
     assert not health.ready().ok
 
 
@@ -58,7 +58,7 @@ def test_a_part_that_is_expected_keeps_the_process_from_being_ready() -> None:
     health = Health(ManualClock())
     health.progress("sampling")
     health.expect("log")
-    assert health.ready().sentences == ("log waits: It has not begun yet.",)
+    assert health.ready().sentences == ("log is waiting: It has not started yet.",)
     health.progress("log")
     assert health.ready().ok
 
@@ -72,5 +72,5 @@ def test_a_wait_is_told_once_and_its_end_with_its_length() -> None:
             clock.advance(10)
         health.progress("log")
         health.progress("log")
-    assert [entry["event"] for entry in logs] == ["log waits: It is away.", "log goes on."]
+    assert [entry["event"] for entry in logs] == ["log is waiting: It is away.", "log continues."]
     assert logs[1]["waited_s"] == 30.0

@@ -180,7 +180,7 @@ def test_what_was_refused_stands_in_the_journal_with_the_reason_and_is_not_commi
         stage.journal.write("refusal", "Two is refused.", vm="v2", incident="i2", page=True)
         await asyncio.sleep(5)
         [entry] = [e for e in await journal_of(stage) if e.writer == "notify"]
-        assert entry.sentence == "The pager answered 400. People were not told: Two is refused."
+        assert entry.sentence == "The pager answered 400. No person was notified: Two is refused."
         assert (entry.vm, entry.incident) == ("v2", "i2")
         assert entry.detail == {"rule": "notify.page_refused"}
         assert stage.health.ready().ok

@@ -49,7 +49,7 @@ def test_a_role_is_opened_anew_with_growing_waits_while_its_log_is_away() -> Non
         task = asyncio.create_task(keep("plan", role.open, health=state))
         await asyncio.wait({task}, timeout=50)
         (waits,) = state.ready().sentences
-        assert waits == "start waits: It is away. Trying again in 30 s."
+        assert waits == "start is waiting: It is away. Retrying in 30 s."
         await asyncio.wait({task}, timeout=100)
         assert role.born_s == [0, 1, 3, 7, 15, 31, 61, 91]
         task.cancel()

@@ -84,7 +84,9 @@ def test_what_stands_behind_a_record_that_is_too_large_is_said(kept: bool) -> No
         assert [(r.topic, r.reason) for r in told] == (
             [(JOURNAL.name, "oversized")] if kept else []
         )
-        assert all(record.detail.startswith("The log never took this: ") for record in told)
+        assert all(
+            record.detail.startswith("The log rejects this record permanently: ") for record in told
+        )
         assert all(len(record.head) == 256 and record.length > 5000 for record in told)
 
     play(scene)

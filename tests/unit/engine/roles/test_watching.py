@@ -130,7 +130,9 @@ def test_a_guest_that_answers_during_the_look_is_not_reset() -> None:
         await ordered(site)
         mark = await only_mark(site)
         assert mark.outcome == "refused"
-        assert mark.sentence == "Refused: the VM is alive, it answered a probe during the look."
+        assert mark.sentence == (
+            "Refused: the VM is alive: it answered a probe during the preflight check."
+        )
         assert not site.resets()
 
     watched(scene)
@@ -142,7 +144,7 @@ def test_a_guest_whose_agent_answers_during_the_look_is_not_reset() -> None:
         await asyncio.sleep(40.0)
         await ordered(site)
         mark = await only_mark(site)
-        assert "it answered its guest agent" in mark.sentence
+        assert "it answered the guest agent" in mark.sentence
         assert not site.resets()
 
     watched(scene)
@@ -244,14 +246,14 @@ def test_a_balloon_without_a_period_is_given_one_once_and_only_where_that_is_ask
         await asyncio.sleep(60.0)
         assert around.balloons == [(around.vm, 10)]
         vm = str(UUID(bytes=around.vm))
-        assert await site.said(f"The balloon of {vm} had no period: it now reports")
+        assert await site.said(f"The balloon of {vm} had no statistics period. It now reports")
         around.refuses = True
         world = site.fleet.world
         lifecycle.stop(world, 0)
         lifecycle.start(world, 0, by="its owner")
         await asyncio.sleep(60.0)
         assert len(around.balloons) == 2
-        assert await site.said("could not be given one: not supported")
+        assert await site.said("setting one failed: not supported")
 
     async def left_alone(site: Site, around: Neighbourhood) -> None:
         around.shows["balloon_period_s"] = 0

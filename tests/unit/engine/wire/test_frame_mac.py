@@ -70,7 +70,7 @@ def test_a_frame_of_the_node_that_the_key_is_for_is_read() -> None:
 
 def test_a_frame_without_a_mac_is_refused_with_the_node_and_what_to_do() -> None:
     detail = refusal(lambda: opened(headers=()))
-    assert f"says that it is of collector {HEADER.node!r} in cell {HEADER.cell!r}" in detail
+    assert f"claims to be of collector {HEADER.node!r} in cell {HEADER.cell!r}" in detail
     assert "flatline keys create node NAME" in detail
     accepting = FrameKeys({SITE: SiteKey(SECRET)}, accepting_unsigned=True)
     assert opened(headers=(), keys=accepting) == FRAME
@@ -87,7 +87,7 @@ def test_a_frame_under_another_cells_key_is_refused_where_no_mac_is_asked_for_to
 
 
 def test_bytes_that_are_no_frame_are_of_nobody() -> None:
-    assert "it is of nobody" in refusal(lambda: opened(b"\xc1", headers=()))
+    assert "to be of nobody" in refusal(lambda: opened(b"\xc1", headers=()))
 
 
 def test_where_unsigned_frames_are_accepted_wrong_macs_are_not() -> None:
@@ -176,7 +176,7 @@ def test_two_site_keys_count_while_they_are_rotated_and_none_that_is_not_here() 
     both = FrameKeys({SITE: SiteKey(SECRET), newer: SiteKey(bytes(32))})
     assert opened(keys=both) == opened(headers=headers, keys=both) == FRAME
     detail = refusal(lambda: opened(headers=headers))
-    assert f"the site key {newer}, which is not here" in detail
+    assert f"the site key {newer}, which this machine does not have" in detail
 
 
 def test_keys_end_by_the_log_s_time() -> None:

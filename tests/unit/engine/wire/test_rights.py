@@ -45,7 +45,7 @@ def test_each_acl_is_one_command_and_describe_is_not_said_where_it_is_implied() 
     )
     assert lines[-1].endswith("--group flatline-reader- --resource-pattern-type prefixed")
     assert not any(acl.operation == "Describe" for acl in made)
-    with pytest.raises(ValueError, match="'nobody' is no role"):
+    with pytest.raises(ValueError, match="'nobody' is not a role"):
         list(acls({"x": ["nobody"]}))
 
 
@@ -87,27 +87,27 @@ def test_topics_that_only_other_roles_need_are_not_called_missing(
     monkeypatch.delenv("FLATLINE_CONFIG", raising=False)
     here, roles = process(load_settings()[0]), [role for role in ROLES if role in asked]
     check, readable = asyncio.run(doctor._log(here, roles, creating_topics=False))
-    assert check.finding == "well", check.sentence
+    assert check.finding == "OK", check.sentence
     assert check.sentence == f"{len(seen)} topics of planner, {len(seen)} partitions."
     assert readable == set(RIGHTS["planner"].reads)
     seen.discard(ORDERS.name)
     check, readable = asyncio.run(doctor._log(here, roles, creating_topics=False))
-    assert (check.finding, readable) == ("ill", frozenset())
+    assert (check.finding, readable) == ("FAIL", frozenset())
     assert check.sentence.startswith(f"topic {ORDERS.name} is missing. ")
 
 
 @pytest.mark.parametrize(
     ("found", "roles", "finding", "words"),
     [
-        (of("collector"), [], "well", "may do what collector needs, and no more"),
-        (of("collector", "agent"), ["collector"], "note", "may do more than collector needs"),
-        (of("collector"), ["agent"], "ill", f"lacks, as agent: Describe on {NAMES[2]}"),
-        (of(), [], "ill", "suffice for no role"),
+        (of("collector"), [], "OK", "has exactly the rights that collector needs"),
+        (of("collector", "agent"), ["collector"], "WARN", "has more rights than collector needs"),
+        (of("collector"), ["agent"], "FAIL", f"lacks rights for agent: Describe on {NAMES[2]}"),
+        (of(), [], "FAIL", "are not sufficient for any role"),
         (
             {name: frozenset({"Read", "Write", "Alter", "Delete", "Describe"}) for name in NAMES},
-            [], "note", "may do everything",
+            [], "WARN", "has all rights",
         ),
-        (None, [], "note", "does not tell"),
+        (None, [], "WARN", "does not report"),
     ],
 )  # fmt: skip
 def test_doctor_says_what_a_principal_lacks_and_has_too_much(
