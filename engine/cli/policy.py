@@ -5,7 +5,8 @@ from typing import Final, get_args
 
 import msgspec
 
-from engine.action.catalogue import NOUNS, Limits, Policy, Step
+from engine.action.catalogue import NOUNS, Limits, Policy
+from engine.faults import Step
 from engine.wire.control import Mode
 from engine.wire.order import Action
 

@@ -3,6 +3,7 @@
 from engine.detection.cell import Vm
 from engine.detection.evidence import Picture
 from engine.detection.hypotheses import Verdict
+from engine.faults import Kind
 from engine.wire.alert import counted_witnesses, may_be_reset
 
 _CPU = {
@@ -11,13 +12,6 @@ _CPU = {
     "all_cores": "has used all of its cores",
     "mixed": "has kept some cores busy",
     "unknown": "is running",
-}
-_MEANING = {
-    "panic_spin": "a kernel panic that spins",
-    "panic_halt": "a kernel panic that halts",
-    "hung_userland": "its processes hang while its kernel lives",
-    "hung_io": "its disks do not answer",
-    "boot_stuck": "it is stuck before it has booted",
 }
 
 
@@ -28,13 +22,13 @@ def name_of(vm: Vm, text: str) -> str:
 
 def of_verdict(name: str, node: str, verdict: Verdict, seen: Picture, *, way: str = "") -> str:
     """Return the sentence of a VM's verdict; `way` names how to add a witness."""
-    meaning = _MEANING[verdict.kind]
-    if verdict.kind == "boot_stuck":
+    meaning = verdict.kind.fault.meaning
+    if verdict.kind is Kind.BOOT_STUCK:
         return (
             f"{name} on {node} {_CPU[seen.shape]} for {seen.epoch_s:.0f} s and nothing of it has "
             f"moved since it was started: {meaning}."
         )
-    if verdict.kind in {"hung_userland", "hung_io"}:
+    if verdict.kind.fault.family == "hang":
         return (
             f"{name} on {node} has not touched its disks for {seen.disk_run_s:.0f} s, which by "
             f"its past happens {_odds(seen.disk_nats)}, and its CPU fell from "
