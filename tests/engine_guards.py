@@ -212,13 +212,12 @@ ENGINE_MUTANTS: Final = (
     ),
     Mutant(
         "a VM that runs twice is told to nobody", "engine/detection/ownership.py",
-        "            alerts += _twice(cell, vm, time_ms=time_ms, configuration=configuration)\n",
+        "            yield _twice(cell, vm, time_ms=time_ms)\n",
         "            pass\n", _OWNERS,
     ),
     Mutant(
         "a second collector is told to nobody", "engine/detection/ownership.py",
-        "            alerts += _several(cell, node,",
-        "            alerts += [] and _several(cell, node,", _OWNERS,
+        "            yield _several(cell, node)\n", "            pass\n", _OWNERS,
     ),
     Mutant(
         "a record that is skipped is told to nobody", "engine/detection/partition.py",

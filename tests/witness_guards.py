@@ -172,7 +172,7 @@ WITNESS_MUTANTS: Final = (
     Mutant(
         "a guest that comes back again and again is told each time",
         "engine/detection/incidents.py",
-        "        if _is_habit(known, finding, vm, time_ms, configuration):\n",
+        "        if _is_habit(known, finding, vm, now):\n",
         "        if False:\n", _SUITE,
     ),
     Mutant(
@@ -183,7 +183,7 @@ WITNESS_MUTANTS: Final = (
     Mutant(
         "a death that is to be ordered waits until its kind has settled",
         "engine/detection/incidents.py",
-        ' and finding.suggestion != "reboot"\n', "\n",
+        ' or finding.suggestion == "reboot":\n', ":\n",
         ("tests/unit/engine/detection/test_incidents.py",),
     ),
     Mutant(

@@ -15,9 +15,9 @@ from typing import Final, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
-from engine.action.actions import ACTIONS, DISRUPTIVE, StepAction
+from engine.action.actions import ACTIONS, DISRUPTIVE
 from engine.errors import SettingsError
-from engine.wire.alert import Witness
+from engine.faults import Kind, Step
 from engine.wire.control import Mode
 from engine.wire.order import MAX_LIFETIME_MS, Action
 
@@ -25,42 +25,12 @@ Purpose = Literal["production", "demo", "lab"]
 
 SHIPPED: Final = ("default", "demo", "lab")
 
-# The kinds of alerts on a VM; alerts on more than one VM lead to no step. The engine reports all
-# kinds but crash_loop and degrading_storage, which a separate monitor may report.
-KINDS: Final = (
-    "panic_spin", "panic_halt", "hung_userland", "hung_io", "boot_stuck", "crash_loop",
-    "degrading_storage", "node_contention", "noisy_neighbour", "mem_leak", "cpu_runaway",
-    "crash_reboot", "vm_silence",
-)  # fmt: skip
+# The kinds of alerts that a policy may answer; alerts on more than one VM lead to no step.
+KINDS: Final = tuple(kind.value for kind in Kind if kind.fault.escalation.steps)
 
 # The interval at which the engine publishes a firing alert again, plus two missed slots (windows).
 # A verification has failed if an alert still fires within this window before the deadline.
 VERDICT_WINDOW_MS: Final = 90_000
-
-
-class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One rung of a ladder: one step of the escalation policy.
-
-    Attributes
-    ----------
-    action
-        `notify` and `quarantine` are done by the planner, all others by the VM's agent.
-    grace_s
-        How long the fault must have lasted: a guest may recover by itself. If the planner has seen
-        a longer recovery of this VM, it waits for that time.
-    needs
-        Witnesses that the alert must have, in addition to those that `admit` requires.
-    deadline_s
-        By then the engine must have seen the effect; later counts as unknown.
-    stable_s
-        How long the VM must have been healthy before it counts as recovered.
-    """
-
-    action: StepAction
-    grace_s: int = 0
-    needs: tuple[Witness, ...] = ()
-    deadline_s: int = 300
-    stable_s: int = 60
 
 
 class Modes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

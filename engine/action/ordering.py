@@ -8,11 +8,12 @@ import msgspec
 
 from engine.action.actions import ACTIONS, DESTRUCTIVE, DISRUPTIVE, LOUD
 from engine.action.admit import admit
-from engine.action.catalogue import Limits, Policy, Step
+from engine.action.catalogue import Limits, Policy
 from engine.action.incident import Incident
 from engine.action.present_rules import effective_mode
 from engine.action.question import DAY_MS, Logged
 from engine.action.target import CellLoad, Choice, Mover, choose_target
+from engine.faults import Step
 from engine.wire.alert import Alert, may_be_reset
 from engine.wire.control import Control
 from engine.wire.order import Order

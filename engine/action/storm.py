@@ -12,6 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from engine.action.layered import Layered, layered
+from engine.faults import Kind
 from engine.wire.alert import Alert
 from engine.wire.control import Control
 
@@ -69,7 +70,7 @@ def troubled(trouble: Trouble | None, alert: Alert) -> Trouble:
     seen = layered(trouble.seen_ms if trouble else {})
     if alert.state in ("firing", "suppressed"):
         vms = (alert.subject,) if alert.scope == "vm" else alert.vms
-        counts = alert.scope != "host" or alert.kind == "host_silence"
+        counts = alert.scope != "host" or alert.kind == Kind.HOST_SILENCE
         for vm in vms if counts else ():
             seen = seen.with_entry(vm, max(seen.get(vm, 0), alert.decided_ms))
     newest_ms = max(alert.decided_ms, trouble.newest_ms if trouble else 0)

@@ -6,7 +6,8 @@ from typing import Final
 import msgspec
 
 from engine.action.actions import ACTIONS, AGENT_ACTIONS, DISRUPTIVE
-from engine.action.catalogue import Limits, Policy, Step
+from engine.action.catalogue import Limits, Policy
+from engine.faults import Step
 from engine.wire.control import Mode
 from engine.wire.order import Action
 

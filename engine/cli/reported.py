@@ -5,8 +5,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from engine.cli.doubts import latest
-from engine.detection.notices import NOTICE_KINDS
 from engine.errors import RecordRejected
+from engine.faults import of_family
 from engine.ports import Log
 from engine.wire.alert import Alert, decode_alert
 from engine.wire.rejected import Rejected, decode_rejected
@@ -17,6 +17,7 @@ _REJECTED_BACK_MS: Final = 3_600_000
 # A record of `rejected` has up to 64 KB, and a flood has many.
 _REJECTED_READ: Final = 200
 _TOLD: Final = 5
+NOTICES: Final = of_family("notice")
 
 # Returns a sentence about the records in the log, empty where there is nothing to report.
 Asking = Callable[[Process, Log], Coroutine[Any, Any, str]]
@@ -29,7 +30,7 @@ async def firing(here: Process, log: Log) -> str:
         known = found.get(alert.id)
         if known is None or alert.transition >= known.transition:
             found[alert.id] = alert
-    now = [one for one in found.values() if one.kind in NOTICE_KINDS and one.state == "firing"]
+    now = [one for one in found.values() if one.kind in NOTICES and one.state == "firing"]
     now.sort(key=lambda one: (one.kind, one.subject))
     more = f" And {len(now) - _TOLD} more." if len(now) > _TOLD else ""
     return " ".join(f"{one.kind}: {one.sentence}" for one in now[:_TOLD]) + more

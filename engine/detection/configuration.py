@@ -8,7 +8,7 @@ import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -292,6 +292,16 @@ class Configuration:
         """Return the score from which an action may be suggested for this CPU shape."""
         one_core = shape == "one_core"
         return -math.log(self.one_core_error_rate if one_core else self.order_error_rate)
+
+
+class Now(NamedTuple):
+    """When something is judged, and under which constants.
+
+    `time_ms` is the append time that is accepted now.
+    """
+
+    time_ms: int
+    configuration: Configuration
 
 
 _KERNELS = (

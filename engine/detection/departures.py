@@ -6,25 +6,24 @@ all its VMs run elsewhere or were stopped before. `flatline forget` ends them im
 subject that reports again is registered again.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from engine.detection.cell import Cell, Incident, Node
-from engine.detection.configuration import Configuration
-from engine.detection.incidents import key_of, resolve, text_of
-from engine.detection.notices import notice_key
-from engine.wire.alert import Alert, Resolution
+from engine.detection.configuration import Configuration, Now
+from engine.detection.outcomes import Ended, key_of, notice_key, text_of
+from engine.faults import Kind
+from engine.wire.alert import Resolution
 
 # Subjects that an owner may forget, by the scope of their alerts.
 FORGETTABLE: Final = {"node": "host", "vm": "vm", "pool": "pool", "network": "network"}
 
 
-def end_departed(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Forget the subjects that an owner named or that are long absent; return the ended alerts."""
-    alerts: list[Alert] = []
+def end_departed(cell: Cell, now: Now) -> Iterator[Ended]:
+    """Forget the subjects that an owner named or that are long absent, and end their alerts."""
+    configuration = now.configuration
     for scope, name in cell.forgets:
-        alerts += _forget(
-            cell, scope, name, ("an owner reported that it was removed"), time_ms=time_ms
-        )
+        yield from _forget(cell, scope, name, "an owner reported that it was removed")
     cell.forgets.clear()
     for node in [node for node in cell.nodes.values() if node.key == node.name and node.silent]:
         away_s = (cell.passed_ms - node.seen_ms) / 1000
@@ -32,18 +31,15 @@ def end_departed(cell: Cell, *, time_ms: int, configuration: Configuration) -> l
             cell, node, configuration
         ):
             why = f"no report for {away_s / 3600:.0f} h, so it counts as removed"
-            alerts += _forget(cell, "host", node.name, why, time_ms=time_ms)
-    return alerts
+            yield from _forget(cell, "host", node.name, why)
 
 
-def end_of_vms(cell: Cell, uuids: list[bytes], why: str, *, time_ms: int) -> list[Alert]:
+def end_of_vms(cell: Cell, uuids: list[bytes], why: str) -> Iterator[Ended]:
     """Forget VMs and end their alerts."""
-    alerts: list[Alert] = []
     for uuid in uuids:
-        for key in (key_of("vm", text_of(uuid)), notice_key("duplicate_vm", text_of(uuid))):
-            alerts += _ended(cell, cell.incidents.get(key), why, time_ms=time_ms)
+        for key in (key_of("vm", text_of(uuid)), notice_key(Kind.DUPLICATE_VM, text_of(uuid))):
+            yield from _ended(cell.incidents.get(key), why)
     cell.forget_vms(uuids)
-    return alerts
 
 
 def _patience_s(cell: Cell, node: Node, configuration: Configuration) -> float:
@@ -53,28 +49,25 @@ def _patience_s(cell: Cell, node: Node, configuration: Configuration) -> float:
     return configuration.forget_s if missing else configuration.forget_empty_s
 
 
-def _forget(cell: Cell, scope: str, name: str, why: str, *, time_ms: int) -> list[Alert]:
+def _forget(cell: Cell, scope: str, name: str, why: str) -> Iterator[Ended]:
     if scope == "vm":
         known = [uuid for uuid in cell.vms if text_of(uuid) == name]
-        return end_of_vms(cell, known, why, time_ms=time_ms)
-    alerts: list[Alert] = []
+        yield from end_of_vms(cell, known, why)
+        return
     if scope == "host":
         keys = [key for key, node in cell.nodes.items() if node.name == name]
         here = sorted(uuid for uuid, vm in cell.vms.items() if vm.node in keys)
-        alerts += end_of_vms(cell, here, why, time_ms=time_ms)
+        yield from end_of_vms(cell, here, why)
         for key in keys:
             cell.drop_node(key)
-        for kind in ("duplicate_collector", "clock_step"):
-            incident = cell.incidents.get(notice_key(kind, name))
-            alerts += _ended(cell, incident, why, time_ms=time_ms)
+        for kind in (Kind.DUPLICATE_COLLECTOR, Kind.CLOCK_STEP):
+            yield from _ended(cell.incidents.get(notice_key(kind, name)), why)
     key = key_of(scope, name)
     cell.latches.pop(key, None)
-    return [*alerts, *_ended(cell, cell.incidents.get(key), why, time_ms=time_ms)]
+    yield from _ended(cell.incidents.get(key), why)
 
 
-def _ended(cell: Cell, incident: Incident | None, why: str, *, time_ms: int) -> list[Alert]:
-    if incident is None or incident.alert.state == "resolved":
-        return []
-    name = incident.alert.name or incident.alert.subject
-    sentence = f"{name}: {why}."
-    return resolve(cell, incident, Resolution(reason=why), time_ms=time_ms, sentence=sentence)
+def _ended(incident: Incident | None, why: str) -> Iterator[Ended]:
+    if incident is not None and incident.alert.state != "resolved":
+        name = incident.alert.name or incident.alert.subject
+        yield Ended(incident, Resolution(reason=why), f"{name}: {why}.")

@@ -7,38 +7,30 @@ their silence is not learned as usual.
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.detection import sentences
-from engine.detection.cell import Cell, Incident, Latch, Node
-from engine.detection.configuration import Configuration
-from engine.detection.incidents import (
-    SLOW_KINDS,
-    Finding,
-    key_of,
-    report,
-    resolve,
-    text_of,
-)
+from engine.detection.cell import Cell, Latch, Node
+from engine.detection.configuration import Configuration, Now
 from engine.detection.lanes import Lanes
 from engine.detection.movement import SIGNALS, meant_to_run, moving, reporting, subjects
+from engine.detection.outcomes import Ended, Finding, Outcome, key_of, text_of
 from engine.detection.rates import MEANT_TO_RUN, SHARE_TAU_S
-from engine.wire.alert import Alert, EvidenceItem, Resolution, Scope
+from engine.faults import Kind, of_family
+from engine.wire.alert import EvidenceItem, Resolution, Scope
 from models.kernels import glance
 
-_KINDS = {
-    "pool": "pool_stall",
-    "network": "network_stall",
-    "host": "host_stall",
-    "cell": "fleet_silence",
+# The kind of the stall of each scope.
+_KINDS: Final[Mapping[str, Kind]] = {
+    scope: kind for kind in Kind if kind.fault.family == "stall" for scope in kind.fault.scopes
 }
 _FELL = {"disk": glance.FELL_DISK, "tx": glance.FELL_TX, "life": glance.FELL_LIFE}
 # These kinds report no silence: a VM with one can still fall silent by a common cause.
-_NO_SILENCE = SLOW_KINDS | {"node_contention"}
+_NO_SILENCE = of_family("slow", "contention")
 # Maximum number of VMs in an alert; the sentence has the count.
 _LISTED = 64
 # Specific before general, where several things explain the same VMs equally.
@@ -66,17 +58,18 @@ class Candidate(NamedTuple):
     outside: float
 
 
-def judge_gate(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Latch new common causes and release those whose members move; return the alerts."""
-    alerts = _release(cell, time_ms=time_ms, configuration=configuration)
+def judge_gate(cell: Cell, now: Now) -> Iterator[Outcome]:
+    """Latch new common causes and release those whose members move."""
+    yield from _release(cell, now)
     explained = {vm for latch in cell.latches.values() for vm in latch.members}
-    found = list(_candidates(cell, explained, configuration))
+    found = list(_candidates(cell, explained, now.configuration))
     while found:
         best = max(found, key=_explains)
-        alerts += _latch(cell, best, time_ms=time_ms, configuration=configuration)
-        explained |= set(cell.latches[key_of(best.scope, best.subject)].members)
-        found = list(_candidates(cell, explained, configuration))
-    return alerts
+        yield _finding(cell, best, now.configuration)
+        # The finding has opened its incident.
+        latch = _latch(cell, best, now)
+        explained |= set(latch.members)
+        found = list(_candidates(cell, explained, now.configuration))
 
 
 def explains(cell: Cell, vm: bytes, *, onset_ms: int, configuration: Configuration) -> Latch | None:
@@ -247,9 +240,8 @@ def _moving_vms(
     }
 
 
-def _latch(
-    cell: Cell, cause: Candidate, *, time_ms: int, configuration: Configuration
-) -> list[Alert]:
+def _finding(cell: Cell, cause: Candidate, configuration: Configuration) -> Finding:
+    kind = _KINDS[cause.scope]
     first = cause.silent[0]
     text = sentences.of_common_cause(
         scope=cause.scope,
@@ -259,13 +251,13 @@ def _latch(
         active=cause.active,
         cell=cell.name,
     )
-    finding = Finding(
+    return Finding(
         scope=cause.scope,
         subject=cause.subject,
-        kind=_KINDS[cause.scope],
+        kind=kind,
         firing=True,
-        severity="critical",
-        suggestion="fleet_alert" if cause.scope == "cell" else "host_alert",
+        severity=kind.fault.severity,
+        suggestion=kind.fault.suggestion,
         confidence=round(cause.share, 4),
         onset_ms=first.onset_ms,
         position=cell.nodes[first.node].position(first.sequence),
@@ -285,9 +277,12 @@ def _latch(
         vms=tuple(text_of(one.vm) for one in cause.silent[:_LISTED]),
         node=cause.subject if cause.scope == "host" else None,
     )
-    alerts = report(cell, finding, time_ms=time_ms, configuration=configuration)
+
+
+def _latch(cell: Cell, cause: Candidate, now: Now) -> Latch:
+    """Hold a common cause whose incident is open."""
     key = key_of(cause.scope, cause.subject)
-    cell.latches[key] = Latch(
+    latch = cell.latches[key] = Latch(
         scope=cause.scope,
         subject=cause.subject,
         signal=cause.signal,
@@ -295,19 +290,19 @@ def _latch(
         members=_sharing(cell, cause),
         fell=tuple(silence.vm for silence in cause.silent),
         incident=cell.incidents[key].alert.id,
-        since_ms=time_ms,
-        onset_ms=first.onset_ms,
+        since_ms=now.time_ms,
+        onset_ms=cause.silent[0].onset_ms,
     )
-    return alerts
+    return latch
 
 
 def _sharing(cell: Cell, cause: Candidate) -> tuple[bytes, ...]:
     return tuple(sorted(vm for vm in cell.vms if cause.subject in subjects(cell, cause.scope, vm)))
 
 
-def _release(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+def _release(cell: Cell, now: Now) -> Iterator[Outcome]:
     """Release causes whose members move; keep the inhibition for a grace, then drop it."""
-    alerts: list[Alert] = []
+    time_ms, configuration = now
     for key, latch in sorted(cell.latches.items()):
         if latch.released_ms:
             if time_ms - latch.released_ms >= configuration.gate_grace_s * 1000:
@@ -319,12 +314,10 @@ def _release(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[
             del cell.latches[key]
             incident = cell.incidents.get(key)
             if incident is not None and incident.alert.state == "firing":
-                alerts += resolve(
-                    cell,
+                yield Ended(
                     incident,
                     Resolution(reason="none of its VMs runs any more"),
-                    time_ms=time_ms,
-                    sentence=f"None of the VMs of {latch.scope} {latch.subject} that fell silent "
+                    f"None of the VMs of {latch.scope} {latch.subject} that fell silent "
                     "runs any more.",
                 )
             continue
@@ -332,8 +325,12 @@ def _release(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[
             latch.released_ms = time_ms
             incident = cell.incidents.get(key)
             if incident is not None and incident.alert.state == "firing":
-                alerts += _resolved(cell, incident, latch, time_ms=time_ms)
-    return alerts
+                lasted_s = (time_ms - latch.since_ms) / 1000
+                yield Ended(
+                    incident,
+                    Resolution(reason=_KINDS[latch.scope].fault.recovered),
+                    f"The VMs of {latch.scope} {latch.subject} move again after {lasted_s:.0f} s.",
+                )
 
 
 def _may_move(cell: Cell, vm: bytes) -> bool:
@@ -361,16 +358,3 @@ def _still_silent(cell: Cell, latch: Latch) -> tuple[int, int]:
             out = lanes.disk if latch.signal == "disk" else lanes.life
             still += bool(out[0, lane] > 0)
     return still, seen
-
-
-def _resolved(cell: Cell, incident: Incident, latch: Latch, *, time_ms: int) -> list[Alert]:
-    lasted_s = (time_ms - latch.since_ms) / 1000
-    return resolve(
-        cell,
-        incident,
-        Resolution(reason="its VMs are active again"),
-        time_ms=time_ms,
-        sentence=(
-            f"The VMs of {latch.scope} {latch.subject} are active again after {lasted_s:.0f} s."
-        ),
-    )

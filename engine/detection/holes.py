@@ -5,11 +5,14 @@ so the silence cannot be reported while it goes on. It is found later in the sam
 although no frame is missing. The alert has the same id as with frames in order.
 """
 
+from collections.abc import Iterator
+
 from engine.detection import sentences
-from engine.detection.cell import Cell, Hole, Node
-from engine.detection.configuration import Configuration
-from engine.detection.incidents import Finding, key_of, report, resolve, text_of
-from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition
+from engine.detection.cell import Cell, Hole, Incident, Node
+from engine.detection.configuration import Configuration, Now
+from engine.detection.outcomes import Ended, Finding, Outcome, key_of, text_of
+from engine.faults import Kind
+from engine.wire.alert import EvidenceItem, Resolution, SamplePosition
 
 # Maximum number of VMs in an alert of a node.
 _LISTED = 64
@@ -23,10 +26,10 @@ def silence_of(
     return Finding(
         scope="host",
         subject=node.name,
-        kind="host_silence",
+        kind=Kind.HOST_SILENCE,
         firing=True,
-        severity="critical",
-        suggestion="host_alert",
+        severity=Kind.HOST_SILENCE.fault.severity,
+        suggestion=Kind.HOST_SILENCE.fault.suggestion,
         confidence=0.99,
         onset_ms=onset_ms,
         position=position,
@@ -37,44 +40,37 @@ def silence_of(
     )
 
 
-def watch_holes(
-    cell: Cell, nodes: list[Node], *, time_ms: int, configuration: Configuration
-) -> list[Alert]:
-    """Report ended silences of single nodes; simultaneous ones have another cause."""
-    holes = [(node, node.hole) for node in nodes if _was_silent(node, configuration)]
+def watch_holes(cell: Cell, nodes: list[Node], now: Now) -> Iterator[Outcome]:
+    """Yield ended silences of single nodes; simultaneous ones have another cause."""
+    holes = [(node, node.hole) for node in nodes if _was_silent(node, now.configuration)]
     for node in nodes:
         node.hole = None
     if not cell.overtaken.late_ms or len(holes) >= max(2, len(nodes) / 2):
-        return []
-    alerts: list[Alert] = []
+        return
     for node, hole in sorted(holes, key=lambda one: one[0].name):
         if hole is not None:
-            alerts += _told(cell, node, hole, time_ms=time_ms, configuration=configuration)
-    return alerts
+            yield from _told(cell, node, hole)
 
 
-def _told(
-    cell: Cell, node: Node, hole: Hole, *, time_ms: int, configuration: Configuration
-) -> list[Alert]:
+def _told(cell: Cell, node: Node, hole: Hole) -> Iterator[Outcome]:
     """Open and end the incident of a node's gap, unless it was reported in time."""
     key = key_of("host", node.name)
     known = cell.incidents.get(key)
     if known is not None and known.alert.state == "firing":
-        return []
+        return
     if known is not None and known.alert.position == hole.position:
-        return []
-    finding = silence_of(
+        return
+    yield silence_of(
         cell, node, position=hole.position, onset_ms=hole.event_ms, silent_s=hole.lasted_s
     )
-    opened = report(cell, finding, time_ms=time_ms, configuration=configuration)
-    ended = resolve(
-        cell,
-        cell.incidents[key],
-        Resolution(reason="it reports again"),
-        time_ms=time_ms,
-        sentence=f"Node {node.name} reports again.",
-    )
-    return [*opened, *ended]
+    # The finding has opened it.
+    yield returned(node, cell.incidents[key])
+
+
+def returned(node: Node, incident: Incident) -> Ended:
+    """Return the end of the silence of a node."""
+    reason = Kind.HOST_SILENCE.fault.recovered
+    return Ended(incident, Resolution(reason=reason), f"Node {node.name} reports again.")
 
 
 def _was_silent(node: Node, configuration: Configuration) -> bool:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from engine.detection.configuration import Configuration
 from engine.detection.evidence import Picture, cpu_item, fell, silence_item, stepped
 from engine.detection.witnesses import signs_of_life
+from engine.faults import Kind
 from engine.wire.alert import (
     CpuShape,
     EvidenceItem,
@@ -26,7 +27,7 @@ from models.kernels import standstill
 class Verdict(NamedTuple):
     """Result of one slot for one VM; `firing` False is a suspicion."""
 
-    kind: str
+    kind: Kind
     firing: bool
     score: float
     severity: Severity
@@ -97,7 +98,9 @@ def _told(
     if waits:
         refusals.append("self_reboot_wait")
     return Verdict(
-        kind="panic_spin" if seen.shape in {"one_core", "all_cores", "mixed"} else "panic_halt",
+        kind=Kind.PANIC_SPIN
+        if seen.shape in {"one_core", "all_cores", "mixed"}
+        else Kind.PANIC_HALT,
         firing=True,
         score=configuration.told_nats + (silence.nats or 0.0),
         severity="critical",
@@ -158,7 +161,7 @@ def _dead(
     evidence = (*shown, *rest)
     refusals = [*cautious, *_refusals(seen, score, step, frozen, balloon, silence, configuration)]
     return Verdict(
-        kind="panic_halt" if seen.shape == "idle" else "panic_spin",
+        kind=Kind.PANIC_HALT if seen.shape == "idle" else Kind.PANIC_SPIN,
         firing=firing,
         score=score,
         severity="critical" if frozen else "error",
@@ -285,9 +288,9 @@ def _hung(
     )
 
 
-def _hang(*, waits: bool) -> str:
+def _hang(*, waits: bool) -> Kind:
     """Return the kind of a hang; only the node's tasks that wait for I/O distinguish the kinds."""
-    return "hung_io" if waits else "hung_userland"
+    return Kind.HUNG_IO if waits else Kind.HUNG_USERLAND
 
 
 def stepped_down(seen: Picture, configuration: Configuration) -> bool:
@@ -311,7 +314,7 @@ def _boot_stuck(seen: Picture, configuration: Configuration) -> Verdict | None:
         text=f"No disk or network activity for {seen.epoch_s:.0f} s since the start of the VM",
     )
     return Verdict(
-        kind="boot_stuck",
+        kind=Kind.BOOT_STUCK,
         firing=True,
         score=configuration.alert_nats,
         severity="warning",

@@ -6,82 +6,53 @@ published again every minute with the same id and transition, for planners that 
 """
 
 import math
+from collections.abc import Iterable
+from typing import assert_never
 
 import msgspec
 
 from engine.detection.cell import Cell, Incident, Vm
-from engine.detection.configuration import Configuration, configuration_hash
+from engine.detection.configuration import Configuration, Now, configuration_hash
 from engine.detection.lanes import Lanes
-from engine.wire.alert import (
-    Alert,
-    Counted,
-    CpuShape,
-    EvidenceItem,
-    Resolution,
-    SamplePosition,
-    Scope,
-    Severity,
-    Suggestion,
-    alert_id,
-    counted_witnesses,
+from engine.detection.outcomes import (
+    Calmed,
+    Continued,
+    Ended,
+    Explained,
+    Finding,
+    Outcome,
+    uuid_of,
 )
+from engine.faults import kind_of, of_family
+from engine.wire.alert import Alert, Counted, Resolution, alert_id, counted_witnesses
 from models.kernels import baseline
 
-# Slow faults, which develop over hours (`engine.detection.slow`). An incident may change between
-# these kinds. Every other fault of the VM is a separate incident.
-SLOW_KINDS = frozenset(
-    {"mem_leak", "cpu_runaway", "noisy_neighbour", "crash_reboot", "degrading_storage"}
-)
+# Slow faults develop over hours (`engine.detection.slow`). An incident may change between these
+# kinds. Every other fault of the VM is a separate incident.
+SLOW_KINDS = of_family("slow")
 # Where activity is the only witness, a computing guest looks like a dead one.
-_DEATHS = frozenset({"panic_spin", "panic_halt"})
+_DEATHS = of_family("death")
 _ALONE = frozenset({"activity"})
-# Guests that use no CPU and do nothing. Timers that are served in some samples distinguish them.
-_ALIKE = frozenset({"hung_io", "hung_userland", "panic_halt"})
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """Detection result of a slot for one subject of any scope; the input of an incident."""
-
-    scope: Scope
-    subject: str
-    kind: str
-    firing: bool
-    severity: Severity
-    suggestion: Suggestion
-    confidence: float
-    onset_ms: int
-    position: SamplePosition
-    sentence: str
-    evidence: tuple[EvidenceItem, ...] = ()
-    vetoes: tuple[str, ...] = ()
-    vms: tuple[str, ...] = ()
-    node: str | None = None
-    instance: int | None = None
-    history_s: float | None = None
-    cpu_shape: CpuShape = "unknown"
-    incident: str | None = None
-    # Key in the cell if it is not the only incident of its subject.
-    key: str = ""
-
-    def place(self) -> str:
-        """Return the key of the incident in its cell."""
-        return self.key or key_of(self.scope, self.subject)
-
-    def alert_id(self) -> str:
-        """Return the id of the alert that this finding opens."""
-        subject = f"{self.kind}:{self.subject}" if self.key else self.subject
-        return alert_id(scope=self.scope, subject=subject, position=self.position)
-
-
-def text_of(uuid: bytes) -> str:
-    """Return a VM's UUID in the form of alerts; `uuid.UUID` takes ten times as long."""
-    digits = uuid.hex()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-
-def key_of(scope: str, subject: str) -> str:
-    """Return the key in a cell of the one open incident of a subject."""
-    return f"{scope}/{subject}"
+def settle(cell: Cell, outcomes: Iterable[Outcome], now: Now) -> list[Alert]:
+    """Apply each outcome before the next is asked for; return the alerts to publish, in order."""
+    alerts: list[Alert] = []
+    for outcome in outcomes:
+        match outcome:
+            case Finding():
+                alerts += _report(cell, outcome, now)
+            case Ended():
+                alerts.append(_resolve(cell, outcome, now))
+            case Explained():
+                alerts += _suppress(cell, outcome, now)
+            case Calmed():
+                alerts += _calm(outcome.incident, now)
+            case Continued():
+                alerts += _republish(outcome.incident, now)
+            case _:
+                assert_never(outcome)
+    return alerts
 
 
 def confidence(score: float, configuration: Configuration) -> float:
@@ -99,21 +70,23 @@ def news_ms(incident: Incident) -> int:
     return alert.opened_ms if is_slow else incident.published_ms
 
 
-def report(
-    cell: Cell,
-    finding: Finding,
-    *,
-    time_ms: int,
-    configuration: Configuration,
-    vm: Vm | None = None,
-) -> list[Alert]:
+def _report(cell: Cell, finding: Finding, now: Now) -> list[Alert]:
     """Open or continue the incident of a finding; return the alerts to publish."""
+    vm = cell.vms.get(uuid_of(finding.subject)) if finding.scope == "vm" else None
+    alerts = _opened_or_continued(cell, finding, vm, now)
+    if finding.key:
+        # For a notice this is the time of its last cause, not of recovery.
+        cell.incidents[finding.key].well_ms = now.time_ms
+    return alerts
+
+
+def _opened_or_continued(cell: Cell, finding: Finding, vm: Vm | None, now: Now) -> list[Alert]:
     key = finding.place()
     known = cell.incidents.get(key)
     if known is not None and known.alert.state == "resolved":
-        if _is_habit(known, finding, vm, time_ms, configuration):
+        if _is_habit(known, finding, vm, now):
             return []
-        if _returned(known, finding, time_ms, configuration):
+        if _returned(known, finding, now):
             known.flaps += 1
             known.mark = None
         else:
@@ -122,45 +95,38 @@ def report(
     if known is not None and _is_other(known, finding):
         if not finding.firing:
             # A suspicion ends nothing; if it is confirmed, its incident opens then.
-            return calmed(known, time_ms=time_ms, configuration=configuration)
+            return _calm(known, now)
         if finding.position == known.alert.position:
             # One sample showed both, so they share an id, but the time to act begins now.
             known.alert = msgspec.structs.replace(
-                known.alert, opened_ms=time_ms, onset_ms=finding.onset_ms
+                known.alert, opened_ms=now.time_ms, onset_ms=finding.onset_ms
             )
         else:
-            ended, known = _superseded(cell, known, finding, time_ms=time_ms), None
+            ended, known = [_superseded(cell, known, finding, now)], None
     if known is None:
-        alert = _opened(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)
-        cell.incidents[key] = Incident(alert=alert, published_ms=time_ms)
+        alert = _opened(cell, finding, vm, now)
+        cell.incidents[key] = Incident(alert=alert, published_ms=now.time_ms)
         cell.totals.alerts += 1
         return [*ended, alert]
-    return _continued(cell, known, finding, time_ms=time_ms, configuration=configuration, vm=vm)
+    return _continued(cell, known, finding, vm, now)
 
 
 def _continued(
-    cell: Cell,
-    known: Incident,
-    finding: Finding,
-    *,
-    time_ms: int,
-    configuration: Configuration,
-    vm: Vm | None,
+    cell: Cell, known: Incident, finding: Finding, vm: Vm | None, now: Now
 ) -> list[Alert]:
     """Continue an open incident; return the alerts to publish."""
     known.well_ms = 0
     state = "firing" if finding.firing or known.alert.state == "firing" else "pending"
     before = known.alert
-    finding = _settled(known, finding, time_ms, configuration)
-    kind, suggestion = finding.kind, finding.suggestion
+    finding = _settled(known, finding, now)
+    kind, suggestion = finding.kind.value, finding.suggestion
     if before.state == "firing" and not finding.firing:
         kind = before.kind
         # An earlier suggestion is not kept under a veto or for another run of the VM.
         if not finding.vetoes and finding.instance == before.instance:
             suggestion = before.suggested_action
     changed = (state, kind, suggestion) != (before.state, before.kind, before.suggested_action)
-    again = state == "firing" and time_ms - known.published_ms >= configuration.republish_s * 1000
-    if not (changed or again):
+    if not changed and not (state == "firing" and _is_due(known, now)):
         return []
     known.alert = msgspec.structs.replace(
         before,
@@ -170,7 +136,7 @@ def _continued(
         suggested_action=suggestion,
         severity=finding.severity,
         confidence=finding.confidence,
-        decided_ms=time_ms,
+        decided_ms=now.time_ms,
         sentence=finding.sentence,
         evidence=finding.evidence,
         vetoes=finding.vetoes,
@@ -184,56 +150,51 @@ def _continued(
         resolution=None,
     )
     known.alert = _identified(cell, known.alert, vm)
-    known.published_ms = time_ms
+    known.published_ms = now.time_ms
     cell.totals.alerts += 1
     return [known.alert]
 
 
-def resolve(
-    cell: Cell, incident: Incident, resolution: Resolution, *, time_ms: int, sentence: str
-) -> list[Alert]:
-    """End an incident for the given reason."""
-    return [_close(cell, incident, "resolved", time_ms, sentence=sentence, resolution=resolution)]
+def _resolve(cell: Cell, ended: Ended, now: Now) -> Alert:
+    return _close(cell, ended.incident, "resolved", now, ended.sentence, ended.resolution)
 
 
-def suppress(
-    cell: Cell,
-    incident: Incident,
-    *,
-    vetoes: tuple[str, ...],
-    explained_by: str | None,
-    time_ms: int,
-) -> list[Alert]:
-    """Suppress an open incident that something else explains; the alert names the cause."""
+def _suppress(cell: Cell, outcome: Explained, now: Now) -> list[Alert]:
+    incident = outcome.incident
     if incident.alert.state not in {"pending", "firing"}:
         return []
     name = incident.alert.name or incident.alert.subject
-    sentence = f"{name}: not judged on its own, because this explains it: {', '.join(vetoes)}."
-    alert = msgspec.structs.replace(incident.alert, vetoes=vetoes, incident=explained_by)
-    incident.alert = alert
-    return [_close(cell, incident, "suppressed", time_ms, sentence=sentence, resolution=None)]
+    sentence = (
+        f"{name}: not judged on its own, because this explains it: {', '.join(outcome.vetoes)}."
+    )
+    incident.alert = msgspec.structs.replace(
+        incident.alert, vetoes=outcome.vetoes, incident=outcome.explained_by
+    )
+    return [_close(cell, incident, "suppressed", now, sentence, None)]
 
 
-def calmed(incident: Incident, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Continue an alert whose VM is not visible or is healthy again, without a suggestion."""
+def _calm(incident: Incident, now: Now) -> list[Alert]:
     alert = incident.alert
     if alert.state != "firing" or alert.suggested_action not in {"inspect", "reboot", "migrate"}:
-        return republished(incident, time_ms=time_ms, configuration=configuration)
+        return _republish(incident, now)
     incident.alert = msgspec.structs.replace(
-        alert, transition=alert.transition + 1, suggested_action="alert", decided_ms=time_ms
+        alert, transition=alert.transition + 1, suggested_action="alert", decided_ms=now.time_ms
     )
-    incident.published_ms = time_ms
+    incident.published_ms = now.time_ms
     return [incident.alert]
 
 
-def republished(incident: Incident, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Return a firing alert again if a minute has passed since it was last published."""
-    due = time_ms - incident.published_ms >= configuration.republish_s * 1000
-    if incident.alert.state != "firing" or not due:
+def _republish(incident: Incident, now: Now) -> list[Alert]:
+    if incident.alert.state != "firing" or not _is_due(incident, now):
         return []
-    incident.alert = msgspec.structs.replace(incident.alert, decided_ms=time_ms)
-    incident.published_ms = time_ms
+    incident.alert = msgspec.structs.replace(incident.alert, decided_ms=now.time_ms)
+    incident.published_ms = now.time_ms
     return [incident.alert]
+
+
+def _is_due(incident: Incident, now: Now) -> bool:
+    """Return whether a firing alert has to be published again."""
+    return now.time_ms - incident.published_ms >= now.configuration.republish_s * 1000
 
 
 def _is_other(known: Incident, finding: Finding) -> bool:
@@ -242,36 +203,34 @@ def _is_other(known: Incident, finding: Finding) -> bool:
     return is_open and known.alert.kind in SLOW_KINDS and finding.kind not in SLOW_KINDS
 
 
-def _superseded(cell: Cell, known: Incident, finding: Finding, *, time_ms: int) -> list[Alert]:
+def _superseded(cell: Cell, known: Incident, finding: Finding, now: Now) -> Alert:
     """End a slow fault; the alert names the incident that replaces it."""
     alert = known.alert
     follower = alert_id(scope=finding.scope, subject=finding.subject, position=finding.position)
     reason = f"superseded by a new incident of kind {finding.kind}"
-    return resolve(
-        cell,
+    ended = Ended(
         known,
         Resolution(reason=reason, superseded_by=follower),
-        time_ms=time_ms,
-        sentence=f"{alert.name or alert.subject}: {alert.kind} is {reason}.",
+        f"{alert.name or alert.subject}: {alert.kind} is {reason}.",
     )
+    return _resolve(cell, ended, now)
 
 
-def _settled(
-    known: Incident, finding: Finding, time_ms: int, configuration: Configuration
-) -> Finding:
+def _settled(known: Incident, finding: Finding, now: Now) -> Finding:
     """Return the finding with the published kind until a similar kind has lasted long enough."""
-    # A death with a suggestion to reboot is published immediately.
-    alert = known.alert
-    is_alike = {finding.kind, alert.kind} <= _ALIKE and finding.suggestion != "reboot"
-    if finding.kind == alert.kind or not is_alike:
+    # Guests that use no CPU look alike: timers that are served in some samples distinguish them. A
+    # death with a suggestion to reboot is published immediately.
+    alert, kind = known.alert, kind_of(known.alert.kind)
+    is_alike = kind is not None and kind.fault.is_idle and finding.kind.fault.is_idle
+    if kind is None or finding.kind is kind or not is_alike or finding.suggestion == "reboot":
         known.other_ms = 0
         return finding
-    known.other_ms = known.other_ms or time_ms
-    if time_ms - known.other_ms < configuration.hung_kind_s * 1000:
+    known.other_ms = known.other_ms or now.time_ms
+    if now.time_ms - known.other_ms < now.configuration.hung_kind_s * 1000:
         looks = {finding.suggestion, alert.suggested_action} == {"alert", "inspect"}
         return msgspec.structs.replace(
             finding,
-            kind=alert.kind,
+            kind=kind,
             sentence=alert.sentence,
             suggestion=alert.suggested_action if looks else finding.suggestion,
         )
@@ -279,20 +238,16 @@ def _settled(
     return finding
 
 
-def _returned(
-    known: Incident, finding: Finding, time_ms: int, configuration: Configuration
-) -> bool:
+def _returned(known: Incident, finding: Finding, now: Now) -> bool:
     """Return whether a resolved fault is back: the same silence, or the same kind soon after."""
     if finding.position == known.alert.position:
         return True
-    recently = time_ms - known.published_ms < configuration.resolved_kept_s * 1000
+    recently = now.time_ms - known.published_ms < now.configuration.resolved_kept_s * 1000
     alone = known.alert.resolution is not None and not known.alert.resolution.verified
     return recently and alone and finding.kind == known.alert.kind and finding.firing
 
 
-def _is_habit(
-    known: Incident, finding: Finding, vm: Vm | None, time_ms: int, configuration: Configuration
-) -> bool:
+def _is_habit(known: Incident, finding: Finding, vm: Vm | None, now: Now) -> bool:
     """Return whether a guest recently returned by itself from a similar silence."""
     # With activity as the only witness, the next silence is reported only at twice that length.
     alert, resolution = known.alert, known.alert.resolution
@@ -303,16 +258,15 @@ def _is_habit(
     if {alert.kind, finding.kind} - _DEATHS or set(counted_witnesses(finding.evidence)) - _ALONE:
         return False
     lasted_ms = known.published_ms - alert.onset_ms
-    wait_ms = min(2 * lasted_ms, round(configuration.lived_wait_s * 1000))
-    return time_ms - finding.onset_ms < wait_ms
+    wait_ms = min(2 * lasted_ms, round(now.configuration.lived_wait_s * 1000))
+    return now.time_ms - finding.onset_ms < wait_ms
 
 
 def _close(
     cell: Cell,
     incident: Incident,
     state: str,
-    time_ms: int,
-    *,
+    now: Now,
     sentence: str,
     resolution: Resolution | None,
 ) -> Alert:
@@ -321,23 +275,16 @@ def _close(
         transition=incident.alert.transition + 1,
         state=state,
         suggested_action="none",
-        decided_ms=time_ms,
+        decided_ms=now.time_ms,
         sentence=sentence,
         resolution=resolution,
     )
-    incident.published_ms = time_ms
+    incident.published_ms = now.time_ms
     cell.totals.alerts += 1
     return incident.alert
 
 
-def _opened(
-    cell: Cell,
-    finding: Finding,
-    *,
-    time_ms: int,
-    configuration: Configuration,
-    vm: Vm | None,
-) -> Alert:
+def _opened(cell: Cell, finding: Finding, vm: Vm | None, now: Now) -> Alert:
     alert = Alert(
         id=finding.alert_id(),
         transition=0,
@@ -346,17 +293,17 @@ def _opened(
         site=cell.site,
         zone=cell.zone,
         cell=cell.name,
-        kind=finding.kind,
+        kind=finding.kind.value,
         state="firing" if finding.firing else "pending",
         severity=finding.severity,
         confidence=finding.confidence,
         onset_ms=finding.onset_ms,
-        opened_ms=time_ms,
-        decided_ms=time_ms,
+        opened_ms=now.time_ms,
+        decided_ms=now.time_ms,
         suggested_action=finding.suggestion,
         sentence=finding.sentence,
         position=finding.position,
-        configuration=configuration_hash(configuration),
+        configuration=configuration_hash(now.configuration),
         node=finding.node,
         instance=finding.instance,
         history_s=finding.history_s,

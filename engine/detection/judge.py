@@ -1,13 +1,13 @@
 """Judge each cell once per slot, when all live nodes have reported or a grace has passed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 
 import numpy as np
 
 from engine.detection import sentences
 from engine.detection.cell import Cell, Node, Vm
-from engine.detection.configuration import Configuration
+from engine.detection.configuration import Configuration, Now
 from engine.detection.coverage import devices_of, ways
 from engine.detection.departures import end_departed, end_of_vms
 from engine.detection.evidence import Picture, explanations, note_life, picture, vetoes
@@ -16,18 +16,19 @@ from engine.detection.forest import opinion, score_gated
 from engine.detection.gate import explains, judge_gate
 from engine.detection.glance import glance
 from engine.detection.hypotheses import Verdict, judge_vm
-from engine.detection.incidents import (
-    SLOW_KINDS,
-    Finding,
-    confidence,
-    key_of,
-    report,
-    suppress,
-    text_of,
-)
+from engine.detection.incidents import SLOW_KINDS, confidence, settle
 from engine.detection.lanes import Lanes
 from engine.detection.lifecycle import forget_hung_monitor
-from engine.detection.notices import follow_notices, is_notice
+from engine.detection.notices import follow_notices
+from engine.detection.outcomes import (
+    Explained,
+    Finding,
+    Outcome,
+    is_notice,
+    key_of,
+    text_of,
+    uuid_of,
+)
 from engine.detection.ownership import watch_identities
 from engine.detection.recovery import follow_vm
 from engine.detection.shared import judge_shared
@@ -44,6 +45,7 @@ from engine.detection.watch import (
     watch_sight,
 )
 from engine.detection.witnesses import shows_life, witness_items
+from engine.faults import Kind
 from engine.wire.alert import Alert
 from engine.wire.metrics import VM_STATES
 from models.kernels import standstill
@@ -56,25 +58,45 @@ _LIFE_SAMPLES = 2
 _NODE_WAITS_RATIO = 0.015
 
 
-def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+def judge(cell: Cell, now: Now) -> list[Alert]:
     """Close the slot; return the alerts to publish, in order."""
-    cell.overtaken.turn(time_ms, round(configuration.overtaken_window_s * 1000))
-    glance(cell, configuration)
+    cell.overtaken.turn(now.time_ms, round(now.configuration.overtaken_window_s * 1000))
+    glance(cell, now.configuration)
     score_gated(cell)
-    watch_sight(cell, time_ms=time_ms, configuration=configuration)
+    watch_sight(cell, now)
     cell.reported.clear()
     cell.beyond.clear()
     cell.round_ms = 0
-    cell.closed_ms = time_ms
+    cell.closed_ms = now.time_ms
     cell.totals.slots += 1
-    alerts = watch_nodes(cell, time_ms=time_ms, configuration=configuration)
-    alerts += watch_members(cell, time_ms=time_ms, configuration=configuration)
-    alerts += judge_gate(cell, time_ms=time_ms, configuration=configuration)
-    alerts += judge_shared(cell, time_ms=time_ms, configuration=configuration)
+    return settle(cell, _outcomes(cell, now), now)
+
+
+def _outcomes(cell: Cell, now: Now) -> Iterator[Outcome]:
+    """Yield what each detector finds; those after it see its incidents."""
+    yield from watch_nodes(cell, now)
+    yield from watch_members(cell, now)
+    yield from judge_gate(cell, now)
+    yield from judge_shared(cell, now)
     found: set[bytes] = set()
     held: dict[bytes, bool] = {}
+    yield from _judge_vms(cell, found, held, now)
+    yield from judge_trends(cell, found, now)
+    yield from watch_contention(cell, now)
+    yield from watch_reboots(cell, now)
+    yield from _follow(cell, found, now)
+    for latch in cell.latches.values():
+        held |= dict.fromkeys(latch.members, True)
+    set_holds(cell, held)
+    yield from _unwatch(cell, now)
+
+
+def _judge_vms(
+    cell: Cell, found: set[bytes], held: dict[bytes, bool], now: Now
+) -> Iterator[Outcome]:
+    """Yield the outcomes of all suspects; add those with a fault to `found`."""
     # Computed only where an action would be suggested, and once per slot.
-    stopped = cache(partial(stopped_just_now, cell, configuration))
+    stopped = cache(partial(stopped_just_now, cell, now.configuration))
     for name in sorted(cell.lanes):
         node, lanes = cell.nodes[name], cell.lanes[name]
         if node.silent:
@@ -86,33 +108,14 @@ def judge(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Ale
                 continue
             if not (vm.told or lanes.finds[lane] >> SUSPECT & 1):
                 # Watched for another reason: no fault here, but its silence may be explained.
-                if _is_explained(cell, node, lanes, lane, vm, time_ms, configuration):
+                if _is_explained(cell, node, lanes, lane, vm, now):
                     held[uuid] = True
                 continue
-            published, is_found = _judge_one(
-                cell,
-                node,
-                lanes,
-                lane,
-                held,
-                stopped,
-                by_totals=bool(lanes.finds[lane] >> ONLY_TOTALS & 1),
-                time_ms=time_ms,
-                configuration=configuration,
-            )
-            alerts += published
+            outcome, is_found = _judge_one(cell, node, lanes, lane, held, stopped, now)
+            if outcome is not None:
+                yield outcome
             if is_found:
                 found.add(uuid)
-    alerts += judge_trends(cell, found=found, time_ms=time_ms, configuration=configuration)
-    contended = watch_contention(cell, time_ms=time_ms, configuration=configuration)
-    alerts += contended
-    alerts += watch_reboots(cell, time_ms=time_ms, configuration=configuration)
-    alerts += _follow(cell, found, time_ms=time_ms, configuration=configuration)
-    for latch in cell.latches.values():
-        held |= dict.fromkeys(latch.members, True)
-    set_holds(cell, held)
-    alerts += _unwatch(cell, time_ms=time_ms, configuration=configuration)
-    return alerts
 
 
 def _suspects(cell: Cell, lanes: Lanes) -> list[int]:
@@ -129,18 +132,17 @@ def _is_explained(
     lanes: Lanes,
     lane: int,
     vm: Vm,
-    time_ms: int,
-    configuration: Configuration,
+    now: Now,
 ) -> bool:
     """Return whether a silence of a VM would have an external reason."""
     state, job_active = lanes.number("state", lane), lanes.number("job_active", lane) > 0
-    reasons = explanations(vm, state=state, job_active=job_active, time_ms=time_ms)
+    reasons = explanations(vm, state=state, job_active=job_active, time_ms=now.time_ms)
     by_totals = bool(lanes.finds[lane] >> ONLY_TOTALS & 1)
     if any(reason != "boot" for reason in reasons) or (by_totals and is_shared(lanes, lane)):
         return True
     silent = lanes.number("run_samples", lane) > 0
     onset_ms = lanes.number("onset_ms", lane) if silent else node.event_ms
-    return explains(cell, vm.uuid, onset_ms=onset_ms, configuration=configuration) is not None
+    return explains(cell, vm.uuid, onset_ms=onset_ms, configuration=now.configuration) is not None
 
 
 def _judge_one(
@@ -150,12 +152,11 @@ def _judge_one(
     lane: int,
     held: dict[bytes, bool],
     stopped: Callable[[], frozenset[tuple[str, str]]],
-    *,
-    by_totals: bool,
-    time_ms: int,
-    configuration: Configuration,
-) -> tuple[list[Alert], bool]:
-    """Judge one VM; return the alerts to publish and whether a fault was found."""
+    now: Now,
+) -> tuple[Outcome | None, bool]:
+    """Judge one VM; return the outcome, None for none, and whether a fault was found."""
+    time_ms, configuration = now
+    by_totals = bool(lanes.finds[lane] >> ONLY_TOTALS & 1)
     vm = cell.vms[lanes.vm(lane)]
     seen = picture(node, lanes, lane, vm, configuration)
     others = witness_items(seen, configuration)
@@ -183,28 +184,20 @@ def _judge_one(
     if explained:
         held[vm.uuid] = True
     if verdict is None:
-        return [], False
+        return None, False
     text = text_of(vm.uuid)
     if explained:
         incident = cell.incidents.get(key_of("vm", text))
         # A missing VM is itself the explanation of its silence.
-        if incident is None or incident.alert.kind == "vm_silence":
-            return [], True
+        if incident is None or incident.alert.kind == Kind.VM_SILENCE:
+            return None, True
         # Slow faults continue or end as if the VM were not silent.
         if incident.alert.kind in SLOW_KINDS:
-            return [], False
-        published = suppress(
-            cell,
-            incident,
-            vetoes=tuple(explained),
-            explained_by=latch.incident if latch is not None else None,
-            time_ms=time_ms,
-        )
-        return published, True
+            return None, False
+        cause = latch.incident if latch is not None else None
+        return Explained(incident, tuple(explained), cause), True
     verdict = _held_by_mates(cell, vm, verdict, seen, stopped)
-    finding = _finding(cell, node, lanes, lane, vm, text, seen, verdict, configuration)
-    published = report(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)
-    return published, True
+    return _finding(cell, node, lanes, lane, vm, text, seen, verdict, configuration), True
 
 
 def _held_by_mates(
@@ -264,40 +257,38 @@ def _finding(
     )
 
 
-def _follow(
-    cell: Cell, found: set[bytes], *, time_ms: int, configuration: Configuration
-) -> list[Alert]:
+def _follow(cell: Cell, found: set[bytes], now: Now) -> Iterator[Outcome]:
     """Continue the open incidents of VMs for which this slot found no fault."""
-    alerts: list[Alert] = []
     for uuid in sorted(cell.watched):
-        alerts += watch_absent(cell, cell.vms[uuid], time_ms=time_ms, configuration=configuration)
-    alerts += end_departed(cell, time_ms=time_ms, configuration=configuration)
-    alerts += watch_identities(cell, time_ms=time_ms, configuration=configuration)
-    alerts += follow_notices(cell, time_ms=time_ms, configuration=configuration)
+        absent = watch_absent(cell, cell.vms[uuid], now)
+        if absent is not None:
+            yield absent
+    yield from end_departed(cell, now)
+    yield from watch_identities(cell, time_ms=now.time_ms)
+    yield from follow_notices(cell, now)
     for key, incident in sorted(cell.incidents.items()):
         alert = incident.alert
         if alert.state == "resolved":
-            kept_ms = configuration.resolved_kept_s * 1000
-            if time_ms - incident.published_ms > kept_ms and not _goes_on(cell, key, alert):
+            kept_ms = now.configuration.resolved_kept_s * 1000
+            if now.time_ms - incident.published_ms > kept_ms and not _goes_on(cell, key, alert):
                 del cell.incidents[key]
             continue
         if alert.scope != "vm" or is_notice(key):
             continue
-        uuid = bytes.fromhex(alert.subject.replace("-", ""))
-        contended = alert.kind == "node_contention" and incident.mark is None
+        uuid = uuid_of(alert.subject)
+        contended = alert.kind == Kind.NODE_CONTENTION and incident.mark is None
         if uuid in found and not contended:
             continue
         vm = cell.vms.get(uuid)
         if vm is not None:
-            alerts += follow_vm(cell, incident, vm, time_ms=time_ms, configuration=configuration)
-    return alerts
+            yield follow_vm(cell, incident, vm, now)
 
 
 def _goes_on(cell: Cell, key: str, alert: Alert) -> bool:
     """Return whether the silence of an alert goes on: it would open with the same id."""
     if alert.scope != "vm" or is_notice(key):
         return False
-    place = cell.place(bytes.fromhex(alert.subject.replace("-", "")))
+    place = cell.place(uuid_of(alert.subject))
     if place is None:
         return False
     _, lanes, lane = place
@@ -322,8 +313,9 @@ def _believe_life(cell: Cell, vm: Vm) -> None:
             del vm.holds[reason]
 
 
-def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+def _unwatch(cell: Cell, now: Now) -> Iterator[Outcome]:
     """Drop what is finished: VMs long gone, expired holds, old reports."""
+    time_ms, configuration = now
     old_ms = time_ms - round(configuration.resolved_kept_s * 1000)
     forgotten: list[bytes] = []
     for uuid in sorted(cell.watched):
@@ -334,7 +326,7 @@ def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[
             for reason, until_ms in vm.holds.items()
             if until_ms < 0 or until_ms > time_ms
         }
-        if vm.gone_ms and vm.gone_ms < old_ms and not _is_missed(cell, vm, time_ms, configuration):
+        if vm.gone_ms and vm.gone_ms < old_ms and not _is_missed(cell, vm, now):
             forgotten.append(uuid)
             continue
         open_incident = cell.incidents.get(key_of("vm", text_of(uuid)))
@@ -353,12 +345,12 @@ def _unwatch(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[
         )
         if not busy:
             cell.watched.discard(uuid)
-    return end_of_vms(cell, forgotten, "it was removed long ago", time_ms=time_ms)
+    yield from end_of_vms(cell, forgotten, "it was removed long ago")
 
 
-def _is_missed(cell: Cell, vm: Vm, time_ms: int, configuration: Configuration) -> bool:
+def _is_missed(cell: Cell, vm: Vm, now: Now) -> bool:
     """Return whether a VM that disappeared without an event still has a firing alert."""
     incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
     is_told = incident is not None and incident.alert.state == "firing"
-    recently = time_ms - vm.gone_ms < configuration.forget_s * 1000
+    recently = now.time_ms - vm.gone_ms < now.configuration.forget_s * 1000
     return is_told and recently and not vm.left_by_word

@@ -5,6 +5,7 @@ the roster, it is not running there, the node is silent) and another node does. 
 of another node are only stored, and apply when that node takes the VM over.
 """
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
@@ -13,10 +14,9 @@ import msgspec
 from engine.detection import sentences
 from engine.detection.bounds import MAX_PLACES_OF_VM
 from engine.detection.cell import Cell, Node, Vm
-from engine.detection.configuration import Configuration
-from engine.detection.incidents import Finding, text_of
-from engine.detection.notices import give_notice, notice_key
-from engine.wire.alert import Alert, SamplePosition
+from engine.detection.outcomes import Finding, notice_key, text_of
+from engine.faults import Kind
+from engine.wire.alert import SamplePosition
 from engine.wire.frame import Event, InventoryItem
 from engine.wire.metrics import VM_STATES
 
@@ -110,9 +110,8 @@ def note_twice(cell: Cell, vm: Vm, node: Node, *, time_ms: int) -> None:
     cell.watched.add(vm.uuid)
 
 
-def watch_identities(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Report VMs that run on two nodes, nodes with two collectors, and clocks that step."""
-    alerts: list[Alert] = []
+def watch_identities(cell: Cell, *, time_ms: int) -> Iterator[Finding]:
+    """Yield VMs that run on two nodes, nodes with two collectors, and clocks that step."""
     for uuid in sorted(cell.watched):
         vm = cell.vms[uuid]
         if not vm.twice:
@@ -122,15 +121,14 @@ def watch_identities(cell: Cell, *, time_ms: int, configuration: Configuration) 
             continue
         least_s = max(_TWICE_S, _TWICE_INTERVALS * cell.interval_ms() / 1000)
         if time_ms - vm.twice_ms >= least_s * 1000:
-            alerts += _twice(cell, vm, time_ms=time_ms, configuration=configuration)
+            yield _twice(cell, vm, time_ms=time_ms)
     for key in sorted(cell.nodes):
         node = cell.nodes[key]
         now_ms, interval_ms = cell.passed_ms, node.interval_ms
         if key == node.name and node.runs.are_several(now_ms=now_ms, interval_ms=interval_ms):
-            alerts += _several(cell, node, time_ms=time_ms, configuration=configuration)
+            yield _several(cell, node)
         if key == node.name and _has_stepped(node, time_ms=time_ms):
-            alerts += _stepped(cell, node, time_ms=time_ms, configuration=configuration)
-    return alerts
+            yield _stepped(node)
 
 
 def _has_stepped(node: Node, *, time_ms: int) -> bool:
@@ -147,17 +145,17 @@ def _runs_there(cell: Cell, vm: Vm) -> bool:
     return lanes.number("state", lanes.places[vm.uuid]) == _RUNNING
 
 
-def _twice(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+def _twice(cell: Cell, vm: Vm, *, time_ms: int) -> Finding:
     text = text_of(vm.uuid)
     here, other = cell.nodes[vm.node], cell.nodes[vm.twice]
     seconds = (time_ms - vm.twice_ms) / 1000
-    finding = Finding(
+    return Finding(
         scope="vm",
         subject=text,
-        kind="duplicate_vm",
+        kind=Kind.DUPLICATE_VM,
         firing=True,
-        severity="critical",
-        suggestion="alert",
+        severity=Kind.DUPLICATE_VM.fault.severity,
+        suggestion=Kind.DUPLICATE_VM.fault.suggestion,
         confidence=0.99,
         onset_ms=vm.twice_ms,
         position=other.position(),
@@ -167,20 +165,19 @@ def _twice(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) ->
             f"{here.name} is judged. Stop the copy that should not run."
         ),
         node=here.name,
-        key=notice_key("duplicate_vm", text),
+        key=notice_key(Kind.DUPLICATE_VM, text),
     )
-    return give_notice(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)
 
 
-def _several(cell: Cell, node: Node, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+def _several(cell: Cell, node: Node) -> Finding:
     others = node.runs.rivals(now_ms=cell.passed_ms, interval_ms=node.interval_ms)
-    finding = Finding(
+    return Finding(
         scope="host",
         subject=node.name,
-        kind="duplicate_collector",
+        kind=Kind.DUPLICATE_COLLECTOR,
         firing=True,
-        severity="error",
-        suggestion="alert",
+        severity=Kind.DUPLICATE_COLLECTOR.fault.severity,
+        suggestion=Kind.DUPLICATE_COLLECTOR.fault.suggestion,
         confidence=0.99,
         onset_ms=node.event_ms,
         position=node.position(),
@@ -191,20 +188,19 @@ def _several(cell: Cell, node: Node, *, time_ms: int, configuration: Configurati
             "stop one collector."
         ),
         node=node.name,
-        key=notice_key("duplicate_collector", node.name),
+        key=notice_key(Kind.DUPLICATE_COLLECTOR, node.name),
     )
-    return give_notice(cell, finding, time_ms=time_ms, configuration=configuration)
 
 
-def _stepped(cell: Cell, node: Node, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+def _stepped(node: Node) -> Finding:
     way = "forward" if node.step_ms > 0 else "back"
-    finding = Finding(
+    return Finding(
         scope="host",
         subject=node.name,
-        kind="clock_step",
+        kind=Kind.CLOCK_STEP,
         firing=True,
-        severity="warning",
-        suggestion="alert",
+        severity=Kind.CLOCK_STEP.fault.severity,
+        suggestion=Kind.CLOCK_STEP.fault.suggestion,
         confidence=0.99,
         onset_ms=node.stepped_ms,
         position=node.position(),
@@ -214,22 +210,19 @@ def _stepped(cell: Cell, node: Node, *, time_ms: int, configuration: Configurati
             "the wall clock. Check the time service of the node."
         ),
         node=node.name,
-        key=notice_key("clock_step", node.name),
+        key=notice_key(Kind.CLOCK_STEP, node.name),
     )
-    return give_notice(cell, finding, time_ms=time_ms, configuration=configuration)
 
 
-def log_stepped(
-    cell: Cell, by_ms: int, *, time_ms: int, configuration: Configuration
-) -> list[Alert]:
-    """Report that the log's clock was ahead for a time and is correct again."""
-    finding = Finding(
+def log_stepped(cell: Cell, by_ms: int, *, time_ms: int) -> Finding:
+    """Return that the log's clock was ahead for a time and is correct again."""
+    return Finding(
         scope="cell",
         subject=cell.name,
-        kind="clock_step",
+        kind=Kind.CLOCK_STEP,
         firing=True,
-        severity="warning",
-        suggestion="alert",
+        severity=Kind.CLOCK_STEP.fault.severity,
+        suggestion=Kind.CLOCK_STEP.fault.suggestion,
         confidence=0.99,
         onset_ms=time_ms,
         position=SamplePosition(node="-", role="shell", run="-", sequence=time_ms),
@@ -238,6 +231,5 @@ def log_stepped(
             f"{by_ms / 1000:.0f} s, because a broker or writer was ahead. Records that were dated "
             "later count as of now. Check the time service of the brokers."
         ),
-        key=notice_key("clock_step", f"log of {cell.name}"),
+        key=notice_key(Kind.CLOCK_STEP, f"log of {cell.name}"),
     )
-    return give_notice(cell, finding, time_ms=time_ms, configuration=configuration)

@@ -8,13 +8,13 @@ from typing import Final, NamedTuple
 
 from engine.detection.bounds import MAX_WAITING_BYTES, excess_of
 from engine.detection.cell import Cell
-from engine.detection.configuration import Configuration
+from engine.detection.configuration import Configuration, Now
 from engine.detection.fold import fold_frame
 from engine.detection.forest import new_forest
-from engine.detection.incidents import Finding, resolve
+from engine.detection.incidents import settle
 from engine.detection.judge import judge
 from engine.detection.minutes import close_minute
-from engine.detection.notices import give_notice, notice_key
+from engine.detection.outcomes import Ended, Finding, Outcome, notice_key
 from engine.detection.ownership import log_stepped
 from engine.detection.slots import is_due, is_early
 from engine.detection.sources import (
@@ -33,6 +33,7 @@ from engine.detection.sources import (
 )
 from engine.detection.stepping import step_back
 from engine.errors import FoldFailed, RecordRejected
+from engine.faults import Kind
 from engine.ports import Headers, OpenFrame, Record
 from engine.wire import topics
 from engine.wire.alert import Alert, Resolution, SamplePosition, encode_alert
@@ -212,10 +213,7 @@ class Partition:
         for name in sorted(self.cells):
             cell = self.cells[name]
             step_back(cell, from_ms=from_ms, to_ms=self.time_ms)
-            alerts = log_stepped(
-                cell, by_ms, time_ms=self.time_ms, configuration=self.configuration
-            )
-            outputs += [_alert_output(cell, alert) for alert in alerts]
+            outputs += self._settled(cell, [log_stepped(cell, by_ms, time_ms=self.time_ms)])
         return outputs
 
     def _take(self, frame: Frame, record: Record) -> list[Output]:
@@ -363,10 +361,10 @@ class Partition:
         finding = Finding(
             scope="cell",
             subject=cell.name,
-            kind="record_skipped",
+            kind=Kind.RECORD_SKIPPED,
             firing=True,
-            severity="error",
-            suggestion="alert",
+            severity=Kind.RECORD_SKIPPED.fault.severity,
+            suggestion=Kind.RECORD_SKIPPED.fault.suggestion,
             confidence=1.0,
             onset_ms=self.time_ms,
             position=position,
@@ -375,10 +373,9 @@ class Partition:
                 "record, which is in flatline.rejected.v1."
             ),
             node=position.node,
-            key=notice_key("record_skipped", cell.name),
+            key=notice_key(Kind.RECORD_SKIPPED, cell.name),
         )
-        alerts = give_notice(cell, finding, time_ms=self.time_ms, configuration=self.configuration)
-        return [_alert_output(cell, alert) for alert in alerts]
+        return self._settled(cell, [finding])
 
     def _fold_into_cell(self, frame: Frame, *, missing: int, arrived_ms: int | None) -> None:
         header = frame.header
@@ -417,7 +414,7 @@ class Partition:
         if not is_due(cell, time_ms=self.time_ms, configuration=self.configuration):
             return []
         cell.ahead = self._ahead(cell) if cell.overtaken.late_ms else {}
-        alerts = judge(cell, time_ms=self.time_ms, configuration=self.configuration)
+        alerts = judge(cell, self._now())
         outputs = [_alert_output(cell, alert) for alert in alerts]
         for scores in close_minute(cell, time_ms=self.time_ms, configuration=self.configuration):
             value = encode_scores(scores)
@@ -429,24 +426,29 @@ class Partition:
         # No record causes the error, so skipping one would not help. Learned state is lost, and
         # without a day of history no action is taken in the cell.
         self.counters.poison += 1
-        outputs: list[Output] = []
-        for _, incident in sorted(cell.incidents.items()):
-            if incident.alert.state != "resolved":
-                ended = resolve(
-                    cell,
-                    incident,
-                    Resolution(reason="the state of its cell was reset after an error"),
-                    time_ms=self.time_ms,
-                    sentence=(
-                        f"{incident.alert.name or incident.alert.subject}: the state of its cell "
-                        "was reset after an error, so it is unknown whether the fault continues."
-                    ),
-                )
-                outputs += [_alert_output(cell, alert) for alert in ended]
+        reason = "the state of its cell was reset after an error"
+        ended = [
+            Ended(
+                incident,
+                Resolution(reason=reason),
+                f"{incident.alert.name or incident.alert.subject}: {reason}, so it is unknown "
+                "whether the fault continues.",
+            )
+            for _, incident in sorted(cell.incidents.items())
+            if incident.alert.state != "resolved"
+        ]
+        outputs = self._settled(cell, ended)
         fresh = self._new_cell(cell.name, site=cell.site, zone=cell.zone)
         position = SamplePosition(node="-", role="shell", run="-", sequence=self.time_ms)
         detail = "judging its state failed twice, so its state is reset"
         return [*outputs, *self._told_skipped(fresh, position, detail)]
+
+    def _now(self) -> Now:
+        return Now(self.time_ms, self.configuration)
+
+    def _settled(self, cell: Cell, outcomes: Iterable[Outcome]) -> list[Output]:
+        """Return the alerts of outcomes beside those of a slot."""
+        return [_alert_output(cell, alert) for alert in settle(cell, outcomes, self._now())]
 
     def _new_cell(self, name: str, *, site: str, zone: str) -> Cell:
         cell = Cell(name, site=site, zone=zone, forest=new_forest())

@@ -1,44 +1,41 @@
 """End incidents: verified after an action, by themselves, or explained later."""
 
 import math
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, assert_never
 
 from engine.detection import sentences
-from engine.detection.cell import Cell, Incident, Vm
-from engine.detection.configuration import Configuration
+from engine.detection.cell import ActionMark, Cell, Incident, Vm
+from engine.detection.configuration import Configuration, Now
 from engine.detection.evidence import Picture, picture
-from engine.detection.incidents import calmed, republished, resolve
 from engine.detection.lanes import Lanes
+from engine.detection.outcomes import Calmed, Continued, Ended, Outcome
 from engine.detection.witnesses import signs_of_life, witness_items
-from engine.wire.alert import Alert, Resolution
+from engine.faults import Kind, Recovery, kind_of
+from engine.wire.alert import Resolution
 from models.kernels import trends
 
 # The node's frame carries the event, another frame the agent's action: either may be first.
 _BOOT_SLACK_MS = 30_000
-# These kinds become unknown without samples: a VM paused for days shows nothing.
-_TRENDS: Final = frozenset({"mem_leak", "cpu_runaway", "noisy_neighbour"})
+# These become unknown without samples: a VM paused for days shows nothing.
+_TRENDS: Final[frozenset[Recovery]] = frozenset({"memory", "cores", "signal"})
 _UNSEEN: Final = "no sample was received for an hour, so it is unknown whether the fault continues"
-_REASONS: Final = {
-    "hung_io": "its disks are active again",
-    "hung_userland": "its disks are active again",
-    "node_contention": "it gets the CPU it requests again",
-    "boot_stuck": "it has booted",
-    "vm_silence": "it reports again",
-    "mem_leak": "its memory no longer grows",
-    "cpu_runaway": "it has released the extra cores",
-    "noisy_neighbour": "it no longer overloads its node",
-}
 
 
 class _Look(NamedTuple):
     """An incident, and the evidence of this slot on its VM."""
 
     incident: Incident
+    kind: Kind | None
     vm: Vm
     seen: Picture
     lanes: Lanes
     lane: int
     time_ms: int
+
+    @property
+    def recovery(self) -> Recovery:
+        """How the end is seen; a kind of another release ends when its guest moves."""
+        return "moves" if self.kind is None else self.kind.fault.recovery
 
     def shown(self, name: str) -> float:
         """Return a result of the slow trends by its name in `trends.OUT`; NaN is unknown."""
@@ -49,42 +46,41 @@ class _Look(NamedTuple):
         return math.isnan(self.shown("closed"))
 
 
-def follow_vm(
-    cell: Cell, incident: Incident, vm: Vm, *, time_ms: int, configuration: Configuration
-) -> list[Alert]:
-    """Resolve a VM's incident that was not found again in this slot, or keep it firing."""
+def follow_vm(cell: Cell, incident: Incident, vm: Vm, now: Now) -> Outcome:
+    """End a VM's incident that was not found again in this slot, or let it go on."""
+    configuration = now.configuration
     _take_mark(incident, vm)
     place = cell.place(vm.uuid)
     if vm.left_by_word and (place is None or vm.gone_ms):
-        return _end(cell, incident, vm, "it was shut down", time_ms=time_ms)
+        return _end(incident, vm, "it was shut down")
     if place is None or vm.gone_ms or place[0].silent:
-        return calmed(incident, time_ms=time_ms, configuration=configuration)
+        return Calmed(incident)
     node, lanes, lane = place
     seen = picture(node, lanes, lane, vm, configuration)
-    look = _Look(incident, vm, seen, lanes, lane, time_ms)
+    look = _Look(incident, kind_of(incident.alert.kind), vm, seen, lanes, lane, now.time_ms)
     if not _is_well(look, configuration):
         incident.well_ms = 0
-        return republished(incident, time_ms=time_ms, configuration=configuration)
+        return Continued(incident)
     if not incident.well_ms:
-        incident.well_ms = time_ms
-    well_s = (time_ms - incident.well_ms) / 1000
+        incident.well_ms = now.time_ms
+    well_s = (now.time_ms - incident.well_ms) / 1000
     mark = incident.mark
     if mark is not None and not mark.dry_run and _explains(incident, vm, node.name):
         if well_s < configuration.verify_stable_s:
-            return calmed(incident, time_ms=time_ms, configuration=configuration)
-        instance = lanes.number("instance", lane)
-        return _verified(cell, incident, vm, node.name, instance, well_s, time_ms=time_ms)
+            return Calmed(incident)
+        return _verified(look, mark, node.name, well_s)
     if well_s < configuration.clear_s:
-        return calmed(incident, time_ms=time_ms, configuration=configuration)
-    return _end(cell, incident, vm, _reason(look, configuration), time_ms=time_ms)
+        return Calmed(incident)
+    return _end(incident, vm, _reason(look, configuration))
 
 
 def _reason(look: _Look, configuration: Configuration) -> str:
     """Return why the VM counts as healthy."""
-    kind, vm = look.incident.alert.kind, look.vm
-    if kind in _REASONS:
-        return _UNSEEN if kind in _TRENDS and look.is_unseen() else _REASONS[kind]
-    if kind == "degrading_storage":
+    kind, vm = look.kind, look.vm
+    if kind is not None and kind.fault.recovered:
+        is_unknown = look.recovery in _TRENDS and look.is_unseen()
+        return _UNSEEN if is_unknown else kind.fault.recovered
+    if look.recovery == "writes":
         if _writes_again(look, configuration):
             return "its disk writes are normal again"
         if math.isnan(look.shown("write_share")):
@@ -106,26 +102,38 @@ def _take_mark(incident: Incident, vm: Vm) -> None:
 
 def _is_well(look: _Look, configuration: Configuration) -> bool:
     """Return whether the VM now shows what the fault had stopped."""
-    incident, seen = look.incident, look.seen
-    kind = incident.alert.kind
-    if kind == "node_contention":
-        return look.lanes.figure("contention", look.lane) < configuration.contention_share / 2
-    if kind == "vm_silence":
-        return not look.vm.monitor_hung_ms
-    if kind == "degrading_storage":
-        lasted_ms = look.time_ms - incident.alert.opened_ms
-        is_usual = lasted_ms > configuration.degraded_most_s * 1000
-        return is_usual or _writes_again(look, configuration)
-    if kind in _TRENDS:
-        return look.is_unseen() or _has_calmed(look, configuration)
-    if kind in {"hung_io", "hung_userland"}:
-        return seen.disk_samples == 0 or (incident.well_ms > 0 and seen.disk_run_s <= 6.0)
+    match look.recovery:
+        case "cpu":
+            return look.lanes.figure("contention", look.lane) < configuration.contention_share / 2
+        case "visible":
+            return not look.vm.monitor_hung_ms
+        case "writes":
+            lasted_ms = look.time_ms - look.incident.alert.opened_ms
+            is_usual = lasted_ms > configuration.degraded_most_s * 1000
+            return is_usual or _writes_again(look, configuration)
+        case "memory":
+            return look.is_unseen() or look.shown("rises") < configuration.leak_calm_rises
+        case "cores":
+            return look.is_unseen() or _released_cores(look)
+        case "signal":
+            return look.is_unseen() or look.kind is None or look.shown(look.kind.fault.signal) == 0
+        case "disks":
+            since_well = look.incident.well_ms > 0 and look.seen.disk_run_s <= 6.0
+            return look.seen.disk_samples == 0 or since_well
+        case "moves" | "detector" | "time":
+            return _moves(look, configuration)
+        case _:
+            assert_never(look.recovery)
+
+
+def _moves(look: _Look, configuration: Configuration) -> bool:
+    seen = look.seen
     patient_s = max(configuration.clear_s, 3 * seen.dt_s)
     if seen.run_samples > 0:
         # After it moved again, a short silence or one with signs of life is no relapse.
         signs = signs_of_life(witness_items(seen, configuration))
         lives = bool(signs) or seen.lived is not None
-        return lives or (incident.well_ms > 0 and seen.run_s <= patient_s)
+        return lives or (look.incident.well_ms > 0 and seen.run_s <= patient_s)
     return seen.moved >= configuration.clear_samples and seen.epoch_s > 0
 
 
@@ -133,15 +141,9 @@ def _writes_again(look: _Look, configuration: Configuration) -> bool:
     return look.shown("write_share") >= configuration.degraded_calm_share
 
 
-def _has_calmed(look: _Look, configuration: Configuration) -> bool:
-    """Return whether a slow fault has ended."""
-    alert, seen = look.incident.alert, look.seen
-    if alert.kind == "mem_leak":
-        return look.shown("rises") < configuration.leak_calm_rises
-    if alert.kind == "noisy_neighbour":
-        return look.shown("flood") == 0.0
-    cores = alert.evidence[0].value or 0.0
-    return seen.cpu is not None and seen.cpu < 0.7 * cores
+def _released_cores(look: _Look) -> bool:
+    cores = look.incident.alert.evidence[0].value or 0.0
+    return look.seen.cpu is not None and look.seen.cpu < 0.7 * cores
 
 
 def _explains(incident: Incident, vm: Vm, node: str) -> bool:
@@ -154,50 +156,30 @@ def _explains(incident: Incident, vm: Vm, node: str) -> bool:
     return vm.rebooted_ms >= mark.time_ms - _BOOT_SLACK_MS
 
 
-def _verified(
-    cell: Cell,
-    incident: Incident,
-    vm: Vm,
-    node: str,
-    instance: int | None,
-    stable_s: float,
-    *,
-    time_ms: int,
-) -> list[Alert]:
-    mark = incident.mark
-    if mark is None:
-        raise ValueError("an incident without a result cannot be verified")
-    name = sentences.name_of(vm, incident.alert.subject)
+def _verified(look: _Look, mark: ActionMark, node: str, stable_s: float) -> Ended:
+    incident = look.incident
+    name = sentences.name_of(look.vm, incident.alert.subject)
     if mark.action == "migrate":
         reason = f"it runs on {node} and gets the CPU it requests"
     else:
         reason = "it booted, and its disks and network are active again"
-    return resolve(
-        cell,
+    resolution = Resolution(
+        reason=reason,
+        verified=True,
+        action=mark.action,
+        order_step=mark.step,
+        stable_s=round(stable_s, 3),
+        node=node,
+        instance=look.lanes.number("instance", look.lane),
+    )
+    return Ended(
         incident,
-        Resolution(
-            reason=reason,
-            verified=True,
-            action=mark.action,
-            order_step=mark.step,
-            stable_s=round(stable_s, 3),
-            node=node,
-            instance=instance,
-        ),
-        time_ms=time_ms,
-        sentence=(
-            f"{name} recovered after the {mark.action}: {reason}. It was observed for "
-            f"{stable_s:.0f} s."
-        ),
+        resolution,
+        f"{name} recovered after the {mark.action}: {reason}. It was observed for "
+        f"{stable_s:.0f} s.",
     )
 
 
-def _end(cell: Cell, incident: Incident, vm: Vm, reason: str, *, time_ms: int) -> list[Alert]:
+def _end(incident: Incident, vm: Vm, reason: str) -> Ended:
     name = sentences.name_of(vm, incident.alert.subject)
-    return resolve(
-        cell,
-        incident,
-        Resolution(reason=reason),
-        time_ms=time_ms,
-        sentence=f"{name}: {reason}.",
-    )
+    return Ended(incident, Resolution(reason=reason), f"{name}: {reason}.")

@@ -3,6 +3,7 @@
 from engine.detection.cell import Vm
 from engine.detection.evidence import Picture
 from engine.detection.hypotheses import Verdict
+from engine.faults import Kind
 from engine.wire.alert import counted_witnesses, may_be_reset
 
 _CPU = {
@@ -11,13 +12,6 @@ _CPU = {
     "all_cores": "has kept all vCPUs at 100 %",
     "mixed": "has kept some vCPUs busy",
     "unknown": "has been running",
-}
-_MEANING = {
-    "panic_spin": "a kernel panic with a spinning vCPU",
-    "panic_halt": "a kernel panic with halted vCPUs",
-    "hung_userland": "processes hang while the kernel is alive",
-    "hung_io": "the disks do not respond",
-    "boot_stuck": "the boot does not complete",
 }
 
 
@@ -28,13 +22,13 @@ def name_of(vm: Vm, text: str) -> str:
 
 def of_verdict(name: str, node: str, verdict: Verdict, seen: Picture, *, way: str = "") -> str:
     """Return the sentence of a VM's verdict; `way` names how to add a witness."""
-    meaning = _MEANING[verdict.kind]
-    if verdict.kind == "boot_stuck":
+    meaning = verdict.kind.fault.meaning
+    if verdict.kind is Kind.BOOT_STUCK:
         return (
             f"{name} on {node} {_CPU[seen.shape]} for {seen.epoch_s:.0f} s with no disk or network "
             f"activity since it was started. Probable cause: {meaning}."
         )
-    if verdict.kind in {"hung_userland", "hung_io"}:
+    if verdict.kind.fault.family == "hang":
         return (
             f"{name} on {node} has had no disk I/O for {seen.disk_run_s:.0f} s. A silence this "
             f"long has a probability of {_odds(seen.disk_nats)} for this VM. Its CPU use fell from "

@@ -4,17 +4,19 @@ Members need not begin in the same sample: in recorded fleets they began hours a
 silence therefore explains each VM that falls silent close to others, for as long as it is silent.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.detection.cell import Cell, Node
-from engine.detection.configuration import Configuration
-from engine.detection.incidents import Finding, key_of, report, republished, resolve, text_of
+from engine.detection.configuration import Configuration, Now
 from engine.detection.lanes import Lanes
+from engine.detection.outcomes import Continued, Ended, Finding, Outcome, key_of, text_of
 from engine.detection.totals import is_shared
-from engine.wire.alert import Alert, EvidenceItem, Resolution
+from engine.faults import Kind
+from engine.wire.alert import EvidenceItem, Resolution
 from models.kernels import glance, vitals_layout
 
 _LISTED = 64
@@ -34,8 +36,9 @@ class _Young(NamedTuple):
         return np.flatnonzero(self.lanes.which(glance.YOUNG))
 
 
-def judge_shared(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
+def judge_shared(cell: Cell, now: Now) -> Iterator[Outcome]:
     """Mark silences that began together; open or end the incident of the cell."""
+    configuration = now.configuration
     young = [
         _Young(cell.nodes[name], lanes, int(lanes.found[glance.YOUNG]))
         for name, lanes in sorted(cell.lanes.items())
@@ -50,8 +53,9 @@ def judge_shared(cell: Cell, *, time_ms: int, configuration: Configuration) -> l
         for each in young:
             each.lanes.vitals[each.places(), _SHARED] = 1.0
         if count >= _wide(active, configuration):
-            return _opened(cell, young, count, active, time_ms, configuration)
-    return _followed(cell, moving, time_ms, configuration)
+            yield _opened(cell, young, count, active, configuration)
+            return
+    yield from _followed(cell, moving, now)
 
 
 def _wide(active: int, configuration: Configuration) -> float:
@@ -100,9 +104,8 @@ def _opened(
     young: list[_Young],
     count: int,
     active: int,
-    time_ms: int,
     configuration: Configuration,
-) -> list[Alert]:
+) -> Finding:
     members = sorted(
         (int(each.lanes.numbers("onset_ms")[lane]), each.lanes.vm(int(lane)), each)
         for each in young
@@ -110,13 +113,13 @@ def _opened(
     )
     onset_ms, vm, first = members[0]
     sequence = first.lanes.number("run_sequence", first.lanes.places[vm])
-    finding = Finding(
+    return Finding(
         scope="cell",
         subject=cell.name,
-        kind="fleet_silence",
+        kind=Kind.FLEET_SILENCE,
         firing=True,
-        severity="critical",
-        suggestion="fleet_alert",
+        severity=Kind.FLEET_SILENCE.fault.severity,
+        suggestion=Kind.FLEET_SILENCE.fault.suggestion,
         confidence=round(min(0.99, count / max(active, 1) + 0.5), 4),
         onset_ms=onset_ms,
         position=first.node.position(sequence),
@@ -135,28 +138,25 @@ def _opened(
         ),
         vms=tuple(text_of(member) for _, member, _ in members[:_LISTED]),
     )
-    return report(cell, finding, time_ms=time_ms, configuration=configuration)
 
 
-def _followed(cell: Cell, moving: int, time_ms: int, configuration: Configuration) -> list[Alert]:
+def _followed(cell: Cell, moving: int, now: Now) -> Iterator[Outcome]:
     """Keep the incident open while members may join; then report that it is over."""
     key = key_of("cell", cell.name)
     incident = cell.incidents.get(key)
     if incident is None or incident.alert.state != "firing" or key in cell.latches:
-        return []
-    alone_s = configuration.totals_shared_alone_s
-    still = _silent_together(cell, moving, configuration) or any(
+        return
+    alone_s = now.configuration.totals_shared_alone_s
+    still = _silent_together(cell, moving, now.configuration) or any(
         bool((cell.lanes[name].signs[: len(each), _RUN_S][each] < alone_s).any())
         for name, each in ((name, _sharing(cell, name)) for name in cell.lanes)
     )
     if still or not incident.well_ms:
-        incident.well_ms = time_ms
-    if time_ms - incident.well_ms < configuration.totals_shared_open_s * 1000:
-        return republished(incident, time_ms=time_ms, configuration=configuration)
-    return resolve(
-        cell,
-        incident,
-        Resolution(reason="its VMs are active again"),
-        time_ms=time_ms,
-        sentence=f"The VMs of cell {cell.name} are active again.",
+        incident.well_ms = now.time_ms
+    if now.time_ms - incident.well_ms < now.configuration.totals_shared_open_s * 1000:
+        yield Continued(incident)
+        return
+    reason = Kind.FLEET_SILENCE.fault.recovered
+    yield Ended(
+        incident, Resolution(reason=reason), f"The VMs of cell {cell.name} are active again."
     )

@@ -13,6 +13,7 @@ from engine.detection.evidence import Picture
 from engine.detection.hypotheses import Verdict, suggested
 from engine.detection.lanes import Lanes
 from engine.detection.witnesses import signs_of_life
+from engine.faults import Kind
 from engine.wire.alert import CpuShape, EvidenceItem
 from models.kernels import vitals_layout
 
@@ -70,7 +71,7 @@ def judge_totals(
     suggestion = suggested(evidence, refusals)
     firing = sign["run_s"] >= configuration.totals_alert_s
     return Verdict(
-        kind="panic_halt" if shape == "idle" else "panic_spin",
+        kind=Kind.PANIC_HALT if shape == "idle" else Kind.PANIC_SPIN,
         firing=firing,
         score=score,
         severity="error" if refusals else "critical",
@@ -188,7 +189,7 @@ def _hung(
         # An idle guest's CPU falls to nothing by itself, and its disks are idle too.
         refusals.append("idle_before")
     return Verdict(
-        kind="hung_io",
+        kind=Kind.HUNG_IO,
         firing=True,
         score=score,
         severity="error",

@@ -4,31 +4,27 @@ Nodes that no longer report, VMs that vanish or do not answer, guests that reboo
 announcement, and VMs that wait for the CPU of an overloaded node.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from engine.detection import sentences
 from engine.detection.cell import Cell, Node, Vm
-from engine.detection.configuration import Configuration
-from engine.detection.holes import silence_of, watch_holes
-from engine.detection.incidents import (
-    Finding,
-    key_of,
-    news_ms,
-    report,
-    resolve,
-    suppress,
-    text_of,
-)
+from engine.detection.configuration import Configuration, Now
+from engine.detection.holes import returned, silence_of, watch_holes
+from engine.detection.incidents import news_ms
 from engine.detection.lanes import Lanes
-from engine.wire.alert import Alert, EvidenceItem, Resolution
+from engine.detection.outcomes import Ended, Explained, Finding, Outcome, key_of, text_of
+from engine.faults import Kind
+from engine.wire.alert import EvidenceItem, Resolution, SamplePosition
 from models.kernels import glance
 
 _LISTED = 64
 
 
-def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Report nodes that fell silent; several together are one incident of the cell."""
-    alerts: list[Alert] = []
+def watch_nodes(cell: Cell, now: Now) -> Iterator[Outcome]:
+    """Yield nodes that fell silent or report again; several together are one incident."""
+    configuration = now.configuration
     for node in cell.nodes.values():
         silent_ms = cell.passed_ms - node.seen_ms - cell.overtaken.late_ms
         is_silent = silent_ms >= configuration.node_silent_intervals * node.interval_ms
@@ -42,51 +38,39 @@ def watch_nodes(cell: Cell, *, time_ms: int, configuration: Configuration) -> li
         for node in whole_nodes
         if node.silent
         and cell.passed_ms - node.seen_ms >= alert_ms
-        and not _is_disturbed(cell, node, time_ms=time_ms, configuration=configuration)
+        and not _is_disturbed(cell, node, now)
     ]
     told = {node.name for node in silent}
     shared = len(silent) >= max(2, len(whole_nodes) / 2)
     if shared:
-        alerts += _silent_cell(cell, silent, time_ms=time_ms, configuration=configuration)
+        yield _silent_cell(cell, silent)
     for node in sorted(whole_nodes, key=lambda node: node.name):
         incident = cell.incidents.get(key_of("host", node.name))
         is_open = incident is not None and incident.alert.state == "firing"
         if node.name in told and (is_open or not shared):
-            alerts += _silent_node(cell, node, time_ms=time_ms, configuration=configuration)
+            yield _silent_node(cell, node)
         elif (
             incident is not None
             and is_open
             and not node.silent
-            and not _members(cell, node, time_ms=time_ms, configuration=configuration)
-            and incident.alert.kind == "host_silence"
+            and not _members(cell, node, now)
+            and incident.alert.kind == Kind.HOST_SILENCE
         ):
-            alerts += resolve(
-                cell,
-                incident,
-                Resolution(reason="it reports again"),
-                time_ms=time_ms,
-                sentence=f"Node {node.name} reports again.",
-            )
-    alerts += watch_holes(cell, whole_nodes, time_ms=time_ms, configuration=configuration)
+            yield returned(node, incident)
+    yield from watch_holes(cell, whole_nodes, now)
     whole = cell.incidents.get(key_of("fleet", cell.name))
     if whole is not None and whole.alert.state == "firing" and not silent:
-        alerts += resolve(
-            cell,
+        what = "report again" if whole_nodes else "were removed"
+        yield Ended(
             whole,
-            Resolution(
-                reason="its nodes report again" if whole_nodes else ("its nodes were removed")
-            ),
-            time_ms=time_ms,
-            sentence=f"The nodes of cell {cell.name} report again."
-            if whole_nodes
-            else f"The nodes of cell {cell.name} were removed.",
+            Resolution(reason=f"its nodes {what}"),
+            f"The nodes of cell {cell.name} {what}.",
         )
-    return alerts
 
 
-def _is_disturbed(cell: Cell, node: Node, *, time_ms: int, configuration: Configuration) -> bool:
+def _is_disturbed(cell: Cell, node: Node, now: Now) -> bool:
     """Return whether disturbed collectors may be the cause of a node's silence."""
-    return time_ms < cell.disturbed_ms and not _is_long_silent(cell, node, configuration)
+    return now.time_ms < cell.disturbed_ms and not _is_long_silent(cell, node, now.configuration)
 
 
 def _is_long_silent(cell: Cell, node: Node, configuration: Configuration) -> bool:
@@ -95,32 +79,28 @@ def _is_long_silent(cell: Cell, node: Node, configuration: Configuration) -> boo
     return silent_ms >= 2 * configuration.node_silent_intervals * node.interval_ms
 
 
-def watch_members(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Report nodes with several missing VMs although others still report.
+def watch_members(cell: Cell, now: Now) -> Iterator[Finding]:
+    """Yield nodes with several missing VMs although others still report.
 
     A host whose monitors fail one after the other is one incident. Its members fell silent up
     to two hours apart in recorded data.
     """
-    alerts: list[Alert] = []
-    undisturbed = time_ms >= cell.disturbed_ms
+    undisturbed = now.time_ms >= cell.disturbed_ms
     for name in sorted(cell.nodes):
         node, lanes = cell.nodes[name], cell.lanes[name]
         if undisturbed and lanes.found[glance.ABSENT]:
             for lane in np.flatnonzero(lanes.which(glance.ABSENT)):
                 vm = cell.vms[lanes.vm(int(lane))]
-                vm.missed_ms = time_ms
+                vm.missed_ms = now.time_ms
                 cell.watched.add(vm.uuid)
-        members = _members(cell, node, time_ms=time_ms, configuration=configuration)
+        members = _members(cell, node, now)
         if not node.silent and len(members) >= 2:
-            alerts += _lost_members(cell, node, members, time_ms, configuration)
-    return alerts
+            yield _lost_members(node, members)
 
 
-def _members(
-    cell: Cell, node: Node, *, time_ms: int, configuration: Configuration
-) -> list[tuple[bytes, Vm]]:
+def _members(cell: Cell, node: Node, now: Now) -> list[tuple[bytes, Vm]]:
     """Return the VMs of a node that were missing recently, none if it was only one."""
-    since_ms = time_ms - configuration.host_member_s * 1000
+    since_ms = now.time_ms - now.configuration.host_member_s * 1000
     found = [
         (uuid, cell.vms[uuid])
         for uuid in sorted(cell.watched)
@@ -129,21 +109,15 @@ def _members(
     return found if len(found) >= 2 else []
 
 
-def _lost_members(
-    cell: Cell,
-    node: Node,
-    members: list[tuple[bytes, Vm]],
-    time_ms: int,
-    configuration: Configuration,
-) -> list[Alert]:
+def _lost_members(node: Node, members: list[tuple[bytes, Vm]]) -> Finding:
     onset_ms = min(vm.monitor_hung_ms or vm.missed_ms for _, vm in members)
-    finding = Finding(
+    return Finding(
         scope="host",
         subject=node.name,
-        kind="host_silence",
+        kind=Kind.HOST_SILENCE,
         firing=True,
-        severity="critical",
-        suggestion="host_alert",
+        severity=Kind.HOST_SILENCE.fault.severity,
+        suggestion=Kind.HOST_SILENCE.fault.suggestion,
         confidence=0.9,
         onset_ms=onset_ms,
         position=node.position(),
@@ -156,50 +130,44 @@ def _lost_members(
         vms=tuple(text_of(uuid) for uuid, _ in members[:_LISTED]),
         node=node.name,
     )
-    return report(cell, finding, time_ms=time_ms, configuration=configuration)
 
 
-def _silent_node(
-    cell: Cell, node: Node, *, time_ms: int, configuration: Configuration
-) -> list[Alert]:
-    finding = silence_of(
+def _silent_node(cell: Cell, node: Node) -> Finding:
+    return silence_of(
         cell,
         node,
         position=node.position(),
         onset_ms=node.event_ms,
         silent_s=(cell.passed_ms - node.seen_ms) / 1000,
     )
-    return report(cell, finding, time_ms=time_ms, configuration=configuration)
 
 
-def _silent_cell(
-    cell: Cell, silent: list[Node], *, time_ms: int, configuration: Configuration
-) -> list[Alert]:
+def _silent_cell(cell: Cell, silent: list[Node]) -> Finding:
     # The last node that reported determines the sample, the same in every order of arrival.
     last = max(silent, key=lambda node: (node.event_ms, node.name))
     silent_s = (cell.passed_ms - max(node.seen_ms for node in silent)) / 1000
-    finding = Finding(
+    return Finding(
         scope="fleet",
         subject=cell.name,
-        kind="fleet_silence",
+        kind=Kind.FLEET_SILENCE,
         firing=True,
-        severity="critical",
-        suggestion="fleet_alert",
+        severity=Kind.FLEET_SILENCE.fault.severity,
+        suggestion=Kind.FLEET_SILENCE.fault.suggestion,
         confidence=0.99,
         onset_ms=last.event_ms,
         position=last.position(),
         sentence=sentences.of_silent_cell(cell=cell.name, nodes=len(silent), silent_s=silent_s),
         evidence=(EvidenceItem(signal="frames", value=silent_s, text="no frame arrived"),),
     )
-    return report(cell, finding, time_ms=time_ms, configuration=configuration)
 
 
-def watch_sight(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
+def watch_sight(cell: Cell, now: Now) -> None:
     """Record disturbed collectors: samples of many VMs are missing on several nodes.
 
     Such a slot may show half a sample of the other VMs, so it forbids suggestions. A node that has
     been silent for long is reported itself and does not disturb the samples of others.
     """
+    configuration = now.configuration
     unseen, total, nodes = 0, 0, 0
     for name, lanes in cell.lanes.items():
         if _is_long_silent(cell, cell.nodes[name], configuration):
@@ -213,63 +181,57 @@ def watch_sight(cell: Cell, *, time_ms: int, configuration: Configuration) -> No
         nodes += missing > 0
     if total and nodes >= 2 and unseen >= configuration.unseen_ratio * total:
         hold_ms = configuration.unseen_hold_samples * cell.interval_ms()
-        cell.disturbed_ms = max(cell.disturbed_ms, time_ms + hold_ms)
+        cell.disturbed_ms = max(cell.disturbed_ms, now.time_ms + hold_ms)
 
 
-def watch_absent(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Report a VM that left its node's roster, or whose monitor is hung, without an event."""
+def watch_absent(cell: Cell, vm: Vm, now: Now) -> Outcome | None:
+    """Return that a VM left its node's roster, or that its monitor is hung, without an event."""
+    configuration = now.configuration
     text = text_of(vm.uuid)
     node = cell.nodes.get(vm.node)
     if node is None or node.silent:
-        return []
+        return None
     since_ms = vm.gone_ms or vm.monitor_hung_ms
     if not since_ms or (vm.gone_ms and vm.left_by_word):
-        return []
+        return None
     patient_ms = max(
         configuration.vm_silence_s * 1000, configuration.vm_silence_samples * node.interval_ms
     )
     # Another node reports its new place, and the frame of that node may be late.
     patient_ms += cell.overtaken.late_ms
-    if time_ms - since_ms < patient_ms or time_ms < cell.disturbed_ms:
-        return []
+    if now.time_ms - since_ms < patient_ms or now.time_ms < cell.disturbed_ms:
+        return None
     host = cell.incidents.get(key_of("host", node.name))
-    if host is not None and host.alert.state == "firing" and host.alert.kind == "host_silence":
+    if host is not None and host.alert.state == "firing" and host.alert.kind == Kind.HOST_SILENCE:
         own = cell.incidents.get(key_of("vm", text))
-        if own is None or own.alert.kind != "vm_silence":
-            return []
-        return suppress(
-            cell,
-            own,
-            vetoes=(f"host:{node.name}",),
-            explained_by=host.alert.id,
-            time_ms=time_ms,
-        )
+        if own is None or own.alert.kind != Kind.VM_SILENCE:
+            return None
+        return Explained(own, vetoes=(f"host:{node.name}",), explained_by=host.alert.id)
     name = sentences.name_of(vm, text)
     what = (
         "is no longer listed by its node, and no event explains it"
         if vm.gone_ms
         else "is listed, but its QEMU monitor does not answer"
     )
-    sentence = f"{name} on {node.name} {what}. The VM is not visible and not judged."
-    finding = Finding(
+    kind = Kind.VM_SILENCE
+    return Finding(
         scope="vm",
         subject=text,
-        kind="vm_silence",
+        kind=kind,
         firing=True,
-        severity="warning",
-        suggestion="alert",
+        severity=kind.fault.severity,
+        suggestion=kind.fault.suggestion,
         confidence=0.95,
         onset_ms=since_ms,
         position=vm.gone_position or node.position(),
-        sentence=sentence,
+        sentence=f"{name} on {node.name} {what}. The VM is not visible and not judged.",
         node=node.name,
     )
-    return report(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)
 
 
-def watch_reboots(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Report guests that rebooted without an announcement by an owner, agent or node."""
-    alerts: list[Alert] = []
+def watch_reboots(cell: Cell, now: Now) -> Iterator[Finding]:
+    """Yield guests that rebooted without an announcement by an owner, agent or node."""
+    time_ms, configuration = now
     window_ms = configuration.reboot_window_s * 1000
     by_node: dict[str, int] = {}
     for uuid in cell.watched:
@@ -285,13 +247,14 @@ def watch_reboots(cell: Cell, *, time_ms: int, configuration: Configuration) -> 
         vm.reboot_pending = False
         lanes = cell.lanes.get(vm.node)
         many = max(configuration.gate_members, configuration.gate_share * len(lanes or ()))
-        if by_node.get(vm.node, 0) >= many or _announced(cell, vm, configuration):
+        if by_node.get(vm.node, 0) >= many or _announced(cell, vm):
             continue
-        alerts += _crash_reboot(cell, vm, time_ms=time_ms, configuration=configuration)
-    return alerts
+        node = cell.nodes.get(vm.node)
+        if node is not None and vm.reboot_position is not None:
+            yield _crash_reboot(node, vm, vm.reboot_position)
 
 
-def _announced(cell: Cell, vm: Vm, configuration: Configuration) -> bool:
+def _announced(cell: Cell, vm: Vm) -> bool:
     """Return whether a command, an action or an open incident explains the reboot."""
     incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
     if incident is not None and vm.rebooted_ms - news_ms(incident) < 600_000:
@@ -302,35 +265,32 @@ def _announced(cell: Cell, vm: Vm, configuration: Configuration) -> bool:
     return bool(held & set(vm.held_by(vm.rebooted_ms)))
 
 
-def _crash_reboot(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    node = cell.nodes.get(vm.node)
-    if node is None or vm.reboot_position is None:
-        return []
+def _crash_reboot(node: Node, vm: Vm, position: SamplePosition) -> Finding:
+    kind = Kind.CRASH_REBOOT
     text = text_of(vm.uuid)
     name = sentences.name_of(vm, text)
     fell = "after it fell silent" if vm.silent_at_reboot else "while it was active"
-    finding = Finding(
+    return Finding(
         scope="vm",
         subject=text,
-        kind="crash_reboot",
+        kind=kind,
         firing=True,
-        severity="info",
-        suggestion="alert",
+        severity=kind.fault.severity,
+        suggestion=kind.fault.suggestion,
         confidence=0.6,
         onset_ms=vm.reboot_event_ms,
-        position=vm.reboot_position,
+        position=position,
         sentence=(
             f"{name} on {node.name} rebooted {fell}, and nothing announced a reboot. Either the "
             "guest crashed, or its owner rebooted it."
         ),
         node=node.name,
     )
-    return report(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)
 
 
-def watch_contention(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Alert]:
-    """Report on each overloaded node the most affected VM, if another node has room."""
-    alerts: list[Alert] = []
+def watch_contention(cell: Cell, now: Now) -> Iterator[Finding]:
+    """Yield on each overloaded node the most affected VM, if another node has room."""
+    time_ms, configuration = now
     for node in sorted(cell.nodes.values(), key=lambda node: node.key):
         if node.silent:
             continue
@@ -346,10 +306,7 @@ def watch_contention(cell: Cell, *, time_ms: int, configuration: Configuration) 
         lane = _sufferer(cell, node, lanes, configuration)
         if lane is not None:
             vm = cell.vms[lanes.vm(lane)]
-            alerts += _contention(
-                cell, node, vm, lane, calm, busy_s, time_ms=time_ms, configuration=configuration
-            )
-    return alerts
+            yield _contention(cell, node, vm, lane, calm, busy_s, now)
 
 
 def _is_overloaded(node: Node, configuration: Configuration) -> bool:
@@ -380,7 +337,7 @@ def _sufferer(cell: Cell, node: Node, lanes: Lanes, configuration: Configuration
         incident = cell.incidents.get(key_of("vm", text_of(lanes.vm(int(lane)))))
         if incident is None or incident.alert.state != "firing":
             continue
-        if incident.alert.kind == "node_contention" and incident.alert.node == node.name:
+        if incident.alert.kind == Kind.NODE_CONTENTION and incident.alert.node == node.name:
             return int(lane)
         suffers[lane] = False
     lanes_found = np.flatnonzero(suffers)
@@ -396,22 +353,21 @@ def _contention(
     lane: int,
     calm: Node,
     busy_s: float,
-    *,
-    time_ms: int,
-    configuration: Configuration,
-) -> list[Alert]:
+    now: Now,
+) -> Finding:
+    configuration, kind = now.configuration, Kind.NODE_CONTENTION
     lanes = cell.lanes[node.key]
     text = text_of(vm.uuid)
     share = lanes.figure("contention", lane)
     busy = node.gauges.get("cpu_busy_ratio", 0.0)
-    held = tuple(vm.held_by(time_ms))
-    finding = Finding(
+    held = tuple(vm.held_by(now.time_ms))
+    return Finding(
         scope="vm",
         subject=text,
-        kind="node_contention",
+        kind=kind,
         firing=True,
-        severity="warning",
-        suggestion="alert" if held or node.stale else "migrate",
+        severity=kind.fault.severity,
+        suggestion="alert" if held or node.stale else kind.fault.suggestion,
         confidence=round(min(0.99, share + busy / 2), 4),
         onset_ms=node.event_ms - round(busy_s * 1000),
         position=node.position(),
@@ -435,4 +391,3 @@ def _contention(
         history_s=lanes.figure("history_s", lane),
         cpu_shape="mixed",
     )
-    return report(cell, finding, time_ms=time_ms, configuration=configuration, vm=vm)

@@ -10,35 +10,24 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from engine.errors import SettingsError
+from engine.faults import Kind, of_family
 from engine.seconds import not_seconds
 
-# The ten kinds of faults that are classified.
-KINDS: Final = (
-    "panic_spin",
-    "panic_halt",
-    "hung_io",
-    "noisy_neighbour",
-    "crash_reboot",
-    "degrading_storage",
-    "mem_leak",
-    "cpu_runaway",
-    "vm_silence",
-    "host_silence",
-)
-PANICS: Final = ("panic_spin", "panic_halt")
+# The kinds of faults that are classified.
+KINDS: Final = tuple(kind.value for kind in Kind if kind.fault.is_scored)
+PANICS: Final = of_family("death")
 COLUMNS: Final = (
     "vm", "host", "t_start", "t_end", "kind", "class", "expected_action", "note",
 )  # fmt: skip
 _TOGETHER_S: Final = 7_200.0
 # A stop of a guest that did no I/O before is not visible: the rule of the research for recall.
 _ACTIVE_SHARE: Final = 0.5
-# Kinds that affect a shared thing, with the scopes of their alerts; all others affect VMs.
+# Kinds that affect a shared thing, with the scopes of their alerts; all others affect VMs. The last
+# two are confounders.
 SCOPES: Final[Mapping[str, frozenset[str]]] = {
-    "host_silence": frozenset({"host"}),
+    **{kind.value: kind.fault.scopes for kind in Kind if "vm" not in kind.fault.scopes},
     "boot_storm": frozenset({"host"}),
     "fleet_io_silence": frozenset({"fleet", "cell"}),
-    "pool_stall": frozenset({"pool"}),
-    "network_stall": frozenset({"network"}),
 }
 _BY_FLEET: Final = frozenset({"fleet_io_silence"})
 
@@ -110,8 +99,8 @@ def parse_truth(
                 f"{source}, line {line}: class is {row['class']!r}, must be fault or confounder."
             )
         single.append(_one(row, source=source, line=line, vcpus=vcpus))
-    wide = [one for one in single if one.is_wide or one.kind == "noisy_neighbour"]
-    alone = [one for one in single if not (one.is_wide or one.kind == "noisy_neighbour")]
+    wide = [one for one in single if one.is_wide or one.kind == Kind.NOISY_NEIGHBOUR]
+    alone = [one for one in single if not (one.is_wide or one.kind == Kind.NOISY_NEIGHBOUR)]
     return sorted([*alone, *_joined(wide)], key=lambda one: (one.start_s, one.kind, one.host))
 
 
@@ -151,9 +140,9 @@ def _one(row: Mapping[str, str], *, source: str, line: int, vcpus: Mapping[str, 
 
 
 def _shape(kind: str, notes: Mapping[str, str], vcpus: int) -> str:
-    if kind == "panic_halt":
+    if kind == Kind.PANIC_HALT:
         return "halt"
-    if kind != "panic_spin":
+    if kind != Kind.PANIC_SPIN:
         return ""
     busy = notes.get("busy_cores", "1")
     return "one core" if busy == "1" and vcpus != 1 else "all cores"
@@ -185,7 +174,7 @@ def _belongs(one: Occurrence, group: list[Occurrence]) -> bool:
 def _merged(group: list[Occurrence]) -> Occurrence:
     first = group[0]
     # Of a noisy neighbour's rows, the aggressor's has the required action.
-    guilty = [one for one in group if first.kind != "noisy_neighbour" or one.expected != "none"]
+    guilty = [one for one in group if first.kind != Kind.NOISY_NEIGHBOUR or one.expected != "none"]
     guilty = guilty or group
     members = frozenset[str]().union(*(one.vms for one in guilty))
     everyone = frozenset[str]().union(*(one.vms for one in group))

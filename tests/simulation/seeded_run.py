@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from connectors.simulator import virtual_time
 from engine.action import keys, words
-from engine.action.catalogue import Modes, Policy, Step, parse_policy, read_shipped
+from engine.action.catalogue import Modes, Policy, parse_policy, read_shipped
 from engine.action.chain import verify
 from engine.action.ledger import LogEntry, encode_ledger_entry
+from engine.faults import Step
 from engine.ports import Headers
 from engine.roles import act as act_role
 from engine.roles import plan as plan_role

@@ -5,7 +5,8 @@ import asyncio
 import msgspec
 
 from connectors.simulator import virtual_time
-from engine.action.catalogue import Modes, Step
+from engine.action.catalogue import Modes
+from engine.faults import Step
 from engine.wire.alert import Alert
 from engine.wire.order import Order
 from tests.simulation.acting_site import LAB, Site, acting_site, panic

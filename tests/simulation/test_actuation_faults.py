@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from connectors.simulator import virtual_time
 from connectors.simulator.actuator import SimulatedActuator
-from engine.action.catalogue import Step
 from engine.action.chain import verify
 from engine.errors import ActionRefused, ActionUnsent, StateUnwritable
+from engine.faults import Step
 from engine.looks import Permit
 from engine.ports import LedgerStore
 from engine.wire.order import Order

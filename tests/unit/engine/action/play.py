@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from engine.action.catalogue import Policy, Step
+from engine.action.catalogue import Policy
 from engine.action.events import (
     AlertSeen,
     AppendControl,
@@ -20,6 +20,7 @@ from engine.action.events import (
 from engine.action.incident import Phase
 from engine.action.planner import step
 from engine.action.state import PlannerState
+from engine.faults import Step
 from engine.wire.alert import Alert, Resolution
 from engine.wire.control import Control
 from engine.wire.order import Closed, Order

@@ -12,7 +12,7 @@ import pytest
 
 from connectors.clock import SystemClock
 from engine.cli.doctor import Check, examine
-from engine.detection.notices import NOTICE_KINDS
+from engine.faults import of_family
 from engine.frame_keyring import make_site_key, read_site_keys, write_site_key
 from engine.keyring import SIGNERS, own_key
 from engine.settings import load_settings
@@ -200,7 +200,7 @@ def appended(topic: str, value: bytes) -> None:
 
 
 @pytest.mark.usefixtures("flatline")
-@pytest.mark.parametrize("kind", sorted(NOTICE_KINDS))
+@pytest.mark.parametrize("kind", sorted(of_family("notice")))
 def test_clocks_that_step_rival_sources_and_skipped_records_are_told_until_they_end(
     kind: str,
 ) -> None:

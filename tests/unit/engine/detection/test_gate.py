@@ -4,8 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
+from engine.detection.configuration import Now
 from engine.detection.gate import explains
-from engine.detection.incidents import Finding, report
+from engine.detection.incidents import settle
+from engine.detection.outcomes import Finding
+from engine.faults import Kind
 from engine.wire.alert import Alert, SamplePosition
 from tests.unit.engine.detection.frames_by_hand import FAST, Bench, Guest, cell
 
@@ -181,11 +184,11 @@ def test_who_died_in_a_stall_is_found_after_it() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "is_explained"),
-    [("mem_leak", True), ("degrading_storage", True), ("node_contention", True),
-     ("panic_spin", False), ("hung_io", False)],
+    [(Kind.MEM_LEAK, True), (Kind.DEGRADING_STORAGE, True), (Kind.NODE_CONTENTION, True),
+     (Kind.PANIC_SPIN, False), (Kind.HUNG_IO, False)],
 )  # fmt: skip
 def test_only_a_silence_told_before_a_stall_is_not_taken_back_by_it(
-    kind: str, is_explained: bool
+    kind: Kind, is_explained: bool
 ) -> None:
     bench, guests = site()
     members = [guest for guest in guests if guest.pool == "pool-1"]
@@ -206,7 +209,7 @@ def test_only_a_silence_told_before_a_stall_is_not_taken_back_by_it(
         quiet(guest)
     bench.run(20.0)
     (latch,) = state.latches.values()
-    report(state, told, time_ms=bench.time_ms, configuration=FAST)
+    settle(state, [told], Now(bench.time_ms, FAST))
     early_ms = latch.onset_ms - 40_000
     found = explains(state, members[0].uuid, onset_ms=early_ms, configuration=FAST)
     assert (found is latch) == is_explained

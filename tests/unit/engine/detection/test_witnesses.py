@@ -14,6 +14,7 @@ from engine.detection.hypotheses import Verdict
 from engine.detection.lanes import Lanes
 from engine.detection.sentences import of_verdict
 from engine.detection.snapshot import digest, restore, take_snapshot
+from engine.faults import Kind
 from engine.wire.alert import Alert, EvidenceItem, counted_witnesses, may_be_reset
 from engine.wire.order import Order
 from models.kernels import gaps
@@ -161,7 +162,15 @@ def test_an_alert_says_whether_its_second_witness_lacks_or_has_yet_to_last(
         EvidenceItem(signal="balloon", nats=nats, witness="balloon", minimum_nats=3.0),
     )
     verdict = Verdict(
-        "panic_spin", True, 9.0, "critical", "inspect", 1, 1_790_000_000_000, "one_core", evidence
+        Kind.PANIC_SPIN,
+        True,
+        9.0,
+        "critical",
+        "inspect",
+        1,
+        1_790_000_000_000,
+        "one_core",
+        evidence,
     )
     said = of_verdict("web", "n1", verdict, cast(Picture, seen), way="a balloon")
     assert says in said

@@ -11,6 +11,7 @@ from connectors.clock import LoopClock
 from connectors.embedded.log import EmbeddedLog
 from engine.detection import partition as engine_partition
 from engine.detection.cell import Cell
+from engine.detection.configuration import Now
 from engine.detection.fold import fold_frame
 from engine.detection.judge import judge
 from engine.detection.snapshot import digest
@@ -18,6 +19,7 @@ from engine.forecasting import foretell_state
 from engine.forecasting.demand import Demand
 from engine.history.fold import FrameFold
 from engine.ports import Record
+from engine.wire.alert import Alert
 from engine.wire.frame import Frame
 from engine.wire.rejected import decode_rejected
 from engine.wire.topics import FRAMES, REJECTED
@@ -95,11 +97,11 @@ def test_a_cell_that_cannot_be_judged_begins_anew_and_other_cells_go_on(
 ) -> None:
     records = panicked()
 
-    def spoilt(one: Cell, **rest: Any) -> Any:
+    def spoilt(one: Cell, now: Now) -> list[Alert]:
         if one.nodes and max(node.sequence for node in one.nodes.values()) == 40:
             one.watched.add(b"nobody")
             raise ZeroDivisionError("a case that nobody thought of")
-        return judge(one, **rest)
+        return judge(one, now)
 
     monkeypatch.setattr(engine_partition, "judge", spoilt)
 
