@@ -19,6 +19,19 @@ Headers = tuple[tuple[str, bytes], ...]
 SignFrame = Callable[[bytes, bytes], Headers]
 
 
+class Opened(Protocol):
+    """An adapter that is used as an async context manager."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
 class Clock(Protocol):
     """The clocks. Roles read them and pass the value to the steps, which read no clock."""
 
@@ -103,17 +116,8 @@ class Subscription(Protocol):
         ...
 
 
-class Log(Protocol):
+class Log(Opened, Protocol):
     """The one log of a site. Append is durable when it returns; order is kept by key."""
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
 
     async def append(
         self,
@@ -195,17 +199,8 @@ class NodeSample:
     hung: tuple[bytes, ...] = ()
 
 
-class Hypervisor(Protocol):
+class Hypervisor(Opened, Protocol):
     """The collector's read-only access to a node."""
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
 
     async def sample(self) -> NodeSample:
         """Return all VMs' counters, from one bulk call.
@@ -226,7 +221,7 @@ class Hypervisor(Protocol):
         ...
 
 
-class Actuator(Protocol):
+class Actuator(Opened, Protocol):
     """The actuator: all actions of the agent on a VM. None acts on more than one VM.
 
     Every action raises `ActionRefused` or `VmNotFound` when nothing was done, `ActionUnsent` where
@@ -237,15 +232,6 @@ class Actuator(Protocol):
     None permits it whenever the hypervisor answers. Cancelling the caller withdraws a call that was
     not sent.
     """
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
 
     async def reach(self) -> None:
         """Wait until the hypervisor answers; `HypervisorUnreachable` has the reason if not."""
@@ -304,17 +290,8 @@ class Actuator(Protocol):
         ...
 
 
-class Evidence(Protocol):
+class Evidence(Opened, Protocol):
     """The store of a node for evidence of a VM that was acted on, for people."""
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
 
     async def save(self, vm: bytes, *, incident: str, step: int) -> str:
         """Save the evidence available within 5 s, and return its location in one phrase.
@@ -466,17 +443,8 @@ class RefusedRow:
     reason: str
 
 
-class HistorySink(Protocol):
+class HistorySink(Opened, Protocol):
     """Takes the history: rows by measurement, tags and time. Writing a row again replaces it."""
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
 
     async def write(self, batch: Sequence[Points]) -> tuple[RefusedRow, ...]:
         """Store rows durably, and return those that the store refused permanently.
@@ -492,17 +460,8 @@ class HistorySink(Protocol):
 
 
 @runtime_checkable
-class HistoryQuery(Protocol):
+class HistoryQuery(Opened, Protocol):
     """Answers queries of the history; a sink that cannot be queried does not implement it."""
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
 
     async def ask(self, question: Question) -> list[Answer]:
         """Return the results, ordered by tags and time.

@@ -325,11 +325,6 @@ class Settings(BaseSettings):
         return self.history.folder or self.state.folder / "history"
 
     @property
-    def influx_folder(self) -> Path:
-        """Folder of the tokens that `flatline history setup` creates."""
-        return self.state.folder / "influxdb"
-
-    @property
     def key_folder(self) -> Path:
         """Folder of this installation's own private keys."""
         return self.keys.folder or self.state.folder / "keys"
@@ -392,11 +387,9 @@ class _Origins:
     """The place where each value was written, for messages."""
 
     def __init__(self, *, file: Path | None, text: str, flags: Mapping[str, str]) -> None:
-        self._in_file: dict[str, str] = {}
-        if file is not None:
-            self._in_file = {
-                name: f"{file}, line {line}" for name, line in _lines(tomllib.loads(text), text)
-            }
+        self._in_file = {
+            name: f"{file}, line {line}" for name, line in _lines(tomllib.loads(text), text)
+        }
         self._in_environment = {
             variable.removeprefix(PREFIX).lower().replace("__", "."): variable
             for variable in os.environ
@@ -490,9 +483,7 @@ def _lines(table: Mapping[str, Any], text: str, prefix: str = "") -> Iterator[tu
         name = prefix + key
         if isinstance(value, Mapping):
             yield from _lines(value, text, f"{name}.")
-            if not value or name not in set(setting_names()):
-                yield name, _line(name, text)
-        else:
+        if not (isinstance(value, Mapping) and value and name in set(setting_names())):
             yield name, _line(name, text)
 
 

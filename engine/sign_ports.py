@@ -2,23 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from engine.looks import Card, Sign, Watched
+from engine.ports import Opened
 
 
-class Watch(Protocol):
+class Watch(Opened, Protocol):
     """The agent's continuous watch of the guests of its node; no method acts on a VM."""
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None: ...
 
     async def roster(self) -> tuple[Watched, ...]:
         """Return the running VMs whose owners agreed to actions on them.

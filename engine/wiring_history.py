@@ -69,7 +69,7 @@ def influx_config(settings: Settings, *, token: str | None = None) -> "InfluxCon
     from connectors.influxdb.config import InfluxConfig
 
     influx = settings.history.influxdb
-    file = influx.token_file or settings.influx_folder / "historian.token"
+    file = influx.token_file or settings.state.folder / "influxdb" / "historian.token"
     return InfluxConfig(
         url=influx.url,
         org=influx.org,
@@ -97,7 +97,7 @@ def set_up_history(settings: Settings, *, admin_token: str) -> tuple[str, ...]:
     from connectors.influxdb.setup import set_up
 
     made = set_up(influx_config(settings, token=admin_token))
-    folder = settings.influx_folder
+    folder = settings.state.folder / "influxdb"
     tokens = {
         settings.history.influxdb.token_file or folder / "historian.token": made.historian,
         folder / "planner.token": made.planner,

@@ -47,9 +47,8 @@ WITNESS_MUTANTS: Final = (
         "    if False:\n",
     ),
     Mutant(
-        "what is only to be looked at is ordered", "engine/action/ordering.py",
-        '    "reboot": frozenset({"reset", "reboot"}),\n',
-        '    "reboot": frozenset({"reset", "reboot"}),\n    "inspect": frozenset({"reset"}),\n',
+        "what is only to be looked at is ordered", "engine/action/actions.py",
+        'harm=Harm.RESET, signals={"reboot"}', 'harm=Harm.RESET, signals={"reboot", "inspect"}',
     ),
     Mutant(
         "a console's text attests a crash", "engine/action/ordering.py",

@@ -7,10 +7,12 @@ port `Actuator` and its call (`engine.roles.calling`). The type checker names wh
 from collections.abc import Set
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, Literal, TypedDict, get_args
+from typing import Final, Generic, Literal, TypedDict, TypeVar, get_args
 
 from engine.wire.alert import Suggestion
 from engine.wire.order import Action
+
+T = TypeVar("T")
 
 # The actions of a ladder: those ordered from an agent, and those of the planner itself.
 StepAction = Literal[
@@ -56,19 +58,24 @@ class Facts:
     target: Literal["node", "pool"] | None = None
 
 
-class _Table(TypedDict):
+class ByAction(TypedDict, Generic[T]):
+    """A table with one entry for each action of an agent."""
+
+    save_evidence: T
+    reboot: T
+    reset: T
+    migrate: T
+    move_disk: T
+
+
+class _ByStep(ByAction[Facts]):
     notify: Facts
-    save_evidence: Facts
-    reboot: Facts
-    reset: Facts
-    migrate: Facts
-    move_disk: Facts
     quarantine: Facts
 
 
 _ANY: Final[Set[Suggestion]] = {"alert", "inspect", "reboot", "migrate", "move_disk"}
 
-ACTIONS: Final[_Table] = {
+ACTIONS: Final[_ByStep] = {
     "notify": Facts(
         noun="notification", command="notify people", harm=Harm.NONE, signals=_ANY
     ),

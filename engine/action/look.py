@@ -7,10 +7,10 @@ order relax nothing; only reports of this node's own hypervisor do.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple, TypedDict
+from typing import Final, NamedTuple
 from uuid import UUID
 
-from engine.action.actions import DESTRUCTIVE
+from engine.action.actions import DESTRUCTIVE, ByAction
 from engine.action.question import CLOCK_SLACK_MS
 from engine.action.witnesses import (
     dead_vcpus,
@@ -452,17 +452,7 @@ EVERY_ACTION: Final[tuple[Rule, ...]] = (
     _enough, _same_vm, _same_run, _same_owner, _open_to_actions,
 )  # fmt: skip
 _UNTOUCHED: Final[tuple[Rule, ...]] = (_monitor_answers, _no_job, _not_booted)
-
-
-class _ByAction(TypedDict):
-    save_evidence: tuple[Rule, ...]
-    reset: tuple[Rule, ...]
-    reboot: tuple[Rule, ...]
-    migrate: tuple[Rule, ...]
-    move_disk: tuple[Rule, ...]
-
-
-RULES: Final[_ByAction] = {
+RULES: Final[ByAction[tuple[Rule, ...]]] = {
     "save_evidence": (),
     "reset": (
         *_UNTOUCHED,
@@ -494,7 +484,7 @@ RULES: Final[_ByAction] = {
     "move_disk": (*_UNTOUCHED, _running, _requests_complete),
 }
 # For the sample right before the call, in addition to the rules for every action.
-LAST_RULES: Final[_ByAction] = {
+LAST_RULES: Final[ByAction[tuple[Rule, ...]]] = {
     "save_evidence": (_never,),
     "reset": (
         *_UNTOUCHED,
