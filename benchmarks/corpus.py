@@ -13,8 +13,8 @@ from uuid import UUID
 import numpy as np
 
 from connectors.simulator.draw import draw_incidents
+from connectors.simulator.faults import FAULTS
 from connectors.simulator.plan import (
-    FAULTS,
     FIELD,
     Incident,
     WorldPlan,
