@@ -65,7 +65,7 @@ test: units integration ## Run all tests
 # One after the other: beside the guests of the integration tests, unit tests with real time limits
 # get too little of the CPU. Unit tests use all cores. The tests of one file run in one process,
 # because they share fixtures.
-UNITS = $(addprefix tests/,tidy unit contracts simulation scenarios)
+UNITS = $(addprefix tests/,tidy unit contracts examples simulation scenarios)
 units: setup ## Run the tests that need no server
 	@$(BIN)/pytest -n auto --dist loadfile -o cache_dir=.pytest_cache/units $(UNITS)
 
