@@ -9,20 +9,10 @@ from typing import Final
 from tests.examples.edit import Edit
 
 _ROW: Final = """\
-    SWAP_STORM = (
-        "swap_storm",
-        Fault(
-            family="slow",
-            scopes=_VM,
-            meaning="its memory is too small",
-            severity="warning",
-            suggestion="alert",
-            recovery="signal",
-            signal="swaps",
-            recovered="it no longer swaps",
-            escalation=_TELL,
-            is_scored=True,
-        ),
+    SWAP_STORM = "swap_storm", Fault(
+        family="slow", scopes=_VM, meaning="its memory is too small", severity="warning",
+        suggestion="alert", recovery="signal", signal="swaps", recovered="it no longer swaps",
+        escalation=_TELL, is_scored=True,
     )
 """
 _SIGNAL: Final = '''\
@@ -79,8 +69,8 @@ EDITS: Final = (
     # The row: everything that other modules ask about the kind.
     Edit(
         "engine/faults.py",
-        "    VM_SILENCE = (\n",
-        f"{_ROW}    VM_SILENCE = (\n",
+        "    VM_SILENCE = ",
+        f"{_ROW}    VM_SILENCE = ",
     ),
     # Its ladder, as `python -m deploy.default_policy` writes it.
     Edit(
