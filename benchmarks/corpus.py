@@ -13,8 +13,8 @@ from uuid import UUID
 import numpy as np
 
 from connectors.simulator.draw import draw_incidents
+from connectors.simulator.faults import FAULTS
 from connectors.simulator.plan import (
-    FAULTS,
     FIELD,
     Incident,
     WorldPlan,
@@ -26,6 +26,7 @@ from connectors.simulator.truth import Happening
 from engine.detection.configuration import Configuration
 from engine.evaluation.judging import Judgement, judge
 from engine.evaluation.truth import Occurrence
+from engine.faults import Kind
 from engine.ports import Moment, Record
 from engine.roles.replay import Replayer
 from engine.wire.alert import may_be_reset
@@ -71,15 +72,9 @@ LOOK_ALIKES: Final = {
 }
 # The correct suggestion for each kind; all others need no action.
 _EXPECTED: Final = {
-    "panic_spin": "reboot",
-    "panic_halt": "reboot",
-    "hung_io": "migrate",
-    "noisy_neighbour": "migrate",
+    **{kind.value: kind.fault.suggestion for kind in Kind},
     "sick_node": "migrate",
-    "host_silence": "host_alert",
     "boot_storm": "host_alert",
-    "pool_stall": "host_alert",
-    "network_stall": "host_alert",
     "fleet_io_silence": "fleet_alert",
 }
 # A guest without visible activity cannot be seen to stop.

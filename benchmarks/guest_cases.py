@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from deploy.lab.libvirt_lab import Guest, Lab
+from engine.faults import of_family
 
 Break = Callable[[Lab, Guest], object]
 
@@ -101,8 +102,8 @@ def in_turn(*steps: Break | float) -> Break:
     return done
 
 
-PANICS = frozenset({"panic_spin", "panic_halt"})
-HUNG = frozenset({"hung_io", "hung_userland"})
+PANICS = of_family("death")
+HUNG = of_family("hang")
 # From outside, a guest that computes and writes nothing is a panic without proof.
 LOOKS_DEAD = PANICS | HUNG
 # No memory report and no panic message on its console, so that silence is the only evidence beside
@@ -142,7 +143,7 @@ CASES: tuple[Case, ...] = (
         name="all processes hang, kernel lives",
         options=("--nic",),
         act=tell("freeze"),
-        kinds=frozenset({"hung_userland", "hung_io"}),
+        kinds=HUNG,
         pinged=True,
     ),
     Case(
@@ -164,7 +165,7 @@ CASES: tuple[Case, ...] = (
         options=("--nbd",),
         act=signalled(signal.SIGSTOP),
         undo=signalled(signal.SIGCONT),
-        kinds=frozenset({"hung_io", "hung_userland"}),
+        kinds=HUNG,
     ),
     # Its activity is invisible, so after some minutes its boot counts as stuck.
     Case(
@@ -182,7 +183,7 @@ CASES: tuple[Case, ...] = (
     Case(
         name="stops its work",
         act=tell("stop-io"),
-        kinds=frozenset({"hung_io", "hung_userland"}),
+        kinds=HUNG,
     ),
     Case(
         name="waits at the firmware's prompt",

@@ -138,317 +138,143 @@ class Kind(StrEnum):
         kind.fault = fault
         return kind
 
-    PANIC_SPIN = (
-        "panic_spin",
-        Fault(
-            family="death",
-            scopes=_VM,
-            meaning="a kernel panic with a spinning vCPU",
-            severity="critical",
-            suggestion="reboot",
-            recovery="moves",
-            escalation=_DEAD,
-            is_scored=True,
-        ),
+    # fmt: off
+    PANIC_SPIN = "panic_spin", Fault(
+        family="death", scopes=_VM, meaning="a kernel panic with a spinning vCPU",
+        severity="critical", suggestion="reboot", recovery="moves", escalation=_DEAD, is_scored=True,
     )
-    PANIC_HALT = (
-        "panic_halt",
-        Fault(
-            family="death",
-            scopes=_VM,
-            meaning="a kernel panic with halted vCPUs",
-            severity="critical",
-            suggestion="reboot",
-            recovery="moves",
-            escalation=_DEAD,
-            is_idle=True,
-            is_scored=True,
-        ),
+    PANIC_HALT = "panic_halt", Fault(
+        family="death", scopes=_VM, meaning="a kernel panic with halted vCPUs", severity="critical",
+        suggestion="reboot", recovery="moves", escalation=_DEAD, is_idle=True, is_scored=True,
     )
-    HUNG_USERLAND = (
-        "hung_userland",
-        Fault(
-            family="hang",
-            scopes=_VM,
-            meaning="processes hang while the kernel is alive",
-            severity="error",
-            suggestion="alert",
-            recovery="disks",
-            recovered="its disks are active again",
-            escalation=Escalation(
-                "The kernel is alive: it can still unmount its file systems. The grace period "
-                "lets it recover.",
-                (
-                    _EVIDENCE,
-                    Step(action="reboot", grace_s=120, deadline_s=600, stable_s=60),
-                    _NOTIFY,
-                ),
+    HUNG_USERLAND = "hung_userland", Fault(
+        family="hang", scopes=_VM, meaning="processes hang while the kernel is alive",
+        severity="error", suggestion="alert", recovery="disks",
+        recovered="its disks are active again",
+        escalation=Escalation(
+            "The kernel is alive: it can still unmount its file systems. The grace period "
+            "lets it recover.",
+            (
+                _EVIDENCE,
+                Step(action="reboot", grace_s=120, deadline_s=600, stable_s=60),
+                _NOTIFY,
             ),
-            is_idle=True,
         ),
+        is_idle=True,
     )
-    HUNG_IO = (
-        "hung_io",
-        Fault(
-            family="hang",
-            scopes=_VM,
-            meaning="the disks do not respond",
-            severity="error",
-            suggestion="migrate",
-            recovery="disks",
-            recovered="its disks are active again",
-            escalation=Escalation(
-                "Requests that do not complete would block a migration or a move as well.",
-                (_EVIDENCE, _NOTIFY),
-            ),
-            is_idle=True,
-            is_scored=True,
+    HUNG_IO = "hung_io", Fault(
+        family="hang", scopes=_VM, meaning="the disks do not respond", severity="error",
+        suggestion="migrate", recovery="disks", recovered="its disks are active again",
+        escalation=Escalation(
+            "Requests that do not complete would block a migration or a move as well.",
+            (_EVIDENCE, _NOTIFY),
         ),
+        is_idle=True, is_scored=True,
     )
-    BOOT_STUCK = (
-        "boot_stuck",
-        Fault(
-            family="boot",
-            scopes=_VM,
-            meaning="the boot does not complete",
-            severity="warning",
-            suggestion="alert",
-            recovery="moves",
-            recovered="it has booted",
-            escalation=Escalation(
-                "The guest has not finished its boot: its console shows the reason.",
-                (_EVIDENCE, _NOTIFY),
-            ),
+    BOOT_STUCK = "boot_stuck", Fault(
+        family="boot", scopes=_VM, meaning="the boot does not complete", severity="warning",
+        suggestion="alert", recovery="moves", recovered="it has booted",
+        escalation=Escalation(
+            "The guest has not finished its boot: its console shows the reason.",
+            (_EVIDENCE, _NOTIFY),
         ),
     )
     # The engine does not report it; a separate monitor may.
-    CRASH_LOOP = (
-        "crash_loop",
-        Fault(
-            family="boot",
-            scopes=_VM,
-            meaning="it fails again after each recovery",
-            severity="critical",
-            suggestion="alert",
-            recovery="moves",
-            escalation=Escalation(
-                "The VM died again after each recovery: the cause is still present.",
-                (_EVIDENCE, _QUARANTINE),
-            ),
+    CRASH_LOOP = "crash_loop", Fault(
+        family="boot", scopes=_VM, meaning="it fails again after each recovery",
+        severity="critical", suggestion="alert", recovery="moves",
+        escalation=Escalation(
+            "The VM died again after each recovery: the cause is still present.",
+            (_EVIDENCE, _QUARANTINE),
         ),
     )
-    NODE_CONTENTION = (
-        "node_contention",
-        Fault(
-            family="contention",
-            scopes=_VM,
-            meaning="the node is overloaded",
-            severity="warning",
-            suggestion="migrate",
-            recovery="cpu",
-            recovered="it gets the CPU it requests again",
-            escalation=Escalation("Another node has room.", (_MIGRATE,)),
-        ),
+    NODE_CONTENTION = "node_contention", Fault(
+        family="contention", scopes=_VM, meaning="the node is overloaded", severity="warning",
+        suggestion="migrate", recovery="cpu", recovered="it gets the CPU it requests again",
+        escalation=Escalation("Another node has room.", (_MIGRATE,)),
     )
-    NOISY_NEIGHBOUR = (
-        "noisy_neighbour",
-        Fault(
-            family="slow",
-            scopes=_VM,
-            meaning="a noisy neighbour",
-            severity="warning",
-            suggestion="migrate",
-            recovery="signal",
-            signal="flood",
-            recovered="it no longer overloads its node",
-            escalation=Escalation("Its neighbours do less work.", (_MIGRATE, _NOTIFY)),
-            is_scored=True,
-        ),
+    NOISY_NEIGHBOUR = "noisy_neighbour", Fault(
+        family="slow", scopes=_VM, meaning="a noisy neighbour", severity="warning",
+        suggestion="migrate", recovery="signal", signal="flood",
+        recovered="it no longer overloads its node",
+        escalation=Escalation("Its neighbours do less work.", (_MIGRATE, _NOTIFY)),
+        is_scored=True,
     )
-    CRASH_REBOOT = (
-        "crash_reboot",
-        Fault(
-            family="slow",
-            scopes=_VM,
-            meaning="a crash from which it recovered by itself",
-            severity="info",
-            suggestion="alert",
-            recovery="moves",
-            escalation=_TELL,
-            is_scored=True,
-        ),
+    CRASH_REBOOT = "crash_reboot", Fault(
+        family="slow", scopes=_VM, meaning="a crash from which it recovered by itself",
+        severity="info", suggestion="alert", recovery="moves", escalation=_TELL, is_scored=True,
     )
-    DEGRADING_STORAGE = (
-        "degrading_storage",
-        Fault(
-            family="slow",
-            scopes=_VM,
-            meaning="degrading storage",
-            severity="warning",
-            suggestion="alert",
-            recovery="writes",
-            escalation=Escalation(
-                "A disk can be moved while its guest runs.",
-                (Step(action="move_disk", deadline_s=3600, stable_s=60), _NOTIFY),
-            ),
-            is_scored=True,
+    DEGRADING_STORAGE = "degrading_storage", Fault(
+        family="slow", scopes=_VM, meaning="degrading storage", severity="warning",
+        suggestion="alert", recovery="writes",
+        escalation=Escalation(
+            "A disk can be moved while its guest runs.",
+            (Step(action="move_disk", deadline_s=3600, stable_s=60), _NOTIFY),
         ),
+        is_scored=True,
     )
-    MEM_LEAK = (
-        "mem_leak",
-        Fault(
-            family="slow",
-            scopes=_VM,
-            meaning="a memory leak",
-            severity="warning",
-            suggestion="alert",
-            recovery="memory",
-            recovered="its memory no longer grows",
-            escalation=_TELL,
-            is_scored=True,
-        ),
+    MEM_LEAK = "mem_leak", Fault(
+        family="slow", scopes=_VM, meaning="a memory leak", severity="warning", suggestion="alert",
+        recovery="memory", recovered="its memory no longer grows", escalation=_TELL,
+        is_scored=True,
     )
-    CPU_RUNAWAY = (
-        "cpu_runaway",
-        Fault(
-            family="slow",
-            scopes=_VM,
-            meaning="a runaway process",
-            severity="warning",
-            suggestion="alert",
-            recovery="cores",
-            recovered="it has released the extra cores",
-            escalation=_TELL,
-            is_scored=True,
-        ),
+    CPU_RUNAWAY = "cpu_runaway", Fault(
+        family="slow", scopes=_VM, meaning="a runaway process", severity="warning",
+        suggestion="alert", recovery="cores", recovered="it has released the extra cores",
+        escalation=_TELL, is_scored=True,
     )
-    VM_SILENCE = (
-        "vm_silence",
-        Fault(
-            family="sight",
-            scopes=_VM,
-            meaning="the VM is not visible and not judged",
-            severity="warning",
-            suggestion="alert",
-            recovery="visible",
-            recovered="it reports again",
-            escalation=_TELL,
-            is_scored=True,
-        ),
+    VM_SILENCE = "vm_silence", Fault(
+        family="sight", scopes=_VM, meaning="the VM is not visible and not judged",
+        severity="warning", suggestion="alert", recovery="visible", recovered="it reports again",
+        escalation=_TELL, is_scored=True,
     )
-    HOST_SILENCE = (
-        "host_silence",
-        Fault(
-            family="sight",
-            scopes=frozenset({"host"}),
-            meaning="the node or its collector does not report",
-            severity="critical",
-            suggestion="host_alert",
-            recovery="detector",
-            recovered="it reports again",
-            is_scored=True,
-        ),
+    HOST_SILENCE = "host_silence", Fault(
+        family="sight", scopes=frozenset({"host"}),
+        meaning="the node or its collector does not report", severity="critical",
+        suggestion="host_alert", recovery="detector", recovered="it reports again",
+        is_scored=True,
     )
-    POOL_STALL = (
-        "pool_stall",
-        Fault(
-            family="stall",
-            scopes=frozenset({"pool"}),
-            meaning="the disks of the VMs of a pool stand still together",
-            severity="critical",
-            suggestion="host_alert",
-            recovery="detector",
-            recovered="its VMs are active again",
-        ),
+    POOL_STALL = "pool_stall", Fault(
+        family="stall", scopes=frozenset({"pool"}),
+        meaning="the disks of the VMs of a pool stand still together", severity="critical",
+        suggestion="host_alert", recovery="detector", recovered="its VMs are active again",
     )
-    NETWORK_STALL = (
-        "network_stall",
-        Fault(
-            family="stall",
-            scopes=frozenset({"network"}),
-            meaning="the VMs of a network stop sending together",
-            severity="critical",
-            suggestion="host_alert",
-            recovery="detector",
-            recovered="its VMs are active again",
-        ),
+    NETWORK_STALL = "network_stall", Fault(
+        family="stall", scopes=frozenset({"network"}),
+        meaning="the VMs of a network stop sending together", severity="critical",
+        suggestion="host_alert", recovery="detector", recovered="its VMs are active again",
     )
-    HOST_STALL = (
-        "host_stall",
-        Fault(
-            family="stall",
-            scopes=frozenset({"host"}),
-            meaning="the VMs of a node fall silent together",
-            severity="critical",
-            suggestion="host_alert",
-            recovery="detector",
-            recovered="its VMs are active again",
-        ),
+    HOST_STALL = "host_stall", Fault(
+        family="stall", scopes=frozenset({"host"}),
+        meaning="the VMs of a node fall silent together", severity="critical",
+        suggestion="host_alert", recovery="detector", recovered="its VMs are active again",
     )
-    FLEET_SILENCE = (
-        "fleet_silence",
-        Fault(
-            family="stall",
-            scopes=frozenset({"cell", "fleet"}),
-            meaning="the VMs or nodes of a cell fall silent together",
-            severity="critical",
-            suggestion="fleet_alert",
-            recovery="detector",
-            recovered="its VMs are active again",
-        ),
+    FLEET_SILENCE = "fleet_silence", Fault(
+        family="stall", scopes=frozenset({"cell", "fleet"}),
+        meaning="the VMs or nodes of a cell fall silent together", severity="critical",
+        suggestion="fleet_alert", recovery="detector", recovered="its VMs are active again",
     )
-    DUPLICATE_VM = (
-        "duplicate_vm",
-        Fault(
-            family="notice",
-            scopes=_VM,
-            meaning="two nodes run one VM",
-            severity="critical",
-            suggestion="alert",
-            recovery="time",
-            recovered="it runs on only one node again",
-            calm_s=60.0,
-        ),
+    DUPLICATE_VM = "duplicate_vm", Fault(
+        family="notice", scopes=_VM, meaning="two nodes run one VM", severity="critical",
+        suggestion="alert", recovery="time", recovered="it runs on only one node again",
+        calm_s=60.0,
     )
-    DUPLICATE_COLLECTOR = (
-        "duplicate_collector",
-        Fault(
-            family="notice",
-            scopes=frozenset({"host"}),
-            meaning="several collectors report as one node",
-            severity="error",
-            suggestion="alert",
-            recovery="time",
-            recovered="only one collector reports as this node again",
-            calm_s=60.0,
-        ),
+    DUPLICATE_COLLECTOR = "duplicate_collector", Fault(
+        family="notice", scopes=frozenset({"host"}),
+        meaning="several collectors report as one node", severity="error", suggestion="alert",
+        recovery="time", recovered="only one collector reports as this node again", calm_s=60.0,
     )
-    CLOCK_STEP = (
-        "clock_step",
-        Fault(
-            family="notice",
-            scopes=frozenset({"host", "cell"}),
-            meaning="a clock stepped",
-            severity="warning",
-            suggestion="alert",
-            recovery="time",
-            recovered="the clock has not stepped for two minutes",
-            calm_s=120.0,
-        ),
+    CLOCK_STEP = "clock_step", Fault(
+        family="notice", scopes=frozenset({"host", "cell"}), meaning="a clock stepped",
+        severity="warning", suggestion="alert", recovery="time",
+        recovered="the clock has not stepped for two minutes", calm_s=120.0,
     )
-    RECORD_SKIPPED = (
-        "record_skipped",
-        Fault(
-            family="notice",
-            scopes=frozenset({"cell"}),
-            meaning="a record could not be used and is skipped",
-            severity="error",
-            suggestion="alert",
-            recovery="time",
-            recovered="no further record was skipped for 15 minutes",
-            calm_s=900.0,
-        ),
+    RECORD_SKIPPED = "record_skipped", Fault(
+        family="notice", scopes=frozenset({"cell"}),
+        meaning="a record could not be used and is skipped", severity="error", suggestion="alert",
+        recovery="time", recovered="no further record was skipped for 15 minutes", calm_s=900.0,
     )
+    # fmt: on
 
 
 _BY_NAME: Final = {kind.value: kind for kind in Kind}

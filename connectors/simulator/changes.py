@@ -1,14 +1,33 @@
 """Building blocks of incidents: changes to guests that can be reverted."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from connectors.simulator.plan import Incident
+from connectors.simulator.plan import Incident, Scope
 from connectors.simulator.world import NS_PER_S, Action, World
 
 # Begins an incident on these VMs and returns its end; None: only a repair ends it.
 Begin = Callable[[World, Incident, list[int]], Action | None]
+
+
+class Played(NamedTuple):
+    """How a kind of incident is played.
+
+    Attributes
+    ----------
+    begin
+        Begins it.
+    usual_s
+        When it ends unless its incident says otherwise; None: only a repair ends it.
+    scope
+        What it happens to.
+    """
+
+    begin: Begin
+    usual_s: float | None = None
+    scope: Scope = "vm"
 
 
 def set_guests(world: World, lanes: list[int], **values: float) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from connectors.simulator import lifecycle
-from connectors.simulator.changes import Begin, modifier, set_guests, silence
+from connectors.simulator.changes import Played, modifier, set_guests, silence
 from connectors.simulator.faults import host_silence
 from connectors.simulator.guests import NEVER_S, Condition
 from connectors.simulator.plan import Incident
@@ -130,25 +130,27 @@ def _boot_storm(world: World, incident: Incident, lanes: list[int]) -> Action:
     )
 
 
-CONFOUNDER_KINDS: Final[Mapping[str, Begin]] = MappingProxyType(
+CONFOUNDERS: Final[Mapping[str, Played]] = MappingProxyType(
     {
-        "owner_reboot": _owner_reboot,
-        "live_migration": _live_migration,
-        "pause": _pause,
+        "owner_reboot": Played(_owner_reboot),
+        "live_migration": Played(_live_migration),
+        "pause": Played(_pause, usual_s=60.0),
         # Reads continue while the file system is frozen; writes wait. The observable effect is that
         # no request reaches the disk, so all of them are held back.
-        "snapshot_freeze": modifier(io_share=0.0),
-        "backup_window": modifier(extra_reads=80.0),
-        "batch_compute": _batch_compute,
-        "one_thread": _one_thread,
-        "gc_pause": _gc_pause,
-        "batch_end_idle": modifier(forced=RESTED),
-        "power_off": _power_off,
-        "counter_glitch": modifier(glitch=_GLITCH),
-        "counter_reset": _counter_reset,
-        "short_gap": silence(absent=True),
-        "boot_prompt": _boot_prompt,
-        "boot_storm": _boot_storm,
-        "fleet_io_silence": modifier(io_share=0.0, send_share=0.0),
+        "snapshot_freeze": Played(modifier(io_share=0.0), usual_s=20.0),
+        "backup_window": Played(modifier(extra_reads=80.0), usual_s=1800.0),
+        "batch_compute": Played(_batch_compute, usual_s=1200.0),
+        "one_thread": Played(_one_thread, usual_s=1200.0),
+        "gc_pause": Played(_gc_pause, usual_s=40.0),
+        "batch_end_idle": Played(modifier(forced=RESTED), usual_s=1800.0),
+        "power_off": Played(_power_off, usual_s=900.0),
+        "counter_glitch": Played(modifier(glitch=_GLITCH), usual_s=2.0),
+        "counter_reset": Played(_counter_reset),
+        "short_gap": Played(silence(absent=True), usual_s=30.0),
+        "boot_prompt": Played(_boot_prompt),
+        "boot_storm": Played(_boot_storm, usual_s=30.0, scope="node"),
+        "fleet_io_silence": Played(
+            modifier(io_share=0.0, send_share=0.0), usual_s=900.0, scope="fleet"
+        ),
     }
 )

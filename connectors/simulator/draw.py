@@ -5,9 +5,8 @@ from typing import Final
 
 import numpy as np
 
+from connectors.simulator.incidents import KINDS
 from connectors.simulator.plan import (
-    CONFOUNDERS,
-    FAULTS,
     Incident,
     WorldPlan,
     network_name,
@@ -16,7 +15,7 @@ from connectors.simulator.plan import (
 )
 
 # One of each: the shortest scenario that contains every kind.
-EVERYTHING_ONCE: Final[Mapping[str, int]] = dict.fromkeys({**FAULTS, **CONFOUNDERS}, 1)
+EVERYTHING_ONCE: Final[Mapping[str, int]] = dict.fromkeys(KINDS, 1)
 
 
 def draw_incidents(
@@ -40,15 +39,14 @@ def draw_incidents(
     """
     rng = np.random.Generator(np.random.SFC64([seed, plan.seed]))
     kinds = [kind for kind in sorted(counts) for _ in range(counts[kind])]
-    scopes = {**FAULTS, **CONFOUNDERS}
-    needed = sum(scopes[kind] == "vm" for kind in kinds)
+    needed = sum(KINDS[kind].scope == "vm" for kind in kinds)
     if needed > plan.vms:
         raise ValueError(f"{needed} incidents need one VM each, but the plan has {plan.vms} VMs")
     vms = iter(rng.permutation(plan.vms)[:needed].tolist())
     drawn = []
     for kind in kinds:
         at_s = round(from_s + span_s * float(rng.random()), 3)
-        scope = scopes[kind]
+        scope = KINDS[kind].scope
         place = _place(plan, scope, rng)
         drawn.append(
             Incident(

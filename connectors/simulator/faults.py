@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from connectors.simulator import lifecycle
-from connectors.simulator.changes import Begin, modifier, set_guests, silence
+from connectors.simulator.changes import Begin, Played, modifier, set_guests, silence
 from connectors.simulator.guests import Condition
 from connectors.simulator.plan import Incident
 from connectors.simulator.world import NS_PER_S, Action, World
@@ -234,23 +234,24 @@ def _network_stall(world: World, incident: Incident, lanes: list[int]) -> Action
     return lambda: stall(False)
 
 
-FAULT_KINDS: Final[Mapping[str, Begin]] = MappingProxyType(
+# Flatline should find these; a confounder resembles a fault and must lead to no action.
+FAULTS: Final[Mapping[str, Played]] = MappingProxyType(
     {
-        "panic_spin": _panic_spin,
-        "panic_halt": _panic_halt,
-        "hung_userland": _condition(Condition.HUNG_USERLAND, back=False),
-        "hung_io": modifier(io_stuck=True),
-        "crash_reboot": _crash_reboot,
-        "self_heal": _self_heal,
-        "kdump": _kdump,
-        "degrading_storage": _degrading_storage,
-        "mem_leak": _mem_leak,
-        "cpu_runaway": _cpu_runaway,
-        "noisy_neighbour": _noisy_neighbour,
-        "vm_silence": silence(absent=False),
-        "sick_node": _sick_node,
-        "host_silence": host_silence,
-        "pool_stall": _pool_stall,
-        "network_stall": _network_stall,
+        "panic_spin": Played(_panic_spin),
+        "panic_halt": Played(_panic_halt),
+        "hung_userland": Played(_condition(Condition.HUNG_USERLAND, back=False)),
+        "hung_io": Played(modifier(io_stuck=True)),
+        "crash_reboot": Played(_crash_reboot, usual_s=2.0),
+        "self_heal": Played(_self_heal, usual_s=10.0),
+        "kdump": Played(_kdump, usual_s=60.0),
+        "degrading_storage": Played(_degrading_storage, usual_s=3600.0),
+        "mem_leak": Played(_mem_leak, usual_s=7200.0),
+        "cpu_runaway": Played(_cpu_runaway),
+        "noisy_neighbour": Played(_noisy_neighbour, usual_s=1200.0),
+        "vm_silence": Played(silence(absent=False), usual_s=300.0),
+        "sick_node": Played(_sick_node, scope="node"),
+        "host_silence": Played(host_silence, usual_s=300.0, scope="node"),
+        "pool_stall": Played(_pool_stall, usual_s=120.0, scope="pool"),
+        "network_stall": Played(_network_stall, usual_s=120.0, scope="network"),
     }
 )

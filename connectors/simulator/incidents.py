@@ -1,42 +1,18 @@
 """Play a plan's incidents: their start, the affected VMs, and the end of those that end alone."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 
-from connectors.simulator.confounders import CONFOUNDER_KINDS
-from connectors.simulator.faults import FAULT_KINDS
+from connectors.simulator.changes import Played
+from connectors.simulator.confounders import CONFOUNDERS
+from connectors.simulator.faults import FAULTS
 from connectors.simulator.plan import Incident
 from connectors.simulator.truth import Happening
 from connectors.simulator.world import NS_PER_S, SHARES, World
 
-_KINDS: Final = {**FAULT_KINDS, **CONFOUNDER_KINDS}
-
-# Default duration of each kind; kinds that only a repair ends are missing.
-_USUAL_S: Final = {
-    "crash_reboot": 2.0,
-    "self_heal": 10.0,
-    "kdump": 60.0,
-    "degrading_storage": 3600.0,
-    "mem_leak": 7200.0,
-    "noisy_neighbour": 1200.0,
-    "vm_silence": 300.0,
-    "host_silence": 300.0,
-    "pool_stall": 120.0,
-    "network_stall": 120.0,
-    "pause": 60.0,
-    "snapshot_freeze": 20.0,
-    "backup_window": 1800.0,
-    "batch_compute": 1200.0,
-    "one_thread": 1200.0,
-    "gc_pause": 40.0,
-    "batch_end_idle": 1800.0,
-    "power_off": 900.0,
-    "counter_glitch": 2.0,
-    "short_gap": 30.0,
-    "boot_storm": 30.0,
-    "fleet_io_silence": 900.0,
-}
+KINDS: Final[Mapping[str, Played]] = {**FAULTS, **CONFOUNDERS}
 
 
 def schedule(world: World, incident: Incident) -> None:
@@ -45,7 +21,8 @@ def schedule(world: World, incident: Incident) -> None:
     Raises
     ------
     ValueError
-        It names a VM, node, pool or network that the world does not have.
+        Its kind is not known, it does not name what it happens to, or the world has no such VM,
+        node, pool or network.
     """
     _check(world, incident)
     at_ns = round(incident.at_s * NS_PER_S)
@@ -59,8 +36,9 @@ def _begin(world: World, incident: Incident) -> None:
     lanes = _lanes(world, incident)
     happening = Happening(incident, tuple(lanes), world.now_ns)
     world.truth.happenings.append(happening)
-    end = _KINDS[incident.kind](world, incident, lanes)
-    lasts_s = incident.duration_s or _USUAL_S.get(incident.kind)
+    played = KINDS[incident.kind]
+    end = played.begin(world, incident, lanes)
+    lasts_s = incident.duration_s or played.usual_s
     if end is None or lasts_s is None:
         return
 
@@ -72,6 +50,18 @@ def _begin(world: World, incident: Incident) -> None:
 
 
 def _check(world: World, incident: Incident) -> None:
+    if incident.kind not in KINDS:
+        raise ValueError(f"{incident.kind!r} is no incident: {sorted(KINDS)}")
+    named = {
+        "vm": incident.vms,
+        "node": incident.node,
+        "pool": incident.pool,
+        "network": incident.network,
+        "fleet": True,
+    }
+    needed = KINDS[incident.kind].scope
+    if not named[needed]:
+        raise ValueError(f"{incident.kind} happens to a {needed}: name it")
     known = {
         "node": (incident.node, world.topology.nodes),
         "pool": (incident.pool, world.topology.pools),

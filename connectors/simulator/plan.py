@@ -7,53 +7,10 @@ specified before the world is built.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Final, Literal
 
 Scope = Literal["vm", "node", "pool", "network", "fleet"]
 
-# Scope of each kind of incident. Flatline should find a fault; a confounder resembles a fault and
-# must lead to no action.
-FAULTS: Final[Mapping[str, Scope]] = MappingProxyType(
-    {
-        "panic_spin": "vm",
-        "panic_halt": "vm",
-        "hung_userland": "vm",
-        "hung_io": "vm",
-        "crash_reboot": "vm",
-        "self_heal": "vm",
-        "kdump": "vm",
-        "degrading_storage": "vm",
-        "mem_leak": "vm",
-        "cpu_runaway": "vm",
-        "noisy_neighbour": "vm",
-        "vm_silence": "vm",
-        "sick_node": "node",
-        "host_silence": "node",
-        "pool_stall": "pool",
-        "network_stall": "network",
-    }
-)
-CONFOUNDERS: Final[Mapping[str, Scope]] = MappingProxyType(
-    {
-        "owner_reboot": "vm",
-        "live_migration": "vm",
-        "pause": "vm",
-        "snapshot_freeze": "vm",
-        "backup_window": "vm",
-        "batch_compute": "vm",
-        "one_thread": "vm",
-        "gc_pause": "vm",
-        "batch_end_idle": "vm",
-        "power_off": "vm",
-        "counter_glitch": "vm",
-        "counter_reset": "vm",
-        "short_gap": "vm",
-        "boot_prompt": "vm",
-        "boot_storm": "node",
-        "fleet_io_silence": "fleet",
-    }
-)
 WORKLOADS: Final = ("web", "database", "batch", "cron", "idle", "bursty")
 
 # Thursday 2026-01-01 10:00 UTC: office hours, so that the season is neither peak nor trough.
@@ -67,7 +24,7 @@ class Incident:
     Attributes
     ----------
     kind
-        A key of `FAULTS` or `CONFOUNDERS`.
+        A key of `FAULTS` in `connectors.simulator.faults`, or of `CONFOUNDERS` in `confounders`.
     at_s
         Seconds after the world began; 0 is before the first sample.
     vms, node, pool, network
@@ -81,7 +38,7 @@ class Incident:
     Raises
     ------
     ValueError
-        The kind is not known, or its scope is not named.
+        It begins before the world.
     """
 
     kind: str
@@ -95,14 +52,6 @@ class Incident:
 
     def __post_init__(self) -> None:
         """Reject an incident that no world could play."""
-        scope = FAULTS.get(self.kind) or CONFOUNDERS.get(self.kind)
-        if scope is None:
-            raise ValueError(
-                f"{self.kind!r} is not an incident. Known: {sorted({**FAULTS, **CONFOUNDERS})}"
-            )
-        named = {"vm": self.vms, "node": self.node, "pool": self.pool, "network": self.network}
-        if scope != "fleet" and not named[scope]:
-            raise ValueError(f"{self.kind} requires the name of a {scope}")
         if self.at_s < 0:
             raise ValueError(f"{self.kind} at {self.at_s} s is before the begin of the simulation")
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from engine.detection.cell import Cell, Hole, Node, Vm
-from engine.detection.configuration import Configuration
+from engine.detection.configuration import Configuration, Now
 from engine.detection.lanes import Lanes, follow_roster, without
 from engine.detection.lifecycle import (
     arrived,
@@ -30,11 +30,10 @@ _STEP_MS = 1_000
 def fold_frame(
     cell: Cell,
     frame: Frame,
+    now: Now,
     *,
-    time_ms: int,
     arrived_ms: int,
     counters: Counters,
-    configuration: Configuration,
     missing: int = 0,
 ) -> None:
     """Fold one frame in the order of its source; a tick only advances time.
@@ -50,48 +49,44 @@ def fold_frame(
         counters.rival += 1
         return
     if frame.inventory and header.role == "collector":
-        counters.foreign += take_inventory(cell, frame, time_ms=time_ms)
+        counters.foreign += take_inventory(cell, frame, time_ms=now.time_ms)
     if frame.events:
-        counters.foreign += take_events(
-            cell, frame, time_ms=time_ms, arrived_ms=arrived_ms, configuration=configuration
-        )
+        counters.foreign += take_events(cell, frame, now, arrived_ms=arrived_ms)
     # A collector that cannot reach its hypervisor reports this; its frame shows no VM.
     is_sight = frame.node.get("hypervisor_reachable", 1.0) > 0.0
     is_report = len(frame.rows) > 0 or bool(frame.node)
     if header.role != "collector" or not (is_report and is_sight):
         return
     node = _part(cell, frame)
-    _take_clock_step(cell, node, frame, time_ms=time_ms)
+    _take_clock_step(cell, node, frame, time_ms=now.time_ms)
     if not node.runs.run:
         _hears(cell, node, frame)
     if node.interval_ms != header.interval_ms:
         cell.samples_every(node, header.interval_ms)
-    node.hole = None if missing else _hole_before(node, frame, configuration)
+    node.hole = None if missing else _hole_before(node, frame, now.configuration)
     if header.run != node.run:
         _forget_hung_monitors(cell, node)
-    dt_s = _take_header(node, frame, time_ms=time_ms, counters=counters)
-    _take_lag(cell, node, time_ms=time_ms, dt_s=dt_s, configuration=configuration)
+    dt_s = _take_header(node, frame, time_ms=now.time_ms, counters=counters)
+    _take_lag(cell, node, now, dt_s=dt_s)
     node.seen_ms = cell.passed_ms
     node.data_ms = arrived_ms
     node.gauges = frame.node
     node.pools = frame.pools
     lanes = cell.lanes[node.key]
     if frame.rows.uuids != lanes.roster:
-        lanes = _follow(cell, node, lanes, frame, time_ms=time_ms, configuration=configuration)
+        lanes = _follow(cell, node, lanes, frame, now)
     if lanes.foreign:
-        counters.foreign += _claim(
-            cell, node, lanes, frame, time_ms=time_ms, configuration=configuration
-        )
+        counters.foreign += _claim(cell, node, lanes, frame, now)
     fold_rows(
         lanes,
         frame.rows,
         dt_s=dt_s,
         **_first_told(node, missing, dt_s),
-        configuration=configuration,
+        configuration=now.configuration,
     )
     cell.reported.add(node.key)
     if not cell.round_ms:
-        cell.round_ms = time_ms
+        cell.round_ms = now.time_ms
 
 
 def _hears(cell: Cell, node: Node, frame: Frame) -> bool:
@@ -191,15 +186,13 @@ def _first_told(node: Node, missing: int, dt_s: float | None) -> dict[str, int]:
     return {"sequence": node.sequence - lost, "event_ms": node.event_ms - since_ms}
 
 
-def _take_lag(
-    cell: Cell, node: Node, *, time_ms: int, dt_s: float | None, configuration: Configuration
-) -> None:
+def _take_lag(cell: Cell, node: Node, now: Now, *, dt_s: float | None) -> None:
     """Update the usual lag and mark a frame that took much longer as stale."""
     if cell.is_unsure:
         # The lag of the frame is unknown while the log's own clock is not accepted.
         return
-    lag_ms = time_ms - node.event_ms
-    allowed_ms = max(configuration.stale_s * 1000, 3 * node.interval_ms)
+    lag_ms = now.time_ms - node.event_ms
+    allowed_ms = max(now.configuration.stale_s * 1000, 3 * node.interval_ms)
     node.stale = lag_ms - node.lag_ms > allowed_ms
     if lag_ms <= node.lag_ms:
         node.lag_ms = lag_ms
@@ -213,9 +206,7 @@ def _follow(
     node: Node,
     lanes: Lanes,
     frame: Frame,
-    *,
-    time_ms: int,
-    configuration: Configuration,
+    now: Now,
 ) -> Lanes:
     """Return lanes in the order of the frame, and record VMs that came or left."""
     moved = follow_roster(lanes, frame.rows.uuids)
@@ -237,17 +228,17 @@ def _follow(
     ]
     for vm in left:
         known = cell.vms[vm]
-        known.gone_ms = time_ms
+        known.gone_ms = now.time_ms
         known.gone_position = node.position()
         cell.watched.add(vm)
     if left:
         _keep_departed(cell, lanes, left)
     for vm in left:
-        _hand_over(cell, vm, time_ms=time_ms, configuration=configuration)
+        _hand_over(cell, vm, now)
     return moved
 
 
-def _hand_over(cell: Cell, vm: bytes, *, time_ms: int, configuration: Configuration) -> None:
+def _hand_over(cell: Cell, vm: bytes, now: Now) -> None:
     """Move a VM that left its node to a node that already runs it, as after a live migration."""
     known = cell.vms[vm]
     for key in sorted(cell.lanes):
@@ -255,7 +246,7 @@ def _hand_over(cell: Cell, vm: bytes, *, time_ms: int, configuration: Configurat
         if vm not in lanes.foreign or node.silent:
             continue
         if lanes.number("state", lanes.places[vm]) == _RUNNING:
-            _take_over(cell, known, node, lanes, time_ms=time_ms, configuration=configuration)
+            _take_over(cell, known, node, lanes, now)
             return
 
 
@@ -274,9 +265,7 @@ def _claim(
     node: Node,
     lanes: Lanes,
     frame: Frame,
-    *,
-    time_ms: int,
-    configuration: Configuration,
+    now: Now,
 ) -> int:
     """Take over VMs of other nodes; return how many run here but are not taken over."""
     # During a live migration both nodes list the VM; it is paused on the target.
@@ -286,10 +275,10 @@ def _claim(
         known = cell.vms[vm]
         here = bool(states[lanes.places[vm]] == _RUNNING)
         if moves_to(cell, known, node, here=here):
-            _take_over(cell, known, node, lanes, time_ms=time_ms, configuration=configuration)
+            _take_over(cell, known, node, lanes, now)
         elif here:
             refused += 1
-            note_twice(cell, known, node, time_ms=time_ms)
+            note_twice(cell, known, node, time_ms=now.time_ms)
     return refused
 
 
@@ -298,9 +287,7 @@ def _take_over(
     known: Vm,
     node: Node,
     lanes: Lanes,
-    *,
-    time_ms: int,
-    configuration: Configuration,
+    now: Now,
 ) -> None:
     """Make a node the owner of a VM, with the state that was learned elsewhere."""
     vm, before = known.uuid, cell.place(known.uuid)
@@ -318,7 +305,7 @@ def _take_over(
     known.gone_ms = 0
     known.twice, known.twice_ms = "", 0
     lanes.foreign.discard(vm)
-    arrived(cell, known, node.name, time_ms=time_ms, configuration=configuration)
+    arrived(cell, known, node.name, now)
 
 
 def _disown(cell: Cell, former: Node, lanes: Lanes, vm: bytes) -> None:

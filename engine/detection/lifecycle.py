@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.detection.bounds import MAX_PLACES_OF_VM
 from engine.detection.cell import ActionMark, Cell, Vm
-from engine.detection.configuration import Configuration
+from engine.detection.configuration import Configuration, Now
 from engine.detection.departures import FORGETTABLE
 from engine.detection.ownership import (
     may_hear,
@@ -83,8 +83,9 @@ def _describe(vm: Vm, item: InventoryItem) -> None:
     vm.vcpus = item.vcpus
 
 
-def arrived(cell: Cell, vm: Vm, name: str, *, time_ms: int, configuration: Configuration) -> None:
+def arrived(cell: Cell, vm: Vm, name: str, now: Now) -> None:
     """Apply what a node reported about a VM before it took the VM over."""
+    time_ms, configuration = now
     item, kind = vm.offers.get(name), vm.arrivals.get(name)
     vm.offers, vm.arrivals = {}, {}
     if item is not None:
@@ -96,7 +97,7 @@ def arrived(cell: Cell, vm: Vm, name: str, *, time_ms: int, configuration: Confi
         vm.holds["migration"] = time_ms + hold_ms
     if kind == "started":
         _end_holds(vm, kind, time_ms=time_ms, hold_ms=hold_ms)
-        _enter_boot(cell, vm, time_ms=time_ms, configuration=configuration)
+        _enter_boot(cell, vm, now)
     if kind is not None:
         cell.watched.add(vm.uuid)
 
@@ -124,14 +125,13 @@ def _hold_ms(cell: Cell, vm: Vm, seconds: float, configuration: Configuration) -
     return max(round(seconds * 1000), configuration.hold_samples * interval_ms)
 
 
-def take_events(
-    cell: Cell, frame: Frame, *, time_ms: int, arrived_ms: int, configuration: Configuration
-) -> int:
+def take_events(cell: Cell, frame: Frame, now: Now, *, arrived_ms: int) -> int:
     """Fold a frame's events; return how many are about VMs of other nodes, which do not count.
 
     The log appended the frame at `arrived_ms`, so no event in it was later. Kinds that this release
     does not know are ignored.
     """
+    time_ms, configuration = now
     header, foreign = frame.header, 0
     for event in frame.events:
         if event.vm is None:
@@ -140,7 +140,7 @@ def take_events(
             continue
         vm = _known(cell, event.vm, time_ms=time_ms)
         if header.role == "owner":
-            _take_owner(cell, vm, event, time_ms=time_ms, configuration=configuration)
+            _take_owner(cell, vm, event, now)
         elif header.role == "agent" and event.kind in _SIGNS:
             if not may_hear(cell, vm, header.node, time_ms=time_ms):
                 foreign += 1
@@ -157,7 +157,7 @@ def take_events(
                 node=header.node, role=header.role, run=header.run, sequence=header.sequence
             )
             said_ms = _said_ms(cell, vm, event, arrived_ms)
-            _take_lifecycle(cell, vm, event, position, time_ms, said_ms, configuration)
+            _take_lifecycle(cell, vm, event, position, said_ms, now)
         else:
             remember_event(vm, header.node, event)
             foreign += 1
@@ -173,12 +173,10 @@ def _take_forget(cell: Cell, event: Event) -> None:
         cell.forgets.append((scope, event.detail.get("name", "")))
 
 
-def _take_owner(
-    cell: Cell, vm: Vm, event: Event, *, time_ms: int, configuration: Configuration
-) -> None:
+def _take_owner(cell: Cell, vm: Vm, event: Event, now: Now) -> None:
     if event.kind == "owner_reboot":
-        vm.holds["owner_reboot"] = time_ms + _hold_ms(
-            cell, vm, configuration.owner_reboot_hold_s, configuration
+        vm.holds["owner_reboot"] = now.time_ms + _hold_ms(
+            cell, vm, now.configuration.owner_reboot_hold_s, now.configuration
         )
     elif event.kind == "owner_maintenance":
         _take_maintenance(vm, event)
@@ -252,10 +250,10 @@ def _take_lifecycle(
     vm: Vm,
     event: Event,
     position: SamplePosition,
-    time_ms: int,
     said_ms: int,
-    configuration: Configuration,
+    now: Now,
 ) -> None:
+    time_ms, configuration = now
     kind = event.kind
     hold_ms = _hold_ms(cell, vm, configuration.lifecycle_hold_s, configuration)
     if kind in _BEGINS:
@@ -274,7 +272,7 @@ def _take_lifecycle(
         vm.left_by_word = False
     _take_word(cell, vm, event, said_ms)
     if kind in {"rebooted", "started"}:
-        _begin_boot(cell, vm, event, position, time_ms, said_ms, configuration)
+        _begin_boot(cell, vm, event, position, said_ms, now)
 
 
 def _take_word(cell: Cell, vm: Vm, event: Event, said_ms: int) -> None:
@@ -290,25 +288,25 @@ def _begin_boot(
     vm: Vm,
     event: Event,
     position: SamplePosition,
-    time_ms: int,
     said_ms: int,
-    configuration: Configuration,
+    now: Now,
 ) -> None:
     """Begin a boot epoch, and record a reboot that was not announced."""
-    _enter_boot(cell, vm, time_ms=time_ms, configuration=configuration)
+    _enter_boot(cell, vm, now)
     if event.kind != "rebooted":
         return
     # libvirt 9 reports one reset twice.
-    since_ms = time_ms - vm.rebooted_ms
-    repeated = vm.rebooted_ms > 0 and since_ms < configuration.reboot_wait_s * 1000
-    vm.rebooted_ms = time_ms
+    since_ms = now.time_ms - vm.rebooted_ms
+    repeated = vm.rebooted_ms > 0 and since_ms < now.configuration.reboot_wait_s * 1000
+    vm.rebooted_ms = now.time_ms
     if not repeated:
         vm.reboot_pending = True
         vm.reboot_position = position
         vm.reboot_event_ms = said_ms
 
 
-def _enter_boot(cell: Cell, vm: Vm, *, time_ms: int, configuration: Configuration) -> None:
+def _enter_boot(cell: Cell, vm: Vm, now: Now) -> None:
+    time_ms, configuration = now
     vm.told = ""
     vm.said = {}
     vm.probe_silent_ms = 0

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from engine.detection.cell import Cell
-from engine.detection.configuration import Configuration, configuration_hash
+from engine.detection.configuration import Configuration, Now, configuration_hash
 from engine.detection.coverage import coverage
 from engine.detection.lanes import MINUTE, Lanes
 from engine.wire.score import FEATURES, NodeMinute, Scores
@@ -24,17 +24,17 @@ CLASS_EDGES: Final = np.array(_EDGES)
 PART_VMS: Final = 4096
 
 
-def close_minute(cell: Cell, *, time_ms: int, configuration: Configuration) -> list[Scores]:
-    """Return the minute that ended by `time_ms` and begin the next; empty while it lasts.
+def close_minute(cell: Cell, now: Now) -> list[Scores]:
+    """Return the minute that ended by now and begin the next; empty while it lasts.
 
     A minute of many VMs is split into several records, each with up to `PART_VMS` VMs.
     """
-    minute_ms = round(configuration.minute_s * 1000)
-    now = time_ms - time_ms % minute_ms
-    closed, cell.totals.minute_ms = cell.totals.minute_ms, now
-    if not closed or closed == now:
+    time_ms, configuration = now
+    begins_ms = time_ms - time_ms % round(configuration.minute_s * 1000)
+    closed, cell.totals.minute_ms = cell.totals.minute_ms, begins_ms
+    if not closed or closed == begins_ms:
         return []
-    _forget_unseen(cell, time_ms=time_ms, configuration=configuration)
+    _forget_unseen(cell, now)
     names = sorted(cell.lanes)
     count = sum(len(cell.lanes[name]) for name in names)
     parts = _shared_out(names, [len(cell.lanes[name]) for name in names]) if count else []
@@ -71,9 +71,9 @@ def close_minute(cell: Cell, *, time_ms: int, configuration: Configuration) -> l
     return found
 
 
-def _forget_unseen(cell: Cell, *, time_ms: int, configuration: Configuration) -> None:
+def _forget_unseen(cell: Cell, now: Now) -> None:
     """Drop VMs that an inventory or event named but no sample ever showed."""
-    since_ms = time_ms - round(configuration.resolved_kept_s * 1000)
+    since_ms = now.time_ms - round(now.configuration.resolved_kept_s * 1000)
     unseen = [
         uuid
         for uuid, vm in cell.vms.items()

@@ -258,12 +258,7 @@ class Partition:
             # A node without a sample for the open slot may be the last that the slot awaited.
             self._touched.add(name)
             return cell is not None and is_early(
-                cell,
-                node,
-                waiting.sample,
-                since_ms=waiting.time_ms,
-                time_ms=self.time_ms,
-                configuration=self.configuration,
+                cell, node, waiting.sample, self._now(), since_ms=waiting.time_ms
             )
 
         return is_early_now
@@ -386,10 +381,9 @@ class Partition:
         fold_frame(
             cell,
             frame,
-            time_ms=self.time_ms,
+            self._now(),
             arrived_ms=self.time_ms if arrived_ms is None else arrived_ms,
             counters=self.counters,
-            configuration=self.configuration,
             missing=missing,
         )
 
@@ -411,12 +405,12 @@ class Partition:
 
     def _judged(self, cell: Cell) -> list[Output]:
         """Close a cell's slot if it is due, and its minute if it has ended."""
-        if not is_due(cell, time_ms=self.time_ms, configuration=self.configuration):
+        if not is_due(cell, self._now()):
             return []
         cell.ahead = self._ahead(cell) if cell.overtaken.late_ms else {}
         alerts = judge(cell, self._now())
         outputs = [_alert_output(cell, alert) for alert in alerts]
-        for scores in close_minute(cell, time_ms=self.time_ms, configuration=self.configuration):
+        for scores in close_minute(cell, self._now()):
             value = encode_scores(scores)
             outputs.append(Output(topics.SCORES.name, cell.name.encode(), value, scores=scores))
         return outputs

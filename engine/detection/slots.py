@@ -9,7 +9,7 @@ follows from the recent lateness of frames.
 import numpy as np
 
 from engine.detection.cell import Cell, Node
-from engine.detection.configuration import Configuration
+from engine.detection.configuration import Configuration, Now
 from engine.detection.lanes import Lanes
 from engine.detection.sources import Sample
 from engine.wire.frame import UUID_BYTES, VmRows, decode_frame
@@ -20,7 +20,7 @@ from models.kernels.baseline import NO_PREVIOUS
 _LIFE = [INTEGER_ROW[name] for name in ("block_rd_bytes", "block_wr_bytes", "net_tx_bytes")]
 
 
-def is_due(cell: Cell, *, time_ms: int, configuration: Configuration) -> bool:
+def is_due(cell: Cell, now: Now) -> bool:
     """Return whether the slot closes now.
 
     It closes when every live node has reported since the last closing, or a grace after the
@@ -29,8 +29,9 @@ def is_due(cell: Cell, *, time_ms: int, configuration: Configuration) -> bool:
     interval, so that silence is judged too.
     """
     if not cell.round_ms:
-        return time_ms - cell.closed_ms >= 2 * cell.interval_ms() + cell.overtaken.late_ms
-    return cell.all_reported() or time_ms - cell.round_ms >= grace_ms(cell, configuration)
+        return now.time_ms - cell.closed_ms >= 2 * cell.interval_ms() + cell.overtaken.late_ms
+    waited_ms = now.time_ms - cell.round_ms
+    return cell.all_reported() or waited_ms >= grace_ms(cell, now.configuration)
 
 
 def grace_ms(cell: Cell, configuration: Configuration) -> float:
@@ -38,21 +39,14 @@ def grace_ms(cell: Cell, configuration: Configuration) -> float:
     return configuration.slot_grace_share * cell.interval_ms() + cell.overtaken.late_ms
 
 
-def is_early(
-    cell: Cell,
-    name: str,
-    sample: Sample,
-    *,
-    since_ms: int,
-    time_ms: int,
-    configuration: Configuration,
-) -> bool:
+def is_early(cell: Cell, name: str, sample: Sample, now: Now, *, since_ms: int) -> bool:
     """Return whether a node's sample, received at `since_ms`, must wait for its slot.
 
     A sample that waits for the next slot means that the node has none for this one; the cell
     records this. No sample waits where all recent frames arrived in order, nor longer than a gap
     and a grace. Nodes further apart are not in step: one has a backlog or another time of day.
     """
+    configuration = now.configuration
     node = cell.nodes.get(name)
     if node is None or not sample.mono_ns or not (cell.overtaken.late_ms and cell.round_ms):
         return False
@@ -66,7 +60,7 @@ def is_early(
         ),
         default=node.event_ms,
     )
-    if time_ms - since_ms >= apart_ms or newest_ms - sample.event_ms >= apart_ms:
+    if now.time_ms - since_ms >= apart_ms or newest_ms - sample.event_ms >= apart_ms:
         return False
     return _is_beyond(cell, node, sample, apart_ms, configuration)
 

@@ -3,7 +3,8 @@
 They develop over hours and use means of five minutes (`models.kernels.trends`). None is urgent.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -18,40 +19,45 @@ from engine.faults import Kind
 from engine.wire.alert import EvidenceItem, Suggestion
 from models.kernels import glance, trends
 
-_O = trends.OUT
-_SIGNS = (glance.LEAK, glance.FLOOD, glance.RUNAWAY, glance.SLOWED, glance.BOOTED)
 # An event this soon after an incident belongs to it.
 _AFTER_MS = 3_600_000
+
+
+class _Suspect(NamedTuple):
+    """A VM with a sign of a slow fault."""
+
+    cell: Cell
+    node: Node
+    lanes: Lanes
+    lane: int
+    vm: Vm
+    now: Now
+
+    def shown(self, name: str) -> float:
+        """Return a result of the slow trends by its name in `trends.OUT`."""
+        return float(self.lanes.shows[self.lane, trends.OUT[name]])
 
 
 def judge_trends(cell: Cell, found: set[bytes], now: Now) -> Iterator[Finding]:
     """Yield the slow faults; add the VMs with one to `found`."""
     for name in sorted(cell.lanes):
         node, lanes = cell.nodes[name], cell.lanes[name]
-        if node.silent or not any(lanes.found[sign] for sign in _SIGNS):
-            continue
-        leak, flood, runaway, slowed, booted = (lanes.which(sign) for sign in _SIGNS)
+        signs = [sign for sign in _FINDERS if lanes.found[sign]]
         if lanes.found[glance.BOOTED] >= now.configuration.boot_storm_members:
             # Guests of a node that boot together have a fault of the node.
-            booted &= False
-        for lane in np.flatnonzero(leak | flood | runaway | slowed | booted):
-            vm = cell.vms[lanes.vm(int(lane))]
-            if vm.node != name or _is_excused(cell, vm, lanes, int(lane), now):
+            signs.remove(glance.BOOTED)
+        if node.silent or not signs:
+            continue
+        which = {sign: lanes.which(sign) for sign in signs}
+        for lane in np.flatnonzero(np.logical_or.reduce(list(which.values()))).tolist():
+            vm = cell.vms[lanes.vm(lane)]
+            if vm.node != name or _is_excused(cell, vm, lanes, lane, now):
                 continue
-            if leak[lane]:
-                finding = _leak(node, lanes, int(lane), vm)
-            elif flood[lane]:
-                finding = _flood(cell, node, lanes, int(lane), vm, now)
-            elif runaway[lane]:
-                finding = _runaway(node, lanes, int(lane), vm)
-            elif slowed[lane]:
-                finding = _degraded(node, lanes, int(lane), vm)
-            elif _is_own_boot(cell, vm, now):
-                finding = _crash(node, lanes, int(lane), vm)
-            else:
-                continue
-            found.add(vm.uuid)
-            yield finding
+            find = next(_FINDERS[sign] for sign in signs if which[sign][lane])
+            finding = find(_Suspect(cell, node, lanes, lane, vm, now))
+            if finding is not None:
+                found.add(vm.uuid)
+                yield finding
 
 
 def _is_excused(cell: Cell, vm: Vm, lanes: Lanes, lane: int, now: Now) -> bool:
@@ -76,18 +82,15 @@ def _is_own_boot(cell: Cell, vm: Vm, now: Now) -> bool:
 
 
 def _finding(
-    node: Node,
-    lanes: Lanes,
-    lane: int,
-    vm: Vm,
-    *,
+    one: _Suspect,
     kind: Kind,
     sentence: str,
     evidence: EvidenceItem,
     suggestion: Suggestion | None = None,
 ) -> Finding:
     """Return the finding of a kind, with the suggestion of its row unless another is given."""
-    text = text_of(vm.uuid)
+    text = text_of(one.vm.uuid)
+    name = sentences.name_of(one.vm, text)
     return Finding(
         scope="vm",
         subject=text,
@@ -96,103 +99,83 @@ def _finding(
         severity=kind.fault.severity,
         suggestion=suggestion or kind.fault.suggestion,
         confidence=0.9,
-        onset_ms=node.event_ms,
-        position=node.position(),
-        sentence=(
-            f"{sentences.name_of(vm, text)} on {node.name} {sentence} "
-            f"Probable cause: {kind.fault.meaning}."
-        ),
+        onset_ms=one.node.event_ms,
+        position=one.node.position(),
+        sentence=f"{name} on {one.node.name} {sentence} Probable cause: {kind.fault.meaning}.",
         evidence=(evidence,),
-        node=node.name,
-        instance=lanes.number("instance", lane),
-        history_s=round(lanes.figure("history_s", lane), 3),
+        node=one.node.name,
+        instance=one.lanes.number("instance", one.lane),
+        history_s=round(one.lanes.figure("history_s", one.lane), 3),
         cpu_shape="mixed",
     )
 
 
-def _leak(node: Node, lanes: Lanes, lane: int, vm: Vm) -> Finding:
-    growth = float(lanes.shows[lane, _O["growth"]])
+def _leak(one: _Suspect) -> Finding:
+    growth = one.shown("growth")
     return _finding(
-        node,
-        lanes,
-        lane,
-        vm,
-        kind=Kind.MEM_LEAK,
-        sentence=(
-            "has used more memory in nearly every five minutes of the last two and a half hours. "
-            f"It now uses {growth:.1f} times as much as before."
-        ),
-        evidence=EvidenceItem(signal="memory", value=round(growth, 3)),
+        one,
+        Kind.MEM_LEAK,
+        "has used more memory in nearly every five minutes of the last two and a half hours. "
+        f"It now uses {growth:.1f} times as much as before.",
+        EvidenceItem(signal="memory", value=round(growth, 3)),
     )
 
 
-def _runaway(node: Node, lanes: Lanes, lane: int, vm: Vm) -> Finding:
-    cores = float(lanes.shows[lane, _O["runaway_cores"]])
+def _runaway(one: _Suspect) -> Finding:
+    cores = one.shown("runaway_cores")
     return _finding(
-        node,
-        lanes,
-        lane,
-        vm,
-        kind=Kind.CPU_RUNAWAY,
-        sentence=(
-            f"has used {cores:.0f} more cores than ever before for an hour, while its disk and "
-            "network activity is unchanged."
-        ),
-        evidence=EvidenceItem(signal="cpu", value=cores),
+        one,
+        Kind.CPU_RUNAWAY,
+        f"has used {cores:.0f} more cores than ever before for an hour, while its disk and "
+        "network activity is unchanged.",
+        EvidenceItem(signal="cpu", value=cores),
     )
 
 
-def _degraded(node: Node, lanes: Lanes, lane: int, vm: Vm) -> Finding:
-    hours, share = (float(lanes.shows[lane, _O[name]]) for name in ("slowed_hours", "write_share"))
+def _degraded(one: _Suspect) -> Finding:
+    hours, share = one.shown("slowed_hours"), one.shown("write_share")
     return _finding(
-        node,
-        lanes,
-        lane,
-        vm,
-        kind=Kind.DEGRADING_STORAGE,
-        sentence=(
-            f"has written less in each of the last {hours:.0f} hours. Its write rate is now "
-            f"{share:.0%} of the usual rate at this time of day, while its CPU use fell less."
-        ),
-        evidence=EvidenceItem(signal="writes", value=round(share, 3)),
+        one,
+        Kind.DEGRADING_STORAGE,
+        f"has written less in each of the last {hours:.0f} hours. Its write rate is now "
+        f"{share:.0%} of the usual rate at this time of day, while its CPU use fell less.",
+        EvidenceItem(signal="writes", value=round(share, 3)),
     )
 
 
-def _crash(node: Node, lanes: Lanes, lane: int, vm: Vm) -> Finding:
+def _crash(one: _Suspect) -> Finding | None:
+    if not _is_own_boot(one.cell, one.vm, one.now):
+        return None
     return _finding(
-        node,
-        lanes,
-        lane,
-        vm,
-        kind=Kind.CRASH_REBOOT,
-        sentence="showed a CPU spike, stopped sending and booted, and nothing announced a reboot.",
-        evidence=EvidenceItem(signal="boot", text="The counters look like those of a boot"),
+        one,
+        Kind.CRASH_REBOOT,
+        "showed a CPU spike, stopped sending and booted, and nothing announced a reboot.",
+        EvidenceItem(signal="boot", text="The counters look like those of a boot"),
     )
 
 
-def _flood(
-    cell: Cell,
-    node: Node,
-    lanes: Lanes,
-    lane: int,
-    vm: Vm,
-    now: Now,
-) -> Finding:
-    work = lanes.shows[: len(lanes), _O["work_share"]].copy()
-    work[lane] = 1.0
-    victims = int(((work > 0) & (work < now.configuration.victim_share)).sum())
-    calm = now.time_ms >= max(cell.disturbed_ms, cell.outage_ms) and not node.stale
-    migrates = victims > 0 and calm and bool(lanes.which(glance.ONLY_TOTALS)[lane])
+def _flood(one: _Suspect) -> Finding:
+    cell, lanes = one.cell, one.lanes
+    work = lanes.shows[: len(lanes), trends.OUT["work_share"]].copy()
+    work[one.lane] = 1.0
+    victims = int(((work > 0) & (work < one.now.configuration.victim_share)).sum())
+    calm = one.now.time_ms >= max(cell.disturbed_ms, cell.outage_ms) and not one.node.stale
+    migrates = victims > 0 and calm and bool(lanes.which(glance.ONLY_TOTALS)[one.lane])
     return _finding(
-        node,
-        lanes,
-        lane,
-        vm,
-        kind=Kind.NOISY_NEIGHBOUR,
-        suggestion=None if migrates else "alert",
-        sentence=(
-            f"writes more than ever before, with all its CPU busy, while {victims} neighbours do "
-            "less work."
-        ),
-        evidence=EvidenceItem(signal="neighbours", value=float(victims)),
+        one,
+        Kind.NOISY_NEIGHBOUR,
+        f"writes more than ever before, with all its CPU busy, while {victims} neighbours do "
+        "less work.",
+        EvidenceItem(signal="neighbours", value=float(victims)),
+        None if migrates else "alert",
     )
+
+
+# What finds a fault of a VM with a flag; of several flags the first here counts.
+_FINDERS: Final[Mapping[int, Callable[[_Suspect], Finding | None]]] = {
+    glance.LEAK: _leak,
+    glance.FLOOD: _flood,
+    glance.RUNAWAY: _runaway,
+    glance.SLOWED: _degraded,
+    glance.BOOTED: _crash,
+}

@@ -1,13 +1,13 @@
 import pytest
 
 from connectors.simulator.fleet import build_world
-from connectors.simulator.incidents import schedule
-from connectors.simulator.plan import CONFOUNDERS, FAULTS, Incident, WorldPlan
+from connectors.simulator.incidents import KINDS, schedule
+from connectors.simulator.plan import Incident, WorldPlan
 from tests.unit.connectors.simulator.watching import incident, site
 
 
 def test_every_kind_plays_and_the_time_bound_ones_end() -> None:
-    for kind in {**FAULTS, **CONFOUNDERS}:
+    for kind in KINDS:
         fleet = site(incident(kind, lasts_s=5.0))
         fleet.advance(60)
         (happening,) = fleet.truth.happenings
@@ -32,6 +32,25 @@ def test_every_kind_plays_and_the_time_bound_ones_end() -> None:
 def test_an_incident_that_names_nothing_of_this_site_is_refused(wrong: Incident) -> None:
     with pytest.raises(ValueError, match=rf"{wrong.kind}: no "):
         build_world(WorldPlan(seed=1, incidents=(wrong,)))
+
+
+def test_an_unknown_kind_of_incident_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"'panick' is no incident: .*panic_spin"):
+        site(Incident(kind="panick", at_s=1.0, vms=(0,)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "scope"),
+    [
+        ("panic_spin", "vm"),
+        ("sick_node", "node"),
+        ("pool_stall", "pool"),
+        ("network_stall", "network"),
+    ],
+)
+def test_an_incident_without_a_subject_is_refused(kind: str, scope: str) -> None:
+    with pytest.raises(ValueError, match=f"happens to a {scope}"):
+        site(Incident(kind=kind, at_s=1.0))
 
 
 def test_an_incident_may_be_added_to_a_living_world() -> None:

@@ -3,25 +3,6 @@ import pytest
 from connectors.simulator.plan import Incident, WorldPlan, node_name, pool_name
 
 
-def test_an_unknown_kind_of_incident_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'panick' is not an incident. Known: .*panic_spin"):
-        Incident(kind="panick", at_s=1.0, vms=(0,))
-
-
-@pytest.mark.parametrize(
-    ("kind", "scope"),
-    [
-        ("panic_spin", "vm"),
-        ("sick_node", "node"),
-        ("pool_stall", "pool"),
-        ("network_stall", "network"),
-    ],
-)
-def test_an_incident_without_a_subject_is_refused(kind: str, scope: str) -> None:
-    with pytest.raises(ValueError, match=f"requires the name of a {scope}"):
-        Incident(kind=kind, at_s=1.0)
-
-
 def test_an_incident_before_the_world_is_refused() -> None:
     with pytest.raises(ValueError, match="before the begin of the simulation"):
         Incident(kind="panic_halt", at_s=-1.0, vms=(0,))

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from connectors.simulator.fleet import Fleet, build_world
-from connectors.simulator.plan import CONFOUNDERS, FAULTS, Incident, WorldPlan
+from connectors.simulator.incidents import KINDS
+from connectors.simulator.plan import Incident, WorldPlan
 from engine.ports import NodeSample
 from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, VM_STATES
 
@@ -118,7 +119,7 @@ def incident(
     kind: str, *, at_s: float = 11.0, lasts_s: float | None = None, **params: float
 ) -> Incident:
     """Return an incident of any kind on VM 3."""
-    scope = {**FAULTS, **CONFOUNDERS}[kind]
+    scope = KINDS[kind].scope
     return Incident(
         kind=kind,
         at_s=at_s,

@@ -38,13 +38,13 @@ def is_poison(frame: Frame) -> bool:
 def spoiling(fold: Callable[..., Any], calls: list[int]) -> Callable[..., Any]:
     """Return a fold of frames that leaves a partial change and raises for one of them."""
 
-    def spoilt(one: Cell, frame: Frame, **rest: Any) -> Any:
+    def spoilt(one: Cell, frame: Frame, now: Now, **rest: Any) -> Any:
         if is_poison(frame):
             calls.append(frame.header.sequence)
             one.vms.clear()
             one.reported.add("nobody")
             raise KeyError("a field that nobody thought of")
-        return fold(one, frame, **rest)
+        return fold(one, frame, now, **rest)
 
     return spoilt
 
@@ -189,10 +189,10 @@ def test_a_second_failure_while_the_state_is_read_again_is_set_aside_as_well(
     bench, _ = cell(4, nodes=2)
     bench.run(100.0)
 
-    def spoilt(one: Cell, frame: Frame, **rest: Any) -> Any:
+    def spoilt(one: Cell, frame: Frame, now: Now, **rest: Any) -> Any:
         if frame.header.sequence in (20, 22) and frame.header.node == "node-0":
             raise RuntimeError("twice over")
-        return fold_frame(one, frame, **rest)
+        return fold_frame(one, frame, now, **rest)
 
     monkeypatch.setattr(engine_partition, "fold_frame", spoilt)
     records: list[Record] = bench.records
