@@ -50,7 +50,6 @@ class NumpyBaseline:
         self.mean, self.variance, self.count = np.zeros((3, 4, lanes), np.float32)
         self.level, self.trend, self.error = np.zeros((3, 2, lanes), np.float32)
         self.up, self.down = np.zeros((2, 2, lanes), np.float32)
-        self.quantile = np.zeros(lanes, np.float32)
         self.out = np.empty((baseline.OUT_ROWS, lanes), np.float32)
 
     def fold(self, counters: NDArray[np.uint64], flags: NDArray[np.uint8], weights: F32) -> int:
@@ -63,12 +62,8 @@ class NumpyBaseline:
         surprise = np.abs(self._expect(sources, weights))
         worst = np.fmax(worst, np.fmax(surprise[0], surprise[1]))
         heights = self._drift(z[[0, 2]])
-        pull = np.where(rates[0] > self.quantile, np.float32(0.95), np.float32(-0.05))
-        size = self.error[0] + np.float32(0.01)
-        moved = self.quantile + np.float32(20) * weights[5] * size * pull
-        self.quantile = np.where(np.isnan(rates[0]), self.quantile, moved)
         gate = (worst > 6) * np.uint8(1) + (heights.max(axis=0) > 8) * np.uint8(2)
-        self.out[16], self.out[17], self.out[18] = self.quantile, worst, gate
+        self.out[baseline.OUT["worst_z"]], self.out[baseline.OUT["gate"]] = worst, gate
         return int(np.count_nonzero(gate))
 
     def _rates(
@@ -111,9 +106,8 @@ class NumpyBaseline:
             counted > 10, miss / (self.error + self.floors[[0, 2]]), np.float32(0)
         )
         residual[~known] = np.nan
-        self.out[8:10] = np.where(begun, expected, np.float32(np.nan))
-        self.out[10:12] = np.where(begun, self.error, np.float32(np.nan))
-        self.out[12:14] = residual
+        self.out[8] = np.where(begun, expected, np.float32(np.nan))[0]
+        self.out[9] = np.where(begun, self.error, np.float32(np.nan))[0]
         np.copyto(self.level, expected + weights[2] * miss, where=known)
         np.add(self.trend, weights[2] * weights[3] * miss, out=self.trend, where=known)
         np.add(self.error, weights[4] * (np.abs(miss) - self.error), out=self.error, where=known)
@@ -126,7 +120,6 @@ class NumpyBaseline:
         up = np.maximum(self.up + step - slack, np.float32(0))
         down = np.maximum(self.down - step - slack, np.float32(0))
         heights: F32 = np.maximum(up, down)
-        self.out[14:16] = heights
         hit = heights > 8
         up[hit] = 0
         down[hit] = 0

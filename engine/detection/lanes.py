@@ -332,6 +332,8 @@ class Lanes:
         if len(b"".join(lanes.places)) != len(roster) or len(roster) % UUID_BYTES:
             raise ValueError("the VM list names a VM twice, or holds a partial UUID")
         lanes.vcpu_times = np.zeros(len(arrays.get("vcpu_times", ())), np.uint64)
+        if len(arrays.get("counted", ())) == _ROWS_BEFORE:
+            arrays = {**arrays, "counted": arrays["counted"][_ROWS_KEPT]}
         for name in _ARRAYS:
             if name in arrays:
                 fill(getattr(lanes, name)[: len(arrays[name])], arrays[name], name=name)
@@ -371,6 +373,9 @@ _ARRAYS: Final = (
     "vcpu_times",
     "kvm",
 )
+# An earlier release stored further rows of `counted`, which nobody read.
+_ROWS_BEFORE: Final = 19
+_ROWS_KEPT: Final = np.array([*range(9), 10, 17, 18])
 
 
 def follow_roster(lanes: Lanes, roster: bytes) -> Lanes:

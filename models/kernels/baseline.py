@@ -4,7 +4,7 @@ For four signals: rate from cumulative counters, winsorised exponentially weight
 variance (Roberts 1959; Welford's update in the weighted form of Finch 2009, eq. 143) and
 the z score against the state before the sample. For CPU and disk: Holt's linear
 one-step expectation (Holt 1957) with its mean absolute error, and a two-sided CUSUM on z
-(Page 1954) with k = 0.5, h = 8. For CPU: the 95 % quantile by stochastic approximation.
+(Page 1954) with k = 0.5, h = 8.
 
 Unknown is NaN and leaves the state unchanged.
 """
@@ -32,7 +32,7 @@ FLOORS: Final = (0.02, 4096.0, 4096.0, 1024.0)
 MEAN, VARIANCE, COUNT = 0, 4, 8
 HOLT_LEVEL, HOLT_TREND, HOLT_ERROR = 12, 14, 16
 CUSUM_UP, CUSUM_DOWN = 18, 20
-QUANTILE = 22
+# The last field is unused: an earlier release kept a quantile there, and its states are read.
 FIELD_COUNT: Final = 23
 
 OUT: Final = {
@@ -42,20 +42,17 @@ OUT: Final = {
             *SIGNALS,
             *(f"z_{name}" for name in SIGNALS),
             "cpu_cores_expected",
-            "disk_bytes_per_s_expected",
             "cpu_cores_error",
-            "disk_bytes_per_s_error",
-            "cpu_cores_residual",
-            "disk_bytes_per_s_residual",
-            "cusum_cpu_cores",
-            "cusum_disk_wr_bytes_per_s",
-            "cpu_cores_q95",
             "worst_z",
             "gate",
         )
     )
 }
 OUT_ROWS: Final = len(OUT)
+_EXPECTED: Final = OUT["cpu_cores_expected"]
+_ERROR: Final = OUT["cpu_cores_error"]
+_WORST: Final = OUT["worst_z"]
+_GATE: Final = OUT["gate"]
 
 # Bits of `gate`: a z or residual beyond `_GATE_Z`, a CUSUM beyond `_CUSUM_LIMIT`.
 GATE_SURPRISE: Final = 1
@@ -71,7 +68,6 @@ MEAN_TAU_S: Final = 3600.0
 LEVEL_TAU_S: Final = 60.0
 TREND_TAU_S: Final = 600.0
 ERROR_TAU_S: Final = 600.0
-QUANTILE_TAU_S: Final = 3600.0
 
 _ZERO: Final = np.float32(0)
 _ONE: Final = np.float32(1)
@@ -108,10 +104,9 @@ def new_previous(blocks: int) -> U64:
 def constants(dt_s: float) -> F32:
     """Return the weights for samples `dt_s` apart; time constants are in seconds.
 
-    Order: 1/dt, weight of the mean, of Holt's level, of its trend, of its error, step of
-    the quantile.
+    Order: 1/dt, weight of the mean, of Holt's level, of its trend, of its error.
     """
-    taus = (MEAN_TAU_S, LEVEL_TAU_S, TREND_TAU_S, ERROR_TAU_S, QUANTILE_TAU_S)
+    taus = (MEAN_TAU_S, LEVEL_TAU_S, TREND_TAU_S, ERROR_TAU_S)
     return np.array([1 / dt_s, *(-math.expm1(-dt_s / tau) for tau in taus)], np.float32)
 
 
@@ -236,7 +231,8 @@ def _expectation(
     levels = base + np.uint64((HOLT_LEVEL + k) * LANES)
     trends = base + np.uint64((HOLT_TREND + k) * LANES)
     errors = base + np.uint64((HOLT_ERROR + k) * LANES)
-    target = np.uint64(8 + k) * width + first
+    expectations = np.uint64(_EXPECTED) * width + first
+    sizes = np.uint64(_ERROR) * width + first
     level_weight, trend_weight, error_weight = weights[2], weights[2] * weights[3], weights[4]
     for lane_ in range(LANES):
         lane = np.uint64(lane_)
@@ -253,9 +249,9 @@ def _expectation(
         size = abs(miss)
         residual = miss / (error + floor)
         residual = residual if count > _WARM_COUNT else _ZERO
-        out[target + lane] = expected if begun else _NAN
-        out[target + np.uint64(2) * width + lane] = error if begun else _NAN
-        out[target + np.uint64(4) * width + lane] = residual if known else _NAN
+        if k == 0:
+            out[expectations + lane] = expected if begun else _NAN
+            out[sizes + lane] = error if begun else _NAN
         state[levels + lane] = expected + level_weight * miss if known else level
         state[trends + lane] = trend + trend_weight * miss if known else trend
         state[errors + lane] = error + error_weight * (size - error) if known else error
@@ -265,19 +261,10 @@ def _expectation(
 
 
 @inlined
-def _cusum(
-    state: F32,
-    work: F32,
-    out: F32,
-    base: np.uint64,
-    first: np.uint64,
-    width: np.uint64,
-    k: int,
-) -> None:
+def _cusum(state: F32, work: F32, base: np.uint64, k: int) -> None:
     source = np.uint64((4 + 2 * k) * LANES)
     ups = base + np.uint64((CUSUM_UP + k) * LANES)
     downs = base + np.uint64((CUSUM_DOWN + k) * LANES)
-    target = np.uint64(14 + k) * width + first
     for lane_ in range(LANES):
         lane = np.uint64(lane_)
         z = work[source + lane]
@@ -292,44 +279,25 @@ def _cusum(
         hit = height > _CUSUM_LIMIT
         state[ups + lane] = _ZERO if hit else up
         state[downs + lane] = _ZERO if hit else down
-        out[target + lane] = height
         drift = work[np.uint64(_W_DRIFT) + lane]
         work[np.uint64(_W_DRIFT) + lane] = height if height > drift else drift
 
 
 @inlined
-def _finish(
-    state: F32,
-    work: F32,
-    out: F32,
-    base: np.uint64,
-    first: np.uint64,
-    width: np.uint64,
-    step: np.float32,
-) -> int:
+def _finish(work: F32, out: F32, first: np.uint64, width: np.uint64) -> int:
     # 32 bits, so that the count is as wide as the values and stays in their registers.
     gated = np.int32(0)
-    quantiles = base + np.uint64(QUANTILE * LANES)
-    errors = base + np.uint64(HOLT_ERROR * LANES)
-    target = np.uint64(16) * width + first
-    pace = np.float32(20) * step
+    surprises = np.uint64(_WORST) * width + first
+    gates = np.uint64(_GATE) * width + first
     for lane_ in range(LANES):
         lane = np.uint64(lane_)
-        x = work[lane]
-        quantile = state[quantiles + lane]
-        size = state[errors + lane] + np.float32(0.01)
-        pull = np.float32(0.95) if x > quantile else np.float32(-0.05)
-        moved = quantile + pace * size * pull
-        moved = moved if x == x else quantile
-        state[quantiles + lane] = moved
-        out[target + lane] = moved
         worst = work[np.uint64(_W_WORST) + lane]
-        out[target + width + lane] = worst
+        out[surprises + lane] = worst
         surprised = np.int32(GATE_SURPRISE) if worst > _GATE_Z else np.int32(0)
         drift = work[np.uint64(_W_DRIFT) + lane]
         drifted = np.int32(GATE_DRIFT) if drift > _CUSUM_LIMIT else np.int32(0)
         gate = surprised | drifted
-        out[target + np.uint64(2) * width + lane] = np.float32(gate)
+        out[gates + lane] = np.float32(gate)
         gated += np.int32(1) if gate > np.int32(0) else np.int32(0)
     return int(gated)
 
@@ -389,8 +357,8 @@ def fold_counters(
         _mean_and_z(fields, work, rows, base, first, width, 3, weights[1], _FLOORS_F32[3])
         _worst(work)
         _expectation(fields, work, rows, base, first, width, 0, weights, _FLOORS_F32[0])
-        _cusum(fields, work, rows, base, first, width, 0)
+        _cusum(fields, work, base, 0)
         _expectation(fields, work, rows, base, first, width, 1, weights, _FLOORS_F32[2])
-        _cusum(fields, work, rows, base, first, width, 1)
-        gated += _finish(fields, work, rows, base, first, width, weights[5])
+        _cusum(fields, work, base, 1)
+        gated += _finish(work, rows, first, width)
     return gated

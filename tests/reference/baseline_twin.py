@@ -22,12 +22,11 @@ class BaselineTwin:
         self.error = [0.0, 0.0]
         self.up = [0.0, 0.0]
         self.down = [0.0, 0.0]
-        self.quantile = 0.0
 
     def learn_one(
         self, counters: list[int | None], *, same_epoch: bool, dt_s: float
     ) -> dict[str, float]:
-        inverse, mean_w, level_w, trend_w, error_w, quantile_w = (
+        inverse, mean_w, level_w, trend_w, error_w = (
             float(weight) for weight in baseline.constants(dt_s)
         )
         rates = [
@@ -39,27 +38,22 @@ class BaselineTwin:
         out |= {f"z_{name}": z for name, z in zip(baseline.SIGNALS, scores, strict=True)}
         worst = max([0.0] + [abs(z) for z in scores if not math.isnan(z)])
         sources = (rates[0], rates[1] + rates[2])
-        for k, (name, counted) in enumerate((("cpu_cores", 0), ("disk_bytes_per_s", 2))):
+        for k, counted in enumerate((0, 2)):
             x = sources[k]
             begun = self.count[counted] > 1
             expected = self.level[k] + self.trend[k] if begun else x
-            out[f"{name}_expected"] = expected if begun else math.nan
-            out[f"{name}_error"] = self.error[k] if begun else math.nan
+            if k == 0:
+                out["cpu_cores_expected"] = expected if begun else math.nan
+                out["cpu_cores_error"] = self.error[k] if begun else math.nan
             floor = baseline.FLOORS[0] if k == 0 else baseline.FLOORS[2]
             miss = x - expected
             residual = miss / (self.error[k] + floor) if self.count[counted] > 10 else 0.0
-            out[f"{name}_residual"] = math.nan if math.isnan(x) else residual
             if not math.isnan(x):
                 self.level[k] = expected + level_w * miss
                 self.trend[k] += level_w * trend_w * miss
                 self.error[k] += error_w * (abs(miss) - self.error[k])
                 worst = max(worst, abs(residual))
         heights = [self._drift(k, scores[0 if k == 0 else 2]) for k in range(2)]
-        out["cusum_cpu_cores"], out["cusum_disk_wr_bytes_per_s"] = heights
-        if not math.isnan(rates[0]):
-            pull = 0.95 if rates[0] > self.quantile else -0.05
-            self.quantile += 20 * quantile_w * (self.error[0] + 0.01) * pull
-        out["cpu_cores_q95"] = self.quantile
         out["worst_z"] = worst
         out["gate"] = (baseline.GATE_SURPRISE if worst > 6 else 0) + (
             baseline.GATE_DRIFT if max(heights) > 8 else 0

@@ -3,7 +3,7 @@
 import numpy as np
 
 from engine.detection.lanes import BY_LANE, Lanes, follow_roster
-from models.kernels.baseline import NO_PREVIOUS
+from models.kernels.baseline import NO_PREVIOUS, OUT, SIGNALS
 
 
 def uuids(count: int, *, first: int = 0) -> list[bytes]:
@@ -78,3 +78,22 @@ def test_arrays_make_the_same_lanes_again(rng: np.random.Generator) -> None:
     again = Lanes.from_arrays(lanes.roster, lanes.to_arrays())
     for name, array in lanes.to_arrays().items():
         np.testing.assert_array_equal(again.to_arrays()[name], array)
+
+
+def test_results_that_an_earlier_release_stored_are_read_by_their_names(
+    rng: np.random.Generator,
+) -> None:
+    stored = (
+        *SIGNALS,
+        *(f"z_{name}" for name in SIGNALS),
+        *("cpu_cores_expected", "disk_bytes_per_s_expected"),
+        *("cpu_cores_error", "disk_bytes_per_s_error"),
+        *("cpu_cores_residual", "disk_bytes_per_s_residual"),
+        *("cusum_cpu_cores", "cusum_disk_wr_bytes_per_s", "cpu_cores_q95", "worst_z", "gate"),
+    )
+    roster = b"".join(uuids(3))
+    earlier = rng.random((len(stored), 64)).astype(np.float32)
+    arrays = Lanes(roster).to_arrays() | {"counted": earlier}
+    restored = Lanes.from_arrays(roster, arrays)
+    for name, row in OUT.items():
+        assert np.array_equal(restored.counted[row], earlier[stored.index(name)]), name

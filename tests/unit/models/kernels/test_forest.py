@@ -19,6 +19,7 @@ def node(rng):
     counted[baseline.OUT["gate"]] = rng.integers(0, 4, lanes) * (rng.random(lanes) < 0.4)
     counted[:, rng.random(lanes) < 0.1] *= np.float32(np.nan)
     state = rng.random((BLOCKS, baseline.FIELD_COUNT, LANES)).astype(np.float32)
+    state[:, baseline.MEAN, ::8] = 0.0  # some are idle
     cpu = np.where(rng.random(lanes) < 0.2, np.nan, rng.uniform(-0.1, 5.0, lanes))
     nats = rng.uniform(0.0, 12.0, (2, lanes)).astype(np.float32)
     vcpus = rng.integers(-1, 5, lanes)
