@@ -141,7 +141,8 @@ class Kind(StrEnum):
     # fmt: off
     PANIC_SPIN = "panic_spin", Fault(
         family="death", scopes=_VM, meaning="a kernel panic with a spinning vCPU",
-        severity="critical", suggestion="reboot", recovery="moves", escalation=_DEAD, is_scored=True,
+        severity="critical", suggestion="reboot", recovery="moves", escalation=_DEAD,
+        is_scored=True,
     )
     PANIC_HALT = "panic_halt", Fault(
         family="death", scopes=_VM, meaning="a kernel panic with halted vCPUs", severity="critical",

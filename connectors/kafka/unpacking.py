@@ -132,18 +132,18 @@ def unpack(codec: int, packed: bytes) -> bytes:
         if "failed to write whole buffer" in str(error):
             raise _oversized(packed) from None
         raise Unreadable(
-            "damaged", (f"{len(packed)} bytes cannot be decompressed: {error}")
+            "damaged", f"{len(packed)} bytes cannot be decompressed: {error}"
         ) from error
     except (zlib.error, ValueError, struct.error) as error:
         raise Unreadable(
-            "damaged", (f"{len(packed)} bytes cannot be decompressed: {error}")
+            "damaged", f"{len(packed)} bytes cannot be decompressed: {error}"
         ) from error
     raise Unreadable("damaged", f"unknown codec {codec}")
 
 
 def _oversized(packed: bytes) -> Unreadable:
     return Unreadable(
-        "oversized", (f"{len(packed)} bytes decompress to more than {MAX_UNPACKED_BYTES}")
+        "oversized", f"{len(packed)} bytes decompress to more than {MAX_UNPACKED_BYTES}"
     )
 
 

@@ -14,17 +14,17 @@ from deploy.lab.kafka_settings import PROTOCOLS
 def main(arguments: list[str] | None = None) -> int:
     """Execute the command line and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="kafka", description=("Control the Kafka cluster of the lab.")
+        prog="kafka", description="Control the Kafka cluster of the lab."
     )
     parser.add_argument(
         "action", choices=["fetch", "up", "down", "start", "stop", "kill", "status"]
     )
     parser.add_argument("--root", type=Path, default=cache_dir() / "kafka-lab", help="state folder")
     parser.add_argument(
-        "--nodes", type=int, choices=[1, 3], default=1, help=("up: number of brokers")
+        "--nodes", type=int, choices=[1, 3], default=1, help="up: number of brokers"
     )
     parser.add_argument(
-        "--security", choices=list(PROTOCOLS), default="plain", help=("up: security protocol")
+        "--security", choices=list(PROTOCOLS), default="plain", help="up: security protocol"
     )
     parser.add_argument("--port", type=int, default=19092, help="up: client port of node 1")
     parser.add_argument("--node", type=int, help="start, stop, kill: only this node")

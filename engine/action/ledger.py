@@ -41,10 +41,8 @@ _ENDED: Final = frozenset({"returned", "unknown", "refused", "expired", "not_att
 
 SENTENCES: Final = {
     "not_attempted": "The agent stopped before the call: nothing was done.",
-    "unknown": (
-        "The agent stopped during the call: the result is unknown and the call is not repeated. "
-        "Inspect the VM."
-    ),
+    "unknown": "The agent stopped during the call: the result is unknown and the call is not "
+    "repeated. Inspect the VM.",
     "new_log": "The agent does not know this log{then}.",
     "log_gap": "The log lost orders of the last day, or orders that the agent has not read{then}.",
     "log_cut": "The log ends before the position up to which the agent has read{then}.",

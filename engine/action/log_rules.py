@@ -29,16 +29,13 @@ SENTENCES: Final = {
     "step_open": "Step {before} of this incident is still open.",
     "incident_unknown": "The result of step {before} is unknown: no more orders for this incident.",
     "incident_refused": "Step {before} was refused: no more orders for this incident.",
-    "backoff": (
-        "Step {step} must wait {wait_s:.0f} s for the deadline and back-off of the step before it."
-    ),
-    "incident_old": (
-        "The incident opened more than a day ago, so its first steps cannot be checked."
-    ),
+    "backoff": "Step {step} must wait {wait_s:.0f} s for the deadline and back-off of the step "
+    "before it.",
+    "incident_old": "The incident opened more than a day ago, so its first steps cannot be "
+    "checked.",
     "vm_in_flight": "Another order for this VM is in flight.",
-    "vm_spacing": (
-        "The last order for this VM was {ago_s:.0f} s ago; at most one in {limit_s} s is allowed."
-    ),
+    "vm_spacing": "The last order for this VM was {ago_s:.0f} s ago; at most one in {limit_s} s "
+    "is allowed.",
     "vm_day": "This VM had {count} orders in 24 h; at most {limit} are allowed.",
     "group_in_flight": "An order for another member of group {group} is in flight.",
     "group_sick": "{count} other members of group {group} have faults, and this VM is alive.",

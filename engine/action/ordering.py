@@ -37,10 +37,8 @@ SENTENCES: Final = {
     "no_ladder": "the policy has no step for {kind}.",
     "no_fit": "the policy answers {kind} with {action}, but the engine suggests {suggestion}.",
     "needs": "the {action} requires the witnesses {needs}; those present: {found}.",
-    "unwitnessed": (
-        "only {found} indicates a death. A {action} requires activity and one more witness, or the "
-        "hypervisor."
-    ),
+    "unwitnessed": "only {found} indicates a death. A {action} requires activity and one more "
+    "witness, or the hypervisor.",
     "grace": "the VM may recover by itself; the planner waits {wait_s:.0f} s more.",
     "no_disk": "the alert does not name the disk to move.",
     "no_pool": "the policy names no target pool for disks of {pools}.",

@@ -20,25 +20,18 @@ _WORDS: Final[Mapping[str, str]] = {
 SENTENCES: Final = {
     "expired": "The order expired {late_s:.1f} s ago.",
     "from_future": "The order is dated {ahead_s:.1f} s ahead of this clock.",
-    "data_age": (
-        "The newest sample behind the order is {age_s:.0f} s old; at most {limit_s:.0f} s are "
-        "allowed."
-    ),
-    "data_ahead": (
-        "The newest sample behind the order is dated {ahead_s:.1f} s ahead of this clock."
-    ),
+    "data_age": "The newest sample behind the order is {age_s:.0f} s old; at most {limit_s:.0f} s "
+    "are allowed.",
+    "data_ahead": "The newest sample behind the order is dated {ahead_s:.1f} s ahead of this "
+    "clock.",
     "newborn": "The VM has {history} of history; {limit_s} s are required before actions.",
-    "witnesses": (
-        "Only {heard} indicates that the guest is dead. A {action} requires activity and one more "
-        "witness, or the hypervisor."
-    ),
+    "witnesses": "Only {heard} indicates that the guest is dead. A {action} requires activity and "
+    "one more witness, or the hypervisor.",
     "no_owner": "The tenant or group of the VM is unknown, so no owner has allowed actions.",
     "policy": "The order was issued under policy {given}, but policy {held} is in force here.",
     "mode": "The policy allows only a dry run of {action} for tenant {tenant}.",
-    "not_approved": (
-        "The {action} for tenant {tenant} requires approval: flatline approve {incident} --reason "
-        "WHY."
-    ),
+    "not_approved": "The {action} for tenant {tenant} requires approval: flatline approve "
+    "{incident} --reason WHY.",
     "paused": "{scope} is paused by {by}: {reason}.",
     "maintenance": "{scope} is in maintenance by {by}: {reason}.",
     "quarantined": "{scope} is in quarantine by {by}: {reason}.",

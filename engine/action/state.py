@@ -22,23 +22,17 @@ SENTENCES: Final = {
     "rehearsed": "The dry run of the {action} of {vm} passed all checks; no call was made.",
     "not_rehearsed": "No agent completed the dry run of the {action} of {vm}.",
     "refused": "The agent refused the {action} of {vm}: {why} A person must inspect the VM.",
-    "unknown": (
-        "The result of the {action} of {vm} is unknown: {why} No more orders for this incident. A "
-        "person must inspect the VM."
-    ),
+    "unknown": "The result of the {action} of {vm} is unknown: {why} No more orders for this "
+    "incident. A person must inspect the VM.",
     "not_attempted": "The {action} of {vm} was not attempted: {why} It may be ordered again later.",
     "verified": "{vm} recovered after the {action}: {why}",
-    "briefly_stable": (
-        "{vm} recovered after the {action}, but was observed for only {stable_s:.0f} s of "
-        "{wanted_s} s: {why}"
-    ),
+    "briefly_stable": "{vm} recovered after the {action}, but was observed for only "
+    "{stable_s:.0f} s of {wanted_s} s: {why}",
     "resolved": "{vm} recovered by itself: {why}",
     "failed": "The {action} did not help {vm}; the next step may follow in {wait_s:.0f} s.",
     "exhausted": "No step of the policy helped {vm}. A person must inspect the VM.",
-    "again": (
-        "The fault of {vm} returned after its recovery. The {action} that was ordered before is "
-        "not repeated. A person must inspect the VM."
-    ),
+    "again": "The fault of {vm} returned after its recovery. The {action} that was ordered before "
+    "is not repeated. A person must inspect the VM.",
     "notify": "A person must inspect {vm}: {why}",
     "evidence": "Evidence of {vm} was saved: {why}",
     "no_evidence": "No evidence of {vm} was saved: {why}",
@@ -49,14 +43,10 @@ SENTENCES: Final = {
     "not_quarantined": "{vm} would be in quarantine, but the mode is observe: {why}",
     "crash_loop": "it failed again after {count} repairs within 24 h",
     "ladder_ends": "quarantine is the last step of the policy",
-    "storm": (
-        "{why}: actions there are paused until a person ends the pause or no new fault occurs for "
-        "30 min."
-    ),
-    "given_up": (
-        "The planner abandons the incident of {vm} after an error: {why}. A person must inspect "
-        "the VM and report this error."
-    ),
+    "storm": "{why}: actions there are paused until a person ends the pause or no new fault "
+    "occurs for 30 min.",
+    "given_up": "The planner abandons the incident of {vm} after an error: {why}. A person must "
+    "inspect the VM and report this error.",
     "no_mark": "no agent reported a result before the deadline.",
     "no_verdict": "the engine reported nothing about it before the deadline.",
 }

@@ -18,11 +18,9 @@ MAX_CELLS: Final = 4_096
 SENTENCES: Final = {
     "no_load": "The load of the nodes in cell {cell} is unknown, so no target can be chosen.",
     "no_source_load": "The load of node {node} is unknown, so no target can be compared.",
-    "no_target_node": (
-        "No node of cell {cell} qualifies as target: load below {limit:.0%} with the VM and "
-        "{margin:.0%} below {node} ({load:.0%}), enough memory, no member of its group, not its "
-        "former node."
-    ),
+    "no_target_node": "No node of cell {cell} qualifies as target: load below {limit:.0%} with "
+    "the VM and {margin:.0%} below {node} ({load:.0%}), enough memory, no member of its group, "
+    "not its former node.",
 }
 
 

@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 policy = typer.Typer(
-    help=("Show which actions the policy allows on which VMs."), no_args_is_help=True
+    help="Show which actions the policy allows on which VMs.", no_args_is_help=True
 )
 audit = typer.Typer(help="Read the journal and verify its hash chains.", no_args_is_help=True)
 config = typer.Typer(help="Show and check settings.", no_args_is_help=True)
@@ -157,7 +157,7 @@ def demo(
         float, typer.Option(min=0.1, help="Largest number of simulated seconds per real second.")
     ] = 12.0,
     plain: Annotated[
-        bool, typer.Option("--plain", help=("Print lines instead of a live view."))
+        bool, typer.Option("--plain", help="Print lines instead of a live view.")
     ] = False,
 ) -> None:
     """Watch 200 simulated VMs fail and be repaired. Ends by itself with a summary."""
@@ -179,7 +179,7 @@ def replay(
     policy_file: Annotated[
         Path | None,
         typer.Option(
-            "--policy", metavar="FILE", help=("Policy file. By default every action class is auto.")
+            "--policy", metavar="FILE", help="Policy file. By default every action class is auto."
         ),
     ] = None,
     compared: Annotated[
@@ -203,10 +203,10 @@ def replay(
 @app.command()
 def evaluate(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help=("Output folder of `flatline replay`."))
+        Path, typer.Argument(metavar="DIR", help="Output folder of `flatline replay`.")
     ],
     events: Annotated[
-        Path, typer.Option(help=("PREFIX_events.csv: the events that really happened."))
+        Path, typer.Option(help="PREFIX_events.csv: the events that really happened.")
     ],
     drawing: Annotated[
         bool,
@@ -252,7 +252,7 @@ def audit_verify(
     heads: Annotated[
         Path | None,
         typer.Option(
-            help=("File with the last known end of each chain; by default in the state folder.")
+            help="File with the last known end of each chain; by default in the state folder."
         ),
     ] = None,
     file: File = None,
@@ -298,11 +298,11 @@ def audit_verify(
 @audit.command("show")
 def audit_show(
     last: Annotated[
-        int, typer.Option(min=1, help=("Number of entries to show, the newest ones."))
+        int, typer.Option(min=1, help="Number of entries to show, the newest ones.")
     ] = 50,
     vm: Annotated[str | None, typer.Option(help="Show only entries of this VM.")] = None,
     incident: Annotated[
-        str | None, typer.Option(help=("Show only entries of this incident."))
+        str | None, typer.Option(help="Show only entries of this incident.")
     ] = None,
     file: File = None,
     sets: Sets = None,
@@ -352,7 +352,7 @@ def doctor(
     witnesses: Annotated[
         bool,
         typer.Option(
-            "--witnesses", help=("List the witnesses of each VM that could confirm its death.")
+            "--witnesses", help="List the witnesses of each VM that could confirm its death."
         ),
     ] = False,
     acting_as: Annotated[
@@ -360,7 +360,7 @@ def doctor(
         typer.Option(
             "--as",
             metavar="ROLE",
-            help=("Compare the rights of this principal with those of a role."),
+            help="Compare the rights of this principal with those of a role.",
         ),
     ] = None,
     file: File = None,

@@ -59,7 +59,7 @@ def summary(vms: list[Covered]) -> tuple[bool, str]:
     open_to_actions = [one for one in vms if one.actionable]
     alone = [one for one in open_to_actions if not one.orderable]
     if not alone:
-        return True, (f"Each of the {len(open_to_actions)} actionable VMs has a second witness.")
+        return True, f"Each of the {len(open_to_actions)} actionable VMs has a second witness."
     named = "; ".join(f"{one.vm}: {one.advice}" for one in alone[:_NAMED])
     more = f"; and {len(alone) - _NAMED} more" if len(alone) > _NAMED else ""
     return False, (

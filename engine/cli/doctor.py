@@ -376,7 +376,7 @@ async def _log_clock(here: Process) -> Check:
             "so one of the two clocks is wrong. Correct NTP on the broker and here.",
         )
     return Check(
-        part, "OK", (f"The newest frame is {-ahead_s:.0f} s old by the clock of this machine.")
+        part, "OK", f"The newest frame is {-ahead_s:.0f} s old by the clock of this machine."
     )
 
 

@@ -9,7 +9,7 @@ from engine.cli.options import File, Sets, console, settings_of
 from engine.errors import SettingsError
 
 history = typer.Typer(
-    help=("Set up the history that capacity planners query."), invoke_without_command=True
+    help="Set up the history that capacity planners query.", invoke_without_command=True
 )
 
 

@@ -50,7 +50,7 @@ _WHAT: Final = f"site, {', '.join((*KINDS, *(s for s in SIGNERS if s not in KIND
 What = Annotated[str, typer.Argument(metavar="KIND", help=f"{_WHAT}.")]
 Name = Annotated[
     str | None,
-    typer.Argument(help=("Owner of the key: the site.node of a node, the name of a person, ...")),
+    typer.Argument(help="Owner of the key: the site.node of a node, the name of a person, ..."),
 ]
 Days = Annotated[float | None, typer.Option("--days", min=0.01, help="Days until the key expires.")]
 
@@ -303,7 +303,7 @@ def rotate(
     overlap_days: Annotated[
         float,
         typer.Option(
-            min=0.0, help=("Number of days for which frames under older keys are accepted.")
+            min=0.0, help="Number of days for which frames under older keys are accepted."
         ),
     ] = 30.0,
     file: File = None,
@@ -345,7 +345,7 @@ def rotate(
 @keys.command("revoke")
 def revoke_key(
     what: Annotated[
-        str, typer.Argument(help=("Id of a key; or node, owner, planner, operator, ..."))
+        str, typer.Argument(help="Id of a key; or node, owner, planner, operator, ...")
     ],
     name: Name = None,
     file: File = None,
@@ -401,7 +401,7 @@ def export(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="site, node or owner.")],
     name: Annotated[str, typer.Argument(help="Name of a node or owner, or id of a site key.")],
     to: Annotated[
-        Path, typer.Argument(metavar="FILE", help=("Output file, created with mode 0600."))
+        Path, typer.Argument(metavar="FILE", help="Output file, created with mode 0600.")
     ],
     file: File = None,
     sets: Sets = None,

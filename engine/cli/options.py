@@ -19,7 +19,7 @@ File = Annotated[
 Sets = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", "-s", metavar="NAME=VALUE", help=("One setting, for example log.kind=kafka.")
+        "--set", "-s", metavar="NAME=VALUE", help="One setting, for example log.kind=kafka."
     ),
 ]
 

@@ -11,7 +11,7 @@ from engine.errors import SettingsError
 Format = Literal["table", "json", "csv"]
 
 capacity = typer.Typer(
-    help=("Show what is used, what still fits, and for how long."), no_args_is_help=True
+    help="Show what is used, what still fits, and for how long.", no_args_is_help=True
 )
 
 

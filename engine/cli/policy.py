@@ -19,7 +19,7 @@ _PURPOSES: Final[Mapping[str, str]] = {
 _MODES: Final[Mapping[Mode, str]] = {
     "auto": "executed without approval",
     "approve": "executed after approval by a person",
-    "observe": "dry run only",
+    "observe": "limited to dry runs",
 }
 
 
@@ -34,7 +34,7 @@ def explained(policy: Policy) -> Iterator[str]:
     for tenant, actions in sorted(policy.modes.tenants.items()):
         merged = policy.modes.actions | actions
         yield f"tenant {tenant}: {_modes(merged, rest=policy.modes.default)}"
-    yield "a VM without a tenant: dry run only"
+    yield "a VM without a tenant: every action is limited to dry runs"
     yield f"limits: {_limits(policy.limits)}"
     for kind, steps in policy.ladders.items():
         yield f"{kind}: {', then '.join(_step(step) for step in steps) or 'alert only'}"

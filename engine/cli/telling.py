@@ -123,7 +123,7 @@ def pause_on(
     minutes: Annotated[
         float | None,
         typer.Option(
-            min=0.1, help=("Minutes until the pause ends; by default it lasts until `pause off`.")
+            min=0.1, help="Minutes until the pause ends; by default it lasts until `pause off`."
         ),
     ] = None,
     file: File = None,

@@ -35,10 +35,8 @@ _EVIDENCE_S: Final = 5.5
 SENTENCES: Final = {
     "evidence": "Evidence of {vm} was saved: {what}.",
     "no_evidence": "No evidence of {vm} could be saved: {what}.",
-    "read_the_world": (
-        "the agent stopped during the call, and the present state {state} of the VM does not show "
-        "the result"
-    ),
+    "read_the_world": "the agent stopped during the call, and the present state {state} of the VM "
+    "does not show the result",
     "left_paused": "the VM was reset and stays paused. A person must resume it. {why}",
 }
 

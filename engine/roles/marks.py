@@ -19,21 +19,15 @@ SENTENCES: Final = {
     "accepted": "Accepted: {order}",
     "calling": "The agent now calls the {action} of {vm}. {look}",
     "returned": "The {action} of {vm} was carried out.",
-    "rehearsed": (
-        "The dry run of the {action} of {vm} is complete: everything except the call was done."
-    ),
-    "wrong_place": (
-        "The order names site {site} and cell {cell}, but this node belongs to another site or "
-        "cell."
-    ),
+    "rehearsed": "The dry run of the {action} of {vm} is complete: everything except the call was "
+    "done.",
+    "wrong_place": "The order names site {site} and cell {cell}, but this node belongs to another "
+    "site or cell.",
     "before_my_time": "The order is older than the records of this agent. Its result is unknown.",
-    "slow_clock": (
-        "The clock of this node is {behind_s:.0f} s behind the log, so dates cannot be checked. "
-        "Nothing is done."
-    ),
-    "claimed": (
-        "Agent {agent} claimed step {step} first and reports its result. Nothing is done here."
-    ),
+    "slow_clock": "The clock of this node is {behind_s:.0f} s behind the log, so dates cannot be "
+    "checked. Nothing is done.",
+    "claimed": "Agent {agent} claimed step {step} first and reports its result. Nothing is done "
+    "here.",
     "no_claim": "The step could not be claimed in the log within {limit_s:g} s. Nothing is done.",
     "claim_void": "The claim of the step reached the log too late. Nothing is done.",
     "already_closed": "The result of this step is already in the log.",
@@ -41,34 +35,24 @@ SENTENCES: Final = {
     "no_look": "The VM is not visible, so nothing is done: {why}",
     "no_vm": "The VM is not on this node: {why}",
     "no_barrier": "The log could not be read to its end within {limit_s:g} s. Nothing is done.",
-    "log_changed": (
-        "The topic {topic} was truncated or created again while this agent ran. Nothing is done "
-        "until the agent restarts."
-    ),
+    "log_changed": "The topic {topic} was truncated or created again while this agent ran. "
+    "Nothing is done until the agent restarts.",
     "other_log": "The log is not the one with which this agent started. Nothing is done.",
-    "short_day": (
-        "The clock of this node was ahead when its agent started, so the agent has not read all "
-        "orders of the last day. Nothing is done until it restarts."
-    ),
-    "too_late": (
-        "When the ledger had the entry, the order had expired, or the preflight check ({age_s:.1f} "
-        "s old) or the newest control records ({words_s:.1f} s old) were too old. Nothing was done."
-    ),
+    "short_day": "The clock of this node was ahead when its agent started, so the agent has not "
+    "read all orders of the last day. Nothing is done until it restarts.",
+    "too_late": "When the ledger had the entry, the order had expired, or the preflight check "
+    "({age_s:.1f} s old) or the newest control records ({words_s:.1f} s old) were too old. "
+    "Nothing was done.",
     "verb_unsent": "The call to the hypervisor was not made in time, so nothing was done: {why}",
     "verb_refused": "The hypervisor refused the call, so nothing was done: {why}",
     "verb_unknown": "It is unknown whether the {action} of {vm} happened: {why}",
-    "failed": (
-        "The agent failed before the call, so nothing was done. Please report this error: {why}"
-    ),
+    "failed": "The agent failed before the call, so nothing was done. Please report this error: "
+    "{why}",
     "found": "The {action} of {vm} continued while the agent was not running, and is complete.",
-    "found_undone": (
-        "The {action} of {vm} continued while the agent was not running, and did not complete: "
-        "{why}"
-    ),
-    "finished": (
-        "The agent stopped between the {action} of {vm} and the resume. The {action} was done, and "
-        "the VM is resumed now."
-    ),
+    "found_undone": "The {action} of {vm} continued while the agent was not running, and did not "
+    "complete: {why}",
+    "finished": "The agent stopped between the {action} of {vm} and the resume. The {action} was "
+    "done, and the VM is resumed now.",
     "searching": "The agent stopped during the {action} of {vm} and now looks for its result.",
 }
 

@@ -48,10 +48,8 @@ _ADDRESSES_NS: Final = 300 * 10**9
 BALLOON_PERIOD_S: Final = 10
 
 SENTENCES: Final = {
-    "balloon_set": (
-        "The balloon of {vm} had no statistics period. It now reports every {period_s} s until the "
-        "VM ends."
-    ),
+    "balloon_set": "The balloon of {vm} had no statistics period. It now reports every {period_s} "
+    "s until the VM ends.",
     "balloon_unset": "The balloon of {vm} has no statistics period, and setting one failed: {why}",
 }
 

@@ -46,7 +46,7 @@ def _decode(
 ) -> T:
     if len(value) > MAX_RECORD_BYTES:
         raise RecordRejected(
-            "oversized", (f"{len(value)} bytes, at most {MAX_RECORD_BYTES} are allowed")
+            "oversized", f"{len(value)} bytes, at most {MAX_RECORD_BYTES} are allowed"
         )
     try:
         return decoder.decode(value)
@@ -72,6 +72,6 @@ def _rejected(
         return RecordRejected("malformed", detail)
     if version != 1:
         return RecordRejected(
-            "unknown_version", (f"version {version}, but this release reads version 1")
+            "unknown_version", f"version {version}, but this release reads version 1"
         )
     return RecordRejected("bad_value" if _LIMIT.match(detail) else "malformed", detail)

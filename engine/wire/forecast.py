@@ -90,6 +90,6 @@ def decode_forecasts(value: bytes) -> Forecasts:
     row = 4 * len(forecasts.metrics) * len(forecasts.horizons_s) * len(forecasts.bands)
     if rest or len(forecasts.values) != row * size or len(forecasts.node_values) not in (0, row):
         raise RecordRejected(
-            "malformed", ("the number of values does not fit the named VMs, metrics and horizons")
+            "malformed", "the number of values does not fit the named VMs, metrics and horizons"
         )
     return forecasts

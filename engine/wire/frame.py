@@ -266,7 +266,7 @@ def decode_frame(value: bytes, widen: Widen | None = None) -> Frame:
     size, rest = divmod(len(wire.uuids), UUID_BYTES)
     if rest:
         raise RecordRejected(
-            "malformed", (f"{len(wire.uuids)} bytes of UUIDs, which is not a multiple of 16")
+            "malformed", f"{len(wire.uuids)} bytes of UUIDs, which is not a multiple of 16"
         )
     if size > MAX_FRAME_ROWS:
         raise RecordRejected("oversized", f"{size} rows, at most {MAX_FRAME_ROWS} are allowed")

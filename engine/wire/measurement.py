@@ -46,9 +46,8 @@ TAGS: Final = {
     "cell": "cell in which it was measured",
     "node": "node on which it was measured",
     "host": "the same under Telegraf's name",
-    "domain_name": (
-        "name of the VM, or its UUID until the inventory arrives; a backslash is replaced by /"
-    ),
+    "domain_name": "name of the VM, or its UUID until the inventory arrives; a backslash is "
+    "replaced by /",
     "vcpu_id": "always `total`: the sum over all vCPUs",
     "block_id": "always `total`: the sum over all disks",
     "interface_id": "always `total`: the sum over all interfaces",
@@ -357,7 +356,7 @@ CAPACITY: Final = Measurement(
         Field("days_to_full_high", "float", "days", "aggressive bound"),
         Field("vms_that_fit", "float", "1", "VMs of the usual size that still fit"),
         Field(
-            "oversubscription_ratio", "float", "1", ("allocated amount divided by existing amount")
+            "oversubscription_ratio", "float", "1", "allocated amount divided by existing amount"
         ),
         Field(
             "stranded",

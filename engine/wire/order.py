@@ -215,7 +215,7 @@ def check_signature(
         trusted[name].verify(signatures[0], value)
     except InvalidSignature as error:
         raise RecordRejected(
-            "bad_signature", (f"the signature by key {name} is not valid")
+            "bad_signature", f"the signature by key {name} is not valid"
         ) from error
     return name
 

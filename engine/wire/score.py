@@ -112,10 +112,10 @@ def decode_scores(value: bytes) -> Scores:
     size, rest = divmod(len(scores.uuids), UUID_BYTES)
     if len(scores.coverage) not in (0, 2 * size):
         raise RecordRejected(
-            "malformed", (f"coverage of {len(scores.coverage)} bytes for {size} VMs")
+            "malformed", f"coverage of {len(scores.coverage)} bytes for {size} VMs"
         )
     if rest or len(scores.values) != 4 * size * len(scores.features):
         raise RecordRejected(
-            "malformed", ("the number of values does not fit the named VMs and features")
+            "malformed", "the number of values does not fit the named VMs and features"
         )
     return scores

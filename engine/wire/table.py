@@ -228,7 +228,7 @@ def _missing(layout: _Layout, bitmaps: bytes, shape: tuple[int, ...]) -> Flags |
     stride = (size + 7) // 8
     if len(bitmaps) != stride * len(layout.missing_rows):
         raise RecordRejected(
-            "malformed", (f"{len(bitmaps)} bytes of bitmaps for missing values do not fit")
+            "malformed", f"{len(bitmaps)} bytes of bitmaps for missing values do not fit"
         )
     if not bitmaps and not len(layout.absent):
         return None
@@ -378,7 +378,7 @@ def _span(chosen: Sequence[bool]) -> slice:
 def _check(columns: tuple[PackedColumn, ...]) -> None:
     if len(columns) > _MAX_COLUMNS:
         raise RecordRejected(
-            "oversized", (f"{len(columns)} columns, at most {_MAX_COLUMNS} are allowed")
+            "oversized", f"{len(columns)} columns, at most {_MAX_COLUMNS} are allowed"
         )
     if len({column.name for column in columns}) != len(columns):
         raise RecordRejected("malformed", "a column occurs twice in the layout")

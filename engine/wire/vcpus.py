@@ -125,11 +125,11 @@ def unpack_vcpus(
     most, total = int(told.max()), int(told.sum(dtype=np.int64))
     if most > MAX_VM_VCPUS:
         raise RecordRejected(
-            "oversized", (f"a VM of {most} vCPUs, at most {MAX_VM_VCPUS} are allowed")
+            "oversized", f"a VM of {most} vCPUs, at most {MAX_VM_VCPUS} are allowed"
         )
     if total > MAX_FRAME_VCPUS:
         raise RecordRejected(
-            "oversized", (f"{total} vCPUs in a frame, at most {MAX_FRAME_VCPUS} are allowed")
+            "oversized", f"{total} vCPUs in a frame, at most {MAX_FRAME_VCPUS} are allowed"
         )
     times_ns, missing = unpack(_TIME_COLUMNS, times, total, widen)
     return VcpuRows(

@@ -108,7 +108,7 @@ class AppendContract:
         # Bytes that do not compress, so that they fit with no codec.
         noise = (b"".join(n.to_bytes(4, "little") for n in range(250_000)))[:MAX_RECORD_BYTES]
         await log.append(SINGLE.name, key=b"k", value=noise)
-        with pytest.raises(RecordTooLarge, match="over the limit"):
+        with pytest.raises(RecordTooLarge, match="exceeds the limit"):
             await log.append(SINGLE.name, key=b"k", value=bytes(MAX_APPEND_BYTES + 1))
         await log.append(SINGLE.name, key=b"k", value=b"after")
         records = await log.read_to_end(SINGLE.name, 0, offset=0)

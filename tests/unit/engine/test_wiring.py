@@ -121,7 +121,7 @@ async def test_a_second_agent_of_one_hypervisor_is_refused_whatever_node_it_is_t
         return act_opener(here, lambda: open_log(here), node, policy)
 
     async with agent_of("n1")():
-        with pytest.raises(AlreadyRunning, match="is the agent of qemu:///system already"):
+        with pytest.raises(AlreadyRunning, match="already is the agent of qemu:///system"):
             async with agent_of("n2")():
                 raise AssertionError("two agents of one hypervisor")
     async with agent_of("n2")():

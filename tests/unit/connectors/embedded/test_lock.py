@@ -11,10 +11,10 @@ def test_a_name_is_held_by_one_and_free_again_afterwards(tmp_path: Path) -> None
         return held_on_this_machine(name, what=f"agent of {name}", folder=tmp_path / folder)
 
     with held("test"):
-        with pytest.raises(AlreadyRunning, match="agent of test already"), held("test"):
+        with pytest.raises(AlreadyRunning, match="already is the agent of test"), held("test"):
             raise AssertionError("two hold it")
         with (
-            pytest.raises(AlreadyRunning, match="agent of test already"),
+            pytest.raises(AlreadyRunning, match="already is the agent of test"),
             held("test", folder="b"),
         ):
             raise AssertionError("two hold it in two folders")
@@ -40,7 +40,7 @@ def test_a_name_is_held_by_one_in_all_network_namespaces_that_share_the_folder(
     monkeypatch.setattr("socket.socket", lambda *_family: Elsewhere())
     with held_on_this_machine("test", what="agent of test", folder=tmp_path):
         with (
-            pytest.raises(AlreadyRunning, match=r"^process \d+ is the agent of test already"),
+            pytest.raises(AlreadyRunning, match=r"^process \d+ already is the agent of test"),
             held_on_this_machine("test", what="agent of test", folder=tmp_path),
         ):
             raise AssertionError("two hold it")

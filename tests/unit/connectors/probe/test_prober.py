@@ -124,7 +124,7 @@ def test_a_card_without_an_address_is_not_asked() -> None:
 @pytest.mark.parametrize(
     ("error", "why"),
     [
-        (PermissionError("no"), ("the capability CAP_NET_RAW is missing")),
+        (PermissionError("no"), "the capability CAP_NET_RAW is missing"),
         (OSError("no such device"), "virbr0"),
     ],
 )
