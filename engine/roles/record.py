@@ -18,12 +18,12 @@ from engine.capacity.rows import action_points, alert_points, forecast_points, s
 from engine.capacity.state import restore, take_state
 from engine.errors import HistoryError, HistoryUnreachable, RecordRejected
 from engine.ports import Clock, Delivery, History, Log, OpenFrame, Record, RefusedRow, Subscription
-from engine.refusals import Backoff
 from engine.roles import instruments
 from engine.roles.appending import append_or_give_up
 from engine.roles.generations import StateKeys, append_generation, newest_state
 from engine.roles.health import Health, told
 from engine.roles.refolding import Refolding
+from engine.stream.backoff import Backoff
 from engine.wire.frame import Frame, decode_frame
 from engine.wire.measurement import FAMILIES
 from engine.wire.points import Points

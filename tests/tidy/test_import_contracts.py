@@ -25,6 +25,7 @@ BREACHES = [
     ("layers", "engine.wire", "models"),
     ("layers", "connectors.embedded", "engine.roles"),
     ("layers", "engine.detection", "engine.action"),
+    ("layers", "engine.stream", "engine.capacity"),
     ("independent-connectors", "connectors.kafka", "connectors.embedded"),
     ("connectors-decide-nothing", "connectors.http", "engine.action"),
     ("pure-decisions", "engine.action", "time"),
