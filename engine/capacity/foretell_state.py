@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -16,8 +16,6 @@ from engine.wire.runs import Runs
 from engine.wire.stored import Array, array_of, restoring, stored
 from models.forecaster import Forecaster
 from models.protocol import fill
-
-_DEMAND: Final = ("counters", "instances", "device_sets", "vcpus", "sums", "counts")
 
 
 class NodeValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +125,7 @@ def _node_value(key: tuple[str, str], node: Node) -> NodeValue:
         run=demand.run,
         sequence=demand.sequence,
         mono_ns=demand.mono_ns,
-        demand={name: stored(getattr(demand, name)) for name in _DEMAND},
+        demand={name: stored(array) for name, array in demand.arrays().items()},
         forecaster={name: stored(array) for name, array in node.forecaster.to_arrays().items()},
     )
 
@@ -137,9 +135,9 @@ def _node(value: NodeValue) -> Node:
     node.heard = value.heard
     demand = Demand(value.roster)
     demand.run, demand.sequence, demand.mono_ns = value.run, value.sequence, value.mono_ns
-    for name in _DEMAND:
+    for name, own in demand.arrays().items():
         if name in value.demand:  # an earlier release did not keep all of them
-            fill(getattr(demand, name), array_of(value.demand[name]), name=name)
+            fill(own, array_of(value.demand[name]), name=name)
     node.demand = demand
     node.forecaster = Forecaster.from_arrays(
         {name: array_of(array) for name, array in value.forecaster.items()}

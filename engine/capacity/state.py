@@ -8,14 +8,16 @@ from numpy.typing import NDArray
 
 from engine.capacity.fold import FrameFold, Hour, NodeLane, Source
 from engine.capacity.generation import Generation, packed, unpacked
-from engine.capacity.rates import COUNTER_ROWS
+from engine.capacity.rates import COUNTERS
 from engine.capacity.rollups import STATISTICS, Window
 from engine.capacity.rows import pool_series, telegraf_series, vm_texts
+from engine.stream.counters import Counters
 from engine.wire import limits
 from engine.wire.frame import UUID_BYTES
 from engine.wire.points import Series
 from engine.wire.runs import Runs
 from engine.wire.stored import restoring
+from models.protocol import fill
 
 # A node that was away for a day starts without state.
 _FORGET_MS: Final = 86_400_000
@@ -103,8 +105,8 @@ def _packed(lane: NodeLane) -> _Lane:
         lane.heard_ms,
         lane.given_out,
         lane.uuids,
-        None if lane.before is None else lane.before.tobytes(),
-        lane.instances.tobytes(),
+        lane.counters.values.tobytes(),
+        lane.counters.instances.tobytes(),
         lane.pools,
         tuple(
             None
@@ -112,7 +114,7 @@ def _packed(lane: NodeLane) -> _Lane:
             else _Window(group.window.begin_s, group.window.values.tobytes())
             for group in lane.groups()
         ),
-        lane.device_sets.tobytes(),
+        lane.counters.device_sets.tobytes(),
     )
 
 
@@ -129,13 +131,15 @@ def _lane(packed: _Lane, names: dict[str, str]) -> NodeLane:
         pools=packed.pools,
     )
     size = len(packed.uuids) // UUID_BYTES
-    if packed.before is not None:
-        lane.before = _array(packed.before).reshape(len(COUNTER_ROWS), size)
-    lane.instances = _array(packed.instances)
-    # An earlier release did not keep it.
-    lane.device_sets = _array(packed.device_sets) if packed.device_sets else np.full(size, np.nan)
-    if not len(lane.instances) == len(lane.device_sets) == size == len(packed.uuids) / UUID_BYTES:
-        raise ValueError(f"the arrays of {packed.node} are not those of its {size} VMs")
+    lane.counters = counters = Counters(COUNTERS, size)
+    stored = (packed.before, packed.instances, packed.device_sets)
+    arrays = (counters.values, counters.instances, counters.device_sets)
+    for name, own, kept in zip(("before", "instances", "device_sets"), arrays, stored, strict=True):
+        # An earlier release did not keep all of them.
+        if kept:
+            fill(own, np.frombuffer(kept, np.float64).reshape(*own.shape[:-1], -1), name=name)
+    if size != len(packed.uuids) / UUID_BYTES:
+        raise ValueError(f"the roster of {packed.node} is cut off")
     vms = vm_texts(packed.uuids)
     place = {"cell": packed.cell, "node": packed.node}
     if vms:
