@@ -125,7 +125,8 @@ def _memory(rows: VmRows) -> F64:
     names = ("balloon_current_kib", "balloon_usable_kib", "balloon_rss_kib")
     current, usable, resident = known(rows, names)
     used = current - usable
-    return np.where(np.isnan(used), resident, np.maximum(used, 0.0)) * _KIB
+    memory: F64 = np.where(np.isnan(used), resident, np.maximum(used, 0.0)) * _KIB
+    return memory
 
 
 def _own(frame: Frame, vms: F64) -> F64:

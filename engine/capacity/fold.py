@@ -172,8 +172,10 @@ class FrameFold:
         that are not frames.
     """
 
+    open_frame: OpenFrame
+
     def __init__(self) -> None:
-        self.open_frame: OpenFrame = decoded
+        self.open_frame = decoded
         self.next_offset = 0
         self.time_ms = 0
         self.names: dict[str, str] = {}

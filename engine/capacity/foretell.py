@@ -92,8 +92,10 @@ class Foretelling:
         Records by outcome: folded, repeated, rejected, other.
     """
 
+    open_frame: OpenFrame
+
     def __init__(self) -> None:
-        self.open_frame: OpenFrame = decoded
+        self.open_frame = decoded
         self.next_offset = 0
         self.clock = LogClock()
         self.time_ms = 0

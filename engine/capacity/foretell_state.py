@@ -1,6 +1,6 @@
 """The forecaster's state as chunks of bytes and back, bit for bit: arrays and msgpack alone."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Literal
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.capacity.demand import Demand
 from engine.capacity.foretell import Foretelling, Node
-from engine.capacity.generation import Generation, packed, unpacked
+from engine.stream.snapshot_format import Manifest, Snapshot, named, packed, unpacked
 from engine.wire import limits
 from engine.wire.log_clock import LogClock
 from engine.wire.runs import Runs
@@ -52,9 +52,14 @@ _encoder = msgspec.msgpack.Encoder(order="sorted")
 _decoder = msgspec.msgpack.Decoder(StateValue)
 
 
-def take_state(state: Foretelling) -> Generation:
+def take_state(state: Foretelling) -> Snapshot:
     """Return the state as records for the log."""
-    return packed(_encoder.encode(_value(state)), next_offset=state.next_offset)
+    return packed(
+        _encoder.encode(_value(state)),
+        next_offset=state.next_offset,
+        time_ms=state.time_ms,
+        packing="zstd",
+    )
 
 
 def digest(state: Foretelling) -> str:
@@ -62,19 +67,17 @@ def digest(state: Foretelling) -> str:
     return sha256(_encoder.encode(_value(state))).hexdigest()
 
 
-def restore_state(chunks: Mapping[int, bytes], manifest: bytes) -> Foretelling:
+def restore_state(chunks: Sequence[bytes], manifest: Manifest) -> Foretelling:
     """Return the restored state; it continues bit for bit.
 
     Raises
     ------
     SnapshotDamaged
         Bytes are missing or changed, or are not a state of this form.
-    SnapshotTooNew
-        A later release wrote it.
     """
-    next_offset, value = unpacked(chunks, manifest, _decoder, owner="forecaster")
-    with restoring("The forecaster's state"):
-        return _restored(next_offset, value)
+    body = unpacked(chunks, manifest)
+    with restoring(named(manifest)):
+        return _restored(manifest.next_offset, _decoder.decode(body))
 
 
 def _restored(next_offset: int, value: StateValue) -> Foretelling:

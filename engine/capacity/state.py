@@ -1,5 +1,6 @@
 """The fold's state as bytes and back: arrays and msgpack, no pickle."""
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -7,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.capacity.fold import FrameFold, Hour, NodeLane, Source
-from engine.capacity.generation import Generation, packed, unpacked
 from engine.capacity.rates import COUNTERS
 from engine.capacity.rollups import STATISTICS, Window
 from engine.capacity.rows import pool_series, telegraf_series, vm_texts
 from engine.stream.counters import Counters
+from engine.stream.snapshot_format import Manifest, Snapshot, named, packed, unpacked
 from engine.wire import limits
 from engine.wire.frame import UUID_BYTES
 from engine.wire.points import Series
@@ -57,7 +58,7 @@ class _State(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.msgpack.Decoder(_State)
 
 
-def take_state(fold: FrameFold) -> Generation:
+def take_state(fold: FrameFold) -> Snapshot:
     """Return the state as records for the log."""
     lanes = [lane for lane in fold.lanes.values() if fold.time_ms - lane.heard_ms <= _FORGET_MS]
     nodes = {(lane.cell, lane.node) for lane in lanes}
@@ -69,23 +70,27 @@ def take_state(fold: FrameFold) -> Generation:
         runs=tuple((*key, runs) for key, runs in sorted(fold.runs.items()) if key in nodes),
         open_hours=tuple(sorted((h.family, h.cell, h.begin_s) for h in fold.open_hours)),
     )
-    return packed(msgspec.msgpack.encode(state), next_offset=fold.next_offset)
+    return packed(
+        msgspec.msgpack.encode(state),
+        next_offset=fold.next_offset,
+        time_ms=fold.time_ms,
+        packing="zstd",
+    )
 
 
-def restore(chunks: dict[int, bytes], manifest: bytes) -> FrameFold:
+def restore(chunks: Sequence[bytes], manifest: Manifest) -> FrameFold:
     """Return the restored fold.
 
     Raises
     ------
     SnapshotDamaged
         Bytes are missing or changed, or are not a state.
-    SnapshotTooNew
-        A later release wrote it.
     """
-    next_offset, state = unpacked(chunks, manifest, _decoder, owner="historian")
-    with restoring("The historian's state"):
+    body = unpacked(chunks, manifest)
+    with restoring(named(manifest)):
+        state = _decoder.decode(body)
         fold = FrameFold()
-        fold.next_offset, fold.time_ms = next_offset, state.time_ms
+        fold.next_offset, fold.time_ms = manifest.next_offset, state.time_ms
         fold.names = dict(state.names)
         fold.open_hours = {Hour(*hour) for hour in state.open_hours}
         fold.sources = {(cell, node): source for cell, node, source in state.sources}

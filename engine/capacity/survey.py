@@ -101,8 +101,8 @@ class Survey:
             node.wanted = node.wanted.moved(places)
         same_run = node.demand.run == header.run
         node.demand.take(frame)
-        used = node.wanted.take(frame.rows, _wanted(frame.rows))
-        same = same_run & ~np.isnan(used).any(axis=0)
+        wanted_ns = node.wanted.take(frame.rows, _wanted(frame.rows))
+        unknown = np.isnan(wanted_ns.sum(axis=0))
         for place, vm in enumerate(uuids_of(frame.rows.uuids)):
             seen = self._vms.get(vm)
             if seen is None:
@@ -110,9 +110,9 @@ class Survey:
             seen.node = header.node
             if not np.isnan(node.demand.vcpus[place]):
                 seen.vcpus = float(node.demand.vcpus[place])
-            if same[place]:
-                seen.used_ns += used[0, place]
-                seen.waited_ns += used[1, place]
+            if same_run and not unknown[place]:
+                seen.used_ns += wanted_ns[0, place]
+                seen.waited_ns += wanted_ns[1, place]
         for pool in frame.pools:
             if pool.capacity_bytes is None or pool.available_bytes is None:
                 continue

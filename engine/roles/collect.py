@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from engine import instruments
 from engine.errors import (
     HypervisorUnreachable,
     LogProducerBroken,
@@ -20,7 +21,6 @@ from engine.errors import (
     RecordTooLarge,
 )
 from engine.ports import Clock, Hypervisor, Log, NodeSample, SignFrame
-from engine.roles import instruments
 from engine.roles.framing import (
     Buffer,
     CollectConfig,

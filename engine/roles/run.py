@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
+from engine import instruments
 from engine.errors import (
     HistoryUnreachable,
     HypervisorUnreachable,
     LogProducerBroken,
     LogUnreachable,
 )
-from engine.roles import instruments
 from engine.roles.health import Health, told
 from engine.stream.backoff import Backoff
 

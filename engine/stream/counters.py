@@ -51,7 +51,7 @@ def growth(values: Floats, before: Floats) -> tuple[Floats, Bools]:
         the VM decreased, which makes the growth of all of its counters unknown.
     """
     grown: Floats = values - before
-    restarted: Bools = (grown < 0.0).any(axis=0)
+    restarted = np.any(grown < 0.0, axis=0)
     grown[:, restarted] = np.nan
     return grown, restarted
 

@@ -1,5 +1,7 @@
 """Counters to growth: new epochs, unknown values, and the same rule as the engine's kernel."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def rows_of(vms: int, **columns: object) -> VmRows:
     )
 
 
-def grown_by(before: dict[str, object], after: dict[str, object]) -> list[float]:
+def grown_by(before: Mapping[str, float], after: Mapping[str, float]) -> list[float]:
     """Return the growth of CPU time and written bytes of one VM between two samples."""
     counters = Counters(("cpu_time_ns", "block_wr_bytes"), 1)
     assert np.isnan(counters.take(rows_of(1, **before))).all()
