@@ -20,8 +20,8 @@ from river import time_series
 
 from benchmarks.report import Figure, report
 from connectors.traces.dataset import open_dataset
-from engine.forecasting.foretell import CLASS_EDGES
 from engine.forecasting.judge import WARM_UP_S, Judge, Verdict
+from engine.wire.score import CLASS_EDGES
 from models.forecaster import Forecaster
 from models.kernels.forecast_row import HORIZONS_S
 

@@ -189,11 +189,9 @@ class _Site:
         try:
             chunks, manifest = take_snapshot(partition)
             same = digest(restore(chunks, manifest, Configuration())) == digest(partition)
-            taken = foretell_state.take_state(self._forecaster)
-            again = foretell_state.restore_state(dict(enumerate(taken.chunks)), taken.manifest)
+            again = foretell_state.restore_state(*foretell_state.take_state(self._forecaster))
             same = same and foretell_state.digest(again) == foretell_state.digest(self._forecaster)
-            kept = history_state.take_state(self._historian)
-            history_state.restore(dict(enumerate(kept.chunks)), kept.manifest)
+            history_state.restore(*history_state.take_state(self._historian))
         except Exception as error:  # noqa: BLE001 - a state that cannot be saved ends its role
             tally.died("snapshot", error)
         else:

@@ -12,10 +12,10 @@ from prometheus_client import Counter
 from benchmarks.fuzz_frames import Tally
 from benchmarks.hostile_values import Hostile
 from connectors.clock import ManualClock
+from engine import instruments
 from engine.action.catalogue import parse_policy, read_shipped
 from engine.action.keys import TrustedKeys
 from engine.ports import Headers, Log, Position, Record
-from engine.roles import instruments
 from engine.roles.health import Health
 from engine.roles.outbox import Journal, Outbox
 from engine.roles.plan import PlanConfig, Planner

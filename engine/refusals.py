@@ -4,7 +4,7 @@ Each receiver (InfluxDB, a webhook, Kafka, files) refuses in its own way; its ad
 one of two kinds of error. A **permanent** refusal is caused by the data: the receiver will never
 accept them, so they are recorded with the reason and skipped, and the next data are sent. A
 **temporary** one is caused by the receiver or the network: the same data are sent again after a
-pause that doubles, or that the receiver asked for.
+pause that doubles (`engine.stream.backoff`), or that the receiver asked for.
 """
 
 from datetime import UTC, datetime
@@ -48,33 +48,3 @@ def retry_after_s(text: str | None, *, now: datetime | None = None) -> float | N
         except (ValueError, TypeError, OverflowError):
             return None
     return min(max(0.0, wait_s), LONGEST_WAIT_S) if wait_s == wait_s else None
-
-
-class Backoff:
-    """The pause before the next attempt: doubled after each failure, within bounds.
-
-    Parameters
-    ----------
-    first_s, last_s
-        The shortest pause, and the longest one that is not asked for, in s.
-    """
-
-    def __init__(self, first_s: float, last_s: float) -> None:
-        self._first_s = first_s
-        self._last_s = last_s
-        self._next_s = first_s
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether the last attempt failed."""
-        return self._next_s != self._first_s
-
-    def failed(self, asked_s: float | None = None) -> float:
-        """Record a failure and return the pause, `asked_s` where the receiver asked for one."""
-        pause_s = self._next_s
-        self._next_s = min(2 * self._next_s, self._last_s)
-        return pause_s if asked_s is None else max(asked_s, self._first_s)
-
-    def worked(self) -> None:
-        """Reset the pause after a success."""
-        self._next_s = self._first_s

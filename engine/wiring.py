@@ -315,7 +315,7 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
     """
     from engine.detection.configuration import Configuration
     from engine.roles.detect import DetectConfig, Detector
-    from engine.roles.generations import StateKeys
+    from engine.roles.state_keys import StateKeys
 
     settings = process.settings
     ladders = authority.policy.ladders

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -20,11 +19,9 @@ from engine.keyring import Signer, WatchedKeys, own_key, trusted_keys
 from engine.ports import Clock, OpenFrame
 from engine.revoked import read_revoked
 from engine.roles.opening import FrameOpener
+from engine.roles.state_keys import StateKeys
 from engine.settings import Settings
 from engine.site_log import Process
-
-if TYPE_CHECKING:
-    from engine.roles.generations import StateKeys
 
 
 def policy_of(settings: Settings, *, shipped: str = "default") -> Policy:
@@ -91,7 +88,7 @@ def _watched(settings: Settings, clock: Clock) -> WatchedKeys:
     return WatchedKeys(settings.trusted_folder, own=own, clock=clock, keys=folder)
 
 
-def state_keys(settings: Settings, clock: Clock) -> "StateKeys":
+def state_keys(settings: Settings, clock: Clock) -> StateKeys:
     """Return the keys that sign a role's state: this machine's engine key, created if missing.
 
     Raises
@@ -99,9 +96,6 @@ def state_keys(settings: Settings, clock: Clock) -> "StateKeys":
     StateUnwritable, SettingsError, KeyDamaged
         See `own_key`.
     """
-    # Roles without state, such as agents, must not load the dependencies of this import.
-    from engine.roles.generations import StateKeys
-
     return StateKeys(
         own_key(settings.key_folder, "engine"),
         _watched(settings, clock),

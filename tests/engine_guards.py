@@ -7,7 +7,7 @@ from tests.mutant import Mutant
 _OWNERS: Final = ("tests/unit/engine/detection/test_ownership.py",)
 _LEFT: Final = ("tests/unit/engine/detection/test_leftovers.py",)
 _LIMITS: Final = ("tests/unit/engine/wire/test_limits.py",)
-_REFOLDING: Final = ("tests/unit/engine/roles/test_refolding.py",)
+_REFOLDING: Final = ("tests/unit/engine/stream/test_refolding.py",)
 _DEVICES: Final = ("tests/unit/connectors/libvirt/test_decoding.py",)
 _LOG_CLOCK: Final = ("tests/unit/engine/wire/test_log_clock.py",)
 _REPLAYED: Final = ("tests/unit/engine/detection/test_replayed.py",)
@@ -20,7 +20,7 @@ _POISON: Final = ("tests/unit/engine/roles/test_poison.py",)
 _BELIEVED: Final = ("tests/unit/engine/roles/test_believed_states.py",)
 _OWNER_WORDS: Final = ("tests/unit/engine/detection/test_owners_words.py",)
 _HEARD: Final = ("tests/unit/engine/detection/test_heard.py",)
-_GENERATIONS: Final = "engine/roles/generations.py"
+_SNAPSHOTS: Final = "engine/stream/snapshot_store.py"
 _DAMAGED: Final = (
     "tests/unit/engine/detection/test_snapshot.py",
     "tests/unit/engine/test_damaged_states.py",
@@ -64,7 +64,7 @@ ENGINE_MUTANTS: Final = (
         "        or (moves and name == vm.former)\n", "        or name == vm.former\n", _HEARD,
     ),
     Mutant(
-        "a state is believed from every writer", _GENERATIONS,
+        "a state is believed from every writer", _SNAPSHOTS,
         "                if keys is not None:\n", "                if False:\n", _BELIEVED,
     ),
     Mutant(
@@ -81,23 +81,23 @@ ENGINE_MUTANTS: Final = (
         "                state_keys=keys,\n", "", ("tests/unit/engine/test_wiring.py",),
     ),
     Mutant(
-        "a state counts in every partition and group", _GENERATIONS,
+        "a state counts in every partition and group", _SNAPSHOTS,
         '"\\x00".join((topic.name, str(partition), group, "")).encode()', 'b""', _BELIEVED,
     ),
     Mutant(
-        "a state is believed for ever", _GENERATIONS,
+        "a state is believed for ever", "engine/roles/state_keys.py",
         "        check_life(name, trusted=trusted, time_ms=record.time_ms)\n", "", _BELIEVED,
     ),
     Mutant(
-        "a state may be ahead of the log", _GENERATIONS,
+        "a state may be ahead of the log", _SNAPSHOTS,
         "    if found > end:\n", "    if False:\n", _BELIEVED,
     ),
     Mutant(
-        "an old state that is written again is the newest", _GENERATIONS,
+        "an old state that is written again is the newest", _SNAPSHOTS,
         "key=lambda placed: placed[0], reverse=True", "key=lambda placed: 0.0", _BELIEVED,
     ),
     Mutant(
-        "the last writer of a chunk decides", _GENERATIONS,
+        "the last writer of a chunk decides", _SNAPSHOTS,
         "setdefault(_generation(record), {}).setdefault(int(index), record.value)",
         "setdefault(_generation(record), {})[int(index)] = record.value", _BELIEVED,
     ),
@@ -146,11 +146,11 @@ ENGINE_MUTANTS: Final = (
         "        if was_rival and not has_ended:\n", "        if False:\n", _OWNERS,
     ),
     Mutant(
-        "a record that raises is tried for ever", "engine/roles/refolding.py",
+        "a record that raises is tried for ever", "engine/stream/refolding.py",
         "if count >= _ATTEMPTS)", "if count < 0)", _REFOLDING,
     ),
     Mutant(
-        "a state that an error left half changed goes on", "engine/roles/refolding.py",
+        "a state that an error left half changed goes on", "engine/stream/refolding.py",
         "                state = await self._recovered(record)\n", "                pass\n",
         _REFOLDING,
     ),

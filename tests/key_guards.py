@@ -369,7 +369,7 @@ KEY_MUTANTS: Final = (
     ),
     Mutant(
         "the engine folds frames whoever wrote them",
-        "engine/roles/detect.py",
+        "engine/stream/consumer.py",
         "        state.open_frame = self._open_frame\n",
         "",
         ("tests/simulation/test_forged_frames.py",),

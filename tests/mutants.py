@@ -32,7 +32,7 @@ REPORT: Final = ROOT / "reports" / "mutants.json"
 _WITHIN_S: Final = 600.0
 _ALL_WITHIN_S: Final = 3600.0
 # Suites that run the engine's kernels, which take longer to compile than the tests to run.
-_COMPILES: Final = ("engine/detection", "roles/test_refolding", "test_forged_frames")
+_COMPILES: Final = ("engine/detection", "stream/test_refolding", "test_forged_frames")
 
 
 def tree(folder: Path) -> Path:

@@ -16,6 +16,7 @@ from connectors.kafka.subscription import plain_subscription
 from connectors.kafka.topics import create_topics, partition_counts
 from engine.errors import LogRefused, LogUnreachable, RecordTooLarge
 from engine.ports import Bounds, Headers, Position, Record, Subscription
+from engine.stream.backoff import Backoff
 from engine.wire.envelope import MAX_APPEND_BYTES
 
 # Waits between attempts to connect at the start: short at first, as a broker may just be starting,
@@ -78,16 +79,16 @@ class KafkaLog:
     async def _wait_for_broker(self) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.config.connect_timeout_s
-        wait_s = _FIRST_WAIT_S
+        backoff = Backoff(_FIRST_WAIT_S, _LAST_WAIT_S)
         while True:
             try:
                 return await probe(self.config)
             except LogUnreachable as error:
+                wait_s = backoff.failed()
                 if loop.time() + wait_s > deadline:
                     raise
                 _log.warning(f"{error}. Check log.kafka.bootstrap. Retrying.", next_try_s=wait_s)
             await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, _LAST_WAIT_S)
 
     async def append(
         self,

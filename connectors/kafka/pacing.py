@@ -8,11 +8,13 @@ attempt slows every client.
 
 import asyncio
 import time
-from collections import Counter
+from collections import defaultdict
 from typing import Final
 
 import structlog
 from aiokafka.client import AIOKafkaClient
+
+from engine.stream.backoff import Backoff
 
 # The first pauses are short, so that the return of a restarted broker is detected quickly; a long
 # outage costs one attempt every two seconds.
@@ -33,7 +35,7 @@ class Reach:
         self._name = name
         self._away_since_s: float | None = None
         self._tell_at_s = 0.0
-        self._failures = 0
+        self._backoff = _new_backoff()
 
     @property
     def away_s(self) -> float:
@@ -48,7 +50,7 @@ class Reach:
         may be one of three.
         """
         update, reach_node = client._metadata_update, client.ready  # noqa: SLF001
-        failures: Counter[object] = Counter()
+        nodes: defaultdict[object, Backoff] = defaultdict(_new_backoff)
 
         async def paced_update(*arguments: object) -> bool:
             done = bool(await update(*arguments))
@@ -61,10 +63,9 @@ class Reach:
         async def paced_ready(node: object, **settings: object) -> bool:
             done = bool(await reach_node(node, **settings))
             if done:
-                failures.pop(node, None)
+                nodes.pop(node, None)
             else:
-                await asyncio.sleep(pause_s(failures[node]))
-                failures[node] += 1
+                await asyncio.sleep(nodes[node].failed())
             return done
 
         client._metadata_update = paced_update  # noqa: SLF001 - where all retries meet
@@ -75,7 +76,7 @@ class Reach:
             _log.info("Kafka answers again.", client=self._name, away_s=round(self.away_s, 1))
         self._away_since_s = None
         self._tell_at_s = 0.0
-        self._failures = 0
+        self._backoff.worked()
 
     def _failed(self) -> float:
         """Record one more failure and return how long to wait before the next attempt, in s."""
@@ -83,8 +84,7 @@ class Reach:
         if self._away_since_s is None:
             self._away_since_s = now_s
         away_s = now_s - self._away_since_s
-        next_try_s = pause_s(self._failures)
-        self._failures += 1
+        next_try_s = self._backoff.failed()
         if away_s >= _TELL_AFTER_S and now_s >= self._tell_at_s:
             self._tell_at_s = now_s + _TELL_AGAIN_S
             _log.warning(
@@ -96,6 +96,5 @@ class Reach:
         return next_try_s
 
 
-def pause_s(failures: int) -> float:
-    """Return the wait after one more failure in s: doubled each time, within limits."""
-    return float(min(_FIRST_PAUSE_S * 2 ** min(failures, 10), _LAST_PAUSE_S))
+def _new_backoff() -> Backoff:
+    return Backoff(_FIRST_PAUSE_S, _LAST_PAUSE_S)

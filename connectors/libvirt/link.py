@@ -18,6 +18,7 @@ from connectors.libvirt.calls import Call, first_returned
 from connectors.libvirt.decoding import host_mark
 from connectors.libvirt.inventory import read_host_uuid
 from engine.errors import HypervisorUnreachable
+from engine.stream.backoff import Backoff
 
 T = TypeVar("T")
 
@@ -30,7 +31,8 @@ KEEPALIVE_COUNT: Final = 3
 OPEN_DEADLINE_S: Final = 4.0
 # A node should be observed again within 30 s of its libvirtd's return. A refused connection is
 # cheap, so 10 s between two attempts is enough.
-BACKOFF_S: Final = (1.0, 2.0, 5.0, 10.0)
+_FIRST_BACKOFF_S: Final = 1.0
+_LAST_BACKOFF_S: Final = 10.0
 CLOSE_DEADLINE_S: Final = 3.0
 
 _CLOSE_REASONS: Final = ("error", "libvirtd closed it", "keepalive timed out", "client")
@@ -130,7 +132,7 @@ class Link:
         self._tell = tell
         self._session: Session | None = None
         self._opening: Call[Session] | None = None
-        self._failures = 0
+        self._backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
         self._failure = ""
         self._retry_ns = 0
         self._was_lost = False
@@ -165,7 +167,7 @@ class Link:
         except self._library.libvirtError as error:
             raise self._refused(error) from error
         self._session = session
-        self._failures = 0
+        self._backoff.worked()
         if self._was_lost:
             self._was_lost = False
             self._tell("hypervisor_back", "connected again")
@@ -184,8 +186,7 @@ class Link:
             raise HypervisorUnreachable(self._failure)
 
     def _refused(self, error: Exception) -> HypervisorUnreachable:
-        wait_s = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
-        self._failures += 1
+        wait_s = self._backoff.failed()
         # The same text at each attempt, so that it is logged once.
         self._failure = (
             f"libvirtd at {self._uri} cannot be reached: {error}. Check that it runs and that this"

@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.stream.counters import growth
+
 F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -313,12 +315,12 @@ def _rates(state: _State, values: F64, time_s: F64) -> tuple[F64, Bools]:
 
     After an empty field the next rate is a mean over the time since the last value.
     """
-    growth = values - state.counters
-    restarted = (growth[_CUMULATIVE] < 0).any(axis=0)
-    lasted_s = time_s - state.counted_s
-    usable = (lasted_s > 0) & ~restarted
-    rates = np.where(usable, growth / np.where(usable, lasted_s, 1.0), np.nan)
-    rates[_MEMORY] = values[_MEMORY]
+    grown, restarted = growth(values[_CUMULATIVE], state.counters[_CUMULATIVE])
+    lasted_s = (time_s - state.counted_s)[_CUMULATIVE]
+    rates = values.copy()
+    rates[_CUMULATIVE] = np.where(
+        lasted_s > 0, grown / np.where(lasted_s > 0, lasted_s, 1.0), np.nan
+    )
     known = ~np.isnan(values)
     forgotten = known | restarted
     state.counters = np.where(forgotten, values, state.counters)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from engine.capacity.estate import Estate, NodeUse, PoolUse, VmUse
 from engine.forecasting.demand import Demand, uuids_of
 from engine.ports import Moment
+from engine.stream.counters import Counters, known
 from engine.wire.forecast import METRICS
 from engine.wire.frame import Frame, InventoryItem, VmRows
-from engine.wire.metrics import INTEGER_ROW
 
 F64 = NDArray[np.float64]
 
@@ -38,14 +38,14 @@ class _Vm:
 
 @dataclass(slots=True)
 class _Node:
-    """Accumulated data of one node; `waited` holds the counters for the next difference."""
+    """Accumulated data of one node; `wanted` is the CPU time used or waited for."""
 
     cell: str
     zone: str
     demand: Demand = field(default_factory=Demand)
     gauges: dict[str, float] = field(default_factory=dict)
     means: dict[int, F64] = field(default_factory=dict)
-    waited: F64 = field(default_factory=lambda: np.empty((2, 0)))
+    wanted: Counters = field(default_factory=lambda: Counters(("cpu_time_ns", "vcpu_delay_ns")))
 
 
 class Survey:
@@ -98,26 +98,21 @@ class Survey:
         node.gauges.update(frame.node)
         if frame.rows.uuids != node.demand.roster:
             node.demand, places = node.demand.followed(frame.rows.uuids)
-            before, kept = node.waited, places >= 0
-            node.waited = np.full((2, len(places)), np.nan)
-            node.waited[:, kept] = before[:, places[kept]]
+            node.wanted = node.wanted.moved(places)
         same_run = node.demand.run == header.run
-        instances = node.demand.instances
         node.demand.take(frame)
-        counted = _waiting(frame.rows)
-        grown = counted - node.waited
-        node.waited = counted
-        same = same_run & (instances == node.demand.instances) & (grown >= 0).all(axis=0)
+        wanted_ns = node.wanted.take(frame.rows, _wanted(frame.rows))
+        unknown = np.isnan(wanted_ns.sum(axis=0))
         for place, vm in enumerate(uuids_of(frame.rows.uuids)):
-            known = self._vms.get(vm)
-            if known is None:
-                known = self._vms[vm] = _Vm(header.node)
-            known.node = header.node
+            seen = self._vms.get(vm)
+            if seen is None:
+                seen = self._vms[vm] = _Vm(header.node)
+            seen.node = header.node
             if not np.isnan(node.demand.vcpus[place]):
-                known.vcpus = float(node.demand.vcpus[place])
-            if same[place]:
-                known.used_ns += grown[0, place]
-                known.waited_ns += grown[1, place]
+                seen.vcpus = float(node.demand.vcpus[place])
+            if same_run and not unknown[place]:
+                seen.used_ns += wanted_ns[0, place]
+                seen.waited_ns += wanted_ns[1, place]
         for pool in frame.pools:
             if pool.capacity_bytes is None or pool.available_bytes is None:
                 continue
@@ -187,16 +182,10 @@ class Survey:
         )
 
 
-def _waiting(rows: VmRows) -> F64:
+def _wanted(rows: VmRows) -> F64:
     """Return CPU time used and waited for, shape (2, n), NaN where not measured."""
-    found = np.full((2, len(rows)), np.nan)
-    present = rows.present()
-    for place, names in enumerate((("cpu_time_ns",), ("vcpu_delay_ns", "vcpu_wait_ns"))):
-        for name in reversed(names):
-            row = INTEGER_ROW[name]
-            known = present[row]
-            found[place, known] = rows.integers[row, known].astype(np.float64)
-    return found
+    used, delay, wait = known(rows, ("cpu_time_ns", "vcpu_delay_ns", "vcpu_wait_ns"))
+    return np.stack([used, np.where(np.isnan(delay), wait, delay)])
 
 
 def _rank(values: F64, share: float) -> float | None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from engine.detection.cell import Cell
 from engine.detection.lanes import Lanes
-from engine.detection.minutes import CLASS_COUNT, CLASS_EDGES
 from engine.wire.alert import EvidenceItem
+from engine.wire.score import CLASS_EDGES, CLASSES
 from models.half_space_trees import HalfSpaceForest
 from models.kernels import forest as kernel
 
@@ -31,7 +31,7 @@ STRANGE_SCORE: Final = 0.9
 
 def new_forest() -> HalfSpaceForest:
     """Return an untrained forest with one model per workload class."""
-    return HalfSpaceForest(features=FEATURES, model_count=CLASS_COUNT)
+    return HalfSpaceForest(features=FEATURES, model_count=len(CLASSES))
 
 
 def score_gated(cell: Cell) -> None:

@@ -90,12 +90,6 @@ INTEGERS: Final = (
 F: Final = {name: row for row, name in enumerate(FLOATS)}
 I: Final = {name: row for row, name in enumerate(INTEGERS)}  # noqa: E741 - reads as F does
 
-# Edges of the share of a VM's cores, fine where halted and idle guests differ.
-LEVEL_EDGES: Final = np.array(
-    [0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.15, 0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 0.97]
-)
-LEVELS: Final = len(LEVEL_EDGES) + 1
-
 # Sums of a minute. `MINUTE_ROWS` are their rows in `baseline.OUT`.
 MINUTE: Final = (
     "cpu_cores",
@@ -119,7 +113,7 @@ class Lanes:
     floats, integers
         Shape (len(FLOATS), lanes) and (len(INTEGERS), lanes).
     levels
-        Shape (LEVELS, lanes): number of samples with the CPU in each band.
+        Shape (vitals_layout.LEVELS, lanes): number of samples with the CPU in each band.
     counted, life, disk
         Kernel results of the last sample: rows as `baseline.OUT`, `gaps.OUT`.
     vitals, recent, signs
@@ -162,7 +156,7 @@ class Lanes:
         self.disk_gaps = gaps.new_state(blocks)
         self.floats = np.zeros((len(FLOATS), lanes))
         self.integers = np.zeros((len(INTEGERS), lanes), np.int64)
-        self.levels = np.zeros((LEVELS, lanes), np.float32)
+        self.levels = np.zeros((vitals_layout.LEVELS, lanes), np.float32)
         self.counted = np.full((baseline.OUT_ROWS, lanes), np.nan, np.float32)
         self.life = np.zeros((gaps.OUT_ROWS, lanes), np.float32)
         self.disk = np.zeros((gaps.OUT_ROWS, lanes), np.float32)

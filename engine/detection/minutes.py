@@ -13,12 +13,8 @@ from engine.detection.cell import Cell
 from engine.detection.configuration import Configuration, Now, configuration_hash
 from engine.detection.coverage import coverage
 from engine.detection.lanes import MINUTE, Lanes
-from engine.wire.score import FEATURES, NodeMinute, Scores
+from engine.wire.score import CLASS_EDGES, CLASSES, FEATURES, NodeMinute, Scores
 
-_CLASSES = ("idle", "steady", "busy")
-# Mean CPU shares at which the next class begins.
-_EDGES: Final = (0.02, 0.4)
-CLASS_EDGES: Final = np.array(_EDGES)
 # A VM takes 64 bytes and the name of its group. This many with names of 150 bytes stay below the
 # limit of a record (`envelope.MAX_RECORD_BYTES`).
 PART_VMS: Final = 4096
@@ -146,12 +142,8 @@ def class_indices(lanes: Lanes) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     size = len(lanes)
     mean = lanes.baseline[:, 0].reshape(-1)[:size]
     share = mean / np.maximum(lanes.numbers("vcpus")[:size], 1)
-    steady, busy = _EDGES
-    return (share >= steady).astype(np.int64) + (share >= busy)
+    return np.searchsorted(CLASS_EDGES, share, side="right")
 
 
 def _classes(lanes: Lanes) -> list[str]:
-    return [_CLASSES[index] for index in class_indices(lanes)]
-
-
-CLASS_COUNT = len(_CLASSES)
+    return [CLASSES[index] for index in class_indices(lanes)]

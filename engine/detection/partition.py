@@ -87,9 +87,11 @@ class Partition:
         during an outage no VM counts as silent.
     """
 
+    open_frame: OpenFrame
+
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
-        self.open_frame: OpenFrame = decoded
+        self.open_frame = decoded
         self.next_offset = 0
         self.lost = 0
         self.cells: dict[str, Cell] = {}

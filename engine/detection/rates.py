@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.detection.configuration import Configuration
-from engine.detection.lanes import LEVEL_EDGES, MINUTE_ROWS, F, I, Lanes
+from engine.detection.lanes import MINUTE_ROWS, F, I, Lanes
+from engine.stream.counters import IMPOSSIBLE_PER_S
 from engine.wire.frame import VmRows
 from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, KVM_COUNTERS, VM_STATES
 from models.kernels import baseline, course, gaps, intake, standstill, trends, vitals
 from models.kernels.course import Pace
+from models.kernels.vitals_layout import LEVEL_EDGES
 
 # Rows of the values of `models.kernels.intake` in a frame, and in the lanes' integers.
 _PLACES: Final = np.array(
@@ -41,8 +43,8 @@ _PLACES: Final = np.array(
 )
 _KVM: Final = np.array([INTEGER_ROW[metric.name] for metric in KVM_COUNTERS])
 _NOTHING_MISSING: Final = np.zeros((0, 0), np.bool_)
-# More than any device transfers: a counter error, not a sign of life.
-_IMPOSSIBLE_BYTES_PER_S: Final = np.float32(1e11)
+# A counter error is not a sign of life.
+_IMPOSSIBLE_BYTES_PER_S: Final = np.float32(IMPOSSIBLE_PER_S)
 # By state, whether a guest is meant to run; the last entry is for an unknown state (-1).
 MEANT_TO_RUN: Final = np.array(
     [*(name in {"running", "blocked", "crashed"} for name in VM_STATES), False], np.bool_

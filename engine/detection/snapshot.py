@@ -1,16 +1,10 @@
-"""Convert a partition's state to chunks of bytes and back, bit for bit; compute its digest.
-
-A snapshot is one complete generation: chunks, then a manifest with their hashes. State
-consists of arrays and msgspec Structs only; nothing is pickled.
-"""
+"""Convert a partition's state to a snapshot and back, bit for bit; compute its digest."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Annotated, Final
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 
 from engine.detection.cell import Cell, Incident, Latch, Node, Overtaken, Totals, Vm
 from engine.detection.configuration import Configuration, configuration_hash
@@ -18,17 +12,12 @@ from engine.detection.forest import new_forest
 from engine.detection.lanes import Lanes
 from engine.detection.partition import Partition
 from engine.detection.sources import Counters, Source
-from engine.errors import SnapshotDamaged, SnapshotTooNew
+from engine.stream.snapshot_format import Manifest, Snapshot, named, packed, unpacked
 from engine.wire import limits
 from engine.wire.log_clock import LogClock
 from engine.wire.stored import Array, array_of, restoring, stored
 from models.half_space_trees import HalfSpaceForest
 from models.protocol import Arrays
-
-FORMAT: Final = 1
-RELEASE: Final = "0.1.0"
-# Below the log's limit for a record, with space for key and headers.
-CHUNK_BYTES: Final = 800_000
 
 
 class LanesValue(msgspec.Struct, frozen=True):
@@ -78,67 +67,19 @@ class PartitionValue(msgspec.Struct, frozen=True):
     marks: dict[str, limits.TimeMs] = {}
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Description of a complete generation; `chunks` are sha256 in order."""
-
-    generation: limits.Word
-    next_offset: limits.Count
-    time_ms: limits.TimeMs
-    chunks: Annotated[tuple[limits.Word, ...], Meta(max_length=65_536)]
-    configuration: limits.Word
-    format: int = FORMAT
-    release: str = RELEASE
-
-
-class _Format(msgspec.Struct):
-    format: int = 0
-    release: str = ""
-
-
 _encoder = msgspec.msgpack.Encoder(order="sorted")
 _decoder = msgspec.msgpack.Decoder(PartitionValue)
-_manifest_decoder = msgspec.msgpack.Decoder(Manifest)
-_format_decoder = msgspec.msgpack.Decoder(_Format)
 
 
-def take_snapshot(partition: Partition) -> tuple[list[bytes], Manifest]:
-    """Return the chunks of the state, each ≤ `CHUNK_BYTES`, and their manifest."""
-    body = _encoder.encode(_value(partition))
-    chunks = [body[start : start + CHUNK_BYTES] for start in range(0, len(body), CHUNK_BYTES)]
-    manifest = Manifest(
-        generation=sha256(body).hexdigest()[:32],
+def take_snapshot(partition: Partition) -> Snapshot:
+    """Return the state as records for the log."""
+    # Not compressed, so that an earlier release reads it.
+    return packed(
+        _encoder.encode(_value(partition)),
         next_offset=partition.next_offset,
         time_ms=partition.time_ms,
-        chunks=tuple(sha256(chunk).hexdigest() for chunk in chunks),
         configuration=configuration_hash(partition.configuration),
     )
-    return chunks, manifest
-
-
-def encode_manifest(manifest: Manifest) -> bytes:
-    """Return the bytes of a manifest."""
-    return _encoder.encode(manifest)
-
-
-def decode_manifest(value: bytes) -> Manifest:
-    """Return the manifest.
-
-    Raises
-    ------
-    SnapshotTooNew
-        A later release wrote it.
-    SnapshotDamaged
-        The value is not a manifest.
-    """
-    with restoring("a snapshot's manifest"):
-        found = _format_decoder.decode(value)
-        if found.format > FORMAT:
-            raise SnapshotTooNew(
-                f"a snapshot of format {found.format} was written by release {found.release}. This "
-                f"is release {RELEASE}, which reads formats up to {FORMAT}. Start that release "
-                "again, or delete the records of flatline.snapshots.v1 to start without state"
-            )
-        return _manifest_decoder.decode(value)
 
 
 def restore(chunks: Sequence[bytes], manifest: Manifest, configuration: Configuration) -> Partition:
@@ -149,15 +90,9 @@ def restore(chunks: Sequence[bytes], manifest: Manifest, configuration: Configur
     SnapshotDamaged
         A chunk is missing or differs from its hash in the manifest, or the state is invalid.
     """
-    hashes = tuple(sha256(chunk).hexdigest() for chunk in chunks)
-    if hashes != manifest.chunks:
-        whole = sum(a == b for a, b in zip(hashes, manifest.chunks, strict=False))
-        raise SnapshotDamaged(
-            f"snapshot {manifest.generation} at offset {manifest.next_offset}: only {whole} of "
-            f"{len(manifest.chunks)} chunks match the manifest; an older snapshot is used instead"
-        )
-    with restoring(f"snapshot {manifest.generation} at offset {manifest.next_offset}"):
-        value = _decoder.decode(b"".join(chunks))
+    body = unpacked(chunks, manifest)
+    with restoring(named(manifest)):
+        value = _decoder.decode(body)
         partition = Partition(configuration)
         partition.next_offset = manifest.next_offset
         partition.sources = value.sources

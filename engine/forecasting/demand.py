@@ -1,7 +1,6 @@
 """Use of a node and of its VMs, as means over steps.
 
-A missing value is unknown. A smaller counter, another instance or another run of the collector
-starts a new epoch and never gives a rate.
+The first frame of a collector's run gives no rate, because it has another clock.
 """
 
 from typing import Final
@@ -9,9 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.stream.counters import IMPOSSIBLE_PER_S, Counters, known
 from engine.wire.forecast import METRICS
 from engine.wire.frame import UUID_BYTES, Frame, VmRows
-from engine.wire.metrics import INTEGER_ROW
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -23,13 +22,10 @@ _COUNTED: Final = (
     "net_rx_bytes",
     "net_tx_bytes",
 )
-_COUNTERS: Final = np.array([INTEGER_ROW[name] for name in _COUNTED])
 # Rows of METRICS that come from counters, and the factor that converts each.
 _RATES: Final = np.array([0, 2, 3, 4, 5])
 _UNITS: Final = np.array([[1e-9], [1.0], [1.0], [1.0], [1.0]])
 _KIB: Final = 1024.0
-# More than any device moves: an error of the counter.
-_IMPOSSIBLE_PER_S: Final = 1e11
 _IMPOSSIBLE: Final = 1e18
 
 
@@ -50,9 +46,7 @@ class Demand:
         self.run = ""
         self.sequence = -1
         self.mono_ns = 0
-        self.counters = np.full((len(_COUNTERS), size), np.nan)
-        self.instances = np.full(size, np.nan)
-        self.device_sets = np.full(size, np.nan)
+        self.counters = Counters(_COUNTED, size)
         self.vcpus = np.full(size, np.nan)
         # The node itself is the last column.
         self.sums = np.zeros((len(METRICS), size + 1))
@@ -74,34 +68,20 @@ class Demand:
         self.run, self.sequence, self.mono_ns = header.run, header.sequence, header.mono_ns
         values = np.full((len(METRICS), len(self) + 1), np.nan)
         values[1, :-1] = _memory(rows)
-        counters = rows.integers[_COUNTERS].astype(np.float64)
-        instances = _level(rows, "instance")
-        if rows.missing is not None:
-            counters[rows.missing[_COUNTERS]] = np.nan
-        sets = _level(rows, "device_set")
-        told = ~np.isnan(sets)
-        # Sums over another set of devices cannot be compared. CPU time is not a sum over devices.
-        self.counters[1:, told & ~np.isnan(self.device_sets) & (sets != self.device_sets)] = np.nan
-        self.device_sets = np.where(told, sets, self.device_sets)
+        grown = self.counters.take(rows)
         if dt_s is not None:
-            values[_RATES, :-1] = self._rates(counters, instances, dt_s)
-        self.counters, self.instances = counters, instances
-        vcpus = _level(rows, "vcpus")
+            rates = grown * _UNITS / dt_s
+            rates[rates > IMPOSSIBLE_PER_S] = np.nan
+            values[_RATES, :-1] = rates
+        (vcpus,) = known(rows, ("vcpus",))
         # None at all is unknown: a class needs a share of them.
         self.vcpus = np.where(vcpus > 0.0, vcpus, self.vcpus)
         values[:, -1] = _own(frame, values[:, :-1])
         # More than any node has: the gauge was not measured.
         values[~(np.abs(values) < _IMPOSSIBLE)] = np.nan
-        known = ~np.isnan(values)
-        self.sums += np.where(known, values, 0.0)
-        self.counts += known
-
-    def _rates(self, counters: F64, instances: F64, dt_s: float) -> F64:
-        grown: F64 = (counters - self.counters) * _UNITS / dt_s
-        anew = (grown < 0).any(axis=0) | (instances != self.instances) & ~np.isnan(instances)
-        grown[:, anew] = np.nan
-        grown[grown > _IMPOSSIBLE_PER_S] = np.nan
-        return grown
+        measured = ~np.isnan(values)
+        self.sums += np.where(measured, values, 0.0)
+        self.counts += measured
 
     def close(self) -> F64:
         """Return the step's means, shape (n + 1, metrics), the node last; start the next step."""
@@ -110,6 +90,17 @@ class Demand:
         self.counts[...] = 0.0
         return np.ascontiguousarray(means.T)
 
+    def arrays(self) -> dict[str, F64]:
+        """Return the arrays of the state by name; they are not copies."""
+        return {
+            "counters": self.counters.values,
+            "instances": self.counters.instances,
+            "device_sets": self.counters.device_sets,
+            "vcpus": self.vcpus,
+            "sums": self.sums,
+            "counts": self.counts,
+        }
+
     def followed(self, roster: bytes) -> tuple["Demand", I64]:
         """Return the demand in another order of VMs, and the old index of each, -1 for a new VM."""
         before = {vm: place for place, vm in enumerate(uuids_of(self.roster))}
@@ -117,8 +108,8 @@ class Demand:
         moved = Demand(roster)
         moved.run, moved.sequence, moved.mono_ns = self.run, self.sequence, self.mono_ns
         kept = np.flatnonzero(places >= 0)
-        for name in ("counters", "instances", "device_sets", "vcpus"):
-            getattr(moved, name)[..., kept] = getattr(self, name)[..., places[kept]]
+        moved.counters = self.counters.moved(places)
+        moved.vcpus[kept] = self.vcpus[places[kept]]
         for name in ("sums", "counts"):
             getattr(moved, name)[:, kept] = getattr(self, name)[:, places[kept]]
             getattr(moved, name)[:, -1] = getattr(self, name)[:, -1]
@@ -131,23 +122,17 @@ def uuids_of(roster: bytes) -> list[bytes]:
 
 
 def _memory(rows: VmRows) -> F64:
-    used = _level(rows, "balloon_current_kib") - _level(rows, "balloon_usable_kib")
-    resident = _level(rows, "balloon_rss_kib")
-    return np.where(np.isnan(used), resident, np.maximum(used, 0.0)) * _KIB
-
-
-def _level(rows: VmRows, name: str) -> F64:
-    row = INTEGER_ROW[name]
-    values: F64 = rows.integers[row].astype(np.float64)
-    if rows.missing is not None:
-        values[rows.missing[row]] = np.nan
-    return values
+    names = ("balloon_current_kib", "balloon_usable_kib", "balloon_rss_kib")
+    current, usable, resident = known(rows, names)
+    used = current - usable
+    memory: F64 = np.where(np.isnan(used), resident, np.maximum(used, 0.0)) * _KIB
+    return memory
 
 
 def _own(frame: Frame, vms: F64) -> F64:
     """Return the metrics of the node: its gauges where measured, else the sum over its VMs."""
-    known = ~np.isnan(vms)
-    own = np.where(known.any(axis=1), np.where(known, vms, 0.0).sum(axis=1), np.nan)
+    measured = ~np.isnan(vms)
+    own = np.where(measured.any(axis=1), np.where(measured, vms, 0.0).sum(axis=1), np.nan)
     node = frame.node
     own[0] = node.get("cpu_busy_ratio", np.nan) * node.get("cpu_cores", np.nan)
     total = node.get("memory_total_bytes", np.nan)

@@ -17,6 +17,7 @@ from engine.wire.forecast import MAX_VMS, METRICS, Forecasts, encode_forecasts
 from engine.wire.frame import UUID_BYTES, Frame, decode_frame
 from engine.wire.log_clock import LogClock
 from engine.wire.runs import Runs
+from engine.wire.score import CLASS_EDGES, CLASSES
 from engine.wire.topics import FORECASTS
 from models.codecs.columns import widen
 from models.forecaster import Forecaster
@@ -30,9 +31,6 @@ _PER_VM: Final = len(METRICS)
 # A VM that was away for longer starts without learned state.
 _KEEP_S: Final = 86_400
 _DAY_STEPS: Final = 86_400 // STEP_S
-# Classes by the share of its vCPUs that a VM uses, as in the engine.
-CLASSES: Final = ("idle", "steady", "busy")
-CLASS_EDGES: Final = (0.02, 0.4)
 
 # The sampling interval is five minutes at most; a larger distance is a gap or another clock.
 _HOLE_MS: Final = 600_000
@@ -94,8 +92,10 @@ class Foretelling:
         Records by outcome: folded, repeated, rejected, other.
     """
 
+    open_frame: OpenFrame
+
     def __init__(self) -> None:
-        self.open_frame: OpenFrame = decoded
+        self.open_frame = decoded
         self.next_offset = 0
         self.clock = LogClock()
         self.time_ms = 0

@@ -1,23 +1,21 @@
 """The forecaster's state as chunks of bytes and back, bit for bit: arrays and msgpack alone."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from hashlib import sha256
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
 
 from engine.forecasting.demand import Demand
 from engine.forecasting.foretell import Foretelling, Node
+from engine.stream.snapshot_format import Manifest, Snapshot, named, packed, unpacked
 from engine.wire import limits
-from engine.wire.generation import Generation, packed, unpacked
 from engine.wire.log_clock import LogClock
 from engine.wire.runs import Runs
 from engine.wire.stored import Array, array_of, restoring, stored
 from models.forecaster import Forecaster
 from models.protocol import fill
-
-_DEMAND: Final = ("counters", "instances", "device_sets", "vcpus", "sums", "counts")
 
 
 class NodeValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,9 +52,14 @@ _encoder = msgspec.msgpack.Encoder(order="sorted")
 _decoder = msgspec.msgpack.Decoder(StateValue)
 
 
-def take_state(state: Foretelling) -> Generation:
+def take_state(state: Foretelling) -> Snapshot:
     """Return the state as records for the log."""
-    return packed(_encoder.encode(_value(state)), next_offset=state.next_offset)
+    return packed(
+        _encoder.encode(_value(state)),
+        next_offset=state.next_offset,
+        time_ms=state.time_ms,
+        packing="zstd",
+    )
 
 
 def digest(state: Foretelling) -> str:
@@ -64,19 +67,17 @@ def digest(state: Foretelling) -> str:
     return sha256(_encoder.encode(_value(state))).hexdigest()
 
 
-def restore_state(chunks: Mapping[int, bytes], manifest: bytes) -> Foretelling:
+def restore_state(chunks: Sequence[bytes], manifest: Manifest) -> Foretelling:
     """Return the restored state; it continues bit for bit.
 
     Raises
     ------
     SnapshotDamaged
         Bytes are missing or changed, or are not a state of this form.
-    SnapshotTooNew
-        A later release wrote it.
     """
-    next_offset, value = unpacked(chunks, manifest, _decoder, owner="forecaster")
-    with restoring("The state of the forecaster"):
-        return _restored(next_offset, value)
+    body = unpacked(chunks, manifest)
+    with restoring(named(manifest)):
+        return _restored(manifest.next_offset, _decoder.decode(body))
 
 
 def _restored(next_offset: int, value: StateValue) -> Foretelling:
@@ -127,7 +128,7 @@ def _node_value(key: tuple[str, str], node: Node) -> NodeValue:
         run=demand.run,
         sequence=demand.sequence,
         mono_ns=demand.mono_ns,
-        demand={name: stored(getattr(demand, name)) for name in _DEMAND},
+        demand={name: stored(array) for name, array in demand.arrays().items()},
         forecaster={name: stored(array) for name, array in node.forecaster.to_arrays().items()},
     )
 
@@ -137,9 +138,9 @@ def _node(value: NodeValue) -> Node:
     node.heard = value.heard
     demand = Demand(value.roster)
     demand.run, demand.sequence, demand.mono_ns = value.run, value.sequence, value.mono_ns
-    for name in _DEMAND:
+    for name, own in demand.arrays().items():
         if name in value.demand:  # an earlier release did not keep all of them
-            fill(getattr(demand, name), array_of(value.demand[name]), name=name)
+            fill(own, array_of(value.demand[name]), name=name)
     node.demand = demand
     node.forecaster = Forecaster.from_arrays(
         {name: array_of(array) for name, array in value.forecaster.items()}

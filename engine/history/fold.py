@@ -12,13 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import FoldFailed, RecordRejected
-from engine.history.rates import (
-    DEVICE_RATES,
-    counters_of,
-    device_sets_of,
-    instances_of,
-    vm_metrics,
-)
+from engine.history.rates import COUNTERS, vm_metrics
 from engine.history.rollups import Window
 from engine.history.rows import (
     info_points,
@@ -31,6 +25,7 @@ from engine.history.rows import (
     vm_texts,
 )
 from engine.ports import OpenFrame, Record
+from engine.stream.counters import Counters
 from engine.wire.frame import UUID_BYTES, Frame, VmRows, decode_frame
 from engine.wire.measurement import (
     NODE,
@@ -125,7 +120,7 @@ class NodeLane:
     run, mono_ns
         Of the last frame folded.
     uuids
-        The roster; `before`, `instances` and `device_sets` are in its order.
+        The roster; `counters` are in its order.
     heard_ms
         Append time of the last frame; `given_out` is whether its open minutes were written.
     """
@@ -136,9 +131,7 @@ class NodeLane:
     run: str = ""
     mono_ns: int = 0
     uuids: bytes = b""
-    before: Floats | None = None
-    instances: Floats = field(default_factory=lambda: np.empty(0))
-    device_sets: Floats = field(default_factory=lambda: np.empty(0))
+    counters: Counters = field(default_factory=lambda: Counters(COUNTERS))
     heard_ms: int = 0
     given_out: bool = True
     pools: tuple[str, ...] = ()
@@ -179,8 +172,10 @@ class FrameFold:
         that are not frames.
     """
 
+    open_frame: OpenFrame
+
     def __init__(self) -> None:
-        self.open_frame: OpenFrame = decoded
+        self.open_frame = decoded
         self.next_offset = 0
         self.time_ms = 0
         self.names: dict[str, str] = {}
@@ -345,17 +340,7 @@ class FrameFold:
         size = len(vms)
         series = Series({"cell": [lane.cell] * size, "node": [lane.node] * size, "vm": vms})
         yield from lane.vms.roster(series, moved)
-        stayed = moved >= 0
-        if lane.before is not None:
-            before = np.full((len(lane.before), size), np.nan)
-            before[:, stayed] = lane.before[:, moved[stayed]]
-            lane.before = before
-        instances = np.full(size, np.nan)
-        instances[stayed] = lane.instances[moved[stayed]]
-        lane.instances = instances
-        sets = np.full(size, np.nan)
-        sets[stayed] = lane.device_sets[moved[stayed]]
-        lane.device_sets = sets
+        lane.counters = lane.counters.moved(moved)
         lane.uuids = rows.uuids
         lane.telegraf = self._telegraf(lane, vms)
 
@@ -365,18 +350,8 @@ class FrameFold:
         rows = frame.rows
         begin_s = time_ns // 1_000_000_000 // HOUR_S * HOUR_S
         if rows.uuids:
-            instances = instances_of(rows)
-            before = lane.before
-            if before is not None:
-                other = instances != lane.instances
-                before[:, other & ~np.isnan(instances) & ~np.isnan(lane.instances)] = np.nan
-                sets = device_sets_of(rows)
-                changed = (sets != lane.device_sets) & ~np.isnan(sets) & ~np.isnan(lane.device_sets)
-                before[np.ix_(DEVICE_RATES, changed)] = np.nan
-            yield from lane.vms.add(vm_metrics(rows, before=before, dt_s=dt_s), time_ns=time_ns)
-            lane.before, lane.instances = counters_of(rows), instances
-            sets = device_sets_of(rows)
-            lane.device_sets = np.where(np.isnan(sets), lane.device_sets, sets)
+            grown = lane.counters.take(rows)
+            yield from lane.vms.add(vm_metrics(rows, grown=grown, dt_s=dt_s), time_ns=time_ns)
             self.open_hours.add(Hour(VM[0].name, lane.cell, begin_s))
         if frame.node:
             own = kept(node_values(frame.node, vms=len(rows)))

@@ -1,5 +1,6 @@
 """The fold's state as bytes and back: arrays and msgpack, no pickle."""
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -7,15 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.history.fold import FrameFold, Hour, NodeLane, Source
-from engine.history.rates import COUNTER_ROWS
+from engine.history.rates import COUNTERS
 from engine.history.rollups import STATISTICS, Window
 from engine.history.rows import pool_series, telegraf_series, vm_texts
+from engine.stream.counters import Counters
+from engine.stream.snapshot_format import Manifest, Snapshot, named, packed, unpacked
 from engine.wire import limits
 from engine.wire.frame import UUID_BYTES
-from engine.wire.generation import Generation, packed, unpacked
 from engine.wire.points import Series
 from engine.wire.runs import Runs
 from engine.wire.stored import restoring
+from models.protocol import fill
 
 # A node that was away for a day starts without state.
 _FORGET_MS: Final = 86_400_000
@@ -55,7 +58,7 @@ class _State(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.msgpack.Decoder(_State)
 
 
-def take_state(fold: FrameFold) -> Generation:
+def take_state(fold: FrameFold) -> Snapshot:
     """Return the state as records for the log."""
     lanes = [lane for lane in fold.lanes.values() if fold.time_ms - lane.heard_ms <= _FORGET_MS]
     nodes = {(lane.cell, lane.node) for lane in lanes}
@@ -67,23 +70,27 @@ def take_state(fold: FrameFold) -> Generation:
         runs=tuple((*key, runs) for key, runs in sorted(fold.runs.items()) if key in nodes),
         open_hours=tuple(sorted((h.family, h.cell, h.begin_s) for h in fold.open_hours)),
     )
-    return packed(msgspec.msgpack.encode(state), next_offset=fold.next_offset)
+    return packed(
+        msgspec.msgpack.encode(state),
+        next_offset=fold.next_offset,
+        time_ms=fold.time_ms,
+        packing="zstd",
+    )
 
 
-def restore(chunks: dict[int, bytes], manifest: bytes) -> FrameFold:
+def restore(chunks: Sequence[bytes], manifest: Manifest) -> FrameFold:
     """Return the restored fold.
 
     Raises
     ------
     SnapshotDamaged
         Bytes are missing or changed, or are not a state.
-    SnapshotTooNew
-        A later release wrote it.
     """
-    next_offset, state = unpacked(chunks, manifest, _decoder, owner="historian")
-    with restoring("The state of the historian"):
+    body = unpacked(chunks, manifest)
+    with restoring(named(manifest)):
+        state = _decoder.decode(body)
         fold = FrameFold()
-        fold.next_offset, fold.time_ms = next_offset, state.time_ms
+        fold.next_offset, fold.time_ms = manifest.next_offset, state.time_ms
         fold.names = dict(state.names)
         fold.open_hours = {Hour(*hour) for hour in state.open_hours}
         fold.sources = {(cell, node): source for cell, node, source in state.sources}
@@ -103,8 +110,8 @@ def _packed(lane: NodeLane) -> _Lane:
         lane.heard_ms,
         lane.given_out,
         lane.uuids,
-        None if lane.before is None else lane.before.tobytes(),
-        lane.instances.tobytes(),
+        lane.counters.values.tobytes(),
+        lane.counters.instances.tobytes(),
         lane.pools,
         tuple(
             None
@@ -112,7 +119,7 @@ def _packed(lane: NodeLane) -> _Lane:
             else _Window(group.window.begin_s, group.window.values.tobytes())
             for group in lane.groups()
         ),
-        lane.device_sets.tobytes(),
+        lane.counters.device_sets.tobytes(),
     )
 
 
@@ -129,13 +136,15 @@ def _lane(packed: _Lane, names: dict[str, str]) -> NodeLane:
         pools=packed.pools,
     )
     size = len(packed.uuids) // UUID_BYTES
-    if packed.before is not None:
-        lane.before = _array(packed.before).reshape(len(COUNTER_ROWS), size)
-    lane.instances = _array(packed.instances)
-    # An earlier release did not keep it.
-    lane.device_sets = _array(packed.device_sets) if packed.device_sets else np.full(size, np.nan)
-    if not len(lane.instances) == len(lane.device_sets) == size == len(packed.uuids) / UUID_BYTES:
-        raise ValueError(f"the arrays of {packed.node} do not fit its {size} VMs")
+    lane.counters = counters = Counters(COUNTERS, size)
+    stored = (packed.before, packed.instances, packed.device_sets)
+    arrays = (counters.values, counters.instances, counters.device_sets)
+    for name, own, kept in zip(("before", "instances", "device_sets"), arrays, stored, strict=True):
+        # An earlier release did not keep all of them.
+        if kept:
+            fill(own, np.frombuffer(kept, np.float64).reshape(*own.shape[:-1], -1), name=name)
+    if size != len(packed.uuids) / UUID_BYTES:
+        raise ValueError(f"the roster of {packed.node} is cut off")
     vms = vm_texts(packed.uuids)
     place = {"cell": packed.cell, "node": packed.node}
     if vms:

@@ -11,6 +11,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from engine import instruments
 from engine.action.actions import ACTIONS, DESTRUCTIVE
 from engine.action.admit import PASSING, History, admit, claim_of, is_closed, may_finish
 from engine.action.admit import SENTENCES as ADMIT_SENTENCES
@@ -21,7 +22,6 @@ from engine.action.question import CLOCK_SLACK_MS, DAY_MS
 from engine.errors import ActionRefused, LogError, VmNotFound
 from engine.looks import Look, Permit, Sign, Signs
 from engine.ports import Actuator, Clock, Evidence, LedgerStore, Log, Record
-from engine.roles import instruments
 from engine.roles.act_config import ActConfig
 from engine.roles.books import Books
 from engine.roles.calling import (

@@ -7,9 +7,9 @@ from typing import Final
 
 import structlog
 
+from engine import instruments
 from engine.errors import RecordTooLarge
 from engine.ports import Headers, Log
-from engine.roles import instruments
 from engine.wire.rejected import encode_rejected, rejected_key
 from engine.wire.topics import REJECTED
 

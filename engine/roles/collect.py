@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from engine import instruments
 from engine.errors import (
     HypervisorUnreachable,
     LogProducerBroken,
@@ -20,7 +21,6 @@ from engine.errors import (
     RecordTooLarge,
 )
 from engine.ports import Clock, Hypervisor, Log, NodeSample, SignFrame
-from engine.roles import instruments
 from engine.roles.framing import (
     Buffer,
     CollectConfig,
@@ -31,16 +31,17 @@ from engine.roles.framing import (
 )
 from engine.roles.health import Health, told
 from engine.roles.opening import unsigned
+from engine.stream.backoff import Backoff
 from engine.wire.frame import Event, InventoryItem, VmRows
 from engine.wire.topics import FRAMES
 
 # A node with thousands of VMs needs seconds for one bulk call. A hypervisor that does not answer
 # for longer than this (or one interval) counts as unreachable until it answers.
 PATIENCE_S: Final = 5.0
-# Doubles with each failure: a hypervisor or log that restarts is back in seconds, and one that
-# stays away is tried every 10 s, which costs nothing.
-FIRST_BACKOFF_S: Final = 1.0
-LAST_BACKOFF_S: Final = 10.0
+# A hypervisor or log that restarts is back in seconds, and one that stays away is tried every 10 s,
+# which costs nothing.
+_FIRST_BACKOFF_S: Final = 1.0
+_LAST_BACKOFF_S: Final = 10.0
 # How long to flush the buffer to the log at the end of the process. systemd kills after 90 s, and a
 # person who stops a collector waits for it.
 LEAVE_S: Final = 5.0
@@ -98,7 +99,7 @@ class Collector:
         self._pending: asyncio.Task[_Look] | None = None
         self._asked_ns = 0
         self._retry_ns = 0
-        self._backoff_s = FIRST_BACKOFF_S
+        self._backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
         self._reachable: bool | None = None
         self._told_lost = False
         self._last_wall_ns = 0
@@ -189,9 +190,9 @@ class Collector:
         try:
             look = task.result()
         except HypervisorUnreachable as error:
-            self._retry_ns = self._clock.mono_ns() + round(self._backoff_s * 1e9)
-            self._lost(f"{told(error)} Retrying in {self._backoff_s:.0f} s.")
-            self._backoff_s = min(2 * self._backoff_s, LAST_BACKOFF_S)
+            pause_s = self._backoff.failed()
+            self._retry_ns = self._clock.mono_ns() + round(pause_s * 1e9)
+            self._lost(f"{told(error)} Retrying in {pause_s:.0f} s.")
             return None
         self._found()
         return look
@@ -210,7 +211,8 @@ class Collector:
         if self._reachable is False:
             self._inventory.forget()
         self._reachable = True
-        self._retry_ns, self._backoff_s = 0, FIRST_BACKOFF_S
+        self._retry_ns = 0
+        self._backoff.worked()
         instruments.HYPERVISOR_REACHABLE.labels(self._config.node).set(1)
         self._health.progress("hypervisor")
 
@@ -277,17 +279,17 @@ class Collector:
         self._last_wall_ns = wall_ns
 
     async def _send_for_ever(self) -> None:
-        backoff_s = FIRST_BACKOFF_S
+        backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
         while not self._buffer.finished():
             try:
                 async with self._connect() as log:
                     self._health.progress("log")
-                    backoff_s = FIRST_BACKOFF_S
+                    backoff.worked()
                     await self._send(log)
             except (LogUnreachable, LogProducerBroken) as error:
-                self._health.waiting("log", f"{told(error)} Retrying in {backoff_s:.0f} s.")
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
+                pause_s = backoff.failed()
+                self._health.waiting("log", f"{told(error)} Retrying in {pause_s:.0f} s.")
+                await asyncio.sleep(pause_s)
 
     async def _send(self, log: Log) -> None:
         """Append frames to `log` in order; return when the buffer is closed and empty."""

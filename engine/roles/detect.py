@@ -1,12 +1,10 @@
 """The loop of the engine: frames in; alerts, scores and rejected records out; and snapshots.
 
-The role never seeks in its input: the group starts at the offset of the older of two snapshots, and
-records that the newer one already contains are skipped. The results of a record are in the log
-before a snapshot says that the record was folded. A kill therefore repeats alerts (with the same
-ids) and loses none.
+A kill repeats alerts, with the same ids, and loses none (`engine.stream.consumer`).
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,24 +12,26 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import UNSET
 
+from engine import instruments
 from engine.detection.compiled import compile_kernels
-from engine.detection.configuration import Configuration
+from engine.detection.configuration import CONTINUED, Configuration, configuration_hash
 from engine.detection.coverage import witnesses_of
 from engine.detection.partition import Output, Partition, decoded
-from engine.detection.snapshot import encode_manifest, take_snapshot
+from engine.detection.snapshot import restore, take_snapshot
+from engine.errors import SnapshotDamaged
 from engine.ports import Clock, Delivery, Log, OpenFrame, Record, SignFrame, Subscription
-from engine.roles import instruments
 from engine.roles.appending import append_or_give_up
-from engine.roles.generations import StateKeys, append_generation, load
 from engine.roles.health import Health
 from engine.roles.opening import unsigned
-from engine.roles.refolding import Refolding
+from engine.roles.state_keys import StateKeys
+from engine.stream.consumer import Consumer, Saving
+from engine.stream.snapshot_format import Manifest
 from engine.wire.alert import WITNESSES, may_be_reset
 from engine.wire.frame import Frame, Header, VmRows, encode_frame
 from engine.wire.order import signed
 from engine.wire.rejected import decode_rejected
 from engine.wire.score import Scores
-from engine.wire.topics import FRAMES, REJECTED
+from engine.wire.topics import FRAMES, REJECTED, SNAPSHOTS
 
 # The most records of one poll: a tenth of a second of work, so that ticks and probes are on time.
 _MAX_RECORDS: Final = 200
@@ -68,17 +68,6 @@ class DetectConfig:
     configuration: Configuration = field(default_factory=Configuration)
 
 
-@dataclass(slots=True)
-class _Held:
-    """One partition that is assigned to this process now."""
-
-    state: Partition
-    heard_ns: int
-    saved_ms: int
-    generations: list[int] = field(default_factory=list)
-    exported: dict[str, int] = field(default_factory=dict)
-
-
 class Detector:
     """Folds and judges the partitions assigned to it, until cancelled.
 
@@ -112,19 +101,22 @@ class Detector:
         state_keys: StateKeys | None = None,
     ) -> None:
         self._log = log
-        self._open_frame = open_frame
         self._sign = sign
         self._key = key
-        self._state_keys = state_keys
         self._config = config
         self._clock = clock
         self._health = health
-        self._held: dict[int, _Held] = {}
-        self._generation = -1
+        # When each partition was last read, and its counts in the metrics.
+        self._heard_ns: dict[int, int] = {}
+        self._exported: dict[int, dict[str, int]] = {}
         self._ticks: dict[int, int] = {}
         self._heard: dict[str, tuple[int, list[tuple[str, ...]]]] = {}
-        self._refolding: Refolding[Partition, list[Output]] = Refolding(
-            log, "engine", self._load, Partition.fold
+        self._consumer: Consumer[Partition, list[Output]] = Consumer(
+            log,
+            role="engine",
+            saving=saving(config, state_keys),
+            step=Partition.fold,
+            open_frame=open_frame,
         )
         # A role may be reopened within one process; each time it is a new source.
         self._run = f"{config.run}.{clock.mono_ns():x}"
@@ -132,7 +124,7 @@ class Detector:
     @property
     def partitions(self) -> dict[int, Partition]:
         """State of the partitions assigned now, by number."""
-        return {number: held.state for number, held in self._held.items()}
+        return self._consumer.states
 
     async def run(self) -> None:
         """Detect until cancelled.
@@ -150,9 +142,7 @@ class Detector:
                 delivery = await subscription.poll(max_records=_MAX_RECORDS, wait_s=_POLL_S)
                 await self._assign(delivery)
                 for record in delivery.records:
-                    held = self._held.get(record.partition)
-                    if held is not None:
-                        await self._fold(held, record)
+                    await self._fold(record)
                 await self._let_time_pass()
                 await self._save_due(subscription)
                 self._export()
@@ -161,44 +151,14 @@ class Detector:
                 await asyncio.sleep(0)
 
     async def _assign(self, delivery: Delivery) -> None:
-        """Hold exactly the assigned partitions; the state of a lost one may be stale."""
-        if delivery.generation != self._generation:
-            self._generation = delivery.generation
-            self._held.clear()
-        for number in self._held.keys() - delivery.assigned:
-            del self._held[number]
-        for number in sorted(delivery.assigned - self._held.keys()):
-            state = await self._load(number)
-            self._held[number] = _Held(
-                state=state,
-                heard_ns=self._clock.mono_ns(),
-                saved_ms=state.time_ms,
-                generations=[state.next_offset] if state.next_offset else [],
-                exported=_counts(state),
-            )
+        for number in await self._consumer.assign(delivery):
+            self._heard_ns[number] = self._clock.mono_ns()
+            self._exported[number] = _counts(self.partitions[number])
 
-    async def _fold(self, held: _Held, record: Record) -> None:
-        held.heard_ns = self._clock.mono_ns()
-        for output in await self._outputs(held, record):
+    async def _fold(self, record: Record) -> None:
+        self._heard_ns[record.partition] = self._clock.mono_ns()
+        for output in await self._consumer.fold(record) or ():
             await self._append(output)
-        if not held.saved_ms:
-            held.saved_ms = held.state.time_ms
-
-    async def _outputs(self, held: _Held, record: Record) -> list[Output]:
-        """Fold a record, without the parts that failed twice; return its results."""
-        held.state, outputs = await self._refolding.fold(held.state, record)
-        return outputs
-
-    async def _load(self, number: int) -> Partition:
-        state = await load(
-            self._log,
-            number,
-            group=self._config.group,
-            configuration=self._config.configuration,
-            keys=self._state_keys,
-        )
-        state.open_frame = self._open_frame
-        return state
 
     async def _append(self, output: Output) -> None:
         headers = output.headers
@@ -232,10 +192,10 @@ class Detector:
         if self._config.tick_s is None:
             return
         now_ns = self._clock.mono_ns()
-        for number, held in self._held.items():
-            if now_ns - held.heard_ns < self._config.tick_s * 1e9:
+        for number in self.partitions:
+            if now_ns - self._heard_ns[number] < self._config.tick_s * 1e9:
                 continue
-            held.heard_ns = now_ns
+            self._heard_ns[number] = now_ns
             value = self._tick(number)
             await self._log.append(
                 FRAMES.name,
@@ -263,30 +223,8 @@ class Detector:
         return encode_frame(Frame(header=header, rows=VmRows.empty()))
 
     async def _save_due(self, subscription: Subscription) -> None:
-        every_ms = self._config.snapshot_every_s * 1000
-        for number, held in self._held.items():
-            if held.saved_ms and held.state.time_ms - held.saved_ms >= every_ms:
-                await self._save(subscription, number, held)
-
-    async def _save(self, subscription: Subscription, number: int, held: _Held) -> None:
-        """Write one whole generation, then let a successor start at the one before it."""
-        chunks, manifest = take_snapshot(held.state)
-        # After a failure the next attempt is at the next due time.
-        held.saved_ms = held.state.time_ms
-        if not await append_generation(
-            self._log,
-            number,
-            group=self._config.group,
-            generation=manifest.generation,
-            chunks=chunks,
-            manifest=encode_manifest(manifest),
-            keys=self._state_keys,
-        ):
-            return
-        held.generations = [*held.generations[-1:], manifest.next_offset]
-        if len(held.generations) == 2:
-            await subscription.commit({number: held.generations[0]})
-        instruments.SNAPSHOT_BYTES.labels(str(number)).set(sum(map(len, chunks)))
+        for number, size in (await self._consumer.save_due(subscription)).items():
+            instruments.SNAPSHOT_BYTES.labels(str(number)).set(size)
 
     def _export_coverage(self, scores: Scores) -> None:
         """Count the VMs of a cell by the witnesses that are available if they die."""
@@ -304,14 +242,39 @@ class Detector:
         instruments.ORDERABLE_VMS.labels(scores.cell, "no").set(len(heard) - orderable)
 
     def _export(self) -> None:
-        for number, held in self._held.items():
-            now = _counts(held.state)
+        for number, state in self.partitions.items():
+            now, before = _counts(state), self._exported[number]
             for name, count in now.items():
-                grown = count - held.exported.get(name, 0)
+                grown = count - before.get(name, 0)
                 if grown > 0:
                     instruments.RECORDS.labels(name).inc(grown)
-            held.exported = now
-            instruments.WAITING_FRAMES.labels(str(number)).set(held.state.waiting())
+            self._exported[number] = now
+            instruments.WAITING_FRAMES.labels(str(number)).set(state.waiting())
+
+
+def saving(config: DetectConfig, keys: StateKeys | None) -> Saving[Partition]:
+    """Return how the engine's states are saved; one of another configuration is passed over."""
+    wanted = {configuration_hash(config.configuration)}
+    if configuration_hash(config.configuration) == configuration_hash(Configuration()):
+        wanted |= CONTINUED
+
+    def restored(chunks: Sequence[bytes], manifest: Manifest) -> Partition:
+        if manifest.configuration not in wanted:
+            raise SnapshotDamaged(
+                f"Snapshot {manifest.generation} was made under another configuration and is"
+                " passed over."
+            )
+        return restore(chunks, manifest, config.configuration)
+
+    return Saving(
+        new=lambda: Partition(config.configuration),
+        take=take_snapshot,
+        restore=restored,
+        group=config.group,
+        topic=SNAPSHOTS,
+        every_s=config.snapshot_every_s,
+        keys=keys,
+    )
 
 
 def _counts(state: Partition) -> dict[str, int]:

@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 from msgspec.structs import replace
 
-from engine.roles import instruments
+from engine import instruments
 from engine.wire import limits, vcpus
 from engine.wire.envelope import MAX_RECORD_BYTES
 from engine.wire.frame import (

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
+from engine import instruments
 from engine.action.keys import Trust
 from engine.action.words import Heard, hear
 from engine.ports import Record
-from engine.roles import instruments
 from engine.roles.outbox import Journal
 from engine.wire.control import Control
 

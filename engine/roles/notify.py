@@ -12,12 +12,12 @@ from typing import Final
 
 import structlog
 
+from engine import instruments
 from engine.errors import NotifierRefused, NotifierUnreachable, RecordRejected
 from engine.ports import Clock, Log, Notice, Notifier, Record
-from engine.refusals import Backoff
-from engine.roles import instruments
 from engine.roles.health import Health
 from engine.roles.outbox import PAGE, Journal, Outbox
+from engine.stream.backoff import Backoff
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.topics import JOURNAL
 

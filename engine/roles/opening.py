@@ -5,9 +5,9 @@ from typing import Final
 
 import structlog
 
+from engine import instruments
 from engine.errors import RecordRejected
 from engine.ports import Clock, Headers, Record
-from engine.roles import instruments
 from engine.wire.frame import Frame
 from engine.wire.frame_mac import FrameKeys, open_frame
 from engine.wire.table import Widen

@@ -8,14 +8,14 @@ from typing import Final
 
 import structlog
 
+from engine import instruments
 from engine.action.chain import Head, extend
 from engine.errors import LogProducerBroken, LogUnreachable, RecordTooLarge
 from engine.plain_text import one_line
 from engine.ports import Clock, Headers, Log, Record
-from engine.refusals import Backoff
-from engine.roles import instruments
 from engine.roles.appending import give_up
 from engine.roles.health import Health
+from engine.stream.backoff import Backoff
 from engine.wire.journal import EntryKind, encode_entry
 from engine.wire.rejected import encode_rejected, rejected_key
 from engine.wire.topics import JOURNAL, REJECTED

@@ -14,6 +14,7 @@ from uuid import UUID
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from engine import instruments
 from engine.action.catalogue import VERDICT_WINDOW_MS, Policy
 from engine.action.events import (
     AlertSeen,
@@ -44,7 +45,6 @@ from engine.errors import (
     RecordTooLarge,
 )
 from engine.ports import Clock, Headers, Log, Record
-from engine.roles import instruments
 from engine.roles.health import Health
 from engine.roles.hearing import hear_record
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Final
 
+from engine import instruments
 from engine.action.admit import History, claimed, closed, logged
 from engine.action.catalogue import Policy
 from engine.action.keys import Trust, open_entry
@@ -11,7 +12,6 @@ from engine.action.ledger import LogMark
 from engine.action.words import fold_word, with_word
 from engine.errors import RecordRejected
 from engine.ports import Log, Record
-from engine.roles import instruments
 from engine.roles.hearing import hear_record
 from engine.roles.outbox import Journal
 from engine.wire.control import Control, unreadable

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from engine import instruments
 from engine.errors import HistoryError, HistoryUnreachable, RecordRejected
 from engine.history.fold import FrameFold, Hour
 from engine.history.rollups import hour_points, hour_questions
@@ -28,12 +29,11 @@ from engine.ports import (
     RefusedRow,
     Subscription,
 )
-from engine.refusals import Backoff
-from engine.roles import instruments
 from engine.roles.appending import append_or_give_up
-from engine.roles.generations import StateKeys, append_generation, newest_state
 from engine.roles.health import Health, told
-from engine.roles.refolding import Refolding
+from engine.roles.state_keys import StateKeys
+from engine.stream.backoff import Backoff
+from engine.stream.consumer import Consumer, Saving
 from engine.wire.frame import Frame, decode_frame
 from engine.wire.measurement import FAMILIES
 from engine.wire.points import Points
@@ -113,13 +113,27 @@ class Recorder:
         open_frame: OpenFrame = decoded,
         state_keys: StateKeys | None = None,
     ) -> None:
-        self._open_frame = open_frame
-        self._state_keys = state_keys
         self._log = log
         self._history = history
         self._config = config
         self._clock = clock
         self._health = health
+        self._consumer: Consumer[FrameFold, list[Points]] = Consumer(
+            log,
+            role="historian",
+            saving=Saving(
+                new=FrameFold,
+                take=take_state,
+                restore=restore,
+                group=config.group,
+                topic=SNAPSHOTS,
+                every_s=config.snapshot_every_s,
+                saves_first=True,
+                keys=state_keys,
+            ),
+            step=FrameFold.fold_record,
+            open_frame=open_frame,
+        )
 
     async def run(self) -> None:
         """Record until cancelled.
@@ -149,8 +163,7 @@ class Recorder:
             stream = _Frames(
                 self._log, self._history, subscription, self._config, self._clock, self._health
             )
-            stream.open_frame = self._open_frame
-            stream.state_keys = self._state_keys
+            stream.consumer = self._consumer
             await stream.run()
 
     async def _run_each(self, topic: str) -> None:
@@ -314,62 +327,26 @@ class _Stream:
 class _Frames(_Stream):
     """Frames: their rows, minutes and completed hours; their state is saved beside the offsets."""
 
-    open_frame: OpenFrame = staticmethod(decoded)
-    state_keys: StateKeys | None = None
+    consumer: Consumer[FrameFold, list[Points]]
 
     async def run(self, topic: str = FRAMES.name) -> None:
         """Write the rows of frames, and keep the state for the next ones."""
         self._part = f"history of {topic}"
-        self._refolding: Refolding[FrameFold, list[Points]] = Refolding(
-            self._log, "historian", self._load, FrameFold.fold_record
-        )
         while True:
             delivery = await self._poll()
-            await self._assign(delivery)
+            await self.consumer.assign(delivery)
             for record in delivery.records:
                 await self._fold(record)
-            if self._is_due() and await self._write():
-                await self._close_hours()
-                await self._save_due()
+            if self._is_due() and await self._write() and await self._close_hours():
+                await self.consumer.save_due(self._subscription)
             self._health.progress(self._part)
             await asyncio.sleep(0)
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._folds: dict[int, FrameFold] = {}
-        self._saved_ms: dict[int, int] = {}
-        self._committed: dict[int, list[int]] = {}
-        self._beyond = 0
-
-    async def _assign(self, delivery: Delivery) -> None:
-        """Hold the state of exactly the partitions assigned."""
-        for number in self._folds.keys() - delivery.assigned:
-            del self._folds[number]
-        for number in sorted(delivery.assigned - self._folds.keys()):
-            fold = await self._load(number)
-            self._folds[number] = fold
-            self._saved_ms[number] = fold.time_ms
-            self._committed[number] = [fold.next_offset] if fold.next_offset else []
-
-    async def _load(self, number: int) -> FrameFold:
-        stored = await newest_state(
-            self._log,
-            number,
-            group=self._config.group,
-            topic=SNAPSHOTS,
-            restore=restore,
-            keys=self.state_keys,
-        )
-        fold = FrameFold() if stored is None else stored
-        fold.open_frame = self.open_frame
-        return fold
-
     async def _fold(self, record: Record) -> None:
-        fold = self._folds.get(record.partition)
-        if fold is None or record.offset < fold.next_offset:
+        points = await self.consumer.fold(record)
+        if points is None:
             return
-        fold, points = await self._refolding.fold(fold, record)
-        self._folds[record.partition] = fold
+        fold = self.consumer.states[record.partition]
         self._next[record.partition] = fold.next_offset
         if fold.unreadable:
             instruments.HISTORY_UNREADABLE.inc(fold.unreadable)
@@ -380,15 +357,16 @@ class _Frames(_Stream):
         if points:
             self._put(points, record)
 
-    async def _close_hours(self) -> None:
-        """Aggregate the hours that have ended, from the rows in the store."""
-        for fold in tuple(self._folds.values()):
+    async def _close_hours(self) -> bool:
+        """Aggregate the ended hours from the rows in the store; False if `_write` would be."""
+        for fold in self.consumer.states.values():
             for hour in fold.due_hours():
                 if isinstance(self._history, HistoryQuery) and not await self._close_hour(
                     hour, self._history
                 ):
-                    return
+                    return False
                 fold.open_hours.discard(hour)
+        return True
 
     async def _close_hour(self, hour: Hour, history: HistoryQuery) -> bool:
         family = _FAMILY_OF[hour.family]
@@ -410,29 +388,3 @@ class _Frames(_Stream):
                 instruments.HISTORY_REJECTED.labels("unstorable").inc()
         instruments.HISTORY_HOURS.inc()
         return True
-
-    async def _save_due(self) -> None:
-        """Write the state of partitions that are due, and let a successor start before it."""
-        every_ms = self._config.snapshot_every_s * 1000
-        for number, fold in self._folds.items():
-            if fold.time_ms - self._saved_ms[number] < every_ms and self._saved_ms[number]:
-                continue
-            taken = take_state(fold)
-            # After a failure the next attempt is at the next due time.
-            self._saved_ms[number] = fold.time_ms
-            if not await append_generation(
-                self._log,
-                number,
-                group=self._config.group,
-                generation=taken.name,
-                chunks=taken.chunks,
-                manifest=taken.manifest,
-                keys=self.state_keys,
-            ):
-                continue
-            kept = [*self._committed[number][-1:], fold.next_offset]
-            self._committed[number] = kept
-            # As in the engine: two generations are kept, and the offset of the older one is
-            # committed.
-            if len(kept) == 2:
-                await self._subscription.commit({number: kept[0]})

@@ -5,19 +5,20 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
+from engine import instruments
 from engine.errors import (
     HistoryUnreachable,
     HypervisorUnreachable,
     LogProducerBroken,
     LogUnreachable,
 )
-from engine.roles import instruments
 from engine.roles.health import Health, told
+from engine.stream.backoff import Backoff
 
-# Doubles with each failure, so that a broker that restarts is reached again within seconds and one
-# that stays away is tried twice a minute.
-FIRST_BACKOFF_S: Final = 1.0
-LAST_BACKOFF_S: Final = 30.0
+# A broker that restarts is reached again within seconds; one that stays away is tried twice a
+# minute.
+_FIRST_BACKOFF_S: Final = 1.0
+_LAST_BACKOFF_S: Final = 30.0
 # A role that ran this long has recovered: its next failure starts a new back-off.
 RECOVERED_S: Final = 120.0
 
@@ -52,10 +53,10 @@ async def keep(name: str, opener: Opener, *, health: Health) -> None:
         An error that does not end by itself.
     """
     loop = asyncio.get_running_loop()
-    backoff_s = FIRST_BACKOFF_S
+    backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
     while True:
         began_s = loop.time()
-        if backoff_s == FIRST_BACKOFF_S:
+        if not backoff.has_failed:
             health.expect("start")
         try:
             async with opener() as role:
@@ -64,11 +65,11 @@ async def keep(name: str, opener: Opener, *, health: Health) -> None:
             return
         except PASSING as error:
             if loop.time() - began_s > RECOVERED_S:
-                backoff_s = FIRST_BACKOFF_S
+                backoff.worked()
+            pause_s = backoff.failed()
             instruments.ROLE_RESTARTS.labels(name).inc()
-            health.waiting("start", f"{told(error)} Retrying in {backoff_s:.0f} s.")
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(2 * backoff_s, LAST_BACKOFF_S)
+            health.waiting("start", f"{told(error)} Retrying in {pause_s:.0f} s.")
+            await asyncio.sleep(pause_s)
 
 
 async def run_roles(openers: Mapping[str, Opener], *, health: Health) -> None:

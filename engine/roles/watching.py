@@ -11,6 +11,7 @@ from uuid import UUID
 
 import structlog
 
+from engine import instruments
 from engine.action.watch import (
     Channel,
     Guest,
@@ -24,7 +25,6 @@ from engine.action.watch import (
 from engine.errors import ActionRefused, HypervisorUnreachable
 from engine.looks import Look, Sign, Signs, Watched
 from engine.ports import Clock
-from engine.roles import instruments
 from engine.roles.health import Health, told
 from engine.roles.marks import Marks
 from engine.sign_ports import ProbeAnswer, Prober, Watch

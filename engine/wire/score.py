@@ -29,7 +29,9 @@ FEATURES: Final = (
     "fault_nats",
     "forest_score",
 )
-
+# Workload classes, and the shares of its vCPUs that a VM uses on average at which the next begins.
+CLASSES: Final = ("idle", "steady", "busy")
+CLASS_EDGES: Final = np.array([0.02, 0.4])
 
 # Devices in a VM's definition that enable a witness, and whether its owner agreed to actions.
 SET_UP: Final = ("balloon", "panic_device", "watchdog", "guest_agent", "actionable")

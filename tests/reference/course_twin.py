@@ -3,11 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.detection.lanes import LEVEL_EDGES, F, I, Lanes
+from engine.detection.lanes import F, I, Lanes
 from engine.wire.frame import VmRows
 from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW
 from models.kernels import baseline, gaps
 from models.kernels.course import Pace
+from models.kernels.vitals_layout import LEVEL_EDGES
 
 Bools = NDArray[np.bool_]
 

@@ -68,8 +68,7 @@ def forecaster_failures(records: list[Record], *, stop_at: int) -> Iterator[str]
     state, restored = Foretelling(), None
     for record in records:
         if record.offset == stop_at:
-            taken = foretell_state.take_state(state)
-            restored = foretell_state.restore_state(dict(enumerate(taken.chunks)), taken.manifest)
+            restored = foretell_state.restore_state(*foretell_state.take_state(state))
         state.fold(record)
         if restored is not None:
             restored.fold(record)
@@ -82,8 +81,7 @@ def historian_failures(records: list[Record], *, stop_at: int) -> Iterator[str]:
     fold, restored = FrameFold(), None
     for record in records:
         if record.offset == stop_at:
-            taken = history_state.take_state(fold)
-            restored = history_state.restore(dict(enumerate(taken.chunks)), taken.manifest)
+            restored = history_state.restore(*history_state.take_state(fold))
         try:
             frame = decode_frame(record.value)
         except RecordRejected:

@@ -12,12 +12,12 @@ from uuid import UUID
 
 import msgspec
 
+from engine import instruments
 from engine.action.admit import admit
 from engine.action.chain import Head, extend, link_of, verify
 from engine.action.look import judge
 from engine.looks import Look, Signs
 from engine.ports import Headers
-from engine.roles import instruments
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.order import Order, encode_order
 from engine.wire.topics import JOURNAL, ORDERS

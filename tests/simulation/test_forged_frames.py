@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from connectors.simulator import virtual_time
+from engine import instruments
 from engine.frame_keyring import FrameKeyring
 from engine.ports import Headers
-from engine.roles import instruments
 from engine.wire.alert import decode_alert
 from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
 from engine.wire.frame_mac import FrameSigner, KeyName, SiteKey, derive_key

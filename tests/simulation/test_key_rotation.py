@@ -9,8 +9,8 @@ import pytest
 from connectors.clock import LoopClock
 from connectors.simulator import virtual_time
 from connectors.simulator.plan import WorldPlan
+from engine import instruments
 from engine.frame_keyring import FrameKeyring, make_site_key, read_site_keys, site_key_path
-from engine.roles import instruments
 from engine.wire.frame_mac import parse_key_name
 from engine.wire.order import KEY_HEADER
 from engine.wire.topics import FRAMES

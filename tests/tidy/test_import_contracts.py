@@ -27,6 +27,7 @@ BREACHES = [
     ("layers", "engine.detection", "engine.action"),
     ("layers", "engine.history", "engine.forecasting"),
     ("layers", "engine.forecasting", "engine.capacity"),
+    ("layers", "engine.stream", "engine.history"),
     ("independent-connectors", "connectors.kafka", "connectors.embedded"),
     ("connectors-decide-nothing", "connectors.http", "engine.action"),
     ("pure-decisions", "engine.action", "time"),

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
@@ -90,9 +90,9 @@ class MortalDetector(Detector):
         self._until = until
         self.arrived = asyncio.Event()
 
-    async def _fold(self, held: Any, record: Record) -> None:
-        await super()._fold(held, record)
-        if held.state.next_offset >= self._until:
+    async def _fold(self, record: Record) -> None:
+        await super()._fold(record)
+        if self.partitions[record.partition].next_offset >= self._until:
             self.arrived.set()
             await asyncio.get_running_loop().create_future()
 

@@ -12,8 +12,8 @@ from engine.forecasting.foretell import Foretelling
 from engine.forecasting.foretell_state import StateValue, restore_state, take_state
 from engine.history import state as historian
 from engine.history.fold import FrameFold
+from engine.stream.snapshot_format import packed, unpacked
 from engine.wire.frame import decode_frame
-from engine.wire.generation import packed, unpacked
 from engine.wire.stored import Array, array_of, stored
 from models.forecaster import Forecaster
 from models.kernels import forecast_row
@@ -28,9 +28,7 @@ def told() -> StateValue:
     state = Foretelling()
     for record in Fleet({"n0": [Machine("a"), Machine("b", cores=1.0)]}).run(40):
         state.fold(record)
-    _, chunks, manifest = take_state(state)
-    decoder = msgspec.msgpack.Decoder(StateValue)
-    return unpacked(dict(enumerate(chunks)), manifest, decoder, owner="forecaster")[1]
+    return msgspec.msgpack.decode(unpacked(*take_state(state)), type=StateValue)
 
 
 def shaped(name: str, *shape: int) -> Harm:
@@ -60,9 +58,9 @@ def no_state(demand: dict[str, Any], forecaster: Arrays) -> None:
 def test_a_forecaster_s_array_that_does_not_fit_is_damage(harm: Harm) -> None:
     value = told()
     harm(value.nodes[0].demand, value.nodes[0].forecaster)
-    taken = packed(msgspec.msgpack.encode(value), next_offset=7)
+    taken = packed(msgspec.msgpack.encode(value), next_offset=7, time_ms=0)
     with pytest.raises(SnapshotDamaged, match="an older one is used instead"):
-        restore_state(dict(enumerate(taken.chunks)), taken.manifest)
+        restore_state(*taken)
 
 
 @pytest.mark.parametrize("field", [forecast_row.STATE, forecast_row.CELL])
@@ -84,13 +82,11 @@ def test_a_historian_s_array_that_does_not_fit_is_damage(field: str) -> None:
     for record in Fleet({"n0": [Machine("a"), Machine("b")]}).run(3):
         list(fold.fold(decode_frame(record.value), time_ms=record.time_ms))
     fold.next_offset = 7
-    _, chunks, manifest = historian.take_state(fold)
-    decoder = msgspec.msgpack.Decoder(historian._State)
-    value = unpacked(dict(enumerate(chunks)), manifest, decoder, owner="historian")[1]
+    value = historian._decoder.decode(unpacked(*historian.take_state(fold)))
     lane = value.lanes[0]
     harmed: Any = bytes(8) if field != "windows" else ((0, bytes(8)), *lane.windows[1:])
     lane = msgspec.structs.replace(lane, **{field: harmed})
     value = msgspec.structs.replace(value, lanes=(lane,))
-    taken = packed(msgspec.msgpack.encode(value), next_offset=7)
+    taken = packed(msgspec.msgpack.encode(value), next_offset=7, time_ms=0)
     with pytest.raises(SnapshotDamaged, match="an older one is used instead"):
-        historian.restore(dict(enumerate(taken.chunks)), taken.manifest)
+        historian.restore(*taken)

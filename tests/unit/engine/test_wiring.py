@@ -18,6 +18,7 @@ from engine.roles.detect import Detector
 from engine.roles.forecast import Foreteller
 from engine.roles.record import Recorder
 from engine.roles.run import Opener
+from engine.roles.state_keys import StateKeys
 from engine.settings import load_settings
 from engine.wire.order import key_id
 from engine.wiring import (
@@ -149,6 +150,7 @@ async def test_every_role_with_a_state_signs_it_with_this_machine_s_engine_key()
         for opener in openers:
             async with opener() as role:
                 assert isinstance(role, Recorder | Foreteller | Detector)
-                assert role._state_keys is not None
-                assert key_id(role._state_keys.key.public_key()) == own
-                assert own in role._state_keys.trusted.current().engines
+                keys = role._consumer._saving.keys
+                assert isinstance(keys, StateKeys)
+                assert key_id(keys.key.public_key()) == own
+                assert own in keys.trusted.current().engines

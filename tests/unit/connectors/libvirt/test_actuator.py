@@ -459,7 +459,8 @@ async def test_reaching_libvirtd_connects_and_says_why_it_cannot_in_the_same_wor
         await actuator.reach()
     assert {*said, str(later.value)} == {str(later.value)}
     assert "Connection refused. Check that it runs" in said[0]
-    assert actuator._link._failures == 1
+    # Both waited for one attempt: the second one would follow after 2 s.
+    assert actuator._link._backoff.failed() == 2.0
 
 
 @pytest.mark.asyncio

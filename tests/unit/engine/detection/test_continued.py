@@ -7,14 +7,8 @@ import numpy as np
 
 from engine.detection.configuration import CONTINUED, Configuration
 from engine.detection.partition import Partition
-from engine.detection.snapshot import (
-    CHUNK_BYTES,
-    Manifest,
-    decode_manifest,
-    digest,
-    restore,
-    take_snapshot,
-)
+from engine.detection.snapshot import digest, restore, take_snapshot
+from engine.stream.snapshot_format import CHUNK_BYTES, Manifest, decode_manifest
 from models.kernels import standstill
 from tests.unit.engine.detection.frames_by_hand import Bench, cell
 

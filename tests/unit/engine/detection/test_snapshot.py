@@ -14,19 +14,21 @@ from engine.detection.configuration import Configuration, configuration_hash
 from engine.detection.partition import Partition
 from engine.detection.replay import run_records
 from engine.detection.snapshot import (
-    CHUNK_BYTES,
-    FORMAT,
     CellValue,
-    Manifest,
     PartitionValue,
-    decode_manifest,
     digest,
-    encode_manifest,
     restore,
     take_snapshot,
 )
 from engine.errors import SnapshotDamaged, SnapshotTooNew
 from engine.ports import Record
+from engine.stream.snapshot_format import (
+    CHUNK_BYTES,
+    FORMAT,
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+)
 from engine.wire.stored import array_of, stored
 from models.kernels import hours, trends
 from tests.unit.engine.detection.frames_by_hand import FAST, Bench, cell

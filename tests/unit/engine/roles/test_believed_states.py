@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,25 +14,24 @@ from connectors.clock import LoopClock, ManualClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from connectors.parquet.history import ParquetHistory
 from connectors.simulator import virtual_time
+from engine import instruments
 from engine.action.keys import TrustedKeys
-from engine.detection.partition import Partition
-from engine.detection.snapshot import FORMAT, decode_manifest, encode_manifest, take_snapshot
+from engine.detection.snapshot import take_snapshot
 from engine.errors import SnapshotTooNew
 from engine.ports import Record
-from engine.roles import instruments
-from engine.roles.detect import DetectConfig, Detector
+from engine.roles.detect import DetectConfig, Detector, saving
 from engine.roles.forecast import ForecastConfig, Foreteller
-from engine.roles.generations import (
-    CHUNK,
-    MANIFEST,
-    StateKeys,
-    append_generation,
-    headers_of,
-    load,
-    newest_state,
-)
 from engine.roles.health import Health
 from engine.roles.record import RecordConfig, Recorder
+from engine.roles.state_keys import StateKeys
+from engine.stream.snapshot_format import FORMAT, Snapshot, encode_manifest
+from engine.stream.snapshot_store import (
+    CHUNK,
+    MANIFEST,
+    append_snapshot,
+    headers_of,
+    newest_state,
+)
 from engine.wire.measurement import DAY_S, Bucket
 from engine.wire.order import key_id
 from engine.wire.topics import FORECASTER, FRAMES, SNAPSHOTS
@@ -46,53 +44,42 @@ KEYS: Final = StateKeys(ENGINE_KEY, NOBODY)
 KEPT_S: Final[dict[Bucket, int]] = {"raw": DAY_S, "minute": DAY_S, "long": DAY_S}
 STRANGER: Final = StateKeys(FOREIGN_KEY, NOBODY)
 
-State = tuple[list[bytes], bytes]
 Scene = Callable[[EmbeddedLog], Coroutine[Any, Any, None]]
 
 
 @cache
-def states() -> tuple[list[Record], State, State]:
+def states() -> tuple[list[Record], Snapshot, Snapshot]:
     """Return the records of a cell, and an engine's state after half and after all of them."""
     bench, _ = cell(4)
-    kept: list[State] = []
+    kept: list[Snapshot] = []
     for _ in range(2):
         bench.run(20.0)
-        chunks, manifest = take_snapshot(bench.partition)
-        kept.append((chunks, encode_manifest(manifest)))
+        kept.append(take_snapshot(bench.partition))
     return bench.records, kept[0], kept[1]
 
 
-def end_of(state: State) -> int:
-    return decode_manifest(state[1]).next_offset
+def end_of(state: Snapshot) -> int:
+    return state.manifest.next_offset
 
 
-def changed(state: State, **fields: Any) -> State:
+def changed(state: Snapshot, **fields: Any) -> Snapshot:
     """Return a state with changed fields in its manifest."""
-    return state[0], encode_manifest(msgspec.structs.replace(decode_manifest(state[1]), **fields))
+    return Snapshot(state.chunks, msgspec.structs.replace(state.manifest, **fields))
 
 
-def of_tomorrow(state: State) -> State:
+def of_tomorrow(state: Snapshot) -> Snapshot:
     return changed(state, format=FORMAT + 1, release="9.0.0")
 
 
 async def write(
     log: EmbeddedLog,
-    state: State,
+    state: Snapshot,
     *,
     keys: StateKeys | None = KEYS,
     group: str = GROUP,
     partition: int = 0,
 ) -> None:
-    chunks, manifest = state
-    await append_generation(
-        log,
-        partition,
-        group=group,
-        generation=sha256(manifest).hexdigest(),
-        chunks=chunks,
-        manifest=manifest,
-        keys=keys,
-    )
+    await append_snapshot(log, partition, group=group, topic=SNAPSHOTS, snapshot=state, keys=keys)
 
 
 def found(scene: Scene, *, keys: StateKeys = KEYS) -> tuple[int, dict[str, int]]:
@@ -108,8 +95,16 @@ def found(scene: Scene, *, keys: StateKeys = KEYS) -> tuple[int, dict[str, int]]
             for record in states()[0]:
                 await log.append(FRAMES.name, key=record.key, value=record.value, partition=0)
             await scene(log)
-            state = await load(log, 0, group=GROUP, configuration=FAST, keys=keys)
-            return state.next_offset
+            config = DetectConfig(site="s", node="n", run="r", configuration=FAST)
+            state = await newest_state(
+                log,
+                0,
+                group=GROUP,
+                topic=SNAPSHOTS,
+                restore=saving(config, keys).restore,
+                keys=keys,
+            )
+            return 0 if state is None else state.next_offset
 
     before = counted()
     offset = virtual_time.run(play())
@@ -130,7 +125,7 @@ def test_a_state_that_its_writer_signed_is_gone_on_from() -> None:
 @pytest.mark.parametrize("keys", [None, STRANGER], ids=["unsigned", "a stranger's"])
 @pytest.mark.parametrize("forge", [lambda state: state, of_tomorrow], ids=["state", "too new"])
 def test_a_state_that_nobody_trusted_signed_is_passed_over_for_the_one_before(
-    keys: StateKeys | None, forge: Callable[[State], State]
+    keys: StateKeys | None, forge: Callable[[Snapshot], Snapshot]
 ) -> None:
     _, half, whole = states()
 
@@ -238,7 +233,7 @@ def test_an_old_state_that_is_written_again_does_not_come_before_the_newest() ->
     async def scene(log: EmbeddedLog) -> None:
         await write(log, half)
         await write(log, whole)
-        await repeat(log, until=len(half[0]) + 1)
+        await repeat(log, until=len(half.chunks) + 1)
 
     assert found(scene) == (end_of(whole), {})
 
@@ -324,7 +319,10 @@ def test_every_role_with_a_state_signs_it_and_outlives_a_forged_one(
     async def play() -> None:
         clock = LoopClock(epoch_ms=records[0].time_ms)
         async with EmbeddedLog(EmbeddedConfig(partitions=1), clock=clock) as log:
-            for forged in (of_tomorrow(whole)[1], msgspec.msgpack.encode({"v": 99})):
+            for forged in (
+                encode_manifest(of_tomorrow(whole).manifest),
+                msgspec.msgpack.encode({"v": 99}),
+            ):
                 await log.append(
                     topic.name,
                     key=MANIFEST,
@@ -353,4 +351,4 @@ def test_an_empty_partition_is_what_a_new_site_begins_with() -> None:
     async def scene(log: EmbeddedLog) -> None:
         pass
 
-    assert found(scene) == (Partition(FAST).next_offset, {})
+    assert found(scene) == (0, {})

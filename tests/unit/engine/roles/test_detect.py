@@ -14,12 +14,13 @@ from connectors.clock import LoopClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from connectors.simulator import virtual_time
 from engine.detection.replay import run_records
-from engine.detection.snapshot import FORMAT, decode_manifest, digest, encode_manifest
+from engine.detection.snapshot import digest
 from engine.errors import LogUnreachable, SnapshotTooNew
 from engine.ports import Delivery, Headers, Position, Record
 from engine.roles.detect import DetectConfig, Detector
-from engine.roles.generations import CHUNK, MANIFEST
 from engine.roles.health import Health
+from engine.stream.snapshot_format import FORMAT, decode_manifest, encode_manifest
+from engine.stream.snapshot_store import CHUNK, MANIFEST
 from engine.wire.alert import Alert, decode_alert
 from engine.wire.frame import decode_frame
 from engine.wire.order import check_signature

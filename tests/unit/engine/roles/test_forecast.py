@@ -9,8 +9,8 @@ from connectors.simulator import virtual_time
 from engine.forecasting.foretell import Foretelling
 from engine.forecasting.foretell_state import digest
 from engine.roles.forecast import ForecastConfig, Foreteller
-from engine.roles.generations import stored_generations
 from engine.roles.health import Health
+from engine.stream.snapshot_store import stored_snapshots
 from engine.wire.topics import FORECASTER, FORECASTS, FRAMES, SNAPSHOTS
 from tests.unit.engine.fleet_by_hand import EPOCH_MS, Fleet, Machine
 
@@ -62,7 +62,7 @@ def test_killed_forecaster_goes_on_and_publishes_the_same_values():
         await append(log, records[:60])
         first = Running(log, clock)
         await first.folded(60)
-        assert await stored_generations(log, 0, group=CONFIG.group, topic=FORECASTER, offset=0)
+        assert await stored_snapshots(log, 0, group=CONFIG.group, topic=FORECASTER, offset=0)
         # If size decided the retention, these would displace the engine's.
         assert not await log.read_to_end(SNAPSHOTS.name, 0, offset=0)
         await first.kill()
@@ -87,7 +87,7 @@ def test_a_damaged_generation_is_passed_over_for_the_one_before():
             await append(log, records[end - 30 : end])
             await first.folded(end)
         await first.kill()
-        kept = await stored_generations(log, 0, group=CONFIG.group, topic=FORECASTER, offset=0)
+        kept = await stored_snapshots(log, 0, group=CONFIG.group, topic=FORECASTER, offset=0)
         assert len(kept) >= 2
         newest = kept[0].record.value
         # A generation whose chunks never arrived: only its manifest is in the log.

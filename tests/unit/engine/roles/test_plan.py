@@ -8,8 +8,8 @@ import pytest
 
 from connectors.clock import ManualClock
 from connectors.simulator import virtual_time
+from engine import instruments
 from engine.action.chain import verify
-from engine.roles import instruments
 from engine.wire.control import decode_control
 from engine.wire.order import KEY_HEADER, key_id
 from engine.wire.score import encode_scores

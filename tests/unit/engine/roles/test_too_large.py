@@ -16,9 +16,10 @@ from engine.errors import RecordTooLarge
 from engine.ports import Headers, Position
 from engine.roles.appending import append_or_give_up
 from engine.roles.framing import CollectConfig, Content, EncodedFrame, Source
-from engine.roles.generations import append_generation
 from engine.roles.health import Health
 from engine.roles.outbox import Journal, Outbox
+from engine.stream.snapshot_format import Manifest, Snapshot, encode_manifest
+from engine.stream.snapshot_store import append_snapshot
 from engine.wire.frame import Event, InventoryItem, PoolSample, VmRows, decode_frame
 from engine.wire.rejected import Rejected, decode_rejected
 from engine.wire.topics import ALERTS, JOURNAL, REJECTED, SNAPSHOTS
@@ -107,13 +108,16 @@ def test_a_role_that_appends_as_it_goes_passes_it_over() -> None:
 
 def test_a_state_that_cannot_be_saved_is_told_and_not_half_a_generation() -> None:
     async def scene(log: SmallLog, _: LoopClock) -> None:
-        log.limits = {SNAPSHOTS.name: 100}
-        for chunks, saved in (([bytes(100)], True), ([b"1", bytes(101), b"3"], False)):
-            assert saved == await append_generation(
-                log, 0, group="g", generation="n", chunks=chunks, manifest=b"m"
+        manifest = Manifest(generation="n", next_offset=0, time_ms=0, chunks=(), configuration="")
+        size = len(encode_manifest(manifest))
+        log.limits = {SNAPSHOTS.name: size}
+        for chunks, saved in (([bytes(size)], True), ([b"1", bytes(size + 1), b"3"], False)):
+            snapshot = Snapshot(chunks, manifest)
+            assert saved == await append_snapshot(
+                log, 0, group="g", topic=SNAPSHOTS, snapshot=snapshot
             )
         records = await log.read_to_end(SNAPSHOTS.name, 0, offset=0)
-        assert [len(record.value) for record in records] == [100, 1, 1]
+        assert [len(record.value) for record in records] == [size, size, 1]
 
     play(scene)
 

@@ -10,9 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from connectors.simulator import lifecycle, virtual_time
+from engine import instruments
 from engine.errors import ActionRefused, HypervisorUnreachable
 from engine.looks import Card, Sign, Watched
-from engine.roles import instruments
 from engine.sign_ports import ProbeAnswer
 from engine.wire.frame import Event, decode_frame
 from engine.wire.topics import FRAMES

@@ -5,14 +5,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.detection.snapshot import decode_manifest
 from engine.errors import RecordRejected, SnapshotDamaged
+from engine.stream.snapshot_format import decode_manifest
 from engine.wire import limits
 from engine.wire.alert import decode_alert, encode_alert
 from engine.wire.control import decode_control, encode_control
 from engine.wire.forecast import decode_forecasts, encode_forecasts
 from engine.wire.frame import decode_frame, encode_frame
-from engine.wire.generation import Manifest as StateManifest
 from engine.wire.journal import decode_entry, encode_entry
 from engine.wire.score import decode_scores, encode_scores
 from tests.unit.engine.wire import samples
@@ -113,17 +112,12 @@ def test_records_of_figures_are_bounded_too(
 
 
 def test_a_snapshot_that_names_more_than_can_be_is_damaged() -> None:
-    value = {
-        "generation": "g",
-        "next_offset": -1,
-        "time_ms": 0,
-        "chunks": [],
-        "configuration": "c",
-    }
-    with pytest.raises(SnapshotDamaged):
-        decode_manifest(msgspec.msgpack.encode(value))
-    with pytest.raises(msgspec.ValidationError):
-        msgspec.convert({"next_offset": 0, "chunks": 2**40, "sha256": ""}, StateManifest)
+    value = {"generation": "g", "next_offset": 1, "time_ms": 0, "chunks": [], "configuration": "c"}
+    earlier = {"v": 1, "next_offset": 0, "chunks": 3, "sha256": ""}
+    for good, wrong in ((value, {"next_offset": -1}), (earlier, {"chunks": 2**40})):
+        decode_manifest(msgspec.msgpack.encode(good))
+        with pytest.raises(SnapshotDamaged):
+            decode_manifest(msgspec.msgpack.encode({**good, **wrong}))
 
 
 @pytest.mark.parametrize("text", ["9" * 5000, str(2**63), "²", "", "-1", "1e3"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from engine.detection.forest import FEATURES
-from engine.detection.minutes import CLASS_EDGES
+from engine.wire.score import CLASS_EDGES
 from models.kernels import baseline, forest
 from models.kernels.lanes import LANES
 from tests.reference import forest_twin

@@ -12,9 +12,9 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 
+from engine import instruments
 from engine.errors import FoldFailed
-from engine.ports import Log, Record
-from engine.roles import instruments
+from engine.ports import Log, OpenFrame, Record
 from engine.wire.topics import FRAMES
 
 # The first failure may be a fault of the machine (memory, a signal); the second is the record's.
@@ -25,9 +25,21 @@ _log = structlog.get_logger()
 
 
 class Folded(Protocol):
-    """A state into which records of one partition are folded; `next_offset` 0: none so far."""
+    """A state into which records of one partition are folded.
 
+    Attributes
+    ----------
+    open_frame
+        Verifies the writer of a frame and decodes it.
+    next_offset
+        The first offset that was not folded; 0 for a state without records.
+    time_ms
+        Append time of the newest record, 0 without one.
+    """
+
+    open_frame: OpenFrame
     next_offset: int
+    time_ms: int
 
 
 State = TypeVar("State", bound=Folded)

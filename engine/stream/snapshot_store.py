@@ -1,37 +1,31 @@
-"""Generations (snapshots) in the log: chunks of state, then the manifest that names them.
+"""Snapshots in the log: chunks of state, then the manifest that names them.
 
 Every writer of the topic can write any record there, so a manifest is signed, as alerts are, and it
 holds the hash of its chunks. The signature covers topic, partition and group as well.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.action.keys import Trust, check_life
-from engine.detection.configuration import CONTINUED, Configuration, configuration_hash
-from engine.detection.partition import Partition
-from engine.detection.snapshot import decode_manifest, restore
+from engine import instruments
 from engine.errors import RecordRejected, RecordTooLarge, SnapshotDamaged
 from engine.ports import Headers, Log, Record
-from engine.roles import instruments
+from engine.stream.snapshot_format import Manifest, Snapshot, decode_manifest, encode_manifest
 from engine.wire import limits
-from engine.wire.order import SIGNATURE_HEADER, check_signature, key_id, signed
-from engine.wire.topics import FRAMES, SNAPSHOTS, Topic
+from engine.wire.topics import FRAMES, Topic
 
 CHUNK: Final = b"chunk"
 MANIFEST: Final = b"manifest"
 
-# A topic may hold a gigabyte of generations, of which only the newest is needed. So many records
+# A topic may hold a gigabyte of snapshots, of which only the newest is needed. So many records
 # are read from the end at first (enough for a forecaster of 2,000 VMs), and this factor more as
-# long as they hold no whole generation.
+# long as they hold no whole snapshot.
 _REACH: Final = 256
 _FURTHER: Final = 8
-# Python refuses to parse thousands of digits; no generation has a million chunks.
+# Python refuses to parse thousands of digits; no snapshot has a million chunks.
 _DIGITS: Final = 6
 # Reasons to distrust a manifest.
 _NOT_BELIEVED: Final = frozenset({"bad_signature", "expired_key"})
@@ -41,37 +35,20 @@ State = TypeVar("State")
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class StateKeys:
-    """The key with which a role signs its state, and the keys whose states it accepts.
+class Seal(Protocol):
+    """Signs snapshots, and checks who signed them."""
 
-    Attributes
-    ----------
-    key
-        The engine's key of this machine; states signed by it are accepted.
-    trusted
-        Engines of other machines whose states are also accepted, and when keys expire.
-    takes_unsigned
-        Whether an unsigned state of an earlier release is also accepted, for the days of an
-        upgrade, in which frames without a MAC are accepted as well.
-    """
+    def sign(self, value: bytes) -> Headers:
+        """Return the headers with the signature of these bytes."""
+        ...
 
-    key: Ed25519PrivateKey
-    trusted: Trust
-    takes_unsigned: bool = False
-
-    def check(self, signed_bytes: bytes, record: Record) -> None:
-        """Raise `RecordRejected` unless an accepted key, not yet expired, signed the bytes."""
-        if self.takes_unsigned and SIGNATURE_HEADER not in dict(record.headers):
-            return
-        trusted, own = self.trusted.current(), self.key.public_key()
-        engines = {**trusted.engines, key_id(own): own}
-        name = check_signature(signed_bytes, record.headers, trusted=engines)
-        check_life(name, trusted=trusted, time_ms=record.time_ms)
+    def check(self, value: bytes, record: Record) -> None:
+        """Raise `RecordRejected` unless an accepted key signed the bytes."""
+        ...
 
 
 class Stored(NamedTuple):
-    """One generation in the log: the record of its manifest, and its chunks by index."""
+    """One snapshot in the log: the record of its manifest, and its chunks by index."""
 
     record: Record
     chunks: dict[int, bytes]
@@ -85,7 +62,7 @@ _reach_decoder = msgspec.msgpack.Decoder(_Reach)
 
 
 def headers_of(group: str, generation: str, index: int) -> Headers:
-    """Return the headers that identify the records of one generation."""
+    """Return the headers that identify the records of one snapshot."""
     return (
         ("group", group.encode()),
         ("generation", generation.encode()),
@@ -98,52 +75,10 @@ def _bound(manifest: bytes, *, topic: Topic, partition: int, group: str) -> byte
     return "\x00".join((topic.name, str(partition), group, "")).encode() + manifest
 
 
-async def load(
-    log: Log,
-    partition: int,
-    *,
-    group: str,
-    configuration: Configuration,
-    keys: StateKeys | None = None,
-) -> Partition:
-    """Return the newest whole state of an engine's partition, an empty one if there is none.
-
-    A state of another configuration is skipped, as are those that `newest_state` skips.
-
-    Raises
-    ------
-    SnapshotTooNew
-        A later release wrote one: to continue would lose its content.
-    """
-    wanted = {configuration_hash(configuration)}
-    if configuration_hash(configuration) == configuration_hash(Configuration()):
-        wanted |= CONTINUED
-
-    def restored(chunks: dict[int, bytes], value: bytes) -> Partition:
-        manifest = decode_manifest(value)
-        if manifest.configuration not in wanted:
-            raise SnapshotDamaged(
-                f"Snapshot {manifest.generation} was made under another configuration and is "
-                "skipped."
-            )
-        there = [chunks[index] for index in range(len(manifest.chunks)) if index in chunks]
-        return restore(there, manifest, configuration)
-
-    state = await newest_state(
-        log, partition, group=group, topic=SNAPSHOTS, restore=restored, keys=keys
-    )
-    if state is None:
-        return Partition(configuration)
-    _log.info(
-        "The engine continues from a snapshot.", partition=partition, next_offset=state.next_offset
-    )
-    return state
-
-
 def _sorted(
     records: list[Record], group: str
 ) -> tuple[dict[bytes, dict[int, bytes]], list[Record]]:
-    """Return this group's chunks by generation and index, and its manifests, newest first."""
+    """Return this group's chunks by snapshot and index, and its manifests, newest first."""
     chunks: dict[bytes, dict[int, bytes]] = {}
     manifests: list[Record] = []
     for record in records:
@@ -159,18 +94,16 @@ def _sorted(
     return chunks, manifests[::-1]
 
 
-async def append_generation(
+async def append_snapshot(
     log: Log,
     partition: int,
     *,
     group: str,
-    generation: str,
-    chunks: Sequence[bytes],
-    manifest: bytes,
-    topic: Topic = SNAPSHOTS,
-    keys: StateKeys | None = None,
+    topic: Topic,
+    snapshot: Snapshot,
+    keys: Seal | None = None,
 ) -> bool:
-    """Append one generation of a group's state to the log, its manifest last.
+    """Append a snapshot of a group's state to the log, its manifest last.
 
     Parameters
     ----------
@@ -183,10 +116,12 @@ async def append_generation(
         Whether it is in the log. If the log never accepts a record of its size, the state is logged
         as unsaved and the role continues; after a restart it must read more frames again.
     """
+    manifest = encode_manifest(snapshot.manifest)
     bound = _bound(manifest, topic=topic, partition=partition, group=group)
-    signature = () if keys is None else signed(bound, keys.key)
-    for index, chunk in enumerate((*chunks, manifest)):
-        is_manifest = index == len(chunks)
+    signature = () if keys is None else keys.sign(bound)
+    generation = snapshot.manifest.generation
+    for index, chunk in enumerate((*snapshot.chunks, manifest)):
+        is_manifest = index == len(snapshot.chunks)
         try:
             await log.append(
                 topic.name,
@@ -207,10 +142,10 @@ async def append_generation(
     return True
 
 
-async def stored_generations(
+async def stored_snapshots(
     log: Log, partition: int, *, group: str, topic: Topic, offset: int
 ) -> list[Stored]:
-    """Return a group's generations in the log from `offset` on, newest first."""
+    """Return a group's snapshots in the log from `offset` on, newest first."""
     chunks, manifests = _sorted(await log.read_to_end(topic.name, partition, offset=offset), group)
     return [Stored(record, chunks.get(_generation(record), {})) for record in manifests]
 
@@ -225,14 +160,14 @@ async def newest_state(
     *,
     group: str,
     topic: Topic,
-    restore: Callable[[dict[int, bytes], bytes], State],
-    keys: StateKeys | None = None,
+    restore: Callable[[Sequence[bytes], Manifest], State],
+    keys: Seal | None = None,
 ) -> State | None:
-    """Return the newest state that `restore` makes of a group's generations, None if there is none.
+    """Return the newest state that `restore` makes of a group's snapshots, None if there is none.
 
-    A generation is logged, counted and skipped for an older one if no trusted key signed it, if it
+    A snapshot is logged, counted and skipped for an older one if no trusted key signed it, if it
     claims frames that the log does not have yet, or if it cannot be restored. The manifest decides
-    which is newest: an old generation that is appended again stays older than its successors. A
+    which is newest: an old one that is appended again stays older than its successors. A
     state may end before the first frame that the log still has; the lost frames are then counted.
 
     Parameters
@@ -249,7 +184,7 @@ async def newest_state(
     reach = _REACH
     while True:
         start = max(bounds.earliest, bounds.end - reach)
-        stored = await stored_generations(log, partition, group=group, topic=topic, offset=start)
+        stored = await stored_snapshots(log, partition, group=group, topic=topic, offset=start)
         # Queried last: every frame of a state that was just read is below it.
         end = (await log.bounds(FRAMES.name, partition)).end
         passed: list[tuple[str, str]] = []
@@ -265,11 +200,11 @@ async def newest_state(
         state: State | None = None
         for _, one in sorted(believed, key=lambda placed: placed[0], reverse=True):
             try:
-                state = restore(one.chunks, one.record.value)
+                state = _restored(one, restore)
                 break
             except SnapshotDamaged as damage:
                 passed.append(("unusable", str(damage)))
-        # A generation that is only partly within reach is not damaged: it is read again.
+        # A snapshot that is only partly within reach is not damaged: it is read again.
         if state is not None or start == bounds.earliest:
             _tell(passed, topic=topic, partition=partition)
             if state is None and stored:
@@ -281,6 +216,12 @@ async def newest_state(
                 )
             return state
         reach *= _FURTHER
+
+
+def _restored(stored: Stored, restore: Callable[[Sequence[bytes], Manifest], State]) -> State:
+    manifest, chunks = decode_manifest(stored.record.value), stored.chunks
+    there = [chunks[index] for index in range(len(manifest.chunks)) if index in chunks]
+    return restore(there, manifest)
 
 
 def _next_offset(manifest: bytes, *, end: int) -> float:
@@ -307,7 +248,7 @@ def _next_offset(manifest: bytes, *, end: int) -> float:
 
 
 def _tell(passed: list[tuple[str, str]], *, topic: Topic, partition: int) -> None:
-    """Count and log the skipped generations with reasons; untrusted ones, in any number, as one."""
+    """Count and log the skipped snapshots with reasons; untrusted ones, in any number, as one."""
     sentences = [detail for reason, detail in passed if reason not in _NOT_BELIEVED]
     strange = [detail for reason, detail in passed if reason in _NOT_BELIEVED]
     if strange:

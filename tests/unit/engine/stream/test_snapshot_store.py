@@ -1,10 +1,11 @@
-"""The generation of a state that is found in the log, and the records read for it."""
+"""The snapshot that is found in the log, and the records read for it."""
 
 from connectors.clock import ManualClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from connectors.simulator import virtual_time
 from engine.errors import SnapshotDamaged
-from engine.roles.generations import append_generation, newest_state
+from engine.stream.snapshot_format import Manifest, Snapshot
+from engine.stream.snapshot_store import append_snapshot, newest_state
 from engine.wire.topics import FORECASTER
 
 GROUP = "flatline-forecast"
@@ -24,22 +25,17 @@ class ReadingLog(EmbeddedLog):
 
 
 async def append(log, name, chunks):
-    await append_generation(
-        log,
-        0,
-        group=GROUP,
-        generation=name,
-        chunks=[b"%d" % index for index in range(chunks)],
-        manifest=f"{name} {chunks}".encode(),
-        topic=FORECASTER,
+    manifest = Manifest(
+        generation=name, next_offset=0, time_ms=0, chunks=("",) * chunks, configuration=""
     )
+    snapshot = Snapshot([b"%d" % index for index in range(chunks)], manifest)
+    await append_snapshot(log, 0, group=GROUP, topic=FORECASTER, snapshot=snapshot)
 
 
 def restore(chunks, manifest):
-    name, count = manifest.decode().split()
-    if len(chunks) != int(count):
-        raise SnapshotDamaged(f"{name} has {len(chunks)} chunks of {count}")
-    return name
+    if len(chunks) != len(manifest.chunks):
+        raise SnapshotDamaged(f"{len(chunks)} chunks of {len(manifest.chunks)}")
+    return manifest.generation
 
 
 def found_in(scene):
