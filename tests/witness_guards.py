@@ -21,8 +21,8 @@ _KERNEL: Final = ("tests/unit/models/kernels/test_standstill.py",)
 WITNESS_MUTANTS: Final = (
     Mutant(
         "any nats count", _ALERT,
-        "        if minima and worth > 0.0 and worth >= max(minima):\n",
-        "        if minima and worth > 0.0:\n", _SUITE,
+        " and worth[witness] > 0.0 and worth[witness] >= least[witness]\n",
+        " and worth[witness] > 0.0\n", _SUITE,
     ),
     Mutant(
         "what stood still before the silence is a witness", _WITNESSES,
@@ -196,24 +196,25 @@ WITNESS_MUTANTS: Final = (
         _GATE,
     ),
     Mutant(
-        "a pool that goes on holds orders back", "engine/detection/gate.py",
+        "a pool that goes on holds orders back", "engine/detection/stopped.py",
         "        and moved[thing] < configuration.stopped_ratio * count\n", "", _GATE,
     ),
     Mutant(
-        "two VMs are a pool that stops", "engine/detection/gate.py",
+        "two VMs are a pool that stops", "engine/detection/stopped.py",
         "        if count >= configuration.gate_members\n", "        if count >= 1\n", _GATE,
     ),
     Mutant(
-        "a VM that its owner paused is at work", "engine/detection/gate.py",
-        " & _runs(lanes) & _is_told(lanes, signal)\n", " & _is_told(lanes, signal)\n", _GATE,
+        "a VM that its owner paused is at work", "engine/detection/movement.py",
+        " & meant_to_run(lanes) & is_told\n", " & is_told\n", _GATE,
     ),
     Mutant(
-        "a VM without a report in the newest sample counts as active", "engine/detection/gate.py",
-        " & _runs(lanes) & _is_told(lanes, signal)\n", " & _runs(lanes)\n", _GATE,
+        "a VM without a report in the newest sample counts as active",
+        "engine/detection/movement.py",
+        " & meant_to_run(lanes) & is_told\n", " & meant_to_run(lanes)\n", _GATE,
     ),
     Mutant(
         "VMs that their owner paused fall silent again and again", "engine/detection/gate.py",
-        "lanes.which(bit) & _runs(lanes)", "lanes.which(bit)", _GATE,
+        "lanes.which(bit) & meant_to_run(lanes)", "lanes.which(bit)", _GATE,
     ),
     Mutant(
         "a stall goes on while its VMs are paused", "engine/detection/gate.py",

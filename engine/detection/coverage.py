@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
-from engine.detection.lanes import F, I, Lanes
+from engine.detection.lanes import Lanes
 from engine.wire.alert import WITNESSES, may_be_reset
 from engine.wire.score import SET_UP
 from models.kernels import gaps, standstill
@@ -34,54 +34,53 @@ _WAYS: Final = {
 _PROBE: Final = "the agent's probe"
 
 
-def coverage(
-    cell: Cell, node: Node, lanes: Lanes, places: NDArray[np.intp], configuration: Configuration
-) -> U8:
-    """Return the two bytes of `Scores.coverage` for each lane, shape (len(places), 2)."""
-    least = configuration.standstill_least_nats
-    found = np.zeros(len(places), np.uint8)
-    silent = _would_surprise(
-        lanes.gaps, places, configuration.activity_least_nats, edge=_BY_THEN_EDGE
-    )
-    found |= _BIT["activity"] * silent.astype(np.uint8)
-    several = lanes.vcpu_counts[places] > 1
-    stands = several & _would_surprise(lanes.others_gaps, places, least, edge=_STANDSTILL_EDGE)
-    found |= _BIT["vcpus"] * stands.astype(np.uint8)
-    exits = _would_surprise(lanes.exit_gaps, places, least, edge=_STANDSTILL_EDGE)
-    found |= _BIT["exits"] * exits.astype(np.uint8)
-    reports = lanes.integers[I["balloon_moved"], places] >= 2
-    reports &= lanes.floats[F["balloon_period_s"], places] > 0
-    found |= _BIT["balloon"] * reports.astype(np.uint8)
-    of_vms = [_of_vm(cell.vms[lanes.vm(int(lane))], node, configuration) for lane in places]
-    of_vms_array = np.array(of_vms, np.uint8).reshape(-1, 2)
-    return np.stack([found | of_vms_array[:, 0], of_vms_array[:, 1]], axis=1)
+def coverage(cell: Cell, node: Node, lanes: Lanes, configuration: Configuration) -> U8:
+    """Return the two bytes of `Scores.coverage` for each lane in use, shape (len(lanes), 2)."""
+    size, least = len(lanes), configuration.standstill_least_nats
+    silent = _would_surprise(lanes.gaps, configuration.activity_least_nats, edge=_BY_THEN_EDGE)
+    several = lanes.vcpu_counts > 1
+    stands = several & _would_surprise(lanes.others_gaps, least, edge=_STANDSTILL_EDGE)
+    exits = _would_surprise(lanes.exit_gaps, least, edge=_STANDSTILL_EDGE)
+    reports = (lanes.numbers("balloon_moved") >= 2) & (lanes.row("balloon_period_s") > 0)
+    vms = [cell.vms[uuid] for uuid in lanes.places]
+    fresh_ms = node.event_ms - 1000 * configuration.probe_fresh_s
+    found = np.array([_given(vm, fresh_ms) for vm in vms], np.uint8)
+    for bit, has in (
+        (_BIT["activity"], silent),
+        (_BIT["vcpus"], stands),
+        (_BIT["exits"], exits),
+        (_BIT["balloon"], reports),
+    ):
+        found |= bit * has[:size].astype(np.uint8)
+    return np.stack([found, np.array([devices_of(vm) for vm in vms], np.uint8)], axis=1)
 
 
-def _would_surprise(
-    state: gaps.F32, places: NDArray[np.intp], least_nats: float, *, edge: int
-) -> NDArray[np.bool_]:
+def _would_surprise(state: gaps.F32, least_nats: float, *, edge: int) -> NDArray[np.bool_]:
     """Return, per lane, whether a gap of 2**edge s would be worth at least `least_nats`."""
-    blocks, lane = np.divmod(places, state.shape[2])
-    survived = state[blocks, gaps.SURVIVED + edge, lane] + 0.5
-    share: NDArray[np.float32] = survived / (state[blocks, gaps.LIVE, lane] + 1.0)
+    survived = state[:, gaps.SURVIVED + edge].reshape(-1) + 0.5
+    share: NDArray[np.float32] = survived / (state[:, gaps.LIVE].reshape(-1) + 1.0)
     seldom: NDArray[np.bool_] = share <= math.exp(-least_nats)
     return seldom
 
 
-def _of_vm(vm: Vm, node: Node, configuration: Configuration) -> tuple[int, int]:
-    """Return the bits of the witnesses that the VM itself or a probe of it can give."""
+def _given(vm: Vm, fresh_ms: float) -> int:
+    """Return the bits of the witnesses that the VM itself or a probe since `fresh_ms` can give."""
     found = 0
     if vm.panic_device or vm.watchdog or vm.agent_answered_ms:
         found |= _BIT["guest"]
-    if vm.probe_answered_ms:
-        answered_s = (node.event_ms - vm.probe_answered_ms) / 1000
-        found |= _BIT["probe"] if answered_s <= configuration.probe_fresh_s else 0
+    if vm.probe_answered_ms and vm.probe_answered_ms >= fresh_ms:
+        found |= _BIT["probe"]
+    return found
+
+
+def devices_of(vm: Vm) -> int:
+    """Return the second byte of a VM in `coverage`: its devices and its owner's consent."""
     has = _HAS["balloon"] if vm.balloon_period_s > 0 else 0
     has |= _HAS["panic_device"] if vm.panic_device else 0
     has |= _HAS["watchdog"] if vm.watchdog else 0
     has |= _HAS["guest_agent"] if vm.guest_agent else 0
     has |= _HAS["actionable"] if vm.actionable else 0
-    return found, has
+    return has
 
 
 def witnesses_of(found: int) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ their silence is not learned as usual.
 """
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -17,23 +17,16 @@ from engine.detection import sentences
 from engine.detection.cell import Cell, Latch, Node
 from engine.detection.configuration import Configuration, Now
 from engine.detection.lanes import Lanes
+from engine.detection.movement import SIGNALS, meant_to_run, moving, reporting, subjects
 from engine.detection.outcomes import Ended, Finding, Outcome, key_of, text_of
 from engine.detection.rates import MEANT_TO_RUN, SHARE_TAU_S
 from engine.faults import Kind, of_family
 from engine.wire.alert import EvidenceItem, Resolution, Scope
-from models.kernels import baseline, glance
+from models.kernels import glance
 
 # The kind of the stall of each scope.
 _KINDS: Final[Mapping[str, Kind]] = {
     scope: kind for kind in Kind if kind.fault.family == "stall" for scope in kind.fault.scopes
-}
-# Signals in which the stall of each kind of thing is visible.
-_SIGNALS = (("disk", ("pool",)), ("tx", ("network",)), ("life", ("host", "cell")))
-_SHARES = {"disk": "disk_share", "tx": "tx_share", "life": "life_share"}
-# Rates that the newest sample must have for each signal.
-_COUNTED = {
-    "disk": [baseline.OUT[name] for name in ("disk_rd_bytes_per_s", "disk_wr_bytes_per_s")],
-    "tx": [baseline.OUT["net_tx_bytes_per_s"]],
 }
 _FELL = {"disk": glance.FELL_DISK, "tx": glance.FELL_TX, "life": glance.FELL_LIFE}
 # These kinds report no silence: a VM with one can still fall silent by a common cause.
@@ -131,65 +124,6 @@ def _served_after(place: tuple[Node, Lanes, int], after_ms: int) -> bool:
     return not is_silent or lanes.number("disk_onset_ms", lane) > after_ms
 
 
-def stopped_just_now(cell: Cell, configuration: Configuration) -> frozenset[tuple[str, str]]:
-    """Return the things (scope, name) most of whose VMs moved nothing in the newest sample.
-
-    A stall is detected after some samples. Until then it holds back the first bytes of a guest that
-    returns from a crash. VMs that stopped earlier count neither as active nor as stopped.
-    """
-    expected: defaultdict[tuple[str, str], float] = defaultdict(float)
-    moved: Counter[tuple[str, str]] = Counter()
-    for name, lanes in _seen(cell).items():
-        for signal, scopes in _SIGNALS:
-            node = cell.nodes[name]
-            lately = np.flatnonzero(_moving(lanes, node, signal))
-            shares = lanes.row(_SHARES[signal])[lately]
-            moves = _moving(lanes, node, signal, samples=1)[lately]
-            for things, share, count in _sums(cell, lanes, node, scopes, lately, shares, moves):
-                for thing in things:
-                    expected[thing] += share
-                    moved[thing] += count
-    return frozenset(
-        thing
-        for thing, count in expected.items()
-        if count >= configuration.gate_members
-        and moved[thing] < configuration.stopped_ratio * count
-    )
-
-
-def _sums(
-    cell: Cell,
-    lanes: Lanes,
-    node: Node,
-    scopes: tuple[str, ...],
-    lately: NDArray[np.intp],
-    shares: NDArray[np.float64],
-    moves: NDArray[np.bool_],
-) -> Iterator[tuple[Iterable[tuple[str, str]], float, int]]:
-    """Yield things with their expected and observed number of moving VMs, by node, else by VM.
-
-    All VMs of a node share the node and its cell. A loop over the VMs of a large cell is slow.
-    """
-    if "host" in scopes:
-        yield (("host", node.name), ("cell", cell.name)), float(shares.sum()), int(moves.sum())
-        return
-    for lane, share, is_moving in zip(
-        lately.tolist(), shares.tolist(), moves.tolist(), strict=True
-    ):
-        if lanes.vm(lane) in cell.vms:
-            yield _things(cell, scopes, lanes.vm(lane)), share, is_moving
-
-
-def shares_with(cell: Cell, vm: bytes, things: frozenset[tuple[str, str]]) -> str | None:
-    """Return the first of `things` that a VM uses, as a veto names it; None if it uses none."""
-    found = (thing for thing in _things(cell, _RANK, vm) if thing in things)
-    return next((f"{scope}:{subject}" for scope, subject in found), None)
-
-
-def _things(cell: Cell, scopes: Iterable[str], vm: bytes) -> Iterator[tuple[str, str]]:
-    return ((scope, subject) for scope in scopes for subject in _subjects(cell, scope, vm))
-
-
 def _explains(candidate: Candidate) -> tuple[float, int, int, str]:
     fit = round(candidate.share - candidate.outside, 1)
     return fit, len(candidate.silent), -_RANK[candidate.scope], candidate.subject
@@ -199,8 +133,8 @@ def _candidates(
     cell: Cell, explained: set[bytes], configuration: Configuration
 ) -> Iterator[Candidate]:
     """Yield every thing whose VMs fell silent together."""
-    seen = _seen(cell)
-    for signal, scopes in _SIGNALS:
+    seen = reporting(cell)
+    for signal, scopes in SIGNALS:
         silent = _silent(cell, seen, signal, explained, configuration)
         if len(silent) < configuration.gate_members:
             continue
@@ -215,7 +149,7 @@ def _is_shared(
     cell: Cell, scope: str, silent: dict[bytes, Silence], configuration: Configuration
 ) -> bool:
     """Return whether enough of the silent VMs share one thing of this scope."""
-    counts = Counter(subject for vm in silent for subject in _subjects(cell, scope, vm))
+    counts = Counter(subject for vm in silent for subject in subjects(cell, scope, vm))
     return max(counts.values(), default=0) >= configuration.gate_members
 
 
@@ -229,7 +163,7 @@ def _by_scope(
 ) -> Iterator[Candidate]:
     members: dict[str, set[bytes]] = {}
     for vm in active:
-        for subject in _subjects(cell, scope, vm):
+        for subject in subjects(cell, scope, vm):
             members.setdefault(subject, set()).add(vm)
     for subject, among in sorted(members.items()):
         hit = [silent[vm] for vm in among if vm in silent]
@@ -261,17 +195,6 @@ def _needed_share(scope: str, configuration: Configuration) -> float:
     return configuration.gate_wide_share if wide else configuration.gate_share
 
 
-def _subjects(cell: Cell, scope: str, vm: bytes) -> tuple[str, ...]:
-    known = cell.vms[vm]
-    if scope == "pool":
-        return known.pools
-    if scope == "network":
-        return known.networks
-    if scope == "host":
-        return (cell.nodes[known.node].name,) if known.node in cell.nodes else ()
-    return (cell.name,)
-
-
 def _silent(
     cell: Cell,
     seen: dict[str, Lanes],
@@ -289,7 +212,8 @@ def _silent(
         sequences, onsets = lanes.numbers(f"{prefix}_sequence"), lanes.numbers(onset)
         if signal == "tx":
             sequences, onsets = _since_sent(cell.nodes[name], lanes)
-        for lane in np.flatnonzero(lanes.which(bit) & _runs(lanes)) if lanes.found[bit] else ():
+        fell = np.flatnonzero(lanes.which(bit) & meant_to_run(lanes)) if lanes.found[bit] else ()
+        for lane in fell:
             vm = lanes.vm(int(lane))
             if vm not in explained and vm in cell.vms:
                 silent[vm] = Silence(vm, name, int(sequences[lane]), int(onsets[lane]))
@@ -311,47 +235,9 @@ def _moving_vms(
     return {
         vm
         for name, lanes in seen.items()
-        for vm in map(lanes.vm, np.flatnonzero(_moving(lanes, cell.nodes[name], signal)).tolist())
+        for vm in map(lanes.vm, np.flatnonzero(moving(lanes, cell.nodes[name], signal)).tolist())
         if vm not in explained and vm in cell.vms
     }
-
-
-def _seen(cell: Cell) -> dict[str, Lanes]:
-    """Return the lanes of nodes that report, sorted by name."""
-    return {
-        name: lanes for name, lanes in sorted(cell.lanes.items()) if not cell.nodes[name].silent
-    }
-
-
-def _runs(lanes: Lanes) -> NDArray[np.bool_]:
-    """Return, per lane in use, whether its guest is meant to run.
-
-    The last sample of a guest that its owner paused stays unchanged and is not current.
-    """
-    runs: NDArray[np.bool_] = MEANT_TO_RUN[lanes.numbers("state")[: len(lanes)]]
-    return runs
-
-
-def _is_told(lanes: Lanes, signal: str) -> NDArray[np.bool_]:
-    """Return, per lane in use, whether the newest sample has a signal; a hung monitor has none."""
-    size = len(lanes)
-    told: NDArray[np.bool_] = np.ones(size, np.bool_)
-    for name, rows in _COUNTED.items():
-        if signal in {name, "life"}:
-            is_known = ~np.isnan(lanes.counted[rows, :size]).any(axis=0)
-            # A device that a VM never used may be absent.
-            told &= is_known | (lanes.row(_SHARES[name])[:size] == 0.0)
-    return told
-
-
-def _moving(lanes: Lanes, node: Node, signal: str, *, samples: int = 2) -> NDArray[np.bool_]:
-    """Return, per lane in use, whether it usually moves and did in the newest `samples`."""
-    size = len(lanes)
-    often = (lanes.row(_SHARES[signal])[:size] >= 0.5) & _runs(lanes) & _is_told(lanes, signal)
-    if signal == "tx":
-        return often & (lanes.row("tx_still_s")[:size] < (samples - 0.5) * node.dt_s)
-    prefix = "disk" if signal == "disk" else "run"
-    return often & (lanes.numbers(f"{prefix}_samples")[:size] < samples)
 
 
 def _finding(cell: Cell, cause: Candidate, configuration: Configuration) -> Finding:
@@ -411,7 +297,7 @@ def _latch(cell: Cell, cause: Candidate, now: Now) -> Latch:
 
 
 def _sharing(cell: Cell, cause: Candidate) -> tuple[bytes, ...]:
-    return tuple(sorted(vm for vm in cell.vms if cause.subject in _subjects(cell, cause.scope, vm)))
+    return tuple(sorted(vm for vm in cell.vms if cause.subject in subjects(cell, cause.scope, vm)))
 
 
 def _release(cell: Cell, now: Now) -> Iterator[Outcome]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from engine.detection.configuration import Configuration
 from engine.detection.evidence import Picture, cpu_item, fell, silence_item, stepped
-from engine.detection.witnesses import signs_of_life, witness_items
+from engine.detection.witnesses import signs_of_life
 from engine.faults import Kind
 from engine.wire.alert import (
     CpuShape,
@@ -41,6 +41,7 @@ class Verdict(NamedTuple):
 
 def judge_vm(
     seen: Picture,
+    others: list[EvidenceItem],
     cautious: list[str],
     configuration: Configuration,
     *,
@@ -52,12 +53,13 @@ def judge_vm(
     ----------
     seen, configuration
         Evidence snapshot of the VM at this slot, and the constants.
+    others
+        Evidence of all witnesses but activity.
     node_waits_for_io
         Whether tasks of its node wait for disks.
     cautious
         Reasons that forbid to suggest an action but not the alert.
     """
-    others = witness_items(seen, configuration)
     if any(item.signal in {"told", "crashed"} for item in others):
         return _told(seen, others, cautious, configuration)
     if seen.moved < configuration.moved_samples:

@@ -8,12 +8,12 @@ import numpy as np
 from engine.detection import sentences
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration, Now
-from engine.detection.coverage import coverage, ways
+from engine.detection.coverage import devices_of, ways
 from engine.detection.departures import end_departed, end_of_vms
 from engine.detection.evidence import Picture, explanations, note_life, picture, vetoes
 from engine.detection.fold import set_holds
 from engine.detection.forest import opinion, score_gated
-from engine.detection.gate import explains, judge_gate, shares_with, stopped_just_now
+from engine.detection.gate import explains, judge_gate
 from engine.detection.glance import glance
 from engine.detection.hypotheses import Verdict, judge_vm
 from engine.detection.incidents import SLOW_KINDS, confidence, settle
@@ -34,6 +34,7 @@ from engine.detection.recovery import follow_vm
 from engine.detection.shared import judge_shared
 from engine.detection.slots import moves_ahead
 from engine.detection.slow import judge_trends
+from engine.detection.stopped import shares_with, stopped_just_now
 from engine.detection.totals import is_shared, judge_totals
 from engine.detection.watch import (
     watch_absent,
@@ -43,7 +44,7 @@ from engine.detection.watch import (
     watch_reboots,
     watch_sight,
 )
-from engine.detection.witnesses import shows_life
+from engine.detection.witnesses import shows_life, witness_items
 from engine.faults import Kind
 from engine.wire.alert import Alert
 from engine.wire.metrics import VM_STATES
@@ -158,20 +159,22 @@ def _judge_one(
     by_totals = bool(lanes.finds[lane] >> ONLY_TOTALS & 1)
     vm = cell.vms[lanes.vm(lane)]
     seen = picture(node, lanes, lane, vm, configuration)
-    lives = shows_life(seen, configuration)
+    others = witness_items(seen, configuration)
+    lives = shows_life(seen, others, configuration)
     # Work of the other vCPUs ends their standstill early. It hides how long they would have slept,
     # so it counts only in the sample after a sign of life (half an interval allows for jitter).
     follows = seen.lived is not None and seen.lived.ago_s <= 1.5 * seen.dt_s
     if lives or (follows and seen.others.told == standstill.MOVED):
         seen = note_life(node, lanes, lane, seen, is_sign=lives)
+        others = witness_items(seen, configuration)
     explained, cautious = vetoes(cell, node, vm, seen, time_ms=time_ms)
     if moves_ahead(cell, node, lanes, lane):
         cautious = [*cautious, "moves_again"]
     waits = node.gauges.get("psi_io_some_ratio", 0.0) >= _NODE_WAITS_RATIO
     if by_totals and not (seen.crashed or seen.told):
-        verdict = judge_totals(lanes, lane, seen, cautious, configuration)
+        verdict = judge_totals(lanes, lane, seen, others, cautious, configuration)
     else:
-        verdict = judge_vm(seen, cautious, configuration, node_waits_for_io=waits)
+        verdict = judge_vm(seen, others, cautious, configuration, node_waits_for_io=waits)
     onset_ms = seen.onset_ms if verdict is None else verdict.onset_ms
     latch = explains(cell, vm.uuid, onset_ms=onset_ms, configuration=configuration)
     if latch is not None:
@@ -228,7 +231,6 @@ def _finding(
     configuration: Configuration,
 ) -> Finding:
     strange = opinion(lanes, lane)
-    ((_, has),) = coverage(cell, node, lanes, np.array([lane]), configuration).tolist()
     return Finding(
         scope="vm",
         subject=text,
@@ -244,7 +246,7 @@ def _finding(
             node.name,
             verdict,
             seen,
-            way=ways(has),
+            way=ways(devices_of(vm)),
         ),
         evidence=verdict.evidence if strange is None else (*verdict.evidence, strange),
         vetoes=verdict.vetoes,

@@ -2,6 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -58,8 +60,8 @@ def close_minute(cell: Cell, now: Now) -> list[Scores]:
         if not found:
             scores = msgspec.structs.replace(
                 scores,
-                pool_vms=_counts(pool for vm in cell.vms.values() for pool in vm.pools),
-                network_vms=_counts(net for vm in cell.vms.values() for net in vm.networks),
+                pool_vms=_counts(map(attrgetter("pools"), cell.vms.values())),
+                network_vms=_counts(map(attrgetter("networks"), cell.vms.values())),
             )
         found.append(scores)
     for lanes in cell.lanes.values():
@@ -95,13 +97,8 @@ def _shared_out(names: list[str], sizes: list[int]) -> list[list[str]]:
 
 
 def _covered(cell: Cell, part: list[str], configuration: Configuration) -> bytes:
-    found = b""
-    for name in part:
-        lanes = cell.lanes[name]
-        every = np.arange(len(lanes))
-        if len(lanes):
-            found += coverage(cell, cell.nodes[name], lanes, every, configuration).tobytes()
-    return found
+    covered = (coverage(cell, cell.nodes[name], cell.lanes[name], configuration) for name in part)
+    return b"".join(one.tobytes() for one in covered)
 
 
 def _values(cell: Cell, part: list[str]) -> bytes:
@@ -111,19 +108,19 @@ def _values(cell: Cell, part: list[str]) -> bytes:
     return np.ascontiguousarray(np.concatenate(columns, axis=1), "<f4").tobytes()
 
 
-def _counts(names: Iterable[str]) -> dict[str, int]:
+def _counts(names: Iterable[tuple[str, ...]]) -> dict[str, int]:
     """Return the count of each name, sorted: a restored cell has another order."""
-    return dict(sorted(Counter(names).items()))
+    return dict(sorted(Counter(chain.from_iterable(names)).items()))
 
 
 def _node(cell: Cell, name: str) -> NodeMinute:
     lanes, gauges = cell.lanes[name], cell.nodes[name].gauges
-    members = (cell.vms[lanes.vm(lane)] for lane in range(len(lanes)))
+    groups = {(vm.tenant, vm.group) for vm in map(cell.vms.__getitem__, lanes.places) if vm.group}
     return NodeMinute(
         vms=len(lanes),
         cores=gauges.get("cpu_cores"),
         memory_available_bytes=gauges.get("memory_available_bytes"),
-        groups=tuple(sorted({f"{vm.tenant}/{vm.group}" for vm in members if vm.group})),
+        groups=tuple(sorted(f"{tenant}/{group}" for tenant, group in groups)),
     )
 
 

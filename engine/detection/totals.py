@@ -12,7 +12,7 @@ from engine.detection.configuration import Configuration
 from engine.detection.evidence import Picture
 from engine.detection.hypotheses import Verdict, suggested
 from engine.detection.lanes import Lanes
-from engine.detection.witnesses import signs_of_life, witness_items
+from engine.detection.witnesses import signs_of_life
 from engine.faults import Kind
 from engine.wire.alert import CpuShape, EvidenceItem
 from models.kernels import vitals_layout
@@ -39,9 +39,17 @@ def is_shared(lanes: Lanes, lane: int) -> bool:
 
 
 def judge_totals(
-    lanes: Lanes, lane: int, seen: Picture, cautious: list[str], configuration: Configuration
+    lanes: Lanes,
+    lane: int,
+    seen: Picture,
+    others: list[EvidenceItem],
+    cautious: list[str],
+    configuration: Configuration,
 ) -> Verdict | None:
-    """Return the verdict of totals on one VM's silence, None where they support no fault."""
+    """Return the verdict of totals on one VM's silence, None where they support no fault.
+
+    `others` is the evidence of all witnesses but activity.
+    """
     sign = {name: float(lanes.signs[lane, row]) for name, row in _O.items()}
     silence = min(sign["silence_nats"], configuration.totals_silence_cap_nats)
     score = silence + sign["cpu_nats"] + sign["memory_nats"]
@@ -58,7 +66,6 @@ def judge_totals(
         refusals.append("silent_long")
     if sign["silence_nats"] < configuration.totals_silence_order_nats:
         refusals.append("silence_usual")
-    others = witness_items(seen, configuration)
     evidence = (*_evidence(seen, sign, silence, hypothesis, configuration), *others)
     refusals = [*cautious, *refusals, *signs_of_life(others)]
     suggestion = suggested(evidence, refusals)

@@ -39,13 +39,14 @@ def signs_of_life(items: list[EvidenceItem]) -> list[str]:
     return sorted({f"{item.witness}_lives" for item in items if (item.nats or 0.0) < 0.0})
 
 
-def shows_life(seen: Picture, configuration: Configuration) -> bool:
+def shows_life(seen: Picture, items: list[EvidenceItem], configuration: Configuration) -> bool:
     """Return whether a VM shows life in a surprising silence, which then is not a death.
 
-    Before it is surprising, a guest may be silent as usual and die later.
+    `items` is the evidence of all its witnesses. Before a silence is surprising, a guest may be
+    silent as usual and die later.
     """
     surprises = seen.run_samples >= 2 and seen.silence_nats >= configuration.silence_alert_nats
-    return surprises and bool(signs_of_life(witness_items(seen, configuration)))
+    return surprises and bool(signs_of_life(items))
 
 
 def balloon_item(seen: Picture, configuration: Configuration) -> EvidenceItem | None:

@@ -176,14 +176,18 @@ def counted_witnesses(evidence: Sequence[EvidenceItem]) -> tuple[Witness, ...]:
 
     A witness without a stated minimum does not count. Nor does evidence against the fault.
     """
-    found = []
-    for witness in WITNESSES:
-        items = [item for item in evidence if item.witness == witness]
-        minima = [item.minimum_nats for item in items if item.minimum_nats is not None]
-        worth = sum(item.nats or 0.0 for item in items)
-        if minima and worth > 0.0 and worth >= max(minima):
-            found.append(witness)
-    return tuple(found)
+    worth: dict[str, float] = {}
+    least: dict[str, float] = {}
+    for item in evidence:
+        if item.witness is not None:
+            worth[item.witness] = worth.get(item.witness, 0.0) + (item.nats or 0.0)
+            if item.minimum_nats is not None:
+                least[item.witness] = max(least.get(item.witness, 0.0), item.minimum_nats)
+    return tuple(
+        witness
+        for witness in WITNESSES
+        if witness in least and worth[witness] > 0.0 and worth[witness] >= least[witness]
+    )
 
 
 def may_be_reset(witnesses: Sequence[str]) -> bool:

@@ -1,0 +1,68 @@
+"""Determine which VMs move data now, by signal, and the things that they share."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.detection.cell import Cell, Node
+from engine.detection.lanes import Lanes
+from engine.detection.rates import MEANT_TO_RUN
+from models.kernels import baseline
+
+# Signals in which the stall of each kind of thing is visible.
+SIGNALS = (("disk", ("pool",)), ("tx", ("network",)), ("life", ("host", "cell")))
+SHARES = {"disk": "disk_share", "tx": "tx_share", "life": "life_share"}
+# Rates that the newest sample must have for each signal.
+_COUNTED = {
+    "disk": [baseline.OUT[name] for name in ("disk_rd_bytes_per_s", "disk_wr_bytes_per_s")],
+    "tx": [baseline.OUT["net_tx_bytes_per_s"]],
+}
+
+
+def subjects(cell: Cell, scope: str, vm: bytes) -> tuple[str, ...]:
+    """Return the things of one scope that a VM of the cell uses."""
+    known = cell.vms[vm]
+    if scope == "pool":
+        return known.pools
+    if scope == "network":
+        return known.networks
+    if scope == "host":
+        return (cell.nodes[known.node].name,) if known.node in cell.nodes else ()
+    return (cell.name,)
+
+
+def reporting(cell: Cell) -> dict[str, Lanes]:
+    """Return the lanes of nodes that report, sorted by name."""
+    return {
+        name: lanes for name, lanes in sorted(cell.lanes.items()) if not cell.nodes[name].silent
+    }
+
+
+def meant_to_run(lanes: Lanes) -> NDArray[np.bool_]:
+    """Return, per lane in use, whether its guest is meant to run.
+
+    The last sample of a guest that its owner paused stays unchanged and is not current.
+    """
+    runs: NDArray[np.bool_] = MEANT_TO_RUN[lanes.numbers("state")[: len(lanes)]]
+    return runs
+
+
+def _is_told(lanes: Lanes, signal: str) -> NDArray[np.bool_]:
+    """Return, per lane in use, whether the newest sample has a signal; a hung monitor has none."""
+    size = len(lanes)
+    told: NDArray[np.bool_] = np.ones(size, np.bool_)
+    for name, rows in _COUNTED.items():
+        if signal in {name, "life"}:
+            is_known = ~np.isnan(lanes.counted[rows, :size]).any(axis=0)
+            # A device that a VM never used may be absent.
+            told &= is_known | (lanes.row(SHARES[name])[:size] == 0.0)
+    return told
+
+
+def moving(lanes: Lanes, node: Node, signal: str, *, samples: int = 2) -> NDArray[np.bool_]:
+    """Return, per lane in use, whether it usually moves and did in the newest `samples`."""
+    size, is_told = len(lanes), _is_told(lanes, signal)
+    often = (lanes.row(SHARES[signal])[:size] >= 0.5) & meant_to_run(lanes) & is_told
+    if signal == "tx":
+        return often & (lanes.row("tx_still_s")[:size] < (samples - 0.5) * node.dt_s)
+    prefix = "disk" if signal == "disk" else "run"
+    return often & (lanes.numbers(f"{prefix}_samples")[:size] < samples)
