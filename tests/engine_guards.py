@@ -265,8 +265,9 @@ ENGINE_MUTANTS: Final = (
         "        partition.marks = value.marks\n", "", _REPLAYED,
     ),
     Mutant(
-        "forecasts are made of old frames", "engine/forecasting/foretell.py",
-        "        if is_replay or not runs.hears(\n", "        if not runs.hears(\n", _REPLAYED,
+        "forecasts and history are made of old frames", "engine/wire/runs.py",
+        "        if self.is_replay(header.run, event_ms=event_ms, time_ms=now_ms):\n",
+        "        if False:\n", _REPLAYED,
     ),
     Mutant(
         "a cell takes in any number of VMs", "engine/detection/bounds.py",

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.capacity.estate import Estate, NodeUse, PoolUse, VmUse
-from engine.forecasting.demand import Demand, uuids_of
+from engine.forecasting.demand import Demand
 from engine.ports import Moment
 from engine.stream.counters import Counters, known
 from engine.wire.forecast import METRICS
-from engine.wire.frame import Frame, InventoryItem, VmRows
+from engine.wire.frame import Frame, InventoryItem, VmRows, uuids_of
 
 F64 = NDArray[np.float64]
 

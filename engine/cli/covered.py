@@ -7,7 +7,7 @@ from engine.cli.doubts import latest
 from engine.detection.coverage import advice, is_actionable, witnesses_of
 from engine.ports import Log
 from engine.wire.alert import may_be_reset
-from engine.wire.frame import UUID_BYTES
+from engine.wire.frame import uuids_of
 from engine.wire.score import Scores, decode_scores
 from engine.wire.topics import SCORES
 from engine.wiring import Process
@@ -41,8 +41,7 @@ async def covered(here: Process, log: Log) -> list[Covered]:
 
 
 def _of(scores: Scores) -> list[Covered]:
-    starts = range(0, len(scores.uuids), UUID_BYTES)
-    uuids = [str(UUID(bytes=scores.uuids[at : at + UUID_BYTES])) for at in starts]
+    uuids = [str(UUID(bytes=vm)) for vm in uuids_of(scores.uuids)]
     return [
         Covered(vm, scores.cell, witnesses_of(bits), is_actionable(has), advice(bits, has))
         for vm, (bits, has) in zip(uuids, scores.covered().tolist(), strict=False)

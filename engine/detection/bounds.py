@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from engine.detection.cell import Cell
-from engine.wire.frame import UUID_BYTES, Frame
+from engine.wire.frame import Frame, uuids_of
 
 # A partition has about ten cells. The forest alone takes 62 KB of each.
 MAX_CELLS: Final = 1_024
@@ -55,8 +55,7 @@ def _excess_of_vms(cell: Cell | None, frame: Frame) -> str | None:
     is_known = lanes is not None and frame.rows.uuids == lanes.roster
     if is_known and not frame.inventory and not frame.events:
         return None
-    uuids = b"" if is_known else frame.rows.uuids
-    named = {uuids[at : at + UUID_BYTES] for at in range(0, len(uuids), UUID_BYTES)}
+    named = set() if is_known else set(uuids_of(frame.rows.uuids))
     named.update(item.vm for item in frame.inventory)
     named.update(event.vm for event in frame.events if event.vm is not None)
     vms = {} if cell is None else cell.vms

@@ -12,7 +12,7 @@ from engine.detection.cell import Cell, Node
 from engine.detection.configuration import Configuration, Now
 from engine.detection.lanes import Lanes
 from engine.detection.sources import Sample
-from engine.wire.frame import UUID_BYTES, VmRows, decode_frame
+from engine.wire.frame import VmRows, decode_frame, uuids_of
 from engine.wire.metrics import INTEGER_ROW
 from models.kernels.baseline import NO_PREVIOUS
 
@@ -101,7 +101,7 @@ def moves_ahead(cell: Cell, node: Node, lanes: Lanes, lane: int) -> bool:
 
 def _moved(rows: VmRows, lanes: Lanes, lane: int) -> bool:
     """Return whether a VM's counters in the rows differ from those of its last sample."""
-    uuids = [rows.uuids[at : at + UUID_BYTES] for at in range(0, len(rows.uuids), UUID_BYTES)]
+    uuids = uuids_of(rows.uuids)
     if lanes.vm(lane) not in uuids:
         return False
     column = uuids.index(lanes.vm(lane))

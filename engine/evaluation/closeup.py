@@ -9,7 +9,7 @@ from engine.detection.cell import Cell
 from engine.detection.configuration import Configuration
 from engine.detection.likelihoods import likelihoods
 from engine.ports import Moment
-from engine.wire.frame import UUID_BYTES
+from engine.wire.frame import uuids_of
 from engine.wire.metrics import INTEGER_ROW
 
 # Counters whose growth is drawn, with the factor to the drawn unit.
@@ -101,8 +101,8 @@ class Watcher:
     def _lanes(self, roster: bytes) -> list[tuple[int, bytes]]:
         found = self._rosters.get(roster)
         if found is None:
-            vms = [roster[at : at + UUID_BYTES] for at in range(0, len(roster), UUID_BYTES)]
-            found = [(lane, vm) for lane, vm in enumerate(vms) if vm in self._windows]
+            vms = enumerate(uuids_of(roster))
+            found = [(lane, vm) for lane, vm in vms if vm in self._windows]
             self._rosters[roster] = found
         return found
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from engine.stream.counters import IMPOSSIBLE_PER_S, Counters, known
 from engine.wire.forecast import METRICS
-from engine.wire.frame import UUID_BYTES, Frame, VmRows
+from engine.wire.frame import UUID_BYTES, Frame, VmRows, uuids_of
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -114,11 +114,6 @@ class Demand:
             getattr(moved, name)[:, kept] = getattr(self, name)[:, places[kept]]
             getattr(moved, name)[:, -1] = getattr(self, name)[:, -1]
         return moved, places
-
-
-def uuids_of(roster: bytes) -> list[bytes]:
-    """Return the UUIDs of a roster."""
-    return [roster[at : at + UUID_BYTES] for at in range(0, len(roster), UUID_BYTES)]
 
 
 def _memory(rows: VmRows) -> F64:

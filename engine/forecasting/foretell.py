@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import FoldFailed, RecordRejected
-from engine.forecasting.demand import Demand, uuids_of
+from engine.forecasting.demand import Demand
 from engine.ports import OpenFrame, Record
 from engine.wire.forecast import MAX_VMS, METRICS, Forecasts, encode_forecasts
-from engine.wire.frame import UUID_BYTES, Frame, decode_frame
+from engine.wire.frame import UUID_BYTES, Frame, decode_frame, uuids_of
 from engine.wire.log_clock import LogClock
 from engine.wire.runs import Runs
 from engine.wire.score import CLASS_EDGES, CLASSES
@@ -196,15 +196,7 @@ class Foretelling:
     def _take(self, frame: Frame) -> None:
         header = frame.header
         runs = self.runs.setdefault((header.cell, header.node), Runs())
-        event_ms = header.event_time_ns // 1_000_000
-        is_replay = runs.is_replay(header.run, event_ms=event_ms, time_ms=self.time_ms)
-        if is_replay or not runs.hears(
-            header.run,
-            sequence=header.sequence,
-            event_ms=event_ms,
-            now_ms=self.time_ms,
-            interval_ms=header.interval_ms,
-        ):
+        if not runs.takes(header, now_ms=self.time_ms):
             self.counts["repeated"] += 1
             return
         node = self._node(frame)

@@ -26,7 +26,7 @@ from engine.history.rows import (
 )
 from engine.ports import OpenFrame, Record
 from engine.stream.counters import Counters
-from engine.wire.frame import UUID_BYTES, Frame, VmRows, decode_frame
+from engine.wire.frame import Frame, VmRows, decode_frame, uuids_of
 from engine.wire.measurement import (
     NODE,
     NODE_FIELDS,
@@ -222,7 +222,8 @@ class FrameFold:
         header = frame.header
         if header.role != "collector":
             return points
-        if not self._hears(frame):
+        runs = self.runs.setdefault((header.cell, header.node), Runs())
+        if not runs.takes(header, now_ms=self.time_ms):
             # Alternating counters of two collectors give no rates; the engine reports them.
             self.rivals += 1
             return points
@@ -251,21 +252,6 @@ class FrameFold:
             lane.run, lane.mono_ns = header.run, header.mono_ns
             lane.heard_ms, lane.given_out = self.time_ms, False
         return points
-
-    def _hears(self, frame: Frame) -> bool:
-        """Return whether a frame is current and from the collector in use for its node."""
-        header = frame.header
-        runs = self.runs.setdefault((header.cell, header.node), Runs())
-        event_ms = header.event_time_ns // _MS
-        if runs.is_replay(header.run, event_ms=event_ms, time_ms=self.time_ms):
-            return False
-        return runs.hears(
-            header.run,
-            sequence=header.sequence,
-            event_ms=event_ms,
-            now_ms=self.time_ms,
-            interval_ms=header.interval_ms,
-        )
 
     def _source(self, frame: Frame) -> tuple[Source, bool]:
         """Return the node's last frame after this one, and whether this one is new."""
@@ -331,11 +317,8 @@ class FrameFold:
     def _take_roster(self, lane: NodeLane, rows: VmRows) -> Iterator[Points]:
         if rows.uuids == lane.uuids:
             return
-        old = {
-            lane.uuids[at : at + UUID_BYTES]: at // UUID_BYTES
-            for at in range(0, len(lane.uuids), UUID_BYTES)
-        }
-        moved = np.array([old.get(rows.vm(column), -1) for column in range(len(rows))], np.int64)
+        old = {vm: place for place, vm in enumerate(uuids_of(lane.uuids))}
+        moved = np.array([old.get(vm, -1) for vm in uuids_of(rows.uuids)], np.int64)
         vms = vm_texts(rows.uuids)
         size = len(vms)
         series = Series({"cell": [lane.cell] * size, "node": [lane.node] * size, "vm": vms})

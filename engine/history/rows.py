@@ -12,7 +12,7 @@ from engine.errors import RecordRejected
 from engine.ports import Record
 from engine.wire.alert import decode_alert
 from engine.wire.forecast import decode_forecasts
-from engine.wire.frame import UUID_BYTES, InventoryItem, PoolSample, VmRows
+from engine.wire.frame import InventoryItem, PoolSample, VmRows, uuids_of
 from engine.wire.journal import decode_entry
 from engine.wire.measurement import ACTION, ALERT, FORECAST, INFO, NODE_FIELDS, SCORE
 from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW
@@ -63,9 +63,7 @@ _BANDS: Final = frozenset(field.name for field in FORECAST.fields if field.kind 
 
 def vm_texts(uuids: bytes) -> tuple[str, ...]:
     """Return the UUIDs of a roster as texts."""
-    return tuple(
-        str(UUID(bytes=uuids[at : at + UUID_BYTES])) for at in range(0, len(uuids), UUID_BYTES)
-    )
+    return tuple(str(UUID(bytes=vm)) for vm in uuids_of(uuids))
 
 
 def telegraf_series(

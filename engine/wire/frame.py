@@ -300,5 +300,9 @@ def _check_rows(wire: FrameValue, gauges: NDArray[np.float32]) -> None:
 @lru_cache(maxsize=_ROSTERS_KEPT)
 def _is_roster(uuids: bytes) -> bool:
     """Return whether every VM occurs only once."""
-    size = len(uuids) // UUID_BYTES
-    return len({uuids[at : at + UUID_BYTES] for at in range(0, len(uuids), UUID_BYTES)}) == size
+    return len(set(uuids_of(uuids))) == len(uuids) // UUID_BYTES
+
+
+def uuids_of(roster: bytes) -> list[bytes]:
+    """Return the UUIDs of a roster, 16 bytes each, in their order."""
+    return [roster[at : at + UUID_BYTES] for at in range(0, len(roster), UUID_BYTES)]

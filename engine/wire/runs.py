@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from engine.wire.frame import Header
+
 # A run has ended after so many intervals without a frame.
 SILENT_INTERVALS: Final = 3
 # Frames of an ended run may arrive for this long; a later frame shows that it still runs.
@@ -110,6 +112,22 @@ class Runs(msgspec.Struct):
         # The run in use has ended, or it is the younger one of two that report.
         self._turn_to(run, sequence, event_ms, now_ms, frames=0 if has_ended else 1)
         return True
+
+    def takes(self, header: Header, *, now_ms: int) -> bool:
+        """Return whether a frame is used and no replay, and record its arrival.
+
+        `now_ms` is the accepted time of the log.
+        """
+        event_ms = header.event_time_ns // 1_000_000
+        if self.is_replay(header.run, event_ms=event_ms, time_ms=now_ms):
+            return False
+        return self.hears(
+            header.run,
+            sequence=header.sequence,
+            event_ms=event_ms,
+            now_ms=now_ms,
+            interval_ms=header.interval_ms,
+        )
 
     def is_replay(self, run: str, *, event_ms: int, time_ms: int) -> bool:
         """Return whether a frame of a forgotten run is a replay.
