@@ -164,7 +164,7 @@ def test_a_vm_that_moved_away_from_a_sick_node_is_well() -> None:
         (NODE, (), "already runs"),
         ("c1-n0", (), "cannot open the pool of the VM"),
         ("c0-n1", (Incident(kind="host_silence", at_s=0, node="c0-n1"),), "does not answer"),
-        ("c0-n1", (incident("pause", at_s=0),), "does not run"),
+        ("c0-n1", (incident("pause", at_s=0),), "is not running"),
     ],
 )
 def test_a_migration_that_cannot_be_is_refused_and_nothing_is_done(
@@ -229,7 +229,7 @@ def test_a_vm_on_another_node_or_switched_off_is_not_found() -> None:
         await asyncio.sleep(20)
         with pytest.raises(VmNotFound, match="does not know VM"):
             await fleet.actuator("c0-n1").look(fleet.vm(VM))
-        with pytest.raises(VmNotFound, match="does not run"):
+        with pytest.raises(VmNotFound, match="is not running"):
             await fleet.actuator(NODE).reset(fleet.vm(VM))
 
     play(story, incident("power_off", lasts_s=100))

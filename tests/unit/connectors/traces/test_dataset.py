@@ -162,7 +162,7 @@ def test_an_unknown_vm_is_told_with_the_table_that_lacks_it(make, change) -> Non
         ),
         (
             {"traces": STEADY, "vms": ["vm,host,ncpu,mem_capacity_mb", "a,h,1,1", "a,h,1,1"]},
-            "line 3: VM 'a' stands there twice",
+            "line 3: VM 'a' occurs twice",
         ),
         ({"traces": STEADY, "lifecycle": ["a,500,explode"]}, EXPLODE),
         ({"traces": [*STEADY, "nan,a,1,1,1,1,1,1"]}, "line 10: t is empty or not a finite number"),

@@ -107,7 +107,7 @@ def test_quoted_empty_fields_are_missing_and_no_zeros(make) -> None:
         ("utf-16-le", "it is UTF-16 or not text. Save it as UTF-8"),
         ("utf-16-be", "it is UTF-16 or not text. Save it as UTF-8"),
         ("cp1252", "line 6: byte 0xfc, which is not UTF-8"),
-        ("utf-32", "it is UTF-16 or no text"),
+        ("utf-32", "it is UTF-16 or not text"),
     ],
 )
 @pytest.mark.parametrize("part", ["traces", "vms"])
@@ -139,7 +139,7 @@ def test_other_encodings_are_refused_with_what_to_do(
         ('1700000600,"a",50,100,1,2,3', "7 fields, but the header has 8"),
         ("1700000600,a,50,5,100,1,2,3,4", "9 fields, but the header has 8"),
         ("1700000600,a,50,,5,100,1,2,3,4", "10 fields, but the header has 8"),
-        ("2023-11-14T22:23:20Z,a,50,100,1,2,3,4", "not a number; write seconds since the epoch"),
+        ("2023-11-14T22:23:20Z,a,50,100,1,2,3,4", "not a number: write seconds since the epoch"),
     ],
 )
 def test_what_csv_cannot_read_is_told_with_its_line(make, row: str, told: str) -> None:

@@ -171,7 +171,7 @@ def test_questions_about_nothing_are_refused_with_what_there_is(estate, ask, tol
 
 def test_what_fits_nodes_of_unknown_size_is_no_answer_of_nothing(estate):
     unknown = [replace(one, cores=None, memory_bytes=None) for one in estate.nodes]
-    with pytest.raises(SettingsError, match="does not contain the capacity of its nodes"):
+    with pytest.raises(SettingsError, match="Placement requires the capacity of the nodes"):
         node_lost(replace(estate, nodes=unknown), "n0")
 
 

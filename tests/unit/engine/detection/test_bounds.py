@@ -124,7 +124,7 @@ def test_runs_of_a_writer_and_of_all_writers_are_bounded(monkeypatch: pytest.Mon
     for number in range(5):
         said(bench, role="owner", node="somebody", run=f"run-{number}")
     assert len(bench.partition.sources) == 3
-    assert "began 3 runs" in too_many(bench)[0]
+    assert "started 3 runs" in too_many(bench)[0]
     said(bench, role="owner", node="another")
     monkeypatch.setattr(sources, "MAX_SOURCES", 4)
     said(bench, role="owner", node="third")

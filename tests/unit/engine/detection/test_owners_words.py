@@ -54,7 +54,7 @@ def test_an_old_end_that_is_written_again_does_not_end_today_s_maintenance(knows
     (entry,) = refused(bench)
     assert entry.reason == "stale"
     assert "owner_maintenance by owner bob in cell cell reached the log" in entry.detail
-    assert "(300 s at most)" in entry.detail
+    assert "(at most 300 s are allowed)" in entry.detail
 
 
 @pytest.mark.parametrize("kind", ["owner_maintenance", "owner_reboot"])
