@@ -143,7 +143,8 @@ class Consumer(Generic[State, Result]):
         every_ms = self._saving.every_s * 1000
         saved = {}
         for number, held in self._held.items():
-            if not held.state.next_offset or held.state.time_ms - held.saved_ms < every_ms:
+            # The time of a state without records is 0: it is not saved.
+            if held.state.time_ms - held.saved_ms < every_ms:
                 continue
             snapshot = self._saving.take(held.state)
             # After a failure the next attempt is at the next due time.
