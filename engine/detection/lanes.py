@@ -367,7 +367,7 @@ _ARRAYS: Final = (
     "vcpu_times",
     "kvm",
 )
-# An earlier release stored further rows of `counted`, which nothing read.
+# An earlier release stored further rows of `counted`, which had no reader.
 _ROWS_BEFORE: Final = 19
 _ROWS_KEPT: Final = np.array([*range(9), 10, 17, 18])
 
