@@ -56,6 +56,6 @@ def test_a_flatline_that_only_watches_fails_the_demo(
     monkeypatch.setattr(demo, "DEADLINE_S", demo_scene.WARM_UP_S + 150)
     code, story = story_of(capsys, seed=1, speed=UNPACED)
     assert code == 1
-    assert "rehears" in story
+    assert "dry run" in story
     assert "│ no  │ c0-n0-web0003 panics, is reset and verified" in story
     assert story.count("│ no  │") == 2

@@ -142,7 +142,7 @@ def test_a_paused_guest_is_left_to_whoever_paused_it(living: Guest, tmp_path: Pa
         vm = vm_of(living.lab, living.name, NODE)
         with ActingNode(tmp_path, living.lab) as node:
             mark = node.end_of(node.order(vm, "reset"))
-            assert "Refused: the VM is paused; reset needs it" in mark.sentence
+            assert "Refused: the VM is paused; the reset requires" in mark.sentence
             assert node.acted() == []
     assert living.boots == 1
 

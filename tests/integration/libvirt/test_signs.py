@@ -53,7 +53,7 @@ def answers(inside: list[str], mac: str, address: str) -> bool:
 
 def stood_back(node: ActingNode) -> int:
     """Return how often an agent found a step claimed by another one."""
-    return sum("was claimed first by agent" in entry.sentence for entry in node.journal())
+    return sum("first and reports its result" in entry.sentence for entry in node.journal())
 
 
 def network_of(lab: Lab) -> str:
@@ -215,7 +215,8 @@ def test_two_agents_in_two_network_namespaces_carry_each_order_out_once(
             # The agent that came second has read each order and done nothing.
             wait_until(
                 lambda: (
-                    sum("claimed first by agent" in e.sentence for e in node.journal()) >= RACES
+                    sum("first and reports its result" in e.sentence for e in node.journal())
+                    >= RACES
                 ),
                 within_s=60 + 10 * RACES,
                 what="a second agent that stands back",

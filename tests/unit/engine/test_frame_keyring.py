@@ -88,7 +88,7 @@ def test_a_damaged_key_file_is_named(tmp_path: Path, text: str) -> None:
     path = site_key_path(tmp_path, "0" * 16)
     path.write_text(text)
     path.chmod(0o600)
-    with pytest.raises(KeyDamaged, match=r"site-0000000000000000\.key is no frame key"):
+    with pytest.raises(KeyDamaged, match=r"site-0000000000000000\.key is not a frame key"):
         read_site_keys(tmp_path)
 
 

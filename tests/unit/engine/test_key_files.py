@@ -110,7 +110,7 @@ def test_a_folder_that_becomes_writable_for_others_adds_no_key_and_stops_nobody(
     assert set(watched.current().planners) == {first}
     said = capsys.readouterr().out
     assert "other users may write it" in said
-    assert "planner-q.pub appeared or changed while others may write there" in said
+    assert "planner-q.pub appeared or changed while other users may write there" in said
     # A key removed there is invalid, and one put in its place does not count.
     put(tmp_path, "planner-p.pub")
     clock.advance(2.0)

@@ -459,8 +459,8 @@ def test_who_has_no_second_witness_is_told_which_would_help() -> None:
     looks = pair(ONE_VCPU, vcpu_time_ns=(4_200_000_000,))
     verdict = ask(order(), *looks, signs=Signs())
     assert verdict.sentence == (
-        "Refused: silence is the only evidence that the VM is dead. No second witness: it has one "
-        "vCPU, its balloon has no period (virsh dommemstat --period 10), this node received no "
+        "Refused: silence is the only evidence that the VM is dead. No second witness: the VM has "
+        "one vCPU, its balloon has no period (virsh dommemstat --period 10), this node received no "
         "report of a panic device or watchdog, no guest agent has answered before, no probe has "
         "answered before."
     )

@@ -108,7 +108,7 @@ def test_an_absent_broker_and_missing_keys_are_told_with_the_cure(state: Path) -
     found = checks(log__kind="kafka", log__kafka__bootstrap="127.0.0.1:1")
     assert "127.0.0.1:1 is unavailable" in found["log"].sentence
     assert "pauses" not in found
-    named = f"{state}/trusted, named planner-NAME.pub and agent-NODE.pub and engine-NAME.pub"
+    named = f"{state}/trusted as planner-NAME.pub and agent-NODE.pub and engine-NAME.pub"
     assert named in found["keys"].sentence
     assert "flatline keys create node" in found["frame keys"].sentence
 

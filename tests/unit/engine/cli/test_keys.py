@@ -143,8 +143,8 @@ def test_an_operator_s_key_is_made_to_be_copied_and_ends_when_it_is_revoked(
         (("revoke", "nobody"), "There is no trusted key of nobody"),
         (("export", "node", "n1", "f"), "does not exist"),
         (("export", "planner", "p", "f"), "cannot be exported"),
-        (("create", "engine", "e", "--out", "f"), "that of engine stays in"),
-        (("create", "site", "--out", "f"), "that of site stays in"),
+        (("create", "engine", "e", "--out", "f"), "A key of kind engine stays in"),
+        (("create", "site", "--out", "f"), "A key of kind site stays in"),
     ],
 )
 def test_what_cannot_be_done_is_told_with_the_cure(

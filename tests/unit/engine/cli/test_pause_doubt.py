@@ -65,7 +65,7 @@ def test_an_owner_s_word_on_a_vm_that_the_engine_does_not_know_stands_and_is_dou
     assert said.code == 0
     assert (
         f"no engine has reported VM {VM[:-1]}0 in the last five minutes (the nearest: {VM}). The "
-        "word" in " ".join(said.err.split())
+        "command" in " ".join(said.err.split())
     )
 
 

@@ -397,7 +397,7 @@ def test_an_answer_always_means_alive(kind: str, after_s: float) -> None:
     assert "reboot" not in bench.suggestions(guest)
     if after_s > 30.0:
         assert bench.of(guest)[0].suggested_action == "alert"
-        assert "lives" in bench.of(guest)[-1].sentence
+        assert "is alive" in bench.of(guest)[-1].sentence
 
 
 @pytest.mark.parametrize("kind", ["probe_answered", "agent_answered"])

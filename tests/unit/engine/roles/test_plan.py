@@ -52,7 +52,7 @@ def test_a_record_that_is_no_alert_is_kept_and_stops_nothing() -> None:
         for partition in range(site.log.partitions(REJECTED.name)):
             kept += len(await site.log.read_to_end(REJECTED.name, partition, offset=0))
         assert kept == 3
-        assert await site.said(f"A record of {ALERTS.name} was not read")
+        assert await site.said(f"A record of {ALERTS.name} was rejected")
 
     planned(scene)
 
@@ -162,7 +162,7 @@ def test_a_forged_alert_leads_to_nothing_and_is_counted_and_kept() -> None:
         await asyncio.sleep(5.0)
         assert not await site.orders()
         assert counted._value.get() - before == 3
-        assert await site.said(f"A record of {ALERTS.name} was not read: no signature")
+        assert await site.said(f"A record of {ALERTS.name} was rejected: no signature")
         await site.say(site.alert())
         await asyncio.sleep(2.0)
         assert len(await site.orders()) == 1
@@ -266,7 +266,7 @@ def test_a_word_that_is_refused_is_journaled_by_the_planner_and_by_no_agent() ->
             await site.anybody(kind="pause", scope="cell", subject="c7", active=False)
             await site.log.append(CONTROL.name, key=b"nonsense", value=b"nonsense")
             await asyncio.sleep(2.0)
-            told = [entry for entry in await site.journal() if "was not read" in entry.sentence]
+            told = [entry for entry in await site.journal() if "was rejected" in entry.sentence]
             assert [entry.detail["reason"] for entry in told] == ["bad_signature", "malformed"]
             assert all(entry.writer.startswith("plan/") for entry in told)
 
