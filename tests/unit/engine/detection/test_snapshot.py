@@ -73,7 +73,7 @@ def test_a_damaged_snapshot_is_refused(harm: str) -> None:
         chunks = chunks[:-1]
     elif harm == "truncated":
         chunks[-1] = chunks[-1][:-1]
-    with pytest.raises(SnapshotDamaged, match="older (snapshot|one) is used"):
+    with pytest.raises(SnapshotDamaged, match=r"older (snapshot|one) is used"):
         restore(chunks, manifest, FAST)
 
 
@@ -140,7 +140,7 @@ def test_a_state_that_cannot_be_one_is_damage_though_its_bytes_are_as_written(ha
     value = body_of(chunks)
     HARMS[harm](value.cells[0])
     chunks, manifest = as_written(value, take_snapshot(bench.partition)[1])
-    with pytest.raises(SnapshotDamaged, match="older (snapshot|one) is used"):
+    with pytest.raises(SnapshotDamaged, match=r"older (snapshot|one) is used"):
         restore(chunks, manifest, FAST)
 
 
@@ -150,7 +150,7 @@ def test_a_time_outside_every_calendar_is_damage(field: str, value_ms: int) -> N
     bench, chunks = snapped()
     value = msgspec.structs.replace(body_of(chunks), **{field: value_ms})
     chunks, manifest = as_written(value, take_snapshot(bench.partition)[1])
-    with pytest.raises(SnapshotDamaged, match="older (snapshot|one) is used"):
+    with pytest.raises(SnapshotDamaged, match=r"older (snapshot|one) is used"):
         restore(chunks, manifest, FAST)
 
 
