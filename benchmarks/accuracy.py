@@ -121,7 +121,7 @@ class Replayed:
             self.truth,
             interval_s=self.interval_s,
             chosen=chosen,
-            totals_only=True,
+            aggregates_only=True,
         )
         days = sum(d for vm, d in self.vm_days.items() if chosen is None or chosen(vm))
         return score(judgement, interval_s=self.interval_s, vm_days=days), judgement
@@ -212,7 +212,7 @@ def clean_figures(clean: Replayed) -> Figures:
     """Return alert rates of VMs without known faults, from the second week on."""
     scores, judgement = clean.scores()
     from_s = clean.began_s + 86_400.0 * _WARM_UP_DAYS
-    later = [one for one in judgement.told if one.first.t >= from_s]
+    later = [one for one in judgement.reported if one.first.t >= from_s]
     days = sum(days for day, days in clean.days.items() if day >= _WARM_UP_DAYS)
     return {
         "false_orders": float(scores.false_orders.count),

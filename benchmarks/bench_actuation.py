@@ -21,7 +21,7 @@ from tests.simulation.acting_site import LAB, Site, acting_site, panic
 ROUNDS = 100
 ALERT_TO_ORDER_GOAL_S, ORDER_TO_CALL_GOAL_S = 1.0, 1.0
 # Between the agent's two samples, with its tolerance for two clocks that differ by a tick.
-_LOOK_S = LAB.limits.look_gap_s + 0.1
+_SAMPLE_TIMEOUT_S = LAB.limits.look_gap_s + 0.1
 
 
 def _now_s() -> float:
@@ -48,7 +48,7 @@ async def _round(folder: Path) -> tuple[float, float]:
         await site.say(alert)
         ordered_s = await _until(site, 1)
         await site.until_reset()
-    return ordered_s - began_s, called[0] - ordered_s - _LOOK_S
+    return ordered_s - began_s, called[0] - ordered_s - _SAMPLE_TIMEOUT_S
 
 
 def main() -> None:

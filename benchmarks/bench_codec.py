@@ -74,7 +74,7 @@ def row_objects(encoder: Any, decoder: Any) -> Codec:  # noqa: ANN401
         table = [msgspec.structs.astuple(row)[1:] for row in rows]
         count = len(metrics.INTEGERS)
         integers = np.array([row[:count] for row in table], object).T
-        missing = np.array([[told is None for told in column] for column in integers])
+        missing = np.array([[reported is None for reported in column] for column in integers])
         return VmRows(
             uuids=b"".join(row.uuid for row in rows),
             integers=np.where(missing, 0, integers).astype(np.uint64),

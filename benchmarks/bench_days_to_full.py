@@ -64,9 +64,9 @@ def regression(used: F64) -> Told:
 METHODS = {"flatline": flatline, "last week's growth": last_value, "regression": regression}
 
 
-def error(told: float, truth: float) -> float:
+def error(reported: float, truth: float) -> float:
     """Return the error of an estimate; never counts as two years."""
-    bounded = np.clip([told, truth], 1.0, HORIZON_DAYS)
+    bounded = np.clip([reported, truth], 1.0, HORIZON_DAYS)
     return float(abs(np.log(bounded[0] / bounded[1])))
 
 
@@ -75,10 +75,10 @@ def figures(kind: str, cases: list[Growing]) -> list[dict[str, Figure]]:
     rows: list[dict[str, Figure]] = []
     for name, method in METHODS.items():
         began = time.thread_time()
-        told = [method(case.used) for case in cases]
+        reported = [method(case.used) for case in cases]
         spent = time.thread_time() - began
-        inside = [t.low <= case.truth <= t.high for t, case in zip(told, cases, strict=True)]
-        errors = [error(t.expected, case.truth) for t, case in zip(told, cases, strict=True)]
+        inside = [t.low <= case.truth <= t.high for t, case in zip(reported, cases, strict=True)]
+        errors = [error(t.expected, case.truth) for t, case in zip(reported, cases, strict=True)]
         rows.append(
             {
                 "growth": kind,

@@ -20,7 +20,7 @@ from river import time_series
 
 from benchmarks.report import Figure, report
 from connectors.traces.dataset import open_dataset
-from engine.forecasting.judge import WARM_UP_S, Judge, Verdict
+from engine.forecasting.forecast_accuracy import WARM_UP_S, Judge, Verdict
 from engine.wire.score import CLASS_EDGES
 from models.forecaster import Forecaster
 from models.kernels.forecast_row import HORIZONS_S
@@ -40,7 +40,7 @@ SERIES, FLEET_STEPS = 4_000, 900
 def loaded(pack: str) -> tuple[tuple[str, ...], F64]:
     """Return names, and CPU in % as shape (steps, vms)."""
     dataset = open_dataset(DATA / pack)
-    slots = list(dataset.slots())
+    slots = list(dataset.windows())
     vcpus = np.array([vm.vcpus for vm in dataset.vms])
     cpu = np.full((slots[-1].number + 1, len(vcpus)), np.nan)
     for slot in slots:
@@ -74,14 +74,16 @@ def first_hour(cpu: F64, *, is_taught: bool) -> dict[int, tuple[float, float, fl
             _teach(grown_up, newborn, values)
         made = np.array([newborn.fold(v, 1_000_000 + week + k) for k, v in enumerate(values)])
         for horizon, (horizon_s, ahead) in enumerate(AHEAD.items()):
-            told, outcome = made[:day, :, horizon], values[ahead : day + ahead]
+            reported, outcome = made[:day, :, horizon], values[ahead : day + ahead]
             moves = (values[:day] == outcome).mean(axis=0) < 0.5
-            told, outcome, last = told[:, moves], outcome[:, moves], values[:day, moves]
-            missed = np.nanmean(np.abs(told[..., 0] - outcome), axis=0)
+            reported, outcome, last = reported[:, moves], outcome[:, moves], values[:day, moves]
+            missed = np.nanmean(np.abs(reported[..., 0] - outcome), axis=0)
             ratio = missed / np.nanmean(np.abs(last - outcome), axis=0)
             rounded = outcome[:hour].astype(np.float32)
-            told = told[:hour]
-            hits = [(told[..., k] <= rounded) & (rounded <= told[..., k + 1]) for k in (1, 3)]
+            reported = reported[:hour]
+            hits = [
+                (reported[..., k] <= rounded) & (rounded <= reported[..., k + 1]) for k in (1, 3)
+            ]
             found.setdefault(horizon_s, []).append((ratio, hits[0], hits[1]))
     return {
         horizon_s: (

@@ -19,8 +19,8 @@ from benchmarks.fuzz_planner import fuzz_planner
 from benchmarks.report import Figure, report
 from engine.cli.logs import set_up_logs
 from engine.detection.compiled import compile_kernels
-from engine.forecasting import foretell
-from engine.kept_kernels import compile_kept, users_folder
+from engine.forecasting import partition_forecasts
+from engine.kernel_cache import compile_kept, users_folder
 
 PARTS: Final[dict[str, tuple[int, Callable[..., Tally]]]] = {
     "frames": (1_000_000, fuzz_frames),
@@ -38,7 +38,7 @@ def _prepare() -> None:
 
 def _compile() -> None:
     compile_kernels()
-    foretell.compile_kernels()
+    partition_forecasts.compile_kernels()
 
 
 def _piece(part: str, count: int, seed: int) -> Tally:

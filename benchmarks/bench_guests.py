@@ -81,7 +81,7 @@ class Trial(NamedTuple):
     at_once: int
 
 
-class Watch:
+class Liveness:
     """Alerts as they arrive, and the guests' UUIDs."""
 
     def __init__(self, log: Log) -> None:
@@ -118,13 +118,13 @@ class Watch:
     async def signs(self, vm: str, since_s: float) -> str:
         """Return the agents' reports on a VM since then, each kind with its last time."""
         records = await self._log.read_to_end(FRAMES.name, 0, offset=0)
-        told: dict[str, float] = {}
+        reported: dict[str, float] = {}
         for record in records:
             frame = decode_frame(record.value)
             for event in frame.events if record.time_ms >= 1000 * since_s else ():
                 if event.vm == UUID(vm).bytes and frame.header.role == "agent":
-                    told[event.kind] = record.time_ms / 1000 - since_s
-        return " ".join(f"{kind} {at_s:.0f}" for kind, at_s in told.items())
+                    reported[event.kind] = record.time_ms / 1000 - since_s
+        return " ".join(f"{kind} {at_s:.0f}" for kind, at_s in reported.items())
 
     def since(self, vm: str, since_s: float) -> list[tuple[float, Alert]]:
         """Return the alerts on a VM, in seconds after `since_s`."""
@@ -136,7 +136,7 @@ class Watch:
 
 
 @asynccontextmanager
-async def watched(lab: Lab, state: Path, *, interval_s: float) -> AsyncIterator[Watch]:
+async def watched(lab: Lab, state: Path, *, interval_s: float) -> AsyncIterator[Liveness]:
     """Run collectors and agents of both hypervisors and the engine inside the block.
 
     All guests that run at the start count as known for a day.
@@ -174,7 +174,7 @@ async def watched(lab: Lab, state: Path, *, interval_s: float) -> AsyncIterator[
             await log.append(
                 FRAMES.name, key=b"lab", value=frame, headers=sign(b"lab", frame), time_ms=time_ms
             )
-        watch = Watch(log)
+        watch = Liveness(log)
         tasks = [
             asyncio.create_task(run_roles(openers, health=health)),
             asyncio.create_task(watch.follow()),
@@ -188,7 +188,7 @@ async def watched(lab: Lab, state: Path, *, interval_s: float) -> AsyncIterator[
 
 
 async def judged(
-    watch: Watch, lab: Lab, case: Case, guest: Guest, *, watch_s: float
+    watch: Liveness, lab: Lab, case: Case, guest: Guest, *, watch_s: float
 ) -> dict[str, Figure]:
     """Break one guest, wait, and return the alerts on it."""
     vm = await watch.vm(guest.name)
@@ -296,7 +296,7 @@ async def together(
                 await asyncio.to_thread(guest.wait)
         await asyncio.sleep(BOOT_S)
 
-        async def lane(watch: Watch, number: int) -> list[dict[str, Figure]]:
+        async def index(watch: Liveness, number: int) -> list[dict[str, Figure]]:
             await asyncio.sleep(number * (APART_S + trial.interval_s))
             rows = []
             for case, guest in turns[number :: trial.at_once]:
@@ -312,10 +312,10 @@ async def together(
             async with watched(lab, Path(state), interval_s=trial.interval_s) as watch:
                 await watch.judges()
                 await asyncio.sleep(WARM_UP_S)
-                lanes = await asyncio.gather(*(lane(watch, n) for n in range(trial.at_once)))
+                table = await asyncio.gather(*(index(watch, n) for n in range(trial.at_once)))
     finally:
         await asyncio.to_thread(made.destroy)
-    return [row for turn in zip_longest(*lanes) for row in turn if row is not None]
+    return [row for turn in zip_longest(*table) for row in turn if row is not None]
 
 
 def chosen(words: Sequence[str], times: int) -> list[Case]:

@@ -24,8 +24,8 @@ from connectors.influxdb.history import InfluxHistory, bodies
 from connectors.influxdb.setup import set_up
 from connectors.simulator.plan import WorldPlan
 from deploy.lab.influx_server import Influx
-from engine.history.fold import FrameFold
-from engine.ports import Question, Record
+from engine.history.history_fold import FrameFold
+from engine.ports import Query, Record
 from engine.wire.frame import decode_frame
 from engine.wire.measurement import MINUTE_STATISTICS, VM_METRICS, rolled_up
 from engine.wire.points import MISSING, Points, Series
@@ -159,7 +159,7 @@ async def month(config: InfluxConfig, *, vms: int, days: int) -> dict[str, float
                     await history.write(batch)
                     batch = []
             await history.write(batch)
-            question = Question(
+            query = Query(
                 measurement=name,
                 select=(("cpu_cores_mean", "p95"),),
                 begin_ns=begin_ns,
@@ -167,7 +167,7 @@ async def month(config: InfluxConfig, *, vms: int, days: int) -> dict[str, float
                 group_by=("vm",),
             )
             started = time.perf_counter()
-            answers = await history.ask(question)
+            answers = await history.ask(query)
             took[name] = time.perf_counter() - started
             if len(answers) != vms:
                 raise AssertionError(f"{len(answers)} answers of {vms} VMs")

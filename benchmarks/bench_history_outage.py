@@ -55,22 +55,24 @@ P99_GOAL: Final = 0.05
 class _TimedDetector(Detector):
     """The engine, recording in a file when it folded each record and the cost."""
 
-    def __init__(self, told: Path, **given: object) -> None:
+    def __init__(self, reported: Path, **given: object) -> None:
         super().__init__(**given)  # type: ignore[arg-type]
-        self._told = told.open("w", buffering=1)
+        self._reported = reported.open("w", buffering=1)
 
     async def _fold(self, record: Record) -> None:
         began_s, cpu_s = time.monotonic(), time.thread_time()
         await super()._fold(record)
-        self._told.write(f"{began_s} {time.thread_time() - cpu_s}\n")
+        self._reported.write(f"{began_s} {time.thread_time() - cpu_s}\n")
 
 
-async def _engine(folder: Path, told: Path) -> None:
+async def _engine(folder: Path, reported: Path) -> None:
     clock = SystemClock()
     compile_kernels()
     async with EmbeddedLog(EmbeddedConfig(folder=folder), clock=clock) as log:
         config = DetectConfig(site=PLAN.site, node="here", run="bench", tick_s=None)
-        await _TimedDetector(told, log=log, config=config, clock=clock, health=Health(clock)).run()
+        await _TimedDetector(
+            reported, log=log, config=config, clock=clock, health=Health(clock)
+        ).run()
 
 
 async def _historian(folder: Path, config: InfluxConfig) -> None:
@@ -84,8 +86,8 @@ async def _historian(folder: Path, config: InfluxConfig) -> None:
         ).run()
 
 
-def _engine_process(folder: Path, told: Path) -> None:
-    asyncio.run(_engine(folder, told))
+def _engine_process(folder: Path, reported: Path) -> None:
+    asyncio.run(_engine(folder, reported))
 
 
 def _historian_process(folder: Path, config: InfluxConfig) -> None:
@@ -162,9 +164,9 @@ def _series(server: Influx) -> int:
     return round(sum(float(one[2]) for one in found if one is not None and one[1] in buckets))
 
 
-def _p99_ms(told: Path, within: Callable[[float], bool]) -> tuple[float, float]:
+def _p99_ms(reported: Path, within: Callable[[float], bool]) -> tuple[float, float]:
     """Return median and p99 of the engine's cost of a record, in ms of CPU."""
-    table = np.loadtxt(told)
+    table = np.loadtxt(reported)
     began_s = table[0, 0]
     chosen = [cost for at, cost in table if at - began_s > WARM_S and within(at)]
     median, p99 = np.quantile(chosen, [0.5, 0.99])
@@ -178,21 +180,21 @@ def _outage(folder: Path, server: Influx) -> dict[str, Figure]:
     wanted = produced(records)
     spawn = multiprocessing.get_context("spawn")
     log, alone = folder / "log", folder / "alone"
-    told = {one: folder / f"{one.name}.txt" for one in (log, alone)}
-    for one in told:
+    reported = {one: folder / f"{one.name}.txt" for one in (log, alone)}
+    for one in reported:
         asyncio.run(_made(one))
     engines = [
-        spawn.Process(target=_engine_process, args=pair, daemon=True) for pair in told.items()
+        spawn.Process(target=_engine_process, args=pair, daemon=True) for pair in reported.items()
     ]
     historian = spawn.Process(target=_historian_process, args=(log, config), daemon=True)
     processes = [*engines, historian]
     for process in processes:
         process.start()
     try:
-        while not all(file.exists() for file in told.values()):
+        while not all(file.exists() for file in reported.values()):
             time.sleep(0.5)
         assert historian.pid is not None
-        memory, killed_s, up_s = asyncio.run(_play(list(told), records, server, historian.pid))
+        memory, killed_s, up_s = asyncio.run(_play(list(reported), records, server, historian.pid))
         missing = asyncio.run(_until_stored(config, wanted))
         series = _series(server)
     finally:
@@ -201,7 +203,7 @@ def _outage(folder: Path, server: Influx) -> dict[str, Figure]:
             process.join()
     before = max(mib for at, mib in memory if at < killed_s)
     during = max(mib for at, mib in memory if at >= killed_s)
-    costs = {one: _p99_ms(file, lambda at: killed_s <= at < up_s) for one, file in told.items()}
+    costs = {one: _p99_ms(file, lambda at: killed_s <= at < up_s) for one, file in reported.items()}
     disk_bytes = server.settled_disk_bytes()
     return {
         "frames": len(records),

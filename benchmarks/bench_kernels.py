@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.report import report
 from benchmarks.timing import alternate
 from models.kernels import baseline
-from models.kernels.lanes import LANES, blocks_for
+from models.kernels.blocks import BLOCK_ROWS, blocks_for
 from tests.reference.baseline_twin import BaselineTwin
 
 F32 = NDArray[np.float32]
@@ -45,12 +45,12 @@ class NumpyBaseline:
     units = np.array(baseline.UNITS, np.float32)[:, None]
     bits = np.array([[1], [2], [4], [8]], np.uint8)
 
-    def __init__(self, lanes: int) -> None:
-        self.previous = np.full((4, lanes), baseline.NO_PREVIOUS, np.uint64)
-        self.mean, self.variance, self.count = np.zeros((3, 4, lanes), np.float32)
-        self.level, self.trend, self.error = np.zeros((3, 2, lanes), np.float32)
-        self.up, self.down = np.zeros((2, 2, lanes), np.float32)
-        self.out = np.empty((baseline.OUT_ROWS, lanes), np.float32)
+    def __init__(self, size: int) -> None:
+        self.previous = np.full((4, size), baseline.NO_PREVIOUS, np.uint64)
+        self.mean, self.variance, self.count = np.zeros((3, 4, size), np.float32)
+        self.level, self.trend, self.error = np.zeros((3, 2, size), np.float32)
+        self.up, self.down = np.zeros((2, 2, size), np.float32)
+        self.out = np.empty((baseline.OUT_ROWS, size), np.float32)
 
     def fold(self, counters: NDArray[np.uint64], flags: NDArray[np.uint8], weights: F32) -> int:
         """Fold one sample as `baseline.fold_counters` does."""
@@ -127,24 +127,24 @@ class NumpyBaseline:
         return heights
 
 
-def samples(lanes: int) -> list[NDArray[np.uint64]]:
+def samples(size: int) -> list[NDArray[np.uint64]]:
     """Return a ring of samples whose counters grow at a separate rate for each VM."""
     rng = np.random.default_rng(20261123)
-    rate = rng.uniform(0.1, 1, (4, lanes)) * np.array([[1e9], [1e6], [1e6], [1e5]])
-    total = np.zeros((4, lanes))
+    rate = rng.uniform(0.1, 1, (4, size)) * np.array([[1e9], [1e6], [1e6], [1e5]])
+    total = np.zeros((4, size))
     ring = []
     for _ in range(RING):
-        total += rate * rng.uniform(0.5, 1.5, (4, lanes))
+        total += rate * rng.uniform(0.5, 1.5, (4, size))
         ring.append(total.astype(np.uint64))
     return ring
 
 
-def kernel_fold(lanes: int) -> tuple[Callable[[NDArray[np.uint64]], int], F32]:
+def kernel_fold(size: int) -> tuple[Callable[[NDArray[np.uint64]], int], F32]:
     """Return a fold of one sample by the kernel, and its result array."""
-    state = baseline.new_state(lanes // LANES)
-    previous = baseline.new_previous(lanes // LANES)
-    out = np.empty((baseline.OUT_ROWS, lanes), np.float32)
-    flags, weights = np.full(lanes, 0x8F, np.uint8), baseline.constants(DT_S)
+    state = baseline.new_state(size // BLOCK_ROWS)
+    previous = baseline.new_previous(size // BLOCK_ROWS)
+    out = np.empty((baseline.OUT_ROWS, size), np.float32)
+    flags, weights = np.full(size, 0x8F, np.uint8), baseline.constants(DT_S)
 
     def fold(counters: NDArray[np.uint64]) -> int:
         return baseline.fold_counters(state, previous, counters, flags, weights, out)
@@ -152,10 +152,10 @@ def kernel_fold(lanes: int) -> tuple[Callable[[NDArray[np.uint64]], int], F32]:
     return fold, out
 
 
-def numpy_fold(lanes: int) -> tuple[Callable[[NDArray[np.uint64]], int], F32]:
+def numpy_fold(size: int) -> tuple[Callable[[NDArray[np.uint64]], int], F32]:
     """Return the same for NumPy."""
-    state = NumpyBaseline(lanes)
-    flags, weights = np.full(lanes, 0x8F, np.uint8), baseline.constants(DT_S)
+    state = NumpyBaseline(size)
+    flags, weights = np.full(size, 0x8F, np.uint8), baseline.constants(DT_S)
 
     def fold(counters: NDArray[np.uint64]) -> int:
         # A reset wraps, in NumPy as in the kernel; both discard the result.
@@ -165,15 +165,15 @@ def numpy_fold(lanes: int) -> tuple[Callable[[NDArray[np.uint64]], int], F32]:
     return fold, state.out
 
 
-def pass_over(lanes: int) -> Callable[[], object]:
-    """Return an in-place addition that moves as many bytes as the kernel for all lanes."""
-    values = np.zeros(lanes * MOVED_BYTES // 8, np.float32)
+def pass_over(size: int) -> Callable[[], object]:
+    """Return an in-place addition that moves as many bytes as the kernel for all rows."""
+    values = np.zeros(size * MOVED_BYTES // 8, np.float32)
     return lambda: np.add(values, np.float32(1), out=values)
 
 
-def same_work(ring: list[NDArray[np.uint64]], lanes: int) -> bool:
+def same_work(ring: list[NDArray[np.uint64]], size: int) -> bool:
     """Return whether kernel and NumPy give the same results, resets included."""
-    (kernel, results), (whole, expected) = kernel_fold(lanes), numpy_fold(lanes)
+    (kernel, results), (whole, expected) = kernel_fold(size), numpy_fold(size)
     for counters in itertools.islice(itertools.cycle(ring), SAMPLES_CHECKED):
         kernel(counters)
         whole(counters)
@@ -198,30 +198,30 @@ def twin_ns(ring: list[NDArray[np.uint64]]) -> float:
 
 def measure() -> Iterator[dict[str, str | int | float | bool | None]]:
     """Yield a row for each fleet size."""
-    python_ns = twin_ns(samples(blocks_for(TWIN_VMS) * LANES))
+    python_ns = twin_ns(samples(blocks_for(TWIN_VMS) * BLOCK_ROWS))
     for size in SIZES:
-        lanes = blocks_for(size) * LANES
-        ring = samples(lanes)
-        kernel, whole = kernel_fold(lanes)[0], numpy_fold(lanes)[0]
+        table = blocks_for(size) * BLOCK_ROWS
+        ring = samples(table)
+        kernel, whole = kernel_fold(table)[0], numpy_fold(table)[0]
         turns = {"kernel": itertools.cycle(ring), "numpy": itertools.cycle(ring)}
         took = alternate(
             {
                 "kernel": lambda turns=turns, fold=kernel: fold(next(turns["kernel"])),  # type: ignore[misc]
                 "numpy": lambda turns=turns, fold=whole: fold(next(turns["numpy"])),  # type: ignore[misc]
-                "memory": pass_over(lanes),
+                "memory": pass_over(table),
             }
         )
         yield {
             "vms": size,
-            "kernel_ns": took["kernel"] / lanes * 1e9,
-            "numpy_ns": took["numpy"] / lanes * 1e9,
+            "kernel_ns": took["kernel"] / table * 1e9,
+            "numpy_ns": took["numpy"] / table * 1e9,
             "python_ns": python_ns,
-            "kernel_million_per_s": lanes / took["kernel"] / 1e6,
+            "kernel_million_per_s": table / took["kernel"] / 1e6,
             "times_numpy": took["numpy"] / took["kernel"],
-            "memory_gb_per_s": MOVED_BYTES * lanes / took["memory"] / 1e9,
+            "memory_gb_per_s": MOVED_BYTES * table / took["memory"] / 1e9,
             "share_of_memory": took["memory"] / took["kernel"],
-            "times_python": python_ns / (took["kernel"] / lanes * 1e9),
-            "same_results": same_work(ring, lanes),
+            "times_python": python_ns / (took["kernel"] / table * 1e9),
+            "same_results": same_work(ring, table),
         }
 
 

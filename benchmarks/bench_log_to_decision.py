@@ -42,7 +42,7 @@ from engine.wire.frame import Frame, VmRows, decode_frame, encode_frame
 from engine.wire.topics import FRAMES
 from models.codecs.columns import widen
 from models.kernels import baseline
-from models.kernels.lanes import LANES, blocks_for
+from models.kernels.blocks import BLOCK_ROWS, blocks_for
 
 NODES = 8
 # Each case: VMs a frame, frames. At about 1 GB/s a client reads them in a fraction of a second.
@@ -71,7 +71,7 @@ class Case(msgspec.Struct, frozen=True):
     frames: int
 
 
-class Watch:
+class Liveness:
     """CPU of this process from the first record to the last."""
 
     def __init__(self, frames: int) -> None:
@@ -145,7 +145,7 @@ async def prepare(bootstrap: str, vms: int, frames: int) -> Case:
 
 async def read_bare(case: Case, handle: Callable[[bytes], object] = len) -> float:
     """Return seconds of CPU of aiokafka alone, or with `handle` applied to each value."""
-    watch = Watch(case.frames)
+    watch = Liveness(case.frames)
     consumer = make_consumer(case.config, group_id=f"bare-{uuid.uuid4().hex}")
     await consumer.start()
     try:
@@ -165,10 +165,10 @@ async def read_and_fold(case: Case) -> float:
     """Return the same with each frame decoded and its counters folded, without detection."""
     blocks = blocks_for(case.vms)
     states = [(baseline.new_state(blocks), baseline.new_previous(blocks)) for _ in range(NODES)]
-    out = np.empty((baseline.OUT_ROWS, blocks * LANES), np.float32)
-    flags, weights = np.zeros(blocks * LANES, np.uint8), baseline.constants(2.0)
+    out = np.empty((baseline.OUT_ROWS, blocks * BLOCK_ROWS), np.float32)
+    flags, weights = np.zeros(blocks * BLOCK_ROWS, np.uint8), baseline.constants(2.0)
     flags[: case.vms] = 0x8F
-    counters = np.zeros((4, blocks * LANES), np.uint64)
+    counters = np.zeros((4, blocks * BLOCK_ROWS), np.uint64)
 
     def handle(value: bytes) -> None:
         frame = decode_frame(value, widen)
@@ -181,7 +181,7 @@ async def read_and_fold(case: Case) -> float:
 
 async def read_faust(case: Case) -> float:
     """Return seconds of CPU of a Faust agent that does nothing, configured like Flatline's."""
-    watch = Watch(case.frames)
+    watch = Liveness(case.frames)
     with tempfile.TemporaryDirectory() as folder:
         app = faust.App(
             f"empty-{uuid.uuid4().hex}",
@@ -216,7 +216,7 @@ async def read_faust(case: Case) -> float:
 
 
 @asynccontextmanager
-async def detecting(log: KafkaLog, watch: Watch, *, checking: bool) -> AsyncIterator[None]:
+async def detecting(log: KafkaLog, watch: Liveness, *, checking: bool) -> AsyncIterator[None]:
     """Run the engine's role on `log` for the length of the block."""
     clock = SystemClock()
     opener = FrameOpener(KEYS.reader(), reader="bench", clock=clock, widen=widen)
@@ -231,7 +231,7 @@ async def detecting(log: KafkaLog, watch: Watch, *, checking: bool) -> AsyncIter
     )
     task = asyncio.create_task(detector.run())
 
-    async def look() -> None:
+    async def sample() -> None:
         seen = 0
         while not task.done():
             now = sum(part.counters.received for part in detector.partitions.values())
@@ -240,7 +240,7 @@ async def detecting(log: KafkaLog, watch: Watch, *, checking: bool) -> AsyncIter
                 seen = now
             await asyncio.sleep(0.005)
 
-    looking = asyncio.create_task(look())
+    looking = asyncio.create_task(sample())
     try:
         yield
     finally:
@@ -252,7 +252,7 @@ async def detecting(log: KafkaLog, watch: Watch, *, checking: bool) -> AsyncIter
 
 async def read_flatline(case: Case, kind: type[KafkaLog], *, checking: bool = True) -> float:
     """Return seconds of CPU of the engine, from the log to its decisions."""
-    watch = Watch(case.frames)
+    watch = Liveness(case.frames)
     config = replace(case.config, create_topics=False)
     async with kind(config) as log, detecting(log, watch, checking=checking):
         return await watch.frame_s()

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.report import Figure, report
-from engine.cli.replay import replay_policy
+from engine.cli.replay_command import replay_policy
 from engine.detection.compiled import compile_kernels
 from engine.roles.replay import Replayer
 from engine.wiring import open_recording

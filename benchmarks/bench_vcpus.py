@@ -146,11 +146,11 @@ class Subject:
 def told(*orders: str) -> Callable[[Guest], object]:
     """Return a function that sends the guest orders, one after the other."""
 
-    def tell(guest: Guest) -> None:
+    def notify(guest: Guest) -> None:
         for order in orders:
             guest.tell(order)
 
-    return tell
+    return notify
 
 
 # An endless thread on one vCPU: it is pinned, since a busy kernel would move it to another.

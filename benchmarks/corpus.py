@@ -27,7 +27,7 @@ from engine.detection.configuration import Configuration
 from engine.evaluation.judging import Judgement, judge
 from engine.evaluation.truth import Occurrence
 from engine.faults import Kind
-from engine.ports import Moment, Record
+from engine.ports import Record, RecordedFrame
 from engine.roles.replay import Replayer
 from engine.wire.alert import may_be_reset
 from engine.wire.frame import Frame
@@ -104,13 +104,13 @@ class SimulatedRecording:
             for uuid, name in zip(topology.uuids, topology.names, strict=True)
         }
 
-    def moments(self) -> Iterator[Moment]:
+    def recorded_frames(self) -> Iterator[RecordedFrame]:
         """Yield the site's frames and ticks."""
         self.site = _Site(self._plan, self.interval_s)
         records = self.site.run(self.seconds)
         while some := list(islice(records, _AT_ONCE)):
             for record in some:
-                yield Moment(record.time_ms, self.site.frames.pop(record.offset))
+                yield RecordedFrame(record.time_ms, self.site.frames.pop(record.offset))
 
     def figures(self) -> dict[str, int]:
         """Return the number of records."""
@@ -147,8 +147,8 @@ class SimulatedRecording:
         spins = happening.incident.kind == "panic_spin"
         all_spin = spins and happening.incident.params.get("vcpus", 1.0) == 0.0
         for vm in happening.vms:
-            told = witnesses.get(str(UUID(bytes=world.topology.uuids[vm])), [])
-            heard = [names for minute_ms, names in told if minute_ms + _MINUTE_MS <= died_ms]
+            reported = witnesses.get(str(UUID(bytes=world.topology.uuids[vm])), [])
+            heard = [names for minute_ms, names in reported if minute_ms + _MINUTE_MS <= died_ms]
             names = heard[-1] if heard else ()
             if not may_be_reset([name for name in names if not (all_spin and name == "vcpus")]):
                 return True
@@ -297,7 +297,7 @@ def together(played: Iterable[Played]) -> tuple[Judgement, float]:
         findings=tuple(f for one in found for f in one.judgement.findings),
         false_orders=tuple(f for one in found for f in one.judgement.false_orders),
         false_alerts=tuple(f for one in found for f in one.judgement.false_alerts),
-        told=tuple(f for one in found for f in one.judgement.told),
+        reported=tuple(f for one in found for f in one.judgement.reported),
     )
     return merged, sum(one.vm_days for one in found)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.ports import Moment
+from engine.ports import RecordedFrame
 from engine.wire.frame import encode_frame
 
 
@@ -27,29 +27,33 @@ class Disturbance:
     late_s: float = 0.0
 
 
-def disturb(moments: Iterable[Moment], how: Disturbance, *, seed: int) -> Iterator[Moment]:
+def disturb(
+    recorded_frames: Iterable[RecordedFrame], how: Disturbance, *, seed: int
+) -> Iterator[RecordedFrame]:
     """Yield the moments in their new order of arrival, with their arrival times.
 
     The log dates records as it receives them, so append times follow the order of arrival. Every
     moment uses the same random draws in any case: a loss shifts no other frame.
     """
     rng = np.random.default_rng(seed)
-    waiting: list[tuple[int, int, Moment]] = []
+    waiting: list[tuple[int, int, RecordedFrame]] = []
     number = 0
-    for moment in moments:
-        while waiting and waiting[0][0] <= moment.time_ms:
+    for recorded in recorded_frames:
+        while waiting and waiting[0][0] <= recorded.time_ms:
             yield heapq.heappop(waiting)[2]
-        if moment.frame is not None and moment.frame.header.role == "shell":
-            yield moment
+        if recorded.frame is not None and recorded.frame.header.role == "shell":
+            yield recorded
             continue
         chance, *delays = (float(one) for one in rng.random(3))
         copies = 0 if chance < how.lost else 2 if chance >= 1.0 - how.doubled else 1
         # A waiting frame is kept as bytes.
-        value = moment.value or (encode_frame(moment.frame) if moment.frame is not None else b"")
+        value = recorded.value or (
+            encode_frame(recorded.frame) if recorded.frame is not None else b""
+        )
         for delay in delays[:copies]:
-            time_ms = moment.time_ms + round(1000 * how.late_s * delay)
+            time_ms = recorded.time_ms + round(1000 * how.late_s * delay)
             number += 1
-            arrival = moment._replace(time_ms=time_ms, value=value)
+            arrival = recorded._replace(time_ms=time_ms, value=value)
             heapq.heappush(waiting, (time_ms, number, arrival))
     while waiting:
         yield heapq.heappop(waiting)[2]

@@ -15,10 +15,10 @@ from engine.detection.configuration import Configuration
 from engine.detection.partition import Output, Partition
 from engine.detection.snapshot import digest, restore, take_snapshot
 from engine.errors import RecordRejected
-from engine.forecasting import foretell_state
-from engine.forecasting.foretell import Foretelling
-from engine.history import state as history_state
-from engine.history.fold import FrameFold
+from engine.forecasting import forecast_state
+from engine.forecasting.partition_forecasts import PartitionForecasts
+from engine.history import history_state as history_state
+from engine.history.history_fold import FrameFold
 from engine.ports import Record
 from engine.wire import topics
 from engine.wire.frame import Frame, VmRows, decode_frame, encode_frame
@@ -81,7 +81,7 @@ class _Site:
 
     def _begin(self) -> None:
         self._partition = Partition(Configuration())
-        self._forecaster, self._historian = Foretelling(), FrameFold()
+        self._forecaster, self._historian = PartitionForecasts(), FrameFold()
         for one in (self._partition, self._forecaster, self._historian):
             one.open_frame = self._opened
 
@@ -189,8 +189,8 @@ class _Site:
         try:
             chunks, manifest = take_snapshot(partition)
             same = digest(restore(chunks, manifest, Configuration())) == digest(partition)
-            again = foretell_state.restore_state(*foretell_state.take_state(self._forecaster))
-            same = same and foretell_state.digest(again) == foretell_state.digest(self._forecaster)
+            again = forecast_state.restore_state(*forecast_state.take_state(self._forecaster))
+            same = same and forecast_state.digest(again) == forecast_state.digest(self._forecaster)
             history_state.restore(*history_state.take_state(self._historian))
         except Exception as error:  # noqa: BLE001 - a state that cannot be saved ends its role
             tally.died("snapshot", error)

@@ -145,9 +145,9 @@ async def _play(tally: Tally, count: int, *, seed: int) -> None:
             sent += len(records)
             broker.append(offset, raw)
             value, headers = encode_alert(good_alert(good))
-            told = (b"good", value, (*headers, *signed(value, ENGINE_KEY)))
+            reported = (b"good", value, (*headers, *signed(value, ENGINE_KEY)))
             topics[offset] = ALERTS.name
-            broker.append(offset + 1, _batch([told], offset=offset))
+            broker.append(offset + 1, _batch([reported], offset=offset))
             offset, good = offset + 1, good + 1
         for raw_record in await _drain(broker, read, offset, tally):
             topic = topics.get(raw_record.offset, ALERTS.name)

@@ -22,7 +22,7 @@ from engine.roles.plan import PlanConfig, Planner
 from engine.roles.reading import Reading
 from engine.wire.alert import Alert, SamplePosition, encode_alert
 from engine.wire.control import Control, encode_control
-from engine.wire.order import Claim, Closed, Entry, Order, encode_order, signed
+from engine.wire.order import Claim, Entry, Order, OrderResult, encode_order, signed
 from engine.wire.score import FEATURES, Scores, encode_scores
 from engine.wire.topics import ALERTS, CONTROL, ORDERS, SCORES
 
@@ -92,7 +92,7 @@ def _order() -> Order:
     )  # fmt: skip
 
 
-_CLOSED: Final = Closed(
+_CLOSED: Final = OrderResult(
     incident="a" * 32, step=0, vm=str(UUID(int=7)), node="n0", agent="a", outcome="returned",
     dry_run=False, time_ms=NOW_MS, sentence="done",
 )  # fmt: skip

@@ -62,11 +62,11 @@ class Case:
 def tell(*orders: str) -> Break:
     """Return a function that sends the guest orders, one after the other."""
 
-    def told(_: Lab, guest: Guest) -> None:
+    def reported(_: Lab, guest: Guest) -> None:
         for order in orders:
             guest.tell(order)
 
-    return told
+    return reported
 
 
 def virsh(*words: str) -> Break:
@@ -105,7 +105,7 @@ def in_turn(*steps: Break | float) -> Break:
 PANICS = of_family("death")
 HUNG = of_family("hang")
 # From outside, a guest that computes and writes nothing is a panic without proof.
-LOOKS_DEAD = PANICS | HUNG
+SEEMS_DEAD = PANICS | HUNG
 # No memory report and no panic message on its console, so that silence is the only evidence beside
 # the CPU.
 ONE_VCPU = ("--no-balloon-stats", "--words", "loglevel=0")
@@ -199,7 +199,7 @@ CASES: tuple[Case, ...] = (
         options=RESTING,
         act=tell("halt"),
         dead=True,
-        kinds=LOOKS_DEAD,
+        kinds=SEEMS_DEAD,
     ),
     Case(
         name="2 vCPUs that never rest, panic without a second witness",
@@ -245,14 +245,14 @@ CASES: tuple[Case, ...] = (
         name="1 vCPU with a guest agent, computes in one thread",
         options=(*ONE_VCPU, "--agent"),
         act=tell("compute 1"),
-        kinds=LOOKS_DEAD,
+        kinds=SEEMS_DEAD,
         watch_s=120.0,
     ),
     Case(
         name="1 vCPU that is probed, computes in one thread",
         options=(*ONE_VCPU, "--nic"),
         act=tell("compute 1"),
-        kinds=LOOKS_DEAD,
+        kinds=SEEMS_DEAD,
         watch_s=120.0,
         pinged=True,
     ),
@@ -260,14 +260,14 @@ CASES: tuple[Case, ...] = (
         name="2 vCPUs, computes in one thread",
         options=TWO_VCPUS,
         act=tell("compute 1"),
-        kinds=LOOKS_DEAD,
+        kinds=SEEMS_DEAD,
         watch_s=120.0,
     ),
     Case(
         name="1 vCPU, computes in one thread",
         options=ONE_VCPU,
         act=tell("compute 1"),
-        kinds=LOOKS_DEAD,
+        kinds=SEEMS_DEAD,
         watch_s=120.0,
     ),
     # While it computed, the idle behaviour of its other vCPU was measured. After such a silence the
@@ -278,7 +278,7 @@ CASES: tuple[Case, ...] = (
         lives=tell("compute 1"),
         act=tell("panic"),
         dead=True,
-        kinds=LOOKS_DEAD,
+        kinds=SEEMS_DEAD,
         watch_s=120.0,
     ),
     Case(
@@ -288,35 +288,35 @@ CASES: tuple[Case, ...] = (
         act=tell("panic"),
         dead=True,
         orderable=False,
-        kinds=LOOKS_DEAD,
+        kinds=SEEMS_DEAD,
         watch_s=90.0,
     ),
     Case(
         name="2 vCPUs, computes in all threads",
         options=TWO_VCPUS,
         act=tell("compute all"),
-        kinds=LOOKS_DEAD,
+        kinds=SEEMS_DEAD,
         watch_s=120.0,
     ),
     Case(
         name="2 vCPUs, computes after heavy writes",
         options=TWO_VCPUS,
         act=in_turn(tell("heavy"), 30.0, tell("compute 1")),
-        kinds=LOOKS_DEAD,
+        kinds=SEEMS_DEAD,
         watch_s=120.0,
     ),
     Case(
         name="tickless, computes on the vCPU that keeps the clock",
         options=TICKLESS,
         act=tell("stop-io", "run taskset 1 sh -c 'while :; do :; done' &"),
-        kinds=LOOKS_DEAD,
+        kinds=SEEMS_DEAD,
         watch_s=120.0,
     ),
     Case(
         name="collects garbage for 30 s",
         options=TWO_VCPUS,
         act=tell("pause 30"),
-        kinds=LOOKS_DEAD,
+        kinds=SEEMS_DEAD,
         watch_s=75.0,
     ),
     Case(name="its service is stopped", options=TWO_VCPUS, act=tell("stop-service"), kinds=HUNG),

@@ -32,7 +32,7 @@ REST_STEPS: Final = 100
 SEEN_S: Final = 10
 # It rests if it does no I/O for at least a collector's interval of 2 s.
 REST_LEAST_S: Final = 2.0
-_LOOK_S: Final = 0.25
+_SAMPLE_TIMEOUT_S: Final = 0.25
 # The last frame of the past is older than the first of the present, by a restart of the VMs.
 GAP_S: Final = 60
 _IO: Final = [
@@ -77,7 +77,7 @@ async def _seen(lab: Lab, node: str) -> Seen:
         end_ns = time.monotonic_ns() + SEEN_S * 10**9
         while not samples or samples[-1].mono_ns < end_ns:
             samples.append(await hypervisor.sample())
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_SAMPLE_TIMEOUT_S)
         assert len({one.rows.uuids for one in samples}) == 1
         return Seen(samples, await hypervisor.inventory(), *_rests(samples))
 

@@ -10,7 +10,7 @@ from connectors.influxdb.history import InfluxHistory
 from connectors.simulator.hypervisor import SimulatedHypervisor
 from connectors.simulator.plan import WorldPlan
 from connectors.simulator.world import World
-from engine.history.fold import FrameFold
+from engine.history.history_fold import FrameFold
 from engine.ports import Record
 from engine.wire.frame import Frame, Header, decode_frame, encode_frame
 from engine.wire.measurement import MEASUREMENTS
@@ -41,8 +41,8 @@ def fleet_records(
         for node, eye in enumerate(eyes):
             sample = eye.observe()
             topology = world.topology
-            told = sequence % _INVENTORY_EVERY == 0
-            here = world.roster(node).indices if told else ()
+            reported = sequence % _INVENTORY_EVERY == 0
+            here = world.roster(node).indices if reported else ()
             frame = Frame(
                 header=Header(
                     site=plan.site,
@@ -57,7 +57,7 @@ def fleet_records(
                     interval_ms=round(interval_s * 1000),
                 ),
                 rows=sample.rows,
-                inventory=tuple(topology.item(int(lane)) for lane in here),
+                inventory=tuple(topology.item(int(index)) for index in here),
                 node=dict(sample.node),
                 pools=sample.pools,
             )

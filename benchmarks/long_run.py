@@ -27,9 +27,9 @@ from benchmarks.accuracy import GOALS
 from benchmarks.report import REPORTS, Figure, report
 from engine.detection.compiled import compile_kernels
 from engine.detection.configuration import Configuration, configuration_hash
-from engine.evaluation.bounds import binomial_lower
+from engine.evaluation.rate_bounds import binomial_lower
 from engine.evaluation.scores import rate
-from engine.kept_kernels import compile_kept
+from engine.kernel_cache import compile_kept
 from tests import slices
 
 FIRST_SEED: Final = 2000  # above those of the release gate, which were used for tuning

@@ -24,8 +24,8 @@ from benchmarks.report import REPORTS, Figure, report
 from engine.detection.compiled import compile_kernels
 from engine.detection.configuration import Configuration
 from engine.detection.partition import Partition
-from engine.kept_kernels import compile_kept
-from engine.ports import Moment, Record
+from engine.kernel_cache import compile_kept
+from engine.ports import Record, RecordedFrame
 from engine.wire.topics import FRAMES
 
 FIRST_SEED: Final = 7000  # other sites than those that detection was tuned on
@@ -61,17 +61,17 @@ class Told(msgspec.Struct, kw_only=True):
         return self.kind if self.fired else "never fired"
 
 
-def told_of(moments: Iterable[Moment], *, until_ms: int) -> dict[str, Told]:
+def reports_of(recorded_frames: Iterable[RecordedFrame], *, until_ms: int) -> dict[str, Told]:
     """Return the engine's alerts for these records, by id, that began before `until_ms`."""
     partition = Partition(Configuration())
-    told: dict[str, Told] = {}
-    for offset, moment in enumerate(moments):
-        record = Record(FRAMES.name, 0, offset, moment.time_ms, b"", moment.value)
-        for output in partition.fold(record, moment.frame):
+    reported: dict[str, Told] = {}
+    for offset, recorded in enumerate(recorded_frames):
+        record = Record(FRAMES.name, 0, offset, recorded.time_ms, b"", recorded.value)
+        for output in partition.fold(record, recorded.frame):
             alert = output.alert
             if alert is None or alert.onset_ms >= until_ms:
                 continue
-            one = told.setdefault(
+            one = reported.setdefault(
                 alert.id,
                 Told(
                     id=alert.id,
@@ -86,7 +86,7 @@ def told_of(moments: Iterable[Moment], *, until_ms: int) -> dict[str, Told]:
             if alert.state == "firing":
                 one.kind, one.fired = alert.kind, True
                 one.acted |= alert.suggested_action in _ACTIONS
-    return told
+    return reported
 
 
 class Compared(msgspec.Struct, kw_only=True):
@@ -104,11 +104,11 @@ def compared(seed: int, *, interval_s: float, disturbance: str) -> Compared:
         plan, interval_s=interval_s, seconds=SITE_SECONDS + AFTER_SECONDS
     )
     until_ms = recording.site.world.epoch_ns // 1_000_000 + round(1000 * SITE_SECONDS)
-    foul = disturb(recording.moments(), DISTURBANCES[disturbance], seed=seed)
+    foul = disturb(recording.recorded_frames(), DISTURBANCES[disturbance], seed=seed)
     return Compared(
         seed=seed,
-        clean=told_of(recording.moments(), until_ms=until_ms),
-        disturbed=told_of(foul, until_ms=until_ms),
+        clean=reports_of(recording.recorded_frames(), until_ms=until_ms),
+        disturbed=reports_of(foul, until_ms=until_ms),
     )
 
 
@@ -141,8 +141,8 @@ def _is_near(one: tuple[int, Told], other: tuple[int, Told]) -> bool:
     return (one[0], one[1].subject) == (other[0], other[1].subject) and apart_ms < _NEAR_MS
 
 
-def _is_of(kind: str, told: Told) -> bool:
-    return told.group == kind
+def _is_of(kind: str, reported: Told) -> bool:
+    return reported.group == kind
 
 
 def rows_of(found: Sequence[Compared]) -> list[dict[str, Figure]]:
@@ -151,13 +151,13 @@ def rows_of(found: Sequence[Compared]) -> list[dict[str, Figure]]:
     An alert counts in the group of its own run: one that fired undisturbed but did not quite fire
     with disturbance is missing from the firing ones, and new among those that never fired.
     """
-    clean = [(one.seed, told) for one in found for told in one.clean.values()]
-    disturbed = [(one.seed, told) for one in found for told in one.disturbed.values()]
+    clean = [(one.seed, reported) for one in found for reported in one.clean.values()]
+    disturbed = [(one.seed, reported) for one in found for reported in one.disturbed.values()]
     groups: dict[str, Callable[[Told], bool]] = {
-        "fired": lambda told: told.fired,
-        "asked for an action": lambda told: told.acted,
+        "fired": lambda reported: reported.fired,
+        "asked for an action": lambda reported: reported.acted,
     }
-    for kind in sorted({told.group for _, told in clean + disturbed}):
+    for kind in sorted({reported.group for _, reported in clean + disturbed}):
         groups[kind] = partial(_is_of, kind)
     return [
         row_of(

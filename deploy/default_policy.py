@@ -1,4 +1,4 @@
-"""Write the ladders of the shipped default policy from the rows of `engine.faults`.
+"""Write the escalation policies of the shipped default policy from the rows of `engine.faults`.
 
 python -m deploy.default_policy
 """
@@ -16,17 +16,17 @@ _LADDERS: Final = "\n[ladders]\n"
 
 
 def rendered(text: str) -> str:
-    """Return the text of the policy with the ladders of all kinds."""
+    """Return the text of the policy with the escalation policies of all kinds."""
     head = text[: text.index(_LADDERS)]
     lines: list[str] = []
-    told = set()
+    reported = set()
     for kind in Kind:
         escalation = kind.fault.escalation
         if not escalation.steps:
             continue
-        if escalation.why not in told:
+        if escalation.why not in reported:
             lines.append(f"# {escalation.why}")
-        told.add(escalation.why)
+        reported.add(escalation.why)
         lines += _ladder(kind, [_step(step) for step in escalation.steps])
     return head + _LADDERS + "\n".join(lines) + "\n"
 

@@ -69,7 +69,7 @@ class RecordRejected(FlatlineError):
         self.detail = detail
 
 
-class WordRefused(FlatlineError):
+class CommandRefused(FlatlineError):
     """A control record is not accepted, so it has no effect."""
 
 

@@ -16,7 +16,7 @@ from engine.key_files import (
     NOT_AFTER,
     Damaged,
     KeyFolder,
-    Watched,
+    WatchedFolder,
     date_of,
     judged,
     labels_of,
@@ -222,7 +222,7 @@ class _FolderSigner:
     def __init__(self, folder: Path, kind: Kind, name: str, *, clock: Clock) -> None:
         self._folder, self._kind, self._name, self._clock = folder, kind, name, clock
         self._derived: dict[str, FrameSigner] = {}
-        self._watched = Watched(folder, self._read, mono_ns=clock.mono_ns)
+        self._watched = WatchedFolder(folder, self._read, mono_ns=clock.mono_ns)
         self._signer = self._chosen()
 
     def __call__(self, record_key: bytes, value: bytes) -> Headers:
@@ -335,7 +335,7 @@ class FrameKeyring:
         assert self.folder is not None, "keys must be in memory or in a folder"
         self._make()
         keys_of = _FrameKeyFolder(self.folder, accepting_unsigned=not self.requiring)
-        return Watched(self.folder, keys_of.read, mono_ns=self.clock.mono_ns).current
+        return WatchedFolder(self.folder, keys_of.read, mono_ns=self.clock.mono_ns).current
 
     def _make(self) -> None:
         if self.making and self.folder is not None and not read_site_keys(self.folder):

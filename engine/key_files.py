@@ -21,7 +21,7 @@ NOT_AFTER: Final = "Not-After"
 _OTHERS_WRITE: Final = 0o022
 _OTHERS_READ: Final = 0o077
 # A key that is removed from a folder stays in force no longer than this; a check costs some 50 µs.
-_LOOK_EVERY_NS: Final = 1_000_000_000
+_CHECK_EVERY_NS: Final = 1_000_000_000
 
 Content = TypeVar("Content")
 _log = structlog.get_logger()
@@ -244,7 +244,7 @@ def _seen(path: Path) -> tuple[object, ...]:
     return folder.st_mode, folder.st_uid, tuple(files)
 
 
-class Watched(Generic[Content]):
+class WatchedFolder(Generic[Content]):
     """The content of a folder of keys, read again when it changes.
 
     At the first reading an error ends the start. A later one is logged: a user who may write the
@@ -275,21 +275,21 @@ class Watched(Generic[Content]):
         self._mono_ns = mono_ns
         self._looked_ns = mono_ns()
         # Before reading: a change during it causes another reading at the next check.
-        self._seen = self._look()
+        self._seen = self._check()
         self._content = read(refuse)
 
     def current(self) -> Content:
         """Return the content in force."""
         now_ns = self._mono_ns()
-        if now_ns - self._looked_ns >= _LOOK_EVERY_NS:
+        if now_ns - self._looked_ns >= _CHECK_EVERY_NS:
             self._looked_ns = now_ns
-            seen = self._look()
+            seen = self._check()
             if seen != self._seen:
                 self._seen = seen
                 self._read_again()
         return self._content
 
-    def _look(self) -> tuple[object, ...]:
+    def _check(self) -> tuple[object, ...]:
         return tuple(_seen(path) for path in (self._folder, self._also) if path is not None)
 
     def _read_again(self) -> None:

@@ -25,7 +25,7 @@ from engine.errors import SettingsError, StateUnwritable
 from engine.key_files import (
     Damaged,
     KeyFolder,
-    Watched,
+    WatchedFolder,
     judged,
     labels_of,
     refuse,
@@ -247,7 +247,7 @@ class WatchedKeys:
                 own_key(own, signer)
         self._files = _trusted_files(folder)
         self._own, self._keys, self._revoked = own, keys, Revoked()
-        self._watched = Watched(folder, self._read, mono_ns=clock.mono_ns, also=keys)
+        self._watched = WatchedFolder(folder, self._read, mono_ns=clock.mono_ns, also=keys)
 
     def current(self) -> TrustedKeys:
         """Return the keys in force."""

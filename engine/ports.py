@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self, runtime_checkable
 
-from engine.looks import Look, Permit
+from engine.preflight_data import Permit, PreflightSample
 from engine.wire.frame import Event, Frame, InventoryItem, PoolSample, VmRows
 from engine.wire.points import Points
 
@@ -237,7 +237,7 @@ class Actuator(Opened, Protocol):
         """Wait until the hypervisor answers; `HypervisorUnreachable` has the reason if not."""
         ...
 
-    async def look(self, vm: bytes) -> Look:
+    async def sample(self, vm: bytes) -> PreflightSample:
         """Return a sample of the VM."""
         ...
 
@@ -349,7 +349,7 @@ class LedgerStore(Protocol):
         ...
 
 
-class Moment(NamedTuple):
+class RecordedFrame(NamedTuple):
     """One record of a recording, and its append time (ms since the epoch).
 
     `value` is its bytes where available; `frame` None is a record that is not a frame.
@@ -376,7 +376,7 @@ class Recording(Protocol):
     interval_s: float
     names: Mapping[str, str]
 
-    def moments(self) -> Iterator[Moment]:
+    def recorded_frames(self) -> Iterator[RecordedFrame]:
         """Yield the frames from the beginning, in the order of each partition.
 
         Raises
@@ -392,7 +392,7 @@ class Recording(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Query:
     """A query of the history; all stores return the same results.
 
     Attributes
@@ -463,7 +463,7 @@ class HistorySink(Opened, Protocol):
 class HistoryQuery(Opened, Protocol):
     """Answers queries of the history; a sink that cannot be queried does not implement it."""
 
-    async def ask(self, question: Question) -> list[Answer]:
+    async def ask(self, query: Query) -> list[Answer]:
         """Return the results, ordered by tags and time.
 
         Raises

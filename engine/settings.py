@@ -368,7 +368,9 @@ def load_settings(
     try:
         return Here(**values), chosen
     except ValidationError as error:
-        problems = (_told(problem["loc"], problem["msg"], origins) for problem in error.errors())
+        problems = (
+            _reported(problem["loc"], problem["msg"], origins) for problem in error.errors()
+        )
         raise SettingsError("\n".join(problems)) from error
     except SettingsSourceError as error:
         raise SettingsError(f"The environment cannot be read: {error}.") from error
@@ -450,7 +452,7 @@ def _check_name(name: str, where: str) -> None:
     raise SettingsError(f"{where}: unknown setting {name!r}.{hint}")
 
 
-def _told(location: tuple[int | str, ...], message: str, origins: _Origins) -> str:
+def _reported(location: tuple[int | str, ...], message: str, origins: _Origins) -> str:
     """Return one sentence with the place of a wrong value and its fault."""
     parts = [str(part) for part in location]
     # A value that may have several types reports each of them below its own name.

@@ -20,18 +20,18 @@ from connectors.http.probes import ProbeServer
 from engine.action.catalogue import Policy
 from engine.errors import SettingsError
 from engine.frame_keyring import FrameKeyring
-from engine.kept_kernels import compile_kept, users_folder
+from engine.kernel_cache import compile_kept, users_folder
+from engine.log_factory import Process as Process
+from engine.log_factory import create_topics as create_topics
+from engine.log_factory import kafka_config as kafka_config
+from engine.log_factory import open_log as open_log
+from engine.log_factory import own_rights as own_rights
+from engine.log_factory import topic_problems as topic_problems
 from engine.ports import Log, Recording
 from engine.roles.health import STUCK_AFTER_S, Health, Verdict
 from engine.roles.run import Opener, Role
 from engine.secret_file import read_secret
 from engine.settings import Settings
-from engine.site_log import Process as Process
-from engine.site_log import create_topics as create_topics
-from engine.site_log import kafka_config as kafka_config
-from engine.site_log import open_log as open_log
-from engine.site_log import own_rights as own_rights
-from engine.site_log import topic_problems as topic_problems
 from engine.wiring_keys import Authority as Authority
 from engine.wiring_keys import authority as authority
 from engine.wiring_keys import frame_keyring as frame_keyring

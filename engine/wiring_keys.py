@@ -16,12 +16,12 @@ from engine.action.keys import Trust, TrustedKeys
 from engine.errors import SettingsError
 from engine.frame_keyring import FrameKeyring
 from engine.keyring import Signer, WatchedKeys, own_key, trusted_keys
+from engine.log_factory import Process
 from engine.ports import Clock, OpenFrame
 from engine.revoked import read_revoked
 from engine.roles.opening import FrameOpener
 from engine.roles.state_keys import StateKeys
 from engine.settings import Settings
-from engine.site_log import Process
 
 
 def policy_of(settings: Settings, *, shipped: str = "default") -> Policy:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
+from engine.liveness_ports import Liveness, Prober
 from engine.ports import Actuator, Evidence, Hypervisor, LedgerStore
 from engine.settings import Settings
-from engine.sign_ports import Prober, Watch
 
 if TYPE_CHECKING:
     from connectors.libvirt.heard import Heard
@@ -39,7 +39,7 @@ class Node:
     ledger: Callable[[], AbstractContextManager[LedgerStore]]
     alone: Callable[[], AbstractContextManager[None]]
     evidence: Callable[[], Evidence]
-    watch: Callable[[], Watch]
+    watch: Callable[[], Liveness]
     prober: Callable[[], Prober]
     real: bool
 
@@ -57,7 +57,7 @@ class Access:
     hypervisor: Callable[[], Hypervisor]
     actuator: Callable[[], Actuator]
     evidence: Callable[[], Evidence]
-    watch: Callable[[], Watch]
+    watch: Callable[[], Liveness]
 
 
 def this_node(settings: Settings) -> Node:
@@ -131,10 +131,10 @@ def _libvirt(settings: Settings) -> Access:
         }
         return LibvirtActuator(uri=act.libvirt_uri, targets=targets, heard=heard())
 
-    def watch() -> Watch:
-        from connectors.libvirt.watch import LibvirtWatch
+    def watch() -> Liveness:
+        from connectors.libvirt.liveness import LibvirtLiveness
 
-        return LibvirtWatch(uri=act.libvirt_uri, heard=heard())
+        return LibvirtLiveness(uri=act.libvirt_uri, heard=heard())
 
     def evidence() -> Evidence:
         from connectors.libvirt.evidence import LibvirtEvidence

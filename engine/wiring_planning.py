@@ -6,12 +6,12 @@ Split from `engine.wiring`, which would be too long with it.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from engine.capacity.estate import Estate
-from engine.capacity.history_survey import capacity_points, estate_of, questions
 from engine.capacity.report import Report
+from engine.capacity.usage_from_history import capacity_points, usage_of, usage_queries
+from engine.capacity.usage_snapshot import UsageSnapshot
 from engine.errors import RecordRejected
 from engine.frame_keyring import FrameKeyring
-from engine.kept_kernels import compile_kept
+from engine.kernel_cache import compile_kept
 from engine.ports import Log
 from engine.roles.run import Opener, Role
 from engine.settings import Settings
@@ -26,7 +26,7 @@ def compile_forecaster(settings: Settings | None = None) -> None:
 
     Takes seconds and would block the event loop of other roles.
     """
-    from engine.forecasting.foretell import compile_kernels
+    from engine.forecasting.partition_forecasts import compile_kernels
 
     compile_kept(compile_kernels, kernel_folder(settings) / "forecast")
 
@@ -39,7 +39,7 @@ def forecast_opener(process: Process, connect: Connect, frames: FrameKeyring) ->
     SettingsError
         There is no site key to check frames with, or no key to sign its state with.
     """
-    from engine.roles.forecast import ForecastConfig, Foreteller
+    from engine.roles.forecasting import ForecastConfig, Foreteller
 
     forecast = process.settings.forecast
     config = ForecastConfig(group=forecast.group, snapshot_every_s=forecast.snapshot_every_s)
@@ -68,7 +68,7 @@ def forecast_opener(process: Process, connect: Connect, frames: FrameKeyring) ->
 _LATEST_FRAMES = 1_000
 
 
-async def estate_from_history(process: Process, log: Log) -> Estate:
+async def usage_from_history(process: Process, log: Log) -> UsageSnapshot:
     """Return the usage snapshot of the history; the latest frames give the zone of each cell.
 
     Raises
@@ -76,9 +76,9 @@ async def estate_from_history(process: Process, log: Log) -> Estate:
     HistoryError, LogError
         One of them cannot be read.
     """
-    asked = questions(now_s=process.clock.now_ms() // 1000)
+    asked = usage_queries(now_s=process.clock.now_ms() // 1000)
     async with open_queries(process) as history:
-        answers = {name: await history.ask(question) for name, question in asked.items()}
+        answers = {name: await history.ask(query) for name, query in asked.items()}
     zones: dict[str, str] = {}
     for partition in range(log.partitions(FRAMES.name)):
         bounds = await log.bounds(FRAMES.name, partition)
@@ -90,7 +90,7 @@ async def estate_from_history(process: Process, log: Log) -> Estate:
                 continue  # the engine publishes and counts it
             if header.role == "collector":
                 zones[header.cell] = header.zone
-    return estate_of(answers, zones=zones)
+    return usage_of(answers, zones=zones)
 
 
 async def store_report(process: Process, found: Report) -> int:

@@ -37,7 +37,7 @@ GROWN_UP_S: Final = 3 * 86_400
 # A profile of fewer series would be the behaviour of one VM.
 _TEACHERS: Final = 3
 # After a gap this long all state is outdated and is reset; shorter gaps are unknown steps.
-_LONGEST_HOLE_S: Final = 2 * 86_400
+_LONGEST_GAP_S: Final = 2 * 86_400
 
 
 class Forecaster:
@@ -83,7 +83,7 @@ class Forecaster:
         if self.number and number <= self.number:
             raise ValueError(f"step {number} is not after step {self.number}")
         last = self.number or number - 1
-        if (number - last) * self.step_s > _LONGEST_HOLE_S:
+        if (number - last) * self.step_s > _LONGEST_GAP_S:
             self.state = new_series(len(self.state), self.plan)
             last = number - 1
         out = np.empty((len(self.state), HORIZON_COUNT * len(BANDS)), np.float32)
@@ -125,11 +125,11 @@ class Forecaster:
         start_from(rows, self.plan, profile)
         self.state[members] = rows
 
-    def rearranged(self, places: Indices) -> Self:
-        """Return series in another order: row i is row `places[i]` of this one, -1 a new one."""
-        moved = type(self)(len(places), step_s=self.step_s)
-        kept = np.flatnonzero(places >= 0)
-        moved.state[kept] = self.state[places[kept]]
+    def rearranged(self, indices: Indices) -> Self:
+        """Return series in another order: row i is row `indices[i]` of this one, -1 a new one."""
+        moved = type(self)(len(indices), step_s=self.step_s)
+        kept = np.flatnonzero(indices >= 0)
+        moved.state[kept] = self.state[indices[kept]]
         moved.number = self.number
         return moved
 
@@ -162,10 +162,10 @@ class Forecaster:
             part = self.state[:, start : start + steps * (width + PENDING)]
             waiting = part.reshape(-1, width + PENDING)[:, width:]
             waiting = waiting[~np.isnan(waiting[:, FINAL])]
-            places = {STATE: STATE_COUNTS[horizon]}
+            indices = {STATE: STATE_COUNTS[horizon]}
             if horizon < HORIZON_COUNT - 1:
-                places[CELL] = CELLS
-            for field, count in places.items():
-                told = waiting[:, field]
-                if not ((told >= 0) & (told < count)).all():
+                indices[CELL] = CELLS
+            for field, count in indices.items():
+                reported = waiting[:, field]
+                if not ((reported >= 0) & (reported < count)).all():
                     raise ValueError(f"a forecast names an index that is not below {count}")

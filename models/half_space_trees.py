@@ -137,11 +137,11 @@ def _grow(
     for tree, root in enumerate(river.trees):
         waiting = [(root, 0)]
         while waiting:
-            node, place = waiting.pop()
+            node, at_index = waiting.pop()
             if hasattr(node, "threshold"):
-                shapes[tree, place] = index[node.feature]
-                thresholds[tree, place] = node.threshold
+                shapes[tree, at_index] = index[node.feature]
+                thresholds[tree, at_index] = node.threshold
                 left, right = node.children
-                waiting += [(left, 2 * place + 1), (right, 2 * place + 2)]
+                waiting += [(left, 2 * at_index + 1), (right, 2 * at_index + 2)]
     shapes.flags.writeable = thresholds.flags.writeable = False
     return shapes, thresholds

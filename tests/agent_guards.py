@@ -19,7 +19,7 @@ _MEMORY: Final = ("tests/unit/engine/roles/test_act_memory.py",)
 _RESUMES: Final = ("tests/unit/engine/roles/test_act_resumes.py",)
 _POISON: Final = ("tests/unit/engine/roles/test_poison.py",)
 _PROBE: Final = ("tests/unit/connectors/probe",)
-_WATCHING: Final = ("tests/unit/engine/roles/test_watching.py",)
+_WATCHING: Final = ("tests/unit/engine/roles/test_guest_probing.py",)
 _LOOKS: Final = ("tests/contracts/look",)
 
 AGENT_MUTANTS: Final = (
@@ -31,7 +31,7 @@ AGENT_MUTANTS: Final = (
     *(
         Mutant(
             f"look without {rule.strip('_')}",
-            "engine/action/look.py",
+            "engine/action/preflight.py",
             f"def {rule}(seen: Seen) -> _Said | None:\n",
             f"def {rule}(seen: Seen) -> _Said | None:\n    return None\n\n\n"
             f"def _was{rule}(seen: Seen) -> _Said | None:\n",
@@ -63,9 +63,9 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "the agent does not read control and orders to their ends", _ACT,
-        "topic=cut)\n                self._words_ns = self._clock.mono_ns()\n"
+        "topic=cut)\n                self._commands_ns = self._clock.mono_ns()\n"
         "                await self._reading.read_to_ends()\n",
-        "topic=cut)\n                self._words_ns = self._clock.mono_ns()\n",
+        "topic=cut)\n                self._commands_ns = self._clock.mono_ns()\n",
         (*_CLAIMS, *ROLES),
     ),
     Mutant(
@@ -86,7 +86,7 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "a look may hang for ever", _ACT,
-        "asyncio.timeout(_LOOK_S)", "asyncio.timeout(None)", _MEMORY,
+        "asyncio.timeout(_SAMPLE_TIMEOUT_S)", "asyncio.timeout(None)", _MEMORY,
     ),
     Mutant(
         "a topic that was cut back is not noticed", _ACT,
@@ -107,8 +107,8 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "an unknown outcome is said to be a refusal", _ACT,
-        'ended("unknown", "verb_unknown", **names, why=why_of(error))\n        self._marks',
-        'ended("refused", "verb_unknown", **names, why=why_of(error))\n        self._marks',
+        'ended("unknown", "verb_unknown", **names, why=why_of(error))\n        self._results',
+        'ended("refused", "verb_unknown", **names, why=why_of(error))\n        self._results',
         ROLES,
     ),
     Mutant(
@@ -127,9 +127,9 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "nothing is read after the claim", _ACT,
-        "task.dry_run)\n                self._words_ns = self._clock.mono_ns()\n"
+        "task.dry_run)\n                self._commands_ns = self._clock.mono_ns()\n"
         "                await self._reading.read_to_ends()\n",
-        "task.dry_run)\n                self._words_ns = self._clock.mono_ns()\n",
+        "task.dry_run)\n                self._commands_ns = self._clock.mono_ns()\n",
         _CLAIMS,
     ),
     Mutant(
@@ -143,7 +143,7 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "a claim behind the order's expiry counts", "engine/action/admit.py",
-        "time_ms >= order.expires_ms or entry.closed", "entry.closed",
+        "time_ms >= order.expires_ms or entry.result", "entry.result",
     ),
     Mutant(
         "who lost the claim closes the step", _ACT,
@@ -157,7 +157,7 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "who could not look closes the step that another claimed", _ACT,
-        'end = end if end is not None and end.rule == "claimed" else looks', "end = looks",
+        'end = end if end is not None and end.rule == "claimed" else samples', "end = samples",
         _CLAIMS,
     ),
     Mutant(
@@ -167,7 +167,7 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "words of people that the log lost are forgotten", "engine/action/ledger.py",
-        " or control.end < mark.control:", ":",
+        " or control.end < position.control:", ":",
     ),
     Mutant(
         "a log with other records is the same log", "engine/action/ledger.py",
@@ -179,7 +179,7 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "a word of people is noted a minute later", _BOOKS,
-        "        if noted and mark.control == noted.control and now_ms",
+        "        if noted and position.control == noted.control and now_ms",
         "        if noted and now_ms",
         _CLAIMS,
     ),
@@ -231,62 +231,63 @@ AGENT_MUTANTS: Final = (
         '        except PermissionError:\n            return ProbeAnswer("silent", why', _PROBE,
     ),
     Mutant(
-        "silence on a bridge that is cut is a witness", "engine/action/watch.py",
+        "silence on a bridge that is cut is a witness", "engine/action/guest_liveness.py",
         'if sign == "silent" and not works else sign', 'if False else sign', _WATCHING,
     ),
     Mutant(
-        "a guest's own answer says that its bridge works", "engine/action/watch.py",
+        "a guest's own answer says that its bridge works", "engine/action/guest_liveness.py",
         " for other, moment_ns in answered_ns.items() if other != vm\n",
         " for moment_ns in answered_ns.values()\n", _WATCHING,
     ),
     Mutant(
         "a card whose cable is pulled is asked", "connectors/libvirt/inventory.py",
         'if link is not None and link.get("state") == "down":', "if False:",
-        ("tests/unit/connectors/libvirt/test_watch.py",),
+        ("tests/unit/connectors/libvirt/test_liveness.py",),
     ),
     Mutant(
-        "who never answered is silent", "engine/action/watch.py",
+        "who never answered is silent", "engine/action/guest_liveness.py",
         "    return last_ns is not None and now_ns - last_ns <= ANSWERED_WITHIN_NS\n",
         "    return True\n",
     ),
     Mutant(
-        "who answered yesterday is silent", "engine/action/watch.py",
+        "who answered yesterday is silent", "engine/action/guest_liveness.py",
         "    return last_ns is not None and now_ns - last_ns <= ANSWERED_WITHIN_NS\n",
         "    return last_ns is not None\n",
     ),
     Mutant(
-        "a boot takes no answer back", "engine/action/watch.py",
+        "a boot takes no answer back", "engine/action/guest_liveness.py",
         "    if before is None or (before.instance, before.boots_seen) != run:\n",
         "    if before is None:\n",
     ),
     Mutant(
-        "a panic of an earlier boot counts", "engine/action/watch.py",
+        "a panic of an earlier boot counts", "engine/action/guest_liveness.py",
         "    if guest.console_old is None:\n", "    if False:\n",
     ),
     Mutant(
-        "a vCPU that computes was at rest", "engine/action/watch.py",
+        "a vCPU that computes was at rest", "engine/action/guest_liveness.py",
         "if gained <= most else 0.0)", "if gained > 0 else 0.0)",
     ),
     Mutant(
-        "a vCPU that runs a little for the guest's I/O was at rest", "engine/action/watch.py",
+        "a vCPU that runs a little for the guest's I/O was at rest",
+        "engine/action/guest_liveness.py",
         " if now.moved == before.moved is not None else 0\n", "\n",
     ),
     Mutant(
-        "who works on without answering is silent", "engine/action/watch.py",
+        "who works on without answering is silent", "engine/action/guest_liveness.py",
         "moved_ns - missed_ns > PRECEDES_S * 1e9", "moved_ns < missed_ns",
     ),
     Mutant(
         "nobody is asked during the look", _ACT,
-        "            signs = self._watcher.signs(looks[-1], asked)\n", "", _WATCHING,
+        "            signs = self._guest_probing.signs(samples[-1], asked)\n", "", _WATCHING,
     ),
     Mutant(
-        "an answer that is not understood is silence", "engine/roles/watching.py",
+        "an answer that is not understood is silence", "engine/roles/guest_probing.py",
         '            self._failed("agent", one.vm, error)\n            return "unknown"\n',
         '            self._failed("agent", one.vm, error)\n            return "silent"\n',
         _WATCHING,
     ),
     Mutant(
-        "a balloon is set though nobody asked for it", "engine/roles/watching.py",
+        "a balloon is set though nobody asked for it", "engine/roles/guest_probing.py",
         "            if self._sets_balloons and one.balloon_period_s == 0:\n",
         "            if one.balloon_period_s == 0:\n", _WATCHING,
     ),
@@ -297,25 +298,25 @@ AGENT_MUTANTS: Final = (
         "    if False:\n", ("tests/unit/connectors/libvirt/test_evidence.py",),
     ),
     Mutant(
-        "any pause is taken for that of a reset", "engine/action/look.py",
-        '    paused = look.state == "paused" and look.state_reason == "crashed"\n',
-        '    paused = look.state == "paused"\n', _RESUMES,
+        "any pause is taken for that of a reset", "engine/action/preflight.py",
+        '    paused = sample.state == "paused" and sample.state_reason == "crashed"\n',
+        '    paused = sample.state == "paused"\n', _RESUMES,
     ),
     Mutant(
-        "a monitor of which nothing is known answers", "engine/action/look.py",
-        "look.monitor_answered is True for", "look.monitor_answered is not False for",
+        "a monitor of which nothing is known answers", "engine/action/preflight.py",
+        "sample.monitor_answered is True for", "sample.monitor_answered is not False for",
     ),
     Mutant(
-        "a job of which nothing is known is none", "engine/action/look.py",
-        "all(look.job_active is False for", "not any(look.job_active for",
+        "a job of which nothing is known is none", "engine/action/preflight.py",
+        "all(sample.job_active is False for", "not any(sample.job_active for",
     ),
     Mutant(
-        "a state without a reason is believed", "engine/action/look.py",
-        ' or look.state_reason == "unknown":', ":",
+        "a state without a reason is believed", "engine/action/preflight.py",
+        ' or sample.state_reason == "unknown":', ":",
     ),
     Mutant(
-        "the order's word that the guest crashed excuses its writes", "engine/action/look.py",
-        "    if judged is None or seen.told:\n",
+        "the order's word that the guest crashed excuses its writes", "engine/action/preflight.py",
+        "    if judged is None or seen.reported:\n",
         "    if judged is None or seen.order.attested:\n",
     ),
     Mutant(
@@ -325,64 +326,65 @@ AGENT_MUTANTS: Final = (
         ("tests/unit/connectors/libvirt/test_actuator.py",),
     ),
     Mutant(
-        "the order's word excuses a device without counters", "engine/action/look.py",
+        "the order's word excuses a device without counters", "engine/action/preflight.py",
         "if devices and not seen.crashed else None",
         "if devices and not seen.order.attested else None",
     ),
     Mutant(
-        "the guest's own word excuses a device without counters", "engine/action/look.py",
-        "if devices and not seen.crashed else None", "if devices and not seen.told else None",
+        "the guest's own word excuses a device without counters", "engine/action/preflight.py",
+        "if devices and not seen.crashed else None", "if devices and not seen.reported else None",
     ),
     Mutant(
-        "one vCPU is its own witness", "engine/action/witnesses.py",
+        "one vCPU is its own witness", "engine/action/witness_checks.py",
         " or len(last.vcpu_time_ns) < 2 or not vcpus:", " or not vcpus:",
     ),
     Mutant(
-        "a vCPU of which nothing is told stands still", "engine/action/witnesses.py",
-        "    if told != {last.vcpus} or", "    if len(told) > 1 or",
+        "a vCPU of which nothing is told stands still", "engine/action/witness_checks.py",
+        "    if reported != {last.vcpus} or", "    if len(reported) > 1 or",
     ),
     Mutant(
-        "a tick of 10 ms is fine enough to tell rest by", "engine/action/witnesses.py",
-        "for times in (look.vcpu_time_ns, look.vcpu_delay_ns)", "for times in (look.vcpu_time_ns,)",
+        "a tick of 10 ms is fine enough to tell rest by", "engine/action/witness_checks.py",
+        "for times in (sample.vcpu_time_ns, sample.vcpu_delay_ns)",
+        "for times in (sample.vcpu_time_ns,)",
     ),
     Mutant(
-        "a vCPU that rests as it did before is a witness", "engine/action/witnesses.py",
+        "a vCPU that rests as it did before is a witness", "engine/action/witness_checks.py",
         "max(_STILL_S, _REST_FACTOR * rest.longest_s)", "_STILL_S",
     ),
     Mutant(
-        "a vCPU that was never seen at rest is a witness", "engine/action/witnesses.py",
+        "a vCPU that was never seen at rest is a witness", "engine/action/witness_checks.py",
         "rest is None or rest.idle_s < _IDLE_LEAST_S", "rest is None",
     ),
     Mutant(
-        "what stood still while the guest did I/O is a witness", "engine/action/witnesses.py",
+        "what stood still while the guest did I/O is a witness", "engine/action/witness_checks.py",
         "    return signs.quiet_s is not None and still_s >", "    return False and still_s >",
     ),
     Mutant(
-        "a crash that the guest survived is a witness", "engine/action/witnesses.py",
-        "    return not _precedes((look.mono_ns - look.reported_ns) / 1e9, signs)\n",
+        "a crash that the guest survived is a witness", "engine/action/witness_checks.py",
+        "    return not _precedes((sample.mono_ns - sample.reported_ns) / 1e9, signs)\n",
         "    return True\n",
     ),
     Mutant(
-        "interrupts that KVM never counted stand still", "engine/action/witnesses.py",
+        "interrupts that KVM never counted stand still", "engine/action/witness_checks.py",
         "    return known and _rests_too_long(signs, signs.interrupts)\n", "    return known\n",
     ),
     Mutant(
-        "a moment of rest is a witness", "engine/action/witnesses.py",
+        "a moment of rest is a witness", "engine/action/witness_checks.py",
         "max(_STILL_S, _REST_FACTOR * rest.longest_s)", "_REST_FACTOR * rest.longest_s",
     ),
     Mutant(
-        "a balloon that was never asked is late", "engine/action/witnesses.py",
-        "    if not look.balloon_period_s or look.balloon_last_update_s is None:\n",
-        "    if look.balloon_last_update_s is None:\n",
+        "a balloon that was never asked is late", "engine/action/witness_checks.py",
+        "    if not sample.balloon_period_s or sample.balloon_last_update_s is None:\n",
+        "    if sample.balloon_last_update_s is None:\n",
     ),
     Mutant(
         "the last look forbids nothing", "connectors/libvirt/actuator.py",
-        "            why = permit.last_check(look)\n", "            why = None\n",
+        "            why = permit.last_check(sample)\n", "            why = None\n",
         ("tests/unit/connectors/libvirt/test_actuator_permits.py",),
     ),
     Mutant(
         "the last look may be old", "connectors/libvirt/actuator.py",
-        " or time.monotonic_ns() - look.mono_ns <= LAST_LOOK_S * 1e9:", " or look:",
+        " or time.monotonic_ns() - sample.mono_ns <= LAST_SAMPLE_S * 1e9:", " or sample:",
         ("tests/unit/connectors/libvirt/test_actuator_permits.py",),
     ),
     Mutant(
@@ -399,13 +401,13 @@ AGENT_MUTANTS: Final = (
         ("tests/unit/connectors/libvirt/test_actuator_permits.py",),
     ),
     Mutant(
-        "what is asked last is asked of no rule", "engine/action/look.py",
+        "what is asked last is asked of no rule", "engine/action/preflight.py",
         "            if said is not None:\n                return SENTENCES",
         "            if False:\n                return SENTENCES",
     ),
     Mutant(
         "the agent hands no last check on", _ACT,
-        "Permit(order.instance, send_within_s, last_check(order, looks))",
+        "Permit(order.instance, send_within_s, last_check(order, samples))",
         "Permit(order.instance, send_within_s, lambda _look: None)",
         ("tests/unit/engine/roles/test_act_permits.py",),
     ),
@@ -419,9 +421,9 @@ AGENT_MUTANTS: Final = (
         "self._boots[vm] = self._number\n", _LOOKS,
     ),
     Mutant(
-        "another run of the VM is resumed", "engine/action/look.py",
-        "    return paused and look.instance == instance and not look.opted_out\n",
-        "    return paused and not look.opted_out\n", _RESUMES,
+        "another run of the VM is resumed", "engine/action/preflight.py",
+        "    return paused and sample.instance == instance and not sample.opted_out\n",
+        "    return paused and not sample.opted_out\n", _RESUMES,
     ),
     Mutant(
         "a resume is made up for whatever people said", "engine/roles/calling.py",
@@ -438,7 +440,7 @@ AGENT_MUTANTS: Final = (
     ),
     Mutant(
         "the pause that was read may be old when the call is made", _ACT,
-        "BARRIER_S - words_s, ", "", _CLOCKS,
+        "BARRIER_S - commands_s, ", "", _CLOCKS,
     ),
     Mutant(
         "an order that waits grows no older", _ACT,

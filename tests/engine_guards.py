@@ -18,7 +18,7 @@ _SETS: Final = ("tests/unit/engine/detection/test_device_sets.py",)
 _POISON: Final = ("tests/unit/engine/roles/test_poison.py",)
 
 _BELIEVED: Final = ("tests/unit/engine/roles/test_believed_states.py",)
-_OWNER_WORDS: Final = ("tests/unit/engine/detection/test_owners_words.py",)
+_OWNER_COMMANDS: Final = ("tests/unit/engine/detection/test_owner_commands.py",)
 _HEARD: Final = ("tests/unit/engine/detection/test_heard.py",)
 _SNAPSHOTS: Final = "engine/stream/snapshot_store.py"
 _DAMAGED: Final = (
@@ -29,20 +29,21 @@ _DAMAGED: Final = (
 ENGINE_MUTANTS: Final = (
     Mutant(
         "an owner's old word is one of now", "engine/detection/partition.py",
-        "stale_word(frame, appended_ms=record.time_ms) or refusal_of(", "refusal_of(", _OWNER_WORDS,
+        "stale_command(frame, appended_ms=record.time_ms) or refusal_of(", "refusal_of(",
+        _OWNER_COMMANDS,
     ),
     Mutant(
         "an owner's word is old by the time that is believed", "engine/detection/partition.py",
-        "appended_ms=record.time_ms)", "appended_ms=self.time_ms)", _OWNER_WORDS,
+        "appended_ms=record.time_ms)", "appended_ms=self.time_ms)", _OWNER_COMMANDS,
     ),
     Mutant(
         "an owner's word that is dated ahead is one of now", "engine/detection/sources.py",
         "        if abs(age_ms) > OWNER_FRESH_MS:\n", "        if age_ms > OWNER_FRESH_MS:\n",
-        _OWNER_WORDS,
+        _OWNER_COMMANDS,
     ),
     Mutant(
         "a word that was overtaken ends a maintenance", "engine/detection/lifecycle.py",
-        "    if event_ms < vm.maintenance_ms:\n", "    if False:\n", _OWNER_WORDS,
+        "    if event_ms < vm.maintenance_ms:\n", "    if False:\n", _OWNER_COMMANDS,
     ),
     Mutant(
         "an answer is dated as its agent likes", "engine/detection/lifecycle.py",
@@ -111,18 +112,19 @@ ENGINE_MUTANTS: Final = (
         "    except Exception as error:\n", "    except ZeroDivisionError as error:\n", _DAMAGED,
     ),
     Mutant(
-        "vCPU times are looked for behind their end", "engine/detection/lanes.py",
-        "        if min(told) < 0 or sum(told) != len(lanes.vcpu_times):\n", "        if False:\n",
+        "vCPU times are looked for behind their end", "engine/detection/vm_table.py",
+        "        if min(reported) < 0 or sum(reported) != len(table.vcpu_times):\n",
+        "        if False:\n",
         _DAMAGED,
     ),
     Mutant(
         "a forecast that waits names any place", "models/forecaster.py",
-        "                if not ((told >= 0) & (told < count)).all():\n",
+        "                if not ((reported >= 0) & (reported < count)).all():\n",
         "                if False:\n", _DAMAGED,
     ),
     Mutant(
         "a running copy takes a VM over", "engine/detection/ownership.py",
-        "    return here and (vm.left_by_word or not there)\n", "    return here\n", _OWNERS,
+        "    return here and (vm.left_by_command or not there)\n", "    return here\n", _OWNERS,
     ),
     Mutant(
         "any node may speak for any VM", "engine/detection/ownership.py",
@@ -173,7 +175,7 @@ ENGINE_MUTANTS: Final = (
     ),
     Mutant(
         "a VM that went stays in the list of its dead node", "engine/detection/cell.py",
-        "            if not lanes.places.keys().isdisjoint(vms):\n", "            if False:\n",
+        "            if not table.indices.keys().isdisjoint(vms):\n", "            if False:\n",
         _LEFT,
     ),
     Mutant(
@@ -221,7 +223,7 @@ ENGINE_MUTANTS: Final = (
     ),
     Mutant(
         "a record that is skipped is told to nobody", "engine/detection/partition.py",
-        "            said += self._told_skipped(cell, position, detail)\n", "            pass\n",
+        "            said += self._report_skipped(cell, position, detail)\n", "            pass\n",
         _REFOLDING,
     ),
     Mutant(
@@ -239,7 +241,7 @@ ENGINE_MUTANTS: Final = (
     ),
     Mutant(
         "an order that an agent cannot read lets others run", "engine/roles/reading.py",
-        "            self.controls = with_word(self.controls, record.key, hold)\n",
+        "            self.controls = with_command(self.controls, record.key, hold)\n",
         "            pass\n", _POISON,
     ),
     Mutant(

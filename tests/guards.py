@@ -142,7 +142,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a veto of the engine holds nothing", "engine/action/ordering.py",
-        "    if alert.vetoes and rung.action in DISRUPTIVE:\n", "    if False:\n",
+        "    if alert.vetoes and failed_steps.action in DISRUPTIVE:\n", "    if False:\n",
     ),
     Mutant(
         "a VM wanders back to where it came from", "engine/action/ordering.py",
@@ -184,7 +184,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "the rest before a panic counts as time to reboot", "engine/detection/hypotheses.py",
-        "return min(seen.run_s, seen.told_s, others_s)", "return min(seen.run_s, others_s)",
+        "return min(seen.run_s, seen.reported_s, others_s)", "return min(seen.run_s, others_s)",
         ("tests/unit/engine/detection/test_partition.py",),
     ),
     Mutant(
@@ -193,17 +193,17 @@ MUTANTS: Final = (
         ("tests/unit/engine/detection/test_disturbed_order.py",),
     ),
     Mutant(
-        "a silence that outlasts the others' is ordered", "engine/detection/totals.py",
-        "== vitals_layout.OUTLASTED:\n", "== 2.0:\n",
-        ("tests/unit/engine/detection/test_totals.py",),
+        "a silence that outlasts the others' is ordered", "engine/detection/aggregate_evidence.py",
+        "== aggregates_layout.OUTLASTED:\n", "== 2.0:\n",
+        ("tests/unit/engine/detection/test_aggregate_evidence.py",),
     ),
     Mutant(
-        "memory that moves is no sign of life", "engine/detection/totals.py",
+        "memory that moves is no sign of life", "engine/detection/aggregate_evidence.py",
         '        refusals.append("memory_lives")\n', "        pass\n",
-        ("tests/unit/engine/detection/test_totals.py",),
+        ("tests/unit/engine/detection/test_aggregate_evidence.py",),
     ),
     Mutant(
-        "the naive actuator: the look always agrees", "engine/action/look.py",
+        "the naive actuator: the look always agrees", "engine/action/preflight.py",
         "        if said is not None:\n            return _refusal(*said)\n",
         "        if False:\n            return _refusal(*said)\n",
     ),

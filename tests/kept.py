@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from engine.detection.compiled import compile_kernels
-from engine.kept_kernels import compile_kept
+from engine.kernel_cache import compile_kept
 
 
 def pytest_sessionstart() -> None:

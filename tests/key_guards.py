@@ -4,9 +4,9 @@ from typing import Final
 
 from tests.mutant import Mutant
 
-_WORDS: Final = "engine/action/words.py"
-_HEARD: Final = ("tests/unit/engine/action/test_words.py",)
-_BOUND: Final = ("tests/unit/engine/action/test_words_bound.py",)
+_WORDS: Final = "engine/action/commands.py"
+_HEARD: Final = ("tests/unit/engine/action/test_commands.py",)
+_BOUND: Final = ("tests/unit/engine/action/test_commands_bound.py",)
 _LIFTED: Final = ("tests/unit/engine/cli/test_lifting.py",)
 _SIGNED: Final = ("tests/unit/engine/action/test_keys.py",)
 _TARGETS: Final = ("tests/unit/engine/action/test_target.py",)
@@ -91,14 +91,14 @@ KEY_MUTANTS: Final = (
     Mutant(
         "a copied word ends a hold that is newer",
         _WORDS,
-        "    stale = _stale(control, (held, controls.get(hold_key(key))), time_ms)\n",
+        "    stale = _stale(control, (held, controls.get(restriction_key(key))), time_ms)\n",
         "    stale = _stale(control, (held,), time_ms)\n",
         _HEARD,
     ),
     Mutant(
         "a refused record leaves nothing in the place of a pause",
         _WORDS,
-        "    return Heard(_hold(key, error, time_ms=time_ms), rejected=error)\n",
+        "    return Heard(_restriction(key, error, time_ms=time_ms), rejected=error)\n",
         "    return Heard(None, rejected=error)\n",
         _HEARD,
     ),
@@ -112,14 +112,14 @@ KEY_MUTANTS: Final = (
     Mutant(
         "a pause beyond the bound holds nothing",
         _WORDS,
-        "    return kept.with_entry(instead, _too_many(word))\n",
+        "    return kept.with_entry(instead, _too_many(command))\n",
         "    return kept\n",
         _BOUND,
     ),
     Mutant(
         "any number of words that nobody signed are kept",
         _WORDS,
-        "    if place in kept or (len(kept) < _MOST_WORDS and",
+        "    if place in kept or (len(kept) < _MOST and",
         "    if place in kept or (True and",
         _BOUND,
     ),
@@ -133,8 +133,8 @@ KEY_MUTANTS: Final = (
     Mutant(
         "a mode that was taken back is forgotten when room is made",
         _WORDS,
-        "    if word.kind in _RESTRICTIONS:\n        return word.holds(",
-        "    if True:\n        return word.holds(",
+        "    if command.kind in _RESTRICTIONS:\n        return command.holds(",
+        "    if True:\n        return command.inhibitions(",
         _BOUND,
     ),
     Mutant(
@@ -149,7 +149,7 @@ KEY_MUTANTS: Final = (
     Mutant(
         "a hold is said by anybody",
         _WORDS,
-        '    source = "" if control.source in HOLDS else control.source\n',
+        '    source = "" if control.source in RESTRICTIONS else control.source\n',
         "    source = control.source\n",
         _HEARD,
     ),
@@ -162,14 +162,14 @@ KEY_MUTANTS: Final = (
     ),
     Mutant(
         "a word that is refused is said to hold",
-        "engine/cli/words.py",
+        "engine/cli/control_commands.py",
         "    if fault is not None:\n",
         "    if False:\n",
         _LIFTED,
     ),
     Mutant(
         "a word under an ended key displaces what it was to end",
-        "engine/cli/words.py",
+        "engine/cli/control_commands.py",
         "            _require_believed(here, operator)\n",
         "            pass\n",
         _LIFTED,
@@ -219,8 +219,8 @@ KEY_MUTANTS: Final = (
     Mutant(
         "a change during the first reading of keys is missed",
         "engine/key_files.py",
-        "        self._seen = self._look()\n        self._content = read(refuse)\n",
-        "        self._content = read(refuse)\n        self._seen = self._look()\n",
+        "        self._seen = self._check()\n        self._content = read(refuse)\n",
+        "        self._content = read(refuse)\n        self._seen = self._check()\n",
         _KEYRINGS,
     ),
     Mutant(
@@ -271,8 +271,8 @@ KEY_MUTANTS: Final = (
     Mutant(
         "a copy of an older minute of scores counts",
         "engine/action/target.py",
-        "    if newer or now_ms - load.minute_ms > _TOLD_MS:\n",
-        "    if now_ms - load.minute_ms > _TOLD_MS:\n",
+        "    if newer or now_ms - load.minute_ms > _REPORTED_MS:\n",
+        "    if now_ms - load.minute_ms > _REPORTED_MS:\n",
         _TARGETS,
     ),
     Mutant(

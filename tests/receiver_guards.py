@@ -111,11 +111,11 @@ RECEIVER_MUTANTS: Final = (
     ),
     Mutant(
         "rows that came too late are a silence", "connectors/traces/recording.py",
-        "            is_hidden = slot.follows_late\n", "            is_hidden = False\n",
+        "            is_hidden = window.follows_late\n", "            is_hidden = False\n",
         _RECORDINGS,
     ),
     Mutant(
-        "one straggler hides a silence", "connectors/traces/slots.py",
+        "one straggler hides a silence", "connectors/traces/windows.py",
         " and hidden[index] >= _HIDDEN_SHARE * missed\n", " and hidden[index] > 0\n", _RECORDINGS,
     ),
     Mutant(
@@ -124,7 +124,7 @@ RECEIVER_MUTANTS: Final = (
         "    if isfinite(value) and 0 <= value:\n", _TABLES,
     ),
     Mutant(
-        "rows without a slot are in no count", "connectors/traces/slots.py",
+        "rows without a slot are in no count", "connectors/traces/windows.py",
         "    counts.late += len(rest.vm)\n", "", _TABLES,
     ),
     Mutant(

@@ -43,7 +43,7 @@ WITNESS_MUTANTS: Final = (
     ),
     Mutant(
         "the planner does not ask for a second witness", "engine/action/ordering.py",
-        "    if rung.action in DESTRUCTIVE and not may_be_reset(alert.witnesses):\n",
+        "    if failed_steps.action in DESTRUCTIVE and not may_be_reset(alert.witnesses):\n",
         "    if False:\n",
     ),
     Mutant(
@@ -71,7 +71,7 @@ WITNESS_MUTANTS: Final = (
     ),
     Mutant(
         "a vCPU that works beside the busy one is no sign of life", _WITNESSES,
-        "        if still.told == standstill.MOVED:\n", "        if False:\n", _SUITE,
+        "        if still.reported == standstill.MOVED:\n", "        if False:\n", _SUITE,
     ),
     Mutant(
         "an answer to a probe is no sign of life", "engine/detection/evidence.py",
@@ -88,7 +88,7 @@ WITNESS_MUTANTS: Final = (
         "    if home is None or home.name != node:\n", "    if home is None:\n", _SUITE,
     ),
     Mutant(
-        "the CPU level leaves out what the guest waited for", "models/kernels/course.py",
+        "the CPU level leaves out what the guest waited for", "models/kernels/state_update.py",
         "    wanted = cpu + (0.0 if math.isnan(delay) else delay)\n", "    wanted = cpu\n",
         _EVIDENCE,
     ),
@@ -106,32 +106,33 @@ WITNESS_MUTANTS: Final = (
         "    used_before = seen.used_before\n", _EVIDENCE,
     ),
     Mutant(
-        "a jump of the delay counter counts as waiting", "models/kernels/course.py",
+        "a jump of the delay counter counts as waiting", "models/kernels/state_update.py",
         "    if not is_possible:\n        delay = np.nan\n", "", _RATES,
     ),
     Mutant(
-        "a jump of the delay counter lowers the level", "models/kernels/course.py",
-        "known[lane] and is_possible, ", "known[lane], ", _RATES,
+        "a jump of the delay counter lowers the level", "models/kernels/state_update.py",
+        "known[index] and is_possible, ", "known[index], ", _RATES,
     ),
     Mutant(
-        "no vCPU waits for longer than a sample", "models/kernels/course.py",
+        "no vCPU waits for longer than a sample", "models/kernels/state_update.py",
         "_LONGEST_WAIT_S: Final = 60.0\n", "_LONGEST_WAIT_S: Final = 0.0\n", _RATES,
     ),
     Mutant(
-        "a jump of the CPU counter counts as use", "models/kernels/course.py",
+        "a jump of the CPU counter counts as use", "models/kernels/state_update.py",
         " or (count > 0 and cpu > count + _MOST_OVERHEAD):\n", ":\n", _RATES,
     ),
     Mutant(
         "busy vCPUs teach how long idle ones stand still", "models/kernels/standstill.py",
-        "    if is_idle:\n        return gaps.ALIVE\n", "    return gaps.ALIVE\n", _KERNEL,
+        "    if is_idle:\n        return silence_model.ALIVE\n",
+        "    return silence_model.ALIVE\n", _KERNEL,
     ),
     Mutant(
         "work ends a standstill as a timer does", "models/kernels/standstill.py",
-        "return gaps.CUT_SHORT if stood", "return gaps.ALIVE if stood", _KERNEL,
+        "return silence_model.CUT_SHORT if stood", "return silence_model.ALIVE if stood", _KERNEL,
     ),
     Mutant(
         "work teaches how long idle vCPUs stand still", "models/kernels/standstill.py",
-        "            most_ns = idle_ns if rests[lane] else 0.0\n",
+        "            most_ns = idle_ns if rests[index] else 0.0\n",
         "            most_ns = idle_ns\n", _KERNEL,
     ),
     Mutant(
@@ -150,7 +151,7 @@ WITNESS_MUTANTS: Final = (
     ),
     Mutant(
         "work of other vCPUs counts as their standstill", "engine/detection/judge.py",
-        "    if lives or (follows and seen.others.told == standstill.MOVED):\n",
+        "    if lives or (follows and seen.others.reported == standstill.MOVED):\n",
         "    if lives:\n", _SUITE,
     ),
     Mutant(
@@ -160,8 +161,8 @@ WITNESS_MUTANTS: Final = (
     ),
     Mutant(
         "work of other vCPUs is a sign of life", "engine/detection/judge.py",
-        "        seen = note_life(node, lanes, lane, seen, is_sign=lives)\n",
-        "        seen = note_life(node, lanes, lane, seen)\n", _SUITE,
+        "        seen = note_life(node, table, index, seen, is_sign=lives)\n",
+        "        seen = note_life(node, table, index, seen)\n", _SUITE,
     ),
     Mutant(
         "a guest that lived in its silence is alerted each time it stands still", _HYPOTHESES,
@@ -176,7 +177,7 @@ WITNESS_MUTANTS: Final = (
     ),
     Mutant(
         "a kernel that serves its timers has halted", _HYPOTHESES,
-        '    return seen.shape == "idle" and seen.whole.told == standstill.MOVED\n',
+        '    return seen.shape == "idle" and seen.whole.reported == standstill.MOVED\n',
         "    return False\n", _SUITE,
     ),
     Mutant(
@@ -204,21 +205,21 @@ WITNESS_MUTANTS: Final = (
     ),
     Mutant(
         "a VM that its owner paused is at work", "engine/detection/movement.py",
-        " & meant_to_run(lanes) & is_told\n", " & is_told\n", _GATE,
+        " & meant_to_run(table) & is_reported\n", " & is_reported\n", _GATE,
     ),
     Mutant(
         "a VM without a report in the newest sample counts as active",
         "engine/detection/movement.py",
-        " & meant_to_run(lanes) & is_told\n", " & meant_to_run(lanes)\n", _GATE,
+        " & meant_to_run(table) & is_reported\n", " & meant_to_run(table)\n", _GATE,
     ),
     Mutant(
         "VMs that their owner paused fall silent again and again", "engine/detection/gate.py",
-        "lanes.which(bit) & meant_to_run(lanes)", "lanes.which(bit)", _GATE,
+        "table.which(bit) & meant_to_run(table)", "table.which(bit)", _GATE,
     ),
     Mutant(
         "a stall goes on while its VMs are paused", "engine/detection/gate.py",
-        "        if not any(_may_move(cell, vm) for vm in latch.fell):\n",
-        "        if not any(vm in cell.vms for vm in latch.fell):\n", _GATE,
+        "        if not any(_may_move(cell, vm) for vm in cause.fell):\n",
+        "        if not any(vm in cell.vms for vm in cause.fell):\n", _GATE,
     ),
     Mutant(
         "a monitor hangs until somebody says that it does not", "engine/detection/judge.py",
@@ -234,18 +235,18 @@ WITNESS_MUTANTS: Final = (
     ),
     Mutant(
         "nodes that died disturb the others for as long as they are known",
-        "engine/detection/watch.py",
+        "engine/detection/liveness.py",
         "        if _is_long_silent(cell, cell.nodes[name], configuration):\n",
         "        if False:\n", _UNSEEN,
     ),
     Mutant(
-        "nodes that fall silent disturb nobody", "engine/detection/watch.py",
+        "nodes that fall silent disturb nobody", "engine/detection/liveness.py",
         "    return silent_ms >= 2 * configuration.node_silent_intervals * node.interval_ms\n",
         "    return silent_ms >= 0\n", _UNSEEN,
     ),
     Mutant(
         "a stall explains whatever comes after it", "engine/detection/gate.py",
-        "        if _outlived(cell, latch, vm, configuration):\n", "        if False:\n", _GATE,
+        "        if _outlived(cell, cause, vm, configuration):\n", "        if False:\n", _GATE,
     ),
     Mutant(
         "a stall whose VMs are silent for good explains nobody who worked on",
@@ -255,7 +256,7 @@ WITNESS_MUTANTS: Final = (
     ),
     Mutant(
         "vCPUs that take turns stand still", "models/kernels/standstill.py",
-        "    changed = mover[lane] >= 0 and most > 0 and busiest != mover[lane]\n",
+        "    changed = mover[index] >= 0 and most > 0 and busiest != mover[index]\n",
         "    changed = False\n", _KERNEL,
     ),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from engine.errors import RecordRejected, SettingsError
-from engine.ports import Moment
+from engine.ports import RecordedFrame
 from engine.wire.frame import Frame, decode_frame
 from engine.wire.rejected import decode_rejected
 from engine.wire.table import Widen
@@ -43,7 +43,7 @@ class FrameRecording:
         self._records = self._unreadable = self._unbelieved = 0
         self.interval_s = self._interval_s()
 
-    def moments(self) -> Iterator[Moment]:
+    def recorded_frames(self) -> Iterator[RecordedFrame]:
         """Yield the records in the order of each partition, merged by their append times."""
         self._records = self._unreadable = self._unbelieved = 0
         refused = self._refused()
@@ -54,9 +54,9 @@ class FrameRecording:
                 if position in refused:
                     # A record that the engine rejected stays rejected. This needs no key.
                     self._unbelieved += 1
-                    yield Moment(time_ms, None, partition)
+                    yield RecordedFrame(time_ms, None, partition)
                     continue
-                yield Moment(time_ms, self._decoded(value), partition, value)
+                yield RecordedFrame(time_ms, self._decoded(value), partition, value)
 
     def figures(self) -> dict[str, int]:
         """Return how many records were read, and how many of them are no valid frames, if any."""
@@ -92,9 +92,9 @@ class FrameRecording:
         return frozenset(found)
 
     def _interval_s(self) -> float:
-        for moment in self.moments():
-            if moment.frame is not None and moment.frame.header.role == "collector":
-                return moment.frame.header.interval_ms / 1000
+        for recorded in self.recorded_frames():
+            if recorded.frame is not None and recorded.frame.header.role == "collector":
+                return recorded.frame.header.interval_ms / 1000
         raise SettingsError(f"{self._path} holds no frame of a collector.")
 
     def _open(self) -> sqlite3.Connection:

@@ -28,7 +28,7 @@ from connectors.influxdb.influxql import answers, to_influxql
 from connectors.influxdb.lines import Body, Line, WriteLines
 from engine.errors import HistoryError, HistoryRefused, HistoryUnreachable
 from engine.plain_text import masked_url
-from engine.ports import Answer, Question, RefusedRow
+from engine.ports import Answer, Query, RefusedRow
 from engine.wire.measurement import MEASUREMENTS, Bucket
 from engine.wire.points import Points
 
@@ -84,9 +84,9 @@ class InfluxHistory:
         """See `engine.ports.HistorySink`."""
         return await asyncio.to_thread(self._write, batch)
 
-    async def ask(self, question: Question) -> list[Answer]:
+    async def ask(self, query: Query) -> list[Answer]:
         """See `engine.ports.HistoryQuery`."""
-        return answers(question, await asyncio.to_thread(self._ask, question))
+        return answers(query, await asyncio.to_thread(self._ask, query))
 
     async def query(self, text: str) -> list[dict[str, Any]]:
         """Return the series of an InfluxQL query, times in ns; [] where there are none.
@@ -99,12 +99,12 @@ class InfluxHistory:
         """
         return await asyncio.to_thread(self._query, text, self._config.database)
 
-    def _ask(self, question: Question) -> list[dict[str, Any]]:
-        """Query in the form that this server accepts, which the first question finds out.
+    def _ask(self, one_query: Query) -> list[dict[str, Any]]:
+        """Query in the form that this server accepts, which the first query finds out.
 
         2.x finds a bucket as a retention policy of the database, 3.x as a database.
         """
-        bucket = MEASUREMENTS[question.measurement].bucket
+        bucket = MEASUREMENTS[one_query.measurement].bucket
         forms: dict[_Form, tuple[str, bool]] = {
             "policy": (self._config.database, True),
             "database": (self._config.bucket(bucket), False),
@@ -113,7 +113,7 @@ class InfluxHistory:
         for form, (database, has_policy) in forms.items():
             if self._form not in (None, form):
                 continue
-            text = to_influxql(question, has_policy=has_policy)
+            text = to_influxql(one_query, has_policy=has_policy)
             try:
                 found = self._query(text, database)
             except _UnknownDatabase as error:

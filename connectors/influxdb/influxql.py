@@ -1,10 +1,10 @@
-"""Translate questions into InfluxQL, which InfluxDB 2.x and 3.x both accept, and parse answers."""
+"""Translate queries into InfluxQL, which InfluxDB 2.x and 3.x both accept, and parse answers."""
 
 import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from engine.ports import Answer, Question
+from engine.ports import Answer, Query
 from engine.wire.measurement import MEASUREMENTS
 from engine.wire.points import tag_text
 
@@ -13,60 +13,60 @@ _PERCENTILE: Final = re.compile(r"p(\d{1,2})")
 
 
 def to_influxql(
-    question: Question,
+    query: Query,
     *,
     begin: str | None = None,
     end: str | None = None,
     has_policy: bool = True,
 ) -> str:
-    """Return the InfluxQL query of a question.
+    """Return the InfluxQL query of a query.
 
     Parameters
     ----------
     begin, end
-        Bounds as text that replace the question's own, such as `now() - 30d`.
+        Bounds as text that replace the query's own, such as `now() - 30d`.
     has_policy
         Whether the bucket is a retention policy of the queried database, as in 2.x; in 3.x it is
         the database.
     """
-    bucket = MEASUREMENTS[question.measurement].bucket
+    bucket = MEASUREMENTS[query.measurement].bucket
     selected = ", ".join(
         f'{_call(field, statistic)} AS "{_column(place)}"'
-        for place, (field, statistic) in enumerate(question.select)
+        for place, (field, statistic) in enumerate(query.select)
     )
     conditions = [
-        f"time >= {begin or question.begin_ns}",
-        f"time < {end or question.end_ns}",
-        *(f"\"{tag}\" = '{_quoted(tag_text(value))}'" for tag, value in question.where.items()),
+        f"time >= {begin or query.begin_ns}",
+        f"time < {end or query.end_ns}",
+        *(f"\"{tag}\" = '{_quoted(tag_text(value))}'" for tag, value in query.where.items()),
     ]
-    groups = [f'"{tag}"' for tag in question.group_by]
-    if question.every_s is not None:
-        groups.insert(0, f"time({question.every_s}s)")
-    source = f'"{question.measurement}"'
+    groups = [f'"{tag}"' for tag in query.group_by]
+    if query.every_s is not None:
+        groups.insert(0, f"time({query.every_s}s)")
+    source = f'"{query.measurement}"'
     if has_policy:
         source = f'"{bucket}".{source}'
     text = f"SELECT {selected} FROM {source} WHERE {' AND '.join(conditions)}"
     if groups:
         text += f" GROUP BY {', '.join(groups)}"
-    return f"{text} fill(none)" if question.every_s is not None else text
+    return f"{text} fill(none)" if query.every_s is not None else text
 
 
-def answers(question: Question, series: Sequence[dict[str, Any]]) -> list[Answer]:
+def answers(query: Query, series: Sequence[dict[str, Any]]) -> list[Answer]:
     """Return the answers in the server's series, ordered by tags and time."""
     found: list[Answer] = []
-    windowed = question.every_s is not None or not question.select[0][1]
+    windowed = query.every_s is not None or not query.select[0][1]
     for one in series:
-        tags = tuple(one.get("tags", {}).get(tag, "") for tag in question.group_by)
-        order = [one["columns"].index(_column(place)) for place in range(len(question.select))]
+        tags = tuple(one.get("tags", {}).get(tag, "") for tag in query.group_by)
+        order = [one["columns"].index(_column(place)) for place in range(len(query.select))]
         for row in one["values"]:
             values = tuple(
                 None if statistic == "count" and row[place] == 0 else row[place]
-                for place, (_, statistic) in zip(order, question.select, strict=True)
+                for place, (_, statistic) in zip(order, query.select, strict=True)
             )
             if any(value is not None for value in values):
-                # Without windows the server returns the time of the selected row; the question's
+                # Without windows the server returns the time of the selected row; the query's
                 # begin is used.
-                found.append(Answer(tags, row[0] if windowed else question.begin_ns, values))
+                found.append(Answer(tags, row[0] if windowed else query.begin_ns, values))
     return sorted(found, key=lambda answer: answer[:2])
 
 

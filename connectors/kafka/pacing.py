@@ -22,8 +22,8 @@ _FIRST_PAUSE_S: Final = 0.1
 _LAST_PAUSE_S: Final = 2.0
 
 # A shorter outage is a restart and is not logged.
-_TELL_AFTER_S: Final = 3.0
-_TELL_AGAIN_S: Final = 30.0
+_REPORT_AFTER_S: Final = 3.0
+_REPORT_AGAIN_S: Final = 30.0
 
 _log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ class Reach:
     def __init__(self, name: str) -> None:
         self._name = name
         self._away_since_s: float | None = None
-        self._tell_at_s = 0.0
+        self._report_at_s = 0.0
         self._backoff = _new_backoff()
 
     @property
@@ -72,10 +72,10 @@ class Reach:
         client.ready = paced_ready
 
     def _answered(self) -> None:
-        if self._away_since_s is not None and self._tell_at_s > 0.0:
+        if self._away_since_s is not None and self._report_at_s > 0.0:
             _log.info("Kafka answers again.", client=self._name, away_s=round(self.away_s, 1))
         self._away_since_s = None
-        self._tell_at_s = 0.0
+        self._report_at_s = 0.0
         self._backoff.worked()
 
     def _failed(self) -> float:
@@ -85,8 +85,8 @@ class Reach:
             self._away_since_s = now_s
         away_s = now_s - self._away_since_s
         next_try_s = self._backoff.failed()
-        if away_s >= _TELL_AFTER_S and now_s >= self._tell_at_s:
-            self._tell_at_s = now_s + _TELL_AGAIN_S
+        if away_s >= _REPORT_AFTER_S and now_s >= self._report_at_s:
+            self._report_at_s = now_s + _REPORT_AGAIN_S
             _log.warning(
                 "Kafka does not answer. Retrying.",
                 client=self._name,

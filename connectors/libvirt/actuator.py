@@ -26,12 +26,12 @@ from connectors.libvirt.disks import DiskMove, end_left_copy
 from connectors.libvirt.events import register
 from connectors.libvirt.heard import Heard
 from connectors.libvirt.link import Link, Session
-from connectors.libvirt.migration import Watch, found_again
+from connectors.libvirt.migration import MigrationProgress, found_again
 from connectors.libvirt.node import NodeReader
 from connectors.libvirt.request import Request
 from connectors.libvirt.sight import instance, see
 from engine.errors import ActionRefused, ActionUnsent, HypervisorUnreachable, VmNotFound
-from engine.looks import LAST_LOOK_S, Look, Permit
+from engine.preflight_data import LAST_SAMPLE_S, Permit, PreflightSample
 from engine.wire.frame import UUID_BYTES
 
 T = TypeVar("T")
@@ -39,10 +39,10 @@ T = TypeVar("T")
 DEFAULT_URI: Final = "qemu:///system"
 # A preflight check takes 10 ms. The agent takes two, at least 4 s apart, within 10 s before its
 # call: a slower one does not show the current state.
-LOOK_DEADLINE_S: Final = 3.0
+SAMPLE_DEADLINE_S: Final = 3.0
 # libvirt itself stops waiting for a VM's job after 30 s and reports it, which is an answer; a
 # shorter deadline would turn it into an unknown outcome.
-VERB_DEADLINE_S: Final = 35.0
+ACTION_DEADLINE_S: Final = 35.0
 # Beyond the time limit of a migration or disk move: for aborting it, and for determining its
 # result.
 _LAST_STEPS_S: Final = 70.0
@@ -141,7 +141,7 @@ class LibvirtActuator:
         self._heard.begin()
         return register(connection, self._heard)
 
-    async def look(self, vm: bytes) -> Look:
+    async def sample(self, vm: bytes) -> PreflightSample:
         """Return the current state of the VM.
 
         Raises
@@ -151,7 +151,7 @@ class LibvirtActuator:
         HypervisorUnreachable
             No answer within 3 s.
         """
-        return await self._ask(vm, self._look, what="look", patience_s=LOOK_DEADLINE_S)
+        return await self._ask(vm, self._sample, what="look", patience_s=SAMPLE_DEADLINE_S)
 
     async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
         """Reset the VM; a VM paused by its own crash is resumed after it."""
@@ -159,7 +159,7 @@ class LibvirtActuator:
             vm,
             lambda domain: resets.reset(domain, library=self._library),
             what="reset",
-            deadline_s=VERB_DEADLINE_S,
+            deadline_s=ACTION_DEADLINE_S,
             permit=permit,
         )
 
@@ -169,7 +169,7 @@ class LibvirtActuator:
             vm,
             lambda domain: resets.finish(domain, library=self._library),
             what="resume after the reset",
-            deadline_s=VERB_DEADLINE_S,
+            deadline_s=ACTION_DEADLINE_S,
             permit=permit,
         )
 
@@ -179,7 +179,7 @@ class LibvirtActuator:
             vm,
             lambda domain: domain.reboot(0),
             what="reboot",
-            deadline_s=VERB_DEADLINE_S,
+            deadline_s=ACTION_DEADLINE_S,
             permit=permit,
         )
 
@@ -191,7 +191,7 @@ class LibvirtActuator:
         A migration that stalls, or is not complete after `within_s`, is aborted: the VM stays here.
         """
         goal = self._target(target)
-        watch = Watch(self._library, vm, within_s=within_s)
+        watch = MigrationProgress(self._library, vm, within_s=within_s)
         self._migrating.add(vm)
         try:
             await self._do(
@@ -248,7 +248,9 @@ class LibvirtActuator:
             end_left_copy(connection, domain, device=disk, pool=target, library=self._library)
 
         try:
-            await self._ask(vm, end, what=f"end of the copy of {disk}", patience_s=VERB_DEADLINE_S)
+            await self._ask(
+                vm, end, what=f"end of the copy of {disk}", patience_s=ACTION_DEADLINE_S
+            )
         except VmNotFound as error:
             raise HypervisorUnreachable(f"the VM and its job have disappeared: {error}") from error
 
@@ -258,7 +260,7 @@ class LibvirtActuator:
             # The agent must not end a backup or migration of another client.
             raise ActionRefused(f"VM {vm.hex()} has no job that this agent started")
         await self._do(
-            vm, lambda domain: domain.abortJob(), what="abort job", deadline_s=VERB_DEADLINE_S
+            vm, lambda domain: domain.abortJob(), what="abort job", deadline_s=ACTION_DEADLINE_S
         )
 
     def _target(self, name: str) -> MigrationTarget:
@@ -270,7 +272,7 @@ class LibvirtActuator:
     async def _ask(
         self,
         vm: bytes,
-        question: Callable[[Connection, Domain, int], T],
+        one_query: Callable[[Connection, Domain, int], T],
         *,
         what: str,
         patience_s: float,
@@ -279,7 +281,7 @@ class LibvirtActuator:
         session = await self._link.session()
         what = f"{what} at VM {vm.hex()}"
         call = session.start(
-            lambda connection: question(
+            lambda connection: one_query(
                 connection, connection.lookupByUUID(_checked(vm)), session.host_mark
             ),
             name="libvirt-look",
@@ -399,13 +401,13 @@ class LibvirtActuator:
         the check is repeated, until the request is late.
         """
         while not request.over:
-            look = self._look(connection, domain, host_mark)
-            why = permit.last_check(look)
-            if why is not None or time.monotonic_ns() - look.mono_ns <= LAST_LOOK_S * 1e9:
+            sample = self._sample(connection, domain, host_mark)
+            why = permit.last_check(sample)
+            if why is not None or time.monotonic_ns() - sample.mono_ns <= LAST_SAMPLE_S * 1e9:
                 return why
         return None
 
-    def _look(self, connection: Connection, domain: Domain, host_mark: int) -> Look:
+    def _sample(self, connection: Connection, domain: Domain, host_mark: int) -> PreflightSample:
         return see(connection, domain, host_mark=host_mark, heard=self._heard, uri=self._uri)
 
     def _migrate(self, domain: Domain, target: MigrationTarget) -> None:

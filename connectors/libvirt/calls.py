@@ -50,11 +50,11 @@ class Call(Generic[T_co]):
         except BaseException as error:  # noqa: BLE001 -- raised again by result()
             self._error = error
         try:
-            self._loop.call_soon_threadsafe(self._tell)
+            self._loop.call_soon_threadsafe(self._notify)
         except RuntimeError:
             return  # the loop is closed: no caller waits any more
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if not self.returned.done():
             self.returned.set_result(None)
 

@@ -102,7 +102,7 @@ class VcpuTimes:
     mono_ns: int
     times_ns: Mapping[int, int]
     # When each device last reported a counter, by the counter's column and the device's name.
-    told_ns: Mapping[str, int] = field(default_factory=dict)
+    reported_ns: Mapping[str, int] = field(default_factory=dict)
 
 
 def instance_of(*, host_mark: int, domain_id: int) -> int:
@@ -144,11 +144,11 @@ def decode(
     current: dict[bytes, VcpuTimes] = {}
     for column, reading in enumerate(readings):
         before = previous.get(reading.vm)
-        told_ns = _told_ns(reading, before, mono_ns)
-        times = VcpuTimes(reading.instance, mono_ns, _vcpus_wanted(reading.stats), told_ns)
+        reported_ns = _reported_ns(reading, before, mono_ns)
+        times = VcpuTimes(reading.instance, mono_ns, _vcpus_wanted(reading.stats), reported_ns)
         ratios = _busy_ratios(times, before)
         current[reading.vm] = times
-        withheld = {name.split("/")[0] for name, at_ns in told_ns.items() if at_ns != mono_ns}
+        withheld = {name.split("/")[0] for name, at_ns in reported_ns.items() if at_ns != mono_ns}
         for name, value in _integers(reading, ratios):
             if name in withheld:
                 continue
@@ -157,7 +157,7 @@ def decode(
             missing[row, column] = False
         if not withheld:
             row = INTEGER_ROW["device_set"]
-            integers[row, column], missing[row, column] = _device_set(told_ns), False
+            integers[row, column], missing[row, column] = _device_set(reported_ns), False
         for name, ratio in _gauges(reading.stats, ratios):
             gauges[GAUGE_ROW[name], column] = ratio
     rows = VmRows(
@@ -165,7 +165,9 @@ def decode(
         integers=integers,
         missing=missing if missing.any() else None,
         gauges=gauges,
-        vcpus=_vcpu_rows([_vcpus_told(reading.stats, current[reading.vm]) for reading in readings]),
+        vcpus=_vcpu_rows(
+            [_vcpus_reported(reading.stats, current[reading.vm]) for reading in readings]
+        ),
     )
     return rows, current
 
@@ -180,7 +182,7 @@ def _vcpus_wanted(stats: Stats) -> dict[int, int]:
     }
 
 
-def _vcpus_told(stats: Stats, times: VcpuTimes) -> Mapping[int, int]:
+def _vcpus_reported(stats: Stats, times: VcpuTimes) -> Mapping[int, int]:
     """Return the times that can prove that a vCPU is idle; none where delays are not reported.
 
     Ticks alone may not change for a minute while a guest lives.
@@ -188,7 +190,7 @@ def _vcpus_told(stats: Stats, times: VcpuTimes) -> Mapping[int, int]:
     return times.times_ns if vcpu_delays(stats).keys() == times.times_ns.keys() else {}
 
 
-def _told_ns(reading: Reading, before: VcpuTimes | None, mono_ns: int) -> dict[str, int]:
+def _reported_ns(reading: Reading, before: VcpuTimes | None, mono_ns: int) -> dict[str, int]:
     """Return when each present device last reported each counter, without those that never did.
 
     libvirt omits the counters of a card whose tap cannot be read, of a disk whose monitor is busy,
@@ -197,23 +199,23 @@ def _told_ns(reading: Reading, before: VcpuTimes | None, mono_ns: int) -> dict[s
     changes.
     """
     stats = reading.stats
-    known = before.told_ns if before is not None and before.instance == reading.instance else {}
-    told: dict[str, int] = {}
+    known = before.reported_ns if before is not None and before.instance == reading.instance else {}
+    reported: dict[str, int] = {}
     for group, sums in _DEVICE_SUMS.items():
         for number in range(_counter(stats.get(f"{group}.count")) or 0):
             device = stats.get(f"{group}.{number}.name", number)
             for column, counter in sums.items():
                 name = f"{column}/{device}"
                 if _counter(stats.get(f"{group}.{number}.{counter}")) is not None:
-                    told[name] = mono_ns
+                    reported[name] = mono_ns
                 elif mono_ns - known.get(name, mono_ns - _UNTOLD_NS) < _UNTOLD_NS:
-                    told[name] = known[name]
-    return told
+                    reported[name] = known[name]
+    return reported
 
 
-def _device_set(told_ns: Mapping[str, int]) -> int:
+def _device_set(reported_ns: Mapping[str, int]) -> int:
     """Return a number that identifies the set of devices and counters that are summed."""
-    names = "\x00".join(sorted(told_ns)).encode()
+    names = "\x00".join(sorted(reported_ns)).encode()
     return int.from_bytes(hashlib.blake2b(names, digest_size=2).digest(), "little")
 
 
@@ -262,8 +264,8 @@ def net_total(stats: Stats, field: str) -> int | None:
 def counted_nics(stats: Stats) -> int:
     """Return how many network cards report transmitted traffic."""
     count = _counter(stats.get("net.count")) or 0
-    told = (_counter(stats.get(f"net.{number}.tx.pkts")) for number in range(count))
-    return sum(packets is not None for packets in told)
+    reported = (_counter(stats.get(f"net.{number}.tx.pkts")) for number in range(count))
+    return sum(packets is not None for packets in reported)
 
 
 def counted_disks(stats: Stats) -> frozenset[str]:
@@ -305,13 +307,13 @@ def _candidates(reading: Reading, ratios: Sequence[float]) -> Iterator[tuple[str
     yield "instance", reading.instance
     yield "state", state_of(stats)
     yield "job_active", None if reading.job_active is None else int(reading.job_active)
-    for name, told in _PLAIN.items():
-        yield name, _counter(stats.get(told))
+    for name, reported in _PLAIN.items():
+        yield name, _counter(stats.get(reported))
     yield "balloon_last_update_s", balloon_last_update_s(stats)
-    for name, told in _BLOCK_SUMS.items():
-        yield name, _device_total(stats, "block", told)
-    for name, told in _NET_SUMS.items():
-        yield name, _device_total(stats, "net", told)
+    for name, reported in _BLOCK_SUMS.items():
+        yield name, _device_total(stats, "block", reported)
+    for name, reported in _NET_SUMS.items():
+        yield name, _device_total(stats, "net", reported)
     yield "vcpu_wait_ns", sum(wait for _, wait in _vcpu_field(stats, "wait")) or None
     delays = [delay for _, delay in _vcpu_field(stats, "delay")]
     yield "vcpu_delay_ns", sum(delays) if delays else None

@@ -201,9 +201,9 @@ def register(connection: Connection, queue: Hearer) -> list[int]:
 
 
 def _on_lifecycle(queue: Hearer, domain: Domain, *, event: int, detail: int) -> None:
-    told = lifecycle_kind(event, detail)
-    if told is not None:
-        queue.add(told[0], vm=domain.UUID(), detail={"reason": told[1]})
+    reported = lifecycle_kind(event, detail)
+    if reported is not None:
+        queue.add(reported[0], vm=domain.UUID(), detail={"reason": reported[1]})
 
 
 def _on_agent(queue: Hearer, domain: Domain, state: int) -> None:

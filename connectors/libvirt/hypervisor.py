@@ -66,7 +66,7 @@ class LibvirtHypervisor:
             read_only=True,
             boot_id=self._node.boot_id(),
             register=self._register,
-            tell=lambda kind, reason: self._queue.add(kind, detail={"reason": reason}),
+            notify=lambda kind, reason: self._queue.add(kind, detail={"reason": reason}),
         )
         self._poller = Poller(library, patience=self._patience)
         self._vcpus: dict[bytes, VcpuTimes] = {}

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Final, NamedTuple
 from xml.etree import ElementTree
 
-from engine.looks import Card
+from engine.preflight_data import Card
 from engine.wire.frame import InventoryItem
 
 # Operators put <flatline:vm tenant= group= flavor= actionable="yes|no"/> under <metadata>.
@@ -121,7 +121,7 @@ def read_definition(
 
 
 class WatchedDefinition(NamedTuple):
-    """The part of a VM's live definition that guest probing needs: see `engine.looks.Watched`."""
+    """What guest probing needs of a live VM: see `engine.preflight_data.ObservedGuest`."""
 
     actionable: bool
     cards: tuple[Card, ...]

@@ -110,7 +110,7 @@ class Link:
         A read-only connection rejects every call that changes anything.
     register
         Registers for events on each new connection and returns their numbers.
-    tell
+    notify
         Receives "hypervisor_lost" and "hypervisor_back" with the reason, each once.
     """
 
@@ -122,14 +122,14 @@ class Link:
         read_only: bool,
         boot_id: str,
         register: Callable[[Connection], list[int]] = lambda _connection: [],
-        tell: Callable[[str, str], None] = lambda _kind, _reason: None,
+        notify: Callable[[str, str], None] = lambda _kind, _reason: None,
     ) -> None:
         self._library = library
         self._uri = uri
         self._read_only = read_only
         self._boot_id = boot_id
         self._register = register
-        self._tell = tell
+        self._notify = notify
         self._session: Session | None = None
         self._opening: Call[Session] | None = None
         self._backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
@@ -170,7 +170,7 @@ class Link:
         self._backoff.worked()
         if self._was_lost:
             self._was_lost = False
-            self._tell("hypervisor_back", "connected again")
+            self._notify("hypervisor_back", "connected again")
         return session
 
     async def close(self) -> None:
@@ -199,7 +199,7 @@ class Link:
     def _note_lost(self, reason: str) -> None:
         if not self._was_lost:
             self._was_lost = True
-            self._tell("hypervisor_lost", reason)
+            self._notify("hypervisor_lost", reason)
 
     def _give_up_dead(self) -> None:
         session = self._session

@@ -31,7 +31,7 @@ _ASK_S: Final = 3.0
 _ABORT_S: Final = 35.0
 
 
-class Watch:
+class MigrationProgress:
     """Waits for one migration of one VM, and decides when to abort it.
 
     Attributes
@@ -105,7 +105,7 @@ async def found_again(
     HypervisorUnreachable
         It cannot be determined where the VM runs.
     """
-    watch = Watch(library, vm, within_s=within_s)
+    watch = MigrationProgress(library, vm, within_s=within_s)
     deadline_s = time.monotonic() + within_s + _ABORT_S
     while (place := await _place(link, library, vm, watch)) in ("migrates", "unseen"):
         if time.monotonic() > deadline_s:
@@ -129,7 +129,7 @@ async def found_again(
         raise HypervisorUnreachable(f"the VM has left, and does not run at {target_uri}")
 
 
-async def _place(link: Link, library: Library, vm: bytes, watch: Watch) -> Place:
+async def _place(link: Link, library: Library, vm: bytes, watch: MigrationProgress) -> Place:
     """Return where the VM is as seen from this node, and let the watch decide on its job."""
     try:
         session = await link.session()

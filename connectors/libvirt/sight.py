@@ -23,7 +23,7 @@ from connectors.libvirt.heard import Heard
 from connectors.libvirt.inventory import read_definition
 from connectors.libvirt.polling import NOWAIT, STATS
 from engine.errors import VmNotFound
-from engine.looks import Look, StateReason
+from engine.preflight_data import PreflightSample, StateReason
 from engine.wire.metrics import VM_STATES
 
 # NOWAIT does not wait for the holder of a VM: the collector's poll, a screenshot and the end of a
@@ -33,7 +33,9 @@ _HELD_TRIES: Final = 5
 _HELD_PAUSE_S: Final = 0.1
 
 
-def see(connection: Connection, domain: Domain, *, host_mark: int, heard: Heard, uri: str) -> Look:
+def see(
+    connection: Connection, domain: Domain, *, host_mark: int, heard: Heard, uri: str
+) -> PreflightSample:
     """Return the current state of the VM.
 
     Raises
@@ -58,7 +60,7 @@ def see(connection: Connection, domain: Domain, *, host_mark: int, heard: Heard,
     )
     times, delays = vcpu_times(stats), vcpu_delays(stats)
     reported, reported_ns = heard.report(vm)
-    return Look(
+    return PreflightSample(
         vm=vm,
         instance=run,
         mono_ns=mono_ns,
@@ -93,12 +95,12 @@ def see(connection: Connection, domain: Domain, *, host_mark: int, heard: Heard,
 
 
 def moment_ns() -> int:
-    """Return the node's monotonic clock in ns, the time base of `Look`."""
+    """Return the node's monotonic clock in ns, the time base of `PreflightSample`."""
     return time.monotonic_ns()
 
 
 def instance(domain: Domain, *, host_mark: int) -> int:
-    """Return the number of the VM's run for `engine.looks.Look`."""
+    """Return the number of the VM's run for `engine.preflight_data.PreflightSample`."""
     # A VM that does not run has the number -1.
     return instance_of(host_mark=host_mark, domain_id=max(0, domain.ID()))
 

@@ -15,7 +15,7 @@ import structlog
 from connectors.parquet.files import Files
 from connectors.parquet.sql import columns, misfits, source, to_sql
 from engine.errors import HistoryUnreachable
-from engine.ports import Answer, Clock, Question, RefusedRow
+from engine.ports import Answer, Clock, Query, RefusedRow
 from engine.wire.measurement import MEASUREMENTS, RETENTION_S, Bucket
 from engine.wire.points import MISSING, Points
 
@@ -73,16 +73,16 @@ class ParquetHistory:
         """
         return await asyncio.to_thread(self._write, batch)
 
-    async def ask(self, question: Question) -> list[Answer]:
+    async def ask(self, query: Query) -> list[Answer]:
         """See `engine.ports.HistoryQuery`."""
-        return await asyncio.to_thread(self._ask, question)
+        return await asyncio.to_thread(self._ask, query)
 
     def _write(self, batch: Sequence[Points]) -> tuple[RefusedRow, ...]:
         refused = [
             row for index, points in enumerate(batch) for row in self._too_old(index, points)
         ]
         ordered = sorted(batch, key=lambda points: points.measurement)
-        places = {id(points): index for index, points in enumerate(batch)}
+        indices = {id(points): index for index, points in enumerate(batch)}
         with _database() as database:
             for measurement, several in groupby(ordered, key=lambda points: points.measurement):
                 chosen = list(several)
@@ -90,7 +90,7 @@ class ParquetHistory:
                 oldest_s = self._oldest_ns(measurement) / 1e9
                 for number, rows in self._by_partition(measurement, table["time"]):
                     refused += [
-                        _refused(chosen, places, int(known[bad.place]), bad.why)
+                        _refused(chosen, indices, int(known[bad.place]), bad.why)
                         for bad in self._write_rows(database, measurement, number, table, rows)
                     ]
                 self._files.forget(measurement, before_s=oldest_s)
@@ -206,14 +206,14 @@ class ParquetHistory:
                 damaged.add(path)
         return damaged
 
-    def _ask(self, question: Question) -> list[Answer]:
-        width = len(question.group_by)
+    def _ask(self, one_query: Query) -> list[Answer]:
+        width = len(one_query.group_by)
         damaged: set[Path] = set()
         for attempt in range(1, _TRIES + 1):
             partitions = [
                 tuple(path for path in files if path not in damaged)
                 for files in self._files.within(
-                    question.measurement, question.begin_ns, question.end_ns
+                    one_query.measurement, one_query.begin_ns, one_query.end_ns
                 )
             ]
             try:
@@ -223,13 +223,13 @@ class ParquetHistory:
                     )
                     damaged |= timeless
                     ours = [[path for path in each if path not in timeless] for each in partitions]
-                    query = to_sql(question, [files for files in ours if files])
+                    query = to_sql(one_query, [files for files in ours if files])
                     rows = database.execute(query).fetchall()
             except duckdb.Error as error:
                 files = [path for several in partitions for path in several]
                 # A missing file was merged meanwhile, so nothing is damaged.
                 if all(path.exists() for path in files):
-                    damaged |= self._without_damaged(question.measurement, files)
+                    damaged |= self._without_damaged(one_query.measurement, files)
                 if attempt == _TRIES:
                     raise HistoryUnreachable(f"The history cannot be read: {error}.") from error
                 continue
@@ -284,12 +284,12 @@ def _text(points: Points, row: int) -> bytes:
 
 
 def _refused(
-    several: Sequence[Points], places: Mapping[int, int], row: int, why: str
+    several: Sequence[Points], indices: Mapping[int, int], row: int, why: str
 ) -> RefusedRow:
     """Map a row of a table back to the row of its points."""
     for points in several:
         if row < len(points):
-            return RefusedRow(places[id(points)], row, _text(points, row), why)
+            return RefusedRow(indices[id(points)], row, _text(points, row), why)
         row -= len(points)
     raise AssertionError("each row of a table is one point of the measurement")
 
@@ -347,10 +347,10 @@ def _without_empty_rows(
             known |= column != MISSING
         else:
             known |= np.array([text is not None for text in column], np.bool_)
-    places = np.flatnonzero(known)
+    indices = np.flatnonzero(known)
     if known.all():
-        return table, places
-    return {name: column[known] for name, column in table.items()}, places
+        return table, indices
+    return {name: column[known] for name, column in table.items()}, indices
 
 
 def _selected(measurement: str, given: frozenset[str]) -> str:

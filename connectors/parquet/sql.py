@@ -1,11 +1,11 @@
-"""Translate questions into SQL for DuckDB, with the same answers as InfluxDB."""
+"""Translate queries into SQL for DuckDB, with the same answers as InfluxDB."""
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from engine.ports import Question
+from engine.ports import Query
 from engine.wire.measurement import MEASUREMENTS, Measurement
 from engine.wire.points import tag_text
 
@@ -79,35 +79,35 @@ def misfits(measurement: str, found: Mapping[str, str]) -> str:
     return ", ".join(wrong)
 
 
-def to_sql(question: Question, partitions: Sequence[Sequence[Path]]) -> str:
-    """Return the query of a question over some files: tags, then time, then the selected values."""
-    rows = not question.select[0][1]
+def to_sql(query: Query, partitions: Sequence[Sequence[Path]]) -> str:
+    """Return the query of a query over some files: tags, then time, then the selected values."""
+    rows = not query.select[0][1]
     selected = [
-        f'"{field}" AS v{place}' if rows else f"{_call(field, statistic)} AS v{place}"
-        for place, (field, statistic) in enumerate(question.select)
+        f'"{field}" AS v{index}' if rows else f"{_call(field, statistic)} AS v{index}"
+        for index, (field, statistic) in enumerate(query.select)
     ]
-    tags = [f'"{tag}"' for tag in question.group_by]
+    tags = [f'"{tag}"' for tag in query.group_by]
     if rows:
         moment = "time"
-    elif question.every_s is not None:
-        moment = f"time - time % {question.every_s * 1_000_000_000}"
+    elif query.every_s is not None:
+        moment = f"time - time % {query.every_s * 1_000_000_000}"
     else:
-        moment = f"{question.begin_ns}::BIGINT"
+        moment = f"{query.begin_ns}::BIGINT"
     conditions = [
-        f"time >= {question.begin_ns}",
-        f"time < {question.end_ns}",
-        *(f"\"{tag}\" = '{_quoted(tag_text(value))}'" for tag, value in question.where.items()),
+        f"time >= {query.begin_ns}",
+        f"time < {query.end_ns}",
+        *(f"\"{tag}\" = '{_quoted(tag_text(value))}'" for tag, value in query.where.items()),
     ]
     # Undeclared columns of a file must not shadow the names that this query defines.
-    declared = ", ".join(f'"{name}"' for name in columns(MEASUREMENTS[question.measurement]))
+    declared = ", ".join(f'"{name}"' for name in columns(MEASUREMENTS[query.measurement]))
     text = (
         f"SELECT {', '.join([*tags, f'{moment} AS moment', *selected])}"
-        f" FROM (SELECT {declared} FROM {source(question.measurement, partitions)})"
+        f" FROM (SELECT {declared} FROM {source(query.measurement, partitions)})"
         f" WHERE {' AND '.join(conditions)}"
     )
     if not rows:
         text += f" GROUP BY {', '.join([*tags, 'moment'])}"
-    known = " OR ".join(f"v{place} IS NOT NULL" for place in range(len(question.select)))
+    known = " OR ".join(f"v{index} IS NOT NULL" for index in range(len(query.select)))
     return f"SELECT * FROM ({text}) WHERE {known} ORDER BY {', '.join([*tags, 'moment'])}"
 
 
@@ -118,8 +118,8 @@ def _reading(paths: Sequence[Path], *, filename: bool = False) -> str:
 
 def _call(field: str, statistic: str) -> str:
     if rank := _PERCENTILE.fullmatch(statistic):
-        place = f'floor(count("{field}") * {int(rank[1])}.0 / 100.0 + 0.5)::BIGINT'
-        return f'list_sort(list("{field}") FILTER (WHERE "{field}" IS NOT NULL))[{place}]'
+        index = f'floor(count("{field}") * {int(rank[1])}.0 / 100.0 + 0.5)::BIGINT'
+        return f'list_sort(list("{field}") FILTER (WHERE "{field}" IS NOT NULL))[{index}]'
     try:
         return _CALLS[statistic].format(field=field)
     except KeyError:

@@ -43,7 +43,7 @@ def mac_bytes(text: str) -> bytes:
     return mac
 
 
-def question(address: str, *, asked: bytes, own: bytes) -> tuple[int, bytes]:
+def solicitation(address: str, *, asked: bytes, own: bytes) -> tuple[int, bytes]:
     """Return the EtherType and the frame that ask the card `asked` whether it has `address`."""
     target = ipaddress.ip_address(address)
     if target.version == 4:

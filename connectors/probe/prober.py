@@ -11,9 +11,9 @@ import struct
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Final
 
-from connectors.probe.packets import ETH_ARP, ETH_IPV6, answers, mac_bytes, question
-from engine.looks import Card
-from engine.sign_ports import ProbeAnswer
+from connectors.probe.packets import ETH_ARP, ETH_IPV6, answers, mac_bytes, solicitation
+from engine.liveness_ports import ProbeAnswer
+from engine.preflight_data import Card
 
 # One probe may be lost, by a full queue or a busy guest; three in a row hardly.
 _TRIES: Final = 3
@@ -109,10 +109,10 @@ class BridgeProber:
             return ProbeAnswer("unknown", why=f"{card.bridge}: {error}")
 
     async def _one(self, bridge: str, asked: bytes, address: str) -> ProbeAnswer:
-        kind, _frame = question(address, asked=asked, own=bytes(6))
+        kind, _frame = solicitation(address, asked=asked, own=bytes(6))
         with self._open(bridge, kind) as raw:
             own = raw.getsockname()[4]
-            _kind, frame = question(address, asked=asked, own=own)
+            _kind, frame = solicitation(address, asked=asked, own=own)
             hearing = asyncio.ensure_future(self._hear(raw, asked, address))
             try:
                 for _ in range(_TRIES):

@@ -3,7 +3,7 @@
 A reset boots the guest in any condition, and harms a healthy guest. A reboot needs a guest that
 reacts. A migration takes time, and a VM whose disk is stuck does not arrive.
 
-`World.interference` is called before each action but `look`, and returns one of
+`World.interference` is called before each action but `sample`, and returns one of
 
 - ``refuse``: `ActionRefused`, nothing done
 - ``lose``: `HypervisorUnreachable`, nothing done
@@ -25,7 +25,7 @@ from connectors.simulator.guests import NEVER_S, Condition
 from connectors.simulator.truth import ActionCall, Harm
 from connectors.simulator.world import NS_PER_S, Migration, World
 from engine.errors import ActionRefused, ActionUnsent, HypervisorUnreachable, VmNotFound
-from engine.looks import Look, Permit
+from engine.preflight_data import Permit, PreflightSample
 from engine.wire.metrics import COUNTERS, VM_STATES
 
 _COUNTER: Final = {metric.name: row for row, metric in enumerate(COUNTERS)}
@@ -79,7 +79,7 @@ class SimulatedActuator:
         if self._world.unreachable[self._node]:
             raise HypervisorUnreachable(f"node {self._name} does not answer")
 
-    async def look(self, vm: bytes) -> Look:
+    async def sample(self, vm: bytes) -> PreflightSample:
         """Return the current state of the VM.
 
         Raises
@@ -93,42 +93,42 @@ class SimulatedActuator:
         world.sync()
         if world.unreachable[self._node]:
             raise HypervisorUnreachable(f"preflight check: node {self._name} does not answer")
-        lane = self._lane(vm, "look")
-        one = np.array([lane])
+        index = self._index(vm, "look")
+        one = np.array([index])
         counters, vcpus = world.meters.read(one, world.now_ns)
-        answers = bool(world.now_ns / NS_PER_S < world.guests.silent_since_s[lane])
-        has_card = world.topology.network[lane] >= 0
-        reported_s = float(world.guests.reported_s[lane])
+        answers = bool(world.now_ns / NS_PER_S < world.guests.silent_since_s[index])
+        has_card = world.topology.network[index] >= 0
+        reported_s = float(world.guests.reported_s[index])
         offset_ns = int(world.epoch_ns + world.clock_offset_ns[self._node])
         stamp_s = int(offset_ns / NS_PER_S + reported_s) if reported_s != NEVER_S else None
 
         def known(name: str, *, measured: bool) -> int | None:
             return int(counters[_COUNTER[name], 0]) if measured else None
 
-        item, condition = world.topology.item(lane), lifecycle.condition(world, lane)
+        item, condition = world.topology.item(index), lifecycle.condition(world, index)
         crashed = condition is Condition.CRASHED
-        told = bool(world.topology.panic_device[lane]) and condition in _PANICKED
-        return Look(
+        reported = bool(world.topology.panic_device[index]) and condition in _PANICKED
+        return PreflightSample(
             vm=vm,
-            instance=int(world.guests.instance[lane]),
+            instance=int(world.guests.instance[index]),
             mono_ns=world.mono_ns(self._node),
             wall_ms=(offset_ns + world.now_ns) // 1_000_000,
             state=VM_STATES[int(world.guests.state(one)[0])],
             state_reason="crashed" if crashed else "other",
             monitor_answered=answers,
             # If another call holds the monitor, the VM is not at rest.
-            job_active=bool(world.guests.job[lane]) or (False if answers else None),
-            boots_seen=int(world.guests.boot[lane]),
-            reported="panicked" if told else None,
-            reported_ns=world.mono_ns(self._node) if told else None,
+            job_active=bool(world.guests.job[index]) or (False if answers else None),
+            boots_seen=int(world.guests.boot[index]),
+            reported="panicked" if reported else None,
+            reported_ns=world.mono_ns(self._node) if reported else None,
             tenant=item.tenant,
             group=item.group,
             opted_out=not item.actionable,
             uncounted=None,
-            vcpus=int(world.topology.vcpus[lane]),
-            vcpu_time_ns=tuple(int(time_ns) for time_ns in vcpus[: world.topology.vcpus[lane], 0]),
+            vcpus=int(world.topology.vcpus[index]),
+            vcpu_time_ns=tuple(int(time_ns) for time_ns in vcpus[: world.topology.vcpus[index], 0]),
             # The wait for a core is reported here for the VM as a whole, and vCPU times to the ns.
-            vcpu_delay_ns=(0,) * int(world.topology.vcpus[lane]),
+            vcpu_delay_ns=(0,) * int(world.topology.vcpus[index]),
             cpu_time_ns=known("cpu_time_ns", measured=True),
             block_rd_reqs=known("block_rd_reqs", measured=answers),
             block_wr_reqs=known("block_wr_reqs", measured=answers),
@@ -145,9 +145,9 @@ class SimulatedActuator:
     async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
         """Reset the VM: it boots from any condition."""
 
-        async def work(lane: int) -> bool:
-            self._note_harm(lane, "reset", beyond_harm=_BEYOND_HARM)
-            lifecycle.boot(self._world, lane, by="reset")
+        async def work(row: int) -> bool:
+            self._note_harm(row, "reset", beyond_harm=_BEYOND_HARM)
+            lifecycle.boot(self._world, row, by="reset")
             return True
 
         await self._do(vm, "reset", work, permit=permit)
@@ -155,7 +155,7 @@ class SimulatedActuator:
     async def finish_reset(self, vm: bytes, *, permit: Permit) -> None:
         """Refuse: here a reset is one step that leaves no VM paused."""
 
-        async def work(lane: int) -> bool:
+        async def work(row: int) -> bool:
             raise ActionRefused("the VM is not paused after a reset")
 
         await self._do(vm, "finish_reset", work, permit=permit)
@@ -163,11 +163,11 @@ class SimulatedActuator:
     async def reboot(self, vm: bytes, *, permit: Permit | None = None) -> None:
         """Request a reboot from the guest; one that does not react stays unchanged."""
 
-        async def work(lane: int) -> bool:
-            if lifecycle.condition(self._world, lane) is not Condition.RUNNING:
+        async def work(row: int) -> bool:
+            if lifecycle.condition(self._world, row) is not Condition.RUNNING:
                 return False
-            self._note_harm(lane, "reboot", beyond_harm=frozenset())
-            lifecycle.shut_down(self._world, lane, back=True, by="reboot")
+            self._note_harm(row, "reboot", beyond_harm=frozenset())
+            lifecycle.shut_down(self._world, row, back=True, by="reboot")
             return True
 
         await self._do(vm, "reboot", work, permit=permit)
@@ -178,11 +178,11 @@ class SimulatedActuator:
         """Migrate the VM live to `target`; return when it runs there."""
         world = self._world
 
-        async def work(lane: int) -> bool:
+        async def work(row: int) -> bool:
             goal = world.topology.node_index.get(target)
-            self._check_migration(lane, target, goal)
+            self._check_migration(row, target, goal)
             assert goal is not None
-            migration = lifecycle.migrate(world, lane, target=goal, by=self._by)
+            migration = lifecycle.migrate(world, row, target=goal, by=self._by)
             await self._until_over(migration, within_s=within_s)
             return True
 
@@ -194,14 +194,14 @@ class SimulatedActuator:
         world.sync()
         if world.unreachable[self._node]:
             raise HypervisorUnreachable(f"node {self._name} does not answer")
-        lane = world.topology.lane_of[vm]
-        migration = world.migrations.get(lane)
+        index = world.topology.index_of[vm]
+        migration = world.migrations.get(index)
         if migration is not None and migration.by == self._by:
             await self._until_over(migration, within_s=within_s)
-        place = world.topology.nodes[int(world.guests.node[lane])]
-        if place == self._name:
+        position = world.topology.nodes[int(world.guests.node[index])]
+        if position == self._name:
             raise ActionRefused(f"the migration of VM {vm.hex()} ended, and the VM still runs here")
-        if place != target:
+        if position != target:
             raise HypervisorUnreachable(f"VM {vm.hex()} is neither here nor on {target}")
 
     async def move_disk(
@@ -216,20 +216,20 @@ class SimulatedActuator:
         """Copy the VM's only disk, `vda`, to pool `target` and switch the VM to the copy."""
         world = self._world
 
-        async def work(lane: int) -> bool:
+        async def work(row: int) -> bool:
             pools = world.topology.pools
             if disk != "vda":
                 raise ActionRefused(f"the VM has no disk {disk!r}")
             if target not in (pools[index] for index in world.topology.pools_seen_by(self._node)):
                 raise ActionRefused(f"node {self._name} cannot open pool {target!r}")
             goal = pools.index(target)
-            if goal == int(world.topology.pool[lane]):
+            if goal == int(world.topology.pool[row]):
                 raise ActionRefused(f"the disk already is on {target}")
-            if world.guests.job[lane]:
+            if world.guests.job[row]:
                 raise ActionRefused("the VM already has a job")
-            if not lifecycle.runs(world, lane):
+            if not lifecycle.runs(world, row):
                 raise ActionRefused("the VM is not running")
-            move = lifecycle.move_disk(world, lane, goal)
+            move = lifecycle.move_disk(world, row, goal)
             deadline_ns = world.now_ns + round(within_s * NS_PER_S)
             while move.outcome == "running":
                 if world.now_ns >= deadline_ns:
@@ -247,11 +247,11 @@ class SimulatedActuator:
         world.sync()
         if world.unreachable[self._node]:
             raise HypervisorUnreachable(f"node {self._name} does not answer")
-        lane = world.topology.lane_of[vm]
-        move = world.disk_moves.get(lane)
+        index = world.topology.index_of[vm]
+        move = world.disk_moves.get(index)
         if move is not None:
             lifecycle.give_up_disk(world, move)
-        if world.topology.pools[int(world.topology.pool[lane])] != target:
+        if world.topology.pools[int(world.topology.pool[index])] != target:
             raise ActionRefused(
                 f"disk {disk} of VM {vm.hex()} was not moved. The VM still uses its old disk"
             )
@@ -259,8 +259,8 @@ class SimulatedActuator:
     async def abort_job(self, vm: bytes) -> None:
         """Abort the migration that `migrate` is waiting for."""
 
-        async def work(lane: int) -> bool:
-            migration = self._migrations.get(lane)
+        async def work(row: int) -> bool:
+            migration = self._migrations.get(row)
             if migration is None:
                 raise ActionRefused(f"VM {vm.hex()} has no job that this agent started")
             lifecycle.finish_migration(self._world, migration, "aborted")
@@ -269,9 +269,9 @@ class SimulatedActuator:
         await self._do(vm, "abort_job", work)
 
     async def _until_over(self, migration: Migration, *, within_s: float) -> None:
-        world, lane = self._world, migration.lane
+        world, index = self._world, migration.index
         deadline_ns = world.now_ns + round(within_s * NS_PER_S)
-        self._migrations[lane] = migration
+        self._migrations[index] = migration
         try:
             while migration.outcome == "running":
                 if world.now_ns >= deadline_ns:
@@ -280,12 +280,12 @@ class SimulatedActuator:
                 await asyncio.sleep(_WAIT_S)
                 world.sync()
         finally:
-            self._migrations.pop(lane, None)
+            self._migrations.pop(index, None)
         if migration.outcome != "done":
-            vm = world.topology.uuids[lane].hex()
+            vm = world.topology.uuids[index].hex()
             raise ActionRefused(f"migrate of VM {vm}: {migration.outcome}, the VM stays here")
 
-    def _check_migration(self, lane: int, target: str, goal: int | None) -> None:
+    def _check_migration(self, index: int, target: str, goal: int | None) -> None:
         world = self._world
         if goal is None:
             raise ActionRefused(f"node {target!r} is not a migration target")
@@ -293,22 +293,22 @@ class SimulatedActuator:
             raise ActionRefused(f"the VM already runs on {target}")
         if world.unreachable[goal]:
             raise ActionRefused(f"node {target} does not answer")
-        if world.topology.pool[lane] not in world.topology.pools_seen_by(goal):
+        if world.topology.pool[index] not in world.topology.pools_seen_by(goal):
             raise ActionRefused(f"node {target} cannot open the pool of the VM")
-        if world.guests.job[lane]:
+        if world.guests.job[index]:
             raise ActionRefused("the VM already has a job")
-        if not lifecycle.runs(world, lane):
+        if not lifecycle.runs(world, index):
             raise ActionRefused("the VM is not running")
 
-    def _lane(self, vm: bytes, what: str) -> int:
+    def _index(self, vm: bytes, what: str) -> int:
         """Return the VM's index if it runs here."""
         world = self._world
-        lane = world.topology.lane_of.get(vm)
-        if lane is None or world.guests.node[lane] != self._node:
+        index = world.topology.index_of.get(vm)
+        if index is None or world.guests.node[index] != self._node:
             raise VmNotFound(f"{what}: node {self._name} does not know VM {vm.hex()}")
-        if lifecycle.condition(world, lane) is Condition.OFF:
+        if lifecycle.condition(world, index) is Condition.OFF:
             raise VmNotFound(f"{what}: VM {vm.hex()} is defined on {self._name} but is not running")
-        return lane
+        return index
 
     async def _do(
         self,
@@ -325,18 +325,18 @@ class SimulatedActuator:
         if world.unreachable[self._node]:
             # No request was sent, so nothing was done.
             raise ActionUnsent(f"{what} was not requested: node {self._name} does not answer")
-        lane = self._lane(vm, what)
-        if permit is not None and permit.instance != int(world.guests.instance[lane]):
+        index = self._index(vm, what)
+        if permit is not None and permit.instance != int(world.guests.instance[index]):
             raise ActionRefused(
                 f"{what} of VM {vm.hex()} was not sent: the VM was restarted after the verdict"
             )
-        why = permit.last_check(await self.look(vm)) if permit is not None else None
+        why = permit.last_check(await self.sample(vm)) if permit is not None else None
         if why is not None:
             raise ActionRefused(f"{what} of VM {vm.hex()} was not sent: {why}")
-        was = lifecycle.condition(world, lane).name.lower()
+        was = lifecycle.condition(world, index).name.lower()
 
         def call(outcome: str) -> ActionCall:
-            return ActionCall(lane, what, self._name, world.now_ns, was, outcome, target)
+            return ActionCall(index, what, self._name, world.now_ns, was, outcome, target)
 
         asked = call("asked")
         meddled = world.interference(asked) if world.interference is not None else None
@@ -346,7 +346,7 @@ class SimulatedActuator:
             await self._answer_falsely(meddled, vm, what)
             return
         try:
-            happened = await work(lane)
+            happened = await work(index)
         except ActionRefused:
             world.truth.action_calls.append(call("refused"))
             raise
@@ -367,8 +367,8 @@ class SimulatedActuator:
             case _:
                 raise ValueError(f"{how!r} is not a known interference")
 
-    def _note_harm(self, lane: int, action: str, *, beyond_harm: frozenset[Condition]) -> None:
-        was = lifecycle.condition(self._world, lane)
+    def _note_harm(self, index: int, action: str, *, beyond_harm: frozenset[Condition]) -> None:
+        was = lifecycle.condition(self._world, index)
         if was not in beyond_harm:
-            harm = Harm(lane, action, self._world.now_ns, was.name.lower())
+            harm = Harm(index, action, self._world.now_ns, was.name.lower())
             self._world.truth.harms.append(harm)

@@ -30,24 +30,24 @@ class Played(NamedTuple):
     scope: Scope = "vm"
 
 
-def set_guests(world: World, lanes: list[int], **values: float) -> None:
+def set_guests(world: World, indices: list[int], **values: float) -> None:
     """Set guests' modifiers by name, after settling their counters."""
-    with world.changing(lanes):
+    with world.changing(indices):
         for name, value in values.items():
-            getattr(world.guests, name)[lanes] = value
+            getattr(world.guests, name)[indices] = value
 
 
 def modifier(**values: float) -> Begin:
     """Return a kind that sets modifiers and restores them at its end."""
 
-    def begin(world: World, incident: Incident, lanes: list[int]) -> Action:
-        before = {name: getattr(world.guests, name)[lanes].copy() for name in values}
-        set_guests(world, lanes, **values)
+    def begin(world: World, incident: Incident, indices: list[int]) -> Action:
+        before = {name: getattr(world.guests, name)[indices].copy() for name in values}
+        set_guests(world, indices, **values)
 
         def end() -> None:
-            with world.changing(lanes):
+            with world.changing(indices):
                 for name, old in before.items():
-                    getattr(world.guests, name)[lanes] = old
+                    getattr(world.guests, name)[indices] = old
 
         return end
 
@@ -57,28 +57,28 @@ def modifier(**values: float) -> Begin:
 def silence(*, absent: bool) -> Begin:
     """Return a kind in which a VM's monitor does not answer, or its row is missing."""
 
-    def begin(world: World, incident: Incident, lanes: list[int]) -> Action:
+    def begin(world: World, incident: Incident, indices: list[int]) -> Action:
         guests = world.guests
         gone = absent or bool(incident.params.get("absent", 0.0))
         if gone:
-            guests.row_absent[lanes] = True
+            guests.row_absent[indices] = True
         else:
-            guests.silent_since_s[lanes] = world.now_ns / NS_PER_S
-            tell(world, lanes, "monitor_hung")
+            guests.silent_since_s[indices] = world.now_ns / NS_PER_S
+            report(world, indices, "monitor_hung")
 
         def end() -> None:
             if gone:
-                guests.row_absent[lanes] = False
+                guests.row_absent[indices] = False
             else:
-                guests.silent_since_s[lanes] = np.inf
-                tell(world, lanes, "monitor_back")
+                guests.silent_since_s[indices] = np.inf
+                report(world, indices, "monitor_back")
 
         return end
 
     return begin
 
 
-def tell(world: World, lanes: list[int], kind: str) -> None:
+def report(world: World, indices: list[int], kind: str) -> None:
     """Emit an event about each VM on its node."""
-    for lane in lanes:
-        world.emit(int(world.guests.node[lane]), kind, lane)
+    for index in indices:
+        world.emit(int(world.guests.node[index]), kind, index)

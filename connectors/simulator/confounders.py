@@ -22,111 +22,111 @@ from connectors.simulator.world import Action, World
 _GLITCH: Final = 1 << 32
 
 
-def _owner_reboot(world: World, incident: Incident, lanes: list[int]) -> None:
-    for lane in lanes:
-        lifecycle.shut_down(world, lane, back=True, by="its owner")
+def _owner_reboot(world: World, incident: Incident, indices: list[int]) -> None:
+    for index in indices:
+        lifecycle.shut_down(world, index, back=True, by="its owner")
 
 
-def _live_migration(world: World, incident: Incident, lanes: list[int]) -> None:
+def _live_migration(world: World, incident: Incident, indices: list[int]) -> None:
     """Migrate each VM to the next node of its cell, or to node `to`."""
     per_cell = world.plan.nodes_per_cell
-    for lane in lanes:
-        node = int(world.guests.node[lane])
+    for index in indices:
+        node = int(world.guests.node[index])
         first = node - node % per_cell
         target = int(incident.params.get("to", first + (node - first + 1) % per_cell))
-        if target != node and lifecycle.runs(world, lane) and not world.guests.job[lane]:
-            lifecycle.migrate(world, lane, target=target, by="the platform")
+        if target != node and lifecycle.runs(world, index) and not world.guests.job[index]:
+            lifecycle.migrate(world, index, target=target, by="the platform")
 
 
-def _pause(world: World, incident: Incident, lanes: list[int]) -> Action:
-    for lane in lanes:
-        lifecycle.pause(world, lane)
+def _pause(world: World, incident: Incident, indices: list[int]) -> Action:
+    for index in indices:
+        lifecycle.pause(world, index)
 
     def end() -> None:
-        for lane in lanes:
-            lifecycle.resume(world, lane)
+        for index in indices:
+            lifecycle.resume(world, index)
 
     return end
 
 
-def _power_off(world: World, incident: Incident, lanes: list[int]) -> Action:
+def _power_off(world: World, incident: Incident, indices: list[int]) -> Action:
     """Shut the guest down by its owner; it starts again after the duration."""
-    for lane in lanes:
-        lifecycle.shut_down(world, lane, back=False, by="its owner")
+    for index in indices:
+        lifecycle.shut_down(world, index, back=False, by="its owner")
 
     def end() -> None:
-        for lane in lanes:
-            if lifecycle.condition(world, lane) is Condition.OFF:
-                lifecycle.start(world, lane, by="its owner")
+        for index in indices:
+            if lifecycle.condition(world, index) is Condition.OFF:
+                lifecycle.start(world, index, by="its owner")
 
     return end
 
 
-def _batch_compute(world: World, incident: Incident, lanes: list[int]) -> Action:
+def _batch_compute(world: World, incident: Incident, indices: list[int]) -> Action:
     """Compute on all vCPUs without any I/O, then write results for `results_s` (60)."""
-    set_guests(world, lanes, forced=COMPUTING)
+    set_guests(world, indices, forced=COMPUTING)
 
     def end() -> None:
-        set_guests(world, lanes, forced=WRITING, extra_writes=60.0)
+        set_guests(world, indices, forced=WRITING, extra_writes=60.0)
         results_s = incident.params.get("results_s", 60.0)
-        world.after(results_s, lambda: set_guests(world, lanes, forced=FREE, extra_writes=0.0))
+        world.after(results_s, lambda: set_guests(world, indices, forced=FREE, extra_writes=0.0))
 
     return end
 
 
-def _one_thread(world: World, incident: Incident, lanes: list[int]) -> Action:
+def _one_thread(world: World, incident: Incident, indices: list[int]) -> Action:
     """Compute in one thread without any I/O, after `writes_s` (0) of heavy writes.
 
     The guest receives no requests meanwhile, so it sends nothing either; its kernel serves the
     timers of all vCPUs.
     """
     writes_s = incident.params.get("writes_s", 0.0)
-    numbers = world.guests.boot[lanes].copy()
+    numbers = world.guests.boot[indices].copy()
 
     def compute() -> None:
-        if (world.guests.boot[lanes] == numbers).all():
+        if (world.guests.boot[indices] == numbers).all():
             set_guests(
-                world, lanes, forced=SILENT, extra_cores=1.0, extra_writes=0.0, send_share=0.0
+                world, indices, forced=SILENT, extra_cores=1.0, extra_writes=0.0, send_share=0.0
             )
 
     if writes_s:
-        set_guests(world, lanes, forced=WRITING, extra_writes=60.0)
+        set_guests(world, indices, forced=WRITING, extra_writes=60.0)
         world.after(writes_s, compute)
     else:
         compute()
 
     def end() -> None:
-        set_guests(world, lanes, forced=FREE, extra_cores=0.0, extra_writes=0.0, send_share=1.0)
+        set_guests(world, indices, forced=FREE, extra_cores=0.0, extra_writes=0.0, send_share=1.0)
 
     return end
 
 
-def _gc_pause(world: World, incident: Incident, lanes: list[int]) -> Action:
+def _gc_pause(world: World, incident: Incident, indices: list[int]) -> Action:
     """Stop the only process for garbage collection on all vCPUs; nothing else runs."""
-    set_guests(world, lanes, forced=COMPUTING, send_share=0.0)
-    return lambda: set_guests(world, lanes, forced=FREE, send_share=1.0)
+    set_guests(world, indices, forced=COMPUTING, send_share=0.0)
+    return lambda: set_guests(world, indices, forced=FREE, send_share=1.0)
 
 
-def _counter_reset(world: World, incident: Incident, lanes: list[int]) -> None:
-    with world.changing(lanes):
-        world.meters.restart(np.array(lanes), world.now_ns)
+def _counter_reset(world: World, incident: Incident, indices: list[int]) -> None:
+    with world.changing(indices):
+        world.meters.restart(np.array(indices), world.now_ns)
 
 
-def _boot_prompt(world: World, incident: Incident, lanes: list[int]) -> None:
+def _boot_prompt(world: World, incident: Incident, indices: list[int]) -> None:
     """Wait at the boot prompt; with `spins` = 1 the loader polls the keyboard at full speed."""
-    for lane in lanes:
-        lifecycle.set_condition(world, lane, Condition.PROMPT)
-        world.guests.reported_s[lane] = NEVER_S
+    for index in indices:
+        lifecycle.set_condition(world, index, Condition.PROMPT)
+        world.guests.reported_s[index] = NEVER_S
     if incident.params.get("spins", 0.0):
-        set_guests(world, lanes, spin_cores=1.0)
+        set_guests(world, indices, spin_cores=1.0)
 
 
-def _boot_storm(world: World, incident: Incident, lanes: list[int]) -> Action:
+def _boot_storm(world: World, incident: Incident, indices: list[int]) -> Action:
     """Cut the node's power; after the duration all its VMs start together."""
     return host_silence(
         world,
         Incident(kind="host_silence", at_s=0.0, node=incident.node, params={"dies": 1.0}),
-        lanes,
+        indices,
     )
 
 

@@ -47,15 +47,15 @@ def draw_incidents(
     for kind in kinds:
         at_s = round(from_s + span_s * float(rng.random()), 3)
         scope = KINDS[kind].scope
-        place = _place(plan, scope, rng)
+        index = _place(plan, scope, rng)
         drawn.append(
             Incident(
                 kind=kind,
                 at_s=at_s,
                 vms=(next(vms),) if scope == "vm" else (),
-                node=place if scope == "node" else "",
-                pool=place if scope == "pool" else "",
-                network=place if scope == "network" else "",
+                node=index if scope == "node" else "",
+                pool=index if scope == "pool" else "",
+                network=index if scope == "network" else "",
                 params=_vary(kind, rng),
             )
         )

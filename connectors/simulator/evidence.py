@@ -38,10 +38,10 @@ class SimulatedEvidence:
         """
         world = self._world
         world.sync()
-        lane = world.topology.lane_of.get(vm)
+        index = world.topology.index_of.get(vm)
         if world.unreachable[self._node]:
             raise EvidenceUnsaved(f"node {self._name} does not answer")
-        if lane is None or world.guests.node[lane] != self._node:
+        if index is None or world.guests.node[index] != self._node:
             raise EvidenceUnsaved(f"node {self._name} does not know VM {vm.hex()}")
-        world.truth.evidence.append(Kept(lane, incident, step, world.now_ns))
+        world.truth.evidence.append(Kept(index, incident, step, world.now_ns))
         return f"console.txt in memory of {self._name}"

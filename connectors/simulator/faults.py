@@ -18,73 +18,73 @@ from connectors.simulator.world import NS_PER_S, Action, World
 _BULK_MB: Final = 0.262_144
 
 
-def _panic_spin(world: World, incident: Incident, lanes: list[int]) -> None:
+def _panic_spin(world: World, incident: Incident, indices: list[int]) -> None:
     """Make the kernel spin on `vcpus` vCPUs (1); 0 is all of them."""
-    _spin(world, incident, lanes, is_stopped=True)
+    _spin(world, incident, indices, is_stopped=True)
 
 
-def _spin(world: World, incident: Incident, lanes: list[int], *, is_stopped: bool) -> None:
-    for lane in lanes:
-        cores = float(world.topology.vcpus[lane])
+def _spin(world: World, incident: Incident, indices: list[int], *, is_stopped: bool) -> None:
+    for index in indices:
+        cores = float(world.topology.vcpus[index])
         spin = min(incident.params.get("vcpus", 1.0) or cores, cores)
-        lifecycle.panic(world, lane, incident.kind, spin_cores=spin, is_stopped=is_stopped)
+        lifecycle.panic(world, index, incident.kind, spin_cores=spin, is_stopped=is_stopped)
 
 
-def _panic_halt(world: World, incident: Incident, lanes: list[int]) -> None:
-    for lane in lanes:
-        lifecycle.panic(world, lane, incident.kind, spin_cores=0.0)
+def _panic_halt(world: World, incident: Incident, indices: list[int]) -> None:
+    for index in indices:
+        lifecycle.panic(world, index, incident.kind, spin_cores=0.0)
 
 
-def _self_heal(world: World, incident: Incident, lanes: list[int]) -> Action:
+def _self_heal(world: World, incident: Incident, indices: list[int]) -> Action:
     """Panic, then reboot automatically (`panic=N` on the kernel's command line).
 
     A VM whose panic device stopped its vCPUs could not reboot, so this device only reports.
     """
-    _spin(world, incident, lanes, is_stopped=False)
-    numbers = world.guests.boot[lanes].copy()
+    _spin(world, incident, indices, is_stopped=False)
+    numbers = world.guests.boot[indices].copy()
 
     def end() -> None:
-        for lane, number in zip(lanes, numbers, strict=True):
-            if world.guests.boot[lane] == number and lifecycle.is_dead(world, lane):
-                lifecycle.boot(world, lane, by="itself")
+        for index, number in zip(indices, numbers, strict=True):
+            if world.guests.boot[index] == number and lifecycle.is_dead(world, index):
+                lifecycle.boot(world, index, by="itself")
 
     return end
 
 
-def _crash_reboot(world: World, incident: Incident, lanes: list[int]) -> Action:
+def _crash_reboot(world: World, incident: Incident, indices: list[int]) -> Action:
     """Stop, then reboot immediately without a report."""
-    numbers = world.guests.boot[lanes].copy()
-    for lane in lanes:
-        lifecycle.set_condition(world, lane, Condition.PANIC_HALT)
-        world.truth.died(lane, incident.kind, world.now_ns)
+    numbers = world.guests.boot[indices].copy()
+    for index in indices:
+        lifecycle.set_condition(world, index, Condition.PANIC_HALT)
+        world.truth.died(index, incident.kind, world.now_ns)
 
     def end() -> None:
-        for lane, number in zip(lanes, numbers, strict=True):
-            if world.guests.boot[lane] == number:
-                lifecycle.boot(world, lane, by="itself")
+        for index, number in zip(indices, numbers, strict=True):
+            if world.guests.boot[index] == number:
+                lifecycle.boot(world, index, by="itself")
 
     return end
 
 
-def _kdump(world: World, incident: Incident, lanes: list[int]) -> Action:
+def _kdump(world: World, incident: Incident, indices: list[int]) -> Action:
     """Panic into a crash kernel that writes memory to disk, then reboots.
 
     The crash kernel boots for `boots_s` (0) before it writes: silent, on one vCPU.
     """
     boots_s = incident.params.get("boots_s", 0.0)
-    numbers = world.guests.boot[lanes].copy()
-    for lane in lanes:
-        with world.changing([lane]):
-            world.guests.spin_cores[lane] = 1.0
-            world.guests.condition[lane] = Condition.PANIC_SPIN
-        world.truth.died(lane, incident.kind, world.now_ns)
+    numbers = world.guests.boot[indices].copy()
+    for index in indices:
+        with world.changing([index]):
+            world.guests.spin_cores[index] = 1.0
+            world.guests.condition[index] = Condition.PANIC_SPIN
+        world.truth.died(index, incident.kind, world.now_ns)
 
     def write() -> None:
-        for lane, number in zip(lanes, numbers, strict=True):
-            if world.guests.boot[lane] == number and lifecycle.is_dead(world, lane):
-                with world.changing([lane]):
-                    world.guests.spin_cores[lane] = 0.0
-                    world.guests.condition[lane] = Condition.KDUMP
+        for index, number in zip(indices, numbers, strict=True):
+            if world.guests.boot[index] == number and lifecycle.is_dead(world, index):
+                with world.changing([index]):
+                    world.guests.spin_cores[index] = 0.0
+                    world.guests.condition[index] = Condition.KDUMP
 
     if boots_s > 0:
         world.after(boots_s, write)
@@ -92,9 +92,9 @@ def _kdump(world: World, incident: Incident, lanes: list[int]) -> Action:
         write()
 
     def end() -> None:
-        for lane in lanes:
-            if lifecycle.condition(world, lane) is Condition.KDUMP:
-                lifecycle.boot(world, lane, by="itself")
+        for index in indices:
+            if lifecycle.condition(world, index) is Condition.KDUMP:
+                lifecycle.boot(world, index, by="itself")
 
     return end
 
@@ -102,21 +102,21 @@ def _kdump(world: World, incident: Incident, lanes: list[int]) -> Action:
 def _condition(new: Condition, *, back: bool) -> Begin:
     """Return a kind that sets one condition; with `back` it ends by itself if it can."""
 
-    def begin(world: World, incident: Incident, lanes: list[int]) -> Action | None:
-        for lane in lanes:
-            lifecycle.set_condition(world, lane, new)
+    def begin(world: World, incident: Incident, indices: list[int]) -> Action | None:
+        for index in indices:
+            lifecycle.set_condition(world, index, new)
 
         def end() -> None:
-            for lane in lanes:
-                if lifecycle.condition(world, lane) is new:
-                    lifecycle.set_condition(world, lane, Condition.RUNNING)
+            for index in indices:
+                if lifecycle.condition(world, index) is new:
+                    lifecycle.set_condition(world, index, Condition.RUNNING)
 
         return end if back else None
 
     return begin
 
 
-def _degrading_storage(world: World, incident: Incident, lanes: list[int]) -> Action:
+def _degrading_storage(world: World, incident: Incident, indices: list[int]) -> Action:
     """Slow the VM's disk to `factor` (8) times, rising over `ramp_s` (1200)."""
     factor = incident.params.get("factor", 8.0)
     ramp_ns = incident.params.get("ramp_s", 1200.0) * NS_PER_S
@@ -124,44 +124,46 @@ def _degrading_storage(world: World, incident: Incident, lanes: list[int]) -> Ac
 
     def worsen() -> None:
         progress = min(1.0, (world.now_ns - began_ns) / ramp_ns)
-        world.guests.slowness[lanes] = 1.0 + (factor - 1.0) * progress
+        world.guests.slowness[indices] = 1.0 + (factor - 1.0) * progress
 
     def end() -> None:
         del world.slow_changes[key]
-        set_guests(world, lanes, slowness=1.0)
+        set_guests(world, indices, slowness=1.0)
 
     world.slow_changes[key] = worsen
     return end
 
 
-def _mem_leak(world: World, incident: Incident, lanes: list[int]) -> Action:
+def _mem_leak(world: World, incident: Incident, indices: list[int]) -> Action:
     """Fill the guest's memory in `fills_in_s` (its duration times 0.8); then it thrashes."""
     fills_in_s = incident.params.get("fills_in_s", 0.8 * (incident.duration_s or 7200.0))
     guests = world.guests
-    room = guests.memory_kib[lanes] * (1.0 - guests.used_share[lanes])
-    guests.leak_kib_s[lanes] = room / fills_in_s
-    return lambda: set_guests(world, lanes, leak_kib_s=0.0, leaked_kib=0.0)
+    room = guests.memory_kib[indices] * (1.0 - guests.used_share[indices])
+    guests.leak_kib_s[indices] = room / fills_in_s
+    return lambda: set_guests(world, indices, leak_kib_s=0.0, leaked_kib=0.0)
 
 
-def _cpu_runaway(world: World, incident: Incident, lanes: list[int]) -> Action:
+def _cpu_runaway(world: World, incident: Incident, indices: list[int]) -> Action:
     """Use `cores` (1) more, beside the usual work, until the guest boots or the incident ends."""
-    set_guests(world, lanes, extra_cores=incident.params.get("cores", 1.0))
-    return lambda: set_guests(world, lanes, extra_cores=0.0)
+    set_guests(world, indices, extra_cores=incident.params.get("cores", 1.0))
+    return lambda: set_guests(world, indices, extra_cores=0.0)
 
 
-def _noisy_neighbour(world: World, incident: Incident, lanes: list[int]) -> Action:
+def _noisy_neighbour(world: World, incident: Incident, indices: list[int]) -> Action:
     """Run the named VMs at full CPU, which slows the other VMs of their nodes.
 
     They write `write_mb` (40) MB/s and take `share` (0.4) of each neighbour's cores.
     """
     share = incident.params.get("share", 0.4)
     writes = incident.params.get("write_mb", 40.0) / _BULK_MB
-    set_guests(world, lanes, extra_cores=64.0, extra_writes=writes, takes_all=True)
+    set_guests(world, indices, extra_cores=64.0, extra_writes=writes, takes_all=True)
     key = object()
 
     def press() -> None:
         """Slow the node where the aggressor runs now: it may have migrated."""
-        nodes = {int(world.guests.node[lane]) for lane in lanes if world.guests.takes_all[lane]}
+        nodes = {
+            int(world.guests.node[index]) for index in indices if world.guests.takes_all[index]
+        }
         for node in pressed - nodes:
             world.rates.squeeze[node] = 0.0
         for node in nodes:
@@ -174,60 +176,60 @@ def _noisy_neighbour(world: World, incident: Incident, lanes: list[int]) -> Acti
     world.slow_changes[key] = press
 
     def end() -> None:
-        set_guests(world, lanes, extra_cores=0.0, extra_writes=0.0, takes_all=False)
+        set_guests(world, indices, extra_cores=0.0, extra_writes=0.0, takes_all=False)
         del world.slow_changes[key]
         press()
 
     return end
 
 
-def _sick_node(world: World, incident: Incident, lanes: list[int]) -> Action:
+def _sick_node(world: World, incident: Incident, indices: list[int]) -> Action:
     """Withhold `share` (0.6) of the VMs' CPU on the node."""
     node = world.topology.node_index[incident.node]
-    with world.changing(lanes):
+    with world.changing(indices):
         world.rates.squeeze[node] = incident.params.get("share", 0.6)
 
     def end() -> None:
-        with world.changing(lanes):
+        with world.changing(indices):
             world.rates.squeeze[node] = 0.0
 
     return end
 
 
-def host_silence(world: World, incident: Incident, lanes: list[int]) -> Action:
+def host_silence(world: World, incident: Incident, indices: list[int]) -> Action:
     """Make the node's hypervisor unreachable; with `dies` = 1 its guests boot afterwards."""
     node = world.topology.node_index[incident.node]
     dies = bool(incident.params.get("dies", 0.0))
     world.unreachable[node] = True
     if dies:
-        for lane in lanes:
-            lifecycle.stop(world, lane)
+        for index in indices:
+            lifecycle.stop(world, index)
 
     def end() -> None:
         world.unreachable[node] = False
         if dies:
-            for lane in lanes:
-                lifecycle.start(world, lane, by="the platform")
+            for index in indices:
+                lifecycle.start(world, index, by="the platform")
 
     return end
 
 
-def _pool_stall(world: World, incident: Incident, lanes: list[int]) -> Action:
+def _pool_stall(world: World, incident: Incident, indices: list[int]) -> Action:
     pool = world.topology.pools.index(incident.pool)
 
     def stall(stalled: bool) -> None:
-        with world.changing(lanes):
+        with world.changing(indices):
             world.rates.pool_stalled[pool] = stalled
 
     stall(True)
     return lambda: stall(False)
 
 
-def _network_stall(world: World, incident: Incident, lanes: list[int]) -> Action:
+def _network_stall(world: World, incident: Incident, indices: list[int]) -> Action:
     network = world.topology.networks.index(incident.network)
 
     def stall(stalled: bool) -> None:
-        with world.changing(lanes):
+        with world.changing(indices):
             world.rates.network_stalled[network] = stalled
 
     stall(True)

@@ -8,9 +8,9 @@ from connectors.simulator.guests import Condition
 from connectors.simulator.hypervisor import SimulatedHypervisor
 from connectors.simulator.incidents import schedule
 from connectors.simulator.lifecycle import start
+from connectors.simulator.liveness import SimulatedLiveness
 from connectors.simulator.plan import WorldPlan
 from connectors.simulator.truth import Truth
-from connectors.simulator.watch import SimulatedWatch
 from connectors.simulator.world import Interference, World
 from engine.ports import Clock
 
@@ -53,7 +53,7 @@ class Fleet:
 
     def index(self, vm: bytes) -> int:
         """Return the index of a VM in the plan by its UUID."""
-        return self.world.topology.lane_of[vm]
+        return self.world.topology.index_of[vm]
 
     def name(self, index: int) -> str:
         """Return the name of a VM by its index in the plan."""
@@ -68,9 +68,9 @@ class Fleet:
         """Return a collector's view of a node, which receives events from now on."""
         return SimulatedHypervisor(self.world, node)
 
-    def watch(self, node: str) -> SimulatedWatch:
+    def watch(self, node: str) -> SimulatedLiveness:
         """Return the guest probing of a node."""
-        return SimulatedWatch(self.world, node)
+        return SimulatedLiveness(self.world, node)
 
     def actuator(self, node: str, *, by: str = "the agent") -> SimulatedActuator:
         """Return the actuator of a node."""
@@ -112,8 +112,8 @@ def build_world(plan: WorldPlan, clock: Clock | None = None) -> Fleet:
     """
     world = World(plan, clock)
     if plan.cold_start:
-        for lane in range(plan.vms):
-            start(world, lane, by="the platform")
+        for index in range(plan.vms):
+            start(world, index, by="the platform")
     for incident in plan.incidents:
         schedule(world, incident)
     return Fleet(world)

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.simulator.meters import Lanes
+from connectors.simulator.meters import Indices
 from connectors.simulator.topology import Topology
 from connectors.simulator.workloads import FREE
 from engine.wire.metrics import VM_STATES
@@ -133,34 +133,34 @@ class Guests:
         self.faults_reported = np.zeros(size)
         self._has_balloon = topology.balloon
 
-    def forget(self, lane: int) -> None:
+    def forget(self, index: int) -> None:
         """Reset the state in the guest's memory: it boots, or is switched off."""
-        self.boot[lane] += 1
-        self.spin_cores[lane] = 0.0
-        self.extra_cores[lane] = 0.0
-        self.leak_kib_s[lane] = 0.0
-        self.leaked_kib[lane] = 0.0
-        self.extra_reads[lane] = 0.0
-        self.extra_writes[lane] = 0.0
-        self.io_share[lane] = 1.0
-        self.takes_all[lane] = False
-        self.forced[lane] = FREE
-        self.faults[lane] = 0.0
+        self.boot[index] += 1
+        self.spin_cores[index] = 0.0
+        self.extra_cores[index] = 0.0
+        self.leak_kib_s[index] = 0.0
+        self.leaked_kib[index] = 0.0
+        self.extra_reads[index] = 0.0
+        self.extra_writes[index] = 0.0
+        self.io_share[index] = 1.0
+        self.takes_all[index] = False
+        self.forced[index] = FREE
+        self.faults[index] = 0.0
 
     def report_memory(
         self, now_s: float, *, period_s: float, activity: NDArray[np.float64]
     ) -> None:
         """Update the balloon's memory report of every live kernel whose report is due."""
         due = KERNEL[self.condition] & self._has_balloon & (now_s >= self.report_due_s)
-        lanes = np.flatnonzero(due)
-        used = self.used_share[lanes] + 0.08 * activity[lanes]
-        free = self.memory_kib[lanes] * (1.0 - used) - self.leaked_kib[lanes]
-        self.usable_kib[lanes] = np.maximum(free, 0.01 * self.memory_kib[lanes])
-        self.faults_reported[lanes] = self.faults[lanes]
-        self.reported_s[lanes] = now_s
-        self.report_due_s[lanes] += period_s
+        indices = np.flatnonzero(due)
+        used = self.used_share[indices] + 0.08 * activity[indices]
+        free = self.memory_kib[indices] * (1.0 - used) - self.leaked_kib[indices]
+        self.usable_kib[indices] = np.maximum(free, 0.01 * self.memory_kib[indices])
+        self.faults_reported[indices] = self.faults[indices]
+        self.reported_s[indices] = now_s
+        self.report_due_s[indices] += period_s
         # After a pause the schedule of reports is in the past: it restarts from now.
-        late = lanes[self.report_due_s[lanes] <= now_s]
+        late = indices[self.report_due_s[indices] <= now_s]
         self.report_due_s[late] = now_s + period_s
 
     def thrashes(self) -> NDArray[np.bool_]:
@@ -174,6 +174,6 @@ class Guests:
         self.leaked_kib += self.leak_kib_s * step_s
         np.minimum(self.leaked_kib, self.memory_kib * (0.98 - self.used_share), out=self.leaked_kib)
 
-    def state(self, lanes: Lanes) -> NDArray[np.uint64]:
+    def state(self, table: Indices) -> NDArray[np.uint64]:
         """Return the hypervisor's state of each VM, as an index into `VM_STATES`."""
-        return STATE[self.condition[lanes]]
+        return STATE[self.condition[table]]

@@ -96,14 +96,14 @@ class SimulatedHypervisor:
             raise HypervisorUnreachable(f"the bulk call to node {name} did not return in time")
         panel, roster = world.panel(), world.roster(node)
         if panel.any_hidden:
-            roster = self._as_before(world.without(roster, panel.hidden[roster.lanes]))
+            roster = self._as_before(world.without(roster, panel.hidden[roster.vms]))
         silent: NDArray[np.bool_] | None = None
         hung: tuple[bytes, ...] = ()
         if panel.any_silent:
-            silent_s = world.now_ns / NS_PER_S - world.guests.silent_since_s[roster.lanes]
+            silent_s = world.now_ns / NS_PER_S - world.guests.silent_since_s[roster.vms]
             silent = silent_s >= 0
             uuids = world.topology.uuids
-            hung = tuple(uuids[lane] for lane in roster.indices[silent_s >= _HUNG_AFTER_S])
+            hung = tuple(uuids[index] for index in roster.indices[silent_s >= _HUNG_AFTER_S])
         if sight.row_loss_ratio:
             lost = self._sight.random(roster.indices.size) < sight.row_loss_ratio
             silent = lost if silent is None else silent | lost
@@ -139,7 +139,7 @@ class SimulatedHypervisor:
             raise HypervisorUnreachable(f"node {name} does not answer")
         here = self._world.roster(self._node).indices
         running = here[self._world.guests.condition[here] != Condition.OFF]
-        return tuple(self._world.topology.item(int(lane)) for lane in running)
+        return tuple(self._world.topology.item(int(index)) for index in running)
 
     def _as_before(self, roster: Roster) -> Roster:
         """Return the last roster if no VM came or went, so that reuse is cheap to detect."""
@@ -148,14 +148,14 @@ class SimulatedHypervisor:
         return self._shown
 
     def _rows(self, panel: Panel, roster: Roster, silent: NDArray[np.bool_] | None) -> VmRows:
-        world, lanes, size = self._world, roster.lanes, roster.indices.size
-        integers = panel.shown[:, lanes].copy()
-        counters, times_ns = world.meters.read(lanes, world.now_ns)
+        world, indices, size = self._world, roster.vms, roster.indices.size
+        integers = panel.shown[:, indices].copy()
+        counters, times_ns = world.meters.read(indices, world.now_ns)
         integers[: len(COUNTERS)] += counters
-        missing = panel.missing[:, lanes].copy()
+        missing = panel.missing[:, indices].copy()
         ratios = self._vcpus.ratios(
             roster.indices,
-            instances=world.guests.instance[lanes],
+            instances=world.guests.instance[indices],
             times_ns=times_ns,
             now_ns=world.now_ns,
         )
@@ -168,7 +168,7 @@ class SimulatedHypervisor:
             missing[_ROW["vcpus_busy"]] = np.isnan(busiest)
             integers[_ROW["vcpus_busy"]] = np.add.reduce(ratios >= BUSY_RATIO, dtype=np.intp)
         if world.plan.telemetry.dirty_rate_known:
-            cores = world.meters.pace.gains[VCPUS:, lanes].sum(axis=0)
+            cores = world.meters.pace.gains[VCPUS:, indices].sum(axis=0)
             gauges[GAUGE_ROW["dirty_bytes_per_s"]] = _DIRTIED_BYTES_PER_CORE * cores
         if silent is not None:
             missing[_ASKED[:, None], np.flatnonzero(silent)] = True
@@ -178,7 +178,9 @@ class SimulatedHypervisor:
             integers=integers,
             missing=missing,
             gauges=gauges,
-            vcpus=_vcpu_rows(world.topology.vcpus[lanes], world.topology.tickless[lanes], times_ns),
+            vcpus=_vcpu_rows(
+                world.topology.vcpus[indices], world.topology.tickless[indices], times_ns
+            ),
         )
 
     def _node_gauges(self, panel: Panel) -> Mapping[str, float]:
@@ -240,14 +242,14 @@ class _VcpuShape:
     """Remembers each vCPU's time at the last sample."""
 
     def __init__(self) -> None:
-        self._lanes = np.zeros(0, np.intp)
+        self._indices = np.zeros(0, np.intp)
         self._instances = np.zeros(0, np.int64)
         self._times_ns = np.zeros((0, 0))
         self._at_ns = 0
 
     def ratios(
         self,
-        lanes: NDArray[np.intp],
+        indices: NDArray[np.intp],
         *,
         instances: NDArray[np.int64],
         times_ns: NDArray[np.float64],
@@ -257,9 +259,9 @@ class _VcpuShape:
 
         NaN is a VM without an interval, None is no interval at all.
         """
-        before = self._before(lanes, instances, times_ns)
+        before = self._before(indices, instances, times_ns)
         elapsed_ns = now_ns - self._at_ns
-        self._lanes, self._instances = lanes, instances.copy()
+        self._indices, self._instances = indices, instances.copy()
         self._times_ns, self._at_ns = times_ns, now_ns
         if before is None or elapsed_ns <= 0:
             return None
@@ -271,14 +273,14 @@ class _VcpuShape:
 
     def _before(
         self,
-        lanes: NDArray[np.intp],
+        indices: NDArray[np.intp],
         instances: NDArray[np.int64],
         times_ns: NDArray[np.float64],
     ) -> NDArray[np.float64] | None:
-        """Return the last times in the order of `lanes`; NaN for another run of the VM."""
-        if lanes is self._lanes and (self._instances == instances).all():
+        """Return the last times in the order of `indices`; NaN for another run of the VM."""
+        if indices is self._indices and (self._instances == instances).all():
             return self._times_ns
-        _, new, old = np.intersect1d(lanes, self._lanes, return_indices=True)
+        _, new, old = np.intersect1d(indices, self._indices, return_indices=True)
         same = self._instances[old] == instances[new]
         if not same.any():
             return None

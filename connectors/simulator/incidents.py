@@ -33,11 +33,11 @@ def schedule(world: World, incident: Incident) -> None:
 
 
 def _begin(world: World, incident: Incident) -> None:
-    lanes = _lanes(world, incident)
-    happening = Happening(incident, tuple(lanes), world.now_ns)
+    indices = _indices(world, incident)
+    happening = Happening(incident, tuple(indices), world.now_ns)
     world.truth.happenings.append(happening)
     played = KINDS[incident.kind]
-    end = played.begin(world, incident, lanes)
+    end = played.begin(world, incident, indices)
     lasts_s = incident.duration_s or played.usual_s
     if end is None or lasts_s is None:
         return
@@ -75,7 +75,7 @@ def _check(world: World, incident: Incident) -> None:
         raise ValueError(f"{incident.kind}: no VM {beyond} among {world.plan.vms}")
 
 
-def _lanes(world: World, incident: Incident) -> list[int]:
+def _indices(world: World, incident: Incident) -> list[int]:
     """Return the VMs that an incident affects at its start."""
     topology, guests = world.topology, world.guests
     if incident.vms:
@@ -90,4 +90,4 @@ def _lanes(world: World, incident: Incident) -> list[int]:
         share = incident.params.get("share", 0.9)
         drawn = world.stream(SHARES, round(incident.at_s * 1000)).random(world.plan.vms)
         here = drawn < share
-    return [int(lane) for lane in np.flatnonzero(here)]
+    return [int(index) for index in np.flatnonzero(here)]

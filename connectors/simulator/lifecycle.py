@@ -20,171 +20,171 @@ _DISK_MOVE_S: Final = 10.0
 _NOT_RUNNING: Final = frozenset({Condition.PAUSED, Condition.CRASHED, Condition.OFF})
 
 
-def condition(world: World, lane: int) -> Condition:
+def condition(world: World, index: int) -> Condition:
     """Return the current condition of the guest."""
-    return Condition(int(world.guests.condition[lane]))
+    return Condition(int(world.guests.condition[index]))
 
 
-def set_condition(world: World, lane: int, new: Condition) -> None:
+def set_condition(world: World, index: int, new: Condition) -> None:
     """Set the condition of the guest from now on."""
-    with world.changing([lane]):
-        world.guests.condition[lane] = new
+    with world.changing([index]):
+        world.guests.condition[index] = new
 
 
-def boot(world: World, lane: int, *, by: str, event: str | None = "rebooted") -> None:
+def boot(world: World, index: int, *, by: str, event: str | None = "rebooted") -> None:
     """Boot the guest; it works again after its boot time, if its disk answers."""
-    with world.changing([lane]):
-        world.guests.forget(lane)
-        world.guests.condition[lane] = Condition.BOOTING
+    with world.changing([index]):
+        world.guests.forget(index)
+        world.guests.condition[index] = Condition.BOOTING
     if event is not None:
-        world.emit(int(world.guests.node[lane]), event, lane)
-    number = world.guests.boot[lane]
+        world.emit(int(world.guests.node[index]), event, index)
+    number = world.guests.boot[index]
 
     def finish() -> None:
-        if world.guests.boot[lane] != number or condition(world, lane) is not Condition.BOOTING:
+        if world.guests.boot[index] != number or condition(world, index) is not Condition.BOOTING:
             return
-        if world.rates.stuck(np.array([lane])).any():
+        if world.rates.stuck(np.array([index])).any():
             world.after(_RETRY_S, finish)
             return
-        set_condition(world, lane, Condition.RUNNING)
-        world.truth.lives(lane, world.now_ns, by)
+        set_condition(world, index, Condition.RUNNING)
+        world.truth.lives(index, world.now_ns, by)
 
-    world.after(float(world.guests.boot_s[lane]), finish)
+    world.after(float(world.guests.boot_s[index]), finish)
 
 
-def start(world: World, lane: int, *, by: str) -> None:
+def start(world: World, index: int, *, by: str) -> None:
     """Start a VM that is switched off: a new qemu process, so a new instance."""
-    node = int(world.guests.node[lane])
-    world.guests.instance[lane] = world.next_instance(node)
-    world.guests.reported_s[lane] = NEVER_S
-    world.meters.restart(np.array([lane]), world.now_ns)
-    boot(world, lane, by=by, event="started")
+    node = int(world.guests.node[index])
+    world.guests.instance[index] = world.next_instance(node)
+    world.guests.reported_s[index] = NEVER_S
+    world.meters.restart(np.array([index]), world.now_ns)
+    boot(world, index, by=by, event="started")
 
 
-def stop(world: World, lane: int) -> None:
+def stop(world: World, index: int) -> None:
     """Switch a VM off immediately."""
-    with world.changing([lane]):
-        world.guests.forget(lane)
-        world.guests.condition[lane] = Condition.OFF
-    world.emit(int(world.guests.node[lane]), "stopped", lane)
+    with world.changing([index]):
+        world.guests.forget(index)
+        world.guests.condition[index] = Condition.OFF
+    world.emit(int(world.guests.node[index]), "stopped", index)
 
 
-def shut_down(world: World, lane: int, *, back: bool, by: str) -> None:
+def shut_down(world: World, index: int, *, back: bool, by: str) -> None:
     """End the guest's processes, then boot again or switch off; a dead guest does so directly."""
-    if not kernel_lives(world, lane):
-        boot(world, lane, by=by) if back else stop(world, lane)
+    if not kernel_lives(world, index):
+        boot(world, index, by=by) if back else stop(world, index)
         return
-    set_condition(world, lane, Condition.STOPPING)
-    number = world.guests.boot[lane]
+    set_condition(world, index, Condition.STOPPING)
+    number = world.guests.boot[index]
 
     def finish() -> None:
-        if world.guests.boot[lane] != number:
+        if world.guests.boot[index] != number:
             return
         if back:
-            boot(world, lane, by=by)
+            boot(world, index, by=by)
         else:
-            world.emit(int(world.guests.node[lane]), "shutdown", lane)
-            stop(world, lane)
+            world.emit(int(world.guests.node[index]), "shutdown", index)
+            stop(world, index)
 
     world.after(_STOPPING_S, finish)
 
 
 def panic(
-    world: World, lane: int, kind: str, *, spin_cores: float, is_stopped: bool = True
+    world: World, index: int, kind: str, *, spin_cores: float, is_stopped: bool = True
 ) -> None:
     """Panic the kernel: it spins, or halts if `spin_cores` is 0, or its device stops it.
 
     With `is_stopped` False the device only reports, and the guest may still reboot itself.
     """
-    told = bool(world.topology.panic_device[lane])
-    node = int(world.guests.node[lane])
-    if told:
-        world.emit(node, "panicked", lane)
-    if told and is_stopped:
-        set_condition(world, lane, Condition.CRASHED)
-        world.emit(node, "crashed", lane, reason="panicked")
+    reported = bool(world.topology.panic_device[index])
+    node = int(world.guests.node[index])
+    if reported:
+        world.emit(node, "panicked", index)
+    if reported and is_stopped:
+        set_condition(world, index, Condition.CRASHED)
+        world.emit(node, "crashed", index, reason="panicked")
     else:
-        with world.changing([lane]):
-            world.guests.spin_cores[lane] = spin_cores
+        with world.changing([index]):
+            world.guests.spin_cores[index] = spin_cores
             spins = spin_cores > 0
-            world.guests.condition[lane] = Condition.PANIC_SPIN if spins else Condition.PANIC_HALT
-    world.truth.died(lane, kind, world.now_ns)
+            world.guests.condition[index] = Condition.PANIC_SPIN if spins else Condition.PANIC_HALT
+    world.truth.died(index, kind, world.now_ns)
 
 
-def pause(world: World, lane: int) -> None:
+def pause(world: World, index: int) -> None:
     """Stop all vCPUs of the VM."""
-    world.guests.before_pause[lane] = world.guests.condition[lane]
-    set_condition(world, lane, Condition.PAUSED)
-    world.emit(int(world.guests.node[lane]), "paused", lane)
+    world.guests.before_pause[index] = world.guests.condition[index]
+    set_condition(world, index, Condition.PAUSED)
+    world.emit(int(world.guests.node[index]), "paused", index)
 
 
-def resume(world: World, lane: int) -> None:
+def resume(world: World, index: int) -> None:
     """Resume a paused VM in its previous condition."""
-    if condition(world, lane) is Condition.PAUSED:
-        set_condition(world, lane, Condition(int(world.guests.before_pause[lane])))
-        world.emit(int(world.guests.node[lane]), "resumed", lane)
+    if condition(world, index) is Condition.PAUSED:
+        set_condition(world, index, Condition(int(world.guests.before_pause[index])))
+        world.emit(int(world.guests.node[index]), "resumed", index)
 
 
-def runs(world: World, lane: int) -> bool:
+def runs(world: World, index: int) -> bool:
     """Return whether the VM's vCPUs are running, in any condition of the guest."""
-    return condition(world, lane) not in _NOT_RUNNING
+    return condition(world, index) not in _NOT_RUNNING
 
 
-def kernel_lives(world: World, lane: int) -> bool:
+def kernel_lives(world: World, index: int) -> bool:
     """Return whether the guest's kernel answers."""
-    return bool(KERNEL[condition(world, lane)])
+    return bool(KERNEL[condition(world, index)])
 
 
-def is_dead(world: World, lane: int) -> bool:
+def is_dead(world: World, index: int) -> bool:
     """Return whether the guest's kernel is permanently dead by its own fault."""
-    return bool(DEAD[condition(world, lane)])
+    return bool(DEAD[condition(world, index)])
 
 
-def migrate(world: World, lane: int, *, target: int, by: str) -> Migration:
+def migrate(world: World, index: int, *, target: int, by: str) -> Migration:
     """Begin to migrate a running VM; it arrives when its memory has been transferred.
 
     A VM whose disk completes no request arrives only when it does: qemu waits for its requests
     before the handover.
     """
-    guests, source = world.guests, int(world.guests.node[lane])
-    migration = Migration(lane, source, target, by)
-    guests.job[lane] = True
+    guests, source = world.guests, int(world.guests.node[index])
+    migration = Migration(index, source, target, by)
+    guests.job[index] = True
     world.changed()
-    world.migrations[lane] = migration
+    world.migrations[index] = migration
 
     def arrive() -> None:
         if migration.outcome != "running":
             return
-        if world.unreachable[target] or not runs(world, lane):
+        if world.unreachable[target] or not runs(world, index):
             finish_migration(world, migration, "failed")
-        elif world.rates.stuck(np.array([lane])).any():
+        elif world.rates.stuck(np.array([index])).any():
             world.after(_RETRY_S, arrive)
         else:
             _hand_over(world, migration)
 
-    memory_kib = float(guests.memory_kib[lane] * guests.resident_share[lane])
+    memory_kib = float(guests.memory_kib[index] * guests.resident_share[index])
     duration_s = _MIGRATION_SETUP_S + memory_kib / _MIGRATION_KIB_PER_S
     world.after(duration_s, arrive)
     return migration
 
 
-def move_disk(world: World, lane: int, pool: int) -> DiskMove:
+def move_disk(world: World, index: int, pool: int) -> DiskMove:
     """Begin to copy a VM's disk to another pool; the VM uses the copy once it is complete.
 
     A pool that completes no request delays the move.
     """
-    move = world.disk_moves[lane] = DiskMove(lane)
-    world.guests.job[lane] = True
+    move = world.disk_moves[index] = DiskMove(index)
+    world.guests.job[index] = True
     world.changed()
 
     def pivot() -> None:
         if move.outcome != "running":
             return
-        if world.rates.stuck(np.array([lane])).any():
+        if world.rates.stuck(np.array([index])).any():
             world.after(_RETRY_S, pivot)
             return
-        with world.changing([lane]):
-            world.topology.pool[lane] = pool
+        with world.changing([index]):
+            world.topology.pool[index] = pool
         _end_disk_move(world, move, "done")
 
     world.after(_DISK_MOVE_S, pivot)
@@ -199,34 +199,34 @@ def give_up_disk(world: World, move: DiskMove) -> None:
 
 def _end_disk_move(world: World, move: DiskMove, outcome: str) -> None:
     move.outcome = outcome
-    world.disk_moves.pop(move.lane, None)
-    world.guests.job[move.lane] = False
+    world.disk_moves.pop(move.index, None)
+    world.guests.job[move.index] = False
     world.changed()
 
 
 def finish_migration(world: World, migration: Migration, outcome: str) -> None:
     """End a migration that leaves the VM on its node."""
     migration.outcome = outcome
-    world.migrations.pop(migration.lane, None)
-    world.guests.job[migration.lane] = False
+    world.migrations.pop(migration.index, None)
+    world.guests.job[migration.index] = False
     world.changed()
     success = "yes" if outcome == "done" else "no"
     world.emit(
-        migration.source, "job_ended", migration.lane, operation="migration_out", success=success
+        migration.source, "job_ended", migration.index, operation="migration_out", success=success
     )
 
 
 def _hand_over(world: World, migration: Migration) -> None:
-    lane, target = migration.lane, migration.target
+    index, target = migration.index, migration.target
     finish_migration(world, migration, "done")
-    world.emit(migration.source, "migrated_out", lane, target=world.topology.nodes[target])
-    world.place(lane, target)
-    with world.changing([lane]):
-        world.guests.instance[lane] = world.next_instance(target)
-        world.guests.reported_s[lane] = NEVER_S
-        world.meters.restart(np.array([lane]), world.now_ns)
-    world.emit(target, "migrated_in", lane, source=world.topology.nodes[migration.source])
+    world.emit(migration.source, "migrated_out", index, target=world.topology.nodes[target])
+    world.place(index, target)
+    with world.changing([index]):
+        world.guests.instance[index] = world.next_instance(target)
+        world.guests.reported_s[index] = NEVER_S
+        world.meters.restart(np.array([index]), world.now_ns)
+    world.emit(target, "migrated_in", index, source=world.topology.nodes[migration.source])
     names = world.topology.nodes
     world.truth.moves.append(
-        Move(lane, names[migration.source], names[target], world.now_ns, migration.by)
+        Move(index, names[migration.source], names[target], world.now_ns, migration.by)
     )

@@ -15,7 +15,7 @@ from engine.wire import metrics
 
 Floats = NDArray[np.float64]
 # VM indices: a slice where they are consecutive, else an array.
-Lanes = slice | NDArray[np.intp]
+Indices = slice | NDArray[np.intp]
 
 # Rows of the arrays of requests and packets, then the elapsed time.
 READ, WRITE, FLUSH, SEND, RECEIVE, _PASSED = range(6)
@@ -90,16 +90,16 @@ class Meters:
         counters = [_MOVED_BY.get(metric.name, _PASSED) for metric in metrics.COUNTERS]
         self._moved_by = np.array(counters + [_PASSED] * vcpus)
 
-    def settle(self, lanes: Lanes, now_ns: int) -> None:
-        """Settle the counters of `lanes` at `now_ns`; call it before any change."""
-        self._base[:, lanes] = self._at(lanes, now_ns)
-        self._since_ns[lanes] = now_ns
+    def settle(self, table: Indices, now_ns: int) -> None:
+        """Settle the counters of `table` at `now_ns`; call it before any change."""
+        self._base[:, table] = self._at(table, now_ns)
+        self._since_ns[table] = now_ns
         self._asked_ns = -1
 
-    def restart(self, lanes: Lanes, now_ns: int) -> None:
-        """Restart all counters of `lanes` at 0, as a new qemu process does."""
-        self._base[:, lanes] = 0.0
-        self._since_ns[lanes] = now_ns
+    def restart(self, table: Indices, now_ns: int) -> None:
+        """Restart all counters of `table` at 0, as a new qemu process does."""
+        self._base[:, table] = 0.0
+        self._since_ns[table] = now_ns
         self._asked_ns = -1
 
     def age(self, uptime_s: Floats) -> None:
@@ -110,7 +110,7 @@ class Meters:
         self._base += moved[self._moved_by] * self.pace.gains
         self._asked_ns = -1
 
-    def read(self, lanes: Lanes, now_ns: int) -> tuple[NDArray[np.uint64], Floats]:
+    def read(self, table: Indices, now_ns: int) -> tuple[NDArray[np.uint64], Floats]:
         """Return counters, shape (len(COUNTERS), n), and vCPU times, shape (V, n), in ns.
 
         If a second node reads the same moment, all of them probably will: then the whole site is
@@ -118,33 +118,33 @@ class Meters:
         """
         if now_ns != self._asked_ns:
             self._asked_ns, self._everyone = now_ns, None
-            return self._shown(lanes, now_ns)
+            return self._shown(table, now_ns)
         if self._everyone is None:
             self._everyone = self._shown(slice(None), now_ns)
         counters, vcpus = self._everyone
-        return counters[:, lanes], vcpus[:, lanes]
+        return counters[:, table], vcpus[:, table]
 
-    def counters(self, lanes: Lanes, now_ns: int) -> NDArray[np.uint64]:
+    def counters(self, table: Indices, now_ns: int) -> NDArray[np.uint64]:
         """Return shape (len(COUNTERS), n): the hypervisor's values, in its quanta."""
-        return self._shown(lanes, now_ns)[0]
+        return self._shown(table, now_ns)[0]
 
-    def _shown(self, lanes: Lanes, now_ns: int) -> tuple[NDArray[np.uint64], Floats]:
-        exact = self._at(lanes, now_ns)
+    def _shown(self, table: Indices, now_ns: int) -> tuple[NDArray[np.uint64], Floats]:
+        exact = self._at(table, now_ns)
         shown = exact[:VCPUS].astype(np.uint64)
         # Bytes are already whole sectors, since requests are; scheduler ticks are not whole.
         shown[_TICKS] -= shown[_TICKS] % _TICK_NS
         return shown, exact[VCPUS:]
 
-    def _at(self, lanes: Lanes, now_ns: int) -> Floats:
+    def _at(self, table: Indices, now_ns: int) -> Floats:
         """Return the values at the last change plus the growth since."""
-        passed_ns = now_ns - self._since_ns[lanes]
+        passed_ns = now_ns - self._since_ns[table]
         moved = np.empty((6, passed_ns.size))
         done = moved[:_PASSED]
-        np.multiply(self.pace.events[:, lanes], passed_ns / self._step_ns, out=done)
-        done += self.pace.phase[:, lanes]
+        np.multiply(self.pace.events[:, table], passed_ns / self._step_ns, out=done)
+        done += self.pace.phase[:, table]
         np.floor(done, out=done)
         moved[_PASSED] = passed_ns
         grown: Floats = np.take(moved, self._moved_by, axis=0)
-        grown *= self.pace.gains[:, lanes]
-        grown += self._base[:, lanes]
+        grown *= self.pace.gains[:, table]
+        grown += self._base[:, table]
         return grown

@@ -56,7 +56,7 @@ class Topology:
         self.cell = self.node_cell[self.home]
         # Ascending, so that the plan's order is also the order in which a node lists its VMs.
         self.uuids = sorted(_uuid(plan.seed, index) for index in range(size))
-        self.lane_of = {uuid: lane for lane, uuid in enumerate(self.uuids)}
+        self.index_of = {uuid: index for index, uuid in enumerate(self.uuids)}
         self.workload = self._draw_workloads(rng)
         self.vcpus = rng.choice(_VCPUS, size)
         self.memory_kib = self.vcpus * rng.choice(_GIB_PER_VCPU, size) * KIB_PER_GIB
@@ -76,8 +76,8 @@ class Topology:
         self.balloon = rng.random(size) >= plan.balloonless_ratio
         self.tickless = rng.random(size) < plan.tickless_ratio
         self.names = [
-            f"{self.nodes[self.home[lane]]}-{WORKLOADS[self.workload[lane]]}{lane:04d}"
-            for lane in range(size)
+            f"{self.nodes[self.home[index]]}-{WORKLOADS[self.workload[index]]}{index:04d}"
+            for index in range(size)
         ]
         promised = np.bincount(self.home, weights=self.vcpus, minlength=len(self.nodes))
         self.node_cores = (
@@ -98,30 +98,30 @@ class Topology:
         """Return the pools that a node of this cell can open."""
         return self.cell_pools[self.node_cell[node]]
 
-    def item(self, lane: int) -> InventoryItem:
+    def item(self, index: int) -> InventoryItem:
         """Return the content of the VM's definition."""
-        workload = WORKLOADS[self.workload[lane]]
-        network = self.network[lane]
+        workload = WORKLOADS[self.workload[index]]
+        network = self.network[index]
         return InventoryItem(
-            vm=self.uuids[lane],
-            name=self.names[lane],
-            tenant=f"tenant{lane % self.plan.tenants}",
-            group=f"{workload}-{self.cells[self.cell[lane]]}",
-            flavor=f"v{self.vcpus[lane]}",
+            vm=self.uuids[index],
+            name=self.names[index],
+            tenant=f"tenant{index % self.plan.tenants}",
+            group=f"{workload}-{self.cells[self.cell[index]]}",
+            flavor=f"v{self.vcpus[index]}",
             actionable=True,
-            vcpus=int(self.vcpus[lane]),
-            memory_bytes=int(self.memory_kib[lane]) * 1024,
-            disks={"vda": self.pools[self.pool[lane]]},
+            vcpus=int(self.vcpus[index]),
+            memory_bytes=int(self.memory_kib[index]) * 1024,
+            disks={"vda": self.pools[self.pool[index]]},
             nics={} if network < 0 else {"vnet0": self.networks[network]},
-            panic_device=bool(self.panic_device[lane]),
-            balloon_period_s=self.plan.balloon_period_s if self.balloon[lane] else 0,
+            panic_device=bool(self.panic_device[index]),
+            balloon_period_s=self.plan.balloon_period_s if self.balloon[index] else 0,
         )
 
     def _draw_workloads(self, rng: np.random.Generator) -> NDArray[np.int64]:
         weights = np.array([self.plan.workloads.get(name, 0.0) for name in WORKLOADS])
         drawn = rng.choice(len(WORKLOADS), self.plan.vms, p=weights / weights.sum())
-        for lane, name in self.plan.pinned.items():
-            drawn[lane] = WORKLOADS.index(name)
+        for index, name in self.plan.pinned.items():
+            drawn[index] = WORKLOADS.index(name)
         return drawn
 
     def _deal(
@@ -134,8 +134,8 @@ class Topology:
             own = range(len(names), len(names) + per_cell)
             names += [name(cell, index) for index in range(per_cell)]
             choices.append([*own, *range(len(shared))])
-        lanes_per_cell = self.plan.nodes_per_cell * self.plan.vms_per_node
-        turn = np.arange(self.plan.vms) % lanes_per_cell % (per_cell + len(shared))
+        vms_per_cell = self.plan.nodes_per_cell * self.plan.vms_per_node
+        turn = np.arange(self.plan.vms) % vms_per_cell % (per_cell + len(shared))
         return names, choices, np.array(choices)[self.cell, turn]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.simulator.guests import Condition, Guests
-from connectors.simulator.meters import Lanes, Meters
+from connectors.simulator.meters import Indices, Meters
 from connectors.simulator.panel import Panel
 from connectors.simulator.plan import WorldPlan
 from connectors.simulator.rates import Draws, Given, Rates, Strain
@@ -27,7 +27,7 @@ _NS_PER_MS: Final = 1_000_000
 _INSTANCES_PER_NODE: Final = 1 << 20
 
 # Independent random streams, so that more draws from one do not change the others.
-_PLACES, _HABITS, _STEPS, _NODES, SIGHT, SHARES = range(6)
+_INDICES, _HABITS, _STEPS, _NODES, SIGHT, SHARES = range(6)
 
 # Values in an array of the next steps: more would exceed the cache, fewer cost the same.
 _VALUES_AHEAD: Final = 2048
@@ -40,7 +40,7 @@ Interference = Callable[[ActionCall], str | None]
 class Roster(NamedTuple):
     """The VMs of a node, by ascending UUID, in three forms."""
 
-    lanes: Lanes
+    vms: Indices
     indices: NDArray[np.intp]
     uuids: bytes
 
@@ -49,7 +49,7 @@ class Roster(NamedTuple):
 class Migration:
     """A live migration; `outcome` is running, done, aborted or failed."""
 
-    lane: int
+    index: int
     source: int
     target: int
     by: str
@@ -60,7 +60,7 @@ class Migration:
 class DiskMove:
     """A disk that is copied to another pool; `outcome` is running, done or given_up."""
 
-    lane: int
+    index: int
     outcome: str = "running"
 
 
@@ -111,7 +111,7 @@ class World:
         self.migrations: dict[int, Migration] = {}
         self.disk_moves: dict[int, DiskMove] = {}
 
-        self.topology = Topology(plan, self.stream(_PLACES))
+        self.topology = Topology(plan, self.stream(_INDICES))
         habits_rng = self.stream(_HABITS)
         self.habits = Habits(self.topology.workload, habits_rng, step_s=plan.step_s)
         self.guests = Guests(self.topology, habits_rng)
@@ -185,10 +185,10 @@ class World:
     @contextmanager
     def changing(self, vms: Sequence[int] | NDArray[np.intp]) -> Iterator[None]:
         """Change guests inside the block: settle their counters before, set their pace after."""
-        lanes = np.asarray(vms, np.intp)
-        self.meters.settle(lanes, self.now_ns)
+        indices = np.asarray(vms, np.intp)
+        self.meters.settle(indices, self.now_ns)
         yield
-        self.rates.pace(lanes)
+        self.rates.pace(indices)
         self.changed()
 
     def panel(self) -> Panel:
@@ -213,10 +213,10 @@ class World:
         """Return a roster without the VMs that are `hidden`, shape (n,)."""
         return self._roster_of(roster.indices[~hidden]) if hidden.any() else roster
 
-    def place(self, lane: int, node: int) -> None:
+    def place(self, index: int, node: int) -> None:
         """Move a VM to another node's roster, in the order of the plan."""
-        left = int(self.guests.node[lane])
-        self.guests.node[lane] = node
+        left = int(self.guests.node[index])
+        self.guests.node[index] = node
         for changed in (left, node):
             self._rosters[changed] = self._roster_of(np.flatnonzero(self.guests.node == changed))
 
@@ -233,7 +233,7 @@ class World:
         """Return the node's monotonic clock in ns."""
         return int(self.now_ns + self.mono_origin_ns[node])
 
-    def emit(self, node: int, kind: str, lane: int | None = None, **detail: str) -> None:
+    def emit(self, node: int, kind: str, index: int | None = None, **detail: str) -> None:
         """Send an event to the listeners of a node; it is lost while the node is unreachable."""
         if self.unreachable[node]:
             return
@@ -243,19 +243,19 @@ class World:
                 id=f"{self.topology.nodes[node]}/{len(heard)}",
                 kind=kind,
                 time_ns=self.wall_ns(node),
-                vm=None if lane is None else self.topology.uuids[lane],
+                vm=None if index is None else self.topology.uuids[index],
                 detail=detail,
             )
         )
 
     def vm(self, name: int | bytes) -> int:
         """Return the index of a VM by its index or UUID."""
-        return self.topology.lane_of[name] if isinstance(name, bytes) else name
+        return self.topology.index_of[name] if isinstance(name, bytes) else name
 
-    def _roster_of(self, lanes: Lanes) -> Roster:
+    def _roster_of(self, table: Indices) -> Roster:
         uuids = self.topology.uuids
-        indices = np.arange(lanes.start, lanes.stop) if isinstance(lanes, slice) else lanes
-        return Roster(lanes, indices, b"".join([uuids[lane] for lane in indices]))
+        indices = np.arange(table.start, table.stop) if isinstance(table, slice) else table
+        return Roster(table, indices, b"".join([uuids[index] for index in indices]))
 
     def _begin_step(self) -> None:
         """Settle the ending step, then start the next one as predicted."""

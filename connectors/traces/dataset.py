@@ -1,4 +1,4 @@
-"""A dataset on disk: its VMs, the operations on them, and its samples by time slot.
+"""A dataset on disk: its VMs, the operations on them, and its samples by time window.
 
 A dataset is a path prefix. `PREFIX_traces.csv.gz` holds gauges (t, vm, cpu_pct, mem_active_mb,
 disk_read_kbs, disk_write_kbs, net_rx_kbs, net_tx_kbs), sorted by t; or `PREFIX_stream.csv.gz` holds
@@ -17,7 +17,6 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.traces.slots import RATES, Samples, Slot, SlotCounts, interval_of, slots
 from connectors.traces.table import (
     MAX_NAME,
     Block,
@@ -25,6 +24,7 @@ from connectors.traces.table import (
     read_blocks,
     read_rows,
 )
+from connectors.traces.windows import RATES, Samples, Window, WindowCounts, interval_of, windows
 from engine.errors import SettingsError
 from engine.seconds import not_seconds
 
@@ -85,7 +85,7 @@ class Dataset:
     Attributes
     ----------
     vms
-        By host, then by id: a host's VMs are neighbours in every array of a slot.
+        By host, then by id: a host's VMs are neighbours in every array of a window.
     hosts
         Name and range of VMs of each host, in that order.
     samples
@@ -104,8 +104,8 @@ class Dataset:
     operations: tuple[Operation, ...]
     interval_s: float
 
-    def slots(self, counts: SlotCounts | None = None) -> Iterator[Slot]:
-        """Yield the samples, one batch a time slot, oldest first, in rates and units of `RATES`.
+    def windows(self, counts: WindowCounts | None = None) -> Iterator[Window]:
+        """Yield the samples, one batch a time window, oldest first, in rates and units of `RATES`.
 
         Parameters
         ----------
@@ -117,12 +117,12 @@ class Dataset:
         SettingsError
             An unusable row: not a number, an unknown VM, out of order, a time in another unit.
         """
-        return slots(
+        return windows(
             self._samples(),
             vcpus=np.array([vm.vcpus for vm in self.vms], np.float64),
             interval_s=self.interval_s,
             is_stream=self.is_stream,
-            counts=SlotCounts() if counts is None else counts,
+            counts=WindowCounts() if counts is None else counts,
         )
 
     def _samples(self) -> Iterator[Samples]:
@@ -140,7 +140,7 @@ def open_dataset(prefix: str | Path) -> Dataset:
     prefix = str(prefix)
     samples, is_stream = _samples_path(prefix)
     vms = read_vms(_table_beside(samples))
-    places = {vm.id: place for place, vm in enumerate(vms)}
+    indices = {vm.id: index for index, vm in enumerate(vms)}
     blocks = read_samples(samples, vms, is_stream=is_stream)
     first = next(blocks, None)
     if first is None:
@@ -166,7 +166,7 @@ def open_dataset(prefix: str | Path) -> Dataset:
         is_stream=is_stream,
         vms=vms,
         hosts=_host_ranges(vms),
-        operations=_read_operations(Path(f"{prefix}_lifecycle.csv"), places),
+        operations=_read_operations(Path(f"{prefix}_lifecycle.csv"), indices),
         interval_s=interval_s,
     )
 
@@ -200,8 +200,8 @@ def _places(
     path: Path, block: Block, ids: NDArray[np.bytes_], order: NDArray[np.intp]
 ) -> NDArray[np.intp]:
     found = np.searchsorted(ids, block.names, sorter=order)
-    places = order[np.minimum(found, len(ids) - 1)]
-    wrong = ids[places] != block.names
+    indices = order[np.minimum(found, len(ids) - 1)]
+    wrong = ids[indices] != block.names
     if wrong.any():
         index = int(np.flatnonzero(wrong)[0])
         name = block.names[index].decode(errors="replace")
@@ -209,7 +209,7 @@ def _places(
             f"{path}, near line {block.first_line + index}: VM {name!r} is not in the table "
             f"of VMs, {_table_beside(path)}."
         )
-    return places
+    return indices
 
 
 def _check_times(path: Path, block: Block, columns: tuple[str, ...], last_s: float) -> None:
@@ -219,9 +219,9 @@ def _check_times(path: Path, block: Block, columns: tuple[str, ...], last_s: flo
             continue
         index = next(i for i, time_s in enumerate(times.tolist()) if not_seconds(time_s))
         value = float(times[index])
-        told = f"{value}" if np.isfinite(value) else "empty or not a finite number"
+        reported = f"{value}" if np.isfinite(value) else "empty or not a finite number"
         raise SettingsError(
-            f"{path}, near line {block.first_line + index}: {column} is {told}, "
+            f"{path}, near line {block.first_line + index}: {column} is {reported}, "
             f"{not_seconds(value)}."
         )
     arrived = block.numbers[0]
@@ -304,12 +304,12 @@ def _host_ranges(vms: tuple[TraceVm, ...]) -> tuple[tuple[str, slice], ...]:
     return tuple((vms[a].host, slice(a, b)) for a, b in zip(starts, stops, strict=True))
 
 
-def _read_operations(path: Path, places: dict[str, int]) -> tuple[Operation, ...]:
+def _read_operations(path: Path, indices: dict[str, int]) -> tuple[Operation, ...]:
     if not path.exists():
         return ()
     found = []
     for line, row in read_rows(path, ("vm", "t", "operation")):
-        if row["vm"] not in places:
+        if row["vm"] not in indices:
             raise SettingsError(
                 f"{path}, line {line}: VM {row['vm']!r} is not in the table of VMs, "
                 f"{_table_beside(path)}."
@@ -322,8 +322,8 @@ def _read_operations(path: Path, places: dict[str, int]) -> tuple[Operation, ...
         time_s = number(path, line, "t", row["t"])
         if wrong := not_seconds(time_s):
             raise SettingsError(f"{path}, line {line}: t is {row['t']}, {wrong}.")
-        found.append(Operation(time_s, places[row["vm"]], row["operation"]))
+        found.append(Operation(time_s, indices[row["vm"]], row["operation"]))
     return tuple(sorted(found))
 
 
-__all__ = ["OPERATIONS", "RATES", "Dataset", "Operation", "Slot", "TraceVm", "open_dataset"]
+__all__ = ["OPERATIONS", "RATES", "Dataset", "Operation", "TraceVm", "Window", "open_dataset"]

@@ -20,7 +20,7 @@ intervals since the previous frame, which the frame's monotonic clock shows as w
 rate is the dataset's, and a zero stays a zero. A VM without a sample keeps its row in the frame
 with all values missing, like a VM whose monitor does not answer; from the second such frame on
 `monitor_hung` reports it. A host without any sample writes no frame. Where gauges continue after a
-hole, the collector counts as restarted, because a gauge holds for one interval only.
+gap, the collector counts as restarted, because a gauge holds for one interval only.
 
 For the counters of a recently seen VM a collector waits half an interval. If many rows take longer
 it waits up to 30 s more, for every frame: so frames are in order and as far apart as their samples.
@@ -36,9 +36,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.traces.dataset import Dataset, Operation
-from connectors.traces.slots import RATES, Slot, SlotCounts
+from connectors.traces.windows import RATES, Window, WindowCounts
 from engine.errors import SettingsError
-from engine.ports import Moment
+from engine.ports import RecordedFrame
 from engine.wire import metrics
 from engine.wire.frame import Event, Frame, Header, InventoryItem, VmRows
 from engine.wire.metrics import INTEGER_ROW, VM_STATES
@@ -65,17 +65,17 @@ _INSTANCE: Final = INTEGER_ROW["instance"]
 _VCPUS: Final = INTEGER_ROW["vcpus"]
 _RUNNING: Final = VM_STATES.index("running")
 _SHUT_OFF: Final = VM_STATES.index("shut_off")
-# A longer hole in gauges is not bridged.
-_HOLE_INTERVALS: Final = 1
+# A longer gap in gauges is not bridged.
+_GAP_INTERVALS: Final = 1
 _HUNG_FRAMES: Final = 2
 # Ticks fill a gap in the log. A gap of years is a wrong time in the samples or the lifecycle, and
 # its replay would take hours.
-_LONGEST_HOLE_MS: Final = 366 * 86_400_000
+_LONGEST_GAP_MS: Final = 366 * 86_400_000
 # Rows of ticks and control commands; most records of a small dataset are ticks.
 _NO_ROWS: Final = VmRows.empty()
 # libvirt's event for each operation of a platform; the owner announces a reboot with a control
 # command before it.
-_TOLD: Final = {
+_REPORTED: Final = {
     "reboot": ("rebooted",),
     "power_off": ("shutdown", "stopped"),
     "power_on": ("started",),
@@ -94,7 +94,7 @@ class DatasetRecording:
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self.counts = SlotCounts()
+        self.counts = WindowCounts()
         self.name = dataset.name
         self.interval_s = dataset.interval_s
         self._uuids = [uuid5(_NAMES, vm.id) for vm in dataset.vms]
@@ -111,34 +111,36 @@ class DatasetRecording:
         """Interval of ticks in an idle log: as on a site, but at most ten per dataset interval."""
         return max(1.0, self.interval_s / 10)
 
-    def moments(self) -> Iterator[Moment]:
+    def recorded_frames(self) -> Iterator[RecordedFrame]:
         """Yield the site's records in the order of their append times."""
-        self.counts = SlotCounts()
+        self.counts = WindowCounts()
         clerk = _Clerk(self.dataset, self._uuids)
         tick_ms = round(self.tick_s * 1000)
         time_ms = 0
-        for slot in self.dataset.slots(self.counts):
-            is_hidden = slot.follows_late
-            for moment in clerk.moments(slot):
-                if time_ms and moment.time_ms - time_ms > _LONGEST_HOLE_MS:
-                    raise SettingsError(_hole(self.dataset.name, time_ms, moment.time_ms))
-                if is_hidden and moment.time_ms > time_ms:
-                    # Samples of this time arrived too late. A tick behind the hole makes it an
+        for window in self.dataset.windows(self.counts):
+            is_hidden = window.follows_late
+            for recorded in clerk.recorded_frames(window):
+                if time_ms and recorded.time_ms - time_ms > _LONGEST_GAP_MS:
+                    raise SettingsError(_gap(self.dataset.name, time_ms, recorded.time_ms))
+                if is_hidden and recorded.time_ms > time_ms:
+                    # Samples of this time arrived too late. A tick behind the gap makes it an
                     # outage of the log, so that no VM counts as silent.
-                    time_ms, is_hidden = moment.time_ms, False
+                    time_ms, is_hidden = recorded.time_ms, False
                     yield clerk.tick(time_ms)
-                while time_ms and time_ms + tick_ms < moment.time_ms:
+                while time_ms and time_ms + tick_ms < recorded.time_ms:
                     time_ms += tick_ms
                     yield clerk.tick(time_ms)
-                time_ms = max(time_ms, moment.time_ms)
-                yield moment if moment.time_ms == time_ms else moment._replace(time_ms=time_ms)
+                time_ms = max(time_ms, recorded.time_ms)
+                yield (
+                    recorded if recorded.time_ms == time_ms else recorded._replace(time_ms=time_ms)
+                )
 
 
-def _hole(name: str, before_ms: int, after_ms: int) -> str:
+def _gap(name: str, before_ms: int, after_ms: int) -> str:
     """Return the error message for two consecutive times that are too far apart."""
     return (
         f"{name}: there is no record from t = {before_ms / 1000:.0f} to {after_ms / 1000:.0f}, for "
-        f"{(after_ms - before_ms) / _LONGEST_HOLE_MS:,.1f} years. One of these times is wrong, in "
+        f"{(after_ms - before_ms) / _LONGEST_GAP_MS:,.1f} years. One of these times is wrong, in "
         "the samples or in the lifecycle. Correct it, or remove that row."
     )
 
@@ -153,12 +155,12 @@ class _Node:
         self.sequence = 0
         self.number = -1
         self.roster = b""
-        self.told: NDArray[np.bool_] = np.zeros(vms.stop - vms.start, np.bool_)
+        self.reported: NDArray[np.bool_] = np.zeros(vms.stop - vms.start, np.bool_)
         self.events: list[Event] = []
 
 
 class _Clerk:
-    """Writes the frames of one slot after the other."""
+    """Writes the frames of one window after the other."""
 
     def __init__(self, dataset: Dataset, uuids: list[UUID]) -> None:
         size = len(dataset.vms)
@@ -179,57 +181,57 @@ class _Clerk:
         self._words = 0
         self._ticks = 0
 
-    def moments(self, slot: Slot) -> list[Moment]:
-        """Return the frames of one slot and the control commands before them, oldest first."""
-        ready = self._ready_s(slot)
-        alive = [place for place, moment_s in enumerate(ready) if np.isfinite(moment_s)]
-        found = self._take_operations(max((ready[place] for place in alive), default=0.0))
-        integers, missing = self._rows(slot)
-        busy = np.add.reduceat(np.nan_to_num(slot.column("cpu_cores")), self._starts) / self._sold
-        for place in alive:
-            frame = self._frame(slot, place, integers, missing, float(busy[place]))
-            found.append(Moment(round(ready[place] * 1000), frame))
+    def recorded_frames(self, window: Window) -> list[RecordedFrame]:
+        """Return the frames of one window and the control commands before them, oldest first."""
+        ready = self._ready_s(window)
+        alive = [index for index, moment_s in enumerate(ready) if np.isfinite(moment_s)]
+        found = self._take_operations(max((ready[index] for index in alive), default=0.0))
+        integers, missing = self._rows(window)
+        busy = np.add.reduceat(np.nan_to_num(window.column("cpu_cores")), self._starts) / self._sold
+        for index in alive:
+            frame = self._frame(window, index, integers, missing, float(busy[index]))
+            found.append(RecordedFrame(round(ready[index] * 1000), frame))
         return sorted(found, key=lambda moment: moment.time_ms)
 
-    def tick(self, time_ms: int) -> Moment:
+    def tick(self, time_ms: int) -> RecordedFrame:
         """Return the record that advances the log's time."""
         header = self._header(
             node="engine", role="shell", run="ticks", cell="-", sequence=self._ticks,
             event_time_ns=time_ms * 1_000_000, mono_ns=time_ms * 1_000_000, interval_ms=1000,
         )  # fmt: skip
         self._ticks += 1
-        return Moment(time_ms, Frame(header=header, rows=_NO_ROWS))
+        return RecordedFrame(time_ms, Frame(header=header, rows=_NO_ROWS))
 
-    def _ready_s(self, slot: Slot) -> list[float]:
+    def _ready_s(self, window: Window) -> list[float]:
         """Return, by host, when its collector had all expected samples; inf where none came."""
-        arrived = np.where(slot.present, slot.arrived_s, -np.inf)
+        arrived = np.where(window.present, window.arrived_s, -np.inf)
         last = np.maximum.reduceat(arrived, self._starts)
         if self._dataset.is_stream:
-            waits = np.logical_or.reduceat(slot.expected & ~slot.present, self._starts)
-            until_s = slot.start_s + slot.patience_s
-            waits |= slot.has_late
+            waits = np.logical_or.reduceat(window.expected & ~window.present, self._starts)
+            until_s = window.start_s + window.patience_s
+            waits |= window.has_late
             last = np.where(waits & np.isfinite(last), np.maximum(last, until_s), last)
         return [float(moment_s) if np.isfinite(moment_s) else np.inf for moment_s in last]
 
-    def _rows(self, slot: Slot) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    def _rows(self, window: Window) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
         """Return the columns of all VMs: values, and where they are missing."""
         size = len(self._vcpus)
-        present = slot.present
-        rates = slot.values[_RATE_ROWS]
-        self._counters[:, slot.restarted] = 0.0
-        steps = np.where(self._counted < 0, 1, slot.number - self._counted)
-        grown = np.nan_to_num(rates) * _UNITS * steps * slot.interval_s
+        present = window.present
+        rates = window.values[_RATE_ROWS]
+        self._counters[:, window.restarted] = 0.0
+        steps = np.where(self._counted < 0, 1, window.number - self._counted)
+        grown = np.nan_to_num(rates) * _UNITS * steps * window.interval_s
         # A counter that restarted is measured, though its rate is not known.
-        measured = slot.measured[_RATE_ROWS]
+        measured = window.measured[_RATE_ROWS]
         self._counters += grown
-        self._counted[measured] = slot.number
+        self._counted[measured] = window.number
         self._known |= present
         moves = (np.nan_to_num(rates) > 0).any(axis=0)
         missing = np.ones((len(metrics.INTEGERS), size), np.bool_)
         integers = np.zeros(missing.shape, np.uint64)
         missing[_COUNTER_ROWS] = ~measured
         integers[_COUNTER_ROWS] = np.where(measured, np.rint(self._counters), 0.0)
-        memory = slot.values[_MEMORY]
+        memory = window.values[_MEMORY]
         missing[_RSS] = np.isnan(memory)
         integers[_RSS] = np.rint(np.nan_to_num(memory) / 1024.0)
         for row, value in (
@@ -243,13 +245,13 @@ class _Clerk:
 
     def _frame(
         self,
-        slot: Slot,
-        place: int,
+        window: Window,
+        index: int,
         integers: NDArray[np.uint64],
         missing: NDArray[np.bool_],
         busy: float,
     ) -> Frame:
-        node = self._nodes[place]
+        node = self._nodes[index]
         here = node.vms
         known = self._known[here]
         inventory: tuple[InventoryItem, ...] = ()
@@ -259,13 +261,13 @@ class _Clerk:
         roster = node.roster
         if len(roster) != 16 * int(known.sum()):
             lanes = here.start + np.flatnonzero(known)
-            roster = node.roster = b"".join(self._uuids[lane] for lane in lanes)
-            inventory = tuple(self._item(int(lane)) for lane in lanes)
-        if not self._dataset.is_stream and slot.number - node.number > _HOLE_INTERVALS:
+            roster = node.roster = b"".join(self._uuids[index] for index in lanes)
+            inventory = tuple(self._item(int(index)) for index in lanes)
+        if not self._dataset.is_stream and window.number - node.number > _GAP_INTERVALS:
             node.run += 1
             node.sequence = 0
-        node.number = slot.number
-        self._note_hung(slot, node, known)
+        node.number = window.number
+        self._note_hung(window, node, known)
         rows = VmRows(
             uuids=roster,
             integers=integers[:, columns],
@@ -278,32 +280,32 @@ class _Clerk:
             run=f"run-{node.run}",
             cell=self._dataset.name,
             sequence=node.sequence,
-            event_time_ns=round(float(np.nanmax(slot.time_s[here])) * 1e9),
-            mono_ns=slot.number * self._interval_ns,
-            interval_ms=round(slot.interval_s * 1000),
+            event_time_ns=round(float(np.nanmax(window.time_s[here])) * 1e9),
+            mono_ns=window.number * self._interval_ns,
+            interval_ms=round(window.interval_s * 1000),
         )
         node.sequence += 1
         events, node.events = tuple(node.events), []
         gauges = {"hypervisor_reachable": 1.0, "cpu_busy_ratio": busy}
         return Frame(header=header, rows=rows, events=events, inventory=inventory, node=gauges)
 
-    def _note_hung(self, slot: Slot, node: _Node, known: NDArray[np.bool_]) -> None:
+    def _note_hung(self, window: Window, node: _Node, known: NDArray[np.bool_]) -> None:
         """Report the VMs whose monitor stopped answering or answers again."""
         here = node.vms
         # Only of this node: over all VMs the cost would grow with the square of the fleet.
-        silent = known & np.isnan(slot.time_s[here])
+        silent = known & np.isnan(window.time_s[here])
         absent = self._absent[here]
         absent[...] = np.where(silent, absent + 1, 0)
         hung = absent >= _HUNG_FRAMES
-        if not (hung != node.told).any():
+        if not (hung != node.reported).any():
             return
         for kind, lanes in (
-            ("monitor_hung", hung & ~node.told),
-            ("monitor_back", node.told & ~hung),
+            ("monitor_hung", hung & ~node.reported),
+            ("monitor_back", node.reported & ~hung),
         ):
-            for lane in np.flatnonzero(lanes):
-                self._note(node, kind, here.start + int(lane), slot.start_s)
-        node.told = hung
+            for index in np.flatnonzero(lanes):
+                self._note(node, kind, here.start + int(index), window.start_s)
+        node.reported = hung
 
     def _note(self, node: _Node, kind: str, vm: int, time_s: float) -> None:
         self._words += 1
@@ -316,13 +318,13 @@ class _Clerk:
             )
         )
 
-    def _take_operations(self, until_s: float) -> list[Moment]:
+    def _take_operations(self, until_s: float) -> list[RecordedFrame]:
         """Return the records of libvirt and the owner for the platform's operations until then."""
         found = []
         while self._operations and self._operations[0].time_s <= until_s:
             operation = self._operations.pop(0)
             node = next(n for n in self._nodes if n.vms.start <= operation.vm < n.vms.stop)
-            for kind in _TOLD[operation.name]:
+            for kind in _REPORTED[operation.name]:
                 self._note(node, kind, operation.vm, operation.time_s)
             if operation.name == "reboot":
                 found.append(self._owner_reboot(operation))
@@ -332,7 +334,7 @@ class _Clerk:
                 self._instance[operation.vm] += np.uint64(is_on)
         return found
 
-    def _owner_reboot(self, operation: Operation) -> Moment:
+    def _owner_reboot(self, operation: Operation) -> RecordedFrame:
         self._words += 1
         time_ns = round(operation.time_s * 1e9)
         header = self._header(
@@ -346,15 +348,15 @@ class _Clerk:
             vm=self._uuids[operation.vm],
         )
         frame = Frame(header=header, rows=_NO_ROWS, events=(word,))
-        return Moment(time_ns // 1_000_000, frame)
+        return RecordedFrame(time_ns // 1_000_000, frame)
 
     def _header(self, **fields: object) -> Header:
         return Header(site=SITE, zone=ZONE, **fields)  # type: ignore[arg-type]  # checked by msgspec
 
-    def _item(self, lane: int) -> InventoryItem:
-        vm = self._dataset.vms[lane]
+    def _item(self, index: int) -> InventoryItem:
+        vm = self._dataset.vms[index]
         return InventoryItem(
-            vm=self._uuids[lane],
+            vm=self._uuids[index],
             name=vm.id,
             # A recorded VM has no owner. With one tenant for all and one group for each, the modes
             # and limits of a policy apply to it.

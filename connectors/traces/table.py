@@ -246,8 +246,8 @@ def _values(
         raise _complaint(columns, records, first_line=first_line)
     fields = list(zip(*full, strict=True))
     values = np.empty((len(columns.wanted) - 1, len(full)))
-    for row, place in enumerate(columns.wanted[1:]):
-        texts = fields[place]
+    for row, column in enumerate(columns.wanted[1:]):
+        texts = fields[column]
         try:
             values[row] = [float(text) if text else nan for text in texts]
         except ValueError:
@@ -255,7 +255,7 @@ def _values(
         if any("_" in text for text in texts):
             raise _complaint(columns, records, first_line=first_line)
         unknown = np.flatnonzero(np.isnan(values[row]))
-        values[row, [place for place in unknown if texts[place]]] = np.inf
+        values[row, [column for column in unknown if texts[column]]] = np.inf
     names = [text.encode("latin-1") for text in fields[columns.wanted[0]]]
     return np.array(names, f"S{columns.name_bytes + 1}"), values
 
@@ -292,7 +292,7 @@ def _filled(text: str, empty: str) -> TextIO:
 
 def _loaded(columns: _Columns, lines: Iterable[str]) -> NDArray[np.void] | None:
     """Return the requested fields of some lines, None if one is not a number or is missing."""
-    numbers = [(f"n{place}", "f8") for place in columns.wanted[1:]]
+    numbers = [(f"n{column}", "f8") for column in columns.wanted[1:]]
     kind = np.dtype([("name", f"S{columns.name_bytes + 1}"), *numbers])
     try:
         return np.loadtxt(
@@ -311,15 +311,15 @@ def _complaint(
         line = first_line + index
         if fields and len(fields) != len(header):
             return _wrong_count(path, header, fields, line=line)
-        for place in columns.wanted[1:] if fields else ():
-            if not fields[place] or not np.isnan(_value(fields[place])):
+        for column in columns.wanted[1:] if fields else ():
+            if not fields[column] or not np.isnan(_value(fields[column])):
                 continue
-            if fields[place].strip().lower().lstrip("+-") != "nan":
+            if fields[column].strip().lower().lstrip("+-") != "nan":
                 hint = "leave the field empty if there is no measurement"
-                if header[place] in _TIMES:
+                if header[column] in _TIMES:
                     hint = "write seconds since the epoch"
                 return SettingsError(
-                    f"{path}, line {line}: {header[place]} is {_decoded(fields[place])!r}, not a "
+                    f"{path}, line {line}: {header[column]} is {_decoded(fields[column])!r}, not a "
                     f"number: {hint}."
                 )
     return SettingsError(f"{path}, lines {first_line} and later: not a table of numbers.")

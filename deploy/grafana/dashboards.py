@@ -190,7 +190,7 @@ def fleet() -> Dashboard:
 
 def _cpu() -> dashboard.Dashboard:
     """Return the first part of a VM's dashboard: its CPU, forecasts and alerts."""
-    minute, foretold = '"minute"."flatline_vm_1m"', '"minute"."flatline_forecast"'
+    minute, forecast = '"minute"."flatline_vm_1m"', '"minute"."flatline_forecast"'
     soll = f"{_VM} AND \"metric\" = 'cpu_cores' AND \"horizon_s\" = '1800'"
     return (
         dashboard.Dashboard("Flatline VM")
@@ -213,9 +213,9 @@ def _cpu() -> dashboard.Dashboard:
                 "CPU use, and its forecast half an hour before",
                 "short",
                 InfluxQL(_over_time('mean("cpu_cores_mean")', minute, where=_VM), alias="cores"),
-                InfluxQL(_over_time('mean("mean")', foretold, where=soll), alias="foretold"),
-                InfluxQL(_over_time('min("lo90")', foretold, where=soll), alias="90 % low"),
-                InfluxQL(_over_time('max("hi90")', foretold, where=soll), alias="90 % high"),
+                InfluxQL(_over_time('mean("mean")', forecast, where=soll), alias="foretold"),
+                InfluxQL(_over_time('min("lo90")', forecast, where=soll), alias="90 % low"),
+                InfluxQL(_over_time('max("hi90")', forecast, where=soll), alias="90 % high"),
             )
         )
         .with_panel(

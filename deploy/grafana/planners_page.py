@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from connectors.influxdb.influxql import to_influxql
-from deploy.grafana.questions import DAY_S, USUAL, Usual
+from deploy.grafana.usual_queries import DAY_S, USUAL, Usual
 from engine.wire.measurement import MEASUREMENTS, RETENTION_S, TAGS, Measurement
 
 PAGE: Final = Path(__file__).with_name("PLANNERS.md")
@@ -56,10 +56,10 @@ def page() -> str:
 
 def _asked(usual: Usual) -> str:
     days = usual.span_s // DAY_S
-    text = to_influxql(usual.question, begin=f"now() - {days}d", end="now()")
-    for place, (field, statistic) in enumerate(usual.question.select):
+    text = to_influxql(usual.query, begin=f"now() - {days}d", end="now()")
+    for place, (field, statistic) in enumerate(usual.query.select):
         text = text.replace(f'AS "v{place}"', f'AS "{"_".join(filter(None, (field, statistic)))}"')
-    return f"**{usual.words}**\n\n```sql\n{text}\n```\n"
+    return f"**{usual.text}**\n\n```sql\n{text}\n```\n"
 
 
 def _measured(measurement: Measurement) -> str:

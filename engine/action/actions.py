@@ -1,7 +1,7 @@
 """The table of actions: what each is called, what it costs the guest, and what asks for it.
 
-A new action is an entry here, rules of the preflight check (`engine.action.look`), a method of the
-port `Actuator` and its call (`engine.roles.calling`). The type checker names what is missing.
+A new action is an entry here, rules of the preflight check (`engine.action.preflight`), a method of
+the port `Actuator` and its call (`engine.roles.calling`). The type checker names what is missing.
 """
 
 from collections.abc import Set
@@ -14,14 +14,14 @@ from engine.wire.order import Action
 
 T = TypeVar("T")
 
-# The actions of a ladder: those ordered from an agent, and those of the planner itself.
+# The actions of an escalation policy: those ordered from an agent, and those of the planner itself.
 StepAction = Literal[
     "notify", "save_evidence", "reboot", "reset", "migrate", "move_disk", "quarantine"
 ]
 
 
 class Harm(IntEnum):
-    """What the guest loses by an action; a ladder goes from less to more."""
+    """What the guest loses by an action; an escalation policy goes from less to more."""
 
     NONE = 0
     """Nothing: it does not notice."""

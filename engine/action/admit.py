@@ -15,9 +15,9 @@ import msgspec
 from engine.action import log_rules, present_rules
 from engine.action.actions import DISRUPTIVE
 from engine.action.catalogue import Policy
-from engine.action.question import DAY_MS, MARK_GRACE_MS, Logged, Question, Rule
+from engine.action.request_context import DAY_MS, RESULT_LATENESS_MS, Logged, RequestContext, Rule
 from engine.wire.control import Control
-from engine.wire.order import Claim, Closed, Order
+from engine.wire.order import Claim, Order, OrderResult
 
 SENTENCES: Final[Mapping[str, str]] = {
     "admitted": "The order may run: no admission rule forbids it.",
@@ -77,8 +77,8 @@ def admit(
     controls
         The control records in force, by key.
     """
-    question = Question(order, earlier, policy, at_ms, now_ms, controls)
-    return _first_refusal((*LOG_RULES, *PRESENT_RULES), question)
+    context = RequestContext(order, earlier, policy, at_ms, now_ms, controls)
+    return _first_refusal((*LOG_RULES, *PRESENT_RULES), context)
 
 
 def logged(history: History, order: Order, policy: Policy, *, offset: int, time_ms: int) -> History:
@@ -86,32 +86,32 @@ def logged(history: History, order: Order, policy: Policy, *, offset: int, time_
 
     An order given under another policy counts as spent: only its own planner can judge it.
     """
-    question = Question(order, history, policy, time_ms, time_ms, {})
-    admitted = order.policy != policy.hash or _first_refusal(LOG_RULES, question).admitted
+    context = RequestContext(order, history, policy, time_ms, time_ms, {})
+    admitted = order.policy != policy.hash or _first_refusal(LOG_RULES, context).admitted
     # A repeated key is never admitted, under any policy: the first order wins.
-    admitted = admitted and log_rules.duplicate(question) is None
+    admitted = admitted and log_rules.duplicate(context) is None
     kept = history
     # An append time that contradicts the order's own times must not drop orders from the budgets.
-    if log_rules.append_time(question) is None:
+    if log_rules.append_time(context) is None:
         kept = tuple(entry for entry in history if entry.time_ms > time_ms - DAY_MS)
     return (*kept, Logged(order, offset, time_ms, admitted))
 
 
-def closed(history: History, mark: Closed, *, time_ms: int) -> History:
-    """Return the history with the order of `mark` closed; its first mark (result) counts.
+def closed(history: History, result: OrderResult, *, time_ms: int) -> History:
+    """Return the history with the order of `result` closed; its first result counts.
 
-    A mark appended (`time_ms`) after the step's deadline came when planners had already given up
-    the step as unknown. Such a mark explains the outcome but does not reopen the incident.
+    A result appended (`time_ms`) after the step's deadline came when planners had already given up
+    the step as unknown. Such a result explains the outcome but does not reopen the incident.
     """
-    key = (mark.incident, mark.step)
+    key = (result.incident, result.step)
     for index, entry in enumerate(history):
         if (entry.order.incident, entry.order.step) == key:
-            if entry.closed is not None or entry.order.node != mark.node:
+            if entry.result is not None or entry.order.node != result.node:
                 return history
-            late = time_ms > entry.order.deadline_ms + MARK_GRACE_MS
+            late = time_ms > entry.order.deadline_ms + RESULT_LATENESS_MS
             if late and entry.order.action in DISRUPTIVE and not entry.order.dry_run:
-                mark = msgspec.structs.replace(mark, outcome="unknown")
-            return (*history[:index], replace(entry, closed=mark), *history[index + 1 :])
+                result = msgspec.structs.replace(result, outcome="unknown")
+            return (*history[:index], replace(entry, result=result), *history[index + 1 :])
     return history
 
 
@@ -125,7 +125,7 @@ def claimed(history: History, claim: Claim, *, time_ms: int) -> History:
         order = entry.order
         if (order.incident, order.step) == key:
             mine = (order.node, order.vm) == (claim.node, claim.vm)
-            late = time_ms >= order.expires_ms or entry.closed is not None
+            late = time_ms >= order.expires_ms or entry.result is not None
             if entry.claim is not None or not mine or late:
                 return history
             return (*history[:index], replace(entry, claim=claim), *history[index + 1 :])
@@ -142,7 +142,7 @@ def claim_of(history: History, order: Order) -> Claim | None:
 def is_closed(history: History, order: Order) -> bool:
     """Return whether the log holds the result of the order's step."""
     key = (order.incident, order.step)
-    return any(e.closed is not None and (e.order.incident, e.order.step) == key for e in history)
+    return any(e.result is not None and (e.order.incident, e.order.step) == key for e in history)
 
 
 def may_finish(
@@ -156,20 +156,20 @@ def may_finish(
     """Return whether an interrupted step may be finished.
 
     The step has already spent its budgets. A person may have paused or forbidden it since, and no
-    call follows after the step's deadline or after a mark has closed it.
+    call follows after the step's deadline or after a result has closed it.
     """
     for entry in history:
         if (entry.order.incident, entry.order.step) == key:
             if not entry.admitted or not entry.in_flight(at_ms=now_ms):
                 break
-            question = Question(entry.order, (), policy, entry.time_ms, now_ms, controls)
-            return _first_refusal(present_rules.WORDS_OF_PEOPLE, question)
+            context = RequestContext(entry.order, (), policy, entry.time_ms, now_ms, controls)
+            return _first_refusal(present_rules.COMMAND_RULES, context)
     return Admission(False, "over", SENTENCES["over"])
 
 
-def _first_refusal(rules: Iterable[Rule], question: Question) -> Admission:
+def _first_refusal(rules: Iterable[Rule], context: RequestContext) -> Admission:
     for rule in rules:
-        said = rule(question)
+        said = rule(context)
         if said is not None:
             name, values = said
             return Admission(False, name, SENTENCES[name].format(**values))

@@ -1,4 +1,4 @@
-"""Transitions caused by time alone: deadlines, back-offs, storms, and the next rung."""
+"""Transitions caused by time alone: deadlines, back-offs, storms, and the next step."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -10,10 +10,10 @@ from engine.action.actions import DISRUPTIVE
 from engine.action.catalogue import Policy
 from engine.action.events import AppendControl, AppendOrder, Instruction, WriteJournal
 from engine.action.incident import Incident, moved
-from engine.action.ordering import Proposal, Surroundings, answers, propose, propose_undo, rung_of
+from engine.action.ordering import OrderContext, Proposal, answers, propose, propose_undo, step_of
 from engine.action.present_rules import effective_mode
-from engine.action.question import DAY_MS, MARK_GRACE_MS, Logged
-from engine.action.state import SENTENCES, PlannerState, Stepped, put, told, with_control
+from engine.action.request_context import DAY_MS, RESULT_LATENESS_MS, Logged
+from engine.action.state import SENTENCES, PlannerState, Stepped, put, report, with_control
 from engine.action.storm import Place, storm_pause
 from engine.action.target import worsened
 from engine.wire.alert import Alert
@@ -21,7 +21,7 @@ from engine.wire.control import Control
 from engine.wire.order import Order
 
 # The longest delay between the append and the reading of a record that was in time.
-_GRACE_MS: Final = 5_000
+_LATENESS_MS: Final = 5_000
 # How long after a move's deadline the planner waits for a minute of its target's load.
 _SETTLE_MS: Final = 300_000
 # How many inhibited incidents are checked again each second. Inhibitions last minutes, and a change
@@ -46,35 +46,39 @@ def every_incident(state: PlannerState, policy: Policy, now_ms: int) -> Stepped:
         kept = {key: one for key, one in known.items() if one.last_ms >= now_ms - DAY_MS}
         state = replace(state, incidents=kept if len(kept) < len(known) else known, swept_ms=now_ms)
     state, asked = _asked(state)
-    others = others_of(state.incidents)
+    other_incidents = other_incidents_of(state.incidents)
     for incident in asked:
         try:
-            state, more = advance(state, incident, policy, now_ms, others)
+            state, more = advance(state, incident, policy, now_ms, other_incidents)
         except Exception as error:  # noqa: BLE001 - one incident must not stop all others
             state, more = _given_up(state, incident, error)
-            others = others_of(state.incidents)
+            other_incidents = other_incidents_of(state.incidents)
         done.extend(more)
         # A step changes only its own incident; to count all others again each time takes quadratic
         # time.
-        others = _with_step(others, state.incidents.get(incident.id))
+        other_incidents = _with_step(other_incidents, state.incidents.get(incident.id))
     return state, tuple(done)
 
 
-def _with_step(others: "Others", incident: Incident | None) -> "Others":
+def _with_step(other_incidents: "OtherIncidents", incident: Incident | None) -> "OtherIncidents":
     """Return the summary of all incidents after one of them was advanced."""
     if incident is None:
-        return others
-    before = [order for order in others.pending if order.incident != incident.id]
+        return other_incidents
+    before = [order for order in other_incidents.pending if order.incident != incident.id]
     is_pending = incident.phase == "ordering" and incident.order is not None
     pending = (*before, incident.order) if is_pending and incident.order else tuple(before)
-    return others if pending == others.pending else replace(others, pending=pending)
+    return (
+        other_incidents
+        if pending == other_incidents.pending
+        else replace(other_incidents, pending=pending)
+    )
 
 
 def _given_up(state: PlannerState, incident: Incident, error: Exception) -> Stepped:
     """Drop an incident that raised an error; its earlier orders still count."""
     kept = {key: one for key, one in state.incidents.items() if key != incident.id}
     why = f"{type(error).__name__}: {error}"
-    said = told(incident, "outcome", "given_up", page=True, values={"why": why})
+    said = report(incident, "outcome", "given_up", page=True, values={"why": why})
     return replace(state, incidents=kept), (said,)
 
 
@@ -122,7 +126,7 @@ def _vm_count(state: PlannerState, place: Place) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Others:
+class OtherIncidents:
     """The summary of all incidents, for the next order of one.
 
     Attributes
@@ -137,7 +141,9 @@ class Others:
     firing: Mapping[tuple[str | None, str | None], AbstractSet[str]]
 
 
-def others_of(incidents: Mapping[str, Incident], *, of: Alert | None = None) -> Others:
+def other_incidents_of(
+    incidents: Mapping[str, Incident], *, of: Alert | None = None
+) -> OtherIncidents:
     """Return the summary of these incidents; with `of`, only the VMs of that alert's group."""
     firing: defaultdict[tuple[str | None, str | None], set[str]] = defaultdict(set)
     pending = []
@@ -149,11 +155,15 @@ def others_of(incidents: Mapping[str, Incident], *, of: Alert | None = None) -> 
             continue
         if of is None or (alert.group == of.group and alert.tenant == of.tenant):
             firing[alert.tenant, alert.group].add(alert.subject)
-    return Others(tuple(pending), firing)
+    return OtherIncidents(tuple(pending), firing)
 
 
 def advance(
-    state: PlannerState, incident: Incident, policy: Policy, now_ms: int, others: Others
+    state: PlannerState,
+    incident: Incident,
+    policy: Policy,
+    now_ms: int,
+    other_incidents: OtherIncidents,
 ) -> Stepped:
     """Advance one incident to `now_ms`: deadlines, back-offs, and the next step."""
     order = incident.order
@@ -161,10 +171,10 @@ def advance(
         return state, ()
     match incident.phase:
         case "watching":
-            return _decide(state, incident, policy, now_ms, others)
+            return _decide(state, incident, policy, now_ms, other_incidents)
         case "backing_off" if now_ms >= incident.next_ms:
-            return _decide(state, incident, policy, now_ms, others)
-        case "ordering" if order is not None and now_ms > order.expires_ms + _GRACE_MS:
+            return _decide(state, incident, policy, now_ms, other_incidents)
+        case "ordering" if order is not None and now_ms > order.expires_ms + _LATENESS_MS:
             # The order never reached the log, so its step number was not used.
             before = next((e.order for e in reversed(state.history) if _is_of(e, incident)), None)
             again = moved(incident, "backing_off" if incident.undoing else "watching")
@@ -174,9 +184,9 @@ def advance(
                 return evidence_saved(state, incident, saved=False, why=SENTENCES["no_mark"])
             if order.dry_run:
                 ended = moved(incident, "rehearsed")
-                return put(state, ended), (told(ended, "outcome", "not_rehearsed"),)
+                return put(state, ended), (report(ended, "outcome", "not_rehearsed"),)
             return _lost(state, incident, SENTENCES["no_mark"])
-        case "verifying" if order is not None and now_ms > order.deadline_ms + _GRACE_MS:
+        case "verifying" if order is not None and now_ms > order.deadline_ms + _LATENESS_MS:
             if not incident.failing:
                 return _lost(state, incident, SENTENCES["no_verdict"])
             return _failed(state, incident, policy, now_ms)
@@ -187,8 +197,8 @@ def advance(
 
 
 def _unmarked_ms(order: Order) -> int:
-    """Return when the last valid mark must have been read: see `admit.closed`."""
-    return order.deadline_ms + MARK_GRACE_MS + _GRACE_MS
+    """Return when the last valid result must have been read: see `admit.result`."""
+    return order.deadline_ms + RESULT_LATENESS_MS + _LATENESS_MS
 
 
 def _is_of(entry: Logged, incident: Incident) -> bool:
@@ -197,17 +207,17 @@ def _is_of(entry: Logged, incident: Incident) -> bool:
 
 def _lost(state: PlannerState, incident: Incident, why: str) -> Stepped:
     ended = moved(incident, "unknown")
-    said = told(ended, "outcome", "unknown", page=True, values={"why": why})
+    said = report(ended, "outcome", "unknown", page=True, values={"why": why})
     return put(state, ended), (said,)
 
 
 def _failed(state: PlannerState, incident: Incident, policy: Policy, now_ms: int) -> Stepped:
     order = incident.order
-    failed = replace(incident, rung=incident.rung + 1, failing=False)
-    following = rung_of(failed, policy)
+    failed = replace(incident, failed_steps=incident.failed_steps + 1, failing=False)
+    following = step_of(failed, policy)
     if following is None:
         ended = moved(failed, "exhausted")
-        return put(state, ended), (told(ended, "outcome", "exhausted", page=True),)
+        return put(state, ended), (report(ended, "outcome", "exhausted", page=True),)
     next_ms = now_ms
     if following.action in DISRUPTIVE:
         tried = sum(_is_of(e, incident) and e.order.action in DISRUPTIVE for e in state.history)
@@ -217,15 +227,17 @@ def _failed(state: PlannerState, incident: Incident, policy: Policy, now_ms: int
         )
     waiting = replace(moved(failed, "backing_off"), next_ms=next_ms)
     wait_s = max(0, next_ms - now_ms) / 1000
-    said = told(waiting, "outcome", "failed", values={"wait_s": wait_s})
+    said = report(waiting, "outcome", "failed", values={"wait_s": wait_s})
     return put(state, waiting), (said,)
 
 
 def evidence_saved(state: PlannerState, incident: Incident, *, saved: bool, why: str) -> Stepped:
     """Continue an incident after the agent reported the result of saving evidence."""
-    said = told(incident, "outcome", "evidence" if saved else "no_evidence", values={"why": why})
+    said = report(incident, "outcome", "evidence" if saved else "no_evidence", values={"why": why})
     # Saving evidence changed nothing, so no back-off is needed.
-    further = replace(moved(incident, "backing_off"), rung=incident.rung + 1, next_ms=0)
+    further = replace(
+        moved(incident, "backing_off"), failed_steps=incident.failed_steps + 1, next_ms=0
+    )
     return put(state, further), (said,) if state.live else ()
 
 
@@ -248,36 +260,48 @@ def _settle(state: PlannerState, incident: Incident, policy: Policy, now_ms: int
     next_ms = max(order.deadline_ms, incident.called_ms + policy.limits.backoff_ms(1))
     undoing = replace(moved(incident, "backing_off"), undoing=True, next_ms=next_ms)
     values = {"target": order.target}
-    return put(state, undoing), (told(undoing, "decision", "undoing", page=True, values=values),)
+    return put(state, undoing), (report(undoing, "decision", "undoing", page=True, values=values),)
 
 
 def _decide(
-    state: PlannerState, incident: Incident, policy: Policy, now_ms: int, others: Others
+    state: PlannerState,
+    incident: Incident,
+    policy: Policy,
+    now_ms: int,
+    other_incidents: OtherIncidents,
 ) -> Stepped:
-    """Take the next rung, or inhibit it and report the reason once."""
-    alert, rung = incident.alert, rung_of(incident, policy)
+    """Take the next step, or inhibit it and report the reason once."""
+    alert, failed_steps = incident.alert, step_of(incident, policy)
     firing = alert is not None and alert.state == "firing"
     if incident.undoing:
-        around = _around(state, incident, now_ms, others)
+        around = _around(state, incident, now_ms, other_incidents)
         return _ordered(state, incident, propose_undo(incident, around, policy))
     if alert is None or not firing:
         return state, ()
-    if rung is None and incident.rung > 0:
+    if failed_steps is None and incident.failed_steps > 0:
         return put(state, moved(incident, "exhausted")), ()
-    if rung is not None and rung.action == "notify" and answers(rung, alert):
-        said = told(
+    if (
+        failed_steps is not None
+        and failed_steps.action == "notify"
+        and answers(failed_steps, alert)
+    ):
+        said = report(
             incident,
             "decision",
             "notify",
             page=alert.severity != "info",
             values={"why": alert.sentence},
         )
-        further = replace(incident, rung=incident.rung + 1, held_by="")
-        state, more = _decide(put(state, further), further, policy, now_ms, others)
+        further = replace(incident, failed_steps=incident.failed_steps + 1, held_by="")
+        state, more = _decide(put(state, further), further, policy, now_ms, other_incidents)
         return state, (said, *more)
-    if rung is not None and rung.action == "quarantine" and answers(rung, alert):
+    if (
+        failed_steps is not None
+        and failed_steps.action == "quarantine"
+        and answers(failed_steps, alert)
+    ):
         return quarantined(state, incident, policy, now_ms, SENTENCES["ladder_ends"])
-    proposal = propose(incident, _around(state, incident, now_ms, others), policy)
+    proposal = propose(incident, _around(state, incident, now_ms, other_incidents), policy)
     if proposal.rule == "vm_day":
         count = policy.limits.vm_per_24h
         return quarantined(
@@ -286,40 +310,42 @@ def _decide(
     return _ordered(state, incident, proposal)
 
 
-def _around(state: PlannerState, incident: Incident, now_ms: int, others: Others) -> Surroundings:
-    pending = tuple(Logged(order, -1, now_ms, admitted=True) for order in others.pending)
+def _around(
+    state: PlannerState, incident: Incident, now_ms: int, other_incidents: OtherIncidents
+) -> OrderContext:
+    pending = tuple(Logged(order, -1, now_ms, admitted=True) for order in other_incidents.pending)
     alert = incident.alert
     vm = alert.subject if alert else ""
     recovery = state.recoveries.get(vm)
-    return Surroundings(
+    return OrderContext(
         site=state.site,
         planner=state.name,
         earlier=(*state.history, *pending),
         controls=state.controls,
         loads=state.loads,
         now_ms=now_ms,
-        group_sick=_group_sick(alert, others),
+        group_sick=_group_sick(alert, other_incidents),
         recovery_s=recovery.longest_s if recovery else 0.0,
     )
 
 
-def _group_sick(alert: Alert | None, others: Others) -> int:
+def _group_sick(alert: Alert | None, other_incidents: OtherIncidents) -> int:
     """Return how many other members of the VM's group have an alert that fires."""
     if alert is None or alert.group is None:
         return 0
-    return len(others.firing.get((alert.tenant, alert.group), set()) - {alert.subject})
+    return len(other_incidents.firing.get((alert.tenant, alert.group), set()) - {alert.subject})
 
 
 def _ordered(state: PlannerState, incident: Incident, proposal: Proposal) -> Stepped:
     if proposal.order is None:
         if proposal.rule == incident.held_by:
             return state, ()
-        said = told(incident, "refusal", "held", values={"why": proposal.sentence})
+        said = report(incident, "refusal", "held", values={"why": proposal.sentence})
         held = replace(incident, held_by=proposal.rule)
         return put(state, held), (replace(said, rule=proposal.rule),) if proposal.rule else ()
     order = proposal.order
     ordering = replace(moved(incident, "ordering"), order=order, called_ms=0, failing=False)
-    said = told(ordering, "decision", "order", values={"why": proposal.sentence})
+    said = report(ordering, "decision", "order", values={"why": proposal.sentence})
     return put(state, ordering), (AppendOrder(order), said)
 
 
@@ -335,9 +361,9 @@ def quarantined(
         policy, state.controls, tenant=alert.tenant, action="reset", now_ms=now_ms
     )
     if mode == "observe":
-        said = told(ended, "decision", "not_quarantined", values={"why": f"{why}."})
+        said = report(ended, "decision", "not_quarantined", values={"why": f"{why}."})
         return put(state, ended), (said,)
-    word = Control(
+    command = Control(
         kind="quarantine",
         scope="vm",
         subject=alert.subject,
@@ -346,5 +372,5 @@ def quarantined(
         reason=why,
         time_ms=now_ms,
     )
-    said = told(ended, "control", "quarantined", page=True, values={"why": f"{why}."})
-    return with_control(put(state, ended), word), (AppendControl(word), said)
+    said = report(ended, "control", "quarantined", page=True, values={"why": f"{why}."})
+    return with_control(put(state, ended), command), (AppendControl(command), said)

@@ -1,4 +1,4 @@
-"""The policy file: modes, limits and the ladder (escalation policy) for each kind of fault.
+"""The policy file: modes, limits and the escalation policy for each kind of fault.
 
 A policy may be stricter than the hard limits below but never laxer. It is a value: every order
 contains its `hash`, so that planner and agent know that they use the same policy.
@@ -28,7 +28,7 @@ SHIPPED: Final = ("default", "demo", "lab")
 # The kinds of alerts that a policy may answer; alerts on more than one VM lead to no step.
 KINDS: Final = tuple(kind.value for kind in Kind if kind.fault.escalation.steps)
 
-# The interval at which the engine publishes a firing alert again, plus two missed slots (windows).
+# The interval at which the engine publishes a firing alert again, plus two missed windows.
 # A verification has failed if an alert still fires within this window before the deadline.
 VERDICT_WINDOW_MS: Final = 90_000
 
@@ -58,7 +58,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     interval_s
         The site's sampling interval; data may be `max(120, 1.5 * interval_s)` old.
     look_gap_s
-        The time between the two samples of the agent's look (preflight check).
+        The time between the two samples of the agent's preflight check.
     new_log_observe_s
         How long an agent only observes on a log that it does not know.
     target_load_max_ratio, target_margin_ratio
@@ -234,11 +234,11 @@ def beyond(policy: Policy) -> list[str]:
             )
             break
     for kind, steps in policy.ladders.items():
-        sentences.extend(_beyond_ladder(kind, steps))
+        sentences.extend(_beyond_last_step(kind, steps))
     return sentences
 
 
-def _beyond_ladder(kind: str, steps: tuple[Step, ...]) -> list[str]:
+def _beyond_last_step(kind: str, steps: tuple[Step, ...]) -> list[str]:
     low, high = _DEADLINE_S
     sentences = []
     for step in steps:
@@ -278,9 +278,9 @@ def _beyond_ladder(kind: str, steps: tuple[Step, ...]) -> list[str]:
 def _check_names(raw: object, shape: object, *, where: str, source: str) -> None:
     """Raise for an unknown key, with the nearest known one, and for a word that is not allowed."""
     choices = get_args(shape) if get_origin(shape) is Literal else ()
-    words = [choice for choice in choices if isinstance(choice, str)]
-    if words and isinstance(raw, str) and raw not in words:
-        raise SettingsError(f"{source}: {where[:-1]}: {raw!r} is not one of {', '.join(words)}.")
+    commands = [choice for choice in choices if isinstance(choice, str)]
+    if commands and isinstance(raw, str) and raw not in commands:
+        raise SettingsError(f"{source}: {where[:-1]}: {raw!r} is not one of {', '.join(commands)}.")
     if get_origin(shape) is dict and isinstance(raw, dict):
         for name, value in raw.items():
             _check_names(name, get_args(shape)[0], where=where, source=source)

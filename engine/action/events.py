@@ -6,7 +6,7 @@ from engine.action.target import CellLoad
 from engine.wire.alert import Alert
 from engine.wire.control import Control
 from engine.wire.journal import EntryKind
-from engine.wire.order import Closed, Order
+from engine.wire.order import Order, OrderResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class OrderSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class ClosedSeen:
-    """The mark (result) of an agent was read from the log; `time_ms` is its append time."""
+class ResultSeen:
+    """The result of an agent was read from the log; `time_ms` is its append time."""
 
-    mark: Closed
+    result: OrderResult
     time_ms: int
     now_ms: int
 
@@ -41,7 +41,7 @@ class ClosedSeen:
 class ControlSeen:
     """A control record was read; `key` is the record's key, None the command's own.
 
-    For `by_operator` see `engine.action.words.Heard`.
+    For `by_operator` see `engine.action.commands.Heard`.
     """
 
     control: Control
@@ -73,7 +73,7 @@ class Tick:
     now_ms: int
 
 
-PlannerEvent = AlertSeen | OrderSeen | ClosedSeen | ControlSeen | LoadSeen | CaughtUp | Tick
+PlannerEvent = AlertSeen | OrderSeen | ResultSeen | ControlSeen | LoadSeen | CaughtUp | Tick
 
 
 @dataclass(frozen=True, slots=True)

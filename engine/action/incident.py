@@ -18,7 +18,7 @@ Phase = Literal[
     "rehearsed",  # a dry run has ended
     "refused",  # an agent refused: only a person may act
     "unknown",  # the effect of the step is unknown: only a person may act
-    "exhausted",  # the ladder has no further step: only a person may act
+    "exhausted",  # the escalation policy has no further step: only a person may act
     "quarantined",  # no machine acts on the VM until a person ends the quarantine
 ]
 
@@ -62,10 +62,10 @@ class Incident:
         The newest alert; None while only orders were read.
     order
         The newest order for the incident, read back or only appended.
-    rung
-        How many rungs of the ladder (steps of the escalation policy) were tried and failed.
+    failed_steps
+        How many steps of the escalation policy were tried and failed.
     called_ms
-        When the call returned, by the agent's mark (result record); 0 before.
+        When the call returned, by the agent's result; 0 before.
     failing
         The engine still reported the alert as firing shortly before the order's deadline.
     next_ms
@@ -80,7 +80,7 @@ class Incident:
     phase: Phase = "watching"
     alert: Alert | None = None
     order: Order | None = None
-    rung: int = 0
+    failed_steps: int = 0
     called_ms: int = 0
     failing: bool = False
     next_ms: int = 0

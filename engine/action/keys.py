@@ -1,6 +1,6 @@
-"""Trusted keys: planners sign orders, agents marks and claims, engines alerts and scores.
+"""Trusted keys: planners sign orders, agents results and claims, engines alerts and scores.
 
-To relax a restriction, an operator's signature is needed; `engine.action.words` reads commands.
+To relax a restriction, an operator's signature is needed; `engine.action.commands` reads commands.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,14 +19,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from engine.action.question import CLOCK_SLACK_MS
+from engine.action.request_context import CLOCK_SLACK_MS
 from engine.errors import KeyDamaged, RecordRejected, SettingsError
 from engine.wire.alert import Alert, decode_alert
 from engine.wire.order import (
     Claim,
-    Closed,
     Entry,
     Order,
+    OrderResult,
     check_signature,
     decode_order,
     key_id,
@@ -38,7 +38,7 @@ _MADE_ANEW = (
     "trusted folder again."
 )
 
-_NAMES: Final = {Order: "an order", Claim: "a claim", Closed: "a result"}
+_NAMES: Final = {Order: "an order", Claim: "a claim", OrderResult: "a result"}
 Headers = tuple[tuple[str, bytes], ...]
 
 
@@ -130,7 +130,7 @@ def check_life(name: str, *, trusted: TrustedKeys, time_ms: int) -> None:
 
 
 def open_entry(value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms: int = 0) -> Entry:
-    """Return the order, claim or mark in `value` after verifying that the right role signed it.
+    """Return the order, claim or result in `value` after verifying that the right role signed it.
 
     Parameters
     ----------
@@ -141,7 +141,8 @@ def open_entry(value: bytes, headers: Headers, *, trusted: TrustedKeys, time_ms:
     ------
     RecordRejected
         The signature is missing or wrong, or its key has expired or may not sign this: an agent's
-        key may not sign orders, nor claims and marks of another node; a planner's key only orders.
+        key may not sign orders, nor claims and results of another node; a planner's key only
+        orders.
     """
     entry, name = decode_order(value, headers, trusted={**trusted.planners, **trusted.agents})
     allowed = trusted.planners if isinstance(entry, Order) else trusted.agents

@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from engine.action.actions import DISRUPTIVE
-from engine.action.question import DAY_MS
+from engine.action.request_context import DAY_MS
 from engine.errors import StateError
 from engine.ports import Bounds
 from engine.wire.order import Action, Outcome
@@ -56,7 +56,7 @@ class IllegalStep(ValueError):
     """An entry that may not follow the last one, above all a second acceptance of a step."""
 
 
-class LogMark(msgspec.Struct, frozen=True, kw_only=True):
+class LogPosition(msgspec.Struct, frozen=True, kw_only=True):
     """How far orders and control were read, and the hash of the last record of each.
 
     A hash is empty if nothing was read.
@@ -68,11 +68,14 @@ class LogMark(msgspec.Struct, frozen=True, kw_only=True):
     control_hash: str
 
 
-class StepEntry(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
+class StepEntry(
+    msgspec.Struct, frozen=True, kw_only=True, tag="step", rename={"log_position": "mark"}
+):
     """One change of state of one incident step.
 
     `target` to `instance` say how to look up its end; `instance` is the run of the VM in the order.
-    `instance` and `mark`, how far the log was read, are None in a ledger of an earlier release.
+    `instance` and `log_position`, how far the log was read, are None in a ledger of an earlier
+    release.
     """
 
     state: LedgerState
@@ -87,7 +90,7 @@ class StepEntry(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     disk: str | None = None
     deadline_ms: int = 0
     instance: int | None = None
-    mark: LogMark | None = None
+    log_position: LogPosition | None = None
 
     @property
     def key(self) -> Key:
@@ -95,29 +98,31 @@ class StepEntry(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
         return self.incident, self.step
 
 
-class LogEntry(msgspec.Struct, frozen=True, kw_only=True, tag="log"):
+class LogEntry(
+    msgspec.Struct, frozen=True, kw_only=True, tag="log", rename={"log_position": "mark"}
+):
     """Which log the agent read, how far, and until when it only observes."""
 
     identity: str
     next_offset: int
     observe_until_ms: int
     time_ms: int
-    mark: LogMark | None = None
+    log_position: LogPosition | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The newest entry of each step; `outcomes` are kept after the mark.
+    """The newest entry of each step; `outcomes` are kept after the result.
 
     `accepted_ms` is when each step was accepted. `positions` are the read positions of the last day
-    and the newest one before it; `mark` is the newest `LogMark`.
+    and the newest one before it; `log_position` is the newest `LogPosition`.
     """
 
     steps: Mapping[Key, StepEntry] = field(default_factory=dict)
     outcomes: Mapping[Key, StepEntry] = field(default_factory=dict)
     positions: tuple[LogEntry, ...] = ()
     accepted_ms: Mapping[Key, int] = field(default_factory=dict)
-    mark: LogMark | None = None
+    log_position: LogPosition | None = None
 
     @property
     def log(self) -> LogEntry | None:
@@ -158,9 +163,9 @@ def entered(ledger: Ledger, entry: StepEntry | LogEntry) -> Ledger:
     IllegalStep
         The entry may not follow: a step is accepted once, sent once, ended once.
     """
-    mark = entry.mark or ledger.mark
+    position = entry.log_position or ledger.log_position
     if isinstance(entry, LogEntry):
-        return replace(ledger, positions=_stood(ledger.positions, entry), mark=mark)
+        return replace(ledger, positions=_stood(ledger.positions, entry), log_position=position)
     before = ledger.steps.get(entry.key)
     state = None if before is None else before.state
     if entry.state not in LEGAL[state]:
@@ -175,7 +180,9 @@ def entered(ledger: Ledger, entry: StepEntry | LogEntry) -> Ledger:
     if entry.state == "accepted":
         accepted_ms = {**accepted_ms, entry.key: entry.time_ms}
     steps = {**ledger.steps, entry.key: entry}
-    return replace(ledger, steps=steps, outcomes=outcomes, accepted_ms=accepted_ms, mark=mark)
+    return replace(
+        ledger, steps=steps, outcomes=outcomes, accepted_ms=accepted_ms, log_position=position
+    )
 
 
 def _stood(positions: tuple[LogEntry, ...], entry: LogEntry) -> tuple[LogEntry, ...]:
@@ -231,7 +238,7 @@ def log_seen(
     identity: str,
     bounds: Bounds,
     control: Bounds,
-    found: LogMark | None,
+    found: LogPosition | None,
     now_ms: int,
     observe_s: int,
 ) -> tuple[LogEntry, str, bool]:
@@ -246,7 +253,8 @@ def log_seen(
     bounds, control
         The offsets that the topics of orders and of control hold.
     found
-        The log's content now at the position of `ledger.mark`; None if no position was noted.
+        The log's content now at the position of `ledger.log_position`; None if no position was
+        noted.
     """
     name = _judged(
         ledger, identity=identity, bounds=bounds, control=control, found=found, now_ms=now_ms
@@ -269,11 +277,11 @@ def _judged(
     identity: str,
     bounds: Bounds,
     control: Bounds,
-    found: LogMark | None,
+    found: LogPosition | None,
     now_ms: int,
 ) -> str:
     """Return the name of the sentence about a log that was just opened."""
-    known, mark = ledger.log, ledger.mark
+    known, position = ledger.log, ledger.log_position
     if known is None or known.identity != identity:
         return "new_log"
     # The position of a day ago: orders lost since then would be missing from the limits.
@@ -283,12 +291,12 @@ def _judged(
         return "log_gap"
     if bounds.end < known.next_offset:
         return "log_cut"
-    if mark is None or found is None:
+    if position is None or found is None:
         return "known_log"
-    if bounds.end < mark.orders or control.end < mark.control:
+    if bounds.end < position.orders or control.end < position.control:
         return "log_cut"
     # A record that is missing now was compacted or deleted by its age.
-    pairs = ((found.orders_hash, mark.orders_hash), (found.control_hash, mark.control_hash))
+    pairs = ((found.orders_hash, position.orders_hash), (found.control_hash, position.control_hash))
     other = any(here and noted and here != noted for here, noted in pairs)
     return "log_other" if other else "known_log"
 

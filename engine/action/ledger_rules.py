@@ -10,7 +10,7 @@ from engine.action.actions import DISRUPTIVE
 from engine.action.admit import SENTENCES, Admission
 from engine.action.catalogue import Limits
 from engine.action.ledger import Ledger, Spent, spent
-from engine.action.question import DAY_MS, Said
+from engine.action.request_context import DAY_MS, Said
 from engine.wire.order import MAX_LIFETIME_MS, Order
 
 _TEN_MINUTES_MS: Final = 600_000

@@ -6,7 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from engine.action.actions import ACTIONS, DISRUPTIVE
-from engine.action.question import CLOCK_SLACK_MS, DAY_MS, Question, Rule, Said
+from engine.action.request_context import CLOCK_SLACK_MS, DAY_MS, RequestContext, Rule, Said
 from engine.wire.order import MAX_LIFETIME_MS, Order
 
 _TEN_MINUTES_MS: Final = 600_000
@@ -46,15 +46,15 @@ SENTENCES: Final = {
 }
 
 
-def _no_target(question: Question) -> Said | None:
-    vm = question.order.vm
+def _no_target(context: RequestContext) -> Said | None:
+    vm = context.order.vm
     names_one = _UUID.fullmatch(vm) and vm != _NIL
     return None if names_one else ("no_target", {"vm": vm})
 
 
-def _lifetime(question: Question) -> Said | None:
-    order = question.order
-    limit_ms = min(MAX_LIFETIME_MS, 1000 * question.policy.limits.order_lifetime_s)
+def _lifetime(context: RequestContext) -> Said | None:
+    order = context.order
+    limit_ms = min(MAX_LIFETIME_MS, 1000 * context.policy.limits.order_lifetime_s)
     lifetime_ms = order.expires_ms - order.issued_ms
     if not 0 < lifetime_ms <= limit_ms:
         return "lifetime", {"lifetime_s": lifetime_ms / 1000, "limit_s": limit_ms // 1000}
@@ -63,9 +63,9 @@ def _lifetime(question: Question) -> Said | None:
     return None
 
 
-def append_time(question: Question) -> Said | None:
+def append_time(context: RequestContext) -> Said | None:
     """Refuse if the append time contradicts the order's own times: every limit counts by it."""
-    order, at_ms = question.order, question.at_ms
+    order, at_ms = context.order, context.at_ms
     if at_ms < order.issued_ms - CLOCK_SLACK_MS:
         return "appended_early", {"early_s": (order.issued_ms - at_ms) / 1000}
     if at_ms > order.expires_ms + CLOCK_SLACK_MS:
@@ -73,9 +73,9 @@ def append_time(question: Question) -> Said | None:
     return None
 
 
-def _target(question: Question) -> Said | None:
+def _target(context: RequestContext) -> Said | None:
     """Refuse a move without exactly one target, and a target for an action that moves nothing."""
-    order = question.order
+    order = context.order
     to = ACTIONS[order.action].target
     if to is None:
         wrong = order.target is not None or order.disk is not None
@@ -86,89 +86,89 @@ def _target(question: Question) -> Said | None:
     return ("bad_target", {"target": order.target, "action": order.action}) if wrong else None
 
 
-def duplicate(question: Question) -> Said | None:
+def duplicate(context: RequestContext) -> Said | None:
     """Refuse a second order for a step: the first one in the log counts."""
-    key = (question.order.incident, question.order.step)
-    if any((e.order.incident, e.order.step) == key for e in question.earlier):
-        return "duplicate", {"step": question.order.step}
+    key = (context.order.incident, context.order.step)
+    if any((e.order.incident, e.order.step) == key for e in context.earlier):
+        return "duplicate", {"step": context.order.step}
     return None
 
 
-def _escalation(question: Question) -> Said | None:
+def _escalation(context: RequestContext) -> Said | None:
     """Allow a further step only after the step before it failed and its back-off has passed."""
-    order = question.order
+    order = context.order
     before: Mapping[str, object] = {"step": order.step, "before": order.step - 1}
     if order.step == 0:
         return None
-    previous = question.previous()
+    previous = context.previous()
     if previous is None:
         return "gap", before
     reads = previous.order.action not in DISRUPTIVE
-    if previous.closed is None and not (reads and question.at_ms >= previous.order.deadline_ms):
+    if previous.result is None and not (reads and context.at_ms >= previous.order.deadline_ms):
         return "step_open", before
     # Saving evidence changes nothing, so the next step may follow immediately, even if it failed.
-    tried = question.tried()
+    tried = context.tried()
     if not tried:
         return None
     last = tried[-1]
     # Also check earlier steps: a later step that expired does not close an earlier one.
     for one in tried:
-        told = {"step": order.step, "before": one.order.step}
-        if one.closed is None:
-            return "step_open", told
-        if one.closed.outcome == "unknown":
-            return "incident_unknown", told
-        if one.closed.outcome == "refused":
-            return "incident_refused", told
-    ended_ms = last.closed.time_ms if last.closed else question.at_ms
+        reported = {"step": order.step, "before": one.order.step}
+        if one.result is None:
+            return "step_open", reported
+        if one.result.outcome == "unknown":
+            return "incident_unknown", reported
+        if one.result.outcome == "refused":
+            return "incident_refused", reported
+    ended_ms = last.result.time_ms if last.result else context.at_ms
     earliest_ms = max(
         last.order.deadline_ms,
-        ended_ms + question.policy.limits.backoff_ms(len(tried)),
+        ended_ms + context.policy.limits.backoff_ms(len(tried)),
     )
-    if order.action in DISRUPTIVE and question.at_ms < earliest_ms:
-        return "backoff", {"step": order.step, "wait_s": (earliest_ms - question.at_ms) / 1000}
+    if order.action in DISRUPTIVE and context.at_ms < earliest_ms:
+        return "backoff", {"step": order.step, "wait_s": (earliest_ms - context.at_ms) / 1000}
     return None
 
 
-def _incident_old(question: Question) -> Said | None:
-    if question.at_ms - question.order.opened_ms >= DAY_MS:
+def _incident_old(context: RequestContext) -> Said | None:
+    if context.at_ms - context.order.opened_ms >= DAY_MS:
         return "incident_old", {}
     return None
 
 
-def _vm(question: Question) -> Said | None:
-    order, limits = question.order, question.policy.limits
-    mine = [entry for entry in question.spent() if entry.order.vm == order.vm]
-    if any(entry.in_flight(at_ms=question.at_ms) for entry in mine):
+def _vm(context: RequestContext) -> Said | None:
+    order, limits = context.order, context.policy.limits
+    mine = [entry for entry in context.spent() if entry.order.vm == order.vm]
+    if any(entry.in_flight(at_ms=context.at_ms) for entry in mine):
         return "vm_in_flight", {}
     if len(mine) >= limits.vm_per_24h:
         return "vm_day", {"count": len(mine), "limit": limits.vm_per_24h}
     # The next step of the same incident has its own back-off (`_escalation`), but only if the step
     # before it was really tried.
-    tried = question.tried()
+    tried = context.tried()
     follows = (
-        bool(tried) and tried[-1].closed is not None and (tried[-1].closed.outcome == "returned")
+        bool(tried) and tried[-1].result is not None and (tried[-1].result.outcome == "returned")
     )
     last_ms = max(
         (e.time_ms for e in mine if not follows or e.order.incident != order.incident), default=None
     )
-    if last_ms is not None and question.at_ms < last_ms + 1000 * limits.vm_spacing_s:
-        ago_s = (question.at_ms - last_ms) / 1000
+    if last_ms is not None and context.at_ms < last_ms + 1000 * limits.vm_spacing_s:
+        ago_s = (context.at_ms - last_ms) / 1000
         return "vm_spacing", {"ago_s": ago_s, "limit_s": limits.vm_spacing_s}
     return None
 
 
-def _group(question: Question) -> Said | None:
-    order = question.order
-    same = [e for e in question.spent() if (e.order.tenant, e.order.group) == owner_of(order)]
-    if order.group is not None and any(e.in_flight(at_ms=question.at_ms) for e in same):
+def _group(context: RequestContext) -> Said | None:
+    order = context.order
+    same = [e for e in context.spent() if (e.order.tenant, e.order.group) == owner_of(order)]
+    if order.group is not None and any(e.in_flight(at_ms=context.at_ms) for e in same):
         return "group_in_flight", {"group": order.group}
     return None
 
 
-def _group_sick(question: Question) -> Said | None:
+def _group_sick(context: RequestContext) -> Said | None:
     """Refuse to move a live VM while other members of its group are failing: it may be the last."""
-    order = question.order
+    order = context.order
     if ACTIONS[order.action].target is not None and order.group_sick > 0:
         return "group_sick", {"count": order.group_sick, "group": order.group}
     return None
@@ -185,33 +185,33 @@ def nodes_of(order: Order) -> set[str]:
     return {order.node, order.target} if goes and order.target else {order.node}
 
 
-def _node(question: Question) -> Said | None:
-    limit = question.policy.limits.node_per_10min
-    if question.order.action not in DISRUPTIVE:
+def _node(context: RequestContext) -> Said | None:
+    limit = context.policy.limits.node_per_10min
+    if context.order.action not in DISRUPTIVE:
         return None
-    for node in sorted(nodes_of(question.order)):
-        there = [e for e in question.spent() if node in nodes_of(e.order)]
-        if any(entry.in_flight(at_ms=question.at_ms) for entry in there):
+    for node in sorted(nodes_of(context.order)):
+        there = [e for e in context.spent() if node in nodes_of(e.order)]
+        if any(entry.in_flight(at_ms=context.at_ms) for entry in there):
             return "node_in_flight", {"node": node}
-        recent = [e for e in there if e.time_ms > question.at_ms - _TEN_MINUTES_MS]
+        recent = [e for e in there if e.time_ms > context.at_ms - _TEN_MINUTES_MS]
         if len(recent) >= limit:
             return "node_budget", {"node": node, "count": len(recent), "limit": limit}
     return None
 
 
-def _cell(question: Question) -> Said | None:
-    cell = question.order.cell
-    limit = question.policy.limits.cell_budget(question.order.cell_vms)
-    count = sum(e.order.cell == cell for e in question.spent(within_ms=_TEN_MINUTES_MS))
-    if question.order.action in DISRUPTIVE and count >= limit:
+def _cell(context: RequestContext) -> Said | None:
+    cell = context.order.cell
+    limit = context.policy.limits.cell_budget(context.order.cell_vms)
+    count = sum(e.order.cell == cell for e in context.spent(within_ms=_TEN_MINUTES_MS))
+    if context.order.action in DISRUPTIVE and count >= limit:
         return "cell_budget", {"cell": cell, "count": count, "limit": limit}
     return None
 
 
-def _site(question: Question) -> Said | None:
-    limit = question.policy.limits.site_budget(question.order.site_vms)
-    count = len(question.spent(within_ms=_TEN_MINUTES_MS))
-    if question.order.action in DISRUPTIVE and count >= limit:
+def _site(context: RequestContext) -> Said | None:
+    limit = context.policy.limits.site_budget(context.order.site_vms)
+    count = len(context.spent(within_ms=_TEN_MINUTES_MS))
+    if context.order.action in DISRUPTIVE and count >= limit:
         return "site_budget", {"count": count, "limit": limit}
     return None
 

@@ -11,7 +11,7 @@ from engine.action.admit import admit
 from engine.action.catalogue import Limits, Policy
 from engine.action.incident import Incident
 from engine.action.present_rules import effective_mode
-from engine.action.question import DAY_MS, Logged
+from engine.action.request_context import DAY_MS, Logged
 from engine.action.target import CellLoad, Choice, Mover, choose_target
 from engine.faults import Step
 from engine.wire.alert import Alert, may_be_reset
@@ -24,7 +24,7 @@ _ATTESTING: Final[Mapping[str, str]] = {
 }  # fmt: skip
 _MINUTE_MS: Final = 60_000
 # A guest that recovered by itself once may need a little longer the next time.
-_GRACE_FACTOR: Final = 1.25
+_LATENESS_FACTOR: Final = 1.25
 
 SENTENCES: Final = {
     "order": "{action} {vm} on {node}{target}, step {step}: {why}",
@@ -46,7 +46,7 @@ SENTENCES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class OrderContext:
     """The planner's context of a decision: see `engine.action.state.PlannerState`.
 
     `group_sick` counts the other members of the VM's group that are in trouble; `recovery_s` is the
@@ -71,38 +71,42 @@ class Proposal(NamedTuple):
     sentence: str = ""
 
 
-def rung_of(incident: Incident, policy: Policy) -> Step | None:
-    """Return the current rung (step) of the incident's ladder, None past its end."""
-    ladder = policy.ladders.get(incident.kind, ())
-    return ladder[incident.rung] if incident.rung < len(ladder) else None
+def step_of(incident: Incident, policy: Policy) -> Step | None:
+    """Return the current step (step) of the incident's escalation policy, None past its end."""
+    escalation = policy.ladders.get(incident.kind, ())
+    return escalation[incident.failed_steps] if incident.failed_steps < len(escalation) else None
 
 
-def answers(rung: Step, alert: Alert) -> bool:
-    """Return whether this rung matches the engine's suggestion."""
-    return alert.suggested_action in ACTIONS[rung.action].signals
+def answers(failed_steps: Step, alert: Alert) -> bool:
+    """Return whether this step matches the engine's suggestion."""
+    return alert.suggested_action in ACTIONS[failed_steps.action].signals
 
 
-def propose(incident: Incident, around: Surroundings, policy: Policy) -> Proposal:
+def propose(incident: Incident, around: OrderContext, policy: Policy) -> Proposal:
     """Return the order that may be given for `incident` now, or the rule that inhibits it."""
-    alert, rung = incident.alert, rung_of(incident, policy)
+    alert, failed_steps = incident.alert, step_of(incident, policy)
     if alert is None or alert.state != "firing" or alert.suggested_action == "none":
         return Proposal(None)
     loud = alert.suggested_action in LOUD
-    if rung is None or rung.action in ("notify", "quarantine"):
+    if failed_steps is None or failed_steps.action in ("notify", "quarantine"):
         return _held("no_ladder", kind=alert.kind) if loud else Proposal(None)
-    if not loud and not answers(rung, alert):
-        return Proposal(None) if alert.suggested_action != "inspect" else _unwitnessed(alert, rung)
-    held = _precondition(alert, rung, around, policy.limits)
+    if not loud and not answers(failed_steps, alert):
+        return (
+            Proposal(None)
+            if alert.suggested_action != "inspect"
+            else _unwitnessed(alert, failed_steps)
+        )
+    held = _precondition(alert, failed_steps, around, policy.limits)
     if held is not None:
         return held
-    choice = _destination(alert, rung, around, policy)
+    choice = _destination(alert, failed_steps, around, policy)
     if choice.rule:
         return Proposal(None, choice.rule, choice.sentence)
-    order = _order(incident, alert, rung, around, policy, choice)
+    order = _order(incident, alert, failed_steps, around, policy, choice)
     return _admitted(order, around, policy)
 
 
-def propose_undo(incident: Incident, around: Surroundings, policy: Policy) -> Proposal:
+def propose_undo(incident: Incident, around: OrderContext, policy: Policy) -> Proposal:
     """Return the order that reverts a migration which overloaded its target.
 
     It uses the target's newest load, and the node and run in which the engine saw the VM after the
@@ -128,7 +132,7 @@ def propose_undo(incident: Incident, around: Surroundings, policy: Policy) -> Pr
     return _admitted(order, around, policy)
 
 
-def _admitted(order: Order, around: Surroundings, policy: Policy) -> Proposal:
+def _admitted(order: Order, around: OrderContext, policy: Policy) -> Proposal:
     admission = admit(
         order,
         around.earlier,
@@ -147,41 +151,41 @@ def _held(rule: str, **values: object) -> Proposal:
 
 
 def _precondition(
-    alert: Alert, rung: Step, around: Surroundings, limits: Limits
+    alert: Alert, failed_steps: Step, around: OrderContext, limits: Limits
 ) -> Proposal | None:
     """Return the objection of catalogue, owner or grace period to a step, None if there is none."""
     if not alert.actionable:
         return _held("not_actionable")
-    if not answers(rung, alert):
+    if not answers(failed_steps, alert):
         suggestion = alert.suggested_action
-        return _held("no_fit", kind=alert.kind, action=rung.action, suggestion=suggestion)
-    if alert.vetoes and rung.action in DISRUPTIVE:
+        return _held("no_fit", kind=alert.kind, action=failed_steps.action, suggestion=suggestion)
+    if alert.vetoes and failed_steps.action in DISRUPTIVE:
         return _held("vetoed", vetoes=", ".join(alert.vetoes))
     if alert.node is None or alert.instance is None:
         return _held("unplaced")
     if alert.data_ms is None:
         return _held("undated")
-    if rung.action in DESTRUCTIVE and not may_be_reset(alert.witnesses):
-        return _unwitnessed(alert, rung)
-    if not set(rung.needs) <= set(alert.witnesses):
-        needs, known = ", ".join(rung.needs), ", ".join(alert.witnesses) or "none"
-        return _held("needs", action=rung.action, needs=needs, found=known)
-    grace_s = float(rung.grace_s)
-    if rung.action in DESTRUCTIVE and not _attested(alert):
-        learned_s = min(limits.grace_limit_s, _GRACE_FACTOR * around.recovery_s)
+    if failed_steps.action in DESTRUCTIVE and not may_be_reset(alert.witnesses):
+        return _unwitnessed(alert, failed_steps)
+    if not set(failed_steps.needs) <= set(alert.witnesses):
+        needs, known = ", ".join(failed_steps.needs), ", ".join(alert.witnesses) or "none"
+        return _held("needs", action=failed_steps.action, needs=needs, found=known)
+    grace_s = float(failed_steps.grace_s)
+    if failed_steps.action in DESTRUCTIVE and not _attested(alert):
+        learned_s = min(limits.grace_limit_s, _LATENESS_FACTOR * around.recovery_s)
         grace_s = max(grace_s, learned_s)
     wait_ms = alert.opened_ms + 1000 * grace_s - around.now_ms
     return _held("grace", wait_s=wait_ms / 1000) if grace_s and wait_ms > 0 else None
 
 
-def _unwitnessed(alert: Alert, rung: Step) -> Proposal:
+def _unwitnessed(alert: Alert, failed_steps: Step) -> Proposal:
     found = ", ".join(alert.witnesses) or "the alert"
-    return _held("unwitnessed", action=rung.action, found=found)
+    return _held("unwitnessed", action=failed_steps.action, found=found)
 
 
-def _destination(alert: Alert, rung: Step, around: Surroundings, policy: Policy) -> Choice:
+def _destination(alert: Alert, failed_steps: Step, around: OrderContext, policy: Policy) -> Choice:
     """Return the target of a move; without rule and target if nothing is moved."""
-    to = ACTIONS[rung.action].target
+    to = ACTIONS[failed_steps.action].target
     if to == "pool":
         if alert.disk is None:
             return Choice(None, "no_disk", SENTENCES["no_disk"])
@@ -209,7 +213,7 @@ def _destination(alert: Alert, rung: Step, around: Surroundings, policy: Policy)
     )
 
 
-def _closed(around: Surroundings, scope: str) -> frozenset[str]:
+def _closed(around: OrderContext, scope: str) -> frozenset[str]:
     """Return the nodes or pools that are paused or in maintenance."""
     return frozenset(
         control.subject
@@ -220,7 +224,7 @@ def _closed(around: Surroundings, scope: str) -> frozenset[str]:
     )
 
 
-def _left_by(vm: str, around: Surroundings) -> frozenset[str]:
+def _left_by(vm: str, around: OrderContext) -> frozenset[str]:
     """Return the nodes that the VM left by migration within a day: it must not move back."""
     return frozenset(
         entry.order.node
@@ -234,15 +238,15 @@ def _left_by(vm: str, around: Surroundings) -> frozenset[str]:
 def _order(
     incident: Incident,
     alert: Alert,
-    rung: Step,
-    around: Surroundings,
+    failed_steps: Step,
+    around: OrderContext,
     policy: Policy,
     choice: Choice,
     *,
     why: str = "",
 ) -> Order:
     now_ms, node, instance = around.now_ms, alert.node, alert.instance
-    data_ms, action = alert.data_ms, rung.action
+    data_ms, action = alert.data_ms, failed_steps.action
     if node is None or instance is None or data_ms is None:
         raise ValueError(
             "an order needs the node and run of the VM, and the time of its last sample"
@@ -274,7 +278,7 @@ def _order(
         cpu_shape=alert.cpu_shape,
         issued_ms=now_ms,
         expires_ms=now_ms + 1000 * policy.limits.order_lifetime_s,
-        deadline_ms=now_ms + 1000 * rung.deadline_s,
+        deadline_ms=now_ms + 1000 * failed_steps.deadline_s,
         data_ms=data_ms,
         counted=alert.counted,
         dry_run=mode == "observe",

@@ -15,27 +15,27 @@ from engine.action.advance import (
     advance,
     every_incident,
     evidence_saved,
-    others_of,
+    other_incidents_of,
     storms,
 )
 from engine.action.catalogue import VERDICT_WINDOW_MS, Policy
 from engine.action.events import (
     AlertSeen,
     CaughtUp,
-    ClosedSeen,
     ControlSeen,
     Instruction,
     LoadSeen,
     OrderSeen,
     PlannerEvent,
+    ResultSeen,
     Tick,
 )
 from engine.action.incident import ENDED, BrokenInvariant, Incident, moved
-from engine.action.state import PlannerState, Recovery, Stepped, put, told, with_control
+from engine.action.state import PlannerState, Recovery, Stepped, put, report, with_control
 from engine.action.storm import places_of, troubled
 from engine.action.target import with_load
 from engine.wire.alert import Alert
-from engine.wire.order import Closed, Order
+from engine.wire.order import Order, OrderResult
 
 # A month: whether a guest recovers by itself depends on its configuration.
 _RECOVERY_MS: Final = 30 * 86_400_000
@@ -54,8 +54,8 @@ def step(state: PlannerState, event: PlannerEvent, policy: Policy) -> Stepped:
             state, done = _alert_seen(state, event, policy)
         case OrderSeen(order, offset, time_ms):
             state, done = _order_seen(state, order, policy, offset=offset, time_ms=time_ms), ()
-        case ClosedSeen(mark, time_ms):
-            state, done = _closed_seen(state, mark, policy, time_ms)
+        case ResultSeen(mark, time_ms):
+            state, done = _result_seen(state, mark, policy, time_ms)
         case ControlSeen(control, key=key, by_operator=by_operator):
             state, done = with_control(state, control, key=key, by_operator=by_operator), ()
         case LoadSeen(cell, load, now_ms):
@@ -110,7 +110,7 @@ def _alert_seen(state: PlannerState, seen: AlertSeen, policy: Policy) -> Stepped
             return _storming(state, alert, now_ms)
         incident = Incident(alert.id)
     before = incident.alert
-    incident = _with_word(incident, alert, time_ms=seen.time_ms)
+    incident = _with_command(incident, alert, time_ms=seen.time_ms)
     if alert.state == "resolved" and incident.phase not in (*ENDED, "settling"):
         if incident.order is None:
             state = _recovered(state, alert, policy)
@@ -124,8 +124,8 @@ def _alert_seen(state: PlannerState, seen: AlertSeen, policy: Policy) -> Stepped
     state, paused = _storming(put(state, incident), alert, now_ms)
     if waits and not back:
         return state, paused
-    others = others_of(state.incidents, of=alert)
-    state, decided = advance(state, incident, policy, now_ms, others)
+    other_incidents = other_incidents_of(state.incidents, of=alert)
+    state, decided = advance(state, incident, policy, now_ms, other_incidents)
     return state, (*back, *paused, *decided)
 
 
@@ -146,14 +146,14 @@ def _back(
     if order is None:
         # The VM had recovered by itself, and no earlier action forbids a step.
         return None, ()
-    ends = (entry.closed for entry in state.history if _key(entry.order) == _key(order))
+    ends = (entry.result for entry in state.history if _key(entry.order) == _key(order))
     outcome = next((mark.outcome for mark in ends if mark is not None), None)
     if outcome in ("expired", "not_attempted"):
         return replace(moved(incident, "backing_off"), next_ms=order.deadline_ms), ()
     if not state.live:
         return incident, ()
     ended = moved(incident, "exhausted")
-    return ended, (told(ended, "outcome", "again", page=not order.dry_run),)
+    return ended, (report(ended, "outcome", "again", page=not order.dry_run),)
 
 
 def _is_news(alert: Alert, before: Alert | None) -> bool:
@@ -189,7 +189,7 @@ def _recovered(state: PlannerState, alert: Alert, policy: Policy) -> PlannerStat
     return replace(state, recoveries=kept)
 
 
-def _with_word(incident: Incident, alert: Alert, *, time_ms: int) -> Incident:
+def _with_command(incident: Incident, alert: Alert, *, time_ms: int) -> Incident:
     """Return the incident with its newest alert, and whether that reports a failed step.
 
     An alert appended (`time_ms`) after the deadline came when planners may have already given up
@@ -214,23 +214,27 @@ def _resolved(state: PlannerState, incident: Incident, policy: Policy) -> Steppe
         and not order.dry_run
     )
     if moves and order is not None and incident.phase in ("ordered", "verifying"):
-        # The agent's mark may be read after the engine's alert.
+        # The agent's result may be read after the engine's alert.
         since_ms = incident.called_ms or order.issued_ms
-        settling = replace(moved(incident, "settling"), called_ms=since_ms)
-        said = told(settling, "effect", "settling", values={"target": order.target})
-        return put(state, settling), (said,) if state.live else ()
+        verifying = replace(moved(incident, "settling"), called_ms=since_ms)
+        said = report(verifying, "effect", "settling", values={"target": order.target})
+        return put(state, verifying), (said,) if state.live else ()
     ended = moved(incident, "mended")
     resolution = alert.resolution if alert else None
     why = {"why": resolution.reason if resolution else "the engine resolved the alert."}
     if order is None or resolution is None or not resolution.verified:
-        said = told(ended, "effect", "resolved", values=why)
+        said = report(ended, "effect", "resolved", values=why)
     else:
-        ladder = policy.ladders.get(order.kind, ())
-        wanted_s = ladder[incident.rung].stable_s if incident.rung < len(ladder) else 0
+        escalation = policy.ladders.get(order.kind, ())
+        wanted_s = (
+            escalation[incident.failed_steps].stable_s
+            if incident.failed_steps < len(escalation)
+            else 0
+        )
         stable_s = resolution.stable_s or 0.0
         rule = "verified" if stable_s >= wanted_s else "briefly_stable"
         values: dict[str, object] = {**why, "stable_s": stable_s, "wanted_s": wanted_s}
-        said = told(ended, "effect", rule, values=values)
+        said = report(ended, "effect", rule, values=values)
     # Until the log is read to its end, another planner or an earlier run has already reported this.
     return put(state, ended), (said,) if state.live else ()
 
@@ -251,7 +255,7 @@ def _order_seen(
     incident = replace(
         moved(incident, "ordered"),
         order=order,
-        rung=incident.rung + tried,
+        failed_steps=incident.failed_steps + tried,
         called_ms=0,
         failing=False,
         undoing=undoing,
@@ -263,41 +267,43 @@ def _key(order: Order) -> tuple[str, int]:
     return order.incident, order.step
 
 
-def _closed_seen(state: PlannerState, mark: Closed, policy: Policy, time_ms: int) -> Stepped:
-    history = closed(state.history, mark, time_ms=time_ms)
+def _result_seen(state: PlannerState, result: OrderResult, policy: Policy, time_ms: int) -> Stepped:
+    history = closed(state.history, result, time_ms=time_ms)
     changed = history is not state.history
     state = replace(state, history=history)
-    incident = state.incidents.get(mark.incident)
+    incident = state.incidents.get(result.incident)
     if not changed or incident is None or incident.phase != "ordered":
         return state, ()
     order = incident.order
-    if order is None or order.step != mark.step:
+    if order is None or order.step != result.step:
         return state, ()
-    why: dict[str, object] = {"why": mark.sentence}
+    why: dict[str, object] = {"why": result.sentence}
     if order.action not in DISRUPTIVE:
-        return evidence_saved(state, incident, saved=mark.outcome == "returned", why=mark.sentence)
-    (mark,) = (e.closed for e in history if _key(e.order) == _key(order) and e.closed)
-    match mark.outcome:
-        case "returned" if incident.undoing and not (mark.dry_run or order.dry_run):
+        return evidence_saved(
+            state, incident, saved=result.outcome == "returned", why=result.sentence
+        )
+    (result,) = (e.result for e in history if _key(e.order) == _key(order) and e.result)
+    match result.outcome:
+        case "returned" if incident.undoing and not (result.dry_run or order.dry_run):
             incident = moved(incident, "mended")
-            said = told(incident, "effect", "undone")
-        case "returned" if mark.dry_run or order.dry_run:
+            said = report(incident, "effect", "undone")
+        case "returned" if result.dry_run or order.dry_run:
             incident = moved(incident, "rehearsed")
-            said = told(incident, "outcome", "rehearsed")
+            said = report(incident, "outcome", "rehearsed")
         case "returned":
-            incident = replace(moved(incident, "verifying"), called_ms=mark.time_ms)
-            said = told(incident, "outcome", "called")
+            incident = replace(moved(incident, "verifying"), called_ms=result.time_ms)
+            said = report(incident, "outcome", "called")
         case "refused":
             incident = moved(incident, "refused")
-            said = told(incident, "outcome", "refused", page=not order.dry_run, values=why)
+            said = report(incident, "outcome", "refused", page=not order.dry_run, values=why)
         case "unknown":
             incident = moved(incident, "unknown")
-            said = told(incident, "outcome", "unknown", page=True, values=why)
+            said = report(incident, "outcome", "unknown", page=True, values=why)
         case "expired" | "not_attempted":
-            wait_ms = policy.limits.backoff_ms(max(1, mark.step + 1))
-            next_ms = max(order.deadline_ms, mark.time_ms + wait_ms)
+            wait_ms = policy.limits.backoff_ms(max(1, result.step + 1))
+            next_ms = max(order.deadline_ms, result.time_ms + wait_ms)
             incident = replace(moved(incident, "backing_off"), next_ms=next_ms)
-            said = told(incident, "outcome", "not_attempted", values=why)
+            said = report(incident, "outcome", "not_attempted", values=why)
         case _:
-            assert_never(mark.outcome)
+            assert_never(result.outcome)
     return put(state, incident), (said,) if state.live else ()

@@ -6,7 +6,7 @@ from typing import Final
 from engine.action.actions import ACTIONS, DESTRUCTIVE, DISRUPTIVE
 from engine.action.catalogue import Policy
 from engine.action.log_rules import nodes_of, owner_of
-from engine.action.question import CLOCK_SLACK_MS, Question, Rule, Said
+from engine.action.request_context import CLOCK_SLACK_MS, RequestContext, Rule, Said
 from engine.wire.alert import may_be_reset
 from engine.wire.control import Control, Mode
 from engine.wire.order import Action
@@ -38,8 +38,8 @@ SENTENCES: Final = {
 }
 
 
-def _clock(question: Question) -> Said | None:
-    order, now_ms = question.order, question.now_ms
+def _clock(context: RequestContext) -> Said | None:
+    order, now_ms = context.order, context.now_ms
     if now_ms >= order.expires_ms:
         return "expired", {"late_s": (now_ms - order.expires_ms) / 1000}
     if order.issued_ms > now_ms + CLOCK_SLACK_MS:
@@ -47,9 +47,9 @@ def _clock(question: Question) -> Said | None:
     return None
 
 
-def _data_age(question: Question) -> Said | None:
-    age_ms = question.now_ms - question.order.data_ms
-    limit_ms = question.policy.limits.data_age_ms
+def _data_age(context: RequestContext) -> Said | None:
+    age_ms = context.now_ms - context.order.data_ms
+    limit_ms = context.policy.limits.data_age_ms
     if age_ms < -CLOCK_SLACK_MS:
         return "data_ahead", {"ahead_s": -age_ms / 1000}
     if age_ms > limit_ms:
@@ -57,8 +57,8 @@ def _data_age(question: Question) -> Said | None:
     return None
 
 
-def _newborn(question: Question) -> Said | None:
-    order, limit_s = question.order, question.policy.limits.newborn_s
+def _newborn(context: RequestContext) -> Said | None:
+    order, limit_s = context.order, context.policy.limits.newborn_s
     known_s = -1.0 if order.history_s is None else order.history_s
     if order.action in DISRUPTIVE and known_s < limit_s and not order.attested:
         history = "an unknown time" if order.history_s is None else f"{known_s:.0f} s"
@@ -66,9 +66,9 @@ def _newborn(question: Question) -> Said | None:
     return None
 
 
-def _witnesses(question: Question) -> Said | None:
+def _witnesses(context: RequestContext) -> Said | None:
     """Refuse to destroy the guest's state unless two independent witnesses confirm its death."""
-    order = question.order
+    order = context.order
     if order.action in DESTRUCTIVE and not may_be_reset(order.witnesses):
         return "witnesses", {
             "action": order.action,
@@ -77,46 +77,46 @@ def _witnesses(question: Question) -> Said | None:
     return None
 
 
-def _no_owner(question: Question) -> Said | None:
-    return None if all(owner_of(question.order)) else ("no_owner", {})
+def _no_owner(context: RequestContext) -> Said | None:
+    return None if all(owner_of(context.order)) else ("no_owner", {})
 
 
-def _policy(question: Question) -> Said | None:
-    words = [c for c in question.controls.values() if c.kind == "policy" and c.policy]
-    in_force = [c.policy for c in words if c.holds(now_ms=question.now_ms)]
-    given, held = question.order.policy, question.policy.hash
-    if given == held and all(word == held for word in in_force):
+def _policy(context: RequestContext) -> Said | None:
+    commands = [c for c in context.controls.values() if c.kind == "policy" and c.policy]
+    in_force = [c.policy for c in commands if c.holds(now_ms=context.now_ms)]
+    given, held = context.order.policy, context.policy.hash
+    if given == held and all(command == held for command in in_force):
         return None
     return "policy", {"given": given, "held": held if given != held else in_force[0]}
 
 
-def _mode(question: Question) -> Said | None:
-    order = question.order
+def _mode(context: RequestContext) -> Said | None:
+    order = context.order
     if order.dry_run:
         return None
     mode = effective_mode(
-        question.policy,
-        question.controls,
+        context.policy,
+        context.controls,
         tenant=order.tenant,
         action=order.action,
-        now_ms=question.now_ms,
+        now_ms=context.now_ms,
     )
     said = {"action": order.action, "tenant": order.tenant, "incident": order.incident}
     if mode == "observe":
         return "mode", said
-    if mode == "approve" and not _approved(question):
+    if mode == "approve" and not _approved(context):
         return "not_approved", said
     return None
 
 
-def _approved(question: Question) -> bool:
-    order = question.order
+def _approved(context: RequestContext) -> bool:
+    order = context.order
     return any(
         control.kind == "approval"
         and control.subject == order.incident
         and control.action in (None, order.action)
-        and control.holds(now_ms=question.now_ms)
-        for control in question.controls.values()
+        and control.holds(now_ms=context.now_ms)
+        for control in context.controls.values()
     )
 
 
@@ -141,13 +141,13 @@ def effective_mode(
     return min(modes, key=_STRICTNESS.index)
 
 
-def _words(question: Question) -> Said | None:
+def _words(context: RequestContext) -> Said | None:
     """Refuse if a command of a person or breaker covers the VM or anything it depends on.
 
     If an order does not name the pools, networks or zone of its VM, a command about any pool,
     network or zone is taken to cover it.
     """
-    order = question.order
+    order = context.order
     covered = {("cell", order.cell), ("vm", order.vm), ("tenant", order.tenant)}
     covered |= {("node", node) for node in nodes_of(order)}
     covered |= {("pool", pool) for pool in order.pools}
@@ -156,9 +156,9 @@ def _words(question: Question) -> Said | None:
     covered |= {("network", network) for network in order.networks}
     covered.add(("zone", order.zone))
     known = {"zone": order.zone, "pool": order.pools, "network": order.networks}
-    for control in question.controls.values():
+    for control in context.controls.values():
         name = _WORDS.get(control.kind)
-        if name is None or not control.holds(now_ms=question.now_ms):
+        if name is None or not control.holds(now_ms=context.now_ms):
             continue
         unseen = control.scope == "site" or not known.get(control.scope, True)
         if unseen or (control.scope, control.subject) in covered:
@@ -167,7 +167,7 @@ def _words(question: Question) -> Said | None:
     return None
 
 
-WORDS_OF_PEOPLE: Final[tuple[Rule, ...]] = (_policy, _mode, _words)
+COMMAND_RULES: Final[tuple[Rule, ...]] = (_policy, _mode, _words)
 PRESENT_RULES: Final[tuple[Rule, ...]] = (
-    _clock, _data_age, _newborn, _witnesses, _no_owner, *WORDS_OF_PEOPLE,
+    _clock, _data_age, _newborn, _witnesses, _no_owner, *COMMAND_RULES,
 )  # fmt: skip

@@ -6,12 +6,12 @@ from typing import Final
 
 from engine.action.actions import ACTIONS
 from engine.action.admit import History
+from engine.action.commands import with_command
 from engine.action.events import Instruction, WriteJournal
 from engine.action.incident import Incident
 from engine.action.layered import layered
 from engine.action.storm import Place, Trouble
 from engine.action.target import CellLoad
-from engine.action.words import with_word
 from engine.wire.control import Control
 from engine.wire.journal import EntryKind
 
@@ -95,11 +95,11 @@ def with_control(
     """Return the state with one more control command, read under `key` if that is not its own."""
     under = control.key() if key is None else key
     return replace(
-        state, controls=with_word(state.controls, under, control, by_operator=by_operator)
+        state, controls=with_command(state.controls, under, control, by_operator=by_operator)
     )
 
 
-def told(
+def report(
     incident: Incident,
     kind: EntryKind,
     rule: str,

@@ -96,7 +96,7 @@ def storm_pause(
     ----------
     trouble
         The alerts of the place.
-    site, place
+    site, locate
         The place.
     vm_count
         How many VMs the place has; 0 is unknown, then three are a storm.

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from engine.action.catalogue import Limits
-from engine.action.question import CLOCK_SLACK_MS
+from engine.action.request_context import CLOCK_SLACK_MS
 from engine.wire.limits import MAX_INTERVAL_MS
 
 # Scores come once a minute; after five minutes they no longer describe the cell.
 _FRESH_MS: Final = 300_000
 # If VMs are sampled once an hour, scores come up to an hour late, and still bound the budgets.
-_TOLD_MS: Final = 2 * MAX_INTERVAL_MS
+_REPORTED_MS: Final = 2 * MAX_INTERVAL_MS
 # A site has some hundred cells of up to 64 nodes.
 MAX_CELLS: Final = 4_096
 
@@ -81,10 +81,10 @@ def with_load(
     """
     held = loads.get(cell)
     newer = held is not None and load.minute_ms < held.minute_ms <= now_ms + CLOCK_SLACK_MS
-    if newer or now_ms - load.minute_ms > _TOLD_MS:
+    if newer or now_ms - load.minute_ms > _REPORTED_MS:
         return loads
     if held is None and len(loads) >= MAX_CELLS:
-        loads = _told_lately(loads, now_ms=now_ms)
+        loads = _reported_lately(loads, now_ms=now_ms)
         if len(loads) >= MAX_CELLS:
             return loads
     return {**loads, cell: load.with_part(held)}
@@ -94,11 +94,11 @@ def has_room(loads: Mapping[str, CellLoad], cell: str, *, now_ms: int) -> bool:
     """Return whether the load of a cell fits beside those that were reported lately."""
     if cell in loads or len(loads) < MAX_CELLS:
         return True
-    return len(_told_lately(loads, now_ms=now_ms)) < MAX_CELLS
+    return len(_reported_lately(loads, now_ms=now_ms)) < MAX_CELLS
 
 
-def _told_lately(loads: Mapping[str, CellLoad], *, now_ms: int) -> dict[str, CellLoad]:
-    return {name: one for name, one in loads.items() if now_ms - one.minute_ms <= _TOLD_MS}
+def _reported_lately(loads: Mapping[str, CellLoad], *, now_ms: int) -> dict[str, CellLoad]:
+    return {name: one for name, one in loads.items() if now_ms - one.minute_ms <= _REPORTED_MS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,18 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from engine.capacity.estate import (
+from engine.capacity.growth import days_to_full
+from engine.capacity.usage_snapshot import (
     F64,
-    Estate,
     NodeUse,
     Size,
+    UsageSnapshot,
     VmUse,
     free,
     how_many,
     total,
     usual_size,
 )
-from engine.capacity.growth import days_to_full
 
 # Right-sizing leaves room above the measured use: queues grow fast beyond 70 % of a core.
 _CPU_TARGET: Final = 0.7
@@ -124,33 +124,33 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     vms: tuple[VmRow, ...]
 
 
-def report(estate: Estate) -> Report:
+def report(usage: UsageSnapshot) -> Report:
     """Return the report of a usage snapshot."""
-    usual = usual_size(estate.vms)
+    usual = usual_size(usage.vms)
     rows: list[ScopeRow] = []
-    for scope, subject, nodes in estate.scopes():
-        rows += _scope_rows(estate, scope, subject, nodes, usual)
-    rows += _pool_rows(estate)
-    cells = sorted({node.cell for node in estate.nodes})
-    smaller = [row for row in map(_vm_row, estate.vms) if row is not None]
+    for scope, subject, nodes in usage.scopes():
+        rows += _scope_rows(usage, scope, subject, nodes, usual)
+    rows += _pool_rows(usage)
+    cells = sorted({node.cell for node in usage.nodes})
+    smaller = [row for row in map(_vm_row, usage.vms) if row is not None]
     return Report(
-        days=estate.days,
+        days=usage.days,
         usual_cores=None if usual is None else usual.cores,
         usual_memory_bytes=None if usual is None else usual.memory_bytes,
         scopes=tuple(rows),
-        cells=tuple(cell_row(estate, cell) for cell in cells),
+        cells=tuple(cell_row(usage, cell) for cell in cells),
         vms=tuple(sorted(smaller, key=lambda row: (row.name, row.vm))),
     )
 
 
 def _scope_rows(
-    estate: Estate, scope: str, subject: str, nodes: list[NodeUse], usual: Size | None
+    usage: UsageSnapshot, scope: str, subject: str, nodes: list[NodeUse], usual: Size | None
 ) -> list[ScopeRow]:
-    vms = estate.on(nodes)
+    vms = usage.on(nodes)
     usable = _usable(scope, nodes)
     if usual is not None and not all(map(_is_known, nodes)):
         usual = None
-    fit = None if usual is None else _fit(estate, scope, nodes, usual)
+    fit = None if usual is None else _fit(usage, scope, nodes, usual)
     rows = []
     for resource in ("cpu", "memory"):
         is_cpu = resource == "cpu"
@@ -170,13 +170,13 @@ def _scope_rows(
                 daily,
                 vms_that_fit=fit,
                 oversubscription_ratio=promised / has if has else None,
-                stranded=None if usual is None else _stranded(estate, nodes, usual, resource),
+                stranded=None if usual is None else _stranded(usage, nodes, usual, resource),
             )
         )
     return rows
 
 
-def _pool_rows(estate: Estate) -> list[ScopeRow]:
+def _pool_rows(usage: UsageSnapshot) -> list[ScopeRow]:
     return [
         _row(
             "pool",
@@ -189,7 +189,7 @@ def _pool_rows(estate: Estate) -> list[ScopeRow]:
             oversubscription_ratio=None,
             stranded=None,
         )
-        for pool in estate.pools
+        for pool in usage.pools
     ]
 
 
@@ -208,8 +208,8 @@ def _row(
     left = None
     if usable is not None and used is not None:
         left = 1.0 - used / usable if usable > 0 else -1.0
-    told = days_to_full(daily, usable) if usable is not None and len(daily) else None
-    days = [None, None, None] if told is None else [_finite(day) for day in told]
+    reported = days_to_full(daily, usable) if usable is not None and len(daily) else None
+    days = [None, None, None] if reported is None else [_finite(day) for day in reported]
     return ScopeRow(
         scope=scope,
         subject=subject,
@@ -220,7 +220,7 @@ def _row(
         days_to_full=days[0],
         days_to_full_low=days[1],
         days_to_full_high=days[2],
-        days_known=told is not None,
+        days_known=reported is not None,
         vms_that_fit=vms_that_fit,
         oversubscription_ratio=oversubscription_ratio,
         stranded=stranded,
@@ -251,14 +251,14 @@ def _usable(scope: str, nodes: Sequence[NodeUse]) -> Size:
     return usable
 
 
-def _fit(estate: Estate, scope: str, nodes: Sequence[NodeUse], usual: Size) -> int:
+def _fit(usage: UsageSnapshot, scope: str, nodes: Sequence[NodeUse], usual: Size) -> int:
     """Return how many usual VMs fit: node by node, within the usable capacity of each cell."""
     if scope == "node":
-        return how_many(usual, free(nodes[0], estate.on(nodes)))
+        return how_many(usual, free(nodes[0], usage.on(nodes)))
     fit = 0
     for cell in sorted({node.cell for node in nodes}):
         mine = [node for node in nodes if node.cell == cell]
-        rooms = [free(node, estate.on([node])) for node in mine]
+        rooms = [free(node, usage.on([node])) for node in mine]
         usable = _usable("cell", mine)
         taken = Size(0.0, 0.0)
         for node, room in zip(mine, rooms, strict=True):
@@ -269,11 +269,11 @@ def _fit(estate: Estate, scope: str, nodes: Sequence[NodeUse], usual: Size) -> i
     return fit
 
 
-def _stranded(estate: Estate, nodes: Sequence[NodeUse], usual: Size, resource: str) -> float:
+def _stranded(usage: UsageSnapshot, nodes: Sequence[NodeUse], usual: Size, resource: str) -> float:
     """Return the free amount on nodes where the other resource prevents one more VM."""
     stranded = 0.0
     for node in nodes:
-        room = free(node, estate.on([node]))
+        room = free(node, usage.on([node]))
         if resource == "cpu" and room.memory_bytes < usual.memory_bytes:
             stranded += room.cores
         if resource == "memory" and room.cores < usual.cores:
@@ -281,27 +281,27 @@ def _stranded(estate: Estate, nodes: Sequence[NodeUse], usual: Size, resource: s
     return stranded
 
 
-def cell_row(estate: Estate, cell: str) -> CellRow:
+def cell_row(usage: UsageSnapshot, cell: str) -> CellRow:
     """Return the capacity of a cell."""
-    nodes = [node for node in estate.nodes if node.cell == cell]
+    nodes = [node for node in usage.nodes if node.cell == cell]
     usable = _usable("cell", nodes)
     taken = Size(0.0, 0.0)
     rooms = []
     for node in nodes:
-        room = free(node, estate.on([node]))
+        room = free(node, usage.on([node]))
         rooms.append(room)
         taken = taken.plus(total(node)).plus(room, -1.0)
     known = all(map(_is_known, nodes))
     largest = max(rooms, key=lambda room: (room.memory_bytes, room.cores))
     contended = []
     for node in nodes:
-        waits = [vm.waiting_ratio for vm in estate.on([node]) if vm.waiting_ratio is not None]
+        waits = [vm.waiting_ratio for vm in usage.on([node]) if vm.waiting_ratio is not None]
         if waits and float(np.mean(waits)) > _CONTENDED_RATIO:
             contended.append(node.node)
     return CellRow(
         cell=cell,
         nodes=len(nodes),
-        vms=len(estate.on(nodes)),
+        vms=len(usage.on(nodes)),
         survives_node_loss=taken.fits(usable) if known else None,
         short_cores=max(taken.cores - usable.cores, 0.0) if known else None,
         short_memory_bytes=max(taken.memory_bytes - usable.memory_bytes, 0.0) if known else None,

@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 
-from engine.capacity.estate import Estate, NodeUse, Size, VmUse, flavor_size, free
 from engine.capacity.report import CellRow, cell_row
+from engine.capacity.usage_snapshot import NodeUse, Size, UsageSnapshot, VmUse, flavor_size, free
 from engine.errors import SettingsError
 
 # As many as a question needs; the cost grows with each VM.
@@ -39,7 +39,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     cells: tuple[CellRow, ...]
 
 
-def vms_come(estate: Estate, *, count: int, flavor: str, scope: str | None = None) -> Answer:
+def vms_come(usage: UsageSnapshot, *, count: int, flavor: str, scope: str | None = None) -> Answer:
     """Return the effect of adding `count` VMs of a flavor, anywhere or in one cell or zone.
 
     Raises
@@ -50,11 +50,11 @@ def vms_come(estate: Estate, *, count: int, flavor: str, scope: str | None = Non
     """
     if not 1 <= count <= MOST_VMS:
         raise SettingsError(f"The number of VMs is {count}, must be 1 to {MOST_VMS}.")
-    size = flavor_size(estate.vms, flavor)
+    size = flavor_size(usage.vms, flavor)
     if size is None:
-        known = ", ".join(sorted({vm.flavor for vm in estate.vms if vm.flavor})) or "none"
+        known = ", ".join(sorted({vm.flavor for vm in usage.vms if vm.flavor})) or "none"
         raise SettingsError(f"There is no VM of flavor {flavor!r}. Known flavors: {known}.")
-    nodes = _chosen(estate, scope)
+    nodes = _chosen(usage, scope)
     comers = [
         VmUse(
             vm=f"new-{number}",
@@ -67,11 +67,11 @@ def vms_come(estate: Estate, *, count: int, flavor: str, scope: str | None = Non
         for number in range(count)
     ]
     where = f" to {scope}" if scope else ""
-    question = f"{count} VMs of flavor {flavor} are added{where}"
-    return _answer(estate, question, comers, nodes, gone=())
+    query = f"{count} VMs of flavor {flavor} are added{where}"
+    return _answer(usage, query, comers, nodes, gone=())
 
 
-def node_lost(estate: Estate, node: str) -> Answer:
+def node_lost(usage: UsageSnapshot, node: str) -> Answer:
     """Return the effect of losing a node: its VMs must fit on its cell's other nodes.
 
     Raises
@@ -79,14 +79,14 @@ def node_lost(estate: Estate, node: str) -> Answer:
     SettingsError
         There is no such node, or the size of the others is unknown.
     """
-    lost = next((one for one in estate.nodes if one.node == node), None)
+    lost = next((one for one in usage.nodes if one.node == node), None)
     if lost is None:
-        raise SettingsError(f"There is no node {node!r}. Known nodes: {_some(estate, 'node')}.")
-    rest = [one for one in estate.nodes if one.cell == lost.cell and one.node != node]
-    return _answer(estate, f"node {node} fails", estate.on([lost]), rest, gone=(lost,))
+        raise SettingsError(f"There is no node {node!r}. Known nodes: {_some(usage, 'node')}.")
+    rest = [one for one in usage.nodes if one.cell == lost.cell and one.node != node]
+    return _answer(usage, f"node {node} fails", usage.on([lost]), rest, gone=(lost,))
 
 
-def cell_drained(estate: Estate, cell: str) -> Answer:
+def cell_drained(usage: UsageSnapshot, cell: str) -> Answer:
     """Return the effect of draining a cell: its VMs must fit in its zone's other cells.
 
     Raises
@@ -94,17 +94,17 @@ def cell_drained(estate: Estate, cell: str) -> Answer:
     SettingsError
         There is no such cell, or the size of the other cells' nodes is unknown.
     """
-    gone = [one for one in estate.nodes if one.cell == cell]
+    gone = [one for one in usage.nodes if one.cell == cell]
     if not gone:
-        raise SettingsError(f"There is no cell {cell!r}. Known cells: {_some(estate, 'cell')}.")
+        raise SettingsError(f"There is no cell {cell!r}. Known cells: {_some(usage, 'cell')}.")
     zones = {one.zone for one in gone}
-    rest = [one for one in estate.nodes if one.cell != cell and one.zone in zones]
-    return _answer(estate, f"cell {cell} is drained", estate.on(gone), rest, gone=gone)
+    rest = [one for one in usage.nodes if one.cell != cell and one.zone in zones]
+    return _answer(usage, f"cell {cell} is drained", usage.on(gone), rest, gone=gone)
 
 
 def _answer(
-    estate: Estate,
-    question: str,
+    usage: UsageSnapshot,
+    query: str,
     vms: Sequence[VmUse],
     nodes: Sequence[NodeUse],
     *,
@@ -116,7 +116,7 @@ def _answer(
             "Placement requires the capacity of the nodes, which a dataset does not contain. Use "
             "frames of a real log, or the history."
         )
-    rooms: dict[str, Size] = {node.node: free(node, estate.on([node])) for node in nodes}
+    rooms: dict[str, Size] = {node.node: free(node, usage.on([node])) for node in nodes}
     most = {node.node: (node.cores or 1.0, node.memory_bytes or 1.0) for node in nodes}
     placements: dict[str, int] = {}
     moved: list[VmUse] = []
@@ -137,14 +137,14 @@ def _answer(
         moved.append(replace(vm, node=target))
     away = {node.node for node in gone}
     touched = {vm.vm for vm in vms}
-    stayed = [vm for vm in estate.vms if vm.vm not in touched]
+    stayed = [vm for vm in usage.vms if vm.vm not in touched]
     # A node's measured use was that of its own VMs; VMs that move to it add only their needs.
-    left = [node for node in estate.nodes if node.node not in away]
+    left = [node for node in usage.nodes if node.node not in away]
     grown = [_with(node, [vm for vm in moved if vm.node == node.node]) for node in left]
-    after = Estate(nodes=grown, vms=[*stayed, *moved], pools=estate.pools, days=estate.days)
+    after = UsageSnapshot(nodes=grown, vms=[*stayed, *moved], pools=usage.pools, days=usage.days)
     cells = sorted({node.cell for node in (*nodes, *gone)} & {node.cell for node in left})
     return Answer(
-        question=question,
+        question=query,
         asked=len(vms),
         placed=len(moved),
         placements=dict(sorted(placements.items())),
@@ -166,19 +166,19 @@ def _with(node: NodeUse, vms: Sequence[VmUse]) -> NodeUse:
     )
 
 
-def _chosen(estate: Estate, scope: str | None) -> list[NodeUse]:
+def _chosen(usage: UsageSnapshot, scope: str | None) -> list[NodeUse]:
     if scope is None:
-        return list(estate.nodes)
+        return list(usage.nodes)
     kind, _, name = scope.partition(":")
     if kind not in ("cell", "zone") or not name:
         raise SettingsError(f"--in {scope}: use cell:NAME or zone:NAME.")
-    found = [node for node in estate.nodes if (node.cell if kind == "cell" else node.zone) == name]
+    found = [node for node in usage.nodes if (node.cell if kind == "cell" else node.zone) == name]
     if not found:
-        raise SettingsError(f"There is no {kind} {name!r}. Known {kind}s: {_some(estate, kind)}.")
+        raise SettingsError(f"There is no {kind} {name!r}. Known {kind}s: {_some(usage, kind)}.")
     return found
 
 
-def _some(estate: Estate, kind: str) -> str:
+def _some(usage: UsageSnapshot, kind: str) -> str:
     """Return the known names, as many as a message can contain."""
-    names = sorted({str(getattr(node, kind)) for node in estate.nodes})
+    names = sorted({str(getattr(node, kind)) for node in usage.nodes})
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

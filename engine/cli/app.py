@@ -9,9 +9,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from engine.cli import planning, telling
+from engine.cli import command_line, planning
 from engine.cli.history import history
-from engine.cli.keys import keys
+from engine.cli.key_commands import keys
 from engine.cli.options import File, Sets, console, flags_of, moment, settings_of
 from engine.errors import SettingsError
 from engine.plain_text import in_json
@@ -36,8 +36,8 @@ audit = typer.Typer(help="Read the journal and verify its hash chains.", no_args
 config = typer.Typer(help="Show and check settings.", no_args_is_help=True)
 for name, group in (
     ("capacity", planning.capacity),
-    ("event", telling.event),
-    ("pause", telling.pause),
+    ("event", command_line.event),
+    ("pause", command_line.pause),
     ("policy", policy),
     ("audit", audit),
     ("config", config),
@@ -47,7 +47,7 @@ for name, group in (
     app.add_typer(group, name=name)
 
 
-def _told_version(asked: bool) -> None:
+def _print_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
@@ -60,7 +60,7 @@ def flatline(
     _: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_told_version, is_eager=True, help="Print the release and exit."
+            "--version", callback=_print_version, is_eager=True, help="Print the release and exit."
         ),
     ] = False,
 ) -> None:
@@ -101,8 +101,8 @@ def plan(file: File = None, sets: Sets = None) -> None:
     settings = settings_of(file, sets)
     here = process(settings)
     opener = plan_opener(here, lambda: open_log(here), authority(settings))
-    telling = notify_opener(here, lambda: open_log(here))
-    raise typer.Exit(serve(here, {"plan": opener, **telling}))
+    reporting = notify_opener(here, lambda: open_log(here))
+    raise typer.Exit(serve(here, {"plan": opener, **reporting}))
 
 
 @app.command()
@@ -135,7 +135,7 @@ def run(
     Without --libvirt-uri, and without hypervisor.kind in the settings, the fleet is simulated. A
     real hypervisor is only read unless --act is given; the policy still says what may be done.
     """
-    from engine.cli.everything import run_everything
+    from engine.cli.all_in_one import run_all_in_one
 
     here = ["log.kind=embedded"]
     if libvirt_uri is not None:
@@ -147,7 +147,7 @@ def run(
         raise SettingsError(
             "--act requires --libvirt-uri or hypervisor.kind: a simulated fleet is always acted on."
         )
-    raise typer.Exit(run_everything(settings, simulated=simulated, acting=acting, seed=seed))
+    raise typer.Exit(run_all_in_one(settings, simulated=simulated, acting=acting, seed=seed))
 
 
 @app.command()
@@ -188,14 +188,14 @@ def replay(
     ] = None,
 ) -> None:
     """Run a recorded dataset through engine and planner. As fast as this machine can."""
-    from engine.cli.replay import run_replay, told
+    from engine.cli.replay_command import run_replay, summary_lines
     from engine.cli.usable import require_rows
     from engine.wiring import open_recording
 
     summary = run_replay(
         open_recording(dataset), source=dataset, out=out, policy=policy_file, compared=compared
     )
-    for sentence in told(summary):
+    for sentence in summary_lines(summary):
         console().print(sentence)
     require_rows(summary.rows)
 
@@ -231,8 +231,8 @@ def evaluate(
 
 
 app.command()(planning.forecast)
-app.command()(telling.forget)
-app.command()(telling.approve)
+app.command()(command_line.forget)
+app.command()(command_line.approve)
 
 
 @policy.command("check")
@@ -267,7 +267,7 @@ def audit_verify(
     """
     from engine.action.chain import verify
     from engine.cli.audit import HEADS_FILE, journal_and_cut, known_heads, write_heads
-    from engine.cli.words import name_of, with_log
+    from engine.cli.control_commands import name_of, with_log
 
     settings = settings_of(file, sets)
     (entries, unreadable), cut_ms = with_log(settings, journal_and_cut, reading=True)
@@ -312,7 +312,7 @@ def audit_show(
     A record that cannot be read is always shown, because its subject is unknown.
     """
     from engine.cli.audit import read_journal
-    from engine.cli.words import with_log
+    from engine.cli.control_commands import with_log
 
     entries, unreadable = with_log(settings_of(file, sets), read_journal, reading=True)
     lines: list[tuple[int, str, str]] = [
@@ -322,12 +322,12 @@ def audit_show(
     ]
     lines += [(record.time_ms, "damaged", record.sentence) for record in unreadable]
     if not lines:
-        told = (
+        reported = (
             "The journal has no entries yet."
             if not entries
             else ("The journal has no matching entry.")
         )
-        console().print(told)
+        console().print(reported)
     # A stable sort: entries with equal times keep the order of their chain.
     for time_ms, kind, sentence in sorted(lines, key=lambda line: line[0])[-last:]:
         console().print(f"{moment(time_ms)}  {kind:8}  {sentence}")
@@ -336,7 +336,7 @@ def audit_show(
 @audit.command("rules")
 def audit_rules() -> None:
     """List every sentence of a decision or refusal. The runbook explains them."""
-    from engine.roles.sentences import SENTENCES
+    from engine.roles.all_sentences import SENTENCES
 
     table = Table("rule", "sentence")
     for rule, sentence in SENTENCES.items():
@@ -393,8 +393,8 @@ def doctor(
 
 
 def _print_witnesses(settings: Settings) -> None:
+    from engine.cli.control_commands import with_log
     from engine.cli.covered import covered
-    from engine.cli.words import with_log
 
     table = Table("VM", "cell", "witnesses", "after its death", "remedy")
     for one in with_log(settings, covered, patient=True, reading=True):

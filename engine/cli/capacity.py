@@ -10,9 +10,9 @@ import msgspec
 import typer
 from rich.table import Table
 
-from engine.capacity.estate import Estate
 from engine.capacity.report import CellRow, Report, ScopeRow, VmRow
-from engine.capacity.survey import Survey
+from engine.capacity.usage_from_frames import UsageCollector
+from engine.capacity.usage_snapshot import UsageSnapshot
 from engine.capacity.whatif import Answer
 from engine.cli.options import console
 from engine.cli.usable import require_rows
@@ -23,7 +23,7 @@ from engine.settings import Settings
 Format = Literal["table", "json", "csv"]
 
 
-def surveyed(source: str | None, settings: Settings) -> Estate:
+def usage_of_recording(source: str | None, settings: Settings) -> UsageSnapshot:
     """Return the usage snapshot of recorded frames; by default that of the history.
 
     Raises
@@ -35,21 +35,21 @@ def surveyed(source: str | None, settings: Settings) -> Estate:
 
     if source is not None:
         recording = open_recording(source)
-        estate = Survey().take(recording.moments()).estate()
+        usage = UsageCollector().take(recording.recorded_frames()).usage()
         require_rows(recording.figures())
-        told = f"{source} holds no frame of a collector, so there is nothing to report."
+        text = f"{source} holds no frame of a collector, so there is nothing to report."
     else:
-        from engine.cli.words import with_log
-        from engine.wiring_planning import estate_from_history
+        from engine.cli.control_commands import with_log
+        from engine.wiring_planning import usage_from_history
 
-        estate = with_log(settings, estate_from_history, patient=True, reading=True)
-        told = (
+        usage = with_log(settings, usage_from_history, patient=True, reading=True)
+        text = (
             "The history has no complete hour in the last day. Run `flatline history` for longer, "
             "or name a recording or a dataset."
         )
-    if not estate.nodes:
-        raise SettingsError(told)
-    return estate
+    if not usage.nodes:
+        raise SettingsError(text)
+    return usage
 
 
 def store(found: Report, settings: Settings) -> None:
@@ -203,10 +203,10 @@ def _days(row: ScopeRow) -> str:
     if not row.days_known:
         return "–"
 
-    def told(days: float | None) -> str:
+    def text(days: float | None) -> str:
         return "never" if days is None else f"{days:.0f}"
 
-    return f"{told(row.days_to_full)} ({told(row.days_to_full_low)}–{told(row.days_to_full_high)})"
+    return f"{text(row.days_to_full)} ({text(row.days_to_full_low)}–{text(row.days_to_full_high)})"
 
 
 def _cores(amount: float | None) -> str:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 from uuid import UUID
 
-from engine.cli.doubts import latest
+from engine.cli.validation import latest
 from engine.detection.coverage import advice, is_actionable, witnesses_of
 from engine.ports import Log
 from engine.wire.alert import may_be_reset
@@ -33,9 +33,9 @@ class Covered(NamedTuple):
 
 async def covered(here: Process, log: Log) -> list[Covered]:
     """Return the newest published coverage of every VM in the last minutes."""
-    told = await latest(here, log, SCORES.name, decode_scores)
+    reported = await latest(here, log, SCORES.name, decode_scores)
     found: dict[str, Covered] = {}
-    for scores in sorted(told, key=lambda one: one.minute_ms):
+    for scores in sorted(reported, key=lambda one: one.minute_ms):
         found |= {one.vm: one for one in _of(scores)}
     return [found[vm] for vm in sorted(found)]
 

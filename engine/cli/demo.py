@@ -35,7 +35,7 @@ from engine.wiring import Authority, Process, compile_engine, simulated_nodes, s
 # As in the demo's policy: fast enough to show results within a minute.
 _INTERVAL_S: Final = 2.0
 # How often the display and the claims are updated, in simulated seconds.
-_LOOK_EVERY_S: Final = 0.5
+_CHECK_EVERY_S: Final = 0.5
 
 
 def run_demo(*, seed: int, speed: float, plain: bool) -> int:
@@ -125,7 +125,7 @@ class _Demo:
             title = f"learning, {loop.time() / WARM_UP_S:.0%}" if learning else "watching"
             view.show(now_ms=clock.now_ms(), title=title)
             await referee.look()
-            await asyncio.sleep(_LOOK_EVERY_S)
+            await asyncio.sleep(_CHECK_EVERY_S)
         view.show(now_ms=clock.now_ms(), title="the end")
 
     def _open_order(self, record: Record) -> Entry:

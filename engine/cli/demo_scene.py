@@ -11,7 +11,7 @@ from uuid import UUID
 from connectors.simulator.fleet import Fleet
 from connectors.simulator.plan import Incident, WorldPlan, node_name, pool_name
 from engine.cli.demo_story import Story
-from engine.looks import Look
+from engine.preflight_data import PreflightSample
 from engine.wire.alert import Alert
 
 CELLS: Final = 4
@@ -89,15 +89,15 @@ class Referee:
     def __init__(self, fleet: Fleet, story: Story) -> None:
         self._fleet = fleet
         self._story = story
-        self._batch_began: Look | None = None
-        self._batch_now: Look | None = None
+        self._batch_began: PreflightSample | None = None
+        self._batch_now: PreflightSample | None = None
 
     async def look(self) -> None:
         """Read the batch job's counters, as an agent would."""
         if self._now_s() < BATCH_S + SETTLED_S:
             return
         node = self._fleet.node_of(_BATCH)
-        seen = await self._fleet.actuator(node).look(self._fleet.vm(_BATCH))
+        seen = await self._fleet.actuator(node).sample(self._fleet.vm(_BATCH))
         self._batch_began = self._batch_began or seen
         self._batch_now = seen
 
@@ -139,7 +139,7 @@ class Referee:
         verified = [alert for alert in alerts if alert.resolution and alert.resolution.verified]
         if not (deaths and firing and resets and verified):
             steps = ("dead", deaths), ("alerted", firing), ("reset", resets), ("verified", verified)
-            so_far = [word for word, found in steps if found]
+            so_far = [command for command, found in steps if found]
             return Claim(title, None, ", ".join(so_far) or "not yet")
         died_s = deaths[0].at_ns / 1e9
         healed = deaths[0].repaired_by == "reset" and deaths[0].alive_ns is not None

@@ -10,7 +10,7 @@ from typing import Final
 from engine.ports import Log, Record
 from engine.wire.alert import Alert, decode_alert
 from engine.wire.journal import decode_entry
-from engine.wire.order import Closed, Entry, Order
+from engine.wire.order import Entry, Order, OrderResult
 from engine.wire.topics import ALERTS, JOURNAL, ORDERS
 
 # More lines than any terminal shows.
@@ -47,7 +47,7 @@ class Story:
 
     alerts: dict[str, list[Alert]] = field(default_factory=dict)
     orders: list[Order] = field(default_factory=list)
-    closed: list[Closed] = field(default_factory=list)
+    closed: list[OrderResult] = field(default_factory=list)
     lines: deque[Line] = field(default_factory=lambda: deque(maxlen=_LINES_KEPT))
     suspects: dict[str, str] = field(default_factory=dict)
     explained: set[str] = field(default_factory=set)
@@ -85,7 +85,7 @@ class Story:
         if isinstance(entry, Order):
             self.orders.append(entry)
             self.hear(Line(time_ms, "order", entry.sentence))
-        elif isinstance(entry, Closed):
+        elif isinstance(entry, OrderResult):
             self.closed.append(entry)
             if entry.outcome == "returned" and not entry.dry_run:
                 self.acted.add(entry.vm)

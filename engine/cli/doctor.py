@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from engine.cli.control_commands import controls_in_force, scope_of
 from engine.cli.covered import covered, summary
 from engine.cli.logs import set_up_logs
 from engine.cli.options import moment
 from engine.cli.reported import Asking, firing, left_out
-from engine.cli.words import controls_in_force, scope_of
 from engine.errors import FlatlineError, HypervisorError, SettingsError
 from engine.frame_keyring import read_site_keys
 from engine.keyring import SIGNERS, read_key
-from engine.roles.health import told
+from engine.roles.health import as_sentence
 from engine.settings import Settings
 from engine.wire.control import Control, ControlScope
 from engine.wire.order import key_id
@@ -53,7 +53,7 @@ _LOG_CLOCK_SLACK_S: Final = 5.0
 
 # Kinds of control records that forbid actions. This many quarantines of a storm are listed.
 _STOPS: Final = frozenset({"pause", "maintenance", "quarantine"})
-_TOLD_STOPS: Final = 5
+_SHOWN_STOPS: Final = 5
 # A key that expires this soon is reported: a new one must reach every node before.
 _SOON_MS: Final = 14 * 86_400_000
 
@@ -78,8 +78,8 @@ async def examine(
     # The results contain all faults; log lines between them would only repeat them.
     set_up_logs(level=logging.CRITICAL)
     here = process(settings)
-    for look in (_state_folder, _clock, _policy, _keys, _frame_keys, _programs, _probe):
-        for check in look(here):
+    for sample in (_state_folder, _clock, _policy, _keys, _frame_keys, _programs, _probe):
+        for check in sample(here):
             yield check
     log, readable = await _log(here, roles, creating_topics=creating_topics)
     yield log
@@ -383,18 +383,18 @@ async def _log_clock(here: Process) -> Check:
 async def _pauses(here: Process) -> Check:
     try:
         async with asyncio.timeout(PATIENCE_S), open_log(here) as log:
-            words = await controls_in_force(here, log)
+            commands = await controls_in_force(here, log)
     except FlatlineError as error:
         return Check("pauses", "FAIL", str(error))
     except TimeoutError:
         return Check("pauses", "FAIL", f"The pauses could not be read within {PATIENCE_S:.0f} s.")
-    stops = [word for word in words if word.kind in _STOPS]
+    stops = [command for command in commands if command.kind in _STOPS]
     if not stops:
         return Check("pauses", "OK", "Nothing is paused.")
-    told = [_told_stop(word) for word in sorted(stops, key=_widest_first)[:_TOLD_STOPS]]
-    if len(stops) > _TOLD_STOPS:
-        told.append(f"and {len(stops) - _TOLD_STOPS} more: `flatline pause show` lists all")
-    return Check("pauses", "WARN", f"Actions are paused on {'; '.join(told)}.")
+    reported = [_shown_stop(command) for command in sorted(stops, key=_widest_first)[:_SHOWN_STOPS]]
+    if len(stops) > _SHOWN_STOPS:
+        reported.append(f"and {len(stops) - _SHOWN_STOPS} more: `flatline pause show` lists all")
+    return Check("pauses", "WARN", f"Actions are paused on {'; '.join(reported)}.")
 
 
 async def _witnesses(here: Process) -> Check:
@@ -436,14 +436,14 @@ async def _noted(here: Process, part: str, ask: Asking, well: str) -> Check:
     return Check(part, "WARN" if sentence else "OK", sentence or well)
 
 
-def _widest_first(word: Control) -> int:
-    return get_args(ControlScope).index(word.scope)
+def _widest_first(command: Control) -> int:
+    return get_args(ControlScope).index(command.scope)
 
 
-def _told_stop(word: Control) -> str:
-    scope = scope_of(word)
-    ends = f"`flatline pause off {scope}`" if word.until_ms is None else moment(word.until_ms)
-    return f"{scope} until {ends} ({word.kind} by {word.by}: {word.reason})"
+def _shown_stop(command: Control) -> str:
+    scope = scope_of(command)
+    ends = f"`flatline pause off {scope}`" if command.until_ms is None else moment(command.until_ms)
+    return f"{scope} until {ends} ({command.kind} by {command.by}: {command.reason})"
 
 
 async def _hypervisor(here: Process) -> Check:
@@ -451,12 +451,12 @@ async def _hypervisor(here: Process) -> Check:
     try:
         hypervisor = node.hypervisor()
     except SettingsError as error:
-        return Check(kind, "WARN", f"{told(error)} Only a node needs it.")
+        return Check(kind, "WARN", f"{as_sentence(error)} Only a node needs it.")
     try:
         async with asyncio.timeout(PATIENCE_S), hypervisor:
             sample = await hypervisor.sample()
     except HypervisorError as error:
-        return Check(kind, "FAIL", f"{told(error)} Only a node needs it.")
+        return Check(kind, "FAIL", f"{as_sentence(error)} Only a node needs it.")
     except TimeoutError:
         return Check(kind, "FAIL", f"{node.address} did not answer within {PATIENCE_S:.0f} s.")
     return Check(kind, "OK", f"{node.address} answers and runs {len(sample.rows)} VMs.")

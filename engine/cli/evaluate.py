@@ -8,13 +8,13 @@ from typing import Final, NamedTuple
 import msgspec
 from rich.table import Table
 
-from engine.cli.replay import ALERTS, EVALUATION, PAGES, SUMMARY, remove_pages
+from engine.cli.replay_command import ALERTS, EVALUATION, PAGES, SUMMARY, remove_pages
 from engine.detection.configuration import Configuration
 from engine.detection.likelihoods import limits
 from engine.errors import SettingsError, StateUnwritable
-from engine.evaluation.closeup import Watcher, Window
+from engine.evaluation.closeup import CloseupCollector, Window
 from engine.evaluation.fitting import strangers
-from engine.evaluation.judging import HARMFUL, Judgement, Told, judge
+from engine.evaluation.judging import HARMFUL, Judgement, ReportedIncident, judge
 from engine.evaluation.lines import AlertLine, Summary
 from engine.evaluation.page import Mark, Span, moment, page
 from engine.evaluation.scores import Rate, Recall, Scores, rate, score
@@ -91,7 +91,7 @@ def run_evaluation(folder: Path, *, events: Path, drawing: bool) -> Evaluation:
             f"{len(truth)} events are not covered by that replay. Example: {strange[0]}. The "
             f"replay is of {summary.dataset}: name the events of that dataset."
         )
-    judgement = judge(lines, truth, interval_s=summary.interval_s, totals_only=True)
+    judgement = judge(lines, truth, interval_s=summary.interval_s, aggregates_only=True)
     mistakes = list(_mistakes(judgement, truth, summary.interval_s))
     if drawing:
         _remove_pages(folder)
@@ -145,7 +145,7 @@ def _after_warm_up(judgement: Judgement, summary: Summary) -> AfterWarmUp | None
         false_alerts=rate(
             sum(one.incident.first.t >= from_s for one in judgement.false_alerts), days
         ),
-        all_alerts=rate(sum(one.first.t >= from_s for one in judgement.told), days),
+        all_alerts=rate(sum(one.first.t >= from_s for one in judgement.reported), days),
     )
 
 
@@ -167,13 +167,15 @@ def _mistakes(
             title=f"Missed: {occurrence.kind} of {_some(vms)} {what}",
             vms=vms,
             window=_window(occurrence.start_s, occurrence.end_s, interval_s),
-            lines=tuple(line for one in finding.told for line in one.lines),
+            lines=tuple(line for one in finding.reported for line in one.lines),
             occurrences=(occurrence,),
         )
     wrong = {order.incident.id: order for order in judgement.false_orders}
-    told: dict[str, Told] = {one.incident.id: one.incident for one in judgement.false_alerts}
-    told |= {name: order.incident for name, order in wrong.items()}
-    for name, incident in told.items():
+    reported: dict[str, ReportedIncident] = {
+        one.incident.id: one.incident for one in judgement.false_alerts
+    }
+    reported |= {name: order.incident for name, order in wrong.items()}
+    for name, incident in reported.items():
         line = wrong[name].line if name in wrong else incident.first
         what = f"a {line.suggested_action} of" if name in wrong else f"an alert {line.kind} of"
         vms = tuple(sorted(incident.befalls())) or ()
@@ -250,11 +252,13 @@ def _draw(
         _write(folder / f"{file_name(mistake.name)}.html", text.encode())
 
 
-def _watched(recording: Recording, wanted: dict[str, list[Window]], summary: Summary) -> Watcher:
+def _watched(
+    recording: Recording, wanted: dict[str, list[Window]], summary: Summary
+) -> CloseupCollector:
     compile_engine()
     replayer = Replayer(recording, policies={})
-    watcher = Watcher(wanted, names=recording.names, configuration=replayer.configuration)
-    for one in recording.moments():
+    watcher = CloseupCollector(wanted, names=recording.names, configuration=replayer.configuration)
+    for one in recording.recorded_frames():
         for _ in replayer.fold(one):
             pass
         watcher.see(one, replayer.cells)

@@ -42,7 +42,7 @@ def forecast(
     if out is None:
         raise SettingsError(f"The forecasts of {dataset} need an output file. Use --out.")
     from connectors.traces.dataset import open_dataset
-    from engine.cli.forecast import run_forecast, told_verdicts
+    from engine.cli.forecast_command import run_forecast, verdict_table
     from engine.cli.usable import require_rows
 
     outcome = run_forecast(open_dataset(dataset), out=out, judged=judged)
@@ -52,7 +52,7 @@ def forecast(
     )
     require_rows(outcome.figures)
     if outcome.verdicts:
-        console().print(told_verdicts(outcome.verdicts))
+        console().print(verdict_table(outcome.verdicts))
     elif judged:
         console().print(
             "There is nothing to score yet: a VM is scored after its first 7 days, and this "
@@ -93,10 +93,10 @@ def capacity_report(
 ) -> None:
     """Report what is left, until when, and what still fits. For pools, nodes, cells, zones."""
     from engine.capacity.report import report
-    from engine.cli.capacity import show_report, store, surveyed
+    from engine.cli.capacity import show_report, store, usage_of_recording
 
     settings = settings_of(file, sets)
-    found = report(surveyed(source, settings))
+    found = report(usage_of_recording(source, settings))
     show_report(found, form)
     if storing:
         store(found, settings)
@@ -118,7 +118,7 @@ def capacity_whatif(
 ) -> None:
     """Say what happens when VMs come or a node or cell goes. VMs: --vms and --flavor."""
     from engine.capacity.whatif import cell_drained, node_lost, vms_come
-    from engine.cli.capacity import show_answer, surveyed
+    from engine.cli.capacity import show_answer, usage_of_recording
 
     asked = [vms is not None, lost is not None, drained is not None]
     if sum(asked) != 1:
@@ -129,11 +129,11 @@ def capacity_whatif(
         raise SettingsError("--vms and --flavor must be used together.")
     if where is not None and vms is None:
         raise SettingsError("--in names the place of new VMs and requires --vms and --flavor.")
-    estate = surveyed(source, settings_of(file, sets))
+    usage = usage_of_recording(source, settings_of(file, sets))
     if vms is not None and flavor is not None:
-        answer = vms_come(estate, count=vms, flavor=flavor, scope=where)
+        answer = vms_come(usage, count=vms, flavor=flavor, scope=where)
     elif lost is not None:
-        answer = node_lost(estate, lost)
+        answer = node_lost(usage, lost)
     else:
-        answer = cell_drained(estate, str(drained))
+        answer = cell_drained(usage, str(drained))
     show_answer(answer, form)

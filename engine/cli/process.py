@@ -37,7 +37,7 @@ def serve(process: Process, openers: Mapping[str, Opener]) -> int:
             _log.info(f"{', '.join(openers)} starts.", site=place.name, cell=place.cell)
             await run_roles(openers, health=process.health)
 
-    return until_told(main)
+    return until_stopped(main)
 
 
 async def abandonable(work: Callable[[], None]) -> None:
@@ -70,21 +70,21 @@ async def abandonable(work: Callable[[], None]) -> None:
     await done
 
 
-def until_told(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
+def until_stopped(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     """Run `main` until it ends or SIGTERM or SIGINT cancels it, and return the exit code.
 
     A second signal ends the process immediately, without a clean end.
     """
-    told: list[signal.Signals] = []
+    reported: list[signal.Signals] = []
 
     async def watched() -> None:
         task = asyncio.current_task()
         assert task is not None
 
         def stop(number: signal.Signals) -> None:
-            if told:
+            if reported:
                 os._exit(128 + number)
-            told.append(number)
+            reported.append(number)
             _log.info(f"{number.name} received: exiting after the work in progress.")
             task.cancel()
 
@@ -94,8 +94,8 @@ def until_told(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
         try:
             await main()
         except asyncio.CancelledError:
-            if not told:
+            if not reported:
                 raise
 
     asyncio.run(watched())
-    return INTERRUPTED if signal.SIGINT in told else 0
+    return INTERRUPTED if signal.SIGINT in reported else 0

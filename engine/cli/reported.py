@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from engine.cli.doubts import latest
+from engine.cli.validation import latest
 from engine.errors import RecordRejected
 from engine.faults import of_family
 from engine.ports import Log
@@ -16,7 +16,7 @@ from engine.wiring import Process
 _REJECTED_BACK_MS: Final = 3_600_000
 # A record of `rejected` has up to 64 KB, and a flood has many.
 _REJECTED_READ: Final = 200
-_TOLD: Final = 5
+_SHOWN: Final = 5
 NOTICES: Final = of_family("notice")
 
 # Returns a sentence about the records in the log, empty where there is nothing to report.
@@ -32,8 +32,8 @@ async def firing(here: Process, log: Log) -> str:
             found[alert.id] = alert
     now = [one for one in found.values() if one.kind in NOTICES and one.state == "firing"]
     now.sort(key=lambda one: (one.kind, one.subject))
-    more = f" And {len(now) - _TOLD} more." if len(now) > _TOLD else ""
-    return " ".join(f"{one.kind}: {one.sentence}" for one in now[:_TOLD]) + more
+    more = f" And {len(now) - _SHOWN} more." if len(now) > _SHOWN else ""
+    return " ".join(f"{one.kind}: {one.sentence}" for one in now[:_SHOWN]) + more
 
 
 async def left_out(here: Process, log: Log) -> str:
@@ -52,12 +52,12 @@ async def left_out(here: Process, log: Log) -> str:
     if not found:
         return ""
     newest = {one.reason: one for one in found}
-    told = [
+    reported = [
         f"{count} {reason} (last: {newest[reason].topic}/{newest[reason].partition} at"
         f" {newest[reason].offset}: {newest[reason].detail[:200]})"
         for reason, count in sorted(Counter(one.reason for one in found).items())
     ]
     return (
-        f"Records were rejected or set aside in the last hour: {'; '.join(told)}. "
+        f"Records were rejected or set aside in the last hour: {'; '.join(reported)}. "
         "deploy/RUNBOOK.md explains each reason."
     )

@@ -26,7 +26,7 @@ _NO_FRAME: Final = (
 )
 
 
-def doubts(figures: Mapping[str, int]) -> list[str]:
+def data_warnings(figures: Mapping[str, int]) -> list[str]:
     """Return one sentence for each reason why a result may not represent the whole dataset.
 
     Parameters
@@ -62,7 +62,7 @@ def require_rows(figures: Mapping[str, int]) -> None:
     SettingsError
         Rows were read and none was used.
     """
-    for sentence in doubts(figures):
+    for sentence in data_warnings(figures):
         say(sentence, stderr=True)
     if figures.get("rows_read", 0) and not figures.get("rows_used", 0):
         raise SettingsError("No row of the dataset could be used, so the result means nothing.")

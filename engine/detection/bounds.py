@@ -51,8 +51,8 @@ def excess_of(cells: Mapping[str, Cell], frame: Frame) -> str | None:
 def _excess_of_vms(cell: Cell | None, frame: Frame) -> str | None:
     """Return why a frame names too many VMs; most frames name no new VM."""
     header = frame.header
-    lanes = None if cell is None else cell.lanes.get(header.node)
-    is_known = lanes is not None and frame.rows.uuids == lanes.roster
+    table = None if cell is None else cell.tables.get(header.node)
+    is_known = table is not None and frame.rows.uuids == table.roster
     if is_known and not frame.inventory and not frame.events:
         return None
     named = set() if is_known else set(uuids_of(frame.rows.uuids))

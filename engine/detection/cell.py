@@ -1,21 +1,21 @@
 """State of one cell: nodes, VMs, incidents and common causes.
 
 A cell is the unit of state and the scope of common causes. All state consists of values: arrays
-(`Lanes`) and msgspec Structs. A snapshot stores this state without conversion.
+(`VmTable`) and msgspec Structs. A snapshot stores this state without conversion.
 """
 
 from collections.abc import Collection
 
 import msgspec
 
-from engine.detection.lanes import Lanes, without
+from engine.detection.vm_table import VmTable, without
 from engine.wire.alert import Alert, SamplePosition
 from engine.wire.frame import InventoryItem, PoolSample
 from engine.wire.runs import Runs
 from models.half_space_trees import HalfSpaceForest
 
 
-class ActionMark(msgspec.Struct):
+class ReportedAction(msgspec.Struct):
     """An action that the agent reported for a VM; `time_ms` is the append time of the report."""
 
     incident: str
@@ -26,18 +26,27 @@ class ActionMark(msgspec.Struct):
     dry_run: bool = False
 
 
-class Vm(msgspec.Struct):
+class Vm(
+    msgspec.Struct,
+    rename={
+        "inhibitions": "holds",
+        "reported": "told",
+        "reported_ms": "told_ms",
+        "left_by_command": "left_by_word",
+        "reported_action": "mark",
+    },
+):
     """Definition, reports and recent events of one VM.
 
     Attributes
     ----------
-    holds
+    inhibitions
         Inhibitions: reason → append time (ms) until which it explains a silence; -1 until revoked.
     maintenance_ms
         Time of the owner's command that started the maintenance, by the owner's clock.
-    told
-        Report of the guest in this boot epoch: panicked or crashed. `told_ms` is the time of the
-        last one by the cell's clock (`Cell.passed_ms`).
+    reported
+        Report of the guest in this boot epoch: panicked or crashed. `reported_ms` is the time of
+        the last one by the cell's clock (`Cell.passed_ms`).
     said
         Time of the last weaker report of each kind, by the node's wall clock in ms: watchdog,
         agent_silent, console_panic.
@@ -46,7 +55,7 @@ class Vm(msgspec.Struct):
         last answered, by the node's wall clock; 0 is never.
     rebooted_ms
         Append time of the last reboot, 0 for never. `reboot_pending` means that
-        `watch_reboots` has not judged it yet.
+        `check_reboots` has not judged it yet.
     gone_ms, gone_position
         Append time at which the VM left its node's roster, 0 while it is listed. The position is
         the sample in which it left, or in which its monitor was last found hung.
@@ -77,10 +86,10 @@ class Vm(msgspec.Struct):
     networks: tuple[str, ...] = ()
     panic_device: bool = False
     balloon_period_s: int = 0
-    holds: dict[str, int] = {}
+    inhibitions: dict[str, int] = {}
     maintenance_ms: int = 0
-    told: str = ""
-    told_ms: int = 0
+    reported: str = ""
+    reported_ms: int = 0
     said: dict[str, int] = {}
     probe_answered_ms: int = 0
     probe_silent_ms: int = 0
@@ -94,10 +103,10 @@ class Vm(msgspec.Struct):
     silent_at_reboot: bool = False
     gone_ms: int = 0
     gone_position: SamplePosition | None = None
-    left_by_word: bool = False
+    left_by_command: bool = False
     monitor_hung_ms: int = 0
     missed_ms: int = 0
-    mark: ActionMark | None = None
+    reported_action: ReportedAction | None = None
     offers: dict[str, InventoryItem] = {}
     arrivals: dict[str, str] = {}
     former: str = ""
@@ -105,14 +114,16 @@ class Vm(msgspec.Struct):
     twice_ms: int = 0
     known_ms: int = 0
 
-    def held_by(self, time_ms: int) -> list[str]:
+    def inhibited_by(self, time_ms: int) -> list[str]:
         """Return the reasons that explain a silence at `time_ms`, in alphabetical order."""
         return sorted(
-            reason for reason, until_ms in self.holds.items() if until_ms < 0 or time_ms < until_ms
+            reason
+            for reason, until_ms in self.inhibitions.items()
+            if until_ms < 0 or time_ms < until_ms
         )
 
 
-class Incident(msgspec.Struct):
+class Incident(msgspec.Struct, rename={"reported_action": "mark"}):
     """One fault from opening to end, with the last published alert.
 
     Attributes
@@ -121,7 +132,7 @@ class Incident(msgspec.Struct):
         As last published; its id never changes.
     well_ms
         Append time since which the subject is healthy again, 0 while it is not.
-    mark
+    reported_action
         Action that was run on the VM for this incident, None for none.
     flaps
         Number of times it returned after it was resolved.
@@ -132,12 +143,12 @@ class Incident(msgspec.Struct):
     alert: Alert
     published_ms: int
     well_ms: int = 0
-    mark: ActionMark | None = None
+    reported_action: ReportedAction | None = None
     flaps: int = 0
     other_ms: int = 0
 
 
-class Hole(msgspec.Struct, frozen=True):
+class SampleGap(msgspec.Struct, frozen=True):
     """A sample gap of a node: the last sample before it, and its length."""
 
     position: SamplePosition
@@ -145,7 +156,7 @@ class Hole(msgspec.Struct, frozen=True):
     lasted_s: float
 
 
-class Node(msgspec.Struct):
+class Node(msgspec.Struct, rename={"gap": "hole"}):
     """One node as its collector reports it, or one further part of a node too large for a frame.
 
     Attributes
@@ -167,7 +178,7 @@ class Node(msgspec.Struct):
         Whether the last frame took much longer than that, so that its data is old.
     stepped_ms, step_ms
         Append time and size of the last step of the node's wall clock; 0 for never.
-    hole
+    gap
         Gap between its last two samples, None where the interval was as usual.
     """
 
@@ -191,7 +202,7 @@ class Node(msgspec.Struct):
     step_ms: int = 0
     runs: Runs = msgspec.field(default_factory=Runs)
     data_ms: int = 0
-    hole: Hole | None = None
+    gap: SampleGap | None = None
 
     def position(self, sequence: int | None = None) -> SamplePosition:
         """Return the position of a sample of this node's current run; None is the last sample."""
@@ -203,7 +214,7 @@ class Node(msgspec.Struct):
         )
 
 
-class Latch(msgspec.Struct):
+class CommonCause(msgspec.Struct):
     """A common cause, which holds until its members move again.
 
     `signal` is the signal that stopped: "disk", "tx" or "life". `fell` are the members that fell
@@ -221,7 +232,7 @@ class Latch(msgspec.Struct):
     released_ms: int = 0
 
 
-class Overtaken(msgspec.Struct):
+class OutOfOrder(msgspec.Struct):
     """Lateness of frames that arrive out of order, in this window and the last.
 
     The lateness of a frame that closes a sequence gap is the append time since the first frame
@@ -252,10 +263,10 @@ class Overtaken(msgspec.Struct):
             self.since_ms = time_ms
 
 
-class Totals(msgspec.Struct):
+class CellCounts(msgspec.Struct, rename={"windows": "slots"}):
     """Counts of one cell, for metrics and the minute scores."""
 
-    slots: int = 0
+    windows: int = 0
     alerts: int = 0
     minute_ms: int = 0
 
@@ -263,7 +274,7 @@ class Totals(msgspec.Struct):
 class Cell:
     """All state of one cell.
 
-    Every VM in `lanes` is in `vms`, and every key of `lanes` is in `nodes`. Code that removes one
+    Every VM in `tables` is in `vms`, and every key of `tables` is in `nodes`. Code that removes one
     of them must remove all references to it (`forget_vms`).
 
     Attributes
@@ -273,11 +284,11 @@ class Cell:
     watched
         VMs with information beside their counters: a reboot, an action, an absence.
     forgets
-        Scopes and names that an owner ordered to forget; cleared when the slot closes.
+        Scopes and names that an owner ordered to forget; cleared when the window closes.
     reported, round_ms, closed_ms
-        Nodes that reported in this slot, append time of the first, and of the last close.
+        Nodes that reported in this window, append time of the first, and of the last close.
     beyond
-        Nodes without a sample for this slot: a sample for a later slot already waits.
+        Nodes without a sample for this window: a sample for a later window already waits.
     passed_ms
         Append time that passed while the log was available (`Partition.passed_ms`).
     outage_ms
@@ -285,8 +296,8 @@ class Cell:
     disturbed_ms
         Time until which collectors count as disturbed: many VMs on several nodes lack samples.
     ahead
-        Frames by node that wait while this slot is judged; decoded on demand.
-    overtaken
+        Frames by node that wait while this window is judged; decoded on demand.
+    out_of_order
         Lateness of frames, learned from sequence gaps that closed.
     """
 
@@ -296,12 +307,12 @@ class Cell:
         self.site = site
         self.zone = zone
         self.nodes: dict[str, Node] = {}
-        self.lanes: dict[str, Lanes] = {}
-        self.departed = Lanes(b"")
+        self.tables: dict[str, VmTable] = {}
+        self.departed = VmTable(b"")
         self.vms: dict[bytes, Vm] = {}
         self.incidents: dict[str, Incident] = {}
-        self.latches: dict[str, Latch] = {}
-        self.totals = Totals()
+        self.common_causes: dict[str, CommonCause] = {}
+        self.counts = CellCounts()
         self.reported: set[str] = set()
         self.beyond: set[str] = set()
         self.round_ms = 0
@@ -309,8 +320,8 @@ class Cell:
         self.passed_ms = 0
         self.outage_ms = 0
         self.disturbed_ms = 0
-        self.overtaken = Overtaken()
-        # Derived from waiting frames; set before each slot is judged.
+        self.out_of_order = OutOfOrder()
+        # Derived from waiting frames; set before each window is judged.
         self.ahead: dict[str, list[bytes]] = {}
         self.watched: set[bytes] = set()
         self.forgets: list[tuple[str, str]] = []
@@ -319,24 +330,24 @@ class Cell:
         # Cache derived from `nodes`: read with every record, reset when nodes change.
         self._live: tuple[set[str], int] | None = None
 
-    def place(self, vm: bytes) -> tuple[Node, Lanes, int] | None:
-        """Return the node, lanes and lane of a VM, None if no node has reported it."""
+    def locate(self, vm: bytes) -> tuple[Node, VmTable, int] | None:
+        """Return the node, VM table and row of a VM, None if no node has reported it."""
         known = self.vms.get(vm)
         if known is None:
             return None
-        lanes = self.lanes.get(known.node)
-        if lanes is None or vm not in lanes.places:
+        table = self.tables.get(known.node)
+        if table is None or vm not in table.indices:
             return None
-        return self.nodes[known.node], lanes, lanes.places[vm]
+        return self.nodes[known.node], table, table.indices[vm]
 
     def forget_vms(self, vms: Collection[bytes]) -> None:
         """Drop VMs and their learned state, also from the roster of a silent node."""
         for vm in vms:
             self.vms.pop(vm, None)
             self.watched.discard(vm)
-        for key, lanes in self.lanes.items():
-            if not lanes.places.keys().isdisjoint(vms):
-                self.lanes[key] = without(lanes, vms)
+        for key, table in self.tables.items():
+            if not table.indices.keys().isdisjoint(vms):
+                self.tables[key] = without(table, vms)
 
     def is_empty(self) -> bool:
         """Return whether the cell has no state left."""
@@ -345,7 +356,7 @@ class Cell:
     def drop_node(self, key: str) -> None:
         """Drop a node, or a part of one, whose VMs were dropped or run elsewhere."""
         del self.nodes[key]
-        del self.lanes[key]
+        del self.tables[key]
         self.reported.discard(key)
         self.beyond.discard(key)
         self.nodes_changed()
@@ -355,7 +366,7 @@ class Cell:
         return self._look_up()[1]
 
     def all_reported(self) -> bool:
-        """Return whether every live node has reported in this slot, or has no sample for it."""
+        """Return whether every live node has reported in this window, or has no sample for it."""
         live = self._look_up()[0]
         if self.beyond:
             return live <= self.reported | self.beyond

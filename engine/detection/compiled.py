@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from engine.detection.forest import FEATURES, new_forest
-from engine.detection.replay import run_records
+from engine.detection.replayed import run_records
 from engine.ports import Record
 from engine.wire.frame import UUID_BYTES, Frame, Header, VmRows, encode_frame
 from engine.wire.metrics import GAUGES, INTEGERS

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from models.kernels import baseline, gaps, hours, trends, vitals_layout
+from models.kernels import aggregates_layout, baseline, hours, silence_model, trends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -20,7 +20,7 @@ class Configuration:
     """Constants of detection.
 
     Compare configurations by hash (`configuration_hash`). As a dictionary key an instance equals
-    only itself, because caches of derived values are read in every slot.
+    only itself, because caches of derived values are read in every window.
 
     Attributes
     ----------
@@ -262,7 +262,7 @@ class Configuration:
     republish_s: float = 60.0
     # Default of an escalation policy; a policy must not ask for less.
     verify_stable_s: float = 60.0
-    vm_silence_s: float = 30.0  # the target of a migration reports it within two slots
+    vm_silence_s: float = 30.0  # the target of a migration reports it within two windows
     vm_silence_samples: int = 2  # after the second missing sample: short gaps have two or three
     unseen_member_samples: int = 3
     host_member_s: float = 7200.0
@@ -306,8 +306,13 @@ class Now(NamedTuple):
 
 _KERNELS = (
     *(baseline.MEAN_TAU_S, baseline.LEVEL_TAU_S, baseline.TREND_TAU_S, baseline.ERROR_TAU_S),
-    *(vitals_layout.FIELD_COUNT, vitals_layout.WINDOW, *trends.CONSTANTS, *hours.CONSTANTS),
-    *(baseline.FIELD_COUNT, gaps.MEMORY_S, gaps.EDGE_COUNT, gaps.FIELD_COUNT),
+    *(aggregates_layout.FIELD_COUNT, aggregates_layout.WINDOW, *trends.CONSTANTS, *hours.CONSTANTS),
+    *(
+        baseline.FIELD_COUNT,
+        silence_model.MEMORY_S,
+        silence_model.EDGE_COUNT,
+        silence_model.FIELD_COUNT,
+    ),
 )
 
 

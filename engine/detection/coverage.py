@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
-from engine.detection.lanes import Lanes
+from engine.detection.vm_table import VmTable
 from engine.wire.alert import WITNESSES, may_be_reset
 from engine.wire.score import SET_UP
-from models.kernels import gaps, standstill
+from models.kernels import silence_model, standstill
 
 U8 = NDArray[np.uint8]
 
@@ -23,8 +23,8 @@ U8 = NDArray[np.uint8]
 # later is too late.
 _BY_THEN_EDGE: Final = 5
 _STANDSTILL_EDGE: Final = _BY_THEN_EDGE + round(math.log2(standstill.SHARE))
-_BIT: Final = {name: 1 << place for place, name in enumerate(WITNESSES)}
-_HAS: Final = {name: 1 << place for place, name in enumerate(SET_UP)}
+_BIT: Final = {name: 1 << index for index, name in enumerate(WITNESSES)}
+_HAS: Final = {name: 1 << index for index, name in enumerate(SET_UP)}
 # Devices that add a witness and are missing in the definition of a VM.
 _WAYS: Final = {
     "balloon": "balloon statistics (<memballoon><stats period='10'/></memballoon>)",
@@ -34,15 +34,15 @@ _WAYS: Final = {
 _PROBE: Final = "the probe of the agent"
 
 
-def coverage(cell: Cell, node: Node, lanes: Lanes, configuration: Configuration) -> U8:
-    """Return the two bytes of `Scores.coverage` for each lane in use, shape (len(lanes), 2)."""
-    size, least = len(lanes), configuration.standstill_least_nats
-    silent = _would_surprise(lanes.gaps, configuration.activity_least_nats, edge=_BY_THEN_EDGE)
-    several = lanes.vcpu_counts > 1
-    stands = several & _would_surprise(lanes.others_gaps, least, edge=_STANDSTILL_EDGE)
-    exits = _would_surprise(lanes.exit_gaps, least, edge=_STANDSTILL_EDGE)
-    reports = (lanes.numbers("balloon_moved") >= 2) & (lanes.row("balloon_period_s") > 0)
-    vms = [cell.vms[uuid] for uuid in lanes.places]
+def coverage(cell: Cell, node: Node, table: VmTable, configuration: Configuration) -> U8:
+    """Return the two bytes of `Scores.coverage` for each row in use, shape (len(rows), 2)."""
+    size, least = len(table), configuration.standstill_least_nats
+    silent = _would_surprise(table.gaps, configuration.activity_least_nats, edge=_BY_THEN_EDGE)
+    several = table.vcpu_counts > 1
+    stands = several & _would_surprise(table.others_gaps, least, edge=_STANDSTILL_EDGE)
+    exits = _would_surprise(table.exit_gaps, least, edge=_STANDSTILL_EDGE)
+    reports = (table.numbers("balloon_moved") >= 2) & (table.row("balloon_period_s") > 0)
+    vms = [cell.vms[uuid] for uuid in table.indices]
     fresh_ms = node.event_ms - 1000 * configuration.probe_fresh_s
     found = np.array([_given(vm, fresh_ms) for vm in vms], np.uint8)
     for bit, has in (
@@ -55,10 +55,10 @@ def coverage(cell: Cell, node: Node, lanes: Lanes, configuration: Configuration)
     return np.stack([found, np.array([devices_of(vm) for vm in vms], np.uint8)], axis=1)
 
 
-def _would_surprise(state: gaps.F32, least_nats: float, *, edge: int) -> NDArray[np.bool_]:
-    """Return, per lane, whether a gap of 2**edge s would be worth at least `least_nats`."""
-    survived = state[:, gaps.SURVIVED + edge].reshape(-1) + 0.5
-    share: NDArray[np.float32] = survived / (state[:, gaps.LIVE].reshape(-1) + 1.0)
+def _would_surprise(state: silence_model.F32, least_nats: float, *, edge: int) -> NDArray[np.bool_]:
+    """Return, per row, whether a gap of 2**edge s would be worth at least `least_nats`."""
+    survived = state[:, silence_model.SURVIVED + edge].reshape(-1) + 0.5
+    share: NDArray[np.float32] = survived / (state[:, silence_model.LIVE].reshape(-1) + 1.0)
     seldom: NDArray[np.bool_] = share <= math.exp(-least_nats)
     return seldom
 

@@ -45,7 +45,7 @@ def end_of_vms(cell: Cell, uuids: list[bytes], why: str) -> Iterator[Ended]:
 def _patience_s(cell: Cell, node: Node, configuration: Configuration) -> float:
     """Return how long a silent node is awaited: less where no VM is missing with it."""
     keys = {key for key, one in cell.nodes.items() if one.name == node.name}
-    missing = any(vm.node in keys and not vm.left_by_word for vm in cell.vms.values())
+    missing = any(vm.node in keys and not vm.left_by_command for vm in cell.vms.values())
     return configuration.forget_s if missing else configuration.forget_empty_s
 
 
@@ -63,7 +63,7 @@ def _forget(cell: Cell, scope: str, name: str, why: str) -> Iterator[Ended]:
         for kind in (Kind.DUPLICATE_COLLECTOR, Kind.CLOCK_STEP):
             yield from _ended(cell.incidents.get(notice_key(kind, name)), why)
     key = key_of(scope, name)
-    cell.latches.pop(key, None)
+    cell.common_causes.pop(key, None)
     yield from _ended(cell.incidents.get(key), why)
 
 

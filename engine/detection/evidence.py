@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration
-from engine.detection.lanes import F, I, Lanes
+from engine.detection.vm_table import F, I, VmTable
 from engine.wire.alert import CpuShape, EvidenceItem
 from engine.wire.metrics import VM_STATES
-from models.kernels import gaps
-from models.kernels.lanes import LANES
+from models.kernels import silence_model
+from models.kernels.blocks import BLOCK_ROWS
 
 _CRASHED = VM_STATES.index("crashed")
 _PAUSED = tuple(
@@ -34,10 +34,10 @@ _WAITED_CORES = 0.05
 class Stillness(NamedTuple):
     """Standstill of some vCPUs: the result of the last sample, its length and its evidence.
 
-    `told` is one of `standstill.STILL`, `MOVED` and `UNKNOWN`.
+    `reported` is one of `standstill.STILL`, `MOVED` and `UNKNOWN`.
     """
 
-    told: int
+    reported: int
     run_s: float
     nats: float
 
@@ -57,7 +57,7 @@ class Lived(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """Evidence snapshot of one VM at one slot; times in seconds, CPU in cores, None is unknown.
+    """Evidence snapshot of one VM at one window; times in seconds, CPU in cores, None is unknown.
 
     `cpu` and `cpu_before` are the cores that the guest used and those that it waited for; `waited`
     are the latter alone, `used_before` the former before the silence.
@@ -92,8 +92,8 @@ class Picture(NamedTuple):
     balloon_period_s: float
     state: int
     job_active: bool
-    told: str
-    told_s: float
+    reported: str
+    reported_s: float
     epoch_s: float
     history_s: float
     dt_s: float
@@ -116,11 +116,13 @@ class Picture(NamedTuple):
         return self.balloon_moved >= 2 and self.balloon_period_s > 0
 
 
-def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configuration) -> Picture:
-    """Return the evidence snapshot of the VM in one lane."""
+def picture(
+    node: Node, table: VmTable, index: int, vm: Vm, configuration: Configuration
+) -> Picture:
+    """Return the evidence snapshot of the VM in one row."""
     # One conversion per VM: a conversion per figure would cost as much each time.
-    figures: list[float] = lanes.floats[:, lane].tolist()
-    numbers: list[int] = lanes.integers[:, lane].tolist()
+    figures: list[float] = table.floats[:, index].tolist()
+    numbers: list[int] = table.integers[:, index].tolist()
     cpu, busiest = figures[F["cpu"]], figures[F["busiest"]]
     vcpus = numbers[I["vcpus"]]
     count = vcpus if vcpus > 0 else vm.vcpus or 1
@@ -133,17 +135,17 @@ def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configur
         run_sequence = numbers[I["run_sequence"]]
         onset_ms = numbers[I["onset_ms"]]
     return Picture(
-        run_s=float(lanes.life[0, lane]),
+        run_s=float(table.life[0, index]),
         run_samples=run_samples,
         run_sequence=run_sequence,
         onset_ms=onset_ms,
-        silence_nats=float(lanes.life[1, lane]),
-        longest_s=longest_gap_s(lanes, lane),
-        disk_run_s=float(lanes.disk[0, lane]),
+        silence_nats=float(table.life[1, index]),
+        longest_s=longest_gap_s(table, index),
+        disk_run_s=float(table.disk[0, index]),
         disk_samples=numbers[I["disk_samples"]],
         disk_sequence=numbers[I["disk_sequence"]],
         disk_onset_ms=numbers[I["disk_onset_ms"]],
-        disk_nats=float(lanes.disk[1, lane]),
+        disk_nats=float(table.disk[1, index]),
         tx_still_s=figures[F["tx_still_s"]],
         tx_share=figures[F["tx_share"]],
         cpu=wanted,
@@ -170,14 +172,14 @@ def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configur
         else 0.0,
         state=numbers[I["state"]],
         job_active=numbers[I["job_active"]] > 0,
-        told=vm.told,
-        told_s=(node.seen_ms - vm.told_ms) / 1000 if vm.told else math.inf,
+        reported=vm.reported,
+        reported_s=(node.seen_ms - vm.reported_ms) / 1000 if vm.reported else math.inf,
         epoch_s=figures[F["epoch_s"]],
         history_s=figures[F["history_s"]],
         dt_s=node.dt_s,
-        others=_stillness(lanes, 0, lanes.others, lane),
-        whole=_stillness(lanes, 1, lanes.whole, lane),
-        exits=_stillness(lanes, 2, lanes.exits, lane),
+        others=_stillness(table, 0, table.others, index),
+        whole=_stillness(table, 1, table.whole, index),
+        exits=_stillness(table, 2, table.exits, index),
         lived=_lived(node, numbers) if run_samples else None,
         said=_said(vm, onset_ms, configuration),
         answered=_answered(vm, onset_ms),
@@ -185,12 +187,12 @@ def picture(node: Node, lanes: Lanes, lane: int, vm: Vm, configuration: Configur
     )
 
 
-def _stillness(lanes: Lanes, row: int, out: NDArray[np.float32], lane: int) -> Stillness:
-    return Stillness(int(lanes.stills[row, lane]), float(out[0, lane]), float(out[1, lane]))
+def _stillness(table: VmTable, row: int, out: NDArray[np.float32], index: int) -> Stillness:
+    return Stillness(int(table.stills[row, index]), float(out[0, index]), float(out[1, index]))
 
 
 def note_life(
-    node: Node, lanes: Lanes, lane: int, seen: Picture, *, is_sign: bool = True
+    node: Node, table: VmTable, index: int, seen: Picture, *, is_sign: bool = True
 ) -> Picture:
     """Record a sign of life within the current silence and return the updated snapshot.
 
@@ -207,8 +209,8 @@ def note_life(
         kept["lived_ms"] = now_ms
         kept["lived_samples"] = 1 if before is None else before.samples + 1
     for name, value in kept.items():
-        lanes.integers[I[name], lane] = value
-    return seen._replace(lived=_lived(node, lanes.integers[:, lane].tolist()))
+        table.integers[I[name], index] = value
+    return seen._replace(lived=_lived(node, table.integers[:, index].tolist()))
 
 
 def _lived(node: Node, numbers: list[int]) -> Lived | None:
@@ -241,10 +243,10 @@ def _answered(vm: Vm, onset_ms: int) -> tuple[str, ...]:
     )
 
 
-def longest_gap_s(lanes: Lanes, lane: int) -> float:
+def longest_gap_s(table: VmTable, index: int) -> float:
     """Return an upper bound in seconds of all past silences of this VM; 0 if none was seen."""
-    block, place = divmod(lane, LANES)
-    survived: list[float] = lanes.gaps[block, gaps.SURVIVED :, place].tolist()
+    block, position = divmod(index, BLOCK_ROWS)
+    survived: list[float] = table.gaps[block, silence_model.SURVIVED :, position].tolist()
     edges = len(survived)
     while edges and not survived[edges - 1] > 0:
         edges -= 1
@@ -290,12 +292,12 @@ def silence_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
 def cpu_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
     """Return the evidence of the CPU shape: 0 nats where the level was the same before."""
     cpu = seen.cpu if seen.cpu is not None else math.nan
-    verb = "Requested" if seen.waited >= _WAITED_CORES else "Used"
-    words = {
+    action = "Requested" if seen.waited >= _WAITED_CORES else "Used"
+    commands = {
         "idle": "CPU use is zero",
-        "one_core": f"{verb} one vCPU at 100 %",
-        "all_cores": f"{verb} all vCPUs at 100 %",
-        "mixed": f"{verb} {cpu:.1f} cores",
+        "one_core": f"{action} one vCPU at 100 %",
+        "all_cores": f"{action} all vCPUs at 100 %",
+        "mixed": f"{action} {cpu:.1f} cores",
         "unknown": "CPU use is unknown",
     }
     nats = 0.0
@@ -308,7 +310,7 @@ def cpu_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
         value=None if seen.cpu is None else round(seen.cpu, 4),
         limit=round(seen.cpu_before, 4),
         nats=round(nats, 3),
-        text=f"{words[seen.shape]} ({before})",
+        text=f"{commands[seen.shape]} ({before})",
         witness="activity",
     )
 
@@ -346,7 +348,7 @@ def fell(seen: Picture, ratio: float) -> bool:
 
 def explanations(vm: Vm, *, state: int, job_active: bool, time_ms: int) -> list[str]:
     """Return the reasons that explain a VM's silence, from its holds and its hypervisor."""
-    explained = vm.held_by(time_ms)
+    explained = vm.inhibited_by(time_ms)
     if state in _PAUSED:
         explained.append("paused")
     if job_active:
@@ -359,7 +361,7 @@ def vetoes(
 ) -> tuple[list[str], list[str]]:
     """Return the reasons that explain the silence, and those that only forbid a suggestion."""
     explained = explanations(vm, state=seen.state, job_active=seen.job_active, time_ms=time_ms)
-    if seen.crashed or seen.told in {"panicked", "crashed"}:
+    if seen.crashed or seen.reported in {"panicked", "crashed"}:
         # A VM that its own crash stopped is not paused by an operator.
         explained = [reason for reason in explained if reason not in {"paused", "stopped"}]
     cautious = ["boot"] if "boot" in explained else []

@@ -1,10 +1,9 @@
-"""Fold a frame into its cell on arrival; verdicts follow once per slot in `judge`."""
+"""Fold a frame into its cell on arrival; verdicts follow once per window in `judge`."""
 
 import numpy as np
 
-from engine.detection.cell import Cell, Hole, Node, Vm
+from engine.detection.cell import Cell, Node, SampleGap, Vm
 from engine.detection.configuration import Configuration, Now
-from engine.detection.lanes import Lanes, follow_roster, without
 from engine.detection.lifecycle import (
     arrived,
     forget_hung_monitor,
@@ -14,6 +13,7 @@ from engine.detection.lifecycle import (
 from engine.detection.ownership import moves_to, note_twice
 from engine.detection.rates import fold_rows
 from engine.detection.sources import Counters
+from engine.detection.vm_table import VmTable, follow_roster, without
 from engine.wire.frame import Frame
 from engine.wire.metrics import INTEGER_ROW, VM_STATES
 
@@ -63,7 +63,7 @@ def fold_frame(
         _hears(cell, node, frame)
     if node.interval_ms != header.interval_ms:
         cell.samples_every(node, header.interval_ms)
-    node.hole = None if missing else _hole_before(node, frame, now.configuration)
+    node.gap = None if missing else _gap_before(node, frame, now.configuration)
     if header.run != node.run:
         _forget_hung_monitors(cell, node)
     dt_s = _take_header(node, frame, time_ms=now.time_ms, counters=counters)
@@ -72,16 +72,16 @@ def fold_frame(
     node.data_ms = arrived_ms
     node.gauges = frame.node
     node.pools = frame.pools
-    lanes = cell.lanes[node.key]
-    if frame.rows.uuids != lanes.roster:
-        lanes = _follow(cell, node, lanes, frame, now)
-    if lanes.foreign:
-        counters.foreign += _claim(cell, node, lanes, frame, now)
+    table = cell.tables[node.key]
+    if frame.rows.uuids != table.roster:
+        table = _follow(cell, node, table, frame, now)
+    if table.foreign:
+        counters.foreign += _claim(cell, node, table, frame, now)
     fold_rows(
-        lanes,
+        table,
         frame.rows,
         dt_s=dt_s,
-        **_first_told(node, missing, dt_s),
+        **_first_reported(node, missing, dt_s),
         configuration=now.configuration,
     )
     cell.reported.add(node.key)
@@ -115,7 +115,7 @@ def _part(cell: Cell, frame: Frame) -> Node:
     if node is None:
         node = cell.nodes[key] = Node(name=name, key=key)
         cell.samples_every(node, node.interval_ms)
-        cell.lanes[key] = Lanes(b"")
+        cell.tables[key] = VmTable(b"")
     return node
 
 
@@ -165,17 +165,17 @@ def _take_clock_step(cell: Cell, node: Node, frame: Frame, *, time_ms: int) -> N
         node.stepped_ms, node.step_ms = time_ms, step_ms
 
 
-def _hole_before(node: Node, frame: Frame, configuration: Configuration) -> Hole | None:
+def _gap_before(node: Node, frame: Frame, configuration: Configuration) -> SampleGap | None:
     """Return the sample gap before this frame, None where it is not unusual."""
     header = frame.header
     lasted_ms = (header.mono_ns - node.mono_ns) / 1e6
     usual_ms = max(node.interval_ms, header.interval_ms)
     if header.run != node.run or lasted_ms <= configuration.node_silent_intervals * usual_ms:
         return None
-    return Hole(node.position(), node.event_ms, lasted_ms / 1000)
+    return SampleGap(node.position(), node.event_ms, lasted_ms / 1000)
 
 
-def _first_told(node: Node, missing: int, dt_s: float | None) -> dict[str, int]:
+def _first_reported(node: Node, missing: int, dt_s: float | None) -> dict[str, int]:
     """Return sequence and time of the first sample that a frame covers."""
     # Counters continue over a gap: a VM that has not moved since the frame before it was silent in
     # the lost samples. Frames without samples are lost without a gap in time.
@@ -204,14 +204,14 @@ def _take_lag(cell: Cell, node: Node, now: Now, *, dt_s: float | None) -> None:
 def _follow(
     cell: Cell,
     node: Node,
-    lanes: Lanes,
+    table: VmTable,
     frame: Frame,
     now: Now,
-) -> Lanes:
-    """Return lanes in the order of the frame, and record VMs that came or left."""
-    moved = follow_roster(lanes, frame.rows.uuids)
-    cell.lanes[node.key] = moved
-    for vm in moved.places:
+) -> VmTable:
+    """Return rows in the order of the frame, and record VMs that came or left."""
+    moved = follow_roster(table, frame.rows.uuids)
+    cell.tables[node.key] = moved
+    for vm in moved.indices:
         known = cell.vms.get(vm)
         if known is None:
             known = cell.vms[vm] = Vm(uuid=vm, node=node.key)
@@ -219,12 +219,12 @@ def _follow(
             moved.foreign.add(vm)
         elif known.gone_ms:
             known.gone_ms = 0
-            if vm in cell.departed.places:
-                moved.adopt(moved.places[vm], cell.departed, cell.departed.places[vm])
+            if vm in cell.departed.indices:
+                moved.adopt(moved.indices[vm], cell.departed, cell.departed.indices[vm])
     left = [
         vm
-        for vm in lanes.places
-        if vm not in moved.places and vm in cell.vms and cell.vms[vm].node == node.key
+        for vm in table.indices
+        if vm not in moved.indices and vm in cell.vms and cell.vms[vm].node == node.key
     ]
     for vm in left:
         known = cell.vms[vm]
@@ -232,7 +232,7 @@ def _follow(
         known.gone_position = node.position()
         cell.watched.add(vm)
     if left:
-        _keep_departed(cell, lanes, left)
+        _keep_departed(cell, table, left)
     for vm in left:
         _hand_over(cell, vm, now)
     return moved
@@ -241,29 +241,29 @@ def _follow(
 def _hand_over(cell: Cell, vm: bytes, now: Now) -> None:
     """Move a VM that left its node to a node that already runs it, as after a live migration."""
     known = cell.vms[vm]
-    for key in sorted(cell.lanes):
-        node, lanes = cell.nodes[key], cell.lanes[key]
-        if vm not in lanes.foreign or node.silent:
+    for key in sorted(cell.tables):
+        node, table = cell.nodes[key], cell.tables[key]
+        if vm not in table.foreign or node.silent:
             continue
-        if lanes.number("state", lanes.places[vm]) == _RUNNING:
-            _take_over(cell, known, node, lanes, now)
+        if table.number("state", table.indices[vm]) == _RUNNING:
+            _take_over(cell, known, node, table, now)
             return
 
 
-def _keep_departed(cell: Cell, lanes: Lanes, left: list[bytes]) -> None:
+def _keep_departed(cell: Cell, table: VmTable, left: list[bytes]) -> None:
     """Store the learned state of VMs that left, and drop the state that is no longer needed."""
-    kept = [vm for vm in cell.departed.places if vm in cell.vms and cell.vms[vm].gone_ms]
+    kept = [vm for vm in cell.departed.indices if vm in cell.vms and cell.vms[vm].gone_ms]
     kept = [vm for vm in kept if vm not in left]
     departed = follow_roster(cell.departed, b"".join([*kept, *left]))
-    places = np.array([departed.places[vm] for vm in left], np.intp)
-    departed.take(places, lanes, np.array([lanes.places[vm] for vm in left], np.intp))
+    indices = np.array([departed.indices[vm] for vm in left], np.intp)
+    departed.take(indices, table, np.array([table.indices[vm] for vm in left], np.intp))
     cell.departed = departed
 
 
 def _claim(
     cell: Cell,
     node: Node,
-    lanes: Lanes,
+    table: VmTable,
     frame: Frame,
     now: Now,
 ) -> int:
@@ -271,11 +271,11 @@ def _claim(
     # During a live migration both nodes list the VM; it is paused on the target.
     states = frame.rows.integers[INTEGER_ROW["state"]]
     refused = 0
-    for vm in sorted(lanes.foreign):
+    for vm in sorted(table.foreign):
         known = cell.vms[vm]
-        here = bool(states[lanes.places[vm]] == _RUNNING)
+        here = bool(states[table.indices[vm]] == _RUNNING)
         if moves_to(cell, known, node, here=here):
-            _take_over(cell, known, node, lanes, now)
+            _take_over(cell, known, node, table, now)
         elif here:
             refused += 1
             note_twice(cell, known, node, time_ms=now.time_ms)
@@ -286,42 +286,42 @@ def _take_over(
     cell: Cell,
     known: Vm,
     node: Node,
-    lanes: Lanes,
+    table: VmTable,
     now: Now,
 ) -> None:
     """Make a node the owner of a VM, with the state that was learned elsewhere."""
-    vm, before = known.uuid, cell.place(known.uuid)
-    place = lanes.places[vm]
+    vm, before = known.uuid, cell.locate(known.uuid)
+    index = table.indices[vm]
     if before is not None:
         former, other, origin = before
-        lanes.adopt(place, other, origin)
+        table.adopt(index, other, origin)
         _disown(cell, former, other, vm)
         known.former = former.name
-    elif vm in cell.departed.places:
-        lanes.adopt(place, cell.departed, cell.departed.places[vm])
+    elif vm in cell.departed.indices:
+        table.adopt(index, cell.departed, cell.departed.indices[vm])
         owner = cell.nodes.get(known.node)
         known.former = "" if owner is None else owner.name
     known.node = node.key
     known.gone_ms = 0
     known.twice, known.twice_ms = "", 0
-    lanes.foreign.discard(vm)
+    table.foreign.discard(vm)
     arrived(cell, known, node.name, now)
 
 
-def _disown(cell: Cell, former: Node, lanes: Lanes, vm: bytes) -> None:
+def _disown(cell: Cell, former: Node, table: VmTable, vm: bytes) -> None:
     """Remove a VM that another node took over from its former node."""
     # A silent node may never report again, so its roster would keep the VM.
     if former.silent:
-        cell.lanes[former.key] = without(lanes, {vm})
+        cell.tables[former.key] = without(table, {vm})
     else:
-        lanes.foreign.add(vm)
+        table.foreign.add(vm)
 
 
-def set_holds(cell: Cell, held: dict[bytes, bool]) -> None:
-    """Mark the lanes with an explained silence, so that it is not learned as usual."""
-    for lanes in cell.lanes.values():
-        lanes.hold[...] = 0
+def set_inhibitions(cell: Cell, held: dict[bytes, bool]) -> None:
+    """Mark the rows with an explained silence, so that it is not learned as usual."""
+    for table in cell.tables.values():
+        table.hold[...] = 0
     for vm, is_held in held.items():
-        place = cell.place(vm)
-        if is_held and place is not None:
-            place[1].hold[place[2]] = np.uint8(1)
+        located = cell.locate(vm)
+        if is_held and located is not None:
+            located[1].hold[located[2]] = np.uint8(1)

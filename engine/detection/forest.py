@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from engine.detection.cell import Cell
-from engine.detection.lanes import Lanes
+from engine.detection.vm_table import VmTable
 from engine.wire.alert import EvidenceItem
 from engine.wire.score import CLASS_EDGES, CLASSES
 from models.half_space_trees import HalfSpaceForest
@@ -35,22 +35,22 @@ def new_forest() -> HalfSpaceForest:
 
 
 def score_gated(cell: Cell) -> None:
-    """Score the samples of this slot that surprised a baseline, then train their class."""
-    for name in sorted(cell.lanes):
-        lanes = cell.lanes[name]
-        size = len(lanes)
+    """Score the samples of this window that surprised a baseline, then train their class."""
+    for name in sorted(cell.tables):
+        table = cell.tables[name]
+        size = len(table)
         if name not in cell.reported or not size:
             continue
         gated, classes = np.empty((2, size), np.int64)
         samples = np.empty((size, kernel.FEATURES))
         count = kernel.take_gated(
-            lanes.counted,
-            lanes.baseline,
-            lanes.row("cpu"),
-            lanes.row("contention"),
-            lanes.numbers("vcpus"),
-            lanes.life[1],
-            lanes.disk[1],
+            table.counted,
+            table.baseline,
+            table.row("cpu"),
+            table.row("contention"),
+            table.numbers("vcpus"),
+            table.life[1],
+            table.disk[1],
             CLASS_EDGES,
             size,
             gated,
@@ -59,12 +59,12 @@ def score_gated(cell: Cell) -> None:
         )
         if count:
             scores = cell.forest.score_then_learn(samples[:count], classes[:count])
-            lanes.row("forest_score")[gated[:count]] = scores
+            table.row("forest_score")[gated[:count]] = scores
 
 
-def opinion(lanes: Lanes, lane: int) -> EvidenceItem | None:
+def opinion(table: VmTable, index: int) -> EvidenceItem | None:
     """Return how strange the VM's last surprise was within its class; None if not scored."""
-    score = lanes.figure("forest_score", lane)
+    score = table.figure("forest_score", index)
     if not score >= 0.0:
         return None
     strange = "strange" if score >= STRANGE_SCORE else "not unusual"

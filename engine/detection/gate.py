@@ -14,21 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.detection import sentences
-from engine.detection.cell import Cell, Latch, Node
+from engine.detection.cell import Cell, CommonCause, Node
 from engine.detection.configuration import Configuration, Now
-from engine.detection.lanes import Lanes
 from engine.detection.movement import SIGNALS, meant_to_run, moving, reporting, subjects
 from engine.detection.outcomes import Ended, Finding, Outcome, key_of, text_of
 from engine.detection.rates import MEANT_TO_RUN, SHARE_TAU_S
+from engine.detection.vm_table import VmTable
 from engine.faults import Kind, of_family
 from engine.wire.alert import EvidenceItem, Resolution, Scope
-from models.kernels import glance
+from models.kernels import screening
 
 # The kind of the stall of each scope.
 _KINDS: Final[Mapping[str, Kind]] = {
     scope: kind for kind in Kind if kind.fault.family == "stall" for scope in kind.fault.scopes
 }
-_FELL = {"disk": glance.FELL_DISK, "tx": glance.FELL_TX, "life": glance.FELL_LIFE}
+_FELL = {"disk": screening.FELL_DISK, "tx": screening.FELL_TX, "life": screening.FELL_LIFE}
 # These kinds report no silence: a VM with one can still fall silent by a common cause.
 _NO_SILENCE = of_family("slow", "contention")
 # Maximum number of VMs in an alert; the sentence has the count.
@@ -61,42 +61,44 @@ class Candidate(NamedTuple):
 def judge_gate(cell: Cell, now: Now) -> Iterator[Outcome]:
     """Latch new common causes and release those whose members move."""
     yield from _release(cell, now)
-    explained = {vm for latch in cell.latches.values() for vm in latch.members}
+    explained = {vm for cause in cell.common_causes.values() for vm in cause.members}
     found = list(_candidates(cell, explained, now.configuration))
     while found:
         best = max(found, key=_explains)
         yield _finding(cell, best, now.configuration)
         # The finding has opened its incident.
-        latch = _latch(cell, best, now)
-        explained |= set(latch.members)
+        cause = _common_cause(cell, best, now)
+        explained |= set(cause.members)
         found = list(_candidates(cell, explained, now.configuration))
 
 
-def explains(cell: Cell, vm: bytes, *, onset_ms: int, configuration: Configuration) -> Latch | None:
+def explains(
+    cell: Cell, vm: bytes, *, onset_ms: int, configuration: Configuration
+) -> CommonCause | None:
     """Return the common cause of a VM's silence, None where it has none.
 
     A silence that was published before a cause began is not assigned to that cause. Nor is a
     silence that began long after it, once the cause no longer stops most other VMs.
     """
-    for latch in cell.latches.values():
-        if vm not in latch.members:
+    for cause in cell.common_causes.values():
+        if vm not in cause.members:
             continue
         incident = cell.incidents.get(key_of("vm", text_of(vm)))
-        was_told = (
+        was_reported = (
             incident is not None
             and incident.alert.state in {"pending", "firing"}
             and incident.alert.kind not in _NO_SILENCE
         )
-        earlier_ms = latch.onset_ms - configuration.gate_earlier_s * 1000
-        if was_told and onset_ms < earlier_ms:
+        earlier_ms = cause.onset_ms - configuration.gate_earlier_s * 1000
+        if was_reported and onset_ms < earlier_ms:
             continue
-        if _outlived(cell, latch, vm, configuration):
+        if _outlived(cell, cause, vm, configuration):
             continue
-        return latch
+        return cause
     return None
 
 
-def _outlived(cell: Cell, latch: Latch, vm: bytes, configuration: Configuration) -> bool:
+def _outlived(cell: Cell, cause: CommonCause, vm: bytes, configuration: Configuration) -> bool:
     """Return whether a VM used its disks as usual long after a cause began, and most others moved.
 
     VMs that end their work together look stalled, and write a little at times while they rest: a
@@ -104,24 +106,24 @@ def _outlived(cell: Cell, latch: Latch, vm: bytes, configuration: Configuration)
     through, no VM works as usual. In a stall of some requests, the VMs that fell silent stay
     silent.
     """
-    after_ms = latch.onset_ms + round(1000 * configuration.gate_outlived_s)
-    place = cell.place(vm)
-    if latch.signal == "tx" or place is None or not _served_after(place, after_ms):
+    after_ms = cause.onset_ms + round(1000 * configuration.gate_outlived_s)
+    located = cell.locate(vm)
+    if cause.signal == "tx" or located is None or not _served_after(located, after_ms):
         return False
-    _, lanes, lane = place
-    before = 0.5 * math.exp(-float(lanes.disk[0, lane]) / SHARE_TAU_S)
-    if lanes.figure("disk_share", lane) < before:
+    _, table, index = located
+    before = 0.5 * math.exp(-float(table.disk[0, index]) / SHARE_TAU_S)
+    if table.figure("disk_share", index) < before:
         return False
-    fell = [there for one in latch.fell if (there := cell.place(one)) and not there[0].silent]
+    fell = [there for one in cause.fell if (there := cell.locate(one)) and not there[0].silent]
     silent = sum(not _served_after(there, after_ms) for there in fell)
     return silent < configuration.gate_release_share * len(fell)
 
 
-def _served_after(place: tuple[Node, Lanes, int], after_ms: int) -> bool:
+def _served_after(index: tuple[Node, VmTable, int], after_ms: int) -> bool:
     """Return whether a VM's disks moved after a moment, by its node's clock."""
-    _, lanes, lane = place
-    is_silent = lanes.number("disk_samples", lane) > 0
-    return not is_silent or lanes.number("disk_onset_ms", lane) > after_ms
+    _, table, row = index
+    is_silent = table.number("disk_samples", row) > 0
+    return not is_silent or table.number("disk_onset_ms", row) > after_ms
 
 
 def _explains(candidate: Candidate) -> tuple[float, int, int, str]:
@@ -138,14 +140,16 @@ def _candidates(
         silent = _silent(cell, seen, signal, explained, configuration)
         if len(silent) < configuration.gate_members:
             continue
-        shared = [scope for scope in scopes if _is_shared(cell, scope, silent, configuration)]
-        # Most slots end here: active VMs are counted only where enough of one thing fell silent.
-        active = _moving_vms(cell, seen, signal, explained) | silent.keys() if shared else set()
-        for scope in shared:
+        correlated = [
+            scope for scope in scopes if _is_correlated(cell, scope, silent, configuration)
+        ]
+        # Most windows end here: active VMs are counted only where enough of one thing fell silent.
+        active = _moving_vms(cell, seen, signal, explained) | silent.keys() if correlated else set()
+        for scope in correlated:
             yield from _by_scope(cell, scope, signal, silent, active, configuration)
 
 
-def _is_shared(
+def _is_correlated(
     cell: Cell, scope: str, silent: dict[bytes, Silence], configuration: Configuration
 ) -> bool:
     """Return whether enough of the silent VMs share one thing of this scope."""
@@ -197,7 +201,7 @@ def _needed_share(scope: str, configuration: Configuration) -> float:
 
 def _silent(
     cell: Cell,
-    seen: dict[str, Lanes],
+    seen: dict[str, VmTable],
     signal: str,
     explained: set[bytes],
     configuration: Configuration,
@@ -205,37 +209,37 @@ def _silent(
     """Return VMs that fell silent within the window; empty if too few for a common cause."""
     bit = _FELL[signal]
     silent: dict[bytes, Silence] = {}
-    if sum(lanes.found[bit] for lanes in seen.values()) < configuration.gate_members:
+    if sum(table.found[bit] for table in seen.values()) < configuration.gate_members:
         return silent
     prefix, onset = ("disk", "disk_onset_ms") if signal == "disk" else ("run", "onset_ms")
-    for name, lanes in seen.items():
-        sequences, onsets = lanes.numbers(f"{prefix}_sequence"), lanes.numbers(onset)
+    for name, table in seen.items():
+        sequences, onsets = table.numbers(f"{prefix}_sequence"), table.numbers(onset)
         if signal == "tx":
-            sequences, onsets = _since_sent(cell.nodes[name], lanes)
-        fell = np.flatnonzero(lanes.which(bit) & meant_to_run(lanes)) if lanes.found[bit] else ()
-        for lane in fell:
-            vm = lanes.vm(int(lane))
+            sequences, onsets = _since_sent(cell.nodes[name], table)
+        fell = np.flatnonzero(table.which(bit) & meant_to_run(table)) if table.found[bit] else ()
+        for index in fell:
+            vm = table.vm(int(index))
             if vm not in explained and vm in cell.vms:
-                silent[vm] = Silence(vm, name, int(sequences[lane]), int(onsets[lane]))
+                silent[vm] = Silence(vm, name, int(sequences[index]), int(onsets[index]))
     return silent
 
 
-def _since_sent(node: Node, lanes: Lanes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return, per lane, the first sample without transmit and its event time in ms."""
+def _since_sent(node: Node, table: VmTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return, per row, the first sample without transmit and its event time in ms."""
     # A VM that stops sending may still use its disks, so the overall silence does not show it.
-    still_ms = 1000 * lanes.row("tx_still_s")[: len(lanes)]
+    still_ms = 1000 * table.row("tx_still_s")[: len(table)]
     samples = np.maximum(np.rint(still_ms / node.interval_ms).astype(np.int64) - 1, 0)
     return node.sequence - samples, node.event_ms - samples * node.interval_ms
 
 
 def _moving_vms(
-    cell: Cell, seen: dict[str, Lanes], signal: str, explained: set[bytes]
+    cell: Cell, seen: dict[str, VmTable], signal: str, explained: set[bytes]
 ) -> set[bytes]:
     """Return the VMs that are active now by one signal and are not explained."""
     return {
         vm
-        for name, lanes in seen.items()
-        for vm in map(lanes.vm, np.flatnonzero(moving(lanes, cell.nodes[name], signal)).tolist())
+        for name, table in seen.items()
+        for vm in map(table.vm, np.flatnonzero(moving(table, cell.nodes[name], signal)).tolist())
         if vm not in explained and vm in cell.vms
     }
 
@@ -279,10 +283,10 @@ def _finding(cell: Cell, cause: Candidate, configuration: Configuration) -> Find
     )
 
 
-def _latch(cell: Cell, cause: Candidate, now: Now) -> Latch:
+def _common_cause(cell: Cell, cause: Candidate, now: Now) -> CommonCause:
     """Hold a common cause whose incident is open."""
     key = key_of(cause.scope, cause.subject)
-    latch = cell.latches[key] = Latch(
+    common_cause = cell.common_causes[key] = CommonCause(
         scope=cause.scope,
         subject=cause.subject,
         signal=cause.signal,
@@ -293,7 +297,7 @@ def _latch(cell: Cell, cause: Candidate, now: Now) -> Latch:
         since_ms=now.time_ms,
         onset_ms=cause.silent[0].onset_ms,
     )
-    return latch
+    return common_cause
 
 
 def _sharing(cell: Cell, cause: Candidate) -> tuple[bytes, ...]:
@@ -301,60 +305,60 @@ def _sharing(cell: Cell, cause: Candidate) -> tuple[bytes, ...]:
 
 
 def _release(cell: Cell, now: Now) -> Iterator[Outcome]:
-    """Release causes whose members move; keep the inhibition for a grace, then drop it."""
+    """Release causes whose members move; keep the inhibition for a while, then drop it."""
     time_ms, configuration = now
-    for key, latch in sorted(cell.latches.items()):
-        if latch.released_ms:
-            if time_ms - latch.released_ms >= configuration.gate_grace_s * 1000:
-                del cell.latches[key]
+    for key, cause in sorted(cell.common_causes.items()):
+        if cause.released_ms:
+            if time_ms - cause.released_ms >= configuration.gate_grace_s * 1000:
+                del cell.common_causes[key]
             continue
-        still, active = _still_silent(cell, latch)
-        if not any(_may_move(cell, vm) for vm in latch.fell):
+        still, active = _still_silent(cell, cause)
+        if not any(_may_move(cell, vm) for vm in cause.fell):
             # All VMs that fell silent are paused, stopped or gone, so none will move again.
-            del cell.latches[key]
+            del cell.common_causes[key]
             incident = cell.incidents.get(key)
             if incident is not None and incident.alert.state == "firing":
                 yield Ended(
                     incident,
                     Resolution(reason="none of its VMs runs any more"),
-                    f"None of the VMs of {latch.scope} {latch.subject} that fell silent "
+                    f"None of the VMs of {cause.scope} {cause.subject} that fell silent "
                     "runs any more.",
                 )
             continue
         if active and still < configuration.gate_release_share * active:
-            latch.released_ms = time_ms
+            cause.released_ms = time_ms
             incident = cell.incidents.get(key)
             if incident is not None and incident.alert.state == "firing":
-                lasted_s = (time_ms - latch.since_ms) / 1000
+                lasted_s = (time_ms - cause.since_ms) / 1000
                 yield Ended(
                     incident,
-                    Resolution(reason=_KINDS[latch.scope].fault.recovered),
-                    f"The VMs of {latch.scope} {latch.subject} move again after {lasted_s:.0f} s.",
+                    Resolution(reason=_KINDS[cause.scope].fault.recovered),
+                    f"The VMs of {cause.scope} {cause.subject} move again after {lasted_s:.0f} s.",
                 )
 
 
 def _may_move(cell: Cell, vm: bytes) -> bool:
     """Return whether a VM is meant to run; True on a silent node, where this is unknown."""
-    place = cell.place(vm)
-    return place is not None and (place[0].silent or _is_meant_to_run(place[1], place[2]))
+    located = cell.locate(vm)
+    return located is not None and (located[0].silent or _is_meant_to_run(located[1], located[2]))
 
 
-def _is_meant_to_run(lanes: Lanes, lane: int) -> bool:
-    return bool(MEANT_TO_RUN[lanes.number("state", lane)])
+def _is_meant_to_run(table: VmTable, index: int) -> bool:
+    return bool(MEANT_TO_RUN[table.number("state", index)])
 
 
-def _still_silent(cell: Cell, latch: Latch) -> tuple[int, int]:
+def _still_silent(cell: Cell, cause: CommonCause) -> tuple[int, int]:
     """Return how many of the VMs that fell silent still are, and how many are visible."""
     still = seen = 0
-    for vm in latch.fell:
-        place = cell.place(vm)
-        if place is None or place[0].silent or not _is_meant_to_run(place[1], place[2]):
+    for vm in cause.fell:
+        located = cell.locate(vm)
+        if located is None or located[0].silent or not _is_meant_to_run(located[1], located[2]):
             continue
-        node, lanes, lane = place
+        node, table, index = located
         seen += 1
-        if latch.signal == "tx":
-            still += lanes.figure("tx_still_s", lane) >= 2 * max(node.dt_s, 0.1)
+        if cause.signal == "tx":
+            still += table.figure("tx_still_s", index) >= 2 * max(node.dt_s, 0.1)
         else:
-            out = lanes.disk if latch.signal == "disk" else lanes.life
-            still += bool(out[0, lane] > 0)
+            out = table.disk if cause.signal == "disk" else table.life
+            still += bool(out[0, index] > 0)
     return still, seen

@@ -25,7 +25,7 @@ from models.kernels import standstill
 
 
 class Verdict(NamedTuple):
-    """Result of one slot for one VM; `firing` False is a suspicion."""
+    """Result of one window for one VM; `firing` False is a suspicion."""
 
     kind: Kind
     firing: bool
@@ -52,7 +52,7 @@ def judge_vm(
     Parameters
     ----------
     seen, configuration
-        Evidence snapshot of the VM at this slot, and the constants.
+        Evidence snapshot of the VM at this window, and the constants.
     others
         Evidence of all witnesses but activity.
     node_waits_for_io
@@ -61,7 +61,7 @@ def judge_vm(
         Reasons that forbid to suggest an action but not the alert.
     """
     if any(item.signal in {"told", "crashed"} for item in others):
-        return _told(seen, others, cautious, configuration)
+        return _reported(seen, others, cautious, configuration)
     if seen.moved < configuration.moved_samples:
         return _boot_stuck(seen, configuration)
     verdict = _dead(seen, others, cautious, configuration)
@@ -82,7 +82,7 @@ def suggested(evidence: tuple[EvidenceItem, ...], refusals: list[str]) -> Sugges
     return "reboot" if may_be_reset(counted_witnesses(evidence)) else "inspect"
 
 
-def _told(
+def _reported(
     seen: Picture, others: list[EvidenceItem], cautious: list[str], configuration: Configuration
 ) -> Verdict | None:
     """Judge a VM that reported its own panic: an order also needs silence."""
@@ -119,11 +119,11 @@ def _dead_s(seen: Picture) -> float:
     # panicked. A VM that uses one core was not dead before its other vCPUs stood still. A VM that
     # uses none was not dead before all of them did, if they do.
     others_s = math.inf
-    if seen.shape == "one_core" and seen.others.told != standstill.UNKNOWN:
+    if seen.shape == "one_core" and seen.others.reported != standstill.UNKNOWN:
         others_s = seen.others.run_s
-    elif seen.shape == "idle" and seen.whole.told == standstill.STILL:
+    elif seen.shape == "idle" and seen.whole.reported == standstill.STILL:
         others_s = seen.whole.run_s
-    return min(seen.run_s, seen.told_s, others_s)
+    return min(seen.run_s, seen.reported_s, others_s)
 
 
 def _may_reboot_itself(seen: Picture, configuration: Configuration) -> bool:
@@ -234,7 +234,7 @@ def _kernel_lives(seen: Picture) -> bool:
     """Return whether the vCPUs of a guest that uses no core still gain time."""
     # vCPUs of a halted kernel gain none. Here the kernel serves its timers, but its processes do
     # nothing.
-    return seen.shape == "idle" and seen.whole.told == standstill.MOVED
+    return seen.shape == "idle" and seen.whole.reported == standstill.MOVED
 
 
 def _hung(

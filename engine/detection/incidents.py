@@ -13,7 +13,6 @@ import msgspec
 
 from engine.detection.cell import Cell, Incident, Vm
 from engine.detection.configuration import Configuration, Now, configuration_hash
-from engine.detection.lanes import Lanes
 from engine.detection.outcomes import (
     Calmed,
     Continued,
@@ -23,6 +22,7 @@ from engine.detection.outcomes import (
     Outcome,
     uuid_of,
 )
+from engine.detection.vm_table import VmTable
 from engine.faults import kind_of, of_family
 from engine.wire.alert import Alert, Counted, Resolution, alert_id, counted_witnesses
 from models.kernels import baseline
@@ -88,7 +88,7 @@ def _opened_or_continued(cell: Cell, finding: Finding, vm: Vm | None, now: Now) 
             return []
         if _returned(known, finding, now):
             known.flaps += 1
-            known.mark = None
+            known.reported_action = None
         else:
             known = None
     ended: list[Alert] = []
@@ -106,7 +106,7 @@ def _opened_or_continued(cell: Cell, finding: Finding, vm: Vm | None, now: Now) 
     if known is None:
         alert = _opened(cell, finding, vm, now)
         cell.incidents[key] = Incident(alert=alert, published_ms=now.time_ms)
-        cell.totals.alerts += 1
+        cell.counts.alerts += 1
         return [*ended, alert]
     return _continued(cell, known, finding, vm, now)
 
@@ -151,7 +151,7 @@ def _continued(
     )
     known.alert = _identified(cell, known.alert, vm)
     known.published_ms = now.time_ms
-    cell.totals.alerts += 1
+    cell.counts.alerts += 1
     return [known.alert]
 
 
@@ -227,12 +227,12 @@ def _settled(known: Incident, finding: Finding, now: Now) -> Finding:
         return finding
     known.other_ms = known.other_ms or now.time_ms
     if now.time_ms - known.other_ms < now.configuration.hung_kind_s * 1000:
-        looks = {finding.suggestion, alert.suggested_action} == {"alert", "inspect"}
+        samples = {finding.suggestion, alert.suggested_action} == {"alert", "inspect"}
         return msgspec.structs.replace(
             finding,
             kind=kind,
             sentence=alert.sentence,
-            suggestion=alert.suggested_action if looks else finding.suggestion,
+            suggestion=alert.suggested_action if samples else finding.suggestion,
         )
     known.other_ms = 0
     return finding
@@ -280,7 +280,7 @@ def _close(
         resolution=resolution,
     )
     incident.published_ms = now.time_ms
-    cell.totals.alerts += 1
+    cell.counts.alerts += 1
     return incident.alert
 
 
@@ -321,7 +321,7 @@ def _identified(cell: Cell, alert: Alert, vm: Vm | None) -> Alert:
     """Return the alert with the VM data that the planner needs, so that it reads no frames."""
     if vm is None:
         return alert
-    place = cell.place(vm.uuid)
+    located = cell.locate(vm.uuid)
     return msgspec.structs.replace(
         alert,
         name=vm.name or None,
@@ -329,17 +329,17 @@ def _identified(cell: Cell, alert: Alert, vm: Vm | None) -> Alert:
         group=vm.group,
         actionable=vm.actionable,
         panic_device=vm.panic_device,
-        data_ms=alert.data_ms if place is None else place[0].data_ms or None,
-        counted=alert.counted if place is None else _counted(place[1], place[2]),
+        data_ms=alert.data_ms if located is None else located[0].data_ms or None,
+        counted=alert.counted if located is None else _counted(located[1], located[2]),
         pools=vm.pools,
         networks=vm.networks,
         memory_bytes=vm.memory_bytes,
     )
 
 
-def _counted(lanes: Lanes, lane: int) -> Counted:
+def _counted(table: VmTable, index: int) -> Counted:
     """Return the VM's counters at its newest sample, whose append time is `data_ms`."""
     _cpu_time_ns, read, written, sent = (
-        None if value == baseline.NO_PREVIOUS else int(value) for value in lanes.previous[:, lane]
+        None if value == baseline.NO_PREVIOUS else int(value) for value in table.previous[:, index]
     )
     return Counted(block_wr_bytes=written, block_rd_bytes=read, net_tx_bytes=sent)

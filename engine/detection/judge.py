@@ -1,4 +1,4 @@
-"""Judge each cell once per slot, when all live nodes have reported or a grace has passed."""
+"""Judge each cell once per window, when all live nodes have reported or the lateness has passed."""
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -6,19 +6,27 @@ from functools import cache, partial
 import numpy as np
 
 from engine.detection import sentences
+from engine.detection.aggregate_evidence import is_correlated, judge_aggregates
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Configuration, Now
+from engine.detection.correlated_failures import judge_correlated_failures
 from engine.detection.coverage import devices_of, ways
 from engine.detection.departures import end_departed, end_of_vms
 from engine.detection.evidence import Picture, explanations, note_life, picture, vetoes
-from engine.detection.fold import set_holds
+from engine.detection.fold import set_inhibitions
 from engine.detection.forest import opinion, score_gated
 from engine.detection.gate import explains, judge_gate
-from engine.detection.glance import glance
 from engine.detection.hypotheses import Verdict, judge_vm
 from engine.detection.incidents import SLOW_KINDS, confidence, settle
-from engine.detection.lanes import Lanes
 from engine.detection.lifecycle import forget_hung_monitor
+from engine.detection.liveness import (
+    check_absent,
+    check_contention,
+    check_members,
+    check_nodes,
+    check_reboots,
+    check_sight,
+)
 from engine.detection.notices import follow_notices
 from engine.detection.outcomes import (
     Explained,
@@ -29,27 +37,19 @@ from engine.detection.outcomes import (
     text_of,
     uuid_of,
 )
-from engine.detection.ownership import watch_identities
+from engine.detection.ownership import check_identities
 from engine.detection.recovery import follow_vm
-from engine.detection.shared import judge_shared
-from engine.detection.slots import moves_ahead
+from engine.detection.screening import screen
 from engine.detection.slow import judge_trends
 from engine.detection.stopped import shares_with, stopped_just_now
-from engine.detection.totals import is_shared, judge_totals
-from engine.detection.watch import (
-    watch_absent,
-    watch_contention,
-    watch_members,
-    watch_nodes,
-    watch_reboots,
-    watch_sight,
-)
+from engine.detection.vm_table import VmTable
+from engine.detection.windows import moves_ahead
 from engine.detection.witnesses import shows_life, witness_items
 from engine.faults import Kind
 from engine.wire.alert import Alert
 from engine.wire.metrics import VM_STATES
 from models.kernels import standstill
-from models.kernels.glance import ONLY_TOTALS, SUSPECT
+from models.kernels.screening import ONLY_AGGREGATES, SUSPECT
 
 _RUNNING = VM_STATES.index("running")
 # One sample may include activity from before the event.
@@ -59,35 +59,35 @@ _NODE_WAITS_RATIO = 0.015
 
 
 def judge(cell: Cell, now: Now) -> list[Alert]:
-    """Close the slot; return the alerts to publish, in order."""
-    cell.overtaken.turn(now.time_ms, round(now.configuration.overtaken_window_s * 1000))
-    glance(cell, now.configuration)
+    """Close the window; return the alerts to publish, in order."""
+    cell.out_of_order.turn(now.time_ms, round(now.configuration.overtaken_window_s * 1000))
+    screen(cell, now.configuration)
     score_gated(cell)
-    watch_sight(cell, now)
+    check_sight(cell, now)
     cell.reported.clear()
     cell.beyond.clear()
     cell.round_ms = 0
     cell.closed_ms = now.time_ms
-    cell.totals.slots += 1
+    cell.counts.windows += 1
     return settle(cell, _outcomes(cell, now), now)
 
 
 def _outcomes(cell: Cell, now: Now) -> Iterator[Outcome]:
     """Yield what each detector finds; those after it see its incidents."""
-    yield from watch_nodes(cell, now)
-    yield from watch_members(cell, now)
+    yield from check_nodes(cell, now)
+    yield from check_members(cell, now)
     yield from judge_gate(cell, now)
-    yield from judge_shared(cell, now)
+    yield from judge_correlated_failures(cell, now)
     found: set[bytes] = set()
     held: dict[bytes, bool] = {}
     yield from _judge_vms(cell, found, held, now)
     yield from judge_trends(cell, found, now)
-    yield from watch_contention(cell, now)
-    yield from watch_reboots(cell, now)
+    yield from check_contention(cell, now)
+    yield from check_reboots(cell, now)
     yield from _follow(cell, found, now)
-    for latch in cell.latches.values():
-        held |= dict.fromkeys(latch.members, True)
-    set_holds(cell, held)
+    for cause in cell.common_causes.values():
+        held |= dict.fromkeys(cause.members, True)
+    set_inhibitions(cell, held)
     yield from _unwatch(cell, now)
 
 
@@ -95,91 +95,93 @@ def _judge_vms(
     cell: Cell, found: set[bytes], held: dict[bytes, bool], now: Now
 ) -> Iterator[Outcome]:
     """Yield the outcomes of all suspects; add those with a fault to `found`."""
-    # Computed only where an action would be suggested, and once per slot.
+    # Computed only where an action would be suggested, and once per window.
     stopped = cache(partial(stopped_just_now, cell, now.configuration))
-    for name in sorted(cell.lanes):
-        node, lanes = cell.nodes[name], cell.lanes[name]
+    for name in sorted(cell.tables):
+        node, table = cell.nodes[name], cell.tables[name]
         if node.silent:
             continue
-        for lane in _suspects(cell, lanes):
-            uuid = lanes.vm(lane)
+        for index in _suspects(cell, table):
+            uuid = table.vm(index)
             vm = cell.vms[uuid]
             if vm.node != name:
                 continue
-            if not (vm.told or lanes.finds[lane] >> SUSPECT & 1):
+            if not (vm.reported or table.flags[index] >> SUSPECT & 1):
                 # Watched for another reason: no fault here, but its silence may be explained.
-                if _is_explained(cell, node, lanes, lane, vm, now):
+                if _is_explained(cell, node, table, index, vm, now):
                     held[uuid] = True
                 continue
-            outcome, is_found = _judge_one(cell, node, lanes, lane, held, stopped, now)
+            outcome, is_found = _judge_one(cell, node, table, index, held, stopped, now)
             if outcome is not None:
                 yield outcome
             if is_found:
                 found.add(uuid)
 
 
-def _suspects(cell: Cell, lanes: Lanes) -> list[int]:
-    """Return the lanes to examine: suspects and watched VMs."""
-    found = {lanes.places[vm] for vm in cell.watched if vm in lanes.places}
-    if lanes.found[SUSPECT]:
-        found.update(np.flatnonzero(lanes.which(SUSPECT)).tolist())
+def _suspects(cell: Cell, table: VmTable) -> list[int]:
+    """Return the rows to examine: suspects and watched VMs."""
+    found = {table.indices[vm] for vm in cell.watched if vm in table.indices}
+    if table.found[SUSPECT]:
+        found.update(np.flatnonzero(table.which(SUSPECT)).tolist())
     return sorted(found)
 
 
 def _is_explained(
     cell: Cell,
     node: Node,
-    lanes: Lanes,
-    lane: int,
+    table: VmTable,
+    index: int,
     vm: Vm,
     now: Now,
 ) -> bool:
     """Return whether a silence of a VM would have an external reason."""
-    state, job_active = lanes.number("state", lane), lanes.number("job_active", lane) > 0
+    state, job_active = table.number("state", index), table.number("job_active", index) > 0
     reasons = explanations(vm, state=state, job_active=job_active, time_ms=now.time_ms)
-    by_totals = bool(lanes.finds[lane] >> ONLY_TOTALS & 1)
-    if any(reason != "boot" for reason in reasons) or (by_totals and is_shared(lanes, lane)):
+    by_aggregates = bool(table.flags[index] >> ONLY_AGGREGATES & 1)
+    if any(reason != "boot" for reason in reasons) or (
+        by_aggregates and is_correlated(table, index)
+    ):
         return True
-    silent = lanes.number("run_samples", lane) > 0
-    onset_ms = lanes.number("onset_ms", lane) if silent else node.event_ms
+    silent = table.number("run_samples", index) > 0
+    onset_ms = table.number("onset_ms", index) if silent else node.event_ms
     return explains(cell, vm.uuid, onset_ms=onset_ms, configuration=now.configuration) is not None
 
 
 def _judge_one(
     cell: Cell,
     node: Node,
-    lanes: Lanes,
-    lane: int,
+    table: VmTable,
+    index: int,
     held: dict[bytes, bool],
     stopped: Callable[[], frozenset[tuple[str, str]]],
     now: Now,
 ) -> tuple[Outcome | None, bool]:
     """Judge one VM; return the outcome, None for none, and whether a fault was found."""
     time_ms, configuration = now
-    by_totals = bool(lanes.finds[lane] >> ONLY_TOTALS & 1)
-    vm = cell.vms[lanes.vm(lane)]
-    seen = picture(node, lanes, lane, vm, configuration)
+    by_aggregates = bool(table.flags[index] >> ONLY_AGGREGATES & 1)
+    vm = cell.vms[table.vm(index)]
+    seen = picture(node, table, index, vm, configuration)
     others = witness_items(seen, configuration)
     lives = shows_life(seen, others, configuration)
     # Work of the other vCPUs ends their standstill early. It hides how long they would have slept,
     # so it counts only in the sample after a sign of life (half an interval allows for jitter).
     follows = seen.lived is not None and seen.lived.ago_s <= 1.5 * seen.dt_s
-    if lives or (follows and seen.others.told == standstill.MOVED):
-        seen = note_life(node, lanes, lane, seen, is_sign=lives)
+    if lives or (follows and seen.others.reported == standstill.MOVED):
+        seen = note_life(node, table, index, seen, is_sign=lives)
         others = witness_items(seen, configuration)
     explained, cautious = vetoes(cell, node, vm, seen, time_ms=time_ms)
-    if moves_ahead(cell, node, lanes, lane):
+    if moves_ahead(cell, node, table, index):
         cautious = [*cautious, "moves_again"]
     waits = node.gauges.get("psi_io_some_ratio", 0.0) >= _NODE_WAITS_RATIO
-    if by_totals and not (seen.crashed or seen.told):
-        verdict = judge_totals(lanes, lane, seen, others, cautious, configuration)
+    if by_aggregates and not (seen.crashed or seen.reported):
+        verdict = judge_aggregates(table, index, seen, others, cautious, configuration)
     else:
         verdict = judge_vm(seen, others, cautious, configuration, node_waits_for_io=waits)
     onset_ms = seen.onset_ms if verdict is None else verdict.onset_ms
-    latch = explains(cell, vm.uuid, onset_ms=onset_ms, configuration=configuration)
-    if latch is not None:
-        explained = [*explained, f"{latch.scope}:{latch.subject}"]
-    if by_totals and is_shared(lanes, lane):
+    common_cause = explains(cell, vm.uuid, onset_ms=onset_ms, configuration=configuration)
+    if common_cause is not None:
+        explained = [*explained, f"{common_cause.scope}:{common_cause.subject}"]
+    if by_aggregates and is_correlated(table, index):
         explained = [*explained, f"cell:{cell.name}"]
     if explained:
         held[vm.uuid] = True
@@ -194,10 +196,10 @@ def _judge_one(
         # Slow faults continue or end as if the VM were not silent.
         if incident.alert.kind in SLOW_KINDS:
             return None, False
-        cause = latch.incident if latch is not None else None
+        cause = common_cause.incident if common_cause is not None else None
         return Explained(incident, tuple(explained), cause), True
     verdict = _held_by_mates(cell, vm, verdict, seen, stopped)
-    return _finding(cell, node, lanes, lane, vm, text, seen, verdict, configuration), True
+    return _finding(cell, node, table, index, vm, text, seen, verdict, configuration), True
 
 
 def _held_by_mates(
@@ -211,26 +213,26 @@ def _held_by_mates(
     # A VM that its hypervisor holds as crashed is not delayed.
     if seen.crashed or verdict.suggestion not in {"reboot", "migrate"}:
         return verdict
-    shared = shares_with(cell, vm.uuid, stopped())
-    if shared is None:
+    correlated = shares_with(cell, vm.uuid, stopped())
+    if correlated is None:
         return verdict
     return verdict._replace(
-        suggestion="alert", vetoes=(*verdict.vetoes, f"stopped_just_now:{shared}")
+        suggestion="alert", vetoes=(*verdict.vetoes, f"stopped_just_now:{correlated}")
     )
 
 
 def _finding(
     cell: Cell,
     node: Node,
-    lanes: Lanes,
-    lane: int,
+    table: VmTable,
+    index: int,
     vm: Vm,
     text: str,
     seen: Picture,
     verdict: Verdict,
     configuration: Configuration,
 ) -> Finding:
-    strange = opinion(lanes, lane)
+    strange = opinion(table, index)
     return Finding(
         scope="vm",
         subject=text,
@@ -251,20 +253,20 @@ def _finding(
         evidence=verdict.evidence if strange is None else (*verdict.evidence, strange),
         vetoes=verdict.vetoes,
         node=node.name,
-        instance=lanes.number("instance", lane),
-        history_s=round(lanes.figure("history_s", lane), 3),
+        instance=table.number("instance", index),
+        history_s=round(table.figure("history_s", index), 3),
         cpu_shape=verdict.shape,
     )
 
 
 def _follow(cell: Cell, found: set[bytes], now: Now) -> Iterator[Outcome]:
-    """Continue the open incidents of VMs for which this slot found no fault."""
+    """Continue the open incidents of VMs for which this window found no fault."""
     for uuid in sorted(cell.watched):
-        absent = watch_absent(cell, cell.vms[uuid], now)
+        absent = check_absent(cell, cell.vms[uuid], now)
         if absent is not None:
             yield absent
     yield from end_departed(cell, now)
-    yield from watch_identities(cell, time_ms=now.time_ms)
+    yield from check_identities(cell, time_ms=now.time_ms)
     yield from follow_notices(cell, now)
     for key, incident in sorted(cell.incidents.items()):
         alert = incident.alert
@@ -276,7 +278,7 @@ def _follow(cell: Cell, found: set[bytes], now: Now) -> Iterator[Outcome]:
         if alert.scope != "vm" or is_notice(key):
             continue
         uuid = uuid_of(alert.subject)
-        contended = alert.kind == Kind.NODE_CONTENTION and incident.mark is None
+        contended = alert.kind == Kind.NODE_CONTENTION and incident.reported_action is None
         if uuid in found and not contended:
             continue
         vm = cell.vms.get(uuid)
@@ -288,29 +290,29 @@ def _goes_on(cell: Cell, key: str, alert: Alert) -> bool:
     """Return whether the silence of an alert goes on: it would open with the same id."""
     if alert.scope != "vm" or is_notice(key):
         return False
-    place = cell.place(uuid_of(alert.subject))
-    if place is None:
+    located = cell.locate(uuid_of(alert.subject))
+    if located is None:
         return False
-    _, lanes, lane = place
-    is_silent = lanes.number("run_samples", lane) > 0
-    return is_silent and lanes.number("onset_ms", lane) == alert.onset_ms
+    _, table, index = located
+    is_silent = table.number("run_samples", index) > 0
+    return is_silent and table.number("onset_ms", index) == alert.onset_ms
 
 
 def _believe_life(cell: Cell, vm: Vm) -> None:
     """Let activity of a guest end holds whose closing event never arrived."""
-    place = cell.place(vm.uuid)
-    if place is None or vm.gone_ms:
+    located = cell.locate(vm.uuid)
+    if located is None or vm.gone_ms:
         return
-    _, lanes, lane = place
-    running = lanes.number("state", lane) == _RUNNING
-    if not running or lanes.number("alive_samples", lane) < _LIFE_SAMPLES:
+    _, table, index = located
+    running = table.number("state", index) == _RUNNING
+    if not running or table.number("alive_samples", index) < _LIFE_SAMPLES:
         return
-    vm.left_by_word = False
-    vm.told, vm.said = "", {}
+    vm.left_by_command = False
+    vm.reported, vm.said = "", {}
     forget_hung_monitor(vm)
     for reason in ("paused", "stopped", "shutdown"):
-        if vm.holds.get(reason, 0) < 0:
-            del vm.holds[reason]
+        if vm.inhibitions.get(reason, 0) < 0:
+            del vm.inhibitions[reason]
 
 
 def _unwatch(cell: Cell, now: Now) -> Iterator[Outcome]:
@@ -321,9 +323,9 @@ def _unwatch(cell: Cell, now: Now) -> Iterator[Outcome]:
     for uuid in sorted(cell.watched):
         vm = cell.vms[uuid]
         _believe_life(cell, vm)
-        vm.holds = {
+        vm.inhibitions = {
             reason: until_ms
-            for reason, until_ms in vm.holds.items()
+            for reason, until_ms in vm.inhibitions.items()
             if until_ms < 0 or until_ms > time_ms
         }
         if vm.gone_ms and vm.gone_ms < old_ms and not _is_missed(cell, vm, now):
@@ -331,16 +333,16 @@ def _unwatch(cell: Cell, now: Now) -> Iterator[Outcome]:
             continue
         open_incident = cell.incidents.get(key_of("vm", text_of(uuid)))
         busy = (
-            vm.holds
+            vm.inhibitions
             or vm.gone_ms
-            or vm.told
+            or vm.reported
             or vm.said
             or vm.twice
             or vm.reboot_pending
             or vm.monitor_hung_ms
             or (vm.missed_ms and time_ms - vm.missed_ms < configuration.host_member_s * 1000)
             or vm.rebooted_ms > old_ms
-            or (vm.mark is not None and vm.mark.time_ms > old_ms)
+            or (vm.reported_action is not None and vm.reported_action.time_ms > old_ms)
             or open_incident is not None
         )
         if not busy:
@@ -351,6 +353,6 @@ def _unwatch(cell: Cell, now: Now) -> Iterator[Outcome]:
 def _is_missed(cell: Cell, vm: Vm, now: Now) -> bool:
     """Return whether a VM that disappeared without an event still has a firing alert."""
     incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
-    is_told = incident is not None and incident.alert.state == "firing"
+    is_reported = incident is not None and incident.alert.state == "firing"
     recently = now.time_ms - vm.gone_ms < now.configuration.forget_s * 1000
-    return is_told and recently and not vm.left_by_word
+    return is_reported and recently and not vm.left_by_command

@@ -6,7 +6,7 @@ An explained silence is neither judged nor learned as usual.
 import numpy as np
 
 from engine.detection.bounds import MAX_PLACES_OF_VM
-from engine.detection.cell import ActionMark, Cell, Vm
+from engine.detection.cell import Cell, ReportedAction, Vm
 from engine.detection.configuration import Configuration, Now
 from engine.detection.departures import FORGETTABLE
 from engine.detection.ownership import (
@@ -21,7 +21,7 @@ from engine.wire.frame import Event, Frame, InventoryItem
 from engine.wire.limits import small_int
 
 _FOR_EVER = -1
-# Until the slot closes: a person does not send more at a time.
+# Until the window closes: a person does not send more at a time.
 _FORGETS_KEPT = 1_024
 # Event → the hold that it starts. A hold without an end is ended by the opposite event.
 _BEGINS = {
@@ -39,7 +39,7 @@ _ENDS = {
     "migrated_in": ("stopped", "paused", "migration", "monitor_hung"),
 }
 _LEFT = frozenset({"stopped", "shutdown", "migrated_out", "crashed"})
-_TELLS = frozenset({"panicked", "crashed"})
+_CRASH_REPORTS = frozenset({"panicked", "crashed"})
 # Reports of the node's agent about a guest that it probed or whose console it read.
 _SIGNS = frozenset(
     {"probe_answered", "probe_silent", "agent_answered", "agent_silent", "console_panic"}
@@ -90,24 +90,24 @@ def arrived(cell: Cell, vm: Vm, name: str, now: Now) -> None:
     vm.offers, vm.arrivals = {}, {}
     if item is not None:
         _describe(vm, item)
-    vm.left_by_word = False
-    hold_ms = _hold_ms(cell, vm, configuration.lifecycle_hold_s, configuration)
+    vm.left_by_command = False
+    inhibition_ms = _inhibition_ms(cell, vm, configuration.lifecycle_hold_s, configuration)
     if kind == "migrated_in":
-        _end_holds(vm, kind, time_ms=time_ms, hold_ms=hold_ms)
-        vm.holds["migration"] = time_ms + hold_ms
+        _end_inhibitions(vm, kind, time_ms=time_ms, inhibition_ms=inhibition_ms)
+        vm.inhibitions["migration"] = time_ms + inhibition_ms
     if kind == "started":
-        _end_holds(vm, kind, time_ms=time_ms, hold_ms=hold_ms)
+        _end_inhibitions(vm, kind, time_ms=time_ms, inhibition_ms=inhibition_ms)
         _enter_boot(cell, vm, now)
     if kind is not None:
         cell.watched.add(vm.uuid)
 
 
-def _end_holds(vm: Vm, kind: str, *, time_ms: int, hold_ms: int) -> None:
+def _end_inhibitions(vm: Vm, kind: str, *, time_ms: int, inhibition_ms: int) -> None:
     """Let the holds that an event ends expire after `hold_ms` / 3: its effects have settled."""
     ends = _ENDS.get(kind, ())
     for reason in ends:
-        if reason in vm.holds:
-            vm.holds[reason] = time_ms + hold_ms // 3
+        if reason in vm.inhibitions:
+            vm.inhibitions[reason] = time_ms + inhibition_ms // 3
     if "monitor_hung" in ends:
         vm.monitor_hung_ms = 0
 
@@ -115,10 +115,10 @@ def _end_holds(vm: Vm, kind: str, *, time_ms: int, hold_ms: int) -> None:
 def forget_hung_monitor(vm: Vm) -> None:
     """Clear the hung monitor of a VM, since the event that ends it may have been lost."""
     vm.monitor_hung_ms = 0
-    vm.holds.pop("monitor_hung", None)
+    vm.inhibitions.pop("monitor_hung", None)
 
 
-def _hold_ms(cell: Cell, vm: Vm, seconds: float, configuration: Configuration) -> int:
+def _inhibition_ms(cell: Cell, vm: Vm, seconds: float, configuration: Configuration) -> int:
     """Return how long an event explains a silence in ms; a few samples at least."""
     node = cell.nodes.get(vm.node)
     interval_ms = 0 if node is None else node.interval_ms
@@ -151,7 +151,7 @@ def take_events(cell: Cell, frame: Frame, now: Now, *, arrived_ms: int) -> int:
             if not may_mark(cell, vm, header.node):
                 foreign += 1
                 continue
-            _take_mark(vm, event, time_ms=time_ms)
+            _take_action(vm, event, time_ms=time_ms)
         elif may_speak(cell, vm, header.node):
             position = SamplePosition(
                 node=header.node, role=header.role, run=header.run, sequence=header.sequence
@@ -167,7 +167,7 @@ def take_events(cell: Cell, frame: Frame, now: Now, *, arrived_ms: int) -> int:
 
 
 def _take_forget(cell: Cell, event: Event) -> None:
-    """Store a subject that an owner wants forgotten until the slot closes."""
+    """Store a subject that an owner wants forgotten until the window closes."""
     scope = FORGETTABLE.get(event.detail.get("scope", ""))
     if scope is not None and len(cell.forgets) < _FORGETS_KEPT:
         cell.forgets.append((scope, event.detail.get("name", "")))
@@ -175,7 +175,7 @@ def _take_forget(cell: Cell, event: Event) -> None:
 
 def _take_owner(cell: Cell, vm: Vm, event: Event, now: Now) -> None:
     if event.kind == "owner_reboot":
-        vm.holds["owner_reboot"] = now.time_ms + _hold_ms(
+        vm.inhibitions["owner_reboot"] = now.time_ms + _inhibition_ms(
             cell, vm, now.configuration.owner_reboot_hold_s, now.configuration
         )
     elif event.kind == "owner_maintenance":
@@ -185,21 +185,21 @@ def _take_owner(cell: Cell, vm: Vm, event: Event, now: Now) -> None:
 def _take_maintenance(vm: Vm, event: Event) -> None:
     """Store the end of a maintenance; only a later command may end it earlier."""
     event_ms = event.time_ns // 1_000_000
-    told_ms = small_int(event.detail.get("until_ms", ""))
-    until_ms = _FOR_EVER if told_ms is None else told_ms
+    reported_ms = small_int(event.detail.get("until_ms", ""))
+    until_ms = _FOR_EVER if reported_ms is None else reported_ms
     if event_ms < vm.maintenance_ms:
-        both = (until_ms, vm.holds.get("maintenance", until_ms))
+        both = (until_ms, vm.inhibitions.get("maintenance", until_ms))
         until_ms = _FOR_EVER if _FOR_EVER in both else max(both)
-    vm.holds["maintenance"] = until_ms
+    vm.inhibitions["maintenance"] = until_ms
     vm.maintenance_ms = max(vm.maintenance_ms, event_ms)
 
 
-def _take_mark(vm: Vm, event: Event, *, time_ms: int) -> None:
+def _take_action(vm: Vm, event: Event, *, time_ms: int) -> None:
     phase = {"action_sent": "sent", "action_returned": "returned", "action_unknown": "unknown"}
     # A call that was refused or expired had no effect: there is nothing to verify.
     if event.kind not in phase or event.detail.get("outcome") in ("refused", "expired"):
         return
-    vm.mark = ActionMark(
+    vm.reported_action = ReportedAction(
         incident=event.detail.get("incident", ""),
         step=small_int(event.detail.get("step", "")) or 0,
         action=event.detail.get("action", ""),
@@ -236,8 +236,8 @@ def _take_sign(
     if home is None or home.name != node:
         return
     if event.kind == "probe_silent":
-        told_ms = small_int(event.detail.get("last_answer_ms", ""))
-        answered_ms = vm.probe_answered_ms if told_ms is None else told_ms
+        reported_ms = small_int(event.detail.get("last_answer_ms", ""))
+        answered_ms = vm.probe_answered_ms if reported_ms is None else reported_ms
         is_fresh = 0 <= event_ms - answered_ms <= configuration.probe_fresh_s * 1000
         if is_fresh and event_ms >= vm.probe_answered_ms:
             vm.probe_silent_ms = event_ms
@@ -255,30 +255,30 @@ def _take_lifecycle(
 ) -> None:
     time_ms, configuration = now
     kind = event.kind
-    hold_ms = _hold_ms(cell, vm, configuration.lifecycle_hold_s, configuration)
+    inhibition_ms = _inhibition_ms(cell, vm, configuration.lifecycle_hold_s, configuration)
     if kind in _BEGINS:
-        vm.holds[_BEGINS[kind]] = _FOR_EVER
+        vm.inhibitions[_BEGINS[kind]] = _FOR_EVER
     if kind == "monitor_hung":
         vm.monitor_hung_ms = time_ms
         vm.gone_position = position
-    _end_holds(vm, kind, time_ms=time_ms, hold_ms=hold_ms)
+    _end_inhibitions(vm, kind, time_ms=time_ms, inhibition_ms=inhibition_ms)
     if kind in {"migrated_in", "migrated_out"}:
-        vm.holds["migration"] = time_ms + hold_ms
+        vm.inhibitions["migration"] = time_ms + inhibition_ms
     if kind == "crash_dump":
-        vm.holds["crash_dump"] = time_ms + round(configuration.crash_dump_hold_s * 1000)
+        vm.inhibitions["crash_dump"] = time_ms + round(configuration.crash_dump_hold_s * 1000)
     if kind in _LEFT:
-        vm.left_by_word = True
+        vm.left_by_command = True
     elif kind in {"started", "migrated_in", "resumed"}:
-        vm.left_by_word = False
-    _take_word(cell, vm, event, said_ms)
+        vm.left_by_command = False
+    _take_command(cell, vm, event, said_ms)
     if kind in {"rebooted", "started"}:
         _begin_boot(cell, vm, event, position, said_ms, now)
 
 
-def _take_word(cell: Cell, vm: Vm, event: Event, said_ms: int) -> None:
+def _take_command(cell: Cell, vm: Vm, event: Event, said_ms: int) -> None:
     """Record a report of a VM's panic device or watchdog."""
-    if event.kind in _TELLS:
-        vm.told, vm.told_ms = event.kind, cell.passed_ms
+    if event.kind in _CRASH_REPORTS:
+        vm.reported, vm.reported_ms = event.kind, cell.passed_ms
     elif event.kind == "watchdog":
         vm.said[event.kind] = said_ms
 
@@ -307,12 +307,14 @@ def _begin_boot(
 
 def _enter_boot(cell: Cell, vm: Vm, now: Now) -> None:
     time_ms, configuration = now
-    vm.told = ""
+    vm.reported = ""
     vm.said = {}
     vm.probe_silent_ms = 0
-    vm.holds["boot"] = time_ms + _hold_ms(cell, vm, configuration.boot_hold_s, configuration)
-    place = cell.place(vm.uuid)
-    if place is not None:
-        _, lanes, lane = place
-        vm.silent_at_reboot = lanes.number("run_samples", lane) > 0
-        lanes.begin_boot(np.array([lane], np.intp))
+    vm.inhibitions["boot"] = time_ms + _inhibition_ms(
+        cell, vm, configuration.boot_hold_s, configuration
+    )
+    located = cell.locate(vm.uuid)
+    if located is not None:
+        _, table, index = located
+        vm.silent_at_reboot = table.number("run_samples", index) > 0
+        table.begin_boot(np.array([index], np.intp))

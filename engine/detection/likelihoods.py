@@ -7,15 +7,15 @@ from engine.detection.witnesses import witness_items
 
 
 def likelihoods(cell: Cell, vm: bytes, configuration: Configuration) -> dict[str, float]:
-    """Return nats by signal, and `dead` as their sum; empty where the VM has no lane.
+    """Return nats by signal, and `dead` as their sum; empty where the VM has no row.
 
     Values are those of an alert's evidence, also if no alert was raised.
     """
-    place = cell.place(vm)
-    if place is None:
+    located = cell.locate(vm)
+    if located is None:
         return {}
-    node, lanes, lane = place
-    seen = picture(node, lanes, lane, cell.vms[vm], configuration)
+    node, table, index = located
+    seen = picture(node, table, index, cell.vms[vm], configuration)
     items = [
         silence_item(seen, configuration),
         cpu_item(seen, configuration),

@@ -12,7 +12,7 @@ import numpy as np
 from engine.detection.cell import Cell
 from engine.detection.configuration import Configuration, Now, configuration_hash
 from engine.detection.coverage import coverage
-from engine.detection.lanes import MINUTE, Lanes
+from engine.detection.vm_table import MINUTE, VmTable
 from engine.wire.score import CLASS_EDGES, CLASSES, FEATURES, NodeMinute, Scores
 
 # A VM takes 64 bytes and the name of its group. This many with names of 150 bytes stay below the
@@ -27,22 +27,22 @@ def close_minute(cell: Cell, now: Now) -> list[Scores]:
     """
     time_ms, configuration = now
     begins_ms = time_ms - time_ms % round(configuration.minute_s * 1000)
-    closed, cell.totals.minute_ms = cell.totals.minute_ms, begins_ms
+    closed, cell.counts.minute_ms = cell.counts.minute_ms, begins_ms
     if not closed or closed == begins_ms:
         return []
     _forget_unseen(cell, now)
-    names = sorted(cell.lanes)
-    count = sum(len(cell.lanes[name]) for name in names)
-    parts = _shared_out(names, [len(cell.lanes[name]) for name in names]) if count else []
+    names = sorted(cell.tables)
+    count = sum(len(cell.tables[name]) for name in names)
+    parts = _shared_out(names, [len(cell.tables[name]) for name in names]) if count else []
     found: list[Scores] = []
     for part in parts:
         scores = Scores(
             site=cell.site,
             cell=cell.name,
             minute_ms=closed,
-            uuids=b"".join(cell.lanes[name].roster for name in part),
+            uuids=b"".join(cell.tables[name].roster for name in part),
             values=_values(cell, part),
-            classes=tuple(kind for name in part for kind in _classes(cell.lanes[name])),
+            classes=tuple(kind for name in part for kind in _classes(cell.tables[name])),
             node_load={
                 name: cell.nodes[name].gauges["cpu_busy_ratio"]
                 for name in part
@@ -60,10 +60,10 @@ def close_minute(cell: Cell, now: Now) -> list[Scores]:
                 network_vms=_counts(map(attrgetter("networks"), cell.vms.values())),
             )
         found.append(scores)
-    for lanes in cell.lanes.values():
-        lanes.row("forest_score")[...] = np.nan
-        lanes.sums[...] = 0.0
-        lanes.sum_counts[...] = 0.0
+    for table in cell.tables.values():
+        table.row("forest_score")[...] = np.nan
+        table.sums[...] = 0.0
+        table.sum_counts[...] = 0.0
     return found
 
 
@@ -93,12 +93,12 @@ def _shared_out(names: list[str], sizes: list[int]) -> list[list[str]]:
 
 
 def _covered(cell: Cell, part: list[str], configuration: Configuration) -> bytes:
-    covered = (coverage(cell, cell.nodes[name], cell.lanes[name], configuration) for name in part)
+    covered = (coverage(cell, cell.nodes[name], cell.tables[name], configuration) for name in part)
     return b"".join(one.tobytes() for one in covered)
 
 
 def _values(cell: Cell, part: list[str]) -> bytes:
-    columns = [_features(cell.lanes[name]) for name in part if len(cell.lanes[name])]
+    columns = [_features(cell.tables[name]) for name in part if len(cell.tables[name])]
     if not columns:
         return b""
     return np.ascontiguousarray(np.concatenate(columns, axis=1), "<f4").tobytes()
@@ -110,40 +110,40 @@ def _counts(names: Iterable[tuple[str, ...]]) -> dict[str, int]:
 
 
 def _node(cell: Cell, name: str) -> NodeMinute:
-    lanes, gauges = cell.lanes[name], cell.nodes[name].gauges
-    groups = {(vm.tenant, vm.group) for vm in map(cell.vms.__getitem__, lanes.places) if vm.group}
+    table, gauges = cell.tables[name], cell.nodes[name].gauges
+    groups = {(vm.tenant, vm.group) for vm in map(cell.vms.__getitem__, table.indices) if vm.group}
     return NodeMinute(
-        vms=len(lanes),
+        vms=len(table),
         cores=gauges.get("cpu_cores"),
         memory_available_bytes=gauges.get("memory_available_bytes"),
         groups=tuple(sorted(f"{tenant}/{group}" for tenant, group in groups)),
     )
 
 
-def _features(lanes: Lanes) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _features(table: VmTable) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Return shape (len(FEATURES), n): means over the minute, NaN where no value was known."""
-    size = len(lanes)
-    counts = lanes.sum_counts[:, :size]
-    means = np.where(counts > 0, lanes.sums[:, :size] / np.maximum(counts, 1), np.nan)
+    size = len(table)
+    counts = table.sum_counts[:, :size]
+    means = np.where(counts > 0, table.sums[:, :size] / np.maximum(counts, 1), np.nan)
     by_name = dict(zip(MINUTE, means, strict=True))
     # Three standard deviations of a normal error with this mean absolute value.
     by_name["cpu_cores_band"] = by_name.pop("cpu_cores_error") * 3.76
-    by_name["silence_nats"] = lanes.life[1, :size].astype(np.float64)
-    by_name["fault_nats"] = np.maximum(lanes.life[1, :size], lanes.disk[1, :size]).astype(float)
-    by_name["forest_score"] = lanes.row("forest_score")[:size]
+    by_name["silence_nats"] = table.life[1, :size].astype(np.float64)
+    by_name["fault_nats"] = np.maximum(table.life[1, :size], table.disk[1, :size]).astype(float)
+    by_name["forest_score"] = table.row("forest_score")[:size]
     rows = np.full((len(FEATURES), size), np.nan, np.float32)
     for row, name in enumerate(FEATURES):
         rows[row] = by_name[name]
     return rows
 
 
-def class_indices(lanes: Lanes) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Return, per lane, the workload class of its VM by mean CPU share."""
-    size = len(lanes)
-    mean = lanes.baseline[:, 0].reshape(-1)[:size]
-    share = mean / np.maximum(lanes.numbers("vcpus")[:size], 1)
+def class_indices(table: VmTable) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return, per row, the workload class of its VM by mean CPU share."""
+    size = len(table)
+    mean = table.baseline[:, 0].reshape(-1)[:size]
+    share = mean / np.maximum(table.numbers("vcpus")[:size], 1)
     return np.searchsorted(CLASS_EDGES, share, side="right")
 
 
-def _classes(lanes: Lanes) -> list[str]:
-    return [CLASSES[index] for index in class_indices(lanes)]
+def _classes(table: VmTable) -> list[str]:
+    return [CLASSES[index] for index in class_indices(table)]

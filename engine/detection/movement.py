@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.detection.cell import Cell, Node
-from engine.detection.lanes import Lanes
 from engine.detection.rates import MEANT_TO_RUN
+from engine.detection.vm_table import VmTable
 from models.kernels import baseline
 
 # Signals in which the stall of each kind of thing is visible.
@@ -30,39 +30,39 @@ def subjects(cell: Cell, scope: str, vm: bytes) -> tuple[str, ...]:
     return (cell.name,)
 
 
-def reporting(cell: Cell) -> dict[str, Lanes]:
-    """Return the lanes of nodes that report, sorted by name."""
+def reporting(cell: Cell) -> dict[str, VmTable]:
+    """Return the rows of nodes that report, sorted by name."""
     return {
-        name: lanes for name, lanes in sorted(cell.lanes.items()) if not cell.nodes[name].silent
+        name: table for name, table in sorted(cell.tables.items()) if not cell.nodes[name].silent
     }
 
 
-def meant_to_run(lanes: Lanes) -> NDArray[np.bool_]:
-    """Return, per lane in use, whether its guest is meant to run.
+def meant_to_run(table: VmTable) -> NDArray[np.bool_]:
+    """Return, per row in use, whether its guest is meant to run.
 
     The last sample of a guest that its owner paused stays unchanged and is not current.
     """
-    runs: NDArray[np.bool_] = MEANT_TO_RUN[lanes.numbers("state")[: len(lanes)]]
+    runs: NDArray[np.bool_] = MEANT_TO_RUN[table.numbers("state")[: len(table)]]
     return runs
 
 
-def _is_told(lanes: Lanes, signal: str) -> NDArray[np.bool_]:
-    """Return, per lane in use, whether the newest sample has a signal; a hung monitor has none."""
-    size = len(lanes)
-    told: NDArray[np.bool_] = np.ones(size, np.bool_)
+def _is_reported(table: VmTable, signal: str) -> NDArray[np.bool_]:
+    """Return, per row in use, whether the newest sample has a signal; a hung monitor has none."""
+    size = len(table)
+    reported: NDArray[np.bool_] = np.ones(size, np.bool_)
     for name, rows in _COUNTED.items():
         if signal in {name, "life"}:
-            is_known = ~np.isnan(lanes.counted[rows, :size]).any(axis=0)
+            is_known = ~np.isnan(table.counted[rows, :size]).any(axis=0)
             # A device that a VM never used may be absent.
-            told &= is_known | (lanes.row(SHARES[name])[:size] == 0.0)
-    return told
+            reported &= is_known | (table.row(SHARES[name])[:size] == 0.0)
+    return reported
 
 
-def moving(lanes: Lanes, node: Node, signal: str, *, samples: int = 2) -> NDArray[np.bool_]:
-    """Return, per lane in use, whether it usually moves and did in the newest `samples`."""
-    size, is_told = len(lanes), _is_told(lanes, signal)
-    often = (lanes.row(SHARES[signal])[:size] >= 0.5) & meant_to_run(lanes) & is_told
+def moving(table: VmTable, node: Node, signal: str, *, samples: int = 2) -> NDArray[np.bool_]:
+    """Return, per row in use, whether it usually moves and did in the newest `samples`."""
+    size, is_reported = len(table), _is_reported(table, signal)
+    often = (table.row(SHARES[signal])[:size] >= 0.5) & meant_to_run(table) & is_reported
     if signal == "tx":
-        return often & (lanes.row("tx_still_s")[:size] < (samples - 0.5) * node.dt_s)
+        return often & (table.row("tx_still_s")[:size] < (samples - 0.5) * node.dt_s)
     prefix = "disk" if signal == "disk" else "run"
-    return often & (lanes.numbers(f"{prefix}_samples")[:size] < samples)
+    return often & (table.numbers(f"{prefix}_samples")[:size] < samples)

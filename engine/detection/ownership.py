@@ -26,8 +26,8 @@ _OFFERS_KEPT: Final = 4
 # At the end of a live migration both nodes may show it running for one sample, not longer.
 _TWICE_S: Final = 60.0
 _TWICE_INTERVALS: Final = 3
-# Longest time from the sample that showed a step until its slot closes.
-_STEP_TOLD_MS: Final = 60_000
+# Longest time from the sample that showed a step until its window closes.
+_STEP_NOTICE_MS: Final = 60_000
 # Orders accept clocks that differ by this much (`CLOCK_SLACK_MS`), so a smaller step is harmless;
 # recorded rows are dated to the second.
 _STEP_REPORTED_MS: Final = 5_000
@@ -42,7 +42,7 @@ def may_speak(cell: Cell, vm: Vm, name: str) -> bool:
 
 def is_absent(vm: Vm, owner: Node) -> bool:
     """Return whether a VM's node no longer runs it, by its own report or by its silence."""
-    return owner.silent or vm.gone_ms > 0 or vm.left_by_word
+    return owner.silent or vm.gone_ms > 0 or vm.left_by_command
 
 
 def may_mark(cell: Cell, vm: Vm, name: str) -> bool:
@@ -56,12 +56,12 @@ def may_hear(cell: Cell, vm: Vm, name: str, *, time_ms: int) -> bool:
     The VM runs there, a roster of the node lists it, or it is moving away from there.
     """
     home = cell.nodes.get(vm.node)
-    moves = vm.gone_ms > 0 or vm.left_by_word or "migration" in vm.held_by(time_ms)
+    moves = vm.gone_ms > 0 or vm.left_by_command or "migration" in vm.inhibited_by(time_ms)
     return (
         (home is not None and home.name == name)
         or (moves and name == vm.former)
         or any(
-            one.name == name and vm.uuid in cell.lanes[key].places
+            one.name == name and vm.uuid in cell.tables[key].indices
             for key, one in cell.nodes.items()
         )
     )
@@ -93,14 +93,14 @@ def moves_to(cell: Cell, vm: Vm, node: Node, *, here: bool) -> bool:
 
     `here` states whether the VM runs there by this sample.
     """
-    place = cell.place(vm.uuid)
-    if place is None:
+    located = cell.locate(vm.uuid)
+    if located is None:
         return True
-    owner, theirs, lane = place
+    owner, theirs, index = located
     if owner.name == node.name or owner.silent or vm.gone_ms:
         return True
-    there = theirs.number("state", lane) == _RUNNING
-    return here and (vm.left_by_word or not there)
+    there = theirs.number("state", index) == _RUNNING
+    return here and (vm.left_by_command or not there)
 
 
 def note_twice(cell: Cell, vm: Vm, node: Node, *, time_ms: int) -> None:
@@ -110,7 +110,7 @@ def note_twice(cell: Cell, vm: Vm, node: Node, *, time_ms: int) -> None:
     cell.watched.add(vm.uuid)
 
 
-def watch_identities(cell: Cell, *, time_ms: int) -> Iterator[Finding]:
+def check_identities(cell: Cell, *, time_ms: int) -> Iterator[Finding]:
     """Yield VMs that run on two nodes, nodes with two collectors, and clocks that step."""
     for uuid in sorted(cell.watched):
         vm = cell.vms[uuid]
@@ -133,16 +133,16 @@ def watch_identities(cell: Cell, *, time_ms: int) -> Iterator[Finding]:
 
 def _has_stepped(node: Node, *, time_ms: int) -> bool:
     """Return whether a node's wall clock stepped recently, by a relevant amount."""
-    is_recent = node.stepped_ms > 0 and time_ms - node.stepped_ms <= _STEP_TOLD_MS
+    is_recent = node.stepped_ms > 0 and time_ms - node.stepped_ms <= _STEP_NOTICE_MS
     return is_recent and abs(node.step_ms) >= _STEP_REPORTED_MS
 
 
 def _runs_there(cell: Cell, vm: Vm) -> bool:
     """Return whether the other node still shows a VM running that its own node runs."""
-    other, lanes = cell.nodes.get(vm.twice), cell.lanes.get(vm.twice)
-    if other is None or lanes is None or other.silent or vm.uuid not in lanes.foreign:
+    other, table = cell.nodes.get(vm.twice), cell.tables.get(vm.twice)
+    if other is None or table is None or other.silent or vm.uuid not in table.foreign:
         return False
-    return lanes.number("state", lanes.places[vm.uuid]) == _RUNNING
+    return table.number("state", table.indices[vm.uuid]) == _RUNNING
 
 
 def _twice(cell: Cell, vm: Vm, *, time_ms: int) -> Finding:

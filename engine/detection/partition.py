@@ -16,7 +16,6 @@ from engine.detection.judge import judge
 from engine.detection.minutes import close_minute
 from engine.detection.outcomes import Ended, Finding, Outcome, notice_key
 from engine.detection.ownership import log_stepped
-from engine.detection.slots import is_due, is_early
 from engine.detection.sources import (
     Arrival,
     Counters,
@@ -25,13 +24,14 @@ from engine.detection.sources import (
     forget_ended,
     note_mark,
     order,
-    overtaken_ms,
+    out_of_order_ms,
     refusal_of,
     release,
     source_key,
-    stale_word,
+    stale_command,
 )
 from engine.detection.stepping import step_back
+from engine.detection.windows import is_due, is_early
 from engine.errors import FoldFailed, RecordRejected
 from engine.faults import Kind
 from engine.ports import Headers, OpenFrame, Record
@@ -156,7 +156,8 @@ class Partition:
             except RecordRejected as error:
                 rejection = error
         outputs = self._pass_time(record, frame)
-        # Advance time first: a slot whose grace is over must not take the next slot's frame.
+        # Advance time first: a window whose allowed lateness is over must not take the next
+        # window's frame.
         outputs += self._close_slots(self.cells)
         self._touched.clear()
         if _RECORD in self._given_up:
@@ -198,9 +199,9 @@ class Partition:
             cell.passed_ms = self.passed_ms
             cell.is_unsure = is_unsure
         if jump_ms > 0 or self.clock.apart_ms > 0:
-            hold_ms = round(self.configuration.lifecycle_hold_s * 1000)
+            inhibition_ms = round(self.configuration.lifecycle_hold_s * 1000)
             for cell in self.cells.values():
-                cell.outage_ms = max(cell.outage_ms, self.time_ms + hold_ms)
+                cell.outage_ms = max(cell.outage_ms, self.time_ms + inhibition_ms)
         return self._step_back(-jump_ms) if jump_ms < 0 else []
 
     def _step_back(self, by_ms: int) -> list[Output]:
@@ -227,13 +228,13 @@ class Partition:
         is_calm = cell is not None and not cell.is_unsure and self.time_ms >= cell.outage_ms
         if cell is not None and is_calm and key in self.queued:
             most_ms = round(self.configuration.reorder_s * 1000)
-            cell.overtaken.take(min(most_ms, overtaken_ms(self.sources[key], arrival)))
-        refusal = stale_word(frame, appended_ms=record.time_ms) or refusal_of(
+            cell.out_of_order.take(min(most_ms, out_of_order_ms(self.sources[key], arrival)))
+        refusal = stale_command(frame, appended_ms=record.time_ms) or refusal_of(
             self.sources, self.marks, frame, time_ms=self.time_ms
         )
         if refusal is not None:
             return self._refuse(record.value, record, refusal)
-        waits = self._early(key) if cell is not None and cell.overtaken.late_ms else None
+        waits = self._early(key) if cell is not None and cell.out_of_order.late_ms else None
         before = len(self.sources[key].waiting) if key in self.sources else 0
         is_next = order(self.sources, arrival, self.counters, waits)
         source = self.sources[key]
@@ -252,12 +253,12 @@ class Partition:
         return []
 
     def _early(self, key: str) -> Callable[[Waiting], bool]:
-        """Return a function that states whether a source's next frame must wait for its slot."""
+        """Return a function that states whether a source's next frame must wait for its window."""
         name, node = key.split("\x00")[:2]
 
         def is_early_now(waiting: Waiting) -> bool:
             cell = self.cells.get(name)
-            # A node without a sample for the open slot may be the last that the slot awaited.
+            # A node without a sample for the open window may be the last that the window awaited.
             self._touched.add(name)
             return cell is not None and is_early(
                 cell, node, waiting.sample, self._now(), since_ms=waiting.time_ms
@@ -266,7 +267,7 @@ class Partition:
         return is_early_now
 
     def _release_waiting(self, record: Record) -> list[Output]:
-        """Fold frames that are due, and close the slots that they fill."""
+        """Fold frames that are due, and close the windows that they fill."""
         outputs: list[Output] = []
         while True:
             folded = 0
@@ -351,10 +352,10 @@ class Partition:
             position = SamplePosition(
                 node=header.node, role=header.role, run=header.run, sequence=header.sequence
             )
-            said += self._told_skipped(cell, position, detail)
+            said += self._report_skipped(cell, position, detail)
         return said
 
-    def _told_skipped(self, cell: Cell, position: SamplePosition, detail: str) -> list[Output]:
+    def _report_skipped(self, cell: Cell, position: SamplePosition, detail: str) -> list[Output]:
         finding = Finding(
             scope="cell",
             subject=cell.name,
@@ -406,10 +407,10 @@ class Partition:
         return outputs
 
     def _judged(self, cell: Cell) -> list[Output]:
-        """Close a cell's slot if it is due, and its minute if it has ended."""
+        """Close a cell's window if it is due, and its minute if it has ended."""
         if not is_due(cell, self._now()):
             return []
-        cell.ahead = self._ahead(cell) if cell.overtaken.late_ms else {}
+        cell.ahead = self._ahead(cell) if cell.out_of_order.late_ms else {}
         alerts = judge(cell, self._now())
         outputs = [_alert_output(cell, alert) for alert in alerts]
         for scores in close_minute(cell, self._now()):
@@ -437,13 +438,13 @@ class Partition:
         fresh = self._new_cell(cell.name, site=cell.site, zone=cell.zone)
         position = SamplePosition(node="-", role="shell", run="-", sequence=self.time_ms)
         detail = "judging its state failed twice, so its state is reset"
-        return [*outputs, *self._told_skipped(fresh, position, detail)]
+        return [*outputs, *self._report_skipped(fresh, position, detail)]
 
     def _now(self) -> Now:
         return Now(self.time_ms, self.configuration)
 
     def _settled(self, cell: Cell, outcomes: Iterable[Outcome]) -> list[Output]:
-        """Return the alerts of outcomes beside those of a slot."""
+        """Return the alerts of outcomes beside those of a window."""
         return [_alert_output(cell, alert) for alert in settle(cell, outcomes, self._now())]
 
     def _new_cell(self, name: str, *, site: str, zone: str) -> Cell:

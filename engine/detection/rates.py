@@ -12,16 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.detection.configuration import Configuration
-from engine.detection.lanes import MINUTE_ROWS, F, I, Lanes
+from engine.detection.vm_table import MINUTE_ROWS, F, I, VmTable
 from engine.stream.counters import IMPOSSIBLE_PER_S
 from engine.wire.frame import VmRows
 from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, KVM_COUNTERS, VM_STATES
-from models.kernels import baseline, course, gaps, intake, standstill, trends, vitals
-from models.kernels.course import Pace
-from models.kernels.vitals_layout import LEVEL_EDGES
+from models.kernels import (
+    aggregates,
+    baseline,
+    ingest,
+    silence_model,
+    standstill,
+    state_update,
+    trends,
+)
+from models.kernels.aggregates_layout import LEVEL_EDGES
+from models.kernels.state_update import Pace
 
-# Rows of the values of `models.kernels.intake` in a frame, and in the lanes' integers.
-_PLACES: Final = np.array(
+# Rows of the values of `models.kernels.ingest` in a frame, and in the rows' integers.
+_INDICES: Final = np.array(
     [
         (INTEGER_ROW[metric], I.get(number, -1))
         for metric, number in (
@@ -56,8 +64,8 @@ _HABIT_NATS: Final = 2.0
 # Counts of a VM's CPU levels are halved at a day of 1 s samples, so that they can adapt.
 _LEVELS_FULL: Final = 86_400.0
 # As arrays: Numba takes a tuple field by field.
-_FIGURES: Final = np.array([F[name] for name in course.Figures._fields])
-_NUMBERS: Final = np.array([I[name] for name in course.Numbers._fields])
+_FIGURES: Final = np.array([F[name] for name in state_update.Figures._fields])
+_NUMBERS: Final = np.array([I[name] for name in state_update.Numbers._fields])
 
 
 @lru_cache(maxsize=256)
@@ -66,7 +74,7 @@ def _weights(dt_s: float) -> NDArray[np.float32]:
 
 
 def fold_rows(
-    lanes: Lanes,
+    table: VmTable,
     rows: VmRows,
     *,
     dt_s: float | None,
@@ -74,7 +82,7 @@ def fold_rows(
     event_ms: int,
     configuration: Configuration,
 ) -> None:
-    """Fold one frame's rows, whose roster is that of `lanes`.
+    """Fold one frame's rows, whose roster is that of `table`.
 
     Parameters
     ----------
@@ -82,65 +90,65 @@ def fold_rows(
         Time since the node's last frame on its own monotonic clock; None where there is
         no interval (first frame of a run, clock that went back): no rates, no silence.
     """
-    _take_device_sets(lanes, rows)
-    _take_rows(lanes, rows, has_interval=dt_s is not None)
+    _take_device_sets(table, rows)
+    _take_rows(table, rows, has_interval=dt_s is not None)
     step_s = 1.0 if dt_s is None else dt_s
-    taken = lanes.taken
+    taken = table.taken
     baseline.fold_counters(
-        lanes.baseline,
-        lanes.previous,
+        table.baseline,
+        table.previous,
         taken.counters,
         taken.flags,
         _weights(round(step_s, 3)),
-        lanes.counted,
+        table.counted,
     )
     pace = _pace(dt_s, sequence=sequence, event_ms=event_ms, configuration=configuration)
-    _fold_course(lanes, rows, pace)
-    _fold_standstill(lanes, rows, step_s, configuration)
-    _note_rates(lanes, has_interval=pace.has_interval)
-    _fold_vitals(lanes, len(rows), step_s, event_ms / 1000.0)
+    _update_state(table, rows, pace)
+    _fold_standstill(table, rows, step_s, configuration)
+    _note_rates(table, has_interval=pace.has_interval)
+    _fold_aggregates(table, len(rows), step_s, event_ms / 1000.0)
 
 
-def _take_rows(lanes: Lanes, rows: VmRows, *, has_interval: bool) -> None:
+def _take_rows(table: VmTable, rows: VmRows, *, has_interval: bool) -> None:
     """Store the frame's rows; a boot also resets the activity seen before."""
     missing = _NOTHING_MISSING if rows.missing is None else rows.missing
     # A replay passes slices: another layout would compile the kernel a second time.
-    begun = intake.take_rows(
+    begun = ingest.take_rows(
         np.ascontiguousarray(rows.integers),
         np.ascontiguousarray(missing),
-        _PLACES,
+        _INDICES,
         MEANT_TO_RUN,
         has_interval,
-        lanes.previous,
-        lanes.integers,
+        table.previous,
+        table.integers,
         I["migrated"],
-        lanes.taken,
+        table.taken,
     )
     if not begun:
         return
-    booted = np.flatnonzero(lanes.taken.epochs[: len(rows)] == intake.NEW_BOOT)
+    booted = np.flatnonzero(table.taken.epochs[: len(rows)] == ingest.NEW_BOOT)
     if len(booted):
-        lanes.begin_boot(booted)
+        table.begin_boot(booted)
 
 
-def _take_device_sets(lanes: Lanes, rows: VmRows) -> None:
+def _take_device_sets(table: VmTable, rows: VmRows) -> None:
     """Reset sums over a changed set of devices: the change is neither boot nor life."""
     row, size = INTEGER_ROW["device_set"], len(rows)
     now = rows.integers[row].astype(np.int64)
     if rows.missing is not None:
         now[rows.missing[row]] = -1
-    before = lanes.integers[I["device_set"], :size]
+    before = table.integers[I["device_set"], :size]
     other = (now >= 0) & (before >= 0) & (now != before)
     if other.any():
         # The CPU time, the first of them, is not summed over devices.
-        lanes.previous[1:4, np.flatnonzero(other)] = baseline.NO_PREVIOUS
+        table.previous[1:4, np.flatnonzero(other)] = baseline.NO_PREVIOUS
     before[now >= 0] = now[now >= 0]
 
 
-def _note_rates(lanes: Lanes, *, has_interval: bool) -> None:
+def _note_rates(table: VmTable, *, has_interval: bool) -> None:
     """Store the rates of guests that should run, and add known values to the minute."""
-    intake.note_rates(
-        lanes.counted, MINUTE_ROWS, has_interval, lanes.taken, lanes.sums, lanes.sum_counts
+    ingest.note_rates(
+        table.counted, MINUTE_ROWS, has_interval, table.taken, table.sums, table.sum_counts
     )
 
 
@@ -161,87 +169,87 @@ def _pace(
     )
 
 
-def _fold_vitals(lanes: Lanes, size: int, step_s: float, time_s: float) -> None:
+def _fold_aggregates(table: VmTable, size: int, step_s: float, time_s: float) -> None:
     """Fold totals; a VM that should not run is unknown, not silent."""
-    taken = lanes.taken
-    vcpus = lanes.numbers("vcpus")
-    vitals.fold_vitals(
-        lanes.vitals[:size],
-        lanes.recent[:size],
+    taken = table.taken
+    vcpus = table.numbers("vcpus")
+    aggregates.fold_aggregates(
+        table.vitals[:size],
+        table.recent[:size],
         taken.rates,
         taken.memory,
         vcpus,
         taken.measured,
-        lanes.hold,
+        table.hold,
         step_s,
         -math.expm1(-step_s / _DAY_S),
-        lanes.signs[:size],
+        table.signs[:size],
     )
     trends.fold_trends(
-        lanes.trends[:size],
-        lanes.means[:size],
-        lanes.hours[:size],
+        table.trends[:size],
+        table.means[:size],
+        table.hours[:size],
         taken.rates,
         taken.memory,
         vcpus,
-        lanes.vitals[:size],
+        table.vitals[:size],
         step_s,
         time_s,
-        lanes.shows[:size],
+        table.shows[:size],
     )
 
 
 def _fold_standstill(
-    lanes: Lanes, rows: VmRows, step_s: float, configuration: Configuration
+    table: VmTable, rows: VmRows, step_s: float, configuration: Configuration
 ) -> None:
     """Detect which vCPUs stood still, and learn for how long; missing is unknown."""
-    if rows.vcpus is None and not len(lanes.vcpu_times) and not _tells_kvm(rows):
+    if rows.vcpus is None and not len(table.vcpu_times) and not _reports_kvm(rows):
         # Recorded fleets have neither, and the cost of their replay is limited.
-        lanes.stills[...] = standstill.UNKNOWN
+        table.stills[...] = standstill.UNKNOWN
         return
     step = np.float32(step_s)
-    broken = lanes.taken.epochs != intake.SAME_EPOCH
-    signs = np.full((3, len(lanes.hold)), gaps.UNKNOWN, np.int8)
+    broken = table.taken.epochs != ingest.SAME_EPOCH
+    signs = np.full((3, len(table.hold)), silence_model.UNKNOWN, np.int8)
     counts, times = _vcpus_of(rows)
-    rests = lanes.taken.alive == gaps.SILENT
+    rests = table.taken.alive == silence_model.SILENT
     standstill.fold_vcpus(
-        lanes.vcpu_counts,
-        lanes.vcpu_times,
+        table.vcpu_counts,
+        table.vcpu_times,
         counts,
         times,
-        lanes.taken.judged,
+        table.taken.judged,
         broken,
         rests,
         configuration.vcpu_idle_share * step_s * 1e9,
-        lanes.others_gaps,
-        lanes.whole_gaps,
-        lanes.numbers("vcpu_mover"),
-        lanes.stills[:2],
+        table.others_gaps,
+        table.whole_gaps,
+        table.numbers("vcpu_mover"),
+        table.stills[:2],
         signs[:2],
     )
-    lanes.vcpu_counts, lanes.vcpu_times = standstill.keep_times(
-        lanes.vcpu_counts, lanes.vcpu_times, counts, times, lanes.taken.judged, broken
+    table.vcpu_counts, table.vcpu_times = standstill.keep_times(
+        table.vcpu_counts, table.vcpu_times, counts, times, table.taken.judged, broken
     )
     kvm = rows.integers[_KVM[1:]]
     if rows.missing is not None:
         kvm[rows.missing[_KVM[1:]]] = standstill.NO_TIME
     standstill.fold_exits(
-        lanes.kvm,
+        table.kvm,
         kvm,
-        lanes.taken.judged,
-        lanes.taken.epochs != intake.SAME_EPOCH,
+        table.taken.judged,
+        table.taken.epochs != ingest.SAME_EPOCH,
         rests,
-        lanes.exit_gaps,
-        lanes.stills[2],
+        table.exit_gaps,
+        table.stills[2],
         signs[2],
     )
     share = standstill.SHARE
-    gaps.fold_life(lanes.others_gaps, signs[0], lanes.hold, step, lanes.others, share)
-    gaps.fold_life(lanes.whole_gaps, signs[1], lanes.hold, step, lanes.whole, share)
-    gaps.fold_life(lanes.exit_gaps, signs[2], lanes.hold, step, lanes.exits, share)
+    silence_model.fold_life(table.others_gaps, signs[0], table.hold, step, table.others, share)
+    silence_model.fold_life(table.whole_gaps, signs[1], table.hold, step, table.whole, share)
+    silence_model.fold_life(table.exit_gaps, signs[2], table.hold, step, table.exits, share)
 
 
-def _tells_kvm(rows: VmRows) -> bool:
+def _reports_kvm(rows: VmRows) -> bool:
     return rows.missing is None or not rows.missing[_KVM].all()
 
 
@@ -255,12 +263,12 @@ def _vcpus_of(rows: VmRows) -> tuple[NDArray[np.uint16], NDArray[np.uint64]]:
     return np.ascontiguousarray(rows.vcpus.counts), times
 
 
-def _fold_course(lanes: Lanes, rows: VmRows, pace: Pace) -> None:
-    """Run the kernels that detect activity, learn gaps and update each VM's course."""
-    taken, size = lanes.taken, len(rows)
-    seen = lanes.baseline[:, baseline.COUNT : baseline.COUNT + 4]
-    course.fold_signs(
-        lanes.counted,
+def _update_state(table: VmTable, rows: VmRows, pace: Pace) -> None:
+    """Run the kernels that detect activity, learn gaps and update the state of each VM."""
+    taken, size = table.taken, len(rows)
+    seen = table.baseline[:, baseline.COUNT : baseline.COUNT + 4]
+    state_update.fold_signs(
+        table.counted,
         seen,
         taken.judged,
         _IMPOSSIBLE_BYTES_PER_S,
@@ -269,24 +277,28 @@ def _fold_course(lanes: Lanes, rows: VmRows, pace: Pace) -> None:
         taken.moves,
     )
     step = np.float32(pace.step_s)
-    gaps.fold_life(lanes.gaps, taken.alive, lanes.hold, step, lanes.life, gaps.WHOLE)
-    gaps.fold_life(lanes.disk_gaps, taken.disk_alive, lanes.hold, step, lanes.disk, gaps.WHOLE)
-    course.fold_course(
-        lanes.floats,
-        lanes.integers,
-        lanes.levels,
+    silence_model.fold_life(
+        table.gaps, taken.alive, table.hold, step, table.life, silence_model.WHOLE
+    )
+    silence_model.fold_life(
+        table.disk_gaps, taken.disk_alive, table.hold, step, table.disk, silence_model.WHOLE
+    )
+    state_update.update_state(
+        table.floats,
+        table.integers,
+        table.levels,
         LEVEL_EDGES,
         _FIGURES,
         _NUMBERS,
         pace,
-        lanes.counted[0],
+        table.counted[0],
         taken.judged,
         taken.known,
         taken.alive,
         taken.disk_alive,
         taken.moves,
-        lanes.life[1],
-        lanes.disk[1],
+        table.life[1],
+        table.disk[1],
         rows.gauges[GAUGE_ROW["vcpu_busiest_ratio"]],
         taken.updated[:size],
         taken.delay[:size],

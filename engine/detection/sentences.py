@@ -51,19 +51,19 @@ def of_verdict(name: str, node: str, verdict: Verdict, seen: Picture, *, way: st
     ]
     if not verdict.firing:
         return f"{'. '.join(parts)}. Waiting for confirmation."
-    told = f"{'. '.join(parts)}. Probable cause: {meaning}."
+    fact = f"{'. '.join(parts)}. Probable cause: {meaning}."
     if may_be_reset(counted_witnesses(verdict.evidence)):
-        return told
+        return fact
     if any(
         item.witness not in {"", "activity"} and (item.nats or 0) > 0 for item in verdict.evidence
     ):
         return (
-            f"{told} A guest that computes without I/O looks the same, and the second witness is "
+            f"{fact} A guest that computes without I/O looks the same, and the second witness is "
             "still too weak. A person must inspect the VM."
         )
     advice = f" To add a second witness, enable {way}." if way else ""
     return (
-        f"{told} A guest that computes without I/O looks the same, and there is no second witness. "
+        f"{fact} A guest that computes without I/O looks the same, and there is no second witness. "
         f"A person must inspect the VM.{advice}"
     )
 

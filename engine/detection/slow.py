@@ -9,15 +9,15 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from engine.detection import sentences
+from engine.detection.aggregate_evidence import is_correlated
 from engine.detection.cell import Cell, Node, Vm
 from engine.detection.configuration import Now
 from engine.detection.incidents import SLOW_KINDS, news_ms
-from engine.detection.lanes import Lanes
 from engine.detection.outcomes import Finding, key_of, text_of
-from engine.detection.totals import is_shared
+from engine.detection.vm_table import VmTable
 from engine.faults import Kind
 from engine.wire.alert import EvidenceItem, Suggestion
-from models.kernels import glance, trends
+from models.kernels import screening, trends
 
 # An event this soon after an incident belongs to it.
 _AFTER_MS = 3_600_000
@@ -28,46 +28,46 @@ class _Suspect(NamedTuple):
 
     cell: Cell
     node: Node
-    lanes: Lanes
-    lane: int
+    table: VmTable
+    row: int
     vm: Vm
     now: Now
 
     def shown(self, name: str) -> float:
         """Return a result of the slow trends by its name in `trends.OUT`."""
-        return float(self.lanes.shows[self.lane, trends.OUT[name]])
+        return float(self.table.shows[self.row, trends.OUT[name]])
 
 
 def judge_trends(cell: Cell, found: set[bytes], now: Now) -> Iterator[Finding]:
     """Yield the slow faults; add the VMs with one to `found`."""
-    for name in sorted(cell.lanes):
-        node, lanes = cell.nodes[name], cell.lanes[name]
-        signs = [sign for sign in _FINDERS if lanes.found[sign]]
-        if lanes.found[glance.BOOTED] >= now.configuration.boot_storm_members:
+    for name in sorted(cell.tables):
+        node, table = cell.nodes[name], cell.tables[name]
+        signs = [sign for sign in _FINDERS if table.found[sign]]
+        if table.found[screening.BOOTED] >= now.configuration.boot_storm_members:
             # Guests of a node that boot together have a fault of the node.
-            signs.remove(glance.BOOTED)
+            signs.remove(screening.BOOTED)
         if node.silent or not signs:
             continue
-        which = {sign: lanes.which(sign) for sign in signs}
-        for lane in np.flatnonzero(np.logical_or.reduce(list(which.values()))).tolist():
-            vm = cell.vms[lanes.vm(lane)]
-            if vm.node != name or _is_excused(cell, vm, lanes, lane, now):
+        which = {sign: table.which(sign) for sign in signs}
+        for index in np.flatnonzero(np.logical_or.reduce(list(which.values()))).tolist():
+            vm = cell.vms[table.vm(index)]
+            if vm.node != name or _is_excused(cell, vm, table, index, now):
                 continue
-            find = next(_FINDERS[sign] for sign in signs if which[sign][lane])
-            finding = find(_Suspect(cell, node, lanes, lane, vm, now))
+            find = next(_FINDERS[sign] for sign in signs if which[sign][index])
+            finding = find(_Suspect(cell, node, table, index, vm, now))
             if finding is not None:
                 found.add(vm.uuid)
                 yield finding
 
 
-def _is_excused(cell: Cell, vm: Vm, lanes: Lanes, lane: int, now: Now) -> bool:
+def _is_excused(cell: Cell, vm: Vm, table: VmTable, index: int, now: Now) -> bool:
     """Return whether another reason explains it, or an incident of another kind is open."""
-    if vm.held_by(now.time_ms):
+    if vm.inhibited_by(now.time_ms):
         return True
     incident = cell.incidents.get(key_of("vm", text_of(vm.uuid)))
     if incident is not None and incident.alert.state in {"pending", "firing"}:
         return incident.alert.kind not in SLOW_KINDS
-    return is_shared(lanes, lane)
+    return is_correlated(table, index)
 
 
 def _is_own_boot(cell: Cell, vm: Vm, now: Now) -> bool:
@@ -78,7 +78,7 @@ def _is_own_boot(cell: Cell, vm: Vm, now: Now) -> bool:
     recently = now.time_ms - now.configuration.host_member_s * 1000
     if vm.missed_ms > recently or vm.rebooted_ms > now.time_ms - _AFTER_MS:
         return False
-    return vm.mark is None or now.time_ms - vm.mark.time_ms > _AFTER_MS
+    return vm.reported_action is None or now.time_ms - vm.reported_action.time_ms > _AFTER_MS
 
 
 def _finding(
@@ -104,8 +104,8 @@ def _finding(
         sentence=f"{name} on {one.node.name} {sentence} Probable cause: {kind.fault.meaning}.",
         evidence=(evidence,),
         node=one.node.name,
-        instance=one.lanes.number("instance", one.lane),
-        history_s=round(one.lanes.figure("history_s", one.lane), 3),
+        instance=one.table.number("instance", one.row),
+        history_s=round(one.table.figure("history_s", one.row), 3),
         cpu_shape="mixed",
     )
 
@@ -155,12 +155,12 @@ def _crash(one: _Suspect) -> Finding | None:
 
 
 def _flood(one: _Suspect) -> Finding:
-    cell, lanes = one.cell, one.lanes
-    work = lanes.shows[: len(lanes), trends.OUT["work_share"]].copy()
-    work[one.lane] = 1.0
+    cell, table = one.cell, one.table
+    work = table.shows[: len(table), trends.OUT["work_share"]].copy()
+    work[one.row] = 1.0
     victims = int(((work > 0) & (work < one.now.configuration.victim_share)).sum())
     calm = one.now.time_ms >= max(cell.disturbed_ms, cell.outage_ms) and not one.node.stale
-    migrates = victims > 0 and calm and bool(lanes.which(glance.ONLY_TOTALS)[one.lane])
+    migrates = victims > 0 and calm and bool(table.which(screening.ONLY_AGGREGATES)[one.row])
     return _finding(
         one,
         Kind.NOISY_NEIGHBOUR,
@@ -173,9 +173,9 @@ def _flood(one: _Suspect) -> Finding:
 
 # What finds a fault of a VM with a flag; of several flags the first here counts.
 _FINDERS: Final[Mapping[int, Callable[[_Suspect], Finding | None]]] = {
-    glance.LEAK: _leak,
-    glance.FLOOD: _flood,
-    glance.RUNAWAY: _runaway,
-    glance.SLOWED: _degraded,
-    glance.BOOTED: _crash,
+    screening.LEAK: _leak,
+    screening.FLOOD: _flood,
+    screening.RUNAWAY: _runaway,
+    screening.SLOWED: _degraded,
+    screening.BOOTED: _crash,
 }

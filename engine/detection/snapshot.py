@@ -6,12 +6,12 @@ from hashlib import sha256
 import msgspec
 import numpy as np
 
-from engine.detection.cell import Cell, Incident, Latch, Node, Overtaken, Totals, Vm
+from engine.detection.cell import Cell, CellCounts, CommonCause, Incident, Node, OutOfOrder, Vm
 from engine.detection.configuration import Configuration, configuration_hash
 from engine.detection.forest import new_forest
-from engine.detection.lanes import Lanes
 from engine.detection.partition import Partition
 from engine.detection.sources import Counters, Source
+from engine.detection.vm_table import VmTable
 from engine.stream.snapshot_format import Manifest, Snapshot, named, packed, unpacked
 from engine.wire import limits
 from engine.wire.log_clock import LogClock
@@ -20,28 +20,37 @@ from models.half_space_trees import HalfSpaceForest
 from models.protocol import Arrays
 
 
-class LanesValue(msgspec.Struct, frozen=True):
-    """One node's lanes."""
+class VmTableValue(msgspec.Struct, frozen=True):
+    """One node's rows."""
 
     roster: bytes
     foreign: list[bytes]
     arrays: dict[str, Array]
 
 
-class CellValue(msgspec.Struct, frozen=True):
+class CellValue(
+    msgspec.Struct,
+    frozen=True,
+    rename={
+        "tables": "lanes",
+        "common_causes": "latches",
+        "counts": "totals",
+        "out_of_order": "overtaken",
+    },
+):
     """One cell."""
 
     name: str
     site: str
     zone: str
     nodes: dict[str, Node]
-    lanes: dict[str, LanesValue]
-    departed: LanesValue
+    tables: dict[str, VmTableValue]
+    departed: VmTableValue
     forest: dict[str, Array]
     vms: list[Vm]
     incidents: dict[str, Incident]
-    latches: dict[str, Latch]
-    totals: Totals
+    common_causes: dict[str, CommonCause]
+    counts: CellCounts
     reported: list[str]
     watched: list[bytes]
     round_ms: limits.TimeMs
@@ -49,7 +58,7 @@ class CellValue(msgspec.Struct, frozen=True):
     passed_ms: limits.TimeMs
     outage_ms: limits.TimeMs
     disturbed_ms: limits.TimeMs = 0
-    overtaken: Overtaken = msgspec.field(default_factory=Overtaken)
+    out_of_order: OutOfOrder = msgspec.field(default_factory=OutOfOrder)
     beyond: list[str] = []
     forgets: list[tuple[str, str]] = []
 
@@ -134,13 +143,13 @@ def _cell_value(cell: Cell) -> CellValue:
         site=cell.site,
         zone=cell.zone,
         nodes=cell.nodes,
-        lanes={name: _lanes_value(lanes) for name, lanes in cell.lanes.items()},
-        departed=_lanes_value(cell.departed),
+        tables={name: _table_value(table) for name, table in cell.tables.items()},
+        departed=_table_value(cell.departed),
         forest=_pack(cell.forest.to_arrays()),
         vms=[cell.vms[uuid] for uuid in sorted(cell.vms)],
         incidents=cell.incidents,
-        latches=cell.latches,
-        totals=cell.totals,
+        common_causes=cell.common_causes,
+        counts=cell.counts,
         reported=sorted(cell.reported),
         watched=sorted(cell.watched),
         round_ms=cell.round_ms,
@@ -148,7 +157,7 @@ def _cell_value(cell: Cell) -> CellValue:
         passed_ms=cell.passed_ms,
         outage_ms=cell.outage_ms,
         disturbed_ms=cell.disturbed_ms,
-        overtaken=cell.overtaken,
+        out_of_order=cell.out_of_order,
         beyond=sorted(cell.beyond),
         forgets=cell.forgets,
     )
@@ -162,12 +171,12 @@ def _cell(value: CellValue) -> Cell:
     forest = HalfSpaceForest.from_arrays(forests)
     cell = Cell(value.name, site=value.site, zone=value.zone, forest=forest)
     cell.nodes = value.nodes
-    cell.lanes = {name: _lanes(lanes) for name, lanes in value.lanes.items()}
-    cell.departed = _lanes(value.departed)
+    cell.tables = {name: _table(table) for name, table in value.tables.items()}
+    cell.departed = _table(value.departed)
     cell.vms = {vm.uuid: vm for vm in value.vms}
     cell.incidents = value.incidents
-    cell.latches = value.latches
-    cell.totals = value.totals
+    cell.common_causes = value.common_causes
+    cell.counts = value.counts
     cell.reported = set(value.reported)
     cell.watched = set(value.watched)
     cell.round_ms = value.round_ms
@@ -175,27 +184,27 @@ def _cell(value: CellValue) -> Cell:
     cell.passed_ms = value.passed_ms
     cell.outage_ms = value.outage_ms
     cell.disturbed_ms = value.disturbed_ms
-    cell.overtaken = value.overtaken
+    cell.out_of_order = value.out_of_order
     cell.beyond = set(value.beyond)
     cell.forgets = value.forgets
-    foreign = {vm for lanes in cell.lanes.values() for vm in lanes.foreign}
-    if cell.lanes.keys() != cell.nodes.keys() or not cell.vms.keys() >= cell.watched | foreign:
+    foreign = {vm for table in cell.tables.values() for vm in table.foreign}
+    if cell.tables.keys() != cell.nodes.keys() or not cell.vms.keys() >= cell.watched | foreign:
         raise ValueError(f"cell {cell.name} names nodes or VMs that are not in the snapshot")
     return cell
 
 
-def _lanes_value(lanes: Lanes) -> LanesValue:
-    return LanesValue(lanes.roster, sorted(lanes.foreign), _pack(lanes.to_arrays()))
+def _table_value(table: VmTable) -> VmTableValue:
+    return VmTableValue(table.roster, sorted(table.foreign), _pack(table.to_arrays()))
 
 
-def _lanes(value: LanesValue) -> Lanes:
-    lanes = Lanes.from_arrays(value.roster, _unpack(value.arrays))
-    lanes.foreign = set(value.foreign)
-    if not lanes.places.keys() >= lanes.foreign:
+def _table(value: VmTableValue) -> VmTable:
+    table = VmTable.from_arrays(value.roster, _unpack(value.arrays))
+    table.foreign = set(value.foreign)
+    if not table.indices.keys() >= table.foreign:
         raise ValueError(
             "rows of the VM table belong to VMs of other nodes that are not in their VM lists"
         )
-    return lanes
+    return table
 
 
 def _pack(arrays: Arrays) -> dict[str, Array]:

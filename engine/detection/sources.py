@@ -24,7 +24,7 @@ _MOST_MISSING = 1_000_000
 _OLDEST_MS = 86_400_000
 # Longest age of an owner's command. Synchronised clocks and a log that restarts take seconds to
 # minutes. An older command may be a replayed one, since a MAC does not expire. Control commands
-# have the same limit of five minutes (`engine.action.words`).
+# have the same limit of five minutes (`engine.action.commands`).
 OWNER_FRESH_MS = 300_000
 
 
@@ -110,7 +110,7 @@ def sample_of(frame: Frame) -> Sample:
     return Sample(header.mono_ns, header.event_time_ns // 1_000_000)
 
 
-def stale_word(frame: Frame, *, appended_ms: int) -> RecordRejected | None:
+def stale_command(frame: Frame, *, appended_ms: int) -> RecordRejected | None:
     """Return why an owner's command is not current, None for all other frames.
 
     `appended_ms` is the append time of its record, independent of the accepted log clock.
@@ -178,7 +178,7 @@ def note_mark(marks: dict[str, int], key: str, source: Source) -> None:
     marks[_writer(key)] = source.event_ms
 
 
-def overtaken_ms(source: Source, arrival: Arrival) -> int:
+def out_of_order_ms(source: Source, arrival: Arrival) -> int:
     """Return by how many ms a frame came after the first later one, 0 if it came in order."""
     sequence = arrival.frame.header.sequence
     # Frames that owners and agents send again do not measure the delay of samples.

@@ -15,20 +15,20 @@ def step_back(cell: Cell, *, from_ms: int, to_ms: int) -> None:
         return to_ms + left_ms if left_ms > 0 else min(until_ms, to_ms)
 
     for vm in cell.vms.values():
-        vm.holds = {reason: ends(until) for reason, until in vm.holds.items()}
+        vm.inhibitions = {reason: ends(until) for reason, until in vm.inhibitions.items()}
         _earlier(vm, to_ms, "rebooted_ms", "gone_ms", "monitor_hung_ms", "missed_ms")
         _earlier(vm, to_ms, "twice_ms", "known_ms")
-        vm.mark = _marked(vm.mark, to_ms)
+        vm.reported_action = _marked(vm.reported_action, to_ms)
     for incident in cell.incidents.values():
         _earlier(incident, to_ms, "published_ms", "well_ms", "other_ms")
-        incident.mark = _marked(incident.mark, to_ms)
+        incident.reported_action = _marked(incident.reported_action, to_ms)
         incident.alert = _dated(incident.alert, to_ms)
     for node in cell.nodes.values():
         _earlier(node, to_ms, "data_ms", "busy_since_ms", "stepped_ms")
-    for latch in cell.latches.values():
-        _earlier(latch, to_ms, "since_ms", "released_ms")
-    _earlier(cell.overtaken, to_ms, "since_ms")
-    _earlier(cell.totals, to_ms, "minute_ms")
+    for cause in cell.common_causes.values():
+        _earlier(cause, to_ms, "since_ms", "released_ms")
+    _earlier(cell.out_of_order, to_ms, "since_ms")
+    _earlier(cell.counts, to_ms, "minute_ms")
     _earlier(cell, to_ms, "round_ms", "closed_ms")
     cell.outage_ms, cell.disturbed_ms = ends(cell.outage_ms), ends(cell.disturbed_ms)
 
@@ -38,10 +38,12 @@ def _earlier(holder: object, to_ms: int, *names: str) -> None:
         setattr(holder, name, min(getattr(holder, name), to_ms))
 
 
-def _marked(mark: cells.ActionMark | None, to_ms: int) -> cells.ActionMark | None:
-    if mark is None or mark.time_ms <= to_ms:
-        return mark
-    return msgspec.structs.replace(mark, time_ms=to_ms)
+def _marked(
+    reported_action: cells.ReportedAction | None, to_ms: int
+) -> cells.ReportedAction | None:
+    if reported_action is None or reported_action.time_ms <= to_ms:
+        return reported_action
+    return msgspec.structs.replace(reported_action, time_ms=to_ms)
 
 
 def _dated(alert: Alert, to_ms: int) -> Alert:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from engine.detection.cell import Cell, Node
 from engine.detection.configuration import Configuration
-from engine.detection.lanes import Lanes
 from engine.detection.movement import SHARES, SIGNALS, moving, reporting, subjects
+from engine.detection.vm_table import VmTable
 
 
 def stopped_just_now(cell: Cell, configuration: Configuration) -> frozenset[tuple[str, str]]:
@@ -27,14 +27,14 @@ def stopped_just_now(cell: Cell, configuration: Configuration) -> frozenset[tupl
     expected: defaultdict[tuple[str, str], float] = defaultdict(float)
     moved: Counter[tuple[str, str]] = Counter()
     for signal, scopes in SIGNALS:
-        if sum(_resting(lanes, cell.nodes[name], signal) for name, lanes in seen.items()) < few:
+        if sum(_resting(table, cell.nodes[name], signal) for name, table in seen.items()) < few:
             continue
-        for name, lanes in seen.items():
+        for name, table in seen.items():
             node = cell.nodes[name]
-            lately = np.flatnonzero(moving(lanes, node, signal))
-            shares = lanes.row(SHARES[signal])[lately]
-            moves = moving(lanes, node, signal, samples=1)[lately]
-            for thing, share, count in _sums(cell, lanes, node, scopes, lately, shares, moves):
+            lately = np.flatnonzero(moving(table, node, signal))
+            shares = table.row(SHARES[signal])[lately]
+            moves = moving(table, node, signal, samples=1)[lately]
+            for thing, share, count in _sums(cell, table, node, scopes, lately, shares, moves):
                 expected[thing] += share
                 moved[thing] += count
     return frozenset(
@@ -45,19 +45,19 @@ def stopped_just_now(cell: Cell, configuration: Configuration) -> frozenset[tupl
     )
 
 
-def _resting(lanes: Lanes, node: Node, signal: str) -> int:
+def _resting(table: VmTable, node: Node, signal: str) -> int:
     """Return how many VMs moved nothing in the newest sample, but did in the one before."""
-    size = len(lanes)
+    size = len(table)
     if signal == "tx":
-        still_s = lanes.row("tx_still_s")[:size]
+        still_s = table.row("tx_still_s")[:size]
         return int(np.count_nonzero((still_s >= 0.5 * node.dt_s) & (still_s < 1.5 * node.dt_s)))
-    samples = lanes.numbers("disk_samples" if signal == "disk" else "run_samples")[:size]
+    samples = table.numbers("disk_samples" if signal == "disk" else "run_samples")[:size]
     return int(np.count_nonzero(samples == 1))
 
 
 def _sums(
     cell: Cell,
-    lanes: Lanes,
+    table: VmTable,
     node: Node,
     scopes: tuple[str, ...],
     lately: NDArray[np.intp],
@@ -73,12 +73,12 @@ def _sums(
             yield thing, float(shares.sum()), int(moves.sum())
         return
     (scope,) = scopes
-    vms = list(lanes.places)
-    for lane, share, is_moving in zip(
+    vms = list(table.indices)
+    for index, share, is_moving in zip(
         lately.tolist(), shares.tolist(), moves.tolist(), strict=True
     ):
-        if vms[lane] in cell.vms:
-            for subject in subjects(cell, scope, vms[lane]):
+        if vms[index] in cell.vms:
+            for subject in subjects(cell, scope, vms[index]):
                 yield (scope, subject), share, is_moving
 
 

@@ -27,7 +27,7 @@ def witness_items(seen: Picture, configuration: Configuration) -> list[EvidenceI
         balloon_item(seen, configuration),
         vcpus_item(seen, configuration),
         exits_item(seen, configuration),
-        *told_items(seen, configuration),
+        *report_items(seen, configuration),
         *said_items(seen, configuration),
         *answer_items(seen, configuration),
     ]
@@ -56,7 +56,7 @@ def balloon_item(seen: Picture, configuration: Configuration) -> EvidenceItem | 
     """
     if not seen.balloon_known:
         return None
-    if seen.balloon_fresh > 0 and seen.balloon_still_s + seen.dt_s < seen.told_s:
+    if seen.balloon_fresh > 0 and seen.balloon_still_s + seen.dt_s < seen.reported_s:
         return EvidenceItem(
             signal="balloon",
             value=round(seen.balloon_still_s, 3),
@@ -93,13 +93,13 @@ def vcpus_item(seen: Picture, configuration: Configuration) -> EvidenceItem | No
     if seen.shape == "idle":
         # With several vCPUs the others stand still too, and their model often has more data.
         still = max(
-            seen.whole, seen.others, key=lambda one: (one.told == standstill.STILL, one.nats)
+            seen.whole, seen.others, key=lambda one: (one.reported == standstill.STILL, one.nats)
         )
-        still = still if seen.whole.told == standstill.STILL else seen.whole
+        still = still if seen.whole.reported == standstill.STILL else seen.whole
         who = "No vCPU has used any time"
     elif seen.shape == "one_core":
         still, who = seen.others, "All vCPUs but one have used no time"
-        if still.told == standstill.MOVED:
+        if still.reported == standstill.MOVED:
             return EvidenceItem(
                 signal="vcpus",
                 nats=configuration.life_nats,
@@ -140,7 +140,7 @@ def _preceded(still_s: float, seen: Picture, configuration: Configuration) -> bo
 def _still_item(
     signal: str, still: Stillness, who: str, seen: Picture, configuration: Configuration
 ) -> EvidenceItem | None:
-    if still.told != standstill.STILL or _preceded(still.run_s, seen, configuration):
+    if still.reported != standstill.STILL or _preceded(still.run_s, seen, configuration):
         return None
     return EvidenceItem(
         signal=signal,
@@ -152,7 +152,7 @@ def _still_item(
     )
 
 
-def told_items(seen: Picture, configuration: Configuration) -> list[EvidenceItem]:
+def report_items(seen: Picture, configuration: Configuration) -> list[EvidenceItem]:
     """Return the evidence of the hypervisor's crash state and of the panic device."""
     items = []
     if seen.crashed:
@@ -165,7 +165,7 @@ def told_items(seen: Picture, configuration: Configuration) -> list[EvidenceItem
                 minimum_nats=configuration.told_nats,
             )
         )
-    if seen.told in {"panicked", "crashed"}:
+    if seen.reported in {"panicked", "crashed"}:
         items.append(
             EvidenceItem(
                 signal="told",

@@ -8,7 +8,7 @@ from uuid import UUID
 from engine.detection.cell import Cell
 from engine.detection.configuration import Configuration
 from engine.detection.likelihoods import likelihoods
-from engine.ports import Moment
+from engine.ports import RecordedFrame
 from engine.wire.frame import uuids_of
 from engine.wire.metrics import INTEGER_ROW
 
@@ -55,7 +55,7 @@ class Closeup:
         )
 
 
-class Watcher:
+class CloseupCollector:
     """Collect close-ups during a replay.
 
     Parameters
@@ -81,44 +81,44 @@ class Watcher:
         self._ids = {uuid: names.get(str(UUID(bytes=uuid)), "") for uuid in self._windows}
         self._before: dict[bytes, tuple[int, dict[str, int]]] = {}
         self._rosters: dict[bytes, list[tuple[int, bytes]]] = {}
-        self._slots: dict[str, int] = {}
+        self._judged_windows: dict[str, int] = {}
         self.closeups = {vm: Closeup() for vm in wanted}
 
-    def see(self, moment: Moment, cells: Mapping[str, Cell]) -> None:
+    def see(self, recorded: RecordedFrame, cells: Mapping[str, Cell]) -> None:
         """Record one moment after it was folded."""
-        frame = moment.frame
+        frame = recorded.frame
         if frame is None:
             return
         event_s = frame.header.event_time_ns / 1e9
         if len(frame.rows):
-            for lane, vm in self._lanes(frame.rows.uuids):
-                self._measure(moment, lane, vm, event_s)
+            for index, vm in self._indices(frame.rows.uuids):
+                self._measure(recorded, index, vm, event_s)
         for name, cell in cells.items():
-            if cell.totals.slots != self._slots.get(name):
-                self._slots[name] = cell.totals.slots
+            if cell.counts.windows != self._judged_windows.get(name):
+                self._judged_windows[name] = cell.counts.windows
                 self._think(cell, event_s)
 
-    def _lanes(self, roster: bytes) -> list[tuple[int, bytes]]:
+    def _indices(self, roster: bytes) -> list[tuple[int, bytes]]:
         found = self._rosters.get(roster)
         if found is None:
             vms = enumerate(uuids_of(roster))
-            found = [(lane, vm) for lane, vm in vms if vm in self._windows]
+            found = [(index, vm) for index, vm in vms if vm in self._windows]
             self._rosters[roster] = found
         return found
 
     def _near(self, vm: bytes, time_s: float) -> bool:
         return any(window.holds(time_s) for window in self._windows[vm])
 
-    def _measure(self, moment: Moment, lane: int, vm: bytes, event_s: float) -> None:
-        frame = moment.frame
+    def _measure(self, recorded: RecordedFrame, index: int, vm: bytes, event_s: float) -> None:
+        frame = recorded.frame
         if frame is None or not self._near(vm, event_s):
             return
         rows = frame.rows
         now: dict[str, int] = {}
         for name in (*(counter for counter, _ in _COUNTERS.values()), "balloon_rss_kib"):
             row = INTEGER_ROW[name]
-            if rows.missing is None or not rows.missing[row, lane]:
-                now[name] = int(rows.integers[row, lane])
+            if rows.missing is None or not rows.missing[row, index]:
+                now[name] = int(rows.integers[row, index])
         mono_ns = frame.header.mono_ns
         before_ns, before = self._before.get(vm, (mono_ns, {}))
         self._before[vm] = (mono_ns, now)

@@ -20,14 +20,14 @@ HARMFUL: Final = ("reboot", "migrate")
 # Consequences of an occurrence, such as a boot or a written backlog, are reported for this long.
 _AFTER_INTERVALS: Final = 3.0
 _AFTER_S: Final = 120.0
-# A line counts for the sample of its decision, although the slot closes a little later.
+# A line counts for the sample of its decision, although the window closes a little later.
 SAMPLE_SLACK: Final = 0.5
 
 Chosen = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ReportedIncident:
     """One incident: its lines, oldest first, with at least one firing."""
 
     id: str
@@ -66,7 +66,7 @@ class Finding:
     """
 
     occurrence: Occurrence
-    told: tuple[Told, ...]
+    reported: tuple[ReportedIncident, ...]
     alert_s: float | None
     suggestion_s: float | None
     kind: str
@@ -77,7 +77,7 @@ class Finding:
 class FalseOrder:
     """A wrong suggestion to act on a VM; `behind` is the occurrence that caused it."""
 
-    incident: Told
+    incident: ReportedIncident
     line: AlertLine
     behind: Occurrence | None
 
@@ -86,7 +86,7 @@ class FalseOrder:
 class FalseAlert:
     """An incident that belongs to no fault; `behind` is its confounder, None if there is none."""
 
-    incident: Told
+    incident: ReportedIncident
     behind: Occurrence | None
 
 
@@ -97,15 +97,15 @@ class Judgement:
     findings: tuple[Finding, ...]
     false_orders: tuple[FalseOrder, ...]
     false_alerts: tuple[FalseAlert, ...]
-    told: tuple[Told, ...]
+    reported: tuple[ReportedIncident, ...]
 
 
-def incidents_of(lines: Iterable[AlertLine]) -> tuple[Told, ...]:
+def incidents_of(lines: Iterable[AlertLine]) -> tuple[ReportedIncident, ...]:
     """Return the incidents that ever fired, sorted by the time of the first firing."""
     by_id: dict[str, list[AlertLine]] = {}
     for line in lines:
         by_id.setdefault(line.id, []).append(line)
-    found = [Told(name, tuple(own)) for name, own in by_id.items()]
+    found = [ReportedIncident(name, tuple(own)) for name, own in by_id.items()]
     fired = [one for one in found if one.firing]
     return tuple(sorted(fired, key=lambda one: (one.first.t, one.id)))
 
@@ -116,7 +116,7 @@ def judge(
     *,
     interval_s: float,
     chosen: Chosen | None = None,
-    totals_only: bool = False,
+    aggregates_only: bool = False,
 ) -> Judgement:
     """Compare a replay with the ground truth.
 
@@ -124,24 +124,24 @@ def judge(
     ----------
     interval_s
         Sampling interval of the recording.
-    totals_only
+    aggregates_only
         Whether the recording has only totals of each VM, so that no second witness is possible.
         Then a suggestion to inspect counts as the suggestion to reboot that it stands for.
     chosen
         Selects the VMs that count, for figures on a part of them. Occurrences and incidents
         without such a VM are left out. None is all.
     """
-    told = incidents_of(map(_decided, lines) if totals_only else lines)
+    reported = incidents_of(map(_decided, lines) if aggregates_only else lines)
     after_s = max(_AFTER_S, _AFTER_INTERVALS * interval_s)
     slack_s = SAMPLE_SLACK * interval_s
-    belonging: dict[int, list[Told]] = {}
+    belonging: dict[int, list[ReportedIncident]] = {}
     owned: dict[str, list[Occurrence]] = {}
     for place, occurrence in enumerate(truth):
-        for one in told:
+        for one in reported:
             if _belongs(one, occurrence, before_s=slack_s, after_s=after_s):
                 belonging.setdefault(place, []).append(one)
                 owned.setdefault(one.id, []).append(occurrence)
-    kept = [one for one in told if _counts(one, chosen)]
+    kept = [one for one in reported if _counts(one, chosen)]
     return Judgement(
         findings=tuple(
             _finding(
@@ -161,7 +161,7 @@ def judge(
             for one in kept
             if not any(_explains(occurrence, one) for occurrence in owned.get(one.id, []))
         ),
-        told=tuple(kept),
+        reported=tuple(kept),
     )
 
 
@@ -171,17 +171,19 @@ def _decided(line: AlertLine) -> AlertLine:
 
 
 def within_samples(delay_s: float | None, samples: int, interval_s: float) -> bool:
-    """Return whether a delay is at most `samples` samples, plus the closing of the slot."""
+    """Return whether a delay is at most `samples` samples, plus the closing of the window."""
     return delay_s is not None and delay_s <= (samples + SAMPLE_SLACK) * interval_s
 
 
-def _counts(one: Told, chosen: Chosen | None) -> bool:
+def _counts(one: ReportedIncident, chosen: Chosen | None) -> bool:
     if chosen is None or one.first.scope != "vm":
         return True
     return chosen(one.first.subject)
 
 
-def _belongs(one: Told, occurrence: Occurrence, *, before_s: float, after_s: float) -> bool:
+def _belongs(
+    one: ReportedIncident, occurrence: Occurrence, *, before_s: float, after_s: float
+) -> bool:
     begins = occurrence.start_s - before_s
     ends = occurrence.end_s + after_s
     if not any(begins <= line.t <= ends for line in one.firing):
@@ -200,9 +202,9 @@ def _speaks_of(line: AlertLine, occurrence: Occurrence) -> bool:
 
 
 def _finding(
-    occurrence: Occurrence, told: list[Told], *, before_s: float, after_s: float
+    occurrence: Occurrence, reported: list[ReportedIncident], *, before_s: float, after_s: float
 ) -> Finding:
-    own = [one for one in told if _answers(one, occurrence)]
+    own = [one for one in reported if _answers(one, occurrence)]
     first = occurrence.start_s - before_s
     last = occurrence.end_s + after_s
     firing = sorted(
@@ -214,30 +216,30 @@ def _finding(
     leading = [line for line in firing if line.id == firing[0].id]
     return Finding(
         occurrence=occurrence,
-        told=tuple(own),
+        reported=tuple(own),
         alert_s=firing[0].t - occurrence.start_s if firing else None,
         suggestion_s=right[0].t - occurrence.start_s if right else None,
         kind=leading[-1].kind if leading else "",
-        extra=max(0, len([one for one in told if not one.befalls() & occurrence.victims]) - 1),
+        extra=max(0, len([one for one in reported if not one.befalls() & occurrence.victims]) - 1),
     )
 
 
 def _about(
-    occurrence: Occurrence, told: list[Told], owned: dict[str, list[Occurrence]]
-) -> list[Told]:
+    occurrence: Occurrence, reported: list[ReportedIncident], owned: dict[str, list[Occurrence]]
+) -> list[ReportedIncident]:
     """Return the incidents without those of a shared thing that explain another occurrence."""
     # A fleet that falls silent during a host outage is reported once, which is no repeat of the
     # host.
     return [
         one
-        for one in told
+        for one in reported
         if one.first.scope == "vm"
         or _answers(one, occurrence)
         or not any(_answers(one, other) for other in owned[one.id])
     ]
 
 
-def _answers(one: Told, occurrence: Occurrence) -> bool:
+def _answers(one: ReportedIncident, occurrence: Occurrence) -> bool:
     """Return whether an incident is about the occurrence itself and not about its side effects."""
     scope = one.first.scope
     if occurrence.is_wide:
@@ -245,7 +247,7 @@ def _answers(one: Told, occurrence: Occurrence) -> bool:
     return scope == "vm" and one.first.subject in occurrence.vms
 
 
-def _explains(occurrence: Occurrence, one: Told) -> bool:
+def _explains(occurrence: Occurrence, one: ReportedIncident) -> bool:
     """Return whether an incident about an occurrence is no false alarm."""
     if occurrence.is_fault:
         # A fault of one guest is no fault of its host or fleet.
@@ -254,7 +256,7 @@ def _explains(occurrence: Occurrence, one: Told) -> bool:
     return occurrence.expected in {"fleet_alert", "host_alert"} and _answers(one, occurrence)
 
 
-def _false_orders(one: Told, owned: list[Occurrence]) -> list[FalseOrder]:
+def _false_orders(one: ReportedIncident, owned: list[Occurrence]) -> list[FalseOrder]:
     found = []
     for action in HARMFUL:
         lines = [line for line in one.firing if line.suggested_action == action]

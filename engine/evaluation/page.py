@@ -96,7 +96,7 @@ def page(
         if seen.nats:
             name = "likelihood, nats"
             parts.append(_panel(name, seen.thought_s, seen.nats, window, marks, spans, limits))
-    parts += ["<h2>Reports</h2><table>", *_told(marks), "</table></body></html>\n"]
+    parts += ["<h2>Reports</h2><table>", *_reported(marks), "</table></body></html>\n"]
     return "".join(parts)
 
 
@@ -105,7 +105,7 @@ def moment(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _told(marks: Iterable[Mark]) -> Iterable[str]:
+def _reported(marks: Iterable[Mark]) -> Iterable[str]:
     for mark in marks:
         colour = _STATES.get(mark.state, "#222")
         yield (

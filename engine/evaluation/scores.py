@@ -7,8 +7,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from engine.evaluation.bounds import binomial_lower, rate_upper
 from engine.evaluation.judging import Finding, Judgement, within_samples
+from engine.evaluation.rate_bounds import binomial_lower, rate_upper
 from engine.evaluation.truth import KINDS, PANICS
 
 SAMPLES: Final = (1, 2, 3, 4, 5, 6)
@@ -113,7 +113,7 @@ def score(judgement: Judgement, *, interval_s: float, vm_days: float) -> Scores:
         undetectable=len(faults) - len(seen),
         false_orders=rate(len(judgement.false_orders), vm_days),
         false_alerts=rate(len(judgement.false_alerts), vm_days),
-        all_alerts=rate(len(judgement.told), vm_days),
+        all_alerts=rate(len(judgement.reported), vm_days),
         orders_behind=_counted(
             _name(order.behind.kind if order.behind else "") for order in judgement.false_orders
         ),

@@ -104,16 +104,16 @@ class Demand:
     def followed(self, roster: bytes) -> tuple["Demand", I64]:
         """Return the demand in another order of VMs, and the old index of each, -1 for a new VM."""
         before = {vm: place for place, vm in enumerate(uuids_of(self.roster))}
-        places = np.array([before.get(vm, -1) for vm in uuids_of(roster)], np.int64)
+        indices = np.array([before.get(vm, -1) for vm in uuids_of(roster)], np.int64)
         moved = Demand(roster)
         moved.run, moved.sequence, moved.mono_ns = self.run, self.sequence, self.mono_ns
-        kept = np.flatnonzero(places >= 0)
-        moved.counters = self.counters.moved(places)
-        moved.vcpus[kept] = self.vcpus[places[kept]]
+        kept = np.flatnonzero(indices >= 0)
+        moved.counters = self.counters.moved(indices)
+        moved.vcpus[kept] = self.vcpus[indices[kept]]
         for name in ("sums", "counts"):
-            getattr(moved, name)[:, kept] = getattr(self, name)[:, places[kept]]
+            getattr(moved, name)[:, kept] = getattr(self, name)[:, indices[kept]]
             getattr(moved, name)[:, -1] = getattr(self, name)[:, -1]
-        return moved, places
+        return moved, indices
 
 
 def _memory(rows: VmRows) -> F64:

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.ports import Answer, Question
+from engine.ports import Answer, Query
 from engine.wire.measurement import HOUR_STATISTICS, Field, Measurement
 from engine.wire.points import MISSING, Column, Points, Series, kept
 
@@ -56,12 +56,12 @@ class Window:
         np.fmax(self.values[_MAX], samples, out=self.values[_MAX])
         self.values[_LAST] = np.where(known, samples, self.values[_LAST])
 
-    def moved(self, lanes: NDArray[np.int64]) -> "Window":
-        """Return the window for another roster; `lanes` has the old indices, -1 for new ones."""
+    def moved(self, indices: NDArray[np.int64]) -> "Window":
+        """Return the window for another roster; `indices` has the old indices, -1 for new ones."""
         metrics = self.values.shape[1]
-        other = Window.empty(self.begin_s, metrics=metrics, size=len(lanes))
-        stayed = lanes >= 0
-        other.values[:, :, stayed] = self.values[:, :, lanes[stayed]]
+        other = Window.empty(self.begin_s, metrics=metrics, size=len(indices))
+        stayed = indices >= 0
+        other.values[:, :, stayed] = self.values[:, :, indices[stayed]]
         return other
 
     def columns(self, fields: Sequence[Field]) -> dict[str, Floats | NDArray[np.int64]]:
@@ -80,13 +80,13 @@ class Window:
         return columns
 
 
-def hour_questions(
+def hour_queries(
     family: tuple[Measurement, Measurement, Measurement], *, cell: str, begin_s: int
-) -> list[Question]:
+) -> list[Query]:
     """Return the queries for the samples of an hour, one for each field."""
     raw = family[0]
     return [
-        Question(
+        Query(
             measurement=raw.name,
             select=tuple((field.name, statistic) for statistic in HOUR_STATISTICS),
             begin_ns=begin_s * 1_000_000_000,
@@ -105,7 +105,7 @@ def hour_points(
     cell: str,
     begin_s: int,
 ) -> list[Points]:
-    """Return the hour's roll-up from the results of `hour_questions`, in their order."""
+    """Return the hour's roll-up from the results of `hour_queries`, in their order."""
     raw, _, hour = family
     tags = [tag for tag in raw.tags if tag != "cell"]
     rows = {answer.tags: None for one in answers for answer in one}

@@ -1,4 +1,4 @@
-"""The loop of the agent on one node: orders in, at most one call each, marks (results) out.
+"""The loop of the agent on one node: orders in, at most one call each, results out.
 
 The agent trusts no other process. Before the call it verifies each order, runs admission control
 again, checks the live VM, and reads the newest pauses; and its intent is on disk first.
@@ -17,11 +17,12 @@ from engine.action.admit import PASSING, History, admit, claim_of, is_closed, ma
 from engine.action.admit import SENTENCES as ADMIT_SENTENCES
 from engine.action.ledger import StepEntry, recovery
 from engine.action.ledger_rules import within_limits
-from engine.action.look import LOOK_WINDOW_S, judge, last_check
-from engine.action.question import CLOCK_SLACK_MS, DAY_MS
+from engine.action.preflight import PREFLIGHT_WINDOW_S, judge, last_check
+from engine.action.request_context import CLOCK_SLACK_MS, DAY_MS
 from engine.errors import ActionRefused, LogError, VmNotFound
-from engine.looks import Look, Permit, Sign, Signs
+from engine.liveness_ports import Liveness, Prober
 from engine.ports import Actuator, Clock, Evidence, LedgerStore, Log, Record
+from engine.preflight_data import Permit, PreflightSample, Sign, Signs
 from engine.roles.act_config import ActConfig
 from engine.roles.books import Books
 from engine.roles.calling import (
@@ -35,26 +36,26 @@ from engine.roles.calling import (
     see_hypervisor,
     undone,
 )
+from engine.roles.guest_probing import GuestProbing
 from engine.roles.health import Health
-from engine.roles.marks import SENTENCES, Author, End, Marks, ended, why_of
 from engine.roles.outbox import Journal, Outbox, follow, plain_errors
 from engine.roles.reading import TOPICS, LogChanged, Reading
-from engine.roles.watching import Watcher
-from engine.sign_ports import Prober, Watch
+from engine.roles.results import SENTENCES, Author, End, Results, ended, why_of
 from engine.wire.order import MAX_LIFETIME_MS, Order, Outcome
 
 # Older than this, the pause that was read may be outdated. It limits both the time to read it and
 # the time from then to the call.
 BARRIER_S: Final = 5.0
-# One sample takes 10 ms; two samples and the gap between them must fit into the 10 s of a look.
-_LOOK_S: Final = 2.0
+# One sample takes 10 ms; two samples and the gap between them must fit into the 10 s of a preflight
+# sample.
+_SAMPLE_TIMEOUT_S: Final = 2.0
 # Two clocks that differ by one tick must not turn a gap of 4 s into 3.999 s.
 _GAP_SLACK_S: Final = 0.1
 # Far below the time after which a role without progress counts as stuck.
 _REPORT_S: Final = 1.0
 # How long to wait for pending reports at the end of the process and before the next order.
 _LEAVE_S: Final = 2.0
-_TELL_S: Final = 30.0
+_NOTIFY_S: Final = 30.0
 
 _log = structlog.get_logger()
 
@@ -84,7 +85,7 @@ class Agent:
         config: ActConfig,
         clock: Clock,
         health: Health,
-        watch: Watch | None = None,
+        watch: Liveness | None = None,
         prober: Prober | None = None,
     ) -> None:
         self._log = log
@@ -94,11 +95,11 @@ class Agent:
         self._clock = clock
         self._health = health
         self._since_ms = 0
-        self._words_ns = 0
+        self._commands_ns = 0
         self._tasks: asyncio.Queue[Task] = asyncio.Queue()
         self._outbox = Outbox(log, health=health)
         # A role may be reopened within one process. Each time it is a new source and a new chain,
-        # else its first marks would count as repeated ones.
+        # else its first results would count as repeated ones.
         run = f"{config.run}.{clock.mono_ns():x}"
         writer = f"act/{config.node}/{run}"
         self._journal = Journal(self._outbox, clock=clock, writer=writer, cell=config.cell)
@@ -111,11 +112,11 @@ class Agent:
             key=config.key,
             sign=config.sign,
         )
-        self._marks = Marks(self._outbox, self._journal, author=author, clock=clock)
-        self._watcher = Watcher(
+        self._results = Results(self._outbox, self._journal, author=author, clock=clock)
+        self._guest_probing = GuestProbing(
             watch=watch,
             prober=prober,
-            marks=self._marks,
+            results=self._results,
             clock=clock,
             health=health,
             sets_balloons=config.sets_balloons,
@@ -166,7 +167,7 @@ class Agent:
                         )
                         tasks.create_task(reader, name=f"act: {topic}")
                     tasks.create_task(self._report(), name="act: health")
-                    tasks.create_task(self._watcher.run(), name="act: watch")
+                    tasks.create_task(self._guest_probing.run(), name="act: watch")
                     while True:
                         await self._bring_to_end(await self._tasks.get())
                 finally:
@@ -187,7 +188,7 @@ class Agent:
             else:
                 self._books.enter(entry)
         for entry in self._books.ledger.unmarked():
-            self._marks.recovered(entry)
+            self._results.recovered(entry)
         await self._set_down()
         # An order that is still valid may be slightly older than this start.
         self._since_ms = now_ms - DAY_MS - 2 * MAX_LIFETIME_MS
@@ -209,7 +210,7 @@ class Agent:
             entry, state=end.outcome, time_ms=self._clock.now_ms(), sentence=end.sentence
         )
         self._books.enter(last)
-        self._marks.recovered(last)
+        self._results.recovered(last)
         await self._set_down()
 
     def _left_s(self, deadline_ms: int) -> float:
@@ -250,8 +251,8 @@ class Agent:
         if known is not None and known.state in ("accepted", "sent"):
             self._entered(task, end)
         if end.outcome == "unknown":
-            self._marks.acted("action_unknown", order, dry_run=dry_run, outcome=end.outcome)
-        self._marks.ended(order, end, dry_run=dry_run, page=True)
+            self._results.acted("action_unknown", order, dry_run=dry_run, outcome=end.outcome)
+        self._results.ended(order, end, dry_run=dry_run, page=True)
         await self._set_down()
 
     async def _take_up(self, task: Task) -> None:
@@ -259,8 +260,8 @@ class Agent:
         order = task.order
         key = (order.incident, order.step)
         if any((entry.order.incident, entry.order.step) == key for entry in task.earlier):
-            # A mark would close the first order for this step, which may still run.
-            self._marks.duplicate(order, ADMIT_SENTENCES["duplicate"].format(step=order.step))
+            # A result would close the first order for this step, which may still run.
+            self._results.duplicate(order, ADMIT_SENTENCES["duplicate"].format(step=order.step))
             return
         if self._books.ledger.holds(key) or is_closed(self._reading.history, order):
             return
@@ -268,14 +269,14 @@ class Agent:
         if end is None:
             end = await self._carry(task)
         if end.rule == "claimed":
-            # The agent that claimed the step reports its end; a mark would close it before that.
-            self._marks.said("refusal", order, end.sentence, rule=end.rule, page=True)
+            # The agent that claimed the step reports its end; a result would close it before that.
+            self._results.said("refusal", order, end.sentence, rule=end.rule, page=True)
             instruments.ORDERS_REFUSED.labels(end.rule).inc()
             return
         instruments.ORDERS_ENDED.labels(order.action, end.outcome, str(order.dry_run).lower()).inc()
         if end.outcome != "returned":
             instruments.ORDERS_REFUSED.labels(end.rule).inc()
-        self._marks.ended(order, end, dry_run=task.dry_run)
+        self._results.ended(order, end, dry_run=task.dry_run)
         await self._set_down()
 
     def _refusal(self, task: Task) -> End | None:
@@ -285,7 +286,7 @@ class Agent:
             return ended("unknown", "before_my_time")
         if (order.site, order.cell) != (config.site, config.cell):
             return ended("refused", "wrong_place", site=order.site, cell=order.cell)
-        other = claimed_elsewhere(self._reading.history, order, agent=self._marks.agent)
+        other = claimed_elsewhere(self._reading.history, order, agent=self._results.agent)
         if other is not None:
             return other
         behind_ms = self._reading.log_ms - self._clock.now_ms()
@@ -325,30 +326,30 @@ class Agent:
         return max(self._clock.now_ms(), task.time_ms + waited_ms)
 
     async def _carry(self, task: Task) -> End:
-        """Accept, look, read new commands, judge the look, claim, and call: in this order."""
+        """Accept, sample, read new commands, judge the check, claim, and call: in this order."""
         order = task.order
         accepted = task.entry("accepted", order.sentence, now_ms=self._clock.now_ms())
         unwritable = self._books.enter_if_writable(accepted)
         if unwritable is not None:
             return ended("not_attempted", "no_ledger", why=unwritable)
-        self._marks.said("decision", order, SENTENCES["accepted"].format(order=order.sentence))
+        self._results.said("decision", order, SENTENCES["accepted"].format(order=order.sentence))
         began_ns = self._clock.mono_ns()
-        looks, signs = await self._look(order)
-        end = await self._last_words(task)
-        if isinstance(looks, End):
+        samples, signs = await self._sample(order)
+        end = await self._last_commands(task)
+        if isinstance(samples, End):
             # If another agent of the node has claimed the step, that agent reports its end.
-            end = end if end is not None and end.rule == "claimed" else looks
+            end = end if end is not None and end.rule == "claimed" else samples
         elif end is None:
             age_s = (self._clock.mono_ns() - began_ns) / 1e9
             limits = self._config.policy.limits
             gap_s, newborn_s = limits.look_gap_s, limits.newborn_s
             verdict = judge(
-                order, looks, gap_s=gap_s, age_s=age_s, signs=signs, newborn_s=newborn_s
+                order, samples, gap_s=gap_s, age_s=age_s, signs=signs, newborn_s=newborn_s
             )
             if verdict.agrees:
                 end = await self._claim(task)
                 if end is None:
-                    return await self._call(task, looks, verdict.sentence, began_ns=began_ns)
+                    return await self._call(task, samples, verdict.sentence, began_ns=began_ns)
                 return self._entered(task, end)
             # A witness may still appear, such as a balloon that is not overdue yet.
             outcome: Outcome = "not_attempted" if verdict.rule == "no_witness" else "refused"
@@ -365,38 +366,39 @@ class Agent:
         self._books.enter_if_writable(task.entry(state, end.sentence, now_ms=now_ms))
         return end
 
-    async def _look(self, order: Order) -> tuple[list[Look] | End, Signs]:
+    async def _sample(self, order: Order) -> tuple[list[PreflightSample] | End, Signs]:
         """Return the samples, and the guest's signs of life between them."""
-        vm, looks, signs = UUID(order.vm).bytes, list[Look](), Signs()
+        vm, samples, signs = UUID(order.vm).bytes, list[PreflightSample](), Signs()
         try:
-            looks.append(await self._seen(vm))
+            samples.append(await self._seen(vm))
             gap = asyncio.sleep(self._config.policy.limits.look_gap_s + _GAP_SLACK_S)
             asked: tuple[Sign, Sign] = ("unknown", "unknown")
             if order.action in DESTRUCTIVE:
-                # During the gap of the look, so that saving evidence does not delay the action.
+                # During the gap of the preflight check, so that saving evidence does not delay the
+                # action.
                 _, _, asked = await asyncio.gather(
-                    gap, self._save_evidence(order), self._watcher.asked(vm)
+                    gap, self._save_evidence(order), self._guest_probing.asked(vm)
                 )
             else:
                 await gap
-            looks.append(await self._seen(vm))
-            signs = self._watcher.signs(looks[-1], asked)
+            samples.append(await self._seen(vm))
+            signs = self._guest_probing.signs(samples[-1], asked)
         except VmNotFound as error:
             return ended("refused", "no_vm", why=error), signs
         except Exception as error:  # noqa: BLE001 -- an unknown error means no sight of the VM
-            why = str(error) or f"no answer within {_LOOK_S:g} s"
+            why = str(error) or f"no answer within {_SAMPLE_TIMEOUT_S:g} s"
             return ended("not_attempted", "no_look", why=why), signs
-        return looks, signs
+        return samples, signs
 
-    async def _seen(self, vm: bytes) -> Look:
-        async with asyncio.timeout(_LOOK_S):
-            return await self._actuator.look(vm)
+    async def _seen(self, vm: bytes) -> PreflightSample:
+        async with asyncio.timeout(_SAMPLE_TIMEOUT_S):
+            return await self._actuator.sample(vm)
 
     async def _save_evidence(self, order: Order) -> None:
         rule, sentence = await keep_evidence(self._evidence, order)
-        self._marks.said("outcome", order, sentence, rule=rule)
+        self._results.said("outcome", order, sentence, rule=rule)
 
-    async def _last_words(self, task: Task) -> End | None:
+    async def _last_commands(self, task: Task) -> End | None:
         """Read control and orders to their ends, and check again; None if the order may run."""
         try:
             async with asyncio.timeout(BARRIER_S):
@@ -409,7 +411,7 @@ class Agent:
                 cut = await self._reading.cut_topic()
                 if cut is not None:
                     return ended("not_attempted", "log_changed", topic=cut)
-                self._words_ns = self._clock.mono_ns()
+                self._commands_ns = self._clock.mono_ns()
                 await self._reading.read_to_ends()
         except LogChanged as topic:
             return ended("not_attempted", "log_changed", topic=topic)
@@ -433,8 +435,8 @@ class Agent:
         """
         try:
             async with asyncio.timeout(BARRIER_S):
-                await self._marks.claim(self._log, task.order, dry_run=task.dry_run)
-                self._words_ns = self._clock.mono_ns()
+                await self._results.claim(self._log, task.order, dry_run=task.dry_run)
+                self._commands_ns = self._clock.mono_ns()
                 await self._reading.read_to_ends()
         except LogChanged as topic:
             return ended("not_attempted", "log_changed", topic=topic)
@@ -446,26 +448,30 @@ class Agent:
             return ended("not_attempted", "claim_void")
         return end
 
-    async def _call(self, task: Task, looks: list[Look], agreed: str, *, began_ns: int) -> End:
+    async def _call(
+        self, task: Task, samples: list[PreflightSample], agreed: str, *, began_ns: int
+    ) -> End:
         """Record the call in the ledger, make it, and report the result."""
         order = task.order
-        now_ms, mark = self._clock.now_ms(), self._reading.mark
-        sent = task.entry("sent", order.sentence, now_ms=now_ms, mark=mark)
+        now_ms, mark = self._clock.now_ms(), self._reading.log_position
+        sent = task.entry("sent", order.sentence, now_ms=now_ms, position=mark)
         unwritable = self._books.enter_if_writable(sent)
         if unwritable is not None:
             return ended("not_attempted", "no_ledger", why=unwritable)
         # A disk may block for minutes, and the conditions checked before the entry may have
         # changed.
         mono_ns = self._clock.mono_ns()
-        age_s, words_s = (mono_ns - began_ns) / 1e9, (mono_ns - self._words_ns) / 1e9
+        age_s, commands_s = (mono_ns - began_ns) / 1e9, (mono_ns - self._commands_ns) / 1e9
         life_s = (order.expires_ms - self._now_ms(task)) / 1000
-        send_within_s = min(LOOK_WINDOW_S - age_s, BARRIER_S - words_s, life_s)
+        send_within_s = min(PREFLIGHT_WINDOW_S - age_s, BARRIER_S - commands_s, life_s)
         if send_within_s <= 0:
-            return self._entered(task, ended("expired", "too_late", age_s=age_s, words_s=words_s))
-        permit = Permit(order.instance, send_within_s, last_check(order, looks))
+            return self._entered(
+                task, ended("expired", "too_late", age_s=age_s, words_s=commands_s)
+            )
+        permit = Permit(order.instance, send_within_s, last_check(order, samples))
         names = {"action": ACTIONS[order.action].noun, "vm": order.vm}
-        self._marks.acted("action_sent", order, dry_run=task.dry_run)
-        self._marks.said("call", order, SENTENCES["calling"].format(**names, look=agreed))
+        self._results.acted("action_sent", order, dry_run=task.dry_run)
+        self._results.said("call", order, SENTENCES["calling"].format(**names, look=agreed))
         end = ended("returned", "rehearsed" if task.dry_run else "returned", **names)
         try:
             async with asyncio.timeout((order.deadline_ms - self._clock.now_ms()) / 1000):
@@ -481,7 +487,7 @@ class Agent:
             end = undone(error)
         except Exception as error:  # noqa: BLE001 -- an unknown error is the worst case
             end = ended("unknown", "verb_unknown", **names, why=why_of(error))
-        self._marks.acted(
+        self._results.acted(
             "action_unknown" if end.outcome == "unknown" else "action_returned",
             order,
             dry_run=task.dry_run,
@@ -491,5 +497,5 @@ class Agent:
 
     async def _set_down(self) -> None:
         """Note in the ledger that the log holds the results of the ended steps."""
-        if await self._outbox.emptied(within_s=_TELL_S):
+        if await self._outbox.emptied(within_s=_NOTIFY_S):
             self._books.set_down()

@@ -15,7 +15,7 @@ from engine.action.ledger import (
     read_ledger,
     watching,
 )
-from engine.action.question import DAY_MS
+from engine.action.request_context import DAY_MS
 from engine.errors import StateUnwritable
 from engine.ports import Clock, LedgerStore, Log
 from engine.roles.health import Health
@@ -78,7 +78,9 @@ class Books:
         self.identity = await self._log.identity()
         bounds = await self._log.bounds(ORDERS.name, 0)
         control = await self._log.bounds(CONTROL.name, 0)
-        found = None if ledger.mark is None else await found_at(self._log, ledger.mark)
+        found = (
+            None if ledger.log_position is None else await found_at(self._log, ledger.log_position)
+        )
         seen, sentence, alarm = log_seen(
             ledger,
             identity=self.identity,
@@ -108,19 +110,25 @@ class Books:
         if is_behind(self.ledger, mine):
             watch_s = max(self._policy.limits.new_log_observe_s, DAY_MS // 1000)
             until_ms = max(until_ms, now_ms + 1000 * watch_s)
-            self.strange_below = self._reading.mark.orders
+            self.strange_below = self._reading.log_position.orders
             self._journal.write("start", watching("ledger_behind", watch_s=watch_s), page=True)
-        self.enter(msgspec.structs.replace(log, observe_until_ms=until_ms, mark=self._reading.mark))
+        self.enter(
+            msgspec.structs.replace(
+                log, observe_until_ms=until_ms, log_position=self._reading.log_position
+            )
+        )
 
     def note_position(self) -> None:
         """Note how far the log was read, if that is due."""
-        log, mark, now_ms = self.ledger.log, self._reading.mark, self._clock.now_ms()
-        noted = self.ledger.mark
-        if log is None or mark == noted:
+        log, position, now_ms = self.ledger.log, self._reading.log_position, self._clock.now_ms()
+        noted = self.ledger.log_position
+        if log is None or position == noted:
             return
-        if noted and mark.control == noted.control and now_ms - log.time_ms < _NOTE_EVERY_MS:
+        if noted and position.control == noted.control and now_ms - log.time_ms < _NOTE_EVERY_MS:
             return
-        entry = msgspec.structs.replace(log, next_offset=mark.orders, time_ms=now_ms, mark=mark)
+        entry = msgspec.structs.replace(
+            log, next_offset=position.orders, time_ms=now_ms, log_position=position
+        )
         self.enter_if_writable(entry)
 
     def set_down(self) -> None:

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from engine.action.actions import ACTIONS
 from engine.action.admit import Admission, History, claim_of
-from engine.action.ledger import LedgerState, LogMark, StepEntry
-from engine.action.look import left_by_reset
+from engine.action.ledger import LedgerState, LogPosition, StepEntry
+from engine.action.preflight import left_by_reset
 from engine.errors import (
     ActionRefused,
     ActionUnsent,
@@ -17,10 +17,10 @@ from engine.errors import (
     HypervisorUnreachable,
     VmNotFound,
 )
-from engine.looks import Look, Permit
 from engine.ports import Actuator, Evidence
-from engine.roles.health import Health, told
-from engine.roles.marks import End, ended, why_of
+from engine.preflight_data import Permit, PreflightSample
+from engine.roles.health import Health, as_sentence
+from engine.roles.results import End, ended, why_of
 from engine.wire.order import Order
 
 # A move of memory or of a disk must be aborted this long before the order's deadline: libvirt may
@@ -46,7 +46,7 @@ async def see_hypervisor(actuator: Actuator, health: Health) -> None:
     try:
         await actuator.reach()
     except HypervisorUnreachable as error:
-        health.waiting("hypervisor", f"{told(error)} Retrying.")
+        health.waiting("hypervisor", f"{as_sentence(error)} Retrying.")
     else:
         health.progress("hypervisor")
 
@@ -67,7 +67,7 @@ class Task:
     dry_run: bool
 
     def entry(
-        self, state: LedgerState, sentence: str, *, now_ms: int, mark: LogMark | None = None
+        self, state: LedgerState, sentence: str, *, now_ms: int, position: LogPosition | None = None
     ) -> StepEntry:
         """Return the ledger entry of the order in `state`."""
         order = self.order
@@ -84,7 +84,7 @@ class Task:
             disk=order.disk,
             deadline_ms=order.deadline_ms,
             instance=order.instance,
-            mark=mark,
+            log_position=position,
         )
 
 
@@ -193,9 +193,9 @@ async def _finish(
     This is not a second reset. No other state of the VM shows whether there was a reset.
     """
     vm = UUID(entry.vm).bytes
-    look = await actuator.look(vm)
-    if not left_by_reset(look, instance=entry.instance):
-        raise HypervisorUnreachable(SENTENCES["read_the_world"].format(state=look.state))
+    sample = await actuator.sample(vm)
+    if not left_by_reset(sample, instance=entry.instance):
+        raise HypervisorUnreachable(SENTENCES["read_the_world"].format(state=sample.state))
     if not finish.admitted:
         raise HypervisorUnreachable(SENTENCES["left_paused"].format(why=finish.sentence))
     assert entry.instance is not None
@@ -208,11 +208,11 @@ async def _finish(
         raise HypervisorUnreachable(str(error)) from error
 
 
-def _still_left(entry: StepEntry, look: Look) -> str | None:
+def _still_left(entry: StepEntry, sample: PreflightSample) -> str | None:
     """Return why the VM no longer waits for its resume, None if it does."""
-    if left_by_reset(look, instance=entry.instance):
+    if left_by_reset(sample, instance=entry.instance):
         return None
-    return SENTENCES["read_the_world"].format(state=look.state)
+    return SENTENCES["read_the_world"].format(state=sample.state)
 
 
 async def _find(actuator: Actuator, entry: StepEntry, *, left_s: float) -> None:

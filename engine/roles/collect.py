@@ -26,10 +26,10 @@ from engine.roles.framing import (
     CollectConfig,
     Content,
     EncodedFrame,
-    InventoryWatch,
+    InventoryChanges,
     Source,
 )
-from engine.roles.health import Health, told
+from engine.roles.health import Health, as_sentence
 from engine.roles.opening import unsigned
 from engine.stream.backoff import Backoff
 from engine.wire.frame import Event, InventoryItem, VmRows
@@ -52,7 +52,7 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _Answer:
     """One answer of the hypervisor: a sample, and the inventory if it was due."""
 
     sample: NodeSample
@@ -95,13 +95,13 @@ class Collector:
         self._run = run
         self._buffer = Buffer(config)
         self._source = Source(config, run)
-        self._inventory = InventoryWatch(config.inventory_every_s)
-        self._pending: asyncio.Task[_Look] | None = None
+        self._inventory = InventoryChanges(config.inventory_every_s)
+        self._pending: asyncio.Task[_Answer] | None = None
         self._asked_ns = 0
         self._retry_ns = 0
         self._backoff = Backoff(_FIRST_BACKOFF_S, _LAST_BACKOFF_S)
         self._reachable: bool | None = None
-        self._told_lost = False
+        self._reported_lost = False
         self._last_wall_ns = 0
         self._dropped_total = 0
 
@@ -158,17 +158,17 @@ class Collector:
         node = self._config.node
         now_ns = self._clock.mono_ns()
         instruments.LATE_SECONDS.labels(node).observe(max(0.0, (now_ns - due_ns) / 1e9))
-        look = await self._look(now_ns)
-        if look is not None:
+        sample = await self._observe(now_ns)
+        if sample is not None:
             instruments.SAMPLE_SECONDS.labels(node).observe((self._clock.mono_ns() - now_ns) / 1e9)
-            self._put(self._content(look))
+            self._put(self._content(sample))
         elif self._reachable is False:
             instruments.SLOTS_MISSED.labels(node).inc()
             self._put(self._blind())
         else:
             instruments.SLOTS_MISSED.labels(node).inc()
 
-    async def _look(self, now_ns: int) -> _Look | None:
+    async def _observe(self, now_ns: int) -> _Answer | None:
         """Return the answer of the hypervisor, None if there is none in this slot.
 
         A call that takes longer continues in its own task, and no second one is started beside it;
@@ -188,19 +188,19 @@ class Collector:
             return None
         task, self._pending = self._pending, None
         try:
-            look = task.result()
+            sample = task.result()
         except HypervisorUnreachable as error:
             pause_s = self._backoff.failed()
             self._retry_ns = self._clock.mono_ns() + round(pause_s * 1e9)
-            self._lost(f"{told(error)} Retrying in {pause_s:.0f} s.")
+            self._lost(f"{as_sentence(error)} Retrying in {pause_s:.0f} s.")
             return None
         self._found()
-        return look
+        return sample
 
-    async def _ask(self) -> _Look:
+    async def _ask(self) -> _Answer:
         sample = await self._hypervisor.sample()
         due = self._inventory.due(sample.rows.uuids, now_ns=self._clock.mono_ns())
-        return _Look(sample, await self._hypervisor.inventory() if due else None)
+        return _Answer(sample, await self._hypervisor.inventory() if due else None)
 
     def _lost(self, sentence: str) -> None:
         self._reachable = False
@@ -216,15 +216,15 @@ class Collector:
         instruments.HYPERVISOR_REACHABLE.labels(self._config.node).set(1)
         self._health.progress("hypervisor")
 
-    def _content(self, look: _Look) -> Content:
-        sample = look.sample
+    def _content(self, vm_sample: _Answer) -> Content:
+        sample = vm_sample.sample
         self._check_wall(sample.event_time_ns)
         return Content(
             event_time_ns=sample.event_time_ns,
             mono_ns=sample.mono_ns,
             rows=sample.rows,
             node={"hypervisor_reachable": 1.0, **sample.node},
-            inventory=self._inventory.changed(look.inventory, now_ns=self._clock.mono_ns()),
+            inventory=self._inventory.changed(vm_sample.inventory, now_ns=self._clock.mono_ns()),
             pools=sample.pools,
         )
 
@@ -245,21 +245,21 @@ class Collector:
             self._dropped_total += dropped
             self._note("frames_dropped", frames=dropped, frames_total=self._dropped_total)
         content.events += self._hypervisor.drain_events()
-        self._tell_reachability(content.events)
+        self._report_reachability(content.events)
         content.events += self._source.drain()
         for encoded in self._source.frames(content, now_ns=now_ns):
             self._buffer.put(encoded)
 
-    def _tell_reachability(self, events: list[Event]) -> None:
+    def _report_reachability(self, events: list[Event]) -> None:
         """Report the loss and return of the hypervisor, unless the hypervisor does."""
         for event in events:
             if event.kind in {"hypervisor_lost", "hypervisor_back"}:
-                self._told_lost = event.kind == "hypervisor_lost"
-        if self._reachable is False and not self._told_lost:
+                self._reported_lost = event.kind == "hypervisor_lost"
+        if self._reachable is False and not self._reported_lost:
             self._note("hypervisor_lost")
-        elif self._reachable and self._told_lost:
+        elif self._reachable and self._reported_lost:
             self._note("hypervisor_back")
-        self._told_lost = not self._reachable
+        self._reported_lost = not self._reachable
 
     def _note(self, kind: str, **detail: int) -> None:
         texts = {name: str(value) for name, value in detail.items()}
@@ -288,7 +288,7 @@ class Collector:
                     await self._send(log)
             except (LogUnreachable, LogProducerBroken) as error:
                 pause_s = backoff.failed()
-                self._health.waiting("log", f"{told(error)} Retrying in {pause_s:.0f} s.")
+                self._health.waiting("log", f"{as_sentence(error)} Retrying in {pause_s:.0f} s.")
                 await asyncio.sleep(pause_s)
 
     async def _send(self, log: Log) -> None:

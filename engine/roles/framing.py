@@ -270,13 +270,13 @@ def _pieces(count: int, size: int) -> int:
     return -(-count // size)
 
 
-class InventoryWatch:
+class InventoryChanges:
     """Tracks the inventory items that the engine has not received, or not lately."""
 
     def __init__(self, every_s: float) -> None:
         self._every_ns = round(every_s * 1e9)
         self._roster: bytes | None = None
-        self._told: dict[bytes, InventoryItem] = {}
+        self._reported: dict[bytes, InventoryItem] = {}
         self._all_due_ns: int | None = None
 
     def due(self, roster: bytes, *, now_ns: int) -> bool:
@@ -293,8 +293,8 @@ class InventoryWatch:
         everything = self._all_due_ns is None or now_ns >= self._all_due_ns
         if everything:
             self._all_due_ns = now_ns + self._every_ns
-        fresh = [item for item in inventory if everything or self._told.get(item.vm) != item]
-        self._told = {item.vm: item for item in inventory}
+        fresh = [item for item in inventory if everything or self._reported.get(item.vm) != item]
+        self._reported = {item.vm: item for item in inventory}
         return fresh
 
     def forget(self) -> None:

@@ -34,7 +34,7 @@ class _Part:
     heard_ns: int
     since_ns: int
     sentence: str = ""  # why it waits; empty if it makes progress
-    told: bool = False  # whether the wait was logged
+    reported: bool = False  # whether the wait was logged
 
 
 class Health:
@@ -72,7 +72,7 @@ class Health:
         now_ns = self._clock.mono_ns()
         before = self._parts.get(self._prefix + what)
         self._parts[self._prefix + what] = _Part(now_ns, now_ns)
-        if before is not None and before.told:
+        if before is not None and before.reported:
             waited_s = (now_ns - before.since_ns) / 1e9
             _log.info(f"{self._prefix}{what} continues.", waited_s=round(waited_s, 1))
 
@@ -83,7 +83,7 @@ class Health:
         since_ns = before.since_ns if before is not None and before.sentence else now_ns
         if before is None or before.sentence != sentence:
             _log.warning(f"{self._prefix}{what} is waiting: {sentence}")
-        self._parts[self._prefix + what] = _Part(now_ns, since_ns, sentence, told=True)
+        self._parts[self._prefix + what] = _Part(now_ns, since_ns, sentence, reported=True)
 
     def done(self, what: str) -> None:
         """Note that `what` has ended on purpose and does not report any more."""
@@ -113,6 +113,6 @@ class Health:
         return Verdict(ok=not stuck, sentences=stuck)
 
 
-def told(error: BaseException) -> str:
+def as_sentence(error: BaseException) -> str:
     """Return an error's message as a sentence that ends with a full stop."""
     return f"{str(error).rstrip('.')}."

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from engine import instruments
+from engine.action.commands import Heard, hear
 from engine.action.keys import Trust
-from engine.action.words import Heard, hear
 from engine.ports import Record
 from engine.roles.outbox import Journal
 from engine.wire.control import Control
@@ -17,7 +17,7 @@ def hear_record(
     controls: Mapping[bytes, Control],
     journal: Journal | None = None,
 ) -> Heard:
-    """Return the effect of a record on a role that holds `controls`; see `engine.action.words`.
+    """Return the effect of a record on a role that holds `controls`; see `engine.action.commands`.
 
     Parameters
     ----------

@@ -100,7 +100,7 @@ class Notifying:
         """
         saying = asyncio.create_task(self._write_for_ever())
         try:
-            await self._tell_for_ever()
+            await self._notify_until_stopped()
         finally:
             await self._outbox.emptied(within_s=_LEAVE_S)
             saying.cancel()
@@ -118,7 +118,7 @@ class Notifying:
                 )
             await asyncio.sleep(backoff.failed())
 
-    async def _tell_for_ever(self) -> None:
+    async def _notify_until_stopped(self) -> None:
         generation = -1
         async with self._log.subscribe(JOURNAL.name, group=GROUP) as journal:
             while True:

@@ -13,7 +13,7 @@ from engine.wire.frame_mac import FrameKeys, open_frame
 from engine.wire.table import Widen
 
 # The record itself is in `rejected` with its reason; a flood must not fill the log file too.
-_TELL_EVERY_NS: Final = 60_000_000_000
+_REPORT_EVERY_NS: Final = 60_000_000_000
 
 _log = structlog.get_logger()
 
@@ -48,7 +48,7 @@ class FrameOpener:
         self._refused = instruments.FRAMES_NOT_BELIEVED.labels(reader)
         self._clock = clock
         self._widen = widen
-        self._told_ns: int | None = None
+        self._reported_ns: int | None = None
 
     def __call__(self, record: Record) -> Frame:
         """Return the frame, or raise `RecordRejected`."""
@@ -64,11 +64,11 @@ class FrameOpener:
         except RecordRejected as error:
             if error.reason == "bad_mac":
                 self._refused.inc()
-                self._tell(error.detail)
+                self._report(error.detail)
             raise
 
-    def _tell(self, why: str) -> None:
+    def _report(self, why: str) -> None:
         now_ns = self._clock.mono_ns()
-        if self._told_ns is None or now_ns - self._told_ns >= _TELL_EVERY_NS:
-            self._told_ns = now_ns
+        if self._reported_ns is None or now_ns - self._reported_ns >= _REPORT_EVERY_NS:
+            self._reported_ns = now_ns
             _log.warning(why)

@@ -67,9 +67,9 @@ class Outbox:
         try:
             await self._append_for_ever()
         finally:
-            self._tell_unsaid()
+            self._report_lost()
 
-    def _tell_unsaid(self) -> None:
+    def _report_lost(self) -> None:
         """Count and log the records that are lost with the end of the process."""
         for topic, key, _value, _headers in self._waiting:
             instruments.RECORDS_UNSAID.labels(topic).inc()

@@ -16,26 +16,26 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from engine import instruments
 from engine.action.catalogue import VERDICT_WINDOW_MS, Policy
+from engine.action.commands import Heard
 from engine.action.events import (
     AlertSeen,
     AppendControl,
     AppendOrder,
     CaughtUp,
-    ClosedSeen,
     ControlSeen,
     Instruction,
     LoadSeen,
     OrderSeen,
     PlannerEvent,
+    ResultSeen,
     Tick,
     WriteJournal,
 )
 from engine.action.keys import Trust, open_alert, open_entry, open_scores
 from engine.action.planner import step
-from engine.action.question import DAY_MS
+from engine.action.request_context import DAY_MS
 from engine.action.state import PlannerState
 from engine.action.target import CellLoad, NodeRoom, has_room
-from engine.action.words import Heard
 from engine.errors import (
     FoldFailed,
     LogError,
@@ -51,7 +51,7 @@ from engine.roles.outbox import Journal, Outbox, follow, plain_errors
 from engine.wire.alert import Alert
 from engine.wire.control import encode_control, unreadable
 from engine.wire.frame import UUID_BYTES
-from engine.wire.order import Closed, Order, encode_order, signed
+from engine.wire.order import Order, OrderResult, encode_order, signed
 from engine.wire.score import Scores
 from engine.wire.topics import ALERTS, CONTROL, ORDERS, SCORES
 
@@ -67,7 +67,7 @@ _LEAVE_S: Final = 2.0
 _log = structlog.get_logger()
 
 # A control command has a few hundred bytes, but any writer may write one of the maximal record size
-# for each key that `engine.action.words` keeps.
+# for each key that `engine.action.commands` keeps.
 _STANDING_BYTES: Final = 4_096
 _MOST_STANDING: Final = 30_000
 
@@ -88,7 +88,7 @@ class PlanConfig:
     key
         Signs its orders; the public half is in `trusted.planners` of every agent.
     trusted
-        The keys for orders, marks, alerts, scores and control commands.
+        The keys for orders, results, alerts, scores and control commands.
     """
 
     site: str
@@ -280,7 +280,7 @@ class Planner:
         entry = open_entry(record.value, record.headers, trusted=trusted, time_ms=record.time_ms)
         if isinstance(entry, Order):
             return OrderSeen(entry, record.offset, record.time_ms, now_ms)
-        return ClosedSeen(entry, record.time_ms, now_ms) if isinstance(entry, Closed) else None
+        return ResultSeen(entry, record.time_ms, now_ms) if isinstance(entry, OrderResult) else None
 
     def _alert(self, record: Record) -> Alert:
         trusted = self._config.trusted.current()
@@ -312,23 +312,23 @@ class Planner:
         elif heard.rejected is None:
             self._stand(record, heard)
             self._displaced.discard(record.key)
-        if heard.word is None:
+        if heard.command is None:
             return None
-        return ControlSeen(heard.word, now_ms, record.key, heard.by_operator)
+        return ControlSeen(heard.command, now_ms, record.key, heard.by_operator)
 
     def _stand(self, record: Record, heard: Heard) -> None:
         """Keep the record now in force under a key, in case a rejected record displaces it."""
         value, headers = record.value, record.headers
         size = len(value) + sum(len(name) + len(content) for name, content in headers)
-        if heard.word is not None and not heard.by_operator and size > _STANDING_BYTES:
+        if heard.command is not None and not heard.by_operator and size > _STANDING_BYTES:
             # A command that needs no signature can be encoded again without the excess bytes.
-            value, headers = encode_control(heard.word), ()
+            value, headers = encode_control(heard.command), ()
         if len(self._standing) >= _MOST_STANDING:
             held = self._state.controls
             self._standing = {
                 key: kept
                 for key, kept in self._standing.items()
-                if (word := held.get(key)) is not None and word.active
+                if (command := held.get(key)) is not None and command.active
             }
         self._standing[record.key] = value, headers
 
@@ -378,7 +378,7 @@ class Planner:
                 headers = signed(value, self._config.key)
                 self._outbox.put(CONTROL.name, key=control.key(), value=value, headers=headers)
             case WriteJournal():
-                self._tell(instruction)
+                self._report(instruction)
 
     async def _append(self, order: Order) -> None:
         value, headers = encode_order(order, self._config.key)
@@ -393,20 +393,20 @@ class Planner:
             return
         instruments.ORDERS_GIVEN.labels(order.action, str(order.dry_run).lower()).inc()
 
-    def _tell(self, words: WriteJournal) -> None:
-        if words.kind == "refusal":
-            instruments.ORDERS_HELD.labels(words.rule).inc()
-        if words.page:
-            instruments.PAGES.labels(words.rule).inc()
+    def _report(self, commands: WriteJournal) -> None:
+        if commands.kind == "refusal":
+            instruments.ORDERS_HELD.labels(commands.rule).inc()
+        if commands.page:
+            instruments.PAGES.labels(commands.rule).inc()
         self._journal.write(
-            words.kind,
-            words.sentence,
-            incident=words.incident,
-            step=words.step,
-            vm=words.vm,
-            cell=words.cell,
-            detail={"rule": words.rule, "policy": self._config.policy.hash},
-            page=words.page,
+            commands.kind,
+            commands.sentence,
+            incident=commands.incident,
+            step=commands.step,
+            vm=commands.vm,
+            cell=commands.cell,
+            detail={"rule": commands.rule, "policy": self._config.policy.hash},
+            page=commands.page,
         )
 
 
@@ -421,7 +421,8 @@ def _load(scores: Scores) -> CellLoad:
     size = len(scores.uuids) // UUID_BYTES
     cores = scores.matrix()[scores.features.index(_CORES)] if _CORES in scores.features else ()
     names = (
-        _vm_text(scores.uuids[lane * UUID_BYTES : (lane + 1) * UUID_BYTES]) for lane in range(size)
+        _vm_text(scores.uuids[index * UUID_BYTES : (index + 1) * UUID_BYTES])
+        for index in range(size)
     )
     return CellLoad(
         minute_ms=scores.minute_ms,

@@ -7,9 +7,9 @@ from typing import Final
 from engine import instruments
 from engine.action.admit import History, claimed, closed, logged
 from engine.action.catalogue import Policy
+from engine.action.commands import fold_command, with_command
 from engine.action.keys import Trust, open_entry
-from engine.action.ledger import LogMark
-from engine.action.words import fold_word, with_word
+from engine.action.ledger import LogPosition
 from engine.errors import RecordRejected
 from engine.ports import Log, Record
 from engine.roles.hearing import hear_record
@@ -72,9 +72,9 @@ class Reading:
         self.log_ms = 0
 
     @property
-    def mark(self) -> LogMark:
+    def log_position(self) -> LogPosition:
         """The read position of both topics, and the hash of the last record of each."""
-        return LogMark(
+        return LogPosition(
             orders=self.next_offsets[ORDERS.name],
             orders_hash=self._hashes[ORDERS.name],
             control=self.next_offsets[CONTROL.name],
@@ -130,7 +130,7 @@ class Reading:
             instruments.POISON.labels("agent").inc()
             self._journal.reject(record, reason="poison", detail=detail, page=True)
             hold = unreadable(record.key, time_ms=record.time_ms, why=detail)
-            self.controls = with_word(self.controls, record.key, hold)
+            self.controls = with_command(self.controls, record.key, hold)
 
     def _take_in(self, record: Record) -> None:
         """Apply one record."""
@@ -138,7 +138,7 @@ class Reading:
             # A planner keeps rejected records, so that they are not written once by each of a
             # thousand agents.
             heard = hear_record(record, trust=self._trusted, controls=self.controls)
-            self.controls = fold_word(self.controls, record.key, heard)
+            self.controls = fold_command(self.controls, record.key, heard)
             return
         earlier, trusted = self.history, self._trusted.current()
         try:
@@ -156,7 +156,7 @@ class Reading:
             self._deliver(entry, record, earlier)
 
     def _with(self, entry: Entry, record: Record) -> History:
-        """Return the history with one more order, claim or mark."""
+        """Return the history with one more order, claim or result."""
         at_ms = record.time_ms
         if isinstance(entry, Order):
             return logged(self.history, entry, self._policy, offset=record.offset, time_ms=at_ms)
@@ -171,18 +171,21 @@ def record_hash(record: Record) -> str:
     return blake2b(place + record.key + record.value, digest_size=16).hexdigest()
 
 
-async def found_at(log: Log, mark: LogMark) -> LogMark:
-    """Return the current hashes of the log at the position of `mark`.
+async def found_at(log: Log, position: LogPosition) -> LogPosition:
+    """Return the current hashes of the log at the position of `position`.
 
     A hash is empty if there is no record: not written any more, or compacted away.
     """
     hashes = []
-    for topic, offset in ((ORDERS.name, mark.orders - 1), (CONTROL.name, mark.control - 1)):
+    for topic, offset in ((ORDERS.name, position.orders - 1), (CONTROL.name, position.control - 1)):
         bounds = await log.bounds(topic, 0)
         stands = bounds.earliest <= offset < bounds.end
         records = await log.read_to_end(topic, 0, offset=offset) if stands else []
         here = [record for record in records[:1] if record.offset == offset]
         hashes.append(record_hash(here[0]) if here else "")
-    return LogMark(
-        orders=mark.orders, orders_hash=hashes[0], control=mark.control, control_hash=hashes[1]
+    return LogPosition(
+        orders=position.orders,
+        orders_hash=hashes[0],
+        control=position.control,
+        control_hash=hashes[1],
     )

@@ -14,10 +14,10 @@ import structlog
 
 from engine import instruments
 from engine.errors import HistoryError, HistoryUnreachable, RecordRejected
-from engine.history.fold import FrameFold, Hour
-from engine.history.rollups import hour_points, hour_questions
+from engine.history.history_fold import FrameFold, Hour
+from engine.history.history_state import restore, take_state
+from engine.history.rollups import hour_points, hour_queries
 from engine.history.rows import action_points, alert_points, forecast_points, score_points
-from engine.history.state import restore, take_state
 from engine.ports import (
     Clock,
     Delivery,
@@ -30,7 +30,7 @@ from engine.ports import (
     Subscription,
 )
 from engine.roles.appending import append_or_give_up
-from engine.roles.health import Health, told
+from engine.roles.health import Health, as_sentence
 from engine.roles.state_keys import StateKeys
 from engine.stream.backoff import Backoff
 from engine.stream.consumer import Consumer, Saving
@@ -271,7 +271,7 @@ class _Stream:
             except HistoryError as error:
                 instruments.HISTORY_FAILURES.labels(type(error).__name__).inc()
                 asked_s = error.retry_after_s if isinstance(error, HistoryUnreachable) else None
-                if not await self._wait(backoff.failed(asked_s), f"{told(error)} Retrying."):
+                if not await self._wait(backoff.failed(asked_s), f"{as_sentence(error)} Retrying."):
                     return None
                 continue
             self._health.progress(self._part)
@@ -371,8 +371,8 @@ class _Frames(_Stream):
     async def _close_hour(self, hour: Hour, history: HistoryQuery) -> bool:
         family = _FAMILY_OF[hour.family]
         answers = []
-        for question in hour_questions(family, cell=hour.cell, begin_s=hour.begin_s):
-            found = await self._insist(lambda asked=question: history.ask(asked))  # type: ignore[misc]
+        for query in hour_queries(family, cell=hour.cell, begin_s=hour.begin_s):
+            found = await self._insist(lambda asked=query: history.ask(asked))  # type: ignore[misc]
             if found is None:
                 self._forget()
                 return False

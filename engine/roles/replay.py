@@ -21,16 +21,16 @@ from engine.action.events import (
     AppendControl,
     AppendOrder,
     CaughtUp,
-    ClosedSeen,
     ControlSeen,
     LoadSeen,
     OrderSeen,
     PlannerEvent,
+    ResultSeen,
     Tick,
     WriteJournal,
 )
 from engine.action.planner import step
-from engine.action.question import DAY_MS
+from engine.action.request_context import DAY_MS
 from engine.action.state import PlannerState
 from engine.action.target import CellLoad
 from engine.detection.cell import Cell
@@ -39,11 +39,11 @@ from engine.detection.coverage import witnesses_of
 from engine.detection.partition import Partition
 from engine.detection.snapshot import digest
 from engine.evaluation.lines import AlertLine, OrderLine
-from engine.ports import Moment, Record, Recording
+from engine.ports import Record, RecordedFrame, Recording
 from engine.wire.alert import Alert
 from engine.wire.frame import UUID_BYTES, Frame
 from engine.wire.metrics import INTEGER_ROW
-from engine.wire.order import Closed, Order
+from engine.wire.order import Order, OrderResult
 from engine.wire.score import Scores
 from engine.wire.topics import FRAMES
 
@@ -95,7 +95,7 @@ class Replayer:
         self._recording = recording
         self._names = recording.names
         self._partitions: dict[int, Partition] = {}
-        self._told: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
         self._offset = 0
         self.planned = {
             name: Planned(policy, PlannerState(name=_PLANNER, site=""))
@@ -113,22 +113,22 @@ class Replayer:
 
     def run(self) -> Iterator[AlertLine]:
         """Yield the lines of alerts, oldest first; orders are added to `planned` as they come."""
-        for moment in self._recording.moments():
-            yield from self.fold(moment)
+        for recorded in self._recording.recorded_frames():
+            yield from self.fold(recorded)
 
-    def fold(self, moment: Moment) -> Iterator[AlertLine]:
+    def fold(self, recorded: RecordedFrame) -> Iterator[AlertLine]:
         """Fold one frame and yield the lines that result."""
-        frame, time_ms = moment.frame, moment.time_ms
+        frame, time_ms = recorded.frame, recorded.time_ms
         self._first_ms, self._last_ms = self._first_ms or time_ms, time_ms
         event_s = time_ms / 1000
         if frame is not None:
             self._count(frame)
             event_s = frame.header.event_time_ns / 1e9
-        state = self._partitions.get(moment.partition)
+        state = self._partitions.get(recorded.partition)
         if state is None:
-            state = self._partitions[moment.partition] = Partition(self.configuration)
-        value = moment.value
-        record = Record(FRAMES.name, moment.partition, self._offset, time_ms, b"", value)
+            state = self._partitions[recorded.partition] = Partition(self.configuration)
+        value = recorded.value
+        record = Record(FRAMES.name, recorded.partition, self._offset, time_ms, b"", value)
         self._offset += 1
         for output in state.fold(record, frame):
             if output.alert is not None:
@@ -171,8 +171,8 @@ class Replayer:
         """Return how long each VM was seen, by its own id."""
         days: dict[str, float] = {}
         for roster, observed_s in self._observed_s.items():
-            for lane, seconds in enumerate(observed_s):
-                uuid = str(UUID(bytes=roster[lane * UUID_BYTES : (lane + 1) * UUID_BYTES]))
+            for index, seconds in enumerate(observed_s):
+                uuid = str(UUID(bytes=roster[index * UUID_BYTES : (index + 1) * UUID_BYTES]))
                 vm = self._names.get(uuid, uuid)
                 days[vm] = days.get(vm, 0.0) + float(seconds) / 86_400
         return dict(sorted(days.items()))
@@ -195,9 +195,9 @@ class Replayer:
         for planned in self.planned.values():
             self._planner_saw(planned, alert, event_s, time_ms)
         # A firing alert is published again every minute; a line reports a transition.
-        if self._told.get(alert.id, -1) == alert.transition:
+        if self._reported.get(alert.id, -1) == alert.transition:
             return
-        self._told[alert.id] = alert.transition
+        self._reported[alert.id] = alert.transition
         self.alerts[alert.kind, alert.state] += 1
         if alert.state == "firing":
             self.fired.add(alert.id)
@@ -285,7 +285,7 @@ class Replayer:
         )
         planned.ordered.add(order.incident)
         offset = len(planned.orders)
-        mark = Closed(
+        result = OrderResult(
             incident=order.incident,
             step=order.step,
             vm=order.vm,
@@ -298,7 +298,7 @@ class Replayer:
         )
         for event in (
             OrderSeen(order, offset, time_ms, time_ms),
-            ClosedSeen(mark, time_ms, time_ms),
+            ResultSeen(result, time_ms, time_ms),
         ):
             planned.state, _ = step(planned.state, event, planned.policy)
         others = {

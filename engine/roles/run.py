@@ -12,7 +12,7 @@ from engine.errors import (
     LogProducerBroken,
     LogUnreachable,
 )
-from engine.roles.health import Health, told
+from engine.roles.health import Health, as_sentence
 from engine.stream.backoff import Backoff
 
 # A broker that restarts is reached again within seconds; one that stays away is tried twice a
@@ -68,7 +68,7 @@ async def keep(name: str, opener: Opener, *, health: Health) -> None:
                 backoff.worked()
             pause_s = backoff.failed()
             instruments.ROLE_RESTARTS.labels(name).inc()
-            health.waiting("start", f"{told(error)} Retrying in {pause_s:.0f} s.")
+            health.waiting("start", f"{as_sentence(error)} Retrying in {pause_s:.0f} s.")
             await asyncio.sleep(pause_s)
 
 

@@ -2,7 +2,7 @@
 
 A missing value is unknown. A smaller counter or another instance begins a new epoch and never gives
 a rate, and neither does a sum over another set of devices. The engine applies the same rule to all
-VMs in a compiled kernel (`models.kernels.intake`, `models.kernels.baseline`); a test compares both.
+VMs in a compiled kernel (`models.kernels.ingest`, `models.kernels.baseline`); a test compares both.
 """
 
 from collections.abc import Sequence

@@ -23,9 +23,9 @@ UNREADABLE: Final = "unreadable"
 REFUSED: Final = "refused"
 # `source` of the record that replaces control records beyond the number that is kept.
 TOO_MANY: Final = "one too many"
-HOLDS: Final = frozenset({UNREADABLE, REFUSED, TOO_MANY})
+RESTRICTIONS: Final = frozenset({UNREADABLE, REFUSED, TOO_MANY})
 # Prefix of the key of a hold, so that it is kept beside the record under the same key.
-_HOLD_PREFIX: Final = b"\0"
+_RESTRICTION_PREFIX: Final = b"\0"
 # A key may be as long as a record. This many bytes of it are shown; they identify it.
 _SHOWN_BYTES: Final = 100
 
@@ -95,14 +95,14 @@ def unreadable(key: bytes, *, time_ms: int, why: str) -> Control:
     )
 
 
-def hold_key(key: bytes) -> bytes:
+def restriction_key(key: bytes) -> bytes:
     """Return the key of a hold for records with key `key` among the commands in force."""
-    return _HOLD_PREFIX + key
+    return _RESTRICTION_PREFIX + key
 
 
 def held_key(key: bytes) -> bytes:
     """Return the record key that a hold is for, given the key of the hold."""
-    return key.removeprefix(_HOLD_PREFIX)
+    return key.removeprefix(_RESTRICTION_PREFIX)
 
 
 _encoder = msgspec.json.Encoder()

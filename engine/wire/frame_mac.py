@@ -292,15 +292,15 @@ class FrameKeys:
 
     def _check_life(self, name: KeyName, time_ms: int) -> None:
         if self._revoked.covers(name):
-            raise _bad(f"{_told(name)} is revoked", _renew(name))
+            raise _bad(f"{_text(name)} is revoked", _renew(name))
         until_ms = self._site_keys[name.site_key].until_ms
         if until_ms is not None and time_ms >= until_ms:
             raise _bad(
-                f"the site key {name.site_key}, from which {_told(name)} is derived, has expired",
+                f"the site key {name.site_key}, from which {_text(name)} is derived, has expired",
                 _renew(name),
             )
         if name.until_s and time_ms >= name.until_s * 1000:
-            raise _bad(f"{_told(name)} has expired", _renew(name))
+            raise _bad(f"{_text(name)} has expired", _renew(name))
 
 
 _GIVE_A_KEY: Final = (
@@ -309,7 +309,7 @@ _GIVE_A_KEY: Final = (
 )
 
 
-def _told(name: KeyName) -> str:
+def _text(name: KeyName) -> str:
     return f"key {name.serial} of {name.kind} {name.name}"
 
 
@@ -370,10 +370,10 @@ def open_frame(
 def _check_writer(header: Header, name: KeyName) -> None:
     """Reject a frame whose node or role does not match its key."""
     if header.role not in ROLES_OF[name.kind]:
-        raise _bad(f"{_told(name)} may not write frames of role {header.role}", _FIND_OUT)
+        raise _bad(f"{_text(name)} may not write frames of role {header.role}", _FIND_OUT)
     if header.node != name.name:
         raise _bad(
-            f"it is of node {header.node[:128]!r} but signed with {_told(name)}",
+            f"it is of node {header.node[:128]!r} but signed with {_text(name)}",
             "give each node the key that was created for its site.node",
         )
 

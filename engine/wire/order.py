@@ -110,7 +110,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, tag="order", omit_default
     counted: Counted | None = None
 
 
-class Closed(msgspec.Struct, frozen=True, kw_only=True, tag="closed", omit_defaults=True):
+class OrderResult(msgspec.Struct, frozen=True, kw_only=True, tag="closed", omit_defaults=True):
     """The agent's result, which ends an order: it is no longer in flight."""
 
     incident: limits.Word
@@ -141,7 +141,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, tag="claim", omit_default
     v: Literal[1] = 1
 
 
-Entry = Order | Closed | Claim
+Entry = Order | OrderResult | Claim
 
 
 class _Place(msgspec.Struct):

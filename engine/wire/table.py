@@ -32,8 +32,8 @@ Words = NDArray[np.uint64]
 Flags = NDArray[np.bool_]
 
 
-# Fills (rows, size) words from (data, places, quanta, order). A row of `places` describes a column:
-# its width and, for parts of 8, 4, 2 and 1 bytes, the bytes per VM before that part.
+# Fills (rows, size) words from (data, places, quanta, order). A row of `indices` describes a
+# column: its width and, for parts of 8, 4, 2 and 1 bytes, the bytes per VM before that part.
 Widen = Callable[[NDArray[np.uint8], NDArray[np.int64], Words, NDArray[np.int64], Words], None]
 
 

@@ -38,7 +38,7 @@ def _multiply(words: U64, factor: np.uint64) -> None:
 
 
 @kernel
-def widen(data: U8, places: I64, quanta: U64, order: I64, values: U64) -> None:
+def widen(data: U8, indices: I64, quanta: U64, order: I64, values: U64) -> None:
     """Write the values of packed columns to the rows of `values`.
 
     Parameters
@@ -46,21 +46,21 @@ def widen(data: U8, places: I64, quanta: U64, order: I64, values: U64) -> None:
     data
         Constants of 8 bytes, then the parts. The address of the first byte is a multiple
         of 8.
-    places
+    indices
         Shape (columns, 5): width in bytes, then for the parts of 8, 4, 2 and 1 bytes the
         number of bytes per VM before the column's part. Columns of width 0 come first.
     quanta
         Factor of each column's values.
     order
-        The column of each row; `len(places)` is a row of zeros.
+        The column of each row; `len(indices)` is a row of zeros.
     values
         Shape (len(order), n), overwritten.
     """
     size = values.shape[1]
-    stored = places.shape[0]
+    stored = indices.shape[0]
     constants = 0
     for column in range(stored):
-        constants += 1 if places[column, 0] == 0 else 0
+        constants += 1 if indices[column, 0] == 0 else 0
     first = _WORD_BYTES * constants
     for row in range(values.shape[0]):
         words = values[row]
@@ -68,21 +68,21 @@ def widen(data: U8, places: I64, quanta: U64, order: I64, values: U64) -> None:
         if column == stored:
             words[:] = np.uint64(0)
             continue
-        width = places[column, 0]
+        width = indices[column, 0]
         if width == 0:
             at = _WORD_BYTES * column
             words[:] = data[at : at + _WORD_BYTES].view(np.uint64)[0] * quanta[column]
             continue
         shift = np.uint64(0)
         if width & 8:
-            at = first + size * places[column, 1]
+            at = first + size * indices[column, 1]
             _put(data[at : at + 8 * size].view(np.uint64), words)
         if width & 4:
-            at = first + size * places[column, 2]
+            at = first + size * indices[column, 2]
             _put(data[at : at + 4 * size].view(np.uint32), words)
             shift = np.uint64(32)
         if width & 2:
-            at = first + size * places[column, 3]
+            at = first + size * indices[column, 3]
             part = data[at : at + 2 * size].view(np.uint16)
             if shift == 0:
                 _put(part, words)
@@ -90,7 +90,7 @@ def widen(data: U8, places: I64, quanta: U64, order: I64, values: U64) -> None:
                 _put_above(part, shift, words)
             shift += np.uint64(16)
         if width & 1:
-            at = first + size * places[column, 4]
+            at = first + size * indices[column, 4]
             if shift == 0:
                 _put(data[at : at + size], words)
             else:

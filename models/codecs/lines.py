@@ -40,18 +40,18 @@ def _digits(out: U8, at: int, value: np.uint64) -> int:
     count = 1
     while count < 20 and value >= _POWERS[count]:
         count += 1
-    place = at + count
+    index = at + count
     while value >= _HUNDRED:
         rest = value // _HUNDRED
         pair = np.int64(value - rest * _HUNDRED)
-        place -= 2
-        out[place] = _PAIRS[2 * pair]
-        out[place + 1] = _PAIRS[2 * pair + 1]
+        index -= 2
+        out[index] = _PAIRS[2 * pair]
+        out[index + 1] = _PAIRS[2 * pair + 1]
         value = rest
     pair = np.int64(value)
     if pair >= 10:
         out[at] = _PAIRS[2 * pair]
-    out[place - 1] = _PAIRS[2 * pair + 1]
+    out[index - 1] = _PAIRS[2 * pair + 1]
     return at + count
 
 
@@ -77,11 +77,11 @@ def _decimal(out: U8, at: int, value: float) -> int:
     if millionths < _ONE:
         return at
     out[at] = _POINT
-    for place in range(at + 5, at, -2):
+    for index in range(at + 5, at, -2):
         rest = millionths // _HUNDRED
         pair = np.int64(millionths - rest * _HUNDRED)
-        out[place] = _PAIRS[2 * pair]
-        out[place + 1] = _PAIRS[2 * pair + 1]
+        out[index] = _PAIRS[2 * pair]
+        out[index + 1] = _PAIRS[2 * pair + 1]
         millionths = rest
     at += 7
     while out[at - 1] == _ZERO:

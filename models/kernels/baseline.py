@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.kernels._jit import inlined, kernel
-from models.kernels.lanes import LANES
+from models.kernels.blocks import BLOCK_ROWS
 
 F32 = NDArray[np.float32]
 U64 = NDArray[np.uint64]
@@ -82,23 +82,23 @@ _GATE_Z: Final = np.float32(6)
 _UNIT_CPU: Final = np.float32(UNITS[0])
 
 # Rows of the scratch block: rates, z, then the disk's rate, the worst surprise and the
-# drift so far, each a run of LANES values.
-_W_DISK: Final = 8 * LANES
-_W_WORST: Final = 9 * LANES
-_W_DRIFT: Final = 10 * LANES
-_W_SIZE: Final = 11 * LANES
+# drift so far, each a run of BLOCK_ROWS values.
+_W_DISK: Final = 8 * BLOCK_ROWS
+_W_WORST: Final = 9 * BLOCK_ROWS
+_W_DRIFT: Final = 10 * BLOCK_ROWS
+_W_SIZE: Final = 11 * BLOCK_ROWS
 
 _FLOORS_F32: Final = np.array(FLOORS, np.float32)
 
 
 def new_state(blocks: int) -> F32:
-    """Return the state of new VMs, shape (blocks, FIELD_COUNT, LANES)."""
-    return np.zeros((blocks, FIELD_COUNT, LANES), np.float32)
+    """Return the state of new VMs, shape (blocks, FIELD_COUNT, BLOCK_ROWS)."""
+    return np.zeros((blocks, FIELD_COUNT, BLOCK_ROWS), np.float32)
 
 
 def new_previous(blocks: int) -> U64:
-    """Return previous counters of new VMs, shape (4, blocks * LANES)."""
-    return np.full((len(SIGNALS), blocks * LANES), NO_PREVIOUS, np.uint64)
+    """Return previous counters of new VMs, shape (4, blocks * BLOCK_ROWS)."""
+    return np.full((len(SIGNALS), blocks * BLOCK_ROWS), NO_PREVIOUS, np.uint64)
 
 
 def constants(dt_s: float) -> F32:
@@ -114,7 +114,7 @@ def constants(dt_s: float) -> F32:
 # may be negative, which costs a test each time), field offsets known when compiling (`k` is a
 # literal in each call and the parts are inlined), no branch, and results through a scratch block
 # that stays in the first-level cache. `base` is the start of a block of the state, `first` its
-# first lane, `width` the number of lanes in a row of `out`.
+# first row, `width` the number of rows in a row of `out`.
 
 
 @inlined
@@ -132,24 +132,24 @@ def _rates(
     measured = np.uint8(1 << k)
     usable = np.uint8(FLAG_SAME_EPOCH | (1 << k))
     source = np.uint64(k) * width + first
-    target = np.uint64(k * LANES)
-    for lane_ in range(LANES):
-        lane = np.uint64(lane_)
-        now = counters[source + lane]
-        before = previous[source + lane]
+    target = np.uint64(k * BLOCK_ROWS)
+    for index_ in range(BLOCK_ROWS):
+        index = np.uint64(index_)
+        now = counters[source + index]
+        before = previous[source + index]
         known = (
-            ((flags[first + lane] & usable) == usable) & (before <= now) & (before != NO_PREVIOUS)
+            ((flags[first + index] & usable) == usable) & (before <= now) & (before != NO_PREVIOUS)
         )
         # Never below `before`: a wrapped difference is a warning in uncompiled code.
         growth = (now if now > before else before) - before
         rate = np.float32(growth) * per_s
         rate = rate if known else _NAN
-        work[target + lane] = rate
-        out[source + lane] = rate
-    for lane_ in range(LANES):
-        lane = np.uint64(lane_)
-        here = (flags[first + lane] & measured) != 0
-        previous[source + lane] = counters[source + lane] if here else NO_PREVIOUS
+        work[target + index] = rate
+        out[source + index] = rate
+    for index_ in range(BLOCK_ROWS):
+        index = np.uint64(index_)
+        here = (flags[first + index] & measured) != 0
+        previous[source + index] = counters[source + index] if here else NO_PREVIOUS
 
 
 @inlined
@@ -164,19 +164,19 @@ def _mean_and_z(
     weight: np.float32,
     floor: np.float32,
 ) -> None:
-    rates = np.uint64(k * LANES)
-    scores = np.uint64((4 + k) * LANES)
+    rates = np.uint64(k * BLOCK_ROWS)
+    scores = np.uint64((4 + k) * BLOCK_ROWS)
     target = np.uint64(4 + k) * width + first
-    means = base + np.uint64((MEAN + k) * LANES)
-    variances = base + np.uint64((VARIANCE + k) * LANES)
-    counts = base + np.uint64((COUNT + k) * LANES)
-    for lane_ in range(LANES):
-        lane = np.uint64(lane_)
-        x = work[rates + lane]
+    means = base + np.uint64((MEAN + k) * BLOCK_ROWS)
+    variances = base + np.uint64((VARIANCE + k) * BLOCK_ROWS)
+    counts = base + np.uint64((COUNT + k) * BLOCK_ROWS)
+    for index_ in range(BLOCK_ROWS):
+        index = np.uint64(index_)
+        x = work[rates + index]
         known = x == x
-        mean = state[means + lane]
-        variance = state[variances + lane]
-        count = state[counts + lane]
+        mean = state[means + index]
+        variance = state[variances + index]
+        count = state[counts + index]
         spread = np.float32(math.sqrt(variance)) + floor
         warm = count >= _WARM_COUNT
         off = x - mean
@@ -188,30 +188,30 @@ def _mean_and_z(
         # The first samples weigh 1/n, so that the mean does not start from zero.
         early = _ONE / (count + _ONE)
         share = weight if weight > early else early
-        state[means + lane] = mean + share * step if known else mean
-        state[variances + lane] = (
+        state[means + index] = mean + share * step if known else mean
+        state[variances + index] = (
             (_ONE - share) * (variance + share * step * step) if known else variance
         )
-        state[counts + lane] = count + _ONE if known & (count < np.float32(1e6)) else count
+        state[counts + index] = count + _ONE if known & (count < np.float32(1e6)) else count
         z = z if warm else _ZERO
         z = z if known else _NAN
-        work[scores + lane] = z
-        out[target + lane] = z
+        work[scores + index] = z
+        out[target + index] = z
 
 
 @inlined
 def _worst(work: F32) -> None:
-    for lane_ in range(LANES):
-        lane = np.uint64(lane_)
-        work[np.uint64(_W_DISK) + lane] = (
-            work[np.uint64(LANES) + lane] + work[np.uint64(2 * LANES) + lane]
+    for index_ in range(BLOCK_ROWS):
+        index = np.uint64(index_)
+        work[np.uint64(_W_DISK) + index] = (
+            work[np.uint64(BLOCK_ROWS) + index] + work[np.uint64(2 * BLOCK_ROWS) + index]
         )
         worst = _ZERO
         for k in range(4, 8):
-            z = abs(work[np.uint64(k * LANES) + lane])
+            z = abs(work[np.uint64(k * BLOCK_ROWS) + index])
             worst = z if z > worst else worst
-        work[np.uint64(_W_WORST) + lane] = worst
-        work[np.uint64(_W_DRIFT) + lane] = _ZERO
+        work[np.uint64(_W_WORST) + index] = worst
+        work[np.uint64(_W_DRIFT) + index] = _ZERO
 
 
 @inlined
@@ -227,22 +227,22 @@ def _expectation(
     floor: np.float32,
 ) -> None:
     source = np.uint64(0 if k == 0 else _W_DISK)
-    counts = base + np.uint64((COUNT + 2 * k) * LANES)
-    levels = base + np.uint64((HOLT_LEVEL + k) * LANES)
-    trends = base + np.uint64((HOLT_TREND + k) * LANES)
-    errors = base + np.uint64((HOLT_ERROR + k) * LANES)
+    counts = base + np.uint64((COUNT + 2 * k) * BLOCK_ROWS)
+    levels = base + np.uint64((HOLT_LEVEL + k) * BLOCK_ROWS)
+    trends = base + np.uint64((HOLT_TREND + k) * BLOCK_ROWS)
+    errors = base + np.uint64((HOLT_ERROR + k) * BLOCK_ROWS)
     expectations = np.uint64(_EXPECTED) * width + first
     sizes = np.uint64(_ERROR) * width + first
     level_weight, trend_weight, error_weight = weights[2], weights[2] * weights[3], weights[4]
-    for lane_ in range(LANES):
-        lane = np.uint64(lane_)
-        x = work[source + lane]
+    for index_ in range(BLOCK_ROWS):
+        index = np.uint64(index_)
+        x = work[source + index]
         known = x == x
-        level = state[levels + lane]
-        trend = state[trends + lane]
-        error = state[errors + lane]
+        level = state[levels + index]
+        trend = state[trends + index]
+        error = state[errors + index]
         # This sample has raised the count already: 1 means that there was none before.
-        count = state[counts + lane]
+        count = state[counts + index]
         begun = count > _ONE
         expected = level + trend if begun else x
         miss = x - expected
@@ -250,37 +250,37 @@ def _expectation(
         residual = miss / (error + floor)
         residual = residual if count > _WARM_COUNT else _ZERO
         if k == 0:
-            out[expectations + lane] = expected if begun else _NAN
-            out[sizes + lane] = error if begun else _NAN
-        state[levels + lane] = expected + level_weight * miss if known else level
-        state[trends + lane] = trend + trend_weight * miss if known else trend
-        state[errors + lane] = error + error_weight * (size - error) if known else error
+            out[expectations + index] = expected if begun else _NAN
+            out[sizes + index] = error if begun else _NAN
+        state[levels + index] = expected + level_weight * miss if known else level
+        state[trends + index] = trend + trend_weight * miss if known else trend
+        state[errors + index] = error + error_weight * (size - error) if known else error
         surprise = abs(residual)
-        worst = work[np.uint64(_W_WORST) + lane]
-        work[np.uint64(_W_WORST) + lane] = surprise if known & (surprise > worst) else worst
+        worst = work[np.uint64(_W_WORST) + index]
+        work[np.uint64(_W_WORST) + index] = surprise if known & (surprise > worst) else worst
 
 
 @inlined
 def _cusum(state: F32, work: F32, base: np.uint64, k: int) -> None:
-    source = np.uint64((4 + 2 * k) * LANES)
-    ups = base + np.uint64((CUSUM_UP + k) * LANES)
-    downs = base + np.uint64((CUSUM_DOWN + k) * LANES)
-    for lane_ in range(LANES):
-        lane = np.uint64(lane_)
-        z = work[source + lane]
+    source = np.uint64((4 + 2 * k) * BLOCK_ROWS)
+    ups = base + np.uint64((CUSUM_UP + k) * BLOCK_ROWS)
+    downs = base + np.uint64((CUSUM_DOWN + k) * BLOCK_ROWS)
+    for index_ in range(BLOCK_ROWS):
+        index = np.uint64(index_)
+        z = work[source + index]
         known = z == z
         step = z if known else _ZERO
         slack = _CUSUM_SLACK if known else _ZERO
-        up = state[ups + lane] + step - slack
-        down = state[downs + lane] - step - slack
+        up = state[ups + index] + step - slack
+        down = state[downs + index] - step - slack
         up = up if up > _ZERO else _ZERO
         down = down if down > _ZERO else _ZERO
         height = up if up > down else down
         hit = height > _CUSUM_LIMIT
-        state[ups + lane] = _ZERO if hit else up
-        state[downs + lane] = _ZERO if hit else down
-        drift = work[np.uint64(_W_DRIFT) + lane]
-        work[np.uint64(_W_DRIFT) + lane] = height if height > drift else drift
+        state[ups + index] = _ZERO if hit else up
+        state[downs + index] = _ZERO if hit else down
+        drift = work[np.uint64(_W_DRIFT) + index]
+        work[np.uint64(_W_DRIFT) + index] = height if height > drift else drift
 
 
 @inlined
@@ -289,15 +289,15 @@ def _finish(work: F32, out: F32, first: np.uint64, width: np.uint64) -> int:
     gated = np.int32(0)
     surprises = np.uint64(_WORST) * width + first
     gates = np.uint64(_GATE) * width + first
-    for lane_ in range(LANES):
-        lane = np.uint64(lane_)
-        worst = work[np.uint64(_W_WORST) + lane]
-        out[surprises + lane] = worst
+    for index_ in range(BLOCK_ROWS):
+        index = np.uint64(index_)
+        worst = work[np.uint64(_W_WORST) + index]
+        out[surprises + index] = worst
         surprised = np.int32(GATE_SURPRISE) if worst > _GATE_Z else np.int32(0)
-        drift = work[np.uint64(_W_DRIFT) + lane]
+        drift = work[np.uint64(_W_DRIFT) + index]
         drifted = np.int32(GATE_DRIFT) if drift > _CUSUM_LIMIT else np.int32(0)
         gate = surprised | drifted
-        out[gates + lane] = np.float32(gate)
+        out[gates + index] = np.float32(gate)
         gated += np.int32(1) if gate > np.int32(0) else np.int32(0)
     return int(gated)
 
@@ -311,32 +311,32 @@ def fold_counters(
     weights: F32,
     out: F32,
 ) -> int:
-    """Fold one sample of every lane into its baseline, in place, and flag surprises.
+    """Fold one sample of every row into its baseline, in place, and flag surprises.
 
     Parameters
     ----------
     state
-        Shape (blocks, FIELD_COUNT, LANES), updated.
+        Shape (blocks, FIELD_COUNT, BLOCK_ROWS), updated.
     previous
-        Shape (4, blocks * LANES): the counters of the last sample, `NO_PREVIOUS` if
+        Shape (4, blocks * BLOCK_ROWS): the counters of the last sample, `NO_PREVIOUS` if
         none; updated.
     counters
-        Shape (4, blocks * LANES), in the order of `SIGNALS`: cpu_time_ns, block_rd_bytes,
+        Shape (4, blocks * BLOCK_ROWS), in the order of `SIGNALS`: cpu_time_ns, block_rd_bytes,
         block_wr_bytes, net_tx_bytes; cumulative. A value below the previous one is a new
         epoch: no rate.
     flags
-        Shape (blocks * LANES): bit k set where signal k was measured, `FLAG_SAME_EPOCH`
+        Shape (blocks * BLOCK_ROWS): bit k set where signal k was measured, `FLAG_SAME_EPOCH`
         where the previous sample belongs to the same epoch.
     weights
         `constants(dt_s)`.
     out
-        Shape (OUT_ROWS, blocks * LANES), overwritten; rows as `OUT`. z, expectation and
+        Shape (OUT_ROWS, blocks * BLOCK_ROWS), overwritten; rows as `OUT`. z, expectation and
         error are those from before the sample.
 
     Returns
     -------
     int
-        Number of lanes with a gate bit.
+        Number of rows with a gate bit.
     """
     work = np.empty(_W_SIZE, np.float32)
     fields, rows = state.reshape(-1), out.reshape(-1)
@@ -345,8 +345,8 @@ def fold_counters(
     per_s = weights[0]
     gated = 0
     for block in range(state.shape[0]):
-        base = np.uint64(block) * np.uint64(FIELD_COUNT * LANES)
-        first = np.uint64(block) * np.uint64(LANES)
+        base = np.uint64(block) * np.uint64(FIELD_COUNT * BLOCK_ROWS)
+        first = np.uint64(block) * np.uint64(BLOCK_ROWS)
         _rates(nows, befores, flags, work, rows, first, width, 0, per_s * _UNIT_CPU)
         _mean_and_z(fields, work, rows, base, first, width, 0, weights[1], _FLOORS_F32[0])
         _rates(nows, befores, flags, work, rows, first, width, 1, per_s)

@@ -92,7 +92,7 @@ def _learn(
     row: F32,
     start: int,
     length: int,
-    place: int,
+    index: int,
     width: int,
     states: int,
     x: float,
@@ -100,7 +100,7 @@ def _learn(
     gains: F32,
 ) -> None:
     """Learn the outcome `x` of the forecast made one horizon ago."""
-    at = start + place * (width + PENDING)
+    at = start + index * (width + PENDING)
     more = at + width
     final = np.float64(row[more + FINAL])
     if final != final:
@@ -173,9 +173,9 @@ def _learn_errors(
 
 
 @inlined
-def _learn_cell(row: F32, start: int, length: int, place: int, x: float) -> None:
+def _learn_cell(row: F32, start: int, length: int, index: int, x: float) -> None:
     """Learn the movement that followed the state of a near forecast."""
-    more = start + place * (NEAR_COUNT + PENDING) + NEAR_COUNT
+    more = start + index * (NEAR_COUNT + PENDING) + NEAR_COUNT
     if row[more + FINAL] != row[more + FINAL]:
         return
     sets = STATES + 1
@@ -211,7 +211,7 @@ def _forecast(
     row: F32,
     start: int,
     length: int,
-    place: int,
+    index: int,
     width: int,
     states: int,
     state: int,
@@ -219,8 +219,8 @@ def _forecast(
     at_out: int,
     gains: F32,
 ) -> float:
-    """Weigh the candidates in the ring at `place`, and write forecast and bands."""
-    at = start + place * (width + PENDING)
+    """Weigh the candidates in the ring at `index`, and write forecast and bands."""
+    at = start + index * (width + PENDING)
     more = at + width
     regrets = start + length * (width + PENDING)
     last = np.float64(row[at])
@@ -304,8 +304,8 @@ def _near(
     for horizon in range(2):
         start, length = starts[horizon], lengths[horizon]
         ahead = HORIZONS_S[horizon] // SLOT_S
-        place = number % length
-        at = start + place * (NEAR_COUNT + PENDING)
+        index = number % length
+        at = start + index * (NEAR_COUNT + PENDING)
         then = now + ahead
         row[at] = x
         row[at + 1] = previous
@@ -341,7 +341,7 @@ def _near(
         row[more + BASE] = median_25
         row[more + UNIT] = away
         next_step = _forecast(
-            row, start, length, place, NEAR_COUNT, STATES, state, out, horizon * len(BANDS), gains
+            row, start, length, index, NEAR_COUNT, STATES, state, out, horizon * len(BANDS), gains
         )
     least = max(0.5 * np.float64(row[RESOLUTION]), LEAST)
     row[AWAY] = max(away + 0.01 * (min(abs(off), 10.0 * away) - away), least)
@@ -350,8 +350,8 @@ def _near(
 @inlined
 def _far(row: F32, start: int, slot: int, median_25: float, out: F32, gains: F32) -> None:
     """Forecast the same slot of tomorrow."""
-    place = slot % DAY
-    at = start + place * (FAR_COUNT + PENDING)
+    index = slot % DAY
+    at = start + index * (FAR_COUNT + PENDING)
     row[at] = row[LAST]
     row[at + 1] = median_25
     row[at + 2] = row[EW_SLOW]
@@ -362,9 +362,9 @@ def _far(row: F32, start: int, slot: int, median_25: float, out: F32, gains: F32
         around(row, now - DAY),
         around(row, now - 2 * DAY),
     )
-    row[at + 4] = row[PART_BY_SLOT + place]
+    row[at + 4] = row[PART_BY_SLOT + index]
     row[at + 5] = row[EW_LONG]
-    _forecast(row, start, DAY, place, FAR_COUNT, 1, 0, out, 2 * len(BANDS), gains)
+    _forecast(row, start, DAY, index, FAR_COUNT, 1, 0, out, 2 * len(BANDS), gains)
 
 
 @inlined
@@ -379,9 +379,9 @@ def _learn_near(
 ) -> None:
     for horizon in range(2):
         start, length = starts[horizon], lengths[horizon]
-        place = number % length
-        _learn(row, start, length, place, NEAR_COUNT, STATES, x, forget, gains)
-        _learn_cell(row, start, length, place, x)
+        index = number % length
+        _learn(row, start, length, index, NEAR_COUNT, STATES, x, forget, gains)
+        _learn_cell(row, start, length, index, x)
 
 
 @inlined
@@ -396,13 +396,13 @@ def _day_ahead(
     gains: F32,
 ) -> None:
     """Learn the outcome of the forecast made a day ago, then forecast tomorrow."""
-    place = slot % DAY
+    index = slot % DAY
     if mean != mean:
-        row[start + place * (FAR_COUNT + PENDING) + FAR_COUNT + FINAL] = np.nan
+        row[start + index * (FAR_COUNT + PENDING) + FAR_COUNT + FINAL] = np.nan
         return
-    _learn(row, start, DAY, place, FAR_COUNT, 1, mean, forget, gains)
-    usual = np.float64(row[PART_BY_SLOT + place])
-    row[PART_BY_SLOT + place] = usual + 0.15 * (mean - usual)
+    _learn(row, start, DAY, index, FAR_COUNT, 1, mean, forget, gains)
+    usual = np.float64(row[PART_BY_SLOT + index])
+    row[PART_BY_SLOT + index] = usual + 0.15 * (mean - usual)
     _far(row, start, slot, median_25, out, gains)
 
 
@@ -460,10 +460,10 @@ def fold_step(
     per_slot = lengths[0]
     # The slot of this step; the last of its steps closes it.
     slot = (number + per_slot - 1) // per_slot
-    places = np.empty(MOST_LINES, np.int64)
-    count = touched(places, starts, lengths, number, slot, slots_closed)
+    indices = np.empty(MOST_LINES, np.int64)
+    count = touched(indices, starts, lengths, number, slot, slots_closed)
     for i in range(state.shape[0]):
-        fetch_series(state, i, places, count, starts, lengths, number)
+        fetch_series(state, i, indices, count, starts, lengths, number)
         row, line, x = state[i], out[i], values[i]
         line[:] = np.nan
         known = x == x

@@ -31,9 +31,9 @@ def median_5(a: float, b: float, c: float, d: float, e: float) -> float:
 
 
 @inlined
-def slot_at(row: F32, place: int) -> float:
-    """Return a slot's mean; `place` counts from the ring's start, up to a ring before it."""
-    return np.float64(row[PART_SLOTS + (place if place >= 0 else place + SLOTS)])
+def slot_at(row: F32, index: int) -> float:
+    """Return a slot's mean; `index` counts from the ring's start, up to a ring before it."""
+    return np.float64(row[PART_SLOTS + (index if index >= 0 else index + SLOTS)])
 
 
 @inlined
@@ -53,29 +53,29 @@ def band5(x: float) -> int:
 
 
 @inlined
-def same_time(row: F32, place: int) -> float:
+def same_time(row: F32, index: int) -> float:
     """Return the median over three days of the median around one time of day."""
-    first = around(row, place - DAY)
-    second = around(row, place - 2 * DAY)
-    return median_3(first, second, around(row, place - 3 * DAY + 1))
+    first = around(row, index - DAY)
+    second = around(row, index - 2 * DAY)
+    return median_3(first, second, around(row, index - 3 * DAY + 1))
 
 
 @inlined
-def around(row: F32, place: int) -> float:
+def around(row: F32, index: int) -> float:
     """Return the median of a slot and its two neighbours."""
-    return median_3(slot_at(row, place - 1), slot_at(row, place), slot_at(row, place + 1))
+    return median_3(slot_at(row, index - 1), slot_at(row, index), slot_at(row, index + 1))
 
 
 @inlined
 def replace_sorted(row: F32, left: np.float32, entered: np.float32) -> None:
     """Replace one value of the sorted window by another."""
-    place = 0
-    while place < WINDOW - 1 and row[PART_SORTED + place] < left:
-        place += 1
-    while place > 0 and row[PART_SORTED + place - 1] > entered:
-        row[PART_SORTED + place] = row[PART_SORTED + place - 1]
-        place -= 1
-    while place < WINDOW - 1 and row[PART_SORTED + place + 1] < entered:
-        row[PART_SORTED + place] = row[PART_SORTED + place + 1]
-        place += 1
-    row[PART_SORTED + place] = entered
+    index = 0
+    while index < WINDOW - 1 and row[PART_SORTED + index] < left:
+        index += 1
+    while index > 0 and row[PART_SORTED + index - 1] > entered:
+        row[PART_SORTED + index] = row[PART_SORTED + index - 1]
+        index -= 1
+    while index < WINDOW - 1 and row[PART_SORTED + index + 1] < entered:
+        row[PART_SORTED + index] = row[PART_SORTED + index + 1]
+        index += 1
+    row[PART_SORTED + index] = entered

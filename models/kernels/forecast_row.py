@@ -122,11 +122,11 @@ def layout(step_s: int) -> Layout:
         raise ValueError(f"steps of {step_s} s do not divide {SLOT_S} s")
     steps = (HORIZONS_S[0] // step_s, HORIZONS_S[1] // step_s, DAY)
     start: list[int] = []
-    place = PART_HORIZONS
+    index = PART_HORIZONS
     for horizon in range(HORIZON_COUNT):
-        start.append(place)
-        place += steps[horizon] * (WIDTHS[horizon] + PENDING) + _fixed(horizon)
-    return Layout(step_s, steps, (start[0], start[1], start[2]), place)
+        start.append(index)
+        index += steps[horizon] * (WIDTHS[horizon] + PENDING) + _fixed(horizon)
+    return Layout(step_s, steps, (start[0], start[1], start[2]), index)
 
 
 def _fixed(horizon: int) -> int:
@@ -174,8 +174,8 @@ def new_series(count: int, plan: Layout) -> F32:
         first, sizes = plan.start[horizon], _sizes(horizon, plan)
         state[:, first : first + plan.steps[horizon] * (WIDTHS[horizon] + PENDING)] = np.nan
         state[:, sizes - QUANTILES : sizes] = _FIRST_QUANTILES
-    for places in _cell_places(plan):
-        state[:, places] = _first_cells()
+    for indices in _cell_places(plan):
+        state[:, indices] = _first_cells()
     return state
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.kernels import baseline
 from models.kernels._jit import inlined, kernel
-from models.kernels.lanes import LANES
+from models.kernels.blocks import BLOCK_ROWS
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -70,41 +70,41 @@ def take_gated(
     counted, state
         Results of `baseline.fold_counters` for the sample, and its state.
     cpu, contention, vcpus, life_nats, disk_nats
-        Shape (lanes,): cores used, share of them waited for, vCPUs, and how surprising the
+        Shape (rows,): cores used, share of them waited for, vCPUs, and how surprising the
         silence of all signals and of the disks is.
     edges
         Ascending: mean CPU shares at which another class begins.
     size
-        Number of lanes in use.
+        Number of rows in use.
     gated, samples, models
         Shape (≥ size,), (≥ size, FEATURES) and (≥ size,), overwritten from the front: the
-        lanes taken, their samples in [0, 1] with NaN for unknown, and their classes.
+        rows taken, their samples in [0, 1] with NaN for unknown, and their classes.
 
     Returns
     -------
     int
-        Number of lanes taken.
+        Number of rows taken.
     """
     count = 0
-    for lane in range(size):
-        if not counted[_GATE, lane] > 0:
+    for index in range(size):
+        if not counted[_GATE, index] > 0:
             continue
-        cores = np.float64(max(vcpus[lane], 1))
+        cores = np.float64(max(vcpus[index], 1))
         sample = samples[count]
-        sample[CPU_SHARE] = _bounded(cpu[lane] / cores)
-        sample[DELAY_SHARE] = _bounded(contention[lane])
-        sample[DISK_SILENCE] = _bounded(np.float64(disk_nats[lane] / _NATS_CAP))
-        sample[SILENCE] = _bounded(np.float64(life_nats[lane] / _NATS_CAP))
+        sample[CPU_SHARE] = _bounded(cpu[index] / cores)
+        sample[DELAY_SHARE] = _bounded(contention[index])
+        sample[DISK_SILENCE] = _bounded(np.float64(disk_nats[index] / _NATS_CAP))
+        sample[SILENCE] = _bounded(np.float64(life_nats[index] / _NATS_CAP))
         for k in range(4):
             # Mapped onto (0, 1), 0.5 at 0: strictly monotonic, so it does not saturate.
-            z = np.float64(counted[_Z_ROWS[k], lane])
+            z = np.float64(counted[_Z_ROWS[k], index])
             sample[Z_CPU + k] = 0.5 + 0.5 * z / (abs(z) + _Z_HALF)
-        mean = np.float64(state[lane // LANES, baseline.MEAN, lane % LANES])
+        mean = np.float64(state[index // BLOCK_ROWS, baseline.MEAN, index % BLOCK_ROWS])
         model = 0
         for edge in range(edges.shape[0]):
             model += 1 if mean / cores >= edges[edge] else 0
         models[count] = model
-        gated[count] = lane
+        gated[count] = index
         count += 1
     return count
 

@@ -62,9 +62,9 @@ CONSTANTS: Final = (
 )
 
 
-def new_state(lanes: int) -> F32:
-    """Return the hours of new VMs, shape (lanes, FIELD_COUNT)."""
-    state = np.zeros((lanes, FIELD_COUNT), np.float32)
+def new_state(size: int) -> F32:
+    """Return the hours of new VMs, shape (rows, FIELD_COUNT)."""
+    state = np.zeros((size, FIELD_COUNT), np.float32)
     state[:, _WRITE_SHARE:] = np.nan
     return state
 
@@ -102,9 +102,9 @@ def forget_row(own: F32) -> None:
 
 
 @inlined
-def _follow(own: F32, place: int, writes: float, cpu: float) -> None:
+def _follow(own: F32, index: int, writes: float, cpu: float) -> None:
     """Insert an hour before the others, and count the falls in a row that it ends."""
-    share = writes - float(own[_USUAL_WRITE + place])
+    share = writes - float(own[_USUAL_WRITE + index])
     fell = share < float(own[_WRITE_SHARE]) - _STEP_NATS
     own[_RUN] = np.float32(min(float(own[_RUN]) + 1.0, float(FALLS_MOST)) if fell else 0.0)
     for back in range(_PAST - 1, 0, -1):
@@ -112,7 +112,7 @@ def _follow(own: F32, place: int, writes: float, cpu: float) -> None:
         own[_CPU_SHARE + back] = own[_CPU_SHARE + back - 1]
         own[_WRITE + back] = own[_WRITE + back - 1]
     own[_WRITE_SHARE] = np.float32(share)
-    own[_CPU_SHARE] = np.float32(cpu - float(own[_USUAL_CPU + place]))
+    own[_CPU_SHARE] = np.float32(cpu - float(own[_USUAL_CPU + index]))
     own[_WRITE] = np.float32(writes)
 
 
@@ -149,23 +149,23 @@ def close_hour(own: F32, writes: float, cpu: float, cores: float) -> float:
     float
         Number of consecutive hours with a fall typical of a degrading disk; 0 for none.
     """
-    place = int(own[_HOUR]) % DAY_HOURS
+    index = int(own[_HOUR]) % DAY_HOURS
     if not (writes == writes and cpu == cpu):
         forget_row(own)
         return 0.0
-    days = float(own[_DAYS + place])
+    days = float(own[_DAYS + index])
     log_writes, log_cpu = math.log(writes + _WRITE_FLOOR), math.log(cpu + _CPU_FLOOR * cores)
     found = 0.0
     if days >= _DAYS_LEAST:
-        _follow(own, place, log_writes, log_cpu)
+        _follow(own, index, log_writes, log_cpu)
         found = _falls(own)
     else:
         forget_row(own)
     weight = max(_LEARN, 1.0 / (days + 1.0))
-    for row, value in ((_USUAL_WRITE + place, log_writes), (_USUAL_CPU + place, log_cpu)):
+    for row, value in ((_USUAL_WRITE + index, log_writes), (_USUAL_CPU + index, log_cpu)):
         usual = float(own[row])
         own[row] = np.float32(usual + weight * (value - usual))
-    own[_DAYS + place] = np.float32(min(days + 1.0, _DAYS_LEAST))
+    own[_DAYS + index] = np.float32(min(days + 1.0, _DAYS_LEAST))
     return found
 
 

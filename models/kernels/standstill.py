@@ -6,9 +6,9 @@ benchmarks/README.md). While the kernel is alive its idle vCPUs serve timers, so
 on one of them leaves some time on the others.
 
 How long a VM's idle vCPUs stand at exactly 0 while it is alive differs between guests (a tickless
-one may sleep for minutes). `models.kernels.gaps` therefore learns it per VM, from samples in which
-the vCPUs are idle. Time gained by work, however little, does not show the effect of timers alone,
-so samples with I/O are not learned.
+one may sleep for minutes). `models.kernels.silence_model` therefore learns it per VM, from samples
+in which the vCPUs are idle. Time gained by work, however little, does not show the effect of timers
+alone, so samples with I/O are not learned.
 
 The same is learned from KVM's counts: how long a VM goes without an injected interrupt.
 """
@@ -18,9 +18,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels import gaps
+from models.kernels import silence_model
 from models.kernels._jit import inlined, kernel
-from models.kernels.lanes import LANES
+from models.kernels.blocks import BLOCK_ROWS
 
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]
@@ -32,36 +32,37 @@ Bools = NDArray[np.bool_]
 
 # Stored in place of an unknown time or count.
 NO_TIME: Final = np.uint64(2**64 - 1)
-# For a lane whose standstill no vCPU has ended yet.
+# For a row whose standstill no vCPU has ended yet.
 NO_MOVER: Final = -1
 
-# Result of a sample for a lane's vCPUs.
+# Result of a sample for a row's vCPUs.
 STILL: Final = 0
 MOVED: Final = 1
 UNKNOWN: Final = -1
 
-# Share of a standstill that is compared with the past, for `gaps.fold_life`. A guest without ticks
-# that computes for hours stands still again and again, sometimes for longer than ever before. It
-# never stands still for four times as long as one in twenty did (by chance once in 10**5 gaps).
+# Share of a standstill that is compared with the past, for `silence_model.fold_life`. A guest
+# without ticks that computes for hours stands still again and again, sometimes for longer than ever
+# before. It never stands still for four times as long as one in twenty did (by chance once in 10**5
+# gaps).
 SHARE: Final = np.float32(0.25)
 
-_RUN: Final = gaps.RUN
-_HELD: Final = gaps.HELD
+_RUN: Final = silence_model.RUN
+_HELD: Final = silence_model.HELD
 
 
 @inlined
-def _end_run(state: F32, lane: int) -> None:
-    state[lane // LANES, _RUN, lane % LANES] = np.float32(0)
-    state[lane // LANES, _HELD, lane % LANES] = np.float32(0)
+def _end_run(state: F32, index: int) -> None:
+    state[index // BLOCK_ROWS, _RUN, index % BLOCK_ROWS] = np.float32(0)
+    state[index // BLOCK_ROWS, _HELD, index % BLOCK_ROWS] = np.float32(0)
 
 
 @inlined
-def _sign_of_move(state: F32, lane: int, is_idle: bool) -> int:
+def _sign_of_move(state: F32, index: int, is_idle: bool) -> int:
     """Return how a gap model counts a move: work only cuts a running standstill short."""
     if is_idle:
-        return gaps.ALIVE
-    stood = state[lane // LANES, _RUN, lane % LANES] > np.float32(0)
-    return gaps.CUT_SHORT if stood else gaps.UNKNOWN
+        return silence_model.ALIVE
+    stood = state[index // BLOCK_ROWS, _RUN, index % BLOCK_ROWS] > np.float32(0)
+    return silence_model.CUT_SHORT if stood else silence_model.UNKNOWN
 
 
 @inlined
@@ -93,32 +94,32 @@ def _most(before: U64, now: U64, but: int) -> int:
 @inlined
 def _compare(
     was: U64, now: U64, idle_ns: float,
-    others: F32, whole: F32, mover: I64, told: I8, signs: I8, lane: int,
+    others: F32, whole: F32, mover: I64, reported: I8, signs: I8, index: int,
 ) -> None:  # fmt: skip
-    """Determine which vCPUs of one lane stood still since they were last reported."""
+    """Determine which vCPUs of one row stood still since they were last reported."""
     busiest = _most(was, now, -1)
     if busiest < 0:
         return
     most = now[busiest] - was[busiest]
     if most == 0:
-        told[1, lane], signs[1, lane] = STILL, gaps.SILENT
+        reported[1, index], signs[1, index] = STILL, silence_model.SILENT
     else:
         is_idle = bool(np.float64(most) <= idle_ns)
-        told[1, lane], signs[1, lane] = MOVED, _sign_of_move(whole, lane, is_idle)
+        reported[1, index], signs[1, index] = MOVED, _sign_of_move(whole, index, is_idle)
     next_busy = _most(was, now, busiest)
     if next_busy < 0:
         return
     # If another vCPU than before is the only one that moves, both have moved.
-    changed = mover[lane] >= 0 and most > 0 and busiest != mover[lane]
+    changed = mover[index] >= 0 and most > 0 and busiest != mover[index]
     second_most = now[next_busy] - was[next_busy]
     if second_most == 0 and not changed:
-        told[0, lane], signs[0, lane] = STILL, gaps.SILENT
+        reported[0, index], signs[0, index] = STILL, silence_model.SILENT
         if most > 0:
-            mover[lane] = busiest
+            mover[index] = busiest
     else:
-        mover[lane] = NO_MOVER
+        mover[index] = NO_MOVER
         is_idle = bool(np.float64(second_most) <= idle_ns)
-        told[0, lane], signs[0, lane] = MOVED, _sign_of_move(others, lane, is_idle)
+        reported[0, index], signs[0, index] = MOVED, _sign_of_move(others, index, is_idle)
 
 
 @kernel
@@ -134,15 +135,15 @@ def fold_vcpus(
     others: F32,
     whole: F32,
     mover: I64,
-    told: I8,
+    reported: I8,
     signs: I8,
 ) -> int:
-    """Determine which vCPUs of every lane in use stood still since they were last reported.
+    """Determine which vCPUs of every row in use stood still since they were last reported.
 
     Parameters
     ----------
     before_counts, before
-        Number of times last reported for each lane, shape (≥ n,), and these times, one lane after
+        Number of times last reported for each row, shape (≥ n,), and these times, one row after
         the other.
     counts, times
         The same of this frame, shape (n,) and (counts.sum(),); `NO_TIME` is missing.
@@ -150,7 +151,7 @@ def fold_vcpus(
         Shape (≥ n,): whether the guest should run and the time since the last sample is
         known.
     broken
-        Shape (≥ n,), updated: whether the lane began a new epoch, so that its values must not be
+        Shape (≥ n,), updated: whether the row began a new epoch, so that its values must not be
         compared; also set where the vCPUs differ from those last reported.
     rests
         Shape (≥ n,): whether the VM did no I/O in this sample.
@@ -161,34 +162,34 @@ def fold_vcpus(
         continue are ended in place, without being learned.
     mover
         Shape (≥ n,), updated: the only vCPU that moved in the running standstill of the others.
-    told
+    reported
         Shape (2, ≥ n), overwritten: `STILL`, `MOVED` or `UNKNOWN`, of the others and of all.
     signs
-        Shape (2, ≥ n), overwritten: the same as `gaps.fold_life` takes it.
+        Shape (2, ≥ n), overwritten: the same as `silence_model.fold_life` takes it.
 
     Returns
     -------
     int
-        Number of lanes that could be compared.
+        Number of rows that could be compared.
     """
     compared = begin = end = 0
-    told[:], signs[:] = UNKNOWN, gaps.UNKNOWN
-    for lane in range(counts.shape[0]):
+    reported[:], signs[:] = UNKNOWN, silence_model.UNKNOWN
+    for index in range(counts.shape[0]):
         first, second = begin, end
-        begin += before_counts[lane]
-        end += counts[lane]
+        begin += before_counts[index]
+        end += counts[index]
         was, now = before[first:begin], times[second:end]
         # A VM without vCPU times in this frame is compared when they are reported again.
-        if now.shape[0] == 0 and not broken[lane]:
+        if now.shape[0] == 0 and not broken[index]:
             continue
-        if broken[lane] or not _is_comparable(was, now):
-            broken[lane], mover[lane] = True, NO_MOVER
-            _end_run(others, lane)
-            _end_run(whole, lane)
-        elif judged[lane]:
+        if broken[index] or not _is_comparable(was, now):
+            broken[index], mover[index] = True, NO_MOVER
+            _end_run(others, index)
+            _end_run(whole, index)
+        elif judged[index]:
             compared += 1
-            most_ns = idle_ns if rests[lane] else 0.0
-            _compare(was, now, most_ns, others, whole, mover, told, signs, lane)
+            most_ns = idle_ns if rests[index] else 0.0
+            _compare(was, now, most_ns, others, whole, mover, reported, signs, index)
     return compared
 
 
@@ -198,26 +199,26 @@ def keep_times(
 ) -> tuple[I64, U64]:
     """Return the counts and times to compare with the next frame.
 
-    Values of this frame replace the stored ones, except of a lane without values or without a
-    known time since the last sample: such lanes are compared over the gap.
+    Values of this frame replace the stored ones, except of a row without values or without a
+    known time since the last sample: such rows are compared over the gap.
     """
     kept = np.zeros(before_counts.shape[0], np.bool_)
     merged = np.zeros(before_counts.shape[0], np.int64)
     total = 0
-    for lane in range(counts.shape[0]):
-        waits = counts[lane] == 0 or (not judged[lane] and before_counts[lane] > 0)
-        kept[lane] = waits and not broken[lane]
-        merged[lane] = before_counts[lane] if kept[lane] else counts[lane]
-        total += merged[lane]
+    for index in range(counts.shape[0]):
+        waits = counts[index] == 0 or (not judged[index] and before_counts[index] > 0)
+        kept[index] = waits and not broken[index]
+        merged[index] = before_counts[index] if kept[index] else counts[index]
+        total += merged[index]
     out = np.empty(total, np.uint64)
-    begin = end = place = 0
-    for lane in range(counts.shape[0]):
-        source, first = (before, begin) if kept[lane] else (times, end)
-        for number in range(merged[lane]):
-            out[place + number] = source[first + number]
-        place += merged[lane]
-        begin += before_counts[lane]
-        end += counts[lane]
+    begin = end = position = 0
+    for index in range(counts.shape[0]):
+        source, first = (before, begin) if kept[index] else (times, end)
+        for number in range(merged[index]):
+            out[position + number] = source[first + number]
+        position += merged[index]
+        begin += before_counts[index]
+        end += counts[index]
     return merged, out
 
 
@@ -229,10 +230,10 @@ def fold_exits(
     broken: Bools,
     rests: Bools,
     state: F32,
-    told: I8,
+    reported: I8,
     signs: I8,
 ) -> int:
-    """Determine for every lane in use whether KVM injected an interrupt or served its I/O.
+    """Determine for every row in use whether KVM injected an interrupt or served its I/O.
 
     A live kernel's own timers cause the injected interrupts of a VM without I/O, so only those are
     learned as life. Work only cuts a standstill short: it shares its cause with disks and network.
@@ -247,34 +248,36 @@ def fold_exits(
         The same of this frame, shape (2, n).
     judged, broken, rests, state
         As in `fold_vcpus`; `state` of the gap model of interrupts.
-    told, signs
+    reported, signs
         Shape (≥ n,), overwritten: as in `fold_vcpus`.
 
     Returns
     -------
     int
-        Number of lanes that could be compared.
+        Number of rows that could be compared.
     """
     compared = 0
-    told[:] = UNKNOWN
-    signs[:] = gaps.UNKNOWN
-    for lane in range(now.shape[1]):
-        injected, served = now[0, lane], now[1, lane]
-        if (injected == NO_TIME or served == NO_TIME) and not broken[lane]:
+    reported[:] = UNKNOWN
+    signs[:] = silence_model.UNKNOWN
+    for index in range(now.shape[1]):
+        injected, served = now[0, index], now[1, index]
+        if (injected == NO_TIME or served == NO_TIME) and not broken[index]:
             continue
-        was_injected, was_served = before[0, lane], before[1, lane]
+        was_injected, was_served = before[0, index], before[1, index]
         is_known = was_injected != NO_TIME and injected >= was_injected and served >= was_served
-        if broken[lane] or not is_known:
-            _end_run(state, lane)
-            before[0, lane], before[1, lane] = injected, served
+        if broken[index] or not is_known:
+            _end_run(state, index)
+            before[0, index], before[1, index] = injected, served
             continue
-        if not judged[lane]:
+        if not judged[index]:
             continue
-        before[0, lane], before[1, lane] = injected, served
+        before[0, index], before[1, index] = injected, served
         compared += 1
         if injected == was_injected and served == was_served:
-            told[lane], signs[lane] = STILL, gaps.SILENT
+            reported[index], signs[index] = STILL, silence_model.SILENT
         else:
-            told[lane] = MOVED
-            signs[lane] = _sign_of_move(state, lane, bool(rests[lane] and injected > was_injected))
+            reported[index] = MOVED
+            signs[index] = _sign_of_move(
+                state, index, bool(rests[index] and injected > was_injected)
+            )
     return compared

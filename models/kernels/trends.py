@@ -9,10 +9,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-import models.kernels.vitals_layout as at
+import models.kernels.aggregates_layout as at
 from models.kernels import hours as by_hour
 from models.kernels._jit import inlined, kernel
-from models.kernels.vitals_evidence import band
+from models.kernels.aggregates_evidence import band
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -72,14 +72,14 @@ CONSTANTS: Final = (
 )
 
 
-def new_state(lanes: int) -> F64:
-    """Return the state of new VMs, shape (lanes, FIELD_COUNT)."""
-    return np.zeros((lanes, FIELD_COUNT))
+def new_state(size: int) -> F64:
+    """Return the state of new VMs, shape (rows, FIELD_COUNT)."""
+    return np.zeros((size, FIELD_COUNT))
 
 
-def new_means(lanes: int) -> F64:
-    """Return the empty means of new VMs, shape (lanes, ROWS, KEPT)."""
-    return np.full((lanes, ROWS, KEPT), np.nan)
+def new_means(size: int) -> F64:
+    """Return the empty means of new VMs, shape (rows, ROWS, KEPT)."""
+    return np.full((size, ROWS, KEPT), np.nan)
 
 
 @inlined
@@ -96,11 +96,11 @@ def _median(means: F64, row: int, count: int, first: int, last: int) -> float:
     for back in range(first, last + 1):
         value = _mean_at(means, row, count, back)
         if value == value:
-            place = size
-            while place > 0 and found[place - 1] > value:
-                found[place] = found[place - 1]
-                place -= 1
-            found[place] = value
+            index = size
+            while index > 0 and found[index - 1] > value:
+                found[index] = found[index - 1]
+                index -= 1
+            found[index] = value
             size += 1
     if size == 0:
         return float(np.nan)
@@ -232,11 +232,11 @@ def _close(
     state: F64, means: F64, out: F64, levels: F64, memory: float, cores: float, dt_s: float
 ) -> None:
     count = int(state[_BUCKETS])
-    place = count % KEPT
+    index = count % KEPT
     for row in range(MEMORY):
-        means[row, place] = state[_SUM + row] / state[_TIME_S]
+        means[row, index] = state[_SUM + row] / state[_TIME_S]
         state[_SUM + row] = 0.0
-    means[MEMORY, place] = memory
+    means[MEMORY, index] = memory
     state[_TIME_S] = 0.0
     count += 1
     state[_BUCKETS] = count
@@ -266,39 +266,39 @@ def fold_trends(
     time_s: float,
     out: F64,
 ) -> int:
-    """Fold one sample of every lane, in place; write the results when five minutes are full.
+    """Fold one sample of every row, in place; write the results when five minutes are full.
 
     Parameters
     ----------
     state, means, hours
         As `new_state`, `new_means` and `hours.new_state`; updated.
     rates, memory, vcpus
-        As for `vitals.fold_vitals`.
+        As for `vitals.fold_aggregates`.
     vitals
-        State of `vitals.fold_vitals`, for the usual CPU levels of a VM.
+        State of `vitals.fold_aggregates`, for the usual CPU levels of a VM.
     dt_s
         Time since the sample before.
     time_s
         Of the sample, since the epoch.
     out
-        Shape (lanes, OUT_ROWS); columns as `OUT`. Overwritten when five minutes are full;
+        Shape (rows, OUT_ROWS); columns as `OUT`. Overwritten when five minutes are full;
         otherwise only `closed` becomes 0. NaN if the VM was unknown for `UNKNOWN_S`.
 
     Returns
     -------
     int
-        Number of lanes that closed five minutes.
+        Number of rows that closed five minutes.
     """
     closed = 0
-    for lane in range(state.shape[0]):
-        fields = state[lane]
-        out[lane, _O_CLOSED] = 0.0
-        cpu = float(rates[0, lane])
-        reads, writes, sent = float(rates[1, lane]), float(rates[2, lane]), float(rates[3, lane])
+    for index in range(state.shape[0]):
+        fields = state[index]
+        out[index, _O_CLOSED] = 0.0
+        cpu = float(rates[0, index])
+        reads, writes, sent = float(rates[1, index]), float(rates[2, index]), float(rates[3, index])
         if cpu != cpu or not reads + writes + sent < 4e9:
             fields[_UNKNOWN_S] += dt_s
             if fields[_UNKNOWN_S] >= UNKNOWN_S:
-                out[lane, :] = np.nan
+                out[index, :] = np.nan
             continue
         fields[_UNKNOWN_S] = 0.0
         fields[_TIME_S] += dt_s
@@ -308,10 +308,10 @@ def fold_trends(
         fields[_SUM + SENT] += sent * dt_s
         # Intervals jitter, so five minutes count as full half a sample early.
         if fields[_TIME_S] >= BUCKET_S - 0.5 * dt_s:
-            levels = vitals[lane, at.F_LEVEL : at.F_LEVEL + at.LEVELS]
-            cores = float(max(vcpus[lane], 1))
-            _close(fields, means[lane], out[lane], levels, memory[lane], cores, dt_s)
+            levels = vitals[index, at.F_LEVEL : at.F_LEVEL + at.LEVELS]
+            cores = float(max(vcpus[index], 1))
+            _close(fields, means[index], out[index], levels, memory[index], cores, dt_s)
             count = int(fields[_BUCKETS])
-            _slowed(hours[lane], means[lane], count, cores, time_s, out[lane])
+            _slowed(hours[index], means[index], count, cores, time_s, out[index])
             closed += 1
     return closed

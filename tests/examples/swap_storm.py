@@ -72,7 +72,7 @@ EDITS: Final = (
         "    VM_SILENCE = ",
         f"{_ROW}    VM_SILENCE = ",
     ),
-    # Its ladder, as `python -m deploy.default_policy` writes it.
+    # Its escalation policy, as `python -m deploy.default_policy` writes it.
     Edit(
         "engine/action/policies/default.toml",
         'cpu_runaway = [{ action = "notify" }]\n',
@@ -102,22 +102,22 @@ EDITS: Final = (
     ),
     # The flag that selects a VM with this signal, and the same in the slow twin of the kernel.
     Edit(
-        "models/kernels/glance.py",
+        "models/kernels/screening.py",
         "BITS: Final = 14\n",
         "# It reads and writes as a guest that swaps.\nSWAPS = 14\nBITS: Final = 15\n",
     ),
     Edit(
-        "models/kernels/glance.py",
+        "models/kernels/screening.py",
         '_SLOWED_HOURS = trends.OUT["slowed_hours"]\n',
         '_SLOWED_HOURS, _SWAPPING = trends.OUT["slowed_hours"], trends.OUT["swaps"]\n',
     ),
     Edit(
-        "models/kernels/glance.py",
+        "models/kernels/screening.py",
         "    return found | _bit(SLOWED,",
         "    found |= _bit(SWAPS, shows[lane, _SWAPPING] > 0.0)\n    return found | _bit(SLOWED,",
     ),
     Edit(
-        "tests/reference/glance_twin.py",
+        "tests/reference/screening_twin.py",
         "        glance.FELL_DISK:",
         '        glance.SWAPS: shows[:, _SHOWS["swaps"]] > 0,\n        glance.FELL_DISK:',
     ),

@@ -167,8 +167,8 @@ class ForecastTwin:
             found[:2] = self._near(number, slot, middle)
         if mean is not None:
             self.far.learn(slot, mean, forget=self.forget, resolution=self.resolution)
-            place = slot % DAY
-            self.by_slot[place] += 0.15 * (mean - self.by_slot[place])
+            index = slot % DAY
+            self.by_slot[index] += 0.15 * (mean - self.by_slot[index])
             same_time = median(
                 [
                     0.5 * (self.slot(slot) + self.slot(slot - 1)),
@@ -177,7 +177,7 @@ class ForecastTwin:
                 ]
             )
             says = [
-                self.last, middle, self.slow_mean, same_time, self.by_slot[place], self.long_mean
+                self.last, middle, self.slow_mean, same_time, self.by_slot[index], self.long_mean
             ]  # fmt: skip
             found[2] = self.far.forecast(slot, says, 0, level=self.long_mean)
         return found

@@ -19,7 +19,7 @@ def take_gated(
     edges: NDArray[np.float64],
     size: int,
 ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.int64]]:
-    """Return the selected lanes, their samples and their classes."""
+    """Return the selected rows, their samples and their classes."""
     gated = np.flatnonzero(counted[baseline.OUT["gate"], :size] > 0)
     cores = np.maximum(vcpus[gated], 1)
     shares = np.array([cpu[gated] / cores, contention[gated], disk_nats[gated] / 8.0])

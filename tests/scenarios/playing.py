@@ -27,7 +27,7 @@ from connectors.simulator.plan import Incident, WorldPlan
 from engine.action.catalogue import Policy, parse_policy, read_shipped
 from engine.action.keys import open_entry
 from engine.detection.configuration import Configuration
-from engine.detection.replay import run_records
+from engine.detection.replayed import run_records
 from engine.errors import LogUnreachable
 from engine.ports import Clock, Headers, LedgerStore, Position, Record
 from engine.roles.health import Health
@@ -36,10 +36,10 @@ from engine.settings import Collect, Place, Settings
 from engine.wire.alert import decode_alert
 from engine.wire.control import Control, decode_control
 from engine.wire.journal import decode_entry
-from engine.wire.order import Closed, Order
+from engine.wire.order import Order, OrderResult
 from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS
 from engine.wiring import Authority, Process, plan_opener, simulated_nodes, site_openers
-from tests.scenarios.others import OTHERS, word_of_others
+from tests.scenarios.others import OTHERS, command_of_others
 from tests.signing import KEYS, TRUSTED, with_signature, word
 
 # Two planners suffice for every scenario; the second one is started only on request.
@@ -231,7 +231,7 @@ class Stage:
         await self.log.append(CONTROL.name, key=control.key(), value=value, headers=headers)
 
     async def alert(self, words: dict[str, Any]) -> None:
-        said = word_of_others(self.fleet, words, now_ms=self.clock.now_ms())
+        said = command_of_others(self.fleet, words, now_ms=self.clock.now_ms())
         value, headers = with_signature(said)
         await self.log.append(ALERTS.name, key=b"c0", value=value, headers=headers)
 
@@ -355,8 +355,8 @@ async def told(stage: Stage) -> list[Line]:
     world = stage.fleet.world
     names = {str(UUID(bytes=stage.fleet.vm(i))): stage.fleet.name(i) for i in range(world.plan.vms)}
     teller = Teller(names, world.epoch_ns // 1_000_000)
-    await tell_alerts(stage, teller)
-    ordered = await tell_orders(stage, teller)
+    await print_alerts(stage, teller)
+    ordered = await print_orders(stage, teller)
     async for record in records(stage.log, CONTROL.name):
         control = decode_control(record.value)
         state = "on" if control.active else "off"
@@ -374,7 +374,7 @@ async def told(stage: Stage) -> list[Line]:
     return [*teller.lines, await replayed(stage)]
 
 
-async def tell_alerts(stage: Stage, teller: Teller) -> None:
+async def print_alerts(stage: Stage, teller: Teller) -> None:
     seen: set[tuple[str, int]] = set()
     async for record in records(stage.log, ALERTS.name):
         alert = decode_alert(record.value)
@@ -387,12 +387,12 @@ async def tell_alerts(stage: Stage, teller: Teller) -> None:
             teller.tell(record, "verified", alert.subject)
 
 
-async def tell_orders(stage: Stage, teller: Teller) -> set[tuple[str, int, str]]:
+async def print_orders(stage: Stage, teller: Teller) -> set[tuple[str, int, str]]:
     """Report orders and their results, and return the steps that were ordered without dry run."""
     ordered: set[tuple[str, int, str]] = set()
     async for record in records(stage.log, ORDERS.name):
         entry = open_entry(record.value, record.headers, trusted=TRUSTED)
-        if isinstance(entry, Closed):
+        if isinstance(entry, OrderResult):
             teller.tell(record, "end", f"{entry.outcome} {entry.vm}: {entry.sentence}")
         if not isinstance(entry, Order):
             continue
@@ -455,31 +455,31 @@ def happened(fleet: Fleet, scenario: Scenario) -> list[Line]:
 class Expected:
     """An `expected.log`: the required lines in order, and the forbidden ones."""
 
-    told: tuple[tuple[str, str], ...]
+    reported: tuple[tuple[str, str], ...]
     never: tuple[tuple[str, str], ...]
 
 
 def read_expected(folder: Path) -> Expected:
     """Return the expectations in a scenario's folder; `never` before a line forbids it."""
-    told: list[tuple[str, str]] = []
+    reported: list[tuple[str, str]] = []
     never: list[tuple[str, str]] = []
     for text in (folder / "expected.log").read_text().splitlines():
         words = text.split("#", 1)[0].strip() if text.startswith("#") else text.strip()
         if not words:
             continue
         what, _, rest = words.partition(" ")
-        wanted = told
+        wanted = reported
         if what == "never":
             wanted = never
             what, _, rest = rest.strip().partition(" ")
         wanted.append((what, rest.strip() or "*"))
-    return Expected(tuple(told), tuple(never))
+    return Expected(tuple(reported), tuple(never))
 
 
 def shortcomings(lines: list[Line], expected: Expected) -> list[str]:
     """Return one sentence for each expectation that was not met."""
     missing, position = [], 0
-    for what, pattern in expected.told:
+    for what, pattern in expected.reported:
         found = next((i for i in range(position, len(lines)) if _is(lines[i], what, pattern)), None)
         if found is None:
             missing.append(f"not told, or not in this order: {what} {pattern}")

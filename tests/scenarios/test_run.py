@@ -13,8 +13,8 @@ from connectors.clock import LoopClock, SystemClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from connectors.simulator import virtual_time
 from deploy.lab.kafka_jars import PATIENCE
-from engine.cli import everything
-from engine.ports import Question
+from engine.cli import all_in_one
+from engine.ports import Query
 from engine.roles.health import Health
 from engine.settings import Settings
 from engine.wire.frame import decode_frame
@@ -42,9 +42,9 @@ async def sources(folder: Path) -> set[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_site_in_one_process_runs_every_role_and_ends_when_told(tmp_path: Path) -> None:
+def test_a_site_in_one_process_runs_every_role_and_ends_when_reported(tmp_path: Path) -> None:
     settings = [f"log.partitions={PARTITIONS}", "collect.interval_s=1", f"state.folder={tmp_path}"]
-    words = [word for setting in settings for word in ("--set", setting)]
+    words = [command for setting in settings for command in ("--set", setting)]
     process = subprocess.Popen(
         [sys.executable, "-m", "engine", "run", *words],
         stderr=subprocess.PIPE,
@@ -81,7 +81,7 @@ def test_planners_find_forecasts_in_the_history_of_a_site_in_one_process(
         compile_engine(settings)
         compile_forecaster(settings)
 
-    monkeypatch.setattr(everything, "_compiled", compiled)
+    monkeypatch.setattr(all_in_one, "_compiled", compiled)
     settings = Settings.model_validate(
         {"state": {"folder": tmp_path}, "log": {"kind": "embedded", "partitions": PARTITIONS}}
     )
@@ -89,11 +89,11 @@ def test_planners_find_forecasts_in_the_history_of_a_site_in_one_process(
     async def main() -> set[tuple[str, ...]]:
         clock = LoopClock(epoch_ms=1_800_000_000_000)
         here = Process(settings, clock, Health(clock))
-        site = asyncio.create_task(everything._run_simulated(here, seed=1))
+        site = asyncio.create_task(all_in_one._run_simulated(here, seed=1))
         await asyncio.sleep(300)
         site.cancel()
         await asyncio.gather(site, return_exceptions=True)
-        question = Question(
+        query = Query(
             measurement="flatline_forecast",
             select=(("mean", "last"), ("hi90", "last")),
             begin_ns=0,
@@ -101,7 +101,7 @@ def test_planners_find_forecasts_in_the_history_of_a_site_in_one_process(
             group_by=("metric", "horizon_s", "vm"),
         )
         async with open_queries(here) as history:
-            return {answer.tags for answer in await history.ask(question)}
+            return {answer.tags for answer in await history.ask(query)}
 
     found = virtual_time.run(main())
     kinds = {(metric, horizon_s, "vm" if vm else "node") for metric, horizon_s, vm in found}

@@ -19,17 +19,17 @@ from connectors.simulator.plan import Incident, WorldPlan
 from engine.action.catalogue import Policy, parse_policy, read_shipped
 from engine.action.keys import open_entry
 from engine.errors import LogUnreachable, RecordRejected
+from engine.liveness_ports import Liveness, Prober
 from engine.ports import Actuator, Bounds, Clock, Headers, LedgerStore, Position, Record
 from engine.roles.act import Agent
 from engine.roles.act_config import ActConfig
 from engine.roles.health import Health
 from engine.roles.plan import PlanConfig, Planner
-from engine.sign_ports import Prober, Watch
 from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition
 from engine.wire.control import Control, encode_control
 from engine.wire.frame import InventoryItem, decode_frame
 from engine.wire.journal import JournalEntry, decode_entry
-from engine.wire.order import Claim, Closed, Entry, Order, encode_order
+from engine.wire.order import Claim, Entry, Order, OrderResult, encode_order
 from engine.wire.score import Scores
 from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS, SCORES
 from tests.signing import AGENT_KEY, PLANNER_KEY, TRUSTED, said, scored, word
@@ -124,7 +124,7 @@ class Site:
         node: str = "c0-n0",
         *,
         wrap: Callable[[LedgerStore], LedgerStore] | None = None,
-        watch: Watch | None = None,
+        watch: Liveness | None = None,
         prober: Prober | None = None,
         sets_balloons: bool = False,
     ) -> Agent:
@@ -159,16 +159,16 @@ class Site:
         task.cancel()
         await asyncio.wait({task})
 
-    def alert(self, lane: int = 0, **changes: Any) -> Alert:
-        """Return an engine's current alert for a panic of VM `lane`."""
+    def alert(self, index: int = 0, **changes: Any) -> Alert:
+        """Return an engine's current alert for a panic of VM `index`."""
         world = self.fleet.world
         now_ms = self.clock.now_ms()
-        node = world.topology.nodes[int(world.guests.node[lane])]
+        node = world.topology.nodes[int(world.guests.node[index])]
         values: dict[str, Any] = {
-            "id": f"{lane:032x}",
+            "id": f"{index:032x}",
             "transition": 1,
             "scope": "vm",
-            "subject": str(UUID(bytes=self.fleet.vm(lane))),
+            "subject": str(UUID(bytes=self.fleet.vm(index))),
             "site": "site",
             "zone": "z0",
             "cell": "c0",
@@ -184,9 +184,9 @@ class Site:
             "position": SamplePosition(node=node, role="collector", run="r", sequence=9),
             "configuration": "c",
             "node": node,
-            "instance": int(world.guests.instance[lane]),
+            "instance": int(world.guests.instance[index]),
             "tenant": "acme",
-            "group": f"group{lane}",
+            "group": f"group{index}",
             "actionable": True,
             "history_s": 200_000.0,
             "cpu_shape": "one_core",
@@ -225,10 +225,10 @@ class Site:
         }
         await self.say(Alert(**(fields_of(alert) | changes)))
 
-    async def until_reset(self, lane: int = 0) -> None:
+    async def until_reset(self, index: int = 0) -> None:
         """Wait until the VM is reset."""
         for _ in range(3_000):
-            if self.resets(lane):
+            if self.resets(index):
                 return
             await asyncio.sleep(0.01)
         raise AssertionError("nobody reset the VM within 30 s")
@@ -237,21 +237,25 @@ class Site:
         value, headers = encode_order(order, key)
         await self.log.append(ORDERS.name, key=b"c0", value=value, headers=headers)
 
-    async def anybody(self, **words: Any) -> None:
+    async def anybody(self, **commands: Any) -> None:
         """Append an unsigned control command, as any writer of the topic can."""
-        control = self.word(**words)
+        control = self.word(**commands)
         await self.log.append(CONTROL.name, key=control.key(), value=encode_control(control))
 
-    async def control(self, **words: Any) -> None:
+    async def control(self, **commands: Any) -> None:
         """Append a control command with an operator's signature."""
-        control = self.word(**words)
+        control = self.word(**commands)
         value, headers = word(control)
         await self.log.append(CONTROL.name, key=control.key(), value=value, headers=headers)
 
-    def word(self, **words: Any) -> Control:
+    def word(self, **commands: Any) -> Control:
         said: dict[str, Any] = {
-            "active": True, "by": "ann", "reason": "work", "time_ms": self.clock.now_ms(), **words,
-        }  # fmt: skip
+            "active": True,
+            "by": "ann",
+            "reason": "work",
+            "time_ms": self.clock.now_ms(),
+            **commands,
+        }
         return Control(**said)
 
     def scores(self, loads: dict[str, float], **changes: Any) -> Scores:
@@ -276,8 +280,8 @@ class Site:
     async def orders(self) -> list[Order]:
         return [entry for entry in await self.entries() if isinstance(entry, Order)]
 
-    async def marks(self) -> list[Closed]:
-        return [entry for entry in await self.entries() if isinstance(entry, Closed)]
+    async def marks(self) -> list[OrderResult]:
+        return [entry for entry in await self.entries() if isinstance(entry, OrderResult)]
 
     async def claims(self) -> list[Claim]:
         return [entry for entry in await self.entries() if isinstance(entry, Claim)]
@@ -300,8 +304,8 @@ class Site:
                 kinds += [event.kind for event in decode_frame(record.value).events]
         return kinds
 
-    def resets(self, lane: int | None = None) -> int:
-        return len(self.fleet.world.truth.calls("reset", vm=lane))
+    def resets(self, index: int | None = None) -> int:
+        return len(self.fleet.world.truth.calls("reset", vm=index))
 
 
 def fields_of(alert: Alert) -> dict[str, Any]:
@@ -337,12 +341,12 @@ def _owned(fleet: Fleet) -> Fleet:
     topology = fleet.world.topology
     item = topology.item
 
-    def owned(lane: int) -> InventoryItem:
-        return msgspec.structs.replace(item(lane), tenant="acme", group=f"group{lane}")
+    def owned(index: int) -> InventoryItem:
+        return msgspec.structs.replace(item(index), tenant="acme", group=f"group{index}")
 
     topology.item = owned  # type: ignore[method-assign]
     return fleet
 
 
-def panic(lane: int = 0, *, at_s: float = 5.0) -> Incident:
-    return Incident(kind="panic_spin", at_s=at_s, vms=(lane,))
+def panic(index: int = 0, *, at_s: float = 5.0) -> Incident:
+    return Incident(kind="panic_spin", at_s=at_s, vms=(index,))

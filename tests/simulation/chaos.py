@@ -19,11 +19,11 @@ from engine.detection.configuration import Configuration
 from engine.detection.partition import Partition
 from engine.detection.snapshot import digest, restore, take_snapshot
 from engine.errors import RecordRejected
-from engine.forecasting import foretell, foretell_state
-from engine.forecasting.foretell import Foretelling
-from engine.history import state as history_state
-from engine.history.fold import FrameFold
-from engine.kept_kernels import compile_kept, users_folder
+from engine.forecasting import forecast_state, partition_forecasts
+from engine.forecasting.partition_forecasts import PartitionForecasts
+from engine.history import history_state as history_state
+from engine.history.history_fold import FrameFold
+from engine.kernel_cache import compile_kept, users_folder
 from engine.ports import Record
 from engine.wire.frame import decode_frame
 from tests.simulation.chaos_sites import Site
@@ -65,14 +65,14 @@ def engine_failures(records: list[Record], seed: int, *, stop_at: int) -> Iterat
 
 def forecaster_failures(records: list[Record], *, stop_at: int) -> Iterator[str]:
     """Yield the forecaster's failures on these records, restored midway."""
-    state, restored = Foretelling(), None
+    state, restored = PartitionForecasts(), None
     for record in records:
         if record.offset == stop_at:
-            restored = foretell_state.restore_state(*foretell_state.take_state(state))
+            restored = forecast_state.restore_state(*forecast_state.take_state(state))
         state.fold(record)
         if restored is not None:
             restored.fold(record)
-    if restored is not None and foretell_state.digest(restored) != foretell_state.digest(state):
+    if restored is not None and forecast_state.digest(restored) != forecast_state.digest(state):
         yield "the digest of a restored forecaster is another one"
 
 
@@ -117,7 +117,7 @@ def failures(seed: int, *, seconds: float = 1_800.0) -> list[str]:
 
 def _compile() -> None:
     compile_kernels()
-    foretell.compile_kernels()
+    partition_forecasts.compile_kernels()
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ class Host(Place):
     up: bool = True
     cuts: bool = False
     wall_shift_ms: int = 0
-    told: int = 0
+    reported: int = 0
     held: list[bytes] = field(default_factory=list)
     swaps: int = 0
     doubles: float = 0.0

@@ -23,8 +23,8 @@ from engine.errors import (
     StateUnwritable,
     VmNotFound,
 )
-from engine.looks import Look, Permit
 from engine.ports import Bounds, Headers, Position, Record
+from engine.preflight_data import Permit, PreflightSample
 from engine.wire.topics import CONTROL
 from tests.simulation.truthful_fleet import EPOCH_MS, Fleet, Guest
 
@@ -262,9 +262,9 @@ class Hands:
     async def reach(self) -> None:
         await self._process.wait_until_awake()
 
-    async def look(self, vm: bytes) -> Look:
+    async def sample(self, vm: bytes) -> PreflightSample:
         await self._process.wait_until_awake()
-        return self._guest(vm).look(asyncio.get_running_loop().time())
+        return self._guest(vm).sample(asyncio.get_running_loop().time())
 
     async def reset(self, vm: bytes, *, permit: Permit | None = None) -> None:
         await self._do(vm, "reset", permit=permit)
@@ -330,7 +330,7 @@ class Hands:
             raise ActionRefused("the VM was started anew since")
         if permit and waited_s > permit.within_s:
             raise ActionUnsent("the look no longer holds")
-        why = permit.last_check(guest.look(loop.time())) if permit else None
+        why = permit.last_check(guest.sample(loop.time())) if permit else None
         if why is not None:
             raise ActionRefused(why)
         how = chance.choice(LIES) if chance.random() < process.faults.lies else ""

@@ -15,9 +15,9 @@ import msgspec
 from engine import instruments
 from engine.action.admit import admit
 from engine.action.chain import Head, extend, link_of, verify
-from engine.action.look import judge
-from engine.looks import Look, Signs
+from engine.action.preflight import judge
 from engine.ports import Headers
+from engine.preflight_data import PreflightSample, Signs
 from engine.wire.journal import JournalEntry, decode_entry
 from engine.wire.order import Order, encode_order
 from engine.wire.topics import JOURNAL, ORDERS
@@ -98,7 +98,7 @@ class _Attack(Run):
     def __init__(self, seed: int, count: int) -> None:
         super().__init__(seed, "mixed", clean=True)
         self._count = count
-        self.told = 0
+        self.reported = 0
 
     async def _main(self) -> None:
         here = [guest for guest in self.fleet.guests if guest.node == "n0"]
@@ -123,8 +123,8 @@ class _Attack(Run):
         await asyncio.sleep(30.0)
         entries = [decode_entry(record.value) for record in self.store.topics[JOURNAL.name]]
         # An unreadable record is counted by each agent, and kept by a planner where one runs.
-        self.told = _unread() - unread
-        self.told += sum(
+        self.reported = _unread() - unread
+        self.reported += sum(
             entry.kind == "refusal" and "was rejected" not in entry.sentence
             for entry in entries[before:]
         )
@@ -136,13 +136,13 @@ class _Attack(Run):
 
 def attack(count: int) -> tuple[int, int]:
     """Send `count` hostile orders; return how many were executed and how many were reported."""
-    executed = told = 0
+    executed = reported = 0
     for number, first in enumerate(range(0, count, _AT_ONE_SITE)):
         run = _Attack(number, min(_AT_ONE_SITE, count - first))
         run.play()
         executed += run.result.effects - 1
-        told += run.told
-    return executed, told
+        reported += run.reported
+    return executed, reported
 
 
 def _journal(chance: random.Random) -> tuple[list[JournalEntry], list[Head]]:
@@ -201,8 +201,8 @@ def tamper(count: int) -> int:
     return found
 
 
-def _looks_dead(order: Order, looks: Sequence[Look]) -> bool:
-    return judge(order, looks, gap_s=4.0, age_s=4.5, signs=Signs(), newborn_s=0.0).agrees
+def _seems_dead(order: Order, samples: Sequence[PreflightSample]) -> bool:
+    return judge(order, samples, gap_s=4.0, age_s=4.5, signs=Signs(), newborn_s=0.0).agrees
 
 
 def aim(count: int) -> int:
@@ -210,12 +210,12 @@ def aim(count: int) -> int:
     chance, touched = random.Random(0), 0
     guest = small_fleet(chance).guests[0]
     guest.turn("panic_spin", 0.0)
-    looks = (guest.look(20.0), guest.look(24.5))
+    samples = (guest.sample(20.0), guest.sample(24.5))
     good = order_for(guest, 1, now_ms=EPOCH_MS)
 
     def would_run(order: Order) -> bool:
         admission = admit(order, (), POLICY, at_ms=EPOCH_MS, now_ms=EPOCH_MS, controls={})
-        return admission.admitted and _looks_dead(order, looks)
+        return admission.admitted and _seems_dead(order, samples)
 
     assert would_run(good), "but for its target the order must be good"
     for _ in range(count):

@@ -14,7 +14,7 @@ from engine.action.ledger import read_ledger
 from engine.errors import RecordRejected
 from engine.ports import Record
 from engine.wire.control import Control, decode_control
-from engine.wire.order import Claim, Closed, Order
+from engine.wire.order import Claim, Order, OrderResult
 from engine.wire.topics import CONTROL, ORDERS
 from tests.simulation.faulty_ports import Process
 from tests.simulation.truthful_fleet import EPOCH_MS, Guest
@@ -42,7 +42,7 @@ class Result:
     repaired: int = 0
 
 
-class Watch:
+class Liveness:
     """Observes every record and every action of a run; writes violations to `result`."""
 
     def __init__(
@@ -68,10 +68,10 @@ class Watch:
     def appended(self, record: Record) -> None:
         """Record an appended record."""
         if record.topic == CONTROL.name:
-            word = decode_control(record.value)
-            if not word.active and not record.headers:
+            command = decode_control(record.value)
+            if not command.active and not record.headers:
                 return  # only an operator's command ends a pause
-            self._pauses[word.key()] = (word, asyncio.get_running_loop().time())
+            self._pauses[command.key()] = (command, asyncio.get_running_loop().time())
         if record.topic != ORDERS.name:
             return
         try:
@@ -79,7 +79,7 @@ class Watch:
         except RecordRejected as error:
             self.result.breaches.append(f"an unreadable entry stands in the log: {error}")
             return
-        if isinstance(entry, Closed):
+        if isinstance(entry, OrderResult):
             self.result.outcomes[entry.outcome] += 1
             return
         if isinstance(entry, Claim):
@@ -163,17 +163,19 @@ class Watch:
             ("site", ""), ("cell", guest.cell), ("node", guest.node), ("vm", guest.text),
             ("node", order.target or guest.node),
         }  # fmt: skip
-        for word, since_s in self._pauses.values():
-            holds = word.holds(now_ms=EPOCH_MS + round(1000 * now_s))
-            if word.kind not in ("pause", "maintenance", "quarantine") or not holds:
+        for command, since_s in self._pauses.values():
+            holds = command.holds(now_ms=EPOCH_MS + round(1000 * now_s))
+            if command.kind not in ("pause", "maintenance", "quarantine") or not holds:
                 continue
-            if (word.scope, word.subject) not in covered or since_s > now_s:
+            if (command.scope, command.subject) not in covered or since_s > now_s:
                 continue
             # A wrong clock may end a breaker's command early; a person's has no end.
-            if word.until_ms is not None and process.faults.clock_offset_ms:
+            if command.until_ms is not None and process.faults.clock_offset_ms:
                 continue
             if process.barrier_s > since_s or now_s - since_s > _PAUSE_EFFECT_S:
-                self._breach(f"an action on {word.scope} {word.subject} after its pause was read")
+                self._breach(
+                    f"an action on {command.scope} {command.subject} after its pause was read"
+                )
 
 
 def _weighs_on(node: str, order: Order) -> bool:

@@ -151,7 +151,7 @@ class Detector:
         lives = guest.condition == "alive" and alert.kind != "node_contention"
         now_ms = self.now_ms()
         if (moved or lives or left == 0) and not self.silent:
-            helped = moved or guest.lane in self.fleet.mended
+            helped = moved or guest.lane in self.fleet.recovered
             resolution = Resolution(
                 reason="It works.", verified=helped, stable_s=60.0, node=guest.node,
                 instance=guest.instance,

@@ -16,7 +16,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from connectors.simulator import virtual_time
-from engine.action import keys, words
+from engine.action import commands, keys
 from engine.action.catalogue import Modes, Policy, parse_policy, read_shipped
 from engine.action.chain import verify
 from engine.action.ledger import LogEntry, encode_ledger_entry
@@ -42,7 +42,7 @@ from tests.simulation.faulty_ports import (
     Store,
     View,
 )
-from tests.simulation.invariants import Family, Result, Watch
+from tests.simulation.invariants import Family, Liveness, Result
 from tests.simulation.lying_detector import NODES, Detector
 from tests.simulation.truthful_fleet import EPOCH_MS, Condition, Fleet, small_fleet
 
@@ -85,7 +85,7 @@ class Run:
         self.clean = clean
         self.fleet: Fleet = small_fleet(self.chance)
         self.ledgers: dict[str, list[bytes]] = {node: [_known_log()] for node in NODES}
-        self.watch = Watch(
+        self.watch = Liveness(
             self.result,
             policy=POLICY,
             trusted=TRUSTED,
@@ -140,7 +140,7 @@ class Run:
     def _plan_deaths(self, lasts_s: float) -> list[int]:
         """Let one to three guests die early enough to be repaired, and overload one node."""
         chance, loop = self.chance, asyncio.get_running_loop()
-        lanes = chance.sample(range(len(self.fleet.guests)), chance.randint(1, 3))
+        table = chance.sample(range(len(self.fleet.guests)), chance.randint(1, 3))
         # A blackout finds them alive; a race concerns one; in a quarter of an hour a cell may have
         # two repairs.
         family = self.result.family
@@ -148,16 +148,16 @@ class Run:
             "mixed": (5.0, 400.0), "storm": (5.0, 120.0), "blackout": (125.0, 150.0),
             "race": (5.0, 30.0),
         }[family]  # fmt: skip
-        lanes = lanes if family == "mixed" else lanes[:1]
-        for lane in lanes:
+        table = table if family == "mixed" else table[:1]
+        for index in table:
             kind: Condition = chance.choice(("panic_spin", "panic_halt"))
             at_s = chance.uniform(first_s, last_s)
-            loop.call_at(at_s, self.detector.die, self.fleet.guests[lane], kind)
+            loop.call_at(at_s, self.detector.die, self.fleet.guests[index], kind)
         if self.result.family == "mixed" and chance.random() < 0.3:
             loop.call_at(
                 chance.uniform(20.0, 600.0), self.detector.suffer, chance.choice(self.fleet.guests)
             )
-        return lanes
+        return table
 
     def _plan_adversities(self, lasts_s: float) -> None:
         chance, loop = self.chance, asyncio.get_running_loop()
@@ -332,10 +332,11 @@ class Run:
         return Planner(log=log, config=config, clock=process, health=Health(process))
 
     def _judge_end(self, planned: list[int]) -> None:
-        self.result.repairable = sum(lane in self.fleet.deaths for lane in planned)
+        self.result.repairable = sum(index in self.fleet.deaths for index in planned)
         self.result.repaired = sum(
-            lane in self.fleet.deaths and self.fleet.guests[lane].condition in ("alive", "booting")
-            for lane in planned
+            index in self.fleet.deaths
+            and self.fleet.guests[index].condition in ("alive", "booting")
+            for index in planned
         )
         entries = [decode_entry(record.value) for record in self.store.topics.get(JOURNAL.name, ())]
         self.result.rules.update(entry.detail.get("rule", "") for entry in entries)
@@ -379,6 +380,6 @@ def _signatures_checked_once() -> Iterator[None]:
         return held[known]
 
     with ExitStack() as patches:
-        for module in (order, keys, words):
+        for module in (order, keys, commands):
             patches.enter_context(mock.patch.object(module, "check_signature", checked))
         yield

@@ -82,16 +82,16 @@ class Sum:
         """Return the repaired share of the repairable guests in runs without faults."""
         return self.clean_repaired / self.clean_repairable if self.clean_repairable else 1.0
 
-    def told(self) -> dict[str, Any]:
+    def reported(self) -> dict[str, Any]:
         """Return the sum for the report."""
         return vars(self) | {"clean_repair_ratio": self.repair_ratio()}
 
     @classmethod
-    def going_on(cls, told: dict[str, Any], *, first: int) -> Self:
+    def going_on(cls, reported: dict[str, Any], *, first: int) -> Self:
         """Return the sum at the end of the previous slice, empty if none ended at `first`."""
-        if not told or told["first"] + told["seeds"] != first:
+        if not reported or reported["first"] + reported["seeds"] != first:
             return cls(first=first)
-        values = {one.name: told[one.name] for one in fields(cls)}
+        values = {one.name: reported[one.name] for one in fields(cls)}
         counted = {name: Counter(v) for name, v in values.items() if isinstance(v, dict)}
         return cls(**(values | counted))
 
@@ -145,10 +145,10 @@ def _rows(sums: dict[str, Sum]) -> Iterator[tuple[str, ...]]:
 
 def _hostile(count: int) -> dict[str, int]:
     """Attack orders, journal and targets in proportion to the seeds."""
-    executed, told = attack(count)
+    executed, reported = attack(count)
     edits, targets = max(1, count // 10), 100 * count
     return {
-        "orders": count, "orders executed": executed, "orders told of": told,
+        "orders": count, "orders executed": executed, "orders told of": reported,
         "edits": edits, "edits found": tamper(edits),
         "targets": targets, "targets hit": aim(targets),
     }  # fmt: skip
@@ -171,7 +171,7 @@ def main() -> int:
         sums[family] = simulate(
             family, first=given.first, seeds=count, workers=given.workers, total=total
         )
-        report[family] = total.told()
+        report[family] = total.reported()
         for line in total.failing[:20]:
             sys.stderr.write(f"{line}\n")
     table = Table(

@@ -41,12 +41,12 @@ class Site:
             slot_ns = (self.world.now_ns // interval_ns + 1) * interval_ns
             for node in range(len(self.eyes)):
                 self.world.advance(slot_ns + node * _STAGGER_NS % (interval_ns // 2))
-                record = self.look(node)
+                record = self.sample(node)
                 if record is not None:
                     yield record
             yield self.tick()
 
-    def look(self, node: int) -> Record | None:
+    def sample(self, node: int) -> Record | None:
         """Return the current record of one node's collector, None while the node is unreachable."""
         eye = self.eyes[node]
         try:
@@ -59,7 +59,7 @@ class Site:
         inventory: tuple[InventoryItem, ...] = ()
         if sequence % _INVENTORY_EVERY == 0:
             here = self.world.roster(node).indices
-            inventory = tuple(topology.item(int(lane)) for lane in here)
+            inventory = tuple(topology.item(int(index)) for index in here)
         frame = Frame(
             header=self.header(node, sequence, sample.event_time_ns, sample.mono_ns),
             rows=sample.rows,

@@ -11,8 +11,8 @@ from engine.wire.alert import Alert
 from engine.wire.order import Order
 from tests.simulation.acting_site import LAB, Site, acting_site, panic
 
-LADDER = (Step(action="reset", deadline_s=300, stable_s=20),) * 2
-TWO_RESETS = msgspec.structs.replace(LAB, ladders={"panic_spin": LADDER})
+ESCALATION = (Step(action="reset", deadline_s=300, stable_s=20),) * 2
+TWO_RESETS = msgspec.structs.replace(LAB, ladders={"panic_spin": ESCALATION})
 OBSERVING = msgspec.structs.replace(LAB, modes=Modes())
 
 
@@ -21,7 +21,7 @@ async def _until_panicked(site: Site) -> Alert:
     return site.alert()
 
 
-def test_a_panicked_vm_is_reset_once_and_its_repair_is_told() -> None:
+def test_a_panicked_vm_is_reset_once_and_its_repair_is_reported() -> None:
     async def scene() -> None:
         async with acting_site(panic()) as site:
             site.start_planner()

@@ -13,8 +13,8 @@ from connectors.simulator.actuator import SimulatedActuator
 from engine.action.chain import verify
 from engine.errors import ActionRefused, ActionUnsent, StateUnwritable
 from engine.faults import Step
-from engine.looks import Permit
 from engine.ports import LedgerStore
+from engine.preflight_data import Permit
 from engine.wire.order import Order
 from engine.wire.topics import ORDERS
 from tests.signing import FOREIGN_KEY
@@ -299,8 +299,8 @@ class Run:
             for order in (await site.orders())[:2]:
                 await site.order(_next_step(order))
         else:
-            for lane in range(DEAD):
-                await site.say(site.alert(lane))
+            for index in range(DEAD):
+                await site.say(site.alert(index))
 
 
 def _next_step(order: Order) -> Order:
@@ -316,7 +316,7 @@ def test_no_run_of_faults_acts_twice_over_a_budget_or_on_the_living() -> None:
     def runs(faults: list[str]) -> None:
         async def scene() -> None:
             nonlocal calls
-            incidents = [panic(lane, at_s=5.0 + lane) for lane in range(DEAD)]
+            incidents = [panic(index, at_s=5.0 + index) for index in range(DEAD)]
             async with acting_site(*incidents, policy=TWO_RESETS) as site:
                 run = Run(site)
                 await asyncio.sleep(20.0)

@@ -12,7 +12,7 @@ from connectors.simulator import lifecycle
 from connectors.simulator.plan import FIELD, Incident, WorldPlan
 from engine.detection.configuration import Configuration
 from engine.detection.partition import Partition
-from engine.detection.replay import run_records
+from engine.detection.replayed import run_records
 from engine.ports import Record
 from engine.wire.alert import Alert
 from engine.wire.frame import Event
@@ -73,18 +73,18 @@ class Run:
             self.alerts.append(alert)
             if alert.scope != "vm":
                 continue
-            lane = world.topology.lane_of[UUID(alert.subject).bytes]
+            index = world.topology.index_of[UUID(alert.subject).bytes]
             if alert.resolution is not None and alert.resolution.verified:
-                self.verified.add(lane)
+                self.verified.add(index)
             if alert.state != "firing":
                 continue
             if alert.kind.startswith("panic"):
-                self.alerted_s.setdefault(lane, world.now_ns / 1e9)
+                self.alerted_s.setdefault(index, world.now_ns / 1e9)
             if alert.suggested_action == "reboot":
-                if world.truth.dead_since_ns(lane) is None:
+                if world.truth.dead_since_ns(index) is None:
                     self.wrong.append(alert.sentence)
-                if lane not in self.ordered_s:
-                    self.ordered_s[lane] = world.now_ns / 1e9
+                if index not in self.ordered_s:
+                    self.ordered_s[index] = world.now_ns / 1e9
                     yield alert
 
     def deaths(self) -> dict[int, float]:
@@ -108,7 +108,7 @@ def play(plan: WorldPlan, seconds: float, *, repair: bool = True) -> Run:
         for alert in list(run.fold(partition, record)):
             if repair:
                 lifecycle.boot(
-                    site.world, site.world.topology.lane_of[UUID(alert.subject).bytes], by="agent"
+                    site.world, site.world.topology.index_of[UUID(alert.subject).bytes], by="agent"
                 )
                 for _ in run.fold(partition, mark(site, alert)):
                     raise AssertionError("a mark led to a suggestion")
@@ -184,7 +184,7 @@ def test_dead_guests_are_found_ordered_and_verified_in_time() -> None:
 
 
 @pytest.mark.slow
-def test_hangs_are_told_by_their_kind() -> None:
+def test_hangs_are_notified_by_their_kind() -> None:
     kinds = a_mixed_site(1).kinds()
     assert kinds >= {"panic_spin", "panic_halt", "vm_silence", "crash_reboot"}
     assert kinds & {"hung_io", "hung_userland"}

@@ -37,8 +37,8 @@ def forged_frame(stage: Stage, node: str) -> bytes:
         site="site", zone="z0", cell="c0", node=node, role="collector", run="x", sequence=0,
         event_time_ns=now_ns, mono_ns=1, interval_ms=2000,
     )  # fmt: skip
-    told = Event(id="x/0", kind="panicked", time_ns=now_ns, vm=stage.fleet.vm(LIVE))
-    return encode_frame(Frame(header=header, rows=VmRows.empty(), events=(told,)))
+    reported = Event(id="x/0", kind="panicked", time_ns=now_ns, vm=stage.fleet.vm(LIVE))
+    return encode_frame(Frame(header=header, rows=VmRows.empty(), events=(reported,)))
 
 
 def unsigned(_value: bytes) -> Headers:
@@ -51,7 +51,7 @@ def by_another_site(value: bytes) -> Headers:
     return FrameSigner(name, derive_key(bytes(32), name), nonce=lambda: bytes(12))(KEY, value)
 
 
-async def told_of(node: str, *signs: Callable[[bytes], Headers]) -> tuple[set[str], int]:
+async def reports_of(node: str, *signs: Callable[[bytes], Headers]) -> tuple[set[str], int]:
     """Play the scene, forge a frame in each way, and return the kinds of alerts and the orders."""
     async with staged(SCENE) as stage:
         playing_on = asyncio.create_task(stage.play())
@@ -80,11 +80,11 @@ def play(
         return replace(authority, frames=frames)
 
     monkeypatch.setattr(playing, "authority_of", with_keys)
-    return virtual_time.run(told_of(node, *signs))
+    return virtual_time.run(reports_of(node, *signs))
 
 
 @pytest.mark.parametrize("node", ["c0-n0", "node-that-is-none"])
-def test_one_frame_without_a_known_key_tells_of_no_panic(
+def test_one_frame_without_a_known_key_reports_of_no_panic(
     monkeypatch: pytest.MonkeyPatch, node: str
 ) -> None:
     counted = instruments.FRAMES_NOT_BELIEVED.labels("engine")
@@ -95,7 +95,7 @@ def test_one_frame_without_a_known_key_tells_of_no_panic(
     assert counted._value.get() - before == 2
 
 
-def test_where_frames_without_a_mac_are_accepted_the_live_vm_is_told_to_have_panicked(
+def test_where_frames_without_a_mac_are_accepted_the_live_vm_is_reported_to_have_panicked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The scene is truly dangerous: releases before frame keys ordered a reset here."""

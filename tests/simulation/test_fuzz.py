@@ -8,10 +8,10 @@ from connectors.simulator.plan import Incident, WorldPlan
 from engine.detection.configuration import Configuration
 from engine.detection.partition import Partition
 from engine.detection.snapshot import digest, restore, take_snapshot
-from engine.forecasting import foretell_state
-from engine.forecasting.foretell import Foretelling
-from engine.history import state as history_state
-from engine.history.fold import FrameFold
+from engine.forecasting import forecast_state
+from engine.forecasting.partition_forecasts import PartitionForecasts
+from engine.history import history_state as history_state
+from engine.history.history_fold import FrameFold
 from engine.wire import topics
 from engine.wire.frame import decode_frame
 from engine.wire.rejected import decode_rejected
@@ -78,7 +78,7 @@ def test_readable_frames_by_strangers_in_a_cell_lead_to_no_action(good):
 
 def test_frames_hostile_in_every_field_end_no_role_and_lose_no_good_one(good):
     records = list(mixed(good[: len(good) // 2], seed=11, hostile_every=2))
-    partition, forecaster, historian = Partition(Configuration()), Foretelling(), FrameFold()
+    partition, forecaster, historian = Partition(Configuration()), PartitionForecasts(), FrameFold()
     for record in records:
         partition.fold(record)
         forecaster.fold(record)
@@ -88,7 +88,7 @@ def test_frames_hostile_in_every_field_end_no_role_and_lose_no_good_one(good):
     assert counters.balanced(partition.waiting())
     chunks, manifest = take_snapshot(partition)
     assert digest(restore(chunks, manifest, Configuration())) == digest(partition)
-    assert foretell_state.take_state(forecaster).chunks
+    assert forecast_state.take_state(forecaster).chunks
     assert history_state.take_state(historian).chunks
     nodes = {frame.header.node for frame in map(_collected, good) if frame is not None}
     known = partition.cells["c0"].nodes

@@ -33,8 +33,8 @@ class World:
         self.run = Run(0, "mixed", clean=True)
         self.process = Process("act", Faults(self.run.chance))
 
-    def dead(self, lane: int = 0) -> Guest:
-        guest = self.run.fleet.guests[lane]
+    def dead(self, index: int = 0) -> Guest:
+        guest = self.run.fleet.guests[index]
         guest.turn("panic_spin", asyncio.get_running_loop().time())
         return guest
 
@@ -65,19 +65,19 @@ class World:
     def effect(self, guest: Guest, action: str = "reset", target: str = "") -> None:
         self.run.watch.check(self.process, guest, action, target)
 
-    def reset(self, lane: int, number: int) -> None:
+    def reset(self, index: int, number: int) -> None:
         """Reset a dead guest correctly, and end its step."""
-        guest = self.dead(lane)
+        guest = self.dead(index)
         order = self.ordered(guest, number)
         self.effect(guest)
         self.remember(order, "returned", "marked")
 
     def people_pause(self, guest: Guest) -> None:
-        word = Control(
+        command = Control(
             kind="pause", scope="node", subject=guest.node, active=True, by="ann", reason="work",
             time_ms=self.run.detector.now_ms(),
         )  # fmt: skip
-        self.run.store.put(CONTROL.name, word.key(), encode_control(word))
+        self.run.store.put(CONTROL.name, command.key(), encode_control(command))
 
 
 async def by_the_book(world: World) -> None:
@@ -132,25 +132,25 @@ async def after_unknown(world: World) -> None:
 
 
 async def over_the_sites_budget(world: World) -> None:
-    # Lanes 0, 1 and 2 are on one node each, of two cells.
-    for lane in range(3):
-        world.reset(lane, lane)
+    # Rows 0, 1 and 2 are on one node each, of two cells.
+    for index in range(3):
+        world.reset(index, index)
 
 
 async def over_a_cells_budget(world: World) -> None:
-    for lane in range(2):
-        world.reset(lane, lane)
+    for index in range(2):
+        world.reset(index, index)
 
 
 async def over_a_nodes_budget(world: World) -> None:
-    for lane in (0, 3, 6):
-        world.reset(lane, lane)
+    for index in (0, 3, 6):
+        world.reset(index, index)
 
 
 async def over_a_targets_budget(world: World) -> None:
-    for lane in (1, 4, 7):
-        guest = world.run.fleet.guests[lane]
-        order = world.ordered(guest, lane, action="migrate", target="n0")
+    for index in (1, 4, 7):
+        guest = world.run.fleet.guests[index]
+        order = world.ordered(guest, index, action="migrate", target="n0")
         world.effect(guest, "migrate", "n0")
         world.remember(order, "returned", "marked")
 
@@ -276,13 +276,14 @@ def sentences() -> set[str]:
     return found - {""}
 
 
-def _pattern(words: ast.expr) -> str:
-    if isinstance(words, ast.JoinedStr):
+def _pattern(commands: ast.expr) -> str:
+    if isinstance(commands, ast.JoinedStr):
         parts = (
-            re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".*" for p in words.values
+            re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".*"
+            for p in commands.values
         )
         return "".join(parts)
-    return re.escape(str(words.value)) if isinstance(words, ast.Constant) else ""
+    return re.escape(str(commands.value)) if isinstance(commands, ast.Constant) else ""
 
 
 def test_every_complaint_has_its_planted_breach() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from engine.action.admit import Admission
-from engine.action.look import Verdict
+from engine.action.preflight import Verdict
 from engine.roles import act
 from tests.simulation.invariants import Family, Result
 from tests.simulation.seeded_run import ADVERSITIES, play

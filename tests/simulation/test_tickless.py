@@ -14,7 +14,7 @@ JOBS = 16
 MOST_CHANGES = 12
 
 
-def test_jobs_of_tickless_guests_are_never_ordered_and_seldom_told() -> None:
+def test_jobs_of_tickless_guests_are_never_ordered_and_seldom_reported() -> None:
     shape = WorldPlan(
         seed=SEED,
         cells=1,

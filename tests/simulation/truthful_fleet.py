@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 from uuid import UUID
 
-from engine.looks import Look
+from engine.preflight_data import PreflightSample
 
 Condition = Literal["alive", "booting", "panic_spin", "panic_halt", "kdump"]
 DEAD: Final = frozenset({"panic_spin", "panic_halt"})
@@ -76,11 +76,11 @@ class Guest:
         last_s = now_s if self.condition == "alive" else self.since_s
         return EPOCH_MS // 1000 + int(last_s // _BALLOON_PERIOD_S * _BALLOON_PERIOD_S)
 
-    def look(self, now_s: float) -> Look:
+    def sample(self, now_s: float) -> PreflightSample:
         """Return the hypervisor's view of it."""
         counted, spun_ns = int(self._counted(now_s)), int(1e9 * self._spun_s(now_s))
         ticked_ns = int(1e9 * self._ticked_s(now_s))
-        return Look(
+        return PreflightSample(
             vm=self.vm,
             instance=self.instance,
             mono_ns=round(1e9 * now_s),
@@ -120,7 +120,7 @@ class Fleet:
     guests: list[Guest]
     by_vm: dict[bytes, Guest] = field(default_factory=dict)
     deaths: dict[int, float] = field(default_factory=dict)
-    mended: dict[int, float] = field(default_factory=dict)
+    recovered: dict[int, float] = field(default_factory=dict)
     instances: int = 1_000
 
     def dies(self, guest: Guest, kind: Condition, now_s: float) -> None:
@@ -139,7 +139,7 @@ class Fleet:
         def up() -> None:
             if guest.condition == "booting" and guest.resets == number:
                 guest.turn("alive", now_s + 30.0)
-                self.mended[guest.lane] = now_s + 30.0
+                self.recovered[guest.lane] = now_s + 30.0
 
         later(30.0, up)
 
@@ -152,18 +152,18 @@ class Fleet:
 def small_fleet(chance: random.Random, *, vms: int = 24) -> Fleet:
     """Return a fleet on three nodes in two cells, whose guests differ at random."""
     guests = []
-    for lane in range(vms):
-        node = f"n{lane % 3}"
+    for index in range(vms):
+        node = f"n{index % 3}"
         vm = UUID(int=chance.getrandbits(128) | 1)
         guests.append(
             Guest(
-                lane=lane,
+                lane=index,
                 vm=vm.bytes,
                 text=str(vm),
                 cell="c1" if node == "n2" else "c0",
                 node=node,
-                group=f"g{lane % 8}",
-                instance=100 + lane,
+                group=f"g{index % 8}",
+                instance=100 + index,
                 rate_per_s=chance.uniform(_QUIETEST_PER_S, 20.0),
                 cores_busy=chance.choice((0.02, 0.3, 0.97, 1.0)),
             )

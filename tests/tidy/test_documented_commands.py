@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 from engine.cli.app import app
-from engine.roles.sentences import SENTENCES
+from engine.roles.all_sentences import SENTENCES
 from tests.tidy.tree import ROOT
 
 DOCUMENTS = (
@@ -48,7 +48,7 @@ def parse(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_that_people_are_told_to_type_can_be_typed(command: str) -> None:
+def test_a_command_that_people_are_notified_to_type_can_be_typed(command: str) -> None:
     parse(shlex.split(command))
 
 

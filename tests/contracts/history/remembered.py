@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from connectors.clock import SystemClock
-from engine.ports import Answer, Clock, Question, RefusedRow
+from engine.ports import Answer, Clock, Query, RefusedRow
 from engine.wire.measurement import MEASUREMENTS, RETENTION_S
 from engine.wire.points import MISSING, Points
 
@@ -47,19 +47,19 @@ class RememberedRows:
                     self.rows.setdefault((points.measurement, tags, at_ns), {}).update(known)
         return tuple(refused)
 
-    def stored(self, question: Question) -> list[Answer]:
+    def stored(self, query: Query) -> list[Answer]:
         """Return each row's own values, ordered by tags and time."""
         answers = []
         for (measurement, tags, at_ns), values in self.rows.items():
             named = dict(tags)
-            chosen = tuple(values.get(name) for name, _ in question.select)
+            chosen = tuple(values.get(name) for name, _ in query.select)
             if (
-                measurement == question.measurement
-                and question.begin_ns <= at_ns < question.end_ns
-                and all(named.get(name) == value for name, value in question.where.items())
+                measurement == query.measurement
+                and query.begin_ns <= at_ns < query.end_ns
+                and all(named.get(name) == value for name, value in query.where.items())
                 and chosen != (None,) * len(chosen)
             ):
-                group = tuple(named.get(name, "") for name in question.group_by)
+                group = tuple(named.get(name, "") for name in query.group_by)
                 answers.append(Answer(group, at_ns, chosen))
         return sorted(answers, key=lambda answer: (answer.tags, answer.time_ns))
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import pytest
 
-from engine.ports import Answer, HistoryQuery, HistorySink, Question
+from engine.ports import Answer, HistoryQuery, HistorySink, Query
 from engine.wire.measurement import RETENTION_S, VM_METRICS
 from engine.wire.points import MISSING, Column, Points, Series, kept
 
@@ -74,10 +74,10 @@ class Store(HistorySink, HistoryQuery, Protocol):
 class SinkContract:
     """Subclasses provide a fixture `history`; without `HistoryQuery` also `stored`."""
 
-    async def stored(self, history: HistorySink, question: Question) -> Sequence[Answer]:
-        """Return the rows in the store; `question` selects each row's own values."""
+    async def stored(self, history: HistorySink, query: Query) -> Sequence[Answer]:
+        """Return the rows in the store; `query` selects each row's own values."""
         assert isinstance(history, HistoryQuery)
-        return await history.ask(question)
+        return await history.ask(query)
 
     async def test_rows_come_back_as_they_were_written(
         self, history: HistorySink, rng: np.random.Generator
@@ -90,7 +90,7 @@ class SinkContract:
         assert refused == ()
         found = await self.stored(
             history,
-            Question(
+            Query(
                 measurement="flatline_vm",
                 select=(("cpu_cores", ""),),
                 begin_ns=begin,
@@ -111,7 +111,7 @@ class SinkContract:
             await history.write([vm_points({"cpu_cores": np.full(50, value)}, times, ["a"] * 50)])
         found = await self.stored(
             history,
-            Question(
+            Query(
                 measurement="flatline_vm",
                 select=(("cpu_cores", ""),),
                 begin_ns=begin,
@@ -136,7 +136,7 @@ class SinkContract:
         assert refused == ()
         found = await self.stored(
             history,
-            Question(
+            Query(
                 measurement="flatline_alert",
                 select=(("onset_ms", ""), ("sentence", "")),
                 begin_ns=begin,
@@ -145,15 +145,15 @@ class SinkContract:
                 group_by=("subject",),
             ),
         )
-        told = {answer.values[0]: answer for answer in found}
-        assert sorted(told) == list(range(size))  # type: ignore[type-var]
+        reported = {answer.values[0]: answer for answer in found}
+        assert sorted(reported) == list(range(size))  # type: ignore[type-var]
         for row, text in enumerate(AWKWARD):
             plain = text.encode(errors="replace").decode()
-            assert told[row].values[1] == plain
-            assert told[row].tags == (series.tags["subject"][row],)
+            assert reported[row].values[1] == plain
+            assert reported[row].tags == (series.tags["subject"][row],)
         one = await self.stored(
             history,
-            Question(
+            Query(
                 measurement="flatline_alert",
                 select=(("onset_ms", ""),),
                 begin_ns=begin,
@@ -171,7 +171,7 @@ class SinkContract:
         )
         found = await self.stored(
             history,
-            Question(
+            Query(
                 measurement="flatline_vm",
                 select=(("cpu_cores", ""),),
                 begin_ns=begin,
@@ -192,7 +192,7 @@ class SinkContract:
         await history.write([points])
         found = await self.stored(
             history,
-            Question(
+            Query(
                 measurement="libvirt_cpu",
                 select=(("cpu_time", ""),),
                 begin_ns=begin,
@@ -217,7 +217,7 @@ class SinkContract:
         assert all(row.reason and row.text for row in refused)
         found = await self.stored(
             history,
-            Question(
+            Query(
                 measurement="flatline_vm",
                 select=(("cpu_cores", ""),),
                 begin_ns=old - 1,
@@ -250,7 +250,7 @@ class QueryContract:
         await history.write([vm_points(values, times, labels)])
         select = tuple((name, statistic) for name in values for statistic in STATISTICS)
         found = await history.ask(
-            Question(
+            Query(
                 measurement="flatline_vm",
                 select=select,
                 begin_ns=begin,
@@ -277,7 +277,7 @@ class QueryContract:
         times = begin + np.arange(4) * MINUTE_NS
         await history.write([vm_points({"cpu_cores": np.arange(4.0)}, times, ["a"] * 4)])
         found = await history.ask(
-            Question(
+            Query(
                 measurement="flatline_vm",
                 select=(("cpu_cores", ""),),
                 begin_ns=begin + MINUTE_NS,
@@ -294,7 +294,7 @@ class QueryContract:
         values = {"cpu_cores": np.array([1.0, 2.0, 4.0, 8.0])}
         await history.write([Points.of("flatline_vm", series, [begin] * 4, values)])
         found = await history.ask(
-            Question(
+            Query(
                 measurement="flatline_vm",
                 select=(("cpu_cores", "sum"),),
                 begin_ns=begin,
@@ -313,7 +313,7 @@ class QueryContract:
         begin = begin_ns()
         assert (
             await history.ask(
-                Question(
+                Query(
                     measurement="flatline_node_1h",
                     select=(("cpu_busy_ratio_p95", "max"),),
                     begin_ns=begin,

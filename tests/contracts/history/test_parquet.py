@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from connectors.clock import SystemClock
 from connectors.parquet.history import ParquetHistory
-from engine.ports import Question
+from engine.ports import Query
 from tests.contracts.history.suite import QueryContract, SinkContract, begin_ns, vm_points
 
 
@@ -33,11 +33,11 @@ async def test_many_small_files_become_one_and_no_row_is_lost(tmp_path: Path) ->
         values = {"cpu_cores": np.array([number, number + 1.0])}
         await history.write([vm_points(values, times, ["a", "a"])])
     assert file_count(tmp_path) < 30
-    question = Question(
+    query = Query(
         measurement="flatline_vm",
         select=(("cpu_cores", "count"), ("cpu_cores", "sum")),
         begin_ns=begin,
         end_ns=begin + 100_000_000_000,
     )
-    (answer,) = await history.ask(question)
+    (answer,) = await history.ask(query)
     assert answer.values == (61, sum(range(61)))

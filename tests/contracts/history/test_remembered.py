@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from engine.ports import Answer, HistoryQuery, HistorySink, Question
+from engine.ports import Answer, HistoryQuery, HistorySink, Query
 from tests.contracts.history.remembered import RememberedRows
 from tests.contracts.history.suite import SinkContract
 
@@ -14,7 +14,7 @@ class TestRememberedRows(SinkContract):
     def history(self) -> RememberedRows:
         return RememberedRows()
 
-    async def stored(self, history: HistorySink, question: Question) -> Sequence[Answer]:
+    async def stored(self, history: HistorySink, query: Query) -> Sequence[Answer]:
         assert isinstance(history, RememberedRows)
         assert not isinstance(history, HistoryQuery)
-        return history.stored(question)
+        return history.stored(query)

@@ -14,8 +14,8 @@ import pytest
 
 from deploy.lab.kafka_jars import PATIENCE
 from engine.errors import ActionRefused, EvidenceUnsaved, VmNotFound
-from engine.looks import Look
 from engine.ports import Actuator, Evidence, Hypervisor, NodeSample
+from engine.preflight_data import PreflightSample
 from engine.wire.frame import UUID_BYTES, Event, Frame, Header, decode_frame, encode_frame
 from engine.wire.metrics import (
     COUNTERS,
@@ -89,9 +89,9 @@ async def heard(lab: Lab, source: Hypervisor, kind: str) -> Event:
     return found[0]
 
 
-def counters_of(look: Look) -> list[int]:
-    known = (look.cpu_time_ns, look.block_rd_reqs, look.block_wr_reqs, look.block_wr_bytes)
-    return [*look.vcpu_time_ns, *(counter for counter in known if counter is not None)]
+def counters_of(sample: PreflightSample) -> list[int]:
+    known = (sample.cpu_time_ns, sample.block_rd_reqs, sample.block_wr_reqs, sample.block_wr_bytes)
+    return [*sample.vcpu_time_ns, *(counter for counter in known if counter is not None)]
 
 
 @pytest.mark.asyncio
@@ -147,7 +147,7 @@ class HypervisorContract:
         assert stamp_s is not None
         assert -2 <= sample.event_time_ns / 1e9 - stamp_s <= 15
 
-    async def test_the_node_tells_its_load_under_known_names(self, lab: Lab) -> None:
+    async def test_the_node_reports_its_load_under_known_names(self, lab: Lab) -> None:
         sample = await lab.hypervisor.sample()
         assert set(sample.node) <= set(NODE_METRICS)
         assert sample.node["hypervisor_reachable"] == 1.0
@@ -171,7 +171,7 @@ class HypervisorContract:
         assert item.disks
         assert item.vcpus == value(sample, lab.vm, "vcpus")
 
-    async def test_each_event_is_told_once_with_an_id_of_its_own(self, lab: Lab) -> None:
+    async def test_each_event_is_reported_once_with_an_id_of_its_own(self, lab: Lab) -> None:
         lab.hypervisor.drain_events()
         await lab.actuator.reset(lab.vm)
         events: list[Event] = []
@@ -193,23 +193,23 @@ class HypervisorContract:
 class ActuatorContract:
     """Promises to the agent."""
 
-    async def test_a_look_shows_the_vm_that_the_sample_shows(self, lab: Lab) -> None:
+    async def test_a_sample_shows_the_vm_that_the_sample_shows(self, lab: Lab) -> None:
         sample = await lab.hypervisor.sample()
-        look = await lab.actuator.look(lab.vm)
-        assert look.vm == lab.vm
-        assert look.state == "running"
-        assert not look.job_active
-        assert look.instance == value(sample, lab.vm, "instance")
-        assert len(look.vcpu_time_ns) == value(sample, lab.vm, "vcpus")
+        vm_sample = await lab.actuator.sample(lab.vm)
+        assert vm_sample.vm == lab.vm
+        assert vm_sample.state == "running"
+        assert not vm_sample.job_active
+        assert vm_sample.instance == value(sample, lab.vm, "instance")
+        assert len(vm_sample.vcpu_time_ns) == value(sample, lab.vm, "vcpus")
         sampled = value(sample, lab.vm, "block_wr_reqs")
         assert sampled is not None
-        assert look.block_wr_reqs is not None
-        assert look.block_wr_reqs >= sampled
+        assert vm_sample.block_wr_reqs is not None
+        assert vm_sample.block_wr_reqs >= sampled
 
-    async def test_two_looks_show_a_living_vm_move(self, lab: Lab) -> None:
-        first = await lab.actuator.look(lab.vm)
+    async def test_two_samples_show_a_living_vm_move(self, lab: Lab) -> None:
+        first = await lab.actuator.sample(lab.vm)
         await lab.pass_time(8.0)
-        second = await lab.actuator.look(lab.vm)
+        second = await lab.actuator.sample(lab.vm)
         assert second.mono_ns - first.mono_ns >= 7.9e9
         before, after = counters_of(first), counters_of(second)
         assert all(new >= old for old, new in zip(before, after, strict=True))
@@ -218,7 +218,7 @@ class ActuatorContract:
     @pytest.mark.parametrize("vm", [STRANGER, b"not a uuid", b""], ids=["stranger", "junk", "none"])
     async def test_every_action_on_an_unknown_vm_says_so(self, lab: Lab, vm: bytes) -> None:
         calls: Sequence[Callable[[], Awaitable[object]]] = (
-            lambda: lab.actuator.look(vm),
+            lambda: lab.actuator.sample(vm),
             lambda: lab.actuator.reset(vm),
             lambda: lab.actuator.reboot(vm),
             lambda: lab.actuator.migrate(vm, target=lab.target, within_s=60.0),
@@ -228,17 +228,17 @@ class ActuatorContract:
                 await call()
 
     async def test_a_reset_boots_the_guest_in_the_same_instance(self, lab: Lab) -> None:
-        before = await lab.actuator.look(lab.vm)
+        before = await lab.actuator.sample(lab.vm)
         lab.hypervisor.drain_events()
         await lab.actuator.reset(lab.vm)
         await heard(lab, lab.hypervisor, "rebooted")
-        after = await lab.actuator.look(lab.vm)
+        after = await lab.actuator.sample(lab.vm)
         assert after.instance == before.instance
 
         async def writes_again() -> bool:
-            one = await lab.actuator.look(lab.vm)
+            one = await lab.actuator.sample(lab.vm)
             await lab.pass_time(6.0)
-            two = await lab.actuator.look(lab.vm)
+            two = await lab.actuator.sample(lab.vm)
             return (two.block_wr_reqs or 0) > (one.block_wr_reqs or 0)
 
         await until(lab, writes_again, "disk writes after a reset")
@@ -246,10 +246,10 @@ class ActuatorContract:
     async def test_a_migration_to_nowhere_is_refused_and_nothing_moves(self, lab: Lab) -> None:
         with pytest.raises(ActionRefused):
             await lab.actuator.migrate(lab.vm, target="no-such-node", within_s=60.0)
-        assert (await lab.actuator.look(lab.vm)).state == "running"
+        assert (await lab.actuator.sample(lab.vm)).state == "running"
 
     async def test_a_migrated_vm_runs_on_the_target_as_a_new_instance(self, lab: Lab) -> None:
-        before = await lab.actuator.look(lab.vm)
+        before = await lab.actuator.sample(lab.vm)
         for side in (lab.hypervisor, lab.target_hypervisor):
             await side.sample()
             side.drain_events()
@@ -259,8 +259,8 @@ class ActuatorContract:
         assert column(await lab.hypervisor.sample(), lab.vm) is None
         assert column(await lab.target_hypervisor.sample(), lab.vm) is not None
         with pytest.raises(VmNotFound):
-            await lab.actuator.look(lab.vm)
-        after = await lab.target_actuator.look(lab.vm)
+            await lab.actuator.sample(lab.vm)
+        after = await lab.target_actuator.sample(lab.vm)
         assert after.state == "running"
         assert after.instance != before.instance
         assert sum(after.vcpu_time_ns) < sum(before.vcpu_time_ns)
@@ -269,19 +269,19 @@ class ActuatorContract:
         for disk, pool in (("vdz", "hdd"), ("vda", "no-such-pool")):
             with pytest.raises(ActionRefused):
                 await lab.actuator.move_disk(lab.vm, disk=disk, target=pool, within_s=60.0)
-        assert not (await lab.actuator.look(lab.vm)).job_active
+        assert not (await lab.actuator.sample(lab.vm)).job_active
 
     async def test_a_migration_that_nobody_began_is_found_to_have_come_to_nothing(
         self, lab: Lab
     ) -> None:
         with pytest.raises(ActionRefused):
             await lab.actuator.find_migration(lab.vm, target=lab.target, within_s=60.0)
-        assert (await lab.actuator.look(lab.vm)).state == "running"
+        assert (await lab.actuator.sample(lab.vm)).state == "running"
 
     async def test_there_is_no_job_to_abort_that_was_not_started_here(self, lab: Lab) -> None:
         with pytest.raises(ActionRefused):
             await lab.actuator.abort_job(lab.vm)
-        assert (await lab.actuator.look(lab.vm)).state == "running"
+        assert (await lab.actuator.sample(lab.vm)).state == "running"
 
 
 @pytest.mark.asyncio
@@ -289,11 +289,11 @@ class GuestRebootContract:
     """The effect of a reboot on a guest that reacts."""
 
     async def test_a_guest_that_listens_reboots_in_the_same_instance(self, lab: Lab) -> None:
-        before = await lab.actuator.look(lab.vm)
+        before = await lab.actuator.sample(lab.vm)
         lab.hypervisor.drain_events()
         await lab.actuator.reboot(lab.vm)
         await heard(lab, lab.hypervisor, "rebooted")
-        assert (await lab.actuator.look(lab.vm)).instance == before.instance
+        assert (await lab.actuator.sample(lab.vm)).instance == before.instance
 
 
 @pytest.mark.asyncio
@@ -310,8 +310,8 @@ class EvidenceContract:
             await lab.evidence.save(STRANGER, incident="1" * 32, step=0)
 
     async def test_keeping_evidence_leaves_the_vm_as_it_was(self, lab: Lab) -> None:
-        before = await lab.actuator.look(lab.vm)
+        before = await lab.actuator.sample(lab.vm)
         await lab.evidence.save(lab.vm, incident="2" * 32, step=0)
-        after = await lab.actuator.look(lab.vm)
+        after = await lab.actuator.sample(lab.vm)
         assert (after.state, after.instance) == (before.state, before.instance)
         assert not after.job_active

@@ -11,7 +11,7 @@ from connectors.embedded.recording import FILE_NAME, FrameRecording
 from connectors.simulator.plan import Incident, WorldPlan
 from connectors.traces.dataset import open_dataset
 from connectors.traces.recording import DatasetRecording
-from engine.cli.usable import doubts
+from engine.cli.usable import data_warnings
 from engine.errors import SettingsError
 from engine.wire.topics import FRAMES
 from tests.contracts.recording.suite import RecordingContract
@@ -79,22 +79,24 @@ class TestRecordedFrames(RecordingContract):
 
     def test_what_is_no_frame_comes_as_bytes_for_the_engine_to_reject(self, tmp_path) -> None:
         write_log(tmp_path, extra=(b"noise",))
-        moments = list(FrameRecording(tmp_path).moments())
-        assert [moment.value for moment in moments if moment.frame is None] == [b"noise"]
+        recorded_frames = list(FrameRecording(tmp_path).recorded_frames())
+        assert [recorded.value for recorded in recorded_frames if recorded.frame is None] == [
+            b"noise"
+        ]
 
-    def test_what_is_no_frame_is_counted_and_told(self, tmp_path) -> None:
+    def test_what_is_no_frame_is_counted_and_reported(self, tmp_path) -> None:
         write_log(tmp_path, extra=(b"noise", b""))
         recording = FrameRecording(tmp_path)
-        read = len(list(recording.moments()))
+        read = len(list(recording.recorded_frames()))
         assert recording.figures() == {"records_read": read, "records_unreadable": 2}
-        [told] = doubts(recording.figures())
+        [reported] = data_warnings(recording.figures())
         assert (
-            told
+            reported
             == f"2 of {read} records are not frames that this release can read, and were left out."
         )
 
     @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
-    def test_a_file_that_is_damaged_in_the_middle_is_told(self, tmp_path, share) -> None:
+    def test_a_file_that_is_damaged_in_the_middle_is_reported(self, tmp_path, share) -> None:
         write_log(tmp_path)
         path = tmp_path / FILE_NAME
         with closing(sqlite3.connect(path)) as connection:
@@ -104,20 +106,20 @@ class TestRecordedFrames(RecordingContract):
         content[begin : begin + 8192] = bytes(8192)
         path.write_bytes(content)
         with pytest.raises(SettingsError, match="is damaged and cannot be read completely"):
-            list(FrameRecording(tmp_path).moments())
+            list(FrameRecording(tmp_path).recorded_frames())
 
-    def test_a_log_without_its_records_is_told(self, tmp_path) -> None:
+    def test_a_log_without_its_records_is_reported(self, tmp_path) -> None:
         write_log(tmp_path)
         with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
             connection.execute("DROP TABLE record")
         with pytest.raises(SettingsError, match="no such table: record"):
             FrameRecording(tmp_path)
 
-    def test_a_folder_without_frames_is_told(self, tmp_path) -> None:
+    def test_a_folder_without_frames_is_reported(self, tmp_path) -> None:
         with pytest.raises(SettingsError, match="holds no recorded frames"):
             FrameRecording(tmp_path)
 
-    def test_a_file_that_is_no_log_is_told(self, tmp_path) -> None:
+    def test_a_file_that_is_no_log_is_reported(self, tmp_path) -> None:
         (tmp_path / FILE_NAME).write_bytes(b"this is no database at all" * 100)
         with pytest.raises(SettingsError, match="is not a recorded log of frames"):
             FrameRecording(tmp_path)
@@ -125,6 +127,6 @@ class TestRecordedFrames(RecordingContract):
     def test_reading_changes_nothing(self, tmp_path) -> None:
         write_log(tmp_path)
         before = sqlite3.connect(tmp_path / FILE_NAME).execute("SELECT * FROM partition").fetchall()
-        list(FrameRecording(tmp_path).moments())
+        list(FrameRecording(tmp_path).recorded_frames())
         after = sqlite3.connect(tmp_path / FILE_NAME).execute("SELECT * FROM partition").fetchall()
         assert before == after

@@ -1,11 +1,11 @@
-"""The promises of `engine.sign_ports`, for every adapter and fake."""
+"""The promises of `engine.liveness_ports`, for every adapter and fake."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from typing import Protocol
 
-from engine.looks import Card, Watched
-from engine.sign_ports import ProbeAnswer, Prober, Watch
+from engine.liveness_ports import Liveness, ProbeAnswer, Prober
+from engine.preflight_data import Card, ObservedGuest
 
 UNKNOWN_MAY_BE = {"balloon_period_s", "cards", "kvm_irq_injections"}
 STRANGER = bytes(15) + b"\x09"
@@ -17,21 +17,23 @@ class Node(Protocol):
     """A node with one guest whose owner agreed to actions, and others whose owners did not."""
 
     vm: bytes
-    watch: Watch
+    watch: Liveness
 
     def play(self, scene: Callable[[], Awaitable[None]]) -> None: ...
     async def boot(self) -> None: ...
     async def work(self) -> None: ...
 
 
-class WatchContract:
+class LivenessContract:
     """Subclasses provide a fixture `node`."""
 
     def test_only_who_may_be_acted_on_is_watched_and_is_shown_whole(self, node: Node) -> None:
         async def scene() -> None:
             (one,) = await node.watch.roster()
             assert one.vm == node.vm
-            unknown = {field.name for field in fields(Watched) if getattr(one, field.name) is None}
+            unknown = {
+                field.name for field in fields(ObservedGuest) if getattr(one, field.name) is None
+            }
             assert unknown <= UNKNOWN_MAY_BE
             assert one.vcpu_wanted_ns != ()
 

@@ -12,16 +12,16 @@ from connectors.clock import LoopClock
 from connectors.libvirt.binding import Library
 from connectors.libvirt.heard import Heard
 from connectors.libvirt.inventory import NAMESPACE
-from connectors.libvirt.watch import LibvirtWatch
+from connectors.libvirt.liveness import LibvirtLiveness
 from connectors.probe import prober as probing
 from connectors.probe.packets import ETH_ARP
 from connectors.probe.prober import BridgeProber, NoProber
 from connectors.simulator import lifecycle, virtual_time
 from connectors.simulator.fleet import build_world
+from connectors.simulator.liveness import SimulatedLiveness
 from connectors.simulator.plan import WorldPlan
-from connectors.simulator.watch import SimulatedWatch
-from engine.sign_ports import ProbeAnswer, Prober
-from tests.contracts.signs.suite import CARD, ProberContract, WatchContract
+from engine.liveness_ports import ProbeAnswer, Prober
+from tests.contracts.signs.suite import CARD, LivenessContract, ProberContract
 from tests.unit.connectors.libvirt.scripted import ScriptedError, ScriptedLibrary
 from tests.unit.connectors.probe.test_packets import ARP_REPLY, packet
 from tests.unit.connectors.probe.test_prober import Wire
@@ -41,7 +41,7 @@ class ScriptedNode:
         self.vm = guest.uuid
         self.heard = Heard()
         self.heard.begin()
-        self.watch = LibvirtWatch(
+        self.watch = LibvirtLiveness(
             uri="test",
             heard=self.heard,
             library=cast(Library, self.library),
@@ -72,10 +72,10 @@ class SimulatedNode:
             fleet = build_world(plan, LoopClock(epoch_ms=1_790_000_000_000))
             self.world, self.vm = fleet.world, fleet.vm(self.lane)
             topology, item = self.world.topology, self.world.topology.item
-            topology.item = lambda lane: msgspec.structs.replace(  # type: ignore[method-assign]
-                item(lane), actionable=lane == self.lane
+            topology.item = lambda index: msgspec.structs.replace(  # type: ignore[method-assign]
+                item(index), actionable=index == self.lane
             )
-            self.watch: SimulatedWatch = fleet.watch(fleet.nodes[0])
+            self.watch: SimulatedLiveness = fleet.watch(fleet.nodes[0])
             await asyncio.sleep(1.0)
             await scene()
 
@@ -89,7 +89,7 @@ class SimulatedNode:
         await asyncio.sleep(10.0)
 
 
-class TestLibvirt(WatchContract):
+class TestLibvirt(LivenessContract):
     @pytest.fixture
     def node(self) -> Iterator[ScriptedNode]:
         node = ScriptedNode()
@@ -97,7 +97,7 @@ class TestLibvirt(WatchContract):
         node.library.let_go()
 
 
-class TestSimulator(WatchContract):
+class TestSimulator(LivenessContract):
     @pytest.fixture
     def node(self) -> SimulatedNode:
         return SimulatedNode()

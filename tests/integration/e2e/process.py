@@ -42,12 +42,12 @@ class Process:
         self._log.touch()
         self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
-        self._told = False
+        self._reported = False
         self._before = 0
 
     def start(self) -> None:
         """Start it; it may not be ready yet."""
-        self._told = False
+        self._reported = False
         self._before = len(self.log)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -61,18 +61,18 @@ class Process:
     def check(self) -> None:
         """Raise AssertionError when it has ended unexpectedly."""
         process = self._process
-        if process is not None and process.poll() is not None and not self._told:
+        if process is not None and process.poll() is not None and not self._reported:
             raise AssertionError(f"{self.name} ended with exit code {process.returncode}")
 
     def kill(self) -> None:
         """Kill it by SIGKILL and wait for its end."""
-        self._told = True
+        self._reported = True
         self._signal(signal.SIGKILL)
         self._reap()
 
     def stop(self) -> int:
         """Send SIGTERM and return its exit code."""
-        self._told = True
+        self._reported = True
         self.resume()
         self._signal(signal.SIGTERM)
         return self._reap()

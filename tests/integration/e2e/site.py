@@ -27,7 +27,7 @@ from engine.keyring import Signer, own_key, trusted_keys
 from engine.wire.alert import Alert
 from engine.wire.metrics import INTEGER_ROW
 from tests.integration.e2e.process import Process, run
-from tests.integration.e2e.watcher import SeenAlert, SeenMark, SeenOrder, Watcher
+from tests.integration.e2e.watcher import SeenAlert, SeenOrder, SeenResult, Watcher
 
 # As short as a collector reliably supports, since it adds to the measured times.
 INTERVAL_S = 2.0
@@ -195,9 +195,9 @@ class Site:
         """Return the orders for a VM, or for all."""
         return [s for s in self.watcher.orders(self.trusted) if vm in (None, s.order.vm)]
 
-    def marks(self, vm: str) -> list[SeenMark]:
+    def marks(self, vm: str) -> list[SeenResult]:
         """Return the marks that ended a VM's orders."""
-        return [seen for seen in self.watcher.marks(self.trusted) if seen.mark.vm == vm]
+        return [seen for seen in self.watcher.marks(self.trusted) if seen.result.vm == vm]
 
     def calls(self, vm: str) -> list[str]:
         """Return the sentence of each call to the hypervisor in the journal."""

@@ -78,11 +78,11 @@ def dies_again(guest: Guest) -> None:
 def instance_of(lab: Lab, vm: bytes) -> int:
     import asyncio
 
-    async def look() -> int:
+    async def sample() -> int:
         async with LibvirtActuator(uri=lab.uri(NODE)) as actuator:
-            return (await actuator.look(vm)).instance
+            return (await actuator.sample(vm)).instance
 
-    return asyncio.run(look())
+    return asyncio.run(sample())
 
 
 def prepared(folder: Path, broker: Cluster, lab: Lab, guest: Guest) -> Trial:

@@ -108,7 +108,7 @@ class TestOnePlanner:
         running.wait_until(
             lambda: bool(running.marks(vm)), within_s=60, what="the end of the forged order"
         )
-        [mark] = [seen.mark for seen in running.marks(vm)]
+        [mark] = [seen.result for seen in running.marks(vm)]
         assert (mark.incident, mark.outcome) == (alert.id, "refused")
         assert mark.sentence.startswith("Refused: the VM is alive: disk-write requests increased")
         assert running.calls(vm) == []
@@ -244,13 +244,13 @@ def follow_repair(site: Site, guest: Guest, vm: str, *, panic_s: float) -> Steps
 
 def tell(steps: Steps) -> None:
     """Write the figures to reports/end_to_end.json and print them."""
-    words = ("alert", "order", "reset", "userland", "verified")
+    commands = ("alert", "order", "reset", "userland", "verified")
     report(
         "end_to_end",
         claim="Seconds from a real guest's panic, sampled every 2 s; goal: order within 60 s",
         rows=[
-            {"from panic to": word, "seconds": round(seconds, 1)}
-            for word, seconds in zip(words, steps, strict=True)
+            {"from panic to": command, "seconds": round(seconds, 1)}
+            for command, seconds in zip(commands, steps, strict=True)
         ],
         goals_met=steps.order_s <= 60,
     )

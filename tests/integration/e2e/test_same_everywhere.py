@@ -13,7 +13,7 @@ from connectors.kafka.config import KafkaConfig
 from connectors.kafka.faust_worker import FaustKafkaLog
 from connectors.kafka.log import KafkaLog
 from deploy.lab.kafka_broker import Cluster
-from engine.detection.replay import run_records
+from engine.detection.replayed import run_records
 from engine.ports import Log, Record
 from tests.integration.e2e.replayed import (
     Outcome,

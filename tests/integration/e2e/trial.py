@@ -22,7 +22,7 @@ from engine.action.catalogue import parse_policy, read_shipped
 from engine.frame_keyring import make_site_key
 from engine.keyring import own_key, trusted_keys
 from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, encode_alert
-from engine.wire.order import Closed, Order, encode_order
+from engine.wire.order import Order, OrderResult, encode_order
 from engine.wire.topics import ALERTS, ORDERS, SNAPSHOTS
 from tests.integration.e2e.process import Process
 from tests.integration.e2e.site import CELL, INTERVAL_S, NODE, SETTINGS, trust
@@ -30,7 +30,7 @@ from tests.integration.e2e.watcher import Watcher
 from tests.signing import with_signature
 
 
-def word_about(guest: Guest, vm: bytes, **changes: Any) -> Alert:
+def command_about(guest: Guest, vm: bytes, **changes: Any) -> Alert:
     """Return an engine's alert on a guest that has reported its panic."""
     now_ms = int(time.time() * 1000)
     values: dict[str, Any] = {
@@ -59,7 +59,7 @@ def report_ends(
         name,
         claim=claim,
         rows=[
-            {"killed": kind} | {word: counts[kind, word] for word in words}
+            {"killed": kind} | {command: counts[kind, command] for command in words}
             for kind in dict.fromkeys(kind for kind, _ in ends)
         ],
         goals_met=all(end in words for _, end in ends),
@@ -152,9 +152,9 @@ class Trial:
 
     def say(self, state: str, **changes: Any) -> None:
         """Publish an engine's alert on the guest."""
-        told = {"id": self.incident, "state": state, "instance": self.instance} | changes
+        reported = {"id": self.incident, "state": state, "instance": self.instance} | changes
         value, headers = with_signature(
-            encode_alert(word_about(self.guest, self.vm, **told)), self._engine
+            encode_alert(command_about(self.guest, self.vm, **reported)), self._engine
         )
         self.watcher.append(ALERTS.name, key=CELL.encode(), value=value, headers=headers)
 
@@ -186,8 +186,8 @@ class Trial:
     def orders(self) -> list[Order]:
         return [seen.order for seen in self.watcher.orders(self._keys)]
 
-    def marks(self) -> list[Closed]:
-        return [seen.mark for seen in self.watcher.marks(self._keys)]
+    def marks(self) -> list[OrderResult]:
+        return [seen.result for seen in self.watcher.marks(self._keys)]
 
     def promised(self) -> list[str]:
         """Return the states in the agent's ledger so far, read while the agent runs."""

@@ -14,7 +14,7 @@ from engine.ports import Headers, Record
 from engine.wire.alert import Alert, decode_alert
 from engine.wire.frame import Frame, decode_frame
 from engine.wire.journal import JournalEntry, decode_entry
-from engine.wire.order import Closed, Entry, Order
+from engine.wire.order import Entry, Order, OrderResult
 from engine.wire.topics import ALERTS, FRAMES, JOURNAL, ORDERS, REJECTED, SNAPSHOTS
 
 FOLLOWED = (FRAMES, ALERTS, ORDERS, JOURNAL, REJECTED, SNAPSHOTS)
@@ -34,11 +34,11 @@ class SeenOrder(NamedTuple):
     order: Order
 
 
-class SeenMark(NamedTuple):
+class SeenResult(NamedTuple):
     """The result of an order in the log."""
 
     time_s: float
-    mark: Closed
+    result: OrderResult
 
 
 class Watcher:
@@ -100,12 +100,12 @@ class Watcher:
             if isinstance(entry := _opened(record, trusted), Order)
         ]
 
-    def marks(self, trusted: TrustedKeys) -> list[SeenMark]:
+    def marks(self, trusted: TrustedKeys) -> list[SeenResult]:
         """Return the results so far that a trusted agent signed."""
         return [
-            SeenMark(record.time_ms / 1000, entry)
+            SeenResult(record.time_ms / 1000, entry)
             for record in self.records(ORDERS.name)
-            if isinstance(entry := _opened(record, trusted), Closed)
+            if isinstance(entry := _opened(record, trusted), OrderResult)
         ]
 
     def journal(self) -> list[JournalEntry]:

@@ -159,14 +159,14 @@ async def test_no_point_is_missing_after_the_bucket_was_gone(
 
 
 @pytest.mark.parametrize("mistake", ["unknown token", "reads only", "no permission", "no bucket"])
-async def test_a_token_or_bucket_that_is_wrong_is_told_and_no_line_is_at_fault(
+async def test_a_token_or_bucket_that_is_wrong_is_reported_and_no_line_is_at_fault(
     configure: Configure, influx: Influx, mistake: str
 ) -> None:
     # 403 was measured on 2.7 for a token without rights; 404 is handled in the same way.
     admin = configure(token=influx.token)
     reader = set_up(admin).planner
     foreign = set_up(replace(admin, database=f"{admin.database}other")).historian
-    settings, told = {
+    settings, reported = {
         "unknown token": ({"token": "nobody's"}, "rejected the token .401"),
         "reads only": ({"token": reader}, "the token has no permission for it .403"),
         "no permission": ({"token": foreign}, "the token has no permission for it .40[34]"),
@@ -175,7 +175,7 @@ async def test_a_token_or_bucket_that_is_wrong_is_told_and_no_line_is_at_fault(
     series = Series({"vm": ["a"], "cell": ["c"], "node": ["n"]})
     row = Points.of("flatline_vm", series, [recent_hours(1.0)], {"cpu_cores": np.ones(1)})
     async with InfluxHistory(configure(**settings), write_lines=write_lines) as history:
-        with pytest.raises(HistoryRefused, match=told):
+        with pytest.raises(HistoryRefused, match=reported):
             await history.write([row])
 
 

@@ -19,9 +19,9 @@ from connectors.influxdb.history import InfluxHistory
 from connectors.parquet.history import ParquetHistory
 from deploy.grafana.dashboards import ALERTS_OF_VM, files
 from deploy.grafana.planners_page import PAGE
-from deploy.grafana.questions import EXAMPLE_NODE, EXAMPLE_VM, USUAL
-from engine.capacity.history_survey import estate_of, questions
+from deploy.grafana.usual_queries import EXAMPLE_NODE, EXAMPLE_VM, USUAL
 from engine.capacity.report import report
+from engine.capacity.usage_from_history import usage_of, usage_queries
 from engine.ports import Answer
 from engine.wire.measurement import MEASUREMENTS
 from engine.wire.points import Column, Points, Series
@@ -90,16 +90,16 @@ def alike(one: list[Answer], other: list[Answer]) -> bool:
     )
 
 
-async def test_both_stores_answer_every_usual_question_alike(
+async def test_both_stores_answer_every_usual_query_alike(
     filled: InfluxHistory, rows: list[Points], tmp_path: Path
 ) -> None:
     async with ParquetHistory(tmp_path / "history", clock=SystemClock()) as embedded:
         assert await embedded.write(rows) == ()
         for usual in USUAL:
-            question = usual.ending_at(int(rows[0].time_ns.max()) + 1)
-            answers = await embedded.ask(question)
-            assert answers, usual.words
-            assert alike(answers, await filled.ask(question)), usual.words
+            query = usual.ending_at(int(rows[0].time_ns.max()) + 1)
+            answers = await embedded.ask(query)
+            assert answers, usual.text
+            assert alike(answers, await filled.ask(query)), usual.text
 
 
 async def test_capacity_is_the_same_from_both_stores(
@@ -109,14 +109,14 @@ async def test_capacity_is_the_same_from_both_stores(
         ParquetHistory(tmp_path / "history", clock=SystemClock()) as embedded,
         InfluxHistory(configure(), write_lines=write_lines) as influx,
     ):
-        estates = []
+        usages = []
         for history in (embedded, influx):
             assert await history.write(rows_of_hours()) == ()
-            asked = questions(now_s=NOW_S).items()
-            answers = {name: await history.ask(question) for name, question in asked}
+            asked = usage_queries(now_s=NOW_S).items()
+            answers = {name: await history.ask(query) for name, query in asked}
             assert all(answers.values())
-            estates.append(estate_of(answers, zones={"cell": "zone"}))
-    here, there = (msgspec.to_builtins(report(estate)) for estate in estates)
+            usages.append(usage_of(answers, zones={"cell": "zone"}))
+    here, there = (msgspec.to_builtins(report(usage)) for usage in usages)
     assert here["vms"]
     assert list(flat(there)) == [
         value if isinstance(value, str) or value is None else pytest.approx(value, rel=1e-9)

@@ -40,7 +40,7 @@ def noise(size: int, seed: int) -> bytes:
     ]
 
 
-async def test_what_is_too_large_for_the_topic_is_told_and_what_fits_goes_on(
+async def test_what_is_too_large_for_the_topic_is_reported_and_what_fits_goes_on(
     configure: Configure,
 ) -> None:
     config = configure()

@@ -192,7 +192,7 @@ async def test_a_barrier_on_a_frozen_broker_ends_in_time(
 
 
 @pytest.mark.asyncio
-async def test_a_reader_tells_when_the_broker_is_away_for_too_long(
+async def test_a_reader_reports_when_the_broker_is_away_for_too_long(
     kafka_broker: Cluster, configure: Configure
 ) -> None:
     config = configure(away_limit_s=1.0)

@@ -21,13 +21,13 @@ from deploy.lab.libvirt_lab import Lab, wait_until
 from engine.action.catalogue import parse_policy, read_shipped
 from engine.action.keys import open_entry
 from engine.keyring import own_key, trusted_keys
-from engine.looks import Look
 from engine.ports import Headers
+from engine.preflight_data import PreflightSample
 from engine.wire.alert import Alert, encode_alert
 from engine.wire.control import Control, decode_control, encode_control
 from engine.wire.frame import decode_frame
 from engine.wire.journal import JournalEntry, decode_entry
-from engine.wire.order import Claim, Closed, Entry, Order, encode_order
+from engine.wire.order import Claim, Entry, Order, OrderResult, encode_order
 from engine.wire.score import Scores
 from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS, SCORES
 from tests.integration.e2e.process import Process
@@ -169,12 +169,12 @@ class ActingNode:
         self.planner.start()
         self.planner.says("starts under policy", within_s=60)
 
-    def look(self, vm: bytes) -> Look:
+    def sample(self, vm: bytes) -> PreflightSample:
         """Return an agent's current view of a guest."""
 
-        async def seen() -> Look:
+        async def seen() -> PreflightSample:
             async with LibvirtActuator(uri=self.lab.uri(NODE)) as actuator:
-                return await actuator.look(vm)
+                return await actuator.sample(vm)
 
         return asyncio.run(seen())
 
@@ -194,7 +194,7 @@ class ActingNode:
             "history_s": 200_000.0, "witnesses": ("activity", "balloon"), "zone": "lab",
         }  # fmt: skip
         if "instance" not in changes:
-            values["instance"] = self.look(vm).instance
+            values["instance"] = self.sample(vm).instance
         order = Order(**(values | changes))
         value, headers = encode_order(order, self._planner)
         # An older order has been in the log since then.
@@ -207,7 +207,7 @@ class ActingNode:
         value, headers = with_signature(encode_alert(alert), key)
         self.append(ALERTS.name, value, headers=headers)
 
-    def tell_load(self, scores: Scores) -> None:
+    def report_load(self, scores: Scores) -> None:
         """Publish a minute of the engine's scores."""
         value, headers = scored(scores, key=own_key(self.agent.state / "keys", "engine"))
         self.append(SCORES.name, value, headers=headers)
@@ -235,18 +235,18 @@ class ActingNode:
         """Return the control records so far."""
         return [decode_control(record.value) for record in self._read(CONTROL.name)]
 
-    def control(self, **words: Any) -> None:
+    def control(self, **commands: Any) -> None:
         """Append a control command."""
-        word = Control(
-            active=True, by="ann", reason="work", time_ms=int(time.time() * 1000), **words
+        command = Control(
+            active=True, by="ann", reason="work", time_ms=int(time.time() * 1000), **commands
         )
         key = own_key(self.agent.state / "keys", "operator")
-        value, headers = with_signature((encode_control(word), ()), key)
+        value, headers = with_signature((encode_control(command), ()), key)
         self._on_log(
-            lambda log: log.append(CONTROL.name, key=word.key(), value=value, headers=headers)
+            lambda log: log.append(CONTROL.name, key=command.key(), value=value, headers=headers)
         )
 
-    def end_of(self, order: Order, *, within_s: float = END_S) -> Closed:
+    def end_of(self, order: Order, *, within_s: float = END_S) -> OrderResult:
         """Return the result of an order, once it is in the log."""
         wait_until(lambda: self._mark(order) is not None, within_s=within_s, what="the order's end")
         mark = self._mark(order)
@@ -257,7 +257,7 @@ class ActingNode:
         """Return the sentences of the journal about an order, oldest first."""
         return [entry.sentence for entry in self.journal() if entry.incident == order.incident]
 
-    def wait_for_words(self, words: str, *, within_s: float = END_S) -> None:
+    def wait_for_commands(self, words: str, *, within_s: float = END_S) -> None:
         """Wait until the journal contains the words."""
         wait_until(
             lambda: any(words in entry.sentence for entry in self.journal()),
@@ -303,9 +303,9 @@ class ActingNode:
         missing: dict[str, str] = json.loads(bundle["about.json"])["missing"]
         return missing
 
-    def _mark(self, order: Order) -> Closed | None:
-        marks = (entry for entry in self._entries() if isinstance(entry, Closed))
-        return next((mark for mark in marks if mark.incident == order.incident), None)
+    def _mark(self, order: Order) -> OrderResult | None:
+        results = (entry for entry in self._entries() if isinstance(entry, OrderResult))
+        return next((mark for mark in results if mark.incident == order.incident), None)
 
     def _entries(self) -> list[Entry]:
         trusted = trusted_keys(self.agent.state / "trusted", own=self.agent.state / "keys")

@@ -71,8 +71,12 @@ def test_a_panic_is_found_kept_as_evidence_reset_and_verified_with_and_without_a
     for order, guest in zip(orders, (plain, device), strict=True):
         assert (order.action, order.step, order.dry_run) == ("reset", 0, False)
         sentences = [entry.sentence for entry in told(node, order)]
-        saved = next(n for n, words in enumerate(sentences) if words.startswith("Evidence of"))
-        called = next(n for n, words in enumerate(sentences) if "The agent now calls" in words)
+        saved = next(
+            n for n, commands in enumerate(sentences) if commands.startswith("Evidence of")
+        )
+        called = next(
+            n for n, commands in enumerate(sentences) if "The agent now calls" in commands
+        )
         assert saved < called
         assert guest.boots == 2
     assert [order.attested for order in orders] == [False, True]

@@ -76,7 +76,7 @@ def test_a_guest_with_a_panic_device_is_reset_and_resumed_and_keeps_its_screen_t
     vm = vm_of(hypervisors, guest.name, NODE)
     panics(guest)
     with ActingNode(tmp_path, hypervisors) as node:
-        wait_until(lambda: node.look(vm).state == "crashed", within_s=20, what="state crashed")
+        wait_until(lambda: node.sample(vm).state == "crashed", within_s=20, what="state crashed")
         order = node.order(
             vm,
             "reset",
@@ -90,7 +90,7 @@ def test_a_guest_with_a_panic_device_is_reset_and_resumed_and_keeps_its_screen_t
         assert b"Kernel panic" in bundle["console.txt"]
         assert "has not allowed" in node.missing_of(bundle)["screen"]
         guest.wait(boots=2)
-        assert node.look(vm).state == "running"
+        assert node.sample(vm).state == "running"
 
 
 def test_a_guest_whose_requests_are_stuck_is_not_migrated_and_its_evidence_is_kept(
@@ -99,22 +99,22 @@ def test_a_guest_whose_requests_are_stuck_is_not_migrated_and_its_evidence_is_ke
     guest = guests.boot("stuck", "--nbd", *OWNED)
     vm = vm_of(hypervisors, guest.name, NODE)
     with ActingNode(tmp_path, hypervisors) as node:
-        first = node.look(vm).block_wr_reqs
-        wait_until(lambda: node.look(vm).block_wr_reqs != first, within_s=30, what="writes")
+        first = node.sample(vm).block_wr_reqs
+        wait_until(lambda: node.sample(vm).block_wr_reqs != first, within_s=30, what="writes")
         with hypervisors.frozen(guest.nbd_pid):
-            before = node.look(vm).block_wr_reqs
+            before = node.sample(vm).block_wr_reqs
             order = node.order(
                 vm, "migrate", target=OTHER, cpu_shape="unknown", kind="node_contention"
             )
             mark = node.end_of(order)
-            assert node.look(vm).block_wr_reqs in (before, (before or 0) + 1)
+            assert node.sample(vm).block_wr_reqs in (before, (before or 0) + 1)
             assert mark.outcome == "refused"
             assert "no disk request of the VM completed" in mark.sentence
             assert node.acted() == []
             [bundle] = node.evidence()
             assert b"lab: up" in bundle["console.txt"]
-        now = node.look(vm).block_wr_reqs
-        wait_until(lambda: node.look(vm).block_wr_reqs != now, within_s=30, what="writes again")
+        now = node.sample(vm).block_wr_reqs
+        wait_until(lambda: node.sample(vm).block_wr_reqs != now, within_s=30, what="writes again")
     assert guest.boots == 1
 
 
@@ -124,10 +124,10 @@ def test_a_libvirtd_that_stands_still_is_unknown_and_no_reason_to_act(
     vm = vm_of(hypervisors, spinner.name, NODE)
     panics(spinner)
     with ActingNode(tmp_path, hypervisors) as node:
-        look = node.look(vm)
+        sample = node.sample(vm)
         with hypervisors.frozen(hypervisors.pid(NODE)):
             frozen_s = time.monotonic()
-            order = node.order(vm, "reset", instance=look.instance, attested=True)
+            order = node.order(vm, "reset", instance=sample.instance, attested=True)
             mark = node.end_of(order)
             assert mark.outcome == "not_attempted"
             assert "The VM is not visible, so nothing is done" in mark.sentence
@@ -137,7 +137,7 @@ def test_a_libvirtd_that_stands_still_is_unknown_and_no_reason_to_act(
         assert node.acted() == []
         # A dry run, since an unattempted order counts as well; the preflight check is real.
         again = node.order(
-            vm, "reset", instance=look.instance, attested=True, dry_run=True, incident="2" * 32
+            vm, "reset", instance=sample.instance, attested=True, dry_run=True, incident="2" * 32
         )
         mark = node.end_of(again, within_s=30)
         assert mark.outcome == "returned"
@@ -192,10 +192,10 @@ def test_a_guest_whose_agent_was_killed_between_reset_and_resume_is_resumed_and_
             paused.suspend()
             assert crashed.state()[0] == paused.state()[0] == PAUSED
             node.start()
-            marks = [node.end_of(order) for order in ends]
-            assert [mark.outcome for mark in marks] == ["returned", "unknown"]
-            assert "between the reset" in marks[0].sentence
-            assert "state paused of the VM does not show the result" in marks[1].sentence
+            results = [node.end_of(order) for order in ends]
+            assert [mark.outcome for mark in results] == ["returned", "unknown"]
+            assert "between the reset" in results[0].sentence
+            assert "state paused of the VM does not show the result" in results[1].sentence
             cut.wait(boots=2)
             assert paused.state()[0] == PAUSED
     finally:

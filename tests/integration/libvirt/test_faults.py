@@ -32,7 +32,7 @@ async def test_a_panic_without_a_device_spins_in_silence_until_a_reset(
         await asyncio.to_thread(guest.tell, "panic")
         await asyncio.sleep(1)
         before = await node.sample()
-        looked = await actuator.look(vm)
+        looked = await actuator.sample(vm)
         node.drain_events()
         await asyncio.sleep(5)
         after = await node.sample()
@@ -48,15 +48,15 @@ async def test_a_panic_without_a_device_spins_in_silence_until_a_reset(
         assert stamp_s is not None
         assert after.event_time_ns / 1e9 - stamp_s > 5
         assert node.drain_events() == ()
-        assert (await actuator.look(vm)).block_wr_reqs == looked.block_wr_reqs
+        assert (await actuator.sample(vm)).block_wr_reqs == looked.block_wr_reqs
 
         await actuator.reset(vm)
         await hears(node, "rebooted", vm)
         await writes(node, vm)
-        assert (await actuator.look(vm)).instance == looked.instance
+        assert (await actuator.sample(vm)).instance == looked.instance
 
 
-async def test_a_panic_device_tells_at_once_and_a_reset_resumes_the_vm(
+async def test_a_panic_device_reports_at_once_and_a_reset_resumes_the_vm(
     hypervisors: Lab, guests: Guests
 ) -> None:
     guest = await asyncio.to_thread(guests.boot, "device", "--pvpanic")
@@ -69,10 +69,10 @@ async def test_a_panic_device_tells_at_once_and_a_reset_resumes_the_vm(
         await asyncio.to_thread(guest.tell, "panic")
         await hears(node, "panicked", vm)
         assert known((await node.sample()).rows, vm, "state") == CRASHED
-        assert (await actuator.look(vm)).state == "crashed"
+        assert (await actuator.sample(vm)).state == "crashed"
 
         await actuator.reset(vm)
-        assert (await actuator.look(vm)).state == "running"
+        assert (await actuator.sample(vm)).state == "running"
         await writes(node, vm)
 
 
@@ -87,7 +87,7 @@ async def test_an_owner_who_switches_a_guest_off_is_heard_and_its_row_goes(
         await asyncio.to_thread(guest.tell, "off")
         await hears(node, "stopped", vm)
         assert known((await node.sample()).rows, vm, "state") is None
-        assert (await actuator.look(vm)).state == "shut_off"
+        assert (await actuator.sample(vm)).state == "shut_off"
         await asyncio.to_thread(guest.start)
         await hears(node, "started", vm)
         after = known((await node.sample()).rows, vm, "instance")

@@ -90,7 +90,7 @@ def kinds_about(events: list[Event], vm: bytes | None) -> list[str]:
     return [event.kind for event in events if event.vm == vm]
 
 
-async def test_a_stopped_qemu_delays_nobody_and_is_told(
+async def test_a_stopped_qemu_delays_nobody_and_is_reported(
     hypervisors: Lab, four: list[Guest]
 ) -> None:
     victim, *others = [vm_of(hypervisors, guest.name, "a") for guest in four]
@@ -124,8 +124,8 @@ async def test_a_stopped_qemu_delays_nobody_and_is_told(
             assert meanwhile > before
         assert back.hung == ()
         assert known(back.rows, victim, "block_wr_reqs") is not None
-        told = kinds_about([*node.drain_events()], victim)
-        assert told == ["monitor_hung", "monitor_back"]
+        reported = kinds_about([*node.drain_events()], victim)
+        assert reported == ["monitor_hung", "monitor_back"]
 
 
 async def test_a_frozen_libvirtd_is_unreachable_and_is_back_at_once_with_its_events(
@@ -149,8 +149,8 @@ async def test_a_frozen_libvirtd_is_unreachable_and_is_back_at_once_with_its_eve
         assert last_of(turns).hung == ()
         assert known(last_of(turns).rows, vm, "block_wr_reqs") is not None
         assert threads() <= 2
-        told = kinds_about([*node.drain_events()], None)
-        assert told == ["hypervisor_lost", "hypervisor_back"]
+        reported = kinds_about([*node.drain_events()], None)
+        assert reported == ["hypervisor_lost", "hypervisor_back"]
         await actuator.reset(vm)
         await hears(node, "rebooted", vm)
 
@@ -182,7 +182,7 @@ async def test_an_agent_gets_no_answer_about_a_hung_vm_and_then_none_about_its_d
     async with actuator_of(hypervisors, "a") as actuator:
         with hypervisors.frozen(qemu_pid):
             with pytest.raises(HypervisorUnreachable, match="no answer"):
-                await actuator.look(vm)
-            look = await actuator.look(vm)
-            assert (look.monitor_answered, look.job_active) == (False, None)
-            assert look.block_wr_reqs is None
+                await actuator.sample(vm)
+            sample = await actuator.sample(vm)
+            assert (sample.monitor_answered, sample.job_active) == (False, None)
+            assert sample.block_wr_reqs is None

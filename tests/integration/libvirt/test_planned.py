@@ -15,10 +15,10 @@ import pytest
 from deploy.lab.libvirt_lab import Guests, Lab, wait_until
 from deploy.lab.records import missing, read_records
 from engine.wire.alert import Resolution
-from engine.wire.order import Closed, encode_order
+from engine.wire.order import OrderResult, encode_order
 from engine.wire.score import Scores
 from engine.wire.topics import ORDERS
-from tests.integration.e2e.trial import word_about
+from tests.integration.e2e.trial import command_about
 from tests.integration.libvirt.acting import CELL, NODE, OTHER, ActingNode
 from tests.integration.libvirt.nodes import vm_of
 
@@ -44,12 +44,12 @@ def test_a_disk_that_an_alert_names_is_moved_while_its_guest_writes(
     with ActingNode(tmp_path, hypervisors, policy=DISKS_MOVE) as node:
         node.start_planner()
         wait_until(lambda: len(guest.records()) >= 3, within_s=30, what="records")
-        word = word_about(
-            guest, vm, id=uuid4().hex, instance=node.look(vm).instance, kind="degrading_storage",
+        command = command_about(
+            guest, vm, id=uuid4().hex, instance=node.sample(vm).instance, kind="degrading_storage",
             suggested_action="move_disk", cpu_shape="unknown", disk="vda", pools=("ssd",),
             evidence=(),
         )  # fmt: skip
-        node.say(word)
+        node.say(command)
         wait_until(lambda: bool(node.orders()), within_s=60, what="an order")
         [order] = node.orders()
         assert (order.action, order.disk, order.target) == ("move_disk", "vda", "hdd")
@@ -74,11 +74,11 @@ def test_a_guest_that_dies_again_after_three_repairs_is_quarantined_with_its_evi
     guest.wait()
     vm = vm_of(hypervisors, guest.name, NODE)
     node = ActingNode(tmp_path, hypervisors)
-    wait_until(lambda: node.look(vm).state == "crashed", within_s=60, what="a crash")
+    wait_until(lambda: node.sample(vm).state == "crashed", within_s=60, what="a crash")
     # Two repairs on the same day; they must be half an hour apart to be reported.
     for ago_s in (7_200, 3_600):
         order = node.order(vm, "reset", ago_s=ago_s, attested=True)
-        done = Closed(
+        done = OrderResult(
             incident=order.incident, step=0, vm=order.vm, node=NODE, agent=f"{NODE}/before",
             outcome="returned", dry_run=False, time_ms=order.issued_ms + 10_000,
             sentence="It was reset.",
@@ -87,24 +87,24 @@ def test_a_guest_that_dies_again_after_three_repairs_is_quarantined_with_its_evi
         node.append(ORDERS.name, value, headers=headers, time_ms=done.time_ms)
     with node:
         node.start_planner()
-        third = word_about(guest, vm, id=uuid4().hex, instance=node.look(vm).instance)
+        third = command_about(guest, vm, id=uuid4().hex, instance=node.sample(vm).instance)
         node.say(third)
         wait_until(lambda: len(node.orders()) == 3, within_s=60, what="an order")
         assert node.end_of(node.orders()[-1]).outcome == "returned"
         guest.wait(boots=2)
-        wait_until(lambda: node.look(vm).state == "crashed", within_s=60, what="the next crash")
+        wait_until(lambda: node.sample(vm).state == "crashed", within_s=60, what="the next crash")
         helped = Resolution(reason="it booted", verified=True, stable_s=20.0)
         node.say(
-            word_about(
+            command_about(
                 guest, vm, id=third.id, instance=third.instance, state="resolved", transition=2,
                 suggested_action="none", resolution=helped,
             )
         )  # fmt: skip
-        node.say(word_about(guest, vm, id=uuid4().hex, instance=third.instance))
+        node.say(command_about(guest, vm, id=uuid4().hex, instance=third.instance))
         wait_until(lambda: bool(node.words()), within_s=60, what="a word of the planner")
-        [word] = node.words()
-        assert (word.kind, word.scope, word.subject) == ("quarantine", "vm", third.subject)
-        assert word.reason == "it failed again after 3 repairs within 24 h"
+        [command] = node.words()
+        assert (command.kind, command.scope, command.subject) == ("quarantine", "vm", third.subject)
+        assert command.reason == "it failed again after 3 repairs within 24 h"
         [bundle] = node.evidence()
         assert b"Kernel panic" in bundle["console.txt"]
         assert len(node.orders()) == 3
@@ -112,12 +112,12 @@ def test_a_guest_that_dies_again_after_three_repairs_is_quarantined_with_its_evi
 
 
 @contextmanager
-def receiver(told: list[dict[str, Any]]) -> Iterator[str]:
+def receiver(reported: list[dict[str, Any]]) -> Iterator[str]:
     """Run a webhook that stores its notices, and yield its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            reported.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(204)
             self.end_headers()
 
@@ -133,29 +133,29 @@ def receiver(told: list[dict[str, Any]]) -> Iterator[str]:
             thread.join()
 
 
-def test_a_person_is_told_of_a_guest_whose_requests_are_stuck_and_it_is_not_migrated(
+def test_a_person_is_reported_of_a_guest_whose_requests_are_stuck_and_it_is_not_migrated(
     guests: Guests, hypervisors: Lab, tmp_path: Path
 ) -> None:
     guest = guests.boot("stuck", "--nbd", "--group", "stuck", *OWNED)
     vm = vm_of(hypervisors, guest.name, NODE)
-    told: list[dict[str, Any]] = []
-    with receiver(told) as url, ActingNode(tmp_path, hypervisors, webhook=url) as node:
+    reported: list[dict[str, Any]] = []
+    with receiver(reported) as url, ActingNode(tmp_path, hypervisors, webhook=url) as node:
         node.start_planner()
-        instance = node.look(vm).instance
+        instance = node.sample(vm).instance
         load = Scores(
             site="lab", cell=CELL, minute_ms=int(time.time() * 1000), uuids=b"", values=b"",
             classes=(), node_load={NODE: 0.9, OTHER: 0.1}, configuration="c",
         )  # fmt: skip
-        node.tell_load(load)
+        node.report_load(load)
         with hypervisors.frozen(guest.nbd_pid):
-            word = word_about(
+            command = command_about(
                 guest, vm, id=uuid4().hex, instance=instance, kind="node_contention",
                 suggested_action="migrate", cpu_shape="unknown",
             )  # fmt: skip
-            node.say(word)
+            node.say(command)
 
             def pages() -> list[str]:
-                notices = [alert for body in told for alert in body["alerts"]]
+                notices = [alert for body in reported for alert in body["alerts"]]
                 return [n["annotations"]["summary"] for n in notices if n["labels"].get("incident")]
 
             wait_until(lambda: bool(pages()), within_s=90, what="a page")
@@ -164,6 +164,6 @@ def test_a_person_is_told_of_a_guest_whose_requests_are_stuck_and_it_is_not_migr
             assert "no disk request of the VM completed" in pages()[0]
             assert len(node.evidence()) == 1
             assert node.acted() == []
-        alive = [body for body in told if body["groupLabels"]["alertname"] == "FlatlineAlive"]
+        alive = [body for body in reported if body["groupLabels"]["alertname"] == "FlatlineAlive"]
         assert alive
     assert guest.boots == 1

@@ -125,7 +125,7 @@ def all_refused(cases: dict[str, Case], living: Guest, folder: Path) -> None:
             assert cases[name].sentence in mark.sentence, name
             assert mark.outcome == cases[name].outcome, name
             assert node.acted() == [], name
-            node.wait_for_words(mark.sentence)
+            node.wait_for_commands(mark.sentence)
     assert (living.boots, living.qemu_pid, living.hypervisor) == (boots, pid, NODE)
     last = living.records()[-1]
     wait_until(lambda: living.records()[-1] > last, within_s=20, what="records of the living guest")
@@ -162,7 +162,7 @@ def test_a_guest_whose_owner_has_not_agreed_is_left_alone(
     guest = guests.boot("private", "--tenant", "acme", "--group", "web", "--actionable", "no")
     vm = vm_of(hypervisors, guest.name, NODE)
     with ActingNode(tmp_path, hypervisors) as node:
-        assert node.look(vm).opted_out
+        assert node.sample(vm).opted_out
         mark = node.end_of(node.order(vm, "reset"))
         assert mark.outcome == "refused"
         assert node.acted() == []

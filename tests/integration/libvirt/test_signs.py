@@ -26,7 +26,7 @@ RACES = int(os.environ.get("FLATLINE_RACES", "3"))
 ASK = """
 import asyncio, json, sys
 from connectors.probe.prober import BridgeProber
-from engine.looks import Card
+from engine.preflight_data import Card
 bridge, mac, *addresses = sys.argv[1:]
 found = asyncio.run(BridgeProber().ask(Card(mac, bridge), addresses, within_s=3.0))
 sys.stdout.write(json.dumps([found.sign, found.address, found.why]))
@@ -139,7 +139,7 @@ def test_a_panicked_guest_stops_answering_and_one_whose_processes_hang_still_ans
     with ActingNode(tmp_path, hypervisors, inside=inside) as node:
 
         def heard(kind: str) -> bool:
-            return any(told == kind for told, _detail in node.noticed(vm))
+            return any(reported == kind for reported, _detail in node.noticed(vm))
 
         wait_until(lambda: heard("probe_answered"), within_s=60, what="an answer to a probe")
         assert ("probe_answered", {"address": address}) in node.noticed(vm)
@@ -165,7 +165,7 @@ def test_a_panicked_guest_stops_answering_and_one_whose_processes_hang_still_ans
     guest.wait(boots=2)
 
 
-def test_a_guest_that_its_owner_resets_during_the_look_is_not_reset_again(
+def test_a_guest_that_its_owner_resets_during_the_check_is_not_reset_again(
     hypervisors: Lab, guests: Guests, tmp_path: Path
 ) -> None:
     import libvirt
@@ -178,7 +178,7 @@ def test_a_guest_that_its_owner_resets_during_the_look_is_not_reset_again(
         with ActingNode(tmp_path, hypervisors) as node:
             order = node.order(vm, "reset")
             # Saved between the preflight check's two samples, in half of the 4 s between them.
-            node.wait_for_words("Evidence of")
+            node.wait_for_commands("Evidence of")
             connection.lookupByUUID(vm).reset()
             mark = node.end_of(order)
             assert mark.outcome == "refused", mark.sentence

@@ -2,26 +2,26 @@ from collections import Counter
 
 from benchmarks.disturbed import Disturbance, disturb
 from benchmarks.same_ids import Told, row_of
-from engine.ports import Moment
+from engine.ports import RecordedFrame
 from engine.wire.frame import decode_frame
 from tests.unit.engine.detection.frames_by_hand import cell
 
 
-def moments() -> list[Moment]:
+def moments() -> list[RecordedFrame]:
     bench, _ = cell(2, nodes=2)
     bench.run(1000.0)
-    return [Moment(r.time_ms, decode_frame(r.value), 0, r.value) for r in bench.records]
+    return [RecordedFrame(r.time_ms, decode_frame(r.value), 0, r.value) for r in bench.records]
 
 
-def is_of_a_collector(one: Moment) -> bool:
+def is_of_a_collector(one: RecordedFrame) -> bool:
     return one.frame is not None and one.frame.header.role != "shell"
 
 
-def of_collectors(found: list[Moment]) -> list[Moment]:
+def of_collectors(found: list[RecordedFrame]) -> list[RecordedFrame]:
     return [one for one in found if is_of_a_collector(one)]
 
 
-def ticks(found: list[Moment]) -> list[tuple[int, bytes]]:
+def ticks(found: list[RecordedFrame]) -> list[tuple[int, bytes]]:
     return [(one.time_ms, one.value) for one in found if not is_of_a_collector(one)]
 
 

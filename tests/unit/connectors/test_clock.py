@@ -6,7 +6,7 @@ from connectors.clock import LoopClock, ManualClock, SystemClock
 from connectors.simulator.virtual_time import VirtualLoop
 
 
-def test_system_clock_tells_the_machines_time() -> None:
+def test_system_clock_reports_the_machines_time() -> None:
     clock = SystemClock()
     before_ms, before_ns = time.time_ns() // 1_000_000, time.monotonic_ns()
     assert before_ms <= clock.now_ms() <= time.time_ns() // 1_000_000

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from engine.errors import SnapshotDamaged
-from engine.forecasting.foretell import Foretelling
-from engine.forecasting.foretell_state import StateValue, restore_state, take_state
-from engine.history import state as historian
-from engine.history.fold import FrameFold
+from engine.forecasting.forecast_state import StateValue, restore_state, take_state
+from engine.forecasting.partition_forecasts import PartitionForecasts
+from engine.history import history_state as historian
+from engine.history.history_fold import FrameFold
 from engine.stream.snapshot_format import packed, unpacked
 from engine.wire.frame import decode_frame
 from engine.wire.stored import Array, array_of, stored
@@ -25,7 +25,7 @@ Harm = Callable[[dict[str, Any], Arrays], None]
 
 def told() -> StateValue:
     """Return a forecaster's state of two VMs."""
-    state = Foretelling()
+    state = PartitionForecasts()
     for record in Fleet({"n0": [Machine("a"), Machine("b", cores=1.0)]}).run(40):
         state.fold(record)
     return msgspec.msgpack.decode(unpacked(*take_state(state)), type=StateValue)
@@ -83,10 +83,10 @@ def test_a_historian_s_array_that_does_not_fit_is_damage(field: str) -> None:
         list(fold.fold(decode_frame(record.value), time_ms=record.time_ms))
     fold.next_offset = 7
     value = historian._decoder.decode(unpacked(*historian.take_state(fold)))
-    lane = value.lanes[0]
-    harmed: Any = bytes(8) if field != "windows" else ((0, bytes(8)), *lane.windows[1:])
-    lane = msgspec.structs.replace(lane, **{field: harmed})
-    value = msgspec.structs.replace(value, lanes=(lane,))
+    index = value.node_states[0]
+    harmed: Any = bytes(8) if field != "windows" else ((0, bytes(8)), *index.windows[1:])
+    index = msgspec.structs.replace(index, **{field: harmed})
+    value = msgspec.structs.replace(value, node_states=(index,))
     taken = packed(msgspec.msgpack.encode(value), next_offset=7, time_ms=0)
     with pytest.raises(SnapshotDamaged, match="an older one is used instead"):
         historian.restore(*taken)

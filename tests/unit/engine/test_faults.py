@@ -28,7 +28,7 @@ def test_a_kind_that_only_a_monitor_knows_has_no_row() -> None:
     assert kind_of("fan_failed") is None
 
 
-def test_one_place_of_a_slot_applies_what_detectors_find() -> None:
+def test_one_place_of_a_window_applies_what_detectors_find() -> None:
     sources = {path.name: path.read_text() for path in (ROOT / "engine/detection").glob("*.py")}
     calls = {name: text.count("settle(cell,") for name, text in sources.items()}
     assert {name: count for name, count in calls.items() if count} == {

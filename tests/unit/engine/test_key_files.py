@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from connectors.clock import ManualClock
 from engine.action.keys import parse_public_key, public_key_pem
 from engine.errors import SettingsError
-from engine.key_files import Damaged, Watched, labels_of, until_ms_of, with_end
+from engine.key_files import Damaged, WatchedFolder, labels_of, until_ms_of, with_end
 from engine.keyring import WatchedKeys, trusted_keys
 from engine.revoked import revoke
 from engine.wire.order import key_id
@@ -214,7 +214,7 @@ def test_what_changes_during_the_first_reading_is_read_again(tmp_path: Path) -> 
             path.write_text("newer")
         return text
 
-    watched = Watched(tmp_path, read, mono_ns=clock.mono_ns)
+    watched = WatchedFolder(tmp_path, read, mono_ns=clock.mono_ns)
     assert watched.current() == "old"
     clock.advance(1.1)
     assert watched.current() == "newer"

@@ -56,10 +56,10 @@ def forget(folder: Path, topic: Topic) -> None:
         path.unlink()
 
 
-async def elsewhere(folder: Path, verb: str) -> str:
+async def elsewhere(folder: Path, action: str) -> str:
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-c", OTHER_PROCESS, str(folder), verb],
+        [sys.executable, "-c", OTHER_PROCESS, str(folder), action],
         cwd=Path.cwd(),
         env={"PYTHONPATH": str(Path.cwd())},
         capture_output=True,

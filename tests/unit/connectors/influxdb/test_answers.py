@@ -20,7 +20,7 @@ from connectors.influxdb.config import InfluxConfig
 from connectors.influxdb.history import InfluxHistory
 from connectors.influxdb.setup import set_up
 from engine.errors import HistoryRefused, HistoryUnreachable
-from engine.ports import Question, RefusedRow
+from engine.ports import Query, RefusedRow
 from engine.wire.points import Points, Series
 
 BAD = "poison"
@@ -49,8 +49,8 @@ def three_none(lines: list[str], bad: list[int]) -> tuple[int, Any, bool]:
 
 def clustered(lines: list[str], bad: list[int]) -> tuple[int, Any, bool]:
     """Accept the good lines; refuse the write where there are none."""
-    told = {"code": "invalid", "line": bad[0], "message": "partial write: errors on line(s)"}
-    return (201 if len(bad) < len(lines) else 400), told, True
+    reported = {"code": "invalid", "line": bad[0], "message": "partial write: errors on line(s)"}
+    return (201 if len(bad) < len(lines) else 400), reported, True
 
 
 def serverless(lines: list[str], bad: list[int]) -> tuple[int, Any, bool]:
@@ -199,7 +199,7 @@ def written(server: Server, batch: Points) -> tuple[RefusedRow, ...]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("bad", [{0}, {11}, {3, 4, 5}, {0, 11}, set(range(1, 12))])
-def test_bad_rows_are_told_and_all_others_are_stored(
+def test_bad_rows_are_notified_and_all_others_are_stored(
     server: Server, version: str, bad: set[int]
 ) -> None:
     server.answering = VERSIONS[version]
@@ -213,7 +213,7 @@ def test_bad_rows_are_told_and_all_others_are_stored(
 
 @pytest.mark.parametrize("version", sorted(VERSIONS.keys() - SAYS_NOTHING.keys()))
 @pytest.mark.parametrize("size", [1, 9])
-def test_rows_that_are_all_bad_are_told(server: Server, version: str, size: int) -> None:
+def test_rows_that_are_all_bad_are_notified(server: Server, version: str, size: int) -> None:
     server.answering = VERSIONS[version]
     assert len(written(server, points(size, set(range(size))))) == size
 
@@ -253,7 +253,7 @@ def test_a_number_of_a_line_that_was_not_sent_names_nothing(server: Server) -> N
         (200, b'{"message":"thank you"}'),
     ],
 )
-def test_what_is_no_fault_of_lines_is_told_of_none(
+def test_what_is_no_fault_of_lines_is_reported_of_none(
     server: Server, status: int, body: bytes
 ) -> None:
     async def write() -> None:
@@ -307,7 +307,7 @@ def test_a_server_that_fails_amid_the_search_for_a_bad_row_loses_no_row(server: 
     assert len(server.kept) == 11
 
 
-def test_words_that_are_no_text_are_read_as_far_as_they_are(server: Server) -> None:
+def test_commands_that_are_no_text_are_read_as_far_as_they_are(server: Server) -> None:
     """A server that cuts a line within a character does not end the historian."""
     server.failing = (503, b'{"error":"\xff\xfe"}')
     with pytest.raises(AssertionError, match="for ever"):
@@ -316,19 +316,17 @@ def test_words_that_are_no_text_are_read_as_far_as_they_are(server: Server) -> N
     assert len(written(server, points(2, {0, 1}))) == 2
 
 
-QUESTION = Question(
+QUERY = Query(
     measurement="flatline_vm_1m", select=(("cpu_cores_mean", "mean"),), begin_ns=0, end_ns=10**18
 )
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_a_question_is_asked_in_the_form_that_the_server_takes(
-    server: Server, version: int
-) -> None:
+def test_a_query_is_asked_in_the_form_that_the_server_takes(server: Server, version: int) -> None:
     async def ask() -> None:
         async with InfluxHistory(config(server)) as history:
             for _ in range(3):
-                [answer] = await history.ask(QUESTION)
+                [answer] = await history.ask(QUERY)
                 assert answer.values == (7.0,)
 
     server.version = version
@@ -351,20 +349,20 @@ def test_a_question_is_asked_in_the_form_that_the_server_takes(
         ((503, b"\xff\xfe"), HistoryUnreachable),
     ],
 )
-def test_a_question_without_an_answer_is_an_error_of_the_history(
+def test_a_query_without_an_answer_is_an_error_of_the_history(
     server: Server, failing: tuple[int, bytes], kind: type[Exception]
 ) -> None:
     async def ask() -> None:
         async with InfluxHistory(config(server)) as history:
             with pytest.raises(kind):
-                await history.ask(QUESTION)
+                await history.ask(QUERY)
             server.failing = None
-            assert await history.ask(QUESTION)
+            assert await history.ask(QUERY)
 
     server.failing = failing
     asyncio.run(ask())
 
 
-def test_a_server_without_buckets_is_told_what_it_needs_instead(server: Server) -> None:
+def test_a_server_without_buckets_is_reported_what_it_needs_instead(server: Server) -> None:
     with pytest.raises(HistoryRefused, match="InfluxDB 3 requires no set-up"):
         set_up(config(server))

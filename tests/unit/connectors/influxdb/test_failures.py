@@ -28,7 +28,7 @@ def test_bad_lines_are_the_lines_own_fault():
     assert "line 3" in said.reason
 
 
-def test_a_partial_write_tells_how_many_lines_were_dropped():
+def test_a_partial_write_reports_how_many_lines_were_dropped():
     body = b'{"code":"unprocessable entity","message":"partial write: x dropped=17"}'
     said = verdict(answered(422, body))
     assert said is not None

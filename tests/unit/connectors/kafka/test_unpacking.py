@@ -119,8 +119,10 @@ def test_a_bomb_is_rejected_in_little_memory_and_its_neighbours_are_read(codec: 
     tracemalloc.stop()
     assert [record.offset for record in found] == [0, 1, 2, 3, 4]
     assert (found[0].value, found[-1].value) == (b"before", b"z")
-    told = f"unreadable: {len(bomb)} bytes decompress to more than {MAX_UNPACKED_BYTES}".encode()
-    assert {record.value for record in found[1:4]} == {told}
+    reported = (
+        f"unreadable: {len(bomb)} bytes decompress to more than {MAX_UNPACKED_BYTES}".encode()
+    )
+    assert {record.value for record in found[1:4]} == {reported}
     # The buffer and copies of the fetched bytes; never the decompressed size of the bomb.
     assert peak < 2 * MAX_UNPACKED_BYTES + 8 * len(bomb)
 
@@ -247,7 +249,7 @@ def test_a_batch_that_was_damaged_on_the_way_is_read_when_it_comes_whole() -> No
 
 
 @pytest.mark.parametrize(("claimed", "next_offset"), [(2, 10), (-5, 8), (2**31 - 1, 8)])
-def test_the_last_batch_tells_how_far_to_pass_over_where_that_is_possible(
+def test_the_last_batch_reports_how_far_to_pass_over_where_that_is_possible(
     claimed: int, next_offset: int
 ) -> None:
     raw = bytearray(batch([(None, b"last", [])], offset=7))
@@ -273,7 +275,7 @@ def test_aiokafkas_fetcher_reads_through_here() -> None:
     assert {"MemoryRecords"} <= set(fetcher.Fetcher._proc_fetch_request.__code__.co_names)
 
 
-def test_a_batch_without_a_head_or_of_an_old_format_is_told() -> None:
+def test_a_batch_without_a_head_or_of_an_old_format_is_reported() -> None:
     with pytest.raises(Exception, match="has no complete header"):
         Batch(bytes(20))
     old = bytearray(GOOD)

@@ -31,8 +31,8 @@ CAPABILITIES = "<capabilities><host><uuid>d721d6c4</uuid></host></capabilities>"
 
 def recorded(scene: str) -> dict[str, dict[str, int | str | bool]]:
     """Return the recorded statistics of a scene by the VM's name."""
-    told = json.loads((DATA / "domain_stats.json").read_text())[scene]
-    return {vm["name"]: vm["stats"] for vm in told}
+    reported = json.loads((DATA / "domain_stats.json").read_text())[scene]
+    return {vm["name"]: vm["stats"] for vm in reported}
 
 
 class ScriptedError(Exception):
@@ -59,12 +59,12 @@ class HeldLock:
 class TakenFor:
     """A VM that another client holds during its first preflight checks."""
 
-    def __init__(self, looks: int) -> None:
-        self.looks = looks
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
 
     def acquire(self, *, blocking: bool) -> bool:
-        self.looks -= 1
-        return self.looks < 0
+        self.samples -= 1
+        return self.samples < 0
 
     def release(self) -> None:
         pass
@@ -163,10 +163,10 @@ class ScriptedDomain:
 
     def interfaceAddresses(self, source: int, flags: int = 0) -> object:
         self.vm.asked_addresses.append(source)
-        told = self.vm.addresses.get(source, {})
-        if isinstance(told, Exception):
-            raise told
-        return told
+        reported = self.vm.addresses.get(source, {})
+        if isinstance(reported, Exception):
+            raise reported
+        return reported
 
     def abortJob(self) -> int:
         self.vm.note("abortJob")

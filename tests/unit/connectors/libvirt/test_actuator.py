@@ -13,7 +13,7 @@ from connectors.libvirt.actuator import LibvirtActuator, MigrationTarget
 from connectors.libvirt.binding import Library
 from connectors.libvirt.inventory import NAMESPACE
 from engine.errors import ActionRefused, ActionUnsent, HypervisorUnreachable, VmNotFound
-from engine.looks import Look, Permit
+from engine.preflight_data import Permit, PreflightSample
 from tests.unit.connectors.libvirt.scripted import (
     FULL,
     SHUT_OFF,
@@ -53,8 +53,8 @@ async def actuator(library: ScriptedLibrary) -> AsyncIterator[LibvirtActuator]:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actuator_module, "VERB_DEADLINE_S", 0.05)
-    monkeypatch.setattr(actuator_module, "LOOK_DEADLINE_S", 0.05)
+    monkeypatch.setattr(actuator_module, "ACTION_DEADLINE_S", 0.05)
+    monkeypatch.setattr(actuator_module, "SAMPLE_DEADLINE_S", 0.05)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def slept_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-def permitted(seen: Look, *, within_s: float = 60.0) -> Permit:
+def permitted(seen: PreflightSample, *, within_s: float = 60.0) -> Permit:
     return Permit(seen.instance, within_s, last_check=lambda _look: None)
 
 
@@ -125,7 +125,7 @@ async def test_a_vm_that_a_reset_left_paused_is_resumed_without_another_reset(
     actuator: LibvirtActuator, vm: Vm
 ) -> None:
     vm.now = PAUSED_CRASHED
-    permit = permitted(await actuator.look(vm.uuid))
+    permit = permitted(await actuator.sample(vm.uuid))
     await actuator.finish_reset(vm.uuid, permit=permit)
     assert vm.done == ["resume"]
 
@@ -136,7 +136,7 @@ async def test_a_vm_that_no_reset_left_paused_is_not_resumed(
     actuator: LibvirtActuator, vm: Vm, state: tuple[int, int]
 ) -> None:
     vm.now = state
-    permit = permitted(await actuator.look(vm.uuid))
+    permit = permitted(await actuator.sample(vm.uuid))
     with pytest.raises(ActionRefused, match="which a reset does not cause"):
         await actuator.finish_reset(vm.uuid, permit=permit)
     assert vm.done == []
@@ -235,7 +235,7 @@ async def test_an_action_without_an_answer_is_of_unknown_outcome(
 async def test_a_connection_that_breaks_before_the_action_is_a_refusal(
     library: ScriptedLibrary, actuator: LibvirtActuator, vm: Vm
 ) -> None:
-    await actuator.look(vm.uuid)
+    await actuator.sample(vm.uuid)
     library.broken = ScriptedError(INTERNAL, "client socket is closed")
     with pytest.raises(ActionRefused, match="client socket is closed"):
         await actuator.reset(vm.uuid)
@@ -243,59 +243,59 @@ async def test_a_connection_that_breaks_before_the_action_is_a_refusal(
 
 
 @pytest.mark.asyncio
-async def test_a_look_shows_what_libvirt_tells(actuator: LibvirtActuator, vm: Vm) -> None:
-    look = await actuator.look(vm.uuid)
-    assert look.state == "running"
-    assert not look.job_active
-    assert look.vcpu_time_ns == (4,)
-    assert (look.block_wr_reqs, look.block_wr_bytes, look.block_rd_reqs) == (3, 512, 1)
-    assert look.net_tx_pkts is None
-    assert look.balloon_last_update_s is None
-    assert look.monitor_answered is True
+async def test_a_sample_shows_what_libvirt_reports(actuator: LibvirtActuator, vm: Vm) -> None:
+    sample = await actuator.sample(vm.uuid)
+    assert sample.state == "running"
+    assert not sample.job_active
+    assert sample.vcpu_time_ns == (4,)
+    assert (sample.block_wr_reqs, sample.block_wr_bytes, sample.block_rd_reqs) == (3, 512, 1)
+    assert sample.net_tx_pkts is None
+    assert sample.balloon_last_update_s is None
+    assert sample.monitor_answered is True
 
 
 @pytest.mark.asyncio
-async def test_a_look_shows_how_long_each_vcpu_waited_for_a_core(
+async def test_a_sample_shows_how_long_each_vcpu_waited_for_a_core(
     actuator: LibvirtActuator, vm: Vm
 ) -> None:
-    assert (await actuator.look(vm.uuid)).vcpu_delay_ns == ()
+    assert (await actuator.sample(vm.uuid)).vcpu_delay_ns == ()
     vm.full |= {"vcpu.0.delay": 6}
-    assert (await actuator.look(vm.uuid)).vcpu_delay_ns == (6,)
+    assert (await actuator.sample(vm.uuid)).vcpu_delay_ns == (6,)
 
 
 @pytest.mark.asyncio
-async def test_a_look_asks_again_while_somebody_holds_the_monitor_for_a_moment(
+async def test_a_sample_asks_again_while_somebody_holds_the_monitor_for_a_moment(
     actuator: LibvirtActuator, vm: Vm, slept_s: list[float]
 ) -> None:
-    vm.taken = TakenFor(looks=5)
-    look = await actuator.look(vm.uuid)
-    assert not look.job_active
-    assert (look.block_wr_reqs, look.monitor_answered) == (3, True)
+    vm.taken = TakenFor(samples=5)
+    sample = await actuator.sample(vm.uuid)
+    assert not sample.job_active
+    assert (sample.block_wr_reqs, sample.monitor_answered) == (3, True)
     assert slept_s == [0.1] * 5
 
 
 @pytest.mark.asyncio
-async def test_a_look_at_a_vm_whose_monitor_is_taken_knows_of_no_job_and_no_disks(
+async def test_a_sample_at_a_vm_whose_monitor_is_taken_knows_of_no_job_and_no_disks(
     actuator: LibvirtActuator, vm: Vm, slept_s: list[float]
 ) -> None:
     with cast("threading.Lock", vm.taken):
-        look = await actuator.look(vm.uuid)
-    assert look.job_active is None
-    assert look.block_wr_reqs is None
-    assert (look.monitor_answered, len(slept_s)) == (False, 5)
+        sample = await actuator.sample(vm.uuid)
+    assert sample.job_active is None
+    assert sample.block_wr_reqs is None
+    assert (sample.monitor_answered, len(slept_s)) == (False, 5)
 
 
 @pytest.mark.asyncio
-async def test_a_look_at_a_vm_that_is_off_shows_that_and_knows_of_no_job(
+async def test_a_sample_at_a_vm_that_is_off_shows_that_and_knows_of_no_job(
     actuator: LibvirtActuator, vm: Vm, slept_s: list[float]
 ) -> None:
     vm.full = {"state.state": SHUT_OFF, "state.reason": 1}
-    look = await actuator.look(vm.uuid)
-    assert (look.state, look.job_active, len(slept_s)) == ("shut_off", None, 5)
+    sample = await actuator.sample(vm.uuid)
+    assert (sample.state, sample.job_active, len(slept_s)) == ("shut_off", None, 5)
 
 
 @pytest.mark.asyncio
-async def test_a_look_asks_for_counters_after_all_that_it_waits_for(
+async def test_a_sample_asks_for_counters_after_all_that_it_waits_for(
     actuator: LibvirtActuator, vm: Vm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def writes_meanwhile(domain: ScriptedDomain) -> list[int]:
@@ -303,19 +303,21 @@ async def test_a_look_asks_for_counters_after_all_that_it_waits_for(
         return [0]
 
     monkeypatch.setattr(ScriptedDomain, "jobInfo", writes_meanwhile)
-    assert (await actuator.look(vm.uuid)).block_wr_reqs == FULL["block.0.wr.reqs"] + 1
+    assert (await actuator.sample(vm.uuid)).block_wr_reqs == FULL["block.0.wr.reqs"] + 1
 
 
 @pytest.mark.asyncio
-async def test_a_look_shows_a_job(actuator: LibvirtActuator, vm: Vm) -> None:
+async def test_a_sample_shows_a_job(actuator: LibvirtActuator, vm: Vm) -> None:
     vm.job = 2
-    assert (await actuator.look(vm.uuid)).job_active
+    assert (await actuator.sample(vm.uuid)).job_active
 
 
 @pytest.mark.asyncio
-async def test_a_look_shows_the_copy_of_a_disk_as_a_job(actuator: LibvirtActuator, vm: Vm) -> None:
+async def test_a_sample_shows_the_copy_of_a_disk_as_a_job(
+    actuator: LibvirtActuator, vm: Vm
+) -> None:
     vm.inside = "<devices><disk><mirror job='copy'/></disk></devices>"
-    assert (await actuator.look(vm.uuid)).job_active
+    assert (await actuator.sample(vm.uuid)).job_active
 
 
 TAP = "<interface type='bridge'/>"
@@ -342,12 +344,12 @@ NAMED = {"block.count": 3, "block.0.name": "vda", "block.1.name": "vdb", "block.
     ],
 )
 @pytest.mark.asyncio
-async def test_a_look_names_a_device_whose_traffic_libvirt_does_not_count(
+async def test_a_sample_names_a_device_whose_traffic_libvirt_does_not_count(
     actuator: LibvirtActuator, vm: Vm, devices: str, counters: dict[str, Any], seen: str | None
 ) -> None:
     vm.inside = f"<devices>{devices}</devices>"
     vm.full |= counters
-    assert (await actuator.look(vm.uuid)).uncounted == seen
+    assert (await actuator.sample(vm.uuid)).uncounted == seen
 
 
 @pytest.mark.parametrize(
@@ -355,19 +357,21 @@ async def test_a_look_names_a_device_whose_traffic_libvirt_does_not_count(
     [('actionable="yes"', False), ('actionable="no"', True), ("", True)],
 )
 @pytest.mark.asyncio
-async def test_a_look_shows_whether_the_owner_agreed_to_actions(
+async def test_a_sample_shows_whether_the_owner_agreed_to_actions(
     actuator: LibvirtActuator, vm: Vm, marks: str, opted_out: bool
 ) -> None:
     vm.inside = f'<metadata><f:vm xmlns:f="{NAMESPACE}" tenant="acme" {marks}/></metadata>'
-    assert (await actuator.look(vm.uuid)).opted_out is opted_out
+    assert (await actuator.sample(vm.uuid)).opted_out is opted_out
 
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.asyncio
-async def test_a_look_does_not_wait_for_a_silent_monitor(actuator: LibvirtActuator, vm: Vm) -> None:
+async def test_a_sample_does_not_wait_for_a_silent_monitor(
+    actuator: LibvirtActuator, vm: Vm
+) -> None:
     vm.answers.clear()
     with pytest.raises(HypervisorUnreachable, match="no answer"):
-        await actuator.look(vm.uuid)
+        await actuator.sample(vm.uuid)
 
 
 @pytest.mark.asyncio
@@ -445,12 +449,12 @@ async def test_a_migration_under_way_is_the_agents_own_to_abort(
 async def test_the_agents_own_connection_may_write(
     library: ScriptedLibrary, actuator: LibvirtActuator, vm: Vm
 ) -> None:
-    await actuator.look(vm.uuid)
+    await actuator.sample(vm.uuid)
     assert set(library.opened_read_only) == {False}
 
 
 @pytest.mark.asyncio
-async def test_reaching_libvirtd_connects_and_says_why_it_cannot_in_the_same_words(
+async def test_reaching_libvirtd_connects_and_says_why_it_cannot_in_the_same_commands(
     library: ScriptedLibrary, actuator: LibvirtActuator
 ) -> None:
     library.refusal = ScriptedError(38, "Connection refused")

@@ -13,9 +13,9 @@ from connectors.libvirt import actuator as actuator_module
 from connectors.libvirt.actuator import LibvirtActuator, MigrationTarget
 from connectors.libvirt.binding import Library
 from connectors.libvirt.inventory import NAMESPACE
-from engine.action.look import last_check
+from engine.action.preflight import last_check
 from engine.errors import ActionRefused, ActionUnsent
-from engine.looks import Look, Permit
+from engine.preflight_data import Permit, PreflightSample
 from tests.unit.connectors.libvirt.scripted import (
     ScriptedDomain,
     ScriptedLibrary,
@@ -50,7 +50,7 @@ async def actuator(library: ScriptedLibrary) -> AsyncIterator[LibvirtActuator]:
         yield actuator
 
 
-def permitted(seen: Look, *, within_s: float = 60.0) -> Permit:
+def permitted(seen: PreflightSample, *, within_s: float = 60.0) -> Permit:
     return Permit(seen.instance, within_s, last_check=lambda _look: None)
 
 
@@ -71,7 +71,7 @@ async def test_an_action_that_is_permitted_is_sent(
 ) -> None:
     if action == "finish_reset":
         vm.now = PAUSED_CRASHED
-    seen = await actuator.look(vm.uuid)
+    seen = await actuator.sample(vm.uuid)
     await PERMITTED[action](actuator, vm.uuid, permitted(seen))
     assert len(vm.done) == 1
 
@@ -81,7 +81,7 @@ async def test_an_action_that_is_permitted_is_sent(
 async def test_an_action_is_not_sent_to_a_vm_that_was_started_anew_while_libvirtd_was_silent(
     library: ScriptedLibrary, actuator: LibvirtActuator, vm: Vm, action: str
 ) -> None:
-    seen = await actuator.look(vm.uuid)
+    seen = await actuator.sample(vm.uuid)
     library.frozen.clear()
     library.looked_up.clear()
     asked = asyncio.ensure_future(PERMITTED[action](actuator, vm.uuid, permitted(seen)))
@@ -98,7 +98,7 @@ async def test_an_action_is_not_sent_to_a_vm_that_was_started_anew_while_libvirt
 async def test_an_action_is_not_sent_once_its_look_is_too_old(
     actuator: LibvirtActuator, vm: Vm, action: str
 ) -> None:
-    seen = await actuator.look(vm.uuid)
+    seen = await actuator.sample(vm.uuid)
     with pytest.raises(ActionUnsent, match="the preflight check was too old"):
         await PERMITTED[action](actuator, vm.uuid, permitted(seen, within_s=-0.001))
     assert not vm.done
@@ -106,11 +106,11 @@ async def test_an_action_is_not_sent_once_its_look_is_too_old(
 
 @pytest.mark.parametrize("action", PERMITTED)
 @pytest.mark.asyncio
-async def test_an_action_is_not_sent_where_no_last_look_is_young_enough(
+async def test_an_action_is_not_sent_where_no_last_sample_is_young_enough(
     actuator: LibvirtActuator, vm: Vm, action: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = await actuator.look(vm.uuid)
-    monkeypatch.setattr(actuator_module, "LAST_LOOK_S", -1.0)
+    seen = await actuator.sample(vm.uuid)
+    monkeypatch.setattr(actuator_module, "LAST_SAMPLE_S", -1.0)
     with pytest.raises(ActionUnsent, match="the preflight check was too old"):
         await PERMITTED[action](actuator, vm.uuid, permitted(seen, within_s=0.02))
     assert not vm.done
@@ -130,7 +130,7 @@ STIRRED: dict[str, Callable[[ScriptedLibrary, Vm], None]] = {
 
 @pytest.mark.parametrize("what", [None, *STIRRED])
 @pytest.mark.asyncio
-async def test_a_guest_that_stirs_after_the_look_is_not_reset(
+async def test_a_guest_that_stirs_after_the_check_is_not_reset(
     library: ScriptedLibrary, actuator: LibvirtActuator, vm: Vm, what: str | None
 ) -> None:
     vm.inside = (
@@ -138,11 +138,11 @@ async def test_a_guest_that_stirs_after_the_look_is_not_reset(
         "</metadata>"
     )
     vm.full |= {"state.reason": 1, "vcpu.maximum": 2, "vcpu.current": 2, "vcpu.1.time": 5}
-    looks = [await actuator.look(vm.uuid)]
+    samples = [await actuator.sample(vm.uuid)]
     vm.full["vcpu.0.time"] += 4_000_000_000
-    looks.append(await actuator.look(vm.uuid))
-    given = order(vm=str(UUID(bytes=vm.uuid)), instance=looks[0].instance)
-    permit = Permit(looks[0].instance, 60.0, last_check(given, looks))
+    samples.append(await actuator.sample(vm.uuid))
+    given = order(vm=str(UUID(bytes=vm.uuid)), instance=samples[0].instance)
+    permit = Permit(samples[0].instance, 60.0, last_check(given, samples))
     if what is None:
         await actuator.reset(vm.uuid, permit=permit)
         assert vm.done == ["reset"]
@@ -157,7 +157,7 @@ async def test_a_guest_that_stirs_after_the_look_is_not_reset(
 async def test_a_caller_who_is_cancelled_takes_back_what_was_not_sent(
     library: ScriptedLibrary, actuator: LibvirtActuator, vm: Vm
 ) -> None:
-    await actuator.look(vm.uuid)
+    await actuator.sample(vm.uuid)
     library.frozen.clear()
     library.looked_up.clear()
     asked = asyncio.create_task(actuator.reset(vm.uuid))

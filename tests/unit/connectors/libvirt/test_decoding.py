@@ -45,9 +45,9 @@ def decoded_twice(
 
 
 def vcpus(*times_ns: int) -> dict[str, int]:
-    told = {f"vcpu.{number}.time": time_ns for number, time_ns in enumerate(times_ns)}
+    reported = {f"vcpu.{number}.time": time_ns for number, time_ns in enumerate(times_ns)}
     waited = {f"vcpu.{number}.delay": 0 for number in range(len(times_ns))}
-    return {"vcpu.maximum": len(times_ns), **told, **waited}
+    return {"vcpu.maximum": len(times_ns), **reported, **waited}
 
 
 def test_a_healthy_vm_fills_every_column_but_those_that_x86_lacks() -> None:
@@ -106,7 +106,7 @@ def test_a_silent_monitor_leaves_cpu_and_network_and_nothing_of_the_disks() -> N
     assert value(rows, "balloon_rss_kib") is None
 
 
-def test_a_silent_monitor_is_told_from_one_that_answered() -> None:
+def test_a_silent_monitor_is_reported_from_one_that_answered() -> None:
     assert [monitor_answered(stats) for stats in recorded("hung").values()] == [False, True, True]
     assert all(monitor_answered(stats) for stats in recorded("healthy").values())
 
@@ -125,9 +125,9 @@ def test_a_vm_without_a_device_misses_its_columns_rather_than_idling() -> None:
     assert value(rows_of({"block.count": 0, "net.count": 0}), "net_rx_pkts") is None
 
 
-@pytest.mark.parametrize("told", [-1, 2**64, "many", True, 1.5])
-def test_what_is_no_counter_is_missing(told: StatValue) -> None:
-    assert value(rows_of({"cpu.time": told}), "cpu_time_ns") is None
+@pytest.mark.parametrize("reported", [-1, 2**64, "many", True, 1.5])
+def test_what_is_no_counter_is_missing(reported: StatValue) -> None:
+    assert value(rows_of({"cpu.time": reported}), "cpu_time_ns") is None
 
 
 def test_the_largest_counter_is_kept_exactly() -> None:
@@ -148,9 +148,14 @@ def test_waiting_is_missing_where_the_kernel_keeps_no_scheduler_statistics() -> 
     assert value(rows_of(both), "vcpu_wait_ns") == 7
 
 
-def test_halted_vcpus_are_counted_where_the_platform_tells() -> None:
-    told = {"vcpu.maximum": 3, "vcpu.0.halted": True, "vcpu.1.halted": False, "vcpu.2.halted": True}
-    assert value(rows_of(told), "vcpus_halted") == 2
+def test_halted_vcpus_are_counted_where_the_platform_reports() -> None:
+    reported = {
+        "vcpu.maximum": 3,
+        "vcpu.0.halted": True,
+        "vcpu.1.halted": False,
+        "vcpu.2.halted": True,
+    }
+    assert value(rows_of(reported), "vcpus_halted") == 2
 
 
 def test_a_job_not_asked_for_is_missing_and_no_job_is_zero() -> None:
@@ -160,7 +165,7 @@ def test_a_job_not_asked_for_is_missing_and_no_job_is_zero() -> None:
     assert value(rows_of(stats, job_active=True), "job_active") == 1
 
 
-def test_the_first_sample_of_a_vm_tells_nothing_of_its_vcpus_use() -> None:
+def test_the_first_sample_of_a_vm_reports_nothing_of_its_vcpus_use() -> None:
     rows = rows_of(vcpus(5, 5))
     assert value(rows, "vcpus_busy") is None
     assert np.isnan(rows.gauges[GAUGE_ROW["vcpu_busiest_ratio"], 0])
@@ -201,17 +206,17 @@ def test_a_vcpu_plugged_in_between_is_left_out_of_this_interval() -> None:
     assert value(rows, "vcpus_busy") == 1
 
 
-def test_unplugged_vcpus_leave_holes_in_the_numbers() -> None:
-    with_hole = {"vcpu.maximum": 4, "vcpu.0.time": 0, "vcpu.3.time": 0}
+def test_unplugged_vcpus_leave_sample_gaps_in_the_numbers() -> None:
+    with_gap = {"vcpu.maximum": 4, "vcpu.0.time": 0, "vcpu.3.time": 0}
     after = {"vcpu.maximum": 4, "vcpu.0.time": 0, "vcpu.3.time": SECOND_NS}
-    assert value(decoded_twice(with_hole, after), "vcpus_busy") == 1
+    assert value(decoded_twice(with_gap, after), "vcpus_busy") == 1
 
 
 def test_the_time_of_each_vcpu_stands_at_its_number() -> None:
     stats = recorded("healthy")
     readings = [
-        Reading(vm=bytes([number]) * 16, instance=7, stats=told)
-        for number, told in enumerate([stats["vm1"], stats["vm3"]])
+        Reading(vm=bytes([number]) * 16, instance=7, stats=reported)
+        for number, reported in enumerate([stats["vm1"], stats["vm3"]])
     ]
     rows, _ = decode(readings, {}, mono_ns=1)
     assert rows.vcpus is not None
@@ -227,9 +232,9 @@ def test_the_time_of_each_vcpu_stands_at_its_number() -> None:
 
 
 def test_ticks_alone_are_no_standstill() -> None:
-    told = vcpus(5_000_000, 7_000_000)
-    del told["vcpu.1.delay"]
-    assert rows_of(told).vcpus is None
+    reported = vcpus(5_000_000, 7_000_000)
+    del reported["vcpu.1.delay"]
+    assert rows_of(reported).vcpus is None
 
 
 def test_a_vcpu_that_waits_for_a_core_is_as_busy_as_one_that_has_it() -> None:
@@ -240,15 +245,15 @@ def test_a_vcpu_that_waits_for_a_core_is_as_busy_as_one_that_has_it() -> None:
 
 
 def test_a_vcpu_that_is_not_plugged_in_is_missing_and_not_still() -> None:
-    told = {"vcpu.0.time": 5000, "vcpu.3.time": 6000, "vcpu.0.delay": 0, "vcpu.3.delay": 0}
-    rows = rows_of({"vcpu.maximum": 8, **told})
+    reported = {"vcpu.0.time": 5000, "vcpu.3.time": 6000, "vcpu.0.delay": 0, "vcpu.3.delay": 0}
+    rows = rows_of({"vcpu.maximum": 8, **reported})
     assert rows.vcpus is not None
     assert rows.vcpus.counts.tolist() == [4]
     assert rows.vcpus.times_ns.tolist() == [5000, 0, 0, 6000]
     assert rows.vcpus.absent().tolist() == [False, True, True, False]
 
 
-def test_a_vm_with_more_vcpus_than_a_frame_tells_of_is_unknown() -> None:
+def test_a_vm_with_more_vcpus_than_a_frame_reports_of_is_unknown() -> None:
     assert rows_of(vcpus(*range(MAX_VM_VCPUS + 1))).vcpus is None
     most = rows_of(vcpus(*range(MAX_VM_VCPUS))).vcpus
     assert most is not None
@@ -275,9 +280,9 @@ def test_what_kvm_counts_is_summed_over_all_vcpus() -> None:
 
 @pytest.mark.parametrize("lost", ["vcpu.1.io_exits.sum", "vcpu.0.mmio_exits.sum"])
 def test_a_sum_that_lacks_a_vcpu_is_unknown(lost: str) -> None:
-    told: Stats = {name: number for name, number in OF_KVM.items() if name != lost}
-    assert value(rows_of(told), "kvm_io_exits") is None
-    assert value(rows_of(told), "kvm_irq_injections") == 231_129
+    reported: Stats = {name: number for name, number in OF_KVM.items() if name != lost}
+    assert value(rows_of(reported), "kvm_io_exits") is None
+    assert value(rows_of(reported), "kvm_irq_injections") == 231_129
 
 
 def test_a_vm_that_is_gone_is_forgotten() -> None:
@@ -310,9 +315,9 @@ def test_an_instance_changes_with_each_start_each_node_and_each_boot_of_the_node
 
 def two_cards(second: bool, *, name: str = "vnet1", sent: int = 10**10) -> Stats:
     """Return the statistics of a VM with two network cards, the second with or without counters."""
-    told: dict[str, StatValue] = {"net.count": 2, "net.0.name": "vnet0", "net.1.name": name}
-    told["net.0.tx.bytes"] = 1000
-    return told | ({"net.1.tx.bytes": sent} if second else {})
+    reported: dict[str, StatValue] = {"net.count": 2, "net.0.name": "vnet0", "net.1.name": name}
+    reported["net.0.tx.bytes"] = 1000
+    return reported | ({"net.1.tx.bytes": sent} if second else {})
 
 
 def sampled(*samples: Stats) -> list[VmRows]:
@@ -363,10 +368,14 @@ def test_a_counter_that_one_device_leaves_out_makes_that_sum_alone_unknown(
     assert value(third, "device_set") == value(first, "device_set")
 
 
-def test_a_counter_that_one_disk_never_tells_is_summed_over_the_others() -> None:
-    told: dict[str, StatValue] = {"block.count": 2, "block.0.name": "vda", "block.1.name": "vdb"}
-    told |= {"block.0.wr.bytes": 5, "block.1.wr.bytes": 7, "block.0.fl.reqs": 3}
-    first, second = sampled(told, told)
+def test_a_counter_that_one_disk_never_reports_is_summed_over_the_others() -> None:
+    reported: dict[str, StatValue] = {
+        "block.count": 2,
+        "block.0.name": "vda",
+        "block.1.name": "vdb",
+    }
+    reported |= {"block.0.wr.bytes": 5, "block.1.wr.bytes": 7, "block.0.fl.reqs": 3}
+    first, second = sampled(reported, reported)
     assert (value(second, "block_wr_bytes"), value(second, "block_fl_reqs")) == (12, 3)
     assert value(second, "device_set") == value(first, "device_set")
 
@@ -378,7 +387,7 @@ def test_a_card_that_is_unplugged_is_another_set_at_once() -> None:
     assert value(second, "device_set") not in (None, value(first, "device_set"))
 
 
-def test_a_device_that_never_told_or_has_not_for_long_does_not_count() -> None:
+def test_a_device_that_never_reported_or_has_not_for_long_does_not_count() -> None:
     (alone,) = sampled(two_cards(False))
     assert value(alone, "net_tx_bytes") == 1000
     rows = sampled(two_cards(True), *[two_cards(False)] * 14)

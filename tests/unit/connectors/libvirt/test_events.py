@@ -32,10 +32,10 @@ Wired = tuple[ScriptedConnection, EventQueue, ScriptedDomain]
 def fired(wired: Wired, event: int, *arguments: object) -> Event:
     connection, queue, domain = wired
     connection.callbacks[event](connection, domain, *arguments, None)
-    [told] = queue.drain()
-    assert told.vm == domain.UUID()
-    assert told.kind in EVENT_KINDS
-    return told
+    [reported] = queue.drain()
+    assert reported.vm == domain.UUID()
+    assert reported.kind in EVENT_KINDS
+    return reported
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def fired(wired: Wired, event: int, *arguments: object) -> Event:
 def test_a_lifecycle_event_is_named_by_type_and_detail(
     wired: Wired, event: int, detail: int, kind: str, reason: str
 ) -> None:
-    told = fired(wired, LIFECYCLE, event, detail)
-    assert (told.kind, told.detail) == (kind, {"reason": reason})
+    reported = fired(wired, LIFECYCLE, event, detail)
+    assert (reported.kind, reported.detail) == (kind, {"reason": reason})
 
 
 @pytest.mark.parametrize("event", [0, 1, 9], ids=["defined", "undefined", "newer"])
@@ -71,19 +71,19 @@ def test_what_a_vm_does_not_notice_is_no_event(wired: Wired, event: int) -> None
     assert lifecycle_kind(event, 0) is None
 
 
-def test_a_reboot_is_told(wired: Wired) -> None:
+def test_a_reboot_is_reported(wired: Wired) -> None:
     assert fired(wired, REBOOT).kind == "rebooted"
 
 
-def test_a_watchdog_is_told_with_what_libvirt_does_about_it(wired: Wired) -> None:
-    told = fired(wired, WATCHDOG, 2)
-    assert (told.kind, told.detail) == ("watchdog", {"action": "reset"})
+def test_a_watchdog_is_reported_with_what_libvirt_does_about_it(wired: Wired) -> None:
+    reported = fired(wired, WATCHDOG, 2)
+    assert (reported.kind, reported.detail) == ("watchdog", {"action": "reset"})
 
 
-def test_an_io_error_is_told_with_its_device_and_reason(wired: Wired) -> None:
-    told = fired(wired, IO_ERROR_REASON, "/srv/a.raw", "virtio-disk0", 1, "enospc")
-    assert told.kind == "io_error"
-    assert told.detail == {"device": "virtio-disk0", "action": "pause", "reason": "enospc"}
+def test_an_io_error_is_reported_with_its_device_and_reason(wired: Wired) -> None:
+    reported = fired(wired, IO_ERROR_REASON, "/srv/a.raw", "virtio-disk0", 1, "enospc")
+    assert reported.kind == "io_error"
+    assert reported.detail == {"device": "virtio-disk0", "action": "pause", "reason": "enospc"}
 
 
 @pytest.mark.parametrize(("state", "kind"), [(1, "agent_connected"), (2, "agent_lost")])
@@ -91,10 +91,10 @@ def test_a_guest_agent_comes_and_goes(wired: Wired, state: int, kind: str) -> No
     assert fired(wired, AGENT_LIFECYCLE, state, 1).kind == kind
 
 
-def test_a_job_that_ended_is_told_with_its_outcome(wired: Wired) -> None:
-    told = fired(wired, JOB_COMPLETED, {"operation": 5, "downtime": 179, "success": False})
-    assert told.kind == "job_ended"
-    assert told.detail == {"operation": "migration_out", "success": "no", "downtime": "179"}
+def test_a_job_that_ended_is_reported_with_its_outcome(wired: Wired) -> None:
+    reported = fired(wired, JOB_COMPLETED, {"operation": 5, "downtime": 179, "success": False})
+    assert reported.kind == "job_ended"
+    assert reported.detail == {"operation": "migration_out", "success": "no", "downtime": "179"}
 
 
 def test_events_come_once_in_order_with_ids_of_their_own() -> None:
@@ -122,7 +122,7 @@ def test_a_full_queue_drops_the_oldest_and_says_how_many() -> None:
     assert queue.dropped_total == 3
 
 
-def test_a_loss_is_told_once_and_counted_for_ever() -> None:
+def test_a_loss_is_reported_once_and_counted_for_ever() -> None:
     queue = EventQueue(room=1)
     queue.add("rebooted")
     queue.add("rebooted")

@@ -97,7 +97,7 @@ async def test_a_hung_vm_holds_one_thread_however_long_it_hangs(
 
 
 @pytest.mark.asyncio
-async def test_hanging_and_coming_back_are_told_once_each(
+async def test_hanging_and_coming_back_are_notified_once_each(
     library: ScriptedLibrary, hypervisor: LibvirtHypervisor
 ) -> None:
     hung = library.vms[3]
@@ -136,7 +136,7 @@ async def test_three_vms_that_hang_at_once_cost_no_sample(
 
 
 @pytest.mark.asyncio
-async def test_four_vms_that_hang_at_once_cost_one_sample_and_are_then_told(
+async def test_four_vms_that_hang_at_once_cost_one_sample_and_are_then_reported(
     library: ScriptedLibrary, hypervisor: LibvirtHypervisor
 ) -> None:
     for vm in library.vms[:MAX_STUCK]:
@@ -273,7 +273,7 @@ async def test_statistics_that_libvirtd_refuses_are_no_sample(
 
 
 @pytest.mark.asyncio
-async def test_inventory_tells_every_running_vm(
+async def test_inventory_reports_every_running_vm(
     library: ScriptedLibrary, hypervisor: LibvirtHypervisor
 ) -> None:
     items = await hypervisor.inventory()

@@ -52,7 +52,7 @@ def test_what_is_left_in_the_middle_of_a_pass_says_nothing() -> None:
 
 
 @pytest.mark.parametrize("stats", [{}, {"memory_iteration": 2}, {"memory_remaining": 5}])
-def test_a_job_that_tells_nothing_is_neither_better_nor_worse(stats: dict[str, int]) -> None:
+def test_a_job_that_reports_nothing_is_neither_better_nor_worse(stats: dict[str, int]) -> None:
     progress = after((1, 1.0, 96))
     assert progress.seen(stats) == progress
     assert PATIENCE_S > 0

@@ -115,7 +115,7 @@ def suppress_told(said: list[str]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("status", [200, 400, 503])
-def test_neither_the_url_nor_the_token_is_told(receiver: Receiver, status: int) -> None:
+def test_neither_the_url_nor_the_token_is_reported(receiver: Receiver, status: int) -> None:
     receiver.status = status
     url = f"{receiver.url}/T0P/s3cr3t?key=s3cr3t"
     for at in (url, "http://127.0.0.1:1/s3cr3t", "http://u:s3cr3t@127.0.0.1:1/", "http://s3cr3t"):

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from connectors.clock import SystemClock
 from connectors.parquet.history import ParquetHistory
 from engine.errors import HistoryUnreachable
-from engine.ports import Question
+from engine.ports import Query
 from engine.wire.points import Points, Series
 
 MINUTE_NS = 60_000_000_000
@@ -31,8 +31,8 @@ def points(number: int, begin: int, *, vm: str = "v") -> Points:
     return Points.of("flatline_vm_1m", series, time_ns, {"cpu_cores_mean": np.array([1.0])})
 
 
-def question(begin: int) -> Question:
-    return Question(
+def question(begin: int) -> Query:
+    return Query(
         measurement="flatline_vm_1m",
         select=(("cpu_cores_mean", "count"),),
         begin_ns=begin,
@@ -89,8 +89,8 @@ def test_a_damaged_file_is_set_aside_and_named_when_it_is_read(tmp_path: Path, d
         assert count(history, begin) == 1
         assert asyncio.run(history.write([points(2, begin)])) == ()
         assert count(history, begin) == 2
-    told = [line for line in lines if "was set aside" in line["event"]]
-    assert [line["file"] for line in told] == [str(bad)]
+    reported = [line for line in lines if "was set aside" in line["event"]]
+    assert [line["file"] for line in reported] == [str(bad)]
     assert bad.with_suffix(".damaged").exists()
     assert not bad.exists()
 
@@ -239,7 +239,7 @@ def test_what_is_no_files_fault_sets_none_aside(
     assert len(list(tmp_path.rglob("*.parquet"))) == 1
 
 
-def test_rows_that_no_file_can_hold_are_told_and_the_others_stand(
+def test_rows_that_no_file_can_hold_are_notified_and_the_others_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DuckDB accepts every row that `Points` permits; one that it rejected would be reported."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.probe.packets import ETH_ARP, ETH_IPV6, answers, mac_bytes, question
+from connectors.probe.packets import ETH_ARP, ETH_IPV6, answers, mac_bytes, solicitation
 
 GUEST, NODE, OTHER = (mac_bytes(f"52:54:00:00:00:0{n}") for n in (1, 2, 3))
 V4, V6 = "192.0.2.7", "fe80::5054:ff:fe00:1"
@@ -35,16 +35,16 @@ def packet(words: str) -> bytes:
 
 
 def test_a_card_is_asked_by_arp_without_the_node_s_own_address() -> None:
-    assert question(V4, asked=GUEST, own=NODE) == (ETH_ARP, packet(ARP_REQUEST))
+    assert solicitation(V4, asked=GUEST, own=NODE) == (ETH_ARP, packet(ARP_REQUEST))
 
 
 def test_a_card_is_asked_by_neighbour_solicitation_from_nobody() -> None:
-    kind, frame = question(V6, asked=GUEST, own=NODE)
+    kind, frame = solicitation(V6, asked=GUEST, own=NODE)
     assert kind == ETH_IPV6
     assert frame.hex() == packet(SOLICITATION).hex()
 
 
-def test_the_card_s_own_word_is_an_answer() -> None:
+def test_the_card_s_own_command_is_an_answer() -> None:
     assert answers(packet(ARP_REPLY), V4, asked=GUEST)
     assert answers(packet(ADVERTISEMENT), V6, asked=GUEST)
 

@@ -9,8 +9,8 @@ import pytest
 from connectors.probe import prober as module
 from connectors.probe.packets import ETH_ARP, ETH_IPV6
 from connectors.probe.prober import BridgeProber, NoProber, may_probe
-from engine.looks import Card
-from engine.sign_ports import ProbeAnswer
+from engine.liveness_ports import ProbeAnswer
+from engine.preflight_data import Card
 from tests.unit.connectors.probe.test_packets import ADVERTISEMENT, ARP_REPLY, V4, V6, packet
 
 CARD = Card("52:54:00:00:00:01", "virbr0")
@@ -90,7 +90,7 @@ def test_an_answer_of_the_card_is_a_sign_of_life_at_once(address: str) -> None:
     assert wire.opened[0][0] == "virbr0"
 
 
-def test_a_question_that_is_lost_is_asked_again() -> None:
+def test_a_query_that_is_lost_is_asked_again() -> None:
     found, wire = ask(lambda kind, number: REPLIES[kind] if number == 3 else None, V4)
     assert (found.sign, len(wire.sent)) == ("answered", 3)
 

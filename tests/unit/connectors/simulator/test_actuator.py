@@ -10,7 +10,7 @@ from connectors.simulator.meters import ROW
 from connectors.simulator.plan import Incident, WorldPlan
 from connectors.simulator.virtual_time import run
 from engine.errors import ActionRefused, HypervisorUnreachable, VmNotFound
-from tests.unit.connectors.simulator.watching import NODE, VM, incident
+from tests.unit.connectors.simulator.screening_plan import NODE, VM, incident
 
 Story = Callable[[Fleet], Coroutine[Any, Any, None]]
 
@@ -36,12 +36,12 @@ def test_a_reset_brings_a_dead_guest_back_to_work() -> None:
     async def story(fleet: Fleet) -> None:
         actuator, vm = fleet.actuator(NODE), fleet.vm(VM)
         await asyncio.sleep(60)
-        dead = await actuator.look(vm)
+        dead = await actuator.sample(vm)
         await asyncio.sleep(5)
-        assert (await actuator.look(vm)).block_wr_reqs == dead.block_wr_reqs
+        assert (await actuator.sample(vm)).block_wr_reqs == dead.block_wr_reqs
         await actuator.reset(vm)
         await asyncio.sleep(60)
-        alive = await actuator.look(vm)
+        alive = await actuator.sample(vm)
         assert alive.instance == dead.instance
         assert (alive.block_wr_reqs or 0) > (dead.block_wr_reqs or 0) + 100
         assert (alive.net_tx_pkts or 0) > (dead.net_tx_pkts or 0) + 100
@@ -98,9 +98,9 @@ def test_a_vm_stopped_by_its_panic_device_runs_again_after_a_reset() -> None:
     async def story(fleet: Fleet) -> None:
         actuator, vm = fleet.actuator(NODE), fleet.vm(VM)
         await asyncio.sleep(20)
-        assert (await actuator.look(vm)).state == "crashed"
+        assert (await actuator.sample(vm)).state == "crashed"
         await actuator.reset(vm)
-        assert (await actuator.look(vm)).state == "running"
+        assert (await actuator.sample(vm)).state == "running"
 
     assert play(story, incident("panic_halt"), panic_device_ratio=1.0).truth.harms == []
 
@@ -130,12 +130,12 @@ def test_a_migration_takes_time_and_shows_a_job_meanwhile() -> None:
         began = asyncio.get_running_loop().time()
         moving = asyncio.create_task(actuator.migrate(vm, target="c0-n1", within_s=60.0))
         await asyncio.sleep(0.5)
-        assert (await actuator.look(vm)).job_active
+        assert (await actuator.sample(vm)).job_active
         with pytest.raises(ActionRefused, match="already has a job"):
             await actuator.migrate(vm, target="c0-n1", within_s=60.0)
         await moving
         assert asyncio.get_running_loop().time() - began >= 1.0
-        assert not (await fleet.actuator("c0-n1").look(vm)).job_active
+        assert not (await fleet.actuator("c0-n1").sample(vm)).job_active
 
     truth = play(story).truth
     assert [(move.vm, move.target, move.by) for move in truth.moves] == [(VM, "c0-n1", "the agent")]
@@ -205,7 +205,7 @@ def test_an_aborted_migration_leaves_the_vm_where_it_is() -> None:
         await actuator.abort_job(vm)
         with pytest.raises(ActionRefused, match="aborted"):
             await moving
-        assert not (await actuator.look(vm)).job_active
+        assert not (await actuator.sample(vm)).job_active
 
     fleet = play(story)
     assert fleet.node_of(VM) == NODE
@@ -217,7 +217,7 @@ def test_a_node_out_of_reach_refuses_actions_and_hides_its_vms() -> None:
         await asyncio.sleep(20)
         actuator, vm = fleet.actuator(NODE), fleet.vm(VM)
         with pytest.raises(HypervisorUnreachable):
-            await actuator.look(vm)
+            await actuator.sample(vm)
         with pytest.raises(ActionRefused, match="was not requested"):
             await actuator.reset(vm)
 
@@ -228,23 +228,23 @@ def test_a_vm_on_another_node_or_switched_off_is_not_found() -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(20)
         with pytest.raises(VmNotFound, match="does not know VM"):
-            await fleet.actuator("c0-n1").look(fleet.vm(VM))
+            await fleet.actuator("c0-n1").sample(fleet.vm(VM))
         with pytest.raises(VmNotFound, match="is not running"):
             await fleet.actuator(NODE).reset(fleet.vm(VM))
 
     play(story, incident("power_off", lasts_s=100))
 
 
-def test_a_look_at_a_silent_monitor_knows_what_libvirt_knows() -> None:
+def test_a_sample_at_a_silent_monitor_knows_what_libvirt_knows() -> None:
     async def story(fleet: Fleet) -> None:
         await asyncio.sleep(20)
-        look = await fleet.actuator(NODE).look(fleet.vm(VM))
-        assert look.block_wr_reqs is None
-        assert look.balloon_last_update_s is None
-        assert look.cpu_time_ns is not None
-        assert look.net_tx_pkts is not None
-        assert look.monitor_answered is False
-        assert look.job_active is None
+        sample = await fleet.actuator(NODE).sample(fleet.vm(VM))
+        assert sample.block_wr_reqs is None
+        assert sample.balloon_last_update_s is None
+        assert sample.cpu_time_ns is not None
+        assert sample.net_tx_pkts is not None
+        assert sample.monitor_answered is False
+        assert sample.job_active is None
 
     play(story, incident("vm_silence", lasts_s=60))
 

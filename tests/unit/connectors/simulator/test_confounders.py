@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.connectors.simulator.watching import after, incident, site, watch
+from tests.unit.connectors.simulator.screening_plan import after, incident, site, watch
 
 
 def test_a_gap_leaves_no_row_at_all() -> None:
@@ -19,7 +19,7 @@ def test_an_owners_reboot_writes_back_then_boots_in_the_same_instance() -> None:
     assert not eye.fleet.truth.harms
 
 
-def test_a_migration_by_the_platform_is_told_and_starts_new_counters() -> None:
+def test_a_migration_by_the_platform_is_reported_and_starts_new_counters() -> None:
     eye = watch(incident("live_migration"))
     target = eye.fleet.hypervisor("c0-n1")
     glances = eye.glances(15)
@@ -33,8 +33,8 @@ def test_a_paused_vm_stands_still_and_goes_on() -> None:
     glances = watch(incident("pause", lasts_s=20)).glances(20)
     paused = [glance for glance in after(glances, 11.0) if glance.at_s <= 31]
     assert all((glance.state, glance.cores, glance.writes) == ("paused", 0, 0) for glance in paused)
-    told = [kind for glance in glances for kind in glance.events]
-    assert told == ["paused", "resumed"]
+    reported = [kind for glance in glances for kind in glance.events]
+    assert reported == ["paused", "resumed"]
     assert (glances[-1].writes or 0) > 0
 
 

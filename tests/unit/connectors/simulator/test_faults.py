@@ -3,7 +3,7 @@
 import pytest
 
 from connectors.simulator.plan import Incident
-from tests.unit.connectors.simulator.watching import Glance, after, incident, site, watch
+from tests.unit.connectors.simulator.screening_plan import Glance, after, incident, site, watch
 
 
 def test_a_spinning_kernel_burns_one_core_and_stands_still_otherwise() -> None:
@@ -33,7 +33,7 @@ def test_a_halted_kernel_burns_nothing() -> None:
     assert all((glance.writes, glance.sends) == (0, 0) for glance in dead)
 
 
-def test_a_panic_device_tells_and_stops_the_vm() -> None:
+def test_a_panic_device_reports_and_stops_the_vm() -> None:
     eye = watch(incident("panic_spin"), panic_device_ratio=1.0)
     glances = eye.glances(10)
     assert ("panicked", "crashed") in [glance.events for glance in glances]
@@ -69,14 +69,14 @@ def test_a_stalled_pool_stops_its_vms_and_no_others() -> None:
     assert pools["c0-pool1"] == pytest.approx(0.0008, rel=0.2)
 
 
-def test_a_crash_reboot_tells_that_it_rebooted_and_reads_at_boot() -> None:
+def test_a_crash_reboot_reports_that_it_rebooted_and_reads_at_boot() -> None:
     glances = watch(incident("crash_reboot")).glances(20)
     assert ("rebooted",) in [glance.events for glance in glances]
     assert max(glance.reads or 0 for glance in glances) > 100
     assert (glances[-1].writes or 0) > 0
 
 
-def test_a_guest_that_heals_itself_is_dead_for_as_long_as_it_was_told() -> None:
+def test_a_guest_that_heals_itself_is_dead_for_as_long_as_it_was_reported() -> None:
     eye = watch(incident("self_heal", lasts_s=20))
     glances = eye.glances(40)
     assert [glance.at_s for glance in glances if "rebooted" in glance.events] == [32.0]
@@ -88,8 +88,8 @@ def test_a_guest_that_heals_itself_is_dead_for_as_long_as_it_was_told() -> None:
 def test_a_guest_that_heals_itself_is_not_stopped_by_its_panic_device() -> None:
     eye = watch(incident("self_heal", lasts_s=20), panic_device_ratio=1.0)
     glances = eye.glances(40)
-    told = [glance.events for glance in glances if "panicked" in glance.events]
-    assert told == [("panicked",)]
+    reported = [glance.events for glance in glances if "panicked" in glance.events]
+    assert reported == [("panicked",)]
     assert {glance.state for glance in glances} == {"running"}
     assert [glance.at_s for glance in glances if "rebooted" in glance.events] == [32.0]
 
@@ -181,8 +181,8 @@ def test_a_silent_monitor_leaves_what_libvirt_knows_by_itself() -> None:
     assert all(glance.present and glance.hung for glance in silent)
     assert all(glance.writes is None and glance.age_s is None for glance in silent)
     assert all((glance.cores or 0) > 0 for glance in silent)
-    told = [kind for glance in glances for kind in glance.events]
-    assert told == ["monitor_hung", "monitor_back"]
+    reported = [kind for glance in glances for kind in glance.events]
+    assert reported == ["monitor_hung", "monitor_back"]
 
 
 def test_a_stalled_network_stops_packets_and_no_disk() -> None:

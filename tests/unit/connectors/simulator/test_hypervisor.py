@@ -10,7 +10,7 @@ from connectors.simulator.plan import FIELD, Telemetry, WorldPlan
 from connectors.simulator.virtual_time import run
 from engine.errors import HypervisorUnreachable
 from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW
-from tests.unit.connectors.simulator.watching import VM, incident, place_of, site, values
+from tests.unit.connectors.simulator.screening_plan import VM, incident, index_of, site, values
 
 
 def test_bytes_are_whole_sectors_and_ticks_whole_ticks() -> None:
@@ -83,12 +83,12 @@ def test_a_vm_that_came_in_has_no_interval_yet_and_the_others_keep_theirs() -> N
     for _ in range(20):
         fleet.advance(2)
         sample = node.observe()
-        place = place_of(sample, fleet.vm(VM))
-        if place is not None:
+        position = index_of(sample, fleet.vm(VM))
+        if position is not None:
             break
-    assert place is not None
+    assert position is not None
     unknown = np.isnan(sample.rows.gauges[row])
-    assert unknown.tolist() == [index == place for index in range(11)]
+    assert unknown.tolist() == [index == position for index in range(11)]
     fleet.advance(2)
     assert not np.isnan(node.observe().rows.gauges[row]).any()
 
@@ -102,7 +102,7 @@ def test_a_vm_that_was_restarted_between_two_samples_has_no_interval() -> None:
     lifecycle.start(fleet.world, VM, by="its owner")
     fleet.advance(200)
     unknown = np.isnan(node.observe().rows.gauges[GAUGE_ROW["vcpu_busiest_ratio"]])
-    assert unknown.tolist() == [lane == VM for lane in range(10)]
+    assert unknown.tolist() == [index == VM for index in range(10)]
 
 
 def test_a_node_that_was_not_sampled_in_between_shows_the_mean_since() -> None:
@@ -111,8 +111,8 @@ def test_a_node_that_was_not_sampled_in_between_shows_the_mean_since() -> None:
     fleet.advance(2)
     node.observe()
     fleet.advance(600)
-    place = VM
-    assert node.observe().rows.gauges[GAUGE_ROW["vcpu_busiest_ratio"], place] == pytest.approx(
+    index = VM
+    assert node.observe().rows.gauges[GAUGE_ROW["vcpu_busiest_ratio"], index] == pytest.approx(
         1, abs=0.01
     )
 

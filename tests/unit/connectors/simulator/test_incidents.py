@@ -3,7 +3,7 @@ import pytest
 from connectors.simulator.fleet import build_world
 from connectors.simulator.incidents import KINDS, schedule
 from connectors.simulator.plan import Incident, WorldPlan
-from tests.unit.connectors.simulator.watching import incident, site
+from tests.unit.connectors.simulator.screening_plan import incident, site
 
 
 def test_every_kind_plays_and_the_time_bound_ones_end() -> None:

@@ -19,8 +19,8 @@ def meters(size: int = 3) -> Meters:
     return made
 
 
-def shown(made: Meters, name: str, at_ns: int, lane: int = 0) -> int:
-    return int(made.counters(EVERYONE, at_ns)[ROW[name], lane])
+def shown(made: Meters, name: str, at_ns: int, index: int = 0) -> int:
+    return int(made.counters(EVERYONE, at_ns)[ROW[name], index])
 
 
 def test_a_step_completes_its_requests_and_no_part_of_one() -> None:
@@ -43,17 +43,17 @@ def test_scheduler_ticks_are_shown_in_whole_ones() -> None:
     assert shown(made, "cpu_user_ns", 37_000_000) == 10_000_000
 
 
-@pytest.mark.parametrize("lanes", [slice(0, 2), np.array([0, 1])], ids=["slice", "indices"])
+@pytest.mark.parametrize("indices", [slice(0, 2), np.array([0, 1])], ids=["slice", "indices"])
 def test_a_change_in_between_loses_nothing_and_counts_nothing_twice(
-    lanes: slice | np.ndarray,
+    indices: slice | np.ndarray,
 ) -> None:
     made = meters()
-    made.settle(lanes, S // 2)
-    made.pace.events[WRITE, lanes] = 8
-    made.pace.gains[ROW["cpu_time_ns"], lanes] = 1.0
+    made.settle(indices, S // 2)
+    made.pace.events[WRITE, indices] = 8
+    made.pace.gains[ROW["cpu_time_ns"], indices] = 1.0
     assert shown(made, "block_wr_reqs", S) == 2 + 4
     assert shown(made, "cpu_time_ns", S) == 250_000_000 + 500_000_000
-    assert shown(made, "block_wr_reqs", S, lane=2) == 4
+    assert shown(made, "block_wr_reqs", S, index=2) == 4
 
 
 def test_many_settlements_show_what_none_would() -> None:
@@ -69,22 +69,22 @@ def test_a_restart_begins_at_zero_and_spares_the_others() -> None:
     made = meters()
     made.settle(EVERYONE, S)
     made.restart(np.array([1]), S)
-    assert [shown(made, "block_wr_reqs", S, lane) for lane in range(3)] == [4, 0, 4]
-    assert [shown(made, "block_wr_reqs", 2 * S, lane) for lane in range(3)] == [8, 4, 8]
+    assert [shown(made, "block_wr_reqs", S, index) for index in range(3)] == [4, 0, 4]
+    assert [shown(made, "block_wr_reqs", 2 * S, index) for index in range(3)] == [8, 4, 8]
 
 
-def test_an_aged_vm_looks_as_if_it_had_always_done_this() -> None:
+def test_an_aged_vm_samples_as_if_it_had_always_done_this() -> None:
     made = meters()
     made.age(np.array([0.0, 10.0, 100.0]))
-    assert [shown(made, "block_wr_reqs", 0, lane) for lane in range(3)] == [0, 40, 400]
-    assert shown(made, "cpu_time_ns", 0, lane=2) == 50 * S
+    assert [shown(made, "block_wr_reqs", 0, index) for index in range(3)] == [0, 40, 400]
+    assert shown(made, "cpu_time_ns", 0, index=2) == 50 * S
 
 
 def test_reading_one_node_after_the_other_shows_what_reading_alone_shows() -> None:
     made, alone = meters(), meters()
-    for lanes in (slice(0, 1), np.array([1]), slice(1, 3)):
-        counters, vcpus = made.read(lanes, 300_000_000)
-        assert np.array_equal(counters, alone.counters(EVERYONE, 300_000_000)[:, lanes])
+    for indices in (slice(0, 1), np.array([1]), slice(1, 3)):
+        counters, vcpus = made.read(indices, 300_000_000)
+        assert np.array_equal(counters, alone.counters(EVERYONE, 300_000_000)[:, indices])
         assert vcpus.tolist() == [[75e6] * counters.shape[1]] * 2
 
 

@@ -11,7 +11,7 @@ from connectors.simulator.meters import VCPUS
 from connectors.simulator.plan import FIELD, Incident, WorldPlan
 from engine.errors import HypervisorUnreachable
 from engine.wire.frame import Frame, Header, encode_frame
-from tests.unit.connectors.simulator.watching import incident, site
+from tests.unit.connectors.simulator.screening_plan import incident, site
 
 
 def frames(fleet: Fleet, *, rounds: int, every_s: float = 2.0) -> list[bytes]:

@@ -13,18 +13,18 @@ from engine.wire.metrics import INTEGER_ROW, VM_STATES
 VMS = ("vm,host,ncpu,mem_capacity_mb", "a,h0,2,1024", "b,h0,1,2048", "c,h1,4,")
 
 
-def gauges(*, slots, skip=(), io=1.0, cpu=50):
+def gauges(*, windows, skip=(), io=1.0, cpu=50):
     return [
         f"{300 * k},{vm},{cpu},100,{io},0,3,4"
-        for k in range(1, slots + 1)
+        for k in range(1, windows + 1)
         for vm in "abc"
         if (k, vm) not in skip
     ]
 
 
-def moments_of(recording):
+def recorded_frames_of(recording):
     """Return the moments, all of which have a frame: (time_ms, frame)."""
-    found = [(moment.time_ms, moment.frame) for moment in recording.moments()]
+    found = [(recorded.time_ms, recorded.frame) for recorded in recording.recorded_frames()]
     return [Told(time_ms, frame) for time_ms, frame in found if frame is not None]
 
 
@@ -34,20 +34,20 @@ class Told(NamedTuple):
 
 
 def frames(prefix, node=None):
-    found = moments_of(DatasetRecording(open_dataset(prefix)))
+    found = recorded_frames_of(DatasetRecording(open_dataset(prefix)))
     assert [m.time_ms for m in found] == sorted(m.time_ms for m in found)
     reports = [m for m in found if m.frame.header.role == "collector"]
     return [m for m in reports if node in (None, m.frame.header.node)]
 
 
-def counter(moment, name, lane=0):
+def counter(moment, name, index=0):
     row = INTEGER_ROW[name]
-    assert not moment.frame.rows.missing[row, lane]
-    return int(moment.frame.rows.integers[row, lane])
+    assert not moment.frame.rows.missing[row, index]
+    return int(moment.frame.rows.integers[row, index])
 
 
 def test_rates_come_back_from_the_counters_of_neighbouring_frames(make) -> None:
-    found = frames(make(traces=gauges(slots=4)), "h0")
+    found = frames(make(traces=gauges(windows=4)), "h0")
     for before, after in pairwise(found):
         dt_ns = after.frame.header.mono_ns - before.frame.header.mono_ns
         grown = counter(after, "cpu_time_ns") - counter(before, "cpu_time_ns")
@@ -60,14 +60,14 @@ def test_rates_come_back_from_the_counters_of_neighbouring_frames(make) -> None:
 
 
 def test_frames_survive_the_wire_as_they_are(make) -> None:
-    for moment in frames(make(traces=gauges(slots=3, skip={(2, "a")}))):
+    for moment in frames(make(traces=gauges(windows=3, skip={(2, "a")}))):
         assert decode_frame(encode_frame(moment.frame)) == moment.frame
 
 
 def test_a_vm_without_a_sample_is_missing_and_after_the_second_time_its_monitor_is_hung(
     make,
 ) -> None:
-    found = frames(make(traces=gauges(slots=7, skip={(k, "a") for k in (3, 4, 5)})), "h0")
+    found = frames(make(traces=gauges(windows=7, skip={(k, "a") for k in (3, 4, 5)})), "h0")
     assert [bool(m.frame.rows.missing[:, 0].all()) for m in found] == [
         *(False, False, True, True, True, False, False),
     ]
@@ -78,7 +78,7 @@ def test_a_vm_without_a_sample_is_missing_and_after_the_second_time_its_monitor_
 
 
 def test_a_host_without_samples_writes_no_frame_and_starts_anew(make) -> None:
-    prefix = make(traces=gauges(slots=6, skip={(k, "c") for k in (3, 4)}))
+    prefix = make(traces=gauges(windows=6, skip={(k, "c") for k in (3, 4)}))
     found = frames(prefix, "h1")
     assert [m.time_ms // 300_000 for m in found] == [1, 2, 5, 6]
     assert [m.frame.header.run for m in found] == ["run-0", "run-0", "run-1", "run-1"]
@@ -86,31 +86,31 @@ def test_a_host_without_samples_writes_no_frame_and_starts_anew(make) -> None:
 
 
 def test_silence_is_data_because_ticks_go_on(make) -> None:
-    recording = DatasetRecording(open_dataset(make(traces=gauges(slots=2))))
-    ticks = [m for m in moments_of(recording) if m.frame.header.role == "shell"]
+    recording = DatasetRecording(open_dataset(make(traces=gauges(windows=2))))
+    ticks = [m for m in recorded_frames_of(recording) if m.frame.header.role == "shell"]
     assert [m.time_ms for m in ticks] == [300_000 + 30_000 * k for k in range(1, 10)]
     assert [m.frame.header.sequence for m in ticks] == list(range(9))
 
 
 def test_late_starters_join_the_roster_when_they_are_first_seen(make) -> None:
-    found = frames(make(traces=gauges(slots=3, skip={(1, "b")})), "h0")
+    found = frames(make(traces=gauges(windows=3, skip={(1, "b")})), "h0")
     assert [len(m.frame.rows) for m in found] == [1, 2, 2]
     assert [[i.name for i in m.frame.inventory] for m in found] == [["a"], ["a", "b"], []]
 
 
-def test_what_the_platform_did_is_told_as_libvirt_and_owners_tell_it(make) -> None:
+def test_what_the_platform_did_is_reported_as_libvirt_and_owners_tell_it(make) -> None:
     prefix = make(
-        traces=gauges(slots=8, cpu=0, io=0).copy(),
+        traces=gauges(windows=8, cpu=0, io=0).copy(),
         lifecycle=["a,700,power_off", "b,800,reboot", "a,1600,power_on", "c,1000,live_migration"],
     )
     recording = DatasetRecording(open_dataset(prefix))
-    moments = moments_of(recording)
-    told = [
+    recorded_frames = recorded_frames_of(recording)
+    reported = [
         (m.time_ms, m.frame.header.role, e.kind, recording.names[str(UUID(bytes=e.vm))])
-        for m in moments
+        for m in recorded_frames
         for e in m.frame.events
     ]
-    assert told == [
+    assert reported == [
         (800_000, "owner", "owner_reboot", "b"),
         (900_000, "collector", "shutdown", "a"),
         (900_000, "collector", "stopped", "a"),
@@ -170,7 +170,7 @@ def test_an_empty_column_is_missing_everywhere(make, column) -> None:
         assert np.isnan(moment.frame.rows.gauges).all()
 
 
-def test_a_hole_whose_rows_came_too_late_is_an_outage_and_nobodys_silence(make) -> None:
+def test_a_sample_gap_whose_rows_came_too_late_is_an_outage_and_nobodys_silence(make) -> None:
     """Agents that upload rarely: only the newest rows of each upload are on time."""
     rows, counted = [], 1_000
     for upload in range(1, 5):
@@ -179,26 +179,26 @@ def test_a_hole_whose_rows_came_too_late_is_an_outage_and_nobodys_silence(make) 
             counted += 10
             rows += [f"{sent + 1},{sampled},{vm},{counted},1,1,1,1,1" for vm in "abc"]
     recording = DatasetRecording(open_dataset(make(stream=rows)))
-    found = moments_of(recording)
+    found = recorded_frames_of(recording)
     ticks = [m.time_ms for m in found if m.frame.header.role == "shell"]
     reports = [m.time_ms for m in found if m.frame.header.role == "collector"]
     assert recording.figures()["rows_late"] > 0.9 * recording.figures()["rows_read"]
-    holes = [(a, b) for a, b in pairwise(reports) if b - a > 60_000]
-    assert len(holes) == 3
-    for before, after in holes:
+    gaps = [(a, b) for a, b in pairwise(reports) if b - a > 60_000]
+    assert len(gaps) == 3
+    for before, after in gaps:
         within = [moment for moment in ticks if before + 60_000 < moment < after]
         assert not within
-        # A tick behind the hole confirms that its time is correct.
+        # A tick behind the gap confirms that its time is correct.
         assert after in ticks
 
 
-def test_a_hole_in_which_nothing_was_sampled_is_silence(make) -> None:
+def test_a_sample_gap_in_which_nothing_was_sampled_is_silence(make) -> None:
     rows, counted = [], 1_000
     for sampled in [*range(10, 600, 10), *range(1_800, 2_400, 10)]:
         counted += 10
         rows += [f"{sampled + 1},{sampled},{vm},{counted},1,1,1,1,1" for vm in "abc"]
     # A single late row hides nothing.
     rows.insert(3 * 59, "1700,700,a,1600,1,1,1,1,1")
-    found = moments_of(DatasetRecording(open_dataset(make(stream=rows))))
+    found = recorded_frames_of(DatasetRecording(open_dataset(make(stream=rows))))
     ticks = [m.time_ms for m in found if m.frame.header.role == "shell"]
     assert sum(700_000 < moment < 1_700_000 for moment in ticks) > 500

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from connectors.traces.dataset import open_dataset
 from connectors.traces.recording import DatasetRecording
-from connectors.traces.slots import SlotCounts
 from connectors.traces.table import read_blocks
+from connectors.traces.windows import WindowCounts
 from engine.errors import SettingsError
 from engine.seconds import not_seconds
 from engine.wire.metrics import INTEGER_ROW
@@ -60,8 +60,10 @@ def test_every_table_that_csv_can_write_is_read_as_csv_reads_it(
                 assert value == float(written)
 
 
-def steady(vms=("a", "b"), *, first=1_700_000_000, step=300, unit=1, slots=4):
-    return [f"{(first + step * k) * unit},{vm},50,100,1,2,3,4" for k in range(slots) for vm in vms]
+def steady(vms=("a", "b"), *, first=1_700_000_000, step=300, unit=1, windows=4):
+    return [
+        f"{(first + step * k) * unit},{vm},50,100,1,2,3,4" for k in range(windows) for vm in vms
+    ]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_any_name_is_known_in_every_file(make, tmp_path, name, others) -> None:
     )
     dataset = open_dataset(prefix)
     assert {vm.id for vm in dataset.vms} == {name, *others}
-    assert all(slot.present.all() for slot in dataset.slots())
+    assert all(window.present.all() for window in dataset.windows())
     assert [dataset.vms[one.vm].id for one in dataset.operations] == [name]
 
 
@@ -88,19 +90,19 @@ def test_an_empty_name_is_not_the_vm_that_is_called_nan(make) -> None:
     vms = ["vm,host,ncpu,mem_capacity_mb", "nan,h0,1,1024"]
     rows = [*steady(["nan"]), "1700009999,,50,100,1,2,3,4"]
     with pytest.raises(SettingsError, match="VM '' is not in the table"):
-        list(open_dataset(make(traces=rows, vms=vms)).slots())
+        list(open_dataset(make(traces=rows, vms=vms)).windows())
 
 
 def test_quoted_empty_fields_are_missing_and_no_zeros(make) -> None:
     rows = ['"1700000000","a","50","","1","2","3","4"', '"1700000300","a","50","","1","","3","4"']
-    slots = list(open_dataset(make(traces=rows)).slots())
-    assert np.isnan(slots[1].column("memory_bytes")[0])
-    assert np.isnan(slots[1].column("disk_write_bytes_per_s")[0])
-    assert slots[0].column("disk_write_bytes_per_s")[0] == 2048.0
+    windows = list(open_dataset(make(traces=rows)).windows())
+    assert np.isnan(windows[1].column("memory_bytes")[0])
+    assert np.isnan(windows[1].column("disk_write_bytes_per_s")[0])
+    assert windows[0].column("disk_write_bytes_per_s")[0] == 2048.0
 
 
 @pytest.mark.parametrize(
-    ("encoding", "told"),
+    ("encoding", "reported"),
     [
         ("latin-1", "line 6: byte 0xfc, which is not UTF-8. Save the file as UTF-8"),
         ("utf-16", "it is UTF-16 or not text. Save it as UTF-8"),
@@ -112,7 +114,7 @@ def test_quoted_empty_fields_are_missing_and_no_zeros(make) -> None:
 )
 @pytest.mark.parametrize("part", ["traces", "vms"])
 def test_other_encodings_are_refused_with_what_to_do(
-    make, tmp_path: Path, encoding: str, told: str, part: str
+    make, tmp_path: Path, encoding: str, reported: str, part: str
 ) -> None:
     vms = ["vm,host,ncpu,mem_capacity_mb", *(f"v{k},h,1,1" for k in range(4)), "büro,h,1,1"]
     rows = ["1700000000,v0,1,1,1,1,1,1"] * 4 + ["1700000300,büro,1,1,1,1,1,1"]
@@ -123,12 +125,12 @@ def test_other_encodings_are_refused_with_what_to_do(
     (tmp_path / "pack_traces.csv").write_text("\n".join([GAUGES, *rows]) + "\n")
     path.write_bytes(text.encode(encoding))
     with pytest.raises(SettingsError) as caught:
-        list(open_dataset(prefix).slots())
-    assert told in str(caught.value)
+        list(open_dataset(prefix).windows())
+    assert reported in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "reported"),
     [
         ('1700000600,"a,50,100,1,2,3,4', "A quoted field must end with a quote before a comma"),
         ('1700000600,"a"x,50,100,1,2,3,4', "A quoted field must end with a quote before a comma"),
@@ -142,10 +144,10 @@ def test_other_encodings_are_refused_with_what_to_do(
         ("2023-11-14T22:23:20Z,a,50,100,1,2,3,4", "not a number: write seconds since the epoch"),
     ],
 )
-def test_what_csv_cannot_read_is_told_with_its_line(make, row: str, told: str) -> None:
+def test_what_csv_cannot_read_is_reported_with_its_line(make, row: str, reported: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        list(open_dataset(make(traces=[*steady(), row])).slots())
-    assert told in str(caught.value)
+        list(open_dataset(make(traces=[*steady(), row])).windows())
+    assert reported in str(caught.value)
     assert "line 1" in str(caught.value)
 
 
@@ -162,7 +164,7 @@ def test_a_table_of_vms_with_a_column_twice_is_refused(make) -> None:
         open_dataset(make(traces=steady(), vms=vms))
 
 
-def test_another_separator_is_told(make) -> None:
+def test_another_separator_is_reported(make) -> None:
     with pytest.raises(SettingsError, match="Fields are separated by commas"):
         open_dataset(make(traces=[], header=GAUGES.replace(",", ";")))
 
@@ -172,13 +174,15 @@ UNITS = [("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9
 
 @pytest.mark.parametrize(("unit", "factor"), UNITS)
 def test_times_in_another_unit_are_refused_with_that_unit(make, unit: str, factor: int) -> None:
-    told = f"it looks like {unit}; divide the times by {factor:,}"
-    with pytest.raises(SettingsError, match=told):
+    reported = f"it looks like {unit}; divide the times by {factor:,}"
+    with pytest.raises(SettingsError, match=reported):
         open_dataset(make(traces=steady(unit=factor)))
     late = [*steady(), f"{1_700_003_000 * factor},a,1,1,1,1,1,1"]
-    with pytest.raises(SettingsError, match=f"near line 10: t is .*{told}"):
-        list(open_dataset(make(traces=late)).slots())
-    with pytest.raises(SettingsError, match=f"line 2: t is 1700000300{str(factor)[1:]}, .*{told}"):
+    with pytest.raises(SettingsError, match=f"near line 10: t is .*{reported}"):
+        list(open_dataset(make(traces=late)).windows())
+    with pytest.raises(
+        SettingsError, match=f"line 2: t is 1700000300{str(factor)[1:]}, .*{reported}"
+    ):
         open_dataset(make(traces=steady(), lifecycle=[f"a,{1_700_000_300 * factor},reboot"]))
 
 
@@ -202,10 +206,10 @@ def test_a_memory_that_no_vm_has_is_refused(make, memory: str) -> None:
 @pytest.mark.parametrize("place", range(2, 8))
 def test_a_value_that_no_vm_has_is_counted_and_changes_nothing_else(make, place, value) -> None:
     """From that row on, the sum would not fit the counter of a frame."""
-    rows = [row.split(",") for row in steady(slots=6)]
+    rows = [row.split(",") for row in steady(windows=6)]
     rows[4][place] = value
     recording = DatasetRecording(open_dataset(make(traces=[",".join(row) for row in rows])))
-    frames = [one.frame for one in recording.moments() if one.frame and len(one.frame.rows)]
+    frames = [one.frame for one in recording.recorded_frames() if one.frame and len(one.frame.rows)]
     assert recording.figures()["rows_bad_values"] == 1
     last = [int(frame.rows.integers[INTEGER_ROW["cpu_time_ns"], 0]) for frame in frames[-2:]]
     assert last[1] - last[0] == 300 * 10**9
@@ -228,7 +232,7 @@ def test_a_time_that_is_years_away_is_refused_and_not_waited_for(make, where: st
         rows = [row.format(5), *rows] if where == "first" else [*rows, row.format(4_102_444_800)]
     recording = DatasetRecording(open_dataset(make(traces=rows, lifecycle=lifecycle)))
     with pytest.raises(SettingsError, match="One of these times is wrong"):
-        list(islice(recording.moments(), 1000))
+        list(islice(recording.recorded_frames(), 1000))
 
 
 @pytest.mark.parametrize("column", ["recv_t", "t"])
@@ -254,11 +258,11 @@ def test_what_is_no_time_at_all_has_no_unit(value: float) -> None:
 
 
 def test_milliseconds_that_count_from_zero_and_rounded_times_are_refused(make) -> None:
-    told = "apart, at most 3,600 s are allowed. Check that t is in seconds"
-    with pytest.raises(SettingsError, match=told):
+    reported = "apart, at most 3,600 s are allowed. Check that t is in seconds"
+    with pytest.raises(SettingsError, match=reported):
         open_dataset(make(traces=steady(first=0, step=10_000)))
     rounded = [f"{1_700_000_000 + 10 * k:.5e},{vm},5,1,1,1,1,1" for k in range(2000) for vm in "ab"]
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=reported):
         open_dataset(make(traces=rounded))
 
 
@@ -266,14 +270,14 @@ def test_milliseconds_that_count_from_zero_and_rounded_times_are_refused(make) -
 def test_names_longer_than_any_name_are_refused(make, column: str) -> None:
     fields = {"vm": "a", "host": "h"} | {column: "n" * 256}
     vms = ["vm,host,ncpu,mem_capacity_mb", f"{fields['vm']},{fields['host']},1,1"]
-    told = f"line 2: {column} has 256 characters, must have 1 to 255"
-    with pytest.raises(SettingsError, match=told):
+    reported = f"line 2: {column} has 256 characters, must have 1 to 255"
+    with pytest.raises(SettingsError, match=reported):
         open_dataset(make(traces=steady([fields["vm"]]), vms=vms))
 
 
 def counted(make, **files: list[str]) -> dict[str, int]:
     recording = DatasetRecording(open_dataset(make(**files)))
-    for _ in recording.moments():
+    for _ in recording.recorded_frames():
         pass
     figures = recording.figures()
     kinds = ("used", "repeated", "late", "invalid")
@@ -325,22 +329,22 @@ def test_read_is_what_was_used_repeated_late_and_invalid(
     for arrived, t, is_good in [*begin, *((a + 10, t, good) for a, t, good in arrivals)]:
         text += f"\n{arrived},{t},a," + ("1,1,1,1,1,1" if is_good else "-1,-1,,,,1")
     (folder / "any_stream.csv").write_text(text + "\n")
-    counts = SlotCounts()
-    for _ in open_dataset(folder / "any").slots(counts):
+    counts = WindowCounts()
+    for _ in open_dataset(folder / "any").windows(counts):
         pass
     assert counts.read == len(rows) + 2
     assert counts.read == counts.used + counts.repeated + counts.late + counts.invalid
 
 
 @pytest.mark.parametrize("cut", [8, 1, 500])
-def test_a_compressed_file_that_is_cut_off_is_told(make, tmp_path: Path, cut: int) -> None:
+def test_a_compressed_file_that_is_cut_off_is_reported(make, tmp_path: Path, cut: int) -> None:
     rng = np.random.default_rng(3)
     rows = [f"{1_700_000_000 + 300 * k},a,{rng.random()},1,1,1,1,1" for k in range(500)]
     prefix = make(traces=rows)
     path = tmp_path / "pack_traces.csv.gz"
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(SettingsError, match=r"truncated or damaged .*Copy or create it again"):
-        list(open_dataset(prefix).slots())
+        list(open_dataset(prefix).windows())
     path.write_bytes(gzip.compress(b""))
     with pytest.raises(SettingsError, match="Its header is empty"):
         open_dataset(prefix)

@@ -10,10 +10,10 @@ from engine.action.events import (
     AppendControl,
     AppendOrder,
     CaughtUp,
-    ClosedSeen,
     Instruction,
     OrderSeen,
     PlannerEvent,
+    ResultSeen,
     Tick,
     WriteJournal,
 )
@@ -23,11 +23,11 @@ from engine.action.state import PlannerState
 from engine.faults import Step
 from engine.wire.alert import Alert, Resolution
 from engine.wire.control import Control
-from engine.wire.order import Closed, Order
+from engine.wire.order import Order, OrderResult
 from tests.unit.engine.action.samples import NOW_MS, POLICY, alert, mark
 
-LADDER = (Step(action="reset", deadline_s=300, stable_s=20),) * 2
-TWO_RESETS = msgspec.structs.replace(POLICY, ladders={"panic_spin": LADDER})
+ESCALATION = (Step(action="reset", deadline_s=300, stable_s=20),) * 2
+TWO_RESETS = msgspec.structs.replace(POLICY, ladders={"panic_spin": ESCALATION})
 INCIDENT = alert().id
 
 
@@ -47,7 +47,7 @@ class Play:
 
     def feed(self, event: PlannerEvent) -> tuple[Instruction, ...]:
         self.state, done = step(self.state, event, self.policy)
-        self.words += [word for word in done if isinstance(word, WriteJournal)]
+        self.words += [command for command in done if isinstance(command, WriteJournal)]
         self.given += [one.order for one in done if isinstance(one, AppendOrder)]
         self.said += [one.control for one in done if isinstance(one, AppendControl)]
         return done
@@ -69,8 +69,8 @@ class Play:
         return given
 
     def ends(self, **changes: Any) -> None:
-        closing: Closed = mark(self.given[-1], time_ms=self.now_ms, **changes)
-        self.feed(ClosedSeen(closing, self.now_ms, self.now_ms))
+        closing: OrderResult = mark(self.given[-1], time_ms=self.now_ms, **changes)
+        self.feed(ResultSeen(closing, self.now_ms, self.now_ms))
 
     def resolves(self, *, verified: bool = True, stable_s: float = 30.0, **changes: Any) -> None:
         resolution = Resolution(

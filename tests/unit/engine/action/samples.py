@@ -7,10 +7,10 @@ import msgspec
 
 from engine.action.admit import History, closed, logged
 from engine.action.catalogue import Policy, parse_policy, read_shipped
-from engine.looks import Look
+from engine.preflight_data import PreflightSample
 from engine.wire.alert import Alert, EvidenceItem, SamplePosition
 from engine.wire.control import Control
-from engine.wire.order import Closed, Order
+from engine.wire.order import Order, OrderResult
 
 NOW_MS = 1_790_000_000_000
 VM = "6e1a2b3c-0000-4000-8000-000000000001"
@@ -55,7 +55,7 @@ def past(given: Order, *, ago_s: float, **changes: Any) -> Order:
     return msgspec.structs.replace(given, **(shifted | changes))
 
 
-def mark(given: Order, *, time_ms: int, **changes: Any) -> Closed:
+def mark(given: Order, *, time_ms: int, **changes: Any) -> OrderResult:
     values: dict[str, Any] = {
         "incident": given.incident,
         "step": given.step,
@@ -67,7 +67,7 @@ def mark(given: Order, *, time_ms: int, **changes: Any) -> Closed:
         "time_ms": time_ms,
         "sentence": "done",
     }
-    return Closed(**(values | changes))
+    return OrderResult(**(values | changes))
 
 
 def history(*given: Order, policy: Policy = POLICY, ends: str | None = "returned") -> History:
@@ -81,7 +81,7 @@ def history(*given: Order, policy: Policy = POLICY, ends: str | None = "returned
     return entries
 
 
-def look(*, at_s: float = 0.0, **changes: Any) -> Look:
+def look(*, at_s: float = 0.0, **changes: Any) -> PreflightSample:
     values: dict[str, Any] = {
         "vm": UUID(VM).bytes,
         "instance": 7,
@@ -114,7 +114,7 @@ def look(*, at_s: float = 0.0, **changes: Any) -> Look:
         "kvm_io_exits": None,
     }
     values |= {"reported_ns": 0} if changes.get("reported") else {}
-    return Look(**(values | changes))
+    return PreflightSample(**(values | changes))
 
 
 def alert(**changes: Any) -> Alert:
@@ -164,5 +164,5 @@ def control(**changes: Any) -> dict[bytes, Control]:
         "reason": "work",
         "time_ms": NOW_MS,
     }
-    word = Control(**(values | changes))
-    return {word.key(): word}
+    command = Control(**(values | changes))
+    return {command.key(): command}

@@ -16,7 +16,7 @@ from engine.action.admit import (
 )
 from engine.action.catalogue import Modes, Policy
 from engine.action.present_rules import effective_mode
-from engine.action.question import DAY_MS
+from engine.action.request_context import DAY_MS
 from engine.wire.control import Control
 from engine.wire.order import Order
 from tests.unit.engine.action.samples import (
@@ -268,7 +268,7 @@ def test_every_guard_and_every_sentence_has_a_case() -> None:
 
 
 @pytest.mark.parametrize(
-    ("earlier", "ago_s", "words", "rule"),
+    ("earlier", "ago_s", "commands", "rule"),
     [
         (history(order(), ends=None), 0.0, {}, "admitted"),
         (history(order(), ends=None), 0.0, control(kind="pause", scope="site"), "paused"),
@@ -280,7 +280,7 @@ def test_every_guard_and_every_sentence_has_a_case() -> None:
     ids=["open", "paused", "observed", "marked", "past its deadline", "not in the log"],
 )
 def test_what_was_cut_off_is_finished_while_the_log_and_people_hold_it_open(
-    earlier: History, ago_s: float, words: dict[bytes, Control], rule: str
+    earlier: History, ago_s: float, commands: dict[bytes, Control], rule: str
 ) -> None:
     given = order()
     admission = may_finish(
@@ -288,7 +288,7 @@ def test_what_was_cut_off_is_finished_while_the_log_and_people_hold_it_open(
         earlier,
         POLICY,
         now_ms=NOW_MS + round(1000 * ago_s),
-        controls=words,
+        controls=commands,
     )
     assert (admission.admitted, admission.rule) == (rule == "admitted", rule)
     assert admission.sentence == SENTENCES[rule] or rule in ("paused", "mode")
@@ -313,11 +313,11 @@ def test_the_next_step_waits_for_the_deadline_of_the_last_one_too() -> None:
 
 
 @pytest.mark.parametrize(("zone", "rule"), [("z0", "paused"), ("z1", "admitted"), ("", "paused")])
-def test_a_word_about_a_zone_holds_for_it_and_for_who_does_not_name_his(
+def test_a_command_about_a_zone_holds_for_it_and_for_who_does_not_name_his(
     zone: str, rule: str
 ) -> None:
-    words = control(scope="zone", subject="z0")
-    assert ask(Case("", "", order(zone=zone), controls=words)).rule == rule
+    commands = control(scope="zone", subject="z0")
+    assert ask(Case("", "", order(zone=zone), controls=commands)).rule == rule
 
 
 def test_a_step_that_was_not_attempted_is_spaced_like_any_other_order() -> None:
@@ -326,7 +326,7 @@ def test_a_step_that_was_not_attempted_is_spaced_like_any_other_order() -> None:
     assert ask(Case("", "", AGAIN, history(past(order(), ago_s=1_801.0), ends="expired"))).admitted
 
 
-def test_an_order_is_in_flight_until_its_mark_or_its_deadline() -> None:
+def test_an_order_is_in_flight_until_its_result_or_its_deadline() -> None:
     given = past(order(), ago_s=100.0)
     entries = history(given, ends=None)
     assert entries[0].in_flight(at_ms=given.deadline_ms - 1)
@@ -336,12 +336,12 @@ def test_an_order_is_in_flight_until_its_mark_or_its_deadline() -> None:
     )
 
 
-def test_a_mark_of_another_node_closes_nothing() -> None:
+def test_a_result_of_another_node_closes_nothing() -> None:
     entries = history(order(), ends=None)
     assert closed(entries, mark(order(), time_ms=NOW_MS, node="n1"), time_ms=NOW_MS) is entries
 
 
-def test_the_first_mark_stands() -> None:
+def test_the_first_result_stands() -> None:
     entries = history(order(), ends="unknown")
     assert closed(entries, mark(order(), time_ms=NOW_MS), time_ms=NOW_MS) is entries
 
@@ -413,14 +413,14 @@ def test_the_verdict_over_the_log_does_not_depend_on_who_replays_it() -> None:
     assert once == again
 
 
-def test_a_word_that_was_taken_back_or_ended_holds_nothing_up() -> None:
+def test_a_command_that_was_taken_back_or_ended_holds_nothing_up() -> None:
     for ended in (control(active=False), control(until_ms=NOW_MS)):
         assert ask(Case("", "", order(), controls=ended)).admitted
 
 
 def test_a_control_record_makes_a_policy_stricter_and_never_laxer() -> None:
-    def mode(policy: Policy, word: dict[bytes, Control]) -> str:
-        return effective_mode(policy, word, tenant="acme", action="reset", now_ms=NOW_MS)
+    def mode(policy: Policy, command: dict[bytes, Control]) -> str:
+        return effective_mode(policy, command, tenant="acme", action="reset", now_ms=NOW_MS)
 
     assert mode(POLICY, {}) == "auto"
     assert mode(POLICY, control(kind="mode", mode="observe", action="reset")) == "observe"
@@ -440,21 +440,23 @@ def test_a_vm_that_says_itself_that_it_crashed_needs_no_day_of_history() -> None
 
 
 @pytest.mark.parametrize(("late_ms", "outcome"), [(5_000, "returned"), (5_001, "unknown")])
-def test_a_mark_appended_after_the_deadline_says_that_nobody_knows(
+def test_a_result_appended_after_the_deadline_says_that_nobody_knows(
     late_ms: int, outcome: str
 ) -> None:
     given = order()
     time_ms = given.deadline_ms + late_ms
     entries = logged((), given, POLICY, offset=0, time_ms=NOW_MS)
     (entry,) = closed(entries, mark(given, time_ms=NOW_MS + 10_000), time_ms=time_ms)
-    assert entry.closed is not None
-    assert entry.closed.outcome == outcome
+    assert entry.result is not None
+    assert entry.result.outcome == outcome
 
 
 @pytest.mark.parametrize("changes", [{"dry_run": True}, {"action": "save_evidence"}])
-def test_a_late_mark_of_what_changes_nothing_is_taken_at_its_word(changes: dict[str, Any]) -> None:
+def test_a_late_result_of_what_changes_nothing_is_taken_at_its_command(
+    changes: dict[str, Any],
+) -> None:
     given = order(**changes)
     entries = logged((), given, POLICY, offset=0, time_ms=NOW_MS)
     (entry,) = closed(entries, mark(given, time_ms=0), time_ms=given.deadline_ms + 60_000)
-    assert entry.closed is not None
-    assert entry.closed.outcome == "returned"
+    assert entry.result is not None
+    assert entry.result.outcome == "returned"

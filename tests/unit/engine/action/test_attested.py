@@ -10,11 +10,11 @@ from tests.unit.engine.action.samples import POLICY
 
 def test_a_newborn_vm_that_says_itself_that_it_crashed_is_ordered() -> None:
     limits = msgspec.structs.replace(POLICY.limits, newborn_s=86_400)
-    told = EvidenceItem(signal="told", text="The panic device reported a panic")
+    reported = EvidenceItem(signal="told", text="The panic device reported a panic")
     play = Play(msgspec.structs.replace(TWO_RESETS, limits=limits))
     play.fires(history_s=60.0)
     assert play.last.rule == "newborn"
-    heard = {"evidence": (told,), "witnesses": ("activity", "guest")}
+    heard = {"evidence": (reported,), "witnesses": ("activity", "guest")}
     play.fires(history_s=60.0, **heard)
     assert play.given[0].attested
 

@@ -36,7 +36,7 @@ PLANNER, AGENT, STRANGER = (
 TRUSTED = TrustedKeys.of(planners=[PLANNER.public_key()], agents=[AGENT.public_key()])
 
 
-def test_an_order_by_a_planner_and_a_mark_by_an_agent_are_read() -> None:
+def test_an_order_by_a_planner_and_a_result_by_an_agent_are_read() -> None:
     given, closing = order(), mark(order(), time_ms=NOW_MS)
     assert open_entry(*encode_order(given, PLANNER), trusted=TRUSTED) == given
     assert open_entry(*encode_order(closing, AGENT), trusted=TRUSTED) == closing
@@ -48,7 +48,7 @@ def test_an_order_by_anybody_else_is_refused() -> None:
             open_entry(*encode_order(order(), key), trusted=TRUSTED)
 
 
-def test_a_mark_by_anybody_else_is_refused() -> None:
+def test_a_result_by_anybody_else_is_refused() -> None:
     for key in (PLANNER, STRANGER):
         with pytest.raises(RecordRejected, match="bad_signature"):
             open_entry(*encode_order(mark(order(), time_ms=NOW_MS), key), trusted=TRUSTED)

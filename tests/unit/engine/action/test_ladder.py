@@ -56,7 +56,7 @@ def test_evidence_spends_no_budget_and_is_saved_of_a_newborn_too() -> None:
     assert len(play.given) == 10
 
 
-def test_a_rung_for_people_tells_them_and_ends_the_ladder() -> None:
+def test_a_step_for_people_reports_them_and_ends_the_escalation_policy() -> None:
     play = Play(policy(Step(action="notify"), kind="mem_leak"))
     play.fires(kind="mem_leak", suggested_action="alert")
     assert play.last.page
@@ -70,8 +70,13 @@ def test_a_rung_for_people_tells_them_and_ends_the_ladder() -> None:
 def test_a_quarantine_closes_the_vm_to_machines_until_a_person_opens_it() -> None:
     play = Play(policy(Step(action="quarantine"), kind="crash_loop"))
     play.fires(kind="crash_loop", suggested_action="alert")
-    (word,) = play.said
-    assert (word.kind, word.scope, word.subject, word.until_ms) == ("quarantine", "vm", VM, None)
+    (command,) = play.said
+    assert (command.kind, command.scope, command.subject, command.until_ms) == (
+        "quarantine",
+        "vm",
+        VM,
+        None,
+    )
     assert play.last.page
     play.policy = TWO_RESETS
     play.fires(id="b" * 32)
@@ -79,7 +84,7 @@ def test_a_quarantine_closes_the_vm_to_machines_until_a_person_opens_it() -> Non
     assert not play.given
 
 
-def test_who_only_observes_is_told_of_a_quarantine_and_nothing_is_closed() -> None:
+def test_who_only_observes_is_reported_of_a_quarantine_and_nothing_is_closed() -> None:
     play = Play(policy(Step(action="quarantine"), kind="crash_loop", modes=Modes()))
     play.fires(kind="crash_loop", suggested_action="alert")
     assert play.last.rule == "not_quarantined"
@@ -100,7 +105,7 @@ def test_a_crash_loop_is_quarantined_after_three_repairs_in_a_day() -> None:
     assert play.said[0].reason == "it failed again after 3 repairs within 24 h"
 
 
-def test_a_step_waits_for_the_grace_of_the_catalogue() -> None:
+def test_a_step_waits_for_the_allowed_lateness_of_the_catalogue() -> None:
     play = Play(policy(Step(action="reset", grace_s=120)))
     play.fires(opened_ms=NOW_MS)
     assert play.last.rule == "grace"
@@ -139,11 +144,11 @@ def test_what_was_learned_ends_with_the_limit_and_holds_for_one_vm() -> None:
     assert len(play.given) == 1
 
 
-def test_a_guest_that_tells_of_its_panic_is_not_waited_for() -> None:
+def test_a_guest_that_reports_of_its_panic_is_not_waited_for() -> None:
     play = Play()
     play.resolves(verified=False, id="c" * 32, opened_ms=NOW_MS - 80_000)
-    told = (EvidenceItem(signal="told", nats=15.0), EvidenceItem(signal="silence", nats=3.0))
-    play.fires(opened_ms=NOW_MS, evidence=told, witnesses=("activity", "guest"))
+    reported = (EvidenceItem(signal="told", nats=15.0), EvidenceItem(signal="silence", nats=3.0))
+    play.fires(opened_ms=NOW_MS, evidence=reported, witnesses=("activity", "guest"))
     assert len(play.given) == 1
 
 
@@ -260,7 +265,7 @@ def test_a_migration_that_worsens_its_target_is_taken_back_by_a_new_order() -> N
     assert play.phase == "mended"
 
 
-def test_a_target_of_which_nobody_tells_is_left_as_it_is() -> None:
+def test_a_target_of_which_nobody_reports_is_left_as_it_is() -> None:
     play = moved({})
     play.wait(1_200)
     assert play.phase == "mended"
@@ -295,8 +300,8 @@ def test_a_target_has_the_memory_the_cores_and_no_member_of_the_group(
 @pytest.mark.parametrize("kind", ["pause", "maintenance"])
 def test_a_vm_is_not_moved_to_a_node_that_people_have_closed(kind: Any) -> None:
     play = Play(MOVING)
-    (word,) = control(kind=kind, scope="node", subject="n1").values()
-    play.feed(ControlSeen(word, play.now_ms))
+    (command,) = control(kind=kind, scope="node", subject="n1").values()
+    play.feed(ControlSeen(command, play.now_ms))
     load = CellLoad(NOW_MS, {"n0": 0.95, "n1": 0.1, "n2": 0.3})
     play.feed(LoadSeen("c0", load, play.now_ms))
     play.fires(kind="node_contention", suggested_action="migrate")
@@ -324,7 +329,7 @@ def test_a_living_vm_is_left_alone_while_its_group_is_sick() -> None:
     assert play.last.rule == "group_sick"
 
 
-def test_every_kind_that_the_engine_names_has_a_shipped_ladder() -> None:
+def test_every_kind_that_the_engine_names_has_a_shipped_escalation_policy() -> None:
     shipped = parse_policy(read_shipped("default"), source="default")
     assert set(shipped.ladders) == set(KINDS)
 
@@ -334,8 +339,8 @@ def test_a_step_that_waits_for_a_person_is_given_once_it_is_approved() -> None:
     play.fires()
     assert play.last.rule == "not_approved"
     assert "flatline approve " + "a" * 32 in play.last.sentence
-    for word in control(kind="approval", scope="vm", subject="a" * 32).values():
-        play.feed(ControlSeen(word, play.now_ms))
+    for command in control(kind="approval", scope="vm", subject="a" * 32).values():
+        play.feed(ControlSeen(command, play.now_ms))
     play.wait(1)
     (given,) = play.given
     assert not given.dry_run

@@ -10,7 +10,7 @@ from engine.action.ledger import (
     Ledger,
     LedgerState,
     LogEntry,
-    LogMark,
+    LogPosition,
     StepEntry,
     encode_ledger_entry,
     entered,
@@ -95,9 +95,9 @@ def test_a_step_that_was_sent_ends_unknown() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_ended_step_is_told_until_it_is_marked(way: tuple[LedgerState, ...]) -> None:
+def test_an_ended_step_is_reported_until_it_is_marked(way: tuple[LedgerState, ...]) -> None:
     assert not recovery(after(*way[:-1]), now_ms=9)
-    assert [told.state for told in after(*way[:-1]).unmarked()] == [way[-2]]
+    assert [reported.state for reported in after(*way[:-1]).unmarked()] == [way[-2]]
     assert not after(*way).unmarked()
 
 
@@ -132,7 +132,7 @@ def seen(
     identity: str = "log",
     bounds: tuple[int, int] = (10, 60),
     control: int = 9,
-    found: LogMark | None = None,
+    found: LogPosition | None = None,
     observe_s: int = 86_400,
 ) -> LogEntry:
     ledger = Ledger() if known is None else entered(Ledger(), known)
@@ -173,7 +173,7 @@ def test_a_restart_does_not_shorten_the_time_of_watching() -> None:
     assert seen(log_entry(observe_until_ms=77_000)).observe_until_ms == 77_000
 
 
-MARK = LogMark(orders=50, orders_hash="aa", control=9, control_hash="cc")
+MARK = LogPosition(orders=50, orders_hash="aa", control=9, control_hash="cc")
 
 
 @pytest.mark.parametrize(
@@ -193,16 +193,16 @@ def test_a_log_that_is_behind_or_other_than_it_was_is_watched_whatever_the_polic
     found: dict[str, str], bounds: tuple[int, int], control: int, known: bool
 ) -> None:
     stands = msgspec.structs.replace(MARK, **found)
-    entry = seen(log_entry(mark=MARK), bounds=bounds, control=control, found=stands, observe_s=0)
+    entry = seen(log_entry(result=MARK), bounds=bounds, control=control, found=stands, observe_s=0)
     assert entry.observe_until_ms == (0 if known else 1_000 + 86_400_000)
 
 
 def test_the_newest_note_is_the_one_that_counts() -> None:
-    ledger = entered(Ledger(), log_entry(mark=MARK))
+    ledger = entered(Ledger(), log_entry(result=MARK))
     later = msgspec.structs.replace(MARK, orders=51)
     ledger = entered(ledger, entry("accepted"))
-    assert ledger.mark == MARK
-    assert entered(ledger, entry("sent", mark=later)).mark == later
+    assert ledger.log_position == MARK
+    assert entered(ledger, entry("sent", position=later)).log_position == later
 
 
 def test_a_ledger_without_a_step_that_this_node_claimed_is_behind() -> None:

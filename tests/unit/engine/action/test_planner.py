@@ -9,11 +9,11 @@ from engine.action.events import (
     AlertSeen,
     AppendControl,
     CaughtUp,
-    ClosedSeen,
     ControlSeen,
     Instruction,
     LoadSeen,
     OrderSeen,
+    ResultSeen,
     Tick,
 )
 from engine.action.incident import LEGAL, BrokenInvariant, Incident, Phase, moved
@@ -87,7 +87,7 @@ def test_a_vm_that_heals_by_itself_is_left_alone() -> None:
     assert play.last.sentence == f"{VM} recovered by itself: it booted."
 
 
-def test_a_deadline_without_a_word_is_unknown_and_never_followed() -> None:
+def test_a_deadline_without_a_command_is_unknown_and_never_followed() -> None:
     play = called()
     play.wait(295 + 1)
     assert play.phase == "unknown"
@@ -98,13 +98,13 @@ def test_a_deadline_without_a_word_is_unknown_and_never_followed() -> None:
     assert len(play.given) == 1
 
 
-def test_a_word_right_before_the_deadline_makes_the_step_failed() -> None:
+def test_a_command_right_before_the_deadline_makes_the_step_failed() -> None:
     play = failed()
     assert play.phase == "backing_off"
     assert play.last.rule == "failed"
 
 
-def test_a_firing_word_soon_after_the_call_is_no_failure_yet() -> None:
+def test_a_firing_command_soon_after_the_call_is_no_failure_yet() -> None:
     play = called()
     play.fires()
     play.wait(296)
@@ -120,10 +120,10 @@ def test_the_next_step_waits_for_its_back_off() -> None:
     assert second.step == 1
     # 600 s after the agent's result, which came 10 s after the start.
     assert 610_000 <= second.issued_ms - NOW_MS <= 620_000
-    assert not [word for word in play.words if word.kind == "refusal"]
+    assert not [command for command in play.words if command.kind == "refusal"]
 
 
-def test_after_the_last_step_of_the_ladder_a_person_is_called() -> None:
+def test_after_the_last_step_of_the_escalation_policy_a_person_is_called() -> None:
     play = failed()
     while len(play.given) == 1:
         play.wait(10)
@@ -210,7 +210,7 @@ def test_the_same_step_ordered_again_changes_nothing() -> None:
     play = called()
     play.stands(play.given[0])
     assert play.phase == "verifying"
-    assert play.state.incidents[INCIDENT].rung == 0
+    assert play.state.incidents[INCIDENT].failed_steps == 0
 
 
 def test_the_next_step_of_another_planner_means_that_it_saw_the_failure() -> None:
@@ -219,8 +219,8 @@ def test_the_next_step_of_another_planner_means_that_it_saw_the_failure() -> Non
     again = Play(TWO_RESETS, live=False)
     for given in (play.given[0], order(step=1, policy=TWO_RESETS.hash)):
         again.feed(OrderSeen(given, 0, NOW_MS, NOW_MS))
-        again.feed(ClosedSeen(mark(given, time_ms=NOW_MS + 10_000), NOW_MS + 10_000, NOW_MS))
-    assert again.state.incidents[INCIDENT].rung == 1
+        again.feed(ResultSeen(mark(given, time_ms=NOW_MS + 10_000), NOW_MS + 10_000, NOW_MS))
+    assert again.state.incidents[INCIDENT].failed_steps == 1
     assert again.phase == "verifying"
 
 
@@ -235,7 +235,7 @@ def test_a_rehearsal_ends_without_a_page_and_without_a_second_step() -> None:
         play.wait(60)
         play.fires()
     assert len(play.given) == 1
-    assert not any(word.page for word in play.words)
+    assert not any(command.page for command in play.words)
 
 
 HOLDS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -253,7 +253,7 @@ HOLDS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 @pytest.mark.parametrize(("rule", "changes"), HOLDS)
-def test_what_holds_an_order_back_is_told_once_and_names_the_vm(
+def test_what_holds_an_order_back_is_reported_once_and_names_the_vm(
     rule: str, changes: dict[str, Any]
 ) -> None:
     play = Play()
@@ -261,7 +261,7 @@ def test_what_holds_an_order_back_is_told_once_and_names_the_vm(
     play.wait(1)
     play.wait(1)
     assert not play.given
-    assert [word.rule for word in play.words] == [rule]
+    assert [command.rule for command in play.words] == [rule]
     assert play.last.kind == "refusal"
     assert play.last.sentence.startswith(f"No action on {VM}: ")
 
@@ -287,29 +287,29 @@ def test_what_asks_for_no_action_is_not_considered(changes: dict[str, Any]) -> N
 
 def test_an_order_held_back_is_given_as_soon_as_nothing_holds_it() -> None:
     play = Play()
-    for word in control().values():
-        play.feed(ControlSeen(word, play.now_ms))
+    for command in control().values():
+        play.feed(ControlSeen(command, play.now_ms))
     play.fires()
     assert play.last.rule == "paused"
-    for word in control(active=False).values():
-        play.feed(ControlSeen(word, play.now_ms))
+    for command in control(active=False).values():
+        play.feed(ControlSeen(command, play.now_ms))
     play.wait(1)
     assert len(play.given) == 1
 
 
 def test_a_veto_that_arrives_holds_the_order_back() -> None:
     play = Play()
-    for word in control().values():
-        play.feed(ControlSeen(word, play.now_ms))
+    for command in control().values():
+        play.feed(ControlSeen(command, play.now_ms))
     play.fires()
     play.fires(state="suppressed", transition=2)
-    for word in control(active=False).values():
-        play.feed(ControlSeen(word, play.now_ms))
+    for command in control(active=False).values():
+        play.feed(ControlSeen(command, play.now_ms))
     play.wait(1)
     assert not play.given
 
 
-def test_an_older_word_does_not_undo_a_newer_one() -> None:
+def test_an_older_command_does_not_undo_a_newer_one() -> None:
     play = called()
     play.resolves()
     play.fires(transition=1)
@@ -341,7 +341,7 @@ def test_a_restart_reads_the_same_state_from_the_log() -> None:
     given = before.given[0]
     again.given = [given]
     again.feed(OrderSeen(given, 0, NOW_MS, NOW_MS))
-    again.feed(ClosedSeen(mark(given, time_ms=NOW_MS + 10_000), NOW_MS + 10_000, before.now_ms))
+    again.feed(ResultSeen(mark(given, time_ms=NOW_MS + 10_000), NOW_MS + 10_000, before.now_ms))
     again.feed(AlertSeen(alert(decided_ms=NOW_MS), NOW_MS, before.now_ms))
     again.feed(AlertSeen(alert(decided_ms=NOW_MS + 290_000), NOW_MS + 290_000, before.now_ms))
     again.feed(CaughtUp(before.now_ms))
@@ -353,7 +353,7 @@ def test_a_restart_after_the_evidence_was_missed_does_not_act_again() -> None:
     given = order(policy=TWO_RESETS.hash)
     play = Play(live=False)
     play.feed(OrderSeen(given, 0, NOW_MS, NOW_MS))
-    play.feed(ClosedSeen(mark(given, time_ms=NOW_MS + 10_000), NOW_MS + 10_000, NOW_MS))
+    play.feed(ResultSeen(mark(given, time_ms=NOW_MS + 10_000), NOW_MS + 10_000, NOW_MS))
     play.now_ms += 1_000_000
     play.fires()
     play.feed(CaughtUp(play.now_ms))
@@ -388,9 +388,9 @@ def test_a_storm_pauses_the_cell_before_a_further_order_is_given() -> None:
     play.fires(id="f" * 32, subject=VM[:-1] + "9")
     assert play.last.rule == "paused"
     assert not play.given
-    words = [word for word in play.words if word.rule == "storm"]
-    assert len(words) == 1
-    assert words[0].page
+    commands = [command for command in play.words if command.rule == "storm"]
+    assert len(commands) == 1
+    assert commands[0].page
 
 
 def test_the_storm_breaker_writes_its_pause_once() -> None:
@@ -402,7 +402,7 @@ def test_the_storm_breaker_writes_its_pause_once() -> None:
     assert not play.feed(Tick(play.now_ms + 1_000))
 
 
-def test_incidents_are_forgotten_a_day_after_the_last_word() -> None:
+def test_incidents_are_forgotten_a_day_after_the_last_command() -> None:
     play = called()
     play.resolves()
     play.wait(86_400)
@@ -430,7 +430,7 @@ def test_an_order_given_before_the_log_was_read_is_a_broken_invariant() -> None:
         step(state, Tick(NOW_MS), POLICY)
 
 
-def test_a_planner_that_restarts_after_a_late_mark_still_knows_that_nobody_acts_again() -> None:
+def test_a_planner_that_restarts_after_a_late_result_still_knows_that_nobody_acts_again() -> None:
     play = Play()
     play.fires()
     given = play.stands()
@@ -439,7 +439,7 @@ def test_a_planner_that_restarts_after_a_late_mark_still_knows_that_nobody_acts_
     again = Play(live=False)
     again.feed(OrderSeen(given, 0, NOW_MS, NOW_MS))
     late_ms = given.deadline_ms + 20_000
-    again.feed(ClosedSeen(mark(given, time_ms=NOW_MS + 10_000), late_ms, late_ms))
+    again.feed(ResultSeen(mark(given, time_ms=NOW_MS + 10_000), late_ms, late_ms))
     again.now_ms = late_ms
     again.fires(decided_ms=given.deadline_ms - 1_000)
     again.feed(CaughtUp(late_ms))
@@ -449,7 +449,7 @@ def test_a_planner_that_restarts_after_a_late_mark_still_knows_that_nobody_acts_
 
 
 @pytest.mark.parametrize(("late_ms", "phase"), [(0, "backing_off"), (1, "unknown")])
-def test_a_word_that_came_after_the_planner_gave_up_is_no_failure_after_a_restart(
+def test_a_command_that_came_after_the_planner_gave_up_is_no_failure_after_a_restart(
     late_ms: int, phase: str
 ) -> None:
     before = Play()
@@ -460,7 +460,7 @@ def test_a_word_that_came_after_the_planner_gave_up_is_no_failure_after_a_restar
     again = Play(live=False)
     again.feed(OrderSeen(given, 0, given.issued_ms, given.issued_ms))
     closing = mark(given, time_ms=before.now_ms)
-    again.feed(ClosedSeen(closing, before.now_ms, before.now_ms))
+    again.feed(ResultSeen(closing, before.now_ms, before.now_ms))
     again.now_ms = given.deadline_ms + 60_000
     again.feed(AlertSeen(said, said.decided_ms, again.now_ms))
     firing = alert(decided_ms=given.deadline_ms - 1_000)

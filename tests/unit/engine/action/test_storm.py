@@ -44,11 +44,16 @@ def test_three_vms_or_a_fifth_of_the_cell_are_a_storm() -> None:
 
 
 def test_the_pause_is_for_the_cell_and_ends_after_thirty_calm_minutes() -> None:
-    word = pause(3)
-    assert word is not None
-    assert (word.kind, word.scope, word.subject, word.by) == ("pause", "cell", "c0", AUTHOR)
-    assert word.until_ms == NOW_MS + HALF_HOUR_MS
-    assert word.reason == "3 VMs of cell site/c0 had faults within 5 minutes; the limit is 3"
+    command = pause(3)
+    assert command is not None
+    assert (command.kind, command.scope, command.subject, command.by) == (
+        "pause",
+        "cell",
+        "c0",
+        AUTHOR,
+    )
+    assert command.until_ms == NOW_MS + HALF_HOUR_MS
+    assert command.reason == "3 VMs of cell site/c0 had faults within 5 minutes; the limit is 3"
 
 
 def test_trouble_older_than_five_minutes_is_no_storm() -> None:
@@ -65,14 +70,14 @@ def test_a_young_pause_is_not_written_again_and_an_ageing_one_is() -> None:
 
 
 def test_the_pause_of_a_person_stands_beside_the_breaker_s_and_outlives_it() -> None:
-    words = control(scope="cell", subject="c0")
-    word = pause(5, controls=words)
-    assert word is not None
-    words[word.key()] = word
+    commands = control(scope="cell", subject="c0")
+    command = pause(5, controls=commands)
+    assert command is not None
+    commands[command.key()] = command
     for now_ms in (NOW_MS, NOW_MS + HALF_HOUR_MS):
         given = order(issued_ms=now_ms, expires_ms=now_ms + 60_000, data_ms=now_ms)
         given = msgspec.structs.replace(given, deadline_ms=now_ms + 300_000)
-        admission = admit(given, (), POLICY, at_ms=now_ms, now_ms=now_ms, controls=words)
+        admission = admit(given, (), POLICY, at_ms=now_ms, now_ms=now_ms, controls=commands)
         assert admission.sentence == "Cell c0 is paused by ann: work."
 
 
@@ -117,8 +122,8 @@ def test_each_tick_asks_for_a_share_of_many_held_back_until_all_had_their_turn()
     play = Play()
 
     def people_say(**changes: Any) -> None:
-        (word,) = control(**changes).values()
-        play.feed(ControlSeen(word, play.now_ms))
+        (command,) = control(**changes).values()
+        play.feed(ControlSeen(command, play.now_ms))
 
     people_say()
     for n in range(250):
@@ -132,10 +137,10 @@ def test_each_tick_asks_for_a_share_of_many_held_back_until_all_had_their_turn()
     assert [one.rule for one in play.words if one.kind == "refusal"] == ["paused"] * 250
     people_say(active=False)
     people_say(kind="maintenance")
-    told = []
+    reported = []
     for _ in range(4):
         play.words.clear()
         play.wait(1)
-        told.append([one.incident for one in play.words if one.rule == "maintenance"])
-    assert [len(ids) for ids in told] == [100, 100, 50, 0]
-    assert len({name for ids in told for name in ids}) == 250
+        reported.append([one.incident for one in play.words if one.rule == "maintenance"])
+    assert [len(ids) for ids in reported] == [100, 100, 50, 0]
+    assert len({name for ids in reported for name in ids}) == 250

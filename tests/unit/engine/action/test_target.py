@@ -89,7 +89,7 @@ def test_a_copy_of_an_older_minute_does_not_replace_a_newer_one() -> None:
     assert told(NOW_MS - 7_200_001) is None
 
 
-def test_of_cells_beyond_the_bound_the_newest_wait_for_those_that_are_no_longer_told() -> None:
+def test_of_cells_beyond_the_bound_the_newest_wait_for_those_that_are_no_longer_reported() -> None:
     load = CellLoad(NOW_MS, {})
     full = {f"c{number}": load for number in range(MAX_CELLS)}
     assert has_room(full, "c7", now_ms=NOW_MS)

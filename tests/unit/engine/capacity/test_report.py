@@ -3,12 +3,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.capacity.estate import Estate, NodeUse, PoolUse, Size, VmUse, free, how_many
 from engine.capacity.report import report
-from engine.capacity.survey import Survey
+from engine.capacity.usage_from_frames import UsageCollector
+from engine.capacity.usage_snapshot import (
+    NodeUse,
+    PoolUse,
+    Size,
+    UsageSnapshot,
+    VmUse,
+    free,
+    how_many,
+)
 from engine.capacity.whatif import cell_drained, node_lost, vms_come
 from engine.errors import SettingsError
-from engine.ports import Moment
+from engine.ports import RecordedFrame
 from engine.wire.frame import decode_frame
 from tests.unit.engine.fleet_by_hand import MIB, Fleet, Machine
 
@@ -34,7 +42,7 @@ def node(name, cell, *, cores=8.0, gib=32.0, zone="z1", **more):
 def estate():
     nodes = [node("n0", "a"), node("n1", "a"), node("n2", "b"), node("n3", "b")]
     vms = [vm(f"v{k}", f"n{k % 4}") for k in range(8)]
-    return Estate(nodes=nodes, vms=vms, days=30.0)
+    return UsageSnapshot(nodes=nodes, vms=vms, days=30.0)
 
 
 def row(found, scope, subject, resource):
@@ -70,7 +78,7 @@ def test_promises_are_held_against_what_is_there(estate):
 
 def test_cpu_beside_full_memory_is_stranded():
     full = node("n0", "a", memory=31.0)
-    found = report(Estate(nodes=[full, node("n1", "a")], vms=[vm("v", "n1")]))
+    found = report(UsageSnapshot(nodes=[full, node("n1", "a")], vms=[vm("v", "n1")]))
     assert row(found, "node", "n0", "cpu").stranded == pytest.approx(6.0)
     assert row(found, "node", "n1", "cpu").stranded == 0.0
     assert row(found, "cell", "a", "memory").stranded == 0.0
@@ -82,7 +90,7 @@ def test_days_to_full_of_a_growing_pool_and_of_a_node():
         pool="fast", cell="a", capacity_bytes=1000.0, used_bytes=700.0, daily_used_bytes=grows
     )
     nodes = [node("n0", "a", daily_cores=np.linspace(1, 2, 30)), node("n1", "a")]
-    found = report(Estate(nodes=nodes, vms=[], pools=[pool]))
+    found = report(UsageSnapshot(nodes=nodes, vms=[], pools=[pool]))
     disk = row(found, "pool", "a/fast", "disk")
     assert disk.days_to_full == pytest.approx(30, abs=1)
     assert disk.days_to_full_low <= disk.days_to_full <= disk.days_to_full_high
@@ -101,7 +109,7 @@ def test_idle_and_oversized_vms_get_a_proposal(estate):
         vm("fat", "n0", cores=1.9, gib=16.0, memory_p99_bytes=2.0 * GIB),
         vm("right", "n0", cores=1.2),
     ]
-    found = report(Estate(nodes=estate.nodes, vms=vms))
+    found = report(UsageSnapshot(nodes=estate.nodes, vms=vms))
     assert {one.name: one.finding for one in found.vms} == {
         "idle": "idle",
         "huge": "oversized",
@@ -114,7 +122,7 @@ def test_idle_and_oversized_vms_get_a_proposal(estate):
 
 def test_contention_and_the_largest_vm_stand_by_the_cell(estate):
     vms = [vm("w", "n1", waiting_ratio=0.2), vm("q", "n0", waiting_ratio=0.01)]
-    cell = report(Estate(nodes=estate.nodes, vms=vms)).cells[0]
+    cell = report(UsageSnapshot(nodes=estate.nodes, vms=vms)).cells[0]
     assert cell.contended_nodes == ("n1",)
     assert cell.largest_vm_memory_bytes == 24 * GIB
     assert cell.survives_node_loss
@@ -122,7 +130,7 @@ def test_contention_and_the_largest_vm_stand_by_the_cell(estate):
 
 def test_unknown_sizes_are_unknown_and_not_nothing():
     bare = NodeUse(node="n0", cell="a")
-    found = report(Estate(nodes=[bare], vms=[vm("v", "n0")]))
+    found = report(UsageSnapshot(nodes=[bare], vms=[vm("v", "n0")]))
     cpu = row(found, "node", "n0", "cpu")
     assert (cpu.usable, cpu.used, cpu.vms_that_fit, cpu.remaining_ratio) == (None, None, None, None)
     assert found.cells[0].survives_node_loss is None
@@ -142,19 +150,19 @@ def test_a_lost_node_is_made_up_for_by_its_cell_alone(estate):
     assert answer.placements == {"n1": 2}
     assert [cell.cell for cell in answer.cells] == ["a"]
     assert answer.cells[0].nodes == 1
-    small = Estate(nodes=[node("n0", "a"), node("n1", "a", memory=31.0)], vms=estate.vms)
+    small = UsageSnapshot(nodes=[node("n0", "a"), node("n1", "a", memory=31.0)], vms=estate.vms)
     assert node_lost(small, "n0").unplaced == ("v0", "v4")
 
 
 def test_a_drained_cell_goes_to_the_other_cells_of_its_zone(estate):
     answer = cell_drained(estate, "a")
     assert answer.placements == {"n2": 2, "n3": 2}
-    far = Estate(nodes=[node("n0", "a"), node("n9", "b", zone="z2")], vms=[vm("v", "n0")])
+    far = UsageSnapshot(nodes=[node("n0", "a"), node("n9", "b", zone="z2")], vms=[vm("v", "n0")])
     assert cell_drained(far, "a").unplaced == ("v",)
 
 
 @pytest.mark.parametrize(
-    ("ask", "told"),
+    ("ask", "reported"),
     [
         (lambda e: vms_come(e, count=1, flavor="x9"), "flavors: m1"),
         (lambda e: vms_come(e, count=0, flavor="m1"), "1 to"),
@@ -164,8 +172,8 @@ def test_a_drained_cell_goes_to_the_other_cells_of_its_zone(estate):
         (lambda e: cell_drained(e, "q"), "cells: a, b"),
     ],
 )
-def test_questions_about_nothing_are_refused_with_what_there_is(estate, ask, told):
-    with pytest.raises(SettingsError, match=told):
+def test_queries_about_nothing_are_refused_with_what_there_is(estate, ask, reported):
+    with pytest.raises(SettingsError, match=reported):
         ask(estate)
 
 
@@ -183,12 +191,12 @@ def test_room_is_what_neither_use_nor_promise_takes():
 
 
 def moments(fleet, minutes):
-    return [Moment(one.time_ms, decode_frame(one.value)) for one in fleet.run(minutes)]
+    return [RecordedFrame(one.time_ms, decode_frame(one.value)) for one in fleet.run(minutes)]
 
 
-def test_survey_reads_use_from_frames():
+def test_usage_snapshot_reads_use_from_frames():
     fleet = Fleet({"n0": [Machine("a", cores=0.5), Machine("b", cores=1.5)]}, interval_s=60)
-    found = Survey().take(moments(fleet, 60)).estate()
+    found = UsageCollector().take(moments(fleet, 60)).usage()
     assert [one.node for one in found.nodes] == ["n0"]
     assert found.nodes[0].cores == 8.0
     assert found.nodes[0].cpu_p95_cores == pytest.approx(2.0)
@@ -198,10 +206,10 @@ def test_survey_reads_use_from_frames():
     assert found.days == pytest.approx(59 / 1440)
 
 
-def test_survey_knows_a_vm_where_it_was_last():
+def test_usage_snapshot_knows_a_vm_where_it_was_last():
     fleet = Fleet({"n0": [Machine("a"), Machine("b")], "n1": [Machine("c")]}, interval_s=60)
-    survey = Survey().take(moments(fleet, 30))
+    collector = UsageCollector().take(moments(fleet, 30))
     fleet.nodes["n1"].append(fleet.nodes["n0"].pop(0))
-    found = survey.take(moments(fleet, 30)).estate()
+    found = collector.take(moments(fleet, 30)).usage()
     assert sorted(one.node for one in found.vms) == ["n0", "n1", "n1"]
     assert [one.cpu_p95_cores for one in found.vms] == pytest.approx([0.5, 0.5, 0.5])

@@ -57,7 +57,7 @@ def test_the_schema_of_settings_is_a_schema(flatline: Flatline) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (("--set", "log.knd=kafka"), "unknown setting 'log.knd'. Did you mean log.kind?"),
         (("--set", "collect.interval_s=soon"), "should be a valid number"),
@@ -70,12 +70,12 @@ def test_the_schema_of_settings_is_a_schema(flatline: Flatline) -> None:
 )
 @pytest.mark.parametrize("command", ["collect", "engine", "plan", "act", "run"])
 def test_every_role_refuses_wrong_settings_with_code_2(
-    flatline: Flatline, command: str, words: tuple[str, ...], told: str
+    flatline: Flatline, command: str, words: tuple[str, ...], reported: str
 ) -> None:
     said = flatline(command, *words)
     assert said.code == 2
     assert said.err.startswith("flatline: ")
-    assert told in said.err
+    assert reported in said.err
 
 
 def test_the_version_is_that_of_the_installed_distribution(flatline: Flatline) -> None:
@@ -103,7 +103,7 @@ def test_a_pause_is_shown_until_it_is_taken_back(flatline: Flatline) -> None:
     assert flatline("pause", "show").out == "Nothing is paused.\n"
 
 
-def test_an_unreadable_word_is_listed_as_a_pause_and_ends_with_the_site_s(
+def test_an_unreadable_command_is_listed_as_a_pause_and_ends_with_the_site_s(
     flatline: Flatline, state: Path
 ) -> None:
     flatline(*MAKE_LOG)
@@ -207,7 +207,7 @@ def test_a_scope_that_is_none_is_refused(flatline: Flatline, scope: str) -> None
 
 
 @pytest.mark.parametrize("word", ["reboot", "maintenance"])
-def test_an_owners_word_stands_in_the_frames_of_its_cell(
+def test_an_owners_command_stands_in_the_frames_of_its_cell(
     flatline: Flatline, state: Path, word: str
 ) -> None:
     said = flatline("event", word, VM, "--cell", "c7", "--minutes", "5")
@@ -231,7 +231,7 @@ def test_an_owners_word_stands_in_the_frames_of_its_cell(
     assert int(event.detail["until_ms"]) == event.time_ns // 10**6 + 300_000
 
 
-def test_an_owners_words_hold_every_agent_off_the_vm(flatline: Flatline, state: Path) -> None:
+def test_an_owners_commands_hold_every_agent_off_the_vm(flatline: Flatline, state: Path) -> None:
     assert flatline("event", "maintenance", VM.upper(), "--minutes", "60").code == 0
     assert flatline("event", "reboot", VM, "--minutes", "5").code == 0
 
@@ -242,7 +242,7 @@ def test_an_owners_words_hold_every_agent_off_the_vm(flatline: Flatline, state: 
             return [decode_control(record.value) for record in records]
 
     hour, moment = asyncio.run(words())
-    controls = {word.key(): word for word in (hour, moment)}
+    controls = {command.key(): command for command in (hour, moment)}
     for minutes, admitted in ((0, False), (10, False), (61, True)):
         now_ms = hour.time_ms + 60_000 * minutes
         given = past(order(vm=VM), ago_s=(NOW_MS - now_ms) / 1000, opened_ms=now_ms)
@@ -318,10 +318,10 @@ def test_a_shipped_policy_is_explained_with_each_of_its_ladders(
 ) -> None:
     file = tmp_path / "policy.toml"
     file.write_text(read_shipped(name))
-    told = flatline("policy", "check", str(file)).out
+    reported = flatline("policy", "check", str(file)).out
     shipped = parse_policy(read_shipped(name), source=name)
-    assert all(f"  {kind}: " in told for kind in shipped.ladders)
-    assert ("limits: the default ones." in told) == (name == "default")
+    assert all(f"  {kind}: " in reported for kind in shipped.ladders)
+    assert ("limits: the default ones." in reported) == (name == "default")
 
 
 def test_a_policy_with_a_wrong_name_is_refused(flatline: Flatline, tmp_path: Path) -> None:
@@ -387,11 +387,11 @@ def test_a_check_without_an_earlier_note_says_what_it_cannot_see(
     note = tmp_path / "heads.json"
     said = flatline("audit", "verify", "--heads", str(note))
     assert said.code == 0
-    told = (
+    reported = (
         f"There was no earlier record of chain ends at {note}, so an earlier truncation cannot be "
         "detected."
     )
-    assert told.split() == said.out.split()[: len(told.split())]
+    assert reported.split() == said.out.split()[: len(reported.split())]
     assert "no earlier record" not in flatline("audit", "verify", "--heads", str(note)).out
 
 
@@ -403,9 +403,9 @@ def test_an_entry_that_cannot_be_read_is_a_finding_and_hides_no_other(
     assert said.code == 1
     place = re.search(r"Partition \d, offset 0: the entry cannot be decoded: malformed: ", said.out)
     assert place
-    told = " ".join(said.out.split())
-    assert "entry 2: entry 1 was expected" in told
-    assert "2 entries of 1 writers: 2 findings." in told
+    reported = " ".join(said.out.split())
+    assert "entry 2: entry 1 was expected" in reported
+    assert "2 entries of 1 writers: 2 findings." in reported
     assert not (state / "audit-heads.json").exists()
     shown = flatline("audit", "show")
     assert shown.code == 0
@@ -422,10 +422,10 @@ def test_a_journal_of_which_nothing_can_be_read_is_not_called_empty(
     assert "no entries yet" not in flatline("audit", "show").out
 
 
-def test_a_log_that_nobody_answers_for_is_told_with_code_3(
+def test_a_log_that_nobody_answers_for_is_reported_with_code_3(
     flatline: Flatline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.cli.words.PATIENCE_S", 2.0)
+    monkeypatch.setattr("engine.cli.control_commands.PATIENCE_S", 2.0)
     said = flatline("pause", "show", *NOBODY)
     assert said.code == 3
     assert "127.0.0.1:1 is unavailable" in said.err
@@ -459,9 +459,9 @@ def test_a_second_run_on_a_state_folder_is_refused_at_once_with_code_5(
     with held_in(state, "run", what="runs all roles"):
         said = flatline("run", *more)
     assert said.code == 5
-    told = " ".join(said.err.split())
-    assert f"process {os.getpid()} already runs all roles on the state folder {state}" in told
-    assert "set state.folder" in told
+    reported = " ".join(said.err.split())
+    assert f"process {os.getpid()} already runs all roles on the state folder {state}" in reported
+    assert "set state.folder" in reported
     assert "Compiling" not in said.out
 
 
@@ -472,7 +472,7 @@ def test_a_log_folder_of_another_shape_is_refused(flatline: Flatline, state: Pat
     assert "partitions" in said.err
 
 
-def test_a_damaged_log_is_told_by_its_file(flatline: Flatline, state: Path) -> None:
+def test_a_damaged_log_is_reported_by_its_file(flatline: Flatline, state: Path) -> None:
     assert flatline(*MAKE_LOG).code == 0
     path = state / "log" / "flatline.control.v1.sqlite"
     path.write_bytes(b"not a database, " * 512)

@@ -10,7 +10,7 @@ from connectors.clock import SystemClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from engine.action.admit import admit
 from engine.action.catalogue import Modes
-from engine.action.words import hear
+from engine.action.commands import hear
 from engine.keyring import trusted_keys
 from engine.ports import Record
 from engine.wire.topics import CONTROL
@@ -42,13 +42,13 @@ def test_an_approval_is_signed_and_lets_the_steps_of_its_incident_run_for_its_ti
         trusted=trusted,
         controls={},
     )
-    word = heard.word
-    assert word is not None
+    command = heard.command
+    assert command is not None
     assert heard.rejected is None
     for minutes, rule in ((0, "admitted"), (9, "admitted"), (11, "not_approved")):
-        now_ms = word.time_ms + 60_000 * minutes
+        now_ms = command.time_ms + 60_000 * minutes
         given = past(waits, ago_s=(NOW_MS - now_ms) / 1000, opened_ms=now_ms)
-        controls = {word.key(): word}
+        controls = {command.key(): command}
         verdict = admit(given, (), APPROVING, at_ms=now_ms, now_ms=now_ms, controls=controls)
         assert verdict.rule == rule
 

@@ -52,7 +52,7 @@ def test_lost_node_is_answered(flatline: Flatline, prefix: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         ((), "Use exactly one of"),
         (("--lost", "h0", "--drained", "c"), "Use exactly one of"),
@@ -61,12 +61,12 @@ def test_lost_node_is_answered(flatline: Flatline, prefix: str) -> None:
         (("--lost", "h9"), "nodes: h0"),
     ],
 )
-def test_half_a_question_is_refused(flatline: Flatline, prefix: str, words, told) -> None:
+def test_half_a_query_is_refused(flatline: Flatline, prefix: str, words, reported) -> None:
     said = flatline("capacity", "whatif", prefix, *words)
     assert said.code == 2
-    assert told in " ".join(said.err.split())
+    assert reported in " ".join(said.err.split())
 
 
-def test_nothing_to_report_on_is_told(flatline: Flatline, tmp_path) -> None:
+def test_nothing_to_report_on_is_reported(flatline: Flatline, tmp_path) -> None:
     assert flatline("capacity", "report", str(tmp_path / "nowhere")).code == 2
     assert flatline("capacity", "report").code == 3

@@ -9,8 +9,8 @@ import pytest
 from connectors.clock import SystemClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from connectors.parquet.history import ParquetHistory
-from engine.capacity.history_survey import GROWTH_DAYS, estate_of, questions
-from engine.ports import Answer, Question
+from engine.capacity.usage_from_history import GROWTH_DAYS, usage_of, usage_queries
+from engine.ports import Answer, Query
 from engine.wire.measurement import DAY_S
 from engine.wire.topics import FRAMES
 from tests.unit.engine.capacity.hours_by_hand import NOW_S, rows
@@ -55,7 +55,7 @@ def test_report_is_made_of_the_history_and_stored_in_it(flatline: Flatline, kept
     async def stored() -> dict[tuple[str, ...], tuple[object, ...]]:
         async with ParquetHistory(kept, clock=SystemClock()) as history:
             answers = await history.ask(
-                Question(
+                Query(
                     measurement="flatline_capacity",
                     select=(("usable", "last"), ("days_to_full", "last")),
                     begin_ns=(NOW_S - 60) * 1_000_000_000,
@@ -79,7 +79,9 @@ def test_whatif_is_answered_from_the_history(flatline: Flatline, kept: Path) -> 
     assert "3 of 3 VMs can be placed" in come.out
 
 
-def test_a_history_without_hours_is_told_with_what_to_do(flatline: Flatline, state: Path) -> None:
+def test_a_history_without_hours_is_reported_with_what_to_do(
+    flatline: Flatline, state: Path
+) -> None:
     async def make() -> None:
         async with EmbeddedLog(
             EmbeddedConfig(folder=state / "log", partitions=8), clock=SystemClock()
@@ -93,13 +95,13 @@ def test_a_history_without_hours_is_told_with_what_to_do(flatline: Flatline, sta
 
 
 def test_a_vm_that_moved_is_counted_where_it_is_now() -> None:
-    asked = questions(now_s=NOW_S)
+    asked = usage_queries(now_s=NOW_S)
     assert asked["node_day"].every_s == DAY_S
     assert asked["pool_day"].end_ns - asked["pool_day"].begin_ns >= GROWTH_DAYS * DAY_S * 10**9
     empty: dict[str, list[Answer]] = {name: [] for name in asked}
     empty["vm"] = [Answer(("v",), 0, (1.0, None, 5.0, 0.5, None, None, None, None, None))]
     empty["place"] = [Answer(("n0", "v"), 1, (60,)), Answer(("n1", "v"), 2, (60,))]
-    found = estate_of(empty, zones={})
+    found = usage_of(empty, zones={})
     assert [(vm.node, vm.memory_p99_bytes, vm.waiting_ratio) for vm in found.vms] == [
         ("n1", 5.0, None)
     ]

@@ -21,10 +21,10 @@ def test_bits_are_named_and_say_what_to_switch_on() -> None:
     heard = bits(("activity", "vcpus"), WITNESSES)
     assert witnesses_of(heard) == ("activity", "vcpus")
     assert advice(heard, 0) == ""
-    told = advice(bits(("activity",), WITNESSES), bits(("balloon", "guest_agent"), SET_UP))
-    assert "panic device" in told
-    assert "balloon" not in told
-    assert "guest agent" not in told
+    reported = advice(bits(("activity",), WITNESSES), bits(("balloon", "guest_agent"), SET_UP))
+    assert "panic device" in reported
+    assert "balloon" not in reported
+    assert "guest agent" not in reported
     assert "has enough samples" in advice(bits(("balloon",), WITNESSES), 0)
 
 
@@ -49,7 +49,7 @@ def test_the_doctor_counts_vms_that_are_open_to_actions_and_names_some() -> None
     assert summary([])[0]
 
 
-def test_the_engine_tells_each_minute_what_it_could_hear_of_each_vm() -> None:
+def test_the_engine_reports_each_minute_what_it_could_hear_of_each_vm() -> None:
     bench, guests = cell(3, interval_s=2.0)
     for guest in guests:
         guest.others = 0.006
@@ -64,10 +64,10 @@ def test_the_engine_tells_each_minute_what_it_could_hear_of_each_vm() -> None:
 
     bench.run(240.0, rest_now_and_then)
     scores = [one.scores for one in bench.outputs if one.scores is not None][-1]
-    told: dict[str, Any] = {one.vm: one for one in covered._of(scores)}
-    assert told[guests[0].text].witnesses == ("activity", "vcpus", "balloon")
-    assert told[guests[1].text].witnesses == ("activity", "vcpus")
-    assert told[guests[2].text].witnesses == ("activity",)
-    assert [told[guest.text].orderable for guest in guests] == [True, True, False]
-    assert "balloon statistics" in told[guests[2].text].advice
+    reported: dict[str, Any] = {one.vm: one for one in covered._of(scores)}
+    assert reported[guests[0].text].witnesses == ("activity", "vcpus", "balloon")
+    assert reported[guests[1].text].witnesses == ("activity", "vcpus")
+    assert reported[guests[2].text].witnesses == ("activity",)
+    assert [reported[guest.text].orderable for guest in guests] == [True, True, False]
+    assert "balloon statistics" in reported[guests[2].text].advice
     assert np.frombuffer(scores.coverage, np.uint8).size == 2 * len(guests)

@@ -94,7 +94,7 @@ def test_a_missing_right_to_probe_is_noted_with_what_it_is_for(
 
 
 @pytest.mark.usefixtures("flatline")
-def test_a_clock_behind_what_was_written_is_told(state: Path) -> None:
+def test_a_clock_behind_what_was_written_is_reported(state: Path) -> None:
     state.mkdir()
     (state / "ledger").write_text("")
     os.utime(state / "ledger", (FAR_AHEAD_S, FAR_AHEAD_S))
@@ -104,7 +104,7 @@ def test_a_clock_behind_what_was_written_is_told(state: Path) -> None:
 
 
 @pytest.mark.usefixtures("flatline")
-def test_an_absent_broker_and_missing_keys_are_told_with_the_cure(state: Path) -> None:
+def test_an_absent_broker_and_missing_keys_are_notified_with_the_cure(state: Path) -> None:
     found = checks(log__kind="kafka", log__kafka__bootstrap="127.0.0.1:1")
     assert "127.0.0.1:1 is unavailable" in found["log"].sentence
     assert "pauses" not in found
@@ -114,7 +114,7 @@ def test_an_absent_broker_and_missing_keys_are_told_with_the_cure(state: Path) -
 
 
 @pytest.mark.usefixtures("flatline")
-def test_frames_that_anybody_may_write_and_keys_that_end_soon_are_told(state: Path) -> None:
+def test_frames_that_anybody_may_write_and_keys_that_end_soon_are_notified(state: Path) -> None:
     kafka = {"log__kind": "kafka", "log__kafka__bootstrap": "127.0.0.1:1"}
     accepting = checks(**kafka, keys__frames="accept")["frame keys"]
     assert accepting.finding == "WARN"
@@ -128,7 +128,7 @@ def test_frames_that_anybody_may_write_and_keys_that_end_soon_are_told(state: Pa
 
 
 @pytest.mark.usefixtures("flatline")
-def test_a_key_that_is_trusted_under_another_node_s_name_is_told(state: Path) -> None:
+def test_a_key_that_is_trusted_under_another_node_s_name_is_reported(state: Path) -> None:
     kafka = {"log__kind": "kafka", "log__kafka__bootstrap": "127.0.0.1:1", "site__node": "n1"}
     for signer in SIGNERS:
         own_key(state / "keys", signer)
@@ -152,14 +152,14 @@ def test_the_doctor_makes_no_key(state: Path, kind: str) -> None:
 
 
 @pytest.mark.usefixtures("flatline")
-def test_a_policy_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+def test_a_policy_that_cannot_be_used_is_reported(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text("version = 2\n")
     check = checks(policy__file=str(tmp_path / "policy.toml"))["policy"]
     assert check.finding == "FAIL"
     assert "policy.toml" in check.sentence
 
 
-def test_what_no_machine_may_touch_is_told_with_who_said_so_and_how_it_ends(
+def test_what_no_machine_may_touch_is_reported_with_who_said_so_and_how_it_ends(
     flatline: Flatline,
 ) -> None:
     flatline("pause", "on", "cell:c1", "--reason", "storage work", "--minutes", "5")
@@ -179,13 +179,13 @@ def test_what_no_machine_may_touch_is_told_with_who_said_so_and_how_it_ends(
     assert "site" not in checks()["pauses"].sentence
 
 
-def test_of_many_stops_the_widest_are_told_and_the_others_counted(flatline: Flatline) -> None:
+def test_of_many_stops_the_widest_are_notified_and_the_others_counted(flatline: Flatline) -> None:
     for number in range(6):
         flatline("pause", "on", f"tenant:t{number}", "--reason", "r")
     flatline("pause", "on", "zone:z1", "--reason", "r")
-    told = checks()["pauses"].sentence
-    assert told.startswith("Actions are paused on zone:z1 until")
-    assert told.endswith("; and 2 more: `flatline pause show` lists all.")
+    reported = checks()["pauses"].sentence
+    assert reported.startswith("Actions are paused on zone:z1 until")
+    assert reported.endswith("; and 2 more: `flatline pause show` lists all.")
 
 
 def appended(topic: str, value: bytes) -> None:
@@ -201,15 +201,15 @@ def appended(topic: str, value: bytes) -> None:
 
 @pytest.mark.usefixtures("flatline")
 @pytest.mark.parametrize("kind", sorted(of_family("notice")))
-def test_clocks_that_step_rival_sources_and_skipped_records_are_told_until_they_end(
+def test_clocks_that_step_rival_sources_and_skipped_records_are_notified_until_they_end(
     kind: str,
 ) -> None:
     checks()  # creates the topics
-    told = alert(kind=kind, scope="host", subject="n7", sentence="Node n7 is two nodes.")
-    appended(ALERTS.name, encode_alert(told)[0])
+    reported = alert(kind=kind, scope="host", subject="n7", sentence="Node n7 is two nodes.")
+    appended(ALERTS.name, encode_alert(reported)[0])
     check = checks()["sources"]
     assert (check.finding, check.sentence) == ("WARN", f"{kind}: Node n7 is two nodes.")
-    ended = msgspec.structs.replace(told, state="resolved", transition=told.transition + 1)
+    ended = msgspec.structs.replace(reported, state="resolved", transition=reported.transition + 1)
     appended(ALERTS.name, encode_alert(ended)[0])
     assert checks()["sources"].finding == "OK"
 

@@ -121,13 +121,15 @@ def test_file_of_the_dataset_itself_is_not_written_over(flatline: Flatline, tmp_
 
 
 @pytest.mark.parametrize(
-    ("prefix", "told"),
+    ("prefix", "reported"),
     [
         ("nowhere", "is not a dataset"),
         ("apart", "apart. Forecasts require an interval of at most 300 s"),
     ],
 )
-def test_what_cannot_be_forecast_is_told(flatline: Flatline, tmp_path, prefix, told) -> None:
+def test_what_cannot_be_forecast_is_reported(
+    flatline: Flatline, tmp_path, prefix, reported
+) -> None:
     if prefix == "apart":
         rows = [GAUGES] + [f"{BEGIN_S + 900 * k},a,1,1,1,1,1,1" for k in range(5)]
         with gzip.open(tmp_path / "apart_traces.csv.gz", "wt") as file:
@@ -135,7 +137,7 @@ def test_what_cannot_be_forecast_is_told(flatline: Flatline, tmp_path, prefix, t
         (tmp_path / "apart_vms.csv").write_text("vm,host,ncpu,mem_capacity_mb\na,h0,2,1024\n")
     said = flatline("forecast", str(tmp_path / prefix), "--out", str(tmp_path / "x.csv"))
     assert said.code == 2
-    assert told in " ".join(said.err.split())
+    assert reported in " ".join(said.err.split())
 
 
 def test_file_that_cannot_be_written_is_named(flatline: Flatline, tmp_path) -> None:

@@ -183,11 +183,11 @@ def test_the_journal_and_what_is_paused_are_shown_as_they_were_written(
     )  # fmt: skip
     append(state, JOURNAL, (b"c0", encode_entry(entry)), (b"c0", encode_entry(lost)))
     append(state, JOURNAL, (b"c0", f"no entry {text}".encode()))
-    word = Control(
+    command = Control(
         kind="pause", scope="tenant", subject=text, active=True, by=f"by {text}",
         reason=f"because {text}", time_ms=1_790_000_000_000,
     )  # fmt: skip
-    append(state, CONTROL, (word.key(), encode_control(word)))
+    append(state, CONTROL, (command.key(), encode_control(command)))
     said = flatline("audit", "show")
     assert said.code == 0, said.err
     assert f"VM {one_line(text)} is not touched." in said.out.replace("\n", "")

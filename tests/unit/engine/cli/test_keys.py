@@ -115,8 +115,8 @@ def test_no_private_key_is_ever_printed(flatline: Flatline, state: Path, tmp_pat
     assert (tmp_path / "carried").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "carried").read_text() == (state / "keys" / "node-n1.key").read_text()
     shown = said[-1].out
-    for word in ("portal", "n1", "accepted", "signs", "never"):
-        assert word in shown
+    for command in ("portal", "n1", "accepted", "signs", "never"):
+        assert command in shown
 
 
 def test_an_operator_s_key_is_made_to_be_copied_and_ends_when_it_is_revoked(
@@ -133,7 +133,7 @@ def test_an_operator_s_key_is_made_to_be_copied_and_ends_when_it_is_revoked(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (("create", "node", "n1"), "has no site key, from which other keys are derived"),
         (("create", "nonsense"), "is not a kind of key"),
@@ -147,12 +147,12 @@ def test_an_operator_s_key_is_made_to_be_copied_and_ends_when_it_is_revoked(
         (("create", "site", "--out", "f"), "A key of kind site stays in"),
     ],
 )
-def test_what_cannot_be_done_is_told_with_the_cure(
-    flatline: Flatline, words: tuple[str, ...], told: str
+def test_what_cannot_be_done_is_reported_with_the_cure(
+    flatline: Flatline, words: tuple[str, ...], reported: str
 ) -> None:
     said = flatline("keys", *words)
     assert said.code == 2
-    assert told in " ".join(said.err.split())
+    assert reported in " ".join(said.err.split())
 
 
 def test_a_second_site_key_and_an_export_over_a_file_are_refused(
@@ -203,10 +203,10 @@ def test_a_key_whose_days_are_over_is_replaced(flatline: Flatline, state: Path) 
 def test_a_key_has_one_name(flatline: Flatline, state: Path) -> None:
     flatline("keys", "create", "operator", "ann")
     said = flatline("keys", "create", "operator", "zed")
-    told = " ".join(said.err.split())
+    reported = " ".join(said.err.split())
     assert said.code == 2
-    assert f"The operator key {own_id(state)} of this machine belongs to ann" in told
-    assert "--set keys.folder=FOLDER" in told
+    assert f"The operator key {own_id(state)} of this machine belongs to ann" in reported
+    assert "--set keys.folder=FOLDER" in reported
     assert not (state / "keys" / "operator-zed.pub").exists()
 
 
@@ -266,8 +266,8 @@ def test_a_rotation_names_what_is_made_again_and_warns_where_nothing_overlaps(
     flatline("keys", "create", "owner", "portal")
     flatline("keys", "create", "node", "n1")
     assert f"under {site}" in flatline("keys", "show").out
-    told = " ".join(flatline("keys", "rotate").out.split())
-    assert "flatline keys create owner NAME" in told
-    assert "again: node n1, owner portal" in told
-    told = " ".join(flatline("keys", "rotate", "--overlap-days", "0").out.split())
-    assert "are rejected from now on" in told
+    reported = " ".join(flatline("keys", "rotate").out.split())
+    assert "flatline keys create owner NAME" in reported
+    assert "again: node n1, owner portal" in reported
+    reported = " ".join(flatline("keys", "rotate", "--overlap-days", "0").out.split())
+    assert "are rejected from now on" in reported

@@ -8,16 +8,16 @@ import pytest
 
 from connectors.clock import ManualClock, SystemClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from engine.cli.words import (
+from engine.cli.control_commands import (
     _say,
     append_approval,
     append_pause,
     controls_in_force,
     end_pause,
 )
-from engine.errors import SettingsError, WordRefused
+from engine.errors import CommandRefused, SettingsError
+from engine.log_factory import Process
 from engine.settings import load_settings
-from engine.site_log import Process
 from engine.wire.control import Control, encode_control
 from engine.wire.topics import CONTROL
 from engine.wiring import process
@@ -25,11 +25,11 @@ from tests.unit.engine.cli.conftest import Flatline, append
 
 
 def pause(**changes: object) -> Control:
-    word = Control(
+    command = Control(
         kind="pause", scope="cell", subject="c1", active=True, by="bob", reason="work",
         time_ms=SystemClock().now_ms(),
     )  # fmt: skip
-    return msgspec.structs.replace(word, **changes)
+    return msgspec.structs.replace(command, **changes)
 
 
 def test_a_pause_that_somebody_else_ends_without_a_key_still_holds(
@@ -49,7 +49,7 @@ def test_refused_records_of_one_scope_are_one_row_with_the_command_that_ends_the
     flatline: Flatline, state: Path
 ) -> None:
     ends = [pause(active=False, source=source) for source in ("", "breaker")]
-    append(state, CONTROL, *((word.key(), encode_control(word)) for word in ends))
+    append(state, CONTROL, *((command.key(), encode_control(command)) for command in ends))
     shown = flatline("pause", "show").out
     assert shown.count("safety hold") == 1
     assert shown.count("flatline pause off cell:c1") == 1
@@ -63,7 +63,7 @@ def test_what_was_ended_before_an_upgrade_is_signed_at_once(
     ended = [pause(active=False, subject=name) for name in ("c1", "c2")]
     standing = pause(subject="c3")
     words = [*ended, standing]
-    append(state, CONTROL, *((word.key(), encode_control(word)) for word in words))
+    append(state, CONTROL, *((command.key(), encode_control(command)) for command in words))
     said = flatline("pause", "adopt")
     assert said.code == 0
     assert "2 ends were signed" in said.out
@@ -74,7 +74,7 @@ def test_what_was_ended_before_an_upgrade_is_signed_at_once(
 
 
 @pytest.mark.asyncio
-async def test_without_an_operator_s_key_nothing_is_taken_back_and_the_cure_is_told(
+async def test_without_an_operator_s_key_nothing_is_taken_back_and_the_cure_is_reported(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLATLINE_LOG__KIND", "kafka")
@@ -88,7 +88,7 @@ def log_of(state: Path) -> EmbeddedLog:
     return EmbeddedLog(EmbeddedConfig(folder=state / "log", partitions=8), clock=SystemClock())
 
 
-async def words_in(state: Path) -> int:
+async def commands_in(state: Path) -> int:
     async with log_of(state) as log:
         return len(await log.read_to_end(CONTROL.name, 0, offset=0))
 
@@ -107,32 +107,32 @@ LOOSENING = [
 
 
 @pytest.mark.parametrize("words", LOOSENING)
-def test_a_word_under_a_revoked_key_is_refused_before_it_is_written(
+def test_a_command_under_a_revoked_key_is_refused_before_it_is_written(
     flatline: Flatline, state: Path, words: tuple[str, ...]
 ) -> None:
     assert flatline("keys", "create", "operator", "ann").code == 0
     trust(state, "operator-ann.pub")
     assert flatline("pause", "on", "node:n8", "--reason", "work").code == 0
     assert flatline("keys", "revoke", "operator", "ann").code == 0
-    before = asyncio.run(words_in(state))
+    before = asyncio.run(commands_in(state))
     said = flatline(*words)
-    told = " ".join(said.err.split())
+    reported = " ".join(said.err.split())
     assert (said.code, said.out) == (1, "")
-    assert "Nothing was written" in told
-    assert "(ann) of this machine expired at" in told
-    assert "flatline keys create operator NAME" in told
-    assert asyncio.run(words_in(state)) == before
+    assert "Nothing was written" in reported
+    assert "(ann) of this machine expired at" in reported
+    assert "flatline keys create operator NAME" in reported
+    assert asyncio.run(commands_in(state)) == before
     assert "node:n8" in flatline("pause", "show").out
 
 
-def test_a_word_under_a_key_that_no_reader_trusts_is_refused_before_it_is_written(
+def test_a_command_under_a_key_that_no_reader_trusts_is_refused_before_it_is_written(
     state: Path, flatline: Flatline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLATLINE_LOG__KIND", "kafka")
     assert flatline("keys", "create", "operator", "ann").code == 0
     here = process(load_settings()[0])
     with pytest.raises(
-        WordRefused, match=r"of this machine is not trusted .* copy operator-NAME\.pub"
+        CommandRefused, match=r"of this machine is not trusted .* copy operator-NAME\.pub"
     ):
         asyncio.run(_say(here, None, pause(active=False), signing=True))  # type: ignore[arg-type]
 
@@ -144,7 +144,7 @@ async def test_an_approval_that_the_log_s_readers_refuse_is_not_said_to_hold(sta
     clock = ManualClock(now_ms=SystemClock().now_ms() - 600_000)
     async with log_of(state) as log:
         here = Process(settings, clock, behind.health)
-        with pytest.raises(WordRefused, match=r"was signed 60\d s before .* Nothing changed"):
+        with pytest.raises(CommandRefused, match=r"was signed 60\d s before .* Nothing changed"):
             await append_approval(here, log, incident="a" * 32, reason="r", minutes=1)
         here = Process(settings, SystemClock(), behind.health)
         await append_approval(here, log, incident="a" * 32, reason="r", minutes=1)

@@ -58,7 +58,9 @@ def read_until(process: subprocess.Popen[bytes], words: str) -> list[dict[str, o
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["TERM", "INT"]
 )
-def test_a_role_ends_cleanly_when_told(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def test_a_role_ends_cleanly_when_reported(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     with running(tmp_path, "plan", "--set", "site.node=n1") as process:
         first = read_until(process, "Planner n1 starts")[0]
         assert first["node"] == "n1"
@@ -136,14 +138,14 @@ sys.exit(f"loaded: {{heavy}}" if heavy else 0)
 
 
 @pytest.mark.parametrize(
-    ("name", "command", "told"),
+    ("name", "command", "reported"),
     [
         ("numba", "engine", "numba is not installed here: pip install flatline"),
         ("libvirt", "collect", "pip install 'flatline[libvirt]'"),
     ],
 )
 def test_a_library_that_is_missing_is_named_with_what_brings_it(
-    tmp_path: Path, name: str, command: str, told: str
+    tmp_path: Path, name: str, command: str, reported: str
 ) -> None:
     program = f"""
 import sys
@@ -161,4 +163,4 @@ main()
         check=False,
     )
     assert done.returncode == 2
-    assert told in done.stderr
+    assert reported in done.stderr

@@ -167,19 +167,19 @@ def test_an_evaluation_removes_its_own_earlier_pages_and_no_others(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "reported"),
     [
         (("replay", "nowhere/pack", "--out", "o"), 2, "is not a dataset"),
         (("evaluate", "nowhere", "--events", "e.csv"), 2, "holds no replay"),
     ],
 )
-def test_what_cannot_be_used_is_told(flatline: Flatline, words, code, told) -> None:
+def test_what_cannot_be_used_is_reported(flatline: Flatline, words, code, reported) -> None:
     said = flatline(*words)
     assert said.code == code
-    assert told in said.err
+    assert reported in said.err
 
 
-def test_a_dataset_that_changed_since_is_told(
+def test_a_dataset_that_changed_since_is_reported(
     flatline: Flatline, prefix: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -192,7 +192,7 @@ def test_a_dataset_that_changed_since_is_told(
 
 
 @pytest.mark.parametrize(
-    ("written", "read", "told"),
+    ("written", "read", "reported"),
     [
         (r"^v[13],", "x9,", "VM x9 of its panic_spin does not occur in the replay"),
         (r",1700", ",1710", "of v1 on 2024-03-09 lies outside 2023-11-14 to 2023-11-15"),
@@ -200,7 +200,7 @@ def test_a_dataset_that_changed_since_is_told(
     ids=["VMs", "time"],
 )
 def test_the_truth_of_another_dataset_is_refused(
-    flatline: Flatline, prefix: str, tmp_path: Path, written: str, read: str, told: str
+    flatline: Flatline, prefix: str, tmp_path: Path, written: str, read: str, reported: str
 ) -> None:
     out = tmp_path / "out"
     assert flatline("replay", prefix, "--out", str(out)).code == 0
@@ -211,12 +211,12 @@ def test_the_truth_of_another_dataset_is_refused(
     assert said.code == 2
     refused = " ".join(said.err.split())
     assert "2 of its 2 events are not covered by that replay" in refused
-    assert told in refused
+    assert reported in refused
     assert f"replay is of {prefix}: name the events of that dataset." in refused
     assert not (out / "evaluation.json").exists()
 
 
-def test_events_that_a_replay_cannot_have_seen_are_told_beside_the_figures(
+def test_events_that_a_replay_cannot_have_seen_are_notified_beside_the_figures(
     flatline: Flatline, prefix: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -225,8 +225,8 @@ def test_events_that_a_replay_cannot_have_seen_are_told_beside_the_figures(
     events.write_text(Path(f"{prefix}_events.csv").read_text().replace("v3", "x9"))
     said = flatline("evaluate", str(out), "--events", str(events))
     assert said.code == 0
-    told = "1 events are not covered by this replay and count as missed if they are faults"
-    assert told in " ".join(said.err.split())
+    reported = "1 events are not covered by this replay and count as missed if they are faults"
+    assert reported in " ".join(said.err.split())
     evaluation = json.loads((out / "evaluation.json").read_text())
     assert evaluation["strangers"] == ["VM x9 of its mem_leak does not occur in the replay"]
     [miss] = (out / "pages").glob("miss-mem_leak-x9-*.html")

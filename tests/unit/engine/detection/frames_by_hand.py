@@ -158,9 +158,9 @@ class Place:
 
     def vcpu_rows(self) -> VcpuRows:
         """Return the vCPU times of the guests that report them."""
-        told = [guest.times_ns if guest.others is not None else [] for guest in self.guests]
-        ticks = [int(time // 1e7) * 10_000_000 for times in told for time in times]
-        counts = np.array([len(times) for times in told], np.uint16)
+        reported = [guest.times_ns if guest.others is not None else [] for guest in self.guests]
+        ticks = [int(time // 1e7) * 10_000_000 for times in reported for time in times]
+        counts = np.array([len(times) for times in reported], np.uint16)
         return VcpuRows(counts=counts, times_ns=np.array(ticks, np.uint64), missing=None)
 
 

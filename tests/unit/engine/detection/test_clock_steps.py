@@ -33,9 +33,9 @@ def test_a_guest_that_dies_after_a_step_is_found_as_soon_as_before(step_s: int) 
     bench.run(120.0)
     steps_ms.append(1000 * step_s)
     bench.run(30.0)
-    (told, *_) = [alert for alert in bench.alerts if alert.kind == "clock_step"]
-    assert told.subject == "node-0"
-    assert f"{abs(step_s)} s" in told.sentence
+    (reported, *_) = [alert for alert in bench.alerts if alert.kind == "clock_step"]
+    assert reported.subject == "node-0"
+    assert f"{abs(step_s)} s" in reported.sentence
     assert not bench.partition.cells["cell"].nodes["node-0"].stale
     guests[0].panics()
     bench.run(50.0)

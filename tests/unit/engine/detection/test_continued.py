@@ -30,11 +30,11 @@ def restored() -> Partition:
 def test_a_snapshot_of_the_build_before_is_continued() -> None:
     assert decode_manifest(old_state()[1]).configuration in CONTINUED
     partition = restored()
-    lanes = partition.cells["cell"].lanes["node-0"]
-    assert len(lanes.vcpu_times) == 0
-    assert (lanes.kvm == standstill.NO_TIME).all()
-    assert (lanes.numbers("vcpu_mover")[:2] == standstill.NO_MOVER).all()
-    assert np.count_nonzero(lanes.gaps) > 0
+    table = partition.cells["cell"].tables["node-0"]
+    assert len(table.vcpu_times) == 0
+    assert (table.kvm == standstill.NO_TIME).all()
+    assert (table.numbers("vcpu_mover")[:2] == standstill.NO_MOVER).all()
+    assert np.count_nonzero(table.gaps) > 0
     assert digest(partition) == digest(restored())
 
 
@@ -48,8 +48,8 @@ def test_what_it_goes_on_to_learn_is_kept() -> None:
     for guest in guests:
         guest.others = 0.005
     bench.run(300.0)
-    lanes = bench.partition.cells["cell"].lanes["node-0"]
-    assert lanes.vcpu_counts[:2].tolist() == [2, 2]
+    table = bench.partition.cells["cell"].tables["node-0"]
+    assert table.vcpu_counts[:2].tolist() == [2, 2]
     again = restore(*_snapshot(bench))
     assert digest(again) == digest(bench.partition)
 

@@ -38,9 +38,9 @@ def test_a_guest_whose_devices_change_has_not_booted(jump: float) -> None:
     with_devices(guest, number=2, jump=jump)
     bench.run(60.0)
     assert bench.of(guest) == []
-    lanes = bench.partition.cells["cell"].lanes["node-0"]
-    lane = lanes.places[guest.uuid]
-    assert lanes.figure("epoch_s", lane) > 900.0
+    table = bench.partition.cells["cell"].tables["node-0"]
+    index = table.indices[guest.uuid]
+    assert table.figure("epoch_s", index) > 900.0
     # It dies directly after that, and is detected like any other.
     guest.panics()
     bench.run(60.0)

@@ -7,12 +7,12 @@ import msgspec
 import pytest
 
 from benchmarks.disturbed import Disturbance, disturb
-from engine.detection.cell import Overtaken
+from engine.detection.cell import OutOfOrder
 from engine.detection.partition import Partition
-from engine.detection.replay import run_records
-from engine.detection.slots import moves_ahead
+from engine.detection.replayed import run_records
 from engine.detection.snapshot import digest, restore, take_snapshot
-from engine.ports import Moment, Record
+from engine.detection.windows import moves_ahead
+from engine.ports import Record, RecordedFrame
 from engine.wire.alert import Alert
 from engine.wire.frame import decode_frame, encode_frame
 from tests.unit.engine.detection.frames_by_hand import FAST, Bench, Guest, cell
@@ -23,10 +23,10 @@ DISTURBED = Disturbance(doubled=0.05, late_s=30.0)
 
 def travelled(records: Iterable[Record], how: Disturbance, *, seed: int = 7) -> list[Record]:
     """Return the records as a network delivers them; the engine's ticks do not use it."""
-    moments = (Moment(r.time_ms, decode_frame(r.value), 0, r.value) for r in records)
+    recorded_frames = (RecordedFrame(r.time_ms, decode_frame(r.value), 0, r.value) for r in records)
     return [
-        Record("flatline.frames.v1", 0, offset, moment.time_ms, b"cell", moment.value)
-        for offset, moment in enumerate(disturb(moments, how, seed=seed))
+        Record("flatline.frames.v1", 0, offset, recorded.time_ms, b"cell", recorded.value)
+        for offset, recorded in enumerate(disturb(recorded_frames, how, seed=seed))
     ]
 
 
@@ -114,7 +114,7 @@ def nothing(bench: Bench, guests: list[Guest]) -> None:
         a_guest_moves,
     ],
 )
-def test_frames_that_overtake_each_other_within_thirty_seconds_change_nothing_that_is_told(
+def test_frames_that_overtake_each_other_within_thirty_seconds_change_nothing_that_is_reported(
     happens: Callable[[Bench, list[Guest]], None], interval_s: float
 ) -> None:
     bench, guests = site(interval_s)
@@ -126,7 +126,7 @@ def test_frames_that_overtake_each_other_within_thirty_seconds_change_nothing_th
 
 
 @pytest.mark.parametrize("interval_s", [2.0, 10.0])
-def test_a_death_in_bad_weather_asks_for_the_same_reboot(interval_s: float) -> None:
+def test_a_death_in_bad_out_of_order_arrival_asks_for_the_same_reboot(interval_s: float) -> None:
     bench, guests = site(interval_s)
     guests_die(bench, guests)
     bench.run(200.0)
@@ -148,10 +148,10 @@ def test_losing_the_frames_that_open_a_silence_keeps_its_id_and_its_onset(
     holed = without(bench.records, "node-0", set(range(first, first + lost)))
     foul = run_records(holed, FAST)
     fair = bench.of(guests[0])
-    told = [alert for alert in foul.alerts if alert.subject == guests[0].text]
-    assert {alert.id for alert in told} == {alert.id for alert in fair}
+    reported = [alert for alert in foul.alerts if alert.subject == guests[0].text]
+    assert {alert.id for alert in reported} == {alert.id for alert in fair}
     assert fair[0].position.sequence == first
-    assert told[0].onset_ms == fair[0].onset_ms
+    assert reported[0].onset_ms == fair[0].onset_ms
 
 
 def test_losing_frames_long_before_a_silence_does_not_date_it_back() -> None:
@@ -165,23 +165,23 @@ def test_losing_frames_long_before_a_silence_does_not_date_it_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval_s", "untold_s", "told_s"), [(2.0, 36.0, 120.0), (10.0, 50.0, 180.0)]
+    ("interval_s", "untold_s", "reported_s"), [(2.0, 36.0, 120.0), (10.0, 50.0, 180.0)]
 )
 def test_silence_is_held_against_how_late_frames_come(
-    interval_s: float, untold_s: float, told_s: float
+    interval_s: float, untold_s: float, reported_s: float
 ) -> None:
     bench, _ = site(interval_s)
-    bench.partition.cells["cell"].overtaken.now_ms = 25_000
+    bench.partition.cells["cell"].out_of_order.now_ms = 25_000
     bench.places[1].reachable = False
     bench.run(untold_s)
     assert not bench.alerts
-    bench.run(told_s - untold_s)
+    bench.run(reported_s - untold_s)
     assert {alert.kind for alert in bench.alerts} == {"host_silence"}
 
 
 def test_a_vm_that_left_is_waited_for_as_long_as_the_frames_of_where_it_may_be() -> None:
     bench, _ = site(2.0)
-    bench.partition.cells["cell"].overtaken.now_ms = 25_000
+    bench.partition.cells["cell"].out_of_order.now_ms = 25_000
     bench.places[0].guests.pop(0)
     bench.run(50.0)
     assert not bench.alerts
@@ -189,7 +189,7 @@ def test_a_vm_that_left_is_waited_for_as_long_as_the_frames_of_where_it_may_be()
     assert {alert.kind for alert in bench.alerts} == {"vm_silence"}
 
 
-def test_a_node_that_stays_away_is_told_while_it_is_away_though_frames_are_late() -> None:
+def test_a_node_that_stays_away_is_reported_while_it_is_away_though_frames_are_late() -> None:
     bench, _ = site(2.0)
     bench.places[1].reachable = False
     bench.run(100.0)
@@ -198,7 +198,7 @@ def test_a_node_that_stays_away_is_told_while_it_is_away_though_frames_are_late(
     assert {alert.id for alert in foul.alerts} == {alert.id for alert in bench.alerts}
 
 
-def test_nothing_waits_for_a_slot_where_nothing_was_overtaken() -> None:
+def test_nothing_waits_for_a_window_where_nothing_was_out_of_order() -> None:
     bench, _ = site(2.0)
     for _ in range(5):
         bench.sample(bench.places[0])
@@ -250,21 +250,21 @@ def test_a_restored_snapshot_goes_on_bit_for_bit_while_samples_wait() -> None:
     assert digest(partition) == whole.digest
 
 
-def test_how_late_frames_come_is_forgotten_after_two_windows_without_one_overtaken() -> None:
-    overtaken = Overtaken()
-    overtaken.turn(1_000_000, 300_000)
+def test_how_late_frames_come_is_forgotten_after_two_windows_without_one_out_of_order() -> None:
+    out_of_order = OutOfOrder()
+    out_of_order.turn(1_000_000, 300_000)
     for gap_ms in (9_000, 4_000, 9_000):
-        overtaken.take(gap_ms)
-    assert overtaken.late_ms == 9_000
-    overtaken.turn(1_299_999, 300_000)
-    overtaken.turn(1_300_000, 300_000)
+        out_of_order.take(gap_ms)
+    assert out_of_order.late_ms == 9_000
+    out_of_order.turn(1_299_999, 300_000)
+    out_of_order.turn(1_300_000, 300_000)
     for gap_ms in (2_000, 2_000):
-        overtaken.take(gap_ms)
-    assert overtaken.late_ms == 9_000
-    overtaken.turn(1_600_000, 300_000)
-    assert overtaken.late_ms == 2_000
-    overtaken.turn(1_900_000, 300_000)
-    assert overtaken.late_ms == 0
+        out_of_order.take(gap_ms)
+    assert out_of_order.late_ms == 9_000
+    out_of_order.turn(1_600_000, 300_000)
+    assert out_of_order.late_ms == 2_000
+    out_of_order.turn(1_900_000, 300_000)
+    assert out_of_order.late_ms == 0
 
 
 @pytest.mark.parametrize(("lost", "most_s"), [(0.0, 35.0), (0.005, 70.0)])
@@ -283,9 +283,9 @@ def test_samples_are_judged_no_later_than_the_slowest_frames_and_gaps_ask_for(
     assert max(behind_s) < most_s
 
 
-@pytest.mark.parametrize(("outage_ms", "is_weather"), [(0, True), (600_000, False)])
-def test_a_gap_that_an_outage_of_the_log_kept_open_is_no_weather(
-    outage_ms: int, is_weather: bool
+@pytest.mark.parametrize(("outage_ms", "is_out_of_order"), [(0, True), (600_000, False)])
+def test_a_gap_that_an_outage_of_the_log_kept_open_is_no_out_of_order_arrival(
+    outage_ms: int, is_out_of_order: bool
 ) -> None:
     bench, _ = site(2.0)
     held = [
@@ -299,15 +299,15 @@ def test_a_gap_that_an_outage_of_the_log_kept_open_is_no_weather(
     partition = Partition(FAST)
     for offset, record in enumerate(delivered):
         partition.fold(replace(record, offset=offset))
-    assert bool(partition.cells["cell"].overtaken.late_ms) == is_weather
+    assert bool(partition.cells["cell"].out_of_order.late_ms) == is_out_of_order
 
 
-def test_one_frame_that_is_sent_again_is_no_weather_and_two_are() -> None:
-    overtaken = Overtaken()
-    overtaken.take(25_000)
-    assert overtaken.late_ms == 0
-    overtaken.take(3_000)
-    assert overtaken.late_ms == 3_000
+def test_one_frame_that_is_sent_again_is_no_out_of_order_arrival_and_two_are() -> None:
+    out_of_order = OutOfOrder()
+    out_of_order.take(25_000)
+    assert out_of_order.late_ms == 0
+    out_of_order.take(3_000)
+    assert out_of_order.late_ms == 3_000
 
 
 @pytest.mark.parametrize("back_s", [34.0, 40.0, 46.0])
@@ -324,7 +324,7 @@ def test_who_works_again_by_a_sample_that_waits_is_not_ordered(back_s: float) ->
 
 
 @pytest.mark.parametrize("moves", [True, False])
-def test_each_frame_that_waits_is_asked_also_before_one_that_tells_of_no_vm(moves: bool) -> None:
+def test_each_frame_that_waits_is_asked_also_before_one_that_reports_of_no_vm(moves: bool) -> None:
     bench, guests = site(2.0)
     guests[0].panics()
     bench.run(4.0)
@@ -341,6 +341,6 @@ def test_each_frame_that_waits_is_asked_also_before_one_that_tells_of_no_vm(move
     )
     here = partition.cells["cell"]
     here.ahead = {"node-0": [encode_frame(newest), encode_frame(of_none)]}
-    place = here.place(guests[0].uuid)
-    assert place is not None
-    assert moves_ahead(here, *place) is moves
+    located = here.locate(guests[0].uuid)
+    assert located is not None
+    assert moves_ahead(here, *located) is moves

@@ -100,7 +100,7 @@ def test_a_halt_in_a_silence_that_an_earlier_release_began_is_found() -> None:
     bench.run(240.0)
     guests[0].panics(cores=0.004)
     bench.run(4.0)
-    bench.partition.cells["cell"].lanes["node-0"].row("used_before")[:] = 0.0
+    bench.partition.cells["cell"].tables["node-0"].row("used_before")[:] = 0.0
     bench.run(56.0)
     assert bench.of(guests[0])[-1].suggested_action == "reboot"
 
@@ -113,7 +113,7 @@ def items_of(cores: float, seconds: float = 30.0) -> dict[str, EvidenceItem]:
     return {item.signal: item for item in bench.of(guests[0])[-1].evidence}
 
 
-def test_every_nat_of_a_score_stands_in_the_evidence_with_its_words() -> None:
+def test_every_nat_of_a_score_stands_in_the_evidence_with_its_commands() -> None:
     items = items_of(1.0)
     assert set(items) >= {"silence", "cpu", "balloon"}
     assert all(item.text for item in items.values())

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 
 from engine.detection.partition import Partition
-from engine.detection.replay import run_records
+from engine.detection.replayed import run_records
 from engine.ports import Record
 from engine.wire.rejected import decode_rejected
 from tests.unit.engine.detection.frames_by_hand import FAST, cell

@@ -68,12 +68,12 @@ def test_a_network_stall_begins_where_sending_stopped_so_that_the_next_has_anoth
         for guest in guests:
             if guest.network == "net-1":
                 guest.sends = 0.0
-        told = bench.run(40.0)
+        reported = bench.run(40.0)
         for guest in guests:
             guest.works()
         bench.run(1000.0)
-        ids.append(told[0].id)
-        onsets.append((told[0].position.sequence - first, told[0].onset_ms - began_ms))
+        ids.append(reported[0].id)
+        onsets.append((reported[0].position.sequence - first, reported[0].onset_ms - began_ms))
     assert onsets == [(0, 2000), (0, 2000)]
     assert len(set(ids)) == 2
 
@@ -162,9 +162,9 @@ def test_a_silence_of_a_stall_is_not_learned_as_a_habit() -> None:
     for guest in members:
         guest.works()
     bench.run(60.0)
-    lanes = bench.partition.cells["cell"].lanes["node-0"]
-    lane = lanes.places[next(g for g in bench.places[0].guests if g in members).uuid]
-    assert float(lanes.gaps[0, 3 + 5, lane]) == 0.0
+    table = bench.partition.cells["cell"].tables["node-0"]
+    index = table.indices[next(g for g in bench.places[0].guests if g in members).uuid]
+    assert float(table.gaps[0, 3 + 5, index]) == 0.0
 
 
 def test_who_died_in_a_stall_is_found_after_it() -> None:
@@ -187,13 +187,13 @@ def test_who_died_in_a_stall_is_found_after_it() -> None:
     [(Kind.MEM_LEAK, True), (Kind.DEGRADING_STORAGE, True), (Kind.NODE_CONTENTION, True),
      (Kind.PANIC_SPIN, False), (Kind.HUNG_IO, False)],
 )  # fmt: skip
-def test_only_a_silence_told_before_a_stall_is_not_taken_back_by_it(
+def test_only_a_silence_reported_before_a_stall_is_not_taken_back_by_it(
     kind: Kind, is_explained: bool
 ) -> None:
     bench, guests = site()
     members = [guest for guest in guests if guest.pool == "pool-1"]
     state = bench.partition.cells["cell"]
-    told = Finding(
+    reported = Finding(
         scope="vm",
         subject=members[0].text,
         kind=kind,
@@ -208,12 +208,12 @@ def test_only_a_silence_told_before_a_stall_is_not_taken_back_by_it(
     for guest in members:
         quiet(guest)
     bench.run(20.0)
-    (latch,) = state.latches.values()
-    settle(state, [told], Now(bench.time_ms, FAST))
-    early_ms = latch.onset_ms - 40_000
+    (cause,) = state.common_causes.values()
+    settle(state, [reported], Now(bench.time_ms, FAST))
+    early_ms = cause.onset_ms - 40_000
     found = explains(state, members[0].uuid, onset_ms=early_ms, configuration=FAST)
-    assert (found is latch) == is_explained
-    assert explains(state, members[0].uuid, onset_ms=latch.onset_ms, configuration=FAST) is latch
+    assert (found is cause) == is_explained
+    assert explains(state, members[0].uuid, onset_ms=cause.onset_ms, configuration=FAST) is cause
 
 
 def dying(*, writers: int = 24, paused: int = 0) -> tuple[Bench, Guest, list[Guest]]:
@@ -316,7 +316,9 @@ def test_vms_that_were_paused_at_work_do_not_hide_that_the_pool_stops() -> None:
     assert asked(bench, dead) == "alert"
 
 
-def test_a_stall_ends_where_those_that_fell_silent_are_paused_and_a_later_death_is_told() -> None:
+def test_a_stall_ends_where_those_that_fell_silent_are_paused_and_a_later_death_is_reported() -> (
+    None
+):
     bench, guests = site()
     *quiesced, dead = (guest for guest in guests if guest.pool == "pool-1")
     for guest in quiesced:

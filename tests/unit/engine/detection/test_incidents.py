@@ -34,8 +34,8 @@ def finding(**changes: Any) -> Finding:
     return Finding(**(values | {"kind": kind_of(values["kind"])}))
 
 
-def report(cell: Cell, told: Finding, time_ms: int) -> list[Alert]:
-    return settle(cell, [told], Now(time_ms, Configuration()))
+def report(cell: Cell, reported: Finding, time_ms: int) -> list[Alert]:
+    return settle(cell, [reported], Now(time_ms, Configuration()))
 
 
 def after(suspicion: Finding) -> Alert:
@@ -88,7 +88,7 @@ def test_a_panic_in_a_slow_incident_of_yesterday_is_an_incident_that_opens_now(k
     assert [(alert.id, alert.opened_ms) for alert in again] == [(opened.id, now_ms)]
 
 
-def test_a_slow_incident_told_anew_as_another_slow_kind_keeps_its_id() -> None:
+def test_a_slow_incident_reported_anew_as_another_slow_kind_keeps_its_id() -> None:
     cell, slow = with_slow("mem_leak")
     other = finding(kind="cpu_runaway", suggestion="alert")
     (alert,) = report(cell, other, HOUR_MS)
@@ -110,7 +110,9 @@ def test_a_panic_that_began_in_the_very_sample_of_a_slow_incident_opens_now_all_
     assert (alert.opened_ms, alert.onset_ms) == (70_000, 9_000)
 
 
-def test_a_death_that_is_to_be_ordered_is_told_at_once_where_a_hang_was_told_before() -> None:
+def test_a_death_that_is_to_be_ordered_is_reported_at_once_where_a_hang_was_reported_before() -> (
+    None
+):
     cell = Cell("cell", site="site", zone="zone", forest=new_forest())
     hang = finding(kind="hung_userland", suggestion="alert")
     report(cell, hang, 10_000)

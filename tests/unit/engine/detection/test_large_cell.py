@@ -52,13 +52,13 @@ def minutes_of(nodes: int, vms: int) -> list[list[Output]]:
     """Return the scores of each closed minute."""
     partition, found, offset = Partition(Configuration()), [], 0
     for slot in range(4):
-        told: list[Output] = []
+        reported: list[Output] = []
         for node in range(nodes):
             time_ms = START_MS + 30_000 * slot + node
             record = Record(FRAMES.name, 0, offset, time_ms, b"large", b"")
-            told += partition.fold(record, frame(node, slot, vms=vms))
+            reported += partition.fold(record, frame(node, slot, vms=vms))
             offset += 1
-        scores = [output for output in told if output.topic == SCORES.name]
+        scores = [output for output in reported if output.topic == SCORES.name]
         if scores:
             found.append(scores)
     return found

@@ -15,7 +15,7 @@ SHORT = Configuration(resolved_kept_s=120.0)
 def _unlisted(bench: Bench) -> set[bytes]:
     """Return the VMs that a node lists although the cell does not know them."""
     (one,) = bench.partition.cells.values()
-    return {vm for lanes in one.lanes.values() for vm in lanes.places if vm not in one.vms}
+    return {vm for table in one.tables.values() for vm in table.indices if vm not in one.vms}
 
 
 def test_a_vm_restarted_elsewhere_and_then_deleted_leaves_nothing_on_its_dead_node() -> None:
@@ -33,7 +33,7 @@ def test_a_vm_restarted_elsewhere_and_then_deleted_leaves_nothing_on_its_dead_no
     (one,) = bench.partition.cells.values()
     assert moved.uuid not in one.vms
     assert not _unlisted(bench)
-    assert moved.uuid not in one.lanes[dead.name].places
+    assert moved.uuid not in one.tables[dead.name].indices
 
 
 def test_a_lone_node_that_was_silent_may_come_back_with_its_frames_swapped() -> None:
@@ -117,7 +117,7 @@ def test_a_node_that_an_owner_forgets_ends_with_its_alert_and_its_vms() -> None:
     bench.run(6.0)
     assert _last(bench, gone.name) == ("resolved", "an owner reported that it was removed")
     one = bench.partition.cells["cell"]
-    assert set(one.nodes) == set(one.lanes) == {"node-0"}
+    assert set(one.nodes) == set(one.tables) == {"node-0"}
     assert {vm.node for vm in one.vms.values()} == {"node-0"}
     # It is no ban: a node that reports again is known again.
     gone.reachable = True
@@ -165,7 +165,7 @@ def test_a_vm_of_a_silent_node_that_is_forgotten_leaves_nothing_in_its_list() ->
     assert not _unlisted(bench)
 
 
-def test_a_word_about_what_nobody_knows_changes_nothing() -> None:
+def test_a_command_about_what_nobody_knows_changes_nothing() -> None:
     bench, _ = cell(2)
     bench.run(20.0)
     for scope in (*FORGETTABLE, "everything"):

@@ -82,7 +82,9 @@ def test_another_witness_counts_in_a_silence_in_which_the_guest_lived() -> None:
     assert bench.of(guest)[-1].suggested_action == "reboot"
 
 
-def test_a_guest_that_dies_while_it_computes_is_told_by_how_its_vcpus_moved_until_then() -> None:
+def test_a_guest_that_dies_while_it_computes_is_reported_by_how_its_vcpus_moved_until_then() -> (
+    None
+):
     bench, guest = watched(2)
     computes(guest)
     bench.run(300.0)
@@ -142,13 +144,13 @@ def computes_and_writes(guest: Guest, now_s: float, *, every_s: int = 120) -> No
     guest.writes = 50_000.0 if round(now_s) % every_s == 0 else 0.0
 
 
-def test_a_guest_that_comes_back_again_and_again_is_not_told_each_time() -> None:
+def test_a_guest_that_comes_back_again_and_again_is_not_reported_each_time() -> None:
     bench, guest = watched(1)
     bench.run(3600.0, lambda now_s: computes_and_writes(guest, now_s))
     assert openings(bench.of(guest)) <= 5
 
 
-def test_a_guest_that_stays_away_for_twice_as_long_as_before_is_told() -> None:
+def test_a_guest_that_stays_away_for_twice_as_long_as_before_is_reported() -> None:
     bench, guest = watched(1)
     bench.run(360.0, lambda now_s: computes_and_writes(guest, now_s))
     before = openings(bench.of(guest))

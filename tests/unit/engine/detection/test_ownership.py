@@ -21,7 +21,7 @@ def kinds(bench: Bench, kind: str) -> list[tuple[str, str]]:
     return [(alert.subject, alert.state) for alert in bench.alerts if alert.kind == kind]
 
 
-def test_a_running_copy_does_not_take_the_vm_over_and_is_told_with_both_nodes() -> None:
+def test_a_running_copy_does_not_take_the_vm_over_and_is_reported_with_both_nodes() -> None:
     bench, guests = cell(6, nodes=2)
     bench.run(120.0)
     first, second = bench.places
@@ -30,11 +30,11 @@ def test_a_running_copy_does_not_take_the_vm_over_and_is_told_with_both_nodes() 
     assert owner_of(bench, guests[0]) == first.name
     assert not kinds(bench, "duplicate_vm")
     bench.run(60.0)
-    (told, *_) = [alert for alert in bench.alerts if alert.kind == "duplicate_vm"]
-    assert told.subject == guests[0].text
-    assert first.name in told.sentence
-    assert second.name in told.sentence
-    assert told.suggested_action == "alert"
+    (reported, *_) = [alert for alert in bench.alerts if alert.kind == "duplicate_vm"]
+    assert reported.subject == guests[0].text
+    assert first.name in reported.sentence
+    assert second.name in reported.sentence
+    assert reported.suggested_action == "alert"
     assert bench.partition.counters.foreign > 0
     # The first copy's panic is detected, and no action is suggested for a VM that runs twice.
     guests[0].panics()
@@ -62,7 +62,7 @@ def test_a_live_migration_is_followed_without_an_alert() -> None:
     assert owner_of(bench, guests[0]) == target.name
     history_s = (
         bench.partition.cells["cell"]
-        .lanes[target.name]
+        .tables[target.name]
         .figure("history_s", target.guests.index(moving))
     )
     assert history_s > 100.0
@@ -103,7 +103,7 @@ def test_a_restart_on_another_node_is_believed_once_the_first_is_silent() -> Non
     assert owner_of(bench, guests[0]) == alive.name
     vm = bench.partition.cells["cell"].vms[guests[0].uuid]
     # Its start event applies from the moment it counts there.
-    assert "boot" in vm.holds
+    assert "boot" in vm.inhibitions
 
 
 def test_events_and_items_about_a_vm_of_another_node_change_nothing() -> None:
@@ -124,8 +124,8 @@ def test_events_and_items_about_a_vm_of_another_node_change_nothing() -> None:
         bench.record(encode_frame(Frame(header=header, rows=VmRows.empty(), events=(mark,))))
     )
     vm = bench.partition.cells["cell"].vms[guests[0].uuid]
-    assert not vm.told
-    assert vm.mark is None
+    assert not vm.reported
+    assert vm.reported_action is None
     bench.run(60.0)
     assert not bench.alerts
     assert bench.partition.counters.foreign >= 3
@@ -179,14 +179,14 @@ def second_collector(bench: Bench, place: Place, seconds: float) -> None:
         bench.fold(bench.record(encode_frame(frame)))
 
 
-def test_a_second_collector_is_told_and_never_silences_the_first() -> None:
+def test_a_second_collector_is_reported_and_never_silences_the_first() -> None:
     bench, guests = cell(4, nodes=2)
     bench.run(120.0)
     second_collector(bench, bench.places[0], 30.0)
-    (told, *_) = [alert for alert in bench.alerts if alert.kind == "duplicate_collector"]
-    assert told.subject == "node-0"
-    assert "run-1" in told.sentence
-    assert "run-2" in told.sentence
+    (reported, *_) = [alert for alert in bench.alerts if alert.kind == "duplicate_collector"]
+    assert reported.subject == "node-0"
+    assert "run-1" in reported.sentence
+    assert "run-2" in reported.sentence
     assert bench.partition.counters.rival > 10
     assert bench.partition.cells["cell"].nodes["node-0"].run == "run-1"
     bench.run(120.0)

@@ -199,7 +199,7 @@ def test_a_vm_that_is_stopped_ends_its_alert() -> None:
     assert last.resolution.reason == "it was shut down"
 
 
-def test_a_crash_that_heals_itself_is_told_as_one_fault() -> None:
+def test_a_crash_that_heals_itself_is_reported_as_one_fault() -> None:
     bench, guests = cell(4)
     bench.run(120.0)
     guests[0].panics()
@@ -211,7 +211,7 @@ def test_a_crash_that_heals_itself_is_told_as_one_fault() -> None:
     assert bench.of(guests[0])[-1].state == "resolved"
 
 
-def test_a_reboot_that_nobody_announced_is_told_and_ends() -> None:
+def test_a_reboot_that_nobody_announced_is_reported_and_ends() -> None:
     bench, guests = cell(4)
     bench.run(120.0)
     bench.places[0].tell("rebooted", guests[0])
@@ -222,7 +222,7 @@ def test_a_reboot_that_nobody_announced_is_told_and_ends() -> None:
     assert published[-1].state == "resolved"
 
 
-def test_a_reboot_that_its_owner_announced_is_not_told() -> None:
+def test_a_reboot_that_its_owner_announced_is_not_reported() -> None:
     bench, guests = cell(4)
     bench.run(120.0)
     bench.said("owner", "owner_reboot", guests[0])
@@ -231,7 +231,7 @@ def test_a_reboot_that_its_owner_announced_is_not_told() -> None:
     assert not bench.of(guests[0])
 
 
-def test_a_storm_of_boots_is_not_told_vm_by_vm() -> None:
+def test_a_storm_of_boots_is_not_reported_vm_by_vm() -> None:
     bench, guests = cell(10)
     bench.run(120.0)
     for guest in guests:

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from engine.detection.snapshot import restore, take_snapshot
-from engine.forecasting.foretell import Foretelling
-from engine.history.fold import FrameFold
+from engine.forecasting.partition_forecasts import PartitionForecasts
+from engine.history.history_fold import FrameFold
 from engine.ports import Record
 from engine.wire.frame import Frame, decode_frame, encode_frame
 from engine.wire.rejected import Rejected, decode_rejected
@@ -60,7 +60,7 @@ def test_frames_of_a_forgotten_run_of_a_node_are_rejected_and_tell_of_no_panic()
     before = len(bench.alerts)
     repeated(bench, old)
     vm = bench.partition.cells["cell"].vms[guest.uuid]
-    assert not vm.told
+    assert not vm.reported
     assert {entry.reason for entry in refused(bench)} == {"replayed"}
     assert len(refused(bench)) == len(old)
     assert "run-1 of collector node-0 in cell cell" in refused(bench)[0].detail
@@ -160,7 +160,7 @@ def test_a_node_is_out_of_sight_though_somebody_repeats_its_last_frames() -> Non
         (0, 5_000, 5_010, True),
     ],
 )
-def test_what_is_older_than_its_writers_last_word_and_not_of_now_is_a_replay(
+def test_what_is_older_than_its_writers_last_command_and_not_of_now_is_a_replay(
     event_s: int, last_s: int, now_s: int, *, expected: bool
 ) -> None:
     found = is_replayed(event_s * 1000, last_ms=last_s * 1000, now_ms=now_s * 1000)
@@ -171,7 +171,7 @@ def test_forecaster_and_historian_leave_old_frames_out_too() -> None:
     bench, _, old = after_a_restart()
     last = len(bench.records)
     repeated(bench, [_of_run(one, "run-0") for one in old])
-    forecaster, historian = Foretelling(), FrameFold()
+    forecaster, historian = PartitionForecasts(), FrameFold()
     for record in bench.records:
         if record.offset == last:
             heard, rows = dict(forecaster.counts), historian.rivals

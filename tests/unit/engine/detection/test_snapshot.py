@@ -12,7 +12,7 @@ import pytest
 from engine.detection import configuration
 from engine.detection.configuration import Configuration, configuration_hash
 from engine.detection.partition import Partition
-from engine.detection.replay import run_records
+from engine.detection.replayed import run_records
 from engine.detection.snapshot import (
     CellValue,
     PartitionValue,
@@ -78,10 +78,10 @@ def test_a_damaged_snapshot_is_refused(harm: str) -> None:
 
 
 def array(name: str, **fields: Any) -> Callable[[CellValue], None]:
-    """Return a function that changes an array of a cell's first lanes."""
+    """Return a function that changes an array of a cell's first rows."""
 
     def change(value: CellValue) -> None:
-        arrays = value.lanes["node-0"].arrays
+        arrays = value.tables["node-0"].arrays
         arrays[name] = msgspec.structs.replace(arrays[name], **fields)
 
     return change
@@ -101,7 +101,7 @@ def narrow(value: CellValue) -> None:
 
 
 def counts(value: CellValue) -> None:
-    arrays = value.lanes["node-0"].arrays
+    arrays = value.tables["node-0"].arrays
     arrays["vcpu_counts"] = stored(array_of(arrays["vcpu_counts"]) + 1)
 
 
@@ -114,9 +114,9 @@ HARMS: dict[str, Callable[[CellValue], None]] = {
     "a forest without its counts": lacks("forest", "counts"),
     "a forest too high for any memory": of_forest,
     "a forest that would be spread": narrow,
-    "a node without lanes": lacks("lanes", "node-0"),
+    "a node without its VM table": lacks("tables", "node-0"),
     "vCPU times that are not there": counts,
-    "a VM of another node that is not listed": lambda value: value.lanes["node-0"].foreign.append(
+    "a VM of another node that is not listed": lambda value: value.tables["node-0"].foreign.append(
         bytes(16)
     ),
     "a VM to be watched that is not known": lambda value: value.watched.append(bytes(16)),
@@ -157,8 +157,8 @@ def test_a_time_outside_every_calendar_is_damage(field: str, value_ms: int) -> N
 def test_a_roster_that_names_a_vm_twice_is_damage() -> None:
     bench, chunks = snapped()
     value = body_of(chunks)
-    lanes = value.cells[0].lanes
-    lanes["node-0"] = msgspec.structs.replace(lanes["node-0"], roster=bytes(32))
+    table = value.cells[0].tables
+    table["node-0"] = msgspec.structs.replace(table["node-0"], roster=bytes(32))
     chunks, manifest = as_written(value, take_snapshot(bench.partition)[1])
     with pytest.raises(SnapshotDamaged, match="names a VM twice"):
         restore(chunks, manifest, FAST)

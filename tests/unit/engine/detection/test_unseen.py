@@ -4,7 +4,7 @@ from engine.detection.snapshot import digest, restore, take_snapshot
 from tests.unit.engine.detection.frames_by_hand import FAST, Bench, Guest, cell
 
 
-def test_a_monitor_that_hangs_is_told_once_also_where_nothing_ever_moved() -> None:
+def test_a_monitor_that_hangs_is_reported_once_also_where_nothing_ever_moved() -> None:
     bench, (burner, *_) = cell()
     burner.computes()
     burner.balloon = False
@@ -13,11 +13,11 @@ def test_a_monitor_that_hangs_is_told_once_also_where_nothing_ever_moved() -> No
     burner.measured = False
     bench.run(300)
 
-    told = [(alert.kind, alert.state, alert.transition) for alert in bench.of(burner)]
-    assert set(told) == {("vm_silence", "firing", 0)}
+    reported = [(alert.kind, alert.state, alert.transition) for alert in bench.of(burner)]
+    assert set(reported) == {("vm_silence", "firing", 0)}
 
 
-def test_a_monitor_that_hangs_is_told_by_the_sample_in_which_it_did() -> None:
+def test_a_monitor_that_hangs_is_reported_by_the_sample_in_which_it_did() -> None:
     bench, (guest, *_) = cell()
     bench.run(20)
     sequence = bench.places[0].sequence
@@ -29,14 +29,14 @@ def test_a_monitor_that_hangs_is_told_by_the_sample_in_which_it_did() -> None:
     assert first.position.sequence == sequence
 
 
-def test_what_is_told_before_any_silence_begins_when_it_is_told() -> None:
+def test_what_is_reported_before_any_silence_begins_when_it_is_reported() -> None:
     bench, (guest, *_) = cell(interval_s=10.0)
     bench.run(600.0)
-    told_ms, sequence = bench.time_ms, bench.places[0].sequence
+    reported_ms, sequence = bench.time_ms, bench.places[0].sequence
     bench.places[0].tell("panicked", guest)
     bench.run(10.0)
     first = bench.of(guest)[0]
-    assert told_ms < first.onset_ms <= told_ms + 10_000
+    assert reported_ms < first.onset_ms <= reported_ms + 10_000
     assert first.position is not None
     assert first.position.sequence == sequence
 
@@ -66,7 +66,7 @@ def hung() -> tuple[Bench, Guest]:
     return bench, guest
 
 
-def test_a_monitor_that_answers_again_hangs_no_longer_where_the_word_of_it_was_lost() -> None:
+def test_a_monitor_that_answers_again_hangs_no_longer_where_the_command_of_it_was_lost() -> None:
     bench, guest = hung()
     guest.measured = True
     bench.run(20)

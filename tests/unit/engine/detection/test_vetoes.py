@@ -23,7 +23,7 @@ def with_a_job(bench: Bench, guest: Guest) -> None:
     guest.job = True
 
 
-def with_a_job_told(bench: Bench, guest: Guest) -> None:
+def with_a_job_reported(bench: Bench, guest: Guest) -> None:
     bench.places[0].tell("job_started", guest)
 
 
@@ -31,7 +31,7 @@ def paused(bench: Bench, guest: Guest) -> None:
     guest.state = "paused"
 
 
-def paused_by_word(bench: Bench, guest: Guest) -> None:
+def paused_by_command(bench: Bench, guest: Guest) -> None:
     bench.places[0].tell("paused", guest)
 
 
@@ -63,9 +63,9 @@ GUARDS = [
     explained_by_owner,
     under_maintenance,
     with_a_job,
-    with_a_job_told,
+    with_a_job_reported,
     paused,
-    paused_by_word,
+    paused_by_command,
     dumping,
     migrating,
     hung_monitor,
@@ -121,7 +121,7 @@ def test_maintenance_ends_when_it_was_said_to_end() -> None:
     assert "reboot" in bench.suggestions(guests[0])
 
 
-def test_a_word_that_comes_late_suppresses_the_alert_and_names_itself() -> None:
+def test_a_command_that_comes_late_suppresses_the_alert_and_names_itself() -> None:
     bench, guest = dead_looking(None)
     bench.said("owner", "owner_reboot", guest)
     bench.run(4.0)
@@ -134,7 +134,7 @@ def test_a_word_that_comes_late_suppresses_the_alert_and_names_itself() -> None:
 
 def test_a_suppressed_fault_fires_again_under_its_id_when_the_veto_ends() -> None:
     bench, guest = dead_looking(None)
-    with_a_job_told(bench, guest)
+    with_a_job_reported(bench, guest)
     bench.run(4.0)
     assert bench.of(guest)[-1].state == "suppressed"
     bench.places[0].tell("job_ended", guest)

@@ -11,13 +11,13 @@ from engine.action.planner import step
 from engine.action.state import PlannerState
 from engine.detection.evidence import Picture
 from engine.detection.hypotheses import Verdict
-from engine.detection.lanes import Lanes
 from engine.detection.sentences import of_verdict
 from engine.detection.snapshot import digest, restore, take_snapshot
+from engine.detection.vm_table import VmTable
 from engine.faults import Kind
 from engine.wire.alert import Alert, EvidenceItem, counted_witnesses, may_be_reset
 from engine.wire.order import Order
-from models.kernels import gaps
+from models.kernels import silence_model
 from tests.unit.engine.detection.frames_by_hand import Bench, Guest, cell
 
 DEFAULT = parse_policy(
@@ -60,10 +60,10 @@ def watched(
     bench.run(120 * interval_s, lambda now_s: rests_seldom(guest, round(now_s / interval_s)))
     guest.works()
     guest.cores = changes.get("cores", 0.05)
-    lanes: Lanes = bench.partition.cells["cell"].lanes["node-0"]
-    lanes.row("history_s")[:] = 90_000.0
+    table: VmTable = bench.partition.cells["cell"].tables["node-0"]
+    table.row("history_s")[:] = 90_000.0
     # The result of a day of such samples: 9,000 signs of life and no gap.
-    lanes.gaps[:, gaps.LIVE] += 9000.0
+    table.gaps[:, silence_model.LIVE] += 9000.0
     bench.run(240.0)
     return bench, guest
 
@@ -86,11 +86,13 @@ def dies(guest: Guest, *, cores: float = 1.0) -> None:
 
 
 @pytest.mark.parametrize("vcpus", [1, 2, 8])
-@pytest.mark.parametrize("told", [True, False], ids=["vcpus told", "vcpus not told"])
-def test_a_live_guest_that_computes_on_one_thread_is_never_ordered(vcpus: int, told: bool) -> None:
+@pytest.mark.parametrize("reported", [True, False], ids=["vcpus told", "vcpus not told"])
+def test_a_live_guest_that_computes_on_one_thread_is_never_ordered(
+    vcpus: int, reported: bool
+) -> None:
     bench, guest = watched(vcpus)
     computes(guest)
-    if not told:
+    if not reported:
         guest.others = None
     bench.run(600.0)
     assert "reboot" not in bench.suggestions(guest)
@@ -206,7 +208,7 @@ def test_a_tickless_guest_whose_idle_vcpus_sleep_for_long_has_no_witness_in_them
 
 
 @pytest.mark.parametrize("vcpus", [1, 2])
-def test_a_halted_guest_is_told_by_all_of_its_vcpus(vcpus: int) -> None:
+def test_a_halted_guest_is_reported_by_all_of_its_vcpus(vcpus: int) -> None:
     # Its single vCPU is its idle one: it ticks too, and stays at 0 once the kernel halted.
     bench, guest = watched(vcpus, cores=0.09)
 
@@ -304,7 +306,7 @@ def test_a_vcpu_that_slept_already_when_the_kernel_died_is_a_witness() -> None:
     [{"vcpus": 3, "times_ns": [3e9, 3e9, 3e9]}, {"others": None}],
     ids=["plugged", "lost"],
 )
-def test_vcpus_that_changed_or_are_not_told_are_unknown(changes: dict[str, Any]) -> None:
+def test_vcpus_that_changed_or_are_not_reported_are_unknown(changes: dict[str, Any]) -> None:
     bench, guest = watched(2)
     dies(guest)
     bench.run(20.0)
@@ -430,7 +432,7 @@ def test_a_watchdog_that_was_not_served_is_a_witness() -> None:
 
 
 @pytest.mark.parametrize("kind", ["agent_silent", "console_panic"])
-def test_words_of_a_guest_that_lived_on_are_forgotten(kind: str) -> None:
+def test_commands_of_a_guest_that_lived_on_are_forgotten(kind: str) -> None:
     bench, guest = watched(1)
     bench.said("agent", kind, guest, node="node-0")
     bench.run(60.0)

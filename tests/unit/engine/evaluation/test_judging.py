@@ -38,17 +38,17 @@ def test_alert_and_suggestion_have_delays_of_their_own(line) -> None:
     assert judged(lines, fault()).false_orders == ()
 
 
-def test_what_is_told_too_late_or_of_another_vm_is_a_miss_and_false(line) -> None:
+def test_what_is_reported_too_late_or_of_another_vm_is_a_miss_and_false(line) -> None:
     for wrong in (line(15_000), line(9_000), line(10_600, subject="b")):
         judgement = judged([wrong], fault())
         assert judgement.findings[0].alert_s is None
         assert [alert.behind for alert in judgement.false_alerts] == [None]
 
 
-def test_pending_alone_was_never_told(line) -> None:
+def test_pending_alone_was_never_reported(line) -> None:
     judgement = judged([line(10_600, state="pending")], fault())
     assert judgement.findings[0].alert_s is None
-    assert judgement.told == ()
+    assert judgement.reported == ()
 
 
 def test_an_alert_on_a_confounder_is_false_and_the_confounder_is_named(line) -> None:
@@ -78,7 +78,7 @@ def test_a_suggestion_counts_whatever_a_guard_would_say(
     assert bool(judgement.false_orders) is is_false
 
 
-def test_an_incident_is_one_false_order_however_often_it_is_told(line) -> None:
+def test_an_incident_is_one_false_order_however_often_it_is_reported(line) -> None:
     lines = [
         line(10_600, suggestion="reboot"),
         line(10_900),
@@ -110,12 +110,12 @@ def test_a_silent_host_is_found_by_an_alert_of_the_host(line) -> None:
 def test_a_fleet_that_falls_silent_while_a_host_is_out_is_no_repeat_of_the_host(line) -> None:
     host = fault("host_silence", expected="host_alert", vms="ab")
     fleet = confounder("fleet_io_silence", expected="fleet_alert", vms="cd", host="")
-    told = [
+    reported = [
         line(10_600, "h0", "host_silence", "host_alert", scope="host", vms=("a", "b")),
         line(10_900, "cell", "fleet_silence", "fleet_alert", scope="fleet", vms=("c", "d")),
     ]
-    assert [found.extra for found in judged(told, host, fleet).findings] == [0, 0]
-    assert [found.extra for found in judged(told, host).findings] == [1]
+    assert [found.extra for found in judged(reported, host, fleet).findings] == [0, 0]
+    assert [found.extra for found in judged(reported, host).findings] == [1]
 
 
 def test_a_host_is_not_ill_because_one_of_its_guests_is(line) -> None:
@@ -139,7 +139,7 @@ def test_figures_on_a_part_of_the_vms_leave_the_others_out(line) -> None:
     assert judgement.false_alerts == ()
 
 
-def test_within_so_many_samples_forgives_the_closing_of_a_slot() -> None:
+def test_within_so_many_samples_forgives_the_closing_of_a_window() -> None:
     assert within_samples(749.0, 2, 300.0)
     assert not within_samples(751.0, 2, 300.0)
     assert not within_samples(None, 6, 300.0)
@@ -177,12 +177,12 @@ def test_scores_add_up(line) -> None:
     assert scores.macro_f1 == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("totals_only", [True, False])
+@pytest.mark.parametrize("aggregates_only", [True, False])
 def test_to_inspect_is_the_decision_only_where_no_second_witness_can_be_heard(
-    line, totals_only
+    line, aggregates_only
 ) -> None:
     lines = [line(10_600), line(10_900, suggestion="inspect")]
-    right = judge(lines, (fault(),), interval_s=300.0, totals_only=totals_only)
-    assert right.findings[0].suggestion_s == (900.0 if totals_only else None)
-    wrong = judge(lines, (confounder(),), interval_s=300.0, totals_only=totals_only)
-    assert len(wrong.false_orders) == totals_only
+    right = judge(lines, (fault(),), interval_s=300.0, aggregates_only=aggregates_only)
+    assert right.findings[0].suggestion_s == (900.0 if aggregates_only else None)
+    wrong = judge(lines, (confounder(),), interval_s=300.0, aggregates_only=aggregates_only)
+    assert len(wrong.false_orders) == aggregates_only

@@ -73,7 +73,7 @@ def test_shapes_of_panics(kind, note, vcpus, shape) -> None:
     assert one.shape == shape
 
 
-def test_what_cannot_be_used_is_told_with_its_line() -> None:
+def test_what_cannot_be_used_is_reported_with_its_line() -> None:
     with pytest.raises(SettingsError, match="line 3: class is 'guess'"):
         truth("a,h,1,2,hung_io,fault,migrate,", "a,h,1,2,hung_io,guess,none,")
     with pytest.raises(SettingsError, match="line 2: t_start or t_end is not a number"):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from engine.forecasting.judge import WARM_UP_S, Judge
+from engine.forecasting.forecast_accuracy import WARM_UP_S, Judge
 from models.kernels.forecast_row import BANDS, HORIZONS_S
 
 STEP_S = 300

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from engine.history.fold import FrameFold
+from engine.history.history_fold import FrameFold
 from engine.ports import Record
 from engine.wire.frame import Frame, InventoryItem, decode_frame
 from engine.wire.metrics import INTEGER_ROW
@@ -21,9 +21,9 @@ def folded(fold: FrameFold, frames: Iterable[Frame]) -> Iterator[Points]:
 
 def named(records: Iterable[Record], names: dict[str, str]) -> Iterator[Frame]:
     """Add an inventory with the machines' names to the frames."""
-    told = tuple(InventoryItem(vm=uuid_of(key), name=name) for key, name in names.items())
+    reported = tuple(InventoryItem(vm=uuid_of(key), name=name) for key, name in names.items())
     for record in records:
-        yield msgspec.structs.replace(decode_frame(record.value), inventory=told)
+        yield msgspec.structs.replace(decode_frame(record.value), inventory=reported)
 
 
 def rows(points: Iterable[Points], measurement: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.history.rollups import Window, hour_points, hour_questions
+from engine.history.rollups import Window, hour_points, hour_queries
 from engine.ports import Answer
 from engine.wire.measurement import HOUR_STATISTICS, VM, VM_METRICS
 from engine.wire.points import MISSING, kept
@@ -23,11 +23,11 @@ def assert_exact(samples: np.ndarray) -> None:
         window.add(sample)
     columns = window.columns(FIELDS)
     for row, field in enumerate(FIELDS):
-        for lane in range(samples.shape[2]):
-            known = samples[:, row, lane]
+        for index in range(samples.shape[2]):
+            known = samples[:, row, index]
             known = known[~np.isnan(known)]
             found = {
-                name: columns[f"{field.name}_{name}"][lane]
+                name: columns[f"{field.name}_{name}"][index]
                 for name in HOUR_STATISTICS
                 if f"{field.name}_{name}" in columns
             }
@@ -80,10 +80,10 @@ def test_a_moved_window_keeps_what_stayed_and_begins_what_is_new(rng):
 
 
 def test_an_hour_has_a_row_for_every_series_that_any_answer_names():
-    questions = hour_questions(VM, cell="c", begin_s=3600)
-    assert len(questions) == len(VM_METRICS)
-    assert {question.where["cell"] for question in questions} == {"c"}
-    answers: list[list[Answer]] = [[] for _ in questions]
+    queries = hour_queries(VM, cell="c", begin_s=3600)
+    assert len(queries) == len(VM_METRICS)
+    assert {query.where["cell"] for query in queries} == {"c"}
+    answers: list[list[Answer]] = [[] for _ in queries]
     numbers = tuple(float(place) for place in range(len(HOUR_STATISTICS)))
     answers[0] = [Answer(("n1", "vm-1"), 0, numbers)]
     answers[2] = [Answer(("n1", "vm-2"), 0, (5.0, None, *numbers[2:]))]

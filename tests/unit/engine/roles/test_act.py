@@ -11,7 +11,7 @@ from connectors.simulator import virtual_time
 from connectors.simulator.truth import ActionCall
 from engine.ports import Bounds, Clock, LedgerStore, Record
 from engine.wire.frame import Frame, decode_frame
-from engine.wire.order import Closed, Order, encode_order
+from engine.wire.order import Order, OrderResult, encode_order
 from engine.wire.topics import CONTROL, FRAMES, JOURNAL, ORDERS, REJECTED
 from tests.signing import AGENT_KEY, PLANNER_KEY
 from tests.simulation.acting_site import (
@@ -97,13 +97,13 @@ async def repaired_three_times(site: Site) -> Order:
     return given
 
 
-async def only_mark(site: Site, *, after_s: float = 30.0) -> Closed:
+async def only_result(site: Site, *, after_s: float = 30.0) -> OrderResult:
     await asyncio.sleep(after_s)
     (mark,) = await site.marks()
     return mark
 
 
-def test_the_look_lasts_four_seconds_and_the_call_follows_it() -> None:
+def test_the_check_lasts_four_seconds_and_the_call_follows_it() -> None:
     async def scene(site: Site) -> None:
         await ordered(site)
         await site.until_reset()
@@ -113,13 +113,13 @@ def test_the_look_lasts_four_seconds_and_the_call_follows_it() -> None:
     dead_vm(scene)
 
 
-def test_a_guest_that_comes_back_during_the_look_is_left_alone() -> None:
+def test_a_guest_that_comes_back_during_the_check_is_left_alone() -> None:
     async def scene(site: Site) -> None:
         await ordered(site)
         await asyncio.sleep(1.0)
         actuator = site.fleet.actuator("c0-n0")
         await actuator.reset(site.fleet.vm(0))
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert mark.outcome == "refused"
         # The only reset is the test's own.
         assert site.resets() == 1
@@ -141,7 +141,7 @@ def test_a_disk_that_stands_still_before_the_call_lets_the_order_lapse(
             site.start_agent(wrap=lambda store: StallingDisk(store, stall))
             await asyncio.sleep(20.0)
             await ordered(site)
-            mark = await only_mark(site)
+            mark = await only_result(site)
             assert mark.outcome == "expired"
             assert mark.sentence.startswith("When the ledger had the entry, the order had expired")
             assert not site.resets()
@@ -156,7 +156,7 @@ def test_a_log_that_hangs_at_the_barrier_stops_the_call_within_five_seconds() ->
         site.log.hangs = True
         await asyncio.sleep(11.0)
         site.log.hangs = False
-        mark = await only_mark(site, after_s=1.0)
+        mark = await only_result(site, after_s=1.0)
         assert mark.outcome == "not_attempted"
         assert mark.sentence.startswith("The log could not be read to its end within 5 s")
         assert not site.resets()
@@ -171,7 +171,7 @@ def test_a_topic_that_lost_what_was_read_is_not_acted_on(topic: str, shown: Boun
         await site.control(kind="silence", scope="cell", subject="c7")
         await ordered(site)
         site.log.shows[topic] = shown
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert mark.outcome == "not_attempted"
         assert mark.sentence.startswith(f"The topic {topic} was truncated or created again")
         assert not site.resets()
@@ -183,7 +183,7 @@ def test_a_log_that_was_swapped_is_not_acted_on() -> None:
     async def scene(site: Site) -> None:
         await ordered(site)
         site.log.swapped = "another"
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert mark.outcome == "refused"
         assert not site.resets()
 
@@ -196,14 +196,14 @@ def test_what_cannot_be_journalled_is_not_done() -> None:
         await ordered(site)
         await asyncio.sleep(30.0)
         site.log.away = frozenset()
-        mark = await only_mark(site, after_s=60.0)
+        mark = await only_result(site, after_s=60.0)
         assert mark.outcome == "not_attempted"
         assert not site.resets()
 
     dead_vm(scene)
 
 
-def test_how_an_order_ended_is_told_when_the_log_is_back() -> None:
+def test_how_an_order_ended_is_reported_when_the_log_is_back() -> None:
     async def scene(site: Site) -> None:
         def cut(call: ActionCall) -> None:
             site.log.away = frozenset({ORDERS.name, FRAMES.name, JOURNAL.name})
@@ -213,7 +213,7 @@ def test_how_an_order_ended_is_told_when_the_log_is_back() -> None:
         await asyncio.sleep(120.0)
         assert not await site.marks()
         site.log.away = frozenset()
-        mark = await only_mark(site, after_s=60.0)
+        mark = await only_result(site, after_s=60.0)
         assert mark.outcome == "returned"
         assert site.resets() == 1
 
@@ -234,7 +234,7 @@ def test_an_agent_that_could_not_tell_the_end_still_knows_it_after_a_restart() -
         await asyncio.sleep(60.0)
         assert not agent.done()
         site.log.away = frozenset()
-        mark = await only_mark(site, after_s=60.0)
+        mark = await only_result(site, after_s=60.0)
         assert mark.outcome == "returned"
         assert site.resets() == 1
 
@@ -265,7 +265,7 @@ def test_an_order_that_names_another_cell_is_refused() -> None:
         await site.say(site.alert(cell="c7"))
         await asyncio.sleep(1.0)
         await site.stop(planner)
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert mark.sentence == (
             "The order names site site and cell c7, but this node belongs to another site or cell."
         )
@@ -289,7 +289,7 @@ def test_an_order_of_another_site_with_a_cell_of_the_same_name_is_refused(
         )
         ago_s = (given.issued_ms - site.clock.now_ms()) / 1000
         await site.order(past(given, ago_s=ago_s, site=place))
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert mark.outcome == outcome
         assert site.resets() == (outcome == "returned")
 
@@ -302,7 +302,7 @@ def test_an_order_for_a_vm_that_is_not_here_is_refused() -> None:
         await site.say(site.alert(subject="6e1a2b3c-0000-4000-8000-00000000abcd"))
         await asyncio.sleep(1.0)
         await site.stop(planner)
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert mark.outcome == "refused"
         assert mark.sentence.startswith("The VM is not on this node")
 
@@ -313,7 +313,7 @@ def test_an_action_that_the_hypervisor_refuses_was_not_done_and_is_not_repeated(
     async def scene(site: Site) -> None:
         site.fleet.world.interference = lambda call: "refuse"
         await ordered(site)
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert mark.outcome == "refused"
         assert mark.sentence.startswith("The hypervisor refused the call, so nothing was done")
         assert len(site.fleet.world.truth.action_calls) == 1
@@ -326,7 +326,7 @@ def test_an_action_that_never_returns_is_unknown_at_the_order_s_deadline() -> No
         site.fleet.world.interference = lambda call: "hang"
         await ordered(site)
         (order,) = await site.orders()
-        mark = await only_mark(site, after_s=400.0)
+        mark = await only_result(site, after_s=400.0)
         assert mark.outcome == "unknown"
         assert abs(mark.time_ms - order.deadline_ms) < 1_000
 
@@ -338,7 +338,7 @@ def test_a_second_order_for_the_step_does_not_close_the_first() -> None:
         await ordered(site)
         (order,) = await site.orders()
         await site.order(msgspec.structs.replace(order, planner="p2"))
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert mark.outcome == "returned"
         assert site.resets() == 1
         await asyncio.sleep(60.0)
@@ -367,18 +367,18 @@ def test_the_same_step_ordered_for_another_node_is_journalled_there_and_nothing_
         await ordered(site)
         (order,) = await site.orders()
         await site.order(msgspec.structs.replace(order, node="c0-n1"))
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert (mark.node, mark.outcome) == ("c0-n0", "returned")
         assert await site.said("An order for step 0 of this incident is already in the log.")
 
     dead_vm(scene)
 
 
-def test_a_mark_in_the_log_ends_a_step_that_has_not_begun() -> None:
+def test_a_result_in_the_log_ends_a_step_that_has_not_begun() -> None:
     async def scene(site: Site) -> None:
         await ordered(site)
         (order,) = await site.orders()
-        mark = Closed(
+        result = OrderResult(
             incident=order.incident,
             step=order.step,
             vm=order.vm,
@@ -389,14 +389,14 @@ def test_a_mark_in_the_log_ends_a_step_that_has_not_begun() -> None:
             time_ms=site.clock.now_ms(),
             sentence="Another agent of this node was here.",
         )
-        await site.order(mark, key=AGENT_KEY)
+        await site.order(result, key=AGENT_KEY)
         await asyncio.sleep(30.0)
         assert not site.resets()
 
     dead_vm(scene)
 
 
-def test_the_engine_is_told_in_frames_of_the_agent_s_own_source() -> None:
+def test_the_engine_is_reported_in_frames_of_the_agent_s_own_source() -> None:
     async def frames(site: Site) -> list[Frame]:
         found: list[Frame] = []
         for partition in range(site.log.partitions(FRAMES.name)):

@@ -12,8 +12,8 @@ from connectors.embedded.log import EmbeddedConfig
 from connectors.simulator import lifecycle, virtual_time
 from connectors.simulator.actuator import SimulatedActuator
 from engine.errors import HypervisorUnreachable
-from engine.looks import Look
 from engine.ports import LedgerStore, Position
+from engine.preflight_data import PreflightSample
 from engine.roles.outbox import PAGE
 from engine.wire.order import Claim, Order
 from engine.wire.topics import CONTROL, ORDERS
@@ -21,14 +21,14 @@ from tests.signing import AGENT_KEY
 from tests.simulation.acting_site import FaultyLog, Site, acting_site, panic
 from tests.unit.engine.action.samples import order as sample_order
 from tests.unit.engine.action.samples import past
-from tests.unit.engine.roles.test_act import dead_vm, only_mark, ordered
+from tests.unit.engine.roles.test_act import dead_vm, only_result, ordered
 
 
 def of_its_own(_store: LedgerStore) -> LedgerStore:
     return EmbeddedLedger(None)
 
 
-def test_of_two_agents_of_one_node_the_first_claim_acts_and_the_other_tells_nothing() -> None:
+def test_of_two_agents_of_one_node_the_first_claim_acts_and_the_other_reports_nothing() -> None:
     async def scene(site: Site) -> None:
         site.start_agent(wrap=of_its_own)
         await asyncio.sleep(1.0)
@@ -39,9 +39,9 @@ def test_of_two_agents_of_one_node_the_first_claim_acts_and_the_other_tells_noth
         (mark,) = await site.marks()
         assert (mark.agent, mark.outcome) == (first.agent, "returned")
         assert first.agent != second.agent
-        (told,) = [e for e in await site.journal() if e.detail.get("rule") == "claimed"]
-        assert f"Agent {first.agent} claimed step 0 first" in told.sentence
-        assert told.detail[PAGE] == "yes"
+        (reported,) = [e for e in await site.journal() if e.detail.get("rule") == "claimed"]
+        assert f"Agent {first.agent} claimed step 0 first" in reported.sentence
+        assert reported.detail[PAGE] == "yes"
 
     dead_vm(scene)
 
@@ -54,12 +54,12 @@ class SlowActuator(SimulatedActuator):
         self._fails = fails
         self._looks = 0
 
-    async def look(self, vm: bytes) -> Look:
+    async def sample(self, vm: bytes) -> PreflightSample:
         self._looks += 1
         await asyncio.sleep(1.9)
         if self._fails and self._looks > 1:
             raise HypervisorUnreachable("libvirtd is gone")
-        return await super().look(vm)
+        return await super().sample(vm)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -75,8 +75,8 @@ def test_an_agent_whose_look_ends_after_the_other_acted_stands_back_from_its_cla
         assert site.resets() == 1
         (mark,) = await site.marks()
         assert mark.outcome == "returned"
-        (told,) = [e for e in await site.journal() if e.detail.get("rule") == "claimed"]
-        assert f"Agent {mark.agent} claimed step 0 first" in told.sentence
+        (reported,) = [e for e in await site.journal() if e.detail.get("rule") == "claimed"]
+        assert f"Agent {mark.agent} claimed step 0 first" in reported.sentence
 
     dead_vm(scene)
 
@@ -117,17 +117,17 @@ def test_a_claim_that_the_log_does_not_take_is_no_call() -> None:
     async def scene(site: Site) -> None:
         append = site.log.append
 
-        async def refusing(topic: str, **words: object) -> object:
-            if b'"type":"claim"' in words["value"]:  # type: ignore[operator]
+        async def refusing(topic: str, **commands: object) -> object:
+            if b'"type":"claim"' in commands["value"]:  # type: ignore[operator]
                 site.log.hangs = True
                 await asyncio.sleep(60.0)
-            return await append(topic, **words)  # type: ignore[arg-type]
+            return await append(topic, **commands)  # type: ignore[arg-type]
 
         site.log.append = refusing  # type: ignore[method-assign, assignment]
         await ordered(site)
         await asyncio.sleep(20.0)
         site.log.hangs = False
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert mark.outcome == "not_attempted"
         assert mark.sentence.startswith("The step could not be claimed")
         assert not site.resets()
@@ -143,14 +143,14 @@ def test_a_claim_that_reaches_the_log_after_the_order_s_expiry_is_no_call(
     async def scene(site: Site) -> None:
         append = site.log.append
 
-        async def late(topic: str, **words: object) -> object:
-            if b'"type":"claim"' in words["value"]:  # type: ignore[operator]
+        async def late(topic: str, **commands: object) -> object:
+            if b'"type":"claim"' in commands["value"]:  # type: ignore[operator]
                 await asyncio.sleep(58.0)
-            return await append(topic, **words)  # type: ignore[arg-type]
+            return await append(topic, **commands)  # type: ignore[arg-type]
 
         site.log.append = late  # type: ignore[method-assign, assignment]
         await ordered(site)
-        mark = await only_mark(site, after_s=90.0)
+        mark = await only_result(site, after_s=90.0)
         assert mark.outcome in ("expired", "not_attempted")
         assert not site.resets()
 
@@ -161,14 +161,14 @@ def test_a_claim_that_does_not_stand_in_the_log_is_no_call() -> None:
     async def scene(site: Site) -> None:
         append = site.log.append
 
-        async def swallowing(topic: str, **words: object) -> object:
-            if b'"type":"claim"' in words["value"]:  # type: ignore[operator]
+        async def swallowing(topic: str, **commands: object) -> object:
+            if b'"type":"claim"' in commands["value"]:  # type: ignore[operator]
                 return Position(0, 0)
-            return await append(topic, **words)  # type: ignore[arg-type]
+            return await append(topic, **commands)  # type: ignore[arg-type]
 
         site.log.append = swallowing  # type: ignore[method-assign, assignment]
         await ordered(site)
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert mark.outcome == "not_attempted"
         assert mark.sentence.startswith("The claim of the step reached the log too late")
         assert not site.resets()
@@ -180,14 +180,14 @@ def test_a_pause_that_is_said_while_the_step_is_claimed_holds() -> None:
     async def scene(site: Site) -> None:
         append = site.log.append
 
-        async def paused(topic: str, **words: object) -> object:
-            if b'"type":"claim"' in words["value"]:  # type: ignore[operator]
+        async def paused(topic: str, **commands: object) -> object:
+            if b'"type":"claim"' in commands["value"]:  # type: ignore[operator]
                 await site.control(kind="pause", scope="site", subject="")
-            return await append(topic, **words)  # type: ignore[arg-type]
+            return await append(topic, **commands)  # type: ignore[arg-type]
 
         site.log.append = paused  # type: ignore[method-assign, assignment]
         await ordered(site)
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert mark.sentence == "Site is paused by ann: work."
         assert not site.resets()
 
@@ -246,10 +246,12 @@ def test_a_log_that_was_restored_makes_the_agent_watch_and_forgets_no_pause() ->
             agent = site.start_agent()
             await asyncio.sleep(5.0)
             await order_again(site, "b" * 32)
-            mark = await only_mark(site)
+            mark = await only_result(site)
             assert (mark.outcome, mark.dry_run, site.resets()) == ("returned", True, 0)
-            (told,) = [e for e in await site.journal() if "ends before the position" in e.sentence]
-            assert told.detail[PAGE] == "yes"
+            (reported,) = [
+                e for e in await site.journal() if "ends before the position" in e.sentence
+            ]
+            assert reported.detail[PAGE] == "yes"
             await site.stop(agent)
             await site.log.__aexit__(None, None, None)
 
@@ -301,7 +303,7 @@ def test_a_log_that_is_exchanged_under_a_running_agent_is_not_acted_on() -> None
         site.log.read_to_end = exchanged  # type: ignore[method-assign, assignment]
         await asyncio.sleep(20.0)
         site.log.read_to_end = read  # type: ignore[method-assign]
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert mark.outcome == "not_attempted"
         assert "was truncated or created again" in mark.sentence
         assert not site.resets()
@@ -358,7 +360,7 @@ def test_limits_are_counted_from_the_ledger_where_the_log_has_forgotten_them() -
             site.start_agent()
             await asyncio.sleep(5.0)
             await order_again(site, "b" * 32)
-            mark = await only_mark(site)
+            mark = await only_result(site)
             assert mark.outcome == "not_attempted"
             assert mark.sentence.startswith("The last order for this VM was 6")
             assert site.resets() == 1

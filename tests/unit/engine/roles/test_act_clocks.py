@@ -12,7 +12,7 @@ from tests.unit.engine.roles.test_act import (
     HOUR_S,
     LeapingClock,
     StallingDisk,
-    only_mark,
+    only_result,
     ordered,
     repaired_three_times,
 )
@@ -30,7 +30,7 @@ def stalled(state: str, stall: Callable[[LeapingClock], None]) -> list[str]:
             )
             await asyncio.sleep(20.0)
             await ordered(site)
-            mark = await only_mark(site)
+            mark = await only_result(site)
             assert not site.resets()
             ends.extend((mark.outcome, mark.sentence))
 
@@ -74,7 +74,7 @@ def test_an_agent_whose_clock_was_ahead_when_it_started_does_not_forget_the_day(
         clock.wall_s = 0
         ago_s = (given.issued_ms - site.clock.now_ms()) / 1000
         await site.order(past(given, ago_s=ago_s, node="c0-n0"))
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert not site.resets()
         assert mark.outcome == "not_attempted"
         assert mark.sentence.startswith("The clock of this node was ahead when its agent started")

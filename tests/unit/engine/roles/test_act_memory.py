@@ -11,9 +11,9 @@ from connectors.simulator import virtual_time
 from connectors.simulator.actuator import SimulatedActuator
 from engine.action.ledger import StepEntry
 from engine.errors import StateUnwritable
-from engine.looks import Look
 from engine.ports import Record
-from engine.wire.order import Closed
+from engine.preflight_data import PreflightSample
+from engine.wire.order import OrderResult
 from engine.wire.topics import ORDERS
 from tests.signing import AGENT_KEY
 from tests.simulation.acting_site import (
@@ -27,7 +27,7 @@ from tests.unit.engine.action.samples import past
 from tests.unit.engine.roles.test_act import (
     HOUR_S,
     dead_vm,
-    only_mark,
+    only_result,
     ordered,
     repaired_three_times,
 )
@@ -61,7 +61,7 @@ def test_the_barrier_reads_the_orders_that_the_tail_has_not_brought_yet(
             await asyncio.sleep(1.0)
         await ordered(site)
         (order,) = await site.orders()
-        mark = Closed(
+        result = OrderResult(
             incident=order.incident,
             step=order.step,
             vm=order.vm,
@@ -72,7 +72,7 @@ def test_the_barrier_reads_the_orders_that_the_tail_has_not_brought_yet(
             time_ms=site.clock.now_ms(),
             sentence="Another agent of this node was here.",
         )
-        await site.order(mark, key=AGENT_KEY)
+        await site.order(result, key=AGENT_KEY)
         await asyncio.sleep(30.0)
         assert not site.resets()
         assert [one.outcome for one in await site.marks()] == ["unknown", "refused"]
@@ -88,7 +88,7 @@ def test_an_agent_that_restarts_counts_the_orders_of_a_whole_day() -> None:
             await asyncio.sleep(20.0)
             ago_s = (given.issued_ms - site.clock.now_ms()) / 1000
             await site.order(past(given, ago_s=ago_s, node="c0-n0"))
-            mark = await only_mark(site)
+            mark = await only_result(site)
             assert mark.sentence == "This VM had 3 orders in 24 h; at most 3 are allowed."
             assert not site.resets()
 
@@ -126,19 +126,19 @@ def test_what_the_disk_did_not_take_is_not_believed() -> None:
 class BlindActuator(SimulatedActuator):
     """A hypervisor that never answers a preflight check."""
 
-    async def look(self, vm: bytes) -> Look:
-        never: asyncio.Future[Look] = asyncio.get_running_loop().create_future()
+    async def sample(self, vm: bytes) -> PreflightSample:
+        never: asyncio.Future[PreflightSample] = asyncio.get_running_loop().create_future()
         return await never
 
 
-def test_a_look_that_hangs_is_given_up_and_nothing_is_done() -> None:
+def test_a_sample_that_hangs_is_given_up_and_nothing_is_done() -> None:
     async def played() -> None:
         async with acting_site(panic()) as site:
             site.actuators["c0-n0"] = BlindActuator(site.fleet.world, "c0-n0")
             site.start_agent()
             await asyncio.sleep(20.0)
             await ordered(site)
-            mark = await only_mark(site)
+            mark = await only_result(site)
             assert mark.outcome == "not_attempted"
             assert "no answer within 2 s" in mark.sentence
             assert not site.resets()

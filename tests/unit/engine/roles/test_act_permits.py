@@ -10,13 +10,13 @@ import pytest
 from connectors.embedded.ledger import EmbeddedLedger
 from connectors.simulator import lifecycle, virtual_time
 from connectors.simulator.actuator import SimulatedActuator
-from engine.looks import Permit
+from engine.preflight_data import Permit
 from engine.wire.control import Control, encode_control
 from engine.wire.topics import CONTROL
 from tests.simulation.acting_site import LAB, Site, acting_site, panic
 from tests.unit.engine.action.samples import order as sample_order
 from tests.unit.engine.action.samples import past
-from tests.unit.engine.roles.test_act import LeapingClock, dead_vm, only_mark, ordered
+from tests.unit.engine.roles.test_act import LeapingClock, dead_vm, only_result, ordered
 
 
 def test_a_node_whose_clock_is_behind_the_log_s_revives_no_expired_order() -> None:
@@ -32,7 +32,7 @@ def test_a_node_whose_clock_is_behind_the_log_s_revives_no_expired_order() -> No
             slow.wall_s = -600
             site.clock = slow
             site.start_agent()
-            mark = await only_mark(site)
+            mark = await only_result(site)
             assert mark.outcome == "not_attempted"
             assert mark.sentence.startswith("The clock of this node is 600 s behind the log")
             assert not site.resets()
@@ -41,7 +41,7 @@ def test_a_node_whose_clock_is_behind_the_log_s_revives_no_expired_order() -> No
 
 
 @pytest.mark.parametrize("kind", ["pause", "maintenance", "quarantine"])
-def test_a_word_older_than_the_agent_holds(kind: str) -> None:
+def test_a_command_older_than_the_agent_holds(kind: str) -> None:
     async def played() -> None:
         async with acting_site(panic()) as site:
             await site.control(kind=kind, scope="cell", subject="c0")
@@ -58,7 +58,7 @@ def test_a_word_older_than_the_agent_holds(kind: str) -> None:
             )
             ago_s = (given.issued_ms - site.clock.now_ms()) / 1000
             await site.order(past(given, ago_s=ago_s))
-            mark = await only_mark(site)
+            mark = await only_result(site)
             assert mark.outcome == "not_attempted"
             assert mark.sentence.startswith("Cell c0 is ")
             assert not site.resets()
@@ -101,24 +101,24 @@ def test_a_call_is_permitted_for_what_is_left_and_for_the_run_that_was_judged(
     virtual_time.run(played())
 
 
-def newer(word: Control) -> bytes:
-    return encode_control(word).replace(b"{", b'{"v":2,', 1)
+def newer(command: Control) -> bytes:
+    return encode_control(command).replace(b"{", b'{"v":2,', 1)
 
 
-def of_a_new_scope(word: Control) -> bytes:
-    return encode_control(word).replace(b'"scope":"cell"', b'"scope":"rack"')
+def of_a_new_scope(command: Control) -> bytes:
+    return encode_control(command).replace(b'"scope":"cell"', b'"scope":"rack"')
 
 
-def cut_short(word: Control) -> bytes:
-    return encode_control(word)[:-3]
+def cut_short(command: Control) -> bytes:
+    return encode_control(command)[:-3]
 
 
 @pytest.mark.parametrize("bytes_of", [newer, of_a_new_scope, cut_short, lambda _word: b""])
-def test_a_word_of_control_that_cannot_be_read_holds_as_a_pause_until_its_key_is_written_anew(
+def test_a_command_of_control_that_cannot_be_read_holds_as_a_pause_until_its_key_is_written_anew(
     bytes_of: Callable[[Control], bytes],
 ) -> None:
     async def scene(site: Site) -> None:
-        word = Control(
+        command = Control(
             kind="pause",
             scope="cell",
             subject="c7",
@@ -129,8 +129,8 @@ def test_a_word_of_control_that_cannot_be_read_holds_as_a_pause_until_its_key_is
         )
         await ordered(site)
         await asyncio.sleep(2.0)
-        await site.log.append(CONTROL.name, key=word.key(), value=bytes_of(word))
-        mark = await only_mark(site)
+        await site.log.append(CONTROL.name, key=command.key(), value=bytes_of(command))
+        mark = await only_result(site)
         assert mark.outcome == "not_attempted"
         assert mark.sentence.startswith(
             "Site is paused by an unreadable control record that counts as a pause: key "
@@ -151,7 +151,7 @@ def test_a_forged_approval_approves_nothing_and_pauses_nothing() -> None:
     async def scene(site: Site) -> None:
         await site.anybody(kind="approval", scope="vm", subject="0" * 32)
         await ordered(site)
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert mark.outcome == "returned"
         assert await site.said("requires an operator key")
 
@@ -178,7 +178,7 @@ def test_a_guest_that_its_owner_reset_right_before_the_call_is_left_alone() -> N
             site.start_agent(wrap=lambda _store: OwnerResetsWhenSent(site))
             await asyncio.sleep(20.0)
             await ordered(site)
-            mark = await only_mark(site)
+            mark = await only_result(site)
             assert mark.outcome == "refused"
             assert "the VM was reset or rebooted during the preflight check" in mark.sentence
             assert not site.resets()
@@ -194,7 +194,7 @@ def test_an_order_that_names_another_tenant_than_the_live_definition_is_refused(
         await site.say(site.alert(tenant="forged"))
         await asyncio.sleep(0.5)
         await site.stop(planner)
-        mark = await only_mark(site)
+        mark = await only_result(site)
         assert mark.outcome == "refused"
         assert "the order names tenant 'forged'" in mark.sentence
         assert not site.resets()

@@ -12,13 +12,13 @@ from connectors.simulator import virtual_time
 from connectors.simulator.actuator import SimulatedActuator
 from engine.action.ledger import StepEntry, encode_ledger_entry
 from engine.errors import ActionRefused
-from engine.looks import Look, Permit
+from engine.preflight_data import Permit, PreflightSample
 from engine.roles.outbox import PAGE
 from engine.wire.order import Order
 from tests.simulation.acting_site import Site, acting_site, panic
 from tests.unit.engine.action.samples import order as sample_order
 from tests.unit.engine.action.samples import past
-from tests.unit.engine.roles.test_act import only_mark
+from tests.unit.engine.roles.test_act import only_result
 
 LEFT = {"state": "paused", "state_reason": "crashed"}
 
@@ -32,8 +32,8 @@ class Paused(SimulatedActuator):
         self._refuses = refuses
         self.resumed: list[Permit] = []
 
-    async def look(self, vm: bytes) -> Look:
-        return replace(await super().look(vm), **self._shown)
+    async def sample(self, vm: bytes) -> PreflightSample:
+        return replace(await super().sample(vm), **self._shown)
 
     async def finish_reset(self, vm: bytes, *, permit: Permit) -> None:
         if self._refuses:
@@ -66,11 +66,11 @@ def killed_between(
     *,
     away_s: float = 5.0,
     refuses: bool = False,
-    word: Callable[[Site], Any] | None = None,
+    command: Callable[[Site], Any] | None = None,
     **changes: Any,
 ) -> tuple[int, str, str, bool]:
     """Return the number of resumes of VM 0, outcome and sentence, and whether a page was sent."""
-    told: list[tuple[int, str, str, bool]] = []
+    reported: list[tuple[int, str, str, bool]] = []
 
     async def played() -> None:
         async with acting_site(panic()) as site:
@@ -87,20 +87,20 @@ def killed_between(
             await site.order(order)
             actuator = site.actuators["c0-n0"] = Paused(site, shown, refuses=refuses)
             site.ledgers["c0-n0"] = cut_off(order, **changes)
-            if word is not None:
-                await word(site)
+            if command is not None:
+                await command(site)
             await asyncio.sleep(away_s)
             site.start_agent()
-            mark = await only_mark(site)
+            mark = await only_result(site)
             assert isinstance(actuator, Paused)
             assert not site.resets()
             pages = [
                 PAGE in entry.detail for entry in await site.journal() if entry.kind == "outcome"
             ]
-            told.append((len(actuator.resumed), mark.outcome, mark.sentence, pages == [True]))
+            reported.append((len(actuator.resumed), mark.outcome, mark.sentence, pages == [True]))
 
     virtual_time.run(played())
-    return told[0]
+    return reported[0]
 
 
 def test_a_vm_that_its_reset_left_paused_is_resumed_and_nothing_is_reset_again() -> None:
@@ -148,7 +148,7 @@ def test_after_the_steps_deadline_no_call_follows() -> None:
 
 def test_a_site_that_was_paused_meanwhile_is_left_as_it_is() -> None:
     resumed, outcome, sentence, paged = killed_between(
-        LEFT, word=lambda site: site.control(kind="pause", scope="site", subject="")
+        LEFT, command=lambda site: site.control(kind="pause", scope="site", subject="")
     )
     assert (resumed, outcome, paged) == (0, "unknown", True)
     assert sentence.endswith("A person must resume it. Site is paused by ann: work.")

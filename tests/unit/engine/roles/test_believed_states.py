@@ -20,7 +20,7 @@ from engine.detection.snapshot import take_snapshot
 from engine.errors import SnapshotTooNew
 from engine.ports import Record
 from engine.roles.detect import DetectConfig, Detector, saving
-from engine.roles.forecast import ForecastConfig, Foreteller
+from engine.roles.forecasting import ForecastConfig, Foreteller
 from engine.roles.health import Health
 from engine.roles.record import RecordConfig, Recorder
 from engine.roles.state_keys import StateKeys
@@ -135,9 +135,9 @@ def test_a_state_that_nobody_trusted_signed_is_passed_over_for_the_one_before(
 
     with capture_logs() as logs:
         assert found(scene) == (end_of(half), {"bad_signature": 1})
-    told = [line["event"] for line in logs if line["log_level"] == "warning"]
-    assert len(told) == 1
-    assert "1 snapshots are skipped because no trusted key signed them" in told[0]
+    reported = [line["event"] for line in logs if line["log_level"] == "warning"]
+    assert len(reported) == 1
+    assert "1 snapshots are skipped because no trusted key signed them" in reported[0]
 
 
 def test_without_any_that_is_signed_the_engine_begins_with_the_frames() -> None:
@@ -183,12 +183,12 @@ def test_a_state_that_was_signed_after_its_key_ended_is_passed_over() -> None:
 async def moved(log: EmbeddedLog, *, partition: int, group: str) -> None:
     """Write the generation of another place again, as the state of partition 0."""
     for record in await log.read_to_end(SNAPSHOTS.name, partition, offset=0):
-        told = tuple(one for one in record.headers if one[0] != "group")
+        reported = tuple(one for one in record.headers if one[0] != "group")
         await log.append(
             SNAPSHOTS.name,
             key=record.key,
             value=record.value,
-            headers=(("group", GROUP.encode()), *told),
+            headers=(("group", GROUP.encode()), *reported),
             partition=0,
         )
 
@@ -261,7 +261,7 @@ def test_a_later_release_s_own_state_ends_the_engine_still() -> None:
         found(scene)
 
 
-def test_a_flood_of_forged_manifests_is_told_in_one_sentence() -> None:
+def test_a_flood_of_forged_manifests_is_reported_in_one_sentence() -> None:
     whole = states()[2]
 
     async def scene(log: EmbeddedLog) -> None:

@@ -191,11 +191,11 @@ def test_inventory_comes_at_once_then_when_it_changed_or_the_period_is_over() ->
         )
         await bench.go(60)
         await moving
-        told = [frame.inventory for frame in await bench.frames()]
-        assert [len(items) for items in told if items] == [8, 1, 9]
-        assert len(told[0]) == 8
-        assert [items[0].vm for items in told if len(items) == 1] == [newcomer]
-        assert [index for index, items in enumerate(told) if len(items) == 9] == [30]
+        reported = [frame.inventory for frame in await bench.frames()]
+        assert [len(items) for items in reported if items] == [8, 1, 9]
+        assert len(reported[0]) == 8
+        assert [items[0].vm for items in reported if len(items) == 1] == [newcomer]
+        assert [index for index, items in enumerate(reported) if len(items) == 9] == [30]
         await bench.end()
 
     play(scene, inventory_every_s=60.0)
@@ -275,7 +275,7 @@ def test_a_log_that_breaks_in_mid_run_is_opened_again() -> None:
     play(scene)
 
 
-def test_the_oldest_frames_go_when_the_log_stays_away_and_each_is_told() -> None:
+def test_the_oldest_frames_go_when_the_log_stays_away_and_each_is_reported() -> None:
     async def scene(bench: Bench) -> None:
         bench.log.error = LogUnreachable("The broker gives no answer.")
         await bench.go(100.5)
@@ -284,8 +284,8 @@ def test_the_oldest_frames_go_when_the_log_stays_away_and_each_is_told() -> None
         frames = await bench.frames()
         first = sequences(frames)[0]
         assert sequences(frames) == list(range(first, 61))
-        told = events(frames, "frames_dropped")
-        lost_unseen = {event.detail["frames_total"] for event in told}
+        reported = events(frames, "frames_dropped")
+        lost_unseen = {event.detail["frames_total"] for event in reported}
         assert max(int(total) for total in lost_unseen) == first
         assert first == pytest.approx(36, abs=8)
         assert len(frames[-1].inventory) in {0, 8}
@@ -309,7 +309,7 @@ def test_the_buffer_is_bounded_by_bytes_too() -> None:
     play(scene, buffer_bytes=20_000)
 
 
-def test_an_unreachable_hypervisor_is_told_in_every_frame_and_by_two_events() -> None:
+def test_an_unreachable_hypervisor_is_reported_in_every_frame_and_by_two_events() -> None:
     async def scene(bench: Bench) -> None:
         await bench.go(5)
         bench.fleet.world.unreachable[0] = True
@@ -389,7 +389,7 @@ def test_a_collector_that_is_ended_carries_its_buffer_to_the_log_first() -> None
     play(scene)
 
 
-def test_frames_that_never_reach_the_log_are_told_at_the_end() -> None:
+def test_frames_that_never_reach_the_log_are_notified_at_the_end() -> None:
     async def scene(bench: Bench) -> None:
         bench.log.error = LogUnreachable("It is gone.")
         await bench.go(5)
@@ -400,14 +400,14 @@ def test_frames_that_never_reach_the_log_are_told_at_the_end() -> None:
     play(scene)
 
 
-def test_a_wall_clock_that_goes_back_is_told_once_and_durations_stay_right() -> None:
+def test_a_wall_clock_that_goes_back_is_reported_once_and_durations_stay_right() -> None:
     async def scene(bench: Bench) -> None:
         await bench.go(3)
         bench.node.wall_offset_s = -3600
         with capture_logs() as logs:
             await bench.go(6)
-        told = [entry for entry in logs if "wall clock of the node went back" in entry["event"]]
-        assert [entry["back_s"] for entry in told] == [3598.0]
+        reported = [entry for entry in logs if "wall clock of the node went back" in entry["event"]]
+        assert [entry["back_s"] for entry in reported] == [3598.0]
         frames = await bench.frames()
         assert frames[2].header.event_time_ns < frames[1].header.event_time_ns
         assert frames[2].header.mono_ns - frames[1].header.mono_ns == 2 * 10**9

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from connectors.clock import LoopClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from connectors.simulator import virtual_time
-from engine.detection.replay import run_records
+from engine.detection.replayed import run_records
 from engine.detection.snapshot import digest
 from engine.errors import LogUnreachable, SnapshotTooNew
 from engine.ports import Delivery, Headers, Position, Record

@@ -6,9 +6,9 @@ from contextlib import suppress
 from connectors.clock import LoopClock
 from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from connectors.simulator import virtual_time
-from engine.forecasting.foretell import Foretelling
-from engine.forecasting.foretell_state import digest
-from engine.roles.forecast import ForecastConfig, Foreteller
+from engine.forecasting.forecast_state import digest
+from engine.forecasting.partition_forecasts import PartitionForecasts
+from engine.roles.forecasting import ForecastConfig, Foreteller
 from engine.roles.health import Health
 from engine.stream.snapshot_store import stored_snapshots
 from engine.wire.topics import FORECASTER, FORECASTS, FRAMES, SNAPSHOTS
@@ -55,7 +55,7 @@ def records_of(minutes):
 
 def test_killed_forecaster_goes_on_and_publishes_the_same_values():
     records = records_of(40)
-    whole = Foretelling()
+    whole = PartitionForecasts()
     expected = [output.value for record in records for output in whole.fold(record)]
 
     async def scene(log, clock):

@@ -63,7 +63,7 @@ def test_a_part_that_is_expected_keeps_the_process_from_being_ready() -> None:
     assert health.ready().ok
 
 
-def test_a_wait_is_told_once_and_its_end_with_its_length() -> None:
+def test_a_wait_is_reported_once_and_its_end_with_its_length() -> None:
     clock = ManualClock()
     health = Health(clock)
     with capture_logs() as logs:

@@ -79,7 +79,7 @@ def play(scene: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
     virtual_time.run(played())
 
 
-def test_what_is_marked_for_people_is_told_and_the_rest_is_not() -> None:
+def test_what_is_marked_for_people_is_reported_and_the_rest_is_not() -> None:
     async def scene(stage: Scene) -> None:
         stage.start()
         stage.journal.write("outcome", "All is well.")
@@ -193,7 +193,7 @@ def test_what_was_refused_stands_in_the_journal_with_the_reason_and_is_not_commi
     play(scene)
 
 
-def test_a_page_that_fails_for_the_moment_is_told_when_it_is_taken() -> None:
+def test_a_page_that_fails_for_the_moment_is_reported_when_it_is_taken() -> None:
     async def scene(stage: Scene) -> None:
         task = stage.start()
         stage.journal.write("refusal", "Two is failing.", page=True)

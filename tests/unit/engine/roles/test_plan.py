@@ -106,12 +106,12 @@ def test_the_journal_waits_for_the_log_and_keeps_its_chain() -> None:
 
 def test_a_storm_stands_as_a_pause_on_the_control_topic() -> None:
     async def scene(site: Site) -> None:
-        for lane in range(3):
-            await site.say(site.alert(lane, state="suppressed"))
+        for index in range(3):
+            await site.say(site.alert(index, state="suppressed"))
         await asyncio.sleep(2.0)
         (record,) = await site.log.read_to_end(CONTROL.name, 0, offset=0)
-        word = decode_control(record.value)
-        assert (word.kind, word.scope, word.subject) == ("pause", "cell", "c0")
+        command = decode_control(record.value)
+        assert (command.kind, command.scope, command.subject) == ("pause", "cell", "c0")
         await site.say(site.alert(4))
         await asyncio.sleep(2.0)
         assert not await site.orders()
@@ -133,7 +133,7 @@ def test_a_planner_that_starts_during_a_pause_knows_it() -> None:
     virtual_time.run(played())
 
 
-def test_a_word_of_control_that_cannot_be_read_holds_as_a_pause_for_planners_too() -> None:
+def test_a_command_of_control_that_cannot_be_read_holds_as_a_pause_for_planners_too() -> None:
     async def scene(site: Site) -> None:
         key = b"pause/cell/c7/"
         await site.log.append(CONTROL.name, key=key, value=b'{"v":2}')
@@ -256,7 +256,7 @@ def test_scores_that_no_engine_of_the_site_stands_for_choose_no_target(
     planned(scene)
 
 
-def test_a_word_that_is_refused_is_journaled_by_the_planner_and_by_no_agent() -> None:
+def test_a_command_that_is_refused_is_journaled_by_the_planner_and_by_no_agent() -> None:
     async def played() -> None:
         async with acting_site() as site:
             site.start_planner()
@@ -266,9 +266,9 @@ def test_a_word_that_is_refused_is_journaled_by_the_planner_and_by_no_agent() ->
             await site.anybody(kind="pause", scope="cell", subject="c7", active=False)
             await site.log.append(CONTROL.name, key=b"nonsense", value=b"nonsense")
             await asyncio.sleep(2.0)
-            told = [entry for entry in await site.journal() if "was rejected" in entry.sentence]
-            assert [entry.detail["reason"] for entry in told] == ["bad_signature", "malformed"]
-            assert all(entry.writer.startswith("plan/") for entry in told)
+            reported = [entry for entry in await site.journal() if "was rejected" in entry.sentence]
+            assert [entry.detail["reason"] for entry in reported] == ["bad_signature", "malformed"]
+            assert all(entry.writer.startswith("plan/") for entry in reported)
 
     virtual_time.run(played())
 

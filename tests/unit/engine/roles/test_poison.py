@@ -150,7 +150,7 @@ def test_an_order_that_an_agent_cannot_count_is_set_aside_and_holds_back_the_oth
     played(scene)
 
 
-def test_a_word_at_which_an_agent_fails_once_holds_as_it_was_said(
+def test_a_command_at_which_an_agent_fails_once_holds_as_it_was_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reading, "hear_record", failing_once(hearing.hear_record))
@@ -247,7 +247,7 @@ def test_a_planner_that_cannot_begin_begins_with_the_next_tick(
     played(scene)
 
 
-def test_a_word_of_a_planner_that_cannot_be_written_stops_nothing_else(
+def test_a_command_of_a_planner_that_cannot_be_written_stops_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(plan, "encode_order", failing_once(encode_order))

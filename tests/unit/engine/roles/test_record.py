@@ -16,7 +16,7 @@ from connectors.parquet.history import ParquetHistory
 from connectors.simulator import virtual_time
 from connectors.simulator.plan import WorldPlan
 from engine.errors import HistoryError, HistoryRefused, HistoryUnreachable
-from engine.history.fold import FrameFold
+from engine.history.history_fold import FrameFold
 from engine.ports import HistorySink, Record, RefusedRow
 from engine.roles.health import Health
 from engine.roles.record import RecordConfig, Recorder

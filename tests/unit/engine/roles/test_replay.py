@@ -3,8 +3,8 @@ import pytest
 
 from connectors.simulator.plan import Incident, WorldPlan
 from engine.action.catalogue import parse_policy, read_shipped
-from engine.detection.replay import run_records
-from engine.ports import Moment
+from engine.detection.replayed import run_records
+from engine.ports import RecordedFrame
 from engine.roles.replay import Replayer
 from engine.wire.frame import decode_frame
 from tests.simulation.site_records import Site
@@ -28,10 +28,10 @@ class Recorded:
         self.records = list(Site(plan, interval_s).run(seconds))
         self._whole = whole
 
-    def moments(self):
+    def recorded_frames(self):
         for record in self.records:
             frame = None if self._whole else decode_frame(record.value)
-            yield Moment(record.time_ms, frame, 0, record.value if self._whole else b"")
+            yield RecordedFrame(record.time_ms, frame, 0, record.value if self._whole else b"")
 
     def figures(self):
         return {}
@@ -55,10 +55,10 @@ def test_the_engine_that_replays_is_the_one_that_reads_the_log(recorded) -> None
     replayer, lines = replayed(recorded)
     engine = run_records(recorded.records)
     assert replayer.digest() == engine.digest
-    told = dict.fromkeys(
+    reported = dict.fromkeys(
         (alert.id, alert.kind, alert.state, alert.suggested_action) for alert in engine.alerts
     )
-    assert [(x.id, x.kind, x.state, x.suggested_action) for x in lines] == list(told)
+    assert [(x.id, x.kind, x.state, x.suggested_action) for x in lines] == list(reported)
 
 
 def test_frames_and_their_bytes_lead_to_the_same(recorded) -> None:
@@ -74,8 +74,8 @@ def test_an_incident_gets_one_order_that_is_not_attempted(recorded) -> None:
     [reason] = {line.id for line in lines if line.suggested_action == "reboot"}
     assert (order.incident, order.action, order.step) == (reason, "reset", 0)
     [entry] = replayer.planned["demo"].state.history
-    assert entry.closed is not None
-    assert entry.closed.outcome == "not_attempted"
+    assert entry.result is not None
+    assert entry.result.outcome == "not_attempted"
 
 
 def test_lines_are_transitions_and_not_what_is_published_again(recorded) -> None:

@@ -81,14 +81,15 @@ def test_what_stands_behind_a_record_that_is_too_large_is_said(kept: bool) -> No
         await asyncio.wait({saying})
         records = await log.read_to_end(JOURNAL.name, 0, offset=0)
         assert [b"One." in r.value or b"Three." in r.value for r in records] == [True, True]
-        told = await log.rejected()
-        assert [(r.topic, r.reason) for r in told] == (
+        reported = await log.rejected()
+        assert [(r.topic, r.reason) for r in reported] == (
             [(JOURNAL.name, "oversized")] if kept else []
         )
         assert all(
-            record.detail.startswith("The log rejects this record permanently: ") for record in told
+            record.detail.startswith("The log rejects this record permanently: ")
+            for record in reported
         )
-        assert all(len(record.head) == 256 and record.length > 5000 for record in told)
+        assert all(len(record.head) == 256 and record.length > 5000 for record in reported)
 
     play(scene)
 
@@ -98,15 +99,15 @@ def test_a_role_that_appends_as_it_goes_passes_it_over() -> None:
         log.limits = {ALERTS.name: 100}
         assert not await append_or_give_up(log, ALERTS.name, key=b"c", value=bytes(101))
         assert await append_or_give_up(log, ALERTS.name, key=b"c", value=bytes(100))
-        [told] = await log.rejected()
-        assert (told.topic, told.length) == (ALERTS.name, 101)
+        [reported] = await log.rejected()
+        assert (reported.topic, reported.length) == (ALERTS.name, 101)
         log.limits[REJECTED.name] = 0
         assert not await append_or_give_up(log, ALERTS.name, key=b"c", value=bytes(101))
 
     play(scene)
 
 
-def test_a_state_that_cannot_be_saved_is_told_and_not_half_a_generation() -> None:
+def test_a_state_that_cannot_be_saved_is_reported_and_not_half_a_generation() -> None:
     async def scene(log: SmallLog, _: LoopClock) -> None:
         manifest = Manifest(generation="n", next_offset=0, time_ms=0, chunks=(), configuration="")
         size = len(encode_manifest(manifest))

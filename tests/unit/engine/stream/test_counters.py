@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from engine.detection.configuration import Configuration
-from engine.detection.lanes import Lanes
 from engine.detection.rates import fold_rows
+from engine.detection.vm_table import VmTable
 from engine.stream.counters import Counters, growth, known
 from engine.wire.frame import UUID_BYTES, VmRows
 from engine.wire.metrics import GAUGES, INTEGER_ROW, INTEGERS
@@ -94,7 +94,7 @@ def test_the_kernel_of_the_engine_finds_the_same_growth() -> None:
     rng = np.random.default_rng(13)
     vms = 40
     first = rows_of(vms)
-    lanes, counters = Lanes(first.uuids), Counters(NAMES, vms)
+    table, counters = VmTable(first.uuids), Counters(NAMES, vms)
     total = rng.integers(0, 10**6, (4, vms)).astype(np.float64)
     instance, devices = np.ones(vms), np.ones(vms)
     compared = 0
@@ -108,9 +108,9 @@ def test_the_kernel_of_the_engine_finds_the_same_growth() -> None:
         shown[rng.random(shown.shape) < 0.1] = np.nan
         rows = rows_of(vms, **dict(zip((*NAMES, "instance", "device_set"), shown, strict=True)))
         fold_rows(
-            lanes, rows, dt_s=1.0, sequence=sequence, event_ms=0, configuration=Configuration()
+            table, rows, dt_s=1.0, sequence=sequence, event_ms=0, configuration=Configuration()
         )
         grown = counters.take(rows) * np.array([[1e-9], [1.0], [1.0], [1.0]])
-        np.testing.assert_allclose(lanes.counted[:4, :vms], grown, rtol=1e-6)
+        np.testing.assert_allclose(table.counted[:4, :vms], grown, rtol=1e-6)
         compared += int((~np.isnan(grown)).sum())
     assert compared > 5000

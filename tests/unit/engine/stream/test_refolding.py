@@ -15,9 +15,9 @@ from engine.detection.configuration import Now
 from engine.detection.fold import fold_frame
 from engine.detection.judge import judge
 from engine.detection.snapshot import digest
-from engine.forecasting import foretell_state
+from engine.forecasting import forecast_state
 from engine.forecasting.demand import Demand
-from engine.history.fold import FrameFold
+from engine.history.history_fold import FrameFold
 from engine.ports import Record
 from engine.wire.alert import Alert
 from engine.wire.frame import Frame
@@ -58,7 +58,7 @@ async def rejected(log: EmbeddedLog) -> list[str]:
     return found
 
 
-def test_the_engine_goes_on_without_a_frame_that_raises_twice_and_tells_of_it(
+def test_the_engine_goes_on_without_a_frame_that_raises_twice_and_reports_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     records, calls = panicked(), list[int]()
@@ -80,8 +80,8 @@ def test_the_engine_goes_on_without_a_frame_that_raises_twice_and_tells_of_it(
         alerts = await test_detect.alerts_in(log)
         kinds = {alert.kind for alert in alerts}
         assert {"panic_spin", "record_skipped"} <= kinds
-        (told,) = {alert.sentence for alert in alerts if alert.kind == "record_skipped"}
-        assert "node-1" in told
+        (reported,) = {alert.sentence for alert in alerts if alert.kind == "record_skipped"}
+        assert "node-1" in reported
         await first.kill()
         # A second engine that reads everything from the beginning gets the same state.
         second = Engine(log, clock, test_detect.TICKLESS)
@@ -147,7 +147,7 @@ def test_the_forecaster_goes_on_without_a_frame_that_raises_twice(
         await first.kill()
         second = test_forecast.Running(log, clock)
         await second.folded(len(records))
-        assert foretell_state.digest(second.role.partitions[0]) == foretell_state.digest(state)
+        assert forecast_state.digest(second.role.partitions[0]) == forecast_state.digest(state)
         await second.kill()
 
     test_forecast.played(scene)
@@ -161,7 +161,7 @@ def test_the_historian_goes_on_without_a_frame_that_raises_twice(
     def spoilt(self: FrameFold, frame: Frame, *, time_ms: int) -> Any:
         if frame.header.sequence == 30 and frame.header.role == "collector":
             calls.append(frame.header.node)
-            self.lanes.clear()
+            self.node_states.clear()
             raise IndexError("a roster that nobody thought of")
         return fold(self, frame, time_ms=time_ms)
 

@@ -12,7 +12,7 @@ from engine.wire.control import Control
 from engine.wire.forecast import Forecasts
 from engine.wire.frame import Event, Frame, Header, InventoryItem, PoolSample, VmRows
 from engine.wire.journal import JournalEntry
-from engine.wire.order import Claim, Closed, Order
+from engine.wire.order import Claim, Order, OrderResult
 from engine.wire.score import FEATURES, Scores
 from engine.wire.vcpus import VcpuRows
 
@@ -39,9 +39,9 @@ def rows(size, *, seed=1, missing_share=0.0):
     )
     # The released state had neither KVM counters nor device sets: a sample of it has none, and the
     # same bytes.
-    told = len(metrics.COUNTERS + metrics.LEVELS)
+    reported = len(metrics.COUNTERS + metrics.LEVELS)
     missing = np.ones(integers.shape, bool)
-    missing[:told] = rng.random((told, size)) < missing_share
+    missing[:reported] = rng.random((reported, size)) < missing_share
     integers[missing] = 0
     gauges = rng.random((len(metrics.GAUGES), size)).astype(np.float32)
     gauges[:, ::7] = np.nan
@@ -171,7 +171,7 @@ CLAIM = Claim(
     dry_run=False,
     time_ms=1_790_000_007_000,
 )
-CLOSED = Closed(
+RESULT = OrderResult(
     incident=ORDER.incident,
     step=0,
     vm=ORDER.vm,

@@ -40,7 +40,7 @@ CASES: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
     "frame": (encode_frame(samples.frame()), decode_frame),
     "alert": (encode_alert(samples.ALERT)[0], decode_alert),
     "order": (encode_order(samples.ORDER, samples.KEY)[0], open_order),
-    "closed": (encode_order(samples.CLOSED, samples.KEY)[0], open_order),
+    "closed": (encode_order(samples.RESULT, samples.KEY)[0], open_order),
     "claim": (encode_order(samples.CLAIM, samples.KEY)[0], open_order),
     "journal": (encode_entry(samples.JOURNAL), decode_entry),
     "control": (encode_control(samples.CONTROL), decode_control),
@@ -51,7 +51,7 @@ CASES: dict[str, tuple[bytes, Callable[[bytes], Any]]] = {
 VALUES = {
     "alert": samples.ALERT,
     "order": samples.ORDER,
-    "closed": samples.CLOSED,
+    "closed": samples.RESULT,
     "claim": samples.CLAIM,
     "journal": samples.JOURNAL,
     "control": samples.CONTROL,
@@ -166,7 +166,7 @@ def test_rejected_record_keeps_the_head_and_the_hash_of_the_whole():
     assert kept.length == len(long)
 
 
-def test_control_word_ends_by_itself():
+def test_control_command_ends_by_itself():
     assert samples.CONTROL.holds(now_ms=1_790_000_599_999)
     assert not samples.CONTROL.holds(now_ms=1_790_000_600_000)
     assert not msgspec.structs.replace(samples.CONTROL, active=False).holds(now_ms=0)

@@ -18,14 +18,14 @@ from models.codecs.columns import widen
 from tests.unit.engine.wire import samples
 
 
-def rows(size, **told):
+def rows(size, **reported):
     plain = samples.rows(size)
     return VmRows(
         uuids=plain.uuids,
         integers=plain.integers,
         missing=plain.missing,
         gauges=plain.gauges,
-        vcpus=samples.vcpu_rows(size, **told),
+        vcpus=samples.vcpu_rows(size, **reported),
     )
 
 

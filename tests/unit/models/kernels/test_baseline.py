@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.kernels import baseline
-from models.kernels.lanes import LANES
+from models.kernels.blocks import BLOCK_ROWS
 from tests.reference.baseline_twin import BaselineTwin
 
 DT_S = 2.0
@@ -23,8 +23,8 @@ class Fleet:
         self.fold = fold
         self.state = baseline.new_state(blocks)
         self.previous = baseline.new_previous(blocks)
-        self.out = np.empty((baseline.OUT_ROWS, blocks * LANES), np.float32)
-        self.flags = np.full(blocks * LANES, 0x8F, np.uint8)
+        self.out = np.empty((baseline.OUT_ROWS, blocks * BLOCK_ROWS), np.float32)
+        self.flags = np.full(blocks * BLOCK_ROWS, 0x8F, np.uint8)
 
     def sample(self, counters, *, dt_s=DT_S):
         return self.fold(
@@ -36,13 +36,13 @@ class Fleet:
             self.out,
         )
 
-    def row(self, name, lane=0):
-        return self.out[baseline.OUT[name], lane]
+    def row(self, name, index=0):
+        return self.out[baseline.OUT[name], index]
 
 
-def counters_of(lane_values):
-    counters = np.zeros((4, LANES), np.uint64)
-    counters[:, : lane_values.shape[1]] = lane_values
+def counters_of(row_values):
+    counters = np.zeros((4, BLOCK_ROWS), np.uint64)
+    counters[:, : row_values.shape[1]] = row_values
     return counters
 
 
@@ -87,9 +87,9 @@ def test_baseline_matches_reference_with_gaps_and_resets(fold):
 @FOLDS
 def test_first_sample_has_no_rate(fold):
     fleet = Fleet(fold)
-    fleet.sample(np.full((4, LANES), 7, np.uint64))
+    fleet.sample(np.full((4, BLOCK_ROWS), 7, np.uint64))
     assert np.isnan(fleet.row("cpu_cores"))
-    fleet.sample(np.full((4, LANES), 2_000_000_007, np.uint64))
+    fleet.sample(np.full((4, BLOCK_ROWS), 2_000_000_007, np.uint64))
     assert fleet.row("cpu_cores") == pytest.approx(1.0)
 
 
@@ -97,9 +97,9 @@ def test_first_sample_has_no_rate(fold):
 def test_counter_that_went_back_gives_no_rate_and_moves_nothing(fold):
     fleet = Fleet(fold)
     for k in range(4):
-        fleet.sample(np.full((4, LANES), k * 10**9, np.uint64))
+        fleet.sample(np.full((4, BLOCK_ROWS), k * 10**9, np.uint64))
     before = fleet.state.copy()
-    fleet.sample(np.zeros((4, LANES), np.uint64))
+    fleet.sample(np.zeros((4, BLOCK_ROWS), np.uint64))
     assert np.isnan(fleet.out[: len(baseline.SIGNALS)]).all()
     assert np.array_equal(before, fleet.state)
 
@@ -108,15 +108,15 @@ def test_counter_that_went_back_gives_no_rate_and_moves_nothing(fold):
 def test_missing_signal_is_unknown_for_two_samples_and_never_zero(fold):
     fleet = Fleet(fold)
     for k in range(3):
-        fleet.sample(np.full((4, LANES), k * 10**9, np.uint64))
+        fleet.sample(np.full((4, BLOCK_ROWS), k * 10**9, np.uint64))
     fleet.flags[0] = 0x8F & ~0x4
-    fleet.sample(np.full((4, LANES), 3 * 10**9, np.uint64))
+    fleet.sample(np.full((4, BLOCK_ROWS), 3 * 10**9, np.uint64))
     assert np.isnan(fleet.row("disk_wr_bytes_per_s"))
     fleet.flags[0] = 0x8F
-    fleet.sample(np.full((4, LANES), 9 * 10**9, np.uint64))
+    fleet.sample(np.full((4, BLOCK_ROWS), 9 * 10**9, np.uint64))
     # The previous value is unknown, so this one cannot be compared.
     assert np.isnan(fleet.row("disk_wr_bytes_per_s"))
-    assert fleet.row("disk_wr_bytes_per_s", lane=1) == pytest.approx(3e9)
+    assert fleet.row("disk_wr_bytes_per_s", index=1) == pytest.approx(3e9)
 
 
 def test_spike_after_a_quiet_hour_passes_the_gate():
@@ -125,15 +125,15 @@ def test_spike_after_a_quiet_hour_passes_the_gate():
     total = 0
     for _ in range(1800):
         total += int(rng.normal(4e7, 4e6))
-        assert fleet.sample(np.full((4, LANES), total, np.uint64)) >= 0
+        assert fleet.sample(np.full((4, BLOCK_ROWS), total, np.uint64)) >= 0
     total += 2 * 10**9
-    gated = fleet.sample(np.full((4, LANES), total, np.uint64))
-    assert gated == LANES
+    gated = fleet.sample(np.full((4, BLOCK_ROWS), total, np.uint64))
+    assert gated == BLOCK_ROWS
     assert fleet.row("z_cpu_cores") > 6
 
 
 def test_one_signature_is_compiled_for_production_types():
-    Fleet(baseline.fold_counters, blocks=2).sample(np.zeros((4, 2 * LANES), np.uint64))
+    Fleet(baseline.fold_counters, blocks=2).sample(np.zeros((4, 2 * BLOCK_ROWS), np.uint64))
     assert len(vars(baseline.fold_counters)["overloads"]) == 1
 
 
@@ -142,16 +142,16 @@ def test_one_signature_is_compiled_for_production_types():
 def test_no_sequence_of_counters_gives_a_negative_rate(values):
     fleet = Fleet(baseline.fold_counters)
     for value in values:
-        fleet.sample(np.full((4, LANES), value, np.uint64))
+        fleet.sample(np.full((4, BLOCK_ROWS), value, np.uint64))
         rates = fleet.out[: len(baseline.SIGNALS)]
         assert not (rates < 0).any()
 
 
-def test_lanes_do_not_touch_each_other():
+def test_rows_do_not_touch_each_other():
     fleet = Fleet(baseline.fold_counters, blocks=2)
     alone = Fleet(baseline.fold_counters, blocks=2)
     rng = np.random.default_rng(5)
-    totals = np.zeros((4, 2 * LANES), np.uint64)
+    totals = np.zeros((4, 2 * BLOCK_ROWS), np.uint64)
     for _ in range(40):
         totals += rng.integers(0, 10**9, totals.shape).astype(np.uint64)
         other = totals.copy()

@@ -187,7 +187,7 @@ def test_a_forecast_depends_on_nothing_that_comes_later():
             break
 
 
-def test_steps_that_do_not_divide_a_slot_are_refused():
+def test_steps_that_do_not_divide_a_window_are_refused():
     with pytest.raises(ValueError, match="do not divide"):
         layout(7)
 

@@ -21,17 +21,17 @@ START = 60_000_000
 
 
 @kernel
-def count_touched(places, starts, lengths, number, slot, closes):
-    return touched(places, starts, lengths, number, slot, closes)
+def count_touched(indices, starts, lengths, number, slot, closes):
+    return touched(indices, starts, lengths, number, slot, closes)
 
 
 def touched_at(plan, number):
-    places = np.full(2 * MOST_LINES, -1)
+    indices = np.full(2 * MOST_LINES, -1)
     per_slot = plan.steps[0]
     slot, closes = -(-number // per_slot), int(number % per_slot == 0)
-    count = count_touched(places, plan.start, plan.steps, number, slot, closes)
+    count = count_touched(indices, plan.start, plan.steps, number, slot, closes)
     assert count <= MOST_LINES
-    return places[:count]
+    return indices[:count]
 
 
 def of_a_state(plan):
@@ -47,10 +47,10 @@ def of_a_state(plan):
 def test_places_of_every_step_fit_and_lie_in_the_row(step_s):
     plan = layout(step_s)
     for number in range(START, START + SLOTS * DAY * plan.steps[0] // 97, 97):
-        places = touched_at(plan, number)
-        assert places.min() >= 0
+        indices = touched_at(plan, number)
+        assert indices.min() >= 0
         # At the rings' ends the next part of the row is fetched in vain.
-        assert places.max() < plan.size + 128
+        assert indices.max() < plan.size + 128
 
 
 @pytest.mark.parametrize("step_s", [60, 300])

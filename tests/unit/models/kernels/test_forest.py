@@ -6,24 +6,24 @@ import pytest
 from engine.detection.forest import FEATURES
 from engine.wire.score import CLASS_EDGES
 from models.kernels import baseline, forest
-from models.kernels.lanes import LANES
+from models.kernels.blocks import BLOCK_ROWS
 from tests.reference import forest_twin
 
 SIZE, BLOCKS = 150, 3
 
 
 def node(rng):
-    """Return arguments of `take_gated`: some lanes are surprising, and some have unknown values."""
-    lanes = BLOCKS * LANES
-    counted = rng.normal(0.0, 9.0, (baseline.OUT_ROWS, lanes)).astype(np.float32)
-    counted[baseline.OUT["gate"]] = rng.integers(0, 4, lanes) * (rng.random(lanes) < 0.4)
-    counted[:, rng.random(lanes) < 0.1] *= np.float32(np.nan)
-    state = rng.random((BLOCKS, baseline.FIELD_COUNT, LANES)).astype(np.float32)
+    """Return arguments of `take_gated`: some rows are surprising, and some have unknown values."""
+    indices = BLOCKS * BLOCK_ROWS
+    counted = rng.normal(0.0, 9.0, (baseline.OUT_ROWS, indices)).astype(np.float32)
+    counted[baseline.OUT["gate"]] = rng.integers(0, 4, indices) * (rng.random(indices) < 0.4)
+    counted[:, rng.random(indices) < 0.1] *= np.float32(np.nan)
+    state = rng.random((BLOCKS, baseline.FIELD_COUNT, BLOCK_ROWS)).astype(np.float32)
     state[:, baseline.MEAN, ::8] = 0.0  # some are idle
-    cpu = np.where(rng.random(lanes) < 0.2, np.nan, rng.uniform(-0.1, 5.0, lanes))
-    nats = rng.uniform(0.0, 12.0, (2, lanes)).astype(np.float32)
-    vcpus = rng.integers(-1, 5, lanes)
-    return counted, state, cpu, rng.uniform(0.0, 1.2, lanes), vcpus, *nats, CLASS_EDGES, SIZE
+    cpu = np.where(rng.random(indices) < 0.2, np.nan, rng.uniform(-0.1, 5.0, indices))
+    nats = rng.uniform(0.0, 12.0, (2, indices)).astype(np.float32)
+    vcpus = rng.integers(-1, 5, indices)
+    return counted, state, cpu, rng.uniform(0.0, 1.2, indices), vcpus, *nats, CLASS_EDGES, SIZE
 
 
 @pytest.mark.parametrize("seed", range(5))

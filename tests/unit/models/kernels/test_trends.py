@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from models.kernels import hours, trends, vitals_layout
+from models.kernels import aggregates_layout, hours, trends
 from models.kernels.trends import OUT, OUT_ROWS, fold_trends
 from tests.reference.hours_twin import HoursTwin
 
@@ -18,8 +18,8 @@ class One:
         self.state, self.means = trends.new_state(1), trends.new_means(1)
         self.hours = hours.new_state(1)
         self.time_s = 480_000 * 3600.0
-        self.vitals = vitals_layout.new_state(1)
-        self.vitals[0, vitals_layout.F_LEVEL + 4] = 2000 * 300 / dt_s
+        self.vitals = aggregates_layout.new_state(1)
+        self.vitals[0, aggregates_layout.F_LEVEL + 4] = 2000 * 300 / dt_s
         self.out = np.zeros((1, OUT_ROWS))
         self.closed = 0
 
@@ -107,7 +107,7 @@ def test_a_job_that_reads_and_writes_for_its_cores_does_not_run_away():
 
 def test_a_level_that_the_vm_knows_does_not_run_away():
     one = One()
-    one.vitals[0, vitals_layout.F_LEVEL + 9] = 500.0
+    one.vitals[0, aggregates_layout.F_LEVEL + 9] = 500.0
     one.works()
     assert one.works(13, cpu=2.1)["runaway_cores"] == 0
 
@@ -138,10 +138,10 @@ RAMP = tuple(0.9**hour for hour in range(1, 9))
 
 @FOLDS
 def test_writing_that_falls_in_each_of_seven_hours_to_half_is_a_degrading_disk(fold):
-    said, told = days_of(One(fold), days=4, shares=RAMP)
+    said, reported = days_of(One(fold), days=4, shares=RAMP)
     assert said["slowed_hours"] == 7  # the eighth is over with the next sample
-    assert told["slowed_hours"] == 7
-    assert told["write_share"] == pytest.approx(0.9**8, rel=0.05)
+    assert reported["slowed_hours"] == 7
+    assert reported["write_share"] == pytest.approx(0.9**8, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_writing_that_falls_in_each_of_seven_hours_to_half_is_a_degrading_disk(f
     ids=lambda value: value.replace(" ", "_") if isinstance(value, str) else "",
 )
 def test_other_falls_of_writing_are_no_degrading_disk(why, shares, more):
-    _, told = days_of(One(), shares=shares, **({"days": 4} | more))
-    assert told["slowed_hours"] == 0, why
+    _, reported = days_of(One(), shares=shares, **({"days": 4} | more))
+    assert reported["slowed_hours"] == 0, why
 
 
 @FOLDS
@@ -215,7 +215,7 @@ def test_hours_that_fall_are_those_of_the_twin(seed):
     rng = np.random.default_rng(seed)
     one, twin = One(), HoursTwin(cores=4.0)
     before: list[tuple[float, float]] = []
-    number, told, short = 480_000, 0, 0
+    number, reported, short = 480_000, 0, 0
     level = 0.0
     for hour in range(24 * 30):
         # Mostly the usual level, sometimes a ramp, a missing sample or a missing hour.
@@ -230,14 +230,14 @@ def test_hours_that_fall_are_those_of_the_twin(seed):
         if rng.random() < 0.02:
             one.time_s += 3600.0 * rng.integers(1, 3)
         known = set(rng.permutation(12)[: rng.integers(3, 9) if rng.random() < 0.05 else 12])
-        for place, (writes, cpu) in enumerate(means):
-            said = one.sample(writes=writes, cpu=cpu if place in known else math.nan)
-            if place == min(known) and before:
+        for index, (writes, cpu) in enumerate(means):
+            said = one.sample(writes=writes, cpu=cpu if index in known else math.nan)
+            if index == min(known) and before:
                 expected = twin.hour(number, before)
                 assert said["slowed_hours"] == expected[0]
                 assert said["write_share"] == pytest.approx(expected[1], rel=1e-3, nan_ok=True)
-                told += expected[0] > 0
+                reported += expected[0] > 0
                 short += len(before) < 6
-        before, number = [means[place] for place in sorted(known)], int(one.time_s - 150) // 3600
-    assert told > 0
+        before, number = [means[index] for index in sorted(known)], int(one.time_s - 150) // 3600
+    assert reported > 0
     assert short > 0

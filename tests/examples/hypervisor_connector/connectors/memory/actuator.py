@@ -6,7 +6,7 @@ from typing import Self
 from connectors.memory.host import POOLS, VCPUS, Guest, Host
 
 from engine.errors import ActionRefused, HypervisorUnreachable
-from engine.looks import Look, Permit
+from engine.preflight_data import Permit, PreflightSample
 
 
 class MemoryActuator:
@@ -30,11 +30,11 @@ class MemoryActuator:
     async def reach(self) -> None:
         """Return immediately: memory always answers."""
 
-    async def look(self, vm: bytes) -> Look:
+    async def sample(self, vm: bytes) -> PreflightSample:
         """Return a sample of the VM."""
         guest, host = self._host.find(vm), self._host
         counters = host.counters(guest)
-        return Look(
+        return PreflightSample(
             vm=vm,
             instance=guest.instance,
             mono_ns=host.clock.mono_ns(),
@@ -126,7 +126,7 @@ class MemoryActuator:
         if permit is not None:
             if permit.instance != guest.instance:
                 raise ActionRefused("the VM was started anew since")
-            why = permit.last_check(await self.look(vm))
+            why = permit.last_check(await self.sample(vm))
             if why is not None:
                 raise ActionRefused(why)
         return guest

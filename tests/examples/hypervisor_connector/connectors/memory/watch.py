@@ -6,11 +6,11 @@ from typing import Self
 
 from connectors.memory.host import Host
 
-from engine.looks import Sign, Watched, moved
+from engine.preflight_data import ObservedGuest, Sign, moved
 
 
 class MemoryWatch:
-    """The `Watch` of one host in memory."""
+    """The `Liveness` of one host in memory."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -27,7 +27,7 @@ class MemoryWatch:
     ) -> None:
         """Leave the host unchanged."""
 
-    async def roster(self) -> tuple[Watched, ...]:
+    async def roster(self) -> tuple[ObservedGuest, ...]:
         """Return the VMs whose owners agreed to actions on them."""
         host = self._host
         found = []
@@ -37,7 +37,7 @@ class MemoryWatch:
             counters = host.counters(guest)
             names = ("block_rd_reqs", "block_wr_reqs", "net_tx_pkts")
             found.append(
-                Watched(
+                ObservedGuest(
                     vm=guest.vm,
                     instance=guest.instance,
                     boots_seen=guest.boots,

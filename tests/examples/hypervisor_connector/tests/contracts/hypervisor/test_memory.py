@@ -12,7 +12,7 @@ from connectors.memory.watch import MemoryWatch
 
 from connectors.clock import LoopClock
 from connectors.simulator import virtual_time
-from engine.looks import Look, Permit
+from engine.preflight_data import Permit, PreflightSample
 from engine.settings import load_settings
 from engine.wiring_nodes import this_node
 from tests.contracts.hypervisor.suite import (
@@ -21,8 +21,8 @@ from tests.contracts.hypervisor.suite import (
     GuestRebootContract,
     HypervisorContract,
 )
-from tests.contracts.look.suite import LookContract
-from tests.contracts.signs.suite import WatchContract
+from tests.contracts.preflight.suite import PreflightContract
+from tests.contracts.signs.suite import LivenessContract
 
 VM = (1).to_bytes(16, "big")
 
@@ -58,7 +58,7 @@ class TestHost(HypervisorContract, ActuatorContract, GuestRebootContract, Eviden
 
 
 class MemoryHarness:
-    """One guest, as the suites of `Look` and `Watch` want it."""
+    """One guest, as the suites of `PreflightSample` and `Liveness` want it."""
 
     vm = VM
 
@@ -80,8 +80,8 @@ class MemoryHarness:
             case _:
                 raise AssertionError(condition)
 
-    async def look(self) -> Look:
-        return await self.actuator.look(VM)
+    async def sample(self) -> PreflightSample:
+        return await self.actuator.sample(VM)
 
     async def pass_time(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -102,7 +102,7 @@ class MemoryHarness:
         return self.guest.boots
 
 
-class TestLook(LookContract):
+class TestLook(PreflightContract):
     knows = frozenset({"opted out", "of another owner"})
 
     @pytest.fixture
@@ -110,7 +110,7 @@ class TestLook(LookContract):
         return MemoryHarness()
 
 
-class TestWatch(WatchContract):
+class TestWatch(LivenessContract):
     @pytest.fixture
     def node(self) -> MemoryHarness:
         return MemoryHarness()
@@ -123,4 +123,4 @@ async def test_settings_choose_it_and_collector_and_agent_see_the_same_vms() -> 
     async with node.hypervisor() as hypervisor, node.actuator() as actuator:
         sample = await hypervisor.sample()
         assert len(sample.rows) == 2
-        assert (await actuator.look(sample.rows.vm(1))).state == "running"
+        assert (await actuator.sample(sample.rows.vm(1))).state == "running"

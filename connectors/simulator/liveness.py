@@ -1,0 +1,83 @@
+"""The `Liveness` of a simulated node: it reports vCPU times, and no guest answers a probe."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+
+from connectors.simulator import lifecycle
+from connectors.simulator.world import NS_PER_S, World
+from engine.errors import HypervisorUnreachable
+from engine.preflight_data import ObservedGuest, Sign
+from engine.wire.metrics import COUNTERS
+
+_MOVED: Final = [
+    row
+    for row, metric in enumerate(COUNTERS)
+    if metric.name in {"block_rd_reqs", "block_wr_reqs", "net_tx_pkts"}
+]
+
+
+class SimulatedLiveness:
+    """See `engine.ports.Watch`; simulated guests have no network stack, agent or console."""
+
+    def __init__(self, world: World, node: str) -> None:
+        self._world = world
+        self._name = node
+        self._node = world.topology.node_index[node]
+
+    async def __aenter__(self) -> Self:
+        """Return immediately: there is no connection."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the world unchanged."""
+
+    async def roster(self) -> tuple[ObservedGuest, ...]:
+        """See `engine.ports.Watch`."""
+        world = self._world
+        world.sync()
+        if world.unreachable[self._node]:
+            raise HypervisorUnreachable(f"node {self._name} does not answer")
+        indices = np.flatnonzero(world.guests.node == self._node)
+        counters, vcpus = world.meters.read(indices, world.now_ns)
+        found = []
+        for column, index in enumerate(indices.tolist()):
+            item = world.topology.item(index)
+            if not item.actionable or not lifecycle.runs(world, index):
+                continue
+            answers = world.now_ns / NS_PER_S < world.guests.silent_since_s[index]
+            ran = vcpus[: world.topology.vcpus[index], column]
+            found.append(
+                ObservedGuest(
+                    vm=world.topology.uuids[index],
+                    instance=int(world.guests.instance[index]),
+                    boots_seen=int(world.guests.boot[index]),
+                    mono_ns=world.mono_ns(self._node),
+                    vcpu_wanted_ns=tuple(int(ns) for ns in ran),
+                    moved=int(counters[_MOVED, column].sum()) if answers else None,
+                    balloon_period_s=item.balloon_period_s,
+                )
+            )
+        return tuple(found)
+
+    async def addresses(self, vm: bytes) -> Mapping[str, tuple[str, ...]]:
+        """See `engine.ports.Watch`."""
+        return {}
+
+    async def ping_agent(self, vm: bytes, *, within_s: float) -> Sign:
+        """See `engine.ports.Watch`."""
+        return "unknown"
+
+    async def console(self, vm: bytes) -> str:
+        """See `engine.ports.Watch`."""
+        return ""
+
+    async def set_balloon_period(self, vm: bytes, *, period_s: int) -> None:
+        """See `engine.ports.Watch`; has no effect on a simulated balloon."""

@@ -1,0 +1,98 @@
+"""`flatline run`: a whole site in one process, on the embedded log."""
+
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+import structlog
+
+from connectors.embedded.lock import held_in
+from connectors.simulator.fleet import build_world
+from connectors.simulator.plan import WorldPlan
+from engine.cli.logs import set_up_logs
+from engine.cli.process import abandonable, until_stopped
+from engine.frame_keyring import FrameKeyring
+from engine.ports import Log
+from engine.roles.run import Opener, run_roles
+from engine.settings import Settings
+from engine.wiring import (
+    Process,
+    authority,
+    compile_engine,
+    open_log,
+    probes,
+    process,
+    simulated_nodes,
+    site_openers,
+    this_node,
+)
+from engine.wiring_history import history_opener
+from engine.wiring_planning import compile_forecaster, forecast_opener
+
+_log = structlog.get_logger()
+
+
+def run_all_in_one(settings: Settings, *, simulated: bool, acting: bool, seed: int) -> int:
+    """Run every role until a signal, and return the exit code.
+
+    Parameters
+    ----------
+    simulated
+        Whether to simulate a fleet of 200 VMs in 4 cells with actions, under the demo's policy
+        unless the settings name another. Otherwise this machine's hypervisor is watched.
+    acting
+        Whether actions on this machine's VMs are allowed at all.
+
+    Raises
+    ------
+    AlreadyRunning
+        Another process runs all roles with this state folder.
+    """
+    set_up_logs()
+    # Before any compilation or opening: a second process would only fail later, role by role.
+    with held_in(settings.state.folder, "run", what="runs all roles"):
+        if simulated:
+            return until_stopped(lambda: _run_simulated(process(settings), seed=seed))
+        return until_stopped(lambda: _run_real(process(settings), acting=acting))
+
+
+async def _compiled(settings: Settings) -> None:
+    """Compile before sampling starts: a gap at the start of a cadence looks like a fault."""
+    _log.info("Compiling the kernels.")
+    await abandonable(lambda: compile_engine(settings))
+    await abandonable(lambda: compile_forecaster(settings))
+    _log.info("Compiled. `flatline audit show` lists the decisions from now on.")
+
+
+async def _run_real(here: Process, *, acting: bool) -> None:
+    allowed, node = authority(here.settings), this_node(here.settings)
+    what = "may be acted on as the policy allows" if acting else "is only observed (no --act)"
+    _log.info(f"{node.address} {what}.", policy=allowed.policy.name)
+    async with probes(here), open_log(here) as log:
+        await _compiled(here.settings)
+        openers = site_openers(here, log, nodes=[node], authority=allowed, acting=acting)
+        openers |= _for_planners(here, log, allowed.frames)
+        await run_roles(openers, health=here.health)
+
+
+async def _run_simulated(here: Process, *, seed: int) -> None:
+    site = here.settings.site.name
+    plan = WorldPlan(seed=seed, site=site, cells=4, nodes_per_cell=2, vms_per_node=25)
+    fleet = build_world(plan, here.clock)
+    allowed = authority(here.settings, shipped="demo")
+    _log.info(f"A simulated fleet of {plan.vms} VMs runs.", seed=seed, policy=allowed.policy.name)
+    async with probes(here), open_log(here) as log:
+        await _compiled(here.settings)
+        openers = site_openers(here, log, nodes=simulated_nodes(fleet), authority=allowed)
+        openers |= _for_planners(here, log, allowed.frames)
+        await run_roles(openers, health=here.health)
+
+
+def _for_planners(here: Process, log: Log, frames: FrameKeyring) -> dict[str, Opener]:
+    """Return the openers of the roles for planning: history and forecasts."""
+
+    def connect() -> AbstractAsyncContextManager[Log]:
+        return nullcontext(log)
+
+    return {
+        "history": history_opener(here, connect, frames),
+        "forecast": forecast_opener(here, connect, frames),
+    }

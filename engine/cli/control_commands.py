@@ -1,0 +1,450 @@
+"""Control commands of people: owners about their VMs, operators about pauses."""
+
+import asyncio
+import getpass
+import logging
+import re
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar, get_args
+from uuid import UUID
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from engine.action.commands import fold_command, hear, loosens
+from engine.action.storm import SOURCE
+from engine.cli.logs import set_up_logs
+from engine.errors import CommandRefused, LogUnreachable, RecordRejected, SettingsError
+from engine.key_files import date_of
+from engine.keyring import own_key
+from engine.ports import Headers, Log
+from engine.settings import NAME_PATTERN, Settings
+from engine.wire.control import (
+    REFUSED,
+    RESTRICTIONS,
+    Control,
+    ControlScope,
+    encode_control,
+    held_key,
+    restriction_key,
+)
+from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
+from engine.wire.order import key_id, signed
+from engine.wire.topics import CONTROL, FRAMES
+from engine.wiring import Process, frame_keyring, open_log, process, trusted_now
+
+# A person waits for the command. A log that restarts is back within this time; a longer outage is
+# reported instead of waited for.
+PATIENCE_S: Final = 15.0
+MINUTE_MS: Final = 60_000
+# Names of these come from settings, so a name that no setting may have is a typing error.
+PLACES: Final = ("zone", "cell", "node")
+
+# The format of `engine.wire.alert.alert_id`.
+_INCIDENT: Final = "[0-9a-f]{32}"
+
+_NO_HEADERS: Final[Headers] = ()
+
+T = TypeVar("T")
+
+
+def with_log(
+    settings: Settings,
+    use: Callable[[Process, Log], Coroutine[Any, Any, T]],
+    *,
+    patient: bool = False,
+    reading: bool = False,
+) -> T:
+    """Open the site's log for one command and return the result of `use`.
+
+    Parameters
+    ----------
+    patient
+        Whether `use` may take longer, because it reads much.
+    reading
+        Whether a log is only read: a missing embedded one is then not created.
+
+    Raises
+    ------
+    LogUnreachable
+        The log did not answer within `PATIENCE_S`, or there is none to read.
+    """
+    set_up_logs(level=logging.WARNING)
+    if reading and settings.log.kind == "embedded" and not settings.log_folder.exists():
+        raise LogUnreachable(
+            f"{name_of(settings)} does not exist yet: a role creates it when it starts. Check "
+            "log.folder and state.folder."
+        )
+
+    async def main() -> T:
+        here = process(settings)
+        try:
+            async with asyncio.timeout(PATIENCE_S) as limit, open_log(here) as log:
+                if patient:
+                    limit.reschedule(None)
+                return await use(here, log)
+        except TimeoutError as error:
+            raise LogUnreachable(
+                f"The {name_of(settings)} did not answer within {PATIENCE_S:.0f} s. Check that it "
+                "runs and that the settings name the right one."
+            ) from error
+
+    return asyncio.run(main())
+
+
+def name_of(settings: Settings) -> str:
+    """Return the address of the site's log, for a message."""
+    if settings.log.kind == "embedded":
+        return f"log in {settings.log_folder}"
+    return f"log on Kafka at {settings.log.kafka.bootstrap} (log.kafka.bootstrap)"
+
+
+def parse_vm(text: str) -> bytes:
+    """Return the UUID that a person typed, as 16 bytes."""
+    try:
+        return UUID(text).bytes
+    except ValueError as error:
+        raise SettingsError(
+            f"{text!r} is not a VM. Use its UUID, as `virsh domuuid NAME` prints it."
+        ) from error
+
+
+def parse_name(text: str, *, what: str) -> str:
+    """Return the name of a zone, cell or node, in the form that settings allow."""
+    if not re.fullmatch(NAME_PATTERN, text):
+        raise SettingsError(
+            f"{text!r} is not a valid {what}: names have letters, digits, dots, dashes and "
+            "underscores."
+        )
+    return text
+
+
+async def append_owner_event(
+    here: Process, log: Log, *, kind: str, vm: bytes, cell: str, minutes: float
+) -> None:
+    """Append an owner's report on a VM to the log of its cell, and forbid actions on the VM."""
+    place, now_ms = here.settings.site, here.clock.now_ms()
+    # Before any append: a caller without a key gets an error first.
+    sign = frame_keyring(here.settings, here.clock).signer("owner", place.node)
+    until_ms = now_ms + round(minutes * MINUTE_MS)
+    event = Event(
+        id=f"{here.run}/0",
+        kind=kind,
+        time_ns=now_ms * 1_000_000,
+        vm=vm,
+        detail={"until_ms": str(until_ms), "by": getpass.getuser()},
+    )
+    control = Control(
+        kind="maintenance",
+        scope="vm",
+        subject=str(UUID(bytes=vm)),
+        active=True,
+        by=getpass.getuser(),
+        reason=kind,
+        time_ms=now_ms,
+        until_ms=until_ms,
+        # A reboot of ten minutes must not shorten a maintenance of an hour.
+        source=kind,
+    )
+    # First the record that an agent reads before its call: an order may be on its way already.
+    held = (await _commands_by_key(here, log)).get(control.key())
+    await _say(here, log, control, signing=loosens(control, held))
+    key, value = cell.encode(), _owner_frame(here, event, cell=cell)
+    await log.append(FRAMES.name, key=key, value=value, headers=sign(key, value))
+
+
+def _owner_frame(here: Process, event: Event, *, cell: str) -> bytes:
+    """Return the frame that carries an owner's report to the engine of a cell."""
+    place = here.settings.site
+    header = Header(
+        site=place.name,
+        zone=place.zone,
+        cell=cell,
+        node=place.node,
+        role="owner",
+        run=here.run,
+        sequence=0,
+        event_time_ns=event.time_ns,
+        mono_ns=here.clock.mono_ns(),
+        interval_ms=1000,
+    )
+    return encode_frame(Frame(header=header, rows=VmRows.empty(), events=(event,)))
+
+
+async def append_forget(here: Process, log: Log, *, scope: str, name: str, cell: str) -> None:
+    """Append an owner's report that a node, VM, pool or network is gone permanently."""
+    sign = frame_keyring(here.settings, here.clock).signer("owner", here.settings.site.node)
+    event = Event(
+        id=f"{here.run}/0",
+        kind="owner_forget",
+        time_ns=here.clock.now_ms() * 1_000_000,
+        detail={"scope": scope, "name": name, "by": getpass.getuser()},
+    )
+    key, value = cell.encode(), _owner_frame(here, event, cell=cell)
+    await log.append(FRAMES.name, key=key, value=value, headers=sign(key, value))
+
+
+def _has_operator_key(settings: Settings) -> bool:
+    """Return whether this installation can sign as an operator; on one machine it always can."""
+    return settings.log.kind == "embedded" or (settings.key_folder / "operator.key").exists()
+
+
+async def _say(
+    here: Process, log: Log, control: Control, *, signing: bool, key: bytes | None = None
+) -> None:
+    """Append one control record, signed where there is a key.
+
+    Parameters
+    ----------
+    signing
+        Whether it is valid only with an operator's signature.
+    key
+        Record key, where it ends a record under another key.
+
+    Raises
+    ------
+    SettingsError
+        It must be signed, and this installation has no operator's key.
+    CommandRefused
+        It must be signed, and the signature is not accepted.
+    """
+    key, headers = control.key() if key is None else key, _NO_HEADERS
+    value = encode_control(control)
+    if _has_operator_key(here.settings):
+        operator = own_key(here.settings.key_folder, "operator")
+        if signing:
+            _require_believed(here, operator)
+            value = encode_control(_dated(control, key, (await _fold(here, log))[0]))
+        headers = signed(value, operator)
+    elif signing:
+        raise SettingsError(
+            "A command that ends a restriction requires an operator key, and "
+            f"{here.settings.key_folder} has none. Create one with `flatline keys create operator "
+            "NAME`, and copy operator-NAME.pub to the trusted folder of every planner and agent."
+        )
+    position = await log.append(CONTROL.name, key=key, value=value, headers=headers)
+    if not signing:
+        return
+    # Planners and agents apply the same rules: a rejected record must not look like a success.
+    fault = (await _fold(here, log))[1].get(position.offset)
+    if fault is not None:
+        raise CommandRefused(
+            f"The log has the command, but planners and agents reject it: {fault.detail}. Nothing "
+            "changed. Check the clock of this machine and `flatline keys show`, then repeat the "
+            "command. `flatline pause show` lists what is in force."
+        )
+
+
+def _dated(control: Control, key: bytes, commands: Mapping[bytes, Control]) -> Control:
+    """Return a record no older than the one it ends: this machine's clock may be behind."""
+    ended = [
+        commands[one].time_ms for one in (control.key(), restriction_key(key)) if one in commands
+    ]
+    return msgspec.structs.replace(control, time_ms=max(control.time_ms, *ended, 0))
+
+
+def _require_believed(here: Process, operator: Ed25519PrivateKey) -> None:
+    """Refuse to write a record that readers with this machine's trusted keys would reject.
+
+    Raises
+    ------
+    CommandRefused
+        The operator's key of this machine is not trusted, or it has ended.
+    """
+    settings, name = here.settings, key_id(operator.public_key())
+    trusted = trusted_now(settings)
+    cure = (
+        f"copy operator-NAME.pub from {settings.key_folder} to the trusted folder of every planner,"
+        " agent and operator"
+    )
+    if name not in trusted.operators:
+        raise CommandRefused(
+            f"Nothing was written: the operator key {name} of this machine is not trusted in "
+            f"{settings.trusted_folder}, so the command would be rejected. Let an operator with a "
+            f"trusted key repeat it, or {cure}."
+        )
+    until_ms = trusted.until_ms.get(name)
+    if until_ms is not None and until_ms <= here.clock.now_ms():
+        raise CommandRefused(
+            f"Nothing was written: the operator key {name} ({trusted.names.get(name, 'unnamed')}) "
+            f"of this machine expired at {date_of(until_ms)}, so the command would be rejected. "
+            "Let another operator repeat it, or create another key with `flatline keys create "
+            f"operator NAME` and {cure}."
+        )
+
+
+def parse_scope(text: str) -> tuple[ControlScope, str]:
+    """Return scope and subject of a text such as `site`, `cell:c1` or `vm:UUID`."""
+    scope, _, subject = text.partition(":")
+    known: tuple[ControlScope, ...] = get_args(ControlScope)
+    for name in known:
+        if name == scope and bool(subject) == (scope != "site"):
+            return name, _subject(name, subject)
+    raise SettingsError(
+        f"{text!r} is not a scope. Use site, or one of "
+        f"{', '.join(f'{name}:NAME' for name in known if name not in ('site', 'vm'))}, vm:UUID."
+    )
+
+
+def _subject(scope: ControlScope, text: str) -> str:
+    """Return the subject of a scope; one that nothing can match is refused."""
+    if scope == "vm":
+        return str(UUID(bytes=parse_vm(text)))
+    return parse_name(text, what=scope) if scope in PLACES else text
+
+
+def scope_of(control: Control) -> str:
+    """Return the scope of a control record as a person types it."""
+    return f"{control.scope}:{control.subject}" if control.subject else control.scope
+
+
+def rows_of(controls: Iterable[Control]) -> Iterator[tuple[Control, str]]:
+    """Yield the records in force for display: each with its scope, holds as one per scope.
+
+    A hold replaces a record that was not accepted, so its text says how to handle that.
+    """
+    shown: set[str] = set()
+    for control in controls:
+        scope = scope_of(control)
+        if control.source not in RESTRICTIONS:
+            yield control, scope
+        elif scope not in shown:
+            shown.add(scope)
+            why = (
+                f"A control record for it was {control.source}, so actions on it are paused until "
+                f"an operator ends this. Record: {control.reason}"
+            )
+            yield msgspec.structs.replace(control, by="safety hold", reason=why), scope
+
+
+async def append_pause(
+    here: Process, log: Log, *, scope: str, reason: str, minutes: float | None
+) -> Control:
+    """Append a pause, and return the one in force.
+
+    An existing pause that lasts longer stays: ten minutes must not end a stop without an end.
+    """
+    pause = _pause(here, scope, reason=reason)
+    if minutes is not None:
+        pause = msgspec.structs.replace(pause, until_ms=pause.time_ms + round(minutes * MINUTE_MS))
+        held = (await _commands_by_key(here, log)).get(pause.key())
+        if held is not None and held.source == pause.source and _outlasts(held, pause):
+            return held
+    await _say(here, log, pause, signing=False)
+    return pause
+
+
+def _outlasts(held: Control, command: Control) -> bool:
+    return held.until_ms is None or (
+        command.until_ms is not None and held.until_ms > command.until_ms
+    )
+
+
+async def end_pause(here: Process, log: Log, *, scope: str, reason: str) -> bool:
+    """Append the end of a pause, and return whether there was one."""
+    over = msgspec.structs.replace(_pause(here, scope, reason=reason), active=False)
+    in_force = await _commands_by_key(here, log)
+    # A person also ends the pauses of machines.
+    commands = [msgspec.structs.replace(over, source=SOURCE), over]
+    if over.scope == "vm":
+        commands.insert(0, msgspec.structs.replace(over, kind="quarantine"))
+    # Written in any case: resuming must not depend on what was just read.
+    keys = {command.key(): command for command in commands}
+    # A rejected or unreadable record holds until an operator's record is under the same key.
+    holds = [
+        key
+        for key, command in in_force.items()
+        if command.source in RESTRICTIONS
+        and (command.scope, command.subject) == (over.scope, over.subject)
+    ]
+    keys |= {held_key(key): over for key in holds}
+    for key, command in keys.items():
+        await _say(here, log, command, signing=True, key=key)
+    return bool(holds) or any(key in in_force for key in keys)
+
+
+async def adopt(here: Process, log: Log) -> list[Control]:
+    """Sign the unsigned ends of records from an earlier release, and return what they end."""
+    in_force = await _commands_by_key(here, log)
+    holds = {key: command for key, command in in_force.items() if command.source == REFUSED}
+    for key, command in holds.items():
+        over = msgspec.structs.replace(
+            command,
+            active=False,
+            by=getpass.getuser(),
+            reason="its end was not signed, and is signed now",
+            time_ms=here.clock.now_ms(),
+            source="",
+        )
+        await _say(here, log, over, signing=True, key=held_key(key))
+    return list(holds.values())
+
+
+def _pause(here: Process, scope: str, *, reason: str) -> Control:
+    kind, subject = parse_scope(scope)
+    return Control(
+        kind="pause",
+        scope=kind,
+        subject=subject,
+        active=True,
+        by=getpass.getuser(),
+        reason=reason,
+        time_ms=here.clock.now_ms(),
+    )
+
+
+async def append_approval(
+    here: Process, log: Log, *, incident: str, reason: str, minutes: float
+) -> Control:
+    """Approve the steps of one incident that need a person's consent, with a signature."""
+    if not re.fullmatch(_INCIDENT, incident):
+        raise SettingsError(
+            f"{incident!r} is not an incident. Use its 32 hex digits, as `flatline audit show` "
+            "prints them for a step that requires approval."
+        )
+    now_ms = here.clock.now_ms()
+    control = Control(
+        kind="approval",
+        scope="vm",
+        subject=incident,
+        active=True,
+        by=getpass.getuser(),
+        reason=reason,
+        time_ms=now_ms,
+        until_ms=now_ms + round(minutes * MINUTE_MS),
+    )
+    await _say(here, log, control, signing=True)
+    return control
+
+
+async def controls_in_force(here: Process, log: Log) -> list[Control]:
+    """Return every control record in force, and a pause of the site for each unreadable one."""
+    return list((await _commands_by_key(here, log)).values())
+
+
+async def _commands_by_key(here: Process, log: Log) -> dict[bytes, Control]:
+    commands, _ = await _fold(here, log)
+    now_ms = here.clock.now_ms()
+    return {key: command for key, command in commands.items() if command.holds(now_ms=now_ms)}
+
+
+async def _fold(
+    here: Process, log: Log
+) -> tuple[Mapping[bytes, Control], dict[int, RecordRejected]]:
+    """Return the control records by key, and by offset why records were rejected."""
+    commands: Mapping[bytes, Control] = {}
+    refused: dict[int, RecordRejected] = {}
+    trusted = trusted_now(here.settings)
+    for record in await log.read_to_end(CONTROL.name, 0, offset=0):
+        heard = hear(
+            record.key,
+            record.value,
+            record.headers,
+            time_ms=record.time_ms,
+            trusted=trusted,
+            controls=commands,
+        )
+        commands = fold_command(commands, record.key, heard)
+        if heard.rejected is not None:
+            refused[record.offset] = heard.rejected
+    return commands, refused

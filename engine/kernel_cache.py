@@ -1,0 +1,87 @@
+"""Kernel cache between starts: in a role's state folder, else in the user's cache.
+
+Compilation takes 20 s of a core, during which a restarted engine would detect nothing.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from shutil import rmtree
+from typing import Final
+
+import structlog
+
+from connectors.embedded.lock import FileLock
+
+_log = structlog.get_logger()
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+# Two checkouts that share a cache must not compile in turns; each takes some megabytes.
+_SOURCES_KEPT: Final = 4
+
+
+def compile_kept(compile_kernels: Callable[[], None], folder: Path) -> None:
+    """Compile kernels, or load those that an earlier start left in `folder`.
+
+    The folder only saves time. Where it is missing, unwritable or could have been written by
+    others, everything is compiled, and a warning states the reason.
+    """
+    try:
+        lock = _taken(folder)
+        if lock is not None:
+            try:
+                _compile_in(_of_today(folder), compile_kernels)
+            finally:
+                lock.release()
+    except OSError as error:
+        _log.warning(f"Compiled kernels cannot be cached in {folder}: {error}")
+    compile_kernels()
+
+
+def users_folder() -> Path:
+    """Return the kernel folder of commands without a state folder: in this user's XDG cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The specification requires that a relative path is ignored.
+    if not cache.is_absolute():
+        try:
+            cache = Path.home() / ".cache"
+        except RuntimeError:
+            cache = Path("/nonexistent")  # for a user without a home; it cannot be created
+    return cache / "flatline" / "kernels"
+
+
+def _taken(folder: Path) -> FileLock | None:
+    """Return the lock on the folder, None while another process compiles into it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError("users other than that of this process may write there")
+    return FileLock.take(folder / "lock")
+
+
+def _of_today(folder: Path) -> Path:
+    """Return the folder of these sources and this boot, and remove old ones.
+
+    A power loss may leave half a file, so no folder outlives a boot. The last used folders of this
+    boot are kept.
+    """
+    from models.kernels.kernel_files import fingerprint
+
+    boot = _BOOT_ID.read_text().strip()
+    own = folder / f"{fingerprint()}-{boot}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    os.utime(own)
+    every = [found for found in folder.iterdir() if found.is_dir()]
+    of_boot = [found for found in every if found.name.endswith(boot)]
+    of_boot.sort(key=lambda found: found.stat().st_mtime_ns, reverse=True)
+    for found in {*every} - {*of_boot[:_SOURCES_KEPT]}:
+        rmtree(found, ignore_errors=True)
+    return own
+
+
+def _compile_in(folder: Path, compile_kernels: Callable[[], None]) -> None:
+    from models.kernels.kernel_files import kept_in
+
+    with kept_in(folder):
+        compile_kernels()

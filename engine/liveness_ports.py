@@ -1,0 +1,70 @@
+"""The ports through which an agent watches its guests' signs of life; see `engine.ports`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.ports import Opened
+from engine.preflight_data import Card, ObservedGuest, Sign
+
+
+class Liveness(Opened, Protocol):
+    """The agent's continuous observation of the guests of its node; no method acts on a VM."""
+
+    async def roster(self) -> tuple[ObservedGuest, ...]:
+        """Return the running VMs whose owners agreed to actions on them.
+
+        Raises
+        ------
+        HypervisorUnreachable
+            No answer; the next call tries again.
+        """
+        ...
+
+    async def addresses(self, vm: bytes) -> Mapping[str, tuple[str, ...]]:
+        """Return the known IP addresses of each card, by its MAC; empty is none.
+
+        Raises
+        ------
+        HypervisorUnreachable
+            No answer.
+        """
+        ...
+
+    async def ping_agent(self, vm: bytes, *, within_s: float) -> Sign:
+        """Ask the guest agent for a sign of life; `unknown` where it cannot be asked."""
+        ...
+
+    async def console(self, vm: bytes) -> str:
+        """Return the end of the guest's output on its serial port, empty where it is unknown."""
+        ...
+
+    async def set_balloon_period(self, vm: bytes, *, period_s: int) -> None:
+        """Make the running VM's balloon report its memory every `period_s`, until the VM stops.
+
+        Raises
+        ------
+        ActionRefused, HypervisorUnreachable
+            It may not be set.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """The result of a probe: the address that answered, or why no probe was possible."""
+
+    sign: Sign
+    address: str = ""
+    why: str = ""
+
+
+class Prober(Protocol):
+    """Asks guests for a sign of life over the node's bridges, as their neighbours do."""
+
+    async def ask(self, card: Card, addresses: Sequence[str], *, within_s: float) -> ProbeAnswer:
+        """Ask one card for the owner of its addresses; only its own MAC and address answer.
+
+        `unknown`: no probe was possible, without an address, a right or such a bridge.
+        """
+        ...

@@ -1,0 +1,29 @@
+"""The sentences of all decisions, actions and refusals, by stable names.
+
+A name consists of the module and the rule, `admit.vm_day`; journal entries contain the rule. The
+runbook explains each of them, and a test verifies that it is complete.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from engine.action import admit, ledger, ordering, preflight, state, storm, target
+from engine.roles import calling, guest_probing, notify, results
+
+_PARTS: Final[Mapping[str, Mapping[str, str]]] = {
+    "admit": admit.SENTENCES,
+    "look": preflight.SENTENCES,
+    "ledger": ledger.SENTENCES,
+    "order": ordering.SENTENCES,
+    "plan": state.SENTENCES,
+    "storm": storm.SENTENCES,
+    "target": target.SENTENCES,
+    "act": {**results.SENTENCES, **calling.SENTENCES, **guest_probing.SENTENCES},
+    "notify": notify.SENTENCES,
+}
+
+SENTENCES: Final[Mapping[str, str]] = {
+    f"{part}.{rule}": template
+    for part, sentences in _PARTS.items()
+    for rule, template in sentences.items()
+}
