@@ -1,8 +1,7 @@
 """Every setting of Flatline: its unit, its default and the reason for it.
 
 A TOML file is overridden by the environment (`FLATLINE_LOG__KIND`), and that by flags (`--set
-log.kind=kafka`). An unknown name is refused, with the nearest known one and the line or variable
-that contains it: a setting that is silently ignored is worse than a process that does not start.
+log.kind=kafka`). An unknown name is refused, with the nearest known one and its line or variable.
 """
 
 import os

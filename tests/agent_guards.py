@@ -9,7 +9,7 @@ _LOOK: Final = (
     "_running_or_crashed", "_running", "_every_device_counts", "_stands_still",
     "_still_since_judged", "_balloon_is_stale", "_balloon_silent_since_judged", "_same_shape",
     "_requests_complete", "_same_owner", "_not_booted", "_dead_vcpus_stand_still",
-    "_no_sign_of_life", "_second_witness", "_old_or_told",
+    "_no_sign_of_life", "_second_witness", "_old_or_reported",
 )  # fmt: skip
 _ACT: Final = "engine/roles/act.py"
 _BOOKS: Final = "engine/roles/books.py"

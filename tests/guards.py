@@ -16,9 +16,9 @@ def _without(rule: str, *, last: str = "log_rules") -> Mutant:
     return Mutant(
         f"admit without {rule.strip('_')}",
         f"engine/action/{last}.py",
-        f"def {rule}(question: Question) -> Said | None:\n",
-        f"def {rule}(question: Question) -> Said | None:\n    return None\n\n\n"
-        f"def _was{rule}(question: Question) -> Said | None:\n",
+        f"def {rule}(context: RequestContext) -> Said | None:\n",
+        f"def {rule}(context: RequestContext) -> Said | None:\n    return None\n\n\n"
+        f"def _was{rule}(context: RequestContext) -> Said | None:\n",
     )
 
 

@@ -46,8 +46,7 @@ from engine.wire.order import MAX_LIFETIME_MS, Order, Outcome
 # Older than this, the pause that was read may be outdated. It limits both the time to read it and
 # the time from then to the call.
 BARRIER_S: Final = 5.0
-# One sample takes 10 ms; two samples and the gap between them must fit into the 10 s of a preflight
-# sample.
+# One sample takes 10 ms; two of them and their gap must fit into the 10 s of a preflight check.
 _SAMPLE_TIMEOUT_S: Final = 2.0
 # Two clocks that differ by one tick must not turn a gap of 4 s into 3.999 s.
 _GAP_SLACK_S: Final = 0.1

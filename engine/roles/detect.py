@@ -262,7 +262,7 @@ def saving(config: DetectConfig, keys: StateKeys | None) -> Saving[Partition]:
         if manifest.configuration not in wanted:
             raise SnapshotDamaged(
                 f"Snapshot {manifest.generation} was made under another configuration and is"
-                " passed over."
+                " skipped."
             )
         return restore(chunks, manifest, config.configuration)
 

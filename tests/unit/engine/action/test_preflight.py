@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from engine.action import preflight as module
-from engine.action.preflight import SENTENCES, Verdict, judge, last_check, shape
+from engine.action.preflight import Verdict, judge, last_check, shape
+from engine.action.preflight_sentences import SENTENCES
 from engine.action.witness_checks import witnesses
 from engine.preflight_data import PreflightSample, Rest, Signs
 from engine.wire.alert import Counted, CpuShape

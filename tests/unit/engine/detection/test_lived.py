@@ -174,3 +174,18 @@ def test_what_a_guest_came_back_from_before_a_boot_is_no_habit() -> None:
     dies(guest)
     bench.run(60.0)
     assert bench.of(guest)[-1].suggested_action == "inspect"
+
+
+@pytest.mark.parametrize("kind", ["probe_answered", "agent_answered"])
+@pytest.mark.parametrize("after_s", [20.0, 60.0], ids=["before the order", "after it"])
+def test_an_answer_always_means_alive(kind: str, after_s: float) -> None:
+    bench, guest = watched(2, balloon=True)
+    dies(guest)
+    bench.run(after_s)
+    bench.said("agent", kind, guest, node="node-0")
+    bench.alerts.clear()
+    bench.run(120.0)
+    assert "reboot" not in bench.suggestions(guest)
+    if after_s > 30.0:
+        assert bench.of(guest)[0].suggested_action == "alert"
+        assert "is alive" in bench.of(guest)[-1].sentence

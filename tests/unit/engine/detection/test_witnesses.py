@@ -388,21 +388,6 @@ def test_a_node_that_lists_a_vm_which_runs_elsewhere_cannot_say_that_it_is_silen
 
 
 @pytest.mark.parametrize("kind", ["probe_answered", "agent_answered"])
-@pytest.mark.parametrize("after_s", [20.0, 60.0], ids=["before the order", "after it"])
-def test_an_answer_always_means_alive(kind: str, after_s: float) -> None:
-    bench, guest = watched(2, balloon=True)
-    dies(guest)
-    bench.run(after_s)
-    bench.said("agent", kind, guest, node="node-0")
-    bench.alerts.clear()
-    bench.run(120.0)
-    assert "reboot" not in bench.suggestions(guest)
-    if after_s > 30.0:
-        assert bench.of(guest)[0].suggested_action == "alert"
-        assert "is alive" in bench.of(guest)[-1].sentence
-
-
-@pytest.mark.parametrize("kind", ["probe_answered", "agent_answered"])
 def test_an_answer_from_before_the_silence_says_nothing(kind: str) -> None:
     bench, guest = watched(2)
     bench.said("agent", kind, guest, node="node-0")
