@@ -233,7 +233,7 @@ async def test_a_worker_that_stops_fetching_ends_the_process(
         subscription._app.consumer.stop_flow()
         position = await log.append(KEYED.name, key=b"", value=b"0")
         async with asyncio.timeout(PATIENCE_S):
-            expected = f"partition {position.partition} stands still at 0 although .* restarted"
+            expected = f"partition {position.partition} stays at offset 0 although .* restarted"
             with pytest.raises(LogError, match=expected):
                 await poll_for_ever(subscription)
 

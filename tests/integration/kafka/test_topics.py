@@ -72,7 +72,7 @@ async def test_a_missing_topic_is_refused_where_it_is_used(configure: Configure)
     await create_topics(configure(topics=(KEYED,)))
     async with KafkaLog(configure(create_topics=False)) as log:
         await log.append(KEYED.name, key=b"", value=b"")
-        with pytest.raises(LogRefused, match=r"suite\.single\.v1 is not there.*--create-topics"):
+        with pytest.raises(LogRefused, match=r"suite\.single\.v1 does not exist.*--create-topics"):
             await log.append(SINGLE.name, key=b"", value=b"")
 
 

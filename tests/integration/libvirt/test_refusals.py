@@ -74,10 +74,10 @@ class Case:
 
 
 ANY_TIME = {
-    "alive": Case("Refused: the VM is alive, its"),
+    "alive": Case("Refused: the VM is alive: "),
     "another run": Case("Refused: this is run", changes={"instance": 1}),
     "wrong uuid": Case("The VM is not on this node", vm=uuid4().bytes, changes={"instance": 1}),
-    "another site": Case("this node is elsewhere", changes={"site": "other"}),
+    "another site": Case("this node belongs to another site or cell", changes={"site": "other"}),
     "in maintenance": Case(
         "is in maintenance by ann: work",
         outcome="not_attempted",

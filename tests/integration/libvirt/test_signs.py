@@ -152,7 +152,7 @@ def test_a_panicked_guest_stops_answering_and_one_whose_processes_hang_still_ans
         # that it uses none of the next order's limits.
         refused = node.order(vm, "reset", cpu_shape="idle", kind="panic_halt", dry_run=True)
         mark = node.end_of(refused)
-        assert "the VM is alive, it answered a probe" in mark.sentence
+        assert "the VM is alive: it answered a probe" in mark.sentence
         assert mark.outcome == "refused"
         guest.tell("thaw")
         panics(guest)
