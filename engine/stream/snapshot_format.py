@@ -123,8 +123,8 @@ def unpacked(chunks: Sequence[bytes], manifest: Manifest) -> bytes:
             intact = sum(a == b for a, b in zip(hashes, manifest.chunks, strict=False))
         if not intact == len(chunks) == len(manifest.chunks):
             raise SnapshotDamaged(
-                f"{named(manifest)}: {intact} of {len(manifest.chunks)} chunks are as written; an"
-                " older one is used instead"
+                f"{named(manifest)}: only {intact} of {len(manifest.chunks)} chunks match the "
+                "manifest; an older one is used instead"
             )
         return bytes(zstd.decompress(body)) if manifest.packing else body
 
@@ -154,8 +154,9 @@ def decode_manifest(value: bytes) -> Manifest:
         if max(found.format, found.v) > FORMAT:
             raise SnapshotTooNew(
                 f"a snapshot of format {max(found.format, found.v)} was written by release "
-                f"{found.release}; this is {RELEASE}, which reads up to {FORMAT}: start that "
-                "release again, or delete the snapshots of this group to begin without them"
+                f"{found.release}. This is release {RELEASE}, which reads formats up to {FORMAT}. "
+                "Start that release again, or delete the snapshots of this group to start without "
+                "state"
             )
         if not found.v:
             return _decoder.decode(value)

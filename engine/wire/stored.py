@@ -45,6 +45,6 @@ def restoring(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise SnapshotDamaged(
-            f"{what} cannot be restored ({type(error).__name__}: {error}); an older one is used"
-            " instead."
+            f"{what} cannot be restored ({type(error).__name__}: {error}); an older one is used "
+            "instead."
         ) from error

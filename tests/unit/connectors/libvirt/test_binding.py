@@ -75,10 +75,10 @@ ALLOWED = {
     # The guest agent's ping, and no other command to it.
     "qemuAgentCommand": {"binding.py"},
     # The interval of a balloon's reports, if the operator requested it; the port's own names.
-    "setMemoryStatsPeriod": {"binding.py", "watch.py"},
-    "set_balloon_period": {"watch.py"},
-    "agent_connected": {"watch.py"},
-    "setdefault": {"watch.py"},  # a dict's
+    "setMemoryStatsPeriod": {"binding.py", "liveness.py"},
+    "set_balloon_period": {"liveness.py"},
+    "agent_connected": {"liveness.py"},
+    "setdefault": {"liveness.py"},  # a dict's
 }
 
 

@@ -193,16 +193,16 @@ def test_a_log_that_is_behind_or_other_than_it_was_is_watched_whatever_the_polic
     found: dict[str, str], bounds: tuple[int, int], control: int, known: bool
 ) -> None:
     stands = msgspec.structs.replace(MARK, **found)
-    entry = seen(log_entry(result=MARK), bounds=bounds, control=control, found=stands, observe_s=0)
+    entry = seen(log_entry(log_position=MARK), bounds=bounds, control=control, found=stands, observe_s=0)
     assert entry.observe_until_ms == (0 if known else 1_000 + 86_400_000)
 
 
 def test_the_newest_note_is_the_one_that_counts() -> None:
-    ledger = entered(Ledger(), log_entry(result=MARK))
+    ledger = entered(Ledger(), log_entry(log_position=MARK))
     later = msgspec.structs.replace(MARK, orders=51)
     ledger = entered(ledger, entry("accepted"))
     assert ledger.log_position == MARK
-    assert entered(ledger, entry("sent", position=later)).log_position == later
+    assert entered(ledger, entry("sent", log_position=later)).log_position == later
 
 
 def test_a_ledger_without_a_step_that_this_node_claimed_is_behind() -> None:
