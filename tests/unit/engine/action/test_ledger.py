@@ -193,7 +193,9 @@ def test_a_log_that_is_behind_or_other_than_it_was_is_watched_whatever_the_polic
     found: dict[str, str], bounds: tuple[int, int], control: int, known: bool
 ) -> None:
     stands = msgspec.structs.replace(MARK, **found)
-    entry = seen(log_entry(log_position=MARK), bounds=bounds, control=control, found=stands, observe_s=0)
+    entry = seen(
+        log_entry(log_position=MARK), bounds=bounds, control=control, found=stands, observe_s=0
+    )
     assert entry.observe_until_ms == (0 if known else 1_000 + 86_400_000)
 
 

@@ -195,7 +195,7 @@ def test_a_dataset_that_changed_since_is_reported(
     ("written", "read", "reported"),
     [
         (r"^v[13],", "x9,", "VM x9 of its panic_spin does not occur in the replay"),
-        (r",1700", ",1710", "of v1 on 2024-03-09 lies outside 2023-11-14 to 2023-11-15"),
+        (r",1700", ",1710", "of v1 on 2024-03-09 is outside 2023-11-14 to 2023-11-15"),
     ],
     ids=["VMs", "time"],
 )

@@ -315,9 +315,7 @@ def test_an_unreachable_hypervisor_is_reported_in_every_frame_and_by_two_events(
         bench.fleet.world.unreachable[0] = True
         await bench.go(40)
         (waits,) = bench.health.ready().sentences
-        assert waits.startswith(
-            "hypervisor is waiting: node c0-n0 does not answer. Retrying in "
-        )
+        assert waits.startswith("hypervisor is waiting: node c0-n0 does not answer. Retrying in ")
         bench.fleet.world.unreachable[0] = False
         await bench.go(20)
         frames = await bench.frames()

@@ -51,7 +51,7 @@ def test_views_of_two_roles_report_to_one_process() -> None:
     health = Health(ManualClock())
     health.of("collect n1").progress("log")
     health.of("collect n2").waiting("log", "It is away.")
-    assert health.ready().sentences == ("collect n2: log waits: It is away.",)
+    assert health.ready().sentences == ("collect n2: log is waiting: It is away.",)
 
 
 def test_a_part_that_is_expected_keeps_the_process_from_being_ready() -> None:
