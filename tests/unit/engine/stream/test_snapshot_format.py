@@ -91,7 +91,7 @@ def test_an_earlier_engine_and_this_one_read_each_other_s_manifests() -> None:
 @pytest.mark.parametrize("version", [{"format": 2, "release": "9.0.0"}, {"v": 2}])
 def test_a_snapshot_of_a_later_release_is_named_with_what_to_do(version: dict[str, object]) -> None:
     value = msgspec.msgpack.encode({"next_offset": 0, "chunks": 0, **version})
-    with pytest.raises(SnapshotTooNew, match="start that release again"):
+    with pytest.raises(SnapshotTooNew, match="Start that release again"):
         decode_manifest(value)
 
 
