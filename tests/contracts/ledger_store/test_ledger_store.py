@@ -50,7 +50,10 @@ def test_an_entry_outlives_a_kill(tmp_path: Path) -> None:
 
 def test_a_second_agent_on_the_node_is_refused_until_the_first_ends(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
-    with EmbeddedLedger(path), pytest.raises(AlreadyRunning, match=r"process \d+ has locked .*Stop"):
+    with (
+        EmbeddedLedger(path),
+        pytest.raises(AlreadyRunning, match=r"process \d+ has locked .*Stop"),
+    ):
         EmbeddedLedger(path)
     EmbeddedLedger(path).close()
 
