@@ -1,9 +1,9 @@
-"""Time from the last frame of a slot to its alerts, while some guests are dead.
+"""Time from the last frame of a window to its alerts, while some guests are dead.
 
 Eight nodes of 200 VMs report every 10 s. After twenty minutes thirteen guests panic: each spins on
 one core and does no I/O, and its panic device reports it. The measure is the CPU of folding the
-last frame of a slot, with the verdicts on all VMs of the cell. The same run measures slots before
-the deaths and, over a whole slot, the naive rule of a CPU spike followed by silence.
+last frame of a window, with the verdicts on all VMs of the cell. The same run measures windows before
+the deaths and, over a whole window, the naive rule of a CPU spike followed by silence.
 """
 
 import time
@@ -26,10 +26,10 @@ from engine.wire.vcpus import QUANTUM_NS, VcpuRows
 NODES: Final = 8
 VMS: Final = 200
 INTERVAL_S: Final = 10
-LIVE_SLOTS: Final = 120
+LIVE_WINDOWS: Final = 120
 # Half a minute after the deaths all dead guests have an alert.
-SETTLED_SLOTS: Final = 3
-DEAD_SLOTS: Final = 300
+SETTLED_WINDOWS: Final = 3
+DEAD_WINDOWS: Final = 300
 DEAD: Final = 13
 # About that of the first release, which had no second witness.
 GOAL_MS: Final = 5.0
@@ -52,7 +52,7 @@ OTHER_IO: Final = [
 
 
 class Fleet:
-    """Frames of all nodes; the first `DEAD` VMs, spread over the nodes, die at a given slot."""
+    """Frames of all nodes; the first `DEAD` VMs, spread over the nodes, die at a given window."""
 
     def __init__(self) -> None:
         self._rng = np.random.default_rng(20261201)
@@ -65,12 +65,12 @@ class Fleet:
         self._died = -1
 
     def kill(self, number: int) -> None:
-        """Let `DEAD` guests panic in this slot; their panic devices report it."""
+        """Let `DEAD` guests panic in this window; their panic devices report it."""
         self._died = number
         for victim in range(DEAD):
             self._dead[victim % NODES, 7 * victim] = True
 
-    def slot(self, number: int) -> Iterator[Frame]:
+    def window(self, number: int) -> Iterator[Frame]:
         """Yield the next frame of each node."""
         for node in range(NODES):
             yield self._frame(node, number)
@@ -149,16 +149,16 @@ def _panics(uuids: bytes, dead: NDArray[np.bool_], number: int) -> tuple[Event, 
     )
 
 
-def slot_times(*, slots: int, die_at: int) -> tuple[list[float], int]:
-    """Return CPU seconds of the last frame of each slot, and the number of guests with an alert."""
+def window_times(*, windows: int, die_at: int) -> tuple[list[float], int]:
+    """Return CPU seconds of the last frame of each window, and the number of guests with an alert."""
     fleet, partition = Fleet(), Partition(Configuration())
     took_s: list[float] = []
     alerted: set[str] = set()
     offset = 0
-    for number in range(slots):
+    for number in range(windows):
         if number == die_at:
             fleet.kill(number)
-        for frame in fleet.slot(number):
+        for frame in fleet.window(number):
             record = Record(
                 topic=topics.FRAMES.name,
                 partition=0,
@@ -176,14 +176,14 @@ def slot_times(*, slots: int, die_at: int) -> tuple[list[float], int]:
     return took_s, len(alerted)
 
 
-def naive_times(*, slots: int) -> list[float]:
-    """Return CPU seconds that the naive rule takes for each whole slot."""
+def naive_times(*, windows: int) -> list[float]:
+    """Return CPU seconds that the naive rule takes for each whole window."""
     fleet = Fleet()
     vms = [[NaiveVm() for _ in range(VMS)] for _ in range(NODES)]
     cpu = metrics.INTEGER_ROW["cpu_time_ns"]
     took_s = []
-    for number in range(slots):
-        frames = list(fleet.slot(number))
+    for number in range(windows):
+        frames = list(fleet.window(number))
         began_ns = time.thread_time_ns()
         for node, frame in enumerate(frames):
             rows = frame.rows.integers[[cpu, *IO]].T.tolist()
@@ -196,7 +196,7 @@ def naive_times(*, slots: int) -> list[float]:
 def _row(name: str, took_s: list[float], alerted: int | None) -> dict[str, Figure]:
     p50, p99 = np.quantile(took_s, [0.5, 0.99]) * 1e3
     return {
-        "slots": name,
+        "windows": name,
         "count": len(took_s),
         "p50_ms": round(float(p50), 2),
         "p99_ms": round(float(p99), 2),
@@ -205,18 +205,18 @@ def _row(name: str, took_s: list[float], alerted: int | None) -> dict[str, Figur
 
 
 def main() -> None:
-    """Measure both kinds of slots and the naive rule, and report."""
+    """Measure both kinds of windows and the naive rule, and report."""
     compile_kernels()
-    took_s, alerted = slot_times(slots=LIVE_SLOTS + DEAD_SLOTS, die_at=LIVE_SLOTS)
+    took_s, alerted = window_times(windows=LIVE_WINDOWS + DEAD_WINDOWS, die_at=LIVE_WINDOWS)
     rows = [
-        _row("all live", took_s[LIVE_SLOTS // 2 : LIVE_SLOTS], None),
-        _row("deaths found", took_s[LIVE_SLOTS : LIVE_SLOTS + SETTLED_SLOTS + 3], alerted),
-        _row("dead", took_s[LIVE_SLOTS + SETTLED_SLOTS + 3 :], alerted),
-        _row("naive rule", naive_times(slots=60), None),
+        _row("all live", took_s[LIVE_WINDOWS // 2 : LIVE_WINDOWS], None),
+        _row("deaths found", took_s[LIVE_WINDOWS : LIVE_WINDOWS + SETTLED_WINDOWS + 3], alerted),
+        _row("dead", took_s[LIVE_WINDOWS + SETTLED_WINDOWS + 3 :], alerted),
+        _row("naive rule", naive_times(windows=60), None),
     ]
     report(
-        "slot",
-        claim=f"CPU from the last frame of a slot to its alerts, {NODES} nodes of {VMS} VMs, "
+        "window",
+        claim=f"CPU from the last frame of a window to its alerts, {NODES} nodes of {VMS} VMs, "
         f"{DEAD} of them dead; goal: p99 {GOAL_MS:g} ms while they are dead",
         rows=rows,
         goals_met=float(rows[2]["p99_ms"] or 0) <= GOAL_MS,
