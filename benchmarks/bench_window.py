@@ -2,8 +2,8 @@
 
 Eight nodes of 200 VMs report every 10 s. After twenty minutes thirteen guests panic: each spins on
 one core and does no I/O, and its panic device reports it. The measure is the CPU of folding the
-last frame of a window, with the verdicts on all VMs of the cell. The same run measures windows before
-the deaths and, over a whole window, the naive rule of a CPU spike followed by silence.
+last frame of a window, with the verdicts on all VMs of the cell. The same run measures windows
+before the deaths and, over a whole window, the naive rule of a CPU spike followed by silence.
 """
 
 import time
@@ -150,7 +150,7 @@ def _panics(uuids: bytes, dead: NDArray[np.bool_], number: int) -> tuple[Event, 
 
 
 def window_times(*, windows: int, die_at: int) -> tuple[list[float], int]:
-    """Return CPU seconds of the last frame of each window, and the number of guests with an alert."""
+    """Return CPU seconds of the last frame of each window, and how many guests have an alert."""
     fleet, partition = Fleet(), Partition(Configuration())
     took_s: list[float] = []
     alerted: set[str] = set()
