@@ -1,4 +1,4 @@
-"""The guards of the actuator, and the mutants of `tests/mutants.py` that remove them."""
+"""Guards of planner and admission, and the mutants of `tests/mutants.py` that remove them."""
 
 from typing import Final
 

@@ -80,7 +80,7 @@ def misfits(measurement: str, found: Mapping[str, str]) -> str:
 
 
 def to_sql(query: Query, partitions: Sequence[Sequence[Path]]) -> str:
-    """Return the query of a query over some files: tags, then time, then the selected values."""
+    """Return the SQL of a query over some files: tags, then time, then the selected values."""
     rows = not query.select[0][1]
     selected = [
         f'"{field}" AS v{index}' if rows else f"{_call(field, statistic)} AS v{index}"

@@ -1,4 +1,4 @@
-"""Play a plan's incidents: their start, the affected VMs, and the end of those that end alone."""
+"""Play a plan's incidents: start, affected VMs, and the end of those that end by themselves."""
 
 from collections.abc import Mapping
 from typing import Final

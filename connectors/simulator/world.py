@@ -184,7 +184,7 @@ class World:
 
     @contextmanager
     def changing(self, vms: Sequence[int] | NDArray[np.intp]) -> Iterator[None]:
-        """Change guests inside the block: settle their counters before, set their pace after."""
+        """Change guests in the block: counters are brought up to date before, rates set after."""
         indices = np.asarray(vms, np.intp)
         self.meters.settle(indices, self.now_ns)
         yield

@@ -197,7 +197,7 @@ def advance(
 
 
 def _unmarked_ms(order: Order) -> int:
-    """Return when the last valid result must have been read: see `admit.result`."""
+    """Return when the last valid result must have been read: see `admit.closed`."""
     return order.deadline_ms + RESULT_LATENESS_MS + _LATENESS_MS
 
 

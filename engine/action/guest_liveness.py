@@ -105,7 +105,7 @@ def _interrupts(before: _Still | None, now: ObservedGuest, rested_ns: int) -> _S
 
 
 def _after(still: _Still, now: _Still, *, rested_ns: int, most: int) -> _Still:
-    """Return a counter after one more sample, in which the guest did no I/O for `rested_ns`.
+    """Return how long a counter stands still after a sample without I/O for `rested_ns`.
 
     `most` is the largest gain of a live kernel at rest.
     """
@@ -171,7 +171,7 @@ def signs_of(
     probe: Sign = "unknown",
     agent: Sign = "unknown",
 ) -> Signs:
-    """Return the signs of life of a guest at the time of a preflight sample (preflight sample).
+    """Return the signs of life of a guest at the time of a preflight sample.
 
     Parameters
     ----------

@@ -72,7 +72,7 @@ class Proposal(NamedTuple):
 
 
 def step_of(incident: Incident, policy: Policy) -> Step | None:
-    """Return the current step (step) of the incident's escalation policy, None past its end."""
+    """Return the current step of the incident's escalation policy, None past its end."""
     escalation = policy.ladders.get(incident.kind, ())
     return escalation[incident.failed_steps] if incident.failed_steps < len(escalation) else None
 

@@ -49,7 +49,7 @@ def _of(scores: Scores) -> list[Covered]:
 
 
 def summary(vms: list[Covered]) -> tuple[bool, str]:
-    """Return whether all VMs that are open to actions could be ordered, and a sentence.
+    """Return whether an order is possible for each actionable VM, and a sentence.
 
     It names the first VM that could not, and what would change that.
     """

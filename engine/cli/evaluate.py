@@ -37,7 +37,7 @@ _STRANGE_SHARE: Final = 0.9
 
 
 class AfterWarmUp(msgspec.Struct, frozen=True, kw_only=True):
-    """Rates without the first week."""
+    """Rates of orders and alerts, without the first week of the replay."""
 
     false_orders: Rate
     false_alerts: Rate

@@ -29,7 +29,7 @@ _KINDS: Final[Mapping[str, Kind]] = {
     scope: kind for kind in Kind if kind.fault.family == "stall" for scope in kind.fault.scopes
 }
 _FELL = {"disk": screening.FELL_DISK, "tx": screening.FELL_TX, "life": screening.FELL_LIFE}
-# These kinds report no silence: a VM with one can still fall silent by a common cause.
+# Alerts of these kinds report no silence: their VMs can still fall silent by a common cause.
 _NO_SILENCE = of_family("slow", "contention")
 # Maximum number of VMs in an alert; the sentence has the count.
 _LISTED = 64
@@ -59,7 +59,7 @@ class Candidate(NamedTuple):
 
 
 def judge_gate(cell: Cell, now: Now) -> Iterator[Outcome]:
-    """Latch new common causes and release those whose members move."""
+    """Open new common causes, and end those whose members move again."""
     yield from _release(cell, now)
     explained = {vm for cause in cell.common_causes.values() for vm in cause.members}
     found = list(_candidates(cell, explained, now.configuration))

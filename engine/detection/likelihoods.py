@@ -7,9 +7,9 @@ from engine.detection.witnesses import witness_items
 
 
 def likelihoods(cell: Cell, vm: bytes, configuration: Configuration) -> dict[str, float]:
-    """Return nats by signal, and `dead` as their sum; empty where the VM has no row.
+    """Return nats by signal, their sum as `dead`, and `disk_silence` outside the sum.
 
-    Values are those of an alert's evidence, also if no alert was raised.
+    Empty where the VM has no row. Values are those of an alert's evidence, also without an alert.
     """
     located = cell.locate(vm)
     if located is None:

@@ -329,7 +329,7 @@ def _calmest(cell: Cell, node: Node, configuration: Configuration) -> Node | Non
 
 
 def _sufferer(cell: Cell, node: Node, table: VmTable, configuration: Configuration) -> int | None:
-    """Return the row of the VM already reported for this node, else of the longest waiting."""
+    """Return the row of the VM with an open contention alert, else of that which waits most."""
     share = table.row("contention")[: len(table)]
     delay = table.row("delay")[: len(table)]
     suffers = (share >= configuration.contention_share) & (delay >= configuration.contention_cores)

@@ -232,7 +232,7 @@ def row_cuts(rows: VmRows) -> list[slice]:
 
 
 def _fitting_event(event: Event) -> Event:
-    """Return an event with its texts cut to the limit of readers; a VM may set any length."""
+    """Return an event with its texts cut to the length that readers accept; a VM may set any."""
     if all(len(text) <= limits.MAX_TEXT for text in event.detail.values()):
         return event
     detail = {name: limits.clipped(text) for name, text in event.detail.items()}

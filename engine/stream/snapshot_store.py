@@ -248,7 +248,7 @@ def _next_offset(manifest: bytes, *, end: int) -> float:
 
 
 def _tell(passed: list[tuple[str, str]], *, topic: Topic, partition: int) -> None:
-    """Count and log the skipped snapshots with reasons; untrusted ones, in any number, as one."""
+    """Count and log the skipped snapshots with reasons; all untrusted ones share one log entry."""
     sentences = [detail for reason, detail in passed if reason not in _NOT_BELIEVED]
     strange = [detail for reason, detail in passed if reason in _NOT_BELIEVED]
     if strange:

@@ -114,7 +114,7 @@ def constants(dt_s: float) -> F32:
 # may be negative, which costs a test each time), field offsets known when compiling (`k` is a
 # literal in each call and the parts are inlined), no branch, and results through a scratch block
 # that stays in the first-level cache. `base` is the start of a block of the state, `first` its
-# first row, `width` the number of rows in a row of `out`.
+# first row, `width` the length of one row of `out`.
 
 
 @inlined

@@ -47,7 +47,7 @@ def read_until(process: subprocess.Popen[bytes], words: str) -> list[dict[str, o
     end_s = time.monotonic() + PATIENCE_S
     with selectors.DefaultSelector() as selector:
         selector.register(process.stderr, selectors.EVENT_READ)
-        # A process that repeats other lines for ever must end as well.
+        # A process that keeps repeating other lines must end as well.
         while selector.select(end_s - time.monotonic()) and time.monotonic() < end_s:
             line = process.stderr.readline()
             if not line:
