@@ -134,7 +134,7 @@ KEY_MUTANTS: Final = (
         "a mode that was taken back is forgotten when room is made",
         _WORDS,
         "    if command.kind in _RESTRICTIONS:\n        return command.holds(",
-        "    if True:\n        return command.inhibitions(",
+        "    if True:\n        return command.holds(",
         _BOUND,
     ),
     Mutant(

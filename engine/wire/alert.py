@@ -182,7 +182,7 @@ def counted_witnesses(evidence: Sequence[EvidenceItem]) -> tuple[Witness, ...]:
         if item.witness is not None:
             worth[item.witness] = worth.get(item.witness, 0.0) + (item.nats or 0.0)
             if item.minimum_nats is not None:
-                least[item.witness] = max(least.get(item.witness, 0.0), item.minimum_nats)
+                least[item.witness] = max(item.minimum_nats, least.get(item.witness, 0.0))
     return tuple(
         witness
         for witness in WITNESSES
