@@ -99,5 +99,5 @@ FIRST ?= 0
 simulate: setup ## Play SEEDS=1000 seeded half hours with every fault, from FIRST=0 on (FAMILY=one of them)
 	@$(BIN)/python -m tests.simulation.simulate --seeds $(SEEDS) --first $(FIRST) $(if $(FAMILY),--family $(FAMILY))
 
-mutants: setup ## Remove each guard of the actuator in turn; the tests must notice (SLICE=n: n more of them)
+mutants: setup ## Remove each guard in turn; the tests must notice (SLICE=n: n more of them)
 	@$(BIN)/python -m tests.mutants $(if $(SLICE),--slice $(SLICE))

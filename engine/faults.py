@@ -11,11 +11,10 @@ from typing import Final, Literal
 import msgspec
 
 from engine.wire.alert import Scope, Severity, Suggestion, Witness
+from engine.wire.order import Action
 
 # The actions of an escalation policy: those ordered from an agent, and those of the planner itself.
-StepAction = Literal[
-    "notify", "save_evidence", "reboot", "reset", "migrate", "move_disk", "quarantine"
-]
+StepAction = Literal["notify", Action, "quarantine"]
 
 # What kinds have in common. A slow fault develops over hours; a stall is a silence that many VMs
 # share; a notice is about the data and not about a guest.

@@ -186,7 +186,7 @@ class Log(Opened, Protocol):
 class NodeSample:
     """One bulk sample of a node.
 
-    `node` holds gauges by name (`engine.wire.frame.NODE_METRICS`); an absent name was not measured.
+    `node` holds gauges by name (`engine.wire.metrics.NODE_METRICS`); an absent one is unknown.
     `hung` lists the VMs whose monitor did not answer in time; their rows have the values that
     libvirt knows without it, the rest is missing.
     """

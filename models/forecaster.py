@@ -166,6 +166,6 @@ class Forecaster:
             if horizon < HORIZON_COUNT - 1:
                 indices[CELL] = CELLS
             for field, count in indices.items():
-                reported = waiting[:, field]
-                if not ((reported >= 0) & (reported < count)).all():
+                named = waiting[:, field]
+                if not ((named >= 0) & (named < count)).all():
                     raise ValueError(f"a forecast names an index that is not below {count}")

@@ -339,8 +339,8 @@ AGENT_MUTANTS: Final = (
         " or len(last.vcpu_time_ns) < 2 or not vcpus:", " or not vcpus:",
     ),
     Mutant(
-        "a vCPU of which nothing is told stands still", "engine/action/witness_checks.py",
-        "    if reported != {last.vcpus} or", "    if len(reported) > 1 or",
+        "a vCPU whose time is unknown stands still", "engine/action/witness_checks.py",
+        "    if counts != {last.vcpus} or", "    if len(counts) > 1 or",
     ),
     Mutant(
         "a tick of 10 ms is fine enough to tell rest by", "engine/action/witness_checks.py",

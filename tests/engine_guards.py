@@ -113,13 +113,13 @@ ENGINE_MUTANTS: Final = (
     ),
     Mutant(
         "vCPU times are looked for behind their end", "engine/detection/vm_table.py",
-        "        if min(reported) < 0 or sum(reported) != len(table.vcpu_times):\n",
+        "        if min(counts) < 0 or sum(counts) != len(table.vcpu_times):\n",
         "        if False:\n",
         _DAMAGED,
     ),
     Mutant(
         "a forecast that waits names any place", "models/forecaster.py",
-        "                if not ((reported >= 0) & (reported < count)).all():\n",
+        "                if not ((named >= 0) & (named < count)).all():\n",
         "                if False:\n", _DAMAGED,
     ),
     Mutant(

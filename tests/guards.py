@@ -142,7 +142,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a veto of the engine holds nothing", "engine/action/ordering.py",
-        "    if alert.vetoes and failed_steps.action in DISRUPTIVE:\n", "    if False:\n",
+        "    if alert.vetoes and step.action in DISRUPTIVE:\n", "    if False:\n",
     ),
     Mutant(
         "a VM wanders back to where it came from", "engine/action/ordering.py",

@@ -43,7 +43,7 @@ WITNESS_MUTANTS: Final = (
     ),
     Mutant(
         "the planner does not ask for a second witness", "engine/action/ordering.py",
-        "    if failed_steps.action in DESTRUCTIVE and not may_be_reset(alert.witnesses):\n",
+        "    if step.action in DESTRUCTIVE and not may_be_reset(alert.witnesses):\n",
         "    if False:\n",
     ),
     Mutant(

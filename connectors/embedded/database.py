@@ -87,6 +87,7 @@ def failures_named(where: Path | None) -> Iterator[None]:
             ) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise LogUnreachable(
-                f"{name} was not written: another process held it for {_BUSY_WAIT_S} s"
+                f"{name} was not written: another process held it for {_BUSY_WAIT_S} s. "
+                "Find that process, or retry"
             ) from error
         raise LogUnreachable(f"{name} failed: {error}. Check the disk") from error

@@ -81,7 +81,10 @@ def _set_up(client: InfluxDBClient, config: InfluxConfig) -> Made:
     organisations = client.organizations_api().find_organizations(org=config.org)
     if not organisations:
         where = masked_url(config.url)
-        raise HistoryRefused(f"InfluxDB at {where} has no organisation {config.org!r}.")
+        raise HistoryRefused(
+            f"InfluxDB at {where} has no organisation {config.org!r}. Set history.influxdb.org "
+            "to one that exists."
+        )
     org_id = str(organisations[0].id)
     done: list[str] = []
     ids: dict[BucketName, str] = {}

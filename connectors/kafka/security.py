@@ -147,7 +147,8 @@ def _verdict(config: KafkaConfig, server: str, error: BaseException) -> LogError
         )
     if isinstance(error, IllegalSaslStateError):
         return LogRefused(
-            f"Kafka at {server} does not support a login. Set log.kafka.security without sasl_"
+            f"Kafka at {server} does not support a login. Set log.kafka.security to ssl or "
+            "plaintext"
         )
     if isinstance(error, ssl.SSLCertVerificationError):
         return LogRefused(

@@ -266,7 +266,9 @@ class LibvirtActuator:
     def _target(self, name: str) -> MigrationTarget:
         if name not in self._targets:
             known = ", ".join(sorted(self._targets)) or "none"
-            raise ActionRefused(f"node {name!r} is not a migration target of {self._uri} ({known})")
+            raise ActionRefused(
+                f"node {name!r} is not a migration target of {self._uri} (known: {known})"
+            )
         return self._targets[name]
 
     async def _ask(

@@ -108,7 +108,7 @@ class LibvirtLiveness:
         await self._link.close()
 
     async def roster(self) -> tuple[ObservedGuest, ...]:
-        """See `engine.ports.Watch`."""
+        """See `engine.liveness_ports.Liveness`."""
 
         def read(connection: Connection, host_mark: int) -> tuple[ObservedGuest, ...]:
             mono_ns = moment_ns()
@@ -150,7 +150,7 @@ class LibvirtLiveness:
         )
 
     async def addresses(self, vm: bytes) -> Mapping[str, tuple[str, ...]]:
-        """See `engine.ports.Watch`."""
+        """See `engine.liveness_ports.Liveness`."""
         return await self._ask(
             lambda connection, _mark: self._addresses(connection.lookupByUUID(vm)),
             what="addresses",
@@ -193,7 +193,7 @@ class LibvirtLiveness:
             return "unknown"
 
     async def console(self, vm: bytes) -> str:
-        """See `engine.ports.Watch`."""
+        """See `engine.liveness_ports.Liveness`."""
 
         def read(connection: Connection, _mark: int) -> str:
             try:
@@ -205,7 +205,7 @@ class LibvirtLiveness:
         return await self._ask(read, what="console", patience_s=_QUESTION_S)
 
     async def set_balloon_period(self, vm: bytes, *, period_s: int) -> None:
-        """See `engine.ports.Watch`."""
+        """See `engine.liveness_ports.Liveness`."""
 
         def change(connection: Connection, _mark: int) -> None:
             try:

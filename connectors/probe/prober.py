@@ -82,7 +82,7 @@ class NoProber:
         self._why = why
 
     async def ask(self, card: Card, addresses: Sequence[str], *, within_s: float) -> ProbeAnswer:
-        """See `engine.ports.Prober`."""
+        """See `engine.liveness_ports.Prober`."""
         return ProbeAnswer("unknown", why=self._why)
 
 
@@ -93,7 +93,7 @@ class BridgeProber:
         self._open = opened
 
     async def ask(self, card: Card, addresses: Sequence[str], *, within_s: float) -> ProbeAnswer:
-        """See `engine.ports.Prober`."""
+        """See `engine.liveness_ports.Prober`."""
         if not addresses:
             return ProbeAnswer("unknown", why="its address is unknown")
         try:

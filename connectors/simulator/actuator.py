@@ -198,10 +198,10 @@ class SimulatedActuator:
         migration = world.migrations.get(index)
         if migration is not None and migration.by == self._by:
             await self._until_over(migration, within_s=within_s)
-        position = world.topology.nodes[int(world.guests.node[index])]
-        if position == self._name:
+        node = world.topology.nodes[int(world.guests.node[index])]
+        if node == self._name:
             raise ActionRefused(f"the migration of VM {vm.hex()} ended, and the VM still runs here")
-        if position != target:
+        if node != target:
             raise HypervisorUnreachable(f"VM {vm.hex()} is neither here nor on {target}")
 
     async def move_disk(

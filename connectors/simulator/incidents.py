@@ -51,7 +51,7 @@ def _begin(world: World, incident: Incident) -> None:
 
 def _check(world: World, incident: Incident) -> None:
     if incident.kind not in KINDS:
-        raise ValueError(f"{incident.kind!r} is no incident: {sorted(KINDS)}")
+        raise ValueError(f"{incident.kind!r} is not an incident. Known: {sorted(KINDS)}")
     named = {
         "vm": incident.vms,
         "node": incident.node,
@@ -61,7 +61,7 @@ def _check(world: World, incident: Incident) -> None:
     }
     needed = KINDS[incident.kind].scope
     if not named[needed]:
-        raise ValueError(f"{incident.kind} happens to a {needed}: name it")
+        raise ValueError(f"{incident.kind} requires the name of a {needed}")
     known = {
         "node": (incident.node, world.topology.nodes),
         "pool": (incident.pool, world.topology.pools),

@@ -20,7 +20,7 @@ _MOVED: Final = [
 
 
 class SimulatedLiveness:
-    """See `engine.ports.Watch`; simulated guests have no network stack, agent or console."""
+    """See `engine.liveness_ports.Liveness`; simulated guests have no network, agent or console."""
 
     def __init__(self, world: World, node: str) -> None:
         self._world = world
@@ -40,7 +40,7 @@ class SimulatedLiveness:
         """Leave the world unchanged."""
 
     async def roster(self) -> tuple[ObservedGuest, ...]:
-        """See `engine.ports.Watch`."""
+        """See `engine.liveness_ports.Liveness`."""
         world = self._world
         world.sync()
         if world.unreachable[self._node]:
@@ -68,16 +68,16 @@ class SimulatedLiveness:
         return tuple(found)
 
     async def addresses(self, vm: bytes) -> Mapping[str, tuple[str, ...]]:
-        """See `engine.ports.Watch`."""
+        """See `engine.liveness_ports.Liveness`."""
         return {}
 
     async def ping_agent(self, vm: bytes, *, within_s: float) -> Sign:
-        """See `engine.ports.Watch`."""
+        """See `engine.liveness_ports.Liveness`."""
         return "unknown"
 
     async def console(self, vm: bytes) -> str:
-        """See `engine.ports.Watch`."""
+        """See `engine.liveness_ports.Liveness`."""
         return ""
 
     async def set_balloon_period(self, vm: bytes, *, period_s: int) -> None:
-        """See `engine.ports.Watch`; has no effect on a simulated balloon."""
+        """See `engine.liveness_ports.Liveness`; has no effect on a simulated balloon."""

@@ -219,9 +219,9 @@ def _check_times(path: Path, block: Block, columns: tuple[str, ...], last_s: flo
             continue
         index = next(i for i, time_s in enumerate(times.tolist()) if not_seconds(time_s))
         value = float(times[index])
-        reported = f"{value}" if np.isfinite(value) else "empty or not a finite number"
+        shown = f"{value}" if np.isfinite(value) else "empty or not a finite number"
         raise SettingsError(
-            f"{path}, near line {block.first_line + index}: {column} is {reported}, "
+            f"{path}, near line {block.first_line + index}: {column} is {shown}, "
             f"{not_seconds(value)}."
         )
     arrived = block.numbers[0]

@@ -213,7 +213,7 @@ def _cpu() -> dashboard.Dashboard:
                 "CPU use, and its forecast half an hour before",
                 "short",
                 InfluxQL(_over_time('mean("cpu_cores_mean")', minute, where=_VM), alias="cores"),
-                InfluxQL(_over_time('mean("mean")', forecast, where=soll), alias="foretold"),
+                InfluxQL(_over_time('mean("mean")', forecast, where=soll), alias="forecast"),
                 InfluxQL(_over_time('min("lo90")', forecast, where=soll), alias="90 % low"),
                 InfluxQL(_over_time('max("hi90")', forecast, where=soll), alias="90 % high"),
             )

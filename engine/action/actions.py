@@ -14,11 +14,6 @@ from engine.wire.order import Action
 
 T = TypeVar("T")
 
-# The actions of an escalation policy: those ordered from an agent, and those of the planner itself.
-StepAction = Literal[
-    "notify", "save_evidence", "reboot", "reset", "migrate", "move_disk", "quarantine"
-]
-
 
 class Harm(IntEnum):
     """What the guest loses by an action; an escalation policy goes from less to more."""

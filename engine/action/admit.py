@@ -21,7 +21,7 @@ from engine.wire.order import Claim, Order, OrderResult
 
 SENTENCES: Final[Mapping[str, str]] = {
     "admitted": "The order may run: no admission rule forbids it.",
-    "over": "The order is not open in the log.",
+    "over": "The order is not in the log, was not admitted, or has already ended.",
     **log_rules.SENTENCES,
     **present_rules.SENTENCES,
 }

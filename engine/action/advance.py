@@ -271,20 +271,16 @@ def _decide(
     other_incidents: OtherIncidents,
 ) -> Stepped:
     """Take the next step, or inhibit it and report the reason once."""
-    alert, failed_steps = incident.alert, step_of(incident, policy)
+    alert, step = incident.alert, step_of(incident, policy)
     firing = alert is not None and alert.state == "firing"
     if incident.undoing:
         around = _around(state, incident, now_ms, other_incidents)
         return _ordered(state, incident, propose_undo(incident, around, policy))
     if alert is None or not firing:
         return state, ()
-    if failed_steps is None and incident.failed_steps > 0:
+    if step is None and incident.failed_steps > 0:
         return put(state, moved(incident, "exhausted")), ()
-    if (
-        failed_steps is not None
-        and failed_steps.action == "notify"
-        and answers(failed_steps, alert)
-    ):
+    if step is not None and step.action == "notify" and answers(step, alert):
         said = report(
             incident,
             "decision",
@@ -295,11 +291,7 @@ def _decide(
         further = replace(incident, failed_steps=incident.failed_steps + 1, held_by="")
         state, more = _decide(put(state, further), further, policy, now_ms, other_incidents)
         return state, (said, *more)
-    if (
-        failed_steps is not None
-        and failed_steps.action == "quarantine"
-        and answers(failed_steps, alert)
-    ):
+    if step is not None and step.action == "quarantine" and answers(step, alert):
         return quarantined(state, incident, policy, now_ms, SENTENCES["ladder_ends"])
     proposal = propose(incident, _around(state, incident, now_ms, other_incidents), policy)
     if proposal.rule == "vm_day":

@@ -278,9 +278,9 @@ def _beyond_last_step(kind: str, steps: tuple[Step, ...]) -> list[str]:
 def _check_names(raw: object, shape: object, *, where: str, source: str) -> None:
     """Raise for an unknown key, with the nearest known one, and for a word that is not allowed."""
     choices = get_args(shape) if get_origin(shape) is Literal else ()
-    commands = [choice for choice in choices if isinstance(choice, str)]
-    if commands and isinstance(raw, str) and raw not in commands:
-        raise SettingsError(f"{source}: {where[:-1]}: {raw!r} is not one of {', '.join(commands)}.")
+    allowed = [choice for choice in choices if isinstance(choice, str)]
+    if allowed and isinstance(raw, str) and raw not in allowed:
+        raise SettingsError(f"{source}: {where[:-1]}: {raw!r} is not one of {', '.join(allowed)}.")
     if get_origin(shape) is dict and isinstance(raw, dict):
         for name, value in raw.items():
             _check_names(name, get_args(shape)[0], where=where, source=source)

@@ -113,13 +113,13 @@ def _escalation(context: RequestContext) -> Said | None:
     last = tried[-1]
     # Also check earlier steps: a later step that expired does not close an earlier one.
     for one in tried:
-        reported = {"step": order.step, "before": one.order.step}
+        values = {"step": order.step, "before": one.order.step}
         if one.result is None:
-            return "step_open", reported
+            return "step_open", values
         if one.result.outcome == "unknown":
-            return "incident_unknown", reported
+            return "incident_unknown", values
         if one.result.outcome == "refused":
-            return "incident_refused", reported
+            return "incident_refused", values
     ended_ms = last.result.time_ms if last.result else context.at_ms
     earliest_ms = max(
         last.order.deadline_ms,

@@ -24,14 +24,14 @@ _ATTESTING: Final[Mapping[str, str]] = {
 }  # fmt: skip
 _MINUTE_MS: Final = 60_000
 # A guest that recovered by itself once may need a little longer the next time.
-_LATENESS_FACTOR: Final = 1.25
+_GRACE_FACTOR: Final = 1.25
 
 SENTENCES: Final = {
     "order": "{action} {vm} on {node}{target}, step {step}: {why}",
     "rehearse": "dry run: {action} {vm} on {node}{target}, step {step}: {why}",
     "undo": "the load of {target} rose to {load:.0%} after the migration, so the VM moves back",
     "not_actionable": "the owner has not allowed actions on the VM.",
-    "vetoed": "the engine reports vetoes: {vetoes}.",
+    "vetoed": "the engine forbids an action at present: {vetoes}.",
     "unplaced": "the alert does not name the node and run of the VM.",
     "undated": "the alert does not name the time of the last sample.",
     "no_ladder": "the policy has no step for {kind}.",
@@ -77,32 +77,28 @@ def step_of(incident: Incident, policy: Policy) -> Step | None:
     return escalation[incident.failed_steps] if incident.failed_steps < len(escalation) else None
 
 
-def answers(failed_steps: Step, alert: Alert) -> bool:
+def answers(step: Step, alert: Alert) -> bool:
     """Return whether this step matches the engine's suggestion."""
-    return alert.suggested_action in ACTIONS[failed_steps.action].signals
+    return alert.suggested_action in ACTIONS[step.action].signals
 
 
 def propose(incident: Incident, around: OrderContext, policy: Policy) -> Proposal:
     """Return the order that may be given for `incident` now, or the rule that inhibits it."""
-    alert, failed_steps = incident.alert, step_of(incident, policy)
+    alert, step = incident.alert, step_of(incident, policy)
     if alert is None or alert.state != "firing" or alert.suggested_action == "none":
         return Proposal(None)
     loud = alert.suggested_action in LOUD
-    if failed_steps is None or failed_steps.action in ("notify", "quarantine"):
+    if step is None or step.action in ("notify", "quarantine"):
         return _held("no_ladder", kind=alert.kind) if loud else Proposal(None)
-    if not loud and not answers(failed_steps, alert):
-        return (
-            Proposal(None)
-            if alert.suggested_action != "inspect"
-            else _unwitnessed(alert, failed_steps)
-        )
-    held = _precondition(alert, failed_steps, around, policy.limits)
+    if not loud and not answers(step, alert):
+        return Proposal(None) if alert.suggested_action != "inspect" else _unwitnessed(alert, step)
+    held = _precondition(alert, step, around, policy.limits)
     if held is not None:
         return held
-    choice = _destination(alert, failed_steps, around, policy)
+    choice = _destination(alert, step, around, policy)
     if choice.rule:
         return Proposal(None, choice.rule, choice.sentence)
-    order = _order(incident, alert, failed_steps, around, policy, choice)
+    order = _order(incident, alert, step, around, policy, choice)
     return _admitted(order, around, policy)
 
 
@@ -151,41 +147,41 @@ def _held(rule: str, **values: object) -> Proposal:
 
 
 def _precondition(
-    alert: Alert, failed_steps: Step, around: OrderContext, limits: Limits
+    alert: Alert, step: Step, around: OrderContext, limits: Limits
 ) -> Proposal | None:
     """Return the objection of catalogue, owner or grace period to a step, None if there is none."""
     if not alert.actionable:
         return _held("not_actionable")
-    if not answers(failed_steps, alert):
+    if not answers(step, alert):
         suggestion = alert.suggested_action
-        return _held("no_fit", kind=alert.kind, action=failed_steps.action, suggestion=suggestion)
-    if alert.vetoes and failed_steps.action in DISRUPTIVE:
+        return _held("no_fit", kind=alert.kind, action=step.action, suggestion=suggestion)
+    if alert.vetoes and step.action in DISRUPTIVE:
         return _held("vetoed", vetoes=", ".join(alert.vetoes))
     if alert.node is None or alert.instance is None:
         return _held("unplaced")
     if alert.data_ms is None:
         return _held("undated")
-    if failed_steps.action in DESTRUCTIVE and not may_be_reset(alert.witnesses):
-        return _unwitnessed(alert, failed_steps)
-    if not set(failed_steps.needs) <= set(alert.witnesses):
-        needs, known = ", ".join(failed_steps.needs), ", ".join(alert.witnesses) or "none"
-        return _held("needs", action=failed_steps.action, needs=needs, found=known)
-    grace_s = float(failed_steps.grace_s)
-    if failed_steps.action in DESTRUCTIVE and not _attested(alert):
-        learned_s = min(limits.grace_limit_s, _LATENESS_FACTOR * around.recovery_s)
+    if step.action in DESTRUCTIVE and not may_be_reset(alert.witnesses):
+        return _unwitnessed(alert, step)
+    if not set(step.needs) <= set(alert.witnesses):
+        needs, known = ", ".join(step.needs), ", ".join(alert.witnesses) or "none"
+        return _held("needs", action=step.action, needs=needs, found=known)
+    grace_s = float(step.grace_s)
+    if step.action in DESTRUCTIVE and not _attested(alert):
+        learned_s = min(limits.grace_limit_s, _GRACE_FACTOR * around.recovery_s)
         grace_s = max(grace_s, learned_s)
     wait_ms = alert.opened_ms + 1000 * grace_s - around.now_ms
     return _held("grace", wait_s=wait_ms / 1000) if grace_s and wait_ms > 0 else None
 
 
-def _unwitnessed(alert: Alert, failed_steps: Step) -> Proposal:
+def _unwitnessed(alert: Alert, step: Step) -> Proposal:
     found = ", ".join(alert.witnesses) or "the alert"
-    return _held("unwitnessed", action=failed_steps.action, found=found)
+    return _held("unwitnessed", action=step.action, found=found)
 
 
-def _destination(alert: Alert, failed_steps: Step, around: OrderContext, policy: Policy) -> Choice:
+def _destination(alert: Alert, step: Step, around: OrderContext, policy: Policy) -> Choice:
     """Return the target of a move; without rule and target if nothing is moved."""
-    to = ACTIONS[failed_steps.action].target
+    to = ACTIONS[step.action].target
     if to == "pool":
         if alert.disk is None:
             return Choice(None, "no_disk", SENTENCES["no_disk"])
@@ -238,7 +234,7 @@ def _left_by(vm: str, around: OrderContext) -> frozenset[str]:
 def _order(
     incident: Incident,
     alert: Alert,
-    failed_steps: Step,
+    step: Step,
     around: OrderContext,
     policy: Policy,
     choice: Choice,
@@ -246,7 +242,7 @@ def _order(
     why: str = "",
 ) -> Order:
     now_ms, node, instance = around.now_ms, alert.node, alert.instance
-    data_ms, action = alert.data_ms, failed_steps.action
+    data_ms, action = alert.data_ms, step.action
     if node is None or instance is None or data_ms is None:
         raise ValueError(
             "an order needs the node and run of the VM, and the time of its last sample"
@@ -278,7 +274,7 @@ def _order(
         cpu_shape=alert.cpu_shape,
         issued_ms=now_ms,
         expires_ms=now_ms + 1000 * policy.limits.order_lifetime_s,
-        deadline_ms=now_ms + 1000 * failed_steps.deadline_s,
+        deadline_ms=now_ms + 1000 * step.deadline_s,
         data_ms=data_ms,
         counted=alert.counted,
         dry_run=mode == "observe",

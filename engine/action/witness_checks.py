@@ -119,12 +119,12 @@ def _vcpus_stand_still(shape: CpuShape, samples: Sequence[PreflightSample], sign
     """
     first, last = samples[0], samples[-1]
     vcpus = dead_vcpus(shape, first, last)
-    reported = {
+    counts = {
         len(times)
         for sample in (first, last)
         for times in (sample.vcpu_time_ns, sample.vcpu_delay_ns)
     }
-    if reported != {last.vcpus} or len(last.vcpu_time_ns) < 2 or not vcpus:
+    if counts != {last.vcpus} or len(last.vcpu_time_ns) < 2 or not vcpus:
         return False
     return all(
         vcpu.gained_ns == 0 and _rests_too_long(signs, signs.rests.get(vcpu.place))

@@ -208,8 +208,8 @@ def _row(
     left = None
     if usable is not None and used is not None:
         left = 1.0 - used / usable if usable > 0 else -1.0
-    reported = days_to_full(daily, usable) if usable is not None and len(daily) else None
-    days = [None, None, None] if reported is None else [_finite(day) for day in reported]
+    until_full = days_to_full(daily, usable) if usable is not None and len(daily) else None
+    days = [None, None, None] if until_full is None else [_finite(day) for day in until_full]
     return ScopeRow(
         scope=scope,
         subject=subject,
@@ -220,7 +220,7 @@ def _row(
         days_to_full=days[0],
         days_to_full_low=days[1],
         days_to_full_high=days[2],
-        days_known=reported is not None,
+        days_known=until_full is not None,
         vms_that_fit=vms_that_fit,
         oversubscription_ratio=oversubscription_ratio,
         stranded=stranded,

@@ -21,8 +21,8 @@ app = typer.Typer(
     name="flatline",
     help="Detects dead virtual machines by their telemetry, and restores them without staff.",
     epilog=(
-        "Exit codes: 0 success, 1 failure, 2 settings or command line, 3 log, 4 hypervisor, 5 "
-        "state or keys on disk, 6 history, 130 Ctrl-C."
+        "Exit codes: 0 success, 1 failure, 2 settings, command line or missing library, 3 log, "
+        "4 hypervisor, 5 state or keys on disk, 6 history, 130 Ctrl-C."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -94,7 +94,7 @@ def engine(file: File = None, sets: Sets = None) -> None:
 
 @app.command()
 def plan(file: File = None, sets: Sets = None) -> None:
-    """Turn alerts into orders under the policy, and tell people."""
+    """Turn alerts into orders under the policy, and notify people."""
     from engine.cli.process import serve
     from engine.wiring import authority, notify_opener, open_log, plan_opener, process
 
@@ -128,7 +128,7 @@ def run(
     acting: Annotated[
         bool, typer.Option("--act", help="Act on the VMs of that hypervisor, as the policy allows.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="The simulated fleet.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated fleet.")] = 1,
 ) -> None:
     """Run all roles in this process, on the embedded log.
 
@@ -152,7 +152,7 @@ def run(
 
 @app.command()
 def demo(
-    seed: Annotated[int, typer.Option(help="The fleet and its faults.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the fleet and its faults.")] = 1,
     speed: Annotated[
         float, typer.Option(min=0.1, help="Largest number of simulated seconds per real second.")
     ] = 12.0,
@@ -213,7 +213,7 @@ def evaluate(
         typer.Option("--pages/--no-pages", help="Draw a page for each miss and false alarm."),
     ] = True,
 ) -> None:
-    """Hold a replay against the truth. Tells recall, delay, false alarms and kinds."""
+    """Compare a replay with what really happened: recall, delay, false alarms, kinds."""
     from engine.cli.evaluate import PAGES, run_evaluation, tables
 
     evaluation = run_evaluation(folder, events=events, drawing=drawing)
@@ -258,12 +258,12 @@ def audit_verify(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Check each writer's chain for edits, gaps and cuts. Exit code 1 if there are any.
+    """Check each writer's chain for edits, gaps and truncation. Exit code 1 if any is found.
 
-    A record that cannot be read is one too.
+    A record that cannot be read counts as a finding.
 
-    Where each chain stood is written to `--heads`, so that the next check sees what was cut
-    since. Copy that file to another machine: who can edit the log may reach it here.
+    The end of each chain is written to `--heads`, so that the next check detects truncation
+    since. Copy that file to another machine: a person who edits the log may also edit it here.
     """
     from engine.action.chain import verify
     from engine.cli.audit import HEADS_FILE, journal_and_cut, known_heads, write_heads
@@ -322,12 +322,12 @@ def audit_show(
     ]
     lines += [(record.time_ms, "damaged", record.sentence) for record in unreadable]
     if not lines:
-        reported = (
+        sentence = (
             "The journal has no entries yet."
             if not entries
             else ("The journal has no matching entry.")
         )
-        console().print(reported)
+        console().print(sentence)
     # A stable sort: entries with equal times keep the order of their chain.
     for time_ms, kind, sentence in sorted(lines, key=lambda line: line[0])[-last:]:
         console().print(f"{moment(time_ms)}  {kind:8}  {sentence}")
@@ -366,7 +366,7 @@ def doctor(
     file: File = None,
     sets: Sets = None,
 ) -> None:
-    """Look at each part and say what to do. Exit code 1 if any is ill."""
+    """Check each part of the installation and say what to do. Exit code 1 if a check fails."""
     from engine.cli.doctor import Check, examine
     from engine.wire.rights import ROLES
 
@@ -407,13 +407,13 @@ def _print_witnesses(settings: Settings) -> None:
 
 @config.command("show")
 def config_show(file: File = None, sets: Sets = None) -> None:
-    """Print the settings that hold, secrets masked, as JSON."""
+    """Print the settings in force as JSON, with secrets masked."""
     typer.echo(in_json(settings_of(file, sets).model_dump_json(indent=2)))
 
 
 @config.command("check")
 def config_check(file: File = None, sets: Sets = None) -> None:
-    """Check settings and what they name. Says which file was read."""
+    """Check the settings and the policy they name. Prints which file was read."""
     from engine.settings import DEFAULT_FILE
     from engine.wiring import policy_of
 

@@ -42,8 +42,8 @@ async def read_journal(_: Process, log: Log) -> Journal:
                 entries.append(decode_entry(record.value))
             except RecordRejected as error:
                 where = f"Partition {partition}, offset {record.offset}"
-                reported = f"{where}: the entry cannot be decoded: {error}."
-                unreadable.append(Unreadable(record.time_ms, reported))
+                sentence = f"{where}: the entry cannot be decoded: {error}."
+                unreadable.append(Unreadable(record.time_ms, sentence))
     entries.sort(key=lambda entry: (entry.writer, entry.sequence))
     return Journal(entries, unreadable)
 

@@ -171,14 +171,14 @@ def pause_off(
 def pause_adopt(file: File = None, sets: Sets = None) -> None:
     """Sign the ends of pauses that an earlier release left unsigned, after an upgrade.
 
-    What was taken back without a signature holds until an operator says so.
+    A pause whose end was not signed stays in force until an operator signs it.
     """
     from engine.cli.control_commands import adopt, scope_of, with_log
 
     ended = with_log(settings_of(file, sets), adopt)
     for command in ended:
         console().print(f"The {command.kind} of {scope_of(command)} has ended.", markup=False)
-    console().print(f"{len(ended)} ends were signed.")
+    console().print(f"{len(ended)} ends of pauses were signed.")
 
 
 @pause.command("show")

@@ -139,7 +139,7 @@ class Referee:
         verified = [alert for alert in alerts if alert.resolution and alert.resolution.verified]
         if not (deaths and firing and resets and verified):
             steps = ("dead", deaths), ("alerted", firing), ("reset", resets), ("verified", verified)
-            so_far = [command for command, found in steps if found]
+            so_far = [step for step, found in steps if found]
             return Claim(title, None, ", ".join(so_far) or "not yet")
         died_s = deaths[0].at_ns / 1e9
         healed = deaths[0].repaired_by == "reset" and deaths[0].alive_ns is not None

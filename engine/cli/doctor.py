@@ -391,10 +391,10 @@ async def _pauses(here: Process) -> Check:
     stops = [command for command in commands if command.kind in _STOPS]
     if not stops:
         return Check("pauses", "OK", "Nothing is paused.")
-    reported = [_shown_stop(command) for command in sorted(stops, key=_widest_first)[:_SHOWN_STOPS]]
+    shown = [_shown_stop(command) for command in sorted(stops, key=_widest_first)[:_SHOWN_STOPS]]
     if len(stops) > _SHOWN_STOPS:
-        reported.append(f"and {len(stops) - _SHOWN_STOPS} more: `flatline pause show` lists all")
-    return Check("pauses", "WARN", f"Actions are paused on {'; '.join(reported)}.")
+        shown.append(f"and {len(stops) - _SHOWN_STOPS} more: `flatline pause show` lists all")
+    return Check("pauses", "WARN", f"Actions are paused on {'; '.join(shown)}.")
 
 
 async def _witnesses(here: Process) -> Check:

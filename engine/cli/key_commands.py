@@ -94,16 +94,16 @@ def create(
             f"of kind {kind} stays in {settings.key_folder}."
         )
     if kind == "site":
-        reported = _create_site(settings, until_ms)
+        sentences = _create_site(settings, until_ms)
     elif kind in {"node", "owner"}:
-        reported = _create_frame_key(
+        sentences = _create_frame_key(
             settings, "node" if kind == "node" else "owner", name, out=out, until_ms=until_ms
         )
     elif kind in SIGNERS:
-        reported = _create_signer(settings, kind, name, until_ms)
+        sentences = _create_signer(settings, kind, name, until_ms)
     else:
         raise SettingsError(f"{kind!r} is not a kind of key. Kinds: {_WHAT}.")
-    for sentence in reported:
+    for sentence in sentences:
         console().print(sentence)
 
 

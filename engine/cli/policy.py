@@ -45,14 +45,14 @@ def explained(policy: Policy) -> Iterator[str]:
 
 def _modes(actions: Mapping[Action, Mode], *, rest: Mode) -> str:
     """Return each mode with its actions, the most permissive mode first."""
-    reported = []
+    parts = []
     for mode, what in _MODES.items():
         named = [ACTIONS[name].noun for name in AGENT_ACTIONS if actions.get(name) == mode]
         if rest == mode:
             named.append("every other action" if actions else "every action")
         if named:
-            reported.append(f"{', '.join(named)} {'is' if len(named) == 1 else 'are'} {what}")
-    return "; ".join(reported)
+            parts.append(f"{', '.join(named)} {'is' if len(named) == 1 else 'are'} {what}")
+    return "; ".join(parts)
 
 
 def _limits(limits: Limits) -> str:
@@ -72,11 +72,11 @@ def _figure(value: object) -> str:
 
 def _step(step: Step) -> str:
     """Return one step in words: its action, what it waits for, and how success is verified."""
-    commands = [ACTIONS[step.action].command]
+    parts = [ACTIONS[step.action].command]
     if step.grace_s:
-        commands.append(f"after {step.grace_s} s of grace")
+        parts.append(f"after {step.grace_s} s of grace")
     if step.needs:
-        commands.append(f"if {' and '.join(step.needs)} agree")
+        parts.append(f"if {' and '.join(step.needs)} agree")
     if step.action in DISRUPTIVE:
-        commands.append(f"(recovered for {step.stable_s} s within {step.deadline_s} s)")
-    return " ".join(commands)
+        parts.append(f"(recovered for {step.stable_s} s within {step.deadline_s} s)")
+    return " ".join(parts)

@@ -52,12 +52,12 @@ async def left_out(here: Process, log: Log) -> str:
     if not found:
         return ""
     newest = {one.reason: one for one in found}
-    reported = [
+    reasons = [
         f"{count} {reason} (last: {newest[reason].topic}/{newest[reason].partition} at"
         f" {newest[reason].offset}: {newest[reason].detail[:200]})"
         for reason, count in sorted(Counter(one.reason for one in found).items())
     ]
     return (
-        f"Records were rejected or set aside in the last hour: {'; '.join(reported)}. "
+        f"Records were rejected or set aside in the last hour: {'; '.join(reasons)}. "
         "deploy/RUNBOOK.md explains each reason."
     )

@@ -292,12 +292,12 @@ def silence_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
 def cpu_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
     """Return the evidence of the CPU shape: 0 nats where the level was the same before."""
     cpu = seen.cpu if seen.cpu is not None else math.nan
-    action = "Requested" if seen.waited >= _WAITED_CORES else "Used"
-    commands = {
+    use = "Requested" if seen.waited >= _WAITED_CORES else "Used"
+    texts = {
         "idle": "CPU use is zero",
-        "one_core": f"{action} one vCPU at 100 %",
-        "all_cores": f"{action} all vCPUs at 100 %",
-        "mixed": f"{action} {cpu:.1f} cores",
+        "one_core": f"{use} one vCPU at 100 %",
+        "all_cores": f"{use} all vCPUs at 100 %",
+        "mixed": f"{use} {cpu:.1f} cores",
         "unknown": "CPU use is unknown",
     }
     nats = 0.0
@@ -310,7 +310,7 @@ def cpu_item(seen: Picture, configuration: Configuration) -> EvidenceItem:
         value=None if seen.cpu is None else round(seen.cpu, 4),
         limit=round(seen.cpu_before, 4),
         nats=round(nats, 3),
-        text=f"{commands[seen.shape]} ({before})",
+        text=f"{texts[seen.shape]} ({before})",
         witness="activity",
     )
 

@@ -119,9 +119,9 @@ def _outlived(cell: Cell, cause: CommonCause, vm: bytes, configuration: Configur
     return silent < configuration.gate_release_share * len(fell)
 
 
-def _served_after(index: tuple[Node, VmTable, int], after_ms: int) -> bool:
+def _served_after(located: tuple[Node, VmTable, int], after_ms: int) -> bool:
     """Return whether a VM's disks moved after a moment, by its node's clock."""
-    _, table, row = index
+    _, table, row = located
     is_silent = table.number("disk_samples", row) > 0
     return not is_silent or table.number("disk_onset_ms", row) > after_ms
 
@@ -329,11 +329,14 @@ def _release(cell: Cell, now: Now) -> Iterator[Outcome]:
             cause.released_ms = time_ms
             incident = cell.incidents.get(key)
             if incident is not None and incident.alert.state == "firing":
-                lasted_s = (time_ms - cause.since_ms) / 1000
+                thing, lasted_s = (
+                    f"{cause.scope} {cause.subject}",
+                    (time_ms - cause.since_ms) / 1000,
+                )
                 yield Ended(
                     incident,
                     Resolution(reason=_KINDS[cause.scope].fault.recovered),
-                    f"The VMs of {cause.scope} {cause.subject} move again after {lasted_s:.0f} s.",
+                    f"The VMs of {thing} are active again after {lasted_s:.0f} s.",
                 )
 
 

@@ -218,7 +218,7 @@ def _superseded(cell: Cell, known: Incident, finding: Finding, now: Now) -> Aler
 
 def _settled(known: Incident, finding: Finding, now: Now) -> Finding:
     """Return the finding with the published kind until a similar kind has lasted long enough."""
-    # Guests that use no CPU look alike: timers that are served in some samples distinguish them. A
+    # Guests that use no CPU look alike: timers that are served in some is_mild distinguish them. A
     # death with a suggestion to reboot is published immediately.
     alert, kind = known.alert, kind_of(known.alert.kind)
     is_alike = kind is not None and kind.fault.is_idle and finding.kind.fault.is_idle
@@ -227,12 +227,12 @@ def _settled(known: Incident, finding: Finding, now: Now) -> Finding:
         return finding
     known.other_ms = known.other_ms or now.time_ms
     if now.time_ms - known.other_ms < now.configuration.hung_kind_s * 1000:
-        samples = {finding.suggestion, alert.suggested_action} == {"alert", "inspect"}
+        is_mild = {finding.suggestion, alert.suggested_action} == {"alert", "inspect"}
         return msgspec.structs.replace(
             finding,
             kind=kind,
             sentence=alert.sentence,
-            suggestion=alert.suggested_action if samples else finding.suggestion,
+            suggestion=alert.suggested_action if is_mild else finding.suggestion,
         )
     known.other_ms = 0
     return finding

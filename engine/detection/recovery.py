@@ -57,41 +57,41 @@ def follow_vm(cell: Cell, incident: Incident, vm: Vm, now: Now) -> Outcome:
         return Calmed(incident)
     node, table, index = located
     seen = picture(node, table, index, vm, configuration)
-    sample = _Examined(incident, kind_of(incident.alert.kind), vm, seen, table, index, now.time_ms)
-    if not _is_well(sample, configuration):
+    checked = _Examined(incident, kind_of(incident.alert.kind), vm, seen, table, index, now.time_ms)
+    if not _is_well(checked, configuration):
         incident.well_ms = 0
         return Continued(incident)
     if not incident.well_ms:
         incident.well_ms = now.time_ms
     well_s = (now.time_ms - incident.well_ms) / 1000
-    position = incident.reported_action
-    if position is not None and not position.dry_run and _explains(incident, vm, node.name):
+    action = incident.reported_action
+    if action is not None and not action.dry_run and _explains(incident, vm, node.name):
         if well_s < configuration.verify_stable_s:
             return Calmed(incident)
-        return _verified(sample, position, node.name, well_s)
+        return _verified(checked, action, node.name, well_s)
     if well_s < configuration.clear_s:
         return Calmed(incident)
-    return _end(incident, vm, _reason(sample, configuration))
+    return _end(incident, vm, _reason(checked, configuration))
 
 
-def _reason(sample: _Examined, configuration: Configuration) -> str:
+def _reason(checked: _Examined, configuration: Configuration) -> str:
     """Return why the VM counts as healthy."""
-    kind, vm = sample.kind, sample.vm
+    kind, vm = checked.kind, checked.vm
     if kind is not None and kind.fault.recovered:
-        is_unknown = sample.recovery in _TRENDS and sample.is_unseen()
+        is_unknown = checked.recovery in _TRENDS and checked.is_unseen()
         return _UNSEEN if is_unknown else kind.fault.recovered
-    if sample.recovery == "writes":
-        if _writes_again(sample, configuration):
+    if checked.recovery == "writes":
+        if _writes_again(checked, configuration):
             return "its disk writes are normal again"
-        if math.isnan(sample.shown("write_share")):
+        if math.isnan(checked.shown("write_share")):
             return (
                 "the alert is a day old, and it is unknown whether its present disk writes are "
                 "normal"
             )
         return "its disk writes have not exceeded this level for a day, so this level is now normal"
-    if sample.seen.run_samples > 0 and not sample.seen.crashed:
+    if checked.seen.run_samples > 0 and not checked.seen.crashed:
         return "it does no I/O, but its kernel is alive"
-    booted = vm.rebooted_ms >= sample.incident.alert.opened_ms - _BOOT_SLACK_MS
+    booted = vm.rebooted_ms >= checked.incident.alert.opened_ms - _BOOT_SLACK_MS
     return "it rebooted by itself" if booted and vm.rebooted_ms else "it is active again by itself"
 
 
@@ -100,73 +100,73 @@ def _take_action(incident: Incident, vm: Vm) -> None:
         incident.reported_action = vm.reported_action
 
 
-def _is_well(sample: _Examined, configuration: Configuration) -> bool:
+def _is_well(checked: _Examined, configuration: Configuration) -> bool:
     """Return whether the VM now shows what the fault had stopped."""
-    match sample.recovery:
+    match checked.recovery:
         case "cpu":
             return (
-                sample.table.figure("contention", sample.row) < configuration.contention_share / 2
+                checked.table.figure("contention", checked.row) < configuration.contention_share / 2
             )
         case "visible":
-            return not sample.vm.monitor_hung_ms
+            return not checked.vm.monitor_hung_ms
         case "writes":
-            lasted_ms = sample.time_ms - sample.incident.alert.opened_ms
+            lasted_ms = checked.time_ms - checked.incident.alert.opened_ms
             is_usual = lasted_ms > configuration.degraded_most_s * 1000
-            return is_usual or _writes_again(sample, configuration)
+            return is_usual or _writes_again(checked, configuration)
         case "memory":
-            return sample.is_unseen() or sample.shown("rises") < configuration.leak_calm_rises
+            return checked.is_unseen() or checked.shown("rises") < configuration.leak_calm_rises
         case "cores":
-            return sample.is_unseen() or _released_cores(sample)
+            return checked.is_unseen() or _released_cores(checked)
         case "signal":
             return (
-                sample.is_unseen()
-                or sample.kind is None
-                or sample.shown(sample.kind.fault.signal) == 0
+                checked.is_unseen()
+                or checked.kind is None
+                or checked.shown(checked.kind.fault.signal) == 0
             )
         case "disks":
-            since_well = sample.incident.well_ms > 0 and sample.seen.disk_run_s <= 6.0
-            return sample.seen.disk_samples == 0 or since_well
+            since_well = checked.incident.well_ms > 0 and checked.seen.disk_run_s <= 6.0
+            return checked.seen.disk_samples == 0 or since_well
         case "moves" | "detector" | "time":
-            return _moves(sample, configuration)
+            return _moves(checked, configuration)
         case _:
-            assert_never(sample.recovery)
+            assert_never(checked.recovery)
 
 
-def _moves(sample: _Examined, configuration: Configuration) -> bool:
-    seen = sample.seen
+def _moves(checked: _Examined, configuration: Configuration) -> bool:
+    seen = checked.seen
     patient_s = max(configuration.clear_s, 3 * seen.dt_s)
     if seen.run_samples > 0:
         # After it moved again, a short silence or one with signs of life is no relapse.
         signs = signs_of_life(witness_items(seen, configuration))
         lives = bool(signs) or seen.lived is not None
-        return lives or (sample.incident.well_ms > 0 and seen.run_s <= patient_s)
+        return lives or (checked.incident.well_ms > 0 and seen.run_s <= patient_s)
     return seen.moved >= configuration.clear_samples and seen.epoch_s > 0
 
 
-def _writes_again(sample: _Examined, configuration: Configuration) -> bool:
-    return sample.shown("write_share") >= configuration.degraded_calm_share
+def _writes_again(checked: _Examined, configuration: Configuration) -> bool:
+    return checked.shown("write_share") >= configuration.degraded_calm_share
 
 
-def _released_cores(sample: _Examined) -> bool:
-    cores = sample.incident.alert.evidence[0].value or 0.0
-    return sample.seen.cpu is not None and sample.seen.cpu < 0.7 * cores
+def _released_cores(checked: _Examined) -> bool:
+    cores = checked.incident.alert.evidence[0].value or 0.0
+    return checked.seen.cpu is not None and checked.seen.cpu < 0.7 * cores
 
 
 def _explains(incident: Incident, vm: Vm, node: str) -> bool:
     """Return whether the recorded action can have repaired the VM: a boot, or another node."""
-    position = incident.reported_action
-    if position is None:
+    action = incident.reported_action
+    if action is None:
         return False
-    if position.action == "migrate":
+    if action.action == "migrate":
         return node != incident.alert.node
-    return vm.rebooted_ms >= position.time_ms - _BOOT_SLACK_MS
+    return vm.rebooted_ms >= action.time_ms - _BOOT_SLACK_MS
 
 
 def _verified(
-    sample: _Examined, reported_action: ReportedAction, node: str, stable_s: float
+    checked: _Examined, reported_action: ReportedAction, node: str, stable_s: float
 ) -> Ended:
-    incident = sample.incident
-    name = sentences.name_of(sample.vm, incident.alert.subject)
+    incident = checked.incident
+    name = sentences.name_of(checked.vm, incident.alert.subject)
     if reported_action.action == "migrate":
         reason = f"it runs on {node} and gets the CPU it requests"
     else:
@@ -178,7 +178,7 @@ def _verified(
         order_step=reported_action.step,
         stable_s=round(stable_s, 3),
         node=node,
-        instance=sample.table.number("instance", sample.row),
+        instance=checked.table.number("instance", checked.row),
     )
     return Ended(
         incident,

@@ -331,8 +331,8 @@ class VmTable:
         for name in _ARRAYS:
             if name in arrays:
                 fill(getattr(table, name)[: len(arrays[name])], arrays[name], name=name)
-        reported = table.vcpu_counts.tolist()
-        if min(reported) < 0 or sum(reported) != len(table.vcpu_times):
+        counts = table.vcpu_counts.tolist()
+        if min(counts) < 0 or sum(counts) != len(table.vcpu_times):
             raise ValueError(
                 f"{len(table.vcpu_times)} vCPU times do not fit the rows of the VM table"
             )

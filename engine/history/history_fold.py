@@ -279,12 +279,12 @@ class FrameFold:
                 try:
                     points += [one for group in node_state.groups() for one in group.close()]
                 except Exception as error:
-                    raise FoldFailed(f"lane {key}", error) from error
+                    raise FoldFailed(f"node {key}", error) from error
         return points
 
     def drop_node(self, culprit: str) -> None:
         """Drop the row that a failed fold named; its next frame starts a new one."""
-        for key in [key for key in self.node_states if culprit == f"lane {key}"]:
+        for key in [key for key in self.node_states if culprit == f"node {key}"]:
             del self.node_states[key]
 
     def due_hours(self) -> list[Hour]:
@@ -299,14 +299,14 @@ class FrameFold:
         )
 
     def _learn_names(self, node_state: NodeState, frame: Frame, time_ns: int) -> Iterator[Points]:
-        reported = info_points(
+        points = info_points(
             frame.inventory, cell=node_state.cell, node=node_state.node, time_ns=time_ns
         )
-        if reported is None:
+        if points is None:
             return
-        names = reported.fields["name"]
+        names = points.fields["name"]
         changed = False
-        for vm, name in zip(reported.series.tags["vm"], names, strict=True):
+        for vm, name in zip(points.series.tags["vm"], names, strict=True):
             if name and self.names.get(vm) != name:
                 self.names[vm] = str(name)
                 changed = True
@@ -315,7 +315,7 @@ class FrameFold:
             self.names = {vm: name for vm, name in self.names.items() if vm in here}
         if changed:
             node_state.telegraf = self._telegraf(node_state, vm_texts(node_state.uuids))
-        yield reported
+        yield points
 
     def _telegraf(self, node_state: NodeState, vms: tuple[str, ...]) -> dict[str, Series]:
         return telegraf_series(vms, cell=node_state.cell, node=node_state.node, names=self.names)

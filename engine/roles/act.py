@@ -452,8 +452,8 @@ class Agent:
     ) -> End:
         """Record the call in the ledger, make it, and report the result."""
         order = task.order
-        now_ms, mark = self._clock.now_ms(), self._reading.log_position
-        sent = task.entry("sent", order.sentence, now_ms=now_ms, position=mark)
+        now_ms, position = self._clock.now_ms(), self._reading.log_position
+        sent = task.entry("sent", order.sentence, now_ms=now_ms, position=position)
         unwritable = self._books.enter_if_writable(sent)
         if unwritable is not None:
             return ended("not_attempted", "no_ledger", why=unwritable)

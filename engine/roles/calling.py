@@ -101,17 +101,19 @@ async def call(
         Whether it was done is unknown.
     """
     vm, within_s = UUID(order.vm).bytes, max(_LEAST_S, left_s - _GIVE_UP_S)
-    # `admit` requires them of each action that moves something.
-    target, disk = order.target or "", order.disk or ""
     match order.action:
         case "reset":
             await actuator.reset(vm, permit=permit)
         case "reboot":
             await actuator.reboot(vm, permit=permit)
-        case "migrate":
-            await actuator.migrate(vm, target=target, within_s=within_s, permit=permit)
-        case "move_disk":
-            await actuator.move_disk(vm, disk=disk, target=target, within_s=within_s, permit=permit)
+        case "migrate" if order.target is not None:
+            await actuator.migrate(vm, target=order.target, within_s=within_s, permit=permit)
+        case "move_disk" if order.disk is not None and order.target is not None:
+            await actuator.move_disk(
+                vm, disk=order.disk, target=order.target, within_s=within_s, permit=permit
+            )
+        case "migrate" | "move_disk":
+            raise ActionRefused("the order does not name the target or the disk")
         case "save_evidence":
             try:
                 await evidence.save(vm, incident=order.incident, step=order.step)

@@ -216,15 +216,15 @@ class Collector:
         instruments.HYPERVISOR_REACHABLE.labels(self._config.node).set(1)
         self._health.progress("hypervisor")
 
-    def _content(self, vm_sample: _Answer) -> Content:
-        sample = vm_sample.sample
+    def _content(self, answer: _Answer) -> Content:
+        sample = answer.sample
         self._check_wall(sample.event_time_ns)
         return Content(
             event_time_ns=sample.event_time_ns,
             mono_ns=sample.mono_ns,
             rows=sample.rows,
             node={"hypervisor_reachable": 1.0, **sample.node},
-            inventory=self._inventory.changed(vm_sample.inventory, now_ns=self._clock.mono_ns()),
+            inventory=self._inventory.changed(answer.inventory, now_ns=self._clock.mono_ns()),
             pools=sample.pools,
         )
 

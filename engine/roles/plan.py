@@ -393,20 +393,20 @@ class Planner:
             return
         instruments.ORDERS_GIVEN.labels(order.action, str(order.dry_run).lower()).inc()
 
-    def _report(self, commands: WriteJournal) -> None:
-        if commands.kind == "refusal":
-            instruments.ORDERS_HELD.labels(commands.rule).inc()
-        if commands.page:
-            instruments.PAGES.labels(commands.rule).inc()
+    def _report(self, entry: WriteJournal) -> None:
+        if entry.kind == "refusal":
+            instruments.ORDERS_HELD.labels(entry.rule).inc()
+        if entry.page:
+            instruments.PAGES.labels(entry.rule).inc()
         self._journal.write(
-            commands.kind,
-            commands.sentence,
-            incident=commands.incident,
-            step=commands.step,
-            vm=commands.vm,
-            cell=commands.cell,
-            detail={"rule": commands.rule, "policy": self._config.policy.hash},
-            page=commands.page,
+            entry.kind,
+            entry.sentence,
+            incident=entry.incident,
+            step=entry.step,
+            vm=entry.vm,
+            cell=entry.cell,
+            detail={"rule": entry.rule, "policy": self._config.policy.hash},
+            page=entry.page,
         )
 
 

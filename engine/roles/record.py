@@ -8,6 +8,7 @@ store never accepts are written to `rejected` with the reason. Detection does no
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 import structlog
@@ -372,7 +373,7 @@ class _Frames(_Stream):
         family = _FAMILY_OF[hour.family]
         answers = []
         for query in hour_queries(family, cell=hour.cell, begin_s=hour.begin_s):
-            found = await self._insist(lambda asked=query: history.ask(asked))  # type: ignore[misc]
+            found = await self._insist(partial(history.ask, query))
             if found is None:
                 self._forget()
                 return False

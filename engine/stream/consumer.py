@@ -178,7 +178,7 @@ class Consumer(Generic[State, Result]):
             state = self._saving.new()
         else:
             _log.info(
-                f"The {self._role} goes on from a snapshot.",
+                f"The {self._role} continues from a snapshot.",
                 partition=number,
                 next_offset=state.next_offset,
             )

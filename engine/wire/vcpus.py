@@ -121,8 +121,8 @@ def unpack_vcpus(
         return None
     if len(counts) not in (size, 2 * size):
         raise RecordRejected("malformed", f"{len(counts)} bytes of vCPU counts for {size} VMs")
-    reported = np.frombuffer(counts, "u1" if len(counts) == size else "<u2").astype(np.uint16)
-    most, total = int(reported.max()), int(reported.sum(dtype=np.int64))
+    counted = np.frombuffer(counts, "u1" if len(counts) == size else "<u2").astype(np.uint16)
+    most, total = int(counted.max()), int(counted.sum(dtype=np.int64))
     if most > MAX_VM_VCPUS:
         raise RecordRejected(
             "oversized", f"a VM of {most} vCPUs, at most {MAX_VM_VCPUS} are allowed"
@@ -133,7 +133,7 @@ def unpack_vcpus(
         )
     times_ns, missing = unpack(_TIME_COLUMNS, times, total, widen)
     return VcpuRows(
-        counts=reported,
+        counts=counted,
         times_ns=times_ns[0],
         missing=None if missing is None else missing[0],
     )

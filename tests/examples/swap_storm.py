@@ -10,7 +10,7 @@ from tests.examples.edit import Edit
 
 _ROW: Final = """\
     SWAP_STORM = "swap_storm", Fault(
-        family="slow", scopes=_VM, meaning="its memory is too small", severity="warning",
+        family="slow", scopes=_VM, meaning="too little memory", severity="warning",
         suggestion="alert", recovery="signal", signal="swaps", recovered="it no longer swaps",
         escalation=_TELL, is_scored=True,
     )
@@ -32,7 +32,7 @@ def _swaps(one: _Suspect) -> Finding:
     return _finding(
         one,
         Kind.SWAP_STORM,
-        "has read and written for 15 minutes as a guest does that swaps",
+        "has read and written for 15 minutes as a guest does that swaps.",
         EvidenceItem(signal="swaps", text="it reads and writes at once, without a pause"),
     )
 
@@ -56,11 +56,11 @@ def test_a_guest_that_swaps_is_reported_until_it_no_longer_does() -> None:
     )  # fmt: skip
     recording = SimulatedRecording(plan, interval_s=60.0, seconds=7800.0)
     lines = list(Replayer(recording, policies={}).run())
-    told = [line for line in lines if line.kind == "swap_storm"]
-    assert {line.subject for line in told} == {recording.site.world.topology.names[2]}
-    assert [told[0].state, told[-1].state] == ["firing", "resolved"]
-    assert told[0].sentence.endswith(": its memory is too small.")
-    assert told[-1].sentence.endswith(": it no longer swaps.")
+    reported = [line for line in lines if line.kind == "swap_storm"]
+    assert {line.subject for line in reported} == {recording.site.world.topology.names[2]}
+    assert [reported[0].state, reported[-1].state] == ["firing", "resolved"]
+    assert reported[0].sentence.endswith("Probable cause: too little memory.")
+    assert reported[-1].sentence.endswith(": it no longer swaps.")
     scores = score(judge(lines, recording.truth(), interval_s=60.0), interval_s=60.0, vm_days=0.4)
     assert scores.kinds["swap_storm"].f1 == 1.0
 '''
@@ -114,12 +114,12 @@ EDITS: Final = (
     Edit(
         "models/kernels/screening.py",
         "    return found | _bit(SLOWED,",
-        "    found |= _bit(SWAPS, shows[lane, _SWAPPING] > 0.0)\n    return found | _bit(SLOWED,",
+        "    found |= _bit(SWAPS, shows[index, _SWAPPING] > 0.0)\n    return found | _bit(SLOWED,",
     ),
     Edit(
         "tests/reference/screening_twin.py",
-        "        glance.FELL_DISK:",
-        '        glance.SWAPS: shows[:, _SHOWS["swaps"]] > 0,\n        glance.FELL_DISK:',
+        "        screening.FELL_DISK:",
+        '        screening.SWAPS: shows[:, _SHOWS["swaps"]] > 0,\n        screening.FELL_DISK:',
     ),
     # The finding.
     Edit(
@@ -129,8 +129,8 @@ EDITS: Final = (
     ),
     Edit(
         "engine/detection/slow.py",
-        "    glance.SLOWED: _degraded,\n",
-        "    glance.SLOWED: _degraded,\n    glance.SWAPS: _swaps,\n",
+        "    screening.SLOWED: _degraded,\n",
+        "    screening.SLOWED: _degraded,\n    screening.SWAPS: _swaps,\n",
     ),
     # How the simulator plays it, and the test that finds it there.
     Edit(

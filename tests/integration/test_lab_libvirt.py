@@ -236,8 +236,8 @@ def test_the_owner_reboots_through_acpi(guests: Guests) -> None:
 
 
 def test_what_flatline_needs_to_know_of_a_vm_is_in_its_domain(guests: Guests) -> None:
-    commands = ["--tenant", "acme", "--group", "web", "--flavor", "small", "--actionable", "yes"]
-    guest = guests.define("described", *commands)
+    words = ["--tenant", "acme", "--group", "web", "--flavor", "small", "--actionable", "yes"]
+    guest = guests.define("described", *words)
     xml = opened(guest.lab.ro_uri("a")).lookupByName(guest.name).XMLDesc()
     element = ET.fromstring(xml).find("metadata/{https://flatline.io/xmlns/domain/1}vm")
     assert element is not None

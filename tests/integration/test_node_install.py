@@ -38,7 +38,7 @@ class Running:
         state.mkdir()
         self.output = state / f"{role}.out"
         given = (f"state.folder={state}", "log.kind=embedded", "log.partitions=1", setting)
-        flags = [command for one in given for command in ("--set", one)]
+        flags = [word for one in given for word in ("--set", one)]
         with self.output.open("wb") as file:
             self.process = subprocess.Popen(
                 [str(python.with_name("flatline")), role, *flags],

@@ -35,14 +35,14 @@ def story_of(capsys: pytest.CaptureFixture[str], *, seed: int, speed: float) -> 
     return code, story.replace(f"{speed:g} times", "N times")
 
 
-def test_everything_the_demo_claims_comes_true_and_a_seed_reports_one_story(
+def test_everything_the_demo_claims_comes_true_and_a_seed_gives_one_story(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, story = story_of(capsys, seed=1, speed=UNPACED)
     assert code == 0
     assert story.count("│ yes │") == 5
-    for command in ("panic", "verified", "one incident of the pool", "0 orders", "runs on c3-n1"):
-        assert command in story
+    for words in ("panic", "verified", "one incident of the pool", "0 orders", "runs on c3-n1"):
+        assert words in story
     assert story_of(capsys, seed=1, speed=1e6) == (0, story)
 
 

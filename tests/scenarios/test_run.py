@@ -42,9 +42,9 @@ async def sources(folder: Path) -> set[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_site_in_one_process_runs_every_role_and_ends_when_reported(tmp_path: Path) -> None:
+def test_a_site_in_one_process_runs_every_role_and_ends_on_a_signal(tmp_path: Path) -> None:
     settings = [f"log.partitions={PARTITIONS}", "collect.interval_s=1", f"state.folder={tmp_path}"]
-    words = [command for setting in settings for command in ("--set", setting)]
+    words = [word for setting in settings for word in ("--set", setting)]
     process = subprocess.Popen(
         [sys.executable, "-m", "engine", "run", *words],
         stderr=subprocess.PIPE,

@@ -237,24 +237,24 @@ class Site:
         value, headers = encode_order(order, key)
         await self.log.append(ORDERS.name, key=b"c0", value=value, headers=headers)
 
-    async def anybody(self, **commands: Any) -> None:
+    async def anybody(self, **changes: Any) -> None:
         """Append an unsigned control command, as any writer of the topic can."""
-        control = self.word(**commands)
+        control = self.word(**changes)
         await self.log.append(CONTROL.name, key=control.key(), value=encode_control(control))
 
-    async def control(self, **commands: Any) -> None:
+    async def control(self, **changes: Any) -> None:
         """Append a control command with an operator's signature."""
-        control = self.word(**commands)
+        control = self.word(**changes)
         value, headers = word(control)
         await self.log.append(CONTROL.name, key=control.key(), value=value, headers=headers)
 
-    def word(self, **commands: Any) -> Control:
+    def word(self, **changes: Any) -> Control:
         said: dict[str, Any] = {
             "active": True,
             "by": "ann",
             "reason": "work",
             "time_ms": self.clock.now_ms(),
-            **commands,
+            **changes,
         }
         return Control(**said)
 

@@ -327,7 +327,7 @@ class Hands:
         guest = self._guest(vm)
         waited_s = loop.time() - began_s
         if permit and guest.instance != permit.instance:
-            raise ActionRefused("the VM was started anew since")
+            raise ActionRefused("the VM was restarted after the verdict")
         if permit and waited_s > permit.within_s:
             raise ActionUnsent("the look no longer holds")
         why = permit.last_check(guest.sample(loop.time())) if permit else None

@@ -207,7 +207,7 @@ class FirstResetFails(SimulatedActuator):
     ("error", "outcomes"),
     [
         (ActionUnsent("when libvirtd answered, the look was too old"), ["expired", "returned"]),
-        (ActionRefused("the VM was started anew since"), ["refused"]),
+        (ActionRefused("the VM was restarted after the verdict"), ["refused"]),
     ],
     ids=["too late", "refused"],
 )

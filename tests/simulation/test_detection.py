@@ -184,7 +184,7 @@ def test_dead_guests_are_found_ordered_and_verified_in_time() -> None:
 
 
 @pytest.mark.slow
-def test_hangs_are_notified_by_their_kind() -> None:
+def test_hangs_are_reported_by_their_kind() -> None:
     kinds = a_mixed_site(1).kinds()
     assert kinds >= {"panic_spin", "panic_halt", "vm_silence", "crash_reboot"}
     assert kinds & {"hung_io", "hung_userland"}

@@ -84,7 +84,7 @@ def play(
 
 
 @pytest.mark.parametrize("node", ["c0-n0", "node-that-is-none"])
-def test_one_frame_without_a_known_key_reports_of_no_panic(
+def test_one_frame_without_a_known_key_reports_no_panic(
     monkeypatch: pytest.MonkeyPatch, node: str
 ) -> None:
     counted = instruments.FRAMES_NOT_BELIEVED.labels("engine")

@@ -3,7 +3,7 @@
 from tests.simulation.hostile import aim, attack, tamper
 
 
-def test_no_forged_altered_replayed_or_expired_order_is_executed_and_all_are_notified() -> None:
+def test_no_forged_altered_replayed_or_expired_order_is_executed_and_all_are_reported() -> None:
     assert attack(1_000) == (0, 1_000)
 
 

@@ -276,14 +276,13 @@ def sentences() -> set[str]:
     return found - {""}
 
 
-def _pattern(commands: ast.expr) -> str:
-    if isinstance(commands, ast.JoinedStr):
+def _pattern(text: ast.expr) -> str:
+    if isinstance(text, ast.JoinedStr):
         parts = (
-            re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".*"
-            for p in commands.values
+            re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".*" for p in text.values
         )
         return "".join(parts)
-    return re.escape(str(commands.value)) if isinstance(commands, ast.Constant) else ""
+    return re.escape(str(text.value)) if isinstance(text, ast.Constant) else ""
 
 
 def test_every_complaint_has_its_planted_breach() -> None:

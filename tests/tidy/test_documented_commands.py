@@ -48,7 +48,7 @@ def parse(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_that_people_are_notified_to_type_can_be_typed(command: str) -> None:
+def test_a_command_that_people_are_asked_to_type_can_be_typed(command: str) -> None:
     parse(shlex.split(command))
 
 

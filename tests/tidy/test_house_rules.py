@@ -68,7 +68,7 @@ def words_banned_in(path: Path, text: str) -> dict[str, str]:
     return patterns
 
 
-def test_no_file_holds_a_banned_command() -> None:
+def test_no_file_holds_a_banned_word() -> None:
     found = [
         finding
         for path, text in texts()
@@ -92,7 +92,7 @@ def test_no_file_holds_a_banned_command() -> None:
     ],
     ids=lambda value: value,
 )
-def test_a_banned_command_is_noticed(where: str, line: str) -> None:
+def test_a_banned_word_is_noticed(where: str, line: str) -> None:
     path = ROOT / where
     assert findings(path, line, words_banned_in(path, line))
 

@@ -65,15 +65,15 @@ def found_in_code(path: Path) -> list[str]:
     ]
 
 
-def test_comments_and_docstrings_use_no_banned_command() -> None:
+def test_comments_and_docstrings_use_no_banned_word() -> None:
     assert not [found for path in sources() for found in found_in_code(path)]
 
 
-def test_messages_use_no_banned_command() -> None:
+def test_messages_use_no_banned_word() -> None:
     assert not [found for path in sources(*PRODUCT, "deploy") for found in found_in_messages(path)]
 
 
-def test_documents_use_no_banned_command() -> None:
+def test_documents_use_no_banned_word() -> None:
     found = [
         f"{shown(path)}:{line}: {match[0]}"
         for path in files()
@@ -90,7 +90,7 @@ def test_documents_use_no_banned_command() -> None:
     "source",
     ["# Whoever writes wins.\n", '"""What nobody reads."""\n', "x = 1  # It is told at once.\n"],
 )
-def test_a_banned_command_is_found(source: str, tmp_path: Path) -> None:
+def test_a_banned_word_is_found(source: str, tmp_path: Path) -> None:
     path = tmp_path / "x.py"
     path.write_text(source)
     assert len(found_in_code(path)) == 1
@@ -104,7 +104,7 @@ def test_a_banned_command_is_found(source: str, tmp_path: Path) -> None:
         'x = {"a": "the look began"}\n',
     ],
 )
-def test_a_banned_command_in_a_message_is_found(source: str, tmp_path: Path) -> None:
+def test_a_banned_word_in_a_message_is_found(source: str, tmp_path: Path) -> None:
     path = tmp_path / "x.py"
     path.write_text(source)
     assert len(found_in_messages(path)) == 1

@@ -193,7 +193,7 @@ class HypervisorContract:
 class ActuatorContract:
     """Promises to the agent."""
 
-    async def test_a_sample_shows_the_vm_that_the_sample_shows(self, lab: Lab) -> None:
+    async def test_a_sample_of_a_vm_agrees_with_the_sample_of_its_node(self, lab: Lab) -> None:
         sample = await lab.hypervisor.sample()
         vm_sample = await lab.actuator.sample(lab.vm)
         assert vm_sample.vm == lab.vm

@@ -252,7 +252,7 @@ class TestLibvirt(PreflightContract):
 
         harness.play(scene)
 
-    def test_a_guest_that_boots_takes_its_command_back(self, harness: ScriptedHarness) -> None:
+    def test_a_guest_that_boots_takes_its_report_back(self, harness: ScriptedHarness) -> None:
         async def scene() -> None:
             await harness.make("told of its crash")
             await harness.boot_from_outside()

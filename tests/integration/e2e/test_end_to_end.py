@@ -244,13 +244,13 @@ def follow_repair(site: Site, guest: Guest, vm: str, *, panic_s: float) -> Steps
 
 def tell(steps: Steps) -> None:
     """Write the figures to reports/end_to_end.json and print them."""
-    commands = ("alert", "order", "reset", "userland", "verified")
+    phases = ("alert", "order", "reset", "userland", "verified")
     report(
         "end_to_end",
         claim="Seconds from a real guest's panic, sampled every 2 s; goal: order within 60 s",
         rows=[
-            {"from panic to": command, "seconds": round(seconds, 1)}
-            for command, seconds in zip(commands, steps, strict=True)
+            {"from panic to": phase, "seconds": round(seconds, 1)}
+            for phase, seconds in zip(phases, steps, strict=True)
         ],
         goals_met=steps.order_s <= 60,
     )

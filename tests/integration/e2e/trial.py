@@ -30,7 +30,7 @@ from tests.integration.e2e.watcher import Watcher
 from tests.signing import with_signature
 
 
-def command_about(guest: Guest, vm: bytes, **changes: Any) -> Alert:
+def alert_about(guest: Guest, vm: bytes, **changes: Any) -> Alert:
     """Return an engine's alert on a guest that has reported its panic."""
     now_ms = int(time.time() * 1000)
     values: dict[str, Any] = {
@@ -59,7 +59,7 @@ def report_ends(
         name,
         claim=claim,
         rows=[
-            {"killed": kind} | {command: counts[kind, command] for command in words}
+            {"killed": kind} | {end: counts[kind, end] for end in words}
             for kind in dict.fromkeys(kind for kind, _ in ends)
         ],
         goals_met=all(end in words for _, end in ends),
@@ -154,7 +154,7 @@ class Trial:
         """Publish an engine's alert on the guest."""
         reported = {"id": self.incident, "state": state, "instance": self.instance} | changes
         value, headers = with_signature(
-            encode_alert(command_about(self.guest, self.vm, **reported)), self._engine
+            encode_alert(alert_about(self.guest, self.vm, **reported)), self._engine
         )
         self.watcher.append(ALERTS.name, key=CELL.encode(), value=value, headers=headers)
 

@@ -167,7 +167,7 @@ async def test_a_token_or_bucket_that_is_wrong_is_reported_and_no_line_is_at_fau
     reader = set_up(admin).planner
     foreign = set_up(replace(admin, database=f"{admin.database}other")).historian
     settings, reported = {
-        "unknown token": ({"token": "nobody's"}, "rejected the token .401"),
+        "unknown token": ({"token": "wrong"}, "rejected the token .401"),
         "reads only": ({"token": reader}, "the token has no permission for it .403"),
         "no permission": ({"token": foreign}, "the token has no permission for it .40[34]"),
         "no bucket": ({"token": influx.token, "database": "nowhere"}, "has no bucket .*404"),

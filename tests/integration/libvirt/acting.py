@@ -235,10 +235,10 @@ class ActingNode:
         """Return the control records so far."""
         return [decode_control(record.value) for record in self._read(CONTROL.name)]
 
-    def control(self, **commands: Any) -> None:
+    def control(self, **changes: Any) -> None:
         """Append a control command."""
         command = Control(
-            active=True, by="ann", reason="work", time_ms=int(time.time() * 1000), **commands
+            active=True, by="ann", reason="work", time_ms=int(time.time() * 1000), **changes
         )
         key = own_key(self.agent.state / "keys", "operator")
         value, headers = with_signature((encode_control(command), ()), key)
@@ -257,7 +257,7 @@ class ActingNode:
         """Return the sentences of the journal about an order, oldest first."""
         return [entry.sentence for entry in self.journal() if entry.incident == order.incident]
 
-    def wait_for_commands(self, words: str, *, within_s: float = END_S) -> None:
+    def wait_for_words(self, words: str, *, within_s: float = END_S) -> None:
         """Wait until the journal contains the words."""
         wait_until(
             lambda: any(words in entry.sentence for entry in self.journal()),

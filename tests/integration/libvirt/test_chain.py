@@ -72,10 +72,10 @@ def test_a_panic_is_found_kept_as_evidence_reset_and_verified_with_and_without_a
         assert (order.action, order.step, order.dry_run) == ("reset", 0, False)
         sentences = [entry.sentence for entry in told(node, order)]
         saved = next(
-            n for n, commands in enumerate(sentences) if commands.startswith("Evidence of")
+            n for n, sentence in enumerate(sentences) if sentence.startswith("Evidence of")
         )
         called = next(
-            n for n, commands in enumerate(sentences) if "The agent now calls" in commands
+            n for n, sentence in enumerate(sentences) if "The agent now calls" in sentence
         )
         assert saved < called
         assert guest.boots == 2

@@ -18,7 +18,7 @@ from engine.wire.alert import Resolution
 from engine.wire.order import OrderResult, encode_order
 from engine.wire.score import Scores
 from engine.wire.topics import ORDERS
-from tests.integration.e2e.trial import command_about
+from tests.integration.e2e.trial import alert_about
 from tests.integration.libvirt.acting import CELL, NODE, OTHER, ActingNode
 from tests.integration.libvirt.nodes import vm_of
 
@@ -44,12 +44,12 @@ def test_a_disk_that_an_alert_names_is_moved_while_its_guest_writes(
     with ActingNode(tmp_path, hypervisors, policy=DISKS_MOVE) as node:
         node.start_planner()
         wait_until(lambda: len(guest.records()) >= 3, within_s=30, what="records")
-        command = command_about(
+        alert = alert_about(
             guest, vm, id=uuid4().hex, instance=node.sample(vm).instance, kind="degrading_storage",
             suggested_action="move_disk", cpu_shape="unknown", disk="vda", pools=("ssd",),
             evidence=(),
         )  # fmt: skip
-        node.say(command)
+        node.say(alert)
         wait_until(lambda: bool(node.orders()), within_s=60, what="an order")
         [order] = node.orders()
         assert (order.action, order.disk, order.target) == ("move_disk", "vda", "hdd")
@@ -87,7 +87,7 @@ def test_a_guest_that_dies_again_after_three_repairs_is_quarantined_with_its_evi
         node.append(ORDERS.name, value, headers=headers, time_ms=done.time_ms)
     with node:
         node.start_planner()
-        third = command_about(guest, vm, id=uuid4().hex, instance=node.sample(vm).instance)
+        third = alert_about(guest, vm, id=uuid4().hex, instance=node.sample(vm).instance)
         node.say(third)
         wait_until(lambda: len(node.orders()) == 3, within_s=60, what="an order")
         assert node.end_of(node.orders()[-1]).outcome == "returned"
@@ -95,12 +95,12 @@ def test_a_guest_that_dies_again_after_three_repairs_is_quarantined_with_its_evi
         wait_until(lambda: node.sample(vm).state == "crashed", within_s=60, what="the next crash")
         helped = Resolution(reason="it booted", verified=True, stable_s=20.0)
         node.say(
-            command_about(
+            alert_about(
                 guest, vm, id=third.id, instance=third.instance, state="resolved", transition=2,
                 suggested_action="none", resolution=helped,
             )
         )  # fmt: skip
-        node.say(command_about(guest, vm, id=uuid4().hex, instance=third.instance))
+        node.say(alert_about(guest, vm, id=uuid4().hex, instance=third.instance))
         wait_until(lambda: bool(node.words()), within_s=60, what="a word of the planner")
         [command] = node.words()
         assert (command.kind, command.scope, command.subject) == ("quarantine", "vm", third.subject)
@@ -133,7 +133,7 @@ def receiver(reported: list[dict[str, Any]]) -> Iterator[str]:
             thread.join()
 
 
-def test_a_person_is_reported_of_a_guest_whose_requests_are_stuck_and_it_is_not_migrated(
+def test_a_person_is_notified_of_a_guest_whose_requests_are_stuck_and_it_is_not_migrated(
     guests: Guests, hypervisors: Lab, tmp_path: Path
 ) -> None:
     guest = guests.boot("stuck", "--nbd", "--group", "stuck", *OWNED)
@@ -148,11 +148,11 @@ def test_a_person_is_reported_of_a_guest_whose_requests_are_stuck_and_it_is_not_
         )  # fmt: skip
         node.report_load(load)
         with hypervisors.frozen(guest.nbd_pid):
-            command = command_about(
+            alert = alert_about(
                 guest, vm, id=uuid4().hex, instance=instance, kind="node_contention",
                 suggested_action="migrate", cpu_shape="unknown",
             )  # fmt: skip
-            node.say(command)
+            node.say(alert)
 
             def pages() -> list[str]:
                 notices = [alert for body in reported for alert in body["alerts"]]

@@ -125,7 +125,7 @@ def all_refused(cases: dict[str, Case], living: Guest, folder: Path) -> None:
             assert cases[name].sentence in mark.sentence, name
             assert mark.outcome == cases[name].outcome, name
             assert node.acted() == [], name
-            node.wait_for_commands(mark.sentence)
+            node.wait_for_words(mark.sentence)
     assert (living.boots, living.qemu_pid, living.hypervisor) == (boots, pid, NODE)
     last = living.records()[-1]
     wait_until(lambda: living.records()[-1] > last, within_s=20, what="records of the living guest")

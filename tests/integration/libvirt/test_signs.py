@@ -178,7 +178,7 @@ def test_a_guest_that_its_owner_resets_during_the_check_is_not_reset_again(
         with ActingNode(tmp_path, hypervisors) as node:
             order = node.order(vm, "reset")
             # Saved between the preflight check's two samples, in half of the 4 s between them.
-            node.wait_for_commands("Evidence of")
+            node.wait_for_words("Evidence of")
             connection.lookupByUUID(vm).reset()
             mark = node.end_of(order)
             assert mark.outcome == "refused", mark.sentence

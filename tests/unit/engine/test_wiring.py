@@ -64,11 +64,11 @@ def test_a_lab_s_policy_on_real_vms_is_warned_of() -> None:
     assert warning.startswith("Policy 'lab' is for a lab")
 
 
-def test_any_policy_is_taken_without_a_command_where_nothing_is_real() -> None:
+def test_any_policy_is_taken_without_a_warning_where_nothing_is_real() -> None:
     assert [open_agent(policy, real=False) for policy in ("demo", "lab", "default")] == [[]] * 3
 
 
-def test_the_default_policy_is_taken_without_a_command_where_the_vms_are_real() -> None:
+def test_the_default_policy_is_taken_without_a_warning_where_the_vms_are_real() -> None:
     assert not open_agent("default", real=True)
 
 
@@ -108,9 +108,7 @@ def test_an_agent_on_kafka_makes_no_key_that_could_give_orders(
 
 
 @pytest.mark.asyncio
-async def test_a_second_agent_of_one_hypervisor_is_refused_whatever_node_it_is_reported_to_be() -> (
-    None
-):
+async def test_a_second_agent_of_one_hypervisor_is_refused_whatever_node_it_names() -> None:
     settings, _ = load_settings()
     here = process(settings)
     policy = authority(settings)

@@ -75,7 +75,7 @@ def test_metrics_are_served_as_prometheus_reads_them(server: ProbeServer) -> Non
     assert "flatline_test_total 3.0" in text
 
 
-def test_another_path_is_reported_which_there_are(server: ProbeServer) -> None:
+def test_for_another_path_the_answer_lists_those_that_exist(server: ProbeServer) -> None:
     assert get(server, "/") == (404, "Use /livez, /readyz or /metrics.\n")
 
 

@@ -199,7 +199,7 @@ def written(server: Server, batch: Points) -> tuple[RefusedRow, ...]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("bad", [{0}, {11}, {3, 4, 5}, {0, 11}, set(range(1, 12))])
-def test_bad_rows_are_notified_and_all_others_are_stored(
+def test_bad_rows_are_reported_and_all_others_are_stored(
     server: Server, version: str, bad: set[int]
 ) -> None:
     server.answering = VERSIONS[version]
@@ -213,7 +213,7 @@ def test_bad_rows_are_notified_and_all_others_are_stored(
 
 @pytest.mark.parametrize("version", sorted(VERSIONS.keys() - SAYS_NOTHING.keys()))
 @pytest.mark.parametrize("size", [1, 9])
-def test_rows_that_are_all_bad_are_notified(server: Server, version: str, size: int) -> None:
+def test_rows_that_are_all_bad_are_reported(server: Server, version: str, size: int) -> None:
     server.answering = VERSIONS[version]
     assert len(written(server, points(size, set(range(size))))) == size
 
@@ -253,7 +253,7 @@ def test_a_number_of_a_line_that_was_not_sent_names_nothing(server: Server) -> N
         (200, b'{"message":"thank you"}'),
     ],
 )
-def test_what_is_no_fault_of_lines_is_reported_of_none(
+def test_what_is_no_fault_of_lines_is_blamed_on_none(
     server: Server, status: int, body: bytes
 ) -> None:
     async def write() -> None:
@@ -307,7 +307,7 @@ def test_a_server_that_fails_amid_the_search_for_a_bad_row_loses_no_row(server: 
     assert len(server.kept) == 11
 
 
-def test_commands_that_are_no_text_are_read_as_far_as_they_are(server: Server) -> None:
+def test_an_error_that_is_no_valid_text_is_read_as_far_as_it_is(server: Server) -> None:
     """A server that cuts a line within a character does not end the historian."""
     server.failing = (503, b'{"error":"\xff\xfe"}')
     with pytest.raises(AssertionError, match="for ever"):
@@ -363,6 +363,6 @@ def test_a_query_without_an_answer_is_an_error_of_the_history(
     asyncio.run(ask())
 
 
-def test_a_server_without_buckets_is_reported_what_it_needs_instead(server: Server) -> None:
+def test_the_error_for_a_server_without_buckets_says_what_it_needs(server: Server) -> None:
     with pytest.raises(HistoryRefused, match="InfluxDB 3 requires no set-up"):
         set_up(config(server))

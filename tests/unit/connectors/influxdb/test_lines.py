@@ -127,7 +127,7 @@ def test_texts_come_back_as_they_were(texts):
     assert {tags["subject"]: fields["sentence"] for _, tags, fields, _ in lines} == kept
 
 
-def test_each_line_can_be_reported_by_its_points_and_row():
+def test_each_line_is_identified_by_its_points_and_row():
     series = Series({"vm": ["a", "b", "c"]})
     points = Points.of(
         "flatline_vm", series, [1, 2, 3], {"cpu_cores": np.array([1.0, np.nan, 2.5])}

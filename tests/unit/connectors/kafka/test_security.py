@@ -7,7 +7,7 @@ from connectors.kafka.security import client_settings
 from engine.errors import SettingsError
 
 
-def test_a_plain_client_is_reported_nothing_of_security() -> None:
+def test_a_plain_client_gets_no_security_settings() -> None:
     settings = client_settings(KafkaConfig(bootstrap="a:1, b:2"))
     assert settings["bootstrap_servers"] == ["a:1", "b:2"]
     assert settings["security_protocol"] == "PLAINTEXT"

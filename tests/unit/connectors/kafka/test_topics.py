@@ -86,5 +86,5 @@ def test_a_setting_beyond_what_is_declared_is_well() -> None:
     assert differing(ALERTS, **more) == {}
 
 
-def test_commands_of_control_stay_for_a_week_though_others_displace_them() -> None:
+def test_control_commands_stay_for_a_week_though_others_displace_them() -> None:
     assert set(differing(CONTROL, **{"min.compaction.lag.ms": "0"})) == {"min.compaction.lag.ms"}

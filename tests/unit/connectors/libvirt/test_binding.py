@@ -158,14 +158,14 @@ def test_an_error_without_a_number_has_none() -> None:
     assert error_code(ValueError("no libvirt error")) is None
 
 
-def test_a_guest_agent_is_reported_to_answer_and_nothing_else(
+def test_a_guest_agent_is_asked_to_answer_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    reported: list[tuple[object, ...]] = []
-    module = SimpleNamespace(qemuAgentCommand=lambda *words: reported.append(words))
+    calls: list[tuple[object, ...]] = []
+    module = SimpleNamespace(qemuAgentCommand=lambda *words: calls.append(words))
     monkeypatch.setitem(sys.modules, "libvirt_qemu", module)
     domain: Any = object()
     ping_agent(domain, within_s=4)
-    assert reported == [(domain, '{"execute":"guest-ping"}', 4, 0)]
+    assert calls == [(domain, '{"execute":"guest-ping"}', 4, 0)]
     source = (PACKAGE / "binding.py").read_text()
     assert source.count("qemuAgentCommand(") == 1

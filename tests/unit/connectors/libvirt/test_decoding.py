@@ -106,7 +106,7 @@ def test_a_silent_monitor_leaves_cpu_and_network_and_nothing_of_the_disks() -> N
     assert value(rows, "balloon_rss_kib") is None
 
 
-def test_a_silent_monitor_is_reported_from_one_that_answered() -> None:
+def test_a_silent_monitor_is_distinguished_from_one_that_answered() -> None:
     assert [monitor_answered(stats) for stats in recorded("hung").values()] == [False, True, True]
     assert all(monitor_answered(stats) for stats in recorded("healthy").values())
 
@@ -206,7 +206,7 @@ def test_a_vcpu_plugged_in_between_is_left_out_of_this_interval() -> None:
     assert value(rows, "vcpus_busy") == 1
 
 
-def test_unplugged_vcpus_leave_sample_gaps_in_the_numbers() -> None:
+def test_unplugged_vcpus_leave_gaps_in_the_numbers() -> None:
     with_gap = {"vcpu.maximum": 4, "vcpu.0.time": 0, "vcpu.3.time": 0}
     after = {"vcpu.maximum": 4, "vcpu.0.time": 0, "vcpu.3.time": SECOND_NS}
     assert value(decoded_twice(with_gap, after), "vcpus_busy") == 1
@@ -253,7 +253,7 @@ def test_a_vcpu_that_is_not_plugged_in_is_missing_and_not_still() -> None:
     assert rows.vcpus.absent().tolist() == [False, True, True, False]
 
 
-def test_a_vm_with_more_vcpus_than_a_frame_reports_of_is_unknown() -> None:
+def test_a_vm_with_more_vcpus_than_a_frame_holds_is_unknown() -> None:
     assert rows_of(vcpus(*range(MAX_VM_VCPUS + 1))).vcpus is None
     most = rows_of(vcpus(*range(MAX_VM_VCPUS))).vcpus
     assert most is not None

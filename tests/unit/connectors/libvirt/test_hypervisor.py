@@ -97,7 +97,7 @@ async def test_a_hung_vm_holds_one_thread_however_long_it_hangs(
 
 
 @pytest.mark.asyncio
-async def test_hanging_and_coming_back_are_notified_once_each(
+async def test_hanging_and_coming_back_are_reported_once_each(
     library: ScriptedLibrary, hypervisor: LibvirtHypervisor
 ) -> None:
     hung = library.vms[3]

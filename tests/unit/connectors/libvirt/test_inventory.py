@@ -55,7 +55,7 @@ def test_a_real_definition_is_read_whole() -> None:
         ("", False),
     ],
 )
-def test_only_the_command_yes_makes_a_vm_actionable(attributes: str, actionable: bool) -> None:
+def test_only_the_word_yes_makes_a_vm_actionable(attributes: str, actionable: bool) -> None:
     assert label(attributes).actionable is actionable
 
 
@@ -67,7 +67,7 @@ def test_only_the_command_yes_makes_a_vm_actionable(attributes: str, actionable:
         ("", False),
     ],
 )
-def test_a_channel_of_the_guest_agent_is_reported_from_others(
+def test_a_channel_of_the_guest_agent_is_distinguished_from_others(
     channel: str, has_agent: bool
 ) -> None:
     assert devices(f"<channel type='unix'>{channel}</channel>").guest_agent is has_agent

@@ -239,7 +239,7 @@ def test_what_is_no_files_fault_sets_none_aside(
     assert len(list(tmp_path.rglob("*.parquet"))) == 1
 
 
-def test_rows_that_no_file_can_hold_are_notified_and_the_others_stand(
+def test_rows_that_no_file_can_hold_are_reported_and_the_others_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DuckDB accepts every row that `Points` permits; one that it rejected would be reported."""

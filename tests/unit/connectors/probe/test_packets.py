@@ -44,7 +44,7 @@ def test_a_card_is_asked_by_neighbour_solicitation_from_nobody() -> None:
     assert frame.hex() == packet(SOLICITATION).hex()
 
 
-def test_the_card_s_own_command_is_an_answer() -> None:
+def test_the_card_s_own_word_is_an_answer() -> None:
     assert answers(packet(ARP_REPLY), V4, asked=GUEST)
     assert answers(packet(ADVERTISEMENT), V6, asked=GUEST)
 

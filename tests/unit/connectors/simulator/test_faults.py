@@ -76,7 +76,7 @@ def test_a_crash_reboot_reports_that_it_rebooted_and_reads_at_boot() -> None:
     assert (glances[-1].writes or 0) > 0
 
 
-def test_a_guest_that_heals_itself_is_dead_for_as_long_as_it_was_reported() -> None:
+def test_a_guest_that_heals_itself_is_dead_for_as_long_as_planned() -> None:
     eye = watch(incident("self_heal", lasts_s=20))
     glances = eye.glances(40)
     assert [glance.at_s for glance in glances if "rebooted" in glance.events] == [32.0]

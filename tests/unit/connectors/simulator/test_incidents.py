@@ -35,7 +35,7 @@ def test_an_incident_that_names_nothing_of_this_site_is_refused(wrong: Incident)
 
 
 def test_an_unknown_kind_of_incident_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'panick' is no incident: .*panic_spin"):
+    with pytest.raises(ValueError, match=r"'panick' is not an incident. Known: .*panic_spin"):
         site(Incident(kind="panick", at_s=1.0, vms=(0,)))
 
 
@@ -49,7 +49,7 @@ def test_an_unknown_kind_of_incident_is_refused_with_the_known_ones() -> None:
     ],
 )
 def test_an_incident_without_a_subject_is_refused(kind: str, scope: str) -> None:
-    with pytest.raises(ValueError, match=f"happens to a {scope}"):
+    with pytest.raises(ValueError, match=f"requires the name of a {scope}"):
         site(Incident(kind=kind, at_s=1.0))
 
 

@@ -73,7 +73,7 @@ def test_a_restart_begins_at_zero_and_spares_the_others() -> None:
     assert [shown(made, "block_wr_reqs", 2 * S, index) for index in range(3)] == [8, 4, 8]
 
 
-def test_an_aged_vm_samples_as_if_it_had_always_done_this() -> None:
+def test_an_aged_vm_looks_as_if_it_had_always_done_this() -> None:
     made = meters()
     made.age(np.array([0.0, 10.0, 100.0]))
     assert [shown(made, "block_wr_reqs", 0, index) for index in range(3)] == [0, 40, 400]

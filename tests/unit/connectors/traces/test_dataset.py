@@ -184,7 +184,7 @@ def test_the_truth_beside_a_dataset_is_never_opened(make, tmp_path) -> None:
     assert list(open_dataset(prefix).windows())
 
 
-def test_samples_that_are_damaged_are_notified(make, tmp_path) -> None:
+def test_samples_that_are_damaged_are_reported(make, tmp_path) -> None:
     rng = np.random.default_rng(3)
     rows = [f"{300 * k},a,{rng.random()},1,1,1,1,1" for k in range(2000)]
     prefix = make(traces=rows)
@@ -196,11 +196,11 @@ def test_samples_that_are_damaged_are_notified(make, tmp_path) -> None:
             list(open_dataset(prefix).windows())
 
 
-def test_a_byte_order_result_is_no_part_of_a_columns_name(make) -> None:
+def test_a_byte_order_mark_is_no_part_of_a_columns_name(make) -> None:
     assert list(open_dataset(make(traces=STEADY, header="\ufeff" + GAUGES)).windows())
 
 
-def test_whoever_names_the_file_is_reported_the_prefix(make) -> None:
+def test_an_error_for_the_name_of_a_file_gives_the_prefix(make) -> None:
     prefix = make(traces=STEADY)
     with pytest.raises(SettingsError, match=f"Use the part before that suffix: {prefix}$"):
         open_dataset(f"{prefix}_traces.csv.gz")

@@ -98,7 +98,7 @@ def test_late_starters_join_the_roster_when_they_are_first_seen(make) -> None:
     assert [[i.name for i in m.frame.inventory] for m in found] == [["a"], ["a", "b"], []]
 
 
-def test_what_the_platform_did_is_reported_as_libvirt_and_owners_tell_it(make) -> None:
+def test_what_the_platform_did_is_reported_as_libvirt_and_owners_do(make) -> None:
     prefix = make(
         traces=gauges(windows=8, cpu=0, io=0).copy(),
         lifecycle=["a,700,power_off", "b,800,reboot", "a,1600,power_on", "c,1000,live_migration"],

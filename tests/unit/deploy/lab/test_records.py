@@ -41,7 +41,7 @@ def test_one_flipped_bit_is_damage(tmp_path: Path) -> None:
         read_records(image)
 
 
-def test_a_record_in_anothers_window_is_damage(tmp_path: Path) -> None:
+def test_a_record_in_anothers_slot_is_damage(tmp_path: Path) -> None:
     image = image_with(tmp_path / "disk", [7])
     data = image.read_bytes()
     image.write_bytes(bytes(SLOT_BYTES) + data[:-SLOT_BYTES])

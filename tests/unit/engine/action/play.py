@@ -47,7 +47,7 @@ class Play:
 
     def feed(self, event: PlannerEvent) -> tuple[Instruction, ...]:
         self.state, done = step(self.state, event, self.policy)
-        self.words += [command for command in done if isinstance(command, WriteJournal)]
+        self.words += [entry for entry in done if isinstance(entry, WriteJournal)]
         self.given += [one.order for one in done if isinstance(one, AppendOrder)]
         self.said += [one.control for one in done if isinstance(one, AppendControl)]
         return done

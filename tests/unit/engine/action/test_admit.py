@@ -452,7 +452,7 @@ def test_a_result_appended_after_the_deadline_says_that_nobody_knows(
 
 
 @pytest.mark.parametrize("changes", [{"dry_run": True}, {"action": "save_evidence"}])
-def test_a_late_result_of_what_changes_nothing_is_taken_at_its_command(
+def test_a_late_result_of_what_changes_nothing_is_believed(
     changes: dict[str, Any],
 ) -> None:
     given = order(**changes)

@@ -146,7 +146,7 @@ def test_the_first_answer_is_reported_and_then_one_in_five_minutes() -> None:
     ]  # fmt: skip
 
 
-def test_two_answers_that_do_not_come_are_notified_once() -> None:
+def test_two_answers_that_do_not_come_are_reported_once() -> None:
     answers = [(0, "answered"), (10, "silent"), (20, "silent"), (30, "silent")]
     assert reports_of(*answers) == ["answered", None, "silent", None]
 
@@ -222,7 +222,7 @@ def test_a_panic_that_comes_while_the_console_is_watched_is_reported_once() -> N
 
 
 @pytest.mark.parametrize("text", ["", "lab: up", "Kernel panic is what it is not"])
-def test_other_commands_are_no_panic(text: str) -> None:
+def test_other_lines_are_no_panic(text: str) -> None:
     guest, _ = console_read(watched(sample(0, 1)), "")
     guest, line = console_read(guest, text)
     assert (line, guest.console_panic) == ("", False)

@@ -56,7 +56,7 @@ def test_evidence_spends_no_budget_and_is_saved_of_a_newborn_too() -> None:
     assert len(play.given) == 10
 
 
-def test_a_step_for_people_reports_them_and_ends_the_escalation_policy() -> None:
+def test_a_step_for_people_notifies_them_and_ends_the_escalation_policy() -> None:
     play = Play(policy(Step(action="notify"), kind="mem_leak"))
     play.fires(kind="mem_leak", suggested_action="alert")
     assert play.last.page
@@ -84,7 +84,7 @@ def test_a_quarantine_closes_the_vm_to_machines_until_a_person_opens_it() -> Non
     assert not play.given
 
 
-def test_who_only_observes_is_reported_of_a_quarantine_and_nothing_is_closed() -> None:
+def test_a_planner_that_observes_reports_a_quarantine_and_closes_nothing() -> None:
     play = Play(policy(Step(action="quarantine"), kind="crash_loop", modes=Modes()))
     play.fires(kind="crash_loop", suggested_action="alert")
     assert play.last.rule == "not_quarantined"
@@ -105,7 +105,7 @@ def test_a_crash_loop_is_quarantined_after_three_repairs_in_a_day() -> None:
     assert play.said[0].reason == "it failed again after 3 repairs within 24 h"
 
 
-def test_a_step_waits_for_the_allowed_lateness_of_the_catalogue() -> None:
+def test_a_step_waits_for_the_grace_period_of_the_catalogue() -> None:
     play = Play(policy(Step(action="reset", grace_s=120)))
     play.fires(opened_ms=NOW_MS)
     assert play.last.rule == "grace"
@@ -144,7 +144,7 @@ def test_what_was_learned_ends_with_the_limit_and_holds_for_one_vm() -> None:
     assert len(play.given) == 1
 
 
-def test_a_guest_that_reports_of_its_panic_is_not_waited_for() -> None:
+def test_a_guest_that_reports_its_panic_is_not_waited_for() -> None:
     play = Play()
     play.resolves(verified=False, id="c" * 32, opened_ms=NOW_MS - 80_000)
     reported = (EvidenceItem(signal="told", nats=15.0), EvidenceItem(signal="silence", nats=3.0))
@@ -158,7 +158,10 @@ def test_a_veto_of_the_engine_holds_what_disrupts_and_not_what_only_reads() -> N
     play.stands()
     play.ends()
     play.wait(1)
-    assert play.last.sentence == f"No action on {VM}: the engine reports vetoes: crash_dump."
+    assert (
+        play.last.sentence
+        == f"No action on {VM}: the engine forbids an action at present: crash_dump."
+    )
     assert [given.action for given in play.given] == ["save_evidence"]
 
 
@@ -265,7 +268,7 @@ def test_a_migration_that_worsens_its_target_is_taken_back_by_a_new_order() -> N
     assert play.phase == "mended"
 
 
-def test_a_target_of_which_nobody_reports_is_left_as_it_is() -> None:
+def test_a_target_without_a_report_is_left_as_it_is() -> None:
     play = moved({})
     play.wait(1_200)
     assert play.phase == "mended"

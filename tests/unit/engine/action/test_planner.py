@@ -87,7 +87,7 @@ def test_a_vm_that_heals_by_itself_is_left_alone() -> None:
     assert play.last.sentence == f"{VM} recovered by itself: it booted."
 
 
-def test_a_deadline_without_a_command_is_unknown_and_never_followed() -> None:
+def test_a_deadline_without_a_verdict_is_unknown_and_never_followed() -> None:
     play = called()
     play.wait(295 + 1)
     assert play.phase == "unknown"
@@ -98,13 +98,13 @@ def test_a_deadline_without_a_command_is_unknown_and_never_followed() -> None:
     assert len(play.given) == 1
 
 
-def test_a_command_right_before_the_deadline_makes_the_step_failed() -> None:
+def test_an_alert_right_before_the_deadline_makes_the_step_failed() -> None:
     play = failed()
     assert play.phase == "backing_off"
     assert play.last.rule == "failed"
 
 
-def test_a_firing_command_soon_after_the_call_is_no_failure_yet() -> None:
+def test_a_firing_alert_soon_after_the_call_is_no_failure_yet() -> None:
     play = called()
     play.fires()
     play.wait(296)
@@ -120,7 +120,7 @@ def test_the_next_step_waits_for_its_back_off() -> None:
     assert second.step == 1
     # 600 s after the agent's result, which came 10 s after the start.
     assert 610_000 <= second.issued_ms - NOW_MS <= 620_000
-    assert not [command for command in play.words if command.kind == "refusal"]
+    assert not [entry for entry in play.words if entry.kind == "refusal"]
 
 
 def test_after_the_last_step_of_the_escalation_policy_a_person_is_called() -> None:
@@ -235,7 +235,7 @@ def test_a_rehearsal_ends_without_a_page_and_without_a_second_step() -> None:
         play.wait(60)
         play.fires()
     assert len(play.given) == 1
-    assert not any(command.page for command in play.words)
+    assert not any(entry.page for entry in play.words)
 
 
 HOLDS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -261,7 +261,7 @@ def test_what_holds_an_order_back_is_reported_once_and_names_the_vm(
     play.wait(1)
     play.wait(1)
     assert not play.given
-    assert [command.rule for command in play.words] == [rule]
+    assert [entry.rule for entry in play.words] == [rule]
     assert play.last.kind == "refusal"
     assert play.last.sentence.startswith(f"No action on {VM}: ")
 
@@ -309,7 +309,7 @@ def test_a_veto_that_arrives_holds_the_order_back() -> None:
     assert not play.given
 
 
-def test_an_older_command_does_not_undo_a_newer_one() -> None:
+def test_an_older_alert_does_not_undo_a_newer_one() -> None:
     play = called()
     play.resolves()
     play.fires(transition=1)
@@ -388,9 +388,9 @@ def test_a_storm_pauses_the_cell_before_a_further_order_is_given() -> None:
     play.fires(id="f" * 32, subject=VM[:-1] + "9")
     assert play.last.rule == "paused"
     assert not play.given
-    commands = [command for command in play.words if command.rule == "storm"]
-    assert len(commands) == 1
-    assert commands[0].page
+    entries = [entry for entry in play.words if entry.rule == "storm"]
+    assert len(entries) == 1
+    assert entries[0].page
 
 
 def test_the_storm_breaker_writes_its_pause_once() -> None:
@@ -402,7 +402,7 @@ def test_the_storm_breaker_writes_its_pause_once() -> None:
     assert not play.feed(Tick(play.now_ms + 1_000))
 
 
-def test_incidents_are_forgotten_a_day_after_the_last_command() -> None:
+def test_incidents_are_forgotten_a_day_after_the_last_alert() -> None:
     play = called()
     play.resolves()
     play.wait(86_400)
@@ -449,7 +449,7 @@ def test_a_planner_that_restarts_after_a_late_result_still_knows_that_nobody_act
 
 
 @pytest.mark.parametrize(("late_ms", "phase"), [(0, "backing_off"), (1, "unknown")])
-def test_a_command_that_came_after_the_planner_gave_up_is_no_failure_after_a_restart(
+def test_an_alert_that_came_after_the_planner_gave_up_is_no_failure_after_a_restart(
     late_ms: int, phase: str
 ) -> None:
     before = Play()

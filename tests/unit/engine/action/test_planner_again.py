@@ -5,7 +5,7 @@ from tests.unit.engine.action.play import Play
 from tests.unit.engine.action.samples import NOW_MS, VM, control
 
 
-def test_an_old_command_said_twice_brings_no_order_for_a_vm_that_healed_by_itself() -> None:
+def test_an_old_alert_published_twice_brings_no_order_for_a_vm_that_healed_by_itself() -> None:
     play = Play()
     for command in control().values():
         play.feed(ControlSeen(command, play.now_ms))
@@ -32,7 +32,7 @@ def test_a_vm_that_is_back_in_trouble_after_a_step_that_nobody_took_is_ordered_a
     assert play.given[1].issued_ms - NOW_MS >= 1_800_000
 
 
-def test_a_vm_that_is_back_in_trouble_after_a_step_is_left_to_a_person_who_is_reported() -> None:
+def test_a_vm_that_is_back_in_trouble_after_a_step_is_left_to_a_person_who_is_notified() -> None:
     play = Play()
     play.fires()
     play.stands()
@@ -43,7 +43,7 @@ def test_a_vm_that_is_back_in_trouble_after_a_step_is_left_to_a_person_who_is_re
         play.wait(60)
         play.fires(transition=3)
     assert play.phase == "exhausted"
-    assert [command.rule for command in play.words if command.page] == ["again"]
+    assert [entry.rule for entry in play.words if entry.page] == ["again"]
     assert play.last.sentence == (
         f"The fault of {VM} returned after its recovery. The reset that was ordered before is not "
         "repeated. A person must inspect the VM."

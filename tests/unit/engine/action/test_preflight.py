@@ -206,7 +206,7 @@ def test_a_guest_of_whose_crash_this_node_heard_may_have_written_until_then(
 
 
 @pytest.mark.parametrize("changes", [{"counted": Counted(block_wr_bytes=1)}, {}])
-def test_the_command_of_the_order_that_a_guest_crashed_relaxes_nothing(
+def test_the_claim_of_the_order_that_a_guest_crashed_relaxes_nothing(
     changes: dict[str, Any],
 ) -> None:
     assert not ask(order(attested=True, **changes), *pair(LATER)).agrees
@@ -232,7 +232,7 @@ def test_the_check_is_void_after_ten_seconds() -> None:
     assert ask(order(), *pair(), age_s=10.1).rule == "too_old"
 
 
-def test_samples_out_of_order_are_no_look() -> None:
+def test_samples_out_of_order_are_no_check() -> None:
     assert ask(order(), look(at_s=4.2), look(), look(at_s=8.4)).rule == "too_few"
     assert ask(order()).rule == "too_few"
 
@@ -465,7 +465,7 @@ def test_what_does_not_prove_a_death_is_no_witness(
     assert witnesses(shape, pair(first, **last), signs) == ("activity",)
 
 
-def test_who_has_no_second_witness_is_reported_which_would_help() -> None:
+def test_a_vm_without_a_second_witness_is_refused_with_what_would_help() -> None:
     samples = pair(ONE_VCPU, vcpu_time_ns=(4_200_000_000,))
     verdict = ask(order(), *samples, signs=Signs())
     assert verdict.sentence == (

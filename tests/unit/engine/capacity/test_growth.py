@@ -46,7 +46,7 @@ def test_unknown_days_change_little_and_days_since_the_last_known_one_count():
     assert late.expected == pytest.approx(26.0, abs=0.5)
 
 
-def test_a_weekly_habit_is_reported_from_growth():
+def test_a_weekly_habit_is_distinguished_from_growth():
     days = np.arange(70)
     use = 20 + 0.5 * days + 6 * np.array([0, 0, 0, 0, 0, 1, 1])[days % 7]
     reported = days_to_full(use, 80.0)

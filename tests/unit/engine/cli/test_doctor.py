@@ -104,7 +104,7 @@ def test_a_clock_behind_what_was_written_is_reported(state: Path) -> None:
 
 
 @pytest.mark.usefixtures("flatline")
-def test_an_absent_broker_and_missing_keys_are_notified_with_the_cure(state: Path) -> None:
+def test_an_absent_broker_and_missing_keys_are_reported_with_the_cure(state: Path) -> None:
     found = checks(log__kind="kafka", log__kafka__bootstrap="127.0.0.1:1")
     assert "127.0.0.1:1 is unavailable" in found["log"].sentence
     assert "pauses" not in found
@@ -114,7 +114,7 @@ def test_an_absent_broker_and_missing_keys_are_notified_with_the_cure(state: Pat
 
 
 @pytest.mark.usefixtures("flatline")
-def test_frames_that_anybody_may_write_and_keys_that_end_soon_are_notified(state: Path) -> None:
+def test_frames_that_anybody_may_write_and_keys_that_end_soon_are_reported(state: Path) -> None:
     kafka = {"log__kind": "kafka", "log__kafka__bootstrap": "127.0.0.1:1"}
     accepting = checks(**kafka, keys__frames="accept")["frame keys"]
     assert accepting.finding == "WARN"
@@ -179,7 +179,7 @@ def test_what_no_machine_may_touch_is_reported_with_who_said_so_and_how_it_ends(
     assert "site" not in checks()["pauses"].sentence
 
 
-def test_of_many_stops_the_widest_are_notified_and_the_others_counted(flatline: Flatline) -> None:
+def test_of_many_stops_the_widest_are_shown_and_the_others_counted(flatline: Flatline) -> None:
     for number in range(6):
         flatline("pause", "on", f"tenant:t{number}", "--reason", "r")
     flatline("pause", "on", "zone:z1", "--reason", "r")
@@ -201,7 +201,7 @@ def appended(topic: str, value: bytes) -> None:
 
 @pytest.mark.usefixtures("flatline")
 @pytest.mark.parametrize("kind", sorted(of_family("notice")))
-def test_clocks_that_step_rival_sources_and_skipped_records_are_notified_until_they_end(
+def test_clocks_that_step_rival_sources_and_skipped_records_are_reported_until_they_end(
     kind: str,
 ) -> None:
     checks()  # creates the topics

@@ -115,8 +115,8 @@ def test_no_private_key_is_ever_printed(flatline: Flatline, state: Path, tmp_pat
     assert (tmp_path / "carried").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "carried").read_text() == (state / "keys" / "node-n1.key").read_text()
     shown = said[-1].out
-    for command in ("portal", "n1", "accepted", "signs", "never"):
-        assert command in shown
+    for words in ("portal", "n1", "accepted", "signs", "never"):
+        assert words in shown
 
 
 def test_an_operator_s_key_is_made_to_be_copied_and_ends_when_it_is_revoked(

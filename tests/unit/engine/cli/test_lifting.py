@@ -66,7 +66,7 @@ def test_what_was_ended_before_an_upgrade_is_signed_at_once(
     append(state, CONTROL, *((command.key(), encode_control(command)) for command in words))
     said = flatline("pause", "adopt")
     assert said.code == 0
-    assert "2 ends were signed" in said.out
+    assert "2 ends of pauses were signed" in said.out
     shown = flatline("pause", "show").out
     assert "cell:c3" in shown
     assert "cell:c1" not in shown

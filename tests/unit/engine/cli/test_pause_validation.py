@@ -69,7 +69,7 @@ def test_an_owner_s_command_on_a_vm_that_the_engine_does_not_know_stands_and_is_
     )
 
 
-def test_an_owner_s_command_in_a_cell_where_the_vm_does_not_run_is_reported_the_cell(
+def test_a_warning_about_a_cell_where_the_vm_does_not_run_names_its_cell(
     flatline: Flatline, state: Path
 ) -> None:
     flatline(*MAKE_LOG)
@@ -83,7 +83,7 @@ def test_an_owner_s_command_in_a_cell_where_the_vm_does_not_run_is_reported_the_
     assert flatline("event", "reboot", VM.upper(), "--cell", "c1").err == ""
 
 
-def test_an_approval_of_an_incident_that_no_engine_reported_of_stands_and_is_doubted(
+def test_an_approval_of_an_incident_that_no_engine_reported_stands_and_is_doubted(
     flatline: Flatline, state: Path
 ) -> None:
     flatline(*MAKE_LOG)
@@ -99,7 +99,7 @@ def test_an_approval_of_an_incident_that_no_engine_reported_of_stands_and_is_dou
 
 
 @pytest.mark.parametrize(("name", "doubted"), [("c1-n1", False), ("c1-n2", True)])
-def test_what_no_engine_reported_of_is_doubted_where_it_is_to_be_forgotten(
+def test_what_no_engine_reported_is_doubted_where_it_is_to_be_forgotten(
     flatline: Flatline, state: Path, name: str, doubted: bool
 ) -> None:
     flatline(*MAKE_LOG)

@@ -61,9 +61,7 @@ def read_until(process: subprocess.Popen[bytes], words: str) -> list[dict[str, o
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)], ids=["TERM", "INT"]
 )
-def test_a_role_ends_cleanly_when_reported(
-    tmp_path: Path, number: signal.Signals, code: int
-) -> None:
+def test_a_role_ends_cleanly_on_a_signal(tmp_path: Path, number: signal.Signals, code: int) -> None:
     with running(tmp_path, "plan", "--set", "site.node=n1") as process:
         first = read_until(process, "Planner n1 starts")[0]
         assert first["node"] == "n1"

@@ -216,7 +216,7 @@ def test_the_truth_of_another_dataset_is_refused(
     assert not (out / "evaluation.json").exists()
 
 
-def test_events_that_a_replay_cannot_have_seen_are_notified_beside_the_figures(
+def test_events_that_a_replay_cannot_have_seen_are_shown_beside_the_figures(
     flatline: Flatline, prefix: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"

@@ -132,7 +132,7 @@ def test_a_silence_of_many_is_not_over_before_they_move() -> None:
     assert bench.alerts[-1].state == "firing"
 
 
-def test_a_few_that_die_together_are_notified_after_an_hour_and_not_ordered() -> None:
+def test_a_few_that_die_together_are_reported_after_an_hour_and_not_ordered() -> None:
     bench, guests = fleet(300.0, vms=40)
     dead = guests[1:6]
     for guest in dead:
@@ -293,9 +293,9 @@ SLOW = pytest.mark.parametrize(
 
 
 @SLOW
-@pytest.mark.parametrize("by_command", [True, False], ids=["an operator's word", "its state alone"])
+@pytest.mark.parametrize("by_event", [True, False], ids=["an owner's event", "its state alone"])
 def test_what_showed_over_hours_ends_while_the_vm_is_paused_for_days(
-    kind: str, begins: Callable[[Bench, Plain], None], by_command: bool
+    kind: str, begins: Callable[[Bench, Plain], None], by_event: bool
 ) -> None:
     bench, guests = fleet(300.0)
     guest = guests[4]
@@ -304,7 +304,7 @@ def test_what_showed_over_hours_ends_while_the_vm_is_paused_for_days(
     assert (fired.kind, fired.state) == (kind, "firing")
     guest.state = "paused"
     guest.cores = guest.writes = guest.sends = guest.moves = 0.0
-    if by_command:
+    if by_event:
         bench.places[0].tell("paused", guest)
     bench.run(3 * 86_400.0)
     last = bench.of(guest)[-1]

@@ -126,7 +126,7 @@ def test_frames_that_overtake_each_other_within_thirty_seconds_change_nothing_th
 
 
 @pytest.mark.parametrize("interval_s", [2.0, 10.0])
-def test_a_death_in_bad_out_of_order_arrival_asks_for_the_same_reboot(interval_s: float) -> None:
+def test_a_death_among_frames_out_of_order_asks_for_the_same_reboot(interval_s: float) -> None:
     bench, guests = site(interval_s)
     guests_die(bench, guests)
     bench.run(200.0)
@@ -284,7 +284,7 @@ def test_samples_are_judged_no_later_than_the_slowest_frames_and_gaps_ask_for(
 
 
 @pytest.mark.parametrize(("outage_ms", "is_out_of_order"), [(0, True), (600_000, False)])
-def test_a_gap_that_an_outage_of_the_log_kept_open_is_no_out_of_order_arrival(
+def test_a_gap_that_an_outage_of_the_log_kept_open_is_no_lateness(
     outage_ms: int, is_out_of_order: bool
 ) -> None:
     bench, _ = site(2.0)
@@ -324,7 +324,7 @@ def test_who_works_again_by_a_sample_that_waits_is_not_ordered(back_s: float) ->
 
 
 @pytest.mark.parametrize("moves", [True, False])
-def test_each_frame_that_waits_is_asked_also_before_one_that_reports_of_no_vm(moves: bool) -> None:
+def test_each_frame_that_waits_is_asked_also_before_one_that_holds_no_vm(moves: bool) -> None:
     bench, guests = site(2.0)
     guests[0].panics()
     bench.run(4.0)

@@ -113,7 +113,7 @@ def items_of(cores: float, seconds: float = 30.0) -> dict[str, EvidenceItem]:
     return {item.signal: item for item in bench.of(guests[0])[-1].evidence}
 
 
-def test_every_nat_of_a_score_stands_in_the_evidence_with_its_commands() -> None:
+def test_every_nat_of_a_score_stands_in_the_evidence_with_its_text() -> None:
     items = items_of(1.0)
     assert set(items) >= {"silence", "cpu", "balloon"}
     assert all(item.text for item in items.values())

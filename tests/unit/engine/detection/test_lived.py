@@ -82,9 +82,7 @@ def test_another_witness_counts_in_a_silence_in_which_the_guest_lived() -> None:
     assert bench.of(guest)[-1].suggested_action == "reboot"
 
 
-def test_a_guest_that_dies_while_it_computes_is_reported_by_how_its_vcpus_moved_until_then() -> (
-    None
-):
+def test_a_guest_that_dies_while_it_computes_is_known_by_how_its_vcpus_moved_until_then() -> None:
     bench, guest = watched(2)
     computes(guest)
     bench.run(300.0)

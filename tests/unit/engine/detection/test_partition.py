@@ -133,7 +133,7 @@ def test_hung_processes_under_a_living_kernel_are_alerted_and_never_rebooted() -
     assert bench.suggestions(guests[0]) == {"alert"}
 
 
-def test_disks_that_hang_are_notified_from_processes_that_hang_by_the_node() -> None:
+def test_disks_that_hang_are_distinguished_from_processes_by_the_node() -> None:
     bench, guests = cell()
     bench.run(WARM_S)
     guests[0].cores, guests[0].writes, guests[0].sends = 0.002, 0.0, 98.0
@@ -198,7 +198,7 @@ def test_a_guest_held_as_crashed_is_not_given_time_to_reboot_itself() -> None:
 
 @pytest.mark.parametrize("interval_s", [1.0, 2.0, 10.0, 60.0])
 @pytest.mark.parametrize("word", ["panicked", "crashed"])
-def test_a_guest_that_reported_of_its_panic_and_runs_on_may_reboot_itself_first(
+def test_a_guest_that_reported_its_panic_and_runs_on_may_reboot_itself_first(
     interval_s: float, word: str
 ) -> None:
     bench, guests = cell(interval_s=interval_s)
@@ -213,7 +213,7 @@ def test_a_guest_that_reported_of_its_panic_and_runs_on_may_reboot_itself_first(
 
 
 @pytest.mark.parametrize("interval_s", [2.0, 10.0])
-def test_a_guest_that_was_quiet_before_it_reported_of_its_panic_gets_as_long(
+def test_a_guest_that_was_quiet_before_it_reported_its_panic_gets_as_long(
     interval_s: float,
 ) -> None:
     bench, guests = cell(interval_s=interval_s)
@@ -302,7 +302,7 @@ def test_nobody_is_migrated_when_all_nodes_are_full() -> None:
     assert not bench.alerts
 
 
-def test_a_vm_that_vanishes_without_a_command_is_reported() -> None:
+def test_a_vm_that_vanishes_without_an_event_is_reported() -> None:
     bench, _guests = cell(4)
     bench.run(WARM_S)
     gone = bench.places[0].guests.pop(0)
@@ -456,7 +456,7 @@ def test_a_node_clock_that_goes_back_is_a_new_epoch_and_never_a_rate() -> None:
     assert not bench.alerts
 
 
-def test_a_sample_gap_in_the_log_makes_nobody_silent() -> None:
+def test_a_gap_in_the_log_makes_nobody_silent() -> None:
     bench, _ = cell(6, nodes=3)
     bench.run(WARM_S)
     bench.now_s += 600.0

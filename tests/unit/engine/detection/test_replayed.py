@@ -160,7 +160,7 @@ def test_a_node_is_out_of_sight_though_somebody_repeats_its_last_frames() -> Non
         (0, 5_000, 5_010, True),
     ],
 )
-def test_what_is_older_than_its_writers_last_command_and_not_of_now_is_a_replay(
+def test_what_is_older_than_its_writers_last_frame_and_not_of_now_is_a_replay(
     event_s: int, last_s: int, now_s: int, *, expected: bool
 ) -> None:
     found = is_replayed(event_s * 1000, last_ms=last_s * 1000, now_ms=now_s * 1000)

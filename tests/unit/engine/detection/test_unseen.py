@@ -66,7 +66,7 @@ def hung() -> tuple[Bench, Guest]:
     return bench, guest
 
 
-def test_a_monitor_that_answers_again_hangs_no_longer_where_the_command_of_it_was_lost() -> None:
+def test_a_monitor_that_answers_again_hangs_no_longer_where_the_event_was_lost() -> None:
     bench, guest = hung()
     guest.measured = True
     bench.run(20)

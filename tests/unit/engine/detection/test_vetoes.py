@@ -31,7 +31,7 @@ def paused(bench: Bench, guest: Guest) -> None:
     guest.state = "paused"
 
 
-def paused_by_command(bench: Bench, guest: Guest) -> None:
+def paused_by_event(bench: Bench, guest: Guest) -> None:
     bench.places[0].tell("paused", guest)
 
 
@@ -65,7 +65,7 @@ GUARDS = [
     with_a_job,
     with_a_job_reported,
     paused,
-    paused_by_command,
+    paused_by_event,
     dumping,
     migrating,
     hung_monitor,
@@ -121,7 +121,7 @@ def test_maintenance_ends_when_it_was_said_to_end() -> None:
     assert "reboot" in bench.suggestions(guests[0])
 
 
-def test_a_command_that_comes_late_suppresses_the_alert_and_names_itself() -> None:
+def test_an_owner_s_event_that_comes_late_suppresses_the_alert_and_is_named() -> None:
     bench, guest = dead_looking(None)
     bench.said("owner", "owner_reboot", guest)
     bench.run(4.0)

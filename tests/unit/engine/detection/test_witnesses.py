@@ -208,7 +208,7 @@ def test_a_tickless_guest_whose_idle_vcpus_sleep_for_long_has_no_witness_in_them
 
 
 @pytest.mark.parametrize("vcpus", [1, 2])
-def test_a_halted_guest_is_reported_by_all_of_its_vcpus(vcpus: int) -> None:
+def test_a_halted_guest_is_known_by_all_of_its_vcpus(vcpus: int) -> None:
     # Its single vCPU is its idle one: it ticks too, and stays at 0 once the kernel halted.
     bench, guest = watched(vcpus, cores=0.09)
 
@@ -417,7 +417,7 @@ def test_a_watchdog_that_was_not_served_is_a_witness() -> None:
 
 
 @pytest.mark.parametrize("kind", ["agent_silent", "console_panic"])
-def test_commands_of_a_guest_that_lived_on_are_forgotten(kind: str) -> None:
+def test_reports_on_a_guest_that_lived_on_are_forgotten(kind: str) -> None:
     bench, guest = watched(1)
     bench.said("agent", kind, guest, node="node-0")
     bench.run(60.0)

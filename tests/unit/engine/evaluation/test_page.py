@@ -62,7 +62,7 @@ def test_what_others_wrote_cannot_become_markup() -> None:
     assert "<so>" not in text
 
 
-def test_series_limits_results_and_truth_are_all_drawn() -> None:
+def test_series_limits_marks_and_truth_are_all_drawn() -> None:
     text = drawn()
     assert text.count("<svg") == 5
     assert "order: 11.5" in text

@@ -396,7 +396,7 @@ def test_a_result_in_the_log_ends_a_step_that_has_not_begun() -> None:
     dead_vm(scene)
 
 
-def test_the_engine_is_reported_in_frames_of_the_agent_s_own_source() -> None:
+def test_the_engine_is_informed_in_frames_of_the_agent_s_own_source() -> None:
     async def frames(site: Site) -> list[Frame]:
         found: list[Frame] = []
         for partition in range(site.log.partitions(FRAMES.name)):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -28,7 +29,7 @@ def of_its_own(_store: LedgerStore) -> LedgerStore:
     return EmbeddedLedger(None)
 
 
-def test_of_two_agents_of_one_node_the_first_claim_acts_and_the_other_reports_nothing() -> None:
+def test_of_two_agents_of_one_node_the_first_claim_acts_and_the_other_does_nothing() -> None:
     async def scene(site: Site) -> None:
         site.start_agent(wrap=of_its_own)
         await asyncio.sleep(1.0)
@@ -117,11 +118,11 @@ def test_a_claim_that_the_log_does_not_take_is_no_call() -> None:
     async def scene(site: Site) -> None:
         append = site.log.append
 
-        async def refusing(topic: str, **commands: object) -> object:
-            if b'"type":"claim"' in commands["value"]:  # type: ignore[operator]
+        async def refusing(topic: str, **record: Any) -> object:
+            if b'"type":"claim"' in record["value"]:
                 site.log.hangs = True
                 await asyncio.sleep(60.0)
-            return await append(topic, **commands)  # type: ignore[arg-type]
+            return await append(topic, **record)
 
         site.log.append = refusing  # type: ignore[method-assign, assignment]
         await ordered(site)
@@ -143,10 +144,10 @@ def test_a_claim_that_reaches_the_log_after_the_order_s_expiry_is_no_call(
     async def scene(site: Site) -> None:
         append = site.log.append
 
-        async def late(topic: str, **commands: object) -> object:
-            if b'"type":"claim"' in commands["value"]:  # type: ignore[operator]
+        async def late(topic: str, **record: Any) -> object:
+            if b'"type":"claim"' in record["value"]:
                 await asyncio.sleep(58.0)
-            return await append(topic, **commands)  # type: ignore[arg-type]
+            return await append(topic, **record)
 
         site.log.append = late  # type: ignore[method-assign, assignment]
         await ordered(site)
@@ -161,10 +162,10 @@ def test_a_claim_that_does_not_stand_in_the_log_is_no_call() -> None:
     async def scene(site: Site) -> None:
         append = site.log.append
 
-        async def swallowing(topic: str, **commands: object) -> object:
-            if b'"type":"claim"' in commands["value"]:  # type: ignore[operator]
+        async def swallowing(topic: str, **record: Any) -> object:
+            if b'"type":"claim"' in record["value"]:
                 return Position(0, 0)
-            return await append(topic, **commands)  # type: ignore[arg-type]
+            return await append(topic, **record)
 
         site.log.append = swallowing  # type: ignore[method-assign, assignment]
         await ordered(site)
@@ -180,10 +181,10 @@ def test_a_pause_that_is_said_while_the_step_is_claimed_holds() -> None:
     async def scene(site: Site) -> None:
         append = site.log.append
 
-        async def paused(topic: str, **commands: object) -> object:
-            if b'"type":"claim"' in commands["value"]:  # type: ignore[operator]
+        async def paused(topic: str, **record: Any) -> object:
+            if b'"type":"claim"' in record["value"]:
                 await site.control(kind="pause", scope="site", subject="")
-            return await append(topic, **commands)  # type: ignore[arg-type]
+            return await append(topic, **record)
 
         site.log.append = paused  # type: ignore[method-assign, assignment]
         await ordered(site)

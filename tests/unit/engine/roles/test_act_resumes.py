@@ -37,7 +37,7 @@ class Paused(SimulatedActuator):
 
     async def finish_reset(self, vm: bytes, *, permit: Permit) -> None:
         if self._refuses:
-            raise ActionRefused("the VM was started anew since")
+            raise ActionRefused("the VM was restarted after the verdict")
         self.resumed.append(permit)
 
 
@@ -143,7 +143,7 @@ def test_a_rehearsal_that_was_cut_off_leads_to_no_resume() -> None:
 def test_after_the_steps_deadline_no_call_follows() -> None:
     resumed, outcome, sentence, paged = killed_between(LEFT, away_s=3_600.0)
     assert (resumed, outcome, paged) == (0, "unknown", True)
-    assert "stays paused. A person must resume it. The order is not open in the log" in sentence
+    assert "stays paused. A person must resume it. The order is not in the log, was" in sentence
 
 
 def test_a_site_that_was_paused_meanwhile_is_left_as_it_is() -> None:
@@ -157,4 +157,4 @@ def test_a_site_that_was_paused_meanwhile_is_left_as_it_is() -> None:
 def test_a_resume_that_is_refused_does_not_say_that_there_was_no_reset() -> None:
     resumed, outcome, sentence, _ = killed_between(LEFT, refuses=True)
     assert (resumed, outcome) == (0, "unknown")
-    assert "the VM was started anew since" in sentence
+    assert "the VM was restarted after the verdict" in sentence

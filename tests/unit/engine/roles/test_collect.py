@@ -387,7 +387,7 @@ def test_a_collector_that_is_ended_carries_its_buffer_to_the_log_first() -> None
     play(scene)
 
 
-def test_frames_that_never_reach_the_log_are_notified_at_the_end() -> None:
+def test_frames_that_never_reach_the_log_are_reported_at_the_end() -> None:
     async def scene(bench: Bench) -> None:
         bench.log.error = LogUnreachable("It is gone.")
         await bench.go(5)

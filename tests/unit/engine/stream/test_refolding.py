@@ -58,7 +58,7 @@ async def rejected(log: EmbeddedLog) -> list[str]:
     return found
 
 
-def test_the_engine_goes_on_without_a_frame_that_raises_twice_and_reports_of_it(
+def test_the_engine_goes_on_without_a_frame_that_raises_twice_and_reports_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     records, calls = panicked(), list[int]()

@@ -68,7 +68,7 @@ def test_truncated_record_is_rejected():
     assert rejected(GOOD[: len(GOOD) // 2]) == "truncated"
 
 
-def test_record_of_a_later_version_is_reported_from_a_wrong_one():
+def test_record_of_a_later_version_is_distinguished_from_a_wrong_one():
     fields = msgspec.msgpack.decode(GOOD)
     later = msgspec.msgpack.encode({**fields, "v": 2, "header": "something new"})
     assert rejected(later) == "unknown_version"

@@ -31,7 +31,7 @@ def test_a_short_excursion_ahead_lets_time_go_on_at_its_pace() -> None:
     assert believed_s(clock) == 31
 
 
-def test_a_sample_gap_is_believed_with_the_first_tick_or_after_a_minute() -> None:
+def test_a_gap_is_believed_with_the_first_tick_or_after_a_minute() -> None:
     clock = started()
     assert read(clock, 600) == 0
     assert read(clock, 601, tick_s=601) > 0

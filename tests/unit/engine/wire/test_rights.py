@@ -54,7 +54,7 @@ def test_the_shipped_principals_have_every_role_once() -> None:
     assert sorted(role for roles in table.values() for role in roles) == sorted(ROLES)
 
 
-def test_missing_and_excess_rights_are_notified_apart() -> None:
+def test_missing_and_excess_rights_are_reported_separately() -> None:
     assert problems_of(of("engine"), ["engine"]) == ([], [])
     missing, excess = problems_of(of("collector"), ["agent"])
     assert f"Read on {ORDERS.name}" in missing

@@ -48,7 +48,7 @@ def test_column_travels_in_the_narrowest_width():
     assert len(table.data) == 200 + 8 + 200
 
 
-def test_constant_column_costs_one_command():
+def test_constant_column_costs_one_word():
     table = pack(THREE, np.full((3, 1000), 5, np.uint64), None)
     assert len(table.data) == 3 * 8
 

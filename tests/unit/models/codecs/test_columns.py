@@ -20,7 +20,7 @@ WIDENS = pytest.mark.parametrize("widen", [widen, widen.py_func], ids=["compiled
     seed=st.integers(0, 2**32 - 1),
     divisible=st.booleans(),
 )
-def test_commands_are_those_that_were_packed(widen, bits, size, seed, divisible):
+def test_values_are_those_that_were_packed(widen, bits, size, seed, divisible):
     rng = np.random.default_rng(seed)
     values = np.array([rng.integers(0, 2**width, size) for width in bits]).astype(np.uint64)
     if divisible:

@@ -120,7 +120,7 @@ def test_silences_that_began_lately_make_the_next_one_usual():
     assert one.silent(2)["silence_nats"] < working().silent(2)["silence_nats"] - 2
 
 
-def test_one_core_all_cores_and_none_are_notified_apart():
+def test_one_core_all_cores_and_none_are_distinguished():
     assert working().silent(2, cpu=1.02)["shape"] == SHAPE_ONE_CORE
     assert working().silent(2, cpu=3.9)["shape"] == SHAPE_ALL_CORES
     assert working().silent(2, cpu=0.01)["shape"] == SHAPE_IDLE

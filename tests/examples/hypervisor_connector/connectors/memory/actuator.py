@@ -125,7 +125,7 @@ class MemoryActuator:
         guest = self._host.find(vm)
         if permit is not None:
             if permit.instance != guest.instance:
-                raise ActionRefused("the VM was started anew since")
+                raise ActionRefused("the VM was restarted after the verdict")
             why = permit.last_check(await self.sample(vm))
             if why is not None:
                 raise ActionRefused(why)

@@ -8,7 +8,7 @@ import pytest_asyncio
 from connectors.memory.actuator import MemoryActuator
 from connectors.memory.host import Host
 from connectors.memory.hypervisor import MemoryEvidence, MemoryHypervisor
-from connectors.memory.watch import MemoryWatch
+from connectors.memory.liveness import MemoryLiveness
 
 from connectors.clock import LoopClock
 from connectors.simulator import virtual_time
@@ -66,7 +66,7 @@ class MemoryHarness:
         async def played() -> None:
             self.host, _ = two_hosts(1)
             self.guest = self.host.find(VM)
-            self.actuator, self.watch = MemoryActuator(self.host), MemoryWatch(self.host)
+            self.actuator, self.watch = MemoryActuator(self.host), MemoryLiveness(self.host)
             await scene()
 
         virtual_time.run(played())
@@ -110,7 +110,7 @@ class TestLook(PreflightContract):
         return MemoryHarness()
 
 
-class TestWatch(LivenessContract):
+class TestLiveness(LivenessContract):
     @pytest.fixture
     def node(self) -> MemoryHarness:
         return MemoryHarness()

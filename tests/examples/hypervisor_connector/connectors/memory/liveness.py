@@ -1,4 +1,4 @@
-"""The agent's watch of a host in memory, whose guests answer no probe."""
+"""Signs of life of a host in memory, whose guests answer no probe."""
 
 from collections.abc import Mapping
 from types import TracebackType
@@ -9,7 +9,7 @@ from connectors.memory.host import Host
 from engine.preflight_data import ObservedGuest, Sign, moved
 
 
-class MemoryWatch:
+class MemoryLiveness:
     """The `Liveness` of one host in memory."""
 
     def __init__(self, host: Host) -> None:
