@@ -13,7 +13,10 @@ from pathlib import Path
 from tests.tidy.tree import ROOT, files
 
 PATCH = "change.patch"
-_COPIED = ("engine", "connectors", "models", "tests", "deploy", "pyproject.toml")
+_COPIED = (
+    *("engine", "connectors", "models", "tests", "benchmarks", "deploy"),
+    *("pyproject.toml", "CHANGELOG.md"),
+)
 
 
 def touched(example: Path) -> set[str]:
