@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from engine.detection.cell import Cell
-from engine.detection.configuration import Configuration, Now, configuration_hash
+from engine.detection.configuration import Configuration, configuration_hash
 from engine.detection.coverage import coverage
 from engine.detection.vm_table import MINUTE, VmTable
 from engine.wire.score import CLASS_EDGES, CLASSES, FEATURES, NodeMinute, Scores
@@ -20,17 +20,20 @@ from engine.wire.score import CLASS_EDGES, CLASSES, FEATURES, NodeMinute, Scores
 PART_VMS: Final = 4096
 
 
-def close_minute(cell: Cell, now: Now) -> list[Scores]:
-    """Return the minute that ended by now and begin the next; empty while it lasts.
+def close_minute(cell: Cell, configuration: Configuration) -> list[Scores]:
+    """Return the minute that the last window ended and begin the next; empty while it lasts.
 
     A minute of many VMs is split into several records, each with up to `PART_VMS` VMs.
     """
-    time_ms, configuration = now
-    begins_ms = time_ms - time_ms % round(configuration.minute_s * 1000)
-    closed, cell.counts.minute_ms = cell.counts.minute_ms, begins_ms
-    if not closed or closed == begins_ms:
+    begins_ms = cell.closed_ms - cell.closed_ms % round(configuration.minute_s * 1000)
+    closed = cell.counts.minute_ms
+    # Before its first window a cell has no minute.
+    if not cell.counts.windows or closed == begins_ms:
         return []
-    _forget_unseen(cell, now)
+    cell.counts.minute_ms = begins_ms
+    if not closed:
+        return []
+    _forget_unseen(cell, since_ms=cell.closed_ms - round(configuration.resolved_kept_s * 1000))
     names = sorted(cell.tables)
     count = sum(len(cell.tables[name]) for name in names)
     parts = _shared_out(names, [len(cell.tables[name]) for name in names]) if count else []
@@ -67,9 +70,8 @@ def close_minute(cell: Cell, now: Now) -> list[Scores]:
     return found
 
 
-def _forget_unseen(cell: Cell, now: Now) -> None:
-    """Drop VMs that an inventory or event named but no sample ever showed."""
-    since_ms = now.time_ms - round(now.configuration.resolved_kept_s * 1000)
+def _forget_unseen(cell: Cell, *, since_ms: int) -> None:
+    """Drop VMs that no sample ever showed and that nothing has named since `since_ms`."""
     unseen = [
         uuid
         for uuid, vm in cell.vms.items()

@@ -324,10 +324,9 @@ class Partition:
         if header.role == "shell":
             return []
         try:
-            self._fold_into_cell(frame, missing=missing, arrived_ms=arrived_ms)
+            return self._fold_into_cell(frame, missing=missing, arrived_ms=arrived_ms)
         except Exception as error:
             raise FoldFailed(culprit, error) from error
-        return []
 
     def _refuse(self, value: bytes, record: Record, rejection: RecordRejected) -> list[Output]:
         """Publish a value that is not folded to `rejected`, with its reason."""
@@ -375,12 +374,15 @@ class Partition:
         )
         return self._settled(cell, [finding])
 
-    def _fold_into_cell(self, frame: Frame, *, missing: int, arrived_ms: int | None) -> None:
+    def _fold_into_cell(
+        self, frame: Frame, *, missing: int, arrived_ms: int | None
+    ) -> list[Output]:
         header = frame.header
         self._touched.add(header.cell)
         cell = self.cells.get(header.cell)
         if cell is None:
             cell = self._new_cell(header.cell, site=header.site, zone=header.zone)
+        outputs = self._closed_minute(cell)
         fold_frame(
             cell,
             frame,
@@ -389,6 +391,7 @@ class Partition:
             counters=self.counters,
             missing=missing,
         )
+        return outputs
 
     def _close_slots(self, names: Iterable[str]) -> list[Output]:
         outputs: list[Output] = []
@@ -407,16 +410,22 @@ class Partition:
         return outputs
 
     def _judged(self, cell: Cell) -> list[Output]:
-        """Close a cell's window if it is due, and its minute if it has ended."""
+        """Close the minute that a cell's last window ended, and its window if that is due."""
+        outputs = self._closed_minute(cell)
         if not is_due(cell, self._now()):
-            return []
+            return outputs
         cell.ahead = self._ahead(cell) if cell.out_of_order.late_ms else {}
-        alerts = judge(cell, self._now())
-        outputs = [_alert_output(cell, alert) for alert in alerts]
-        for scores in close_minute(cell, self._now()):
-            value = encode_scores(scores)
-            outputs.append(Output(topics.SCORES.name, cell.name.encode(), value, scores=scores))
+        outputs += [_alert_output(cell, alert) for alert in judge(cell, self._now())]
         return outputs
+
+    def _closed_minute(self, cell: Cell) -> list[Output]:
+        """Return the summary of the minute that the cell's last window ended, if one did."""
+        # Its alerts must not wait for the summary, so that comes with the next record, before the
+        # cell takes another sample.
+        return [
+            Output(topics.SCORES.name, cell.name.encode(), encode_scores(scores), scores=scores)
+            for scores in close_minute(cell, self.configuration)
+        ]
 
     def _begin_anew(self, cell: Cell) -> list[Output]:
         """Replace a cell that cannot be judged by an empty one, and end its alerts."""

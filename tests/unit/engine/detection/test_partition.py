@@ -486,6 +486,26 @@ def test_a_closed_minute_is_scored() -> None:
     assert minute.node_load == {"node-0": 0.3}
 
 
+def test_the_summary_of_a_minute_does_not_delay_the_alerts_of_its_last_window() -> None:
+    bench, guests = cell(3)
+    bench.run(WARM_S)
+    guests[0].panics()
+    bench.run(WARM_S)
+    partition, minutes, alerts = Partition(FAST), 0, 0
+    for record in bench.records:
+        known = partition.cells.get("cell")
+        closed = (known.counts.windows, known.closed_ms) if known is not None else (0, 0)
+        topics = [output.topic for output in partition.fold(record)]
+        if "flatline.scores.v1" in topics:
+            minutes += 1
+            assert topics == ["flatline.scores.v1"]
+            assert partition.cells["cell"].counts.windows == closed[0]
+            assert closed[1] // 60_000 * 60_000 == partition.cells["cell"].counts.minute_ms
+        alerts += "flatline.alerts.v1" in topics
+    assert minutes >= 3
+    assert alerts >= 2
+
+
 def test_records_that_the_log_dropped_are_counted_and_change_no_digest() -> None:
     bench, _guests = cell(2)
     bench.run(4.0)
