@@ -26,14 +26,14 @@ from rich.table import Table
 
 from benchmarks import corpus
 from benchmarks.report import REPORTS
-from engine.detection.compiled import compile_kernels
-from engine.detection.configuration import Configuration, configuration_hash
-from engine.evaluation.judging import Judgement, judge
-from engine.evaluation.lines import AlertLine
-from engine.evaluation.scores import Scores, score
-from engine.evaluation.truth import Occurrence
-from engine.roles.replay import Replayer
-from engine.wiring import open_recording, read_truth
+from flatline.engine.detection.compiled import compile_kernels
+from flatline.engine.detection.configuration import Configuration, configuration_hash
+from flatline.engine.evaluation.judging import Judgement, judge
+from flatline.engine.evaluation.lines import AlertLine
+from flatline.engine.evaluation.scores import Scores, score
+from flatline.engine.evaluation.truth import Occurrence
+from flatline.engine.roles.replay import Replayer
+from flatline.engine.wiring import open_recording, read_truth
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 DATA: Final = ROOT.parent / "shared" / "data"

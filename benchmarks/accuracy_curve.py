@@ -36,10 +36,10 @@ from benchmarks.accuracy import (
     without,
 )
 from benchmarks.report import REPORTS, Figure, report
-from engine.detection.compiled import compile_kernels
-from engine.detection.configuration import Configuration
-from engine.evaluation.judging import Judgement
-from engine.evaluation.scores import Scores
+from flatline.engine.detection.compiled import compile_kernels
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.evaluation.judging import Judgement
+from flatline.engine.evaluation.scores import Scores
 from tests import slices
 
 SHIFTS: Final = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)

@@ -14,8 +14,8 @@ import numpy as np
 import structlog
 
 from benchmarks.report import Figure, report
-from connectors.simulator import virtual_time
-from engine.wire.topics import ORDERS
+from flatline.connectors.simulator import virtual_time
+from flatline.engine.wire.topics import ORDERS
 from tests.simulation.acting_site import LAB, Site, acting_site, panic
 
 ROUNDS = 100

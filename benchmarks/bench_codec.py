@@ -13,10 +13,10 @@ import numpy as np
 from benchmarks.report import report
 from benchmarks.timing import alternate
 from benchmarks.workloads import fleet_frame
-from engine.wire import metrics
-from engine.wire.frame import UUID_BYTES, Frame, Header, VmRows, decode_frame, encode_frame
-from engine.wire.vcpus import VcpuRows
-from models.codecs.columns import widen
+from flatline.engine.wire import metrics
+from flatline.engine.wire.frame import UUID_BYTES, Frame, Header, VmRows, decode_frame, encode_frame
+from flatline.engine.wire.vcpus import VcpuRows
+from flatline.models.codecs.columns import widen
 
 VMS = 200
 # µs a frame, µs a frame, bytes a VM-sample; the fleet has 2.65 vCPUs a VM.

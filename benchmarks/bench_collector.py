@@ -15,12 +15,12 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.report import report
-from connectors.clock import SystemClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.libvirt.binding import StatValue
-from connectors.libvirt.decoding import Reading, VcpuTimes, decode
-from engine.roles.framing import CollectConfig, Content, Source
-from engine.wire.topics import FRAMES
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.libvirt.binding import StatValue
+from flatline.connectors.libvirt.decoding import Reading, VcpuTimes, decode
+from flatline.engine.roles.framing import CollectConfig, Content, Source
+from flatline.engine.wire.topics import FRAMES
 
 VMS = 200
 INTERVAL_S = 5.0

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.growing import KINDS, Growing, grown
 from benchmarks.report import Figure, report
-from engine.capacity.growth import HORIZON_DAYS, days_to_full, first_passages
+from flatline.engine.capacity.growth import HORIZON_DAYS, days_to_full, first_passages
 
 F64 = NDArray[np.float64]
 

@@ -19,11 +19,11 @@ from rich.console import Console
 from river import time_series
 
 from benchmarks.report import Figure, report
-from connectors.traces.dataset import open_dataset
-from engine.forecasting.forecast_accuracy import WARM_UP_S, Judge, Verdict
-from engine.wire.score import CLASS_EDGES
-from models.forecaster import Forecaster
-from models.kernels.forecast_row import HORIZONS_S
+from flatline.connectors.traces.dataset import open_dataset
+from flatline.engine.forecasting.forecast_accuracy import WARM_UP_S, Judge, Verdict
+from flatline.engine.wire.score import CLASS_EDGES
+from flatline.models.forecaster import Forecaster
+from flatline.models.kernels.forecast_row import HORIZONS_S
 
 F64 = NDArray[np.float64]
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

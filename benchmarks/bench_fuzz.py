@@ -17,10 +17,10 @@ from benchmarks.fuzz_frames import Tally, fuzz_frames
 from benchmarks.fuzz_kafka import fuzz_kafka
 from benchmarks.fuzz_planner import fuzz_planner
 from benchmarks.report import Figure, report
-from engine.cli.logs import set_up_logs
-from engine.detection.compiled import compile_kernels
-from engine.forecasting import partition_forecasts
-from engine.kernel_cache import compile_kept, users_folder
+from flatline.engine.cli.logs import set_up_logs
+from flatline.engine.detection.compiled import compile_kernels
+from flatline.engine.forecasting import partition_forecasts
+from flatline.engine.kernel_cache import compile_kept, users_folder
 
 PARTS: Final[dict[str, tuple[int, Callable[..., Tally]]]] = {
     "frames": (1_000_000, fuzz_frames),

@@ -33,19 +33,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from benchmarks.guest_cases import CASES, Case
 from benchmarks.guest_past import past_of
 from benchmarks.report import Figure, report
-from connectors.clock import SystemClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from deploy.lab.kafka_jars import PATIENCE, cache_dir
 from deploy.lab.libvirt_lab import Guest, Guests, Lab, sweep
-from engine.action.keys import TrustedKeys
-from engine.ports import Log
-from engine.roles.run import run_roles
-from engine.settings import load_settings
-from engine.wire.alert import Alert, decode_alert
-from engine.wire.frame import decode_frame
-from engine.wire.score import decode_scores
-from engine.wire.topics import ALERTS, FRAMES, SCORES
-from engine.wiring import (
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.engine.action.keys import TrustedKeys
+from flatline.engine.ports import Log
+from flatline.engine.roles.run import run_roles
+from flatline.engine.settings import load_settings
+from flatline.engine.wire.alert import Alert, decode_alert
+from flatline.engine.wire.frame import decode_frame
+from flatline.engine.wire.score import decode_scores
+from flatline.engine.wire.topics import ALERTS, FRAMES, SCORES
+from flatline.engine.wiring import (
     Authority,
     act_opener,
     collect_opener,

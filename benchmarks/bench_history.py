@@ -19,18 +19,18 @@ from influxdb_client.client.write_api import SYNCHRONOUS
 
 from benchmarks.history_runs import fleet_records, recent_hours
 from benchmarks.report import report
-from connectors.influxdb.config import BATCH_LINES, InfluxConfig
-from connectors.influxdb.history import InfluxHistory, bodies
-from connectors.influxdb.setup import set_up
-from connectors.simulator.plan import WorldPlan
 from deploy.lab.influx_server import Influx
-from engine.history.history_fold import FrameFold
-from engine.ports import Query, Record
-from engine.wire.frame import decode_frame
-from engine.wire.measurement import MINUTE_STATISTICS, VM_METRICS, rolled_up
-from engine.wire.points import MISSING, Points, Series
-from models.codecs.columns import widen
-from models.codecs.lines import write_lines
+from flatline.connectors.influxdb.config import BATCH_LINES, InfluxConfig
+from flatline.connectors.influxdb.history import InfluxHistory, bodies
+from flatline.connectors.influxdb.setup import set_up
+from flatline.connectors.simulator.plan import WorldPlan
+from flatline.engine.history.history_fold import FrameFold
+from flatline.engine.ports import Query, Record
+from flatline.engine.wire.frame import decode_frame
+from flatline.engine.wire.measurement import MINUTE_STATISTICS, VM_METRICS, rolled_up
+from flatline.engine.wire.points import MISSING, Points, Series
+from flatline.models.codecs.columns import widen
+from flatline.models.codecs.lines import write_lines
 
 SPEED_UP_GOAL = 15.0
 # A site's frames for a measurable time: 1,000 VMs, 2 min at 10 s.

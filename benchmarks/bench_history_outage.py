@@ -24,19 +24,19 @@ import numpy as np
 
 from benchmarks.history_runs import fleet_records, produced, recent_hours, stored
 from benchmarks.report import Figure, report
-from connectors.clock import SystemClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.influxdb.config import InfluxConfig
-from connectors.influxdb.history import InfluxHistory
-from connectors.influxdb.setup import set_up
-from connectors.simulator.plan import WorldPlan
 from deploy.lab.influx_server import Influx
-from engine.detection.compiled import compile_kernels
-from engine.ports import Record
-from engine.roles.detect import DetectConfig, Detector
-from engine.roles.health import Health
-from engine.roles.record import RecordConfig, Recorder
-from models.codecs.lines import write_lines
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.influxdb.config import InfluxConfig
+from flatline.connectors.influxdb.history import InfluxHistory
+from flatline.connectors.influxdb.setup import set_up
+from flatline.connectors.simulator.plan import WorldPlan
+from flatline.engine.detection.compiled import compile_kernels
+from flatline.engine.ports import Record
+from flatline.engine.roles.detect import DetectConfig, Detector
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.record import RecordConfig, Recorder
+from flatline.models.codecs.lines import write_lines
 
 PLAN: Final = WorldPlan(seed=9, cells=1, nodes_per_cell=5, vms_per_node=200)
 # An hour, and enough to close it.

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from benchmarks.report import report
 from benchmarks.timing import alternate
-from models.kernels import baseline
-from models.kernels.blocks import BLOCK_ROWS, blocks_for
+from flatline.models.kernels import baseline
+from flatline.models.kernels.blocks import BLOCK_ROWS, blocks_for
 from tests.reference.baseline_twin import BaselineTwin
 
 F32 = NDArray[np.float32]

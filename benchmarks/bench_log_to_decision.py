@@ -25,24 +25,24 @@ from faust.types import StreamT
 
 from benchmarks.report import report
 from benchmarks.workloads import fleet_frame
-from connectors.clock import SystemClock
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.faust_worker import FaustKafkaLog
-from connectors.kafka.log import KafkaLog
-from connectors.kafka.reading import FETCH_BYTES, make_consumer
 from deploy.lab.kafka_broker import Cluster
-from engine.detection.compiled import compile_kernels
-from engine.detection.partition import decoded
-from engine.frame_keyring import FrameKeyring
-from engine.roles.detect import DetectConfig, Detector
-from engine.roles.health import Health
-from engine.roles.opening import FrameOpener
-from engine.wire import metrics
-from engine.wire.frame import Frame, VmRows, decode_frame, encode_frame
-from engine.wire.topics import FRAMES
-from models.codecs.columns import widen
-from models.kernels import baseline
-from models.kernels.blocks import BLOCK_ROWS, blocks_for
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.faust_worker import FaustKafkaLog
+from flatline.connectors.kafka.log import KafkaLog
+from flatline.connectors.kafka.reading import FETCH_BYTES, make_consumer
+from flatline.engine.detection.compiled import compile_kernels
+from flatline.engine.detection.partition import decoded
+from flatline.engine.frame_keyring import FrameKeyring
+from flatline.engine.roles.detect import DetectConfig, Detector
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.opening import FrameOpener
+from flatline.engine.wire import metrics
+from flatline.engine.wire.frame import Frame, VmRows, decode_frame, encode_frame
+from flatline.engine.wire.topics import FRAMES
+from flatline.models.codecs.columns import widen
+from flatline.models.kernels import baseline
+from flatline.models.kernels.blocks import BLOCK_ROWS, blocks_for
 
 NODES = 8
 # Each case: VMs a frame, frames. At about 1 GB/s a client reads them in a fraction of a second.

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 from benchmarks.report import Figure, report
 from benchmarks.timing import alternate
 from benchmarks.workloads import fleet_frame
-from engine.wire.frame import decode_frame, encode_frame
-from engine.wire.frame_mac import (
+from flatline.engine.wire.frame import decode_frame, encode_frame
+from flatline.engine.wire.frame_mac import (
     FrameKeys,
     FrameSigner,
     KeyName,
@@ -23,7 +23,7 @@ from engine.wire.frame_mac import (
     new_key_id,
     open_frame,
 )
-from models.codecs.columns import widen
+from flatline.models.codecs.columns import widen
 
 VMS = 200
 GOAL_US = 10.0

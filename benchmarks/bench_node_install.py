@@ -12,12 +12,14 @@ from deploy.lab.node_install import install_node
 ROUNDS = 5
 # Packages that must not be on a hypervisor: compilers, models, and readers for the engine only.
 UNWANTED = ("numba", "llvmlite", "river", "faust", "models", "pandas", "scipy")
+_ON_NODES = ("engine.cli.app", "connectors.libvirt.node", "connectors.kafka.log")
 # Imports of each command before its loop begins (`engine.cli.app`).
 ROLES = {
-    "collect": "engine.cli.app, engine.cli.process, engine.wiring, engine.roles.collect,"
-    " connectors.libvirt.node, connectors.kafka.log",
-    "act": "engine.cli.app, engine.cli.process, engine.wiring, engine.roles.act,"
-    " connectors.libvirt.node, connectors.libvirt.actuator, connectors.kafka.log",
+    "collect": ("engine.cli.process", "engine.wiring", "engine.roles.collect", *_ON_NODES),
+    "act": (
+        *("engine.cli.process", "engine.wiring", "engine.roles.act", *_ON_NODES),
+        "connectors.libvirt.actuator",
+    ),
 }
 _LOADED = """
 import json, sys, time
@@ -48,12 +50,15 @@ def main() -> None:
     rows: list[dict[str, str | int | float | bool | None]] = []
     with tempfile.TemporaryDirectory() as folder:
         python = install_node(Path(folder))
-        for role, modules in ROLES.items():
+        for role, needed in ROLES.items():
+            modules = ", ".join(f"flatline.{module}" for module in needed)
             answers = [
                 json.loads(ask(python, _LOADED.format(modules=modules))) for _ in range(ROUNDS)
             ]
             loaded = answers[-1]["modules"]
-            found = sorted(set(UNWANTED) & {name.split(".")[0] for name in loaded})
+            found = sorted(
+                set(UNWANTED) & {name.removeprefix("flatline.").split(".")[0] for name in loaded}
+            )
             rows.append(
                 {
                     "role": role,

@@ -6,11 +6,11 @@ from uuid import UUID
 import msgspec
 
 from benchmarks.report import report
-from engine.action.catalogue import parse_policy, read_shipped
-from engine.action.events import AlertSeen, CaughtUp, Tick
-from engine.action.planner import step
-from engine.action.state import PlannerState
-from engine.wire.alert import Alert, SamplePosition, alert_id
+from flatline.engine.action.catalogue import parse_policy, read_shipped
+from flatline.engine.action.events import AlertSeen, CaughtUp, Tick
+from flatline.engine.action.planner import step
+from flatline.engine.action.state import PlannerState
+from flatline.engine.wire.alert import Alert, SamplePosition, alert_id
 
 ALERTS = 10_000
 CELLS = 40

@@ -15,10 +15,10 @@ from typing import Final
 import numpy as np
 
 from benchmarks.report import Figure, report
-from engine.cli.replay_command import replay_policy
-from engine.detection.compiled import compile_kernels
-from engine.roles.replay import Replayer
-from engine.wiring import open_recording
+from flatline.engine.cli.replay_command import replay_policy
+from flatline.engine.detection.compiled import compile_kernels
+from flatline.engine.roles.replay import Replayer
+from flatline.engine.wiring import open_recording
 
 INTERVAL_S: Final = 10
 VMS_PER_HOST: Final = 50

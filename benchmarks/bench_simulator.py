@@ -4,10 +4,10 @@ import time
 from dataclasses import dataclass, replace
 
 from benchmarks.report import report
-from connectors.simulator.draw import EVERYTHING_ONCE, draw_incidents
-from connectors.simulator.fleet import Fleet, build_world
-from connectors.simulator.plan import WorldPlan
-from engine.errors import HypervisorUnreachable
+from flatline.connectors.simulator.draw import EVERYTHING_ONCE, draw_incidents
+from flatline.connectors.simulator.fleet import Fleet, build_world
+from flatline.connectors.simulator.plan import WorldPlan
+from flatline.engine.errors import HypervisorUnreachable
 
 INTERVAL_S = 2.0
 GOAL = 100.0

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from benchmarks.bench_replay import NaiveVm
 from benchmarks.report import Figure, report
-from engine.detection.compiled import compile_kernels
-from engine.detection.configuration import Configuration
-from engine.detection.partition import Partition
-from engine.ports import Record
-from engine.wire import metrics, topics
-from engine.wire.frame import Event, Frame, Header, InventoryItem, VmRows
-from engine.wire.vcpus import QUANTUM_NS, VcpuRows
+from flatline.engine.detection.compiled import compile_kernels
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.partition import Partition
+from flatline.engine.ports import Record
+from flatline.engine.wire import metrics, topics
+from flatline.engine.wire.frame import Event, Frame, Header, InventoryItem, VmRows
+from flatline.engine.wire.vcpus import QUANTUM_NS, VcpuRows
 
 NODES: Final = 8
 VMS: Final = 200

@@ -12,9 +12,9 @@ from uuid import UUID
 
 import numpy as np
 
-from connectors.simulator.draw import draw_incidents
-from connectors.simulator.faults import FAULTS
-from connectors.simulator.plan import (
+from flatline.connectors.simulator.draw import draw_incidents
+from flatline.connectors.simulator.faults import FAULTS
+from flatline.connectors.simulator.plan import (
     FIELD,
     Incident,
     WorldPlan,
@@ -22,16 +22,16 @@ from connectors.simulator.plan import (
     node_name,
     pool_name,
 )
-from connectors.simulator.truth import Happening
-from engine.detection.configuration import Configuration
-from engine.evaluation.judging import Judgement, judge
-from engine.evaluation.truth import Occurrence
-from engine.faults import Kind
-from engine.ports import Record, RecordedFrame
-from engine.roles.replay import Replayer
-from engine.wire.alert import may_be_reset
-from engine.wire.frame import Frame
-from engine.wire.topics import FRAMES
+from flatline.connectors.simulator.truth import Happening
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.evaluation.judging import Judgement, judge
+from flatline.engine.evaluation.truth import Occurrence
+from flatline.engine.faults import Kind
+from flatline.engine.ports import Record, RecordedFrame
+from flatline.engine.roles.replay import Replayer
+from flatline.engine.wire.alert import may_be_reset
+from flatline.engine.wire.frame import Frame
+from flatline.engine.wire.topics import FRAMES
 from tests.simulation.site_records import Site
 
 FIRST_SEED: Final = 1000

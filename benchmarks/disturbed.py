@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.ports import RecordedFrame
-from engine.wire.frame import encode_frame
+from flatline.engine.ports import RecordedFrame
+from flatline.engine.wire.frame import encode_frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,19 +11,19 @@ import numpy as np
 
 from benchmarks.fuzzed import hostile_frame
 from benchmarks.workloads import fleet_frame
-from engine.detection.configuration import Configuration
-from engine.detection.partition import Output, Partition
-from engine.detection.snapshot import digest, restore, take_snapshot
-from engine.errors import RecordRejected
-from engine.forecasting import forecast_state
-from engine.forecasting.partition_forecasts import PartitionForecasts
-from engine.history import history_state as history_state
-from engine.history.history_fold import FrameFold
-from engine.ports import Record
-from engine.wire import topics
-from engine.wire.frame import Frame, VmRows, decode_frame, encode_frame
-from engine.wire.rejected import decode_rejected
-from models.codecs.columns import widen
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.partition import Output, Partition
+from flatline.engine.detection.snapshot import digest, restore, take_snapshot
+from flatline.engine.errors import RecordRejected
+from flatline.engine.forecasting import forecast_state
+from flatline.engine.forecasting.partition_forecasts import PartitionForecasts
+from flatline.engine.history import history_state as history_state
+from flatline.engine.history.history_fold import FrameFold
+from flatline.engine.ports import Record
+from flatline.engine.wire import topics
+from flatline.engine.wire.frame import Frame, VmRows, decode_frame, encode_frame
+from flatline.engine.wire.rejected import decode_rejected
+from flatline.models.codecs.columns import widen
 
 # The key of one node is compromised; the frames of the others are the good ones.
 _VICTIM: Final = "node-0"

@@ -18,12 +18,12 @@ from aiokafka.record.util import calc_crc32c
 
 from benchmarks.fuzz_frames import Tally
 from benchmarks.fuzz_planner import ENGINE_KEY, HostileRecords, Roles, good_alert
-from connectors.kafka.reading import to_record
-from connectors.kafka.unpacking import MAX_UNPACKED_BYTES, Batches
-from engine.ports import Headers
-from engine.wire.alert import encode_alert
-from engine.wire.order import signed
-from engine.wire.topics import ALERTS
+from flatline.connectors.kafka.reading import to_record
+from flatline.connectors.kafka.unpacking import MAX_UNPACKED_BYTES, Batches
+from flatline.engine.ports import Headers
+from flatline.engine.wire.alert import encode_alert
+from flatline.engine.wire.order import signed
+from flatline.engine.wire.topics import ALERTS
 
 _HEAD_BYTES: Final = 61
 # Records of one planner and agent, in consecutive fetches.

@@ -11,20 +11,20 @@ from prometheus_client import Counter
 
 from benchmarks.fuzz_frames import Tally
 from benchmarks.hostile_values import Hostile
-from connectors.clock import ManualClock
-from engine import instruments
-from engine.action.catalogue import parse_policy, read_shipped
-from engine.action.keys import TrustedKeys
-from engine.ports import Headers, Log, Position, Record
-from engine.roles.health import Health
-from engine.roles.outbox import Journal, Outbox
-from engine.roles.plan import PlanConfig, Planner
-from engine.roles.reading import Reading
-from engine.wire.alert import Alert, SamplePosition, encode_alert
-from engine.wire.control import Control, encode_control
-from engine.wire.order import Claim, Entry, Order, OrderResult, encode_order, signed
-from engine.wire.score import FEATURES, Scores, encode_scores
-from engine.wire.topics import ALERTS, CONTROL, ORDERS, SCORES
+from flatline.connectors.clock import ManualClock
+from flatline.engine import instruments
+from flatline.engine.action.catalogue import parse_policy, read_shipped
+from flatline.engine.action.keys import TrustedKeys
+from flatline.engine.ports import Headers, Log, Position, Record
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.outbox import Journal, Outbox
+from flatline.engine.roles.plan import PlanConfig, Planner
+from flatline.engine.roles.reading import Reading
+from flatline.engine.wire.alert import Alert, SamplePosition, encode_alert
+from flatline.engine.wire.control import Control, encode_control
+from flatline.engine.wire.order import Claim, Entry, Order, OrderResult, encode_order, signed
+from flatline.engine.wire.score import FEATURES, Scores, encode_scores
+from flatline.engine.wire.topics import ALERTS, CONTROL, ORDERS, SCORES
 
 NOW_MS: Final = 1_790_000_000_000
 _SITE: Final = "site"

@@ -6,11 +6,11 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
-from engine.errors import RecordRejected
-from engine.ports import Record
-from engine.wire import limits
-from engine.wire.envelope import MAX_RECORD_BYTES
-from engine.wire.frame import (
+from flatline.engine.errors import RecordRejected
+from flatline.engine.ports import Record
+from flatline.engine.wire import limits
+from flatline.engine.wire.envelope import MAX_RECORD_BYTES
+from flatline.engine.wire.frame import (
     Event,
     Frame,
     InventoryItem,
@@ -20,7 +20,7 @@ from engine.wire.frame import (
     decode_frame,
     encode_frame,
 )
-from engine.wire.metrics import EVENT_KINDS
+from flatline.engine.wire.metrics import EVENT_KINDS
 
 Draw = Callable[[np.random.Generator, bytes], bytes]
 

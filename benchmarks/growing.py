@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.capacity.growth import first_passages
+from flatline.engine.capacity.growth import first_passages
 
 F64 = NDArray[np.float64]
 Rng = np.random.Generator

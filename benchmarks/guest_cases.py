@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from deploy.lab.libvirt_lab import Guest, Lab
-from engine.faults import of_family
+from flatline.engine.faults import of_family
 
 Break = Callable[[Lab, Guest], object]
 

@@ -15,12 +15,12 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.libvirt.hypervisor import LibvirtHypervisor
 from deploy.lab.libvirt_lab import Lab
-from engine.ports import NodeSample
-from engine.wire.frame import Frame, Header, InventoryItem, VmRows, encode_frame
-from engine.wire.metrics import COUNTERS, INTEGER_ROW
-from engine.wire.vcpus import VcpuRows
+from flatline.connectors.libvirt.hypervisor import LibvirtHypervisor
+from flatline.engine.ports import NodeSample
+from flatline.engine.wire.frame import Frame, Header, InventoryItem, VmRows, encode_frame
+from flatline.engine.wire.metrics import COUNTERS, INTEGER_ROW
+from flatline.engine.wire.vcpus import VcpuRows
 
 # An hour more than the day that a policy for production requires.
 PAST_S: Final = 25 * 3600

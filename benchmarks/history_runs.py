@@ -6,16 +6,16 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.influxdb.history import InfluxHistory
-from connectors.simulator.hypervisor import SimulatedHypervisor
-from connectors.simulator.plan import WorldPlan
-from connectors.simulator.world import World
-from engine.history.history_fold import FrameFold
-from engine.ports import Record
-from engine.wire.frame import Frame, Header, decode_frame, encode_frame
-from engine.wire.measurement import MEASUREMENTS
-from engine.wire.points import MISSING, Column, Points, Series
-from engine.wire.topics import FRAMES
+from flatline.connectors.influxdb.history import InfluxHistory
+from flatline.connectors.simulator.hypervisor import SimulatedHypervisor
+from flatline.connectors.simulator.plan import WorldPlan
+from flatline.connectors.simulator.world import World
+from flatline.engine.history.history_fold import FrameFold
+from flatline.engine.ports import Record
+from flatline.engine.wire.frame import Frame, Header, decode_frame, encode_frame
+from flatline.engine.wire.measurement import MEASUREMENTS
+from flatline.engine.wire.points import MISSING, Column, Points, Series
+from flatline.engine.wire.topics import FRAMES
 
 # Number of values of each field.
 Counts = dict[tuple[str, str], int]

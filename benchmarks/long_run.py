@@ -25,11 +25,11 @@ import numpy as np
 from benchmarks import corpus
 from benchmarks.accuracy import GOALS
 from benchmarks.report import REPORTS, Figure, report
-from engine.detection.compiled import compile_kernels
-from engine.detection.configuration import Configuration, configuration_hash
-from engine.evaluation.rate_bounds import binomial_lower
-from engine.evaluation.scores import rate
-from engine.kernel_cache import compile_kept
+from flatline.engine.detection.compiled import compile_kernels
+from flatline.engine.detection.configuration import Configuration, configuration_hash
+from flatline.engine.evaluation.rate_bounds import binomial_lower
+from flatline.engine.evaluation.scores import rate
+from flatline.engine.kernel_cache import compile_kept
 from tests import slices
 
 FIRST_SEED: Final = 2000  # above those of the release gate, which were used for tuning

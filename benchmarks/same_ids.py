@@ -21,12 +21,12 @@ import msgspec
 from benchmarks import corpus
 from benchmarks.disturbed import Disturbance, disturb
 from benchmarks.report import REPORTS, Figure, report
-from engine.detection.compiled import compile_kernels
-from engine.detection.configuration import Configuration
-from engine.detection.partition import Partition
-from engine.kernel_cache import compile_kept
-from engine.ports import Record, RecordedFrame
-from engine.wire.topics import FRAMES
+from flatline.engine.detection.compiled import compile_kernels
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.partition import Partition
+from flatline.engine.kernel_cache import compile_kept
+from flatline.engine.ports import Record, RecordedFrame
+from flatline.engine.wire.topics import FRAMES
 
 FIRST_SEED: Final = 7000  # other sites than those that detection was tuned on
 SITE_SECONDS: Final = 3600.0

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.wire import metrics
-from engine.wire.frame import Frame, Header, VmRows
-from engine.wire.vcpus import QUANTUM_NS, VcpuRows
+from flatline.engine.wire import metrics
+from flatline.engine.wire.frame import Frame, Header, VmRows
+from flatline.engine.wire.vcpus import QUANTUM_NS, VcpuRows
 
 _DAY_S = 86_400
 

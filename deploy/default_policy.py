@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from engine.faults import Kind, Step
+from flatline.engine.faults import Kind, Step
 
 FILE: Final = Path(__file__).parents[1] / "engine/action/policies/default.toml"
 _WIDTH: Final = 100

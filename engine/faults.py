@@ -10,8 +10,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from engine.wire.alert import Scope, Severity, Suggestion, Witness
-from engine.wire.order import Action
+from flatline.engine.wire.alert import Scope, Severity, Suggestion, Witness
+from flatline.engine.wire.order import Action
 
 # The actions of an escalation policy: those ordered from an agent, and those of the planner itself.
 StepAction = Literal["notify", Action, "quarantine"]

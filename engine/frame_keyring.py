@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from engine.errors import KeyDamaged, SettingsError
-from engine.key_files import (
+from flatline.engine.errors import KeyDamaged, SettingsError
+from flatline.engine.key_files import (
     NOT_AFTER,
     Damaged,
     KeyFolder,
@@ -24,9 +24,9 @@ from engine.key_files import (
     until_ms_of,
     write_key_file,
 )
-from engine.ports import Clock, Headers, SignFrame
-from engine.revoked import read_revoked
-from engine.wire.frame_mac import (
+from flatline.engine.ports import Clock, Headers, SignFrame
+from flatline.engine.revoked import read_revoked
+from flatline.engine.wire.frame_mac import (
     KEY_BYTES,
     FrameKeys,
     FrameSigner,

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from connectors.embedded.lock import FileLock
+from flatline.connectors.embedded.lock import FileLock
 
 _log = structlog.get_logger()
 
@@ -66,7 +66,7 @@ def _of_today(folder: Path) -> Path:
     A power loss may leave half a file, so no folder outlives a boot. The last used folders of this
     boot are kept.
     """
-    from models.kernels.kernel_files import fingerprint
+    from flatline.models.kernels.kernel_files import fingerprint
 
     boot = _BOOT_ID.read_text().strip()
     own = folder / f"{fingerprint()}-{boot}"
@@ -81,7 +81,7 @@ def _of_today(folder: Path) -> Path:
 
 
 def _compile_in(folder: Path, compile_kernels: Callable[[], None]) -> None:
-    from models.kernels.kernel_files import kept_in
+    from flatline.models.kernels.kernel_files import kept_in
 
     with kept_in(folder):
         compile_kernels()

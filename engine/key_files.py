@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
-from engine.errors import FlatlineError, SettingsError, StateUnwritable
+from flatline.engine.errors import FlatlineError, SettingsError, StateUnwritable
 
 NOT_AFTER: Final = "Not-After"
 # Group and others: a writer of these files decides which keys are trusted, a reader can sign.

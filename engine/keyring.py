@@ -14,15 +14,15 @@ from typing import Final, Literal, get_args
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from engine.action.keys import (
+from flatline.engine.action.keys import (
     TrustedKeys,
     parse_private_key,
     parse_public_key,
     private_key_pem,
     public_key_pem,
 )
-from engine.errors import SettingsError, StateUnwritable
-from engine.key_files import (
+from flatline.engine.errors import SettingsError, StateUnwritable
+from flatline.engine.key_files import (
     Damaged,
     KeyFolder,
     WatchedFolder,
@@ -34,10 +34,10 @@ from engine.key_files import (
     until_ms_of,
     write_key_file,
 )
-from engine.ports import Clock
-from engine.revoked import read_revoked
-from engine.wire.frame_mac import Revoked
-from engine.wire.order import key_id
+from flatline.engine.ports import Clock
+from flatline.engine.revoked import read_revoked
+from flatline.engine.wire.frame_mac import Revoked
+from flatline.engine.wire.order import key_id
 
 Signer = Literal["planner", "agent", "engine", "operator"]
 SIGNERS: Final[tuple[Signer, ...]] = get_args(Signer)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.ports import Opened
-from engine.preflight_data import Card, ObservedGuest, Sign
+from flatline.engine.ports import Opened
+from flatline.engine.preflight_data import Card, ObservedGuest, Sign
 
 
 class Liveness(Opened, Protocol):

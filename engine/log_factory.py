@@ -6,13 +6,13 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from engine.ports import Clock, Log
-from engine.roles.health import STUCK_AFTER_S, Health
-from engine.settings import Settings
-from engine.wire.topics import TOPICS
+from flatline.engine.ports import Clock, Log
+from flatline.engine.roles.health import STUCK_AFTER_S, Health
+from flatline.engine.settings import Settings
+from flatline.engine.wire.topics import TOPICS
 
 if TYPE_CHECKING:
-    from connectors.kafka.config import KafkaConfig
+    from flatline.connectors.kafka.config import KafkaConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def open_log(process: Process, *, frames: bool = False) -> AbstractAsyncContextM
     """
     settings = process.settings
     if settings.log.kind == "embedded":
-        from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+        from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 
         config = EmbeddedConfig(
             folder=settings.log_folder,
@@ -46,10 +46,10 @@ def open_log(process: Process, *, frames: bool = False) -> AbstractAsyncContextM
         return EmbeddedLog(config, clock=process.clock)
     kafka = kafka_config(settings, run=process.run)
     if frames and settings.log.kafka.consumer == "faust":
-        from connectors.kafka.faust_worker import FaustKafkaLog
+        from flatline.connectors.kafka.faust_worker import FaustKafkaLog
 
         return FaustKafkaLog(kafka)
-    from connectors.kafka.log import KafkaLog
+    from flatline.connectors.kafka.log import KafkaLog
 
     return KafkaLog(kafka)
 
@@ -62,7 +62,7 @@ def kafka_config(settings: Settings, *, run: str = "") -> "KafkaConfig":
     SettingsError
         The password's file cannot be read.
     """
-    from connectors.kafka.config import KafkaConfig, KafkaSecurity
+    from flatline.connectors.kafka.config import KafkaConfig, KafkaSecurity
 
     kafka = settings.log.kafka
     return KafkaConfig(
@@ -102,8 +102,8 @@ async def topic_problems(
     """
     if process.settings.log.kind == "embedded":
         return ()  # it creates its topics itself
-    from connectors.kafka.security import probe
-    from connectors.kafka.topics import describe_problems
+    from flatline.connectors.kafka.security import probe
+    from flatline.connectors.kafka.topics import describe_problems
 
     config = kafka_config(process.settings)
     await probe(config)
@@ -122,7 +122,7 @@ async def own_rights(process: Process) -> dict[str, frozenset[str]] | None:
     """
     if process.settings.log.kind == "embedded":
         return None
-    from connectors.kafka.rights import own_rights
+    from flatline.connectors.kafka.rights import own_rights
 
     return await own_rights(kafka_config(process.settings), [topic.name for topic in TOPICS])
 
@@ -131,8 +131,8 @@ async def create_topics(process: Process) -> tuple[str, ...]:
     """Create the topics that Kafka lacks, and return their names."""
     if process.settings.log.kind == "embedded":
         return ()
-    from connectors.kafka.security import probe
-    from connectors.kafka.topics import create_topics
+    from flatline.connectors.kafka.security import probe
+    from flatline.connectors.kafka.topics import create_topics
 
     config = kafka_config(process.settings)
     await probe(config)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self, runtime_checkable
 
-from engine.preflight_data import Permit, PreflightSample
-from engine.wire.frame import Event, Frame, InventoryItem, PoolSample, VmRows
-from engine.wire.points import Points
+from flatline.engine.preflight_data import Permit, PreflightSample
+from flatline.engine.wire.frame import Event, Frame, InventoryItem, PoolSample, VmRows
+from flatline.engine.wire.points import Points
 
 Headers = tuple[tuple[str, bytes], ...]
 # Returns the headers that authenticate a record, from its key and its value.

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Final
 
-from engine.errors import SettingsError
-from engine.key_files import (
+from flatline.engine.errors import SettingsError
+from flatline.engine.key_files import (
     Damaged,
     date_of,
     judged,
@@ -12,7 +12,7 @@ from engine.key_files import (
     require_unwritable_by_others,
     write_key_file,
 )
-from engine.wire.frame_mac import Revoked
+from flatline.engine.wire.frame_mac import Revoked
 
 REVOKED: Final = "revoked"
 _MS_DIGITS: Final = 20

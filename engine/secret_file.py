@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import PlainSerializer
 
-from engine.errors import SettingsError
-from engine.plain_text import masked_url
+from flatline.engine.errors import SettingsError
+from flatline.engine.plain_text import masked_url
 
 # An address among the settings; `flatline config show` prints it without possible secrets.
 Url = Annotated[str, PlainSerializer(masked_url, when_used="json")]

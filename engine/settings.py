@@ -22,8 +22,8 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as SettingsSourceError
 
-from engine.errors import SettingsError
-from engine.secret_file import Url, read_secret
+from flatline.engine.errors import SettingsError
+from flatline.engine.secret_file import Url, read_secret
 
 PREFIX: Final = "FLATLINE_"
 # The path of the settings file; the others belong to the lab's scripts, not to the program.

@@ -15,37 +15,37 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from connectors.clock import SystemClock
-from connectors.http.probes import ProbeServer
-from engine.action.catalogue import Policy
-from engine.errors import SettingsError
-from engine.frame_keyring import FrameKeyring
-from engine.kernel_cache import compile_kept, users_folder
-from engine.log_factory import Process as Process
-from engine.log_factory import create_topics as create_topics
-from engine.log_factory import kafka_config as kafka_config
-from engine.log_factory import open_log as open_log
-from engine.log_factory import own_rights as own_rights
-from engine.log_factory import topic_problems as topic_problems
-from engine.ports import Log, Recording
-from engine.roles.health import STUCK_AFTER_S, Health, Verdict
-from engine.roles.run import Opener, Role
-from engine.secret_file import read_secret
-from engine.settings import Settings
-from engine.wiring_keys import Authority as Authority
-from engine.wiring_keys import authority as authority
-from engine.wiring_keys import frame_keyring as frame_keyring
-from engine.wiring_keys import frame_opener as frame_opener
-from engine.wiring_keys import policy_of as policy_of
-from engine.wiring_keys import read_policy as read_policy
-from engine.wiring_keys import state_keys as state_keys
-from engine.wiring_keys import trusted_now as trusted_now
-from engine.wiring_nodes import Node as Node
-from engine.wiring_nodes import simulated_nodes as simulated_nodes
-from engine.wiring_nodes import this_node as this_node
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.http.probes import ProbeServer
+from flatline.engine.action.catalogue import Policy
+from flatline.engine.errors import SettingsError
+from flatline.engine.frame_keyring import FrameKeyring
+from flatline.engine.kernel_cache import compile_kept, users_folder
+from flatline.engine.log_factory import Process as Process
+from flatline.engine.log_factory import create_topics as create_topics
+from flatline.engine.log_factory import kafka_config as kafka_config
+from flatline.engine.log_factory import open_log as open_log
+from flatline.engine.log_factory import own_rights as own_rights
+from flatline.engine.log_factory import topic_problems as topic_problems
+from flatline.engine.ports import Log, Recording
+from flatline.engine.roles.health import STUCK_AFTER_S, Health, Verdict
+from flatline.engine.roles.run import Opener, Role
+from flatline.engine.secret_file import read_secret
+from flatline.engine.settings import Settings
+from flatline.engine.wiring_keys import Authority as Authority
+from flatline.engine.wiring_keys import authority as authority
+from flatline.engine.wiring_keys import frame_keyring as frame_keyring
+from flatline.engine.wiring_keys import frame_opener as frame_opener
+from flatline.engine.wiring_keys import policy_of as policy_of
+from flatline.engine.wiring_keys import read_policy as read_policy
+from flatline.engine.wiring_keys import state_keys as state_keys
+from flatline.engine.wiring_keys import trusted_now as trusted_now
+from flatline.engine.wiring_nodes import Node as Node
+from flatline.engine.wiring_nodes import simulated_nodes as simulated_nodes
+from flatline.engine.wiring_nodes import this_node as this_node
 
 if TYPE_CHECKING:
-    from engine.evaluation.truth import Occurrence
+    from flatline.engine.evaluation.truth import Occurrence
 
 _log = structlog.get_logger()
 
@@ -94,10 +94,10 @@ def open_recording(source: str) -> Recording:
     SettingsError
         There is neither.
     """
-    from connectors.embedded.recording import FILE_NAME, FrameRecording
-    from connectors.traces.dataset import open_dataset
-    from connectors.traces.recording import DatasetRecording
-    from models.codecs.columns import widen
+    from flatline.connectors.embedded.recording import FILE_NAME, FrameRecording
+    from flatline.connectors.traces.dataset import open_dataset
+    from flatline.connectors.traces.recording import DatasetRecording
+    from flatline.models.codecs.columns import widen
 
     if (Path(source) / FILE_NAME).exists():
         return FrameRecording(Path(source), widen=widen)
@@ -112,9 +112,9 @@ def read_truth(events: Path) -> "list[Occurrence]":
     SettingsError
         It cannot be read.
     """
-    from connectors.traces.dataset import read_vms
-    from connectors.traces.table import read_rows
-    from engine.evaluation.truth import COLUMNS, parse_truth
+    from flatline.connectors.traces.dataset import read_vms
+    from flatline.connectors.traces.table import read_rows
+    from flatline.engine.evaluation.truth import COLUMNS, parse_truth
 
     table = events.with_name(events.name.removesuffix("events.csv") + "vms.csv")
     vcpus = {vm.id: vm.vcpus for vm in read_vms(table)} if table.exists() else {}
@@ -129,8 +129,8 @@ def collect_opener(process: Process, connect: Connect, node: Node, frames: Frame
     SettingsError
         There is no key, and frames without a MAC would not be accepted.
     """
-    from engine.roles.collect import Collector
-    from engine.roles.framing import CollectConfig
+    from flatline.engine.roles.collect import Collector
+    from flatline.engine.roles.framing import CollectConfig
 
     collect = process.settings.collect
     config = CollectConfig(
@@ -163,7 +163,7 @@ def collect_opener(process: Process, connect: Connect, node: Node, frames: Frame
 
 def plan_opener(process: Process, connect: Connect, authority: Authority) -> Opener:
     """Return the opener of a planner named after this process's node."""
-    from engine.roles.plan import PlanConfig, Planner
+    from flatline.engine.roles.plan import PlanConfig, Planner
 
     config = PlanConfig(
         site=process.settings.site.name,
@@ -194,8 +194,8 @@ def notify_opener(process: Process, connect: Connect) -> dict[str, Opener]:
     settings = process.settings.notify
     if settings.url is None:
         return {}
-    from connectors.notify.webhook import Webhook
-    from engine.roles.notify import Notifying
+    from flatline.connectors.notify.webhook import Webhook
+    from flatline.engine.roles.notify import Notifying
 
     file = settings.token_file
     token = None if file is None else read_secret(file, name="notify.token_file")
@@ -227,8 +227,8 @@ def act_opener(process: Process, connect: Connect, node: Node, authority: Author
     SettingsError
         The policy is for a simulated fleet, and the node is real.
     """
-    from engine.roles.act import Agent
-    from engine.roles.act_config import ActConfig
+    from flatline.engine.roles.act import Agent
+    from flatline.engine.roles.act_config import ActConfig
 
     if node.real:
         _check_purpose(authority.policy, node=node.name)
@@ -292,7 +292,7 @@ def compile_engine(settings: Settings | None = None) -> None:
     settings
         Their state folder keeps the kernels for the next start; None uses the user's cache.
     """
-    from engine.detection.compiled import compile_kernels
+    from flatline.engine.detection.compiled import compile_kernels
 
     compile_kept(compile_kernels, kernel_folder(settings) / "engine")
 
@@ -313,9 +313,9 @@ def engine_opener(process: Process, connect: Connect, authority: Authority) -> O
     SettingsError
         There is no site key to check frames with.
     """
-    from engine.detection.configuration import Configuration
-    from engine.roles.detect import DetectConfig, Detector
-    from engine.roles.state_keys import StateKeys
+    from flatline.engine.detection.configuration import Configuration
+    from flatline.engine.roles.detect import DetectConfig, Detector
+    from flatline.engine.roles.state_keys import StateKeys
 
     settings = process.settings
     ladders = authority.policy.ladders

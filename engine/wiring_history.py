@@ -7,30 +7,30 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from engine.errors import SettingsError
-from engine.frame_keyring import FrameKeyring
-from engine.keyring import keep_secret
-from engine.ports import HistoryQuery, HistorySink
-from engine.roles.run import Opener, Role
-from engine.settings import Settings
-from engine.wire.measurement import DAY_S, Bucket
-from engine.wiring import Connect, Process, frame_opener, state_keys
+from flatline.engine.errors import SettingsError
+from flatline.engine.frame_keyring import FrameKeyring
+from flatline.engine.keyring import keep_secret
+from flatline.engine.ports import HistoryQuery, HistorySink
+from flatline.engine.roles.run import Opener, Role
+from flatline.engine.settings import Settings
+from flatline.engine.wire.measurement import DAY_S, Bucket
+from flatline.engine.wiring import Connect, Process, frame_opener, state_keys
 
 if TYPE_CHECKING:
-    from connectors.influxdb.config import InfluxConfig
+    from flatline.connectors.influxdb.config import InfluxConfig
 
 
 def open_history(process: Process) -> AbstractAsyncContextManager[HistorySink]:
     """Return the store of the history as a context manager; settings choose it."""
     settings = process.settings
     if settings.history.kind == "embedded":
-        from connectors.parquet.history import ParquetHistory
+        from flatline.connectors.parquet.history import ParquetHistory
 
         return ParquetHistory(
             settings.history_folder, clock=process.clock, retention_s=retention_of(settings)
         )
-    from connectors.influxdb.history import InfluxHistory
-    from models.codecs.lines import write_lines
+    from flatline.connectors.influxdb.history import InfluxHistory
+    from flatline.models.codecs.lines import write_lines
 
     return InfluxHistory(influx_config(settings), write_lines=write_lines)
 
@@ -66,7 +66,7 @@ def retention_of(settings: Settings) -> dict[Bucket, int]:
 
 def influx_config(settings: Settings, *, token: str | None = None) -> "InfluxConfig":
     """Return the configuration of the InfluxDB adapter; `token` replaces that of its file."""
-    from connectors.influxdb.config import InfluxConfig
+    from flatline.connectors.influxdb.config import InfluxConfig
 
     influx = settings.history.influxdb
     file = influx.token_file or settings.state.folder / "influxdb" / "historian.token"
@@ -94,7 +94,7 @@ def set_up_history(settings: Settings, *, admin_token: str) -> tuple[str, ...]:
     """
     if settings.history.kind == "embedded":
         return ()  # its folders are created with the first row
-    from connectors.influxdb.setup import set_up
+    from flatline.connectors.influxdb.setup import set_up
 
     made = set_up(influx_config(settings, token=admin_token))
     folder = settings.state.folder / "influxdb"
@@ -114,7 +114,7 @@ def history_opener(process: Process, connect: Connect, frames: FrameKeyring) -> 
     SettingsError
         There is no site key to check frames with, or no key to sign its state with.
     """
-    from engine.roles.record import RecordConfig, Recorder
+    from flatline.engine.roles.record import RecordConfig, Recorder
 
     history = process.settings.history
     # Each write is a Parquet file or a request; many files make reading slow.
@@ -126,7 +126,7 @@ def history_opener(process: Process, connect: Connect, frames: FrameKeyring) -> 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Role]:
         if history.kind == "embedded":
-            from connectors.parquet.files import require_writable
+            from flatline.connectors.parquet.files import require_writable
 
             require_writable(process.settings.history_folder)
         async with connect() as log, open_history(process) as store:

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from connectors.clock import SystemClock
-from engine.action.catalogue import Policy, parse_policy, read_shipped
-from engine.action.keys import Trust, TrustedKeys
-from engine.errors import SettingsError
-from engine.frame_keyring import FrameKeyring
-from engine.keyring import Signer, WatchedKeys, own_key, trusted_keys
-from engine.log_factory import Process
-from engine.ports import Clock, OpenFrame
-from engine.revoked import read_revoked
-from engine.roles.opening import FrameOpener
-from engine.roles.state_keys import StateKeys
-from engine.settings import Settings
+from flatline.connectors.clock import SystemClock
+from flatline.engine.action.catalogue import Policy, parse_policy, read_shipped
+from flatline.engine.action.keys import Trust, TrustedKeys
+from flatline.engine.errors import SettingsError
+from flatline.engine.frame_keyring import FrameKeyring
+from flatline.engine.keyring import Signer, WatchedKeys, own_key, trusted_keys
+from flatline.engine.log_factory import Process
+from flatline.engine.ports import Clock, OpenFrame
+from flatline.engine.revoked import read_revoked
+from flatline.engine.roles.opening import FrameOpener
+from flatline.engine.roles.state_keys import StateKeys
+from flatline.engine.settings import Settings
 
 
 def policy_of(settings: Settings, *, shipped: str = "default") -> Policy:
@@ -137,6 +137,6 @@ def frame_opener(
     """
     if not compiled:
         return FrameOpener(frames.reader(), reader=reader, clock=process.clock)
-    from models.codecs.columns import widen
+    from flatline.models.codecs.columns import widen
 
     return FrameOpener(frames.reader(), reader=reader, clock=process.clock, widen=widen)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
-from engine.liveness_ports import Liveness, Prober
-from engine.ports import Actuator, Evidence, Hypervisor, LedgerStore
-from engine.settings import Settings
+from flatline.engine.liveness_ports import Liveness, Prober
+from flatline.engine.ports import Actuator, Evidence, Hypervisor, LedgerStore
+from flatline.engine.settings import Settings
 
 if TYPE_CHECKING:
-    from connectors.libvirt.heard import Heard
-    from connectors.simulator.fleet import Fleet
+    from flatline.connectors.libvirt.heard import Heard
+    from flatline.connectors.simulator.fleet import Fleet
 
 _log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ def this_node(settings: Settings) -> Node:
     place, folder, access = settings.site, settings.state.folder, _access(settings)
 
     def prober() -> Prober:
-        from connectors.probe.prober import BridgeProber, NoProber, may_probe
+        from flatline.connectors.probe.prober import BridgeProber, NoProber, may_probe
 
         why = may_probe()
         if why:
@@ -74,12 +74,12 @@ def this_node(settings: Settings) -> Node:
         return BridgeProber()
 
     def ledger() -> AbstractContextManager[LedgerStore]:
-        from connectors.embedded.ledger import EmbeddedLedger
+        from flatline.connectors.embedded.ledger import EmbeddedLedger
 
         return EmbeddedLedger(folder / f"agent-{place.node}.sqlite")
 
     def alone() -> AbstractContextManager[None]:
-        from connectors.embedded.lock import held_on_this_machine
+        from flatline.connectors.embedded.lock import held_on_this_machine
 
         at = access.act_address
         return held_on_this_machine(f"act {at}", what=f"agent of {at}", folder=folder)
@@ -113,18 +113,18 @@ def _libvirt(settings: Settings) -> Access:
     act = settings.act
 
     def hypervisor() -> Hypervisor:
-        from connectors.libvirt.hypervisor import LibvirtHypervisor
+        from flatline.connectors.libvirt.hypervisor import LibvirtHypervisor
 
         return LibvirtHypervisor(uri=settings.collect.libvirt_uri)
 
     @cache
     def heard() -> "Heard":
-        from connectors.libvirt.heard import Heard
+        from flatline.connectors.libvirt.heard import Heard
 
         return Heard()
 
     def actuator() -> Actuator:
-        from connectors.libvirt.actuator import LibvirtActuator, MigrationTarget
+        from flatline.connectors.libvirt.actuator import LibvirtActuator, MigrationTarget
 
         targets = {
             name: MigrationTarget(**target.model_dump()) for name, target in act.targets.items()
@@ -132,12 +132,12 @@ def _libvirt(settings: Settings) -> Access:
         return LibvirtActuator(uri=act.libvirt_uri, targets=targets, heard=heard())
 
     def watch() -> Liveness:
-        from connectors.libvirt.liveness import LibvirtLiveness
+        from flatline.connectors.libvirt.liveness import LibvirtLiveness
 
         return LibvirtLiveness(uri=act.libvirt_uri, heard=heard())
 
     def evidence() -> Evidence:
-        from connectors.libvirt.evidence import LibvirtEvidence
+        from flatline.connectors.libvirt.evidence import LibvirtEvidence
 
         return LibvirtEvidence(settings.state.folder / "evidence", uri=act.libvirt_uri)
 
@@ -153,8 +153,8 @@ def _libvirt(settings: Settings) -> Access:
 
 def simulated_nodes(fleet: "Fleet") -> tuple[Node, ...]:
     """Return all nodes of a simulated site; their agents keep their ledgers in memory."""
-    from connectors.embedded.ledger import EmbeddedLedger
-    from connectors.probe.prober import NoProber
+    from flatline.connectors.embedded.ledger import EmbeddedLedger
+    from flatline.connectors.probe.prober import NoProber
 
     return tuple(
         Node(

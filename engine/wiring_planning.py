@@ -6,19 +6,19 @@ Split from `engine.wiring`, which would be too long with it.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from engine.capacity.report import Report
-from engine.capacity.usage_from_history import capacity_points, usage_of, usage_queries
-from engine.capacity.usage_snapshot import UsageSnapshot
-from engine.errors import RecordRejected
-from engine.frame_keyring import FrameKeyring
-from engine.kernel_cache import compile_kept
-from engine.ports import Log
-from engine.roles.run import Opener, Role
-from engine.settings import Settings
-from engine.wire.frame import decode_frame
-from engine.wire.topics import FRAMES
-from engine.wiring import Connect, Process, frame_opener, kernel_folder, state_keys
-from engine.wiring_history import open_history, open_queries
+from flatline.engine.capacity.report import Report
+from flatline.engine.capacity.usage_from_history import capacity_points, usage_of, usage_queries
+from flatline.engine.capacity.usage_snapshot import UsageSnapshot
+from flatline.engine.errors import RecordRejected
+from flatline.engine.frame_keyring import FrameKeyring
+from flatline.engine.kernel_cache import compile_kept
+from flatline.engine.ports import Log
+from flatline.engine.roles.run import Opener, Role
+from flatline.engine.settings import Settings
+from flatline.engine.wire.frame import decode_frame
+from flatline.engine.wire.topics import FRAMES
+from flatline.engine.wiring import Connect, Process, frame_opener, kernel_folder, state_keys
+from flatline.engine.wiring_history import open_history, open_queries
 
 
 def compile_forecaster(settings: Settings | None = None) -> None:
@@ -26,7 +26,7 @@ def compile_forecaster(settings: Settings | None = None) -> None:
 
     Takes seconds and would block the event loop of other roles.
     """
-    from engine.forecasting.partition_forecasts import compile_kernels
+    from flatline.engine.forecasting.partition_forecasts import compile_kernels
 
     compile_kept(compile_kernels, kernel_folder(settings) / "forecast")
 
@@ -39,7 +39,7 @@ def forecast_opener(process: Process, connect: Connect, frames: FrameKeyring) ->
     SettingsError
         There is no site key to check frames with, or no key to sign its state with.
     """
-    from engine.roles.forecasting import ForecastConfig, Foreteller
+    from flatline.engine.roles.forecasting import ForecastConfig, Foreteller
 
     forecast = process.settings.forecast
     config = ForecastConfig(group=forecast.group, snapshot_every_s=forecast.snapshot_every_s)

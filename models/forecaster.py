@@ -6,8 +6,8 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels.forecast import fold_step
-from models.kernels.forecast_row import (
+from flatline.models.kernels.forecast import fold_step
+from flatline.models.kernels.forecast_row import (
     AGE,
     BANDS,
     CELL,
@@ -26,7 +26,7 @@ from models.kernels.forecast_row import (
     profile_of,
     start_from,
 )
-from models.protocol import Arrays, fill
+from flatline.models.protocol import Arrays, fill
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

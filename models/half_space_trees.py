@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from river.anomaly import HalfSpaceTrees
 
-from models.kernels.forest import score_then_learn
-from models.protocol import Arrays, fill
+from flatline.models.kernels.forest import score_then_learn
+from flatline.models.protocol import Arrays, fill
 
 # Masses are counted in 16 bits; a larger window would overflow.
 MAX_WINDOW = int(np.iinfo(np.uint16).max)

@@ -6,8 +6,8 @@ The environment names the folder, `TEST_KERNELS_FOLDER`, which must be the user'
 import os
 from pathlib import Path
 
-from engine.detection.compiled import compile_kernels
-from engine.kernel_cache import compile_kept
+from flatline.engine.detection.compiled import compile_kernels
+from flatline.engine.kernel_cache import compile_kept
 
 
 def pytest_sessionstart() -> None:

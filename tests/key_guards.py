@@ -257,7 +257,7 @@ KEY_MUTANTS: Final = (
         "engine/roles/plan.py",
         "        scores = open_scores(\n",
         "        open_scores = lambda value, *_, **__: decode_scores(value)\n"
-        "        from engine.wire.score import decode_scores\n"
+        "        from flatline.engine.wire.score import decode_scores\n"
         "        scores = open_scores(\n",
         ("tests/unit/engine/roles/test_plan.py",),
     ),

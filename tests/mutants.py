@@ -37,8 +37,9 @@ _COMPILES: Final = ("engine/detection", "stream/test_refolding", "test_forged_fr
 
 def tree(folder: Path) -> Path:
     """Return a copy of the tree in `folder`, whose source may be changed."""
-    for name in ("engine", "connectors", "models", "benchmarks", "tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("flatline", "engine", "connectors", "models", "benchmarks", "tests"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
     for name in ("pyproject.toml", "deploy"):
         (folder / name).symlink_to(ROOT / name)
     return folder

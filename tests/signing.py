@@ -5,13 +5,13 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.action.keys import TrustedKeys
-from engine.keyring import Signer
-from engine.ports import Headers
-from engine.wire.alert import Alert, encode_alert
-from engine.wire.control import Control, encode_control
-from engine.wire.order import key_id, signed
-from engine.wire.score import Scores, encode_scores
+from flatline.engine.action.keys import TrustedKeys
+from flatline.engine.keyring import Signer
+from flatline.engine.ports import Headers
+from flatline.engine.wire.alert import Alert, encode_alert
+from flatline.engine.wire.control import Control, encode_control
+from flatline.engine.wire.order import key_id, signed
+from flatline.engine.wire.score import Scores, encode_scores
 
 
 def _key(number: int) -> Ed25519PrivateKey:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from engine.errors import LogUnreachable, StateUnwritable
+from flatline.engine.errors import LogUnreachable, StateUnwritable
 
 # Another process holds a write transaction for the time of one fsync. Waiting blocks the event
 # loop, so the wait ends well within the 5 s that an agent allows for its barrier.

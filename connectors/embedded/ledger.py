@@ -6,9 +6,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from connectors.embedded.database import connect, failures_named, transaction
-from connectors.embedded.lock import FileLock, holder_of
-from engine.errors import AlreadyRunning, LogUnreachable, StateUnwritable
+from flatline.connectors.embedded.database import connect, failures_named, transaction
+from flatline.connectors.embedded.lock import FileLock, holder_of
+from flatline.engine.errors import AlreadyRunning, LogUnreachable, StateUnwritable
 
 
 class EmbeddedLedger:

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Self
 
-from engine.errors import AlreadyRunning, StateUnwritable
+from flatline.engine.errors import AlreadyRunning, StateUnwritable
 
 
 class FileLock:

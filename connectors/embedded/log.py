@@ -16,13 +16,13 @@ from types import TracebackType
 from typing import Final, Self
 from urllib.parse import quote
 
-from connectors.embedded.database import connect, transaction
-from connectors.embedded.lock import FileLock, holder_of
-from connectors.embedded.partitioner import partition_of
-from connectors.embedded.topic import TopicStore
-from engine.errors import GroupTaken, LogRefused, StateUnwritable
-from engine.ports import Bounds, Clock, Delivery, Headers, Position, Record
-from engine.wire.topics import TOPICS, Topic, partition_count
+from flatline.connectors.embedded.database import connect, transaction
+from flatline.connectors.embedded.lock import FileLock, holder_of
+from flatline.connectors.embedded.partitioner import partition_of
+from flatline.connectors.embedded.topic import TopicStore
+from flatline.engine.errors import GroupTaken, LogRefused, StateUnwritable
+from flatline.engine.ports import Bounds, Clock, Delivery, Headers, Position, Record
+from flatline.engine.wire.topics import TOPICS, Topic, partition_count
 
 # How soon a reader detects appends of another process: well below a tick (1 s), and an empty check
 # costs 10 µs. Appends of this process wake its readers immediately.

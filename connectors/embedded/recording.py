@@ -7,12 +7,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from engine.errors import RecordRejected, SettingsError
-from engine.ports import RecordedFrame
-from engine.wire.frame import Frame, decode_frame
-from engine.wire.rejected import decode_rejected
-from engine.wire.table import Widen
-from engine.wire.topics import FRAMES, REJECTED
+from flatline.engine.errors import RecordRejected, SettingsError
+from flatline.engine.ports import RecordedFrame
+from flatline.engine.wire.frame import Frame, decode_frame
+from flatline.engine.wire.rejected import decode_rejected
+from flatline.engine.wire.table import Widen
+from flatline.engine.wire.topics import FRAMES, REJECTED
 
 FILE_NAME: Final = f"{FRAMES.name}.sqlite"
 # A record's row id is its partition and offset: see `connectors.embedded.topic`.

@@ -12,11 +12,11 @@ from typing import Final
 
 import msgspec
 
-from connectors.embedded.database import connect, failures_named, transaction
-from engine.errors import RecordTooLarge, SettingsError
-from engine.ports import Bounds, Headers, Record
-from engine.wire.envelope import MAX_APPEND_BYTES
-from engine.wire.topics import Topic
+from flatline.connectors.embedded.database import connect, failures_named, transaction
+from flatline.engine.errors import RecordTooLarge, SettingsError
+from flatline.engine.ports import Bounds, Headers, Record
+from flatline.engine.wire.envelope import MAX_APPEND_BYTES
+from flatline.engine.wire.topics import Topic
 
 # A record's row id holds its partition and offset in one number: an append is one B-tree step and a
 # partition is a range. 2^40 records a partition last 34,000 years at one each microsecond.

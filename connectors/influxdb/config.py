@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from engine.errors import HistoryRefused
-from engine.wire.measurement import RETENTION_S, Bucket
+from flatline.engine.errors import HistoryRefused
+from flatline.engine.wire.measurement import RETENTION_S, Bucket
 
 # Lines of one request. InfluxDB advises 5,000; the server's memory grows with the body.
 BATCH_LINES: Final = 5_000

@@ -10,9 +10,9 @@ import msgspec
 import urllib3
 from influxdb_client.rest import ApiException
 
-from engine.errors import HistoryError, HistoryRefused, HistoryUnreachable
-from engine.plain_text import masked_url, one_line
-from engine.refusals import is_permanent, retry_after_s
+from flatline.engine.errors import HistoryError, HistoryRefused, HistoryUnreachable
+from flatline.engine.plain_text import masked_url, one_line
+from flatline.engine.refusals import is_permanent, retry_after_s
 
 # Codes of 2.x for errors that only an operator can correct: no line is at fault.
 _NOT_OF_LINES: Final = frozenset({"unauthorized", "forbidden", "not found", "method not allowed"})

@@ -16,21 +16,21 @@ from influxdb_client.rest import ApiException
 from influxdb_client.service.write_service import WriteService
 from isal import igzip
 
-from connectors.influxdb.config import BATCH_LINES, InfluxConfig
-from connectors.influxdb.failures import (
+from flatline.connectors.influxdb.config import BATCH_LINES, InfluxConfig
+from flatline.connectors.influxdb.failures import (
     Verdict,
     doubted,
     is_unknown_database,
     meaning,
     verdict,
 )
-from connectors.influxdb.influxql import answers, to_influxql
-from connectors.influxdb.lines import Body, Line, WriteLines
-from engine.errors import HistoryError, HistoryRefused, HistoryUnreachable
-from engine.plain_text import masked_url
-from engine.ports import Answer, Query, RefusedRow
-from engine.wire.measurement import MEASUREMENTS, Bucket
-from engine.wire.points import Points
+from flatline.connectors.influxdb.influxql import answers, to_influxql
+from flatline.connectors.influxdb.lines import Body, Line, WriteLines
+from flatline.engine.errors import HistoryError, HistoryRefused, HistoryUnreachable
+from flatline.engine.plain_text import masked_url
+from flatline.engine.ports import Answer, Query, RefusedRow
+from flatline.engine.wire.measurement import MEASUREMENTS, Bucket
+from flatline.engine.wire.points import Points
 
 # isal's level 1 takes a third of zlib's time for fewer bytes; its level 2 gains nothing.
 _GZIP_LEVEL: Final = 1

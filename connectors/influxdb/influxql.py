@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from engine.ports import Answer, Query
-from engine.wire.measurement import MEASUREMENTS
-from engine.wire.points import tag_text
+from flatline.engine.ports import Answer, Query
+from flatline.engine.wire.measurement import MEASUREMENTS
+from flatline.engine.wire.points import tag_text
 
 _PLAIN: Final = frozenset({"count", "sum", "mean", "min", "max", "first", "last"})
 _PERCENTILE: Final = re.compile(r"p(\d{1,2})")

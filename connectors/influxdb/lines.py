@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.wire.points import MISSING, Points, Series
+from flatline.engine.wire.points import MISSING, Points, Series
 
 U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]

@@ -17,13 +17,13 @@ from influxdb_client import (
 from influxdb_client.rest import ApiException
 from influxdb_client.service.dbr_ps_service import DBRPsService
 
-from connectors.influxdb.config import InfluxConfig
-from connectors.influxdb.failures import meaning
-from connectors.influxdb.history import connect
-from engine.errors import HistoryRefused
-from engine.plain_text import masked_url
-from engine.wire.measurement import RETENTION_S
-from engine.wire.measurement import Bucket as BucketName
+from flatline.connectors.influxdb.config import InfluxConfig
+from flatline.connectors.influxdb.failures import meaning
+from flatline.connectors.influxdb.history import connect
+from flatline.engine.errors import HistoryRefused
+from flatline.engine.plain_text import masked_url
+from flatline.engine.wire.measurement import RETENTION_S
+from flatline.engine.wire.measurement import Bucket as BucketName
 
 # Whole shard groups expire together, so a group is a small part of the retention.
 _SHARD_GROUP_S: Final[dict[BucketName, int]] = {"raw": 86_400, "minute": 86_400, "long": 7 * 86_400}

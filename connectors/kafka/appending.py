@@ -13,12 +13,12 @@ from aiokafka.errors import (
     RecordListTooLargeError,
 )
 
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.failures import meaning, named
-from connectors.kafka.pacing import Reach
-from connectors.kafka.security import client_settings
-from engine.errors import LogProducerBroken, LogRefused, LogUnreachable, RecordTooLarge
-from engine.ports import Headers, Position
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.failures import meaning, named
+from flatline.connectors.kafka.pacing import Reach
+from flatline.connectors.kafka.security import client_settings
+from flatline.engine.errors import LogProducerBroken, LogRefused, LogUnreachable, RecordTooLarge
+from flatline.engine.ports import Headers, Position
 
 # Below the broker's message.max.bytes (1,048,588), with room for the batch header. A batch that
 # grows past the limit after a stall breaks the producer for all later records (aiokafka 1017).

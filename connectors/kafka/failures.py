@@ -12,7 +12,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
-from engine.errors import LogError, LogRefused, LogUnreachable
+from flatline.engine.errors import LogError, LogRefused, LogUnreachable
 
 _RIGHTS = {
     TopicAuthorizationFailedError: "this principal is not authorised for the topic: add the ACL",

@@ -25,21 +25,21 @@ from faust.transport.drivers.aiokafka import (
 )
 from faust.types import EventT, StreamT
 
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.log import KafkaLog
-from connectors.kafka.pacing import Reach
-from connectors.kafka.reading import FETCH_BYTES, Reader, raise_if_away
-from connectors.kafka.security import ssl_context
-from connectors.kafka.subscription import (
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.log import KafkaLog
+from flatline.connectors.kafka.pacing import Reach
+from flatline.connectors.kafka.reading import FETCH_BYTES, Reader, raise_if_away
+from flatline.connectors.kafka.security import ssl_context
+from flatline.connectors.kafka.subscription import (
     HEARTBEATS_PER_SESSION,
     MAX_POLL_INTERVAL_S,
     commit_held,
     make_progress,
     watched,
 )
-from engine.errors import LogError, LogRefused
-from engine.ports import Delivery, Record, Subscription
-from engine.wire.topics import FRAMES
+from flatline.engine.errors import LogError, LogRefused
+from flatline.engine.ports import Delivery, Record, Subscription
+from flatline.engine.wire.topics import FRAMES
 
 # Frames of up to 900 KB wait in two buffers, Faust's and this one: at most 128 together.
 _BUFFER_RECORDS: Final = 64

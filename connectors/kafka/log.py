@@ -8,16 +8,16 @@ from typing import Final, Self
 
 import structlog
 
-from connectors.kafka.appending import Appender
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.reading import Reader
-from connectors.kafka.security import probe
-from connectors.kafka.subscription import plain_subscription
-from connectors.kafka.topics import create_topics, partition_counts
-from engine.errors import LogRefused, LogUnreachable, RecordTooLarge
-from engine.ports import Bounds, Headers, Position, Record, Subscription
-from engine.stream.backoff import Backoff
-from engine.wire.envelope import MAX_APPEND_BYTES
+from flatline.connectors.kafka.appending import Appender
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.reading import Reader
+from flatline.connectors.kafka.security import probe
+from flatline.connectors.kafka.subscription import plain_subscription
+from flatline.connectors.kafka.topics import create_topics, partition_counts
+from flatline.engine.errors import LogRefused, LogUnreachable, RecordTooLarge
+from flatline.engine.ports import Bounds, Headers, Position, Record, Subscription
+from flatline.engine.stream.backoff import Backoff
+from flatline.engine.wire.envelope import MAX_APPEND_BYTES
 
 # Waits between attempts to connect at the start: short at first, as a broker may just be starting,
 # then long enough to keep the program's log readable.

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 from aiokafka.client import AIOKafkaClient
 
-from engine.stream.backoff import Backoff
+from flatline.engine.stream.backoff import Backoff
 
 # The first pauses are short, so that the return of a restarted broker is detected quickly; a long
 # outage costs one attempt every two seconds.

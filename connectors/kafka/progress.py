@@ -7,8 +7,8 @@ reports.
 
 from collections.abc import Collection, Iterable, Mapping
 
-from engine.errors import LogError
-from engine.ports import Record
+from flatline.engine.errors import LogError
+from flatline.engine.ports import Record
 
 
 class Progress:

@@ -9,14 +9,14 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.failures import named
-from connectors.kafka.pacing import Reach
-from connectors.kafka.security import client_settings
-from connectors.kafka.topic_ids import topic_ids
-from connectors.kafka.unpacking import install
-from engine.errors import LogUnreachable
-from engine.ports import Bounds, Record
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.failures import named
+from flatline.connectors.kafka.pacing import Reach
+from flatline.connectors.kafka.security import client_settings
+from flatline.connectors.kafka.topic_ids import topic_ids
+from flatline.connectors.kafka.unpacking import install
+from flatline.engine.errors import LogUnreachable
+from flatline.engine.ports import Bounds, Record
 
 # An agent allows 5 s for its barrier; a later answer is useless.
 _ANSWER_TIMEOUT_MS: Final = 5_000

@@ -9,10 +9,10 @@ from typing import Final
 
 from aiokafka.client import AIOKafkaClient
 
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.failures import named
-from connectors.kafka.security import client_settings
-from connectors.kafka.topic_ids import authorized_operations
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.failures import named
+from flatline.connectors.kafka.security import client_settings
+from flatline.connectors.kafka.topic_ids import authorized_operations
 
 # Kafka protocol guide, "ACL operations"; the operations on topics.
 OPERATIONS: Final[Mapping[int, str]] = {

@@ -14,8 +14,8 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
-from connectors.kafka.config import KafkaConfig, KafkaSecurity
-from engine.errors import LogError, LogRefused, LogUnreachable, SettingsError
+from flatline.connectors.kafka.config import KafkaConfig, KafkaSecurity
+from flatline.engine.errors import LogError, LogRefused, LogUnreachable, SettingsError
 
 # A healthy broker answers its first request within milliseconds; a loaded one within 1 s.
 _PROBE_TIMEOUT_S: Final = 5.0

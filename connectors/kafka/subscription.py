@@ -10,11 +10,11 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.failures import named
-from connectors.kafka.pacing import Reach
-from connectors.kafka.progress import Progress
-from connectors.kafka.reading import (
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.failures import named
+from flatline.connectors.kafka.pacing import Reach
+from flatline.connectors.kafka.progress import Progress
+from flatline.connectors.kafka.reading import (
     Reader,
     make_consumer,
     raise_if_away,
@@ -22,8 +22,8 @@ from connectors.kafka.reading import (
     stop_consumer,
     to_record,
 )
-from engine.errors import LogError, LogRefused
-from engine.ports import Delivery, Record
+from flatline.engine.errors import LogError, LogRefused
+from flatline.engine.ports import Delivery, Record
 
 # Short enough that a stall is detected at most a sixth of its limit late.
 CHECK_EVERY_S: Final = 10.0

@@ -8,11 +8,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.failures import meaning, named
-from connectors.kafka.security import client_settings
-from engine.wire.envelope import MAX_APPEND_BYTES
-from engine.wire.topics import Topic, partition_count
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.failures import meaning, named
+from flatline.connectors.kafka.security import client_settings
+from flatline.engine.wire.envelope import MAX_APPEND_BYTES
+from flatline.engine.wire.topics import Topic, partition_count
 
 # Kafka deletes whole segments only, so a topic may exceed its limit by one segment.
 _SEGMENTS_PER_RETENTION: Final = 8

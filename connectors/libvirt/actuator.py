@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
-from connectors.libvirt import resets
-from connectors.libvirt.binding import (
+from flatline.connectors.libvirt import resets
+from flatline.connectors.libvirt.binding import (
     ERR_NO_DOMAIN,
     JOB_IDLE,
     STATE_RUNNING,
@@ -21,18 +21,18 @@ from connectors.libvirt.binding import (
     error_code,
     load,
 )
-from connectors.libvirt.calls import Call, first_returned
-from connectors.libvirt.disks import DiskMove, end_left_copy
-from connectors.libvirt.events import register
-from connectors.libvirt.heard import Heard
-from connectors.libvirt.link import Link, Session
-from connectors.libvirt.migration import MigrationProgress, found_again
-from connectors.libvirt.node import NodeReader
-from connectors.libvirt.request import Request
-from connectors.libvirt.sight import instance, see
-from engine.errors import ActionRefused, ActionUnsent, HypervisorUnreachable, VmNotFound
-from engine.preflight_data import LAST_SAMPLE_S, Permit, PreflightSample
-from engine.wire.frame import UUID_BYTES
+from flatline.connectors.libvirt.calls import Call, first_returned
+from flatline.connectors.libvirt.disks import DiskMove, end_left_copy
+from flatline.connectors.libvirt.events import register
+from flatline.connectors.libvirt.heard import Heard
+from flatline.connectors.libvirt.link import Link, Session
+from flatline.connectors.libvirt.migration import MigrationProgress, found_again
+from flatline.connectors.libvirt.node import NodeReader
+from flatline.connectors.libvirt.request import Request
+from flatline.connectors.libvirt.sight import instance, see
+from flatline.engine.errors import ActionRefused, ActionUnsent, HypervisorUnreachable, VmNotFound
+from flatline.engine.preflight_data import LAST_SAMPLE_S, Permit, PreflightSample
+from flatline.engine.wire.frame import UUID_BYTES
 
 T = TypeVar("T")
 

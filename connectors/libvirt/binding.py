@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
-from engine.errors import SettingsError
+from flatline.engine.errors import SettingsError
 
 StatValue = int | str | bool | float
 Stats = Mapping[str, StatValue]

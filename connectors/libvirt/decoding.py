@@ -24,10 +24,10 @@ from typing import Final
 
 import numpy as np
 
-from connectors.libvirt.binding import Stats, StatValue
-from engine.wire.frame import VmRows
-from engine.wire.metrics import GAUGE_ROW, GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
-from engine.wire.vcpus import MAX_VM_VCPUS, QUANTUM_NS, VcpuRows
+from flatline.connectors.libvirt.binding import Stats, StatValue
+from flatline.engine.wire.frame import VmRows
+from flatline.engine.wire.metrics import GAUGE_ROW, GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
+from flatline.engine.wire.vcpus import MAX_VM_VCPUS, QUANTUM_NS, VcpuRows
 
 # A vCPU counts as busy from half a core on. Two spinning vCPUs that share a core both count; the
 # timers of an idle guest (a few per cent) do not.

@@ -13,9 +13,15 @@ from pathlib import PurePosixPath
 from typing import Final
 from xml.etree import ElementTree
 
-from connectors.libvirt.binding import ABORT_PIVOT, COPY_TRANSIENT, Connection, Domain, Library
-from connectors.libvirt.inventory import read_pool
-from engine.errors import ActionRefused, HypervisorUnreachable
+from flatline.connectors.libvirt.binding import (
+    ABORT_PIVOT,
+    COPY_TRANSIENT,
+    Connection,
+    Domain,
+    Library,
+)
+from flatline.connectors.libvirt.inventory import read_pool
+from flatline.engine.errors import ActionRefused, HypervisorUnreachable
 
 # Pools whose volumes are files of a folder; other kinds name and create volumes differently.
 _FOLDER_KINDS: Final = frozenset({"dir", "fs", "netfs"})

@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from connectors.libvirt.binding import Connection, Domain
-from engine.wire.frame import Event
+from flatline.connectors.libvirt.binding import Connection, Domain
+from flatline.engine.wire.frame import Event
 
 # Enough for every VM of a full node to crash, restart and report five times between two samples.
 # Beyond that the oldest are dropped, since the latest describe the current state.

@@ -16,14 +16,21 @@ from typing import Final, Self
 from uuid import UUID
 from xml.etree import ElementTree
 
-from connectors.libvirt.binding import ERR_NO_DOMAIN, Connection, Domain, Library, error_code, load
-from connectors.libvirt.calls import first_returned
-from connectors.libvirt.evidence_folder import EvidenceFolder
-from connectors.libvirt.inventory import agreed, read_marks
-from connectors.libvirt.link import Link
-from connectors.libvirt.node import NodeReader
-from connectors.libvirt.polling import NOWAIT, STATS
-from engine.errors import EvidenceUnsaved, HypervisorUnreachable, StateUnwritable
+from flatline.connectors.libvirt.binding import (
+    ERR_NO_DOMAIN,
+    Connection,
+    Domain,
+    Library,
+    error_code,
+    load,
+)
+from flatline.connectors.libvirt.calls import first_returned
+from flatline.connectors.libvirt.evidence_folder import EvidenceFolder
+from flatline.connectors.libvirt.inventory import agreed, read_marks
+from flatline.connectors.libvirt.link import Link
+from flatline.connectors.libvirt.node import NodeReader
+from flatline.connectors.libvirt.polling import NOWAIT, STATS
+from flatline.engine.errors import EvidenceUnsaved, HypervisorUnreachable, StateUnwritable
 
 # A dead VM waits for its reset meanwhile; later parts are not worth the delay.
 SAVE_DEADLINE_S: Final = 5.0

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from connectors.libvirt.calls import Call, first_returned
-from engine.errors import StateUnwritable
+from flatline.connectors.libvirt.calls import Call, first_returned
+from flatline.engine.errors import StateUnwritable
 
 KEEP_S: Final = 7 * 86_400
 # Enough for a screenshot, the end of a console and samples; the rest is truncated.

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from engine.preflight_data import GuestReport
+from flatline.engine.preflight_data import GuestReport
 
 _BOOTS: Final = frozenset({"rebooted", "started", "resumed"})
 _GONE: Final = frozenset({"stopped", "migrated_out"})

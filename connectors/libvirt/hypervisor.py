@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from connectors.libvirt.binding import Connection, Library, load
-from connectors.libvirt.calls import Call, first_returned
-from connectors.libvirt.decoding import VcpuTimes, decode, monitor_answered
-from connectors.libvirt.events import EventQueue, register
-from connectors.libvirt.inventory import read_pool, read_vm
-from connectors.libvirt.link import Link, Session
-from connectors.libvirt.node import NodeReader
-from connectors.libvirt.polling import Patience, Poll, Poller
-from engine.errors import HypervisorUnreachable
-from engine.ports import NodeSample
-from engine.wire.frame import Event, InventoryItem, PoolSample
+from flatline.connectors.libvirt.binding import Connection, Library, load
+from flatline.connectors.libvirt.calls import Call, first_returned
+from flatline.connectors.libvirt.decoding import VcpuTimes, decode, monitor_answered
+from flatline.connectors.libvirt.events import EventQueue, register
+from flatline.connectors.libvirt.inventory import read_pool, read_vm
+from flatline.connectors.libvirt.link import Link, Session
+from flatline.connectors.libvirt.node import NodeReader
+from flatline.connectors.libvirt.polling import Patience, Poll, Poller
+from flatline.engine.errors import HypervisorUnreachable
+from flatline.engine.ports import NodeSample
+from flatline.engine.wire.frame import Event, InventoryItem, PoolSample
 
 DEFAULT_URI: Final = "qemu:///system"
 # Pools fill within hours; each query makes libvirtd inspect every pool.

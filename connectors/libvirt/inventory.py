@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 from typing import Final, NamedTuple
 from xml.etree import ElementTree
 
-from engine.preflight_data import Card
-from engine.wire.frame import InventoryItem
+from flatline.engine.preflight_data import Card
+from flatline.engine.wire.frame import InventoryItem
 
 # Operators put <flatline:vm tenant= group= flavor= actionable="yes|no"/> under <metadata>.
 NAMESPACE: Final = "https://flatline.io/xmlns/domain/1"

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
-from connectors.libvirt.binding import Connection, Library
-from connectors.libvirt.calls import Call, first_returned
-from connectors.libvirt.decoding import host_mark
-from connectors.libvirt.inventory import read_host_uuid
-from engine.errors import HypervisorUnreachable
-from engine.stream.backoff import Backoff
+from flatline.connectors.libvirt.binding import Connection, Library
+from flatline.connectors.libvirt.calls import Call, first_returned
+from flatline.connectors.libvirt.decoding import host_mark
+from flatline.connectors.libvirt.inventory import read_host_uuid
+from flatline.engine.errors import HypervisorUnreachable
+from flatline.engine.stream.backoff import Backoff
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
 
-from connectors.libvirt.binding import (
+from flatline.connectors.libvirt.binding import (
     ADDRESSES_BY_AGENT,
     ADDRESSES_BY_ARP,
     ADDRESSES_BY_LEASE,
@@ -18,23 +18,23 @@ from connectors.libvirt.binding import (
     load,
     ping_agent,
 )
-from connectors.libvirt.calls import first_returned
-from connectors.libvirt.decoding import (
+from flatline.connectors.libvirt.calls import first_returned
+from flatline.connectors.libvirt.decoding import (
     block_total,
     kvm_total,
     net_total,
     vcpu_delays,
     vcpu_times,
 )
-from connectors.libvirt.evidence import console_tail
-from connectors.libvirt.heard import Heard
-from connectors.libvirt.inventory import read_watched
-from connectors.libvirt.link import Link
-from connectors.libvirt.node import NodeReader
-from connectors.libvirt.polling import ACTIVE, NOWAIT
-from connectors.libvirt.sight import instance, moment_ns
-from engine.errors import ActionRefused, HypervisorUnreachable
-from engine.preflight_data import ObservedGuest, Sign, moved
+from flatline.connectors.libvirt.evidence import console_tail
+from flatline.connectors.libvirt.heard import Heard
+from flatline.connectors.libvirt.inventory import read_watched
+from flatline.connectors.libvirt.link import Link
+from flatline.connectors.libvirt.node import NodeReader
+from flatline.connectors.libvirt.polling import ACTIVE, NOWAIT
+from flatline.connectors.libvirt.sight import instance, moment_ns
+from flatline.engine.errors import ActionRefused, HypervisorUnreachable
+from flatline.engine.preflight_data import ObservedGuest, Sign, moved
 
 T = TypeVar("T")
 

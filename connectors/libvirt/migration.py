@@ -8,7 +8,7 @@ import asyncio
 import time
 from typing import Final, Literal
 
-from connectors.libvirt.binding import (
+from flatline.connectors.libvirt.binding import (
     ERR_NO_DOMAIN,
     JOB_IDLE,
     JOB_MIGRATION_OUT,
@@ -19,10 +19,10 @@ from connectors.libvirt.binding import (
     Stats,
     error_code,
 )
-from connectors.libvirt.calls import Call, first_returned
-from connectors.libvirt.link import OPEN_DEADLINE_S, Link, Session
-from connectors.libvirt.progress import Progress
-from engine.errors import ActionRefused, HypervisorUnreachable
+from flatline.connectors.libvirt.calls import Call, first_returned
+from flatline.connectors.libvirt.link import OPEN_DEADLINE_S, Link, Session
+from flatline.connectors.libvirt.progress import Progress
+from flatline.engine.errors import ActionRefused, HypervisorUnreachable
 
 # Interval of the checks; libvirt's statistics change with each pass.
 EVERY_S: Final = 1.0

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from connectors.libvirt.binding import JOB_IDLE, Connection, Domain, Library, Stats
-from connectors.libvirt.calls import Call, first_returned
-from connectors.libvirt.decoding import Reading, instance_of, monitor_answered
-from connectors.libvirt.link import Session
-from engine.errors import HypervisorError, HypervisorStuck, HypervisorUnreachable
+from flatline.connectors.libvirt.binding import JOB_IDLE, Connection, Domain, Library, Stats
+from flatline.connectors.libvirt.calls import Call, first_returned
+from flatline.connectors.libvirt.decoding import Reading, instance_of, monitor_answered
+from flatline.connectors.libvirt.link import Session
+from flatline.engine.errors import HypervisorError, HypervisorStuck, HypervisorUnreachable
 
 # virDomainStatsTypes: state, cpu, balloon, vcpu, interface, block, dirty rate. The others cost a
 # query to every qemu and return nothing that a row holds.

@@ -8,7 +8,7 @@ transmits never converges, and each pass slows it down without benefit.
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from connectors.libvirt.binding import Stats
+from flatline.connectors.libvirt.binding import Stats
 
 # The start of a pass must fall by a tenth to count as progress: less is noise.
 _IMPROVED_RATIO: Final = 0.9

@@ -7,14 +7,14 @@ person has the reason user, before a reset and after it.
 
 from collections.abc import Sequence
 
-from connectors.libvirt.binding import (
+from flatline.connectors.libvirt.binding import (
     PAUSED_CRASHED,
     STATE_CRASHED,
     STATE_PAUSED,
     Domain,
     Library,
 )
-from engine.errors import ActionRefused, HypervisorUnreachable
+from flatline.engine.errors import ActionRefused, HypervisorUnreachable
 
 
 def crashed(state: Sequence[int]) -> bool:

@@ -3,9 +3,9 @@
 import time
 from typing import Final
 
-from connectors.libvirt import resets
-from connectors.libvirt.binding import JOB_IDLE, Connection, Domain, Stats
-from connectors.libvirt.decoding import (
+from flatline.connectors.libvirt import resets
+from flatline.connectors.libvirt.binding import JOB_IDLE, Connection, Domain, Stats
+from flatline.connectors.libvirt.decoding import (
     balloon_last_update_s,
     block_total,
     counted_disks,
@@ -19,12 +19,12 @@ from connectors.libvirt.decoding import (
     vcpu_delays,
     vcpu_times,
 )
-from connectors.libvirt.heard import Heard
-from connectors.libvirt.inventory import read_definition
-from connectors.libvirt.polling import NOWAIT, STATS
-from engine.errors import VmNotFound
-from engine.preflight_data import PreflightSample, StateReason
-from engine.wire.metrics import VM_STATES
+from flatline.connectors.libvirt.heard import Heard
+from flatline.connectors.libvirt.inventory import read_definition
+from flatline.connectors.libvirt.polling import NOWAIT, STATS
+from flatline.engine.errors import VmNotFound
+from flatline.engine.preflight_data import PreflightSample, StateReason
+from flatline.engine.wire.metrics import VM_STATES
 
 # NOWAIT does not wait for the holder of a VM: the collector's poll, a screenshot and the end of a
 # copy hold it for some 10 ms each, ten times that on a busy node. Half a second distinguishes them

@@ -16,10 +16,10 @@ from hashlib import blake2b
 from http import HTTPStatus
 from typing import Final
 
-from engine.errors import NotifierRefused, NotifierUnreachable
-from engine.plain_text import masked_url, one_line, without_secrets
-from engine.ports import Notice
-from engine.refusals import is_permanent, retry_after_s
+from flatline.engine.errors import NotifierRefused, NotifierUnreachable
+from flatline.engine.plain_text import masked_url, one_line, without_secrets
+from flatline.engine.ports import Notice
+from flatline.engine.refusals import is_permanent, retry_after_s
 
 # A slower receiver counts as not answering; the notice is sent again.
 TIMEOUT_S: Final = 10.0

@@ -21,9 +21,9 @@ from typing import Final
 
 import structlog
 
-from engine.errors import HistoryUnreachable
-from engine.wire.limits import MAX_TIME_S
-from engine.wire.measurement import DAY_S, MEASUREMENTS, Bucket
+from flatline.engine.errors import HistoryUnreachable
+from flatline.engine.wire.limits import MAX_TIME_S
+from flatline.engine.wire.measurement import DAY_S, MEASUREMENTS, Bucket
 
 # An hour of raw rows of 1,000 VMs at 10 s takes 30 MB; a day of the others takes a few.
 _PARTITION_S: Final[dict[Bucket, int]] = {"raw": 3600, "minute": DAY_S, "long": DAY_S}

@@ -12,12 +12,12 @@ import duckdb
 import numpy as np
 import structlog
 
-from connectors.parquet.files import Files
-from connectors.parquet.sql import columns, misfits, source, to_sql
-from engine.errors import HistoryUnreachable
-from engine.ports import Answer, Clock, Query, RefusedRow
-from engine.wire.measurement import MEASUREMENTS, RETENTION_S, Bucket
-from engine.wire.points import MISSING, Points
+from flatline.connectors.parquet.files import Files
+from flatline.connectors.parquet.sql import columns, misfits, source, to_sql
+from flatline.engine.errors import HistoryUnreachable
+from flatline.engine.ports import Answer, Clock, Query, RefusedRow
+from flatline.engine.wire.measurement import MEASUREMENTS, RETENTION_S, Bucket
+from flatline.engine.wire.points import MISSING, Points
 
 # A partition with more files is merged into one: each file costs a reader 0.2 ms.
 _FILES_KEPT: Final = 24

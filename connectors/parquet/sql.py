@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from engine.ports import Query
-from engine.wire.measurement import MEASUREMENTS, Measurement
-from engine.wire.points import tag_text
+from flatline.engine.ports import Query
+from flatline.engine.wire.measurement import MEASUREMENTS, Measurement
+from flatline.engine.wire.points import tag_text
 
 _TYPES: Final = {"float": "DOUBLE", "integer": "BIGINT", "text": "VARCHAR"}
 _CALLS: Final = {

@@ -11,9 +11,9 @@ import struct
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Final
 
-from connectors.probe.packets import ETH_ARP, ETH_IPV6, answers, mac_bytes, solicitation
-from engine.liveness_ports import ProbeAnswer
-from engine.preflight_data import Card
+from flatline.connectors.probe.packets import ETH_ARP, ETH_IPV6, answers, mac_bytes, solicitation
+from flatline.engine.liveness_ports import ProbeAnswer
+from flatline.engine.preflight_data import Card
 
 # One probe may be lost, by a full queue or a busy guest; three in a row hardly.
 _TRIES: Final = 3

@@ -20,13 +20,13 @@ from typing import Final, Self
 
 import numpy as np
 
-from connectors.simulator import lifecycle
-from connectors.simulator.guests import NEVER_S, Condition
-from connectors.simulator.truth import ActionCall, Harm
-from connectors.simulator.world import NS_PER_S, Migration, World
-from engine.errors import ActionRefused, ActionUnsent, HypervisorUnreachable, VmNotFound
-from engine.preflight_data import Permit, PreflightSample
-from engine.wire.metrics import COUNTERS, VM_STATES
+from flatline.connectors.simulator import lifecycle
+from flatline.connectors.simulator.guests import NEVER_S, Condition
+from flatline.connectors.simulator.truth import ActionCall, Harm
+from flatline.connectors.simulator.world import NS_PER_S, Migration, World
+from flatline.engine.errors import ActionRefused, ActionUnsent, HypervisorUnreachable, VmNotFound
+from flatline.engine.preflight_data import Permit, PreflightSample
+from flatline.engine.wire.metrics import COUNTERS, VM_STATES
 
 _COUNTER: Final = {metric.name: row for row, metric in enumerate(COUNTERS)}
 # A guest in one of these conditions cannot recover itself; a reset destroys nothing.

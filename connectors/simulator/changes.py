@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from connectors.simulator.plan import Incident, Scope
-from connectors.simulator.world import NS_PER_S, Action, World
+from flatline.connectors.simulator.plan import Incident, Scope
+from flatline.connectors.simulator.world import NS_PER_S, Action, World
 
 # Begins an incident on these VMs and returns its end; None: only a repair ends it.
 Begin = Callable[[World, Incident, list[int]], Action | None]

@@ -10,13 +10,13 @@ from typing import Final
 
 import numpy as np
 
-from connectors.simulator import lifecycle
-from connectors.simulator.changes import Played, modifier, set_guests, silence
-from connectors.simulator.faults import host_silence
-from connectors.simulator.guests import NEVER_S, Condition
-from connectors.simulator.plan import Incident
-from connectors.simulator.workloads import COMPUTING, FREE, RESTED, SILENT, WRITING
-from connectors.simulator.world import Action, World
+from flatline.connectors.simulator import lifecycle
+from flatline.connectors.simulator.changes import Played, modifier, set_guests, silence
+from flatline.connectors.simulator.faults import host_silence
+from flatline.connectors.simulator.guests import NEVER_S, Condition
+from flatline.connectors.simulator.plan import Incident
+from flatline.connectors.simulator.workloads import COMPUTING, FREE, RESTED, SILENT, WRITING
+from flatline.connectors.simulator.world import Action, World
 
 # The error that a wrapping 32-bit counter adds to a reading.
 _GLITCH: Final = 1 << 32

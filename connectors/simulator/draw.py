@@ -5,8 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from connectors.simulator.incidents import KINDS
-from connectors.simulator.plan import (
+from flatline.connectors.simulator.incidents import KINDS
+from flatline.connectors.simulator.plan import (
     Incident,
     WorldPlan,
     network_name,

@@ -3,9 +3,9 @@
 from types import TracebackType
 from typing import Self
 
-from connectors.simulator.truth import Kept
-from connectors.simulator.world import World
-from engine.errors import EvidenceUnsaved
+from flatline.connectors.simulator.truth import Kept
+from flatline.connectors.simulator.world import World
+from flatline.engine.errors import EvidenceUnsaved
 
 
 class SimulatedEvidence:

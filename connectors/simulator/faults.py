@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from connectors.simulator import lifecycle
-from connectors.simulator.changes import Begin, Played, modifier, set_guests, silence
-from connectors.simulator.guests import Condition
-from connectors.simulator.plan import Incident
-from connectors.simulator.world import NS_PER_S, Action, World
+from flatline.connectors.simulator import lifecycle
+from flatline.connectors.simulator.changes import Begin, Played, modifier, set_guests, silence
+from flatline.connectors.simulator.guests import Condition
+from flatline.connectors.simulator.plan import Incident
+from flatline.connectors.simulator.world import NS_PER_S, Action, World
 
 # One bulk request of a guest, in MB.
 _BULK_MB: Final = 0.262_144

@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping
 
-from connectors.simulator.actuator import SimulatedActuator
-from connectors.simulator.evidence import SimulatedEvidence
-from connectors.simulator.guests import Condition
-from connectors.simulator.hypervisor import SimulatedHypervisor
-from connectors.simulator.incidents import schedule
-from connectors.simulator.lifecycle import start
-from connectors.simulator.liveness import SimulatedLiveness
-from connectors.simulator.plan import WorldPlan
-from connectors.simulator.truth import Truth
-from connectors.simulator.world import Interference, World
-from engine.ports import Clock
+from flatline.connectors.simulator.actuator import SimulatedActuator
+from flatline.connectors.simulator.evidence import SimulatedEvidence
+from flatline.connectors.simulator.guests import Condition
+from flatline.connectors.simulator.hypervisor import SimulatedHypervisor
+from flatline.connectors.simulator.incidents import schedule
+from flatline.connectors.simulator.lifecycle import start
+from flatline.connectors.simulator.liveness import SimulatedLiveness
+from flatline.connectors.simulator.plan import WorldPlan
+from flatline.connectors.simulator.truth import Truth
+from flatline.connectors.simulator.world import Interference, World
+from flatline.engine.ports import Clock
 
 
 class Fleet:

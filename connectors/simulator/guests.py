@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.simulator.meters import Indices
-from connectors.simulator.topology import Topology
-from connectors.simulator.workloads import FREE
-from engine.wire.metrics import VM_STATES
+from flatline.connectors.simulator.meters import Indices
+from flatline.connectors.simulator.topology import Topology
+from flatline.connectors.simulator.workloads import FREE
+from flatline.engine.wire.metrics import VM_STATES
 
 
 class Condition(IntEnum):

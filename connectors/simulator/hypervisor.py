@@ -8,15 +8,15 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.simulator.guests import Condition
-from connectors.simulator.meters import VCPUS
-from connectors.simulator.panel import REPORTED, Panel
-from connectors.simulator.world import NS_PER_S, SIGHT, Roster, World
-from engine.errors import HypervisorUnreachable
-from engine.ports import NodeSample
-from engine.wire.frame import Event, InventoryItem, PoolSample, VmRows
-from engine.wire.metrics import COUNTERS, GAUGE_ROW, GAUGES, INTEGER_ROW
-from engine.wire.vcpus import QUANTUM_NS, VcpuRows
+from flatline.connectors.simulator.guests import Condition
+from flatline.connectors.simulator.meters import VCPUS
+from flatline.connectors.simulator.panel import REPORTED, Panel
+from flatline.connectors.simulator.world import NS_PER_S, SIGHT, Roster, World
+from flatline.engine.errors import HypervisorUnreachable
+from flatline.engine.ports import NodeSample
+from flatline.engine.wire.frame import Event, InventoryItem, PoolSample, VmRows
+from flatline.engine.wire.metrics import COUNTERS, GAUGE_ROW, GAUGES, INTEGER_ROW
+from flatline.engine.wire.vcpus import QUANTUM_NS, VcpuRows
 
 # As in libvirt's adapter: from half a core on.
 BUSY_RATIO: Final = 0.5

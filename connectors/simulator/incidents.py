@@ -5,12 +5,12 @@ from typing import Final
 
 import numpy as np
 
-from connectors.simulator.changes import Played
-from connectors.simulator.confounders import CONFOUNDERS
-from connectors.simulator.faults import FAULTS
-from connectors.simulator.plan import Incident
-from connectors.simulator.truth import Happening
-from connectors.simulator.world import NS_PER_S, SHARES, World
+from flatline.connectors.simulator.changes import Played
+from flatline.connectors.simulator.confounders import CONFOUNDERS
+from flatline.connectors.simulator.faults import FAULTS
+from flatline.connectors.simulator.plan import Incident
+from flatline.connectors.simulator.truth import Happening
+from flatline.connectors.simulator.world import NS_PER_S, SHARES, World
 
 KINDS: Final[Mapping[str, Played]] = {**FAULTS, **CONFOUNDERS}
 

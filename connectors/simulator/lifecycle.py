@@ -4,9 +4,9 @@ from typing import Final
 
 import numpy as np
 
-from connectors.simulator.guests import DEAD, KERNEL, NEVER_S, Condition
-from connectors.simulator.truth import Move
-from connectors.simulator.world import DiskMove, Migration, World
+from flatline.connectors.simulator.guests import DEAD, KERNEL, NEVER_S, Condition
+from flatline.connectors.simulator.truth import Move
+from flatline.connectors.simulator.world import DiskMove, Migration, World
 
 # Live migration: memory is transferred at 10 Gbit/s, after a second of setup.
 _MIGRATION_SETUP_S: Final = 1.0

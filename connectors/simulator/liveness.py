@@ -6,11 +6,11 @@ from typing import Final, Self
 
 import numpy as np
 
-from connectors.simulator import lifecycle
-from connectors.simulator.world import NS_PER_S, World
-from engine.errors import HypervisorUnreachable
-from engine.preflight_data import ObservedGuest, Sign
-from engine.wire.metrics import COUNTERS
+from flatline.connectors.simulator import lifecycle
+from flatline.connectors.simulator.world import NS_PER_S, World
+from flatline.engine.errors import HypervisorUnreachable
+from flatline.engine.preflight_data import ObservedGuest, Sign
+from flatline.engine.wire.metrics import COUNTERS
 
 _MOVED: Final = [
     row

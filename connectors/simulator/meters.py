@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.wire import metrics
+from flatline.engine.wire import metrics
 
 Floats = NDArray[np.float64]
 # VM indices: a slice where they are consecutive, else an array.

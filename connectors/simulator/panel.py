@@ -9,11 +9,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.simulator.guests import NEVER_S, Condition, Guests
-from connectors.simulator.meters import VCPUS, Meters
-from connectors.simulator.rates import Rates
-from connectors.simulator.topology import Topology
-from engine.wire.metrics import (
+from flatline.connectors.simulator.guests import NEVER_S, Condition, Guests
+from flatline.connectors.simulator.meters import VCPUS, Meters
+from flatline.connectors.simulator.rates import Rates
+from flatline.connectors.simulator.topology import Topology
+from flatline.engine.wire.metrics import (
     COUNTERS,
     DEVICE_SETS,
     INTEGER_ROW,

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.simulator import guests as g
-from connectors.simulator.guests import Condition, Guests
-from connectors.simulator.meters import (
+from flatline.connectors.simulator import guests as g
+from flatline.connectors.simulator.guests import Condition, Guests
+from flatline.connectors.simulator.meters import (
     FLUSH,
     READ,
     RECEIVE,
@@ -24,8 +24,8 @@ from connectors.simulator.meters import (
     Meters,
     Paces,
 )
-from connectors.simulator.topology import Topology
-from connectors.simulator.workloads import Activity, Habits
+from flatline.connectors.simulator.topology import Topology
+from flatline.connectors.simulator.workloads import Activity, Habits
 
 Floats = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.simulator.plan import (
+from flatline.connectors.simulator.plan import (
     WORKLOADS,
     WorldPlan,
     cell_name,
@@ -15,7 +15,7 @@ from connectors.simulator.plan import (
     node_name,
     pool_name,
 )
-from engine.wire.frame import InventoryItem
+from flatline.engine.wire.frame import InventoryItem
 
 KIB_PER_GIB: Final = 1024 * 1024
 _VCPUS: Final = np.array([1, 2, 2, 2, 4, 4, 8])

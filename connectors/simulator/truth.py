@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from connectors.simulator.plan import Incident
+from flatline.connectors.simulator.plan import Incident
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.simulator.plan import WORKLOADS
+from flatline.connectors.simulator.plan import WORKLOADS
 
 Floats = NDArray[np.float64]
 Range = tuple[float, float]

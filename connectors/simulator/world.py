@@ -9,16 +9,16 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.simulator.guests import Condition, Guests
-from connectors.simulator.meters import Indices, Meters
-from connectors.simulator.panel import Panel
-from connectors.simulator.plan import WorldPlan
-from connectors.simulator.rates import Draws, Given, Rates, Strain
-from connectors.simulator.topology import Topology
-from connectors.simulator.truth import ActionCall, Truth
-from connectors.simulator.workloads import SECONDS_PER_DAY, Course, Habits
-from engine.ports import Clock
-from engine.wire.frame import Event
+from flatline.connectors.simulator.guests import Condition, Guests
+from flatline.connectors.simulator.meters import Indices, Meters
+from flatline.connectors.simulator.panel import Panel
+from flatline.connectors.simulator.plan import WorldPlan
+from flatline.connectors.simulator.rates import Draws, Given, Rates, Strain
+from flatline.connectors.simulator.topology import Topology
+from flatline.connectors.simulator.truth import ActionCall, Truth
+from flatline.connectors.simulator.workloads import SECONDS_PER_DAY, Course, Habits
+from flatline.engine.ports import Clock
+from flatline.engine.wire.frame import Event
 
 NS_PER_S: Final = 1_000_000_000
 _NS_PER_MS: Final = 1_000_000

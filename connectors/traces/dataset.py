@@ -17,16 +17,23 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.traces.table import (
+from flatline.connectors.traces.table import (
     MAX_NAME,
     Block,
     number,
     read_blocks,
     read_rows,
 )
-from connectors.traces.windows import RATES, Samples, Window, WindowCounts, interval_of, windows
-from engine.errors import SettingsError
-from engine.seconds import not_seconds
+from flatline.connectors.traces.windows import (
+    RATES,
+    Samples,
+    Window,
+    WindowCounts,
+    interval_of,
+    windows,
+)
+from flatline.engine.errors import SettingsError
+from flatline.engine.seconds import not_seconds
 
 F64 = NDArray[np.float64]
 

@@ -35,13 +35,13 @@ from uuid import UUID, uuid5
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.traces.dataset import Dataset, Operation
-from connectors.traces.windows import RATES, Window, WindowCounts
-from engine.errors import SettingsError
-from engine.ports import RecordedFrame
-from engine.wire import metrics
-from engine.wire.frame import Event, Frame, Header, InventoryItem, VmRows
-from engine.wire.metrics import INTEGER_ROW, VM_STATES
+from flatline.connectors.traces.dataset import Dataset, Operation
+from flatline.connectors.traces.windows import RATES, Window, WindowCounts
+from flatline.engine.errors import SettingsError
+from flatline.engine.ports import RecordedFrame
+from flatline.engine.wire import metrics
+from flatline.engine.wire.frame import Event, Frame, Header, InventoryItem, VmRows
+from flatline.engine.wire.metrics import INTEGER_ROW, VM_STATES
 
 SITE: Final = "replay"
 ZONE: Final = "replay"

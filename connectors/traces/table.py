@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import SettingsError
+from flatline.engine.errors import SettingsError
 
 F64 = NDArray[np.float64]
 Names = NDArray[np.bytes_]

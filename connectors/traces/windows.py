@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.stream.counters import growth
+from flatline.engine.stream.counters import growth
 
 F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from connectors.influxdb.influxql import to_influxql
 from deploy.grafana.usual_queries import DAY_S, USUAL, Usual
-from engine.wire.measurement import MEASUREMENTS, RETENTION_S, TAGS, Measurement
+from flatline.connectors.influxdb.influxql import to_influxql
+from flatline.engine.wire.measurement import MEASUREMENTS, RETENTION_S, TAGS, Measurement
 
 PAGE: Final = Path(__file__).with_name("PLANNERS.md")
 

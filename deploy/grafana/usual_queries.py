@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
-from engine.ports import Query
+from flatline.engine.ports import Query
 
 DAY_S: Final = 86_400
 

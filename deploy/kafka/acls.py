@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.wire.rights import RIGHTS, ROLES, Role, operations
-from engine.wire.topics import TOPICS
+from flatline.engine.wire.rights import RIGHTS, ROLES, Role, operations
+from flatline.engine.wire.topics import TOPICS
 
 
 class Acl(NamedTuple):

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Generic, Literal, TypedDict, TypeVar, get_args
 
-from engine.wire.alert import Suggestion
-from engine.wire.order import Action
+from flatline.engine.wire.alert import Suggestion
+from flatline.engine.wire.order import Action
 
 T = TypeVar("T")
 

@@ -12,12 +12,18 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from engine.action import log_rules, present_rules
-from engine.action.actions import DISRUPTIVE
-from engine.action.catalogue import Policy
-from engine.action.request_context import DAY_MS, RESULT_LATENESS_MS, Logged, RequestContext, Rule
-from engine.wire.control import Control
-from engine.wire.order import Claim, Order, OrderResult
+from flatline.engine.action import log_rules, present_rules
+from flatline.engine.action.actions import DISRUPTIVE
+from flatline.engine.action.catalogue import Policy
+from flatline.engine.action.request_context import (
+    DAY_MS,
+    RESULT_LATENESS_MS,
+    Logged,
+    RequestContext,
+    Rule,
+)
+from flatline.engine.wire.control import Control
+from flatline.engine.wire.order import Claim, Order, OrderResult
 
 SENTENCES: Final[Mapping[str, str]] = {
     "admitted": "The order may run: no admission rule forbids it.",

@@ -6,19 +6,26 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Final
 
-from engine.action.actions import DISRUPTIVE
-from engine.action.catalogue import Policy
-from engine.action.events import AppendControl, AppendOrder, Instruction, WriteJournal
-from engine.action.incident import Incident, moved
-from engine.action.ordering import OrderContext, Proposal, answers, propose, propose_undo, step_of
-from engine.action.present_rules import effective_mode
-from engine.action.request_context import DAY_MS, RESULT_LATENESS_MS, Logged
-from engine.action.state import SENTENCES, PlannerState, Stepped, put, report, with_control
-from engine.action.storm import Place, storm_pause
-from engine.action.target import worsened
-from engine.wire.alert import Alert
-from engine.wire.control import Control
-from engine.wire.order import Order
+from flatline.engine.action.actions import DISRUPTIVE
+from flatline.engine.action.catalogue import Policy
+from flatline.engine.action.events import AppendControl, AppendOrder, Instruction, WriteJournal
+from flatline.engine.action.incident import Incident, moved
+from flatline.engine.action.ordering import (
+    OrderContext,
+    Proposal,
+    answers,
+    propose,
+    propose_undo,
+    step_of,
+)
+from flatline.engine.action.present_rules import effective_mode
+from flatline.engine.action.request_context import DAY_MS, RESULT_LATENESS_MS, Logged
+from flatline.engine.action.state import SENTENCES, PlannerState, Stepped, put, report, with_control
+from flatline.engine.action.storm import Place, storm_pause
+from flatline.engine.action.target import worsened
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.control import Control
+from flatline.engine.wire.order import Order
 
 # The longest delay between the append and the reading of a record that was in time.
 _LATENESS_MS: Final = 5_000

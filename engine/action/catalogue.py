@@ -15,11 +15,11 @@ from typing import Final, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
-from engine.action.actions import ACTIONS, DISRUPTIVE
-from engine.errors import SettingsError
-from engine.faults import Kind, Step
-from engine.wire.control import Mode
-from engine.wire.order import MAX_LIFETIME_MS, Action
+from flatline.engine.action.actions import ACTIONS, DISRUPTIVE
+from flatline.engine.errors import SettingsError
+from flatline.engine.faults import Kind, Step
+from flatline.engine.wire.control import Mode
+from flatline.engine.wire.order import MAX_LIFETIME_MS, Action
 
 Purpose = Literal["production", "demo", "lab"]
 
@@ -174,7 +174,8 @@ _DISRUPTIVE_STEPS: Final = 3
 
 def read_shipped(name: str) -> str:
     """Return the text of a policy that comes with Flatline: one of `SHIPPED`."""
-    return resources.files("engine.action").joinpath("policies", f"{name}.toml").read_text()
+    policies = resources.files("flatline.engine.action").joinpath("policies")
+    return policies.joinpath(f"{name}.toml").read_text()
 
 
 def parse_policy(text: str, *, source: str) -> Policy:

@@ -10,7 +10,7 @@ from hashlib import sha256
 
 import msgspec
 
-from engine.wire.journal import EntryKind, JournalEntry, encode_entry
+from flatline.engine.wire.journal import EntryKind, JournalEntry, encode_entry
 
 
 @dataclass(frozen=True, slots=True)

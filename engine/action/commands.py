@@ -15,12 +15,12 @@ from typing import Final, get_args
 
 import msgspec
 
-from engine.action.keys import Headers, TrustedKeys, check_life
-from engine.action.layered import Layered, layered
-from engine.action.request_context import CLOCK_SLACK_MS
-from engine.errors import RecordRejected
-from engine.wire import limits
-from engine.wire.control import (
+from flatline.engine.action.keys import Headers, TrustedKeys, check_life
+from flatline.engine.action.layered import Layered, layered
+from flatline.engine.action.request_context import CLOCK_SLACK_MS
+from flatline.engine.errors import RecordRejected
+from flatline.engine.wire import limits
+from flatline.engine.wire.control import (
     REFUSED,
     RESTRICTIONS,
     TOO_MANY,
@@ -31,7 +31,7 @@ from engine.wire.control import (
     restriction_key,
     unreadable,
 )
-from engine.wire.order import KEY_HEADER, check_signature
+from flatline.engine.wire.order import KEY_HEADER, check_signature
 
 # Any writer of the topic may set these, unless they are expired or inactive.
 _RESTRICTIONS: Final[frozenset[ControlKind]] = frozenset({"pause", "maintenance", "quarantine"})

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from engine.action.target import CellLoad
-from engine.wire.alert import Alert
-from engine.wire.control import Control
-from engine.wire.journal import EntryKind
-from engine.wire.order import Order, OrderResult
+from flatline.engine.action.target import CellLoad
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.control import Control
+from flatline.engine.wire.journal import EntryKind
+from flatline.engine.wire.order import Order, OrderResult
 
 
 @dataclass(frozen=True, slots=True)

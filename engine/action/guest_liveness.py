@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
 
-from engine.preflight_data import ObservedGuest, PreflightSample, Rest, Sign, Signs
+from flatline.engine.preflight_data import ObservedGuest, PreflightSample, Rest, Sign, Signs
 
 # The most that an idle vCPU of a live kernel runs, as a share of a core (measured: below 7 %, in
 # guests whose emulation makes timers expensive).

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from engine.wire.alert import Alert
-from engine.wire.order import Order
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.order import Order
 
 Phase = Literal[
     "watching",  # the alert fires; no order is open

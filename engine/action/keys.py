@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from engine.action.request_context import CLOCK_SLACK_MS
-from engine.errors import KeyDamaged, RecordRejected, SettingsError
-from engine.wire.alert import Alert, decode_alert
-from engine.wire.order import (
+from flatline.engine.action.request_context import CLOCK_SLACK_MS
+from flatline.engine.errors import KeyDamaged, RecordRejected, SettingsError
+from flatline.engine.wire.alert import Alert, decode_alert
+from flatline.engine.wire.order import (
     Claim,
     Entry,
     Order,
@@ -31,7 +31,7 @@ from engine.wire.order import (
     decode_order,
     key_id,
 )
-from engine.wire.score import Scores, decode_scores
+from flatline.engine.wire.score import Scores, decode_scores
 
 _MADE_ANEW = (
     "Move the file away: the next start creates a new key. Then copy its .pub file to every "

@@ -10,11 +10,11 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from engine.action.actions import DISRUPTIVE
-from engine.action.request_context import DAY_MS
-from engine.errors import StateError
-from engine.ports import Bounds
-from engine.wire.order import Action, Outcome
+from flatline.engine.action.actions import DISRUPTIVE
+from flatline.engine.action.request_context import DAY_MS
+from flatline.engine.errors import StateError
+from flatline.engine.ports import Bounds
+from flatline.engine.wire.order import Action, Outcome
 
 # "elsewhere": another agent claimed the step, and that agent reports its end.
 LedgerState = Literal[

@@ -6,12 +6,12 @@ complete, these rules refuse nothing that the rules of the log admit.
 
 from typing import Final
 
-from engine.action.actions import DISRUPTIVE
-from engine.action.admit import SENTENCES, Admission
-from engine.action.catalogue import Limits
-from engine.action.ledger import Ledger, Spent, spent
-from engine.action.request_context import DAY_MS, Said
-from engine.wire.order import MAX_LIFETIME_MS, Order
+from flatline.engine.action.actions import DISRUPTIVE
+from flatline.engine.action.admit import SENTENCES, Admission
+from flatline.engine.action.catalogue import Limits
+from flatline.engine.action.ledger import Ledger, Spent, spent
+from flatline.engine.action.request_context import DAY_MS, Said
+from flatline.engine.wire.order import MAX_LIFETIME_MS, Order
 
 _TEN_MINUTES_MS: Final = 600_000
 # A step is accepted after its order was appended, within the order's lifetime.

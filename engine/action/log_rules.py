@@ -5,9 +5,15 @@ from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
-from engine.action.actions import ACTIONS, DISRUPTIVE
-from engine.action.request_context import CLOCK_SLACK_MS, DAY_MS, RequestContext, Rule, Said
-from engine.wire.order import MAX_LIFETIME_MS, Order
+from flatline.engine.action.actions import ACTIONS, DISRUPTIVE
+from flatline.engine.action.request_context import (
+    CLOCK_SLACK_MS,
+    DAY_MS,
+    RequestContext,
+    Rule,
+    Said,
+)
+from flatline.engine.wire.order import MAX_LIFETIME_MS, Order
 
 _TEN_MINUTES_MS: Final = 600_000
 # The name of a node or a pool; a pattern could match several.

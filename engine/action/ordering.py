@@ -6,17 +6,17 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from engine.action.actions import ACTIONS, DESTRUCTIVE, DISRUPTIVE, LOUD
-from engine.action.admit import admit
-from engine.action.catalogue import Limits, Policy
-from engine.action.incident import Incident
-from engine.action.present_rules import effective_mode
-from engine.action.request_context import DAY_MS, Logged
-from engine.action.target import CellLoad, Choice, Mover, choose_target
-from engine.faults import Step
-from engine.wire.alert import Alert, may_be_reset
-from engine.wire.control import Control
-from engine.wire.order import Order
+from flatline.engine.action.actions import ACTIONS, DESTRUCTIVE, DISRUPTIVE, LOUD
+from flatline.engine.action.admit import admit
+from flatline.engine.action.catalogue import Limits, Policy
+from flatline.engine.action.incident import Incident
+from flatline.engine.action.present_rules import effective_mode
+from flatline.engine.action.request_context import DAY_MS, Logged
+from flatline.engine.action.target import CellLoad, Choice, Mover, choose_target
+from flatline.engine.faults import Step
+from flatline.engine.wire.alert import Alert, may_be_reset
+from flatline.engine.wire.control import Control
+from flatline.engine.wire.order import Order
 
 # Evidence signals by which a VM or its hypervisor reported the crash itself.
 _ATTESTING: Final[Mapping[str, str]] = {

@@ -8,9 +8,9 @@ continues. The planner has no ledger: the log serves as the lock.
 from dataclasses import replace
 from typing import Final, assert_never
 
-from engine.action.actions import ACTIONS, DISRUPTIVE, LOUD
-from engine.action.admit import closed, logged
-from engine.action.advance import (
+from flatline.engine.action.actions import ACTIONS, DISRUPTIVE, LOUD
+from flatline.engine.action.admit import closed, logged
+from flatline.engine.action.advance import (
     HELD_ASKED,
     advance,
     every_incident,
@@ -18,8 +18,8 @@ from engine.action.advance import (
     other_incidents_of,
     storms,
 )
-from engine.action.catalogue import VERDICT_WINDOW_MS, Policy
-from engine.action.events import (
+from flatline.engine.action.catalogue import VERDICT_WINDOW_MS, Policy
+from flatline.engine.action.events import (
     AlertSeen,
     CaughtUp,
     ControlSeen,
@@ -30,12 +30,12 @@ from engine.action.events import (
     ResultSeen,
     Tick,
 )
-from engine.action.incident import ENDED, BrokenInvariant, Incident, moved
-from engine.action.state import PlannerState, Recovery, Stepped, put, report, with_control
-from engine.action.storm import places_of, troubled
-from engine.action.target import with_load
-from engine.wire.alert import Alert
-from engine.wire.order import Order, OrderResult
+from flatline.engine.action.incident import ENDED, BrokenInvariant, Incident, moved
+from flatline.engine.action.state import PlannerState, Recovery, Stepped, put, report, with_control
+from flatline.engine.action.storm import places_of, troubled
+from flatline.engine.action.target import with_load
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.order import Order, OrderResult
 
 # A month: whether a guest recovers by itself depends on its configuration.
 _RECOVERY_MS: Final = 30 * 86_400_000

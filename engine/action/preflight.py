@@ -10,10 +10,10 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from engine.action.actions import DESTRUCTIVE, ByAction
-from engine.action.preflight_sentences import SENTENCES
-from engine.action.request_context import CLOCK_SLACK_MS
-from engine.action.witness_checks import (
+from flatline.engine.action.actions import DESTRUCTIVE, ByAction
+from flatline.engine.action.preflight_sentences import SENTENCES
+from flatline.engine.action.request_context import CLOCK_SLACK_MS
+from flatline.engine.action.witness_checks import (
     dead_vcpus,
     gained,
     is_crashed,
@@ -21,9 +21,9 @@ from engine.action.witness_checks import (
     reports_crash,
     witnesses,
 )
-from engine.preflight_data import PreflightSample, Signs
-from engine.wire.alert import Counted, CpuShape
-from engine.wire.order import Order
+from flatline.engine.preflight_data import PreflightSample, Signs
+from flatline.engine.wire.alert import Counted, CpuShape
+from flatline.engine.wire.order import Order
 
 # All samples of a check lie within this time before the call: older ones may be outdated.
 PREFLIGHT_WINDOW_S: Final = 10.0

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Final
 
-from engine.action.actions import ACTIONS, DESTRUCTIVE, DISRUPTIVE
-from engine.action.catalogue import Policy
-from engine.action.log_rules import nodes_of, owner_of
-from engine.action.request_context import CLOCK_SLACK_MS, RequestContext, Rule, Said
-from engine.wire.alert import may_be_reset
-from engine.wire.control import Control, Mode
-from engine.wire.order import Action
+from flatline.engine.action.actions import ACTIONS, DESTRUCTIVE, DISRUPTIVE
+from flatline.engine.action.catalogue import Policy
+from flatline.engine.action.log_rules import nodes_of, owner_of
+from flatline.engine.action.request_context import CLOCK_SLACK_MS, RequestContext, Rule, Said
+from flatline.engine.wire.alert import may_be_reset
+from flatline.engine.wire.control import Control, Mode
+from flatline.engine.wire.order import Action
 
 _STRICTNESS: Final[tuple[Mode, ...]] = ("observe", "approve", "auto")
 # Kinds of control records that forbid an order, and the sentence of each.

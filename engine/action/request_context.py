@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from engine.action.actions import DISRUPTIVE
-from engine.action.catalogue import Policy
-from engine.wire.control import Control
-from engine.wire.order import Claim, Order, OrderResult
+from flatline.engine.action.actions import DISRUPTIVE
+from flatline.engine.action.catalogue import Policy
+from flatline.engine.wire.control import Control
+from flatline.engine.wire.order import Claim, Order, OrderResult
 
 DAY_MS: Final = 86_400_000
 

@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from engine.action.actions import ACTIONS
-from engine.action.admit import History
-from engine.action.commands import with_command
-from engine.action.events import Instruction, WriteJournal
-from engine.action.incident import Incident
-from engine.action.layered import layered
-from engine.action.storm import Place, Trouble
-from engine.action.target import CellLoad
-from engine.wire.control import Control
-from engine.wire.journal import EntryKind
+from flatline.engine.action.actions import ACTIONS
+from flatline.engine.action.admit import History
+from flatline.engine.action.commands import with_command
+from flatline.engine.action.events import Instruction, WriteJournal
+from flatline.engine.action.incident import Incident
+from flatline.engine.action.layered import layered
+from flatline.engine.action.storm import Place, Trouble
+from flatline.engine.action.target import CellLoad
+from flatline.engine.wire.control import Control
+from flatline.engine.wire.journal import EntryKind
 
 SENTENCES: Final = {
     "order": "Ordered: {why}",

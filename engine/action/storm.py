@@ -11,10 +11,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from engine.action.layered import Layered, layered
-from engine.faults import Kind
-from engine.wire.alert import Alert
-from engine.wire.control import Control
+from flatline.engine.action.layered import Layered, layered
+from flatline.engine.faults import Kind
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.control import Control
 
 _WINDOW_MS: Final = 300_000
 _PRUNE_MS: Final = 60_000

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from engine.action.catalogue import Limits
-from engine.action.request_context import CLOCK_SLACK_MS
-from engine.wire.limits import MAX_INTERVAL_MS
+from flatline.engine.action.catalogue import Limits
+from flatline.engine.action.request_context import CLOCK_SLACK_MS
+from flatline.engine.wire.limits import MAX_INTERVAL_MS
 
 # Scores come once a minute; after five minutes they no longer describe the cell.
 _FRESH_MS: Final = 300_000

@@ -7,9 +7,9 @@ shows both. Each other witness rests on a sign that such a job does not show.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from engine.action.guest_liveness import PRECEDES_S
-from engine.preflight_data import PreflightSample, Rest, Signs
-from engine.wire.alert import CpuShape
+from flatline.engine.action.guest_liveness import PRECEDES_S
+from flatline.engine.preflight_data import PreflightSample, Rest, Signs
+from flatline.engine.wire.alert import CpuShape
 
 # The most that a vCPU of a halted guest may run during a preflight check: one tick of the
 # host's clock, the unit in which libvirt counts. It gains nothing at all, so a vCPU that counts as

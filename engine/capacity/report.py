@@ -7,8 +7,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from engine.capacity.growth import days_to_full
-from engine.capacity.usage_snapshot import (
+from flatline.engine.capacity.growth import days_to_full
+from flatline.engine.capacity.usage_snapshot import (
     F64,
     NodeUse,
     Size,

@@ -8,12 +8,12 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.capacity.usage_snapshot import NodeUse, PoolUse, UsageSnapshot, VmUse
-from engine.forecasting.demand import Demand
-from engine.ports import RecordedFrame
-from engine.stream.counters import Counters, known
-from engine.wire.forecast import METRICS
-from engine.wire.frame import Frame, InventoryItem, VmRows, uuids_of
+from flatline.engine.capacity.usage_snapshot import NodeUse, PoolUse, UsageSnapshot, VmUse
+from flatline.engine.forecasting.demand import Demand
+from flatline.engine.ports import RecordedFrame
+from flatline.engine.stream.counters import Counters, known
+from flatline.engine.wire.forecast import METRICS
+from flatline.engine.wire.frame import Frame, InventoryItem, VmRows, uuids_of
 
 F64 = NDArray[np.float64]
 

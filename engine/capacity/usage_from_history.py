@@ -6,11 +6,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.capacity.report import Report, ScopeRow
-from engine.capacity.usage_snapshot import NodeUse, PoolUse, UsageSnapshot, VmUse
-from engine.ports import Answer, Query
-from engine.wire.measurement import CAPACITY, DAY_S
-from engine.wire.points import Points, Series
+from flatline.engine.capacity.report import Report, ScopeRow
+from flatline.engine.capacity.usage_snapshot import NodeUse, PoolUse, UsageSnapshot, VmUse
+from flatline.engine.ports import Answer, Query
+from flatline.engine.wire.measurement import CAPACITY, DAY_S
+from flatline.engine.wire.points import Points, Series
 
 F64 = NDArray[np.float64]
 

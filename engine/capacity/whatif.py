@@ -6,9 +6,16 @@ from typing import Final
 
 import msgspec
 
-from engine.capacity.report import CellRow, cell_row
-from engine.capacity.usage_snapshot import NodeUse, Size, UsageSnapshot, VmUse, flavor_size, free
-from engine.errors import SettingsError
+from flatline.engine.capacity.report import CellRow, cell_row
+from flatline.engine.capacity.usage_snapshot import (
+    NodeUse,
+    Size,
+    UsageSnapshot,
+    VmUse,
+    flavor_size,
+    free,
+)
+from flatline.engine.errors import SettingsError
 
 # As many as a question needs; the cost grows with each VM.
 MOST_VMS: Final = 100_000

@@ -4,16 +4,16 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 
 import structlog
 
-from connectors.embedded.lock import held_in
-from connectors.simulator.fleet import build_world
-from connectors.simulator.plan import WorldPlan
-from engine.cli.logs import set_up_logs
-from engine.cli.process import abandonable, until_stopped
-from engine.frame_keyring import FrameKeyring
-from engine.ports import Log
-from engine.roles.run import Opener, run_roles
-from engine.settings import Settings
-from engine.wiring import (
+from flatline.connectors.embedded.lock import held_in
+from flatline.connectors.simulator.fleet import build_world
+from flatline.connectors.simulator.plan import WorldPlan
+from flatline.engine.cli.logs import set_up_logs
+from flatline.engine.cli.process import abandonable, until_stopped
+from flatline.engine.frame_keyring import FrameKeyring
+from flatline.engine.ports import Log
+from flatline.engine.roles.run import Opener, run_roles
+from flatline.engine.settings import Settings
+from flatline.engine.wiring import (
     Process,
     authority,
     compile_engine,
@@ -24,8 +24,8 @@ from engine.wiring import (
     site_openers,
     this_node,
 )
-from engine.wiring_history import history_opener
-from engine.wiring_planning import compile_forecaster, forecast_opener
+from flatline.engine.wiring_history import history_opener
+from flatline.engine.wiring_planning import compile_forecaster, forecast_opener
 
 _log = structlog.get_logger()
 

@@ -9,13 +9,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from engine.cli import command_line, planning
-from engine.cli.history import history
-from engine.cli.key_commands import keys
-from engine.cli.options import File, Sets, console, flags_of, moment, settings_of
-from engine.errors import SettingsError
-from engine.plain_text import in_json
-from engine.settings import Settings, load_settings
+from flatline.engine.cli import command_line, planning
+from flatline.engine.cli.history import history
+from flatline.engine.cli.key_commands import keys
+from flatline.engine.cli.options import File, Sets, console, flags_of, moment, settings_of
+from flatline.engine.errors import SettingsError
+from flatline.engine.plain_text import in_json
+from flatline.engine.settings import Settings, load_settings
 
 app = typer.Typer(
     name="flatline",
@@ -70,8 +70,8 @@ def flatline(
 @app.command()
 def collect(file: File = None, sets: Sets = None) -> None:
     """Sample this node's VMs into the log."""
-    from engine.cli.process import serve
-    from engine.wiring import collect_opener, frame_keyring, open_log, process, this_node
+    from flatline.engine.cli.process import serve
+    from flatline.engine.wiring import collect_opener, frame_keyring, open_log, process, this_node
 
     settings = settings_of(file, sets)
     here = process(settings)
@@ -83,8 +83,8 @@ def collect(file: File = None, sets: Sets = None) -> None:
 @app.command()
 def engine(file: File = None, sets: Sets = None) -> None:
     """Find faults in the frames and publish alerts."""
-    from engine.cli.process import serve
-    from engine.wiring import authority, engine_opener, open_log, process
+    from flatline.engine.cli.process import serve
+    from flatline.engine.wiring import authority, engine_opener, open_log, process
 
     settings = settings_of(file, sets)
     here = process(settings)
@@ -95,8 +95,8 @@ def engine(file: File = None, sets: Sets = None) -> None:
 @app.command()
 def plan(file: File = None, sets: Sets = None) -> None:
     """Turn alerts into orders under the policy, and notify people."""
-    from engine.cli.process import serve
-    from engine.wiring import authority, notify_opener, open_log, plan_opener, process
+    from flatline.engine.cli.process import serve
+    from flatline.engine.wiring import authority, notify_opener, open_log, plan_opener, process
 
     settings = settings_of(file, sets)
     here = process(settings)
@@ -108,8 +108,8 @@ def plan(file: File = None, sets: Sets = None) -> None:
 @app.command()
 def act(file: File = None, sets: Sets = None) -> None:
     """Carry out the orders for this node."""
-    from engine.cli.process import serve
-    from engine.wiring import act_opener, authority, open_log, process, this_node
+    from flatline.engine.cli.process import serve
+    from flatline.engine.wiring import act_opener, authority, open_log, process, this_node
 
     settings = settings_of(file, sets)
     here = process(settings)
@@ -135,7 +135,7 @@ def run(
     Without --libvirt-uri, and without hypervisor.kind in the settings, the fleet is simulated. A
     real hypervisor is only read unless --act is given; the policy still says what may be done.
     """
-    from engine.cli.all_in_one import run_all_in_one
+    from flatline.engine.cli.all_in_one import run_all_in_one
 
     here = ["log.kind=embedded"]
     if libvirt_uri is not None:
@@ -161,7 +161,7 @@ def demo(
     ] = False,
 ) -> None:
     """Watch 200 simulated VMs fail and be repaired. Ends by itself with a summary."""
-    from engine.cli.demo import run_demo
+    from flatline.engine.cli.demo import run_demo
 
     raise typer.Exit(run_demo(seed=seed, speed=speed, plain=plain))
 
@@ -188,9 +188,9 @@ def replay(
     ] = None,
 ) -> None:
     """Run a recorded dataset through engine and planner. As fast as this machine can."""
-    from engine.cli.replay_command import run_replay, summary_lines
-    from engine.cli.usable import require_rows
-    from engine.wiring import open_recording
+    from flatline.engine.cli.replay_command import run_replay, summary_lines
+    from flatline.engine.cli.usable import require_rows
+    from flatline.engine.wiring import open_recording
 
     summary = run_replay(
         open_recording(dataset), source=dataset, out=out, policy=policy_file, compared=compared
@@ -214,7 +214,7 @@ def evaluate(
     ] = True,
 ) -> None:
     """Compare a replay with what really happened: recall, delay, false alarms, kinds."""
-    from engine.cli.evaluate import PAGES, run_evaluation, tables
+    from flatline.engine.cli.evaluate import PAGES, run_evaluation, tables
 
     evaluation = run_evaluation(folder, events=events, drawing=drawing)
     for table in tables(evaluation):
@@ -238,8 +238,8 @@ app.command()(command_line.approve)
 @policy.command("check")
 def policy_check(file: Annotated[Path, typer.Argument(help="Policy file in TOML.")]) -> None:
     """Check a policy file and say what it allows. It must keep the schema and the hard limits."""
-    from engine.cli.policy import explained
-    from engine.wiring import read_policy
+    from flatline.engine.cli.policy import explained
+    from flatline.engine.wiring import read_policy
 
     checked = read_policy(file)
     console().print(f"{file}: policy {checked.name!r} is valid; its hash is {checked.hash}.")
@@ -265,9 +265,9 @@ def audit_verify(
     The end of each chain is written to `--heads`, so that the next check detects truncation
     since. Copy that file to another machine: a person who edits the log may also edit it here.
     """
-    from engine.action.chain import verify
-    from engine.cli.audit import HEADS_FILE, journal_and_cut, known_heads, write_heads
-    from engine.cli.control_commands import name_of, with_log
+    from flatline.engine.action.chain import verify
+    from flatline.engine.cli.audit import HEADS_FILE, journal_and_cut, known_heads, write_heads
+    from flatline.engine.cli.control_commands import name_of, with_log
 
     settings = settings_of(file, sets)
     (entries, unreadable), cut_ms = with_log(settings, journal_and_cut, reading=True)
@@ -311,8 +311,8 @@ def audit_show(
 
     A record that cannot be read is always shown, because its subject is unknown.
     """
-    from engine.cli.audit import read_journal
-    from engine.cli.control_commands import with_log
+    from flatline.engine.cli.audit import read_journal
+    from flatline.engine.cli.control_commands import with_log
 
     entries, unreadable = with_log(settings_of(file, sets), read_journal, reading=True)
     lines: list[tuple[int, str, str]] = [
@@ -336,7 +336,7 @@ def audit_show(
 @audit.command("rules")
 def audit_rules() -> None:
     """List every sentence of a decision or refusal. The runbook explains them."""
-    from engine.roles.all_sentences import SENTENCES
+    from flatline.engine.roles.all_sentences import SENTENCES
 
     table = Table("rule", "sentence")
     for rule, sentence in SENTENCES.items():
@@ -367,8 +367,8 @@ def doctor(
     sets: Sets = None,
 ) -> None:
     """Check each part of the installation and say what to do. Exit code 1 if a check fails."""
-    from engine.cli.doctor import Check, examine
-    from engine.wire.rights import ROLES
+    from flatline.engine.cli.doctor import Check, examine
+    from flatline.engine.wire.rights import ROLES
 
     settings = settings_of(file, sets)
     if witnesses:
@@ -393,8 +393,8 @@ def doctor(
 
 
 def _print_witnesses(settings: Settings) -> None:
-    from engine.cli.control_commands import with_log
-    from engine.cli.covered import covered
+    from flatline.engine.cli.control_commands import with_log
+    from flatline.engine.cli.covered import covered
 
     table = Table("VM", "cell", "witnesses", "after its death", "remedy")
     for one in with_log(settings, covered, patient=True, reading=True):
@@ -414,8 +414,8 @@ def config_show(file: File = None, sets: Sets = None) -> None:
 @config.command("check")
 def config_check(file: File = None, sets: Sets = None) -> None:
     """Check the settings and the policy they name. Prints which file was read."""
-    from engine.settings import DEFAULT_FILE
-    from engine.wiring import policy_of
+    from flatline.engine.settings import DEFAULT_FILE
+    from flatline.engine.wiring import policy_of
 
     settings, read = load_settings(file, flags=flags_of(sets))
     settings.log.kafka.secret()
@@ -433,7 +433,7 @@ def config_schema(
     ] = "settings",
 ) -> None:
     """Print the JSON Schema of the settings or of a record."""
-    from engine.wire.schemas import CONTRACTS, schema
+    from flatline.engine.wire.schemas import CONTRACTS, schema
 
     if of != "settings" and of not in CONTRACTS:
         raise SettingsError(f"{of!r} has no schema. Known names: settings, {', '.join(CONTRACTS)}.")

@@ -6,12 +6,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from engine.action.chain import Head, heads_of
-from engine.errors import RecordRejected, StateError, StateUnwritable
-from engine.ports import Log
-from engine.wire.journal import JournalEntry, decode_entry
-from engine.wire.topics import JOURNAL
-from engine.wiring import Process
+from flatline.engine.action.chain import Head, heads_of
+from flatline.engine.errors import RecordRejected, StateError, StateUnwritable
+from flatline.engine.ports import Log
+from flatline.engine.wire.journal import JournalEntry, decode_entry
+from flatline.engine.wire.topics import JOURNAL
+from flatline.engine.wiring import Process
 
 
 class Unreadable(NamedTuple):

@@ -10,15 +10,15 @@ import msgspec
 import typer
 from rich.table import Table
 
-from engine.capacity.report import CellRow, Report, ScopeRow, VmRow
-from engine.capacity.usage_from_frames import UsageCollector
-from engine.capacity.usage_snapshot import UsageSnapshot
-from engine.capacity.whatif import Answer
-from engine.cli.options import console
-from engine.cli.usable import require_rows
-from engine.errors import SettingsError
-from engine.plain_text import in_csv, in_json
-from engine.settings import Settings
+from flatline.engine.capacity.report import CellRow, Report, ScopeRow, VmRow
+from flatline.engine.capacity.usage_from_frames import UsageCollector
+from flatline.engine.capacity.usage_snapshot import UsageSnapshot
+from flatline.engine.capacity.whatif import Answer
+from flatline.engine.cli.options import console
+from flatline.engine.cli.usable import require_rows
+from flatline.engine.errors import SettingsError
+from flatline.engine.plain_text import in_csv, in_json
+from flatline.engine.settings import Settings
 
 Format = Literal["table", "json", "csv"]
 
@@ -31,7 +31,7 @@ def usage_of_recording(source: str | None, settings: Settings) -> UsageSnapshot:
     SettingsError
         There is no data to report on.
     """
-    from engine.wiring import open_recording
+    from flatline.engine.wiring import open_recording
 
     if source is not None:
         recording = open_recording(source)
@@ -39,8 +39,8 @@ def usage_of_recording(source: str | None, settings: Settings) -> UsageSnapshot:
         require_rows(recording.figures())
         text = f"{source} holds no frame of a collector, so there is nothing to report."
     else:
-        from engine.cli.control_commands import with_log
-        from engine.wiring_planning import usage_from_history
+        from flatline.engine.cli.control_commands import with_log
+        from flatline.engine.wiring_planning import usage_from_history
 
         usage = with_log(settings, usage_from_history, patient=True, reading=True)
         text = (
@@ -54,8 +54,8 @@ def usage_of_recording(source: str | None, settings: Settings) -> UsageSnapshot:
 
 def store(found: Report, settings: Settings) -> None:
     """Write a report's lines to the history, and print their number."""
-    from engine.wiring import process
-    from engine.wiring_planning import store_report
+    from flatline.engine.wiring import process
+    from flatline.engine.wiring_planning import store_report
 
     count = asyncio.run(store_report(process(settings), found))
     console(stderr=True).print(f"{count} rows were written to the history as flatline_capacity.")

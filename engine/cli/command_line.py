@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from engine.cli.options import File, Sets, console, moment, settings_of
+from flatline.engine.cli.options import File, Sets, console, moment, settings_of
 
 event = typer.Typer(help="Report to Flatline what an owner does to a VM.", no_args_is_help=True)
 pause = typer.Typer(help="Pause the actions of Flatline, and resume them.", no_args_is_help=True)
@@ -57,8 +57,8 @@ def forget(
     """
     from uuid import UUID
 
-    from engine.cli.control_commands import append_forget, parse_name, parse_vm, with_log
-    from engine.cli.validation import print_warning, scope_warning
+    from flatline.engine.cli.control_commands import append_forget, parse_name, parse_vm, with_log
+    from flatline.engine.cli.validation import print_warning, scope_warning
 
     settings = settings_of(file, sets)
     where = parse_name(cell or settings.site.cell, what="cell")
@@ -87,8 +87,13 @@ def _owner_event(
     file: Path | None,
     sets: list[str] | None,
 ) -> None:
-    from engine.cli.control_commands import append_owner_event, parse_name, parse_vm, with_log
-    from engine.cli.validation import print_warning, vm_warning
+    from flatline.engine.cli.control_commands import (
+        append_owner_event,
+        parse_name,
+        parse_vm,
+        with_log,
+    )
+    from flatline.engine.cli.validation import print_warning, vm_warning
 
     settings = settings_of(file, sets)
     where, uuid = parse_name(cell or settings.site.cell, what="cell"), parse_vm(vm)
@@ -130,8 +135,8 @@ def pause_on(
     sets: Sets = None,
 ) -> None:
     """Let no machine act in a scope; alerts go on."""
-    from engine.cli.control_commands import append_pause, with_log
-    from engine.cli.validation import print_warning, scope_warning
+    from flatline.engine.cli.control_commands import append_pause, with_log
+    from flatline.engine.cli.validation import print_warning, scope_warning
 
     settings = settings_of(file, sets)
     held = with_log(
@@ -156,7 +161,7 @@ def pause_off(
     sets: Sets = None,
 ) -> None:
     """Take a pause back; exit code 1 if there was none."""
-    from engine.cli.control_commands import end_pause, with_log
+    from flatline.engine.cli.control_commands import end_pause, with_log
 
     was_paused = with_log(
         settings_of(file, sets), lambda here, log: end_pause(here, log, scope=scope, reason=reason)
@@ -173,7 +178,7 @@ def pause_adopt(file: File = None, sets: Sets = None) -> None:
 
     A pause whose end was not signed stays in force until an operator signs it.
     """
-    from engine.cli.control_commands import adopt, scope_of, with_log
+    from flatline.engine.cli.control_commands import adopt, scope_of, with_log
 
     ended = with_log(settings_of(file, sets), adopt)
     for command in ended:
@@ -186,8 +191,8 @@ def pause_show(file: File = None, sets: Sets = None) -> None:
     """List every pause and other word that holds now."""
     from shlex import quote
 
-    from engine.cli.control_commands import controls_in_force, rows_of, with_log
-    from engine.wire.control import RESTRICTIONS
+    from flatline.engine.cli.control_commands import controls_in_force, rows_of, with_log
+    from flatline.engine.wire.control import RESTRICTIONS
 
     controls = with_log(settings_of(file, sets), controls_in_force, reading=True)
     if not controls:
@@ -214,8 +219,8 @@ def approve(
     sets: Sets = None,
 ) -> None:
     """Approve the steps of one incident. Those that the policy leaves to a person."""
-    from engine.cli.control_commands import append_approval, with_log
-    from engine.cli.validation import incident_warning, print_warning
+    from flatline.engine.cli.control_commands import append_approval, with_log
+    from flatline.engine.cli.validation import incident_warning, print_warning
 
     settings = settings_of(file, sets)
     with_log(

@@ -11,15 +11,15 @@ from uuid import UUID
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.action.commands import fold_command, hear, loosens
-from engine.action.storm import SOURCE
-from engine.cli.logs import set_up_logs
-from engine.errors import CommandRefused, LogUnreachable, RecordRejected, SettingsError
-from engine.key_files import date_of
-from engine.keyring import own_key
-from engine.ports import Headers, Log
-from engine.settings import NAME_PATTERN, Settings
-from engine.wire.control import (
+from flatline.engine.action.commands import fold_command, hear, loosens
+from flatline.engine.action.storm import SOURCE
+from flatline.engine.cli.logs import set_up_logs
+from flatline.engine.errors import CommandRefused, LogUnreachable, RecordRejected, SettingsError
+from flatline.engine.key_files import date_of
+from flatline.engine.keyring import own_key
+from flatline.engine.ports import Headers, Log
+from flatline.engine.settings import NAME_PATTERN, Settings
+from flatline.engine.wire.control import (
     REFUSED,
     RESTRICTIONS,
     Control,
@@ -28,10 +28,10 @@ from engine.wire.control import (
     held_key,
     restriction_key,
 )
-from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
-from engine.wire.order import key_id, signed
-from engine.wire.topics import CONTROL, FRAMES
-from engine.wiring import Process, frame_keyring, open_log, process, trusted_now
+from flatline.engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
+from flatline.engine.wire.order import key_id, signed
+from flatline.engine.wire.topics import CONTROL, FRAMES
+from flatline.engine.wiring import Process, frame_keyring, open_log, process, trusted_now
 
 # A person waits for the command. A log that restarts is back within this time; a longer outage is
 # reported instead of waited for.

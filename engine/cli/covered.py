@@ -3,14 +3,14 @@
 from typing import NamedTuple
 from uuid import UUID
 
-from engine.cli.validation import latest
-from engine.detection.coverage import advice, is_actionable, witnesses_of
-from engine.ports import Log
-from engine.wire.alert import may_be_reset
-from engine.wire.frame import uuids_of
-from engine.wire.score import Scores, decode_scores
-from engine.wire.topics import SCORES
-from engine.wiring import Process
+from flatline.engine.cli.validation import latest
+from flatline.engine.detection.coverage import advice, is_actionable, witnesses_of
+from flatline.engine.ports import Log
+from flatline.engine.wire.alert import may_be_reset
+from flatline.engine.wire.frame import uuids_of
+from flatline.engine.wire.score import Scores, decode_scores
+from flatline.engine.wire.topics import SCORES
+from flatline.engine.wiring import Process
 
 # Maximum number of VMs named in one line of the doctor.
 _NAMED = 3

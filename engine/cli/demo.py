@@ -13,24 +13,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from connectors.clock import LoopClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.simulator.fleet import Fleet, build_world
-from connectors.simulator.virtual_time import VirtualLoop, run
-from engine.action.catalogue import parse_policy, read_shipped
-from engine.action.keys import TrustedKeys, open_entry
-from engine.cli.demo_scene import DEADLINE_S, WARM_UP_S, Claim, Referee, plan_of
-from engine.cli.demo_story import Story, follow_log
-from engine.cli.demo_view import View
-from engine.cli.logs import set_up_logs
-from engine.cli.options import console
-from engine.cli.process import INTERRUPTED
-from engine.ports import Record
-from engine.roles.health import Health
-from engine.roles.run import run_roles
-from engine.settings import Collect, Place, Settings
-from engine.wire.order import Entry
-from engine.wiring import Authority, Process, compile_engine, simulated_nodes, site_openers
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.simulator.fleet import Fleet, build_world
+from flatline.connectors.simulator.virtual_time import VirtualLoop, run
+from flatline.engine.action.catalogue import parse_policy, read_shipped
+from flatline.engine.action.keys import TrustedKeys, open_entry
+from flatline.engine.cli.demo_scene import DEADLINE_S, WARM_UP_S, Claim, Referee, plan_of
+from flatline.engine.cli.demo_story import Story, follow_log
+from flatline.engine.cli.demo_view import View
+from flatline.engine.cli.logs import set_up_logs
+from flatline.engine.cli.options import console
+from flatline.engine.cli.process import INTERRUPTED
+from flatline.engine.ports import Record
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.run import run_roles
+from flatline.engine.settings import Collect, Place, Settings
+from flatline.engine.wire.order import Entry
+from flatline.engine.wiring import Authority, Process, compile_engine, simulated_nodes, site_openers
 
 # As in the demo's policy: fast enough to show results within a minute.
 _INTERVAL_S: Final = 2.0

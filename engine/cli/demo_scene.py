@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from connectors.simulator.fleet import Fleet
-from connectors.simulator.plan import Incident, WorldPlan, node_name, pool_name
-from engine.cli.demo_story import Story
-from engine.preflight_data import PreflightSample
-from engine.wire.alert import Alert
+from flatline.connectors.simulator.fleet import Fleet
+from flatline.connectors.simulator.plan import Incident, WorldPlan, node_name, pool_name
+from flatline.engine.cli.demo_story import Story
+from flatline.engine.preflight_data import PreflightSample
+from flatline.engine.wire.alert import Alert
 
 CELLS: Final = 4
 NODES_PER_CELL: Final = 2

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from engine.ports import Log, Record
-from engine.wire.alert import Alert, decode_alert
-from engine.wire.journal import decode_entry
-from engine.wire.order import Entry, Order, OrderResult
-from engine.wire.topics import ALERTS, JOURNAL, ORDERS
+from flatline.engine.ports import Log, Record
+from flatline.engine.wire.alert import Alert, decode_alert
+from flatline.engine.wire.journal import decode_entry
+from flatline.engine.wire.order import Entry, Order, OrderResult
+from flatline.engine.wire.topics import ALERTS, JOURNAL, ORDERS
 
 # More lines than any terminal shows.
 _LINES_KEPT: Final = 200

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from engine.cli.demo_story import Story
+from flatline.engine.cli.demo_story import Story
 
 # A higher rate is not visible, and each update takes some ms that the fleet needs too.
 _PICTURES_PER_S: Final = 8

@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
-from engine.cli.control_commands import controls_in_force, scope_of
-from engine.cli.covered import covered, summary
-from engine.cli.logs import set_up_logs
-from engine.cli.options import moment
-from engine.cli.reported import Asking, firing, left_out
-from engine.errors import FlatlineError, HypervisorError, SettingsError
-from engine.frame_keyring import read_site_keys
-from engine.keyring import SIGNERS, read_key
-from engine.roles.health import as_sentence
-from engine.settings import Settings
-from engine.wire.control import Control, ControlScope
-from engine.wire.order import key_id
-from engine.wire.rights import RIGHTS, Role, problems_of, suited, topics_of
-from engine.wire.topics import ALERTS, CONTROL, FRAMES, REJECTED, SCORES, TOPICS
-from engine.wiring import (
+from flatline.engine.cli.control_commands import controls_in_force, scope_of
+from flatline.engine.cli.covered import covered, summary
+from flatline.engine.cli.logs import set_up_logs
+from flatline.engine.cli.options import moment
+from flatline.engine.cli.reported import Asking, firing, left_out
+from flatline.engine.errors import FlatlineError, HypervisorError, SettingsError
+from flatline.engine.frame_keyring import read_site_keys
+from flatline.engine.keyring import SIGNERS, read_key
+from flatline.engine.roles.health import as_sentence
+from flatline.engine.settings import Settings
+from flatline.engine.wire.control import Control, ControlScope
+from flatline.engine.wire.order import key_id
+from flatline.engine.wire.rights import RIGHTS, Role, problems_of, suited, topics_of
+from flatline.engine.wire.topics import ALERTS, CONTROL, FRAMES, REJECTED, SCORES, TOPICS
+from flatline.engine.wiring import (
     Process,
     create_topics,
     frame_keyring,
@@ -259,7 +259,7 @@ def _programs(here: Process) -> Iterator[Check]:
 
 def _probe(here: Process) -> Iterator[Check]:
     """Check the right to probe guests for a sign of life."""
-    from connectors.probe.prober import may_probe
+    from flatline.connectors.probe.prober import may_probe
 
     why = may_probe()
     if why:

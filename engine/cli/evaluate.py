@@ -8,21 +8,21 @@ from typing import Final, NamedTuple
 import msgspec
 from rich.table import Table
 
-from engine.cli.replay_command import ALERTS, EVALUATION, PAGES, SUMMARY, remove_pages
-from engine.detection.configuration import Configuration
-from engine.detection.likelihoods import limits
-from engine.errors import SettingsError, StateUnwritable
-from engine.evaluation.closeup import CloseupCollector, Window
-from engine.evaluation.fitting import strangers
-from engine.evaluation.judging import HARMFUL, Judgement, ReportedIncident, judge
-from engine.evaluation.lines import AlertLine, Summary
-from engine.evaluation.page import Mark, Span, moment, page
-from engine.evaluation.scores import Rate, Recall, Scores, rate, score
-from engine.evaluation.truth import Occurrence
-from engine.plain_text import file_name
-from engine.ports import Recording
-from engine.roles.replay import Replayer
-from engine.wiring import compile_engine, open_recording, read_truth
+from flatline.engine.cli.replay_command import ALERTS, EVALUATION, PAGES, SUMMARY, remove_pages
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.likelihoods import limits
+from flatline.engine.errors import SettingsError, StateUnwritable
+from flatline.engine.evaluation.closeup import CloseupCollector, Window
+from flatline.engine.evaluation.fitting import strangers
+from flatline.engine.evaluation.judging import HARMFUL, Judgement, ReportedIncident, judge
+from flatline.engine.evaluation.lines import AlertLine, Summary
+from flatline.engine.evaluation.page import Mark, Span, moment, page
+from flatline.engine.evaluation.scores import Rate, Recall, Scores, rate, score
+from flatline.engine.evaluation.truth import Occurrence
+from flatline.engine.plain_text import file_name
+from flatline.engine.ports import Recording
+from flatline.engine.roles.replay import Replayer
+from flatline.engine.wiring import compile_engine, open_recording, read_truth
 
 # Maximum number of members that are drawn of a wider incident.
 _DRAWN: Final = 6

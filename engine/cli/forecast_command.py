@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from connectors.traces.dataset import Dataset
-from connectors.traces.windows import Window, WindowCounts
-from engine.errors import SettingsError, StateUnwritable
-from engine.forecasting.forecast_accuracy import Judge, Verdict
-from engine.plain_text import csv_field
-from engine.wiring_planning import compile_forecaster
-from models.forecaster import Forecaster
-from models.kernels.forecast_row import BANDS, HORIZONS_S, SLOT_S
+from flatline.connectors.traces.dataset import Dataset
+from flatline.connectors.traces.windows import Window, WindowCounts
+from flatline.engine.errors import SettingsError, StateUnwritable
+from flatline.engine.forecasting.forecast_accuracy import Judge, Verdict
+from flatline.engine.plain_text import csv_field
+from flatline.engine.wiring_planning import compile_forecaster
+from flatline.models.forecaster import Forecaster
+from flatline.models.kernels.forecast_row import BANDS, HORIZONS_S, SLOT_S
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

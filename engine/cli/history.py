@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.options import File, Sets, console, settings_of
-from engine.errors import SettingsError
+from flatline.engine.cli.options import File, Sets, console, settings_of
+from flatline.engine.errors import SettingsError
 
 history = typer.Typer(
     help="Set up the history that capacity planners query.", invoke_without_command=True
@@ -18,9 +18,9 @@ def record(context: typer.Context, file: File = None, sets: Sets = None) -> None
     """Write the history of what stands in the log."""
     if context.invoked_subcommand is not None:
         return
-    from engine.cli.process import serve
-    from engine.wiring import frame_keyring, open_log, process
-    from engine.wiring_history import history_opener
+    from flatline.engine.cli.process import serve
+    from flatline.engine.wiring import frame_keyring, open_log, process
+    from flatline.engine.wiring_history import history_opener
 
     settings = settings_of(file, sets)
     here = process(settings)
@@ -38,8 +38,8 @@ def history_setup(
     sets: Sets = None,
 ) -> None:
     """Make buckets, retention, InfluxQL names and tokens. A second call changes nothing."""
-    from engine.secret_file import read_secret
-    from engine.wiring_history import set_up_history
+    from flatline.engine.secret_file import read_secret
+    from flatline.engine.wiring_history import set_up_history
 
     settings = settings_of(file, sets)
     if settings.history.kind == "embedded":

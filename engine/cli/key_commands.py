@@ -9,10 +9,10 @@ import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from rich.table import Table
 
-from engine.action.keys import parse_public_key, public_key_pem
-from engine.cli.options import File, Sets, console, settings_of
-from engine.errors import SettingsError
-from engine.frame_keyring import (
+from flatline.engine.action.keys import parse_public_key, public_key_pem
+from flatline.engine.cli.options import File, Sets, console, settings_of
+from flatline.engine.errors import SettingsError
+from flatline.engine.frame_keyring import (
     make_name,
     make_site_key,
     name_key_path,
@@ -24,7 +24,7 @@ from engine.frame_keyring import (
     write_name_key,
     write_site_key,
 )
-from engine.key_files import (
+from flatline.engine.key_files import (
     date_of,
     labels_of,
     until_ms_of,
@@ -32,11 +32,11 @@ from engine.key_files import (
     write_key_file,
     write_new_key_file,
 )
-from engine.keyring import SIGNERS, Signer, own_key, public_files, read_key, replace_key
-from engine.revoked import REVOKED, read_revoked, revoke
-from engine.settings import NAME_PATTERN, Settings
-from engine.wire.frame_mac import KINDS, SIGNING, Kind, SiteKey, made_ms
-from engine.wire.order import key_id
+from flatline.engine.keyring import SIGNERS, Signer, own_key, public_files, read_key, replace_key
+from flatline.engine.revoked import REVOKED, read_revoked, revoke
+from flatline.engine.settings import NAME_PATTERN, Settings
+from flatline.engine.wire.frame_mac import KINDS, SIGNING, Kind, SiteKey, made_ms
+from flatline.engine.wire.order import key_id
 
 keys = typer.Typer(
     help="Create, show, rotate and revoke keys. Private keys are written to files only.",
@@ -56,7 +56,7 @@ Days = Annotated[float | None, typer.Option("--days", min=0.01, help="Days until
 
 
 def _now_ms() -> int:
-    from connectors.clock import SystemClock
+    from flatline.connectors.clock import SystemClock
 
     return SystemClock().now_ms()
 

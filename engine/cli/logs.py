@@ -9,7 +9,7 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
-from engine.plain_text import lines, one_line
+from flatline.engine.plain_text import lines, one_line
 
 # Libraries log each reconnect below this level, which Flatline's own lines already report.
 _FOREIGN_LEVEL = logging.WARNING

@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from engine.errors import SettingsError
-from engine.plain_text import one_line
-from engine.settings import Settings, load_settings
+from flatline.engine.errors import SettingsError
+from flatline.engine.plain_text import one_line
+from flatline.engine.settings import Settings, load_settings
 
 File = Annotated[
     Path | None,

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from engine.cli.options import File, Sets, console, settings_of
-from engine.errors import SettingsError
+from flatline.engine.cli.options import File, Sets, console, settings_of
+from flatline.engine.errors import SettingsError
 
 Format = Literal["table", "json", "csv"]
 
@@ -41,9 +41,9 @@ def forecast(
         raise typer.Exit(_serve_forecasts(file, sets))
     if out is None:
         raise SettingsError(f"The forecasts of {dataset} need an output file. Use --out.")
-    from connectors.traces.dataset import open_dataset
-    from engine.cli.forecast_command import run_forecast, verdict_table
-    from engine.cli.usable import require_rows
+    from flatline.connectors.traces.dataset import open_dataset
+    from flatline.engine.cli.forecast_command import run_forecast, verdict_table
+    from flatline.engine.cli.usable import require_rows
 
     outcome = run_forecast(open_dataset(dataset), out=out, judged=judged)
     console().print(
@@ -61,9 +61,9 @@ def forecast(
 
 
 def _serve_forecasts(file: Path | None, sets: list[str] | None) -> int:
-    from engine.cli.process import serve
-    from engine.wiring import frame_keyring, open_log, process
-    from engine.wiring_planning import forecast_opener
+    from flatline.engine.cli.process import serve
+    from flatline.engine.wiring import frame_keyring, open_log, process
+    from flatline.engine.wiring_planning import forecast_opener
 
     settings = settings_of(file, sets)
     here = process(settings)
@@ -92,8 +92,8 @@ def capacity_report(
     sets: Sets = None,
 ) -> None:
     """Report what is left, until when, and what still fits. For pools, nodes, cells, zones."""
-    from engine.capacity.report import report
-    from engine.cli.capacity import show_report, store, usage_of_recording
+    from flatline.engine.capacity.report import report
+    from flatline.engine.cli.capacity import show_report, store, usage_of_recording
 
     settings = settings_of(file, sets)
     found = report(usage_of_recording(source, settings))
@@ -117,8 +117,8 @@ def capacity_whatif(
     sets: Sets = None,
 ) -> None:
     """Say what happens when VMs come or a node or cell goes. VMs: --vms and --flavor."""
-    from engine.capacity.whatif import cell_drained, node_lost, vms_come
-    from engine.cli.capacity import show_answer, usage_of_recording
+    from flatline.engine.capacity.whatif import cell_drained, node_lost, vms_come
+    from flatline.engine.cli.capacity import show_answer, usage_of_recording
 
     asked = [vms is not None, lost is not None, drained is not None]
     if sum(asked) != 1:

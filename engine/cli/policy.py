@@ -5,11 +5,11 @@ from typing import Final
 
 import msgspec
 
-from engine.action.actions import ACTIONS, AGENT_ACTIONS, DISRUPTIVE
-from engine.action.catalogue import Limits, Policy
-from engine.faults import Step
-from engine.wire.control import Mode
-from engine.wire.order import Action
+from flatline.engine.action.actions import ACTIONS, AGENT_ACTIONS, DISRUPTIVE
+from flatline.engine.action.catalogue import Limits, Policy
+from flatline.engine.faults import Step
+from flatline.engine.wire.control import Mode
+from flatline.engine.wire.order import Action
 
 _PURPOSES: Final[Mapping[str, str]] = {
     "production": "production: all values are within the hard limits",

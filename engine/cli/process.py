@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import structlog
 
-from engine.cli.logs import set_up_logs
-from engine.roles.run import Opener, run_roles
-from engine.wiring import Process, probes
+from flatline.engine.cli.logs import set_up_logs
+from flatline.engine.roles.run import Opener, run_roles
+from flatline.engine.wiring import Process, probes
 
 # The exit code of shells for a command that Ctrl-C ended (128 + SIGINT).
 INTERRUPTED: Final = 130

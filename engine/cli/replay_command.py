@@ -8,12 +8,12 @@ from typing import BinaryIO, Final
 
 import msgspec
 
-from engine.action.catalogue import Modes, Policy, parse_policy, read_shipped
-from engine.errors import StateUnwritable
-from engine.evaluation.lines import OrderLine, Summary
-from engine.ports import Recording
-from engine.roles.replay import Planned, Replayer
-from engine.wiring import compile_engine, read_policy
+from flatline.engine.action.catalogue import Modes, Policy, parse_policy, read_shipped
+from flatline.engine.errors import StateUnwritable
+from flatline.engine.evaluation.lines import OrderLine, Summary
+from flatline.engine.ports import Recording
+from flatline.engine.roles.replay import Planned, Replayer
+from flatline.engine.wiring import compile_engine, read_policy
 
 ALERTS: Final = "alerts.jsonl"
 ORDERS: Final = "orders.jsonl"

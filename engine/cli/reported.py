@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from engine.cli.validation import latest
-from engine.errors import RecordRejected
-from engine.faults import of_family
-from engine.ports import Log
-from engine.wire.alert import Alert, decode_alert
-from engine.wire.rejected import Rejected, decode_rejected
-from engine.wire.topics import ALERTS, REJECTED
-from engine.wiring import Process
+from flatline.engine.cli.validation import latest
+from flatline.engine.errors import RecordRejected
+from flatline.engine.faults import of_family
+from flatline.engine.ports import Log
+from flatline.engine.wire.alert import Alert, decode_alert
+from flatline.engine.wire.rejected import Rejected, decode_rejected
+from flatline.engine.wire.topics import ALERTS, REJECTED
+from flatline.engine.wiring import Process
 
 _REJECTED_BACK_MS: Final = 3_600_000
 # A record of `rejected` has up to 64 KB, and a flood has many.

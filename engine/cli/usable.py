@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
-from engine.cli.options import say
-from engine.errors import SettingsError
+from flatline.engine.cli.options import say
+from flatline.engine.errors import SettingsError
 
 # Some percent of late and repeated rows are normal in a recording; below this share the results do
 # not represent the dataset.

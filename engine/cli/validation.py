@@ -6,17 +6,17 @@ from difflib import get_close_matches
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from engine.cli.control_commands import MINUTE_MS, parse_scope, with_log
-from engine.cli.options import console
-from engine.errors import FlatlineError, RecordRejected
-from engine.ports import Log
-from engine.settings import Settings
-from engine.wire.alert import decode_alert
-from engine.wire.control import ControlScope
-from engine.wire.frame import UUID_BYTES
-from engine.wire.score import Scores, decode_scores
-from engine.wire.topics import ALERTS, SCORES
-from engine.wiring import Process
+from flatline.engine.cli.control_commands import MINUTE_MS, parse_scope, with_log
+from flatline.engine.cli.options import console
+from flatline.engine.errors import FlatlineError, RecordRejected
+from flatline.engine.ports import Log
+from flatline.engine.settings import Settings
+from flatline.engine.wire.alert import decode_alert
+from flatline.engine.wire.control import ControlScope
+from flatline.engine.wire.frame import UUID_BYTES
+from flatline.engine.wire.score import Scores, decode_scores
+from flatline.engine.wire.topics import ALERTS, SCORES
+from flatline.engine.wiring import Process
 
 # Scores and firing alerts are published once a minute; a single missed one must cause no warning.
 _SEEN_MS: Final = 5 * MINUTE_MS

@@ -8,14 +8,14 @@ similar live VMs look.
 import math
 from typing import Final
 
-from engine.detection.configuration import Configuration
-from engine.detection.evidence import Picture
-from engine.detection.hypotheses import Verdict, suggested
-from engine.detection.vm_table import VmTable
-from engine.detection.witnesses import signs_of_life
-from engine.faults import Kind
-from engine.wire.alert import CpuShape, EvidenceItem
-from models.kernels import aggregates_layout
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.evidence import Picture
+from flatline.engine.detection.hypotheses import Verdict, suggested
+from flatline.engine.detection.vm_table import VmTable
+from flatline.engine.detection.witnesses import signs_of_life
+from flatline.engine.faults import Kind
+from flatline.engine.wire.alert import CpuShape, EvidenceItem
+from flatline.models.kernels import aggregates_layout
 
 _SHAPES: Final[dict[int, CpuShape]] = {
     aggregates_layout.SHAPE_MIXED: "mixed",

@@ -8,8 +8,8 @@ that no honest site reaches it, and the limit times the size of one object fits 
 from collections.abc import Mapping
 from typing import Final
 
-from engine.detection.cell import Cell
-from engine.wire.frame import Frame, uuids_of
+from flatline.engine.detection.cell import Cell
+from flatline.engine.wire.frame import Frame, uuids_of
 
 # A partition has about ten cells. The forest alone takes 62 KB of each.
 MAX_CELLS: Final = 1_024

@@ -8,11 +8,11 @@ from collections.abc import Collection
 
 import msgspec
 
-from engine.detection.vm_table import VmTable, without
-from engine.wire.alert import Alert, SamplePosition
-from engine.wire.frame import InventoryItem, PoolSample
-from engine.wire.runs import Runs
-from models.half_space_trees import HalfSpaceForest
+from flatline.engine.detection.vm_table import VmTable, without
+from flatline.engine.wire.alert import Alert, SamplePosition
+from flatline.engine.wire.frame import InventoryItem, PoolSample
+from flatline.engine.wire.runs import Runs
+from flatline.models.half_space_trees import HalfSpaceForest
 
 
 class ReportedAction(msgspec.Struct):

@@ -4,12 +4,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from engine.detection.forest import FEATURES, new_forest
-from engine.detection.replayed import run_records
-from engine.ports import Record
-from engine.wire.frame import UUID_BYTES, Frame, Header, VmRows, encode_frame
-from engine.wire.metrics import GAUGES, INTEGERS
-from engine.wire.topics import FRAMES
+from flatline.engine.detection.forest import FEATURES, new_forest
+from flatline.engine.detection.replayed import run_records
+from flatline.engine.ports import Record
+from flatline.engine.wire.frame import UUID_BYTES, Frame, Header, VmRows, encode_frame
+from flatline.engine.wire.metrics import GAUGES, INTEGERS
+from flatline.engine.wire.topics import FRAMES
 
 
 @lru_cache(maxsize=1)

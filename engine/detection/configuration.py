@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from models.kernels import aggregates_layout, baseline, hours, silence_model, trends
+from flatline.models.kernels import aggregates_layout, baseline, hours, silence_model, trends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.detection.aggregate_evidence import is_correlated
-from engine.detection.cell import Cell, Node
-from engine.detection.configuration import Configuration, Now
-from engine.detection.outcomes import Continued, Ended, Finding, Outcome, key_of, text_of
-from engine.detection.vm_table import VmTable
-from engine.faults import Kind
-from engine.wire.alert import EvidenceItem, Resolution
-from models.kernels import aggregates_layout, screening
+from flatline.engine.detection.aggregate_evidence import is_correlated
+from flatline.engine.detection.cell import Cell, Node
+from flatline.engine.detection.configuration import Configuration, Now
+from flatline.engine.detection.outcomes import Continued, Ended, Finding, Outcome, key_of, text_of
+from flatline.engine.detection.vm_table import VmTable
+from flatline.engine.faults import Kind
+from flatline.engine.wire.alert import EvidenceItem, Resolution
+from flatline.models.kernels import aggregates_layout, screening
 
 _LISTED = 64
 _SHARED = aggregates_layout.FIELD["shared"]

@@ -10,12 +10,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.detection.cell import Cell, Node, Vm
-from engine.detection.configuration import Configuration
-from engine.detection.vm_table import VmTable
-from engine.wire.alert import WITNESSES, may_be_reset
-from engine.wire.score import SET_UP
-from models.kernels import silence_model, standstill
+from flatline.engine.detection.cell import Cell, Node, Vm
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.vm_table import VmTable
+from flatline.engine.wire.alert import WITNESSES, may_be_reset
+from flatline.engine.wire.score import SET_UP
+from flatline.models.kernels import silence_model, standstill
 
 U8 = NDArray[np.uint8]
 

@@ -9,11 +9,11 @@ subject that reports again is registered again.
 from collections.abc import Iterator
 from typing import Final
 
-from engine.detection.cell import Cell, Incident, Node
-from engine.detection.configuration import Configuration, Now
-from engine.detection.outcomes import Ended, key_of, notice_key, text_of
-from engine.faults import Kind
-from engine.wire.alert import Resolution
+from flatline.engine.detection.cell import Cell, Incident, Node
+from flatline.engine.detection.configuration import Configuration, Now
+from flatline.engine.detection.outcomes import Ended, key_of, notice_key, text_of
+from flatline.engine.faults import Kind
+from flatline.engine.wire.alert import Resolution
 
 # Subjects that an owner may forget, by the scope of their alerts.
 FORGETTABLE: Final = {"node": "host", "vm": "vm", "pool": "pool", "network": "network"}

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.detection.cell import Cell, Node, Vm
-from engine.detection.configuration import Configuration
-from engine.detection.vm_table import F, I, VmTable
-from engine.wire.alert import CpuShape, EvidenceItem
-from engine.wire.metrics import VM_STATES
-from models.kernels import silence_model
-from models.kernels.blocks import BLOCK_ROWS
+from flatline.engine.detection.cell import Cell, Node, Vm
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.vm_table import F, I, VmTable
+from flatline.engine.wire.alert import CpuShape, EvidenceItem
+from flatline.engine.wire.metrics import VM_STATES
+from flatline.models.kernels import silence_model
+from flatline.models.kernels.blocks import BLOCK_ROWS
 
 _CRASHED = VM_STATES.index("crashed")
 _PAUSED = tuple(

@@ -2,20 +2,20 @@
 
 import numpy as np
 
-from engine.detection.cell import Cell, Node, SampleGap, Vm
-from engine.detection.configuration import Configuration, Now
-from engine.detection.lifecycle import (
+from flatline.engine.detection.cell import Cell, Node, SampleGap, Vm
+from flatline.engine.detection.configuration import Configuration, Now
+from flatline.engine.detection.lifecycle import (
     arrived,
     forget_hung_monitor,
     take_events,
     take_inventory,
 )
-from engine.detection.ownership import moves_to, note_twice
-from engine.detection.rates import fold_rows
-from engine.detection.sources import Counters
-from engine.detection.vm_table import VmTable, follow_roster, without
-from engine.wire.frame import Frame
-from engine.wire.metrics import INTEGER_ROW, VM_STATES
+from flatline.engine.detection.ownership import moves_to, note_twice
+from flatline.engine.detection.rates import fold_rows
+from flatline.engine.detection.sources import Counters
+from flatline.engine.detection.vm_table import VmTable, follow_roster, without
+from flatline.engine.wire.frame import Frame
+from flatline.engine.wire.metrics import INTEGER_ROW, VM_STATES
 
 _RUNNING = VM_STATES.index("running")
 # The usual lag follows a node's clock that was set back, but not a backlog of minutes.

@@ -8,12 +8,12 @@ from typing import Final
 
 import numpy as np
 
-from engine.detection.cell import Cell
-from engine.detection.vm_table import VmTable
-from engine.wire.alert import EvidenceItem
-from engine.wire.score import CLASS_EDGES, CLASSES
-from models.half_space_trees import HalfSpaceForest
-from models.kernels import forest as kernel
+from flatline.engine.detection.cell import Cell
+from flatline.engine.detection.vm_table import VmTable
+from flatline.engine.wire.alert import EvidenceItem
+from flatline.engine.wire.score import CLASS_EDGES, CLASSES
+from flatline.models.half_space_trees import HalfSpaceForest
+from flatline.models.kernels import forest as kernel
 
 FEATURES: Final = (
     "cpu_share",

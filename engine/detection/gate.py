@@ -13,16 +13,16 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.detection import sentences
-from engine.detection.cell import Cell, CommonCause, Node
-from engine.detection.configuration import Configuration, Now
-from engine.detection.movement import SIGNALS, meant_to_run, moving, reporting, subjects
-from engine.detection.outcomes import Ended, Finding, Outcome, key_of, text_of
-from engine.detection.rates import MEANT_TO_RUN, SHARE_TAU_S
-from engine.detection.vm_table import VmTable
-from engine.faults import Kind, of_family
-from engine.wire.alert import EvidenceItem, Resolution, Scope
-from models.kernels import screening
+from flatline.engine.detection import sentences
+from flatline.engine.detection.cell import Cell, CommonCause, Node
+from flatline.engine.detection.configuration import Configuration, Now
+from flatline.engine.detection.movement import SIGNALS, meant_to_run, moving, reporting, subjects
+from flatline.engine.detection.outcomes import Ended, Finding, Outcome, key_of, text_of
+from flatline.engine.detection.rates import MEANT_TO_RUN, SHARE_TAU_S
+from flatline.engine.detection.vm_table import VmTable
+from flatline.engine.faults import Kind, of_family
+from flatline.engine.wire.alert import EvidenceItem, Resolution, Scope
+from flatline.models.kernels import screening
 
 # The kind of the stall of each scope.
 _KINDS: Final[Mapping[str, Kind]] = {

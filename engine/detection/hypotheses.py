@@ -9,11 +9,11 @@ the suggestion is to inspect the guest.
 import math
 from typing import NamedTuple
 
-from engine.detection.configuration import Configuration
-from engine.detection.evidence import Picture, cpu_item, fell, silence_item, stepped
-from engine.detection.witnesses import signs_of_life
-from engine.faults import Kind
-from engine.wire.alert import (
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.evidence import Picture, cpu_item, fell, silence_item, stepped
+from flatline.engine.detection.witnesses import signs_of_life
+from flatline.engine.faults import Kind
+from flatline.engine.wire.alert import (
     CpuShape,
     EvidenceItem,
     Severity,
@@ -21,7 +21,7 @@ from engine.wire.alert import (
     counted_witnesses,
     may_be_reset,
 )
-from models.kernels import standstill
+from flatline.models.kernels import standstill
 
 
 class Verdict(NamedTuple):

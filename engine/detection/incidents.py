@@ -11,9 +11,9 @@ from typing import assert_never
 
 import msgspec
 
-from engine.detection.cell import Cell, Incident, Vm
-from engine.detection.configuration import Configuration, Now, configuration_hash
-from engine.detection.outcomes import (
+from flatline.engine.detection.cell import Cell, Incident, Vm
+from flatline.engine.detection.configuration import Configuration, Now, configuration_hash
+from flatline.engine.detection.outcomes import (
     Calmed,
     Continued,
     Ended,
@@ -22,10 +22,10 @@ from engine.detection.outcomes import (
     Outcome,
     uuid_of,
 )
-from engine.detection.vm_table import VmTable
-from engine.faults import kind_of, of_family
-from engine.wire.alert import Alert, Counted, Resolution, alert_id, counted_witnesses
-from models.kernels import baseline
+from flatline.engine.detection.vm_table import VmTable
+from flatline.engine.faults import kind_of, of_family
+from flatline.engine.wire.alert import Alert, Counted, Resolution, alert_id, counted_witnesses
+from flatline.models.kernels import baseline
 
 # Slow faults develop over hours (`engine.detection.slow`). An incident may change between these
 # kinds. Every other fault of the VM is a separate incident.

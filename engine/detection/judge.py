@@ -5,21 +5,21 @@ from functools import cache, partial
 
 import numpy as np
 
-from engine.detection import sentences
-from engine.detection.aggregate_evidence import is_correlated, judge_aggregates
-from engine.detection.cell import Cell, Node, Vm
-from engine.detection.configuration import Configuration, Now
-from engine.detection.correlated_failures import judge_correlated_failures
-from engine.detection.coverage import devices_of, ways
-from engine.detection.departures import end_departed, end_of_vms
-from engine.detection.evidence import Picture, explanations, note_life, picture, vetoes
-from engine.detection.fold import set_inhibitions
-from engine.detection.forest import opinion, score_gated
-from engine.detection.gate import explains, judge_gate
-from engine.detection.hypotheses import Verdict, judge_vm
-from engine.detection.incidents import SLOW_KINDS, confidence, settle
-from engine.detection.lifecycle import forget_hung_monitor
-from engine.detection.liveness import (
+from flatline.engine.detection import sentences
+from flatline.engine.detection.aggregate_evidence import is_correlated, judge_aggregates
+from flatline.engine.detection.cell import Cell, Node, Vm
+from flatline.engine.detection.configuration import Configuration, Now
+from flatline.engine.detection.correlated_failures import judge_correlated_failures
+from flatline.engine.detection.coverage import devices_of, ways
+from flatline.engine.detection.departures import end_departed, end_of_vms
+from flatline.engine.detection.evidence import Picture, explanations, note_life, picture, vetoes
+from flatline.engine.detection.fold import set_inhibitions
+from flatline.engine.detection.forest import opinion, score_gated
+from flatline.engine.detection.gate import explains, judge_gate
+from flatline.engine.detection.hypotheses import Verdict, judge_vm
+from flatline.engine.detection.incidents import SLOW_KINDS, confidence, settle
+from flatline.engine.detection.lifecycle import forget_hung_monitor
+from flatline.engine.detection.liveness import (
     check_absent,
     check_contention,
     check_members,
@@ -27,8 +27,8 @@ from engine.detection.liveness import (
     check_reboots,
     check_sight,
 )
-from engine.detection.notices import follow_notices
-from engine.detection.outcomes import (
+from flatline.engine.detection.notices import follow_notices
+from flatline.engine.detection.outcomes import (
     Explained,
     Finding,
     Outcome,
@@ -37,19 +37,19 @@ from engine.detection.outcomes import (
     text_of,
     uuid_of,
 )
-from engine.detection.ownership import check_identities
-from engine.detection.recovery import follow_vm
-from engine.detection.screening import screen
-from engine.detection.slow import judge_trends
-from engine.detection.stopped import shares_with, stopped_just_now
-from engine.detection.vm_table import VmTable
-from engine.detection.windows import moves_ahead
-from engine.detection.witnesses import shows_life, witness_items
-from engine.faults import Kind
-from engine.wire.alert import Alert
-from engine.wire.metrics import VM_STATES
-from models.kernels import standstill
-from models.kernels.screening import ONLY_AGGREGATES, SUSPECT
+from flatline.engine.detection.ownership import check_identities
+from flatline.engine.detection.recovery import follow_vm
+from flatline.engine.detection.screening import screen
+from flatline.engine.detection.slow import judge_trends
+from flatline.engine.detection.stopped import shares_with, stopped_just_now
+from flatline.engine.detection.vm_table import VmTable
+from flatline.engine.detection.windows import moves_ahead
+from flatline.engine.detection.witnesses import shows_life, witness_items
+from flatline.engine.faults import Kind
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.metrics import VM_STATES
+from flatline.models.kernels import standstill
+from flatline.models.kernels.screening import ONLY_AGGREGATES, SUSPECT
 
 _RUNNING = VM_STATES.index("running")
 # One sample may include activity from before the event.

@@ -5,20 +5,20 @@ An explained silence is neither judged nor learned as usual.
 
 import numpy as np
 
-from engine.detection.bounds import MAX_PLACES_OF_VM
-from engine.detection.cell import Cell, ReportedAction, Vm
-from engine.detection.configuration import Configuration, Now
-from engine.detection.departures import FORGETTABLE
-from engine.detection.ownership import (
+from flatline.engine.detection.bounds import MAX_PLACES_OF_VM
+from flatline.engine.detection.cell import Cell, ReportedAction, Vm
+from flatline.engine.detection.configuration import Configuration, Now
+from flatline.engine.detection.departures import FORGETTABLE
+from flatline.engine.detection.ownership import (
     may_hear,
     may_mark,
     may_speak,
     remember_event,
     remember_item,
 )
-from engine.wire.alert import SamplePosition
-from engine.wire.frame import Event, Frame, InventoryItem
-from engine.wire.limits import small_int
+from flatline.engine.wire.alert import SamplePosition
+from flatline.engine.wire.frame import Event, Frame, InventoryItem
+from flatline.engine.wire.limits import small_int
 
 _FOR_EVER = -1
 # Until the window closes: a person does not send more at a time.

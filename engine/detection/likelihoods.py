@@ -1,9 +1,9 @@
 """Compute the evidence for and against a fault of one VM now, by signal, for charts."""
 
-from engine.detection.cell import Cell
-from engine.detection.configuration import Configuration
-from engine.detection.evidence import cpu_item, picture, silence_item
-from engine.detection.witnesses import witness_items
+from flatline.engine.detection.cell import Cell
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.evidence import cpu_item, picture, silence_item
+from flatline.engine.detection.witnesses import witness_items
 
 
 def likelihoods(cell: Cell, vm: bytes, configuration: Configuration) -> dict[str, float]:

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from engine.detection import sentences
-from engine.detection.cell import Cell, Node, Vm
-from engine.detection.configuration import Configuration, Now
-from engine.detection.incidents import news_ms
-from engine.detection.outcomes import Ended, Explained, Finding, Outcome, key_of, text_of
-from engine.detection.sample_gaps import check_sample_gaps, returned, silence_of
-from engine.detection.vm_table import VmTable
-from engine.faults import Kind
-from engine.wire.alert import EvidenceItem, Resolution, SamplePosition
-from models.kernels import screening
+from flatline.engine.detection import sentences
+from flatline.engine.detection.cell import Cell, Node, Vm
+from flatline.engine.detection.configuration import Configuration, Now
+from flatline.engine.detection.incidents import news_ms
+from flatline.engine.detection.outcomes import Ended, Explained, Finding, Outcome, key_of, text_of
+from flatline.engine.detection.sample_gaps import check_sample_gaps, returned, silence_of
+from flatline.engine.detection.vm_table import VmTable
+from flatline.engine.faults import Kind
+from flatline.engine.wire.alert import EvidenceItem, Resolution, SamplePosition
+from flatline.models.kernels import screening
 
 _LISTED = 64
 

@@ -9,11 +9,11 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from engine.detection.cell import Cell
-from engine.detection.configuration import Configuration, configuration_hash
-from engine.detection.coverage import coverage
-from engine.detection.vm_table import MINUTE, VmTable
-from engine.wire.score import CLASS_EDGES, CLASSES, FEATURES, NodeMinute, Scores
+from flatline.engine.detection.cell import Cell
+from flatline.engine.detection.configuration import Configuration, configuration_hash
+from flatline.engine.detection.coverage import coverage
+from flatline.engine.detection.vm_table import MINUTE, VmTable
+from flatline.engine.wire.score import CLASS_EDGES, CLASSES, FEATURES, NodeMinute, Scores
 
 # A VM takes 64 bytes and the name of its group. This many with names of 150 bytes stay below the
 # limit of a record (`envelope.MAX_RECORD_BYTES`).

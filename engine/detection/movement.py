@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.detection.cell import Cell, Node
-from engine.detection.rates import MEANT_TO_RUN
-from engine.detection.vm_table import VmTable
-from models.kernels import baseline
+from flatline.engine.detection.cell import Cell, Node
+from flatline.engine.detection.rates import MEANT_TO_RUN
+from flatline.engine.detection.vm_table import VmTable
+from flatline.models.kernels import baseline
 
 # Signals in which the stall of each kind of thing is visible.
 SIGNALS = (("disk", ("pool",)), ("tx", ("network",)), ("life", ("host", "cell")))

@@ -6,11 +6,11 @@ a new cause, `Fault.calm_s` of its kind.
 
 from collections.abc import Iterator
 
-from engine.detection.cell import Cell
-from engine.detection.configuration import Now
-from engine.detection.outcomes import Continued, Ended, Outcome, is_notice
-from engine.faults import kind_of
-from engine.wire.alert import Resolution
+from flatline.engine.detection.cell import Cell
+from flatline.engine.detection.configuration import Now
+from flatline.engine.detection.outcomes import Continued, Ended, Outcome, is_notice
+from flatline.engine.faults import kind_of
+from flatline.engine.wire.alert import Resolution
 
 
 def follow_notices(cell: Cell, now: Now) -> Iterator[Outcome]:

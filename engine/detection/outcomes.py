@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine.detection.cell import Incident
-from engine.faults import Kind
-from engine.wire.alert import (
+from flatline.engine.detection.cell import Incident
+from flatline.engine.faults import Kind
+from flatline.engine.wire.alert import (
     CpuShape,
     EvidenceItem,
     Resolution,

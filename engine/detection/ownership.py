@@ -11,14 +11,14 @@ from typing import Final
 
 import msgspec
 
-from engine.detection import sentences
-from engine.detection.bounds import MAX_PLACES_OF_VM
-from engine.detection.cell import Cell, Node, Vm
-from engine.detection.outcomes import Finding, notice_key, text_of
-from engine.faults import Kind
-from engine.wire.alert import SamplePosition
-from engine.wire.frame import Event, InventoryItem
-from engine.wire.metrics import VM_STATES
+from flatline.engine.detection import sentences
+from flatline.engine.detection.bounds import MAX_PLACES_OF_VM
+from flatline.engine.detection.cell import Cell, Node, Vm
+from flatline.engine.detection.outcomes import Finding, notice_key, text_of
+from flatline.engine.faults import Kind
+from flatline.engine.wire.alert import SamplePosition
+from flatline.engine.wire.frame import Event, InventoryItem
+from flatline.engine.wire.metrics import VM_STATES
 
 _RUNNING: Final = VM_STATES.index("running")
 # Number of other nodes whose reports on a VM are stored: more is no migration.

@@ -6,17 +6,17 @@ The same records give the same alerts and the same digest, independent of their 
 from collections.abc import Callable, Collection, Iterable
 from typing import Final, NamedTuple
 
-from engine.detection.bounds import MAX_WAITING_BYTES, excess_of
-from engine.detection.cell import Cell
-from engine.detection.configuration import Configuration, Now
-from engine.detection.fold import fold_frame
-from engine.detection.forest import new_forest
-from engine.detection.incidents import settle
-from engine.detection.judge import judge
-from engine.detection.minutes import close_minute
-from engine.detection.outcomes import Ended, Finding, Outcome, notice_key
-from engine.detection.ownership import log_stepped
-from engine.detection.sources import (
+from flatline.engine.detection.bounds import MAX_WAITING_BYTES, excess_of
+from flatline.engine.detection.cell import Cell
+from flatline.engine.detection.configuration import Configuration, Now
+from flatline.engine.detection.fold import fold_frame
+from flatline.engine.detection.forest import new_forest
+from flatline.engine.detection.incidents import settle
+from flatline.engine.detection.judge import judge
+from flatline.engine.detection.minutes import close_minute
+from flatline.engine.detection.outcomes import Ended, Finding, Outcome, notice_key
+from flatline.engine.detection.ownership import log_stepped
+from flatline.engine.detection.sources import (
     Arrival,
     Counters,
     Source,
@@ -30,18 +30,18 @@ from engine.detection.sources import (
     source_key,
     stale_command,
 )
-from engine.detection.stepping import step_back
-from engine.detection.windows import is_due, is_early
-from engine.errors import FoldFailed, RecordRejected
-from engine.faults import Kind
-from engine.ports import Headers, OpenFrame, Record
-from engine.wire import topics
-from engine.wire.alert import Alert, Resolution, SamplePosition, encode_alert
-from engine.wire.frame import Frame, decode_frame
-from engine.wire.log_clock import LogClock
-from engine.wire.rejected import encode_rejected, rejected_key
-from engine.wire.score import Scores, encode_scores
-from models.codecs.columns import widen
+from flatline.engine.detection.stepping import step_back
+from flatline.engine.detection.windows import is_due, is_early
+from flatline.engine.errors import FoldFailed, RecordRejected
+from flatline.engine.faults import Kind
+from flatline.engine.ports import Headers, OpenFrame, Record
+from flatline.engine.wire import topics
+from flatline.engine.wire.alert import Alert, Resolution, SamplePosition, encode_alert
+from flatline.engine.wire.frame import Frame, decode_frame
+from flatline.engine.wire.log_clock import LogClock
+from flatline.engine.wire.rejected import encode_rejected, rejected_key
+from flatline.engine.wire.score import Scores, encode_scores
+from flatline.models.codecs.columns import widen
 
 # Ended sources are searched for at this interval, not with every record.
 _FORGET_EVERY_MS = 60_000

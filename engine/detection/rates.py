@@ -11,12 +11,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.detection.configuration import Configuration
-from engine.detection.vm_table import MINUTE_ROWS, F, I, VmTable
-from engine.stream.counters import IMPOSSIBLE_PER_S
-from engine.wire.frame import VmRows
-from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, KVM_COUNTERS, VM_STATES
-from models.kernels import (
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.vm_table import MINUTE_ROWS, F, I, VmTable
+from flatline.engine.stream.counters import IMPOSSIBLE_PER_S
+from flatline.engine.wire.frame import VmRows
+from flatline.engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, KVM_COUNTERS, VM_STATES
+from flatline.models.kernels import (
     aggregates,
     baseline,
     ingest,
@@ -25,8 +25,8 @@ from models.kernels import (
     state_update,
     trends,
 )
-from models.kernels.aggregates_layout import LEVEL_EDGES
-from models.kernels.state_update import Pace
+from flatline.models.kernels.aggregates_layout import LEVEL_EDGES
+from flatline.models.kernels.state_update import Pace
 
 # Rows of the values of `models.kernels.ingest` in a frame, and in the rows' integers.
 _INDICES: Final = np.array(

@@ -3,16 +3,16 @@
 import math
 from typing import Final, NamedTuple, assert_never
 
-from engine.detection import sentences
-from engine.detection.cell import Cell, Incident, ReportedAction, Vm
-from engine.detection.configuration import Configuration, Now
-from engine.detection.evidence import Picture, picture
-from engine.detection.outcomes import Calmed, Continued, Ended, Outcome
-from engine.detection.vm_table import VmTable
-from engine.detection.witnesses import signs_of_life, witness_items
-from engine.faults import Kind, Recovery, kind_of
-from engine.wire.alert import Resolution
-from models.kernels import trends
+from flatline.engine.detection import sentences
+from flatline.engine.detection.cell import Cell, Incident, ReportedAction, Vm
+from flatline.engine.detection.configuration import Configuration, Now
+from flatline.engine.detection.evidence import Picture, picture
+from flatline.engine.detection.outcomes import Calmed, Continued, Ended, Outcome
+from flatline.engine.detection.vm_table import VmTable
+from flatline.engine.detection.witnesses import signs_of_life, witness_items
+from flatline.engine.faults import Kind, Recovery, kind_of
+from flatline.engine.wire.alert import Resolution
+from flatline.models.kernels import trends
 
 # The node's frame carries the event, another frame the agent's action: either may be first.
 _BOOT_SLACK_MS = 30_000

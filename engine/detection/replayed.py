@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from engine.detection.configuration import Configuration
-from engine.detection.partition import Partition
-from engine.detection.snapshot import digest
-from engine.ports import Record
-from engine.wire.alert import Alert
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.partition import Partition
+from flatline.engine.detection.snapshot import digest
+from flatline.engine.ports import Record
+from flatline.engine.wire.alert import Alert
 
 
 class Replay(NamedTuple):

@@ -7,12 +7,12 @@ although no frame is missing. The alert has the same id as with frames in order.
 
 from collections.abc import Iterator
 
-from engine.detection import sentences
-from engine.detection.cell import Cell, Incident, Node, SampleGap
-from engine.detection.configuration import Configuration, Now
-from engine.detection.outcomes import Ended, Finding, Outcome, key_of, text_of
-from engine.faults import Kind
-from engine.wire.alert import EvidenceItem, Resolution, SamplePosition
+from flatline.engine.detection import sentences
+from flatline.engine.detection.cell import Cell, Incident, Node, SampleGap
+from flatline.engine.detection.configuration import Configuration, Now
+from flatline.engine.detection.outcomes import Ended, Finding, Outcome, key_of, text_of
+from flatline.engine.faults import Kind
+from flatline.engine.wire.alert import EvidenceItem, Resolution, SamplePosition
 
 # Maximum number of VMs in an alert of a node.
 _LISTED = 64

@@ -6,11 +6,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.detection.cell import Cell
-from engine.detection.configuration import Configuration
-from engine.detection.vm_table import F, I
-from engine.wire.metrics import VM_STATES
-from models.kernels import screening as kernel
+from flatline.engine.detection.cell import Cell
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.vm_table import F, I
+from flatline.engine.wire.metrics import VM_STATES
+from flatline.models.kernels import screening as kernel
 
 _INDICES: Final = {**F, **I, "crashed": VM_STATES.index("crashed")}
 _ROWS: Final = np.array([_INDICES[name] for name in kernel.Rows._fields])

@@ -1,10 +1,10 @@
 """Write one plain sentence per finding: subject, place, observation, how surprising it is."""
 
-from engine.detection.cell import Vm
-from engine.detection.evidence import Picture
-from engine.detection.hypotheses import Verdict
-from engine.faults import Kind
-from engine.wire.alert import counted_witnesses, may_be_reset
+from flatline.engine.detection.cell import Vm
+from flatline.engine.detection.evidence import Picture
+from flatline.engine.detection.hypotheses import Verdict
+from flatline.engine.faults import Kind
+from flatline.engine.wire.alert import counted_witnesses, may_be_reset
 
 _CPU = {
     "idle": "has used no CPU",

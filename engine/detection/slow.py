@@ -8,16 +8,16 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from engine.detection import sentences
-from engine.detection.aggregate_evidence import is_correlated
-from engine.detection.cell import Cell, Node, Vm
-from engine.detection.configuration import Now
-from engine.detection.incidents import SLOW_KINDS, news_ms
-from engine.detection.outcomes import Finding, key_of, text_of
-from engine.detection.vm_table import VmTable
-from engine.faults import Kind
-from engine.wire.alert import EvidenceItem, Suggestion
-from models.kernels import screening, trends
+from flatline.engine.detection import sentences
+from flatline.engine.detection.aggregate_evidence import is_correlated
+from flatline.engine.detection.cell import Cell, Node, Vm
+from flatline.engine.detection.configuration import Now
+from flatline.engine.detection.incidents import SLOW_KINDS, news_ms
+from flatline.engine.detection.outcomes import Finding, key_of, text_of
+from flatline.engine.detection.vm_table import VmTable
+from flatline.engine.faults import Kind
+from flatline.engine.wire.alert import EvidenceItem, Suggestion
+from flatline.models.kernels import screening, trends
 
 # An event this soon after an incident belongs to it.
 _AFTER_MS = 3_600_000

@@ -6,18 +6,26 @@ from hashlib import sha256
 import msgspec
 import numpy as np
 
-from engine.detection.cell import Cell, CellCounts, CommonCause, Incident, Node, OutOfOrder, Vm
-from engine.detection.configuration import Configuration, configuration_hash
-from engine.detection.forest import new_forest
-from engine.detection.partition import Partition
-from engine.detection.sources import Counters, Source
-from engine.detection.vm_table import VmTable
-from engine.stream.snapshot_format import Manifest, Snapshot, named, packed, unpacked
-from engine.wire import limits
-from engine.wire.log_clock import LogClock
-from engine.wire.stored import Array, array_of, restoring, stored
-from models.half_space_trees import HalfSpaceForest
-from models.protocol import Arrays
+from flatline.engine.detection.cell import (
+    Cell,
+    CellCounts,
+    CommonCause,
+    Incident,
+    Node,
+    OutOfOrder,
+    Vm,
+)
+from flatline.engine.detection.configuration import Configuration, configuration_hash
+from flatline.engine.detection.forest import new_forest
+from flatline.engine.detection.partition import Partition
+from flatline.engine.detection.sources import Counters, Source
+from flatline.engine.detection.vm_table import VmTable
+from flatline.engine.stream.snapshot_format import Manifest, Snapshot, named, packed, unpacked
+from flatline.engine.wire import limits
+from flatline.engine.wire.log_clock import LogClock
+from flatline.engine.wire.stored import Array, array_of, restoring, stored
+from flatline.models.half_space_trees import HalfSpaceForest
+from flatline.models.protocol import Arrays
 
 
 class VmTableValue(msgspec.Struct, frozen=True):

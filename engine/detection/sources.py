@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from engine.detection.bounds import MAX_RUNS, MAX_SOURCES
-from engine.detection.configuration import Configuration
-from engine.errors import RecordRejected
-from engine.wire.frame import Frame
-from engine.wire.limits import MAX_COUNT
-from engine.wire.runs import REPLAYED_MS, is_replayed
+from flatline.engine.detection.bounds import MAX_RUNS, MAX_SOURCES
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.errors import RecordRejected
+from flatline.engine.wire.frame import Frame
+from flatline.engine.wire.limits import MAX_COUNT
+from flatline.engine.wire.runs import REPLAYED_MS, is_replayed
 
 # Frame 0 of a run may arrive after another one of its first frames.
 _EARLY_SEQUENCE = 16

@@ -2,9 +2,9 @@
 
 import msgspec
 
-from engine.detection import cell as cells
-from engine.detection.cell import Cell
-from engine.wire.alert import Alert
+from flatline.engine.detection import cell as cells
+from flatline.engine.detection.cell import Cell
+from flatline.engine.wire.alert import Alert
 
 
 def step_back(cell: Cell, *, from_ms: int, to_ms: int) -> None:

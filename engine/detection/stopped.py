@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.detection.cell import Cell, Node
-from engine.detection.configuration import Configuration
-from engine.detection.movement import SHARES, SIGNALS, moving, reporting, subjects
-from engine.detection.vm_table import VmTable
+from flatline.engine.detection.cell import Cell, Node
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.movement import SHARES, SIGNALS, moving, reporting, subjects
+from flatline.engine.detection.vm_table import VmTable
 
 
 def stopped_just_now(cell: Cell, configuration: Configuration) -> frozenset[tuple[str, str]]:

@@ -1,5 +1,8 @@
 """Store one node's VMs as arrays: one row of the VM table per VM, in roster order.
 
+Each kernel has an array of its own in which a field is contiguous (`models.kernels.blocks`); one
+structured array would interleave the fields of a VM.
+
 With an unchanged roster the columns of a frame are copied directly. Another roster copies each
 row, with its learned state, to its new place or to another node.
 """
@@ -10,8 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.wire.frame import UUID_BYTES
-from models.kernels import (
+from flatline.engine.wire.frame import UUID_BYTES
+from flatline.models.kernels import (
     aggregates_layout,
     baseline,
     hours,
@@ -21,8 +24,8 @@ from models.kernels import (
     standstill,
     trends,
 )
-from models.kernels.blocks import BLOCK_ROWS, blocks_for
-from models.protocol import fill
+from flatline.models.kernels.blocks import BLOCK_ROWS, blocks_for
+from flatline.models.protocol import fill
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

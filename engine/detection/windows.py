@@ -8,13 +8,13 @@ follows from the recent lateness of frames.
 
 import numpy as np
 
-from engine.detection.cell import Cell, Node
-from engine.detection.configuration import Configuration, Now
-from engine.detection.sources import Sample
-from engine.detection.vm_table import VmTable
-from engine.wire.frame import VmRows, decode_frame, uuids_of
-from engine.wire.metrics import INTEGER_ROW
-from models.kernels.baseline import NO_PREVIOUS
+from flatline.engine.detection.cell import Cell, Node
+from flatline.engine.detection.configuration import Configuration, Now
+from flatline.engine.detection.sources import Sample
+from flatline.engine.detection.vm_table import VmTable
+from flatline.engine.wire.frame import VmRows, decode_frame, uuids_of
+from flatline.engine.wire.metrics import INTEGER_ROW
+from flatline.models.kernels.baseline import NO_PREVIOUS
 
 # Counters that only a live guest moves, in the order of the rows, where CPU precedes them.
 _LIFE = [INTEGER_ROW[name] for name in ("block_rd_bytes", "block_wr_bytes", "net_tx_bytes")]

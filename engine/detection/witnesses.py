@@ -5,10 +5,10 @@ independent of it: it has another cause and another path. A sign of life forbids
 action, however strong the evidence for a death is.
 """
 
-from engine.detection.configuration import Configuration
-from engine.detection.evidence import Lived, Picture, Stillness
-from engine.wire.alert import EvidenceItem
-from models.kernels import standstill
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.evidence import Lived, Picture, Stillness
+from flatline.engine.wire.alert import EvidenceItem
+from flatline.models.kernels import standstill
 
 _SPINNING = frozenset({"one_core", "all_cores", "mixed"})
 _WORDS = {

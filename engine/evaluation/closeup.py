@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from engine.detection.cell import Cell
-from engine.detection.configuration import Configuration
-from engine.detection.likelihoods import likelihoods
-from engine.ports import RecordedFrame
-from engine.wire.frame import uuids_of
-from engine.wire.metrics import INTEGER_ROW
+from flatline.engine.detection.cell import Cell
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.likelihoods import likelihoods
+from flatline.engine.ports import RecordedFrame
+from flatline.engine.wire.frame import uuids_of
+from flatline.engine.wire.metrics import INTEGER_ROW
 
 # Counters whose growth is drawn, with the factor to the drawn unit.
 _COUNTERS: Final = {

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-from engine.evaluation.lines import Summary
-from engine.evaluation.truth import Occurrence
+from flatline.engine.evaluation.lines import Summary
+from flatline.engine.evaluation.truth import Occurrence
 
 _DAY_S: Final = 86_400.0
 

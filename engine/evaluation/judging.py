@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from engine.evaluation.lines import AlertLine
-from engine.evaluation.truth import SCOPES, Occurrence
+from flatline.engine.evaluation.lines import AlertLine
+from flatline.engine.evaluation.truth import SCOPES, Occurrence
 
 # Suggestions that affect a VM.
 HARMFUL: Final = ("reboot", "migrate")

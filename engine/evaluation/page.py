@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from engine.evaluation.closeup import Closeup, Window
-from engine.plain_text import in_html
+from flatline.engine.evaluation.closeup import Closeup, Window
+from flatline.engine.plain_text import in_html
 
 _WIDTH: Final = 960
 _HEIGHT: Final = 130

@@ -7,9 +7,9 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from engine.evaluation.judging import Finding, Judgement, within_samples
-from engine.evaluation.rate_bounds import binomial_lower, rate_upper
-from engine.evaluation.truth import KINDS, PANICS
+from flatline.engine.evaluation.judging import Finding, Judgement, within_samples
+from flatline.engine.evaluation.rate_bounds import binomial_lower, rate_upper
+from flatline.engine.evaluation.truth import KINDS, PANICS
 
 SAMPLES: Final = (1, 2, 3, 4, 5, 6)
 MISSED: Final = "nothing"

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from engine.errors import SettingsError
-from engine.faults import Kind, of_family
-from engine.seconds import not_seconds
+from flatline.engine.errors import SettingsError
+from flatline.engine.faults import Kind, of_family
+from flatline.engine.seconds import not_seconds
 
 # The kinds of faults that are classified.
 KINDS: Final = tuple(kind.value for kind in Kind if kind.fault.is_scored)

@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.stream.counters import IMPOSSIBLE_PER_S, Counters, known
-from engine.wire.forecast import METRICS
-from engine.wire.frame import UUID_BYTES, Frame, VmRows, uuids_of
+from flatline.engine.stream.counters import IMPOSSIBLE_PER_S, Counters, known
+from flatline.engine.wire.forecast import METRICS
+from flatline.engine.wire.frame import UUID_BYTES, Frame, VmRows, uuids_of
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels.forecast_row import BANDS, HORIZONS_S
+from flatline.models.kernels.forecast_row import BANDS, HORIZONS_S
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

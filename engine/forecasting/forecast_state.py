@@ -7,15 +7,15 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from engine.forecasting.demand import Demand
-from engine.forecasting.partition_forecasts import Node, PartitionForecasts
-from engine.stream.snapshot_format import Manifest, Snapshot, named, packed, unpacked
-from engine.wire import limits
-from engine.wire.log_clock import LogClock
-from engine.wire.runs import Runs
-from engine.wire.stored import Array, array_of, restoring, stored
-from models.forecaster import Forecaster
-from models.protocol import fill
+from flatline.engine.forecasting.demand import Demand
+from flatline.engine.forecasting.partition_forecasts import Node, PartitionForecasts
+from flatline.engine.stream.snapshot_format import Manifest, Snapshot, named, packed, unpacked
+from flatline.engine.wire import limits
+from flatline.engine.wire.log_clock import LogClock
+from flatline.engine.wire.runs import Runs
+from flatline.engine.wire.stored import Array, array_of, restoring, stored
+from flatline.models.forecaster import Forecaster
+from flatline.models.protocol import fill
 
 
 class NodeValue(msgspec.Struct, frozen=True, kw_only=True):

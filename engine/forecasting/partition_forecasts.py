@@ -10,17 +10,17 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import FoldFailed, RecordRejected
-from engine.forecasting.demand import Demand
-from engine.ports import OpenFrame, Record
-from engine.wire.forecast import MAX_VMS, METRICS, Forecasts, encode_forecasts
-from engine.wire.frame import UUID_BYTES, Frame, decode_frame, uuids_of
-from engine.wire.log_clock import LogClock
-from engine.wire.runs import Runs
-from engine.wire.score import CLASS_EDGES, CLASSES
-from engine.wire.topics import FORECASTS
-from models.codecs.columns import widen
-from models.forecaster import Forecaster
+from flatline.engine.errors import FoldFailed, RecordRejected
+from flatline.engine.forecasting.demand import Demand
+from flatline.engine.ports import OpenFrame, Record
+from flatline.engine.wire.forecast import MAX_VMS, METRICS, Forecasts, encode_forecasts
+from flatline.engine.wire.frame import UUID_BYTES, Frame, decode_frame, uuids_of
+from flatline.engine.wire.log_clock import LogClock
+from flatline.engine.wire.runs import Runs
+from flatline.engine.wire.score import CLASS_EDGES, CLASSES
+from flatline.engine.wire.topics import FORECASTS
+from flatline.models.codecs.columns import widen
+from flatline.models.forecaster import Forecaster
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import FoldFailed, RecordRejected
-from engine.history.history_rates import COUNTERS, vm_metrics
-from engine.history.rollups import Window
-from engine.history.rows import (
+from flatline.engine.errors import FoldFailed, RecordRejected
+from flatline.engine.history.history_rates import COUNTERS, vm_metrics
+from flatline.engine.history.rollups import Window
+from flatline.engine.history.rows import (
     info_points,
     node_series,
     node_values,
@@ -24,10 +24,10 @@ from engine.history.rows import (
     telegraf_series,
     vm_texts,
 )
-from engine.ports import OpenFrame, Record
-from engine.stream.counters import Counters
-from engine.wire.frame import Frame, VmRows, decode_frame, uuids_of
-from engine.wire.measurement import (
+from flatline.engine.ports import OpenFrame, Record
+from flatline.engine.stream.counters import Counters
+from flatline.engine.wire.frame import Frame, VmRows, decode_frame, uuids_of
+from flatline.engine.wire.measurement import (
     NODE,
     NODE_FIELDS,
     POOL,
@@ -37,8 +37,8 @@ from engine.wire.measurement import (
     Field,
     Measurement,
 )
-from engine.wire.points import Points, Series, kept
-from engine.wire.runs import Runs
+from flatline.engine.wire.points import Points, Series, kept
+from flatline.engine.wire.runs import Runs
 
 MINUTE_S: Final = 60
 HOUR_S: Final = 3600

@@ -8,11 +8,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.stream.counters import known
-from engine.wire.frame import VmRows
-from engine.wire.measurement import VM_METRICS
-from engine.wire.metrics import GAUGE_ROW
-from engine.wire.points import kept
+from flatline.engine.stream.counters import known
+from flatline.engine.wire.frame import VmRows
+from flatline.engine.wire.measurement import VM_METRICS
+from flatline.engine.wire.metrics import GAUGE_ROW
+from flatline.engine.wire.points import kept
 
 Floats = NDArray[np.float64]
 

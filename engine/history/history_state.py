@@ -7,18 +7,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.history.history_fold import FrameFold, Hour, NodeState, Source
-from engine.history.history_rates import COUNTERS
-from engine.history.rollups import STATISTICS, Window
-from engine.history.rows import pool_series, telegraf_series, vm_texts
-from engine.stream.counters import Counters
-from engine.stream.snapshot_format import Manifest, Snapshot, named, packed, unpacked
-from engine.wire import limits
-from engine.wire.frame import UUID_BYTES
-from engine.wire.points import Series
-from engine.wire.runs import Runs
-from engine.wire.stored import restoring
-from models.protocol import fill
+from flatline.engine.history.history_fold import FrameFold, Hour, NodeState, Source
+from flatline.engine.history.history_rates import COUNTERS
+from flatline.engine.history.rollups import STATISTICS, Window
+from flatline.engine.history.rows import pool_series, telegraf_series, vm_texts
+from flatline.engine.stream.counters import Counters
+from flatline.engine.stream.snapshot_format import Manifest, Snapshot, named, packed, unpacked
+from flatline.engine.wire import limits
+from flatline.engine.wire.frame import UUID_BYTES
+from flatline.engine.wire.points import Series
+from flatline.engine.wire.runs import Runs
+from flatline.engine.wire.stored import restoring
+from flatline.models.protocol import fill
 
 # A node that was away for a day starts without state.
 _FORGET_MS: Final = 86_400_000

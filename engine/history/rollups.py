@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.ports import Answer, Query
-from engine.wire.measurement import HOUR_STATISTICS, Field, Measurement
-from engine.wire.points import MISSING, Column, Points, Series, kept
+from flatline.engine.ports import Answer, Query
+from flatline.engine.wire.measurement import HOUR_STATISTICS, Field, Measurement
+from flatline.engine.wire.points import MISSING, Column, Points, Series, kept
 
 Floats = NDArray[np.float64]
 

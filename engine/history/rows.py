@@ -8,16 +8,16 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import RecordRejected
-from engine.ports import Record
-from engine.wire.alert import decode_alert
-from engine.wire.forecast import decode_forecasts
-from engine.wire.frame import InventoryItem, PoolSample, VmRows, uuids_of
-from engine.wire.journal import decode_entry
-from engine.wire.measurement import ACTION, ALERT, FORECAST, INFO, NODE_FIELDS, SCORE
-from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW
-from engine.wire.points import MISSING, Column, Points, Series, known_integers
-from engine.wire.score import decode_scores
+from flatline.engine.errors import RecordRejected
+from flatline.engine.ports import Record
+from flatline.engine.wire.alert import decode_alert
+from flatline.engine.wire.forecast import decode_forecasts
+from flatline.engine.wire.frame import InventoryItem, PoolSample, VmRows, uuids_of
+from flatline.engine.wire.journal import decode_entry
+from flatline.engine.wire.measurement import ACTION, ALERT, FORECAST, INFO, NODE_FIELDS, SCORE
+from flatline.engine.wire.metrics import GAUGE_ROW, INTEGER_ROW
+from flatline.engine.wire.points import MISSING, Column, Points, Series, known_integers
+from flatline.engine.wire.score import decode_scores
 
 _MIB: Final = 1 << 20
 _MOST_DIRTY: Final = 2.0**60

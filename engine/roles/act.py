@@ -11,21 +11,21 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from engine import instruments
-from engine.action.actions import ACTIONS, DESTRUCTIVE
-from engine.action.admit import PASSING, History, admit, claim_of, is_closed, may_finish
-from engine.action.admit import SENTENCES as ADMIT_SENTENCES
-from engine.action.ledger import StepEntry, recovery
-from engine.action.ledger_rules import within_limits
-from engine.action.preflight import PREFLIGHT_WINDOW_S, judge, last_check
-from engine.action.request_context import CLOCK_SLACK_MS, DAY_MS
-from engine.errors import ActionRefused, LogError, VmNotFound
-from engine.liveness_ports import Liveness, Prober
-from engine.ports import Actuator, Clock, Evidence, LedgerStore, Log, Record
-from engine.preflight_data import Permit, PreflightSample, Sign, Signs
-from engine.roles.act_config import ActConfig
-from engine.roles.books import Books
-from engine.roles.calling import (
+from flatline.engine import instruments
+from flatline.engine.action.actions import ACTIONS, DESTRUCTIVE
+from flatline.engine.action.admit import PASSING, History, admit, claim_of, is_closed, may_finish
+from flatline.engine.action.admit import SENTENCES as ADMIT_SENTENCES
+from flatline.engine.action.ledger import StepEntry, recovery
+from flatline.engine.action.ledger_rules import within_limits
+from flatline.engine.action.preflight import PREFLIGHT_WINDOW_S, judge, last_check
+from flatline.engine.action.request_context import CLOCK_SLACK_MS, DAY_MS
+from flatline.engine.errors import ActionRefused, LogError, VmNotFound
+from flatline.engine.liveness_ports import Liveness, Prober
+from flatline.engine.ports import Actuator, Clock, Evidence, LedgerStore, Log, Record
+from flatline.engine.preflight_data import Permit, PreflightSample, Sign, Signs
+from flatline.engine.roles.act_config import ActConfig
+from flatline.engine.roles.books import Books
+from flatline.engine.roles.calling import (
     Task,
     call,
     claimed_elsewhere,
@@ -36,12 +36,12 @@ from engine.roles.calling import (
     see_hypervisor,
     undone,
 )
-from engine.roles.guest_probing import GuestProbing
-from engine.roles.health import Health
-from engine.roles.outbox import Journal, Outbox, follow, plain_errors
-from engine.roles.reading import TOPICS, LogChanged, Reading
-from engine.roles.results import SENTENCES, Author, End, Results, ended, why_of
-from engine.wire.order import MAX_LIFETIME_MS, Order, Outcome
+from flatline.engine.roles.guest_probing import GuestProbing
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.outbox import Journal, Outbox, follow, plain_errors
+from flatline.engine.roles.reading import TOPICS, LogChanged, Reading
+from flatline.engine.roles.results import SENTENCES, Author, End, Results, ended, why_of
+from flatline.engine.wire.order import MAX_LIFETIME_MS, Order, Outcome
 
 # Older than this, the pause that was read may be outdated. It limits both the time to read it and
 # the time from then to the call.

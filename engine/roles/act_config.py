@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.action.catalogue import Policy
-from engine.action.keys import Trust
-from engine.ports import SignFrame
-from engine.roles.opening import unsigned
+from flatline.engine.action.catalogue import Policy
+from flatline.engine.action.keys import Trust
+from flatline.engine.ports import SignFrame
+from flatline.engine.roles.opening import unsigned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,16 @@ runbook explains each of them, and a test verifies that it is complete.
 from collections.abc import Mapping
 from typing import Final
 
-from engine.action import admit, ledger, ordering, preflight_sentences, state, storm, target
-from engine.roles import calling, guest_probing, notify, results
+from flatline.engine.action import (
+    admit,
+    ledger,
+    ordering,
+    preflight_sentences,
+    state,
+    storm,
+    target,
+)
+from flatline.engine.roles import calling, guest_probing, notify, results
 
 _PARTS: Final[Mapping[str, Mapping[str, str]]] = {
     "admit": admit.SENTENCES,

@@ -7,11 +7,11 @@ from typing import Final
 
 import structlog
 
-from engine import instruments
-from engine.errors import RecordTooLarge
-from engine.ports import Headers, Log
-from engine.wire.rejected import encode_rejected, rejected_key
-from engine.wire.topics import REJECTED
+from flatline.engine import instruments
+from flatline.engine.errors import RecordTooLarge
+from flatline.engine.ports import Headers, Log
+from flatline.engine.wire.rejected import encode_rejected, rejected_key
+from flatline.engine.wire.topics import REJECTED
 
 # Enough to identify the record, and small enough for a topic with a low size limit.
 _GIVEN_UP_KEPT_BYTES: Final = 256

@@ -4,8 +4,8 @@ from typing import Final
 
 import msgspec
 
-from engine.action.catalogue import Policy
-from engine.action.ledger import (
+from flatline.engine.action.catalogue import Policy
+from flatline.engine.action.ledger import (
     LogEntry,
     StepEntry,
     encode_ledger_entry,
@@ -15,13 +15,13 @@ from engine.action.ledger import (
     read_ledger,
     watching,
 )
-from engine.action.request_context import DAY_MS
-from engine.errors import StateUnwritable
-from engine.ports import Clock, LedgerStore, Log
-from engine.roles.health import Health
-from engine.roles.outbox import Journal
-from engine.roles.reading import Reading, found_at
-from engine.wire.topics import CONTROL, ORDERS
+from flatline.engine.action.request_context import DAY_MS
+from flatline.engine.errors import StateUnwritable
+from flatline.engine.ports import Clock, LedgerStore, Log
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.outbox import Journal
+from flatline.engine.roles.reading import Reading, found_at
+from flatline.engine.wire.topics import CONTROL, ORDERS
 
 # How often the ledger notes the read position for orders: they are frequent, and a minute of them
 # can be counted again. After a control command it is noted immediately, so that a restored log that

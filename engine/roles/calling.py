@@ -6,22 +6,22 @@ from functools import partial
 from typing import Final, assert_never
 from uuid import UUID
 
-from engine.action.actions import ACTIONS
-from engine.action.admit import Admission, History, claim_of
-from engine.action.ledger import LedgerState, LogPosition, StepEntry
-from engine.action.preflight import left_by_reset
-from engine.errors import (
+from flatline.engine.action.actions import ACTIONS
+from flatline.engine.action.admit import Admission, History, claim_of
+from flatline.engine.action.ledger import LedgerState, LogPosition, StepEntry
+from flatline.engine.action.preflight import left_by_reset
+from flatline.engine.errors import (
     ActionRefused,
     ActionUnsent,
     EvidenceUnsaved,
     HypervisorUnreachable,
     VmNotFound,
 )
-from engine.ports import Actuator, Evidence
-from engine.preflight_data import Permit, PreflightSample
-from engine.roles.health import Health, as_sentence
-from engine.roles.results import End, ended, why_of
-from engine.wire.order import Order
+from flatline.engine.ports import Actuator, Evidence
+from flatline.engine.preflight_data import Permit, PreflightSample
+from flatline.engine.roles.health import Health, as_sentence
+from flatline.engine.roles.results import End, ended, why_of
+from flatline.engine.wire.order import Order
 
 # A move of memory or of a disk must be aborted this long before the order's deadline: libvirt may
 # need a keepalive's time for it, and then the log must receive the result.

@@ -13,15 +13,15 @@ from typing import Final
 
 import structlog
 
-from engine import instruments
-from engine.errors import (
+from flatline.engine import instruments
+from flatline.engine.errors import (
     HypervisorUnreachable,
     LogProducerBroken,
     LogUnreachable,
     RecordTooLarge,
 )
-from engine.ports import Clock, Hypervisor, Log, NodeSample, SignFrame
-from engine.roles.framing import (
+from flatline.engine.ports import Clock, Hypervisor, Log, NodeSample, SignFrame
+from flatline.engine.roles.framing import (
     Buffer,
     CollectConfig,
     Content,
@@ -29,11 +29,11 @@ from engine.roles.framing import (
     InventoryChanges,
     Source,
 )
-from engine.roles.health import Health, as_sentence
-from engine.roles.opening import unsigned
-from engine.stream.backoff import Backoff
-from engine.wire.frame import Event, InventoryItem, VmRows
-from engine.wire.topics import FRAMES
+from flatline.engine.roles.health import Health, as_sentence
+from flatline.engine.roles.opening import unsigned
+from flatline.engine.stream.backoff import Backoff
+from flatline.engine.wire.frame import Event, InventoryItem, VmRows
+from flatline.engine.wire.topics import FRAMES
 
 # A node with thousands of VMs needs seconds for one bulk call. A hypervisor that does not answer
 # for longer than this (or one interval) counts as unreachable until it answers.

@@ -12,26 +12,26 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import UNSET
 
-from engine import instruments
-from engine.detection.compiled import compile_kernels
-from engine.detection.configuration import CONTINUED, Configuration, configuration_hash
-from engine.detection.coverage import witnesses_of
-from engine.detection.partition import Output, Partition, decoded
-from engine.detection.snapshot import restore, take_snapshot
-from engine.errors import SnapshotDamaged
-from engine.ports import Clock, Delivery, Log, OpenFrame, Record, SignFrame, Subscription
-from engine.roles.appending import append_or_give_up
-from engine.roles.health import Health
-from engine.roles.opening import unsigned
-from engine.roles.state_keys import StateKeys
-from engine.stream.consumer import Consumer, Saving
-from engine.stream.snapshot_format import Manifest
-from engine.wire.alert import WITNESSES, may_be_reset
-from engine.wire.frame import Frame, Header, VmRows, encode_frame
-from engine.wire.order import signed
-from engine.wire.rejected import decode_rejected
-from engine.wire.score import Scores
-from engine.wire.topics import FRAMES, REJECTED, SNAPSHOTS
+from flatline.engine import instruments
+from flatline.engine.detection.compiled import compile_kernels
+from flatline.engine.detection.configuration import CONTINUED, Configuration, configuration_hash
+from flatline.engine.detection.coverage import witnesses_of
+from flatline.engine.detection.partition import Output, Partition, decoded
+from flatline.engine.detection.snapshot import restore, take_snapshot
+from flatline.engine.errors import SnapshotDamaged
+from flatline.engine.ports import Clock, Delivery, Log, OpenFrame, Record, SignFrame, Subscription
+from flatline.engine.roles.appending import append_or_give_up
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.opening import unsigned
+from flatline.engine.roles.state_keys import StateKeys
+from flatline.engine.stream.consumer import Consumer, Saving
+from flatline.engine.stream.snapshot_format import Manifest
+from flatline.engine.wire.alert import WITNESSES, may_be_reset
+from flatline.engine.wire.frame import Frame, Header, VmRows, encode_frame
+from flatline.engine.wire.order import signed
+from flatline.engine.wire.rejected import decode_rejected
+from flatline.engine.wire.score import Scores
+from flatline.engine.wire.topics import FRAMES, REJECTED, SNAPSHOTS
 
 # The most records of one poll: a tenth of a second of work, so that ticks and probes are on time.
 _MAX_RECORDS: Final = 200

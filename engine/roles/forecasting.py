@@ -8,20 +8,20 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
-from engine import instruments
-from engine.forecasting.forecast_state import restore_state, take_state
-from engine.forecasting.partition_forecasts import (
+from flatline.engine import instruments
+from flatline.engine.forecasting.forecast_state import restore_state, take_state
+from flatline.engine.forecasting.partition_forecasts import (
     Output,
     PartitionForecasts,
     compile_kernels,
     decoded,
 )
-from engine.ports import Clock, Log, OpenFrame
-from engine.roles.appending import append_or_give_up
-from engine.roles.health import Health
-from engine.roles.state_keys import StateKeys
-from engine.stream.consumer import Consumer, Saving
-from engine.wire.topics import FORECASTER, FRAMES
+from flatline.engine.ports import Clock, Log, OpenFrame
+from flatline.engine.roles.appending import append_or_give_up
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.state_keys import StateKeys
+from flatline.engine.stream.consumer import Consumer, Saving
+from flatline.engine.wire.topics import FORECASTER, FRAMES
 
 _MAX_RECORDS: Final = 200
 _POLL_S: Final = 0.5

@@ -14,10 +14,10 @@ import numpy as np
 import structlog
 from msgspec.structs import replace
 
-from engine import instruments
-from engine.wire import limits, vcpus
-from engine.wire.envelope import MAX_RECORD_BYTES
-from engine.wire.frame import (
+from flatline.engine import instruments
+from flatline.engine.wire import limits, vcpus
+from flatline.engine.wire.envelope import MAX_RECORD_BYTES
+from flatline.engine.wire.frame import (
     Event,
     Frame,
     Header,

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import structlog
 
-from engine import instruments
-from engine.action.guest_liveness import (
+from flatline.engine import instruments
+from flatline.engine.action.guest_liveness import (
     Channel,
     Guest,
     ProbeReport,
@@ -22,12 +22,12 @@ from engine.action.guest_liveness import (
     seen,
     signs_of,
 )
-from engine.errors import ActionRefused, HypervisorUnreachable
-from engine.liveness_ports import Liveness, ProbeAnswer, Prober
-from engine.ports import Clock
-from engine.preflight_data import ObservedGuest, PreflightSample, Sign, Signs
-from engine.roles.health import Health, as_sentence
-from engine.roles.results import Results
+from flatline.engine.errors import ActionRefused, HypervisorUnreachable
+from flatline.engine.liveness_ports import Liveness, ProbeAnswer, Prober
+from flatline.engine.ports import Clock
+from flatline.engine.preflight_data import ObservedGuest, PreflightSample, Sign, Signs
+from flatline.engine.roles.health import Health, as_sentence
+from flatline.engine.roles.results import Results
 
 _log = structlog.get_logger()
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from engine import instruments
-from engine.action.commands import Heard, hear
-from engine.action.keys import Trust
-from engine.ports import Record
-from engine.roles.outbox import Journal
-from engine.wire.control import Control
+from flatline.engine import instruments
+from flatline.engine.action.commands import Heard, hear
+from flatline.engine.action.keys import Trust
+from flatline.engine.ports import Record
+from flatline.engine.roles.outbox import Journal
+from flatline.engine.wire.control import Control
 
 
 def hear_record(

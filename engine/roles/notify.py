@@ -12,14 +12,14 @@ from typing import Final
 
 import structlog
 
-from engine import instruments
-from engine.errors import NotifierRefused, NotifierUnreachable, RecordRejected
-from engine.ports import Clock, Log, Notice, Notifier, Record
-from engine.roles.health import Health
-from engine.roles.outbox import PAGE, Journal, Outbox
-from engine.stream.backoff import Backoff
-from engine.wire.journal import JournalEntry, decode_entry
-from engine.wire.topics import JOURNAL
+from flatline.engine import instruments
+from flatline.engine.errors import NotifierRefused, NotifierUnreachable, RecordRejected
+from flatline.engine.ports import Clock, Log, Notice, Notifier, Record
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.outbox import PAGE, Journal, Outbox
+from flatline.engine.stream.backoff import Backoff
+from flatline.engine.wire.journal import JournalEntry, decode_entry
+from flatline.engine.wire.topics import JOURNAL
 
 # All notifiers share this group, so that each entry is sent by one of them.
 GROUP: Final = "flatline-notify"

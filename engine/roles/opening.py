@@ -5,12 +5,12 @@ from typing import Final
 
 import structlog
 
-from engine import instruments
-from engine.errors import RecordRejected
-from engine.ports import Clock, Headers, Record
-from engine.wire.frame import Frame
-from engine.wire.frame_mac import FrameKeys, open_frame
-from engine.wire.table import Widen
+from flatline.engine import instruments
+from flatline.engine.errors import RecordRejected
+from flatline.engine.ports import Clock, Headers, Record
+from flatline.engine.wire.frame import Frame
+from flatline.engine.wire.frame_mac import FrameKeys, open_frame
+from flatline.engine.wire.table import Widen
 
 # The record itself is in `rejected` with its reason; a flood must not fill the log file too.
 _REPORT_EVERY_NS: Final = 60_000_000_000

@@ -8,17 +8,17 @@ from typing import Final
 
 import structlog
 
-from engine import instruments
-from engine.action.chain import Head, extend
-from engine.errors import LogProducerBroken, LogUnreachable, RecordTooLarge
-from engine.plain_text import one_line
-from engine.ports import Clock, Headers, Log, Record
-from engine.roles.appending import give_up
-from engine.roles.health import Health
-from engine.stream.backoff import Backoff
-from engine.wire.journal import EntryKind, encode_entry
-from engine.wire.rejected import encode_rejected, rejected_key
-from engine.wire.topics import JOURNAL, REJECTED
+from flatline.engine import instruments
+from flatline.engine.action.chain import Head, extend
+from flatline.engine.errors import LogProducerBroken, LogUnreachable, RecordTooLarge
+from flatline.engine.plain_text import one_line
+from flatline.engine.ports import Clock, Headers, Log, Record
+from flatline.engine.roles.appending import give_up
+from flatline.engine.roles.health import Health
+from flatline.engine.stream.backoff import Backoff
+from flatline.engine.wire.journal import EntryKind, encode_entry
+from flatline.engine.wire.rejected import encode_rejected, rejected_key
+from flatline.engine.wire.topics import JOURNAL, REJECTED
 
 # A log that restarts is back in seconds; one that stays away is tried twice a minute.
 _FIRST_BACKOFF_S: Final = 0.5

@@ -14,10 +14,10 @@ from uuid import UUID
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine import instruments
-from engine.action.catalogue import VERDICT_WINDOW_MS, Policy
-from engine.action.commands import Heard
-from engine.action.events import (
+from flatline.engine import instruments
+from flatline.engine.action.catalogue import VERDICT_WINDOW_MS, Policy
+from flatline.engine.action.commands import Heard
+from flatline.engine.action.events import (
     AlertSeen,
     AppendControl,
     AppendOrder,
@@ -31,12 +31,12 @@ from engine.action.events import (
     Tick,
     WriteJournal,
 )
-from engine.action.keys import Trust, open_alert, open_entry, open_scores
-from engine.action.planner import step
-from engine.action.request_context import DAY_MS
-from engine.action.state import PlannerState
-from engine.action.target import CellLoad, NodeRoom, has_room
-from engine.errors import (
+from flatline.engine.action.keys import Trust, open_alert, open_entry, open_scores
+from flatline.engine.action.planner import step
+from flatline.engine.action.request_context import DAY_MS
+from flatline.engine.action.state import PlannerState
+from flatline.engine.action.target import CellLoad, NodeRoom, has_room
+from flatline.engine.errors import (
     FoldFailed,
     LogError,
     LogProducerBroken,
@@ -44,16 +44,16 @@ from engine.errors import (
     RecordRejected,
     RecordTooLarge,
 )
-from engine.ports import Clock, Headers, Log, Record
-from engine.roles.health import Health
-from engine.roles.hearing import hear_record
-from engine.roles.outbox import Journal, Outbox, follow, plain_errors
-from engine.wire.alert import Alert
-from engine.wire.control import encode_control, unreadable
-from engine.wire.frame import UUID_BYTES
-from engine.wire.order import Order, OrderResult, encode_order, signed
-from engine.wire.score import Scores
-from engine.wire.topics import ALERTS, CONTROL, ORDERS, SCORES
+from flatline.engine.ports import Clock, Headers, Log, Record
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.hearing import hear_record
+from flatline.engine.roles.outbox import Journal, Outbox, follow, plain_errors
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.control import encode_control, unreadable
+from flatline.engine.wire.frame import UUID_BYTES
+from flatline.engine.wire.order import Order, OrderResult, encode_order, signed
+from flatline.engine.wire.score import Scores
+from flatline.engine.wire.topics import ALERTS, CONTROL, ORDERS, SCORES
 
 # Deadlines and back-offs are minutes; a second of delay costs nothing.
 _TICK_S: Final = 1.0

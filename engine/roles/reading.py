@@ -4,19 +4,19 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Final
 
-from engine import instruments
-from engine.action.admit import History, claimed, closed, logged
-from engine.action.catalogue import Policy
-from engine.action.commands import fold_command, with_command
-from engine.action.keys import Trust, open_entry
-from engine.action.ledger import LogPosition
-from engine.errors import RecordRejected
-from engine.ports import Log, Record
-from engine.roles.hearing import hear_record
-from engine.roles.outbox import Journal
-from engine.wire.control import Control, unreadable
-from engine.wire.order import Claim, Entry, Order, names_node
-from engine.wire.topics import CONTROL, ORDERS
+from flatline.engine import instruments
+from flatline.engine.action.admit import History, claimed, closed, logged
+from flatline.engine.action.catalogue import Policy
+from flatline.engine.action.commands import fold_command, with_command
+from flatline.engine.action.keys import Trust, open_entry
+from flatline.engine.action.ledger import LogPosition
+from flatline.engine.errors import RecordRejected
+from flatline.engine.ports import Log, Record
+from flatline.engine.roles.hearing import hear_record
+from flatline.engine.roles.outbox import Journal
+from flatline.engine.wire.control import Control, unreadable
+from flatline.engine.wire.order import Claim, Entry, Order, names_node
+from flatline.engine.wire.topics import CONTROL, ORDERS
 
 TOPICS: Final = (CONTROL.name, ORDERS.name)
 

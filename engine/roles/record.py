@@ -13,13 +13,13 @@ from typing import Final, TypeVar
 
 import structlog
 
-from engine import instruments
-from engine.errors import HistoryError, HistoryUnreachable, RecordRejected
-from engine.history.history_fold import FrameFold, Hour
-from engine.history.history_state import restore, take_state
-from engine.history.rollups import hour_points, hour_queries
-from engine.history.rows import action_points, alert_points, forecast_points, score_points
-from engine.ports import (
+from flatline.engine import instruments
+from flatline.engine.errors import HistoryError, HistoryUnreachable, RecordRejected
+from flatline.engine.history.history_fold import FrameFold, Hour
+from flatline.engine.history.history_state import restore, take_state
+from flatline.engine.history.rollups import hour_points, hour_queries
+from flatline.engine.history.rows import action_points, alert_points, forecast_points, score_points
+from flatline.engine.ports import (
     Clock,
     Delivery,
     HistoryQuery,
@@ -30,16 +30,24 @@ from engine.ports import (
     RefusedRow,
     Subscription,
 )
-from engine.roles.appending import append_or_give_up
-from engine.roles.health import Health, as_sentence
-from engine.roles.state_keys import StateKeys
-from engine.stream.backoff import Backoff
-from engine.stream.consumer import Consumer, Saving
-from engine.wire.frame import Frame, decode_frame
-from engine.wire.measurement import FAMILIES
-from engine.wire.points import Points
-from engine.wire.rejected import encode_rejected
-from engine.wire.topics import ALERTS, FORECASTS, FRAMES, JOURNAL, REJECTED, SCORES, SNAPSHOTS
+from flatline.engine.roles.appending import append_or_give_up
+from flatline.engine.roles.health import Health, as_sentence
+from flatline.engine.roles.state_keys import StateKeys
+from flatline.engine.stream.backoff import Backoff
+from flatline.engine.stream.consumer import Consumer, Saving
+from flatline.engine.wire.frame import Frame, decode_frame
+from flatline.engine.wire.measurement import FAMILIES
+from flatline.engine.wire.points import Points
+from flatline.engine.wire.rejected import encode_rejected
+from flatline.engine.wire.topics import (
+    ALERTS,
+    FORECASTS,
+    FRAMES,
+    JOURNAL,
+    REJECTED,
+    SCORES,
+    SNAPSHOTS,
+)
 
 # The most records read before they are written: 200 frames of 200 VMs are a third of a million
 # rows' worth of numbers, some 60 MB as text.

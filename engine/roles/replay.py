@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.action.catalogue import Policy
-from engine.action.events import (
+from flatline.engine.action.catalogue import Policy
+from flatline.engine.action.events import (
     AlertSeen,
     AppendControl,
     AppendOrder,
@@ -29,23 +29,23 @@ from engine.action.events import (
     Tick,
     WriteJournal,
 )
-from engine.action.planner import step
-from engine.action.request_context import DAY_MS
-from engine.action.state import PlannerState
-from engine.action.target import CellLoad
-from engine.detection.cell import Cell
-from engine.detection.configuration import Configuration, configuration_hash
-from engine.detection.coverage import witnesses_of
-from engine.detection.partition import Partition
-from engine.detection.snapshot import digest
-from engine.evaluation.lines import AlertLine, OrderLine
-from engine.ports import Record, RecordedFrame, Recording
-from engine.wire.alert import Alert
-from engine.wire.frame import UUID_BYTES, Frame
-from engine.wire.metrics import INTEGER_ROW
-from engine.wire.order import Order, OrderResult
-from engine.wire.score import Scores
-from engine.wire.topics import FRAMES
+from flatline.engine.action.planner import step
+from flatline.engine.action.request_context import DAY_MS
+from flatline.engine.action.state import PlannerState
+from flatline.engine.action.target import CellLoad
+from flatline.engine.detection.cell import Cell
+from flatline.engine.detection.configuration import Configuration, configuration_hash
+from flatline.engine.detection.coverage import witnesses_of
+from flatline.engine.detection.partition import Partition
+from flatline.engine.detection.snapshot import digest
+from flatline.engine.evaluation.lines import AlertLine, OrderLine
+from flatline.engine.ports import Record, RecordedFrame, Recording
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.frame import UUID_BYTES, Frame
+from flatline.engine.wire.metrics import INTEGER_ROW
+from flatline.engine.wire.order import Order, OrderResult
+from flatline.engine.wire.score import Scores
+from flatline.engine.wire.topics import FRAMES
 
 _PLANNER: Final = "replay"
 _CPU_ROW: Final = INTEGER_ROW["cpu_time_ns"]

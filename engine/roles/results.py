@@ -6,14 +6,14 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.action.ledger import StepEntry
-from engine.ports import Clock, Log, SignFrame
-from engine.roles.opening import unsigned
-from engine.roles.outbox import Journal, Outbox
-from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
-from engine.wire.journal import EntryKind
-from engine.wire.order import Action, Claim, Order, OrderResult, Outcome, encode_order
-from engine.wire.topics import FRAMES, ORDERS
+from flatline.engine.action.ledger import StepEntry
+from flatline.engine.ports import Clock, Log, SignFrame
+from flatline.engine.roles.opening import unsigned
+from flatline.engine.roles.outbox import Journal, Outbox
+from flatline.engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
+from flatline.engine.wire.journal import EntryKind
+from flatline.engine.wire.order import Action, Claim, Order, OrderResult, Outcome, encode_order
+from flatline.engine.wire.topics import FRAMES, ORDERS
 
 SENTENCES: Final = {
     "accepted": "Accepted: {order}",

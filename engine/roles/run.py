@@ -5,15 +5,15 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
-from engine import instruments
-from engine.errors import (
+from flatline.engine import instruments
+from flatline.engine.errors import (
     HistoryUnreachable,
     HypervisorUnreachable,
     LogProducerBroken,
     LogUnreachable,
 )
-from engine.roles.health import Health, as_sentence
-from engine.stream.backoff import Backoff
+from flatline.engine.roles.health import Health, as_sentence
+from flatline.engine.stream.backoff import Backoff
 
 # A broker that restarts is reached again within seconds; one that stays away is tried twice a
 # minute.

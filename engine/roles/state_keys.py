@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.action.keys import Trust, check_life
-from engine.ports import Headers, Record
-from engine.wire.order import SIGNATURE_HEADER, check_signature, key_id, signed
+from flatline.engine.action.keys import Trust, check_life
+from flatline.engine.ports import Headers, Record
+from flatline.engine.wire.order import SIGNATURE_HEADER, check_signature, key_id, signed
 
 
 @dataclass(frozen=True, slots=True)

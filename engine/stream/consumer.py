@@ -12,11 +12,11 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
-from engine.ports import Delivery, Log, OpenFrame, Record, Subscription
-from engine.stream.refolding import Fold, Folded, Refolding
-from engine.stream.snapshot_format import Manifest, Snapshot
-from engine.stream.snapshot_store import Seal, append_snapshot, newest_state
-from engine.wire.topics import Topic
+from flatline.engine.ports import Delivery, Log, OpenFrame, Record, Subscription
+from flatline.engine.stream.refolding import Fold, Folded, Refolding
+from flatline.engine.stream.snapshot_format import Manifest, Snapshot
+from flatline.engine.stream.snapshot_store import Seal, append_snapshot, newest_state
+from flatline.engine.wire.topics import Topic
 
 # A successor starts at the older one, so that a newest one that is damaged loses nothing.
 _KEPT_SNAPSHOTS: Final = 2

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.wire.frame import VmRows
-from engine.wire.metrics import INTEGER_ROW
+from flatline.engine.wire.frame import VmRows
+from flatline.engine.wire.metrics import INTEGER_ROW
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

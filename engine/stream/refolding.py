@@ -12,10 +12,10 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 
-from engine import instruments
-from engine.errors import FoldFailed
-from engine.ports import Log, OpenFrame, Record
-from engine.wire.topics import FRAMES
+from flatline.engine import instruments
+from flatline.engine.errors import FoldFailed
+from flatline.engine.ports import Log, OpenFrame, Record
+from flatline.engine.wire.topics import FRAMES
 
 # The first failure may be a fault of the machine (memory, a signal); the second is the record's.
 _ATTEMPTS: Final = 2

@@ -12,9 +12,9 @@ import msgspec
 from cramjam import zstd
 from msgspec import Meta
 
-from engine.errors import SnapshotDamaged, SnapshotTooNew
-from engine.wire import limits
-from engine.wire.stored import restoring
+from flatline.engine.errors import SnapshotDamaged, SnapshotTooNew
+from flatline.engine.wire import limits
+from flatline.engine.wire.stored import restoring
 
 FORMAT: Final = 1
 RELEASE: Final = "0.1.0"

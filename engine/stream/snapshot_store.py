@@ -10,12 +10,17 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 import msgspec
 import structlog
 
-from engine import instruments
-from engine.errors import RecordRejected, RecordTooLarge, SnapshotDamaged
-from engine.ports import Headers, Log, Record
-from engine.stream.snapshot_format import Manifest, Snapshot, decode_manifest, encode_manifest
-from engine.wire import limits
-from engine.wire.topics import FRAMES, Topic
+from flatline.engine import instruments
+from flatline.engine.errors import RecordRejected, RecordTooLarge, SnapshotDamaged
+from flatline.engine.ports import Headers, Log, Record
+from flatline.engine.stream.snapshot_format import (
+    Manifest,
+    Snapshot,
+    decode_manifest,
+    encode_manifest,
+)
+from flatline.engine.wire import limits
+from flatline.engine.wire.topics import FRAMES, Topic
 
 CHUNK: Final = b"chunk"
 MANIFEST: Final = b"manifest"

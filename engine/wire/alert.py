@@ -13,9 +13,9 @@ from typing import Annotated, Final, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-from engine.wire import limits
-from engine.wire.envelope import decode_json
-from engine.wire.frame import Role
+from flatline.engine.wire import limits
+from flatline.engine.wire.envelope import decode_json
+from flatline.engine.wire.frame import Role
 
 Scope = Literal["vm", "host", "pool", "network", "cell", "fleet"]
 AlertState = Literal["pending", "firing", "resolved", "suppressed"]

@@ -8,8 +8,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from engine.wire import limits
-from engine.wire.envelope import decode_json
+from flatline.engine.wire import limits
+from flatline.engine.wire.envelope import decode_json
 
 # A quarantine closes one VM to automatic actions until a person ends it; an approval is a person's
 # consent for one incident.

@@ -5,7 +5,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from engine.errors import RecordRejected
+from flatline.engine.errors import RecordRejected
 
 # Below the broker's message.max.bytes (1,048,588), so that a record with its headers and its batch
 # always fits. A batch above the broker's limit breaks the idempotent producer permanently

@@ -12,10 +12,10 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from engine.errors import RecordRejected
-from engine.wire import limits
-from engine.wire.envelope import decode_msgpack
-from engine.wire.frame import UUID_BYTES
+from flatline.engine.errors import RecordRejected
+from flatline.engine.wire import limits
+from flatline.engine.wire.envelope import decode_msgpack
+from flatline.engine.wire.frame import UUID_BYTES
 
 # Means over a step. Memory is the use that the guest reports by its balloon, else the resident
 # memory on the node. Disk and network of a node are the sums over its VMs.

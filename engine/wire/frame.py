@@ -12,11 +12,11 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from engine.errors import RecordRejected
-from engine.wire import limits, metrics
-from engine.wire.envelope import MAX_RECORD_BYTES, decode_msgpack
-from engine.wire.table import PackedTable, Widen, pack, unpack
-from engine.wire.vcpus import NO_TIMES, VcpuRows, pack_vcpus, unpack_vcpus
+from flatline.engine.errors import RecordRejected
+from flatline.engine.wire import limits, metrics
+from flatline.engine.wire.envelope import MAX_RECORD_BYTES, decode_msgpack
+from flatline.engine.wire.table import PackedTable, Widen, pack, unpack
+from flatline.engine.wire.vcpus import NO_TIMES, VcpuRows, pack_vcpus, unpack_vcpus
 
 UUID_BYTES: Final = 16
 

@@ -21,10 +21,10 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from engine.errors import RecordRejected
-from engine.wire.frame import Frame, Header, Role, decode_frame
-from engine.wire.order import KEY_HEADER
-from engine.wire.table import Widen
+from flatline.engine.errors import RecordRejected
+from flatline.engine.wire.frame import Frame, Header, Role, decode_frame
+from flatline.engine.wire.order import KEY_HEADER
+from flatline.engine.wire.table import Widen
 
 MAC_HEADER: Final = "flatline-mac"
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from engine.wire import limits
-from engine.wire.envelope import decode_json
+from flatline.engine.wire import limits
+from flatline.engine.wire.envelope import decode_json
 
 EntryKind = Literal["start", "decision", "refusal", "call", "outcome", "effect", "control"]
 

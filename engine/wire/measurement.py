@@ -7,8 +7,8 @@ names (`inputs.libvirt`), so that existing dashboards continue to work. All othe
 
 from typing import Final, Literal, NamedTuple
 
-from engine.wire.metrics import NODE_METRICS
-from engine.wire.score import FEATURES
+from flatline.engine.wire.metrics import NODE_METRICS
+from flatline.engine.wire.score import FEATURES
 
 Kind = Literal["float", "integer", "text"]
 # Samples for a week, minutes for a month, hours and events for more than a year.

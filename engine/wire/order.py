@@ -13,10 +13,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from engine.errors import RecordRejected
-from engine.wire import limits
-from engine.wire.alert import Counted, CpuShape
-from engine.wire.envelope import decode_json
+from flatline.engine.errors import RecordRejected
+from flatline.engine.wire import limits
+from flatline.engine.wire.alert import Counted, CpuShape
+from flatline.engine.wire.envelope import decode_json
 
 Action = Literal["save_evidence", "reboot", "reset", "migrate", "move_disk"]
 Outcome = Literal["returned", "refused", "unknown", "expired", "not_attempted"]

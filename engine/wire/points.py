@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.wire.measurement import MEASUREMENTS, Measurement
+from flatline.engine.wire.measurement import MEASUREMENTS, Measurement
 
 # Marks an unknown integer; no counter of a hypervisor reaches it.
 MISSING: Final = int(np.iinfo(np.int64).min)

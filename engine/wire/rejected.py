@@ -5,8 +5,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from engine.wire import limits
-from engine.wire.envelope import decode_msgpack
+from flatline.engine.wire import limits
+from flatline.engine.wire.envelope import decode_msgpack
 
 # Enough to identify the record; a flood of 10 MB records must not fill the topic.
 KEPT_BYTES: Final = 65_536

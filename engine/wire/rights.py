@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from engine.wire.topics import (
+from flatline.engine.wire.topics import (
     ALERTS,
     CONTROL,
     FORECASTER,

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from engine.wire.frame import Header
+from flatline.engine.wire.frame import Header
 
 # A run has ended after so many intervals without a frame.
 SILENT_INTERVALS: Final = 3

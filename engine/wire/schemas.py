@@ -4,14 +4,14 @@ from typing import Any, Final
 
 import msgspec
 
-from engine.wire.alert import Alert
-from engine.wire.control import Control
-from engine.wire.forecast import Forecasts
-from engine.wire.frame import FrameValue
-from engine.wire.journal import JournalEntry
-from engine.wire.order import Entry
-from engine.wire.rejected import Rejected
-from engine.wire.score import Scores
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.control import Control
+from flatline.engine.wire.forecast import Forecasts
+from flatline.engine.wire.frame import FrameValue
+from flatline.engine.wire.journal import JournalEntry
+from flatline.engine.wire.order import Entry
+from flatline.engine.wire.rejected import Rejected
+from flatline.engine.wire.score import Scores
 
 CONTRACTS: Final[dict[str, Any]] = {
     "frame": FrameValue,

@@ -10,10 +10,10 @@ import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
-from engine.errors import RecordRejected
-from engine.wire import limits
-from engine.wire.envelope import decode_msgpack
-from engine.wire.frame import UUID_BYTES
+from flatline.engine.errors import RecordRejected
+from flatline.engine.wire import limits
+from flatline.engine.wire.envelope import decode_msgpack
+from flatline.engine.wire.frame import UUID_BYTES
 
 # Means over the minute; `*_expected` is the one-step forecast, `*_band` half the width of its
 # interval (≈ 3 standard deviations).

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import SnapshotDamaged, SnapshotTooNew
+from flatline.engine.errors import SnapshotDamaged, SnapshotTooNew
 
 
 class Array(msgspec.Struct, frozen=True, array_like=True):

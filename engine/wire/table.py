@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import RecordRejected
-from engine.wire.metrics import Columns
+from flatline.engine.errors import RecordRejected
+from flatline.engine.wire.metrics import Columns
 
 # Layouts change when a counter outgrows its width: a handful per node and hour. The limit keeps a
 # flood of invented layouts from filling memory.

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import RecordRejected
-from engine.wire.metrics import Columns, Metric
-from engine.wire.table import PackedTable, Widen, pack, unpack
+from flatline.engine.errors import RecordRejected
+from flatline.engine.wire.metrics import Columns, Metric
+from flatline.engine.wire.table import PackedTable, Widen, pack, unpack
 
 # qemu starts no x86 machine with more (q35 up to 8.x: 1,024; common limits are 240 to 710).
 MAX_VM_VCPUS: Final = 1024

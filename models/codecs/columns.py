@@ -7,7 +7,7 @@ Numba, can decode the same bytes with NumPy.
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels._jit import inlined, kernel
+from flatline.models.kernels._jit import inlined, kernel
 
 U8 = NDArray[np.uint8]
 U64 = NDArray[np.uint64]

@@ -7,7 +7,7 @@ and each field's name.
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels._jit import inlined, kernel
+from flatline.models.kernels._jit import inlined, kernel
 
 U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]

@@ -15,9 +15,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-import models.kernels.aggregates_evidence as evidence
-import models.kernels.aggregates_layout as at
-from models.kernels._jit import inlined, kernel
+import flatline.models.kernels.aggregates_evidence as evidence
+import flatline.models.kernels.aggregates_layout as at
+from flatline.models.kernels._jit import inlined, kernel
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -6,8 +6,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-import models.kernels.aggregates_layout as at
-from models.kernels._jit import inlined
+import flatline.models.kernels.aggregates_layout as at
+from flatline.models.kernels._jit import inlined
 
 F64 = NDArray[np.float64]
 

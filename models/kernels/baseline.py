@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels._jit import inlined, kernel
-from models.kernels.blocks import BLOCK_ROWS
+from flatline.models.kernels._jit import inlined, kernel
+from flatline.models.kernels.blocks import BLOCK_ROWS
 
 F32 = NDArray[np.float32]
 U64 = NDArray[np.uint64]

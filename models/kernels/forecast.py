@@ -18,8 +18,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels._jit import inlined, kernel
-from models.kernels.forecast_candidates import (
+from flatline.models.kernels._jit import inlined, kernel
+from flatline.models.kernels.forecast_candidates import (
     around,
     band5,
     band9,
@@ -28,8 +28,8 @@ from models.kernels.forecast_candidates import (
     same_time,
     slot_at,
 )
-from models.kernels.forecast_level import begin, close_slot, follow
-from models.kernels.forecast_row import (
+from flatline.models.kernels.forecast_level import begin, close_slot, follow
+from flatline.models.kernels.forecast_row import (
     AGE,
     AWAY,
     BANDS,
@@ -70,7 +70,7 @@ from models.kernels.forecast_row import (
     WINDOW,
     Constants,
 )
-from models.kernels.forecast_touched import MOST_LINES, fetch_series, touched
+from flatline.models.kernels.forecast_touched import MOST_LINES, fetch_series, touched
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels._jit import inlined
-from models.kernels.forecast_row import (
+from flatline.models.kernels._jit import inlined
+from flatline.models.kernels.forecast_row import (
     DAY,
     PART_SLOTS,
     PART_SORTED,

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels._jit import inlined
-from models.kernels.forecast_candidates import replace_sorted
-from models.kernels.forecast_row import (
+from flatline.models.kernels._jit import inlined
+from flatline.models.kernels.forecast_candidates import replace_sorted
+from flatline.models.kernels.forecast_row import (
     AGE,
     AWAY,
     DAY,

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels._jit import inlined
-from models.kernels._prefetch import fetch
-from models.kernels.forecast_row import (
+from flatline.models.kernels._jit import inlined
+from flatline.models.kernels._prefetch import fetch
+from flatline.models.kernels.forecast_row import (
     CELLS,
     DAY,
     FAR_COUNT,

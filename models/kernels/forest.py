@@ -14,9 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels import baseline
-from models.kernels._jit import inlined, kernel
-from models.kernels.blocks import BLOCK_ROWS
+from flatline.models.kernels import baseline
+from flatline.models.kernels._jit import inlined, kernel
+from flatline.models.kernels.blocks import BLOCK_ROWS
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels._jit import inlined
+from flatline.models.kernels._jit import inlined
 
 F32 = NDArray[np.float32]
 

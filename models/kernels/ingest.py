@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels import baseline
-from models.kernels._jit import inlined, kernel
+from flatline.models.kernels import baseline
+from flatline.models.kernels._jit import inlined, kernel
 
 U8 = NDArray[np.uint8]
 I8 = NDArray[np.int8]

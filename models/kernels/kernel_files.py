@@ -15,7 +15,7 @@ from typing import Any, cast
 import numba
 import numpy as np
 
-from models.kernels._jit import KERNELS
+from flatline.models.kernels._jit import KERNELS
 
 _SOURCES = Path(__file__).parents[1]
 

@@ -10,9 +10,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-import models.kernels.aggregates_layout as at
-from models.kernels import trends
-from models.kernels._jit import inlined, kernel
+import flatline.models.kernels.aggregates_layout as at
+from flatline.models.kernels import trends
+from flatline.models.kernels._jit import inlined, kernel
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

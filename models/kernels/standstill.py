@@ -18,9 +18,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels import silence_model
-from models.kernels._jit import inlined, kernel
-from models.kernels.blocks import BLOCK_ROWS
+from flatline.models.kernels import silence_model
+from flatline.models.kernels._jit import inlined, kernel
+from flatline.models.kernels.blocks import BLOCK_ROWS
 
 F32 = NDArray[np.float32]
 I8 = NDArray[np.int8]

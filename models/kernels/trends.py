@@ -9,10 +9,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-import models.kernels.aggregates_layout as at
-from models.kernels import hours as by_hour
-from models.kernels._jit import inlined, kernel
-from models.kernels.aggregates_evidence import band
+import flatline.models.kernels.aggregates_layout as at
+from flatline.models.kernels import hours as by_hour
+from flatline.models.kernels._jit import inlined, kernel
+from flatline.models.kernels.aggregates_evidence import band
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]

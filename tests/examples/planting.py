@@ -10,11 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.tidy.tree import ROOT, files
+from tests.tidy.tree import ROOT, files, link_packages
 
 PATCH = "change.patch"
 _COPIED = (
-    *("engine", "connectors", "models", "tests", "benchmarks", "deploy"),
+    *("flatline", "engine", "connectors", "models", "tests", "benchmarks", "deploy"),
     *("pyproject.toml", "CHANGELOG.md"),
 )
 
@@ -31,6 +31,7 @@ def plant(example: Path, project: Path) -> None:
         path = source.relative_to(ROOT)
         if path.parts[0] in _COPIED and path.parts[:2] != ("tests", "examples"):
             _copy(source, project / path)
+    link_packages(project)
     for source in _added(example):
         _copy(source, project / source.relative_to(example))
     run(["git", "apply", str(example / PATCH)], project)

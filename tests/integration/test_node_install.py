@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from connectors.clock import SystemClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from deploy.lab.libvirt_lab import Lab
 from deploy.lab.node_install import install_node
-from engine.ports import Record
-from engine.wire.frame import decode_frame
-from engine.wire.journal import decode_entry
-from engine.wire.topics import FRAMES, JOURNAL, Topic
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.engine.ports import Record
+from flatline.engine.wire.frame import decode_frame
+from flatline.engine.wire.journal import decode_entry
+from flatline.engine.wire.topics import FRAMES, JOURNAL, Topic
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.slow]
 
@@ -56,7 +56,7 @@ class Running:
     def imported(self) -> set[str]:
         lines = self.output.read_text().splitlines()
         named = [line.split("|")[-1].strip() for line in lines if line.startswith("import time:")]
-        return {name.split(".")[0] for name in named}
+        return {name.removeprefix("flatline.").split(".")[0] for name in named}
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)

@@ -6,7 +6,7 @@ needs only a small tolerance.
 
 import math
 
-from models.kernels import baseline
+from flatline.models.kernels import baseline
 
 
 class BaselineTwin:

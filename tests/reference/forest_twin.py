@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from models.kernels import baseline
+from flatline.models.kernels import baseline
 
 _Z = ("z_cpu_cores", "z_disk_rd_bytes_per_s", "z_net_tx_bytes_per_s", "z_disk_wr_bytes_per_s")
 

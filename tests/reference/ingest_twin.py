@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from engine.detection.vm_table import MINUTE_ROWS, VmTable
-from engine.wire.frame import VmRows
-from engine.wire.metrics import INTEGER_ROW, VM_STATES
-from models.kernels import baseline, ingest
+from flatline.engine.detection.vm_table import MINUTE_ROWS, VmTable
+from flatline.engine.wire.frame import VmRows
+from flatline.engine.wire.metrics import INTEGER_ROW, VM_STATES
+from flatline.models.kernels import baseline, ingest
 
 _COUNTERS = [
     INTEGER_ROW[name]

@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.detection.cell import Node
-from engine.detection.configuration import Configuration
-from engine.detection.vm_table import F, I, VmTable
-from engine.wire.metrics import VM_STATES
-from models.kernels import aggregates_layout, screening, trends
+from flatline.engine.detection.cell import Node
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.vm_table import F, I, VmTable
+from flatline.engine.wire.metrics import VM_STATES
+from flatline.models.kernels import aggregates_layout, screening, trends
 
 Bools = NDArray[np.bool_]
 _CRASHED = VM_STATES.index("crashed")

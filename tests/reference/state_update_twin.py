@@ -3,12 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.detection.vm_table import F, I, VmTable
-from engine.wire.frame import VmRows
-from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW
-from models.kernels import baseline, silence_model
-from models.kernels.aggregates_layout import LEVEL_EDGES
-from models.kernels.state_update import Pace
+from flatline.engine.detection.vm_table import F, I, VmTable
+from flatline.engine.wire.frame import VmRows
+from flatline.engine.wire.metrics import GAUGE_ROW, INTEGER_ROW
+from flatline.models.kernels import baseline, silence_model
+from flatline.models.kernels.aggregates_layout import LEVEL_EDGES
+from flatline.models.kernels.state_update import Pace
 
 Bools = NDArray[np.bool_]
 

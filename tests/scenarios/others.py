@@ -6,9 +6,9 @@ from uuid import UUID
 
 import msgspec
 
-from connectors.simulator.fleet import Fleet
-from engine.ports import Headers
-from engine.wire.alert import Alert, encode_alert
+from flatline.connectors.simulator.fleet import Fleet
+from flatline.engine.ports import Headers
+from flatline.engine.wire.alert import Alert, encode_alert
 
 # A replay of the frames does not reproduce its alerts.
 OTHERS: Final = "storage monitor"

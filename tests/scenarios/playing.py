@@ -19,26 +19,26 @@ from uuid import UUID
 
 import msgspec
 
-from connectors.clock import LoopClock
-from connectors.embedded.ledger import EmbeddedLedger
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.simulator.fleet import Fleet, build_world
-from connectors.simulator.plan import Incident, WorldPlan
-from engine.action.catalogue import Policy, parse_policy, read_shipped
-from engine.action.keys import open_entry
-from engine.detection.configuration import Configuration
-from engine.detection.replayed import run_records
-from engine.errors import LogUnreachable
-from engine.ports import Clock, Headers, LedgerStore, Position, Record
-from engine.roles.health import Health
-from engine.roles.run import Opener, keep
-from engine.settings import Collect, Place, Settings
-from engine.wire.alert import decode_alert
-from engine.wire.control import Control, decode_control
-from engine.wire.journal import decode_entry
-from engine.wire.order import Order, OrderResult
-from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS
-from engine.wiring import Authority, Process, plan_opener, simulated_nodes, site_openers
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.embedded.ledger import EmbeddedLedger
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.simulator.fleet import Fleet, build_world
+from flatline.connectors.simulator.plan import Incident, WorldPlan
+from flatline.engine.action.catalogue import Policy, parse_policy, read_shipped
+from flatline.engine.action.keys import open_entry
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.replayed import run_records
+from flatline.engine.errors import LogUnreachable
+from flatline.engine.ports import Clock, Headers, LedgerStore, Position, Record
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.run import Opener, keep
+from flatline.engine.settings import Collect, Place, Settings
+from flatline.engine.wire.alert import decode_alert
+from flatline.engine.wire.control import Control, decode_control
+from flatline.engine.wire.journal import decode_entry
+from flatline.engine.wire.order import Order, OrderResult
+from flatline.engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS
+from flatline.engine.wiring import Authority, Process, plan_opener, simulated_nodes, site_openers
 from tests.scenarios.others import OTHERS, command_of_others
 from tests.signing import KEYS, TRUSTED, with_signature, word
 

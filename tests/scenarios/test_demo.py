@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from engine.action.catalogue import parse_policy, read_shipped
-from engine.cli import demo, demo_scene
-from engine.cli.demo import run_demo
-from engine.wiring import Authority
+from flatline.engine.action.catalogue import parse_policy, read_shipped
+from flatline.engine.cli import demo, demo_scene
+from flatline.engine.cli.demo import run_demo
+from flatline.engine.wiring import Authority
 
 pytestmark = pytest.mark.slow
 

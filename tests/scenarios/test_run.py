@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from connectors.clock import LoopClock, SystemClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.simulator import virtual_time
 from deploy.lab.kafka_jars import PATIENCE
-from engine.cli import all_in_one
-from engine.ports import Query
-from engine.roles.health import Health
-from engine.settings import Settings
-from engine.wire.frame import decode_frame
-from engine.wire.topics import FRAMES
-from engine.wiring import Process, compile_engine
-from engine.wiring_history import open_queries
-from engine.wiring_planning import compile_forecaster
+from flatline.connectors.clock import LoopClock, SystemClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.simulator import virtual_time
+from flatline.engine.cli import all_in_one
+from flatline.engine.ports import Query
+from flatline.engine.roles.health import Health
+from flatline.engine.settings import Settings
+from flatline.engine.wire.frame import decode_frame
+from flatline.engine.wire.topics import FRAMES
+from flatline.engine.wiring import Process, compile_engine
+from flatline.engine.wiring_history import open_queries
+from flatline.engine.wiring_planning import compile_forecaster
 
 PARTITIONS = 2
 NODES = 8
@@ -46,7 +46,7 @@ def test_a_site_in_one_process_runs_every_role_and_ends_on_a_signal(tmp_path: Pa
     settings = [f"log.partitions={PARTITIONS}", "collect.interval_s=1", f"state.folder={tmp_path}"]
     words = [word for setting in settings for word in ("--set", setting)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "engine", "run", *words],
+        [sys.executable, "-m", "flatline", "run", *words],
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         text=True,

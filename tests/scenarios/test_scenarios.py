@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.simulator import virtual_time
+from flatline.connectors.simulator import virtual_time
 from tests.scenarios.playing import played, read, read_expected, shortcomings
 
 HERE = Path(__file__).parent

@@ -11,27 +11,27 @@ from uuid import UUID
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from connectors.clock import LoopClock
-from connectors.embedded.ledger import EmbeddedLedger
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.simulator.fleet import Fleet, build_world
-from connectors.simulator.plan import Incident, WorldPlan
-from engine.action.catalogue import Policy, parse_policy, read_shipped
-from engine.action.keys import open_entry
-from engine.errors import LogUnreachable, RecordRejected
-from engine.liveness_ports import Liveness, Prober
-from engine.ports import Actuator, Bounds, Clock, Headers, LedgerStore, Position, Record
-from engine.roles.act import Agent
-from engine.roles.act_config import ActConfig
-from engine.roles.health import Health
-from engine.roles.plan import PlanConfig, Planner
-from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition
-from engine.wire.control import Control, encode_control
-from engine.wire.frame import InventoryItem, decode_frame
-from engine.wire.journal import JournalEntry, decode_entry
-from engine.wire.order import Claim, Entry, Order, OrderResult, encode_order
-from engine.wire.score import Scores
-from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS, SCORES
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.embedded.ledger import EmbeddedLedger
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.simulator.fleet import Fleet, build_world
+from flatline.connectors.simulator.plan import Incident, WorldPlan
+from flatline.engine.action.catalogue import Policy, parse_policy, read_shipped
+from flatline.engine.action.keys import open_entry
+from flatline.engine.errors import LogUnreachable, RecordRejected
+from flatline.engine.liveness_ports import Liveness, Prober
+from flatline.engine.ports import Actuator, Bounds, Clock, Headers, LedgerStore, Position, Record
+from flatline.engine.roles.act import Agent
+from flatline.engine.roles.act_config import ActConfig
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.plan import PlanConfig, Planner
+from flatline.engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition
+from flatline.engine.wire.control import Control, encode_control
+from flatline.engine.wire.frame import InventoryItem, decode_frame
+from flatline.engine.wire.journal import JournalEntry, decode_entry
+from flatline.engine.wire.order import Claim, Entry, Order, OrderResult, encode_order
+from flatline.engine.wire.score import Scores
+from flatline.engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS, SCORES
 from tests.signing import AGENT_KEY, PLANNER_KEY, TRUSTED, said, scored, word
 
 EPOCH_MS = 1_790_000_000_000

@@ -14,18 +14,18 @@ from typing import Final
 
 import msgspec
 
-from engine.detection.compiled import compile_kernels
-from engine.detection.configuration import Configuration
-from engine.detection.partition import Partition
-from engine.detection.snapshot import digest, restore, take_snapshot
-from engine.errors import RecordRejected
-from engine.forecasting import forecast_state, partition_forecasts
-from engine.forecasting.partition_forecasts import PartitionForecasts
-from engine.history import history_state as history_state
-from engine.history.history_fold import FrameFold
-from engine.kernel_cache import compile_kept, users_folder
-from engine.ports import Record
-from engine.wire.frame import decode_frame
+from flatline.engine.detection.compiled import compile_kernels
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.partition import Partition
+from flatline.engine.detection.snapshot import digest, restore, take_snapshot
+from flatline.engine.errors import RecordRejected
+from flatline.engine.forecasting import forecast_state, partition_forecasts
+from flatline.engine.forecasting.partition_forecasts import PartitionForecasts
+from flatline.engine.history import history_state as history_state
+from flatline.engine.history.history_fold import FrameFold
+from flatline.engine.kernel_cache import compile_kept, users_folder
+from flatline.engine.ports import Record
+from flatline.engine.wire.frame import decode_frame
 from tests.simulation.chaos_sites import Site
 
 # A default of a quarter of an hour becomes minutes here, so that a short play reaches the end.

@@ -4,8 +4,16 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from engine.ports import Record
-from engine.wire.frame import Frame, Header, InventoryItem, PoolSample, Role, VmRows, encode_frame
+from flatline.engine.ports import Record
+from flatline.engine.wire.frame import (
+    Frame,
+    Header,
+    InventoryItem,
+    PoolSample,
+    Role,
+    VmRows,
+    encode_frame,
+)
 from tests.unit.engine.detection.frames_by_hand import EPOCH_MS, Guest, Place, item
 
 

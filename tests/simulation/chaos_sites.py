@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from engine.ports import Record
-from engine.wire.frame import (
+from flatline.engine.ports import Record
+from flatline.engine.wire.frame import (
     Event,
     Frame,
     Role,

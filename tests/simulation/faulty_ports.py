@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from engine.errors import (
+from flatline.engine.errors import (
     ActionRefused,
     ActionUnsent,
     EvidenceUnsaved,
@@ -23,9 +23,9 @@ from engine.errors import (
     StateUnwritable,
     VmNotFound,
 )
-from engine.ports import Bounds, Headers, Position, Record
-from engine.preflight_data import Permit, PreflightSample
-from engine.wire.topics import CONTROL
+from flatline.engine.ports import Bounds, Headers, Position, Record
+from flatline.engine.preflight_data import Permit, PreflightSample
+from flatline.engine.wire.topics import CONTROL
 from tests.simulation.truthful_fleet import EPOCH_MS, Fleet, Guest
 
 

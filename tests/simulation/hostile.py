@@ -12,15 +12,15 @@ from uuid import UUID
 
 import msgspec
 
-from engine import instruments
-from engine.action.admit import admit
-from engine.action.chain import Head, extend, link_of, verify
-from engine.action.preflight import judge
-from engine.ports import Headers
-from engine.preflight_data import PreflightSample, Signs
-from engine.wire.journal import JournalEntry, decode_entry
-from engine.wire.order import Order, encode_order
-from engine.wire.topics import JOURNAL, ORDERS
+from flatline.engine import instruments
+from flatline.engine.action.admit import admit
+from flatline.engine.action.chain import Head, extend, link_of, verify
+from flatline.engine.action.preflight import judge
+from flatline.engine.ports import Headers
+from flatline.engine.preflight_data import PreflightSample, Signs
+from flatline.engine.wire.journal import JournalEntry, decode_entry
+from flatline.engine.wire.order import Order, encode_order
+from flatline.engine.wire.topics import JOURNAL, ORDERS
 from tests.signing import AGENT_KEY, FOREIGN_KEY, PLANNER_KEY
 from tests.simulation.seeded_run import POLICY, Run
 from tests.simulation.truthful_fleet import EPOCH_MS, Guest, small_fleet

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Literal
 
-from engine.action.catalogue import Policy
-from engine.action.keys import TrustedKeys, open_entry
-from engine.action.ledger import read_ledger
-from engine.errors import RecordRejected
-from engine.ports import Record
-from engine.wire.control import Control, decode_control
-from engine.wire.order import Claim, Order, OrderResult
-from engine.wire.topics import CONTROL, ORDERS
+from flatline.engine.action.catalogue import Policy
+from flatline.engine.action.keys import TrustedKeys, open_entry
+from flatline.engine.action.ledger import read_ledger
+from flatline.engine.errors import RecordRejected
+from flatline.engine.ports import Record
+from flatline.engine.wire.control import Control, decode_control
+from flatline.engine.wire.order import Claim, Order, OrderResult
+from flatline.engine.wire.topics import CONTROL, ORDERS
 from tests.simulation.faulty_ports import Process
 from tests.simulation.truthful_fleet import EPOCH_MS, Guest
 

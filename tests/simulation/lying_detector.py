@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import msgspec
 
-from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition
-from engine.wire.score import NodeMinute, Scores
-from engine.wire.topics import ALERTS, SCORES
+from flatline.engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition
+from flatline.engine.wire.score import NodeMinute, Scores
+from flatline.engine.wire.topics import ALERTS, SCORES
 from tests.signing import said, scored
 from tests.simulation.faulty_ports import Store
 from tests.simulation.truthful_fleet import EPOCH_MS, Condition, Fleet, Guest

@@ -15,23 +15,23 @@ from unittest import mock
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from connectors.simulator import virtual_time
-from engine.action import commands, keys
-from engine.action.catalogue import Modes, Policy, parse_policy, read_shipped
-from engine.action.chain import verify
-from engine.action.ledger import LogEntry, encode_ledger_entry
-from engine.faults import Step
-from engine.ports import Headers
-from engine.roles import act as act_role
-from engine.roles import plan as plan_role
-from engine.roles.act import Agent
-from engine.roles.act_config import ActConfig
-from engine.roles.health import Health
-from engine.roles.plan import PlanConfig, Planner
-from engine.wire import order
-from engine.wire.control import Control, ControlScope, encode_control
-from engine.wire.journal import decode_entry
-from engine.wire.topics import CONTROL, JOURNAL
+from flatline.connectors.simulator import virtual_time
+from flatline.engine.action import commands, keys
+from flatline.engine.action.catalogue import Modes, Policy, parse_policy, read_shipped
+from flatline.engine.action.chain import verify
+from flatline.engine.action.ledger import LogEntry, encode_ledger_entry
+from flatline.engine.faults import Step
+from flatline.engine.ports import Headers
+from flatline.engine.roles import act as act_role
+from flatline.engine.roles import plan as plan_role
+from flatline.engine.roles.act import Agent
+from flatline.engine.roles.act_config import ActConfig
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.plan import PlanConfig, Planner
+from flatline.engine.wire import order
+from flatline.engine.wire.control import Control, ControlScope, encode_control
+from flatline.engine.wire.journal import decode_entry
+from flatline.engine.wire.topics import CONTROL, JOURNAL
 from tests.signing import AGENT_KEY, PLANNER_KEY, TRUSTED, word
 from tests.simulation.faulty_ports import (
     Disk,

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from connectors.simulator.hypervisor import SimulatedHypervisor
-from connectors.simulator.incidents import schedule
-from connectors.simulator.plan import WorldPlan
-from connectors.simulator.world import World
-from engine.errors import HypervisorUnreachable
-from engine.ports import Record
-from engine.wire import topics
-from engine.wire.frame import Event, Frame, Header, InventoryItem, VmRows, encode_frame
+from flatline.connectors.simulator.hypervisor import SimulatedHypervisor
+from flatline.connectors.simulator.incidents import schedule
+from flatline.connectors.simulator.plan import WorldPlan
+from flatline.connectors.simulator.world import World
+from flatline.engine.errors import HypervisorUnreachable
+from flatline.engine.ports import Record
+from flatline.engine.wire import topics
+from flatline.engine.wire.frame import Event, Frame, Header, InventoryItem, VmRows, encode_frame
 
 # Nodes are not sampled at the same time; each starts a little later.
 _STAGGER_NS = 37_000_000

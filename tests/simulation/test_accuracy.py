@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import corpus
 from benchmarks.accuracy import DATA, committed, fast_figures, fell_behind
-from engine.evaluation.scores import score
+from flatline.engine.evaluation.scores import score
 
 # Other seeds than those of the figures, which are for the release; these run at every change.
 SEEDS = (501, 502)

@@ -4,11 +4,11 @@ import asyncio
 
 import msgspec
 
-from connectors.simulator import virtual_time
-from engine.action.catalogue import Modes
-from engine.faults import Step
-from engine.wire.alert import Alert
-from engine.wire.order import Order
+from flatline.connectors.simulator import virtual_time
+from flatline.engine.action.catalogue import Modes
+from flatline.engine.faults import Step
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.order import Order
 from tests.simulation.acting_site import LAB, Site, acting_site, panic
 
 ESCALATION = (Step(action="reset", deadline_s=300, stable_s=20),) * 2

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.simulator import virtual_time
-from connectors.simulator.actuator import SimulatedActuator
-from engine.action.chain import verify
-from engine.errors import ActionRefused, ActionUnsent, StateUnwritable
-from engine.faults import Step
-from engine.ports import LedgerStore
-from engine.preflight_data import Permit
-from engine.wire.order import Order
-from engine.wire.topics import ORDERS
+from flatline.connectors.simulator import virtual_time
+from flatline.connectors.simulator.actuator import SimulatedActuator
+from flatline.engine.action.chain import verify
+from flatline.engine.errors import ActionRefused, ActionUnsent, StateUnwritable
+from flatline.engine.faults import Step
+from flatline.engine.ports import LedgerStore
+from flatline.engine.preflight_data import Permit
+from flatline.engine.wire.order import Order
+from flatline.engine.wire.topics import ORDERS
 from tests.signing import FOREIGN_KEY
 from tests.simulation.acting_site import LAB, Site, acting_site, panic
 

@@ -8,14 +8,14 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from connectors.simulator import lifecycle
-from connectors.simulator.plan import FIELD, Incident, WorldPlan
-from engine.detection.configuration import Configuration
-from engine.detection.partition import Partition
-from engine.detection.replayed import run_records
-from engine.ports import Record
-from engine.wire.alert import Alert
-from engine.wire.frame import Event
+from flatline.connectors.simulator import lifecycle
+from flatline.connectors.simulator.plan import FIELD, Incident, WorldPlan
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.partition import Partition
+from flatline.engine.detection.replayed import run_records
+from flatline.engine.ports import Record
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.frame import Event
 from tests.simulation.site_records import Site
 
 FAST = Configuration(verify_stable_s=10.0)

@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from connectors.simulator import virtual_time
-from engine import instruments
-from engine.frame_keyring import FrameKeyring
-from engine.ports import Headers
-from engine.wire.alert import decode_alert
-from engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
-from engine.wire.frame_mac import FrameSigner, KeyName, SiteKey, derive_key
-from engine.wire.topics import ALERTS, FRAMES, ORDERS
-from engine.wiring import Authority
+from flatline.connectors.simulator import virtual_time
+from flatline.engine import instruments
+from flatline.engine.frame_keyring import FrameKeyring
+from flatline.engine.ports import Headers
+from flatline.engine.wire.alert import decode_alert
+from flatline.engine.wire.frame import Event, Frame, Header, VmRows, encode_frame
+from flatline.engine.wire.frame_mac import FrameSigner, KeyName, SiteKey, derive_key
+from flatline.engine.wire.topics import ALERTS, FRAMES, ORDERS
+from flatline.engine.wiring import Authority
 from tests.scenarios import playing
 from tests.scenarios.playing import Happening, Scenario, SitePlan, Stage, records, staged
 

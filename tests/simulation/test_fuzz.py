@@ -4,17 +4,17 @@ import pytest
 
 from benchmarks.bench_fuzz import PARTS, fuzzed
 from benchmarks.fuzzed import mixed
-from connectors.simulator.plan import Incident, WorldPlan
-from engine.detection.configuration import Configuration
-from engine.detection.partition import Partition
-from engine.detection.snapshot import digest, restore, take_snapshot
-from engine.forecasting import forecast_state
-from engine.forecasting.partition_forecasts import PartitionForecasts
-from engine.history import history_state as history_state
-from engine.history.history_fold import FrameFold
-from engine.wire import topics
-from engine.wire.frame import decode_frame
-from engine.wire.rejected import decode_rejected
+from flatline.connectors.simulator.plan import Incident, WorldPlan
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.partition import Partition
+from flatline.engine.detection.snapshot import digest, restore, take_snapshot
+from flatline.engine.forecasting import forecast_state
+from flatline.engine.forecasting.partition_forecasts import PartitionForecasts
+from flatline.engine.history import history_state as history_state
+from flatline.engine.history.history_fold import FrameFold
+from flatline.engine.wire import topics
+from flatline.engine.wire.frame import decode_frame
+from flatline.engine.wire.rejected import decode_rejected
 from tests.simulation.site_records import Site
 
 PLAN = WorldPlan(

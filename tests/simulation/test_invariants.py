@@ -9,14 +9,14 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from connectors.simulator import virtual_time
-from engine.action.chain import Head, extend
-from engine.action.incident import BrokenInvariant
-from engine.action.ledger import StepEntry, encode_ledger_entry
-from engine.wire.control import Control, encode_control
-from engine.wire.journal import encode_entry
-from engine.wire.order import Claim, Order, encode_order
-from engine.wire.topics import CONTROL, JOURNAL, ORDERS
+from flatline.connectors.simulator import virtual_time
+from flatline.engine.action.chain import Head, extend
+from flatline.engine.action.incident import BrokenInvariant
+from flatline.engine.action.ledger import StepEntry, encode_ledger_entry
+from flatline.engine.wire.control import Control, encode_control
+from flatline.engine.wire.journal import encode_entry
+from flatline.engine.wire.order import Claim, Order, encode_order
+from flatline.engine.wire.topics import CONTROL, JOURNAL, ORDERS
 from tests.signing import AGENT_KEY, PLANNER_KEY
 from tests.simulation import invariants, seeded_run
 from tests.simulation.faulty_ports import Faults, Process

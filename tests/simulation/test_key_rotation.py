@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from connectors.clock import LoopClock
-from connectors.simulator import virtual_time
-from connectors.simulator.plan import WorldPlan
-from engine import instruments
-from engine.frame_keyring import FrameKeyring, make_site_key, read_site_keys, site_key_path
-from engine.wire.frame_mac import parse_key_name
-from engine.wire.order import KEY_HEADER
-from engine.wire.topics import FRAMES
-from engine.wiring import Authority
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.simulator import virtual_time
+from flatline.connectors.simulator.plan import WorldPlan
+from flatline.engine import instruments
+from flatline.engine.frame_keyring import FrameKeyring, make_site_key, read_site_keys, site_key_path
+from flatline.engine.wire.frame_mac import parse_key_name
+from flatline.engine.wire.order import KEY_HEADER
+from flatline.engine.wire.topics import FRAMES
+from flatline.engine.wiring import Authority
 from tests.scenarios import playing
 from tests.scenarios.playing import Scenario, SitePlan, records, staged
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from engine.action.admit import Admission
-from engine.action.preflight import Verdict
-from engine.roles import act
+from flatline.engine.action.admit import Admission
+from flatline.engine.action.preflight import Verdict
+from flatline.engine.roles import act
 from tests.simulation.invariants import Family, Result
 from tests.simulation.seeded_run import ADVERSITIES, play
 from tests.simulation.simulate import Sum, simulate
@@ -56,7 +56,7 @@ def test_a_naive_actuator_is_found_out_at_once(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(act, "judge", agrees)
     monkeypatch.setattr(act, "admit", admits)
-    monkeypatch.setattr("engine.action.ordering.admit", admits)
+    monkeypatch.setattr("flatline.engine.action.ordering.admit", admits)
     found = {breach.split(" at ")[0] for one in _played("mixed", 25) for breach in one.breaches}
     assert any(breach.startswith("reset of a guest that is alive") for breach in found)
     assert any("actions of cell" in breach for breach in found)

@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import replace
 
 from benchmarks.corpus import SimulatedRecording
-from connectors.simulator.draw import draw_incidents
-from connectors.simulator.plan import FIELD, WorldPlan
-from engine.roles.replay import Replayer
+from flatline.connectors.simulator.draw import draw_incidents
+from flatline.connectors.simulator.plan import FIELD, WorldPlan
+from flatline.engine.roles.replay import Replayer
 
 SEED, SECONDS = 9100, 2400.0
 JOBS = 16

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 from uuid import UUID
 
-from engine.preflight_data import PreflightSample
+from flatline.engine.preflight_data import PreflightSample
 
 Condition = Literal["alive", "booting", "panic_spin", "panic_halt", "kdump"]
 DEAD: Final = frozenset({"panic_spin", "panic_halt"})

@@ -3,14 +3,17 @@
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
+import zipfile
 from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.tidy.tree import PRODUCT, ROOT, files, shown
+from tests.tidy.tree import LINKED, ROOT, files, shown
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DEFAULT = [Requirement(text) for text in PROJECT["project"]["dependencies"]]
@@ -94,8 +97,54 @@ def test_faust_is_pinned_exactly() -> None:
 
 def test_no_other_distribution_owns_our_import_names() -> None:
     owners = packages_distributions()
-    strangers = {name: set(owners.get(name, ())) - {"flatline"} for name in (*PRODUCT, "tests")}
+    strangers = {name: set(owners.get(name, ())) - {"flatline"} for name in ("flatline", "tests")}
     assert not any(strangers.values()), strangers
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built("wheel", ROOT, tmp_path_factory.mktemp("tree"))
+
+
+def built(target: str, source: Path, folder: Path) -> Path:
+    """Return the distribution that hatchling builds in `folder` from a source tree."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (found,) = folder.iterdir()
+    return found
+
+
+def test_an_installation_adds_one_package_to_an_environment(wheel: Path) -> None:
+    tops = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert tops == {"flatline", f"flatline-{PROJECT['project']['version']}.dist-info"}
+
+
+def test_a_wheel_from_the_source_distribution_equals_that_from_the_tree(
+    wheel: Path, tmp_path: Path
+) -> None:
+    with tarfile.open(built("sdist", ROOT, tmp_path / "sdist")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.glob("flatline-*")
+    assert built("wheel", source, tmp_path / "again").read_bytes() == wheel.read_bytes()
+
+
+def test_foreign_packages_of_the_same_names_as_our_folders_do_not_disturb(
+    wheel: Path, tmp_path: Path
+) -> None:
+    for name in LINKED:
+        (tmp_path / "foreign" / name).mkdir(parents=True)
+        (tmp_path / "foreign" / name / "__init__.py").write_text("raise ImportError('foreign')")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    code = "import sys, flatline.engine.wiring as found; sys.stdout.write(found.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": f"{tmp_path / 'foreign'}:{tmp_path / 'installed'}"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout).is_relative_to(tmp_path / "installed")
 
 
 def commands(pattern: str) -> dict[str, str]:
@@ -118,7 +167,7 @@ def test_every_subcommand_in_the_documents_exists() -> None:
     unknown = {}
     for name, place in commands(r"(?:^|[`\s/])flatline ([a-z]+)\b").items():
         result = subprocess.run(
-            [sys.executable, "-P", "-m", "engine", name, "--help"],
+            [sys.executable, "-P", "-m", "flatline", name, "--help"],
             check=False,
             capture_output=True,
             text=True,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from engine.cli.app import app
-from engine.roles.all_sentences import SENTENCES
+from flatline.engine.cli.app import app
+from flatline.engine.roles.all_sentences import SENTENCES
 from tests.tidy.tree import ROOT
 
 DOCUMENTS = (

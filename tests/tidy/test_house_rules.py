@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tidy.tree import PRODUCT, ROOT, files, module_name, shown, sources
+from tests.tidy.tree import LINKED, PRODUCT, ROOT, files, module_name, shown, sources
 
 FILE_LINES = 500
 FUNCTION_LINES = 70
@@ -143,6 +143,17 @@ def imported_by(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_the_product_is_imported_by_one_name() -> None:
+    # A second name would load a second copy of a module, whose classes differ from the first.
+    apart = [
+        f"{shown(path)}: {name}"
+        for path in sources()
+        for name in imported_by(path)
+        if name.partition(".")[0] in LINKED
+    ]
+    assert not apart
 
 
 def test_no_module_is_imported_by_nobody() -> None:

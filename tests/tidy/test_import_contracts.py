@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tidy.tree import PRODUCT, ROOT, files, module_name
+from tests.tidy.tree import PRODUCT, ROOT, files, link_packages, module_name
 
 CONTRACTS = {
     contract["id"]: contract
@@ -21,27 +21,27 @@ CONTRACTS = {
 # Contract, a module of the project, and a module that it must not import. A missing module is
 # created; a second breach of one contract is visible only in a chain of imports.
 BREACHES = [
-    ("layers", "engine.errors", "engine.wire"),
-    ("layers", "engine.wire", "models"),
-    ("layers", "connectors.embedded", "engine.roles"),
-    ("layers", "engine.detection", "engine.action"),
-    ("layers", "engine.history", "engine.forecasting"),
-    ("layers", "engine.forecasting", "engine.capacity"),
-    ("layers", "engine.stream", "engine.history"),
-    ("independent-connectors", "connectors.kafka", "connectors.embedded"),
-    ("connectors-decide-nothing", "connectors.http", "engine.action"),
-    ("pure-decisions", "engine.action", "time"),
-    ("pure-decisions", "models.kernels", "random"),
-    ("models-know-numbers", "models", "engine.errors"),
-    ("action-knows-no-model", "engine.action", "models"),
-    ("lean-nodes", "connectors.libvirt", "numba"),
-    ("home-of-libvirt", "connectors.simulator", "libvirt"),
-    ("home-of-kafka", "engine.roles", "aiokafka"),
-    ("home-of-sqlite", "connectors.kafka", "sqlite3"),
-    ("home-of-numba", "models", "numba"),
-    ("home-of-river", "engine.detection", "river"),
-    ("home-of-influxdb", "connectors.http", "influxdb_client"),
-    ("home-of-duckdb", "connectors.embedded", "duckdb"),
+    ("layers", "flatline.engine.errors", "flatline.engine.wire"),
+    ("layers", "flatline.engine.wire", "flatline.models"),
+    ("layers", "flatline.connectors.embedded", "flatline.engine.roles"),
+    ("layers", "flatline.engine.detection", "flatline.engine.action"),
+    ("layers", "flatline.engine.history", "flatline.engine.forecasting"),
+    ("layers", "flatline.engine.forecasting", "flatline.engine.capacity"),
+    ("layers", "flatline.engine.stream", "flatline.engine.history"),
+    ("independent-connectors", "flatline.connectors.kafka", "flatline.connectors.embedded"),
+    ("connectors-decide-nothing", "flatline.connectors.http", "flatline.engine.action"),
+    ("pure-decisions", "flatline.engine.action", "time"),
+    ("pure-decisions", "flatline.models.kernels", "random"),
+    ("models-know-numbers", "flatline.models", "flatline.engine.errors"),
+    ("action-knows-no-model", "flatline.engine.action", "flatline.models"),
+    ("lean-nodes", "flatline.connectors.libvirt", "numba"),
+    ("home-of-libvirt", "flatline.connectors.simulator", "libvirt"),
+    ("home-of-kafka", "flatline.engine.roles", "aiokafka"),
+    ("home-of-sqlite", "flatline.connectors.kafka", "sqlite3"),
+    ("home-of-numba", "flatline.models", "numba"),
+    ("home-of-river", "flatline.engine.detection", "river"),
+    ("home-of-influxdb", "flatline.connectors.http", "influxdb_client"),
+    ("home-of-duckdb", "flatline.connectors.embedded", "duckdb"),
 ]
 
 
@@ -65,12 +65,13 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if path.parts[0] in PRODUCT or path.name == "pyproject.toml":
             (project / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, project / path)
+    link_packages(project)
     return project
 
 
 @pytest.fixture
 def project(pristine: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pristine, tmp_path / "project"))
+    return Path(shutil.copytree(pristine, tmp_path / "project", symlinks=True))
 
 
 def test_the_tree_as_it_is_keeps_every_contract(project: Path) -> None:
@@ -99,10 +100,10 @@ def test_a_planted_breach_is_caught(
 
 
 def test_a_chain_of_harmless_imports_to_a_model_is_caught(project: Path) -> None:
-    (project / "connectors/libvirt/__init__.py").write_text("import engine.wire.chain\n")
-    (project / "engine/wire/chain.py").write_text("import models.kernels\n")
+    (project / "connectors/libvirt/__init__.py").write_text("import flatline.engine.wire.chain\n")
+    (project / "engine/wire/chain.py").write_text("import flatline.models.kernels\n")
     result = lint(project, "lean-nodes")
-    assert "connectors.libvirt -> engine.wire.chain" in result.stdout
+    assert "flatline.connectors.libvirt -> flatline.engine.wire.chain" in result.stdout
     assert f"{CONTRACTS['lean-nodes']['name']} BROKEN" in result.stdout
 
 
@@ -112,14 +113,15 @@ def test_every_contract_has_a_planted_breach() -> None:
 
 def layers() -> list[set[str]]:
     return [
-        {module.strip(" ()") for module in layer.split("|")}
+        {f"flatline.{module.strip(' ()')}" for module in layer.split("|")}
         for layer in CONTRACTS["layers"]["layers"]
     ]
 
 
 def engine_children() -> set[str]:
     names = {module_name(path) for path in files() if path.suffix == ".py"}
-    return {".".join(name.split(".")[:2]) for name in names if name.startswith("engine.")}
+    parts = (name.split(".") for name in names)
+    return {".".join(name[:3]) for name in parts if name[:2] == ["flatline", "engine"] and name[2:]}
 
 
 def test_every_part_of_the_engine_stands_in_a_layer() -> None:
@@ -127,7 +129,7 @@ def test_every_part_of_the_engine_stands_in_a_layer() -> None:
 
 
 def test_everything_that_decides_is_pure_and_hidden_from_connectors() -> None:
-    pure = ("engine.detection", "engine.capacity")
+    pure = ("flatline.engine.detection", "flatline.engine.capacity")
     deciding = {module for layer in layers() if layer & set(pure) for module in layer}
     deciding &= engine_children()
     assert deciding <= set(CONTRACTS["pure-decisions"]["source_modules"])
@@ -135,6 +137,6 @@ def test_everything_that_decides_is_pure_and_hidden_from_connectors() -> None:
 
 
 def test_every_role_that_runs_on_a_node_is_held_lean() -> None:
-    on_nodes = {"engine.roles.collect", "engine.roles.act"}
+    on_nodes = {"flatline.engine.roles.collect", "flatline.engine.roles.act"}
     existing = {module_name(path) for path in files() if path.suffix == ".py"}
     assert on_nodes & existing <= set(CONTRACTS["lean-nodes"]["source_modules"])

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from engine.roles.all_sentences import SENTENCES
+from flatline.engine.roles.all_sentences import SENTENCES
 from tests.tidy.tree import ROOT
 
 RUNBOOK = (ROOT / "deploy/RUNBOOK.md").read_text()

@@ -5,7 +5,9 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PRODUCT = ("engine", "connectors", "models")
+# Folders that the package `flatline` links to.
+LINKED = ("engine", "connectors", "models")
+PRODUCT = ("flatline", *LINKED)
 
 
 @cache
@@ -39,4 +41,13 @@ def shown(path: Path) -> str:
 def module_name(path: Path) -> str:
     """Return the name under which Python imports this file."""
     parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = ("flatline", *parts) if parts[0] in LINKED else parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def link_packages(project: Path) -> None:
+    """Link the folders of a copy of the project into its package, as here."""
+    for name in LINKED:
+        link = project / "flatline" / name
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to((ROOT / "flatline" / name).readlink())

@@ -6,10 +6,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from connectors.clock import SystemClock
-from engine.ports import Answer, Clock, Query, RefusedRow
-from engine.wire.measurement import MEASUREMENTS, RETENTION_S
-from engine.wire.points import MISSING, Points
+from flatline.connectors.clock import SystemClock
+from flatline.engine.ports import Answer, Clock, Query, RefusedRow
+from flatline.engine.wire.measurement import MEASUREMENTS, RETENTION_S
+from flatline.engine.wire.points import MISSING, Points
 
 Tags = tuple[tuple[str, str], ...]
 

@@ -7,9 +7,9 @@ from typing import Protocol
 import numpy as np
 import pytest
 
-from engine.ports import Answer, HistoryQuery, HistorySink, Query
-from engine.wire.measurement import RETENTION_S, VM_METRICS
-from engine.wire.points import MISSING, Column, Points, Series, kept
+from flatline.engine.ports import Answer, HistoryQuery, HistorySink, Query
+from flatline.engine.wire.measurement import RETENTION_S, VM_METRICS
+from flatline.engine.wire.points import MISSING, Column, Points, Series, kept
 
 MINUTE_NS = 60_000_000_000
 STATISTICS = ("count", "sum", "mean", "min", "max", "first", "last", "p50", "p95", "p99")

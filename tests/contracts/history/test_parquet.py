@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from connectors.clock import SystemClock
-from connectors.parquet.history import ParquetHistory
-from engine.ports import Query
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.parquet.history import ParquetHistory
+from flatline.engine.ports import Query
 from tests.contracts.history.suite import QueryContract, SinkContract, begin_ns, vm_points
 
 

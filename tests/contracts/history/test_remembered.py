@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from engine.ports import Answer, HistoryQuery, HistorySink, Query
+from flatline.engine.ports import Answer, HistoryQuery, HistorySink, Query
 from tests.contracts.history.remembered import RememberedRows
 from tests.contracts.history.suite import SinkContract
 

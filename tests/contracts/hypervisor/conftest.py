@@ -2,7 +2,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from connectors.simulator.virtual_time import VirtualLoop
+from flatline.connectors.simulator.virtual_time import VirtualLoop
 
 # The suite's name is not a test module's; without this its failures would show no values.
 pytest.register_assert_rewrite("tests.contracts.hypervisor.suite")

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from deploy.lab.kafka_jars import PATIENCE
-from engine.errors import ActionRefused, EvidenceUnsaved, VmNotFound
-from engine.ports import Actuator, Evidence, Hypervisor, NodeSample
-from engine.preflight_data import PreflightSample
-from engine.wire.frame import UUID_BYTES, Event, Frame, Header, decode_frame, encode_frame
-from engine.wire.metrics import (
+from flatline.engine.errors import ActionRefused, EvidenceUnsaved, VmNotFound
+from flatline.engine.ports import Actuator, Evidence, Hypervisor, NodeSample
+from flatline.engine.preflight_data import PreflightSample
+from flatline.engine.wire.frame import UUID_BYTES, Event, Frame, Header, decode_frame, encode_frame
+from flatline.engine.wire.metrics import (
     COUNTERS,
     EVENT_KINDS,
     GAUGE_ROW,

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from connectors.clock import LoopClock
-from connectors.simulator.fleet import Fleet, build_world
-from connectors.simulator.plan import FIELD, Telemetry, WorldPlan
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.simulator.fleet import Fleet, build_world
+from flatline.connectors.simulator.plan import FIELD, Telemetry, WorldPlan
 from tests.contracts.hypervisor.suite import (
     ActuatorContract,
     EvidenceContract,

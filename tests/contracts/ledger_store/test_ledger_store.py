@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from connectors.embedded.ledger import EmbeddedLedger
-from engine.errors import AlreadyRunning, StateUnwritable
-from engine.ports import LedgerStore
+from flatline.connectors.embedded.ledger import EmbeddedLedger
+from flatline.engine.errors import AlreadyRunning, StateUnwritable
+from flatline.engine.ports import LedgerStore
 
 # Crashes without any clean-up after one entry was promised to be durable.
 WRITE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from connectors.embedded.ledger import EmbeddedLedger
+from flatline.connectors.embedded.ledger import EmbeddedLedger
 EmbeddedLedger(Path(sys.argv[1])).append(b"accepted")
 os.kill(os.getpid(), signal.SIGKILL)
 """

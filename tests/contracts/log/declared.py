@@ -1,6 +1,6 @@
 """The topics on which every adapter is tested."""
 
-from engine.wire.topics import Topic
+from flatline.engine.wire.topics import Topic
 
 PARTITIONS = 3
 KEYED = Topic("suite.keyed.v1", None, 3600, 64 << 20)

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from deploy.lab.kafka_jars import PATIENCE
-from engine.errors import LogRefused, RecordTooLarge
-from engine.ports import Bounds, Delivery, Log, Position, Record, Subscription
-from engine.wire.envelope import MAX_APPEND_BYTES, MAX_RECORD_BYTES
+from flatline.engine.errors import LogRefused, RecordTooLarge
+from flatline.engine.ports import Bounds, Delivery, Log, Position, Record, Subscription
+from flatline.engine.wire.envelope import MAX_APPEND_BYTES, MAX_RECORD_BYTES
 from tests.contracts.log.declared import COMPACTED, KEYED, PARTITIONS, SINGLE
 
 # Only ends a test that hangs; a real broker under load answers within a few seconds.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from tests.contracts.log.declared import PARTITIONS, TOPICS
 from tests.contracts.log.suite import AppendContract, SubscriptionContract, TailContract
 

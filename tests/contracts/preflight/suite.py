@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from engine.errors import ActionRefused
-from engine.preflight_data import LAST_SAMPLE_S, Permit, PreflightSample
+from flatline.engine.errors import ActionRefused
+from flatline.engine.preflight_data import LAST_SAMPLE_S, Permit, PreflightSample
 
 # The `PreflightSample` of a healthy guest, and fields that may be unknown.
 HEALTHY: dict[str, Any] = {

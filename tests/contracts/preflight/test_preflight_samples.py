@@ -8,15 +8,15 @@ from typing import cast
 import msgspec
 import pytest
 
-from connectors.clock import LoopClock
-from connectors.libvirt.actuator import LibvirtActuator
-from connectors.libvirt.binding import Library
-from connectors.libvirt.inventory import NAMESPACE
-from connectors.simulator import lifecycle, virtual_time
-from connectors.simulator.actuator import SimulatedActuator
-from connectors.simulator.fleet import build_world
-from connectors.simulator.plan import WorldPlan
-from engine.preflight_data import Permit, PreflightSample
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.libvirt.actuator import LibvirtActuator
+from flatline.connectors.libvirt.binding import Library
+from flatline.connectors.libvirt.inventory import NAMESPACE
+from flatline.connectors.simulator import lifecycle, virtual_time
+from flatline.connectors.simulator.actuator import SimulatedActuator
+from flatline.connectors.simulator.fleet import build_world
+from flatline.connectors.simulator.plan import WorldPlan
+from flatline.engine.preflight_data import Permit, PreflightSample
 from tests.contracts.preflight.suite import CONDITIONS, PreflightContract
 from tests.simulation.faulty_ports import Faults, Hands, Process
 from tests.simulation.truthful_fleet import small_fleet
@@ -224,7 +224,7 @@ class TestLibvirt(PreflightContract):
 
     @pytest.fixture
     def harness(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedHarness]:
-        monkeypatch.setattr("connectors.libvirt.sight._HELD_TRIES", 0)
+        monkeypatch.setattr("flatline.connectors.libvirt.sight._HELD_TRIES", 0)
         harness = ScriptedHarness()
         yield harness
         harness.library.let_go()

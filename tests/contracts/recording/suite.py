@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from engine.ports import Recording
+from flatline.engine.ports import Recording
 
 
 class RecordingContract:

@@ -5,15 +5,15 @@ from contextlib import closing
 
 import pytest
 
-from connectors.clock import SystemClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.embedded.recording import FILE_NAME, FrameRecording
-from connectors.simulator.plan import Incident, WorldPlan
-from connectors.traces.dataset import open_dataset
-from connectors.traces.recording import DatasetRecording
-from engine.cli.usable import data_warnings
-from engine.errors import SettingsError
-from engine.wire.topics import FRAMES
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.embedded.recording import FILE_NAME, FrameRecording
+from flatline.connectors.simulator.plan import Incident, WorldPlan
+from flatline.connectors.traces.dataset import open_dataset
+from flatline.connectors.traces.recording import DatasetRecording
+from flatline.engine.cli.usable import data_warnings
+from flatline.engine.errors import SettingsError
+from flatline.engine.wire.topics import FRAMES
 from tests.contracts.recording.suite import RecordingContract
 from tests.simulation.site_records import Site
 

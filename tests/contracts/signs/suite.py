@@ -4,8 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from typing import Protocol
 
-from engine.liveness_ports import Liveness, ProbeAnswer, Prober
-from engine.preflight_data import Card, ObservedGuest
+from flatline.engine.liveness_ports import Liveness, ProbeAnswer, Prober
+from flatline.engine.preflight_data import Card, ObservedGuest
 
 UNKNOWN_MAY_BE = {"balloon_period_s", "cards", "kvm_irq_injections"}
 STRANGER = bytes(15) + b"\x09"

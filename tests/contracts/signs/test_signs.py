@@ -8,19 +8,19 @@ from typing import cast
 import msgspec
 import pytest
 
-from connectors.clock import LoopClock
-from connectors.libvirt.binding import Library
-from connectors.libvirt.heard import Heard
-from connectors.libvirt.inventory import NAMESPACE
-from connectors.libvirt.liveness import LibvirtLiveness
-from connectors.probe import prober as probing
-from connectors.probe.packets import ETH_ARP
-from connectors.probe.prober import BridgeProber, NoProber
-from connectors.simulator import lifecycle, virtual_time
-from connectors.simulator.fleet import build_world
-from connectors.simulator.liveness import SimulatedLiveness
-from connectors.simulator.plan import WorldPlan
-from engine.liveness_ports import ProbeAnswer, Prober
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.libvirt.binding import Library
+from flatline.connectors.libvirt.heard import Heard
+from flatline.connectors.libvirt.inventory import NAMESPACE
+from flatline.connectors.libvirt.liveness import LibvirtLiveness
+from flatline.connectors.probe import prober as probing
+from flatline.connectors.probe.packets import ETH_ARP
+from flatline.connectors.probe.prober import BridgeProber, NoProber
+from flatline.connectors.simulator import lifecycle, virtual_time
+from flatline.connectors.simulator.fleet import build_world
+from flatline.connectors.simulator.liveness import SimulatedLiveness
+from flatline.connectors.simulator.plan import WorldPlan
+from flatline.engine.liveness_ports import ProbeAnswer, Prober
 from tests.contracts.signs.suite import CARD, LivenessContract, ProberContract
 from tests.unit.connectors.libvirt.scripted import ScriptedError, ScriptedLibrary
 from tests.unit.connectors.probe.test_packets import ARP_REPLY, packet

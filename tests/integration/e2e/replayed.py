@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from connectors.clock import SystemClock
-from connectors.kafka.config import KafkaConfig
-from connectors.simulator.plan import Incident, WorldPlan, pool_name
 from deploy.lab.kafka_jars import PATIENCE
-from engine.detection.partition import Partition
-from engine.detection.snapshot import digest
-from engine.ports import Log, Record
-from engine.roles.detect import DetectConfig, Detector
-from engine.roles.health import Health
-from engine.wire.alert import decode_alert
-from engine.wire.topics import ALERTS, FRAMES
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.simulator.plan import Incident, WorldPlan, pool_name
+from flatline.engine.detection.partition import Partition
+from flatline.engine.detection.snapshot import digest
+from flatline.engine.ports import Log, Record
+from flatline.engine.roles.detect import DetectConfig, Detector
+from flatline.engine.roles.health import Health
+from flatline.engine.wire.alert import decode_alert
+from flatline.engine.wire.topics import ALERTS, FRAMES
 from tests.simulation.site_records import Site
 
 # Seconds of append time between snapshots: many in one replay, so that a killed engine starts from

@@ -8,14 +8,14 @@ from uuid import UUID
 
 import msgspec
 
-from connectors.clock import SystemClock
-from connectors.embedded.ledger import EmbeddedLedger
-from connectors.kafka.config import KafkaConfig
 from deploy.lab.kafka_broker import Cluster
 from deploy.lab.libvirt_lab import Lab, wait_until
-from engine.action.catalogue import read_shipped
-from engine.action.keys import TrustedKeys
-from engine.frame_keyring import (
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.embedded.ledger import EmbeddedLedger
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.engine.action.catalogue import read_shipped
+from flatline.engine.action.keys import TrustedKeys
+from flatline.engine.frame_keyring import (
     make_name,
     make_site_key,
     name_key_path,
@@ -23,9 +23,9 @@ from engine.frame_keyring import (
     write_name_key,
     write_site_key,
 )
-from engine.keyring import Signer, own_key, trusted_keys
-from engine.wire.alert import Alert
-from engine.wire.metrics import INTEGER_ROW
+from flatline.engine.keyring import Signer, own_key, trusted_keys
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.metrics import INTEGER_ROW
 from tests.integration.e2e.process import Process, run
 from tests.integration.e2e.watcher import SeenAlert, SeenOrder, SeenResult, Watcher
 

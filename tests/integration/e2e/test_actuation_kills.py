@@ -15,9 +15,9 @@ from uuid import UUID
 
 import pytest
 
-from connectors.libvirt.actuator import LibvirtActuator
 from deploy.lab.kafka_broker import Cluster
 from deploy.lab.libvirt_lab import Guest, Guests, Lab, wait_until
+from flatline.connectors.libvirt.actuator import LibvirtActuator
 from tests.integration.e2e.site import NODE
 from tests.integration.e2e.trial import Trial, report_ends
 from tests.integration.libvirt.acting import alias

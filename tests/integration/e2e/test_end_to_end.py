@@ -8,9 +8,9 @@ import pytest
 from benchmarks.report import report
 from deploy.lab.libvirt_lab import Guest, Lab, wait_until
 from deploy.lab.records import missing
-from engine.keyring import own_key
-from engine.wire.alert import Alert, EvidenceItem, SamplePosition, alert_id, encode_alert
-from engine.wire.topics import ALERTS
+from flatline.engine.keyring import own_key
+from flatline.engine.wire.alert import Alert, EvidenceItem, SamplePosition, alert_id, encode_alert
+from flatline.engine.wire.topics import ALERTS
 from tests.integration.e2e.fleet import Fleet, at_first_reboot, untouched
 from tests.integration.e2e.process import run
 from tests.integration.e2e.site import CELL, NODE, Site

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from connectors.clock import SystemClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.faust_worker import FaustKafkaLog
-from connectors.kafka.log import KafkaLog
 from deploy.lab.kafka_broker import Cluster
-from engine.detection.replayed import run_records
-from engine.ports import Log, Record
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.faust_worker import FaustKafkaLog
+from flatline.connectors.kafka.log import KafkaLog
+from flatline.engine.detection.replayed import run_records
+from flatline.engine.ports import Log, Record
 from tests.integration.e2e.replayed import (
     Outcome,
     make_frames_topic,

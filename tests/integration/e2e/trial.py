@@ -15,15 +15,15 @@ from typing import Any, Self
 from uuid import UUID, uuid4
 
 from benchmarks.report import report
-from connectors.kafka.config import KafkaConfig
 from deploy.lab.kafka_broker import Cluster
 from deploy.lab.libvirt_lab import Guest, wait_until
-from engine.action.catalogue import parse_policy, read_shipped
-from engine.frame_keyring import make_site_key
-from engine.keyring import own_key, trusted_keys
-from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, encode_alert
-from engine.wire.order import Order, OrderResult, encode_order
-from engine.wire.topics import ALERTS, ORDERS, SNAPSHOTS
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.engine.action.catalogue import parse_policy, read_shipped
+from flatline.engine.frame_keyring import make_site_key
+from flatline.engine.keyring import own_key, trusted_keys
+from flatline.engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, encode_alert
+from flatline.engine.wire.order import Order, OrderResult, encode_order
+from flatline.engine.wire.topics import ALERTS, ORDERS, SNAPSHOTS
 from tests.integration.e2e.process import Process
 from tests.integration.e2e.site import CELL, INTERVAL_S, NODE, SETTINGS, trust
 from tests.integration.e2e.watcher import Watcher

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.log import KafkaLog
-from engine.action.keys import TrustedKeys, open_entry
-from engine.errors import RecordRejected
-from engine.ports import Headers, Record
-from engine.wire.alert import Alert, decode_alert
-from engine.wire.frame import Frame, decode_frame
-from engine.wire.journal import JournalEntry, decode_entry
-from engine.wire.order import Entry, Order, OrderResult
-from engine.wire.topics import ALERTS, FRAMES, JOURNAL, ORDERS, REJECTED, SNAPSHOTS
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.log import KafkaLog
+from flatline.engine.action.keys import TrustedKeys, open_entry
+from flatline.engine.errors import RecordRejected
+from flatline.engine.ports import Headers, Record
+from flatline.engine.wire.alert import Alert, decode_alert
+from flatline.engine.wire.frame import Frame, decode_frame
+from flatline.engine.wire.journal import JournalEntry, decode_entry
+from flatline.engine.wire.order import Entry, Order, OrderResult
+from flatline.engine.wire.topics import ALERTS, FRAMES, JOURNAL, ORDERS, REJECTED, SNAPSHOTS
 
 FOLLOWED = (FRAMES, ALERTS, ORDERS, JOURNAL, REJECTED, SNAPSHOTS)
 

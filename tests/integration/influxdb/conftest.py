@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import pytest_asyncio
 
-from connectors.influxdb.config import InfluxConfig
-from connectors.influxdb.history import InfluxHistory
-from connectors.influxdb.setup import set_up
 from deploy.lab.influx_server import Influx
-from models.codecs.lines import write_lines
+from flatline.connectors.influxdb.config import InfluxConfig
+from flatline.connectors.influxdb.history import InfluxHistory
+from flatline.connectors.influxdb.setup import set_up
+from flatline.models.codecs.lines import write_lines
 
 pytest.register_assert_rewrite("tests.contracts.history.suite")
 

@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 
 from benchmarks.history_runs import fleet_records, produced, recent_hours, stored
-from connectors.clock import SystemClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.influxdb.config import InfluxConfig
-from connectors.influxdb.history import InfluxHistory
-from connectors.influxdb.setup import set_up
-from connectors.simulator.plan import WorldPlan
 from deploy.lab.fault_proxy import Cut, Fault, FaultProxy, Silence, Slow, Status
 from deploy.lab.influx_server import Influx
 from deploy.lab.kafka_jars import PATIENCE
-from engine.errors import HistoryRefused
-from engine.ports import Record
-from engine.roles.health import Health
-from engine.roles.record import RecordConfig, Recorder
-from engine.wire.points import Points, Series
-from engine.wire.rejected import decode_rejected
-from engine.wire.topics import FRAMES, REJECTED
-from models.codecs.lines import write_lines
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.influxdb.config import InfluxConfig
+from flatline.connectors.influxdb.history import InfluxHistory
+from flatline.connectors.influxdb.setup import set_up
+from flatline.connectors.simulator.plan import WorldPlan
+from flatline.engine.errors import HistoryRefused
+from flatline.engine.ports import Record
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.record import RecordConfig, Recorder
+from flatline.engine.wire.points import Points, Series
+from flatline.engine.wire.rejected import decode_rejected
+from flatline.engine.wire.topics import FRAMES, REJECTED
+from flatline.models.codecs.lines import write_lines
 
 pytestmark = [pytest.mark.influxdb, pytest.mark.asyncio]
 

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from connectors.clock import SystemClock
-from connectors.influxdb.config import InfluxConfig
-from connectors.influxdb.history import InfluxHistory
-from connectors.parquet.history import ParquetHistory
 from deploy.grafana.dashboards import ALERTS_OF_VM, files
 from deploy.grafana.planners_page import PAGE
 from deploy.grafana.usual_queries import EXAMPLE_NODE, EXAMPLE_VM, USUAL
-from engine.capacity.report import report
-from engine.capacity.usage_from_history import usage_of, usage_queries
-from engine.ports import Answer
-from engine.wire.measurement import MEASUREMENTS
-from engine.wire.points import Column, Points, Series
-from models.codecs.lines import write_lines
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.influxdb.config import InfluxConfig
+from flatline.connectors.influxdb.history import InfluxHistory
+from flatline.connectors.parquet.history import ParquetHistory
+from flatline.engine.capacity.report import report
+from flatline.engine.capacity.usage_from_history import usage_of, usage_queries
+from flatline.engine.ports import Answer
+from flatline.engine.wire.measurement import MEASUREMENTS
+from flatline.engine.wire.points import Column, Points, Series
+from flatline.models.codecs.lines import write_lines
 from tests.unit.engine.capacity.hours_by_hand import NOW_S
 from tests.unit.engine.capacity.hours_by_hand import rows as rows_of_hours
 

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable, Generator
 import pytest
 import pytest_asyncio
 
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.log import KafkaLog
 from deploy.lab.kafka_broker import Cluster
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.log import KafkaLog
 from tests.contracts.log.declared import PARTITIONS, TOPICS
 
 # The suite's name is not a test module's; without this its failures would show no values.

@@ -8,9 +8,9 @@ import sys
 
 import structlog
 
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.faust_worker import FaustKafkaLog
-from connectors.kafka.log import KafkaLog
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.faust_worker import FaustKafkaLog
+from flatline.connectors.kafka.log import KafkaLog
 from tests.contracts.log.declared import KEYED, PARTITIONS, TOPICS
 
 COMMIT_BEHIND = 25

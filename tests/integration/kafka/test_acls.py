@@ -8,16 +8,16 @@ import pytest
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.admin import CreateAclsRequest
 
-from connectors.kafka.config import KafkaConfig, KafkaSecurity
-from connectors.kafka.log import KafkaLog
-from connectors.kafka.rights import OPERATIONS, own_rights
-from connectors.kafka.security import client_settings
-from connectors.kafka.topics import create_topics, describe_problems
 from deploy.kafka.acls import Acl, acls
 from deploy.lab.kafka_broker import Cluster
 from deploy.lab.kafka_settings import BROKER_USER
-from engine.errors import LogError
-from engine.wire.rights import (
+from flatline.connectors.kafka.config import KafkaConfig, KafkaSecurity
+from flatline.connectors.kafka.log import KafkaLog
+from flatline.connectors.kafka.rights import OPERATIONS, own_rights
+from flatline.connectors.kafka.security import client_settings
+from flatline.connectors.kafka.topics import create_topics, describe_problems
+from flatline.engine.errors import LogError
+from flatline.engine.wire.rights import (
     RIGHTS,
     ROLES,
     Role,
@@ -26,7 +26,7 @@ from engine.wire.rights import (
     suited,
     topics_of,
 )
-from engine.wire.topics import TOPICS
+from flatline.engine.wire.topics import TOPICS
 
 pytestmark = pytest.mark.kafka
 

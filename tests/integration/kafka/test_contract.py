@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import pytest_asyncio
 
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.faust_worker import FaustKafkaLog
-from connectors.kafka.log import KafkaLog
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.faust_worker import FaustKafkaLog
+from flatline.connectors.kafka.log import KafkaLog
 from tests.contracts.log.declared import KEYED
 from tests.contracts.log.suite import AppendContract, SubscriptionContract, TailContract
 

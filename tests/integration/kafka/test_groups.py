@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.faust_worker import FaustKafkaLog
-from connectors.kafka.log import KafkaLog
 from deploy.lab.kafka_jars import PATIENCE
-from engine.ports import Log, Record, Subscription
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.faust_worker import FaustKafkaLog
+from flatline.connectors.kafka.log import KafkaLog
+from flatline.engine.ports import Log, Record, Subscription
 from tests.contracts.log.declared import KEYED, PARTITIONS
 from tests.contracts.log.suite import settle, take, values
 

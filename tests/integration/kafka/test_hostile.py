@@ -8,10 +8,10 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.faust_worker import FaustKafkaLog
-from connectors.kafka.log import KafkaLog
-from engine.errors import RecordTooLarge
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.faust_worker import FaustKafkaLog
+from flatline.connectors.kafka.log import KafkaLog
+from flatline.engine.errors import RecordTooLarge
 from tests.contracts.log.declared import KEYED, SINGLE
 from tests.contracts.log.suite import PATIENCE_S
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from connectors.clock import SystemClock
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.log import KafkaLog
-from engine.frame_keyring import (
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.log import KafkaLog
+from flatline.engine.frame_keyring import (
     FrameKeyring,
     make_name,
     make_site_key,
@@ -18,10 +18,10 @@ from engine.frame_keyring import (
     site_key_path,
     write_name_key,
 )
-from engine.ports import SignFrame
-from engine.roles.opening import FrameOpener
-from engine.wire.frame import Frame, VmRows, encode_frame
-from engine.wire.topics import FRAMES
+from flatline.engine.ports import SignFrame
+from flatline.engine.roles.opening import FrameOpener
+from flatline.engine.wire.frame import Frame, VmRows, encode_frame
+from flatline.engine.wire.topics import FRAMES
 from tests.unit.engine.wire import samples
 
 pytestmark = pytest.mark.kafka

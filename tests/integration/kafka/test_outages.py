@@ -14,14 +14,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
 import pytest
 
-from connectors.kafka import subscription as plain
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.faust_worker import FaustKafkaLog, FaustSubscription
-from connectors.kafka.log import KafkaLog
 from deploy.lab.kafka_broker import Cluster
 from deploy.lab.kafka_jars import PATIENCE
-from engine.errors import LogError, LogProducerBroken, LogUnreachable
-from engine.ports import Log, Record, Subscription
+from flatline.connectors.kafka import subscription as plain
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.faust_worker import FaustKafkaLog, FaustSubscription
+from flatline.connectors.kafka.log import KafkaLog
+from flatline.engine.errors import LogError, LogProducerBroken, LogUnreachable
+from flatline.engine.ports import Log, Record, Subscription
 from tests.contracts.log.declared import KEYED, SINGLE
 from tests.contracts.log.suite import settle, take, values
 

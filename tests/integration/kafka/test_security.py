@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from structlog.testing import capture_logs
 
-from connectors.kafka.config import KafkaConfig, KafkaSecurity
-from connectors.kafka.faust_worker import FaustKafkaLog
-from connectors.kafka.log import KafkaLog
 from deploy.lab.kafka_broker import Cluster
-from engine.errors import LogRefused, LogUnreachable
+from flatline.connectors.kafka.config import KafkaConfig, KafkaSecurity
+from flatline.connectors.kafka.faust_worker import FaustKafkaLog
+from flatline.connectors.kafka.log import KafkaLog
+from flatline.engine.errors import LogRefused, LogUnreachable
 from tests.contracts.log.declared import KEYED, SINGLE, TOPICS
 from tests.contracts.log.suite import take, values
 

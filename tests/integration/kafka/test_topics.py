@@ -9,13 +9,13 @@ import pytest
 import pytest_asyncio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.log import KafkaLog
-from connectors.kafka.topic_ids import topic_ids
-from connectors.kafka.topics import create_topics, describe_problems
-from engine.errors import LogRefused, RecordTooLarge
-from engine.wire.topics import TOPICS as DECLARED
-from engine.wire.topics import Topic
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.log import KafkaLog
+from flatline.connectors.kafka.topic_ids import topic_ids
+from flatline.connectors.kafka.topics import create_topics, describe_problems
+from flatline.engine.errors import LogRefused, RecordTooLarge
+from flatline.engine.wire.topics import TOPICS as DECLARED
+from flatline.engine.wire.topics import Topic
 from tests.contracts.log.declared import COMPACTED, KEYED, SINGLE
 from tests.contracts.log.suite import PATIENCE_S
 

@@ -14,22 +14,22 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID, uuid4
 
-from connectors.clock import SystemClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.libvirt.actuator import LibvirtActuator
 from deploy.lab.libvirt_lab import Lab, wait_until
-from engine.action.catalogue import parse_policy, read_shipped
-from engine.action.keys import open_entry
-from engine.keyring import own_key, trusted_keys
-from engine.ports import Headers
-from engine.preflight_data import PreflightSample
-from engine.wire.alert import Alert, encode_alert
-from engine.wire.control import Control, decode_control, encode_control
-from engine.wire.frame import decode_frame
-from engine.wire.journal import JournalEntry, decode_entry
-from engine.wire.order import Claim, Entry, Order, OrderResult, encode_order
-from engine.wire.score import Scores
-from engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS, SCORES
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.libvirt.actuator import LibvirtActuator
+from flatline.engine.action.catalogue import parse_policy, read_shipped
+from flatline.engine.action.keys import open_entry
+from flatline.engine.keyring import own_key, trusted_keys
+from flatline.engine.ports import Headers
+from flatline.engine.preflight_data import PreflightSample
+from flatline.engine.wire.alert import Alert, encode_alert
+from flatline.engine.wire.control import Control, decode_control, encode_control
+from flatline.engine.wire.frame import decode_frame
+from flatline.engine.wire.journal import JournalEntry, decode_entry
+from flatline.engine.wire.order import Claim, Entry, Order, OrderResult, encode_order
+from flatline.engine.wire.score import Scores
+from flatline.engine.wire.topics import ALERTS, CONTROL, FRAMES, JOURNAL, ORDERS, SCORES
 from tests.integration.e2e.process import Process
 from tests.signing import scored, with_signature
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from connectors.libvirt.actuator import LibvirtActuator, MigrationTarget
-from connectors.libvirt.hypervisor import LibvirtHypervisor
 from deploy.lab.kafka_jars import PATIENCE
 from deploy.lab.libvirt_lab import Lab
-from engine.ports import NodeSample
-from engine.wire.frame import Event, VmRows
-from engine.wire.metrics import INTEGER_ROW
+from flatline.connectors.libvirt.actuator import LibvirtActuator, MigrationTarget
+from flatline.connectors.libvirt.hypervisor import LibvirtHypervisor
+from flatline.engine.ports import NodeSample
+from flatline.engine.wire.frame import Event, VmRows
+from flatline.engine.wire.metrics import INTEGER_ROW
 
 # A migration may start before the kernel has released the port of the previous one.
 _ports = itertools.count(49_600)

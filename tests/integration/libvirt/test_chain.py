@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from deploy.lab.libvirt_lab import Guest, Guests, Lab, wait_until
-from engine.wire.journal import JournalEntry
-from engine.wire.order import Order
+from flatline.engine.wire.journal import JournalEntry
+from flatline.engine.wire.order import Order
 from tests.integration.e2e.fleet import FIRST, set_priority
 from tests.integration.libvirt.acting import NODE
 from tests.integration.libvirt.nodes import vm_of

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from connectors.libvirt.actuator import LibvirtActuator
-from connectors.libvirt.evidence import LibvirtEvidence
-from connectors.libvirt.hypervisor import LibvirtHypervisor
 from deploy.lab.libvirt_lab import Guest, Lab
+from flatline.connectors.libvirt.actuator import LibvirtActuator
+from flatline.connectors.libvirt.evidence import LibvirtEvidence
+from flatline.connectors.libvirt.hypervisor import LibvirtHypervisor
 from tests.contracts.hypervisor.suite import (
     ActuatorContract,
     EvidenceContract,

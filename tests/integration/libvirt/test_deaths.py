@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from connectors.embedded.ledger import EmbeddedLedger
 from deploy.lab.libvirt_lab import Guest, Guests, Lab, wait_until
-from engine.action.ledger import StepEntry, encode_ledger_entry
-from engine.wire.order import Order
+from flatline.connectors.embedded.ledger import EmbeddedLedger
+from flatline.engine.action.ledger import StepEntry, encode_ledger_entry
+from flatline.engine.wire.order import Order
 from tests.integration.libvirt.acting import NODE, OTHER, ActingNode
 from tests.integration.libvirt.nodes import vm_of
 

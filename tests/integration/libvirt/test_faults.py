@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from deploy.lab.libvirt_lab import Guests, Lab
-from engine.ports import NodeSample
-from engine.wire.metrics import VM_STATES
+from flatline.engine.ports import NodeSample
+from flatline.engine.wire.metrics import VM_STATES
 from tests.integration.libvirt.nodes import actuator_of, hears, hypervisor_of, known, vm_of, writes
 
 pytestmark = [pytest.mark.libvirt, pytest.mark.asyncio]

@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from connectors.libvirt.hypervisor import LibvirtHypervisor
 from deploy.lab.libvirt_lab import Guest, Guests, Lab
-from engine.errors import HypervisorUnreachable
-from engine.ports import NodeSample
-from engine.wire.frame import Event
+from flatline.connectors.libvirt.hypervisor import LibvirtHypervisor
+from flatline.engine.errors import HypervisorUnreachable
+from flatline.engine.ports import NodeSample
+from flatline.engine.wire.frame import Event
 from tests.integration.libvirt.nodes import (
     Taken,
     actuator_of,

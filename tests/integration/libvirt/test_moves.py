@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from connectors.libvirt.actuator import LibvirtActuator
 from deploy.lab.libvirt_lab import Guest, Guests, Lab, wait_until
 from deploy.lab.records import missing, read_records
-from engine.errors import ActionRefused
+from flatline.connectors.libvirt.actuator import LibvirtActuator
+from flatline.engine.errors import ActionRefused
 from tests.integration.libvirt.acting import NODE, OTHER, ActingNode
 from tests.integration.libvirt.nodes import vm_of
 

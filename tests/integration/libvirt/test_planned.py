@@ -14,10 +14,10 @@ import pytest
 
 from deploy.lab.libvirt_lab import Guests, Lab, wait_until
 from deploy.lab.records import missing, read_records
-from engine.wire.alert import Resolution
-from engine.wire.order import OrderResult, encode_order
-from engine.wire.score import Scores
-from engine.wire.topics import ORDERS
+from flatline.engine.wire.alert import Resolution
+from flatline.engine.wire.order import OrderResult, encode_order
+from flatline.engine.wire.score import Scores
+from flatline.engine.wire.topics import ORDERS
 from tests.integration.e2e.trial import alert_about
 from tests.integration.libvirt.acting import CELL, NODE, OTHER, ActingNode
 from tests.integration.libvirt.nodes import vm_of

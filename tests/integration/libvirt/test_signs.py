@@ -25,8 +25,8 @@ RACES = int(os.environ.get("FLATLINE_RACES", "3"))
 # Probes one card and prints the result; runs in the network namespace of the bridge.
 ASK = """
 import asyncio, json, sys
-from connectors.probe.prober import BridgeProber
-from engine.preflight_data import Card
+from flatline.connectors.probe.prober import BridgeProber
+from flatline.engine.preflight_data import Card
 bridge, mac, *addresses = sys.argv[1:]
 found = asyncio.run(BridgeProber().ask(Card(mac, bridge), addresses, within_s=3.0))
 sys.stdout.write(json.dumps([found.sign, found.address, found.why]))

@@ -11,15 +11,15 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from connectors.clock import SystemClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
 from deploy.lab.libvirt_lab import Lab, wait_until
-from engine.frame_keyring import FrameKeyring
-from engine.wire.alert import Alert, decode_alert
-from engine.wire.frame import decode_frame
-from engine.wire.order import Order
-from engine.wire.score import decode_scores
-from engine.wire.topics import ALERTS, FRAMES, SCORES
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.engine.frame_keyring import FrameKeyring
+from flatline.engine.wire.alert import Alert, decode_alert
+from flatline.engine.wire.frame import decode_frame
+from flatline.engine.wire.order import Order
+from flatline.engine.wire.score import decode_scores
+from flatline.engine.wire.topics import ALERTS, FRAMES, SCORES
 from tests.integration.e2e.process import Process
 from tests.integration.libvirt.acting import CELL, NODE, PARTITIONS, ActingNode
 

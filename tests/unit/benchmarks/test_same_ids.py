@@ -2,8 +2,8 @@ from collections import Counter
 
 from benchmarks.disturbed import Disturbance, disturb
 from benchmarks.same_ids import Told, row_of
-from engine.ports import RecordedFrame
-from engine.wire.frame import decode_frame
+from flatline.engine.ports import RecordedFrame
+from flatline.engine.wire.frame import decode_frame
 from tests.unit.engine.detection.frames_by_hand import cell
 
 

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from connectors.clock import LoopClock, ManualClock, SystemClock
-from connectors.simulator.virtual_time import VirtualLoop
+from flatline.connectors.clock import LoopClock, ManualClock, SystemClock
+from flatline.connectors.simulator.virtual_time import VirtualLoop
 
 
 def test_system_clock_reports_the_machines_time() -> None:

@@ -1,8 +1,8 @@
 """The escalation policies of the shipped default policy are those of the rows of faults."""
 
 from deploy.default_policy import FILE, rendered
-from engine.action.catalogue import parse_policy, read_shipped
-from engine.faults import Kind
+from flatline.engine.action.catalogue import parse_policy, read_shipped
+from flatline.engine.faults import Kind
 
 
 def test_the_ladders_of_the_default_policy_are_as_generated():

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engine.ports import Record
-from engine.wire.frame import Frame, Header, VmRows, encode_frame
-from engine.wire.metrics import GAUGES, INTEGER_ROW, INTEGERS
+from flatline.engine.ports import Record
+from flatline.engine.wire.frame import Frame, Header, VmRows, encode_frame
+from flatline.engine.wire.metrics import GAUGES, INTEGER_ROW, INTEGERS
 
 EPOCH_MS = 1_767_261_600_000
 MIB = 1 << 20

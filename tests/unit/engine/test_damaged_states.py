@@ -7,16 +7,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.errors import SnapshotDamaged
-from engine.forecasting.forecast_state import StateValue, restore_state, take_state
-from engine.forecasting.partition_forecasts import PartitionForecasts
-from engine.history import history_state as historian
-from engine.history.history_fold import FrameFold
-from engine.stream.snapshot_format import packed, unpacked
-from engine.wire.frame import decode_frame
-from engine.wire.stored import Array, array_of, stored
-from models.forecaster import Forecaster
-from models.kernels import forecast_row
+from flatline.engine.errors import SnapshotDamaged
+from flatline.engine.forecasting.forecast_state import StateValue, restore_state, take_state
+from flatline.engine.forecasting.partition_forecasts import PartitionForecasts
+from flatline.engine.history import history_state as historian
+from flatline.engine.history.history_fold import FrameFold
+from flatline.engine.stream.snapshot_format import packed, unpacked
+from flatline.engine.wire.frame import decode_frame
+from flatline.engine.wire.stored import Array, array_of, stored
+from flatline.models.forecaster import Forecaster
+from flatline.models.kernels import forecast_row
 from tests.unit.engine.fleet_by_hand import Fleet, Machine
 
 Arrays = dict[str, Array]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from engine.faults import Kind, kind_of
-from models.kernels import trends
+from flatline.engine.faults import Kind, kind_of
+from flatline.models.kernels import trends
 from tests.slices import ROOT
 
 

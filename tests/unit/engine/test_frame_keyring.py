@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from connectors.clock import ManualClock
-from engine.errors import KeyDamaged, RecordRejected, SettingsError
-from engine.frame_keyring import (
+from flatline.connectors.clock import ManualClock
+from flatline.engine.errors import KeyDamaged, RecordRejected, SettingsError
+from flatline.engine.frame_keyring import (
     FrameKeyring,
     make_name,
     make_site_key,
@@ -18,8 +18,8 @@ from engine.frame_keyring import (
     write_name_key,
     write_site_key,
 )
-from engine.revoked import read_revoked, revoke
-from engine.wire.frame_mac import FrameKeys, KeyName, SiteKey, made_ms
+from flatline.engine.revoked import read_revoked, revoke
+from flatline.engine.wire.frame_mac import FrameKeys, KeyName, SiteKey, made_ms
 
 NOW_MS = 1_790_000_000_000
 

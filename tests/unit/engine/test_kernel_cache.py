@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from connectors.embedded.lock import FileLock
-from engine.kernel_cache import compile_kept, users_folder
-from models.kernels._jit import Kernel, kernel
+from flatline.connectors.embedded.lock import FileLock
+from flatline.engine.kernel_cache import compile_kept, users_folder
+from flatline.models.kernels._jit import Kernel, kernel
 
 
 def tripled(number: int) -> int:
@@ -18,8 +18,8 @@ def tripled(number: int) -> int:
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> Kernel[[int], int]:
     mine: list[object] = []
-    monkeypatch.setattr("models.kernels.kernel_files.KERNELS", mine)
-    monkeypatch.setattr("models.kernels._jit.KERNELS", mine)
+    monkeypatch.setattr("flatline.models.kernels.kernel_files.KERNELS", mine)
+    monkeypatch.setattr("flatline.models.kernels._jit.KERNELS", mine)
     return kernel(tripled)
 
 
@@ -94,7 +94,7 @@ def test_what_is_kept_goes_with_its_boot(
     tmp_path: Path, compile_it: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     boot = tmp_path / "boot_id"
-    monkeypatch.setattr("engine.kernel_cache._BOOT_ID", boot)
+    monkeypatch.setattr("flatline.engine.kernel_cache._BOOT_ID", boot)
     boot.write_text("first\n")
     compile_kept(compile_it, tmp_path / "kernels")
     [before] = kept(tmp_path)
@@ -108,7 +108,9 @@ def test_sources_side_by_side_leave_each_other_s_kernels_until_others_were_used_
 ) -> None:
     folder = tmp_path / "kernels"
     for used_ns, name in enumerate("abcdae"):
-        monkeypatch.setattr("models.kernels.kernel_files.fingerprint", lambda name=name: name)
+        monkeypatch.setattr(
+            "flatline.models.kernels.kernel_files.fingerprint", lambda name=name: name
+        )
         compile_kept(compile_it, folder)
         if used_ns < 4:  # long ago, one after the other
             [own] = folder.glob(f"{name}-*")
@@ -132,5 +134,5 @@ def test_who_has_no_home_compiles_each_time(monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr("engine.kernel_cache.Path.home", homeless)
+    monkeypatch.setattr("flatline.engine.kernel_cache.Path.home", homeless)
     assert not users_folder().parents[1].exists()

@@ -8,13 +8,13 @@ from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from connectors.clock import ManualClock
-from engine.action.keys import parse_public_key, public_key_pem
-from engine.errors import SettingsError
-from engine.key_files import Damaged, WatchedFolder, labels_of, until_ms_of, with_end
-from engine.keyring import WatchedKeys, trusted_keys
-from engine.revoked import revoke
-from engine.wire.order import key_id
+from flatline.connectors.clock import ManualClock
+from flatline.engine.action.keys import parse_public_key, public_key_pem
+from flatline.engine.errors import SettingsError
+from flatline.engine.key_files import Damaged, WatchedFolder, labels_of, until_ms_of, with_end
+from flatline.engine.keyring import WatchedKeys, trusted_keys
+from flatline.engine.revoked import revoke
+from flatline.engine.wire.order import key_id
 
 NOW_MS = 1_790_000_000_000
 OTHER_KIND = (

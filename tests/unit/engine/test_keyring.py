@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.action.keys import public_key_pem
-from engine.errors import SettingsError, StateUnwritable
-from engine.keyring import own_key, trusted_keys
-from engine.wire.order import key_id
+from flatline.engine.action.keys import public_key_pem
+from flatline.engine.errors import SettingsError, StateUnwritable
+from flatline.engine.keyring import own_key, trusted_keys
+from flatline.engine.wire.order import key_id
 
 
 def test_a_key_is_made_once_and_for_this_user_alone(tmp_path: Path) -> None:

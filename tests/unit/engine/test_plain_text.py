@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.plain_text import (
+from flatline.engine.plain_text import (
     MASK,
     csv_field,
     file_name,

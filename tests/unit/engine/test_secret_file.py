@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import SettingsError
-from engine.secret_file import read_secret
+from flatline.engine.errors import SettingsError
+from flatline.engine.secret_file import read_secret
 
 
 @pytest.mark.parametrize("text", [None, " \n"])

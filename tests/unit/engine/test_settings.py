@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import SettingsError
-from engine.settings import Settings, load_settings
+from flatline.engine.errors import SettingsError
+from flatline.engine.settings import Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("FLATLINE_CONFIG", raising=False)
-    monkeypatch.setattr("engine.settings.DEFAULT_FILE", tmp_path / "absent.toml")
+    monkeypatch.setattr("flatline.engine.settings.DEFAULT_FILE", tmp_path / "absent.toml")
 
 
 def written(tmp_path: Path, text: str) -> Path:

@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from connectors.simulator.fleet import build_world
-from connectors.simulator.plan import WorldPlan
-from engine.errors import AlreadyRunning, HistoryUnreachable, SettingsError
-from engine.frame_keyring import FrameKeyring
-from engine.keyring import own_key
-from engine.roles.detect import Detector
-from engine.roles.forecasting import Foreteller
-from engine.roles.record import Recorder
-from engine.roles.run import Opener
-from engine.roles.state_keys import StateKeys
-from engine.settings import load_settings
-from engine.wire.order import key_id
-from engine.wiring import (
+from flatline.connectors.simulator.fleet import build_world
+from flatline.connectors.simulator.plan import WorldPlan
+from flatline.engine.errors import AlreadyRunning, HistoryUnreachable, SettingsError
+from flatline.engine.frame_keyring import FrameKeyring
+from flatline.engine.keyring import own_key
+from flatline.engine.roles.detect import Detector
+from flatline.engine.roles.forecasting import Foreteller
+from flatline.engine.roles.record import Recorder
+from flatline.engine.roles.run import Opener
+from flatline.engine.roles.state_keys import StateKeys
+from flatline.engine.settings import load_settings
+from flatline.engine.wire.order import key_id
+from flatline.engine.wiring import (
     act_opener,
     authority,
     engine_opener,
@@ -30,15 +30,15 @@ from engine.wiring import (
     simulated_nodes,
     this_node,
 )
-from engine.wiring_history import history_opener, open_queries
-from engine.wiring_planning import forecast_opener
+from flatline.engine.wiring_history import history_opener, open_queries
+from flatline.engine.wiring_planning import forecast_opener
 from tests.contracts.history.remembered import RememberedRows
 
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FLATLINE_CONFIG", raising=False)
-    monkeypatch.setattr("engine.settings.DEFAULT_FILE", tmp_path / "absent.toml")
+    monkeypatch.setattr("flatline.engine.settings.DEFAULT_FILE", tmp_path / "absent.toml")
     monkeypatch.setenv("FLATLINE_STATE__FOLDER", str(tmp_path / "state"))
 
 
@@ -89,7 +89,9 @@ async def test_a_history_that_cannot_be_written_is_reported_before_the_first_row
 async def test_queries_of_a_store_that_only_takes_rows_are_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("engine.wiring_history.open_history", lambda _process: RememberedRows())
+    monkeypatch.setattr(
+        "flatline.engine.wiring_history.open_history", lambda _process: RememberedRows()
+    )
     with pytest.raises(SettingsError, match=r"history\.kind is 'embedded', which answers no"):
         async with open_queries(process(load_settings()[0])):
             raise AssertionError("it was opened")

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from models.forecaster import Forecaster
-from models.kernels.forecast_row import EW_LONG
+from flatline.models.forecaster import Forecaster
+from flatline.models.kernels.forecast_row import EW_LONG
 
 START = 6_000_000
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from river.anomaly import HalfSpaceTrees
 
-from models.half_space_trees import MAX_WINDOW, HalfSpaceForest
-from models.kernels.forest import score_then_learn
+from flatline.models.half_space_trees import MAX_WINDOW, HalfSpaceForest
+from flatline.models.kernels.forest import score_then_learn
 
 FEATURES = ["cpu", "net", "rd", "wr"]
 

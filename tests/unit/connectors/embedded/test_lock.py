@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from connectors.embedded.lock import held_on_this_machine
-from engine.errors import AlreadyRunning
+from flatline.connectors.embedded.lock import held_on_this_machine
+from flatline.engine.errors import AlreadyRunning
 
 
 def test_a_name_is_held_by_one_and_free_again_afterwards(tmp_path: Path) -> None:

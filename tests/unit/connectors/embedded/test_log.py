@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from engine.errors import GroupTaken, LogRefused, StateUnwritable
-from engine.wire.topics import ALERTS, ORDERS, TOPICS, Topic, partition_count
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.engine.errors import GroupTaken, LogRefused, StateUnwritable
+from flatline.engine.wire.topics import ALERTS, ORDERS, TOPICS, Topic, partition_count
 
 TOPIC = Topic("unit.v1", 2, None, 1 << 20)
 
@@ -15,9 +15,9 @@ TOPIC = Topic("unit.v1", 2, None, 1 << 20)
 OTHER_PROCESS = """
 import asyncio, sys
 from pathlib import Path
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from engine.errors import GroupTaken
-from engine.wire.topics import Topic
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.engine.errors import GroupTaken
+from flatline.engine.wire.topics import Topic
 
 class Clock:
     def now_ms(self): return 5

@@ -4,7 +4,7 @@ import pytest
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.partitioner import murmur2 as aiokafka_murmur2
 
-from connectors.embedded.partitioner import murmur2, partition_of
+from flatline.connectors.embedded.partitioner import murmur2, partition_of
 
 
 @pytest.mark.parametrize(

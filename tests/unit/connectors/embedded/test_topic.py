@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from connectors.embedded.topic import TopicStore
-from engine.errors import LogUnreachable, SettingsError, StateUnwritable
-from engine.ports import Bounds
-from engine.wire.topics import Topic
+from flatline.connectors.embedded.topic import TopicStore
+from flatline.engine.errors import LogUnreachable, SettingsError, StateUnwritable
+from flatline.engine.ports import Bounds
+from flatline.engine.wire.topics import Topic
 
 HOUR_MS = 3_600_000
 PLAIN = Topic("unit.v1", 1, None, 1 << 20)

@@ -10,9 +10,9 @@ from http.client import HTTPConnection
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from connectors.http import probes
-from connectors.http.probes import MAX_CONNECTIONS, Answer, ProbeServer
-from engine.errors import SettingsError
+from flatline.connectors.http import probes
+from flatline.connectors.http.probes import MAX_CONNECTIONS, Answer, ProbeServer
+from flatline.engine.errors import SettingsError
 
 
 class State:

@@ -16,12 +16,12 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 
-from connectors.influxdb.config import InfluxConfig
-from connectors.influxdb.history import InfluxHistory
-from connectors.influxdb.setup import set_up
-from engine.errors import HistoryRefused, HistoryUnreachable
-from engine.ports import Query, RefusedRow
-from engine.wire.points import Points, Series
+from flatline.connectors.influxdb.config import InfluxConfig
+from flatline.connectors.influxdb.history import InfluxHistory
+from flatline.connectors.influxdb.setup import set_up
+from flatline.engine.errors import HistoryRefused, HistoryUnreachable
+from flatline.engine.ports import Query, RefusedRow
+from flatline.engine.wire.points import Points, Series
 
 BAD = "poison"
 # Status, body and whether the good lines of the body are kept, from the lines and the bad numbers.

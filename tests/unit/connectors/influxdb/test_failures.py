@@ -7,8 +7,8 @@ import pytest
 import urllib3
 from influxdb_client.rest import ApiException
 
-from connectors.influxdb.failures import meaning, verdict
-from engine.errors import HistoryRefused, HistoryUnreachable
+from flatline.connectors.influxdb.failures import meaning, verdict
+from flatline.engine.errors import HistoryRefused, HistoryUnreachable
 
 
 def answered(status: int, body: bytes = b"", **headers: str) -> ApiException:

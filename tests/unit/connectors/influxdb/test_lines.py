@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.influxdb.lines import Body
-from engine.wire.points import MISSING, Points, Series
-from models.codecs.lines import write_lines
+from flatline.connectors.influxdb.lines import Body
+from flatline.engine.wire.points import MISSING, Points, Series
+from flatline.models.codecs.lines import write_lines
 
 WRITERS = pytest.mark.parametrize(
     "write", [None, write_lines, write_lines.py_func], ids=["python", "compiled", "interpreted"]

@@ -7,8 +7,8 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from connectors.kafka.failures import named
-from engine.errors import LogError, LogRefused, LogUnreachable
+from flatline.connectors.kafka.failures import named
+from flatline.engine.errors import LogError, LogRefused, LogUnreachable
 
 
 @pytest.mark.parametrize(

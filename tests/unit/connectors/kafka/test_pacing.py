@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from connectors.kafka.pacing import Reach
+from flatline.connectors.kafka.pacing import Reach
 
 
 class _Client:

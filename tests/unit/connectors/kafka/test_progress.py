@@ -1,8 +1,8 @@
 import pytest
 
-from connectors.kafka.progress import Progress
-from engine.errors import LogError
-from engine.ports import Record
+from flatline.connectors.kafka.progress import Progress
+from flatline.engine.errors import LogError
+from flatline.engine.ports import Record
 
 
 def record(partition: int, offset: int) -> Record:

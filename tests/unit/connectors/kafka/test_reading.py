@@ -3,8 +3,8 @@ import asyncio
 import pytest
 from aiokafka import TopicPartition
 
-from connectors.kafka.config import KafkaConfig
-from connectors.kafka.reading import Reader, stop_consumer
+from flatline.connectors.kafka.config import KafkaConfig
+from flatline.connectors.kafka.reading import Reader, stop_consumer
 
 
 class _Client:

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from connectors.kafka.config import KafkaConfig, KafkaSecurity
-from connectors.kafka.security import client_settings
-from engine.errors import SettingsError
+from flatline.connectors.kafka.config import KafkaConfig, KafkaSecurity
+from flatline.connectors.kafka.security import client_settings
+from flatline.engine.errors import SettingsError
 
 
 def test_a_plain_client_gets_no_security_settings() -> None:

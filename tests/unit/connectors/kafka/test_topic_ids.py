@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from aiokafka.client import AIOKafkaClient
 
-from connectors.kafka.topic_ids import topic_ids
+from flatline.connectors.kafka.topic_ids import topic_ids
 
 
 class _OldBroker:

@@ -1,7 +1,7 @@
 import pytest
 
-from connectors.kafka.topics import _differing, settings_of
-from engine.wire.topics import (
+from flatline.connectors.kafka.topics import _differing, settings_of
+from flatline.engine.wire.topics import (
     ALERTS,
     CONTROL,
     FRAMES,

@@ -20,8 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from connectors.kafka import reading
-from connectors.kafka.unpacking import MAX_UNPACKED_BYTES, Batch, Batches, Unreadable, unpack
+from flatline.connectors.kafka import reading
+from flatline.connectors.kafka.unpacking import (
+    MAX_UNPACKED_BYTES,
+    Batch,
+    Batches,
+    Unreadable,
+    unpack,
+)
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 Told = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]

@@ -8,12 +8,12 @@ from typing import Any, cast
 import pytest
 import pytest_asyncio
 
-from connectors.libvirt import actuator as actuator_module
-from connectors.libvirt.actuator import LibvirtActuator, MigrationTarget
-from connectors.libvirt.binding import Library
-from connectors.libvirt.inventory import NAMESPACE
-from engine.errors import ActionRefused, ActionUnsent, HypervisorUnreachable, VmNotFound
-from engine.preflight_data import Permit, PreflightSample
+from flatline.connectors.libvirt import actuator as actuator_module
+from flatline.connectors.libvirt.actuator import LibvirtActuator, MigrationTarget
+from flatline.connectors.libvirt.binding import Library
+from flatline.connectors.libvirt.inventory import NAMESPACE
+from flatline.engine.errors import ActionRefused, ActionUnsent, HypervisorUnreachable, VmNotFound
+from flatline.engine.preflight_data import Permit, PreflightSample
 from tests.unit.connectors.libvirt.scripted import (
     FULL,
     SHUT_OFF,
@@ -60,7 +60,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def slept_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slept: list[float] = []
-    monkeypatch.setattr("connectors.libvirt.sight.time.sleep", slept.append)
+    monkeypatch.setattr("flatline.connectors.libvirt.sight.time.sleep", slept.append)
     return slept
 
 

@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from connectors.libvirt import actuator as actuator_module
-from connectors.libvirt.actuator import LibvirtActuator, MigrationTarget
-from connectors.libvirt.binding import Library
-from connectors.libvirt.inventory import NAMESPACE
-from engine.action.preflight import last_check
-from engine.errors import ActionRefused, ActionUnsent
-from engine.preflight_data import Permit, PreflightSample
+from flatline.connectors.libvirt import actuator as actuator_module
+from flatline.connectors.libvirt.actuator import LibvirtActuator, MigrationTarget
+from flatline.connectors.libvirt.binding import Library
+from flatline.connectors.libvirt.inventory import NAMESPACE
+from flatline.engine.action.preflight import last_check
+from flatline.engine.errors import ActionRefused, ActionUnsent
+from flatline.engine.preflight_data import Permit, PreflightSample
 from tests.unit.connectors.libvirt.scripted import (
     ScriptedDomain,
     ScriptedLibrary,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from connectors.libvirt import binding
-from connectors.libvirt.binding import error_code, load, ping_agent
-from engine.errors import SettingsError
+from flatline.connectors.libvirt import binding
+from flatline.connectors.libvirt.binding import error_code, load, ping_agent
+from flatline.engine.errors import SettingsError
 
 PACKAGE = Path(binding.__file__).parent
 LIBVIRT = {"libvirt", "libvirt_qemu"}

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from connectors.libvirt.calls import Call, first_returned
+from flatline.connectors.libvirt.calls import Call, first_returned
 
 pytestmark = pytest.mark.asyncio
 PATIENCE_S = 10.0

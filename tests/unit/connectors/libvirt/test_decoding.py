@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from connectors.libvirt.binding import Stats, StatValue
-from connectors.libvirt.decoding import (
+from flatline.connectors.libvirt.binding import Stats, StatValue
+from flatline.connectors.libvirt.decoding import (
     BUSY_RATIO,
     Reading,
     VcpuTimes,
@@ -13,9 +13,9 @@ from connectors.libvirt.decoding import (
     instance_of,
     monitor_answered,
 )
-from engine.wire.frame import VmRows
-from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, INTEGERS, KVM_COUNTERS
-from engine.wire.vcpus import MAX_VM_VCPUS
+from flatline.engine.wire.frame import VmRows
+from flatline.engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, INTEGERS, KVM_COUNTERS
+from flatline.engine.wire.vcpus import MAX_VM_VCPUS
 from tests.unit.connectors.libvirt.scripted import recorded
 
 VM = bytes(range(16))

@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import pytest
 
-from connectors.libvirt import disks
-from connectors.libvirt.binding import Connection, Domain, Library
-from connectors.libvirt.disks import DiskMove, disk_of, end_left_copy
-from engine.errors import ActionRefused, HypervisorUnreachable
+from flatline.connectors.libvirt import disks
+from flatline.connectors.libvirt.binding import Connection, Domain, Library
+from flatline.connectors.libvirt.disks import DiskMove, disk_of, end_left_copy
+from flatline.engine.errors import ActionRefused, HypervisorUnreachable
 from tests.unit.connectors.libvirt.scripted import ScriptedError, ScriptedLibrary
 
 GIB = 2**30

@@ -4,10 +4,10 @@ from typing import cast
 
 import pytest
 
-from connectors.libvirt.binding import Connection
-from connectors.libvirt.events import EventQueue, lifecycle_kind, register
-from engine.wire.frame import Event
-from engine.wire.metrics import EVENT_KINDS
+from flatline.connectors.libvirt.binding import Connection
+from flatline.connectors.libvirt.events import EventQueue, lifecycle_kind, register
+from flatline.engine.wire.frame import Event
+from flatline.engine.wire.metrics import EVENT_KINDS
 from tests.unit.connectors.libvirt.scripted import (
     ScriptedConnection,
     ScriptedDomain,

@@ -10,11 +10,11 @@ from typing import cast
 
 import pytest
 
-from connectors.libvirt.binding import Connection, Domain, Library
-from connectors.libvirt.evidence import CONSOLE_TAIL_BYTES, Gathering, console_tail
-from connectors.libvirt.evidence_folder import BUNDLE_MAX_BYTES, KEEP_S, EvidenceFolder
-from connectors.libvirt.inventory import NAMESPACE
-from engine.errors import StateUnwritable
+from flatline.connectors.libvirt.binding import Connection, Domain, Library
+from flatline.connectors.libvirt.evidence import CONSOLE_TAIL_BYTES, Gathering, console_tail
+from flatline.connectors.libvirt.evidence_folder import BUNDLE_MAX_BYTES, KEEP_S, EvidenceFolder
+from flatline.connectors.libvirt.inventory import NAMESPACE
+from flatline.engine.errors import StateUnwritable
 from tests.unit.connectors.libvirt.scripted import ScriptedLibrary
 
 
@@ -139,7 +139,7 @@ class Screen:
 def test_a_screen_is_pictured_only_with_its_owner_s_consent(
     marks: str, taken: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("connectors.libvirt.evidence._SAMPLE_GAP_S", 0.0)
+    monkeypatch.setattr("flatline.connectors.libvirt.evidence._SAMPLE_GAP_S", 0.0)
     screen = Screen()
     screen.xml = (
         f"<domain><metadata><f:vm xmlns:f='{NAMESPACE}' {marks}/></metadata><devices/></domain>"

@@ -6,12 +6,12 @@ from typing import cast
 import pytest
 import pytest_asyncio
 
-from connectors.libvirt.binding import Library
-from connectors.libvirt.hypervisor import LibvirtHypervisor
-from connectors.libvirt.polling import MAX_STUCK, Patience
-from engine.errors import HypervisorStuck, HypervisorUnreachable
-from engine.ports import NodeSample
-from engine.wire.metrics import INTEGER_ROW
+from flatline.connectors.libvirt.binding import Library
+from flatline.connectors.libvirt.hypervisor import LibvirtHypervisor
+from flatline.connectors.libvirt.polling import MAX_STUCK, Patience
+from flatline.engine.errors import HypervisorStuck, HypervisorUnreachable
+from flatline.engine.ports import NodeSample
+from flatline.engine.wire.metrics import INTEGER_ROW
 from tests.unit.connectors.libvirt.scripted import (
     ScriptedConnection,
     ScriptedError,

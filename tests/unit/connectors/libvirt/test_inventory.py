@@ -4,8 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from connectors.libvirt.inventory import read_definition, read_host_uuid, read_pool, read_vm
-from engine.wire.frame import InventoryItem
+from flatline.connectors.libvirt.inventory import (
+    read_definition,
+    read_host_uuid,
+    read_pool,
+    read_vm,
+)
+from flatline.engine.wire.frame import InventoryItem
 
 VM = bytes(range(16))
 DATA = Path(__file__).parent / "data"

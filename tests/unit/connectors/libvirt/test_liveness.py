@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import pytest
 
-from connectors.libvirt.binding import Library
-from connectors.libvirt.heard import Heard
-from connectors.libvirt.inventory import NAMESPACE, read_watched
-from connectors.libvirt.liveness import LibvirtLiveness, read_addresses, read_neighbours
-from engine.errors import ActionRefused, HypervisorUnreachable
-from engine.preflight_data import Card
+from flatline.connectors.libvirt.binding import Library
+from flatline.connectors.libvirt.heard import Heard
+from flatline.connectors.libvirt.inventory import NAMESPACE, read_watched
+from flatline.connectors.libvirt.liveness import LibvirtLiveness, read_addresses, read_neighbours
+from flatline.engine.errors import ActionRefused, HypervisorUnreachable
+from flatline.engine.preflight_data import Card
 from tests.unit.connectors.libvirt.scripted import (
     ScriptedDomain,
     ScriptedError,

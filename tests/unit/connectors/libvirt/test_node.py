@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.libvirt.node import (
+from flatline.connectors.libvirt.node import (
     NodeReader,
     NodeTotals,
     gauges_between,
@@ -12,7 +12,7 @@ from connectors.libvirt.node import (
     parse_pressure,
     parse_stat,
 )
-from engine.wire.metrics import NODE_METRICS
+from flatline.engine.wire.metrics import NODE_METRICS
 
 STAT = """cpu  100 10 40 800 30 5 5 10 7 0
 cpu0 50 5 20 400 15 3 2 5 4 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from connectors.libvirt.progress import PASSES, PATIENCE_S, Progress
+from flatline.connectors.libvirt.progress import PASSES, PATIENCE_S, Progress
 
 MIB = 2**20
 

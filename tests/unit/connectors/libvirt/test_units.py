@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from engine.cli.app import app
-from engine.errors import HypervisorStuck, SettingsError, StateError
+from flatline.engine.cli.app import app
+from flatline.engine.errors import HypervisorStuck, SettingsError, StateError
 
 UNITS = Path(__file__).resolve().parents[4] / "deploy/systemd"
 NAMES = ("flatline-collector.service", "flatline-agent.service")

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from connectors.notify.webhook import Webhook, payload
-from engine.errors import FlatlineError, NotifierRefused, NotifierUnreachable
-from engine.ports import Notice
+from flatline.connectors.notify.webhook import Webhook, payload
+from flatline.engine.errors import FlatlineError, NotifierRefused, NotifierUnreachable
+from flatline.engine.ports import Notice
 
 NOTICE = Notice(
     "FlatlineNeedsYou",

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from connectors.clock import SystemClock
-from connectors.parquet.history import ParquetHistory
-from engine.errors import HistoryUnreachable
-from engine.ports import Query
-from engine.wire.points import Points, Series
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.parquet.history import ParquetHistory
+from flatline.engine.errors import HistoryUnreachable
+from flatline.engine.ports import Query
+from flatline.engine.wire.points import Points, Series
 
 MINUTE_NS = 60_000_000_000
 Damage = Callable[[Path], object]
@@ -233,7 +233,7 @@ def test_what_is_no_files_fault_sets_none_aside(
     def fail(*_: object) -> str:
         raise raised("not now")
 
-    monkeypatch.setattr("connectors.parquet.history.to_sql", fail)
+    monkeypatch.setattr("flatline.connectors.parquet.history.to_sql", fail)
     with pytest.raises(HistoryUnreachable, match="not now"):
         count(history, begin)
     assert len(list(tmp_path.rglob("*.parquet"))) == 1
@@ -243,7 +243,7 @@ def test_rows_that_no_file_can_hold_are_reported_and_the_others_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DuckDB accepts every row that `Points` permits; one that it rejected would be reported."""
-    from connectors.parquet import history as module
+    from flatline.connectors.parquet import history as module
 
     begin, history = begin_ns(), ParquetHistory(tmp_path, clock=SystemClock())
     copy = module._copy

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.probe.packets import ETH_ARP, ETH_IPV6, answers, mac_bytes, solicitation
+from flatline.connectors.probe.packets import ETH_ARP, ETH_IPV6, answers, mac_bytes, solicitation
 
 GUEST, NODE, OTHER = (mac_bytes(f"52:54:00:00:00:0{n}") for n in (1, 2, 3))
 V4, V6 = "192.0.2.7", "fe80::5054:ff:fe00:1"

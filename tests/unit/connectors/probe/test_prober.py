@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from connectors.probe import prober as module
-from connectors.probe.packets import ETH_ARP, ETH_IPV6
-from connectors.probe.prober import BridgeProber, NoProber, may_probe
-from engine.liveness_ports import ProbeAnswer
-from engine.preflight_data import Card
+from flatline.connectors.probe import prober as module
+from flatline.connectors.probe.packets import ETH_ARP, ETH_IPV6
+from flatline.connectors.probe.prober import BridgeProber, NoProber, may_probe
+from flatline.engine.liveness_ports import ProbeAnswer
+from flatline.engine.preflight_data import Card
 from tests.unit.connectors.probe.test_packets import ADVERTISEMENT, ARP_REPLY, V4, V6, packet
 
 CARD = Card("52:54:00:00:00:01", "virbr0")

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from connectors.simulator.fleet import Fleet, build_world
-from connectors.simulator.incidents import KINDS
-from connectors.simulator.plan import Incident, WorldPlan
-from engine.ports import NodeSample
-from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, VM_STATES
+from flatline.connectors.simulator.fleet import Fleet, build_world
+from flatline.connectors.simulator.incidents import KINDS
+from flatline.connectors.simulator.plan import Incident, WorldPlan
+from flatline.engine.ports import NodeSample
+from flatline.engine.wire.metrics import GAUGE_ROW, INTEGER_ROW, VM_STATES
 
 VM = 3
 NODE = "c0-n0"

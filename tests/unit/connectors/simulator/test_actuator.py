@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from connectors.clock import LoopClock
-from connectors.simulator.fleet import Fleet, build_world
-from connectors.simulator.meters import ROW
-from connectors.simulator.plan import Incident, WorldPlan
-from connectors.simulator.virtual_time import run
-from engine.errors import ActionRefused, HypervisorUnreachable, VmNotFound
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.simulator.fleet import Fleet, build_world
+from flatline.connectors.simulator.meters import ROW
+from flatline.connectors.simulator.plan import Incident, WorldPlan
+from flatline.connectors.simulator.virtual_time import run
+from flatline.engine.errors import ActionRefused, HypervisorUnreachable, VmNotFound
 from tests.unit.connectors.simulator.screening_plan import NODE, VM, incident
 
 Story = Callable[[Fleet], Coroutine[Any, Any, None]]

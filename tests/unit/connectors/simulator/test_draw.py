@@ -1,9 +1,9 @@
 import pytest
 
-from connectors.simulator.draw import EVERYTHING_ONCE, draw_incidents
-from connectors.simulator.fleet import build_world
-from connectors.simulator.incidents import KINDS
-from connectors.simulator.plan import Incident, WorldPlan
+from flatline.connectors.simulator.draw import EVERYTHING_ONCE, draw_incidents
+from flatline.connectors.simulator.fleet import build_world
+from flatline.connectors.simulator.incidents import KINDS
+from flatline.connectors.simulator.plan import Incident, WorldPlan
 
 PLAN = WorldPlan(seed=2, cells=2, vms_per_node=20, pools_per_cell=2, site_pools=1)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from connectors.simulator.plan import Incident
+from flatline.connectors.simulator.plan import Incident
 from tests.unit.connectors.simulator.screening_plan import Glance, after, incident, site, watch
 
 

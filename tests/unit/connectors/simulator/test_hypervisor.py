@@ -3,13 +3,13 @@ import asyncio
 import numpy as np
 import pytest
 
-from connectors.clock import LoopClock
-from connectors.simulator import lifecycle
-from connectors.simulator.fleet import build_world
-from connectors.simulator.plan import FIELD, Telemetry, WorldPlan
-from connectors.simulator.virtual_time import run
-from engine.errors import HypervisorUnreachable
-from engine.wire.metrics import GAUGE_ROW, INTEGER_ROW
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.simulator import lifecycle
+from flatline.connectors.simulator.fleet import build_world
+from flatline.connectors.simulator.plan import FIELD, Telemetry, WorldPlan
+from flatline.connectors.simulator.virtual_time import run
+from flatline.engine.errors import HypervisorUnreachable
+from flatline.engine.wire.metrics import GAUGE_ROW, INTEGER_ROW
 from tests.unit.connectors.simulator.screening_plan import VM, incident, index_of, site, values
 
 

@@ -1,8 +1,8 @@
 import pytest
 
-from connectors.simulator.fleet import build_world
-from connectors.simulator.incidents import KINDS, schedule
-from connectors.simulator.plan import Incident, WorldPlan
+from flatline.connectors.simulator.fleet import build_world
+from flatline.connectors.simulator.incidents import KINDS, schedule
+from flatline.connectors.simulator.plan import Incident, WorldPlan
 from tests.unit.connectors.simulator.screening_plan import incident, site
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from connectors.simulator.meters import READ, ROW, VCPUS, WRITE, Meters
+from flatline.connectors.simulator.meters import READ, ROW, VCPUS, WRITE, Meters
 
 S = 1_000_000_000
 EVERYONE = slice(None)

@@ -1,6 +1,6 @@
 import pytest
 
-from connectors.simulator.plan import Incident, WorldPlan, node_name, pool_name
+from flatline.connectors.simulator.plan import Incident, WorldPlan, node_name, pool_name
 
 
 def test_an_incident_before_the_world_is_refused() -> None:

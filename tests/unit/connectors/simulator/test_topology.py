@@ -2,8 +2,8 @@ import uuid
 
 import numpy as np
 
-from connectors.simulator.plan import WORKLOADS, WorldPlan
-from connectors.simulator.topology import Topology
+from flatline.connectors.simulator.plan import WORKLOADS, WorldPlan
+from flatline.connectors.simulator.topology import Topology
 
 
 def topology(**changes: object) -> Topology:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from connectors.simulator.virtual_time import DeadlockError, VirtualLoop, run
+from flatline.connectors.simulator.virtual_time import DeadlockError, VirtualLoop, run
 
 
 def test_a_day_passes_in_no_time() -> None:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from connectors.simulator.plan import WORKLOADS
-from connectors.simulator.workloads import (
+from flatline.connectors.simulator.plan import WORKLOADS
+from flatline.connectors.simulator.workloads import (
     COMPUTING,
     FREE,
     PROFILES,

@@ -3,14 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from connectors.clock import ManualClock
-from connectors.simulator import lifecycle
-from connectors.simulator.draw import EVERYTHING_ONCE, draw_incidents
-from connectors.simulator.fleet import Fleet, build_world
-from connectors.simulator.meters import VCPUS
-from connectors.simulator.plan import FIELD, Incident, WorldPlan
-from engine.errors import HypervisorUnreachable
-from engine.wire.frame import Frame, Header, encode_frame
+from flatline.connectors.clock import ManualClock
+from flatline.connectors.simulator import lifecycle
+from flatline.connectors.simulator.draw import EVERYTHING_ONCE, draw_incidents
+from flatline.connectors.simulator.fleet import Fleet, build_world
+from flatline.connectors.simulator.meters import VCPUS
+from flatline.connectors.simulator.plan import FIELD, Incident, WorldPlan
+from flatline.engine.errors import HypervisorUnreachable
+from flatline.engine.wire.frame import Frame, Header, encode_frame
 from tests.unit.connectors.simulator.screening_plan import incident, site
 
 
@@ -115,7 +115,7 @@ def test_steps_foreseen_are_those_taken_one_by_one(monkeypatch: pytest.MonkeyPat
         ),
     )
     foreseen = read_in_half_seconds(plan)
-    monkeypatch.setattr("connectors.simulator.world._VALUES_AHEAD", 1)
+    monkeypatch.setattr("flatline.connectors.simulator.world._VALUES_AHEAD", 1)
     assert all(map(np.array_equal, foreseen, read_in_half_seconds(plan)))
 
 

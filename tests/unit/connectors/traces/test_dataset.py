@@ -3,10 +3,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from connectors.traces.dataset import open_dataset
-from connectors.traces.table import read_blocks
-from connectors.traces.windows import WindowCounts
-from engine.errors import SettingsError
+from flatline.connectors.traces.dataset import open_dataset
+from flatline.connectors.traces.table import read_blocks
+from flatline.connectors.traces.windows import WindowCounts
+from flatline.engine.errors import SettingsError
 from tests.unit.connectors.traces.conftest import GAUGES
 
 STEADY = [
@@ -35,7 +35,7 @@ def test_a_fleet_larger_than_a_block_of_rows_has_an_interval(
     make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = partial(read_blocks, rows=1)
-    monkeypatch.setattr("connectors.traces.dataset.read_blocks", small)
+    monkeypatch.setattr("flatline.connectors.traces.dataset.read_blocks", small)
     assert open_dataset(make(traces=STEADY)).interval_s == 300.0
 
 
@@ -223,7 +223,7 @@ def test_rows_that_overtake_each_other_are_waited_for(
     make, monkeypatch: pytest.MonkeyPatch, late_s, rows_in_block
 ) -> None:
     small = partial(read_blocks, rows=rows_in_block)
-    monkeypatch.setattr("connectors.traces.dataset.read_blocks", small)
+    monkeypatch.setattr("flatline.connectors.traces.dataset.read_blocks", small)
     counts = WindowCounts()
     windows = list(open_dataset(make(stream=shuffled(late_s=late_s))).windows(counts))
     assert (counts.used, counts.late) == (2000, 0)

@@ -5,10 +5,10 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from connectors.traces.dataset import open_dataset
-from connectors.traces.recording import DatasetRecording
-from engine.wire.frame import Frame, decode_frame, encode_frame
-from engine.wire.metrics import INTEGER_ROW, VM_STATES
+from flatline.connectors.traces.dataset import open_dataset
+from flatline.connectors.traces.recording import DatasetRecording
+from flatline.engine.wire.frame import Frame, decode_frame, encode_frame
+from flatline.engine.wire.metrics import INTEGER_ROW, VM_STATES
 
 VMS = ("vm,host,ncpu,mem_capacity_mb", "a,h0,2,1024", "b,h0,1,2048", "c,h1,4,")
 

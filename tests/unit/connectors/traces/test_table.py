@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.traces.dataset import open_dataset
-from connectors.traces.recording import DatasetRecording
-from connectors.traces.table import read_blocks
-from connectors.traces.windows import WindowCounts
-from engine.errors import SettingsError
-from engine.seconds import not_seconds
-from engine.wire.metrics import INTEGER_ROW
+from flatline.connectors.traces.dataset import open_dataset
+from flatline.connectors.traces.recording import DatasetRecording
+from flatline.connectors.traces.table import read_blocks
+from flatline.connectors.traces.windows import WindowCounts
+from flatline.engine.errors import SettingsError
+from flatline.engine.seconds import not_seconds
+from flatline.engine.wire.metrics import INTEGER_ROW
 from tests.unit.connectors.traces.conftest import GAUGES
 
 # Before 3.13 the csv module writes a lone carriage return without quotes.
@@ -305,7 +305,7 @@ def test_every_row_of_uploads_in_batches_is_counted(
     make, monkeypatch: pytest.MonkeyPatch, period: int, block: int
 ) -> None:
     small = partial(read_blocks, rows=block)
-    monkeypatch.setattr("connectors.traces.dataset.read_blocks", small)
+    monkeypatch.setattr("flatline.connectors.traces.dataset.read_blocks", small)
     rows = [
         ((t // period + 1) * period + 1, t, vm)
         for t in range(1_700_000_000, 1_700_007_200, 10)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from deploy.grafana import dashboards, planners_page
-from engine.wire.measurement import MEASUREMENTS, TAGS
+from flatline.engine.wire.measurement import MEASUREMENTS, TAGS
 
 
 def test_the_planners_page_is_as_generated():

@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-from engine.action.catalogue import Policy
-from engine.action.events import (
+from flatline.engine.action.catalogue import Policy
+from flatline.engine.action.events import (
     AlertSeen,
     AppendControl,
     AppendOrder,
@@ -17,13 +17,13 @@ from engine.action.events import (
     Tick,
     WriteJournal,
 )
-from engine.action.incident import Phase
-from engine.action.planner import step
-from engine.action.state import PlannerState
-from engine.faults import Step
-from engine.wire.alert import Alert, Resolution
-from engine.wire.control import Control
-from engine.wire.order import Order, OrderResult
+from flatline.engine.action.incident import Phase
+from flatline.engine.action.planner import step
+from flatline.engine.action.state import PlannerState
+from flatline.engine.faults import Step
+from flatline.engine.wire.alert import Alert, Resolution
+from flatline.engine.wire.control import Control
+from flatline.engine.wire.order import Order, OrderResult
 from tests.unit.engine.action.samples import NOW_MS, POLICY, alert, mark
 
 ESCALATION = (Step(action="reset", deadline_s=300, stable_s=20),) * 2

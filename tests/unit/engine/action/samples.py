@@ -5,12 +5,12 @@ from uuid import UUID
 
 import msgspec
 
-from engine.action.admit import History, closed, logged
-from engine.action.catalogue import Policy, parse_policy, read_shipped
-from engine.preflight_data import PreflightSample
-from engine.wire.alert import Alert, EvidenceItem, SamplePosition
-from engine.wire.control import Control
-from engine.wire.order import Order, OrderResult
+from flatline.engine.action.admit import History, closed, logged
+from flatline.engine.action.catalogue import Policy, parse_policy, read_shipped
+from flatline.engine.preflight_data import PreflightSample
+from flatline.engine.wire.alert import Alert, EvidenceItem, SamplePosition
+from flatline.engine.wire.control import Control
+from flatline.engine.wire.order import Order, OrderResult
 
 NOW_MS = 1_790_000_000_000
 VM = "6e1a2b3c-0000-4000-8000-000000000001"

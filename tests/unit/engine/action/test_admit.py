@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from engine.action import admit as module
-from engine.action.admit import (
+from flatline.engine.action import admit as module
+from flatline.engine.action.admit import (
     SENTENCES,
     Admission,
     History,
@@ -14,11 +14,11 @@ from engine.action.admit import (
     logged,
     may_finish,
 )
-from engine.action.catalogue import Modes, Policy
-from engine.action.present_rules import effective_mode
-from engine.action.request_context import DAY_MS
-from engine.wire.control import Control
-from engine.wire.order import Order
+from flatline.engine.action.catalogue import Modes, Policy
+from flatline.engine.action.present_rules import effective_mode
+from flatline.engine.action.request_context import DAY_MS
+from flatline.engine.wire.control import Control
+from flatline.engine.wire.order import Order
 from tests.unit.engine.action.samples import (
     DEFAULT,
     NOW_MS,

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from engine.wire.alert import EvidenceItem
+from flatline.engine.wire.alert import EvidenceItem
 from tests.unit.engine.action.play import TWO_RESETS, Play
 from tests.unit.engine.action.samples import POLICY
 

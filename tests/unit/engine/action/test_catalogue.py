@@ -1,7 +1,14 @@
 import pytest
 
-from engine.action.catalogue import BOUNDS, SHIPPED, Bound, Policy, parse_policy, read_shipped
-from engine.errors import SettingsError
+from flatline.engine.action.catalogue import (
+    BOUNDS,
+    SHIPPED,
+    Bound,
+    Policy,
+    parse_policy,
+    read_shipped,
+)
+from flatline.engine.errors import SettingsError
 
 HEAD = 'version = 1\nname = "mine"\n'
 

@@ -4,8 +4,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.action.chain import Head, extend, heads_of, link_of, verify
-from engine.wire.journal import JournalEntry, decode_entry, encode_entry
+from flatline.engine.action.chain import Head, extend, heads_of, link_of, verify
+from flatline.engine.wire.journal import JournalEntry, decode_entry, encode_entry
 
 
 def chain(count: int, writer: str = "act/n0/run") -> tuple[Head, list[JournalEntry]]:

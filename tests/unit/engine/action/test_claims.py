@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from engine.action.admit import claim_of, claimed
-from engine.wire.order import Claim, Order
+from flatline.engine.action.admit import claim_of, claimed
+from flatline.engine.wire.order import Claim, Order
 from tests.unit.engine.action.samples import NOW_MS, OTHER_VM, history, order
 
 

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.action.commands import Heard, fold_command, hear
-from engine.action.keys import TrustedKeys
-from engine.wire.control import REFUSED, UNREADABLE, Control, encode_control
-from engine.wire.order import KEY_HEADER, key_id, signed
+from flatline.engine.action.commands import Heard, fold_command, hear
+from flatline.engine.action.keys import TrustedKeys
+from flatline.engine.wire.control import REFUSED, UNREADABLE, Control, encode_control
+from flatline.engine.wire.order import KEY_HEADER, key_id, signed
 from tests.signing import AGENT_KEY, FOREIGN_KEY, OPERATOR_KEY, PLANNER_KEY, TRUSTED
 
 NOW_MS = 1_790_000_000_000

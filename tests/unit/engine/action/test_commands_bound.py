@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from engine.action.layered import Layered
-from engine.wire.control import TOO_MANY, Control, held_key
+from flatline.engine.action.layered import Layered
+from flatline.engine.wire.control import TOO_MANY, Control, held_key
 from tests.signing import OPERATOR_KEY
 from tests.unit.engine.action.test_commands import NOW_MS, Reader, word
 

@@ -5,8 +5,15 @@ from typing import Any
 
 import pytest
 
-from engine.action.guest_liveness import Answers, Guest, console_read, heard, seen, signs_of
-from engine.preflight_data import ObservedGuest, PreflightSample, Rest
+from flatline.engine.action.guest_liveness import (
+    Answers,
+    Guest,
+    console_read,
+    heard,
+    seen,
+    signs_of,
+)
+from flatline.engine.preflight_data import ObservedGuest, PreflightSample, Rest
 from tests.unit.engine.action.samples import look
 
 VM = look().vm

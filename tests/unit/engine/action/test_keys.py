@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from engine.action.keys import (
+from flatline.engine.action.keys import (
     TrustedKeys,
     open_alert,
     open_entry,
@@ -21,10 +21,10 @@ from engine.action.keys import (
     private_key_pem,
     public_key_pem,
 )
-from engine.errors import KeyDamaged, RecordRejected, SettingsError
-from engine.wire.alert import encode_alert
-from engine.wire.order import KEY_HEADER, Claim, Entry, encode_order, key_id, signed
-from engine.wire.score import Scores
+from flatline.engine.errors import KeyDamaged, RecordRejected, SettingsError
+from flatline.engine.wire.alert import encode_alert
+from flatline.engine.wire.order import KEY_HEADER, Claim, Entry, encode_order, key_id, signed
+from flatline.engine.wire.score import Scores
 from tests.signing import AGENT_KEY, ENGINE_KEY, FOREIGN_KEY, OPERATOR_KEY, PLANNER_KEY, scored
 from tests.signing import TRUSTED as SITE_KEYS
 from tests.unit.engine.action.samples import NOW_MS, VM, mark, order

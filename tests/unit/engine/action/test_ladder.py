@@ -5,11 +5,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.action.catalogue import KINDS, Modes, Policy, parse_policy, read_shipped
-from engine.action.events import ControlSeen, LoadSeen
-from engine.action.target import CellLoad, NodeRoom
-from engine.faults import Step
-from engine.wire.alert import EvidenceItem, Resolution
+from flatline.engine.action.catalogue import KINDS, Modes, Policy, parse_policy, read_shipped
+from flatline.engine.action.events import ControlSeen, LoadSeen
+from flatline.engine.action.target import CellLoad, NodeRoom
+from flatline.engine.faults import Step
+from flatline.engine.wire.alert import EvidenceItem, Resolution
 from tests.unit.engine.action.play import TWO_RESETS, Play
 from tests.unit.engine.action.samples import NOW_MS, OTHER_VM, VM, control
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.action.layered import Layered, layered
+from flatline.engine.action.layered import Layered, layered
 
 
 @given(

@@ -4,7 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.action.ledger import (
+from flatline.engine.action.ledger import (
     LEGAL,
     IllegalStep,
     Ledger,
@@ -19,8 +19,8 @@ from engine.action.ledger import (
     read_ledger,
     recovery,
 )
-from engine.errors import StateError
-from engine.ports import Bounds
+from flatline.engine.errors import StateError
+from flatline.engine.ports import Bounds
 
 WAYS: tuple[tuple[LedgerState, ...], ...] = (
     ("accepted", "sent", "returned", "marked"),

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from engine.action.ledger import Ledger, LedgerState, StepEntry, entered
-from engine.action.ledger_rules import within_limits
+from flatline.engine.action.ledger import Ledger, LedgerState, StepEntry, entered
+from flatline.engine.action.ledger_rules import within_limits
 from tests.unit.engine.action.samples import DEFAULT, NOW_MS, OTHER_VM, VM, order
 
 LIMITS = DEFAULT.limits

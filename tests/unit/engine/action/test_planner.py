@@ -4,8 +4,8 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from engine.action.catalogue import Modes, Policy
-from engine.action.events import (
+from flatline.engine.action.catalogue import Modes, Policy
+from flatline.engine.action.events import (
     AlertSeen,
     AppendControl,
     CaughtUp,
@@ -16,11 +16,11 @@ from engine.action.events import (
     ResultSeen,
     Tick,
 )
-from engine.action.incident import LEGAL, BrokenInvariant, Incident, Phase, moved
-from engine.action.planner import step
-from engine.action.state import PlannerState
-from engine.action.target import CellLoad
-from engine.wire.alert import Counted
+from flatline.engine.action.incident import LEGAL, BrokenInvariant, Incident, Phase, moved
+from flatline.engine.action.planner import step
+from flatline.engine.action.state import PlannerState
+from flatline.engine.action.target import CellLoad
+from flatline.engine.wire.alert import Counted
 from tests.unit.engine.action.play import INCIDENT, TWO_RESETS, Play
 from tests.unit.engine.action.samples import NOW_MS, POLICY, VM, alert, control, mark, order
 

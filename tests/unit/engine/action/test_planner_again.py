@@ -1,6 +1,6 @@
 """A VM that had recovered fails again, under the resolved alert."""
 
-from engine.action.events import ControlSeen
+from flatline.engine.action.events import ControlSeen
 from tests.unit.engine.action.play import Play
 from tests.unit.engine.action.samples import NOW_MS, VM, control
 

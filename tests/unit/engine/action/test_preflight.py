@@ -3,13 +3,13 @@ from typing import Any
 
 import pytest
 
-from engine.action import preflight as module
-from engine.action.preflight import Verdict, judge, last_check, shape
-from engine.action.preflight_sentences import SENTENCES
-from engine.action.witness_checks import witnesses
-from engine.preflight_data import PreflightSample, Rest, Signs
-from engine.wire.alert import Counted, CpuShape
-from engine.wire.order import Order
+from flatline.engine.action import preflight as module
+from flatline.engine.action.preflight import Verdict, judge, last_check, shape
+from flatline.engine.action.preflight_sentences import SENTENCES
+from flatline.engine.action.witness_checks import witnesses
+from flatline.engine.preflight_data import PreflightSample, Rest, Signs
+from flatline.engine.wire.alert import Counted, CpuShape
+from flatline.engine.wire.order import Order
 from tests.unit.engine.action.samples import NOW_MS, OTHER_VM, look, order
 
 RULES: dict[str, Any] = dict(module.RULES)

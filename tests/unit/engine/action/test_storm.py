@@ -3,10 +3,10 @@ from uuid import UUID
 
 import msgspec
 
-from engine.action.admit import admit
-from engine.action.events import ControlSeen
-from engine.action.storm import AUTHOR, SOURCE, Trouble, places_of, storm_pause, troubled
-from engine.wire.control import Control
+from flatline.engine.action.admit import admit
+from flatline.engine.action.events import ControlSeen
+from flatline.engine.action.storm import AUTHOR, SOURCE, Trouble, places_of, storm_pause, troubled
+from flatline.engine.wire.control import Control
 from tests.unit.engine.action.play import Play
 from tests.unit.engine.action.samples import NOW_MS, POLICY, alert, control, order
 

@@ -2,8 +2,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from engine.action.catalogue import Limits
-from engine.action.target import (
+from flatline.engine.action.catalogue import Limits
+from flatline.engine.action.target import (
     MAX_CELLS,
     CellLoad,
     Mover,

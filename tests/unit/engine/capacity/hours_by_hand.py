@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from engine.wire.points import Points, Series
+from flatline.engine.wire.points import Points, Series
 
 GIB = 1 << 30
 NOW_S = int(time.time())

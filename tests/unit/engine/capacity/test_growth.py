@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from benchmarks.growing import KINDS, grown
-from engine.capacity.growth import HORIZON_DAYS, days_to_full, first_passages
+from flatline.engine.capacity.growth import HORIZON_DAYS, days_to_full, first_passages
 
 # The benchmark's own seeds begin elsewhere; a tenth of its cases.
 CASES = 40

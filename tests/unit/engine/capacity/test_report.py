@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.capacity.report import report
-from engine.capacity.usage_from_frames import UsageCollector
-from engine.capacity.usage_snapshot import (
+from flatline.engine.capacity.report import report
+from flatline.engine.capacity.usage_from_frames import UsageCollector
+from flatline.engine.capacity.usage_snapshot import (
     NodeUse,
     PoolUse,
     Size,
@@ -14,10 +14,10 @@ from engine.capacity.usage_snapshot import (
     free,
     how_many,
 )
-from engine.capacity.whatif import cell_drained, node_lost, vms_come
-from engine.errors import SettingsError
-from engine.ports import RecordedFrame
-from engine.wire.frame import decode_frame
+from flatline.engine.capacity.whatif import cell_drained, node_lost, vms_come
+from flatline.engine.errors import SettingsError
+from flatline.engine.ports import RecordedFrame
+from flatline.engine.wire.frame import decode_frame
 from tests.unit.engine.fleet_by_hand import MIB, Fleet, Machine
 
 GIB = 1024 * MIB

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import pytest
 import structlog
 
-from connectors.clock import SystemClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from engine.__main__ import main
-from engine.wire.topics import Topic
+from flatline.__main__ import main
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.engine.wire.topics import Topic
 
 
 class Said(NamedTuple):
@@ -29,7 +29,7 @@ Flatline = Callable[..., Said]
 @pytest.fixture
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("FLATLINE_CONFIG", raising=False)
-    monkeypatch.setattr("engine.settings.DEFAULT_FILE", tmp_path / "absent.toml")
+    monkeypatch.setattr("flatline.engine.settings.DEFAULT_FILE", tmp_path / "absent.toml")
     monkeypatch.setenv("FLATLINE_STATE__FOLDER", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "state"

@@ -12,18 +12,18 @@ from uuid import UUID
 import pytest
 from jsonschema import Draft202012Validator
 
-from connectors.clock import SystemClock
-from connectors.embedded.ledger import EmbeddedLedger
-from connectors.embedded.lock import held_in
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from engine.action.admit import admit
-from engine.action.catalogue import SHIPPED, parse_policy, read_shipped
-from engine.action.chain import Head, extend
-from engine.action.storm import Trouble, storm_pause
-from engine.wire.control import Control, decode_control, encode_control
-from engine.wire.frame import decode_frame
-from engine.wire.journal import encode_entry
-from engine.wire.topics import CONTROL, FRAMES, JOURNAL
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.embedded.ledger import EmbeddedLedger
+from flatline.connectors.embedded.lock import held_in
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.engine.action.admit import admit
+from flatline.engine.action.catalogue import SHIPPED, parse_policy, read_shipped
+from flatline.engine.action.chain import Head, extend
+from flatline.engine.action.storm import Trouble, storm_pause
+from flatline.engine.wire.control import Control, decode_control, encode_control
+from flatline.engine.wire.frame import decode_frame
+from flatline.engine.wire.journal import encode_entry
+from flatline.engine.wire.topics import CONTROL, FRAMES, JOURNAL
 from tests.unit.engine.action.samples import NOW_MS, POLICY, order, past
 from tests.unit.engine.cli.conftest import Flatline, append
 
@@ -425,7 +425,7 @@ def test_a_journal_of_which_nothing_can_be_read_is_not_called_empty(
 def test_a_log_that_nobody_answers_for_is_reported_with_code_3(
     flatline: Flatline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.cli.control_commands.PATIENCE_S", 2.0)
+    monkeypatch.setattr("flatline.engine.cli.control_commands.PATIENCE_S", 2.0)
     said = flatline("pause", "show", *NOBODY)
     assert said.code == 3
     assert "127.0.0.1:1 is unavailable" in said.err

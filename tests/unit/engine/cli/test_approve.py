@@ -6,14 +6,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from connectors.clock import SystemClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from engine.action.admit import admit
-from engine.action.catalogue import Modes
-from engine.action.commands import hear
-from engine.keyring import trusted_keys
-from engine.ports import Record
-from engine.wire.topics import CONTROL
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.engine.action.admit import admit
+from flatline.engine.action.catalogue import Modes
+from flatline.engine.action.commands import hear
+from flatline.engine.keyring import trusted_keys
+from flatline.engine.ports import Record
+from flatline.engine.wire.topics import CONTROL
 from tests.unit.engine.action.samples import NOW_MS, POLICY, order, past
 from tests.unit.engine.cli.conftest import Flatline
 

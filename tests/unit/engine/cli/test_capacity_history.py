@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from connectors.clock import SystemClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.parquet.history import ParquetHistory
-from engine.capacity.usage_from_history import GROWTH_DAYS, usage_of, usage_queries
-from engine.ports import Answer, Query
-from engine.wire.measurement import DAY_S
-from engine.wire.topics import FRAMES
+from flatline.connectors.clock import SystemClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.parquet.history import ParquetHistory
+from flatline.engine.capacity.usage_from_history import GROWTH_DAYS, usage_of, usage_queries
+from flatline.engine.ports import Answer, Query
+from flatline.engine.wire.measurement import DAY_S
+from flatline.engine.wire.topics import FRAMES
 from tests.unit.engine.capacity.hours_by_hand import NOW_S, rows
 from tests.unit.engine.cli.conftest import Flatline
 from tests.unit.engine.fleet_by_hand import Fleet, Machine

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from engine.cli import covered
-from engine.cli.covered import Covered, summary
-from engine.detection.coverage import advice, witnesses_of
-from engine.wire.alert import WITNESSES
-from engine.wire.score import SET_UP
+from flatline.engine.cli import covered
+from flatline.engine.cli.covered import Covered, summary
+from flatline.engine.detection.coverage import advice, witnesses_of
+from flatline.engine.wire.alert import WITNESSES
+from flatline.engine.wire.score import SET_UP
 from tests.unit.engine.detection.frames_by_hand import cell
 from tests.unit.engine.wire import samples
 

@@ -10,17 +10,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from connectors.clock import SystemClock
-from engine.cli.doctor import Check, examine
-from engine.faults import of_family
-from engine.frame_keyring import make_site_key, read_site_keys, write_site_key
-from engine.keyring import SIGNERS, own_key
-from engine.settings import load_settings
-from engine.wire.alert import encode_alert
-from engine.wire.frame_mac import SiteKey
-from engine.wire.rejected import encode_rejected
-from engine.wire.topics import ALERTS, REJECTED
-from engine.wiring import open_log, process
+from flatline.connectors.clock import SystemClock
+from flatline.engine.cli.doctor import Check, examine
+from flatline.engine.faults import of_family
+from flatline.engine.frame_keyring import make_site_key, read_site_keys, write_site_key
+from flatline.engine.keyring import SIGNERS, own_key
+from flatline.engine.settings import load_settings
+from flatline.engine.wire.alert import encode_alert
+from flatline.engine.wire.frame_mac import SiteKey
+from flatline.engine.wire.rejected import encode_rejected
+from flatline.engine.wire.topics import ALERTS, REJECTED
+from flatline.engine.wiring import open_log, process
 from tests.unit.engine.action.samples import alert
 from tests.unit.engine.cli.conftest import Flatline
 from tests.unit.engine.cli.test_app import VM
@@ -40,7 +40,7 @@ def checks(**flags: str) -> dict[str, Check]:
 def _no_libvirt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "libvirt", None)
     # The result must not depend on the rights of the user who runs the tests.
-    monkeypatch.setattr("connectors.probe.prober.may_probe", lambda: "")
+    monkeypatch.setattr("flatline.connectors.probe.prober.may_probe", lambda: "")
 
 
 @pytest.mark.usefixtures("flatline")
@@ -83,7 +83,8 @@ def test_a_missing_right_to_probe_is_noted_with_what_it_is_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "connectors.probe.prober.may_probe", lambda: "the capability CAP_NET_RAW is missing"
+        "flatline.connectors.probe.prober.may_probe",
+        lambda: "the capability CAP_NET_RAW is missing",
     )
     check = checks()["probe"]
     assert check.finding == "WARN"

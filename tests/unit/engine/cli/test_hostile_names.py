@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import typer
 
-import engine.cli.app as typer_app
-from engine.action.chain import Head, extend
-from engine.cli.app import app
-from engine.plain_text import in_csv, one_line
-from engine.wire.control import Control, encode_control
-from engine.wire.journal import encode_entry
-from engine.wire.topics import CONTROL, JOURNAL
+import flatline.engine.cli.app as typer_app
+from flatline.engine.action.chain import Head, extend
+from flatline.engine.cli.app import app
+from flatline.engine.plain_text import in_csv, one_line
+from flatline.engine.wire.control import Control, encode_control
+from flatline.engine.wire.journal import encode_entry
+from flatline.engine.wire.topics import CONTROL, JOURNAL
 from tests.unit.connectors.traces.conftest import GAUGES
 from tests.unit.engine.cli.conftest import Flatline, append
 

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from connectors.clock import SystemClock
-from engine.errors import RecordRejected
-from engine.frame_keyring import FrameKeyring, read_site_keys
-from engine.key_files import with_end
-from engine.keyring import own_key, trusted_keys
-from engine.revoked import read_revoked
-from engine.settings import load_settings
-from engine.wire.frame_mac import KeyName
-from engine.wire.order import key_id
-from engine.wiring import trusted_now
+from flatline.connectors.clock import SystemClock
+from flatline.engine.errors import RecordRejected
+from flatline.engine.frame_keyring import FrameKeyring, read_site_keys
+from flatline.engine.key_files import with_end
+from flatline.engine.keyring import own_key, trusted_keys
+from flatline.engine.revoked import read_revoked
+from flatline.engine.settings import load_settings
+from flatline.engine.wire.frame_mac import KeyName
+from flatline.engine.wire.order import key_id
+from flatline.engine.wiring import trusted_now
 from tests.unit.engine.cli.conftest import Flatline
 
 

@@ -6,21 +6,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from connectors.clock import ManualClock, SystemClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from engine.cli.control_commands import (
+from flatline.connectors.clock import ManualClock, SystemClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.engine.cli.control_commands import (
     _say,
     append_approval,
     append_pause,
     controls_in_force,
     end_pause,
 )
-from engine.errors import CommandRefused, SettingsError
-from engine.log_factory import Process
-from engine.settings import load_settings
-from engine.wire.control import Control, encode_control
-from engine.wire.topics import CONTROL
-from engine.wiring import process
+from flatline.engine.errors import CommandRefused, SettingsError
+from flatline.engine.log_factory import Process
+from flatline.engine.settings import load_settings
+from flatline.engine.wire.control import Control, encode_control
+from flatline.engine.wire.topics import CONTROL
+from flatline.engine.wiring import process
 from tests.unit.engine.cli.conftest import Flatline, append
 
 

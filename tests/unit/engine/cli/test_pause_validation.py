@@ -5,9 +5,9 @@ from uuid import UUID
 
 import pytest
 
-from engine.wire.alert import encode_alert
-from engine.wire.score import FEATURES, NodeMinute, Scores, encode_scores
-from engine.wire.topics import ALERTS, SCORES
+from flatline.engine.wire.alert import encode_alert
+from flatline.engine.wire.score import FEATURES, NodeMinute, Scores, encode_scores
+from flatline.engine.wire.topics import ALERTS, SCORES
 from tests.unit.engine.action.samples import alert
 from tests.unit.engine.cli.conftest import Flatline, append
 from tests.unit.engine.cli.test_app import MAKE_LOG, VM

@@ -17,7 +17,7 @@ import pytest
 # A loaded machine needs seconds to start an interpreter; this is far longer.
 PATIENCE_S = 60.0
 
-HEAVY = ("models", "numba", "river", "faust")
+HEAVY = ("flatline.models", "numba", "river", "faust")
 
 
 def environment(tmp_path: Path) -> dict[str, str]:
@@ -28,7 +28,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @contextmanager
 def running(tmp_path: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "engine", *words],
+        [sys.executable, "-m", "flatline", *words],
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         env=environment(tmp_path),
@@ -102,10 +102,11 @@ def test_what_runs_on_a_node_loads_no_model_and_no_engine(tmp_path: Path, comman
     # The role is opened and run for a moment, so that late imports count too.
     program = f"""
 import asyncio, sys
-from engine.settings import load_settings
-from engine.wiring import act_opener, authority, collect_opener, open_log, process, simulated_nodes
-from connectors.simulator.fleet import build_world
-from connectors.simulator.plan import WorldPlan
+from flatline.engine.settings import load_settings
+from flatline.engine.wiring import act_opener, authority, collect_opener, open_log, process
+from flatline.engine.wiring import simulated_nodes
+from flatline.connectors.simulator.fleet import build_world
+from flatline.connectors.simulator.plan import WorldPlan
 
 async def main():
     settings, _ = load_settings()
@@ -123,7 +124,7 @@ async def main():
         await asyncio.wait({{task}})
 
 asyncio.run(main())
-import connectors.kafka.log
+import flatline.connectors.kafka.log
 heavy = [name for name in {HEAVY!r} if name in sys.modules]
 sys.exit(f"loaded: {{heavy}}" if heavy else 0)
 """
@@ -153,7 +154,7 @@ import sys
 import time
 sys.modules[{name!r}] = None
 sys.argv = ["flatline", {command!r}]
-from engine.__main__ import main
+from flatline.__main__ import main
 main()
 """
     done = subprocess.run(

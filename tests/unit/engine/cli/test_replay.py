@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.action.catalogue import read_shipped
-from engine.cli.evaluate import Evaluation, tables
+from flatline.engine.action.catalogue import read_shipped
+from flatline.engine.cli.evaluate import Evaluation, tables
 from tests.unit.engine.cli.conftest import Flatline
 
 SLOTS = 720

@@ -7,13 +7,21 @@ from uuid import UUID
 
 import numpy as np
 
-from engine.detection.configuration import Configuration
-from engine.detection.partition import Output, Partition
-from engine.ports import Record
-from engine.wire.alert import Alert
-from engine.wire.frame import Event, Frame, Header, InventoryItem, Role, VmRows, encode_frame
-from engine.wire.metrics import GAUGE_ROW, GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
-from engine.wire.vcpus import VcpuRows
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.partition import Output, Partition
+from flatline.engine.ports import Record
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.frame import (
+    Event,
+    Frame,
+    Header,
+    InventoryItem,
+    Role,
+    VmRows,
+    encode_frame,
+)
+from flatline.engine.wire.metrics import GAUGE_ROW, GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
+from flatline.engine.wire.vcpus import VcpuRows
 
 EPOCH_MS = 1_767_261_600_000
 FAST = Configuration(verify_stable_s=10.0)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from engine.wire.frame import VmRows
-from engine.wire.metrics import INTEGER_ROW
+from flatline.engine.wire.frame import VmRows
+from flatline.engine.wire.metrics import INTEGER_ROW
 from tests.unit.engine.detection.frames_by_hand import Bench, Guest, Place
 
 

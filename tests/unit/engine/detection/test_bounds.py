@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from engine.detection import bounds, partition, sources
-from engine.detection.snapshot import restore, take_snapshot
-from engine.wire.frame import Event, Frame, Role, VmRows, encode_frame
-from engine.wire.rejected import decode_rejected
-from engine.wire.topics import REJECTED
+from flatline.engine.detection import bounds, partition, sources
+from flatline.engine.detection.snapshot import restore, take_snapshot
+from flatline.engine.wire.frame import Event, Frame, Role, VmRows, encode_frame
+from flatline.engine.wire.rejected import decode_rejected
+from flatline.engine.wire.topics import REJECTED
 from tests.unit.engine.detection.frames_by_hand import FAST, Bench, Guest, Place, cell, item
 
 

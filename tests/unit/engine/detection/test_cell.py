@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from engine.detection.cell import Cell, Node
-from engine.detection.forest import new_forest
+from flatline.engine.detection.cell import Cell, Node
+from flatline.engine.detection.forest import new_forest
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.detection.snapshot import digest, restore, take_snapshot
-from engine.ports import Record
-from engine.wire.alert import Alert
-from engine.wire.frame import Header
+from flatline.engine.detection.snapshot import digest, restore, take_snapshot
+from flatline.engine.ports import Record
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.frame import Header
 from tests.unit.engine.detection.frames_by_hand import Bench, cell
 
 

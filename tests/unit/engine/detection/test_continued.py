@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.detection.configuration import CONTINUED, Configuration
-from engine.detection.partition import Partition
-from engine.detection.snapshot import digest, restore, take_snapshot
-from engine.stream.snapshot_format import CHUNK_BYTES, Manifest, decode_manifest
-from models.kernels import standstill
+from flatline.engine.detection.configuration import CONTINUED, Configuration
+from flatline.engine.detection.partition import Partition
+from flatline.engine.detection.snapshot import digest, restore, take_snapshot
+from flatline.engine.stream.snapshot_format import CHUNK_BYTES, Manifest, decode_manifest
+from flatline.models.kernels import standstill
 from tests.unit.engine.detection.frames_by_hand import Bench, cell
 
 GOLDEN = Path(__file__).parent / "golden"

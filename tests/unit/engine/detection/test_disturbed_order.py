@@ -2,22 +2,19 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import pytest
 
 from benchmarks.disturbed import Disturbance, disturb
-from engine.detection import partition as partition_module
-from engine.detection.cell import Cell, OutOfOrder
-from engine.detection.fold import fold_frame
-from engine.detection.partition import Partition
-from engine.detection.replayed import run_records
-from engine.detection.snapshot import digest, restore, take_snapshot
-from engine.detection.windows import moves_ahead
-from engine.ports import Record, RecordedFrame
-from engine.wire.alert import Alert
-from engine.wire.frame import decode_frame, encode_frame
+from flatline.engine.detection.cell import OutOfOrder
+from flatline.engine.detection.partition import Partition
+from flatline.engine.detection.replayed import run_records
+from flatline.engine.detection.snapshot import digest, restore, take_snapshot
+from flatline.engine.detection.windows import moves_ahead
+from flatline.engine.ports import Record, RecordedFrame
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.frame import decode_frame, encode_frame
 from tests.unit.engine.detection.frames_by_hand import FAST, Bench, Guest, cell
 
 LATE = Disturbance(late_s=30.0)
@@ -251,24 +248,6 @@ def test_a_restored_snapshot_goes_on_bit_for_bit_while_samples_wait() -> None:
     assert waited > 5
     assert alerts == whole.alerts
     assert digest(partition) == whole.digest
-
-
-def test_a_minute_is_closed_before_a_sample_of_the_next_one_is_folded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    bench, _guests = site(10.0)
-    folded = 0
-
-    def fold_checked(cell: Cell, *given: Any, **named: Any) -> None:
-        nonlocal folded
-        folded += 1
-        ended_ms = cell.closed_ms - cell.closed_ms % 60_000
-        assert cell.counts.minute_ms == (ended_ms if cell.counts.windows else 0)
-        fold_frame(cell, *given, **named)
-
-    monkeypatch.setattr(partition_module, "fold_frame", fold_checked)
-    run_records(travelled(bench.records, Disturbance(lost=0.02, late_s=30.0)), FAST)
-    assert folded > 100
 
 
 def test_how_late_frames_come_is_forgotten_after_two_windows_without_one_out_of_order() -> None:

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from engine.detection.configuration import Configuration
-from engine.detection.evidence import cpu_shape
-from engine.wire.alert import CpuShape, EvidenceItem
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.evidence import cpu_shape
+from flatline.engine.wire.alert import CpuShape, EvidenceItem
 from tests.unit.engine.detection.frames_by_hand import cell
 
 CONFIGURATION = Configuration()

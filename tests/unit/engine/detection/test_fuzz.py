@@ -3,10 +3,10 @@
 import msgspec
 import numpy as np
 
-from engine.detection.partition import Partition
-from engine.detection.replayed import run_records
-from engine.ports import Record
-from engine.wire.rejected import decode_rejected
+from flatline.engine.detection.partition import Partition
+from flatline.engine.detection.replayed import run_records
+from flatline.engine.ports import Record
+from flatline.engine.wire.rejected import decode_rejected
 from tests.unit.engine.detection.frames_by_hand import FAST, cell
 
 # A hundredth of a release's fuzzing; `FUZZED` increases it by hand.

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.detection.configuration import Now
-from engine.detection.gate import explains
-from engine.detection.incidents import settle
-from engine.detection.outcomes import Finding
-from engine.faults import Kind
-from engine.wire.alert import Alert, SamplePosition
+from flatline.engine.detection.configuration import Now
+from flatline.engine.detection.gate import explains
+from flatline.engine.detection.incidents import settle
+from flatline.engine.detection.outcomes import Finding
+from flatline.engine.faults import Kind
+from flatline.engine.wire.alert import Alert, SamplePosition
 from tests.unit.engine.detection.frames_by_hand import FAST, Bench, Guest, cell
 
 WARM_S = 120.0

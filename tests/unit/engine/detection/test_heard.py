@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.detection.cell import Vm
+from flatline.engine.detection.cell import Vm
 from tests.unit.engine.detection.frames_by_hand import FAST, Bench, Guest, cell
 from tests.unit.engine.detection.test_ownership import copy_of
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from engine.detection.cell import Cell
-from engine.detection.configuration import Configuration, Now
-from engine.detection.forest import new_forest
-from engine.detection.incidents import SLOW_KINDS, settle
-from engine.detection.outcomes import Finding
-from engine.faults import kind_of
-from engine.wire.alert import Alert, SamplePosition
+from flatline.engine.detection.cell import Cell
+from flatline.engine.detection.configuration import Configuration, Now
+from flatline.engine.detection.forest import new_forest
+from flatline.engine.detection.incidents import SLOW_KINDS, settle
+from flatline.engine.detection.outcomes import Finding
+from flatline.engine.faults import kind_of
+from flatline.engine.wire.alert import Alert, SamplePosition
 
 SUBJECT = "6e1a2b3c-0000-4000-8000-000000000001"
 

@@ -8,19 +8,19 @@ import pytest
 from msgspec import UNSET
 
 from benchmarks import workloads
-from engine.action.catalogue import parse_policy, read_shipped
-from engine.action.events import LoadSeen
-from engine.action.planner import step
-from engine.action.state import PlannerState
-from engine.action.target import CellLoad
-from engine.detection.configuration import Configuration
-from engine.detection.partition import Output, Partition
-from engine.ports import Record
-from engine.wire.envelope import MAX_APPEND_BYTES, MAX_RECORD_BYTES
-from engine.wire.frame import Frame, Header, InventoryItem
-from engine.wire.order import signed
-from engine.wire.score import Scores, decode_scores
-from engine.wire.topics import FRAMES, SCORES
+from flatline.engine.action.catalogue import parse_policy, read_shipped
+from flatline.engine.action.events import LoadSeen
+from flatline.engine.action.planner import step
+from flatline.engine.action.state import PlannerState
+from flatline.engine.action.target import CellLoad
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.partition import Output, Partition
+from flatline.engine.ports import Record
+from flatline.engine.wire.envelope import MAX_APPEND_BYTES, MAX_RECORD_BYTES
+from flatline.engine.wire.frame import Frame, Header, InventoryItem
+from flatline.engine.wire.order import signed
+from flatline.engine.wire.score import Scores, decode_scores
+from flatline.engine.wire.topics import FRAMES, SCORES
 from tests.signing import ENGINE_KEY
 
 NODES, VMS = 64, 260

@@ -1,11 +1,11 @@
 """State of removed subjects: nodes that died, VMs that were restarted or deleted."""
 
-from engine.detection.configuration import Configuration
-from engine.detection.departures import FORGETTABLE
-from engine.detection.snapshot import digest, restore, take_snapshot
-from engine.ports import Record
-from engine.wire.alert import Alert
-from engine.wire.frame import Event, Frame, VmRows, encode_frame
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.departures import FORGETTABLE
+from flatline.engine.detection.snapshot import digest, restore, take_snapshot
+from flatline.engine.ports import Record
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.frame import Event, Frame, VmRows, encode_frame
 from tests.unit.engine.detection.frames_by_hand import Bench, cell
 
 # A deleted VM is forgotten after two minutes instead of a quarter of an hour.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.wire.alert import Alert
+from flatline.engine.wire.alert import Alert
 from tests.unit.engine.detection.frames_by_hand import Guest
 from tests.unit.engine.detection.test_witnesses import IDLE, computes, dies, watched
 

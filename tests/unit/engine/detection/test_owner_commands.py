@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from engine.detection.partition import Partition
-from engine.detection.sources import OWNER_FRESH_MS
-from engine.ports import Record
-from engine.wire.frame import Event, Frame, VmRows, encode_frame
-from engine.wire.rejected import Rejected, decode_rejected
-from engine.wire.topics import REJECTED
+from flatline.engine.detection.partition import Partition
+from flatline.engine.detection.sources import OWNER_FRESH_MS
+from flatline.engine.ports import Record
+from flatline.engine.wire.frame import Event, Frame, VmRows, encode_frame
+from flatline.engine.wire.rejected import Rejected, decode_rejected
+from flatline.engine.wire.topics import REJECTED
 from tests.unit.engine.detection.frames_by_hand import Bench, Guest, cell
 
 _FRESH_S = OWNER_FRESH_MS / 1000

@@ -1,7 +1,7 @@
 """A node reports the VMs that it runs, and one collector reports a node."""
 
-from engine.wire.frame import Event, Frame, VmRows, encode_frame
-from engine.wire.runs import Runs
+from flatline.engine.wire.frame import Event, Frame, VmRows, encode_frame
+from flatline.engine.wire.runs import Runs
 from tests.unit.engine.detection.frames_by_hand import Bench, Guest, Place, cell, item
 
 

@@ -5,13 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.detection.partition import Partition
-from engine.detection.replayed import run_records
-from engine.detection.snapshot import digest, restore, take_snapshot
-from engine.ports import Record
-from engine.wire.alert import Alert
-from engine.wire.rejected import decode_rejected
-from engine.wire.score import decode_scores
+from flatline.engine.detection.partition import Partition
+from flatline.engine.detection.replayed import run_records
+from flatline.engine.detection.snapshot import digest, restore, take_snapshot
+from flatline.engine.ports import Record
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.rejected import decode_rejected
 from tests.unit.engine.detection.frames_by_hand import FAST, Bench, Guest, cell
 
 WARM_S = 120.0
@@ -472,38 +471,6 @@ def test_an_alert_reads_as_plain_sentences() -> None:
         "output. A silence this long has a probability of 1 in 120 for this VM. The balloon driver "
         "has not reported for 30 s. Probable cause: a kernel panic with a spinning vCPU."
     )
-
-
-def test_a_closed_minute_is_scored() -> None:
-    bench, guests = cell(3)
-    bench.run(WARM_S)
-    scores = [out for out in bench.outputs if out.topic == "flatline.scores.v1"]
-    minute = decode_scores(scores[-1].value)
-    by_name = dict(zip(minute.features, minute.matrix(), strict=True))
-    assert minute.uuids == b"".join(guest.uuid for guest in guests)
-    np.testing.assert_allclose(by_name["cpu_cores"], 0.2, rtol=1e-3)
-    np.testing.assert_allclose(by_name["disk_wr_bytes_per_s"], 50_000, rtol=1e-3)
-    assert minute.node_load == {"node-0": 0.3}
-
-
-def test_the_summary_of_a_minute_does_not_delay_the_alerts_of_its_last_window() -> None:
-    bench, guests = cell(3)
-    bench.run(WARM_S)
-    guests[0].panics()
-    bench.run(WARM_S)
-    partition, minutes, alerts = Partition(FAST), 0, 0
-    for record in bench.records:
-        known = partition.cells.get("cell")
-        closed = (known.counts.windows, known.closed_ms) if known is not None else (0, 0)
-        topics = [output.topic for output in partition.fold(record)]
-        if "flatline.scores.v1" in topics:
-            minutes += 1
-            assert topics == ["flatline.scores.v1"]
-            assert partition.cells["cell"].counts.windows == closed[0]
-            assert closed[1] // 60_000 * 60_000 == partition.cells["cell"].counts.minute_ms
-        alerts += "flatline.alerts.v1" in topics
-    assert minutes >= 3
-    assert alerts >= 2
 
 
 def test_records_that_the_log_dropped_are_counted_and_change_no_digest() -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from engine.detection.vm_table import VmTable
-from models.kernels import baseline
+from flatline.engine.detection.vm_table import VmTable
+from flatline.models.kernels import baseline
 from tests.unit.engine.detection.frames_by_hand import Bench, Guest, cell
 
 WARM_S = 60.0

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from engine.wire.alert import Alert, AlertState, Counted
+from flatline.engine.wire.alert import Alert, AlertState, Counted
 from tests.unit.engine.detection.frames_by_hand import EPOCH_MS, FAST, Bench, Guest, cell
 
 

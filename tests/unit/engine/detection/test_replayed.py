@@ -5,14 +5,14 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from engine.detection.snapshot import restore, take_snapshot
-from engine.forecasting.partition_forecasts import PartitionForecasts
-from engine.history.history_fold import FrameFold
-from engine.ports import Record
-from engine.wire.frame import Frame, decode_frame, encode_frame
-from engine.wire.rejected import Rejected, decode_rejected
-from engine.wire.runs import is_replayed
-from engine.wire.topics import REJECTED
+from flatline.engine.detection.snapshot import restore, take_snapshot
+from flatline.engine.forecasting.partition_forecasts import PartitionForecasts
+from flatline.engine.history.history_fold import FrameFold
+from flatline.engine.ports import Record
+from flatline.engine.wire.frame import Frame, decode_frame, encode_frame
+from flatline.engine.wire.rejected import Rejected, decode_rejected
+from flatline.engine.wire.runs import is_replayed
+from flatline.engine.wire.topics import REJECTED
 from tests.unit.engine.detection.frames_by_hand import EPOCH_MS, FAST, Bench, Guest, cell
 
 # By then an ended run is forgotten.

@@ -9,28 +9,28 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.detection import configuration
-from engine.detection.configuration import Configuration, configuration_hash
-from engine.detection.partition import Partition
-from engine.detection.replayed import run_records
-from engine.detection.snapshot import (
+from flatline.engine.detection import configuration
+from flatline.engine.detection.configuration import Configuration, configuration_hash
+from flatline.engine.detection.partition import Partition
+from flatline.engine.detection.replayed import run_records
+from flatline.engine.detection.snapshot import (
     CellValue,
     PartitionValue,
     digest,
     restore,
     take_snapshot,
 )
-from engine.errors import SnapshotDamaged, SnapshotTooNew
-from engine.ports import Record
-from engine.stream.snapshot_format import (
+from flatline.engine.errors import SnapshotDamaged, SnapshotTooNew
+from flatline.engine.ports import Record
+from flatline.engine.stream.snapshot_format import (
     CHUNK_BYTES,
     FORMAT,
     Manifest,
     decode_manifest,
     encode_manifest,
 )
-from engine.wire.stored import array_of, stored
-from models.kernels import hours, trends
+from flatline.engine.wire.stored import array_of, stored
+from flatline.models.kernels import hours, trends
 from tests.unit.engine.detection.frames_by_hand import FAST, Bench, cell
 
 

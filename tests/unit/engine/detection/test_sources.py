@@ -4,9 +4,16 @@ from itertools import permutations
 
 import pytest
 
-from engine.detection.configuration import Configuration
-from engine.detection.sources import Arrival, Counters, Source, forget_ended, order, release
-from engine.wire.frame import Frame, Header, VmRows
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.sources import (
+    Arrival,
+    Counters,
+    Source,
+    forget_ended,
+    order,
+    release,
+)
+from flatline.engine.wire.frame import Frame, Header, VmRows
 
 CONFIGURATION = Configuration()
 

@@ -1,6 +1,6 @@
 """Unobservable VMs are reported once, and open incidents survive a restart unchanged."""
 
-from engine.detection.snapshot import digest, restore, take_snapshot
+from flatline.engine.detection.snapshot import digest, restore, take_snapshot
 from tests.unit.engine.detection.frames_by_hand import FAST, Bench, Guest, cell
 
 

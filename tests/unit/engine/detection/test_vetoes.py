@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.wire.alert import Alert
+from flatline.engine.wire.alert import Alert
 from tests.unit.engine.detection.frames_by_hand import EPOCH_MS, FAST, Bench, Guest, cell
 
 Guard = Callable[[Bench, Guest], None]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from engine.detection.vm_table import BY_ROW, VmTable, follow_roster
-from models.kernels.baseline import NO_PREVIOUS, OUT, SIGNALS
+from flatline.engine.detection.vm_table import BY_ROW, VmTable, follow_roster
+from flatline.models.kernels.baseline import NO_PREVIOUS, OUT, SIGNALS
 
 
 def uuids(count: int, *, first: int = 0) -> list[bytes]:

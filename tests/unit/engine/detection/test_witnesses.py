@@ -5,19 +5,19 @@ from typing import Any, cast
 
 import pytest
 
-from engine.action.catalogue import Policy, parse_policy, read_shipped
-from engine.action.events import AlertSeen, AppendOrder, CaughtUp, Tick
-from engine.action.planner import step
-from engine.action.state import PlannerState
-from engine.detection.evidence import Picture
-from engine.detection.hypotheses import Verdict
-from engine.detection.sentences import of_verdict
-from engine.detection.snapshot import digest, restore, take_snapshot
-from engine.detection.vm_table import VmTable
-from engine.faults import Kind
-from engine.wire.alert import Alert, EvidenceItem, counted_witnesses, may_be_reset
-from engine.wire.order import Order
-from models.kernels import silence_model
+from flatline.engine.action.catalogue import Policy, parse_policy, read_shipped
+from flatline.engine.action.events import AlertSeen, AppendOrder, CaughtUp, Tick
+from flatline.engine.action.planner import step
+from flatline.engine.action.state import PlannerState
+from flatline.engine.detection.evidence import Picture
+from flatline.engine.detection.hypotheses import Verdict
+from flatline.engine.detection.sentences import of_verdict
+from flatline.engine.detection.snapshot import digest, restore, take_snapshot
+from flatline.engine.detection.vm_table import VmTable
+from flatline.engine.faults import Kind
+from flatline.engine.wire.alert import Alert, EvidenceItem, counted_witnesses, may_be_reset
+from flatline.engine.wire.order import Order
+from flatline.models.kernels import silence_model
 from tests.unit.engine.detection.frames_by_hand import Bench, Guest, cell
 
 DEFAULT = parse_policy(

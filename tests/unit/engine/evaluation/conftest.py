@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.evaluation.lines import AlertLine
+from flatline.engine.evaluation.lines import AlertLine
 
 
 @pytest.fixture

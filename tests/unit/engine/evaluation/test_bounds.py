@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from engine.evaluation.rate_bounds import binomial_lower, poisson_upper, rate_upper
+from flatline.engine.evaluation.rate_bounds import binomial_lower, poisson_upper, rate_upper
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 import pytest
 
-from engine.evaluation.judging import judge, within_samples
-from engine.evaluation.scores import score
-from engine.evaluation.truth import Occurrence
+from flatline.engine.evaluation.judging import judge, within_samples
+from flatline.engine.evaluation.scores import score
+from flatline.engine.evaluation.truth import Occurrence
 
 
 def fault(kind="panic_spin", *, start=10_000, end=13_000, expected="reboot", vms="a", **more):

@@ -2,8 +2,8 @@ import math
 import re
 from html.parser import HTMLParser
 
-from engine.evaluation.closeup import Closeup, Window
-from engine.evaluation.page import Mark, Span, page
+from flatline.engine.evaluation.closeup import Closeup, Window
+from flatline.engine.evaluation.page import Mark, Span, page
 
 
 class Strict(HTMLParser):

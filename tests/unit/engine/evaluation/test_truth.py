@@ -1,7 +1,7 @@
 import pytest
 
-from engine.errors import SettingsError
-from engine.evaluation.truth import COLUMNS, parse_truth
+from flatline.engine.errors import SettingsError
+from flatline.engine.evaluation.truth import COLUMNS, parse_truth
 
 
 def rows(*lines):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from engine.forecasting.forecast_accuracy import WARM_UP_S, Judge
-from models.kernels.forecast_row import BANDS, HORIZONS_S
+from flatline.engine.forecasting.forecast_accuracy import WARM_UP_S, Judge
+from flatline.models.kernels.forecast_row import BANDS, HORIZONS_S
 
 STEP_S = 300
 WARM_UP = WARM_UP_S // STEP_S

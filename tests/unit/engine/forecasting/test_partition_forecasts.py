@@ -4,14 +4,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.errors import SnapshotDamaged
-from engine.forecasting.forecast_state import digest, restore_state, take_state
-from engine.forecasting.partition_forecasts import STEP_S, PartitionForecasts
-from engine.ports import Record
-from engine.stream.snapshot_format import packed
-from engine.wire.forecast import BANDS, HORIZONS_S, METRICS, Forecasts, decode_forecasts
-from engine.wire.frame import UUID_BYTES
-from models.kernels import forecast_row
+from flatline.engine.errors import SnapshotDamaged
+from flatline.engine.forecasting.forecast_state import digest, restore_state, take_state
+from flatline.engine.forecasting.partition_forecasts import STEP_S, PartitionForecasts
+from flatline.engine.ports import Record
+from flatline.engine.stream.snapshot_format import packed
+from flatline.engine.wire.forecast import BANDS, HORIZONS_S, METRICS, Forecasts, decode_forecasts
+from flatline.engine.wire.frame import UUID_BYTES
+from flatline.models.kernels import forecast_row
 from tests.unit.engine.fleet_by_hand import MIB, Fleet, Machine, uuid_of
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from engine.history.history_fold import FrameFold
-from engine.ports import Record
-from engine.wire.frame import Frame, InventoryItem, decode_frame
-from engine.wire.metrics import INTEGER_ROW
-from engine.wire.points import MISSING, Points
+from flatline.engine.history.history_fold import FrameFold
+from flatline.engine.ports import Record
+from flatline.engine.wire.frame import Frame, InventoryItem, decode_frame
+from flatline.engine.wire.metrics import INTEGER_ROW
+from flatline.engine.wire.points import MISSING, Points
 from tests.unit.engine.fleet_by_hand import EPOCH_MS, Fleet, Machine, uuid_of
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.history.rollups import Window, hour_points, hour_queries
-from engine.ports import Answer
-from engine.wire.measurement import HOUR_STATISTICS, VM, VM_METRICS
-from engine.wire.points import MISSING, kept
+from flatline.engine.history.rollups import Window, hour_points, hour_queries
+from flatline.engine.ports import Answer
+from flatline.engine.wire.measurement import HOUR_STATISTICS, VM, VM_METRICS
+from flatline.engine.wire.points import MISSING, kept
 from tests.conftest import DATA
 
 FIELDS = VM_METRICS[:4]

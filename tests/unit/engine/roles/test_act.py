@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from connectors.simulator import virtual_time
-from connectors.simulator.truth import ActionCall
-from engine.ports import Bounds, Clock, LedgerStore, Record
-from engine.wire.frame import Frame, decode_frame
-from engine.wire.order import Order, OrderResult, encode_order
-from engine.wire.topics import CONTROL, FRAMES, JOURNAL, ORDERS, REJECTED
+from flatline.connectors.simulator import virtual_time
+from flatline.connectors.simulator.truth import ActionCall
+from flatline.engine.ports import Bounds, Clock, LedgerStore, Record
+from flatline.engine.wire.frame import Frame, decode_frame
+from flatline.engine.wire.order import Order, OrderResult, encode_order
+from flatline.engine.wire.topics import CONTROL, FRAMES, JOURNAL, ORDERS, REJECTED
 from tests.signing import AGENT_KEY, PLANNER_KEY
 from tests.simulation.acting_site import (
     EPOCH_MS,

@@ -8,16 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from connectors.embedded.ledger import EmbeddedLedger
-from connectors.embedded.log import EmbeddedConfig
-from connectors.simulator import lifecycle, virtual_time
-from connectors.simulator.actuator import SimulatedActuator
-from engine.errors import HypervisorUnreachable
-from engine.ports import LedgerStore, Position
-from engine.preflight_data import PreflightSample
-from engine.roles.outbox import PAGE
-from engine.wire.order import Claim, Order
-from engine.wire.topics import CONTROL, ORDERS
+from flatline.connectors.embedded.ledger import EmbeddedLedger
+from flatline.connectors.embedded.log import EmbeddedConfig
+from flatline.connectors.simulator import lifecycle, virtual_time
+from flatline.connectors.simulator.actuator import SimulatedActuator
+from flatline.engine.errors import HypervisorUnreachable
+from flatline.engine.ports import LedgerStore, Position
+from flatline.engine.preflight_data import PreflightSample
+from flatline.engine.roles.outbox import PAGE
+from flatline.engine.wire.order import Claim, Order
+from flatline.engine.wire.topics import CONTROL, ORDERS
 from tests.signing import AGENT_KEY
 from tests.simulation.acting_site import FaultyLog, Site, acting_site, panic
 from tests.unit.engine.action.samples import order as sample_order
@@ -139,7 +139,7 @@ def test_a_claim_that_the_log_does_not_take_is_no_call() -> None:
 def test_a_claim_that_reaches_the_log_after_the_order_s_expiry_is_no_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("engine.roles.act.BARRIER_S", 100.0)
+    monkeypatch.setattr("flatline.engine.roles.act.BARRIER_S", 100.0)
 
     async def scene(site: Site) -> None:
         append = site.log.append

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from connectors.simulator import virtual_time
+from flatline.connectors.simulator import virtual_time
 from tests.simulation.acting_site import Site, acting_site, panic
 from tests.unit.engine.action.samples import past
 from tests.unit.engine.roles.test_act import (

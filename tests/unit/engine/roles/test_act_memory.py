@@ -6,15 +6,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from connectors.embedded.ledger import EmbeddedLedger
-from connectors.simulator import virtual_time
-from connectors.simulator.actuator import SimulatedActuator
-from engine.action.ledger import StepEntry
-from engine.errors import StateUnwritable
-from engine.ports import Record
-from engine.preflight_data import PreflightSample
-from engine.wire.order import OrderResult
-from engine.wire.topics import ORDERS
+from flatline.connectors.embedded.ledger import EmbeddedLedger
+from flatline.connectors.simulator import virtual_time
+from flatline.connectors.simulator.actuator import SimulatedActuator
+from flatline.engine.action.ledger import StepEntry
+from flatline.engine.errors import StateUnwritable
+from flatline.engine.ports import Record
+from flatline.engine.preflight_data import PreflightSample
+from flatline.engine.wire.order import OrderResult
+from flatline.engine.wire.topics import ORDERS
 from tests.signing import AGENT_KEY
 from tests.simulation.acting_site import (
     EPOCH_MS,

@@ -7,12 +7,12 @@ from typing import ClassVar
 import msgspec
 import pytest
 
-from connectors.embedded.ledger import EmbeddedLedger
-from connectors.simulator import lifecycle, virtual_time
-from connectors.simulator.actuator import SimulatedActuator
-from engine.preflight_data import Permit
-from engine.wire.control import Control, encode_control
-from engine.wire.topics import CONTROL
+from flatline.connectors.embedded.ledger import EmbeddedLedger
+from flatline.connectors.simulator import lifecycle, virtual_time
+from flatline.connectors.simulator.actuator import SimulatedActuator
+from flatline.engine.preflight_data import Permit
+from flatline.engine.wire.control import Control, encode_control
+from flatline.engine.wire.topics import CONTROL
 from tests.simulation.acting_site import LAB, Site, acting_site, panic
 from tests.unit.engine.action.samples import order as sample_order
 from tests.unit.engine.action.samples import past

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from connectors.embedded.ledger import EmbeddedLedger
-from connectors.simulator import virtual_time
-from connectors.simulator.actuator import SimulatedActuator
-from engine.action.ledger import StepEntry, encode_ledger_entry
-from engine.errors import ActionRefused
-from engine.preflight_data import Permit, PreflightSample
-from engine.roles.outbox import PAGE
-from engine.wire.order import Order
+from flatline.connectors.embedded.ledger import EmbeddedLedger
+from flatline.connectors.simulator import virtual_time
+from flatline.connectors.simulator.actuator import SimulatedActuator
+from flatline.engine.action.ledger import StepEntry, encode_ledger_entry
+from flatline.engine.errors import ActionRefused
+from flatline.engine.preflight_data import Permit, PreflightSample
+from flatline.engine.roles.outbox import PAGE
+from flatline.engine.wire.order import Order
 from tests.simulation.acting_site import Site, acting_site, panic
 from tests.unit.engine.action.samples import order as sample_order
 from tests.unit.engine.action.samples import past

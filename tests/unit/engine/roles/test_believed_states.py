@@ -10,31 +10,31 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from connectors.clock import LoopClock, ManualClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.parquet.history import ParquetHistory
-from connectors.simulator import virtual_time
-from engine import instruments
-from engine.action.keys import TrustedKeys
-from engine.detection.snapshot import take_snapshot
-from engine.errors import SnapshotTooNew
-from engine.ports import Record
-from engine.roles.detect import DetectConfig, Detector, saving
-from engine.roles.forecasting import ForecastConfig, Foreteller
-from engine.roles.health import Health
-from engine.roles.record import RecordConfig, Recorder
-from engine.roles.state_keys import StateKeys
-from engine.stream.snapshot_format import FORMAT, Snapshot, encode_manifest
-from engine.stream.snapshot_store import (
+from flatline.connectors.clock import LoopClock, ManualClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.parquet.history import ParquetHistory
+from flatline.connectors.simulator import virtual_time
+from flatline.engine import instruments
+from flatline.engine.action.keys import TrustedKeys
+from flatline.engine.detection.snapshot import take_snapshot
+from flatline.engine.errors import SnapshotTooNew
+from flatline.engine.ports import Record
+from flatline.engine.roles.detect import DetectConfig, Detector, saving
+from flatline.engine.roles.forecasting import ForecastConfig, Foreteller
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.record import RecordConfig, Recorder
+from flatline.engine.roles.state_keys import StateKeys
+from flatline.engine.stream.snapshot_format import FORMAT, Snapshot, encode_manifest
+from flatline.engine.stream.snapshot_store import (
     CHUNK,
     MANIFEST,
     append_snapshot,
     headers_of,
     newest_state,
 )
-from engine.wire.measurement import DAY_S, Bucket
-from engine.wire.order import key_id
-from engine.wire.topics import FORECASTER, FRAMES, SNAPSHOTS
+from flatline.engine.wire.measurement import DAY_S, Bucket
+from flatline.engine.wire.order import key_id
+from flatline.engine.wire.topics import FORECASTER, FRAMES, SNAPSHOTS
 from tests.signing import ENGINE_KEY, FOREIGN_KEY, TRUSTED
 from tests.unit.engine.detection.frames_by_hand import FAST, cell
 

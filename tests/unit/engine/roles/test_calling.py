@@ -5,10 +5,10 @@ from typing import Any, cast
 
 import pytest
 
-from engine.errors import ActionRefused
-from engine.ports import Actuator, Evidence
-from engine.preflight_data import Permit
-from engine.roles.calling import call
+from flatline.engine.errors import ActionRefused
+from flatline.engine.ports import Actuator, Evidence
+from flatline.engine.preflight_data import Permit
+from flatline.engine.roles.calling import call
 from tests.unit.engine.action.samples import order
 
 NO_CALL: Any = None

@@ -11,21 +11,21 @@ import pytest
 from structlog.testing import capture_logs
 
 from benchmarks import workloads
-from connectors.clock import LoopClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.simulator import virtual_time
-from connectors.simulator.fleet import Fleet, build_world
-from connectors.simulator.plan import WorldPlan
-from engine.errors import HypervisorStuck, LogRefused, LogUnreachable, RecordTooLarge
-from engine.ports import Headers, NodeSample, Position
-from engine.roles import framing
-from engine.roles.collect import Collector
-from engine.roles.framing import CollectConfig
-from engine.roles.health import Health
-from engine.wire import vcpus
-from engine.wire.frame import Event, Frame, InventoryItem, VmRows, decode_frame
-from engine.wire.topics import FRAMES
-from engine.wire.vcpus import VcpuRows
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.simulator import virtual_time
+from flatline.connectors.simulator.fleet import Fleet, build_world
+from flatline.connectors.simulator.plan import WorldPlan
+from flatline.engine.errors import HypervisorStuck, LogRefused, LogUnreachable, RecordTooLarge
+from flatline.engine.ports import Headers, NodeSample, Position
+from flatline.engine.roles import framing
+from flatline.engine.roles.collect import Collector
+from flatline.engine.roles.framing import CollectConfig
+from flatline.engine.roles.health import Health
+from flatline.engine.wire import vcpus
+from flatline.engine.wire.frame import Event, Frame, InventoryItem, VmRows, decode_frame
+from flatline.engine.wire.topics import FRAMES
+from flatline.engine.wire.vcpus import VcpuRows
 
 NODE = "c0-n0"
 EPOCH_MS = 1_767_261_600_000

@@ -10,21 +10,21 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from connectors.clock import LoopClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.simulator import virtual_time
-from engine.detection.replayed import run_records
-from engine.detection.snapshot import digest
-from engine.errors import LogUnreachable, SnapshotTooNew
-from engine.ports import Delivery, Headers, Position, Record
-from engine.roles.detect import DetectConfig, Detector
-from engine.roles.health import Health
-from engine.stream.snapshot_format import FORMAT, decode_manifest, encode_manifest
-from engine.stream.snapshot_store import CHUNK, MANIFEST
-from engine.wire.alert import Alert, decode_alert
-from engine.wire.frame import decode_frame
-from engine.wire.order import check_signature
-from engine.wire.topics import ALERTS, FRAMES, REJECTED, SCORES, SNAPSHOTS
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.simulator import virtual_time
+from flatline.engine.detection.replayed import run_records
+from flatline.engine.detection.snapshot import digest
+from flatline.engine.errors import LogUnreachable, SnapshotTooNew
+from flatline.engine.ports import Delivery, Headers, Position, Record
+from flatline.engine.roles.detect import DetectConfig, Detector
+from flatline.engine.roles.health import Health
+from flatline.engine.stream.snapshot_format import FORMAT, decode_manifest, encode_manifest
+from flatline.engine.stream.snapshot_store import CHUNK, MANIFEST
+from flatline.engine.wire.alert import Alert, decode_alert
+from flatline.engine.wire.frame import decode_frame
+from flatline.engine.wire.order import check_signature
+from flatline.engine.wire.topics import ALERTS, FRAMES, REJECTED, SCORES, SNAPSHOTS
 from tests.signing import ENGINE_KEY, TRUSTED
 from tests.unit.engine.detection.frames_by_hand import EPOCH_MS, FAST, cell
 

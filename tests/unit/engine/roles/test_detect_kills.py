@@ -6,16 +6,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from connectors.clock import LoopClock
-from connectors.embedded.log import EmbeddedLog
-from engine.action.catalogue import Modes
-from engine.action.events import AlertSeen, AppendOrder, CaughtUp, OrderSeen
-from engine.action.planner import step
-from engine.action.state import PlannerState
-from engine.ports import Position
-from engine.wire.alert import Alert
-from engine.wire.order import Order
-from engine.wire.topics import ALERTS, SNAPSHOTS
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.embedded.log import EmbeddedLog
+from flatline.engine.action.catalogue import Modes
+from flatline.engine.action.events import AlertSeen, AppendOrder, CaughtUp, OrderSeen
+from flatline.engine.action.planner import step
+from flatline.engine.action.state import PlannerState
+from flatline.engine.ports import Position
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.order import Order
+from flatline.engine.wire.topics import ALERTS, SNAPSHOTS
 from tests.simulation.acting_site import LAB
 from tests.unit.engine.roles.test_detect import (
     Engine,

@@ -3,15 +3,15 @@
 import asyncio
 from contextlib import suppress
 
-from connectors.clock import LoopClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.simulator import virtual_time
-from engine.forecasting.forecast_state import digest
-from engine.forecasting.partition_forecasts import PartitionForecasts
-from engine.roles.forecasting import ForecastConfig, Foreteller
-from engine.roles.health import Health
-from engine.stream.snapshot_store import stored_snapshots
-from engine.wire.topics import FORECASTER, FORECASTS, FRAMES, SNAPSHOTS
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.simulator import virtual_time
+from flatline.engine.forecasting.forecast_state import digest
+from flatline.engine.forecasting.partition_forecasts import PartitionForecasts
+from flatline.engine.roles.forecasting import ForecastConfig, Foreteller
+from flatline.engine.roles.health import Health
+from flatline.engine.stream.snapshot_store import stored_snapshots
+from flatline.engine.wire.topics import FORECASTER, FORECASTS, FRAMES, SNAPSHOTS
 from tests.unit.engine.fleet_by_hand import EPOCH_MS, Fleet, Machine
 
 CONFIG = ForecastConfig(group="flatline-forecast", snapshot_every_s=300.0)

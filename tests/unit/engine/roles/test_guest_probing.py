@@ -9,13 +9,13 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
-from connectors.simulator import lifecycle, virtual_time
-from engine import instruments
-from engine.errors import ActionRefused, HypervisorUnreachable
-from engine.liveness_ports import ProbeAnswer
-from engine.preflight_data import Card, ObservedGuest, Sign
-from engine.wire.frame import Event, decode_frame
-from engine.wire.topics import FRAMES
+from flatline.connectors.simulator import lifecycle, virtual_time
+from flatline.engine import instruments
+from flatline.engine.errors import ActionRefused, HypervisorUnreachable
+from flatline.engine.liveness_ports import ProbeAnswer
+from flatline.engine.preflight_data import Card, ObservedGuest, Sign
+from flatline.engine.wire.frame import Event, decode_frame
+from flatline.engine.wire.topics import FRAMES
 from tests.simulation.acting_site import Site, acting_site, panic
 from tests.unit.engine.roles.test_act import only_result, ordered
 

@@ -2,8 +2,8 @@
 
 from structlog.testing import capture_logs
 
-from connectors.clock import ManualClock
-from engine.roles.health import Health
+from flatline.connectors.clock import ManualClock
+from flatline.engine.roles.health import Health
 
 
 def test_a_process_without_parts_is_alive_and_not_ready() -> None:

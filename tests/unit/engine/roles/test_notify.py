@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from connectors.clock import LoopClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.simulator import virtual_time
-from engine.errors import LogRefused, NotifierRefused, NotifierUnreachable
-from engine.ports import Notice
-from engine.roles.health import Health
-from engine.roles.notify import ALIVE, MAX_AGE_MS, Notifying
-from engine.roles.outbox import Journal, Outbox
-from engine.wire.journal import JournalEntry, decode_entry
-from engine.wire.topics import JOURNAL
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.simulator import virtual_time
+from flatline.engine.errors import LogRefused, NotifierRefused, NotifierUnreachable
+from flatline.engine.ports import Notice
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.notify import ALIVE, MAX_AGE_MS, Notifying
+from flatline.engine.roles.outbox import Journal, Outbox
+from flatline.engine.wire.journal import JournalEntry, decode_entry
+from flatline.engine.wire.topics import JOURNAL
 
 EPOCH_MS = 1_790_000_000_000
 

@@ -6,10 +6,10 @@ from typing import cast
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from engine.errors import LogUnreachable
-from engine.ports import Log
-from engine.roles.health import Health
-from engine.roles.outbox import Outbox
+from flatline.engine.errors import LogUnreachable
+from flatline.engine.ports import Log
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.outbox import Outbox
 
 
 class SilentLog:

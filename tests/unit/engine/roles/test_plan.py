@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from connectors.clock import ManualClock
-from connectors.simulator import virtual_time
-from engine import instruments
-from engine.action.chain import verify
-from engine.wire.control import decode_control
-from engine.wire.order import KEY_HEADER, key_id
-from engine.wire.score import encode_scores
-from engine.wire.topics import ALERTS, CONTROL, JOURNAL, ORDERS, REJECTED, SCORES
+from flatline.connectors.clock import ManualClock
+from flatline.connectors.simulator import virtual_time
+from flatline.engine import instruments
+from flatline.engine.action.chain import verify
+from flatline.engine.wire.control import decode_control
+from flatline.engine.wire.order import KEY_HEADER, key_id
+from flatline.engine.wire.score import encode_scores
+from flatline.engine.wire.topics import ALERTS, CONTROL, JOURNAL, ORDERS, REJECTED, SCORES
 from tests.signing import FOREIGN_KEY, OPERATOR_KEY, said
 from tests.simulation.acting_site import EPOCH_MS, LAB, Site, acting_site, panic
 from tests.unit.engine.action.samples import NOW_MS, order, past

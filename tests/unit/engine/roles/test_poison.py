@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from connectors.simulator import virtual_time
-from engine.action import admit
-from engine.action.events import AlertSeen, CaughtUp
-from engine.action.planner import step as planner_step
-from engine.ports import Record
-from engine.roles import act, hearing, plan, reading
-from engine.wire.control import UNREADABLE
-from engine.wire.order import Order, encode_order
-from engine.wire.rejected import decode_rejected
-from engine.wire.topics import REJECTED, SCORES
+from flatline.connectors.simulator import virtual_time
+from flatline.engine.action import admit
+from flatline.engine.action.events import AlertSeen, CaughtUp
+from flatline.engine.action.planner import step as planner_step
+from flatline.engine.ports import Record
+from flatline.engine.roles import act, hearing, plan, reading
+from flatline.engine.wire.control import UNREADABLE
+from flatline.engine.wire.order import Order, encode_order
+from flatline.engine.wire.rejected import decode_rejected
+from flatline.engine.wire.topics import REJECTED, SCORES
 from tests.simulation.acting_site import Site, acting_site, panic
 from tests.unit.engine.roles.test_act import StallingDisk
 

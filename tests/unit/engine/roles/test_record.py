@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from connectors.clock import LoopClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.parquet.history import ParquetHistory
-from connectors.simulator import virtual_time
-from connectors.simulator.plan import WorldPlan
-from engine.errors import HistoryError, HistoryRefused, HistoryUnreachable
-from engine.history.history_fold import FrameFold
-from engine.ports import HistorySink, Record, RefusedRow
-from engine.roles.health import Health
-from engine.roles.record import RecordConfig, Recorder
-from engine.wire.frame import decode_frame
-from engine.wire.points import Points
-from engine.wire.rejected import decode_rejected
-from engine.wire.topics import FRAMES, REJECTED
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.parquet.history import ParquetHistory
+from flatline.connectors.simulator import virtual_time
+from flatline.connectors.simulator.plan import WorldPlan
+from flatline.engine.errors import HistoryError, HistoryRefused, HistoryUnreachable
+from flatline.engine.history.history_fold import FrameFold
+from flatline.engine.ports import HistorySink, Record, RefusedRow
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.record import RecordConfig, Recorder
+from flatline.engine.wire.frame import decode_frame
+from flatline.engine.wire.points import Points
+from flatline.engine.wire.rejected import decode_rejected
+from flatline.engine.wire.topics import FRAMES, REJECTED
 from tests.contracts.history.remembered import RememberedRows
 from tests.simulation.site_records import Site
 

@@ -1,12 +1,12 @@
 import msgspec
 import pytest
 
-from connectors.simulator.plan import Incident, WorldPlan
-from engine.action.catalogue import parse_policy, read_shipped
-from engine.detection.replayed import run_records
-from engine.ports import RecordedFrame
-from engine.roles.replay import Replayer
-from engine.wire.frame import decode_frame
+from flatline.connectors.simulator.plan import Incident, WorldPlan
+from flatline.engine.action.catalogue import parse_policy, read_shipped
+from flatline.engine.detection.replayed import run_records
+from flatline.engine.ports import RecordedFrame
+from flatline.engine.roles.replay import Replayer
+from flatline.engine.wire.frame import decode_frame
 from tests.simulation.site_records import Site
 
 PLAN = WorldPlan(

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from connectors.clock import LoopClock
-from connectors.simulator import virtual_time
-from engine.errors import AlreadyRunning, HistoryUnreachable, LogRefused, LogUnreachable
-from engine.roles.health import Health
-from engine.roles.run import Role, keep, run_roles
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.simulator import virtual_time
+from flatline.engine.errors import AlreadyRunning, HistoryUnreachable, LogRefused, LogUnreachable
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.run import Role, keep, run_roles
 
 
 class Fickle:

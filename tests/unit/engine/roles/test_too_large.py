@@ -9,20 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import workloads
-from connectors.clock import LoopClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.simulator import virtual_time
-from engine.errors import RecordTooLarge
-from engine.ports import Headers, Position
-from engine.roles.appending import append_or_give_up
-from engine.roles.framing import CollectConfig, Content, EncodedFrame, Source
-from engine.roles.health import Health
-from engine.roles.outbox import Journal, Outbox
-from engine.stream.snapshot_format import Manifest, Snapshot, encode_manifest
-from engine.stream.snapshot_store import append_snapshot
-from engine.wire.frame import Event, InventoryItem, PoolSample, VmRows, decode_frame
-from engine.wire.rejected import Rejected, decode_rejected
-from engine.wire.topics import ALERTS, JOURNAL, REJECTED, SNAPSHOTS
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.simulator import virtual_time
+from flatline.engine.errors import RecordTooLarge
+from flatline.engine.ports import Headers, Position
+from flatline.engine.roles.appending import append_or_give_up
+from flatline.engine.roles.framing import CollectConfig, Content, EncodedFrame, Source
+from flatline.engine.roles.health import Health
+from flatline.engine.roles.outbox import Journal, Outbox
+from flatline.engine.stream.snapshot_format import Manifest, Snapshot, encode_manifest
+from flatline.engine.stream.snapshot_store import append_snapshot
+from flatline.engine.wire.frame import Event, InventoryItem, PoolSample, VmRows, decode_frame
+from flatline.engine.wire.rejected import Rejected, decode_rejected
+from flatline.engine.wire.topics import ALERTS, JOURNAL, REJECTED, SNAPSHOTS
 
 EPOCH_MS = 1_790_000_000_000
 

@@ -1,6 +1,6 @@
 """The pause between two attempts, for every loop and adapter that tries again."""
 
-from engine.stream.backoff import Backoff
+from flatline.engine.stream.backoff import Backoff
 
 
 def test_a_pause_doubles_with_each_failure_up_to_the_longest() -> None:

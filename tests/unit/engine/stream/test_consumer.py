@@ -7,15 +7,21 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from connectors.clock import LoopClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.simulator import virtual_time
-from engine.ports import OpenFrame, Record, Subscription
-from engine.stream.consumer import Consumer, Saving
-from engine.stream.snapshot_format import Manifest, Snapshot, decode_manifest, packed, unpacked
-from engine.stream.snapshot_store import MANIFEST
-from engine.wire.frame import Frame
-from engine.wire.topics import FRAMES, SNAPSHOTS
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.simulator import virtual_time
+from flatline.engine.ports import OpenFrame, Record, Subscription
+from flatline.engine.stream.consumer import Consumer, Saving
+from flatline.engine.stream.snapshot_format import (
+    Manifest,
+    Snapshot,
+    decode_manifest,
+    packed,
+    unpacked,
+)
+from flatline.engine.stream.snapshot_store import MANIFEST
+from flatline.engine.wire.frame import Frame
+from flatline.engine.wire.topics import FRAMES, SNAPSHOTS
 
 GROUP = "adders"
 EPOCH_MS = 1_790_000_000_000

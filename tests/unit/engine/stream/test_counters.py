@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from engine.detection.configuration import Configuration
-from engine.detection.rates import fold_rows
-from engine.detection.vm_table import VmTable
-from engine.stream.counters import Counters, growth, known
-from engine.wire.frame import UUID_BYTES, VmRows
-from engine.wire.metrics import GAUGES, INTEGER_ROW, INTEGERS
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.rates import fold_rows
+from flatline.engine.detection.vm_table import VmTable
+from flatline.engine.stream.counters import Counters, growth, known
+from flatline.engine.wire.frame import UUID_BYTES, VmRows
+from flatline.engine.wire.metrics import GAUGES, INTEGER_ROW, INTEGERS
 
 NAMES = ("cpu_time_ns", "block_rd_bytes", "block_wr_bytes", "net_tx_bytes")
 

@@ -7,22 +7,22 @@ from typing import Any
 
 import pytest
 
-from connectors.clock import LoopClock
-from connectors.embedded.log import EmbeddedLog
-from engine.detection import partition as engine_partition
-from engine.detection.cell import Cell
-from engine.detection.configuration import Now
-from engine.detection.fold import fold_frame
-from engine.detection.judge import judge
-from engine.detection.snapshot import digest
-from engine.forecasting import forecast_state
-from engine.forecasting.demand import Demand
-from engine.history.history_fold import FrameFold
-from engine.ports import Record
-from engine.wire.alert import Alert
-from engine.wire.frame import Frame
-from engine.wire.rejected import decode_rejected
-from engine.wire.topics import FRAMES, REJECTED
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.embedded.log import EmbeddedLog
+from flatline.engine.detection import partition as engine_partition
+from flatline.engine.detection.cell import Cell
+from flatline.engine.detection.configuration import Now
+from flatline.engine.detection.fold import fold_frame
+from flatline.engine.detection.judge import judge
+from flatline.engine.detection.snapshot import digest
+from flatline.engine.forecasting import forecast_state
+from flatline.engine.forecasting.demand import Demand
+from flatline.engine.history.history_fold import FrameFold
+from flatline.engine.ports import Record
+from flatline.engine.wire.alert import Alert
+from flatline.engine.wire.frame import Frame
+from flatline.engine.wire.rejected import decode_rejected
+from flatline.engine.wire.topics import FRAMES, REJECTED
 from tests.unit.engine.detection.frames_by_hand import cell
 from tests.unit.engine.roles import test_detect, test_forecast, test_record
 from tests.unit.engine.roles.test_detect import Engine, append_all, panicked

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from cramjam import zstd
 
-from engine.errors import SnapshotDamaged, SnapshotTooNew
-from engine.stream.snapshot_format import (
+from flatline.engine.errors import SnapshotDamaged, SnapshotTooNew
+from flatline.engine.stream.snapshot_format import (
     CHUNK_BYTES,
     Manifest,
     decode_manifest,

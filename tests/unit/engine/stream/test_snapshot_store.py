@@ -1,12 +1,12 @@
 """The snapshot that is found in the log, and the records read for it."""
 
-from connectors.clock import ManualClock
-from connectors.embedded.log import EmbeddedConfig, EmbeddedLog
-from connectors.simulator import virtual_time
-from engine.errors import SnapshotDamaged
-from engine.stream.snapshot_format import Manifest, Snapshot
-from engine.stream.snapshot_store import append_snapshot, newest_state
-from engine.wire.topics import FORECASTER
+from flatline.connectors.clock import ManualClock
+from flatline.connectors.embedded.log import EmbeddedConfig, EmbeddedLog
+from flatline.connectors.simulator import virtual_time
+from flatline.engine.errors import SnapshotDamaged
+from flatline.engine.stream.snapshot_format import Manifest, Snapshot
+from flatline.engine.stream.snapshot_store import append_snapshot, newest_state
+from flatline.engine.wire.topics import FORECASTER
 
 GROUP = "flatline-forecast"
 

@@ -6,15 +6,15 @@ import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.wire import metrics
-from engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, alert_id
-from engine.wire.control import Control
-from engine.wire.forecast import Forecasts
-from engine.wire.frame import Event, Frame, Header, InventoryItem, PoolSample, VmRows
-from engine.wire.journal import JournalEntry
-from engine.wire.order import Claim, Order, OrderResult
-from engine.wire.score import FEATURES, Scores
-from engine.wire.vcpus import VcpuRows
+from flatline.engine.wire import metrics
+from flatline.engine.wire.alert import Alert, EvidenceItem, Resolution, SamplePosition, alert_id
+from flatline.engine.wire.control import Control
+from flatline.engine.wire.forecast import Forecasts
+from flatline.engine.wire.frame import Event, Frame, Header, InventoryItem, PoolSample, VmRows
+from flatline.engine.wire.journal import JournalEntry
+from flatline.engine.wire.order import Claim, Order, OrderResult
+from flatline.engine.wire.score import FEATURES, Scores
+from flatline.engine.wire.vcpus import VcpuRows
 
 # Not a secret: the key only keeps golden signatures constant.
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))

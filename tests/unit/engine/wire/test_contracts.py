@@ -10,17 +10,17 @@ import pytest
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from engine.errors import RecordRejected
-from engine.wire import schemas
-from engine.wire.alert import alert_id, decode_alert, encode_alert
-from engine.wire.control import decode_control, encode_control
-from engine.wire.forecast import decode_forecasts, encode_forecasts
-from engine.wire.frame import decode_frame, encode_frame
-from engine.wire.journal import decode_entry, encode_entry
-from engine.wire.order import SIGNATURE_HEADER, decode_order, encode_order, key_id
-from engine.wire.rejected import KEPT_BYTES, decode_rejected, encode_rejected
-from engine.wire.score import decode_scores, encode_scores
-from engine.wire.topics import TOPICS
+from flatline.engine.errors import RecordRejected
+from flatline.engine.wire import schemas
+from flatline.engine.wire.alert import alert_id, decode_alert, encode_alert
+from flatline.engine.wire.control import decode_control, encode_control
+from flatline.engine.wire.forecast import decode_forecasts, encode_forecasts
+from flatline.engine.wire.frame import decode_frame, encode_frame
+from flatline.engine.wire.journal import decode_entry, encode_entry
+from flatline.engine.wire.order import SIGNATURE_HEADER, decode_order, encode_order, key_id
+from flatline.engine.wire.rejected import KEPT_BYTES, decode_rejected, encode_rejected
+from flatline.engine.wire.score import decode_scores, encode_scores
+from flatline.engine.wire.topics import TOPICS
 from tests.unit.engine.wire import samples
 
 GOLDEN = Path(__file__).parent / "golden"

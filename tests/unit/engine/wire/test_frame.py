@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.workloads import fleet_frame
-from engine.errors import RecordRejected
-from engine.wire import metrics
-from engine.wire.envelope import MAX_RECORD_BYTES
-from engine.wire.frame import MAX_FRAME_ROWS, Frame, VmRows, decode_frame, encode_frame
+from flatline.engine.errors import RecordRejected
+from flatline.engine.wire import metrics
+from flatline.engine.wire.envelope import MAX_RECORD_BYTES
+from flatline.engine.wire.frame import MAX_FRAME_ROWS, Frame, VmRows, decode_frame, encode_frame
 from tests.unit.engine.wire import samples
 
 GOOD = encode_frame(samples.frame(7))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import RecordRejected
-from engine.wire.frame import Frame, VmRows, encode_frame
-from engine.wire.frame_mac import (
+from flatline.engine.errors import RecordRejected
+from flatline.engine.wire.frame import Frame, VmRows, encode_frame
+from flatline.engine.wire.frame_mac import (
     MAC_HEADER,
     FrameKeys,
     FrameSigner,
@@ -25,7 +25,7 @@ from engine.wire.frame_mac import (
     open_frame,
     parse_key_name,
 )
-from engine.wire.order import KEY_HEADER
+from flatline.engine.wire.order import KEY_HEADER
 from tests.unit.engine.wire import samples
 
 NOW_MS = 1_790_000_000_000

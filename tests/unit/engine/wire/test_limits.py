@@ -5,15 +5,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.errors import RecordRejected, SnapshotDamaged
-from engine.stream.snapshot_format import decode_manifest
-from engine.wire import limits
-from engine.wire.alert import decode_alert, encode_alert
-from engine.wire.control import decode_control, encode_control
-from engine.wire.forecast import decode_forecasts, encode_forecasts
-from engine.wire.frame import decode_frame, encode_frame
-from engine.wire.journal import decode_entry, encode_entry
-from engine.wire.score import decode_scores, encode_scores
+from flatline.engine.errors import RecordRejected, SnapshotDamaged
+from flatline.engine.stream.snapshot_format import decode_manifest
+from flatline.engine.wire import limits
+from flatline.engine.wire.alert import decode_alert, encode_alert
+from flatline.engine.wire.control import decode_control, encode_control
+from flatline.engine.wire.forecast import decode_forecasts, encode_forecasts
+from flatline.engine.wire.frame import decode_frame, encode_frame
+from flatline.engine.wire.journal import decode_entry, encode_entry
+from flatline.engine.wire.score import decode_scores, encode_scores
 from tests.unit.engine.wire import samples
 
 VM = bytes(range(16))

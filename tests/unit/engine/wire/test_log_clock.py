@@ -1,6 +1,6 @@
 """The engine follows the log's clock, but not its excursions."""
 
-from engine.wire.log_clock import LogClock
+from flatline.engine.wire.log_clock import LogClock
 
 START_MS = 1_790_000_000_000
 LIMIT_MS = 20_000

@@ -7,11 +7,11 @@ from contextlib import nullcontext
 import pytest
 
 from deploy.kafka.acls import acls, command
-from engine.cli import doctor
-from engine.settings import load_settings
-from engine.wire.rights import RIGHTS, ROLES, operations, problems_of, suited
-from engine.wire.topics import FRAMES, ORDERS, TOPICS
-from engine.wiring import process
+from flatline.engine.cli import doctor
+from flatline.engine.settings import load_settings
+from flatline.engine.wire.rights import RIGHTS, ROLES, operations, problems_of, suited
+from flatline.engine.wire.topics import FRAMES, ORDERS, TOPICS
+from flatline.engine.wiring import process
 from tests.slices import ROOT
 
 NAMES = [topic.name for topic in TOPICS]

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from engine.errors import RecordRejected
-from engine.wire.metrics import Columns, Metric
-from engine.wire.table import PackedColumn, PackedTable, pack, unpack
+from flatline.engine.errors import RecordRejected
+from flatline.engine.wire.metrics import Columns, Metric
+from flatline.engine.wire.table import PackedColumn, PackedTable, pack, unpack
 
 THREE = Columns((Metric("a"), Metric("b", 512), Metric("c", 10_000_000)))
 

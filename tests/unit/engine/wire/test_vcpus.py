@@ -4,9 +4,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.errors import RecordRejected
-from engine.wire.frame import Frame, VmRows, decode_frame, encode_frame
-from engine.wire.vcpus import (
+from flatline.engine.errors import RecordRejected
+from flatline.engine.wire.frame import Frame, VmRows, decode_frame, encode_frame
+from flatline.engine.wire.vcpus import (
     MAX_FRAME_VCPUS,
     MAX_VM_VCPUS,
     QUANTUM_NS,
@@ -14,7 +14,7 @@ from engine.wire.vcpus import (
     pack_vcpus,
     unpack_vcpus,
 )
-from models.codecs.columns import widen
+from flatline.models.codecs.columns import widen
 from tests.unit.engine.wire import samples
 
 

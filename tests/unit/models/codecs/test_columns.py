@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.wire.metrics import Columns, Metric
-from engine.wire.table import pack, unpack
-from models.codecs.columns import widen
+from flatline.engine.wire.metrics import Columns, Metric
+from flatline.engine.wire.table import pack, unpack
+from flatline.models.codecs.columns import widen
 
 COLUMNS = Columns(tuple(Metric(f"c{k}", quantum) for k, quantum in enumerate([1, 512, 1, 1000, 4])))
 

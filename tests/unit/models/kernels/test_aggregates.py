@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from models.kernels import aggregates
-from models.kernels.aggregates_layout import (
+from flatline.models.kernels import aggregates
+from flatline.models.kernels.aggregates_layout import (
     OUT,
     OUT_ROWS,
     SHAPE_ALL_CORES,

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.kernels import baseline
-from models.kernels.blocks import BLOCK_ROWS
+from flatline.models.kernels import baseline
+from flatline.models.kernels.blocks import BLOCK_ROWS
 from tests.reference.baseline_twin import BaselineTwin
 
 DT_S = 2.0

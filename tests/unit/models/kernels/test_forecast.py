@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from river import stats, time_series
 
-from models.kernels import forecast
-from models.kernels.forecast_row import (
+from flatline.models.kernels import forecast
+from flatline.models.kernels.forecast_row import (
     AGE,
     BANDS,
     EW_FAST,

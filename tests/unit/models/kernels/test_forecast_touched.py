@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from models.kernels import forecast
-from models.kernels._jit import kernel
-from models.kernels.forecast_row import (
+from flatline.models.kernels import forecast
+from flatline.models.kernels._jit import kernel
+from flatline.models.kernels.forecast_row import (
     BANDS,
     DAY,
     HORIZON_COUNT,
@@ -15,7 +15,7 @@ from models.kernels.forecast_row import (
     layout,
     new_series,
 )
-from models.kernels.forecast_touched import MOST_LINES, touched
+from flatline.models.kernels.forecast_touched import MOST_LINES, touched
 
 START = 60_000_000
 

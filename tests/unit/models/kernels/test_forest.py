@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from engine.detection.forest import FEATURES
-from engine.wire.score import CLASS_EDGES
-from models.kernels import baseline, forest
-from models.kernels.blocks import BLOCK_ROWS
+from flatline.engine.detection.forest import FEATURES
+from flatline.engine.wire.score import CLASS_EDGES
+from flatline.models.kernels import baseline, forest
+from flatline.models.kernels.blocks import BLOCK_ROWS
 from tests.reference import forest_twin
 
 SIZE, BLOCKS = 150, 3

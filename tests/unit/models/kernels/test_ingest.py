@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from engine.detection import rates
-from engine.detection.configuration import Configuration
-from engine.detection.vm_table import I, VmTable
-from engine.wire.frame import VmRows
-from engine.wire.metrics import GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
-from models.kernels import ingest
+from flatline.engine.detection import rates
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.vm_table import I, VmTable
+from flatline.engine.wire.frame import VmRows
+from flatline.engine.wire.metrics import GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
+from flatline.models.kernels import ingest
 from tests.reference import ingest_twin
 
 VMS = 150

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from models.kernels._jit import kernel
-from models.kernels.kernel_files import fingerprint, kept_in
+from flatline.models.kernels._jit import kernel
+from flatline.models.kernels.kernel_files import fingerprint, kept_in
 
 
 def doubled(number):
@@ -17,8 +17,8 @@ def doubled(number):
 def others_are_left_out(monkeypatch):
     # Kernels of other tests stay unchanged.
     mine: list[Any] = []
-    monkeypatch.setattr("models.kernels.kernel_files.KERNELS", mine)
-    monkeypatch.setattr("models.kernels._jit.KERNELS", mine)
+    monkeypatch.setattr("flatline.models.kernels.kernel_files.KERNELS", mine)
+    monkeypatch.setattr("flatline.models.kernels._jit.KERNELS", mine)
 
 
 def files_in(folder):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from models.kernels._jit import kernel
-from models.kernels._prefetch import fetch
+from flatline.models.kernels._jit import kernel
+from flatline.models.kernels._prefetch import fetch
 
 
 def doubled_rows(array):

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from engine.detection.cell import Cell, Node
-from engine.detection.configuration import Configuration
-from engine.detection.forest import new_forest
-from engine.detection.screening import screen
-from engine.detection.vm_table import I, VmTable
-from engine.wire.metrics import VM_STATES
-from models.kernels import aggregates_layout, trends
-from models.kernels import screening as kernel
+from flatline.engine.detection.cell import Cell, Node
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.forest import new_forest
+from flatline.engine.detection.screening import screen
+from flatline.engine.detection.vm_table import I, VmTable
+from flatline.engine.wire.metrics import VM_STATES
+from flatline.models.kernels import aggregates_layout, trends
+from flatline.models.kernels import screening as kernel
 from tests.reference import screening_twin
 
 VMS = 300

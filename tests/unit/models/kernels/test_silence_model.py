@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from models.kernels import silence_model
-from models.kernels.blocks import BLOCK_ROWS
+from flatline.models.kernels import silence_model
+from flatline.models.kernels.blocks import BLOCK_ROWS
 from tests.reference.silence_model_twin import SilenceModelTwin
 
 FOLDS = pytest.mark.parametrize(

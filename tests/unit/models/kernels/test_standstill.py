@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from models.kernels import silence_model, standstill
-from models.kernels.blocks import BLOCK_ROWS
-from models.kernels.standstill import NO_TIME
+from flatline.models.kernels import silence_model, standstill
+from flatline.models.kernels.blocks import BLOCK_ROWS
+from flatline.models.kernels.standstill import NO_TIME
 from tests.reference.standstill_twin import VcpusTwin
 
 VMS = 60

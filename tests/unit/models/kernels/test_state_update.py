@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from engine.detection import rates
-from engine.detection.configuration import Configuration
-from engine.detection.vm_table import VmTable
-from engine.wire.frame import VmRows
-from engine.wire.metrics import GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
+from flatline.engine.detection import rates
+from flatline.engine.detection.configuration import Configuration
+from flatline.engine.detection.vm_table import VmTable
+from flatline.engine.wire.frame import VmRows
+from flatline.engine.wire.metrics import GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
 from tests.reference import state_update_twin
 
 VMS = 70

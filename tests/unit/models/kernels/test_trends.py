@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from models.kernels import aggregates_layout, hours, trends
-from models.kernels.trends import OUT, OUT_ROWS, fold_trends
+from flatline.models.kernels import aggregates_layout, hours, trends
+from flatline.models.kernels.trends import OUT, OUT_ROWS, fold_trends
 from tests.reference.hours_twin import HoursTwin
 
 FOLDS = pytest.mark.parametrize("fold", [fold_trends, fold_trends.py_func], ids=["jit", "python"])

@@ -1,10 +1,10 @@
 """A guest that swaps is reported once, and is well when it no longer does."""
 
 from benchmarks.corpus import SimulatedRecording
-from connectors.simulator.plan import Incident, WorldPlan
-from engine.evaluation.judging import judge
-from engine.evaluation.scores import score
-from engine.roles.replay import Replayer
+from flatline.connectors.simulator.plan import Incident, WorldPlan
+from flatline.engine.evaluation.judging import judge
+from flatline.engine.evaluation.scores import score
+from flatline.engine.roles.replay import Replayer
 
 
 def test_a_guest_that_swaps_is_reported_until_it_no_longer_does() -> None:

@@ -3,10 +3,10 @@
 from types import TracebackType
 from typing import Self
 
-from connectors.memory.host import POOLS, VCPUS, Guest, Host
+from flatline.connectors.memory.host import POOLS, VCPUS, Guest, Host
 
-from engine.errors import ActionRefused, HypervisorUnreachable
-from engine.preflight_data import Permit, PreflightSample
+from flatline.engine.errors import ActionRefused, HypervisorUnreachable
+from flatline.engine.preflight_data import Permit, PreflightSample
 
 
 class MemoryActuator:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from engine.errors import VmNotFound
-from engine.ports import Clock
-from engine.wire.frame import Event
+from flatline.engine.errors import VmNotFound
+from flatline.engine.ports import Clock
+from flatline.engine.wire.frame import Event
 
 VCPUS: Final = 2
 POOLS: Final = ("ssd", "hdd")

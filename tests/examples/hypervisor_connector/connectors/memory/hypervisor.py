@@ -4,13 +4,13 @@ from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
-from connectors.memory.host import VCPUS, Guest, Host
+from flatline.connectors.memory.host import VCPUS, Guest, Host
 
-from engine.errors import EvidenceUnsaved, VmNotFound
-from engine.ports import NodeSample
-from engine.wire.frame import Event, InventoryItem, VmRows
-from engine.wire.metrics import GAUGE_ROW, GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
-from engine.wire.vcpus import VcpuRows
+from flatline.engine.errors import EvidenceUnsaved, VmNotFound
+from flatline.engine.ports import NodeSample
+from flatline.engine.wire.frame import Event, InventoryItem, VmRows
+from flatline.engine.wire.metrics import GAUGE_ROW, GAUGES, INTEGER_ROW, INTEGERS, VM_STATES
+from flatline.engine.wire.vcpus import VcpuRows
 
 _BUSY_RATIO: Final = 0.5
 

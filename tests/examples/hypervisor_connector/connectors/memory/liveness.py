@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from connectors.memory.host import Host
+from flatline.connectors.memory.host import Host
 
-from engine.preflight_data import ObservedGuest, Sign, moved
+from flatline.engine.preflight_data import ObservedGuest, Sign, moved
 
 
 class MemoryLiveness:

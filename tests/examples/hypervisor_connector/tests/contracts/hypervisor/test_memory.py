@@ -5,16 +5,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import pytest_asyncio
-from connectors.memory.actuator import MemoryActuator
-from connectors.memory.host import Host
-from connectors.memory.hypervisor import MemoryEvidence, MemoryHypervisor
-from connectors.memory.liveness import MemoryLiveness
+from flatline.connectors.memory.actuator import MemoryActuator
+from flatline.connectors.memory.host import Host
+from flatline.connectors.memory.hypervisor import MemoryEvidence, MemoryHypervisor
+from flatline.connectors.memory.liveness import MemoryLiveness
 
-from connectors.clock import LoopClock
-from connectors.simulator import virtual_time
-from engine.preflight_data import Permit, PreflightSample
-from engine.settings import load_settings
-from engine.wiring_nodes import this_node
+from flatline.connectors.clock import LoopClock
+from flatline.connectors.simulator import virtual_time
+from flatline.engine.preflight_data import Permit, PreflightSample
+from flatline.engine.settings import load_settings
+from flatline.engine.wiring_nodes import this_node
 from tests.contracts.hypervisor.suite import (
     ActuatorContract,
     EvidenceContract,

@@ -4,8 +4,8 @@ import asyncio
 
 import msgspec
 
-from connectors.simulator import virtual_time
-from engine.action.catalogue import Modes, Step
+from flatline.connectors.simulator import virtual_time
+from flatline.engine.action.catalogue import Modes, Step
 from tests.simulation.acting_site import LAB, acting_site, panic
 
 POLICY = msgspec.structs.replace(

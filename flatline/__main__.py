@@ -3,7 +3,7 @@
 import sys
 from typing import Final
 
-from engine.errors import FlatlineError, SettingsError
+from flatline.engine.errors import FlatlineError, SettingsError
 
 # Packages that a lean installation lacks, and the command that installs them.
 _BROUGHT_BY: Final = {
@@ -17,8 +17,8 @@ _BROUGHT_BY: Final = {
 
 def main() -> None:
     """Run one subcommand and end the process with its exit code."""
-    from engine.cli.app import app
-    from engine.cli.options import say
+    from flatline.engine.cli.app import app
+    from flatline.engine.cli.options import say
 
     try:
         app()
