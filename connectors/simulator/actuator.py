@@ -15,13 +15,13 @@ reacts. A migration takes time, and a VM whose disk is stuck does not arrive.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 
 from flatline.connectors.simulator import lifecycle
 from flatline.connectors.simulator.guests import NEVER_S, Condition
+from flatline.connectors.simulator.node_access import NodeAccess
 from flatline.connectors.simulator.truth import ActionCall, Harm
 from flatline.connectors.simulator.world import NS_PER_S, Migration, World
 from flatline.engine.errors import ActionRefused, ActionUnsent, HypervisorUnreachable, VmNotFound
@@ -46,7 +46,7 @@ _WAIT_S: Final = 0.25
 Work = Callable[[int], Awaitable[bool]]
 
 
-class SimulatedActuator:
+class SimulatedActuator(NodeAccess):
     """The `Actuator` of one node of a simulated world.
 
     Parameters
@@ -56,23 +56,9 @@ class SimulatedActuator:
     """
 
     def __init__(self, world: World, node: str, *, by: str = "the agent") -> None:
-        self._world = world
-        self._name = node
-        self._node = world.topology.node_index[node]
+        super().__init__(world, node)
         self._by = by
         self._migrations: dict[int, Migration] = {}
-
-    async def __aenter__(self) -> Self:
-        """Return immediately: there is no connection."""
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Leave the world unchanged; a migration continues."""
 
     async def reach(self) -> None:
         """See `engine.ports.Actuator`."""

@@ -1,32 +1,12 @@
 """Evidence of a simulated node: only the record that it was saved, for tests."""
 
-from types import TracebackType
-from typing import Self
-
+from flatline.connectors.simulator.node_access import NodeAccess
 from flatline.connectors.simulator.truth import Kept
-from flatline.connectors.simulator.world import World
 from flatline.engine.errors import EvidenceUnsaved
 
 
-class SimulatedEvidence:
+class SimulatedEvidence(NodeAccess):
     """The `Evidence` of one node of a simulated world; recorded in the world's truth."""
-
-    def __init__(self, world: World, node: str) -> None:
-        self._world = world
-        self._name = node
-        self._node = world.topology.node_index[node]
-
-    async def __aenter__(self) -> Self:
-        """Return immediately: there is no connection."""
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Keep the saved evidence."""
 
     async def save(self, vm: bytes, *, incident: str, step: int) -> str:
         """Record that evidence was saved.

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flatline.connectors.simulator.guests import Condition
 from flatline.connectors.simulator.meters import VCPUS
+from flatline.connectors.simulator.node_access import NodeAccess
 from flatline.connectors.simulator.panel import REPORTED, Panel
 from flatline.connectors.simulator.world import NS_PER_S, SIGHT, Roster, World
 from flatline.engine.errors import HypervisorUnreachable
@@ -35,7 +35,7 @@ _ASKED: Final = np.array(
 )
 
 
-class SimulatedHypervisor:
+class SimulatedHypervisor(NodeAccess):
     """A `Hypervisor` of one node of a simulated world.
 
     Rows are the VMs that run on the node, by ascending UUID. A VM whose monitor is silent keeps its
@@ -43,24 +43,11 @@ class SimulatedHypervisor:
     """
 
     def __init__(self, world: World, node: str) -> None:
-        self._world = world
-        self._node = world.topology.node_index[node]
+        super().__init__(world, node)
         self._heard = len(world.events[self._node])
         self._sight = world.stream(SIGHT, self._node)
         self._vcpus = _VcpuShape()
         self._shown = world.roster(self._node)
-
-    async def __aenter__(self) -> Self:
-        """Return immediately: there is no connection."""
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Leave the world unchanged."""
 
     async def sample(self) -> NodeSample:
         """Return all running VMs, as of the return of the bulk call.

@@ -1,13 +1,13 @@
 """The `Liveness` of a simulated node: it reports vCPU times, and no guest answers a probe."""
 
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 
 from flatline.connectors.simulator import lifecycle
-from flatline.connectors.simulator.world import NS_PER_S, World
+from flatline.connectors.simulator.node_access import NodeAccess
+from flatline.connectors.simulator.world import NS_PER_S
 from flatline.engine.errors import HypervisorUnreachable
 from flatline.engine.preflight_data import ObservedGuest, Sign
 from flatline.engine.wire.metrics import COUNTERS
@@ -19,25 +19,8 @@ _MOVED: Final = [
 ]
 
 
-class SimulatedLiveness:
+class SimulatedLiveness(NodeAccess):
     """See `engine.liveness_ports.Liveness`; simulated guests have no network, agent or console."""
-
-    def __init__(self, world: World, node: str) -> None:
-        self._world = world
-        self._name = node
-        self._node = world.topology.node_index[node]
-
-    async def __aenter__(self) -> Self:
-        """Return immediately: there is no connection."""
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Leave the world unchanged."""
 
     async def roster(self) -> tuple[ObservedGuest, ...]:
         """See `engine.liveness_ports.Liveness`."""

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from deploy.lab.influx_server import Influx, fetch
-from deploy.lab.kafka_jars import LabError, cache_dir
+from deploy.lab.kafka_jars import LabError
+from deploy.lab.server_cli import parser_of, run_action
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Execute the command line and return the exit code."""
-    parser = argparse.ArgumentParser(prog="influx", description="Control the InfluxDB of the lab.")
-    parser.add_argument(
-        "action", choices=["fetch", "up", "down", "start", "stop", "kill", "status"]
-    )
-    parser.add_argument(
-        "--root", type=Path, default=cache_dir() / "influx-lab", help="state folder"
-    )
-    parser.add_argument("--port", type=int, default=18086, help="up: port")
-    chosen = parser.parse_args(arguments)
-    try:
-        sys.stdout.write(_act(chosen))
-    except LabError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+    parser = parser_of("influx", "InfluxDB", port=18086)
+    return run_action(_act, parser.parse_args(arguments))
 
 
 def _act(chosen: argparse.Namespace) -> str:

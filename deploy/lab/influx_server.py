@@ -12,8 +12,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -21,14 +19,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from deploy.lab.kafka_broker import free_port
-from deploy.lab.kafka_jars import PATIENCE, SOURCE, LabError, run
+from deploy.lab.kafka_jars import PATIENCE, SOURCE, run
 from deploy.lab.kafka_settings import write_private
-
-# It answers 0.4 s after its start on an idle machine; a parallel build on two cores needs more
-# time.
-READY_TIMEOUT_S = 90.0 * PATIENCE
-# SIGTERM takes 0.02 s; longer compactions in progress are killed after this.
-STOP_TIMEOUT_S = 20.0 * PATIENCE
+from deploy.lab.server_process import ServerProcess
 
 
 @functools.cache
@@ -43,7 +36,7 @@ def fetch() -> Path:
     return Path(run([str(SOURCE / "influx-build")]).strip())
 
 
-class Influx:
+class Influx(ServerProcess):
     """One server with an organisation and an administrator's token, in one folder.
 
     Parameters
@@ -55,6 +48,13 @@ class Influx:
         None takes a free one.
     """
 
+    NAME = "influxd"
+    LOG = "influxd.log"
+    # It answers 0.4 s after its start on an idle machine; a parallel build on two cores needs more
+    # time.
+    READY_TIMEOUT_S = 90.0 * PATIENCE
+    # SIGTERM takes 0.02 s; longer compactions in progress are killed after this.
+    STOP_TIMEOUT_S = 20.0 * PATIENCE
     org = "lab"
 
     def __init__(self, root: Path, *, port: int | None = None) -> None:
@@ -65,22 +65,9 @@ class Influx:
             settings = {"port": port or free_port(1), "token": secrets.token_urlsafe(24)}
             write_private(state, json.dumps(settings))
         self._settings = json.loads(state.read_text())
-        self.port: int = self._settings["port"]
+        super().__init__(self.root, port=self._settings["port"], mark=str(self.root))
         self.token: str = self._settings["token"]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """The process id while this server runs, else None; a recycled id does not count."""
-        if self._process is not None:
-            return self._process.pid if self._process.poll() is None else None
-        try:
-            pid = int((self.root / "pid").read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError, ValueError):
-            return None
-        return pid if str(self.root).encode() in command else None
 
     def start(self, *flags: str) -> Self:
         """Start it without waiting; do nothing if it runs."""
@@ -92,42 +79,24 @@ class Influx:
             "INFLUX_CONFIGS_PATH": str(self.root / "configs"),
             "INFLUXD_CONFIG_PATH": str(self.root),
         }
-        with (self.root / "influxd.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    str(fetch()),
-                    "run",
-                    f"--http-bind-address=127.0.0.1:{self.port}",
-                    f"--bolt-path={self.root}/influxd.bolt",
-                    f"--sqlite-path={self.root}/influxd.sqlite",
-                    f"--engine-path={self.root}/engine",
-                    "--reporting-disabled",
-                    "--ui-disabled",
-                    "--log-level=info",
-                    *flags,
-                ],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                env=environment,
-                cwd=self.root,
-                start_new_session=True,
-            )
-        (self.root / "pid").write_text(str(self._process.pid))
+        command = [
+            str(fetch()),
+            "run",
+            f"--http-bind-address=127.0.0.1:{self.port}",
+            f"--bolt-path={self.root}/influxd.bolt",
+            f"--sqlite-path={self.root}/influxd.sqlite",
+            f"--engine-path={self.root}/engine",
+            "--reporting-disabled",
+            "--ui-disabled",
+            "--log-level=info",
+            *flags,
+        ]
+        self.launch(command, folder=self.root, environment=environment)
         return self
 
-    def wait(self, timeout_s: float = READY_TIMEOUT_S) -> Self:
-        """Return once it serves requests and is set up; LabError when it ends or is silent."""
-        deadline = time.monotonic() + timeout_s
-        while not self._is_healthy():
-            if self.pid is None:
-                raise LabError(f"influxd on port {self.port} exited, see {self.root}/influxd.log")
-            if time.monotonic() > deadline:
-                raise LabError(
-                    f"influxd on port {self.port} did not answer for {timeout_s} s, see "
-                    f"{self.root}/influxd.log"
-                )
-            time.sleep(0.05)
+    def wait(self, timeout_s: float | None = None) -> Self:
+        """Return once it serves requests and is set up; LabError when it exits or is silent."""
+        super().wait(timeout_s)
         if self.call("GET", "/api/v2/setup")["allowed"]:
             self.call(
                 "POST",
@@ -155,37 +124,12 @@ class Influx:
             answer: dict[str, Any] = json.loads(response.read() or b"{}")
         return answer
 
-    def _is_healthy(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it reports that it is healthy."""
         try:
             return bool(self.call("GET", "/health").get("status") == "pass")
         except (OSError, ValueError):
             return False
-
-    def stop(self) -> None:
-        """Stop it, by SIGKILL after a timeout, and wait for its end."""
-        self._signal(signal.SIGTERM)
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while self.pid is not None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        self.kill()
-
-    def kill(self) -> None:
-        """Kill it by SIGKILL and wait for its end: nothing is flushed."""
-        while self.pid is not None:
-            self._signal(signal.SIGKILL)
-            time.sleep(0.02)
-
-    def freeze(self) -> None:
-        """Suspend it (SIGSTOP): connections stay open and nothing answers."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Resume a suspended server."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        if (pid := self.pid) is not None:
-            os.kill(pid, number)
 
     def disk_bytes(self) -> int:
         """Return the size of its shards in bytes."""

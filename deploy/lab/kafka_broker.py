@@ -7,16 +7,12 @@ Needs only the standard library.
 from __future__ import annotations
 
 import json
-import os
 import random
 import secrets
 import shutil
-import signal
 import socket
 import ssl
 import struct
-import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -29,6 +25,7 @@ from deploy.lab.kafka_settings import (
     server_properties,
     write_private,
 )
+from deploy.lab.server_process import ServerProcess
 
 LOG4J = SOURCE / "log4j2.properties"
 # Small enough for eight brokers on a laptop; 187 MB resident were measured after 1 GB of traffic.
@@ -41,11 +38,6 @@ JVM_OPTIONS = (
     "-Djava.awt.headless=true",
     f"-Dlog4j2.configurationFile={LOG4J}",
 )
-# A broker answers 2 s after its start on an idle machine; it was measured to need 15 s after
-# SIGKILL while eight shared two cores.
-READY_TIMEOUT_S = 90.0 * PATIENCE
-# SIGTERM takes 0.5 s; a broker without a controller waits longer and is killed after this.
-STOP_TIMEOUT_S = 15.0 * PATIENCE
 
 
 def free_port(nodes: int) -> int:
@@ -68,32 +60,25 @@ def _is_free(port: int) -> bool:
     return True
 
 
-class Broker:
+class Broker(ServerProcess):
     """One node, broker and controller in one process, which can outlive this Python process."""
+
+    NAME = "broker"
+    LOG = "broker.log"
+    # A broker answers 2 s after its start on an idle machine; it was measured to need 15 s after
+    # SIGKILL while eight shared two cores.
+    READY_TIMEOUT_S = 90.0 * PATIENCE
+    # SIGTERM takes 0.5 s; a broker without a controller waits longer and is killed after this.
+    STOP_TIMEOUT_S = 15.0 * PATIENCE
 
     def __init__(
         self, home: Path, *, port: int, properties: Mapping[str, str], ca_file: Path | None
     ) -> None:
+        self._config = home / "server.properties"
+        super().__init__(home, port=port, mark=str(self._config))
         self.home = home
-        self.port = port
         self.ca_file = ca_file
         self._properties = dict(properties)
-        self._config = home / "server.properties"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """The process id while this broker runs, else None; a recycled id does not count."""
-        # A child process is polled: it must be reaped, and its command line is empty for a moment
-        # after its start.
-        if self._process is not None:
-            return self._process.pid if self._process.poll() is None else None
-        try:
-            pid = int((self.home / "pid").read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError, ValueError):
-            return None
-        return pid if str(self._config).encode() in command else None
 
     def format(self, *, cluster_id: str, credentials: Mapping[str, str]) -> None:
         """Write the configuration and format the storage; existing storage is kept."""
@@ -116,29 +101,7 @@ class Broker:
     def start(self) -> Self:
         """Start it without waiting; do nothing if it runs."""
         if self.pid is None:
-            with (self.home / "broker.log").open("ab") as log:
-                self._process = subprocess.Popen(
-                    self._java("kafka.Kafka", str(self._config)),
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
-            (self.home / "pid").write_text(str(self._process.pid))
-        return self
-
-    def wait(self, timeout_s: float = READY_TIMEOUT_S) -> Self:
-        """Return once it serves requests; LabError when it exits or does not answer in time."""
-        deadline = time.monotonic() + timeout_s
-        while not self.answers():
-            if self.pid is None:
-                raise LabError(f"broker on port {self.port} exited, see {self.home}/broker.log")
-            if time.monotonic() > deadline:
-                raise LabError(
-                    f"broker on port {self.port} did not answer for {timeout_s} s, see "
-                    f"{self.home}/broker.log"
-                )
-            time.sleep(0.05)
+            self.launch(self._java("kafka.Kafka", str(self._config)))
         return self
 
     def answers(self) -> bool:
@@ -152,37 +115,6 @@ class Broker:
                     return _api_versions(encrypted)
         except OSError:
             return False
-
-    def terminate(self) -> None:
-        """Send SIGTERM without waiting; a suspended broker is resumed to receive it."""
-        self._signal(signal.SIGTERM)
-        self.thaw()
-
-    def stop(self) -> None:
-        """Stop it, by SIGKILL after a timeout, and wait for its end."""
-        self.terminate()
-        deadline = time.monotonic() + STOP_TIMEOUT_S
-        while self.pid is not None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        self.kill()
-
-    def kill(self) -> None:
-        """Kill it by SIGKILL and wait for its end: nothing is flushed, no client is informed."""
-        while self.pid is not None:
-            self._signal(signal.SIGKILL)
-            time.sleep(0.02)
-
-    def freeze(self) -> None:
-        """Suspend it (SIGSTOP): connections stay open and nothing answers."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Resume a suspended broker."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        if (pid := self.pid) is not None:
-            os.kill(pid, number)
 
 
 def _api_versions(connection: socket.socket) -> bool:
@@ -281,7 +213,7 @@ class Cluster:
             broker.start()
         return self
 
-    def wait(self, timeout_s: float = READY_TIMEOUT_S) -> Self:
+    def wait(self, timeout_s: float | None = None) -> Self:
         """Return once every node serves requests."""
         for broker in self.brokers:
             broker.wait(timeout_s)

@@ -4,37 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from deploy.lab.kafka_broker import Cluster
-from deploy.lab.kafka_jars import LabError, cache_dir, fetch
+from deploy.lab.kafka_jars import LabError, fetch
 from deploy.lab.kafka_settings import PROTOCOLS
+from deploy.lab.server_cli import parser_of, run_action
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Execute the command line and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="kafka", description="Control the Kafka cluster of the lab."
-    )
-    parser.add_argument(
-        "action", choices=["fetch", "up", "down", "start", "stop", "kill", "status"]
-    )
-    parser.add_argument("--root", type=Path, default=cache_dir() / "kafka-lab", help="state folder")
+    parser = parser_of("kafka", "Kafka cluster", port=19092)
     parser.add_argument(
         "--nodes", type=int, choices=[1, 3], default=1, help="up: number of brokers"
     )
     parser.add_argument(
         "--security", choices=list(PROTOCOLS), default="plain", help="up: security protocol"
     )
-    parser.add_argument("--port", type=int, default=19092, help="up: client port of node 1")
     parser.add_argument("--node", type=int, help="start, stop, kill: only this node")
-    chosen = parser.parse_args(arguments)
-    try:
-        sys.stdout.write(_act(chosen))
-    except LabError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+    return run_action(_act, parser.parse_args(arguments))
 
 
 def _act(chosen: argparse.Namespace) -> str:
